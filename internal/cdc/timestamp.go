@@ -1,0 +1,77 @@
+package cdc
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Timestamp is a hybrid logical clock as CockroachDB's changefeeds write it:
+// nanoseconds since 1970 UTC, then a logical counter that orders events of one
+// nanosecond. The zero Timestamp is older than every event.
+type Timestamp struct {
+	Wall    int64  // nanoseconds since 1970-01-01 UTC
+	Logical uint32 // order within one nanosecond
+}
+
+// ParseTimestamp reads decimal nanoseconds, optionally followed by a dot and
+// the logical counter in up to ten digits: "1712345678901234567.0000000002".
+func ParseTimestamp(s string) (Timestamp, error) {
+	whole, frac, dotted := strings.Cut(s, ".")
+	wall, err := strconv.ParseUint(whole, 10, 64)
+	if err != nil || wall > math.MaxInt64 {
+		return Timestamp{}, fmt.Errorf("clock %.40q is not decimal nanoseconds", s)
+	}
+	t := Timestamp{Wall: int64(wall)}
+	if dotted {
+		if frac == "" || len(frac) > 10 {
+			return Timestamp{}, fmt.Errorf("clock %.40q has a logical part that is not one to ten digits", s)
+		}
+		// The digits are a fraction: fewer than ten of them are its leading ones.
+		padded := (frac + "0000000000")[:10]
+		logical, err := strconv.ParseUint(padded, 10, 32)
+		if err != nil {
+			return Timestamp{}, fmt.Errorf("clock %.40q has no logical part after its dot", s)
+		}
+		t.Logical = uint32(logical)
+	}
+	return t, nil
+}
+
+// At returns the Timestamp of an instant of wall time.
+func At(t time.Time) Timestamp { return Timestamp{Wall: t.UnixNano()} }
+
+// Compare returns -1, 0 or +1 as t is older than, equal to or newer than u.
+func (t Timestamp) Compare(u Timestamp) int {
+	if c := cmp.Compare(t.Wall, u.Wall); c != 0 {
+		return c
+	}
+	return cmp.Compare(t.Logical, u.Logical)
+}
+
+// IsZero reports whether t is the zero Timestamp.
+func (t Timestamp) IsZero() bool { return t == Timestamp{} }
+
+// Time returns the wall part.
+func (t Timestamp) Time() time.Time { return time.Unix(0, t.Wall).UTC() }
+
+// String returns the form that ParseTimestamp reads, always with the logical
+// part in ten digits, so that equal clocks have equal texts.
+func (t Timestamp) String() string {
+	return string(t.Append(make([]byte, 0, 30)))
+}
+
+// Sortable returns the clock as thirty digits, nineteen and a dot and ten, whose
+// order as text is the order of the clocks: the form that databases store.
+func (t Timestamp) Sortable() string {
+	return fmt.Sprintf("%019d.%010d", t.Wall, t.Logical)
+}
+
+// Append appends String's result to dst.
+func (t Timestamp) Append(dst []byte) []byte {
+	dst = strconv.AppendInt(dst, t.Wall, 10)
+	return fmt.Appendf(dst, ".%010d", t.Logical)
+}

@@ -1,0 +1,217 @@
+package change
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/schema"
+)
+
+// Batch is a run of events in ascending stream order, with their effect on rows
+// compacted to the last state of each key.
+type Batch struct {
+	// First and Last are the positions of the first and last message that the
+	// batch settles, skipped and rejected ones included. Last is the checkpoint
+	// once the batch is durable.
+	First, Last cdc.Position
+	// Sets are the effect on rows. A key stands in one set only. Sinks that keep
+	// rows apply the sets in any order, and of each set the deletes first.
+	Sets []*Set
+	// Events are the batch's events in stream order, uncompacted. Sinks that
+	// keep history write these.
+	Events []*cdc.Event
+	// Bytes is the size of the payloads.
+	Bytes int
+}
+
+// Set is the compacted effect on the rows of one table layout.
+type Set struct {
+	Table *schema.Table
+	// Upserts are whole rows, one a key at most.
+	Upserts []Row
+	// Deletes are key columns only, one a key at most. A key that is here and
+	// in Upserts was deleted and inserted again: nothing of the old row stays.
+	Deletes []Row
+}
+
+// SortByKey orders both halves of the set by primary key, bytewise, which is
+// what databases write fastest. Numbers sort by length first, then by digits.
+func (s *Set) SortByKey() {
+	compare := func(a, b Row) int {
+		for slot := range s.Table.Keys {
+			x, y := a.Value(slot), b.Value(slot)
+			if len(x) > 0 && len(y) > 0 && x[0] != '"' && y[0] != '"' && len(x) != len(y) {
+				return len(x) - len(y)
+			}
+			if c := bytes.Compare(x, y); c != 0 {
+				return c
+			}
+		}
+		return 0
+	}
+	slices.SortFunc(s.Upserts, compare)
+	slices.SortFunc(s.Deletes, compare)
+}
+
+// Rows returns the number of changes the sets hold.
+func (b *Batch) Rows() int {
+	n := 0
+	for _, s := range b.Sets {
+		n += len(s.Upserts) + len(s.Deletes)
+	}
+	return n
+}
+
+// Builder forms one batch. The zero value is ready, and keeps every event
+// without compacting.
+type Builder struct {
+	batch  Batch
+	tables map[string]map[string]place // table name -> canonical key -> its change
+	sets   map[*schema.Table]*growing
+	key    []byte
+}
+
+// place is where a key's changes stand in the halves of its set; -1 is nowhere.
+type place struct {
+	set            *growing
+	upsert, delete int
+}
+
+// growing is a set under construction. An upsert that a delete supersedes is
+// emptied and dropped at the end, so that places stay valid.
+type growing struct {
+	table            *schema.Table
+	upserts, deletes []Row
+}
+
+// Accepts reports whether effect can join the batch without loss. It can not
+// where the batch holds a change of the same row under another layout of the
+// table: merging the two would forget columns that one of them lacks.
+func (b *Builder) Accepts(effect Effect) bool {
+	for _, row := range []*Row{effect.Upsert, effect.Delete} {
+		if row == nil {
+			continue
+		}
+		p, ok := b.tables[effect.Table.Name][string(b.keyOf(effect.Table, row))]
+		if ok && p.set.table != effect.Table {
+			return false
+		}
+	}
+	return true
+}
+
+// Add appends an event with its effect. An effect whose Table is nil has none
+// on rows.
+func (b *Builder) Add(e *cdc.Event, effect Effect) {
+	b.batch.Events = append(b.batch.Events, e)
+	b.batch.Bytes += len(e.Payload)
+	b.Pass(e.Position)
+	if effect.Table == nil {
+		return
+	}
+	if effect.Delete != nil {
+		b.put(effect.Table, effect.Delete, true)
+	}
+	if effect.Upsert != nil {
+		b.put(effect.Table, effect.Upsert, false)
+	}
+}
+
+// Pass records that the batch settles the message at p, of which it may hold
+// nothing: skipped, or rejected.
+func (b *Builder) Pass(p cdc.Position) {
+	if b.batch.First == (cdc.Position{}) {
+		b.batch.First = p
+	}
+	b.batch.Last = b.batch.Last.Advance(p)
+}
+
+// Len returns the number of events added.
+func (b *Builder) Len() int { return len(b.batch.Events) }
+
+// Bytes returns the size of the payloads added.
+func (b *Builder) Bytes() int { return b.batch.Bytes }
+
+// Empty reports whether nothing was added or passed.
+func (b *Builder) Empty() bool { return b.batch.First == (cdc.Position{}) }
+
+func (b *Builder) keyOf(t *schema.Table, row *Row) []byte {
+	b.key = b.key[:0]
+	for i := range t.Keys {
+		b.key = AppendKey(b.key, row.Value(i))
+	}
+	return b.key
+}
+
+func (b *Builder) put(t *schema.Table, row *Row, deletes bool) {
+	if b.tables == nil {
+		b.tables = make(map[string]map[string]place)
+		b.sets = make(map[*schema.Table]*growing)
+	}
+	keys := b.tables[t.Name]
+	if keys == nil {
+		keys = make(map[string]place)
+		b.tables[t.Name] = keys
+	}
+	set := b.sets[t]
+	if set == nil {
+		set = &growing{table: t}
+		b.sets[t] = set
+	}
+	key := b.keyOf(t, row)
+	p, known := keys[string(key)]
+	was := p
+	if !known {
+		p = place{set, -1, -1}
+	}
+	if deletes {
+		if p.upsert >= 0 {
+			set.upserts[p.upsert] = Row{}
+			p.upsert = -1
+		}
+		replace(&set.deletes, &p.delete, row)
+	} else {
+		replace(&set.upserts, &p.upsert, row)
+	}
+	if p != was {
+		keys[string(key)] = p
+	}
+}
+
+// replace puts row at *index of rows, or at their end where that is nowhere.
+func replace(rows *[]Row, index *int, row *Row) {
+	if *index >= 0 {
+		(*rows)[*index] = *row
+		return
+	}
+	*index = len(*rows)
+	*rows = append(*rows, *row)
+}
+
+// live drops the emptied rows.
+func live(rows []Row) []Row {
+	return slices.DeleteFunc(rows, func(r Row) bool { return r.Image == nil })
+}
+
+// Batch returns the batch, each set sorted by key, and leaves the builder empty.
+func (b *Builder) Batch() *Batch {
+	out := b.batch
+	for _, g := range b.sets {
+		s := &Set{Table: g.table, Upserts: live(g.upserts), Deletes: g.deletes}
+		s.SortByKey()
+		out.Sets = append(out.Sets, s)
+	}
+	// The same order every time: two servers, or a server and its retry, then
+	// take locks in one order.
+	slices.SortFunc(out.Sets, func(a, b *Set) int {
+		return compareTables(a.Table, b.Table)
+	})
+	*b = Builder{key: b.key}
+	return &out
+}
+
+func compareTables(a, b *schema.Table) int {
+	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Version, b.Version))
+}

@@ -1,0 +1,294 @@
+package change_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/schema"
+)
+
+func table(t rapid.TB, version string, columns ...string) *schema.Table {
+	t.Helper()
+	cs := make([]schema.Column, len(columns))
+	for i, c := range columns {
+		cs[i] = schema.Column{Name: c, Type: schema.String}
+	}
+	table, err := schema.New("order", version, []string{"id"}, cs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
+func event(t rapid.TB, sequence uint64, payload string) *cdc.Event {
+	t.Helper()
+	e := &cdc.Event{Position: cdc.Position{Sequence: sequence, Stored: int64(sequence)}}
+	if err := cdc.NewDecoder().Decode(e, []byte(payload), ""); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// show writes a batch's sets as text, a change a line.
+func show(b *change.Batch) []string {
+	var lines []string
+	for _, s := range b.Sets {
+		for _, r := range s.Upserts {
+			line := s.Table.Version + " put"
+			for slot, c := range s.Table.Columns {
+				if v := r.Value(slot); v != nil {
+					line += fmt.Sprintf(" %s=%s", c.Name, v)
+				}
+			}
+			lines = append(lines, line)
+		}
+		for _, r := range s.Deletes {
+			lines = append(lines, fmt.Sprintf("%s del %s", s.Table.Version, r.Value(0)))
+		}
+	}
+	return lines
+}
+
+func TestSplitFindsColumnsInAnyOrder(t *testing.T) {
+	s := change.NewSplitter(table(t, "1", "id", "a", "b"))
+	var unknown []string
+	s.Unknown = func(name []byte) { unknown = append(unknown, string(name)) }
+	for _, c := range []struct {
+		image string
+		want  []string
+	}{
+		{`{"id":"1","a":"x","b":[1]}`, []string{`"1"`, `"x"`, `[1]`}},
+		{`{"b":null,"id":"2"}`, []string{`"2"`, ``, `null`}},
+		{`{"a":1,"a":2,"other":3,"\u0069d":"3"}`, []string{`"3"`, `2`, ``}},
+		{`{}`, []string{``, ``, ``}},
+		{`{"id":"1","a":"x","b":[1]}`, []string{`"1"`, `"x"`, `[1]`}},
+	} {
+		spans, err := s.Split([]byte(c.image))
+		if err != nil {
+			t.Fatal(err)
+		}
+		row := change.Row{Image: []byte(c.image), Spans: spans}
+		got := []string{string(row.Value(0)), string(row.Value(1)), string(row.Value(2))}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s: %s", c.image, diff)
+		}
+	}
+	if diff := cmp.Diff([]string{"other"}, unknown); diff != "" {
+		t.Error(diff)
+	}
+	for _, bad := range []string{``, `[]`, `{"id":}`, `{"id":"1"} x`, `null`} {
+		if _, err := s.Split([]byte(bad)); err == nil {
+			t.Errorf("Split(%q) is no error", bad)
+		}
+	}
+}
+
+func TestEffectFindsTheKeyWhereverItIs(t *testing.T) {
+	one := table(t, "1", "id", "a")
+	two, err := schema.New("order", "2", []string{"company", "id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "company", Type: schema.String}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		table   *schema.Table
+		payload string
+		want    []string // nil: an error
+	}{
+		"insert":                  {one, `{"operation":"INSERT","after":{"id":"1","a":"x"}}`, []string{`1 put id="1" a="x"`}},
+		"key only in the event":   {one, `{"operation":"INSERT","key":["c","9"],"after":{"a":"x"}}`, []string{`1 put id="9" a="x"`}},
+		"delete by image":         {one, `{"operation":"DELETE","before":{"id":"1"}}`, []string{`1 del "1"`}},
+		"delete by key":           {one, `{"operation":"DELETE","key":["c","1"]}`, []string{`1 del "1"`}},
+		"delete, poor image":      {one, `{"operation":"DELETE","key":["1"],"before":{"a":"x"}}`, []string{`1 del "1"`}},
+		"composite":               {two, `{"operation":"INSERT","after":{"id":"1","company":"c"}}`, []string{`2 put company="c" id="1"`}},
+		"composite key":           {two, `{"operation":"DELETE","key":["c","1"]}`, []string{`2 del "c"`}},
+		"composite, half a key":   {two, `{"operation":"INSERT","key":["c","1"],"after":{"id":"1"}}`, []string{`2 put company="c" id="1"`}},
+		"composite, short key":    {two, `{"operation":"DELETE","key":["1"]}`, nil},
+		"the key moved":           {one, `{"operation":"UPDATE","before":{"id":"1"},"after":{"id":"2"},"diff":["id"]}`, []string{`1 put id="2"`, `1 del "1"`}},
+		"the key moved, no diff":  {one, `{"operation":"UPDATE","before":{"id":"1"},"after":{"id":"2"}}`, []string{`1 put id="2"`, `1 del "1"`}},
+		"the key is spelt anew":   {one, `{"operation":"UPDATE","before":{"id":"A"},"after":{"id":"\u0041"}}`, []string{`1 put id="\u0041"`}},
+		"diff names what is not":  {one, `{"operation":"UPDATE","after":{"id":"1"},"diff":["a"]}`, []string{`1 put id="1"`}},
+		"no image":                {one, `{"operation":"UPDATE","key":["1"]}`, nil},
+		"no key":                  {one, `{"operation":"INSERT","after":{"a":"x"}}`, nil},
+		"null key":                {one, `{"operation":"DELETE","key":[null]}`, nil},
+		"null key in the image":   {one, `{"operation":"INSERT","after":{"id":null}}`, nil},
+		"delete, nothing at all":  {one, `{"operation":"DELETE"}`, nil},
+		"delete, image cut short": {one, `{"operation":"DELETE","before":{}}`, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := event(t, 1, strings.Replace(c.payload, "{", `{"table":"order",`, 1))
+			effect, err := change.NewSplitter(c.table).Effect(e)
+			if err != nil {
+				if c.want != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			var b change.Builder
+			b.Add(e, effect)
+			if diff := cmp.Diff(c.want, show(b.Batch())); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestOneChangeAKeyTheLastOneWins(t *testing.T) {
+	s := change.NewSplitter(table(t, "1", "id", "a"))
+	var b change.Builder
+	for i, p := range []string{
+		`"operation":"INSERT","after":{"id":"1","a":"x"}`,
+		`"operation":"UPDATE","after":{"id":"1","a":"y"}`, // an update replaces
+		`"operation":"INSERT","after":{"id":"2"}`,
+		`"operation":"DELETE","key":["2"]`, // insert then delete is a delete
+		`"operation":"DELETE","key":["3"]`,
+		`"operation":"INSERT","after":{"id":"3"}`,      // delete then insert starts the row anew
+		`"operation":"DELETE","key":["\u0031\u0030"]`,  // "10", spelt otherwise
+		`"operation":"INSERT","after":{"id":"10"}`,     //
+		`"operation":"UPDATE","after":{"id":"\u0034"}`, // "4"
+		`"operation":"DELETE","key":["4"]`,
+	} {
+		e := event(t, uint64(i+1), `{"table":"order",`+p+`}`)
+		effect, err := s.Effect(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !b.Accepts(effect) {
+			t.Fatalf("event %d was refused", i+1)
+		}
+		b.Add(e, effect)
+	}
+	b.Pass(cdc.Position{Sequence: 40, Stored: 3})
+	batch := b.Batch()
+	if diff := cmp.Diff([]string{`1 put id="1" a="y"`, `1 put id="10"`, `1 put id="3"`, `1 del "2"`, `1 del "3"`, `1 del "4"`, `1 del "\u0031\u0030"`}, show(batch)); diff != "" {
+		t.Error(diff)
+	}
+	if batch.First.Sequence != 1 || batch.Last != (cdc.Position{Sequence: 40, Stored: 10}) || len(batch.Events) != 10 || !b.Empty() {
+		t.Errorf("positions %v to %v, %d events, builder empty: %v", batch.First, batch.Last, len(batch.Events), b.Empty())
+	}
+}
+
+func TestAKeyUnderTwoLayoutsClosesTheBatch(t *testing.T) {
+	v1, v2 := change.NewSplitter(table(t, "1", "id", "a")), change.NewSplitter(table(t, "2", "id", "a", "b"))
+	effect := func(s *change.Splitter, payload string) change.Effect {
+		effect, err := s.Effect(event(t, 1, payload))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return effect
+	}
+	var b change.Builder
+	b.Add(event(t, 1, `{"table":"order","operation":"INSERT"}`), effect(v1, `{"table":"order","operation":"INSERT","after":{"id":"1"}}`))
+	if b.Accepts(effect(v2, `{"table":"order","operation":"UPDATE","after":{"id":"1"}}`)) {
+		t.Error("the same row under another layout was accepted")
+	}
+	if !b.Accepts(effect(v2, `{"table":"order","operation":"UPDATE","after":{"id":"2"}}`)) {
+		t.Error("another row under another layout was refused")
+	}
+	if !b.Accepts(effect(v1, `{"table":"order","operation":"UPDATE","after":{"id":"1"}}`)) {
+		t.Error("the same row under the same layout was refused")
+	}
+}
+
+func TestKeysAreEqualWhereADatabaseWouldSaySo(t *testing.T) {
+	for _, same := range [][]string{
+		{`"a"`, `"\u0061"`},
+		{`1`, `1.0`, `1e0`, `10e-1`},
+		{`0`, `-0`, `0.0`, `-0.0`},
+		{`9007199254740993`},
+		{`9007199254740992`},
+		{`"1"`},
+		{`12345678901234567890123`, `12345678901234567890123.0`},
+		{`1e99999`},
+	} {
+		first := string(change.AppendKey(nil, []byte(same[0])))
+		for _, other := range same {
+			if got := string(change.AppendKey(nil, []byte(other))); got != first {
+				t.Errorf("%s is not the key %s", other, same[0])
+			}
+		}
+	}
+	ab := change.AppendKey(change.AppendKey(nil, []byte(`"a"`)), []byte(`"b"`))
+	if other := change.AppendKey(change.AppendKey(nil, []byte(`"as\u0001b"`)), []byte(`""`)); string(ab) == string(other) {
+		t.Error("composite keys are ambiguous")
+	}
+}
+
+// TestAnySplitIntoBatchesIsNaiveApplication applies random histories batch by
+// batch, and event by event, to a map; both must end alike.
+func TestAnySplitIntoBatchesIsNaiveApplication(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		layouts := []*schema.Table{table(t, "1", "id", "a"), table(t, "2", "id", "a", "b")}
+		splitters := []*change.Splitter{change.NewSplitter(layouts[0]), change.NewSplitter(layouts[1])}
+		naive, batched := rows{}, rows{}
+		var b change.Builder
+		for i := range rapid.IntRange(0, 60).Draw(t, "events") {
+			version := rapid.IntRange(0, 1).Draw(t, "version")
+			id := rapid.SampledFrom([]string{"1", "2", "3", `\u0031`}).Draw(t, "id")
+			var payload string
+			switch rapid.IntRange(0, 3).Draw(t, "op") {
+			case 0:
+				payload = fmt.Sprintf(`{"table":"order","operation":"DELETE","key":["%s"]}`, id)
+			case 1:
+				old := rapid.SampledFrom([]string{"1", "2", "3"}).Draw(t, "old")
+				payload = fmt.Sprintf(`{"table":"order","operation":"UPDATE","before":{"id":"%s"},"after":{"id":"%s","a":"%d","b":"%d"}}`, old, id, i, i)
+			default:
+				payload = fmt.Sprintf(`{"table":"order","operation":"INSERT","after":{"id":"%s","a":"%d","b":"%d"}}`, id, i, i)
+			}
+			e := event(t, uint64(i+1), payload)
+			effect, err := splitters[version].Effect(e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			naive.delete(effect.Delete)
+			naive.put(effect.Table, effect.Upsert)
+			if !b.Accepts(effect) || rapid.IntRange(0, 9).Draw(t, "close") == 0 {
+				batched.apply(b.Batch())
+			}
+			b.Add(e, effect)
+		}
+		batched.apply(b.Batch())
+		if diff := cmp.Diff(naive, batched); diff != "" {
+			t.Fatal(diff)
+		}
+	})
+}
+
+// rows is a table as a map of rows, each a map of columns.
+type rows map[string]map[string]string
+
+func (r rows) put(table *schema.Table, row *change.Row) {
+	if row == nil {
+		return
+	}
+	id := string(rawjson.Text(row.Value(0)))
+	if r[id] == nil {
+		r[id] = map[string]string{}
+	}
+	for slot, c := range table.Columns {
+		r[id][c.Name] = string(rawjson.Text(row.Value(slot)))
+	}
+}
+
+func (r rows) delete(row *change.Row) {
+	if row != nil {
+		delete(r, string(rawjson.Text(row.Value(0))))
+	}
+}
+
+func (r rows) apply(b *change.Batch) {
+	for _, s := range b.Sets {
+		for i := range s.Deletes {
+			r.delete(&s.Deletes[i])
+		}
+		for i := range s.Upserts {
+			r.put(s.Table, &s.Upserts[i])
+		}
+	}
+}

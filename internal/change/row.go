@@ -1,0 +1,249 @@
+// Package change holds what is to be applied: row images by column slot, and
+// batches of events compacted to the last state of each key.
+package change
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/schema"
+)
+
+// Row is one row image of a table: a raw JSON value a column, by the column's
+// slot in schema.Table.Columns. Its memory is shared with the event or file it
+// came from; nobody writes to it.
+type Row struct {
+	Image []byte         // the text that Spans points into
+	Spans []rawjson.Span // one a column; of a key-only row, one a key column
+	Op    cdc.Op
+	Clock cdc.Timestamp
+}
+
+// Value returns the raw JSON value in the given slot: nil where the row has
+// none, the literal null where it is null. Both mean SQL NULL.
+func (r *Row) Value(slot int) []byte {
+	s := r.Spans[slot]
+	if s.IsZero() {
+		return nil
+	}
+	return r.Image[s.Start:s.End]
+}
+
+// IsNull reports whether the slot has no value or holds null.
+func (r *Row) IsNull(slot int) bool {
+	v := r.Value(slot)
+	return v == nil || rawjson.IsNull(v)
+}
+
+// Splitter cuts row objects of one table into slots. It remembers the order in
+// which members came last time and expects them so again, which makes finding a
+// slot one comparison. It is not safe for concurrent use.
+type Splitter struct {
+	table *schema.Table
+	order []member
+	slab  []rawjson.Span
+	// Unknown, where set, is called with each name of a member that the table
+	// has no column for. The name is valid during the call.
+	Unknown func(name []byte)
+}
+
+type member struct {
+	name string
+	slot int // -1: no such column
+}
+
+// slabSpans is how many spans are allocated at once.
+const slabSpans = 8192
+
+// NewSplitter returns a Splitter for rows of t.
+func NewSplitter(t *schema.Table) *Splitter { return &Splitter{table: t} }
+
+// Table returns the table whose rows are split.
+func (s *Splitter) Table() *schema.Table { return s.table }
+
+// Split validates image, which must be one JSON object, and returns where the
+// columns' values stand in it. Of a name that comes twice the last one counts.
+// Members that the table has no column for are passed over.
+func (s *Splitter) Split(image []byte) ([]rawjson.Span, error) {
+	if len(image) > math.MaxUint32 {
+		return nil, errors.New("the row is larger than 4 GiB")
+	}
+	spans := s.spans(len(s.table.Columns))
+	m, err := rawjson.OpenObject(image)
+	if err != nil {
+		return nil, err
+	}
+	for i := 0; m.Next(); i++ {
+		name := m.Name()
+		if i == len(s.order) {
+			s.order = append(s.order, member{string(name), s.table.Slot(name)})
+		}
+		if s.order[i].name != string(name) {
+			s.order[i] = member{string(name), s.table.Slot(name)}
+		}
+		if slot := s.order[i].slot; slot >= 0 {
+			spans[slot] = m.Span()
+		} else if s.Unknown != nil {
+			s.Unknown(name)
+		}
+	}
+	return spans, m.Err()
+}
+
+func (s *Splitter) spans(n int) []rawjson.Span {
+	if len(s.slab) < n {
+		s.slab = make([]rawjson.Span, max(slabSpans, n))
+	}
+	spans := s.slab[:n:n]
+	s.slab = s.slab[n:]
+	return spans
+}
+
+// Effect is what an event does to its table: a row to write, a key to delete,
+// or both where an UPDATE changed the primary key.
+type Effect struct {
+	Table  *schema.Table
+	Upsert *Row // the whole row; nil for a DELETE
+	Delete *Row // key columns only; nil for an INSERT
+}
+
+// Effect interprets e, an event of the splitter's table. An error means that
+// the event can never be applied; it names no value.
+func (s *Splitter) Effect(e *cdc.Event) (Effect, error) {
+	if e.Op == cdc.Delete {
+		key, err := s.deletedKey(e)
+		return Effect{Table: s.table, Delete: key}, err
+	}
+	if e.After == nil {
+		return Effect{}, fmt.Errorf("the %v has no row image", e.Op)
+	}
+	spans, err := s.Split(e.After)
+	if err != nil {
+		return Effect{}, fmt.Errorf("row image: %w", err)
+	}
+	row := &Row{Image: e.After, Spans: spans, Op: e.Op, Clock: e.Clock}
+	if err := s.fillKey(row, e); err != nil {
+		return Effect{}, err
+	}
+	effect := Effect{Table: s.table, Upsert: row}
+	if e.Op == cdc.Update {
+		effect.Delete, err = s.movedKey(e, row)
+	}
+	return effect, err
+}
+
+// fillKey completes a row image that lacks key columns from the event's key.
+func (s *Splitter) fillKey(row *Row, e *cdc.Event) error {
+	for slot := range s.table.Keys {
+		if row.IsNull(slot) {
+			key, err := s.eventKey(e)
+			if err != nil {
+				return err
+			}
+			// Spans point into one text, so key and row become one.
+			offset := uint32(len(row.Image))
+			row.Image = append(row.Image[:offset:offset], key.Image...)
+			for i := range s.table.Keys {
+				if row.IsNull(i) {
+					row.Spans[i] = rawjson.Span{Start: key.Spans[i].Start + offset, End: key.Spans[i].End + offset}
+				}
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
+// deletedKey returns the key of the row that a DELETE removes: from the row as
+// it was, else from the event's key.
+func (s *Splitter) deletedKey(e *cdc.Event) (*Row, error) {
+	if e.Before != nil {
+		key, err := s.keyOf(e.Before)
+		if err != nil {
+			return nil, fmt.Errorf("row image before: %w", err)
+		}
+		if key != nil {
+			key.Op, key.Clock = e.Op, e.Clock
+			return key, nil
+		}
+	}
+	return s.eventKey(e)
+}
+
+// movedKey returns the key that an UPDATE's row had before, where the update
+// changed it, else nil.
+func (s *Splitter) movedKey(e *cdc.Event, row *Row) (*Row, error) {
+	if e.Before == nil || e.Diff != nil && !s.diffNamesKey(e.Diff) {
+		return nil, nil
+	}
+	key, err := s.keyOf(e.Before)
+	if err != nil || key == nil {
+		return nil, err
+	}
+	var before, after []byte
+	for slot := range s.table.Keys {
+		before = AppendKey(before, key.Value(slot))
+		after = AppendKey(after, row.Value(slot))
+	}
+	if string(before) == string(after) {
+		return nil, nil
+	}
+	key.Op, key.Clock = cdc.Delete, e.Clock
+	return key, nil
+}
+
+func (s *Splitter) diffNamesKey(diff []byte) bool {
+	named := false
+	_ = rawjson.Elements(diff, func(el rawjson.Span) error {
+		slot := s.table.Slot(rawjson.Text(diff[el.Start:el.End]))
+		named = named || slot >= 0 && slot < s.table.Keys
+		return nil
+	})
+	return named
+}
+
+// keyOf returns the key columns of a row image, or nil where it lacks one.
+func (s *Splitter) keyOf(image []byte) (*Row, error) {
+	spans, err := s.Split(image)
+	if err != nil {
+		return nil, err
+	}
+	key := &Row{Image: image, Spans: spans[:s.table.Keys:s.table.Keys]}
+	for slot := range s.table.Keys {
+		if key.IsNull(slot) {
+			return nil, nil
+		}
+	}
+	return key, nil
+}
+
+// eventKey returns the row's key as the event's own key tells it: element by
+// element where there are as many as key columns, the last one alone where the
+// table's key is one column.
+func (s *Splitter) eventKey(e *cdc.Event) (*Row, error) {
+	var elements []rawjson.Span
+	if e.Key != nil {
+		if err := rawjson.Elements(e.Key, func(el rawjson.Span) error {
+			elements = append(elements, el)
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case len(elements) == s.table.Keys:
+	case len(elements) > 0 && s.table.Keys == 1:
+		elements = elements[len(elements)-1:]
+	default:
+		return nil, fmt.Errorf("the event has neither the key columns of table %q in its row image nor a key of %d elements", e.Table, s.table.Keys)
+	}
+	for _, el := range elements {
+		if rawjson.IsNull(e.Key[el.Start:el.End]) {
+			return nil, fmt.Errorf("the key of the event of table %q has a null element", e.Table)
+		}
+	}
+	return &Row{Image: e.Key, Spans: elements, Op: e.Op, Clock: e.Clock}, nil
+}

@@ -1,0 +1,63 @@
+// Package drivers knows the destinations that were linked into this binary.
+package drivers
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// builtin is filled by the builtin_<name>.go files before main begins, and
+// never after.
+var builtin []sink.Driver
+
+// All returns every driver, by name.
+func All() []sink.Driver {
+	return slices.SortedFunc(slices.Values(builtin), func(a, b sink.Driver) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// Find returns the driver of the given name or URL scheme.
+func Find(name string) (sink.Driver, error) {
+	name = strings.ToLower(name)
+	var known []string
+	for _, d := range All() {
+		if d.Name == name || slices.Contains(d.Schemes, name) {
+			return d, nil
+		}
+		known = append(known, d.Schemes...)
+	}
+	hint := "known schemes are " + strings.Join(known, ", ")
+	if best := sink.Nearest(name, known); best != "" {
+		hint = fmt.Sprintf("did you mean %q?", best)
+	}
+	return sink.Driver{}, fault.Mark(fault.Fatal, fmt.Errorf("no driver for the scheme %q; %s", name, hint))
+}
+
+// Parse reads a destination's URL and finds its driver.
+func Parse(raw string, lookup sink.Lookup) (sink.Driver, *url.URL, error) {
+	target, err := sink.ParseURL(raw, lookup)
+	if err != nil {
+		return sink.Driver{}, nil, err
+	}
+	d, err := Find(target.Scheme)
+	return d, target, err
+}
+
+// Open connects to the destination that raw names.
+func Open(ctx context.Context, raw string, lookup sink.Lookup, env sink.Env) (sink.Driver, sink.Sink, error) {
+	d, target, err := Parse(raw, lookup)
+	if err != nil {
+		return d, nil, err
+	}
+	s, err := d.Open(ctx, target, env)
+	if err != nil {
+		return d, nil, fmt.Errorf("open %s: %w", d.Title, err)
+	}
+	return d, s, nil
+}

@@ -1,0 +1,97 @@
+// Package fault sorts errors by what the program has to do about them.
+package fault
+
+import (
+	"errors"
+	"math/rand/v2"
+	"time"
+)
+
+// Class says what happens to the work that an error interrupted.
+type Class uint8
+
+const (
+	// Transient work is tried again, in place, until it succeeds: the network,
+	// a deadlock, throttling, a full disk, a server that restarts. It is the
+	// class of every error that nobody has classified.
+	Transient Class = iota
+	// Poison is one event or row that can never be applied: it is set aside in
+	// the dead-letter queue with its reason, and the rest goes on.
+	Poison
+	// Fatal needs a person: wrong credentials, a missing permission, bad
+	// configuration. The program drains, reports, and stops.
+	Fatal
+)
+
+func (c Class) String() string {
+	switch c {
+	case Poison:
+		return "poison"
+	case Fatal:
+		return "fatal"
+	default:
+		return "transient"
+	}
+}
+
+// Error carries a class, and possibly how long to wait, beside its cause.
+type Error struct {
+	Class      Class
+	RetryAfter time.Duration // transient errors: what the other side asked for, or 0
+	Err        error
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// Mark gives err the class c; nil stays nil. A class given further in is overruled.
+func Mark(c Class, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Error{Class: c, Err: err}
+}
+
+// Of returns the class of err: the outermost one given to it, else Transient.
+func Of(err error) Class {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Class
+	}
+	return Transient
+}
+
+// RetryAfter returns how long the other side asked to be left alone, or 0.
+func RetryAfter(err error) time.Duration {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.RetryAfter
+	}
+	return 0
+}
+
+// Backoff yields growing, jittered waits. The zero value begins at 100 ms and
+// doubles up to 30 s, each wait drawn from its upper half so that many clients
+// do not come back at once.
+type Backoff struct {
+	Min, Max time.Duration
+	step     time.Duration
+}
+
+// Next returns how long to wait before the next attempt after err: at least
+// what err's other side asked for.
+func (b *Backoff) Next(err error) time.Duration {
+	low, high := b.Min, b.Max
+	if low <= 0 {
+		low = 100 * time.Millisecond
+	}
+	if high <= 0 {
+		high = 30 * time.Second
+	}
+	b.step = min(max(b.step*2, low), high)
+	wait := b.step/2 + rand.N(b.step/2+1)
+	return max(wait, RetryAfter(err))
+}
+
+// Reset begins again at the shortest wait.
+func (b *Backoff) Reset() { b.step = 0 }

@@ -1,0 +1,309 @@
+// Package rawjson reads JSON text in place. It finds and validates values and
+// hands out the bytes they stand in, so that a number never becomes a float and
+// a row never becomes a map. The grammar is RFC 8259; the one liberty it takes
+// is that bytes of a string need not be valid UTF-8, because what to do with
+// such a string is for each destination to decide.
+package rawjson
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+)
+
+// MaxDepth bounds the nesting of arrays and objects.
+const MaxDepth = 10_000
+
+// ErrDepth says that a value is nested deeper than MaxDepth.
+var ErrDepth = errors.New("json is nested too deeply")
+
+// SyntaxError names the place at which text stopped being JSON. It never holds
+// any of the text.
+type SyntaxError struct {
+	Offset int    // index of the offending byte
+	Want   string // what would have been right there
+}
+
+func (e *SyntaxError) Error() string {
+	return fmt.Sprintf("not valid json at byte %d: want %s", e.Offset, e.Want)
+}
+
+// Span is the half-open range [Start, End) of a value in the text that holds it.
+// The zero Span means that there is no value.
+type Span struct{ Start, End uint32 }
+
+// IsZero reports whether there is no value.
+func (s Span) IsZero() bool { return s.End == 0 }
+
+// SkipSpace returns the index of the first byte at or after i that is not white space.
+func SkipSpace(b []byte, i int) int {
+	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\t' || b[i] == '\r') {
+		i++
+	}
+	return i
+}
+
+// Valid reports, by a nil error, that b is one JSON value and nothing else.
+func Valid(b []byte) error {
+	end, err := Skip(b, SkipSpace(b, 0))
+	if err != nil {
+		return err
+	}
+	if end = SkipSpace(b, end); end != len(b) {
+		return &SyntaxError{end, "the end of the text"}
+	}
+	return nil
+}
+
+// Skip validates the value that begins at b[i] and returns the index after it.
+func Skip(b []byte, i int) (int, error) {
+	if i >= len(b) {
+		return i, &SyntaxError{i, "a value"}
+	}
+	switch b[i] {
+	case '"':
+		return skipString(b, i)
+	case '{', '[':
+		return skipNested(b, i)
+	default:
+		return skipScalar(b, i)
+	}
+}
+
+// skipScalar validates a number or a literal.
+func skipScalar(b []byte, i int) (int, error) {
+	switch b[i] {
+	case 't':
+		return skipLiteral(b, i, "true")
+	case 'f':
+		return skipLiteral(b, i, "false")
+	case 'n':
+		return skipLiteral(b, i, "null")
+	default:
+		return skipNumber(b, i)
+	}
+}
+
+func skipLiteral(b []byte, i int, word string) (int, error) {
+	if len(b)-i < len(word) || string(b[i:i+len(word)]) != word {
+		return i, &SyntaxError{i, "a value"}
+	}
+	return i + len(word), nil
+}
+
+func skipNumber(b []byte, i int) (int, error) {
+	start := i
+	if i < len(b) && b[i] == '-' {
+		i++
+	}
+	digits := func(i int) int {
+		for i < len(b) && b[i]-'0' <= 9 {
+			i++
+		}
+		return i
+	}
+	end := digits(i)
+	if end == i {
+		if i == start {
+			return i, &SyntaxError{i, "a value"}
+		}
+		return i, &SyntaxError{i, "a digit"}
+	}
+	if b[i] == '0' && end > i+1 {
+		return i, &SyntaxError{i, "a number without leading zeros"}
+	}
+	i = end
+	if i < len(b) && b[i] == '.' {
+		if end = digits(i + 1); end == i+1 {
+			return end, &SyntaxError{end, "a digit"}
+		}
+		i = end
+	}
+	if i < len(b) && b[i]|0x20 == 'e' {
+		i++
+		if i < len(b) && (b[i] == '+' || b[i] == '-') {
+			i++
+		}
+		if end = digits(i); end == i {
+			return end, &SyntaxError{end, "a digit"}
+		}
+		i = end
+	}
+	return i, nil
+}
+
+const (
+	lsb = 0x0101010101010101
+	msb = 0x8080808080808080
+)
+
+// special marks, by the high bit of each byte of w, the bytes that end or
+// interrupt a run of plain string text: control characters, quote, backslash.
+// A mark may be false only above a true one, so the lowest mark is exact.
+func special(w uint64) uint64 {
+	control := (w - lsb*0x20) &^ w
+	quote := w ^ lsb*'"'
+	quote = (quote - lsb) &^ quote
+	slash := w ^ lsb*'\\'
+	slash = (slash - lsb) &^ slash
+	return (control | quote | slash) & msb
+}
+
+// skipString validates the string whose opening quote is b[i].
+func skipString(b []byte, i int) (int, error) {
+	i++
+	for {
+		for len(b)-i >= 8 {
+			if m := special(binary.LittleEndian.Uint64(b[i:])); m != 0 {
+				i += bits.TrailingZeros64(m) >> 3
+				break
+			}
+			i += 8
+		}
+		for i < len(b) && b[i] >= 0x20 && b[i] != '"' && b[i] != '\\' {
+			i++
+		}
+		switch {
+		case i >= len(b):
+			return i, &SyntaxError{i, "the end of a string"}
+		case b[i] == '"':
+			return i + 1, nil
+		case b[i] != '\\':
+			return i, &SyntaxError{i, "an escaped control character"}
+		}
+		n, err := escape(b, i)
+		if err != nil {
+			return n, err
+		}
+		i = n
+	}
+}
+
+// escape validates the escape sequence at b[i] and returns the index after it.
+func escape(b []byte, i int) (int, error) {
+	if i+1 >= len(b) {
+		return i, &SyntaxError{i, "an escape sequence"}
+	}
+	switch b[i+1] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		return i + 2, nil
+	case 'u':
+		if _, ok := hex4(b, i+2); ok {
+			return i + 6, nil
+		}
+	}
+	return i, &SyntaxError{i, "an escape sequence"}
+}
+
+func hex4(b []byte, i int) (rune, bool) {
+	if i+4 > len(b) {
+		return 0, false
+	}
+	var r rune
+	for _, c := range b[i : i+4] {
+		switch {
+		case c-'0' <= 9:
+			c -= '0'
+		case c|0x20 >= 'a' && c|0x20 <= 'f':
+			c = c | 0x20 - 'a' + 10
+		default:
+			return 0, false
+		}
+		r = r<<4 | rune(c)
+	}
+	return r, true
+}
+
+// skipNested validates an array or object without recursion, so that depth
+// costs a bit a level and never the stack.
+func skipNested(b []byte, i int) (int, error) {
+	var first [8]uint64
+	objects := first[:] // bit d is set where level d is an object
+	depth := 0
+	open := func(object bool) error {
+		if depth == MaxDepth {
+			return ErrDepth
+		}
+		if depth>>6 == len(objects) {
+			objects = append(objects, 0)
+		}
+		if object {
+			objects[depth>>6] |= 1 << (depth & 63)
+		} else {
+			objects[depth>>6] &^= 1 << (depth & 63)
+		}
+		depth++
+		return nil
+	}
+	inObject := func() bool { return objects[(depth-1)>>6]&(1<<((depth-1)&63)) != 0 }
+
+	if err := open(b[i] == '{'); err != nil {
+		return i, err
+	}
+	i++
+	empty := true // nothing has been read at this level yet
+	for {
+		i = SkipSpace(b, i)
+		if i >= len(b) {
+			return i, &SyntaxError{i, "the end of an array or object"}
+		}
+		object := inObject()
+		if c := b[i]; c == ']' || c == '}' {
+			if (c == '}') != object {
+				return i, &SyntaxError{i, "the matching bracket"}
+			}
+			i++
+			if depth--; depth == 0 {
+				return i, nil
+			}
+			empty = false
+			continue
+		}
+		if !empty {
+			if b[i] != ',' {
+				return i, &SyntaxError{i, "a comma"}
+			}
+			i = SkipSpace(b, i+1)
+		}
+		if object {
+			var err error
+			if i, err = skipName(b, i); err != nil {
+				return i, err
+			}
+		}
+		if i >= len(b) {
+			return i, &SyntaxError{i, "a value"}
+		}
+		if b[i] == '{' || b[i] == '[' {
+			if err := open(b[i] == '{'); err != nil {
+				return i, err
+			}
+			i++
+			empty = true
+			continue
+		}
+		end, err := Skip(b, i)
+		if err != nil {
+			return end, err
+		}
+		i = end
+		empty = false
+	}
+}
+
+// skipName validates a member's name and its colon, and returns where its value begins.
+func skipName(b []byte, i int) (int, error) {
+	if i >= len(b) || b[i] != '"' {
+		return i, &SyntaxError{i, "a member's name"}
+	}
+	i, err := skipString(b, i)
+	if err != nil {
+		return i, err
+	}
+	i = SkipSpace(b, i)
+	if i >= len(b) || b[i] != ':' {
+		return i, &SyntaxError{i, "a colon"}
+	}
+	return SkipSpace(b, i+1), nil
+}

@@ -1,0 +1,134 @@
+package rawjson
+
+import "bytes"
+
+// Members walks the members of one object. Use it so:
+//
+//	m, err := rawjson.OpenObject(text)
+//	for m.Next() { use m.Name(), m.Value() }
+//	err = m.Err()
+type Members struct {
+	text       []byte
+	pos        int
+	nameStart  int
+	nameEnd    int
+	value      Span
+	seenMember bool
+	err        error
+}
+
+// OpenObject begins the walk of text, which must be one object and nothing else.
+func OpenObject(text []byte) (Members, error) {
+	i := SkipSpace(text, 0)
+	if i >= len(text) || text[i] != '{' {
+		return Members{}, &SyntaxError{i, "an object"}
+	}
+	return Members{text: text, pos: i + 1}, nil
+}
+
+// Next moves to the next member and reports whether there is one.
+func (m *Members) Next() bool {
+	b, i := m.text, SkipSpace(m.text, m.pos)
+	if i >= len(b) {
+		return m.fail(&SyntaxError{i, "the end of an object"})
+	}
+	if b[i] == '}' {
+		if end := SkipSpace(b, i+1); end != len(b) {
+			return m.fail(&SyntaxError{end, "the end of the text"})
+		}
+		return false
+	}
+	if m.seenMember {
+		if b[i] != ',' {
+			return m.fail(&SyntaxError{i, "a comma"})
+		}
+		i = SkipSpace(b, i+1)
+	}
+	m.seenMember = true
+	if i >= len(b) || b[i] != '"' {
+		return m.fail(&SyntaxError{i, "a member's name"})
+	}
+	m.nameStart = i
+	end, err := skipString(b, i)
+	if err != nil {
+		return m.fail(err)
+	}
+	m.nameEnd = end
+	i = SkipSpace(b, end)
+	if i >= len(b) || b[i] != ':' {
+		return m.fail(&SyntaxError{i, "a colon"})
+	}
+	i = SkipSpace(b, i+1)
+	if end, err = Skip(b, i); err != nil {
+		return m.fail(err)
+	}
+	m.value = Span{uint32(i), uint32(end)}
+	m.pos = end
+	return true
+}
+
+func (m *Members) fail(err error) bool {
+	m.err = err
+	return false
+}
+
+// Name returns the member's name, unescaped. It stays valid as long as the text does.
+func (m *Members) Name() []byte {
+	raw := m.text[m.nameStart+1 : m.nameEnd-1]
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return raw
+	}
+	return AppendString(nil, m.text[m.nameStart:m.nameEnd])
+}
+
+// Value returns the member's value as it stands in the text.
+func (m *Members) Value() []byte { return m.text[m.value.Start:m.value.End] }
+
+// Span returns where in the text the member's value stands.
+func (m *Members) Span() Span { return m.value }
+
+// Err returns what ended the walk early, if anything did.
+func (m *Members) Err() error { return m.err }
+
+// Elements calls yield with each element of the array that text is.
+func Elements(text []byte, yield func(element Span) error) error {
+	i := SkipSpace(text, 0)
+	if i >= len(text) || text[i] != '[' {
+		return &SyntaxError{i, "an array"}
+	}
+	i = SkipSpace(text, i+1)
+	if i < len(text) && text[i] == ']' {
+		return atEnd(text, i+1)
+	}
+	for {
+		end, err := Skip(text, i)
+		if err != nil {
+			return err
+		}
+		if err := yield(Span{uint32(i), uint32(end)}); err != nil {
+			return err
+		}
+		i = SkipSpace(text, end)
+		switch {
+		case i < len(text) && text[i] == ',':
+			i = SkipSpace(text, i+1)
+		case i < len(text) && text[i] == ']':
+			return atEnd(text, i+1)
+		default:
+			return &SyntaxError{i, "a comma"}
+		}
+	}
+}
+
+func atEnd(text []byte, i int) error {
+	if i = SkipSpace(text, i); i != len(text) {
+		return &SyntaxError{i, "the end of the text"}
+	}
+	return nil
+}
+
+// IsNull reports whether raw is the literal null.
+func IsNull(raw []byte) bool { return len(raw) == 4 && raw[0] == 'n' }
+
+// IsString reports whether raw is a string.
+func IsString(raw []byte) bool { return len(raw) >= 2 && raw[0] == '"' }

@@ -1,0 +1,167 @@
+// Package sink is the contract between eds and its destinations.
+package sink
+
+import (
+	"context"
+	"iter"
+	"log/slog"
+	"net/url"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/schema"
+)
+
+// Sink delivers batches to one destination. Calls are serial, in stream order.
+//
+// A nil error from Apply means that every change of the batch is durable at the
+// destination. After an error Apply may be called again, with the same batch or
+// with parts of it in order, and must converge to the same result: also where
+// the batch was durable and only the answer was lost. The batch is the caller's;
+// a sink neither changes it nor keeps any of it.
+//
+// Errors carry a fault.Class: transient unless marked otherwise, poison where
+// one of the batch's events can never be applied, fatal where only a person can
+// help. They name no value of a row and no secret.
+type Sink interface {
+	Apply(ctx context.Context, b *change.Batch) error
+	// Close releases the destination. It flushes nothing: what was not applied
+	// is not promised.
+	Close(ctx context.Context) error
+}
+
+// Checkpointer is a sink that stores, in the transaction of each batch, the
+// position that the batch reached. It stores none where Env.Consumer is "".
+type Checkpointer interface {
+	// Checkpoint returns the stored position, or the zero Position where there
+	// is none.
+	Checkpoint(ctx context.Context) (cdc.Position, error)
+	// ResetCheckpoint forgets it.
+	ResetCheckpoint(ctx context.Context) error
+}
+
+// Migrator is a sink that has tables to keep in step with the source's.
+type Migrator interface {
+	// Migrate makes the destination able to hold rows of every given table:
+	// it creates tables, adds columns, widens types, and relaxes NOT NULL of
+	// columns that have left. It never drops anything. It returns a line for
+	// each change it made. A destination that is in step costs little.
+	Migrate(ctx context.Context, tables []*schema.Table) ([]string, error)
+}
+
+// Prober is a sink that can say whether it would work, without writing data
+// that stays: reachable, credentials accepted, permissions there.
+type Prober interface {
+	Probe(ctx context.Context) error
+}
+
+// LoadMode says what a load does with the rows that a table has already.
+type LoadMode uint8
+
+const (
+	Replace LoadMode = iota // the loaded rows are the whole table
+	Merge                   // the loaded rows are upserted; others stay
+)
+
+// Loader is a sink that takes whole tables from a snapshot.
+type Loader interface {
+	// BeginLoad begins the load of one table, or goes on with the load of the
+	// same job that was interrupted. Rows are staged beside the live table,
+	// which nobody sees change before Finish. Loads of different tables may run
+	// concurrently.
+	BeginLoad(ctx context.Context, job string, t *schema.Table, mode LoadMode) (Load, error)
+}
+
+// Load is the load of one table. Its methods are called serially.
+type Load interface {
+	// Loaded reports whether the file was loaded by this or an earlier run of
+	// the job.
+	Loaded(file string) bool
+	// LoadFile stages the rows of one file: all of them, or, on any error, none.
+	// A yielded row is valid until the next one is asked for.
+	LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error)
+	// Finish puts the staged rows in place, in one transaction where the
+	// destination has them, and forgets the load.
+	Finish(ctx context.Context) error
+	// Discard forgets the load and what it staged; the live table stays as it is.
+	Discard(ctx context.Context) error
+	// Close releases the load's resources and keeps what is staged for a later
+	// run. It may follow Finish and Discard.
+	Close(ctx context.Context) error
+}
+
+// Reader is a sink whose rows can be read back, to be compared with the source.
+type Reader interface {
+	// Read yields every row of the table, in any order, as raw JSON values by
+	// column slot of t. A row is valid until the next one is asked for. A
+	// column that the destination lacks has no value.
+	Read(ctx context.Context, t *schema.Table) iter.Seq2[*change.Row, error]
+}
+
+// Limits say what size of batch suits a destination.
+type Limits struct {
+	Rows  int // events a batch at most
+	Bytes int // payload bytes a batch at most
+}
+
+// Field is one input of the form in which HQ configures a destination.
+type Field struct {
+	Name        string
+	Type        string // "string", "number" or "boolean"
+	Format      string // "password" or ""
+	Default     string
+	Description string
+	Required    bool
+}
+
+// FieldError says what is wrong with the value of a field.
+type FieldError struct {
+	Field string `json:"field"`
+	Error string `json:"error"`
+}
+
+// Option is one query parameter of a destination's URL, for the help text.
+type Option struct {
+	Name        string
+	Default     string
+	Description string
+}
+
+// Driver describes a kind of destination: a value, never a live object.
+type Driver struct {
+	Name    string   // short and lower case, as in `eds server help <name>`
+	Title   string   // as a person writes it
+	Schemes []string // of its URLs; the first is the canonical one
+	Example string   // a whole URL
+	Summary string   // one sentence
+	Help    string   // paragraphs: set-up, permissions, guarantees
+	Options []Option
+	Fields  []Field
+	Limits  Limits
+	// KeepsRows is true where the sink applies Batch.Sets, false where it
+	// writes Batch.Events.
+	KeepsRows bool
+	// Imports is true where the sink takes a snapshot: as a Loader, else as
+	// INSERT events with imported set.
+	Imports bool
+
+	// URL builds a destination URL from the values of Fields.
+	URL func(values map[string]string) (string, []FieldError)
+	// Open connects. The URL has been expanded; its scheme is one of Schemes.
+	// Unknown options are errors. An error that is not transient is marked.
+	Open func(ctx context.Context, target *url.URL, env Env) (Sink, error)
+}
+
+// Env is what a sink gets from the program around it.
+type Env struct {
+	Logger *slog.Logger
+	// Stream, Consumer and Filter name the place of checkpoints. Consumer is
+	// "" where none are to be kept, as during an import.
+	Stream, Consumer, Filter string
+	// After asks that rows are written only where their clock is newer than
+	// what the destination holds (update_strategy "after").
+	After bool
+	// Adjusted is called for each value that the destination's type can not
+	// hold and that a documented rule changed, with the rule's name.
+	Adjusted func(table, column, rule string)
+}

@@ -1,0 +1,182 @@
+package sink
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+// Lookup finds the value of an environment variable, as os.LookupEnv does.
+type Lookup func(name string) (string, bool)
+
+var placeholder = regexp.MustCompile(`\$\{([^{}]*)\}`)
+
+// ParseURL parses a destination's URL. ${NAME} anywhere in it stands for an
+// environment variable and ${file:/path} for what a file holds, less a final
+// line break; both are escaped as needed. Errors are fatal and hold nothing of
+// the URL but its scheme.
+func ParseURL(raw string, lookup Lookup) (*url.URL, error) {
+	expanded, err := expand(strings.TrimSpace(raw), lookup)
+	if err != nil {
+		return nil, fault.Mark(fault.Fatal, err)
+	}
+	u, err := url.Parse(expanded)
+	if err != nil {
+		// The error's own text would quote the URL.
+		cause := err
+		if e := new(url.Error); errors.As(err, &e) {
+			cause = e.Err
+		}
+		why := cause.Error()
+		switch e := url.EscapeError(""); {
+		case errors.As(cause, &e):
+			why = "a % is not followed by two hexadecimal digits"
+		case strings.Contains(why, "port"):
+			why = "what follows the host's colon is not a port"
+		case strings.Contains(why, "userinfo"):
+			why = "the user name or password has a character that must be escaped"
+		default:
+			why = "it is not of the form scheme://user:password@host:port/path?option=value"
+		}
+		return nil, fault.Mark(fault.Fatal, fmt.Errorf("parse the %s url: %s; write @ as %%40, / as %%2F, %% as %%25, : as %%3A, # as %%23 and ? as %%3F in names and passwords, or put the password in the environment and write ${NAME}", Scheme(raw), why))
+	}
+	if u.Scheme == "" {
+		return nil, fault.Mark(fault.Fatal, errors.New("the destination's url has no scheme; it should begin like postgres:// or file://"))
+	}
+	return u, nil
+}
+
+func expand(raw string, lookup Lookup) (string, error) {
+	var failed error
+	out := placeholder.ReplaceAllStringFunc(raw, func(match string) string {
+		name := match[2 : len(match)-1]
+		value, err := expansion(name, lookup)
+		if err != nil && failed == nil {
+			failed = err
+		}
+		return strings.ReplaceAll(url.QueryEscape(value), "+", "%20")
+	})
+	return out, failed
+}
+
+func expansion(name string, lookup Lookup) (string, error) {
+	if path, ok := strings.CutPrefix(name, "file:"); ok {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return "", fmt.Errorf("read a secret that the destination's url names: %w", err)
+		}
+		return strings.TrimRight(string(text), "\r\n"), nil
+	}
+	if value, ok := lookup(name); ok {
+		return value, nil
+	}
+	return "", fmt.Errorf("the destination's url names the environment variable %q, which is not set", name)
+}
+
+// Scheme returns the scheme of a URL that need not be well formed.
+func Scheme(raw string) string {
+	scheme, _, ok := strings.Cut(strings.TrimSpace(raw), "://")
+	if !ok || len(scheme) > 32 {
+		return "destination's"
+	}
+	return strings.ToLower(scheme)
+}
+
+// secretOptions are words that mark a query parameter as secret.
+var secretOptions = regexp.MustCompile(`(?i)(pass|secret|token|key|credential|sas)`)
+
+// MaskURL returns raw with its password and secret options replaced by ***,
+// fit for a log and for HQ. Placeholders stay, as they tell nothing.
+func MaskURL(raw string) string {
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok {
+		return "***"
+	}
+	authority, tail := rest, ""
+	// A password may hold an unescaped slash; the last @ ends the credentials.
+	head, query, hasQuery := strings.Cut(rest, "?")
+	if at := strings.LastIndexByte(head, '@'); at >= 0 {
+		user, _, _ := strings.Cut(head[:at], ":")
+		authority, tail = user+":***", head[at:]
+		if !strings.Contains(head[:at], ":") {
+			authority = user
+		}
+	} else {
+		authority, tail = "", maskPairs(head, ";")
+	}
+	out := scheme + "://" + authority + tail
+	if hasQuery {
+		out += "?" + maskPairs(query, "&")
+	}
+	return out
+}
+
+// maskPairs masks the values of secret names in name=value pairs.
+func maskPairs(text, separator string) string {
+	pairs := strings.Split(text, separator)
+	for i, pair := range pairs {
+		name, value, ok := strings.Cut(pair, "=")
+		if ok && secretOptions.MatchString(name) && !placeholder.MatchString(value) {
+			pairs[i] = name + "=***"
+		}
+	}
+	return strings.Join(pairs, separator)
+}
+
+// CheckOptions returns an error that names the first query parameter of target
+// that is none of known, and the known one that looks most like it.
+func CheckOptions(target *url.URL, known ...string) error {
+	for name := range target.Query() {
+		if slices.Contains(known, name) {
+			continue
+		}
+		hint := "it has no options"
+		if len(known) > 0 {
+			hint = "known options are " + strings.Join(known, ", ")
+			if best := Nearest(name, known); best != "" {
+				hint = fmt.Sprintf("did you mean %q?", best)
+			}
+		}
+		return fault.Mark(fault.Fatal, fmt.Errorf("the %s url has an unknown option %q; %s", target.Scheme, name, hint))
+	}
+	return nil
+}
+
+// Nearest returns the candidate that is fewest edits from name, or "" where
+// none is near.
+func Nearest(name string, candidates []string) string {
+	best, least := "", 1+len(name)/3
+	for _, c := range candidates {
+		if d := distance(strings.ToLower(name), strings.ToLower(c)); d <= least {
+			best, least = c, d-1
+		}
+	}
+	return best
+}
+
+// distance is the Levenshtein distance.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			substitute := diagonal
+			if a[i] != b[j] {
+				substitute++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(substitute, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,80 @@
+package sink_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+func TestPlaceholdersAreExpandedAndEscaped(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte("a b/c\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lookup := func(name string) (string, bool) { return "p@ss/w%rd", name == "PW" }
+	for raw, want := range map[string]string{
+		"postgres://u:${PW}@h/db":                "p@ss/w%rd",
+		"postgres://u:${file:" + file + "}@h/db": "a b/c",
+		"postgres://u:plain@h/db":                "plain",
+	} {
+		u, err := sink.ParseURL(raw, lookup)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := u.User.Password(); got != want || u.Host != "h" {
+			t.Errorf("%s: password %q at host %q", raw, got, u.Host)
+		}
+	}
+}
+
+func TestBadURLsAreFatalErrorsWithoutSecrets(t *testing.T) {
+	none := func(string) (string, bool) { return "", false }
+	for _, raw := range []string{
+		"postgres://u:SECRET%zz@h/db", "postgres://u:SECRET@h:port/db", "SECRET", "", "postgres://u:${SECRET", "postgres://u:${NOPE}@h/SECRET",
+		"postgres://u:${file:/nope}@SECRET/", "postgres://SECRET{}@h/", "postgres://u:SECRET @h/\x00",
+	} {
+		_, err := sink.ParseURL(raw, none)
+		if err == nil {
+			t.Errorf("%q is no error", raw)
+			continue
+		}
+		if fault.Of(err) != fault.Fatal || strings.Contains(err.Error(), "SECRET") {
+			t.Errorf("%q: %v, class %v", raw, err, fault.Of(err))
+		}
+	}
+}
+
+func TestMaskURLHidesSecretsOnly(t *testing.T) {
+	for raw, want := range map[string]string{
+		"postgres://u:p@h:5432/db?sslmode=require&sslpassword=x":                     "postgres://u:***@h:5432/db?sslmode=require&sslpassword=***",
+		"postgres://u:p@ss/w:rd@h/db":                                                "postgres://u:***@h/db",
+		"postgres://u@h/db":                                                          "postgres://u@h/db",
+		"file:///var/data":                                                           "file:///var/data",
+		"s3://b/p?region=eu&secret-access-key=x&access-key-id=y":                     "s3://b/p?region=eu&secret-access-key=***&access-key-id=***",
+		"eventhub://ns.x.net/;SharedAccessKeyName=n;SharedAccessKey=k=;EntityPath=h": "eventhub://ns.x.net/;SharedAccessKeyName=***;SharedAccessKey=***;EntityPath=h",
+		"not a url": "***",
+	} {
+		if got := sink.MaskURL(raw); got != want {
+			t.Errorf("MaskURL(%s) = %s, want %s", raw, got, want)
+		}
+	}
+}
+
+func TestUnknownOptionsAreNamedWithTheNearest(t *testing.T) {
+	none := func(string) (string, bool) { return "", false }
+	u, err := sink.ParseURL("postgres://h/db?shema=x", none)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = sink.CheckOptions(u, "schema", "metadata")
+	if err == nil || !strings.Contains(err.Error(), `did you mean "schema"?`) {
+		t.Errorf("got %v", err)
+	}
+	if err := sink.CheckOptions(u, "shema"); err != nil {
+		t.Error(err)
+	}
+}
