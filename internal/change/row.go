@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
@@ -51,8 +52,9 @@ type Splitter struct {
 }
 
 type member struct {
-	name string
-	slot int // -1: no such column
+	name  string
+	plain string // the name where it stands for itself in JSON, else ""
+	slot  int    // -1: no such column
 }
 
 // slabSpans is how many spans are allocated at once.
@@ -76,13 +78,21 @@ func (s *Splitter) Split(image []byte) ([]rawjson.Span, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i := 0; m.Next(); i++ {
-		name := m.Name()
-		if i == len(s.order) {
-			s.order = append(s.order, member{string(name), s.table.Slot(name)})
+	for i := 0; ; i++ {
+		if i < len(s.order) {
+			m.Expect(s.order[i].plain)
+		} else {
+			m.Expect("")
 		}
-		if s.order[i].name != string(name) {
-			s.order[i] = member{string(name), s.table.Slot(name)}
+		if !m.Next() {
+			return spans, m.Err()
+		}
+		name := m.Name()
+		switch {
+		case i == len(s.order):
+			s.order = append(s.order, s.member(name))
+		case s.order[i].name != string(name):
+			s.order[i] = s.member(name)
 		}
 		if slot := s.order[i].slot; slot >= 0 {
 			spans[slot] = m.Span()
@@ -90,7 +100,15 @@ func (s *Splitter) Split(image []byte) ([]rawjson.Span, error) {
 			s.Unknown(name)
 		}
 	}
-	return spans, m.Err()
+}
+
+func (s *Splitter) member(name []byte) member {
+	m := member{name: string(name), slot: s.table.Slot(name)}
+	special := func(c byte) bool { return c < 0x20 || c == '"' || c == '\\' }
+	if !slices.ContainsFunc(name, special) {
+		m.plain = m.name
+	}
+	return m
 }
 
 func (s *Splitter) spans(n int) []rawjson.Span {

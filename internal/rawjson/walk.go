@@ -13,6 +13,7 @@ type Members struct {
 	nameStart  int
 	nameEnd    int
 	value      Span
+	expected   string
 	seenMember bool
 	err        error
 }
@@ -49,9 +50,12 @@ func (m *Members) Next() bool {
 		return m.fail(&SyntaxError{i, "a member's name"})
 	}
 	m.nameStart = i
-	end, err := skipString(b, i)
-	if err != nil {
-		return m.fail(err)
+	end := i + len(m.expected) + 2
+	var err error
+	if m.expected == "" || end > len(b) || b[end-1] != '"' || string(b[i+1:end-1]) != m.expected {
+		if end, err = skipString(b, i); err != nil {
+			return m.fail(err)
+		}
 	}
 	m.nameEnd = end
 	i = SkipSpace(b, end)
@@ -71,6 +75,10 @@ func (m *Members) fail(err error) bool {
 	m.err = err
 	return false
 }
+
+// Expect says what the next member's name probably is, which makes finding its
+// end cheap where that is so. The name must be one that needs no escapes.
+func (m *Members) Expect(name string) { m.expected = name }
 
 // Name returns the member's name, unescaped. It stays valid as long as the text does.
 func (m *Members) Name() []byte {
