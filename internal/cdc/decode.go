@@ -20,7 +20,11 @@ const MaxPayload = 256 << 20
 type Decoder struct {
 	interned map[string]string
 	gzip     *gzip.Reader
+	slab     []rawjson.Member
 }
+
+// slabMembers is how many members are allocated at once.
+const slabMembers = 4096
 
 // NewDecoder returns a Decoder.
 func NewDecoder() *Decoder { return &Decoder{interned: make(map[string]string)} }
@@ -80,9 +84,19 @@ func (d *Decoder) decodeJSON(e *Event, text []byte) error {
 		return err
 	}
 	*e = Event{Position: e.Position, Payload: text}
-	for m.Next() {
-		if err := d.member(e, m.Name(), m.Value()); err != nil {
-			return fmt.Errorf("member %.40q: %w", m.Name(), err)
+	for m.NextName() {
+		name := m.Name()
+		if string(name) == "after" && m.AtObject() {
+			if !d.after(e, &m) {
+				break
+			}
+			continue
+		}
+		if !m.SkipValue() {
+			break
+		}
+		if err := d.member(e, name, m.Value()); err != nil {
+			return fmt.Errorf("member %.40q: %w", name, err)
 		}
 	}
 	if err := m.Err(); err != nil {
@@ -95,6 +109,23 @@ func (d *Decoder) decodeJSON(e *Event, text []byte) error {
 		return errors.New("the event has no operation")
 	}
 	return nil
+}
+
+// after reads the new row image and remembers where its members stand, so that
+// nobody has to read it again.
+func (d *Decoder) after(e *Event, m *rawjson.Members) bool {
+	if cap(d.slab)-len(d.slab) < 128 {
+		d.slab = make([]rawjson.Member, 0, slabMembers)
+	}
+	members, ok := m.Object(d.slab[len(d.slab):])
+	if !ok {
+		return false
+	}
+	e.After, e.Members = m.Value(), members[:len(members):len(members)]
+	if len(d.slab)+len(members) <= cap(d.slab) { // else they moved to memory of their own
+		d.slab = d.slab[:len(d.slab)+len(members)]
+	}
+	return true
 }
 
 func (d *Decoder) member(e *Event, name, value []byte) error {
@@ -123,8 +154,8 @@ func (d *Decoder) member(e *Event, name, value []byte) error {
 		e.Diff, err = array(value)
 	case "before":
 		e.Before, err = object(value)
-	case "after":
-		e.After, err = object(value)
+	case "after": // an object would have been read by now
+		_, err = object(value)
 	case "timestamp":
 		e.Timestamp, err = millis(rawjson.Text(value))
 	case "mvccTimestamp":

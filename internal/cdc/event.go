@@ -87,6 +87,8 @@ type Event struct {
 	// Payload is the whole event as JSON text. Before, After, Key and Diff are
 	// slices of it.
 	Payload []byte
+	// Members are the members of After, by their place in Payload.
+	Members []rawjson.Member
 	// Object names the object that a schema-validator rule asks file and object
 	// stores to write the event to; "" where none does.
 	Object string

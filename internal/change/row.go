@@ -87,19 +87,36 @@ func (s *Splitter) Split(image []byte) ([]rawjson.Span, error) {
 		if !m.Next() {
 			return spans, m.Err()
 		}
-		name := m.Name()
-		switch {
-		case i == len(s.order):
-			s.order = append(s.order, s.member(name))
-		case s.order[i].name != string(name):
-			s.order[i] = s.member(name)
-		}
-		if slot := s.order[i].slot; slot >= 0 {
-			spans[slot] = m.Span()
-		} else if s.Unknown != nil {
-			s.Unknown(name)
-		}
+		s.place(spans, i, m.Name(), m.Span())
 	}
+}
+
+// place puts the i-th member of a row into its slot.
+func (s *Splitter) place(spans []rawjson.Span, i int, name []byte, value rawjson.Span) {
+	switch {
+	case i == len(s.order):
+		s.order = append(s.order, s.member(name))
+	case s.order[i].name != string(name):
+		s.order[i] = s.member(name)
+	}
+	if slot := s.order[i].slot; slot >= 0 {
+		spans[slot] = value
+	} else if s.Unknown != nil {
+		s.Unknown(name)
+	}
+}
+
+// row returns the row that an event's After is.
+func (s *Splitter) row(e *cdc.Event) (*Row, error) {
+	if e.Members == nil { // not decoded from the wire, or an empty object
+		spans, err := s.Split(e.After)
+		return &Row{Image: e.After, Spans: spans, Op: e.Op, Clock: e.Clock}, err
+	}
+	spans := s.spans(len(s.table.Columns))
+	for i, m := range e.Members {
+		s.place(spans, i, rawjson.Text(e.Payload[m.Name.Start:m.Name.End]), m.Value)
+	}
+	return &Row{Image: e.Payload, Spans: spans, Op: e.Op, Clock: e.Clock}, nil
 }
 
 func (s *Splitter) member(name []byte) member {
@@ -138,19 +155,15 @@ func (s *Splitter) Effect(e *cdc.Event) (Effect, error) {
 	if e.After == nil {
 		return Effect{}, fmt.Errorf("the %v has no row image", e.Op)
 	}
-	spans, err := s.Split(e.After)
+	row, err := s.row(e)
 	if err != nil {
 		return Effect{}, fmt.Errorf("row image: %w", err)
 	}
-	row := &Row{Image: e.After, Spans: spans, Op: e.Op, Clock: e.Clock}
 	if err := s.fillKey(row, e); err != nil {
 		return Effect{}, err
 	}
-	effect := Effect{Table: s.table, Upsert: row}
-	if e.Op == cdc.Update {
-		effect.Delete, err = s.movedKey(e, row)
-	}
-	return effect, err
+	moved, err := s.movedKey(e, row)
+	return Effect{Table: s.table, Upsert: row, Delete: moved}, err
 }
 
 // fillKey completes a row image that lacks key columns from the event's key.
@@ -194,7 +207,7 @@ func (s *Splitter) deletedKey(e *cdc.Event) (*Row, error) {
 // movedKey returns the key that an UPDATE's row had before, where the update
 // changed it, else nil.
 func (s *Splitter) movedKey(e *cdc.Event, row *Row) (*Row, error) {
-	if e.Before == nil || e.Diff != nil && !s.diffNamesKey(e.Diff) {
+	if e.Op != cdc.Update || e.Before == nil || e.Diff != nil && !s.diffNamesKey(e.Diff) {
 		return nil, nil
 	}
 	key, err := s.keyOf(e.Before)

@@ -1,6 +1,8 @@
 package rawjson
 
-import "bytes"
+// Member is one member of an object: where its name, quotes included, and its
+// value stand in the text.
+type Member struct{ Name, Value Span }
 
 // Members walks the members of one object. Use it so:
 //
@@ -9,12 +11,12 @@ import "bytes"
 //	err = m.Err()
 type Members struct {
 	text       []byte
-	pos        int
-	nameStart  int
-	nameEnd    int
+	pos        int // of what comes next; of the value between NextName and what reads it
+	name       Span
 	value      Span
 	expected   string
 	seenMember bool
+	nested     bool // text goes on behind the object
 	err        error
 }
 
@@ -27,14 +29,18 @@ func OpenObject(text []byte) (Members, error) {
 	return Members{text: text, pos: i + 1}, nil
 }
 
-// Next moves to the next member and reports whether there is one.
-func (m *Members) Next() bool {
+// Next moves to the next member, validates it, and reports whether there is one.
+func (m *Members) Next() bool { return m.NextName() && m.SkipValue() }
+
+// NextName moves to the next member's name only. SkipValue or Object must follow.
+func (m *Members) NextName() bool {
 	b, i := m.text, SkipSpace(m.text, m.pos)
 	if i >= len(b) {
 		return m.fail(&SyntaxError{i, "the end of an object"})
 	}
 	if b[i] == '}' {
-		if end := SkipSpace(b, i+1); end != len(b) {
+		m.pos = i + 1
+		if end := SkipSpace(b, m.pos); end != len(b) && !m.nested {
 			return m.fail(&SyntaxError{end, "the end of the text"})
 		}
 		return false
@@ -49,7 +55,6 @@ func (m *Members) Next() bool {
 	if i >= len(b) || b[i] != '"' {
 		return m.fail(&SyntaxError{i, "a member's name"})
 	}
-	m.nameStart = i
 	end := i + len(m.expected) + 2
 	var err error
 	if m.expected == "" || end > len(b) || b[end-1] != '"' || string(b[i+1:end-1]) != m.expected {
@@ -57,18 +62,46 @@ func (m *Members) Next() bool {
 			return m.fail(err)
 		}
 	}
-	m.nameEnd = end
+	m.name = Span{uint32(i), uint32(end)}
 	i = SkipSpace(b, end)
 	if i >= len(b) || b[i] != ':' {
 		return m.fail(&SyntaxError{i, "a colon"})
 	}
-	i = SkipSpace(b, i+1)
-	if end, err = Skip(b, i); err != nil {
+	m.pos = SkipSpace(b, i+1)
+	return true
+}
+
+// SkipValue validates the value of the member that NextName found.
+func (m *Members) SkipValue() bool {
+	end, err := Skip(m.text, m.pos)
+	if err != nil {
 		return m.fail(err)
 	}
-	m.value = Span{uint32(i), uint32(end)}
+	m.value = Span{uint32(m.pos), uint32(end)}
 	m.pos = end
 	return true
+}
+
+// AtObject reports whether the value that NextName found begins an object.
+func (m *Members) AtObject() bool { return m.pos < len(m.text) && m.text[m.pos] == '{' }
+
+// Object validates the value of the member that NextName found, which must be
+// an object, and appends its members to dst.
+func (m *Members) Object(dst []Member) ([]Member, bool) {
+	if !m.AtObject() {
+		return dst, m.fail(&SyntaxError{m.pos, "an object"})
+	}
+	start := m.pos
+	inner := Members{text: m.text, pos: m.pos + 1, nested: true}
+	for inner.Next() {
+		dst = append(dst, Member{inner.name, inner.value})
+	}
+	if inner.err != nil {
+		return dst, m.fail(inner.err)
+	}
+	m.value = Span{uint32(start), uint32(inner.pos)}
+	m.pos = inner.pos
+	return dst, true
 }
 
 func (m *Members) fail(err error) bool {
@@ -81,13 +114,7 @@ func (m *Members) fail(err error) bool {
 func (m *Members) Expect(name string) { m.expected = name }
 
 // Name returns the member's name, unescaped. It stays valid as long as the text does.
-func (m *Members) Name() []byte {
-	raw := m.text[m.nameStart+1 : m.nameEnd-1]
-	if bytes.IndexByte(raw, '\\') < 0 {
-		return raw
-	}
-	return AppendString(nil, m.text[m.nameStart:m.nameEnd])
-}
+func (m *Members) Name() []byte { return Text(m.text[m.name.Start:m.name.End]) }
 
 // Value returns the member's value as it stands in the text.
 func (m *Members) Value() []byte { return m.text[m.value.Start:m.value.End] }
