@@ -1,0 +1,260 @@
+// Package sqlsink is the one SQL engine. A database joins it with a Dialect.
+//
+// The engine owns what is the same everywhere: the life of the connection, the
+// catalogue of real tables, migration planning, the order of writes within the
+// transaction of a batch, the checkpoint and what it means after a lost answer,
+// metadata columns and the version guard, the bookkeeping of snapshot loads,
+// and what an error class makes of all that. It implements sink.Sink,
+// Checkpointer, Migrator, Prober, Loader and Reader.
+//
+// A Dialect contributes what differs: names, types, DDL texts, how the
+// catalogue is read, how values are encoded, and the fastest way to write many
+// rows. It sees rows as raw JSON values and writes them with bound or streamed
+// values, never in SQL text. A Dialect decides nothing about order, retries,
+// checkpoints or reconnecting: it reports errors and classifies them.
+//
+// The engine's own tables (the checkpoint, the record of loaded files) are
+// ordinary schema.Tables, made and written through the same few methods.
+package sqlsink
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Dialect is all that a SQL database contributes. Its methods are pure but for
+// Connect, and safe for concurrent use.
+type Dialect interface {
+	// Connect opens one session in the database and namespace (schema) of the
+	// destination's URL. The engine keeps one for Apply and opens one more for
+	// each concurrent load or read.
+	Connect(ctx context.Context) (Conn, error)
+
+	// Name returns the name under which the database keeps a table or column
+	// that the source calls name: the same, unless it is too long or holds what
+	// a name can not. It must be deterministic, and distinct names should stay
+	// distinct. The engine never passes a name to the database that did not go
+	// through Name, unless the catalogue gave it.
+	Name(name string) string
+	// FoldsCase reports whether the database takes column names that differ in
+	// case only for the same.
+	FoldsCase() bool
+
+	// DDL returns the statements that carry out one step of a migration, or nil
+	// where the database needs none for it, or can not do it: then the table
+	// stays as it is and values that do not fit are dead-lettered one by one.
+	DDL(step Step) []string
+
+	// Classify says what an error of a Conn, a Tx or of Connect means. It goes by
+	// the database's own codes, never by words. Errors that carry a class
+	// already (fault.Of through a fault.Error) need no case of their own: the
+	// engine looks for it first.
+	Classify(err error) Verdict
+}
+
+// Verdict is what an error means to the engine.
+type Verdict struct {
+	Class fault.Class
+	// RetryAfter is how long the server asked to be left alone, or 0.
+	RetryAfter time.Duration
+	// Lost says that the connection can not be used any more.
+	Lost bool
+	// Stale says that the catalogue is not what it was when it was read: a
+	// table or column is gone or of another type. The engine reads it anew,
+	// migrates, and tries once more.
+	Stale bool
+	// Refused says that the server did not accept the credentials. It is fatal
+	// while the destination is opened, and waited for once it has worked.
+	Refused bool
+}
+
+// StepKind is a kind of migration step.
+type StepKind uint8
+
+const (
+	CreateTable StepKind = iota + 1 // of Columns, the first Keys of which are the primary key and NOT NULL
+	AddColumn                       // Columns[0], nullable
+	WidenColumn                     // Real, so that it holds values of To besides those it holds now, which keep their meaning
+	RelaxColumn                     // Real, so that it takes NULL
+)
+
+// Step is one step of a migration. Names in it are the database's own.
+type Step struct {
+	Kind    StepKind
+	Table   string
+	Columns []NewColumn
+	Keys    int
+	Real    *Column
+	To      schema.Type
+}
+
+// NewColumn is a column to be made.
+type NewColumn struct {
+	Name string
+	Type schema.Type
+	Key  bool
+	Meta Meta // not 0: a metadata column of the engine
+}
+
+// Table is a real table as the catalogue describes it.
+type Table struct {
+	Name    string
+	Columns []Column
+	// Key are the names of the primary key's columns, nil where there is none.
+	Key []string
+	// Native is the dialect's own knowledge of the table, such as triggers and
+	// unique indexes that decide how it may be written. The engine never looks.
+	Native any
+}
+
+// Column is a real column.
+type Column struct {
+	Name string
+	// Type is the database's own spelling of the type, for statements and messages.
+	Type string
+	// Holds is the schema type whose values the real type is made for: the
+	// engine widens the column where the source's type asks for more. String
+	// and the JSON types hold everything. 0 is a type that the engine leaves as
+	// it is.
+	Holds    schema.Type
+	Nullable bool
+	// Filled says that the database gives the column a value where none is
+	// written: by a default, an identity, or an expression.
+	Filled bool
+	// Generated columns can not be written.
+	Generated bool
+	// Native is the dialect's own knowledge of the column. The engine never looks.
+	Native any
+}
+
+// Meta is a metadata column of the engine.
+type Meta uint8
+
+const (
+	MetaOp      Meta = iota + 1 // _eds_op: INSERT, UPDATE or DELETE, as text
+	MetaVersion                 // _eds_version: the clock as sortable text
+	MetaSynced                  // _eds_synced_at: when eds wrote the row
+	MetaDeleted                 // _eds_deleted: whether the source has deleted the row
+)
+
+// Layout maps the columns of a schema.Table onto those of a real one. It is
+// immutable and lives as long as neither changes, so it is what a dialect hangs
+// its statements and encoders on.
+type Layout struct {
+	Table *schema.Table
+	Real  *Table
+	// Columns are what is written, each once: the key's first, in the key's
+	// order. A column of the schema that the real table lacks, or that the
+	// database generates, is not among them.
+	Columns []Target
+	Keys    int
+	// Guard: write a row, or delete it, only where the real row's _eds_version
+	// is null or not newer than the change's. Layouts with Guard have a
+	// MetaVersion column.
+	Guard bool
+	// Soft: a delete sets the metadata columns, _eds_deleted to true, and leaves
+	// the rest of the row. An upsert sets _eds_deleted to false.
+	Soft bool
+	// Native is the dialect's, filled when it first meets the layout. Loads use
+	// layouts of their own, so that it is never written concurrently.
+	Native any
+}
+
+// Target is one column that is written.
+type Target struct {
+	Slot int         // in the schema.Table and its rows; -1 of a metadata column
+	Type schema.Type // of the source's column, or of the metadata column
+	Meta Meta        // not 0: a metadata column
+	Real *Column
+}
+
+// Write is what one batch does to one table. Its rows are the caller's and valid
+// during the call.
+type Write struct {
+	Layout *Layout
+	// Deletes are rows of key columns only, one a key at most, sorted by key.
+	// They come before the upserts: a key in both was deleted and inserted
+	// again, and nothing of the old row may stay.
+	Deletes []change.Row
+	// Upserts are whole rows, one a key at most, sorted by key. Columns of the
+	// real table that the layout does not have keep their values, unless the
+	// row is new or deleted before.
+	Upserts []change.Row
+	Synced  time.Time // the value of _eds_synced_at
+}
+
+// Checkpoint is a position stored under three names.
+type Checkpoint struct {
+	Stream, Consumer, Filter string
+	Position                 cdc.Position
+}
+
+// ErrMoved says that the stored checkpoint is not the one that the transaction
+// began from.
+var ErrMoved = errors.New("the checkpoint was moved by someone else")
+
+// Conn is one session. It is used by one goroutine at a time. After an error the
+// session is either ready for the next call, with no transaction open, or
+// Classify says that it is Lost.
+type Conn interface {
+	// Tables describes those of the named tables that exist.
+	Tables(ctx context.Context, names []string) ([]*Table, error)
+	// Exec runs DDL statements in order, as one transaction where the database
+	// has transactions for them.
+	Exec(ctx context.Context, statements []string) error
+	// Begin begins a transaction. It need not speak to the database yet.
+	Begin(ctx context.Context) (Tx, error)
+	// Read yields every row of the layout's real table as raw JSON values by
+	// slot of its schema.Table, in any order. A row is valid until the next is
+	// asked for. Instants are RFC 3339 in UTC with up to six fractional digits.
+	Read(ctx context.Context, l *Layout) iter.Seq2[*change.Row, error]
+	// Stage makes an empty table for staging, with the columns of live's real
+	// table, nullable where they can be, and no key or index. Only eds sees it.
+	Stage(ctx context.Context, live *Layout, name string) error
+	// Seal makes a staging table that has all its rows ready to be put in
+	// place, with whatever may take long and needs no transaction: its primary
+	// key and indexes, duplicates of a key removed so that the last loaded row
+	// stays.
+	Seal(ctx context.Context, stage, live *Layout) error
+	// CanWrite returns nil where the session may create tables and write rows:
+	// the part of a probe that only the dialect knows. What is missing is named
+	// in the error, with the statement that grants it.
+	CanWrite(ctx context.Context) error
+	Close(ctx context.Context) error
+}
+
+// Tx is a transaction. A dialect may collect calls and send them with Commit:
+// then errors surface there. After an error only Rollback is called.
+type Tx interface {
+	// Write applies w.Deletes, then w.Upserts.
+	Write(ctx context.Context, w *Write) error
+	// Checkpoint moves a stored checkpoint. Where the position stored in the
+	// layout's table (CheckpointTable) under c's names is not from (the zero
+	// Position: where there is a row at all), the transaction fails with
+	// ErrMoved, here or in Commit, and nothing of it stays.
+	Checkpoint(ctx context.Context, l *Layout, from cdc.Position, c Checkpoint) error
+	// Append adds rows to a staging table, which nobody else reads or writes,
+	// and returns how many. An error that rows yields is returned as it is.
+	Append(ctx context.Context, stage *Layout, rows iter.Seq2[*change.Row, error]) (int64, error)
+	// Place puts the rows of a sealed staging table in place of the live
+	// table's (sink.Replace) or upserts them (sink.Merge), and drops the staging
+	// table. Whatever hangs on the live table survives: grants, views, indexes,
+	// triggers, comments.
+	Place(ctx context.Context, stage, live *Layout, mode sink.LoadMode) error
+	// Drop drops a staging table, if it exists.
+	Drop(ctx context.Context, table string) error
+	// Commit makes the transaction durable. An error does not tell whether it
+	// is, unless its class is poison or it is ErrMoved: then it is not.
+	Commit(ctx context.Context) error
+	// Rollback undoes the transaction. It follows an error or a change of mind,
+	// and never Commit without an error.
+	Rollback(ctx context.Context) error
+}
