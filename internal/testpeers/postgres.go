@@ -1,0 +1,257 @@
+package testpeers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// PostgresURLVariable names the environment variable with the URL of a server
+// to use where none can be started. Its user must be allowed to create databases.
+const PostgresURLVariable = "EDS_TEST_POSTGRES_URL"
+
+// startTimeout bounds how long a server may take to answer.
+const startTimeout = 60 * time.Second
+
+// sharedPostgres is the one server of this process that tests share. It lives
+// until the process ends.
+var sharedPostgres = sync.OnceValues(func() (string, error) {
+	if _, err := postgresPrograms(); err != nil {
+		if u := os.Getenv(PostgresURLVariable); u != "" {
+			return u, nil
+		}
+		return "", err
+	}
+	s, err := newPostgres(false, nil)
+	if err != nil {
+		return "", err
+	}
+	if err := s.start(); err != nil {
+		return "", errors.Join(err, s.home.remove())
+	}
+	return s.URL("postgres"), nil
+})
+
+// databases numbers the databases of this process.
+var databases atomic.Int64
+
+// Postgres returns the URL of a new, empty database, which is dropped when the
+// test ends. The server is one for the test process, without durability.
+func Postgres(t testing.TB) string {
+	t.Helper()
+	server, err := sharedPostgres()
+	if err != nil {
+		t.Fatalf("postgres for tests: %v", err)
+	}
+	return newDatabase(t, server)
+}
+
+func newDatabase(t testing.TB, server string) string {
+	t.Helper()
+	name := fmt.Sprintf("eds_test_%d_%d", os.Getpid(), databases.Add(1))
+	execute(t, server, "CREATE DATABASE "+name)
+	t.Cleanup(func() { execute(t, server, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)") })
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatalf("parse the url of the test server: %v", err)
+	}
+	u.Path = "/" + name
+	return u.String()
+}
+
+// execute runs one statement on a connection of its own.
+func execute(t testing.TB, server, statement string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, server)
+	if err != nil {
+		t.Fatalf("connect to the test server: %v", err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, statement); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+// PostgresServer is a server that a test stops, starts and kills as it likes.
+// Unlike the shared one it loses nothing that it has committed.
+type PostgresServer struct {
+	home     *home
+	bin      string
+	port     int
+	settings []string
+	process  *exec.Cmd
+}
+
+// StartPostgres starts a server of the test's own, with further settings such as
+// "max_connections=5", and ends it with the test.
+func StartPostgres(t testing.TB, settings ...string) *PostgresServer {
+	t.Helper()
+	s, err := newPostgres(true, settings)
+	if err != nil {
+		t.Fatalf("postgres for tests: %v", err)
+	}
+	t.Cleanup(func() {
+		if s.process != nil {
+			s.Kill(t)
+		}
+		if err := s.home.remove(); err != nil {
+			t.Errorf("remove the test server: %v", err)
+		}
+	})
+	s.Start(t)
+	return s
+}
+
+// postgresPrograms finds the directory of initdb and postgres: Debian's newest,
+// else the one on PATH.
+func postgresPrograms() (string, error) {
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	best, version := "", -1
+	for _, path := range found {
+		var n int
+		if _, err := fmt.Sscanf(path, "/usr/lib/postgresql/%d/", &n); err == nil && n > version {
+			best, version = filepath.Dir(path), n
+		}
+	}
+	if best != "" {
+		return best, nil
+	}
+	if path, err := exec.LookPath("initdb"); err == nil {
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			return filepath.Dir(path), nil
+		}
+	}
+	return "", fmt.Errorf("no PostgreSQL server is installed: run `apt-get install postgresql`, or put initdb and postgres on PATH, or set %s to the URL of a server whose user may create databases", PostgresURLVariable)
+}
+
+// newPostgres prepares a server, without starting it.
+func newPostgres(durable bool, settings []string) (*PostgresServer, error) {
+	bin, err := postgresPrograms()
+	if err != nil {
+		return nil, err
+	}
+	as, err := unprivileged("postgres")
+	if err != nil {
+		return nil, err
+	}
+	h, err := newHome("postgres", as)
+	if err != nil {
+		return nil, err
+	}
+	s := &PostgresServer{home: h, bin: bin}
+	s.settings = append(s.settings, "listen_addresses=127.0.0.1", "unix_socket_directories=", "max_wal_size=4GB", "shared_buffers=256MB")
+	if !durable {
+		s.settings = append(s.settings, "fsync=off", "synchronous_commit=off", "full_page_writes=off")
+	}
+	s.settings = append(s.settings, settings...)
+	err = h.run(filepath.Join(bin, "initdb"), "-D", s.data(), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+	if err != nil {
+		return nil, errors.Join(err, h.remove())
+	}
+	return s, nil
+}
+
+func (s *PostgresServer) data() string { return filepath.Join(s.home.dir, "data") }
+
+// URL returns the URL of a database of the server. It stays the same over
+// restarts.
+func (s *PostgresServer) URL(database string) string {
+	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", s.port, database)
+}
+
+// Database returns the URL of a new, empty database.
+func (s *PostgresServer) Database(t testing.TB) string {
+	t.Helper()
+	name := fmt.Sprintf("eds_test_%d", databases.Add(1))
+	execute(t, s.URL("postgres"), "CREATE DATABASE "+name)
+	return s.URL(name)
+}
+
+// Start starts the server on the port that it had, and waits until it answers.
+func (s *PostgresServer) Start(t testing.TB) {
+	t.Helper()
+	if err := s.start(); err != nil {
+		t.Fatalf("start the test server: %v", err)
+	}
+}
+
+func (s *PostgresServer) start() error {
+	if s.port == 0 {
+		port, err := freePort()
+		if err != nil {
+			return err
+		}
+		s.port = port
+	}
+	args := []string{"-D", s.data(), "-p", fmt.Sprint(s.port)}
+	for _, setting := range s.settings {
+		args = append(args, "-c", setting)
+	}
+	process, err := s.home.start(filepath.Join(s.bin, "postgres"), args...)
+	if err != nil {
+		return err
+	}
+	s.process = process
+	return s.awaitAnswer()
+}
+
+// awaitAnswer returns when the server answers a query.
+func (s *PostgresServer) awaitAnswer() error {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	for {
+		conn, err := pgx.Connect(ctx, s.URL("postgres"))
+		if err == nil {
+			return conn.Close(ctx)
+		}
+		pause := time.NewTimer(20 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the server does not answer: %w\n%s", err, s.home.log())
+		case <-pause.C:
+		}
+		if strings.Contains(s.home.log(), "could not bind") {
+			return fmt.Errorf("port %d was taken\n%s", s.port, s.home.log())
+		}
+	}
+}
+
+// Stop shuts the server down in order: open transactions are rolled back and
+// clients disconnected.
+func (s *PostgresServer) Stop(t testing.TB) {
+	t.Helper()
+	s.end(t, syscall.SIGINT)
+}
+
+// Kill kills the server as a power cut would, but for what the kernel holds.
+func (s *PostgresServer) Kill(t testing.TB) {
+	t.Helper()
+	s.end(t, syscall.SIGKILL)
+}
+
+func (s *PostgresServer) end(t testing.TB, signal syscall.Signal) {
+	t.Helper()
+	if s.process == nil {
+		t.Fatal("end the test server: it is not running")
+	}
+	if err := s.process.Process.Signal(signal); err != nil {
+		t.Fatalf("end the test server: %v", err)
+	}
+	// The exit status of a server that was killed says only that.
+	_ = s.process.Wait()
+	s.process = nil
+}

@@ -1,0 +1,190 @@
+// Package testpeers starts the servers that tests talk to: private ones, on free
+// loopback ports, in temporary directories. Nothing of them outlives the test
+// process, not even when it is killed. A peer that can not be had fails the
+// test and says what to install; it is never skipped.
+//
+// Only tests import this package.
+package testpeers
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// account is a user that servers run as which refuse to run as root.
+type account struct{ uid, gid uint32 }
+
+// unprivileged returns the account to run a server as: nil for our own, unless
+// that is root's; then the first of names that exists.
+func unprivileged(names ...string) (*account, error) {
+	if os.Getuid() != 0 {
+		return nil, nil
+	}
+	for _, name := range append(names, "nobody") {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err := strconv.ParseUint(u.Uid, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		gid, err := strconv.ParseUint(u.Gid, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		return &account{uint32(uid), uint32(gid)}, nil
+	}
+	return nil, errors.New("no account to run a server as but root's")
+}
+
+// janitor removes a home, after killing what runs in it, once the other end of
+// its standard input is closed: by us, or by our death however it came. A process
+// that has ended but was not waited for yet has ended.
+const janitor = `
+trap '' INT TERM HUP
+running() { kill -0 "$1" 2>/dev/null && ! grep -qs ') Z' "/proc/$1/stat"; }
+cat >/dev/null
+if [ -s "$1/pid" ]; then
+	pid=$(cat "$1/pid")
+	kill -QUIT "$pid" 2>/dev/null
+	n=0
+	while running "$pid"; do
+		n=$((n + 1))
+		[ $n -lt 100 ] || kill -KILL "$pid" 2>/dev/null
+		sleep 0.05
+	done
+fi
+rm -rf "$1"
+`
+
+// home is the directory of one server, and whoever cleans up after it.
+type home struct {
+	dir    string
+	as     *account
+	alive  *os.File // closing it ends the janitor, and the home
+	keeper *exec.Cmd
+}
+
+// newHome makes an empty home that belongs to the account.
+func newHome(name string, as *account) (*home, error) {
+	dir, err := os.MkdirTemp(tempRoot(as), "eds-"+name+"-")
+	if err != nil {
+		return nil, err
+	}
+	h := &home{dir: dir, as: as}
+	if err := h.keep(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return h, nil
+}
+
+// keep gives the home to its account and starts its janitor.
+func (h *home) keep() error {
+	if h.as != nil {
+		if err := os.Chown(h.dir, int(h.as.uid), int(h.as.gid)); err != nil {
+			return err
+		}
+	}
+	stdin, alive, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer stdin.Close()
+	h.keeper = h.command("/bin/sh", "-c", janitor, "janitor", h.dir)
+	h.keeper.Stdin = stdin
+	if err := h.keeper.Start(); err != nil {
+		alive.Close()
+		return fmt.Errorf("start the janitor of %s: %w", h.dir, err)
+	}
+	h.alive = alive
+	return nil
+}
+
+// tempRoot returns where homes are made: the usual place, unless another
+// account could not get there.
+func tempRoot(as *account) string {
+	root := os.TempDir()
+	if as == nil {
+		return root
+	}
+	for dir := root; ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil || info.Mode().Perm()&0o001 == 0 {
+			return "/tmp"
+		}
+		if dir == filepath.Dir(dir) {
+			return root
+		}
+	}
+}
+
+// command prepares a command as the home's account, in a process group of its
+// own, so that a Ctrl-C in the terminal reaches only the tests.
+func (h *home) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(name, args...)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if h.as != nil {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: h.as.uid, Gid: h.as.gid}
+	}
+	return cmd
+}
+
+// run runs a command to its end; its output is part of the error.
+func (h *home) run(name string, args ...string) error {
+	out, err := h.command(name, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, out)
+	}
+	return nil
+}
+
+// start starts a server whose output goes to the log of the home.
+func (h *home) start(name string, args ...string) (*exec.Cmd, error) {
+	// The process writes its id before it becomes the server, so that the
+	// janitor never misses one.
+	script := `echo $$ >"$1/pid"; shift; exec "$@"`
+	cmd := h.command("/bin/sh", append([]string{"-c", script, "start", h.dir, name}, args...)...)
+	log, err := os.OpenFile(filepath.Join(h.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	return cmd, cmd.Start()
+}
+
+// log returns the end of what the server printed.
+func (h *home) log() string {
+	text, err := os.ReadFile(filepath.Join(h.dir, "log"))
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(string(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-20):], "\n")
+}
+
+// remove ends the home and waits until it is gone.
+func (h *home) remove() error {
+	h.alive.Close()
+	return h.keeper.Wait()
+}
+
+// freePort returns a loopback port that nobody listens on now.
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
