@@ -1,0 +1,260 @@
+// Package config turns flags, environment and config.toml into one immutable
+// value a command. Where a value may come from several of them, a flag beats the
+// environment and the environment beats the file. The package reads neither the
+// command line nor the environment itself: both are handed in.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// Lookup finds the value of an environment variable, as os.LookupEnv does.
+type Lookup func(name string) (string, bool)
+
+// UsageError says that the command line, or the environment in its place, asks
+// for something that can't be. The program ends with the exit code for wrong
+// usage.
+type UsageError struct {
+	Name string // as the user wrote it: "--port", "PORT"
+	Err  error
+}
+
+func (e *UsageError) Error() string { return e.Name + ": " + e.Err.Error() }
+func (e *UsageError) Unwrap() error { return e.Err }
+
+// UpdateStrategy says when a row is written.
+type UpdateStrategy string
+
+const (
+	// Standard writes rows in the order of the stream.
+	Standard UpdateStrategy = "standard"
+	// After writes a whole row only where it is newer than what is there.
+	After UpdateStrategy = "after"
+)
+
+// ParseUpdateStrategy reads a strategy; "" is Standard.
+func ParseUpdateStrategy(text string) (UpdateStrategy, error) {
+	switch s := UpdateStrategy(strings.ToLower(strings.TrimSpace(text))); s {
+	case "", Standard:
+		return Standard, nil
+	case After:
+		return After, nil
+	}
+	return "", fmt.Errorf("the update strategy must be %q or %q", Standard, After)
+}
+
+// Common is what every command has. Treat it as immutable.
+type Common struct {
+	DataDir   string // absolute
+	Verbose   bool
+	Silent    bool
+	Timestamp bool
+	LogLabel  string
+	LogFormat LogFormat
+}
+
+// ConfigFile returns the path of the configuration file.
+func (c Common) ConfigFile() string { return filepath.Join(c.DataDir, FileName) }
+
+// LogFormat is how log records look.
+type LogFormat string
+
+const (
+	AutoFormat LogFormat = "" // text on a terminal, JSON elsewhere
+	TextFormat LogFormat = "text"
+	JSONFormat LogFormat = "json"
+)
+
+// HQ is what a command needs that calls HQ. Treat it as immutable.
+type HQ struct {
+	APIKey Secret
+	APIURL string // "" where the key says it
+}
+
+// Server is the configuration of "eds server". Treat it as immutable.
+type Server struct {
+	Common
+	HQ
+	URL             Secret // of the destination; empty until HQ configures one
+	UpdateStrategy  UpdateStrategy
+	SchemaValidator string // a directory; "" for none
+
+	Host string // "" for all interfaces
+	Port int    // 0 for any free one
+
+	Servers        []string // of NATS; nil for the default
+	ServerID       string   // "" where the credential tells
+	ConsumerSuffix string
+	CompanyIDs     []string
+	KeepLogs       bool
+	Restart        bool // a new consumer starts at the stream's beginning
+	NoRestart      bool // the parent does not start the worker again
+	RenewInterval  time.Duration
+
+	// Bounds of what is in flight; 0 leaves the choice to the program.
+	MaxAckPending     int
+	MaxPendingBuffer  int
+	MinPendingLatency time.Duration
+	MaxPendingLatency time.Duration
+}
+
+// Import is the configuration of "eds import". Treat it as immutable.
+type Import struct {
+	Common
+	HQ
+	URL             Secret
+	UpdateStrategy  UpdateStrategy
+	SchemaValidator string
+
+	JobID        string
+	Dir          string // of files that are there already; "" to download
+	DryRun       bool
+	NoConfirm    bool
+	NoCleanup    bool
+	NoDelete     bool
+	SchemaOnly   bool
+	ValidateOnly bool
+	TimeOffset   time.Time // zero for none
+	Parallel     int       // tables at a time; 1 with --single
+	Single       bool
+	Only         []string // tables; nil for all
+	CompanyIDs   []string
+	LocationIDs  []string
+}
+
+// DefaultPort is the port of health and metrics.
+const DefaultPort = 8080
+
+func parsePort(text string) (int, error) {
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return 0, errors.New("want a port, a number from 0 to 65535")
+	}
+	return int(n), nil
+}
+
+func parseFormat(text string) (LogFormat, error) {
+	switch f := LogFormat(strings.ToLower(text)); f {
+	case AutoFormat, TextFormat, JSONFormat:
+		return f, nil
+	}
+	return "", fmt.Errorf("want %q or %q", TextFormat, JSONFormat)
+}
+
+// ParseAPIURL checks the base URL of HQ's API and returns it without a final
+// slash. The error holds none of it.
+func ParseAPIURL(raw string) (string, error) {
+	raw = strings.TrimRight(strings.TrimSpace(raw), "/")
+	if raw == "" {
+		return "", nil
+	}
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "":
+		return "", errors.New("want a URL like https://api.shopmonkey.cloud")
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return "", errors.New("want a URL without user name, query or fragment")
+	}
+	return raw, nil
+}
+
+// parseServers reads the URLs of NATS servers. Those without a scheme get one.
+func parseServers(raw []string) ([]string, error) {
+	var servers []string
+	for _, s := range raw {
+		if !strings.Contains(s, "://") {
+			s = "nats://" + s
+		}
+		u, err := url.Parse(s)
+		if err != nil || u.Hostname() == "" {
+			return nil, errors.New("want NATS servers like nats://host:4222, separated by commas")
+		}
+		if !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
+			return nil, errors.New("a NATS server's URL begins with nats://, tls://, ws:// or wss://")
+		}
+		servers = append(servers, s)
+	}
+	return servers, nil
+}
+
+// checkToken returns an error where text can't be part of a NATS subject or of
+// a consumer's name.
+func checkToken(text string) error {
+	bad := func(r rune) bool {
+		return strings.ContainsRune(`.*>/\`, r) || unicode.IsSpace(r) || unicode.IsControl(r)
+	}
+	if len(text) > 128 || strings.ContainsFunc(text, bad) {
+		return errors.New(`want at most 128 characters, none of them . * > / \ or a space`)
+	}
+	return nil
+}
+
+// checkIDs checks identifiers that become tokens of a subject. "*" alone means
+// every one.
+func checkIDs(ids []string) error {
+	for _, id := range ids {
+		if id == "*" {
+			continue
+		}
+		if err := checkToken(id); err != nil {
+			return fmt.Errorf("an id is malformed: %w", err)
+		}
+	}
+	return nil
+}
+
+var tableName = regexp.MustCompile(`^[a-z0-9_]+$`)
+
+func checkTables(tables []string) error {
+	for _, t := range tables {
+		if !tableName.MatchString(t) {
+			return fmt.Errorf("%.60q is not a table; names have lower-case letters, digits and _", t)
+		}
+	}
+	return nil
+}
+
+// checkHost checks the address to listen on.
+func checkHost(host string) error {
+	if host == "" || net.ParseIP(strings.Trim(host, "[]")) != nil {
+		return nil
+	}
+	if strings.ContainsAny(host, ":/@ []") {
+		return errors.New("want a host name or an IP address without a port, like 127.0.0.1; the port has its own flag, --port")
+	}
+	return nil
+}
+
+// list splits at commas, trims, and drops what is empty or was there before.
+func list(raw []string) []string {
+	var out []string
+	for _, one := range raw {
+		for part := range strings.SplitSeq(one, ",") {
+			if part = strings.TrimSpace(part); part != "" && !slices.Contains(out, part) {
+				out = append(out, part)
+			}
+		}
+	}
+	return out
+}
+
+// first returns the first value that is not the zero value.
+func first[T comparable](values ...T) T {
+	var zero T
+	for _, v := range values {
+		if v != zero {
+			return v
+		}
+	}
+	return zero
+}

@@ -1,0 +1,299 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+// FileName is the name of the configuration file in the data directory.
+const FileName = "config.toml"
+
+// File is config.toml: what the server remembers of its set-up. A value that the
+// file lacks is the zero value. Keys that this version does not know are kept.
+type File struct {
+	Token          Secret // the HQ key
+	ServerID       string
+	URL            Secret // of the destination
+	UpdateStrategy UpdateStrategy
+	KeepLogs       bool
+
+	all map[string]any // every key as it was read
+	raw string         // the text it was read from
+}
+
+// Names of the keys.
+const (
+	keyToken          = "token"
+	keyServerID       = "server_id"
+	keyURL            = "url"
+	keyUpdateStrategy = "update_strategy"
+	keyKeepLogs       = "keep_logs"
+)
+
+// ReadFile reads the configuration file at path. One that does not exist is
+// empty. The warnings are for a person: the file can be used all the same.
+func ReadFile(path string) (f File, warnings []string, err error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return File{}, nil, nil
+	}
+	if err != nil {
+		return File{}, nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	if f, err = ParseFile(string(text)); err != nil {
+		return File{}, nil, fmt.Errorf("read the configuration %s: %w", path, err)
+	}
+	if info, err := os.Stat(path); err == nil && tooOpen(info.Mode()) {
+		warnings = append(warnings, fmt.Sprintf("%s holds secrets and other users of this machine can read it (mode %04o); run: chmod 600 %s", path, info.Mode().Perm(), path))
+	}
+	return f, warnings, nil
+}
+
+// tooOpen reports whether a file of this mode is open to other users. Windows
+// has no such bits.
+func tooOpen(mode fs.FileMode) bool { return runtime.GOOS != "windows" && mode.Perm()&0o077 != 0 }
+
+// ParseFile reads the text of a configuration file. Errors name the line and
+// what to do, and hold none of the text, which may be a secret.
+func ParseFile(text string) (File, error) {
+	f := File{raw: text}
+	if _, err := toml.Decode(text, &f.all); err != nil {
+		return File{}, syntaxError(err)
+	}
+	token, url := "", ""
+	strategy := ""
+	for _, err := range []error{
+		take(f.all, text, keyToken, &token),
+		take(f.all, text, keyServerID, &f.ServerID),
+		take(f.all, text, keyURL, &url),
+		take(f.all, text, keyUpdateStrategy, &strategy),
+		take(f.all, text, keyKeepLogs, &f.KeepLogs),
+	} {
+		if err != nil {
+			return File{}, err
+		}
+	}
+	f.Token, f.URL = NewSecret(strings.TrimSpace(token)), NewSecret(strings.TrimSpace(url))
+	var err error
+	if f.UpdateStrategy, err = ParseUpdateStrategy(strategy); err != nil {
+		return File{}, fmt.Errorf("line %d: %s: %w", lineOf(text, keyUpdateStrategy), keyUpdateStrategy, err)
+	}
+	return f, nil
+}
+
+func syntaxError(err error) error {
+	var e toml.ParseError
+	if !errors.As(err, &e) {
+		return errors.New("it is not valid TOML; correct it, or move it away and run: eds enroll")
+	}
+	after := ""
+	if slices.Contains([]string{keyToken, keyServerID, keyURL, keyUpdateStrategy, keyKeepLogs}, e.LastKey) {
+		after = fmt.Sprintf(" (at or after the key %s)", e.LastKey)
+	}
+	return fmt.Errorf("line %d is not valid TOML%s; a line reads like name = \"text\"; correct it, or move the file away and run: eds enroll", e.Position.Line, after)
+}
+
+// take moves the value of key, where there is one, to dst. A boolean may be
+// written as text.
+func take[T string | bool](all map[string]any, text, key string, dst *T) error {
+	value, ok := all[key]
+	if !ok {
+		return nil
+	}
+	if typed, ok := value.(T); ok {
+		*dst = typed
+		return nil
+	}
+	want := "text in double quotes"
+	if flag, ok := any(dst).(*bool); ok {
+		if s, ok := value.(string); ok && (s == "true" || s == "false") {
+			*flag = s == "true"
+			return nil
+		}
+		want = "true or false"
+	}
+	return fmt.Errorf("line %d: the value of %s must be %s", lineOf(text, key), key, want)
+}
+
+// lineOf returns the number of the line that gives the top-level key a value,
+// or 0.
+func lineOf(text, key string) int {
+	for i, line := range strings.Split(text, "\n") {
+		if assigns(line, key) {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// assigns reports whether a line of TOML gives key a value.
+func assigns(line, key string) bool {
+	name, _, ok := strings.Cut(line, "=")
+	name = strings.TrimSpace(name)
+	return ok && (name == key || name == `"`+key+`"` || name == "'"+key+"'")
+}
+
+// Update reads the file at path, lets change alter it, and writes it back.
+func Update(path string, change func(*File)) error {
+	f, _, err := ReadFile(path)
+	if err != nil {
+		return err
+	}
+	change(&f)
+	return f.Write(path)
+}
+
+// Write puts the file in place at path, whole or not at all, durable when it
+// returns, readable by its owner alone. Comments, order and unknown keys of the
+// text that f was read from stay.
+func (f File) Write(path string) error {
+	text, err := f.encode()
+	if err != nil {
+		return fmt.Errorf("write the configuration %s: %w", path, err)
+	}
+	if err := writeAtomic(path, text); err != nil {
+		return fmt.Errorf("write the configuration: %w", err)
+	}
+	return nil
+}
+
+// values returns every key with its value: the known ones from f's fields, the
+// rest as they were read.
+func (f File) values() map[string]any {
+	all := maps.Clone(f.all)
+	if all == nil {
+		all = make(map[string]any)
+	}
+	set := func(key string, value any, present bool) {
+		if present {
+			all[key] = value
+		} else {
+			delete(all, key)
+		}
+	}
+	set(keyToken, f.Token.Reveal(), !f.Token.IsZero())
+	set(keyServerID, f.ServerID, f.ServerID != "")
+	set(keyURL, f.URL.Reveal(), !f.URL.IsZero())
+	_, had := f.all[keyUpdateStrategy]
+	set(keyUpdateStrategy, string(f.UpdateStrategy), f.UpdateStrategy != "" && (had || f.UpdateStrategy != Standard))
+	_, had = f.all[keyKeepLogs]
+	set(keyKeepLogs, f.KeepLogs, had || f.KeepLogs)
+	return all
+}
+
+// encode returns the file's text: the text it was read from with the changed
+// lines replaced, where that comes to the same values, else written anew.
+func (f File) encode() ([]byte, error) {
+	want := f.values()
+	edited := f.edit(want)
+	var got map[string]any
+	if _, err := toml.Decode(edited, &got); err == nil && reflect.DeepEqual(got, want) {
+		return []byte(edited), nil
+	}
+	var b bytes.Buffer
+	if err := toml.NewEncoder(&b).Encode(want); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// edit replaces, adds and removes the lines of known keys.
+func (f File) edit(want map[string]any) string {
+	lines := strings.SplitAfter(f.raw, "\n")
+	for _, key := range []string{keyToken, keyServerID, keyURL, keyUpdateStrategy, keyKeepLogs} {
+		value, wanted := want[key]
+		old, had := f.all[key]
+		if wanted == had && reflect.DeepEqual(value, old) {
+			continue
+		}
+		line := ""
+		if wanted {
+			var b bytes.Buffer
+			if err := toml.NewEncoder(&b).Encode(map[string]any{key: value}); err != nil {
+				return "" // decodes to nothing, so that the file is written anew
+			}
+			line = b.String()
+		}
+		at := slices.IndexFunc(lines, func(l string) bool { return assigns(l, key) })
+		if had && at >= 0 {
+			lines[at] = line
+		} else {
+			lines = slices.Insert(lines, firstTable(lines), line)
+		}
+	}
+	return strings.Join(lines, "")
+}
+
+// firstTable returns where top-level keys end: the index of the first table's
+// header, less the comments and blank lines that belong to it.
+func firstTable(lines []string) int {
+	at := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(strings.TrimSpace(l), "[") })
+	if at < 0 {
+		last := len(lines) - 1
+		if last >= 0 && lines[last] != "" { // no final line break
+			lines[last] += "\n"
+		}
+		return len(lines)
+	}
+	for at > 0 && (strings.TrimSpace(lines[at-1]) == "" || strings.HasPrefix(strings.TrimSpace(lines[at-1]), "#")) {
+		at--
+	}
+	return at
+}
+
+// writeAtomic replaces the file at path with text by way of a temporary file
+// beside it.
+func writeAtomic(path string, text []byte) (err error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	temp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(temp.Name())
+		}
+	}()
+	_, err = temp.Write(text)
+	if err == nil {
+		err = temp.Sync()
+	}
+	if closeErr := temp.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(temp.Name(), path)
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// syncDir makes a rename in dir durable, where the system lets directories be
+// synced.
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	return errors.Join(err, d.Close())
+}

@@ -1,0 +1,256 @@
+package config
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// Names of the environment variables.
+const (
+	envAPIKey = "SM_APIKEY"
+	envPort   = "PORT"
+)
+
+// CommonFlags are the flags of every command.
+type CommonFlags struct {
+	value  Common
+	format string
+}
+
+// BindCommon adds the flags of every command to fs.
+func BindCommon(fs *pflag.FlagSet) *CommonFlags {
+	f := new(CommonFlags)
+	fs.StringVarP(&f.value.DataDir, "data-dir", "d", "", "`directory` of state, logs and configuration, made if missing (default \"data\" in the working directory)")
+	fs.BoolVarP(&f.value.Verbose, "verbose", "v", false, "log more: what is done, step by step")
+	fs.BoolVarP(&f.value.Silent, "silent", "s", false, "log errors only; the log file keeps everything")
+	fs.BoolVarP(&f.value.Timestamp, "timestamp", "t", false, "begin each log line on a terminal with the time")
+	fs.StringVar(&f.value.LogLabel, "log-label", "", "a `label` that each log line carries, to tell servers apart")
+	fs.StringVar(&f.format, "log-format", "", "`text` or json (default text on a terminal, json elsewhere)")
+	return f
+}
+
+// Resolve returns what the flags say. The data directory is taken from the
+// working directory where it is relative.
+func (f *CommonFlags) Resolve(workingDir string) (Common, error) {
+	var p problems
+	c := f.value
+	c.DataDir = filepath.Clean(first(c.DataDir, "data"))
+	if !filepath.IsAbs(c.DataDir) {
+		c.DataDir = filepath.Join(workingDir, c.DataDir)
+	}
+	c.LogFormat = try(&p, "--log-format", f.format, parseFormat)
+	return c, p.join()
+}
+
+// HQFlags are the flags of commands that call HQ.
+type HQFlags struct {
+	fs             *pflag.FlagSet
+	apiKey, apiURL string
+}
+
+// BindAPIURL adds --api-url to fs, for commands that call HQ without a key.
+func BindAPIURL(fs *pflag.FlagSet) *HQFlags {
+	f := &HQFlags{fs: fs}
+	fs.StringVar(&f.apiURL, "api-url", "", "base `URL` of HQ's API (default: what the key or the code says)")
+	return f
+}
+
+// BindHQ adds --api-url and --api-key to fs.
+func BindHQ(fs *pflag.FlagSet) *HQFlags {
+	f := BindAPIURL(fs)
+	fs.StringVar(&f.apiKey, "api-key", "", "HQ `key`; better given in the environment as "+envAPIKey+" (default: the one that eds enroll wrote)")
+	return f
+}
+
+// Resolve returns what the flags, the environment and the file say.
+func (f *HQFlags) Resolve(env Lookup, file File) (HQ, error) {
+	var p problems
+	hq := HQ{
+		APIKey: NewSecret(first(strings.TrimSpace(f.apiKey), fromEnv(env, envAPIKey), file.Token.Reveal())),
+		APIURL: try(&p, "--api-url", f.apiURL, ParseAPIURL),
+	}
+	return hq, p.join()
+}
+
+// destinationFlags are what import and server have in common.
+type destinationFlags struct {
+	*HQFlags
+	url, schemaValidator string
+	companyIDs           []string
+}
+
+func bindDestination(fs *pflag.FlagSet) destinationFlags {
+	return destinationFlags{HQFlags: BindHQ(fs)}
+}
+
+func (f *destinationFlags) bind(fs *pflag.FlagSet) {
+	fs.StringVar(&f.url, "url", "", "destination, as in postgres://user:${PASSWORD}@host:5432/database; see: eds server help")
+	fs.StringVar(&f.schemaValidator, "schema-validator", "", "`directory` of JSON Schemas; changes that fail theirs, or have none, are skipped")
+	fs.StringSliceVar(&f.companyIDs, "companyIds", nil, "only these companies, `id,id,...` (default: all that the key may read)")
+}
+
+func (f *destinationFlags) destination(file File) Secret {
+	return NewSecret(first(strings.TrimSpace(f.url), file.URL.Reveal()))
+}
+
+// ServerFlags are the flags of "eds server".
+type ServerFlags struct {
+	destinationFlags
+	server         []string
+	port           int
+	host           string
+	serverID       string
+	consumerSuffix string
+	keepLogs       bool
+	restart        bool
+	noRestart      bool
+	renewInterval  time.Duration
+
+	maxAckPending, maxPendingBuffer      int
+	minPendingLatency, maxPendingLatency time.Duration
+}
+
+// BindServer adds the flags of "eds server" to fs, without the common ones.
+func BindServer(fs *pflag.FlagSet) *ServerFlags {
+	f := &ServerFlags{destinationFlags: bindDestination(fs)}
+	f.bind(fs)
+	fs.StringVar(&f.host, "host", "", "`address` that health and metrics listen on (default all interfaces)")
+	numberVar(fs, &f.port, "port", DefaultPort, "`port` of health and metrics, 0 for any free one (environment: "+envPort+")")
+	numberVar(fs, &f.port, "health-port", DefaultPort, "the former name of --port")
+	fs.StringSliceVar(&f.server, "server", nil, "NATS servers, `url,url,...` (default: HQ's)")
+	fs.StringVar(&f.serverID, "eds-id", "", "`id` of this server at HQ (default: what the key says)")
+	fs.StringVar(&f.consumerSuffix, "consumer-suffix", "", "`suffix` of the consumer's name, to follow the stream a second time")
+	fs.BoolVar(&f.keepLogs, "keep-logs", false, "keep log files that HQ has been sent")
+	fs.BoolVar(&f.restart, "restart", false, "begin a new consumer at the beginning of the stream rather than now")
+	fs.BoolVar(&f.noRestart, "no-restart", false, "end when the worker process ends rather than starting it again")
+	durationVar(fs, &f.renewInterval, "renew-interval", 24*time.Hour, "how long a session with HQ lasts until it is renewed")
+	numberVar(fs, &f.maxAckPending, "maxAckPending", 0, "changes that may be delivered and not yet applied (default 25000)")
+	numberVar(fs, &f.maxPendingBuffer, "maxPendingBuffer", 0, "changes a batch at most (default: what suits the destination)")
+	durationVar(fs, &f.minPendingLatency, "minPendingLatency", 0, "how long a batch is filled at least while changes are waiting")
+	durationVar(fs, &f.maxPendingLatency, "maxPendingLatency", 0, "how long a batch is filled at most")
+	// The flag exists, so this can't fail.
+	_ = fs.MarkDeprecated("health-port", "use --port")
+	return f
+}
+
+// Resolve returns the configuration of "eds server".
+func (f *ServerFlags) Resolve(common Common, env Lookup, file File) (Server, error) {
+	var p problems
+	hq, err := f.HQFlags.Resolve(env, file)
+	p.add(err)
+	s := Server{
+		Common: common, HQ: hq,
+		URL: f.destination(file), UpdateStrategy: first(file.UpdateStrategy, Standard), SchemaValidator: f.schemaValidator,
+		Host: strings.Trim(strings.TrimSpace(f.host), "[]"), Port: f.resolvePort(&p, env),
+		ServerID: first(strings.TrimSpace(f.serverID), file.ServerID), ConsumerSuffix: strings.TrimSpace(f.consumerSuffix),
+		CompanyIDs: list(f.companyIDs), Restart: f.restart, NoRestart: f.noRestart, KeepLogs: f.keepLogs,
+		RenewInterval: f.renewInterval, MaxAckPending: f.maxAckPending, MaxPendingBuffer: f.maxPendingBuffer,
+		MinPendingLatency: f.minPendingLatency, MaxPendingLatency: f.maxPendingLatency,
+	}
+	if !f.fs.Changed("keep-logs") {
+		s.KeepLogs = file.KeepLogs
+	}
+	s.Servers = try(&p, "--server", list(f.server), parseServers)
+	p.check("--host", checkHost(s.Host))
+	p.check("--eds-id", checkToken(s.ServerID))
+	p.check("--consumer-suffix", checkToken(s.ConsumerSuffix))
+	p.check("--companyIds", checkIDs(s.CompanyIDs))
+	p.check("--maxAckPending", f.checkCount("maxAckPending", s.MaxAckPending, maxAckPending))
+	p.check("--maxPendingBuffer", f.checkCount("maxPendingBuffer", s.MaxPendingBuffer, maxPendingBuffer))
+	p.check("--renew-interval", checkDuration(s.RenewInterval, time.Second, 30*24*time.Hour))
+	p.check("--minPendingLatency", checkDuration(s.MinPendingLatency, 0, time.Hour))
+	p.check("--maxPendingLatency", checkDuration(s.MaxPendingLatency, 0, time.Hour))
+	if s.MaxPendingLatency > 0 && s.MinPendingLatency > s.MaxPendingLatency {
+		p.check("--minPendingLatency", errors.New("it is longer than --maxPendingLatency"))
+	}
+	return s, p.join()
+}
+
+// Bounds of the counts. Both cost memory long before they are reached.
+const (
+	maxAckPending    = 1_000_000
+	maxPendingBuffer = 1_000_000
+)
+
+func (f *ServerFlags) checkCount(name string, n, most int) error {
+	if !f.fs.Changed(name) {
+		return nil
+	}
+	return checkRange(n, 1, most)
+}
+
+// resolvePort returns the port: of a flag of either name, else of the
+// environment, else the default.
+func (f *ServerFlags) resolvePort(p *problems, env Lookup) int {
+	if f.fs.Changed("port") || f.fs.Changed("health-port") {
+		p.check("--port", checkRange(f.port, 0, 65535))
+		return f.port
+	}
+	if text := fromEnv(env, envPort); text != "" {
+		return try(p, envPort+" in the environment", text, parsePort)
+	}
+	return DefaultPort
+}
+
+// ImportFlags are the flags of "eds import".
+type ImportFlags struct {
+	destinationFlags
+	value             Import
+	timeOffset        string
+	only, locationIDs []string
+}
+
+// BindImport adds the flags of "eds import" to fs, without the common ones.
+func BindImport(fs *pflag.FlagSet) *ImportFlags {
+	f := &ImportFlags{destinationFlags: bindDestination(fs)}
+	f.bind(fs)
+	v := &f.value
+	fs.StringVar(&v.JobID, "job-id", "", "`id` of an export job to go on with (default: the unfinished one, else a new one)")
+	fs.StringVar(&v.Dir, "dir", "", "`directory` with export files to load rather than downloading them")
+	fs.BoolVar(&v.DryRun, "dry-run", false, "say what would be done and do nothing")
+	fs.BoolVar(&v.NoConfirm, "no-confirm", false, "don't ask before data is replaced")
+	fs.BoolVar(&v.NoCleanup, "no-cleanup", false, "keep the downloaded files")
+	fs.BoolVar(&v.NoDelete, "no-delete", false, "write over the rows that are there rather than replacing the tables")
+	fs.BoolVar(&v.SchemaOnly, "schema-only", false, "make the tables and load no rows")
+	fs.BoolVar(&v.ValidateOnly, "validate-only", false, "check the key and the destination, then end")
+	fs.StringVar(&f.timeOffset, "timeOffset", "", "only rows changed since this `time`, like 2026-01-31T00:00:00Z")
+	numberVar(fs, &v.Parallel, "parallel", 4, "tables that are loaded at a time")
+	fs.BoolVar(&v.Single, "single", false, "one table at a time, as --parallel 1")
+	fs.StringSliceVar(&f.only, "only", nil, "only these tables, `table,table,...`")
+	fs.StringSliceVar(&f.locationIDs, "locationIds", nil, "only these locations, `id,id,...`")
+	return f
+}
+
+// Resolve returns the configuration of "eds import".
+func (f *ImportFlags) Resolve(common Common, env Lookup, file File) (Import, error) {
+	var p problems
+	hq, err := f.HQFlags.Resolve(env, file)
+	p.add(err)
+	i := f.value
+	i.Common, i.HQ = common, hq
+	i.URL, i.UpdateStrategy, i.SchemaValidator = f.destination(file), first(file.UpdateStrategy, Standard), f.schemaValidator
+	i.JobID = strings.TrimSpace(i.JobID)
+	i.CompanyIDs, i.LocationIDs, i.Only = list(f.companyIDs), list(f.locationIDs), list(f.only)
+	if f.timeOffset != "" {
+		i.TimeOffset = try(&p, "--timeOffset", strings.TrimSpace(f.timeOffset), parseTime)
+	}
+	p.check("--job-id", checkToken(i.JobID))
+	p.check("--only", checkTables(i.Only))
+	p.check("--companyIds", checkIDs(i.CompanyIDs))
+	p.check("--locationIds", checkIDs(i.LocationIDs))
+	p.check("--parallel", checkRange(i.Parallel, 1, 64))
+	if i.Single {
+		i.Parallel = 1
+	}
+	return i, p.join()
+}
+
+// fromEnv returns the trimmed value of an environment variable, or "".
+func fromEnv(env Lookup, name string) string {
+	value, _ := env(name)
+	return strings.TrimSpace(value)
+}

@@ -1,0 +1,109 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// problems collects what is wrong, so that a person is told all of it at once.
+type problems struct{ errs []error }
+
+func (p *problems) add(err error) {
+	if err != nil {
+		p.errs = append(p.errs, err)
+	}
+}
+
+// check adds err, where there is one, under the name of what the user wrote.
+func (p *problems) check(name string, err error) {
+	if err != nil {
+		p.add(&UsageError{name, err})
+	}
+}
+
+func (p *problems) join() error { return errors.Join(p.errs...) }
+
+// try parses a value and notes what is wrong with it.
+func try[In, Out any](p *problems, name string, in In, parse func(In) (Out, error)) Out {
+	out, err := parse(in)
+	p.check(name, err)
+	return out
+}
+
+func checkRange(n, least, most int) error {
+	if n < least || n > most {
+		return fmt.Errorf("want a number from %d to %d", least, most)
+	}
+	return nil
+}
+
+func checkDuration(d, least, most time.Duration) error {
+	if d < least || d > most {
+		return fmt.Errorf("want a time from %v to %v", least, most)
+	}
+	return nil
+}
+
+func parseTime(text string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}, errors.New("want a time with its zone, like 2026-01-31T18:30:00Z or 2026-01-31T18:30:00+02:00")
+	}
+	return t, nil
+}
+
+// duration is a flag whose error tells a person how to write one.
+type duration struct{ value *time.Duration }
+
+func durationVar(fs *pflag.FlagSet, value *time.Duration, name string, byDefault time.Duration, usage string) {
+	*value = byDefault
+	fs.Var(duration{value}, name, usage)
+}
+
+func (d duration) Set(text string) error {
+	value, err := time.ParseDuration(text)
+	if err != nil {
+		return errors.New("want a time like 250ms, 90s, 15m or 24h")
+	}
+	*d.value = value
+	return nil
+}
+
+func (d duration) String() string {
+	if d.value == nil || *d.value == 0 {
+		return "" // so that the help shows no default
+	}
+	return d.value.String()
+}
+
+func (d duration) Type() string { return "duration" }
+
+// number is a flag whose error does not speak of strconv.
+type number struct{ value *int }
+
+func numberVar(fs *pflag.FlagSet, value *int, name string, byDefault int, usage string) {
+	*value = byDefault
+	fs.Var(number{value}, name, usage)
+}
+
+func (n number) Set(text string) error {
+	value, err := strconv.Atoi(text)
+	if err != nil {
+		return errors.New("want a whole number")
+	}
+	*n.value = value
+	return nil
+}
+
+func (n number) String() string {
+	if n.value == nil || *n.value == 0 {
+		return ""
+	}
+	return strconv.Itoa(*n.value)
+}
+
+func (n number) Type() string { return "int" }

@@ -1,0 +1,121 @@
+package telemetry
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+)
+
+// finishedFile is a log file that nobody writes to any more.
+type finishedFile struct {
+	path string
+	name string // LogFileOptions.Name
+	when string // the time in its name; sorts as times do
+	size int64
+}
+
+var finishedPattern = regexp.MustCompile(`^(.+)-(\d{8}T\d{6}\.\d{9}Z)\.log(\.gz)?$`)
+
+// finishedFiles returns the finished files of every name in dir, oldest first.
+func finishedFiles(dir string) ([]finishedFile, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var finished []finishedFile
+	for _, e := range entries {
+		m := finishedPattern.FindStringSubmatch(e.Name())
+		if m == nil || !e.Type().IsRegular() {
+			continue
+		}
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		finished = append(finished, finishedFile{filepath.Join(dir, e.Name()), m[1], m[2], info.Size()})
+	}
+	slices.SortStableFunc(finished, func(a, b finishedFile) int { return strings.Compare(a.when, b.when) })
+	return finished, nil
+}
+
+// compressFinished compresses the finished files of name in dir that are not
+// yet, also those that an earlier run left half-way.
+func compressFinished(dir, name string) error {
+	finished, err := finishedFiles(dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range finished {
+		if f.name == name && strings.HasSuffix(f.path, ".log") {
+			err = errors.Join(err, compress(f.path))
+		}
+	}
+	return err
+}
+
+// compress puts path.gz in the place of path, whole or not at all.
+func compress(path string) (err error) {
+	in, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	temp := path + ".gz.part"
+	out, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(temp)
+		}
+	}()
+	zipped := gzip.NewWriter(out)
+	_, err = io.Copy(zipped, in)
+	err = errors.Join(err, zipped.Close())
+	if err == nil {
+		err = out.Sync()
+	}
+	if err = errors.Join(err, out.Close()); err != nil {
+		return err
+	}
+	if err = os.Rename(temp, path+".gz"); err != nil {
+		return err
+	}
+	_ = in.Close() // Windows deletes no open file
+	return os.Remove(path)
+}
+
+// prune deletes the oldest finished files in dir until the rest have at most
+// bound bytes, and returns how many it deleted and what they held.
+func prune(dir string, bound int64) (files int, bytes int64) {
+	finished, err := finishedFiles(dir)
+	if err != nil {
+		return 0, 0
+	}
+	total := int64(0)
+	for _, f := range finished {
+		total += f.size
+	}
+	for _, f := range finished {
+		if total <= bound {
+			break
+		}
+		if os.Remove(f.path) == nil {
+			files++
+			bytes += f.size
+			total -= f.size
+		}
+	}
+	return files, bytes
+}

@@ -1,0 +1,300 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+)
+
+// LogFileOptions bound a log file. Zero values stand for the defaults.
+type LogFileOptions struct {
+	Dir      string        // made if missing
+	Name     string        // the file is <Dir>/<Name>.log; one process a name
+	MaxBytes int64         // of the file before it is rotated; 32 MiB
+	MaxAge   time.Duration // of the file before it is rotated; an hour
+	MaxTotal int64         // bytes of all finished files in Dir; 512 MiB
+	Now      func() time.Time
+}
+
+// LogFile is a log file that is rotated by size and age. A finished file is
+// named <Name>-<UTC time of its end>.log, compressed in the background to
+// .log.gz. When the finished files outgrow their bound the oldest are deleted,
+// and a record says so. Files are readable by their owner alone.
+//
+// Its methods may be called concurrently.
+type LogFile struct {
+	o    LogFileOptions
+	path string
+	self *slog.Logger // writes to the file itself; used with mu held
+
+	mu      sync.Mutex
+	file    *os.File // nil once closed, and after a failure to open a new one
+	size    int64
+	began   time.Time
+	closed  bool
+	dropped int   // files deleted that no record speaks of yet
+	freed   int64 // their bytes
+
+	finish     chan struct{} // wakes the compressor; closed by Close
+	idle       sync.Cond     // signalled when the compressor has done its round; under mu
+	rounds     int           // rounds asked for
+	roundsDone int
+	ended      chan struct{}
+}
+
+// OpenLogFile opens the file, going on with the one that an earlier run left
+// where that is young and small enough.
+func OpenLogFile(o LogFileOptions) (*LogFile, error) {
+	o = withDefaults(o)
+	f := &LogFile{o: o, path: filepath.Join(o.Dir, o.Name+".log"), finish: make(chan struct{}, 1), ended: make(chan struct{})}
+	f.idle.L = &f.mu
+	f.self = slog.New(slog.NewJSONHandler(unlocked{f}, nil))
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory of log files: %w", err)
+	}
+	if err := f.open(); err != nil {
+		return nil, fmt.Errorf("open the log file: %w", err)
+	}
+	go f.compressor()
+	f.mu.Lock()
+	f.wake() // for what an earlier run left unfinished
+	f.mu.Unlock()
+	return f, nil
+}
+
+func withDefaults(o LogFileOptions) LogFileOptions {
+	if o.MaxBytes <= 0 {
+		o.MaxBytes = 32 << 20
+	}
+	if o.MaxAge <= 0 {
+		o.MaxAge = time.Hour
+	}
+	if o.MaxTotal <= 0 {
+		o.MaxTotal = 512 << 20
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o
+}
+
+// open opens the current file to append to it. The caller holds mu or is alone.
+func (f *LogFile) open() error {
+	file, err := os.OpenFile(f.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	info, err := file.Stat()
+	if err == nil && runtime.GOOS != "windows" {
+		err = file.Chmod(0o600)
+	}
+	if err != nil {
+		return errors.Join(err, file.Close())
+	}
+	f.file, f.size, f.began = file, info.Size(), f.o.Now()
+	if f.size > 0 {
+		f.began = info.ModTime() // the best that is known of a file left by an earlier run
+	}
+	return nil
+}
+
+// Write appends p, one or more whole lines, to the file.
+func (f *LogFile) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return 0, fs.ErrClosed
+	}
+	if f.size > 0 && (f.size+int64(len(p)) > f.o.MaxBytes || f.o.Now().Sub(f.began) >= f.o.MaxAge) {
+		if _, err := f.rotate(); err != nil {
+			return 0, err
+		}
+	}
+	f.tellDropped()
+	return f.append(p)
+}
+
+// append writes to the current file, which is opened again where an earlier
+// attempt failed. The caller holds mu.
+func (f *LogFile) append(p []byte) (int, error) {
+	if f.file == nil {
+		if err := f.open(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := f.file.Write(p)
+	f.size += int64(n)
+	return n, err
+}
+
+// unlocked writes to the file of a caller that holds mu.
+type unlocked struct{ f *LogFile }
+
+func (u unlocked) Write(p []byte) (int, error) { return u.f.append(p) }
+
+func (f *LogFile) tellDropped() {
+	if f.dropped == 0 {
+		return
+	}
+	files, bytes := f.dropped, f.freed
+	f.dropped, f.freed = 0, 0
+	f.self.Warn("deleted the oldest log files to stay within their bound", "files", files, "bytes", bytes, "bound", f.o.MaxTotal)
+}
+
+// nameTime is the form of the time in a finished file's name: names sort as
+// times do.
+const nameTime = "20060102T150405.000000000Z"
+
+// rotate ends the current file, begins a new one, and returns the finished
+// one's name as long as it is not compressed. The caller holds mu.
+func (f *LogFile) rotate() (string, error) {
+	if f.file != nil {
+		file := f.file
+		f.file = nil
+		if err := file.Close(); err != nil {
+			return "", fmt.Errorf("finish the log file: %w", err)
+		}
+	}
+	finished := f.finishedName()
+	if err := os.Rename(f.path, finished); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("rotate the log file: %w", err)
+	}
+	if err := f.open(); err != nil {
+		return "", fmt.Errorf("open the log file: %w", err)
+	}
+	f.wake()
+	return finished, nil
+}
+
+// finishedName returns a name that no file has yet: a clock may be coarse, or
+// be set back.
+func (f *LogFile) finishedName() string {
+	for t := f.o.Now().UTC(); ; t = t.Add(1) {
+		name := filepath.Join(f.o.Dir, f.o.Name+"-"+t.Format(nameTime)+".log")
+		_, plain := os.Lstat(name)
+		_, compressed := os.Lstat(name + ".gz")
+		if errors.Is(plain, fs.ErrNotExist) && errors.Is(compressed, fs.ErrNotExist) {
+			return name
+		}
+		if plain != nil && !errors.Is(plain, fs.ErrNotExist) {
+			return name // the rename will say what is wrong
+		}
+	}
+}
+
+// Rotate finishes the current file and returns the path of the finished one
+// when it is compressed, fit to be uploaded.
+func (f *LogFile) Rotate(ctx context.Context) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return "", fs.ErrClosed
+	}
+	finished, err := f.rotate()
+	if err != nil {
+		return "", err
+	}
+	if err := f.awaitRound(ctx); err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(finished + ".gz"); err != nil {
+		return "", fmt.Errorf("compress the log file: %w", err)
+	}
+	return finished + ".gz", nil
+}
+
+// wake asks the compressor for a round. The caller holds mu.
+func (f *LogFile) wake() {
+	if f.closed {
+		return
+	}
+	f.rounds++
+	select {
+	case f.finish <- struct{}{}:
+	default: // it has been woken already
+	}
+}
+
+// awaitRound waits until the compressor has done every round asked for by now.
+// The caller holds mu.
+func (f *LogFile) awaitRound(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.idle.Broadcast()
+	})
+	defer stop()
+	for want := f.rounds; f.roundsDone < want; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		f.idle.Wait()
+	}
+	return nil
+}
+
+// compressor compresses and prunes finished files, a round whenever one was
+// finished, until Close.
+func (f *LogFile) compressor() {
+	defer close(f.ended)
+	for range f.finish {
+		f.mu.Lock()
+		asked := f.rounds
+		f.mu.Unlock()
+
+		// A file that can't be compressed stays as it is until the next round.
+		_ = compressFinished(f.o.Dir, f.o.Name)
+		files, bytes := prune(f.o.Dir, f.o.MaxTotal)
+
+		f.mu.Lock()
+		f.dropped, f.freed = f.dropped+files, f.freed+bytes
+		f.roundsDone = asked
+		f.idle.Broadcast()
+		f.mu.Unlock()
+	}
+}
+
+// Finished returns the paths of the compressed files of this name, oldest first.
+func (f *LogFile) Finished() ([]string, error) {
+	finished, err := finishedFiles(f.o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("list the log files: %w", err)
+	}
+	var paths []string
+	for _, file := range finished {
+		if file.name == f.o.Name && strings.HasSuffix(file.path, ".gz") {
+			paths = append(paths, file.path)
+		}
+	}
+	return paths, nil
+}
+
+// Close waits for what is being compressed and closes the file. What was
+// written stays there for the next run to go on with.
+func (f *LogFile) Close() error {
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
+		return nil
+	}
+	f.closed = true
+	close(f.finish)
+	f.mu.Unlock()
+	<-f.ended
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tellDropped()
+	if f.file == nil {
+		return nil
+	}
+	return f.file.Close()
+}
