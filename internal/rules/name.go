@@ -1,0 +1,192 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"text/template"
+	"text/template/parse"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// fields are the members of a change.
+var fields = []string{
+	"operation", "id", "table", "key", "modelVersion", "companyId", "locationId", "userId",
+	"before", "after", "diff", "timestamp", "mvccTimestamp", "imported",
+}
+
+// parseName parses the template of an object's name. A field that no change has
+// is an error.
+func parseName(table, text string) (*template.Template, error) {
+	t, err := template.New(table).Option("missingkey=error").Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	// Of templates defined inside it nobody knows what their dot will be.
+	return t, checkFields(t.Root, true)
+}
+
+// checkFields looks through the nodes for fields of the change itself: those of
+// the dot as long as it is the change (top), and those of $ anywhere.
+func checkFields(node parse.Node, top bool) error {
+	switch n := node.(type) {
+	case *parse.ListNode:
+		return checkAll(top, listNodes(n)...)
+	case *parse.ActionNode:
+		return checkFields(n.Pipe, top)
+	case *parse.PipeNode:
+		if n == nil {
+			return nil
+		}
+		for _, c := range n.Cmds {
+			if err := checkAll(top, c.Args...); err != nil {
+				return err
+			}
+		}
+	case *parse.IfNode:
+		return checkBranch(&n.BranchNode, top, top)
+	case *parse.RangeNode:
+		return checkBranch(&n.BranchNode, top, false)
+	case *parse.WithNode:
+		return checkBranch(&n.BranchNode, top, false)
+	case *parse.TemplateNode:
+		return checkFields(n.Pipe, top)
+	case *parse.ChainNode:
+		return checkFields(n.Node, top)
+	case *parse.FieldNode:
+		if top {
+			return checkField(n.Ident[0])
+		}
+	case *parse.VariableNode:
+		if n.Ident[0] == "$" && len(n.Ident) > 1 {
+			return checkField(n.Ident[1])
+		}
+	}
+	return nil
+}
+
+func checkBranch(n *parse.BranchNode, top, inside bool) error {
+	return errors.Join(checkFields(n.Pipe, top), checkAll(inside, listNodes(n.List)...), checkAll(top, listNodes(n.ElseList)...))
+}
+
+func listNodes(n *parse.ListNode) []parse.Node {
+	if n == nil {
+		return nil
+	}
+	return n.Nodes
+}
+
+func checkAll(top bool, nodes ...parse.Node) error {
+	for _, n := range nodes {
+		if err := checkFields(n, top); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkField(name string) error {
+	if slices.Contains(fields, name) {
+		return nil
+	}
+	hint := "fields are " + strings.Join(fields, ", ")
+	if best := sink.Nearest(name, fields); best != "" {
+		hint = fmt.Sprintf("did you mean %q?", best)
+	}
+	return fmt.Errorf("the template uses %q, which no change has; %s", "."+name, hint)
+}
+
+// absent stands for a field that the change lacks or has as null: false in a
+// condition, equal to "", and an error where it would be printed, since no name
+// may hold a NUL.
+type absent string
+
+func (absent) String() string { return "\x00" }
+
+// absentList stands for an array that is absent: it has no elements.
+type absentList []any
+
+func (absentList) String() string { return "\x00" }
+
+// present replaces null by absent in the members and elements of value.
+func present(value any) any {
+	switch value := value.(type) {
+	case nil:
+		return absent("")
+	case map[string]any:
+		for k, v := range value {
+			value[k] = present(v)
+		}
+	case []any:
+		for i, v := range value {
+			value[i] = present(v)
+		}
+	}
+	return value
+}
+
+// MaxName bounds an object's name, in bytes: what S3 allows.
+const MaxName = 1024
+
+// name returns the object's name of the change that doc, which it alters,
+// holds. Errors hold no value.
+func name(t *template.Template, doc any) (string, error) {
+	members, ok := present(doc).(map[string]any)
+	if !ok {
+		return "", errors.New("the change is no object")
+	}
+	for _, f := range fields {
+		if value := members[f]; value != nil && value != absent("") {
+			continue
+		}
+		members[f] = absent("")
+		if f == "key" || f == "diff" {
+			members[f] = absentList(nil)
+		}
+	}
+	var out limited
+	if err := t.Execute(&out, members); err != nil {
+		if errors.Is(err, errLong) {
+			return "", errLong
+		}
+		return "", errors.New("the path template fails: it uses a member that the change lacks or one of another type")
+	}
+	return checkName(string(out.text))
+}
+
+var errLong = fmt.Errorf("the path template makes a name longer than %d bytes", MaxName)
+
+// limited is a buffer of at most MaxName bytes.
+type limited struct{ text []byte }
+
+func (l *limited) Write(p []byte) (int, error) {
+	if len(l.text)+len(p) > MaxName {
+		return 0, errLong
+	}
+	l.text = append(l.text, p...)
+	return len(p), nil
+}
+
+// checkName returns the name where it is a relative, slash-separated path that
+// stays where it begins, on any system.
+func checkName(name string) (string, error) {
+	switch {
+	case strings.Contains(name, "\x00"):
+		return "", errors.New("the path template prints a field that the change lacks, or one with a NUL in it")
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl):
+		return "", errors.New("the path template makes a name with control characters in it")
+	case name == "." || !fs.ValidPath(name) || strings.Contains(name, `\`) || drive(name):
+		return "", errors.New("the path template makes a name that is not a relative path of plain elements")
+	}
+	return name, nil
+}
+
+// drive reports whether Windows would take the name's beginning for a drive.
+func drive(name string) bool {
+	return len(name) >= 2 && name[1] == ':' && unicode.IsLetter(rune(name[0]))
+}

@@ -1,0 +1,163 @@
+package rules
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"golang.org/x/text/language"
+	"golang.org/x/text/message"
+)
+
+// base is the URL that stands for the directory. Schemas refer to each other
+// relative to it, or by the $id that they give themselves.
+const base = "rules:///"
+
+func newCompiler(dir fs.FS) *jsonschema.Compiler {
+	c := jsonschema.NewCompiler()
+	c.UseLoader(&loader{dir: dir})
+	return c
+}
+
+// loader finds schemas in the directory and nowhere else.
+type loader struct {
+	dir fs.FS
+	ids map[string]string // files by the $id that is in them; nil until needed
+}
+
+// Load implements jsonschema.URLLoader.
+func (l *loader) Load(location string) (any, error) {
+	u, err := url.Parse(location)
+	if err != nil {
+		return nil, errors.New("it is not a URL")
+	}
+	if strings.HasPrefix(location, base) {
+		return l.read(strings.TrimPrefix(u.Path, "/"))
+	}
+	if l.ids == nil {
+		l.ids = l.findIDs()
+	}
+	if file, ok := l.ids[location]; ok {
+		return l.read(file)
+	}
+	return nil, errors.New("no file of the directory has this $id, and nothing is fetched from elsewhere")
+}
+
+func (l *loader) read(file string) (any, error) {
+	text, err := fs.ReadFile(l.dir, file)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err != nil {
+		return nil, fmt.Errorf("%s%s", file, place(text, err))
+	}
+	return doc, nil
+}
+
+// findIDs reads the $id of every JSON file. Files that are no schemas have none.
+func (l *loader) findIDs() map[string]string {
+	ids := make(map[string]string)
+	// A directory that can't be read hides its schemas: the reference says so.
+	_ = fs.WalkDir(l.dir, ".", func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || path.Ext(file) != ".json" {
+			return nil
+		}
+		text, err := fs.ReadFile(l.dir, file)
+		if err != nil {
+			return nil
+		}
+		var schema struct {
+			ID string `json:"$id"`
+		}
+		if json.Unmarshal(text, &schema) == nil && schema.ID != "" {
+			ids[strings.TrimSuffix(schema.ID, "#")] = file
+		}
+		return nil
+	})
+	return ids
+}
+
+// compile compiles the schema in file and what it refers to.
+func compile(c *jsonschema.Compiler, file string) (*jsonschema.Schema, error) {
+	schema, err := c.Compile(base + (&url.URL{Path: file}).EscapedPath())
+	if err == nil {
+		return schema, nil
+	}
+	if e := new(jsonschema.LoadURLError); errors.As(err, &e) {
+		if location, ok := strings.CutPrefix(e.URL, base); ok && location == file {
+			return nil, e.Err
+		}
+		return nil, fmt.Errorf("load %s: %w", strings.TrimPrefix(e.URL, base), e.Err)
+	}
+	if e := new(jsonschema.SchemaValidationError); errors.As(err, &e) {
+		var v *jsonschema.ValidationError
+		if errors.As(e.Err, &v) {
+			leaf := leaves(v, nil)[0]
+			return nil, fmt.Errorf("it is no JSON Schema: %s is wrong there: %s", pointer(leaf.InstanceLocation), leaf.ErrorKind.LocalizedString(message.NewPrinter(language.English)))
+		}
+	}
+	return nil, errors.New(strings.ReplaceAll(err.Error(), base, ""))
+}
+
+// maxLocations bounds how many places of a schema a reason names.
+const maxLocations = 3
+
+// validate checks doc and returns an error that names the places of the schema
+// that it fails, and nothing of doc.
+func validate(schema *jsonschema.Schema, doc any) (err error) {
+	defer func() {
+		// The library does arithmetic on numbers of any size, and gives up on
+		// those with an exponent of millions.
+		if recover() != nil {
+			err = errors.New("the change holds a number too large to be validated")
+		}
+	}()
+	err = schema.Validate(doc)
+	var failed *jsonschema.ValidationError
+	if err == nil || !errors.As(err, &failed) {
+		return err
+	}
+	all := leaves(failed, nil)
+	var places []string
+	for _, leaf := range all[:min(len(all), maxLocations)] {
+		places = append(places, location(leaf))
+	}
+	if more := len(all) - maxLocations; more > 0 {
+		places = append(places, fmt.Sprintf("%d more", more))
+	}
+	return fmt.Errorf("the change fails the schema at %s", strings.Join(places, ", "))
+}
+
+// leaves appends the causes that have no cause of their own.
+func leaves(e *jsonschema.ValidationError, all []*jsonschema.ValidationError) []*jsonschema.ValidationError {
+	if len(e.Causes) == 0 {
+		return append(all, e)
+	}
+	for _, cause := range e.Causes {
+		all = leaves(cause, all)
+	}
+	return all
+}
+
+// location returns the place in the schema that e failed, file first.
+func location(e *jsonschema.ValidationError) string {
+	file, fragment, _ := strings.Cut(strings.TrimPrefix(e.SchemaURL, base), "#")
+	return file + "#" + fragment + pointer(e.ErrorKind.KeywordPath())
+}
+
+// pointer returns the JSON pointer of tokens.
+func pointer(tokens []string) string {
+	var b strings.Builder
+	for _, t := range tokens {
+		b.WriteByte('/')
+		b.WriteString(strings.NewReplacer("~", "~0", "/", "~1").Replace(t))
+	}
+	return b.String()
+}
