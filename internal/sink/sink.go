@@ -3,6 +3,7 @@ package sink
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"log/slog"
 	"net/url"
@@ -97,6 +98,16 @@ type Reader interface {
 	// column that the destination lacks has no value.
 	Read(ctx context.Context, t *schema.Table) iter.Seq2[*change.Row, error]
 }
+
+// RowError is an error of LoadFile that is about one row, which the destination
+// refuses. Where a sink knows the row it says so; the caller knows its line.
+type RowError struct {
+	Row int64 // number of the row within the file, from 1
+	Err error
+}
+
+func (e *RowError) Error() string { return fmt.Sprintf("row %d: %v", e.Row, e.Err) }
+func (e *RowError) Unwrap() error { return e.Err }
 
 // Limits say what size of batch suits a destination.
 type Limits struct {

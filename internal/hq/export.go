@@ -1,0 +1,94 @@
+package hq
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+// LatestSchemas returns the newest Schema of every object, by object name, as
+// HQ's JSON text.
+func (c *Client) LatestSchemas(ctx context.Context) (map[string]json.RawMessage, error) {
+	const operation = "fetch the latest schemas"
+	a, err := c.exchange(ctx, operation, http.MethodGet, "/v3/schema", nil)
+	if err != nil {
+		return nil, err
+	}
+	text, err := a.bare()
+	if err != nil {
+		return nil, err
+	}
+	var schemas map[string]json.RawMessage
+	if err := json.Unmarshal(text, &schemas); err != nil {
+		return nil, a.undecodable(err)
+	}
+	return schemas, nil
+}
+
+// Schema returns one version of one object's schema, as HQ's JSON text. A
+// version that HQ does not know is an error for which NotFound reports true; it
+// is poison, as no event of that version can be understood.
+func (c *Client) Schema(ctx context.Context, object, modelVersion string) (json.RawMessage, error) {
+	a, err := c.exchange(ctx, "fetch a schema version", http.MethodGet, "/v3/schema/"+url.PathEscape(object)+"/"+url.PathEscape(modelVersion), nil)
+	if NotFound(err) {
+		return nil, fault.Mark(fault.Poison, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a.bare()
+}
+
+// ExportRequest says what a snapshot is to hold; what is left empty is not limited.
+type ExportRequest struct {
+	TimeOffset  int64    `json:"timeOffset,omitempty"` // unix milliseconds
+	CompanyIDs  []string `json:"companyIds,omitempty"`
+	LocationIDs []string `json:"locationIds,omitempty"`
+	Tables      []string `json:"tables,omitempty"`
+}
+
+// The values of ExportTable.Status.
+const (
+	ExportPending   = "Pending"
+	ExportCompleted = "Completed"
+	ExportFailed    = "Failed"
+)
+
+// Export is how far an export job is.
+type Export struct {
+	Completed bool                   `json:"completed"`
+	Tables    map[string]ExportTable `json:"tables"`
+}
+
+// ExportTable is how far the export of one table is.
+type ExportTable struct {
+	Status string   `json:"status"`
+	Error  string   `json:"error"`
+	URLs   []string `json:"urls"`   // presigned, and so secrets
+	Cursor string   `json:"cursor"` // unix nanoseconds
+}
+
+// StartExport starts the export of a snapshot and returns the job's id.
+func (c *Client) StartExport(ctx context.Context, r ExportRequest) (string, error) {
+	var data struct {
+		JobID string `json:"jobId"`
+	}
+	const operation = "start an export"
+	err := c.call(ctx, operation, http.MethodPost, "/v3/export/bulk", r, &data)
+	if err == nil && data.JobID == "" {
+		err = errors.New(operation + ": hq's answer has no job id")
+	}
+	return data.JobID, err
+}
+
+// ExportStatus asks how far a job is. Its URLs are fresh. A job that HQ does
+// not know is an error for which NotFound reports true.
+func (c *Client) ExportStatus(ctx context.Context, job string) (Export, error) {
+	var e Export
+	err := c.call(ctx, "ask for the state of the export", http.MethodGet, "/v3/export/bulk/"+url.PathEscape(job), nil, &e)
+	return e, err
+}

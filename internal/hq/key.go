@@ -1,0 +1,181 @@
+package hq
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+const (
+	// DefaultURL is HQ's API where nothing says otherwise.
+	DefaultURL = "https://api.shopmonkey.cloud"
+	// DefaultServer is HQ's NATS where nothing says otherwise.
+	DefaultServer = "nats://connect.nats.shopmonkey.pub"
+
+	legacyIssuer = "https://shopmonkey.io"
+	localServer  = "nats://localhost:4222"
+	redacted     = "[redacted]"
+)
+
+// Key is an API key. It shows itself to nobody: every way of printing or
+// encoding it gives "[redacted]".
+type Key struct {
+	secret *string // behind a pointer, so that no printing verb reaches it
+	issuer string
+	expiry time.Time
+}
+
+// ParseKey reads an API key, a JWT, without verifying it: only HQ can. An error
+// is Unauthorized, for a missing or malformed key, and holds nothing of it.
+func ParseKey(text string) (Key, error) {
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return Key{}, unauthorized(KeyMissing, "", nil)
+	}
+	parts := strings.Split(text, ".")
+	if len(parts) != 3 {
+		return Key{}, unauthorized(KeyMalformed, fmt.Sprintf("it has %d parts", len(parts)), nil)
+	}
+	for i := range len(text) {
+		if c := text[i]; c <= ' ' || c > '~' {
+			return Key{}, unauthorized(KeyMalformed, "it has a character that no key has", nil)
+		}
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
+	if err != nil {
+		return Key{}, unauthorized(KeyMalformed, "its second part is not base64", nil)
+	}
+	var claims struct {
+		Issuer string      `json:"iss"`
+		Expiry json.Number `json:"exp"`
+	}
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		return Key{}, unauthorized(KeyMalformed, "its second part is not a set of claims", nil)
+	}
+	k := Key{secret: &text, issuer: claims.Issuer}
+	if claims.Expiry != "" {
+		if k.expiry, err = numericDate(string(claims.Expiry)); err != nil {
+			return Key{}, unauthorized(KeyMalformed, "its expiry is not a time", nil)
+		}
+	}
+	return k, nil
+}
+
+// maxDate is the last second of the year 9999, where RFC 3339 ends.
+const maxDate = 253402300799
+
+// numericDate reads seconds since 1970 as of RFC 7519, less any fraction.
+func numericDate(text string) (time.Time, error) {
+	whole, _, _ := strings.Cut(text, ".")
+	seconds, err := strconv.ParseInt(whole, 10, 64)
+	if err != nil || seconds < 0 || seconds > maxDate {
+		return time.Time{}, errors.New("not a numeric date")
+	}
+	return time.Unix(seconds, 0).UTC(), nil
+}
+
+// IsZero reports whether there is no key.
+func (k Key) IsZero() bool { return k.secret == nil }
+
+// Issuer returns the claim iss; "" where there is none.
+func (k Key) Issuer() string { return k.issuer }
+
+// Expiry returns when the key expires; the zero time where it does not say.
+func (k Key) Expiry() time.Time { return k.expiry }
+
+// Check returns an Unauthorized error where the key is missing or has expired by now.
+func (k Key) Check(now time.Time) error {
+	switch {
+	case k.IsZero():
+		return unauthorized(KeyMissing, "", nil)
+	case !k.expiry.IsZero() && !now.Before(k.expiry):
+		return unauthorized(KeyExpired, fmt.Sprintf("it ended at %s, now is %s", k.expiry.Format(time.RFC3339), now.UTC().Format(time.RFC3339)), nil)
+	}
+	return nil
+}
+
+func (k Key) reveal() string { return *k.secret }
+
+func (k Key) String() string               { return redacted }
+func (k Key) GoString() string             { return redacted }
+func (k Key) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (k Key) LogValue() slog.Value         { return slog.StringValue(redacted) }
+
+// BaseURL returns where HQ's API is: at apiURL (--api-url) where given, else
+// where the key was issued, else at DefaultURL.
+func BaseURL(apiURL string, key Key) (string, error) {
+	if apiURL != "" {
+		return parseBase(apiURL)
+	}
+	issuer := strings.TrimRight(key.issuer, "/")
+	if issuer == legacyIssuer {
+		return DefaultURL, nil
+	}
+	if base, err := parseBase(issuer); err == nil {
+		return base, nil
+	}
+	return DefaultURL, nil
+}
+
+func parseBase(raw string) (string, error) {
+	u, err := url.Parse(strings.TrimRight(strings.TrimSpace(raw), "/"))
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return "", fault.Mark(fault.Fatal, errors.New("the address of hq's api must be like https://host or http://host:port"))
+	}
+	return u.String(), nil
+}
+
+// EnrollURL returns where the HQ is that issued an enrolment code: at apiURL
+// where given, else where the code's first letter tells.
+func EnrollURL(apiURL, code string) (string, error) {
+	if apiURL != "" {
+		return parseBase(apiURL)
+	}
+	if code == "" {
+		return "", fault.Mark(fault.Fatal, errors.New("there is no enrolment code"))
+	}
+	switch code[0] {
+	case 'P', 'p':
+		return DefaultURL, nil
+	case 'S', 's':
+		return "https://sandbox-api.shopmonkey.cloud", nil
+	case 'E', 'e':
+		return "https://edge-api.shopmonkey.cloud", nil
+	case 'L', 'l':
+		return "http://localhost:3101", nil
+	}
+	return "", fault.Mark(fault.Fatal, errors.New("this is not an enrolment code: they begin with P, S, E or L"))
+}
+
+// Servers returns the addresses of HQ's NATS, comma separated: server (--server)
+// where given, else that which belongs to the API at baseURL.
+func Servers(server, baseURL string) string {
+	switch {
+	case server != "":
+		return server
+	case Local(baseURL):
+		return localServer
+	}
+	return DefaultServer
+}
+
+// Local reports whether the API or NATS server at the given URL is on this machine.
+func Local(raw string) bool {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return false
+	}
+	switch u.Hostname() {
+	case "localhost", "127.0.0.1", "::1":
+		return true
+	}
+	return false
+}

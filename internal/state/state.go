@@ -1,0 +1,202 @@
+// Package state is the data directory: the only place where eds remembers
+// anything besides the destination itself.
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+// fileName is the database in the data directory.
+const fileName = "eds.db"
+
+// lockTimeout is how long another eds that is just ending is waited for.
+const lockTimeout = 2 * time.Second
+
+// format is the layout of the database; a newer one is not touched.
+const format = 1
+
+// The buckets of the database.
+var (
+	bucketMeta      = []byte("meta")
+	bucketSchemas   = []byte("schemas")   // object, version -> Schema as HQ sent it
+	bucketSnapshots = []byte("snapshots") // table -> Snapshot
+	bucketImport    = []byte("import")    // "job" -> Import, "table/<name>" -> ImportTable, "file/<table>/<name>" -> ImportFile
+	bucketPositions = []byte("positions") // consumer -> Settled
+	bucketValues    = []byte("values")    // key -> value
+)
+
+// ErrInUse says that another process uses the data directory.
+var ErrInUse = errors.New("another eds is using it")
+
+// Dir is an open data directory, which no other process uses until it is
+// closed. Every change is on disk, whole, when its method returns: after a
+// crash it is there or it is not. It is safe for concurrent use.
+type Dir struct {
+	path string
+	db   *bbolt.DB
+}
+
+// Open opens the data directory at path, which it makes, for its owner alone,
+// where it is missing. An error for which errors.Is(err, ErrInUse) means that
+// another eds is using it; it is fatal, as is that the state is damaged.
+func Open(path string) (*Dir, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("find the data directory: %w", err)
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fault.Mark(fault.Fatal, fmt.Errorf("make the data directory: %w", err))
+	}
+	d := &Dir{path: path}
+	if err := d.open(); err != nil {
+		return nil, fault.Mark(fault.Fatal, err)
+	}
+	return d, nil
+}
+
+func (d *Dir) open() error {
+	db, err := openFile(d.Path(fileName))
+	switch {
+	case errors.Is(err, bbolt.ErrTimeout):
+		return fmt.Errorf("open the data directory %s: %w; stop that one first, or choose another with --data-dir", d.path, ErrInUse)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("open the data directory %s: %w", d.path, err)
+	case err != nil:
+		return d.damaged(err)
+	}
+	d.db = db
+	if err = guard(func() error { return check(db) }); err != nil {
+		err = d.damaged(err)
+	} else {
+		err = d.update(prepare)
+	}
+	if err != nil {
+		return errors.Join(err, db.Close())
+	}
+	return nil
+}
+
+// openFile opens the database. A damaged one can make bbolt panic, or fault on
+// a page that the file does not have.
+func openFile(path string) (db *bbolt.DB, err error) {
+	err = guard(func() error {
+		var err error
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
+		return err
+	})
+	return db, err
+}
+
+// guard calls f and turns a panic or a memory fault into an error.
+func guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%v", r)
+		}
+	}()
+	return f()
+}
+
+// check reads everything once, so that damage shows at the start and not in the
+// middle of the work.
+func check(db *bbolt.DB) error {
+	return db.View(func(tx *bbolt.Tx) error {
+		file, err := os.Stat(db.Path())
+		if err != nil {
+			return err
+		}
+		if file.Size() < tx.Size() {
+			return fmt.Errorf("it has %d bytes, where it should have %d", file.Size(), tx.Size())
+		}
+		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
+			return b.ForEach(func(_, _ []byte) error { return nil })
+		})
+	})
+}
+
+// prepare makes the buckets and checks the format.
+func prepare(tx *bbolt.Tx) error {
+	for _, name := range [][]byte{bucketMeta, bucketSchemas, bucketSnapshots, bucketImport, bucketPositions, bucketValues} {
+		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			return err
+		}
+	}
+	var found int
+	ok, err := get(tx, bucketMeta, "format", &found)
+	switch {
+	case err != nil:
+		return err
+	case !ok:
+		return put(tx, bucketMeta, "format", format)
+	case found > format:
+		return errors.New("the state was written by a newer version of eds; use that version")
+	}
+	return nil
+}
+
+// damaged says that the state can't be read, and what can be done.
+func (d *Dir) damaged(cause error) error {
+	file := d.Path(fileName)
+	return fmt.Errorf("the state in %s is damaged (%w): put a copy of it back; or move it away and run eds import again, since without it eds does not know what was imported", file, cause)
+}
+
+// Path returns the path of a file in the data directory.
+func (d *Dir) Path(elements ...string) string {
+	return filepath.Join(append([]string{d.path}, elements...)...)
+}
+
+// Close lets others use the data directory.
+func (d *Dir) Close() error {
+	if err := d.db.Close(); err != nil {
+		return fmt.Errorf("close the state: %w", err)
+	}
+	return nil
+}
+
+// update makes one change, durable when it returns.
+func (d *Dir) update(change func(tx *bbolt.Tx) error) error {
+	if err := guard(func() error { return d.db.Update(change) }); err != nil {
+		return fmt.Errorf("write the state in %s: %w", d.Path(fileName), err)
+	}
+	return nil
+}
+
+// view reads. Nothing of the transaction may be kept.
+func (d *Dir) view(read func(tx *bbolt.Tx) error) error {
+	if err := guard(func() error { return d.db.View(read) }); err != nil {
+		return fmt.Errorf("read the state in %s: %w", d.Path(fileName), err)
+	}
+	return nil
+}
+
+// get decodes the value of key into out, and reports whether there is one.
+func get(tx *bbolt.Tx, bucket []byte, key string, out any) (bool, error) {
+	text := tx.Bucket(bucket).Get([]byte(key))
+	if text == nil {
+		return false, nil
+	}
+	if err := json.Unmarshal(text, out); err != nil {
+		return false, fmt.Errorf("decode %s %q: %w", bucket, key, err)
+	}
+	return true, nil
+}
+
+func put(tx *bbolt.Tx, bucket []byte, key string, value any) error {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("encode %s %q: %w", bucket, key, err)
+	}
+	return tx.Bucket(bucket).Put([]byte(key), text)
+}

@@ -1,0 +1,59 @@
+package state
+
+import (
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+)
+
+// Settled is how far a consumer of the stream has come.
+type Settled struct {
+	Position cdc.Position `json:"position"` // of the last message that was settled
+	At       time.Time    `json:"at"`       // when this was recorded
+}
+
+// Settled returns how far the named consumer had come when it was last
+// recorded, and whether it ever was. The consumer may be further.
+func (d *Dir) Settled(consumer string) (Settled, bool, error) {
+	var s Settled
+	var ok bool
+	err := d.view(func(tx *bbolt.Tx) error {
+		var err error
+		ok, err = get(tx, bucketPositions, consumer, &s)
+		return err
+	})
+	return s, ok, err
+}
+
+// RecordSettled records how far the named consumer has come.
+func (d *Dir) RecordSettled(consumer string, s Settled) error {
+	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketPositions, consumer, s) })
+}
+
+// ForgetSettled forgets how far the named consumer had come.
+func (d *Dir) ForgetSettled(consumer string) error {
+	return d.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketPositions).Delete([]byte(consumer)) })
+}
+
+// Value returns the value that SetValue kept for key; "" where there is none.
+func (d *Dir) Value(key string) (string, error) {
+	var value string
+	err := d.view(func(tx *bbolt.Tx) error {
+		value = string(tx.Bucket(bucketValues).Get([]byte(key)))
+		return nil
+	})
+	return value, err
+}
+
+// SetValue keeps a small value for key; "" forgets it. Secrets belong into
+// config.toml, not here.
+func (d *Dir) SetValue(key, value string) error {
+	return d.update(func(tx *bbolt.Tx) error {
+		if value == "" {
+			return tx.Bucket(bucketValues).Delete([]byte(key))
+		}
+		return tx.Bucket(bucketValues).Put([]byte(key), []byte(value))
+	})
+}
