@@ -54,9 +54,9 @@ type Dialect interface {
 	DDL(step Step) []string
 
 	// Classify says what an error of a Conn, a Tx or of Connect means. It goes by
-	// the database's own codes, never by words. Errors that carry a class
-	// already (fault.Of through a fault.Error) need no case of their own: the
-	// engine looks for it first.
+	// the database's own codes, never by words. A class that the error carries
+	// already, as a fault.Error, overrules the verdict's, so that a value which
+	// can not be encoded needs no case of its own.
 	Classify(err error) Verdict
 }
 
@@ -82,7 +82,7 @@ type StepKind uint8
 const (
 	CreateTable StepKind = iota + 1 // of Columns, the first Keys of which are the primary key and NOT NULL
 	AddColumn                       // Columns[0], nullable
-	WidenColumn                     // Real, so that it holds values of To besides those it holds now, which keep their meaning
+	WidenColumn                     // Real, to hold values of To besides those it holds now, exactly; where it can not be, Classify calls the error poison
 	RelaxColumn                     // Real, so that it takes NULL
 )
 
@@ -161,7 +161,8 @@ type Layout struct {
 	// MetaVersion column.
 	Guard bool
 	// Soft: a delete sets the metadata columns, _eds_deleted to true, and leaves
-	// the rest of the row. An upsert sets _eds_deleted to false.
+	// the rest of the row. An upsert sets _eds_deleted to false. Reading passes
+	// over deleted rows.
 	Soft bool
 	// Native is the dialect's, filled when it first meets the layout. Loads use
 	// layouts of their own, so that it is never written concurrently.
@@ -222,7 +223,7 @@ type Conn interface {
 	// Seal makes a staging table that has all its rows ready to be put in
 	// place, with whatever may take long and needs no transaction: its primary
 	// key and indexes, duplicates of a key removed so that the last loaded row
-	// stays.
+	// stays. It may be called again for a table that is sealed.
 	Seal(ctx context.Context, stage, live *Layout) error
 	// CanWrite returns nil where the session may create tables and write rows:
 	// the part of a probe that only the dialect knows. What is missing is named

@@ -1,0 +1,118 @@
+package sqlsink
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+)
+
+// metadata are the engine's columns in the order in which they are made.
+var metadata = []struct {
+	meta Meta
+	name string
+	kind schema.Type
+}{
+	{MetaOp, "_eds_op", schema.String},
+	{MetaVersion, "_eds_version", schema.String},
+	{MetaSynced, "_eds_synced_at", schema.DateTime},
+	{MetaDeleted, "_eds_deleted", schema.Boolean},
+}
+
+// Name returns the name of the metadata column.
+func (m Meta) Name() string { return metadata[m-1].name }
+
+// metaColumns returns the metadata columns that tables have.
+func (s *Sink) metaColumns(t *schema.Table) []NewColumn {
+	if own(t) {
+		return nil
+	}
+	var columns []NewColumn
+	for _, m := range metadata {
+		wanted := s.options.Metadata
+		switch m.meta {
+		case MetaVersion:
+			wanted = wanted || s.env.After
+		case MetaDeleted:
+			wanted = s.options.SoftDelete
+		}
+		if wanted {
+			columns = append(columns, NewColumn{Name: m.name, Type: m.kind, Meta: m.meta})
+		}
+	}
+	return columns
+}
+
+// columns returns the columns that the destination should have for t, the key's
+// first, and the slot of each, -1 of a metadata column. Two that the database
+// would take for one are an error.
+func (s *Sink) columns(t *schema.Table) ([]NewColumn, []int, error) {
+	columns := make([]NewColumn, 0, len(t.Columns)+len(metadata))
+	slots := make([]int, 0, cap(columns))
+	for slot, c := range t.Columns {
+		columns = append(columns, NewColumn{Name: s.dialect.Name(c.Name), Type: c.Type, Key: slot < t.Keys})
+		slots = append(slots, slot)
+	}
+	for _, m := range s.metaColumns(t) {
+		columns = append(columns, m)
+		slots = append(slots, -1)
+	}
+	seen := make(map[string]string, len(columns))
+	for i, c := range columns {
+		source := c.Name
+		if slots[i] >= 0 {
+			source = t.Columns[slots[i]].Name
+		}
+		folded := s.fold(c.Name)
+		if other, twice := seen[folded]; twice {
+			return nil, nil, fault.Mark(fault.Fatal, fmt.Errorf("columns %q and %q of table %q would be one column of the database", other, source, t.Name))
+		}
+		seen[folded] = source
+	}
+	return columns, slots, nil
+}
+
+// fold returns the form in which names are compared.
+func (s *Sink) fold(name string) string {
+	if s.dialect.FoldsCase() {
+		return strings.ToLower(name)
+	}
+	return name
+}
+
+// find returns the real column called name, or nil.
+func (s *Sink) find(real *Table, name string) *Column {
+	name = s.fold(name)
+	for i := range real.Columns {
+		if s.fold(real.Columns[i].Name) == name {
+			return &real.Columns[i]
+		}
+	}
+	return nil
+}
+
+// newLayout maps t onto real, which is in step with it.
+func (s *Sink) newLayout(t *schema.Table, real *Table) (*Layout, error) {
+	columns, slots, err := s.columns(t)
+	if err != nil {
+		return nil, err
+	}
+	l := &Layout{Table: t, Real: real, Keys: t.Keys}
+	for i, c := range columns {
+		column := s.find(real, c.Name)
+		switch {
+		case column == nil || column.Generated:
+			if c.Key {
+				return nil, fault.Mark(fault.Fatal, fmt.Errorf("table %q has no column %q that can be written, which is part of the key", real.Name, c.Name))
+			}
+			continue
+		case c.Meta == MetaVersion:
+			l.Guard = true
+		case c.Meta == MetaDeleted:
+			l.Soft = true
+		}
+		l.Columns = append(l.Columns, Target{Slot: slots[i], Type: c.Type, Meta: c.Meta, Real: column})
+	}
+	return l, nil
+}

@@ -1,0 +1,91 @@
+package sqlsink
+
+import (
+	"fmt"
+
+	"github.com/shopmonkeyus/eds/internal/schema"
+)
+
+// plan returns the steps that make real, nil where the table does not exist,
+// able to hold rows of t.
+func (s *Sink) plan(t *schema.Table, real *Table) ([]Step, error) {
+	columns, slots, err := s.columns(t)
+	if err != nil {
+		return nil, err
+	}
+	name := s.dialect.Name(t.Name)
+	if real == nil {
+		return []Step{{Kind: CreateTable, Table: name, Columns: columns, Keys: t.Keys}}, nil
+	}
+	var steps []Step
+	known := make(map[*Column]bool, len(columns))
+	for i, c := range columns {
+		column := s.find(real, c.Name)
+		if column == nil {
+			steps = append(steps, Step{Kind: AddColumn, Table: real.Name, Columns: columns[i : i+1]})
+			continue
+		}
+		known[column] = true
+		if column.Generated {
+			continue
+		}
+		if to, wider := widened(column.Holds, c.Type); wider {
+			steps = append(steps, Step{Kind: WidenColumn, Table: real.Name, Real: column, To: to})
+		}
+		if required := c.Key || slots[i] >= 0 && t.Columns[slots[i]].Required; !required {
+			steps = s.relax(steps, real, column)
+		}
+	}
+	for i := range real.Columns {
+		if column := &real.Columns[i]; !known[column] && !column.Filled && !column.Generated {
+			steps = s.relax(steps, real, column)
+		}
+	}
+	return steps, nil
+}
+
+// relax adds the step that lets the column be NULL, unless it can be, or is part
+// of the table's key.
+func (s *Sink) relax(steps []Step, real *Table, column *Column) []Step {
+	if column.Nullable {
+		return steps
+	}
+	for _, k := range real.Key {
+		if k == column.Name {
+			return steps
+		}
+	}
+	return append(steps, Step{Kind: RelaxColumn, Table: real.Name, Real: column})
+}
+
+// widened returns the type that a column which holds values of type real must
+// get to hold those of type want as well, and whether it must get another.
+// Truth values fit into numbers, as 0 and 1.
+func widened(real, want schema.Type) (schema.Type, bool) {
+	switch {
+	case real == 0 || real == want || real == schema.String || real == schema.Enum || real.IsJSON():
+		return real, false
+	case real == schema.Number && (want == schema.Integer || want == schema.Boolean):
+		return real, false
+	case real == schema.Integer && want == schema.Boolean:
+		return real, false
+	case real == schema.Integer && want == schema.Number:
+		return schema.Number, true
+	default:
+		return schema.String, true
+	}
+}
+
+// String describes the step for a person.
+func (s Step) String() string {
+	switch s.Kind {
+	case CreateTable:
+		return fmt.Sprintf("created table %q with %d columns", s.Table, len(s.Columns))
+	case AddColumn:
+		return fmt.Sprintf("added column %q to table %q", s.Columns[0].Name, s.Table)
+	case WidenColumn:
+		return fmt.Sprintf("widened column %q of table %q from %s to hold any %s", s.Real.Name, s.Table, s.Real.Type, s.To)
+	default:
+		return fmt.Sprintf("allowed NULL in column %q of table %q", s.Real.Name, s.Table)
+	}
+}

@@ -1,0 +1,247 @@
+package sqlsink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// rollbackTimeout bounds how long an orderly end of a session or transaction may
+// take before the connection is given up.
+const rollbackTimeout = 5 * time.Second
+
+// Sink is a SQL destination.
+type Sink struct {
+	dialect Dialect
+	options Options
+	env     sink.Env
+	log     *slog.Logger
+
+	mu     sync.Mutex // held by every method that uses what follows
+	conn   Conn       // nil: not connected
+	worked bool       // the destination has accepted us once
+
+	tables  map[string]*Table // by real name; nil: known not to exist
+	layouts map[*schema.Table]*Layout
+	refused map[string]bool // widening and relaxing steps that the database can not take
+
+	ownTables map[string]*schema.Table // the engine's, by name
+
+	position cdc.Position // the stored checkpoint, where known is set
+	known    bool
+}
+
+var (
+	_ sink.Sink         = (*Sink)(nil)
+	_ sink.Checkpointer = (*Sink)(nil)
+	_ sink.Migrator     = (*Sink)(nil)
+	_ sink.Prober       = (*Sink)(nil)
+	_ sink.Loader       = (*Sink)(nil)
+	_ sink.Reader       = (*Sink)(nil)
+)
+
+// Open connects to the destination.
+func Open(ctx context.Context, d Dialect, options Options, env sink.Env) (*Sink, error) {
+	s := &Sink{
+		dialect: d, options: options, env: env, log: env.Logger,
+		tables: make(map[string]*Table), layouts: make(map[*schema.Table]*Layout), refused: make(map[string]bool), ownTables: make(map[string]*schema.Table),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if _, err := s.session(ctx); err != nil {
+		return nil, s.fail("connect", err)
+	}
+	return s, nil
+}
+
+// Close closes the connection.
+func (s *Sink) Close(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn == nil {
+		return nil
+	}
+	err := s.conn.Close(ctx)
+	s.conn = nil
+	return err
+}
+
+// session returns the connection, made anew where there is none.
+func (s *Sink) session(ctx context.Context) (Conn, error) {
+	if s.conn != nil {
+		return s.conn, nil
+	}
+	conn, err := s.dialect.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.conn, s.worked = conn, true
+	return conn, nil
+}
+
+// Apply writes the batch and its checkpoint in one transaction. Where an earlier
+// attempt may have been durable already, the stored checkpoint decides.
+func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.attempt(ctx, "apply the batch", func(conn Conn) error { return s.apply(ctx, conn, b) })
+}
+
+// attempt runs do on the connection, and once more where the connection turns
+// out to have been lost while it was idle, or the catalogue to be stale.
+func (s *Sink) attempt(ctx context.Context, what string, do func(conn Conn) error) error {
+	for again := false; ; again = true {
+		kept := s.conn != nil
+		conn, err := s.session(ctx)
+		if err != nil {
+			return s.fail(what, err)
+		}
+		if err = do(conn); err == nil {
+			return nil
+		}
+		v := s.recover(ctx, err)
+		if !again && ctx.Err() == nil && (v.Stale || v.Lost && kept) {
+			s.log.Info("trying again at once", "action", what, "reason", err)
+			continue
+		}
+		return s.fail(what, err)
+	}
+}
+
+// recover leaves the sink ready for another attempt after err.
+func (s *Sink) recover(ctx context.Context, err error) Verdict {
+	v := s.verdict(err)
+	s.known = false
+	if v.Lost && s.conn != nil {
+		s.abandon(ctx, s.conn)
+		s.conn = nil
+	}
+	if v.Lost || v.Stale {
+		// A restored database, or another one behind the same name, looks like
+		// a lost connection: what is known of its tables goes with it.
+		s.forgetTables()
+	}
+	return v
+}
+
+// abandon closes a connection that may not answer any more.
+func (s *Sink) abandon(ctx context.Context, conn Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+	defer cancel()
+	if err := conn.Close(ctx); err != nil {
+		s.log.Debug("closing a lost connection", "error", err)
+	}
+}
+
+// verdict classifies err.
+func (s *Sink) verdict(err error) Verdict {
+	v := s.dialect.Classify(err)
+	if v.Refused {
+		v.Class = fault.Fatal
+		if s.worked {
+			v.Class = fault.Transient
+		}
+	}
+	if lost := new(lostError); errors.As(err, &lost) {
+		v.Lost = true
+	}
+	if marked := new(fault.Error); errors.As(err, &marked) {
+		v.Class, v.RetryAfter = marked.Class, marked.RetryAfter
+	}
+	return v
+}
+
+// fail wraps err for the caller: what was being done, and the class.
+func (s *Sink) fail(what string, err error) error {
+	v := s.verdict(err)
+	return &fault.Error{Class: v.Class, RetryAfter: v.RetryAfter, Err: fmt.Errorf("%s: %w", what, err)}
+}
+
+func (s *Sink) apply(ctx context.Context, conn Conn, b *change.Batch) error {
+	checkpoints, err := s.checkpoints(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if checkpoints != nil && s.position.Covers(b.Last) {
+		return nil
+	}
+	writes, err := s.writes(ctx, conn, b)
+	if err != nil {
+		return err
+	}
+	next := s.position.Advance(b.Last)
+	err = s.transact(ctx, conn, func(tx Tx) error {
+		for _, w := range writes {
+			if err := tx.Write(ctx, w); err != nil {
+				return err
+			}
+		}
+		if checkpoints == nil {
+			return nil
+		}
+		return tx.Checkpoint(ctx, checkpoints, s.position, s.checkpointAt(next))
+	})
+	if errors.Is(err, ErrMoved) {
+		return s.moved(ctx, conn, next)
+	}
+	if err != nil {
+		return err
+	}
+	s.position = next
+	return nil
+}
+
+// writes maps the batch's sets onto real tables, which it migrates where they
+// are not in step.
+func (s *Sink) writes(ctx context.Context, conn Conn, b *change.Batch) ([]*Write, error) {
+	if err := s.inStep(ctx, conn, b); err != nil {
+		return nil, err
+	}
+	writes := make([]*Write, 0, len(b.Sets))
+	now := time.Now().UTC()
+	for _, set := range b.Sets {
+		l, err := s.layout(ctx, conn, set.Table)
+		if err != nil {
+			return nil, err
+		}
+		writes = append(writes, &Write{Layout: l, Deletes: set.Deletes, Upserts: set.Upserts, Synced: now})
+	}
+	return writes, nil
+}
+
+// transact runs do in a transaction.
+func (s *Sink) transact(ctx context.Context, conn Conn, do func(tx Tx) error) error {
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	if err = do(tx); err == nil {
+		err = tx.Commit(ctx)
+	}
+	if err == nil {
+		return nil
+	}
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+	defer cancel()
+	if failed := tx.Rollback(undo); failed != nil {
+		return &lostError{err, failed}
+	}
+	return err
+}
+
+// lostError is an error after which the transaction could not be rolled back, so
+// that the connection is of no use any more.
+type lostError struct{ err, rollback error }
+
+func (e *lostError) Error() string { return fmt.Sprintf("%v (and roll back: %v)", e.err, e.rollback) }
+func (e *lostError) Unwrap() error { return e.err }
