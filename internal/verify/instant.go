@@ -1,0 +1,121 @@
+package verify
+
+import "time"
+
+// appendInstant appends a date-time in UTC with six digits of a second.
+func appendInstant(dst, text []byte) ([]byte, bool) {
+	t, ok := parseInstant(text)
+	if !ok {
+		return dst, false
+	}
+	return t.AppendFormat(dst, "2006-01-02T15:04:05.000000Z"), true
+}
+
+// parseInstant reads RFC 3339, and what databases write instead of it: a blank
+// for the T, an offset without a colon or minutes, no offset, no time, years of
+// more than four digits.
+func parseInstant(text []byte) (time.Time, bool) {
+	p := clockReader{rest: text, ok: true}
+	year := p.number(4, 6)
+	p.expect("-")
+	month := p.number(2, 2)
+	p.expect("-")
+	day := p.number(2, 2)
+	var hour, minute, second, nanosecond, offset int
+	if p.ok && len(p.rest) > 0 {
+		p.expect("Tt ")
+		hour = p.number(2, 2)
+		p.expect(":")
+		minute = p.number(2, 2)
+		if p.next(":") {
+			second = p.number(2, 2)
+			if p.next(".,") {
+				nanosecond = p.fraction()
+			}
+		}
+		offset = p.offset()
+	}
+	if !p.ok || len(p.rest) > 0 || hour > 23 || minute > 59 || second > 60 {
+		return time.Time{}, false
+	}
+	date := time.Date(year, time.Month(month), day, 0, 0, 0, 0, time.UTC)
+	if date.Month() != time.Month(month) || date.Day() != day {
+		return time.Time{}, false
+	}
+	// A leap second is the first one of the next minute.
+	seconds := hour*3600 + minute*60 + second - offset
+	return date.Add(time.Duration(seconds)*time.Second + time.Duration(nanosecond)), true
+}
+
+// clockReader takes the parts of a date-time off its front; ok turns false at
+// the first that is not there.
+type clockReader struct {
+	rest []byte
+	ok   bool
+}
+
+// next takes one byte of set, where there is one.
+func (p *clockReader) next(set string) bool {
+	if len(p.rest) == 0 {
+		return false
+	}
+	for i := range len(set) {
+		if p.rest[0] == set[i] {
+			p.rest = p.rest[1:]
+			return true
+		}
+	}
+	return false
+}
+
+func (p *clockReader) expect(set string) { p.ok = p.next(set) && p.ok }
+
+// number takes at least low and at most high digits.
+func (p *clockReader) number(low, high int) int {
+	n, count := 0, 0
+	for count < high && len(p.rest) > 0 && p.rest[0]-'0' <= 9 {
+		n = n*10 + int(p.rest[0]-'0')
+		p.rest = p.rest[1:]
+		count++
+	}
+	p.ok = p.ok && count >= low
+	return n
+}
+
+// fraction takes digits of a second, as nanoseconds.
+func (p *clockReader) fraction() int {
+	n, scale, count := 0, 100_000_000, 0
+	for len(p.rest) > 0 && p.rest[0]-'0' <= 9 {
+		n += int(p.rest[0]-'0') * scale
+		scale /= 10
+		p.rest = p.rest[1:]
+		count++
+	}
+	p.ok = p.ok && count > 0
+	return n
+}
+
+// offset takes Z, ±hh, ±hhmm, ±hh:mm or ±hh:mm:ss, or nothing, as seconds east of UTC.
+func (p *clockReader) offset() int {
+	for p.next(" ") {
+		continue
+	}
+	if len(p.rest) == 0 || p.next("Zz") {
+		return 0
+	}
+	sign := 1
+	if p.next("-") {
+		sign = -1
+	} else {
+		p.expect("+")
+	}
+	seconds := p.number(2, 2) * 3600
+	if len(p.rest) > 0 {
+		p.next(":")
+		seconds += p.number(2, 2) * 60
+	}
+	if p.next(":") {
+		seconds += p.number(2, 2)
+	}
+	return sign * seconds
+}

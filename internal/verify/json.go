@@ -1,0 +1,106 @@
+package verify
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+)
+
+// appendJSON appends the canonical form of the valid JSON value at b[i] and
+// returns the index after it.
+func appendJSON(dst, b []byte, i int) ([]byte, int) {
+	switch c := b[i]; {
+	case c == '{':
+		return appendObject(dst, b, i)
+	case c == '[':
+		return appendArray(dst, b, i)
+	case c == '"':
+		return appendJSONString(dst, b, i)
+	default:
+		end, _ := rawjson.Skip(b, i)
+		if c == '-' || c-'0' <= 9 {
+			if exact, ok := appendExact(dst, b[i:end]); ok {
+				return exact, end
+			}
+		}
+		return append(dst, b[i:end]...), end
+	}
+}
+
+func appendJSONString(dst, b []byte, i int) ([]byte, int) {
+	end, _ := rawjson.Skip(b, i)
+	text := rawjson.Text(b[i:end])
+	if !portable(text) {
+		text = appendText(nil, text)
+	}
+	return rawjson.AppendQuoted(dst, text), end
+}
+
+func appendArray(dst, b []byte, i int) ([]byte, int) {
+	dst = append(dst, '[')
+	i = rawjson.SkipSpace(b, i+1)
+	for b[i] != ']' {
+		if b[i] == ',' {
+			dst = append(dst, ',')
+			i = rawjson.SkipSpace(b, i+1)
+		}
+		dst, i = appendJSON(dst, b, i)
+		i = rawjson.SkipSpace(b, i)
+	}
+	return append(dst, ']'), i + 1
+}
+
+// member is where a member stands in the canonical text: its name, quotes
+// included, in [start, colon), its value before end.
+type member struct{ start, colon, end int }
+
+func appendObject(dst, b []byte, i int) ([]byte, int) {
+	var members []member
+	open := len(dst)
+	dst = append(dst, '{')
+	i = rawjson.SkipSpace(b, i+1)
+	for b[i] != '}' {
+		if b[i] == ',' {
+			i = rawjson.SkipSpace(b, i+1)
+		}
+		if len(members) > 0 {
+			dst = append(dst, ',')
+		}
+		m := member{start: len(dst)}
+		dst, i = appendJSONString(dst, b, i)
+		m.colon = len(dst)
+		dst = append(dst, ':')
+		i = rawjson.SkipSpace(b, i)                            // to the colon
+		dst, i = appendJSON(dst, b, rawjson.SkipSpace(b, i+1)) // past it
+		i = rawjson.SkipSpace(b, i)
+		m.end = len(dst)
+		members = append(members, m)
+	}
+	return append(order(dst, open+1, members), '}'), i + 1
+}
+
+// order sorts the members that fill dst from start on by name, and keeps the
+// last of those that share one.
+func order(dst []byte, start int, members []member) []byte {
+	byName := func(x, y member) int { return bytes.Compare(dst[x.start:x.colon], dst[y.start:y.colon]) }
+	ascending := true
+	for k := 1; k < len(members); k++ {
+		ascending = ascending && byName(members[k-1], members[k]) < 0
+	}
+	if ascending {
+		return dst
+	}
+	slices.SortStableFunc(members, byName)
+	sorted := make([]byte, 0, len(dst)-start)
+	for k, m := range members {
+		if k+1 < len(members) && byName(m, members[k+1]) == 0 {
+			continue
+		}
+		if len(sorted) > 0 {
+			sorted = append(sorted, ',')
+		}
+		sorted = append(sorted, dst[m.start:m.end]...)
+	}
+	return append(dst[:start], sorted...)
+}

@@ -1,0 +1,144 @@
+package verify
+
+import (
+	"bytes"
+	"strconv"
+)
+
+// decimal is a number as its significant digits, with neither leading nor
+// trailing zeros, times a power of ten. Zero has no digits.
+type decimal struct {
+	negative bool
+	digits   []byte
+	exponent int
+}
+
+// parseDecimal reads a decimal number in any of its usual spellings, leading
+// zeros and a plus sign included.
+func parseDecimal(text []byte) (decimal, bool) {
+	var d decimal
+	if len(text) > 0 && (text[0] == '-' || text[0] == '+') {
+		d.negative = text[0] == '-'
+		text = text[1:]
+	}
+	mantissa, power, hasPower := text, []byte(nil), false
+	if i := bytes.IndexAny(text, "eE"); i >= 0 {
+		mantissa, power, hasPower = text[:i], text[i+1:], true
+	}
+	whole, fraction, _ := bytes.Cut(mantissa, []byte{'.'})
+	if len(whole)+len(fraction) == 0 || !allDigits(whole) || !allDigits(fraction) {
+		return d, false
+	}
+	if hasPower {
+		n, err := strconv.ParseInt(string(power), 10, 32)
+		if err != nil {
+			return d, false
+		}
+		d.exponent = int(n)
+	}
+	d.digits = whole
+	if len(fraction) > 0 {
+		d.digits = append(bytes.Clone(whole), fraction...)
+		d.exponent -= len(fraction)
+	}
+	d.digits = bytes.TrimLeft(d.digits, "0")
+	significant := bytes.TrimRight(d.digits, "0")
+	d.exponent += len(d.digits) - len(significant)
+	d.digits = significant
+	if len(d.digits) == 0 {
+		d = decimal{}
+	}
+	return d, true
+}
+
+func allDigits(text []byte) bool {
+	for _, c := range text {
+		if c-'0' > 9 {
+			return false
+		}
+	}
+	return true
+}
+
+// maxPlain bounds how many zeros a number is written out with; past it a power
+// of ten stands for them.
+const maxPlain = 40
+
+func (d decimal) append(dst []byte) []byte {
+	if d.negative {
+		dst = append(dst, '-')
+	}
+	switch point := len(d.digits) + d.exponent; { // digits before the decimal point
+	case len(d.digits) == 0:
+		return append(dst, '0')
+	case d.exponent == 0:
+		return append(dst, d.digits...)
+	case d.exponent > 0 && d.exponent <= maxPlain:
+		return append(append(dst, d.digits...), bytes.Repeat([]byte{'0'}, d.exponent)...)
+	case d.exponent < 0 && point > 0:
+		return append(append(append(dst, d.digits[:point]...), '.'), d.digits[point:]...)
+	case d.exponent < 0 && point > -maxPlain:
+		dst = append(append(dst, "0."...), bytes.Repeat([]byte{'0'}, -point)...)
+		return append(dst, d.digits...)
+	default:
+		return strconv.AppendInt(append(append(dst, d.digits...), 'e'), int64(d.exponent), 10)
+	}
+}
+
+// plainInteger reports whether text is its own canonical form: an integer of
+// at most the given number of bytes.
+func plainInteger(text []byte, most int) bool {
+	digits := bytes.TrimPrefix(text, []byte{'-'})
+	if len(digits) == 0 || len(text) > most || digits[0] == '0' {
+		return string(text) == "0"
+	}
+	return allDigits(digits)
+}
+
+// appendExact appends the number by its exact value.
+func appendExact(dst, text []byte) ([]byte, bool) {
+	if plainInteger(text, maxPlain) {
+		return append(dst, text...), true
+	}
+	d, ok := parseDecimal(text)
+	if !ok {
+		return dst, false
+	}
+	return d.append(dst), true
+}
+
+// exactDigits is how many decimal digits every double tells apart.
+const exactDigits = 15
+
+// appendNumber appends a number as the shortest decimal of its nearest double,
+// but an integer that no double holds by its exact value.
+func appendNumber(dst, text []byte) ([]byte, bool) {
+	if plainInteger(text, exactDigits) {
+		return append(dst, text...), true
+	}
+	d, ok := parseDecimal(text)
+	if !ok {
+		return dst, false
+	}
+	if len(d.digits) > exactDigits || d.exponent < -exactDigits {
+		if f, err := strconv.ParseFloat(string(text), 64); err == nil && d.heldBy(f) {
+			d, _ = parseDecimal(strconv.AppendFloat(nil, f, 'e', -1, 64))
+		}
+	}
+	return d.append(dst), true
+}
+
+// heldBy reports whether d, whose nearest double is f, is a fraction, or f's
+// value, or the shortest decimal that means f.
+func (d decimal) heldBy(f float64) bool {
+	if d.exponent < 0 {
+		return true
+	}
+	exact, _ := parseDecimal(strconv.AppendFloat(nil, f, 'f', 0, 64))
+	short, _ := parseDecimal(strconv.AppendFloat(nil, f, 'e', -1, 64))
+	return d.equal(exact) || d.equal(short)
+}
+
+func (d decimal) equal(e decimal) bool {
+	return d.negative == e.negative && d.exponent == e.exponent && bytes.Equal(d.digits, e.digits)
+}
