@@ -1,0 +1,199 @@
+// Package dlq is the dead-letter queue: the events that can never be applied,
+// kept on disk with the reason until a person replays or drops them.
+//
+// Each entry is one file of the queue's directory, readable by its owner only:
+// a line of JSON, which is the entry without its payload, then the payload as
+// it came. The file is named after the event's position, so that names sort in
+// stream order and an event that is rejected twice is kept once. Its extension
+// is .event, or .superseded once a newer change of the same row has been
+// applied, over which the event must not be replayed.
+package dlq
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+)
+
+// Entry is one rejected event.
+type Entry struct {
+	ID         string    `json:"-"` // names the entry; from its position
+	Superseded bool      `json:"-"` // a newer change of the row has been applied
+	Sequence   uint64    `json:"sequence"`
+	Stored     int64     `json:"stored"` // nanoseconds since 1970
+	Subject    string    `json:"subject"`
+	Table      string    `json:"table,omitempty"`     // "" where the event could not be decoded
+	Operation  string    `json:"operation,omitempty"` // likewise
+	EventID    string    `json:"eventId,omitempty"`
+	Key        string    `json:"key,omitempty"` // hash of the row's key; "" where it could not be found
+	Stage      string    `json:"stage"`         // what rejected it: decode, schema, apply
+	Reason     string    `json:"reason"`
+	Time       time.Time `json:"time"` // of the rejection
+	Encoding   string    `json:"encoding,omitempty"`
+	Size       int       `json:"size"` // of the payload, in bytes
+	Payload    []byte    `json:"-"`    // filled by Show and Replay, not by List
+}
+
+// Position returns the event's place in the stream.
+func (e *Entry) Position() cdc.Position { return cdc.Position{Sequence: e.Sequence, Stored: e.Stored} }
+
+// ErrNotFound says that the queue has no entry of the given id.
+var ErrNotFound = errors.New("no such entry in the dead-letter queue")
+
+const (
+	waiting    = ".event"
+	superseded = ".superseded"
+)
+
+// Queue is a dead-letter queue. It is safe for concurrent use. Other processes
+// may list, show and drop entries of its directory meanwhile.
+type Queue struct {
+	dir string
+
+	live  atomic.Int64 // len(index), read without the lock
+	mu    sync.Mutex
+	index map[string]row // id -> the row it concerns; of entries not superseded
+}
+
+type row struct {
+	table, key string
+	position   cdc.Position
+}
+
+// Open opens the queue in dir, which it makes where it is missing.
+func Open(dir string) (*Queue, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open the dead-letter queue: %w", err)
+	}
+	q := &Queue{dir: dir, index: make(map[string]row)}
+	for e, err := range q.List(Filter{}) {
+		if err != nil {
+			return nil, err
+		}
+		if !e.Superseded {
+			q.index[e.ID] = row{e.Table, e.Key, e.Position()}
+		}
+	}
+	q.live.Store(int64(len(q.index)))
+	return q, q.sweep()
+}
+
+// sweep removes the temporary files of a process that died.
+func (q *Queue) sweep() error {
+	left, err := filepath.Glob(filepath.Join(q.dir, temporary+"*"))
+	if err != nil {
+		return fmt.Errorf("open the dead-letter queue: %w", err)
+	}
+	for _, path := range left {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("open the dead-letter queue: %w", err)
+		}
+	}
+	return nil
+}
+
+// idOf names the entry of the event at p.
+func idOf(p cdc.Position) string { return fmt.Sprintf("%020d-%019d", p.Sequence, p.Stored) }
+
+// Put adds an entry. When it returns nil the entry is durable. An entry of the
+// same position is replaced.
+func (q *Queue) Put(e Entry) error {
+	e.ID, e.Size = idOf(e.Position()), len(e.Payload)
+	if err := q.write(&e); err != nil {
+		return fmt.Errorf("write to the dead-letter queue: %w", err)
+	}
+	if err := os.Remove(q.path(e.ID, superseded)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("write to the dead-letter queue: %w", err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.index[e.ID] = row{e.Table, e.Key, e.Position()}
+	q.live.Store(int64(len(q.index)))
+	return nil
+}
+
+// Len returns the number of entries that wait to be replayed or dropped,
+// superseded ones left out.
+func (q *Queue) Len() int { return int(q.live.Load()) }
+
+// Supersede marks, durably, the entries that a change at p of the row with the
+// given table and key makes obsolete: those of the same row and of earlier
+// positions. An entry whose row is not known stands for every row of its
+// table, and one whose table is not known for every table. It costs nothing
+// while the queue is empty.
+func (q *Queue) Supersede(table, key string, p cdc.Position) error {
+	if q.Len() == 0 {
+		return nil
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var changed bool
+	for id, r := range q.index {
+		if r.table != "" && r.table != table || r.table != "" && r.key != "" && r.key != key || !older(r.position, p) {
+			continue
+		}
+		// Another process may have dropped it.
+		if err := os.Rename(q.path(id, waiting), q.path(id, superseded)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("mark an entry of the dead-letter queue as superseded: %w", err)
+		}
+		delete(q.index, id)
+		changed = true
+	}
+	if !changed {
+		return nil
+	}
+	q.live.Store(int64(len(q.index)))
+	if err := syncDir(q.dir); err != nil {
+		return fmt.Errorf("mark an entry of the dead-letter queue as superseded: %w", err)
+	}
+	return nil
+}
+
+// older reports whether the event at a came before the one at b. The sequence
+// of a stream that was made anew is lower, though what it holds is newer.
+func older(a, b cdc.Position) bool { return a.Sequence < b.Sequence || a.Stored < b.Stored }
+
+// remove deletes an entry.
+func (q *Queue) remove(e *Entry) error {
+	suffix := waiting
+	if e.Superseded {
+		suffix = superseded
+	}
+	if err := os.Remove(q.path(e.ID, suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.index, e.ID)
+	q.live.Store(int64(len(q.index)))
+	return nil
+}
+
+func (q *Queue) path(id, suffix string) string { return filepath.Join(q.dir, id+suffix) }
+
+// names returns the files of the queue in stream order.
+func (q *Queue) names() ([]string, error) {
+	dir, err := os.Open(q.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = dir.Close() }()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	names = slices.DeleteFunc(names, func(name string) bool {
+		return strings.HasPrefix(name, temporary) || !strings.HasSuffix(name, waiting) && !strings.HasSuffix(name, superseded)
+	})
+	slices.Sort(names)
+	return names, nil
+}

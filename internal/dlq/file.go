@@ -1,0 +1,85 @@
+package dlq
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// temporary begins the name of a file that is being written.
+const temporary = ".writing-"
+
+// write makes e's file: whole and durable, or not at all.
+func (q *Queue) write(e *Entry) (err error) {
+	header, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(q.dir, temporary+"*") // its mode is 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if _, err = f.Write(append(header, '\n')); err != nil {
+		return err
+	}
+	if _, err = f.Write(e.Payload); err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), q.path(e.ID, waiting)); err != nil {
+		return err
+	}
+	return syncDir(q.dir)
+}
+
+// syncDir makes the names in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	return d.Sync()
+}
+
+// read reads the file called name, its payload only where asked to.
+func (q *Queue) read(name string, payload bool) (Entry, error) {
+	f, err := os.Open(filepath.Join(q.dir, name))
+	if err != nil {
+		return Entry{}, err
+	}
+	defer func() { _ = f.Close() }()
+	r := bufio.NewReader(f)
+	header, err := r.ReadBytes('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return Entry{}, err
+	}
+	var e Entry
+	if err := json.Unmarshal(header, &e); err != nil {
+		return Entry{}, fmt.Errorf("%s is not an entry of the dead-letter queue", name)
+	}
+	e.ID, e.Superseded = strings.CutSuffix(name, superseded)
+	e.ID = strings.TrimSuffix(e.ID, waiting)
+	if payload {
+		if e.Payload, err = io.ReadAll(r); err != nil {
+			return Entry{}, err
+		}
+	}
+	return e, nil
+}

@@ -1,0 +1,176 @@
+package dlq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+// Filter chooses entries. A zero field chooses all.
+type Filter struct {
+	IDs       []string // whole, or their leading characters
+	Table     string
+	Operation string
+	Stage     string
+	Since     time.Time // rejected then or later
+	Until     time.Time // rejected before
+	// Superseded chooses the superseded entries only, Waiting the others only.
+	Superseded, Waiting bool
+}
+
+func (f *Filter) match(e *Entry) bool {
+	switch {
+	case f.Table != "" && f.Table != e.Table, f.Operation != "" && !strings.EqualFold(f.Operation, e.Operation), f.Stage != "" && f.Stage != e.Stage:
+		return false
+	case !f.Since.IsZero() && e.Time.Before(f.Since), !f.Until.IsZero() && !e.Time.Before(f.Until):
+		return false
+	case f.Superseded && !e.Superseded, f.Waiting && e.Superseded:
+		return false
+	}
+	return len(f.IDs) == 0 || slices.ContainsFunc(f.IDs, func(id string) bool { return strings.HasPrefix(e.ID, id) })
+}
+
+// List yields the entries that f chooses, in stream order, without their
+// payloads. It holds the names of the queue's files in memory, and one entry.
+func (q *Queue) List(f Filter) iter.Seq2[Entry, error] { return q.entries(f, false) }
+
+func (q *Queue) entries(f Filter, payload bool) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		names, err := q.names()
+		if err != nil {
+			yield(Entry{}, fmt.Errorf("list the dead-letter queue: %w", err))
+			return
+		}
+		for _, name := range names {
+			e, err := q.read(name, false)
+			switch {
+			case errors.Is(err, fs.ErrNotExist): // dropped or superseded meanwhile
+				continue
+			case err != nil:
+				yield(Entry{}, fmt.Errorf("read the dead-letter queue: %w", err))
+				return
+			case !f.match(&e):
+				continue
+			}
+			if payload {
+				if e, err = q.read(name, true); errors.Is(err, fs.ErrNotExist) {
+					continue
+				}
+				if err != nil {
+					err = fmt.Errorf("read the dead-letter queue: %w", err)
+				}
+			}
+			if !yield(e, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Show returns the entry of the given id, or of the only one that begins so,
+// with its payload.
+func (q *Queue) Show(id string) (Entry, error) {
+	var found []Entry
+	for e, err := range q.List(Filter{IDs: []string{id}}) {
+		if err != nil {
+			return Entry{}, err
+		}
+		if found = append(found, e); len(found) > 1 && found[0].ID != id {
+			return Entry{}, fmt.Errorf("more than one entry of the dead-letter queue begins with %q", id)
+		}
+	}
+	if id == "" || len(found) == 0 {
+		return Entry{}, ErrNotFound
+	}
+	for e, err := range q.entries(Filter{IDs: []string{found[0].ID}}, true) {
+		return e, err
+	}
+	return Entry{}, ErrNotFound
+}
+
+// Drop removes the entries that f chooses and returns how many there were.
+func (q *Queue) Drop(f Filter) (int, error) {
+	n := 0
+	for e, err := range q.List(f) {
+		if err == nil {
+			err = q.remove(&e)
+		}
+		if err != nil {
+			return n, fmt.Errorf("drop from the dead-letter queue: %w", err)
+		}
+		n++
+	}
+	if n > 0 {
+		return n, syncDir(q.dir)
+	}
+	return 0, nil
+}
+
+// Replayed counts what a replay did.
+type Replayed struct {
+	Applied    int // and removed from the queue
+	Superseded int // left, because a newer change of the row was applied
+	Rejected   int // left, because they were rejected again
+}
+
+// Replay calls apply with each entry that f chooses, in stream order and with
+// its payload. An entry that apply takes is removed. One that it rejects as
+// poison stays, with the new reason. Any other error ends the replay.
+// Superseded entries are passed over, unless force is set: applying them would
+// put an old row over a newer one.
+//
+// Nothing else may apply changes to the destination meanwhile.
+func (q *Queue) Replay(ctx context.Context, f Filter, force bool, apply func(ctx context.Context, e Entry) error) (Replayed, error) {
+	var done Replayed
+	for e, err := range q.entries(f, true) {
+		if err != nil {
+			return done, err
+		}
+		if ctx.Err() != nil {
+			return done, context.Cause(ctx)
+		}
+		if e.Superseded && !force {
+			done.Superseded++
+			continue
+		}
+		err = apply(ctx, e)
+		switch {
+		case err == nil:
+			done.Applied++
+			err = q.applied(&e)
+		case fault.Of(err) == fault.Poison:
+			done.Rejected++
+			err = q.rejectedAgain(&e, err)
+		}
+		if err != nil {
+			return done, fmt.Errorf("replay %s: %w", e.ID, err)
+		}
+	}
+	return done, nil
+}
+
+// applied removes e, and keeps what is older of its row from being replayed later.
+func (q *Queue) applied(e *Entry) error {
+	if err := q.remove(e); err != nil {
+		return err
+	}
+	if e.Table == "" || e.Key == "" {
+		return nil
+	}
+	return q.Supersede(e.Table, e.Key, e.Position())
+}
+
+func (q *Queue) rejectedAgain(e *Entry, reason error) error {
+	if e.Superseded { // a forced replay changes nothing about that
+		return nil
+	}
+	e.Reason, e.Time = reason.Error(), time.Now()
+	return q.write(e)
+}

@@ -1,0 +1,110 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+// chunk is a run of messages on its way through a decoder.
+type chunk struct {
+	messages []Message
+	received time.Time
+	done     chan struct{} // closed when items holds one item a message, or cut is set
+	items    []item
+	cut      bool // the messages behind the items could not be decoded: the stream ends here
+}
+
+// intakeFailure is why the intake ended, if not because it was asked to: what
+// came before it is still applied.
+type intakeFailure struct {
+	mu    sync.Mutex
+	first error
+}
+
+func (f *intakeFailure) set(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.first == nil {
+		f.first = err
+	}
+}
+
+func (f *intakeFailure) err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.first
+}
+
+// receive is the first stage. It ends, and with it stage by stage the others,
+// when intake does.
+func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) error {
+	defer close(p.ordered)
+	defer close(p.decode)
+	var backoff fault.Backoff
+	for {
+		waiting, err := p.flow.enter(intake)
+		if err != nil {
+			return nil //nolint:nilerr // the intake has ended
+		}
+		messages, err := p.c.Source.Receive(waiting)
+		interrupted := waiting.Err() != nil
+		p.flow.leave(len(messages), size(messages))
+		switch {
+		case err == nil:
+			if backoff != (fault.Backoff{}) {
+				backoff.Reset()
+				p.status.recovered(troubleSource)
+			}
+			if !p.forward(ctx, messages) {
+				return nil
+			}
+		case interrupted && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
+			// paused, or at the end: enter says which
+		case fault.Of(err) != fault.Transient:
+			failed.set(err)
+			return nil
+		default:
+			p.status.trouble(troubleSource, err)
+			pause(intake, backoff.Next(err))
+		}
+	}
+}
+
+// forward hands messages to the decoders, and in the same order to the batcher.
+func (p *Pipeline) forward(ctx context.Context, messages []Message) bool {
+	if len(messages) == 0 {
+		return true
+	}
+	c := &chunk{messages: messages, received: time.Now(), done: make(chan struct{})}
+	p.status.arrived(c)
+	for _, to := range []chan *chunk{p.ordered, p.decode} {
+		select {
+		case to <- c:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+func size(messages []Message) int {
+	n := 0
+	for i := range messages {
+		n += len(messages[i].Data)
+	}
+	return n
+}
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

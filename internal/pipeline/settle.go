@@ -1,0 +1,27 @@
+package pipeline
+
+import "context"
+
+// settle is the last stage: it acknowledges what is durable. It outlives a
+// failed applier, for what came before the failure.
+func (p *Pipeline) settle(hard context.Context) error {
+	for d := range p.applied {
+		for more := true; more; { // one acknowledgement for all that is there
+			select {
+			case next, ok := <-p.applied:
+				if more = ok; ok {
+					d = delivered{d.upTo.Advance(next.upTo), d.messages + next.messages, d.bytes + next.bytes}
+				}
+			default:
+				more = false
+			}
+		}
+		err := p.persist(hard, troubleSource, func() error { return p.c.Source.Settle(hard, d.upTo) })
+		if err != nil {
+			return err
+		}
+		p.flow.release(d.messages, d.bytes)
+		p.status.settled(d)
+	}
+	return nil
+}
