@@ -1,0 +1,206 @@
+package localhq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	streamName = "dbchange"
+	// maxPayload is the largest message, in bytes: the most that a NATS server allows.
+	maxPayload = 64 << 20
+	// startTimeout bounds the start of the NATS server, which reads its store.
+	startTimeout = time.Minute
+)
+
+// errBrokerDown says that the NATS server is stopped.
+var errBrokerDown = errors.New("the NATS server is stopped")
+
+// broker is the embedded NATS server. It can be stopped and started again: it
+// comes back at the same port with the same store.
+type broker struct {
+	dir       string // of the store
+	authority *authority
+	dev       string // the JWT for clients without a credential, or ""
+	logger    *slog.Logger
+
+	mu      sync.Mutex
+	host    string // to listen at
+	port    int    // -1 until the first start, where any free one will do
+	srv     *server.Server
+	started time.Time
+}
+
+// start starts the server, unless it runs, and waits until it serves.
+func (b *broker) start() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.srv != nil {
+		return nil
+	}
+	resolver := &server.MemAccResolver{}
+	if err := errors.Join(
+		resolver.Store(b.authority.accountKey, b.authority.accountJWT),
+		resolver.Store(b.authority.systemKey, b.authority.systemJWT),
+	); err != nil {
+		return fmt.Errorf("store the accounts: %w", err)
+	}
+	srv, err := server.NewServer(&server.Options{
+		ServerName: "localhq", Host: b.host, Port: b.port,
+		TrustedOperators: []*jwt.OperatorClaims{b.authority.operatorClaims},
+		SystemAccount:    b.authority.systemKey, AccountResolver: resolver, DefaultSentinel: b.dev,
+		JetStream: true, StoreDir: b.dir, JetStreamMaxMemory: 64 << 20, JetStreamMaxStore: 1 << 50,
+		DisableJetStreamBanner: true, MaxPayload: maxPayload, MaxPending: 4 * maxPayload,
+		NoSigs: true, NoLog: true,
+	})
+	if err != nil {
+		return fmt.Errorf("configure the NATS server: %w", err)
+	}
+	log := &natsLogger{logger: b.logger}
+	srv.SetLoggerV2(log, false, false, false)
+	srv.Start()
+	if !srv.ReadyForConnections(startTimeout) {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+		return fmt.Errorf("start the NATS server at %s: %s", net.JoinHostPort(b.host, strconv.Itoa(max(b.port, 0))), log.reason())
+	}
+	b.srv, b.started, b.port = srv, time.Now(), srv.Addr().(*net.TCPAddr).Port
+	return nil
+}
+
+// stop stops the server, where it runs, and waits until its store is closed.
+func (b *broker) stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.srv == nil {
+		return
+	}
+	b.srv.Shutdown()
+	b.srv.WaitForShutdown()
+	b.srv = nil
+}
+
+func (b *broker) url() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return "nats://" + net.JoinHostPort(dialHost(b.host), strconv.Itoa(b.port))
+}
+
+// lastSeen returns when a connection of the user was last open: now where one
+// is, the zero time where this run of the server has seen none.
+func (b *broker) lastSeen(publicKey string) (time.Time, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.srv == nil {
+		return time.Time{}, errBrokerDown
+	}
+	conns, err := b.srv.Connz(&server.ConnzOptions{State: server.ConnAll, Username: true, User: publicKey, Limit: 1 << 16})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("list connections: %w", err)
+	}
+	var last time.Time
+	for _, c := range conns.Conns {
+		if c.Stop == nil {
+			return time.Now(), nil
+		}
+		if c.Stop.After(last) {
+			last = *c.Stop
+		}
+	}
+	return last, nil
+}
+
+// upSince returns when the server last started.
+func (b *broker) upSince() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.started
+}
+
+// connect opens a connection as u.
+func (b *broker) connect(u user, name string, options ...nats.Option) (*nats.Conn, error) {
+	conn, err := nats.Connect(b.url(), append([]nats.Option{
+		nats.Name(name), nats.UserJWTAndSeed(u.jwt, string(u.seed)),
+	}, options...)...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", b.url(), err)
+	}
+	return conn, nil
+}
+
+// ensureStream creates the stream, or brings its limits to what is asked for.
+func ensureStream(ctx context.Context, conn *nats.Conn, o Options) error {
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return fmt.Errorf("open JetStream: %w", err)
+	}
+	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: streamName, Subjects: []string{streamName + ".>"}, Storage: jetstream.FileStorage,
+		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld,
+		MaxAge: o.StreamAge, MaxBytes: o.StreamBytes, MaxMsgs: -1, MaxMsgSize: -1, MaxConsumers: -1, Replicas: 1,
+		Duplicates: min(dedupWindow, o.StreamAge),
+	})
+	if err != nil {
+		return fmt.Errorf("create the stream %s: %w", streamName, err)
+	}
+	return nil
+}
+
+// dialHost returns the name at which a listener bound to host is reached from
+// this machine.
+func dialHost(host string) string {
+	switch host {
+	case "", "0.0.0.0", "::":
+		return "localhost"
+	}
+	return host
+}
+
+// natsLogger passes on what the NATS server has to complain about, and keeps
+// the last of it for the error of a failed start.
+type natsLogger struct {
+	logger *slog.Logger
+	mu     sync.Mutex
+	last   string
+}
+
+func (l *natsLogger) Noticef(format string, v ...any) {
+	l.logger.Debug(strings.TrimSpace(fmt.Sprintf(format, v...)), "component", "nats")
+}
+func (l *natsLogger) Debugf(string, ...any) {}
+func (l *natsLogger) Tracef(string, ...any) {}
+
+func (l *natsLogger) Warnf(format string, v ...any) {
+	l.logger.Warn(fmt.Sprintf(format, v...), "component", "nats")
+}
+func (l *natsLogger) Errorf(format string, v ...any) { l.complain(format, v) }
+func (l *natsLogger) Fatalf(format string, v ...any) { l.complain(format, v) }
+
+func (l *natsLogger) complain(format string, v []any) {
+	text := fmt.Sprintf(format, v...)
+	l.logger.Error(text, "component", "nats")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = text
+}
+
+func (l *natsLogger) reason() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.last == "" {
+		return fmt.Sprintf("it did not serve within %s", startTimeout)
+	}
+	return l.last
+}
