@@ -1,0 +1,103 @@
+package shop
+
+// evolution is one change of the schema.
+type evolution struct {
+	what   string
+	table  string
+	column column  // the column added, or widened
+	layout *layout // of a new table; nil otherwise
+}
+
+// evolutions returns all that the shop's schema will go through, in order.
+// Columns that are added are nullable: the rows that are already there lack them.
+func evolutions() []evolution {
+	inspection := newLayout("inspection", "Inspection", definition{primaryKey: []string{"id"}, standalone: true}, inspectionColumns())
+	loaner := newLayout("loaner_car", "LoanerCar", definition{primaryKey: []string{"companyId", "id"}, standalone: true}, loanerColumns())
+	add := func(table string, c column) evolution {
+		return evolution{what: "column " + table + "." + c.name + " added (" + c.typ.String() + ")", table: table, column: c}
+	}
+	widen := func(table string, c column) evolution {
+		return evolution{what: "column " + table + "." + c.name + " widened to " + c.typ.String(), table: table, column: c}
+	}
+	create := func(l *layout) evolution {
+		return evolution{what: "table " + l.table + " added", table: l.table, layout: l}
+	}
+	return []evolution{
+		add(orderTable, integer("warrantyMonths", between(0, 60)).null(30)),
+		widen("vehicle", number("odometer", decimal(0, 400_000, 1)).null(5)),
+		create(inspection),
+		add("customer", object("consent", settings).null(20)),
+		widen("part", number("quantity", nil)),
+		add("vehicle", enum("drivetrain", "FWD", "RWD", "AWD", "4x4").null(10)),
+		widen("vehicle", text("odometer", mileage).null(5)),
+		create(loaner),
+		add("message", date("scheduledDate", around(0, 14)).null(40)),
+		widen("inventory_part", text("weight", pattern("#.## kg"))),
+		add("inspection", array("photos", "object", list(2, photo)).null(20)),
+		add("payment", number("surcharge", precise(0, 9)).null(50)),
+		add("labor", boolean("billable", 90).null(10)),
+	}
+}
+
+func inspectionColumns() []column {
+	return common(
+		text("title", oneOf(works...)),
+		enum("result", "Pass", "Attention", "Fail", "NotChecked"),
+		integer("points", between(0, 100)),
+		number("treadDepth", decimal(0, 10, 1)).null(20),
+		boolean("approved", 50).null(10),
+		date("inspectedDate", around(3, 0)),
+		object("findings", settings),
+		array("measurements", "number", list(5, decimal(0, 20, 2))),
+		text("note", remark).null(40),
+	)
+}
+
+func loanerColumns() []column {
+	return common(
+		text("plate", pattern("@@@ ###")),
+		text("model", oneOf(models...)),
+		enum("state", "Available", "Lent", "Repair"),
+		integer("odometer", between(0, 200_000)),
+		date("dueDate", around(0, 20)).null(40),
+	)
+}
+
+// mileage makes an odometer's reading as people write it.
+func mileage(p *pen, dst []byte) []byte {
+	return quoted(dst, string(decimal(0, 400_000, 1)(p, nil))+pick(p, []string{"", " mi", " km", " Meilen (geschätzt)"}))
+}
+
+// evolve makes the next evolution and returns what it is; "" where none is left.
+func (m *model) evolve() (what, table string) {
+	all := evolutions()
+	if m.evolved == len(all) {
+		return "", ""
+	}
+	e := all[m.evolved]
+	m.evolved++
+	if e.layout != nil {
+		m.addTable(e.layout)
+		return e.what, e.table
+	}
+	t := m.byName[e.table]
+	e.column.own = e.column.own || e.column.make == nil
+	t.layouts = append(t.layouts, t.latest().with(e.column))
+	return e.what, e.table
+}
+
+// show makes an evolution visible at once: it writes a few rows of the table
+// in its new layout.
+func (st *step) show(name string) {
+	t := st.table(name)
+	if t.latest().standalone {
+		for range 3 {
+			st.fill(t)
+		}
+	}
+	for range 5 {
+		if r, ok := st.any(name); ok {
+			st.edit(r, 4)
+		}
+	}
+}

@@ -1,0 +1,209 @@
+package shop
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+)
+
+// step is one business action under way: it changes rows, and remembers what
+// it did for the log and for the stream. Its randomness follows from the seed
+// and its number, so a step needs nothing but the model to be repeated.
+type step struct {
+	*pen
+	m        *model
+	clock    func() time.Time
+	spread   bool   // changes take their own time, not the step's
+	user     string // who acts
+	imported bool
+
+	changes []Change
+	record  []byte // of the log; empty while the shop is being made
+	keep    bool   // whether changes and record are wanted
+	sets    []assignment
+	image   []byte
+}
+
+// begin makes st ready for the next step.
+func (st *step) begin() {
+	st.m.step++
+	st.dip(st.m.seed, st.m.step, st.clock())
+	st.user, st.imported = "", false
+	st.spread = st.percent(50)
+	st.changes = nil
+	st.record = st.record[:0]
+}
+
+// value is a column's new value.
+type value struct {
+	column string
+	raw    []byte
+}
+
+func str(column, s string) value       { return value{column, rawjson.AppendQuoted(nil, s)} }
+func num(column string, n int64) value { return value{column, strconv.AppendInt(nil, n, 10)} }
+func raw(column, v string) value       { return value{column, []byte(v)} }
+func nothing(column string) value      { return value{column, []byte("null")} }
+
+func flag(column string, b bool) value { return value{column, strconv.AppendBool(nil, b)} }
+
+// optional is a text that may be missing.
+func optional(column, s string) value {
+	if s == "" {
+		return nothing(column)
+	}
+	return str(column, s)
+}
+
+// hundredths is a number with two decimals.
+func hundredths(column string, n int64) value {
+	sign := ""
+	if n < 0 {
+		sign, n = "-", -n
+	}
+	return value{column, fmt.Appendf(nil, "%s%d.%02d", sign, n/100, n%100)}
+}
+
+// when is the present in a date column.
+func (st *step) when(column string) value { return value{column, instant(nil, st.now)} }
+
+func (st *step) table(name string) *table { return st.m.byName[name] }
+
+// at makes the place of the rows inserted from here on.
+func (st *step) at(r row) {
+	st.company, st.location = r.text("companyId"), r.text("locationId")
+}
+
+func (st *step) tick() cdc.Timestamp {
+	if st.spread {
+		return st.m.tick(st.clock().UnixNano())
+	}
+	return st.m.tick(st.now.UnixNano())
+}
+
+func (st *step) assign(l *layout, values []value) []assignment {
+	st.sets = st.sets[:0]
+	for _, v := range values {
+		i := l.slot(v.column)
+		if i < 0 {
+			panic("shop: " + l.table + " has no column " + v.column)
+		}
+		st.sets = append(st.sets, assignment{i, v.raw})
+	}
+	return st.sets
+}
+
+// insert adds a row with the given values and made up ones, and returns its
+// key. Without an id among the values it is given the next one.
+func (st *step) insert(name string, values ...value) string {
+	t := st.table(name)
+	id := ""
+	if !slices.ContainsFunc(values, func(v value) bool { return v.column == "id" }) {
+		id = hex24(st.m.seed, name, t.next)
+		values = append(values, str("id", id))
+	}
+	l := t.latest()
+	st.image = st.row(st.image[:0], l, st.assign(l, values))
+	st.apply(operation{op: cdc.Insert, table: t, image: bytes.Clone(st.image)})
+	return t.rows[len(t.rows)-1].key
+}
+
+// reinsert adds a row with another's image.
+func (st *step) reinsert(t *table, image []byte) {
+	st.apply(operation{op: cdc.Insert, table: t, image: image})
+}
+
+// update gives a row's columns new values, if any of them differ.
+func (st *step) update(r row, values ...value) {
+	t := r.table
+	if &r.image[0] != &t.rows[r.slot].image[0] {
+		panic("shop: a row of " + t.name() + " changed since it was read")
+	}
+	l := t.latest()
+	if i := l.slot("updatedDate"); i >= 0 {
+		values = append(values, st.when("updatedDate"))
+	}
+	if i := l.slot("revision"); i >= 0 {
+		values = append(values, num("revision", r.int("revision")+1))
+	}
+	sets := st.assign(l, values)
+	var diff []string
+	if st.image, diff = r.rewrite(st.image, sets); len(diff) > 0 {
+		st.apply(operation{op: cdc.Update, table: t, slot: r.slot, sets: sets, image: bytes.Clone(st.image), diff: diff})
+	}
+}
+
+// edit gives some columns of a row that nobody reckons with made up values.
+func (st *step) edit(r row, n int) {
+	l := r.table.latest()
+	values := make([]value, 0, n)
+	for range n {
+		c := &l.columns[st.IntN(len(l.columns))]
+		if c.editable() && !slices.ContainsFunc(values, func(v value) bool { return v.column == c.name }) {
+			values = append(values, value{c.name, st.value(nil, c)})
+		}
+	}
+	st.update(r, values...)
+}
+
+func (st *step) delete(r row) {
+	st.apply(operation{op: cdc.Delete, table: r.table, slot: r.slot})
+}
+
+func (st *step) apply(o operation) {
+	o.clock, o.user, o.imported = st.tick(), st.user, st.imported
+	if st.keep {
+		st.record = appendOperation(st.record, &o)
+	}
+	c := st.m.apply(&o)
+	if st.keep {
+		st.changes = append(st.changes, c)
+	}
+}
+
+// find returns the row with a key, which must exist.
+func (st *step) find(name, key string) row {
+	r, ok := st.lookup(name, key)
+	if !ok {
+		panic("shop: there is no such " + name)
+	}
+	return r
+}
+
+// lookup returns the row with a key. It stays valid until the step changes it
+// or removes any row of its table.
+func (st *step) lookup(name, key string) (row, bool) {
+	t := st.table(name)
+	i, ok := t.byKey[key]
+	if !ok {
+		return row{}, false
+	}
+	return st.read(t, int(i)), true
+}
+
+// any returns some row of a table.
+func (st *step) any(name string) (row, bool) {
+	t := st.table(name)
+	if len(t.rows) == 0 {
+		return row{}, false
+	}
+	return st.read(t, st.IntN(len(t.rows))), true
+}
+
+// read cuts a row into columns of its own memory.
+func (st *step) read(t *table, i int) row {
+	r := st.m.at(t, i)
+	r.spans = slices.Clone(r.spans)
+	return r
+}
+
+// below returns the keys of a table's rows that belong to a parent row. They
+// are a copy, so that rows may be removed while they are walked.
+func (st *step) below(name, parent string) []string {
+	return slices.Clone(st.table(name).children[parent])
+}

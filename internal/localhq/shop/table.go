@@ -1,0 +1,239 @@
+package shop
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/schema"
+)
+
+// table holds the rows of one table, each as the JSON text in which it is
+// published. Everything in it follows from the rows that were put in and the
+// order in which that happened, so that replaying the log restores it exactly.
+type table struct {
+	index    int // in model.tables
+	layouts  []*layout
+	rows     []slot // in no order; a removed row's place is taken by the last one
+	byKey    map[string]int32
+	children map[string][]string // keys of the rows below another row, ascending; see definition.parent
+	next     uint64              // rows ever inserted
+}
+
+// slot is one row.
+type slot struct {
+	key               string
+	image             []byte // immutable
+	layout            uint16 // in table.layouts
+	company, location uint16 // in model.places
+}
+
+func (t *table) latest() *layout { return t.layouts[len(t.layouts)-1] }
+func (t *table) name() string    { return t.layouts[0].table }
+
+// row is one row cut into columns. It is immutable, but its spans are only as
+// long-lived as the buffer they were cut into.
+type row struct {
+	table  *table
+	layout *layout
+	slot   int
+	image  []byte
+	spans  []rawjson.Span
+}
+
+// cut finds the columns of an image that a layout's writer wrote: in the
+// layout's order, some left out.
+func cut(l *layout, image []byte, spans []rawjson.Span) []rawjson.Span {
+	spans = slices.Grow(spans[:0], len(l.columns))[:len(l.columns)]
+	clear(spans)
+	m, err := rawjson.OpenObject(image)
+	at := 0
+	for err == nil && m.Next() {
+		name := m.Name()
+		for at < len(l.columns) && l.columns[at].name != string(name) {
+			at++
+		}
+		if at == len(l.columns) {
+			panic(fmt.Sprintf("shop: a row of %s has columns that its layout lacks", l.table))
+		}
+		spans[at] = m.Span()
+		at++
+	}
+	if err == nil {
+		err = m.Err()
+	}
+	if err != nil {
+		panic(fmt.Sprintf("shop: a row of %s is not an object: %v", l.table, err))
+	}
+	return spans
+}
+
+// raw returns a column's raw value; nil where the row has none.
+func (r *row) raw(i int) []byte {
+	if i < 0 || r.spans[i].IsZero() {
+		return nil
+	}
+	return r.image[r.spans[i].Start:r.spans[i].End]
+}
+
+func (r *row) text(column string) string {
+	raw := r.raw(r.layout.slot(column))
+	if raw == nil || rawjson.IsNull(raw) {
+		return ""
+	}
+	return string(rawjson.Text(raw))
+}
+
+func (r *row) int(column string) int64 {
+	n, _ := strconv.ParseInt(r.text(column), 10, 64)
+	return n
+}
+
+// hundredths returns a number of at most two decimals, times a hundred.
+func (r *row) hundredths(column string) int64 {
+	whole, decimals, _ := strings.Cut(r.text(column), ".")
+	n, _ := strconv.ParseInt(whole+(decimals + "00")[:2], 10, 64)
+	return n
+}
+
+func (r *row) key() string { return r.table.rows[r.slot].key }
+
+// keyOf returns the text by which a row is found: its key columns' texts.
+func (r *row) keyOf() string {
+	if len(r.layout.key) == 1 {
+		return string(rawjson.Text(r.raw(r.layout.key[0])))
+	}
+	var key []byte
+	for i, k := range r.layout.key {
+		if i > 0 {
+			key = append(key, 0)
+		}
+		key = append(key, rawjson.Text(r.raw(k))...)
+	}
+	return string(key)
+}
+
+// wireKey returns the key as a change names it.
+func (r *row) wireKey() json.RawMessage {
+	key := []byte{'['}
+	if r.layout.companyKey {
+		key = append(append(key, r.raw(r.layout.company)...), ',')
+	}
+	for i, k := range r.layout.key {
+		if i > 0 {
+			key = append(key, ',')
+		}
+		key = append(key, r.raw(k)...)
+	}
+	return append(key, ']')
+}
+
+// assignment is a new raw value for a column, by its slot in the newest layout.
+type assignment struct {
+	column int
+	value  []byte
+}
+
+// rewrite returns the image of r in its table's newest layout with the given
+// values, and the names of the columns that differ.
+func (r *row) rewrite(scratch []byte, sets []assignment) (image []byte, diff []string) {
+	to := r.table.latest()
+	out := append(scratch[:0], '{')
+	for i := range to.columns {
+		from := i
+		if to != r.layout {
+			from = r.layout.slot(to.columns[i].name)
+		}
+		was := r.raw(from)
+		now := convert(was, to.columns[i].typ)
+		for _, s := range sets {
+			if s.column == i {
+				now = s.value
+			}
+		}
+		if !bytes.Equal(was, now) && !(isNull(was) && isNull(now)) {
+			diff = append(diff, to.columns[i].name)
+		}
+		if now == nil {
+			now = []byte("null")
+		}
+		if to.omitNulls && isNull(now) {
+			continue
+		}
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		out = append(append(out, to.names[i]...), now...)
+	}
+	return append(out, '}'), diff
+}
+
+func isNull(raw []byte) bool { return raw == nil || rawjson.IsNull(raw) }
+
+// convert returns a value of an older layout as the type that its column was
+// widened to holds it: a number in a column that became text is its digits.
+func convert(raw []byte, to schema.Type) []byte {
+	if to == schema.String && len(raw) > 0 && raw[0] != '"' && !rawjson.IsNull(raw) {
+		return rawjson.AppendQuoted(nil, raw)
+	}
+	return raw
+}
+
+// add puts a row in and returns its place.
+func (t *table) add(s slot, parent string) int {
+	if _, twice := t.byKey[s.key]; twice {
+		panic(fmt.Sprintf("shop: a row of %s is inserted twice", t.name()))
+	}
+	t.byKey[s.key] = int32(len(t.rows))
+	t.rows = append(t.rows, s)
+	if parent != "" {
+		of := t.children[parent]
+		at, _ := slices.BinarySearch(of, s.key)
+		t.children[parent] = slices.Insert(of, at, s.key)
+	}
+	t.next++
+	return len(t.rows) - 1
+}
+
+// remove takes a row out.
+func (t *table) remove(at int, parent string) {
+	key := t.rows[at].key
+	delete(t.byKey, key)
+	last := len(t.rows) - 1
+	if at != last {
+		t.rows[at] = t.rows[last]
+		t.byKey[t.rows[at].key] = int32(at)
+	}
+	t.rows[last] = slot{}
+	t.rows = t.rows[:last]
+	if parent == "" {
+		return
+	}
+	of := t.children[parent]
+	if i, found := slices.BinarySearch(of, key); found {
+		of = slices.Delete(of, i, i+1)
+	}
+	if len(of) == 0 {
+		delete(t.children, parent)
+	} else {
+		t.children[parent] = of
+	}
+}
+
+// operation is one change in the terms of the model: what the log holds of it.
+type operation struct {
+	op       cdc.Op
+	table    *table
+	slot     int          // of an UPDATE or DELETE
+	image    []byte       // of an INSERT; of an UPDATE where it is known
+	sets     []assignment // of an UPDATE
+	diff     []string     // of an UPDATE whose image is known
+	clock    cdc.Timestamp
+	user     string
+	imported bool
+}
