@@ -196,16 +196,24 @@ func (f File) values() map[string]any {
 // lines replaced, where that comes to the same values, else written anew.
 func (f File) encode() ([]byte, error) {
 	want := f.values()
-	edited := f.edit(want)
-	var got map[string]any
-	if _, err := toml.Decode(edited, &got); err == nil && reflect.DeepEqual(got, want) {
+	if edited := f.edit(want); says(edited, want) {
 		return []byte(edited), nil
 	}
 	var b bytes.Buffer
 	if err := toml.NewEncoder(&b).Encode(want); err != nil {
 		return nil, err
 	}
+	if !says(b.String(), want) {
+		return nil, errors.New("a value has bytes that TOML can't hold")
+	}
 	return b.Bytes(), nil
+}
+
+// says reports whether text reads back as want.
+func says(text string, want map[string]any) bool {
+	got := make(map[string]any)
+	_, err := toml.Decode(text, &got)
+	return err == nil && reflect.DeepEqual(got, want)
 }
 
 // edit replaces, adds and removes the lines of known keys.
@@ -240,8 +248,7 @@ func (f File) edit(want map[string]any) string {
 func firstTable(lines []string) int {
 	at := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(strings.TrimSpace(l), "[") })
 	if at < 0 {
-		last := len(lines) - 1
-		if last >= 0 && lines[last] != "" { // no final line break
+		if last := len(lines) - 1; lines[last] != "" && !strings.HasSuffix(lines[last], "\n") {
 			lines[last] += "\n"
 		}
 		return len(lines)

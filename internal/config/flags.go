@@ -29,7 +29,7 @@ func BindCommon(fs *pflag.FlagSet) *CommonFlags {
 	fs.BoolVarP(&f.value.Silent, "silent", "s", false, "log errors only; the log file keeps everything")
 	fs.BoolVarP(&f.value.Timestamp, "timestamp", "t", false, "begin each log line on a terminal with the time")
 	fs.StringVar(&f.value.LogLabel, "log-label", "", "a `label` that each log line carries, to tell servers apart")
-	fs.StringVar(&f.format, "log-format", "", "`text` or json (default text on a terminal, json elsewhere)")
+	fs.StringVar(&f.format, "log-format", "", "`format` of log lines, text or json (default text on a terminal, json elsewhere)")
 	return f
 }
 
@@ -88,9 +88,9 @@ func bindDestination(fs *pflag.FlagSet) destinationFlags {
 }
 
 func (f *destinationFlags) bind(fs *pflag.FlagSet) {
-	fs.StringVar(&f.url, "url", "", "destination, as in postgres://user:${PASSWORD}@host:5432/database; see: eds server help")
+	fs.StringVar(&f.url, "url", "", "destination `url`, as in postgres://user:${PASSWORD}@host:5432/database; see: eds server help")
 	fs.StringVar(&f.schemaValidator, "schema-validator", "", "`directory` of JSON Schemas; changes that fail theirs, or have none, are skipped")
-	fs.StringSliceVar(&f.companyIDs, "companyIds", nil, "only these companies, `id,id,...` (default: all that the key may read)")
+	fs.StringSliceVar(&f.companyIDs, "companyIds", nil, "only companies of these `ids`, separated by commas (default: all that the key may read)")
 }
 
 func (f *destinationFlags) destination(file File) Secret {
@@ -121,7 +121,7 @@ func BindServer(fs *pflag.FlagSet) *ServerFlags {
 	fs.StringVar(&f.host, "host", "", "`address` that health and metrics listen on (default all interfaces)")
 	numberVar(fs, &f.port, "port", DefaultPort, "`port` of health and metrics, 0 for any free one (environment: "+envPort+")")
 	numberVar(fs, &f.port, "health-port", DefaultPort, "the former name of --port")
-	fs.StringSliceVar(&f.server, "server", nil, "NATS servers, `url,url,...` (default: HQ's)")
+	fs.StringSliceVar(&f.server, "server", nil, "`urls` of NATS servers, separated by commas (default: HQ's)")
 	fs.StringVar(&f.serverID, "eds-id", "", "`id` of this server at HQ (default: what the key says)")
 	fs.StringVar(&f.consumerSuffix, "consumer-suffix", "", "`suffix` of the consumer's name, to follow the stream a second time")
 	fs.BoolVar(&f.keepLogs, "keep-logs", false, "keep log files that HQ has been sent")
@@ -220,8 +220,8 @@ func BindImport(fs *pflag.FlagSet) *ImportFlags {
 	fs.StringVar(&f.timeOffset, "timeOffset", "", "only rows changed since this `time`, like 2026-01-31T00:00:00Z")
 	numberVar(fs, &v.Parallel, "parallel", 4, "tables that are loaded at a time")
 	fs.BoolVar(&v.Single, "single", false, "one table at a time, as --parallel 1")
-	fs.StringSliceVar(&f.only, "only", nil, "only these tables, `table,table,...`")
-	fs.StringSliceVar(&f.locationIDs, "locationIds", nil, "only these locations, `id,id,...`")
+	fs.StringSliceVar(&f.only, "only", nil, "only these `tables`, separated by commas")
+	fs.StringSliceVar(&f.locationIDs, "locationIds", nil, "only locations of these `ids`, separated by commas")
 	return f
 }
 
