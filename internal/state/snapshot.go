@@ -19,6 +19,8 @@ type Snapshot struct {
 	Clock Clock `json:"clock"`
 	// Job is the export that it came from; "" where only the schema was imported.
 	Job string `json:"job,omitempty"`
+	// Destination is the masked URL of what was imported into.
+	Destination string `json:"destination"`
 	// Rows is how many rows it had.
 	Rows       int64     `json:"rows"`
 	ImportedAt time.Time `json:"importedAt"`

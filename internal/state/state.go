@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
@@ -68,7 +69,7 @@ func Open(path string) (*Dir, error) {
 func (d *Dir) open() error {
 	db, err := openFile(d.Path(fileName))
 	switch {
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bolterrors.ErrTimeout):
 		return fmt.Errorf("open the data directory %s: %w; stop that one first, or choose another with --data-dir", d.path, ErrInUse)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("open the data directory %s: %w", d.path, err)

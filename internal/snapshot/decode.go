@@ -1,0 +1,283 @@
+package snapshot
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/schema"
+)
+
+const (
+	// MaxLine bounds a row, in bytes of JSON.
+	MaxLine = 256 << 20
+	// blockSize is how much text is decoded at once, in bytes; a longer line
+	// makes a larger block.
+	blockSize = 256 << 10
+	// keptBlock is the largest block whose memory is used again.
+	keptBlock = 4 << 20
+	// blocks is how many of a file are in flight: one being unpacked, one being
+	// split, one being loaded.
+	blocks = 3
+)
+
+// FileError says where in an export file what went wrong. It holds no value of
+// a row.
+type FileError struct {
+	File string
+	Line int64 // from 1; 0 where it is not about a line
+	// Before is true where all that is known is that it is in Line or before.
+	Before bool
+	Err    error
+}
+
+func (e *FileError) Error() string {
+	switch {
+	case e.Line == 0:
+		return fmt.Sprintf("file %s: %v", e.File, e.Err)
+	case e.Before:
+		return fmt.Sprintf("file %s, line %d or before: %v", e.File, e.Line, e.Err)
+	}
+	return fmt.Sprintf("file %s, line %d: %v", e.File, e.Line, e.Err)
+}
+
+func (e *FileError) Unwrap() error { return e.Err }
+
+// damagedError marks what a file that was downloaded again might not have.
+type damagedError struct{ err error }
+
+func (e *damagedError) Error() string { return e.err.Error() }
+func (e *damagedError) Unwrap() error { return e.err }
+
+// block is a run of whole lines.
+type block struct {
+	text []byte
+	line int64 // number of the first line
+	rows []change.Row
+	// lines are the rows' lines, counted from the block's first.
+	lines []int
+	last  bool  // nothing follows
+	err   error // what ends the file after these rows; nil at its proper end
+}
+
+// fileDecoder decodes one export file: gzipped NDJSON, a row object a line.
+type fileDecoder struct {
+	name  string
+	table *schema.Table
+	clock cdc.Timestamp // of the rows
+	// unknown is called with each name of a member that the table lacks.
+	unknown func(name []byte)
+	// passed is called after each block of rows, with the number of rows.
+	passed func(rows int)
+
+	row     int64 // number of the last row yielded, from 1
+	line    int64 // its line
+	gapless bool  // every row's line is its number
+	err     error // the error yielded
+}
+
+// Rows yields the file's rows. Unpacking, splitting, and what the caller does
+// with a row overlap. A row is valid until the next one is asked for. An error,
+// a *FileError or that of ctx, ends the rows.
+func (d *fileDecoder) Rows(ctx context.Context, r io.Reader) iter.Seq2[*change.Row, error] {
+	return func(yield func(*change.Row, error) bool) {
+		parent := ctx
+		ctx, cancel := context.WithCancel(parent)
+		var stages sync.WaitGroup
+		defer stages.Wait()
+		defer cancel()
+
+		fail := func(err error) {
+			d.err = err
+			yield(nil, err)
+		}
+		d.gapless = true
+		free, unpacked, split := make(chan *block, blocks), make(chan *block, blocks), make(chan *block, blocks)
+		for range blocks {
+			free <- new(block)
+		}
+		stages.Go(func() { d.unpack(ctx, r, free, unpacked) })
+		stages.Go(func() { d.split(ctx, unpacked, split) })
+		for {
+			b, ok := receive(ctx, split)
+			if !ok {
+				fail(context.Cause(parent))
+				return
+			}
+			for i := range b.rows {
+				d.row++
+				d.line = b.line + int64(b.lines[i])
+				d.gapless = d.gapless && d.line == d.row
+				if !yield(&b.rows[i], nil) {
+					return
+				}
+			}
+			d.passed(len(b.rows))
+			if b.err != nil {
+				fail(b.err)
+				return
+			}
+			if b.last {
+				return
+			}
+			free <- b // never full: it has room for every block
+		}
+	}
+}
+
+// receive takes from c, unless ctx ends first.
+func receive[T any](ctx context.Context, c <-chan T) (v T, ok bool) {
+	select {
+	case v = <-c:
+		return v, true
+	case <-ctx.Done():
+		return v, false
+	}
+}
+
+// unpack cuts the text of the file into blocks of whole lines.
+func (d *fileDecoder) unpack(ctx context.Context, r io.Reader, free <-chan *block, out chan<- *block) {
+	unzipped, err := gzip.NewReader(r)
+	if err != nil {
+		out <- &block{line: 1, last: true, err: d.damaged(1, err)}
+		return
+	}
+	defer unzipped.Close()
+	var rest []byte // the beginning of a line that the last block did not end
+	line := int64(1)
+	for {
+		b, ok := receive(ctx, free)
+		if !ok {
+			return
+		}
+		b.line = line
+		rest = d.fill(b, unzipped, rest)
+		line += int64(bytes.Count(b.text, []byte{'\n'}))
+		last := b.last
+		out <- b // never full: it has room for every block
+		if last {
+			return
+		}
+	}
+}
+
+// fill reads whole lines into b, after rest, and returns what follows the last
+// of them.
+func (d *fileDecoder) fill(b *block, r io.Reader, rest []byte) []byte {
+	if cap(b.text) > keptBlock || cap(b.text) < blockSize {
+		b.text = make([]byte, 0, max(blockSize, 2*len(rest)))
+	}
+	b.text = append(b.text[:0], rest...)
+	searched := 0 // no line break before it
+	for {
+		if len(b.text) == cap(b.text) {
+			if end := searched + bytes.LastIndexByte(b.text[searched:], '\n'); end >= searched {
+				next := bytes.Clone(b.text[end+1:])
+				b.text = b.text[:end+1]
+				return next
+			}
+			searched = len(b.text)
+			if len(b.text) > MaxLine {
+				b.text, b.last = b.text[:0], true
+				b.err = &FileError{File: d.name, Line: b.line, Err: fmt.Errorf("it is longer than %d MiB", MaxLine>>20)}
+				return nil
+			}
+			grown := make([]byte, len(b.text), min(2*cap(b.text), MaxLine+blockSize))
+			copy(grown, b.text)
+			b.text = grown
+		}
+		n, err := r.Read(b.text[len(b.text):cap(b.text)])
+		b.text = b.text[:len(b.text)+n]
+		if err == io.EOF {
+			b.last = true
+			return nil
+		}
+		if err != nil {
+			// Whole lines before the damage are good, and tell its line.
+			b.text = b.text[:bytes.LastIndexByte(b.text, '\n')+1]
+			b.last = true
+			b.err = d.damaged(b.line+int64(bytes.Count(b.text, []byte{'\n'})), err)
+			return nil
+		}
+	}
+}
+
+func (d *fileDecoder) damaged(line int64, err error) error {
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF):
+		err = errors.New("the file is truncated")
+	case errors.Is(err, gzip.ErrHeader):
+		err = errors.New("the file is not gzip")
+	default:
+		err = fmt.Errorf("the file is damaged: %w", err)
+	}
+	return &FileError{File: d.name, Line: line, Err: &damagedError{err}}
+}
+
+// split cuts the rows of blocks into column slots.
+func (d *fileDecoder) split(ctx context.Context, in <-chan *block, out chan<- *block) {
+	splitter := change.NewSplitter(d.table)
+	splitter.Unknown = d.unknown
+	for {
+		b, ok := receive(ctx, in)
+		if !ok {
+			return
+		}
+		if err := d.splitBlock(splitter, b); err != nil {
+			b.err, b.last = err, true
+		}
+		last := b.last
+		out <- b // never full: it has room for every block
+		if last {
+			return
+		}
+	}
+}
+
+func (d *fileDecoder) splitBlock(s *change.Splitter, b *block) error {
+	b.rows, b.lines = b.rows[:0], b.lines[:0]
+	text := b.text
+	for n := 0; len(text) > 0; n++ {
+		line := text
+		if end := bytes.IndexByte(text, '\n'); end >= 0 {
+			line, text = text[:end], text[end+1:]
+		} else {
+			text = nil
+		}
+		if rawjson.SkipSpace(line, 0) == len(line) {
+			continue
+		}
+		row, err := d.splitLine(s, line)
+		if err != nil {
+			return &FileError{File: d.name, Line: b.line + int64(n), Err: err}
+		}
+		b.rows, b.lines = append(b.rows, row), append(b.lines, n)
+	}
+	return nil
+}
+
+func (d *fileDecoder) splitLine(s *change.Splitter, line []byte) (change.Row, error) {
+	row := change.Row{Image: line, Op: cdc.Insert, Clock: d.clock}
+	if len(line) > MaxLine {
+		return row, fmt.Errorf("it is longer than %d MiB", MaxLine>>20)
+	}
+	var err error
+	if row.Spans, err = s.Split(line); err != nil {
+		return row, err
+	}
+	for slot, c := range d.table.Key() {
+		if row.IsNull(slot) {
+			return row, fmt.Errorf("the row has no value for %q of its primary key", c.Name)
+		}
+	}
+	return row, nil
+}

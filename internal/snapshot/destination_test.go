@@ -1,0 +1,210 @@
+package snapshot_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// destination is a sink that keeps everything on disk, so that it outlives a
+// killed process: live/<table> has the table's rows, a line each, and
+// stage/<table>/<job>/<file> those of files that are loaded.
+type destination struct {
+	root string
+
+	mu       sync.Mutex
+	migrated []string
+	begun    []string // "<job> <table> <mode>"
+	loaded   []string // files, in the order of loading
+	clocks   map[string]cdc.Timestamp
+	probe    error
+	// fail is asked before each operation, and where the name ends in "ed" after it.
+	fail func(operation, table, file string) error
+	// row is asked for each row of a file.
+	row func(n int, r *change.Row) error
+}
+
+var (
+	_ sink.Loader   = (*destination)(nil)
+	_ sink.Migrator = (*destination)(nil)
+	_ sink.Prober   = (*destination)(nil)
+)
+
+func newDestination(t testing.TB, root string) *destination {
+	d := &destination{root: root + "/destination", clocks: make(map[string]cdc.Timestamp)}
+	for _, dir := range []string{"live", "stage"} {
+		if err := os.MkdirAll(filepath.Join(d.root, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return d
+}
+
+func (d *destination) check(operation, table, file string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fail == nil {
+		return nil
+	}
+	return d.fail(operation, table, file)
+}
+
+func (d *destination) Probe(context.Context) error                { return d.probe }
+func (d *destination) Close(context.Context) error                { return nil }
+func (d *destination) Apply(context.Context, *change.Batch) error { return errors.New("unused") }
+
+func (d *destination) Migrate(_ context.Context, tables []*schema.Table) ([]string, error) {
+	if err := d.check("migrate", "", ""); err != nil {
+		return nil, err
+	}
+	for _, t := range tables {
+		d.migrated = append(d.migrated, t.Name)
+	}
+	return nil, nil
+}
+
+func (d *destination) BeginLoad(_ context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
+	if err := d.check("begin", t.Name, ""); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.begun = append(d.begun, fmt.Sprintf("%s %s %d", job, t.Name, mode))
+	l := &diskLoad{d: d, table: t, mode: mode, dir: filepath.Join(d.root, "stage", t.Name, job)}
+	others, _ := filepath.Glob(filepath.Join(d.root, "stage", t.Name, "*"))
+	for _, other := range others {
+		if other != l.dir {
+			if err := os.RemoveAll(other); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return l, os.MkdirAll(l.dir, 0o700)
+}
+
+type diskLoad struct {
+	d     *destination
+	table *schema.Table
+	mode  sink.LoadMode
+	dir   string
+}
+
+func (l *diskLoad) Loaded(file string) bool {
+	_, err := os.Stat(filepath.Join(l.dir, file))
+	return err == nil
+}
+
+func (l *diskLoad) LoadFile(_ context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
+	if err := l.d.check("load", l.table.Name, file); err != nil {
+		return 0, err
+	}
+	var text bytes.Buffer
+	n := 0
+	for row, err := range rows {
+		if err != nil {
+			return 0, fmt.Errorf("copy: %w", err)
+		}
+		n++
+		if l.d.row != nil {
+			if err := l.d.row(n, row); err != nil {
+				return 0, err
+			}
+		}
+		fmt.Fprintf(&text, "%s %s\n", row.Value(0), row.Value(1))
+		l.d.mu.Lock()
+		l.d.clocks[file] = row.Clock
+		l.d.mu.Unlock()
+	}
+	path := filepath.Join(l.dir, file)
+	if err := os.WriteFile(path+".tmp", text.Bytes(), 0o600); err != nil {
+		return 0, err
+	}
+	if err := os.Rename(path+".tmp", path); err != nil {
+		return 0, err
+	}
+	l.d.mu.Lock()
+	l.d.loaded = append(l.d.loaded, file)
+	l.d.mu.Unlock()
+	return int64(n), l.d.check("loaded", l.table.Name, file)
+}
+
+func (l *diskLoad) Finish(context.Context) error {
+	if err := l.d.check("finish", l.table.Name, ""); err != nil {
+		return err
+	}
+	var rows []string
+	if l.mode == sink.Merge {
+		rows = l.d.live(l.table.Name)
+	}
+	files, err := filepath.Glob(filepath.Join(l.dir, "*.gz"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, lines(text)...)
+	}
+	if err := l.d.setLive(l.table.Name, rows); err != nil {
+		return err
+	}
+	return errors.Join(os.RemoveAll(l.dir), l.d.check("finished", l.table.Name, ""))
+}
+
+func (l *diskLoad) Discard(context.Context) error { return os.RemoveAll(l.dir) }
+func (l *diskLoad) Close(context.Context) error   { return l.d.check("close", l.table.Name, "") }
+
+// live returns the rows of a live table, sorted, or nil where there is none.
+func (d *destination) live(table string) []string {
+	text, err := os.ReadFile(filepath.Join(d.root, "live", table))
+	if err != nil {
+		return nil
+	}
+	return lines(text)
+}
+
+func (d *destination) setLive(table string, rows []string) error {
+	slices.Sort(rows)
+	path := filepath.Join(d.root, "live", table)
+	if err := os.WriteFile(path+".tmp", []byte(strings.Join(slices.Compact(rows), "\n")), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
+}
+
+// staged returns how many files of a table are loaded and not in place.
+func (d *destination) staged(table string) int {
+	files, _ := filepath.Glob(filepath.Join(d.root, "stage", table, "*", "*.gz"))
+	return len(files)
+}
+
+func lines(text []byte) []string {
+	if len(text) == 0 {
+		return []string{}
+	}
+	return strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+}
+
+// rows returns what live returns for the rows of rowsOf.
+func rows(first, n int) []string {
+	out := []string{}
+	for i := first; i < first+n; i++ {
+		out = append(out, fmt.Sprintf(`"r%05d" %d`, i, i))
+	}
+	return out
+}

@@ -1,0 +1,416 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/state"
+)
+
+// resolve decides from which exports to import: that of --job-id, those of an
+// import that was interrupted, what stands in --dir, or a new one.
+func (r *run) resolve(ctx context.Context) error {
+	previous, interrupted, err := r.cfg.State.Import()
+	if err != nil {
+		return err
+	}
+	job, local, err := r.given()
+	if err != nil {
+		return err
+	}
+	r.imp = state.Import{
+		Fingerprint: r.fingerprint(), Destination: r.cfg.Destination, Started: time.Now().UTC(),
+		Jobs: []state.ImportJob{{ID: job}}, Tables: map[string]state.ImportTable{},
+	}
+	switch {
+	case !interrupted:
+	case previous.Fingerprint == r.imp.Fingerprint && (job == "" || slices.ContainsFunc(previous.Jobs, func(j state.ImportJob) bool { return j.ID == job })):
+		r.imp, r.resumed = previous, true
+		if err := r.renew(job != ""); err != nil {
+			return err
+		}
+	default:
+		r.previous = &previous
+	}
+	for i := range r.imp.Jobs {
+		if err := r.open(ctx, &r.imp.Jobs[i], job, local); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// given returns the job that a person named, by --job-id or by a directory with
+// files of one. The source is set where the directory says all there is to say.
+func (r *run) given() (job string, local *dirSource, err error) {
+	job = r.cfg.JobID
+	if r.cfg.Dir == "" {
+		return job, nil, nil
+	}
+	m, err := readManifest(r.cfg.Dir)
+	if err != nil {
+		return "", nil, err
+	}
+	if m.Job != "" && (job == "" || job == m.Job) {
+		if m.Complete {
+			local, err = sourceOfManifest(m)
+		}
+		return m.Job, local, err
+	}
+	if job != "" {
+		return job, nil, nil
+	}
+	if local, err = sourceOfNames(r.cfg.Dir); err != nil || local == nil {
+		return "", nil, err
+	}
+	path, err := filepath.Abs(r.cfg.Dir)
+	sum := sha256.Sum256([]byte(path))
+	return dirJob + hex.EncodeToString(sum[:8]), local, err
+}
+
+// dirJob begins the name under which files of an unknown job are loaded.
+const dirJob = "dir-"
+
+// renew adds a new export for tables that those of an interrupted import can
+// not bring: HQ failed to export them or, unless a person asked for that very
+// export, the server has gone past it since.
+func (r *run) renew(asked bool) error {
+	snapshots, err := r.cfg.State.Snapshots()
+	if err != nil {
+		return err
+	}
+	past := false
+	for name, t := range r.imp.Tables {
+		past = past || t.Done && snapshots[name].Begun
+	}
+	var anew []string
+	left := r.unfinished()
+	for _, name := range left {
+		if past || r.imp.Tables[name].ExportFailed {
+			anew = append(anew, name)
+		}
+	}
+	if asked || len(anew) == 0 {
+		return nil
+	}
+	if len(anew) == len(r.wanted) {
+		anew = nil // every table: the export's own default
+	}
+	r.imp.Jobs = append(r.imp.Jobs, state.ImportJob{Tables: anew})
+	return nil
+}
+
+// open finds out what a job has. A job that HQ has forgotten is done over.
+func (r *run) open(ctx context.Context, job *state.ImportJob, asked string, local *dirSource) error {
+	if job.ID == "" {
+		return nil
+	}
+	if strings.HasPrefix(job.ID, dirJob) && local != nil {
+		r.cfg.Logger.WarnContext(ctx, "importing the files that are in the directory; whether they are all of an export can't be known", "dir", r.cfg.Dir)
+		r.sources[job.ID] = local
+		return nil
+	}
+	src := &jobSource{hq: r.cfg.HQ, id: job.ID}
+	err := r.persist(ctx, "find the export", func() error {
+		_, err := src.poll(ctx)
+		return err
+	})
+	switch {
+	case err == nil:
+		r.sources[job.ID] = src
+	case !hq.NotFound(err):
+		return err
+	case job.ID == asked && local != nil:
+		r.cfg.Logger.WarnContext(ctx, "hq has the export no longer; importing its files from the directory", "job", job.ID, "dir", r.cfg.Dir)
+		r.sources[job.ID] = local
+	case job.ID == asked:
+		return fault.Mark(fault.Fatal, fmt.Errorf("hq has no export %q (any longer): %w", job.ID, err))
+	default:
+		r.cfg.Logger.WarnContext(ctx, "hq has the export of the interrupted import no longer; a new one takes its place", "job", job.ID)
+		job.ID = ""
+	}
+	return nil
+}
+
+// owner returns the index of the job that a table belongs to, the last one that
+// is for it, or -1.
+func (r *run) owner(table string) int {
+	for i, job := range slices.Backward(r.imp.Jobs) {
+		if job.Tables == nil || slices.Contains(job.Tables, table) {
+			return i
+		}
+	}
+	return -1
+}
+
+// workDir returns where the files of a job are.
+func (r *run) workDir(job string) string {
+	if r.cfg.Dir != "" {
+		return r.cfg.Dir
+	}
+	return r.cfg.State.Path("import", "job-"+url.PathEscape(job))
+}
+
+// execute does what was planned.
+func (r *run) execute(ctx context.Context) error {
+	left := r.unfinished()
+	for _, name := range r.wanted {
+		progress := r.tracker.table(name)
+		if t := r.imp.Tables[name]; t.Done {
+			r.settle(TableReport{Table: name, Rows: t.Rows, Clock: t.Clock.Timestamp, Earlier: true})
+			progress.phase(Done)
+		}
+	}
+	if err := r.migrate(ctx, left); err != nil {
+		return err
+	}
+	if r.previous != nil {
+		r.discard(ctx, r.previous)
+	}
+	if !r.resumed {
+		if err := r.cfg.State.BeginImport(r.imp); err != nil {
+			return err
+		}
+	}
+	if err := r.startJobs(ctx); err != nil {
+		return err
+	}
+	for i := range r.imp.Jobs {
+		if err := r.runJob(ctx, i); err != nil {
+			return err
+		}
+	}
+	return r.conclude()
+}
+
+// startJobs has HQ start the exports that are new.
+func (r *run) startJobs(ctx context.Context) error {
+	for i := range r.imp.Jobs {
+		job := &r.imp.Jobs[i]
+		if job.ID != "" || len(r.ownedBy(i)) == 0 {
+			continue
+		}
+		request := hq.ExportRequest{TimeOffset: r.timeOffset(), CompanyIDs: r.cfg.CompanyIDs, LocationIDs: r.cfg.LocationIDs, Tables: job.Tables}
+		if request.Tables == nil && len(r.cfg.Only) > 0 {
+			request.Tables = r.wanted
+		}
+		err := r.persist(ctx, "start an export", func() (err error) {
+			job.ID, err = r.cfg.HQ.StartExport(ctx, request)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		job.Started = time.Now().UTC()
+		r.sources[job.ID] = &jobSource{hq: r.cfg.HQ, id: job.ID}
+		if err := r.cfg.State.RecordJobs(r.imp.Jobs); err != nil {
+			return err
+		}
+		r.cfg.Logger.InfoContext(ctx, "hq has started an export", "job", job.ID)
+	}
+	return nil
+}
+
+// ownedBy returns the tables that job i has to bring yet.
+func (r *run) ownedBy(i int) []string {
+	return slices.DeleteFunc(r.unfinished(), func(name string) bool { return r.owner(name) != i })
+}
+
+// discard has the destination drop what an import staged that will not go on.
+// What can't be dropped does no harm but take room.
+func (r *run) discard(ctx context.Context, i *state.Import) {
+	for name, t := range i.Tables {
+		if t.Done || r.tables[name] == nil || i.Destination != r.cfg.Destination {
+			continue
+		}
+		load, err := r.loader.BeginLoad(ctx, t.Job, r.tables[name], r.mode)
+		if err == nil {
+			err = errors.Join(load.Discard(ctx), load.Close(ctx))
+		}
+		if err != nil {
+			r.cfg.Logger.WarnContext(ctx, "what an earlier import staged could not be removed", "table", name, "error", err)
+		}
+	}
+	for _, job := range i.Jobs {
+		if dir := r.cfg.State.Path("import", "job-"+url.PathEscape(job.ID)); job.ID != "" && dir != r.workDir(r.imp.Jobs[0].ID) {
+			if err := os.RemoveAll(dir); err != nil {
+				r.cfg.Logger.WarnContext(ctx, "files of an earlier import could not be removed", "dir", dir, "error", err)
+			}
+		}
+	}
+}
+
+// runJob imports what job i brings. Tables are loaded as they become ready.
+func (r *run) runJob(ctx context.Context, i int) error {
+	tables := r.ownedBy(i)
+	if len(tables) == 0 {
+		return nil
+	}
+	job := r.imp.Jobs[i].ID
+	if err := os.MkdirAll(r.workDir(job), 0o700); err != nil {
+		return fmt.Errorf("make the directory for downloads: %w", err)
+	}
+	ready := make(chan *tableImport, len(tables))
+	var workers sync.WaitGroup
+	for range min(r.cfg.Parallel, len(tables)) {
+		workers.Go(func() {
+			for t := range ready {
+				t.work(ctx)
+			}
+		})
+	}
+	err := r.follow(ctx, job, tables, ready)
+	close(ready)
+	workers.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// follow asks how far the export is until it is complete, and hands over each
+// table that is ready.
+func (r *run) follow(ctx context.Context, job string, tables []string, ready chan<- *tableImport) error {
+	src, backoff, handed := r.sources[job], r.cfg.Poll, make(map[string]bool)
+	if err := r.noteJob(job, src.last()); err != nil {
+		return err
+	}
+	for {
+		var now export
+		if err := r.persist(ctx, "follow the export", func() (err error) {
+			now, err = src.poll(ctx)
+			return err
+		}); err != nil {
+			return err
+		}
+		if r.handOver(job, now, tables, handed, ready) > 0 {
+			backoff.Reset()
+		}
+		if now.complete {
+			r.missing(ctx, now, tables)
+			return r.noteJob(job, now)
+		}
+		if err := pause(ctx, backoff.Next(nil)); err != nil {
+			return err
+		}
+	}
+}
+
+// noteJob writes down what the downloads belong to.
+func (r *run) noteJob(job string, e export) error {
+	if strings.HasPrefix(job, dirJob) {
+		return nil
+	}
+	if err := writeManifest(r.workDir(job), job, e); err != nil {
+		return fmt.Errorf("write down what the downloads belong to: %w", err)
+	}
+	return nil
+}
+
+// handOver hands over the tables that are newly ready, those with most files
+// first, settles those that failed, and returns how many there were of both.
+func (r *run) handOver(job string, now export, tables []string, handed map[string]bool, ready chan<- *tableImport) int {
+	var found []*tableImport
+	news := 0
+	for name, t := range now.tables {
+		switch {
+		case handed[name] || !t.ready && t.err == nil:
+			continue
+		case !slices.Contains(tables, name):
+			if r.tables[name] == nil && len(r.cfg.Only) == 0 {
+				r.failed(TableReport{Table: name, Err: errors.New("the export has it, the schema does not")}, state.ImportTable{})
+			}
+		case t.err != nil:
+			r.failed(TableReport{Table: name, Err: t.err}, state.ImportTable{Job: job, ExportFailed: true})
+		default:
+			found = append(found, r.newTable(job, name, t))
+		}
+		handed[name] = true
+		news++
+	}
+	slices.SortFunc(found, func(a, b *tableImport) int {
+		if n := len(b.export.files) - len(a.export.files); n != 0 {
+			return n
+		}
+		return strings.Compare(a.table.Name, b.table.Name)
+	})
+	for _, t := range found {
+		t.progress.expect(len(t.export.files))
+		t.progress.phase(Queued)
+		ready <- t // never full: it has room for every table
+	}
+	return news
+}
+
+// failed settles a table that was not imported. Where at is not the zero value
+// it is recorded too.
+func (r *run) failed(t TableReport, at state.ImportTable) {
+	if at.Job != "" {
+		if err := r.cfg.State.RecordTable(t.Table, at); err != nil {
+			t.Err = errors.Join(t.Err, err)
+		}
+	}
+	r.settle(t)
+	r.tracker.table(t.Table).fail(t.Err)
+}
+
+// missing settles the tables that a complete export does not have. One that
+// was asked for by name is missed; of the others HQ has nothing to export.
+func (r *run) missing(ctx context.Context, now export, tables []string) {
+	for _, name := range tables {
+		if _, ok := now.tables[name]; ok {
+			continue
+		}
+		if len(r.cfg.Only) > 0 {
+			r.failed(TableReport{Table: name, Err: errors.New("the export does not have it")}, state.ImportTable{})
+			continue
+		}
+		r.cfg.Logger.WarnContext(ctx, "the export does not have a table of the schema; it stays as it is", "table", name)
+		r.settle(TableReport{Table: name})
+		r.tracker.table(name).phase(Done)
+	}
+}
+
+// conclude forgets an import that brought every table.
+func (r *run) conclude() error {
+	var failed []TableReport
+	r.mu.Lock()
+	for _, t := range r.results {
+		if t.Err != nil {
+			failed = append(failed, t)
+		}
+	}
+	total := len(r.results)
+	r.mu.Unlock()
+	if len(failed) > 0 {
+		slices.SortFunc(failed, func(a, b TableReport) int { return strings.Compare(a.Table, b.Table) })
+		return &TablesError{Failed: failed, Of: total}
+	}
+	if err := r.cfg.State.FinishImport(); err != nil {
+		return err
+	}
+	if r.cfg.NoCleanup || r.cfg.Dir != "" {
+		return nil
+	}
+	for _, job := range r.imp.Jobs {
+		if job.ID == "" {
+			continue
+		}
+		if err := os.RemoveAll(r.workDir(job.ID)); err != nil {
+			return fmt.Errorf("remove the downloads, which are not needed any more: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,106 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+)
+
+const exportSuffix = ".ndjson.gz"
+
+// ExportFile is what the name of an export file tells, which has the form of
+// CockroachDB's changefeeds:
+//
+//	<33 digits>-<hash>-<n>-<n>-<8 digits>-<table>-<schema id>.ndjson.gz
+type ExportFile struct {
+	Clock  cdc.Timestamp // the file holds no change after it
+	Unique string        // "<hash>-<n>-<n>-<8 digits>"
+	Table  string
+	Schema string // an id of the source's own
+}
+
+// ParseExportName reads the name of an export file, without its directory. The
+// 33 digits are YYYYMMDDHHMMSS in UTC, nine of nanoseconds, and ten of the
+// logical clock.
+func ParseExportName(name string) (ExportFile, error) {
+	f, err := parseExportName(name)
+	if err != nil {
+		return ExportFile{}, fmt.Errorf("the name of export file %.200q: %w", name, err)
+	}
+	return f, nil
+}
+
+func parseExportName(name string) (ExportFile, error) {
+	stem, ok := strings.CutSuffix(name, exportSuffix)
+	if !ok {
+		return ExportFile{}, errors.New("does not end in " + exportSuffix)
+	}
+	parts := strings.Split(stem, "-")
+	if len(parts) != 7 {
+		return ExportFile{}, fmt.Errorf("has %d parts with a dash between them, not 7", len(parts))
+	}
+	clock, err := parseExportClock(parts[0])
+	if err != nil {
+		return ExportFile{}, err
+	}
+	switch {
+	case !consists(parts[1], isAlphanumeric):
+		return ExportFile{}, errors.New("has no hash after its clock")
+	case !consists(parts[2], isDigit) || !consists(parts[3], isDigit):
+		return ExportFile{}, errors.New("has no two numbers after its hash")
+	case len(parts[4]) != 8 || !consists(parts[4], isDigit):
+		return ExportFile{}, errors.New("has no eight digits before its table")
+	case !consists(parts[5], isTableName):
+		return ExportFile{}, errors.New("has no table, of a-z, 0-9 and _")
+	case !consists(parts[6], isAlphanumeric):
+		return ExportFile{}, errors.New("has no schema id after its table")
+	}
+	return ExportFile{Clock: clock, Unique: strings.Join(parts[1:5], "-"), Table: parts[5], Schema: parts[6]}, nil
+}
+
+// Name returns the name that ParseExportName reads.
+func (f ExportFile) Name() string {
+	at := f.Clock.Time()
+	return fmt.Sprintf("%s%09d%010d-%s-%s-%s%s", at.Format("20060102150405"), at.Nanosecond(), f.Clock.Logical, f.Unique, f.Table, f.Schema, exportSuffix)
+}
+
+func parseExportClock(digits string) (cdc.Timestamp, error) {
+	if len(digits) != 33 || !consists(digits, isDigit) {
+		return cdc.Timestamp{}, errors.New("does not begin with 33 digits")
+	}
+	at, err := time.Parse("20060102150405", digits[:14])
+	if err != nil {
+		return cdc.Timestamp{}, errors.New("begins with what is no date and time")
+	}
+	nanos, err := strconv.ParseInt(digits[14:23], 10, 64)
+	if err != nil {
+		return cdc.Timestamp{}, err
+	}
+	logical, err := strconv.ParseUint(digits[23:], 10, 32)
+	if err != nil {
+		return cdc.Timestamp{}, errors.New("has a logical clock that is out of range")
+	}
+	if at.Unix() < 0 || at.Unix() > (math.MaxInt64-nanos)/int64(time.Second) {
+		return cdc.Timestamp{}, errors.New("has a date outside 1970 to 2262")
+	}
+	return cdc.Timestamp{Wall: at.Unix()*int64(time.Second) + nanos, Logical: uint32(logical)}, nil
+}
+
+// consists reports whether s has at least one byte and only such bytes.
+func consists(s string, is func(c byte) bool) bool {
+	for i := range len(s) {
+		if !is(s[i]) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func isDigit(c byte) bool        { return c-'0' <= 9 }
+func isTableName(c byte) bool    { return isDigit(c) || c-'a' < 26 || c == '_' }
+func isAlphanumeric(c byte) bool { return isDigit(c) || c-'a' < 26 || c-'A' < 26 }

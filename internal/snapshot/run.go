@@ -1,0 +1,236 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/state"
+)
+
+const (
+	defaultPatience = 5 * time.Minute
+	defaultParallel = 4
+	// downloads is how many files are downloaded at once, and how many of a
+	// table are downloaded ahead of the one that is loaded.
+	downloads = 4
+)
+
+// run is one run of an import.
+type run struct {
+	cfg     Config
+	loader  sink.Loader
+	mode    sink.LoadMode
+	fetch   *fetcher
+	tracker *tracker
+
+	tables map[string]*schema.Table // every table that HQ knows
+	wanted []string                 // the tables to import, by name
+
+	imp      state.Import
+	resumed  bool
+	previous *state.Import     // an import that this one takes the place of
+	sources  map[string]source // by job
+
+	mu      sync.Mutex
+	results map[string]TableReport
+}
+
+func newRun(c Config) *run {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.HTTP == nil {
+		c.HTTP = &http.Client{Transport: &http.Transport{
+			Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 15 * time.Second, MaxIdleConnsPerHost: downloads, IdleConnTimeout: time.Minute,
+			ForceAttemptHTTP2: true, DisableCompression: true,
+		}}
+	}
+	if c.Present == nil {
+		c.Present = time.Now
+	}
+	if c.Patience <= 0 {
+		c.Patience = defaultPatience
+	}
+	if c.Parallel <= 0 {
+		c.Parallel = defaultParallel
+	}
+	if c.Poll == (fault.Backoff{}) {
+		c.Poll = fault.Backoff{Min: time.Second, Max: 15 * time.Second}
+	}
+	r := &run{
+		cfg: c, tracker: newTracker(c.Observe), sources: make(map[string]source), results: make(map[string]TableReport),
+		fetch: &fetcher{client: c.HTTP, log: c.Logger, slots: make(chan struct{}, downloads), patience: c.Patience, backoff: c.Retry},
+	}
+	if c.NoDelete {
+		r.mode = sink.Merge
+	}
+	return r
+}
+
+// check finds out, before anything is changed, whether the import can work:
+// the destination, the key, the tables.
+func (r *run) check(ctx context.Context) error {
+	if p, ok := r.cfg.Sink.(sink.Prober); ok {
+		if err := p.Probe(ctx); err != nil {
+			return &ProbeError{err}
+		}
+	}
+	var err error
+	if r.tables, err = r.cfg.Schemas.Latest(ctx); err != nil {
+		return err
+	}
+	if r.cfg.ValidateOnly {
+		return nil
+	}
+	if r.wanted, err = r.selectTables(); err != nil {
+		return err
+	}
+	var ok bool
+	if r.loader, ok = r.cfg.Sink.(sink.Loader); !ok && !r.cfg.SchemaOnly {
+		return fault.Mark(fault.Fatal, errNoLoader)
+	}
+	return nil
+}
+
+// selectTables returns the names of the tables to import.
+func (r *run) selectTables() ([]string, error) {
+	all := slices.Sorted(maps.Keys(r.tables))
+	if len(r.cfg.Only) == 0 {
+		return all, nil
+	}
+	for _, name := range r.cfg.Only {
+		if r.tables[name] == nil {
+			hint := ""
+			if near := sink.Nearest(name, all); near != "" {
+				hint = fmt.Sprintf("; did you mean %q?", near)
+			}
+			return nil, fault.Mark(fault.Fatal, fmt.Errorf("hq knows no table %q%s", name, hint))
+		}
+	}
+	return slices.Compact(slices.Sorted(slices.Values(r.cfg.Only))), nil
+}
+
+// fingerprint tells imports of different parameters or destinations apart.
+func (r *run) fingerprint() string {
+	sorted := func(s []string) []string { return slices.Compact(slices.Sorted(slices.Values(s))) }
+	o := r.cfg.Options
+	text, _ := json.Marshal(struct { // strings, numbers and booleans always encode
+		Destination                string
+		Only, Companies, Locations []string
+		Offset                     int64
+		NoDelete                   bool
+	}{r.cfg.Destination, sorted(o.Only), sorted(o.CompanyIDs), sorted(o.LocationIDs), r.timeOffset(), o.NoDelete})
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:16])
+}
+
+// timeOffset returns the option in unix milliseconds, 0 where it is not given.
+func (r *run) timeOffset() int64 {
+	if r.cfg.TimeOffset.IsZero() {
+		return 0
+	}
+	return r.cfg.TimeOffset.UnixMilli()
+}
+
+func (r *run) plan() Plan {
+	p := Plan{Mode: r.mode, Resumed: r.resumed, Schema: r.cfg.SchemaOnly}
+	if n := len(r.imp.Jobs); n > 0 {
+		p.Job = r.imp.Jobs[n-1].ID
+	}
+	if p.Job != "" || r.cfg.Dir != "" {
+		p.Dir = r.workDir(p.Job)
+	}
+	for _, name := range r.wanted {
+		t := PlanTable{Table: name, Done: r.imp.Tables[name].Done, Files: -1}
+		if job := r.owner(name); job >= 0 && !t.Done {
+			id := r.imp.Jobs[job].ID
+			if src := r.sources[id]; src != nil {
+				if e, ok := src.last().tables[name]; ok && e.ready {
+					t.Files, t.Bytes = len(e.files), downloaded(r.workDir(id), e.files)
+				}
+			}
+		}
+		p.Tables = append(p.Tables, t)
+	}
+	return p
+}
+
+// migrate makes the destination have the given tables.
+func (r *run) migrate(ctx context.Context, names []string) error {
+	m, ok := r.cfg.Sink.(sink.Migrator)
+	if !ok || len(names) == 0 {
+		return nil
+	}
+	tables := make([]*schema.Table, len(names))
+	for i, name := range names {
+		tables[i] = r.tables[name]
+	}
+	return r.persist(ctx, "make the tables", func() error {
+		lines, err := m.Migrate(ctx, tables)
+		for _, line := range lines {
+			r.cfg.Logger.InfoContext(ctx, "the destination was changed", "change", line)
+		}
+		return err
+	})
+}
+
+// persist calls f until it succeeds, fails for good, or has failed for longer
+// than is waited.
+func (r *run) persist(ctx context.Context, operation string, f func() error) error {
+	backoff, began := r.cfg.Retry, time.Now()
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		wait := backoff.Next(err)
+		if ctx.Err() != nil || fault.Of(err) != fault.Transient || time.Since(began)+wait > r.cfg.Patience {
+			return fmt.Errorf("%s: %w", operation, err)
+		}
+		r.cfg.Logger.WarnContext(ctx, "trying again", "operation", operation, "wait", wait, "error", err)
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// unfinished returns the wanted tables that are not done.
+func (r *run) unfinished() []string {
+	return slices.DeleteFunc(slices.Clone(r.wanted), func(name string) bool { return r.imp.Tables[name].Done })
+}
+
+// fill fills in what happened.
+func (r *run) fill(report *Report) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	report.Tables = slices.SortedFunc(maps.Values(r.results), func(a, b TableReport) int { return strings.Compare(a.Table, b.Table) })
+	for _, t := range report.Tables {
+		report.Rows += t.Rows
+		report.Bytes += t.Bytes
+	}
+	if r.cfg.NoCleanup || r.cfg.Dir != "" {
+		if n := len(r.imp.Jobs); n > 0 {
+			report.Dir = r.workDir(r.imp.Jobs[n-1].ID)
+		}
+	}
+}
+
+// settle notes what became of a table.
+func (r *run) settle(t TableReport) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.results[t.Table] = t
+}

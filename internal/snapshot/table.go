@@ -1,0 +1,304 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/state"
+)
+
+// closeTimeout is how long a load that is left may take to let go.
+const closeTimeout = 10 * time.Second
+
+// maxUnknown is how many columns that the schema lacks are named in the log.
+const maxUnknown = 20
+
+// tableImport is the import of one table.
+type tableImport struct {
+	*run
+	table    *schema.Table
+	job      string
+	export   exportTable
+	source   source
+	dir      string
+	known    map[string]state.ImportFile // loaded files
+	counted  map[string]bool             // those whose rows are in progress
+	progress *tableProgress
+	unknown  map[string]bool
+}
+
+func (r *run) newTable(job, name string, e exportTable) *tableImport {
+	known := r.imp.Tables[name].Files
+	if known == nil || r.imp.Tables[name].Job != job {
+		known = make(map[string]state.ImportFile)
+	}
+	return &tableImport{
+		run: r, table: r.tables[name], job: job, export: e, source: r.sources[job], dir: r.workDir(job),
+		known: known, counted: make(map[string]bool), progress: r.tracker.table(name), unknown: make(map[string]bool),
+	}
+}
+
+// destinationError is an error of the sink, as against one of the files.
+type destinationError struct{ error }
+
+func (e destinationError) Unwrap() error { return e.error }
+
+// work imports the table and settles it.
+func (t *tableImport) work(ctx context.Context) {
+	if ctx.Err() != nil {
+		return
+	}
+	err := t.persistently(ctx)
+	if ctx.Err() != nil && err != nil {
+		return // neither done nor failed: it goes on in another run
+	}
+	report := TableReport{Table: t.table.Name, Files: len(t.export.files), Err: err}
+	for _, f := range t.export.files {
+		report.Rows += t.known[f.name].Rows
+		report.Bytes += t.known[f.name].Bytes
+	}
+	if err == nil {
+		report.Clock = t.export.clock
+		report.Err = t.cfg.State.FinishTable(state.Snapshot{
+			Table: t.table.Name, Destination: t.cfg.Destination, Clock: state.Clock{Timestamp: t.export.clock},
+			Job: t.job, Rows: report.Rows, ImportedAt: time.Now().UTC(),
+		})
+	}
+	if report.Err != nil {
+		t.failed(report, state.ImportTable{})
+		return
+	}
+	t.settle(report)
+	t.progress.phase(Done)
+}
+
+// persistently imports the table; while the destination has troubles that may
+// pass it tries again.
+func (t *tableImport) persistently(ctx context.Context) error {
+	if err := t.cfg.State.RecordTable(t.table.Name, state.ImportTable{Job: t.job}); err != nil {
+		return err
+	}
+	backoff, progress := t.cfg.Retry, time.Now()
+	for {
+		files := len(t.known)
+		err := t.attempt(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if len(t.known) > files {
+			progress = time.Now()
+			backoff.Reset()
+		}
+		wait := backoff.Next(err)
+		if !errors.As(err, new(destinationError)) || fault.Of(err) != fault.Transient || time.Since(progress)+wait > t.cfg.Patience {
+			return err
+		}
+		t.cfg.Logger.WarnContext(ctx, "loading a table was interrupted; it goes on", "table", t.table.Name, "wait", wait, "error", err)
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// attempt loads the files that the destination says are not loaded, and puts
+// the table in place.
+func (t *tableImport) attempt(ctx context.Context) (err error) {
+	t.progress.phase(Loading)
+	load, err := t.loader.BeginLoad(ctx, t.job, t.table, t.mode)
+	if err != nil {
+		return destinationError{fmt.Errorf("begin the load: %w", err)}
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		if closing := load.Close(ctx); closing != nil && err != nil {
+			t.cfg.Logger.WarnContext(ctx, "a load was not closed well", "table", t.table.Name, "error", closing)
+		}
+	}()
+	if err := t.loadFiles(ctx, load); err != nil {
+		return err
+	}
+	t.progress.phase(Finishing)
+	if err := load.Finish(ctx); err != nil {
+		return destinationError{fmt.Errorf("put the table in place: %w", err)}
+	}
+	return nil
+}
+
+// loadFiles downloads and loads the files that are not loaded.
+func (t *tableImport) loadFiles(ctx context.Context, load sink.Load) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var fetching sync.WaitGroup
+	defer fetching.Wait()
+	defer cancel()
+	var pending []exportFile
+	for _, f := range t.export.files {
+		if !load.Loaded(f.name) {
+			pending = append(pending, f)
+			continue
+		}
+		t.count(f.name)
+		t.progress.loaded(f.name)
+	}
+	arrivals := t.fetchAhead(ctx, &fetching, pending)
+	for _, f := range pending {
+		arrival, ok := receive(ctx, arrivals)
+		if !ok {
+			return context.Cause(ctx)
+		}
+		err, ok := receive(ctx, arrival)
+		if !ok {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			return &FileError{File: f.name, Err: err}
+		}
+		if err := t.loadFile(ctx, load, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// count adds a file that an earlier run loaded to the progress.
+func (t *tableImport) count(file string) {
+	if known, ok := t.known[file]; ok && !t.counted[file] {
+		t.counted[file] = true
+		t.progress.sized(file, known.Bytes)
+		t.progress.got(file, known.Bytes)
+		t.progress.rows(known.Rows, known.Bytes)
+	}
+}
+
+// fetchAhead downloads the files in the background, some of them ahead, and
+// returns a channel of their results in order.
+func (t *tableImport) fetchAhead(ctx context.Context, group *sync.WaitGroup, files []exportFile) <-chan chan error {
+	arrivals := make(chan chan error, downloads)
+	group.Go(func() {
+		for _, f := range files {
+			arrival := make(chan error, 1)
+			select {
+			case arrivals <- arrival:
+			case <-ctx.Done():
+				return
+			}
+			group.Go(func() { arrival <- t.fetchFile(ctx, f.name) })
+		}
+	})
+	return arrivals
+}
+
+// fetchFile makes the file be in the directory.
+func (t *tableImport) fetchFile(ctx context.Context, file string) error {
+	path := filepath.Join(t.dir, file)
+	if stat, err := os.Stat(path); err == nil {
+		t.progress.sized(file, stat.Size())
+		t.progress.got(file, stat.Size())
+		return nil
+	}
+	transfer := &transfer{
+		path: path,
+		size: func(n int64) { t.progress.sized(file, n) },
+		got:  func(n int64) { t.progress.got(file, n) },
+	}
+	return t.fetch.fetch(ctx, transfer, func(ctx context.Context, stale string) (string, error) {
+		return t.source.locate(ctx, t.table.Name, file, stale)
+	})
+}
+
+// loadFile loads one file that was downloaded.
+func (t *tableImport) loadFile(ctx context.Context, load sink.Load, f exportFile) error {
+	path := filepath.Join(t.dir, f.name)
+	file, err := os.Open(path)
+	if err != nil {
+		return &FileError{File: f.name, Err: err}
+	}
+	defer file.Close()
+	reading := &countingReader{r: file}
+	var rows, bytes int64 // told to the progress
+	decoder := &fileDecoder{name: f.name, table: t.table, clock: f.clock, unknown: t.noteUnknown}
+	decoder.passed = func(n int) {
+		read := reading.n.Load()
+		t.progress.rows(int64(n), read-bytes)
+		rows, bytes = rows+int64(n), read
+	}
+	loaded, err := load.LoadFile(ctx, f.name, decoder.Rows(ctx, reading))
+	if err == nil && decoder.err != nil {
+		err = decoder.err // the sink should have said so
+	}
+	if err != nil {
+		t.progress.rows(-rows, -bytes)
+		return t.explain(ctx, decoder, f, err)
+	}
+	total := reading.n.Load()
+	t.progress.rows(loaded-rows, total-bytes)
+	t.known[f.name], t.counted[f.name] = state.ImportFile{Rows: loaded, Bytes: total}, true
+	if err := t.cfg.State.RecordFile(t.table.Name, f.name, t.known[f.name]); err != nil {
+		return err
+	}
+	t.progress.loaded(f.name)
+	return t.remove(f)
+}
+
+// explain says where in the file the loading ended, and why. A damaged file is
+// removed, where it can be downloaded again.
+func (t *tableImport) explain(ctx context.Context, d *fileDecoder, f exportFile, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if d.err != nil { // what the sink makes of it does not matter
+		if errors.As(d.err, new(*damagedError)) && f.url != "" {
+			return errors.Join(d.err, removeFile(filepath.Join(t.dir, f.name)))
+		}
+		return d.err
+	}
+	where := &FileError{File: f.name, Err: err}
+	var row *sink.RowError
+	switch {
+	case errors.As(err, &row) && d.gapless:
+		where.Line, where.Err = row.Row, row.Err
+	case errors.As(err, &row):
+	case fault.Of(err) == fault.Poison && d.row > 0:
+		where.Line, where.Before = d.line, true
+	}
+	return destinationError{where}
+}
+
+// remove removes a file that is loaded, where it is ours and not to be kept.
+func (t *tableImport) remove(f exportFile) error {
+	if t.cfg.NoCleanup || t.cfg.Dir != "" {
+		return nil
+	}
+	return removeFile(filepath.Join(t.dir, f.name))
+}
+
+// noteUnknown says, once, that the export has a column that the schema lacks.
+func (t *tableImport) noteUnknown(name []byte) {
+	if len(t.unknown) >= maxUnknown || t.unknown[string(name)] {
+		return
+	}
+	t.unknown[string(name)] = true
+	t.cfg.Logger.Warn("the export has a column that the schema does not; it is left out", "table", t.table.Name, "column", string(name[:min(len(name), 100)]))
+}
+
+// countingReader counts what is read.
+type countingReader struct {
+	r io.Reader
+	n atomic.Int64
+}
+
+func (c *countingReader) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.n.Add(int64(n))
+	return n, err
+}
