@@ -3,9 +3,11 @@ package hq
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"time"
@@ -29,8 +31,9 @@ type Enrolment struct {
 // String hides the token.
 func (e Enrolment) String() string { return fmt.Sprintf("{%s %s}", redacted, e.ServerID) }
 
-// GoString hides the token.
-func (e Enrolment) GoString() string { return e.String() }
+func (e Enrolment) GoString() string             { return e.String() }
+func (e Enrolment) MarshalJSON() ([]byte, error) { return json.Marshal(e.String()) }
+func (e Enrolment) LogValue() slog.Value         { return slog.StringValue(e.String()) }
 
 // Enroll redeems an enrolment code, which works once. An error for which
 // NotFound reports true means that the code is unknown or used.
@@ -127,8 +130,9 @@ type SessionEnd struct {
 // String hides the URLs.
 func (SessionEnd) String() string { return redacted }
 
-// GoString hides the URLs.
-func (SessionEnd) GoString() string { return redacted }
+func (SessionEnd) GoString() string             { return redacted }
+func (SessionEnd) MarshalJSON() ([]byte, error) { return json.Marshal(redacted) }
+func (SessionEnd) LogValue() slog.Value         { return slog.StringValue(redacted) }
 
 // EndSession ends a session; errored says whether by a failure.
 func (c *Client) EndSession(ctx context.Context, session string, errored bool) (SessionEnd, error) {
