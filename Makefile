@@ -1,0 +1,40 @@
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.0.0-dev)
+LDFLAGS := -X github.com/shopmonkeyus/eds/internal/cli.version=$(VERSION:v%=%)
+FUZZTIME ?= 5m
+COUNT ?= 3
+
+.PHONY: help build demo test race bench fuzz lint golden release
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 18
+
+build: ## build ./eds
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o eds .
+
+demo: build ## run everything on this machine for half a minute: HQ, shop, import, stream, comparison
+	./eds demo --for 30s
+
+test: ## run all tests with the race detector; installs or finds what they need
+	./test/run -race -timeout 15m ./...
+
+race: ## run all tests COUNT times (3) in random order
+	./test/run -race -timeout 60m -count $(COUNT) -shuffle on ./...
+
+bench: ## run all benchmarks
+	./test/run -run '^$$' -bench . -benchmem -timeout 120m ./...
+
+fuzz: ## run every fuzz target for FUZZTIME (5m)
+	FUZZTIME=$(FUZZTIME) ./test/fuzz
+
+lint: ## check format, vet, static analysis, modules and the rules of the code's structure
+	@unformatted=$$(go tool gofumpt -l .) && if [ -n "$$unformatted" ]; then echo "gofumpt these files:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	go tool staticcheck ./...
+	go mod tidy -diff
+	go test ./internal/lint
+
+golden: ## write the golden files anew; look at the difference before you commit it
+	EDS_UPDATE_GOLDEN=1 ./test/run -count 1 $$(grep -rl --include='*_test.go' EDS_UPDATE_GOLDEN . | xargs -n 1 dirname | sort -u)
+
+release: ## build the archives of every platform, with checksums, in dist
+	go run ./internal/release -version '$(VERSION:v%=%)' -out dist
