@@ -1,0 +1,125 @@
+package sinktest
+
+import (
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+var driverChecks = []check{
+	{"the driver describes itself", func(capabilities) bool { return true }, checkDescription},
+	{"the driver makes URLs of its fields", func(capabilities) bool { return true }, checkFields},
+	{"unknown options are named", func(capabilities) bool { return true }, checkUnknownOption},
+	{"a probe succeeds and leaves nothing", func(c capabilities) bool { return c.probes }, checkProbe},
+}
+
+func checkDescription(h *harness) {
+	d := h.config.Driver
+	if !regexp.MustCompile(`^[a-z][a-z0-9-]*$`).MatchString(d.Name) || d.Title == "" || d.Summary == "" || d.Help == "" {
+		h.Errorf("the driver %q lacks a name, title, summary or help", d.Name)
+	}
+	if d.Limits.Rows <= 0 || d.Limits.Bytes <= 0 {
+		h.Errorf("its limits are %+v", d.Limits)
+	}
+	if len(d.Schemes) == 0 || !strings.HasPrefix(d.Example, d.Schemes[0]+"://") {
+		h.Errorf("its example %q is of none of its schemes %q", d.Example, d.Schemes)
+	}
+	if _, err := url.Parse(d.Example); err != nil {
+		h.Errorf("its example: %v", err)
+	}
+	for _, o := range d.Options {
+		if o.Name == "" || o.Description == "" {
+			h.Errorf("the option %q is not described", o.Name)
+		}
+	}
+}
+
+func checkFields(h *harness) {
+	d := h.config.Driver
+	if d.URL == nil {
+		return // it is configured by URL only
+	}
+	var required []string
+	full := make(map[string]string)
+	for _, f := range d.Fields {
+		if f.Required {
+			required = append(required, f.Name)
+		}
+		if !slices.Contains([]string{"string", "number", "boolean"}, f.Type) || f.Description == "" {
+			h.Errorf("the field %q has type %q and description %q", f.Name, f.Type, f.Description)
+		}
+		full[f.Name] = map[string]string{"string": "value", "number": "1234", "boolean": "true"}[f.Type]
+	}
+	_, problems := d.URL(nil)
+	var missing []string
+	for _, p := range problems {
+		missing = append(missing, p.Field)
+	}
+	slices.Sort(missing)
+	slices.Sort(required)
+	if !slices.Equal(missing, required) {
+		h.Errorf("of no values at all it misses %q, want %q", missing, required)
+	}
+	for _, f := range d.Fields {
+		for _, hostile := range []string{"", " ", "a b", "a/b", "a?b#c", "a@b:c", "%", "%zz", "ä", "a\x00b", "${X}", "'\"", "-1", "99999999999", strings.Repeat("x", 10_000)} {
+			values := make(map[string]string)
+			for k, v := range full {
+				values[k] = v
+			}
+			values[f.Name] = hostile
+			made, problems := d.URL(values)
+			if len(problems) > 0 {
+				continue
+			}
+			if _, err := sink.ParseURL(made, func(string) (string, bool) { return "", true }); err != nil {
+				h.Errorf("with %.20q in field %q it makes a URL that does not parse: %v", hostile, f.Name, err)
+			}
+		}
+	}
+}
+
+func checkUnknownOption(h *harness) {
+	target, err := url.Parse(h.option("nonsuch=1"))
+	if err != nil {
+		h.Fatal(err)
+	}
+	s, err := h.config.Driver.Open(h.ctx, target, h.env())
+	if err == nil {
+		h.close(s)
+	}
+	h.wantClass(err, fault.Fatal)
+	if err != nil && !strings.Contains(err.Error(), "nonsuch") {
+		h.Errorf("the error does not name the option: %v", err)
+	}
+}
+
+func checkProbe(h *harness) {
+	s := h.open()
+	t := customers(h)
+	h.migrate(s, t)
+	h.apply(s, h.insert(t, `{"id":"1","name":"one"}`))
+	before := h.contents(s, t)
+	for range 2 {
+		if err := s.(sink.Prober).Probe(h.ctx); err != nil {
+			h.Errorf("probe: %v", err)
+		}
+	}
+	if after := h.contents(s, t); after != before {
+		h.Errorf("the probe has changed the destination from %s to %s", before, after)
+	}
+}
+
+// contents describes what the destination holds.
+func (h *harness) contents(s sink.Sink, t *schema.Table) string {
+	h.Helper()
+	if h.config.History != nil {
+		return fmt.Sprint(h.config.History(h.outer, h.url))
+	}
+	return h.compare(s, t, h.model(t.Name)).String()
+}

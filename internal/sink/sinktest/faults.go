@@ -1,0 +1,198 @@
+package sinktest
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Faults breaks the way between a sink and its destination, at a place that is
+// counted in steps: calls, or bytes of answers.
+type Faults interface {
+	// Steps returns how many steps there were so far.
+	Steps() int
+	// Break lets n more steps through and then breaks everything until Mend is
+	// called: the request of step n+1 with mode Lost, its answer with Answered.
+	Break(n int, mode Mode)
+	Mend()
+}
+
+// Mode says what of a broken call is lost.
+type Mode string
+
+const (
+	Lost     Mode = "before the call" // it has no effect
+	Answered Mode = "after the call"  // it has, and nobody hears of it
+)
+
+var faultChecks = []check{
+	{"a batch converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.faulty }, checkFaults},
+	{"a load converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.loads && c.faulty }, checkLoadFaults},
+}
+
+// places spreads at most most places over steps 0 to n, both ends included and
+// the last ones close together: commits come last.
+func places(n, most int) []int {
+	var all []int
+	for i := range n + 1 {
+		if n+1 <= most || i >= n-most/2 || i%max(1, 2*n/most) == 0 {
+			all = append(all, i)
+		}
+	}
+	return all
+}
+
+// mostPlaces bounds how many times one scenario is broken.
+const mostPlaces = 40
+
+// checkFaults breaks a batch at every step it takes, or at many of them, mends
+// what broke, and applies the batch again, as the pipeline does.
+func checkFaults(h *harness) {
+	s, faults := h.config.Faulty(h.outer, h.url, h.env())
+	h.Cleanup(func() { h.close(s) })
+	t := newTable(h, "faulty", "1", 1, column("id", schema.String), column("n", schema.Integer), column("text", schema.String))
+	h.migrate(s, t)
+	batch := func() []step {
+		return []step{
+			h.insert(t, fmt.Sprintf(`{"id":"new %d","n":1}`, *h.sequence)), h.update(t, fmt.Sprintf(`{"id":"a","n":%d,"text":"it's"}`, *h.sequence)),
+			h.delete(t, fmt.Sprintf(`{"id":"new %d"}`, *h.sequence-4)), h.move(t, `{"id":"b"}`, fmt.Sprintf(`{"id":"b","n":%d}`, *h.sequence)),
+		}
+	}
+	h.apply(s, batch()...)
+	before := faults.Steps()
+	h.apply(s, batch()...)
+	for _, mode := range []Mode{Lost, Answered} {
+		for _, n := range places(faults.Steps()-before, mostPlaces) {
+			h.breakOnce(s, faults, t, batch(), n, mode)
+			before = min(before, faults.Steps())
+		}
+		before = faults.Steps()
+		h.apply(s, batch()...)
+	}
+}
+
+// patience is how long a call may take once its destination is gone.
+const patience = 20 * time.Second
+
+func (h *harness) breakOnce(s sink.Sink, faults Faults, t *schema.Table, steps []step, n int, mode Mode) {
+	h.Helper()
+	faults.Break(n, mode)
+	ctx, cancel := context.WithTimeout(h.ctx, patience)
+	defer cancel()
+	for _, d := range h.batches(h, steps) {
+		if err := d.deliver(ctx, s); err != nil {
+			h.checkError(err)
+			if fault.Of(err) != fault.Transient {
+				h.Errorf("broken %s %d: the error is %v: %v", mode, n+1, fault.Of(err), err)
+			}
+		}
+	}
+	if ctx.Err() != nil {
+		h.Errorf("broken %s %d: the sink hangs", mode, n+1)
+	}
+	faults.Mend()
+	h.untilApplied(s, steps)
+	if report := h.compare(s, t, h.model(t.Name)); !report.Equal() {
+		h.Errorf("broken %s %d: %s", mode, n+1, report)
+	}
+	if can := capabilitiesOfSink(s); can.checkpoints {
+		if p := h.checkpoint(s); p != steps[len(steps)-1].position {
+			h.Errorf("broken %s %d: the checkpoint is %v, want %v", mode, n+1, p, steps[len(steps)-1].position)
+		}
+	}
+}
+
+// untilApplied tries as the pipeline does, though not for ever. A sink may need
+// a call or two to find out that its connection was lost.
+func (h *harness) untilApplied(s sink.Sink, steps []step) {
+	h.Helper()
+	var err error
+	for range 5 {
+		if err = h.try(s, steps...); err == nil {
+			return
+		}
+		if fault.Of(err) != fault.Transient {
+			break
+		}
+	}
+	h.Fatalf("the batch is not applied once the destination is back: %v", err)
+}
+
+func checkLoadFaults(h *harness) {
+	s, faults := h.config.Faulty(h.outer, h.url, h.env())
+	h.Cleanup(func() { h.close(s) })
+	t := customers(h)
+	h.migrate(s, t)
+	round := 0
+	images := func() []string {
+		round++
+		return []string{fmt.Sprintf(`{"id":"%d","name":"of this round"}`, round), fmt.Sprintf(`{"id":"a","visits":%d}`, round)}
+	}
+	before := faults.Steps()
+	if err := h.loadOnce(s, t, images(), 1); err != nil {
+		h.Fatalf("load: %v", err)
+	}
+	total := faults.Steps() - before
+	for _, mode := range []Mode{Lost, Answered} {
+		for _, n := range places(total, mostPlaces) {
+			files := images()
+			faults.Break(n, mode)
+			if err := h.loadOnce(s, t, files, round); err != nil {
+				h.checkError(err)
+				if fault.Of(err) != fault.Transient {
+					h.Errorf("broken %s %d: the error is %v: %v", mode, n+1, fault.Of(err), err)
+				}
+			}
+			faults.Mend()
+			var err error
+			for range 5 {
+				if err = h.loadOnce(s, t, files, round); err == nil {
+					break
+				}
+			}
+			if err != nil {
+				h.Fatalf("broken %s %d: the load does not finish once the destination is back: %v", mode, n+1, err)
+			}
+			loaded := newModel()
+			loaded.load(h, t, files...)
+			if report := h.compare(s, t, loaded); !report.Equal() {
+				h.Errorf("broken %s %d: %s", mode, n+1, report)
+			}
+		}
+	}
+}
+
+// loadOnce loads each row from a file of its own, those that an earlier run of
+// the job has not loaded.
+func (h *harness) loadOnce(s sink.Sink, t *schema.Table, images []string, job int) error {
+	ctx, cancel := context.WithTimeout(h.ctx, patience)
+	defer cancel()
+	l, err := s.(sink.Loader).BeginLoad(ctx, fmt.Sprint("job ", job), t, sink.Replace)
+	if err != nil {
+		return err
+	}
+	err = func() error {
+		for i, image := range images {
+			file := fmt.Sprint("file ", i)
+			if l.Loaded(file) {
+				continue
+			}
+			if _, err := l.LoadFile(ctx, file, imagesOf(h, t, image)); err != nil {
+				return err
+			}
+		}
+		return l.Finish(ctx)
+	}()
+	// Closing over a broken connection may fail; what is staged is what counts.
+	_ = l.Close(context.WithoutCancel(h.ctx))
+	return err
+}
+
+func capabilitiesOfSink(s sink.Sink) capabilities {
+	_, checkpoints := s.(sink.Checkpointer)
+	return capabilities{checkpoints: checkpoints}
+}

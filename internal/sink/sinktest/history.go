@@ -1,0 +1,275 @@
+package sinktest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"pgregory.net/rapid"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/verify"
+)
+
+var historyChecks = []check{
+	{"every event is kept, in the order of its row", keepsHistory, checkHistory},
+	{"any batches and replays keep every event", keepsHistory, checkHistoryReplays},
+	{"every value is kept in an event", keepsHistory, checkHistoryValues},
+	{"hostile names, keys and ids stay apart", keepsHistory, checkHistoryNames},
+	{"an import adds an INSERT a row", func(c capabilities) bool { return c.history && c.loads }, checkHistoryImport},
+	{"a history converges, wherever a batch breaks", func(c capabilities) bool { return c.history && c.faulty }, checkHistoryFaults},
+}
+
+func keepsHistory(c capabilities) bool { return c.history }
+
+// recorded is a stored event as far as checks compare it.
+type recorded struct {
+	ID, Table, Key, Op, After string
+	Imported                  bool
+}
+
+// recall reads back the history, by table and key, in order. An event that is
+// stored again is left out where the destination may do so.
+func (h *harness) recall() map[string][]recorded {
+	h.Helper()
+	history := make(map[string][]recorded)
+	places := make(map[string]bool)
+	for _, stored := range h.config.History(h.outer, h.url) {
+		if places[stored.Place] {
+			h.Errorf("%s is there twice", stored.Place)
+		}
+		places[stored.Place] = true
+		if !json.Valid(stored.Event) || strings.ContainsRune(strings.TrimSuffix(string(stored.Event), "\n"), '\n') {
+			h.Errorf("%s holds no JSON of one line: %.100q", stored.Place, stored.Event)
+			continue
+		}
+		var e cdc.Event
+		if err := cdc.NewDecoder().Decode(&e, stored.Event, ""); err != nil {
+			h.Errorf("%s does not decode: %v", stored.Place, err)
+			continue
+		}
+		r := recordOf(&e)
+		row := r.Table + " " + r.Key
+		if h.config.Duplicates && slices.Contains(history[row], r) {
+			continue
+		}
+		history[row] = append(history[row], r)
+	}
+	return history
+}
+
+func recordOf(e *cdc.Event) recorded {
+	c := schema.Column{Type: schema.Object}
+	key, _ := verify.Canonical(c, e.Key)
+	after, _ := verify.Canonical(c, e.After)
+	return recorded{ID: e.ID, Table: e.Table, Key: key, Op: e.Op.String(), After: after, Imported: e.Imported}
+}
+
+// expectHistory compares what is stored with the steps, row by row.
+func (h *harness) expectHistory(steps []step) {
+	h.Helper()
+	want := make(map[string][]recorded)
+	for _, st := range steps {
+		e, _ := st.decode(h)
+		r := recordOf(e)
+		row := r.Table + " " + r.Key
+		want[row] = append(want[row], r)
+	}
+	got := h.recall()
+	for row, events := range want {
+		if !slices.Equal(got[row], events) {
+			h.Errorf("row %.100q has the events %.500v, want %.500v", row, got[row], events)
+		}
+		delete(got, row)
+	}
+	for row := range got {
+		h.Errorf("row %.100q has events that nobody sent", row)
+	}
+}
+
+func checkHistory(h *harness) {
+	t, other := customers(h), newTable(h, "line", "1", 2, column("a", schema.String), column("b", schema.Integer))
+	s := h.open()
+	h.migrate(s, t, other)
+	var steps []step
+	for i := range 30 {
+		id := i % 4
+		steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"%d","name":"it's %d"}`, id, i)), h.update(t, fmt.Sprintf(`{"id":"%d","visits":%d}`, id, i)),
+			h.insert(other, fmt.Sprintf(`{"a":"%d","b":%d}`, id, 9007199254740993)), h.delete(t, fmt.Sprintf(`{"id":"%d"}`, id)))
+	}
+	h.apply(s, steps[:50]...)
+	h.expectHistory(steps[:50])
+	h.apply(s, steps[50:]...)
+	h.apply(s, h.update(t, `{"id":"0","name":"last"}`))
+	d := h.passing()
+	if err := d.deliver(h.ctx, s); err != nil {
+		h.Errorf("a batch without events: %v", err)
+	}
+	h.close(s)
+	all := append(slices.Clone(steps), h.last(t, `{"id":"0","name":"last"}`))
+	h.expectHistory(all)
+}
+
+// last returns the step before the latest position, made again.
+func (h *harness) last(t *schema.Table, row string) step {
+	*h.sequence -= 2
+	st := h.update(t, row)
+	*h.sequence++
+	return st
+}
+
+func checkHistoryReplays(h *harness) {
+	var all []step
+	rapid.Check(h.property(), func(t *rapid.T) {
+		h := h.within(t)
+		s := h.open()
+		table := customers(h)
+		h.migrate(s, table)
+		var steps []step
+		for i := range rapid.IntRange(1, 30).Draw(t, "changes") {
+			steps = append(steps, h.update(table, fmt.Sprintf(`{"id":"%d","visits":%d}`, rapid.IntRange(0, 3).Draw(t, "id"), i)))
+		}
+		for next := 0; next < len(steps); {
+			n := rapid.IntRange(1, len(steps)-next).Draw(t, "batch")
+			h.apply(s, steps[next:next+n]...)
+			next += n
+			switch rapid.IntRange(0, 9).Draw(t, "replay") {
+			case 0:
+				h.apply(s, steps[next-n:next]...)
+			case 1, 2, 3: // killed, and opened anew
+				h.close(s)
+				s = h.open()
+				next = h.resume(s, steps, rapid.IntRange(0, next).Draw(t, "place"))
+			}
+		}
+		all = append(all, steps...)
+		h.expectHistory(all)
+	})
+}
+
+func checkHistoryValues(h *harness) {
+	t := valueTable(h)
+	s := h.open()
+	h.migrate(s, t)
+	var steps []step
+	for id, v := range values() {
+		steps = append(steps, h.insert(t, v.row(t, id)))
+	}
+	steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"ten megabytes","col_string":"%s"}`, strings.Repeat("ten megabytes. ", 700_000))))
+	h.apply(s, steps...)
+	h.expectHistory(steps)
+}
+
+func checkHistoryNames(h *harness) {
+	s := h.open()
+	var steps []step
+	names := append([]string{"..", ".", "../..", "/etc/passwd", "a/../../b", "CON", "nul.json", "a\x00b", "%2e%2e", "%", "a%b", ".hidden", "trailing.", "trailing ", strings.Repeat("k", 300), strings.Repeat("k", 300) + "2", "A", "a", "a-b", "a-b-c"}, hostileNames...)
+	for _, name := range names {
+		t := newTable(h, name, "1", 1, column("id", schema.String))
+		steps = append(steps, h.insert(t, `{"id":"1"}`), h.insert(customers(h), fmt.Sprintf(`{"id":%s}`, quoted(name))))
+		odd := h.insert(customers(h), `{"id":"b"}`)
+		odd.payload = strings.Replace(odd.payload, fmt.Sprintf(`"ev%d"`, *h.sequence), quoted(name), 1)
+		steps = append(steps, odd)
+	}
+	h.apply(s, steps...)
+	h.expectHistory(steps)
+	if !h.config.Duplicates {
+		h.apply(s, steps...)
+		h.expectHistory(steps)
+	}
+}
+
+func checkHistoryImport(h *harness) {
+	t := customers(h)
+	streamed := []step{}
+	s := h.open()
+	h.migrate(s, t)
+	streamed = append(streamed, h.insert(t, `{"id":"s","name":"streamed"}`))
+	h.apply(s, streamed...)
+
+	files := map[string][]string{"one": {`{"id":"1","name":"it's"}`, `{"id":"2","visits":9007199254740993}`}, "two": {`{"id":"3","name":"\u0000"}`}}
+	importAll := func(job string) {
+		l := h.begin(s, job, t, sink.Replace)
+		if _, err := l.LoadFile(h.ctx, "broken", failing(imagesOf(h, t, files["two"]...), errBroken)); !errors.Is(err, errBroken) || l.Loaded("broken") {
+			h.Errorf("a file that breaks: %v, loaded: %v", err, l.Loaded("broken"))
+		}
+		for _, name := range []string{"one", "two"} {
+			if n, err := l.LoadFile(h.ctx, name, imagesOf(h, t, files[name]...)); err != nil || n != int64(len(files[name])) {
+				h.Errorf("import %s: %d rows, %v", name, n, err)
+			}
+		}
+		h.end(l, true)
+	}
+	want := map[string]recorded{
+		`customer ["1"]`: {Table: "customer", Key: `["1"]`, Op: "INSERT", After: `{"id":"1","name":"it's"}`, Imported: true},
+		`customer ["2"]`: {Table: "customer", Key: `["2"]`, Op: "INSERT", After: `{"id":"2","visits":9007199254740993}`, Imported: true},
+		`customer ["3"]`: {Table: "customer", Key: `["3"]`, Op: "INSERT", After: "{\"id\":\"3\",\"name\":\"\ufffd\"}", Imported: true},
+	}
+	var ids []string
+	for range 2 { // the second time adds nothing, or the same again
+		importAll("job")
+		got := h.recall()
+		for row, r := range want {
+			if len(got[row]) != 1 {
+				h.Errorf("row %s has the events %v, want one", row, got[row])
+				continue
+			}
+			ids = append(ids, got[row][0].ID)
+			r.ID = got[row][0].ID
+			if got[row][0] != r || r.ID == "" {
+				h.Errorf("row %s: %+v, want %+v", row, got[row][0], r)
+			}
+		}
+		if len(got) != len(want)+1 {
+			h.Errorf("there are events of %d rows, want %d", len(got), len(want)+1)
+		}
+	}
+	slices.Sort(ids)
+	if len(slices.Compact(ids)) != len(want) {
+		h.Error("ids of imported events differ from one import to the next, or are not unique")
+	}
+	h.apply(s, h.update(t, `{"id":"1","name":"changed"}`))
+	if events := h.recall()[`customer ["1"]`]; len(events) != 2 || events[0].Op != "INSERT" || events[1].Op != "UPDATE" {
+		h.Errorf("after a change of an imported row its events are %v", events)
+	}
+}
+
+func checkHistoryFaults(h *harness) {
+	s, faults := h.config.Faulty(h.outer, h.url, h.env())
+	h.Cleanup(func() { h.close(s) })
+	t := customers(h)
+	h.migrate(s, t)
+	var all []step
+	batch := func() []step {
+		steps := []step{h.update(t, fmt.Sprintf(`{"id":"a","visits":%d}`, *h.sequence)), h.update(t, fmt.Sprintf(`{"id":"a","name":"%d"}`, *h.sequence)), h.insert(t, fmt.Sprintf(`{"id":"%d"}`, *h.sequence))}
+		all = append(all, steps...)
+		return steps
+	}
+	h.apply(s, batch()...)
+	before := faults.Steps()
+	h.apply(s, batch()...)
+	total := faults.Steps() - before
+	for _, mode := range []Mode{Lost, Answered} {
+		for _, n := range places(total, mostPlaces) {
+			steps := batch()
+			faults.Break(n, mode)
+			err := h.try(s, steps...)
+			if err != nil && fault.Of(err) != fault.Transient {
+				h.Errorf("broken %s %d: the error is %v: %v", mode, n+1, fault.Of(err), err)
+			}
+			faults.Mend()
+			if n%2 == 0 { // as after a crash
+				h.close(s)
+				s, faults = h.config.Faulty(h.outer, h.url, h.env())
+				steps = steps[h.resume(s, steps, 0):]
+			}
+			h.untilApplied(s, steps)
+		}
+	}
+	h.expectHistory(all)
+}

@@ -1,0 +1,451 @@
+package sinktest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"sync"
+
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+var loadChecks = []check{
+	{"a load replaces a table, when it is finished and not before", loadsRows, checkReplace},
+	{"a load merges into a table", loadsRows, checkMerge},
+	{"a load of no files", loadsRows, checkEmptyLoad},
+	{"of a file that fails nothing is staged", loadsRows, checkBrokenFile},
+	{"of a file with a row that is refused nothing is staged", loadsRows, checkRefusedRow},
+	{"an interrupted load goes on where it was", loadsRows, checkResumedLoad},
+	{"another job starts afresh", loadsRows, checkOtherJob},
+	{"a file is loaded once", loadsRows, checkLoadedTwice},
+	{"of a key that comes twice the last row stays", loadsRows, checkDuplicateKeys},
+	{"a discarded load leaves the table alone", loadsRows, checkDiscard},
+	{"a cancelled load leaves the table alone", loadsRows, checkCancelledLoad},
+	{"tables load concurrently", loadsRows, checkConcurrentLoads},
+	{"readers see the old rows or the new ones", loadsRows, checkAtomicFinish},
+	{"changes go on after a load", loadsRows, checkChangesAfterLoad},
+	{"a load of a large file", loadsRows, checkLargeLoad},
+}
+
+func loadsRows(c capabilities) bool { return c.rows && c.loads }
+
+// imagesOf yields row objects in memory that is used again for the next row.
+func imagesOf(h *harness, t *schema.Table, images ...string) iter.Seq2[*change.Row, error] {
+	return func(yield func(*change.Row, error) bool) {
+		var buffer []byte
+		for _, image := range images {
+			row := rowOf(h, t, image)
+			buffer = append(buffer[:0], image...)
+			row.Image = buffer
+			if !yield(&row, nil) {
+				return
+			}
+			for i := range buffer {
+				buffer[i] = '!'
+			}
+		}
+	}
+}
+
+// failing yields rows, then an error.
+func failing(rows iter.Seq2[*change.Row, error], err error) iter.Seq2[*change.Row, error] {
+	return func(yield func(*change.Row, error) bool) {
+		for row, e := range rows {
+			if !yield(row, e) {
+				return
+			}
+		}
+		yield(nil, err)
+	}
+}
+
+func (h *harness) begin(s sink.Sink, job string, t *schema.Table, mode sink.LoadMode) sink.Load {
+	h.Helper()
+	l, err := s.(sink.Loader).BeginLoad(h.ctx, job, t, mode)
+	if err != nil {
+		h.Fatalf("begin to load: %v", err)
+	}
+	return l
+}
+
+func (h *harness) loadFile(l sink.Load, t *schema.Table, file string, images ...string) {
+	h.Helper()
+	n, err := l.LoadFile(h.ctx, file, imagesOf(h, t, images...))
+	if err != nil {
+		h.Fatalf("load %s: %v", file, err)
+	}
+	if n != int64(len(images)) || !l.Loaded(file) {
+		h.Errorf("load %s: %d rows of %d, loaded: %v", file, n, len(images), l.Loaded(file))
+	}
+}
+
+// end finishes a load, or only closes it.
+func (h *harness) end(l sink.Load, finish bool) {
+	h.Helper()
+	if finish {
+		if err := l.Finish(h.ctx); err != nil {
+			h.Fatalf("finish: %v", err)
+		}
+	}
+	if err := l.Close(h.ctx); err != nil {
+		h.Fatalf("close the load: %v", err)
+	}
+}
+
+// withOldRows migrates and fills a table that is to be loaded.
+func withOldRows(h *harness) (sink.Sink, *schema.Table) {
+	h.Helper()
+	t := customers(h)
+	s := h.open()
+	h.migrate(s, t)
+	h.apply(s, h.insert(t, `{"id":"1","name":"old","visits":1}`), h.insert(t, `{"id":"2","name":"old","visits":2}`))
+	return s, t
+}
+
+func checkReplace(h *harness) {
+	s, t := withOldRows(h)
+	old := h.model(t.Name)
+	l := h.begin(s, "job", t, sink.Replace)
+	first, second := []string{`{"id":"2","name":"new"}`, `{"id":"3","name":"it's","visits":9007199254740993}`}, []string{`{"id":"4"}`}
+	h.loadFile(l, t, "one", first...)
+	h.expectRows(s, t, old)
+	h.loadFile(l, t, "two", second...)
+	h.loadFile(l, t, "empty")
+	h.expectRows(h.open(), t, old)
+	h.end(l, true)
+
+	loaded := newModel()
+	loaded.load(h, t, append(first, second...)...)
+	h.expectRows(s, t, loaded)
+	h.expectRows(h.open(), t, loaded)
+	again := h.begin(s, "job", t, sink.Replace)
+	if again.Loaded("one") || again.Loaded("two") {
+		h.Error("a finished load is not forgotten")
+	}
+	h.end(again, false)
+	h.expectRows(s, t, loaded)
+}
+
+func checkMerge(h *harness) {
+	s, t := withOldRows(h)
+	l := h.begin(s, "job", t, sink.Merge)
+	images := []string{`{"id":"2","name":"new"}`, `{"id":"3","name":"new","visits":3}`}
+	h.loadFile(l, t, "one", images...)
+	h.expect(s, t)
+	h.end(l, true)
+	h.model(t.Name).load(h, t, images...)
+	h.expect(s, t)
+}
+
+func checkEmptyLoad(h *harness) {
+	s, t := withOldRows(h)
+	h.end(h.begin(s, "merge", t, sink.Merge), true)
+	h.expect(s, t)
+	h.end(h.begin(s, "replace", t, sink.Replace), true)
+	h.expectRows(s, t, newModel())
+	fresh := newTable(h, "fresh", "1", 1, column("id", schema.String))
+	h.end(h.begin(s, "replace", fresh, sink.Replace), true)
+	h.apply(s, h.insert(fresh, `{"id":"1"}`))
+	h.expect(s, fresh)
+}
+
+var errBroken = errors.New("the file ends in the middle")
+
+func checkBrokenFile(h *harness) {
+	s, t := withOldRows(h)
+	old := h.model(t.Name)
+	l := h.begin(s, "job", t, sink.Replace)
+	h.loadFile(l, t, "good", `{"id":"a","name":"good"}`)
+	broken := []string{`{"id":"b"}`, `{"id":"c"}`}
+	for range 2 {
+		if _, err := l.LoadFile(h.ctx, "bad", failing(imagesOf(h, t, broken...), errBroken)); !errors.Is(err, errBroken) {
+			h.Errorf("a file that breaks: %v", err)
+		}
+		if l.Loaded("bad") || !l.Loaded("good") {
+			h.Errorf("loaded: bad %v, good %v", l.Loaded("bad"), l.Loaded("good"))
+		}
+	}
+	h.expectRows(s, t, old)
+	h.loadFile(l, t, "bad", `{"id":"d","name":"mended"}`)
+	h.end(l, true)
+	loaded := newModel()
+	loaded.load(h, t, `{"id":"a","name":"good"}`, `{"id":"d","name":"mended"}`)
+	h.expectRows(s, t, loaded)
+}
+
+func checkRefusedRow(h *harness) {
+	t, bad, ok := h.poisonRow()
+	if !ok {
+		return
+	}
+	s := h.open()
+	l := h.begin(s, "job", t, sink.Replace)
+	h.loadFile(l, t, "good", `{"id":"a"}`)
+	_, err := l.LoadFile(h.ctx, "bad", imagesOf(h, t, `{"id":"b"}`, bad("c"), `{"id":"d"}`))
+	h.wantClass(err, fault.Poison)
+	if e := new(sink.RowError); errors.As(err, &e) && e.Row != 2 {
+		h.Errorf("row %d is said to be the one that is refused, want 2", e.Row)
+	}
+	if l.Loaded("bad") {
+		h.Error("the file counts as loaded")
+	}
+	h.end(l, true)
+	loaded := newModel()
+	loaded.load(h, t, `{"id":"a"}`)
+	h.expectRows(s, t, loaded)
+}
+
+func checkResumedLoad(h *harness) {
+	s, t := withOldRows(h)
+	old := h.model(t.Name)
+	l := h.begin(s, "job", t, sink.Replace)
+	h.loadFile(l, t, "one", `{"id":"a"}`, `{"id":"b"}`)
+	if _, err := l.LoadFile(h.ctx, "two", failing(imagesOf(h, t, `{"id":"x"}`), errBroken)); err == nil {
+		h.Error("a file that breaks is no error")
+	}
+	h.end(l, false)
+
+	again := h.open()
+	h.expectRows(again, t, old)
+	l = h.begin(again, "job", t, sink.Replace)
+	if !l.Loaded("one") || l.Loaded("two") {
+		h.Errorf("after a restart, loaded: one %v, two %v", l.Loaded("one"), l.Loaded("two"))
+	}
+	h.loadFile(l, t, "two", `{"id":"c"}`)
+	h.end(l, true)
+	loaded := newModel()
+	loaded.load(h, t, `{"id":"a"}`, `{"id":"b"}`, `{"id":"c"}`)
+	h.expectRows(again, t, loaded)
+}
+
+func checkOtherJob(h *harness) {
+	s, t := withOldRows(h)
+	l := h.begin(s, "first", t, sink.Replace)
+	h.loadFile(l, t, "one", `{"id":"of the first job"}`)
+	h.end(l, false)
+	l = h.begin(s, "second", t, sink.Replace)
+	if l.Loaded("one") {
+		h.Error("what another job loaded counts")
+	}
+	h.loadFile(l, t, "two", `{"id":"of the second job"}`)
+	h.end(l, true)
+	loaded := newModel()
+	loaded.load(h, t, `{"id":"of the second job"}`)
+	h.expectRows(s, t, loaded)
+}
+
+func checkLoadedTwice(h *harness) {
+	s, t := withOldRows(h)
+	l := h.begin(s, "job", t, sink.Replace)
+	for range 2 {
+		h.loadFile(l, t, "one", `{"id":"a","name":"n"}`, `{"id":"b","name":"n"}`)
+	}
+	h.end(l, true)
+	loaded := newModel()
+	loaded.load(h, t, `{"id":"a","name":"n"}`, `{"id":"b","name":"n"}`)
+	h.expectRows(s, t, loaded)
+}
+
+func checkDuplicateKeys(h *harness) {
+	s, t := withOldRows(h)
+	for _, mode := range []sink.LoadMode{sink.Replace, sink.Merge} {
+		l := h.begin(s, "job", t, mode)
+		files := [][]string{{`{"id":"a","name":"1"}`, `{"id":"b","name":"1"}`, `{"id":"a","name":"2"}`}, {`{"id":"b","name":"2"}`, `{"id":"2","name":"2"}`}}
+		if mode == sink.Replace {
+			h.models[t.Name] = newModel()
+		}
+		for i, images := range files {
+			h.loadFile(l, t, fmt.Sprintf("file %d", i), images...)
+			h.model(t.Name).load(h, t, images...)
+		}
+		h.end(l, true)
+		h.expect(s, t)
+	}
+}
+
+func checkDiscard(h *harness) {
+	s, t := withOldRows(h)
+	l := h.begin(s, "job", t, sink.Replace)
+	h.loadFile(l, t, "one", `{"id":"a"}`)
+	if err := l.Discard(h.ctx); err != nil {
+		h.Fatalf("discard: %v", err)
+	}
+	h.end(l, false)
+	h.expect(s, t)
+	l = h.begin(s, "job", t, sink.Merge)
+	if l.Loaded("one") {
+		h.Error("a discarded load is not forgotten")
+	}
+	h.end(l, true)
+	h.expect(s, t)
+}
+
+func checkCancelledLoad(h *harness) {
+	s, t := withOldRows(h)
+	old := h.model(t.Name)
+	l := h.begin(s, "job", t, sink.Replace)
+	h.loadFile(l, t, "one", `{"id":"a"}`)
+	ctx, cancel := context.WithCancel(h.ctx)
+	defer cancel()
+	cancelling := func(yield func(*change.Row, error) bool) {
+		for row, err := range imagesOf(h, t, `{"id":"b"}`, `{"id":"c"}`) {
+			if !yield(row, err) {
+				return
+			}
+			cancel()
+		}
+		yield(nil, ctx.Err())
+	}
+	if _, err := l.LoadFile(ctx, "two", cancelling); err == nil || l.Loaded("two") {
+		h.Errorf("a cancelled file: %v, loaded: %v", err, l.Loaded("two"))
+	}
+	if err := l.Finish(ctx); err == nil {
+		h.Error("finishing with a cancelled context is no error")
+	}
+	h.expectRows(s, t, old)
+	h.loadFile(l, t, "two", `{"id":"d"}`)
+	h.end(l, true)
+	loaded := newModel()
+	loaded.load(h, t, `{"id":"a"}`, `{"id":"d"}`)
+	h.expectRows(s, t, loaded)
+}
+
+func checkConcurrentLoads(h *harness) {
+	s := h.open()
+	var tables []*schema.Table
+	for i := range 4 {
+		tables = append(tables, newTable(h, fmt.Sprintf("t%d", i), "1", 1, column("id", schema.String), column("n", schema.Integer)))
+	}
+	var group sync.WaitGroup
+	errs := make([]error, len(tables))
+	images := make([][]string, len(tables))
+	for i, t := range tables {
+		for k := range 200 {
+			images[i] = append(images[i], fmt.Sprintf(`{"id":"%d","n":%d}`, k, i))
+		}
+		h.model(t.Name).load(h, t, images[i]...)
+		group.Go(func() { errs[i] = loadAll(h, s, t, images[i]) })
+	}
+	group.Wait()
+	for i, t := range tables {
+		if errs[i] != nil {
+			h.Errorf("%s: %v", t.Name, errs[i])
+			continue
+		}
+		h.expect(s, t)
+	}
+}
+
+// loadAll loads a table, ten rows a file.
+func loadAll(h *harness, s sink.Sink, t *schema.Table, images []string) error {
+	l, err := s.(sink.Loader).BeginLoad(h.ctx, "job", t, sink.Replace)
+	if err != nil {
+		return err
+	}
+	for i := 0; i < len(images); i += 10 {
+		if _, err := l.LoadFile(h.ctx, fmt.Sprintf("file %d", i), imagesOf(h, t, images[i:i+10]...)); err != nil {
+			return errors.Join(err, l.Close(h.ctx))
+		}
+	}
+	return errors.Join(l.Finish(h.ctx), l.Close(h.ctx))
+}
+
+// checkAtomicFinish reads the table all the time while loads of it finish.
+func checkAtomicFinish(h *harness) {
+	s, t := withOldRows(h)
+	const rows, rounds = 200, 8
+	reader := h.open()
+	seen := make(chan string, 1000)
+	ctx, stop := context.WithCancel(h.ctx)
+	defer stop()
+	var group sync.WaitGroup
+	group.Go(func() { watch(ctx, reader.(sink.Reader), t, seen) })
+	for round := range rounds {
+		l := h.begin(s, fmt.Sprint("job ", round), t, sink.Replace)
+		var images []string
+		for i := range rows {
+			images = append(images, fmt.Sprintf(`{"id":"%d","visits":%d}`, i, round))
+		}
+		h.loadFile(l, t, "one", images...)
+		h.end(l, true)
+	}
+	stop()
+	group.Wait()
+	close(seen)
+	allowed := []string{"2 rows of [1 2]"}
+	for round := range rounds {
+		allowed = append(allowed, fmt.Sprintf("%d rows of [%d]", rows, round))
+	}
+	for what := range seen {
+		if !slices.Contains(allowed, what) {
+			h.Errorf("a reader saw %s", what)
+		}
+	}
+}
+
+// watch reads the table until ctx ends and tells what it saw: how many rows, of
+// which rounds. Reads that the destination refuses for a while are not seen.
+func watch(ctx context.Context, r sink.Reader, t *schema.Table, seen chan<- string) {
+	visits := t.Slot([]byte("visits"))
+	for ctx.Err() == nil {
+		n, rounds, failed := 0, map[string]bool{}, false
+		for row, err := range r.Read(ctx, t) {
+			if err != nil {
+				failed = true
+				break
+			}
+			n++
+			rounds[string(row.Value(visits))] = true
+		}
+		if failed {
+			continue
+		}
+		var sorted []string
+		for r := range rounds {
+			sorted = append(sorted, r)
+		}
+		slices.Sort(sorted)
+		select {
+		case seen <- fmt.Sprintf("%d rows of %v", n, sorted):
+		default:
+		}
+	}
+}
+
+func checkChangesAfterLoad(h *harness) {
+	s, t := withOldRows(h)
+	l := h.begin(s, "job", t, sink.Replace)
+	images := []string{`{"id":"1","name":"loaded","visits":1}`, `{"id":"9","name":"loaded","visits":9}`}
+	h.loadFile(l, t, "one", images...)
+	h.end(l, true)
+	h.models[t.Name] = newModel()
+	h.model(t.Name).load(h, t, images...)
+	h.apply(s, h.update(t, `{"id":"1","name":"changed","visits":2}`), h.delete(t, `{"id":"9"}`), h.insert(t, `{"id":"10"}`))
+	h.expect(s, t)
+	wider := newTable(h, t.Name, "2", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Number), column("email", schema.String))
+	l = h.begin(s, "next", wider, sink.Merge)
+	h.loadFile(l, wider, "one", `{"id":"10","name":"x","visits":1.5,"email":"e"}`)
+	h.end(l, true)
+	h.model(t.Name).load(h, wider, `{"id":"10","name":"x","visits":1.5,"email":"e"}`)
+	h.apply(s, h.insert(wider, `{"id":"11","visits":0.25}`), h.update(t, `{"id":"1","name":"changed again","visits":3}`))
+	h.expect(s, wider)
+}
+
+func checkLargeLoad(h *harness) {
+	s, t := withOldRows(h)
+	var images []string
+	for i := range 20_000 {
+		images = append(images, fmt.Sprintf(`{"id":"%d","name":"customer number %d","visits":%d}`, i*7919%20_000, i, i))
+	}
+	l := h.begin(s, "job", t, sink.Replace)
+	h.loadFile(l, t, "one", images...)
+	h.end(l, true)
+	loaded := newModel()
+	loaded.load(h, t, images...)
+	h.expectRows(s, t, loaded)
+}

@@ -1,0 +1,385 @@
+package sinktest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"net/url"
+	"slices"
+	"sync"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Memory is a destination in memory that keeps every value as it is. It shows
+// what the contract means, in as few words as possible, and stands for a real
+// destination in tests of what is built upon sinks. It refuses one kind of
+// value, as poison: what is no number, in a column of integers.
+//
+// The zero value is an empty destination. It is safe for concurrent use.
+type Memory struct {
+	mu          sync.Mutex
+	tables      map[string]*memoryTable
+	checkpoints map[[3]string]cdc.Position
+	loads       map[string]*memoryLoad
+
+	steps, limit int
+	mode         Mode
+}
+
+type memoryTable struct {
+	columns map[string]schema.Type
+	rows    map[string]*memoryRow
+}
+
+type memoryRow struct {
+	values  map[string][]byte
+	op      cdc.Op
+	clock   cdc.Timestamp
+	deleted bool
+}
+
+// Driver returns a driver whose every URL opens m. It knows the options
+// metadata=true and delete=soft.
+func (m *Memory) Driver() sink.Driver {
+	return sink.Driver{
+		Name: "memory", Title: "Memory", Schemes: []string{"memory"}, Example: "memory://name",
+		Summary: "Keeps rows in memory.", Help: "It is gone when the program ends.",
+		Options: []sink.Option{{Name: "metadata", Description: "true adds metadata columns"}, {Name: "delete", Description: "soft keeps deleted rows"}},
+		Limits:  sink.Limits{Rows: 1000, Bytes: 1 << 20}, KeepsRows: true, Imports: true,
+		Open: m.open,
+	}
+}
+
+func (m *Memory) open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
+	if err := sink.CheckOptions(target, "metadata", "delete"); err != nil {
+		return nil, err
+	}
+	s := &memorySink{m: m, env: env, soft: target.Query().Get("delete") == "soft"}
+	s.metadata = s.soft || target.Query().Get("metadata") == "true"
+	return s, nil
+}
+
+// Steps, Break and Mend make Memory a Faults of its own: a step is one call of a sink.
+func (m *Memory) Steps() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.steps
+}
+
+// Break breaks every call but the next n.
+func (m *Memory) Break(n int, mode Mode) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.limit, m.mode = m.steps+n, mode
+}
+
+// Mend ends what Break began.
+func (m *Memory) Mend() { m.Break(0, "") }
+
+// errGone is what a broken call returns.
+var errGone = errors.New("the destination is gone")
+
+// call runs do under the lock, as one transaction, and breaks where it should.
+func (m *Memory) call(ctx context.Context, do func() error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	m.steps++
+	broken := m.mode != "" && m.steps > m.limit
+	if broken && m.mode == Lost {
+		return errGone
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	if broken {
+		return errGone
+	}
+	return nil
+}
+
+// memorySink is one opening of a Memory.
+type memorySink struct {
+	m              *Memory
+	env            sink.Env
+	metadata, soft bool
+}
+
+func (s *memorySink) Close(context.Context) error { return nil }
+func (s *memorySink) Probe(context.Context) error { return nil }
+
+// place names the checkpoint.
+func (s *memorySink) place() [3]string { return [3]string{s.env.Stream, s.env.Consumer, s.env.Filter} }
+
+func (s *memorySink) Apply(ctx context.Context, b *change.Batch) error {
+	return s.m.call(ctx, func() error {
+		at := s.m.checkpoints[s.place()]
+		if s.env.Consumer != "" && at.Covers(b.Last) {
+			return nil
+		}
+		for _, set := range b.Sets {
+			if err := refuse(set.Table, set.Upserts); err != nil {
+				return err
+			}
+		}
+		for _, set := range b.Sets {
+			t := s.table(set.Table)
+			for i := range set.Deletes {
+				s.remove(t, set.Table, &set.Deletes[i])
+			}
+			for i := range set.Upserts {
+				s.put(t, set.Table, &set.Upserts[i])
+			}
+		}
+		if s.env.Consumer != "" {
+			if s.m.checkpoints == nil {
+				s.m.checkpoints = make(map[[3]string]cdc.Position)
+			}
+			s.m.checkpoints[s.place()] = at.Advance(b.Last)
+		}
+		return nil
+	})
+}
+
+// refuse returns a poison error where one of the rows holds what can't be kept.
+func refuse(t *schema.Table, rows []change.Row) error {
+	for i := range rows {
+		for slot, c := range t.Columns {
+			raw := rows[i].Value(slot)
+			if c.Type != schema.Integer || raw == nil || rawjson.IsNull(raw) {
+				continue
+			}
+			if text := rawjson.Text(raw); len(text) == 0 || text[0] != '-' && text[0]-'0' > 9 {
+				return fault.Mark(fault.Poison, fmt.Errorf("column %q of table %q: the value is not an integer", c.Name, t.Name))
+			}
+		}
+	}
+	return nil
+}
+
+// table returns what is kept of t, in step with it.
+func (s *memorySink) table(t *schema.Table) *memoryTable {
+	m := s.m.tables[t.Name]
+	if m == nil {
+		m = &memoryTable{columns: make(map[string]schema.Type), rows: make(map[string]*memoryRow)}
+		if s.m.tables == nil {
+			s.m.tables = make(map[string]*memoryTable)
+		}
+		s.m.tables[t.Name] = m
+	}
+	for _, c := range t.Columns {
+		m.columns[c.Name] = max(m.columns[c.Name], c.Type)
+	}
+	return m
+}
+
+// guarded reports whether a change is older than what the row holds.
+func (s *memorySink) guarded(row *memoryRow, clock cdc.Timestamp) bool {
+	return row != nil && (s.env.After || s.metadata) && row.clock.Compare(clock) > 0
+}
+
+func (s *memorySink) remove(m *memoryTable, t *schema.Table, key *change.Row) {
+	k := canonicalKey(t, key)
+	row := m.rows[k]
+	switch {
+	case row == nil || s.guarded(row, key.Clock):
+	case s.soft:
+		row.op, row.clock, row.deleted = cdc.Delete, key.Clock, true
+	default:
+		delete(m.rows, k)
+	}
+}
+
+func (s *memorySink) put(m *memoryTable, t *schema.Table, row *change.Row) {
+	k := canonicalKey(t, row)
+	old := m.rows[k]
+	if s.guarded(old, row.Clock) {
+		return
+	}
+	fresh := &memoryRow{values: make(map[string][]byte), op: row.Op, clock: row.Clock}
+	if old != nil && !old.deleted {
+		maps.Copy(fresh.values, old.values)
+	}
+	for slot, c := range t.Columns {
+		fresh.values[c.Name] = slices.Clone(row.Value(slot))
+	}
+	m.rows[k] = fresh
+}
+
+func (s *memorySink) Checkpoint(ctx context.Context) (p cdc.Position, err error) {
+	err = s.m.call(ctx, func() error {
+		p = s.m.checkpoints[s.place()]
+		return nil
+	})
+	return p, err
+}
+
+func (s *memorySink) ResetCheckpoint(ctx context.Context) error {
+	return s.m.call(ctx, func() error {
+		delete(s.m.checkpoints, s.place())
+		return nil
+	})
+}
+
+func (s *memorySink) Migrate(ctx context.Context, tables []*schema.Table) (lines []string, err error) {
+	err = s.m.call(ctx, func() error {
+		for _, t := range tables {
+			var before map[string]schema.Type
+			if m := s.m.tables[t.Name]; m != nil {
+				before = maps.Clone(m.columns)
+			}
+			if !maps.Equal(before, s.table(t).columns) {
+				lines = append(lines, fmt.Sprintf("changed table %q", t.Name))
+			}
+		}
+		return nil
+	})
+	return lines, err
+}
+
+func (s *memorySink) Read(ctx context.Context, t *schema.Table) iter.Seq2[*change.Row, error] {
+	return func(yield func(*change.Row, error) bool) {
+		var rows []*change.Row
+		err := s.m.call(ctx, func() error {
+			rows = s.rows(t)
+			return nil
+		})
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		for _, row := range rows {
+			if !yield(row, nil) {
+				return
+			}
+		}
+	}
+}
+
+// rows returns the rows of t as they are, metadata included where t asks for it.
+func (s *memorySink) rows(t *schema.Table) []*change.Row {
+	m := s.m.tables[t.Name]
+	if m == nil {
+		return nil
+	}
+	var rows []*change.Row
+	for _, r := range m.rows {
+		if r.deleted && s.soft {
+			continue
+		}
+		row := &change.Row{Spans: make([]rawjson.Span, len(t.Columns)), Image: []byte{' '}}
+		for slot, c := range t.Columns {
+			value := cmp.Or(string(r.values[c.Name]), r.meta(c.Name))
+			if value != "" {
+				row.Spans[slot] = rawjson.Span{Start: uint32(len(row.Image)), End: uint32(len(row.Image) + len(value))}
+				row.Image = append(row.Image, value...)
+			}
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+func (r *memoryRow) meta(column string) string {
+	switch column {
+	case "_eds_op":
+		return quoted(r.op.String())
+	case "_eds_version":
+		return quoted(r.clock.Sortable())
+	case "_eds_synced_at":
+		return `"2026-01-02T03:04:05Z"`
+	case "_eds_deleted":
+		return fmt.Sprint(r.deleted)
+	}
+	return ""
+}
+
+// memoryLoad is the load of one table.
+type memoryLoad struct {
+	s     *memorySink
+	job   string
+	t     *schema.Table
+	mode  sink.LoadMode
+	files map[string]int64
+	stage *memoryTable
+}
+
+func (s *memorySink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
+	l := &memoryLoad{s: s, job: job, t: t, mode: mode, files: make(map[string]int64), stage: &memoryTable{rows: make(map[string]*memoryRow)}}
+	err := s.m.call(ctx, func() error {
+		s.table(t)
+		if was := s.m.loads[t.Name]; was != nil && was.job == job {
+			l.files, l.stage = was.files, was.stage
+		}
+		if s.m.loads == nil {
+			s.m.loads = make(map[string]*memoryLoad)
+		}
+		s.m.loads[t.Name] = l
+		return nil
+	})
+	return l, err
+}
+
+func (l *memoryLoad) Loaded(file string) bool {
+	_, ok := l.files[file]
+	return ok
+}
+
+func (l *memoryLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
+	if n, ok := l.files[file]; ok {
+		return n, nil
+	}
+	staged := &memoryTable{rows: make(map[string]*memoryRow)}
+	var n int64
+	for row, err := range rows {
+		if err != nil {
+			return 0, err
+		}
+		n++
+		if err := refuse(l.t, []change.Row{*row}); err != nil {
+			return 0, fault.Mark(fault.Poison, &sink.RowError{Row: n, Err: err})
+		}
+		l.s.put(staged, l.t, row)
+	}
+	err := l.s.m.call(ctx, func() error {
+		maps.Copy(l.stage.rows, staged.rows)
+		l.files[file] = n
+		return nil
+	})
+	return n, err
+}
+
+func (l *memoryLoad) Finish(ctx context.Context) error {
+	return l.s.m.call(ctx, func() error {
+		if l.s.m.loads[l.t.Name] != l {
+			return nil // an earlier attempt was durable
+		}
+		delete(l.s.m.loads, l.t.Name)
+		live := l.s.table(l.t)
+		if l.mode == sink.Replace {
+			live.rows = make(map[string]*memoryRow)
+		}
+		maps.Copy(live.rows, l.stage.rows)
+		return nil
+	})
+}
+
+func (l *memoryLoad) Discard(ctx context.Context) error {
+	return l.s.m.call(ctx, func() error {
+		delete(l.s.m.loads, l.t.Name)
+		return nil
+	})
+}
+
+func (l *memoryLoad) Close(context.Context) error { return nil }

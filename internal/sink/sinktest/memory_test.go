@@ -1,0 +1,79 @@
+package sinktest
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net/url"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// Properties fail here on purpose: that is no counter-example to keep, nor to shrink.
+	for name, value := range map[string]string{"rapid.nofailfile": "true", "rapid.shrinktime": "0s"} {
+		if err := flag.Set(name, value); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// memories are destinations in memory, by the host of their URL. Each sink that
+// is opened passes through with, which may make it worse.
+func memories(with func(*memorySink) sink.Sink) Config {
+	stores := make(map[string]*Memory)
+	c := Config{Driver: (&Memory{}).Driver()}
+	c.URL = func(testing.TB) string {
+		name := fmt.Sprint("m", len(stores))
+		stores[name] = &Memory{}
+		return "memory://" + name
+	}
+	c.Driver.Open = func(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
+		s, err := stores[target.Host].open(ctx, target, env)
+		if err != nil {
+			return nil, err
+		}
+		return with(s.(*memorySink)), nil
+	}
+	c.Faulty = func(t testing.TB, raw string, env sink.Env) (sink.Sink, Faults) {
+		target, err := url.Parse(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := c.Driver.Open(t.Context(), target, env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s, stores[target.Host]
+	}
+	c.Foreign = func(t testing.TB, raw, table string) {
+		target, _ := url.Parse(raw)
+		stores[target.Host].foreign(t, table)
+	}
+	return c
+}
+
+// foreign makes the table that Config.Foreign describes.
+func (m *Memory) foreign(t testing.TB, name string) {
+	t.Helper()
+	s := &memorySink{m: m}
+	h := &harness{T: t, outer: t}
+	table := newTable(h, name, "0", 1, foreignColumns()...)
+	row := rowOf(h, table, foreignRow)
+	if _, err := s.Migrate(t.Context(), []*schema.Table{table}); err != nil {
+		t.Fatal(err)
+	}
+	s.put(m.tables[name], table, &row)
+}
+
+func TestTheReferenceConforms(t *testing.T) {
+	Run(t, memories(func(s *memorySink) sink.Sink { return s }))
+}

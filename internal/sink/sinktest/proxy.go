@@ -1,0 +1,206 @@
+package sinktest
+
+import (
+	"io"
+	"net"
+	"sync"
+	"testing"
+)
+
+// Proxy is a loopback TCP proxy in front of a server, which can cut, stall, or
+// swallow answers. It is a Faults whose steps are bytes of answers.
+type Proxy struct {
+	listener net.Listener
+	target   string
+
+	mu      sync.Mutex
+	mended  *sync.Cond
+	answers int // bytes of answers so far
+	limit   int // of answers, where mode is not ""
+	mode    Mode
+	stalled bool
+	conns   map[net.Conn]struct{}
+	closed  bool
+	group   sync.WaitGroup
+}
+
+// NewProxy starts a proxy in front of the server at target, host:port. It stops
+// when the test ends.
+func NewProxy(t testing.TB, target string) *Proxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{listener: listener, target: target, conns: make(map[net.Conn]struct{})}
+	p.mended = sync.NewCond(&p.mu)
+	p.group.Go(p.accept)
+	t.Cleanup(p.close)
+	return p
+}
+
+// Addr returns the proxy's own host:port.
+func (p *Proxy) Addr() string { return p.listener.Addr().String() }
+
+// Steps returns the number of bytes of answers so far.
+func (p *Proxy) Steps() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.answers
+}
+
+// Break lets n more bytes of answers through. Then it cuts every connection
+// (Lost), or goes on delivering requests whose answers it swallows, and cuts
+// the connections at the first of them (Answered). New connections are refused.
+func (p *Proxy) Break(n int, mode Mode) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.limit, p.mode = p.answers+n, mode
+	if n == 0 && mode == Lost {
+		p.cutAll()
+	}
+}
+
+// Cut cuts every connection; new ones are taken.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cutAll()
+}
+
+// Stall keeps every answer back, from now on, and every new connection waiting.
+func (p *Proxy) Stall() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stalled = true
+}
+
+// Mend ends whatever was broken or stalled.
+func (p *Proxy) Mend() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mode != "" {
+		p.cutAll() // what was half delivered stays so
+	}
+	p.mode, p.stalled = "", false
+	p.mended.Broadcast()
+}
+
+func (p *Proxy) close() {
+	p.mu.Lock()
+	p.closed, p.stalled = true, false
+	p.listener.Close()
+	p.cutAll()
+	p.mended.Broadcast()
+	p.mu.Unlock()
+	p.group.Wait()
+}
+
+// cutAll is called with mu held.
+func (p *Proxy) cutAll() {
+	for c := range p.conns {
+		c.Close()
+	}
+}
+
+func (p *Proxy) accept() {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		p.group.Go(func() { p.serve(client) })
+	}
+}
+
+// serve carries one connection until either side, or a fault, ends it.
+func (p *Proxy) serve(client net.Conn) {
+	defer client.Close()
+	if !p.admit(client) {
+		return
+	}
+	defer p.forget(client)
+	server, err := net.Dial("tcp", p.target)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	if !p.admit(server) {
+		return
+	}
+	defer p.forget(server)
+	var requests sync.WaitGroup
+	requests.Go(func() {
+		_, _ = io.Copy(server, client)
+		// The client is done or cut: the server is told so.
+		_ = server.(*net.TCPConn).CloseWrite()
+	})
+	p.answer(client, server)
+	client.Close()
+	server.Close()
+	requests.Wait()
+}
+
+// admit takes a connection up, unless everything is broken.
+func (p *Proxy) admit(c net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.broken() {
+		return false
+	}
+	p.conns[c] = struct{}{}
+	return true
+}
+
+func (p *Proxy) forget(c net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.conns, c)
+}
+
+func (p *Proxy) broken() bool { return p.mode != "" && p.answers >= p.limit }
+
+// answer carries what the server says, until there is nothing more to carry.
+func (p *Proxy) answer(client, server net.Conn) {
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := server.Read(buffer)
+		if n > 0 {
+			if n = p.pass(n); n == 0 {
+				return
+			}
+			if _, failed := client.Write(buffer[:n]); failed != nil {
+				return
+			}
+			p.passed()
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// pass waits while answers are stalled, counts, and returns how many of n bytes
+// of an answer may pass.
+func (p *Proxy) pass(n int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.stalled && !p.closed {
+		p.mended.Wait()
+	}
+	if p.mode != "" {
+		n = max(0, min(n, p.limit-p.answers))
+	}
+	p.answers += n
+	return n
+}
+
+// passed cuts what has to be cut once the last bytes have passed. With Answered
+// requests go on, until the server has something to say about one.
+func (p *Proxy) passed() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.broken() && p.mode == Lost {
+		p.cutAll()
+	}
+}

@@ -1,0 +1,263 @@
+package sinktest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"pgregory.net/rapid"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+var replayChecks = []check{
+	{"any history, any batches, any replay", keepsRows, checkHistories},
+	{"the checkpoint comes with the batch", keepsCheckpoints, checkCheckpoint},
+	{"each consumer and filter has a checkpoint of its own", keepsCheckpoints, checkCheckpointNames},
+	{"no consumer, no checkpoint", keepsCheckpoints, checkNoCheckpoint},
+	{"a batch that the checkpoint covers changes nothing", func(c capabilities) bool { return c.rows && c.checkpoints }, checkCoveredBatch},
+	{"a stream that was made anew is not covered", func(c capabilities) bool { return c.rows && c.checkpoints }, checkRemadeStream},
+	{"a cancelled call is no verdict on the batch", keepsRows, checkCancelled},
+	{"close while a batch is applied", func(capabilities) bool { return true }, checkClose},
+}
+
+func keepsCheckpoints(c capabilities) bool { return c.checkpoints }
+
+// checkHistories applies random histories, cut into random batches, parts of
+// which come again, through sinks that are opened anew now and then.
+func checkHistories(h *harness) {
+	s := h.open()
+	number := 0
+	rapid.Check(h.property(), func(t *rapid.T) {
+		number++ // a table of its own
+		h := h.within(t)
+		v1 := newTable(h, fmt.Sprintf("history_%d", number), "1", 1, column("id", schema.String), column("a", schema.Integer), column("b", schema.String))
+		v2 := newTable(h, v1.Name, "2", 1, column("id", schema.String), column("a", schema.Integer), column("c", schema.Object))
+		both := newTable(h, v1.Name, "3", 1, column("id", schema.String), column("a", schema.Integer), column("b", schema.String), column("c", schema.Object))
+		h.migrate(s, v1, v2)
+		var steps []step
+		for range rapid.IntRange(1, 40).Draw(t, "changes") {
+			steps = append(steps, h.randomChange(t, v1, v2))
+		}
+		h.applyWithReplays(t, s, steps)
+		h.expect(s, both)
+	})
+}
+
+func (h *harness) randomChange(t *rapid.T, layouts ...*schema.Table) step {
+	layout := rapid.SampledFrom(layouts).Draw(t, "layout")
+	ids := []string{`1`, `2`, `3`, `4`, `\u0031`}
+	id := rapid.SampledFrom(ids).Draw(t, "id")
+	row := fmt.Sprintf(`{"id":"%s","a":%d,"b":"text %d","c":{"n":%d}}`, id, *h.sequence, *h.sequence, *h.sequence)
+	switch rapid.IntRange(0, 5).Draw(t, "operation") {
+	case 0, 1:
+		return h.insert(layout, row)
+	case 2:
+		return h.delete(layout, row)
+	case 3:
+		return h.move(layout, fmt.Sprintf(`{"id":"%s"}`, rapid.SampledFrom(ids).Draw(t, "old")), row)
+	case 4:
+		return h.update(layout, fmt.Sprintf(`{"id":"%s","a":null}`, id))
+	default:
+		return h.update(layout, row)
+	}
+}
+
+// applyWithReplays applies the steps batch by batch. After some batches it goes
+// back: as a server does that was killed before it could acknowledge, and that
+// passes over what the destination's checkpoint covers, where it keeps one.
+func (h *harness) applyWithReplays(t *rapid.T, s sink.Sink, steps []step) {
+	for next := 0; next < len(steps); {
+		n := rapid.IntRange(1, len(steps)-next).Draw(t, "batch")
+		h.apply(s, steps[next:next+n]...)
+		next += n
+		switch rapid.IntRange(0, 9).Draw(t, "replay") {
+		case 0: // the same batch, whose answer was lost
+			h.apply(s, steps[next-n:next]...)
+		case 1, 2: // from some place on
+			next = h.resume(s, steps, rapid.IntRange(0, next).Draw(t, "place"))
+		}
+	}
+}
+
+// resume returns from which step on a server that is sent the stream from step
+// number place on applies changes.
+func (h *harness) resume(s sink.Sink, steps []step, place int) int {
+	if _, ok := s.(sink.Checkpointer); !ok {
+		return place
+	}
+	checkpoint := h.checkpoint(s)
+	for place < len(steps) && checkpoint.Covers(steps[place].position) {
+		place++
+	}
+	return place
+}
+
+func checkCheckpoint(h *harness) {
+	t := customers(h)
+	s := h.open()
+	h.migrate(s, t)
+	if p := h.checkpoint(s); p != (cdc.Position{}) {
+		h.Fatalf("before the first batch the checkpoint is %v", p)
+	}
+	var at cdc.Position
+	want := func(s sink.Sink) {
+		h.Helper()
+		if p := h.checkpoint(s); p != at {
+			h.Errorf("the checkpoint is %v, want %v", p, at)
+		}
+	}
+	first, second := h.insert(t, `{"id":"1","name":"one"}`), h.insert(t, `{"id":"2","name":"two"}`)
+	h.apply(s, first, second)
+	at = second.position
+	want(s)
+	want(h.open())
+	// A batch ends at the last message that it settles, not at its last event.
+	d := h.passing()
+	if err := d.deliver(h.ctx, s); err != nil {
+		h.Fatalf("apply a batch of skipped messages: %v", err)
+	}
+	at = d.batch.Last
+	want(h.open())
+
+	if err := s.(sink.Checkpointer).ResetCheckpoint(h.ctx); err != nil {
+		h.Fatalf("reset the checkpoint: %v", err)
+	}
+	at = cdc.Position{}
+	want(s)
+	want(h.open())
+	h.apply(s, first, second)
+	at = second.position
+	want(s)
+	h.expectAll(s, t)
+}
+
+// expectAll compares rows where the sink keeps them.
+func (h *harness) expectAll(s sink.Sink, t *schema.Table) {
+	h.Helper()
+	if _, ok := s.(sink.Reader); ok {
+		h.expect(s, t)
+	}
+}
+
+func checkCheckpointNames(h *harness) {
+	t := customers(h)
+	first := h.open()
+	h.migrate(first, t)
+	h.apply(first, h.insert(t, `{"id":"1","name":"one"}`))
+	at := h.checkpoint(first)
+	for name, change := range map[string]func(*sink.Env){
+		"stream":        func(e *sink.Env) { e.Stream = "other" },
+		"consumer":      func(e *sink.Env) { e.Consumer = "other" },
+		"filter":        func(e *sink.Env) { e.Filter = "other" },
+		"a long filter": func(e *sink.Env) { e.Filter = fmt.Sprintf("%05000d", 1) },
+		"longer filter": func(e *sink.Env) { e.Filter = fmt.Sprintf("%05000d", 2) },
+		"shifted names": func(e *sink.Env) { e.Consumer, e.Filter = e.Consumer+"/"+e.Filter, "" },
+	} {
+		other := h.open(change)
+		if p := h.checkpoint(other); p != (cdc.Position{}) {
+			h.Errorf("with another %s the checkpoint is %v, want none", name, p)
+		}
+		d := h.passing()
+		if err := d.deliver(h.ctx, other); err != nil {
+			h.Fatalf("%s: %v", name, err)
+		}
+		if p := h.checkpoint(h.open(change)); p != d.batch.Last {
+			h.Errorf("with another %s the checkpoint is %v, want %v", name, p, d.batch.Last)
+		}
+		if p := h.checkpoint(h.open()); p != at {
+			h.Errorf("another %s moved the checkpoint from %v to %v", name, at, p)
+		}
+	}
+}
+
+func checkNoCheckpoint(h *harness) {
+	t := customers(h)
+	anonymous := func(e *sink.Env) { e.Consumer = "" }
+	s := h.open(anonymous)
+	h.migrate(s, t)
+	h.apply(s, h.insert(t, `{"id":"1","name":"one"}`))
+	for _, s := range []sink.Sink{s, h.open(anonymous), h.open()} {
+		if p := h.checkpoint(s); p != (cdc.Position{}) {
+			h.Errorf("the checkpoint is %v, want none", p)
+		}
+		if err := s.(sink.Checkpointer).ResetCheckpoint(h.ctx); err != nil {
+			h.Errorf("reset what is not there: %v", err)
+		}
+	}
+	h.expectAll(s, t)
+}
+
+func checkCoveredBatch(h *harness) {
+	t := customers(h)
+	s := h.open()
+	h.migrate(s, t)
+	old := []step{h.insert(t, `{"id":"1","name":"old"}`), h.insert(t, `{"id":"2","name":"old"}`)}
+	h.apply(s, old...)
+	h.apply(s, h.update(t, `{"id":"1","name":"new"}`), h.delete(t, `{"id":"2"}`))
+	for _, s := range []sink.Sink{s, h.open()} {
+		h.apply(s, old...)
+		h.expect(s, t)
+	}
+}
+
+func checkRemadeStream(h *harness) {
+	t := customers(h)
+	s := h.open()
+	h.migrate(s, t)
+	h.apply(s, h.insert(t, `{"id":"1","name":"one"}`), h.insert(t, `{"id":"2","name":"two"}`))
+	was := h.checkpoint(s)
+	// The stream counts from 1 again, later.
+	again := h.update(t, `{"id":"1","name":"new"}`)
+	again.position = cdc.Position{Sequence: 1, Stored: was.Stored + 1}
+	h.apply(s, again)
+	h.expect(s, t)
+	if p := h.checkpoint(h.open()); p != again.position {
+		h.Errorf("the checkpoint is %v, want %v", p, again.position)
+	}
+}
+
+func checkCancelled(h *harness) {
+	t := customers(h)
+	s := h.open()
+	h.migrate(s, t)
+	h.apply(s, h.insert(t, `{"id":"1","name":"one"}`))
+	steps := []step{h.update(t, `{"id":"1","name":"new"}`), h.insert(t, `{"id":"2","name":"two"}`)}
+	ctx, cancel := context.WithCancel(h.ctx)
+	cancel()
+	for _, d := range h.batches(h, steps) {
+		if err := d.deliver(ctx, s); err != nil {
+			h.checkError(err)
+			h.wantTransient(err)
+		}
+	}
+	h.apply(s, steps...)
+	h.expect(s, t)
+}
+
+// checkClose closes the sink while it works: the batch is applied, or it is not
+// and Apply says so. What happens to the sink after that is nobody's business,
+// but the destination must be whole.
+func checkClose(h *harness) {
+	t := customers(h)
+	s := h.open()
+	h.migrate(s, t)
+	var steps []step
+	for i := range 500 {
+		steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"%d","name":"row %d"}`, i, i)))
+	}
+	applied := make(chan error, 1)
+	d := h.batches(h, steps)
+	go func() { applied <- d[0].deliver(h.ctx, s) }()
+	h.close(s)
+	if err := <-applied; err != nil {
+		h.checkError(err)
+		h.wantTransient(err)
+	}
+	h.close(s)
+	again := h.open()
+	h.apply(again, slices.Clone(steps)...)
+	h.expectAll(again, t)
+}

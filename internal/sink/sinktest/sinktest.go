@@ -1,0 +1,311 @@
+// Package sinktest is the conformance suite that every driver passes:
+//
+//	sinktest.Run(t, sinktest.Config{Driver: d, URL: newDatabase})
+//
+// It opens the driver as the program does, by a URL, finds out what the sink can
+// do, and checks all that the contract in package sink promises of it. The
+// package also holds a small exact sink in memory and a faulty network, which
+// other tests may use as well.
+package sinktest
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/verify"
+)
+
+// Config describes the destination under test.
+type Config struct {
+	Driver sink.Driver
+	// URL makes an empty destination of its own for a check, which stays until
+	// the check ends, and returns its URL.
+	URL func(t testing.TB) string
+
+	// Foreign makes, by the destination's own means, a table as another tool
+	// might have left it: id, text and primary key; n, a 32-bit integer; s, text
+	// of at most 10 characters; must, text that is NOT NULL and has no default;
+	// extra, text. It has one row: 'old', 7, 'short', 'there', 'kept'. Nil where
+	// a destination has no tables.
+	Foreign func(t testing.TB, url, table string)
+
+	// Faulty opens the destination so that its calls can be made to fail. Nil
+	// where that can't be done.
+	Faulty func(t testing.TB, url string, env sink.Env) (sink.Sink, Faults)
+
+	// History reads back all that a sink which keeps events has stored, in the
+	// order in which a consumer would meet it. Nil for sinks that keep rows.
+	History func(t testing.TB, url string) []Stored
+	// Duplicates says that a replay may store events of a history twice.
+	Duplicates bool
+}
+
+// Stored is one event as a history sink stored it.
+type Stored struct {
+	Place string // the object, or the partition and offset: what identifies it
+	Event []byte // JSON
+}
+
+// Run checks everything that applies to the driver of c.
+func Run(t *testing.T, c Config) {
+	can := capabilitiesOf(t, c)
+	for _, k := range checks {
+		if k.needs(can) {
+			t.Run(k.name, func(t *testing.T) { k.run(newHarness(t, c)) })
+		}
+	}
+}
+
+// check is one property. Where several capabilities have to do with it, needs
+// tells whether the sink under test has them.
+type check struct {
+	name  string
+	needs func(capabilities) bool
+	run   func(h *harness)
+}
+
+// checks are all properties, in the order in which a new driver should care.
+var checks = concat(driverChecks, rowChecks, replayChecks, migrationChecks, valueChecks, poisonChecks, loadChecks, metadataChecks, faultChecks, historyChecks)
+
+func concat(lists ...[]check) []check {
+	var all []check
+	for _, l := range lists {
+		all = append(all, l...)
+	}
+	return all
+}
+
+// capabilities are what the sink under test can do.
+type capabilities struct {
+	rows, checkpoints, migrates, probes, loads bool
+	foreign, faulty, history                   bool
+	metadata, softDelete                       bool
+}
+
+func capabilitiesOf(t testing.TB, c Config) capabilities {
+	h := newHarness(t, c)
+	s := h.open()
+	can := capabilities{foreign: c.Foreign != nil, faulty: c.Faulty != nil, history: c.History != nil}
+	_, can.rows = s.(sink.Reader)
+	_, can.checkpoints = s.(sink.Checkpointer)
+	_, can.migrates = s.(sink.Migrator)
+	_, can.probes = s.(sink.Prober)
+	_, can.loads = s.(sink.Loader)
+	for _, o := range c.Driver.Options {
+		can.metadata = can.metadata || o.Name == "metadata"
+		can.softDelete = can.softDelete || o.Name == "delete"
+	}
+	if !can.rows && !can.history {
+		t.Fatal("the sink is no Reader and the Config has no History: there is nothing to check it by")
+	}
+	return can
+}
+
+func keepsRows(c capabilities) bool { return c.rows }
+
+// harness is the surroundings of one check: a destination of its own, and a
+// stream of changes.
+type harness struct {
+	T
+	outer  testing.TB // the check's, also within a property
+	config Config
+	url    string
+	ctx    context.Context
+	*stream
+	adjusted *adjustments
+}
+
+// T is what a testing.TB and a rapid.T have in common.
+type T interface {
+	Helper()
+	Error(args ...any)
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Cleanup(f func())
+	Output() io.Writer
+}
+
+func newHarness(t testing.TB, c Config) *harness {
+	return &harness{T: t, outer: t, config: c, url: c.URL(t), ctx: t.Context(), stream: newStream(t, new(uint64)), adjusted: new(adjustments)}
+}
+
+// within returns the same surroundings for one run of a property: with models
+// of its own, at the same place in the stream.
+func (h *harness) within(t T) *harness {
+	inner := *h
+	inner.T, inner.stream = t, newStream(t, h.sequence)
+	return &inner
+}
+
+// env is what sinks are opened with, unless a check changes it.
+func (h *harness) env() sink.Env {
+	return sink.Env{
+		Logger: slog.New(slog.NewTextHandler(h.Output(), nil)), Adjusted: h.adjusted.add,
+		Stream: "dbchange", Consumer: "eds-conformance", Filter: "dbchange.*.*.c1.*.PUBLIC.>",
+	}
+}
+
+// open opens the destination; the sink is closed when the check ends.
+func (h *harness) open(changes ...func(*sink.Env)) sink.Sink {
+	h.Helper()
+	return h.openURL(h.url, changes...)
+}
+
+func (h *harness) openURL(raw string, changes ...func(*sink.Env)) sink.Sink {
+	h.Helper()
+	env := h.env()
+	for _, change := range changes {
+		change(&env)
+	}
+	target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
+	if err != nil {
+		h.Fatal(err)
+	}
+	s, err := h.config.Driver.Open(h.ctx, target, env)
+	if err != nil {
+		h.Fatalf("open: %v", err)
+	}
+	h.Cleanup(func() { h.close(s) })
+	return s
+}
+
+func (h *harness) close(s sink.Sink) {
+	h.Helper()
+	// The test's own context ends before its clean-up.
+	if err := s.Close(context.WithoutCancel(h.ctx)); err != nil {
+		h.Errorf("close: %v", err)
+	}
+}
+
+// option returns the destination's URL with one more option.
+func (h *harness) option(pair string) string {
+	if strings.Contains(h.url, "?") {
+		return h.url + "&" + pair
+	}
+	return h.url + "?" + pair
+}
+
+// migrate makes the destination able to hold rows of the tables, and returns
+// what it did.
+func (h *harness) migrate(s sink.Sink, tables ...*schema.Table) []string {
+	h.Helper()
+	m, ok := s.(sink.Migrator)
+	if !ok {
+		return nil
+	}
+	lines, err := m.Migrate(h.ctx, tables)
+	if err != nil {
+		h.Fatalf("migrate: %v", err)
+	}
+	return lines
+}
+
+// apply applies steps as one batch, or more where one can't hold them.
+func (h *harness) apply(s sink.Sink, steps ...step) {
+	h.Helper()
+	if err := h.try(s, steps...); err != nil {
+		h.Fatalf("apply: %v", err)
+	}
+}
+
+func (h *harness) try(s sink.Sink, steps ...step) error {
+	h.Helper()
+	for _, b := range h.batches(h, steps) {
+		if err := b.deliver(h.ctx, s); err != nil {
+			h.checkError(err)
+			return err
+		}
+	}
+	return nil
+}
+
+// checkError checks what holds of every error.
+func (h *harness) checkError(err error) {
+	h.Helper()
+	if strings.Contains(err.Error(), marker) {
+		h.Errorf("the error tells a value of a row: %.300v", err)
+	}
+}
+
+// expect compares the destination's rows of t with the model's.
+func (h *harness) expect(s sink.Sink, t *schema.Table) {
+	h.Helper()
+	h.expectRows(s, t, h.model(t.Name))
+}
+
+func (h *harness) expectRows(s sink.Sink, t *schema.Table, m *model) {
+	h.Helper()
+	if report := h.compare(s, t, m); !report.Equal() {
+		h.Errorf("%s", report)
+	}
+}
+
+func (h *harness) compare(s sink.Sink, t *schema.Table, m *model) verify.Report {
+	h.Helper()
+	report, err := verify.Compare(h.ctx, t, verify.Rows(t, m.images()), s.(sink.Reader).Read(h.ctx, t))
+	if err != nil {
+		h.Fatalf("compare: %v", err)
+	}
+	return report
+}
+
+// checkpoint returns the position that s has stored.
+func (h *harness) checkpoint(s sink.Sink) cdc.Position {
+	h.Helper()
+	p, err := s.(sink.Checkpointer).Checkpoint(h.ctx)
+	if err != nil {
+		h.Fatalf("read the checkpoint: %v", err)
+	}
+	return p
+}
+
+// wantClass checks the class of an error.
+func (h *harness) wantClass(err error, want fault.Class) {
+	h.Helper()
+	if err == nil || fault.Of(err) != want {
+		h.Errorf("want a %v error, got %v", want, err)
+	}
+}
+
+// adjustments records the values that a documented rule changed.
+type adjustments struct {
+	mu   sync.Mutex
+	seen map[[2]string]string // table and column -> rule
+}
+
+func (a *adjustments) add(table, column, rule string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.seen == nil {
+		a.seen = make(map[[2]string]string)
+	}
+	a.seen[[2]string{table, column}] = rule
+}
+
+// take returns the rule that changed a value of the column, and forgets it.
+func (a *adjustments) take(table, column string) (rule string, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	rule, ok = a.seen[[2]string{table, column}]
+	delete(a.seen, [2]string{table, column})
+	return rule, ok
+}
+
+func (h *harness) wantTransient(err error) {
+	h.Helper()
+	h.wantClass(err, fault.Transient)
+}
+
+// property is what a property is checked on.
+func (h *harness) property() rapid.TB { return h.outer }

@@ -1,0 +1,282 @@
+package sinktest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// marker stands in the values of rows that no error may tell.
+const marker = "S3CR3T"
+
+// stream makes changes, one after another, and applies each at once to models
+// of the tables: the naive application that batches must not differ from.
+type stream struct {
+	t        T
+	sequence *uint64 // of the latest change
+	models   map[string]*model
+}
+
+func newStream(t T, sequence *uint64) *stream {
+	return &stream{t: t, sequence: sequence, models: make(map[string]*model)}
+}
+
+// step is one change, as text, so that a batch can be made of it any number of times.
+type step struct {
+	position cdc.Position
+	table    *schema.Table
+	payload  string
+	object   string
+}
+
+// startClock is the clock of the first change, in nanoseconds.
+const startClock = 1_767_323_045_000_000_000
+
+// add makes the next change of t. The texts before and after are row objects,
+// or "" for none.
+func (s *stream) add(t *schema.Table, op cdc.Op, before, after string) step {
+	s.t.Helper()
+	return s.at(t, op, before, after, startClock+int64(*s.sequence+1)*1_000_000)
+}
+
+// at makes a change with a clock of its own.
+func (s *stream) at(t *schema.Table, op cdc.Op, before, after string, clock int64) step {
+	s.t.Helper()
+	*s.sequence++
+	image := after
+	if op == cdc.Delete {
+		image = before
+	}
+	payload := fmt.Appendf(nil, `{"operation":%q,"id":"ev%d","table":%s,"key":%s,"modelVersion":%s,"companyId":"c1","locationId":"l1"`,
+		op, *s.sequence, rawjson.AppendQuoted(nil, t.Name), keyOf(s.t, t, image), rawjson.AppendQuoted(nil, t.Version))
+	if before != "" {
+		payload = append(append(payload, `,"before":`...), before...)
+	}
+	if after != "" {
+		payload = append(append(payload, `,"after":`...), after...)
+	}
+	payload = fmt.Appendf(payload, `,"timestamp":%d,"mvccTimestamp":"%d.0000000000"}`, clock/1_000_000, clock)
+	st := step{position: s.position(), table: t, payload: string(payload)}
+	_, effect := st.decode(s.t)
+	s.model(t.Name).apply(effect)
+	return st
+}
+
+// position is the place of the latest change.
+func (s *stream) position() cdc.Position {
+	return cdc.Position{Sequence: *s.sequence, Stored: startClock + int64(*s.sequence)}
+}
+
+func (s *stream) insert(t *schema.Table, row string) step { return s.add(t, cdc.Insert, "", row) }
+func (s *stream) update(t *schema.Table, row string) step { return s.add(t, cdc.Update, "", row) }
+func (s *stream) delete(t *schema.Table, row string) step { return s.add(t, cdc.Delete, row, "") }
+
+// move makes an UPDATE that changes the primary key.
+func (s *stream) move(t *schema.Table, before, after string) step {
+	return s.add(t, cdc.Update, before, after)
+}
+
+// keyOf returns the event's key: the values of the image's key columns.
+func keyOf(t T, table *schema.Table, image string) []byte {
+	t.Helper()
+	spans, err := change.NewSplitter(table).Split([]byte(image))
+	if err != nil {
+		t.Fatalf("the suite's own row is broken: %v", err)
+	}
+	key := []byte{'['}
+	for slot := range table.Keys {
+		if slot > 0 {
+			key = append(key, ',')
+		}
+		key = append(key, image[spans[slot].Start:spans[slot].End]...)
+	}
+	return append(key, ']')
+}
+
+// decode makes an event of the step in memory of its own.
+func (st step) decode(t T) (*cdc.Event, change.Effect) {
+	t.Helper()
+	e := &cdc.Event{Position: st.position}
+	if err := cdc.NewDecoder().Decode(e, []byte(st.payload), ""); err != nil {
+		t.Fatalf("the suite's own event is broken: %v", err)
+	}
+	e.Object = st.object
+	effect, err := change.NewSplitter(st.table).Effect(e)
+	if err != nil {
+		t.Fatalf("the suite's own event has no effect: %v", err)
+	}
+	return e, effect
+}
+
+// delivery is one batch, which is scribbled over once it was delivered: a sink
+// that keeps any of it is found out.
+type delivery struct{ batch *change.Batch }
+
+// batches makes one batch of the steps, or several where one can't hold them.
+func (s *stream) batches(t T, steps []step) []delivery {
+	t.Helper()
+	var all []delivery
+	var b change.Builder
+	for _, st := range steps {
+		e, effect := st.decode(t)
+		if !b.Accepts(effect) {
+			all = append(all, delivery{b.Batch()})
+		}
+		b.Add(e, effect)
+	}
+	if !b.Empty() {
+		all = append(all, delivery{b.Batch()})
+	}
+	return all
+}
+
+// passing makes a batch of one message that was skipped.
+func (s *stream) passing() delivery {
+	*s.sequence++
+	var b change.Builder
+	b.Pass(s.position())
+	return delivery{b.Batch()}
+}
+
+func (d delivery) deliver(ctx context.Context, s sink.Sink) error {
+	before := fmt.Sprintf("%v", d.shape())
+	err := s.Apply(ctx, d.batch)
+	if after := fmt.Sprintf("%v", d.shape()); after != before {
+		return fmt.Errorf("the sink has changed the caller's batch from %s to %s", before, after)
+	}
+	if err == nil {
+		for _, e := range d.batch.Events {
+			for i := range e.Payload {
+				e.Payload[i] = '!'
+			}
+		}
+	}
+	return err
+}
+
+// shape is what a sink might change of a batch.
+func (d delivery) shape() []any {
+	shape := []any{d.batch.First, d.batch.Last, len(d.batch.Events)}
+	for _, set := range d.batch.Sets {
+		shape = append(shape, set.Table.Name, len(set.Upserts), len(set.Deletes))
+	}
+	return shape
+}
+
+// model is a table as it should be: rows by canonical key, values by column.
+type model struct{ rows map[string]modelRow }
+
+type modelRow map[string][]byte
+
+func (s *stream) model(table string) *model {
+	if s.models[table] == nil {
+		s.models[table] = newModel()
+	}
+	return s.models[table]
+}
+
+func newModel() *model { return &model{rows: make(map[string]modelRow)} }
+
+// apply applies one change. Columns that the change's layout lacks keep their
+// values, until the row is deleted.
+func (m *model) apply(e change.Effect) {
+	if e.Delete != nil {
+		delete(m.rows, canonicalKey(e.Table, e.Delete))
+	}
+	if e.Upsert != nil {
+		m.put(e.Table, e.Upsert)
+	}
+}
+
+func (m *model) put(t *schema.Table, row *change.Row) {
+	key := canonicalKey(t, row)
+	if m.rows[key] == nil {
+		m.rows[key] = make(modelRow)
+	}
+	for slot, c := range t.Columns {
+		delete(m.rows[key], c.Name)
+		if !row.IsNull(slot) {
+			m.rows[key][c.Name] = slices.Clone(row.Value(slot))
+		}
+	}
+}
+
+// load puts rows that are given as text.
+func (m *model) load(t T, table *schema.Table, images ...string) {
+	t.Helper()
+	for _, image := range images {
+		row := rowOf(t, table, image)
+		m.put(table, &row)
+	}
+}
+
+func (m *model) clone() *model {
+	c := newModel()
+	for key, row := range m.rows {
+		c.rows[key] = maps.Clone(row)
+	}
+	return c
+}
+
+func canonicalKey(t *schema.Table, row *change.Row) string {
+	var key []byte
+	for slot := range t.Keys {
+		key = change.AppendKey(key, row.Value(slot))
+	}
+	return string(key)
+}
+
+func rowOf(t T, table *schema.Table, image string) change.Row {
+	t.Helper()
+	spans, err := change.NewSplitter(table).Split([]byte(image))
+	if err != nil {
+		t.Fatalf("the suite's own row is broken: %v", err)
+	}
+	return change.Row{Image: []byte(image), Spans: spans, Op: cdc.Insert, Clock: cdc.Timestamp{Wall: startClock}}
+}
+
+// images yields the model's rows as objects.
+func (m *model) images() iter.Seq[json.RawMessage] {
+	return func(yield func(json.RawMessage) bool) {
+		for _, key := range slices.Sorted(maps.Keys(m.rows)) {
+			image := []byte{'{'}
+			for name, value := range m.rows[key] {
+				if len(image) > 1 {
+					image = append(image, ',')
+				}
+				image = append(append(rawjson.AppendQuoted(image, name), ':'), value...)
+			}
+			if !yield(append(image, '}')) {
+				return
+			}
+		}
+	}
+}
+
+// newTable makes a table whose first key columns are the primary key.
+func newTable(t T, name, version string, key int, columns ...schema.Column) *schema.Table {
+	t.Helper()
+	var names []string
+	for _, c := range columns[:key] {
+		names = append(names, c.Name)
+	}
+	table, err := schema.New(name, version, names, columns)
+	if err != nil {
+		t.Fatalf("the suite's own table is broken: %v", err)
+	}
+	return table
+}
+
+// column makes a column; the key's are String unless said otherwise.
+func column(name string, kind schema.Type) schema.Column {
+	return schema.Column{Name: name, Type: kind}
+}

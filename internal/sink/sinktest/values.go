@@ -1,0 +1,305 @@
+package sinktest
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/verify"
+)
+
+var valueChecks = []check{
+	{"every value survives, or is refused by name", keepsRows, checkValues},
+	{"every value survives an import, or is refused by name", func(c capabilities) bool { return c.rows && c.loads }, checkLoadedValues},
+	{"all types in one row", keepsRows, checkTypes},
+	{"events that contradict themselves", keepsRows, checkOddEvents},
+}
+
+// value is one raw JSON value for a column of a type.
+type value struct {
+	kind schema.Type
+	raw  string
+	// refusable says that a destination may have to refuse the value as poison.
+	refusable bool
+	// exact is part of the raw text of every value that was stored as it is. A
+	// value that lacks it was changed by a rule, which has to be counted. "" for
+	// values that no rule needs to change.
+	exact string
+}
+
+// values are what the destinations' types are known to differ about.
+func values() []value {
+	all := []value{
+		{kind: schema.Number, raw: `1e400`, refusable: true},
+		{kind: schema.Number, raw: `0.1234567890123456789`},
+		{kind: schema.Number, raw: `9007199254740993`, refusable: true, exact: `9007199254740993`},
+		{kind: schema.Number, raw: `123456789012345678901234567890`, refusable: true, exact: `123456789012345678901234567890`},
+		{kind: schema.Number, raw: `"two words"`, refusable: true},
+		{kind: schema.Number, raw: `true`, refusable: true},
+		{kind: schema.Number, raw: `1e-400`, refusable: true},
+		{kind: schema.Integer, raw: `9223372036854775808`, refusable: true},
+		{kind: schema.Integer, raw: `-9223372036854775809`, refusable: true},
+		{kind: schema.Integer, raw: `123456789012345678901234567890123456789012`, refusable: true},
+		{kind: schema.Integer, raw: `1.5`, refusable: true},
+		{kind: schema.Integer, raw: `"a word instead"`, refusable: true},
+		{kind: schema.Integer, raw: `""`, refusable: true},
+		{kind: schema.Integer, raw: `[1]`, refusable: true},
+		{kind: schema.Integer, raw: `1e99999`, refusable: true},
+		{kind: schema.Boolean, raw: `"yes"`, refusable: true},
+		{kind: schema.Boolean, raw: `2`, refusable: true},
+		{kind: schema.Boolean, raw: `{}`, refusable: true},
+		{kind: schema.DateTime, raw: `"soon"`, refusable: true},
+		{kind: schema.DateTime, raw: `""`, refusable: true},
+		{kind: schema.DateTime, raw: `"2026-02-30T00:00:00Z"`, refusable: true},
+		{kind: schema.DateTime, raw: `"2026-13-01T00:00:00Z"`, refusable: true},
+		{kind: schema.DateTime, raw: `"0001-01-01T00:00:00Z"`, refusable: true},
+		{kind: schema.DateTime, raw: `"0000-01-01T00:00:00Z"`, refusable: true},
+		{kind: schema.DateTime, raw: `"99999-01-01T00:00:00Z"`, refusable: true},
+		{kind: schema.DateTime, raw: `"infinity"`, refusable: true},
+		{kind: schema.DateTime, raw: `"now"`, refusable: true},
+		{kind: schema.DateTime, raw: `1767323045000`, refusable: true},
+		{kind: schema.DateTime, raw: `{}`, refusable: true},
+	}
+	add := func(kind schema.Type, raws ...string) {
+		for _, raw := range raws {
+			all = append(all, value{kind: kind, raw: raw})
+		}
+	}
+	add(schema.String, strings1()...)
+	add(schema.Enum, `"open"`, `""`, `"it's \"quoted\""`, `"日本語"`)
+	add(schema.Integer, `0`, `-0`, `1`, `-1`, `2147483648`, `4294967296`, `9007199254740991`, `9007199254740993`, `-9007199254740993`, `9223372036854775807`, `-9223372036854775808`, `1.0`, `1e3`, `"42"`)
+	add(schema.Number, `0`, `-0.0`, `0.1`, `-0.1`, `1e15`, `123456789.123`, `0.12345678901234568`, `3.0000000000000004`, `1.7976931348623157e308`, `2.2250738585072014e-308`, `5e-324`, `99999999999999.99`, `1e22`, `1e23`, `9007199254740992`, `9223372036854775808`, `"1.5"`)
+	add(schema.Boolean, `true`, `false`)
+	add(schema.DateTime, `"2026-01-02T03:04:05Z"`, `"2026-01-02T03:04:05.000001Z"`, `"2026-01-02T03:04:05.999999Z"`, `"2026-01-02T03:04:05.1Z"`, `"2026-01-02T03:04:05+05:45"`, `"2026-01-02T03:04:05.123456-11:30"`, `"2026-01-02T03:04:05"`, `"2026-01-02 03:04:05"`,
+		`"2026-01-02"`, `"1970-01-01T00:00:00Z"`, `"1969-12-31T23:59:59.999999Z"`, `"1969-07-20T20:17:40.5Z"`, `"1899-12-31T00:00:00Z"`, `"1582-10-10T00:00:00Z"`, `"1000-01-01T00:00:00Z"`, `"2038-01-19T03:14:08Z"`, `"2106-02-07T06:28:16Z"`, `"9999-12-31T23:59:59Z"`, `"2024-02-29T12:00:00Z"`, `"2026-03-29T02:30:00+01:00"`, `"2026-01-02T03:04:05.123456789Z"`)
+	for _, kind := range []schema.Type{schema.Object, schema.Array} {
+		add(kind, `{}`, `[]`, `{"a":1,"b":[true,false,null],"c":{"d":"e"}}`, `{"b":1,"a":2,"b":3}`, `[1,1.0,1e2,0.1,-0,9007199254740993,12345678901234567890]`, `"a scalar"`, `""`, `"null"`, `"{}"`, `12.50`, `true`, `false`,
+			`{"":""}`, `{"it's":"\"$1 $$ \\ \n \t"}`, `{"😀":"\u0041\ud83d\ude00"}`, ` { "spaced" : [ 1 , 2 ] } `, `"2026-01-02T03:04:05Z"`, nested(100), `{"text":`+strings1()[1]+`}`)
+	}
+	return append(all, unportable()...)
+}
+
+// strings1 are strings that a destination has to keep as they are.
+func strings1() []string {
+	texts := []string{
+		`""`, `"it's '' quoted"`, `"say \"hi\" \"\""`, `"back\\slash \\\\ \\' \\n \\N \\."`, `"$$ $1 $tag$ $tag$ ? :a @a %s %d {{.}} ${HOME}"`, `"'; DROP TABLE customer; --"`,
+		`"x' OR '1'='1"`, `"/* comment */ -- comment"`, `"tab\t newline\n return\r bell\u0007 escape\u001b delete\u007f"`, `"\r\n"`, `" blanks "`, `"\\N"`, `"\\."`, `"NULL"`, `"null"`, `"\u0001\u0002\u001f"`,
+		`"2026-01-02T03:04:05Z"`, `"2026-01-02"`, `"1e5"`, `"007"`, `"0x1F"`, `"true"`, `"12345678901234567890"`, `"1.10"`, `"NaN"`, `"{}"`, `"[1,2]"`, `"{a,b}"`, `"日本語 äöü ß İı"`, `"😀 \ud83d\ude00"`, `"\u2028\u2029\ufeff\u200b\u00a0"`, `"e\u0301 and é"`,
+		`"\ufffe\uffff"`, `"<a href='x'>&amp;</a>"`, `"a,b;c|d"`, `"\\x41 \\101 \\u0041"`, `"E'\\\\x'"`, `12.50`, `true`, `{"a": 1}`,
+	}
+	return append(texts, quoted(strings.Repeat("long text, not in vain. ", 4000)))
+}
+
+// unportable are strings, bare and inside JSON, that some destinations can't
+// hold as they are.
+func unportable() []value {
+	var all []value
+	for text, exact := range map[string]string{
+		`U+0000 a\u0000b`: `\u0000`, `\u0000`: `\u0000`, "not UTF-8 a\xffb": "\xff", "cut short \xe2\x82": "\xe2\x82", "encoded surrogate \xed\xa0\x80": "\xed\xa0\x80", "overlong \xc0\xaf": "\xc0\xaf",
+		`lone surrogate a\ud83db`: `\ud83d`, `\ude00\ud83d`: `\ude00`,
+	} {
+		all = append(all, value{schema.String, `"` + text + `"`, true, exact},
+			value{schema.Object, `{"a":["` + text + `"]}`, true, exact}, value{schema.Object, `{"` + text + `":1}`, true, exact})
+	}
+	return append(all,
+		value{kind: schema.Object, raw: nested(rawjson.MaxDepth - 10), refusable: true},
+		value{kind: schema.Object, raw: `{"n":1e400}`, refusable: true, exact: `1e400`},
+		value{kind: schema.Object, raw: `{"n":1e999999999}`, refusable: true},
+		value{kind: schema.Object, raw: `{"n":0.12345678901234567890123}`, refusable: true, exact: `0.12345678901234567890123`},
+		value{kind: schema.Object, raw: `{"n":123456789012345678901234567890}`, refusable: true, exact: `123456789012345678901234567890`},
+	)
+}
+
+func nested(depth int) string {
+	return strings.Repeat(`{"a":[`, depth/2) + "1" + strings.Repeat(`]}`, depth/2)
+}
+
+func quoted(text string) string { return string(rawjson.AppendQuoted(nil, text)) }
+
+// valueTable has one column a type. Its names tell what an error should name.
+func valueTable(h *harness) *schema.Table {
+	columns := []schema.Column{column("id", schema.String)}
+	for kind := schema.String; kind <= schema.Array; kind++ {
+		columns = append(columns, column("col_"+strings.ReplaceAll(kind.String(), "-", "_"), kind))
+	}
+	return newTable(h, "all_values", "1", 1, columns...)
+}
+
+func (v value) column(t *schema.Table) schema.Column {
+	for _, c := range t.Columns[1:] {
+		if c.Type == v.kind {
+			return c
+		}
+	}
+	panic("no column of that type")
+}
+
+func (v value) row(t *schema.Table, id int) string {
+	return fmt.Sprintf(`{"id":"%d","%s":%s}`, id, v.column(t).Name, v.raw)
+}
+
+func checkValues(h *harness) {
+	t := valueTable(h)
+	s := h.open()
+	h.migrate(s, t)
+	outcomes := make(map[string]outcome)
+	for id, v := range append(values(), value{kind: schema.String, raw: quoted(strings.Repeat("ten megabytes. ", 700_000))}) {
+		err := h.try(s, h.insert(t, v.row(t, id)))
+		rule, changed := h.adjusted.take(t.Name, v.column(t).Name)
+		outcomes[fmt.Sprint(id)] = outcome{v, err, rule, changed}
+	}
+	h.judge(s, t, outcomes)
+}
+
+func checkLoadedValues(h *harness) {
+	t := valueTable(h)
+	s := h.open()
+	l, err := s.(sink.Loader).BeginLoad(h.ctx, "job", t, sink.Replace)
+	if err != nil {
+		h.Fatalf("begin to load: %v", err)
+	}
+	outcomes := make(map[string]outcome)
+	for id, v := range values() {
+		_, err := l.LoadFile(h.ctx, fmt.Sprintf("file-%d", id), imagesOf(h, t, v.row(t, id)))
+		rule, changed := h.adjusted.take(t.Name, v.column(t).Name)
+		outcomes[fmt.Sprint(id)] = outcome{v, err, rule, changed}
+	}
+	if err := l.Finish(h.ctx); err != nil {
+		h.Fatalf("finish: %v", err)
+	}
+	if err := l.Close(h.ctx); err != nil {
+		h.Fatalf("close: %v", err)
+	}
+	h.judge(s, t, outcomes)
+}
+
+// outcome is what became of a value.
+type outcome struct {
+	value
+	err     error
+	rule    string // that changed it, with changed set
+	changed bool
+}
+
+// judge compares what became of the values with what is stored.
+func (h *harness) judge(s sink.Sink, t *schema.Table, outcomes map[string]outcome) {
+	h.Helper()
+	stored := make(map[string][]byte)
+	for row, err := range s.(sink.Reader).Read(h.ctx, t) {
+		if err != nil {
+			h.Fatalf("read: %v", err)
+		}
+		id := string(rawjson.Text(row.Value(0)))
+		if o, ok := outcomes[id]; ok {
+			stored[id] = append([]byte{}, row.Value(t.Slot([]byte(o.column(t).Name)))...)
+			h.checkOthersNull(t, row, o)
+		}
+	}
+	for id, o := range outcomes {
+		raw, found := stored[id]
+		switch {
+		case o.err != nil:
+			h.checkRefusal(t, o)
+			if found {
+				h.Errorf("%s was refused, and is there", o.title())
+			}
+		case !found:
+			h.Errorf("%s was accepted, and is not there", o.title())
+		default:
+			h.checkSurvival(t, o, raw)
+		}
+	}
+	if len(stored) < len(outcomes)/2 {
+		h.Errorf("only %d of %d values survived", len(stored), len(outcomes))
+	}
+}
+
+func (v value) title() string {
+	raw := v.raw
+	if len(raw) > 60 {
+		raw = raw[:60] + "..."
+	}
+	return fmt.Sprintf("%v %q", v.kind, raw)
+}
+
+// checkOthersNull: a value stays in its own column.
+func (h *harness) checkOthersNull(t *schema.Table, row *change.Row, o outcome) {
+	h.Helper()
+	for slot, c := range t.Columns[1:] {
+		if c.Type != o.kind && !row.IsNull(slot+1) {
+			h.Errorf("%s put a value into column %s", o.title(), c.Name)
+		}
+	}
+}
+
+func (h *harness) checkRefusal(t *schema.Table, o outcome) {
+	h.Helper()
+	text := o.err.Error()
+	c := o.column(t)
+	switch {
+	case !o.refusable:
+		h.Errorf("%s was refused: %.300s", o.title(), text)
+	case fault.Of(o.err) != fault.Poison:
+		h.Errorf("%s: the error is %v, want poison: %.300s", o.title(), fault.Of(o.err), text)
+	case !strings.Contains(text, t.Name) || !strings.Contains(text, c.Name):
+		h.Errorf("%s: the error names not table %s and column %s: %.300s", o.title(), t.Name, c.Name, text)
+	}
+	if told := string(rawjson.Text([]byte(o.raw))); len(told) >= 5 && strings.Contains(text, told) {
+		h.Errorf("%s: the error tells the value: %.300s", o.title(), text)
+	}
+}
+
+func (h *harness) checkSurvival(t *schema.Table, o outcome, raw []byte) {
+	h.Helper()
+	c := o.column(t)
+	want, wantNull := verify.Canonical(c, []byte(o.raw))
+	got, gotNull := verify.Canonical(c, raw)
+	switch exact := o.exact == "" || strings.Contains(string(raw), o.exact); {
+	case want == got && wantNull == gotNull && (exact || o.changed):
+	case want == got && wantNull == gotNull:
+		h.Errorf("%s was changed, and no rule was counted", o.title())
+	case o.exact != "" && o.changed && !gotNull:
+		// A named rule says so.
+	default:
+		h.Errorf("%s became %.100q by rule %q", o.title(), raw, o.rule)
+	}
+}
+
+func checkTypes(h *harness) {
+	t := valueTable(h)
+	s := h.open()
+	h.migrate(s, t)
+	row := `{"id":"%s","col_string":"it's","col_enum":"open","col_date_time":"1969-12-31T23:59:59.5+01:00","col_integer":-9223372036854775808,"col_number":-0.12345678901234568,"col_boolean":false,"col_object":{"a":{"b":[]}},"col_array":[{},[],"x",null]}`
+	h.apply(s, h.insert(t, fmt.Sprintf(row, "1")), h.insert(t, fmt.Sprintf(row, "2")), h.insert(t, `{"id":"3"}`),
+		h.insert(t, `{"id":"4","col_string":null,"col_enum":null,"col_date_time":null,"col_integer":null,"col_number":null,"col_boolean":null,"col_object":null,"col_array":null}`))
+	h.expect(s, t)
+	h.apply(s, h.update(t, fmt.Sprintf(row, "3")), h.update(t, `{"id":"1"}`), h.delete(t, fmt.Sprintf(row, "2")))
+	h.expect(s, t)
+}
+
+func checkOddEvents(h *harness) {
+	t := customers(h)
+	s := h.open()
+	h.migrate(s, t)
+	h.apply(s, h.insert(t, `{"id":"1","name":"one","visits":1}`), h.insert(t, `{"id":"2","name":"two","visits":2}`))
+	h.apply(s,
+		// The diff names a column that the row lacks: the row counts.
+		h.with(h.update(t, `{"id":"1","visits":5}`), `"diff":["name","nothing"]`),
+		// The row has properties that the schema lacks.
+		h.update(t, `{"id":"2","name":"two","unknown":"x","__proto__":{},"visits":3,"id ":"no"}`),
+		// A name comes twice: the last counts.
+		h.insert(t, `{"id":"3","name":"first","name":"last"}`),
+		h.insert(t, `{"\u0069d":"4","n\u0061me":"escaped names"}`),
+	)
+	h.expect(s, t)
+}
+
+// with adds members to a step's event.
+func (h *harness) with(st step, members string) step {
+	st.payload = strings.TrimSuffix(st.payload, "}") + "," + members + "}"
+	return st
+}
