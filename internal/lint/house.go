@@ -1,0 +1,71 @@
+package lint
+
+import "slices"
+
+// Module is the path of the module.
+const Module = "github.com/shopmonkeyus/eds"
+
+// House returns the import rules of the module, from the ground up.
+func House() []Rule {
+	core := []string{"rawjson", "fault", "cdc", "schema"}
+	changes := append(slices.Clone(core), "change")
+	sinks := append(slices.Clone(changes), "sink", "encode")
+
+	// Databases and brokers by their clients.
+	sql := []string{"github.com/jackc/pgx/...", "modernc.org/...", "github.com/go-sql-driver/...", "github.com/microsoft/...", "github.com/snowflakedb/..."}
+	nats := []string{"github.com/nats-io/..."}
+	// What stands above everything else.
+	top := []string{"cli", "supervisor", "localhq/..."}
+	// What only tests use.
+	tests := []string{"testing", "sink/sinktest", "testpeers/...", "lint"}
+	destinations := append([]string{"drivers/...", "sink/sqlsink"}, sql...)
+
+	none := []string{}
+	never := func(lists ...[]string) []string { return slices.Concat(lists...) }
+	ground := never(sql, []string{"database/sql"}, nats, tests, []string{"net/http"})
+	middle := never(top, tests, []string{"server"})
+
+	return []Rule{
+		// What everything stands on.
+		{Package: "rawjson", Only: none, Never: ground},
+		{Package: "fault", Only: none, Never: ground},
+		{Package: "cdc", Only: []string{"rawjson", "fault"}, Never: ground},
+		{Package: "schema", Only: []string{"rawjson", "fault"}, Never: ground},
+		{Package: "change", Only: core, Never: ground},
+		{Package: "build", Only: none, Never: ground},
+		{Package: "config", Only: none, Never: ground},
+
+		// Destinations.
+		{Package: "sink/sinktest"},
+		{Package: "sink/sqlsink", Only: sinks, Never: never(middle, nats, sql)},
+		{Package: "sink", Only: changes, Never: ground},
+		{Package: "encode", Only: append(slices.Clone(changes), "sink"), Never: ground},
+		{Package: "drivers", Only: []string{"fault", "sink", "drivers/+"}, Never: never(middle, nats)},
+		{Package: "drivers/...", Only: append(slices.Clone(sinks), "sink/sqlsink", "drivers/+"), Never: never(middle, nats), NeverDirectly: []string{"drivers"}},
+
+		// The stream and the snapshot, which know no destination.
+		{Package: "pipeline", Never: never(middle, nats, destinations, []string{"source/...", "hq", "config"})},
+		{Package: "snapshot", Never: never(middle, destinations, []string{"config"})},
+		{Package: "source/...", Never: never(middle, destinations, []string{"hq", "config", "snapshot"})},
+		{Package: "rules", Never: never(middle, nats, destinations)},
+		{Package: "dlq", Only: changes, Never: never(middle, nats, sql)},
+		{Package: "state", Only: changes, Never: never(middle, nats, sql)},
+		{Package: "hq", Never: never(middle, destinations, []string{"pipeline", "snapshot", "source/..."})},
+		{Package: "telemetry", Only: []string{"build"}, Never: never(middle, nats, sql)},
+		{Package: "verify", Never: never(middle, nats, destinations)},
+		{Package: "selfupdate", Never: never(middle, nats, destinations)},
+
+		// The parts of the program, put together. They reach destinations
+		// through the list of drivers and know none of them.
+		{Package: "server", Never: never(top, tests), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
+		{Package: "localhq/...", Never: never(tests, []string{"cli", "supervisor"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
+		// The metrics library drags database/sql in, so that is left out of Never.
+		{Package: "supervisor", NeverDirectly: []string{"database/sql"}, Never: never(nats, sql, tests, []string{"cli", "server", "localhq/...", "pipeline", "snapshot", "source/...", "sink/...", "drivers/...", "hq"})},
+		{Package: "cli", Never: tests},
+
+		// Programs and packages beside the program.
+		{Package: "lint", Only: none},
+		{Package: "release", Only: none},
+		{Package: "testpeers/..."},
+	}
+}

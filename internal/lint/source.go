@@ -1,0 +1,212 @@
+package lint
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// File is one parsed Go file.
+type File struct {
+	Path string // slash-separated, below the module's root
+	AST  *ast.File
+	set  *token.FileSet
+}
+
+// Files parses every Go file of the module, whatever its build constraints say,
+// but for those in directories that the Go tool passes over.
+func Files(root fs.FS) ([]File, error) {
+	var files []File
+	set := token.NewFileSet()
+	err := fs.WalkDir(root, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if base := d.Name(); name != "." && (base == "testdata" || base == "vendor" || base[0] == '.' || base[0] == '_') {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if path.Ext(name) != ".go" {
+			return nil
+		}
+		text, err := fs.ReadFile(root, name)
+		if err != nil {
+			return err
+		}
+		parsed, err := parser.ParseFile(set, name, text, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		files = append(files, File{name, parsed, set})
+		return nil
+	})
+	return files, err
+}
+
+// Test reports whether the file belongs to a test.
+func (f File) Test() bool { return strings.HasSuffix(f.Path, "_test.go") }
+
+// beside reports whether the file is no part of the program: a test, what only
+// tests use, or a program that is run while building.
+func (f File) beside() bool {
+	dir := path.Dir(f.Path)
+	return f.Test() || strings.HasSuffix(dir, "test") || strings.HasPrefix(f.Path, "test/") ||
+		within(dir, "internal/testpeers") || within(dir, "internal/lint") || within(dir, "internal/release")
+}
+
+func within(dir, parent string) bool { return dir == parent || strings.HasPrefix(dir, parent+"/") }
+
+func (f File) at(n ast.Node) string {
+	p := f.set.Position(n.Pos())
+	return fmt.Sprintf("%s:%d", p.Filename, p.Line)
+}
+
+// imported returns the name that the file knows an imported package by, or "".
+func (f File) imported(importPath string) string {
+	for _, spec := range f.AST.Imports {
+		if p, err := strconv.Unquote(spec.Path.Value); err != nil || p != importPath {
+			continue
+		}
+		if spec.Name != nil {
+			return spec.Name.Name
+		}
+		return path.Base(importPath)
+	}
+	return ""
+}
+
+// uses calls visit for each mention of a member of an imported package.
+func (f File) uses(importPath string, visit func(n ast.Node, member string)) {
+	name := f.imported(importPath)
+	if name == "" {
+		return
+	}
+	ast.Inspect(f.AST, func(n ast.Node) bool {
+		selector, ok := n.(*ast.SelectorExpr)
+		if !ok {
+			return true
+		}
+		// An identifier that is declared in the file is not the package.
+		if id, ok := selector.X.(*ast.Ident); ok && id.Name == name && id.Obj == nil {
+			visit(selector, selector.Sel.Name)
+		}
+		return true
+	})
+}
+
+// process lists what only the command line may touch, by package.
+func process() map[string][]string {
+	return map[string][]string{
+		"os":      {"Args", "Getenv", "LookupEnv", "Environ", "ExpandEnv", "Expand", "Setenv", "Unsetenv", "Clearenv", "Stdin", "Stdout", "Stderr"},
+		"fmt":     {"Print", "Printf", "Println", "Scan", "Scanf", "Scanln"},
+		"syscall": {"Getenv", "Environ", "Stdin", "Stdout", "Stderr"},
+	}
+}
+
+// CheckProcess returns a line for each place that reads the arguments, the
+// environment or standard input, or prints, outside the command line.
+func CheckProcess(files []File) []string {
+	var problems []string
+	for _, f := range files {
+		if f.beside() || within(path.Dir(f.Path), "internal/cli") {
+			continue
+		}
+		for importPath, members := range process() {
+			f.uses(importPath, func(n ast.Node, member string) {
+				if slices.Contains(members, member) {
+					problems = append(problems, fmt.Sprintf("%s: only internal/cli may use %s.%s", f.at(n), importPath, member))
+				}
+			})
+		}
+		ast.Inspect(f.AST, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok {
+				if id, ok := call.Fun.(*ast.Ident); ok && id.Obj == nil && (id.Name == "print" || id.Name == "println") {
+					problems = append(problems, fmt.Sprintf("%s: only internal/cli may print", f.at(n)))
+				}
+			}
+			return true
+		})
+	}
+	slices.Sort(problems)
+	return problems
+}
+
+// CheckExits returns a line for each place but main.go that ends the process.
+func CheckExits(files []File) []string {
+	var problems []string
+	for _, f := range files {
+		program := f.AST.Name.Name == "main" && path.Base(f.Path) == "main.go"
+		f.uses("os", func(n ast.Node, member string) {
+			if member == "Exit" && !program && !f.Test() {
+				problems = append(problems, fmt.Sprintf("%s: only main.go may call os.Exit", f.at(n)))
+			}
+		})
+		f.uses("syscall", func(n ast.Node, member string) {
+			if member == "Exit" {
+				problems = append(problems, fmt.Sprintf("%s: only main.go may end the process", f.at(n)))
+			}
+		})
+		f.uses("log", func(n ast.Node, member string) {
+			if strings.HasPrefix(member, "Fatal") || strings.HasPrefix(member, "Panic") {
+				problems = append(problems, fmt.Sprintf("%s: log.%s ends the process; return an error", f.at(n), member))
+			}
+		})
+	}
+	return problems
+}
+
+// CheckSleeps returns a line for each time.Sleep. Tests that run in a bubble of
+// testing/synctest sleep no real time, so they may.
+func CheckSleeps(files []File) []string {
+	var problems []string
+	for _, f := range files {
+		if f.Test() && f.imported("testing/synctest") != "" {
+			continue
+		}
+		f.uses("time", func(n ast.Node, member string) {
+			if member == "Sleep" {
+				problems = append(problems, fmt.Sprintf("%s: nothing sleeps; wait for the condition", f.at(n)))
+			}
+		})
+	}
+	return problems
+}
+
+// CheckNames returns a line for each package whose name says nothing.
+func CheckNames(files []File) []string {
+	vague := []string{"util", "utils", "common", "helper", "helpers", "misc", "shared", "base", "lib", "types"}
+	seen := make(map[string]bool)
+	var problems []string
+	for _, f := range files {
+		name := strings.TrimSuffix(f.AST.Name.Name, "_test")
+		if dir := path.Dir(f.Path); slices.Contains(vague, name) && !seen[dir] {
+			seen[dir] = true
+			problems = append(problems, fmt.Sprintf("%s: a package named %s says nothing of what it is", dir, name))
+		}
+	}
+	return problems
+}
+
+// CheckInits returns a line for each init but those that link a driver.
+func CheckInits(files []File) []string {
+	var problems []string
+	for _, f := range files {
+		if within(path.Dir(f.Path), "internal/drivers") && strings.HasPrefix(path.Base(f.Path), "builtin_") {
+			continue
+		}
+		for _, d := range f.AST.Decls {
+			if function, ok := d.(*ast.FuncDecl); ok && function.Recv == nil && function.Name.Name == "init" {
+				problems = append(problems, fmt.Sprintf("%s: only builtin_<driver>.go has an init", f.at(d)))
+			}
+		}
+	}
+	return problems
+}

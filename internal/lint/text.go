@@ -1,0 +1,49 @@
+package lint
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"slices"
+)
+
+// workplace matches mentions of the place where the code was first written,
+// which mean nothing to its readers. It is put together so that it does not
+// match itself.
+func workplace() *regexp.Regexp {
+	return regexp.MustCompile(`(\.\./|/work/|\b)` + "shared" + `/(design|protocol|style|limits|peers|hooks)|/work` + `/(main|shared|\.library)|\.\./` + "shared" + `\b`)
+}
+
+// CheckTexts returns a line for each text file of the module that refers to
+// what its readers do not have.
+func CheckTexts(root fs.FS) ([]string, error) {
+	var problems []string
+	pattern := workplace()
+	skipped := []string{".git", "dist", "data", "eds-demo", ".tools", "node_modules"}
+	err := fs.WalkDir(root, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if slices.Contains(skipped, d.Name()) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if info, err := d.Info(); err != nil || !info.Mode().IsRegular() || info.Size() > 1<<20 {
+			return err
+		}
+		text, err := fs.ReadFile(root, name)
+		if err != nil || bytes.IndexByte(text, 0) >= 0 {
+			return err
+		}
+		for i, line := range bytes.Split(text, []byte("\n")) {
+			if match := pattern.Find(line); match != nil {
+				problems = append(problems, fmt.Sprintf("%s:%d: it refers to %s, which its readers do not have", name, i+1, match))
+			}
+		}
+		return nil
+	})
+	return problems, err
+}
