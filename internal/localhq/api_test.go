@@ -1,16 +1,19 @@
 package localhq
 
 import (
+	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
 func TestAnEnrolmentCodeIsUsedOnce(t *testing.T) {
-	h := begin(t, options(t), newFakeShop())
+	h := begin(t, options(t))
 	code, err := h.NewEnrolment("c1")
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +43,7 @@ func TestAnEnrolmentCodeIsUsedOnce(t *testing.T) {
 }
 
 func TestAKeyIsNeededAndMustBeGood(t *testing.T) {
-	h := begin(t, options(t), newFakeShop())
+	h := begin(t, options(t))
 	good := h.APIKey(KeyOptions{ServerID: "s1"})
 	foreign := (&keyring{secret: []byte("another")}).issue(h.APIURL(), KeyOptions{ServerID: "s1"}, time.Now())
 	expired := h.APIKey(KeyOptions{ServerID: "s1", Life: -time.Hour})
@@ -71,29 +74,39 @@ func TestAKeyIsNeededAndMustBeGood(t *testing.T) {
 }
 
 func TestSchemasComeUnwrapped(t *testing.T) {
-	c := begin(t, options(t), newFakeShop()).client(t)
-	type schema struct{ Table, ModelVersion string }
-	var latest map[string]schema
+	h := begin(t, options(t))
+	c := h.client(t)
+	var latest map[string]json.RawMessage
 	if status := c.raw("GET", "/v3/schema", "", &latest); status != http.StatusOK {
 		t.Fatal(status)
 	}
-	if diff := cmp.Diff(map[string]schema{"Order": {"order", "v1"}}, latest); diff != "" {
+	want := h.Shop().LatestSchemas()
+	if len(want) < 14 {
+		t.Errorf("the shop has %d tables", len(want))
+	}
+	if diff := cmp.Diff(want, latest); diff != "" {
 		t.Error(diff)
 	}
-	var version schema
-	if status := c.raw("GET", "/v3/schema/Order/v1", "", &version); status != http.StatusOK {
-		t.Fatal(status)
+	for object, text := range want {
+		table, err := schema.Decode(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var version json.RawMessage
+		if status := c.raw("GET", "/v3/schema/"+object+"/"+table.Version, "", &version); status != http.StatusOK {
+			t.Fatal(status)
+		}
+		if diff := cmp.Diff(string(text), string(version)); diff != "" {
+			t.Error(diff)
+		}
 	}
-	if diff := cmp.Diff(schema{"order", "v1"}, version); diff != "" {
-		t.Error(diff)
-	}
-	if status, message := c.call("GET", "/v3/schema/Order/v9", "", nil); status != http.StatusNotFound || message == "" {
+	if status, message := c.call("GET", "/v3/schema/Order/unknown", "", nil); status != http.StatusNotFound || message == "" {
 		t.Errorf("an unknown version: %d %q", status, message)
 	}
 }
 
 func TestUnknownCallsAndBodiesAreRefused(t *testing.T) {
-	c := begin(t, options(t), newFakeShop()).client(t)
+	c := begin(t, options(t)).client(t)
 	for _, call := range []struct {
 		method, path, body string
 		status             int
@@ -113,7 +126,7 @@ func TestUnknownCallsAndBodiesAreRefused(t *testing.T) {
 }
 
 func TestFaults(t *testing.T) {
-	h := begin(t, options(t), newFakeShop())
+	h := begin(t, options(t))
 	c := h.client(t)
 	h.Disturb(func(r *http.Request) Fault {
 		if r.URL.Path == "/v3/schema" {
@@ -128,9 +141,8 @@ func TestFaults(t *testing.T) {
 	if got := do(t, r); got.StatusCode != http.StatusTooManyRequests || got.Header.Get("Retry-After") != "2" {
 		t.Errorf("%d, Retry-After %q", got.StatusCode, got.Header.Get("Retry-After"))
 	}
-	var version struct{ Table string }
-	if status := c.raw("GET", "/v3/schema/Order/v1", "", &version); status != http.StatusOK {
-		t.Errorf("an undisturbed call: %d", status)
+	if status, message := c.call("POST", "/v3/export/bulk", "", nil); status != http.StatusOK {
+		t.Errorf("an undisturbed call: %d %s", status, message)
 	}
 	h.Disturb(func(*http.Request) Fault { return Cut(5) })
 	r.Header.Set("Authorization", "Bearer "+c.key)

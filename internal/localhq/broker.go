@@ -158,6 +158,49 @@ func ensureStream(ctx context.Context, conn *nats.Conn, o Options) error {
 	return nil
 }
 
+// recentMessages is how many messages recentIDs looks at: more than the shop
+// ever has under way.
+const recentMessages = 2 * windowMessages
+
+// recentIDs returns the ids of the newest messages of the stream.
+func recentIDs(ctx context.Context, conn *nats.Conn) (map[string]bool, error) {
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	stream, err := js.Stream(ctx, streamName)
+	if err != nil {
+		return nil, fmt.Errorf("look up the stream %s: %w", streamName, err)
+	}
+	state := stream.CachedInfo().State
+	if state.Msgs == 0 {
+		return nil, nil
+	}
+	first := max(state.FirstSeq, state.LastSeq-min(state.LastSeq, recentMessages)+1)
+	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: first,
+		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the stream %s: %w", streamName, err)
+	}
+	ids := make(map[string]bool)
+	for left := consumer.CachedInfo().NumPending; left > 0; {
+		batch, err := consumer.Fetch(int(left), jetstream.FetchContext(ctx))
+		if err != nil {
+			return nil, fmt.Errorf("read the stream %s: %w", streamName, err)
+		}
+		for msg := range batch.Messages() {
+			ids[msg.Headers().Get(nats.MsgIdHdr)] = true
+			left--
+		}
+		if err := batch.Error(); err != nil {
+			return nil, fmt.Errorf("read the stream %s: %w", streamName, err)
+		}
+	}
+	return ids, stream.DeleteConsumer(ctx, consumer.CachedInfo().Name)
+}
+
 // dialHost returns the name at which a listener bound to host is reached from
 // this machine.
 func dialHost(host string) string {

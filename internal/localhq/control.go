@@ -21,24 +21,18 @@ func (h *HQ) Pause(ctx context.Context) error { return h.worker.pause(ctx) }
 // Resume lets the shop go on after Pause.
 func (h *HQ) Resume() { h.worker.set(func() { h.worker.paused = false }) }
 
-// Evolve changes the shop's schema, paused or not, and says how.
+// Evolve changes the shop's schema, paused or not, and says how. It returns when
+// the first changes under the new schema are in the stream, and
+// shop.ErrEvolved where nothing is left to change.
 func (h *HQ) Evolve(ctx context.Context) (string, error) { return h.worker.evolve(ctx) }
 
 // Publish puts a message of any content into the stream, behind everything that
 // was published before, and returns when it is stored. The subject is one of
 // dbchange.>. A message without a Nats-Msg-Id is never taken for a duplicate.
 func (h *HQ) Publish(ctx context.Context, subject string, header nats.Header, data []byte) error {
-	err := h.worker.exclusively(ctx, func() error {
-		return h.publisher.publish(ctx, &nats.Msg{Subject: subject, Header: header, Data: data})
-	})
-	if err != nil {
-		return err
-	}
-	return h.publisher.flush(ctx)
+	_, err := h.publisher.store(ctx, []*nats.Msg{{Subject: subject, Header: header, Data: data}})
+	return err
 }
-
-// Flush returns when every change so far is in the stream.
-func (h *HQ) Flush(ctx context.Context) error { return h.publisher.flush(ctx) }
 
 // Notify sends a control message to a session. Data is encoded as JSON; nil is none.
 func (h *HQ) Notify(ctx context.Context, sessionID, action string, data any) error {
@@ -64,8 +58,7 @@ func (h *HQ) Notify(ctx context.Context, sessionID, action string, data any) err
 // to HQ; it reconnects by itself.
 func (h *HQ) Conn() *nats.Conn { return h.admin }
 
-// StopNATS stops the NATS server alone. The shop goes on until what it has to
-// publish fills the publisher's window.
+// StopNATS stops the NATS server alone. The shop stands still until it is back.
 func (h *HQ) StopNATS() { h.broker.stop() }
 
 // StartNATS starts it again, at the same port and with the same store.
@@ -130,9 +123,6 @@ func (h *HQ) PurgeStream(ctx context.Context, below uint64) error {
 // and counting from 1.
 func (h *HQ) RecreateStream(ctx context.Context) error {
 	return h.worker.exclusively(ctx, func() error {
-		if err := h.publisher.flush(ctx); err != nil {
-			return err
-		}
 		js, err := jetstream.New(h.admin)
 		if err != nil {
 			return fmt.Errorf("open JetStream: %w", err)

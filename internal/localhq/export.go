@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/shopmonkeyus/eds/internal/localhq/shop"
 )
 
 // exportPath is where export files are: the rest of the path is <job>/<file>.
@@ -51,9 +53,9 @@ func (j *job) completed() bool {
 // exporter runs export jobs, one at a time.
 type exporter struct {
 	store  *store
-	source source
+	shop   *shop.Shop
 	dir    string
-	writer fileLimits
+	limits fileLimits
 
 	mu    sync.Mutex
 	jobs  map[string]*job
@@ -63,8 +65,8 @@ type exporter struct {
 
 // newExporter loads the jobs. Those that were interrupted go on, with the
 // tables that are not there yet; those older than jobLife are forgotten.
-func newExporter(s *store, src source, dir string, limits fileLimits, now time.Time) (*exporter, error) {
-	e := &exporter{store: s, source: src, dir: dir, writer: limits, jobs: make(map[string]*job), work: make(chan struct{}, 1)}
+func newExporter(s *store, sh *shop.Shop, dir string, limits fileLimits, now time.Time) (*exporter, error) {
+	e := &exporter{store: s, shop: sh, dir: dir, limits: limits, jobs: make(map[string]*job), work: make(chan struct{}, 1)}
 	jobs, err := all[*job](s, bucketJobs)
 	if err != nil {
 		return nil, err
@@ -136,14 +138,14 @@ func (e *exporter) next() *job {
 // do exports every table of the job that is pending, all from one snapshot. A
 // table that can't be written fails; an error is one of HQ's own store.
 func (e *exporter) do(ctx context.Context, j *job) error {
-	snap := e.source.snapshot()
+	snap, known := e.shop.Snapshot(), e.shop.Tables()
 	for _, name := range e.pending(j) {
 		w := tableWriter{
-			dir: filepath.Join(e.dir, j.ID), table: name, schemaID: tableNumber(e.source, name),
-			job: j.ID, clock: snap.clock(), limits: e.writer, since: j.Since,
+			dir: filepath.Join(e.dir, j.ID), table: name, schemaID: slices.Index(known, name) + 1,
+			job: j.ID, clock: snap.Clock, limits: e.limits, since: j.Since,
 		}
-		done := jobTable{Status: statusCompleted, Cursor: strconv.FormatInt(snap.clock().Wall, 10)}
-		files, err := w.write(ctx, snap.rows(name, j.Companies, j.Locations))
+		done := jobTable{Status: statusCompleted, Cursor: strconv.FormatInt(snap.Clock.Wall, 10)}
+		files, err := w.write(ctx, snap.Rows(name, j.Companies, j.Locations))
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -197,7 +199,7 @@ func (h *HQ) startExport(r *http.Request) (any, error) {
 	if err := decodeBody(r, &body); err != nil {
 		return nil, err
 	}
-	known := h.source.tables()
+	known := h.shop.Tables()
 	tables := body.Tables
 	if len(tables) == 0 {
 		tables = known
@@ -220,7 +222,7 @@ func (h *HQ) startExport(r *http.Request) (any, error) {
 	if err := h.exports.start(j); err != nil {
 		return nil, err
 	}
-	h.logger.Info("an export started", "jobId", j.ID, "tables", len(j.Tables))
+	h.logger.Info("an export started", "jobId", j.ID, "tables", len(tables))
 	return struct {
 		JobID string `json:"jobId"`
 	}{j.ID}, nil

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"crypto/md5"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,19 +17,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-// withRows gives a table n rows, which alternate between companies and locations.
-func (f *fakeShop) withRows(table string, n int) *fakeShop {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for i := range n {
-		company, location := fmt.Sprintf("c%d", i%2+1), fmt.Sprintf("l%d", i%3+1)
-		f.rows[table] = append(f.rows[table], fakeRow{company, location, fmt.Sprintf(
-			`{"id":"%s%d","companyId":%q,"locationId":%q,"updatedDate":"2024-01-01T00:%02d:00.5Z"}`, table, i, company, location, i%60)})
-	}
-	return f
-}
+	"github.com/shopmonkeyus/eds/internal/cdc"
+)
 
 // export starts a job and returns its answer when it is completed.
 func (c client) export(body string) (id string, answer exportAnswer) {
@@ -37,7 +28,13 @@ func (c client) export(body string) (id string, answer exportAnswer) {
 	if status, message := c.call("POST", "/v3/export/bulk", body, &started); status != http.StatusOK {
 		c.t.Fatalf("start an export: %d %s", status, message)
 	}
-	return started.JobID, c.completed(started.JobID)
+	answer = c.completed(started.JobID)
+	for table, got := range answer.Tables {
+		if got.Status != statusCompleted || got.Error != "" {
+			c.t.Errorf("export of %s: %+v", table, got)
+		}
+	}
+	return started.JobID, answer
 }
 
 func (c client) completed(job string) (answer exportAnswer) {
@@ -85,91 +82,148 @@ func lines(t testing.TB, urls []string) []string {
 	return all
 }
 
-func (f *fakeShop) texts(table string, wanted func(fakeRow) bool) []string {
+// shopRows returns the rows of a table.
+func shopRows(h *HQ, table string, companies, locations []string) []string {
 	var all []string
-	for _, r := range f.rows[table] {
-		if wanted(r) {
-			all = append(all, r.text)
-		}
+	for row := range h.Shop().Snapshot().Rows(table, companies, locations) {
+		all = append(all, string(row))
 	}
 	return all
 }
 
-func TestAnExportHoldsEveryRowInFilesOfCockroachNames(t *testing.T) {
-	o := options(t)
-	o.FileRows = 1000
-	f := newFakeShop().withRows("order", 2500).withRows("part", 3)
-	c := begin(t, o, f).client(t)
-	_, answer := c.export(`{}`)
+// fileTime returns the clock in the name that a URL ends with, and checks the
+// rest of the name.
+func fileTime(t *testing.T, url, table string, number int) cdc.Timestamp {
+	t.Helper()
+	name := path.Base(strings.Split(url, "?")[0])
+	form := regexp.MustCompile(fmt.Sprintf(`^(\d{14})(\d{9})(\d{10})-[0-9a-f]{16}-1-1-%08d-%s-[0-9a-f]+\.ndjson\.gz$`, number, table))
+	parts := form.FindStringSubmatch(name)
+	if parts == nil {
+		t.Fatalf("file %d of %s is called %s", number, table, name)
+	}
+	at, err := time.Parse("20060102150405", parts[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	nanos, _ := strconv.Atoi(parts[2])
+	logical, _ := strconv.Atoi(parts[3])
+	return cdc.Timestamp{Wall: at.UnixNano() + int64(nanos), Logical: uint32(logical)}
+}
 
-	cursor := strconv.FormatInt(fakeClock.Wall, 10)
-	files := map[string]int{"order": 3, "part": 1, "vendor": 0}
-	numbers := map[string]string{"order": "1", "part": "2"}
-	for table, n := range files {
-		got := answer.Tables[table]
-		if got.Status != "Completed" || got.Error != "" || got.Cursor != cursor || len(got.URLs) != n {
-			t.Errorf("%s: %+v, want %d files and the cursor %s", table, got, n, cursor)
+func TestAnExportHoldsEveryRowOfOneMoment(t *testing.T) {
+	o := options(t)
+	o.FileRows, o.FileBytes = 100, 50_000
+	h := begin(t, o)
+	before := h.Shop().Snapshot().Clock
+	_, answer := h.client(t).export(`{}`)
+	after := h.Shop().Snapshot().Clock
+
+	if len(answer.Tables) != len(h.Shop().Tables()) {
+		t.Errorf("the job has %d tables, the shop %d", len(answer.Tables), len(h.Shop().Tables()))
+	}
+	times := make(map[cdc.Timestamp]bool)
+	for table, got := range answer.Tables {
+		if got.Status != "Completed" || got.Error != "" {
+			t.Errorf("%s: %+v", table, got)
 		}
 		for i, url := range got.URLs {
-			name := path.Base(strings.Split(url, "?")[0])
-			want := regexp.MustCompile(fmt.Sprintf(`^202403040506070000000890000000012-[0-9a-f]{16}-1-1-%08d-%s-%s\.ndjson\.gz$`, i, table, numbers[table]))
-			if !want.MatchString(name) {
-				t.Errorf("file %d of %s is called %s", i, table, name)
+			at := fileTime(t, url, table, i)
+			times[at] = true
+			if want := strconv.FormatInt(at.Wall, 10); got.Cursor != want {
+				t.Errorf("%s: the cursor is %s, want %s", table, got.Cursor, want)
+			}
+			if n := len(lines(t, []string{url})); n > o.FileRows {
+				t.Errorf("%s: a file of %d rows", table, n)
 			}
 		}
-		if diff := cmp.Diff(f.texts(table, func(fakeRow) bool { return true }), lines(t, got.URLs)); diff != "" {
+		if diff := cmp.Diff(shopRows(h, table, nil, nil), lines(t, got.URLs)); diff != "" {
 			t.Errorf("%s: %s", table, diff)
 		}
 	}
-	if len(answer.Tables) != 3 {
-		t.Errorf("the job has %d tables", len(answer.Tables))
+	if len(times) != 1 {
+		t.Errorf("the files are of %d moments", len(times))
+	}
+	for at := range times {
+		if at.Compare(before) <= 0 || at.Compare(after) >= 0 {
+			t.Errorf("the files are of %s, which is not between %s and %s", at, before, after)
+		}
+	}
+	if n := len(answer.Tables["inventory_part"].URLs); n < 2 {
+		t.Errorf("the parts on the shelves are in %d files", n)
+	}
+}
+
+func TestFileNamesAreThoseOfCockroachDB(t *testing.T) {
+	w := tableWriter{
+		job: "j", table: "repair_order", schemaID: 26, // 1a in hexadecimal
+		clock: cdc.Timestamp{Wall: time.Date(2024, 3, 4, 5, 6, 7, 89, time.UTC).UnixNano(), Logical: 12},
+	}
+	want := "202403040506070000000890000000012-af63e74c8601ff3d-1-1-00000003-repair_order-1a.ndjson.gz"
+	if diff := cmp.Diff(want, w.fileName(3)); diff != "" {
+		t.Error(diff)
 	}
 }
 
 func TestAnExportIsFiltered(t *testing.T) {
-	f := newFakeShop().withRows("order", 100).withRows("part", 10)
-	h := begin(t, options(t), f)
-	all := func(fakeRow) bool { return true }
+	h := begin(t, options(t))
+	tables, companies := h.Shop().Tables(), h.Shop().Companies()
+	two, locations := companies[1:], h.Shop().Locations()[1:3]
+	list := func(ids []string) string { return `["` + strings.Join(ids, `","`) + `"]` }
 	for _, test := range []struct {
-		name, body string
-		key        KeyOptions
-		tables     []string
-		wanted     func(fakeRow) bool
+		name, body           string
+		key                  KeyOptions
+		tables               []string
+		companies, locations []string
 	}{
-		{"tables", `{"tables":["order"]}`, KeyOptions{}, []string{"order"}, all},
-		{"companies", `{"companyIds":["c2"]}`, KeyOptions{}, []string{"order", "part", "vendor"}, func(r fakeRow) bool { return r.company == "c2" }},
-		{"locations", `{"locationIds":["l1","l3"]}`, KeyOptions{}, []string{"order", "part", "vendor"}, func(r fakeRow) bool { return r.location != "l2" }},
-		{"the key's companies", `{"tables":["order"]}`, KeyOptions{Companies: []string{"c1"}}, []string{"order"}, func(r fakeRow) bool { return r.company == "c1" }},
-		{"since", `{"tables":["order"],"timeOffset":1704067800500}`, KeyOptions{}, []string{"order"}, later},
+		{name: "tables", body: `{"tables":["order","part"]}`, tables: []string{"order", "part"}},
+		{name: "companies", body: `{"companyIds":` + list(two) + `}`, tables: tables, companies: two},
+		{name: "locations", body: `{"locationIds":` + list(locations) + `}`, tables: tables, locations: locations},
+		{name: "the key", body: ``, key: KeyOptions{Companies: two}, tables: tables, companies: two},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, answer := client{t, h.APIURL(), h.APIKey(test.key)}.export(test.body)
 			if len(answer.Tables) != len(test.tables) {
-				t.Errorf("tables are %v, want %v", answer.Tables, test.tables)
+				t.Errorf("%d tables, want %d", len(answer.Tables), len(test.tables))
 			}
 			for _, table := range test.tables {
-				if diff := cmp.Diff(f.texts(table, test.wanted), lines(t, answer.Tables[table].URLs)); diff != "" {
+				want := shopRows(h, table, test.companies, test.locations)
+				if diff := cmp.Diff(want, lines(t, answer.Tables[table].URLs)); diff != "" {
 					t.Errorf("%s: %s", table, diff)
 				}
 			}
 		})
 	}
-	c := client{t, h.APIURL(), h.APIKey(KeyOptions{Companies: []string{"c1"}})}
-	if status, _ := c.call("POST", "/v3/export/bulk", `{"companyIds":["c2"]}`, nil); status != http.StatusForbidden {
+	c := client{t, h.APIURL(), h.APIKey(KeyOptions{Companies: two})}
+	if status, _ := c.call("POST", "/v3/export/bulk", `{"companyIds":`+list(companies)+`}`, nil); status != http.StatusForbidden {
 		t.Errorf("an export of a foreign company: %d", status)
 	}
 }
 
-// later reports whether the row changed at or after 1704067800500, ten minutes
-// and half a second into 2024.
-func later(r fakeRow) bool {
-	_, minute, _ := strings.Cut(r.text, "T00:")
-	n, _ := strconv.Atoi(minute[:2])
-	return n >= 10
+func TestAnExportLeavesOutWhatChangedBefore(t *testing.T) {
+	h := begin(t, options(t))
+	since := time.Now().Add(-200 * 24 * time.Hour).Truncate(time.Millisecond)
+	_, answer := h.client(t).export(fmt.Sprintf(`{"tables":["order"],"timeOffset":%d}`, since.UnixMilli()))
+	var want []string
+	all := shopRows(h, "order", nil, nil)
+	for _, row := range all {
+		var r struct{ UpdatedDate time.Time }
+		if err := json.Unmarshal([]byte(row), &r); err != nil {
+			t.Fatal(err)
+		}
+		if !r.UpdatedDate.Before(since) {
+			want = append(want, row)
+		}
+	}
+	if len(want) == 0 || len(want) == len(all) {
+		t.Fatalf("%d of %d orders changed since", len(want), len(all))
+	}
+	if diff := cmp.Diff(want, lines(t, answer.Tables["order"].URLs)); diff != "" {
+		t.Error(diff)
+	}
 }
 
 func TestExportFilesAreServedAsAnObjectStoreDoes(t *testing.T) {
-	h := begin(t, options(t), newFakeShop().withRows("order", 500))
+	h := begin(t, options(t))
 	_, answer := h.client(t).export(`{"tables":["order"]}`)
 	url := answer.Tables["order"].URLs[0]
 

@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -101,9 +100,9 @@ func (w *tableWriter) write(ctx context.Context, rows iter.Seq[json.RawMessage])
 		}
 	}
 	if out != nil {
-		return files, finish()
+		err = finish()
 	}
-	return files, nil
+	return files, err
 }
 
 // wanted reports whether the row changed at or after since. One that does not
@@ -172,9 +171,6 @@ func (f *rowFile) finish() (exportFile, error) {
 func (f *rowFile) abandon() error {
 	return errors.Join(f.file.Close(), os.Remove(f.file.Name()))
 }
-
-// tableNumber returns the number that stands for the table's schema in names.
-func tableNumber(s source, table string) int { return slices.Index(s.tables(), table) + 1 }
 
 // serve answers with a file of a job.
 func (e *exporter) serve(w http.ResponseWriter, r *http.Request, job, name string) error {

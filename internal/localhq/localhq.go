@@ -19,6 +19,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/shopmonkeyus/eds/internal/localhq/shop"
 )
 
 // Options say how an HQ runs. The zero value of a field means what its comment
@@ -33,7 +35,7 @@ type Options struct {
 
 	Rate        float64       // changes a second; 0 is none
 	Seed        uint64        // of the shop, when it is made
-	Customers   int           // of the shop, when it is made
+	Customers   int           // of the shop, when it is made; 0 is 500
 	EvolveEvery time.Duration // how often the schema changes; 0 is never
 
 	// Open lets clients without a credential read every company, as the
@@ -97,7 +99,7 @@ type HQ struct {
 	keys      *keyring
 	broker    *broker
 	admin     *nats.Conn
-	source    source
+	shop      *shop.Shop
 	publisher *publisher
 	worker    *worker
 	exports   *exporter
@@ -110,15 +112,16 @@ type HQ struct {
 	work    *errgroup.Group // serves, works and exports
 	stop    context.CancelFunc
 	failed  <-chan struct{}
-	sending sync.WaitGroup // the publisher
-	unsend  context.CancelFunc
+	sending sync.WaitGroup     // the publisher
+	abort   context.CancelFunc // ends it, and whatever waits for it
 
 	closing  sync.Once
 	closeErr error
 }
 
-// start starts an HQ over a source, which it owns from then on.
-func start(ctx context.Context, o Options, open func(context.Context, Options) (source, error)) (_ *HQ, err error) {
+// Start starts an HQ. When it returns, everything is there: the stream, the
+// API, the shop at work. The context bounds the start alone.
+func Start(ctx context.Context, o Options) (_ *HQ, err error) {
 	o = o.withDefaults()
 	h := &HQ{options: o, logger: o.Logger}
 	defer func() {
@@ -141,10 +144,15 @@ func start(ctx context.Context, o Options, open func(context.Context, Options) (
 	if err := h.startBroker(ctx); err != nil {
 		return nil, err
 	}
-	if h.source, err = open(ctx, o); err != nil {
-		return nil, fmt.Errorf("open the shop: %w", err)
+	if h.shop, err = shop.Open(filepath.Join(o.DataDir, "shop"), shop.Options{Seed: o.Seed, Customers: o.Customers}); err != nil {
+		return nil, err
 	}
-	h.exports, err = newExporter(h.store, h.source, filepath.Join(o.DataDir, "exports"), fileLimits{o.FileRows, o.FileBytes}, time.Now())
+	known, err := recentIDs(ctx, h.admin)
+	if err != nil {
+		return nil, err
+	}
+	h.worker = newWorker(h.shop, h.publisher, known, o.Rate)
+	h.exports, err = newExporter(h.store, h.shop, filepath.Join(o.DataDir, "exports"), fileLimits{o.FileRows, o.FileBytes}, time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("load the export jobs: %w", err)
 	}
@@ -197,11 +205,10 @@ func (h *HQ) run(ctx context.Context, listener net.Listener) {
 		Handler: h.handler(), ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog: slog.NewLogLogger(h.logger.Handler(), slog.LevelDebug),
 	}
-	h.worker = newWorker(h.source, h.publisher, h.options.Rate)
 
-	sending, unsend := context.WithCancel(ctx)
-	h.unsend = unsend
-	h.sending.Go(func() { h.publisher.run(sending) })
+	hard, abort := context.WithCancel(ctx)
+	h.abort = abort
+	h.sending.Go(func() { h.publisher.run(hard) })
 
 	working, stop := context.WithCancel(ctx)
 	h.stop = stop
@@ -213,10 +220,10 @@ func (h *HQ) run(ctx context.Context, listener net.Listener) {
 		}
 		return nil
 	})
-	h.work.Go(func() error { return h.worker.run(working) })
+	h.work.Go(func() error { return h.worker.run(working, hard) })
 	h.work.Go(func() error { return h.exports.run(working) })
 	if h.options.EvolveEvery > 0 {
-		h.work.Go(func() error { return h.worker.evolveEvery(working, h.options.EvolveEvery, h.logger) })
+		h.work.Go(func() error { return h.worker.evolveEvery(working, hard, h.options.EvolveEvery, h.logger) })
 	}
 }
 
@@ -236,13 +243,13 @@ func (h *HQ) close() error {
 	if err := h.web.Shutdown(ctx); err != nil { // a client that does not let go
 		_ = h.web.Close()
 	}
+	// What the shop has done belongs into the stream, also where that was stopped.
+	err := h.broker.start()
 	h.stop()
-	err := h.work.Wait()
-	if h.publisher.pending() > 0 {
-		// NATS may have been stopped; what the shop has done belongs into the stream.
-		err = errors.Join(err, h.broker.start(), h.publisher.flush(ctx))
-	}
-	h.unsend()
+	giveUp := time.AfterFunc(answerTimeout, h.abort)
+	err = errors.Join(err, h.work.Wait())
+	giveUp.Stop()
+	h.abort()
 	h.sending.Wait()
 	return errors.Join(err, h.release())
 }
@@ -250,8 +257,8 @@ func (h *HQ) close() error {
 // release closes what was opened, in the opposite order.
 func (h *HQ) release() error {
 	var errs []error
-	if h.source != nil {
-		errs = append(errs, h.source.close())
+	if h.shop != nil {
+		errs = append(errs, h.shop.Close())
 	}
 	if h.admin != nil {
 		h.admin.Close()
@@ -264,6 +271,9 @@ func (h *HQ) release() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Shop returns the shop, to be asked for its rows. HQ alone puts it to work.
+func (h *HQ) Shop() *shop.Shop { return h.shop }
 
 // APIURL returns the URL of the HTTP API.
 func (h *HQ) APIURL() string { return h.apiURL }

@@ -17,7 +17,7 @@ const (
 	// logPath is where logs are uploaded: the rest of the path is <session>/<file>.
 	logPath = "/storage/logs/"
 	// maxLog bounds an uploaded log, in bytes.
-	maxLog = 256 << 20
+	maxLog = 64 << 20
 	// logType is the content type that an upload must have.
 	logType = "application/x-tgz"
 )

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,7 +23,7 @@ const (
 	dedupWindow = 2 * time.Minute
 	// The window of what is sent and not yet acknowledged. JetStream refuses
 	// messages of a stream beyond 10,000, or 128 MB, that wait to be stored.
-	windowMessages = 4096
+	windowMessages = 8192
 	windowBytes    = 48 << 20
 	// ackTimeout is how long the stream may store nothing before the connection
 	// counts as lost.
@@ -58,51 +59,80 @@ func newPublisher(connect func() (*nats.Conn, error), logger *slog.Logger) *publ
 	return &publisher{connect: connect, logger: logger, room: make(chan struct{}, 1), work: make(chan struct{}, 1)}
 }
 
-// publish takes over a message, waiting while the window is full. The stream
-// refuses an id that it has seen within the last two minutes. Nil means only
-// that the message will be stored; flush tells when it is.
-func (p *publisher) publish(ctx context.Context, msg *nats.Msg) error {
+// publish takes over a message, waiting while the window is full, and returns
+// its number: it will be stored, unless the stream has seen its id within the
+// last two minutes.
+func (p *publisher) publish(ctx context.Context, msg *nats.Msg) (number uint64, err error) {
 	if !strings.HasPrefix(msg.Subject, streamName+".") {
-		return fmt.Errorf("publish: the subject is not one of the stream %s", streamName)
+		return 0, fmt.Errorf("publish: the subject is not one of the stream %s", streamName)
 	}
 	if size := msg.Size(); size > maxPayload {
-		return fmt.Errorf("publish: a message of %d bytes is larger than the limit of %d", size, maxPayload)
+		return 0, fmt.Errorf("publish: a message of %d bytes is larger than the limit of %d", size, maxPayload)
 	}
 	for {
 		p.mu.Lock()
 		if len(p.queue) == 0 || len(p.queue) < windowMessages && p.bytes+len(msg.Data) <= windowBytes {
+			number = p.head + uint64(len(p.queue))
 			p.queue = append(p.queue, msg)
 			p.bytes += len(msg.Data)
 			p.mu.Unlock()
 			give(p.work)
 			give(p.room) // another caller may fit in too
-			return nil
+			return number, nil
 		}
 		p.mu.Unlock()
 		select {
 		case <-p.room:
 		case <-ctx.Done():
-			return fmt.Errorf("publish: %w", context.Cause(ctx))
+			return 0, fmt.Errorf("publish: %w", context.Cause(ctx))
 		}
 	}
 }
 
-// flush waits until every message handed over before is stored.
-func (p *publisher) flush(ctx context.Context) error {
-	p.mu.Lock()
-	if len(p.queue) == 0 {
-		p.mu.Unlock()
-		return nil
+// store publishes messages, waits until they are stored, and returns how many of
+// them, from the first on, were when it stopped to wait. The others still will be.
+func (p *publisher) store(ctx context.Context, messages []*nats.Msg) (stored int, err error) {
+	var first uint64
+	for i, msg := range messages {
+		number, err := p.publish(ctx, msg)
+		if err != nil {
+			return p.storedOf(first, i), err
+		}
+		if i == 0 {
+			first = number
+		}
 	}
-	done := make(chan struct{})
-	p.waiting = append(p.waiting, waiter{p.head + uint64(len(p.queue)), done})
-	p.mu.Unlock()
+	if len(messages) == 0 {
+		return 0, nil
+	}
+	done := p.storedUpTo(first + uint64(len(messages)))
 	select {
 	case <-done:
-		return nil
+		return len(messages), nil
 	case <-ctx.Done():
-		return fmt.Errorf("wait for the stream to store %d messages: %w", p.pending(), context.Cause(ctx))
+		return p.storedOf(first, len(messages)), fmt.Errorf("wait for the stream: %w", context.Cause(ctx))
 	}
+}
+
+// storedOf returns how many of the n messages from number first on are stored.
+func (p *publisher) storedOf(first uint64, n int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return min(n, int(p.head-min(first, p.head)))
+}
+
+// storedUpTo returns a channel that is closed once every message below number
+// is stored.
+func (p *publisher) storedUpTo(number uint64) <-chan struct{} {
+	done := make(chan struct{})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if number <= p.head {
+		close(done)
+		return done
+	}
+	p.waiting = append(p.waiting, waiter{number, done})
+	return done
 }
 
 func (p *publisher) pending() int {
@@ -223,10 +253,12 @@ func (p *publisher) settle(ack *nats.Msg, prefix int) error {
 	p.head++
 	p.sent--
 	give(p.room)
-	for len(p.waiting) > 0 && p.waiting[0].number <= p.head {
-		close(p.waiting[0].done)
-		p.waiting = p.waiting[1:]
-	}
+	p.waiting = slices.DeleteFunc(p.waiting, func(w waiter) bool {
+		if w.number <= p.head {
+			close(w.done)
+		}
+		return w.number <= p.head
+	})
 	return nil
 }
 

@@ -108,7 +108,7 @@ func (h *HQ) startSession(r *http.Request) (any, error) {
 func (h *HQ) permitted(claims keyClaims, asked []string) ([]string, error) {
 	allowed := claims.Companies
 	if len(allowed) == 0 {
-		allowed = h.source.companies()
+		allowed = h.shop.Companies()
 	}
 	if len(asked) == 0 {
 		return allowed, nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -47,7 +48,7 @@ func dial(t testing.TB, h *HQ, creds []byte, options ...nats.Option) *nats.Conn 
 }
 
 func TestASessionHasExactlyThePermissionsOfTheProtocol(t *testing.T) {
-	h := begin(t, options(t), newFakeShop())
+	h := begin(t, options(t))
 	id, creds := h.client(t).open(sessionBody)
 	token, err := jwt.ParseDecoratedJWT(creds)
 	if err != nil {
@@ -60,9 +61,14 @@ func TestASessionHasExactlyThePermissionsOfTheProtocol(t *testing.T) {
 	if claims.Name != "s1" {
 		t.Errorf("the user's name is %q, want the server's id", claims.Name)
 	}
+	companies := h.Shop().Companies()
+	if len(companies) != 3 {
+		t.Fatalf("the shop has %d companies", len(companies))
+	}
 	want := jwt.Permissions{
 		Sub: jwt.Permission{Allow: jwt.StringList{
-			"dbchange.*.*.c1.*.PUBLIC.>", "dbchange.*.*.c2.*.PUBLIC.>", "eds.notify." + id + ".>", "_INBOX.>",
+			"dbchange.*.*." + companies[0] + ".*.PUBLIC.>", "dbchange.*.*." + companies[1] + ".*.PUBLIC.>",
+			"dbchange.*.*." + companies[2] + ".*.PUBLIC.>", "eds.notify." + id + ".>", "_INBOX.>",
 		}},
 		Pub: jwt.Permission{Allow: jwt.StringList{
 			"$JS.API.STREAM.NAMES", "$JS.API.CONSUMER.>", "$JS.API.CONSUMER.MSG.NEXT.dbchange.>", "$JS.ACK.dbchange.>",
@@ -75,25 +81,32 @@ func TestASessionHasExactlyThePermissionsOfTheProtocol(t *testing.T) {
 }
 
 func TestASessionReadsOnlyTheCompaniesItMay(t *testing.T) {
-	h := begin(t, options(t), newFakeShop())
-	c := client{t, h.APIURL(), h.APIKey(KeyOptions{ServerID: "s1", Companies: []string{"c2"}})}
-	if status, message := c.call("POST", "/v3/eds/internal", `{"serverId":"s1","companyIds":["c1"]}`, nil); status != http.StatusForbidden {
+	h := begin(t, options(t))
+	all := h.Shop().Companies()
+	c := client{t, h.APIURL(), h.APIKey(KeyOptions{ServerID: "s1", Companies: all[1:]})}
+	foreign := fmt.Sprintf(`{"serverId":"s1","companyIds":[%q,%q]}`, all[0], all[1])
+	if status, message := c.call("POST", "/v3/eds/internal", foreign, nil); status != http.StatusForbidden {
 		t.Errorf("a session for a foreign company: %d %s", status, message)
 	}
 	c.open(`{"serverId":"s1"}`)
+	c.open(fmt.Sprintf(`{"serverId":"s2","companyIds":[%q]}`, all[2]))
 	sessions, err := h.Sessions()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(sessions) != 1 || !cmp.Equal(sessions[0].Companies, []string{"c2"}) {
-		t.Errorf("sessions are %+v", sessions)
+	var got [][]string
+	for _, s := range sessions {
+		got = append(got, s.Companies)
+	}
+	if diff := cmp.Diff([][]string{all[1:], all[2:]}, got); diff != "" {
+		t.Error(diff)
 	}
 }
 
 func TestASecondServerIsRefusedWhileTheFirstLives(t *testing.T) {
 	o := options(t)
 	o.SessionGrace = 50 * time.Millisecond
-	h := begin(t, o, newFakeShop())
+	h := begin(t, o)
 	c := h.client(t)
 	conflict := func() bool {
 		status, _ := c.call("POST", "/v3/eds/internal", sessionBody, nil)
@@ -121,7 +134,7 @@ func TestASecondServerIsRefusedWhileTheFirstLives(t *testing.T) {
 func TestASessionThatEndedIsFree(t *testing.T) {
 	o := options(t)
 	o.SessionGrace = time.Hour
-	h := begin(t, o, newFakeShop())
+	h := begin(t, o)
 	c := h.client(t)
 	id, _ := c.open(sessionBody)
 	var urls struct{ URL, ErrorURL string }
@@ -143,7 +156,7 @@ func TestASessionThatEndedIsFree(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Session{
-		ID: id, ServerID: "s1", Companies: []string{"c1", "c2"}, Version: "1.2.3", Hostname: "host", IPAddress: "10.0.0.1", MachineID: "m",
+		ID: id, ServerID: "s1", Companies: h.Shop().Companies(), Version: "1.2.3", Hostname: "host", IPAddress: "10.0.0.1", MachineID: "m",
 		OSInfo:  json.RawMessage(`{"host":{"hostname":"host"},"num_cpu":2,"go_version":"go1.26"}`),
 		Driver:  &SessionDriver{"postgres", "PostgreSQL", "d", "postgres://user:***@host/db"},
 		Errored: true,
@@ -154,7 +167,7 @@ func TestASessionThatEndedIsFree(t *testing.T) {
 }
 
 func TestLogsAreStored(t *testing.T) {
-	h := begin(t, options(t), newFakeShop())
+	h := begin(t, options(t))
 	c := h.client(t)
 	id, _ := c.open(sessionBody)
 	var offer struct{ URL string }
@@ -220,24 +233,24 @@ func upload(t *testing.T, url, contentType, body string) int {
 
 func TestAnOpenHQNeedsNoCredential(t *testing.T) {
 	o := options(t)
-	h := begin(t, o, newFakeShop())
+	h := begin(t, o)
 	if conn, err := nats.Connect(h.NATSURL()); err == nil {
 		conn.Close()
 		t.Error("an HQ that is not open let a client in without a credential")
 	}
 	o = options(t)
 	o.Open = true
-	h = begin(t, o, newFakeShop())
+	h = begin(t, o)
 	conn, err := nats.Connect(h.NATSURL())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(conn.Close)
-	readsFromConsumer(t, h, conn, "eds-dev", "dbchange.*.*.*.*.PUBLIC.>")
+	readsFromConsumer(t, h, conn, "eds-dev", "*")
 }
 
 func TestNotificationsReachTheirSessionAlone(t *testing.T) {
-	h := begin(t, options(t), newFakeShop())
+	h := begin(t, options(t))
 	one, creds := h.client(t).open(sessionBody)
 	_, otherCreds := h.client(t).open(strings.Replace(sessionBody, `"s1"`, `"s2"`, 1))
 	refused := make(chan error, 1)
@@ -272,7 +285,7 @@ func TestNotificationsReachTheirSessionAlone(t *testing.T) {
 func TestACredentialExpires(t *testing.T) {
 	o := options(t)
 	o.CredentialLife = time.Second
-	h := begin(t, o, newFakeShop())
+	h := begin(t, o)
 	_, creds := h.client(t).open(sessionBody)
 	conn := dial(t, h, creds, nats.NoReconnect())
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // The buckets of hq.db. Every value but those of secrets is JSON.
@@ -28,7 +29,7 @@ type store struct{ db *bolt.DB }
 func openStore(dir string) (*store, error) {
 	path := filepath.Join(dir, "hq.db")
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("open %s: another HQ is using it", path)
 	}
 	if err != nil {

@@ -2,23 +2,39 @@ package localhq
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/shopmonkeyus/eds/internal/localhq/shop"
 )
 
-// worker makes the source work at a rate, and puts what comes of it into the
-// stream.
+const (
+	// bulkTick is the time whose changes are made and stored at once. Fewer than
+	// a change a tick are made one by one.
+	bulkTick = 10 * time.Millisecond
+	// bulkMost is how many changes are made at once at most, about.
+	bulkMost = windowMessages / 2
+	// maxArrears is how far a slow worker may fall behind its rate and still catch up.
+	maxArrears = time.Second
+)
+
+// worker makes the shop work at a rate, and puts what comes of it into the stream.
 type worker struct {
-	source    source
+	shop      *shop.Shop
 	publisher *publisher
 
-	// turn holds a token while the source may be put to work: whoever takes it
-	// is the only one to, so that changes reach the publisher in their order.
+	// turn holds a token while the shop may be put to work: whoever takes it is
+	// the only one to, so that changes reach the stream in their order.
 	turn chan struct{}
+	// known are the ids of the newest messages of the stream when HQ started.
+	// What the shop publishes again because its last run was killed is among
+	// them, however long ago that was. Guarded by turn.
+	known map[string]bool
 
 	mu      sync.Mutex
 	rate    float64 // changes a second
@@ -26,12 +42,14 @@ type worker struct {
 	changed chan struct{} // closed when rate or paused changes
 }
 
-func newWorker(s source, p *publisher, rate float64) *worker {
-	w := &worker{source: s, publisher: p, rate: rate, turn: make(chan struct{}, 1), changed: make(chan struct{})}
+func newWorker(s *shop.Shop, p *publisher, known map[string]bool, rate float64) *worker {
+	w := &worker{shop: s, publisher: p, known: known, rate: rate, turn: make(chan struct{}, 1), changed: make(chan struct{})}
 	w.turn <- struct{}{}
 	return w
 }
 
+// state returns the rate, which is 0 while work is paused, and a channel that
+// is closed when it changes.
 func (w *worker) state() (rate float64, changed <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -49,64 +67,74 @@ func (w *worker) set(change func()) {
 	w.changed = make(chan struct{})
 }
 
-// run works until ctx is done.
-func (w *worker) run(ctx context.Context) error {
-	due := time.Now() // of the next change
+// run works until ctx is done. What it has begun by then it still stores, until
+// hard is done too.
+func (w *worker) run(ctx, hard context.Context) error {
+	due := time.Now() // when the next change is to be made
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		rate, changed := w.state()
 		var wake <-chan time.Time
 		if rate > 0 {
-			// What was not done while there was no work to do is not made up for.
-			if now := time.Now(); due.Before(now.Add(-maxArrears)) {
-				due = now
+			if oldest := time.Now().Add(-maxArrears); due.Before(oldest) {
+				due = oldest
 			}
 			timer.Reset(time.Until(due))
 			wake = timer.C
 		}
 		select {
 		case <-wake:
-			made, err := w.work(ctx)
-			if ctx.Err() != nil {
-				return nil
-			}
-			if err != nil {
-				return fmt.Errorf("work in the shop: %w", err)
-			}
-			due = due.Add(time.Duration(float64(max(made, 1)) / rate * float64(time.Second)))
 		case <-changed:
+			due = time.Now()
+			continue
 		case <-ctx.Done():
 			return nil
 		}
+		bulk := 1 + int(rate*min(time.Since(due)+bulkTick, maxArrears).Seconds())
+		made, err := w.work(hard, min(bulk, bulkMost))
+		if err != nil {
+			return fmt.Errorf("work in the shop: %w", err)
+		}
+		due = due.Add(time.Duration(float64(made) / rate * float64(time.Second)))
 	}
 }
 
-// maxArrears is how far a slow worker may fall behind its rate and still catch up.
-const maxArrears = time.Second
-
-// work does one piece of work and returns how many changes it made. It does
-// nothing where work was paused meanwhile.
-func (w *worker) work(ctx context.Context) (made int, err error) {
+// work makes at least the given number of changes, stores them, and returns how
+// many there were. It does nothing where work was paused meanwhile.
+func (w *worker) work(ctx context.Context, changes int) (made int, err error) {
 	err = w.exclusively(ctx, func() error {
 		if rate, _ := w.state(); rate == 0 {
 			return nil
 		}
-		return w.source.do(ctx, func(m message) error {
-			made++
-			return w.publish(ctx, m)
+		return w.shop.Work(ctx, changes, func(all []shop.Change) (int, error) {
+			made += len(all)
+			return w.store(ctx, all)
 		})
 	})
 	return made, err
 }
 
-func (w *worker) publish(ctx context.Context, m message) error {
-	return w.publisher.publish(ctx, &nats.Msg{
-		Subject: m.subject, Header: nats.Header{nats.MsgIdHdr: {m.id}}, Data: m.data,
-	})
+// store puts changes into the stream and returns how many of them, from the
+// first on, are there.
+func (w *worker) store(ctx context.Context, changes []shop.Change) (int, error) {
+	messages := make([]*nats.Msg, 0, len(changes))
+	for i := range changes {
+		c := &changes[i]
+		if w.known[c.ID] {
+			continue
+		}
+		messages = append(messages, &nats.Msg{
+			Subject: c.Subject(), Header: nats.Header{nats.MsgIdHdr: {c.ID}},
+			Data: c.AppendJSON(make([]byte, 0, len(c.Before)+len(c.After)+1024)),
+		})
+	}
+	w.known = nil // everything from before was among the first changes
+	stored, err := w.publisher.store(ctx, messages)
+	return len(changes) - len(messages) + stored, err
 }
 
-// exclusively calls f while nobody else puts the source to work.
+// exclusively calls f while nobody else puts the shop to work.
 func (w *worker) exclusively(ctx context.Context, f func() error) error {
 	select {
 	case <-w.turn:
@@ -124,23 +152,27 @@ func (w *worker) pause(ctx context.Context) error {
 	if err := w.exclusively(ctx, func() error { return nil }); err != nil {
 		return fmt.Errorf("wait for the work under way: %w", err)
 	}
-	return w.publisher.flush(ctx)
+	return nil
 }
 
 // evolve changes the schema, and returns when that is stored.
 func (w *worker) evolve(ctx context.Context) (what string, err error) {
 	err = w.exclusively(ctx, func() error {
-		what, err = w.source.evolve(ctx, func(m message) error { return w.publish(ctx, m) })
+		what, err = w.shop.Evolve(ctx, func(c shop.Change) error {
+			_, err := w.store(ctx, []shop.Change{c})
+			return err
+		})
 		return err
 	})
 	if err != nil {
 		return "", fmt.Errorf("change the schema: %w", err)
 	}
-	return what, w.publisher.flush(ctx)
+	return what, nil
 }
 
-// evolveEvery changes the schema again and again, but not while work is paused.
-func (w *worker) evolveEvery(ctx context.Context, every time.Duration, logger *slog.Logger) error {
+// evolveEvery changes the schema again and again, but not while work is paused,
+// until nothing is left to change, or ctx is done.
+func (w *worker) evolveEvery(ctx, hard context.Context, every time.Duration, logger *slog.Logger) error {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
@@ -152,8 +184,8 @@ func (w *worker) evolveEvery(ctx context.Context, every time.Duration, logger *s
 		if rate, _ := w.state(); rate == 0 {
 			continue
 		}
-		what, err := w.evolve(ctx)
-		if ctx.Err() != nil {
+		what, err := w.evolve(hard)
+		if errors.Is(err, shop.ErrEvolved) {
 			return nil
 		}
 		if err != nil {
