@@ -26,23 +26,30 @@ const PostgresURLVariable = "EDS_TEST_POSTGRES_URL"
 const startTimeout = 60 * time.Second
 
 // sharedPostgres is the one server of this process that tests share. It lives
-// until the process ends.
-var sharedPostgres = sync.OnceValues(func() (string, error) {
+// until the process ends: its home is kept here, because the janitor comes when
+// nobody holds it any more.
+var sharedPostgres = sync.OnceValues(func() (*postgresPeer, error) {
 	if _, err := postgresPrograms(); err != nil {
 		if u := os.Getenv(PostgresURLVariable); u != "" {
-			return u, nil
+			return &postgresPeer{url: u}, nil
 		}
-		return "", err
+		return nil, err
 	}
 	s, err := newPostgres(false, nil)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if err := s.start(); err != nil {
-		return "", errors.Join(err, s.home.remove())
+		return nil, errors.Join(err, s.home.remove())
 	}
-	return s.URL("postgres"), nil
+	return &postgresPeer{url: s.URL("postgres"), server: s}, nil
 })
+
+// postgresPeer is a server to make databases on.
+type postgresPeer struct {
+	url    string
+	server *PostgresServer // nil where it is not ours
+}
 
 // databases numbers the databases of this process.
 var databases atomic.Int64
@@ -51,11 +58,11 @@ var databases atomic.Int64
 // test ends. The server is one for the test process, without durability.
 func Postgres(t testing.TB) string {
 	t.Helper()
-	server, err := sharedPostgres()
+	peer, err := sharedPostgres()
 	if err != nil {
 		t.Fatalf("postgres for tests: %v", err)
 	}
-	return newDatabase(t, server)
+	return newDatabase(t, peer.url)
 }
 
 func newDatabase(t testing.TB, server string) string {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -35,6 +36,12 @@ func TestEachTestHasADatabaseOfItsOwn(t *testing.T) {
 	a, b := query(t, one, "SELECT current_database()"), query(t, two, "SELECT current_database()")
 	if a == b {
 		t.Errorf("both databases are %s", a)
+	}
+	// The server lives as long as the process does, whoever still holds it.
+	runtime.GC()
+	runtime.GC()
+	if again := query(t, one, "SELECT current_database()"); again != a {
+		t.Errorf("after a collection of garbage %s is %s", a, again)
 	}
 }
 

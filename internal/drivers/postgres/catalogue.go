@@ -1,0 +1,196 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// relation is what we know of a table beside its columns.
+type relation struct {
+	oid string
+	// plain: nothing reacts to how rows are written. It is an ordinary table
+	// without triggers, rules, foreign keys from or to it, row security,
+	// partitions or heirs.
+	plain bool
+	// uniques are the columns of each unique index that an upsert can name.
+	uniques [][]string
+}
+
+// attribute is what we know of a column beside what the engine does. Of a
+// column whose type is a domain, it is about the type below.
+type attribute struct {
+	kind      kind
+	oid       uint32 // of the type
+	array     uint32 // of arrays of the type; 0 where there is none
+	spelling  string // of the type, without a length
+	typmod    int32
+	collation string // qualified and quoted, where it is not the type's own
+}
+
+// catalogueQuery lists the columns of tables. Its parameters are the schema and
+// a JSON array of names.
+const catalogueQuery = `
+SELECT c.oid::text, c.relname,
+       c.relkind = 'r' AND NOT c.relhastriggers AND NOT c.relhasrules AND NOT c.relrowsecurity AND NOT c.relispartition
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid OR h.inhrelid = c.oid),
+       a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull OR t.typnotnull,
+       a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attgenerated <> '' OR a.attidentity = 'a',
+       b.oid::text, b.typname, b.typtype::text, b.typcategory::text, b.typarray::text, pg_catalog.format_type(b.oid, NULL),
+       CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END::text,
+       coalesce((SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.collname)
+                   FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
+                  WHERE l.oid = a.attcollation AND a.attcollation <> b.typcollation), '')
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+  JOIN pg_catalog.pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+ WHERE s.nspname = $1 AND c.relname IN (SELECT json_array_elements_text($2::json)) AND c.relkind IN ('r', 'p', 'f', 'v')
+ ORDER BY c.relname, a.attnum`
+
+// indexQuery lists unique indexes of the same tables that hold for every row at
+// once, primary keys first.
+const indexQuery = `
+SELECT c.relname, i.indisprimary,
+       (SELECT json_agg(a.attname ORDER BY k.n)
+          FROM unnest(i.indkey) WITH ORDINALITY AS k(attnum, n)
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
+         WHERE k.n <= i.indnkeyatts)::text
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+  JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
+ WHERE s.nspname = $1 AND c.relname IN (SELECT json_array_elements_text($2::json))
+   AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+ ORDER BY c.relname, i.indisprimary DESC, i.indexrelid`
+
+// Tables describes those of the named tables, views included, that exist.
+func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
+	list, err := json.Marshal(names)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.query(ctx, "read the catalogue", catalogueQuery, s.namespace, string(list))
+	if err != nil {
+		return nil, err
+	}
+	var tables []*sqlsink.Table
+	byName := make(map[string]*sqlsink.Table)
+	for _, row := range rows {
+		t := byName[row.text(1)]
+		if t == nil {
+			t = &sqlsink.Table{Name: row.text(1), Native: &relation{oid: row.text(0), plain: row.text(2) == "t"}}
+			byName[t.Name] = t
+			tables = append(tables, t)
+		}
+		c, err := describe(row)
+		if err != nil {
+			return nil, fmt.Errorf("read the catalogue: column %q of table %q: %w", c.Name, t.Name, err)
+		}
+		t.Columns = append(t.Columns, c)
+	}
+	return tables, s.describeKeys(ctx, byName, string(list))
+}
+
+func (s *session) describeKeys(ctx context.Context, tables map[string]*sqlsink.Table, list string) error {
+	if len(tables) == 0 {
+		return nil
+	}
+	rows, err := s.query(ctx, "read the catalogue", indexQuery, s.namespace, list)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		var columns []string
+		t := tables[row.text(0)]
+		if t == nil || row.isNull(2) {
+			continue
+		}
+		if err := json.Unmarshal(row[2], &columns); err != nil {
+			return fmt.Errorf("read the catalogue: %w", err)
+		}
+		if row.text(1) == "t" {
+			t.Key = columns
+		}
+		r := t.Native.(*relation)
+		r.uniques = append(r.uniques, columns)
+	}
+	return nil
+}
+
+// describe reads a row of catalogueQuery.
+func describe(row answer) (sqlsink.Column, error) {
+	c := sqlsink.Column{Name: row.text(3), Type: row.text(4), Nullable: row.text(5) == "f", Filled: row.text(6) == "t", Generated: row.text(7) == "t"}
+	oid, err := strconv.ParseUint(row.text(8), 10, 32)
+	if err != nil {
+		return c, err
+	}
+	array, err := strconv.ParseUint(row.text(12), 10, 32)
+	if err != nil {
+		return c, err
+	}
+	typmod, err := strconv.ParseInt(row.text(14), 10, 32)
+	if err != nil {
+		return c, err
+	}
+	a := &attribute{oid: uint32(oid), array: uint32(array), spelling: row.text(13), typmod: int32(typmod), collation: row.text(15)}
+	a.kind, c.Holds = kindOf(row.text(9), row.text(10), row.text(11))
+	c.Native = a
+	return c, nil
+}
+
+// kindOf tells how values travel to a type, by its name, pg_type.typtype and
+// typcategory, and what the type is made for.
+func kindOf(name, typtype, category string) (kind, schema.Type) {
+	switch {
+	case typtype == "e":
+		return kindText, schema.Enum
+	case category == "A":
+		return kindArray, 0 // not JSON: it holds arrays only
+	}
+	switch name {
+	case "text", "varchar", "bpchar", "citext", "name":
+		return kindText, schema.String
+	case "bool":
+		return kindBool, schema.Boolean
+	case "int2":
+		return kindInt2, schema.Integer
+	case "int4":
+		return kindInt4, schema.Integer
+	case "int8":
+		return kindInt8, schema.Integer
+	case "float4":
+		return kindFloat4, schema.Number
+	case "float8":
+		return kindFloat8, schema.Number
+	case "numeric":
+		return kindNumeric, schema.Number
+	case "timestamptz":
+		return kindTimestampTZ, schema.DateTime
+	case "timestamp":
+		return kindTimestamp, schema.DateTime
+	case "date":
+		return kindDate, schema.DateTime
+	case "json":
+		return kindJSON, schema.Object
+	case "jsonb":
+		return kindJSONB, schema.Object
+	case "uuid":
+		return kindUUID, 0
+	case "bytea":
+		return kindBytea, 0
+	}
+	return kindCast, 0
+}
+
+// upsertable reports whether some unique index is of exactly the given columns.
+func (r *relation) upsertable(key []string) bool {
+	return slices.ContainsFunc(r.uniques, func(unique []string) bool {
+		return len(unique) == len(key) && !slices.ContainsFunc(key, func(k string) bool { return !slices.Contains(unique, k) })
+	})
+}

@@ -1,0 +1,58 @@
+package postgres
+
+import (
+	"errors"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// Classify goes by SQLSTATE (PostgreSQL documentation, appendix A). Whatever is
+// not the server's answer is the network's: the session is lost.
+func (d *dialect) Classify(err error) sqlsink.Verdict {
+	lost := &connectionError{}
+	e := &serverError{}
+	if !errors.As(err, &e) {
+		marked := &fault.Error{}
+		return sqlsink.Verdict{Lost: errors.As(err, &lost) || !errors.As(err, &marked)}
+	}
+	v := classifyState(e.code)
+	if e.checkpoint && e.code == movedState {
+		v = sqlsink.Verdict{Class: fault.Fatal}
+	}
+	v.Lost = v.Lost || e.severity == "FATAL" || e.severity == "PANIC" || errors.As(err, &lost)
+	return v
+}
+
+// classifyState says what a SQLSTATE means to the batch at hand.
+func classifyState(code string) sqlsink.Verdict {
+	switch code {
+	case "42501": // a privilege is missing
+		return sqlsink.Verdict{Class: fault.Fatal}
+	case "42P01", "42703", "3F000", "42704", "42P10", "42804", "42846", "42883", "42P16": // what the catalogue named is not there any more, or is something else
+		return sqlsink.Verdict{Stale: true}
+	case "42701", "42P07", "42710", "42P06": // somebody else has just made it
+		return sqlsink.Verdict{Stale: true}
+	case "0A000", "2BP01": // a plan is out of date, or an object depends on what was to be replaced
+		return sqlsink.Verdict{Stale: true}
+	case "26000", "42P05", "25P03", "25006": // a pooler changed the server under us; we idled too long; this server is a replica now
+		return sqlsink.Verdict{Lost: true}
+	case "3D000": // the database is gone, or was never there
+		return sqlsink.Verdict{Refused: true, Lost: true}
+	}
+	switch code[:min(2, len(code))] {
+	case "22", "23", "21", "44", "54", "P0": // the row is at fault: its values, a constraint, a limit, a trigger
+		return sqlsink.Verdict{Class: fault.Poison}
+	case "28": // credentials
+		return sqlsink.Verdict{Refused: true, Lost: true}
+	case "08": // connection
+		return sqlsink.Verdict{Lost: true}
+	}
+	// 40 rollback, 53 resources, 55 not now, 57 intervention, 58 system, XX
+	// internal, and everything unknown: it may work later.
+	return sqlsink.Verdict{}
+}
+
+// movedState is what the checkpoint's statement fails with where the stored
+// position is not the expected one: it divides by zero then.
+const movedState = "22012"

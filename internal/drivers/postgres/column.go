@@ -1,0 +1,409 @@
+package postgres
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"unicode/utf8"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+)
+
+// kind is how a value travels to a real type.
+type kind uint8
+
+const (
+	kindCast kind = iota // as text, which the server casts to the type
+	kindText
+	kindBool
+	kindInt2
+	kindInt4
+	kindInt8
+	kindFloat4
+	kindFloat8
+	kindNumeric
+	kindTimestampTZ
+	kindTimestamp
+	kindDate
+	kindJSON
+	kindJSONB
+	kindUUID
+	kindBytea
+	kindArray // an array of any type, as its literal, which the server casts
+)
+
+// column encodes the values of one real column. It is used by one goroutine at a time.
+type column struct {
+	table, name string
+	spelling    string // of the type, for messages and casts
+	kind        kind
+	typmod      int32 // of varchar, char and numeric; -1 is none
+	length      int   // characters at most; 0 is any number
+	scale       int   // of numeric: decimal places at most; -1 is any number
+	adjusted    func(table, column, rule string)
+	digits      []byte // room for a number's digits
+}
+
+// Names of the rules that change a value which the column can not hold as it is.
+const (
+	ruleNUL           = "postgres_nul"             // U+0000 becomes U+FFFD
+	ruleSurrogate     = "postgres_surrogate"       // a lone surrogate becomes U+FFFD
+	ruleUTF8          = "postgres_utf8"            // bytes that are not UTF-8 become U+FFFD
+	ruleTimePrecision = "postgres_time_precision"  // digits beyond microseconds are cut off
+	ruleDateOnly      = "postgres_date_only"       // a date column drops the time of day
+	ruleFloat         = "postgres_float_precision" // the nearest number of the column's type
+	ruleScale         = "postgres_numeric_scale"   // rounded to the column's decimal places
+)
+
+// rules describes them for the help text.
+var rules = []struct{ name, what string }{
+	{ruleNUL, "U+0000, which PostgreSQL can not store, becomes U+FFFD"},
+	{ruleSurrogate, "half of a surrogate pair becomes U+FFFD"},
+	{ruleUTF8, "bytes that are not UTF-8 become U+FFFD"},
+	{ruleTimePrecision, "digits of a second beyond microseconds are cut off"},
+	{ruleDateOnly, "a column of type date drops the time of day"},
+	{ruleFloat, "a number with more digits than the column's floating-point type holds becomes the nearest one"},
+	{ruleScale, "a number with more decimal places than the column's numeric type is rounded to them"},
+}
+
+// append appends the value's length and its binary form; raw nil is NULL. The
+// error is poison and names the column, never the value.
+func (c *column) append(dst, raw []byte) ([]byte, error) {
+	start := len(dst)
+	if raw == nil || rawjson.IsNull(raw) {
+		return append(dst, 0xff, 0xff, 0xff, 0xff), nil
+	}
+	dst, err := c.appendValue(append(dst, 0, 0, 0, 0), raw)
+	if err != nil {
+		return dst[:start], fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): %w", c.table, c.name, c.spelling, err))
+	}
+	size := len(dst) - start - 4
+	if size > maxField {
+		return dst[:start], fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): it is larger than 1 GB", c.table, c.name, c.spelling))
+	}
+	binary.BigEndian.PutUint32(dst[start:], uint32(size))
+	return dst, nil
+}
+
+// maxField is the largest value that PostgreSQL stores, in bytes.
+const maxField = 1<<30 - 1<<16
+
+func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
+	switch c.kind {
+	case kindText:
+		return c.appendText(dst, raw)
+	case kindBool:
+		return appendBool(dst, raw)
+	case kindInt2, kindInt4, kindInt8:
+		return c.appendInt(dst, raw)
+	case kindFloat4, kindFloat8:
+		return c.appendFloat(dst, raw)
+	case kindNumeric:
+		return c.appendNumeric(dst, raw)
+	case kindTimestampTZ, kindTimestamp, kindDate:
+		return c.appendInstant(dst, raw)
+	case kindJSON, kindJSONB:
+		if c.kind == kindJSONB {
+			dst = append(dst, 1) // the version of the binary form
+		}
+		dst, flaws := appendJSON(dst, raw)
+		return dst, c.note(flaws)
+	case kindUUID:
+		return appendUUID(dst, raw)
+	case kindBytea:
+		return c.appendBytea(dst, raw)
+	case kindArray:
+		if raw[0] == '[' {
+			dst, flaws, err := appendArray(dst, raw, 0)
+			return dst, errors.Join(err, c.note(flaws))
+		}
+	}
+	dst, flaws := appendAnyText(dst, raw)
+	return dst, c.note(flaws)
+}
+
+// note counts what had to be changed. It returns nil.
+func (c *column) note(flaws flaw) error {
+	if flaws != 0 {
+		for _, f := range []struct {
+			flaw flaw
+			rule string
+		}{{flawNUL, ruleNUL}, {flawSurrogate, ruleSurrogate}, {flawUTF8, ruleUTF8}} {
+			if flaws&f.flaw != 0 {
+				c.adjust(f.rule)
+			}
+		}
+	}
+	return nil
+}
+
+func (c *column) adjust(rule string) {
+	if c.adjusted != nil {
+		c.adjusted(c.table, c.name, rule)
+	}
+}
+
+// appendAnyText appends a string's text, or any other value's JSON text.
+func appendAnyText(dst, raw []byte) ([]byte, flaw) {
+	if rawjson.IsString(raw) {
+		return appendText(dst, raw)
+	}
+	return appendValid(dst, raw)
+}
+
+func (c *column) appendText(dst, raw []byte) ([]byte, error) {
+	start := len(dst)
+	dst, flaws := appendAnyText(dst, raw)
+	if c.length > 0 && len(dst)-start > c.length && utf8.RuneCount(dst[start:]) > c.length {
+		return dst, fmt.Errorf("it is longer than %d characters", c.length)
+	}
+	return dst, c.note(flaws)
+}
+
+func appendBool(dst, raw []byte) ([]byte, error) {
+	switch string(rawjson.Text(raw)) {
+	case "true", "t", "1":
+		return append(dst, 1), nil
+	case "false", "f", "0":
+		return append(dst, 0), nil
+	}
+	return dst, errors.New("it is neither true nor false")
+}
+
+// number returns the text of a number: of a JSON number, of a string that holds
+// one, and 1 or 0 for truth values.
+func number(raw []byte) ([]byte, error) {
+	switch raw[0] {
+	case 't':
+		return []byte("1"), nil
+	case 'f':
+		return []byte("0"), nil
+	case '"':
+		text := rawjson.Text(raw)
+		if end, err := rawjson.Skip(text, 0); err != nil || end != len(text) || rawjson.IsString(text) {
+			return nil, errNotNumber
+		}
+		raw = text
+	}
+	if c := raw[0]; c != '-' && c-'0' > 9 {
+		return nil, errNotNumber
+	}
+	return raw, nil
+}
+
+func (c *column) appendInt(dst, raw []byte) ([]byte, error) {
+	raw, err := number(raw)
+	if err != nil {
+		return dst, err
+	}
+	n, err := parseInt(c.room(raw), raw)
+	if err != nil {
+		return dst, err
+	}
+	switch {
+	case c.kind == kindInt8:
+		return binary.BigEndian.AppendUint64(dst, uint64(n)), nil
+	case c.kind == kindInt4 && n == int64(int32(n)):
+		return binary.BigEndian.AppendUint32(dst, uint32(n)), nil
+	case c.kind == kindInt2 && n == int64(int16(n)):
+		return binary.BigEndian.AppendUint16(dst, uint16(n)), nil
+	}
+	return dst, errRange
+}
+
+// room returns memory for the digits of raw.
+func (c *column) room(raw []byte) []byte {
+	if cap(c.digits) < len(raw) {
+		c.digits = make([]byte, 0, 2*len(raw)+32)
+	}
+	return c.digits[:0]
+}
+
+func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
+	bits := 64
+	if c.kind == kindFloat4 {
+		bits = 32
+	}
+	f, special := specialFloat(raw)
+	if !special {
+		text, err := number(raw)
+		if err != nil {
+			return dst, err
+		}
+		var exact bool
+		if f, exact, err = parseFloat(c.room(text), text, bits); err != nil {
+			return dst, err
+		}
+		if !exact {
+			c.adjust(ruleFloat)
+		}
+	}
+	if bits == 32 {
+		return binary.BigEndian.AppendUint32(dst, math.Float32bits(float32(f))), nil
+	}
+	return binary.BigEndian.AppendUint64(dst, math.Float64bits(f)), nil
+}
+
+// specialFloat reads the strings that stand for what JSON numbers can not say.
+func specialFloat(raw []byte) (float64, bool) {
+	switch string(raw) {
+	case `"NaN"`:
+		return math.NaN(), true
+	case `"Infinity"`:
+		return math.Inf(1), true
+	case `"-Infinity"`:
+		return math.Inf(-1), true
+	}
+	return 0, false
+}
+
+func (c *column) appendNumeric(dst, raw []byte) ([]byte, error) {
+	if f, special := specialFloat(raw); special {
+		sign := uint64(0xC000) // NaN
+		switch {
+		case f > 0:
+			sign = 0xD000
+		case f < 0:
+			sign = 0xF000
+		}
+		return binary.BigEndian.AppendUint64(dst, sign<<16), nil
+	}
+	text, err := number(raw)
+	if err != nil {
+		return dst, err
+	}
+	d, err := parseDecimal(c.room(text), text)
+	if err != nil {
+		return dst, err
+	}
+	if c.scale >= 0 && len(d.significant())-d.point > c.scale {
+		c.adjust(ruleScale)
+	}
+	return d.appendNumeric(dst)
+}
+
+func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
+	if !rawjson.IsString(raw) {
+		return dst, errNotInstant
+	}
+	t, err := parseInstant(rawjson.Text(raw))
+	if err != nil {
+		return dst, err
+	}
+	if c.kind == kindDate {
+		days, whole, err := t.date()
+		if err != nil {
+			return dst, err
+		}
+		if !whole {
+			c.adjust(ruleDateOnly)
+		}
+		return binary.BigEndian.AppendUint32(dst, uint32(days)), nil
+	}
+	micros, err := t.timestamp()
+	if err != nil {
+		return dst, err
+	}
+	if t.dropped {
+		c.adjust(ruleTimePrecision)
+	}
+	return binary.BigEndian.AppendUint64(dst, uint64(micros)), nil
+}
+
+func appendUUID(dst, raw []byte) ([]byte, error) {
+	bad := errors.New("it is not a uuid")
+	if !rawjson.IsString(raw) {
+		return dst, bad
+	}
+	start, high := len(dst), true
+	for _, c := range bytes.Trim(rawjson.Text(raw), "{}") {
+		if c == '-' {
+			continue
+		}
+		n, ok := hexDigit(c)
+		if !ok || len(dst)-start > 16 {
+			return dst, bad
+		}
+		if high {
+			dst = append(dst, n<<4)
+		} else {
+			dst[len(dst)-1] |= n
+		}
+		high = !high
+	}
+	if len(dst)-start != 16 || !high {
+		return dst, bad
+	}
+	return dst, nil
+}
+
+func hexDigit(c byte) (byte, bool) {
+	switch {
+	case c-'0' <= 9:
+		return c - '0', true
+	case c|0x20 >= 'a' && c|0x20 <= 'f':
+		return c | 0x20 - 'a' + 10, true
+	}
+	return 0, false
+}
+
+// appendBytea reads text of the form \x0123, as CockroachDB and PostgreSQL write
+// bytes, and takes any other text for the bytes themselves.
+func (c *column) appendBytea(dst, raw []byte) ([]byte, error) {
+	text := rawjson.Text(raw)
+	if digits, ok := bytes.CutPrefix(text, []byte(`\x`)); ok {
+		if grown, err := hex.AppendDecode(dst, digits); err == nil {
+			return grown, nil
+		}
+	}
+	return append(dst, text...), nil
+}
+
+// maxArrayDepth is how many dimensions an array of PostgreSQL has at most.
+const maxArrayDepth = 6
+
+// appendArray appends the literal of an array: {1,"a, b",NULL,{2}}.
+func appendArray(dst, raw []byte, depth int) ([]byte, flaw, error) {
+	if depth == maxArrayDepth {
+		return dst, 0, errors.New("its arrays are nested too deeply")
+	}
+	var flaws flaw
+	dst = append(dst, '{')
+	first := true
+	err := rawjson.Elements(raw, func(s rawjson.Span) error {
+		if !first {
+			dst = append(dst, ',')
+		}
+		first = false
+		var f flaw
+		var err error
+		switch el := raw[s.Start:s.End]; {
+		case rawjson.IsNull(el):
+			dst = append(dst, "NULL"...)
+		case el[0] == '[':
+			dst, f, err = appendArray(dst, el, depth+1)
+		default:
+			dst, f = appendElement(dst, el)
+		}
+		flaws |= f
+		return err
+	})
+	return append(dst, '}'), flaws, err
+}
+
+// appendElement appends one element, always quoted.
+func appendElement(dst, raw []byte) ([]byte, flaw) {
+	text, flaws := appendAnyText(nil, raw)
+	dst = append(dst, '"')
+	for _, c := range text {
+		if c == '"' || c == '\\' {
+			dst = append(dst, '\\')
+		}
+		dst = append(dst, c)
+	}
+	return append(dst, '"'), flaws
+}

@@ -1,0 +1,132 @@
+package postgres
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strings"
+	"sync/atomic"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// dialect is PostgreSQL, and its relatives, to the SQL engine.
+type dialect struct {
+	config *pgconn.Config
+	schema string // the URL's; "" is the user's own default
+	env    sink.Env
+	// pooled is set once a session turns out not to keep its statements.
+	pooled atomic.Bool
+	// server is what the newest session found out about the other side.
+	server atomic.Pointer[server]
+}
+
+// server is what DDL has to know of the other side.
+type server struct {
+	namespace string // the schema of every table
+	can       abilities
+}
+
+// qualify returns the quoted name of a table, with its schema.
+func (s *server) qualify(table string) string { return quote(s.namespace) + "." + quote(table) }
+
+// maxName is the length of a name in bytes that PostgreSQL keeps.
+const maxName = 63
+
+// Name shortens a long name: to its beginning, and a hash of all of it, so that
+// two long names stay two.
+func (d *dialect) Name(name string) string {
+	name = strings.ToValidUTF8(strings.ReplaceAll(name, "\x00", replacement), replacement)
+	if len(name) <= maxName {
+		return name
+	}
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	cut := maxName - 17
+	for !utf8.RuneStart(name[cut]) {
+		cut--
+	}
+	return fmt.Sprintf("%s_%016x", name[:cut], h.Sum64())
+}
+
+// FoldsCase is false: quoted names keep their case.
+func (d *dialect) FoldsCase() bool { return false }
+
+// quote quotes an identifier.
+func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
+
+// types are those of the columns that we create.
+var types = map[schema.Type]string{
+	schema.String: "text", schema.Enum: "text", schema.DateTime: "timestamptz", schema.Integer: "bigint",
+	schema.Number: "double precision", schema.Boolean: "boolean", schema.Object: "jsonb", schema.Array: "jsonb",
+}
+
+// DDL carries out a migration step, on the server that the newest session met.
+func (d *dialect) DDL(step sqlsink.Step) []string {
+	server := d.server.Load()
+	table := server.qualify(step.Table)
+	switch step.Kind {
+	case sqlsink.CreateTable:
+		lines := make([]string, 0, len(step.Columns)+1)
+		var key []string
+		for _, c := range step.Columns {
+			lines = append(lines, "\t"+server.definition(c))
+			if c.Key {
+				key = append(key, quote(c.Name))
+			}
+		}
+		lines = append(lines, "\tPRIMARY KEY ("+strings.Join(key, ", ")+")")
+		return []string{"CREATE TABLE IF NOT EXISTS " + table + " (\n" + strings.Join(lines, ",\n") + "\n)"}
+	case sqlsink.AddColumn:
+		return []string{"ALTER TABLE " + table + " ADD COLUMN IF NOT EXISTS " + server.definition(step.Columns[0])}
+	case sqlsink.WidenColumn:
+		return []string{"ALTER TABLE " + table + " ALTER COLUMN " + quote(step.Real.Name) + " TYPE " + widened(step)}
+	default:
+		return []string{"ALTER TABLE " + table + " ALTER COLUMN " + quote(step.Real.Name) + " DROP NOT NULL"}
+	}
+}
+
+// definition defines a new column. Keys and versions are compared bytewise,
+// which is what they mean, and faster.
+func (s *server) definition(c sqlsink.NewColumn) string {
+	text := quote(c.Name) + " " + types[c.Type]
+	if types[c.Type] == "text" && (c.Key || c.Meta == sqlsink.MetaVersion) && !s.can.Cockroach {
+		text += ` COLLATE "C"`
+	}
+	if c.Key {
+		text += " NOT NULL"
+	}
+	return text
+}
+
+// widened returns the wider type and how values get there. Integers become
+// numeric, which holds them exactly, as a floating-point type would not.
+// Instants become text of RFC 3339.
+func widened(step sqlsink.Step) string {
+	name := quote(step.Real.Name)
+	switch {
+	case step.To == schema.Number:
+		return "numeric USING " + name + "::numeric"
+	case step.Real.Holds == schema.DateTime:
+		return "text USING " + rfc3339(name, step.Real)
+	default:
+		return "text USING " + name + "::text"
+	}
+}
+
+// rfc3339 returns an expression for the text of an instant.
+func rfc3339(expression string, column *sqlsink.Column) string {
+	if a, ok := column.Native.(*attribute); ok {
+		switch a.kind {
+		case kindDate:
+			return "to_char(" + expression + `, 'YYYY-MM-DD')`
+		case kindTimestamp:
+			return "to_char(" + expression + `, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`
+		}
+	}
+	return "to_char(" + expression + ` AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`
+}

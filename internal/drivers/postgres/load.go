@@ -1,0 +1,169 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// Exec runs DDL as one transaction.
+func (s *session) Exec(ctx context.Context, statements []string) error {
+	err := s.exec(ctx, "change the table", strings.Join(statements, ";\n"))
+	return depends(err)
+}
+
+// Stage makes a staging table: the columns that rows have, in the order of the
+// live table's, which it may replace. A column whose values the server casts is text.
+func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
+	return s.exec(ctx, "make a staging table", stageText(s.shape(live), s.qualify(name)))
+}
+
+func stageText(sh *shape, stage string) string {
+	written := make(map[string]int, len(sh.columns))
+	for i := range sh.columns {
+		written[sh.columns[i].name] = i
+	}
+	var columns []string
+	for _, real := range sh.layout.Real.Columns {
+		i, ok := written[real.Name]
+		if !ok {
+			continue
+		}
+		spelling := real.Type
+		if sh.casts(&sh.columns[i]) {
+			spelling = "text"
+		}
+		if collation := real.Native.(*attribute).collation; collation != "" {
+			spelling += " COLLATE " + collation
+		}
+		if !real.Nullable && i < sh.layout.Keys {
+			spelling += " NOT NULL"
+		}
+		columns = append(columns, "\t"+quote(real.Name)+" "+spelling)
+	}
+	return "CREATE TABLE " + stage + " (\n" + strings.Join(columns, ",\n") + "\n)"
+}
+
+// sealedName is the name of the constraint that seals a staging table.
+func sealedName(stage *sqlsink.Layout) string {
+	return (*dialect)(nil).Name(stage.Real.Name + "_key")
+}
+
+// Seal gives the staging table its primary key, after removing rows whose key
+// was loaded again later, and finds out how it can take the live table's place.
+func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
+	if len(stage.Real.Key) == 0 {
+		key := sealText(s.shape(stage))
+		err := s.exec(ctx, "index the staged rows", key)
+		if e := new(serverError); errors.As(err, &e) && e.code == "23505" {
+			if err = s.exec(ctx, "remove rows that were loaded twice", dedupText(s.shape(stage))); err == nil {
+				err = s.exec(ctx, "index the staged rows", key)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	rows, err := s.query(ctx, "look at the live table", swapQuery, live.Real.Native.(*relation).oid, stage.Real.Native.(*relation).oid)
+	if err != nil {
+		return err
+	}
+	sh := s.shape(live)
+	sh.swap = len(rows) == 1 && rows[0].text(0) == "t" && sh.direct && sh.unique
+	return nil
+}
+
+func sealText(stage *shape) string {
+	keys := strings.Join(stage.names(0)[:stage.layout.Keys], ", ")
+	return fmt.Sprintf("ALTER TABLE %s ADD CONSTRAINT %s PRIMARY KEY (%s)", stage.table, quote(sealedName(stage.layout)), keys)
+}
+
+// dedupText keeps the last row of each key: rows stand in a table in the order in
+// which they were copied.
+func dedupText(stage *shape) string {
+	var terms []string
+	for _, name := range stage.names(0)[:stage.layout.Keys] {
+		terms = append(terms, "t."+name+" = s."+name)
+	}
+	keys := strings.Join(stage.names(0)[:stage.layout.Keys], ", ")
+	return fmt.Sprintf(`DELETE FROM %[1]s AS t USING (SELECT %[2]s, max(ctid) AS last FROM %[1]s GROUP BY %[2]s HAVING count(*) > 1) AS s WHERE %[3]s AND t.ctid < s.last`,
+		stage.table, keys, strings.Join(terms, " AND "))
+}
+
+// swapQuery tells whether the table of the first oid can be dropped for the one
+// of the second without anybody missing anything: nothing but its primary key
+// and what the system keeps for every table hangs on it, and both have the same
+// owner and grants.
+const swapQuery = `
+SELECT c.relowner = n.relowner AND c.relacl IS NOT DISTINCT FROM n.relacl AND c.reltablespace = n.reltablespace
+   AND c.reloptions IS NULL AND c.relpersistence = 'p' AND c.relreplident = 'd' AND c.reloftype = 0
+   AND pg_catalog.pg_has_role(c.relowner, 'USAGE')
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_description d WHERE d.classoid = 'pg_catalog.pg_class'::regclass AND d.objoid = c.oid)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_seclabel l WHERE l.classoid = 'pg_catalog.pg_class'::regclass AND l.objoid = c.oid)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                     AND (a.attacl IS NOT NULL OR a.attoptions IS NOT NULL OR a.atthasdef OR a.attidentity <> ''))
+   AND (SELECT count(*) FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid) = 1
+   AND (SELECT count(*) FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype NOT IN ('p', 'n')) = 0
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_rel p WHERE p.prrelid = c.oid)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_statistic_ext e WHERE e.stxrelid = c.oid)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = c.oid
+                     AND d.deptype IN ('n', 'e', 'x'))
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_type t ON t.oid = d.refobjid
+                    WHERE d.refclassid = 'pg_catalog.pg_type'::regclass AND t.typrelid = c.oid AND d.deptype = 'n')
+  FROM pg_catalog.pg_class c, pg_catalog.pg_class n
+ WHERE c.oid = $1::oid AND n.oid = $2::oid`
+
+// Place puts the staged rows in place: by taking the live table's name where
+// nothing hangs on that table; else by replacing its rows; and where something
+// may react to how rows come and go, by touching only those that differ in key.
+func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
+	st, sh := tx.shape(stage), tx.shape(live)
+	for _, statement := range placeTexts(st, sh, mode) {
+		tx.flight.simple(statement, "put rows into "+sh.label, sh)
+	}
+	return nil
+}
+
+func placeTexts(st, sh *shape, mode sink.LoadMode) []string {
+	src := sh.staged(st.table)
+	drop := "DROP TABLE " + st.table
+	names := strings.Join(sh.names(0), ", ")
+	switch {
+	case mode == sink.Merge:
+		return append(sh.upsert(src), drop)
+	case sh.swap:
+		return []string{
+			"DROP TABLE " + sh.table,
+			"ALTER TABLE " + st.table + " RENAME TO " + quote(sh.layout.Real.Name),
+			"ALTER TABLE " + sh.table + " RENAME CONSTRAINT " + quote(sealedName(st.layout)) + " TO " + quote((*dialect)(nil).Name(sh.layout.Real.Name+"_pkey")),
+		}
+	case sh.layout.Real.Native.(*relation).plain && len(sh.columns) == len(sh.layout.Real.Columns):
+		return []string{
+			"TRUNCATE " + sh.table,
+			fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s", sh.table, names, strings.Join(src.expressions, ", "), src.from),
+			drop,
+		}
+	}
+	texts := []string{fmt.Sprintf("DELETE FROM %s AS t WHERE NOT EXISTS (SELECT FROM %s WHERE %s)", sh.table, src.from, sh.matches(src))}
+	return append(append(texts, sh.upsertAnyway(src)...), drop)
+}
+
+// upsertAnyway is upsert without the guard: a snapshot that replaces a table
+// replaces newer rows too.
+func (sh *shape) upsertAnyway(src source) []string {
+	unguarded := *sh
+	layout := *sh.layout
+	layout.Guard = false
+	unguarded.layout = &layout
+	return unguarded.upsert(src)
+}
+
+// Drop drops a staging table.
+func (tx *transaction) Drop(_ context.Context, table string) error {
+	tx.flight.simple("DROP TABLE IF EXISTS "+tx.qualify(table), fmt.Sprintf("drop table %q", table), nil)
+	return nil
+}

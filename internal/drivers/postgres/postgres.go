@@ -1,0 +1,173 @@
+// Package postgres writes to PostgreSQL and to databases that speak its protocol
+// and dialect, such as CockroachDB.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// Driver describes PostgreSQL.
+func Driver() sink.Driver {
+	return sink.Driver{
+		Name: "postgres", Title: "PostgreSQL",
+		Schemes:   []string{"postgres", "postgresql"},
+		Example:   "postgres://user:password@host:5432/database",
+		Summary:   "Writes rows to tables of PostgreSQL, or of CockroachDB.",
+		Help:      help(),
+		Options:   append(options(), sqlsink.URLOptions...),
+		Fields:    fields,
+		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
+		KeepsRows: true, Imports: true,
+		URL: buildURL, Open: open,
+	}
+}
+
+func options() []sink.Option {
+	return []sink.Option{
+		{Name: "schema", Description: "schema of the tables, made where it does not exist; default is the first one of the user's search_path"},
+		{Name: "sslmode", Default: "prefer", Description: "disable, allow, prefer, require, verify-ca or verify-full, as libpq has them"},
+		{Name: "sslrootcert", Description: "file with the certificates of trusted authorities"},
+		{Name: "sslcert", Description: "file with the client's certificate"},
+		{Name: "sslkey", Description: "file with the client's key"},
+		{Name: "sslpassword", Description: "password of the client's key"},
+		{Name: "connect_timeout", Default: "30", Description: "seconds to wait for a connection"},
+		{Name: "application_name", Default: "eds", Description: "how the server shows the session"},
+	}
+}
+
+// otherOptions are understood as libpq does, and not listed in the help.
+var otherOptions = []string{
+	"sslcertmode", "sslnegotiation", "sslsni", "channel_binding", "require_auth", "target_session_attrs", "passfile", "service", "servicefile",
+	"krbspn", "krbsrvname", "min_protocol_version", "max_protocol_version", "options", "search_path", "host", "port", "user", "password", "dbname",
+}
+
+var fields = []sink.Field{
+	{Name: "Database", Type: "string", Description: "name of the database", Required: true},
+	{Name: "Username", Type: "string", Description: "user that owns the tables", Required: true},
+	{Name: "Password", Type: "string", Format: "password", Description: "password of the user"},
+	{Name: "Hostname", Type: "string", Default: "localhost", Description: "host name or address of the server", Required: true},
+	{Name: "Port", Type: "number", Default: "5432", Description: "port of the server"},
+}
+
+func help() string {
+	var b strings.Builder
+	b.WriteString(`The user needs to own the tables, or to be allowed to create them:
+
+    CREATE USER eds PASSWORD '...';
+    CREATE DATABASE shop OWNER eds;
+
+or, in a database that exists,
+
+    GRANT CONNECT, TEMPORARY ON DATABASE shop TO eds;
+    CREATE SCHEMA shop AUTHORIZATION eds;     -- and schema=shop in the url
+
+Tables are created with the primary key of the source. Tables that exist keep
+their types; columns are added, and widened where a type no longer holds the
+source's. Each batch is one transaction with its checkpoint: every change takes
+effect exactly once. Names longer than 63 bytes are cut, and end in a hash.
+
+Values that a column can not hold are set aside in the dead-letter queue. These
+are adjusted instead, and counted by rule:
+
+`)
+	for _, r := range rules {
+		fmt.Fprintf(&b, "    %-26s %s\n", r.name, r.what)
+	}
+	return b.String()
+}
+
+// buildURL builds a URL from the fields of HQ's form.
+func buildURL(values map[string]string) (string, []sink.FieldError) {
+	var wrong []sink.FieldError
+	for _, f := range fields {
+		if f.Required && strings.TrimSpace(values[f.Name]) == "" {
+			wrong = append(wrong, sink.FieldError{Field: f.Name, Error: "a value is needed"})
+		}
+	}
+	port := strings.TrimSpace(values["Port"])
+	if port == "" {
+		port = "5432"
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		wrong = append(wrong, sink.FieldError{Field: "Port", Error: "it should be a number from 1 to 65535"})
+	}
+	host := strings.Trim(strings.TrimSpace(values["Hostname"]), "[]")
+	if strings.ContainsAny(host, "/@?# ") {
+		wrong = append(wrong, sink.FieldError{Field: "Hostname", Error: "it should be a host name or an address, without a port or a scheme"})
+	}
+	if wrong != nil {
+		return "", wrong
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	u := url.URL{Scheme: "postgres", Host: host + ":" + port, Path: "/" + strings.TrimSpace(values["Database"]), User: url.User(strings.TrimSpace(values["Username"]))}
+	if password := values["Password"]; password != "" {
+		u.User = url.UserPassword(strings.TrimSpace(values["Username"]), password)
+	}
+	return u.String(), nil
+}
+
+// open connects to the destination.
+func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
+	d, shared, err := parse(target, env)
+	if err != nil {
+		return nil, fault.Mark(fault.Fatal, err)
+	}
+	return sqlsink.Open(ctx, d, shared, env)
+}
+
+// parse reads the URL. Errors hold none of its secrets.
+func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
+	var known []string
+	for _, o := range append(options(), sqlsink.URLOptions...) {
+		known = append(known, o.Name)
+	}
+	if err := sink.CheckOptions(target, append(known, otherOptions...)...); err != nil {
+		return nil, sqlsink.Options{}, err
+	}
+	query := target.Query()
+	shared, err := sqlsink.ParseOptions(query)
+	if err != nil {
+		return nil, shared, err
+	}
+	namespace := query.Get("schema")
+	query.Del("schema")
+	for _, o := range sqlsink.URLOptions {
+		query.Del(o.Name)
+	}
+	for name, value := range map[string]string{"connect_timeout": "30", "application_name": "eds"} {
+		if !query.Has(name) {
+			query.Set(name, value)
+		}
+	}
+	plain := *target
+	plain.Scheme, plain.RawQuery = "postgres", query.Encode()
+	config, err := pgconn.ParseConfig(plain.String())
+	if err != nil {
+		// The error's own text may quote the URL.
+		why := "an option has a value that can not be used"
+		if e := new(pgconn.ParseConfigError); errors.As(err, &e) && e.Unwrap() != nil {
+			why = e.Unwrap().Error()
+		}
+		return nil, shared, fmt.Errorf("read the options of the postgres url: %s", why)
+	}
+	if config.Database == "" {
+		return nil, shared, errors.New("the postgres url names no database; write it after the host: postgres://user@host:5432/database")
+	}
+	for name, value := range map[string]string{"client_encoding": "UTF8", "TimeZone": "UTC", "DateStyle": "ISO"} {
+		config.RuntimeParams[name] = value
+	}
+	return &dialect{config: config, schema: namespace, env: env}, shared, nil
+}

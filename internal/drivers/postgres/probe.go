@@ -1,0 +1,35 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+// CanWrite makes a table, writes to it, and rolls back.
+func (s *session) CanWrite(ctx context.Context) error {
+	probe := s.qualify(fmt.Sprintf("_eds_probe_%d", s.pg.PID()))
+	err := s.exec(ctx, "make a table", fmt.Sprintf("BEGIN; CREATE TABLE %[1]s (a text); INSERT INTO %[1]s VALUES ('x'); DROP TABLE %[1]s", probe))
+	rollback := s.exec(ctx, "roll back", "ROLLBACK")
+	if e := new(serverError); errors.As(err, &e) {
+		user, namespace := s.dialect.config.User, s.namespace
+		switch e.code {
+		case "42501":
+			return fault.Mark(fault.Fatal, fmt.Errorf("user %q may not make tables in schema %q; run: GRANT USAGE, CREATE ON SCHEMA %s TO %s: %w", user, namespace, quote(namespace), quote(user), err))
+		case "25006":
+			return fault.Mark(fault.Fatal, fmt.Errorf("the server only takes reads: it is a replica, or set to; name the primary, or add target_session_attrs=read-write to the url: %w", err))
+		}
+	}
+	return errors.Join(err, rollback)
+}
+
+// depends marks an error that says that something depends on what DDL was to
+// change, so that it never can be.
+func depends(err error) error {
+	if e := new(serverError); errors.As(err, &e) && (e.code == "0A000" || e.code == "2BP01") {
+		return fault.Mark(fault.Poison, err)
+	}
+	return err
+}

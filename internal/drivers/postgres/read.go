@@ -1,0 +1,157 @@
+package postgres
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// Read yields the rows of a table as they are streamed by the server.
+func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
+	return func(yield func(*change.Row, error) bool) {
+		// A reader that stops early gives up the session with the query.
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		sh := s.shape(l)
+		formats := make([]int16, 0, len(sh.columns))
+		for i := range sh.columns {
+			formats = append(formats, sh.columns[i].format())
+		}
+		result := s.pg.ExecParams(ctx, readText(sh), nil, nil, nil, formats)
+		row := &change.Row{Op: cdc.Insert}
+		for result.NextRow() {
+			if err := sh.decode(row, result.Values()); err != nil {
+				cancel()
+				_, _ = result.Close()
+				yield(nil, err)
+				return
+			}
+			if !yield(row, nil) {
+				cancel()
+				_, _ = result.Close()
+				return
+			}
+		}
+		if _, err := result.Close(); err != nil {
+			yield(nil, s.explain("read "+sh.label, err))
+		}
+	}
+}
+
+func readText(sh *shape) string {
+	text := "SELECT " + strings.Join(sh.names(0), ", ") + " FROM " + sh.table
+	if sh.layout.Soft {
+		text += " WHERE " + quote(sh.columns[sh.meta(sqlsink.MetaDeleted)].name) + " IS NOT TRUE"
+	}
+	return text
+}
+
+// format asks for instants in binary, so that no setting of the session changes
+// them, and for everything else as text.
+func (c *column) format() int16 {
+	switch c.kind {
+	case kindTimestampTZ, kindTimestamp, kindDate:
+		return 1
+	}
+	return 0
+}
+
+// decode makes a row of the server's values, in the memory of the last one.
+func (sh *shape) decode(row *change.Row, values [][]byte) error {
+	row.Image = row.Image[:0]
+	row.Spans = slices.Grow(row.Spans[:0], len(sh.layout.Table.Columns))[:len(sh.layout.Table.Columns)]
+	clear(row.Spans)
+	for i, v := range values {
+		slot := sh.layout.Columns[i].Slot
+		if slot < 0 || v == nil {
+			continue
+		}
+		start := len(row.Image)
+		var err error
+		if row.Image, err = sh.columns[i].appendRaw(row.Image, v); err != nil {
+			return fmt.Errorf("read %s.%s: %w", sh.columns[i].table, sh.columns[i].name, err)
+		}
+		row.Spans[slot] = rawjson.Span{Start: uint32(start), End: uint32(len(row.Image))}
+	}
+	return nil
+}
+
+// appendRaw appends the raw JSON value that stands for a value of the server.
+func (c *column) appendRaw(dst, v []byte) ([]byte, error) {
+	switch c.kind {
+	case kindBool:
+		if string(v) == "t" {
+			return append(dst, "true"...), nil
+		}
+		return append(dst, "false"...), nil
+	case kindInt2, kindInt4, kindInt8, kindJSON, kindJSONB:
+		return append(dst, v...), nil
+	case kindFloat4, kindFloat8, kindNumeric:
+		if c := v[len(v)-1]; c-'0' > 9 { // NaN, Infinity
+			return rawjson.AppendQuoted(dst, v), nil
+		}
+		return append(dst, v...), nil
+	case kindTimestampTZ, kindTimestamp:
+		if len(v) != 8 {
+			return dst, errNotInstant
+		}
+		return appendInstant(dst, int64(binary.BigEndian.Uint64(v))), nil
+	case kindDate:
+		if len(v) != 4 {
+			return dst, errNotInstant
+		}
+		return appendDate(dst, int32(binary.BigEndian.Uint32(v))), nil
+	}
+	return rawjson.AppendQuoted(dst, v), nil
+}
+
+// epoch2000 is where PostgreSQL counts from, in seconds since 1970.
+const epoch2000 = epochDays * 86400
+
+// appendInstant appends microseconds since 2000 as RFC 3339 in UTC. Years beyond
+// four digits have a sign, and so have those before year 0.
+func appendInstant(dst []byte, micros int64) []byte {
+	switch micros {
+	case math.MaxInt64:
+		return append(dst, `"infinity"`...)
+	case math.MinInt64:
+		return append(dst, `"-infinity"`...)
+	}
+	seconds := floorDiv64(micros, 1_000_000)
+	t := time.Unix(seconds+epoch2000, (micros-seconds*1_000_000)*1000).UTC()
+	dst = appendYear(append(dst, '"'), t.Year())
+	return append(t.AppendFormat(dst, "-01-02T15:04:05.000000Z"), '"')
+}
+
+func appendDate(dst []byte, days int32) []byte {
+	switch days {
+	case math.MaxInt32:
+		return append(dst, `"infinity"`...)
+	case math.MinInt32:
+		return append(dst, `"-infinity"`...)
+	}
+	t := time.Unix((int64(days)+epochDays)*86400, 0).UTC()
+	dst = appendYear(append(dst, '"'), t.Year())
+	return append(t.AppendFormat(dst, "-01-02"), '"')
+}
+
+func appendYear(dst []byte, year int) []byte {
+	switch {
+	case year < 0:
+		return fmt.Appendf(dst, "-%06d", -year)
+	case year > 9999:
+		return fmt.Appendf(dst, "+%06d", year)
+	default:
+		return fmt.Appendf(dst, "%04d", year)
+	}
+}

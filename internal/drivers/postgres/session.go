@@ -1,0 +1,181 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// session is one connection. It implements sqlsink.Conn.
+type session struct {
+	server
+	dialect *dialect
+	pg      *pgconn.PgConn
+
+	begin, commit *statement
+	statements    map[string]*statement // by text
+	names         int                   // statements named so far
+	stages        map[string]bool       // temporary tables of the session
+
+	copyBuffer []byte
+	params     [][]byte // room for a statement's parameters
+	scratch    []byte   // room for a metadata value
+}
+
+// abilities are what differs between the servers that speak PostgreSQL's
+// protocol, and between what stands before them.
+type abilities struct {
+	// Cockroach is a server with its own idea of types and collations.
+	Cockroach bool
+	// Keeps says that the session's prepared statements and temporary tables
+	// stay, as they do not behind a pooler that hands out servers by the
+	// transaction.
+	Keeps bool
+	// Temp says that temporary tables may be made.
+	Temp bool
+}
+
+// stages reports whether rows may go through a temporary table.
+func (a abilities) stages() bool { return a.Keeps && a.Temp && !a.Cockroach }
+
+// Connect opens a session, and makes the schema that the URL names.
+func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
+
+func (d *dialect) connect(ctx context.Context) (*session, error) {
+	pg, err := pgconn.ConnectConfig(ctx, d.config.Copy())
+	if err != nil {
+		return nil, d.explainConnect(err)
+	}
+	s := &session{dialect: d, pg: pg, statements: make(map[string]*statement), stages: make(map[string]bool)}
+	if err := s.prepare(ctx); err != nil {
+		_ = s.Close(ctx)
+		return nil, err
+	}
+	d.server.Store(&s.server)
+	return s, nil
+}
+
+// prepare finds out whom we talk to.
+func (s *session) prepare(ctx context.Context) error {
+	s.can.Cockroach = s.pg.ParameterStatus("crdb_version") != ""
+	rows, err := s.query(ctx, "look around", "SELECT coalesce(current_schema(), ''), pg_backend_pid()::text, current_setting('synchronous_commit', true)")
+	if err != nil {
+		return err
+	}
+	if len(rows) != 1 {
+		return errors.New("look around: the server answered no row")
+	}
+	s.namespace = rows[0].text(0)
+	// A pooler answers the start of a session itself, with a number of its own.
+	s.can.Keeps = !s.can.Cockroach && rows[0].text(1) == fmt.Sprint(s.pg.PID()) && !s.dialect.pooled.Load()
+	if err := s.findTemp(ctx); err != nil {
+		return err
+	}
+	if s.can.Keeps {
+		settings := "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
+		if rows[0].text(2) == "off" {
+			// A batch is acknowledged when its commit is: it must be durable then.
+			settings += "; SET synchronous_commit = on"
+		}
+		if err := s.exec(ctx, "set up the session", settings); err != nil {
+			return err
+		}
+	}
+	s.begin, s.commit = s.statement("BEGIN", nil), s.statement("COMMIT", nil)
+	return s.findSchema(ctx)
+}
+
+func (s *session) findTemp(ctx context.Context) error {
+	if s.can.Cockroach {
+		return nil
+	}
+	rows, err := s.query(ctx, "look around", "SELECT has_database_privilege(current_database(), 'TEMP') AND NOT pg_is_in_recovery()")
+	s.can.Temp = err == nil && len(rows) == 1 && rows[0].text(0) == "t"
+	return err
+}
+
+// findSchema makes the schema that the URL names, where it does not exist.
+func (s *session) findSchema(ctx context.Context) error {
+	if s.dialect.schema == "" {
+		if s.namespace == "" {
+			return fault.Mark(fault.Fatal, fmt.Errorf("user %q has no schema to write to: its search_path names none that exists; add schema=public, or another, to the url", s.dialect.config.User))
+		}
+		return nil
+	}
+	s.namespace = s.dialect.schema
+	rows, err := s.query(ctx, "look for the schema", "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1", s.namespace)
+	if err != nil || len(rows) > 0 {
+		return err
+	}
+	err = s.exec(ctx, "create the schema", "CREATE SCHEMA IF NOT EXISTS "+quote(s.namespace))
+	if e := new(serverError); errors.As(err, &e) && e.code == "42501" {
+		return fault.Mark(fault.Fatal, fmt.Errorf("schema %q does not exist and user %q may not create it; run: CREATE SCHEMA %s AUTHORIZATION %s",
+			s.namespace, s.dialect.config.User, quote(s.namespace), quote(s.dialect.config.User)))
+	}
+	return err
+}
+
+// Close ends the session.
+func (s *session) Close(ctx context.Context) error {
+	err := s.pg.Close(ctx)
+	select {
+	case <-s.pg.CleanupDone():
+	case <-ctx.Done():
+	}
+	return err
+}
+
+// statement returns the session's statement of the given text.
+func (s *session) statement(sql string, oids []uint32) *statement {
+	st := s.statements[sql]
+	if st == nil {
+		st = &statement{sql: sql, oids: oids}
+		if s.can.Keeps {
+			st.name = s.nextName("new")
+		}
+		s.statements[sql] = st
+	}
+	return st
+}
+
+// nextName returns a name that no statement of the session has; an unnamed
+// statement stays so.
+func (s *session) nextName(old string) string {
+	if old == "" {
+		return ""
+	}
+	s.names++
+	return fmt.Sprintf("eds_%d", s.names)
+}
+
+// answer is a row of an answer, in text format.
+type answer [][]byte
+
+func (a answer) text(i int) string { return string(a[i]) }
+func (a answer) isNull(i int) bool { return a[i] == nil }
+
+// query runs one statement with text parameters and returns all of its answer.
+func (s *session) query(ctx context.Context, what, sql string, params ...string) ([]answer, error) {
+	values := make([][]byte, len(params))
+	for i, p := range params {
+		values[i] = []byte(p)
+	}
+	result := s.pg.ExecParams(ctx, sql, values, nil, nil, nil).Read()
+	rows := make([]answer, len(result.Rows))
+	for i, row := range result.Rows {
+		rows[i] = row
+	}
+	return rows, s.explain(what, result.Err)
+}
+
+// exec runs one or several statements as one simple query: several are one
+// transaction.
+func (s *session) exec(ctx context.Context, what, sql string) error {
+	_, err := s.pg.Exec(ctx, sql).ReadAll()
+	return s.explain(what, err)
+}
