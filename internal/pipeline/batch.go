@@ -42,15 +42,18 @@ type former struct {
 func (p *Pipeline) formBatches(ctx context.Context, endIntake func()) error {
 	defer close(p.batches)
 	f := &former{p: p, layouts: make(map[string]*schema.Table)}
-	timer := time.NewTimer(forever)
+	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	ordered := p.ordered // nil once it has ended
 	for ordered != nil || f.holds() {
 		var ready <-chan struct{}
-		if wait := f.due(ordered == nil); wait <= 0 {
+		switch wait := f.due(ordered == nil); {
+		case wait <= 0:
 			ready = p.ready
-		} else {
+		case wait < forever:
 			timer.Reset(wait)
+		default:
+			timer.Stop()
 		}
 		in, decoded := f.inputs(ordered)
 		select {

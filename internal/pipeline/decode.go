@@ -59,13 +59,14 @@ func (p *Pipeline) decodeChunks(ctx, intake context.Context, failed *intakeFailu
 			if !ok {
 				return nil
 			}
+			received := size(c.messages)
 			if err := w.chunk(c); err != nil {
 				c.cut = true
 				if !errors.Is(err, errEnding) {
 					failed.set(err)
 				}
 			}
-			p.flow.release(0, size(c.messages)-decodedSize(c.items))
+			p.flow.release(0, received-decodedSize(c.items))
 			close(c.done)
 		case <-ctx.Done():
 			return nil

@@ -58,6 +58,9 @@ func (f *flow) enter(ctx context.Context) (context.Context, error) {
 		return !f.paused && f.messages < f.maxMessages && f.bytes < f.maxBytes
 	})
 	defer f.mu.Unlock()
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
