@@ -124,6 +124,7 @@ func serviceColumns() []column {
 		counter("partsCents", "0"),
 		counter("totalCents", "0"),
 		integer("ordinal", between(0, 30)),
+		text("group", oneOf(brands...)).null(70).says("a reserved word, as real tables have them"),
 		number("discountPercent", decimal(0, 20, 1)).null(70),
 		enum("pricing", "FixedPrice", "LineItem"),
 		date("authorizedDate", nil).nullable(),

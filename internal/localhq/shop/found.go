@@ -20,7 +20,7 @@ func (m *model) found(now time.Time) {
 	st.foundCustomers()
 
 	all := actions()
-	steps := 12 * m.customers
+	steps := 16 * m.customers
 	for range steps {
 		elapsed += history / time.Duration(steps+1)
 		st.begin()

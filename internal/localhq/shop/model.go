@@ -120,10 +120,18 @@ func text0(raw []byte) []byte {
 	return rawjson.Text(raw)
 }
 
+// target returns the row that o is about.
+func (m *model) target(o *operation) *row {
+	if o.row == nil {
+		r := m.at(o.table, o.slot)
+		o.row = &r
+	}
+	return o.row
+}
+
 func (m *model) update(o *operation) Change {
-	t := o.table
-	r := m.at(t, o.slot)
-	c := m.change(o, &r)
+	t, r := o.table, m.target(o)
+	c := m.change(o, r)
 	c.Before, c.After, c.Diff = r.image, o.image, o.diff
 	if c.After == nil {
 		m.scratch, c.Diff = r.rewrite(m.scratch, o.sets)
@@ -142,8 +150,8 @@ func (m *model) update(o *operation) Change {
 }
 
 func (m *model) delete(o *operation) Change {
-	r := m.at(o.table, o.slot)
-	c := m.change(o, &r)
+	r := m.target(o)
+	c := m.change(o, r)
 	c.Before = r.image
 	if o.table.name() == orderTable {
 		m.file(r.key(), r.text("status"), "")

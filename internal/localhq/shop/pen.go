@@ -42,17 +42,16 @@ func (p *pen) skewed(n int) int {
 
 func pick[T any](p *pen, from []T) T { return from[p.IntN(len(from))] }
 
-// row writes a row of l: the given values, and made up ones for the rest.
+// row writes a row of l: the given values, in the layout's order, and made up
+// ones for the rest.
 func (p *pen) row(dst []byte, l *layout, values []assignment) []byte {
 	dst = append(dst, '{')
 	for i := range l.columns {
 		c := &l.columns[i]
 		p.buf = p.buf[:0]
 		given := false
-		for _, v := range values {
-			if v.column == i {
-				p.buf, given = append(p.buf, v.value...), true
-			}
+		for ; len(values) > 0 && values[0].column == i; values = values[1:] {
+			p.buf, given = append(p.buf[:0], values[0].value...), true
 		}
 		if !given {
 			p.buf = p.value(p.buf, c)

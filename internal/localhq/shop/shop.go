@@ -36,7 +36,8 @@ const checkpointAfter = 64 << 20
 // Shop is a simulated shop in a directory. It is safe for concurrent use; its
 // work is done one piece at a time.
 type Shop struct {
-	now func() time.Time
+	now             func() time.Time
+	checkpointAfter int64
 
 	work    sync.Mutex // held while a step is done and published
 	store   store
@@ -60,7 +61,7 @@ func Open(dir string, o Options) (*Shop, error) {
 	if o.Customers <= 0 {
 		o.Customers = 500
 	}
-	s := &Shop{now: o.Now, store: store{dir: dir}, actions: actions()}
+	s := &Shop{now: o.Now, checkpointAfter: checkpointAfter, store: store{dir: dir, sync: (*os.File).Sync}, actions: actions()}
 	if err := s.open(o); err != nil {
 		return nil, fmt.Errorf("open the shop in %s: %w", dir, err)
 	}
@@ -113,7 +114,7 @@ func (s *Shop) Close() error {
 	if s.broken == nil {
 		s.broken = errors.New("the shop is closed")
 	}
-	return errors.Join(s.store.log.Sync(), s.store.log.Close())
+	return errors.Join(s.store.sync(s.store.log), s.store.log.Close())
 }
 
 // Do does one step of the shop's work: one thing that happens in a shop, which
@@ -142,8 +143,8 @@ func each(publish func(Change) error) func([]Change) (int, error) {
 // Work does as many steps as make at least the given number of changes, with
 // one write to the log and one call of publish for all of them, which is many
 // times faster than as many calls of Do. Publish returns how many of the
-// changes, from the first on, the stream has; with a nil error it has all.
-// Otherwise Work keeps Do's promises.
+// changes, from the first on, the stream has; with a nil error it has all. The
+// slice is good until publish returns. Otherwise Work keeps Do's promises.
 func (s *Shop) Work(ctx context.Context, changes int, publish func([]Change) (int, error)) error {
 	s.work.Lock()
 	defer s.work.Unlock()
@@ -151,7 +152,7 @@ func (s *Shop) Work(ctx context.Context, changes int, publish func([]Change) (in
 		return err
 	}
 	err := s.commit(func() {
-		for len(s.pending) < changes {
+		for ok := true; ok; ok = len(s.pending) < changes {
 			s.step.begin()
 			s.step.work(s.actions)
 			s.log()
@@ -197,6 +198,7 @@ func (s *Shop) log() {
 		return append(appendNumber(dst, s.model.step), s.step.record...)
 	})
 	s.pending = append(s.pending, s.step.changes...)
+	clear(s.step.changes)
 }
 
 // commit lets act change the model, and makes what it did durable before anyone
@@ -227,6 +229,9 @@ func (s *Shop) settle(ctx context.Context, publish func([]Change) (int, error)) 
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if err := s.usable(); err != nil { // else what is pending may not be in the log
+		return err
+	}
 	published := 0
 	var refused error
 	if len(s.pending) > 0 {
@@ -244,6 +249,24 @@ func (s *Shop) settle(ctx context.Context, publish func([]Change) (int, error)) 
 	return nil
 }
 
+// usable returns why no more work can be done, if that is so.
+func (s *Shop) usable() error {
+	s.state.RLock()
+	defer s.state.RUnlock()
+	return s.broken
+}
+
+// Published tells the shop that the stream ends with the change of the given
+// id, so that neither it nor those before it are published again. Called after
+// Open it makes publishing exactly once, whatever the stream remembers of the
+// ids of its messages. An id that is none of those still to be published says
+// nothing.
+func (s *Shop) Published(id string) error {
+	s.work.Lock()
+	defer s.work.Unlock()
+	return s.note(1 + slices.IndexFunc(s.pending, func(c Change) bool { return c.ID == id }))
+}
+
 // note records that the first n pending changes are in the stream.
 func (s *Shop) note(n int) error {
 	s.state.Lock()
@@ -252,14 +275,13 @@ func (s *Shop) note(n int) error {
 		return s.broken
 	}
 	upTo := s.pending[n-1].Seq
-	s.pending = s.pending[n:]
-	record := appendRecord(nil, recordPublished, func(dst []byte) []byte { return appendNumber(dst, upTo) })
+	s.pending = slices.Delete(s.pending, 0, n)
+	s.records = appendRecord(s.records[:0], recordPublished, func(dst []byte) []byte { return appendNumber(dst, upTo) })
 	// Forgetting this costs no more than publishing again.
-	if err := s.write(record, false); err != nil || len(s.pending) > 0 {
+	if err := s.write(s.records, false); err != nil || len(s.pending) > 0 {
 		return err
 	}
-	s.pending = nil
-	if s.store.size < checkpointAfter {
+	if s.store.size < s.checkpointAfter {
 		return nil
 	}
 	if err := s.store.checkpoint(s.model); err != nil {
@@ -279,8 +301,9 @@ func (s *Shop) Snapshot() *Snapshot {
 	}
 	if s.broken == nil {
 		// The clock must not be handed out again after a restart. Where it can't
-		// be written down the shop is at an end, and no change follows.
-		_ = s.write(appendRecord(nil, recordClock, func(dst []byte) []byte { return appendClock(dst, sn.Clock) }), true)
+		// be written down the shop is at an end, and no change follows. The next
+		// step's record makes it durable together with itself.
+		_ = s.write(appendRecord(nil, recordClock, func(dst []byte) []byte { return appendClock(dst, sn.Clock) }), false)
 	}
 	return sn
 }

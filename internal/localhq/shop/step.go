@@ -26,6 +26,7 @@ type step struct {
 	record  []byte // of the log; empty while the shop is being made
 	keep    bool   // whether changes and record are wanted
 	sets    []assignment
+	slab    []rawjson.Span // for the rows that are read
 	image   []byte
 }
 
@@ -35,7 +36,7 @@ func (st *step) begin() {
 	st.dip(st.m.seed, st.m.step, st.clock())
 	st.user, st.imported = "", false
 	st.spread = st.percent(50)
-	st.changes = nil
+	st.changes = st.changes[:0]
 	st.record = st.record[:0]
 }
 
@@ -95,6 +96,7 @@ func (st *step) assign(l *layout, values []value) []assignment {
 		}
 		st.sets = append(st.sets, assignment{i, v.raw})
 	}
+	slices.SortStableFunc(st.sets, func(a, b assignment) int { return a.column - b.column })
 	return st.sets
 }
 
@@ -121,9 +123,7 @@ func (st *step) reinsert(t *table, image []byte) {
 // update gives a row's columns new values, if any of them differ.
 func (st *step) update(r row, values ...value) {
 	t := r.table
-	if &r.image[0] != &t.rows[r.slot].image[0] {
-		panic("shop: a row of " + t.name() + " changed since it was read")
-	}
+	st.check(r)
 	l := t.latest()
 	if i := l.slot("updatedDate"); i >= 0 {
 		values = append(values, st.when("updatedDate"))
@@ -134,7 +134,14 @@ func (st *step) update(r row, values ...value) {
 	sets := st.assign(l, values)
 	var diff []string
 	if st.image, diff = r.rewrite(st.image, sets); len(diff) > 0 {
-		st.apply(operation{op: cdc.Update, table: t, slot: r.slot, sets: sets, image: bytes.Clone(st.image), diff: diff})
+		st.apply(operation{op: cdc.Update, table: t, slot: r.slot, sets: sets, row: &r, image: bytes.Clone(st.image), diff: diff})
+	}
+}
+
+// check makes sure that r is what its slot holds.
+func (st *step) check(r row) {
+	if r.slot >= len(r.table.rows) || &r.image[0] != &r.table.rows[r.slot].image[0] {
+		panic("shop: a row of " + r.table.name() + " changed since it was read")
 	}
 }
 
@@ -152,7 +159,8 @@ func (st *step) edit(r row, n int) {
 }
 
 func (st *step) delete(r row) {
-	st.apply(operation{op: cdc.Delete, table: r.table, slot: r.slot})
+	st.check(r)
+	st.apply(operation{op: cdc.Delete, table: r.table, slot: r.slot, row: &r})
 }
 
 func (st *step) apply(o operation) {
@@ -198,7 +206,13 @@ func (st *step) any(name string) (row, bool) {
 // read cuts a row into columns of its own memory.
 func (st *step) read(t *table, i int) row {
 	r := st.m.at(t, i)
-	r.spans = slices.Clone(r.spans)
+	if len(st.slab) < len(r.spans) {
+		st.slab = make([]rawjson.Span, 4096)
+	}
+	spans := st.slab[:len(r.spans):len(r.spans)]
+	st.slab = st.slab[len(spans):]
+	copy(spans, r.spans)
+	r.spans = spans
 	return r
 }
 

@@ -25,6 +25,7 @@ type store struct {
 	generation uint64
 	log        *os.File
 	size       int64 // of the log
+	sync       func(*os.File) error
 }
 
 func checkpointName(generation uint64) string { return fmt.Sprintf("checkpoint-%012d", generation) }
@@ -47,12 +48,13 @@ func newest(dir string) (uint64, error) {
 	return found, nil
 }
 
-// openLog opens the log for appending and returns what is in it. A record that
+// openLog opens the log for appending and replays what is in it. A record that
 // was cut short by a crash is removed: nothing of it was ever published.
 func (s *store) openLog(replay func(payload []byte) error) error {
 	path := filepath.Join(s.dir, logName(s.generation))
 	text, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	missing := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !missing {
 		return err
 	}
 	rest := text
@@ -70,13 +72,17 @@ func (s *store) openLog(replay func(payload []byte) error) error {
 	if s.log, err = os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600); err != nil {
 		return err
 	}
-	if err := s.log.Truncate(s.size); err != nil {
-		return err
+	_, err = s.log.Seek(s.size, io.SeekStart)
+	if err == nil && s.size < int64(len(text)) {
+		err = s.log.Truncate(s.size)
 	}
-	if _, err := s.log.Seek(s.size, io.SeekStart); err != nil {
-		return err
+	if err == nil && missing {
+		err = syncDir(s.dir)
 	}
-	return errors.Join(s.log.Sync(), syncDir(s.dir))
+	if err != nil {
+		return errors.Join(err, s.log.Close())
+	}
+	return nil
 }
 
 // append writes records to the log; with durable, they survive a crash of the
@@ -88,7 +94,7 @@ func (s *store) append(records []byte, durable bool) error {
 		return err
 	}
 	if durable {
-		return s.log.Sync()
+		return s.sync(s.log)
 	}
 	return nil
 }

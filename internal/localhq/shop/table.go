@@ -46,31 +46,65 @@ type row struct {
 	spans  []rawjson.Span
 }
 
-// cut finds the columns of an image that a layout's writer wrote: in the
-// layout's order, some left out.
+// cut finds the columns of an image, which pen.row or rewrite wrote: in the
+// layout's order, some left out, without white space.
 func cut(l *layout, image []byte, spans []rawjson.Span) []rawjson.Span {
 	spans = slices.Grow(spans[:0], len(l.columns))[:len(l.columns)]
 	clear(spans)
-	m, err := rawjson.OpenObject(image)
-	at := 0
-	for err == nil && m.Next() {
-		name := m.Name()
-		for at < len(l.columns) && l.columns[at].name != string(name) {
-			at++
+	at := 1
+	for i, name := range l.names {
+		if len(image)-at <= len(name) || string(image[at:at+len(name)]) != name {
+			continue
 		}
-		if at == len(l.columns) {
-			panic(fmt.Sprintf("shop: a row of %s has columns that its layout lacks", l.table))
-		}
-		spans[at] = m.Span()
-		at++
+		start := at + len(name)
+		end := pass(image, start)
+		spans[i] = rawjson.Span{Start: uint32(start), End: uint32(end)}
+		at = end + 1
 	}
-	if err == nil {
-		err = m.Err()
-	}
-	if err != nil {
-		panic(fmt.Sprintf("shop: a row of %s is not an object: %v", l.table, err))
+	if at != len(image) {
+		panic(fmt.Sprintf("shop: a row of %s is not in its layout", l.table))
 	}
 	return spans
+}
+
+// pass returns the index after the value that begins at text[i], which is known
+// to be valid and inside an object.
+func pass(text []byte, i int) int {
+	switch text[i] {
+	case '"':
+		return passString(text, i)
+	case '{', '[':
+		for depth := 0; ; i++ {
+			switch text[i] {
+			case '"':
+				i = passString(text, i) - 1
+			case '{', '[':
+				depth++
+			case '}', ']':
+				if depth--; depth == 0 {
+					return i + 1
+				}
+			}
+		}
+	default:
+		for text[i] != ',' && text[i] != '}' {
+			i++
+		}
+		return i
+	}
+}
+
+func passString(text []byte, i int) int {
+	for {
+		i += 1 + bytes.IndexByte(text[i+1:], '"')
+		escapes := i
+		for text[escapes-1] == '\\' {
+			escapes--
+		}
+		if (i-escapes)%2 == 0 {
+			return i + 1
+		}
+	}
 }
 
 // raw returns a column's raw value; nil where the row has none.
@@ -140,7 +174,7 @@ type assignment struct {
 }
 
 // rewrite returns the image of r in its table's newest layout with the given
-// values, and the names of the columns that differ.
+// values, which are in the layout's order, and the names of the columns that differ.
 func (r *row) rewrite(scratch []byte, sets []assignment) (image []byte, diff []string) {
 	to := r.table.latest()
 	out := append(scratch[:0], '{')
@@ -151,10 +185,8 @@ func (r *row) rewrite(scratch []byte, sets []assignment) (image []byte, diff []s
 		}
 		was := r.raw(from)
 		now := convert(was, to.columns[i].typ)
-		for _, s := range sets {
-			if s.column == i {
-				now = s.value
-			}
+		for ; len(sets) > 0 && sets[0].column == i; sets = sets[1:] {
+			now = sets[0].value
 		}
 		if !bytes.Equal(was, now) && !(isNull(was) && isNull(now)) {
 			diff = append(diff, to.columns[i].name)
@@ -231,7 +263,8 @@ type operation struct {
 	table    *table
 	slot     int          // of an UPDATE or DELETE
 	image    []byte       // of an INSERT; of an UPDATE where it is known
-	sets     []assignment // of an UPDATE
+	sets     []assignment // of an UPDATE, in the layout's order
+	row      *row         // the row in the slot, where it is known
 	diff     []string     // of an UPDATE whose image is known
 	clock    cdc.Timestamp
 	user     string

@@ -100,7 +100,7 @@ func settings(p *pen, dst []byte) []byte {
 		dst = anyInteger(p, dst)
 		dst = append(dst, `,"ratio":`...)
 		dst = decimal(-1, 1, 15)(p, dst)
-		return append(dst, `,"flags":[true,false,null],"é":"ü","a.b":{"c/d":{"e\"f":[[],[[]],{}]}}}`...)
+		return append(dst, `,"flags":[true,false,null,1.50,-2e3],"escaped":"caf\u00e9 \ud83d\ude97\u2028 a\/b","é":"ü","a.b":{"c/d":{"e\"f":[[],[[]],{}]}}}`...)
 	case 3:
 		dst = append(dst, `{"source":`...)
 		dst = oneOf("web", "phone", "walk-in", "kiosk 📱")(p, dst)

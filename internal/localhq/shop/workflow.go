@@ -47,12 +47,16 @@ func (st *step) work(all []action) {
 // clerk makes one of the users act, now and then the machinery itself, and
 // returns the user's id.
 func (st *step) clerk() string {
-	u, _ := st.any("user")
+	users := st.table("user").rows
+	key := users[st.IntN(len(users))].key
 	if st.percent(80) {
-		st.user = u.key()
+		st.user = key
 	}
-	return u.key()
+	return key
 }
+
+// mostCustomers is how many customers the shop grows to.
+func (m *model) mostCustomers() int { return 2*m.customers + 20 }
 
 // newCustomer inserts a customer of one location with a vehicle or two.
 func (st *step) newCustomer(location row) row {
@@ -78,8 +82,7 @@ func (st *step) newVehicle(customer row) string {
 // someCustomer returns a customer, a new one now and then while the shop has
 // room for more, and the location that deals with it.
 func (st *step) someCustomer() (customer, location row) {
-	room := len(st.table("customer").rows) < 2*st.m.customers
-	if room && st.percent(10) {
+	if len(st.table("customer").rows) < st.m.mostCustomers() && st.percent(10) {
 		location, _ = st.any("location")
 		return st.newCustomer(location), location
 	}
@@ -102,7 +105,7 @@ func (st *step) locationOf(r row) row {
 
 // book makes an appointment and confirms it by a message.
 func (st *step) book() {
-	if len(st.table("appointment").rows) > st.m.customers {
+	if len(st.table("appointment").rows) > st.m.customers+10 {
 		return
 	}
 	st.clerk()
@@ -148,7 +151,7 @@ func (st *step) reschedule() {
 // chat goes on with messages: a new one, or the state of an old one.
 func (st *step) chat() {
 	msg, ok := st.any("message")
-	if !ok || st.percent(40) && len(st.table("message").rows) < 6*st.m.customers {
+	if !ok || st.percent(40) && len(st.table("message").rows) < 6*st.m.customers+20 {
 		c, _ := st.any("customer")
 		st.at(c)
 		st.send(c.key(), "", pick(st.pen, []string{"Draft", "Queued", "Sent"}))
@@ -170,7 +173,7 @@ func (st *step) chat() {
 // there are too many.
 func (st *step) discardDrafts() {
 	t := st.table("message")
-	crowded := len(t.rows) > 4*st.m.customers
+	crowded := len(t.rows) > 4*st.m.customers+10
 	for range 8 {
 		msg, ok := st.any("message")
 		if !ok {
@@ -213,7 +216,7 @@ func (st *step) fill(t *table) {
 
 // importCustomers adds several customers in one go, as an import does.
 func (st *step) importCustomers() {
-	if len(st.table("customer").rows) >= 2*st.m.customers-10 {
+	if len(st.table("customer").rows) > st.m.mostCustomers()-10 {
 		return
 	}
 	location, _ := st.any("location")
@@ -233,11 +236,11 @@ func (st *step) tidy() {
 	if t := st.table("purchase_order"); len(t.rows) > st.m.customers/4+10 {
 		st.delete(st.read(t, st.IntN(len(t.rows))))
 	}
-	if t := st.table("customer"); len(t.rows) >= 2*st.m.customers-10 {
+	if t := st.table("customer"); len(t.rows) > st.m.mostCustomers()-10 {
 		st.removeCustomer()
 	}
 	for _, t := range st.m.tables {
-		if t.latest().standalone && len(t.rows) > st.m.customers {
+		if t.latest().standalone && len(t.rows) > st.m.customers+10 {
 			st.delete(st.read(t, st.IntN(len(t.rows))))
 		}
 	}

@@ -1,0 +1,436 @@
+package shop_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/localhq/shop"
+)
+
+// stream is what a stream that knows every message's id holds.
+type stream struct {
+	changes []shop.Change
+	texts   map[string]string // by id
+}
+
+// store takes a change in, unless it has it already. A change that comes again
+// must be the same, and may not come after newer ones that it never saw.
+func (st *stream) store(t testing.TB, c shop.Change) {
+	t.Helper()
+	text := string(c.AppendJSON(nil))
+	if was, again := st.texts[c.ID]; again {
+		if was != text {
+			t.Fatalf("change %d was published again as another one:\n%s\n%s", c.Seq, was, text)
+		}
+		return
+	}
+	if want := uint64(len(st.changes) + 1); c.Seq != want {
+		t.Fatalf("change %d was published where %d was due", c.Seq, want)
+	}
+	if st.texts == nil {
+		st.texts = map[string]string{}
+	}
+	st.texts[c.ID] = text
+	st.changes = append(st.changes, c)
+}
+
+func TestALogCutAnywhereOpensAsTheStepBeforeAndLosesNothing(t *testing.T) {
+	dir, c := t.TempDir(), newClock()
+	s, err := shop.Open(dir, shop.Options{Seed: 12, Customers: 2, Now: c.Now})
+	must(t, err)
+	path := one(t, dir, "log-*")
+	size := func() int64 {
+		info, err := os.Stat(path)
+		must(t, err)
+		return info.Size()
+	}
+	// What the shop holds from the moment that its log has a size, and how many
+	// changes made it so.
+	type moment struct {
+		size    int64
+		held    contents
+		changes int
+	}
+	model, keys := held(t, s, s.Snapshot()), primaryKeys(t, s)
+	moments := []moment{{size(), clone(model), 0}}
+	var all []shop.Change
+	for range 6 {
+		var logged int64
+		for _, ch := range doSizing(t, s, func() { logged = size() }) {
+			model.apply(t, keys, &ch)
+			all = append(all, ch)
+		}
+		moments = append(moments, moment{logged, clone(model), len(all)})
+	}
+	end := size()
+	closed(t, s)
+
+	for cut := moments[len(moments)-3].size; cut <= end; cut++ {
+		last := moments[0]
+		for _, m := range moments {
+			if m.size <= cut {
+				last = m
+			}
+		}
+		copied := copyShop(t, dir)
+		must(t, os.Truncate(one(t, copied, "log-*"), cut))
+		again := open(t, copied, 0, c)
+		if diff := cmp.Diff(last.held, held(t, again, again.Snapshot())); diff != "" {
+			t.Fatalf("cut at %d: %s", cut, diff)
+		}
+		// What was logged may have been published before the crash or not. It is
+		// published again unless the log says that it was, as it was, and before
+		// anything new.
+		got := do(t, again, 1)
+		first := int(got[0].Seq) - 1
+		if first > last.changes {
+			t.Fatalf("cut at %d: change %d is published, but the last one logged is %d", cut, first+1, last.changes)
+		}
+		if diff := cmp.Diff(lines(all[first:last.changes]), lines(got[:last.changes-first])); diff != "" {
+			t.Fatalf("cut at %d: %s", cut, diff)
+		}
+		model := clone(last.held)
+		for _, ch := range got[last.changes-first:] {
+			model.apply(t, keys, &ch)
+		}
+		if diff := cmp.Diff(model, held(t, again, again.Snapshot())); diff != "" {
+			t.Fatalf("cut at %d: %s", cut, diff)
+		}
+		closed(t, again)
+		must(t, os.RemoveAll(copied))
+	}
+}
+
+// doSizing does a step and calls logged before its first change is published.
+func doSizing(t testing.TB, s *shop.Shop, logged func()) []shop.Change {
+	t.Helper()
+	var changes []shop.Change
+	if err := s.Do(t.Context(), func(c shop.Change) error {
+		if len(changes) == 0 {
+			logged()
+		}
+		changes = append(changes, c)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return changes
+}
+
+func clone(all contents) contents {
+	out := contents{}
+	for table, rows := range all {
+		out[table] = map[string]string{}
+		for key, row := range rows {
+			out[table][key] = row
+		}
+	}
+	return out
+}
+
+// copyShop copies the files of a shop, as a crash would leave them.
+func copyShop(t testing.TB, dir string) string {
+	t.Helper()
+	to, err := os.MkdirTemp("", "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(to) })
+	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+func TestACrashWhileACheckpointIsWrittenLosesNothing(t *testing.T) {
+	dir, c := t.TempDir(), newClock()
+	s := open(t, dir, 12, c)
+	do(t, s, 10)
+	old := copyShop(t, dir)
+	s.CheckpointAfter(1)
+	do(t, s, 1) // one more step, then a new generation
+	want := held(t, s, s.Snapshot())
+	closed(t, s)
+	newCheckpoint, oldCheckpoint := one(t, dir, "checkpoint-*"), one(t, old, "checkpoint-*")
+	if filepath.Base(newCheckpoint) == filepath.Base(oldCheckpoint) {
+		t.Fatal("there is no new generation")
+	}
+	keys := primaryKeys(t, s)
+
+	states := map[string]func(dir string){
+		"before it has its name": func(dir string) { // the old generation, and a file half written
+			must(t, os.CopyFS(dir, os.DirFS(old)))
+			must(t, os.WriteFile(filepath.Join(dir, filepath.Base(newCheckpoint)+".tmp"), []byte("half"), 0o600))
+		},
+		"before there is a log": func(dir string) {
+			must(t, os.CopyFS(dir, os.DirFS(old)))
+			copyFile(t, newCheckpoint, dir)
+		},
+		"before the old one is gone": func(dir string) {
+			must(t, os.CopyFS(dir, os.DirFS(old)))
+			copyFile(t, newCheckpoint, dir)
+			must(t, os.WriteFile(filepath.Join(dir, filepath.Base(one(t, filepath.Dir(newCheckpoint), "log-*"))), nil, 0o600))
+		},
+	}
+	for name, leave := range states {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			leave(dir)
+			s := open(t, dir, 0, c)
+			model := held(t, s, s.Snapshot())
+			if name != "before it has its name" {
+				if diff := cmp.Diff(want, model); diff != "" {
+					t.Fatal(diff)
+				}
+			}
+			for _, ch := range do(t, s, 20) {
+				model.apply(t, keys, &ch)
+			}
+			if diff := cmp.Diff(model, held(t, s, s.Snapshot())); diff != "" {
+				t.Error(diff)
+			}
+			closed(t, s)
+			one(t, dir, "checkpoint-*")
+			one(t, dir, "log-*")
+		})
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		t.Fatal(err)
+	}
+}
+
+func copyFile(t testing.TB, path, dir string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, filepath.Base(path)), text, 0o600))
+}
+
+// TestWhateverHappensTheStreamTellsWhatTheShopHolds makes a shop live through
+// refused changes, crashes, restarts, evolutions and new generations of its
+// log, in any order.
+func TestWhateverHappensTheStreamTellsWhatTheShopHolds(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		dir, c := copyShop(t, seedShop(t)), newClock()
+		c.at = c.at.Add(time.Hour)
+		s := open(t, dir, 0, c)
+		defer func() { closed(t, s) }()
+		limit := rapid.Int64Range(200, 20_000).Draw(r, "checkpoint after")
+		s.CheckpointAfter(limit)
+		first := held(t, s, s.Snapshot())
+		var published stream
+		refuse := -1
+		publish := func(ch shop.Change) error {
+			if refuse--; refuse == -1 {
+				return errors.New("the stream is away")
+			}
+			published.store(t, ch)
+			return nil
+		}
+		actions := map[string]func(){
+			"do": func() { _ = s.Do(t.Context(), publish) },
+			"do, refused": func() {
+				refuse = rapid.IntRange(0, 8).Draw(r, "after")
+				_ = s.Do(t.Context(), publish)
+				refuse = -1
+			},
+			"work, of which some is stored": func() {
+				part := rapid.IntRange(0, 100).Draw(r, "percent")
+				_ = s.Work(t.Context(), 30, func(changes []shop.Change) (int, error) {
+					n := len(changes) * part / 100
+					for _, ch := range changes[:n] {
+						published.store(t, ch)
+					}
+					return n, errors.New("the stream went away")
+				})
+			},
+			"work, all stored but not known to be": func() {
+				_ = s.Work(t.Context(), 30, func(changes []shop.Change) (int, error) {
+					for _, ch := range changes {
+						published.store(t, ch)
+					}
+					return 0, context.DeadlineExceeded
+				})
+			},
+			"evolve": func() { _, _ = s.Evolve(t.Context(), publish) },
+			"crash": func() {
+				dir = copyShop(t, dir)
+				closed(t, s)
+				s = open(t, dir, 0, c)
+				s.CheckpointAfter(limit)
+			},
+			"learn where the stream ends": func() {
+				if n := len(published.changes); n > 0 {
+					must(t, s.Published(published.changes[n-1].ID))
+				}
+			},
+			"snapshot": func() { s.Snapshot() },
+		}
+		names := slices.Sorted(maps.Keys(actions))
+		for range rapid.IntRange(1, 15).Draw(r, "actions") {
+			actions[rapid.SampledFrom(names).Draw(r, "action")]()
+		}
+		must(t, s.Do(t.Context(), publish))
+		keys := primaryKeys(t, s)
+		var newest cdc.Timestamp
+		for i := range published.changes {
+			ch := &published.changes[i]
+			if ch.Clock.Compare(newest) <= 0 {
+				t.Fatalf("change %d at %v follows one at %v", ch.Seq, ch.Clock, newest)
+			}
+			newest = ch.Clock
+			first.apply(t, keys, ch)
+		}
+		if diff := cmp.Diff(held(t, s, s.Snapshot()), first); diff != "" {
+			t.Fatal(diff)
+		}
+	})
+}
+
+// seedShop makes a shop and closes it.
+func seedShop(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	closed(t, open(t, dir, 13, newClock()))
+	return dir
+}
+
+const childEnv = "SHOP_TEST_CHILD"
+
+// TestMain lets the test binary be the process that is killed.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childEnv); dir != "" {
+		fmt.Fprintln(os.Stderr, child(dir))
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// child works in the shop in dir for ever, and publishes to standard output.
+func child(dir string) error {
+	s, err := shop.Open(dir, shop.Options{})
+	if err != nil {
+		return err
+	}
+	s.CheckpointAfter(30_000)
+	var line []byte
+	for {
+		if err := s.Work(context.Background(), 10, func(changes []shop.Change) (int, error) {
+			for i := range changes {
+				line = append(changes[i].AppendJSON(line[:0]), '\n')
+				if _, err := os.Stdout.Write(line); err != nil {
+					return i, err
+				}
+			}
+			return len(changes), nil
+		}); err != nil {
+			return err
+		}
+	}
+}
+
+func TestAKilledShopLosesNothing(t *testing.T) {
+	dir, c := t.TempDir(), newClock()
+	s := open(t, dir, 14, c)
+	model := held(t, s, s.Snapshot())
+	keys := primaryKeys(t, s)
+	closed(t, s)
+	seen := map[string]bool{}
+	var changes []shop.Change
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 10 {
+		for _, line := range runAndKill(t, dir, 1+random.IntN(400)) {
+			ch := parse(t, line)
+			if !seen[ch.ID] {
+				seen[ch.ID] = true
+				changes = append(changes, ch)
+			}
+		}
+	}
+	var rest []shop.Change
+	s, err := shop.Open(dir, shop.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closed(t, s)
+	must(t, s.Do(t.Context(), keep(&rest)))
+	for _, ch := range rest {
+		if !seen[ch.ID] {
+			changes = append(changes, ch)
+		}
+	}
+	for i := range changes {
+		model.apply(t, keys, &changes[i])
+	}
+	if diff := cmp.Diff(held(t, s, s.Snapshot()), model); diff != "" {
+		t.Fatal(diff)
+	}
+}
+
+// runAndKill runs a child until it has published some changes, kills it, and
+// returns all that it published.
+func runAndKill(t *testing.T, dir string, after int) []string {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), childEnv+"="+dir)
+	var problems strings.Builder
+	cmd.Stderr = &problems
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	in := bufio.NewReader(out)
+	var lines []string
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil { // what was being written when it was killed was not published
+			if !errors.Is(err, io.EOF) {
+				t.Fatal(err)
+			}
+			break
+		}
+		lines = append(lines, strings.TrimSuffix(line, "\n"))
+		if len(lines) == after {
+			must(t, cmd.Process.Kill())
+		}
+	}
+	_ = cmd.Wait() // it was killed, which is an error
+	if len(lines) < after {
+		t.Fatalf("the child ended by itself: %s", problems.String())
+	}
+	return lines
+}
+
+// parse reads what naive application needs of a change on the wire.
+func parse(t testing.TB, line string) shop.Change {
+	t.Helper()
+	var w struct {
+		ID, Table, Operation string
+		Before, After        json.RawMessage
+	}
+	must(t, json.Unmarshal([]byte(line), &w))
+	op, err := cdc.ParseOp([]byte(w.Operation))
+	must(t, err)
+	return shop.Change{ID: w.ID, Table: w.Table, Op: op, Before: w.Before, After: w.After}
+}
