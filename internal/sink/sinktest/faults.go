@@ -81,28 +81,43 @@ const patience = 20 * time.Second
 func (h *harness) breakOnce(s sink.Sink, faults Faults, t *schema.Table, steps []step, n int, mode Mode) {
 	h.Helper()
 	faults.Break(n, mode)
+	err := h.tryBroken(s, steps)
+	faults.Mend()
+	if err != nil {
+		h.checkTransient(err, n, mode)
+		h.untilApplied(s, steps)
+	}
+	if report := h.compare(s, t, h.model(t.Name)); !report.Equal() {
+		h.Errorf("broken %s %d: %s", mode, n+1, report)
+	}
+	if _, ok := s.(sink.Checkpointer); ok {
+		if p := h.checkpoint(s); p != steps[len(steps)-1].position {
+			h.Errorf("broken %s %d: the checkpoint is %v, want %v", mode, n+1, p, steps[len(steps)-1].position)
+		}
+	}
+}
+
+// tryBroken applies steps while their destination may be gone.
+func (h *harness) tryBroken(s sink.Sink, steps []step) error {
+	h.Helper()
 	ctx, cancel := context.WithTimeout(h.ctx, patience)
 	defer cancel()
 	for _, d := range h.batches(h, steps) {
 		if err := d.deliver(ctx, s); err != nil {
-			h.checkError(err)
-			if fault.Of(err) != fault.Transient {
-				h.Errorf("broken %s %d: the error is %v: %v", mode, n+1, fault.Of(err), err)
+			if ctx.Err() != nil {
+				h.Errorf("the sink hangs when its destination is gone: %v", err)
 			}
+			return err
 		}
 	}
-	if ctx.Err() != nil {
-		h.Errorf("broken %s %d: the sink hangs", mode, n+1)
-	}
-	faults.Mend()
-	h.untilApplied(s, steps)
-	if report := h.compare(s, t, h.model(t.Name)); !report.Equal() {
-		h.Errorf("broken %s %d: %s", mode, n+1, report)
-	}
-	if can := capabilitiesOfSink(s); can.checkpoints {
-		if p := h.checkpoint(s); p != steps[len(steps)-1].position {
-			h.Errorf("broken %s %d: the checkpoint is %v, want %v", mode, n+1, p, steps[len(steps)-1].position)
-		}
+	return nil
+}
+
+func (h *harness) checkTransient(err error, n int, mode Mode) {
+	h.Helper()
+	h.checkError(err)
+	if fault.Of(err) != fault.Transient {
+		h.Errorf("broken %s %d: the error is %v: %v", mode, n+1, fault.Of(err), err)
 	}
 }
 
@@ -141,21 +156,14 @@ func checkLoadFaults(h *harness) {
 		for _, n := range places(total, mostPlaces) {
 			files := images()
 			faults.Break(n, mode)
-			if err := h.loadOnce(s, t, files, round); err != nil {
-				h.checkError(err)
-				if fault.Of(err) != fault.Transient {
-					h.Errorf("broken %s %d: the error is %v: %v", mode, n+1, fault.Of(err), err)
-				}
-			}
+			err := h.loadOnce(s, t, files, round)
 			faults.Mend()
-			var err error
-			for range 5 {
-				if err = h.loadOnce(s, t, files, round); err == nil {
-					break
+			for attempt := 0; err != nil; attempt++ {
+				h.checkTransient(err, n, mode)
+				if attempt == 5 {
+					h.Fatalf("broken %s %d: the load does not finish once the destination is back: %v", mode, n+1, err)
 				}
-			}
-			if err != nil {
-				h.Fatalf("broken %s %d: the load does not finish once the destination is back: %v", mode, n+1, err)
+				err = h.loadOnce(s, t, files, round)
 			}
 			loaded := newModel()
 			loaded.load(h, t, files...)
@@ -190,9 +198,4 @@ func (h *harness) loadOnce(s sink.Sink, t *schema.Table, images []string, job in
 	// Closing over a broken connection may fail; what is staged is what counts.
 	_ = l.Close(context.WithoutCancel(h.ctx))
 	return err
-}
-
-func capabilitiesOfSink(s sink.Sink) capabilities {
-	_, checkpoints := s.(sink.Checkpointer)
-	return capabilities{checkpoints: checkpoints}
 }

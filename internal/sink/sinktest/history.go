@@ -10,7 +10,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/verify"
@@ -258,11 +257,12 @@ func checkHistoryFaults(h *harness) {
 		for _, n := range places(total, mostPlaces) {
 			steps := batch()
 			faults.Break(n, mode)
-			err := h.try(s, steps...)
-			if err != nil && fault.Of(err) != fault.Transient {
-				h.Errorf("broken %s %d: the error is %v: %v", mode, n+1, fault.Of(err), err)
-			}
+			err := h.tryBroken(s, steps)
 			faults.Mend()
+			if err == nil {
+				continue
+			}
+			h.checkTransient(err, n, mode)
 			if n%2 == 0 { // as after a crash
 				h.close(s)
 				s, faults = h.config.Faulty(h.outer, h.url, h.env())

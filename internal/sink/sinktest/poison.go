@@ -5,6 +5,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 var poisonChecks = []check{
@@ -63,7 +64,7 @@ func checkPoisonInBatch(h *harness) {
 		h.wantClass(err, fault.Poison)
 		h.expectRows(s, t, before)
 		h.expectRows(s, other, beforeOther)
-		if can := capabilitiesOfSink(s); can.checkpoints && h.checkpoint(s) != checkpoint {
+		if _, ok := s.(sink.Checkpointer); ok && h.checkpoint(s) != checkpoint {
 			h.Errorf("the checkpoint is %v, want %v", h.checkpoint(s), checkpoint)
 		}
 	}
