@@ -1,0 +1,252 @@
+// Package capi is the part of SQLite's C interface that the destination needs,
+// over the translation of SQLite to Go in modernc.org/sqlite/lib. It goes around
+// database/sql because a row costs half as much without it, and because only
+// here a wait for a lock can end with its context.
+package capi
+
+import (
+	"context"
+	"errors"
+	"time"
+	"unsafe"
+
+	"modernc.org/libc"
+	_ "modernc.org/sqlite" // its init makes lib ready on every platform
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// DB is one connection. It is used by one goroutine at a time.
+type DB struct {
+	tls *libc.TLS
+	db  uintptr
+	out uintptr // C memory of one word, for results that come through a pointer
+
+	busyTimeout time.Duration
+	onBusy      func(tls *libc.TLS, arg uintptr, count int32) int32
+
+	// Of the call under way, which Within sets:
+	done     <-chan struct{} // its context's end
+	deadline time.Time       // when it stops to wait for locks; zero: it has not met one
+
+	functions []any // that SQLite may call, kept from being collected
+}
+
+// Open opens the database at path. Where there is none it makes an empty one, if
+// create is set. A wait for a lock of another connection ends after busyTimeout.
+func Open(path string, create bool, busyTimeout time.Duration) (*DB, error) {
+	name, err := libc.CString(path)
+	if err != nil {
+		return nil, err
+	}
+	d := &DB{tls: libc.NewTLS(), busyTimeout: busyTimeout}
+	defer libc.Xfree(d.tls, name)
+	d.out = libc.Xmalloc(d.tls, 8)
+	flags := int32(sqlite3.SQLITE_OPEN_READWRITE | sqlite3.SQLITE_OPEN_NOMUTEX | sqlite3.SQLITE_OPEN_EXRESCODE)
+	if create {
+		flags |= sqlite3.SQLITE_OPEN_CREATE
+	}
+	rc := sqlite3.Xsqlite3_open_v2(d.tls, name, d.out, flags, 0)
+	d.db = d.word()
+	if rc != sqlite3.SQLITE_OK {
+		err := d.fail(rc)
+		return nil, errors.Join(err, d.Close())
+	}
+	d.onBusy = d.waitForLock
+	sqlite3.Xsqlite3_busy_handler(d.tls, d.db, *(*uintptr)(unsafe.Pointer(&d.onBusy)), 0)
+	return d, nil
+}
+
+// Close closes the connection and every statement that was prepared on it and
+// not finalized.
+func (d *DB) Close() error {
+	if d.tls == nil {
+		return nil
+	}
+	rc := sqlite3.Xsqlite3_close_v2(d.tls, d.db)
+	libc.Xfree(d.tls, d.out)
+	d.tls.Close()
+	d.tls, d.db = nil, 0
+	if rc != sqlite3.SQLITE_OK {
+		return &Error{Code: int(rc), text: "close"}
+	}
+	return nil
+}
+
+func (d *DB) word() uintptr { return *(*uintptr)(at(d.out)) }
+
+// Within runs do, whose calls on the connection end early where ctx does: what
+// is being executed is interrupted, and a wait for a lock given up. The error is
+// then ctx's.
+func (d *DB) Within(ctx context.Context, do func() error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if d.done != nil { // within another Within, whose context rules
+		return do()
+	}
+	finished := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(finished)
+		// A TLS is for one goroutine.
+		tls := libc.NewTLS()
+		defer tls.Close()
+		sqlite3.Xsqlite3_interrupt(tls, d.db)
+	})
+	if d.done = ctx.Done(); d.done == nil {
+		d.done = make(chan struct{}) // it never ends
+	}
+	defer func() { d.done = nil }()
+	err := do()
+	if !stop() {
+		<-finished
+	}
+	if e := new(Error); err != nil && ctx.Err() != nil && errors.As(err, &e) && (e.Primary() == CodeInterrupt || e.Primary() == CodeBusy) {
+		return ctx.Err()
+	}
+	return err
+}
+
+// waitForLock is SQLite's busy handler: it is called, on the goroutine of the
+// call that met the lock, until it returns 0. SQLite tells nobody when a lock is
+// released, so all there is to do is to wait a little and let it look again.
+func (d *DB) waitForLock(_ *libc.TLS, _ uintptr, count int32) int32 {
+	now := time.Now()
+	if count == 0 {
+		d.deadline = now.Add(d.busyTimeout)
+	}
+	wait := min(time.Millisecond<<min(count, 6), d.deadline.Sub(now))
+	if wait <= 0 {
+		return 0
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return 1
+	case <-d.done:
+		return 0
+	}
+}
+
+// Exec executes one or more statements. Rows that they yield are passed over.
+func (d *DB) Exec(sql string) error {
+	text, err := libc.CString(sql)
+	if err != nil {
+		return err
+	}
+	defer libc.Xfree(d.tls, text)
+	for rest := text; *(*byte)(at(rest)) != 0; {
+		s, next, err := d.prepare(rest)
+		if err != nil {
+			return err
+		}
+		rest = next
+		if s == nil { // white space or a comment
+			continue
+		}
+		for more := true; more && err == nil; {
+			more, err = s.Step()
+		}
+		s.Finalize()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Prepare prepares one statement.
+func (d *DB) Prepare(sql string) (*Stmt, error) {
+	text, err := libc.CString(sql)
+	if err != nil {
+		return nil, err
+	}
+	defer libc.Xfree(d.tls, text)
+	s, _, err := d.prepare(text)
+	if err == nil && s == nil {
+		err = errors.New("the statement is empty")
+	}
+	return s, err
+}
+
+// prepare prepares the first statement of the C string text, and returns where
+// the next one begins.
+func (d *DB) prepare(text uintptr) (*Stmt, uintptr, error) {
+	tail := libc.Xmalloc(d.tls, 8)
+	defer libc.Xfree(d.tls, tail)
+	if rc := sqlite3.Xsqlite3_prepare_v2(d.tls, d.db, text, -1, d.out, tail); rc != sqlite3.SQLITE_OK {
+		return nil, 0, d.fail(rc)
+	}
+	rest := *(*uintptr)(at(tail))
+	p := d.word()
+	if p == 0 {
+		return nil, rest, nil
+	}
+	return &Stmt{db: d, stmt: p, params: int(sqlite3.Xsqlite3_bind_parameter_count(d.tls, p))}, rest, nil
+}
+
+// Changes returns the number of rows that the last INSERT, UPDATE or DELETE
+// changed, those of triggers not counted.
+func (d *DB) Changes() int64 { return sqlite3.Xsqlite3_changes64(d.tls, d.db) }
+
+// Moved reports whether the path that the database was opened by leads to
+// another file by now, or to none.
+func (d *DB) Moved() bool {
+	*(*int32)(at(d.out)) = 0
+	rc := sqlite3.Xsqlite3_file_control(d.tls, d.db, 0, sqlite3.SQLITE_FCNTL_HAS_MOVED, d.out)
+	return rc == sqlite3.SQLITE_OK && *(*int32)(at(d.out)) != 0
+}
+
+// InTransaction reports whether a transaction is open. Some errors end one.
+func (d *DB) InTransaction() bool { return sqlite3.Xsqlite3_get_autocommit(d.tls, d.db) == 0 }
+
+// Function makes a function of text arguments known to SQL on this connection.
+// An error of f is a constraint's: the statement fails with it.
+func (d *DB) Function(name string, args int, f func(args []string) (string, error)) error {
+	zName, err := libc.CString(name)
+	if err != nil {
+		return err
+	}
+	defer libc.Xfree(d.tls, zName)
+	call := func(tls *libc.TLS, ctx uintptr, argc int32, argv uintptr) {
+		in := make([]string, argc)
+		for i, v := range unsafe.Slice((*uintptr)(at(argv)), argc) {
+			n := sqlite3.Xsqlite3_value_bytes(tls, v)
+			in[i] = string(bytesAt(sqlite3.Xsqlite3_value_text(tls, v), int(n)))
+		}
+		out, err := f(in)
+		if err != nil {
+			out = err.Error()
+		}
+		p, cerr := libc.CString(out)
+		switch {
+		case cerr != nil:
+			sqlite3.Xsqlite3_result_error_nomem(tls, ctx)
+			return
+		case err != nil:
+			sqlite3.Xsqlite3_result_error(tls, ctx, p, int32(len(out)))
+			sqlite3.Xsqlite3_result_error_code(tls, ctx, sqlite3.SQLITE_CONSTRAINT_FUNCTION)
+		default:
+			sqlite3.Xsqlite3_result_text(tls, ctx, p, int32(len(out)), sqlite3.SQLITE_TRANSIENT)
+		}
+		libc.Xfree(tls, p)
+	}
+	d.functions = append(d.functions, &call)
+	rc := sqlite3.Xsqlite3_create_function_v2(d.tls, d.db, zName, int32(args), sqlite3.SQLITE_UTF8|sqlite3.SQLITE_DETERMINISTIC|sqlite3.SQLITE_DIRECTONLY,
+		0, *(*uintptr)(unsafe.Pointer(&call)), 0, 0, 0)
+	if rc != sqlite3.SQLITE_OK {
+		return d.fail(rc)
+	}
+	return nil
+}
+
+// at returns the C memory at p, which the garbage collector knows nothing of.
+func at(p uintptr) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&p)) }
+
+// bytesAt returns the n bytes of C memory at p.
+func bytesAt(p uintptr, n int) []byte {
+	if p == 0 || n == 0 {
+		return nil
+	}
+	return unsafe.Slice((*byte)(at(p)), n)
+}

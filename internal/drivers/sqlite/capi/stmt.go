@@ -1,0 +1,196 @@
+package capi
+
+import (
+	"math"
+
+	"modernc.org/libc"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// Stmt is a prepared statement. It belongs to its DB's goroutine.
+type Stmt struct {
+	db     *DB
+	stmt   uintptr
+	params int
+	// C memory that bound texts stand in until the next execution.
+	memory uintptr
+	size   int
+}
+
+// Finalize releases the statement.
+func (s *Stmt) Finalize() {
+	if s.stmt == 0 {
+		return
+	}
+	sqlite3.Xsqlite3_finalize(s.db.tls, s.stmt)
+	if s.memory != 0 {
+		libc.Xfree(s.db.tls, s.memory)
+	}
+	s.stmt, s.memory, s.size = 0, 0, 0
+}
+
+// Params returns the number of parameters.
+func (s *Stmt) Params() int { return s.params }
+
+// Exec executes the statement, which yields no rows, with the values of args.
+func (s *Stmt) Exec(args *Args) error {
+	if err := s.Bind(args); err != nil {
+		return err
+	}
+	_, err := s.Step()
+	s.Reset()
+	return err
+}
+
+// keep is how much memory for texts a statement keeps between executions.
+const keep = 1 << 20
+
+// Bind gives the parameters, in order, the values of args, of which there are as
+// many. They are copied.
+func (s *Stmt) Bind(args *Args) error {
+	// There must be some memory, or an empty text would stand at 0, which is NULL.
+	if s.memory == 0 || len(args.text) > s.size || s.size > keep && len(args.text) <= keep/2 {
+		if s.memory != 0 {
+			// What is bound still points there.
+			sqlite3.Xsqlite3_clear_bindings(s.db.tls, s.stmt)
+			libc.Xfree(s.db.tls, s.memory)
+		}
+		s.size = max(4096, len(args.text)+len(args.text)/4)
+		s.memory = libc.Xmalloc(s.db.tls, libc.Tsize_t(s.size))
+		if s.memory == 0 {
+			s.size = 0
+			return &Error{Code: sqlite3.SQLITE_NOMEM, text: "out of memory"}
+		}
+	}
+	if len(args.text) > 0 {
+		copy(bytesAt(s.memory, s.size), args.text)
+	}
+	tls, static := s.db.tls, uintptr(0)
+	for i, a := range args.cells {
+		n, rc := int32(i+1), int32(0)
+		switch a.kind {
+		case null:
+			rc = sqlite3.Xsqlite3_bind_null(tls, s.stmt, n)
+		case integer:
+			rc = sqlite3.Xsqlite3_bind_int64(tls, s.stmt, n, a.bits)
+		case real:
+			rc = sqlite3.Xsqlite3_bind_double(tls, s.stmt, n, math.Float64frombits(uint64(a.bits)))
+		case text:
+			rc = sqlite3.Xsqlite3_bind_text64(tls, s.stmt, n, s.memory+uintptr(a.bits), sqlite3.Tsqlite3_uint64(a.size), static, sqlite3.SQLITE_UTF8)
+		}
+		if rc != sqlite3.SQLITE_OK {
+			return s.db.fail(rc)
+		}
+	}
+	return nil
+}
+
+// Step executes the statement up to its next row, and reports whether there is one.
+func (s *Stmt) Step() (bool, error) {
+	switch rc := sqlite3.Xsqlite3_step(s.db.tls, s.stmt); rc {
+	case sqlite3.SQLITE_ROW:
+		return true, nil
+	case sqlite3.SQLITE_DONE:
+		return false, nil
+	default:
+		return false, s.db.fail(rc)
+	}
+}
+
+// Reset makes the statement ready to be executed again.
+func (s *Stmt) Reset() { sqlite3.Xsqlite3_reset(s.db.tls, s.stmt) }
+
+// Kind is the type of a stored value.
+type Kind int32
+
+const (
+	Integer Kind = sqlite3.SQLITE_INTEGER
+	Real    Kind = sqlite3.SQLITE_FLOAT
+	Text    Kind = sqlite3.SQLITE_TEXT
+	Blob    Kind = sqlite3.SQLITE_BLOB
+	Null    Kind = sqlite3.SQLITE_NULL
+)
+
+// Kind returns the type of the row's i-th value, from 0.
+func (s *Stmt) Kind(i int) Kind {
+	return Kind(sqlite3.Xsqlite3_column_type(s.db.tls, s.stmt, int32(i)))
+}
+
+// Int returns the row's i-th value.
+func (s *Stmt) Int(i int) int64 {
+	return sqlite3.Xsqlite3_column_int64(s.db.tls, s.stmt, int32(i))
+}
+
+// Float returns the row's i-th value.
+func (s *Stmt) Float(i int) float64 {
+	return sqlite3.Xsqlite3_column_double(s.db.tls, s.stmt, int32(i))
+}
+
+// Bytes returns the bytes of the row's i-th value, a text or blob. They are valid
+// until the next Step.
+func (s *Stmt) Bytes(i int) []byte {
+	var p uintptr
+	if s.Kind(i) == Blob {
+		p = sqlite3.Xsqlite3_column_blob(s.db.tls, s.stmt, int32(i))
+	} else {
+		p = sqlite3.Xsqlite3_column_text(s.db.tls, s.stmt, int32(i))
+	}
+	return bytesAt(p, int(sqlite3.Xsqlite3_column_bytes(s.db.tls, s.stmt, int32(i))))
+}
+
+// String returns the row's i-th value as text, "" for NULL.
+func (s *Stmt) String(i int) string { return string(s.Bytes(i)) }
+
+// Args are the values of one execution. The zero value is empty and ready.
+type Args struct {
+	cells []cell
+	text  []byte
+}
+
+type cell struct {
+	bits int64 // an integer, a float's bits, or where a text begins
+	size int
+	kind kind
+}
+
+type kind uint8
+
+const (
+	null kind = iota
+	integer
+	real
+	text
+)
+
+// Reset empties a.
+func (a *Args) Reset() { a.cells, a.text = a.cells[:0], a.text[:0] }
+
+// Null appends NULL.
+func (a *Args) Null() { a.cells = append(a.cells, cell{kind: null}) }
+
+// Int appends an integer.
+func (a *Args) Int(v int64) { a.cells = append(a.cells, cell{kind: integer, bits: v}) }
+
+// Float appends a real number.
+func (a *Args) Float(v float64) {
+	a.cells = append(a.cells, cell{kind: real, bits: int64(math.Float64bits(v))})
+}
+
+// Text appends a text.
+func (a *Args) Text(v []byte) { a.Ended(append(a.Begun(), v...)) }
+
+// String appends a text.
+func (a *Args) String(v string) { a.Ended(append(a.Begun(), v...)) }
+
+// Begun returns a buffer to append a text to, which Ended must be given before
+// anything else is appended.
+func (a *Args) Begun() []byte { return a.text }
+
+// Ended appends what was appended to the buffer of Begun.
+func (a *Args) Ended(buffer []byte) {
+	a.cells = append(a.cells, cell{kind: text, bits: int64(len(a.text)), size: len(buffer) - len(a.text)})
+	a.text = buffer
+}
+
+// Len returns the number of values.
+func (a *Args) Len() int { return len(a.cells) }

@@ -1,0 +1,153 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/drivers/sqlite/capi"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// relation is what the dialect knows of a real table.
+type relation struct {
+	sql      string // its CREATE TABLE, as the schema has it
+	strict   bool
+	rowid    bool
+	triggers bool
+	uniques  [][]string // the columns of each unique index that compares bytes, the primary key's included
+}
+
+// unique reports whether the table has at most one row of the given columns.
+func (r *relation) unique(key []string) bool {
+	return slices.ContainsFunc(r.uniques, func(columns []string) bool {
+		return len(columns) == len(key) && !slices.ContainsFunc(key, func(k string) bool {
+			return !slices.ContainsFunc(columns, func(c string) bool { return strings.EqualFold(c, k) })
+		})
+	})
+}
+
+// column is what the dialect knows of a real column.
+type column struct {
+	declared string
+	affinity affinity
+	strict   bool
+	key      bool // part of the primary key
+}
+
+// Tables describes those of the named tables that exist.
+func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
+	var found []*sqlsink.Table
+	err := s.db.Within(ctx, func() error {
+		for _, name := range names {
+			t, err := s.table(name)
+			if err != nil {
+				return fmt.Errorf("describe table %q: %w", name, err)
+			}
+			if t != nil {
+				found = append(found, t)
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+// table describes the table of the given name, whatever the case of its letters;
+// nil where there is none.
+func (s *session) table(name string) (*sqlsink.Table, error) {
+	t := &sqlsink.Table{Name: name}
+	r := &relation{}
+	t.Native = r
+	found := false
+	if err := s.query(`SELECT l.wr, l.strict, s.sql, EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = l.name COLLATE NOCASE)
+FROM pragma_table_list(?) AS l JOIN sqlite_schema AS s ON s.type = 'table' AND s.name = l.name
+WHERE l.schema = 'main' AND l.type = 'table'`, []string{name}, func(row *capi.Stmt) {
+		found = true
+		r.rowid, r.strict, r.sql, r.triggers = row.Int(0) == 0, row.Int(1) != 0, row.String(2), row.Int(3) != 0
+	}); err != nil || !found {
+		return nil, err
+	}
+	if err := s.columns(t, r); err != nil {
+		return nil, err
+	}
+	return t, s.indexes(t, r)
+}
+
+func (s *session) columns(t *sqlsink.Table, r *relation) error {
+	keys := make(map[int64]string)
+	err := s.query(`SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?)`, []string{t.Name}, func(row *capi.Stmt) {
+		c := &column{declared: row.String(1), strict: r.strict, key: row.Int(4) > 0}
+		c.affinity = affinityOf(c.declared)
+		if r.strict && strings.EqualFold(c.declared, "ANY") {
+			c.affinity = asIs
+		}
+		fallback := row.String(3)
+		t.Columns = append(t.Columns, sqlsink.Column{
+			Name: row.String(0), Type: c.declared, Holds: holds(c),
+			Nullable: row.Int(2) == 0, Filled: fallback != "" && !strings.EqualFold(fallback, "NULL"),
+			Generated: row.Int(5) != 0, Native: c,
+		})
+		if c.key {
+			keys[row.Int(4)] = row.String(0)
+		}
+	})
+	for i := range len(keys) {
+		t.Key = append(t.Key, keys[int64(i+1)])
+	}
+	return err
+}
+
+// holds returns the type whose values the column keeps as they are. Other than
+// TEXT, a column of a table that is not STRICT keeps every number.
+func holds(c *column) schema.Type {
+	declared := strings.ToUpper(c.declared)
+	switch {
+	case c.strict && c.affinity == asInteger:
+		return schema.Integer
+	case c.strict && declared == "BLOB":
+		return 0
+	case c.affinity == asText || c.affinity == asIs:
+		return schema.String
+	case strings.Contains(declared, "JSON"):
+		return schema.Object
+	case c.affinity == asNumeric && (strings.Contains(declared, "DATE") || strings.Contains(declared, "TIME")):
+		return schema.DateTime
+	default:
+		return schema.Number
+	}
+}
+
+// indexes finds what makes rows unique.
+func (s *session) indexes(t *sqlsink.Table, r *relation) error {
+	if r.rowid && len(t.Key) == 1 && s.isRowid(t) {
+		r.uniques = append(r.uniques, t.Key)
+	}
+	byIndex := make(map[string][]string)
+	odd := make(map[string]bool) // indexes that compare otherwise, or expressions
+	err := s.query(`SELECT l.name, x.name, x.coll FROM pragma_index_list(?) AS l, pragma_index_xinfo(l.name) AS x
+WHERE l."unique" AND NOT l.partial AND x.key ORDER BY l.seq, x.seqno`, []string{t.Name}, func(row *capi.Stmt) {
+		index := row.String(0)
+		byIndex[index] = append(byIndex[index], row.String(1))
+		odd[index] = odd[index] || row.Kind(1) == capi.Null || !strings.EqualFold(row.String(2), "BINARY")
+	})
+	for index, columns := range byIndex {
+		if !odd[index] {
+			r.uniques = append(r.uniques, columns)
+		}
+	}
+	return err
+}
+
+// isRowid reports whether the table's single key column is the rowid itself: it
+// is declared as INTEGER and has no index of its own.
+func (s *session) isRowid(t *sqlsink.Table) bool {
+	for i := range t.Columns {
+		if c := t.Columns[i].Native.(*column); c.key {
+			return strings.EqualFold(c.declared, "INTEGER")
+		}
+	}
+	return false
+}

@@ -1,0 +1,57 @@
+package sqlite
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/shopmonkeyus/eds/internal/drivers/sqlite/capi"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// Classify goes by SQLite's result codes, https://sqlite.org/rescode.html.
+func (d *dialect) Classify(err error) sqlsink.Verdict {
+	if errors.Is(err, errMoved) {
+		return sqlsink.Verdict{Lost: true}
+	}
+	e := new(capi.Error)
+	if !errors.As(err, &e) {
+		return sqlsink.Verdict{}
+	}
+	switch e.Primary() {
+	case capi.CodeConstraint, capi.CodeMismatch, capi.CodeTooBig:
+		return sqlsink.Verdict{Class: fault.Poison}
+	case capi.CodeNotADB, capi.CodeCorrupt, capi.CodeFormat:
+		return sqlsink.Verdict{Class: fault.Fatal, Lost: true}
+	case capi.CodeReadOnly, capi.CodeCantOpen, capi.CodePerm, capi.CodeAuth:
+		// After it has worked: a disk mounted anew, a file that is being restored.
+		return sqlsink.Verdict{Refused: true, Lost: true}
+	case capi.CodeIOErr, capi.CodeMisuse:
+		return sqlsink.Verdict{Lost: true}
+	case capi.CodeSchema, capi.CodeError:
+		// The general error is that of a statement which does not fit the schema.
+		return sqlsink.Verdict{Stale: true}
+	default: // busy, locked, full, out of memory, interrupted
+		return sqlsink.Verdict{}
+	}
+}
+
+// explain says which file an error is about, and what to do where that is known.
+func (d *dialect) explain(err error) error {
+	e := new(capi.Error)
+	if !errors.As(err, &e) {
+		return err
+	}
+	hint := ""
+	switch e.Primary() {
+	case capi.CodeNotADB:
+		hint = ": the file is not a SQLite database, or it is encrypted"
+	case capi.CodeReadOnly:
+		hint = ": eds must be allowed to write the file and its directory"
+	case capi.CodeBusy:
+		hint = ": another program holds its lock"
+	case capi.CodeFull:
+		hint = ": the disk is full"
+	}
+	return fmt.Errorf("database file %s%s: %w", d.path, hint, err)
+}

@@ -1,0 +1,156 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/drivers/sqlite/capi"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// Stage makes an empty copy of the live table's definition, so that the copy can
+// take its place. Its key is indexed from the start: rows that come sorted, as
+// those of a snapshot do, cost little more so, and a key that comes twice keeps
+// its last row.
+func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
+	return s.write(ctx, func() error {
+		copied, err := renamed(relationOf(live).sql, name)
+		if err != nil {
+			return err
+		}
+		err = s.db.Exec(copied)
+		if e := new(capi.Error); errors.As(err, &e) && e.Primary() == capi.CodeError {
+			// A constraint that names its own table, say.
+			err = s.db.Exec(plainCopy(live, name))
+		}
+		if err != nil || relationOf(live).unique(keyNames(live)) {
+			return err
+		}
+		return s.db.Exec(fmt.Sprintf("CREATE INDEX %s ON %s (%s)", quote(name+"_key"), quote(name), strings.Join(names(live.Columns[:live.Keys]), ", ")))
+	})
+}
+
+// plainCopy has the live table's columns and key, and nothing else of it.
+func plainCopy(live *sqlsink.Layout, name string) string {
+	var columns []string
+	for _, c := range live.Real.Columns {
+		if !c.Generated {
+			columns = append(columns, quote(c.Name)+" "+c.Type)
+		}
+	}
+	if relationOf(live).unique(keyNames(live)) {
+		columns = append(columns, fmt.Sprintf("UNIQUE (%s)", strings.Join(names(live.Columns[:live.Keys]), ", ")))
+	}
+	return fmt.Sprintf("CREATE TABLE %s (%s)", quote(name), strings.Join(columns, ", "))
+}
+
+// Seal has nothing to do: a stage is indexed and has no key twice.
+func (s *session) Seal(context.Context, *sqlsink.Layout, *sqlsink.Layout) error { return nil }
+
+// Append adds rows to a stage.
+func (t *tx) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*change.Row, error]) (int64, error) {
+	var count int64
+	err := t.within(ctx, func() error {
+		st := t.s.statementsOf(stage)
+		now := time.Now()
+		for row, err := range rows {
+			if err != nil {
+				return err
+			}
+			if err := t.s.upsert(ctx, st, row, now); err != nil {
+				return fmt.Errorf("row %d: %w", count+1, err)
+			}
+			count++
+		}
+		return nil
+	})
+	return count, err
+}
+
+// Place puts the stage in the live table's place, or its rows into the live table.
+func (t *tx) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
+	return t.within(ctx, func() error {
+		if mode == sink.Merge {
+			if err := t.merge(stage, live); err != nil {
+				return err
+			}
+			return t.s.db.Exec(dropSQL(stage.Real.Name))
+		}
+		now, err := t.s.table(live.Real.Name)
+		if err != nil {
+			return err
+		}
+		if now != nil && swappable(stage, now) {
+			return t.swap(stage, live)
+		}
+		if err := t.s.db.Exec("DELETE FROM " + quote(live.Real.Name)); err != nil {
+			return err
+		}
+		columns := strings.Join(names(live.Columns), ", ")
+		if err := t.s.db.Exec(fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s", quote(live.Real.Name), columns, columns, quote(stage.Real.Name))); err != nil {
+			return err
+		}
+		return t.s.db.Exec(dropSQL(stage.Real.Name))
+	})
+}
+
+// swappable reports whether the stage can become the live table: it is defined
+// as that is now, and no trigger waits to see the rows come.
+func swappable(stage *sqlsink.Layout, live *sqlsink.Table) bool {
+	r := live.Native.(*relation)
+	copied, err := renamed(r.sql, stage.Real.Name)
+	return err == nil && !r.triggers && copied == relationOf(stage).sql
+}
+
+// swap drops the live table and gives its name to the stage, which costs nothing
+// a row. Views, and triggers and foreign keys of other tables, mean the name and
+// stay as they are; that is what legacy_alter_table is for. The indexes of the
+// live table are made anew on the stage.
+func (t *tx) swap(stage, live *sqlsink.Layout) (err error) {
+	db := t.s.db
+	name, indexes := "", []string{dropIndexSQL(stage.Real.Name + "_key")}
+	if err := t.s.query("SELECT type, name, sql FROM sqlite_schema WHERE tbl_name = ? COLLATE NOCASE AND type IN ('table', 'index') AND sql IS NOT NULL", []string{live.Real.Name}, func(row *capi.Stmt) {
+		if row.String(0) == "table" {
+			name = row.String(1)
+			return
+		}
+		indexes = append(indexes, row.String(2))
+	}); err != nil {
+		return err
+	}
+	if err := db.Exec("PRAGMA legacy_alter_table=ON"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Exec("PRAGMA legacy_alter_table=OFF")) }()
+	for _, sql := range append([]string{dropSQL(name), fmt.Sprintf("ALTER TABLE %s RENAME TO %s", quote(stage.Real.Name), quote(name))}, indexes...) {
+		if err := db.Exec(sql); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// merge upserts the stage's rows into the live table.
+func (t *tx) merge(stage, live *sqlsink.Layout) error {
+	for _, sql := range mergeSQL(live, stage.Real.Name) {
+		if err := t.s.db.Exec(sql); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Drop drops a stage, if it exists.
+func (t *tx) Drop(ctx context.Context, table string) error {
+	return t.within(ctx, func() error { return t.s.db.Exec(dropSQL(table)) })
+}
+
+func dropSQL(table string) string { return "DROP TABLE IF EXISTS " + quote(table) }
+
+func dropIndexSQL(index string) string { return "DROP INDEX IF EXISTS " + quote(index) }

@@ -1,0 +1,113 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/drivers/sqlite/capi"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// Read yields every row of the layout's real table.
+func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
+	return func(yield func(*change.Row, error) bool) {
+		stopped := false
+		if err := s.db.Within(ctx, func() error {
+			return s.read(l, func(row *change.Row) bool {
+				stopped = !yield(row, nil)
+				return !stopped
+			})
+		}); err != nil && !stopped {
+			yield(nil, err)
+		}
+	}
+}
+
+func (s *session) read(l *sqlsink.Layout, yield func(*change.Row) bool) error {
+	var columns []string
+	var targets []sqlsink.Target
+	for _, t := range l.Columns {
+		if t.Slot >= 0 {
+			columns = append(columns, here+"."+quote(t.Real.Name))
+			targets = append(targets, t)
+		}
+	}
+	st, err := s.db.Prepare(fmt.Sprintf("SELECT %s FROM %s AS %s", strings.Join(columns, ", "), quote(l.Real.Name), here))
+	if err != nil {
+		return fmt.Errorf("read table %q: %w", l.Real.Name, err)
+	}
+	defer st.Finalize()
+	row := change.Row{Spans: make([]rawjson.Span, len(l.Table.Columns))}
+	for {
+		more, err := st.Step()
+		if err != nil {
+			return fmt.Errorf("read table %q: %w", l.Real.Name, err)
+		}
+		if !more {
+			return nil
+		}
+		// Offset 0 is never the end of a value, which a zero Span would be.
+		row.Image = row.Image[:0]
+		clear(row.Spans)
+		for i, t := range targets {
+			start := len(row.Image)
+			row.Image = appendStored(row.Image, t.Type, st, i)
+			if len(row.Image) > start {
+				row.Spans[t.Slot] = rawjson.Span{Start: uint32(start), End: uint32(len(row.Image))}
+			}
+		}
+		if !yield(&row) {
+			return nil
+		}
+	}
+}
+
+// appendStored appends what is stored as a raw JSON value for a column of type
+// kind in the source; nothing for NULL.
+func appendStored(dst []byte, kind schema.Type, st *capi.Stmt, i int) []byte {
+	quoted := kind == schema.String || kind == schema.Enum || kind == schema.DateTime
+	start := len(dst)
+	if quoted {
+		dst = append(dst, '"')
+	}
+	switch st.Kind(i) {
+	case capi.Null:
+		return dst[:start]
+	case capi.Integer:
+		n := st.Int(i)
+		if kind == schema.Boolean && n&^1 == 0 {
+			return append(dst, [...]string{"false", "true"}[n]...)
+		}
+		dst = appendInt(dst, n)
+	case capi.Real:
+		dst = appendFloat(dst, st.Float(i))
+	default:
+		return appendStoredText(dst[:start], kind, st.Bytes(i))
+	}
+	if quoted {
+		dst = append(dst, '"')
+	}
+	return dst
+}
+
+func appendStoredText(dst []byte, kind schema.Type, text []byte) []byte {
+	switch kind {
+	case schema.String, schema.Enum:
+		return rawjson.AppendQuoted(dst, text)
+	case schema.DateTime:
+		start := len(dst)
+		if out, _, err := appendInstant(append(dst, '"'), text); err == nil {
+			return append(out, '"')
+		}
+		return rawjson.AppendQuoted(dst[:start], text)
+	}
+	if rawjson.Valid(text) == nil {
+		return append(dst, text...)
+	}
+	return rawjson.AppendQuoted(dst, text)
+}

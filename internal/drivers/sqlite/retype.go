@@ -1,0 +1,258 @@
+package sqlite
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/drivers/sqlite/capi"
+)
+
+var errDefinition = errors.New("the table's definition is not understood")
+
+// retype returns the CREATE TABLE statement sql, as a schema has it, with the
+// given column declared as of another type. What the change means is checked by
+// SQLite itself, in a database of its own.
+func retype(sql, column, to string) (string, error) {
+	from, end, err := typeOf(sql, column)
+	if err != nil {
+		return "", err
+	}
+	changed := sql[:from] + " " + to + " " + strings.TrimLeft(sql[end:], " ")
+	before, err := columnsOf(sql)
+	if err != nil {
+		return "", err
+	}
+	after, err := columnsOf(changed)
+	if err != nil {
+		return "", err
+	}
+	for name, c := range before {
+		if strings.EqualFold(name, column) {
+			c.declared = strings.ToUpper(to)
+		}
+		if after[name] != c {
+			return "", errDefinition
+		}
+	}
+	if len(before) != len(after) {
+		return "", errDefinition
+	}
+	return changed, nil
+}
+
+// definition is all that a table's definition says of a column.
+type definition struct{ declared, required, fallback, key, hidden string }
+
+// columnsOf returns the columns of the table that the statement makes.
+func columnsOf(sql string) (map[string]definition, error) {
+	db, err := capi.Open(":memory:", true, time.Second)
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	sql, err = renamed(sql, "t")
+	if err != nil {
+		return nil, err
+	}
+	if err := db.Exec(sql); err != nil {
+		return nil, errDefinition
+	}
+	st, err := db.Prepare(`SELECT name, upper(type), "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo('t')`)
+	if err != nil {
+		return nil, err
+	}
+	defer st.Finalize()
+	columns := make(map[string]definition)
+	for {
+		more, err := st.Step()
+		if err != nil || !more {
+			return columns, err
+		}
+		columns[st.String(0)] = definition{st.String(1), st.String(2), st.String(3), st.String(4), st.String(5)}
+	}
+}
+
+// renamed returns the CREATE TABLE statement sql, as a schema has it, for a table
+// of another name. A schema has these words in upper case, one blank between.
+func renamed(sql, name string) (string, error) {
+	const begin = "CREATE TABLE "
+	if !strings.HasPrefix(sql, begin) {
+		return "", errDefinition
+	}
+	l := lexer{text: sql, pos: len(begin)}
+	if l.next() == "" {
+		return "", errDefinition
+	}
+	return begin + quote(name) + sql[l.pos:], nil
+}
+
+// typeOf returns where, in a CREATE TABLE statement, the type of the column is
+// declared: behind its name, and up to its constraints.
+func typeOf(sql, column string) (from, end int, err error) {
+	l := lexer{text: sql}
+	for l.next() != "(" {
+		if l.token == "" {
+			return 0, 0, errDefinition
+		}
+	}
+	for {
+		if name := identifier(l.next()); l.token == "" {
+			return 0, 0, fmt.Errorf("column %q is not in the table's definition", column)
+		} else if strings.EqualFold(name, column) && !tableConstraint(l.token) {
+			from = l.pos
+			for end = l.pos; !constraint(l.next()); end = l.pos {
+				if l.token == "(" {
+					l.group()
+				}
+			}
+			return from, end, nil
+		}
+		for l.token != "," {
+			switch l.token {
+			case "(":
+				l.group()
+			case "", ")":
+				return 0, 0, fmt.Errorf("column %q is not in the table's definition", column)
+			}
+			l.next()
+		}
+	}
+}
+
+// constraint reports whether a token ends the type of a column.
+func constraint(token string) bool {
+	switch strings.ToUpper(token) {
+	case "", ",", ")", "CONSTRAINT", "PRIMARY", "NOT", "NULL", "UNIQUE", "CHECK", "DEFAULT", "COLLATE", "REFERENCES", "GENERATED", "AS":
+		return true
+	}
+	return false
+}
+
+// tableConstraint reports whether a token begins a constraint of the table, and
+// not a column of that name, which would stand in quotes.
+func tableConstraint(token string) bool {
+	switch strings.ToUpper(token) {
+	case "CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN":
+		return true
+	}
+	return false
+}
+
+// identifier returns the name that a token is.
+func identifier(token string) string {
+	if len(token) < 2 {
+		return token
+	}
+	inner := token[1 : len(token)-1]
+	switch q := token[0]; q {
+	case '"', '`', '\'':
+		return strings.ReplaceAll(inner, string([]byte{q, q}), string(q))
+	case '[':
+		return inner
+	}
+	return token
+}
+
+// lexer cuts SQL into tokens: names and strings with their quotes, words and
+// numbers, and single other characters. White space and comments are between them.
+type lexer struct {
+	text  string
+	pos   int // behind token
+	token string
+}
+
+// next moves to the next token and returns it, "" at the end.
+func (l *lexer) next() string {
+	l.skip()
+	start := l.pos
+	if start == len(l.text) {
+		l.token = ""
+		return ""
+	}
+	switch c := l.text[start]; {
+	case c == '"' || c == '`' || c == '\'':
+		l.quoted(c)
+	case c == '[':
+		if n := strings.IndexByte(l.text[start:], ']'); n > 0 {
+			l.pos += n + 1
+		} else {
+			l.pos = len(l.text)
+		}
+	case word(c):
+		for l.pos < len(l.text) && word(l.text[l.pos]) {
+			l.pos++
+		}
+	default:
+		l.pos++
+	}
+	l.token = l.text[start:l.pos]
+	return l.token
+}
+
+// quoted moves behind what the quote c encloses; doubled it stands for itself.
+func (l *lexer) quoted(c byte) {
+	for l.pos++; l.pos < len(l.text); l.pos++ {
+		if l.text[l.pos] != c {
+			continue
+		}
+		if l.pos++; l.pos == len(l.text) || l.text[l.pos] != c {
+			return
+		}
+	}
+}
+
+// skip moves over white space and comments.
+func (l *lexer) skip() {
+	for l.pos < len(l.text) {
+		rest := l.text[l.pos:]
+		switch {
+		case strings.IndexByte(" \t\n\f\r", rest[0]) >= 0:
+			l.pos++
+		case strings.HasPrefix(rest, "--"):
+			l.pos += ends(rest, "\n")
+		case strings.HasPrefix(rest, "/*"):
+			l.pos += 2 + ends(rest[2:], "*/")
+		default:
+			return
+		}
+	}
+}
+
+// ends returns how long text is up to and with mark.
+func ends(text, mark string) int {
+	if n := strings.Index(text, mark); n >= 0 {
+		return n + len(mark)
+	}
+	return len(text)
+}
+
+// group moves behind the parenthesis that closes the one just read.
+func (l *lexer) group() {
+	for depth := 1; depth > 0; {
+		switch l.next() {
+		case "":
+			return
+		case "(":
+			depth++
+		case ")":
+			depth--
+		}
+	}
+}
+
+// word reports whether c is part of a name or number; all that is not ASCII is.
+func word(c byte) bool {
+	return c == '_' || c == '$' || c >= 0x80 || c-'0' <= 9 || c|0x20 >= 'a' && c|0x20 <= 'z'
+}
+
+// shortest returns a number that printf has written with all its digits in its
+// shortest exact form.
+func shortest(args []string) (string, error) {
+	f, _, err := parseFloat([]byte(args[0]))
+	if err != nil {
+		return "", err
+	}
+	return string(appendFloat(nil, f)), nil
+}

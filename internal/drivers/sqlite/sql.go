@@ -1,0 +1,162 @@
+package sqlite
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+func relationOf(l *sqlsink.Layout) *relation { return l.Real.Native.(*relation) }
+
+// here names the row that is in the table. Qualified by it, a column that is gone
+// is an error; alone in double quotes it would be a string.
+const here = `"_here"`
+
+// there names a row of a stage.
+const there = `"_there"`
+
+func names(targets []sqlsink.Target) []string {
+	list := make([]string, len(targets))
+	for i, t := range targets {
+		list[i] = quote(t.Real.Name)
+	}
+	return list
+}
+
+func keyNames(l *sqlsink.Layout) []string {
+	list := make([]string, l.Keys)
+	for i := range list {
+		list[i] = l.Columns[i].Real.Name
+	}
+	return list
+}
+
+// parameters returns (?, ?, ...).
+func parameters(n int) string { return "(" + strings.Repeat("?, ", n-1) + "?)" }
+
+// upsertSQL inserts rows from source, VALUES or a SELECT, and where the key is
+// there already updates the other columns.
+func upsertSQL(l *sqlsink.Layout, source string) string {
+	columns := names(l.Columns)
+	var b strings.Builder
+	fmt.Fprintf(&b, "INSERT INTO %s AS %s (%s)\n%s\nON CONFLICT (%s) DO ", quote(l.Real.Name), here, strings.Join(columns, ", "), source, strings.Join(columns[:l.Keys], ", "))
+	if len(columns) == l.Keys {
+		return b.String() + "NOTHING"
+	}
+	fmt.Fprintf(&b, "UPDATE SET %s", assignments(l, "excluded."))
+	if l.Guard {
+		fmt.Fprintf(&b, "\nWHERE %s", guard(l, "excluded."+quote(version(l).Real.Name)))
+	}
+	return b.String()
+}
+
+// assignments sets the columns that are not of the key to those of the same name
+// with the prefix.
+func assignments(l *sqlsink.Layout, prefix string) string {
+	sets := names(l.Columns[l.Keys:])
+	for i, c := range sets {
+		sets[i] = c + " = " + prefix + c
+	}
+	return strings.Join(sets, ", ")
+}
+
+// version returns the column of the row's clock.
+func version(l *sqlsink.Layout) sqlsink.Target {
+	return l.Columns[slices.IndexFunc(l.Columns, func(t sqlsink.Target) bool { return t.Meta == sqlsink.MetaVersion })]
+}
+
+// guard is true where the row that is here is not newer than the given version.
+func guard(l *sqlsink.Layout, newer string) string {
+	c := here + "." + quote(version(l).Real.Name)
+	return fmt.Sprintf("(%s IS NULL OR %s <= %s)", c, c, newer)
+}
+
+// sameKey is true of the row that is here where its key is that of the parameters,
+// or of the columns with the prefix. Keys are compared byte by byte, whatever the
+// column's own order.
+func sameKey(l *sqlsink.Layout, prefix string) string {
+	terms := names(l.Columns[:l.Keys])
+	for i, c := range terms {
+		other := "?"
+		if prefix != "" {
+			other = prefix + c
+		}
+		terms[i] = fmt.Sprintf("%s.%s = %s COLLATE BINARY", here, c, other)
+	}
+	return strings.Join(terms, " AND ")
+}
+
+// update updates a row that is there.
+func update(l *sqlsink.Layout) command {
+	sets := names(l.Columns)
+	for i := range sets {
+		sets[i] += " = ?"
+	}
+	c := command{fmt.Sprintf("UPDATE %s AS %s SET %s\nWHERE %s", quote(l.Real.Name), here, strings.Join(sets, ", "), sameKey(l, "")), slices.Concat(l.Columns, l.Columns[:l.Keys])}
+	return c.guarded(l)
+}
+
+// insertion inserts a row that is not there.
+func insertion(l *sqlsink.Layout) command {
+	values := strings.Trim(parameters(len(l.Columns)), "()")
+	sql := fmt.Sprintf("INSERT INTO %s (%s)\nSELECT %s\nWHERE NOT EXISTS (SELECT 1 FROM %s AS %s WHERE %s)",
+		quote(l.Real.Name), strings.Join(names(l.Columns), ", "), values, quote(l.Real.Name), here, sameKey(l, ""))
+	return command{sql, slices.Concat(l.Columns, l.Columns[:l.Keys])}
+}
+
+// removal deletes a row, or marks it as deleted.
+func removal(l *sqlsink.Layout) command {
+	table := fmt.Sprintf("%s AS %s", quote(l.Real.Name), here)
+	c := command{sql: "DELETE FROM " + table}
+	if l.Soft {
+		c.takes = slices.DeleteFunc(slices.Clone(l.Columns), func(t sqlsink.Target) bool { return t.Meta == 0 })
+		sets := names(c.takes)
+		for i := range sets {
+			sets[i] += " = ?"
+		}
+		c.sql = fmt.Sprintf("UPDATE %s SET %s", table, strings.Join(sets, ", "))
+	}
+	c.sql += "\nWHERE " + sameKey(l, "")
+	c.takes = append(c.takes, l.Columns[:l.Keys]...)
+	return c.guarded(l)
+}
+
+// guarded makes the command, whose condition comes last, spare newer rows.
+func (c command) guarded(l *sqlsink.Layout) command {
+	if l.Guard {
+		c.sql += " AND " + guard(l, "?")
+		c.takes = append(c.takes, version(l))
+	}
+	return c
+}
+
+// mergeSQL upserts the rows of a stage, of which there is one a key, into the
+// layout's table.
+func mergeSQL(l *sqlsink.Layout, stage string) []string {
+	columns := strings.Join(names(l.Columns), ", ")
+	if relationOf(l).unique(keyNames(l)) {
+		return []string{upsertSQL(l, fmt.Sprintf("SELECT %s FROM %s WHERE true", columns, quote(stage)))}
+	}
+	from, same := fmt.Sprintf("%s AS %s", quote(stage), there), sameKey(l, there+".")
+	var statements []string
+	if len(l.Columns) > l.Keys {
+		update := fmt.Sprintf("UPDATE %s AS %s SET %s\nFROM %s\nWHERE %s", quote(l.Real.Name), here, assignments(l, there+"."), from, same)
+		if l.Guard {
+			update += " AND " + guard(l, there+"."+quote(version(l).Real.Name))
+		}
+		statements = append(statements, update)
+	}
+	return append(statements, fmt.Sprintf("INSERT INTO %s (%s)\nSELECT %s FROM %s\nWHERE NOT EXISTS (SELECT 1 FROM %s AS %s WHERE %s)",
+		quote(l.Real.Name), columns, columns, from, quote(l.Real.Name), here, same))
+}
+
+// checkpointSQL moves a checkpoint: its parameters are the new position, the
+// names it is stored under and, unless it is the first, the position it was at.
+func checkpointSQL(l *sqlsink.Layout, first bool) string {
+	if first {
+		return fmt.Sprintf(`INSERT INTO %s ("position", "stored", "stream", "consumer", "filter") VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, quote(l.Real.Name))
+	}
+	return fmt.Sprintf(`UPDATE %s SET "position" = ?, "stored" = ? WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ? AND "stored" = ?`, quote(l.Real.Name))
+}

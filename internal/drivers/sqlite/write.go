@@ -1,0 +1,119 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// command is a statement and the targets whose values it takes.
+type command struct {
+	sql   string
+	takes []sqlsink.Target
+}
+
+// statements are what writes into one layout.
+type statements struct {
+	// upsert is one command; or, where no index makes the key unique, two, of
+	// which the second is for when the first has changed nothing.
+	upsert  []command
+	remove  command
+	encoder encoder
+}
+
+// statementsOf returns what is known of the layout, made when it is first met.
+func (s *session) statementsOf(l *sqlsink.Layout) *statements {
+	if l.Native == nil {
+		l.Native = newStatements(l, s.dialect.adjusted)
+	}
+	return l.Native.(*statements)
+}
+
+func newStatements(l *sqlsink.Layout, adjusted func(table, column, rule string)) *statements {
+	w := &statements{remove: removal(l), encoder: encoder{table: l.Table.Name, adjusted: adjusted}}
+	if relationOf(l).unique(keyNames(l)) {
+		w.upsert = []command{{upsertSQL(l, "VALUES "+parameters(len(l.Columns))), l.Columns}}
+	} else {
+		w.upsert = []command{update(l), insertion(l)}
+	}
+	return w
+}
+
+// Write applies w.Deletes, then w.Upserts.
+func (t *tx) Write(ctx context.Context, w *sqlsink.Write) error {
+	return t.within(ctx, func() error {
+		s, st := t.s, t.s.statementsOf(w.Layout)
+		for i := range w.Deletes {
+			if err := s.execRow(ctx, &st.remove, &st.encoder, &w.Deletes[i], w.Synced); err != nil {
+				return fmt.Errorf("delete from table %q: %w", w.Layout.Real.Name, err)
+			}
+		}
+		for i := range w.Upserts {
+			if err := s.upsert(ctx, st, &w.Upserts[i], w.Synced); err != nil {
+				return fmt.Errorf("write into table %q: %w", w.Layout.Real.Name, err)
+			}
+		}
+		return nil
+	})
+}
+
+func (s *session) upsert(ctx context.Context, st *statements, row *change.Row, synced time.Time) error {
+	for i := range st.upsert {
+		if i > 0 && s.db.Changes() > 0 {
+			return nil
+		}
+		if err := s.execRow(ctx, &st.upsert[i], &st.encoder, row, synced); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// execRow executes the command with the row's values.
+func (s *session) execRow(ctx context.Context, c *command, e *encoder, row *change.Row, synced time.Time) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	p, err := s.prepare(c.sql)
+	if err != nil {
+		return err
+	}
+	s.args.Reset()
+	if err := e.row(&s.args, c.takes, row, synced); err != nil {
+		return err
+	}
+	return p.Exec(&s.args)
+}
+
+// Checkpoint moves the stored checkpoint from where it is thought to be.
+func (t *tx) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
+	return t.within(ctx, func() error {
+		sql := checkpointSQL(l, from == cdc.Position{})
+		p, err := t.s.prepare(sql)
+		if err != nil {
+			return err
+		}
+		a := &t.s.args
+		a.Reset()
+		a.Int(int64(c.Position.Sequence))
+		a.Int(c.Position.Stored)
+		a.String(c.Stream)
+		a.String(c.Consumer)
+		a.String(c.Filter)
+		if from != (cdc.Position{}) {
+			a.Int(int64(from.Sequence))
+			a.Int(from.Stored)
+		}
+		if err := p.Exec(a); err != nil {
+			return fmt.Errorf("write the checkpoint: %w", err)
+		}
+		if t.s.db.Changes() != 1 {
+			return sqlsink.ErrMoved
+		}
+		return nil
+	})
+}
