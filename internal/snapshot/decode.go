@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -23,6 +24,8 @@ const (
 	// blockSize is how much text is decoded at once, in bytes; a longer line
 	// makes a larger block.
 	blockSize = 256 << 10
+	// readSize is how much of a file is read at once, in bytes.
+	readSize = 64 << 10
 	// keptBlock is the largest block whose memory is used again.
 	keptBlock = 4 << 20
 	// blocks is how many of a file are in flight: one being unpacked, one being
@@ -52,6 +55,9 @@ func (e *FileError) Error() string {
 
 func (e *FileError) Unwrap() error { return e.Err }
 
+// damaged reports whether the file is, so that its text means nothing.
+func (e *FileError) damaged() bool { return errors.As(e.Err, new(*damagedError)) }
+
 // damagedError marks what a file that was downloaded again might not have.
 type damagedError struct{ err error }
 
@@ -65,8 +71,8 @@ type block struct {
 	rows []change.Row
 	// lines are the rows' lines, counted from the block's first.
 	lines []int
-	last  bool  // nothing follows
-	err   error // what ends the file after these rows; nil at its proper end
+	last  bool       // nothing follows
+	err   *FileError // what ends the file after these rows; nil at its proper end
 }
 
 // fileDecoder decodes one export file: gzipped NDJSON, a row object a line.
@@ -106,7 +112,7 @@ func (d *fileDecoder) Rows(ctx context.Context, r io.Reader) iter.Seq2[*change.R
 			free <- new(block)
 		}
 		stages.Go(func() { d.unpack(ctx, r, free, unpacked) })
-		stages.Go(func() { d.split(ctx, unpacked, split) })
+		stages.Go(func() { d.split(ctx, unpacked, free, split) })
 		for {
 			b, ok := receive(ctx, split)
 			if !ok {
@@ -146,7 +152,7 @@ func receive[T any](ctx context.Context, c <-chan T) (v T, ok bool) {
 
 // unpack cuts the text of the file into blocks of whole lines.
 func (d *fileDecoder) unpack(ctx context.Context, r io.Reader, free <-chan *block, out chan<- *block) {
-	unzipped, err := gzip.NewReader(r)
+	unzipped, err := gzip.NewReader(bufio.NewReaderSize(r, readSize))
 	if err != nil {
 		out <- &block{line: 1, last: true, err: d.damaged(1, err)}
 		return
@@ -211,7 +217,7 @@ func (d *fileDecoder) fill(b *block, r io.Reader, rest []byte) []byte {
 	}
 }
 
-func (d *fileDecoder) damaged(line int64, err error) error {
+func (d *fileDecoder) damaged(line int64, err error) *FileError {
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF):
 		err = errors.New("the file is truncated")
@@ -224,7 +230,7 @@ func (d *fileDecoder) damaged(line int64, err error) error {
 }
 
 // split cuts the rows of blocks into column slots.
-func (d *fileDecoder) split(ctx context.Context, in <-chan *block, out chan<- *block) {
+func (d *fileDecoder) split(ctx context.Context, in <-chan *block, free chan<- *block, out chan<- *block) {
 	splitter := change.NewSplitter(d.table)
 	splitter.Unknown = d.unknown
 	for {
@@ -232,8 +238,15 @@ func (d *fileDecoder) split(ctx context.Context, in <-chan *block, out chan<- *b
 		if !ok {
 			return
 		}
-		if err := d.splitBlock(splitter, b); err != nil {
-			b.err, b.last = err, true
+		if bad := d.splitBlock(splitter, b); bad != nil {
+			damage := b.err
+			if !b.last {
+				damage = d.drain(ctx, in, free)
+			}
+			if damage != nil && damage.damaged() {
+				bad.Err = damage.Err
+			}
+			b.err, b.last = bad, true
 		}
 		last := b.last
 		out <- b // never full: it has room for every block
@@ -243,7 +256,22 @@ func (d *fileDecoder) split(ctx context.Context, in <-chan *block, out chan<- *b
 	}
 }
 
-func (d *fileDecoder) splitBlock(s *change.Splitter, b *block) error {
+// drain unpacks the rest of the file and returns what ends it: a bad line may
+// come of damage that only the checksum at the end shows.
+func (d *fileDecoder) drain(ctx context.Context, in <-chan *block, free chan<- *block) *FileError {
+	for {
+		b, ok := receive(ctx, in)
+		if !ok {
+			return nil
+		}
+		if b.last {
+			return b.err
+		}
+		free <- b // never full: it has room for every block
+	}
+}
+
+func (d *fileDecoder) splitBlock(s *change.Splitter, b *block) *FileError {
 	b.rows, b.lines = b.rows[:0], b.lines[:0]
 	text := b.text
 	for n := 0; len(text) > 0; n++ {

@@ -378,7 +378,7 @@ func (r *run) missing(ctx context.Context, now export, tables []string) {
 			continue
 		}
 		r.cfg.Logger.WarnContext(ctx, "the export does not have a table of the schema; it stays as it is", "table", name)
-		r.settle(TableReport{Table: name})
+		r.settle(TableReport{Table: name, Absent: true})
 		r.tracker.table(name).phase(Done)
 	}
 }

@@ -1,41 +1,449 @@
 package snapshot_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/snapshot"
+	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-func killed() bool { return false }
-
-func TestASnapshotBecomesTheTables(t *testing.T) {
+// inWorld runs f in a bubble with a world of three tables: order has three
+// files, customer one, vendor none.
+func inWorld(t *testing.T, f func(t *testing.T, w *world, d *destination)) {
+	t.Helper()
 	root := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, root, "order", "customer", "vendor"), newDestination(t, root)
 		w.put("order", rowsOf(0, 1000), rowsOf(1000, 1000), rowsOf(2000, 5))
 		w.put("customer", rowsOf(0, 3))
-		if err := d.setLive("vendor", []string{"old"}); err != nil {
-			t.Fatal(err)
+		for _, table := range []string{"order", "customer", "vendor"} {
+			if err := d.setLive(table, []string{"old"}); err != nil {
+				t.Fatal(err)
+			}
 		}
+		f(t, w, d)
+		if t.Failed() {
+			t.Log(w.log.String())
+		}
+	})
+}
+
+// everyRow is what the destination must hold in the end.
+var everyRow = map[string][]string{"order": rows(0, 2005), "customer": rows(0, 3), "vendor": {}}
+
+// everyClock is what the data directory must hold in the end.
+var everyClock = map[string]cdc.Timestamp{"order": at(3), "customer": at(1), "vendor": {Wall: at(59).Wall}}
+
+// expect compares the live tables with want.
+func expect(t *testing.T, d *destination, want map[string][]string) {
+	t.Helper()
+	got := make(map[string][]string)
+	for table := range want {
+		got[table] = d.live(table)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("live tables: %.2000s", diff)
+	}
+}
+
+func TestASnapshotBecomesTheTables(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		report, err := w.run(t.Context(), d, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for table, want := range map[string][]string{"order": rows(0, 2005), "customer": rows(0, 3), "vendor": {}} {
-			if diff := cmp.Diff(want, d.live(table)); diff != "" {
-				t.Errorf("%s: %s", table, diff)
-			}
-		}
+		expect(t, d, everyRow)
 		clocks, underWay := w.clocks()
-		want := map[string]cdc.Timestamp{"order": at(3), "customer": at(1), "vendor": {Wall: at(59).Wall}}
-		if diff := cmp.Diff(want, clocks); diff != "" || underWay {
+		if diff := cmp.Diff(everyClock, clocks); diff != "" || underWay {
 			t.Errorf("under way: %v, clocks: %s", underWay, diff)
 		}
-		if report.Rows != 2008 || len(report.Tables) != 3 {
-			t.Errorf("report %+v", report)
+		if diff := cmp.Diff([]string{"customer", "order", "vendor"}, d.migrated); diff != "" {
+			t.Error(diff)
+		}
+		want := []snapshot.TableReport{
+			{Table: "customer", Rows: 3, Files: 1, Clock: at(1)},
+			{Table: "order", Rows: 2005, Files: 3, Clock: at(3)},
+			{Table: "vendor", Clock: cdc.Timestamp{Wall: at(59).Wall}},
+		}
+		if diff := cmp.Diff(want, report.Tables, cmpopts.IgnoreFields(snapshot.TableReport{}, "Bytes")); diff != "" || report.Rows != 2008 {
+			t.Errorf("%d rows, %s", report.Rows, diff)
+		}
+		if left, err := os.ReadDir(w.root + "/data/import"); err != nil || len(left) > 0 {
+			t.Errorf("%v, %v is left", err, left)
+		}
+		if diff := cmp.Diff([]hq.ExportRequest{{}}, w.requests); diff != "" {
+			t.Error(diff)
+		}
+		for n := 1; n <= 3; n++ {
+			if got := d.clocks[fileName("order", n)]; got != at(n) {
+				t.Errorf("rows of file %d are of %v", n, got)
+			}
 		}
 	})
+}
+
+func TestProgressAddsUp(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		report, err := w.run(t.Context(), d, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := snapshot.Totals{Tables: 3, Done: 3, Rows: 2008, Bytes: report.Bytes, Downloaded: report.Bytes, TotalBytes: report.Bytes}
+		if diff := cmp.Diff(want, w.totals); diff != "" || report.Bytes == 0 {
+			t.Error(diff)
+		}
+		phases, last := "", snapshot.Progress{}
+		for _, p := range w.events {
+			if p.Table != "order" {
+				continue
+			}
+			if p.Phase != last.Phase {
+				phases += p.Phase.String() + " "
+			}
+			if p.Rows < last.Rows || p.Bytes < last.Bytes || p.Files < last.Files || p.Downloaded < last.Downloaded {
+				t.Errorf("%+v after %+v", p, last)
+			}
+			last = p
+		}
+		if phases != "waiting queued loading finishing done " || last.Rows != 2005 || last.Files != 3 || last.TotalFiles != 3 || last.Bytes != last.TotalBytes {
+			t.Errorf("%s, at the end %+v", phases, last)
+		}
+	})
+}
+
+func TestTablesLoadWhileOthersAreExported(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		var asked []time.Time
+		w.status = func(_ string, n int) (hq.Export, error) {
+			asked = append(asked, time.Now())
+			e := w.everything()
+			e.Completed = n >= 12
+			switch {
+			case n < 3:
+				e.Tables = nil
+			case n < 6:
+				e.Tables["order"] = hq.ExportTable{Status: hq.ExportPending}
+				delete(e.Tables, "vendor")
+			case n < 12:
+				if n == 11 && !cmp.Equal(d.live("order"), everyRow["order"]) {
+					t.Error("order was ready and not loaded")
+				}
+				e.Tables["vendor"] = hq.ExportTable{Status: "pending"}
+			}
+			return e, nil
+		}
+		if _, err := w.run(t.Context(), d, nil); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, d, everyRow)
+		if last := asked[11].Sub(asked[10]); last < 7*time.Second || last > 15*time.Second {
+			t.Errorf("the last wait was %v", last)
+		}
+		if first := asked[1].Sub(asked[0]); first > time.Second {
+			t.Errorf("the first wait was %v", first)
+		}
+	})
+}
+
+func TestParallelBoundsTheTablesThatLoad(t *testing.T) {
+	for _, parallel := range []int{1, 2} {
+		inWorld(t, func(t *testing.T, w *world, d *destination) {
+			var mu sync.Mutex
+			now, most := 0, 0
+			d.fail = func(operation, _, _ string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				switch operation {
+				case "begin":
+					now++
+					most = max(most, now)
+				case "close":
+					now--
+				}
+				return nil
+			}
+			if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Parallel = parallel }); err != nil {
+				t.Fatal(err)
+			}
+			if most > parallel {
+				t.Errorf("%d tables at a time, %d were allowed", most, parallel)
+			}
+		})
+	}
+}
+
+func TestOnlySomeTablesAndCompanies(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		offset := time.UnixMilli(1712345678901)
+		_, err := w.run(t.Context(), d, func(c *snapshot.Config) {
+			c.Only, c.CompanyIDs, c.LocationIDs, c.TimeOffset = []string{"vendor", "customer", "vendor"}, []string{"c"}, []string{"l"}, offset
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, d, map[string][]string{"order": {"old"}, "customer": rows(0, 3), "vendor": {}})
+		want := []hq.ExportRequest{{TimeOffset: 1712345678901, CompanyIDs: []string{"c"}, LocationIDs: []string{"l"}, Tables: []string{"customer", "vendor"}}}
+		if diff := cmp.Diff(want, w.requests); diff != "" {
+			t.Error(diff)
+		}
+		_, err = w.run(t.Context(), d, func(c *snapshot.Config) { c.Only = []string{"ordr"} })
+		if err == nil || err.Error() != `hq knows no table "ordr"; did you mean "order"?` || len(w.requests) != 1 {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestNoDeleteKeepsRowsThatTheSnapshotLacks(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.NoDelete = true }); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, d, map[string][]string{"customer": append(rows(0, 3), "old"), "vendor": {"old"}})
+	})
+}
+
+// TestChecksComeFirst: nothing is asked of HQ and nothing changed before the
+// destination has passed its probe and HQ has accepted the key.
+func TestChecksComeFirst(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		broken := errors.New("password refused")
+		d.probe = broken
+		_, err := w.run(t.Context(), d, nil)
+		var e *snapshot.ProbeError
+		if !errors.As(err, &e) || !errors.Is(err, broken) || err.Error() != "test the destination: password refused" {
+			t.Errorf("got %v", err)
+		}
+		d.probe = nil
+		_, err = w.run(t.Context(), d, func(c *snapshot.Config) { c.Schemas = refusing{} })
+		if !errors.As(err, new(*hq.Unauthorized)) {
+			t.Errorf("got %v", err)
+		}
+		for _, refused := range []func(c *snapshot.Config){
+			func(c *snapshot.Config) { c.Sink = struct{ sink.Sink }{d} }, // no Loader
+			func(c *snapshot.Config) { c.Confirm = func(snapshot.Plan) error { return broken } },
+		} {
+			if _, err = w.run(t.Context(), d, refused); err == nil {
+				t.Error("no error")
+			}
+		}
+		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.ValidateOnly = true }); err != nil {
+			t.Error(err)
+		}
+		if len(w.requests) != 0 || len(d.migrated) != 0 || len(d.begun) != 0 {
+			t.Errorf("%v, %v, %v", w.requests, d.migrated, d.begun)
+		}
+		expect(t, d, map[string][]string{"order": {"old"}, "customer": {"old"}, "vendor": {"old"}})
+	})
+}
+
+type refusing struct{}
+
+func (refusing) Latest(context.Context) (map[string]*schema.Table, error) {
+	return nil, fault.Mark(fault.Fatal, &hq.Unauthorized{Problem: hq.KeyRefused})
+}
+
+func TestADryRunSaysWhatItWouldDo(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		dry := func(c *snapshot.Config) { c.DryRun = true }
+		report, err := w.run(t.Context(), d, dry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unknown := snapshot.Plan{Tables: []snapshot.PlanTable{{Table: "customer", Files: -1}, {Table: "order", Files: -1}, {Table: "vendor", Files: -1}}}
+		if diff := cmp.Diff(unknown, report.Plan); diff != "" {
+			t.Error(diff)
+		}
+		w.jobs["given"] = w.everything()
+		report, err = w.run(t.Context(), d, func(c *snapshot.Config) { c.DryRun, c.JobID, c.NoDelete = true, "given", true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		known := snapshot.Plan{
+			Job: "given", Dir: w.root + "/data/import/job-given", Mode: sink.Merge,
+			Tables: []snapshot.PlanTable{{Table: "customer", Files: 1}, {Table: "order", Files: 3}, {Table: "vendor", Files: 0}},
+		}
+		if diff := cmp.Diff(known, report.Plan); diff != "" {
+			t.Error(diff)
+		}
+		if clocks, underWay := w.clocks(); len(clocks) > 0 || underWay || len(w.requests) > 0 || len(d.migrated) > 0 || len(d.begun) > 0 || len(w.gets) > 0 {
+			t.Errorf("something was done: %v, %v, %v, %v, %v, %v", clocks, underWay, w.requests, d.migrated, d.begun, w.gets)
+		}
+	})
+}
+
+func TestSchemaOnlyRecordsThePresent(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		now := at(30).Time()
+		only := func(c *snapshot.Config) { c.SchemaOnly, c.Present = true, func() time.Time { return now } }
+		report, err := w.run(t.Context(), d, only)
+		if err != nil || len(report.Tables) != 3 {
+			t.Fatal(report, err)
+		}
+		present := cdc.Timestamp{Wall: at(30).Wall}
+		clocks, underWay := w.clocks()
+		if diff := cmp.Diff(map[string]cdc.Timestamp{"order": present, "customer": present, "vendor": present}, clocks); diff != "" || underWay {
+			t.Errorf("%v, %s", underWay, diff)
+		}
+		if diff := cmp.Diff([]string{"customer", "order", "vendor"}, d.migrated); diff != "" {
+			t.Error(diff)
+		}
+		expect(t, d, map[string][]string{"order": {"old"}, "customer": {"old"}, "vendor": {"old"}})
+		// Later, for tables that are there: changes since are still to come.
+		now = now.Add(time.Hour)
+		if _, err := w.run(t.Context(), d, only); err != nil {
+			t.Fatal(err)
+		}
+		if again, _ := w.clocks(); !cmp.Equal(again, clocks) {
+			t.Errorf("the times moved: %v", again)
+		}
+		// Into another destination, which holds nothing.
+		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { only(c); c.Destination = "disk://other" }); err != nil {
+			t.Fatal(err)
+		}
+		if again, _ := w.clocks(); again["order"] != cdc.At(now) {
+			t.Errorf("the times stayed: %v", again)
+		}
+	})
+}
+
+func TestADestinationThatTakesNoSnapshotTakesTheSchema(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		_, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Sink, c.SchemaOnly = logSink{}, true })
+		if err != nil {
+			t.Error(err)
+		}
+		if clocks, _ := w.clocks(); len(clocks) != 3 {
+			t.Errorf("clocks %v", clocks)
+		}
+	})
+}
+
+type logSink struct{}
+
+func (logSink) Apply(context.Context, *change.Batch) error { return nil }
+func (logSink) Close(context.Context) error                { return nil }
+
+func TestAGivenJobIsImported(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		w.jobs["given"] = w.everything()
+		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.JobID = "given" }); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, d, everyRow)
+		_, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.JobID = "unknown/../job" })
+		if err == nil || !strings.HasPrefix(err.Error(), `hq has no export "unknown/../job" (any longer)`) || len(w.requests) > 0 {
+			t.Errorf("%v, requests %v", err, w.requests)
+		}
+	})
+}
+
+func TestWhatHQFailsToExport(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		w.tables["lost"], w.tables["odd"], w.tables["timeless"] = w.tables["vendor"], w.tables["vendor"], w.tables["vendor"]
+		w.export = func(hq.ExportRequest) hq.Export {
+			e := w.everything()
+			e.Tables["order"] = hq.ExportTable{Status: hq.ExportFailed, Error: "out of memory"}
+			e.Tables["vendor"] = hq.ExportTable{Status: hq.ExportPending}
+			e.Tables["odd"] = hq.ExportTable{Status: hq.ExportCompleted, URLs: []string{"http://store/SECRET/orders.csv?SECRET"}}
+			e.Tables["timeless"] = hq.ExportTable{Status: hq.ExportCompleted}
+			e.Tables["secret_table"] = hq.ExportTable{Status: hq.ExportCompleted, Cursor: "1"}
+			delete(e.Tables, "lost")
+			return e
+		}
+		report, err := w.run(t.Context(), d, nil)
+		got := make(map[string]string)
+		for _, r := range report.Tables {
+			got[r.Table] = fmt.Sprint(r.Err)
+		}
+		want := map[string]string{
+			"customer": "<nil>", "lost": "<nil>",
+			"order":        `export: hq says "out of memory"`,
+			"vendor":       "export: it ended without this table",
+			"odd":          `export: the name of export file "orders.csv": does not end in .ndjson.gz`,
+			"timeless":     "export: the table has neither files nor a cursor to tell its time",
+			"secret_table": "the export has it, the schema does not",
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+		var e *snapshot.TablesError
+		if !errors.As(err, &e) || len(e.Failed) != 5 || e.Of != 7 || !strings.HasPrefix(err.Error(), "5 of 7 tables were not imported: odd: export: ") {
+			t.Errorf("got %v", err)
+		}
+		expect(t, d, map[string][]string{"order": {"old"}, "customer": rows(0, 3), "vendor": {"old"}})
+		// The next run has HQ export anew what it failed to export, and nothing else.
+		w.export = nil
+		delete(w.jobs["job1"].Tables, "secret_table")
+		if _, err := w.run(t.Context(), d, nil); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff([]hq.ExportRequest{{}, {Tables: []string{"odd", "order", "timeless", "vendor"}}}, w.requests); diff != "" {
+			t.Error(diff)
+		}
+		expect(t, d, everyRow)
+		if n := w.gets[fileName("customer", 1)]; n != 1 {
+			t.Errorf("customer was downloaded %d times", n)
+		}
+	})
+}
+
+func TestATableThatWasAskedForAndIsNotExported(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		w.export = func(hq.ExportRequest) hq.Export { return hq.Export{Completed: true} }
+		_, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Only = []string{"vendor"} })
+		if err == nil || err.Error() != "1 of 1 tables were not imported: vendor: the export does not have it" {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestHQIsWaitedFor(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		down := &hq.Error{Operation: "ask for the state of the export", Status: http.StatusServiceUnavailable}
+		began := time.Now()
+		w.status = func(string, int) (hq.Export, error) {
+			if time.Since(began) < 9*time.Minute {
+				return hq.Export{}, down
+			}
+			return w.everything(), nil
+		}
+		if _, err := w.run(t.Context(), d, nil); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, d, everyRow)
+		w.status = func(string, int) (hq.Export, error) { return hq.Export{}, down }
+		began = time.Now()
+		_, err := w.run(t.Context(), d, nil)
+		if !errors.Is(err, down) || time.Since(began) > 10*time.Minute {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+	})
+}
+
+// states opens the data directory and calls f.
+func (w *world) states(f func(d *state.Dir) error) {
+	w.t.Helper()
+	dir := w.open()
+	defer dir.Close()
+	if err := f(dir); err != nil {
+		w.t.Fatal(err)
+	}
 }

@@ -123,6 +123,7 @@ type TableReport struct {
 	Files   int
 	Clock   cdc.Timestamp // of the snapshot; zero where Err is set
 	Earlier bool          // done by an earlier run
+	Absent  bool          // the export does not have it; it stays as it is
 	Err     error
 }
 

@@ -257,7 +257,7 @@ func (t *tableImport) explain(ctx context.Context, d *fileDecoder, f exportFile,
 		return context.Cause(ctx)
 	}
 	if d.err != nil { // what the sink makes of it does not matter
-		if errors.As(d.err, new(*damagedError)) && f.url != "" {
+		if e := new(FileError); errors.As(d.err, &e) && e.damaged() && f.url != "" {
 			return errors.Join(d.err, removeFile(filepath.Join(t.dir, f.name)))
 		}
 		return d.err
@@ -265,9 +265,12 @@ func (t *tableImport) explain(ctx context.Context, d *fileDecoder, f exportFile,
 	where := &FileError{File: f.name, Err: err}
 	var row *sink.RowError
 	switch {
-	case errors.As(err, &row) && d.gapless:
-		where.Line, where.Err = row.Row, row.Err
 	case errors.As(err, &row):
+		if d.gapless {
+			where.Line, where.Err = row.Row, row.Err
+		}
+		// Whatever its class, the row will be refused again.
+		return destinationError{fault.Mark(max(fault.Of(err), fault.Poison), where)}
 	case fault.Of(err) == fault.Poison && d.row > 0:
 		where.Line, where.Before = d.line, true
 	}

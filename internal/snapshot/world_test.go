@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -28,8 +29,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if killed() {
-		return
+	if root := os.Getenv(childRoot); root != "" {
+		os.Exit(child(root))
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -39,6 +40,7 @@ func TestMain(m *testing.M) {
 type world struct {
 	t        testing.TB
 	root     string
+	store    string // address of the object store
 	tables   map[string]*schema.Table
 	jobs     map[string]hq.Export
 	requests []hq.ExportRequest
@@ -62,7 +64,7 @@ type world struct {
 
 func newWorld(t testing.TB, root string, tables ...string) *world {
 	w := &world{
-		t: t, root: root, tables: make(map[string]*schema.Table), jobs: make(map[string]hq.Export), files: make(map[string][]byte),
+		t: t, root: root, store: "http://store", tables: make(map[string]*schema.Table), jobs: make(map[string]hq.Export), files: make(map[string][]byte),
 		asked: make(map[string]int), gets: make(map[string]int), heads: make(map[string][]string),
 	}
 	for _, name := range tables {
@@ -114,7 +116,7 @@ func (w *world) completed(table string) hq.ExportTable {
 	t := hq.ExportTable{Status: hq.ExportCompleted, Cursor: strconv.FormatInt(at(59).Wall, 10)}
 	for name := range w.files {
 		if f, err := snapshot.ParseExportName(name); err == nil && f.Table == table {
-			t.URLs = append(t.URLs, "http://store/bucket/"+name+"?signature=SECRET")
+			t.URLs = append(t.URLs, w.store+"/bucket/"+name+"?signature=SECRET")
 		}
 	}
 	slices.Sort(t.URLs)
