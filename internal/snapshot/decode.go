@@ -80,6 +80,7 @@ type fileDecoder struct {
 	name  string
 	table *schema.Table
 	clock cdc.Timestamp // of the rows
+	limit int           // of a line, in bytes
 	// unknown is called with each name of a member that the table lacks.
 	unknown func(name []byte)
 	// passed is called after each block of rows, with the number of rows.
@@ -192,12 +193,12 @@ func (d *fileDecoder) fill(b *block, r io.Reader, rest []byte) []byte {
 				return next
 			}
 			searched = len(b.text)
-			if len(b.text) > MaxLine {
+			if len(b.text) > d.limit {
 				b.text, b.last = b.text[:0], true
-				b.err = &FileError{File: d.name, Line: b.line, Err: fmt.Errorf("it is longer than %d MiB", MaxLine>>20)}
+				b.err = &FileError{File: d.name, Line: b.line, Err: d.tooLong()}
 				return nil
 			}
-			grown := make([]byte, len(b.text), min(2*cap(b.text), MaxLine+blockSize))
+			grown := make([]byte, len(b.text), min(2*cap(b.text), d.limit+blockSize))
 			copy(grown, b.text)
 			b.text = grown
 		}
@@ -216,6 +217,8 @@ func (d *fileDecoder) fill(b *block, r io.Reader, rest []byte) []byte {
 		}
 	}
 }
+
+func (d *fileDecoder) tooLong() error { return fmt.Errorf("it is longer than %d MiB", d.limit>>20) }
 
 func (d *fileDecoder) damaged(line int64, err error) *FileError {
 	switch {
@@ -295,8 +298,8 @@ func (d *fileDecoder) splitBlock(s *change.Splitter, b *block) *FileError {
 
 func (d *fileDecoder) splitLine(s *change.Splitter, line []byte) (change.Row, error) {
 	row := change.Row{Image: line, Op: cdc.Insert, Clock: d.clock}
-	if len(line) > MaxLine {
-		return row, fmt.Errorf("it is longer than %d MiB", MaxLine>>20)
+	if len(line) > d.limit {
+		return row, d.tooLong()
 	}
 	var err error
 	if row.Spans, err = s.Split(line); err != nil {

@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -50,7 +49,7 @@ func zip(t testing.TB, text string) []byte {
 
 func newDecoder(t testing.TB) *fileDecoder {
 	return &fileDecoder{
-		name: "f", table: decodeTable(t, "v"), clock: cdc.Timestamp{Wall: 7}, unknown: func([]byte) {}, passed: func(int) {},
+		name: "f", table: decodeTable(t, "v"), clock: cdc.Timestamp{Wall: 7}, limit: MaxLine, unknown: func([]byte) {}, passed: func(int) {},
 	}
 }
 
@@ -148,24 +147,22 @@ func TestLinesOfAnySize(t *testing.T) {
 }
 
 func TestALineThatIsTooLongIsRefused(t *testing.T) {
-	var b bytes.Buffer
-	z, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	buffered := bufio.NewWriter(z)
-	_, _ = buffered.WriteString("{\"id\":\"1\",\"v\":1}\n{\"id\":\"2\",\"v\":\"")
-	chunk := bytes.Repeat([]byte{'v'}, 1<<20)
-	for range MaxLine>>20 + 2 {
-		_, _ = buffered.Write(chunk)
-	}
-	_, _ = buffered.WriteString("\"}\n")
-	if err := errors.Join(buffered.Flush(), z.Close()); err != nil {
-		t.Fatal(err)
-	}
-	_, err = decode(newDecoder(t), b.Bytes())
-	if err == nil || err.Error() != "file f, line 2: it is longer than 256 MiB" {
-		t.Errorf("got %v", err)
+	const limit = 1 << 20
+	const around = `{"id":"2","v":""}`
+	for size, want := range map[int]string{
+		limit:      "",
+		limit + 1:  "file f, line 2: it is longer than 1 MiB",
+		10 * limit: "file f, line 2: it is longer than 1 MiB",
+	} {
+		for _, end := range []string{"\n", "\n{\"id\":\"3\"}\n", ""} {
+			d := newDecoder(t)
+			d.limit = limit
+			line := `{"id":"2","v":"` + strings.Repeat("v", size-len(around)) + `"}`
+			_, err := decode(d, zip(t, `{"id":"1","v":1}`+"\n"+line+end))
+			if got := fmt.Sprint(err); want == "" && err != nil || want != "" && got != want {
+				t.Errorf("%d bytes and %q: %v, want %q", size, end, err, want)
+			}
+		}
 	}
 }
 
@@ -290,7 +287,7 @@ func BenchmarkRows(b *testing.B) {
 			b.SetBytes(int64(text.Len()))
 			b.ReportAllocs()
 			for b.Loop() {
-				d := &fileDecoder{name: "f", table: table, unknown: func([]byte) {}, passed: func(int) {}}
+				d := &fileDecoder{name: "f", table: table, limit: MaxLine, unknown: func([]byte) {}, passed: func(int) {}}
 				var last *change.Row
 				for row, err := range d.Rows(b.Context(), bytes.NewReader(file)) {
 					if err != nil {

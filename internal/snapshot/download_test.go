@@ -56,7 +56,7 @@ func oneTable(t *testing.T, f func(t *testing.T, w *world, d *destination, file 
 	root := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, root, "order"), newDestination(t, root)
-		w.put("order", noise(20000))
+		w.put("order", noise(5000))
 		f(t, w, d, fileName("order", 1))
 		if t.Failed() {
 			t.Log(w.log.String())
@@ -71,8 +71,8 @@ func imports(t *testing.T, w *world, d *destination) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(rows(0, 20000), d.live("order")); diff != "" {
-		t.Errorf("%d rows of 20000 came: %.300s", report.Rows, diff)
+	if diff := cmp.Diff(rows(0, 5000), d.live("order")); diff != "" {
+		t.Errorf("%d rows of 5000 came: %.300s", report.Rows, diff)
 	}
 }
 
@@ -123,7 +123,7 @@ func TestADownloadOfAnotherVersionBeginsAnew(t *testing.T) {
 	oneTable(t, func(t *testing.T, w *world, d *destination, file string) {
 		w.serve = func(rw http.ResponseWriter, r *http.Request, _ string, n int) bool {
 			if n == 1 {
-				cut(rw, `"older"`, bytes.Repeat([]byte("older"), 30000), 0, 100000)
+				cut(rw, `"older"`, bytes.Repeat([]byte("older"), 10000), 0, 40000)
 			}
 			if r.Header.Get("If-Range") != `"older"` {
 				t.Errorf("If-Range is %q", r.Header.Get("If-Range"))
@@ -291,7 +291,7 @@ func TestADownloadThatStallsIsTriedAgain(t *testing.T) {
 			if n == 1 {
 				rw.Header().Set("ETag", `"`+file+`"`)
 				rw.Header().Set("Content-Length", strconv.Itoa(len(body)))
-				_, _ = rw.Write(body[:50000])
+				_, _ = rw.Write(body[:20000])
 				_ = http.NewResponseController(rw).Flush()
 				<-r.Context().Done()
 				return true
@@ -303,7 +303,7 @@ func TestADownloadThatStallsIsTriedAgain(t *testing.T) {
 		if took := time.Since(began); took > 2*time.Minute {
 			t.Errorf("took %v", took)
 		}
-		if diff := cmp.Diff([]string{"", "bytes=50000-"}, w.heads[file]); diff != "" {
+		if diff := cmp.Diff([]string{"", "bytes=20000-"}, w.heads[file]); diff != "" {
 			t.Error(diff)
 		}
 	})

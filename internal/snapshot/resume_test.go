@@ -27,19 +27,19 @@ import (
 // at that file, downloaded again where it was damaged, and loads no other again.
 func TestABadFileFailsItsTableAlone(t *testing.T) {
 	file := fileName("order", 2)
-	good := zipped(rowsOf(1000, 1000))
-	badLine := zipped(rowsOf(1000, 499) + `{"id":"SECRET","n":` + "\n" + rowsOf(1500, 500))
-	keyless := zipped(rowsOf(1000, 999) + `{"n":"SECRET"}` + "\n")
+	good := zipped(rowsOf(100, 100))
+	badLine := zipped(rowsOf(100, 49) + `{"id":"SECRET","n":` + "\n" + rowsOf(150, 50))
+	keyless := zipped(rowsOf(100, 99) + `{"n":"SECRET"}` + "\n")
 	for name, c := range map[string]struct {
 		file  []byte
 		want  string
 		again bool // the file is downloaded again by itself
 	}{
-		"truncated":     {good[:len(good)-100], "the file is truncated", true},
+		"truncated":     {good[:len(good)-50], "the file is truncated", true},
 		"damaged":       {append(slices.Clone(good[:len(good)-5]), "xxxxx"...), "the file is damaged: gzip: invalid checksum", true},
-		"not gzip":      {[]byte(rowsOf(1000, 1000)), "line 1: the file is not gzip", true},
-		"bad line":      {badLine, "line 500: not valid json at byte 19: want a value", false},
-		"without a key": {keyless, `line 1000: the row has no value for "id" of its primary key`, false},
+		"not gzip":      {[]byte(rowsOf(100, 100)), "line 1: the file is not gzip", true},
+		"bad line":      {badLine, "line 50: not valid json at byte 19: want a value", false},
+		"without a key": {keyless, `line 100: the row has no value for "id" of its primary key`, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world, d *destination) {
@@ -72,7 +72,7 @@ func TestABadFileFailsItsTableAlone(t *testing.T) {
 				if diff := cmp.Diff([]string{fileName("customer", 1), fileName("order", 1), fileName("order", 2), fileName("order", 3)}, d.loaded); diff != "" {
 					t.Errorf("loaded: %s", diff)
 				}
-				if report.Rows != 2008 || len(w.requests) != 1 || !report.Plan.Resumed {
+				if report.Rows != 208 || len(w.requests) != 1 || !report.Plan.Resumed {
 					t.Errorf("%d rows, %d exports, resumed %v", report.Rows, len(w.requests), report.Plan.Resumed)
 				}
 			})
@@ -83,14 +83,14 @@ func TestABadFileFailsItsTableAlone(t *testing.T) {
 func TestARowThatTheDestinationRefuses(t *testing.T) {
 	refused := fault.Mark(fault.Poison, errors.New("value out of range"))
 	for want, refuse := range map[string]func(n int) error{
-		"line 700: value out of range": func(n int) error {
-			if n == 900 { // the answer comes later than the row
-				return &sink.RowError{Row: 700, Err: errors.New("value out of range")}
+		"line 70: value out of range": func(n int) error {
+			if n == 90 { // the answer comes later than the row
+				return &sink.RowError{Row: 70, Err: errors.New("value out of range")}
 			}
 			return nil
 		},
-		"line 900 or before: value out of range": func(n int) error {
-			if n == 900 {
+		"line 90 or before: value out of range": func(n int) error {
+			if n == 90 {
 				return refused
 			}
 			return nil
@@ -405,7 +405,7 @@ func TestNoCleanupKeepsTheFilesAndDirUsesThem(t *testing.T) {
 			t.Fatal(err)
 		}
 		check("when nothing but the names is known")
-		expect(t, d, map[string][]string{"order": rows(0, 2005), "customer": rows(0, 3), "vendor": {"old"}})
+		expect(t, d, map[string][]string{"order": rows(0, 205), "customer": rows(0, 3), "vendor": {"old"}})
 	})
 }
 
@@ -474,6 +474,6 @@ func TestFilesOfOneNameAreOneFileOrAnError(t *testing.T) {
 		if err == nil || err.Error() != "1 of 3 tables were not imported: customer: export: two different files have the name "+fileName("customer", 1) {
 			t.Errorf("got %v", err)
 		}
-		expect(t, d, map[string][]string{"order": rows(0, 2005), "customer": {"old"}, "vendor": {}})
+		expect(t, d, map[string][]string{"order": rows(0, 205), "customer": {"old"}, "vendor": {}})
 	})
 }

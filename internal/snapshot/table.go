@@ -226,7 +226,7 @@ func (t *tableImport) loadFile(ctx context.Context, load sink.Load, f exportFile
 	defer file.Close()
 	reading := &countingReader{r: file}
 	var rows, bytes int64 // told to the progress
-	decoder := &fileDecoder{name: f.name, table: t.table, clock: f.clock, unknown: t.noteUnknown}
+	decoder := &fileDecoder{name: f.name, table: t.table, clock: f.clock, limit: MaxLine, unknown: t.noteUnknown}
 	decoder.passed = func(n int) {
 		read := reading.n.Load()
 		t.progress.rows(int64(n), read-bytes)
