@@ -28,7 +28,7 @@ type attribute struct {
 	kind      kind
 	oid       uint32 // of the type
 	array     uint32 // of arrays of the type; 0 where there is none
-	spelling  string // of the type, without a length
+	spelling  string // of the type, qualified and quoted, which stands for any length
 	typmod    int32
 	collation string // qualified and quoted, where it is not the type's own
 }
@@ -41,7 +41,7 @@ SELECT c.oid::text, c.relname,
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid OR h.inhrelid = c.oid),
        a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull OR t.typnotnull,
        a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attgenerated <> '' OR a.attidentity = 'a',
-       b.oid::text, b.typname, b.typtype::text, b.typcategory::text, b.typarray::text, pg_catalog.format_type(b.oid, NULL),
+       b.oid::text, b.typname, b.typtype::text, b.typcategory::text, b.typarray::text, pg_catalog.quote_ident(bs.nspname) || '."' || replace(b.typname, '"', '""') || '"',
        CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END::text,
        coalesce((SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.collname)
                    FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
@@ -51,6 +51,7 @@ SELECT c.oid::text, c.relname,
   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
   JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
   JOIN pg_catalog.pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+  JOIN pg_catalog.pg_namespace bs ON bs.oid = b.typnamespace
  WHERE s.nspname = $1 AND c.relname IN (SELECT json_array_elements_text($2::json)) AND c.relkind IN ('r', 'p', 'f', 'v')
  ORDER BY c.relname, a.attnum`
 

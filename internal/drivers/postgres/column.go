@@ -41,9 +41,9 @@ type column struct {
 	table, name string
 	spelling    string // of the type, for messages and casts
 	kind        kind
-	typmod      int32 // of varchar, char and numeric; -1 is none
-	length      int   // characters at most; 0 is any number
-	scale       int   // of numeric: decimal places at most; -1 is any number
+	length      int // characters at most; 0 is any number
+	scale       int // of numeric: decimal places at most; -1 is any number
+	precision   int // of timestamps: digits of a second at most
 	adjusted    func(table, column, rule string)
 	digits      []byte // room for a number's digits
 }
@@ -64,7 +64,7 @@ var rules = []struct{ name, what string }{
 	{ruleNUL, "U+0000, which PostgreSQL can not store, becomes U+FFFD"},
 	{ruleSurrogate, "half of a surrogate pair becomes U+FFFD"},
 	{ruleUTF8, "bytes that are not UTF-8 become U+FFFD"},
-	{ruleTimePrecision, "digits of a second beyond microseconds are cut off"},
+	{ruleTimePrecision, "digits of a second beyond microseconds, or the column's own precision, are cut off"},
 	{ruleDateOnly, "a column of type date drops the time of day"},
 	{ruleFloat, "a number with more digits than the column's floating-point type holds becomes the nearest one"},
 	{ruleScale, "a number with more decimal places than the column's numeric type is rounded to them"},
@@ -308,11 +308,17 @@ func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
+	if over := micros % powersOfTen[6-c.precision]; over != 0 {
+		micros -= (over + powersOfTen[6-c.precision]) % powersOfTen[6-c.precision] // towards the past, before 2000 too
+		t.dropped = true
+	}
 	if t.dropped {
 		c.adjust(ruleTimePrecision)
 	}
 	return binary.BigEndian.AppendUint64(dst, uint64(micros)), nil
 }
+
+var powersOfTen = [...]int64{1, 10, 100, 1000, 10_000, 100_000, 1_000_000}
 
 func appendUUID(dst, raw []byte) ([]byte, error) {
 	bad := errors.New("it is not a uuid")

@@ -149,7 +149,7 @@ func parseFloat(buf, raw []byte, bits int) (f float64, exact bool, err error) {
 		keeps = 6
 	}
 	if len(raw) <= keeps {
-		return f, f != 0 || bytes.IndexAny(raw, "eE") < 0, nil
+		return f, f != 0 || !bytes.ContainsAny(raw, "eE"), nil
 	}
 	var text [32]byte
 	written, err := parseDecimal(buf, raw)

@@ -17,6 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/drivers/postgres"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
@@ -30,6 +31,7 @@ type destination struct {
 	*sqlsink.Sink
 	t        testing.TB
 	url      string
+	conn     *pgx.Conn
 	adjusted map[string]int // rule -> times
 }
 
@@ -57,19 +59,29 @@ func openURL(t testing.TB, raw string, env sink.Env, options ...string) *destina
 		if err := d.Close(context.Background()); err != nil {
 			t.Errorf("close: %v", err)
 		}
+		if d.conn != nil {
+			d.conn.Close(context.Background())
+		}
 	})
 	return d
 }
 
-// exec runs SQL on a connection of its own.
+// connection is beside the sink's, and kept.
+func (d *destination) connection() *pgx.Conn {
+	d.t.Helper()
+	if d.conn == nil {
+		conn, err := pgx.Connect(context.Background(), d.url)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		d.conn = conn
+	}
+	return d.conn
+}
+
 func (d *destination) exec(sql string) {
 	d.t.Helper()
-	conn, err := pgx.Connect(d.t.Context(), d.url)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	if _, err := conn.Exec(d.t.Context(), sql); err != nil {
+	if _, err := d.connection().Exec(d.t.Context(), sql); err != nil {
 		d.t.Fatalf("%s: %v", sql, err)
 	}
 }
@@ -77,12 +89,7 @@ func (d *destination) exec(sql string) {
 // query returns the rows of an answer, values joined by |.
 func (d *destination) query(sql string) []string {
 	d.t.Helper()
-	conn, err := pgx.Connect(d.t.Context(), d.url)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	rows, err := conn.Query(d.t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
+	rows, err := d.connection().Query(d.t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -265,3 +272,10 @@ func TestBatchesOfAnySizeMakeTheSameRows(t *testing.T) {
 		}
 	}
 }
+
+func sorted(lines []string) []string {
+	slices.Sort(lines)
+	return lines
+}
+
+func quoted(name string) string { return string(rawjson.AppendQuoted(nil, name)) }

@@ -78,13 +78,15 @@ func newShape(server *server, l *sqlsink.Layout, adjusted func(table, column, ru
 
 // limit takes the type's own bounds from its modifier.
 func (c *column) limit(a *attribute) {
-	c.scale = -1
+	c.scale, c.precision = -1, 6
 	switch {
 	case a.kind == kindNumeric && a.typmod >= 4:
 		// The scale is eleven bits with a sign since PostgreSQL 15; before it was never negative.
 		c.scale = int(int16(uint16(a.typmod-4)<<5)) >> 5
 	case a.kind == kindText && a.typmod >= 4:
 		c.length = int(a.typmod - 4)
+	case (a.kind == kindTimestamp || a.kind == kindTimestampTZ) && a.typmod >= 0:
+		c.precision = int(a.typmod)
 	}
 }
 
