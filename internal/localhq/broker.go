@@ -68,13 +68,13 @@ func (b *broker) start() error {
 	if err != nil {
 		return fmt.Errorf("configure the NATS server: %w", err)
 	}
-	log := &natsLogger{logger: b.logger}
+	log := &natsLogger{logger: b.logger, fatal: make(chan string, 1)}
 	srv.SetLoggerV2(log, false, false, false)
 	srv.Start()
-	if !srv.ReadyForConnections(startTimeout) {
+	if err := log.wait(srv); err != nil {
 		srv.Shutdown()
 		srv.WaitForShutdown()
-		return fmt.Errorf("start the NATS server at %s: %s", net.JoinHostPort(b.host, strconv.Itoa(max(b.port, 0))), log.reason())
+		return fmt.Errorf("start the NATS server at %s: %w", net.JoinHostPort(b.host, strconv.Itoa(max(b.port, 0))), err)
 	}
 	b.srv, b.started, b.port = srv, time.Now(), srv.Addr().(*net.TCPAddr).Port
 	return nil
@@ -133,6 +133,9 @@ func (b *broker) upSince() time.Time {
 func (b *broker) connect(u user, name string, options ...nats.Option) (*nats.Conn, error) {
 	conn, err := nats.Connect(b.url(), append([]nats.Option{
 		nats.Name(name), nats.UserJWTAndSeed(u.jwt, string(u.seed)),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			b.logger.Warn("HQ's connection to NATS", "name", name, "error", err)
+		}),
 	}, options...)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", b.url(), err)
@@ -211,39 +214,41 @@ func dialHost(host string) string {
 	return host
 }
 
-// natsLogger passes on what the NATS server has to complain about, and keeps
-// the last of it for the error of a failed start.
+// natsLogger passes on what the NATS server has to complain about.
 type natsLogger struct {
 	logger *slog.Logger
-	mu     sync.Mutex
-	last   string
+	fatal  chan string // holds why the server can't go on
 }
 
-func (l *natsLogger) Noticef(format string, v ...any) {
-	l.logger.Debug(strings.TrimSpace(fmt.Sprintf(format, v...)), "component", "nats")
-}
-func (l *natsLogger) Debugf(string, ...any) {}
-func (l *natsLogger) Tracef(string, ...any) {}
-
-func (l *natsLogger) Warnf(format string, v ...any) {
-	l.logger.Warn(fmt.Sprintf(format, v...), "component", "nats")
-}
-func (l *natsLogger) Errorf(format string, v ...any) { l.complain(format, v) }
-func (l *natsLogger) Fatalf(format string, v ...any) { l.complain(format, v) }
-
-func (l *natsLogger) complain(format string, v []any) {
-	text := fmt.Sprintf(format, v...)
-	l.logger.Error(text, "component", "nats")
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.last = text
-}
-
-func (l *natsLogger) reason() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.last == "" {
-		return fmt.Sprintf("it did not serve within %s", startTimeout)
+// wait waits until the server serves, or says why it can't.
+func (l *natsLogger) wait(srv *server.Server) error {
+	const slice = 100 * time.Millisecond
+	for waited := time.Duration(0); waited < startTimeout; waited += slice {
+		if srv.ReadyForConnections(slice) {
+			return nil
+		}
+		select {
+		case reason := <-l.fatal:
+			return errors.New(reason)
+		default:
+		}
 	}
-	return l.last
+	return fmt.Errorf("it did not serve within %s", startTimeout)
+}
+
+func (l *natsLogger) Noticef(format string, v ...any) { l.log(slog.LevelDebug, format, v) }
+func (l *natsLogger) Warnf(format string, v ...any)   { l.log(slog.LevelWarn, format, v) }
+func (l *natsLogger) Errorf(format string, v ...any)  { l.log(slog.LevelError, format, v) }
+func (l *natsLogger) Debugf(string, ...any)           {}
+func (l *natsLogger) Tracef(string, ...any)           {}
+
+func (l *natsLogger) Fatalf(format string, v ...any) {
+	select {
+	case l.fatal <- fmt.Sprintf(format, v...):
+	default:
+	}
+}
+
+func (l *natsLogger) log(level slog.Level, format string, v []any) {
+	l.logger.Log(context.Background(), level, strings.TrimSpace(fmt.Sprintf(format, v...)), "component", "nats")
 }

@@ -245,6 +245,14 @@ func TestExportFilesAreServedAsAnObjectStoreDoes(t *testing.T) {
 	if past := fetch(t, url, fmt.Sprintf("bytes=%d-", len(whole.body))); past.StatusCode != http.StatusRequestedRangeNotSatisfiable {
 		t.Errorf("a range past the end: %d", past.StatusCode)
 	}
+	changed, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed.Header = http.Header{"Range": {"bytes=100-"}, "If-Range": {`"another"`}}
+	if got := do(t, changed); got.StatusCode != http.StatusOK || !bytes.Equal(got.body, whole.body) {
+		t.Errorf("a range of a file that has changed: %d and %d bytes", got.StatusCode, len(got.body))
+	}
 	for name, bad := range map[string]string{
 		"another file":      strings.Replace(url, "-order-", "-part-", 1),
 		"no signature":      strings.Split(url, "?")[0],

@@ -74,8 +74,7 @@ func (w *tableWriter) write(ctx context.Context, rows iter.Seq[json.RawMessage])
 	}()
 	finish := func() error {
 		f, err := out.finish()
-		out = nil
-		files = append(files, f)
+		files, out = append(files, f), nil
 		return err
 	}
 	for row := range rows {
@@ -162,9 +161,10 @@ func (f *rowFile) finish() (exportFile, error) {
 	part := f.file.Name()
 	err := errors.Join(f.zip.Close(), f.buffer.Flush(), f.file.Sync())
 	size, seekErr := f.file.Seek(0, io.SeekCurrent)
-	if err = errors.Join(err, seekErr, f.file.Close()); err == nil {
-		err = os.Rename(part, filepath.Join(filepath.Dir(part), f.name))
+	if err = errors.Join(err, seekErr, f.file.Close()); err != nil {
+		return exportFile{}, errors.Join(err, os.Remove(part))
 	}
+	err = install(part, filepath.Join(filepath.Dir(part), f.name))
 	return exportFile{Name: f.name, Rows: f.rows, Size: size, MD5: hex.EncodeToString(f.sum.Sum(nil))}, err
 }
 

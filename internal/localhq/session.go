@@ -104,13 +104,13 @@ func (h *HQ) startSession(r *http.Request) (any, error) {
 }
 
 // permitted returns the companies that a key may read out of those asked for;
-// nothing asked for means all that it may read.
+// nothing, or *, asked for means all that it may read.
 func (h *HQ) permitted(claims keyClaims, asked []string) ([]string, error) {
 	allowed := claims.Companies
 	if len(allowed) == 0 {
 		allowed = h.shop.Companies()
 	}
-	if len(asked) == 0 {
+	if len(asked) == 0 || slices.Contains(asked, "*") {
 		return allowed, nil
 	}
 	for _, company := range asked {

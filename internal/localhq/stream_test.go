@@ -47,7 +47,7 @@ func readsFromConsumer(t *testing.T, h *HQ, conn *nats.Conn, name, company strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info.AckFloor.Stream != 1 || info.NumAckPending != 0 {
+	if info.AckFloor.Consumer != 1 || info.AckFloor.Stream != messages(t, h) || info.NumAckPending != 0 {
 		t.Errorf("after an acknowledgement the consumer is %+v", info)
 	}
 }
