@@ -176,7 +176,7 @@ func messageColumns() []column {
 	return common(
 		text("customerId", nil),
 		text("orderId", nil).nullable(),
-		text("body", longRemark(800, 60_000)),
+		text("body", longRemark(150, 60_000)),
 		enum("channel", "sms", "email", "call", "note"),
 		enum("status", "Draft", "Queued", "Sent", "Delivered", "Read", "Failed").kept(),
 		boolean("inbound", 40),
