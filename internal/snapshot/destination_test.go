@@ -67,8 +67,10 @@ func (d *destination) Close(context.Context) error                { return nil }
 func (d *destination) Apply(context.Context, *change.Batch) error { return errors.New("unused") }
 
 func (d *destination) Migrate(_ context.Context, tables []*schema.Table) ([]string, error) {
-	if err := d.check("migrate", "", ""); err != nil {
-		return nil, err
+	for _, t := range tables {
+		if err := d.check("migrate", t.Name, ""); err != nil {
+			return nil, err
+		}
 	}
 	for _, t := range tables {
 		d.migrated = append(d.migrated, t.Name)

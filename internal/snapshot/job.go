@@ -165,7 +165,6 @@ func (r *run) workDir(job string) string {
 
 // execute does what was planned.
 func (r *run) execute(ctx context.Context) error {
-	left := r.unfinished()
 	for _, name := range r.wanted {
 		progress := r.tracker.table(name)
 		if t := r.imp.Tables[name]; t.Done {
@@ -173,8 +172,12 @@ func (r *run) execute(ctx context.Context) error {
 			progress.phase(Done)
 		}
 	}
-	if err := r.migrate(ctx, left); err != nil {
+	var err error
+	if r.refused, err = r.migrate(ctx, r.unfinished()); err != nil {
 		return err
+	}
+	for name, err := range r.refused {
+		r.failed(TableReport{Table: name, Err: err}, state.ImportTable{})
 	}
 	if r.previous != nil {
 		r.discard(ctx, r.previous)

@@ -38,6 +38,8 @@ type run struct {
 
 	tables map[string]*schema.Table // every table that HQ knows
 	wanted []string                 // the tables to import, by name
+	// refused are the tables that the destination can't have.
+	refused map[string]error
 
 	imp      state.Import
 	resumed  bool
@@ -74,7 +76,7 @@ func newRun(c Config) *run {
 		cfg: c, tracker: newTracker(c.Observe), sources: make(map[string]source), results: make(map[string]TableReport),
 		fetch: &fetcher{client: c.HTTP, log: c.Logger, slots: make(chan struct{}, downloads), patience: c.Patience, backoff: c.Retry},
 	}
-	if c.NoDelete {
+	if c.NoDelete || !c.TimeOffset.IsZero() { // a part of a table must not take the place of the whole
 		r.mode = sink.Merge
 	}
 	return r
@@ -131,8 +133,8 @@ func (r *run) fingerprint() string {
 		Destination                string
 		Only, Companies, Locations []string
 		Offset                     int64
-		NoDelete                   bool
-	}{r.cfg.Destination, sorted(o.Only), sorted(o.CompanyIDs), sorted(o.LocationIDs), r.timeOffset(), o.NoDelete})
+		Mode                       sink.LoadMode
+	}{r.cfg.Destination, sorted(o.Only), sorted(o.CompanyIDs), sorted(o.LocationIDs), r.timeOffset(), r.mode})
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:16])
 }
@@ -146,7 +148,7 @@ func (r *run) timeOffset() int64 {
 }
 
 func (r *run) plan() Plan {
-	p := Plan{Mode: r.mode, Resumed: r.resumed, Schema: r.cfg.SchemaOnly}
+	p := Plan{Mode: r.mode, Resumed: r.resumed, Began: r.imp.Started, Schema: r.cfg.SchemaOnly}
 	if n := len(r.imp.Jobs); n > 0 {
 		p.Job = r.imp.Jobs[n-1].ID
 	}
@@ -168,12 +170,34 @@ func (r *run) plan() Plan {
 	return p
 }
 
-// migrate makes the destination have the given tables.
-func (r *run) migrate(ctx context.Context, names []string) error {
+// migrate makes the destination have the given tables, and returns those that
+// it refuses, with the reason. An error is one of all of them.
+func (r *run) migrate(ctx context.Context, names []string) (refused map[string]error, err error) {
 	m, ok := r.cfg.Sink.(sink.Migrator)
 	if !ok || len(names) == 0 {
-		return nil
+		return nil, nil
 	}
+	err = r.migrateTogether(ctx, m, names)
+	if err == nil || ctx.Err() != nil || fault.Of(err) == fault.Transient || len(names) == 1 {
+		return nil, err
+	}
+	refused = make(map[string]error)
+	for _, name := range names {
+		err := r.migrateTogether(ctx, m, []string{name})
+		if ctx.Err() != nil || err != nil && fault.Of(err) == fault.Transient {
+			return nil, err
+		}
+		if err != nil {
+			refused[name] = err
+		}
+	}
+	if len(refused) == len(names) {
+		return nil, err
+	}
+	return refused, nil
+}
+
+func (r *run) migrateTogether(ctx context.Context, m sink.Migrator, names []string) error {
 	tables := make([]*schema.Table, len(names))
 	for i, name := range names {
 		tables[i] = r.tables[name]
@@ -207,9 +231,9 @@ func (r *run) persist(ctx context.Context, operation string, f func() error) err
 	}
 }
 
-// unfinished returns the wanted tables that are not done.
+// unfinished returns the wanted tables that are not done, nor given up.
 func (r *run) unfinished() []string {
-	return slices.DeleteFunc(slices.Clone(r.wanted), func(name string) bool { return r.imp.Tables[name].Done })
+	return slices.DeleteFunc(slices.Clone(r.wanted), func(name string) bool { return r.imp.Tables[name].Done || r.refused[name] != nil })
 }
 
 // fill fills in what happened.

@@ -65,7 +65,9 @@ type Options struct {
 	// Only are the tables to import; none means all.
 	Only                    []string
 	CompanyIDs, LocationIDs []string
-	TimeOffset              time.Time // zero: not given
+	// TimeOffset asks for a part of the rows, by time; zero is all. Rows that
+	// the snapshot lacks then stay.
+	TimeOffset time.Time
 	// SchemaOnly makes the tables and records the present as their snapshot.
 	SchemaOnly bool
 	// ValidateOnly ends after the destination was probed and the key accepted.
@@ -87,9 +89,10 @@ type Options struct {
 
 // Plan says what an import will do.
 type Plan struct {
-	Job     string // "" where an export has yet to be started
-	Dir     string // from which files are taken and into which they are downloaded; "" where not yet known
-	Resumed bool   // goes on with an import that was interrupted
+	Job     string    // "" where an export has yet to be started
+	Dir     string    // from which files are taken and into which they are downloaded; "" where not yet known
+	Resumed bool      // goes on with an import that was interrupted
+	Began   time.Time // when that one, or this one, began
 	Mode    sink.LoadMode
 	Schema  bool        // makes tables, and loads nothing
 	Tables  []PlanTable // by name
@@ -215,7 +218,8 @@ func (r *run) schemaOnly(ctx context.Context) (Report, error) {
 	if err := r.confirm(report.Plan); err != nil {
 		return report, err
 	}
-	if err := r.migrate(ctx, r.wanted); err != nil {
+	var err error
+	if r.refused, err = r.migrate(ctx, r.wanted); err != nil {
 		return report, err
 	}
 	known, err := r.cfg.State.Snapshots()
@@ -223,7 +227,13 @@ func (r *run) schemaOnly(ctx context.Context) (Report, error) {
 		return report, err
 	}
 	var fresh []state.Snapshot
+	failed := &TablesError{Of: len(r.wanted)}
 	for _, table := range r.wanted {
+		if err := r.refused[table]; err != nil {
+			failed.Failed = append(failed.Failed, TableReport{Table: table, Err: err})
+			report.Tables = append(report.Tables, TableReport{Table: table, Err: err})
+			continue
+		}
 		s, ok := known[table]
 		if !ok || s.Destination != r.cfg.Destination {
 			s = state.Snapshot{Table: table, Destination: r.cfg.Destination, Clock: state.Clock{Timestamp: clock}, ImportedAt: time.Now().UTC()}
@@ -231,7 +241,13 @@ func (r *run) schemaOnly(ctx context.Context) (Report, error) {
 		}
 		report.Tables = append(report.Tables, TableReport{Table: table, Clock: s.Clock.Timestamp, Earlier: ok})
 	}
-	return report, r.cfg.State.RecordSnapshots(fresh...)
+	if err := r.cfg.State.RecordSnapshots(fresh...); err != nil {
+		return report, err
+	}
+	if len(failed.Failed) > 0 {
+		return report, failed
+	}
+	return report, nil
 }
 
 // errNoLoader says that a destination takes no snapshots.
