@@ -30,6 +30,9 @@ func appendInstant(dst, text []byte) (out []byte, cut bool, err error) {
 	if p.bad || !p.done() || t.Month() != month { // a day that the month lacks is one of the next
 		return dst, false, errNotInstant
 	}
+	if c.plain() {
+		return c.append(append(dst, text[:10]...)), c.cut, nil
+	}
 	t = t.Add(time.Duration(c.hour)*time.Hour + time.Duration(c.minute)*time.Minute + time.Duration(c.second)*time.Second + time.Duration(c.micros)*time.Microsecond - c.offset)
 	if y := t.Year(); y < 0 || y > 9999 {
 		return dst, false, errors.New("the year is not one of 0000 to 9999")
@@ -42,6 +45,26 @@ type clock struct {
 	hour, minute, second, micros int
 	cut                          bool // digits beyond microseconds, not all zero, were cut off
 	offset                       time.Duration
+}
+
+// plain reports whether the clock is of the day it was written with: without an
+// offset, midnight at the day's end, or a leap second.
+func (c clock) plain() bool { return c.offset == 0 && c.hour < 24 && c.second < 60 }
+
+// append appends the time of a plain clock as sqlsink.TimeFormat has it.
+func (c clock) append(dst []byte) []byte {
+	two := func(n int) { dst = append(dst, byte('0'+n/10), byte('0'+n%10)) }
+	dst = append(dst, 'T')
+	two(c.hour)
+	dst = append(dst, ':')
+	two(c.minute)
+	dst = append(dst, ':')
+	two(c.second)
+	dst = append(dst, '.')
+	two(c.micros / 10000)
+	two(c.micros / 100 % 100)
+	two(c.micros % 100)
+	return append(dst, 'Z')
 }
 
 // scanner reads fields of digits; once something is wrong it stays bad.

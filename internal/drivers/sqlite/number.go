@@ -41,6 +41,9 @@ func parseInt(text []byte) (int64, error) {
 		return n, nil
 	}
 	d := decimalOf(text)
+	if len(d.digits) == 0 {
+		return 0, nil
+	}
 	if d.exponent < 0 {
 		return 0, errNotInteger
 	}
@@ -53,9 +56,6 @@ func parseInt(text []byte) (int64, error) {
 	}
 	whole = append(whole, d.digits...)
 	whole = append(whole, bytes.Repeat([]byte{'0'}, d.exponent)...)
-	if len(d.digits) == 0 {
-		whole = append(whole[:0], '0')
-	}
 	if n, err = strconv.ParseInt(string(whole), 10, 64); err != nil {
 		return 0, errRange
 	}
@@ -142,8 +142,10 @@ func appendFloat(dst []byte, f float64) []byte {
 }
 
 // looksNumeric reports whether SQLite takes the text for a number when it goes
-// into a column of numeric affinity, and would store it as one.
+// into a column of numeric affinity, and would store it as one. U+0000 ends what
+// it looks at.
 func looksNumeric(text []byte) bool {
+	text, _, _ = bytes.Cut(text, []byte{0})
 	text = bytes.Trim(text, " \t\n\v\f\r")
 	if len(text) > 0 && (text[0] == '+' || text[0] == '-') {
 		text = text[1:]

@@ -29,15 +29,8 @@ func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change
 }
 
 func (s *session) read(l *sqlsink.Layout, yield func(*change.Row) bool) error {
-	var columns []string
-	var targets []sqlsink.Target
-	for _, t := range l.Columns {
-		if t.Slot >= 0 {
-			columns = append(columns, here+"."+quote(t.Real.Name))
-			targets = append(targets, t)
-		}
-	}
-	st, err := s.db.Prepare(fmt.Sprintf("SELECT %s FROM %s AS %s", strings.Join(columns, ", "), quote(l.Real.Name), here))
+	sql, targets := selection(l)
+	st, err := s.db.Prepare(sql)
 	if err != nil {
 		return fmt.Errorf("read table %q: %w", l.Real.Name, err)
 	}
@@ -51,7 +44,6 @@ func (s *session) read(l *sqlsink.Layout, yield func(*change.Row) bool) error {
 		if !more {
 			return nil
 		}
-		// Offset 0 is never the end of a value, which a zero Span would be.
 		row.Image = row.Image[:0]
 		clear(row.Spans)
 		for i, t := range targets {
@@ -65,6 +57,22 @@ func (s *session) read(l *sqlsink.Layout, yield func(*change.Row) bool) error {
 			return nil
 		}
 	}
+}
+
+// selection selects the targets that the source has, of the rows that it has.
+func selection(l *sqlsink.Layout) (sql string, targets []sqlsink.Target) {
+	var columns []string
+	where := ""
+	for _, t := range l.Columns {
+		if t.Slot >= 0 {
+			columns = append(columns, here+"."+quote(t.Real.Name))
+			targets = append(targets, t)
+		}
+		if t.Meta == sqlsink.MetaDeleted {
+			where = fmt.Sprintf(" WHERE %s.%s IS NOT 1", here, quote(t.Real.Name))
+		}
+	}
+	return fmt.Sprintf("SELECT %s FROM %s AS %s%s", strings.Join(columns, ", "), quote(l.Real.Name), here, where), targets
 }
 
 // appendStored appends what is stored as a raw JSON value for a column of type

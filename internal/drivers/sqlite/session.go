@@ -57,14 +57,15 @@ func (s *session) prepareSession() error {
 			return err
 		}
 	}
-	return s.db.Exec(fmt.Sprintf(`PRAGMA synchronous=%s;
-PRAGMA journal_mode=%s;
-PRAGMA cache_size=-%d;
-PRAGMA wal_autocheckpoint=%d;
-PRAGMA journal_size_limit=%d;
-PRAGMA foreign_keys=OFF;
-PRAGMA legacy_alter_table=OFF;
-SELECT count(*) FROM sqlite_schema;`, d.synchronous, d.journalMode, cacheKiB, autoCheckpointPages, walKept))
+	if err := s.db.Exec(fmt.Sprintf("PRAGMA synchronous=%s; PRAGMA cache_size=-%d; PRAGMA wal_autocheckpoint=%d; PRAGMA journal_size_limit=%d; PRAGMA foreign_keys=OFF",
+		d.synchronous, cacheKiB, autoCheckpointPages, walKept)); err != nil {
+		return err
+	}
+	return s.query("PRAGMA journal_mode="+d.journalMode, nil, func(row *capi.Stmt) {
+		if mode := row.String(0); mode != d.journalMode {
+			d.log.Warn("the database file does not take the journal mode", "file", d.path, "wanted", d.journalMode, "has", mode)
+		}
+	})
 }
 
 const (

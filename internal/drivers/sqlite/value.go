@@ -9,6 +9,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/drivers/sqlite/capi"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
@@ -104,8 +105,7 @@ func encodeInstant(args *capi.Args, raw []byte) (rule string, err error) {
 	if raw[0] != '"' {
 		return "", errNotInstant
 	}
-	text, _ := appendText(nil, raw)
-	buffer, cut, err := appendInstant(args.Begun(), text)
+	buffer, cut, err := appendInstant(args.Begun(), rawjson.Text(raw))
 	if err != nil {
 		return "", err
 	}

@@ -100,6 +100,9 @@ func (s *Stmt) Step() (bool, error) {
 // Reset makes the statement ready to be executed again.
 func (s *Stmt) Reset() { sqlite3.Xsqlite3_reset(s.db.tls, s.stmt) }
 
+// Columns returns the number of values that a row has.
+func (s *Stmt) Columns() int { return int(sqlite3.Xsqlite3_column_count(s.db.tls, s.stmt)) }
+
 // Kind is the type of a stored value.
 type Kind int32
 
