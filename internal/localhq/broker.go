@@ -41,6 +41,7 @@ type broker struct {
 	port    int    // -1 until the first start, where any free one will do
 	srv     *server.Server
 	started time.Time
+	seen    map[string]time.Time // by the public keys of users, when lastSeen saw them
 }
 
 // start starts the server, unless it runs, and waits until it serves.
@@ -76,6 +77,7 @@ func (b *broker) start() error {
 		srv.WaitForShutdown()
 		return fmt.Errorf("start the NATS server at %s: %w", net.JoinHostPort(b.host, strconv.Itoa(max(b.port, 0))), err)
 	}
+	b.seen = make(map[string]time.Time)
 	b.srv, b.started, b.port = srv, time.Now(), srv.Addr().(*net.TCPAddr).Port
 	return nil
 }
@@ -98,8 +100,8 @@ func (b *broker) url() string {
 	return "nats://" + net.JoinHostPort(dialHost(b.host), strconv.Itoa(b.port))
 }
 
-// lastSeen returns when a connection of the user was last open: now where one
-// is, the zero time where this run of the server has seen none.
+// lastSeen returns when a connection of the user is known to have been open:
+// now where one is, the zero time where none was since the server started.
 func (b *broker) lastSeen(publicKey string) (time.Time, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -110,14 +112,18 @@ func (b *broker) lastSeen(publicKey string) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, fmt.Errorf("list connections: %w", err)
 	}
-	var last time.Time
+	last := b.seen[publicKey]
 	for _, c := range conns.Conns {
-		if c.Stop == nil {
-			return time.Now(), nil
+		stop := time.Now()
+		if c.Stop != nil {
+			stop = *c.Stop
 		}
-		if c.Stop.After(last) {
-			last = *c.Stop
+		if stop.After(last) {
+			last = stop
 		}
+	}
+	if !last.IsZero() {
+		b.seen[publicKey] = last
 	}
 	return last, nil
 }
