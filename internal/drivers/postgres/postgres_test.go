@@ -81,7 +81,7 @@ func (d *destination) connection() *pgx.Conn {
 
 func (d *destination) exec(sql string) {
 	d.t.Helper()
-	if _, err := d.connection().Exec(d.t.Context(), sql); err != nil {
+	if _, err := d.connection().Exec(context.Background(), sql); err != nil {
 		d.t.Fatalf("%s: %v", sql, err)
 	}
 }
@@ -89,7 +89,7 @@ func (d *destination) exec(sql string) {
 // query returns the rows of an answer, values joined by |.
 func (d *destination) query(sql string) []string {
 	d.t.Helper()
-	rows, err := d.connection().Query(d.t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
+	rows, err := d.connection().Query(context.Background(), sql, pgx.QueryExecModeSimpleProtocol)
 	if err != nil {
 		d.t.Fatal(err)
 	}

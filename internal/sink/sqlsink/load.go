@@ -40,8 +40,12 @@ type load struct {
 	done     bool // finished or discarded
 }
 
-// BeginLoad begins or resumes the load of one table. It migrates the live table.
+// BeginLoad begins or resumes the load of one table. It migrates the live table,
+// of which it trusts nothing that was read before.
 func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
+	s.mu.Lock()
+	s.forgetTable(t.Name)
+	s.mu.Unlock()
 	if _, err := s.Migrate(ctx, []*schema.Table{t}); err != nil {
 		return nil, err
 	}

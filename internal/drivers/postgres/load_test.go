@@ -1,0 +1,267 @@
+package postgres_test
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// images yields row images as a snapshot's file does, in one row's memory.
+func images(t testing.TB, table *schema.Table, lines ...string) iter.Seq2[*change.Row, error] {
+	return func(yield func(*change.Row, error) bool) {
+		splitter := change.NewSplitter(table)
+		row := &change.Row{Op: cdc.Insert, Clock: cdc.Timestamp{Wall: 5000}}
+		for _, line := range lines {
+			spans, err := splitter.Split([]byte(line))
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			row.Image, row.Spans = []byte(line), spans
+			if !yield(row, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (d *destination) begin(job string, t *schema.Table, mode sink.LoadMode) sink.Load {
+	d.t.Helper()
+	l, err := d.BeginLoad(d.t.Context(), job, t, mode)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() {
+		if err := l.Close(d.t.Context()); err != nil {
+			d.t.Errorf("close the load: %v", err)
+		}
+	})
+	return l
+}
+
+// load loads files, one string of lines each, to the end.
+func (d *destination) load(job string, t *schema.Table, mode sink.LoadMode, files ...[]string) {
+	d.t.Helper()
+	l := d.begin(job, t, mode)
+	for i, lines := range files {
+		n, err := l.LoadFile(d.t.Context(), fmt.Sprintf("file%d", i), images(d.t, t, lines...))
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		if n != int64(len(lines)) {
+			d.t.Errorf("file %d has %d rows, want %d", i, n, len(lines))
+		}
+	}
+	if err := l.Finish(d.t.Context()); err != nil {
+		d.t.Fatal(err)
+	}
+	equal(d.t, nil, d.query(`SELECT * FROM _eds_load`))
+	equal(d.t, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r'`))
+}
+
+var loadable = []string{"id string", "v string", "n integer"}
+
+func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
+	for name, prepare := range map[string]string{
+		"a table of ours": ``,
+		"no table":        `DROP TABLE "order"`,
+		"a view on it":    `CREATE VIEW seen AS SELECT * FROM "order"`,
+		"grants":          `DO $$ BEGIN CREATE ROLE analyst; EXCEPTION WHEN duplicate_object THEN END $$; GRANT SELECT ON "order" TO analyst`,
+		"a trigger": `CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+			CREATE TRIGGER tr BEFORE INSERT ON "order" FOR EACH ROW EXECUTE FUNCTION note()`,
+		"foreign key to it": `DELETE FROM "order" WHERE id <> '000'; CREATE TABLE line (o text REFERENCES "order"); INSERT INTO line VALUES ('000')`,
+		"extra column":      `ALTER TABLE "order" ADD COLUMN mine text DEFAULT 'x'`,
+		"index and comment": `CREATE INDEX by_v ON "order" (v); COMMENT ON TABLE "order" IS 'orders'; COMMENT ON COLUMN "order".v IS 'v'`,
+		"other types":       `ALTER TABLE "order" ALTER COLUMN n TYPE money, ALTER COLUMN v TYPE varchar(30)`,
+		"publication":       `CREATE PUBLICATION pub FOR TABLE "order"`,
+		"partitioned": `DROP TABLE "order"; CREATE TABLE "order" (id text PRIMARY KEY, v text, n bigint) PARTITION BY HASH (id);
+			CREATE TABLE p0 PARTITION OF "order" FOR VALUES WITH (MODULUS 1, REMAINDER 0); INSERT INTO "order" VALUES ('old', 'old', 1)`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := open(t)
+			order := table(t, "order", 1, loadable...)
+			d.apply((&history{t: t}).put(order, `{"id":"000","v":"old","n":1}`, `{"id":"old","v":"old","n":1}`).batch())
+			if prepare != "" {
+				d.exec(prepare)
+			}
+			before := d.query(furniture)
+			l := d.begin("job", order, sink.Replace)
+			rows := repeat(500, `{"id":"#","v":"new","n":7}`)
+			if _, err := l.LoadFile(t.Context(), "one", images(t, order, rows[250:]...)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := l.LoadFile(t.Context(), "two", images(t, order, rows[:250]...)); err != nil {
+				t.Fatal(err)
+			}
+			equal(t, nil, d.query(`SELECT id FROM "order" WHERE v = 'new'`))
+			if err := l.Finish(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			equal(t, repeat(500, "#|new|7"), d.query(`SELECT id, v, n::numeric::int FROM "order" ORDER BY id`))
+			if name != "no table" {
+				equal(t, before, d.query(furniture))
+			}
+			d.apply((&history{t: t, clock: 9000}).put(order, repeat(500, `{"id":"#","v":"after","n":8}`)...).batch())
+			equal(t, repeat(500, "#|after"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
+			d.load("next job", order, sink.Replace, []string{`{"id":"000","v":"again"}`})
+			equal(t, []string{"000|again"}, d.query(`SELECT id, v FROM "order" ORDER BY id`))
+		})
+	}
+}
+
+// furniture is what hangs on the table.
+const furniture = `
+SELECT 'acl ' || coalesce(relacl::text, '') || ' owner ' || relowner::regrole FROM pg_class WHERE oid = to_regclass('public.order')
+UNION ALL SELECT 'view ' || definition FROM pg_views WHERE schemaname = 'public'
+UNION ALL SELECT 'index ' || indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename = 'order'
+UNION ALL SELECT 'trigger ' || tgname FROM pg_trigger WHERE tgrelid = to_regclass('public.order') AND NOT tgisinternal
+UNION ALL SELECT 'constraint ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = to_regclass('public.order') OR confrelid = to_regclass('public.order')
+UNION ALL SELECT 'comment ' || description FROM pg_description WHERE objoid = to_regclass('public.order')
+UNION ALL SELECT 'publication ' || pubname FROM pg_publication_tables WHERE tablename = 'order'
+UNION ALL SELECT 'column ' || attname || ' ' || format_type(atttypid, atttypmod) || ' ' || attnotnull || ' ' || attcollation::regcollation FROM pg_attribute WHERE attrelid = to_regclass('public.order') AND attnum > 0
+ORDER BY 1`
+
+func TestATableThatNothingHangsOnGivesWayToTheStagedOne(t *testing.T) {
+	d := open(t)
+	order := table(t, "order", 1, loadable...)
+	d.migrate(order)
+	const identity = `SELECT to_regclass('public.order')::oid`
+	before := d.query(identity)
+	d.load("job", order, sink.Replace, repeat(10, `{"id":"#"}`))
+	if after := d.query(identity); after[0] == before[0] {
+		t.Error("the rows were copied once more")
+	}
+}
+
+func TestAnExtraColumnKeepsItsValuesOverALoad(t *testing.T) {
+	d := open(t)
+	order := table(t, "order", 1, loadable...)
+	d.apply((&history{t: t}).put(order, `{"id":"kept"}`, `{"id":"gone"}`).batch())
+	d.exec(`ALTER TABLE "order" ADD COLUMN mine text; UPDATE "order" SET mine = 'note on ' || id`)
+	d.load("job", order, sink.Replace, []string{`{"id":"kept","v":"new"}`, `{"id":"other","v":"new"}`})
+	equal(t, []string{"kept|new|note on kept", "other|new|NULL"}, d.query(`SELECT id, v, mine FROM "order" ORDER BY id`))
+}
+
+func TestAMergingLoadKeepsOtherRows(t *testing.T) {
+	for _, option := range []string{"metadata=false", "metadata=true"} {
+		t.Run(option, func(t *testing.T) {
+			d := open(t, option)
+			order := table(t, "order", 1, loadable...)
+			h := &history{t: t, clock: 100}
+			h.put(order, `{"id":"other","v":"stays"}`, `{"id":"same","v":"old"}`)
+			h.clock = 9000
+			h.put(order, `{"id":"newer","v":"newer"}`)
+			d.apply(h.batch())
+			d.load("job", order, sink.Merge, []string{`{"id":"same","v":"loaded"}`, `{"id":"newer","v":"loaded"}`, `{"id":"fresh","v":"loaded"}`})
+			newer := map[string]string{"metadata=false": "newer|loaded", "metadata=true": "newer|newer"}[option]
+			equal(t, []string{"fresh|loaded", newer, "other|stays", "same|loaded"}, d.query(`SELECT id, v FROM "order" ORDER BY id`))
+		})
+	}
+}
+
+func TestAnInterruptedLoadGoesOn(t *testing.T) {
+	d := open(t)
+	order := table(t, "order", 1, loadable...)
+	one := d.begin("job", order, sink.Replace)
+	if _, err := one.LoadFile(t.Context(), "a", images(t, order, repeat(10, `{"id":"a#"}`)...)); err != nil {
+		t.Fatal(err)
+	}
+	failed := errors.New("the file is cut off")
+	broken := func(yield func(*change.Row, error) bool) {
+		for row, err := range images(t, order, repeat(5000, `{"id":"b#"}`)...) {
+			if !yield(row, err) {
+				return
+			}
+		}
+		yield(nil, failed)
+	}
+	if _, err := one.LoadFile(t.Context(), "b", broken); !errors.Is(err, failed) {
+		t.Fatalf("error %v, want %v", err, failed)
+	}
+	if _, err := one.LoadFile(t.Context(), "b", images(t, order, `{"id":"bad","n":"x"}`)); fault.Of(err) != fault.Poison {
+		t.Fatalf("error %v", err)
+	}
+	d.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'eds'`)
+	two := d.begin("job", order, sink.Replace)
+	if !two.Loaded("a") || two.Loaded("b") {
+		t.Errorf("a is loaded: %v, b is loaded: %v", two.Loaded("a"), two.Loaded("b"))
+	}
+	for _, file := range []string{"a", "b"} {
+		if n, err := two.LoadFile(t.Context(), file, images(t, order, repeat(10, `{"id":"b#"}`)...)); err != nil || n != 10 {
+			t.Fatal(n, err)
+		}
+	}
+	if err := two.Finish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := two.Finish(t.Context()); err != nil {
+		t.Errorf("finish again: %v", err)
+	}
+	equal(t, []string{"20"}, d.query(`SELECT count(*) FROM "order"`))
+	equal(t, nil, d.query(`SELECT * FROM _eds_load`))
+}
+
+func TestALoadOfAnotherJobBeginsAnewAndOneThatIsDiscardedLeavesNothing(t *testing.T) {
+	d := open(t)
+	order := table(t, "order", 1, loadable...)
+	d.apply((&history{t: t}).put(order, `{"id":"live"}`).batch())
+	one := d.begin("job 1", order, sink.Replace)
+	if _, err := one.LoadFile(t.Context(), "a", images(t, order, `{"id":"1"}`)); err != nil {
+		t.Fatal(err)
+	}
+	two := d.begin("job 2", order, sink.Replace)
+	if two.Loaded("a") {
+		t.Error("a file of another job is loaded")
+	}
+	if _, err := two.LoadFile(t.Context(), "a", images(t, order, `{"id":"2"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if err := two.Discard(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, []string{"live"}, d.query(`SELECT id FROM "order"`))
+	equal(t, nil, d.query(`SELECT * FROM _eds_load`))
+	equal(t, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r'`))
+}
+
+func TestOfRowsLoadedTwiceTheLastOneStays(t *testing.T) {
+	d := open(t)
+	order := table(t, "order", 1, loadable...)
+	d.load("job", order, sink.Replace, []string{`{"id":"1","v":"a"}`, `{"id":"2","v":"a"}`, `{"id":"1","v":"b"}`}, []string{`{"id":"1","v":"c"}`, `{"id":"3","v":"c"}`})
+	equal(t, []string{"1|c", "2|a", "3|c"}, d.query(`SELECT id, v FROM "order" ORDER BY id`))
+}
+
+func TestTablesLoadConcurrently(t *testing.T) {
+	d := open(t)
+	var loads sync.WaitGroup
+	tables := make([]*schema.Table, 6)
+	for i := range tables {
+		tables[i] = table(t, fmt.Sprintf("t%d %s", i, strings.Repeat("long", 15)), 1, loadable...)
+		l := d.begin("job", tables[i], sink.Replace)
+		loads.Go(func() {
+			for _, file := range []string{"a", "b", "c"} {
+				if _, err := l.LoadFile(t.Context(), file, images(t, tables[i], repeat(300, `{"id":"`+file+`#","n":1}`)...)); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := l.Finish(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	loads.Wait()
+	for _, tb := range tables {
+		if got := len(d.rows(tb)); got != 900 {
+			t.Errorf("%s has %d rows", tb.Name, got)
+		}
+	}
+}

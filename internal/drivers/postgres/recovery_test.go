@@ -1,0 +1,303 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+	"github.com/shopmonkeyus/eds/internal/testpeers"
+)
+
+// place names where checkpoints are kept in these tests.
+var place = sink.Env{Stream: "dbchange", Consumer: "eds-1", Filter: "dbchange.*.*.c.>"}
+
+func (d *destination) checkpoint() cdc.Position {
+	d.t.Helper()
+	p, err := d.Checkpoint(d.t.Context())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return p
+}
+
+func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
+	each(t, func(t *testing.T, rows int) {
+		server := testpeers.Postgres(t)
+		d := openURL(t, server, place)
+		order := table(t, "order", 1, "id string", "v integer")
+		if got := d.checkpoint(); got != (cdc.Position{}) {
+			t.Errorf("a new checkpoint is %v", got)
+		}
+		h := &history{t: t}
+		d.apply(h.put(order, repeat(rows, `{"id":"#","v":1}`)...).batch())
+		last := cdc.Position{Sequence: uint64(rows), Stored: int64(rows)}
+		if got := d.checkpoint(); got != last {
+			t.Errorf("the checkpoint is %v, want %v", got, last)
+		}
+		again := openURL(t, server, place)
+		if got := again.checkpoint(); got != last {
+			t.Errorf("another session's checkpoint is %v, want %v", got, last)
+		}
+		elsewhere := place
+		elsewhere.Filter = strings.Repeat("dbchange.*.*.company.>,", 100)
+		other := openURL(t, server, elsewhere)
+		if got := other.checkpoint(); got != (cdc.Position{}) {
+			t.Errorf("under another filter it is %v", got)
+		}
+		bad := h.put(order, repeat(rows, `{"id":"#","v":2}`)...).put(order, `{"id":"bad","v":"x"}`).batch()
+		if err := d.Apply(t.Context(), bad); fault.Of(err) != fault.Poison {
+			t.Fatalf("error %v", err)
+		}
+		if got := d.checkpoint(); got != last {
+			t.Errorf("after a failed batch the checkpoint is %v, want %v", got, last)
+		}
+		equal(t, repeat(rows, "#|1"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
+		if err := d.ResetCheckpoint(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := d.checkpoint(); got != (cdc.Position{}) {
+			t.Errorf("after a reset it is %v", got)
+		}
+	})
+}
+
+func TestAnotherWriterIsNoticed(t *testing.T) {
+	each(t, func(t *testing.T, rows int) {
+		server := testpeers.Postgres(t)
+		one, two := openURL(t, server, place), openURL(t, server, place)
+		order := table(t, "order", 1, "id string", "who string")
+		h := &history{t: t}
+		one.apply(h.put(order, repeat(rows, `{"id":"#","who":"one"}`)...).batch())
+		two.apply(h.put(order, repeat(rows, `{"id":"#","who":"two"}`)...).batch())
+		err := one.Apply(t.Context(), h.put(order, repeat(rows, `{"id":"#","who":"one again"}`)...).batch())
+		if !errors.Is(err, sqlsink.ErrMoved) || fault.Of(err) != fault.Fatal {
+			t.Errorf("error %v of class %v, want %v, fatal", err, fault.Of(err), sqlsink.ErrMoved)
+		}
+		equal(t, repeat(rows, "#|two"), one.query(`SELECT id, who FROM "order" ORDER BY id`))
+	})
+}
+
+// wall is a proxy before a server that loses answers when it is told to.
+type wall struct {
+	url      string
+	listener net.Listener
+	// deafAfter, where positive, counts down the statements that come through;
+	// the answers after the last one are lost, and the connection with them.
+	lose atomic.Bool // lose the answers to the next COMMIT
+	work sync.WaitGroup
+}
+
+// newWall starts a proxy before the server of a URL.
+func newWall(t *testing.T, server string) *wall {
+	t.Helper()
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := u.Host
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Host = l.Addr().String()
+	w := &wall{url: u.String(), listener: l}
+	w.work.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			w.work.Go(func() { w.pipe(client, target) })
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		w.work.Wait()
+	})
+	return w
+}
+
+func (w *wall) pipe(client net.Conn, target string) {
+	defer client.Close()
+	server, err := net.Dial("tcp", target)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	w.work.Go(func() {
+		defer server.Close()
+		_, _ = io.Copy(server, client)
+	})
+	buf := make([]byte, 1<<16)
+	for {
+		n, err := server.Read(buf)
+		// The tag of a commit's answer tells that it is durable.
+		if strings.Contains(string(buf[:n]), "COMMIT\x00") && w.lose.CompareAndSwap(true, false) {
+			return
+		}
+		if _, failed := client.Write(buf[:n]); failed != nil || err != nil {
+			return
+		}
+	}
+}
+
+func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
+	each(t, func(t *testing.T, rows int) {
+		server := testpeers.Postgres(t)
+		w := newWall(t, server)
+		d := openURL(t, w.url, place)
+		d.url = server
+		order := table(t, "order", 1, "id string", "v integer")
+		h := &history{t: t}
+		d.apply(h.put(order, repeat(rows, `{"id":"#","v":1}`)...).batch())
+		d.exec(`CREATE TABLE writes (n int); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO writes VALUES (1); RETURN NEW; END $$;
+			CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH STATEMENT EXECUTE FUNCTION note()`)
+		w.lose.Store(true)
+		batch := h.put(order, repeat(rows, `{"id":"#","v":2}`)...).batch()
+		d.apply(batch) // the engine finds out by itself
+		wrote := d.query("SELECT count(*) FROM writes")
+		equal(t, repeat(rows, "#|2"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
+		if got := d.checkpoint(); got != batch.Last {
+			t.Errorf("the checkpoint is %v, want %v", got, batch.Last)
+		}
+		d.apply(batch)
+		equal(t, wrote, d.query("SELECT count(*) FROM writes"))
+		d.apply(h.put(order, repeat(rows, `{"id":"#","v":3}`)...).batch())
+	})
+}
+
+func TestASessionThatWasEndedIsMadeAnewAtOnce(t *testing.T) {
+	each(t, func(t *testing.T, rows int) {
+		d := openURL(t, testpeers.Postgres(t), place)
+		order := table(t, "order", 1, "id string", "v integer")
+		h := &history{t: t}
+		for i := range 3 {
+			d.apply(h.put(order, repeat(rows, fmt.Sprintf(`{"id":"#","v":%d}`, i))...).batch())
+			d.query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'eds'`)
+		}
+		equal(t, repeat(rows, "#|2"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
+	})
+}
+
+func TestWhatWasDroppedUnderUsIsMadeAnew(t *testing.T) {
+	each(t, func(t *testing.T, rows int) {
+		d := openURL(t, testpeers.Postgres(t), place)
+		order := table(t, "order", 1, "id string", "v integer", "w string")
+		h := &history{t: t}
+		put := func() {
+			t.Helper()
+			d.apply(h.put(order, repeat(rows, `{"id":"#","v":1,"w":"x"}`)...).batch())
+			equal(t, repeat(rows, "#|1|x"), d.query(`SELECT id, v, w FROM "order" ORDER BY id`))
+		}
+		put()
+		d.exec(`DROP TABLE "order"`)
+		put()
+		d.exec(`ALTER TABLE "order" DROP COLUMN v`)
+		put()
+		d.exec(`ALTER TABLE "order" DROP CONSTRAINT order_pkey`)
+		put()
+		d.exec(`DROP TABLE _eds_checkpoint`)
+		put()
+		d.exec(`ALTER TABLE "order" ALTER COLUMN v TYPE smallint`)
+		put()
+		d.exec(`ALTER TABLE "order" ALTER COLUMN v TYPE text`)
+		put()
+	})
+}
+
+func TestAServerThatStopsIsComeBackTo(t *testing.T) {
+	server := testpeers.StartPostgres(t)
+	d := openURL(t, server.Database(t), place)
+	order := table(t, "order", 1, "id string", "v integer")
+	h := &history{t: t}
+	d.apply(h.put(order, repeat(100, `{"id":"#","v":1}`)...).batch())
+	d.conn = nil
+	for i, end := range []func(testing.TB){server.Stop, server.Kill} {
+		end(t)
+		batch := h.put(order, repeat(100, fmt.Sprintf(`{"id":"#","v":%d}`, i+2))...).batch()
+		for range 2 {
+			if err := d.Apply(t.Context(), batch); fault.Of(err) != fault.Transient || err == nil {
+				t.Fatalf("while it is down: %v of class %v", err, fault.Of(err))
+			}
+		}
+		server.Start(t)
+		d.apply(batch)
+		equal(t, repeat(100, fmt.Sprintf("#|%d", i+2)), d.query(`SELECT id, v FROM "order" ORDER BY id`))
+		d.conn.Close(context.Background())
+		d.conn = nil
+	}
+}
+
+func TestACancelledBatchLeavesNothingAndTheSinkUsable(t *testing.T) {
+	d := openURL(t, testpeers.Postgres(t), place)
+	order := table(t, "order", 1, "id string", "v integer")
+	h := &history{t: t}
+	d.apply(h.put(order, `{"id":"lock","v":0}`).batch())
+	d.exec(`BEGIN; LOCK TABLE "order" IN ACCESS EXCLUSIVE MODE`)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	batch := h.put(order, repeat(100, `{"id":"#","v":1}`)...).batch()
+	if err := d.Apply(ctx, batch); err == nil || fault.Of(err) != fault.Transient {
+		t.Fatalf("error %v", err)
+	}
+	d.exec(`COMMIT`)
+	equal(t, []string{"lock|0"}, d.query(`SELECT id, v FROM "order"`))
+	d.apply(batch)
+	equal(t, []string{"101"}, d.query(`SELECT count(*) FROM "order"`))
+}
+
+func TestErrorsHaveTheirClass(t *testing.T) {
+	d := openURL(t, testpeers.Postgres(t), place)
+	d.exec(`CREATE TABLE "order" (id text PRIMARY KEY, n bigint CHECK (n < 10), u text UNIQUE);
+		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.u = 'raise' THEN RAISE 'no % here', NEW.u; END IF; RETURN NEW; END $$;
+		CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	order := table(t, "order", 1, "id string", "n integer", "u string")
+	h := &history{t: t}
+	d.apply(h.put(order, `{"id":"1","u":"taken"}`).batch())
+	for image, want := range map[string]string{
+		`{"id":"2","n":11}`:      `apply the batch: upsert into table "order": new row for relation "order" violates check constraint "order_n_check" (SQLSTATE 23514)`,
+		`{"id":"2","u":"taken"}`: `apply the batch: upsert into table "order": duplicate key value violates unique constraint "order_u_key" (SQLSTATE 23505)`,
+		`{"id":"2","u":"raise"}`: `apply the batch: upsert into table "order": the server refused a value: a trigger raised an exception (SQLSTATE P0001)`,
+	} {
+		err := d.Apply(t.Context(), h.put(order, image).batch())
+		if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
+			t.Errorf("%s: %s", image, diff)
+		}
+		if fault.Of(err) != fault.Poison {
+			t.Errorf("%s: class %v", image, fault.Of(err))
+		}
+	}
+	d.exec(`CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA public TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader`)
+	defer d.exec(`DROP OWNED BY reader; DROP ROLE reader`)
+	u, err := url.Parse(d.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.User("reader")
+	reader := openURL(t, u.String(), place)
+	if err := reader.Apply(t.Context(), h.put(order, `{"id":"9"}`).batch()); fault.Of(err) != fault.Fatal {
+		t.Errorf("without a privilege: %v is %v", err, fault.Of(err))
+	}
+	d.exec(`ALTER ROLE postgres SET default_transaction_read_only = on`)
+	d.t.Cleanup(func() {
+		d.exec(`SET default_transaction_read_only = off; ALTER ROLE postgres RESET default_transaction_read_only`)
+	})
+	replica := openURL(t, d.url, place)
+	if err := replica.Apply(t.Context(), h.put(order, `{"id":"9"}`).batch()); err == nil || fault.Of(err) != fault.Transient {
+		t.Errorf("on a replica: %v is %v", err, fault.Of(err))
+	}
+}
