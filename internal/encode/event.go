@@ -1,0 +1,128 @@
+// Package encode writes changes as destinations that keep history store them:
+// the text of an event, names of objects, partition keys. All of it is a
+// contract with the users' own consumers, and deterministic: the same change is
+// written the same way each time, so that a replay overwrites itself.
+package encode
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/schema"
+)
+
+// AppendEvent appends e's own payload to dst: valid JSON on one line, numbers
+// and the order of members as they came. White space between values goes, and
+// bytes that are not UTF-8, which JSON can't hold, become U+FFFD; replaced says
+// that there were some.
+func AppendEvent(dst []byte, e *cdc.Event) (out []byte, replaced bool) {
+	return appendCompact(dst, e.Payload), !utf8.Valid(e.Payload)
+}
+
+// appendCompact appends the valid JSON value text without white space.
+func appendCompact(dst, text []byte) []byte {
+	clean := utf8.Valid(text)
+	for i := 0; i < len(text); {
+		switch c := text[i]; c {
+		case ' ', '\t', '\r', '\n':
+			i++
+		case '"':
+			end, err := rawjson.Skip(text, i)
+			if err != nil { // the caller's text is no JSON: nothing of it is lost
+				return append(dst, text[i:]...)
+			}
+			dst = appendString(dst, text[i:end], clean)
+			i = end
+		default:
+			dst = append(dst, c)
+			i++
+		}
+	}
+	return dst
+}
+
+func appendString(dst, raw []byte, clean bool) []byte {
+	if clean {
+		return append(dst, raw...)
+	}
+	for len(raw) > 0 {
+		r, n := utf8.DecodeRune(raw)
+		dst = utf8.AppendRune(dst, r)
+		raw = raw[n:]
+	}
+	return dst
+}
+
+// AppendImported appends, for a row of a snapshot, the INSERT that stands for
+// it, with imported set. It is the same each time the same row of the same
+// snapshot is imported: the id is a hash of table, key and clock. Company and
+// location are the row's own, where it names them.
+func AppendImported(dst []byte, t *schema.Table, row *change.Row) []byte {
+	dst = append(dst, `{"operation":"INSERT","id":"`...)
+	dst = appendImportedID(dst, t, row)
+	dst = rawjson.AppendQuoted(append(dst, `","table":`...), t.Name)
+	dst = append(dst, `,"key":[`...)
+	for slot := range t.Keys {
+		if slot > 0 {
+			dst = append(dst, ',')
+		}
+		dst = appendValue(dst, row.Value(slot))
+	}
+	dst = rawjson.AppendQuoted(append(dst, `],"modelVersion":`...), t.Version)
+	for _, name := range []string{"companyId", "locationId"} {
+		if slot := t.Slot([]byte(name)); slot >= 0 && !row.IsNull(slot) {
+			dst = append(append(append(dst, `,"`...), name...), `":`...)
+			dst = rawjson.AppendQuoted(dst, rawjson.Text(row.Value(slot)))
+		}
+	}
+	dst = appendAfter(append(dst, `,"after":`...), t, row)
+	dst = strconv.AppendInt(append(dst, `,"timestamp":`...), row.Clock.Wall/1_000_000, 10)
+	dst = row.Clock.Append(append(dst, `,"mvccTimestamp":"`...))
+	return append(dst, `","imported":true}`...)
+}
+
+// appendAfter appends the row as an object: as it came, properties that the
+// schema lacks included, where it came as one.
+func appendAfter(dst []byte, t *schema.Table, row *change.Row) []byte {
+	if rawjson.Valid(row.Image) == nil && row.Image[rawjson.SkipSpace(row.Image, 0)] == '{' {
+		return appendCompact(dst, row.Image)
+	}
+	dst = append(dst, '{')
+	first := true
+	for slot, c := range t.Columns {
+		raw := row.Value(slot)
+		if raw == nil {
+			continue
+		}
+		if !first {
+			dst = append(dst, ',')
+		}
+		first = false
+		dst = append(rawjson.AppendQuoted(dst, c.Name), ':')
+		dst = appendCompact(dst, raw)
+	}
+	return append(dst, '}')
+}
+
+func appendValue(dst, raw []byte) []byte {
+	if raw == nil {
+		return append(dst, "null"...)
+	}
+	return appendCompact(dst, raw)
+}
+
+// appendImportedID appends 32 hexadecimal digits.
+func appendImportedID(dst []byte, t *schema.Table, row *change.Row) []byte {
+	text := rawjson.AppendQuoted(nil, t.Name)
+	for slot := range t.Keys {
+		text = change.AppendKey(text, row.Value(slot))
+	}
+	text = row.Clock.Append(text)
+	sum := sha256.Sum256(text)
+	return hex.AppendEncode(dst, sum[:16])
+}

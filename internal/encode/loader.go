@@ -1,0 +1,116 @@
+package encode
+
+import (
+	"context"
+	"iter"
+	"sync"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Loader makes a sink that keeps events one that takes snapshots: each row
+// becomes an INSERT with imported set, and is applied like any event. Nothing
+// can be staged in a history, so rows of a file that fails later may be there
+// already; they are written again, the same in every byte, when the file is.
+// What a table's history held before stays, whatever the mode.
+type Loader struct {
+	// Apply makes a batch of events durable. It is called serially.
+	Apply func(ctx context.Context, b *change.Batch) error
+	// Limits bound a batch.
+	Limits sink.Limits
+	// Journal remembers loaded files between runs. Nil: none is remembered, and
+	// a job that is run again writes all of its rows again.
+	Journal Journal
+
+	mu sync.Mutex
+}
+
+// Journal keeps the names of the files that were loaded, by job and table. It
+// is called serially for one table.
+type Journal interface {
+	Files(ctx context.Context, job, table string) ([]string, error)
+	Add(ctx context.Context, job, table, file string) error
+	// Forget forgets the table's files of every job.
+	Forget(ctx context.Context, table string) error
+}
+
+// BeginLoad begins the load of one table.
+func (l *Loader) BeginLoad(ctx context.Context, job string, t *schema.Table, _ sink.LoadMode) (sink.Load, error) {
+	load := &load{loader: l, job: job, table: t, loaded: make(map[string]bool)}
+	if l.Journal == nil {
+		return load, nil
+	}
+	files, err := l.Journal.Files(ctx, job, t.Name)
+	for _, f := range files {
+		load.loaded[f] = true
+	}
+	return load, err
+}
+
+type load struct {
+	loader *Loader
+	job    string
+	table  *schema.Table
+	loaded map[string]bool
+}
+
+func (l *load) Loaded(file string) bool { return l.loaded[file] }
+
+// LoadFile applies the rows of a file, batch by batch.
+func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
+	var n int64
+	var b change.Builder
+	limits := l.loader.Limits
+	decoder := cdc.NewDecoder()
+	for row, err := range rows {
+		if err != nil {
+			return 0, err
+		}
+		n++
+		e := new(cdc.Event)
+		if err := decoder.Decode(e, AppendImported(nil, l.table, row), ""); err != nil {
+			return 0, &sink.RowError{Row: n, Err: err}
+		}
+		b.Add(e, change.Effect{})
+		if b.Len() >= limits.Rows || b.Bytes() >= limits.Bytes {
+			if err := l.apply(ctx, b.Batch()); err != nil {
+				return 0, err
+			}
+		}
+	}
+	if b.Len() > 0 {
+		if err := l.apply(ctx, b.Batch()); err != nil {
+			return 0, err
+		}
+	}
+	if l.loader.Journal != nil {
+		if err := l.loader.Journal.Add(ctx, l.job, l.table.Name, file); err != nil {
+			return 0, err
+		}
+	}
+	l.loaded[file] = true
+	return n, nil
+}
+
+func (l *load) apply(ctx context.Context, b *change.Batch) error {
+	l.loader.mu.Lock()
+	defer l.loader.mu.Unlock()
+	return l.loader.Apply(ctx, b)
+}
+
+// Finish has nothing to put in place.
+func (l *load) Finish(ctx context.Context) error { return l.Discard(ctx) }
+
+// Discard forgets the load; what it wrote stays, as a history does.
+func (l *load) Discard(ctx context.Context) error {
+	clear(l.loaded)
+	if l.loader.Journal == nil {
+		return nil
+	}
+	return l.loader.Journal.Forget(ctx, l.table.Name)
+}
+
+func (l *load) Close(context.Context) error { return nil }

@@ -1,0 +1,57 @@
+package encode
+
+import (
+	"fmt"
+	"hash/fnv"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+)
+
+// none stands in a key for a company or location that an event lacks.
+const none = "NONE"
+
+func orNone(id string) string {
+	if id == "" {
+		return none
+	}
+	return id
+}
+
+// PartitionKey returns <table>.<companyId|NONE>.<locationId|NONE>.<primary key>:
+// events of one row share it.
+func PartitionKey(e *cdc.Event) string {
+	return e.Table + "." + orNone(e.CompanyID) + "." + orNone(e.LocationID) + "." + e.RowID()
+}
+
+// Partition returns the partition, out of n, of events with the given partition
+// key: fnv32a(lower-hex(xxhash64(key))) mod n, both over the bytes of the
+// string, the hexadecimal form always of sixteen digits.
+func Partition(key string, n int) int {
+	return int(fnv32a(hexHash(key)) % uint32(n))
+}
+
+func hexHash(text string) string {
+	return fmt.Sprintf("%016x", xxhash.Sum64String(text))
+}
+
+func fnv32a(text string) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(text)) // never fails
+	return h.Sum32()
+}
+
+// MessageKey returns the key of an event's message in Kafka:
+// dbchange.<table>.<operation>.<companyId|NONE>.<locationId|NONE>.<change id>.
+func MessageKey(e *cdc.Event) string {
+	return "dbchange." + e.Table + "." + e.Op.String() + "." + orNone(e.CompanyID) + "." + orNone(e.LocationID) + "." + e.ID
+}
+
+// unixSeconds returns when the event happened, in seconds since 1970 UTC.
+func unixSeconds(e *cdc.Event) int64 {
+	if e.Timestamp == 0 {
+		return e.Clock.Wall / 1_000_000_000
+	}
+	return e.Timestamp / 1000
+}

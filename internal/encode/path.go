@@ -1,0 +1,202 @@
+package encode
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"text/template"
+	"text/template/parse"
+	"unicode/utf8"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+)
+
+// Path is a template of object names: a Go text/template over the members of a
+// change, as {{.table}}/received/{{.table}}_{{.mvccTimestamp}}_{{.id}}.json. It
+// is safe for concurrent use.
+type Path struct {
+	text     *template.Template
+	needsRow bool // it names before or after
+}
+
+// maxElement and maxPath bound a rendered path, in bytes: S3 allows 1024.
+const (
+	maxElement = 240
+	maxPath    = 1024
+)
+
+// fields makes the members of a change that a template can name.
+var fields = map[string]func(e *cdc.Event) any{
+	"operation":     func(e *cdc.Event) any { return e.Op.String() },
+	"id":            func(e *cdc.Event) any { return inPath(e.ID) },
+	"table":         func(e *cdc.Event) any { return inPath(e.Table) },
+	"key":           func(e *cdc.Event) any { return elements(e.Key) },
+	"modelVersion":  func(e *cdc.Event) any { return inPath(e.ModelVersion) },
+	"companyId":     func(e *cdc.Event) any { return inPath(e.CompanyID) },
+	"locationId":    func(e *cdc.Event) any { return inPath(e.LocationID) },
+	"userId":        func(e *cdc.Event) any { return inPath(e.UserID) },
+	"before":        func(e *cdc.Event) any { return members(e.Before) },
+	"after":         func(e *cdc.Event) any { return members(e.After) },
+	"diff":          func(e *cdc.Event) any { return elements(e.Diff) },
+	"timestamp":     func(e *cdc.Event) any { return e.Timestamp },
+	"mvccTimestamp": func(e *cdc.Event) any { return inPath(e.MVCC) },
+	"imported":      func(e *cdc.Event) any { return e.Imported },
+}
+
+// ParsePath parses a template. A field that no change has is an error. Whether
+// different changes get different paths is the user's choice: where they share
+// one, the last of them stays.
+func ParsePath(text string) (*Path, error) {
+	t, err := template.New("path").Option("missingkey=zero").Parse(strings.TrimLeft(text, "/"))
+	if err != nil {
+		return nil, fmt.Errorf("path template: %s", strings.TrimPrefix(err.Error(), "template: "))
+	}
+	p := &Path{text: t}
+	for _, name := range fieldsOf(t.Root, true) {
+		if fields[name] == nil {
+			return nil, fmt.Errorf("path template: a change has no field %q; fields are %s", name, strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
+		}
+		p.needsRow = p.needsRow || name == "before" || name == "after"
+	}
+	for _, element := range strings.Split(text, "/") {
+		if element == ".." {
+			return nil, errors.New("path template: an element .. leads out of the destination")
+		}
+	}
+	return p, nil
+}
+
+// Render returns the path of the object that e is written to. What the change's
+// members hold never makes a new element of the path, nor leads elsewhere; a
+// member that is absent or null is empty, and an element that is empty is NONE.
+// An error is about this event alone, and tells no value of it.
+func (p *Path) Render(e *cdc.Event) (string, error) {
+	data := make(map[string]any, len(fields))
+	for name, value := range fields {
+		if p.needsRow || name != "before" && name != "after" {
+			data[name] = value(e)
+		}
+	}
+	var b strings.Builder
+	if err := p.text.Execute(&b, data); err != nil {
+		return "", errors.New("the path template can not be rendered for this event")
+	}
+	path := CleanPath(b.String())
+	if len(path) > maxPath {
+		return "", fmt.Errorf("the path template makes a path of %d bytes, more than %d", len(path), maxPath)
+	}
+	return path, nil
+}
+
+// CleanPath makes a path that stays below the destination, whatever text holds,
+// of elements that a file can be named by: an element that is empty is NONE, one
+// that is not safe is escaped as Segment does. A path that it made stays as it is.
+func CleanPath(text string) string {
+	elements := strings.Split(strings.TrimLeft(text, "/"), "/")
+	plain := inElement
+	if !utf8.ValidString(text) {
+		plain = func(c byte) bool { return c < utf8.RuneSelf && inElement(c) }
+	}
+	for i, element := range elements {
+		if element == "" {
+			element = none
+		}
+		clean := escape(element, plain)
+		if len(clean) > maxElement {
+			clean = cut(clean, element, maxElement)
+		}
+		elements[i] = clean
+	}
+	return strings.Join(elements, "/")
+}
+
+// inElement reports whether a byte of a template's own text can stand in a name:
+// more than of a value, since the user has chosen it.
+func inElement(c byte) bool {
+	return c >= ' ' && c != 0x7f && strings.IndexByte(`\:*?"<>|`, c) < 0
+}
+
+// inPath is a member's value as it can stand in an element of a path.
+func inPath(text string) string {
+	if text == "" {
+		return ""
+	}
+	return escape(text, plainByte)
+}
+
+// list is the value of an array, which a template can index; as text its
+// elements are joined by dashes.
+type list []string
+
+func (l list) String() string { return strings.Join(l, "-") }
+
+func elements(array []byte) list {
+	var all list
+	_ = rawjson.Elements(array, func(s rawjson.Span) error { // it was validated when the event was decoded
+		all = append(all, inPath(string(rawjson.Text(array[s.Start:s.End]))))
+		return nil
+	})
+	return all
+}
+
+func members(object []byte) map[string]string {
+	values := make(map[string]string)
+	m, err := rawjson.OpenObject(object)
+	for err == nil && m.Next() {
+		value := ""
+		if !rawjson.IsNull(m.Value()) {
+			value = inPath(string(rawjson.Text(m.Value())))
+		}
+		values[string(m.Name())] = value
+	}
+	return values
+}
+
+// fieldsOf returns the names that the nodes look up in the change itself: in the
+// dot as long as it is the change (top), and in $ anywhere.
+func fieldsOf(node parse.Node, top bool) []string {
+	var names []string
+	visit := func(top bool, nodes ...parse.Node) {
+		for _, n := range nodes {
+			names = append(names, fieldsOf(n, top)...)
+		}
+	}
+	switch n := node.(type) {
+	case *parse.ListNode:
+		if n != nil {
+			visit(top, n.Nodes...)
+		}
+	case *parse.ActionNode:
+		visit(top, n.Pipe)
+	case *parse.PipeNode:
+		if n != nil {
+			for _, c := range n.Cmds {
+				visit(top, c.Args...)
+			}
+		}
+	case *parse.ChainNode:
+		visit(top, n.Node)
+	case *parse.TemplateNode:
+		visit(top, n.Pipe)
+	case *parse.IfNode:
+		visit(top, n.Pipe, n.List, n.ElseList)
+	case *parse.WithNode:
+		visit(top, n.Pipe, n.ElseList)
+		visit(false, n.List)
+	case *parse.RangeNode:
+		visit(top, n.Pipe, n.ElseList)
+		visit(false, n.List)
+	case *parse.FieldNode:
+		if top {
+			names = append(names, n.Ident[0])
+		}
+	case *parse.VariableNode:
+		if n.Ident[0] == "$" && len(n.Ident) > 1 {
+			names = append(names, n.Ident[1])
+		}
+	}
+	return names
+}
