@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
@@ -64,7 +65,7 @@ func (s *Source) bounds(ctx context.Context) (bounds, error) {
 // first.
 func (s *Source) probe(ctx context.Context, o *origin) (uint64, error) {
 	config := jetstream.ConsumerConfig{
-		Name: s.c.Name + "-probe-" + nuid.Next(), AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: ackWait,
+		Name: s.c.Name + "-probe-" + nuid.Next(), AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: time.Minute,
 	}
 	o.apply(&config)
 	consumer, err := s.js.CreateConsumer(ctx, s.c.Stream, config)
@@ -83,7 +84,7 @@ func (o *origin) apply(c *jetstream.ConsumerConfig) {
 
 // demands sets what every consumer of ours must have, and can be changed.
 func (s *Source) demands(c jetstream.ConsumerConfig) jetstream.ConsumerConfig {
-	c.MaxDeliver, c.MaxAckPending, c.AckWait, c.BackOff = -1, s.c.MaxAckPending, ackWait, nil
+	c.MaxDeliver, c.MaxAckPending, c.AckWait, c.BackOff = -1, s.c.MaxAckPending, s.c.tuning.ackWait, nil
 	c.InactiveThreshold, c.HeadersOnly, c.PauseUntil = inactiveThreshold, false, nil
 	c.FilterSubject, c.FilterSubjects = "", s.c.Filters
 	if len(s.c.Filters) == 1 {

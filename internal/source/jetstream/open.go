@@ -42,8 +42,14 @@ type Config struct {
 	RecordEvery time.Duration
 	Logger      *slog.Logger
 
-	pullBytes int  // at most, a pull; 0: the default
-	noReset   bool // as with a server that can not reset consumers
+	tuning tuning
+}
+
+// tuning is what only tests change.
+type tuning struct {
+	pullBytes int           // at most, a pull; 0: the default
+	noReset   bool          // as with a server that can't reset consumers
+	ackWait   time.Duration // 0: the default
 }
 
 // Recorded is how far a consumer was read.
@@ -121,6 +127,9 @@ func Open(ctx context.Context, c Config) (*Source, error) {
 	if c.MaxAckPending <= 0 {
 		c.MaxAckPending = defaultAckPending
 	}
+	if c.tuning.ackWait == 0 {
+		c.tuning.ackWait = ackWait
+	}
 	js, err := jetstream.New(c.Conn)
 	if err != nil {
 		return nil, fmt.Errorf("use jetstream: %w", err)
@@ -130,7 +139,7 @@ func Open(ctx context.Context, c Config) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.limits = limitsOf(info.Config, c.pullBytes)
+	s.limits = limitsOf(info.Config, c.tuning.pullBytes)
 	floor := info.AckFloor.Stream
 	s.ledger = newLedger(cdc.Position{Sequence: floor, Stored: max(c.Recorded.Settled.Stored, c.Checkpoint.Stored)})
 	s.reached = max(floor, s.reached)

@@ -202,22 +202,26 @@ func (s *Source) Settle(_ context.Context, upTo cdc.Position) error {
 func (s *Source) keepAlive() {
 	defer s.keeping.Done()
 	progress := []byte("+WPI")
-	timer := time.NewTimer(ackWait)
+	every := s.c.tuning.ackWait / 3
+	timer := time.NewTimer(every)
 	timer.Stop()
 	defer timer.Stop()
 	for {
 		select {
 		case <-s.ledger.work:
-			timer.Reset(ackWait / 3)
+			timer.Reset(every)
 		case <-timer.C:
 			if s.ledger.progress(func(reply string) { _ = s.c.Conn.Publish(reply, progress) }) {
-				timer.Reset(ackWait / 3)
+				timer.Reset(every)
 			}
 		case <-s.closing:
 			return
 		}
 	}
 }
+
+// flushing bounds how long Close waits for the server.
+const flushing = 5 * time.Second
 
 // Close gives back what Open took and sees acknowledgements through. The
 // connection stays the caller's. Nothing may be received or settled afterwards.
@@ -228,6 +232,8 @@ func (s *Source) Close(ctx context.Context) error {
 	s.c.Conn.RemoveStatusListener(s.status)
 	err := s.saveRecord()
 	if s.c.Conn.IsConnected() {
+		ctx, cancel := context.WithTimeout(ctx, flushing)
+		defer cancel()
 		if e := s.c.Conn.FlushWithContext(ctx); e != nil {
 			err = errors.Join(err, fmt.Errorf("acknowledge what was applied: %w", e))
 		}

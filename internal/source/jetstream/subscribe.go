@@ -77,7 +77,7 @@ func (s *Source) rewind(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 		s.c.Logger.Warn("the subscription was lost; it is made again", "after", settled.Sequence)
 		return s.create(ctx, nil, after)
 	}
-	if !s.c.noReset && usable(&info.Config) {
+	if !s.c.tuning.noReset && usable(&info.Config) {
 		reset, err := s.js.ResetConsumer(ctx, s.c.Stream, s.c.Name)
 		if err == nil {
 			return reset.ConsumerInfo, nil

@@ -1,0 +1,302 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/pipeline"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// broker is a nats-server with JetStream on disk, which can be stopped and
+// started again on the same port. Its one user may do what HQ's users may.
+type broker struct {
+	tb      testing.TB
+	options server.Options
+	mu      sync.Mutex
+	server  *server.Server
+	admin   *nats.Conn
+}
+
+// narrow are the permissions that HQ gives to a server's user.
+var narrow = &server.Permissions{
+	Publish: &server.SubjectPermission{Allow: []string{
+		"$JS.API.STREAM.NAMES", "$JS.API.CONSUMER.>", "$JS.API.CONSUMER.MSG.NEXT.dbchange.>", "$JS.ACK.dbchange.>", "eds.client.session.>", "_INBOX.>",
+	}},
+	Subscribe: &server.SubjectPermission{Allow: []string{"dbchange.*.*.c1.*.PUBLIC.>", "eds.notify.session.>", "_INBOX.>"}},
+}
+
+func newBroker(tb testing.TB) *broker {
+	tb.Helper()
+	account := server.NewAccount("hq")
+	b := &broker{tb: tb, options: server.Options{
+		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: tb.TempDir(), NoSigs: true, NoLog: true, DontListen: false,
+		Accounts: []*server.Account{account},
+		Users: []*server.User{
+			{Username: "admin", Password: "admin", Account: account},
+			{Username: "eds", Password: "eds", Account: account, Permissions: narrow},
+		},
+	}}
+	b.start()
+	tb.Cleanup(b.stop)
+	b.createStream(jetstream.StreamConfig{})
+	return b
+}
+
+func (b *broker) start() {
+	b.tb.Helper()
+	o := b.options
+	// Accounts belong to one server.
+	account := server.NewAccount("hq")
+	o.Accounts = []*server.Account{account}
+	o.Users = nil
+	for _, u := range b.options.Users {
+		c := *u
+		c.Account = account
+		o.Users = append(o.Users, &c)
+	}
+	s, err := server.NewServer(&o)
+	if err != nil {
+		b.tb.Fatal(err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(10 * time.Second) {
+		b.tb.Fatal("the nats server does not start")
+	}
+	own, err := s.LookupAccount("hq")
+	if err != nil {
+		b.tb.Fatal(err)
+	}
+	if err := own.EnableJetStream(nil, nil); err != nil {
+		b.tb.Fatal(err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.server = s
+	if b.options.Port == -1 {
+		b.options.Port = portOf(s)
+	}
+	b.admin, err = nats.Connect(s.ClientURL(), nats.UserInfo("admin", "admin"))
+	if err != nil {
+		b.tb.Fatal(err)
+	}
+}
+
+func (b *broker) stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.server == nil {
+		return
+	}
+	b.admin.Close()
+	b.server.Shutdown()
+	b.server.WaitForShutdown()
+	b.server = nil
+}
+
+func (b *broker) js() jetstream.JetStream {
+	js, err := jetstream.New(b.admin)
+	if err != nil {
+		b.tb.Fatal(err)
+	}
+	return js
+}
+
+func (b *broker) createStream(c jetstream.StreamConfig) {
+	b.tb.Helper()
+	c.Name, c.Subjects = "dbchange", []string{"dbchange.>"}
+	if _, err := b.js().CreateStream(b.tb.Context(), c); err != nil {
+		b.tb.Fatal(err)
+	}
+}
+
+func (b *broker) stream() jetstream.Stream {
+	b.tb.Helper()
+	s, err := b.js().Stream(b.tb.Context(), "dbchange")
+	if err != nil {
+		b.tb.Fatal(err)
+	}
+	return s
+}
+
+// subject is where a change of the company is published.
+func subject(company string) string { return "dbchange.order.UPDATE." + company + ".l1.PUBLIC.x.y" }
+
+// publish adds n messages for the company c1, each with its number as payload.
+func (b *broker) publish(n int) {
+	b.tb.Helper()
+	b.publishAs("c1", n)
+}
+
+func (b *broker) publishAs(company string, n int) {
+	b.tb.Helper()
+	js, err := jetstream.New(b.admin, jetstream.WithPublishAsyncMaxPending(4000))
+	if err != nil {
+		b.tb.Fatal(err)
+	}
+	for range n {
+		if _, err := js.PublishAsync(subject(company), []byte(`{"a":1}`), jetstream.WithStallWait(10*time.Second)); err != nil {
+			b.tb.Fatal(err)
+		}
+	}
+	select {
+	case <-js.PublishAsyncComplete():
+	case <-time.After(60 * time.Second):
+		b.tb.Fatal("publishing takes too long")
+	}
+}
+
+func (b *broker) publishMsg(m *nats.Msg) {
+	b.tb.Helper()
+	if _, err := b.js().PublishMsg(b.tb.Context(), m); err != nil {
+		b.tb.Fatal(err)
+	}
+}
+
+// connect connects as HQ's users do.
+func (b *broker) connect() *nats.Conn {
+	b.tb.Helper()
+	conn, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", b.options.Port), nats.UserInfo("eds", "eds"), nats.MaxReconnects(-1),
+		nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			if errors.Is(err, nats.ErrPermissionViolation) {
+				b.tb.Errorf("more is asked of the server than HQ permits: %v", err)
+			}
+		}))
+	if err != nil {
+		b.tb.Fatal(err)
+	}
+	b.tb.Cleanup(conn.Close)
+	return conn
+}
+
+func (b *broker) info() *jetstream.ConsumerInfo {
+	b.tb.Helper()
+	c, err := b.stream().Consumer(b.tb.Context(), "eds-1")
+	if err != nil {
+		b.tb.Fatal(err)
+	}
+	return c.CachedInfo()
+}
+
+// config is what most tests open.
+func (b *broker) config() Config {
+	b.tb.Helper()
+	return Config{
+		Conn: b.connect(), Name: "eds-1", Filters: []string{"dbchange.*.*.c1.*.PUBLIC.>"}, Start: Start{From: FromBeginning},
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}
+}
+
+func open(tb testing.TB, c Config) *Source {
+	tb.Helper()
+	s, err := Open(tb.Context(), c)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	closing := sync.OnceFunc(func() { closeSource(tb, s) })
+	tb.Cleanup(closing)
+	return s
+}
+
+// opened is a source that a test closes.
+func closeSource(tb testing.TB, s *Source) {
+	tb.Helper()
+	select {
+	case <-s.closing:
+		return
+	default:
+	}
+	if err := s.Close(context.WithoutCancel(tb.Context())); err != nil {
+		tb.Error(err)
+	}
+}
+
+// read receives n messages and checks that they ascend.
+func read(tb testing.TB, s *Source, n int) []pipeline.Message {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), 30*time.Second)
+	defer cancel()
+	var out []pipeline.Message
+	for len(out) < n {
+		run, err := s.Receive(ctx)
+		if err != nil {
+			tb.Fatalf("after %d messages: %v", len(out), err)
+		}
+		for _, m := range run {
+			if len(out) > 0 && m.Position.Sequence <= out[len(out)-1].Position.Sequence {
+				tb.Fatalf("message %d came after %d", m.Position.Sequence, out[len(out)-1].Position.Sequence)
+			}
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// nothing checks that no message comes for a while.
+func nothing(tb testing.TB, s *Source, for_ time.Duration) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), for_)
+	defer cancel()
+	if run, err := s.Receive(ctx); err == nil {
+		tb.Fatalf("message %d came", run[0].Position.Sequence)
+	} else if !errors.Is(err, context.DeadlineExceeded) {
+		tb.Fatal(err)
+	}
+}
+
+func settle(tb testing.TB, s *Source, m pipeline.Message) {
+	tb.Helper()
+	if err := s.Settle(tb.Context(), m.Position); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// sequences are those of messages.
+func sequences(messages []pipeline.Message) []uint64 {
+	out := make([]uint64, len(messages))
+	for i, m := range messages {
+		out[i] = m.Position.Sequence
+	}
+	return out
+}
+
+// eventually waits until condition holds.
+func eventually(tb testing.TB, what string, condition func() bool) {
+	tb.Helper()
+	deadline := time.NewTimer(20 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			tb.Fatalf("it never came to pass that %s", what)
+		}
+	}
+}
+
+// at is the position of sequence n, as the tests that need no time have it.
+func at(n uint64) cdc.Position { return cdc.Position{Sequence: n, Stored: int64(n)} }
+
+func portOf(s *server.Server) int {
+	if a, ok := s.Addr().(*net.TCPAddr); ok {
+		return a.Port
+	}
+	return 0
+}

@@ -1,0 +1,292 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/shopmonkeyus/eds/internal/pipeline"
+)
+
+func TestMessagesComeInOrderWithWhatIsBehindThem(t *testing.T) {
+	b := newBroker(t)
+	b.publishAs("c2", 3) // of another company
+	b.publish(2)
+	b.publishMsg(&nats.Msg{Subject: subject("c1"), Data: []byte("zipped"), Header: nats.Header{"content-encoding": {"gzip/json"}}})
+	before := time.Now().Add(-time.Minute).UnixNano()
+
+	got := read(t, open(t, b.config()), 3)
+	for i := range got {
+		if stored := got[i].Position.Stored; stored < before || stored > time.Now().UnixNano() {
+			t.Errorf("message %d was stored at %d", i, stored)
+		}
+		got[i].Position.Stored = 0
+	}
+	plain := pipeline.Message{Subject: subject("c1"), Data: []byte(`{"a":1}`)}
+	want := []pipeline.Message{plain, plain, plain}
+	for i := range want {
+		want[i].Position.Sequence, want[i].Pending = uint64(4+i), uint64(2-i)
+	}
+	want[2].Data, want[2].Encoding = []byte("zipped"), "gzip/json"
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestTheConsumerIsMadeAsTheProtocolSays(t *testing.T) {
+	b := newBroker(t)
+	open(t, b.config())
+	got := b.info().Config
+	got.Metadata, got.MaxWaiting, got.Replicas = nil, 0, 0
+	want := jetstream.ConsumerConfig{
+		Name: "eds-1", Durable: "eds-1", DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Minute,
+		MaxDeliver: -1, MaxAckPending: 25_000, InactiveThreshold: 7 * 24 * time.Hour, FilterSubject: "dbchange.*.*.c1.*.PUBLIC.>",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAnExistingConsumerKeepsItsPlaceAndGetsWhatItLacks(t *testing.T) {
+	b := newBroker(t)
+	b.publish(10)
+	start := time.Now().Add(-time.Hour)
+	old, err := b.stream().CreateConsumer(t.Context(), jetstream.ConsumerConfig{
+		Durable: "eds-1", AckPolicy: jetstream.AckExplicitPolicy, MaxWaiting: 1, MaxDeliver: 20, MaxAckPending: 100, AckWait: time.Second,
+		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &start, FilterSubjects: []string{"dbchange.*.*.c1.*.PUBLIC.>", "dbchange.*.*.c9.*.PUBLIC.>"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch, err := old.Fetch(5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for m := range batch.Messages() {
+		if err := m.DoubleAck(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := open(t, b.config())
+	if diff := cmp.Diff([]uint64{6, 7, 8, 9, 10}, sequences(read(t, s, 5))); diff != "" {
+		t.Error(diff)
+	}
+	c := b.info().Config
+	if c.MaxWaiting != 1 || c.DeliverPolicy != jetstream.DeliverByStartTimePolicy || c.MaxDeliver != -1 || c.MaxAckPending != 25_000 || c.FilterSubject == "" {
+		t.Errorf("the consumer is now %+v", c)
+	}
+}
+
+func TestWhatIsNotSettledComesAgainToTheNextOne(t *testing.T) {
+	b := newBroker(t)
+	b.publish(1000)
+	s := open(t, b.config())
+	got := read(t, s, 1000)
+	settle(t, s, got[599])
+	closeSource(t, s)
+	s = open(t, b.config())
+	again := read(t, s, 400)
+	if again[0].Position.Sequence != 601 || again[399].Position.Sequence != 1000 {
+		t.Errorf("messages %d to %d came again", again[0].Position.Sequence, again[399].Position.Sequence)
+	}
+	nothing(t, s, 50*time.Millisecond)
+	settle(t, s, again[399])
+	eventually(t, "everything is acknowledged", func() bool { return b.info().AckFloor.Stream == 1000 })
+}
+
+func TestARedeliveredMessageIsNotPassedOnAgain(t *testing.T) {
+	b := newBroker(t)
+	b.publish(3)
+	s := open(t, b.config())
+	got := read(t, s, 3)
+	// The first one is asked for again, as if its acknowledgement had been late.
+	if err := s.c.Conn.Publish(s.ledger.open[0].reply, []byte("-NAK")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is delivered again", func() bool { return b.info().NumRedelivered == 1 })
+	b.publish(1)
+	if next := read(t, s, 1); next[0].Position.Sequence != 4 {
+		t.Errorf("message %d came", next[0].Position.Sequence)
+	}
+	settle(t, s, got[2])
+	eventually(t, "its last delivery is acknowledged", func() bool { return b.info().AckFloor.Stream == 3 })
+}
+
+func TestASettledMessageThatComesAgainIsAcknowledgedAgain(t *testing.T) {
+	b := newBroker(t)
+	b.publish(5)
+	s := open(t, b.config())
+	got := read(t, s, 5)
+	// Acknowledgements that the server never sees.
+	for i := range s.ledger.open {
+		s.ledger.open[i].reply = "_INBOX.nobody"
+	}
+	settle(t, s, got[4])
+	s.drop() // as after a lost connection
+	b.publish(1)
+	if next := read(t, s, 1); next[0].Position.Sequence != 6 {
+		t.Errorf("message %d came", next[0].Position.Sequence)
+	}
+	eventually(t, "all five are acknowledged", func() bool { return b.info().AckFloor.Stream == 5 })
+}
+
+func TestMessagesThatTakeLongAreNotDeliveredAgain(t *testing.T) {
+	b := newBroker(t)
+	b.publish(10)
+	c := b.config()
+	c.tuning.ackWait = 300 * time.Millisecond
+	s := open(t, c)
+	got := read(t, s, 10)
+	nothing(t, s, 1500*time.Millisecond)
+	if n := b.info().NumRedelivered; n != 0 {
+		t.Errorf("%d messages were delivered again", n)
+	}
+	settle(t, s, got[9])
+	eventually(t, "nothing is told of any more", func() bool {
+		s.ledger.mu.Lock()
+		defer s.ledger.mu.Unlock()
+		return !s.ledger.armed
+	})
+}
+
+func TestTheServerMayStopAndStart(t *testing.T) {
+	for name, tune := range map[string]tuning{"with reset": {}, "without reset": {noReset: true}} {
+		t.Run(name, func(t *testing.T) {
+			b := newBroker(t)
+			b.publish(500)
+			c := b.config()
+			c.tuning = tune
+			s := open(t, c)
+			first := read(t, s, 300)
+			settle(t, s, first[99])
+			b.stop()
+			eventually(t, "the connection is lost", func() bool { return !c.Conn.IsConnected() })
+			s.drop() // and with it what had come and was not read
+			nothing(t, s, 50*time.Millisecond)
+			if s.Health() == nil {
+				t.Error("nothing is said of the lost connection")
+			}
+			b.start()
+			b.publish(100)
+			rest := read(t, s, 600-len(first))
+			if got, want := rest[0].Position.Sequence, first[len(first)-1].Position.Sequence+1; got != want {
+				t.Errorf("message %d came first, want %d", got, want)
+			}
+			if err := s.Health(); err != nil {
+				t.Error(err)
+			}
+			settle(t, s, rest[len(rest)-1])
+			eventually(t, "everything is acknowledged", func() bool { return b.info().AckFloor.Stream == 600 })
+		})
+	}
+}
+
+func TestAConsumerThatAdmitsOnePullIsReadAtFullSpeed(t *testing.T) {
+	b := newBroker(t)
+	if _, err := b.stream().CreateConsumer(t.Context(), jetstream.ConsumerConfig{
+		Durable: "eds-1", AckPolicy: jetstream.AckExplicitPolicy, MaxWaiting: 1, FilterSubject: "dbchange.*.*.c1.*.PUBLIC.>",
+	}); err != nil {
+		t.Fatal(err)
+	}
+	// The pull of a reader that is gone is in the way.
+	gone := b.connect()
+	inbox, err := gone.SubscribeSync(gone.NewInbox())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := gone.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.dbchange.eds-1", inbox.Subject, []byte(`{"batch":1,"expires":60000000000}`)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it waits", func() bool { return b.info().NumWaiting == 1 })
+	gone.Close()
+	b.publish(30_000)
+
+	c := b.config()
+	c.MaxAckPending = 50_000
+	s := open(t, c)
+	began := time.Now()
+	got := read(t, s, 30_000)
+	t.Log(time.Since(began))
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("reading took %v", took)
+	}
+	settle(t, s, got[len(got)-1])
+	eventually(t, "everything is acknowledged", func() bool { return b.info().AckFloor.Stream == 30_000 })
+}
+
+func TestPullsAreBoundedByBytesAndALargerMessageComesAlone(t *testing.T) {
+	b := newBroker(t)
+	text := strings.Repeat("x", 5000)
+	for i := range 40 {
+		b.publishMsg(&nats.Msg{Subject: subject("c1"), Data: []byte(text[:100+i*100]), Header: nats.Header{"content-encoding": {"json"}}})
+	}
+	for _, size := range []int{300, 4096, 5000, 6000, 10_000} {
+		c := b.config()
+		c.tuning.pullBytes = size
+		s := open(t, c)
+		if got := read(t, s, 40); len(got) != 40 {
+			t.Errorf("%d messages", len(got))
+		}
+		closeSource(t, s)
+	}
+}
+
+// A pull whose bytes are used up to the last one ends without a word from the
+// server.
+func TestAPullThatIsFilledExactlyIsFollowedByAnother(t *testing.T) {
+	b := newBroker(t)
+	b.publish(9)
+	s := open(t, b.config())
+	read(t, s, 9)
+	one := len(subject("c1")) + len(s.ledger.open[0].reply) + len(`{"a":1}`)
+	closeSource(t, s)
+	c := b.config()
+	c.tuning.pullBytes = 3 * one
+	s = open(t, c)
+	began := time.Now()
+	read(t, s, 9)
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("reading took %v", took)
+	}
+}
+
+func TestAReceiveThatIsEndedLosesNothing(t *testing.T) {
+	b := newBroker(t)
+	s := open(t, b.config())
+	for n := range 5 {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() {
+			_, err := s.Receive(ctx)
+			ended <- err
+		}()
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		b.publish(1)
+		if got := read(t, s, 1); got[0].Position.Sequence != uint64(n+1) {
+			t.Errorf("message %d came", got[0].Position.Sequence)
+		}
+	}
+}
+
+func TestAClosedConnectionIsFatal(t *testing.T) {
+	b := newBroker(t)
+	b.publish(1)
+	s := open(t, b.config())
+	got := read(t, s, 1)
+	s.c.Conn.Close()
+	if _, err := s.Receive(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("Receive: %v", err)
+	}
+	if err := s.Settle(t.Context(), got[0].Position); !errors.Is(err, ErrClosed) {
+		t.Errorf("Settle: %v", err)
+	}
+}
