@@ -4,7 +4,7 @@ package shop
 type evolution struct {
 	what   string
 	table  string
-	column column  // the column added, or widened
+	column column  // the column added, or widened; unless there is a layout
 	layout *layout // of a new table; nil otherwise
 }
 
@@ -27,7 +27,7 @@ func evolutions() []evolution {
 		widen("vehicle", number("odometer", decimal(0, 400_000, 1)).null(5)),
 		create(inspection),
 		add("customer", object("consent", settings).null(20)),
-		widen("part", number("quantity", nil)),
+		widen("part", number("quantity", decimal(0.25, 8, 2))),
 		add("vehicle", enum("drivetrain", "FWD", "RWD", "AWD", "4x4").null(10)),
 		widen("vehicle", text("odometer", mileage).null(5)),
 		create(loaner),
@@ -68,35 +68,40 @@ func mileage(p *pen, dst []byte) []byte {
 	return quoted(dst, string(decimal(0, 400_000, 1)(p, nil))+pick(p, []string{"", " mi", " km", " Meilen (geschätzt)"}))
 }
 
-// evolve makes the next evolution and returns what it is; "" where none is left.
-func (m *model) evolve() (what, table string) {
+// evolve makes the next evolution and returns it, or nil where none is left.
+func (m *model) evolve() *evolution {
 	all := evolutions()
 	if m.evolved == len(all) {
-		return "", ""
+		return nil
 	}
-	e := all[m.evolved]
+	e := &all[m.evolved]
 	m.evolved++
 	if e.layout != nil {
 		m.addTable(e.layout)
-		return e.what, e.table
+		return e
 	}
 	t := m.byName[e.table]
-	e.column.own = e.column.own || e.column.make == nil
 	t.layouts = append(t.layouts, t.latest().with(e.column))
-	return e.what, e.table
+	return e
 }
 
 // show makes an evolution visible at once: it writes a few rows of the table
-// in its new layout.
-func (st *step) show(name string) {
-	t := st.table(name)
+// in its new layout, and values into the column.
+func (st *step) show(e *evolution) {
+	t := st.table(e.table)
 	if t.latest().standalone {
 		for range 3 {
 			st.fill(t)
 		}
 	}
 	for range 5 {
-		if r, ok := st.any(name); ok {
+		r, ok := st.any(e.table)
+		if !ok {
+			return
+		}
+		if e.layout == nil {
+			st.update(r, value{e.column.name, e.column.make(st.pen, nil)})
+		} else {
 			st.edit(r, 4)
 		}
 	}

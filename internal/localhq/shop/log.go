@@ -112,6 +112,15 @@ func (r *reader) uint() uint64 {
 	return v
 }
 
+func (r *reader) uint32() uint32 {
+	if len(r.rest) < 4 {
+		return uint32(r.fail())
+	}
+	v := binary.LittleEndian.Uint32(r.rest)
+	r.rest = r.rest[4:]
+	return v
+}
+
 // index reads a number that must be below n.
 func (r *reader) index(n int) int {
 	v := r.uint()
@@ -192,7 +201,7 @@ func (r *reader) operation(m *model) (operation, error) {
 // evolve reads how many evolutions there have been, and makes those that m lacks.
 func (r *reader) evolve(m *model) error {
 	for want := r.uint(); uint64(m.evolved) < want; {
-		if what, _ := m.evolve(); what == "" {
+		if m.evolve() == nil {
 			return errors.New("the schema evolved further than this version of the program knows")
 		}
 	}

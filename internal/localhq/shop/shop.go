@@ -165,8 +165,9 @@ func (s *Shop) Work(ctx context.Context, changes int, publish func([]Change) (in
 }
 
 // Evolve makes the next evolution of the schema, says what it is, and changes
-// a few rows of the table, which are published as by Do. Once there is none
-// left it returns ErrEvolved.
+// a few rows of the table, which are published as by Do; should that fail, the
+// evolution has happened all the same. Once there is none left it returns
+// ErrEvolved.
 func (s *Shop) Evolve(ctx context.Context, publish func(Change) error) (what string, err error) {
 	s.work.Lock()
 	defer s.work.Unlock()
@@ -174,13 +175,14 @@ func (s *Shop) Evolve(ctx context.Context, publish func(Change) error) (what str
 		return "", err
 	}
 	err = s.commit(func() {
-		var table string
-		if what, table = s.model.evolve(); what == "" {
+		e := s.model.evolve()
+		if e == nil {
 			return
 		}
+		what = e.what
 		s.records = appendRecord(s.records, recordEvolution, func(dst []byte) []byte { return appendNumber(dst, s.model.evolved) })
 		s.step.begin()
-		s.step.show(table)
+		s.step.show(e)
 		s.log()
 	})
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -150,7 +151,11 @@ func writeFile(path string, write func(io.Writer) error) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
+// syncDir makes the names in dir durable. Windows does that by itself.
 func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -166,7 +171,7 @@ const checkpointMagic = "eds shop 1"
 // then the checksum of it all.
 func (m *model) save(out io.Writer) error {
 	w := checkpointWriter{w: bufio.NewWriterSize(out, 1<<20), sum: crc32.New(castagnoli())}
-	head := []byte(checkpointMagic)
+	head := binary.LittleEndian.AppendUint32([]byte(checkpointMagic), m.fingerprint())
 	for _, n := range []uint64{m.seed, uint64(m.customers), uint64(m.born), m.step, m.seq, uint64(m.evolved)} {
 		head = binary.AppendUvarint(head, n)
 	}
@@ -179,6 +184,18 @@ func (m *model) save(out io.Writer) error {
 	}
 	w.write(binary.LittleEndian.AppendUint32(nil, w.sum.Sum32()))
 	return errors.Join(w.err, w.w.Flush())
+}
+
+// fingerprint tells apart what the tables may look like, so that a checkpoint is
+// read only by a program with the columns in mind that it was written with.
+func (m *model) fingerprint() uint32 {
+	sum := crc32.New(castagnoli())
+	for _, t := range m.tables {
+		for _, l := range t.layouts {
+			sum.Write([]byte(l.version + strings.Join(l.names, "")))
+		}
+	}
+	return sum.Sum32()
 }
 
 type checkpointWriter struct {
@@ -206,10 +223,14 @@ func load(path string) (*model, error) {
 		return nil, fmt.Errorf("%s is not a checkpoint of a shop, or damaged", path)
 	}
 	r := reader{rest: text[len(checkpointMagic):body]}
+	fingerprint := r.uint32()
 	m := newModel(r.uint(), int(r.uint()), int64(r.uint()))
 	m.step, m.seq = r.uint(), r.uint()
 	if err := r.evolve(m); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if fingerprint != m.fingerprint() {
+		return nil, fmt.Errorf("%s was written by another version of the program; remove the directory to begin a new shop", path)
 	}
 	m.clock = r.clock()
 	for _, t := range m.tables {

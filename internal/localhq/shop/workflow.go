@@ -21,6 +21,7 @@ func actions() []action {
 		{3, (*step).discardDrafts},
 		{6, (*step).editCustomer},
 		{5, (*step).editAnything},
+		{5, (*step).routine},
 		{1, (*step).importCustomers},
 		{8, (*step).tidy},
 	}
@@ -200,8 +201,24 @@ func (st *step) editAnything() {
 	for range 1 + st.IntN(3) {
 		if len(t.rows) > 0 {
 			st.edit(st.read(t, st.skewed(len(t.rows))), 1+st.IntN(6))
-		} else if t.latest().standalone {
+		}
+	}
+}
+
+// routine goes on in the tables whose rows come and go by themselves: those
+// that evolutions brought.
+func (st *step) routine() {
+	for _, t := range st.m.tables {
+		if !t.latest().standalone {
+			continue
+		}
+		st.clerk()
+		most := 10 + st.m.customers
+		switch n := len(t.rows); {
+		case n < most && st.percent(60):
 			st.fill(t)
+		case n > most/2 || n > 0 && st.percent(40):
+			st.delete(st.read(t, st.IntN(n)))
 		}
 	}
 }
@@ -238,11 +255,6 @@ func (st *step) tidy() {
 	}
 	if t := st.table("customer"); len(t.rows) > st.m.mostCustomers()-10 {
 		st.removeCustomer()
-	}
-	for _, t := range st.m.tables {
-		if t.latest().standalone && len(t.rows) > st.m.customers+10 {
-			st.delete(st.read(t, st.IntN(len(t.rows))))
-		}
 	}
 }
 
