@@ -1,4 +1,4 @@
-package sqlite_test
+package sqlite
 
 import (
 	"fmt"
@@ -10,7 +10,6 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
-	"github.com/shopmonkeyus/eds/internal/drivers/sqlite"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
@@ -89,7 +88,7 @@ func benchSink(b *testing.B, options string) sink.Sink {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s, err := sqlite.Driver().Open(b.Context(), target, sink.Env{Stream: "s", Consumer: "c"})
+	s, err := open(b.Context(), target, sink.Env{Stream: "s", Consumer: "c"})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -24,7 +24,7 @@ type relation struct {
 func (r *relation) unique(key []string) bool {
 	return slices.ContainsFunc(r.uniques, func(columns []string) bool {
 		return len(columns) == len(key) && !slices.ContainsFunc(key, func(k string) bool {
-			return !slices.ContainsFunc(columns, func(c string) bool { return strings.EqualFold(c, k) })
+			return !slices.ContainsFunc(columns, func(c string) bool { return sameName(c, k) })
 		})
 	})
 }

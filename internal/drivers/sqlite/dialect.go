@@ -27,6 +27,17 @@ const reserved = "sqlite_"
 // FoldsCase is true: SQLite compares names without regard to the case of ASCII letters.
 func (d *dialect) FoldsCase() bool { return true }
 
+// sameName reports whether SQLite takes a and b for one name.
+func sameName(a, b string) bool {
+	lower := func(r rune) rune {
+		if r >= 'A' && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}
+	return len(a) == len(b) && strings.Map(lower, a) == strings.Map(lower, b)
+}
+
 // quote returns name as an identifier.
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 

@@ -19,7 +19,11 @@ func retype(sql, column, to string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	changed := sql[:from] + " " + to + " " + strings.TrimLeft(sql[end:], " ")
+	rest := sql[end:]
+	if rest != "" && word(rest[0]) {
+		rest = " " + rest
+	}
+	changed := sql[:from] + " " + to + rest
 	before, err := columnsOf(sql)
 	if err != nil {
 		return "", err
@@ -29,7 +33,7 @@ func retype(sql, column, to string) (string, error) {
 		return "", err
 	}
 	for name, c := range before {
-		if strings.EqualFold(name, column) {
+		if sameName(name, column) {
 			c.declared = strings.ToUpper(to)
 		}
 		if after[name] != c {
@@ -100,7 +104,7 @@ func typeOf(sql, column string) (from, end int, err error) {
 	for {
 		if name := identifier(l.next()); l.token == "" {
 			return 0, 0, fmt.Errorf("column %q is not in the table's definition", column)
-		} else if strings.EqualFold(name, column) && !tableConstraint(l.token) {
+		} else if sameName(name, column) && !tableConstraint(l.token) {
 			from = l.pos
 			for end = l.pos; !constraint(l.next()); end = l.pos {
 				if l.token == "(" {

@@ -136,6 +136,9 @@ func pathOf(target *url.URL) (string, error) {
 	if path == "" || strings.HasSuffix(path, "/") || strings.Contains(path, "\x00") {
 		return "", errors.New("the sqlite url names no database file; it should be like sqlite:///var/lib/eds/shop.db or sqlite://shop.db")
 	}
+	if path == ":memory:" {
+		return "", errors.New("the sqlite url names a database in memory, which would be gone with eds; name a file")
+	}
 	return filepath.Abs(filepath.FromSlash(path))
 }
 
