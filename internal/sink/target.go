@@ -117,6 +117,21 @@ func MaskURL(raw string) string {
 	return out
 }
 
+// Identity returns what of a URL, masked or not, says which destination it is:
+// how it is reached, as whom, and with which options may differ.
+func Identity(raw string) string {
+	scheme, rest, _ := strings.Cut(MaskURL(raw), "://")
+	rest, query, _ := strings.Cut(rest, "?")
+	rest = rest[strings.LastIndexByte(rest, '@')+1:]
+	identity := scheme + "://" + strings.TrimRight(rest, "/")
+	for pair := range strings.SplitSeq(query, "&") {
+		if name, value, _ := strings.Cut(pair, "="); name == "schema" && value != "" {
+			identity += "?" + pair
+		}
+	}
+	return identity
+}
+
 // maskPairs masks the values of secret names in name=value pairs.
 func maskPairs(text, separator string) string {
 	pairs := strings.Split(text, separator)

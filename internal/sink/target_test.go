@@ -78,3 +78,16 @@ func TestUnknownOptionsAreNamedWithTheNearest(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestIdentityIsTheDestinationAlone(t *testing.T) {
+	for raw, want := range map[string]string{
+		"postgres://u:p@h:5432/db?sslmode=require": "postgres://h:5432/db",
+		"postgres://other@h:5432/db/?schema=x&a=b": "postgres://h:5432/db?schema=x",
+		"sqlite://shop.db?busy_timeout=1":          "sqlite://shop.db",
+		"file:///var/data/":                        "file:///var/data",
+	} {
+		if got := sink.Identity(raw); got != want || sink.Identity(sink.MaskURL(raw)) != want {
+			t.Errorf("Identity(%s) = %s, want %s", raw, got, want)
+		}
+	}
+}

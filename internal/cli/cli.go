@@ -1,0 +1,167 @@
+// Package cli is the command line: one file a command. It is the only place
+// that reads arguments and the environment, prints, prompts, and chooses exit
+// codes.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Exit codes, which existing deployments depend on.
+const (
+	exitOK    = 0
+	exitError = 1
+	exitUsage = 3 // wrong usage, or a destination that fails its test
+)
+
+// Process is what the program gets from the system around it.
+type Process struct {
+	Args           []string // without the program's name
+	Lookup         sink.Lookup
+	Stdin          *os.File
+	Stdout, Stderr io.Writer
+	Signals        <-chan os.Signal // interrupts; the second one ends the program at once
+}
+
+// System returns the real process.
+func System() Process {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	return Process{Args: os.Args[1:], Lookup: os.LookupEnv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Signals: signals}
+}
+
+// Run runs the command that p.Args name and returns the exit code. The first
+// signal asks the command to finish what it holds; the second one makes Run
+// return at once.
+func Run(p Process) int {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	done := make(chan int, 1)
+	go func() { done <- execute(ctx, p) }()
+	for {
+		select {
+		case code := <-done:
+			return code
+		case s := <-p.Signals:
+			if ctx.Err() != nil {
+				fmt.Fprintln(p.Stderr, "eds: stopped at once; what was not finished will be done again at the next start")
+				return exitError
+			}
+			cancel(interrupted{s})
+		}
+	}
+}
+
+// interrupted is the cause of a context that a signal cancelled.
+type interrupted struct{ signal os.Signal }
+
+func (i interrupted) Error() string { return "interrupted by " + i.signal.String() }
+
+// usageError is an error that asks for exit code 3.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// silentError is an error whose text has been shown already.
+type silentError struct{ error }
+
+func execute(ctx context.Context, p Process) int {
+	root := newRoot(p)
+	root.SetArgs(p.Args)
+	root.SetIn(p.Stdin)
+	root.SetOut(p.Stdout)
+	root.SetErr(p.Stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if !errors.As(err, new(silentError)) {
+		fmt.Fprintf(p.Stderr, "eds: %v\n", err)
+	}
+	if errors.As(err, new(usageError)) {
+		return exitUsage
+	}
+	return exitError
+}
+
+func newRoot(p Process) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "eds",
+		Short: "Keep a database of your own equal to your Shopmonkey data",
+		Long: `eds copies your data into a database that you own (eds import) and then follows
+every change (eds server), into PostgreSQL, SQLite, files and more.
+
+Try it with nothing installed:   eds demo
+See the destinations:            eds server help`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return unknownCommand(cmd, args[0])
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(flagError)
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(
+		newImport(p), newServer(p), newEnroll(p), newVersion(p), newDeadLetters(p), newHQ(p), newDemo(p),
+	)
+	return root
+}
+
+func unknownCommand(cmd *cobra.Command, name string) error {
+	var names []string
+	for _, c := range cmd.Commands() {
+		names = append(names, c.Name())
+	}
+	hint := fmt.Sprintf("run %q to see the commands", cmd.Root().Name()+" help")
+	if best := sink.Nearest(name, names); best != "" {
+		hint = fmt.Sprintf("did you mean %q?", cmd.CommandPath()+" "+best)
+	}
+	return usagef("unknown command %q; %s", cmd.CommandPath()+" "+name, hint)
+}
+
+// flagError turns pflag's complaint into one that names the flag that was
+// probably meant.
+func flagError(cmd *cobra.Command, err error) error {
+	unknown := new(pflag.NotExistError)
+	if !errors.As(err, &unknown) {
+		return usageError{err}
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	if best := sink.Nearest(unknown.GetSpecifiedName(), names); best != "" {
+		return usagef("%s: unknown flag %q; did you mean %q?", cmd.CommandPath(), "--"+unknown.GetSpecifiedName(), "--"+best)
+	}
+	return usagef("%w; run %q to see them all", err, cmd.CommandPath()+" --help")
+}
+
+// noArgs refuses arguments, naming the first.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("%s takes no arguments, but got %q", cmd.CommandPath(), args[0])
+	}
+	return nil
+}
+
+// isTerminal reports whether w is a terminal.
+func isTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

@@ -1,0 +1,313 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/drivers"
+	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/server"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/state"
+	"github.com/shopmonkeyus/eds/internal/telemetry"
+	"github.com/shopmonkeyus/eds/internal/verify"
+)
+
+func newDemo(p Process) *cobra.Command {
+	d := demo{p: p}
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "See it all work on this machine: a shop, a snapshot, a stream, a comparison",
+		Long: `Starts a small HQ with a simulated repair shop on this machine, enrols, copies the
+snapshot, follows the changes, and at the end compares every row and column of the
+destination with the shop. It needs nothing installed.`,
+		Example: `  eds demo
+  eds demo --for 2m --rate 500 --url 'postgres://user:${PASSWORD}@localhost:5432/demo'`,
+		Args: noArgs,
+	}
+	cmd.Flags().StringVar(&d.url, "url", "", "destination (default a SQLite file, shop.db in --dir)")
+	cmd.Flags().StringVar(&d.dir, "dir", "eds-demo", "`directory` of everything the demo keeps")
+	cmd.Flags().DurationVar(&d.length, "for", 30*time.Second, "how long to follow the stream; 0 until Ctrl-C")
+	cmd.Flags().Float64Var(&d.hq.Rate, "rate", 200, "changes a second")
+	cmd.Flags().IntVar(&d.hq.Customers, "customers", 500, "customers that a new shop begins with")
+	cmd.Flags().Uint64Var(&d.hq.Seed, "seed", 1, "seed of a new shop")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		switch {
+		case d.length < 0:
+			return usagef("--for: want a time like 30s, or 0")
+		case d.hq.Rate < 0 || d.hq.Customers < 1:
+			return usagef("--rate: want 0 or more changes a second; --customers: want at least 1")
+		}
+		d.out = out(cmd)
+		return d.run(cmd.Context())
+	}
+	return cmd
+}
+
+// demo is one run of "eds demo".
+type demo struct {
+	p      Process
+	out    io.Writer
+	url    string
+	dir    string
+	length time.Duration
+	hq     localhq.Options
+
+	s    *setup
+	shop *localhq.HQ
+}
+
+func (d *demo) run(ctx context.Context) (err error) {
+	if d.dir, err = filepath.Abs(d.dir); err != nil {
+		return err
+	}
+	if d.url == "" {
+		d.url = "sqlite://" + filepath.ToSlash(filepath.Join(d.dir, "shop.db"))
+	}
+	flags := config.BindCommon(newVersion(d.p).Flags())
+	if d.s, err = begin(d.p, flags, ""); err != nil {
+		return err
+	}
+	d.s.common.DataDir, d.s.common.Silent = filepath.Join(d.dir, "eds"), true
+	if err := d.s.openLog(d.p, "demo"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.s.close()) }()
+
+	d.hq.DataDir, d.hq.Logger = filepath.Join(d.dir, "hq"), d.s.logger
+	d.say("Starting an HQ and a repair shop on this machine ...")
+	// The shop outlives a Ctrl-C: the comparison at the end needs it.
+	if d.shop, err = localhq.Start(hard(ctx), d.hq); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.shop.Close()) }()
+	d.say("  API   %s\n  NATS  %s\n", d.shop.APIURL(), d.shop.NATSURL())
+
+	key, err := d.enroll(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.snapshot(ctx, key); err != nil {
+		return err
+	}
+	return d.stream(ctx, key)
+}
+
+func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, format+"\n", args...) }
+
+// enroll enrols as a server would, and returns the key.
+func (d *demo) enroll(ctx context.Context) (hq.Enrolment, error) {
+	code, err := d.shop.NewEnrolment()
+	if err != nil {
+		return hq.Enrolment{}, err
+	}
+	e, err := enroll(ctx, d.s, d.shop.APIURL(), code)
+	if err != nil {
+		return hq.Enrolment{}, err
+	}
+	d.say("Enrolled with the code %s as server %s.\n", code, e.ServerID)
+	return e, nil
+}
+
+func (d *demo) snapshot(ctx context.Context, e hq.Enrolment) error {
+	d.say("Copying the snapshot into %s ...", sink.MaskURL(d.url))
+	common := d.s.common
+	common.Silent = false // which shows the progress
+	im := importer{p: d.p, s: d.s, out: d.out, o: config.Import{
+		Common: common, HQ: config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.shop.APIURL()},
+		URL: config.NewSecret(d.url), NoConfirm: true, Parallel: 4,
+	}}
+	return im.run(ctx)
+}
+
+// stream follows the changes for as long as was asked, then stops the shop,
+// lets the destination catch up, and compares.
+func (d *demo) stream(ctx context.Context, e hq.Enrolment) error {
+	dir, err := state.Open(d.s.common.DataDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	health, registry := telemetry.NewHealth(), telemetry.NewRegistry(d.s.build)
+	worker, err := server.New(server.Config{
+		Options: config.Server{
+			Common: d.s.common, HQ: config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.shop.APIURL()}, URL: config.NewSecret(d.url),
+			ServerID: e.ServerID, Servers: []string{d.shop.NATSURL()}, RenewInterval: 24 * time.Hour,
+		},
+		Build: d.s.build, State: dir, Lookup: d.p.Lookup, Registry: registry, Health: health, Logger: d.s.logger,
+	})
+	if err != nil {
+		return err
+	}
+	web, err := telemetry.Listen(ctx, telemetry.HTTPOptions{Host: "127.0.0.1", Health: health, Metrics: registry, Build: d.s.build, Logger: d.s.logger})
+	if err != nil {
+		return err
+	}
+	d.say("\nFollowing the stream, %g changes a second. Meanwhile, look at\n  %s\n  http://%s/         health\n  http://%[3]s/metrics  metrics\n", d.hq.Rate, sink.MaskURL(d.url), web.Addr())
+
+	serving, stop := context.WithCancel(hard(ctx))
+	defer stop()
+	g, failed := errgroup.WithContext(serving)
+	g.Go(func() error { return web.Run(serving) })
+	working, finish := context.WithCancel(serving)
+	g.Go(func() error { return worker.Run(working, serving) })
+
+	err = d.watch(ctx, failed, worker)
+	finish()
+	stop()
+	if err = errors.Join(g.Wait(), err); err != nil {
+		return err
+	}
+	return d.compare(hard(ctx), dir, e)
+}
+
+// watch shows one live line until the time is up, stops the shop, and goes on
+// until everything that the shop did is applied.
+func (d *demo) watch(ctx, failed context.Context, worker *server.Server) error {
+	line := newLiveLine(d.p.Stderr)
+	defer line.end()
+	end := make(<-chan time.Time)
+	if d.length > 0 {
+		end = time.After(d.length)
+	}
+	tick := time.NewTicker(line.every)
+	defer tick.Stop()
+	began, target := time.Now(), uint64(0)
+	interrupted := ctx.Done()
+	for target == 0 || worker.Status().Position.Sequence < target {
+		finish := false
+		select {
+		case <-failed.Done():
+			return nil // the group has the error
+		case <-interrupted:
+			interrupted, finish = nil, true
+		case <-end:
+			finish = true
+		case <-tick.C:
+			line.show(time.Since(began), worker.Status())
+		}
+		if finish && target == 0 {
+			var err error
+			if target, err = d.quiesce(hard(ctx)); err != nil {
+				return err
+			}
+			tick.Reset(min(line.every, 100*time.Millisecond))
+		}
+	}
+	line.show(time.Since(began), worker.Status())
+	return nil
+}
+
+// quiesce stops the shop and returns the sequence of its last change.
+func (d *demo) quiesce(ctx context.Context) (uint64, error) {
+	if err := d.shop.Pause(ctx); err != nil {
+		return 0, err
+	}
+	s, err := d.shop.StreamState(ctx)
+	return s.LastSeq, err
+}
+
+// errDiffers says that the demo failed; the table has said how.
+var errDiffers = errors.New("the destination differs from the shop")
+
+// compare compares every row and column of the destination with the shop.
+func (d *demo) compare(ctx context.Context, dir *state.Dir, e hq.Enrolment) error {
+	_, destination, err := drivers.Open(ctx, d.url, d.p.Lookup, sink.Env{Logger: d.s.logger, Adjusted: func(string, string, string) {}})
+	if err != nil {
+		return err
+	}
+	defer destination.Close(ctx)
+	reader, ok := destination.(sink.Reader)
+	if !ok {
+		d.say("Everything is applied. This kind of destination keeps no rows to compare with; look at %s.", sink.MaskURL(d.url))
+		return nil
+	}
+	client, err := connectHQ(d.s, config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.shop.APIURL()})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	tables, err := schema.NewCatalogue(client, dir).Latest(ctx)
+	if err != nil {
+		return err
+	}
+	d.say("Comparing every row and column with the shop:\n")
+	snap := d.shop.Shop().Snapshot()
+	t := tabwriter.NewWriter(d.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "table\trows there\trows here\tdifferent\t")
+	var bad []verify.Report
+	rows := int64(0)
+	for _, name := range d.shop.Shop().Tables() {
+		r, err := verify.Compare(ctx, tables[name], verify.Rows(tables[name], snap.Rows(name, nil, nil)), reader.Read(ctx, tables[name]))
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t\n", name, r.Want, r.Got, r.Different+r.Missing+r.Extra)
+		rows += r.Want
+		if !r.Equal() {
+			bad = append(bad, r)
+		}
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, r := range bad {
+		d.say("%v", r)
+	}
+	if len(bad) > 0 {
+		return errDiffers
+	}
+	d.say("\nAll %d rows are equal. Everything is in %s; run the demo again to go on.", rows, d.dir)
+	return nil
+}
+
+// liveLine shows the state of a server: one line that changes on a terminal, a
+// line every few seconds elsewhere.
+type liveLine struct {
+	w        io.Writer
+	terminal bool
+	every    time.Duration
+	told     time.Time
+}
+
+func newLiveLine(w io.Writer) *liveLine {
+	l := &liveLine{w: w, terminal: isTerminal(w), every: 250 * time.Millisecond}
+	if !l.terminal {
+		l.every = lineEvery
+	}
+	return l
+}
+
+func (l *liveLine) show(elapsed time.Duration, s pipeline.Status) {
+	if !l.terminal && time.Since(l.told) < time.Second {
+		return
+	}
+	l.told = time.Now()
+	text := fmt.Sprintf("%5.0fs  %9d events  %7.0f events/s  lag %-8v  %d tables  %s", elapsed.Seconds(), s.Applied, s.Rate, s.Lag.Round(time.Millisecond), len(s.Tables), s.State)
+	if s.Reason != "" {
+		text += ": " + s.Reason
+	}
+	if l.terminal {
+		fmt.Fprintf(l.w, "\r\x1b[K%s", text)
+	} else {
+		fmt.Fprintln(l.w, text)
+	}
+}
+
+func (l *liveLine) end() {
+	if l.terminal {
+		fmt.Fprintln(l.w)
+	}
+}

@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shopmonkeyus/eds/internal/build"
+	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/telemetry"
+)
+
+// setup is what most commands begin with: the resolved common flags, the
+// configuration file and a logger.
+type setup struct {
+	common config.Common
+	file   config.File
+	build  build.Info
+	logger *slog.Logger
+	close  func() error
+}
+
+// begin resolves what every command has in common. Where logName is not "" the
+// log is also kept in a file of that name in the data directory.
+func begin(p Process, flags *config.CommonFlags, logName string) (*setup, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return nil, fmt.Errorf("find the working directory: %w", err)
+	}
+	common, err := flags.Resolve(dir)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	file, warnings, err := config.ReadFile(common.ConfigFile())
+	if err != nil {
+		return nil, err
+	}
+	s := &setup{common: common, file: file, build: build.Read(version), close: func() error { return nil }}
+	if err := s.openLog(p, logName); err != nil {
+		return nil, err
+	}
+	for _, w := range warnings {
+		s.logger.Warn(w)
+	}
+	return s, nil
+}
+
+func (s *setup) openLog(p Process, name string) error {
+	terminal := isTerminal(p.Stderr)
+	_, noColor := p.Lookup("NO_COLOR")
+	o := telemetry.LogOptions{
+		Console: p.Stderr, Color: terminal && !noColor, Time: s.common.Timestamp, Verbose: s.common.Verbose, Silent: s.common.Silent, Label: s.common.LogLabel,
+		JSON: s.common.LogFormat == config.JSONFormat || s.common.LogFormat == config.AutoFormat && !terminal,
+	}
+	if name != "" {
+		file, err := telemetry.OpenLogFile(telemetry.LogFileOptions{Dir: s.common.DataDir + "/logs", Name: name})
+		if err != nil {
+			return err
+		}
+		o.File, s.close = file, file.Close
+	}
+	s.logger = telemetry.NewLogger(o)
+	return nil
+}
+
+// usage gives wrong usage its exit code.
+func usage(err error) error {
+	if errors.As(err, new(*config.UsageError)) {
+		return usageError{err}
+	}
+	return err
+}
+
+// hard returns a context for what a first signal should not interrupt.
+func hard(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
+
+func out(cmd *cobra.Command) io.Writer { return cmd.OutOrStdout() }

@@ -1,0 +1,260 @@
+// Package server is the composition root of the worker: it opens a session with
+// HQ, the stream and the destination, and runs the pipeline between them, until
+// it is told to stop or a person is needed.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/shopmonkeyus/eds/internal/build"
+	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/dlq"
+	"github.com/shopmonkeyus/eds/internal/drivers"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/rules"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/source/jetstream"
+	"github.com/shopmonkeyus/eds/internal/state"
+	"github.com/shopmonkeyus/eds/internal/telemetry"
+)
+
+// streamName is HQ's stream of changes.
+const streamName = "dbchange"
+
+// Config is what a server is made of. All fields are required.
+type Config struct {
+	Options  config.Server
+	Build    build.Info
+	State    *state.Dir
+	Lookup   sink.Lookup // of the environment, for the placeholders of the destination's URL
+	Registry prometheus.Registerer
+	Health   *telemetry.Health
+	Logger   *slog.Logger
+}
+
+// Server follows the stream into one destination.
+type Server struct {
+	Config
+	client  *hq.Client
+	apiURL  string
+	keyless bool // there is no HQ to hold a session with, only its NATS
+	driver  sink.Driver
+	target  *url.URL
+	// serverID is this server's id: as asked for, else as the credential says.
+	serverID string
+	masked   string
+	rules    pipeline.Rules // nil: none
+	tables   *schema.Catalogue
+	dead     *dlq.Queue
+	metrics  *pipeline.Metrics
+	adjust   *prometheus.CounterVec
+
+	destination sink.Sink // nil until it was opened
+
+	mu      sync.Mutex
+	running *pipeline.Pipeline // of the present session; nil between sessions
+	last    pipeline.Status    // of the latest one
+}
+
+// New checks the configuration, without talking to anybody. Errors are for the
+// person who wrote it.
+func New(c Config) (*Server, error) {
+	s := &Server{Config: c, masked: sink.MaskURL(c.Options.URL.Reveal())}
+	if err := s.openClient(); err != nil {
+		return nil, err
+	}
+	if c.Options.URL.IsZero() {
+		return nil, fault.Mark(fault.Fatal, errors.New("there is no destination; give one with --url, as in --url postgres://user:${PASSWORD}@host:5432/database, or see: eds server help"))
+	}
+	var err error
+	if s.driver, s.target, err = drivers.Parse(c.Options.URL.Reveal(), c.Lookup); err != nil {
+		return nil, err
+	}
+	if dir := c.Options.SchemaValidator; dir != "" {
+		loaded, err := rules.Load(dir)
+		if err != nil {
+			return nil, fault.Mark(fault.Fatal, err)
+		}
+		s.rules = loaded
+	}
+	if s.dead, err = dlq.Open(c.State.Path("dlq")); err != nil {
+		return nil, err
+	}
+	s.tables = schema.NewCatalogue(s.client.Patient(), c.State)
+	s.metrics = pipeline.NewMetrics(c.Registry)
+	s.adjust = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "eds_adjusted_values_total",
+		Help: "Values that the destination's type can't hold and that a documented rule changed.",
+	}, []string{"table", "column", "rule"})
+	c.Registry.MustRegister(s.adjust)
+	return s, nil
+}
+
+// openClient resolves where HQ is and with which key.
+func (s *Server) openClient() error {
+	o := &s.Options
+	key := hq.Key{}
+	s.keyless = o.APIKey.IsZero() && s.localNATS()
+	if !s.keyless {
+		var err error
+		if key, err = hq.ParseKey(o.APIKey.Reveal()); err != nil {
+			return err
+		}
+		if err := key.Check(time.Now()); err != nil {
+			return err
+		}
+	}
+	base, err := hq.BaseURL(o.APIURL, key)
+	if err != nil {
+		return err
+	}
+	s.apiURL = base
+	s.client = hq.New(hq.Options{BaseURL: base, Key: key, Version: s.Build.Version, Logger: s.Logger})
+	return nil
+}
+
+// localNATS reports whether every NATS server asked for is on this machine,
+// which may be used with no key at all.
+func (s *Server) localNATS() bool {
+	if len(s.Options.Servers) == 0 {
+		return s.Options.APIURL != "" && hq.Local(s.Options.APIURL)
+	}
+	for _, server := range s.Options.Servers {
+		if !hq.Local(server) {
+			return false
+		}
+	}
+	return true
+}
+
+// servers returns the addresses of NATS, comma separated.
+func (s *Server) servers() string { return hq.Servers(strings.Join(s.Options.Servers, ","), s.apiURL) }
+
+// errRenew ends a session that has lasted its time.
+var errRenew = errors.New("the session is due to be renewed")
+
+// Run follows the stream until soft ends; then it applies what it holds, ends
+// the session and returns nil. Where hard ends it stops at once: nothing is
+// lost, as what was not acknowledged comes again. Any other error needs a
+// person.
+func (s *Server) Run(soft, hard context.Context) error {
+	defer s.client.Close()
+	defer s.closeDestination()
+	watched, done := context.WithCancel(context.WithoutCancel(hard))
+	var watcher errgroup.Group
+	watcher.Go(func() error { s.watch(watched); return nil })
+	defer func() {
+		done()
+		_ = watcher.Wait() // it has no errors
+	}()
+	defer context.AfterFunc(soft, s.Health.ShutDown)()
+
+	var backoff fault.Backoff
+	for {
+		began := time.Now()
+		err := s.session(soft, hard)
+		switch {
+		case soft.Err() != nil && (err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(soft))):
+			return nil
+		case errors.Is(err, errRenew):
+			backoff.Reset()
+			continue
+		case errors.As(err, new(*jetstream.GapError)):
+			// Starting again would not help, and skipping would lose changes.
+			s.Health.Set("stream", err)
+			s.Logger.Error("changes are missing, so nothing is applied until a new import was made", "error", err)
+			<-soft.Done()
+			return err
+		case err == nil || hard.Err() != nil || fault.Of(err) != fault.Transient:
+			return err
+		}
+		if time.Since(began) > time.Minute {
+			backoff.Reset()
+		}
+		wait := backoff.Next(err)
+		s.Health.Set("session", err)
+		s.Logger.Warn("the session ended; beginning another", "error", err, "wait", wait.Round(time.Millisecond))
+		sleep(soft, wait)
+	}
+}
+
+// sleep waits, unless ctx ends first.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// openDestination opens the destination under the given consumer's name, waiting
+// for it as long as its errors are transient.
+func (s *Server) openDestination(ctx context.Context, consumer, filter string) (sink.Sink, error) {
+	if s.destination != nil {
+		return s.destination, nil
+	}
+	env := sink.Env{
+		Logger: s.Logger.With("destination", s.driver.Name), Stream: streamName, Consumer: consumer, Filter: filter,
+		After: s.Options.UpdateStrategy == config.After,
+		Adjusted: func(table, column, rule string) {
+			s.adjust.WithLabelValues(table, column, rule).Inc()
+		},
+	}
+	err := s.insist(ctx, "destination", func() (err error) {
+		s.destination, err = s.driver.Open(ctx, s.target, env)
+		return err
+	})
+	if err != nil {
+		return nil, &DestinationError{fmt.Errorf("open the destination %s: %w", s.masked, err)}
+	}
+	return s.destination, nil
+}
+
+// DestinationError says that the destination did not work when it was opened.
+type DestinationError struct{ Err error }
+
+func (e *DestinationError) Error() string { return e.Err.Error() }
+func (e *DestinationError) Unwrap() error { return e.Err }
+
+func (s *Server) closeDestination() {
+	if s.destination == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), farewell)
+	defer cancel()
+	if err := s.destination.Close(ctx); err != nil {
+		s.Logger.Warn("the destination did not close cleanly", "error", err)
+	}
+	s.destination = nil
+}
+
+// insist calls attempt until it succeeds, fails for good, or ctx ends. What it
+// waits for is told in the log and as a condition of health.
+func (s *Server) insist(ctx context.Context, condition string, attempt func() error) error {
+	var backoff fault.Backoff
+	for {
+		err := attempt()
+		if err == nil || fault.Of(err) != fault.Transient || ctx.Err() != nil {
+			s.Health.Set(condition, nil)
+			return err
+		}
+		wait := backoff.Next(err)
+		s.Health.Set(condition, err)
+		s.Logger.Warn("waiting for the "+condition+", and trying again", "error", err, "wait", wait.Round(time.Millisecond))
+		sleep(ctx, wait)
+	}
+}

@@ -1,0 +1,286 @@
+package bench_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/drivers"
+	"github.com/shopmonkeyus/eds/internal/localhq/shop"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/testpeers"
+)
+
+var widths = []int{20, 60}
+
+// rowsBefore is how many rows the table has when the stream begins.
+const rowsBefore = 200_000
+
+// BenchmarkPostgres imports a snapshot, then catches up on a stream of events
+// that wait, and measures each against what the same server does with the same
+// rows, already encoded.
+func BenchmarkPostgres(b *testing.B) {
+	for _, columns := range widths {
+		b.Run(fmt.Sprintf("columns=%d", columns), func(b *testing.B) {
+			for b.Loop() {
+				benchmarkPostgres(b, columns)
+			}
+		})
+	}
+}
+
+func benchmarkPostgres(b *testing.B, columns int) {
+	pg := testpeers.StartPostgres(b)
+	database := pg.Database(b)
+	w := newWorld(b, columns, rowsBefore)
+	w.export()
+	took, memory := w.imports(database)
+	imported := float64(rowsBefore) / took.Seconds()
+	raw := rawCopy(b, database)
+	report("import into PostgreSQL   %2d columns  %8.0f rows/s    raw COPY  %8.0f rows/s    ratio %.2f   memory %s", columns, imported, raw, imported/raw, mib(memory))
+	b.ReportMetric(imported, "import-rows/s")
+	b.ReportMetric(imported/raw, "import-ratio")
+
+	base := copyOf(b, pg, database)
+	n := events()
+	w.fill(n)
+	p := w.serve(database)
+	samples := w.await(p, uint64(n))
+	memory = p.stop()
+	rate, first, last := rates(samples)
+	floor := replayed(b, pg, base, columns, n)
+	report("stream into PostgreSQL   %2d columns  %8.0f events/s  replayed  %8.0f events/s  ratio %.2f   memory %s   first tenth %.0f, last tenth %.0f events/s", columns, rate, floor, rate/floor, mib(memory), first, last)
+	b.ReportMetric(rate, "events/s")
+	b.ReportMetric(rate/floor, "stream-ratio")
+	b.ReportMetric(float64(memory)/(1<<20), "MiB")
+}
+
+// rates returns the rate over the whole, and over the first and the last tenth.
+// The time counts from just before the first acknowledgement.
+func rates(samples []sample) (whole, first, last float64) {
+	begin := slices.IndexFunc(samples, func(s sample) bool { return s.acked > 0 })
+	samples = samples[max(begin-1, 0):]
+	total := samples[len(samples)-1].acked
+	between := func(from, to uint64) float64 {
+		i := slices.IndexFunc(samples, func(s sample) bool { return s.acked >= from })
+		j := slices.IndexFunc(samples, func(s sample) bool { return s.acked >= to })
+		return float64(samples[j].acked-samples[i].acked) / max(samples[j].at.Sub(samples[i].at).Seconds(), 1e-3)
+	}
+	return between(0, total), between(0, total/10), between(total-total/10, total)
+}
+
+// rawCopy copies the table that eds made into one like it, key included, and
+// returns the rows a second.
+func rawCopy(b *testing.B, database string) float64 {
+	b.Helper()
+	ctx := context.Background()
+	conn := connect(b, database)
+	defer conn.Close(ctx)
+	path := filepath.Join(b.TempDir(), "rows")
+	file, err := os.Create(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := conn.PgConn().CopyTo(ctx, file, `COPY (SELECT * FROM bench ORDER BY id COLLATE "C") TO STDOUT BINARY`); err != nil {
+		b.Fatal(err)
+	}
+	execute(b, conn, `CREATE TABLE bench_raw (LIKE bench INCLUDING ALL)`, `CHECKPOINT`)
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		b.Fatal(err)
+	}
+	began := time.Now()
+	tag, err := conn.PgConn().CopyFrom(ctx, file, `COPY bench_raw FROM STDIN BINARY`)
+	if err != nil {
+		b.Fatal(err)
+	}
+	rate := float64(tag.RowsAffected()) / time.Since(began).Seconds()
+	execute(b, conn, `DROP TABLE bench_raw`, `CHECKPOINT`)
+	return rate
+}
+
+// copyOf returns the name of a copy of the database as it is now.
+func copyOf(b *testing.B, pg *testpeers.PostgresServer, database string) string {
+	b.Helper()
+	u, err := url.Parse(database)
+	if err != nil {
+		b.Fatal(err)
+	}
+	conn := connect(b, pg.URL("postgres"))
+	defer conn.Close(context.Background())
+	execute(b, conn, "CREATE DATABASE base TEMPLATE "+strings.TrimPrefix(u.Path, "/"))
+	return "base"
+}
+
+// replayed applies the same events in process, through a recorder, to a copy of
+// the database, then sends what was recorded to another copy, and returns the
+// events a second of that.
+func replayed(b *testing.B, pg *testpeers.PostgresServer, base string, columns, n int) float64 {
+	b.Helper()
+	admin := connect(b, pg.URL("postgres"))
+	defer admin.Close(context.Background())
+	execute(b, admin, "CREATE DATABASE replay TEMPLATE "+base)
+	server, err := url.Parse(pg.URL("replay"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := record(b, server.Host)
+	defer r.close()
+	through := *server
+	through.Host = r.listener.Addr().String()
+	apply(b, through.String(), columns, n)
+	execute(b, admin, "DROP DATABASE replay", "CREATE DATABASE replay TEMPLATE "+base, "CHECKPOINT")
+	sent := r.largest().sent.Bytes()
+	began := time.Now()
+	ready, wrong := replay(b, server.Host, sent)
+	took := time.Since(began)
+	if wrong > 0 || ready < 2 {
+		b.Fatalf("the recording does not replay: %d errors, %d times ready", wrong, ready)
+	}
+	return float64(n) / took.Seconds()
+}
+
+// apply applies the generator's events to the destination in batches of the
+// driver's best size.
+func apply(b *testing.B, destination string, columns, n int) {
+	b.Helper()
+	ctx := context.Background()
+	driver, s, err := drivers.Open(ctx, destination, os.LookupEnv, sink.Env{
+		Logger: slog.New(slog.DiscardHandler), Stream: "dbchange", Consumer: "bench", Adjusted: func(string, string, string) {},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	g := shop.Generate(1, "bench", columns, rowsBefore, time.Now())
+	table, err := schema.Decode(g.Schema())
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := s.(sink.Migrator).Migrate(ctx, []*schema.Table{table}); err != nil {
+		b.Fatal(err)
+	}
+	decoder, splitter := cdc.NewDecoder(), change.NewSplitter(table)
+	var builder change.Builder
+	for i := range n {
+		e := &cdc.Event{Position: cdc.Position{Sequence: uint64(i + 1), Stored: int64(i + 1)}}
+		if err := decoder.Decode(e, g.Next().AppendJSON(nil), ""); err != nil {
+			b.Fatal(err)
+		}
+		effect, err := splitter.Effect(e)
+		if err != nil {
+			b.Fatal(err)
+		}
+		builder.Add(e, effect)
+		if builder.Len() == driver.Limits.Rows || i == n-1 {
+			if err := s.Apply(ctx, builder.Batch()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	if err := s.Close(ctx); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkIdle measures what nobody should notice: how soon a change is
+// visible when little happens, what an idle server uses, how soon one starts.
+func BenchmarkIdle(b *testing.B) {
+	for b.Loop() {
+		benchmarkIdle(b)
+	}
+}
+
+func benchmarkIdle(b *testing.B) {
+	ctx := context.Background()
+	pg := testpeers.StartPostgres(b)
+	database := pg.Database(b)
+	w := newWorld(b, 20, 1000)
+	w.export()
+	w.imports(database)
+	conn := connect(b, database)
+	defer conn.Close(ctx)
+
+	w.fill(1)
+	began := time.Now()
+	p := w.serve(database)
+	w.await(p, 1)
+	started := time.Since(began)
+	b.ReportMetric(started.Seconds(), "s-to-start")
+
+	const count = 500
+	latencies := make([]time.Duration, 0, count)
+	pace := time.NewTicker(20 * time.Millisecond)
+	defer pace.Stop()
+	for range count {
+		<-pace.C
+		latencies = append(latencies, w.latency(conn))
+	}
+	slices.Sort(latencies)
+	p50, p99 := latencies[count/2], latencies[count*99/100]
+
+	idle := p.cpu()
+	const length = 20 * time.Second
+	<-time.After(length) // nothing happens, which is what is measured
+	idle = p.cpu() - idle
+	p.stop()
+	share := 100 * idle.Seconds() / length.Seconds()
+	report("idle                     visible after %v (median), %v (99th percentile) at 50 events/s; %.2f %% of a core while nothing happens; %v from start to first change applied",
+		p50.Round(10*time.Microsecond), p99.Round(10*time.Microsecond), share, started.Round(time.Millisecond))
+	b.ReportMetric(float64(p50)/1e6, "ms-p50")
+	b.ReportMetric(float64(p99)/1e6, "ms-p99")
+	b.ReportMetric(share, "%-idle-cpu")
+}
+
+// latency publishes one change and returns how long it took to be visible.
+func (w *world) latency(conn *pgx.Conn) time.Duration {
+	w.b.Helper()
+	c := w.generator.Next()
+	var id, revision string
+	row := change.NewSplitter(w.table())
+	spans, err := row.Split(c.After)
+	if err != nil {
+		w.b.Fatal(err)
+	}
+	image := change.Row{Image: c.After, Spans: spans}
+	id = string(image.Value(w.table().Slot([]byte("id"))))
+	revision = string(image.Value(w.table().Slot([]byte("revision"))))
+	began := time.Now()
+	if err := w.hq.Conn().PublishMsg(&nats.Msg{Subject: c.Subject(), Data: c.AppendJSON(nil)}); err != nil {
+		w.b.Fatal(err)
+	}
+	for {
+		var found bool
+		err := conn.QueryRow(context.Background(), `SELECT EXISTS (SELECT FROM bench WHERE id = $1 AND revision::text = $2)`, strings.Trim(id, `"`), revision).Scan(&found)
+		if err != nil {
+			w.b.Fatal(err)
+		}
+		if found {
+			return time.Since(began)
+		}
+		if time.Since(began) > time.Minute {
+			w.b.Fatal("the change does not become visible")
+		}
+	}
+}
+
+func (w *world) table() *schema.Table {
+	t, err := schema.Decode(w.generator.Schema())
+	if err != nil {
+		w.b.Fatal(err)
+	}
+	return t
+}

@@ -1,0 +1,143 @@
+package bench_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"testing"
+)
+
+// recorder is a proxy before a PostgreSQL server that keeps every byte that the
+// client sends, so that the same statements with the same encoded rows can be
+// sent again with no eds around them.
+type recorder struct {
+	b        *testing.B
+	server   string
+	listener net.Listener
+	work     sync.WaitGroup
+
+	mu       sync.Mutex
+	sessions []*session
+}
+
+// session is what a client sent in one connection.
+type session struct {
+	mu   sync.Mutex
+	sent bytes.Buffer
+}
+
+func record(b *testing.B, server string) *recorder {
+	b.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := &recorder{b: b, server: server, listener: l}
+	r.work.Go(r.accept)
+	return r
+}
+
+func (r *recorder) close() {
+	_ = r.listener.Close() // ends accept
+	r.work.Wait()
+}
+
+func (r *recorder) accept() {
+	for {
+		client, err := r.listener.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial("tcp", r.server)
+		if err != nil {
+			r.b.Error(err)
+			return
+		}
+		s := new(session)
+		r.mu.Lock()
+		r.sessions = append(r.sessions, s)
+		r.mu.Unlock()
+		r.work.Go(func() {
+			_, _ = io.Copy(io.MultiWriter(server, s), client) // ends with the connection
+			_ = server.Close()
+		})
+		r.work.Go(func() {
+			_, _ = io.Copy(client, server) // likewise
+			_ = client.Close()
+		})
+	}
+}
+
+func (s *session) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sent.Write(p)
+}
+
+func (s *session) len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sent.Len()
+}
+
+// largest returns the session that sent most: the one that wrote the rows.
+func (r *recorder) largest() *session {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var most *session
+	for _, s := range r.sessions {
+		if most == nil || s.len() > most.len() {
+			most = s
+		}
+	}
+	return most
+}
+
+// replay sends recorded bytes to the server and returns when it has closed the
+// connection, with how often it said that it was ready and how often that
+// something was wrong. The recording ends with the client's farewell.
+func replay(b *testing.B, server string, sent []byte) (ready, wrong int) {
+	b.Helper()
+	conn, err := net.Dial("tcp", server)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		if _, err := conn.Write(sent); err != nil {
+			b.Error(err)
+		}
+	})
+	in := bytes.NewBuffer(nil)
+	part := make([]byte, 1<<16)
+	for {
+		n, err := conn.Read(part)
+		in.Write(part[:n])
+		for in.Len() >= 5 {
+			head := in.Bytes()
+			size := int(binary.BigEndian.Uint32(head[1:])) + 1
+			if in.Len() < size {
+				break
+			}
+			switch head[0] {
+			case 'Z':
+				ready++
+			case 'E':
+				wrong++
+			}
+			in.Next(size)
+		}
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				b.Error(err)
+			}
+			break
+		}
+	}
+	writer.Wait()
+	return ready, wrong
+}

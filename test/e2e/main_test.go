@@ -1,0 +1,33 @@
+// Package e2e_test runs the real program, in real processes, between a local HQ
+// and real destinations.
+package e2e_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// program is the eds binary under test.
+var program string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "eds-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	program = filepath.Join(dir, "eds")
+	build := exec.Command("go", "build", "-race", "-o", program, "github.com/shopmonkeyus/eds")
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build eds:", err)
+		return 1
+	}
+	return m.Run()
+}

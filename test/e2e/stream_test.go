@@ -1,0 +1,284 @@
+package e2e_test
+
+import (
+	"math/rand/v2"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/testpeers"
+)
+
+// destinations are what every promise about rows is tested on.
+var destinations = map[string]func(*testing.T) string{
+	"postgres": func(t *testing.T) string { return testpeers.Postgres(t) },
+	"sqlite":   sqlite,
+}
+
+func TestASnapshotThenEveryChangeWhileTheSchemaEvolves(t *testing.T) {
+	for name, destination := range destinations {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, destination(t), localhq.Options{Rate: 400})
+			w.imports()
+			p := w.serve()
+			w.applied(p, 200)
+			for evolved := uint64(1); evolved <= 4; evolved++ {
+				what, err := w.hq.Evolve(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Log(what)
+				w.applied(p, 200+evolved*200)
+			}
+			w.drain(p)
+			p.stop()
+			w.equal()
+			for _, s := range sessions(t, w) {
+				if s.Errored || s.Lost || s.Ended.IsZero() {
+					t.Errorf("session %s: errored %v, lost %v, ended %v", s.ID, s.Errored, s.Lost, s.Ended)
+				}
+			}
+		})
+	}
+}
+
+func sessions(t *testing.T, w *world) []localhq.Session {
+	t.Helper()
+	all, err := w.hq.Sessions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) == 0 {
+		t.Error("there was no session")
+	}
+	return all
+}
+
+func TestTwentyKillsInARowLoseNothing(t *testing.T) {
+	for name, destination := range destinations {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, destination(t), localhq.Options{Rate: 600})
+			w.imports()
+			random := rand.New(rand.NewPCG(1, 2))
+			for range 20 {
+				p := w.serve()
+				before := uint64(0)
+				if c := w.consumer(); c != nil {
+					before = c.AckFloor.Consumer
+				}
+				w.applied(p, before+1+random.Uint64N(300))
+				p.kill()
+			}
+			p := w.serve()
+			w.drain(p)
+			p.stop()
+			w.equal()
+		})
+	}
+}
+
+func TestADestinationThatIsDownIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	pg := testpeers.StartPostgres(t)
+	w := newWorld(t, pg.Database(t), localhq.Options{Rate: 400})
+	w.imports()
+	p := w.serve()
+	w.applied(p, 300)
+	pg.Kill(t)
+	eventually(t, "the server says that it waits", func() bool {
+		return strings.Contains(p.output(), "waiting for the destination")
+	}, p.output)
+	pg.Start(t)
+	w.applied(p, 900)
+	pg.Stop(t)
+	pg.Start(t)
+	w.drain(p)
+	p.stop()
+	w.equal()
+}
+
+func TestANATSThatIsDownIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testpeers.Postgres(t), localhq.Options{Rate: 400})
+	w.imports()
+	p := w.serve()
+	for n := uint64(1); n <= 3; n++ {
+		w.applied(p, n*200)
+		w.hq.StopNATS()
+		if err := w.hq.StartNATS(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.drain(p)
+	p.stop()
+	w.equal()
+}
+
+func TestAServerStartsWhileItsDestinationIsDown(t *testing.T) {
+	t.Parallel()
+	pg := testpeers.StartPostgres(t)
+	w := newWorld(t, pg.Database(t), localhq.Options{Rate: 200})
+	w.imports()
+	pg.Stop(t)
+	p := w.serve()
+	eventually(t, "the server says that it waits", func() bool {
+		return strings.Contains(p.output(), "waiting for the destination")
+	}, p.output)
+	pg.Start(t)
+	w.drain(p)
+	p.stop()
+	w.equal()
+}
+
+func TestASecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	pg := testpeers.StartPostgres(t)
+	w := newWorld(t, pg.Database(t), localhq.Options{Rate: 200})
+	w.imports()
+	p := w.serve()
+	w.applied(p, 50)
+	pg.Kill(t) // so that what is held can't be applied
+	eventually(t, "the server says that it waits", func() bool {
+		return strings.Contains(p.output(), "waiting for the destination")
+	}, p.output)
+	p.signal(syscall.SIGTERM)
+	eventually(t, "the server reports that it shuts down", func() bool {
+		code, _ := p.get("")
+		return code == 503
+	}, p.output)
+	p.signal(syscall.SIGTERM)
+	if code := p.wait(); code != 1 {
+		t.Errorf("exit code %d, want 1\n%s", code, p.output())
+	}
+	pg.Start(t)
+	p = w.serve()
+	w.drain(p)
+	p.stop()
+	w.equal()
+}
+
+func TestASecondServerOfOneIDWaits(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testpeers.Postgres(t), localhq.Options{Rate: 100})
+	w.imports()
+	p := w.serve()
+	w.applied(p, 10)
+	other := *w
+	other.data = t.TempDir()
+	second := other.serve()
+	eventually(t, "the second server says that it waits", func() bool {
+		return strings.Contains(second.output(), "another server runs with this id")
+	}, second.output)
+	p.stop()
+	eventually(t, "the second server takes over", func() bool {
+		return strings.Contains(second.output(), "the session began")
+	}, second.output)
+	w.drain(second)
+	second.stop()
+	w.equal()
+}
+
+func TestAPoisonEventIsSetAsideAndTheRestGoesOn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testpeers.Postgres(t), localhq.Options{Rate: 200})
+	w.imports()
+	p := w.serve()
+	w.applied(p, 50)
+	w.publish("customer", "INSERT", map[string]any{"operation": "INSERT", "table": "customer", "id": "poison-1", "modelVersion": "no such version", "after": map[string]any{"id": "x"}, "mvccTimestamp": clock()})
+	w.publish("customer", "DELETE", map[string]any{"operation": "EXPLODE", "table": "customer", "id": "poison-2"})
+	w.drain(p)
+	p.stop()
+	w.equal()
+	list, stderr, code := w.eds("dlq", "list", "--data-dir", w.data)
+	if code != 0 || strings.Count(list, "\n") != 3 {
+		t.Errorf("dlq list: exit code %d\n%s%s", code, list, stderr)
+	}
+	for _, want := range []string{"poison-1", "EXPLODE"} {
+		id := strings.Fields(strings.Split(list, "\n")[1])[0]
+		if want == "EXPLODE" {
+			id = strings.Fields(strings.Split(list, "\n")[2])[0]
+		}
+		if shown, _, _ := w.eds("dlq", "show", id, "--data-dir", w.data); !strings.Contains(shown, want) {
+			t.Errorf("dlq show %s lacks %q:\n%s", id, want, shown)
+		}
+	}
+	if dropped, _, _ := w.eds("dlq", "drop", "--all", "--data-dir", w.data); dropped != "2 dropped\n" {
+		t.Errorf("dlq drop: %q", dropped)
+	}
+}
+
+// clock returns a clock that is newer than every snapshot.
+func clock() string { return time.Now().Add(time.Hour).Format("20060102150405") + "00000" }
+
+func TestAnExpiredSubscriptionGoesOnWhereItWas(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testpeers.Postgres(t), localhq.Options{Rate: 300})
+	w.imports()
+	p := w.serve()
+	w.applied(p, 300)
+	p.stop()
+	if err := w.hq.DeleteConsumer(t.Context(), "eds-"+w.id); err != nil {
+		t.Fatal(err)
+	}
+	p = w.serve()
+	w.applied(p, 300)
+	w.drain(p)
+	p.stop()
+	w.equal()
+}
+
+func TestChangesThatTheStreamHasLostAreTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testpeers.Postgres(t), localhq.Options{Rate: 300})
+	w.imports()
+	p := w.serve()
+	w.applied(p, 100)
+	p.stop()
+	if err := w.hq.DeleteConsumer(t.Context(), "eds-"+w.id); err != nil {
+		t.Fatal(err)
+	}
+	was, err := w.hq.StreamState(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the shop goes on", func() bool {
+		now, err := w.hq.StreamState(t.Context())
+		return err == nil && now.LastSeq > was.LastSeq+100
+	}, func() string { return "" })
+	if err := w.hq.PurgeStream(t.Context(), was.LastSeq+50); err != nil {
+		t.Fatal(err)
+	}
+	p = w.serve()
+	eventually(t, "the server reports the gap", func() bool {
+		code, body := p.get("")
+		return code == 503 && strings.Contains(body, "import again")
+	}, p.output)
+	p.signal(syscall.SIGTERM)
+	if code := p.wait(); code != 1 {
+		t.Errorf("exit code %d, want 1\n%s", code, p.output())
+	}
+	w.imports()
+	p = w.serve()
+	w.drain(p)
+	p.stop()
+	w.equal()
+}
+
+func TestAnotherImportRewindsNothingThatIsNewer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sqlite(t), localhq.Options{Rate: 300})
+	for range 3 {
+		w.imports()
+		p := w.serve()
+		w.applied(p, 100)
+		p.stop()
+	}
+	p := w.serve()
+	w.drain(p)
+	p.stop()
+	w.equal()
+}

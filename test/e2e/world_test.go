@@ -1,0 +1,316 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/shopmonkeyus/eds/internal/drivers"
+	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/state"
+	"github.com/shopmonkeyus/eds/internal/verify"
+)
+
+// patience bounds each wait for a condition; nothing takes so long that works.
+const patience = 90 * time.Second
+
+// world is a local HQ with its shop, one destination, and one data directory.
+type world struct {
+	t    *testing.T
+	hq   *localhq.HQ
+	key  string
+	id   string // of the server
+	data string
+	url  string
+}
+
+func newWorld(t *testing.T, url string, o localhq.Options) *world {
+	t.Helper()
+	o.DataDir, o.SessionGrace = t.TempDir(), 100*time.Millisecond
+	if o.Customers == 0 {
+		o.Customers = 60
+	}
+	if o.Seed == 0 {
+		o.Seed = 7
+	}
+	h, err := localhq.Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			t.Errorf("close hq: %v", err)
+		}
+	})
+	w := &world{t: t, hq: h, id: "e2e", data: t.TempDir(), url: url}
+	w.key = h.APIKey(localhq.KeyOptions{ServerID: w.id})
+	return w
+}
+
+// env is the environment of eds: the key is a secret, and stays off the command line.
+func (w *world) env() []string { return append(os.Environ(), "SM_APIKEY="+w.key, "NO_COLOR=1") }
+
+// eds runs a command to its end.
+func (w *world) eds(args ...string) (stdout, stderr string, code int) {
+	w.t.Helper()
+	cmd := exec.CommandContext(w.t.Context(), program, args...)
+	cmd.Env = w.env()
+	var outBuf, errBuf bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &outBuf, &errBuf
+	err := cmd.Run()
+	if exit := new(exec.ExitError); err != nil && !asExit(err, &exit) {
+		w.t.Fatal(err)
+	}
+	return outBuf.String(), errBuf.String(), cmd.ProcessState.ExitCode()
+}
+
+func asExit(err error, exit **exec.ExitError) bool {
+	e, ok := err.(*exec.ExitError)
+	*exit = e
+	return ok
+}
+
+// imports runs "eds import" and expects it to succeed.
+func (w *world) imports(args ...string) string {
+	w.t.Helper()
+	stdout, stderr, code := w.eds(append([]string{"import", "--data-dir", w.data, "--url", w.url, "--no-confirm"}, args...)...)
+	if code != 0 {
+		w.t.Fatalf("import ended with %d\n%s\n%s", code, stdout, stderr)
+	}
+	return stdout
+}
+
+// process is a running server.
+type process struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+
+	mu  sync.Mutex
+	log bytes.Buffer
+}
+
+// serve starts "eds server".
+func (w *world) serve(args ...string) *process {
+	w.t.Helper()
+	p := &process{t: w.t, done: make(chan struct{})}
+	p.cmd = exec.Command(program, append([]string{"server", "--data-dir", w.data, "--url", w.url, "--server", w.hq.NATSURL(), "--host", "127.0.0.1", "--port", "0"}, args...)...)
+	p.cmd.Env = w.env()
+	p.cmd.Stdout, p.cmd.Stderr = p, p
+	if err := p.cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	go func() {
+		_ = p.cmd.Wait() // its exit code is asked for
+		close(p.done)
+	}()
+	w.t.Cleanup(p.kill)
+	return p
+}
+
+func (p *process) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.Write(b)
+}
+
+// output returns what the process has printed so far.
+func (p *process) output() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.String()
+}
+
+func (p *process) signal(s syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatalf("signal %v: %v\n%s", s, err, p.output())
+	}
+}
+
+// kill ends the process as a power cut would.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // it may have ended
+	<-p.done
+}
+
+// wait waits for the process to end and returns its exit code.
+func (p *process) wait() int {
+	p.t.Helper()
+	select {
+	case <-p.done:
+		return p.cmd.ProcessState.ExitCode()
+	case <-time.After(patience):
+		p.t.Fatalf("the process does not end\n%s", p.output())
+		return -1
+	}
+}
+
+// stop asks the process to end and expects it to end well.
+func (p *process) stop() {
+	p.t.Helper()
+	p.signal(syscall.SIGTERM)
+	if code := p.wait(); code != 0 {
+		p.t.Fatalf("the server ended with %d\n%s", code, p.output())
+	}
+}
+
+var healthURL = regexp.MustCompile(`http://127\.0\.0\.1:\d+/`)
+
+// get asks the server's own HTTP.
+func (p *process) get(path string) (int, string) {
+	p.t.Helper()
+	base := ""
+	eventually(p.t, "the server tells its port", func() bool {
+		base = healthURL.FindString(p.output())
+		return base != ""
+	}, p.output)
+	response, err := http.Get(base + path)
+	if err != nil {
+		p.t.Fatalf("%v\n%s", err, p.output())
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+// eventually waits for a condition that only another process can bring about.
+func eventually(t *testing.T, what string, condition func() bool, detail func() string) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(patience)
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not within %v: %s\n%s", patience, what, detail())
+		}
+	}
+}
+
+// consumer returns the state of the server's consumer, or nil.
+func (w *world) consumer() *jetstream.ConsumerInfo {
+	w.t.Helper()
+	all, err := w.hq.Consumers(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return all["eds-"+w.id]
+}
+
+// applied waits until the server has acknowledged at least n changes.
+func (w *world) applied(p *process, n uint64) {
+	w.t.Helper()
+	eventually(w.t, fmt.Sprintf("%d changes are acknowledged", n), func() bool {
+		c := w.consumer()
+		return c != nil && c.AckFloor.Consumer >= n
+	}, p.output)
+}
+
+// drain stops the shop and waits until the server has acknowledged everything.
+func (w *world) drain(p *process) {
+	w.t.Helper()
+	if err := w.hq.Pause(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	eventually(w.t, "everything is acknowledged", func() bool {
+		c := w.consumer()
+		return c != nil && c.NumPending == 0 && c.NumAckPending == 0
+	}, p.output)
+}
+
+// equal expects the destination to hold exactly the shop's rows.
+func (w *world) equal() {
+	w.t.Helper()
+	destination := w.open()
+	reader, ok := destination.(sink.Reader)
+	if !ok {
+		w.t.Fatalf("%T can not be read", destination)
+	}
+	tables := w.tables()
+	snap := w.hq.Shop().Snapshot()
+	rows := int64(0)
+	for _, name := range w.hq.Shop().Tables() {
+		r, err := verify.Compare(w.t.Context(), tables[name], verify.Rows(tables[name], snap.Rows(name, nil, nil)), reader.Read(w.t.Context(), tables[name]))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if !r.Equal() {
+			w.t.Errorf("%v", r)
+		}
+		rows += r.Want
+	}
+	if rows == 0 {
+		w.t.Error("the shop has no rows: nothing was compared")
+	}
+}
+
+// open opens the destination.
+func (w *world) open() sink.Sink {
+	w.t.Helper()
+	_, s, err := drivers.Open(w.t.Context(), w.url, os.LookupEnv, sink.Env{Logger: slog.New(slog.DiscardHandler), Adjusted: func(string, string, string) {}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = s.Close(context.Background()) })
+	return s
+}
+
+// tables returns the newest schema of every table.
+func (w *world) tables() map[string]*schema.Table {
+	w.t.Helper()
+	key, err := hq.ParseKey(w.key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	client := hq.New(hq.Options{BaseURL: w.hq.APIURL(), Key: key})
+	defer client.Close()
+	dir, err := state.Open(w.t.TempDir())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer dir.Close()
+	tables, err := schema.NewCatalogue(client, dir).Latest(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return tables
+}
+
+// publish puts a change of our own into the stream.
+func (w *world) publish(table, operation string, change map[string]any) {
+	w.t.Helper()
+	text, err := json.Marshal(change)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	company := w.hq.Shop().Companies()[0]
+	if err := w.hq.Publish(w.t.Context(), strings.Join([]string{"dbchange", table, operation, company, "NONE", "PUBLIC.test"}, "."), nil, text); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// sqlite returns the URL of a new SQLite database.
+func sqlite(t *testing.T) string { return "sqlite://" + filepath.Join(t.TempDir(), "shop.db") }
