@@ -20,8 +20,9 @@ test: ## run all tests with the race detector; installs or finds what they need
 race: ## run all tests COUNT times (3) in random order
 	./test/run -race -timeout 60m -count $(COUNT) -shuffle on ./...
 
-bench: ## run all benchmarks
-	./test/run -run '^$$' -bench . -benchmem -timeout 120m ./...
+bench: ## run all benchmarks: those of the whole program against real servers, then those of its parts
+	./test/run -p 1 -run '^$$' -bench . -benchtime 1x -timeout 120m ./test/bench
+	./test/run -p 1 -run '^$$' -bench . -benchmem -timeout 60m ./internal/...
 
 fuzz: ## run every fuzz target for FUZZTIME (5m)
 	FUZZTIME=$(FUZZTIME) ./test/fuzz

@@ -259,9 +259,12 @@ func firstTable(lines []string) int {
 	return at
 }
 
-// writeAtomic replaces the file at path with text by way of a temporary file
-// beside it.
+// writeAtomic replaces the file at path, or the one that a link there leads to,
+// with text by way of a temporary file beside it.
 func writeAtomic(path string, text []byte) (err error) {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err

@@ -195,6 +195,23 @@ func TestWritingLeavesNothingBeside(t *testing.T) {
 	}
 }
 
+func TestALinkedFileStaysLinked(t *testing.T) {
+	target := write(t, written, 0o600)
+	link := filepath.Join(t.TempDir(), config.FileName)
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	if err := config.Update(link, func(f *config.File) { f.ServerID = "s2" }); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(strings.Replace(written, `"s1"`, `"s2"`, 1), read(t, target)); diff != "" {
+		t.Error(diff)
+	}
+	if got, err := os.Readlink(link); err != nil || got != target {
+		t.Errorf("%s, %v", got, err)
+	}
+}
+
 func FuzzFileRoundTrip(f *testing.F) {
 	f.Add(written, "token", "url")
 	f.Add("url = '''\n[x'''\n", "a\"\n", "\x00")

@@ -59,6 +59,10 @@ func TestPackagesHaveTellingNames(t *testing.T) { report(t, lint.CheckNames(modu
 
 func TestOnlyDriversHaveAnInit(t *testing.T) { report(t, lint.CheckInits(moduleFiles(t))) }
 
+func TestNothingIsPromised(t *testing.T) { report(t, lint.CheckPromises(moduleFiles(t))) }
+
+func TestNoTestSkipsItself(t *testing.T) { report(t, lint.CheckSkips(moduleFiles(t))) }
+
 func TestPackageLevelVariablesAreConstant(t *testing.T) {
 	report(t, lint.CheckGlobals(moduleFiles(t)))
 }
@@ -260,6 +264,24 @@ func TestInitsAreFound(t *testing.T) {
 	const text = "package p\n\nfunc init() {}\n\ntype t struct{}\n\nfunc (t) init() {}\n"
 	got := lint.CheckInits(parse(t, map[string]string{"internal/drivers/builtin_x.go": text, "internal/drivers/x.go": text, "internal/a/builtin_x.go": text}))
 	want := []string{"internal/a/builtin_x.go:3: only builtin_<driver>.go has an init", "internal/drivers/x.go:3: only builtin_<driver>.go has an init"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestPromisesAreFound(t *testing.T) {
+	const promise = "TO" + "DO"
+	got := lint.CheckPromises(parse(t, map[string]string{"a.go": "package p\n\n// f does it. " + promise + ": all of it.\nfunc f() {\n\t/* FIX" + "ME */\n}\n\n// TODOS and \\uXXXX are none.\nconst x = \"" + promise + "\"\n"}))
+	want := []string{"a.go:3: a " + promise + "; do it, or leave it out", "a.go:5: a FIX" + "ME; do it, or leave it out"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSkipsAreFound(t *testing.T) {
+	const text = "package p\n\nfunc TestX(t *T) {\n\tt.Skip()\n\tfunc() { t.SkipNow() }()\n\tother.Skip()\n\tt.Fatal()\n}\n\nfunc FuzzX(f *F) { f.Fuzz(func(t *T) { t.Skip() }) }\n"
+	got := lint.CheckSkips(parse(t, map[string]string{"a_test.go": text, "a.go": text}))
+	want := []string{"a_test.go:4: a test that skips itself proves nothing", "a_test.go:5: a test that skips itself proves nothing"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

@@ -7,6 +7,7 @@ import (
 	"go/token"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -206,6 +207,50 @@ func CheckInits(files []File) []string {
 			if function, ok := d.(*ast.FuncDecl); ok && function.Recv == nil && function.Name.Name == "init" {
 				problems = append(problems, fmt.Sprintf("%s: only builtin_<driver>.go has an init", f.at(d)))
 			}
+		}
+	}
+	return problems
+}
+
+var promise = regexp.MustCompile(`\b(TODO|FIXME|HACK)\b`)
+
+// CheckPromises returns a line for each comment that promises what should be
+// there.
+func CheckPromises(files []File) []string {
+	var problems []string
+	for _, f := range files {
+		for _, group := range f.AST.Comments {
+			for _, c := range group.List {
+				if word := promise.FindString(c.Text); word != "" {
+					problems = append(problems, fmt.Sprintf("%s: a %s; do it, or leave it out", f.at(c), word))
+				}
+			}
+		}
+	}
+	return problems
+}
+
+// CheckSkips returns a line for each test that can skip itself. Fuzz targets
+// may pass over an input.
+func CheckSkips(files []File) []string {
+	skips := []string{"Skip", "Skipf", "SkipNow"}
+	tests := []string{"t", "b", "tb"}
+	var problems []string
+	for _, f := range files {
+		for _, d := range f.AST.Decls {
+			if function, ok := d.(*ast.FuncDecl); !f.beside() || ok && strings.HasPrefix(function.Name.Name, "Fuzz") {
+				continue
+			}
+			ast.Inspect(d, func(n ast.Node) bool {
+				selector, ok := n.(*ast.SelectorExpr)
+				if !ok || !slices.Contains(skips, selector.Sel.Name) {
+					return true
+				}
+				if id, ok := selector.X.(*ast.Ident); ok && slices.Contains(tests, id.Name) {
+					problems = append(problems, fmt.Sprintf("%s: a test that skips itself proves nothing", f.at(n)))
+				}
+				return true
+			})
 		}
 	}
 	return problems

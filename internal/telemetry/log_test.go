@@ -126,7 +126,7 @@ func TestSecretsAreMaskedWhereverTheyAreLogged(t *testing.T) {
 		"password", "SECRET", "apiKey", "SECRET", "api_key", "SECRET", "Authorization", "SECRET", "accessToken", "SECRET", "seed", "SECRET",
 		"url", "s3://b?secret-access-key=SECRET&X-Amz-Signature=SECRET&region=eu", "parsed", parsed, "header", header,
 		"key", jwt, "nkey", seed, "basic", "Basic U0VDUkVUOlNFQ1JFVA==", "error", errors.New("dial nats://u:SEC/RE@T@h: refused"),
-		"credentials", slog.GroupValue(slog.String("user", "SECRET"), slog.Int("length", 6)), "list", []string{"https://a:SECRET@b"}, "map", map[string]string{"token": "SECRET", "x": "1"},
+		"credentials", slog.GroupValue(slog.String("user", "SECRET"), slog.Int("length", 6)), "list", []string{"https://a:SECRET@b"}, "map", map[string]string{"token": "SECRET", "x": "1"}, "deep", map[string]any{"a": map[string]any{"password": "SECRET", "n": 1}, "b": "https://u:SECRET@h"},
 		"secret", struct{ S string }{"SECRET"}, "lazy", lazy{}, "nothing", nil, "tokens", 12,
 		"table", "order", "plain", "https://example.com/a?page=2", "who", "me@example.com")
 	l.With("token", "SECRET").WithGroup("secrets").With("a", "SECRET").Warn("grouped", "b", "SECRET")
@@ -134,7 +134,7 @@ func TestSecretsAreMaskedWhereverTheyAreLogged(t *testing.T) {
 		`"password":"***","apiKey":"***","api_key":"***","Authorization":"***","accessToken":"***","seed":"***",` +
 		`"url":"s3://b?secret-access-key=***&X-Amz-Signature=***&region=eu","parsed":"postgres://u:***@h","header":{"Authorization":["***"],"X-Request-Id":["r1"]},` +
 		`"key":"***","nkey":"***","basic":"Basic ***","error":"dial nats://u:***@h: refused",` +
-		`"credentials":{"user":"***","length":6},"list":["https://a:***@b"],"map":{"token":"***","x":"1"},` +
+		`"credentials":{"user":"***","length":6},"list":["https://a:***@b"],"map":{"token":"***","x":"1"},"deep":{"a":{"n":1,"password":"***"},"b":"https://u:***@h"},` +
 		`"secret":"***","lazy":"https://u:***@h","nothing":null,"tokens":12,` +
 		`"table":"order","plain":"https://example.com/a?page=2","who":"me@example.com"}
 {"time":TIME,"level":"WARN","msg":"grouped","token":"***","secrets":{"a":"***","b":"***"}}

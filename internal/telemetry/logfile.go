@@ -26,20 +26,24 @@ type LogFileOptions struct {
 
 // LogFile is a log file that is rotated by size and age. A finished file is
 // named <Name>-<UTC time of its end>.log, compressed in the background to
-// .log.gz. When the finished files outgrow their bound the oldest are deleted,
-// and a record says so. Files are readable by their owner alone.
+// .log.gz. When the finished files outgrow their bound the oldest are deleted.
+// What was deleted, and what a full disk lost, a record says as soon as it can.
+// Files are readable by their owner alone.
 //
 // Its methods may be called concurrently.
 type LogFile struct {
 	o    LogFileOptions
 	path string
-	self *slog.Logger // writes to the file itself; used with mu held
+	self slog.Handler // writes to the file itself; used with mu held
 
 	mu      sync.Mutex
-	file    *os.File // nil once closed, and after a failure to open a new one
+	file    logTarget // nil once closed, and after a failure to open a new one
 	size    int64
 	began   time.Time
+	resting time.Time // a rotation failed: the next one is not tried before
 	closed  bool
+	torn    bool  // the file ends within a line
+	lost    int   // writes that failed and that no record speaks of yet
 	dropped int   // files deleted that no record speaks of yet
 	freed   int64 // their bytes
 
@@ -50,13 +54,20 @@ type LogFile struct {
 	ended      chan struct{}
 }
 
+// logTarget is what is written to: a file, but for tests.
+type logTarget interface {
+	Write(p []byte) (int, error)
+	Stat() (fs.FileInfo, error)
+	Close() error
+}
+
 // OpenLogFile opens the file, going on with the one that an earlier run left
 // where that is young and small enough.
 func OpenLogFile(o LogFileOptions) (*LogFile, error) {
 	o = withDefaults(o)
 	f := &LogFile{o: o, path: filepath.Join(o.Dir, o.Name+".log"), finish: make(chan struct{}, 1), ended: make(chan struct{})}
 	f.idle.L = &f.mu
-	f.self = slog.New(slog.NewJSONHandler(unlocked{f}, nil))
+	f.self = slog.NewJSONHandler(unlocked{f}, nil)
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of log files: %w", err)
 	}
@@ -86,20 +97,27 @@ func withDefaults(o LogFileOptions) LogFileOptions {
 	return o
 }
 
+func openFile(path string) (logTarget, error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err == nil && runtime.GOOS != "windows" {
+		if err = file.Chmod(0o600); err != nil {
+			return nil, errors.Join(err, file.Close())
+		}
+	}
+	return file, err
+}
+
 // open opens the current file to append to it. The caller holds mu or is alone.
 func (f *LogFile) open() error {
-	file, err := os.OpenFile(f.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	file, err := openFile(f.path)
 	if err != nil {
 		return err
 	}
 	info, err := file.Stat()
-	if err == nil && runtime.GOOS != "windows" {
-		err = file.Chmod(0o600)
-	}
 	if err != nil {
 		return errors.Join(err, file.Close())
 	}
-	f.file, f.size, f.began = file, info.Size(), f.o.Now()
+	f.file, f.size, f.began, f.torn = file, info.Size(), f.o.Now(), false
 	if f.size > 0 {
 		f.began = info.ModTime() // the best that is known of a file left by an earlier run
 	}
@@ -113,25 +131,43 @@ func (f *LogFile) Write(p []byte) (int, error) {
 	if f.closed {
 		return 0, fs.ErrClosed
 	}
-	if f.size > 0 && (f.size+int64(len(p)) > f.o.MaxBytes || f.o.Now().Sub(f.began) >= f.o.MaxAge) {
+	if f.due(len(p)) {
 		if _, err := f.rotate(); err != nil {
-			return 0, err
+			// A file that is too large is better than none.
+			f.resting = f.o.Now().Add(time.Minute)
 		}
 	}
-	f.tellDropped()
-	return f.append(p)
+	f.tell()
+	n, err := f.append(p)
+	if err != nil {
+		f.lost++
+	}
+	return n, err
 }
 
-// append writes to the current file, which is opened again where an earlier
-// attempt failed. The caller holds mu.
+// due reports whether the file is to be rotated before n more bytes.
+func (f *LogFile) due(n int) bool {
+	now := f.o.Now()
+	return f.size > 0 && now.After(f.resting) && (f.size+int64(n) > f.o.MaxBytes || now.Sub(f.began) >= f.o.MaxAge)
+}
+
+// append writes lines to the current file, which is opened again where an
+// earlier attempt failed. The caller holds mu.
 func (f *LogFile) append(p []byte) (int, error) {
 	if f.file == nil {
 		if err := f.open(); err != nil {
 			return 0, err
 		}
 	}
+	if f.torn {
+		if _, err := f.file.Write([]byte("\n")); err != nil {
+			return 0, err
+		}
+		f.torn = false
+	}
 	n, err := f.file.Write(p)
 	f.size += int64(n)
+	f.torn = err != nil && n > 0
 	return n, err
 }
 
@@ -140,13 +176,20 @@ type unlocked struct{ f *LogFile }
 
 func (u unlocked) Write(p []byte) (int, error) { return u.f.append(p) }
 
-func (f *LogFile) tellDropped() {
-	if f.dropped == 0 {
-		return
+// tell writes what nobody has been told yet. What can't be written now is told
+// later. The caller holds mu.
+func (f *LogFile) tell() {
+	say := func(message string, args ...any) bool {
+		record := slog.NewRecord(f.o.Now(), slog.LevelWarn, message, 0)
+		record.Add(args...)
+		return f.self.Handle(context.Background(), record) == nil
 	}
-	files, bytes := f.dropped, f.freed
-	f.dropped, f.freed = 0, 0
-	f.self.Warn("deleted the oldest log files to stay within their bound", "files", files, "bytes", bytes, "bound", f.o.MaxTotal)
+	if f.lost > 0 && say("records could not be written to the log file and are lost", "records", f.lost) {
+		f.lost = 0
+	}
+	if f.dropped > 0 && say("deleted the oldest log files to stay within their bound", "files", f.dropped, "bytes", f.freed, "bound", f.o.MaxTotal) {
+		f.dropped, f.freed = 0, 0
+	}
 }
 
 // nameTime is the form of the time in a finished file's name: names sort as
@@ -292,7 +335,7 @@ func (f *LogFile) Close() error {
 
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.tellDropped()
+	f.tell()
 	if f.file == nil {
 		return nil
 	}

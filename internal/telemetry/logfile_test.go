@@ -267,7 +267,7 @@ func TestAClosedLogFileTakesNothing(t *testing.T) {
 	}
 }
 
-func TestAFullOrMissingDirectoryDoesNotStopLogging(t *testing.T) {
+func TestADirectoryThatIsGoneDoesNotStopLogging(t *testing.T) {
 	dir, c := filepath.Join(t.TempDir(), "logs"), newClock()
 	f := openLog(t, telemetry.LogFileOptions{Dir: dir, Now: c.Now})
 	writeLines(t, f, "one")
@@ -282,7 +282,8 @@ func TestAFullOrMissingDirectoryDoesNotStopLogging(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeLines(t, f, "three")
-	if diff := cmp.Diff(map[string]string{"server.log": "three\n"}, contents(t, dir)); diff != "" {
+	want := map[string]string{"server.log": `{"time":"2026-01-02T05:04:05Z","level":"WARN","msg":"records could not be written to the log file and are lost","records":1}` + "\nthree\n"}
+	if diff := cmp.Diff(want, contents(t, dir)); diff != "" {
 		t.Error(diff)
 	}
 }

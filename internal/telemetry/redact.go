@@ -99,6 +99,14 @@ func maskAny(value any, secret bool) any {
 			clean[k] = maskString(s, secret || secretKey.MatchString(k))
 		}
 		return clean
+	case map[string]any:
+		clean := make(map[string]any, len(value))
+		for k, v := range value {
+			clean[k] = maskAny(v, secret || secretKey.MatchString(k))
+		}
+		return clean
+	case string:
+		return maskString(value, secret)
 	case http.Header:
 		clean := make(map[string]any, len(value))
 		for k, s := range value {
