@@ -188,7 +188,7 @@ func recentIDs(ctx context.Context, conn *nats.Conn) (map[string]bool, error) {
 	first := max(state.FirstSeq, state.LastSeq-min(state.LastSeq, recentMessages)+1)
 	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: first,
-		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true,
+		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, InactiveThreshold: time.Minute,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the stream %s: %w", streamName, err)

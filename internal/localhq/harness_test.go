@@ -132,11 +132,14 @@ func readAll(answer *http.Response) ([]byte, error) {
 // eventually waits until the condition holds.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	again := time.NewTicker(2 * time.Millisecond)
+	defer again.Stop()
+	late := time.After(30 * time.Second)
 	for !holds() {
-		if time.Now().After(deadline) {
+		select {
+		case <-again.C:
+		case <-late:
 			t.Fatalf("never: %s", what)
 		}
-		time.Sleep(2 * time.Millisecond)
 	}
 }

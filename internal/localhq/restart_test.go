@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -233,9 +234,9 @@ func TestKillsLoseNothing(t *testing.T) {
 	if dir := os.Getenv(childDir); dir != "" {
 		o.DataDir, o.Rate = dir, 1e6
 		h := begin(t, o)
-		fmt.Println(h.APIURL())
-		<-h.Done()
-		return
+		for began := messages(t, h); ; {
+			fmt.Println(messages(t, h) - began)
+		}
 	}
 	first, err := Start(t.Context(), o)
 	if err != nil {
@@ -246,23 +247,20 @@ func TestKillsLoseNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 5 {
-		runAndKill(t, o.DataDir, time.Duration(50+i*130)*time.Millisecond)
+		runAndKill(t, o.DataDir, 1+i*i*200)
 	}
 	o.Rate = 1 // so that what was not published is
 	h := begin(t, o)
 	before := messages(t, h)
 	eventually(t, "the shop goes on", func() bool { return messages(t, h) > before })
 	pause(t, h)
-	if before == 0 {
-		t.Error("nothing was published before the kills")
-	}
 	follow(newReader(t, h), have, messages(t, h))
 	have.checkAgainst(h)
 }
 
-// runAndKill runs an HQ in a process of its own and kills it some time after it
-// has begun to serve.
-func runAndKill(t *testing.T, dir string, after time.Duration) {
+// runAndKill runs an HQ in a process of its own and kills it when it has stored
+// some messages.
+func runAndKill(t *testing.T, dir string, some int) {
 	t.Helper()
 	ctx, kill := context.WithCancel(t.Context())
 	defer kill()
@@ -275,13 +273,46 @@ func runAndKill(t *testing.T, dir string, after time.Duration) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-		t.Fatal(err)
-	}
-	select { // at a moment that nothing else decides
-	case <-time.After(after):
-	case <-t.Context().Done():
+	lines := bufio.NewScanner(out)
+	for stored := 0; stored < some; {
+		if !lines.Scan() {
+			t.Fatalf("the HQ in another process ended: %v", lines.Err())
+		}
+		if stored, err = strconv.Atoi(lines.Text()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	kill()
 	_ = cmd.Wait() // which says that it was killed
+}
+
+func TestAFailureIsSaid(t *testing.T) {
+	h, err := Start(t.Context(), options(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.shop.Close(); err != nil { // as a disk that is full would
+		t.Fatal(err)
+	}
+	h.SetRate(100)
+	select {
+	case <-h.Done():
+	case <-time.After(30 * time.Second):
+		t.Error("HQ goes on without a shop")
+	}
+	if err := h.Close(); err == nil || !strings.Contains(err.Error(), "work in the shop") {
+		t.Errorf("Close says %v", err)
+	}
+}
+
+func TestURLsNameTheHostThatWasAskedFor(t *testing.T) {
+	o := options(t)
+	o.HTTPAddr, o.NATSAddr = "localhost:0", ":0"
+	h := begin(t, o)
+	for _, got := range []string{h.APIURL(), h.NATSURL()} {
+		if u, err := url.Parse(got); err != nil || u.Hostname() != "localhost" || u.Port() == "0" {
+			t.Errorf("a URL is %s, %v", got, err)
+		}
+	}
+	h.client(t).export(`{"tables":["company"]}`)
 }

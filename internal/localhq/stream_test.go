@@ -104,7 +104,7 @@ func newReader(t testing.TB, h *HQ) *reader {
 		filters = append(filters, "dbchange.*.*."+company+".*.PUBLIC.>")
 	}
 	consumer, err := js.CreateConsumer(t.Context(), streamName, jetstream.ConsumerConfig{
-		AckPolicy: jetstream.AckNonePolicy, FilterSubjects: filters,
+		AckPolicy: jetstream.AckNonePolicy, FilterSubjects: filters, InactiveThreshold: time.Hour,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -366,19 +366,4 @@ func TestTheStreamCanBeCutAndMadeAnew(t *testing.T) {
 	if state, err := h.StreamState(t.Context()); err != nil || state.FirstSeq != 1 || state.LastSeq != 1 {
 		t.Errorf("the stream made anew is %+v, %v", state, err)
 	}
-}
-
-// BenchmarkShop measures how fast the shop can work into the stream.
-func BenchmarkShop(b *testing.B) {
-	o := options(b)
-	o.Customers = 500
-	h := begin(b, o)
-	b.ResetTimer()
-	for b.Loop() {
-		h.SetRate(1e6)
-		before := messages(b, h)
-		eventually(b, "100,000 changes", func() bool { return messages(b, h) >= before+100_000 })
-		h.SetRate(0)
-	}
-	b.ReportMetric(float64(messages(b, h))/b.Elapsed().Seconds(), "changes/s")
 }
