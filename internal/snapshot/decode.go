@@ -90,6 +90,7 @@ type fileDecoder struct {
 	line    int64 // its line
 	gapless bool  // every row's line is its number
 	err     error // the error yielded
+	ended   bool  // every row was yielded
 }
 
 // Rows yields the file's rows. Unpacking, splitting, and what the caller does
@@ -134,6 +135,7 @@ func (d *fileDecoder) Rows(ctx context.Context, r io.Reader) iter.Seq2[*change.R
 				return
 			}
 			if b.last {
+				d.ended = true
 				return
 			}
 			free <- b // never full: it has room for every block

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -286,7 +287,8 @@ func (p *part) finish() error {
 		}
 		return fmt.Errorf("the download ended at %d of %d bytes", p.have, p.tag.Size)
 	}
-	if err := p.file.Sync(); err != nil {
+	// Closed first: a file that is open can't be renamed everywhere.
+	if err := errors.Join(p.file.Sync(), p.file.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(p.path+partSuffix, p.path); err != nil {
@@ -298,20 +300,19 @@ func (p *part) finish() error {
 	return removeFile(p.path + tagSuffix)
 }
 
-// close keeps what there is for another attempt.
+// close keeps what there is for another attempt. After finish it does nothing.
 func (p *part) close() { _ = p.file.Close() }
 
-// syncDir makes the names in a directory durable, where its system can.
+// syncDir makes the names in a directory durable; Windows has no way to ask.
 func syncDir(path string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
 	d, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrInvalid) && !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	return nil
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func removeFile(path string) error {

@@ -216,38 +216,51 @@ func (t *tableImport) fetchFile(ctx context.Context, file string) error {
 	})
 }
 
-// loadFile loads one file that was downloaded.
+// loadFile loads one file that was downloaded, and removes it where it was
+// loaded, or is damaged.
 func (t *tableImport) loadFile(ctx context.Context, load sink.Load, f exportFile) error {
-	path := filepath.Join(t.dir, f.name)
-	file, err := os.Open(path)
+	d := &fileDecoder{name: f.name, table: t.table, clock: f.clock, limit: MaxLine, unknown: t.noteUnknown}
+	now, err := t.decode(ctx, load, d)
 	if err != nil {
-		return &FileError{File: f.name, Err: err}
+		return t.explain(ctx, d, f, err)
 	}
-	defer file.Close()
-	reading := &countingReader{r: file}
-	var rows, bytes int64 // told to the progress
-	decoder := &fileDecoder{name: f.name, table: t.table, clock: f.clock, limit: MaxLine, unknown: t.noteUnknown}
-	decoder.passed = func(n int) {
-		read := reading.n.Load()
-		t.progress.rows(int64(n), read-bytes)
-		rows, bytes = rows+int64(n), read
-	}
-	loaded, err := load.LoadFile(ctx, f.name, decoder.Rows(ctx, reading))
-	if err == nil && decoder.err != nil {
-		err = decoder.err // the sink should have said so
-	}
-	if err != nil {
-		t.progress.rows(-rows, -bytes)
-		return t.explain(ctx, decoder, f, err)
-	}
-	total := reading.n.Load()
-	t.progress.rows(loaded-rows, total-bytes)
-	t.known[f.name], t.counted[f.name] = state.ImportFile{Rows: loaded, Bytes: total}, true
-	if err := t.cfg.State.RecordFile(t.table.Name, f.name, t.known[f.name]); err != nil {
+	t.known[f.name], t.counted[f.name] = now, true
+	if err := t.cfg.State.RecordFile(t.table.Name, f.name, now); err != nil {
 		return err
 	}
 	t.progress.loaded(f.name)
 	return t.remove(f)
+}
+
+// decode has the destination load the rows of d, and tells of the progress.
+func (t *tableImport) decode(ctx context.Context, load sink.Load, d *fileDecoder) (now state.ImportFile, err error) {
+	file, err := os.Open(filepath.Join(t.dir, d.name))
+	if err != nil {
+		d.err = &FileError{File: d.name, Err: err}
+		return now, d.err
+	}
+	defer file.Close()
+	reading := &countingReader{r: file}
+	var told state.ImportFile
+	tell := func(rows int64) {
+		bytes := reading.n.Load()
+		t.progress.rows(rows-told.Rows, bytes-told.Bytes)
+		told = state.ImportFile{Rows: rows, Bytes: bytes}
+	}
+	d.passed = func(n int) { tell(told.Rows + int64(n)) }
+	rows, err := load.LoadFile(ctx, d.name, d.Rows(ctx, reading))
+	switch {
+	case err == nil && d.err != nil:
+		err = d.err // the sink should have said so
+	case err == nil && !d.ended:
+		err = fault.Mark(fault.Fatal, errors.New("the destination left out rows"))
+	}
+	if err != nil {
+		t.progress.rows(-told.Rows, -told.Bytes)
+		return now, err
+	}
+	tell(rows)
+	return told, nil
 }
 
 // explain says where in the file the loading ended, and why. A damaged file is
