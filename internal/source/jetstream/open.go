@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,6 +51,7 @@ type tuning struct {
 	pullBytes int           // at most, a pull; 0: the default
 	noReset   bool          // as with a server that can't reset consumers
 	ackWait   time.Duration // 0: the default
+	heartbeat time.Duration // likewise
 }
 
 // Recorded is how far a consumer was read.
@@ -127,9 +129,7 @@ func Open(ctx context.Context, c Config) (*Source, error) {
 	if c.MaxAckPending <= 0 {
 		c.MaxAckPending = defaultAckPending
 	}
-	if c.tuning.ackWait == 0 {
-		c.tuning.ackWait = ackWait
-	}
+	c.tuning.ackWait = cmp.Or(c.tuning.ackWait, ackWait)
 	js, err := jetstream.New(c.Conn)
 	if err != nil {
 		return nil, fmt.Errorf("use jetstream: %w", err)
@@ -139,12 +139,12 @@ func Open(ctx context.Context, c Config) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.limits = limitsOf(info.Config, c.tuning.pullBytes)
-	floor := info.AckFloor.Stream
-	s.ledger = newLedger(cdc.Position{Sequence: floor, Stored: max(c.Recorded.Settled.Stored, c.Checkpoint.Stored)})
-	s.reached = max(floor, s.reached)
+	s.limits = limitsOf(info.Config, c.tuning)
+	floor := cdc.Position{Sequence: info.AckFloor.Stream, Stored: s.recorded.Settled.Stored}
+	s.ledger = newLedger(floor)
+	s.reached = max(floor.Sequence, s.reached)
 	s.lastPull = time.Now()
-	if err := s.recordSettled(cdc.Position{Sequence: floor, Stored: c.Recorded.Settled.Stored}); err != nil {
+	if err := s.recordSettled(floor); err != nil {
 		return nil, err
 	}
 	s.status = c.Conn.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
@@ -157,11 +157,9 @@ func Open(ctx context.Context, c Config) (*Source, error) {
 func (s *Source) MaxAckPending() int { return s.c.MaxAckPending }
 
 // limitsOf returns the pull that the consumer admits.
-func limitsOf(c jetstream.ConsumerConfig, bytes int) pullLimits {
-	l := pullLimits{messages: maxPull, bytes: defaultPullBytes, expires: pullExpires}
-	if bytes > 0 {
-		l.bytes = bytes
-	}
+func limitsOf(c jetstream.ConsumerConfig, t tuning) pullLimits {
+	l := pullLimits{messages: maxPull, bytes: cmp.Or(t.pullBytes, defaultPullBytes), heartbeat: cmp.Or(t.heartbeat, heartbeat)}
+	l.expires = 6 * l.heartbeat
 	if c.MaxRequestBatch > 0 {
 		l.messages = min(l.messages, c.MaxRequestBatch)
 	}
@@ -170,6 +168,7 @@ func limitsOf(c jetstream.ConsumerConfig, bytes int) pullLimits {
 	}
 	if c.MaxRequestExpires > 0 {
 		l.expires = min(l.expires, c.MaxRequestExpires)
+		l.heartbeat = min(l.heartbeat, l.expires/2)
 	}
 	return l
 }
@@ -205,6 +204,11 @@ func (s *Source) begin(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 		if err := s.delete(ctx); err != nil {
 			return nil, err
 		}
+	}
+	// What was recorded is of another subscription now.
+	s.recorded = Recorded{}
+	if !s.c.Start.Anew {
+		s.recorded.Settled.Stored = cmp.Or(s.c.Checkpoint.Stored, s.c.Recorded.Settled.Stored)
 	}
 	return s.create(ctx, info, d.make)
 }

@@ -15,21 +15,16 @@ import (
 
 // pullLimits bound one pull request.
 type pullLimits struct {
-	messages int
-	bytes    int // as the server counts: subject, reply, headers and payload
-	expires  time.Duration
+	messages  int
+	bytes     int // as the server counts: subject, reply, headers and payload
+	expires   time.Duration
+	heartbeat time.Duration // the server's sign of life while there are no messages
 }
 
-// Times of a pull.
 const (
-	pullExpires = 30 * time.Second
-	heartbeat   = 5 * time.Second // the server's sign of life while there are no messages
-	patience    = time.Second     // beyond what was promised
-	// firstExpires is the expiry of a subscription's first pull. It asks for no
-	// heartbeats, because only then does the server say that it has no room for
-	// the pull: that of a reader that is gone may still be in its way.
-	firstExpires = 3 * time.Second
-	crowdedWait  = 250 * time.Millisecond
+	heartbeat   = 5 * time.Second
+	patience    = time.Second // beyond what was promised
+	crowdedWait = 250 * time.Millisecond
 )
 
 // runLength is how many messages next returns at most.
@@ -150,11 +145,14 @@ func (p *subscription) pull() error {
 		request = fmt.Appendf(request, `,"max_bytes":%d`, p.bytes)
 	}
 	if p.first {
-		p.quiet = firstExpires + patience
-		request = fmt.Appendf(request, `,"expires":%d}`, min(firstExpires, l.expires))
+		// Without heartbeats, because only then does the server say that it has
+		// no room: the pull of a reader that is gone may still be in the way.
+		expires := min(l.expires, l.heartbeat)
+		p.quiet = expires + patience
+		request = fmt.Appendf(request, `,"expires":%d}`, expires)
 	} else {
-		p.quiet = 2*heartbeat + patience
-		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, l.expires, min(heartbeat, l.expires/2))
+		p.quiet = 2*l.heartbeat + patience
+		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, l.expires, l.heartbeat)
 	}
 	subject := "$JS.API.CONSUMER.MSG.NEXT." + p.s.c.Stream + "." + p.s.c.Name
 	if err := p.s.c.Conn.PublishRequest(subject, p.inbox+"."+strconv.Itoa(p.pulls), request); err != nil {
