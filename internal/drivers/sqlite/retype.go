@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/shopmonkeyus/eds/internal/drivers/sqlite/capi"
 )
@@ -51,7 +50,7 @@ type definition struct{ declared, required, fallback, key, hidden string }
 
 // columnsOf returns the columns of the table that the statement makes.
 func columnsOf(sql string) (map[string]definition, error) {
-	db, err := capi.Open(":memory:", true, time.Second)
+	db, err := capi.Open(":memory:", capi.Options{Create: true})
 	if err != nil {
 		return nil, err
 	}

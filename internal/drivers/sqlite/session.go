@@ -30,7 +30,7 @@ func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 	if err := d.place(); err != nil {
 		return nil, err
 	}
-	db, err := capi.Open(d.path, !d.seen.Load(), d.busyTimeout)
+	db, err := capi.Open(d.path, capi.Options{Create: !d.seen.Load(), BusyTimeout: d.busyTimeout, Waiting: d.waiting})
 	if err != nil {
 		return nil, d.explain(err)
 	}
@@ -41,6 +41,8 @@ func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 	d.seen.Store(true)
 	return s, nil
 }
+
+func (d *dialect) waiting() { d.log.Debug("waiting for a lock on the database file", "file", d.path) }
 
 // prepareSession sets what holds for the connection, and what holds for the file.
 func (s *session) prepareSession() error {

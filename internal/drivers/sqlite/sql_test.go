@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,13 +11,17 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
 // session returns a session on a new file, with the tables that the statements make.
 func newSession(t testing.TB, statements ...string) *session {
 	t.Helper()
-	d := &dialect{path: filepath.Join(t.TempDir(), "shop.db"), journalMode: "wal", synchronous: "full", turn: make(chan struct{}, 1)}
+	d, err := newDialect(&url.URL{Scheme: "sqlite", Path: filepath.Join(t.TempDir(), "shop.db")}, sink.Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	c, err := d.Connect(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -66,6 +66,10 @@ type dialect struct {
 	turn chan struct{} // holds a token while a session of this process writes
 	seen atomic.Bool   // the file has been open once
 
+	// maxLog is the size of the write-ahead log beyond which the writer waits for
+	// readers to let go of it. Usually it stays near autoCheckpointPages, but
+	// readers that always overlap would keep it growing.
+	maxLog int64
 	// logTolerated is the size up to which readers may keep the write-ahead log
 	// growing, 0 where none do. Whose turn it is owns it.
 	logTolerated int64
@@ -100,7 +104,7 @@ func newDialect(target *url.URL, env sink.Env) (*dialect, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &dialect{path: path, log: env.Logger, adjusted: env.Adjusted, turn: make(chan struct{}, 1)}
+	d := &dialect{path: path, log: env.Logger, adjusted: env.Adjusted, turn: make(chan struct{}, 1), maxLog: 256 << 20}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}

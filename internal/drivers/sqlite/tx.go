@@ -96,21 +96,16 @@ func (t *tx) Rollback(context.Context) error {
 	return t.s.db.Exec("ROLLBACK")
 }
 
-// maxLog is the size of the write-ahead log beyond which the writer waits for
-// readers to let go of it. Usually it is a copy behind autoCheckpointPages, but
-// readers that always overlap would keep it growing.
-const maxLog = 256 << 20
-
 // boundLog begins the log anew where it has become too large. Where readers stay
 // longer than a lock is waited for, it may grow by half before the next attempt.
 func (s *session) boundLog(ctx context.Context) {
 	d := s.dialect
 	size := d.walSize()
-	if size < max(maxLog, d.logTolerated) {
+	if size < max(d.maxLog, d.logTolerated) {
 		return
 	}
 	err := s.db.Within(ctx, func() error { return s.db.Exec("PRAGMA wal_checkpoint(TRUNCATE)") })
-	if d.logTolerated = 0; err != nil || d.walSize() >= maxLog {
+	if d.logTolerated = 0; err != nil || d.walSize() >= d.maxLog {
 		d.logTolerated = size + size/2
 		d.log.Warn("readers keep the write-ahead log from being begun anew", "bytes", size, "error", err)
 	}

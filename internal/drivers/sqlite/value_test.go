@@ -21,7 +21,7 @@ func memory(t testing.TB) *capi.DB {
 
 func openAt(t testing.TB, path string) *capi.DB {
 	t.Helper()
-	db, err := capi.Open(path, true, time.Second)
+	db, err := capi.Open(path, capi.Options{Create: true, BusyTimeout: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

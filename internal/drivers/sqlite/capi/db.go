@@ -21,8 +21,8 @@ type DB struct {
 	db  uintptr
 	out uintptr // C memory of one word, for results that come through a pointer
 
-	busyTimeout time.Duration
-	onBusy      func(tls *libc.TLS, arg uintptr, count int32) int32
+	options Options
+	onBusy  func(tls *libc.TLS, arg uintptr, count int32) int32
 
 	// Of the call under way, which Within sets:
 	done     <-chan struct{} // its context's end
@@ -31,18 +31,24 @@ type DB struct {
 	functions []any // that SQLite may call, kept from being collected
 }
 
-// Open opens the database at path. Where there is none it makes an empty one, if
-// create is set. A wait for a lock of another connection ends after busyTimeout.
-func Open(path string, create bool, busyTimeout time.Duration) (*DB, error) {
+// Options say how a database is opened.
+type Options struct {
+	Create      bool          // an empty one, where there is none
+	BusyTimeout time.Duration // how long a lock of another connection is waited for
+	Waiting     func()        // where set, called when a call begins to wait for a lock
+}
+
+// Open opens the database at path.
+func Open(path string, options Options) (*DB, error) {
 	name, err := libc.CString(path)
 	if err != nil {
 		return nil, err
 	}
-	d := &DB{tls: libc.NewTLS(), busyTimeout: busyTimeout}
+	d := &DB{tls: libc.NewTLS(), options: options}
 	defer libc.Xfree(d.tls, name)
 	d.out = libc.Xmalloc(d.tls, 8)
 	flags := int32(sqlite3.SQLITE_OPEN_READWRITE | sqlite3.SQLITE_OPEN_NOMUTEX | sqlite3.SQLITE_OPEN_EXRESCODE)
-	if create {
+	if options.Create {
 		flags |= sqlite3.SQLITE_OPEN_CREATE
 	}
 	rc := sqlite3.Xsqlite3_open_v2(d.tls, name, d.out, flags, 0)
@@ -112,7 +118,10 @@ func (d *DB) Within(ctx context.Context, do func() error) error {
 func (d *DB) waitForLock(_ *libc.TLS, _ uintptr, count int32) int32 {
 	now := time.Now()
 	if count == 0 {
-		d.deadline = now.Add(d.busyTimeout)
+		d.deadline = now.Add(d.options.BusyTimeout)
+		if d.options.Waiting != nil {
+			d.options.Waiting()
+		}
 	}
 	wait := min(time.Millisecond<<min(count, 6), d.deadline.Sub(now))
 	if wait <= 0 {
