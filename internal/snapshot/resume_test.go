@@ -113,6 +113,22 @@ func TestARowThatTheDestinationRefuses(t *testing.T) {
 	}
 }
 
+func TestADestinationThatLeavesOutRowsIsCaught(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		d.row = func(n int, _ *change.Row) error {
+			if n == 50 {
+				return errEnough
+			}
+			return nil
+		}
+		_, err := w.run(t.Context(), d, nil)
+		if err == nil || err.Error() != "1 of 3 tables were not imported: order: file "+fileName("order", 1)+": the destination left out rows" {
+			t.Errorf("got %v", err)
+		}
+		expect(t, d, map[string][]string{"order": {"old"}})
+	})
+}
+
 // TestADestinationThatIsAwayIsWaitedFor breaks each operation for a while, and
 // after it was done, so that only the answer is lost.
 func TestADestinationThatIsAwayIsWaitedFor(t *testing.T) {
