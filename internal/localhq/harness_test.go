@@ -132,7 +132,7 @@ func readAll(answer *http.Response) ([]byte, error) {
 // eventually waits until the condition holds.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	again := time.NewTicker(2 * time.Millisecond)
+	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
 	late := time.After(30 * time.Second)
 	for !holds() {

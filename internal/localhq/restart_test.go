@@ -232,9 +232,11 @@ const childDir = "LOCALHQ_TEST_CHILD"
 func TestKillsLoseNothing(t *testing.T) {
 	o := options(t)
 	if dir := os.Getenv(childDir); dir != "" {
-		o.DataDir, o.Rate = dir, 1e6
+		o.DataDir, o.Rate = dir, 20_000
 		h := begin(t, o)
-		for began := messages(t, h); ; {
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for began := messages(t, h); ; <-tick.C {
 			fmt.Println(messages(t, h) - began)
 		}
 	}
@@ -247,7 +249,7 @@ func TestKillsLoseNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 5 {
-		runAndKill(t, o.DataDir, 1+i*i*200)
+		runAndKill(t, o.DataDir, 1+i*i*80)
 	}
 	o.Rate = 1 // so that what was not published is
 	h := begin(t, o)

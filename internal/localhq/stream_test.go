@@ -242,7 +242,7 @@ func TestASnapshotAndTheStreamBehindItMakeTheShop(t *testing.T) {
 	r := newReader(t, h)
 	r.each(start, func(*cdc.Event, nats.Header) {})
 	h.Resume()
-	eventually(t, "the shop works", func() bool { return messages(t, h) > start+5000 })
+	eventually(t, "the shop works", func() bool { return messages(t, h) > start+2000 })
 	pause(t, h)
 	have.keys = keysOf(t, h) // there are new tables
 	follow(r, have, messages(t, h))
@@ -253,7 +253,7 @@ func TestAnOutageOfNATSLosesRepeatsAndReordersNothing(t *testing.T) {
 	o := options(t)
 	h := begin(t, o)
 	have := shopNow(t, h)
-	h.SetRate(1e6) // as fast as it can
+	h.SetRate(20_000)
 	for range 3 {
 		before := messages(t, h)
 		eventually(t, "the shop works", func() bool { return messages(t, h) > before+1000 })
