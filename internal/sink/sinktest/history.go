@@ -123,9 +123,9 @@ func (h *harness) last(t *schema.Table, row string) step {
 }
 
 func checkHistoryReplays(h *harness) {
-	var all []step
 	rapid.Check(h.property(), func(t *rapid.T) {
 		h := h.within(t)
+		h.url = h.config.URL(h.outer)
 		s := h.open()
 		table := customers(h)
 		h.migrate(s, table)
@@ -146,8 +146,8 @@ func checkHistoryReplays(h *harness) {
 				next = h.resume(s, steps, rapid.IntRange(0, next).Draw(t, "place"))
 			}
 		}
-		all = append(all, steps...)
-		h.expectHistory(all)
+		h.close(s)
+		h.expectHistory(steps)
 	})
 }
 

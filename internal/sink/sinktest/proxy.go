@@ -166,13 +166,17 @@ func (p *Proxy) answer(client, server net.Conn) {
 	for {
 		n, err := server.Read(buffer)
 		if n > 0 {
-			if n = p.pass(n); n == 0 {
+			passing := p.pass(n)
+			if passing == 0 {
 				return
 			}
-			if _, failed := client.Write(buffer[:n]); failed != nil {
+			if _, failed := client.Write(buffer[:passing]); failed != nil {
 				return
 			}
 			p.passed()
+			if passing < n { // the rest of the answer is swallowed: nobody may wait for it
+				return
+			}
 		}
 		if err != nil {
 			return

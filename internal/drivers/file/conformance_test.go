@@ -1,0 +1,163 @@
+package file
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+	"go.uber.org/goleak"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestConformance(t *testing.T) {
+	for name, query := range map[string]string{
+		"json": "", "ndjson": "?format=ndjson", "ndjson, small files": "?format=ndjson&roll-rows=7&roll-bytes=4k", "gzip": "?format=ndjson&compress=gzip", "zstd": "?format=ndjson&compress=zstd",
+		"json, other names": "?path=" + url.QueryEscape("{{.companyId}}/{{.table}}_{{.mvccTimestamp}}_{{.id}}.txt"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			sinktest.Run(t, sinktest.Config{
+				Driver:  Driver(),
+				URL:     func(t testing.TB) string { return "file://" + tempDir(t) + query },
+				Faulty:  openFaulty,
+				History: history,
+			})
+		})
+	}
+}
+
+// openFaulty opens the destination on a disk that can break.
+func openFaulty(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Faults) {
+	t.Helper()
+	d, err := openDisk(directory(t, raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	faulty := newFaultyDisk(d)
+	s, err := newSink(faulty, parsed(t, raw), env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, faulty
+}
+
+func parsed(t testing.TB, raw string) choices {
+	t.Helper()
+	target, err := url.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := parse(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func directory(t testing.TB, raw string) string { return parsed(t, raw).directory }
+
+// history reads all events in a destination's directory: those of NDJSON files
+// as they come, those that have a file each by their clocks.
+func history(t testing.TB, raw string) []sinktest.Stored {
+	t.Helper()
+	var all []sinktest.Stored
+	for _, f := range files(t, directory(t, raw)) {
+		if !strings.Contains(f.name, ".ndjson") {
+			all = append(all, sinktest.Stored{Place: f.name, Event: f.text})
+			continue
+		}
+		lines := bufio.NewScanner(bytes.NewReader(expand(t, f)))
+		lines.Buffer(nil, 256<<20)
+		for n := 1; lines.Scan(); n++ {
+			all = append(all, sinktest.Stored{Place: f.name + ":" + strconv.Itoa(n), Event: slices.Clone(lines.Bytes())})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b sinktest.Stored) int {
+		switch {
+		case !strings.Contains(a.Place, ".ndjson"):
+			return clockOf(t, a).Compare(clockOf(t, b))
+		case imported(a) != imported(b):
+			return imported(b) - imported(a) // the snapshot comes before the stream
+		default:
+			return 0 // as the files are named, and as they stand there
+		}
+	})
+	return all
+}
+
+func imported(s sinktest.Stored) int { return strings.Count(s.Place, "/import-") }
+
+func clockOf(t testing.TB, s sinktest.Stored) cdc.Timestamp {
+	t.Helper()
+	var e cdc.Event
+	if err := cdc.NewDecoder().Decode(&e, s.Event, ""); err != nil {
+		t.Fatalf("%s: %v", s.Place, err)
+	}
+	return e.Clock
+}
+
+type storedFile struct {
+	name string // below the directory
+	text []byte
+}
+
+// files returns what a consumer would find, by name: nothing of eds's own.
+func files(t testing.TB, dir string) []storedFile {
+	t.Helper()
+	var all []storedFile
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			if d != nil && d.Name() == own {
+				return filepath.SkipDir
+			}
+			return err
+		}
+		text, err := os.ReadFile(path)
+		name, _ := filepath.Rel(dir, path)
+		all = append(all, storedFile{filepath.ToSlash(name), text})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// expand decompresses a file by other code than the one that made it, where
+// there is any.
+func expand(t testing.TB, f storedFile) []byte {
+	t.Helper()
+	var r io.Reader = bytes.NewReader(f.text)
+	var err error
+	switch {
+	case strings.HasSuffix(f.name, ".gz"):
+		r, err = gzip.NewReader(r)
+	case strings.HasSuffix(f.name, ".zst"):
+		var d *zstd.Decoder
+		d, err = zstd.NewReader(r)
+		defer d.Close()
+		r = d
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", f.name, err)
+	}
+	text, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatalf("%s: %v", f.name, err)
+	}
+	return text
+}

@@ -1,0 +1,239 @@
+// Package file is the destination that writes events into files of a directory:
+// one file an event, or batches of them appended to rolling NDJSON files.
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/encode"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Driver returns the description of the destination.
+func Driver() sink.Driver {
+	return sink.Driver{
+		Name: "file", Title: "Files", Schemes: []string{"file"},
+		Example: "file:///var/lib/eds/changes",
+		Summary: "Every change as JSON in a directory: one file each, or appended to rolling NDJSON files.",
+		Help:    help,
+		Options: options,
+		Fields: []sink.Field{
+			{Name: "Directory", Type: "string", Description: "the directory to write into; it is made where there is none", Required: true},
+		},
+		Limits:  limits,
+		Imports: true,
+		URL:     urlOf,
+		Open:    open,
+	}
+}
+
+var limits = sink.Limits{Rows: 10_000, Bytes: 16 << 20}
+
+const help = `The URL is file:// and a directory: file:///var/lib/eds/changes is absolute, file://changes is relative to where eds runs. It is made where there is none; eds needs to write to it and everything in it.
+
+With format=json, the default, each change is a file of its own, <table>/<unix seconds>-<key>-<change id>.json, which appears whole or not at all, in the order of the stream. A change that is delivered again has the same name and replaces itself. path= gives files other names, by a Go template over the change: path={{.table}}/{{.mvccTimestamp}}_{{.id}}.json (written with %7B and %7D for the braces where a URL has to be clean). Changes for which it makes one name replace each other.
+
+With format=ndjson changes are appended, one a line, to a file a table, <table>/<nanoseconds>-<sequence>-<consumer>.ndjson, named by when the stream stored the first of them, its place there, and a short hash of the consumer. A new file is begun once roll-rows, roll-bytes or roll-age is reached. What was appended and the position that it reaches are recorded together in .eds, so that each change is there exactly once, also after a crash. Compressed files are made of one gzip member or zstd frame a batch; any reader of the format takes them as one.
+
+Names that a file system could not hold, or that would lead out of the directory, are escaped with % and two hexadecimal digits. Bytes that are not UTF-8 become U+FFFD, the rule "invalid-utf8". The directory .eds is eds's own; do not read or change what is in it.
+
+An import adds a change for each row, an INSERT with "imported": true. What is there stays.`
+
+var options = []sink.Option{
+	{Name: "format", Default: "json", Description: "json writes a file for each change, ndjson appends to rolling files"},
+	{Name: "path", Description: "with format=json, a Go template of the file's path, as {{.table}}/{{.id}}.json"},
+	{Name: "compress", Default: "none", Description: "with format=ndjson, none, gzip or zstd"},
+	{Name: "roll-rows", Default: "1000000", Description: "with format=ndjson, begin a new file after so many changes"},
+	{Name: "roll-bytes", Default: "268435456", Description: "with format=ndjson, begin a new file after so many bytes; k, m and g stand for KiB, MiB and GiB"},
+	{Name: "roll-age", Default: "24h", Description: "with format=ndjson, begin a new file with the first change that comes this long after the file was begun"},
+}
+
+// choices are what the URL says.
+type choices struct {
+	directory string // absolute
+	ndjson    bool
+	path      *encode.Path // nil: the default names
+	compress  compression
+	rollRows  int64
+	rollBytes int64
+	rollAge   time.Duration
+}
+
+func open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
+	var known []string
+	for _, o := range options {
+		known = append(known, o.Name)
+	}
+	if err := sink.CheckOptions(target, known...); err != nil {
+		return nil, err
+	}
+	c, err := parse(target)
+	if err != nil {
+		return nil, fault.Mark(fault.Fatal, err)
+	}
+	d, err := openDisk(c.directory)
+	if err != nil {
+		return nil, err
+	}
+	return newSink(d, c, env)
+}
+
+// newSink makes the sink that the choices ask for.
+func newSink(d disk, c choices, env sink.Env) (sink.Sink, error) {
+	if env.Logger == nil {
+		env.Logger = slog.New(slog.DiscardHandler)
+	}
+	if env.Adjusted == nil {
+		env.Adjusted = func(_, _, _ string) {}
+	}
+	s := newStore(d, env)
+	s.sweep()
+	if c.ndjson {
+		return newLines(s, c), nil
+	}
+	return newObjects(s, c), nil
+}
+
+func parse(target *url.URL) (choices, error) {
+	directory, err := directoryOf(target)
+	if err != nil {
+		return choices{}, err
+	}
+	c := choices{directory: directory, rollRows: 1_000_000, rollBytes: 256 << 20, rollAge: 24 * time.Hour}
+	query := target.Query()
+	switch format := query.Get("format"); format {
+	case "", "json":
+	case "ndjson":
+		c.ndjson = true
+	default:
+		return c, fmt.Errorf("option format is %q; it should be json or ndjson", format)
+	}
+	for _, name := range []string{"compress", "roll-rows", "roll-bytes", "roll-age"} {
+		if query.Has(name) && !c.ndjson {
+			return c, fmt.Errorf("option %s needs format=ndjson", name)
+		}
+	}
+	if text := query.Get("path"); text != "" {
+		if c.ndjson {
+			return c, errors.New("option path needs format=json")
+		}
+		if c.path, err = encode.ParsePath(text); err != nil {
+			return c, err
+		}
+	}
+	if c.compress, err = parseCompression(query.Get("compress")); err != nil {
+		return c, err
+	}
+	return c, c.parseRolling(query)
+}
+
+func (c *choices) parseRolling(query url.Values) error {
+	if text := query.Get("roll-rows"); text != "" {
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || n < 1 {
+			return fmt.Errorf("option roll-rows is %q; it should be a number of changes, 1 at least", text)
+		}
+		c.rollRows = n
+	}
+	if text := query.Get("roll-bytes"); text != "" {
+		n, err := parseSize(text)
+		if err != nil {
+			return err
+		}
+		c.rollBytes = n
+	}
+	if text := query.Get("roll-age"); text != "" {
+		age, err := time.ParseDuration(text)
+		if err != nil || age < time.Second {
+			return fmt.Errorf("option roll-age is %q; it should be a duration like 1h or 30m, 1s at least", text)
+		}
+		c.rollAge = age
+	}
+	return nil
+}
+
+func parseSize(text string) (int64, error) {
+	digits, shift := text, 0
+	if last := len(text) - 1; last > 0 {
+		if i := strings.IndexByte("kmg", text[last]|0x20); i >= 0 {
+			digits, shift = text[:last], 10*(i+1)
+		}
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n < 1 || n > 1<<40>>shift {
+		return 0, fmt.Errorf("option roll-bytes is %q; it should be a number of bytes like 64m, 1 at least and 1024g at most", text)
+	}
+	return n << shift, nil
+}
+
+// directoryOf returns the absolute path that a URL names. What follows file://
+// up to the first slash would be a host; here it begins a relative path.
+func directoryOf(target *url.URL) (string, error) {
+	if target.User != nil || target.Fragment != "" || target.Opaque != "" {
+		return "", errors.New("the file url should read file:///absolute/directory or file://relative/directory; write @ as %40 and # as %23")
+	}
+	path := target.Host + target.Path
+	if runtime.GOOS == "windows" {
+		if p := strings.TrimPrefix(path, "/"); filepath.VolumeName(filepath.FromSlash(p)) != "" {
+			path = p
+		}
+	}
+	if path == "" {
+		return "", errors.New("the file url names no directory")
+	}
+	if strings.ContainsRune(path, 0) {
+		return "", errors.New("the file url's directory has a NUL in its name")
+	}
+	absolute, err := filepath.Abs(filepath.FromSlash(path))
+	if err != nil {
+		return "", fmt.Errorf("the file url's directory: %w", err)
+	}
+	return absolute, nil
+}
+
+// urlOf makes a URL of the values of the driver's fields.
+func urlOf(values map[string]string) (string, []sink.FieldError) {
+	directory := strings.TrimSpace(values["Directory"])
+	switch {
+	case directory == "":
+		return "", []sink.FieldError{{Field: "Directory", Error: "name a directory, like /var/lib/eds/changes"}}
+	case strings.ContainsRune(directory, 0):
+		return "", []sink.FieldError{{Field: "Directory", Error: "a directory's name can not hold a NUL"}}
+	}
+	if runtime.GOOS == "windows" {
+		directory = filepath.ToSlash(directory)
+	}
+	if !strings.HasPrefix(directory, "/") {
+		if filepath.VolumeName(directory) != "" {
+			directory = "/" + directory
+		} else {
+			// A relative path can begin with what no host may hold.
+			directory = "/" + strings.TrimPrefix(directory, "./")
+			return "file://." + (&url.URL{Path: directory}).EscapedPath(), nil
+		}
+	}
+	return (&url.URL{Scheme: "file", Path: directory}).String(), nil
+}
+
+// openDirectory makes the directory where there is none and opens it.
+func openDirectory(path string) (*os.Root, error) {
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return nil, classifyOpen(path, err)
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, classifyOpen(path, err)
+	}
+	return root, nil
+}
