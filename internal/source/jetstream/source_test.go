@@ -256,6 +256,28 @@ func TestAPullThatIsFilledExactlyIsFollowedByAnother(t *testing.T) {
 	}
 }
 
+func TestMessagesThatWentToAnotherReaderComeHereToo(t *testing.T) {
+	b := newBroker(t)
+	s := open(t, b.config())
+	nothing(t, s, 20*time.Millisecond) // its pull waits
+	thief := b.connect()
+	inbox, err := thief.SubscribeSync(thief.NewInbox())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := thief.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.dbchange.eds-1", inbox.Subject, []byte(`{"batch":3,"expires":60000000000}`)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both wait", func() bool { return b.info().NumWaiting == 2 })
+	b.publish(10)
+	if diff := cmp.Diff([]uint64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, sequences(read(t, s, 10))); diff != "" {
+		t.Error(diff)
+	}
+	if stolen, _, err := inbox.Pending(); err != nil || stolen != 3 {
+		t.Errorf("the other reader has %d messages, %v", stolen, err)
+	}
+}
+
 func TestAReceiveThatIsEndedLosesNothing(t *testing.T) {
 	b := newBroker(t)
 	s := open(t, b.config())
