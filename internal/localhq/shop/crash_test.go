@@ -64,7 +64,9 @@ func TestALogCutAnywhereOpensAsTheStepBeforeAndLosesNothing(t *testing.T) {
 	model, keys := held(t, s, s.Snapshot()), primaryKeys(t, s)
 	moments := []moment{{size(), clone(model), 0}}
 	var all []shop.Change
-	for range 6 {
+	begin := int64(0) // where the cuts begin: before a small step, which makes them few
+	for len(moments) < 5 || size()-begin > 300 {
+		begin = size()
 		var logged int64
 		for _, ch := range doSizing(t, s, func() { logged = size() }) {
 			model.apply(t, keys, &ch)
@@ -72,19 +74,19 @@ func TestALogCutAnywhereOpensAsTheStepBeforeAndLosesNothing(t *testing.T) {
 		}
 		moments = append(moments, moment{logged, clone(model), len(all)})
 	}
-	end := size()
 	closed(t, s)
+	text, err := os.ReadFile(path)
+	must(t, err)
 
-	for cut := moments[len(moments)-3].size; cut <= end; cut++ {
+	for cut := begin; cut <= int64(len(text)); cut++ {
 		last := moments[0]
 		for _, m := range moments {
 			if m.size <= cut {
 				last = m
 			}
 		}
-		copied := copyShop(t, dir)
-		must(t, os.Truncate(one(t, copied, "log-*"), cut))
-		again := open(t, copied, 0, c)
+		must(t, os.WriteFile(path, text[:cut], 0o600))
+		again := open(t, dir, 0, c)
 		if diff := cmp.Diff(last.held, held(t, again, again.Snapshot())); diff != "" {
 			t.Fatalf("cut at %d: %s", cut, diff)
 		}
@@ -99,15 +101,7 @@ func TestALogCutAnywhereOpensAsTheStepBeforeAndLosesNothing(t *testing.T) {
 		if diff := cmp.Diff(lines(all[first:last.changes]), lines(got[:last.changes-first])); diff != "" {
 			t.Fatalf("cut at %d: %s", cut, diff)
 		}
-		model := clone(last.held)
-		for _, ch := range got[last.changes-first:] {
-			model.apply(t, keys, &ch)
-		}
-		if diff := cmp.Diff(model, held(t, again, again.Snapshot())); diff != "" {
-			t.Fatalf("cut at %d: %s", cut, diff)
-		}
 		closed(t, again)
-		must(t, os.RemoveAll(copied))
 	}
 }
 
