@@ -90,7 +90,10 @@ func (s *Shop) open(o Options) error {
 	if err := s.store.openLog(s.replay); err != nil {
 		return err
 	}
-	return s.store.sweep()
+	if err := s.store.sweep(); err != nil {
+		return errors.Join(err, s.store.log.Close())
+	}
+	return nil
 }
 
 // replay performs one record, and remembers its changes until a later record

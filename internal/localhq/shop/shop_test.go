@@ -2,9 +2,12 @@ package shop_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -247,20 +250,30 @@ func TestAClosedShopDoesNothing(t *testing.T) {
 	}
 }
 
-func TestADamagedCheckpointIsAnError(t *testing.T) {
-	dir := t.TempDir()
-	closed(t, open(t, dir, 1, newClock()))
-	path := one(t, dir, "checkpoint-*")
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text[len(text)/2] ^= 1
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if s, err := shop.Open(dir, shop.Options{}); err == nil {
-		closed(t, s)
-		t.Error("a damaged checkpoint was opened")
+func TestACheckpointThatCanNotBeReadIsAnError(t *testing.T) {
+	for name, spoil := range map[string]func(text []byte) []byte{
+		"is not a checkpoint of a shop, or damaged": func(text []byte) []byte {
+			text[len(text)/2] ^= 1
+			return text
+		},
+		"or damaged": func(text []byte) []byte { return text[:3] },
+		"was written by another version of the program": func(text []byte) []byte {
+			text[len("eds shop 1")] ^= 1 // of what tells which columns there may be
+			body := len(text) - 4
+			return binary.LittleEndian.AppendUint32(text[:body], crc32.Checksum(text[:body], crc32.MakeTable(crc32.Castagnoli)))
+		},
+	} {
+		dir := t.TempDir()
+		closed(t, open(t, dir, 1, newClock()))
+		path := one(t, dir, "checkpoint-*")
+		text, err := os.ReadFile(path)
+		must(t, err)
+		must(t, os.WriteFile(path, spoil(text), 0o600))
+		if s, err := shop.Open(dir, shop.Options{}); err == nil {
+			closed(t, s)
+			t.Errorf("%s: it was opened", name)
+		} else if !strings.Contains(err.Error(), name) {
+			t.Errorf("%v, want that it %s", err, name)
+		}
 	}
 }
