@@ -35,7 +35,11 @@ type stream struct {
 	grown    chan struct{}
 	run      func() int   // length of the next run
 	fail     func() error // of the next Receive
+	behind   uint64       // messages that are pending and do not come
 	receives int
+
+	inFlight                [2]int // messages and bytes received and not settled
+	mostMessages, mostBytes int
 }
 
 func newStream(payloads ...string) *stream {
@@ -76,7 +80,8 @@ func (s *stream) Receive(ctx context.Context) ([]pipeline.Message, error) {
 			out := append([]pipeline.Message(nil), s.messages[s.next:s.next+n]...)
 			s.next += n
 			for i := range out {
-				out[i].Pending = uint64(len(s.messages)) - out[i].Position.Sequence
+				out[i].Pending = s.behind + uint64(len(s.messages)) - out[i].Position.Sequence
+				s.count(1, len(out[i].Data))
 			}
 			s.mu.Unlock()
 			return out, nil
@@ -94,11 +99,22 @@ func (s *stream) Receive(ctx context.Context) ([]pipeline.Message, error) {
 func (s *stream) Settle(_ context.Context, upTo cdc.Position) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for i := s.settled.Sequence; i < upTo.Sequence; i++ {
+		s.count(-1, -len(s.messages[i].Data))
+	}
 	s.settled = upTo
 	close(s.grown)
 	s.grown = make(chan struct{})
 	return nil
 }
+
+func (s *stream) count(messages, bytes int) {
+	s.inFlight[0] += messages
+	s.inFlight[1] += bytes
+	s.mostMessages, s.mostBytes = max(s.mostMessages, s.inFlight[0]), max(s.mostBytes, s.inFlight[1])
+}
+
+func (s *stream) payload(i int) []byte { return s.messages[i].Data }
 
 // await waits until the first n messages are settled.
 func (s *stream) await(ctx context.Context, n uint64) error {
@@ -124,6 +140,7 @@ type table struct {
 	rows       map[string]string // table, layout version and key -> row
 	checkpoint cdc.Position
 	migrated   map[*schema.Table]bool
+	migrations []string    // tables and versions that were migrated
 	batches    [][2]uint64 // first and last sequence of those that committed
 	sizes      []int       // their events
 	calls      int
@@ -192,6 +209,7 @@ func (t *table) Migrate(_ context.Context, tables []*schema.Table) ([]string, er
 	var lines []string
 	for _, s := range tables {
 		t.migrated[s] = true
+		t.migrations = append(t.migrations, s.Name+" "+s.Version)
 		lines = append(lines, "create "+s.Name+" "+s.Version)
 	}
 	return lines, nil

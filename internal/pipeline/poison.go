@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -56,6 +57,12 @@ func letter(it *item, stage string, reason error) dlq.Entry {
 	e := dlq.Entry{
 		Sequence: m.Position.Sequence, Stored: m.Position.Stored, Subject: m.Subject,
 		Stage: stage, Reason: reason.Error(), Time: time.Now(), Encoding: m.Encoding, Payload: m.Data,
+	}
+	if it.event == nil {
+		// dbchange.<table>.<operation>.<company>...
+		if tokens := strings.Split(m.Subject, "."); len(tokens) > 3 {
+			e.Table, e.Operation = tokens[1], tokens[2]
+		}
 	}
 	if ev := it.event; ev != nil {
 		e.Table, e.Operation, e.EventID = ev.Table, ev.Op.String(), ev.ID

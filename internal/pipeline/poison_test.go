@@ -1,0 +1,294 @@
+package pipeline_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/dlq"
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+func TestPoisonInTheMiddleIsSetAsideAndTheRestGoesOn(t *testing.T) {
+	var payloads []string
+	for i := range 64 {
+		payloads = append(payloads, put("a", fmt.Sprint(i), "x"))
+	}
+	payloads[20] = put("a", "20", "poison")
+	payloads[63] = put("a", "63", "poison")
+	inBubble(t, payloads, func(t *testing.T, r *rig) {
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, 64, r.stream.settled.Sequence)
+		equal(t, 64, r.table.checkpoint.Sequence)
+		equal(t, 62, len(r.table.snapshot()))
+		if r.table.complaint != "" {
+			t.Error(r.table.complaint)
+		}
+		equal(t, []string{"21 a apply: value out of range", "64 a apply: value out of range"}, r.mustLetters(t))
+		batches, calls := r.table.committed()
+		for i, b := range batches { // in order, and nothing twice
+			if i > 0 && b[0] <= batches[i-1][0] {
+				t.Errorf("batch %v came after %v", b, batches[i-1])
+			}
+		}
+		if calls > 40 {
+			t.Errorf("%d calls", calls)
+		}
+		s := r.Status()
+		equal(t, [3]uint64{62, 0, 2}, [3]uint64{s.Applied, s.Skipped, s.Rejected})
+	})
+}
+
+func TestALetterTellsAllThatIsKnownOfTheEvent(t *testing.T) {
+	event := strings.Replace(put("a", "7", "poison"), `"e"`, `"change-1"`, 1)
+	inBubble(t, []string{event, "\x1f\x8bnot gzip", `{"operation":"UPDATE","id":"change-3","table":"a","modelVersion":"v1"}`}, func(t *testing.T, r *rig) {
+		r.stream.messages[1].Encoding = "gzip/json"
+		r.mustStart(t)
+		synctest.Wait()
+		var got []dlq.Entry
+		for _, m := range r.stream.messages {
+			e, err := r.dead.Show(fmt.Sprintf("%020d", m.Position.Sequence))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Stored != m.Position.Stored || e.Time.IsZero() || e.Size != len(e.Payload) {
+				t.Errorf("entry %+v", e)
+			}
+			got = append(got, e)
+		}
+		want := []dlq.Entry{
+			{Sequence: 1, Subject: "dbchange.t", Table: "a", Operation: "UPDATE", EventID: "change-1", Key: got[0].Key, Stage: "apply", Reason: "value out of range", Payload: []byte(event)},
+			{Sequence: 2, Subject: "dbchange.t", Stage: "decode", Reason: got[1].Reason, Encoding: "gzip/json", Payload: []byte("\x1f\x8bnot gzip")},
+			{Sequence: 3, Subject: "dbchange.t", Table: "a", Operation: "UPDATE", EventID: "change-3", Stage: "decode", Reason: "the UPDATE has no row image", Payload: []byte(r.stream.payload(2))},
+		}
+		if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(dlq.Entry{}, "ID", "Stored", "Time", "Size")); diff != "" {
+			t.Error(diff)
+		}
+		if len(got[0].Key) == 0 || strings.Contains(got[0].Key, "7") && len(got[0].Key) < 8 {
+			t.Errorf("key %q", got[0].Key)
+		}
+	})
+}
+
+func TestTooManyDeadLettersAreFatal(t *testing.T) {
+	history := func(good, bad int) []string {
+		var payloads []string
+		for i := range bad {
+			payloads = append(payloads, "nonsense")
+			for j := range good {
+				payloads = append(payloads, put("a", fmt.Sprint(i, j), "x"))
+			}
+		}
+		return payloads
+	}
+	inBubble(t, history(0, 100), func(t *testing.T, r *rig) {
+		r.mustStart(t)
+		synctest.Wait()
+		r.mustStop(t)
+		equal(t, 100, len(r.mustLetters(t)))
+	})
+	inBubble(t, history(0, 101), func(t *testing.T, r *rig) {
+		r.mustStart(t)
+		err := r.finish()
+		if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "more than 100 of the last 1000 events") {
+			t.Errorf("Run: %v", err)
+		}
+		if r.stream.settled.Sequence > 100 {
+			t.Errorf("%d messages are settled", r.stream.settled.Sequence)
+		}
+	})
+	inBubble(t, history(9, 150), func(t *testing.T, r *rig) { // one in ten is just not too many
+		r.mustStart(t)
+		synctest.Wait()
+		r.mustStop(t)
+		equal(t, 150, len(r.mustLetters(t)))
+	})
+	inBubble(t, history(8, 150), func(t *testing.T, r *rig) {
+		r.config.MaxRows = 50
+		r.mustStart(t)
+		if err := r.finish(); fault.Of(err) != fault.Fatal {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+func TestTooManyRefusalsAreFatalWhereverTheyAreFound(t *testing.T) {
+	var payloads []string
+	for i := range 101 {
+		payloads = append(payloads, put("a", fmt.Sprint(i), "poison"))
+	}
+	inBubble(t, payloads, func(t *testing.T, r *rig) {
+		r.mustStart(t)
+		if err := r.finish(); fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "value out of range") {
+			t.Errorf("Run: %v", err)
+		}
+		equal(t, 100, len(r.mustLetters(t)))
+		equal(t, 0, r.stream.settled.Sequence)
+	})
+}
+
+func TestAPanicIsTheFaultOfOneEvent(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x"), put("b", "2", "x"), put("a", "3", "x")}, func(t *testing.T, r *rig) {
+		r.config.Rules = ruleFunc(func(e *cdc.Event) (bool, string, string) {
+			if e.Table == "b" {
+				panic("a value: " + string(e.After))
+			}
+			return false, "", ""
+		})
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, []string{"a/1", "a/3"}, sortedKeys(r.table.snapshot()))
+		equal(t, []string{"2  decode: the decoder panicked: string, superseded"}, r.mustLetters(t))
+		if !strings.Contains(r.logs.String(), "poison_test.go") {
+			t.Error("the log does not say where")
+		}
+	})
+}
+
+func TestTheDeadLetterIsDurableBeforeTheCheckpointPassesIt(t *testing.T) {
+	inBubble(t, []string{"nonsense", put("a", "2", "x")}, func(t *testing.T, r *rig) {
+		r.table.before = func(_ int, b *change.Batch) error {
+			if all, err := letters(r.dead); b.Last.Sequence >= 1 && (err != nil || len(all) == 0) {
+				t.Error("the checkpoint passes an event that is nowhere")
+			}
+			return nil
+		}
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, 2, r.table.checkpoint.Sequence)
+	})
+}
+
+func TestANewerChangeOfTheRowSupersedesALetter(t *testing.T) {
+	inBubble(t, []string{
+		put("a", "1", "poison"), put("a", "2", "poison"), put("b", "3", "poison"), "nonsense", put("a", "9", "x"),
+	}, func(t *testing.T, r *rig) {
+		r.config.MaxRows = 1
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, []string{
+			"1 a apply: value out of range", "2 a apply: value out of range", "3 b apply: value out of range",
+			"4  decode: not valid json at byte 0: want an object, superseded", // whose row is not known
+		}, r.mustLetters(t))
+		r.stream.publish(put("a", "1", "y"), remove("a", "2"))
+		synctest.Wait()
+		equal(t, []string{
+			"1 a apply: value out of range, superseded", "2 a apply: value out of range, superseded", "3 b apply: value out of range",
+			"4  decode: not valid json at byte 0: want an object, superseded",
+		}, r.mustLetters(t))
+	})
+}
+
+func TestALetterOfTheSameBatchIsSupersededToo(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "before"), put("a", "1", "poison"), put("a", "2", "poison"), put("a", "1", "after")}, func(t *testing.T, r *rig) {
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, []string{"2 a apply: value out of range, superseded", "3 a apply: value out of range"}, r.mustLetters(t))
+		equal(t, map[string]string{"a/1": "id=1 v=after"}, r.table.snapshot())
+	})
+}
+
+func TestAnEventThatCanNotBeReadHasTheTableOfItsSubject(t *testing.T) {
+	inBubble(t, []string{"nonsense", put("b", "2", "x")}, func(t *testing.T, r *rig) {
+		r.config.MaxRows = 1
+		r.stream.messages[0].Subject = "dbchange.a.DELETE.company.location.PUBLIC.x"
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, []string{"1 a decode: not valid json at byte 0: want an object"}, r.mustLetters(t))
+		r.stream.publish(put("a", "3", "x"))
+		synctest.Wait()
+		equal(t, []string{"1 a decode: not valid json at byte 0: want an object, superseded"}, r.mustLetters(t))
+	})
+}
+
+func TestASchemaIsWaitedForWhileHQIsAway(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x"), put("b", "2", "x")}, func(t *testing.T, r *rig) {
+		away := true
+		r.layouts.fail = func(table, _ string) error {
+			if table == "b" && away {
+				return errors.New("bad gateway")
+			}
+			return nil
+		}
+		r.mustStart(t)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		equal(t, "waiting for the schema: bad gateway", r.Status().Reason)
+		equal(t, 0, len(r.mustLetters(t)))
+		away = false
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		equal(t, []string{"a/1", "b/2"}, sortedKeys(r.table.snapshot()))
+		equal(t, "", r.Status().Reason)
+	})
+}
+
+func TestAStopDoesNotWaitForASchema(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x"), put("b", "2", "x"), put("a", "3", "x")}, func(t *testing.T, r *rig) {
+		r.layouts.fail = func(table, _ string) error {
+			if table == "b" {
+				return errors.New("bad gateway")
+			}
+			return nil
+		}
+		r.stream.run = func() int { return 1 }
+		r.mustStart(t)
+		time.Sleep(time.Minute)
+		r.mustStop(t)
+		equal(t, []string{"a/1"}, sortedKeys(r.table.snapshot())) // and not 3, which comes behind
+		equal(t, 1, r.stream.settled.Sequence)
+	})
+}
+
+// unknown says, as HQ does, that there is no such version.
+type unknown struct{}
+
+func (unknown) Error() string  { return "no such version" }
+func (unknown) NotFound() bool { return true }
+
+func TestAVersionThatHQDoesNotKnowIsPoisonAfterAWhile(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x"), put("b", "2", "x"), put("a", "3", "x")}, func(t *testing.T, r *rig) {
+		r.layouts.fail = func(table, _ string) error {
+			if table == "b" {
+				return fmt.Errorf("fetch the schema: %w", unknown{})
+			}
+			return nil
+		}
+		r.mustStart(t)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		equal(t, 0, len(r.mustLetters(t))) // it may have been published a moment ago
+		if err := r.stream.await(t.Context(), 3); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, []string{`2 b schema: the schema of table "b" has no version "v1"`}, r.mustLetters(t))
+		equal(t, []string{"a/1", "a/3"}, sortedKeys(r.table.snapshot()))
+	})
+}
+
+func TestAFatalSchemaErrorEndsTheRunAfterWhatCameBefore(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x"), put("b", "2", "x")}, func(t *testing.T, r *rig) {
+		revoked := fault.Mark(fault.Fatal, errors.New("the api key was revoked"))
+		r.layouts.fail = func(table, _ string) error {
+			if table == "b" {
+				return revoked
+			}
+			return nil
+		}
+		r.mustStart(t)
+		if err := r.finish(); !errors.Is(err, revoked) {
+			t.Errorf("Run: %v", err)
+		}
+		equal(t, []string{"a/1"}, sortedKeys(r.table.snapshot()))
+		equal(t, 1, r.stream.settled.Sequence)
+	})
+}
