@@ -1,259 +1,255 @@
-package file
+package jetstream
 
 import (
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
-	"io/fs"
-	"path"
-	"sync"
-	"sync/atomic"
+	"strconv"
+	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	"github.com/nats-io/nats.go"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
-	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/pipeline"
 )
 
-// own is the directory that the sinks keep for themselves.
-const own = ".eds"
-
-// writers bounds how many files are written at once: what lets a file system
-// commit the syncs of many together.
-const writers = 16
-
-// store is what the sinks of both formats share.
-type store struct {
-	disk disk
-	env  sink.Env
-
-	mu     sync.Mutex // held by every call of a sink
-	closed bool
-
-	temp    string // a directory of this sink alone, for files that are not whole yet
-	counter atomic.Int64
-
-	dirs map[string]bool // known to exist
+// pullLimits bound one pull request.
+type pullLimits struct {
+	messages  int
+	bytes     int // as the server counts: subject, reply, headers and payload
+	expires   time.Duration
+	heartbeat time.Duration // the server's sign of life while there are no messages
 }
 
-func newStore(d disk, env sink.Env) *store {
-	return &store{disk: d, env: env, temp: path.Join(own, "tmp", rand.Text()), dirs: make(map[string]bool)}
+const (
+	heartbeat   = 5 * time.Second
+	patience    = time.Second // beyond what was promised
+	crowdedWait = 250 * time.Millisecond
+)
+
+// runLength is how many messages next returns at most.
+const runLength = 256
+
+// subscription receives from the consumer until something is not as it must be.
+// One pull is outstanding at a time: consumers that an older program made have
+// room for one, and drop a second.
+type subscription struct {
+	s     *Source
+	inbox string
+	sub   *nats.Subscription
+	in    chan *nats.Msg
+
+	ordinal    uint64 // of the delivery that must come next
+	reconnects uint64 // of the connection, when this began
+
+	pulls    int           // made; the number is the last token of the reply subject
+	open     bool          // the last one may still bring messages:
+	messages int           // so many
+	bytes    int           // of so many bytes together; 0: of any
+	barren   bool          // it has brought none
+	alone    bool          // the next message is larger than a pull
+	first    bool          // no pull has been admitted yet
+	crowded  bool          // the last one was not
+	quiet    time.Duration // for how long nothing may come from the server
 }
 
-var errClosed = errors.New("the sink is closed")
-
-// begin readies the store for a call. The caller holds mu.
-func (s *store) begin(ctx context.Context) error {
-	if s.closed {
-		return errClosed
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if err := s.disk.fresh(); err != nil {
-		clear(s.dirs)
-		return err
-	}
-	return nil
+// brokenError says why a subscription has to be left.
+type brokenError struct {
+	reason   string
+	expected bool // and may be made again at once
 }
 
-func (s *store) close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil
-	}
-	s.closed = true
-	// It is empty unless something failed; the next sink to be opened sweeps.
-	if err := s.disk.remove(s.temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.env.Logger.Debug("leaving a temporary directory", "error", bare(err))
-	}
-	return s.disk.close()
-}
+func (e *brokenError) Error() string { return e.reason }
 
-// tempName names a new temporary file, whose directory exists.
-func (s *store) tempName() string {
-	return path.Join(s.temp, fmt.Sprintf("%d", s.counter.Add(1)))
-}
+// leave ends the subscription. What it has not returned comes again.
+func (p *subscription) leave() { _ = p.sub.Unsubscribe() }
 
-// makeDirs makes the directories that lead to name, and adds to changed each
-// directory that got a new entry by that. A file in the way is errInTheWay.
-func (s *store) makeDirs(name string, changed map[string]bool) error {
-	for _, dir := range parents(name) {
-		if s.dirs[dir] {
-			continue
+// next returns messages that are there, and waits where there are none. It
+// returns none without an error where only something else came.
+func (p *subscription) next(ctx context.Context) ([]pipeline.Message, error) {
+	if p.s.c.Conn.Stats().Reconnects != p.reconnects {
+		return nil, &brokenError{"the connection was made anew", true}
+	}
+	m, err := p.wait(ctx)
+	if err != nil || m == nil {
+		return nil, err
+	}
+	p.s.lastPull = time.Now()
+	var out []pipeline.Message
+	for m != nil {
+		if out, err = p.handle(m, out); err != nil {
+			return out, err
 		}
-		err := s.disk.mkdir(dir)
-		switch {
-		case err == nil:
-			changed[path.Dir(dir)] = true
-		case errors.Is(err, fs.ErrExist):
-			info, err := s.disk.stat(dir)
-			if err != nil {
-				return bare(err)
-			}
-			if !info.IsDir() {
-				return errInTheWay
-			}
-			// Who made it may not have lived to sync it.
-			changed[path.Dir(dir)] = true
+		if len(out) >= runLength {
+			break
+		}
+		select {
+		case m = <-p.in:
 		default:
-			return bare(err)
-		}
-		s.dirs[dir] = true
-	}
-	return nil
-}
-
-// errInTheWay says that a path of an event can't be made because a file or
-// directory of another event has that name.
-var errInTheWay = fault.Mark(fault.Poison, errors.New("a file has the name of a directory that is needed, or a directory that of the file"))
-
-// writeTemp writes a new temporary file and syncs it. Of a file that fails
-// nothing stays.
-func (s *store) writeTemp(name string, data []byte) error {
-	f, err := s.disk.create(name)
-	if err != nil {
-		return bare(err)
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		s.discard(name)
-		return bare(err)
-	}
-	return nil
-}
-
-// discard removes files that nobody will ever look for.
-func (s *store) discard(names ...string) {
-	for _, name := range names {
-		if err := s.disk.remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			s.env.Logger.Debug("leaving a temporary file", "error", bare(err))
+			m = nil
 		}
 	}
+	return out, p.pull() // while what came is worked on
 }
 
-// syncDirs makes the names in the directories durable.
-func (s *store) syncDirs(dirs map[string]bool) error {
-	var group errgroup.Group
-	group.SetLimit(writers)
-	for dir := range dirs {
-		group.Go(func() error { return bare(s.disk.syncDir(dir)) })
+// wait returns what comes next from the server; nil where there is something
+// else to do.
+func (p *subscription) wait(ctx context.Context) (*nats.Msg, error) {
+	if err := p.pull(); err != nil {
+		return nil, err
 	}
-	return group.Wait()
-}
-
-// replace writes a file of the store's own, durably and all at once.
-func (s *store) replace(name string, data []byte) error {
-	changed := map[string]bool{path.Dir(name): true}
-	temp := s.tempName()
-	if err := s.makeDirs(name, changed); err != nil {
-		return err
+	select {
+	case m := <-p.in:
+		return m, nil
+	default:
 	}
-	if err := s.makeDirs(temp, changed); err != nil {
-		return err
-	}
-	if err := s.writeTemp(temp, data); err != nil {
-		return s.forgetDirs(err)
-	}
-	if err := s.disk.rename(temp, name); err != nil {
-		s.discard(temp)
-		return s.forgetDirs(bare(err))
-	}
-	return s.syncDirs(changed)
-}
-
-// removeAll removes what is at name, and below it.
-func (s *store) removeAll(name string) error {
-	info, err := s.disk.stat(name)
-	if err == nil && info.IsDir() {
-		var entries []fs.DirEntry
-		if entries, err = s.disk.readDir(name); err != nil {
-			return bare(err)
+	quiet := time.NewTimer(p.quiet)
+	defer quiet.Stop()
+	select {
+	case m := <-p.in:
+		return m, nil
+	case <-p.s.status:
+		return nil, p.s.connectionChanged()
+	case <-quiet.C:
+		if p.crowded {
+			p.crowded, p.open = false, false
+			return nil, nil
 		}
-		for _, entry := range entries {
-			if err := s.removeAll(path.Join(name, entry.Name())); err != nil {
-				return err
-			}
-		}
-		delete(s.dirs, name)
+		return nil, &brokenError{"the server went silent", false}
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
-	if err == nil {
-		err = s.disk.remove(name)
+}
+
+// connectionChanged decides about the subscription.
+func (s *Source) connectionChanged() error {
+	if s.c.Conn.IsConnected() {
+		return &brokenError{"the connection was made anew", true}
 	}
-	if errors.Is(err, fs.ErrNotExist) {
+	return &brokenError{"the connection was lost", true}
+}
+
+// pull asks for messages, unless that has been done.
+func (p *subscription) pull() error {
+	if p.open {
 		return nil
 	}
-	return bare(err)
-}
-
-// forgetDirs makes directories be looked for anew where one turns out to be
-// missing.
-func (s *store) forgetDirs(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		clear(s.dirs)
+	l := p.s.limits
+	p.pulls++
+	p.open, p.barren, p.messages, p.bytes = true, true, l.messages, l.bytes
+	if p.alone {
+		p.alone, p.messages, p.bytes = false, 1, 0
 	}
-	return err
+	request := fmt.Appendf(nil, `{"batch":%d`, p.messages)
+	if p.bytes > 0 {
+		request = fmt.Appendf(request, `,"max_bytes":%d`, p.bytes)
+	}
+	if p.first {
+		// Without heartbeats, because only then does the server say that it has
+		// no room: the pull of a reader that is gone may still be in the way.
+		expires := min(l.expires, l.heartbeat)
+		p.quiet = expires + patience
+		request = fmt.Appendf(request, `,"expires":%d}`, expires)
+	} else {
+		p.quiet = 2*l.heartbeat + patience
+		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, l.expires, l.heartbeat)
+	}
+	subject := "$JS.API.CONSUMER.MSG.NEXT." + p.s.c.Stream + "." + p.s.c.Name
+	if err := p.s.c.Conn.PublishRequest(subject, p.inbox+"."+strconv.Itoa(p.pulls), request); err != nil {
+		return &brokenError{"the pull could not be sent: " + err.Error(), false}
+	}
+	return nil
 }
 
-// staleAfter is how old a temporary directory is that nobody uses any more.
-const staleAfter = 24 * time.Hour
+// handle takes what the server sent: a message, which it appends to out, or a
+// word about the pull.
+func (p *subscription) handle(m *nats.Msg, out []pipeline.Message) ([]pipeline.Message, error) {
+	if !strings.HasPrefix(m.Reply, ackPrefix) {
+		return out, p.word(m)
+	}
+	d, ok := parseReply(m.Reply)
+	if !ok {
+		return out, &brokenError{fmt.Sprintf("the reply subject of a message can not be read: %.200q", m.Reply), false}
+	}
+	if d.ordinal != p.ordinal {
+		return out, &brokenError{fmt.Sprintf("delivery %d came where %d was due", d.ordinal, p.ordinal), false}
+	}
+	p.ordinal++
+	p.account(m)
+	fresh, ack := p.s.ledger.receive(d.sequence, m.Reply)
+	if ack {
+		_ = p.s.c.Conn.Publish(m.Reply, nil)
+	}
+	if !fresh {
+		return out, nil
+	}
+	p.s.reached = max(p.s.reached, d.sequence)
+	if out == nil {
+		out = make([]pipeline.Message, 0, min(runLength, 1+len(p.in)))
+	}
+	return append(out, pipeline.Message{
+		Position: cdc.Position{Sequence: d.sequence, Stored: d.stored}, Subject: m.Subject,
+		Encoding: encoding(m.Header), Data: m.Data, Pending: d.pending,
+	}), nil
+}
 
-// sweep removes what sinks that were killed long ago have left. It is no matter
-// where it fails.
-func (s *store) sweep() {
-	temps := path.Join(own, "tmp")
-	entries, err := s.disk.readDir(temps)
-	if err != nil {
+// account counts a message against the open pull, as the server does.
+func (p *subscription) account(m *nats.Msg) {
+	p.messages--
+	p.barren, p.first = false, false
+	if p.bytes > 0 {
+		if p.bytes -= m.Size(); p.bytes <= 0 {
+			p.messages = 0
+		}
+	}
+	if p.messages <= 0 {
+		p.open = false
+	}
+}
+
+func encoding(h nats.Header) string {
+	if h == nil {
+		return ""
+	}
+	if e := h["content-encoding"]; len(e) > 0 {
+		return e[0]
+	}
+	if e := h["Content-Encoding"]; len(e) > 0 {
+		return e[0]
+	}
+	return ""
+}
+
+// word takes a status message.
+func (p *subscription) word(m *nats.Msg) error {
+	status, description := m.Header.Get("Status"), m.Header.Get("Description")
+	if m.Subject != p.inbox+"."+strconv.Itoa(p.pulls) {
+		return nil // about a pull that is over
+	}
+	switch {
+	case status == "100":
+		p.scanned(m.Header.Get("Nats-Last-Stream"))
+	case status == "404", status == "408":
+		p.open, p.first = false, false
+	case status == "409" && strings.Contains(description, "Batch Completed"):
+		p.open = false
+	case status == "409" && strings.Contains(description, "Exceeds MaxBytes"):
+		p.open, p.first, p.alone = false, false, p.barren
+	case status == "409" && strings.Contains(description, "Exceeded MaxWaiting"):
+		p.crowded, p.quiet = true, crowdedWait
+	default:
+		return &brokenError{fmt.Sprintf("the server ended the pull: %s %.200s", status, description), false}
+	}
+	return nil
+}
+
+// scanned takes the sequence up to which the server has looked for messages of
+// the consumer and sent what there was.
+func (p *subscription) scanned(sequence string) {
+	n, ok := parseNumber(sequence)
+	if !ok {
 		return
 	}
-	for _, entry := range entries {
-		info, err := entry.Info()
-		if err != nil || time.Since(info.ModTime()) < staleAfter {
-			continue
-		}
-		if err := s.removeAll(path.Join(temps, entry.Name())); err != nil {
-			s.env.Logger.Debug("leaving a temporary directory", "error", err)
-		}
-	}
+	p.s.reached = max(p.s.reached, n)
+	p.s.recordScanned(p.s.reached)
 }
-
-// probe writes a file, reads it back, and removes it.
-func (s *store) probe(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.begin(ctx); err != nil {
-		return err
-	}
-	name, renamed := ".eds-probe-"+rand.Text(), ".eds-probe-"+rand.Text()
-	defer s.discard(name, renamed)
-	content := []byte("eds tests whether it can write here\n")
-	if err := s.writeTemp(name, content); err != nil {
-		return fmt.Errorf("write a test file: %w", err)
-	}
-	if err := s.disk.rename(name, renamed); err != nil {
-		return fmt.Errorf("rename a test file: %w", bare(err))
-	}
-	read, err := s.disk.readFile(renamed)
-	if err != nil {
-		return fmt.Errorf("read a test file: %w", bare(err))
-	}
-	if string(read) != string(content) {
-		return errors.New("read a test file: it is not what was written")
-	}
-	if err := s.disk.remove(renamed); err != nil {
-		return fmt.Errorf("remove a test file: %w", bare(err))
-	}
-	if err := s.disk.syncDir("."); err != nil {
-		return fmt.Errorf("sync the directory: %w", bare(err))
-	}
-	return nil
-}
-
-// adjusted counts an event that is not the UTF-8 that it should be.
-func (s *store) adjusted(table string) { s.env.Adjusted(table, "", "invalid-utf8") }
