@@ -178,6 +178,8 @@ func (s *Server) Run(soft, hard context.Context) error {
 			s.Logger.Error("changes are missing, so nothing is applied until a new import was made", "error", err)
 			<-soft.Done()
 			return err
+		case errors.Is(err, jetstream.ErrClosed):
+			// NATS accepts the credential no more; a new session brings a new one.
 		case err == nil || hard.Err() != nil || fault.Of(err) != fault.Transient:
 			return err
 		}

@@ -169,6 +169,7 @@ func (s *Server) subscribe(ctx context.Context, conn *nats.Conn, filters []strin
 			return nil, none, err
 		}
 		checkpoint = none
+		plan.accept = time.Since(plan.start.Time) < retention
 		source, err = s.open(ctx, conn, filters, plan, none, state.Settled{})
 	}
 	if err != nil {
@@ -210,7 +211,7 @@ func (s *Server) open(ctx context.Context, conn *nats.Conn, filters []string, pl
 	var source *jetstream.Source
 	err := s.insist(ctx, "stream", func() (err error) {
 		source, err = jetstream.Open(ctx, jetstream.Config{
-			Conn: conn, Stream: streamName, Name: s.consumer(), Filters: filters, Start: plan.start,
+			Conn: conn, Stream: streamName, Name: s.consumer(), Filters: filters, Start: plan.start, Accept: plan.accept,
 			Recorded:   jetstream.Recorded{Settled: settled.Position, Scanned: settled.Scanned},
 			Checkpoint: checkpoint, MaxAckPending: s.Options.MaxAckPending, RecordEvery: watchInterval, Logger: s.Logger,
 			Record: func(r jetstream.Recorded) error {
@@ -228,7 +229,13 @@ type plan struct {
 	// fresh: every snapshot is newer than what was followed, so that all that
 	// lies between is in the snapshots.
 	fresh bool
+	// accept: that the stream begins after start means that nothing came before,
+	// not that something was dropped.
+	accept bool
 }
+
+// retention is less than what any stream of changes is kept for.
+const retention = 24 * time.Hour
 
 // clockMargin is how much before the earliest snapshot the stream is read from,
 // because the clocks of the source's database and of the stream's server differ.
@@ -258,7 +265,7 @@ func (s *Server) plan(snapshots map[string]state.Snapshot, checkpoint, settled c
 		older = older || !snap.Begun && wall < position
 	}
 	start := jetstream.Start{From: jetstream.FromTime, Time: time.Unix(0, earliest).Add(-clockMargin), Anew: older}
-	return plan{start, fresh}
+	return plan{start: start, fresh: fresh}
 }
 
 // snapshots returns what was imported into this destination, by table.
