@@ -8,7 +8,6 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/schema"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
 )
 
 // benchTable is a table of every type, of so many columns.
@@ -104,4 +103,3 @@ func BenchmarkApply(b *testing.B) {
 	}
 }
 
-var _ = testpeers.Postgres

@@ -45,7 +45,8 @@ SELECT c.oid::text, c.relname,
        CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END::text,
        coalesce((SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.collname)
                    FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
-                  WHERE l.oid = a.attcollation AND a.attcollation <> b.typcollation), '')
+                  WHERE l.oid = a.attcollation AND a.attcollation <> b.typcollation), ''),
+       t.typtype = 'd'
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -141,8 +142,21 @@ func describe(row answer) (sqlsink.Column, error) {
 	}
 	a := &attribute{oid: uint32(oid), array: uint32(array), spelling: row.text(13), typmod: int32(typmod), collation: row.text(15)}
 	a.kind, c.Holds = kindOf(row.text(9), row.text(10), row.text(11))
+	c.Narrow = a.narrow() && row.text(16) == "f" // a domain is what somebody wanted
 	c.Native = a
 	return c, nil
+}
+
+// narrow reports whether the type holds only some values of its kind. An enum
+// and a numeric of some precision are narrow on purpose.
+func (a *attribute) narrow() bool {
+	switch a.kind {
+	case kindInt2, kindInt4, kindFloat4:
+		return true
+	case kindText:
+		return a.typmod >= 4
+	}
+	return false
 }
 
 // kindOf tells how values travel to a type, by its name, pg_type.typtype and

@@ -38,14 +38,16 @@ const (
 
 // column encodes the values of one real column. It is used by one goroutine at a time.
 type column struct {
-	table, name string
-	spelling    string // of the type, for messages and casts
-	kind        kind
-	length      int // characters at most; 0 is any number
-	scale       int // of numeric: decimal places at most; -1 is any number
-	precision   int // of timestamps: digits of a second at most
-	adjusted    func(table, column, rule string)
-	digits      []byte // room for a number's digits
+	table, source string // as the source names them, for messages
+	name          string // of the real column
+	spelling      string // of the type, for messages and casts
+	kind          kind
+	length        int  // characters at most; 0 is any number
+	scale         int  // of numeric: decimal places at most; -1 is any number
+	precision     int  // of timestamps: digits of a second at most
+	truth         bool // the source holds truth values
+	adjusted      func(table, column, rule string)
+	digits        []byte // room for a number's digits
 }
 
 // Names of the rules that change a value which the column can not hold as it is.
@@ -79,11 +81,11 @@ func (c *column) append(dst, raw []byte) ([]byte, error) {
 	}
 	dst, err := c.appendValue(append(dst, 0, 0, 0, 0), raw)
 	if err != nil {
-		return dst[:start], fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): %w", c.table, c.name, c.spelling, err))
+		return dst[:start], fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): %w", c.table, c.source, c.spelling, err))
 	}
 	size := len(dst) - start - 4
 	if size > maxField {
-		return dst[:start], fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): it is larger than 1 GB", c.table, c.name, c.spelling))
+		return dst[:start], fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): it is larger than 1 GB", c.table, c.source, c.spelling))
 	}
 	binary.BigEndian.PutUint32(dst[start:], uint32(size))
 	return dst, nil
@@ -108,6 +110,9 @@ func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
 		return c.appendInstant(dst, raw)
 	case kindJSON, kindJSONB:
 		if c.kind == kindJSONB {
+			if err := c.checkNumbers(raw); err != nil {
+				return dst, err
+			}
 			dst = append(dst, 1) // the version of the binary form
 		}
 		dst, flaws := appendJSON(dst, raw)
@@ -143,7 +148,7 @@ func (c *column) note(flaws flaw) error {
 
 func (c *column) adjust(rule string) {
 	if c.adjusted != nil {
-		c.adjusted(c.table, c.name, rule)
+		c.adjusted(c.table, c.source, rule)
 	}
 }
 
@@ -174,14 +179,20 @@ func appendBool(dst, raw []byte) ([]byte, error) {
 	return dst, errors.New("it is neither true nor false")
 }
 
+var one, zero = []byte("1"), []byte("0")
+
 // number returns the text of a number: of a JSON number, of a string that holds
-// one, and 1 or 0 for truth values.
-func number(raw []byte) ([]byte, error) {
+// one, and 1 or 0 for the truth values of a source's column of such.
+func (c *column) number(raw []byte) ([]byte, error) {
 	switch raw[0] {
-	case 't':
-		return []byte("1"), nil
-	case 'f':
-		return []byte("0"), nil
+	case 't', 'f':
+		if !c.truth {
+			return nil, errNotNumber
+		}
+		if raw[0] == 't' {
+			return one, nil
+		}
+		return zero, nil
 	case '"':
 		text := rawjson.Text(raw)
 		if end, err := rawjson.Skip(text, 0); err != nil || end != len(text) || rawjson.IsString(text) {
@@ -195,8 +206,42 @@ func number(raw []byte) ([]byte, error) {
 	return raw, nil
 }
 
+// checkNumbers finds a number in JSON text that jsonb, which keeps numbers as
+// numeric, can not hold. Only an exponent makes one so large in little space.
+func (c *column) checkNumbers(raw []byte) error {
+	for i := 0; i < len(raw); {
+		switch b := raw[i]; {
+		case b == '"':
+			end, err := rawjson.Skip(raw, i)
+			if err != nil {
+				return err
+			}
+			i = end
+		case b == '-' || b-'0' <= 9:
+			start := i
+			for i < len(raw) && (raw[i]-'0' <= 9 || bytes.IndexByte(numberBytes, raw[i]) >= 0) {
+				i++
+			}
+			if bytes.ContainsAny(raw[start:i], "eE") || i-start > maxNumericScale {
+				d, err := parseDecimal(c.room(raw[start:i]), raw[start:i])
+				if err == nil && (d.point > maxNumericWhole || d.scale > maxNumericScale) {
+					err = fmt.Errorf("a number in it: %w", errRange)
+				}
+				if err != nil {
+					return err
+				}
+			}
+		default:
+			i++
+		}
+	}
+	return nil
+}
+
+var numberBytes = []byte("+-.eE")
+
 func (c *column) appendInt(dst, raw []byte) ([]byte, error) {
-	raw, err := number(raw)
+	raw, err := c.number(raw)
 	if err != nil {
 		return dst, err
 	}
@@ -230,7 +275,7 @@ func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 	}
 	f, special := specialFloat(raw)
 	if !special {
-		text, err := number(raw)
+		text, err := c.number(raw)
 		if err != nil {
 			return dst, err
 		}
@@ -272,7 +317,7 @@ func (c *column) appendNumeric(dst, raw []byte) ([]byte, error) {
 		}
 		return binary.BigEndian.AppendUint64(dst, sign<<16), nil
 	}
-	text, err := number(raw)
+	text, err := c.number(raw)
 	if err != nil {
 		return dst, err
 	}

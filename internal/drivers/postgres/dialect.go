@@ -38,20 +38,26 @@ func (s *server) qualify(table string) string { return quote(s.namespace) + "." 
 const maxName = 63
 
 // Name shortens a long name: to its beginning, and a hash of all of it, so that
-// two long names stay two.
+// two long names stay two. The names of system columns get a hash as well.
 func (d *dialect) Name(name string) string {
 	name = strings.ToValidUTF8(strings.ReplaceAll(name, "\x00", replacement), replacement)
-	if len(name) <= maxName {
+	if len(name) <= maxName && !systemColumns[name] {
 		return name
 	}
 	h := fnv.New64a()
 	h.Write([]byte(name))
-	cut := maxName - 17
+	cut := min(len(name), maxName-17)
+	if cut == len(name) {
+		return fmt.Sprintf("%s_%016x", name, h.Sum64())
+	}
 	for !utf8.RuneStart(name[cut]) {
 		cut--
 	}
 	return fmt.Sprintf("%s_%016x", name[:cut], h.Sum64())
 }
+
+// systemColumns are names that every table has columns of already.
+var systemColumns = map[string]bool{"tableoid": true, "xmin": true, "cmin": true, "xmax": true, "cmax": true, "ctid": true}
 
 // FoldsCase is false: quoted names keep their case.
 func (d *dialect) FoldsCase() bool { return false }
@@ -109,6 +115,10 @@ func (s *server) definition(c sqlsink.NewColumn) string {
 func widened(step sqlsink.Step) string {
 	name := quote(step.Real.Name)
 	switch {
+	case step.To == schema.Integer:
+		return "bigint"
+	case step.To == schema.Number && step.Real.Narrow:
+		return "double precision"
 	case step.To == schema.Number:
 		return "numeric USING " + name + "::numeric"
 	case step.Real.Holds == schema.DateTime:

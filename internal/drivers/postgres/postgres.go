@@ -103,7 +103,7 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 		wrong = append(wrong, sink.FieldError{Field: "Port", Error: "it should be a number from 1 to 65535"})
 	}
 	host := strings.Trim(strings.TrimSpace(values["Hostname"]), "[]")
-	if strings.ContainsAny(host, "/@?# ") {
+	if strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || strings.ContainsRune("/@?#%\\\"<>[]^`{|}$\x7f", r) }) {
 		wrong = append(wrong, sink.FieldError{Field: "Hostname", Error: "it should be a host name or an address, without a port or a scheme"})
 	}
 	if wrong != nil {

@@ -28,7 +28,7 @@ func (s *session) CanWrite(ctx context.Context) error {
 // depends marks an error that says that something depends on what DDL was to
 // change, so that it never can be.
 func depends(err error) error {
-	if e := new(serverError); errors.As(err, &e) && (e.code == "0A000" || e.code == "2BP01") {
+	if e := new(serverError); errors.As(err, &e) && (e.code == "0A000" || e.code == "2BP01" || e.code == "42804" || e.code == "42846" || e.code == "42P16" || e.code == "42809") {
 		return fault.Mark(fault.Poison, err)
 	}
 	return err

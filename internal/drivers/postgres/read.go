@@ -7,6 +7,7 @@ import (
 	"iter"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -56,11 +57,11 @@ func readText(sh *shape) string {
 	return text
 }
 
-// format asks for instants in binary, so that no setting of the session changes
-// them, and for everything else as text.
+// format asks for instants and floats in binary, so that no setting of the
+// session changes them, and for everything else as text.
 func (c *column) format() int16 {
 	switch c.kind {
-	case kindTimestampTZ, kindTimestamp, kindDate:
+	case kindTimestampTZ, kindTimestamp, kindDate, kindFloat4, kindFloat8:
 		return 1
 	}
 	return 0
@@ -96,7 +97,17 @@ func (c *column) appendRaw(dst, v []byte) ([]byte, error) {
 		return append(dst, "false"...), nil
 	case kindInt2, kindInt4, kindInt8, kindJSON, kindJSONB:
 		return append(dst, v...), nil
-	case kindFloat4, kindFloat8, kindNumeric:
+	case kindFloat4:
+		if len(v) != 4 {
+			return dst, errNotNumber
+		}
+		return appendFloat(dst, float64(math.Float32frombits(binary.BigEndian.Uint32(v))), 32), nil
+	case kindFloat8:
+		if len(v) != 8 {
+			return dst, errNotNumber
+		}
+		return appendFloat(dst, math.Float64frombits(binary.BigEndian.Uint64(v)), 64), nil
+	case kindNumeric:
 		if c := v[len(v)-1]; c-'0' > 9 { // NaN, Infinity
 			return rawjson.AppendQuoted(dst, v), nil
 		}
@@ -113,6 +124,19 @@ func (c *column) appendRaw(dst, v []byte) ([]byte, error) {
 		return appendDate(dst, int32(binary.BigEndian.Uint32(v))), nil
 	}
 	return rawjson.AppendQuoted(dst, v), nil
+}
+
+// appendFloat appends the shortest text that reads back as f.
+func appendFloat(dst []byte, f float64, bits int) []byte {
+	switch {
+	case math.IsNaN(f):
+		return append(dst, `"NaN"`...)
+	case math.IsInf(f, 1):
+		return append(dst, `"Infinity"`...)
+	case math.IsInf(f, -1):
+		return append(dst, `"-Infinity"`...)
+	}
+	return strconv.AppendFloat(dst, f, 'g', -1, bits)
 }
 
 // epoch2000 is where PostgreSQL counts from, in seconds since 1970.

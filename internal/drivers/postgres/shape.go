@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"strings"
 
+	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -55,11 +56,14 @@ func (s *session) shape(l *sqlsink.Layout) *shape {
 }
 
 func newShape(server *server, l *sqlsink.Layout, adjusted func(table, column, rule string)) *shape {
-	sh := &shape{layout: l, server: server, table: server.qualify(l.Real.Name), label: fmt.Sprintf("table %q", l.Real.Name)}
+	sh := &shape{layout: l, server: server, table: server.qualify(l.Real.Name), label: fmt.Sprintf("table %q", l.Table.Name)}
 	for i := range l.Columns {
 		t := &l.Columns[i]
 		a := t.Real.Native.(*attribute)
-		c := column{table: l.Real.Name, name: t.Real.Name, spelling: t.Real.Type, kind: a.kind, adjusted: adjusted}
+		c := column{table: l.Table.Name, source: t.Real.Name, name: t.Real.Name, spelling: t.Real.Type, kind: a.kind, truth: t.Type == schema.Boolean, adjusted: adjusted}
+		if t.Slot >= 0 {
+			c.source = l.Table.Columns[t.Slot].Name
+		}
 		c.limit(a)
 		sh.casted = sh.casted || sh.casts(&c)
 		sh.columns = append(sh.columns, c)

@@ -107,7 +107,7 @@ func unportable() []value {
 	}
 	return append(all,
 		value{kind: schema.Object, raw: nested(rawjson.MaxDepth - 10), refusable: true},
-		value{kind: schema.Object, raw: `{"n":1e400}`, refusable: true, exact: `1e400`},
+		value{kind: schema.Object, raw: `{"n":1e400}`, refusable: true},
 		value{kind: schema.Object, raw: `{"n":1e999999999}`, refusable: true},
 		value{kind: schema.Object, raw: `{"n":0.12345678901234567890123}`, refusable: true, exact: `0.12345678901234567890123`},
 		value{kind: schema.Object, raw: `{"n":123456789012345678901234567890}`, refusable: true, exact: `123456789012345678901234567890`},

@@ -124,7 +124,10 @@ type Column struct {
 	// engine widens the column where the source's type asks for more. String
 	// and the JSON types hold everything. 0 is a type that the engine leaves as
 	// it is.
-	Holds    schema.Type
+	Holds schema.Type
+	// Narrow says that the real type holds only some values of that type, as a
+	// VARCHAR(10) does of strings. The engine widens it to hold all of them.
+	Narrow   bool
 	Nullable bool
 	// Filled says that the database gives the column a value where none is
 	// written: by a default, an identity, or an expression.

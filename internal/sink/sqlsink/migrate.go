@@ -57,7 +57,7 @@ func (s *Sink) carryOut(ctx context.Context, conn Conn, steps []Step) ([]string,
 		}
 		err := conn.Exec(ctx, statements)
 		optional := step.Kind == WidenColumn || step.Kind == RelaxColumn
-		if err != nil && optional && s.verdict(err).Class == fault.Poison {
+		if v := s.verdict(err); err != nil && optional && v.Class != fault.Transient && !v.Lost {
 			s.refused[step.String()] = true
 			s.log.Warn("the database refused a migration step; values that do not fit will be rejected one by one", "step", step.String(), "error", err)
 			continue

@@ -29,7 +29,7 @@ func (s *Sink) plan(t *schema.Table, real *Table) ([]Step, error) {
 		if column.Generated {
 			continue
 		}
-		if to, wider := widened(column.Holds, c.Type); wider {
+		if to, wider := column.widened(c.Type); wider {
 			steps = append(steps, Step{Kind: WidenColumn, Table: real.Name, Real: column, To: to})
 		}
 		if required := c.Key || slots[i] >= 0 && t.Columns[slots[i]].Required; !required {
@@ -61,6 +61,11 @@ func (s *Sink) relax(steps []Step, real *Table, column *Column) []Step {
 // widened returns the type that a column which holds values of type real must
 // get to hold those of type want as well, and whether it must get another.
 // Truth values fit into numbers, as 0 and 1.
+func (c *Column) widened(want schema.Type) (schema.Type, bool) {
+	to, wider := widened(c.Holds, want)
+	return to, wider || c.Narrow && want != schema.Boolean
+}
+
 func widened(real, want schema.Type) (schema.Type, bool) {
 	switch {
 	case real == 0 || real == want || real == schema.String || real == schema.Enum || real.IsJSON():
