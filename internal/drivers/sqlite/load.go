@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"strings"
-	"time"
 
-	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/drivers/sqlite/capi"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
@@ -52,26 +49,6 @@ func plainCopy(live *sqlsink.Layout, name string) string {
 
 // Seal has nothing to do: a stage is indexed and has no key twice.
 func (s *session) Seal(context.Context, *sqlsink.Layout, *sqlsink.Layout) error { return nil }
-
-// Append adds rows to a stage.
-func (t *tx) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*change.Row, error]) (int64, error) {
-	var count int64
-	err := t.within(ctx, func() error {
-		st := t.s.statementsOf(stage)
-		now := time.Now()
-		for row, err := range rows {
-			if err != nil {
-				return err
-			}
-			if err := t.s.upsert(ctx, st, row, now); err != nil {
-				return fmt.Errorf("row %d: %w", count+1, err)
-			}
-			count++
-		}
-		return nil
-	})
-	return count, err
-}
 
 // Place puts the stage in the live table's place, or its rows into the live table.
 func (t *tx) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {

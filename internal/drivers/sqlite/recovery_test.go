@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -355,33 +356,40 @@ func TestLoadsAndBatchesShareTheWriter(t *testing.T) {
 	w.sound()
 }
 
-// TestALoadThatWaitsForItsTurnEndsWithItsContext: a load holds the writer while
-// its rows come slowly.
-func TestALoadThatWaitsForItsTurnEndsWithItsContext(t *testing.T) {
+// TestAWaitForTheTurnEndsWithItsContext: a load has the turn while its rows come
+// slowly.
+func TestAWaitForTheTurnEndsWithItsContext(t *testing.T) {
 	w := newWorld(t, "")
-	target := thing(t)
+	target, other := thing(t), table(t, "other", 1, "id", schema.String)
+	w.apply(other, `{"id":"a"}`)
 	l, err := w.sink.BeginLoad(t.Context(), "job", target, sink.Replace)
 	if err != nil {
 		t.Fatal(err)
 	}
-	splitter := change.NewSplitter(target)
+	const rows = (chunksAhead + 1) * 10
+	image := fmt.Appendf(nil, `{"s":%q,"id":"`, strings.Repeat("x", chunkSize/10))
 	_, err = l.LoadFile(t.Context(), "file", func(yield func(*change.Row, error) bool) {
-		spans, err := splitter.Split([]byte(images(0, 1)[0]))
-		if !yield(&change.Row{Image: []byte(images(0, 1)[0]), Spans: spans}, err) {
-			return
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-		defer cancel()
-		other := table(t, "other", 1, "id", schema.String)
-		if err := w.sink.Apply(ctx, w.batch(other, `{"id":"a"}`)); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v", err)
+		splitter := change.NewSplitter(target)
+		for i := range rows + 1 {
+			if i == rows {
+				// More chunks are full than there are: the first has been written.
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+				defer cancel()
+				if err := w.sink.Apply(ctx, w.batch(other, `{"id":"b"}`)); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("got %v", err)
+				}
+			}
+			image := fmt.Appendf(slices.Clone(image), `%d"}`, i)
+			spans, err := splitter.Split(image)
+			if !yield(&change.Row{Image: image, Spans: spans}, err) {
+				return
+			}
 		}
 	})
-	if err != nil {
+	if err := errors.Join(err, l.Finish(t.Context()), l.Close(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(l.Finish(t.Context()), l.Close(t.Context())); err != nil {
-		t.Fatal(err)
-	}
-	w.want("SELECT count(*) FROM thing", "1")
+	w.apply(other, `{"id":"b"}`)
+	w.want("SELECT count(*) FROM thing", fmt.Sprint(rows+1))
+	w.want("SELECT id FROM other", "a", "b")
 }

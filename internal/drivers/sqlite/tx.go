@@ -50,11 +50,16 @@ func (s *session) lock() error {
 	if s.db.Moved() {
 		return errMoved
 	}
-	st, err := s.prepare("BEGIN IMMEDIATE")
-	if err != nil {
-		return err
+	return s.run("BEGIN IMMEDIATE")
+}
+
+// run executes a statement without parameters.
+func (s *session) run(sql string) error {
+	st, err := s.prepare(sql)
+	if err == nil {
+		_, err = st.Exec(new(capi.Args))
 	}
-	return st.Exec(new(capi.Args))
+	return err
 }
 
 // end gives the turn to the next.
@@ -72,13 +77,7 @@ func (t *tx) Commit(ctx context.Context) error {
 		t.end()
 		return nil
 	}
-	err := t.s.db.Within(ctx, func() error {
-		st, err := t.s.prepare("COMMIT")
-		if err != nil {
-			return err
-		}
-		return st.Exec(new(capi.Args))
-	})
+	err := t.s.db.Within(ctx, func() error { return t.s.run("COMMIT") })
 	if err != nil {
 		return err
 	}

@@ -82,7 +82,7 @@ func stored(t *testing.T, kind schema.Type, declaration, raw string) string {
 		t.Fatal(err)
 	}
 	defer insert.Finalize()
-	if err := insert.Exec(&args); err != nil {
+	if _, err := insert.Exec(&args); err != nil {
 		return "refused: " + err.Error()
 	}
 	read, err := db.Prepare("SELECT c FROM t")
@@ -218,7 +218,7 @@ func TestTextWithNULIsKeptWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer st.Finalize()
-	if err := st.Exec(&args); err != nil {
+	if _, err := st.Exec(&args); err != nil {
 		t.Fatal(err)
 	}
 	got := lines(t, db, "SELECT hex(c), typeof(c), c = char(97, 0, 98), c = 'a' FROM t")
@@ -260,7 +260,7 @@ func FuzzLooksNumeric(f *testing.F) {
 		mustExec(t, db, "DELETE FROM t")
 		var args capi.Args
 		args.Text(text)
-		if err := insert.Exec(&args); err != nil {
+		if _, err := insert.Exec(&args); err != nil {
 			t.Fatal(err)
 		}
 		number := lines(t, db, "SELECT typeof(c) FROM t")[0] != "text"

@@ -86,7 +86,8 @@ func (s *session) execRow(ctx context.Context, c *command, e *encoder, row *chan
 	if err := e.row(&s.args, c.takes, row, synced); err != nil {
 		return err
 	}
-	return p.Exec(&s.args)
+	_, err = p.Exec(&s.args)
+	return err
 }
 
 // Checkpoint moves the stored checkpoint from where it is thought to be.
@@ -108,7 +109,7 @@ func (t *tx) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Positio
 			a.Int(int64(from.Sequence))
 			a.Int(from.Stored)
 		}
-		if err := p.Exec(a); err != nil {
+		if _, err := p.Exec(a); err != nil {
 			return fmt.Errorf("write the checkpoint: %w", err)
 		}
 		if t.s.db.Changes() != 1 {

@@ -2,6 +2,7 @@ package capi
 
 import (
 	"math"
+	"unsafe"
 
 	"modernc.org/libc"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -32,9 +33,27 @@ func (s *Stmt) Finalize() {
 // Params returns the number of parameters.
 func (s *Stmt) Params() int { return s.params }
 
-// Exec executes the statement, which yields no rows, with the values of args.
-func (s *Stmt) Exec(args *Args) error {
-	if err := s.Bind(args); err != nil {
+// Exec executes the statement, which yields no rows, once for each set of values
+// in args, and returns how many times it did.
+func (s *Stmt) Exec(args *Args) (int, error) {
+	if err := s.hold(args); err != nil {
+		return 0, err
+	}
+	if s.params == 0 {
+		return 1, s.exec(nil)
+	}
+	n := 0
+	for cells := args.cells; len(cells) > 0; n++ {
+		if err := s.exec(cells[:s.params]); err != nil {
+			return n, err
+		}
+		cells = cells[s.params:]
+	}
+	return n, nil
+}
+
+func (s *Stmt) exec(cells []cell) error {
+	if err := s.bind(cells); err != nil {
 		return err
 	}
 	_, err := s.Step()
@@ -42,12 +61,20 @@ func (s *Stmt) Exec(args *Args) error {
 	return err
 }
 
-// keep is how much memory for texts a statement keeps between executions.
-const keep = 1 << 20
-
 // Bind gives the parameters, in order, the values of args, of which there are as
 // many. They are copied.
 func (s *Stmt) Bind(args *Args) error {
+	if err := s.hold(args); err != nil {
+		return err
+	}
+	return s.bind(args.cells)
+}
+
+// keep is how much memory for texts a statement keeps between executions.
+const keep = 1 << 20
+
+// hold copies the texts of args to where SQLite can read them.
+func (s *Stmt) hold(args *Args) error {
 	// There must be some memory, or an empty text would stand at 0, which is NULL.
 	if s.memory == 0 || len(args.text) > s.size || s.size > keep && len(args.text) <= keep/2 {
 		if s.memory != 0 {
@@ -62,11 +89,13 @@ func (s *Stmt) Bind(args *Args) error {
 			return &Error{Code: sqlite3.SQLITE_NOMEM, text: "out of memory"}
 		}
 	}
-	if len(args.text) > 0 {
-		copy(bytesAt(s.memory, s.size), args.text)
-	}
+	copy(bytesAt(s.memory, s.size), args.text)
+	return nil
+}
+
+func (s *Stmt) bind(cells []cell) error {
 	tls, static := s.db.tls, uintptr(0)
-	for i, a := range args.cells {
+	for i, a := range cells {
 		n, rc := int32(i+1), int32(0)
 		switch a.kind {
 		case null:
@@ -144,7 +173,7 @@ func (s *Stmt) Bytes(i int) []byte {
 // String returns the row's i-th value as text, "" for NULL.
 func (s *Stmt) String(i int) string { return string(s.Bytes(i)) }
 
-// Args are the values of one execution. The zero value is empty and ready.
+// Args are the values of one or more executions. The zero value is empty and ready.
 type Args struct {
 	cells []cell
 	text  []byte
@@ -195,5 +224,5 @@ func (a *Args) Ended(buffer []byte) {
 	a.text = buffer
 }
 
-// Len returns the number of values.
-func (a *Args) Len() int { return len(a.cells) }
+// Size returns about how many bytes of memory the values take.
+func (a *Args) Size() int { return len(a.text) + len(a.cells)*int(unsafe.Sizeof(cell{})) }
