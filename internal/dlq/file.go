@@ -58,6 +58,16 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
+// stageDamaged marks an entry whose file does not say what it is.
+const stageDamaged = "damaged"
+
+// damaged is what the name of a file tells.
+func damaged(name string) Entry {
+	e := Entry{Stage: stageDamaged, Reason: "the entry's file is damaged"}
+	_, _ = fmt.Sscanf(name, "%020d-%019d", &e.Sequence, &e.Stored) // what it can't tell stays 0
+	return e
+}
+
 // read reads the file called name, its payload only where asked to.
 func (q *Queue) read(name string, payload bool) (Entry, error) {
 	f, err := os.Open(filepath.Join(q.dir, name))
@@ -71,8 +81,8 @@ func (q *Queue) read(name string, payload bool) (Entry, error) {
 		return Entry{}, err
 	}
 	var e Entry
-	if err := json.Unmarshal(header, &e); err != nil {
-		return Entry{}, fmt.Errorf("%s is not an entry of the dead-letter queue", name)
+	if json.Unmarshal(header, &e) != nil {
+		e = damaged(name)
 	}
 	e.ID, e.Superseded = strings.CutSuffix(name, superseded)
 	e.ID = strings.TrimSuffix(e.ID, waiting)

@@ -77,6 +77,9 @@ func (q *Queue) entries(f Filter, payload bool) iter.Seq2[Entry, error] {
 // Show returns the entry of the given id, or of the only one that begins so,
 // with its payload.
 func (q *Queue) Show(id string) (Entry, error) {
+	if id == "" {
+		return Entry{}, ErrNotFound
+	}
 	var found []Entry
 	for e, err := range q.List(Filter{IDs: []string{id}}) {
 		if err != nil {
@@ -86,7 +89,7 @@ func (q *Queue) Show(id string) (Entry, error) {
 			return Entry{}, fmt.Errorf("more than one entry of the dead-letter queue begins with %q", id)
 		}
 	}
-	if id == "" || len(found) == 0 {
+	if len(found) == 0 {
 		return Entry{}, ErrNotFound
 	}
 	for e, err := range q.entries(Filter{IDs: []string{found[0].ID}}, true) {
@@ -136,7 +139,11 @@ func (q *Queue) Replay(ctx context.Context, f Filter, force bool, apply func(ctx
 		if ctx.Err() != nil {
 			return done, context.Cause(ctx)
 		}
-		if e.Superseded && !force {
+		switch {
+		case e.Stage == stageDamaged:
+			done.Rejected++
+			continue
+		case e.Superseded && !force:
 			done.Superseded++
 			continue
 		}

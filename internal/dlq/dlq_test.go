@@ -1,0 +1,336 @@
+package dlq_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/dlq"
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+func open(t *testing.T, dir string) *dlq.Queue {
+	t.Helper()
+	q, err := dlq.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
+}
+
+func entry(n uint64, table, key string) dlq.Entry {
+	return dlq.Entry{
+		Sequence: n, Stored: int64(n) * 10, Subject: "dbchange." + table + ".UPDATE.c.l.PUBLIC.x", Table: table, Operation: "UPDATE",
+		EventID: fmt.Sprint("event", n), Key: key, Stage: "apply", Reason: "value out of range",
+		Time: time.Unix(int64(n), 0).UTC(), Payload: []byte(fmt.Sprintf(`{"n":%d}`, n)),
+	}
+}
+
+func put(t *testing.T, q *dlq.Queue, entries ...dlq.Entry) {
+	t.Helper()
+	for _, e := range entries {
+		if err := q.Put(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// list returns the sequences of the entries that f chooses, negative ones for
+// the superseded.
+func list(t *testing.T, q *dlq.Queue, f dlq.Filter) []int {
+	t.Helper()
+	var out []int
+	for e, err := range q.List(f) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Payload != nil {
+			t.Error("a listing holds a payload")
+		}
+		n := int(e.Sequence)
+		if e.Superseded {
+			n = -n
+		}
+		out = append(out, n)
+	}
+	return out
+}
+
+func equal[T any](t *testing.T, want, got T) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAnEntryComesBackWholeAfterARestart(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dlq")
+	want := entry(7, "order", "k")
+	want.Encoding, want.Payload = "msgpack", []byte("\x82\n\x00\r\n{not json}\n")
+	put(t, open(t, dir), want)
+
+	q := open(t, dir)
+	equal(t, 1, q.Len())
+	got, err := q.Show("00000000000000000007")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(dlq.Entry{}, "ID", "Size")); diff != "" {
+		t.Error(diff)
+	}
+	if got.Size != len(want.Payload) || got.Position() != (cdc.Position{Sequence: 7, Stored: 70}) {
+		t.Errorf("entry %+v", got)
+	}
+}
+
+func TestOnlyTheOwnerMayRead(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dlq")
+	put(t, open(t, dir), entry(1, "order", "k"))
+	info, err := os.Stat(dir)
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the directory has mode %v, %v", info.Mode(), err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	if info, err := files[0].Info(); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file has mode %v, %v", info.Mode(), err)
+	}
+}
+
+func TestAnEventThatIsRejectedTwiceIsKeptOnce(t *testing.T) {
+	q := open(t, t.TempDir())
+	again := entry(1, "order", "k")
+	again.Reason = "another reason"
+	put(t, q, entry(1, "order", "k"), again)
+	equal(t, []int{1}, list(t, q, dlq.Filter{}))
+	if e, err := q.Show("0"); err != nil || e.Reason != "another reason" {
+		t.Errorf("%+v, %v", e, err)
+	}
+	// Nor does the old one stay superseded: what superseded it comes again too.
+	if err := q.Supersede("order", "k", cdc.Position{Sequence: 2, Stored: 20}); err != nil {
+		t.Fatal(err)
+	}
+	put(t, q, again)
+	equal(t, []int{1}, list(t, q, dlq.Filter{}))
+}
+
+func TestEntriesAreListedInStreamOrderAndFiltered(t *testing.T) {
+	q := open(t, t.TempDir())
+	other := entry(9, "customer", "k")
+	other.Operation, other.Stage = "DELETE", "decode"
+	put(t, q, entry(100, "order", "a"), entry(20, "order", "b"), entry(3, "order", "c"), other)
+	if err := q.Supersede("order", "c", cdc.Position{Sequence: 4, Stored: 40}); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, 3, q.Len())
+	for name, c := range map[string]struct {
+		filter dlq.Filter
+		want   []int
+	}{
+		"all":        {dlq.Filter{}, []int{-3, 9, 20, 100}},
+		"table":      {dlq.Filter{Table: "order"}, []int{-3, 20, 100}},
+		"operation":  {dlq.Filter{Operation: "delete"}, []int{9}},
+		"stage":      {dlq.Filter{Stage: "apply"}, []int{-3, 20, 100}},
+		"since":      {dlq.Filter{Since: time.Unix(20, 0)}, []int{20, 100}},
+		"until":      {dlq.Filter{Until: time.Unix(20, 0)}, []int{-3, 9}},
+		"superseded": {dlq.Filter{Superseded: true}, []int{-3}},
+		"waiting":    {dlq.Filter{Waiting: true}, []int{9, 20, 100}},
+		"ids":        {dlq.Filter{IDs: []string{"00000000000000000020", "00000000000000000100-"}}, []int{20, 100}},
+		"none":       {dlq.Filter{IDs: []string{"1"}}, nil},
+	} {
+		t.Run(name, func(t *testing.T) { equal(t, c.want, list(t, q, c.filter)) })
+	}
+}
+
+func TestShowWantsOneEntry(t *testing.T) {
+	q := open(t, t.TempDir())
+	put(t, q, entry(1, "order", "a"), entry(2, "order", "b"))
+	for _, id := range []string{"", "9"} {
+		if _, err := q.Show(id); !errors.Is(err, dlq.ErrNotFound) {
+			t.Errorf("Show(%q): %v", id, err)
+		}
+	}
+	if _, err := q.Show("0"); err == nil || errors.Is(err, dlq.ErrNotFound) {
+		t.Errorf("an ambiguous id: %v", err)
+	}
+}
+
+func TestSupersedeMarksOlderEntriesOfTheRow(t *testing.T) {
+	dir := t.TempDir()
+	q := open(t, dir)
+	put(t, q, entry(1, "order", "a"), entry(2, "order", "b"), entry(3, "customer", "a"), entry(4, "order", ""), entry(5, "", ""), entry(6, "order", "a"))
+	mark := func(table, key string, sequence uint64, stored int64) {
+		t.Helper()
+		if err := q.Supersede(table, key, cdc.Position{Sequence: sequence, Stored: stored}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mark("vendor", "z", 4, 40)
+	equal(t, []int{1, 2, 3, 4, 5, 6}, list(t, q, dlq.Filter{}))
+	mark("customer", "z", 5, 50) // nothing is known of 5's row, but it is not older
+	equal(t, []int{1, 2, 3, 4, 5, 6}, list(t, q, dlq.Filter{}))
+	mark("order", "a", 5, 50) // 4 may be of any row of its table
+	equal(t, []int{-1, 2, 3, -4, 5, 6}, list(t, q, dlq.Filter{}))
+	mark("vendor", "z", 6, 60) // 5 may be of any table
+	equal(t, []int{-1, 2, 3, -4, -5, 6}, list(t, q, dlq.Filter{}))
+	mark("order", "b", 1, 1000) // of a stream made anew
+	equal(t, []int{-1, -2, 3, -4, -5, 6}, list(t, q, dlq.Filter{}))
+	equal(t, 2, q.Len())
+	equal(t, []int{-1, -2, 3, -4, -5, 6}, list(t, open(t, dir), dlq.Filter{}))
+	equal(t, 2, open(t, dir).Len())
+}
+
+func TestDropRemovesWhatIsChosen(t *testing.T) {
+	q := open(t, t.TempDir())
+	put(t, q, entry(1, "order", "a"), entry(2, "customer", "b"), entry(3, "order", "c"))
+	if err := q.Supersede("order", "a", cdc.Position{Sequence: 2, Stored: 20}); err != nil {
+		t.Fatal(err)
+	}
+	n, err := q.Drop(dlq.Filter{Table: "order"})
+	if n != 2 || err != nil {
+		t.Errorf("Drop: %d, %v", n, err)
+	}
+	equal(t, []int{2}, list(t, q, dlq.Filter{}))
+	equal(t, 1, q.Len())
+}
+
+func TestReplayAppliesInOrderAndRemoves(t *testing.T) {
+	q := open(t, t.TempDir())
+	put(t, q, entry(3, "order", "c"), entry(1, "order", "a"), entry(2, "order", "b"), entry(4, "order", "d"))
+	if err := q.Supersede("order", "b", cdc.Position{Sequence: 9, Stored: 90}); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	apply := func(_ context.Context, e dlq.Entry) error {
+		got = append(got, string(e.Payload))
+		if e.Sequence == 3 {
+			return fault.Mark(fault.Poison, errors.New("still out of range"))
+		}
+		return nil
+	}
+	done, err := q.Replay(t.Context(), dlq.Filter{}, false, apply)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, dlq.Replayed{Applied: 2, Superseded: 1, Rejected: 1}, done)
+	equal(t, []string{`{"n":1}`, `{"n":3}`, `{"n":4}`}, got)
+	equal(t, []int{-2, 3}, list(t, q, dlq.Filter{}))
+	if e, err := q.Show("00000000000000000003"); err != nil || e.Reason != "still out of range" || string(e.Payload) != `{"n":3}` {
+		t.Errorf("%+v, %v", e, err)
+	}
+	got = nil
+	done, err = q.Replay(t.Context(), dlq.Filter{Superseded: true}, true, apply) // a person knows better
+	equal(t, dlq.Replayed{Applied: 1}, done)
+	equal(t, []string{`{"n":2}`}, got)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAReplayedEntrySupersedesOlderOnesOfItsRow(t *testing.T) {
+	q := open(t, t.TempDir())
+	put(t, q, entry(1, "order", "a"), entry(2, "order", "a"), entry(3, "order", "b"))
+	_, err := q.Replay(t.Context(), dlq.Filter{}, false, func(_ context.Context, e dlq.Entry) error {
+		if e.Sequence != 2 {
+			return fault.Mark(fault.Poison, errors.New("no"))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, []int{-1, 3}, list(t, q, dlq.Filter{}))
+}
+
+func TestReplayEndsAtTheFirstOtherError(t *testing.T) {
+	q := open(t, t.TempDir())
+	put(t, q, entry(1, "order", "a"), entry(2, "order", "b"))
+	down := errors.New("down")
+	calls := 0
+	done, err := q.Replay(t.Context(), dlq.Filter{}, false, func(context.Context, dlq.Entry) error {
+		calls++
+		return down
+	})
+	if !errors.Is(err, down) || calls != 1 || done != (dlq.Replayed{}) {
+		t.Errorf("%d calls, %+v, %v", calls, done, err)
+	}
+	equal(t, []int{1, 2}, list(t, q, dlq.Filter{}))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := q.Replay(ctx, dlq.Filter{}, false, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("ended: %v", err)
+	}
+}
+
+func TestWhatADeathLeftBehindIsSwept(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{".writing-123": `{"sequence":`, "README": "not ours"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q := open(t, dir)
+	equal(t, 0, q.Len())
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 1 || files[0].Name() != "README" {
+		t.Errorf("%v, %v", files, err)
+	}
+}
+
+func TestADamagedEntryIsListedAndCanBeDropped(t *testing.T) {
+	dir := t.TempDir()
+	name := "00000000000000000007-0000000000000000070.event"
+	if err := os.WriteFile(filepath.Join(dir, name), []byte("\x00\x00"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	q := open(t, dir)
+	put(t, q, entry(8, "order", "a"))
+	equal(t, []int{7, 8}, list(t, q, dlq.Filter{}))
+	done, err := q.Replay(t.Context(), dlq.Filter{}, true, func(context.Context, dlq.Entry) error { return nil })
+	equal(t, dlq.Replayed{Applied: 1, Rejected: 1}, done)
+	if err != nil {
+		t.Error(err)
+	}
+	if n, err := q.Drop(dlq.Filter{Stage: "damaged"}); n != 1 || err != nil {
+		t.Errorf("Drop: %d, %v", n, err)
+	}
+}
+
+func TestAWriteThatFailsLeavesNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dlq")
+	q := open(t, dir)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Put(entry(1, "order", "a")); err == nil || fault.Of(err) != fault.Transient {
+		t.Errorf("Put: %v", err)
+	}
+	equal(t, 0, q.Len())
+}
+
+// TestAnotherProcessMayDropMeanwhile uses two queues over one directory, as the
+// server and `eds dlq` do.
+func TestAnotherProcessMayDropMeanwhile(t *testing.T) {
+	dir := t.TempDir()
+	server := open(t, dir)
+	put(t, server, entry(1, "order", "a"), entry(2, "order", "a"))
+	if _, err := open(t, dir).Drop(dlq.Filter{IDs: []string{"00000000000000000001"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Supersede("order", "a", cdc.Position{Sequence: 3, Stored: 30}); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, []int{-2}, list(t, server, dlq.Filter{}))
+	equal(t, 0, server.Len())
+}
