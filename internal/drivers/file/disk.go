@@ -19,8 +19,9 @@ import (
 // safe for concurrent use. Nothing but what was synced need survive a crash: a
 // file's content by sync, its name by syncDir of its directory.
 type disk interface {
-	// fresh makes sure that the directory is the one that its path names now.
-	fresh() error
+	// fresh makes sure that the directory is the one that its path names now, and
+	// reports whether it was another one so far.
+	fresh() (replaced bool, err error)
 	create(name string) (file, error) // must not exist yet
 	open(name string) (file, error)   // for writing; must exist
 	rename(from, to string) error     // replaces a file
@@ -60,22 +61,22 @@ func openDisk(path string) (*rootDisk, error) {
 
 // fresh opens the directory anew where its path now names another one: it was
 // removed and made again, or something was mounted over it.
-func (d *rootDisk) fresh() error {
+func (d *rootDisk) fresh() (replaced bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now, err := os.Stat(d.path)
 	if err == nil {
 		if held, e := d.root.Stat("."); e == nil && os.SameFile(now, held) {
-			return nil
+			return false, nil
 		}
 	}
 	root, err := openDirectory(d.path)
 	if err != nil {
-		return fault.Mark(fault.Transient, err) // it has worked before
+		return true, fault.Mark(fault.Transient, err) // it has worked before
 	}
 	d.root.Close()
 	d.root = root
-	return nil
+	return true, nil
 }
 
 func (d *rootDisk) create(name string) (file, error) {

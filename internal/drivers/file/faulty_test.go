@@ -98,7 +98,10 @@ func (d *faultyDisk) readFile(name string) (text []byte, err error) {
 	return text, err
 }
 
-func (d *faultyDisk) fresh() error { return d.call("fresh", ".", d.disk.fresh) }
+func (d *faultyDisk) fresh() (replaced bool, err error) {
+	err = d.call("fresh", ".", func() (err error) { replaced, err = d.disk.fresh(); return err })
+	return replaced, err
+}
 
 // faultyFile fails like its disk; of a write that fails half is written.
 type faultyFile struct {

@@ -107,21 +107,18 @@ func (o *objects) nameOf(e *cdc.Event) (string, error) {
 	}
 }
 
-// clear makes the directories of all, and makes sure before anything is written
-// that nothing is in the way of any.
+// clear makes sure, before anything is made, that nothing is in the way of any
+// file, and then makes their directories.
 func (o *objects) clear(all []object, changed map[string]bool) error {
+	for _, find := range []func(all []object) (object, bool){inEachOthersWay, o.inTheWay} {
+		if object, found := find(all); found {
+			return fmt.Errorf("write an event of table %q: %w", object.table, errInTheWay)
+		}
+	}
 	for _, object := range all {
 		changed[path.Dir(object.name)] = true
 		if err := o.makeDirs(object.name, changed); err != nil {
 			return fmt.Errorf("make the directory of an event of table %q: %w", object.table, err)
-		}
-	}
-	for _, object := range all {
-		if o.dirs[object.name] {
-			return fmt.Errorf("write an event of table %q: %w", object.table, errInTheWay)
-		}
-		if info, err := o.disk.stat(object.name); err == nil && info.IsDir() {
-			return fmt.Errorf("write an event of table %q: %w", object.table, errInTheWay)
 		}
 	}
 	if len(all) == 0 {
@@ -131,6 +128,44 @@ func (o *objects) clear(all []object, changed map[string]bool) error {
 		return fault.Mark(fault.Transient, fmt.Errorf("make a temporary directory: %w", err))
 	}
 	return nil
+}
+
+// inEachOthersWay finds an object whose file has the name of a directory that
+// another one needs.
+func inEachOthersWay(all []object) (object, bool) {
+	needed := make(map[string]bool)
+	for _, object := range all {
+		for dir := path.Dir(object.name); !needed[dir]; dir = path.Dir(dir) {
+			needed[dir] = true
+		}
+	}
+	for _, object := range all {
+		if needed[object.name] {
+			return object, true
+		}
+	}
+	return object{}, false
+}
+
+// inTheWay finds an object whose name something on the disk has taken that is
+// no file, or below something that is no directory.
+func (o *objects) inTheWay(all []object) (object, bool) {
+	free := make(map[string]bool) // looked at in this call
+	for _, object := range all {
+		for _, dir := range parents(object.name) {
+			if o.dirs[dir] || free[dir] {
+				continue
+			}
+			if info, err := o.disk.stat(dir); err == nil && !info.IsDir() {
+				return object, true
+			}
+			free[dir] = true
+		}
+		if info, err := o.disk.stat(object.name); err == nil && info.IsDir() {
+			return object, true
+		}
+	}
+	return object{}, false
 }
 
 // write writes the temporary files of all.

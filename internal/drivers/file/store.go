@@ -52,11 +52,11 @@ func (s *store) begin(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := s.disk.fresh(); err != nil {
+	replaced, err := s.disk.fresh()
+	if replaced {
 		clear(s.dirs)
-		return err
 	}
-	return nil
+	return err
 }
 
 func (s *store) close() error {
