@@ -52,9 +52,9 @@ func begin(p Process, flags *config.CommonFlags, logName string) (*setup, error)
 
 func (s *setup) openLog(p Process, name string) error {
 	terminal := isTerminal(p.Stderr)
-	_, noColor := p.Lookup("NO_COLOR")
+	noColor, _ := p.Lookup("NO_COLOR")
 	o := telemetry.LogOptions{
-		Console: p.Stderr, Color: terminal && !noColor, Time: s.common.Timestamp, Verbose: s.common.Verbose, Silent: s.common.Silent, Label: s.common.LogLabel,
+		Console: p.Stderr, Color: terminal && noColor == "", Time: s.common.Timestamp, Verbose: s.common.Verbose, Silent: s.common.Silent, Label: s.common.LogLabel,
 		JSON: s.common.LogFormat == config.JSONFormat || s.common.LogFormat == config.AutoFormat && !terminal,
 	}
 	if name != "" {
