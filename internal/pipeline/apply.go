@@ -78,7 +78,7 @@ func (a *applier) apply(ctx context.Context, b *batch) error {
 			return err
 		}
 	}
-	a.p.status.delivered(b)
+	a.p.status.delivered(b, a.p.c.Dead.Len())
 	return nil
 }
 

@@ -47,7 +47,7 @@ func (a *applier) bury(ctx context.Context, it *item, stage string, reason error
 	if err != nil {
 		return err
 	}
-	a.p.status.buried(&e, a.p.c.Dead.Len())
+	a.p.status.buried(&e)
 	return nil
 }
 

@@ -204,9 +204,11 @@ func changed(e *cdc.Event) time.Time {
 	}
 }
 
-// delivered records that all of a batch is durable.
-func (t *tracker) delivered(b *batch) {
+// delivered records that all of a batch is durable, and how many dead letters
+// are left.
+func (t *tracker) delivered(b *batch, letters int) {
 	t.metrics.delivered(b)
+	t.metrics.deadLettersWaiting.Set(float64(letters))
 	skipped := 0
 	for _, n := range b.skipped {
 		skipped += n
@@ -216,9 +218,8 @@ func (t *tracker) delivered(b *batch) {
 	t.status.Skipped += uint64(skipped)
 }
 
-func (t *tracker) buried(e *dlq.Entry, waiting int) {
+func (t *tracker) buried(e *dlq.Entry) {
 	t.metrics.deadLetters.WithLabelValues(label(e.Table), e.Stage).Inc()
-	t.metrics.deadLettersWaiting.Set(float64(waiting))
 	t.logger.Error("an event can not be applied; it is in the dead-letter queue", "table", e.Table, "operation", e.Operation,
 		"event", e.EventID, "sequence", e.Sequence, "stage", e.Stage, "reason", e.Reason)
 	t.mu.Lock()
