@@ -102,4 +102,3 @@ func BenchmarkApply(b *testing.B) {
 		}
 	}
 }
-
