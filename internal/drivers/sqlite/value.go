@@ -215,7 +215,8 @@ func encodeNumeral(args *capi.Args, a affinity, text []byte) error {
 		args.Int(n)
 		return nil
 	}
-	if f, _, err := parseFloat(raw); err == nil && string(appendFloat(buffer[:0], f)) == string(text) {
+	// SQLite keeps no sign of a zero.
+	if f, _, err := parseFloat(raw); err == nil && (f != 0 || string(text) == "0") && string(appendFloat(buffer[:0], f)) == string(text) {
 		args.Float(f)
 		return nil
 	}

@@ -10,7 +10,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/shopmonkeyus/eds/internal/drivers/sqlite/capi"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/verify"
 )
 
 // memory opens a database of its own in memory.
@@ -267,6 +269,62 @@ func FuzzLooksNumeric(f *testing.F) {
 		// Taking more texts for numbers than SQLite does would refuse some for nothing.
 		if got := looksNumeric(text); got != number && (number || bytes.IndexByte(text, 0) < 0) {
 			t.Fatalf("looksNumeric(%q) = %v, SQLite says %v", text, got, number)
+		}
+	})
+}
+
+// FuzzValues: what a column takes without an error and without a rule comes back
+// as an equal value.
+func FuzzValues(f *testing.F) {
+	declarations := []string{"TEXT", "INTEGER", "REAL", "NUMERIC", "", "DATETIME"}
+	for _, raw := range []string{`"text"`, `"007"`, `12.50`, `-1e3`, `9007199254740993`, `true`, `{"a":[1.0,"\ud83d"]}`, `"2026-01-02T03:04:05.123+01:00"`, "\"\xff\\u0000\"", `1e400`, `"0"`, `-0.0`, `"-0"`, `"1e22"`} {
+		for kind := schema.String; kind <= schema.Array; kind++ {
+			for i := range declarations {
+				f.Add(byte(kind), byte(i), []byte(raw))
+			}
+		}
+	}
+	db := memory(f)
+	var inserts, reads []*capi.Stmt
+	for i, declaration := range declarations {
+		mustExec(f, db, fmt.Sprintf("CREATE TABLE t%d (c %s)", i, declaration))
+		for sql, list := range map[string]*[]*capi.Stmt{"INSERT INTO t%d VALUES (?)": &inserts, "SELECT c FROM t%d": &reads} {
+			st, err := db.Prepare(fmt.Sprintf(sql, i))
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Cleanup(st.Finalize)
+			*list = append(*list, st)
+		}
+	}
+	f.Fuzz(func(t *testing.T, k, d byte, raw []byte) {
+		kind, i := schema.String+schema.Type(k)%schema.Array, int(d)%len(declarations)
+		raw = bytes.TrimSpace(raw)
+		if rawjson.Valid(raw) != nil || rawjson.IsNull(raw) {
+			return
+		}
+		var args capi.Args
+		rule, err := encode(&args, kind, affinityOf(declarations[i]), raw)
+		if err != nil {
+			if strings.Contains(err.Error(), string(raw)) && len(raw) > 3 {
+				t.Fatalf("the error tells the value: %v", err)
+			}
+			return
+		}
+		mustExec(t, db, fmt.Sprintf("DELETE FROM t%d", i))
+		if _, err := inserts[i].Exec(&args); err != nil {
+			t.Fatal(err)
+		}
+		defer reads[i].Reset()
+		if _, err := reads[i].Step(); err != nil {
+			t.Fatal(err)
+		}
+		back := appendStored(nil, kind, reads[i], 0)
+		column := schema.Column{Name: "c", Type: kind}
+		want, _ := verify.Canonical(column, raw)
+		got, null := verify.Canonical(column, back)
+		if null || got != want && rule == "" {
+			t.Fatalf("%v %q in a column %q reads %q, by rule %q", kind, raw, declarations[i], back, rule)
 		}
 	})
 }
