@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/drivers/sqlite/capi"
@@ -54,35 +55,40 @@ func (s *session) Seal(context.Context, *sqlsink.Layout, *sqlsink.Layout) error 
 func (t *tx) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	return t.within(ctx, func() error {
 		if mode == sink.Merge {
-			if err := t.merge(stage, live); err != nil {
-				return err
-			}
-			return t.s.db.Exec(dropSQL(stage.Real.Name))
+			return t.execAll(append(mergeSQL(live, stage.Real.Name), dropSQL(stage.Real.Name))...)
 		}
 		now, err := t.s.table(live.Real.Name)
 		if err != nil {
 			return err
 		}
-		if now != nil && swappable(stage, now) {
+		if now != nil && swappable(stage, live, now) {
 			return t.swap(stage, live)
 		}
-		if err := t.s.db.Exec("DELETE FROM " + quote(live.Real.Name)); err != nil {
-			return err
-		}
-		columns := strings.Join(names(live.Columns), ", ")
-		if err := t.s.db.Exec(fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s", quote(live.Real.Name), columns, columns, quote(stage.Real.Name))); err != nil {
-			return err
-		}
-		return t.s.db.Exec(dropSQL(stage.Real.Name))
+		whole := *live
+		whole.Guard = false // the rows that are staged are the table
+		return t.execAll(slices.Concat([]string{pruneSQL(live, stage.Real.Name)}, mergeSQL(&whole, stage.Real.Name), []string{dropSQL(stage.Real.Name)})...)
 	})
 }
 
+func (t *tx) execAll(statements ...string) error {
+	for _, sql := range statements {
+		if err := t.s.db.Exec(sql); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // swappable reports whether the stage can become the live table: it is defined
-// as that is now, and no trigger waits to see the rows come.
-func swappable(stage *sqlsink.Layout, live *sqlsink.Table) bool {
-	r := live.Native.(*relation)
+// as that is now, no trigger waits to see the rows come, and there are no columns
+// whose values only the live table has.
+func swappable(stage, live *sqlsink.Layout, now *sqlsink.Table) bool {
+	r := now.Native.(*relation)
 	copied, err := renamed(r.sql, stage.Real.Name)
-	return err == nil && !r.triggers && copied == relationOf(stage).sql
+	own := slices.ContainsFunc(now.Columns, func(c sqlsink.Column) bool {
+		return !c.Generated && !slices.ContainsFunc(live.Columns, func(t sqlsink.Target) bool { return t.Real.Name == c.Name })
+	})
+	return err == nil && !r.triggers && !own && copied == relationOf(stage).sql
 }
 
 // swap drops the live table and gives its name to the stage, which costs nothing
@@ -105,22 +111,8 @@ func (t *tx) swap(stage, live *sqlsink.Layout) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Exec("PRAGMA legacy_alter_table=OFF")) }()
-	for _, sql := range append([]string{dropSQL(name), fmt.Sprintf("ALTER TABLE %s RENAME TO %s", quote(stage.Real.Name), quote(name))}, indexes...) {
-		if err := db.Exec(sql); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// merge upserts the stage's rows into the live table.
-func (t *tx) merge(stage, live *sqlsink.Layout) error {
-	for _, sql := range mergeSQL(live, stage.Real.Name) {
-		if err := t.s.db.Exec(sql); err != nil {
-			return err
-		}
-	}
-	return nil
+	rename := fmt.Sprintf("ALTER TABLE %s RENAME TO %s", quote(stage.Real.Name), quote(name))
+	return t.execAll(append([]string{dropSQL(name), rename}, indexes...)...)
 }
 
 // Drop drops a stage, if it exists.

@@ -132,6 +132,11 @@ func (c command) guarded(l *sqlsink.Layout) command {
 	return c
 }
 
+// pruneSQL deletes the rows that a stage does not have.
+func pruneSQL(l *sqlsink.Layout, stage string) string {
+	return fmt.Sprintf("DELETE FROM %s AS %s\nWHERE NOT EXISTS (SELECT 1 FROM %s AS %s WHERE %s)", quote(l.Real.Name), here, quote(stage), there, sameKey(l, there+"."))
+}
+
 // mergeSQL upserts the rows of a stage, of which there is one a key, into the
 // layout's table.
 func mergeSQL(l *sqlsink.Layout, stage string) []string {

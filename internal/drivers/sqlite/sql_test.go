@@ -121,6 +121,7 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 		show("upsert into "+l.Real.Name, upsert[:len(w.upsert)]...)
 		show("delete from "+l.Real.Name, w.remove.sql)
 		show("merge a stage into "+l.Real.Name, mergeSQL(l, "_eds_load_"+l.Real.Name)...)
+		show("delete from "+l.Real.Name+" what a stage does not have", pruneSQL(l, "_eds_load_"+l.Real.Name))
 		selected, _ := selection(l)
 		show("read "+l.Real.Name, selected)
 	}

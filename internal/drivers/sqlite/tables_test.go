@@ -167,13 +167,17 @@ INSERT INTO Customer (id, name, visits) VALUES ('old', 'Old', 5)`
 
 func TestALoadKeepsWhatHangsOnTheTable(t *testing.T) {
 	w := newWorld(t, usersTable)
-	customer := table(t, "customer", 1, "id", schema.String, "name", schema.String, "visits", schema.Integer)
+	customer := table(t, "customer", 1, "id", schema.String, "name", schema.String, "note", schema.String, "visits", schema.Integer)
 	if _, err := w.sink.Migrate(t.Context(), []*schema.Table{customer}); err != nil {
 		t.Fatal(err)
 	}
 	objects := "SELECT type, name, tbl_name, replace(sql, '\"Customer\"', 'Customer') FROM sqlite_schema WHERE tbl_name NOT LIKE '\\_eds%' ESCAPE '\\' ORDER BY name"
 	before := lines(t, w.user, objects)
+	root := lines(t, w.user, "SELECT rootpage FROM sqlite_schema WHERE name = 'Customer'")
 	w.load(customer, sink.Replace, `{"id":"a","name":"Ann","visits":1}`, `{"id":"b","name":"Bob","visits":2}`, `{"id":"a","name":"Anna","visits":3}`)
+	if diff := cmp.Diff(root, lines(t, w.user, "SELECT rootpage FROM sqlite_schema WHERE name = 'Customer'")); diff == "" {
+		t.Error("the rows were copied, where the stage could have taken the table's place")
+	}
 	for range 2 {
 		w.want("SELECT id, name, visits, note, shout FROM customer ORDER BY id", "a|Anna|3||ANNA", "b|Bob|2||BOB")
 		w.want("SELECT * FROM all_of_it ORDER BY id", "a|Anna|3||ANNA|ANNA", "b|Bob|2||BOB|BOB")
@@ -190,17 +194,26 @@ func TestALoadKeepsWhatHangsOnTheTable(t *testing.T) {
 	w.want("SELECT id FROM customer ORDER BY id", "a", "c")
 }
 
+func TestALoadKeepsTheUsersOwnColumns(t *testing.T) {
+	w := newWorld(t, "CREATE TABLE customer (id TEXT PRIMARY KEY, own TEXT DEFAULT 'new', name TEXT, _eds_version TEXT); INSERT INTO customer VALUES ('a', 'mine', 'A', '9'), ('b', 'mine', 'B', '9')")
+	customer := table(t, "customer", 1, "id", schema.String, "name", schema.String)
+	w.load(customer, sink.Replace, `{"id":"a","name":"Ann"}`, `{"id":"c","name":"Cid"}`)
+	w.want("SELECT id, own, name FROM customer ORDER BY id", "a|mine|Ann", "c|new|Cid")
+	w.sound()
+}
+
 func TestALoadFiresTheTablesOwnTriggers(t *testing.T) {
 	w := newWorld(t, `CREATE TABLE customer (id TEXT PRIMARY KEY, name TEXT);
-INSERT INTO customer VALUES ('old', 'Old');
+INSERT INTO customer VALUES ('old', 'Old'), ('stays', 'S');
 CREATE TABLE seen (what TEXT);
 CREATE TRIGGER came AFTER INSERT ON customer BEGIN INSERT INTO seen VALUES ('+' || NEW.id); END;
+CREATE TRIGGER changed AFTER UPDATE ON customer BEGIN INSERT INTO seen VALUES (OLD.name || '>' || NEW.name); END;
 CREATE TRIGGER went AFTER DELETE ON customer BEGIN INSERT INTO seen VALUES ('-' || OLD.id); END`)
 	customer := table(t, "customer", 1, "id", schema.String, "name", schema.String)
-	w.load(customer, sink.Replace, `{"id":"a","name":"Ann"}`, `{"id":"a","name":"Anna"}`)
-	w.want("SELECT * FROM customer", "a|Anna")
-	w.want("SELECT what FROM seen", "-old", "+a")
-	w.want("SELECT name FROM sqlite_schema WHERE type = 'trigger' ORDER BY 1", "came", "went")
+	w.load(customer, sink.Replace, `{"id":"a","name":"Ann"}`, `{"id":"stays","name":"T"}`, `{"id":"a","name":"Anna"}`)
+	w.want("SELECT * FROM customer ORDER BY id", "a|Anna", "stays|T")
+	w.want("SELECT what FROM seen ORDER BY what", "+a", "-old", "S>T")
+	w.want("SELECT name FROM sqlite_schema WHERE type = 'trigger' ORDER BY 1", "came", "changed", "went")
 	w.sound()
 }
 

@@ -48,6 +48,10 @@ INSERT INTO "order" AS "_here" ("companyId", "id", "it's ""odd""")
 SELECT "companyId", "id", "it's ""odd""" FROM "_eds_load_order" WHERE true
 ON CONFLICT ("companyId", "id") DO UPDATE SET "it's ""odd""" = excluded."it's ""odd""";
 
+-- delete from order what a stage does not have
+DELETE FROM "order" AS "_here"
+WHERE NOT EXISTS (SELECT 1 FROM "_eds_load_order" AS "_there" WHERE "_here"."companyId" = "_there"."companyId" COLLATE BINARY AND "_here"."id" = "_there"."id" COLLATE BINARY);
+
 -- read order
 SELECT "_here"."companyId", "_here"."id", "_here"."it's ""odd""" FROM "order" AS "_here";
 
@@ -64,6 +68,10 @@ WHERE "_here"."a" = ? COLLATE BINARY AND "_here"."b" = ? COLLATE BINARY;
 INSERT INTO "link" AS "_here" ("a", "b")
 SELECT "a", "b" FROM "_eds_load_link" WHERE true
 ON CONFLICT ("a", "b") DO NOTHING;
+
+-- delete from link what a stage does not have
+DELETE FROM "link" AS "_here"
+WHERE NOT EXISTS (SELECT 1 FROM "_eds_load_link" AS "_there" WHERE "_here"."a" = "_there"."a" COLLATE BINARY AND "_here"."b" = "_there"."b" COLLATE BINARY);
 
 -- read link
 SELECT "_here"."a", "_here"."b" FROM "link" AS "_here";
@@ -87,6 +95,10 @@ INSERT INTO "loose" ("id", "n")
 SELECT "id", "n" FROM "_eds_load_loose" AS "_there"
 WHERE NOT EXISTS (SELECT 1 FROM "loose" AS "_here" WHERE "_here"."id" = "_there"."id" COLLATE BINARY);
 
+-- delete from loose what a stage does not have
+DELETE FROM "loose" AS "_here"
+WHERE NOT EXISTS (SELECT 1 FROM "_eds_load_loose" AS "_there" WHERE "_here"."id" = "_there"."id" COLLATE BINARY);
+
 -- read loose
 SELECT "_here"."id", "_here"."n" FROM "loose" AS "_here";
 
@@ -105,6 +117,10 @@ INSERT INTO "guarded" AS "_here" ("id", "n", "_eds_op", "_eds_version", "_eds_sy
 SELECT "id", "n", "_eds_op", "_eds_version", "_eds_synced_at", "_eds_deleted" FROM "_eds_load_guarded" WHERE true
 ON CONFLICT ("id") DO UPDATE SET "n" = excluded."n", "_eds_op" = excluded."_eds_op", "_eds_version" = excluded."_eds_version", "_eds_synced_at" = excluded."_eds_synced_at", "_eds_deleted" = excluded."_eds_deleted"
 WHERE ("_here"."_eds_version" IS NULL OR "_here"."_eds_version" <= excluded."_eds_version");
+
+-- delete from guarded what a stage does not have
+DELETE FROM "guarded" AS "_here"
+WHERE NOT EXISTS (SELECT 1 FROM "_eds_load_guarded" AS "_there" WHERE "_here"."id" = "_there"."id" COLLATE BINARY);
 
 -- read guarded
 SELECT "_here"."id", "_here"."n" FROM "guarded" AS "_here" WHERE "_here"."_eds_deleted" IS NOT 1;
@@ -127,6 +143,10 @@ WHERE "_here"."id" = "_there"."id" COLLATE BINARY AND ("_here"."_eds_version" IS
 INSERT INTO "newer" ("id", "n", "_eds_version")
 SELECT "id", "n", "_eds_version" FROM "_eds_load_newer" AS "_there"
 WHERE NOT EXISTS (SELECT 1 FROM "newer" AS "_here" WHERE "_here"."id" = "_there"."id" COLLATE BINARY);
+
+-- delete from newer what a stage does not have
+DELETE FROM "newer" AS "_here"
+WHERE NOT EXISTS (SELECT 1 FROM "_eds_load_newer" AS "_there" WHERE "_here"."id" = "_there"."id" COLLATE BINARY);
 
 -- read newer
 SELECT "_here"."id", "_here"."n" FROM "newer" AS "_here";
