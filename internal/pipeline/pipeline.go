@@ -140,6 +140,7 @@ func New(c Config) (*Pipeline, error) {
 		batches: make(chan *batch),
 		applied: make(chan delivered, 4),
 	}
+	c.Metrics.deadLettersWaiting.Set(float64(c.Dead.Len()))
 	return p, nil
 }
 

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -153,51 +152,4 @@ func (r *reader) readAll() {
 		c, err := r.b.stream().Consumer(r.tb.Context(), "eds-1")
 		return err == nil && c.CachedInfo().AckFloor.Stream == r.published && c.CachedInfo().NumAckPending == 0
 	})
-}
-
-// BenchmarkReceive reads and settles messages of 1.4 and 3.5 kB, in batches.
-func BenchmarkReceive(b *testing.B) {
-	for _, size := range []int{1400, 3500} {
-		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
-			k := newBroker(b)
-			js, err := jetstream.New(k.admin, jetstream.WithPublishAsyncMaxPending(4000))
-			if err != nil {
-				b.Fatal(err)
-			}
-			const total = 300_000
-			payload := make([]byte, size)
-			for range total {
-				if _, err := js.PublishMsgAsync(&nats.Msg{Subject: subject("c1"), Data: payload}, jetstream.WithStallWait(10*time.Second)); err != nil {
-					b.Fatal(err)
-				}
-			}
-			<-js.PublishAsyncComplete()
-			b.ReportAllocs()
-			b.SetBytes(int64(size))
-			c := k.config()
-			c.Start.Anew = true
-			for b.Loop() {
-				b.StopTimer()
-				s := open(b, c)
-				b.StartTimer()
-				began := time.Now()
-				for n := 0; n < total; {
-					run, err := s.Receive(b.Context())
-					if err != nil {
-						b.Fatal(err)
-					}
-					if before := n; before/10_000 != (n+len(run))/10_000 || n+len(run) == total {
-						if err := s.Settle(b.Context(), run[len(run)-1].Position); err != nil {
-							b.Fatal(err)
-						}
-					}
-					n += len(run)
-				}
-				b.ReportMetric(total/time.Since(began).Seconds(), "msg/s")
-				b.StopTimer()
-				closeSource(b, s)
-				b.StartTimer()
-			}
-		})
-	}
 }
