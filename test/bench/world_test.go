@@ -51,7 +51,7 @@ func newWorld(b *testing.B, columns, rows int) *world {
 		}
 	})
 	begin := time.Now().UTC().Add(-time.Hour)
-	w := &world{b: b, hq: h, key: h.APIKey(localhq.KeyOptions{ServerID: "bench"}), data: b.TempDir(), generator: shop.Generate(1, "bench", columns, rows, begin)}
+	w := &world{b: b, hq: h, key: h.APIKey(localhq.KeyOptions{ServerID: "bench", Companies: []string{"*"}}), data: b.TempDir(), generator: shop.Generate(1, "bench", columns, rows, begin)}
 	w.clock = begin.Format("20060102150405.000000000")
 	w.clock = strings.Replace(w.clock, ".", "", 1) + "0000000000"
 	h.Disturb(w.answer)
@@ -235,7 +235,7 @@ func (w *world) await(p *process, n uint64) []sample {
 	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(10 * time.Minute)
+	deadline := time.After(5 * time.Minute)
 	samples := []sample{{at: time.Now()}}
 	for samples[len(samples)-1].acked < n {
 		select {
