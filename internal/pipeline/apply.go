@@ -61,8 +61,7 @@ func (a *applier) apply(ctx context.Context, b *batch) error {
 	if a.p.forget.Swap(false) {
 		clear(a.migrated)
 	}
-	for i := range b.rejects {
-		it := &b.rejects[i]
+	for _, it := range b.rejects {
 		if err := a.bury(ctx, it, it.stage, it.poison); err != nil {
 			return err
 		}
@@ -85,7 +84,7 @@ func (a *applier) apply(ctx context.Context, b *batch) error {
 // applyEvents makes the events durable, which c was built of. Where one of them
 // is poison it halves them, and the halves, until the one is found, and goes on
 // with the others in their order.
-func (a *applier) applyEvents(ctx context.Context, events []item, c *change.Batch) error {
+func (a *applier) applyEvents(ctx context.Context, events []*item, c *change.Batch) error {
 	if err := a.supersede(ctx, events); err != nil {
 		return err
 	}
@@ -101,7 +100,7 @@ func (a *applier) applyEvents(ctx context.Context, events []item, c *change.Batc
 	case fault.Of(err) != fault.Poison:
 		return err
 	case len(events) == 1:
-		if err := a.bury(ctx, &events[0], stageApply, err); err != nil {
+		if err := a.bury(ctx, events[0], stageApply, err); err != nil {
 			return err
 		}
 		return a.passOver(ctx, c.Last)
@@ -116,10 +115,10 @@ func (a *applier) applyEvents(ctx context.Context, events []item, c *change.Batc
 }
 
 // build forms a batch of events that were accepted into one before.
-func build(events []item) *change.Batch {
+func build(events []*item) *change.Batch {
 	var b change.Builder
-	for i := range events {
-		b.Add(events[i].event, events[i].effect)
+	for _, it := range events {
+		b.Add(it.event, it.effect)
 	}
 	return b.Batch()
 }

@@ -11,8 +11,8 @@ import (
 // batch is a run of messages that the applier makes durable as one.
 type batch struct {
 	change   *change.Batch
-	events   []item // what change was built of
-	rejects  []item
+	events   []*item // what change was built of
+	rejects  []*item
 	skipped  map[skipReason]int
 	messages int // all of them
 	bytes    int
@@ -160,11 +160,11 @@ func (f *former) add(it *item) {
 	f.ordinal++
 	it.ordinal = f.ordinal
 	if it.poison != nil {
-		b.rejects = append(b.rejects, *it)
+		b.rejects = append(b.rejects, it)
 		f.builder.Pass(it.message.Position)
 		return
 	}
-	b.events = append(b.events, *it)
+	b.events = append(b.events, it)
 	f.builder.Add(it.event, it.effect)
 }
 
@@ -200,7 +200,7 @@ func (f *former) close() *batch {
 	if b.change == nil {
 		b.change = f.builder.Batch()
 	}
-	f.batch = batch{began: time.Now(), pending: b.pending, events: make([]item, 0, len(b.events))}
+	f.batch = batch{began: time.Now(), pending: b.pending, events: make([]*item, 0, len(b.events))}
 	f.full = false
 	clear(f.layouts)
 	f.take()

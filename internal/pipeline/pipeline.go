@@ -64,7 +64,7 @@ type Config struct {
 
 // Defaults of Config.
 const (
-	DefaultMaxBytes    = 24 << 20
+	DefaultMaxBytes    = 16 << 20
 	DefaultMaxRows     = 10_000
 	DefaultMaxLatency  = 500 * time.Millisecond
 	DefaultMaxInFlight = 25_000

@@ -75,12 +75,11 @@ func letter(it *item, stage string, reason error) dlq.Entry {
 }
 
 // supersede marks the dead letters over which the events go.
-func (a *applier) supersede(ctx context.Context, events []item) error {
+func (a *applier) supersede(ctx context.Context, events []*item) error {
 	if a.p.c.Dead.Len() == 0 {
 		return nil
 	}
-	for i := range events {
-		it := &events[i]
+	for _, it := range events {
 		for _, key := range rowKeys(it) {
 			err := a.p.persist(ctx, troubleDeadLetters, func() error {
 				return a.p.c.Dead.Supersede(it.event.Table, key, it.message.Position)

@@ -150,11 +150,11 @@ func (t *tracker) settled(d delivered) {
 }
 
 // applied records that events were made durable, as c, which took that long.
-func (t *tracker) applied(events []item, c *change.Batch, took time.Duration) {
+func (t *tracker) applied(events []*item, c *change.Batch, took time.Duration) {
 	now := time.Now()
 	counts := make(map[string]*TableStatus)
-	for i := range events {
-		e := events[i].event
+	for _, it := range events {
+		e := it.event
 		s := counts[e.Table]
 		if s == nil {
 			s = &TableStatus{LastApplied: now}
