@@ -125,6 +125,24 @@ func BenchmarkApply(b *testing.B) {
 	}
 }
 
+// BenchmarkApplyOne is what an event by itself takes, until it is on disk.
+func BenchmarkApplyOne(b *testing.B) {
+	for _, options := range []string{"", "?synchronous=normal"} {
+		b.Run("20 columns"+options, func(b *testing.B) {
+			t := benchTable(b, 20)
+			batches := benchBatches(b, t, 2000, 1)
+			s := benchSink(b, options)
+			for i := 0; b.Loop(); i++ {
+				batch := *batches[i%len(batches)]
+				batch.Last = cdc.Position{Sequence: uint64(i + 1), Stored: int64(i + 1)}
+				if err := s.Apply(b.Context(), &batch); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 func BenchmarkLoad(b *testing.B) {
 	for _, columns := range []int{20, 60} {
 		b.Run(fmt.Sprintf("columns=%d", columns), func(b *testing.B) {
