@@ -237,6 +237,8 @@ func (p *subscription) word(m *nats.Msg) error {
 		p.open, p.first, p.alone = false, false, p.barren
 	case status == "409" && strings.Contains(description, "Exceeded MaxWaiting"):
 		p.crowded, p.quiet = true, crowdedWait
+	case status == "503":
+		return &brokenError{"the consumer is gone", false}
 	default:
 		return &brokenError{fmt.Sprintf("the server ended the pull: %s %.200s", status, description), false}
 	}

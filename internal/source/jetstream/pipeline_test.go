@@ -1,0 +1,241 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/dlq"
+	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/schema"
+)
+
+// table is a sink in memory, with its checkpoint in the same transaction, that
+// fails at random before and after it commits.
+type table struct {
+	mu         sync.Mutex
+	rand       *rand.Rand
+	reliable   bool
+	rows       map[string]string
+	checkpoint cdc.Position
+	moved      chan struct{} // closed and replaced at each commit
+}
+
+var errDown = errors.New("connection lost")
+
+func (t *table) Apply(_ context.Context, b *change.Batch) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.reliable && t.rand.IntN(12) == 0 {
+		return errDown
+	}
+	for _, s := range b.Sets {
+		for i := range s.Deletes {
+			delete(t.rows, string(rawjson.Text(s.Deletes[i].Value(0))))
+		}
+		for i := range s.Upserts {
+			t.rows[string(rawjson.Text(s.Upserts[i].Value(0)))] = string(s.Upserts[i].Value(1))
+		}
+	}
+	t.checkpoint = t.checkpoint.Advance(b.Last)
+	close(t.moved)
+	t.moved = make(chan struct{})
+	if !t.reliable && t.rand.IntN(12) == 0 {
+		return errDown // and nobody knows that it was committed
+	}
+	return nil
+}
+
+func (t *table) Close(context.Context) error { return nil }
+
+func (t *table) ResetCheckpoint(context.Context) error { return nil }
+
+func (t *table) Checkpoint(context.Context) (cdc.Position, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.checkpoint, nil
+}
+
+// reach waits until the checkpoint is at n.
+func (t *table) reach(tb testing.TB, n uint64) {
+	tb.Helper()
+	timeout := time.NewTimer(30 * time.Second)
+	defer timeout.Stop()
+	for {
+		t.mu.Lock()
+		at, moved := t.checkpoint.Sequence, t.moved
+		t.mu.Unlock()
+		if at >= n {
+			return
+		}
+		select {
+		case <-moved:
+		case <-timeout.C:
+			tb.Fatalf("the checkpoint stays at %d of %d", at, n)
+		}
+	}
+}
+
+// orders is a catalogue of one table.
+type orders struct{ table *schema.Table }
+
+func (o orders) Version(context.Context, string, string) (*schema.Table, error) { return o.table, nil }
+
+// TestAnyFaultsLeadToTheSameTable runs pipelines over sources while everything
+// around them fails and restarts, and compares with naive application.
+func TestAnyFaultsLeadToTheSameTable(t *testing.T) {
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := newWorld(t, rand.New(rand.NewPCG(seed, 1)))
+			for range 25 {
+				w.publish(w.number(400))
+				w.disturb()
+			}
+			w.table.mu.Lock()
+			w.table.reliable = true
+			w.table.mu.Unlock()
+			w.publish(1)
+			w.table.reach(t, w.published)
+			w.stop(false)
+			if diff := cmp.Diff(w.naive, w.table.rows); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+type world struct {
+	tb        testing.TB
+	b         *broker
+	r         *rand.Rand
+	table     *table
+	catalogue orders
+	config    Config
+	journal   journal
+	dead      *dlq.Queue
+	metrics   *pipeline.Metrics
+	naive     map[string]string
+	published uint64
+	stop      func(hard bool) // ends the pipeline and its source
+}
+
+func newWorld(t *testing.T, r *rand.Rand) *world {
+	t.Helper()
+	layout, err := schema.New("order", "v1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "n", Type: schema.Integer}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead, err := dlq.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBroker(t)
+	w := &world{
+		tb: t, b: b, r: r, table: &table{rand: r, rows: map[string]string{}, moved: make(chan struct{})}, catalogue: orders{layout},
+		config: b.config(), dead: dead, metrics: pipeline.NewMetrics(prometheus.NewRegistry()), naive: map[string]string{},
+	}
+	w.config.tuning = tuning{ackWait: 200 * time.Millisecond, noReset: r.IntN(2) == 0, pullBytes: 3000}
+	w.config.MaxAckPending, w.config.Record = 200, w.journal.record
+	w.start()
+	return w
+}
+
+func (w *world) start() {
+	w.tb.Helper()
+	w.config.Checkpoint, _ = w.table.Checkpoint(w.tb.Context())
+	w.config.Recorded = w.journal.last
+	source := open(w.tb, w.config)
+	p, err := pipeline.New(pipeline.Config{
+		Source: source, Sink: w.table, KeepsRows: true, Tables: w.catalogue, Checkpoint: w.config.Checkpoint, Dead: w.dead, Metrics: w.metrics,
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), MaxRows: 1 + w.number(150), MaxInFlight: source.MaxAckPending(),
+	})
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	soft, softly := context.WithCancel(context.Background())
+	hard, byForce := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- p.Run(soft, hard) }()
+	w.stop = func(force bool) {
+		w.tb.Helper()
+		softly()
+		if force {
+			byForce()
+		}
+		err := <-ended
+		byForce()
+		if err != nil && !(force && errors.Is(err, pipeline.ErrAbandoned)) {
+			w.tb.Error(err)
+		}
+		closeSource(w.tb, source)
+	}
+}
+
+// number draws one that the sink does not draw meanwhile.
+func (w *world) number(n int) int {
+	w.table.mu.Lock()
+	defer w.table.mu.Unlock()
+	return w.r.IntN(n)
+}
+
+func (w *world) publish(n int) {
+	w.tb.Helper()
+	js, err := jetstream.New(w.b.admin)
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	for range n {
+		w.published++
+		id := fmt.Sprint("row", w.number(20))
+		payload := fmt.Sprintf(`{"operation":"UPDATE","table":"order","modelVersion":"v1","after":{"id":%q,"n":%d}}`, id, w.published)
+		if w.number(5) == 0 {
+			payload = fmt.Sprintf(`{"operation":"DELETE","table":"order","modelVersion":"v1","key":[%q]}`, id)
+			delete(w.naive, id)
+		} else {
+			w.naive[id] = fmt.Sprint(w.published)
+		}
+		if _, err := js.PublishAsync(subject("c1"), []byte(payload)); err != nil {
+			w.tb.Fatal(err)
+		}
+	}
+	select {
+	case <-js.PublishAsyncComplete():
+	case <-time.After(30 * time.Second):
+		w.tb.Fatal("publishing takes too long")
+	}
+}
+
+func (w *world) disturb() {
+	w.tb.Helper()
+	switch w.number(8) {
+	case 0:
+		_ = w.config.Conn.ForceReconnect()
+	case 1:
+		w.b.stop()
+		w.b.start()
+	case 2:
+		if err := w.b.stream().DeleteConsumer(w.tb.Context(), "eds-1"); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			w.tb.Fatal(err)
+		}
+	case 3, 4:
+		w.stop(w.number(2) == 0)
+		w.start()
+	case 5: // what waits for its acknowledgement is delivered again
+		w.table.reach(w.tb, w.published/2)
+	default:
+		w.table.reach(w.tb, w.published)
+	}
+}
