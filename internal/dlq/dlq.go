@@ -59,32 +59,58 @@ const (
 type Queue struct {
 	dir string
 
-	live  atomic.Int64 // len(index), read without the lock
-	mu    sync.Mutex
-	index map[string]row // id -> the row it concerns; of entries not superseded
+	live atomic.Int64 // len(rows), read without the lock
+	mu   sync.Mutex
+	// Of the entries that are not superseded: the row each concerns, and the
+	// entries of each row.
+	rows    map[string]row
+	entries map[row]map[string]cdc.Position
 }
 
-type row struct {
-	table, key string
-	position   cdc.Position
-}
+// row is what an entry concerns; the key is "" where it is not known, and so is
+// the table.
+type row struct{ table, key string }
 
 // Open opens the queue in dir, which it makes where it is missing.
 func Open(dir string) (*Queue, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the dead-letter queue: %w", err)
 	}
-	q := &Queue{dir: dir, index: make(map[string]row)}
+	q := &Queue{dir: dir, rows: make(map[string]row), entries: make(map[row]map[string]cdc.Position)}
 	for e, err := range q.List(Filter{}) {
 		if err != nil {
 			return nil, err
 		}
 		if !e.Superseded {
-			q.index[e.ID] = row{e.Table, e.Key, e.Position()}
+			q.enter(&e)
 		}
 	}
-	q.live.Store(int64(len(q.index)))
 	return q, q.sweep()
+}
+
+// enter records that e waits. The lock is held.
+func (q *Queue) enter(e *Entry) {
+	q.leave(e.ID)
+	r := row{e.Table, e.Key}
+	q.rows[e.ID] = r
+	if q.entries[r] == nil {
+		q.entries[r] = make(map[string]cdc.Position)
+	}
+	q.entries[r][e.ID] = e.Position()
+	q.live.Store(int64(len(q.rows)))
+}
+
+// leave records that the entry waits no more. The lock is held.
+func (q *Queue) leave(id string) {
+	r, ok := q.rows[id]
+	if !ok {
+		return
+	}
+	delete(q.rows, id)
+	if delete(q.entries[r], id); len(q.entries[r]) == 0 {
+		delete(q.entries, r)
+	}
+	q.live.Store(int64(len(q.rows)))
 }
 
 // sweep removes the temporary files of a process that died.
@@ -116,8 +142,7 @@ func (q *Queue) Put(e Entry) error {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.index[e.ID] = row{e.Table, e.Key, e.Position()}
-	q.live.Store(int64(len(q.index)))
+	q.enter(&e)
 	return nil
 }
 
@@ -137,21 +162,22 @@ func (q *Queue) Supersede(table, key string, p cdc.Position) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var changed bool
-	for id, r := range q.index {
-		if r.table != "" && r.table != table || r.table != "" && r.key != "" && r.key != key || !older(r.position, p) {
-			continue
+	for _, r := range []row{{table, key}, {table, ""}, {"", ""}} {
+		for id, position := range q.entries[r] {
+			if !older(position, p) {
+				continue
+			}
+			// Another process may have dropped it.
+			if err := os.Rename(q.path(id, waiting), q.path(id, superseded)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("mark an entry of the dead-letter queue as superseded: %w", err)
+			}
+			q.leave(id)
+			changed = true
 		}
-		// Another process may have dropped it.
-		if err := os.Rename(q.path(id, waiting), q.path(id, superseded)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("mark an entry of the dead-letter queue as superseded: %w", err)
-		}
-		delete(q.index, id)
-		changed = true
 	}
 	if !changed {
 		return nil
 	}
-	q.live.Store(int64(len(q.index)))
 	if err := syncDir(q.dir); err != nil {
 		return fmt.Errorf("mark an entry of the dead-letter queue as superseded: %w", err)
 	}
@@ -173,8 +199,7 @@ func (q *Queue) remove(e *Entry) error {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	delete(q.index, e.ID)
-	q.live.Store(int64(len(q.index)))
+	q.leave(e.ID)
 	return nil
 }
 

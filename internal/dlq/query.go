@@ -39,9 +39,9 @@ func (f *Filter) match(e *Entry) bool {
 
 // List yields the entries that f chooses, in stream order, without their
 // payloads. It holds the names of the queue's files in memory, and one entry.
-func (q *Queue) List(f Filter) iter.Seq2[Entry, error] { return q.entries(f, false) }
+func (q *Queue) List(f Filter) iter.Seq2[Entry, error] { return q.each(f, false) }
 
-func (q *Queue) entries(f Filter, payload bool) iter.Seq2[Entry, error] {
+func (q *Queue) each(f Filter, payload bool) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		names, err := q.names()
 		if err != nil {
@@ -92,7 +92,7 @@ func (q *Queue) Show(id string) (Entry, error) {
 	if len(found) == 0 {
 		return Entry{}, ErrNotFound
 	}
-	for e, err := range q.entries(Filter{IDs: []string{found[0].ID}}, true) {
+	for e, err := range q.each(Filter{IDs: []string{found[0].ID}}, true) {
 		return e, err
 	}
 	return Entry{}, ErrNotFound
@@ -132,7 +132,7 @@ type Replayed struct {
 // Nothing else may apply changes to the destination meanwhile.
 func (q *Queue) Replay(ctx context.Context, f Filter, force bool, apply func(ctx context.Context, e Entry) error) (Replayed, error) {
 	var done Replayed
-	for e, err := range q.entries(f, true) {
+	for e, err := range q.each(f, true) {
 		if err != nil {
 			return done, err
 		}

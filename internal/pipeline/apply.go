@@ -185,6 +185,6 @@ func (p *Pipeline) persist(ctx context.Context, what trouble, attempt func() err
 			return context.Cause(ctx)
 		}
 		p.status.trouble(what, err)
-		pause(ctx, backoff.Next(err))
+		sleep(ctx, backoff.Next(err))
 	}
 }

@@ -266,7 +266,7 @@ func (w *worker) layout(v version) (*schema.Table, error) {
 			return nil, err
 		}
 		w.p.status.trouble(troubleSchema, err)
-		pause(w.intake, backoff.Next(err))
+		sleep(w.intake, backoff.Next(err))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -235,9 +236,9 @@ func TestAPauseEndsWhenNothingIsHeldAndEventsWaitInTheStream(t *testing.T) {
 
 func TestAPauseThatCanNotEndGivesUpAndStaysAPause(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
-		down := true
+		var up atomic.Bool
 		r.table.before = func(int, *change.Batch) error {
-			if down {
+			if !up.Load() {
 				return errors.New("down")
 			}
 			return nil
@@ -249,7 +250,7 @@ func TestAPauseThatCanNotEndGivesUpAndStaysAPause(t *testing.T) {
 		if err := r.Pause(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Pause: %v", err)
 		}
-		down = false
+		up.Store(true)
 		if err := r.Pause(t.Context()); err != nil {
 			t.Error(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -212,9 +213,9 @@ func TestAnEventThatCanNotBeReadHasTheTableOfItsSubject(t *testing.T) {
 
 func TestASchemaIsWaitedForWhileHQIsAway(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x"), put("b", "2", "x")}, func(t *testing.T, r *rig) {
-		away := true
+		var back atomic.Bool
 		r.layouts.fail = func(table, _ string) error {
-			if table == "b" && away {
+			if table == "b" && !back.Load() {
 				return errors.New("bad gateway")
 			}
 			return nil
@@ -224,7 +225,7 @@ func TestASchemaIsWaitedForWhileHQIsAway(t *testing.T) {
 		synctest.Wait()
 		equal(t, "waiting for the schema: bad gateway", r.Status().Reason)
 		equal(t, 0, len(r.mustLetters(t)))
-		away = false
+		back.Store(true)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		equal(t, []string{"a/1", "b/2"}, sortedKeys(r.table.snapshot()))

@@ -69,7 +69,7 @@ func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) e
 			return nil
 		default:
 			p.status.trouble(troubleSource, err)
-			pause(intake, backoff.Next(err))
+			sleep(intake, backoff.Next(err))
 		}
 	}
 }
@@ -99,8 +99,8 @@ func size(messages []Message) int {
 	return n
 }
 
-// pause waits for d, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
+// sleep waits for d, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
