@@ -10,7 +10,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
@@ -30,6 +32,15 @@ type worse struct {
 	begin      func(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error)
 	migrate    func(ctx context.Context, tables []*schema.Table) ([]string, error)
 	probe      func(ctx context.Context) error
+	missing    func(t *schema.Table) error // of a read
+	closed     func() error
+}
+
+func (w *worse) Close(ctx context.Context) error {
+	if w.closed != nil {
+		return w.closed()
+	}
+	return w.memorySink.Close(ctx)
 }
 
 func (w *worse) Apply(ctx context.Context, b *change.Batch) error {
@@ -62,12 +73,18 @@ func (w *worse) Probe(ctx context.Context) error {
 
 func (w *worse) Read(ctx context.Context, t *schema.Table) iter.Seq2[*change.Row, error] {
 	rows := w.memorySink.Read(ctx, t)
-	if w.read == nil {
+	if w.read == nil && w.missing == nil {
 		return rows
 	}
 	return func(yield func(*change.Row, error) bool) {
+		if w.missing != nil {
+			if err := w.missing(t); err != nil {
+				yield(nil, err)
+				return
+			}
+		}
 		for row, err := range rows {
-			if err == nil {
+			if err == nil && w.read != nil {
 				row = altered(t, row, w.read)
 			}
 			if !yield(row, err) {
@@ -172,6 +189,12 @@ func loading(alter func(l *memoryLoad, w *worseLoad)) func(w *worse) {
 	}
 }
 
+// onceOnly makes the first sink worse that is opened.
+func onceOnly(with func(w *worse)) func(w *worse) {
+	var once sync.Once
+	return func(w *worse) { once.Do(func() { with(w) }) }
+}
+
 // withKeys makes sets whose keys went through alter.
 func withKeys(alter func(text string) string) func(w *worse) {
 	return rewriting(func(set *change.Set) {
@@ -236,6 +259,53 @@ var rowDefects = []struct {
 						w.m.tables[set.Table.Name].rows[canonicalKey(set.Table, row)].values[c.Name] = row.Value(slot)
 					}
 				}
+			}
+			return err
+		}
+	}},
+
+	{"a table that does not exist can't be read", []string{"tables without a batch are empty"}, func(w *worse) {
+		w.missing = func(t *schema.Table) error {
+			if w.m.tables[t.Name] == nil {
+				return errSoon
+			}
+			return nil
+		}
+	}},
+	{"a batch without rows is an error", []string{"batches that settle without changing rows"}, func(w *worse) {
+		w.apply = func(ctx context.Context, b *change.Batch) error {
+			if len(b.Sets) == 0 {
+				return errSoon
+			}
+			return w.memorySink.Apply(ctx, b)
+		}
+	}},
+	{"closing twice is an error", []string{"close while a batch is applied"}, func(w *worse) {
+		closed := false
+		w.closed = func() error {
+			if closed {
+				return errSoon
+			}
+			closed = true
+			return nil
+		}
+	}},
+	{"a call that meets the end is poison", []string{"close while a batch is applied"}, onceOnly(func(w *worse) {
+		closing := make(chan struct{})
+		w.closed = sync.OnceValue(func() error { close(closing); return nil })
+		w.apply = func(context.Context, *change.Batch) error {
+			<-closing
+			return fault.Mark(fault.Poison, errSoon)
+		}
+	})},
+	{"the first of two members of a name counts", []string{"events that contradict themselves"}, reading(func(_ schema.Column, raw []byte) []byte {
+		return bytes.Replace(raw, []byte(`"last"`), []byte(`"first"`), 1)
+	})},
+	{"what follows a refusal is skipped", []string{"what is left when a poison event is taken out is applied"}, func(w *worse) {
+		w.apply = func(ctx context.Context, b *change.Batch) error {
+			err := w.memorySink.Apply(ctx, b)
+			if fault.Of(err) == fault.Poison {
+				w.m.checkpoints[w.place()] = b.Last
 			}
 			return err
 		}
@@ -538,6 +608,21 @@ var rowDefects = []struct {
 	{"discard does nothing", []string{"a discarded load leaves the table alone"}, loading(func(_ *memoryLoad, w *worseLoad) { w.discarded = func(context.Context) error { return nil } })},
 	{"finishing does nothing", []string{"a load of a large file", "tables load concurrently", "changes go on after a load", "a file is loaded once"}, loading(func(_ *memoryLoad, w *worseLoad) { w.finish = func(context.Context) error { return nil } })},
 
+	{"loaded rows have no version", []string{"loads fill metadata columns"}, loading(func(l *memoryLoad, w *worseLoad) {
+		w.finish = func(ctx context.Context) error {
+			for _, row := range l.stage.rows {
+				row.clock = cdc.Timestamp{}
+			}
+			return l.Finish(ctx)
+		}
+	})},
+	{"an error of finishing is forgotten", []string{"a load converges, wherever it breaks"}, loading(func(l *memoryLoad, w *worseLoad) {
+		w.finish = func(ctx context.Context) error {
+			_ = l.Finish(ctx)
+			return nil
+		}
+	})},
+
 	{"the probe leaves a row", []string{"a probe succeeds and leaves nothing"}, func(w *worse) {
 		w.probe = func(context.Context) error {
 			for _, t := range w.m.tables {
@@ -549,6 +634,11 @@ var rowDefects = []struct {
 	{"errors are fatal", []string{"a batch converges, wherever it breaks"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			return fault.Mark(fault.Fatal, w.memorySink.Apply(ctx, b))
+		}
+	}},
+	{"deadlines are forgotten", []string{"a destination that does not answer is left in time"}, func(w *worse) {
+		w.apply = func(ctx context.Context, b *change.Batch) error {
+			return w.memorySink.Apply(context.WithoutCancel(ctx), b)
 		}
 	}},
 	{"an error is forgotten", []string{"a batch converges, wherever it breaks"}, func(w *worse) {
@@ -590,6 +680,7 @@ func TestTheSuiteFindsDefects(t *testing.T) {
 				d.with(w)
 				return w
 			})
+			c.Patience = 3 * time.Second // what hangs here hangs on purpose
 			for _, name := range d.checks {
 				mustFail(t, c, name)
 			}

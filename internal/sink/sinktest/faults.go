@@ -1,6 +1,7 @@
 package sinktest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -21,6 +22,13 @@ type Faults interface {
 	Mend()
 }
 
+// Staller is a Faults that can also keep a destination from answering, until
+// Mend is called.
+type Staller interface {
+	Faults
+	Stall()
+}
+
 // Mode says what of a broken call is lost.
 type Mode string
 
@@ -31,6 +39,7 @@ const (
 
 var faultChecks = []check{
 	{"a batch converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.faulty }, checkFaults},
+	{"a destination that does not answer is left in time", func(c capabilities) bool { return c.rows && c.faulty }, checkStalled},
 	{"a load converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.loads && c.faulty }, checkLoadFaults},
 }
 
@@ -76,7 +85,7 @@ func checkFaults(h *harness) {
 }
 
 // patience is how long a call may take once its destination is gone.
-const patience = 20 * time.Second
+func (h *harness) patience() time.Duration { return cmp.Or(h.config.Patience, 20*time.Second) }
 
 func (h *harness) breakOnce(s sink.Sink, faults Faults, t *schema.Table, steps []step, n int, mode Mode) {
 	h.Helper()
@@ -100,7 +109,7 @@ func (h *harness) breakOnce(s sink.Sink, faults Faults, t *schema.Table, steps [
 // tryBroken applies steps while their destination may be gone.
 func (h *harness) tryBroken(s sink.Sink, steps []step) error {
 	h.Helper()
-	ctx, cancel := context.WithTimeout(h.ctx, patience)
+	ctx, cancel := context.WithTimeout(h.ctx, h.patience())
 	defer cancel()
 	for _, d := range h.batches(h, steps) {
 		if err := d.deliver(ctx, s); err != nil {
@@ -135,6 +144,42 @@ func (h *harness) untilApplied(s sink.Sink, steps []step) {
 		}
 	}
 	h.Fatalf("the batch is not applied once the destination is back: %v", err)
+}
+
+// checkStalled applies a batch to a destination that says nothing any more.
+func checkStalled(h *harness) {
+	s, faults := h.config.Faulty(h.outer, h.url, h.env())
+	h.Cleanup(func() { h.close(s) })
+	staller, ok := faults.(Staller)
+	if !ok {
+		return // it always answers
+	}
+	t := customers(h)
+	h.migrate(s, t)
+	h.apply(s, h.insert(t, `{"id":"1","name":"before"}`))
+	steps := []step{h.update(t, `{"id":"1","name":"after"}`), h.insert(t, `{"id":"2"}`)}
+	staller.Stall()
+	for _, d := range h.batches(h, steps) {
+		ctx, cancel := context.WithTimeout(h.ctx, time.Second)
+		answered := make(chan error, 1)
+		go func() { answered <- d.deliver(ctx, s) }()
+		select {
+		case err := <-answered:
+			if err == nil {
+				h.Error("a batch was applied that nobody answered for")
+			} else {
+				h.checkTransient(err, 0, "at all")
+			}
+		case <-time.After(h.patience()):
+			h.Errorf("after %v the sink still waits, its deadline was a second", h.patience())
+			staller.Mend()
+			<-answered
+		}
+		cancel()
+	}
+	staller.Mend()
+	h.untilApplied(s, steps)
+	h.expect(s, t)
 }
 
 func checkLoadFaults(h *harness) {
@@ -177,7 +222,7 @@ func checkLoadFaults(h *harness) {
 // loadOnce loads each row from a file of its own, those that an earlier run of
 // the job has not loaded.
 func (h *harness) loadOnce(s sink.Sink, t *schema.Table, images []string, job int) error {
-	ctx, cancel := context.WithTimeout(h.ctx, patience)
+	ctx, cancel := context.WithTimeout(h.ctx, h.patience())
 	defer cancel()
 	l, err := s.(sink.Loader).BeginLoad(ctx, fmt.Sprint("job ", job), t, sink.Replace)
 	if err != nil {

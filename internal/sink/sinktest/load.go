@@ -441,8 +441,8 @@ func (w *watcher) expect(h *harness, allowed ...string) {
 		}
 		select {
 		case <-w.more:
-		case <-time.After(patience):
-			h.Fatalf("for %v the table can not be read", patience)
+		case <-time.After(h.patience()):
+			h.Fatalf("for %v the table can not be read", h.patience())
 		}
 	}
 }

@@ -33,6 +33,7 @@ type Memory struct {
 
 	steps, limit int
 	mode         Mode
+	stalled      chan struct{} // closed when it is mended; nil where it answers
 }
 
 type memoryTable struct {
@@ -68,7 +69,7 @@ func (m *Memory) open(_ context.Context, target *url.URL, env sink.Env) (sink.Si
 	return s, nil
 }
 
-// Steps, Break and Mend make Memory a Faults of its own: a step is one call of a sink.
+// Steps, with Break, Stall and Mend, makes Memory a Staller: a step is one call of a sink.
 func (m *Memory) Steps() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -82,19 +83,50 @@ func (m *Memory) Break(n int, mode Mode) {
 	m.limit, m.mode = m.steps+n, mode
 }
 
-// Mend ends what Break began.
-func (m *Memory) Mend() { m.Break(0, "") }
+// Stall keeps every call waiting.
+func (m *Memory) Stall() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.stalled = make(chan struct{})
+}
+
+// Mend ends what Break or Stall began.
+func (m *Memory) Mend() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mode = ""
+	if m.stalled != nil {
+		close(m.stalled)
+		m.stalled = nil
+	}
+}
+
+// answers waits until the destination does.
+func (m *Memory) answers(ctx context.Context) error {
+	m.mu.Lock()
+	stalled := m.stalled
+	m.mu.Unlock()
+	if stalled == nil {
+		return ctx.Err()
+	}
+	select {
+	case <-stalled:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // errGone is what a broken call returns.
 var errGone = errors.New("the destination is gone")
 
 // call runs do under the lock, as one transaction, and breaks where it should.
 func (m *Memory) call(ctx context.Context, do func() error) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := ctx.Err(); err != nil {
+	if err := m.answers(ctx); err != nil {
 		return err
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.steps++
 	broken := m.mode != "" && m.steps > m.limit
 	if broken && m.mode == Lost {

@@ -8,7 +8,7 @@ import (
 )
 
 // Proxy is a loopback TCP proxy in front of a server, which can cut, stall, or
-// swallow answers. It is a Faults whose steps are bytes of answers.
+// swallow answers. It is a Staller whose steps are bytes of answers.
 type Proxy struct {
 	listener net.Listener
 	target   string

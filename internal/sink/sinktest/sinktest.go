@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -42,6 +43,10 @@ type Config struct {
 	// Faulty opens the destination so that its calls can be made to fail. Nil
 	// where that can't be done.
 	Faulty func(t testing.TB, url string, env sink.Env) (sink.Sink, Faults)
+
+	// Patience is how long a call may take once its destination is gone; 0 means
+	// 20 seconds.
+	Patience time.Duration
 
 	// History reads back all that a sink which keeps events has stored, in the
 	// order in which a consumer would meet it. Nil for sinks that keep rows.
