@@ -1,6 +1,8 @@
 package jetstream
 
 import (
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -90,4 +92,24 @@ func BenchmarkLibrary(b *testing.B) {
 		took += time.Since(began)
 	}
 	reportRate(b, took)
+}
+
+// BenchmarkLatency takes one change at a time from its publication through an
+// idle pipeline to the sink.
+func BenchmarkLatency(b *testing.B) {
+	w := newWorld(b, rand.New(rand.NewPCG(0, 0)))
+	w.table.reliable = true
+	w.publish(1)
+	w.table.reach(b, 1)
+	var took []time.Duration
+	for b.Loop() {
+		began := time.Now()
+		w.publish(1)
+		w.table.reach(b, w.published)
+		took = append(took, time.Since(began))
+	}
+	w.stop(false)
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
 }

@@ -132,7 +132,7 @@ type world struct {
 	stop      func(hard bool) // ends the pipeline and its source
 }
 
-func newWorld(t *testing.T, r *rand.Rand) *world {
+func newWorld(t testing.TB, r *rand.Rand) *world {
 	t.Helper()
 	layout, err := schema.New("order", "v1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "n", Type: schema.Integer}})
 	if err != nil {
