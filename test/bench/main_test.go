@@ -3,7 +3,7 @@
 // eds around it. Read the ratios; absolute figures depend on the machine.
 //
 //	make bench                    a million events
-//	EDS_BENCH_EVENTS=100000 ...   fewer
+//	EDS_BENCH_EVENTS=100000 EDS_BENCH_ROWS=100000 ...   fewer
 package bench_test
 
 import (
@@ -25,11 +25,13 @@ var results []string
 func report(format string, args ...any) { results = append(results, fmt.Sprintf(format, args...)) }
 
 // events is how many events the stream holds when it is caught up on.
-func events() int {
-	if n, err := strconv.Atoi(os.Getenv("EDS_BENCH_EVENTS")); err == nil && n > 0 {
+func events() int { return setting("EDS_BENCH_EVENTS", 1_000_000) }
+
+func setting(name string, standard int) int {
+	if n, err := strconv.Atoi(os.Getenv(name)); err == nil && n > 0 {
 		return n
 	}
-	return 1_000_000
+	return standard
 }
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }

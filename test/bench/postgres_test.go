@@ -28,7 +28,7 @@ import (
 var widths = []int{20, 60}
 
 // rowsBefore is how many rows the table has when the stream begins.
-const rowsBefore = 200_000
+func rowsBefore() int { return setting("EDS_BENCH_ROWS", 500_000) }
 
 // BenchmarkPostgres imports a snapshot, then catches up on a stream of events
 // that wait, and measures each against what the same server does with the same
@@ -46,10 +46,10 @@ func BenchmarkPostgres(b *testing.B) {
 func benchmarkPostgres(b *testing.B, columns int) {
 	pg := testpeers.StartPostgres(b)
 	database := pg.Database(b)
-	w := newWorld(b, columns, rowsBefore)
+	w := newWorld(b, columns, rowsBefore())
 	w.export()
 	took, memory := w.imports(database)
-	imported := float64(rowsBefore) / took.Seconds()
+	imported := float64(rowsBefore()) / took.Seconds()
 	raw := rawCopy(b, database)
 	report("import into PostgreSQL   %2d columns  %8.0f rows/s    raw COPY  %8.0f rows/s    ratio %.2f   memory %s", columns, imported, raw, imported/raw, mib(memory))
 	b.ReportMetric(imported, "import-rows/s")
@@ -165,7 +165,7 @@ func apply(b *testing.B, destination string, columns, n int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	g := shop.Generate(1, "bench", columns, rowsBefore, time.Now())
+	g := shop.Generate(1, "bench", columns, rowsBefore(), time.Now())
 	table, err := schema.Decode(g.Schema())
 	if err != nil {
 		b.Fatal(err)

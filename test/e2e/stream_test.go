@@ -271,10 +271,11 @@ func TestChangesThatTheStreamHasLostAreTold(t *testing.T) {
 func TestAnotherImportRewindsNothingThatIsNewer(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), localhq.Options{Rate: 300})
-	for range 3 {
+	for n := range uint64(3) {
 		w.imports()
 		p := w.serve()
-		w.applied(p, 100)
+		w.applied(p, 100*(n+1))
+		eventually(t, "the server has begun", func() bool { return strings.Contains(p.output(), "the session began") }, p.output)
 		p.stop()
 	}
 	p := w.serve()
