@@ -2,7 +2,9 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
@@ -134,11 +136,29 @@ func (a *applier) passOver(ctx context.Context, through cdc.Position) error {
 // deliver gives c to the sink until it is durable. The error is poison or fatal,
 // or ctx's.
 func (a *applier) deliver(ctx context.Context, c *change.Batch) error {
-	err := a.p.persist(ctx, troubleDestination, func() error { return a.p.c.Sink.Apply(ctx, c) })
-	if err != nil && fault.Of(err) != fault.Poison {
-		return fmt.Errorf("apply changes: %w", err)
+	err := a.p.persist(ctx, troubleDestination, func() error { return a.p.attempt(ctx, c) })
+	switch {
+	case err == nil:
+		return nil
+	case fault.Of(err) == fault.Poison && len(c.Events) > 0:
+		return err
+	case fault.Of(err) == fault.Poison: // there is no event that could be
+		err = fault.Mark(fault.Fatal, err)
 	}
-	return err
+	return fmt.Errorf("apply changes: %w", err)
+}
+
+// attempt gives c to the sink. What makes the sink panic is taken for poison,
+// so that one event can't end the program again and again.
+func (p *Pipeline) attempt(ctx context.Context, c *change.Batch) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.c.Logger.Error("a batch made the destination's driver panic", "first", c.First.Sequence, "last", c.Last.Sequence,
+				"panic", panicText(r), "stack", string(debug.Stack()))
+			err = fault.Mark(fault.Poison, errors.New("the destination's driver panicked: "+panicText(r)))
+		}
+	}()
+	return p.c.Sink.Apply(ctx, c)
 }
 
 // migrate makes the destination able to hold rows of the sets' tables.

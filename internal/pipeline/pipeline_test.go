@@ -377,6 +377,33 @@ func TestASourceThatFailsForAWhileIsAskedAgain(t *testing.T) {
 	})
 }
 
+// patient is a stream that says what it waits for.
+type patient struct {
+	*stream
+	ill atomic.Pointer[error]
+}
+
+func (p *patient) Health() (time.Time, error) {
+	if reason := p.ill.Load(); reason != nil {
+		return time.Unix(1, 0), *reason
+	}
+	return time.Time{}, nil
+}
+
+func TestWhatTheSourceWaitsForIsTold(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		p := &patient{stream: r.stream}
+		r.config.Source = p
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, pipeline.Running, r.Status().State)
+		lost := errors.New("not connected")
+		p.ill.Store(&lost)
+		s := r.Status()
+		equal(t, [3]any{pipeline.Waiting, "waiting for the stream: not connected", time.Unix(1, 0)}, [3]any{s.State, s.Reason, s.Since})
+	})
+}
+
 func at(clock, payload string) string {
 	return strings.Replace(payload, `"timestamp":1`, `"mvccTimestamp":"`+clock+`"`, 1)
 }

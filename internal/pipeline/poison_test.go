@@ -155,6 +155,33 @@ func TestAPanicIsTheFaultOfOneEvent(t *testing.T) {
 	})
 }
 
+func TestAPanicOfTheSinkIsTheFaultOfOneEventToo(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x"), put("a", "2", "boom"), put("a", "3", "x")}, func(t *testing.T, r *rig) {
+		r.table.before = func(_ int, b *change.Batch) error {
+			for _, e := range b.Events {
+				if strings.Contains(string(e.After), "boom") {
+					panic(errors.New("a value: " + string(e.After)))
+				}
+			}
+			return nil
+		}
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, []string{"a/1", "a/3"}, sortedKeys(r.table.snapshot()))
+		equal(t, []string{"2 a apply: the destination's driver panicked: *errors.errorString"}, r.mustLetters(t))
+	})
+}
+
+func TestPoisonInABatchWithoutEventsIsFatal(t *testing.T) {
+	inBubble(t, []string{"nonsense"}, func(t *testing.T, r *rig) {
+		r.table.before = func(int, *change.Batch) error { return fault.Mark(fault.Poison, errors.New("what event?")) }
+		r.mustStart(t)
+		if err := r.finish(); fault.Of(err) != fault.Fatal {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
 func TestTheDeadLetterIsDurableBeforeTheCheckpointPassesIt(t *testing.T) {
 	inBubble(t, []string{"nonsense", put("a", "2", "x")}, func(t *testing.T, r *rig) {
 		r.table.before = func(_ int, b *change.Batch) error {

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/schema"
@@ -21,6 +22,13 @@ type Source interface {
 	// Settle acknowledges every message up to and including upTo, each for
 	// itself. It may be called concurrently with Receive.
 	Settle(ctx context.Context, upTo cdc.Position) error
+}
+
+// Patient is a source that mends itself and can say what it waits for.
+type Patient interface {
+	// Health returns since when nothing can be received, and why; nil where all
+	// is well. It is safe for concurrent use.
+	Health() (since time.Time, reason error)
 }
 
 // Message is one message of the stream.

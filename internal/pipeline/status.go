@@ -81,6 +81,11 @@ func newTracker(logger *slog.Logger, metrics *Metrics) *tracker {
 func (p *Pipeline) Status() Status {
 	held, _ := p.flow.held()
 	paused := p.flow.isPaused()
+	var ill error
+	var since time.Time
+	if source, ok := p.c.Source.(Patient); ok {
+		since, ill = source.Health()
+	}
 	t := p.status
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -95,6 +100,9 @@ func (p *Pipeline) Status() Status {
 	}
 	if paused {
 		s.State = Paused
+	}
+	if ill != nil {
+		s.State, s.Reason, s.Since = Waiting, "waiting for the stream: "+ill.Error(), since
 	}
 	for _, what := range []trouble{troubleSource, troubleSchema, troubleDeadLetters, troubleDestination} {
 		if o := t.ordeals[what]; o != nil {

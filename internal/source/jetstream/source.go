@@ -51,21 +51,28 @@ type Source struct {
 
 	healthMu sync.Mutex
 	ill      error
+	illSince time.Time
 }
 
-var _ pipeline.Source = (*Source)(nil)
+var (
+	_ pipeline.Source  = (*Source)(nil)
+	_ pipeline.Patient = (*Source)(nil)
+)
 
-// Health returns why nothing can be received at present, or nil.
-func (s *Source) Health() error {
+// Health returns since when nothing can be received, and why; nil where all is well.
+func (s *Source) Health() (since time.Time, reason error) {
 	s.healthMu.Lock()
 	defer s.healthMu.Unlock()
-	return s.ill
+	return s.illSince, s.ill
 }
 
 func (s *Source) setHealth(err error) {
 	s.healthMu.Lock()
 	was := s.ill
 	s.ill = err
+	if was == nil || err == nil {
+		s.illSince = time.Now()
+	}
 	s.healthMu.Unlock()
 	switch {
 	case err != nil && was == nil:
