@@ -64,7 +64,7 @@ func (p *Pipeline) formBatches(ctx context.Context, endIntake func()) error {
 		case <-decoded:
 			if !f.accept() { // the stream ends here, for this run
 				endIntake()
-				for range ordered { //nolint:revive // what lies behind is dropped, and comes again
+				for range ordered { // what lies behind is dropped, and comes again
 				}
 				ordered = nil
 			}

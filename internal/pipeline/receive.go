@@ -48,7 +48,7 @@ func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) e
 	for {
 		waiting, err := p.flow.enter(intake)
 		if err != nil {
-			return nil //nolint:nilerr // the intake has ended
+			return nil // the intake has ended
 		}
 		messages, err := p.c.Source.Receive(waiting)
 		interrupted := waiting.Err() != nil

@@ -97,7 +97,7 @@ func (o orders) Version(context.Context, string, string) (*schema.Table, error) 
 // TestAnyFaultsLeadToTheSameTable runs pipelines over sources while everything
 // around them fails and restarts, and compares with naive application.
 func TestAnyFaultsLeadToTheSameTable(t *testing.T) {
-	for seed := range uint64(4) {
+	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := newWorld(t, rand.New(rand.NewPCG(seed, 1)))
 			for range 25 {
@@ -233,7 +233,7 @@ func (w *world) disturb() {
 	case 3, 4:
 		w.stop(w.number(2) == 0)
 		w.start()
-	case 5: // what waits for its acknowledgement is delivered again
+	case 5:
 		w.table.reach(w.tb, w.published/2)
 	default:
 		w.table.reach(w.tb, w.published)

@@ -1,0 +1,132 @@
+package pipeline_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/pipeline"
+)
+
+func TestADestinationThatIsDownIsWaitedForWithTheSameBatch(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x"), put("a", "2", "y")}, func(t *testing.T, r *rig) {
+		var batches []*change.Batch
+		var times []time.Time
+		r.table.before = func(_ int, b *change.Batch) error {
+			batches, times = append(batches, b), append(times, time.Now())
+			if time.Since(times[0]) < 6*time.Hour {
+				return errors.New("connection refused")
+			}
+			return nil
+		}
+		r.mustStart(t)
+		time.Sleep(5 * time.Hour)
+		synctest.Wait()
+		s := r.Status()
+		equal(t, pipeline.Waiting, s.State)
+		equal(t, "waiting for the destination: connection refused", s.Reason)
+		if s.Lag < 5*time.Hour || s.InFlight != 2 || s.Applied != 0 {
+			t.Errorf("status %+v", s)
+		}
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		equal(t, 2, len(r.table.snapshot()))
+		equal(t, pipeline.Running, r.Status().State)
+		for i := range batches {
+			if batches[i] != batches[0] {
+				t.Fatal("another batch was tried")
+			}
+			if i == 0 {
+				continue
+			}
+			if wait := times[i].Sub(times[i-1]); wait < 50*time.Millisecond || wait > 30*time.Second {
+				t.Errorf("attempt %d came after %v", i+1, wait)
+			}
+		}
+		logs := r.logs.String()
+		if n := strings.Count(logs, "waiting for the destination"); n < 3 || n > 50 {
+			t.Errorf("%d lines say so, of %d attempts", n, len(batches))
+		}
+		if strings.Count(logs, "the destination works again") != 1 {
+			t.Errorf("nothing is said of the recovery: %s", logs)
+		}
+	})
+}
+
+func TestADestinationsOwnWaitIsHonoured(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
+		r.table.before = func(call int, _ *change.Batch) error {
+			if call == 1 {
+				return &fault.Error{RetryAfter: 5 * time.Minute, Err: errors.New("throttled")}
+			}
+			return nil
+		}
+		r.mustStart(t)
+		time.Sleep(5*time.Minute - time.Second)
+		synctest.Wait()
+		equal(t, 0, len(r.table.snapshot()))
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		equal(t, 1, len(r.table.snapshot()))
+	})
+}
+
+func TestAFatalErrorEndsTheRunAndKeepsWhatCameBefore(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x"), put("a", "2", "y"), put("a", "3", "z")}, func(t *testing.T, r *rig) {
+		denied := fault.Mark(fault.Fatal, errors.New("permission denied"))
+		r.config.MaxRows = 1
+		r.table.before = func(_ int, b *change.Batch) error {
+			if b.First.Sequence == 2 {
+				return denied
+			}
+			return nil
+		}
+		r.mustStart(t)
+		if err := r.finish(); !errors.Is(err, denied) {
+			t.Errorf("Run: %v", err)
+		}
+		equal(t, 1, r.stream.settled.Sequence)
+	})
+}
+
+func TestAFatalErrorOfTheSourceEndsTheRunAfterWhatCameBefore(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
+		gone := fault.Mark(fault.Fatal, errors.New("permissions violation"))
+		r.config.MinLatency, r.config.MaxLatency = time.Hour, time.Hour
+		r.stream.fail = func() error {
+			if r.stream.next > 0 {
+				return gone
+			}
+			return nil
+		}
+		r.mustStart(t)
+		if err := r.finish(); !errors.Is(err, gone) {
+			t.Errorf("Run: %v", err)
+		}
+		equal(t, 1, r.stream.settled.Sequence)
+	})
+}
+
+func TestASourceThatFailsForAWhileIsAskedAgain(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
+		failures := 5
+		r.stream.fail = func() error {
+			if failures--; failures >= 0 {
+				return errors.New("timeout")
+			}
+			return nil
+		}
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, "waiting for the source: timeout", r.Status().Reason)
+		if err := r.stream.await(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		equal(t, "", r.Status().Reason)
+	})
+}
