@@ -428,7 +428,7 @@ var rowDefects = []struct {
 		}
 		return raw
 	})},
-	{"text is cut", []string{"every value survives, or is refused by name"}, reading(func(_ schema.Column, raw []byte) []byte {
+	{"text is cut", []string{"every value survives, or is refused by name", "values of ten megabytes"}, reading(func(_ schema.Column, raw []byte) []byte {
 		if rawjson.IsString(raw) && len(raw) > 70_000 {
 			return append(slices.Clone(raw[:60_000]), '"')
 		}
@@ -636,6 +636,14 @@ var rowDefects = []struct {
 			return fault.Mark(fault.Fatal, w.memorySink.Apply(ctx, b))
 		}
 	}},
+	{"a migration that fails is given up", []string{"a migration converges, wherever it breaks"}, func(w *worse) {
+		w.migrate = func(ctx context.Context, tables []*schema.Table) ([]string, error) {
+			lines, err := w.memorySink.Migrate(ctx, tables)
+			return lines, fault.Mark(fault.Fatal, err)
+		}
+	}},
+	{"keys are cut", []string{"keys that can not be kept are refused, or stay apart"}, withKeys(func(s string) string { return s[:min(len(s), 255)] })},
+	{"U+0000 in keys is replaced", []string{"keys that can not be kept are refused, or stay apart"}, withKeys(func(s string) string { return strings.ReplaceAll(s, "\x00", "\ufffd") })},
 	{"deadlines are forgotten", []string{"a destination that does not answer is left in time"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			return w.memorySink.Apply(context.WithoutCancel(ctx), b)

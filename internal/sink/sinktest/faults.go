@@ -40,6 +40,7 @@ const (
 var faultChecks = []check{
 	{"a batch converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.faulty }, checkFaults},
 	{"a destination that does not answer is left in time", func(c capabilities) bool { return c.rows && c.faulty }, checkStalled},
+	{"a migration converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.migrates && c.faulty }, checkMigrationFaults},
 	{"a load converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.loads && c.faulty }, checkLoadFaults},
 }
 
@@ -144,6 +145,44 @@ func (h *harness) untilApplied(s sink.Sink, steps []step) {
 		}
 	}
 	h.Fatalf("the batch is not applied once the destination is back: %v", err)
+}
+
+// checkMigrationFaults breaks migrations of one table after another.
+func checkMigrationFaults(h *harness) {
+	s, faults := h.config.Faulty(h.outer, h.url, h.env())
+	h.Cleanup(func() { h.close(s) })
+	number := 0
+	migrate := func(breakIt func()) (steps int) {
+		number++
+		name := fmt.Sprintf("migrated_%d", number)
+		was := newTable(h, name, "1", 1, column("id", schema.String), column("n", schema.Integer))
+		is := newTable(h, name, "2", 1, column("id", schema.String), column("n", schema.Number), column("text", schema.String))
+		other := newTable(h, name+"_other", "1", 1, column("id", schema.String))
+		h.migrate(s, was)
+		h.apply(s, h.insert(was, `{"id":"1","n":9007199254740993}`))
+		before := faults.Steps()
+		breakIt()
+		_, err := s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{is, other})
+		steps = faults.Steps() - before
+		faults.Mend()
+		for attempt := 0; err != nil; attempt++ {
+			h.checkTransient(err, number, "in migration")
+			if attempt == 5 {
+				h.Fatalf("the migration does not succeed once the destination is back: %v", err)
+			}
+			_, err = s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{is, other})
+		}
+		h.apply(s, h.insert(is, `{"id":"2","n":0.5,"text":"new"}`), h.insert(other, `{"id":"1"}`))
+		h.expect(s, is)
+		h.expect(s, other)
+		return steps
+	}
+	total := migrate(func() {})
+	for _, mode := range []Mode{Lost, Answered} {
+		for _, n := range places(total, mostPlaces/2) {
+			migrate(func() { faults.Break(n, mode) })
+		}
+	}
 }
 
 // checkStalled applies a batch to a destination that says nothing any more.

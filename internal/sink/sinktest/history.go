@@ -19,6 +19,7 @@ var historyChecks = []check{
 	{"every event is kept, in the order of its row", keepsHistory, checkHistory},
 	{"any batches and replays keep every event", keepsHistory, checkHistoryReplays},
 	{"every value is kept in an event", keepsHistory, checkHistoryValues},
+	{"events of ten megabytes", keepsHistory, checkLargeEvents},
 	{"hostile names, keys and ids stay apart", keepsHistory, checkHistoryNames},
 	{"an import adds an INSERT a row", func(c capabilities) bool { return c.history && c.loads }, checkHistoryImport},
 	{"a history converges, wherever a batch breaks", func(c capabilities) bool { return c.history && c.faulty }, checkHistoryFaults},
@@ -159,7 +160,15 @@ func checkHistoryValues(h *harness) {
 	for id, v := range values() {
 		steps = append(steps, h.insert(t, v.row(t, id)))
 	}
-	steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"ten megabytes","col_string":"%s"}`, strings.Repeat("ten megabytes. ", 700_000))))
+	h.apply(s, steps...)
+	h.expectHistory(steps)
+}
+
+func checkLargeEvents(h *harness) {
+	t := valueTable(h)
+	s := h.open()
+	h.migrate(s, t)
+	steps := []step{h.insert(t, `{"id":"small"}`), h.insert(t, fmt.Sprintf(`{"id":"large","col_string":"%s"}`, tenMegabytes())), h.update(t, `{"id":"large"}`)}
 	h.apply(s, steps...)
 	h.expectHistory(steps)
 }

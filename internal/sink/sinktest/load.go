@@ -40,8 +40,9 @@ func loadsRows(c capabilities) bool { return c.rows && c.loads }
 func imagesOf(h *harness, t *schema.Table, images ...string) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		var buffer []byte
+		splitter := change.NewSplitter(t)
 		for _, image := range images {
-			row := rowOf(h, t, image)
+			row := split(h, splitter, image)
 			buffer = append(buffer[:0], image...)
 			row.Image = buffer
 			if !yield(&row, nil) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"pgregory.net/rapid"
 
@@ -33,9 +34,12 @@ func checkHistories(h *harness) {
 	rapid.Check(h.property(), func(t *rapid.T) {
 		number++ // a table of its own
 		h := h.within(t)
-		v1 := newTable(h, fmt.Sprintf("history_%d", number), "1", 1, column("id", schema.String), column("a", schema.Integer), column("b", schema.String))
-		v2 := newTable(h, v1.Name, "2", 1, column("id", schema.String), column("a", schema.Integer), column("c", schema.Object))
-		both := newTable(h, v1.Name, "3", 1, column("id", schema.String), column("a", schema.Integer), column("b", schema.String), column("c", schema.Object))
+		keys := rapid.IntRange(1, 2).Draw(t, "key columns")
+		table := func(version string, others ...schema.Column) *schema.Table {
+			return newTable(h, fmt.Sprintf("history_%d", number), version, keys, append([]schema.Column{column("id", schema.String), column("a", schema.Integer)}, others...)...)
+		}
+		v1, v2 := table("1", column("b", schema.String)), table("2", column("c", schema.Object))
+		both := table("3", column("b", schema.String), column("c", schema.Object))
 		h.migrate(s, v1, v2)
 		var steps []step
 		for range rapid.IntRange(1, 40).Draw(t, "changes") {
@@ -48,20 +52,26 @@ func checkHistories(h *harness) {
 
 func (h *harness) randomChange(t *rapid.T, layouts ...*schema.Table) step {
 	layout := rapid.SampledFrom(layouts).Draw(t, "layout")
+	row := func(id string) string {
+		a := *h.sequence
+		if layout.Keys == 2 { // a is part of the key
+			a %= 2
+		}
+		return fmt.Sprintf(`{"id":"%s","a":%d,"b":"text %d","c":{"n":%d}}`, id, a, *h.sequence, *h.sequence)
+	}
 	ids := []string{`1`, `2`, `3`, `4`, `\u0031`}
 	id := rapid.SampledFrom(ids).Draw(t, "id")
-	row := fmt.Sprintf(`{"id":"%s","a":%d,"b":"text %d","c":{"n":%d}}`, id, *h.sequence, *h.sequence, *h.sequence)
 	switch rapid.IntRange(0, 5).Draw(t, "operation") {
 	case 0, 1:
-		return h.insert(layout, row)
+		return h.insert(layout, row(id))
 	case 2:
-		return h.delete(layout, row)
+		return h.delete(layout, row(id))
 	case 3:
-		return h.move(layout, fmt.Sprintf(`{"id":"%s"}`, rapid.SampledFrom(ids).Draw(t, "old")), row)
+		return h.move(layout, row(rapid.SampledFrom(ids).Draw(t, "old")), row(id))
 	case 4:
-		return h.update(layout, fmt.Sprintf(`{"id":"%s","a":null}`, id))
+		return h.update(layout, strings.Replace(row(id), `"b"`, `"B"`, 1)) // b is absent
 	default:
-		return h.update(layout, row)
+		return h.update(layout, row(id))
 	}
 }
 

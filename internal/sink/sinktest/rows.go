@@ -2,8 +2,11 @@ package sinktest
 
 import (
 	"fmt"
+	"strings"
 
+	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 var rowChecks = []check{
@@ -12,6 +15,7 @@ var rowChecks = []check{
 	{"composite keys", keepsRows, checkCompositeKeys},
 	{"integer keys", keepsRows, checkIntegerKeys},
 	{"keys that differ by case, accents and spaces", keepsRows, checkKeysThatLookAlike},
+	{"keys that can not be kept are refused, or stay apart", keepsRows, checkUnportableKeys},
 	{"keys that move", keepsRows, checkMovedKeys},
 	{"a row deleted and inserted again starts anew", keepsRows, checkRowsStartAnew},
 	{"two layouts of a table", keepsRows, checkTwoLayouts},
@@ -101,6 +105,49 @@ func checkKeysThatLookAlike(h *harness) {
 	h.expect(s, t)
 	h.apply(s, h.delete(t, `{"id":"A"}`), h.update(t, `{"id":"a ","name":"a blank","visits":0}`), h.delete(t, `{"id":"%"}`), h.delete(t, `{"id":""}`))
 	h.expect(s, t)
+}
+
+// checkUnportableKeys: rows must not become one because a column cuts their keys,
+// nor because a rule makes them alike that nobody was told of.
+func checkUnportableKeys(h *harness) {
+	t := customers(h)
+	s := h.open()
+	h.migrate(s, t)
+	long := strings.Repeat("k", 250)
+	want := make(map[string]string)
+	replaced := "" // the row whose key is what the rule makes
+	for i, id := range []string{`a\u0000b`, `a\ufffdb`, "a\xffb", "a\xfeb", "a\xff\xffb", long + "12345", long + "123456", long + "123457", strings.Repeat(long, 12) + "1", strings.Repeat(long, 12) + "2", strings.Repeat(long, 400)} {
+		visits := fmt.Sprint(i)
+		err := h.try(s, h.insert(t, fmt.Sprintf(`{"id":"%s","visits":%s}`, id, visits)))
+		if _, changed := h.adjusted.take(t.Name, "id"); changed || id == `a\ufffdb` {
+			// It is what the rule makes of a key: the row that had it gives way.
+			delete(want, replaced)
+			replaced = visits
+		}
+		if err == nil {
+			want[visits] = id
+			continue
+		}
+		h.wantClass(err, fault.Poison)
+		if text := err.Error(); !strings.Contains(text, t.Name) || strings.Contains(text, id) {
+			h.Errorf("key %.20q: the error names not table %s, or tells the key: %.300s", id, t.Name, text)
+		}
+	}
+	got := make(map[string]bool)
+	for row, err := range s.(sink.Reader).Read(h.ctx, t) {
+		if err != nil {
+			h.Fatal(err)
+		}
+		got[string(row.Value(t.Slot([]byte("visits"))))] = true
+	}
+	for visits, id := range want {
+		if !got[visits] {
+			h.Errorf("the row of key %.20q... was accepted, and another row has taken its place", id)
+		}
+	}
+	if len(want) < 3 {
+		h.Errorf("only %d keys were accepted", len(want))
+	}
 }
 
 func checkMovedKeys(h *harness) {

@@ -213,8 +213,9 @@ func (m *model) put(t *schema.Table, row *change.Row) {
 // load puts rows that are given as text.
 func (m *model) load(t T, table *schema.Table, images ...string) {
 	t.Helper()
+	splitter := change.NewSplitter(table)
 	for _, image := range images {
-		row := rowOf(t, table, image)
+		row := split(t, splitter, image)
 		m.put(table, &row)
 	}
 }
@@ -237,7 +238,12 @@ func canonicalKey(t *schema.Table, row *change.Row) string {
 
 func rowOf(t T, table *schema.Table, image string) change.Row {
 	t.Helper()
-	spans, err := change.NewSplitter(table).Split([]byte(image))
+	return split(t, change.NewSplitter(table), image)
+}
+
+func split(t T, s *change.Splitter, image string) change.Row {
+	t.Helper()
+	spans, err := s.Split([]byte(image))
 	if err != nil {
 		t.Fatalf("the suite's own row is broken: %v", err)
 	}
