@@ -3,6 +3,7 @@ package jetstream
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -17,10 +18,12 @@ import (
 func (s *Source) subscribe(ctx context.Context) error {
 	s.forgetStatus()
 	reconnects := s.c.Conn.Stats().Reconnects
-	if err := s.complete(ctx); err != nil {
+	asking, stop := s.whileConnected(ctx)
+	defer stop()
+	if err := s.complete(asking); err != nil {
 		return err
 	}
-	info, err := s.rewind(ctx)
+	info, err := s.rewind(asking)
 	if err != nil {
 		return err
 	}
@@ -43,6 +46,24 @@ func (s *Source) forgetStatus() {
 		default:
 			return
 		}
+	}
+}
+
+// whileConnected returns a context that ends when the connection changes: no
+// answer comes then. The function must be called.
+func (s *Source) whileConnected(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-s.status:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() {
+		cancel()
+		watch.Wait()
 	}
 }
 
