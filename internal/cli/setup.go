@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -40,6 +41,7 @@ func begin(p Process, flags *config.CommonFlags, logName string) (*setup, error)
 	if err != nil {
 		return nil, err
 	}
+	boundMemory(p)
 	s := &setup{common: common, file: file, build: build.Read(version), close: func() error { return nil }}
 	if err := s.openLog(p, logName); err != nil {
 		return nil, err
@@ -66,6 +68,18 @@ func (s *setup) openLog(p Process, name string) error {
 	}
 	s.logger = telemetry.NewLogger(o)
 	return nil
+}
+
+// memoryGoal is how much memory the program aims to stay below, in bytes: what is
+// in flight is bounded to a fraction of it, so the collector can hold it.
+const memoryGoal = 208 << 20
+
+// boundMemory has the garbage collector work harder as memory comes near the
+// goal, unless the environment says otherwise.
+func boundMemory(p Process) {
+	if _, told := p.Lookup("GOMEMLIMIT"); !told {
+		debug.SetMemoryLimit(memoryGoal)
+	}
 }
 
 // usage gives wrong usage its exit code.

@@ -196,6 +196,7 @@ func (w *worker) split(it *item) error {
 		return err
 	}
 	effect, err := s.Effect(it.event)
+	it.event.Members = nil // the effect has them by slot; they would weigh as much as the row
 	if err != nil {
 		it.stage, it.poison = stageDecode, err
 		return nil
