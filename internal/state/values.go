@@ -13,8 +13,8 @@ type Settled struct {
 	Position cdc.Position `json:"position"` // of the last message that was settled
 	// Scanned is the sequence up to which nothing else was for this consumer; it
 	// may be less than Position's.
-	Scanned uint64 `json:"scanned,omitempty"`
-	At       time.Time    `json:"at"`       // when this was recorded
+	Scanned uint64    `json:"scanned,omitempty"`
+	At      time.Time `json:"at"` // when this was recorded
 }
 
 // Settled returns how far the named consumer had come when it was last
