@@ -4,9 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"iter"
-	"maps"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,208 +19,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// worse is the reference with one method or another replaced.
-type worse struct {
-	*memorySink
-	apply      func(ctx context.Context, b *change.Batch) error
-	checkpoint func(ctx context.Context) (cdc.Position, error)
-	read       func(c schema.Column, raw []byte) []byte
-	load       func(l sink.Load) sink.Load
-	begin      func(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error)
-	migrate    func(ctx context.Context, tables []*schema.Table) ([]string, error)
-	probe      func(ctx context.Context) error
-	missing    func(t *schema.Table) error // of a read
-	closed     func() error
-}
-
-func (w *worse) Close(ctx context.Context) error {
-	if w.closed != nil {
-		return w.closed()
-	}
-	return w.memorySink.Close(ctx)
-}
-
-func (w *worse) Apply(ctx context.Context, b *change.Batch) error {
-	if w.apply != nil {
-		return w.apply(ctx, b)
-	}
-	return w.memorySink.Apply(ctx, b)
-}
-
-func (w *worse) Checkpoint(ctx context.Context) (cdc.Position, error) {
-	if w.checkpoint != nil {
-		return w.checkpoint(ctx)
-	}
-	return w.memorySink.Checkpoint(ctx)
-}
-
-func (w *worse) Migrate(ctx context.Context, tables []*schema.Table) ([]string, error) {
-	if w.migrate != nil {
-		return w.migrate(ctx, tables)
-	}
-	return w.memorySink.Migrate(ctx, tables)
-}
-
-func (w *worse) Probe(ctx context.Context) error {
-	if w.probe != nil {
-		return w.probe(ctx)
-	}
-	return w.memorySink.Probe(ctx)
-}
-
-func (w *worse) Read(ctx context.Context, t *schema.Table) iter.Seq2[*change.Row, error] {
-	rows := w.memorySink.Read(ctx, t)
-	if w.read == nil && w.missing == nil {
-		return rows
-	}
-	return func(yield func(*change.Row, error) bool) {
-		if w.missing != nil {
-			if err := w.missing(t); err != nil {
-				yield(nil, err)
-				return
-			}
-		}
-		for row, err := range rows {
-			if err == nil && w.read != nil {
-				row = altered(t, row, w.read)
-			}
-			if !yield(row, err) {
-				return
-			}
-		}
-	}
-}
-
-// altered returns the row with each value changed.
-func altered(t *schema.Table, row *change.Row, alter func(c schema.Column, raw []byte) []byte) *change.Row {
-	out := &change.Row{Image: []byte{' '}, Spans: make([]rawjson.Span, len(t.Columns))}
-	for slot, c := range t.Columns {
-		raw := row.Value(slot)
-		if raw != nil && !c.PrimaryKey {
-			raw = alter(c, raw)
-		}
-		if raw != nil {
-			out.Spans[slot] = rawjson.Span{Start: uint32(len(out.Image)), End: uint32(len(out.Image) + len(raw))}
-			out.Image = append(out.Image, raw...)
-		}
-	}
-	return out
-}
-
-func (w *worse) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
-	begin := w.memorySink.BeginLoad
-	if w.begin != nil {
-		begin = w.begin
-	}
-	l, err := begin(ctx, job, t, mode)
-	if err == nil && w.load != nil {
-		l = w.load(l)
-	}
-	return l, err
-}
-
-// worseLoad is a load with one method or another replaced.
-type worseLoad struct {
-	*memoryLoad
-	loaded            func(file string) bool
-	loadFile          func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error)
-	finish, discarded func(ctx context.Context) error
-}
-
-func (w *worseLoad) Loaded(file string) bool {
-	if w.loaded != nil {
-		return w.loaded(file)
-	}
-	return w.memoryLoad.Loaded(file)
-}
-
-func (w *worseLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
-	if w.loadFile != nil {
-		return w.loadFile(ctx, file, rows)
-	}
-	return w.memoryLoad.LoadFile(ctx, file, rows)
-}
-
-func (w *worseLoad) Finish(ctx context.Context) error {
-	if w.finish != nil {
-		return w.finish(ctx)
-	}
-	return w.memoryLoad.Finish(ctx)
-}
-
-func (w *worseLoad) Discard(ctx context.Context) error {
-	if w.discarded != nil {
-		return w.discarded(ctx)
-	}
-	return w.memoryLoad.Discard(ctx)
-}
-
-// rewriting applies a copy of each batch whose sets were changed.
-func rewriting(alter func(set *change.Set)) func(w *worse) {
-	return func(w *worse) {
-		w.apply = func(ctx context.Context, b *change.Batch) error {
-			c := *b
-			c.Sets = nil
-			for _, set := range b.Sets {
-				s := *set
-				s.Upserts, s.Deletes = slices.Clone(s.Upserts), slices.Clone(s.Deletes)
-				alter(&s)
-				c.Sets = append(c.Sets, &s)
-			}
-			return w.memorySink.Apply(ctx, &c)
-		}
-	}
-}
-
-func reading(alter func(c schema.Column, raw []byte) []byte) func(w *worse) {
-	return func(w *worse) { w.read = alter }
-}
-
-func loading(alter func(l *memoryLoad, w *worseLoad)) func(w *worse) {
-	return func(w *worse) {
-		w.load = func(l sink.Load) sink.Load {
-			bad := &worseLoad{memoryLoad: l.(*memoryLoad)}
-			alter(bad.memoryLoad, bad)
-			return bad
-		}
-	}
-}
-
-// onceOnly makes the first sink worse that is opened.
-func onceOnly(with func(w *worse)) func(w *worse) {
-	var once sync.Once
-	return func(w *worse) { once.Do(func() { with(w) }) }
-}
-
-// withKeys makes sets whose keys went through alter.
-func withKeys(alter func(text string) string) func(w *worse) {
-	return rewriting(func(set *change.Set) {
-		for _, rows := range [][]change.Row{set.Upserts, set.Deletes} {
-			for i, row := range rows {
-				image := append(slices.Clone(row.Image), ' ')
-				spans := slices.Clone(row.Spans)
-				for slot := range set.Table.Keys {
-					raw := row.Value(slot)
-					if rawjson.IsString(raw) {
-						raw = rawjson.AppendQuoted(nil, alter(string(rawjson.Text(raw))))
-					}
-					spans[slot] = rawjson.Span{Start: uint32(len(image)), End: uint32(len(image) + len(raw))}
-					image = append(image, raw...)
-				}
-				rows[i] = change.Row{Image: image, Spans: spans, Op: row.Op, Clock: row.Clock}
-			}
-		}
-	})
-}
-
 var errSoon = errors.New("come back later")
 
-// rowDefects maps each defect to the checks that must find it.
-var rowDefects = []struct {
+// rowDefect is a defect of sinks that keep rows, and the checks that must find it.
+type rowDefect struct {
 	name   string
 	checks []string
 	with   func(w *worse)
-}{
+}
+
+var rowDefects = []rowDefect{
 	{"an upsert is lost", []string{"inserts, updates and deletes", "many rows and tables in one batch", "any history, any batches, any replay"}, rewriting(func(s *change.Set) { s.Upserts = s.Upserts[:len(s.Upserts)*4/5] })},
 	{"deletes are ignored", []string{"inserts, updates and deletes", "composite keys", "keys that move", "any history, any batches, any replay"}, rewriting(func(s *change.Set) { s.Deletes = nil })},
 	{"the last delete is ignored", []string{"any history, any batches, any replay"}, rewriting(func(s *change.Set) { s.Deletes = s.Deletes[:max(0, len(s.Deletes)-1)] })},
@@ -523,106 +328,6 @@ var rowDefects = []struct {
 	})},
 	{"soft deletes are hard", []string{"soft deletes"}, func(w *worse) { w.soft = false }},
 
-	{"a load is seen at once", []string{"a load replaces a table, when it is finished and not before", "an interrupted load goes on where it was"}, loading(func(l *memoryLoad, w *worseLoad) {
-		w.loadFile = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
-			n, err := l.LoadFile(ctx, file, rows)
-			for k, row := range l.stage.rows {
-				l.s.table(l.t).rows[k] = row
-			}
-			return n, err
-		}
-	})},
-	{"replace merges", []string{"a load replaces a table, when it is finished and not before", "a load of no files"}, loading(func(l *memoryLoad, _ *worseLoad) { l.mode = sink.Merge })},
-	{"merge replaces", []string{"a load merges into a table", "a load of no files"}, loading(func(l *memoryLoad, _ *worseLoad) { l.mode = sink.Replace })},
-	{"rows before an error stay staged", []string{"of a file that fails nothing is staged", "an interrupted load goes on where it was", "a cancelled load leaves the table alone", "of a file with a row that is refused nothing is staged"}, loading(func(l *memoryLoad, w *worseLoad) {
-		w.loadFile = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
-			return l.LoadFile(ctx, file, func(yield func(*change.Row, error) bool) {
-				for row, err := range rows {
-					if err == nil && refuse(l.t, []change.Row{*row}) == nil {
-						l.s.put(l.stage, l.t, row)
-					}
-					if !yield(row, err) {
-						return
-					}
-				}
-			})
-		}
-	})},
-	{"an error of a file is swallowed", []string{"of a file that fails nothing is staged"}, loading(func(l *memoryLoad, w *worseLoad) {
-		w.loadFile = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
-			n, _ := l.LoadFile(ctx, file, rows)
-			return n, nil
-		}
-	})},
-	{"loads are forgotten", []string{"an interrupted load goes on where it was"}, func(w *worse) {
-		w.begin = func(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
-			delete(w.m.loads, t.Name)
-			return w.memorySink.BeginLoad(ctx, job, t, mode)
-		}
-	}},
-	{"every file counts as loaded", []string{"an interrupted load goes on where it was", "of a file that fails nothing is staged"}, loading(func(_ *memoryLoad, w *worseLoad) { w.loaded = func(string) bool { return true } })},
-	{"all jobs are one", []string{"another job starts afresh"}, func(w *worse) {
-		w.begin = func(ctx context.Context, _ string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
-			return w.memorySink.BeginLoad(ctx, "job", t, mode)
-		}
-	}},
-	{"the first of two rows of a key stays", []string{"of a key that comes twice the last row stays"}, loading(func(l *memoryLoad, w *worseLoad) {
-		w.loadFile = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
-			var kept []change.Row
-			for row, err := range rows {
-				if err != nil {
-					return 0, err
-				}
-				kept = append(kept, *altered(l.t, row, func(_ schema.Column, raw []byte) []byte { return raw }))
-			}
-			slices.Reverse(kept)
-			return l.LoadFile(ctx, file, func(yield func(*change.Row, error) bool) {
-				for i := range kept {
-					if !yield(&kept[i], nil) {
-						return
-					}
-				}
-			})
-		}
-	})},
-	{"finishing takes two steps", []string{"readers see the old rows or the new ones"}, func(w *worse) {
-		loading(func(l *memoryLoad, bad *worseLoad) {
-			bad.finish = func(ctx context.Context) error {
-				staged := l.stage.rows
-				l.stage.rows = nil
-				if err := l.Finish(ctx); err != nil {
-					return err
-				}
-				for range 1000 { // time to look
-					runtime.Gosched()
-					_ = slices.Collect(maps.Keys(staged))
-				}
-				return l.s.m.call(ctx, func() error {
-					l.s.table(l.t).rows = staged
-					return nil
-				})
-			}
-		})(w)
-	}},
-	{"discard finishes", []string{"a discarded load leaves the table alone"}, loading(func(l *memoryLoad, w *worseLoad) { w.discarded = l.Finish })},
-	{"discard does nothing", []string{"a discarded load leaves the table alone"}, loading(func(_ *memoryLoad, w *worseLoad) { w.discarded = func(context.Context) error { return nil } })},
-	{"finishing does nothing", []string{"a load of a large file", "tables load concurrently", "changes go on after a load", "a file is loaded once"}, loading(func(_ *memoryLoad, w *worseLoad) { w.finish = func(context.Context) error { return nil } })},
-
-	{"loaded rows have no version", []string{"loads fill metadata columns"}, loading(func(l *memoryLoad, w *worseLoad) {
-		w.finish = func(ctx context.Context) error {
-			for _, row := range l.stage.rows {
-				row.clock = cdc.Timestamp{}
-			}
-			return l.Finish(ctx)
-		}
-	})},
-	{"an error of finishing is forgotten", []string{"a load converges, wherever it breaks"}, loading(func(l *memoryLoad, w *worseLoad) {
-		w.finish = func(ctx context.Context) error {
-			_ = l.Finish(ctx)
-			return nil
-		}
-	})},
-
 	{"the probe leaves a row", []string{"a probe succeeds and leaves nothing"}, func(w *worse) {
 		w.probe = func(context.Context) error {
 			for _, t := range w.m.tables {
@@ -668,20 +373,9 @@ var rowDefects = []struct {
 	}},
 }
 
-// alteredKey returns the row with its key's numbers changed.
-func alteredKey(t *schema.Table, row *change.Row, alter func(raw []byte) []byte) *change.Row {
-	image, spans := append(slices.Clone(row.Image), ' '), slices.Clone(row.Spans)
-	for slot := range t.Keys {
-		raw := alter(row.Value(slot))
-		spans[slot] = rawjson.Span{Start: uint32(len(image)), End: uint32(len(image) + len(raw))}
-		image = append(image, raw...)
-	}
-	return &change.Row{Image: image, Spans: spans, Op: row.Op, Clock: row.Clock}
-}
-
 // TestTheSuiteFindsDefects proves of every check that it can fail.
 func TestTheSuiteFindsDefects(t *testing.T) {
-	for _, d := range rowDefects {
+	for _, d := range slices.Concat(rowDefects, loadDefects) {
 		t.Run(d.name, func(t *testing.T) {
 			c := memories(func(s *memorySink) sink.Sink {
 				w := &worse{memorySink: s}

@@ -239,7 +239,7 @@ func TestTheSuiteFindsDefectsOfHistories(t *testing.T) {
 // TestEveryCheckCanFail: there is a defect for each check.
 func TestEveryCheckCanFail(t *testing.T) {
 	found := make(map[string]bool)
-	for _, d := range rowDefects {
+	for _, d := range slices.Concat(rowDefects, loadDefects) {
 		for _, name := range d.checks {
 			found[name] = true
 		}
