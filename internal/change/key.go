@@ -30,7 +30,7 @@ func canonicalNumber(raw []byte) []byte {
 	if string(raw) == "-0" {
 		return raw[1:]
 	}
-	if bytes.IndexAny(raw, ".eE") < 0 || len(raw) > 64 {
+	if !bytes.ContainsAny(raw, ".eE") || len(raw) > 64 {
 		return raw
 	}
 	exponent := bytes.IndexAny(raw, "eE")

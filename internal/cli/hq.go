@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -97,6 +96,3 @@ The code works once. Stop with Ctrl-C.
 `, hq.APIURL(), hq.NATSURL(), o.DataDir, o.Rate, o.Seed, eds, code, url)
 	return err
 }
-
-// since returns how long ago t was, for people.
-func since(t time.Time) time.Duration { return time.Since(t).Round(100 * time.Millisecond) }

@@ -208,12 +208,17 @@ func (s *Server) forget(ctx context.Context, destination sink.Sink) error {
 
 // open opens the consumer, waiting for NATS where it must.
 func (s *Server) open(ctx context.Context, conn *nats.Conn, filters []string, plan plan, checkpoint cdc.Position, settled state.Settled) (*jetstream.Source, error) {
+	// Where the destination stores the position, the record here may lag.
+	every := time.Duration(0)
+	if _, ok := s.destination.(sink.Checkpointer); ok {
+		every = watchInterval
+	}
 	var source *jetstream.Source
 	err := s.insist(ctx, "stream", func() (err error) {
 		source, err = jetstream.Open(ctx, jetstream.Config{
 			Conn: conn, Stream: streamName, Name: s.consumer(), Filters: filters, Start: plan.start, Accept: plan.accept,
 			Recorded:   jetstream.Recorded{Settled: settled.Position, Scanned: settled.Scanned},
-			Checkpoint: checkpoint, MaxAckPending: s.Options.MaxAckPending, RecordEvery: watchInterval, Logger: s.Logger,
+			Checkpoint: checkpoint, MaxAckPending: s.Options.MaxAckPending, RecordEvery: every, Logger: s.Logger,
 			Record: func(r jetstream.Recorded) error {
 				return s.State.RecordSettled(s.consumer(), state.Settled{Position: r.Settled, Scanned: r.Scanned, At: time.Now().UTC()})
 			},
