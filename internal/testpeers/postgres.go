@@ -208,18 +208,28 @@ func (s *PostgresServer) start() error {
 	for _, setting := range s.settings {
 		args = append(args, "-c", setting)
 	}
-	process, err := s.home.start(filepath.Join(s.bin, "postgres"), args...)
-	if err != nil {
-		return err
-	}
-	s.process = process
-	return s.awaitAnswer()
-}
-
-// awaitAnswer returns when the server answers a query.
-func (s *PostgresServer) awaitAnswer() error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
+	for {
+		before := len(s.home.log())
+		process, err := s.home.start(filepath.Join(s.bin, "postgres"), args...)
+		if err != nil {
+			return err
+		}
+		s.process = process
+		if err = s.awaitAnswer(ctx, before); !errors.Is(err, errInUse) {
+			return err
+		}
+		_ = process.Wait() // it has given up
+	}
+}
+
+// errInUse says that processes of a server that was killed are still ending.
+var errInUse = errors.New("the processes of the server before are still there")
+
+// awaitAnswer returns when the server answers a query. What it has to say stands
+// in the log behind the given byte.
+func (s *PostgresServer) awaitAnswer(ctx context.Context, said int) error {
 	for {
 		conn, err := pgx.Connect(ctx, s.URL("postgres"))
 		if err == nil {
@@ -228,11 +238,14 @@ func (s *PostgresServer) awaitAnswer() error {
 		pause := time.NewTimer(20 * time.Millisecond)
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the server does not answer: %w\n%s", err, s.home.log())
+			return fmt.Errorf("the server does not answer: %w\n%s", err, s.home.log()[said:])
 		case <-pause.C:
 		}
-		if strings.Contains(s.home.log(), "could not bind") {
-			return fmt.Errorf("port %d was taken\n%s", s.port, s.home.log())
+		switch log := s.home.log()[said:]; {
+		case strings.Contains(log, "could not bind"):
+			return fmt.Errorf("port %d was taken\n%s", s.port, log)
+		case strings.Contains(log, "pre-existing shared memory block"):
+			return errInUse
 		}
 	}
 }

@@ -15,7 +15,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 )
 
@@ -163,14 +162,11 @@ func (h *home) start(name string, args ...string) (*exec.Cmd, error) {
 	return cmd, cmd.Start()
 }
 
-// log returns the end of what the server printed.
+// log returns what the server printed.
 func (h *home) log() string {
-	text, err := os.ReadFile(filepath.Join(h.dir, "log"))
-	if err != nil {
-		return err.Error()
-	}
-	lines := strings.Split(string(text), "\n")
-	return strings.Join(lines[max(0, len(lines)-20):], "\n")
+	// A server that has not been started has printed nothing.
+	text, _ := os.ReadFile(filepath.Join(h.dir, "log"))
+	return string(text)
 }
 
 // remove ends the home and waits until it is gone.

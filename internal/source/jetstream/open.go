@@ -140,7 +140,8 @@ func Open(ctx context.Context, c Config) (*Source, error) {
 		return nil, err
 	}
 	s.limits = limitsOf(info.Config, c.tuning)
-	floor := cdc.Position{Sequence: info.AckFloor.Stream, Stored: s.recorded.Settled.Stored}
+	// Acknowledgements may have been lost that were given.
+	floor := cdc.Position{Sequence: max(info.AckFloor.Stream, s.recorded.Settled.Sequence), Stored: s.recorded.Settled.Stored}
 	s.ledger = newLedger(floor)
 	s.reached = max(floor.Sequence, s.reached)
 	s.lastPull = time.Now()
