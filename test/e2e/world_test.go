@@ -238,7 +238,7 @@ func (w *world) drain(p *process) {
 	eventually(w.t, "everything is acknowledged", func() bool {
 		c := w.consumer()
 		return c != nil && c.NumPending == 0 && c.NumAckPending == 0
-	}, p.output)
+	}, func() string { return fmt.Sprintf("%+v\n%s", w.consumer(), p.output()) })
 }
 
 // equal expects the destination to hold exactly the shop's rows.
