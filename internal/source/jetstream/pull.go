@@ -46,6 +46,7 @@ type subscription struct {
 	open     bool          // the last one may still bring messages:
 	messages int           // so many
 	bytes    int           // of so many bytes together; 0: of any
+	idled    bool          // the last pull ended and had brought nothing
 	barren   bool          // it has brought none
 	alone    bool          // the next message is larger than a pull
 	first    bool          // no pull has been admitted yet
@@ -69,6 +70,12 @@ func (p *subscription) leave() { _ = p.sub.Unsubscribe() }
 func (p *subscription) next(ctx context.Context) ([]pipeline.Message, error) {
 	if p.s.c.Conn.Stats().Reconnects != p.reconnects {
 		return nil, &brokenError{"the connection was made anew", true}
+	}
+	if p.idled {
+		p.idled = false
+		if err := p.s.stuck(ctx); err != nil {
+			return nil, err
+		}
 	}
 	m, err := p.wait(ctx)
 	if err != nil || m == nil {
@@ -230,6 +237,7 @@ func (p *subscription) word(m *nats.Msg) error {
 	case status == "100":
 		p.scanned(m.Header.Get("Nats-Last-Stream"))
 	case status == "404", status == "408":
+		p.idled = p.barren && !p.first
 		p.open, p.first = false, false
 	case status == "409" && strings.Contains(description, "Batch Completed"):
 		p.open = false
@@ -241,6 +249,26 @@ func (p *subscription) word(m *nats.Msg) error {
 		return &brokenError{"the consumer is gone", false}
 	default:
 		return &brokenError{fmt.Sprintf("the server ended the pull: %s %.200s", status, description), false}
+	}
+	return nil
+}
+
+// stuck returns an error where the server has something for us that it does not
+// send, or waits for acknowledgements that were lost: after a whole pull in which
+// nothing came, neither can be on its way.
+func (s *Source) stuck(ctx context.Context) error {
+	info, err := s.info(ctx)
+	if err != nil {
+		return nil // what is wrong with the server shows in the next pull
+	}
+	_, _, idle := s.ledger.position()
+	switch {
+	case info == nil:
+		return &brokenError{"the consumer is gone", false}
+	case info.NumPending > 0 && info.NumAckPending < s.c.MaxAckPending: // else it waits for us
+		return &brokenError{fmt.Sprintf("the server has %d messages that it does not send", info.NumPending), true}
+	case info.NumAckPending > 0 && idle:
+		return &brokenError{fmt.Sprintf("the server misses %d acknowledgements", info.NumAckPending), true}
 	}
 	return nil
 }

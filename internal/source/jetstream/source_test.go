@@ -90,6 +90,7 @@ func TestWhatIsNotSettledComesAgainToTheNextOne(t *testing.T) {
 	got := read(t, s, 1000)
 	settle(t, s, got[599])
 	closeSource(t, s)
+	eventually(t, "what was settled is acknowledged", func() bool { return b.info().AckFloor.Stream == 600 })
 	s = open(t, b.config())
 	again := read(t, s, 400)
 	if again[0].Position.Sequence != 601 || again[399].Position.Sequence != 1000 {
