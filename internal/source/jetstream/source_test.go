@@ -260,7 +260,9 @@ func TestAPullThatIsFilledExactlyIsFollowedByAnother(t *testing.T) {
 func TestMessagesThatWentToAnotherReaderComeHereToo(t *testing.T) {
 	b := newBroker(t)
 	s := open(t, b.config())
-	nothing(t, s, 20*time.Millisecond) // its pull waits
+	for b.info().NumWaiting == 0 {
+		nothing(t, s, 100*time.Millisecond) // until its pull waits
+	}
 	thief := b.connect()
 	inbox, err := thief.SubscribeSync(thief.NewInbox())
 	if err != nil {

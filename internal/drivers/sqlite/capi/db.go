@@ -80,6 +80,10 @@ func (d *DB) Close() error {
 
 func (d *DB) word() uintptr { return *(*uintptr)(at(d.out)) }
 
+// interruptEvery is how often what runs is interrupted once its context has
+// ended: SQLite forgets an interrupt that comes between two statements.
+const interruptEvery = 5 * time.Millisecond
+
 // Within runs do, whose calls on the connection end early where ctx does: what
 // is being executed is interrupted, and a wait for a lock given up. The error is
 // then ctx's.
@@ -90,19 +94,29 @@ func (d *DB) Within(ctx context.Context, do func() error) error {
 	if d.done != nil { // within another Within, whose context rules
 		return do()
 	}
-	finished := make(chan struct{})
+	returned, finished := make(chan struct{}), make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(finished)
 		// A TLS is for one goroutine.
 		tls := libc.NewTLS()
 		defer tls.Close()
-		sqlite3.Xsqlite3_interrupt(tls, d.db)
+		again := time.NewTicker(interruptEvery)
+		defer again.Stop()
+		for {
+			sqlite3.Xsqlite3_interrupt(tls, d.db)
+			select {
+			case <-again.C:
+			case <-returned:
+				return
+			}
+		}
 	})
 	if d.done = ctx.Done(); d.done == nil {
 		d.done = make(chan struct{}) // it never ends
 	}
 	defer func() { d.done = nil }()
 	err := do()
+	close(returned)
 	if !stop() {
 		<-finished
 	}
