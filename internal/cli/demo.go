@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shopmonkeyus/eds/internal/config"
@@ -76,7 +77,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if d.url == "" {
 		d.url = "sqlite://" + filepath.ToSlash(filepath.Join(d.dir, "shop.db"))
 	}
-	flags := config.BindCommon(newVersion(d.p).Flags())
+	flags := config.BindCommon(pflag.NewFlagSet("demo", pflag.ContinueOnError)) // with none of them given
 	if d.s, err = begin(d.p, flags, ""); err != nil {
 		return err
 	}
