@@ -3,6 +3,7 @@ package change
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"slices"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
@@ -39,20 +40,87 @@ type Set struct {
 // SortByKey orders both halves of the set by primary key, bytewise, which is
 // what databases write fastest. Numbers sort by length first, then by digits.
 func (s *Set) SortByKey() {
-	compare := func(a, b Row) int {
-		for slot := range s.Table.Keys {
-			x, y := a.Value(slot), b.Value(slot)
-			if len(x) > 0 && len(y) > 0 && x[0] != '"' && y[0] != '"' && len(x) != len(y) {
-				return len(x) - len(y)
-			}
-			if c := bytes.Compare(x, y); c != 0 {
-				return c
-			}
-		}
-		return 0
+	s.Upserts = sortByKey(s.Upserts, s.Table.Keys)
+	s.Deletes = sortByKey(s.Deletes, s.Table.Keys)
+}
+
+// handle stands for a row while rows are sorted: most comparisons end at the
+// prefix, so they neither follow a row to its image nor move it.
+type handle struct {
+	prefix uint64
+	row    uint32
+}
+
+// sortByKey returns rows in the order of their first keys columns.
+func sortByKey(rows []Row, keys int) []Row {
+	if len(rows) < 2 {
+		return rows
 	}
-	slices.SortFunc(s.Upserts, compare)
-	slices.SortFunc(s.Deletes, compare)
+	handles := make([]handle, len(rows))
+	for i := range rows {
+		handles[i] = handle{prefixOf(rows[i].Value(0)), uint32(i)}
+	}
+	slices.SortFunc(handles, func(a, b handle) int {
+		if a.prefix != b.prefix {
+			return cmp.Compare(a.prefix, b.prefix)
+		}
+		return compareKeys(&rows[a.row], &rows[b.row], keys)
+	})
+	sorted := make([]Row, len(rows))
+	for i, h := range handles {
+		sorted[i] = rows[h.row]
+	}
+	return sorted
+}
+
+// prefixOf returns the first bytes of a raw key value such that where two
+// prefixes differ, the values are in the same order. Of a number, the length is
+// the first byte.
+func prefixOf(raw []byte) uint64 {
+	var p [8]byte
+	switch {
+	case len(raw) == 0:
+	case raw[0] == '"':
+		p[0] = 0xff
+		copy(p[1:], raw[1:])
+	case len(raw) < 0xfe:
+		p[0] = byte(len(raw))
+		copy(p[1:], raw)
+	default: // lengths that do not fit are left to the whole comparison
+		p[0] = 0xfe
+	}
+	return binary.BigEndian.Uint64(p[:])
+}
+
+func compareKeys(a, b *Row, keys int) int {
+	for slot := range keys {
+		x, y := a.Value(slot), b.Value(slot)
+		if c := compareKey(x, y); c != 0 {
+			return c
+		}
+	}
+	return 0
+}
+
+// compareKey orders nothing before numbers, and numbers before strings.
+func compareKey(x, y []byte) int {
+	class := func(raw []byte) int {
+		switch {
+		case len(raw) == 0:
+			return 0
+		case raw[0] == '"':
+			return 2
+		}
+		return 1
+	}
+	c := class(x)
+	if d := cmp.Compare(c, class(y)); d != 0 {
+		return d
+	}
+	if c == 1 && len(x) != len(y) {
+		return cmp.Compare(len(x), len(y))
+	}
+	return bytes.Compare(x, y)
 }
 
 // Rows returns the number of changes the sets hold.

@@ -218,45 +218,27 @@ func hex4(b []byte, i int) (rune, bool) {
 // skipNested validates an array or object without recursion, so that depth
 // costs a bit a level and never the stack.
 func skipNested(b []byte, i int) (int, error) {
-	var first [8]uint64
-	objects := first[:] // bit d is set where level d is an object
-	depth := 0
-	open := func(object bool) error {
-		if depth == MaxDepth {
-			return ErrDepth
-		}
-		if depth>>6 == len(objects) {
-			objects = append(objects, 0)
-		}
-		if object {
-			objects[depth>>6] |= 1 << (depth & 63)
-		} else {
-			objects[depth>>6] &^= 1 << (depth & 63)
-		}
-		depth++
-		return nil
-	}
-	inObject := func() bool { return objects[(depth-1)>>6]&(1<<((depth-1)&63)) != 0 }
-
-	if err := open(b[i] == '{'); err != nil {
-		return i, err
-	}
-	i++
+	var first [4]uint64
+	levels := first[:] // bit d is set where level d, which encloses the present one, is an object
+	depth := 0         // how many levels enclose the present one
+	object := b[i] == '{'
 	empty := true // nothing has been read at this level yet
+	i++
 	for {
 		i = SkipSpace(b, i)
 		if i >= len(b) {
 			return i, &SyntaxError{i, "the end of an array or object"}
 		}
-		object := inObject()
 		if c := b[i]; c == ']' || c == '}' {
 			if (c == '}') != object {
 				return i, &SyntaxError{i, "the matching bracket"}
 			}
 			i++
-			if depth--; depth == 0 {
+			if depth == 0 {
 				return i, nil
 			}
+			depth--
+			object = levels[depth>>6]&(1<<(depth&63)) != 0
 			empty = false
 			continue
 		}
@@ -266,8 +248,8 @@ func skipNested(b []byte, i int) (int, error) {
 			}
 			i = SkipSpace(b, i+1)
 		}
+		var err error
 		if object {
-			var err error
 			if i, err = skipName(b, i); err != nil {
 				return i, err
 			}
@@ -275,19 +257,31 @@ func skipNested(b []byte, i int) (int, error) {
 		if i >= len(b) {
 			return i, &SyntaxError{i, "a value"}
 		}
-		if b[i] == '{' || b[i] == '[' {
-			if err := open(b[i] == '{'); err != nil {
-				return i, err
+		switch b[i] {
+		case '{', '[':
+			if depth == MaxDepth-1 {
+				return i, ErrDepth
 			}
+			if depth>>6 == len(levels) {
+				levels = append(levels, 0)
+			}
+			levels[depth>>6] &^= 1 << (depth & 63)
+			if object {
+				levels[depth>>6] |= 1 << (depth & 63)
+			}
+			depth++
+			object = b[i] == '{'
 			i++
 			empty = true
 			continue
+		case '"':
+			i, err = skipString(b, i)
+		default:
+			i, err = skipScalar(b, i)
 		}
-		end, err := Skip(b, i)
 		if err != nil {
-			return end, err
+			return i, err
 		}
-		i = end
 		empty = false
 	}
 }

@@ -144,6 +144,45 @@ func (w *world) fill(n int) {
 	<-js.PublishAsyncComplete()
 }
 
+// readBare reads the first n events through a consumer like that of eds, with the
+// client library's own loop, and acknowledges each.
+func (w *world) readBare(n int) {
+	js, err := jetstream.New(w.hq.Conn())
+	if err != nil {
+		w.b.Error(err)
+		return
+	}
+	ctx := context.Background()
+	of, err := js.Consumer(ctx, "dbchange", "eds-bench")
+	if err != nil {
+		w.b.Error(err)
+		return
+	}
+	config := of.CachedInfo().Config
+	config.Durable, config.Name, config.DeliverPolicy, config.OptStartTime = "bare", "bare", jetstream.DeliverAllPolicy, nil
+	consumer, err := js.CreateOrUpdateConsumer(ctx, "dbchange", config)
+	if err != nil {
+		w.b.Error(err)
+		return
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(4096))
+	if err != nil {
+		w.b.Error(err)
+		return
+	}
+	defer messages.Stop()
+	for range n {
+		m, err := messages.Next()
+		if err == nil {
+			err = m.Ack()
+		}
+		if err != nil {
+			w.b.Error(err)
+			return
+		}
+	}
+}
+
 func (w *world) env() []string { return append(os.Environ(), "SM_APIKEY="+w.key) }
 
 // imports runs "eds import" and returns how long it took and its peak memory.
