@@ -56,9 +56,10 @@ func sortByKey(rows []Row, keys int) []Row {
 	if len(rows) < 2 {
 		return rows
 	}
+	same := commonPrefix(rows)
 	handles := make([]handle, len(rows))
 	for i := range rows {
-		handles[i] = handle{prefixOf(rows[i].Value(0)), uint32(i)}
+		handles[i] = handle{prefixOf(rows[i].Value(0), same), uint32(i)}
 	}
 	slices.SortFunc(handles, func(a, b handle) int {
 		if a.prefix != b.prefix {
@@ -73,12 +74,35 @@ func sortByKey(rows []Row, keys int) []Row {
 	return sorted
 }
 
-// prefixOf returns the first bytes of a raw key value such that where two
-// prefixes differ, the values are in the same order. Of a number, the length is
-// the first byte.
-func prefixOf(raw []byte) uint64 {
+// commonPrefix returns with how many same bytes, opening quote included, the
+// values in the first column begin; 0 unless they are strings.
+func commonPrefix(rows []Row) int {
+	first := rows[0].Value(0)
+	n := len(first)
+	for i := range rows {
+		v := rows[i].Value(0)
+		if len(v) == 0 || v[0] != '"' {
+			return 0
+		}
+		n = min(n, len(v))
+		for j := range n {
+			if v[j] != first[j] {
+				n = j
+				break
+			}
+		}
+	}
+	return n
+}
+
+// prefixOf returns bytes of a raw key value such that where those of two values
+// differ, the values are in the same order. The first same bytes are passed over;
+// without any, a number is told from a string and begins with its length.
+func prefixOf(raw []byte, same int) uint64 {
 	var p [8]byte
 	switch {
+	case same > 0:
+		copy(p[:], raw[same:])
 	case len(raw) == 0:
 	case raw[0] == '"':
 		p[0] = 0xff

@@ -1,11 +1,16 @@
 package change_test
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
@@ -76,11 +81,11 @@ func TestSplitFindsColumnsInAnyOrder(t *testing.T) {
 		}
 		row := change.Row{Image: []byte(c.image), Spans: spans}
 		got := []string{string(row.Value(0)), string(row.Value(1)), string(row.Value(2))}
-		if diff := cmp.Diff(c.want, got); diff != "" {
+		if diff := gocmp.Diff(c.want, got); diff != "" {
 			t.Errorf("%s: %s", c.image, diff)
 		}
 	}
-	if diff := cmp.Diff([]string{"other"}, unknown); diff != "" {
+	if diff := gocmp.Diff([]string{"other"}, unknown); diff != "" {
 		t.Error(diff)
 	}
 	for _, bad := range []string{``, `[]`, `{"id":}`, `{"id":"1"} x`, `null`} {
@@ -132,7 +137,7 @@ func TestEffectFindsTheKeyWhereverItIs(t *testing.T) {
 			}
 			var b change.Builder
 			b.Add(e, effect)
-			if diff := cmp.Diff(c.want, show(b.Batch())); diff != "" {
+			if diff := gocmp.Diff(c.want, show(b.Batch())); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -166,7 +171,7 @@ func TestOneChangeAKeyTheLastOneWins(t *testing.T) {
 	}
 	b.Pass(cdc.Position{Sequence: 40, Stored: 3})
 	batch := b.Batch()
-	if diff := cmp.Diff([]string{`1 put id="1" a="y"`, `1 put id="10"`, `1 put id="3"`, `1 del "2"`, `1 del "3"`, `1 del "4"`, `1 del "\u0031\u0030"`}, show(batch)); diff != "" {
+	if diff := gocmp.Diff([]string{`1 put id="1" a="y"`, `1 put id="10"`, `1 put id="3"`, `1 del "2"`, `1 del "3"`, `1 del "4"`, `1 del "\u0031\u0030"`}, show(batch)); diff != "" {
 		t.Error(diff)
 	}
 	if batch.First.Sequence != 1 || batch.Last != (cdc.Position{Sequence: 40, Stored: 10}) || len(batch.Events) != 10 || !b.Empty() {
@@ -254,7 +259,7 @@ func TestAnySplitIntoBatchesIsNaiveApplication(t *testing.T) {
 			b.Add(e, effect)
 		}
 		batched.apply(b.Batch())
-		if diff := cmp.Diff(naive, batched); diff != "" {
+		if diff := gocmp.Diff(naive, batched); diff != "" {
 			t.Fatal(diff)
 		}
 	})
@@ -291,4 +296,58 @@ func (r rows) apply(b *change.Batch) {
 			r.put(s.Table, &s.Upserts[i])
 		}
 	}
+}
+
+// TestRowsAreSortedByKey compares the sort with the naive one, over keys that
+// share beginnings, differ in length and kind, or are missing.
+func TestRowsAreSortedByKey(t *testing.T) {
+	table, err := schema.New("t", "1", []string{"a", "b"}, []schema.Column{{Name: "a", Type: schema.String}, {Name: "b", Type: schema.Integer}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	families := [][]string{
+		{`"shop-0000001"`, `"shop-0000002"`, `"shop-00000020"`, `"shop-0000002a-and-more"`, `"shop-0000002a-and-less"`, `"shop-"`},
+		{`1`, `2`, `10`, `-7`, `123456789012`, `123456789013`, strings.Repeat("9", 300), strings.Repeat("1", 301), strings.Repeat("8", 300)},
+		{`""`, `"a"`, `"ab"`, `"\u0000"`, `"é"`, `5`, `17`, ``},
+		{`"same"`},
+	}
+	for range 300 {
+		family := families[random.IntN(len(families))]
+		var rows []change.Row
+		for range random.IntN(40) {
+			first, second := family[random.IntN(len(family))], families[1][random.IntN(len(families[1]))]
+			row := change.Row{Image: []byte(first + second), Spans: make([]rawjson.Span, 2)}
+			if first != "" {
+				row.Spans[0] = rawjson.Span{Start: 0, End: uint32(len(first))}
+			}
+			row.Spans[1] = rawjson.Span{Start: uint32(len(first)), End: uint32(len(row.Image))}
+			rows = append(rows, row)
+		}
+		want := slices.Clone(rows)
+		slices.SortStableFunc(want, func(x, y change.Row) int {
+			return cmp.Or(naive(x.Value(0), y.Value(0)), naive(x.Value(1), y.Value(1)))
+		})
+		set := &change.Set{Table: table, Upserts: slices.Clone(rows), Deletes: slices.Clone(rows)}
+		set.SortByKey()
+		for half, got := range map[string][]change.Row{"upserts": set.Upserts, "deletes": set.Deletes} {
+			if !slices.EqualFunc(got, want, func(x, y change.Row) bool { return string(x.Image) == string(y.Image) }) {
+				t.Fatalf("%s are not in order: %d rows of %q", half, len(rows), family)
+			}
+		}
+	}
+}
+
+// naive orders nothing, then numbers by length and digits, then strings.
+func naive(x, y []byte) int {
+	rank := func(raw []byte) int {
+		if len(raw) == 0 {
+			return -1
+		}
+		if raw[0] == '"' {
+			return math.MaxInt
+		}
+		return len(raw)
+	}
+	return cmp.Or(cmp.Compare(rank(x), rank(y)), bytes.Compare(x, y))
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"runtime/pprof"
 
 	"github.com/spf13/cobra"
 
@@ -46,6 +47,9 @@ func begin(p Process, flags *config.CommonFlags, logName string) (*setup, error)
 	if err := s.openLog(p, logName); err != nil {
 		return nil, err
 	}
+	if err := s.profile(); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
 	for _, w := range warnings {
 		s.logger.Warn(w)
 	}
@@ -67,6 +71,26 @@ func (s *setup) openLog(p Process, name string) error {
 		o.File, s.close = file, file.Close
 	}
 	s.logger = telemetry.NewLogger(o)
+	return nil
+}
+
+// profile begins the profile of the run where one is asked for; s.close ends it.
+func (s *setup) profile() error {
+	if s.common.CPUProfile == "" {
+		return nil
+	}
+	file, err := os.Create(s.common.CPUProfile)
+	if err != nil {
+		return fmt.Errorf("create the CPU profile: %w", err)
+	}
+	if err := pprof.StartCPUProfile(file); err != nil {
+		return errors.Join(fmt.Errorf("begin the CPU profile: %w", err), file.Close())
+	}
+	closeLog := s.close
+	s.close = func() error {
+		pprof.StopCPUProfile()
+		return errors.Join(file.Close(), closeLog())
+	}
 	return nil
 }
 

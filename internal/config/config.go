@@ -61,6 +61,8 @@ type Common struct {
 	Timestamp bool
 	LogLabel  string
 	LogFormat LogFormat
+	// CPUProfile is the file that a profile of the whole run is written to, "" for none.
+	CPUProfile string
 }
 
 // ConfigFile returns the path of the configuration file.

@@ -30,6 +30,8 @@ func BindCommon(fs *pflag.FlagSet) *CommonFlags {
 	fs.BoolVarP(&f.value.Timestamp, "timestamp", "t", false, "begin each log line on a terminal with the time")
 	fs.StringVar(&f.value.LogLabel, "log-label", "", "a `label` that each log line carries, to tell servers apart")
 	fs.StringVar(&f.format, "log-format", "", "`format` of log lines, text or json (default text on a terminal, json elsewhere)")
+	fs.StringVar(&f.value.CPUProfile, "cpu-profile", "", "`file` to write a CPU profile of the whole run to")
+	_ = fs.MarkHidden("cpu-profile") // fails only for a flag that is not there
 	return f
 }
 

@@ -44,7 +44,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	program = filepath.Join(dir, "eds")
-	build := exec.Command("go", "build", "-o", program, "github.com/shopmonkeyus/eds")
+	build := exec.Command("go", "build", "-trimpath", "-o", program, "github.com/shopmonkeyus/eds")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {

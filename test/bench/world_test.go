@@ -218,6 +218,9 @@ func (w *world) serve(url string) *process {
 	w.b.Helper()
 	p := &process{b: w.b}
 	p.cmd = exec.Command(program, "server", "--data-dir", w.data, "--url", url, "--server", w.hq.NATSURL(), "--host", "127.0.0.1", "--port", "0")
+	if profile := os.Getenv("EDS_BENCH_PROFILE"); profile != "" {
+		p.cmd.Args = append(p.cmd.Args, "--cpu-profile", profile)
+	}
 	p.cmd.Env = w.env()
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	if err := p.cmd.Start(); err != nil {
