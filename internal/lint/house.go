@@ -7,7 +7,7 @@ const Module = "github.com/shopmonkeyus/eds"
 
 // House returns the import rules of the module, from the ground up.
 func House() []Rule {
-	core := []string{"rawjson", "fault", "cdc", "schema"}
+	core := []string{"rawjson", "value", "fault", "cdc", "schema"}
 	changes := append(slices.Clone(core), "change")
 	sinks := append(slices.Clone(changes), "sink", "encode")
 
@@ -28,6 +28,7 @@ func House() []Rule {
 	return []Rule{
 		// What everything stands on.
 		{Package: "rawjson", Only: none, Never: ground},
+		{Package: "value", Only: []string{"rawjson"}, Never: ground},
 		{Package: "fault", Only: none, Never: ground},
 		{Package: "cdc", Only: []string{"rawjson", "fault"}, Never: ground},
 		{Package: "schema", Only: []string{"rawjson", "fault"}, Never: ground},

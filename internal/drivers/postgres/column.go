@@ -11,6 +11,8 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+	"github.com/shopmonkeyus/eds/internal/value"
 )
 
 // kind is how a value travels to a real type.
@@ -46,6 +48,7 @@ type column struct {
 	scale         int  // of numeric: decimal places at most; -1 is any number
 	precision     int  // of timestamps: digits of a second at most
 	truth         bool // the source holds truth values
+	key           bool // its values are kept as they are, or refused
 	adjusted      func(table, column, rule string)
 	digits        []byte // room for a number's digits
 }
@@ -115,7 +118,7 @@ func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
 			}
 			dst = append(dst, 1) // the version of the binary form
 		}
-		dst, flaws := appendJSON(dst, raw)
+		dst, flaws := value.AppendJSON(dst, raw, 0)
 		return dst, c.note(flaws)
 	case kindUUID:
 		return appendUUID(dst, raw)
@@ -127,42 +130,41 @@ func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
 			return dst, errors.Join(err, c.note(flaws))
 		}
 	}
-	dst, flaws := appendAnyText(dst, raw)
+	dst, flaws := value.AppendText(dst, raw, 0)
 	return dst, c.note(flaws)
 }
 
-// note counts what had to be changed. It returns nil.
-func (c *column) note(flaws flaw) error {
-	if flaws != 0 {
-		for _, f := range []struct {
-			flaw flaw
-			rule string
-		}{{flawNUL, ruleNUL}, {flawSurrogate, ruleSurrogate}, {flawUTF8, ruleUTF8}} {
-			if flaws&f.flaw != 0 {
-				c.adjust(f.rule)
-			}
+// note counts what had to be changed, or refuses it.
+func (c *column) note(flaws value.Flaw) error {
+	if flaws == 0 {
+		return nil
+	}
+	var err error
+	for _, f := range []struct {
+		flaw value.Flaw
+		rule string
+	}{{value.NUL, ruleNUL}, {value.Surrogate, ruleSurrogate}, {value.UTF8, ruleUTF8}} {
+		if flaws&f.flaw != 0 {
+			err = c.adjust(f.rule)
 		}
+	}
+	return err
+}
+
+// adjust counts that a rule changes a value, or refuses it.
+func (c *column) adjust(rule string) error {
+	if c.key {
+		return sqlsink.ErrKeyChanged
+	}
+	if c.adjusted != nil {
+		c.adjusted(c.table, c.source, rule)
 	}
 	return nil
 }
 
-func (c *column) adjust(rule string) {
-	if c.adjusted != nil {
-		c.adjusted(c.table, c.source, rule)
-	}
-}
-
-// appendAnyText appends a string's text, or any other value's JSON text.
-func appendAnyText(dst, raw []byte) ([]byte, flaw) {
-	if rawjson.IsString(raw) {
-		return appendText(dst, raw)
-	}
-	return appendValid(dst, raw)
-}
-
 func (c *column) appendText(dst, raw []byte) ([]byte, error) {
 	start := len(dst)
-	dst, flaws := appendAnyText(dst, raw)
+	dst, flaws := value.AppendText(dst, raw, 0)
 	if c.length > 0 && len(dst)-start > c.length && utf8.RuneCount(dst[start:]) > c.length {
 		return dst, fmt.Errorf("it is longer than %d characters", c.length)
 	}
@@ -187,7 +189,7 @@ func (c *column) number(raw []byte) ([]byte, error) {
 	switch raw[0] {
 	case 't', 'f':
 		if !c.truth {
-			return nil, errNotNumber
+			return nil, value.ErrNotNumber
 		}
 		if raw[0] == 't' {
 			return one, nil
@@ -196,12 +198,12 @@ func (c *column) number(raw []byte) ([]byte, error) {
 	case '"':
 		text := rawjson.Text(raw)
 		if end, err := rawjson.Skip(text, 0); err != nil || end != len(text) || rawjson.IsString(text) {
-			return nil, errNotNumber
+			return nil, value.ErrNotNumber
 		}
 		raw = text
 	}
 	if c := raw[0]; c != '-' && c-'0' > 9 {
-		return nil, errNotNumber
+		return nil, value.ErrNotNumber
 	}
 	return raw, nil
 }
@@ -223,9 +225,9 @@ func (c *column) checkNumbers(raw []byte) error {
 				i++
 			}
 			if bytes.ContainsAny(raw[start:i], "eE") || i-start > maxNumericScale {
-				d, err := parseDecimal(c.room(raw[start:i]), raw[start:i])
-				if err == nil && (d.point > maxNumericWhole || d.scale > maxNumericScale) {
-					err = fmt.Errorf("a number in it: %w", errRange)
+				d, err := value.ParseDecimal(c.room(raw[start:i]), raw[start:i])
+				if err == nil && (d.Point > maxNumericWhole || d.Scale > maxNumericScale) {
+					err = fmt.Errorf("a number in it: %w", value.ErrRange)
 				}
 				if err != nil {
 					return err
@@ -245,7 +247,7 @@ func (c *column) appendInt(dst, raw []byte) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
-	n, err := parseInt(c.room(raw), raw)
+	n, err := value.ParseInt(c.room(raw), raw)
 	if err != nil {
 		return dst, err
 	}
@@ -257,7 +259,7 @@ func (c *column) appendInt(dst, raw []byte) ([]byte, error) {
 	case c.kind == kindInt2 && n == int64(int16(n)):
 		return binary.BigEndian.AppendUint16(dst, uint16(n)), nil
 	}
-	return dst, errRange
+	return dst, value.ErrRange
 }
 
 // room returns memory for the digits of raw.
@@ -280,11 +282,13 @@ func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 			return dst, err
 		}
 		var exact bool
-		if f, exact, err = parseFloat(c.room(text), text, bits); err != nil {
+		if f, exact, err = value.ParseFloat(c.room(text), text, bits); err != nil {
 			return dst, err
 		}
 		if !exact {
-			c.adjust(ruleFloat)
+			if err := c.adjust(ruleFloat); err != nil {
+				return dst, err
+			}
 		}
 	}
 	if bits == 32 {
@@ -321,44 +325,50 @@ func (c *column) appendNumeric(dst, raw []byte) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
-	d, err := parseDecimal(c.room(text), text)
+	d, err := value.ParseDecimal(c.room(text), text)
 	if err != nil {
 		return dst, err
 	}
-	if c.scale >= 0 && len(d.significant())-d.point > c.scale {
-		c.adjust(ruleScale)
+	if c.scale >= 0 && len(d.Significant())-d.Point > c.scale {
+		if err := c.adjust(ruleScale); err != nil {
+			return dst, err
+		}
 	}
-	return d.appendNumeric(dst)
+	return appendNumeric(dst, d)
 }
 
 func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
 	if !rawjson.IsString(raw) {
-		return dst, errNotInstant
+		return dst, value.ErrNotInstant
 	}
-	t, err := parseInstant(rawjson.Text(raw))
+	t, err := value.ParseInstant(rawjson.Text(raw))
 	if err != nil {
 		return dst, err
 	}
 	if c.kind == kindDate {
-		days, whole, err := t.date()
+		days, whole, err := date(t)
 		if err != nil {
 			return dst, err
 		}
 		if !whole {
-			c.adjust(ruleDateOnly)
+			if err := c.adjust(ruleDateOnly); err != nil {
+				return dst, err
+			}
 		}
 		return binary.BigEndian.AppendUint32(dst, uint32(days)), nil
 	}
-	micros, err := t.timestamp()
+	micros, err := timestamp(t)
 	if err != nil {
 		return dst, err
 	}
 	if over := micros % powersOfTen[6-c.precision]; over != 0 {
 		micros -= (over + powersOfTen[6-c.precision]) % powersOfTen[6-c.precision] // towards the past, before 2000 too
-		t.dropped = true
+		t.Cut = true
 	}
-	if t.dropped {
-		c.adjust(ruleTimePrecision)
+	if t.Cut {
+		if err := c.adjust(ruleTimePrecision); err != nil {
+			return dst, err
+		}
 	}
 	return binary.BigEndian.AppendUint64(dst, uint64(micros)), nil
 }
@@ -418,11 +428,11 @@ func (c *column) appendBytea(dst, raw []byte) ([]byte, error) {
 const maxArrayDepth = 6
 
 // appendArray appends the literal of an array: {1,"a, b",NULL,{2}}.
-func appendArray(dst, raw []byte, depth int) ([]byte, flaw, error) {
+func appendArray(dst, raw []byte, depth int) ([]byte, value.Flaw, error) {
 	if depth == maxArrayDepth {
 		return dst, 0, errors.New("its arrays are nested too deeply")
 	}
-	var flaws flaw
+	var flaws value.Flaw
 	dst = append(dst, '{')
 	first := true
 	err := rawjson.Elements(raw, func(s rawjson.Span) error {
@@ -430,7 +440,7 @@ func appendArray(dst, raw []byte, depth int) ([]byte, flaw, error) {
 			dst = append(dst, ',')
 		}
 		first = false
-		var f flaw
+		var f value.Flaw
 		var err error
 		switch el := raw[s.Start:s.End]; {
 		case rawjson.IsNull(el):
@@ -447,8 +457,8 @@ func appendArray(dst, raw []byte, depth int) ([]byte, flaw, error) {
 }
 
 // appendElement appends one element, always quoted.
-func appendElement(dst, raw []byte) ([]byte, flaw) {
-	text, flaws := appendAnyText(nil, raw)
+func appendElement(dst, raw []byte) ([]byte, value.Flaw) {
+	text, flaws := value.AppendText(nil, raw, 0)
 	dst = append(dst, '"')
 	for _, c := range text {
 		if c == '"' || c == '\\' {

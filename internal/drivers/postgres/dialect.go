@@ -12,6 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+	"github.com/shopmonkeyus/eds/internal/value"
 )
 
 // dialect is PostgreSQL, and its relatives, to the SQL engine.
@@ -40,7 +41,7 @@ const maxName = 63
 // Name shortens a long name: to its beginning, and a hash of all of it, so that
 // two long names stay two. The names of system columns get a hash as well.
 func (d *dialect) Name(name string) string {
-	name = strings.ToValidUTF8(strings.ReplaceAll(name, "\x00", replacement), replacement)
+	name = strings.ToValidUTF8(strings.ReplaceAll(name, "\x00", value.Replacement), value.Replacement)
 	if len(name) <= maxName && !systemColumns[name] {
 		return name
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+	"github.com/shopmonkeyus/eds/internal/value"
 )
 
 // Read yields the rows of a table as they are streamed by the server.
@@ -99,12 +100,12 @@ func (c *column) appendRaw(dst, v []byte) ([]byte, error) {
 		return append(dst, v...), nil
 	case kindFloat4:
 		if len(v) != 4 {
-			return dst, errNotNumber
+			return dst, value.ErrNotNumber
 		}
 		return appendFloat(dst, float64(math.Float32frombits(binary.BigEndian.Uint32(v))), 32), nil
 	case kindFloat8:
 		if len(v) != 8 {
-			return dst, errNotNumber
+			return dst, value.ErrNotNumber
 		}
 		return appendFloat(dst, math.Float64frombits(binary.BigEndian.Uint64(v)), 64), nil
 	case kindNumeric:
@@ -114,12 +115,12 @@ func (c *column) appendRaw(dst, v []byte) ([]byte, error) {
 		return append(dst, v...), nil
 	case kindTimestampTZ, kindTimestamp:
 		if len(v) != 8 {
-			return dst, errNotInstant
+			return dst, value.ErrNotInstant
 		}
 		return appendInstant(dst, int64(binary.BigEndian.Uint64(v))), nil
 	case kindDate:
 		if len(v) != 4 {
-			return dst, errNotInstant
+			return dst, value.ErrNotInstant
 		}
 		return appendDate(dst, int32(binary.BigEndian.Uint32(v))), nil
 	}
@@ -151,7 +152,7 @@ func appendInstant(dst []byte, micros int64) []byte {
 	case math.MinInt64:
 		return append(dst, `"-infinity"`...)
 	}
-	seconds := floorDiv64(micros, 1_000_000)
+	seconds := value.FloorDiv(micros, 1_000_000)
 	t := time.Unix(seconds+epoch2000, (micros-seconds*1_000_000)*1000).UTC()
 	dst = appendYear(append(dst, '"'), t.Year())
 	return append(t.AppendFormat(dst, "-01-02T15:04:05.000000Z"), '"')

@@ -11,6 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+	"github.com/shopmonkeyus/eds/internal/value"
 )
 
 // Read yields every row of the layout's real table.
@@ -109,8 +110,10 @@ func appendStoredText(dst []byte, kind schema.Type, text []byte) []byte {
 		return rawjson.AppendQuoted(dst, text)
 	case schema.DateTime:
 		start := len(dst)
-		if out, _, err := appendInstant(append(dst, '"'), text); err == nil {
-			return append(out, '"')
+		if t, err := value.ParseInstant(text); err == nil {
+			if out, err := appendInstant(append(dst, '"'), t); err == nil {
+				return append(out, '"')
+			}
 		}
 		return rawjson.AppendQuoted(dst[:start], text)
 	}

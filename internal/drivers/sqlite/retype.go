@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/drivers/sqlite/capi"
+	"github.com/shopmonkeyus/eds/internal/value"
 )
 
 var errDefinition = errors.New("the table's definition is not understood")
@@ -253,7 +254,7 @@ func word(c byte) bool {
 // shortest returns a number that printf has written with all its digits in its
 // shortest exact form.
 func shortest(args []string) (string, error) {
-	f, _, err := parseFloat([]byte(args[0]))
+	f, _, err := value.ParseFloat(nil, []byte(args[0]), 64)
 	if err != nil {
 		return "", err
 	}

@@ -1,11 +1,6 @@
 package sqlite
 
-import (
-	"bytes"
-	"unicode/utf8"
-
-	"github.com/shopmonkeyus/eds/internal/rawjson"
-)
+import "github.com/shopmonkeyus/eds/internal/value"
 
 // Rules by which a value is changed that its column can not hold as it is. The
 // names are those that metrics and the documentation use.
@@ -20,45 +15,12 @@ const (
 // of anything else as it stands. It returns the rule that it had to apply, or "".
 // U+0000 stays: SQLite stores a text by its length.
 func appendText(dst, raw []byte) (text []byte, rule string) {
-	if !rawjson.IsString(raw) {
-		return appendValid(dst, raw)
-	}
-	if bytes.IndexByte(raw, '\\') < 0 {
-		return appendValid(dst, raw[1:len(raw)-1])
-	}
-	start := len(dst)
-	dst = rawjson.AppendString(dst, raw)
-	if made := bytes.Count(dst[start:], replacement); made > 0 && made > replacements(raw) {
+	text, flaws := value.AppendText(dst, raw, value.NUL)
+	switch {
+	case flaws&value.UTF8 != 0:
+		rule = ruleUTF8
+	case flaws != 0:
 		rule = ruleSurrogate
 	}
-	if utf8.Valid(dst[start:]) {
-		return dst, rule
-	}
-	return append(dst[:start], bytes.ToValidUTF8(dst[start:], replacement)...), ruleUTF8
-}
-
-// appendValid appends text as valid UTF-8.
-func appendValid(dst, text []byte) ([]byte, string) {
-	if utf8.Valid(text) {
-		return append(dst, text...), ""
-	}
-	return append(dst, bytes.ToValidUTF8(text, replacement)...), ruleUTF8
-}
-
-var replacement = []byte("\uFFFD")
-
-// replacements counts the U+FFFD that a JSON string holds by its own will: as it
-// is, or escaped.
-func replacements(raw []byte) int {
-	n := bytes.Count(raw, replacement)
-	for {
-		i := bytes.IndexByte(raw, '\\')
-		if i < 0 {
-			return n
-		}
-		if raw[i+1] == 'u' && bytes.EqualFold(raw[i+2:i+6], []byte("fffd")) {
-			n++
-		}
-		raw = raw[i+2:]
-	}
+	return text, rule
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+	"github.com/shopmonkeyus/eds/internal/value"
 )
 
 // affinity is what SQLite does to a value that is stored in a column.
@@ -69,6 +70,9 @@ func (e *encoder) row(args *capi.Args, targets []sqlsink.Target, row *change.Row
 			continue
 		}
 		rule, err := encode(args, t.Type, t.Real.Native.(*column).affinity, raw)
+		if err == nil && rule != "" && t.Key {
+			err = sqlsink.ErrKeyChanged
+		}
 		if err != nil {
 			return fault.Mark(fault.Poison, fmt.Errorf("column %q of table %q: %w", t.Real.Name, e.table, err))
 		}
@@ -103,35 +107,45 @@ func encode(args *capi.Args, kind schema.Type, a affinity, raw []byte) (rule str
 // a number.
 func encodeInstant(args *capi.Args, raw []byte) (rule string, err error) {
 	if raw[0] != '"' {
-		return "", errNotInstant
+		return "", value.ErrNotInstant
 	}
-	buffer, cut, err := appendInstant(args.Begun(), rawjson.Text(raw))
+	t, err := value.ParseInstant(rawjson.Text(raw))
+	if err != nil {
+		return "", err
+	}
+	buffer, err := appendInstant(args.Begun(), t)
 	if err != nil {
 		return "", err
 	}
 	args.Ended(buffer)
-	if cut {
+	if t.Cut {
 		rule = ruleTimePrecision
 	}
 	return rule, nil
+}
+
+// appendInstant appends the instant as sqlsink.TimeFormat has it.
+func appendInstant(dst []byte, t value.Instant) ([]byte, error) {
+	dst, err := t.AppendText(dst, 'T')
+	return append(dst, 'Z'), err
 }
 
 // encodeInteger stores an integer of 64 bits, and a larger one where text keeps it.
 func encodeInteger(args *capi.Args, a affinity, raw []byte) (rule string, err error) {
 	text, err := numberText(raw)
 	if err != nil {
-		return "", errNotInteger
+		return "", value.ErrNotInteger
 	}
-	n, err := parseInt(text)
+	n, err := value.ParseInt(nil, text)
 	switch {
-	case errors.Is(err, errRange) && (a == asText || a == asIs):
+	case errors.Is(err, value.ErrRange) && (a == asText || a == asIs):
 		args.Text(text)
 	case err != nil:
 		return "", err
 	case a == asText:
 		args.Ended(appendInt(args.Begun(), n))
 	case a == asReal && !exactFloat(n):
-		return "", errRange
+		return "", value.ErrRange
 	default:
 		args.Int(n)
 	}
@@ -149,9 +163,10 @@ func encodeNumber(args *capi.Args, a affinity, raw []byte) (rule string, err err
 		args.Text(text)
 		return "", nil
 	}
-	f, exact, err := parseFloat(text)
+	var room [64]byte
+	f, exact, err := value.ParseFloat(room[:], text, 64)
 	if a != asReal && (err != nil || !exact) {
-		if n, e := parseInt(text); e == nil {
+		if n, e := value.ParseInt(nil, text); e == nil {
 			args.Int(n)
 			return "", nil
 		}
@@ -211,12 +226,13 @@ func encodeNumeral(args *capi.Args, a affinity, text []byte) error {
 		return errNumeral
 	}
 	var buffer [32]byte
-	if n, err := parseInt(raw); err == nil && a != asReal && string(appendInt(buffer[:0], n)) == string(text) {
+	var room [64]byte
+	if n, err := value.ParseInt(nil, raw); err == nil && a != asReal && string(appendInt(buffer[:0], n)) == string(text) {
 		args.Int(n)
 		return nil
 	}
 	// SQLite keeps no sign of a zero.
-	if f, _, err := parseFloat(raw); err == nil && (f != 0 || string(text) == "0") && string(appendFloat(buffer[:0], f)) == string(text) {
+	if f, _, err := value.ParseFloat(room[:], raw, 64); err == nil && (f != 0 || string(text) == "0") && string(appendFloat(buffer[:0], f)) == string(text) {
 		args.Float(f)
 		return nil
 	}
@@ -230,11 +246,14 @@ var errNumeral = errors.New("the column would take the text for a number, and ch
 func encodeJSON(args *capi.Args, a affinity, raw []byte) (rule string, err error) {
 	if a != asText && a != asIs && (raw[0] == '-' || raw[0]-'0' <= 9) {
 		if rule, err = encodeNumber(args, a, raw); rule != "" {
-			return "", errRange
+			return "", value.ErrRange
 		}
 		return "", err
 	}
-	buffer, rule := appendValid(args.Begun(), raw)
+	buffer, flaws := value.AppendValid(args.Begun(), raw)
+	if flaws != 0 {
+		rule = ruleUTF8
+	}
 	args.Ended(buffer)
 	return rule, nil
 }

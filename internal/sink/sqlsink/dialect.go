@@ -177,8 +177,15 @@ type Target struct {
 	Slot int         // in the schema.Table and its rows; -1 of a metadata column
 	Type schema.Type // of the source's column, or of the metadata column
 	Meta Meta        // not 0: a metadata column
+	// Key: the column is part of the primary key. A value of it is kept as it is
+	// or refused with ErrKeyChanged, as a rule that changes values could make
+	// two rows one.
+	Key  bool
 	Real *Column
 }
+
+// ErrKeyChanged says that a key's value can only be kept changed.
+var ErrKeyChanged = errors.New("it is part of the key, and the column can not hold it unchanged")
 
 // Write is what one batch does to one table. Its rows are the caller's and valid
 // during the call.

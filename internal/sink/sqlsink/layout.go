@@ -112,7 +112,7 @@ func (s *Sink) newLayout(t *schema.Table, real *Table) (*Layout, error) {
 		case c.Meta == MetaDeleted:
 			l.Soft = true
 		}
-		l.Columns = append(l.Columns, Target{Slot: slots[i], Type: c.Type, Meta: c.Meta, Real: column})
+		l.Columns = append(l.Columns, Target{Slot: slots[i], Type: c.Type, Meta: c.Meta, Key: c.Key, Real: column})
 	}
 	return l, nil
 }

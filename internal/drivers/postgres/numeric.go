@@ -1,0 +1,51 @@
+package postgres
+
+import (
+	"encoding/binary"
+
+	"github.com/shopmonkeyus/eds/internal/value"
+)
+
+// Bounds of numeric, of which a value has at most so many digits before and
+// after the decimal point.
+const (
+	maxNumericWhole = 131072
+	maxNumericScale = 16383
+)
+
+// appendNumeric appends the binary form of numeric: groups of four decimal
+// digits, aligned at the decimal point.
+func appendNumeric(dst []byte, d value.Decimal) ([]byte, error) {
+	digits := d.Significant()
+	if d.Point > maxNumericWhole || d.Scale > maxNumericScale && len(digits) > 0 {
+		return dst, value.ErrRange
+	}
+	scale := min(d.Scale, maxNumericScale)
+	if len(digits) == 0 {
+		dst = append(dst, 0, 0, 0, 0, 0, 0)
+		return binary.BigEndian.AppendUint16(dst, uint16(scale)), nil
+	}
+	// The first group holds the lead digits that stand before a multiple of four.
+	weight := int(value.FloorDiv(int64(d.Point-1), 4))
+	lead := d.Point - weight*4 // 1 to 4
+	groups := 1 + (max(0, len(digits)-lead)+3)/4
+	dst = binary.BigEndian.AppendUint16(dst, uint16(groups))
+	dst = binary.BigEndian.AppendUint16(dst, uint16(int16(weight)))
+	sign := uint16(0)
+	if d.Negative {
+		sign = 0x4000
+	}
+	dst = binary.BigEndian.AppendUint16(dst, sign)
+	dst = binary.BigEndian.AppendUint16(dst, uint16(scale))
+	for g := range groups {
+		var n uint16
+		for i := lead - 4 + g*4; i < lead+g*4; i++ {
+			n *= 10
+			if i >= 0 && i < len(digits) {
+				n += uint16(digits[i] - '0')
+			}
+		}
+		dst = binary.BigEndian.AppendUint16(dst, n)
+	}
+	return dst, nil
+}

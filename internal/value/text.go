@@ -1,0 +1,164 @@
+// Package value reads the JSON values of rows as what columns hold: text,
+// numbers without rounding, instants. What not every destination can hold is
+// named, so that each keeps it, replaces it, or refuses it.
+package value
+
+import (
+	"bytes"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+)
+
+// Flaw is a set of things in a string that not every destination can hold. What
+// a destination can not hold becomes U+FFFD, and is counted by the flaw's name.
+type Flaw uint8
+
+const (
+	NUL       Flaw = 1 << iota // U+0000
+	Surrogate                  // half a surrogate pair
+	UTF8                       // bytes that are not UTF-8
+)
+
+// Replacement stands for what could not be kept.
+const Replacement = "\uFFFD"
+
+// AppendText appends the text of a JSON string, or any other value as it is
+// written, as valid UTF-8 without the flaws but for those that may stay: of them
+// only NUL can. It returns the flaws that were replaced.
+func AppendText(dst, raw []byte, stay Flaw) ([]byte, Flaw) {
+	if !rawjson.IsString(raw) {
+		return AppendValid(dst, raw)
+	}
+	text := raw[1 : len(raw)-1]
+	if bytes.IndexByte(text, '\\') >= 0 {
+		return appendUnescaped(dst, text, stay)
+	}
+	return AppendValid(dst, text)
+}
+
+// AppendValid appends text, which has no escapes, as valid UTF-8.
+func AppendValid(dst, text []byte) ([]byte, Flaw) {
+	if utf8.Valid(text) {
+		return append(dst, text...), 0
+	}
+	for len(text) > 0 {
+		r, n := utf8.DecodeRune(text)
+		dst = utf8.AppendRune(dst, r) // RuneError is U+FFFD
+		text = text[n:]
+	}
+	return dst, UTF8
+}
+
+func appendUnescaped(dst, text []byte, stay Flaw) ([]byte, Flaw) {
+	var flaws Flaw
+	for {
+		n := bytes.IndexByte(text, '\\')
+		plain := text
+		if n >= 0 {
+			plain = text[:n]
+		}
+		var f Flaw
+		dst, f = AppendValid(dst, plain)
+		flaws |= f
+		if n < 0 {
+			return dst, flaws
+		}
+		text = text[n:]
+		switch text[1] {
+		case 'u':
+			var r rune
+			r, text, f = unescape(text)
+			if f &^= stay; f != 0 {
+				flaws |= f
+				r = utf8.RuneError
+			}
+			dst = utf8.AppendRune(dst, r)
+			continue
+		case 'b':
+			dst = append(dst, '\b')
+		case 'f':
+			dst = append(dst, '\f')
+		case 'n':
+			dst = append(dst, '\n')
+		case 'r':
+			dst = append(dst, '\r')
+		case 't':
+			dst = append(dst, '\t')
+		default:
+			dst = append(dst, text[1])
+		}
+		text = text[2:]
+	}
+}
+
+// unescape reads the \uXXXX, or the pair of them, that text begins with, and
+// returns the rest.
+func unescape(text []byte) (rune, []byte, Flaw) {
+	r := hex4(text[2:])
+	text = text[6:]
+	switch {
+	case r == 0:
+		return 0, text, NUL
+	case !utf16.IsSurrogate(r):
+		return r, text, 0
+	case len(text) >= 6 && text[0] == '\\' && text[1] == 'u':
+		if pair := utf16.DecodeRune(r, hex4(text[2:])); pair != utf8.RuneError {
+			return pair, text[6:], 0
+		}
+	}
+	return utf8.RuneError, text, Surrogate
+}
+
+// hex4 reads four hexadecimal digits, which were validated.
+func hex4(b []byte) rune {
+	var r rune
+	for _, c := range b[:4] {
+		switch {
+		case c <= '9':
+			c -= '0'
+		default:
+			c = c | 0x20 - 'a' + 10
+		}
+		r = r<<4 | rune(c)
+	}
+	return r
+}
+
+// AppendJSON appends a JSON value as it is written, but for the flaws that may
+// not stay. Bytes that are not UTF-8 never stay. It returns the flaws that were
+// replaced.
+func AppendJSON(dst, raw []byte, stay Flaw) ([]byte, Flaw) {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return AppendValid(dst, raw)
+	}
+	var flaws Flaw
+	for {
+		n := bytes.IndexByte(raw, '\\')
+		plain := raw
+		if n >= 0 {
+			plain = raw[:n]
+		}
+		var f Flaw
+		dst, f = AppendValid(dst, plain)
+		flaws |= f
+		if n < 0 {
+			return dst, flaws
+		}
+		raw = raw[n:]
+		if raw[1] != 'u' {
+			dst = append(dst, raw[:2]...)
+			raw = raw[2:]
+			continue
+		}
+		_, rest, f := unescape(raw)
+		if f &^= stay; f == 0 {
+			dst = append(dst, raw[:len(raw)-len(rest)]...)
+		} else {
+			dst = append(dst, Replacement...)
+			flaws |= f
+		}
+		raw = rest
+	}
+}
