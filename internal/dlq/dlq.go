@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
 // Entry is one rejected event.
@@ -178,7 +179,7 @@ func (q *Queue) Supersede(table, key string, p cdc.Position) error {
 	if !changed {
 		return nil
 	}
-	if err := syncDir(q.dir); err != nil {
+	if err := durable.SyncDir(q.dir); err != nil {
 		return fmt.Errorf("mark an entry of the dead-letter queue as superseded: %w", err)
 	}
 	return nil

@@ -8,58 +8,27 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
 // temporary begins the name of a file that is being written.
 const temporary = ".writing-"
 
 // write makes e's file: whole and durable, or not at all.
-func (q *Queue) write(e *Entry) (err error) {
+func (q *Queue) write(e *Entry) error {
 	header, err := json.Marshal(e)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(q.dir, temporary+"*") // its mode is 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-			_ = os.Remove(f.Name())
+	return durable.Replace(q.path(e.ID, waiting), temporary+"*", func(w io.Writer) error {
+		if _, err := w.Write(append(header, '\n')); err != nil {
+			return err
 		}
-	}()
-	if _, err = f.Write(append(header, '\n')); err != nil {
+		_, err := w.Write(e.Payload)
 		return err
-	}
-	if _, err = f.Write(e.Payload); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), q.path(e.ID, waiting)); err != nil {
-		return err
-	}
-	return syncDir(q.dir)
-}
-
-// syncDir makes the names in dir durable.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil // which can't flush a directory, and orders renames itself
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Close() }()
-	return d.Sync()
+	})
 }
 
 // stageDamaged marks an entry whose file does not say what it is.

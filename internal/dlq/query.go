@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/shopmonkeyus/eds/internal/durable"
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
@@ -111,7 +112,7 @@ func (q *Queue) Drop(f Filter) (int, error) {
 		n++
 	}
 	if n > 0 {
-		return n, syncDir(q.dir)
+		return n, durable.SyncDir(q.dir)
 	}
 	return 0, nil
 }

@@ -34,7 +34,8 @@ func House() []Rule {
 		{Package: "schema", Only: []string{"rawjson", "fault"}, Never: ground},
 		{Package: "change", Only: core, Never: ground},
 		{Package: "build", Only: none, Never: ground},
-		{Package: "config", Only: none, Never: ground},
+		{Package: "durable", Only: none, Never: ground},
+		{Package: "config", Only: []string{"durable"}, Never: ground},
 
 		// Destinations.
 		{Package: "sink/sinktest"},
@@ -49,7 +50,7 @@ func House() []Rule {
 		{Package: "snapshot", Never: never(middle, destinations, []string{"config"})},
 		{Package: "source/...", Never: never(middle, destinations, []string{"hq", "config", "snapshot"})},
 		{Package: "rules", Never: never(middle, nats, destinations)},
-		{Package: "dlq", Only: changes, Never: never(middle, nats, sql)},
+		{Package: "dlq", Only: append(slices.Clone(changes), "durable"), Never: never(middle, nats, sql)},
 		{Package: "state", Only: changes, Never: never(middle, nats, sql)},
 		{Package: "hq", Never: never(middle, destinations, []string{"pipeline", "snapshot", "source/..."})},
 		{Package: "telemetry", Only: []string{"build"}, Never: never(middle, nats, sql)},

@@ -12,11 +12,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/shopmonkeyus/eds/internal/durable"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
 )
@@ -294,7 +294,7 @@ func (p *part) finish() error {
 	if err := os.Rename(p.path+partSuffix, p.path); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(p.path)); err != nil {
+	if err := durable.SyncDir(filepath.Dir(p.path)); err != nil {
 		return err
 	}
 	return removeFile(p.path + tagSuffix)
@@ -302,18 +302,6 @@ func (p *part) finish() error {
 
 // close keeps what there is for another attempt. After finish it does nothing.
 func (p *part) close() { _ = p.file.Close() }
-
-// syncDir makes the names in a directory durable; Windows has no way to ask.
-func syncDir(path string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
 
 func removeFile(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -11,10 +11,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
 // store is the shop's directory. It holds one checkpoint, the whole model at
@@ -78,7 +79,7 @@ func (s *store) openLog(replay func(payload []byte) error) error {
 		err = s.log.Truncate(s.size)
 	}
 	if err == nil && missing {
-		err = syncDir(s.dir)
+		err = durable.SyncDir(s.dir)
 	}
 	if err != nil {
 		return errors.Join(err, s.log.Close())
@@ -114,7 +115,7 @@ func (s *store) checkpoint(m *model) error {
 	if err != nil {
 		return err
 	}
-	if err := syncDir(s.dir); err != nil {
+	if err := durable.SyncDir(s.dir); err != nil {
 		return errors.Join(err, log.Close())
 	}
 	if s.log != nil {
@@ -149,18 +150,6 @@ func writeFile(path string, write func(io.Writer) error) error {
 		return errors.Join(err, f.Close())
 	}
 	return errors.Join(f.Sync(), f.Close())
-}
-
-// syncDir makes the names in dir durable. Windows does that by itself.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // checkpointMagic begins every checkpoint; its last character is the version of
