@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -258,9 +259,33 @@ func (s *PostgresServer) Stop(t testing.TB) {
 }
 
 // Kill kills the server as a power cut would, but for what the kernel holds.
+// The postmaster stands still while the processes that it has made are killed,
+// so that none of them is left to answer, and it makes no other.
 func (s *PostgresServer) Kill(t testing.TB) {
 	t.Helper()
+	if s.process != nil {
+		if err := killChildren(s.process.Process); err != nil {
+			t.Fatalf("kill the test server: %v", err)
+		}
+	}
 	s.end(t, syscall.SIGKILL)
+	s.awaitSilence(t)
+}
+
+// awaitSilence returns when nobody listens on the server's port any more.
+func (s *PostgresServer) awaitSilence(t testing.TB) {
+	t.Helper()
+	deadline := time.Now().Add(startTimeout)
+	for {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.port))
+		if err != nil {
+			return
+		}
+		conn.Close()
+		if time.Now().After(deadline) {
+			t.Fatal("a killed server still listens")
+		}
+	}
 }
 
 func (s *PostgresServer) end(t testing.TB, signal syscall.Signal) {

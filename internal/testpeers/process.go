@@ -7,6 +7,7 @@
 package testpeers
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -14,7 +15,9 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -167,6 +170,50 @@ func (h *home) log() string {
 	// A server that has not been started has printed nothing.
 	text, _ := os.ReadFile(filepath.Join(h.dir, "log"))
 	return string(text)
+}
+
+// killChildren stops a process, so that it makes no more of them, kills its
+// children, and waits until they have ended. Where there is no /proc they are
+// left to notice the end of their parent.
+func killChildren(parent *os.Process) error {
+	if err := parent.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return err
+	}
+	for _, stat := range stats {
+		if _, of := processState(stat); of != strconv.Itoa(parent.Pid) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(stat)))
+		if err != nil {
+			return err
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+		for state, _ := processState(stat); state != "" && state != "Z" && state != "X"; state, _ = processState(stat) {
+			runtime.Gosched()
+		}
+	}
+	return nil
+}
+
+// processState reads the state and the parent of a process from its file in
+// /proc; they are empty where it has ended.
+func processState(stat string) (state, parent string) {
+	text, err := os.ReadFile(stat)
+	if err != nil {
+		return "", ""
+	}
+	// Both stand behind the name, which is in parentheses and may hold anything.
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 2 {
+		return "", ""
+	}
+	return fields[0], fields[1]
 }
 
 // remove ends the home and waits until it is gone.
