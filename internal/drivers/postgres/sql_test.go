@@ -1,0 +1,152 @@
+package postgres
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// described is a table as the catalogue would describe it.
+type described struct {
+	name    string
+	keys    int
+	columns []schema.Column
+	metas   []sqlsink.Meta
+	loose   bool // without a primary key
+	foreign bool // a column is of a type that values are cast to
+}
+
+var natives = map[schema.Type]attribute{
+	schema.String:   {kind: kindText, oid: oidText, array: oidTextArray, spelling: "pg_catalog.text", typmod: -1},
+	schema.Integer:  {kind: kindInt8, oid: oidInt8, array: 1016, spelling: "pg_catalog.int8", typmod: -1},
+	schema.DateTime: {kind: kindTimestampTZ, oid: 1184, array: 1185, spelling: "pg_catalog.timestamptz", typmod: -1},
+	schema.Object:   {kind: kindJSONB, oid: 3802, array: 3807, spelling: "pg_catalog.jsonb", typmod: -1},
+}
+
+// layout maps all of the table's columns.
+func (d described) layout(t *testing.T) *sqlsink.Layout {
+	t.Helper()
+	var key []string
+	for _, c := range d.columns[:d.keys] {
+		key = append(key, c.Name)
+	}
+	table, err := schema.New(d.name, "1", key, d.columns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &relation{oid: "1", plain: true, uniques: [][]string{key}}
+	if d.loose {
+		r.uniques = nil
+	}
+	real := &sqlsink.Table{Name: d.name, Key: key, Native: r}
+	l := &sqlsink.Layout{Table: table, Real: real, Keys: d.keys}
+	kinds := map[sqlsink.Meta]schema.Type{sqlsink.MetaOp: schema.String, sqlsink.MetaVersion: schema.String, sqlsink.MetaSynced: schema.DateTime, sqlsink.MetaDeleted: schema.String}
+	add := func(slot int, meta sqlsink.Meta, name string, kind schema.Type) {
+		native := natives[kind]
+		column := &sqlsink.Column{Name: name, Type: strings.TrimPrefix(native.spelling, "pg_catalog."), Native: &native}
+		if d.foreign && slot == len(d.columns)-1 {
+			native = attribute{kind: kindCast, spelling: "public.colour", typmod: -1}
+			column.Type = "public.colour"
+		}
+		real.Columns = append(real.Columns, *column)
+		l.Columns = append(l.Columns, sqlsink.Target{Slot: slot, Type: kind, Meta: meta, Key: slot >= 0 && slot < d.keys, Real: column})
+	}
+	for slot, c := range table.Columns {
+		add(slot, 0, c.Name, c.Type)
+	}
+	for _, m := range d.metas {
+		add(-1, m, m.Name(), kinds[m])
+		l.Guard = l.Guard || m == sqlsink.MetaVersion
+		l.Soft = l.Soft || m == sqlsink.MetaDeleted
+	}
+	return l
+}
+
+// TestStatementsAreTheGoldenOnes shows every SQL text in testdata/statements.sql.
+func TestStatementsAreTheGoldenOnes(t *testing.T) {
+	var out strings.Builder
+	show := func(title string, statements ...string) {
+		fmt.Fprintf(&out, "-- %s\n%s;\n\n", title, strings.Join(statements, ";\n"))
+	}
+	srv := &server{namespace: "shop", can: abilities{Keeps: true, Temp: true}}
+	d := &dialect{}
+	d.server.Store(srv)
+	real := func(kind schema.Type) *sqlsink.Column {
+		native := natives[kind]
+		return &sqlsink.Column{Name: "total", Holds: kind, Native: &native}
+	}
+	show("create a table", d.DDL(sqlsink.Step{Kind: sqlsink.CreateTable, Table: "order", Keys: 2, Columns: []sqlsink.NewColumn{
+		{Name: "companyId", Type: schema.String, Key: true},
+		{Name: "id", Type: schema.Integer, Key: true},
+		{Name: `it's "odd"`, Type: schema.Enum},
+		{Name: "createdDate", Type: schema.DateTime},
+		{Name: "total", Type: schema.Number},
+		{Name: "taxed", Type: schema.Boolean},
+		{Name: "meta", Type: schema.Object},
+		{Name: "tags", Type: schema.Array},
+		{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
+	}})...)
+	show("add a column", d.DDL(sqlsink.Step{Kind: sqlsink.AddColumn, Table: "order", Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}}})...)
+	show("relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "order", Real: real(schema.String)})...)
+	show("widen integers to numbers", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.Integer), To: schema.Number})...)
+	show("widen instants to text", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.DateTime), To: schema.String})...)
+
+	text := func(name string) schema.Column { return schema.Column{Name: name, Type: schema.String} }
+	for _, table := range []described{
+		{name: "order", keys: 2, columns: []schema.Column{text("companyId"), {Name: "id", Type: schema.Integer}, text(`it's "odd"`), {Name: "meta", Type: schema.Object}}},
+		{name: "link", keys: 2, columns: []schema.Column{text("a"), text("b")}},
+		{name: "loose", keys: 1, columns: []schema.Column{text("id"), text("n")}, loose: true},
+		{name: "guarded", keys: 1, columns: []schema.Column{text("id"), text("n")}, metas: []sqlsink.Meta{sqlsink.MetaOp, sqlsink.MetaVersion, sqlsink.MetaSynced, sqlsink.MetaDeleted}},
+		{name: "newer", keys: 1, columns: []schema.Column{text("id"), text("n")}, metas: []sqlsink.Meta{sqlsink.MetaVersion}, loose: true},
+		{name: "paint", keys: 1, columns: []schema.Column{text("id"), text("colour")}, foreign: true},
+	} {
+		live := table.layout(t)
+		sh := newShape(srv, live, nil)
+		show("upsert a few rows into "+table.name, sh.upsertArrays...)
+		show("delete from "+table.name, sh.deleteArrays)
+		show("upsert many rows into "+table.name, append([]string{sh.makeStage, sh.copyStage}, sh.upsertStage...)...)
+		if sh.direct {
+			show("copy wide rows into "+table.name, sh.copyTable)
+		}
+		table.name = "_eds_load_" + table.name
+		stage := newShape(srv, table.layout(t), nil)
+		show("make a stage for "+live.Real.Name, stageText(sh, stage.table))
+		show("seal it", sealText(stage))
+		show("remove what was loaded twice from it", dedupText(stage))
+		show("put it in the place of what "+live.Real.Name+" holds", placeTexts(stage, sh, sink.Replace)...)
+		show("merge it into "+live.Real.Name, placeTexts(stage, sh, sink.Merge)...)
+	}
+	show("move a checkpoint", fmt.Sprintf(checkpointSQL, srv.qualify("_eds_checkpoint")))
+	show("describe tables", strings.TrimSpace(catalogueQuery))
+	golden(t, "statements.sql", out.String())
+}
+
+// golden compares got with the file of that name in testdata, or writes the
+// file where EDS_UPDATE_GOLDEN is set.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if os.Getenv("EDS_UPDATE_GOLDEN") != "" {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s: %s", path, diff)
+	}
+}
