@@ -1,0 +1,63 @@
+package testpeers
+
+import (
+	"database/sql"
+	"database/sql/driver"
+	"strings"
+	"testing"
+)
+
+// MySQL is a session on a MySQL or MariaDB server, for looking at what was
+// written and for doing what others do.
+type MySQL struct{ *sql.DB }
+
+func newMySQL(c driver.Connector) *MySQL {
+	db := sql.OpenDB(c)
+	db.SetMaxOpenConns(1) // so that settings and locks stay
+	return &MySQL{db}
+}
+
+// Run runs statements.
+func (m *MySQL) Run(t testing.TB, statements string) {
+	t.Helper()
+	if _, err := m.Exec(statements); err != nil {
+		t.Fatalf("%s: %v", statements, err)
+	}
+}
+
+// Lines returns the rows of an answer, values joined by |.
+func (m *MySQL) Lines(t testing.TB, query string) []string {
+	t.Helper()
+	rows, err := m.Query(query)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	defer rows.Close()
+	names, err := rows.Columns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for rows.Next() {
+		values := make([]sql.NullString, len(names))
+		into := make([]any, len(names))
+		for i := range values {
+			into[i] = &values[i]
+		}
+		if err := rows.Scan(into...); err != nil {
+			t.Fatal(err)
+		}
+		texts := make([]string, len(names))
+		for i, v := range values {
+			texts[i] = v.String
+			if !v.Valid {
+				texts[i] = "NULL"
+			}
+		}
+		lines = append(lines, strings.Join(texts, "|"))
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return lines
+}
