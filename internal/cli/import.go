@@ -128,15 +128,20 @@ func (im *importer) confirm(plan snapshot.Plan) error {
 			left++
 		}
 	}
-	verb := "replaces all rows of"
-	if plan.Mode == sink.Merge {
+	verb, only := "replaces all rows of", ""
+	switch {
+	case plan.Mode == sink.Merge:
 		verb = "writes over rows of"
+	case len(im.o.LocationIDs) > 0:
+		only = ", also those of other locations (--no-delete keeps them)"
+	case len(im.o.CompanyIDs) > 0:
+		only = ", also those of other companies (--no-delete keeps them)"
 	}
 	target := sink.MaskURL(im.o.URL.Reveal())
 	if !isTerminal(im.p.Stdin) {
-		return usagef("this %s %d tables in %s; pass --no-confirm to say that you want that, as there is no terminal to ask at", verb, left, target)
+		return usagef("this %s %d tables in %s%s; pass --no-confirm to say that you want that, as there is no terminal to ask at", verb, left, target, only)
 	}
-	fmt.Fprintf(im.p.Stderr, "This %s %d tables in %s.\nGo on? [y/N] ", verb, left, target)
+	fmt.Fprintf(im.p.Stderr, "This %s %d tables in %s%s.\nGo on? [y/N] ", verb, left, target, only)
 	answer, err := bufio.NewReader(im.p.Stdin).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err

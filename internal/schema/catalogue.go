@@ -3,8 +3,12 @@ package schema
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 )
 
@@ -47,22 +51,41 @@ func NewCatalogue(fetch Fetcher, cache Cache) *Catalogue {
 	}
 }
 
-// Latest asks HQ for the newest version of every table, by table name.
+// MalformedError says which objects have schemas that can't be used.
+type MalformedError struct {
+	Objects map[string]error // by object name
+}
+
+func (e *MalformedError) Error() string {
+	lines := make([]string, 0, len(e.Objects))
+	for _, object := range slices.Sorted(maps.Keys(e.Objects)) {
+		lines = append(lines, fmt.Sprintf("schema of object %q: %v", object, e.Objects[object]))
+	}
+	return strings.Join(lines, "; ")
+}
+
+// Latest asks HQ for the newest version of every table, by table name. Where some
+// can't be used it returns the others with a MalformedError.
 func (c *Catalogue) Latest(ctx context.Context) (map[string]*Table, error) {
 	answer, err := c.fetch.LatestSchemas(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("fetch the schema: %w", err)
 	}
 	tables := make(map[string]*Table, len(answer))
+	malformed := make(map[string]error)
 	for object, text := range answer {
 		t, err := Decode(text)
 		if err != nil {
-			return nil, fmt.Errorf("schema of object %q: %w", object, err)
+			malformed[object] = err
+			continue
 		}
 		if err := c.cache.SaveSchema(object, t.Version, text); err != nil {
 			return nil, err
 		}
 		tables[t.Name] = c.add(object, t)
+	}
+	if len(malformed) > 0 {
+		return tables, &MalformedError{malformed}
 	}
 	return tables, nil
 }
@@ -112,7 +135,7 @@ func (c *Catalogue) object(ctx context.Context, table string) (string, error) {
 	if ok {
 		return object, nil
 	}
-	if _, err := c.Latest(ctx); err != nil {
+	if _, err := c.Latest(ctx); err != nil && !errors.As(err, new(*MalformedError)) {
 		return "", err
 	}
 	c.mu.Lock()

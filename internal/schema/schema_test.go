@@ -140,3 +140,20 @@ func TestCatalogueAsksOnceAVersionAndSharesLayouts(t *testing.T) {
 		t.Error("an unknown version must be an error")
 	}
 }
+
+func TestASchemaThatCanNotBeUsedHidesNoOther(t *testing.T) {
+	good := `{"table":"order","modelVersion":"v1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}`
+	fetch := &hq{latest: map[string]json.RawMessage{"RepairOrder": json.RawMessage(good), "Odd": json.RawMessage(`{"table":"odd"}`), "None": json.RawMessage(`7`)}}
+	c := schema.NewCatalogue(fetch, memoryCache{})
+	tables, err := c.Latest(context.Background())
+	malformed := new(schema.MalformedError)
+	if !errors.As(err, &malformed) || len(malformed.Objects) != 2 || malformed.Objects["Odd"] == nil || malformed.Objects["None"] == nil {
+		t.Errorf("malformed: %v", err)
+	}
+	if len(tables) != 1 || tables["order"] == nil {
+		t.Errorf("tables: %v", tables)
+	}
+	if table, err := c.Version(context.Background(), "order", "v1"); err != nil || table != tables["order"] {
+		t.Errorf("the version of the good one: %v, %v", table, err)
+	}
+}

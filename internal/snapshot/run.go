@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -91,7 +92,14 @@ func (r *run) check(ctx context.Context) error {
 		}
 	}
 	var err error
-	if r.tables, err = r.cfg.Schemas.Latest(ctx); err != nil {
+	r.tables, err = r.cfg.Schemas.Latest(ctx)
+	if malformed := new(schema.MalformedError); errors.As(err, &malformed) && len(r.tables) > 0 {
+		for object, err := range malformed.Objects {
+			r.cfg.Logger.WarnContext(ctx, "a table is left out, because its schema can't be used", "object", object, "error", err)
+		}
+		err = nil
+	}
+	if err != nil {
 		return err
 	}
 	if r.cfg.ValidateOnly {
