@@ -35,7 +35,7 @@ lint: ## check format, vet, static analysis, modules and the rules of the code's
 	go test ./internal/lint
 
 golden: ## write the golden files anew; look at the difference before you commit it
-	EDS_UPDATE_GOLDEN=1 ./test/run -count 1 $$(grep -rl --include='*_test.go' EDS_UPDATE_GOLDEN . | xargs -n 1 dirname | sort -u)
+	EDS_UPDATE_GOLDEN=1 ./test/run -count 1 $$(grep -rl --include='*_test.go' golden.Compare . | xargs -n 1 dirname | sort -u)
 
 release: ## build the archives of every platform, with checksums, in dist
 	go run ./internal/release -version '$(VERSION:v%=%)' -out dist

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/golden"
 )
 
 func environment(vars map[string]string) config.Lookup {
@@ -221,6 +222,6 @@ func TestTheHelpNamesEveryFlag(t *testing.T) {
 	} {
 		fs := flagSet()
 		bind(fs)
-		golden(t, name+"-flags.txt", fs.FlagUsagesWrapped(100))
+		golden.Compare(t, name+"-flags.txt", fs.FlagUsagesWrapped(100))
 	}
 }

@@ -17,7 +17,7 @@ func House() []Rule {
 	// What stands above everything else.
 	top := []string{"cli", "supervisor", "localhq/..."}
 	// What only tests use.
-	tests := []string{"testing", "sink/sinktest", "testpeers/...", "lint"}
+	tests := []string{"testing", "golden", "sink/sinktest", "testpeers/...", "lint"}
 	destinations := append([]string{"drivers/...", "sink/sqlsink"}, sql...)
 
 	none := []string{}
@@ -69,5 +69,6 @@ func House() []Rule {
 		{Package: "lint", Only: none},
 		{Package: "release", Only: none},
 		{Package: "testpeers/..."},
+		{Package: "golden", Only: none},
 	}
 }

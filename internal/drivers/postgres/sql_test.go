@@ -2,13 +2,10 @@ package postgres
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/shopmonkeyus/eds/internal/golden"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
@@ -126,27 +123,5 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 	}
 	show("move a checkpoint", fmt.Sprintf(checkpointSQL, srv.qualify("_eds_checkpoint")))
 	show("describe tables", strings.TrimSpace(catalogueQuery))
-	golden(t, "statements.sql", out.String())
-}
-
-// golden compares got with the file of that name in testdata, or writes the
-// file where EDS_UPDATE_GOLDEN is set.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if os.Getenv("EDS_UPDATE_GOLDEN") != "" {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s: %s", path, diff)
-	}
+	golden.Compare(t, "statements.sql", out.String())
 }

@@ -3,13 +3,11 @@ package sqlite
 import (
 	"fmt"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/shopmonkeyus/eds/internal/golden"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
@@ -128,29 +126,7 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 	l := newLayout(t, s, "_eds_checkpoint", 3, "stream", "consumer", "filter", "position", "stored")
 	show("write the first checkpoint", checkpointSQL(l, true))
 	show("move a checkpoint", checkpointSQL(l, false))
-	golden(t, "statements.sql", out.String())
-}
-
-// golden compares got with the file of that name in testdata, or writes the
-// file where EDS_UPDATE_GOLDEN is set.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if os.Getenv("EDS_UPDATE_GOLDEN") != "" {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s: %s", path, diff)
-	}
+	golden.Compare(t, "statements.sql", out.String())
 }
 
 func TestNamesThatSQLiteCanNotHaveAreChanged(t *testing.T) {
