@@ -1,0 +1,282 @@
+package sqlserver
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// relation is what we know of a table beside its columns.
+type relation struct {
+	// plain: nothing reacts to how rows are written, and nothing keeps the
+	// table from being truncated.
+	plain bool
+	// merges: MERGE may write it. Not where it has defects: into a table with a
+	// filtered index, an indexed view, a history or an INSTEAD OF trigger, or
+	// where it is refused, as in memory-optimised tables and in views.
+	merges bool
+	// uniques are the columns of each unique index that holds for every row.
+	uniques [][]string
+}
+
+// attribute is what we know of a column beside what the engine does.
+type attribute struct {
+	kind      kind
+	base      string // name of the type, below any alias
+	length    int    // characters, UTF-16 units or bytes at most; -1 is MAX
+	precision int
+	scale     int
+	collation string // "" of what is no text
+	utf8      bool   // a VARCHAR that holds UTF-8
+	identity  bool
+	indexed   bool // an index, a constraint or a computed column stands on it
+}
+
+// columnQuery lists the columns of the tables and views of a schema, with the
+// types below aliases.
+const columnQuery = `SELECT o.name, c.name, COALESCE(b.name, u.name), c.max_length, c.precision, c.scale, c.collation_name, c.is_nullable, c.is_identity, c.is_computed,
+CASE WHEN c.default_object_id <> 0 THEN 1 ELSE 0 END, c.generated_always_type,
+CASE WHEN EXISTS (SELECT 1 FROM sys.index_columns AS x WHERE x.object_id = c.object_id AND x.column_id = c.column_id)
+  OR EXISTS (SELECT 1 FROM sys.foreign_key_columns AS f WHERE f.parent_object_id = c.object_id AND f.parent_column_id = c.column_id)
+  OR EXISTS (SELECT 1 FROM sys.sql_expression_dependencies AS d WHERE d.referenced_id = c.object_id AND d.referenced_minor_id = c.column_id AND d.is_schema_bound_reference = 1)
+  THEN 1 ELSE 0 END
+FROM sys.columns AS c
+INNER JOIN sys.objects AS o ON o.object_id = c.object_id
+INNER JOIN sys.schemas AS s ON s.schema_id = o.schema_id
+INNER JOIN sys.types AS u ON u.user_type_id = c.user_type_id
+LEFT JOIN sys.types AS b ON b.user_type_id = c.system_type_id
+WHERE s.name = @p1 AND o.type IN ('U', 'V') AND o.name IN (%s)
+ORDER BY o.name, c.column_id`
+
+// tableQuery tells of the same tables what decides how they may be written.
+const tableQuery = `SELECT o.name, CASE WHEN o.type = 'V' THEN 1 ELSE 0 END,
+COALESCE((SELECT t.is_memory_optimized FROM sys.tables AS t WHERE t.object_id = o.object_id), 0),
+COALESCE((SELECT t.temporal_type FROM sys.tables AS t WHERE t.object_id = o.object_id), 0),
+(SELECT COUNT(*) FROM sys.triggers AS g WHERE g.parent_id = o.object_id AND g.is_disabled = 0),
+(SELECT COUNT(*) FROM sys.triggers AS g WHERE g.parent_id = o.object_id AND g.is_instead_of_trigger = 1),
+(SELECT COUNT(*) FROM sys.foreign_keys AS f WHERE f.parent_object_id = o.object_id OR f.referenced_object_id = o.object_id),
+(SELECT COUNT(*) FROM sys.sql_expression_dependencies AS d INNER JOIN sys.indexes AS v ON v.object_id = d.referencing_id WHERE d.referenced_id = o.object_id),
+(SELECT COUNT(*) FROM sys.indexes AS i WHERE i.object_id = o.object_id AND i.has_filter = 1)
+FROM sys.objects AS o
+INNER JOIN sys.schemas AS s ON s.schema_id = o.schema_id
+WHERE s.name = @p1 AND o.type IN ('U', 'V') AND o.name IN (%s)`
+
+// indexQuery lists unique indexes of the same tables that hold for every row.
+const indexQuery = `SELECT o.name, i.index_id, i.is_primary_key, c.name
+FROM sys.indexes AS i
+INNER JOIN sys.objects AS o ON o.object_id = i.object_id
+INNER JOIN sys.schemas AS s ON s.schema_id = o.schema_id
+INNER JOIN sys.index_columns AS x ON x.object_id = i.object_id AND x.index_id = i.index_id
+INNER JOIN sys.columns AS c ON c.object_id = x.object_id AND c.column_id = x.column_id
+WHERE s.name = @p1 AND i.is_unique = 1 AND i.is_disabled = 0 AND i.has_filter = 0 AND i.is_hypothetical = 0 AND x.is_included_column = 0 AND o.name IN (%s)
+ORDER BY o.name, i.index_id, x.key_ordinal`
+
+// namesAtOnce bounds how many tables one query asks for.
+const namesAtOnce = 500
+
+// Tables describes those of the named tables, views included, that exist.
+func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
+	var tables []*sqlsink.Table
+	for some := range slices.Chunk(names, namesAtOnce) {
+		found, err := s.tables(ctx, some)
+		if err != nil {
+			return nil, err
+		}
+		tables = append(tables, found...)
+	}
+	return tables, nil
+}
+
+func (s *session) tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
+	params := []string{s.namespace}
+	var markers []string
+	// The server finds a name in whatever case; it goes on under the name asked for.
+	asked := make(map[string]string)
+	for _, name := range names {
+		params = append(params, name)
+		markers = append(markers, fmt.Sprintf("@p%d", len(params)))
+		asked[strings.ToLower(name)] = name
+	}
+	list := strings.Join(markers, ", ")
+	rows, err := s.query(ctx, "read the catalogue", fmt.Sprintf(columnQuery, list), params...)
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	var tables []*sqlsink.Table
+	byName := make(map[string]*sqlsink.Table)
+	for _, row := range rows {
+		t := byName[row.text(0)]
+		if t == nil {
+			t = &sqlsink.Table{Name: asked[strings.ToLower(row.text(0))], Native: &relation{plain: true, merges: true}}
+			byName[row.text(0)] = t
+			tables = append(tables, t)
+		}
+		t.Columns = append(t.Columns, describe(row))
+	}
+	if err := s.describeTables(ctx, byName, list, params); err != nil {
+		return nil, err
+	}
+	return tables, s.describeKeys(ctx, byName, list, params)
+}
+
+func (s *session) describeTables(ctx context.Context, tables map[string]*sqlsink.Table, list string, params []string) error {
+	rows, err := s.query(ctx, "read the catalogue", fmt.Sprintf(tableQuery, list), params...)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		t := tables[row.text(0)]
+		if t == nil {
+			continue
+		}
+		view, memory, history := row.truth(1), row.truth(2), row.truth(3)
+		triggers, instead, foreign, indexedViews, filtered := row.truth(4), row.truth(5), row.truth(6), row.truth(7), row.truth(8)
+		*t.Native.(*relation) = relation{
+			plain:  !view && !memory && !history && !triggers && !foreign && !indexedViews,
+			merges: !view && !memory && !history && !instead && !indexedViews && !filtered,
+		}
+	}
+	return nil
+}
+
+func (s *session) describeKeys(ctx context.Context, tables map[string]*sqlsink.Table, list string, params []string) error {
+	rows, err := s.query(ctx, "read the catalogue", fmt.Sprintf(indexQuery, list), params...)
+	if err != nil {
+		return err
+	}
+	for i := 0; i < len(rows); {
+		first := rows[i]
+		var columns []string
+		for ; i < len(rows) && rows[i].text(0) == first.text(0) && rows[i].integer(1) == first.integer(1); i++ {
+			columns = append(columns, rows[i].text(3))
+		}
+		t := tables[first.text(0)]
+		if t == nil {
+			continue
+		}
+		r := t.Native.(*relation)
+		r.uniques = append(r.uniques, columns)
+		if first.truth(2) {
+			t.Key = columns
+			settleIdentities(t)
+		}
+	}
+	return nil
+}
+
+// describe reads a row of columnQuery.
+func describe(row answer) sqlsink.Column {
+	a := &attribute{
+		base: row.text(2), length: int(row.integer(3)), precision: int(row.integer(4)), scale: int(row.integer(5)),
+		collation: row.text(6), identity: row.truth(8), indexed: row.truth(12),
+	}
+	if strings.HasPrefix(a.base, "n") && a.length > 0 {
+		a.length /= 2 // the catalogue counts bytes
+	}
+	a.utf8 = strings.HasSuffix(strings.ToUpper(a.collation), "_UTF8")
+	c := sqlsink.Column{Name: row.text(1), Nullable: row.truth(7), Filled: row.truth(10) || a.identity, Generated: row.truth(9) || row.truth(11) || a.base == "timestamp", Native: a}
+	a.kind, c.Holds = kindOf(a.base)
+	c.Type = a.spelling()
+	c.Narrow = a.narrow()
+	return c
+}
+
+// narrow reports whether the type holds only some values of its kind. A DECIMAL
+// of some precision is narrow on purpose.
+func (a *attribute) narrow() bool {
+	switch a.kind {
+	case kindTinyInt, kindSmallInt, kindInt, kindReal:
+		return true
+	case kindVarChar:
+		return true
+	case kindNVarChar:
+		// Columns that are made for enumerations and keys are as they should be.
+		return a.length >= 0 && !(a.length >= keyLength && a.collation == binary)
+	}
+	return false
+}
+
+// kindOf tells how values travel to a type and what the type is made for.
+func kindOf(base string) (kind, schema.Type) {
+	switch base {
+	case "nvarchar", "nchar", "ntext":
+		return kindNVarChar, schema.String
+	case "varchar", "char", "text":
+		return kindVarChar, schema.String
+	case "bit":
+		return kindBit, schema.Boolean
+	case "tinyint":
+		return kindTinyInt, schema.Integer
+	case "smallint":
+		return kindSmallInt, schema.Integer
+	case "int":
+		return kindInt, schema.Integer
+	case "bigint":
+		return kindBigInt, schema.Integer
+	case "real":
+		return kindReal, schema.Number
+	case "float":
+		return kindFloat, schema.Number
+	case "decimal", "numeric", "money", "smallmoney":
+		return kindDecimal, schema.Number
+	case "datetimeoffset":
+		return kindDateTimeOffset, schema.DateTime
+	case "datetime2":
+		return kindDateTime2, schema.DateTime
+	case "datetime", "smalldatetime":
+		return kindDateTime, schema.DateTime
+	case "date":
+		return kindDate, schema.DateTime
+	case "varbinary", "binary", "image":
+		return kindBinary, 0
+	}
+	return kindCast, 0
+}
+
+// spelling returns the type as statements have it.
+func (a *attribute) spelling() string {
+	switch a.base {
+	case "nvarchar", "nchar", "varchar", "char", "varbinary", "binary":
+		if a.length < 0 {
+			return strings.ToUpper(a.base) + "(MAX)"
+		}
+		return fmt.Sprintf("%s(%d)", strings.ToUpper(a.base), a.length)
+	case "decimal", "numeric":
+		return fmt.Sprintf("%s(%d, %d)", strings.ToUpper(a.base), a.precision, a.scale)
+	case "datetimeoffset", "datetime2", "time":
+		return fmt.Sprintf("%s(%d)", strings.ToUpper(a.base), a.scale)
+	case "float":
+		return "FLOAT(53)"
+	}
+	return strings.ToUpper(a.base)
+}
+
+// declaration returns the type with its collation, for a column's definition.
+func (a *attribute) declaration() string {
+	if a.collation == "" || a.kind == kindCast {
+		return a.spelling()
+	}
+	return a.spelling() + " COLLATE " + a.collation
+}
+
+// upsertable reports whether some unique index is of exactly the given columns.
+func (r *relation) upsertable(key []string) bool {
+	return slices.ContainsFunc(r.uniques, func(unique []string) bool {
+		return len(unique) == len(key) && !slices.ContainsFunc(key, func(k string) bool { return !slices.Contains(unique, k) })
+	})
+}
+
+// settleIdentities makes identity columns outside of the key ones that only the
+// server fills: their values can not be updated.
+func settleIdentities(t *sqlsink.Table) {
+	for i := range t.Columns {
+		c := &t.Columns[i]
+		if c.Native.(*attribute).identity && !slices.Contains(t.Key, c.Name) {
+			c.Generated = true
+		}
+	}
+}

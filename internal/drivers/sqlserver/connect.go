@@ -1,0 +1,238 @@
+package sqlserver
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	mssql "github.com/microsoft/go-mssqldb"
+	"github.com/microsoft/go-mssqldb/azuread"
+	"github.com/microsoft/go-mssqldb/msdsn"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// parse reads the URL. Errors hold none of its secrets.
+func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
+	query, err := lowerOptions(target)
+	if err != nil {
+		return nil, sqlsink.Options{}, err
+	}
+	shared, err := sqlsink.ParseOptions(query)
+	if err != nil {
+		return nil, shared, err
+	}
+	d := &dialect{schema: query.Get("schema"), entra: query.Has("fedauth"), env: env}
+	instance, database := query.Get("instance"), query.Get("database")
+	if path := strings.Trim(target.Path, "/"); path != "" {
+		switch {
+		case database == "":
+			database = path
+		case instance == "":
+			instance = path
+		}
+	}
+	if database == "" {
+		return nil, shared, errors.New("the sqlserver url names no database; write it after the host: sqlserver://user@host:1433/database")
+	}
+	if target.Hostname() == "" {
+		return nil, shared, errors.New("the sqlserver url names no host; it should be like sqlserver://user:password@host:1433/database")
+	}
+	for _, own := range []string{"schema", "instance", "metadata", "delete"} {
+		query.Del(own)
+	}
+	query.Set("database", database)
+	for name, value := range map[string]string{"app name": "eds", "packet size": strconv.Itoa(packetSize), "disableretry": "true"} {
+		if !query.Has(name) {
+			query.Set(name, value)
+		}
+	}
+	if !query.Has("encrypt") && strings.Contains(strings.ToLower(target.Hostname()), ".database.") {
+		query.Set("encrypt", "true") // Azure SQL, in any of its clouds
+	}
+	plain := url.URL{Scheme: "sqlserver", User: target.User, Host: target.Host, Path: "/" + instance, RawQuery: query.Encode()}
+	d.dsn = plain.String()
+	if d.config, err = msdsn.Parse(d.dsn); err != nil {
+		return nil, shared, fmt.Errorf("read the options of the sqlserver url: %s", redact(err.Error(), target))
+	}
+	if d.entra {
+		if _, err := azuread.NewConnector(d.dsn); err != nil {
+			return nil, shared, fmt.Errorf("read the options of the sqlserver url: %s", redact(err.Error(), target))
+		}
+	}
+	return d, shared, nil
+}
+
+// packetSize is the largest packet that an encrypted connection may have.
+const packetSize = 16383
+
+// lowerOptions returns the URL's options by their names in lower case, which are
+// all known.
+func lowerOptions(target *url.URL) (url.Values, error) {
+	var known []string
+	for _, o := range append(options(), sqlsink.URLOptions...) {
+		known = append(known, strings.ToLower(o.Name))
+	}
+	query := make(url.Values)
+	for name, values := range target.Query() {
+		query[strings.ToLower(name)] = values
+	}
+	lower := *target
+	lower.RawQuery = query.Encode()
+	return query, sink.CheckOptions(&lower, append(known, otherOptions...)...)
+}
+
+// redact takes the URL's password out of an error's text.
+func redact(text string, target *url.URL) string {
+	if password, ok := target.User.Password(); ok && password != "" {
+		text = strings.ReplaceAll(strings.ReplaceAll(text, password, "***"), url.QueryEscape(password), "***")
+	}
+	return text
+}
+
+// connector returns what makes connections, each of which wire gets hold of.
+func (d *dialect) connector(w *wire) (*mssql.Connector, error) {
+	connector := mssql.NewConnectorConfig(d.config)
+	if d.entra {
+		var err error
+		if connector, err = azuread.NewConnector(d.dsn); err != nil {
+			return nil, err
+		}
+	}
+	connector.Dialer = w
+	return connector, nil
+}
+
+// wire dials, and keeps the newest connection, so that what waits for the server
+// can be given up.
+type wire struct {
+	net.Dialer
+	conn net.Conn
+}
+
+// DialContext dials.
+func (w *wire) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := w.Dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	// The driver itself does not look at the context before it has signed in.
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+	}
+	w.conn = conn
+	return conn, nil
+}
+
+// signInTimeout bounds how long it may take until the server has let us in.
+const signInTimeout = 30 * time.Second
+
+// dial opens a connection and signs in.
+func (d *dialect) dial(ctx context.Context) (*mssql.Conn, net.Conn, error) {
+	w := &wire{Dialer: net.Dialer{KeepAlive: d.config.KeepAlive}}
+	connector, err := d.connector(w)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, signInTimeout)
+	defer cancel()
+	conn, err := connector.Connect(ctx)
+	if err != nil {
+		return nil, nil, d.explainConnect(err)
+	}
+	if err := w.conn.SetDeadline(time.Time{}); err != nil {
+		return nil, nil, errors.Join(&connectionError{err}, conn.Close())
+	}
+	return conn.(*mssql.Conn), w.conn, nil
+}
+
+// where names the server.
+func (d *dialect) where() string {
+	if d.config.Instance != "" && d.config.Port == 0 {
+		return d.config.Host + `\` + d.config.Instance
+	}
+	port := d.config.Port
+	if port == 0 {
+		port = 1433
+	}
+	return net.JoinHostPort(d.config.Host, strconv.FormatUint(port, 10))
+}
+
+// explainConnect says what went wrong with a connection in words that help, and
+// without any of the URL's secrets.
+func (d *dialect) explainConnect(err error) error {
+	where := d.where()
+	e := mssql.Error{}
+	if !errors.As(err, &e) {
+		return &connectionError{d.explainNetwork(where, err)}
+	}
+	s := newServerError("connect to "+where, e)
+	user, database := d.config.User, d.config.Database
+	switch s.number {
+	case 18456:
+		s.what = fmt.Sprintf("%s refuses the user %q or the password", where, user)
+	case 18486, 18487, 18488, 18470:
+		s.what = fmt.Sprintf("%s does not let user %q in", where, user)
+	case 4060, 911:
+		s.what = fmt.Sprintf("%s has no database %q, or user %q may not open it; run: CREATE DATABASE %s, and in it: CREATE USER %s FOR LOGIN %s", where, database, user, quote(database), quote(user), quote(user))
+	case 916:
+		s.what = fmt.Sprintf("user %q may not open database %q; run there: CREATE USER %s FOR LOGIN %s", user, database, quote(user), quote(user))
+	case 40615, 47073:
+		s.what = fmt.Sprintf("the firewall of %s does not let this address in; add a rule for it", where)
+	}
+	return &connectionError{s}
+}
+
+// explainNetwork explains an error that came before the server said anything.
+// What only the URL can put right is fatal.
+func (d *dialect) explainNetwork(where string, err error) error {
+	var (
+		unknown  x509.UnknownAuthorityError
+		hostname x509.HostnameError
+		invalid  x509.CertificateInvalidError
+		verify   *tls.CertificateVerificationError
+		alert    tls.AlertError
+		dns      *net.DNSError
+		op       *net.OpError
+	)
+	switch text := err.Error(); {
+	case errors.As(err, &unknown):
+		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is signed by an authority that is not trusted; give it with certificate=FILE: %w", where, unknown))
+	case errors.As(err, &hostname):
+		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is for another name; give it with hostNameInCertificate=NAME: %w", where, hostname))
+	case errors.As(err, &invalid):
+		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is not valid: %w", where, invalid))
+	case errors.As(err, &verify):
+		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: %w", where, verify.Err))
+	case errors.As(err, &alert):
+		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: the server refused: %w", where, alert))
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("connect to %s: no answer in time: %w", where, context.DeadlineExceeded)
+	case errors.As(err, &dns):
+		return fmt.Errorf("connect to %s: %w", where, dns)
+	case errors.As(err, &op):
+		return fmt.Errorf("connect to %s: %w", where, op)
+	case d.entra:
+		return fmt.Errorf("sign in to %s with Entra ID: %s", where, firstLine(text))
+	default:
+		return fmt.Errorf("connect to %s: %s", where, strings.ReplaceAll(text, d.config.Password, "***"))
+	}
+}
+
+// firstLine returns the first line of an identity error, whose other lines hold
+// the answer of the token service in full.
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
+	return line
+}

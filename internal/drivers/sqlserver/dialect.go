@@ -1,0 +1,228 @@
+package sqlserver
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strings"
+	"sync/atomic"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"github.com/microsoft/go-mssqldb/msdsn"
+
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+	"github.com/shopmonkeyus/eds/internal/value"
+)
+
+// dialect is SQL Server to the SQL engine.
+type dialect struct {
+	config msdsn.Config
+	dsn    string
+	schema string // the URL's; "" is the user's own default
+	entra  bool   // sign in with Entra ID
+	env    sink.Env
+	// namespace is the schema of every table, as the newest session found it.
+	namespace atomic.Pointer[string]
+}
+
+// binary is the collation of keys and names: by code, so that no two texts are
+// the same but equal ones, and those that differ in blanks at their end.
+const binary = "Latin1_General_100_BIN2"
+
+// Name shortens a long name: to its beginning, and a hash of all of it, so that
+// two long names stay two. A hash is also added to names that SQL Server would
+// take for others: with blanks at the end, and with characters beyond the basic
+// plane, which older collations take for nothing. A name of a temporary table
+// becomes that of a real one.
+func (d *dialect) Name(name string) string {
+	plain := strings.ToValidUTF8(strings.ReplaceAll(name, "\x00", value.Replacement), value.Replacement)
+	units := len(utf16.Encode([]rune(plain)))
+	if units <= maxName && units == utf8.RuneCountInString(plain) && plain == name && !strings.HasPrefix(name, "#") && strings.TrimRight(name, " ") == name {
+		return name
+	}
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	if strings.HasPrefix(plain, "#") {
+		plain = "_" + plain
+	}
+	var cut strings.Builder
+	units = 0
+	for _, r := range plain {
+		if units += utf16.RuneLen(r); units > maxName-17 {
+			break
+		}
+		cut.WriteRune(r)
+	}
+	return fmt.Sprintf("%s_%016x", cut.String(), h.Sum64())
+}
+
+// maxName is the length of a name in UTF-16 units that leaves room for the
+// constraints of staging tables.
+const maxName = 116
+
+// FoldsCase is true: in most databases names that differ in case only are the same.
+func (d *dialect) FoldsCase() bool { return true }
+
+// quote quotes an identifier.
+func quote(name string) string { return "[" + strings.ReplaceAll(name, "]", "]]") + "]" }
+
+// qualify returns the quoted name of a table, with its schema.
+func (d *dialect) qualify(table string) string {
+	return quote(*d.namespace.Load()) + "." + quote(table)
+}
+
+// declared returns the type that a column is made with.
+func declared(c sqlsink.NewColumn) string {
+	switch {
+	case c.Type == schema.Integer:
+		return "BIGINT"
+	case c.Type == schema.Number:
+		return "FLOAT(53)"
+	case c.Type == schema.Boolean:
+		return "BIT"
+	case c.Type == schema.DateTime:
+		return "DATETIMEOFFSET(6)"
+	case c.Key || c.Type == schema.Enum || c.Meta != 0:
+		return fmt.Sprintf("NVARCHAR(%d) COLLATE %s", keyLength, binary)
+	default:
+		return "NVARCHAR(MAX)"
+	}
+}
+
+// keyLength is how many UTF-16 units a text in a key has at most, as an index
+// takes 1,700 bytes.
+const keyLength = 255
+
+// clusteredBytes is how large a key may be at most to order the table by.
+const clusteredBytes = 900
+
+// DDL carries out a migration step, in the schema that the newest session found.
+func (d *dialect) DDL(step sqlsink.Step) []string {
+	table := d.qualify(step.Table)
+	switch step.Kind {
+	case sqlsink.CreateTable:
+		return []string{createTable(table, step)}
+	case sqlsink.AddColumn:
+		return []string{"ALTER TABLE " + table + " ADD " + quote(step.Columns[0].Name) + " " + declared(step.Columns[0]) + " NULL"}
+	case sqlsink.WidenColumn:
+		return widen(table, step)
+	default:
+		a := step.Real.Native.(*attribute)
+		if a.indexed {
+			return nil
+		}
+		return []string{"ALTER TABLE " + table + " ALTER COLUMN " + quote(step.Real.Name) + " " + a.declaration() + " NULL"}
+	}
+}
+
+func createTable(table string, step sqlsink.Step) string {
+	lines := make([]string, 0, len(step.Columns)+1)
+	var key []string
+	size := 0
+	for _, c := range step.Columns {
+		null := " NULL"
+		if c.Key {
+			null = " NOT NULL"
+			key = append(key, quote(c.Name))
+			size += keySize(c.Type)
+		}
+		lines = append(lines, "\t"+quote(c.Name)+" "+declared(c)+null)
+	}
+	lines = append(lines, "\tPRIMARY KEY "+clustered(size)+" ("+strings.Join(key, ", ")+")")
+	return "CREATE TABLE " + table + " (\n" + strings.Join(lines, ",\n") + "\n)"
+}
+
+// keySize returns how many bytes a column of the type can take in a key.
+func keySize(t schema.Type) int {
+	switch t {
+	case schema.Integer, schema.Number:
+		return 8
+	case schema.Boolean:
+		return 1
+	case schema.DateTime:
+		return 10
+	default:
+		return 2 * keyLength
+	}
+}
+
+func clustered(size int) string {
+	if size > clusteredBytes {
+		return "NONCLUSTERED"
+	}
+	return "CLUSTERED"
+}
+
+// exactNumber holds every BIGINT, and numbers of 18 decimal places, exactly, as
+// a floating-point type would not.
+const exactNumber = "DECIMAL(38, 18)"
+
+// widen returns the statements that give a column a wider type. Columns in an
+// index or a constraint can not get one.
+func widen(table string, step sqlsink.Step) []string {
+	a := step.Real.Native.(*attribute)
+	alter := func(to string) string {
+		return "ALTER TABLE " + table + " ALTER COLUMN " + quote(step.Real.Name) + " " + to + " NULL"
+	}
+	switch {
+	case a.indexed:
+		return nil
+	case step.To == schema.Integer:
+		return []string{alter("BIGINT")}
+	case step.To == schema.Number && step.Real.Holds == schema.Number:
+		return []string{alter("FLOAT(53)")}
+	case step.To == schema.Number:
+		return []string{alter(exactNumber)}
+	case step.To == schema.DateTime || step.To == schema.Boolean:
+		return nil
+	}
+	text := a.asText(quote(step.Real.Name))
+	if text == "" {
+		return []string{alter("NVARCHAR(MAX)")}
+	}
+	// An implicit conversion would spell the values otherwise, and round numbers.
+	aside := quote((*dialect)(nil).Name("_eds_widen_" + step.Real.Name))
+	name := quote(step.Real.Name)
+	return []string{
+		"ALTER TABLE " + table + " ADD " + aside + " NVARCHAR(MAX) NULL",
+		"UPDATE " + table + " SET " + aside + " = " + text,
+		alter(a.declaration()),
+		"UPDATE " + table + " SET " + name + " = NULL",
+		alter("NVARCHAR(MAX)"),
+		"UPDATE " + table + " SET " + name + " = " + aside,
+		"ALTER TABLE " + table + " DROP COLUMN " + aside,
+	}
+}
+
+// asText returns an expression for the text that stands for a column's values,
+// or "" where the server's own conversion gives it.
+func (a *attribute) asText(name string) string {
+	switch a.kind {
+	case kindBit:
+		return "CASE " + name + " WHEN 1 THEN N'true' WHEN 0 THEN N'false' END"
+	case kindFloat, kindReal:
+		// The shortest text that is the number again; of a few there is none but the long one.
+		short := "FORMAT(" + name + ", N'R', N'en-US')"
+		return "CASE WHEN TRY_CONVERT(FLOAT(53), " + short + ") = " + name + " THEN " + short + " ELSE CONVERT(NVARCHAR(MAX), " + name + ", 3) END"
+	case kindDecimal:
+		if a.scale == 0 {
+			return ""
+		}
+		digits := "REPLACE(RTRIM(REPLACE(CONVERT(NVARCHAR(50), " + name + "), N'0', N' ')), N' ', N'0')"
+		return "REPLACE(RTRIM(REPLACE(" + digits + ", N'.', N' ')), N' ', N'.')"
+	case kindDateTimeOffset:
+		return rfc3339("SWITCHOFFSET(" + name + ", N'+00:00')")
+	case kindDateTime2, kindDateTime:
+		return rfc3339(name)
+	case kindDate:
+		return "CONVERT(NVARCHAR(10), " + name + ", 23)"
+	}
+	return ""
+}
+
+// rfc3339 returns an expression for the text of an instant in UTC.
+func rfc3339(instant string) string {
+	return "CONVERT(NVARCHAR(10), CAST(" + instant + " AS DATE), 23) + N'T' + CONVERT(NVARCHAR(15), CAST(" + instant + " AS TIME(6))) + N'Z'"
+}

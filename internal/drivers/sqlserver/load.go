@@ -1,0 +1,178 @@
+package sqlserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// Exec runs DDL as one transaction, each statement as a batch of its own: one
+// that follows ALTER TABLE in its batch would not know the column.
+func (s *session) Exec(ctx context.Context, statements []string) error {
+	tx := &transaction{session: s}
+	err := tx.open(ctx)
+	for _, statement := range statements {
+		if err == nil {
+			err = s.exec(ctx, "change the table", statement)
+		}
+	}
+	if err == nil {
+		err = tx.Commit(ctx)
+	}
+	if err == nil {
+		return nil
+	}
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	if failed := tx.Rollback(undo); failed != nil {
+		s.broken = true
+		return &connectionError{err}
+	}
+	return err
+}
+
+// undoTimeout bounds how long it may take to roll back.
+const undoTimeout = 5 * time.Second
+
+// sequence is a column of staging tables that numbers the rows as they come.
+const sequence = "_eds_row"
+
+// Stage makes a staging table: the columns that rows have, and one that numbers them.
+func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
+	return s.exec(ctx, "make a staging table", stageText(s.shape(live), quote(s.namespace)+"."+quote(name)))
+}
+
+func stageText(sh *shape, stage string) string {
+	lines := []string{"\t" + quote(sequence) + " BIGINT IDENTITY(1, 1) NOT NULL"}
+	for i := range sh.columns {
+		null := " NULL"
+		if i < sh.layout.Keys {
+			null = " NOT NULL"
+		}
+		lines = append(lines, "\t"+sh.columns[i].stageDefinition(null))
+	}
+	return "CREATE TABLE " + stage + " (\n" + strings.Join(lines, ",\n") + "\n)"
+}
+
+// Append loads the rows of a snapshot into a staging table.
+func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*change.Row, error]) (int64, error) {
+	if err := tx.open(ctx); err != nil {
+		return 0, err
+	}
+	sh := tx.shape(stage)
+	load := tx.bulk(ctx, sh, sh.table, sh.all())
+	now := time.Now().UTC()
+	var count int64
+	for row, err := range rows {
+		if err != nil {
+			return 0, load.abandon(err)
+		}
+		count++
+		if err := load.add(ctx, row, now); err != nil {
+			if fault.Of(err) == fault.Poison {
+				err = &sink.RowError{Row: count, Err: err}
+			}
+			return 0, load.abandon(err)
+		}
+	}
+	return load.done()
+}
+
+// Seal gives the staging table its primary key, after removing rows whose key
+// was loaded again later.
+func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
+	if len(stage.Real.Key) > 0 {
+		return nil
+	}
+	sh := s.shape(stage)
+	err := s.exec(ctx, "index the staged rows", sealText(sh))
+	if e := new(serverError); errors.As(err, &e) && e.number == 1505 {
+		if err = s.exec(ctx, "remove rows that were loaded twice", dedupText(sh)); err == nil {
+			err = s.exec(ctx, "index the staged rows", sealText(sh))
+		}
+	}
+	return err
+}
+
+func sealText(stage *shape) string {
+	size := 0
+	keys := make([]int, stage.layout.Keys)
+	for i := range keys {
+		keys[i] = i
+		size += stage.columns[i].keySize()
+	}
+	return fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY %s (%s)", stage.table, clustered(size), stage.names(keys, ""))
+}
+
+// keySize returns how many bytes the column can take in a key.
+func (c *column) keySize() int {
+	switch {
+	case c.kind == kindNVarChar && c.length > 0:
+		return 2 * c.length
+	case (c.kind == kindVarChar || c.kind == kindBinary) && c.length > 0:
+		return c.length
+	case c.kind == kindDecimal:
+		return 17
+	default:
+		return 16
+	}
+}
+
+// dedupText keeps the last row of each key.
+func dedupText(stage *shape) string {
+	return fmt.Sprintf("DELETE T\nFROM %[1]s AS T INNER JOIN %[1]s AS S\nON %[2]s\nWHERE S.%[3]s > T.%[3]s;", stage.table, stage.matches(), quote(sequence))
+}
+
+// Place puts the staged rows in place of the live table's, or upserts them. The
+// live table stays, and what hangs on it: where nothing reacts to its rows, they
+// are replaced; else only those are touched that differ in key, so that columns
+// of others keep their values.
+func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
+	if err := tx.open(ctx); err != nil {
+		return err
+	}
+	sh := tx.shape(live)
+	for _, text := range placeTexts(sh, quote(tx.namespace)+"."+quote(stage.Real.Name), mode) {
+		if err := tx.exec(ctx, "put rows into "+sh.label, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func placeTexts(sh *shape, stage string, mode sink.LoadMode) []string {
+	source := stage + " AS S"
+	drop := "DROP TABLE " + stage
+	names := sh.names(sh.all(), "")
+	switch {
+	case mode == sink.Merge:
+		return []string{sh.upsert(source, true), drop}
+	case sh.layout.Real.Native.(*relation).plain && len(sh.columns) == len(sh.layout.Real.Columns):
+		return []string{
+			"TRUNCATE TABLE " + sh.table,
+			sh.withIdentity("INSERT INTO " + sh.table + " WITH (TABLOCK) (" + names + ")\nSELECT " + sh.expressions() + "\nFROM " + source + ";"),
+			drop,
+		}
+	}
+	return []string{
+		"DELETE T\nFROM " + sh.table + " AS T\nWHERE NOT EXISTS (SELECT 1 FROM " + source + " WHERE " + sh.matches() + ");",
+		sh.upsert(source, false), // a snapshot that replaces a table replaces newer rows too
+		drop,
+	}
+}
+
+// Drop drops a staging table.
+func (tx *transaction) Drop(ctx context.Context, table string) error {
+	if err := tx.open(ctx); err != nil {
+		return err
+	}
+	return tx.exec(ctx, fmt.Sprintf("drop table %q", table), "DROP TABLE IF EXISTS "+quote(tx.namespace)+"."+quote(table))
+}

@@ -1,0 +1,164 @@
+// Package sqlserver writes to SQL Server and to Azure SQL.
+package sqlserver
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// Driver describes SQL Server.
+func Driver() sink.Driver {
+	return sink.Driver{
+		Name: "sqlserver", Title: "SQL Server",
+		Schemes:   []string{"sqlserver", "mssql"},
+		Example:   "sqlserver://user:password@host:1433/database",
+		Summary:   "Writes rows to tables of SQL Server 2016 SP1 or newer, or of Azure SQL.",
+		Help:      help(),
+		Options:   append(options(), sqlsink.URLOptions...),
+		Fields:    fields(),
+		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
+		KeepsRows: true, Imports: true,
+		URL: buildURL, Open: open,
+	}
+}
+
+func options() []sink.Option {
+	return []sink.Option{
+		{Name: "schema", Description: "schema of the tables, made where it does not exist; default is the user's own, usually dbo"},
+		{Name: "instance", Description: "named instance, whose port SQL Server Browser tells; leave the port out of the url then"},
+		{Name: "encrypt", Description: "true, strict (TDS 8.0), false (the login only) or disable; default is true for Azure SQL, else false"},
+		{Name: "TrustServerCertificate", Description: "true takes any certificate; default is true where encrypt is not given, else false"},
+		{Name: "certificate", Description: "file (.pem or .der) with the certificate of the authority to trust"},
+		{Name: "serverCertificate", Description: "file with the very certificate that the server must show"},
+		{Name: "hostNameInCertificate", Description: "name that the server's certificate is for, where it is not the host's"},
+		{Name: "tlsmin", Default: "1.2", Description: "oldest version of TLS to speak: 1.0, 1.1, 1.2 or 1.3"},
+		{Name: "fedauth", Description: "sign in with Microsoft Entra ID: ActiveDirectoryPassword, ActiveDirectoryServicePrincipal, ActiveDirectoryManagedIdentity, ActiveDirectoryWorkloadIdentity, ActiveDirectoryEnvironment, ActiveDirectoryAzCli or ActiveDirectoryDefault"},
+		{Name: "dial timeout", Default: "15", Description: "seconds to wait for a connection to be accepted"},
+		{Name: "app name", Default: "eds", Description: "how the server shows the session"},
+	}
+}
+
+// otherOptions are understood as go-mssqldb does, and not listed in the help.
+var otherOptions = []string{
+	"database", "packet size", "connection timeout", "keepalive", "workstation id", "applicationintent", "failoverpartner", "failoverport",
+	"multisubnetfailover", "serverspn", "notraceid", "protocol", "epa enabled", "user id",
+	"clientcertpath", "applicationclientid", "resource id", "tokenfilepath", "sendcertificatechain", "disableinstancediscovery", "additionallyallowedtenants",
+}
+
+func fields() []sink.Field {
+	return []sink.Field{
+		{Name: "Database", Type: "string", Description: "name of the database", Required: true},
+		{Name: "Username", Type: "string", Description: "user that may make and write tables", Required: true},
+		{Name: "Password", Type: "string", Format: "password", Description: "password of the user", Required: true},
+		{Name: "Hostname", Type: "string", Default: "localhost", Description: "host name or address of the server", Required: true},
+		{Name: "Port", Type: "number", Default: "1433", Description: "port of the server"},
+	}
+}
+
+func help() string {
+	var b strings.Builder
+	b.WriteString(`Give eds a login, and a user in the database, that may make tables and write them:
+
+    CREATE LOGIN eds WITH PASSWORD = '...';
+    USE shop;
+    CREATE USER eds FOR LOGIN eds;
+    GRANT CREATE TABLE TO eds;
+    GRANT SELECT, INSERT, UPDATE, DELETE, ALTER, REFERENCES ON SCHEMA::dbo TO eds;
+
+or a schema of its own, and schema=shop in the url:
+
+    CREATE SCHEMA shop AUTHORIZATION eds;
+
+Examples:
+
+    sqlserver://eds:${PASSWORD}@db.example.com:1433/shop?encrypt=true
+    sqlserver://eds:${PASSWORD}@db.example.com/shop?instance=SQLEXPRESS&TrustServerCertificate=true&encrypt=true
+    sqlserver://eds:${PASSWORD}@shop.database.windows.net/shop
+    sqlserver://shop.database.windows.net/shop?fedauth=ActiveDirectoryManagedIdentity
+
+A url as go-mssqldb has it, with database=shop among the options and the name of an
+instance for its path, is understood as well.
+
+Tables are created with the primary key of the source. Tables that exist keep
+their types; columns are added, and widened where a type no longer holds the
+source's and no index or constraint stands on the column. Each batch is one transaction with its checkpoint:
+every change takes effect exactly once. Names longer than 128 characters are cut, and end in a hash.
+
+Values that a column can not hold are set aside in the dead-letter queue, and so
+are keys that end in a blank, which SQL Server takes for the same key without it.
+These are adjusted instead, and counted by rule:
+
+`)
+	for _, r := range rules() {
+		fmt.Fprintf(&b, "    %-26s %s\n", r.name, r.what)
+	}
+	return b.String()
+}
+
+// maxIdentifier is how many UTF-16 units the name of a database or user has at most.
+const maxIdentifier = 128
+
+// buildURL builds a URL from the fields of HQ's form.
+func buildURL(values map[string]string) (string, []sink.FieldError) {
+	var wrong []sink.FieldError
+	refuse := func(field, why string) { wrong = append(wrong, sink.FieldError{Field: field, Error: why}) }
+	for _, f := range fields() {
+		value := strings.TrimSpace(values[f.Name])
+		switch {
+		case f.Required && value == "" && (f.Format == "" || values[f.Name] == ""):
+			refuse(f.Name, "a value is needed")
+		case strings.ContainsRune(values[f.Name], 0):
+			refuse(f.Name, "it has a character that can not be part of it")
+		case len(utf16.Encode([]rune(value))) > maxIdentifier && f.Name != "Hostname":
+			refuse(f.Name, fmt.Sprintf("it is longer than %d characters", maxIdentifier))
+		}
+	}
+	port := strings.TrimSpace(values["Port"])
+	if port == "" {
+		port = "1433"
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		refuse("Port", "it should be a number from 1 to 65535")
+	}
+	host, instance, _ := strings.Cut(strings.TrimSpace(values["Hostname"]), `\`)
+	host = strings.Trim(host, "[]")
+	if strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || strings.ContainsRune("/@?#%\\\"'<>[]^`{|}$\x7f", r) }) {
+		refuse("Hostname", `it should be a host name or an address, without a port or a scheme; host\instance names an instance`)
+	}
+	if wrong != nil {
+		return "", wrong
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	u := url.URL{Scheme: "sqlserver", Host: host + ":" + port, Path: "/" + strings.TrimSpace(values["Database"]), User: url.UserPassword(strings.TrimSpace(values["Username"]), values["Password"])}
+	if instance != "" {
+		u.RawQuery = url.Values{"instance": {instance}}.Encode()
+		if strings.TrimSpace(values["Port"]) == "" {
+			u.Host = host
+		}
+	}
+	// A $ stays apart from the placeholder that ${NAME} would be.
+	return strings.ReplaceAll(u.String(), "$", "%24"), nil
+}
+
+// open connects to the destination.
+func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
+	d, shared, err := parse(target, env)
+	if err != nil {
+		return nil, fault.Mark(fault.Fatal, err)
+	}
+	s, err := sqlsink.Open(ctx, d, shared, env)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
