@@ -17,7 +17,7 @@ func House() []Rule {
 	// What stands above everything else.
 	top := []string{"cli", "supervisor", "localhq/..."}
 	// What only tests use.
-	tests := []string{"testing", "golden", "sink/sinktest", "testpeers/...", "lint"}
+	tests := []string{"golden", "sink/sinktest", "testpeers/...", "lint"}
 	destinations := append([]string{"drivers/...", "sink/sqlsink"}, sql...)
 
 	none := []string{}
@@ -25,7 +25,7 @@ func House() []Rule {
 	ground := never(sql, []string{"database/sql"}, nats, tests, []string{"net/http"})
 	middle := never(top, tests, []string{"server"})
 
-	return []Rule{
+	rules := []Rule{
 		// What everything stands on.
 		{Package: "rawjson", Only: none, Never: ground},
 		{Package: "value", Only: []string{"rawjson"}, Never: ground},
@@ -71,4 +71,11 @@ func House() []Rule {
 		{Package: "testpeers/..."},
 		{Package: "golden", Only: none},
 	}
+	for i, r := range rules {
+		// Not even transitively would be better, but client libraries do it.
+		if !slices.Contains(tests, r.Package) {
+			rules[i].NeverDirectly = append(slices.Clone(r.NeverDirectly), "testing")
+		}
+	}
+	return rules
 }
