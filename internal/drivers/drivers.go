@@ -55,6 +55,7 @@ func Open(ctx context.Context, raw string, lookup sink.Lookup, env sink.Env) (si
 	if err != nil {
 		return d, nil, err
 	}
+	env.Lookup = lookup
 	s, err := d.Open(ctx, target, env)
 	if err != nil {
 		return d, nil, fmt.Errorf("open %s: %w", d.Title, err)

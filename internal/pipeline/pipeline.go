@@ -35,7 +35,7 @@ import (
 type Config struct {
 	Source Source
 	Sink   sink.Sink
-	// KeepsRows and Limits are those of the sink's driver. Without KeepsRows
+	// KeepsRows and Limits are those of the sink's driver, or Limits the sink's own. Without KeepsRows
 	// events are not split into columns, and no schema is needed.
 	KeepsRows bool
 	Limits    sink.Limits
@@ -54,8 +54,10 @@ type Config struct {
 
 	MaxRows    int           // events a batch; default: Limits.Rows
 	MaxBytes   int           // payload bytes a batch; default: Limits.Bytes, at most DefaultMaxBytes
-	MinLatency time.Duration // a batch waits at least so long for more; default 0
-	MaxLatency time.Duration // and at most so long; default DefaultMaxLatency
+	// A batch waits at least MinLatency for more, and at most MaxLatency. Where
+	// both are 0 they are Limits.Age; MaxLatency is DefaultMaxLatency then.
+	MinLatency time.Duration
+	MaxLatency time.Duration
 
 	MaxInFlight      int // messages received and not acknowledged; default DefaultMaxInFlight
 	MaxInFlightBytes int // likewise, in bytes; default: twice MaxBytes and an eighth
@@ -94,6 +96,9 @@ func (c *Config) complete() error {
 	defaults(&c.MaxBytes, DefaultMaxBytes)
 	defaults(&c.MaxInFlightBytes, c.MaxBytes*2+c.MaxBytes/8)
 	defaults(&c.Decoders, min(runtime.GOMAXPROCS(0), 4))
+	if c.MinLatency == 0 && c.MaxLatency == 0 {
+		c.MinLatency = c.Limits.Age
+	}
 	if c.MaxLatency == 0 {
 		c.MaxLatency = max(DefaultMaxLatency, c.MinLatency)
 	}

@@ -211,7 +211,7 @@ func (s *Server) openDestination(ctx context.Context, consumer, filter string) (
 	}
 	env := sink.Env{
 		Logger: s.Logger.With("destination", s.driver.Name), Stream: streamName, Consumer: consumer, Filter: filter,
-		After: s.Options.UpdateStrategy == config.After,
+		After: s.Options.UpdateStrategy == config.After, Lookup: s.Lookup,
 		Adjusted: func(table, column, rule string) {
 			s.adjust.WithLabelValues(table, column, rule).Inc()
 		},

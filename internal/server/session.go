@@ -290,8 +290,12 @@ func (s *Server) follow(soft, hard context.Context, denied <-chan error, source 
 	if err != nil {
 		return err
 	}
+	limits := s.driver.Limits
+	if pacer, ok := destination.(sink.Pacer); ok {
+		limits = pacer.Limits()
+	}
 	p, err := pipeline.New(pipeline.Config{
-		Source: source, Sink: destination, KeepsRows: s.driver.KeepsRows, Limits: s.driver.Limits, Tables: s.tables,
+		Source: source, Sink: destination, KeepsRows: s.driver.KeepsRows, Limits: limits, Tables: s.tables,
 		SnapshotClock: func(table string) (cdc.Timestamp, bool) {
 			snap, ok := snapshots[table]
 			return snap.Clock.Timestamp, ok

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/url"
+	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
@@ -113,6 +114,15 @@ func (e *RowError) Unwrap() error { return e.Err }
 type Limits struct {
 	Rows  int // events a batch at most
 	Bytes int // payload bytes a batch at most
+	// Age is how long a batch waits for more, where each one costs so much that
+	// freshness is worth less; 0 where a batch is written as soon as may be.
+	Age time.Duration
+}
+
+// Pacer is a sink whose URL says what size of batch it wants; its limits stand
+// for its driver's.
+type Pacer interface {
+	Limits() Limits
 }
 
 // Field is one input of the form in which HQ configures a destination.
@@ -172,6 +182,8 @@ type Env struct {
 	// After asks that rows are written only where their clock is newer than
 	// what the destination holds (update_strategy "after").
 	After bool
+	// Lookup finds environment variables that an option names; nil finds none.
+	Lookup Lookup
 	// Adjusted is called for each value that the destination's type can not
 	// hold and that a documented rule changed, with the rule's name.
 	Adjusted func(table, column, rule string)
