@@ -1,0 +1,240 @@
+package snowflake
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// attribute is what we know of a column beside what the engine does.
+type attribute struct {
+	kind      kind
+	length    int // of text: characters at most
+	precision int // of numbers: digits; of instants: digits of the second
+	scale     int // of numbers: decimal places
+}
+
+// catalogueSQL lists the columns of tables of the session's schema. Its
+// parameter is a JSON array of names.
+const catalogueSQL = `SELECT TABLE_NAME, COLUMN_NAME, DATA_TYPE, TO_VARCHAR(CHARACTER_MAXIMUM_LENGTH), TO_VARCHAR(NUMERIC_PRECISION), TO_VARCHAR(NUMERIC_SCALE), TO_VARCHAR(DATETIME_PRECISION), IS_NULLABLE, COLUMN_DEFAULT, IS_IDENTITY
+FROM INFORMATION_SCHEMA.COLUMNS
+WHERE TABLE_SCHEMA = CURRENT_SCHEMA() AND TABLE_NAME IN (SELECT VALUE::VARCHAR FROM TABLE(FLATTEN(INPUT => PARSE_JSON(?))))
+ORDER BY TABLE_NAME, ORDINAL_POSITION`
+
+// keysSQL lists the primary keys of the session's schema.
+const keysSQL = "SHOW PRIMARY KEYS IN SCHEMA"
+
+// Tables describes those of the named tables that exist: under the very name, or
+// as a tool would have made it that does not quote names.
+func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
+	tables, err := s.describe(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	finished, err := s.finishWidening(ctx, tables)
+	if err != nil {
+		return nil, err
+	}
+	if finished {
+		if tables, err = s.describe(ctx, names); err != nil {
+			return nil, err
+		}
+	}
+	for _, t := range tables {
+		hideSuccessors(t)
+	}
+	return tables, s.describeKeys(ctx, tables)
+}
+
+func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
+	wanted := make([]string, 0, 2*len(names))
+	for _, n := range names {
+		wanted = append(wanted, n, strings.ToUpper(n))
+	}
+	list, err := json.Marshal(wanted)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.query(ctx, "read the catalogue", catalogueSQL, string(list))
+	if err != nil {
+		return nil, err
+	}
+	byName := make(map[string]*sqlsink.Table)
+	for i := range found.rows {
+		name := found.text(i, 0)
+		t := byName[name]
+		if t == nil {
+			t = &sqlsink.Table{Name: name}
+			byName[name] = t
+		}
+		c, err := describe(found, i)
+		if err != nil {
+			return nil, fmt.Errorf("read the catalogue: column %q of table %q: %w", c.Name, name, err)
+		}
+		t.Columns = append(t.Columns, c)
+	}
+	var tables []*sqlsink.Table
+	for _, n := range names {
+		t := byName[n]
+		if t == nil && byName[strings.ToUpper(n)] != nil {
+			upper := *byName[strings.ToUpper(n)]
+			t = &upper
+			s.dialect.actual.Store(n, t.Name)
+			t.Name = n
+		} else {
+			s.dialect.actual.Delete(n)
+		}
+		if t != nil {
+			tables = append(tables, t)
+		}
+	}
+	return tables, nil
+}
+
+// finishWidening renames columns that are to take another's place, where that
+// other is gone already.
+func (s *session) finishWidening(ctx context.Context, tables []*sqlsink.Table) (finished bool, err error) {
+	for _, t := range tables {
+		for i := range t.Columns {
+			of, ok := successor(t.Columns[i].Name)
+			if !ok || find(t, of) {
+				continue
+			}
+			sql := "ALTER TABLE " + s.dialect.table(t.Name) + " RENAME COLUMN " + quote(t.Columns[i].Name) + " TO " + quote(of)
+			if _, err := s.query(ctx, "finish widening a column", sql); err != nil {
+				return false, err
+			}
+			finished = true
+		}
+	}
+	return finished, nil
+}
+
+func find(t *sqlsink.Table, column string) bool {
+	for i := range t.Columns {
+		if t.Columns[i].Name == column {
+			return true
+		}
+	}
+	return false
+}
+
+// hideSuccessors takes columns out of the description that are not in place yet,
+// and the number that rows of staging tables have.
+func hideSuccessors(t *sqlsink.Table) {
+	var kept []sqlsink.Column
+	for _, c := range t.Columns {
+		if of, ok := successor(c.Name); c.Name == rowColumn || ok && find(t, of) {
+			continue
+		}
+		kept = append(kept, c)
+	}
+	t.Columns = kept
+}
+
+func (s *session) describeKeys(ctx context.Context, tables []*sqlsink.Table) error {
+	if len(tables) == 0 {
+		return nil
+	}
+	found, err := s.query(ctx, "read the catalogue", keysSQL)
+	if err != nil {
+		return err
+	}
+	column := make(map[string]int, len(found.columns))
+	for i, name := range found.columns {
+		column[strings.ToLower(name)] = i
+	}
+	table, hasTable := column["table_name"]
+	name, hasName := column["column_name"]
+	if !hasTable || !hasName {
+		return nil
+	}
+	for i := range found.rows {
+		for _, t := range tables {
+			if s.dialect.table(t.Name) == quote(found.text(i, table)) {
+				t.Key = append(t.Key, found.text(i, name))
+			}
+		}
+	}
+	return nil
+}
+
+// describe reads a row of catalogueSQL.
+func describe(found *answer, row int) (sqlsink.Column, error) {
+	c := sqlsink.Column{Name: found.text(row, 1), Type: found.text(row, 2), Nullable: found.text(row, 7) == "YES"}
+	c.Filled = found.rows[row][8] != nil || found.text(row, 9) == "YES"
+	a := &attribute{}
+	for i, into := range []*int{3: &a.length, 4: &a.precision, 5: &a.scale} {
+		if into == nil || found.text(row, i) == "" {
+			continue
+		}
+		var err error
+		if *into, err = strconv.Atoi(found.text(row, i)); err != nil {
+			return c, err
+		}
+	}
+	a.kind, c.Holds = kindOf(c.Type)
+	switch a.kind {
+	case kindText:
+		c.Type = fmt.Sprintf("VARCHAR(%d)", a.length)
+		c.Narrow = a.length < defaultLength
+	case kindFixed:
+		c.Type = fmt.Sprintf("NUMBER(%d,%d)", a.precision, a.scale)
+		c.Holds = schema.Number
+		if a.scale == 0 {
+			c.Holds = schema.Integer
+			c.Narrow = a.precision < integerDigits
+		}
+	case kindTZ, kindNTZ, kindLTZ:
+		a.precision = 9
+		if p := found.text(row, 6); p != "" {
+			n, err := strconv.Atoi(p)
+			if err != nil {
+				return c, err
+			}
+			a.precision = n
+		}
+		c.Type = fmt.Sprintf("%s(%d)", c.Type, a.precision)
+	}
+	c.Native = a
+	return c, nil
+}
+
+const (
+	defaultLength = 16777216 // of a VARCHAR that has none
+	integerDigits = 19       // of an integer of 64 bits
+)
+
+// kindOf tells how values travel to a type, and what the type is made for.
+func kindOf(name string) (kind, schema.Type) {
+	switch name {
+	case "TEXT":
+		return kindText, schema.String
+	case "NUMBER":
+		return kindFixed, schema.Integer
+	case "FLOAT":
+		return kindFloat, schema.Number
+	case "BOOLEAN":
+		return kindBool, schema.Boolean
+	case "TIMESTAMP_TZ":
+		return kindTZ, schema.DateTime
+	case "TIMESTAMP_LTZ":
+		return kindLTZ, schema.DateTime
+	case "TIMESTAMP_NTZ":
+		return kindNTZ, schema.DateTime
+	case "DATE":
+		return kindDate, schema.DateTime
+	case "VARIANT":
+		return kindVariant, schema.Object
+	case "OBJECT":
+		return kindObject, 0
+	case "ARRAY":
+		return kindArray, 0
+	}
+	return kindCast, 0
+}

@@ -1,0 +1,66 @@
+package snowflake
+
+import (
+	"errors"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// Classify goes by Snowflake's error numbers and SQLSTATE. Whatever is not the
+// server's answer is the network's: the session is lost.
+func (d *dialect) Classify(err error) sqlsink.Verdict {
+	lost := &connectionError{}
+	e := &serverError{}
+	if !errors.As(err, &e) {
+		marked := &fault.Error{}
+		return sqlsink.Verdict{Lost: errors.As(err, &lost) || !errors.As(err, &marked) && !errors.Is(err, errCounts)}
+	}
+	v := classify(e)
+	v.Lost = v.Lost || errors.As(err, &lost)
+	return v
+}
+
+func classify(e *serverError) sqlsink.Verdict {
+	switch n := e.number; {
+	case n == numberDenied: // a privilege is missing
+		return sqlsink.Verdict{Class: fault.Fatal}
+	case n == numberMissing, n == numberAbsent, n == numberInvalid: // what the catalogue named is not there any more
+		return sqlsink.Verdict{Stale: true}
+	case n == 390111, n == 390112, n == 390114, n == 390115: // the session is gone, or its token has expired
+		return sqlsink.Verdict{Lost: true}
+	case n >= 390100 && n < 390500, n >= 394300 && n < 395000: // credentials, policies
+		return sqlsink.Verdict{Refused: true, Lost: true}
+	case n >= 260000 && n < 280000: // Snowflake's driver about itself, or about what it could not reach
+		return sqlsink.Verdict{Lost: true}
+	case n == 100132, n == 100143: // a function failed
+		return sqlsink.Verdict{}
+	case n >= 100000 && n < 110000: // execution: the row is at fault
+		return sqlsink.Verdict{Class: fault.Poison}
+	}
+	switch e.state {
+	case "42501":
+		return sqlsink.Verdict{Class: fault.Fatal}
+	case "42S02", "42703", "02000":
+		return sqlsink.Verdict{Stale: true}
+	}
+	if len(e.state) >= 2 {
+		switch e.state[:2] {
+		case "22", "23":
+			return sqlsink.Verdict{Class: fault.Poison}
+		case "08":
+			return sqlsink.Verdict{Lost: true}
+		}
+	}
+	// 57 intervention, 53 resources, a warehouse that does not run, locks, and
+	// everything unknown: it may work later.
+	return sqlsink.Verdict{}
+}
+
+// immovable marks an error that says that a column can not be changed as DDL asked.
+func immovable(err error) error {
+	if e := new(serverError); errors.As(err, &e) && !e.denied() && e.number != numberInvalid && len(e.state) >= 2 && (e.state[:2] == "42" || e.state[:2] == "0A") {
+		return fault.Mark(fault.Poison, err)
+	}
+	return err
+}

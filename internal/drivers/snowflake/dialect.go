@@ -1,0 +1,187 @@
+package snowflake
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+	"github.com/shopmonkeyus/eds/internal/value"
+)
+
+// dialect is Snowflake to the SQL engine.
+type dialect struct {
+	account account
+	env     sink.Env
+	// actual are the names of tables that the catalogue knows under others than
+	// Name says, by that name.
+	actual sync.Map
+}
+
+// maxName is the length of a name in characters that Snowflake keeps.
+const maxName = 255
+
+// Name shortens a long name, and replaces what a name can not hold: then it ends
+// in a hash of all of it, so that two names stay two.
+func (d *dialect) Name(name string) string {
+	clean := strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return utf8.RuneError
+		}
+		return r
+	}, strings.ToValidUTF8(name, value.Replacement))
+	if clean == name && utf8.RuneCountInString(name) <= maxName {
+		return name
+	}
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	if runes := []rune(clean); len(runes) > maxName-17 {
+		clean = string(runes[:maxName-17])
+	}
+	return fmt.Sprintf("%s_%016x", clean, h.Sum64())
+}
+
+// FoldsCase is true: people select columns without quotes, and earlier tools
+// made them in upper case, so that two names which differ in case only are
+// better taken for one.
+func (d *dialect) FoldsCase() bool { return true }
+
+// quote quotes an identifier.
+func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
+
+// quoted quotes an identifier that may be missing.
+func quoted(name string) string {
+	if name == "" {
+		return ""
+	}
+	return quote(name)
+}
+
+// table returns the quoted name of the real table that the engine calls name.
+func (d *dialect) table(name string) string {
+	if actual, ok := d.actual.Load(name); ok {
+		return quote(actual.(string))
+	}
+	return quote(name)
+}
+
+// types are those of the columns that we create.
+var types = map[schema.Type]string{
+	schema.String: "STRING", schema.Enum: "STRING", schema.DateTime: "TIMESTAMP_TZ(9)", schema.Integer: "NUMBER(38,0)",
+	schema.Number: "FLOAT", schema.Boolean: "BOOLEAN", schema.Object: "VARIANT", schema.Array: "VARIANT",
+}
+
+// DDL carries out a migration step. Snowflake commits each statement by itself.
+func (d *dialect) DDL(step sqlsink.Step) []string {
+	table := d.table(step.Table)
+	switch step.Kind {
+	case sqlsink.CreateTable:
+		var lines, key []string
+		for _, c := range step.Columns {
+			lines = append(lines, "\t"+definition(c))
+			if c.Key {
+				key = append(key, quote(c.Name))
+			}
+		}
+		lines = append(lines, "\tPRIMARY KEY ("+strings.Join(key, ", ")+")")
+		return []string{"CREATE TABLE IF NOT EXISTS " + table + " (\n" + strings.Join(lines, ",\n") + "\n)"}
+	case sqlsink.AddColumn:
+		return []string{"ALTER TABLE " + table + " ADD COLUMN IF NOT EXISTS " + definition(step.Columns[0])}
+	case sqlsink.WidenColumn:
+		return widen(table, step)
+	default:
+		return []string{"ALTER TABLE " + table + " ALTER COLUMN " + quote(step.Real.Name) + " DROP NOT NULL"}
+	}
+}
+
+// definition defines a new column.
+func definition(c sqlsink.NewColumn) string {
+	text := quote(c.Name) + " " + types[c.Type]
+	if c.Key {
+		text += " NOT NULL"
+	}
+	return text
+}
+
+// Types of columns that were widened. Integers become decimals, which hold them
+// exactly as a floating-point type would not: any of 64 bits, and 18 places.
+const (
+	wideInteger = "NUMBER(38,0)"
+	wideDecimal = "NUMBER(38,18)"
+	wideText    = "VARCHAR(16777216)"
+)
+
+// widen returns the statements that widen a column. Snowflake lengthens a type
+// in place; to another type a column gets by way of a second one, which takes its
+// name at last. Whichever statement is the last to be executed, tables shows
+// either the old column whole or the new one (Tables finishes the renaming).
+func widen(table string, step sqlsink.Step) []string {
+	c := step.Real
+	alter := "ALTER TABLE " + table + " "
+	switch a := c.Native.(*attribute); {
+	case step.To == schema.Integer:
+		return []string{alter + "ALTER COLUMN " + quote(c.Name) + " SET DATA TYPE " + wideInteger}
+	case step.To == schema.String && a.kind == kindText:
+		return []string{alter + "ALTER COLUMN " + quote(c.Name) + " SET DATA TYPE " + wideText}
+	case utf8.RuneCountInString(c.Name) > maxName-len(wideDecimals), step.To != schema.Number && step.To != schema.String:
+		return nil
+	}
+	prefix, to := wideDecimals, wideDecimal
+	expression := quote(c.Name)
+	if step.To == schema.String {
+		prefix, to = wideTexts, wideText
+		expression = spelled(quote(c.Name), c.Native.(*attribute))
+	}
+	next := quote(prefix + c.Name)
+	return []string{
+		alter + "ADD COLUMN IF NOT EXISTS " + next + " " + to,
+		"UPDATE " + table + " SET " + next + " = " + expression,
+		alter + "DROP COLUMN " + quote(c.Name),
+		alter + "RENAME COLUMN " + next + " TO " + quote(c.Name),
+	}
+}
+
+// Prefixes of the columns that are to take another's place.
+const (
+	wideDecimals = "_eds_wide_n_"
+	wideTexts    = "_eds_wide_s_"
+)
+
+// successor returns the name of the column that the named one is to take the
+// place of.
+func successor(name string) (of string, ok bool) {
+	for _, prefix := range []string{wideDecimals, wideTexts} {
+		if of, ok := strings.CutPrefix(name, prefix); ok && of != "" {
+			return of, true
+		}
+	}
+	return "", false
+}
+
+// instantFormat spells instants as RFC 3339 with six digits of the second.
+const instantFormat = `'YYYY-MM-DD"T"HH24:MI:SS.FF6"Z"'`
+
+// spelled returns an expression for the text of a column's values.
+func spelled(column string, a *attribute) string {
+	switch a.kind {
+	case kindText:
+		return column
+	case kindTZ, kindLTZ:
+		return "TO_VARCHAR(CONVERT_TIMEZONE('UTC', " + column + "), " + instantFormat + ")"
+	case kindNTZ:
+		return "TO_VARCHAR(" + column + ", " + instantFormat + ")"
+	case kindDate:
+		return "TO_VARCHAR(" + column + ", 'YYYY-MM-DD')"
+	case kindVariant, kindObject, kindArray:
+		return "TO_JSON(" + column + ")"
+	case kindFixed:
+		if a.scale > 0 { // without zeros at the end
+			return "RTRIM(RTRIM(TO_VARCHAR(" + column + "), '0'), '.')"
+		}
+	}
+	return "TO_VARCHAR(" + column + ")"
+}

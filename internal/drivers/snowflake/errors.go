@@ -1,0 +1,201 @@
+package snowflake
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+
+	sf "github.com/snowflakedb/gosnowflake"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+// serverError is an error that the server answered, or that Snowflake's driver
+// numbers. Its text holds no value of a row: the message is left out where it
+// may quote one.
+type serverError struct {
+	number  int
+	state   string // SQLSTATE
+	message string
+	query   string // by which the query history has it
+	what    string // what was being done
+}
+
+func (e *serverError) Error() string {
+	text := e.message
+	if !e.quotable() {
+		text = "the server refused a value"
+		if name, ok := conditions[e.number]; ok {
+			text += ": " + name
+		}
+	}
+	if e.what != "" {
+		text = e.what + ": " + text
+	}
+	if e.query != "" {
+		text += " (query " + e.query + ")"
+	}
+	return fmt.Sprintf("%s (error %06d, SQLSTATE %s)", text, e.number, e.state)
+}
+
+// quotable reports whether messages of such errors name only objects, as those
+// of the compiler and of the service do. Errors of data quote the datum.
+func (e *serverError) quotable() bool {
+	switch {
+	case e.number >= 100000 && e.number < 110000: // of execution
+		return false
+	case len(e.state) >= 2:
+		switch e.state[:2] {
+		case "22", "23", "P0":
+			return false
+		}
+	}
+	return true
+}
+
+// denied reports whether an object is missing, or hidden for want of a privilege,
+// which Snowflake does not tell apart.
+func (e *serverError) denied() bool {
+	return e.number == numberDenied || e.number == numberMissing || e.number == numberAbsent || e.state == "42501"
+}
+
+// Numbers of errors that are looked for.
+const (
+	numberInvalid     = 904  // invalid identifier
+	numberMissing     = 2003 // object does not exist or not authorized
+	numberAbsent      = 2043 // object does not exist, or operation cannot be performed
+	numberDenied      = 3001 // insufficient privileges
+	numberNoWarehouse = 606  // no active warehouse selected
+	numberSuspended   = 608  // warehouse cannot be resumed
+)
+
+// conditions names the errors of execution that a row can cause.
+var conditions = map[int]string{
+	100035: "it is not a timestamp", 100037: "it is not a boolean", 100038: "it is not a number", 100039: "the number is out of range", 100040: "it is not a date",
+	100046: "the number is out of range", 100051: "division by zero", 100069: "it is not JSON", 100071: "it can not be cast", 100072: "NULL in a column that takes none",
+	100078: "it is too long", 100082: "it is too large", 100090: "two rows of the same key", 100132: "JavaScript failed", 100145: "it is too large",
+}
+
+// connectionError is an error after which the session is of no use.
+type connectionError struct{ err error }
+
+func (e *connectionError) Error() string { return e.err.Error() }
+func (e *connectionError) Unwrap() error { return e.err }
+
+// explain makes a serverError of an error of Snowflake's driver. Whatever is no
+// answer of the server is the network's, or our own end of waiting: the session
+// may be in the middle of anything.
+func (s *session) explain(ctx context.Context, what string, err error) error {
+	if ctx.Err() != nil {
+		return &connectionError{fmt.Errorf("%s: %w", what, context.Cause(ctx))}
+	}
+	e := new(sf.SnowflakeError)
+	if !errors.As(err, &e) {
+		return &connectionError{fmt.Errorf("%s: %w", what, network(err))}
+	}
+	return &serverError{number: e.Number, state: e.SQLState, message: message(e), query: e.QueryID, what: what}
+}
+
+// message returns the message with its arguments.
+func message(e *sf.SnowflakeError) string {
+	if len(e.MessageArgs) > 0 {
+		return fmt.Sprintf(e.Message, e.MessageArgs...)
+	}
+	return e.Message
+}
+
+// network returns what of an error of the network says what went wrong, without
+// the address of the request, which holds session numbers and signatures.
+func network(err error) error {
+	var (
+		dns     *net.DNSError
+		op      *net.OpError
+		unknown x509.UnknownAuthorityError
+		verify  *tls.CertificateVerificationError
+	)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return context.DeadlineExceeded
+	case errors.Is(err, context.Canceled):
+		return context.Canceled
+	case errors.As(err, &dns):
+		return dns
+	case errors.As(err, &op):
+		return op
+	case errors.As(err, &unknown):
+		return unknown
+	case errors.As(err, &verify):
+		return verify.Err
+	}
+	return fmt.Errorf("the connection broke (%T)", unwrapped(err))
+}
+
+// unwrapped returns the innermost error.
+func unwrapped(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
+}
+
+// explainConnect says what went wrong with a login in words that help, and
+// without any of the URL's secrets.
+func (d *dialect) explainConnect(err error) error {
+	a := &d.account
+	where := net.JoinHostPort(a.host, fmt.Sprint(a.port))
+	e := new(sf.SnowflakeError)
+	if !errors.As(err, &e) {
+		return &connectionError{explainNetwork(where, err)}
+	}
+	what := ""
+	switch e.Number {
+	case 390100, 390101, 390126:
+		what = fmt.Sprintf("%s refuses the user name %q or its password", where, a.user)
+	case 390144, 394300, 394302, 394303, 394304:
+		what = fmt.Sprintf("%s refuses the key of user %q: check that the user has its public half (DESC USER), that the account in the url is right, and that this machine's clock is", where, a.user)
+	case 390102:
+		what = fmt.Sprintf("%s has locked user %q for a while after too many wrong passwords", where, a.user)
+	case 390103, 390104:
+		what = fmt.Sprintf("%s has disabled user %q", where, a.user)
+	case 390189:
+		what = fmt.Sprintf("role %s does not exist, or user %q does not have it; run: GRANT ROLE %s TO USER %s", quote(a.role), a.user, quote(a.role), quote(a.user))
+	case 390303, 390318, 394400, 394401, 394402:
+		what = fmt.Sprintf("%s refuses the token of user %q: it is wrong, expired, or not allowed for the role", where, a.user)
+	case 390422, 390420:
+		what = fmt.Sprintf("a network policy of %s does not let this machine's address in", where)
+	case 390201:
+		what = "the database, schema or warehouse of the url does not exist, or the role may not use it"
+	case sf.ErrCodeFailedToConnect, sf.ErrCodeServiceUnavailable:
+		return &connectionError{fmt.Errorf("connect to %s: there is no such account, or the service is not available", where)}
+	default:
+		what = "log in to " + where
+	}
+	return &connectionError{&serverError{number: e.Number, state: e.SQLState, message: message(e), what: what}}
+}
+
+// explainNetwork explains an error that came before the server said anything.
+// What only the URL or the machine can put right is fatal.
+func explainNetwork(where string, err error) error {
+	var (
+		unknown  x509.UnknownAuthorityError
+		hostname x509.HostnameError
+		invalid  x509.CertificateInvalidError
+	)
+	switch {
+	case errors.As(err, &unknown):
+		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is signed by an authority that is not trusted; a proxy may stand between: add its certificate to those of this machine: %w", where, unknown))
+	case errors.As(err, &hostname):
+		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is for another name; write account identifiers with - instead of _: %w", where, hostname))
+	case errors.As(err, &invalid):
+		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is not valid: %w", where, invalid))
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("connect to %s: no answer in time: %w", where, context.DeadlineExceeded)
+	}
+	return fmt.Errorf("connect to %s: %w", where, network(err))
+}

@@ -1,0 +1,36 @@
+package snowflake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+// CanWrite makes a stage and a table, writes to it, and drops it.
+func (s *session) CanWrite(ctx context.Context) error {
+	if err := s.stage(ctx); err != nil {
+		return err
+	}
+	probe := quote("_eds_probe_" + s.id)
+	if _, err := s.query(ctx, "make a table", "CREATE OR REPLACE TRANSIENT TABLE "+probe+` ("a" STRING)`); err != nil {
+		if e := new(serverError); errors.As(err, &e) && e.denied() {
+			return s.denied("make tables", "USAGE, CREATE TABLE", err)
+		}
+		return err
+	}
+	_, err := s.query(ctx, "write to a table", "INSERT INTO "+probe+" VALUES ('x')")
+	_, dropped := s.query(ctx, "drop the table", "DROP TABLE IF EXISTS "+probe)
+	if e := new(serverError); errors.As(err, &e) && (e.number == numberNoWarehouse || e.number == numberSuspended) {
+		return fault.Mark(fault.Fatal, fmt.Errorf("warehouse %s does not run and role %q may not start it; run: ALTER WAREHOUSE %[1]s SET AUTO_RESUME = TRUE, and: GRANT USAGE, OPERATE ON WAREHOUSE %[1]s TO ROLE %s: %w",
+			quote(s.warehouse), s.role, quote(s.role), err))
+	}
+	return errors.Join(err, dropped)
+}
+
+// denied names a privilege on the schema that is missing, and its grant.
+func (s *session) denied(what, privileges string, err error) error {
+	schema := quote(s.dialect.account.database) + "." + quote(s.dialect.account.schema)
+	return fault.Mark(fault.Fatal, fmt.Errorf("role %q may not %s in schema %s; run: GRANT %s ON SCHEMA %s TO ROLE %s: %w", s.role, what, schema, privileges, schema, quote(s.role), err))
+}

@@ -1,0 +1,123 @@
+package snowflake
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// How long requests may take that belong to no call: those by which Snowflake's
+// driver cancels a statement or ends the session after its caller has given up,
+// and those that keep an idle session alive.
+const (
+	graceTime = 3 * time.Second
+	idleTime  = time.Minute
+)
+
+// transport carries the requests of one session. Snowflake's driver makes some
+// of them, such as uploads, under no context of ours, and would wait for their
+// answers for a quarter of an hour; here each ends with the call it belongs to.
+type transport struct {
+	base *http.Transport
+
+	mu      sync.Mutex
+	idle    *sync.Cond
+	call    context.Context // of the call at hand; nil between calls
+	running int             // requests that have no answer yet
+}
+
+func newTransport() *transport {
+	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+	t := &transport{base: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, ForceAttemptHTTP2: true,
+		TLSHandshakeTimeout: 30 * time.Second, IdleConnTimeout: 5 * time.Minute, MaxIdleConnsPerHost: 8,
+	}}
+	t.idle = sync.NewCond(&t.mu)
+	return t
+}
+
+// begin binds requests to ctx until the returned function is called, which ends
+// those that are left.
+func (t *transport) begin(ctx context.Context) func() {
+	ctx, cancel := context.WithCancel(ctx)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.call = ctx
+	return func() {
+		cancel()
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.call = nil
+	}
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	t.mu.Lock()
+	call := t.call
+	t.running++
+	t.mu.Unlock()
+	defer t.answered()
+	ctx, cancel := context.WithCancel(r.Context())
+	release := cancel
+	switch {
+	case call == nil:
+		ctx, cancel = context.WithTimeout(ctx, idleTime)
+	case call.Err() != nil:
+		ctx, cancel = context.WithTimeout(ctx, graceTime)
+	default:
+		stop := context.AfterFunc(call, cancel)
+		cancel = func() { stop() }
+	}
+	done := sync.OnceFunc(func() {
+		cancel()
+		release()
+	})
+	response, err := t.base.RoundTrip(r.WithContext(ctx))
+	if err != nil {
+		done()
+		return nil, err
+	}
+	response.Body = &body{response.Body, done}
+	return response, nil
+}
+
+func (t *transport) answered() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.running--
+	t.idle.Broadcast()
+}
+
+// close waits for the requests that are still on their way, and closes the
+// connections.
+func (t *transport) close() {
+	t.mu.Lock()
+	for t.running > 0 {
+		t.idle.Wait()
+	}
+	t.mu.Unlock()
+	t.base.CloseIdleConnections()
+}
+
+// body ends its request when it is closed.
+type body struct {
+	io.ReadCloser
+	done func()
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.done()
+	}
+	return n, err
+}
+
+func (b *body) Close() error {
+	defer b.done()
+	return b.ReadCloser.Close()
+}
