@@ -44,6 +44,10 @@ type Config struct {
 	// where that can't be done.
 	Faulty func(t testing.TB, url string, env sink.Env) (sink.Sink, Faults)
 
+	// PadsKeys says that the destination takes keys that differ by blanks at
+	// their ends for the same: it has to refuse a key that ends in one.
+	PadsKeys bool
+
 	// Patience is how long a call may take once its destination is gone; 0 means
 	// 20 seconds.
 	Patience time.Duration
