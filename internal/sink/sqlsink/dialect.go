@@ -126,7 +126,9 @@ type Column struct {
 	// it is.
 	Holds schema.Type
 	// Narrow says that the real type holds only some values of that type, as a
-	// VARCHAR(10) does of strings. The engine widens it to hold all of them.
+	// VARCHAR(10) does of strings. The engine widens it to hold all of them. One
+	// that holds Enum is wide enough for every enumeration, and becomes a String
+	// where the source's column is one.
 	Narrow   bool
 	Nullable bool
 	// Filled says that the database gives the column a value where none is
@@ -228,7 +230,8 @@ type Conn interface {
 	// asked for. Instants are RFC 3339 in UTC with up to six fractional digits.
 	Read(ctx context.Context, l *Layout) iter.Seq2[*change.Row, error]
 	// Stage makes an empty table for staging, with the columns of live's real
-	// table, nullable where they can be, and no key or index. Only eds sees it.
+	// table, nullable where they can be, and no key or index unless the database
+	// loads faster with one. Only eds sees it.
 	Stage(ctx context.Context, live *Layout, name string) error
 	// Seal makes a staging table that has all its rows ready to be put in
 	// place, with whatever may take long and needs no transaction: its primary

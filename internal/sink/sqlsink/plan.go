@@ -62,6 +62,9 @@ func (s *Sink) relax(steps []Step, real *Table, column *Column) []Step {
 // get to hold those of type want as well, and whether it must get another.
 // Truth values fit into numbers, as 0 and 1.
 func (c *Column) widened(want schema.Type) (schema.Type, bool) {
+	if c.Holds == schema.Enum && c.Narrow { // made for the words of an enumeration
+		return schema.String, want != schema.Enum && want != schema.Boolean
+	}
 	to, wider := widened(c.Holds, want)
 	return to, wider || c.Narrow && want != schema.Boolean
 }
