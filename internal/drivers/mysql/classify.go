@@ -1,0 +1,72 @@
+package mysql
+
+import (
+	"errors"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// Classify goes by the server's error numbers (MySQL 8.0 Error Message
+// Reference; MariaDB Error Codes). Whatever is not the server's answer is the
+// network's: the session is lost.
+func (d *dialect) Classify(err error) sqlsink.Verdict {
+	lost := &connectionError{}
+	e := &serverError{}
+	if !errors.As(err, &e) {
+		marked := &fault.Error{}
+		return sqlsink.Verdict{Lost: errors.As(err, &lost) || !errors.As(err, &marked)}
+	}
+	v := classifyNumber(e.number, e.state)
+	v.Lost = v.Lost || errors.As(err, &lost)
+	return v
+}
+
+// classifyNumber says what an error number means to the batch at hand.
+func classifyNumber(number uint16, state string) sqlsink.Verdict {
+	switch number {
+	case 1044, 1142, 1143, 1227, 1370, 1410: // a privilege is missing
+		return sqlsink.Verdict{Class: fault.Fatal}
+	case 1045, 1049, 1129, 1130, 1251, 1275, 1698, 1820, 1862: // credentials, the host, or the database
+		return sqlsink.Verdict{Refused: true, Lost: true}
+	case 1050, 1051, 1054, 1060, 1061, 1072, 1091, 1109, 1136, 1146, 1176, 1347, 1412: // the catalogue has changed
+		return sqlsink.Verdict{Stale: true}
+	case 1290, 1792, 1836: // this server is a replica now, or was set to take reads only
+		return sqlsink.Verdict{Lost: true}
+	case 1153: // a packet was too large, and the server hung up
+		return sqlsink.Verdict{Class: fault.Poison, Lost: true}
+	case 1046: // the database was dropped under the session
+		return sqlsink.Verdict{Lost: true}
+	case 1040, 1042, 1043, 1047, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1927, 4031: // the connection was refused or ended
+		return sqlsink.Verdict{Lost: true}
+	}
+	if isPoison(number, state) {
+		return sqlsink.Verdict{Class: fault.Poison}
+	}
+	// Locks (1205, 1213), space (1021, 1030, 1114, 1206), memory (1037, 1038,
+	// 1041), an administrator (1317, 1969, 3024), and everything unknown: it may
+	// work later.
+	return sqlsink.Verdict{}
+}
+
+// isPoison reports whether the row is at fault: its values, a constraint, a
+// limit, a trigger.
+func isPoison(number uint16, state string) bool {
+	switch number {
+	case 1048, 1062, 1118, 1138, 1153, 1216, 1217, 1264, 1265, 1292, 1364, 1366, 1367, 1406, 1411, 1416, 1451, 1452, 1526, 1644, 1690, 3140, 3141, 3144, 3156, 3157, 3819, 4025:
+		return true
+	}
+	return state[:min(2, len(state))] == "22" || state[:min(2, len(state))] == "45"
+}
+
+// irreconcilable are what the server answers where a table can not be changed as
+// it was asked to: an index, a foreign key or the values that are there forbid it.
+var irreconcilable = []uint16{1067, 1068, 1069, 1070, 1071, 1073, 1074, 1075, 1101, 1118, 1170, 1171, 1215, 1235, 1253, 1267, 1478, 1506, 1564, 1659, 1674, 1800, 1832, 1833, 1834, 1845, 1846, 3105, 3106, 3108, 3750, 3780, 3959, 4025}
+
+// forbidden marks an error that says that DDL can never succeed.
+func forbidden(err error) error {
+	if numbered(err, irreconcilable...) {
+		return fault.Mark(fault.Poison, err)
+	}
+	return err
+}

@@ -1,0 +1,75 @@
+package mysql
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/go-sql-driver/mysql"
+)
+
+// serverError is an error that the server answered. Its text holds no value of a
+// row: the server's own message is left out where it may quote one.
+type serverError struct {
+	number  uint16
+	state   string
+	message string
+	what    string // what was being done
+	warned  bool   // it was a warning, about a value of a row
+}
+
+func (e *serverError) Error() string {
+	text := e.message
+	if (e.warned || isPoison(e.number, e.state)) && !namesOnly[e.number] {
+		text = "the server refused a value"
+		if name, ok := conditions[e.number]; ok {
+			text += ": " + name
+		}
+	}
+	if e.what != "" {
+		text = e.what + ": " + text
+	}
+	return fmt.Sprintf("%s (error %d)", text, e.number)
+}
+
+// namesOnly are those errors that a row can cause whose messages name nothing
+// but tables, columns and constraints.
+var namesOnly = map[uint16]bool{1048: true, 1118: true, 1153: true, 1216: true, 1217: true, 1264: true, 1265: true, 1364: true, 1406: true, 1451: true, 1452: true, 3819: true, 4025: true}
+
+// conditions names the other errors that a row can cause.
+var conditions = map[uint16]string{
+	1062: "another row has the same value in a unique index", 1292: "invalid for the column's type", 1366: "invalid for the column's type", 1367: "invalid for the column's type",
+	1411: "invalid for the column's type", 1416: "no geometry", 1526: "no partition for it", 1644: "a trigger raised an error", 1690: "out of range",
+	3140: "invalid json", 3141: "invalid json", 3157: "json that is nested too deeply",
+}
+
+// connectionError is an error after which the session is of no use.
+type connectionError struct{ err error }
+
+func (e *connectionError) Error() string { return e.err.Error() }
+func (e *connectionError) Unwrap() error { return e.err }
+
+// explain makes a serverError of an error of the driver, and marks a connection
+// that broke: whatever the server did not answer broke it.
+func explain(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if e := new(mysql.MySQLError); errors.As(err, &e) {
+		return &serverError{number: e.Number, state: string(e.SQLState[:]), message: e.Message, what: what}
+	}
+	return &connectionError{fmt.Errorf("%s: %w", what, err)}
+}
+
+// numbered reports whether err is the server's error of one of the numbers.
+func numbered(err error, numbers ...uint16) bool {
+	e := new(serverError)
+	if !errors.As(err, &e) {
+		return false
+	}
+	for _, n := range numbers {
+		if e.number == n {
+			return true
+		}
+	}
+	return false
+}

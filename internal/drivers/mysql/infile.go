@@ -1,0 +1,178 @@
+package mysql
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/change"
+)
+
+// cursor returns the next row, nil at the end.
+type cursor func() (*change.Row, error)
+
+// over returns a cursor over rows.
+func over(rows []change.Row) cursor {
+	i := 0
+	return func() (*change.Row, error) {
+		if i == len(rows) {
+			return nil, nil
+		}
+		i++
+		return &rows[i-1], nil
+	}
+}
+
+// Sizes of what is sent at once, and of what is kept for the next time.
+const (
+	sendBytes  = 128 << 10
+	keepBuffer = 4 << 20
+)
+
+// rowReader is the file that LOAD DATA LOCAL INFILE reads: rows as they are
+// encoded, a line each. The server asks for it while the statement runs.
+type rowReader struct {
+	shape   *shape
+	columns []int
+	next    cursor
+	synced  time.Time
+	buffer  []byte
+	scratch []byte
+	at      int
+	count   int64
+	done    bool
+	err     error
+}
+
+func (r *rowReader) Read(p []byte) (int, error) {
+	if r.at == len(r.buffer) {
+		if r.err != nil {
+			return 0, r.err
+		}
+		if r.done {
+			return 0, io.EOF
+		}
+		if r.err = r.fill(); r.err != nil {
+			return 0, r.err
+		}
+		if len(r.buffer) == 0 {
+			return 0, io.EOF
+		}
+	}
+	n := copy(p, r.buffer[r.at:])
+	r.at += n
+	return n, nil
+}
+
+func (r *rowReader) fill() error {
+	r.buffer, r.at = r.buffer[:0], 0
+	for len(r.buffer) < sendBytes {
+		row, err := r.next()
+		if err != nil {
+			return err
+		}
+		if row == nil {
+			r.done = true
+			return nil
+		}
+		if err := r.line(row); err != nil {
+			return err
+		}
+		r.count++
+	}
+	return nil
+}
+
+func (r *rowReader) line(row *change.Row) error {
+	for k, i := range r.columns {
+		if k > 0 {
+			r.buffer = append(r.buffer, '\t')
+		}
+		var raw []byte
+		raw, r.scratch = r.shape.layout.Columns[i].Raw(row, r.synced, r.scratch[:0])
+		var err error
+		if r.buffer, err = r.shape.columns[i].appendField(r.buffer, raw); err != nil {
+			return err
+		}
+	}
+	r.buffer = append(r.buffer, '\n')
+	return nil
+}
+
+// errNoInfile says that the server does not take LOAD DATA LOCAL INFILE, and that
+// nothing was read of the file.
+var errNoInfile = errors.New("load data local infile is not allowed")
+
+// loadData loads rows by LOAD DATA LOCAL INFILE. What is wrong with a value is
+// only a warning to the server: here it is an error.
+func (s *session) loadData(ctx context.Context, sh *shape, to *sheet, next cursor, synced time.Time) (int64, error) {
+	r := &rowReader{shape: sh, columns: to.columns, next: next, synced: synced, buffer: s.buffer[:0], scratch: s.scratch}
+	s.source = r
+	err := s.exec(ctx, to.what, "LOAD DATA LOCAL INFILE 'Reader::"+s.handler+"' "+to.load)
+	s.source = nil
+	if s.scratch = r.scratch; cap(r.buffer) <= keepBuffer {
+		s.buffer = r.buffer
+	}
+	switch {
+	case r.err != nil:
+		// The server has what came before, which the transaction's end undoes.
+		return 0, r.err
+	case numbered(err, 1148, 3948, 4166) && r.count == 0:
+		return 0, errNoInfile
+	case err != nil:
+		return 0, err
+	}
+	return r.count, s.checkWarnings(ctx, to)
+}
+
+// checkWarnings returns the first warning of the statement before as an error.
+func (s *session) checkWarnings(ctx context.Context, to *sheet) error {
+	rows, err := s.query(ctx, to.what, "SELECT @@warning_count")
+	if err != nil || len(rows) == 1 && rows[0][0] == "0" {
+		return err
+	}
+	if rows, err = s.query(ctx, to.what, "SHOW WARNINGS LIMIT 1"); err != nil {
+		return err
+	}
+	return warning(to.what, rows)
+}
+
+// fill writes rows into a sheet, and returns how many.
+func (s *session) fill(ctx context.Context, sh *shape, to *sheet, next cursor, synced time.Time) (int64, error) {
+	if to.load != "" && !s.dialect.noInfile.Load() {
+		n, err := s.loadData(ctx, sh, to, next, synced)
+		if !errors.Is(err, errNoInfile) {
+			return n, err
+		}
+		s.dialect.noInfile.Store(true)
+		s.dialect.warn("the server does not allow LOAD DATA LOCAL INFILE, so rows are written by INSERT statements, which is slower; to allow it, run: SET GLOBAL local_infile = ON")
+	}
+	return s.insertRows(ctx, sh, to, next, synced)
+}
+
+// parametersOf returns the values of a command's parameters.
+func (s *session) parametersOf(sh *shape, columns []int, row *change.Row, synced time.Time, dst arguments) (arguments, error) {
+	for _, i := range columns {
+		var raw []byte
+		raw, s.scratch = sh.layout.Columns[i].Raw(row, synced, s.scratch[:0])
+		if raw == nil {
+			dst.values = append(dst.values, nil)
+			continue
+		}
+		start := len(dst.text)
+		var err error
+		if dst.text, err = sh.columns[i].append(dst.text, raw); err != nil {
+			return dst, err
+		}
+		if len(dst.text)-start > s.maxPacket-1024 {
+			return dst, tooLarge(&sh.columns[i], s.maxPacket)
+		}
+		if len(dst.text) == start {
+			dst.values = append(dst.values, "") // no bytes at all would be NULL
+			continue
+		}
+		dst.values = append(dst.values, dst.text[start:len(dst.text):len(dst.text)])
+	}
+	return dst, nil
+}

@@ -1,0 +1,142 @@
+// Package mysql writes to MySQL and to MariaDB.
+package mysql
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// Driver describes MySQL.
+func Driver() sink.Driver {
+	return sink.Driver{
+		Name: "mysql", Title: "MySQL",
+		Schemes:   []string{"mysql"},
+		Example:   "mysql://user:password@host:3306/database",
+		Summary:   "Writes rows to tables of MySQL, or of MariaDB.",
+		Help:      help(),
+		Options:   append(options(), sqlsink.URLOptions...),
+		Fields:    fields,
+		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
+		KeepsRows: true, Imports: true,
+		URL: buildURL, Open: open,
+	}
+}
+
+func options() []sink.Option {
+	return []sink.Option{
+		{Name: "tls", Default: "preferred", Description: "false, preferred (where the server offers it), skip-verify (always), true (always, and the server's certificate is checked)"},
+		{Name: "tls-ca", Description: "file with the certificates of trusted authorities; implies tls=true"},
+		{Name: "tls-cert", Description: "file with the client's certificate"},
+		{Name: "tls-key", Description: "file with the client's key"},
+		{Name: "tls-server-name", Description: "name that the server's certificate is for, where it is not the host's"},
+		{Name: "socket", Description: "path of the server's Unix socket, instead of a host: mysql://user@/shop?socket=/run/mysqld/mysqld.sock"},
+		{Name: "timeout", Default: "30s", Description: "how long to wait for a connection"},
+		{Name: "lock_timeout", Default: "30s", Description: "how long to wait for a lock that somebody else holds, before the wait is reported and begun anew"},
+		{Name: "local_infile", Default: "auto", Description: "auto loads rows with LOAD DATA LOCAL INFILE where the server allows it; false never does"},
+		{Name: "compress", Default: "false", Description: "true compresses what is sent; for slow networks"},
+	}
+}
+
+// otherOptions are understood as go-sql-driver/mysql does, and not listed in the help.
+var otherOptions = []string{"allowCleartextPasswords", "allowNativePasswords", "allowOldPasswords", "allowFallbackToPlaintext", "serverPubKey", "connectionAttributes"}
+
+// ownOptions are those of go-sql-driver/mysql that a URL may hold from elsewhere,
+// and that eds decides itself.
+var ownOptions = []string{
+	"charset", "collation", "parseTime", "loc", "multiStatements", "interpolateParams", "clientFoundRows", "columnsWithAlias",
+	"checkConnLiveness", "maxAllowedPacket", "rejectReadOnly", "readTimeout", "writeTimeout", "timeTruncate",
+}
+
+var fields = []sink.Field{
+	{Name: "Database", Type: "string", Description: "name of the database", Required: true},
+	{Name: "Username", Type: "string", Description: "user that may create and write tables", Required: true},
+	{Name: "Password", Type: "string", Format: "password", Description: "password of the user"},
+	{Name: "Hostname", Type: "string", Default: "localhost", Description: "host name or address of the server", Required: true},
+	{Name: "Port", Type: "number", Default: "3306", Description: "port of the server"},
+}
+
+func help() string {
+	var b strings.Builder
+	b.WriteString(`The user needs a database of its own, or these rights on one that exists:
+
+    CREATE DATABASE shop CHARACTER SET utf8mb4;
+    CREATE USER eds IDENTIFIED BY '...';
+    GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP, TRIGGER,
+          REFERENCES, CREATE TEMPORARY TABLES ON shop.* TO eds;
+
+TRIGGER only lets eds see whether a table has triggers, and so whether an import
+may put a new table in place of the old one. Rows are loaded fastest where the
+server has local_infile=ON (SET PERSIST local_infile = ON); where it is off, eds
+says so once and writes them with INSERT statements.
+
+    mysql://eds:password@db.example.com/shop?tls=true
+    mysql://eds:password@db.example.com/shop?tls-ca=/etc/eds/rds.pem
+    mysql://eds@/shop?socket=/run/mysqld/mysqld.sock
+
+Tables are created with the primary key of the source, in InnoDB. Tables that
+exist keep their types; columns are added, and widened where a type no longer
+holds the source's, which makes the server copy the table. Each batch is one
+transaction with its checkpoint: every change takes effect exactly once. Names
+that MySQL can not have are changed, and end in a hash.
+
+Values that a column can not hold are set aside in the dead-letter queue. These
+are adjusted instead, and counted by rule:
+
+`)
+	for _, r := range rules {
+		fmt.Fprintf(&b, "    %-26s %s\n", r.name, r.what)
+	}
+	return b.String()
+}
+
+// buildURL builds a URL from the fields of HQ's form.
+func buildURL(values map[string]string) (string, []sink.FieldError) {
+	var wrong []sink.FieldError
+	for _, f := range fields {
+		if f.Required && strings.TrimSpace(values[f.Name]) == "" {
+			wrong = append(wrong, sink.FieldError{Field: f.Name, Error: "a value is needed"})
+		}
+	}
+	port := strings.TrimSpace(values["Port"])
+	if port == "" {
+		port = "3306"
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		wrong = append(wrong, sink.FieldError{Field: "Port", Error: "it should be a number from 1 to 65535"})
+	}
+	host := strings.Trim(strings.TrimSpace(values["Hostname"]), "[]")
+	if strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || strings.ContainsRune("/@?#%\\\"<>[]^`{|}$\x7f", r) }) {
+		wrong = append(wrong, sink.FieldError{Field: "Hostname", Error: "it should be a host name or an address, without a port or a scheme"})
+	}
+	if strings.Contains(values["Database"], "/") {
+		wrong = append(wrong, sink.FieldError{Field: "Database", Error: "it should be the name of a database, without a slash"})
+	}
+	if wrong != nil {
+		return "", wrong
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	user := strings.TrimSpace(values["Username"])
+	u := url.URL{Scheme: "mysql", Host: host + ":" + port, Path: "/" + strings.TrimSpace(values["Database"]), User: url.User(user)}
+	if password := values["Password"]; password != "" {
+		u.User = url.UserPassword(user, password)
+	}
+	return u.String(), nil
+}
+
+// open connects to the destination.
+func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
+	d, shared, err := parse(target, env)
+	if err != nil {
+		return nil, fault.Mark(fault.Fatal, err)
+	}
+	return sqlsink.Open(ctx, d, shared, env)
+}

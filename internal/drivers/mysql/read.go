@@ -1,0 +1,160 @@
+package mysql
+
+import (
+	"context"
+	"database/sql/driver"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+	"github.com/shopmonkeyus/eds/internal/value"
+)
+
+// Read yields the rows of a table as they are streamed by the server.
+func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
+	return func(yield func(*change.Row, error) bool) {
+		// A reader that stops early gives up the session with the query.
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		sh := s.shape(l)
+		rows, err := s.conn.QueryContext(ctx, readText(sh), nil)
+		if err != nil {
+			yield(nil, explain("read "+sh.label, err))
+			return
+		}
+		values := make([]driver.Value, len(sh.columns))
+		row := &change.Row{Op: cdc.Insert}
+		for {
+			if err = rows.Next(values); err != nil {
+				break
+			}
+			if err = sh.decode(row, values); err != nil {
+				cancel()
+				_ = rows.Close()
+				yield(nil, err)
+				return
+			}
+			if !yield(row, nil) {
+				cancel()
+				_ = rows.Close()
+				return
+			}
+		}
+		if !errors.Is(err, io.EOF) {
+			yield(nil, errors.Join(explain("read "+sh.label, err)))
+		}
+		_ = rows.Close()
+	}
+}
+
+func readText(sh *shape) string {
+	var columns []string
+	for i := range sh.columns {
+		c := &sh.columns[i]
+		name := quote(c.name)
+		switch c.kind {
+		case kindFloat:
+			// As text it would have six digits.
+			name = "(" + name + " + 0e0)"
+		case kindBit:
+			name = "(" + name + " + 0)"
+		}
+		columns = append(columns, name)
+	}
+	text := "SELECT " + strings.Join(columns, ", ") + " FROM " + sh.table
+	if sh.layout.Soft {
+		text += " WHERE NOT " + quote(sh.columns[sh.meta(sqlsink.MetaDeleted)].name) + " <=> 1"
+	}
+	return text
+}
+
+// decode makes a row of the server's values, in the memory of the last one.
+func (sh *shape) decode(row *change.Row, values []driver.Value) error {
+	row.Image = row.Image[:0]
+	row.Spans = slices.Grow(row.Spans[:0], len(sh.layout.Table.Columns))[:len(sh.layout.Table.Columns)]
+	clear(row.Spans)
+	for i, v := range values {
+		slot := sh.layout.Columns[i].Slot
+		if slot < 0 || v == nil {
+			continue
+		}
+		start := len(row.Image)
+		var err error
+		if row.Image, err = sh.columns[i].appendRaw(row.Image, v); err != nil {
+			return fmt.Errorf("read %s.%s: %w", sh.columns[i].table, sh.columns[i].name, err)
+		}
+		row.Spans[slot] = rawjson.Span{Start: uint32(start), End: uint32(len(row.Image))}
+	}
+	return nil
+}
+
+// appendRaw appends the raw JSON value that stands for a value of the server.
+func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
+	switch v := v.(type) {
+	case int64:
+		if c.truth && v&^1 == 0 {
+			return strconv.AppendBool(dst, v == 1), nil
+		}
+		return strconv.AppendInt(dst, v, 10), nil
+	case uint64:
+		if c.truth && v&^1 == 0 {
+			return strconv.AppendBool(dst, v == 1), nil
+		}
+		return strconv.AppendUint(dst, v, 10), nil
+	case float64:
+		if c.kind == kindFloat {
+			return strconv.AppendFloat(dst, v, 'g', -1, 32), nil
+		}
+		return strconv.AppendFloat(dst, v, 'g', -1, 64), nil
+	case float32:
+		return strconv.AppendFloat(dst, float64(v), 'g', -1, 32), nil
+	case []byte:
+		return c.appendRawText(dst, v)
+	}
+	return dst, fmt.Errorf("the driver returned a %T", v)
+}
+
+func (c *column) appendRawText(dst, v []byte) ([]byte, error) {
+	switch c.kind {
+	case kindDateTime, kindTimestamp:
+		t, err := value.ParseInstant(v)
+		if err != nil { // 0000-00-00 00:00:00, which eds never wrote
+			return rawjson.AppendQuoted(dst, v), nil
+		}
+		if dst, err = t.AppendText(append(dst, '"'), 'T'); err != nil {
+			return dst, err
+		}
+		return append(dst, 'Z', '"'), nil
+	case kindJSON:
+		return append(dst, v...), nil
+	case kindDecimal:
+		return appendTrimmed(dst, v), nil
+	case kindBytes:
+		if !utf8.Valid(v) || strings.HasPrefix(string(v), `\x`) {
+			return append(hex.AppendEncode(append(dst, `"\\x`...), v), '"'), nil
+		}
+	}
+	if c.json && rawjson.Valid(v) == nil {
+		return append(dst, v...), nil
+	}
+	return rawjson.AppendQuoted(dst, v), nil
+}
+
+// appendTrimmed appends a decimal without the zeros that fill its scale.
+func appendTrimmed(dst, v []byte) []byte {
+	text := string(v)
+	if strings.Contains(text, ".") {
+		text = strings.TrimRight(strings.TrimRight(text, "0"), ".")
+	}
+	return append(dst, text...)
+}

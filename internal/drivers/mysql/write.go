@@ -1,0 +1,283 @@
+package mysql
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// bulkRows is from how many rows on they go through a temporary table.
+const bulkRows = 64
+
+// transaction implements sqlsink.Tx.
+type transaction struct {
+	*session
+	begun bool
+	drops []string // tables to drop once the transaction is durable: DDL ends one
+}
+
+// Begin begins a transaction, which the server hears of with the first statement.
+func (s *session) Begin(context.Context) (sqlsink.Tx, error) { return &transaction{session: s}, nil }
+
+func (tx *transaction) start(ctx context.Context) error {
+	if tx.begun {
+		return nil
+	}
+	tx.begun = true
+	return tx.exec(ctx, "begin", "START TRANSACTION")
+}
+
+// Write applies deletes, then upserts.
+func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
+	if err := tx.start(ctx); err != nil {
+		return err
+	}
+	sh := tx.shape(w.Layout)
+	if err := tx.remove(ctx, sh, w.Deletes, w.Synced); err != nil {
+		return err
+	}
+	return tx.upsert(ctx, sh, w.Upserts, w.Synced)
+}
+
+func (tx *transaction) upsert(ctx context.Context, sh *shape, rows []change.Row, synced time.Time) error {
+	d := tx.dialect
+	if len(rows) >= bulkRows && !d.noTemp.Load() && (!sh.fast || !d.noInfile.Load()) {
+		if done, err := tx.pass(ctx, sh, sh.through, rows, synced); done || err != nil {
+			return err
+		}
+	}
+	if sh.fast {
+		_, err := tx.insertRows(ctx, sh, sh.upsert, over(rows), synced)
+		return err
+	}
+	for i := range rows {
+		for _, c := range []command{sh.update, sh.insert} {
+			if c.sql == "" {
+				continue
+			}
+			if err := tx.run(ctx, sh, "upsert into "+sh.label, c, rows[i:i+1], synced); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// remove deletes, or marks as deleted, the rows of the given keys.
+func (tx *transaction) remove(ctx context.Context, sh *shape, rows []change.Row, synced time.Time) error {
+	if len(rows) >= bulkRows && !tx.dialect.noTemp.Load() {
+		if done, err := tx.pass(ctx, sh, sh.outward, rows, synced); done || err != nil {
+			return err
+		}
+	}
+	for len(rows) > 0 {
+		n := 1
+		if sh.remove.where != "" {
+			n = portion(len(rows), 64)
+		}
+		if err := tx.run(ctx, sh, "delete from "+sh.label, sh.remove, rows[:n], synced); err != nil {
+			return err
+		}
+		rows = rows[n:]
+	}
+	return nil
+}
+
+// portion returns the largest power of four that is at most n and most, so that
+// few different statements do for any number of rows.
+func portion(n, most int) int {
+	p := 1
+	for p*4 <= min(n, most) {
+		p *= 4
+	}
+	return p
+}
+
+// run runs a command for rows.
+func (tx *transaction) run(ctx context.Context, sh *shape, what string, c command, rows []change.Row, synced time.Time) error {
+	var args arguments
+	for i := range rows {
+		var err error
+		if args, err = tx.parametersOf(sh, c.takes, &rows[i], synced, args); err != nil {
+			return err
+		}
+	}
+	sql := c.sql
+	if c.where != "" {
+		sql += strings.Repeat(" OR "+c.where, len(rows))[len(" OR "):]
+	}
+	return tx.exec(ctx, what, sql, args.values...)
+}
+
+// pass writes rows through a temporary table. It reports false, and has done
+// nothing, where the user may not have one.
+func (tx *transaction) pass(ctx context.Context, sh *shape, t *through, rows []change.Row, synced time.Time) (bool, error) {
+	used, made := tx.temps[t.name]
+	if !made {
+		err := tx.exec(ctx, "make a temporary table for "+sh.label, t.make)
+		if numbered(err, 1044, 1142, 1787) {
+			tx.dialect.noTemp.Store(true)
+			tx.dialect.warn("the user may not make temporary tables, so rows are written by INSERT statements, which is slower; to allow it, run: " +
+				"GRANT CREATE TEMPORARY TABLES ON " + quote(tx.dialect.config.DBName) + ".* TO " + literal(tx.dialect.config.User))
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	tx.temps[t.name] = true
+	if used {
+		if err := tx.exec(ctx, "empty a temporary table", "DELETE FROM "+t.name); err != nil {
+			return false, tx.lostTemp(t, err)
+		}
+	}
+	if _, err := tx.fill(ctx, sh, t.into, over(rows), synced); err != nil {
+		return false, err
+	}
+	for _, sql := range t.then {
+		if err := tx.exec(ctx, t.into.what, sql); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// lostTemp forgets a temporary table that is gone without the session.
+func (tx *transaction) lostTemp(t *through, err error) error {
+	if numbered(err, 1146) {
+		delete(tx.temps, t.name)
+	}
+	return err
+}
+
+// arguments are values of parameters, and the text that they point into.
+type arguments struct {
+	values []driver.Value
+	text   []byte
+}
+
+// maxParameters is how many a statement can have.
+const maxParameters = 65535
+
+// insertRows writes rows by statements of many rows, sized to max_allowed_packet.
+func (s *session) insertRows(ctx context.Context, sh *shape, to *sheet, next cursor, synced time.Time) (int64, error) {
+	most := portion(max(1, maxParameters/len(to.columns)), 1024)
+	var count int64
+	var args arguments
+	pending := 0
+	flush := func() error {
+		values := args.values
+		for pending > 0 {
+			n := portion(pending, most)
+			sql := to.insert + strings.Repeat(", "+to.row, n)[2:] + to.after
+			if err := s.exec(ctx, to.what, sql, values[:n*len(to.columns)]...); err != nil {
+				return err
+			}
+			values = values[n*len(to.columns):]
+			pending -= n
+		}
+		clear(args.values)
+		args = arguments{values: args.values[:0]}
+		return nil
+	}
+	for {
+		row, err := next()
+		if err != nil {
+			return 0, err
+		}
+		if row == nil {
+			return count, flush()
+		}
+		if args, err = s.parametersOf(sh, to.columns, row, synced, args); err != nil {
+			return 0, err
+		}
+		count++
+		if pending++; pending == most || len(args.text) >= min(s.maxPacket/4, keepBuffer) {
+			if err := flush(); err != nil {
+				return 0, err
+			}
+		}
+	}
+}
+
+// tooLarge says that the server can not be sent a value.
+func tooLarge(c *column, most int) error {
+	return fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): it is larger than the server's max_allowed_packet of %d bytes; raise that on the server", c.table, c.source, c.spelling, most))
+}
+
+// Checkpoint moves the stored checkpoint from where it is thought to be.
+func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
+	if err := tx.start(ctx); err != nil {
+		return err
+	}
+	const what = "move the checkpoint"
+	table := quote(l.Real.Name)
+	number := func(n int64) driver.Value { return strconv.FormatInt(n, 10) }
+	position, stored := number(int64(c.Position.Sequence)), number(c.Position.Stored)
+	if from == (cdc.Position{}) {
+		err := tx.exec(ctx, what, "INSERT INTO "+table+" (`stream`, `consumer`, `filter`, `position`, `stored`) VALUES (?, ?, ?, ?, ?)", c.Stream, c.Consumer, c.Filter, position, stored)
+		if numbered(err, 1062) {
+			return sqlsink.ErrMoved
+		}
+		return err
+	}
+	found, err := tx.execRows(ctx, what, "UPDATE "+table+" SET `position` = ?, `stored` = ? WHERE `stream` = ? AND `consumer` = ? AND `filter` = ? AND `position` = ? AND `stored` = ?",
+		position, stored, c.Stream, c.Consumer, c.Filter, number(int64(from.Sequence)), number(from.Stored))
+	if err == nil && found != 1 {
+		return sqlsink.ErrMoved
+	}
+	return err
+}
+
+// Commit makes the transaction durable, and then drops what it has done with.
+func (tx *transaction) Commit(ctx context.Context) error {
+	if tx.begun {
+		if err := tx.exec(ctx, "commit", "COMMIT"); err != nil {
+			return err
+		}
+		tx.begun = false
+	}
+	for _, table := range tx.drops {
+		if err := tx.exec(ctx, "drop a staging table", "DROP TABLE IF EXISTS "+quote(table)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Rollback undoes the transaction.
+func (tx *transaction) Rollback(ctx context.Context) error {
+	if !tx.begun {
+		return nil
+	}
+	tx.begun = false
+	return tx.exec(ctx, "roll back", "ROLLBACK")
+}
+
+// warn logs what makes eds slower than it could be, once.
+func (d *dialect) warn(text string) {
+	if d.env.Logger != nil {
+		d.env.Logger.Warn(text)
+	}
+}
+
+// warning makes an error of the first row of SHOW WARNINGS.
+func warning(what string, rows [][]string) error {
+	if len(rows) == 0 || len(rows[0]) < 3 {
+		return fault.Mark(fault.Poison, errors.New(what+": the server changed a value"))
+	}
+	number, err := strconv.ParseUint(rows[0][1], 10, 16)
+	if err != nil {
+		return fault.Mark(fault.Poison, errors.New(what+": the server changed a value"))
+	}
+	return fault.Mark(fault.Poison, &serverError{number: uint16(number), message: rows[0][2], what: what, warned: true})
+}
