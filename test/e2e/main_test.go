@@ -23,7 +23,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	program = filepath.Join(dir, "eds")
-	build := exec.Command("go", "build", "-race", "-o", program, "github.com/shopmonkeyus/eds")
+	build := exec.Command("go", "build", "-race", "-tags", "use_custom_driver,use_postgres,use_sqlite,use_file", "-o", program, "github.com/shopmonkeyus/eds")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "build eds:", err)

@@ -27,8 +27,11 @@ func parseReply(subject string) (delivery, bool) {
 		return delivery{}, false
 	}
 	skip := 2 // stream and consumer
-	if strings.Count(rest, ".") >= 8 {
+	switch dots := strings.Count(rest, "."); {
+	case dots >= 8: // domain and account before them, and maybe more at the end
 		skip = 4
+	case dots != 6:
+		return delivery{}, false
 	}
 	for range skip {
 		if _, rest, ok = strings.Cut(rest, "."); !ok {
@@ -46,7 +49,7 @@ func parseReply(subject string) (delivery, bool) {
 			return delivery{}, false
 		}
 	}
-	if skip == 2 && rest != "" || numbers[1] == 0 || numbers[3] > math.MaxInt64 {
+	if numbers[1] == 0 || numbers[3] > math.MaxInt64 {
 		return delivery{}, false
 	}
 	return delivery{numbers[1], numbers[2], int64(numbers[3]), numbers[4]}, true
