@@ -23,7 +23,7 @@ func (s *session) CanWrite(ctx context.Context) error {
 	_, err := s.query(ctx, "write to a table", "INSERT INTO "+probe+" VALUES ('x')")
 	_, dropped := s.query(ctx, "drop the table", "DROP TABLE IF EXISTS "+probe)
 	if e := new(serverError); errors.As(err, &e) && (e.number == numberNoWarehouse || e.number == numberSuspended) {
-		return fault.Mark(fault.Fatal, fmt.Errorf("warehouse %s does not run and role %q may not start it; run: ALTER WAREHOUSE %[1]s SET AUTO_RESUME = TRUE, and: GRANT USAGE, OPERATE ON WAREHOUSE %[1]s TO ROLE %s: %w",
+		return fault.Mark(fault.Fatal, fmt.Errorf("warehouse %s does not run and role %q may not start it; run: ALTER WAREHOUSE %[1]s SET AUTO_RESUME = TRUE, and: GRANT USAGE, OPERATE ON WAREHOUSE %[1]s TO ROLE %[3]s: %[4]w",
 			quote(s.warehouse), s.role, quote(s.role), err))
 	}
 	return errors.Join(err, dropped)

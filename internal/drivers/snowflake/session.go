@@ -76,8 +76,10 @@ func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 }
 
 func (d *dialect) connect(ctx context.Context) (*session, error) {
-	// Its messages quote what the server says, which may quote rows.
-	if err := sf.GetLogger().SetLogLevel("off"); err != nil {
+	// The client's own log quotes what the server says, which may quote rows.
+	log := sf.GetLogger()
+	log.SetOutput(io.Discard)
+	if err := log.SetLogLevel("fatal"); err != nil {
 		return nil, err
 	}
 	t := newTransport()

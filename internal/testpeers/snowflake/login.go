@@ -1,0 +1,93 @@
+package snowflake
+
+import (
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// Users are those whom the service lets in.
+type Users struct {
+	Passwords map[string]string         // of users
+	Keys      map[string]*rsa.PublicKey // of users
+	Tokens    map[string]string         // of users: programmatic access tokens
+	OAuth     string                    // the OAuth token that is valid
+}
+
+// login answers a login.
+func (s *Server) login(query url.Values, raw []byte) any {
+	var in struct {
+		Data struct {
+			User          string         `json:"LOGIN_NAME"`
+			Password      string         `json:"PASSWORD"`
+			Authenticator string         `json:"AUTHENTICATOR"`
+			Token         string         `json:"TOKEN"`
+			Parameters    map[string]any `json:"SESSION_PARAMETERS"`
+		} `json:"data"`
+	}
+	if err := json.Unmarshal(raw, &in); err != nil {
+		return failed(err)
+	}
+	d := in.Data
+	if err := s.users.check(d.Authenticator, d.User, d.Password, d.Token); err != nil {
+		return failed(err)
+	}
+	opened, err := s.engine.Open(Place{query.Get("databaseName"), query.Get("schemaName"), query.Get("warehouse"), query.Get("roleName")})
+	if err != nil {
+		return failed(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.logins++
+	token := fmt.Sprintf("token-%d", s.logins)
+	s.sessions[token] = &session{Session: opened, files: make(map[string][]byte)}
+	s.parameters = d.Parameters
+	return succeeded(map[string]any{
+		"token": token, "masterToken": "master-" + token, "validityInSeconds": 3600, "masterValidityInSeconds": 14400, "sessionId": s.logins, "parameters": []any{},
+	})
+}
+
+func (u Users) check(authenticator, user, password, token string) error {
+	refused := &Error{390100, "08001", "Incorrect username or password was specified."}
+	switch strings.ToUpper(authenticator) {
+	case "", "SNOWFLAKE":
+		if want, ok := u.Passwords[user]; ok && want == password {
+			return nil
+		}
+	case "PROGRAMMATIC_ACCESS_TOKEN":
+		if want, ok := u.Tokens[user]; ok && want == token {
+			return nil
+		}
+		refused = &Error{394400, "08001", "Programmatic access token is invalid."}
+	case "OAUTH":
+		if u.OAuth != "" && token == u.OAuth {
+			return nil
+		}
+		refused = &Error{390303, "08001", "Invalid OAuth access token."}
+	case "SNOWFLAKE_JWT":
+		if key := u.Keys[user]; key != nil && signed(token, key) {
+			return nil
+		}
+		refused = &Error{390144, "08001", "JWT token is invalid."}
+	}
+	return refused
+}
+
+// signed reports whether a JSON web token is signed by the key's owner.
+func signed(token string, key *rsa.PublicKey) bool {
+	at := strings.LastIndexByte(token, '.')
+	if at < 0 {
+		return false
+	}
+	signature, err := base64.RawURLEncoding.DecodeString(token[at+1:])
+	if err != nil {
+		return false
+	}
+	sum := sha256.Sum256([]byte(token[:at]))
+	return rsa.VerifyPKCS1v15(key, crypto.SHA256, sum[:], signature) == nil
+}

@@ -1,0 +1,379 @@
+// Package snowflake is a double of Snowflake's service for tests: it speaks its
+// protocol over HTTP, checks logins, keeps stages, and hands statements to an
+// Engine. What they mean is the engine's business.
+package snowflake
+
+import (
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Engine executes the statements of sessions.
+type Engine interface {
+	Open(at Place) (Session, error)
+}
+
+// Session executes the statements of one session, one at a time.
+type Session interface {
+	Query(ctx context.Context, q Query) (*Result, error)
+	Close() error
+}
+
+// Place is where a session begins, names as the client spelled them.
+type Place struct{ Database, Schema, Warehouse, Role string }
+
+// Query is one statement.
+type Query struct {
+	SQL  string
+	Args []string // of its parameters, in order
+	// File returns what was uploaded to a stage of the session under the name,
+	// stage first.
+	File func(name string) ([]byte, bool)
+}
+
+// Result is what a statement answers.
+type Result struct {
+	Columns []Column
+	Rows    [][]*string // nil is NULL
+}
+
+// Column is a column of an answer.
+type Column struct {
+	Name string
+	Real bool // numbers of floating point; else text
+}
+
+// Error is an error that the service answers.
+type Error struct {
+	Code           int
+	State, Message string
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%06d (%s): %s", e.Code, e.State, e.Message) }
+
+// Server is the double.
+type Server struct {
+	*httptest.Server
+	engine Engine
+	users  Users
+
+	mu         sync.Mutex
+	sessions   map[string]*session // by token
+	logins     int
+	queries    int
+	statements []string
+	parameters map[string]any // of the last login
+	answers    map[string]any // of queries that answer later, by id
+	intercept  func(sql string) error
+	slow       bool
+}
+
+// session is the server's side of a session.
+type session struct {
+	Session
+	turn  sync.Mutex // statements are serial
+	mu    sync.Mutex
+	files map[string][]byte // of its stages
+}
+
+// New starts a double. It stops when the test ends.
+func New(t testing.TB, engine Engine, users Users) *Server {
+	s := &Server{engine: engine, users: users, sessions: make(map[string]*session), answers: make(map[string]any)}
+	s.Server = httptest.NewServer(s)
+	t.Cleanup(func() {
+		s.Server.Close()
+		for _, open := range s.sessions {
+			if err := open.close(); err != nil {
+				t.Errorf("close a session: %v", err)
+			}
+		}
+	})
+	return s
+}
+
+// Host returns the server's host:port.
+func (s *Server) Host() string { return strings.TrimPrefix(s.URL, "http://") }
+
+// Intercept has f see every statement before it is executed; its error is the
+// answer. Nil ends that.
+func (s *Server) Intercept(f func(sql string) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.intercept = f
+}
+
+// Slow has every statement answered as one that takes long: by an address at
+// which its result will be.
+func (s *Server) Slow() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slow = true
+}
+
+// Statements returns the statements so far.
+func (s *Server) Statements() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string{}, s.statements...)
+}
+
+// Parameters returns the session parameters of the last login.
+func (s *Server) Parameters() map[string]any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.parameters
+}
+
+// Files returns how many files are on the stages of open sessions.
+func (s *Server) Files() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, open := range s.sessions {
+		open.mu.Lock()
+		n += len(open.files)
+		open.mu.Unlock()
+	}
+	return n
+}
+
+// Sessions returns how many sessions are open.
+func (s *Server) Sessions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	raw, err := content(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	switch {
+	case r.URL.Path == "/session/v1/login-request":
+		answer(w, s.login(r.URL.Query(), raw))
+	case r.URL.Path == "/queries/v1/query-request":
+		answer(w, s.query(r, raw))
+	case strings.HasPrefix(r.URL.Path, "/queries/") && strings.HasSuffix(r.URL.Path, "/result"):
+		answer(w, s.later(path.Base(path.Dir(r.URL.Path))))
+	case r.URL.Path == "/queries/v1/abort-request":
+		answer(w, succeeded(map[string]any{}))
+	case r.URL.Path == "/session" && r.URL.Query().Get("delete") == "true":
+		s.end(token(r))
+		answer(w, succeeded(nil))
+	case r.Method == http.MethodPut && strings.HasPrefix(r.URL.Path, "/storage/"):
+		s.store(w, strings.TrimPrefix(r.URL.Path, "/storage/"), raw)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+func content(r *http.Request) ([]byte, error) {
+	body := io.Reader(r.Body)
+	if r.Header.Get("Content-Encoding") == "gzip" {
+		var err error
+		if body, err = gzip.NewReader(r.Body); err != nil {
+			return nil, err
+		}
+	}
+	return io.ReadAll(body)
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // a client that is gone does not care
+}
+
+func succeeded(data any) map[string]any { return map[string]any{"success": true, "data": data} }
+
+func failed(err error) map[string]any {
+	e := &Error{Code: 370001, State: "XX000", Message: err.Error()}
+	errors.As(err, &e)
+	return map[string]any{"success": false, "code": fmt.Sprintf("%06d", e.Code), "message": e.Message, "data": map[string]any{"sqlState": e.State, "queryId": "01b0-0000"}}
+}
+
+// token returns the token of a request's session.
+func token(r *http.Request) string {
+	_, t, _ := strings.Cut(r.Header.Get("Authorization"), `"`)
+	return strings.TrimSuffix(t, `"`)
+}
+
+func (s *Server) end(token string) {
+	s.mu.Lock()
+	open := s.sessions[token]
+	delete(s.sessions, token)
+	s.mu.Unlock()
+	if open != nil {
+		_ = open.close()
+	}
+}
+
+// close waits for the statement at hand.
+func (s *session) close() error {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	return s.Session.Close()
+}
+
+// request is the body of a query.
+type request struct {
+	SQL      string `json:"sqlText"`
+	Bindings map[string]struct {
+		Type  string
+		Value *string
+	} `json:"bindings"`
+}
+
+func (s *Server) query(r *http.Request, raw []byte) any {
+	var in request
+	if err := json.Unmarshal(raw, &in); err != nil {
+		return failed(err)
+	}
+	s.mu.Lock()
+	open := s.sessions[token(r)]
+	s.queries++
+	id := fmt.Sprintf("01b1-%04d", s.queries)
+	s.statements = append(s.statements, in.SQL)
+	intercept, slow := s.intercept, s.slow
+	s.mu.Unlock()
+	if open == nil {
+		return failed(&Error{390111, "08001", "Session no longer exists. New login required to access the service."})
+	}
+	if intercept != nil {
+		if err := intercept(in.SQL); err != nil {
+			return failed(err)
+		}
+	}
+	if m := putStatement.FindStringSubmatch(in.SQL); m != nil {
+		return s.put(r, m, token(r), id)
+	}
+	out := open.execute(r.Context(), in, id)
+	if !slow {
+		return out
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answers[id] = out
+	return map[string]any{"success": true, "code": "333334", "data": map[string]any{"queryId": id, "getResultUrl": "/queries/" + id + "/result"}}
+}
+
+func (s *Server) later(id string) any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out, ok := s.answers[id]
+	if !ok {
+		return failed(&Error{709, "02000", "Statement " + id + " not found"})
+	}
+	return out
+}
+
+var (
+	putStatement    = regexp.MustCompile(`^PUT 'file://([^']+)' '(@[^']+)'`)
+	removeStatement = regexp.MustCompile(`^REMOVE (@.+)$`)
+)
+
+func (s *session) execute(ctx context.Context, in request, id string) any {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	args := make([]string, 0, len(in.Bindings))
+	for i := range len(in.Bindings) {
+		b, ok := in.Bindings[fmt.Sprint(i+1)]
+		if !ok || b.Type != "TEXT" || b.Value == nil {
+			return failed(&Error{1008, "22023", "bind variable " + fmt.Sprint(i+1) + " not set, or not text"})
+		}
+		args = append(args, *b.Value)
+	}
+	if m := removeStatement.FindStringSubmatch(in.SQL); m != nil {
+		return s.remove(stagePath(m[1]), id)
+	}
+	result, err := s.Query(context.WithoutCancel(ctx), Query{in.SQL, args, s.file})
+	if err != nil {
+		return failed(err)
+	}
+	return result.encode(id)
+}
+
+// stagePath returns a file's name on a stage, without quotes.
+func stagePath(location string) string {
+	return strings.ReplaceAll(strings.TrimPrefix(location, "@"), `"`, "")
+}
+
+func (s *session) file(name string) ([]byte, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, ok := s.files[stagePath(name)]
+	return f, ok
+}
+
+func (s *session) remove(name, id string) any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	removed := &Result{Columns: []Column{{Name: "name"}, {Name: "result"}}}
+	if _, ok := s.files[name]; ok {
+		delete(s.files, name)
+		text := "removed"
+		removed.Rows = [][]*string{{&name, &text}}
+	}
+	return removed.encode(id)
+}
+
+// put tells the client where to upload a file: with a signed address, as on
+// Google's cloud, so that it really does.
+func (s *Server) put(r *http.Request, m []string, token, id string) any {
+	target := "http://" + r.Host + "/storage/" + url.PathEscape(token) + "/" + url.PathEscape(stagePath(m[2])+"/"+path.Base(m[1]))
+	return succeeded(map[string]any{
+		"command": "UPLOAD", "src_locations": []string{m[1]}, "parallel": 4, "threshold": 209715200, "autoCompress": false, "overwrite": true, "sourceCompression": "gzip",
+		"stageInfo": map[string]any{"locationType": "GCS", "location": "bucket/stage/", "creds": map[string]any{}, "presignedUrl": target}, "queryId": id, "parameters": []any{},
+	})
+}
+
+func (s *Server) store(w http.ResponseWriter, name string, raw []byte) {
+	token, file, _ := strings.Cut(name, "/")
+	s.mu.Lock()
+	open := s.sessions[token]
+	s.mu.Unlock()
+	if open == nil {
+		http.Error(w, "the address has expired", http.StatusForbidden)
+		return
+	}
+	open.mu.Lock()
+	defer open.mu.Unlock()
+	open.files[file] = raw
+}
+
+// statementSelect is the type of statements in answers; the client asks every
+// one for rows.
+const statementSelect = 0x1000
+
+func (r *Result) encode(id string) any {
+	types := make([]any, len(r.Columns))
+	for i, c := range r.Columns {
+		kind := "text"
+		if c.Real {
+			kind = "real"
+		}
+		types[i] = map[string]any{"name": c.Name, "type": kind, "nullable": true, "length": 16777216, "byteLength": 16777216}
+	}
+	rows := r.Rows
+	if rows == nil {
+		rows = [][]*string{}
+	}
+	return succeeded(map[string]any{
+		"queryId": id, "queryResultFormat": "json", "statementTypeId": statementSelect, "rowtype": types, "rowset": rows,
+		"total": len(rows), "returned": len(rows), "parameters": []any{},
+	})
+}

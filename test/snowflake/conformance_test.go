@@ -1,0 +1,78 @@
+// Package snowflake_test runs the Snowflake destination against a double of the
+// service that executes its statements on DuckDB. It is a module of its own,
+// because DuckDB is a large library of C++.
+package snowflake_test
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/shopmonkeyus/eds/internal/drivers/snowflake"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+	peer "github.com/shopmonkeyus/eds/internal/testpeers/snowflake"
+)
+
+func TestMain(m *testing.M) {
+	// Snowflake's client would ask clouds whether it runs on them.
+	os.Setenv("SNOWFLAKE_DISABLE_PLATFORM_DETECTION", "true")
+	goleak.VerifyTestMain(m)
+}
+
+// destinations are the engines behind URLs.
+type destinations struct {
+	mu      sync.Mutex
+	engines map[string]*engine
+}
+
+// open starts a double with an empty database and returns its URL.
+func (d *destinations) open(t testing.TB) string {
+	e := newEngine(t)
+	server := peer.New(t, e, peer.Users{Passwords: map[string]string{"eds": "p@ss/w%rd"}})
+	raw := (&url.URL{
+		Scheme: "snowflake", User: url.UserPassword("eds", "p@ss/w%rd"), Host: server.Host(), Path: "/SHOP/PUBLIC", RawQuery: "account=test&protocol=http&warehouse=W",
+	}).String()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.engines[raw] = e
+	return raw
+}
+
+func (d *destinations) engine(raw string) *engine {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.engines[raw]
+}
+
+func TestConformance(t *testing.T) {
+	all := &destinations{engines: make(map[string]*engine)}
+	sinktest.Run(t, sinktest.Config{
+		Driver: snowflake.Driver(),
+		URL:    all.open,
+		Foreign: func(t testing.TB, raw, table string) {
+			name := `"` + strings.ReplaceAll(table, `"`, `""`) + `"`
+			all.engine(raw).exec(fmt.Sprintf(`CREATE TABLE %[1]s (id VARCHAR, n DECIMAL(9,0), s "VARCHAR(10)", must VARCHAR NOT NULL, extra VARCHAR);
+INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')`, name))
+		},
+		Faulty: func(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Faults) {
+			u, err := url.Parse(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			proxy := sinktest.NewProxy(t, u.Host)
+			u.Host = proxy.Addr()
+			s, err := snowflake.Driver().Open(context.Background(), u, env)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s, proxy
+		},
+	})
+}
