@@ -1,0 +1,60 @@
+package kafka
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+)
+
+func TestConformance(t *testing.T) {
+	for name, query := range map[string]string{"default": "?timeout=300ms", "rows": "?key=row&compress=lz4&timeout=300ms", "transactions": "?transactional=true&compress=gzip&timeout=300ms"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cluster, proxy := faultyCluster(t)
+			var made atomic.Int64
+			sinktest.Run(t, sinktest.Config{
+				Driver: Driver(),
+				URL: func(t testing.TB) string {
+					return newTopic(t, cluster, fmt.Sprintf("topic-%d", made.Add(1)), 3) + query
+				},
+				Faulty: func(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Faults) {
+					t.Helper()
+					s, err := Driver().Open(t.Context(), parsed(t, raw), env)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return s, coarse{proxy}
+				},
+				History:    history,
+				Duplicates: true,
+			})
+		})
+	}
+}
+
+// coarse is a proxy that breaks at every 48th byte of answers, an answer being
+// longer than that.
+type coarse struct{ *sinktest.Proxy }
+
+const grain = 48
+
+func (c coarse) Steps() int { return c.Proxy.Steps() / grain }
+
+func (c coarse) Break(n int, mode sinktest.Mode) { c.Proxy.Break(n*grain, mode) }
+
+// history returns the events that a topic holds.
+func history(t testing.TB, raw string) []sinktest.Stored {
+	t.Helper()
+	u := parsed(t, raw)
+	var all []sinktest.Stored
+	for _, m := range consume(t, u.Host, strings.Trim(u.Path, "/")) {
+		if m.Value != nil { // no tombstone
+			all = append(all, sinktest.Stored{Place: fmt.Sprintf("%d/%d", m.Partition, m.Offset), Event: m.Value})
+		}
+	}
+	return all
+}

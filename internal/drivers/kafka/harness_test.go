@@ -1,0 +1,224 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	independent "github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"go.uber.org/goleak"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// newCluster starts one broker.
+func newCluster(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
+	t.Helper()
+	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// newTopic makes a topic that takes messages of 32 MiB, and returns the URL that
+// names it.
+func newTopic(t testing.TB, c *kfake.Cluster, name string, partitions int32) string {
+	t.Helper()
+	if err := c.CreateTopic(name, partitions, map[string]string{"max.message.bytes": "33554432"}); err != nil {
+		t.Fatal(err)
+	}
+	return "kafka://" + strings.Join(c.ListenAddrs(), ",") + "/" + name
+}
+
+var env = sink.Env{Stream: "dbchange", Consumer: "eds-1", Filter: "*"}
+
+func tryOpen(t testing.TB, raw string, env sink.Env) (*Sink, error) {
+	t.Helper()
+	target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Driver().Open(t.Context(), target, env)
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() {
+		if err := s.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return s.(*Sink), nil
+}
+
+func mustOpen(t testing.TB, raw string) *Sink {
+	t.Helper()
+	s, err := tryOpen(t, raw, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// event makes the nth event of the stream of a payload.
+func event(t testing.TB, n int, payload string) *cdc.Event {
+	t.Helper()
+	e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}}
+	if err := cdc.NewDecoder().Decode(e, []byte(payload), ""); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// numbered makes the nth event of a stream over three rows.
+func numbered(t testing.TB, n int) *cdc.Event {
+	t.Helper()
+	return event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k%d"],"companyId":"c","after":{"id":"k%d","n":%d},"timestamp":%d,"mvccTimestamp":"%d"}`,
+		n, n%3, n%3, n, 1700000000000+n, 1700000000000000000+n))
+}
+
+// batch makes a batch of events.
+func batch(events ...*cdc.Event) *change.Batch {
+	var b change.Builder
+	for _, e := range events {
+		b.Add(e, change.Effect{})
+	}
+	return b.Batch()
+}
+
+// run makes a batch of the numbered events from first to last.
+func run(t testing.TB, first, last int) *change.Batch {
+	t.Helper()
+	var events []*cdc.Event
+	for n := first; n <= last; n++ {
+		events = append(events, numbered(t, n))
+	}
+	return batch(events...)
+}
+
+func mustApply(t testing.TB, s sink.Sink, b *change.Batch) {
+	t.Helper()
+	if err := s.Apply(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// consume reads all messages of a topic with a client by another hand, partition
+// by partition; those of aborted transactions too.
+func consume(t testing.TB, broker, topic string) []independent.Message {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := independent.DialContext(ctx, "tcp", broker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	partitions, err := conn.ReadPartitions(topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []independent.Message
+	for p := range partitions {
+		all = append(all, consumePartition(ctx, t, broker, topic, p)...)
+	}
+	return all
+}
+
+func consumePartition(ctx context.Context, t testing.TB, broker, topic string, partition int) []independent.Message {
+	t.Helper()
+	conn, err := independent.DialLeader(ctx, "tcp", broker, topic, partition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	first, last, err := conn.ReadOffsets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []independent.Message
+	for next := first; next < last; {
+		if _, err := conn.Seek(next, independent.SeekAbsolute); err != nil {
+			t.Fatal(err)
+		}
+		batch := conn.ReadBatchWith(independent.ReadBatchConfig{MinBytes: 1, MaxBytes: 64 << 20, MaxWait: 100 * time.Millisecond})
+		read := 0
+		for {
+			m, err := batch.ReadMessage()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("read %s/%d at %d: %v", topic, partition, next, err)
+			}
+			m.Partition, m.Topic = partition, topic
+			if !isMarker(m) {
+				all = append(all, m)
+			}
+			next = m.Offset + 1
+			read++
+		}
+		if err := batch.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if read == 0 {
+			t.Fatalf("read %s/%d: nothing at %d of %d", topic, partition, next, last)
+		}
+	}
+	return all
+}
+
+// isMarker reports whether m is none, but the end of a transaction, which the
+// other client shows as it is stored: a version, and whether it is a commit.
+func isMarker(m independent.Message) bool {
+	return len(m.Headers) == 0 && len(m.Key) == 4 && len(m.Value) == 6 && m.Key[0]+m.Key[1]+m.Key[2] == 0
+}
+
+// behind is a listener that others reach by another address.
+type behind struct {
+	net.Listener
+	addr net.Addr
+}
+
+func (b behind) Addr() net.Addr { return b.addr }
+
+// faultyCluster starts a broker behind a network that can break.
+func faultyCluster(t testing.TB, opts ...kfake.Opt) (*kfake.Cluster, *sinktest.Proxy) {
+	t.Helper()
+	var proxy *sinktest.Proxy
+	var once sync.Once
+	c := newCluster(t, append([]kfake.Opt{kfake.ListenFn(func(network, address string) (net.Listener, error) {
+		l, err := net.Listen(network, address)
+		if err != nil {
+			return nil, err
+		}
+		once.Do(func() { proxy = sinktest.NewProxy(t, l.Addr().String()) })
+		addr, err := net.ResolveTCPAddr("tcp", proxy.Addr())
+		return behind{l, addr}, err
+	})}, opts...)...)
+	return c, proxy
+}
+
+func parsed(t testing.TB, raw string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}

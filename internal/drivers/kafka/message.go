@@ -1,0 +1,270 @@
+package kafka
+
+import (
+	"bytes"
+	"strconv"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/encode"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+)
+
+// partitionHeader is the header that holds the text whose hash chooses the
+// partition. It is every record's first.
+const partitionHeader = "eds-partitionkey"
+
+// records returns the messages of the events, in order. They share no memory
+// with the events. An error is about one event.
+func (s *Sink) records(events []*cdc.Event) ([]*kgo.Record, error) {
+	size := 0
+	for _, e := range events {
+		size += len(e.Payload) + 256
+	}
+	w := writer{sink: s, text: make([]byte, 0, size), slab: make([]kgo.Record, 0, len(events)), headers: make([]kgo.RecordHeader, 0, 5*len(events))}
+	topics := make(map[string]string)
+	for _, e := range events {
+		topic, err := s.topic.of(e, topics)
+		if err == nil {
+			err = w.event(topic, e)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return w.all, nil
+}
+
+// writer makes messages. What it makes points into few large slabs.
+type writer struct {
+	sink    *Sink
+	all     []*kgo.Record
+	slab    []kgo.Record
+	headers []kgo.RecordHeader
+	text    []byte
+}
+
+// since returns the text that was written after mark; nothing is ever appended
+// to it in place.
+func (w *writer) since(mark int) []byte { return w.text[mark:len(w.text):len(w.text)] }
+
+// event adds the messages of e.
+func (w *writer) event(topic string, e *cdc.Event) error {
+	mark := len(w.text)
+	var key, partition []byte
+	if w.sink.byRow {
+		var err error
+		if w.text, err = appendRowKey(w.text, e, nil); err != nil {
+			return err
+		}
+		key = w.since(mark)
+		partition = key
+	} else {
+		w.text = append(w.text, encode.MessageKey(e)...)
+		key = w.since(mark)
+		mark = len(w.text)
+		w.text = append(w.text, encode.PartitionKey(e)...)
+		partition = w.since(mark)
+	}
+	mark = len(w.text)
+	var replaced bool
+	if w.text, replaced = w.sink.format(w.text, e); replaced {
+		w.sink.env.Adjusted(e.Table, "", "invalid-utf8")
+	}
+	value := w.since(mark)
+	if w.sink.byRow {
+		if err := w.moved(topic, e); err != nil {
+			return err
+		}
+	}
+	w.add(topic, key, value, partition, e)
+	if w.sink.byRow && e.Op == cdc.Delete {
+		w.add(topic, key, nil, partition, e)
+	}
+	return nil
+}
+
+// moved adds a tombstone for the key that the row had before, where an UPDATE
+// changed the row's id.
+func (w *writer) moved(topic string, e *cdc.Event) error {
+	if e.Op != cdc.Update || e.Before == nil || e.Diff != nil && !bytes.Contains(e.Diff, []byte(`"id"`)) {
+		return nil
+	}
+	was := member(e.Before, "id")
+	if was == nil || rawjson.IsNull(was) || string(rawjson.Text(was)) == e.RowID() {
+		return nil
+	}
+	mark := len(w.text)
+	var err error
+	if w.text, err = appendRowKey(w.text, e, was); err != nil {
+		return err
+	}
+	key := w.since(mark)
+	w.add(topic, key, nil, key, e)
+	return nil
+}
+
+// add adds one message.
+func (w *writer) add(topic string, key, value, partition []byte, e *cdc.Event) {
+	first := len(w.headers)
+	w.headers = append(w.headers, kgo.RecordHeader{Key: partitionHeader, Value: partition})
+	if w.sink.choices.headers {
+		mark := len(w.text)
+		w.text = append(w.text, e.Clock.Sortable()...)
+		w.headers = append(w.headers,
+			kgo.RecordHeader{Key: "eds-operation", Value: []byte(e.Op.String())},
+			kgo.RecordHeader{Key: "eds-table", Value: []byte(e.Table)},
+			kgo.RecordHeader{Key: "eds-version", Value: []byte(e.ModelVersion)},
+			kgo.RecordHeader{Key: "eds-clock", Value: w.since(mark)},
+		)
+	}
+	record := kgo.Record{Topic: topic, Key: key, Value: value, Headers: w.headers[first:len(w.headers):len(w.headers)]}
+	if len(w.slab) < cap(w.slab) { // what points into it must stay
+		w.slab = append(w.slab, record)
+		w.all = append(w.all, &w.slab[len(w.slab)-1])
+		return
+	}
+	w.all = append(w.all, &record)
+}
+
+// appendRowKey appends the event's table and primary key as a JSON array: one
+// text for each row, however the source writes its values. Where last is not
+// nil it stands for the key's last element.
+func appendRowKey(dst []byte, e *cdc.Event, last []byte) ([]byte, error) {
+	dst = rawjson.AppendQuoted(append(dst, '['), e.Table)
+	elements := 0
+	put := func(raw []byte) {
+		elements++
+		dst = append(dst, ',')
+		if rawjson.IsString(raw) {
+			dst = rawjson.AppendQuoted(dst, rawjson.Text(raw))
+		} else {
+			dst, _ = encode.AppendEvent(dst, &cdc.Event{Payload: raw})
+		}
+	}
+	var held []byte                                          // an element, until it is known not to be the last one
+	_ = rawjson.Elements(e.Key, func(s rawjson.Span) error { // it was validated when the event was decoded
+		if held != nil {
+			put(held)
+		}
+		held = e.Key[s.Start:s.End]
+		return nil
+	})
+	switch id := e.RowID(); {
+	case last != nil:
+		put(last)
+	case held != nil:
+		put(held)
+	case id != "":
+		put(rawjson.AppendQuoted(nil, id))
+	}
+	if elements == 0 {
+		return dst, fault.Mark(fault.Poison, errNoKey)
+	}
+	return append(dst, ']'), nil
+}
+
+// format appends the value of the message of an event; replaced says that bytes
+// that are not UTF-8 were.
+type format func(dst []byte, e *cdc.Event) (out []byte, replaced bool)
+
+var formats = map[string]format{"eds": encode.AppendEvent, "flat": appendFlat, "debezium": appendDebezium}
+
+// appendFlat appends the row, with what happened to it beside its columns.
+func appendFlat(dst []byte, e *cdc.Event) ([]byte, bool) {
+	image := e.After
+	if e.Op == cdc.Delete {
+		image = before(e)
+	}
+	if image == nil {
+		image = []byte("{}")
+	}
+	dst, replaced := encode.AppendEvent(dst, &cdc.Event{Payload: image})
+	dst = dst[:len(dst)-1] // its }
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(append(dst, `"_eds_op":"`...), e.Op.String()...)
+	dst = rawjson.AppendQuoted(append(dst, `","_eds_table":`...), e.Table)
+	dst = append(append(dst, `,"_eds_version":"`...), e.Clock.Sortable()...)
+	dst = rawjson.AppendQuoted(append(dst, `","_eds_id":`...), e.ID)
+	dst = strconv.AppendBool(append(dst, `,"_eds_deleted":`...), e.Op == cdc.Delete)
+	return append(dst, '}'), replaced
+}
+
+// before returns the row as it was, at least its id where that is to say which
+// row was deleted.
+func before(e *cdc.Event) []byte {
+	if e.Before == nil && e.Op == cdc.Delete {
+		return append(rawjson.AppendQuoted([]byte(`{"id":`), e.RowID()), '}')
+	}
+	return e.Before
+}
+
+// appendDebezium appends the envelope that Debezium's connectors write where
+// they are told to leave schemas out.
+func appendDebezium(dst []byte, e *cdc.Event) ([]byte, bool) {
+	replaced := false
+	image := func(name string, row []byte) {
+		dst = append(append(dst, name...), ':')
+		if row == nil {
+			dst = append(dst, "null"...)
+			return
+		}
+		var r bool
+		dst, r = encode.AppendEvent(dst, &cdc.Event{Payload: row})
+		replaced = replaced || r
+	}
+	image(`{"before"`, before(e))
+	image(`,"after"`, e.After)
+	dst = strconv.AppendInt(append(dst, `,"source":{"connector":"eds","name":"eds","ts_ms":`...), e.Clock.Wall/1_000_000, 10)
+	dst = strconv.AppendBool(append(dst, `,"snapshot":"`...), e.Imported)
+	dst = rawjson.AppendQuoted(append(dst, `","db":"shopmonkey","table":`...), e.Table)
+	dst = append(append(dst, `,"clock":"`...), e.Clock.Sortable()...)
+	dst = rawjson.AppendQuoted(append(dst, `","id":`...), e.ID)
+	dst = append(append(dst, `},"op":"`...), debeziumOp(e), '"')
+	dst = strconv.AppendInt(append(dst, `,"ts_ms":`...), e.Timestamp, 10)
+	return append(dst, '}'), replaced
+}
+
+func debeziumOp(e *cdc.Event) byte {
+	switch {
+	case e.Imported:
+		return 'r'
+	case e.Op == cdc.Insert:
+		return 'c'
+	case e.Op == cdc.Update:
+		return 'u'
+	default:
+		return 'd'
+	}
+}
+
+// member returns the raw value of a member of an object, or nil.
+func member(object []byte, name string) []byte {
+	m, err := rawjson.OpenObject(object)
+	if err != nil {
+		return nil
+	}
+	var value []byte
+	for m.Next() {
+		if string(m.Name()) == name {
+			value = m.Value()
+		}
+	}
+	return value
+}
+
+// partitioner chooses the partition by the first header.
+type partitioner struct{}
+
+func (partitioner) ForTopic(string) kgo.TopicPartitioner { return partitioner{} }
+
+// RequiresConsistency says that a row keeps its partition while that is down.
+func (partitioner) RequiresConsistency(*kgo.Record) bool { return true }
+
+func (partitioner) Partition(r *kgo.Record, n int) int {
+	return encode.Partition(string(r.Headers[0].Value), n)
+}

@@ -1,0 +1,242 @@
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/aws"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// dialTimeout bounds the making of a connection.
+const dialTimeout = 10 * time.Second
+
+// parseSecurity reads how connections are encrypted, and as whom they are made.
+func parseSecurity(target *url.URL, brokers []string, lookup sink.Lookup) ([]kgo.Opt, error) {
+	config, err := parseTLS(target.Query())
+	if err != nil {
+		return nil, err
+	}
+	var opts []kgo.Opt
+	if config != nil {
+		opts = append(opts, kgo.DialTLSConfig(config))
+	}
+	mechanism, err := parseAuth(target, brokers, config != nil, lookup)
+	if err != nil {
+		return nil, err
+	}
+	if mechanism != nil {
+		opts = append(opts, kgo.SASL(mechanism))
+	}
+	return opts, nil
+}
+
+// parseTLS returns nil where connections are not to be encrypted.
+func parseTLS(query url.Values) (*tls.Config, error) {
+	mode, err := oneOf(query, "tls", "false", "true", "skip-verify")
+	if err != nil {
+		return nil, err
+	}
+	authorities, certificate, key := query.Get("tls-ca"), query.Get("tls-cert"), query.Get("tls-key")
+	if mode == "false" {
+		if authorities+certificate+key != "" {
+			return nil, errors.New("options tls-ca, tls-cert and tls-key need tls=true")
+		}
+		return nil, nil
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: mode == "skip-verify"}
+	if authorities != "" {
+		pem, err := os.ReadFile(authorities)
+		if err != nil {
+			return nil, fmt.Errorf("read tls-ca: %w", err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("read tls-ca: %s holds no certificate in PEM", authorities)
+		}
+	}
+	if (certificate == "") != (key == "") {
+		return nil, errors.New("options tls-cert and tls-key go together; one is missing")
+	}
+	if certificate != "" {
+		pair, err := tls.LoadX509KeyPair(certificate, key)
+		if err != nil {
+			return nil, fmt.Errorf("read tls-cert and tls-key: %w", err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return config, nil
+}
+
+// parseAuth returns nil where no credentials are to be sent.
+func parseAuth(target *url.URL, brokers []string, encrypted bool, lookup sink.Lookup) (sasl.Mechanism, error) {
+	query := target.Query()
+	user := target.User.Username()
+	password, _ := target.User.Password()
+	name := query.Get("auth")
+	if name == "" && target.User == nil {
+		for _, option := range []string{"token", "token-file", "token-url", "token-scope"} {
+			if query.Has(option) {
+				return nil, fmt.Errorf("option %s needs auth=oauthbearer", option)
+			}
+		}
+		return nil, nil
+	}
+	name, err := oneOf(query, "auth", "plain", "scram-sha-256", "scram-sha-512", "oauthbearer", "aws-msk-iam")
+	if err != nil {
+		return nil, err
+	}
+	switch name {
+	case "oauthbearer":
+		return parseOAuth(query, user, password)
+	case "aws-msk-iam":
+		if !encrypted {
+			return nil, errors.New("auth=aws-msk-iam needs tls=true, as MSK does; its port is 9098")
+		}
+		return parseMSK(query, brokers, user, password, lookup)
+	}
+	if user == "" || password == "" {
+		return nil, fmt.Errorf("auth=%s needs a user and a password; the url should read kafka://user:${KAFKA_PASSWORD}@broker:9092/topic", name)
+	}
+	switch name {
+	case "scram-sha-256":
+		return scram.Auth{User: user, Pass: password}.AsSha256Mechanism(), nil
+	case "scram-sha-512":
+		return scram.Auth{User: user, Pass: password}.AsSha512Mechanism(), nil
+	default:
+		return plain.Auth{User: user, Pass: password}.AsMechanism(), nil
+	}
+}
+
+// parseMSK returns the mechanism of Amazon MSK, whose brokers' names tell the
+// region.
+func parseMSK(query url.Values, brokers []string, user, password string, lookup sink.Lookup) (sasl.Mechanism, error) {
+	for _, broker := range brokers {
+		host, _, _ := net.SplitHostPort(broker)
+		if !strings.HasSuffix(host, ".amazonaws.com") && !strings.HasSuffix(host, ".amazonaws.com.cn") {
+			return nil, fmt.Errorf("auth=aws-msk-iam needs brokers of MSK, named like b-1.shop.abc123.c2.kafka.eu-west-1.amazonaws.com, and %q is none", host)
+		}
+	}
+	if user != "" && password != "" {
+		return aws.Auth{AccessKey: user, SecretKey: password, SessionToken: query.Get("token")}.AsManagedStreamingIAMMechanism(), nil
+	}
+	find := func(name string) string {
+		if lookup == nil {
+			return ""
+		}
+		value, _ := lookup(name)
+		return value
+	}
+	read := func() aws.Auth {
+		return aws.Auth{AccessKey: find("AWS_ACCESS_KEY_ID"), SecretKey: find("AWS_SECRET_ACCESS_KEY"), SessionToken: find("AWS_SESSION_TOKEN")}
+	}
+	if a := read(); a.AccessKey == "" || a.SecretKey == "" {
+		return nil, errors.New("auth=aws-msk-iam finds no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or put them in the url as user and password")
+	}
+	return aws.ManagedStreamingIAM(func(context.Context) (aws.Auth, error) { return read(), nil }), nil
+}
+
+// parseOAuth returns the mechanism that sends a token: one that is given, one of
+// a file, or one that a token endpoint gives for client credentials.
+func parseOAuth(query url.Values, user, password string) (sasl.Mechanism, error) {
+	token, file, endpoint := query.Get("token"), query.Get("token-file"), query.Get("token-url")
+	var get func(ctx context.Context) (string, error)
+	switch {
+	case token != "" && file == "" && endpoint == "":
+		get = func(context.Context) (string, error) { return token, nil }
+	case token == "" && file != "" && endpoint == "":
+		get = func(context.Context) (string, error) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return "", fault.Mark(fault.Fatal, fmt.Errorf("read token-file: %w", err))
+			}
+			return strings.TrimSpace(string(text)), nil
+		}
+		if _, err := get(context.Background()); err != nil {
+			return nil, err
+		}
+	case token == "" && file == "" && endpoint != "":
+		u, err := url.Parse(endpoint)
+		if err != nil || u.Host == "" || u.Scheme != "https" && !(u.Scheme == "http" && loopback(u.Hostname())) {
+			return nil, errors.New("option token-url should be an https:// url")
+		}
+		if user == "" || password == "" {
+			return nil, errors.New("option token-url needs a client id and secret, as the url's user and password")
+		}
+		grant := &tokenGrant{endpoint: endpoint, user: user, password: password, scope: query.Get("token-scope")}
+		get = grant.token
+	default:
+		return nil, errors.New("auth=oauthbearer needs one of the options token, token-file and token-url")
+	}
+	return oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
+		token, err := get(ctx)
+		return oauth.Auth{Token: token}, err
+	}), nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// tokenGrant changes client credentials for tokens (RFC 6749, section 4.4).
+type tokenGrant struct{ endpoint, user, password, scope string }
+
+// token asks for a token. Errors hold neither the secret nor the answer.
+func (g *tokenGrant) token(ctx context.Context) (string, error) {
+	form := url.Values{"grant_type": {"client_credentials"}}
+	if g.scope != "" {
+		form.Set("scope", g.scope)
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, g.endpoint, strings.NewReader(form.Encode()))
+	if err != nil {
+		return "", errors.New("ask token-url for a token: the url is not well formed")
+	}
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	request.SetBasicAuth(url.QueryEscape(g.user), url.QueryEscape(g.password))
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: dialTimeout}
+	defer transport.CloseIdleConnections()
+	answer, err := (&http.Client{Transport: transport}).Do(request)
+	if err != nil {
+		cause := err
+		if e := new(url.Error); errors.As(err, &e) {
+			cause = e.Err
+		}
+		return "", fmt.Errorf("ask token-url for a token: %w", cause)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		err := fmt.Errorf("ask token-url for a token: it answers %s", answer.Status)
+		if answer.StatusCode == http.StatusBadRequest || answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden {
+			err = fault.Mark(fault.Fatal, fmt.Errorf("%w; check the client id and secret in the url", err))
+		}
+		return "", err
+	}
+	var body struct {
+		Token string `json:"access_token"`
+	}
+	if err := json.NewDecoder(io.LimitReader(answer.Body, 1<<20)).Decode(&body); err != nil || body.Token == "" {
+		return "", errors.New("ask token-url for a token: the answer has no access_token")
+	}
+	return body.Token, nil
+}

@@ -1,0 +1,222 @@
+package kafka
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/encode"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Sink writes events to topics.
+type Sink struct {
+	choices
+	env         sink.Env
+	transaction string // the transactional id; "" where there are no transactions
+	loader      encode.Loader
+
+	mu sync.Mutex // held by calls that produce
+
+	state   sync.Mutex
+	closed  bool
+	session *session // nil: none is open
+}
+
+var (
+	_ sink.Sink   = (*Sink)(nil)
+	_ sink.Prober = (*Sink)(nil)
+	_ sink.Loader = (*Sink)(nil)
+)
+
+func newSink(c choices, env sink.Env) *Sink {
+	s := &Sink{choices: c, env: env}
+	if c.transactional {
+		s.transaction = transactionID(env)
+	}
+	s.loader = encode.Loader{Apply: s.Apply, Limits: limits}
+	return s
+}
+
+// transactionID returns the id by which a server that starts again ends what its
+// predecessor left open. An import has one of its own.
+func transactionID(env sink.Env) string {
+	if env.Consumer == "" {
+		return "eds-import-" + rand.Text()
+	}
+	sum := sha256.Sum256([]byte(env.Stream + "\x00" + env.Consumer + "\x00" + env.Filter))
+	return "eds-" + hex.EncodeToString(sum[:12])
+}
+
+// current returns the open session, or opens one.
+func (s *Sink) current() (*session, error) {
+	s.state.Lock()
+	defer s.state.Unlock()
+	if s.closed {
+		return nil, errClosed
+	}
+	if s.session == nil {
+		fresh, err := newSession(&s.choices, s.transaction, logger{s.env.Logger})
+		if err != nil {
+			return nil, err
+		}
+		s.session = fresh
+	}
+	return s.session, nil
+}
+
+// drop closes the session, and what it has sent is not waited for.
+func (s *Sink) drop(old *session) {
+	s.state.Lock()
+	if s.session == old {
+		s.session = nil
+	}
+	s.state.Unlock()
+	old.client.Close()
+}
+
+// Apply produces the batch's events and waits until all in-sync replicas have
+// every one.
+func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(b.Events) == 0 {
+		return nil
+	}
+	err := s.apply(ctx, b)
+	if err != nil {
+		return fmt.Errorf("produce %d changes: %w", len(b.Events), err)
+	}
+	return nil
+}
+
+func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
+	records, err := s.records(b.Events)
+	if err != nil {
+		return err
+	}
+	session, err := s.current()
+	if err != nil {
+		return err
+	}
+	if session.flight != nil && !session.flight.same(records) {
+		s.drop(session)
+		if session, err = s.current(); err != nil {
+			return err
+		}
+	}
+	err = session.deliver(ctx, records)
+	if session.spent {
+		s.drop(session)
+	}
+	return err
+}
+
+// deliver gives records to the client, unless it has them already, and waits for
+// their acknowledgement.
+func (s *session) deliver(ctx context.Context, records []*kgo.Record) error {
+	if s.flight == nil {
+		if err := s.ensure(ctx, topicsOf(records)); err != nil {
+			return err
+		}
+		if err := s.fits(records); err != nil {
+			return err
+		}
+		if s.transactional {
+			return s.transact(ctx, records)
+		}
+		s.flight = s.launch(ctx, records)
+	}
+	return s.await(ctx)
+}
+
+// transact delivers records in a transaction. After an error nobody knows how
+// far that got, so the session is spent: the next one has the same transactional
+// id, and its first request aborts what is open.
+func (s *session) transact(ctx context.Context, records []*kgo.Record) error {
+	s.spent = true
+	if err := s.client.BeginTransaction(); err != nil {
+		return wrap("begin a transaction", err)
+	}
+	s.flight = s.launch(ctx, records)
+	if err := s.await(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	if err := s.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
+		return wrap("commit a transaction", err)
+	}
+	s.spent = false
+	return nil
+}
+
+func topicsOf(records []*kgo.Record) []string {
+	var topics []string
+	seen := make(map[string]bool)
+	for _, r := range records {
+		if !seen[r.Topic] {
+			seen[r.Topic] = true
+			topics = append(topics, r.Topic)
+		}
+	}
+	return topics
+}
+
+// Probe makes sure that brokers answer, take the credentials, and let eds write
+// to the topic, where there is only one.
+func (s *Sink) Probe(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	session, err := newSession(&s.choices, s.transaction, logger{s.env.Logger})
+	if err != nil {
+		return err
+	}
+	defer session.client.Close()
+	if s.topic.template != nil {
+		return session.check(ctx)
+	}
+	return session.check(ctx, s.topic.fixed)
+}
+
+// BeginLoad begins the load of one table.
+func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
+	return s.loader.BeginLoad(ctx, job, t, mode)
+}
+
+// Close ends the client. What it has sent and nobody has acknowledged is not
+// promised.
+func (s *Sink) Close(context.Context) error {
+	s.state.Lock()
+	s.closed = true
+	session := s.session
+	s.session = nil
+	s.state.Unlock()
+	if session != nil {
+		session.client.Close()
+	}
+	return nil
+}
+
+// logger shows what the client says to whoever debugs.
+type logger struct{ to *slog.Logger }
+
+func (l logger) Level() kgo.LogLevel {
+	if l.to.Enabled(context.Background(), slog.LevelDebug) {
+		return kgo.LogLevelInfo
+	}
+	return kgo.LogLevelNone
+}
+
+func (l logger) Log(_ kgo.LogLevel, message string, pairs ...any) {
+	l.to.Debug("kafka client: "+strings.TrimSuffix(message, "\n"), pairs...)
+}
