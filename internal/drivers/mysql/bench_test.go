@@ -1,0 +1,245 @@
+package mysql_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	driver "github.com/go-sql-driver/mysql"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// benchTable is a table of every type, of so many columns.
+func benchTable(b *testing.B, columns int) *schema.Table {
+	names := []string{"id string"}
+	kinds := []string{"string", "string", "date-time", "integer", "number", "boolean", "enum", "string", "string", "object"}
+	for i := range columns - 1 {
+		names = append(names, fmt.Sprintf("c%02d %s", i, kinds[i%len(kinds)]))
+	}
+	return table(b, "order", 1, names...)
+}
+
+// benchRow is about the shape of a row of a shop: 1.4 KB at 20 columns.
+func benchRow(columns int, key string, n int) string {
+	var s strings.Builder
+	fmt.Fprintf(&s, `{"id":"%s"`, key)
+	for i := range columns - 1 {
+		fmt.Fprintf(&s, `,"c%02d":`, i)
+		switch i % 10 {
+		case 2:
+			fmt.Fprintf(&s, `"2024-03-%02dT10:%02d:03.%06dZ"`, n%28+1, n%60, n%1000000)
+		case 3:
+			fmt.Fprintf(&s, "%d", n*7919)
+		case 4:
+			fmt.Fprintf(&s, "%d.%02d", n%10000, n%100)
+		case 5:
+			fmt.Fprintf(&s, "%t", n%2 == 0)
+		case 6:
+			s.WriteString(`"INVOICED"`)
+		case 9:
+			fmt.Fprintf(&s, `{"note":"n%d","tags":["a","b"],"amount":%d}`, n, n)
+		default:
+			fmt.Fprintf(&s, `"some text of a usual length, number %d in column %d"`, n, i)
+		}
+	}
+	return s.String() + "}"
+}
+
+// benchBatch is a batch, and its rows as LOAD DATA reads them, sorted by key.
+type benchBatch struct {
+	*change.Batch
+	raw []byte
+}
+
+// rawRows returns rows by key, of benchRow's values, encoded for LOAD DATA.
+func rawRows(columns int, rows map[string]int) []byte {
+	var b bytes.Buffer
+	for _, key := range slices.Sorted(maps.Keys(rows)) {
+		n := rows[key]
+		b.WriteString(key)
+		for i := range columns - 1 {
+			b.WriteByte('\t')
+			switch i % 10 {
+			case 2:
+				fmt.Fprintf(&b, "2024-03-%02d 10:%02d:03.%06d", n%28+1, n%60, n%1000000)
+			case 3:
+				fmt.Fprintf(&b, "%d", n*7919)
+			case 4:
+				fmt.Fprintf(&b, "%d.%02d", n%10000, n%100)
+			case 5:
+				fmt.Fprintf(&b, "%d", 1-n%2)
+			case 6:
+				b.WriteString("INVOICED")
+			case 9:
+				fmt.Fprintf(&b, `{"note":"n%d","tags":["a","b"],"amount":%d}`, n, n)
+			default:
+				fmt.Fprintf(&b, "some text of a usual length, number %d in column %d", n, i)
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.Bytes()
+}
+
+// benchBatches forms batches of updates, inserts and hot keys, 60:20:20, over a
+// growing table.
+func benchBatches(b *testing.B, t *schema.Table, batches, size int) []benchBatch {
+	columns := len(t.Columns)
+	splitter := change.NewSplitter(t)
+	var out []benchBatch
+	n := 0
+	next := 100_000
+	for range batches {
+		var builder change.Builder
+		latest := make(map[string]int)
+		for i := range size {
+			n++
+			var key string
+			switch {
+			case i%10 < 6:
+				key = fmt.Sprintf("5f3c%08d-0000-4000-8000-000000000000", (n*7919)%next)
+			case i%10 < 8:
+				next++
+				key = fmt.Sprintf("5f3c%08d-0000-4000-8000-000000000000", next)
+			default:
+				key = fmt.Sprintf("5f3c%08d-0000-4000-8000-000000000000", n%100)
+			}
+			e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}, Op: cdc.Update, Table: t.Name, After: []byte(benchRow(columns, key, n))}
+			e.Payload = e.After
+			latest[key] = n
+			effect, err := splitter.Effect(e)
+			if err != nil {
+				b.Fatal(err)
+			}
+			builder.Add(e, effect)
+		}
+		out = append(out, benchBatch{builder.Batch(), rawRows(columns, latest)})
+	}
+	return out
+}
+
+// BenchmarkApply applies batches beside the same rows in the same table by LOAD
+// DATA ... REPLACE alone: the ratio of the two is what counts.
+func BenchmarkApply(b *testing.B) {
+	for _, columns := range []int{20, 60} {
+		for _, size := range []int{5_000, 20_000} {
+			b.Run(fmt.Sprintf("columns=%d/batch=%d", columns, size), func(b *testing.B) {
+				t := benchTable(b, columns)
+				batches := benchBatches(b, t, 8, size)
+				for name, open := range map[string]func(*testing.B) func(benchBatch){
+					"eds": func(b *testing.B) func(benchBatch) {
+						d := openMigrated(b, t)
+						return func(x benchBatch) { d.apply(x.Batch) }
+					},
+					"insert": func(b *testing.B) func(benchBatch) {
+						d := openMigrated(b, t, "local_infile=false")
+						return func(x benchBatch) { d.apply(x.Batch) }
+					},
+					"raw": func(b *testing.B) func(benchBatch) {
+						d := openMigrated(b, t)
+						return func(x benchBatch) { d.loadRaw(b, "order", x.raw) }
+					},
+				} {
+					b.Run(name, func(b *testing.B) {
+						apply := open(b)
+						for _, x := range batches[:2] {
+							apply(x)
+						}
+						b.ReportAllocs()
+						n := 0
+						for b.Loop() {
+							apply(batches[2+n%(len(batches)-2)])
+							n++
+						}
+						b.ReportMetric(float64(n*size)/b.Elapsed().Seconds(), "events/s")
+					})
+				}
+			})
+		}
+	}
+}
+
+func openMigrated(b *testing.B, t *schema.Table, options ...string) *destination {
+	b.Helper()
+	d := open(b, options...)
+	if _, err := d.Migrate(b.Context(), []*schema.Table{t}); err != nil {
+		b.Fatal(err)
+	}
+	return d
+}
+
+// loadRaw loads encoded rows over a session beside the sink's.
+func (d *destination) loadRaw(b *testing.B, table string, rows []byte) {
+	b.Helper()
+	driver.RegisterReaderHandler("raw", func() io.Reader { return bytes.NewReader(rows) })
+	defer driver.DeregisterReaderHandler("raw")
+	d.exec("LOAD DATA LOCAL INFILE 'Reader::raw' REPLACE INTO TABLE `" + table + "` CHARACTER SET utf8mb4")
+}
+
+// BenchmarkLoad imports rows beside the same rows by LOAD DATA alone, both as
+// they come and in the order of their keys.
+func BenchmarkLoad(b *testing.B) {
+	const rows = 100_000
+	for _, columns := range []int{20, 60} {
+		t := benchTable(b, columns)
+		for _, order := range []string{"sorted", "shuffled"} {
+			b.Run(fmt.Sprintf("columns=%d/%s", columns, order), func(b *testing.B) {
+				keys := make(map[string]int)
+				var lines []string
+				for i := range rows {
+					n := i
+					if order == "shuffled" {
+						n = i * 7919 % rows
+					}
+					key := fmt.Sprintf("5f3c%08d-0000-4000-8000-000000000000", n)
+					keys[key] = n
+					lines = append(lines, benchRow(columns, key, n))
+				}
+				b.Run("eds", func(b *testing.B) {
+					d := openMigrated(b, t)
+					for b.Loop() {
+						d.importRows(b, t, lines)
+					}
+					b.ReportMetric(float64(b.N*rows)/b.Elapsed().Seconds(), "rows/s")
+				})
+				b.Run("raw", func(b *testing.B) {
+					raw := rawRows(columns, keys)
+					d := openMigrated(b, t)
+					for b.Loop() {
+						d.exec("CREATE TABLE fresh LIKE `order`")
+						d.loadRaw(b, "fresh", raw)
+						d.exec("DROP TABLE `order`; RENAME TABLE fresh TO `order`")
+					}
+					b.ReportMetric(float64(b.N*rows)/b.Elapsed().Seconds(), "rows/s")
+				})
+			})
+		}
+	}
+}
+
+// importRows imports rows.
+func (d *destination) importRows(b *testing.B, t *schema.Table, lines []string) {
+	b.Helper()
+	l, err := d.BeginLoad(b.Context(), "job", t, sink.Replace)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := l.LoadFile(b.Context(), "file", images(b, t, lines...)); err != nil {
+		b.Fatal(err)
+	}
+	if err := l.Finish(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	if err := l.Close(context.Background()); err != nil {
+		b.Fatal(err)
+	}
+}

@@ -1,0 +1,202 @@
+package mysql_test
+
+import (
+	"fmt"
+	"iter"
+	"testing"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// images yields row images as a snapshot's file does, in one row's memory.
+func images(t testing.TB, table *schema.Table, lines ...string) iter.Seq2[*change.Row, error] {
+	return func(yield func(*change.Row, error) bool) {
+		splitter := change.NewSplitter(table)
+		row := &change.Row{Op: cdc.Insert, Clock: cdc.Timestamp{Wall: 5000}}
+		for _, line := range lines {
+			spans, err := splitter.Split([]byte(line))
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			row.Image, row.Spans = []byte(line), spans
+			if !yield(row, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (d *destination) begin(job string, t *schema.Table, mode sink.LoadMode) sink.Load {
+	d.t.Helper()
+	l, err := d.BeginLoad(d.t.Context(), job, t, mode)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return l
+}
+
+// load loads files, one string of lines each, to the end.
+func (d *destination) load(job string, t *schema.Table, mode sink.LoadMode, files ...[]string) {
+	d.t.Helper()
+	l := d.begin(job, t, mode)
+	for i, lines := range files {
+		n, err := l.LoadFile(d.t.Context(), fmt.Sprintf("file%d", i), images(d.t, t, lines...))
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		if n != int64(len(lines)) {
+			d.t.Errorf("file %d has %d rows, want %d", i, n, len(lines))
+		}
+	}
+	if err := l.Finish(d.t.Context()); err != nil {
+		d.t.Fatal(err)
+	}
+	if err := l.Close(d.t.Context()); err != nil {
+		d.t.Errorf("close the load: %v", err)
+	}
+	equal(d.t, nil, d.query(`SELECT * FROM _eds_load`))
+	equal(d.t, nil, d.query(`SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name LIKE '\_eds\_load\_%'`))
+}
+
+var loadable = []string{"id string", "v string", "n integer"}
+
+func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
+	for name, prepare := range map[string]string{
+		"a table of ours":   "DO 1",
+		"a view on it":      "CREATE VIEW seen AS SELECT * FROM `order`",
+		"grants":            "CREATE USER IF NOT EXISTS analyst; GRANT SELECT ON `order` TO analyst; GRANT UPDATE (v) ON `order` TO analyst",
+		"a trigger":         "CREATE TRIGGER tr BEFORE INSERT ON `order` FOR EACH ROW SET NEW.n = NEW.n",
+		"foreign key to it": "DELETE FROM `order` WHERE id <> '000'; CREATE TABLE line (o varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin, FOREIGN KEY (o) REFERENCES `order` (id)); INSERT INTO line VALUES ('000')",
+		"foreign key of it": "CREATE TABLE kind (n bigint PRIMARY KEY); INSERT INTO kind VALUES (1), (7), (8); ALTER TABLE `order` ADD FOREIGN KEY (n) REFERENCES kind (n)",
+		"extra column":      "ALTER TABLE `order` ADD COLUMN mine varchar(9) DEFAULT 'x'",
+		"index and comment": "CREATE INDEX by_v ON `order` (v(20)); ALTER TABLE `order` COMMENT 'orders', MODIFY COLUMN n BIGINT COMMENT 'n'",
+		"another unique":    "CREATE UNIQUE INDEX by_v ON `order` (id, n)",
+		"check":             "ALTER TABLE `order` ADD CONSTRAINT small CHECK (n < 100)",
+		"generated":         "ALTER TABLE `order` ADD COLUMN twice bigint AS (n * 2) STORED",
+		"partitioned":       "ALTER TABLE `order` PARTITION BY KEY (id) PARTITIONS 2",
+		"system versioned":  "ALTER TABLE `order` ADD SYSTEM VERSIONING",
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, option := range []string{"local_infile=auto", "local_infile=false"} {
+				d := open(t, option)
+				order := table(t, "order", 1, loadable...)
+				d.apply((&history{t: t}).put(order, `{"id":"000","v":"old","n":1}`, `{"id":"old","v":"old","n":1}`).batch())
+				d.exec(prepare)
+				before := d.furniture()
+				l := d.begin("job", order, sink.Replace)
+				rows := repeat(500, `{"id":"#","v":"new","n":7}`)
+				if _, err := l.LoadFile(t.Context(), "one", images(t, order, rows[250:]...)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := l.LoadFile(t.Context(), "two", images(t, order, rows[:250]...)); err != nil {
+					t.Fatal(err)
+				}
+				equal(t, nil, d.query("SELECT id FROM `order` WHERE v = 'new'"))
+				if err := l.Finish(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if err := l.Close(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				equal(t, repeat(500, "#|new|7"), d.query("SELECT id, v, n FROM `order` ORDER BY id"))
+				equal(t, before, d.furniture())
+				d.apply((&history{t: t, clock: 9000}).put(order, repeat(500, `{"id":"#","v":"after","n":8}`)...).batch())
+				equal(t, repeat(500, "#|after"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+				d.load("next job", order, sink.Replace, []string{`{"id":"000","v":"again"}`})
+				equal(t, []string{"000|again"}, d.query("SELECT id, v FROM `order` ORDER BY id"))
+			}
+		})
+	}
+}
+
+// furniture is what the table is, and what hangs on it.
+func (d *destination) furniture() []string {
+	lines := d.query("SHOW CREATE TABLE `order`")
+	lines = append(lines, d.query("SELECT trigger_name FROM information_schema.triggers WHERE event_object_schema = DATABASE()")...)
+	lines = append(lines, d.query("SELECT table_name, view_definition FROM information_schema.views WHERE table_schema = DATABASE()")...)
+	lines = append(lines, d.query("SELECT table_name, constraint_name, referenced_table_name FROM information_schema.key_column_usage WHERE table_schema = DATABASE() AND referenced_table_name IS NOT NULL")...)
+	lines = append(lines, d.query("SELECT privilege_type FROM information_schema.table_privileges WHERE table_schema = DATABASE() AND table_name = 'order'")...)
+	return append(lines, d.query("SELECT column_name, privilege_type FROM information_schema.column_privileges WHERE table_schema = DATABASE() AND table_name = 'order'")...)
+}
+
+// created tells tables of one name apart.
+const created = "SELECT table_id FROM information_schema.innodb_sys_tables WHERE name = CONCAT(DATABASE(), '/order')"
+
+func TestATableThatNothingHangsOnGivesWayToTheStagedOne(t *testing.T) {
+	d := open(t)
+	order := table(t, "order", 1, loadable...)
+	d.migrate(order)
+	d.exec("CREATE INDEX by_v ON `order` (v(20))")
+	before := d.query(created)
+	d.load("job", order, sink.Replace, repeat(10, `{"id":"#"}`))
+	if after := d.query(created); after[0] == before[0] {
+		t.Error("the rows were copied once more")
+	}
+}
+
+func TestWithoutTheRightToSeeTriggersTheLiveTableStays(t *testing.T) {
+	server := open(t)
+	name := server.query("SELECT DATABASE()")[0]
+	server.exec("CREATE USER IF NOT EXISTS blind; GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP ON " + name + ".* TO blind")
+	t.Cleanup(func() { server.exec("DROP USER blind") })
+	d := openURL(t, asUser(t, server.url, "blind", ""), sink.Env{})
+	order := table(t, "order", 1, loadable...)
+	d.apply((&history{t: t}).put(order, repeat(100, `{"id":"#","v":"old"}`)...).batch()) // without temporary tables
+	before := server.query(created)
+	server.exec("CREATE TABLE note (id text); CREATE TRIGGER tr AFTER INSERT ON `order` FOR EACH ROW INSERT INTO note VALUES (NEW.id)")
+	d.t = t
+	d.load("job", order, sink.Replace, []string{`{"id":"000","v":"new"}`, `{"id":"new","v":"new"}`})
+	equal(t, before, server.query(created))
+	equal(t, []string{"000|new", "new|new"}, server.query("SELECT id, v FROM `order` ORDER BY id"))
+	equal(t, []string{"new"}, server.query("SELECT id FROM note WHERE id = 'new'"))
+}
+
+func TestAnExtraColumnKeepsItsValuesOverALoad(t *testing.T) {
+	d := open(t)
+	order := table(t, "order", 1, loadable...)
+	d.apply((&history{t: t}).put(order, `{"id":"kept"}`, `{"id":"gone"}`).batch())
+	d.exec("ALTER TABLE `order` ADD COLUMN mine text; UPDATE `order` SET mine = CONCAT('note on ', id)")
+	d.load("job", order, sink.Replace, []string{`{"id":"kept","v":"new"}`, `{"id":"other","v":"new"}`})
+	equal(t, []string{"kept|new|note on kept", "other|new|NULL"}, d.query("SELECT id, v, mine FROM `order` ORDER BY id"))
+}
+
+func TestATableThatChangesWhileItIsLoadedKeepsItsChange(t *testing.T) {
+	for name, change := range map[string]string{
+		"column":  "ALTER TABLE `order` ADD COLUMN mine int DEFAULT 7",
+		"index":   "CREATE INDEX by_n ON `order` (n)",
+		"trigger": "CREATE TRIGGER tr BEFORE INSERT ON `order` FOR EACH ROW SET NEW.n = NEW.n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := open(t)
+			order := table(t, "order", 1, loadable...)
+			d.apply((&history{t: t}).put(order, `{"id":"000"}`).batch())
+			l := d.begin("job", order, sink.Replace)
+			if _, err := l.LoadFile(t.Context(), "one", images(t, order, repeat(5, `{"id":"#","v":"new"}`)...)); err != nil {
+				t.Fatal(err)
+			}
+			d.exec(change)
+			before := d.furniture()
+			if err := l.Finish(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := l.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			equal(t, before, d.furniture())
+			equal(t, repeat(5, "#|new"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+		})
+	}
+}
+
+func TestWhatAnInterruptedSwapLeftIsSwept(t *testing.T) {
+	d := open(t)
+	order := table(t, "order", 1, loadable...)
+	d.migrate(order)
+	d.exec("CREATE TABLE _eds_load_order_old (id int)")
+	d.load("job", order, sink.Replace, repeat(5, `{"id":"#"}`))
+	equal(t, []string{"5"}, d.query("SELECT COUNT(*) FROM `order`"))
+}

@@ -1,0 +1,205 @@
+package mysql_test
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/shopmonkeyus/eds/internal/drivers/mysql"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/testpeers"
+)
+
+// openError opens a URL and returns the error of doing so.
+func openError(t *testing.T, raw string) error {
+	t.Helper()
+	target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := mysql.Driver().Open(t.Context(), target, sink.Env{})
+	if err == nil {
+		if err := s.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	return err
+}
+
+func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
+	server := testpeers.StartMariaDB(t)
+	database := server.Database(t)
+	d := openURL(t, database, sink.Env{})
+	d.exec("CREATE USER `p@ss` IDENTIFIED BY 'p/w%@:#?'; GRANT ALL ON *.* TO `p@ss`; CREATE USER poor; GRANT SELECT, CREATE ON " + d.query("SELECT DATABASE()")[0] + ".* TO poor; CREATE USER none; CREATE USER away@'10.0.0.1'")
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, path := u.Host, u.Path
+	for name, c := range map[string]struct {
+		url   string
+		class fault.Class
+		says  string
+	}{
+		"wrong password":   {"mysql://p%40ss:wrong@" + host + path, fault.Fatal, host + ` refuses the password of user "p@ss"`},
+		"nobody we know":   {"mysql://stranger:wrong@" + host + path, fault.Fatal, `refuses the password of user "stranger"`},
+		"missing database": {"mysql://root@" + host + "/absent", fault.Fatal, "run: CREATE DATABASE `absent`"},
+		"no right to it":   {"mysql://none@" + host + path, fault.Fatal, "user \"none\" may not use the database; run: GRANT SELECT, INSERT"},
+		"nobody there":     {"mysql://root@127.0.0.1:1/x", fault.Transient, `connect to 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused`},
+		"no such host":     {"mysql://root@nowhere.invalid/x", fault.Transient, `nowhere.invalid`},
+		"no such socket":   {"mysql://root@/x?socket=/absent", fault.Transient, `connect to /absent`},
+		"no TLS":           {"mysql://root@" + host + path + "?tls=skip-verify", fault.Fatal, `the server does not offer it`},
+		"no database":      {"mysql://root@" + host, fault.Fatal, `the mysql url names no database`},
+		"no host":          {"mysql:///x", fault.Fatal, `the mysql url names no host`},
+		"host and socket":  {"mysql://root@" + host + path + "?socket=/x", fault.Fatal, `names a host and a socket`},
+		"unknown option":   {"mysql://root@" + host + path + "?tsl=true", fault.Fatal, `did you mean "tls"?`},
+		"bad tls":          {"mysql://root:secret@" + host + path + "?tls=maybe", fault.Fatal, `option tls is "maybe"`},
+		"missing file":     {"mysql://root:secret@" + host + path + "?tls-ca=/absent", fault.Fatal, `read the trusted authorities: `},
+		"half a pair":      {"mysql://root:secret@" + host + path + "?tls-key=/absent", fault.Fatal, `need each other`},
+		"bad timeout":      {"mysql://root@" + host + path + "?lock_timeout=soon", fault.Fatal, `option lock_timeout is "soon"`},
+		"bad infile":       {"mysql://root@" + host + path + "?local_infile=perhaps", fault.Fatal, `option local_infile is "perhaps"`},
+		"bad key":          {"mysql://root:secret@" + host + path + "?allowOldPasswords=secret", fault.Fatal, `has a value that can not be used`},
+		"bad metadata":     {"mysql://root@" + host + path + "?metadata=perhaps", fault.Fatal, `option metadata is neither true nor false`},
+		"bad delete":       {"mysql://root@" + host + path + "?delete=never", fault.Fatal, `option delete is "never"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := openError(t, c.url)
+			if err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("error %v, want it to say %s", err, c.says)
+			}
+			if fault.Of(err) != c.class {
+				t.Errorf("class %v, want %v", fault.Of(err), c.class)
+			}
+			if strings.Contains(fmt.Sprint(err), "secret") || strings.Contains(fmt.Sprint(err), "wrong") {
+				t.Errorf("the error tells the password: %v", err)
+			}
+		})
+	}
+	for _, good := range []string{
+		"mysql://p%40ss:p%2Fw%25%40%3A%23%3F@" + host + path, "mysql://root@" + path + "?socket=" + server.Socket(),
+		database + "?charset=utf8mb4&parseTime=true&loc=UTC&multiStatements=true", database + "?compress=true&tls=false&timeout=5s",
+	} {
+		if err := openError(t, good); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+	if err := d.Probe(t.Context()); err != nil {
+		t.Errorf("a good destination: %v", err)
+	}
+	poor := openURL(t, "mysql://poor@"+host+path, sink.Env{})
+	err = poor.Probe(t.Context())
+	if text := fmt.Sprint(err); fault.Of(err) != fault.Fatal || !strings.Contains(text, "run: GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER") || !strings.Contains(text, "ALTER command denied") {
+		t.Errorf("without the privilege: %v", err)
+	}
+}
+
+func TestCredentialsThatStopWorkingAreWaitedFor(t *testing.T) {
+	d := openURL(t, testpeers.MariaDB(t), sink.Env{})
+	d.exec("CREATE USER leaver IDENTIFIED BY 'first'; GRANT ALL ON *.* TO leaver")
+	t.Cleanup(func() { d.exec("DROP USER leaver") })
+	order := table(t, "order", 1, "id string")
+	leaver := openURL(t, asUser(t, d.url, "leaver", "first"), sink.Env{})
+	h := &history{t: t}
+	leaver.apply(h.put(order, `{"id":"1"}`).batch())
+	d.exec("ALTER USER leaver IDENTIFIED BY 'second'")
+	for _, id := range d.query("SELECT id FROM information_schema.processlist WHERE user = 'leaver'") {
+		d.exec("KILL " + id)
+	}
+	batch := h.put(order, `{"id":"2"}`).batch()
+	if err := leaver.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient {
+		t.Errorf("error %v of class %v, want transient", err, fault.Of(err))
+	}
+	d.exec("ALTER USER leaver IDENTIFIED BY 'first'")
+	leaver.apply(batch)
+}
+
+func TestTLS(t *testing.T) {
+	server := testpeers.StartMariaDB(t)
+	authority := server.EnableTLS(t, "localhost")
+	u, err := url.Parse(server.Database(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(t.TempDir(), "other.pem")
+	if err := os.WriteFile(other, testpeers.Authority(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	byName := "localhost:" + u.Port()
+	for _, c := range []struct{ host, options, says string }{
+		{u.Host, "", ""},
+		{u.Host, "tls=skip-verify", ""},
+		{byName, "tls-ca=" + authority, ""},
+		{u.Host, "tls-server-name=localhost&tls-ca=" + authority, ""},
+		{u.Host, "tls=true&tls-ca=" + authority, "its certificate is for another name"},
+		{byName, "tls=true&tls-ca=" + other, "signed by an authority that is not trusted"},
+		{byName, "tls=true", "signed by an authority that is not trusted; give it with tls-ca=FILE"},
+	} {
+		raw := "mysql://root@" + c.host + u.Path + "?" + c.options
+		if c.says == "" {
+			d := openURL(t, "mysql://root@"+c.host+u.Path, sink.Env{}, c.options)
+			equal(t, nil, d.query("SELECT 1 FROM dual WHERE FALSE"))
+			if err := d.Probe(t.Context()); err != nil {
+				t.Errorf("%s: %v", c.options, err)
+			}
+			encrypted := d.query("SELECT COUNT(*) > 0 FROM information_schema.global_status WHERE variable_name = 'SSL_ACCEPTS' AND variable_value > 0")
+			equal(t, []string{"1"}, encrypted)
+			continue
+		}
+		if err := openError(t, raw); !strings.Contains(fmt.Sprint(err), c.says) || fault.Of(err) != fault.Fatal {
+			t.Errorf("%s: error %v of class %v, want it to say %s", c.options, err, fault.Of(err), c.says)
+		}
+	}
+}
+
+func TestAServerWithoutLocalInfileIsWrittenToAndSaidOnce(t *testing.T) {
+	server := testpeers.StartMariaDB(t, "local_infile=0")
+	d := openURL(t, server.Database(t), sink.Env{})
+	order := table(t, "order", 1, "id string", "v integer")
+	h := &history{t: t}
+	for v := range 3 {
+		d.apply(h.put(order, repeat(500, fmt.Sprintf(`{"id":"#","v":%d}`, v))...).batch())
+		d.load("job", order, sink.Merge, repeat(500, fmt.Sprintf(`{"id":"#","v":%d}`, v)))
+	}
+	equal(t, repeat(500, "#|2"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+	if n := strings.Count(d.log.String(), "LOAD DATA LOCAL INFILE"); n != 1 {
+		t.Errorf("it was said %d times:\n%s", n, d.log)
+	}
+}
+
+func TestFieldsMakeAURL(t *testing.T) {
+	for name, c := range map[string]struct {
+		values map[string]string
+		url    string
+		wrong  []sink.FieldError
+	}{
+		"all": {
+			map[string]string{"Database": "my shop", "Username": "u@x", "Password": "p:/?#@%", "Hostname": "db.example.com", "Port": "6432"},
+			"mysql://u%40x:p%3A%2F%3F%23%40%25@db.example.com:6432/my%20shop", nil,
+		},
+		"least": {map[string]string{"Database": "d", "Username": "u", "Hostname": "::1"}, "mysql://u@[::1]:3306/d", nil},
+		"nothing": {nil, "", []sink.FieldError{
+			{Field: "Database", Error: "a value is needed"}, {Field: "Username", Error: "a value is needed"}, {Field: "Hostname", Error: "a value is needed"},
+		}},
+		"nonsense": {map[string]string{"Database": "d/e", "Username": "u", "Hostname": "http://x", "Port": "65536"}, "", []sink.FieldError{
+			{Field: "Port", Error: "it should be a number from 1 to 65535"},
+			{Field: "Hostname", Error: "it should be a host name or an address, without a port or a scheme"},
+			{Field: "Database", Error: "it should be the name of a database, without a slash"},
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, wrong := mysql.Driver().URL(c.values)
+			if got != c.url {
+				t.Errorf("url %s, want %s", got, c.url)
+			}
+			if diff := cmp.Diff(c.wrong, wrong); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}

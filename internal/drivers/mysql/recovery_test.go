@@ -1,0 +1,409 @@
+package mysql_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+	"github.com/shopmonkeyus/eds/internal/testpeers"
+)
+
+// place names where checkpoints are kept in these tests.
+var place = sink.Env{Stream: "dbchange", Consumer: "eds-1", Filter: "dbchange.*.*.c.>"}
+
+func (d *destination) checkpoint() cdc.Position {
+	d.t.Helper()
+	p, err := d.Checkpoint(d.t.Context())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return p
+}
+
+func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
+	each(t, func(t *testing.T, rows int, option string) {
+		server := testpeers.MariaDB(t)
+		d := openURL(t, server, place, option)
+		order := table(t, "order", 1, "id string", "v integer")
+		if got := d.checkpoint(); got != (cdc.Position{}) {
+			t.Errorf("a new checkpoint is %v", got)
+		}
+		h := &history{t: t}
+		d.apply(h.put(order, repeat(rows, `{"id":"#","v":1}`)...).batch())
+		last := cdc.Position{Sequence: uint64(rows), Stored: int64(rows)}
+		if got := d.checkpoint(); got != last {
+			t.Errorf("the checkpoint is %v, want %v", got, last)
+		}
+		again := openURL(t, server, place, option)
+		if got := again.checkpoint(); got != last {
+			t.Errorf("another session's checkpoint is %v, want %v", got, last)
+		}
+		elsewhere := place
+		elsewhere.Filter = strings.Repeat("dbchange.*.*.company.>,", 100)
+		other := openURL(t, server, elsewhere)
+		if got := other.checkpoint(); got != (cdc.Position{}) {
+			t.Errorf("under another filter it is %v", got)
+		}
+		bad := h.put(order, repeat(rows, `{"id":"#","v":2}`)...).put(order, `{"id":"bad","v":"x"}`).batch()
+		if err := d.Apply(t.Context(), bad); fault.Of(err) != fault.Poison {
+			t.Fatalf("error %v", err)
+		}
+		if got := d.checkpoint(); got != last {
+			t.Errorf("after a failed batch the checkpoint is %v, want %v", got, last)
+		}
+		equal(t, repeat(rows, "#|1"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+		if err := d.ResetCheckpoint(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := d.checkpoint(); got != (cdc.Position{}) {
+			t.Errorf("after a reset it is %v", got)
+		}
+	})
+}
+
+func TestAnotherWriterIsNoticed(t *testing.T) {
+	each(t, func(t *testing.T, rows int, option string) {
+		server := testpeers.MariaDB(t)
+		one, two := openURL(t, server, place, option), openURL(t, server, place, option)
+		order := table(t, "order", 1, "id string", "who string")
+		h := &history{t: t}
+		one.apply(h.put(order, repeat(rows, `{"id":"#","who":"one"}`)...).batch())
+		two.apply(h.put(order, repeat(rows, `{"id":"#","who":"two"}`)...).batch())
+		err := one.Apply(t.Context(), h.put(order, repeat(rows, `{"id":"#","who":"one again"}`)...).batch())
+		if !errors.Is(err, sqlsink.ErrMoved) || fault.Of(err) != fault.Fatal {
+			t.Errorf("error %v of class %v, want %v, fatal", err, fault.Of(err), sqlsink.ErrMoved)
+		}
+		equal(t, repeat(rows, "#|two"), one.query("SELECT id, who FROM `order` ORDER BY id"))
+	})
+}
+
+// wall is a proxy before a server that loses the answer to a commit when it is
+// told to.
+type wall struct {
+	url       string
+	listener  net.Listener
+	lose      atomic.Bool // lose the answer to the next COMMIT
+	committed atomic.Bool // it was sent
+	work      sync.WaitGroup
+}
+
+// newWall starts a proxy before the server of a URL.
+func newWall(t *testing.T, server string) *wall {
+	t.Helper()
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := u.Host
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Host = l.Addr().String()
+	w := &wall{url: u.String(), listener: l}
+	w.work.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			w.work.Go(func() { w.pipe(client, target) })
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		w.work.Wait()
+	})
+	return w
+}
+
+func (w *wall) pipe(client net.Conn, target string) {
+	defer client.Close()
+	server, err := net.Dial("tcp", target)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	w.work.Go(func() {
+		defer server.Close()
+		w.copy(server, client, func(text string) bool {
+			if strings.HasSuffix(text, "\x03COMMIT") {
+				w.committed.Store(true)
+			}
+			return true
+		})
+	})
+	w.copy(client, server, func(string) bool { return !w.committed.Swap(false) || !w.lose.CompareAndSwap(true, false) })
+}
+
+// copy copies what passes lets through, until it does not.
+func (w *wall) copy(to io.Writer, from io.Reader, passes func(text string) bool) {
+	buf := make([]byte, 1<<16)
+	for {
+		n, err := from.Read(buf)
+		if n > 0 && !passes(string(buf[:n])) {
+			return
+		}
+		if _, failed := to.Write(buf[:n]); failed != nil || err != nil {
+			return
+		}
+	}
+}
+
+func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
+	each(t, func(t *testing.T, rows int, option string) {
+		server := testpeers.MariaDB(t)
+		w := newWall(t, server)
+		d := openURL(t, w.url, place, option, "tls=false")
+		d.url = server
+		order := table(t, "order", 1, "id string", "v integer")
+		h := &history{t: t}
+		d.apply(h.put(order, repeat(rows, `{"id":"#","v":1}`)...).batch())
+		d.exec("CREATE TABLE writes (n int); CREATE TRIGGER tr AFTER UPDATE ON `order` FOR EACH ROW INSERT INTO writes VALUES (1)")
+		w.lose.Store(true)
+		batch := h.put(order, repeat(rows, `{"id":"#","v":2}`)...).batch()
+		d.apply(batch) // the engine finds out by itself
+		if w.lose.Load() {
+			t.Error("no answer was lost")
+		}
+		equal(t, []string{fmt.Sprint(rows)}, d.query("SELECT COUNT(*) FROM writes"))
+		equal(t, repeat(rows, "#|2"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+		if got := d.checkpoint(); got != batch.Last {
+			t.Errorf("the checkpoint is %v, want %v", got, batch.Last)
+		}
+		d.apply(batch)
+		equal(t, []string{fmt.Sprint(rows)}, d.query("SELECT COUNT(*) FROM writes"))
+		d.apply(h.put(order, repeat(rows, `{"id":"#","v":3}`)...).batch())
+	})
+}
+
+func TestASessionThatWasEndedIsMadeAnewAtOnce(t *testing.T) {
+	each(t, func(t *testing.T, rows int, option string) {
+		d := openURL(t, testpeers.MariaDB(t), place, option)
+		order := table(t, "order", 1, "id string", "v integer")
+		h := &history{t: t}
+		for i := range 3 {
+			d.apply(h.put(order, repeat(rows, fmt.Sprintf(`{"id":"#","v":%d}`, i))...).batch())
+			for _, id := range d.query("SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()") {
+				d.exec("KILL " + id)
+			}
+		}
+		equal(t, repeat(rows, "#|2"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+	})
+}
+
+func TestWhatWasDroppedUnderUsIsMadeAnew(t *testing.T) {
+	each(t, func(t *testing.T, rows int, option string) {
+		d := openURL(t, testpeers.MariaDB(t), place, option)
+		order := table(t, "order", 1, "id string", "v integer", "w string")
+		h := &history{t: t}
+		put := func() {
+			t.Helper()
+			d.apply(h.put(order, repeat(rows, `{"id":"#","v":1,"w":"x"}`)...).batch())
+			equal(t, repeat(rows, "#|1|x"), d.query("SELECT id, v, w FROM `order` ORDER BY id"))
+		}
+		put()
+		for _, change := range []string{
+			"DROP TABLE `order`", "ALTER TABLE `order` DROP COLUMN v", "DROP TABLE _eds_checkpoint",
+			"ALTER TABLE `order` MODIFY COLUMN v smallint", "ALTER TABLE `order` MODIFY COLUMN v text",
+		} {
+			d.exec(change)
+			put()
+		}
+	})
+}
+
+func TestADroppedDatabaseIsWaitedFor(t *testing.T) {
+	d := openURL(t, testpeers.MariaDB(t), place)
+	order := table(t, "order", 1, "id string")
+	h := &history{t: t}
+	d.apply(h.put(order, `{"id":"1"}`).batch())
+	name := d.query("SELECT DATABASE()")[0]
+	d.exec("DROP DATABASE " + name)
+	batch := h.put(order, `{"id":"2"}`).batch()
+	for range 2 {
+		if err := d.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "run: CREATE DATABASE `"+name+"`") {
+			t.Errorf("error %v of class %v", err, fault.Of(err))
+		}
+	}
+	d.exec("CREATE DATABASE " + name + "; USE " + name)
+	d.apply(batch)
+	equal(t, []string{"2"}, d.query("SELECT id FROM `order`"))
+}
+
+// TestAServerThatDiesUnderLoadLosesNothing applies batches while the server is
+// stopped and killed, as the pipeline does, and compares with what was applied.
+func TestAServerThatDiesUnderLoadLosesNothing(t *testing.T) {
+	server := testpeers.StartMariaDB(t)
+	d := openURL(t, server.Database(t), place)
+	order := table(t, "order", 1, "id string", "v integer")
+	h := &history{t: t}
+	d.apply(h.put(order, repeat(100, `{"id":"#","v":0}`)...).batch())
+	for round, end := range []func(testing.TB){server.Kill, server.Stop, server.Kill} {
+		applied := make(chan int)
+		done := make(chan error, 1)
+		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+		go func() {
+			defer close(done)
+			for v := 1; ; v++ {
+				batch := h.put(order, repeat(100, fmt.Sprintf(`{"id":"#","v":%d}`, round*1_000_000+v))...).batch()
+				var err error
+				for err = d.Apply(ctx, batch); err != nil && fault.Of(err) == fault.Transient && ctx.Err() == nil; err = d.Apply(ctx, batch) {
+				}
+				if err != nil {
+					done <- err
+					return
+				}
+				select {
+				case applied <- round*1_000_000 + v:
+				case <-ctx.Done():
+					done <- nil
+					return
+				}
+			}
+		}()
+		next := func() int {
+			select {
+			case v := <-applied:
+				return v
+			case err := <-done:
+				t.Fatalf("apply: %v", err)
+				return 0
+			}
+		}
+		next()
+		end(t)
+		server.Start(t)
+		next()
+		last := next()
+		stop()
+		for err := range done {
+			if err != nil && fault.Of(err) != fault.Transient {
+				t.Fatal(err)
+			}
+		}
+		// The batch at hand when it stopped may be there as well, wholly.
+		db := beside(t, d.url)
+		got := db.Lines(t, "SELECT COUNT(*), MIN(v) = MAX(v), MIN(v) >= "+fmt.Sprint(last)+" FROM `order`")
+		db.Close()
+		equal(t, []string{"100|1|1"}, got)
+	}
+}
+
+func TestALockOfSomebodyElseIsWaitedFor(t *testing.T) {
+	d := openURL(t, testpeers.MariaDB(t), place, "lock_timeout=1s")
+	order := table(t, "order", 1, "id string", "v integer")
+	h := &history{t: t}
+	d.apply(h.put(order, `{"id":"lock","v":0}`).batch())
+	for _, lock := range []string{"LOCK TABLES `order` WRITE", "START TRANSACTION; UPDATE `order` SET v = 1"} {
+		d.exec(lock)
+		batch := h.put(order, `{"id":"lock","v":2}`).batch()
+		if err := d.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "Lock wait timeout exceeded") {
+			t.Errorf("%s: error %v of class %v", lock, err, fault.Of(err))
+		}
+		d.exec("ROLLBACK; UNLOCK TABLES")
+		d.apply(batch)
+		equal(t, []string{"lock|2"}, d.query("SELECT id, v FROM `order`"))
+	}
+}
+
+func TestACancelledBatchLeavesNothingAndTheSinkUsable(t *testing.T) {
+	d := openURL(t, testpeers.MariaDB(t), place)
+	order := table(t, "order", 1, "id string", "v integer")
+	h := &history{t: t}
+	d.apply(h.put(order, `{"id":"lock","v":0}`).batch())
+	d.exec("LOCK TABLES `order` WRITE")
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	batch := h.put(order, repeat(100, `{"id":"#","v":1}`)...).batch()
+	if err := d.Apply(ctx, batch); err == nil || fault.Of(err) != fault.Transient {
+		t.Fatalf("error %v", err)
+	}
+	d.exec("UNLOCK TABLES")
+	d.apply(batch)
+	equal(t, []string{"101"}, d.query("SELECT COUNT(*) FROM `order`"))
+}
+
+func TestErrorsHaveTheirClass(t *testing.T) {
+	server := testpeers.StartMariaDB(t)
+	d := openURL(t, server.Database(t), place)
+	d.exec("CREATE TABLE `order` (id varchar(255) PRIMARY KEY, n bigint, u varchar(20) UNIQUE, CONSTRAINT small CHECK (n < 10)); " +
+		"CREATE TRIGGER tr BEFORE INSERT ON `order` FOR EACH ROW IF NEW.u = 'raise' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no raise here'; END IF")
+	order := table(t, "order", 1, "id string", "n integer", "u enum")
+	h := &history{t: t}
+	d.apply(h.put(order, `{"id":"1","u":"taken"}`).batch())
+	for image, want := range map[string]string{
+		`{"id":"2","n":11}`:      "apply the batch: upsert into table \"order\": CONSTRAINT `small` failed for `eds_test_1`.`order` (error 4025)",
+		`{"id":"2","u":"taken"}`: `apply the batch: upsert into table "order": the server refused a value: another row has the same value in a unique index (error 1062)`,
+		`{"id":"2","u":"raise"}`: `apply the batch: upsert into table "order": the server refused a value: a trigger raised an error (error 1644)`,
+	} {
+		err := d.Apply(t.Context(), h.put(order, image).batch())
+		got := strings.ReplaceAll(fmt.Sprint(err), d.query("SELECT DATABASE()")[0], "eds_test_1")
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: %s", image, diff)
+		}
+		if fault.Of(err) != fault.Poison {
+			t.Errorf("%s: class %v", image, fault.Of(err))
+		}
+	}
+	d.exec("CREATE USER reader; GRANT SELECT ON *.* TO reader; CREATE USER writer; GRANT ALL ON *.* TO writer; REVOKE SUPER, READ_ONLY ADMIN ON *.* FROM writer")
+	reader := openURL(t, asUser(t, d.url, "reader", ""), place)
+	if err := reader.Apply(t.Context(), h.put(order, `{"id":"9"}`).batch()); fault.Of(err) != fault.Fatal {
+		t.Errorf("without a privilege: %v is %v", err, fault.Of(err))
+	}
+	writer := openURL(t, asUser(t, d.url, "writer", ""), sink.Env{})
+	d.exec("SET GLOBAL read_only = 1")
+	batch := h.put(order, `{"id":"8"}`).batch()
+	if err := writer.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient {
+		t.Errorf("of a server that takes only reads: %v is %v", err, fault.Of(err))
+	}
+	if err := writer.Probe(t.Context()); fault.Of(err) != fault.Fatal || !strings.Contains(fmt.Sprint(err), "name the primary") {
+		t.Errorf("the probe of a server that takes only reads: %v", err)
+	}
+	d.exec("SET GLOBAL read_only = 0")
+	writer.apply(batch)
+}
+
+// TestAFullDiskIsWaitedFor fills the temporary space of a load, which stands for
+// any disk.
+func TestAFullDiskIsWaitedFor(t *testing.T) {
+	server := testpeers.StartMariaDB(t, "innodb_data_file_path=ibdata1:12M;ibdata2:1M", "innodb_file_per_table=0", "innodb_undo_tablespaces=0")
+	d := openURL(t, server.Database(t), place)
+	order := table(t, "order", 1, "id string", "v string")
+	h := &history{t: t}
+	d.apply(h.put(order, `{"id":"1","v":"x"}`).batch())
+	batch := h.put(order, repeat(100, `{"id":"#","v":"`+strings.Repeat("x", 300_000)+`"}`)...).batch()
+	if err := d.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "full") {
+		t.Errorf("error %v of class %v, want a transient one that says what is full", err, fault.Of(err))
+	}
+	equal(t, []string{"1|x"}, d.query("SELECT id, v FROM `order`"))
+	d.apply(h.put(order, `{"id":"1","v":"y"}`).batch())
+}
+
+// asUser returns the URL with another user.
+func asUser(t *testing.T, raw, user, password string) string {
+	t.Helper()
+	u, err := url.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.User(user)
+	if password != "" {
+		u.User = url.UserPassword(user, password)
+	}
+	return u.String()
+}

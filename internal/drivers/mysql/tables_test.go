@@ -1,0 +1,309 @@
+package mysql_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// ways are the paths of rows: few, many, and many without LOAD DATA.
+var ways = []struct {
+	rows   int
+	option string
+}{{1, "local_infile=auto"}, {100, "local_infile=auto"}, {100, "local_infile=false"}}
+
+// each runs a test for every path of rows, with an option that chooses it.
+func each(t *testing.T, test func(t *testing.T, rows int, option string)) {
+	for _, w := range ways {
+		t.Run(fmt.Sprintf("rows=%d,%s", w.rows, w.option), func(t *testing.T) { test(t, w.rows, w.option) })
+	}
+}
+
+// repeat writes n lines, in which # is the number.
+func repeat(n int, format string) []string {
+	lines := make([]string, n)
+	for i := range lines {
+		lines[i] = strings.ReplaceAll(format, "#", fmt.Sprintf("%03d", i))
+	}
+	return lines
+}
+
+func (d *destination) migrate(tables ...*schema.Table) []string {
+	d.t.Helper()
+	lines, err := d.Migrate(d.t.Context(), tables)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return lines
+}
+
+// columnsOf lists the real columns of a table.
+func (d *destination) columnsOf(name string) []string {
+	d.t.Helper()
+	return d.query("SELECT CONCAT(column_name, ' ', column_type, IF(is_nullable = 'NO', ' NOT NULL', ''), IFNULL(CONCAT(' ', collation_name), '')) " +
+		"FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = '" + name + "' ORDER BY ordinal_position")
+}
+
+func TestATableIsCreatedWithTheTypesOfTheSource(t *testing.T) {
+	d := open(t)
+	every := table(t, "every", 2, "company string", "id integer", "a string", "b enum", "c date-time", "d integer", "e number", "f boolean", "g object", "h array")
+	equal(t, []string{`created table "every" with 10 columns`}, d.migrate(every))
+	equal(t, []string{
+		"company varchar(255) NOT NULL utf8mb4_nopad_bin", "id bigint(20) NOT NULL", "a longtext utf8mb4_general_ci", "b varchar(255) utf8mb4_general_ci",
+		"c datetime(6)", "d bigint(20)", "e double", "f tinyint(1)", "g longtext utf8mb4_bin", "h longtext utf8mb4_bin",
+	}, d.columnsOf("every"))
+	equal(t, nil, d.migrate(every))
+}
+
+func TestManyEnumerationsAndLongKeysFitIntoARow(t *testing.T) {
+	columns := []string{"a string", "b string", "c string", "d string", "e string"}
+	for i := range 90 {
+		columns = append(columns, fmt.Sprintf("e%02d enum", i))
+	}
+	d := open(t)
+	wide := table(t, "wide", 5, columns...)
+	d.apply((&history{t: t}).put(wide, `{"a":"1","b":"2","c":"3","d":"4","e":"5","e89":"word"}`).batch())
+	equal(t, []string{"1|word"}, d.query("SELECT a, e89 FROM wide"))
+	for i := range 20 { // as columns come one by one
+		columns = append(columns, fmt.Sprintf("f%02d enum", i))
+	}
+	wider := table(t, "wide", 5, columns...)
+	d.apply((&history{t: t, clock: 5}).put(wider, `{"a":"1","b":"2","c":"3","d":"4","e":"5","e89":"x","f19":"y"}`).batch())
+	equal(t, []string{"x|y"}, d.query("SELECT e89, f19 FROM wide"))
+}
+
+func TestColumnsAreAddedAndTypesWidened(t *testing.T) {
+	d := open(t)
+	one := table(t, "order", 1, "id string", "n integer", "w integer", "b boolean", "at date-time", "f number", "j object", "e enum")
+	d.apply((&history{t: t}).put(one, `{"id":"1","n":9007199254740993,"w":3,"b":true,"at":"2024-01-02T03:04:05.5Z","f":0.1,"j":{"a":1},"e":"word"}`).batch())
+	two := table(t, "order", 1, "id string", "n number", "w string", "b string", "at string", "f string", "j string", "new date-time", "e string")
+	equal(t, []string{
+		`widened column "at" of table "order" from datetime(6) to hold any string`,
+		`widened column "b" of table "order" from tinyint(1) to hold any string`,
+		`widened column "e" of table "order" from varchar(255) to hold any string`,
+		`widened column "f" of table "order" from double to hold any string`,
+		`widened column "n" of table "order" from bigint(20) to hold any number`,
+		`added column "new" to table "order"`,
+		`widened column "w" of table "order" from bigint(20) to hold any string`,
+	}, d.migrate(two))
+	equal(t, []string{`id="1" at="2024-01-02T03:04:05.500000Z" b="1" e="word" f="0.1" j="{\"a\":1}" n=9007199254740993 w="3"`}, d.rows(two))
+	d.apply((&history{t: t, clock: 5}).put(two, `{"id":"1","n":1.25,"w":"x","b":"y","at":"z","f":"q","j":"r","new":"2024-01-02T00:00:00Z","e":"`+strings.Repeat("long", 100)+`"}`).batch())
+	equal(t, []string{`id="1" at="z" b="y" e="` + strings.Repeat("long", 100) + `" f="q" j="r" n=1.25 new="2024-01-02T00:00:00.000000Z" w="x"`}, d.rows(two))
+	three := table(t, "order", 1, "id string", "n string")
+	d.migrate(three)
+	equal(t, []string{"1.25"}, d.query("SELECT n FROM `order`"))
+}
+
+func TestWhatADefinitionSaysBesideTheTypeIsKept(t *testing.T) {
+	d := open(t)
+	d.exec("CREATE TABLE `order` (id varchar(36) PRIMARY KEY COMMENT 'the key', n int NOT NULL DEFAULT 5 COMMENT 'n, NOT NULL', s varchar(9) NOT NULL COMMENT 'it''s s', w varchar(20) NOT NULL DEFAULT 'NOT NULL' COMMENT 'w')")
+	equal(t, []string{
+		`widened column "id" of table "order" from varchar(36) to hold any string`,
+		`widened column "n" of table "order" from int(11) to hold any integer`,
+		`allowed NULL in column "n" of table "order"`,
+		`allowed NULL in column "s" of table "order"`,
+		`widened column "w" of table "order" from varchar(20) to hold any string`,
+		`allowed NULL in column "w" of table "order"`,
+	}, sortedBy(d.migrate(table(t, "order", 1, "id string", "n integer", "w string"))))
+	equal(t, []string{
+		"id|varchar(255)|NO|NULL|the key", "n|bigint(20)|YES|5|n, NOT NULL", "s|varchar(9)|YES|NULL|it's s", "w|longtext|YES|NULL|w",
+	}, d.query("SELECT column_name, column_type, is_nullable, NULLIF(column_default, 'NULL'), column_comment FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = 'order'"))
+}
+
+// sortedBy orders lines by the column that they name, and then as they are.
+func sortedBy(lines []string) []string {
+	column := func(line string) string { return strings.Split(line, `"`)[1] }
+	for i := range lines {
+		for k := i; k > 0 && column(lines[k]) < column(lines[k-1]); k-- {
+			lines[k], lines[k-1] = lines[k-1], lines[k]
+		}
+	}
+	return lines
+}
+
+func TestAColumnThatLeftTheSchemaStaysAndMayBeNull(t *testing.T) {
+	each(t, func(t *testing.T, rows int, option string) {
+		d := open(t, option)
+		d.exec("CREATE TABLE `order` (id varchar(255) PRIMARY KEY, gone text NOT NULL, required_before longtext NOT NULL, mine varchar(10) NOT NULL DEFAULT 'kept')")
+		d.exec("INSERT INTO `order` VALUES ('000', 'old', 'x', 'mine')")
+		order := table(t, "order", 1, "id string", "required_before string")
+		equal(t, []string{`allowed NULL in column "required_before" of table "order"`, `allowed NULL in column "gone" of table "order"`}, d.migrate(order))
+		d.apply((&history{t: t}).put(order, repeat(rows, `{"id":"#","required_before":null}`)...).batch())
+		want := repeat(rows, "#|NULL|NULL|kept")
+		want[0] = "000|old|NULL|mine"
+		equal(t, want, d.query("SELECT id, gone, required_before, mine FROM `order` ORDER BY id"))
+	})
+}
+
+func TestTablesOfOthersAreUsedAsTheyAre(t *testing.T) {
+	for name, ddl := range map[string]string{
+		"other types, order, defaults": "CREATE TABLE `order` (mine varchar(9) DEFAULT 'd', n smallint, name varchar(20), id char(36) PRIMARY KEY)",
+		"other character set":          "CREATE TABLE `order` (id varchar(100) PRIMARY KEY, name varchar(20), n int) CHARACTER SET latin1",
+		"a key that folds case":        "CREATE TABLE `order` (id varchar(255) PRIMARY KEY, name text, n int) CHARACTER SET utf8mb4",
+		"no key":                       "CREATE TABLE `order` (id varchar(255), name text, n int)",
+		"a key of a part":              "CREATE TABLE `order` (id text, name text, n int, PRIMARY KEY (id(50)))",
+		"unique index":                 "CREATE TABLE `order` (id varchar(255), name text, n int, UNIQUE (id))",
+		"another unique index":         "CREATE TABLE `order` (id varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin PRIMARY KEY, name text, n int, mine int UNIQUE)",
+		"another key":                  "CREATE TABLE `order` (serial bigint AUTO_INCREMENT PRIMARY KEY, id varchar(255), name text, n int)",
+		"bytes for a key":              "CREATE TABLE `order` (id varbinary(200) PRIMARY KEY, name text, n int)",
+		"generated column":             "CREATE TABLE `order` (id varchar(255) PRIMARY KEY, name text, n int, twice int AS (n * 2) STORED, more int AS (n * 3) VIRTUAL)",
+		"trigger":                      "CREATE TABLE `order` (id varchar(255) PRIMARY KEY, name text, n int); CREATE TABLE seen (x int); CREATE TRIGGER tr AFTER DELETE ON `order` FOR EACH ROW INSERT INTO seen VALUES (1)",
+		"foreign key to it":            "CREATE TABLE `order` (id varchar(255) PRIMARY KEY, name text, n int); CREATE TABLE line (o varchar(255) REFERENCES `order` (id) ON DELETE CASCADE)",
+		"partitioned":                  "CREATE TABLE `order` (id varchar(255) PRIMARY KEY, name text, n int) PARTITION BY KEY (id) PARTITIONS 3",
+		"view":                         "CREATE TABLE base (id varchar(255) PRIMARY KEY, name text, n int); CREATE VIEW `order` AS SELECT * FROM base",
+		"odd types":                    "CREATE TABLE `order` (id uuid PRIMARY KEY, name char(12), n decimal(20,4))",
+		"not in InnoDB":                "CREATE TABLE `order` (id varchar(200) PRIMARY KEY, name text, n int) ENGINE=Aria",
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, rows int, option string) {
+				d := open(t, option)
+				d.exec(ddl)
+				order := table(t, "order", 1, "id string", "name string", "n integer", "fresh string")
+				if name == "view" {
+					order = table(t, "order", 1, "id string", "name string", "n integer")
+				}
+				const id = `{"id":"00000000-0000-0000-0000-000000000#",`
+				d.apply((&history{t: t}).put(order, repeat(rows, id+`"name":"first","n":1}`)...).put(order, repeat(2, `{"id":"10000000-0000-0000-0000-000000000#","name":"gone","n":1}`)...).batch())
+				d.apply((&history{t: t}).put(order, repeat(rows, id+`"name":"second","n":2}`)...).del(order, repeat(2, `{"id":"10000000-0000-0000-0000-000000000#"}`)...).batch())
+				want := repeat(rows, "00000000-0000-0000-0000-000000000#|second|2")
+				equal(t, want, d.query("SELECT id, name, CAST(n AS SIGNED) FROM `order` ORDER BY id"))
+				for range 2 {
+					d.load("job", order, sink.Replace, repeat(rows, id+`"name":"loaded","n":3}`))
+					want = repeat(rows, "00000000-0000-0000-0000-000000000#|loaded|3")
+					equal(t, want, d.query("SELECT id, name, CAST(n AS SIGNED) FROM `order` ORDER BY id"))
+				}
+			})
+		})
+	}
+}
+
+// TestKeysThatACollationTakesForOneStayApart: of a table whose key folds case, a
+// row is refused that would take the place of another one.
+func TestKeysThatACollationTakesForOneStayApart(t *testing.T) {
+	each(t, func(t *testing.T, rows int, option string) {
+		d := open(t, option)
+		d.exec("CREATE TABLE `order` (id varchar(255) PRIMARY KEY, v int) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
+		order := table(t, "order", 1, "id string", "v integer")
+		d.apply((&history{t: t}).put(order, repeat(rows, `{"id":"key#","v":1}`)...).batch())
+		for _, key := range []string{"KEY000", "Key000", "key000 ", "këy000"} {
+			err := d.Apply(t.Context(), (&history{t: t}).put(order, fmt.Sprintf(`{"id":%q,"v":2}`, key)).put(order, repeat(rows, `{"id":"more#","v":1}`)...).batch())
+			if fault.Of(err) != fault.Poison {
+				t.Errorf("%q: %v of class %v, want poison", key, err, fault.Of(err))
+			}
+			d.apply((&history{t: t}).del(order, fmt.Sprintf(`{"id":%q}`, key)).del(order, repeat(rows, `{"id":"none#"}`)...).batch())
+		}
+		err := d.Apply(t.Context(), (&history{t: t}).put(order, `{"id":"new","v":1}`, `{"id":"NEW","v":2}`).put(order, repeat(rows, `{"id":"more#","v":1}`)...).batch())
+		if fault.Of(err) != fault.Poison {
+			t.Errorf("both in one batch: %v of class %v, want poison", err, fault.Of(err))
+		}
+		equal(t, repeat(rows, "key#|1"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+	})
+}
+
+// TestARowNeverTakesThePlaceOfAnother: of a table with another unique index, a row
+// that has another's value there is refused.
+func TestARowNeverTakesThePlaceOfAnother(t *testing.T) {
+	each(t, func(t *testing.T, rows int, option string) {
+		d := open(t, option)
+		d.exec("CREATE TABLE `order` (id varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin PRIMARY KEY, u bigint UNIQUE)")
+		order := table(t, "order", 1, "id string", "u integer")
+		d.apply((&history{t: t}).put(order, repeat(rows, `{"id":"#","u":1#}`)...).batch())
+		err := d.Apply(t.Context(), (&history{t: t}).put(order, `{"id":"other","u":1000}`).put(order, repeat(rows, `{"id":"x#","u":2#}`)...).batch())
+		if fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "1000") {
+			t.Errorf("error %v of class %v, want poison without the value", err, fault.Of(err))
+		}
+		equal(t, repeat(rows, "#|1#"), d.query("SELECT id, u FROM `order` ORDER BY id"))
+	})
+}
+
+func TestTriggersAndForeignKeysSeeOnlyWhatHappens(t *testing.T) {
+	each(t, func(t *testing.T, rows int, option string) {
+		d := open(t, option)
+		order := table(t, "order", 1, "id string", "v integer")
+		d.apply((&history{t: t}).put(order, repeat(rows, `{"id":"#","v":1}`)...).batch())
+		d.exec("CREATE TABLE line (o varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin, FOREIGN KEY (o) REFERENCES `order` (id) ON DELETE CASCADE); INSERT INTO line VALUES ('000'); " +
+			"CREATE TABLE deleted (id text); CREATE TRIGGER tr AFTER DELETE ON `order` FOR EACH ROW INSERT INTO deleted VALUES (OLD.id)")
+		d.apply((&history{t: t}).put(order, repeat(rows, `{"id":"#","v":2}`)...).batch())
+		d.load("job", order, sink.Replace, repeat(rows, `{"id":"#","v":3}`))
+		d.load("next", order, sink.Merge, repeat(rows, `{"id":"#","v":4}`))
+		equal(t, repeat(rows, "#|4"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+		equal(t, []string{"000"}, d.query("SELECT o FROM line"))
+		equal(t, nil, d.query("SELECT id FROM deleted"))
+	})
+}
+
+func TestHostileNames(t *testing.T) {
+	each(t, func(t *testing.T, rows int, option string) {
+		d := open(t, option)
+		for _, name := range []string{"select", "or`der", `or"der`, `a.b/c\d`, `Mixed Case`, `'; DROP TABLE x; --`, `é😀`, `?`, strings.Repeat("long", 20), strings.Repeat("é", 70), `_eds`, ` `, `%s`, "trailing ", "7", "a\x00b"} {
+			long := strings.Repeat("long", 20)
+			tb := table(t, name, 1, name+" string", `user integer`, "x`y'z string", long+"1 string", long+"2 string")
+			image := `{` + quoted(name) + `:"#","user":1,"x` + "`" + `y'z":"v","` + long + `1":"one","` + long + `2":"two"}`
+			d.apply((&history{t: t}).put(tb, repeat(rows, image)...).put(tb, strings.ReplaceAll(image, "#", "gone")).batch())
+			d.apply((&history{t: t}).del(tb, strings.ReplaceAll(image, "#", "gone")).batch())
+			want := repeat(rows, `"#"`)
+			var got []string
+			for row, err := range d.Read(t.Context(), tb) {
+				if err != nil {
+					t.Fatalf("%s: %v", name, err)
+				}
+				got = append(got, string(row.Value(0)))
+				if one, two := string(row.Value(tb.Slot([]byte(long+"1")))), string(row.Value(tb.Slot([]byte(long+"2")))); one != `"one"` || two != `"two"` {
+					t.Errorf("%s: long names hold %s and %s", name, one, two)
+				}
+			}
+			equal(t, want, sorted(got))
+		}
+	})
+}
+
+func TestMetadataAndTheVersionGuard(t *testing.T) {
+	for name, ddl := range map[string]string{"ours": "DO 1", "of others": "CREATE TABLE `order` (id varchar(255), v text)"} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, rows int, option string) {
+				d := open(t, "metadata=true", option)
+				d.exec(ddl)
+				order := table(t, "order", 1, "id string", "v string")
+				at := func(wall int64, op cdc.Op, image string) {
+					t.Helper()
+					h := &history{t: t, clock: wall}
+					for _, line := range repeat(rows, image) {
+						h.eventAt(cdc.Timestamp{Wall: wall, Logical: 7}, op, order, line)
+					}
+					d.apply(h.batch())
+				}
+				at(1000, cdc.Insert, `{"id":"#","v":"first"}`)
+				at(3000, cdc.Update, `{"id":"#","v":"third"}`)
+				at(2000, cdc.Update, `{"id":"#","v":"second, late"}`)
+				at(2500, cdc.Delete, `{"id":"#"}`)
+				equal(t, repeat(rows, "#|third|UPDATE|0000000000000003000.0000000007|1"), d.query("SELECT id, v, _eds_op, _eds_version, _eds_synced_at BETWEEN UTC_TIMESTAMP() - INTERVAL 1 HOUR AND UTC_TIMESTAMP() + INTERVAL 1 SECOND FROM `order` ORDER BY id"))
+				at(3000, cdc.Update, `{"id":"#","v":"third again"}`)
+				equal(t, repeat(rows, "#|third again"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+				d.exec("UPDATE `order` SET _eds_version = NULL")
+				at(100, cdc.Update, `{"id":"#","v":"of unknown version before"}`)
+				equal(t, repeat(rows, "#|of unknown version before"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+				at(4000, cdc.Delete, `{"id":"#"}`)
+				equal(t, nil, d.query("SELECT id FROM `order`"))
+			})
+		})
+	}
+}
+
+func TestSoftDeletes(t *testing.T) {
+	each(t, func(t *testing.T, rows int, option string) {
+		d := open(t, "delete=soft", option)
+		order := table(t, "order", 1, "id string", "v string")
+		h := &history{t: t}
+		d.apply(h.put(order, repeat(rows, `{"id":"#","v":"here"}`)...).batch())
+		d.apply(h.del(order, repeat(rows, `{"id":"#"}`)...).batch())
+		equal(t, repeat(rows, "#|here|DELETE|1"), d.query("SELECT id, v, _eds_op, _eds_deleted FROM `order` ORDER BY id"))
+		equal(t, nil, d.rows(order))
+		d.apply(h.put(order, repeat(rows, `{"id":"#","v":"back"}`)...).batch())
+		equal(t, repeat(rows, "#|back|UPDATE|0"), d.query("SELECT id, v, _eds_op, _eds_deleted FROM `order` ORDER BY id"))
+	})
+}
