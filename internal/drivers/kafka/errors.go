@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -82,6 +84,9 @@ func explain(err error) error {
 	if hint := misconfigured(err); hint != "" {
 		return fault.Mark(fault.Fatal, fmt.Errorf("%s: %w", hint, err))
 	}
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("the broker closed the connection, as some do that want other credentials or encryption: check the user, the password, auth= and tls=, and the port: %w", err)
+	}
 	return err
 }
 
@@ -93,7 +98,7 @@ func misconfigured(err error) string {
 		host    x509.HostnameError
 		verify  *tls.CertificateVerificationError
 		record  tls.RecordHeaderError
-		alert   tls.AlertError
+		network *net.OpError
 	)
 	switch {
 	case errors.As(err, &host):
@@ -102,7 +107,7 @@ func misconfigured(err error) string {
 		return "the broker's certificate is not trusted; name its authority by tls-ca="
 	case errors.As(err, &record):
 		return "the broker does not speak TLS at that port; leave tls=true out, or name another port"
-	case errors.As(err, &alert):
+	case errors.As(err, &network) && network.Op == "remote error": // an alert
 		return "the broker refuses the TLS connection; it may want a client's certificate, by tls-cert= and tls-key="
 	}
 	return ""

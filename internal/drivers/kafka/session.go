@@ -55,7 +55,7 @@ func newSession(c *choices, transaction string, logger kgo.Logger) (*session, er
 		kgo.SeedBrokers(c.brokers...),
 		kgo.ClientID("eds"), kgo.SoftwareNameAndVersion("eds", "1"), kgo.DisableClientMetrics(),
 		kgo.WithLogger(logger),
-		kgo.DialTimeout(dialTimeout), kgo.RetryTimeout(c.patience), kgo.RequestTimeoutOverhead(max(time.Second, c.patience)),
+		kgo.DialTimeout(dialTimeout), kgo.RetryTimeout(c.patience), kgo.RequestTimeoutOverhead(min(max(time.Second, c.patience), 10*time.Minute)),
 		kgo.MetadataMinAge(250 * time.Millisecond),
 		kgo.RetryBackoffFn(backoff),
 		kgo.RequiredAcks(kgo.AllISRAcks()),

@@ -1,0 +1,301 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	independent "github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+)
+
+// ids returns the ids of the changes in a topic, by row.
+func ids(t testing.TB, messages []independent.Message) map[string][]string {
+	t.Helper()
+	all := make(map[string][]string)
+	for _, m := range messages {
+		row := header(m, "eds-partitionkey")
+		all[row] = append(all[row], string(m.Key[strings.LastIndexByte(string(m.Key), '.')+1:]))
+	}
+	return all
+}
+
+// wantOnce checks that a topic holds the numbered events from first to last,
+// each once, in the order of its row.
+func wantOnce(t testing.TB, broker, topic string, first, last int) {
+	t.Helper()
+	want := make(map[string][]string)
+	for n := first; n <= last; n++ {
+		row := fmt.Sprintf("order.c.NONE.k%d", n%3)
+		want[row] = append(want[row], fmt.Sprintf("ev%d", n))
+	}
+	got := ids(t, consume(t, broker, topic))
+	for row := range want {
+		if !slices.Equal(got[row], want[row]) {
+			t.Errorf("row %s has %v, want %v", row, got[row], want[row])
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("there are %d rows, want %d", len(got), len(want))
+	}
+}
+
+// TestErrorsOfBrokersThatPassAreWaitedFor answers produce requests with each
+// error that passes, in the middle of batches of many requests.
+func TestErrorsOfBrokersThatPassAreWaitedFor(t *testing.T) {
+	for _, err := range []*kerr.Error{
+		kerr.NotLeaderForPartition, kerr.LeaderNotAvailable, kerr.RequestTimedOut, kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend,
+		kerr.KafkaStorageError, kerr.NetworkException, kerr.ThrottlingQuotaExceeded, kerr.OutOfOrderSequenceNumber, kerr.UnknownTopicOrPartition, kerr.FencedLeaderEpoch,
+	} {
+		t.Run(err.Message, func(t *testing.T) {
+			t.Parallel()
+			cluster := newCluster(t, kfake.NumBrokers(3))
+			raw := newTopic(t, cluster, "topic", 4)
+			s := mustOpen(t, raw)
+			mustApply(t, s, run(t, 1, 30))
+			cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: err, Count: 3})
+			mustApply(t, s, run(t, 31, 60))
+			mustApply(t, s, run(t, 61, 90))
+			wantOnce(t, cluster.ListenAddrs()[0], "topic", 1, 90)
+		})
+	}
+}
+
+// TestALongOutageLosesNothingAndDoublesNothing tries a batch again and again
+// while the broker is away, as the pipeline does: before a request, in the
+// middle of one, and after one whose answer is lost.
+func TestALongOutageLosesNothingAndDoublesNothing(t *testing.T) {
+	for _, mode := range []sinktest.Mode{sinktest.Lost, sinktest.Answered} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			cluster, proxy := faultyCluster(t)
+			raw := newTopic(t, cluster, "topic", 4)
+			s := mustOpen(t, raw+"?timeout=150ms")
+			mustApply(t, s, run(t, 1, 30))
+			for round := range 3 {
+				b := run(t, 31+30*round, 60+30*round)
+				proxy.Break(20*round, mode)
+				for range 5 {
+					err := s.Apply(t.Context(), b)
+					if err == nil {
+						t.Fatal("a batch is applied while the broker is away")
+					}
+					if fault.Of(err) != fault.Transient {
+						t.Fatalf("the error is %v: %v", fault.Of(err), err)
+					}
+				}
+				proxy.Mend()
+				untilApplied(t, s, b)
+			}
+			wantOnce(t, cluster.ListenAddrs()[0], "topic", 1, 120)
+		})
+	}
+}
+
+func untilApplied(t testing.TB, s *Sink, b *change.Batch) {
+	t.Helper()
+	var err error
+	for range 20 {
+		if err = s.Apply(t.Context(), b); err == nil {
+			return
+		}
+	}
+	t.Fatalf("the batch is not applied once the broker is back: %v", err)
+}
+
+// TestPartsOfABatchThatWasSentAreSentAgain: what is tried after an outage may be
+// another batch than before; all of it is sent then.
+func TestPartsOfABatchThatWasSentAreSentAgain(t *testing.T) {
+	cluster, proxy := faultyCluster(t)
+	raw := newTopic(t, cluster, "topic", 1)
+	s := mustOpen(t, raw+"?timeout=150ms")
+	proxy.Break(0, sinktest.Lost)
+	if err := s.Apply(t.Context(), run(t, 1, 6)); err == nil {
+		t.Fatal("a batch is applied while the broker is away")
+	}
+	proxy.Mend()
+	untilApplied(t, s, run(t, 1, 3))
+	untilApplied(t, s, run(t, 4, 6))
+	wantOnce(t, cluster.ListenAddrs()[0], "topic", 1, 6)
+}
+
+func TestACancelledCallEndsAtOnceAndTakesNothingBack(t *testing.T) {
+	cluster, proxy := faultyCluster(t)
+	raw := newTopic(t, cluster, "topic", 1)
+	s := mustOpen(t, raw+"?timeout=1h")
+	mustApply(t, s, run(t, 1, 3))
+	proxy.Stall()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := s.Apply(ctx, run(t, 4, 6)); !errors.Is(err, context.DeadlineExceeded) || fault.Of(err) != fault.Transient {
+		t.Fatalf("got %v", err)
+	}
+	proxy.Mend()
+	mustApply(t, s, run(t, 4, 6))
+	wantOnce(t, cluster.ListenAddrs()[0], "topic", 1, 6)
+}
+
+func TestAMessageThatIsTooLargeIsPoisonAndTheRestGoesOn(t *testing.T) {
+	cluster := newCluster(t)
+	if err := cluster.CreateTopic("small", 1, map[string]string{"max.message.bytes": "2000"}); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/small")
+	large := event(t, 2, fmt.Sprintf(`{"operation":"INSERT","id":"ev2","table":"order","key":["k2"],"companyId":"c","after":{"id":"k2","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("SECRET", 500)))
+	err := s.Apply(t.Context(), batch(numbered(t, 1), large, numbered(t, 3)))
+	if fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "SECRET") || !strings.Contains(err.Error(), `"small"`) {
+		t.Errorf("got %v: %v", fault.Of(err), err)
+	}
+	if stored := consume(t, cluster.ListenAddrs()[0], "small"); len(stored) != 0 {
+		t.Errorf("of the batch %d messages were sent", len(stored))
+	}
+	mustApply(t, s, batch(numbered(t, 1)))
+	if err := s.Apply(t.Context(), batch(large)); fault.Of(err) != fault.Poison {
+		t.Errorf("alone it is %v: %v", fault.Of(err), err)
+	}
+	mustApply(t, s, batch(numbered(t, 3)))
+	if got := len(consume(t, cluster.ListenAddrs()[0], "small")); got != 2 {
+		t.Errorf("there are %d messages, want 2", got)
+	}
+}
+
+// TestABatchOfManyMessagesIsCutToWhatTheTopicTakes sends more than one request
+// can hold.
+func TestABatchOfManyMessagesIsCutToWhatTheTopicTakes(t *testing.T) {
+	cluster := newCluster(t)
+	if err := cluster.CreateTopic("small", 2, map[string]string{"max.message.bytes": "2000"}); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/small?compress=none")
+	mustApply(t, s, run(t, 1, 300))
+	wantOnce(t, cluster.ListenAddrs()[0], "small", 1, 300)
+}
+
+// TestErrorsOfBrokersHaveClasses answers produce requests with errors that do
+// not pass.
+func TestErrorsOfBrokersHaveClasses(t *testing.T) {
+	cluster := newCluster(t)
+	raw := newTopic(t, cluster, "topic", 1)
+	for err, want := range map[*kerr.Error]fault.Class{
+		kerr.TopicAuthorizationFailed: fault.Fatal, kerr.ClusterAuthorizationFailed: fault.Fatal, kerr.InvalidTopicException: fault.Fatal,
+		kerr.UnsupportedForMessageFormat: fault.Fatal, kerr.UnsupportedCompressionType: fault.Fatal, kerr.InvalidRequiredAcks: fault.Fatal,
+		kerr.MessageTooLarge: fault.Poison, kerr.RecordListTooLarge: fault.Poison, kerr.InvalidRecord: fault.Poison,
+		kerr.UnknownServerError: fault.Transient,
+	} {
+		s := mustOpen(t, raw)
+		handle := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: err, Count: -1})
+		got := s.Apply(t.Context(), run(t, 1, 3))
+		handle.Remove()
+		if got == nil || fault.Of(got) != want || !strings.Contains(got.Error(), err.Message) {
+			t.Errorf("%s is %v: %v", err.Message, fault.Of(got), got)
+		}
+		mustApply(t, s, run(t, 1, 3))
+	}
+}
+
+// TestATransactionIsSeenWholeOrNotAtAll breaks a batch in the middle and reads
+// as consumers do that want committed messages only.
+func TestATransactionIsSeenWholeOrNotAtAll(t *testing.T) {
+	cluster := newCluster(t)
+	raw := newTopic(t, cluster, "topic", 4)
+	s := mustOpen(t, raw+"?transactional=true&timeout=500ms")
+	mustApply(t, s, run(t, 1, 30))
+	// Of the second batch one partition has got everything when another fails.
+	rows := ids(t, consume(t, cluster.ListenAddrs()[0], "topic"))
+	partitions := make(map[int]bool)
+	for _, m := range consume(t, cluster.ListenAddrs()[0], "topic") {
+		partitions[m.Partition] = true
+	}
+	if len(rows) != 3 || len(partitions) < 2 {
+		t.Fatalf("%d rows in %d partitions are no test", len(rows), len(partitions))
+	}
+	broken := -1
+	for p := range partitions {
+		broken = max(broken, p)
+	}
+	handle := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "topic", Partitions: []int32{int32(broken)}, Err: kerr.InvalidRecord, Count: -1})
+	if err := s.Apply(t.Context(), run(t, 31, 60)); fault.Of(err) != fault.Poison {
+		t.Fatalf("got %v", err)
+	}
+	handle.Remove()
+	if got := committed(t, cluster, "topic", 30); len(got) != 30 {
+		t.Errorf("consumers see %d messages, want the 30 of the first batch", len(got))
+	}
+	mustApply(t, s, run(t, 31, 60))
+	got := committed(t, cluster, "topic", 60)
+	seen := make(map[string]bool)
+	for _, key := range got {
+		seen[key] = true
+	}
+	if len(got) != 60 || len(seen) != 60 {
+		t.Errorf("consumers see %d messages, %d of them different, want 60", len(got), len(seen))
+	}
+}
+
+// committed reads the keys of committed messages, until there are n of them and
+// no more come for a while.
+func committed(t testing.TB, cluster *kfake.Cluster, topic string, n int) []string {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.FetchMaxWait(100*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	var keys []string
+	for {
+		wait := 20 * time.Second
+		if len(keys) >= n {
+			wait = 300 * time.Millisecond
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), wait)
+		fetches := client.PollFetches(ctx)
+		cancel()
+		fetches.EachRecord(func(r *kgo.Record) { keys = append(keys, string(r.Key)) })
+		if errors.Is(fetches.Err0(), context.DeadlineExceeded) {
+			return keys
+		}
+	}
+}
+
+// TestAServerThatStartsAgainEndsTheTransactionOfTheOneBefore: a sink that was
+// killed within a transaction does not keep consumers waiting.
+func TestAServerThatStartsAgainEndsTheTransactionOfTheOneBefore(t *testing.T) {
+	cluster := newCluster(t)
+	raw := newTopic(t, cluster, "topic", 2) + "?transactional=true"
+	killed := mustOpen(t, raw)
+	session, err := killed.current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := session.client.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	records, err := killed.records(run(t, 1, 6).Events)
+	if err != nil {
+		t.Fatal(err)
+	}
+	session.flight = session.launch(t.Context(), records)
+	if err := session.await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	again := mustOpen(t, raw)
+	mustApply(t, again, run(t, 1, 6))
+	if got := committed(t, cluster, "topic", 6); len(got) != 6 {
+		t.Errorf("consumers see %d messages, want 6", len(got))
+	}
+	// The killed one turns out to live: it may not write any more.
+	if err := session.client.EndTransaction(t.Context(), kgo.TryCommit); err == nil {
+		t.Error("the older server commits in the newer one's place")
+	}
+}
