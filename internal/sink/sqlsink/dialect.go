@@ -94,6 +94,10 @@ type Step struct {
 	Keys    int
 	Real    *Column
 	To      schema.Type
+	// Nullable says of WidenColumn that the column takes NULL, or was told to by
+	// the step before: where a statement restates all of a column, Real is not
+	// the latest word.
+	Nullable bool
 }
 
 // NewColumn is a column to be made.

@@ -29,11 +29,12 @@ func (s *Sink) plan(t *schema.Table, real *Table) ([]Step, error) {
 		if column.Generated {
 			continue
 		}
-		if to, wider := column.widened(c.Type); wider {
-			steps = append(steps, Step{Kind: WidenColumn, Table: real.Name, Real: column, To: to})
-		}
+		before := len(steps)
 		if required := c.Key || slots[i] >= 0 && t.Columns[slots[i]].Required; !required {
 			steps = s.relax(steps, real, column)
+		}
+		if to, wider := column.widened(c.Type); wider {
+			steps = append(steps, Step{Kind: WidenColumn, Table: real.Name, Real: column, To: to, Nullable: column.Nullable || len(steps) > before})
 		}
 	}
 	for i := range real.Columns {
