@@ -203,6 +203,9 @@ func (s *server) widen(step sqlsink.Step) []string {
 	if !ok {
 		return nil
 	}
+	if step.Nullable {
+		rest, _ = replaceWords(rest, " NOT NULL", " NULL")
+	}
 	modify := "ALTER TABLE " + table + " MODIFY COLUMN " + name + " "
 	switch {
 	case a.key && (a.data != "varchar" && a.data != "char" || a.length >= 255 || step.To != schema.String):
@@ -217,8 +220,11 @@ func (s *server) widen(step sqlsink.Step) []string {
 		return []string{modify + fmt.Sprintf("DECIMAL(%d,%d)", wideDigits, wideScale) + rest}
 	}
 	text := textType
-	if strings.Contains(rest, " NOT NULL") {
+	if !step.Nullable {
 		text += " NOT NULL"
+	}
+	if at, ok := findWords(rest, " COMMENT '"); ok {
+		text += rest[at:]
 	}
 	statements := []string{modify + text}
 	// The server's own text of a value is not always the source's.
@@ -243,8 +249,17 @@ const (
 // replaceWords replaces the first occurrence of old in a column's definition
 // that is not within quotes.
 func replaceWords(definition, old, with string) (string, bool) {
+	at, ok := findWords(definition, old)
+	if !ok {
+		return definition, false
+	}
+	return definition[:at] + with + definition[at+len(old):], true
+}
+
+// findWords returns where words stand in a definition that are not within quotes.
+func findWords(definition, words string) (int, bool) {
 	var quoted byte
-	for i := 0; i+len(old) <= len(definition); i++ {
+	for i := 0; i+len(words) <= len(definition); i++ {
 		switch c := definition[i]; {
 		case quoted != 0:
 			if c == quoted {
@@ -252,11 +267,11 @@ func replaceWords(definition, old, with string) (string, bool) {
 			} else if c == '\\' && quoted == '\'' {
 				i++
 			}
+		case definition[i:i+len(words)] == words:
+			return i, true
 		case c == '\'' || c == '"' || c == '`':
 			quoted = c
-		case definition[i:i+len(old)] == old:
-			return definition[:i] + with + definition[i+len(old):], true
 		}
 	}
-	return definition, false
+	return 0, false
 }

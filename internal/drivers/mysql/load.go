@@ -145,9 +145,22 @@ func placeTexts(sh *shape, stage string, mode sink.LoadMode) []string {
 	if mode == sink.Merge {
 		return sh.upsertFrom(stage, sh.layout.Guard)
 	}
-	match, _ := sh.matches(func(i int) string { return stage + "." + quote(sh.columns[i].name) })
-	missing := fmt.Sprintf("DELETE %s FROM %s LEFT JOIN %s ON %s WHERE %s.%s IS NULL", sh.table, sh.table, stage, match, stage, quote(sh.columns[0].name))
+	missing := fmt.Sprintf("DELETE %s FROM %s LEFT JOIN %s ON %s WHERE %s.%s IS NULL", sh.table, sh.table, stage, sh.staged(stage), stage, quote(sh.columns[0].name))
 	return append([]string{missing}, sh.upsertFrom(stage, false)...)
+}
+
+// staged returns the condition that a staged row, which its own key finds, has
+// the key of the real row.
+func (sh *shape) staged(stage string) string {
+	var terms []string
+	for i := range sh.layout.Keys {
+		key := sh.of(i)
+		if c := &sh.columns[i]; !c.exact() {
+			key = "CONVERT(" + key + " USING utf8mb4) COLLATE " + sh.server.exact
+		}
+		terms = append(terms, stage+"."+quote(sh.columns[i].name)+" = "+key)
+	}
+	return strings.Join(terms, " AND ")
 }
 
 // rename gives the staging table the live one's name, in one step that nobody

@@ -104,11 +104,11 @@ func TestWhatADefinitionSaysBesideTheTypeIsKept(t *testing.T) {
 	d.exec("CREATE TABLE `order` (id varchar(36) PRIMARY KEY COMMENT 'the key', n int NOT NULL DEFAULT 5 COMMENT 'n, NOT NULL', s varchar(9) NOT NULL COMMENT 'it''s s', w varchar(20) NOT NULL DEFAULT 'NOT NULL' COMMENT 'w')")
 	equal(t, []string{
 		`widened column "id" of table "order" from varchar(36) to hold any string`,
-		`widened column "n" of table "order" from int(11) to hold any integer`,
 		`allowed NULL in column "n" of table "order"`,
+		`widened column "n" of table "order" from int(11) to hold any integer`,
 		`allowed NULL in column "s" of table "order"`,
-		`widened column "w" of table "order" from varchar(20) to hold any string`,
 		`allowed NULL in column "w" of table "order"`,
+		`widened column "w" of table "order" from varchar(20) to hold any string`,
 	}, sortedBy(d.migrate(table(t, "order", 1, "id string", "n integer", "w string"))))
 	equal(t, []string{
 		"id|varchar(255)|NO|NULL|the key", "n|bigint(20)|YES|5|n, NOT NULL", "s|varchar(9)|YES|NULL|it's s", "w|longtext|YES|NULL|w",

@@ -1,0 +1,167 @@
+package mysql
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/shopmonkeyus/eds/internal/golden"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// described is a table as the catalogue would describe it.
+type described struct {
+	name    string
+	keys    int
+	columns []schema.Column
+	metas   []sqlsink.Meta
+	folds   bool // its keys are compared without regard to case
+}
+
+// native returns what is known of a column that eds has made.
+func native(srv *server, c schema.Column, key, folds bool) *attribute {
+	kinds := map[schema.Type]attribute{
+		schema.String:   {kind: kindText, data: "longtext", length: 1<<32 - 1, charset: "utf8mb4", collation: "utf8mb4_general_ci"},
+		schema.Enum:     {kind: kindText, data: "varchar", length: 255, charset: "utf8mb4", collation: "utf8mb4_general_ci"},
+		schema.Integer:  {kind: kindInt, data: "bigint", scale: -1},
+		schema.Boolean:  {kind: kindTruth, data: "tinyint", scale: -1},
+		schema.DateTime: {kind: kindDateTime, data: "datetime", precision: 6, scale: -1},
+		schema.Number:   {kind: kindDouble, data: "double", scale: -1},
+		schema.Object:   {kind: kindJSON, data: "json", scale: -1},
+	}
+	a := kinds[c.Type]
+	if key && c.Type == schema.String {
+		a.data, a.length, a.collation, a.key = "varchar", 255, srv.exact, true
+		if folds {
+			a.collation = "utf8mb4_general_ci"
+		}
+	}
+	return &a
+}
+
+// layout maps all of the table's columns.
+func (d described) layout(t testing.TB, srv *server) *sqlsink.Layout {
+	t.Helper()
+	var key []string
+	for _, c := range d.columns[:d.keys] {
+		key = append(key, c.Name)
+	}
+	table, err := schema.New(d.name, "1", key, d.columns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	real := &sqlsink.Table{Name: d.name, Key: key, Native: &relation{base: true, uniques: [][]string{key}}}
+	l := &sqlsink.Layout{Table: table, Real: real, Keys: d.keys}
+	types := map[sqlsink.Meta]schema.Type{sqlsink.MetaOp: schema.String, sqlsink.MetaVersion: schema.String, sqlsink.MetaSynced: schema.DateTime, sqlsink.MetaDeleted: schema.Boolean}
+	add := func(slot int, meta sqlsink.Meta, c schema.Column) {
+		key := slot >= 0 && slot < d.keys
+		spelling, _, _ := strings.Cut(srv.define(c.Type), " ")
+		if key && c.Type == schema.String || meta == sqlsink.MetaVersion {
+			spelling = "VARCHAR(255)"
+		}
+		column := &sqlsink.Column{Name: c.Name, Type: strings.ToLower(spelling), Nullable: !key, Native: native(srv, c, key || meta == sqlsink.MetaVersion, d.folds && key)}
+		real.Columns = append(real.Columns, *column)
+		l.Columns = append(l.Columns, sqlsink.Target{Slot: slot, Type: c.Type, Meta: meta, Key: key, Real: column})
+	}
+	for slot, c := range table.Columns {
+		add(slot, 0, c)
+	}
+	for _, m := range d.metas {
+		add(-1, m, schema.Column{Name: m.Name(), Type: types[m]})
+		l.Guard = l.Guard || m == sqlsink.MetaVersion
+		l.Soft = l.Soft || m == sqlsink.MetaDeleted
+	}
+	return l
+}
+
+// titled is a statement, or several, with what they are for.
+type titled struct {
+	title      string
+	statements []string
+}
+
+func text(name string) schema.Column { return schema.Column{Name: name, Type: schema.String} }
+
+// tablesShown are of each shape that decides how a table is written.
+var tablesShown = []described{
+	{name: "order", keys: 2, columns: []schema.Column{text("companyId"), {Name: "id", Type: schema.Integer}, text("it's `odd`"), {Name: "meta", Type: schema.Object}, {Name: "at", Type: schema.DateTime}}},
+	{name: "link", keys: 2, columns: []schema.Column{text("a"), text("b")}},
+	{name: "folding", keys: 1, columns: []schema.Column{text("id"), text("n")}, folds: true},
+	{name: "guarded", keys: 1, columns: []schema.Column{text("id"), text("n")}, metas: []sqlsink.Meta{sqlsink.MetaOp, sqlsink.MetaVersion, sqlsink.MetaSynced, sqlsink.MetaDeleted}},
+	{name: "newer", keys: 1, columns: []schema.Column{text("id"), text("n")}, metas: []sqlsink.Meta{sqlsink.MetaVersion}, folds: true},
+}
+
+// migrations returns the statements of every kind of step.
+func migrations(srv *server) []titled {
+	d := &dialect{}
+	d.server.Store(srv)
+	real := func(kind schema.Type, spelling, definition string) *sqlsink.Column {
+		a := native(srv, schema.Column{Type: kind}, false, false)
+		a.definition = spelling + definition
+		return &sqlsink.Column{Name: "total", Type: spelling, Holds: kind, Native: a}
+	}
+	return []titled{
+		{"create a table", d.DDL(sqlsink.Step{Kind: sqlsink.CreateTable, Table: "order", Keys: 2, Columns: []sqlsink.NewColumn{
+			{Name: "companyId", Type: schema.String, Key: true},
+			{Name: "id", Type: schema.Integer, Key: true},
+			{Name: "it's `odd`", Type: schema.Enum},
+			{Name: "createdDate", Type: schema.DateTime},
+			{Name: "total", Type: schema.Integer},
+			{Name: "rate", Type: schema.Number},
+			{Name: "taxed", Type: schema.Boolean},
+			{Name: "meta", Type: schema.Object},
+			{Name: "tags", Type: schema.Array},
+			{Name: "note", Type: schema.String},
+			{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
+		}})},
+		{"add a column", d.DDL(sqlsink.Step{Kind: sqlsink.AddColumn, Table: "order", Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}}})},
+		{"relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "order", Real: real(schema.Integer, "bigint", " NOT NULL DEFAULT 5 COMMENT 'is NOT NULL'")})},
+		{"widen integers to numbers", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.Integer, "bigint", " DEFAULT NULL"), To: schema.Number, Nullable: true})},
+		{"widen instants to text", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.DateTime, "datetime(6)", " DEFAULT NULL COMMENT 'when'"), To: schema.String, Nullable: true})},
+	}
+}
+
+// writes returns the statements that write into a table.
+func writes(t testing.TB, srv *server, table described) []titled {
+	t.Helper()
+	live := table.layout(t, srv)
+	sh := newShape(*srv, live, nil)
+	var all []titled
+	show := func(title string, statements ...string) { all = append(all, titled{title, statements}) }
+	if sh.fast {
+		show("upsert a few rows into "+table.name, sh.upsert.insert+sh.upsert.row+", "+sh.upsert.row+sh.upsert.after)
+	} else {
+		show("upsert a row into "+table.name, sh.update.sql, sh.insert.sql)
+	}
+	show("delete from "+table.name, sh.remove.sql+sh.remove.where)
+	file := "LOAD DATA LOCAL INFILE 'Reader::rows' "
+	show("upsert many rows into "+table.name, append([]string{sh.through.make, file + sh.through.into.load}, sh.through.then...)...)
+	show("delete many rows from "+table.name, append([]string{sh.outward.make, file + sh.outward.into.load}, sh.outward.then...)...)
+	stage := quote("_eds_load_" + table.name)
+	show("make a stage for "+table.name, stageText(sh, stage))
+	show("load into it", file+sh.loadText("REPLACE ", stage, sh.all()))
+	show("put it in place of "+table.name, placeTexts(sh, stage, sink.Replace)...)
+	show("merge it into "+table.name, placeTexts(sh, stage, sink.Merge)...)
+	return all
+}
+
+// TestStatementsAreTheGoldenOnes shows every SQL text in testdata, as MySQL 8 and
+// as MariaDB get them.
+func TestStatementsAreTheGoldenOnes(t *testing.T) {
+	for file, srv := range map[string]*server{
+		"mysql.sql":   {exact: "utf8mb4_0900_bin"},
+		"mariadb.sql": {maria: true, exact: "utf8mb4_nopad_bin"},
+	} {
+		all := migrations(srv)
+		for _, table := range tablesShown {
+			all = append(all, writes(t, srv, table)...)
+		}
+		var out strings.Builder
+		for _, s := range all {
+			fmt.Fprintf(&out, "-- %s\n%s;\n\n", s.title, strings.Join(s.statements, ";\n"))
+		}
+		golden.Compare(t, file, out.String())
+	}
+}

@@ -1,0 +1,241 @@
+-- create a table
+CREATE TABLE IF NOT EXISTS `order` (
+	`companyId` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+	`id` BIGINT NOT NULL,
+	`it's ``odd``` VARCHAR(255) CHARACTER SET utf8mb4,
+	`createdDate` DATETIME(6),
+	`total` BIGINT,
+	`rate` DOUBLE,
+	`taxed` TINYINT(1),
+	`meta` JSON,
+	`tags` JSON,
+	`note` LONGTEXT CHARACTER SET utf8mb4,
+	`_eds_version` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin,
+	PRIMARY KEY (`companyId`, `id`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 ROW_FORMAT=DYNAMIC;
+
+-- add a column
+ALTER TABLE `order` ADD COLUMN `email` LONGTEXT CHARACTER SET utf8mb4;
+
+-- relax a column
+ALTER TABLE `order` MODIFY COLUMN `total` bigint NULL DEFAULT 5 COMMENT 'is NOT NULL';
+
+-- widen integers to numbers
+ALTER TABLE `order` MODIFY COLUMN `total` DECIMAL(65,30) DEFAULT NULL;
+
+-- widen instants to text
+ALTER TABLE `order` MODIFY COLUMN `total` LONGTEXT CHARACTER SET utf8mb4 COMMENT 'when';
+UPDATE `order` SET `total` = CONCAT(REPLACE(`total`, ' ', 'T'), 'Z') WHERE `total` LIKE '____-__-__ __:__:__%';
+
+-- upsert a few rows into order
+INSERT INTO `order` (`companyId`, `id`, `at`, `it's ``odd```, `meta`) VALUES (?, ?, ?, ?, ?), (?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE `order`.`at` = VALUES(`at`), `order`.`it's ``odd``` = VALUES(`it's ``odd```), `order`.`meta` = VALUES(`meta`);
+
+-- delete from order
+DELETE FROM `order` WHERE (`order`.`companyId` = ? AND `order`.`id` = ?);
+
+-- upsert many rows into order
+CREATE TEMPORARY TABLE `_eds_up_a874db611ea3d3b0` (
+	`companyId` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+	`id` bigint NOT NULL,
+	`at` datetime(6) NULL,
+	`it's ``odd``` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci NULL,
+	`meta` json NULL,
+	PRIMARY KEY (`companyId`, `id`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+LOAD DATA LOCAL INFILE 'Reader::rows' INTO TABLE `_eds_up_a874db611ea3d3b0` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`companyId`, `id`, `at`, `it's ``odd```, `meta`);
+INSERT INTO `order` (`companyId`, `id`, `at`, `it's ``odd```, `meta`) SELECT `_eds_up_a874db611ea3d3b0`.`companyId`, `_eds_up_a874db611ea3d3b0`.`id`, `_eds_up_a874db611ea3d3b0`.`at`, `_eds_up_a874db611ea3d3b0`.`it's ``odd```, `_eds_up_a874db611ea3d3b0`.`meta` FROM `_eds_up_a874db611ea3d3b0` ON DUPLICATE KEY UPDATE `order`.`at` = VALUES(`at`), `order`.`it's ``odd``` = VALUES(`it's ``odd```), `order`.`meta` = VALUES(`meta`);
+
+-- delete many rows from order
+CREATE TEMPORARY TABLE `_eds_del_72307d4f56277bae` (
+	`companyId` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+	`id` bigint NOT NULL,
+	PRIMARY KEY (`companyId`, `id`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+LOAD DATA LOCAL INFILE 'Reader::rows' INTO TABLE `_eds_del_72307d4f56277bae` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`companyId`, `id`);
+DELETE `order` FROM `_eds_del_72307d4f56277bae` STRAIGHT_JOIN `order` ON `order`.`companyId` = `_eds_del_72307d4f56277bae`.`companyId` AND `order`.`id` = `_eds_del_72307d4f56277bae`.`id`;
+
+-- make a stage for order
+CREATE TABLE `_eds_load_order` LIKE `order`;
+
+-- load into it
+LOAD DATA LOCAL INFILE 'Reader::rows' REPLACE INTO TABLE `_eds_load_order` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`companyId`, `id`, `at`, `it's ``odd```, `meta`);
+
+-- put it in place of order
+DELETE `order` FROM `order` LEFT JOIN `_eds_load_order` ON `_eds_load_order`.`companyId` = `order`.`companyId` AND `_eds_load_order`.`id` = `order`.`id` WHERE `_eds_load_order`.`companyId` IS NULL;
+INSERT INTO `order` (`companyId`, `id`, `at`, `it's ``odd```, `meta`) SELECT `_eds_load_order`.`companyId`, `_eds_load_order`.`id`, `_eds_load_order`.`at`, `_eds_load_order`.`it's ``odd```, `_eds_load_order`.`meta` FROM `_eds_load_order` ON DUPLICATE KEY UPDATE `order`.`at` = VALUES(`at`), `order`.`it's ``odd``` = VALUES(`it's ``odd```), `order`.`meta` = VALUES(`meta`);
+
+-- merge it into order
+INSERT INTO `order` (`companyId`, `id`, `at`, `it's ``odd```, `meta`) SELECT `_eds_load_order`.`companyId`, `_eds_load_order`.`id`, `_eds_load_order`.`at`, `_eds_load_order`.`it's ``odd```, `_eds_load_order`.`meta` FROM `_eds_load_order` ON DUPLICATE KEY UPDATE `order`.`at` = VALUES(`at`), `order`.`it's ``odd``` = VALUES(`it's ``odd```), `order`.`meta` = VALUES(`meta`);
+
+-- upsert a few rows into link
+INSERT INTO `link` (`a`, `b`) VALUES (?, ?), (?, ?) ON DUPLICATE KEY UPDATE `link`.`a` = `link`.`a`;
+
+-- delete from link
+DELETE FROM `link` WHERE (`link`.`a` = ? AND `link`.`b` = ?);
+
+-- upsert many rows into link
+CREATE TEMPORARY TABLE `_eds_up_2adad25ed293ba92` (
+	`a` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+	`b` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+	PRIMARY KEY (`a`, `b`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+LOAD DATA LOCAL INFILE 'Reader::rows' INTO TABLE `_eds_up_2adad25ed293ba92` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`a`, `b`);
+INSERT INTO `link` (`a`, `b`) SELECT `_eds_up_2adad25ed293ba92`.`a`, `_eds_up_2adad25ed293ba92`.`b` FROM `_eds_up_2adad25ed293ba92` ON DUPLICATE KEY UPDATE `link`.`a` = `link`.`a`;
+
+-- delete many rows from link
+CREATE TEMPORARY TABLE `_eds_del_2adad25ed293ba92` (
+	`a` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+	`b` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+	PRIMARY KEY (`a`, `b`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+LOAD DATA LOCAL INFILE 'Reader::rows' INTO TABLE `_eds_del_2adad25ed293ba92` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`a`, `b`);
+DELETE `link` FROM `_eds_del_2adad25ed293ba92` STRAIGHT_JOIN `link` ON `link`.`a` = `_eds_del_2adad25ed293ba92`.`a` AND `link`.`b` = `_eds_del_2adad25ed293ba92`.`b`;
+
+-- make a stage for link
+CREATE TABLE `_eds_load_link` LIKE `link`;
+
+-- load into it
+LOAD DATA LOCAL INFILE 'Reader::rows' REPLACE INTO TABLE `_eds_load_link` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`a`, `b`);
+
+-- put it in place of link
+DELETE `link` FROM `link` LEFT JOIN `_eds_load_link` ON `_eds_load_link`.`a` = `link`.`a` AND `_eds_load_link`.`b` = `link`.`b` WHERE `_eds_load_link`.`a` IS NULL;
+INSERT INTO `link` (`a`, `b`) SELECT `_eds_load_link`.`a`, `_eds_load_link`.`b` FROM `_eds_load_link` ON DUPLICATE KEY UPDATE `link`.`a` = `link`.`a`;
+
+-- merge it into link
+INSERT INTO `link` (`a`, `b`) SELECT `_eds_load_link`.`a`, `_eds_load_link`.`b` FROM `_eds_load_link` ON DUPLICATE KEY UPDATE `link`.`a` = `link`.`a`;
+
+-- upsert a row into folding
+UPDATE `folding` SET `folding`.`n` = ? WHERE `folding`.`id` = CONVERT(? USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(? USING utf8mb4) AS BINARY);
+INSERT INTO `folding` (`id`, `n`) SELECT ?, ? FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `folding` WHERE `folding`.`id` = CONVERT(? USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(? USING utf8mb4) AS BINARY));
+
+-- delete from folding
+DELETE FROM `folding` WHERE (`folding`.`id` = CONVERT(? USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(? USING utf8mb4) AS BINARY));
+
+-- upsert many rows into folding
+CREATE TEMPORARY TABLE `_eds_up_26ed854a3302dcb9` (
+	`id` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+	`n` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci NULL,
+	PRIMARY KEY (`id`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+LOAD DATA LOCAL INFILE 'Reader::rows' INTO TABLE `_eds_up_26ed854a3302dcb9` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`, `n`);
+UPDATE `_eds_up_26ed854a3302dcb9` STRAIGHT_JOIN `folding` ON `folding`.`id` = CONVERT(`_eds_up_26ed854a3302dcb9`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(`_eds_up_26ed854a3302dcb9`.`id` USING utf8mb4) AS BINARY) SET `folding`.`n` = `_eds_up_26ed854a3302dcb9`.`n`;
+INSERT INTO `folding` (`id`, `n`) SELECT `_eds_up_26ed854a3302dcb9`.`id`, `_eds_up_26ed854a3302dcb9`.`n` FROM `_eds_up_26ed854a3302dcb9` LEFT JOIN `folding` ON `folding`.`id` = CONVERT(`_eds_up_26ed854a3302dcb9`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(`_eds_up_26ed854a3302dcb9`.`id` USING utf8mb4) AS BINARY) WHERE `folding`.`id` IS NULL;
+
+-- delete many rows from folding
+CREATE TEMPORARY TABLE `_eds_del_6abebb8e4d9270a1` (
+	`id` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+	PRIMARY KEY (`id`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+LOAD DATA LOCAL INFILE 'Reader::rows' INTO TABLE `_eds_del_6abebb8e4d9270a1` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`);
+DELETE `folding` FROM `_eds_del_6abebb8e4d9270a1` STRAIGHT_JOIN `folding` ON `folding`.`id` = CONVERT(`_eds_del_6abebb8e4d9270a1`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(`_eds_del_6abebb8e4d9270a1`.`id` USING utf8mb4) AS BINARY);
+
+-- make a stage for folding
+CREATE TABLE `_eds_load_folding` (
+	`id` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+	`n` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci NULL,
+	PRIMARY KEY (`id`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 ROW_FORMAT=DYNAMIC;
+
+-- load into it
+LOAD DATA LOCAL INFILE 'Reader::rows' REPLACE INTO TABLE `_eds_load_folding` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`, `n`);
+
+-- put it in place of folding
+DELETE `folding` FROM `folding` LEFT JOIN `_eds_load_folding` ON `_eds_load_folding`.`id` = CONVERT(`folding`.`id` USING utf8mb4) COLLATE utf8mb4_0900_bin WHERE `_eds_load_folding`.`id` IS NULL;
+UPDATE `_eds_load_folding` STRAIGHT_JOIN `folding` ON `folding`.`id` = CONVERT(`_eds_load_folding`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_folding`.`id` USING utf8mb4) AS BINARY) SET `folding`.`n` = `_eds_load_folding`.`n`;
+INSERT INTO `folding` (`id`, `n`) SELECT `_eds_load_folding`.`id`, `_eds_load_folding`.`n` FROM `_eds_load_folding` LEFT JOIN `folding` ON `folding`.`id` = CONVERT(`_eds_load_folding`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_folding`.`id` USING utf8mb4) AS BINARY) WHERE `folding`.`id` IS NULL;
+
+-- merge it into folding
+UPDATE `_eds_load_folding` STRAIGHT_JOIN `folding` ON `folding`.`id` = CONVERT(`_eds_load_folding`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_folding`.`id` USING utf8mb4) AS BINARY) SET `folding`.`n` = `_eds_load_folding`.`n`;
+INSERT INTO `folding` (`id`, `n`) SELECT `_eds_load_folding`.`id`, `_eds_load_folding`.`n` FROM `_eds_load_folding` LEFT JOIN `folding` ON `folding`.`id` = CONVERT(`_eds_load_folding`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_folding`.`id` USING utf8mb4) AS BINARY) WHERE `folding`.`id` IS NULL;
+
+-- upsert a few rows into guarded
+INSERT INTO `guarded` (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`) VALUES (?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE `guarded`.`n` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`n`), `guarded`.`n`), `guarded`.`_eds_op` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_op`), `guarded`.`_eds_op`), `guarded`.`_eds_synced_at` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_synced_at`), `guarded`.`_eds_synced_at`), `guarded`.`_eds_deleted` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_deleted`), `guarded`.`_eds_deleted`), `guarded`.`_eds_version` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_version`), `guarded`.`_eds_version`);
+
+-- delete from guarded
+UPDATE `guarded` SET `guarded`.`_eds_op` = ?, `guarded`.`_eds_version` = ?, `guarded`.`_eds_synced_at` = ?, `guarded`.`_eds_deleted` = ? WHERE `guarded`.`id` = ? AND (`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= ?);
+
+-- upsert many rows into guarded
+CREATE TEMPORARY TABLE `_eds_up_ddb3501bb36d9cf2` (
+	`id` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+	`n` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci NULL,
+	`_eds_op` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci NULL,
+	`_eds_version` varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NULL,
+	`_eds_synced_at` datetime(6) NULL,
+	`_eds_deleted` tinyint(1) NULL,
+	PRIMARY KEY (`id`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+LOAD DATA LOCAL INFILE 'Reader::rows' INTO TABLE `_eds_up_ddb3501bb36d9cf2` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`);
+INSERT INTO `guarded` (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`) SELECT `_eds_up_ddb3501bb36d9cf2`.`id`, `_eds_up_ddb3501bb36d9cf2`.`n`, `_eds_up_ddb3501bb36d9cf2`.`_eds_op`, `_eds_up_ddb3501bb36d9cf2`.`_eds_version`, `_eds_up_ddb3501bb36d9cf2`.`_eds_synced_at`, `_eds_up_ddb3501bb36d9cf2`.`_eds_deleted` FROM `_eds_up_ddb3501bb36d9cf2` ON DUPLICATE KEY UPDATE `guarded`.`n` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`n`), `guarded`.`n`), `guarded`.`_eds_op` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_op`), `guarded`.`_eds_op`), `guarded`.`_eds_synced_at` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_synced_at`), `guarded`.`_eds_synced_at`), `guarded`.`_eds_deleted` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_deleted`), `guarded`.`_eds_deleted`), `guarded`.`_eds_version` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_version`), `guarded`.`_eds_version`);
+
+-- delete many rows from guarded
+CREATE TEMPORARY TABLE `_eds_del_6796848ae0ff5764` (
+	`id` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+	`_eds_op` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci NULL,
+	`_eds_version` varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NULL,
+	`_eds_synced_at` datetime(6) NULL,
+	`_eds_deleted` tinyint(1) NULL,
+	PRIMARY KEY (`id`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+LOAD DATA LOCAL INFILE 'Reader::rows' INTO TABLE `_eds_del_6796848ae0ff5764` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`);
+UPDATE `_eds_del_6796848ae0ff5764` STRAIGHT_JOIN `guarded` ON `guarded`.`id` = `_eds_del_6796848ae0ff5764`.`id` SET `guarded`.`_eds_op` = `_eds_del_6796848ae0ff5764`.`_eds_op`, `guarded`.`_eds_version` = `_eds_del_6796848ae0ff5764`.`_eds_version`, `guarded`.`_eds_synced_at` = `_eds_del_6796848ae0ff5764`.`_eds_synced_at`, `guarded`.`_eds_deleted` = `_eds_del_6796848ae0ff5764`.`_eds_deleted` WHERE (`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_del_6796848ae0ff5764`.`_eds_version`);
+
+-- make a stage for guarded
+CREATE TABLE `_eds_load_guarded` LIKE `guarded`;
+
+-- load into it
+LOAD DATA LOCAL INFILE 'Reader::rows' REPLACE INTO TABLE `_eds_load_guarded` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`);
+
+-- put it in place of guarded
+DELETE `guarded` FROM `guarded` LEFT JOIN `_eds_load_guarded` ON `_eds_load_guarded`.`id` = `guarded`.`id` WHERE `_eds_load_guarded`.`id` IS NULL;
+INSERT INTO `guarded` (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`) SELECT `_eds_load_guarded`.`id`, `_eds_load_guarded`.`n`, `_eds_load_guarded`.`_eds_op`, `_eds_load_guarded`.`_eds_version`, `_eds_load_guarded`.`_eds_synced_at`, `_eds_load_guarded`.`_eds_deleted` FROM `_eds_load_guarded` ON DUPLICATE KEY UPDATE `guarded`.`n` = VALUES(`n`), `guarded`.`_eds_op` = VALUES(`_eds_op`), `guarded`.`_eds_version` = VALUES(`_eds_version`), `guarded`.`_eds_synced_at` = VALUES(`_eds_synced_at`), `guarded`.`_eds_deleted` = VALUES(`_eds_deleted`);
+
+-- merge it into guarded
+INSERT INTO `guarded` (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`) SELECT `_eds_load_guarded`.`id`, `_eds_load_guarded`.`n`, `_eds_load_guarded`.`_eds_op`, `_eds_load_guarded`.`_eds_version`, `_eds_load_guarded`.`_eds_synced_at`, `_eds_load_guarded`.`_eds_deleted` FROM `_eds_load_guarded` ON DUPLICATE KEY UPDATE `guarded`.`n` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`n`), `guarded`.`n`), `guarded`.`_eds_op` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_op`), `guarded`.`_eds_op`), `guarded`.`_eds_synced_at` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_synced_at`), `guarded`.`_eds_synced_at`), `guarded`.`_eds_deleted` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_deleted`), `guarded`.`_eds_deleted`), `guarded`.`_eds_version` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_version`), `guarded`.`_eds_version`);
+
+-- upsert a row into newer
+UPDATE `newer` SET `newer`.`n` = ?, `newer`.`_eds_version` = ? WHERE `newer`.`id` = CONVERT(? USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`newer`.`id` AS BINARY) = CAST(CONVERT(? USING utf8mb4) AS BINARY) AND (`newer`.`_eds_version` IS NULL OR `newer`.`_eds_version` <= ?);
+INSERT INTO `newer` (`id`, `n`, `_eds_version`) SELECT ?, ?, ? FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `newer` WHERE `newer`.`id` = CONVERT(? USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`newer`.`id` AS BINARY) = CAST(CONVERT(? USING utf8mb4) AS BINARY));
+
+-- delete from newer
+DELETE FROM `newer` WHERE (`newer`.`id` = CONVERT(? USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`newer`.`id` AS BINARY) = CAST(CONVERT(? USING utf8mb4) AS BINARY) AND (`newer`.`_eds_version` IS NULL OR `newer`.`_eds_version` <= ?));
+
+-- upsert many rows into newer
+CREATE TEMPORARY TABLE `_eds_up_702a67bfc8a7c00a` (
+	`id` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+	`n` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci NULL,
+	`_eds_version` varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NULL,
+	PRIMARY KEY (`id`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+LOAD DATA LOCAL INFILE 'Reader::rows' INTO TABLE `_eds_up_702a67bfc8a7c00a` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`, `n`, `_eds_version`);
+UPDATE `_eds_up_702a67bfc8a7c00a` STRAIGHT_JOIN `newer` ON `newer`.`id` = CONVERT(`_eds_up_702a67bfc8a7c00a`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`newer`.`id` AS BINARY) = CAST(CONVERT(`_eds_up_702a67bfc8a7c00a`.`id` USING utf8mb4) AS BINARY) SET `newer`.`n` = `_eds_up_702a67bfc8a7c00a`.`n`, `newer`.`_eds_version` = `_eds_up_702a67bfc8a7c00a`.`_eds_version` WHERE (`newer`.`_eds_version` IS NULL OR `newer`.`_eds_version` <= `_eds_up_702a67bfc8a7c00a`.`_eds_version`);
+INSERT INTO `newer` (`id`, `n`, `_eds_version`) SELECT `_eds_up_702a67bfc8a7c00a`.`id`, `_eds_up_702a67bfc8a7c00a`.`n`, `_eds_up_702a67bfc8a7c00a`.`_eds_version` FROM `_eds_up_702a67bfc8a7c00a` LEFT JOIN `newer` ON `newer`.`id` = CONVERT(`_eds_up_702a67bfc8a7c00a`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`newer`.`id` AS BINARY) = CAST(CONVERT(`_eds_up_702a67bfc8a7c00a`.`id` USING utf8mb4) AS BINARY) WHERE `newer`.`id` IS NULL;
+
+-- delete many rows from newer
+CREATE TEMPORARY TABLE `_eds_del_d6aa74174237d172` (
+	`id` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+	`_eds_version` varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NULL,
+	PRIMARY KEY (`id`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+LOAD DATA LOCAL INFILE 'Reader::rows' INTO TABLE `_eds_del_d6aa74174237d172` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`, `_eds_version`);
+DELETE `newer` FROM `_eds_del_d6aa74174237d172` STRAIGHT_JOIN `newer` ON `newer`.`id` = CONVERT(`_eds_del_d6aa74174237d172`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`newer`.`id` AS BINARY) = CAST(CONVERT(`_eds_del_d6aa74174237d172`.`id` USING utf8mb4) AS BINARY) WHERE (`newer`.`_eds_version` IS NULL OR `newer`.`_eds_version` <= `_eds_del_d6aa74174237d172`.`_eds_version`);
+
+-- make a stage for newer
+CREATE TABLE `_eds_load_newer` (
+	`id` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+	`n` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci NULL,
+	`_eds_version` varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NULL,
+	PRIMARY KEY (`id`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 ROW_FORMAT=DYNAMIC;
+
+-- load into it
+LOAD DATA LOCAL INFILE 'Reader::rows' REPLACE INTO TABLE `_eds_load_newer` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`, `n`, `_eds_version`);
+
+-- put it in place of newer
+DELETE `newer` FROM `newer` LEFT JOIN `_eds_load_newer` ON `_eds_load_newer`.`id` = CONVERT(`newer`.`id` USING utf8mb4) COLLATE utf8mb4_0900_bin WHERE `_eds_load_newer`.`id` IS NULL;
+UPDATE `_eds_load_newer` STRAIGHT_JOIN `newer` ON `newer`.`id` = CONVERT(`_eds_load_newer`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`newer`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_newer`.`id` USING utf8mb4) AS BINARY) SET `newer`.`n` = `_eds_load_newer`.`n`, `newer`.`_eds_version` = `_eds_load_newer`.`_eds_version`;
+INSERT INTO `newer` (`id`, `n`, `_eds_version`) SELECT `_eds_load_newer`.`id`, `_eds_load_newer`.`n`, `_eds_load_newer`.`_eds_version` FROM `_eds_load_newer` LEFT JOIN `newer` ON `newer`.`id` = CONVERT(`_eds_load_newer`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`newer`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_newer`.`id` USING utf8mb4) AS BINARY) WHERE `newer`.`id` IS NULL;
+
+-- merge it into newer
+UPDATE `_eds_load_newer` STRAIGHT_JOIN `newer` ON `newer`.`id` = CONVERT(`_eds_load_newer`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`newer`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_newer`.`id` USING utf8mb4) AS BINARY) SET `newer`.`n` = `_eds_load_newer`.`n`, `newer`.`_eds_version` = `_eds_load_newer`.`_eds_version` WHERE (`newer`.`_eds_version` IS NULL OR `newer`.`_eds_version` <= `_eds_load_newer`.`_eds_version`);
+INSERT INTO `newer` (`id`, `n`, `_eds_version`) SELECT `_eds_load_newer`.`id`, `_eds_load_newer`.`n`, `_eds_load_newer`.`_eds_version` FROM `_eds_load_newer` LEFT JOIN `newer` ON `newer`.`id` = CONVERT(`_eds_load_newer`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`newer`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_newer`.`id` USING utf8mb4) AS BINARY) WHERE `newer`.`id` IS NULL;
+
