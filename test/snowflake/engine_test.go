@@ -28,11 +28,9 @@ type engine struct {
 	opened   int
 }
 
-// prelude gives DuckDB the types and functions that it lacks. A VARIANT is JSON
-// text, so that nothing of it changes.
+// prelude gives DuckDB the functions that it lacks. A VARIANT is of its type JSON,
+// which keeps the text; the comment of a VARCHAR column is its length.
 const prelude = `
-CREATE TYPE JSON_VARIANT AS VARCHAR;
-CREATE TYPE "VARCHAR(10)" AS VARCHAR;
 CREATE MACRO convert_timezone(zone, t) AS timezone(zone, t);
 CREATE MACRO to_varchar(x) AS x::VARCHAR, (x, f) AS strftime(x, CASE f WHEN 'YYYY-MM-DD' THEN '%Y-%m-%d' ELSE '%Y-%m-%dT%H:%M:%S.%fZ' END);
 CREATE MACRO variant_text(x) AS x::VARCHAR;

@@ -1,18 +1,15 @@
 package snowflake_test
 
 import (
-	"bytes"
 	"context"
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/duckdb/duckdb-go/v2"
-	"github.com/klauspost/compress/gzip"
 
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 	peer "github.com/shopmonkeyus/eds/internal/testpeers/snowflake"
@@ -30,16 +27,17 @@ type translated struct {
 // catalogue answers what Snowflake's INFORMATION_SCHEMA.COLUMNS does.
 const catalogue = `SELECT table_name, column_name,
   CASE WHEN data_type LIKE 'DECIMAL%' THEN 'NUMBER' WHEN data_type = 'DOUBLE' THEN 'FLOAT' WHEN data_type = 'TIMESTAMP WITH TIME ZONE' THEN 'TIMESTAMP_TZ'
-       WHEN data_type LIKE '%VARIANT%' THEN 'VARIANT' WHEN data_type LIKE '%VARCHAR%' THEN 'TEXT' ELSE data_type END,
-  CASE WHEN data_type = 'VARCHAR' THEN '16777216' WHEN data_type LIKE '%VARCHAR(10)%' THEN '10' END,
+       WHEN data_type = 'JSON' THEN 'VARIANT' WHEN data_type = 'VARCHAR' THEN 'TEXT' ELSE data_type END,
+  CASE WHEN data_type = 'VARCHAR' THEN coalesce(comment, '16777216') END,
   numeric_precision::VARCHAR, numeric_scale::VARCHAR, CASE WHEN data_type LIKE 'TIMESTAMP%' THEN '9' END, CASE WHEN is_nullable THEN 'YES' ELSE 'NO' END, column_default, 'NO'
 FROM duckdb_columns() WHERE NOT internal AND schema_name = 'main' AND database_name = 'memory' AND table_name IN (SELECT unnest(from_json(?, '["VARCHAR"]')))
 ORDER BY table_name, column_index`
 
 var (
-	stageFile = regexp.MustCompile(`\(SELECT \$1 AS r FROM (@"EDS_STAGE"/[\w.]+)\)`)
-	copyFile  = regexp.MustCompile(`(?s)^COPY INTO (.*?\)) FROM \(\n(.*) FROM (@"EDS_STAGE"/[\w.]+)\n\) ON_ERROR = ABORT_STATEMENT$`)
+	stageFile = regexp.MustCompile(`\(SELECT \$1 AS r FROM @"EDS_STAGE"/[\w.]+\)`)
+	copyFile  = regexp.MustCompile(`(?s)^COPY INTO (.*?\)) FROM \(\n(.*) FROM @"EDS_STAGE"/[\w.]+\n\) ON_ERROR = ABORT_STATEMENT$`)
 	columns   = regexp.MustCompile(`(?:r|\$1):c(\d+)\b`)
+	lengthens = regexp.MustCompile(`(?s)^ALTER TABLE (.*) ALTER COLUMN (.*) SET DATA TYPE VARCHAR\(16777216\)$`)
 	keyClause = regexp.MustCompile(`(?s),\n\tPRIMARY KEY \(.*\)\n\)$`)
 )
 
@@ -58,7 +56,7 @@ var spellings = []struct {
 	{regexp.MustCompile(`\bTIMESTAMP_TZ\(\d\)`), "TIMESTAMPTZ"},
 	{regexp.MustCompile(`\bVARCHAR\(\d+\)`), "VARCHAR"},
 	{regexp.MustCompile(`\bFLOAT\b`), "DOUBLE"},
-	{regexp.MustCompile(`\bVARIANT\b`), "JSON_VARIANT"},
+	{regexp.MustCompile(`\bVARIANT\b`), "JSON"},
 	{regexp.MustCompile(`\bTO_JSON\(`), "variant_text("},
 	{regexp.MustCompile(`\bTRANSIENT TABLE\b`), "TABLE"},
 }
@@ -89,26 +87,23 @@ func outside(text string, f func(string) string) string {
 // translate makes a statement of DuckDB, and puts the rows that it reads from a
 // file or its parameter into a table of the session.
 func (s *duckSession) translate(ctx context.Context, q peer.Query) (*translated, error) {
-	t := &translated{sql: keyClause.ReplaceAllString(q.SQL, "\n)"), args: q.Args}
+	text := lengthens.ReplaceAllString(keyClause.ReplaceAllString(q.SQL, "\n)"), "COMMENT ON COLUMN $1.$2 IS NULL")
+	t := &translated{sql: text, args: q.Args}
 	switch m := copyFile.FindStringSubmatch(q.SQL); {
 	case m != nil:
-		table, err := s.stageFile(ctx, q, m[3])
+		table, err := s.stageLines(ctx, q.SQL, q.Rows())
 		if err != nil {
 			return nil, err
 		}
 		t.sql, t.affected = "INSERT INTO "+m[1]+"\n"+m[2]+" FROM "+table+" AS r", "rows_loaded"
 	case stageFile.MatchString(q.SQL):
-		table, err := s.stageFile(ctx, q, stageFile.FindStringSubmatch(q.SQL)[1])
+		table, err := s.stageLines(ctx, q.SQL, q.Rows())
 		if err != nil {
 			return nil, err
 		}
 		t.sql = stageFile.ReplaceAllLiteralString(t.sql, table+" AS r")
 	case strings.Contains(q.SQL, parameter):
-		lines, err := elements(q.Args[0])
-		if err != nil {
-			return nil, err
-		}
-		table, err := s.stageLines(ctx, q.SQL, lines)
+		table, err := s.stageLines(ctx, q.SQL, q.Rows())
 		if err != nil {
 			return nil, err
 		}
@@ -136,33 +131,6 @@ func (s *duckSession) translate(ctx context.Context, q peer.Query) (*translated,
 		}
 	}
 	return t, nil
-}
-
-// elements returns the elements of a JSON array.
-func elements(text string) ([][]byte, error) {
-	var lines [][]byte
-	err := rawjson.Elements([]byte(text), func(e rawjson.Span) error {
-		lines = append(lines, []byte(text[e.Start:e.End]))
-		return nil
-	})
-	return lines, err
-}
-
-// stageFile reads the rows of an uploaded file.
-func (s *duckSession) stageFile(ctx context.Context, q peer.Query, name string) (string, error) {
-	raw, ok := q.File(name)
-	if !ok {
-		return s.stageLines(ctx, q.SQL, nil) // as Snowflake has it
-	}
-	z, err := gzip.NewReader(bytes.NewReader(raw))
-	if err != nil {
-		return "", err
-	}
-	text, err := io.ReadAll(z)
-	if err != nil {
-		return "", err
-	}
-	return s.stageLines(ctx, q.SQL, bytes.Split(bytes.TrimSuffix(text, []byte("\n")), []byte("\n")))
 }
 
 // stageLines makes a table of rows: o, n, and of each column that the statement

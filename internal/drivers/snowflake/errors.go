@@ -90,10 +90,12 @@ func (e *connectionError) Unwrap() error { return e.err }
 // may be in the middle of anything.
 func (s *session) explain(ctx context.Context, what string, err error) error {
 	if ctx.Err() != nil {
+		s.broken = true
 		return &connectionError{fmt.Errorf("%s: %w", what, context.Cause(ctx))}
 	}
 	e := new(sf.SnowflakeError)
 	if !errors.As(err, &e) {
+		s.broken = true
 		return &connectionError{fmt.Errorf("%s: %w", what, network(err))}
 	}
 	return &serverError{number: e.Number, state: e.SQLState, message: message(e), query: e.QueryID, what: what}

@@ -31,6 +31,7 @@ type session struct {
 	id        string // Snowflake's number of the session
 	role      string
 	warehouse string
+	broken    bool   // a call was not answered: nobody knows what the session does
 	staged    int    // files staged so far
 	hasStage  bool   // the session's stage is there
 	scratch   []byte // room for a metadata value

@@ -13,7 +13,7 @@ import (
 // driver cancels a statement or ends the session after its caller has given up,
 // and those that keep an idle session alive.
 const (
-	graceTime = 3 * time.Second
+	graceTime = 2 * time.Second
 	idleTime  = time.Minute
 )
 

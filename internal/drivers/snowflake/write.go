@@ -222,8 +222,11 @@ func (tx *transaction) execute(ctx context.Context) error {
 	return nil
 }
 
-// Rollback undoes the transaction.
+// Rollback undoes the transaction, which ends with its session where that is lost.
 func (tx *transaction) Rollback(ctx context.Context) error {
+	if tx.broken {
+		return &connectionError{errors.New("the session is lost")}
+	}
 	if tx.begun {
 		tx.begun = false
 		if _, err := tx.query(ctx, "roll back", "ROLLBACK"); err != nil {

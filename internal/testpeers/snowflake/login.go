@@ -70,12 +70,29 @@ func (u Users) check(authenticator, user, password, token string) error {
 		}
 		refused = &Error{390303, "08001", "Invalid OAuth access token."}
 	case "SNOWFLAKE_JWT":
-		if key := u.Keys[user]; key != nil && signed(token, key) {
-			return nil
+		for name, key := range u.Keys {
+			if signed(token, key) && subject(token) == strings.ToUpper(name) {
+				return nil
+			}
 		}
 		refused = &Error{390144, "08001", "JWT token is invalid."}
 	}
 	return refused
+}
+
+// subject returns the user that a JSON web token speaks for; the account stands
+// before it.
+func subject(token string) string {
+	parts := strings.Split(token, ".")
+	var claims struct {
+		Subject string `json:"sub"`
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(parts[min(1, len(parts)-1)])
+	if err != nil || json.Unmarshal(raw, &claims) != nil {
+		return ""
+	}
+	_, user, _ := strings.Cut(claims.Subject, ".")
+	return user
 }
 
 // signed reports whether a JSON web token is signed by the key's owner.

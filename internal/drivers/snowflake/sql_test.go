@@ -1,0 +1,143 @@
+package snowflake
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/shopmonkeyus/eds/internal/golden"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// real returns a column of the given type of the catalogue.
+func real(name, kind string, numbers ...int) *sqlsink.Column {
+	c := &sqlsink.Column{Name: name, Type: kind, Nullable: true}
+	a := &attribute{}
+	a.kind, c.Holds = kindOf(kind)
+	switch {
+	case a.kind == kindText:
+		a.length = append(numbers, defaultLength)[0]
+		c.Type = fmt.Sprintf("VARCHAR(%d)", a.length)
+	case a.kind == kindFixed:
+		a.precision, a.scale = numbers[0], numbers[1]
+		c.Type = fmt.Sprintf("NUMBER(%d,%d)", a.precision, a.scale)
+	case strings.HasPrefix(kind, "TIMESTAMP"):
+		a.precision = append(numbers, 9)[0]
+		c.Type = fmt.Sprintf("%s(%d)", kind, a.precision)
+	}
+	c.Native = a
+	return c
+}
+
+// layout maps columns onto real ones, the first keys of which are the key.
+func layout(t testing.TB, name string, keys int, columns []*sqlsink.Column, metas ...sqlsink.Meta) *sqlsink.Layout {
+	t.Helper()
+	var declared []schema.Column
+	var key []string
+	for i, c := range columns {
+		kind := c.Holds
+		if kind == 0 {
+			kind = schema.String
+		}
+		declared = append(declared, schema.Column{Name: c.Name, Type: kind})
+		if i < keys {
+			key = append(key, c.Name)
+		}
+	}
+	table, err := schema.New(name, "1", key, declared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &sqlsink.Layout{Table: table, Real: &sqlsink.Table{Name: name, Key: key}, Keys: keys}
+	for i, c := range columns {
+		slot := table.Slot([]byte(c.Name))
+		l.Real.Columns = append(l.Real.Columns, *c)
+		l.Columns = append(l.Columns, sqlsink.Target{Slot: slot, Type: table.Columns[slot].Type, Key: i < keys, Real: c})
+	}
+	kinds := map[sqlsink.Meta]string{sqlsink.MetaOp: "TEXT", sqlsink.MetaVersion: "TEXT", sqlsink.MetaSynced: "TIMESTAMP_TZ", sqlsink.MetaDeleted: "BOOLEAN"}
+	for _, m := range metas {
+		c := real(m.Name(), kinds[m])
+		l.Real.Columns = append(l.Real.Columns, *c)
+		l.Columns = append(l.Columns, sqlsink.Target{Slot: -1, Type: c.Holds, Meta: m, Real: c})
+		l.Guard = l.Guard || m == sqlsink.MetaVersion
+		l.Soft = l.Soft || m == sqlsink.MetaDeleted
+	}
+	return l
+}
+
+// TestStatementsAreTheGoldenOnes shows every SQL text in testdata/statements.sql.
+func TestStatementsAreTheGoldenOnes(t *testing.T) {
+	var out strings.Builder
+	show := func(title string, statements ...string) {
+		fmt.Fprintf(&out, "-- %s\n%s;\n\n", title, strings.Join(statements, ";\n"))
+	}
+	d := &dialect{account: account{database: "SHOP", schema: "PUBLIC"}}
+	s := &session{dialect: d}
+	show("look around", whereSQL)
+	show("describe tables", catalogueSQL, keysSQL)
+	show("make the session's stage", stageSQL)
+	showDDL(d, show)
+
+	all := []*sqlsink.Column{
+		real("companyId", "TEXT"), real("id", "NUMBER", 38, 0), real(`it's "odd" %d`, "TEXT", 10), real("amount", "NUMBER", 38, 18), real("rate", "FLOAT"), real("vip", "BOOLEAN"),
+		real("at", "TIMESTAMP_TZ"), real("local", "TIMESTAMP_LTZ", 3), real("naive", "TIMESTAMP_NTZ"), real("day", "DATE"), real("meta", "VARIANT"), real("map", "OBJECT"), real("list", "ARRAY"), real("place", "GEOGRAPHY"),
+	}
+	orders := layout(t, "order", 2, all)
+	foreign := layout(t, "foreign", 1, []*sqlsink.Column{real("id", "TEXT"), real("n", "NUMBER", 38, 0)})
+	foreign.Real.Columns = append(foreign.Real.Columns, *real("theirs", "TEXT"))
+	d.actual.Store("upper", "UPPER")
+	for _, l := range []*sqlsink.Layout{
+		orders, layout(t, "link", 2, []*sqlsink.Column{real("a", "TEXT"), real("b", "TEXT")}), foreign,
+		layout(t, "upper", 1, []*sqlsink.Column{real("ID", "TEXT"), real("NAME", "TEXT")}, sqlsink.MetaOp, sqlsink.MetaVersion, sqlsink.MetaSynced, sqlsink.MetaDeleted),
+		layout(t, "newer", 1, []*sqlsink.Column{real("id", "TEXT"), real("n", "FLOAT")}, sqlsink.MetaVersion),
+	} {
+		name := l.Real.Name
+		sh := s.shape(l)
+		stage := *l
+		stage.Native, stage.Guard, stage.Soft = nil, false, false
+		stage.Real = &sqlsink.Table{Name: "_eds_load_" + name, Columns: l.Real.Columns}
+		st := s.shape(&stage)
+		show("write a few rows to "+name, sh.merge(fromParameter, everyRow))
+		show("write many rows to "+name, sh.merge(fmt.Sprintf(fromStage, "7.json.gz"), everyRow))
+		show("delete and insert rows again in "+name, sh.merge(fromParameter, opDelete), sh.merge(fromParameter, opUpsert))
+		show("stage a snapshot of "+name, sh.makeStage(st.table), st.copyInto("7.json.gz"))
+		show("replace the rows of "+name, sh.replace(st)...)
+		show("merge the staged rows into "+name, sh.mergeStage(st, true))
+		read, _ := sh.selection()
+		show("read "+name, read)
+	}
+	show("store the first checkpoint", fmt.Sprintf(startSQL, quote("_eds_checkpoint")))
+	show("move the checkpoint", fmt.Sprintf(moveSQL, quote("_eds_checkpoint")))
+	golden.Compare(t, "statements.sql", out.String())
+}
+
+func showDDL(d *dialect, show func(title string, statements ...string)) {
+	show("create a table", d.DDL(sqlsink.Step{Kind: sqlsink.CreateTable, Table: "order", Keys: 2, Columns: []sqlsink.NewColumn{
+		{Name: "companyId", Type: schema.String, Key: true},
+		{Name: "id", Type: schema.Integer, Key: true},
+		{Name: `it's "odd"`, Type: schema.Enum},
+		{Name: "createdDate", Type: schema.DateTime},
+		{Name: "total", Type: schema.Number},
+		{Name: "taxed", Type: schema.Boolean},
+		{Name: "meta", Type: schema.Object},
+		{Name: "tags", Type: schema.Array},
+		{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
+	}})...)
+	show("add a column", d.DDL(sqlsink.Step{Kind: sqlsink.AddColumn, Table: "order", Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}}})...)
+	show("relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "order", Real: real("must", "TEXT")})...)
+	for _, w := range []struct {
+		title string
+		real  *sqlsink.Column
+		to    schema.Type
+	}{
+		{"widen a short number", real("total", "NUMBER", 9, 0), schema.Integer},
+		{"widen short text", real("note", "TEXT", 10), schema.String},
+		{"widen integers to numbers", real("total", "NUMBER", 38, 0), schema.Number},
+		{"widen decimals to text", real("total", "NUMBER", 38, 18), schema.String},
+		{"widen instants to text", real("at", "TIMESTAMP_TZ"), schema.String},
+		{"widen truth values to text", real("vip", "BOOLEAN"), schema.String},
+	} {
+		show(w.title, d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: w.real, To: w.to})...)
+	}
+}

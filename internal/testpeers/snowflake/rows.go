@@ -1,0 +1,44 @@
+package snowflake
+
+import (
+	"bytes"
+	"compress/gzip"
+	"io"
+	"regexp"
+
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+)
+
+var stageReference = regexp.MustCompile(`@"[^"]+"/[\w./-]+`)
+
+// Rows returns the rows that a statement reads: the lines of the stage's file
+// that it names, or the elements of its first parameter. A file that is not
+// there has none, as Snowflake has it.
+func (q Query) Rows() [][]byte {
+	var lines [][]byte
+	if name := stageReference.FindString(q.SQL); name != "" {
+		raw, ok := q.File(name)
+		if !ok {
+			return nil
+		}
+		z, err := gzip.NewReader(bytes.NewReader(raw))
+		if err != nil {
+			return nil
+		}
+		text, err := io.ReadAll(z)
+		if err != nil {
+			return nil
+		}
+		return bytes.Split(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))
+	}
+	if len(q.Args) == 0 {
+		return nil
+	}
+	if err := rawjson.Elements([]byte(q.Args[0]), func(e rawjson.Span) error {
+		lines = append(lines, []byte(q.Args[0][e.Start:e.End]))
+		return nil
+	}); err != nil {
+		return nil
+	}
+	return lines
+}
