@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"strconv"
 	"time"
@@ -21,7 +22,7 @@ import (
 // sent them.
 func msgpackToJSON(payload []byte) ([]byte, error) {
 	r := bytes.NewReader(payload)
-	t := transcoder{in: msgpack.NewDecoder(r), out: make([]byte, 0, len(payload)+len(payload)/2)}
+	t := transcoder{in: msgpack.NewDecoder(r), text: payload, rest: r, out: make([]byte, 0, len(payload)+len(payload)/2)}
 	if err := t.value(0); err != nil {
 		return nil, fmt.Errorf("not valid msgpack: %w", err)
 	}
@@ -32,8 +33,37 @@ func msgpackToJSON(payload []byte) ([]byte, error) {
 }
 
 type transcoder struct {
-	in  *msgpack.Decoder
-	out []byte
+	in   *msgpack.Decoder
+	text []byte
+	rest *bytes.Reader // what in has not read of text
+	out  []byte
+}
+
+// whole returns an error where the string, binary or extension that comes next
+// is said to reach past the end: the library makes room for what is said.
+func (t *transcoder) whole(code byte) error {
+	head, n := 1, 0 // bytes of the code and the length; of what follows
+	switch {
+	case msgpcode.IsFixedString(code):
+		n = int(code & msgpcode.FixedStrMask)
+	case code == msgpcode.Str8 || code == msgpcode.Bin8 || code == msgpcode.Ext8:
+		head = 2
+	case code == msgpcode.Str16 || code == msgpcode.Bin16 || code == msgpcode.Ext16:
+		head = 3
+	case code == msgpcode.Str32 || code == msgpcode.Bin32 || code == msgpcode.Ext32:
+		head = 5
+	}
+	text := t.text[len(t.text)-t.rest.Len():]
+	if len(text) < head {
+		return io.ErrUnexpectedEOF
+	}
+	for _, b := range text[1:head] {
+		n = n<<8 | int(b)
+	}
+	if n > len(text)-head {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
 }
 
 func (t *transcoder) value(depth int) error {
@@ -63,10 +93,13 @@ func (t *transcoder) value(depth int) error {
 		t.out = strconv.AppendInt(t.out, v, 10)
 		return err
 	case msgpcode.IsString(code):
-		v, err := t.in.DecodeString()
+		v, err := t.string()
 		t.out = rawjson.AppendQuoted(t.out, v)
 		return err
 	case msgpcode.IsBin(code):
+		if err := t.whole(code); err != nil {
+			return err
+		}
 		v, err := t.in.DecodeBytes()
 		t.out = rawjson.AppendQuoted(t.out, base64.StdEncoding.EncodeToString(v))
 		return err
@@ -75,11 +108,25 @@ func (t *transcoder) value(depth int) error {
 	case msgpcode.IsFixedMap(code) || code == msgpcode.Map16 || code == msgpcode.Map32:
 		return t.object(depth)
 	case msgpcode.IsExt(code):
+		if err := t.whole(code); err != nil {
+			return err
+		}
 		v, err := t.in.DecodeTime()
 		t.out = rawjson.AppendQuoted(t.out, v.UTC().Format(time.RFC3339Nano))
 		return err
 	}
 	return fmt.Errorf("unknown code %#x", code)
+}
+
+func (t *transcoder) string() (string, error) {
+	code, err := t.in.PeekCode()
+	if err == nil {
+		err = t.whole(code)
+	}
+	if err != nil {
+		return "", err
+	}
+	return t.in.DecodeString()
 }
 
 func (t *transcoder) float(code byte) error {
@@ -126,7 +173,7 @@ func (t *transcoder) object(depth int) error {
 		if i > 0 {
 			t.out = append(t.out, ',')
 		}
-		name, err := t.in.DecodeString()
+		name, err := t.string()
 		if err != nil {
 			return err
 		}
