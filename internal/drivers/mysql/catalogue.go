@@ -208,9 +208,13 @@ func (a *attribute) holds(spelling string, checked bool) (kind, schema.Type, boo
 		return kindInt, schema.Integer, true
 	case "bigint":
 		return kindInt, schema.Integer, false
-	case "float":
-		return kindFloat, schema.Number, true
-	case "double", "real":
+	case "float", "double", "real":
+		switch {
+		case a.scale >= 0: // FLOAT(7,2) is rounded as a decimal is
+			return kindDecimal, schema.Number, false
+		case a.data == "float":
+			return kindFloat, schema.Number, true
+		}
 		return kindDouble, schema.Number, false
 	case "decimal", "numeric":
 		return kindDecimal, schema.Number, false // on purpose
