@@ -15,7 +15,7 @@ CREATE TEMPORARY STAGE IF NOT EXISTS "EDS_STAGE" FILE_FORMAT = (TYPE = JSON COMP
 CREATE TABLE IF NOT EXISTS "order" (
 	"companyId" STRING NOT NULL,
 	"id" NUMBER(38,0) NOT NULL,
-	"it's ""odd""" STRING,
+	"it's ""odd"" %d" STRING,
 	"createdDate" TIMESTAMP_TZ(9),
 	"total" FLOAT,
 	"taxed" BOOLEAN,
