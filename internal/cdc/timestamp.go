@@ -67,7 +67,9 @@ func (t Timestamp) String() string {
 // Sortable returns the clock as thirty digits, nineteen and a dot and ten, whose
 // order as text is the order of the clocks: the form that databases store.
 func (t Timestamp) Sortable() string {
-	return fmt.Sprintf("%019d.%010d", t.Wall, t.Logical)
+	const zeros = "0000000000000000000"
+	wall, logical := strconv.FormatInt(t.Wall, 10), strconv.FormatUint(uint64(t.Logical), 10)
+	return zeros[min(len(wall), 19):] + wall + "." + zeros[9+len(logical):] + logical
 }
 
 // Append appends String's result to dst.

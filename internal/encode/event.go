@@ -27,33 +27,36 @@ func AppendEvent(dst []byte, e *cdc.Event) (out []byte, replaced bool) {
 // appendCompact appends the valid JSON value text without white space.
 func appendCompact(dst, text []byte) []byte {
 	clean := utf8.Valid(text)
+	start := 0 // of what is to be copied as it is
 	for i := 0; i < len(text); {
-		switch c := text[i]; c {
+		switch text[i] {
 		case ' ', '\t', '\r', '\n':
+			dst = append(dst, text[start:i]...)
 			i++
+			start = i
 		case '"':
 			end, err := rawjson.Skip(text, i)
 			if err != nil { // the caller's text is no JSON: nothing of it is lost
-				return append(dst, text[i:]...)
+				return append(dst, text[start:]...)
 			}
-			dst = appendString(dst, text[i:end], clean)
+			if !clean {
+				dst = appendValid(append(dst, text[start:i]...), text[i:end])
+				start = end
+			}
 			i = end
 		default:
-			dst = append(dst, c)
 			i++
 		}
 	}
-	return dst
+	return append(dst, text[start:]...)
 }
 
-func appendString(dst, raw []byte, clean bool) []byte {
-	if clean {
-		return append(dst, raw...)
-	}
-	for len(raw) > 0 {
-		r, n := utf8.DecodeRune(raw)
+// appendValid appends text with U+FFFD for each byte that is not UTF-8.
+func appendValid(dst, text []byte) []byte {
+	for len(text) > 0 {
+		r, n := utf8.DecodeRune(text)
 		dst = utf8.AppendRune(dst, r)
-		raw = raw[n:]
+		text = text[n:]
 	}
 	return dst
 }

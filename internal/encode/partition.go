@@ -1,7 +1,8 @@
 package encode
 
 import (
-	"fmt"
+	"encoding/binary"
+	"encoding/hex"
 	"hash/fnv"
 
 	"github.com/cespare/xxhash/v2"
@@ -33,7 +34,8 @@ func Partition(key string, n int) int {
 }
 
 func hexHash(text string) string {
-	return fmt.Sprintf("%016x", xxhash.Sum64String(text))
+	sum := binary.BigEndian.AppendUint64(make([]byte, 0, 8), xxhash.Sum64String(text))
+	return hex.EncodeToString(sum)
 }
 
 func fnv32a(text string) uint32 {
