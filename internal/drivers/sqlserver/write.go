@@ -10,16 +10,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// maxParameters is how many parameters a statement may have, less those of sp_executesql.
+// maxParameters is how many parameters a statement may have, less those of
+// sp_executesql. A table has at most 1,024 columns, so that every row fits.
 const maxParameters = 2098
 
 // smallRows is up to how many rows go as parameters, in statements of a power of
 // two of rows each, so that the server meets few different ones. A bulk load takes
 // four more exchanges than one such statement.
 const smallRows = 64
-
-// maxStatementRows is how many rows a VALUES constructor may have at most.
-const maxStatementRows = 1000
 
 // transaction implements sqlsink.Tx.
 type transaction struct {
@@ -49,12 +47,10 @@ func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
 		return err
 	}
 	sh := tx.shape(w.Layout)
-	remove := operation{sh, "delete from " + sh.label, sh.keys, sh.deleted(), sh.remove}
-	if err := tx.apply(ctx, &remove, w.Deletes, w.Synced); err != nil {
+	if err := tx.apply(ctx, sh.removing(), w.Deletes, w.Synced); err != nil {
 		return err
 	}
-	upsert := operation{sh, "upsert into " + sh.label, sh.stage, sh.all(), func(source string) string { return sh.upsert(source, true) }}
-	return tx.apply(ctx, &upsert, w.Upserts, w.Synced)
+	return tx.apply(ctx, sh.upserting(), w.Upserts, w.Synced)
 }
 
 // operation is one way to write rows, from whichever source they come.
@@ -66,6 +62,14 @@ type operation struct {
 	statement func(source string) string
 }
 
+func (sh *shape) removing() *operation {
+	return &operation{sh, "delete from " + sh.label, sh.keys, sh.deleted(), sh.remove}
+}
+
+func (sh *shape) upserting() *operation {
+	return &operation{sh, "upsert into " + sh.label, sh.stage, sh.all(), func(source string) string { return sh.upsert(source, true) }}
+}
+
 // apply writes rows: few as parameters, many by a bulk load.
 func (tx *transaction) apply(ctx context.Context, op *operation, rows []change.Row, synced time.Time) error {
 	if len(rows) > smallRows || len(rows)*len(op.indexes) > 4*maxParameters {
@@ -73,11 +77,8 @@ func (tx *transaction) apply(ctx context.Context, op *operation, rows []change.R
 	}
 	for len(rows) > 0 {
 		n := 1
-		for 2*n <= len(rows) && 2*n*len(op.indexes) <= maxParameters && 2*n <= maxStatementRows {
+		for 2*n <= len(rows) && 2*n*len(op.indexes) <= maxParameters {
 			n *= 2
-		}
-		if len(op.indexes) > maxParameters {
-			return tx.stageRows(ctx, op, rows, synced)
 		}
 		if err := tx.bindRows(ctx, op, rows[:n], synced); err != nil {
 			return err
@@ -134,10 +135,12 @@ func (tx *transaction) stageRows(ctx context.Context, op *operation, rows []chan
 	if _, err := load.done(); err != nil {
 		return err
 	}
-	sql := op.text(op.stage+"staged", func() string {
-		return op.statement(staged(op.stage)) + "\nTRUNCATE TABLE " + quote(op.stage) + ";"
-	})
-	return tx.exec(ctx, op.what, sql)
+	return tx.exec(ctx, op.what, op.text(op.stage+"staged", op.fromStage))
+}
+
+// fromStage runs the operation with the rows of its temporary table, and empties that.
+func (op *operation) fromStage() string {
+	return op.statement(staged(op.stage)) + "\nTRUNCATE TABLE " + quote(op.stage) + ";"
 }
 
 // The checkpoint's statements change no row where the stored position is not the
