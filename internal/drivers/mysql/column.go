@@ -426,7 +426,7 @@ func (c *column) checkNumbers(raw []byte) error {
 var numberBytes = []byte("+-.eE")
 
 func (c *column) checkNumber(text []byte) error {
-	if len(text) <= 15 && bytes.IndexAny(text, "eE") < 0 {
+	if len(text) <= 15 && !bytes.ContainsAny(text, "eE") {
 		return nil
 	}
 	if _, err := value.ParseInt(c.space(text), text); err == nil {

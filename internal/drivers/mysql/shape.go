@@ -162,18 +162,18 @@ func (sh *shape) older(version string) string {
 	return fmt.Sprintf("(%s IS NULL OR %s <= %s)", column, column, version)
 }
 
-// onDuplicate returns the clause that updates a row that is there already. The
-// version is assigned last: assignments see those before them.
-func (sh *shape) onDuplicate(guard bool) string {
+// onDuplicate returns the clause that updates a row that is there already to the
+// values that the expressions are. The version is assigned last: assignments see
+// those before them.
+func (sh *shape) onDuplicate(guard bool, expression func(i int) string) string {
 	var sets []string
 	set := func(i int) {
-		name := quote(sh.columns[i].name)
 		if guard {
-			version := "VALUES(" + quote(sh.columns[sh.meta(sqlsink.MetaVersion)].name) + ")"
-			sets = append(sets, fmt.Sprintf("%s = IF(%s, VALUES(%s), %s)", sh.of(i), sh.older(version), name, sh.of(i)))
+			older := sh.older(expression(sh.meta(sqlsink.MetaVersion)))
+			sets = append(sets, fmt.Sprintf("%s = IF(%s, %s, %s)", sh.of(i), older, expression(i), sh.of(i)))
 			return
 		}
-		sets = append(sets, sh.of(i)+" = VALUES("+name+")")
+		sets = append(sets, sh.of(i)+" = "+expression(i))
 	}
 	last := -1
 	if guard {
@@ -203,7 +203,7 @@ func (sh *shape) upsertFrom(table string, guard bool) []string {
 	}
 	insert := "INSERT INTO " + sh.table + " (" + sh.names(sh.all()) + ") SELECT " + strings.Join(values, ", ") + " FROM " + table
 	if sh.fast {
-		return []string{insert + sh.onDuplicate(guard)}
+		return []string{insert + sh.onDuplicate(guard, from)}
 	}
 	match, _ := sh.matches(from)
 	insert += " LEFT JOIN " + sh.table + " ON " + match + " WHERE " + sh.of(0) + " IS NULL"
@@ -246,7 +246,8 @@ func (sh *shape) write() {
 	sh.writeSingle()
 	all := sh.all()
 	if sh.fast {
-		sh.upsert = sh.sheet("upsert into "+sh.label, sh.table, all, sh.onDuplicate(sh.layout.Guard))
+		given := func(i int) string { return "VALUES(" + quote(sh.columns[i].name) + ")" }
+		sh.upsert = sh.sheet("upsert into "+sh.label, sh.table, all, sh.onDuplicate(sh.layout.Guard, given))
 	}
 	sh.through = sh.temporary("_eds_up_", all, "upsert into "+sh.label)
 	sh.through.then = sh.upsertFrom(sh.through.name, sh.layout.Guard)

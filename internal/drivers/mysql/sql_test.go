@@ -103,7 +103,7 @@ func migrations(srv *server) []titled {
 		return &sqlsink.Column{Name: "total", Type: spelling, Holds: kind, Native: a}
 	}
 	return []titled{
-		{"create a table", d.DDL(sqlsink.Step{Kind: sqlsink.CreateTable, Table: "order", Keys: 2, Columns: []sqlsink.NewColumn{
+		{"create a table", d.DDL(sqlsink.Step{Kind: sqlsink.CreateTable, Table: "every", Keys: 2, Columns: []sqlsink.NewColumn{
 			{Name: "companyId", Type: schema.String, Key: true},
 			{Name: "id", Type: schema.Integer, Key: true},
 			{Name: "it's `odd`", Type: schema.Enum},
@@ -116,10 +116,10 @@ func migrations(srv *server) []titled {
 			{Name: "note", Type: schema.String},
 			{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
 		}})},
-		{"add a column", d.DDL(sqlsink.Step{Kind: sqlsink.AddColumn, Table: "order", Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}}})},
-		{"relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "order", Real: real(schema.Integer, "bigint", " NOT NULL DEFAULT 5 COMMENT 'is NOT NULL'")})},
-		{"widen integers to numbers", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.Integer, "bigint", " DEFAULT NULL"), To: schema.Number, Nullable: true})},
-		{"widen instants to text", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.DateTime, "datetime(6)", " DEFAULT NULL COMMENT 'when'"), To: schema.String, Nullable: true})},
+		{"add a column", d.DDL(sqlsink.Step{Kind: sqlsink.AddColumn, Table: "every", Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}}})},
+		{"relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "every", Real: real(schema.Integer, "bigint", " NOT NULL DEFAULT 5 COMMENT 'is NOT NULL'")})},
+		{"widen integers to numbers", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "every", Real: real(schema.Integer, "bigint", " DEFAULT NULL"), To: schema.Number, Nullable: true})},
+		{"widen instants to text", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "every", Real: real(schema.DateTime, "datetime(6)", " DEFAULT NULL COMMENT 'when'"), To: schema.String, Nullable: true})},
 	}
 }
 
@@ -130,6 +130,11 @@ func writes(t testing.TB, srv *server, table described) []titled {
 	sh := newShape(*srv, live, nil)
 	var all []titled
 	show := func(title string, statements ...string) { all = append(all, titled{title, statements}) }
+	step := sqlsink.Step{Kind: sqlsink.CreateTable, Table: table.name, Keys: table.keys}
+	for _, c := range live.Columns {
+		step.Columns = append(step.Columns, sqlsink.NewColumn{Name: c.Real.Name, Type: c.Type, Key: c.Key, Meta: c.Meta})
+	}
+	show("make "+table.name, srv.createTable(step))
 	if sh.fast {
 		show("upsert a few rows into "+table.name, sh.upsert.insert+sh.upsert.row+", "+sh.upsert.row+sh.upsert.after)
 	} else {

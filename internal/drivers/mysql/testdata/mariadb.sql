@@ -1,5 +1,5 @@
 -- create a table
-CREATE TABLE IF NOT EXISTS `order` (
+CREATE TABLE IF NOT EXISTS `every` (
 	`companyId` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
 	`id` BIGINT NOT NULL,
 	`it's ``odd``` VARCHAR(255) CHARACTER SET utf8mb4,
@@ -15,17 +15,27 @@ CREATE TABLE IF NOT EXISTS `order` (
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 ROW_FORMAT=DYNAMIC;
 
 -- add a column
-ALTER TABLE `order` ADD COLUMN `email` LONGTEXT CHARACTER SET utf8mb4;
+ALTER TABLE `every` ADD COLUMN `email` LONGTEXT CHARACTER SET utf8mb4;
 
 -- relax a column
-ALTER TABLE `order` MODIFY COLUMN `total` bigint NULL DEFAULT 5 COMMENT 'is NOT NULL';
+ALTER TABLE `every` MODIFY COLUMN `total` bigint NULL DEFAULT 5 COMMENT 'is NOT NULL';
 
 -- widen integers to numbers
-ALTER TABLE `order` MODIFY COLUMN `total` DECIMAL(65,30) DEFAULT NULL;
+ALTER TABLE `every` MODIFY COLUMN `total` DECIMAL(65,30) DEFAULT NULL;
 
 -- widen instants to text
-ALTER TABLE `order` MODIFY COLUMN `total` LONGTEXT CHARACTER SET utf8mb4 COMMENT 'when';
-UPDATE `order` SET `total` = CONCAT(REPLACE(`total`, ' ', 'T'), 'Z') WHERE `total` LIKE '____-__-__ __:__:__%';
+ALTER TABLE `every` MODIFY COLUMN `total` LONGTEXT CHARACTER SET utf8mb4 COMMENT 'when';
+UPDATE `every` SET `total` = CONCAT(REPLACE(`total`, ' ', 'T'), 'Z') WHERE `total` LIKE '____-__-__ __:__:__%';
+
+-- make order
+CREATE TABLE IF NOT EXISTS `order` (
+	`companyId` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+	`id` BIGINT NOT NULL,
+	`at` DATETIME(6),
+	`it's ``odd``` LONGTEXT CHARACTER SET utf8mb4,
+	`meta` LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
+	PRIMARY KEY (`companyId`, `id`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 ROW_FORMAT=DYNAMIC;
 
 -- upsert a few rows into order
 INSERT INTO `order` (`companyId`, `id`, `at`, `it's ``odd```, `meta`) VALUES (?, ?, ?, ?, ?), (?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE `order`.`at` = VALUES(`at`), `order`.`it's ``odd``` = VALUES(`it's ``odd```), `order`.`meta` = VALUES(`meta`);
@@ -42,7 +52,7 @@ CREATE TEMPORARY TABLE `_eds_up_54d1d2866e4fa474` (
 	`meta` longtext NULL
 ) ENGINE=Aria TRANSACTIONAL=0 DEFAULT CHARACTER SET utf8mb4;
 LOAD DATA LOCAL INFILE 'Reader::rows' INTO TABLE `_eds_up_54d1d2866e4fa474` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`companyId`, `id`, `at`, `it's ``odd```, `meta`);
-INSERT INTO `order` (`companyId`, `id`, `at`, `it's ``odd```, `meta`) SELECT `_eds_up_54d1d2866e4fa474`.`companyId`, `_eds_up_54d1d2866e4fa474`.`id`, `_eds_up_54d1d2866e4fa474`.`at`, `_eds_up_54d1d2866e4fa474`.`it's ``odd```, `_eds_up_54d1d2866e4fa474`.`meta` FROM `_eds_up_54d1d2866e4fa474` ON DUPLICATE KEY UPDATE `order`.`at` = VALUES(`at`), `order`.`it's ``odd``` = VALUES(`it's ``odd```), `order`.`meta` = VALUES(`meta`);
+INSERT INTO `order` (`companyId`, `id`, `at`, `it's ``odd```, `meta`) SELECT `_eds_up_54d1d2866e4fa474`.`companyId`, `_eds_up_54d1d2866e4fa474`.`id`, `_eds_up_54d1d2866e4fa474`.`at`, `_eds_up_54d1d2866e4fa474`.`it's ``odd```, `_eds_up_54d1d2866e4fa474`.`meta` FROM `_eds_up_54d1d2866e4fa474` ON DUPLICATE KEY UPDATE `order`.`at` = `_eds_up_54d1d2866e4fa474`.`at`, `order`.`it's ``odd``` = `_eds_up_54d1d2866e4fa474`.`it's ``odd```, `order`.`meta` = `_eds_up_54d1d2866e4fa474`.`meta`;
 
 -- delete many rows from order
 CREATE TEMPORARY TABLE `_eds_del_930adf5eb886196d` (
@@ -60,10 +70,17 @@ LOAD DATA LOCAL INFILE 'Reader::rows' REPLACE INTO TABLE `_eds_load_order` CHARA
 
 -- put it in place of order
 DELETE `order` FROM `order` LEFT JOIN `_eds_load_order` ON `_eds_load_order`.`companyId` = `order`.`companyId` AND `_eds_load_order`.`id` = `order`.`id` WHERE `_eds_load_order`.`companyId` IS NULL;
-INSERT INTO `order` (`companyId`, `id`, `at`, `it's ``odd```, `meta`) SELECT `_eds_load_order`.`companyId`, `_eds_load_order`.`id`, `_eds_load_order`.`at`, `_eds_load_order`.`it's ``odd```, `_eds_load_order`.`meta` FROM `_eds_load_order` ON DUPLICATE KEY UPDATE `order`.`at` = VALUES(`at`), `order`.`it's ``odd``` = VALUES(`it's ``odd```), `order`.`meta` = VALUES(`meta`);
+INSERT INTO `order` (`companyId`, `id`, `at`, `it's ``odd```, `meta`) SELECT `_eds_load_order`.`companyId`, `_eds_load_order`.`id`, `_eds_load_order`.`at`, `_eds_load_order`.`it's ``odd```, `_eds_load_order`.`meta` FROM `_eds_load_order` ON DUPLICATE KEY UPDATE `order`.`at` = `_eds_load_order`.`at`, `order`.`it's ``odd``` = `_eds_load_order`.`it's ``odd```, `order`.`meta` = `_eds_load_order`.`meta`;
 
 -- merge it into order
-INSERT INTO `order` (`companyId`, `id`, `at`, `it's ``odd```, `meta`) SELECT `_eds_load_order`.`companyId`, `_eds_load_order`.`id`, `_eds_load_order`.`at`, `_eds_load_order`.`it's ``odd```, `_eds_load_order`.`meta` FROM `_eds_load_order` ON DUPLICATE KEY UPDATE `order`.`at` = VALUES(`at`), `order`.`it's ``odd``` = VALUES(`it's ``odd```), `order`.`meta` = VALUES(`meta`);
+INSERT INTO `order` (`companyId`, `id`, `at`, `it's ``odd```, `meta`) SELECT `_eds_load_order`.`companyId`, `_eds_load_order`.`id`, `_eds_load_order`.`at`, `_eds_load_order`.`it's ``odd```, `_eds_load_order`.`meta` FROM `_eds_load_order` ON DUPLICATE KEY UPDATE `order`.`at` = `_eds_load_order`.`at`, `order`.`it's ``odd``` = `_eds_load_order`.`it's ``odd```, `order`.`meta` = `_eds_load_order`.`meta`;
+
+-- make link
+CREATE TABLE IF NOT EXISTS `link` (
+	`a` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+	`b` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+	PRIMARY KEY (`a`, `b`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 ROW_FORMAT=DYNAMIC;
 
 -- upsert a few rows into link
 INSERT INTO `link` (`a`, `b`) VALUES (?, ?), (?, ?) ON DUPLICATE KEY UPDATE `link`.`a` = `link`.`a`;
@@ -99,6 +116,13 @@ INSERT INTO `link` (`a`, `b`) SELECT `_eds_load_link`.`a`, `_eds_load_link`.`b` 
 
 -- merge it into link
 INSERT INTO `link` (`a`, `b`) SELECT `_eds_load_link`.`a`, `_eds_load_link`.`b` FROM `_eds_load_link` ON DUPLICATE KEY UPDATE `link`.`a` = `link`.`a`;
+
+-- make folding
+CREATE TABLE IF NOT EXISTS `folding` (
+	`id` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+	`n` LONGTEXT CHARACTER SET utf8mb4,
+	PRIMARY KEY (`id`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 ROW_FORMAT=DYNAMIC;
 
 -- upsert a row into folding
 UPDATE `folding` SET `folding`.`n` = ? WHERE `folding`.`id` = CONVERT(? USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(? USING utf8mb4) AS BINARY);
@@ -142,6 +166,17 @@ INSERT INTO `folding` (`id`, `n`) SELECT `_eds_load_folding`.`id`, `_eds_load_fo
 UPDATE `_eds_load_folding` STRAIGHT_JOIN `folding` ON `folding`.`id` = CONVERT(`_eds_load_folding`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_folding`.`id` USING utf8mb4) AS BINARY) SET `folding`.`n` = `_eds_load_folding`.`n`;
 INSERT INTO `folding` (`id`, `n`) SELECT `_eds_load_folding`.`id`, `_eds_load_folding`.`n` FROM `_eds_load_folding` LEFT JOIN `folding` ON `folding`.`id` = CONVERT(`_eds_load_folding`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_folding`.`id` USING utf8mb4) AS BINARY) WHERE `folding`.`id` IS NULL;
 
+-- make guarded
+CREATE TABLE IF NOT EXISTS `guarded` (
+	`id` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+	`n` LONGTEXT CHARACTER SET utf8mb4,
+	`_eds_op` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin,
+	`_eds_version` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin,
+	`_eds_synced_at` DATETIME(6),
+	`_eds_deleted` TINYINT(1),
+	PRIMARY KEY (`id`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 ROW_FORMAT=DYNAMIC;
+
 -- upsert a few rows into guarded
 INSERT INTO `guarded` (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`) VALUES (?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE `guarded`.`n` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`n`), `guarded`.`n`), `guarded`.`_eds_op` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_op`), `guarded`.`_eds_op`), `guarded`.`_eds_synced_at` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_synced_at`), `guarded`.`_eds_synced_at`), `guarded`.`_eds_deleted` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_deleted`), `guarded`.`_eds_deleted`), `guarded`.`_eds_version` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_version`), `guarded`.`_eds_version`);
 
@@ -158,7 +193,7 @@ CREATE TEMPORARY TABLE `_eds_up_0c5905eddd9b660d` (
 	`_eds_deleted` tinyint(1) NULL
 ) ENGINE=Aria TRANSACTIONAL=0 DEFAULT CHARACTER SET utf8mb4;
 LOAD DATA LOCAL INFILE 'Reader::rows' INTO TABLE `_eds_up_0c5905eddd9b660d` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`);
-INSERT INTO `guarded` (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`) SELECT `_eds_up_0c5905eddd9b660d`.`id`, `_eds_up_0c5905eddd9b660d`.`n`, `_eds_up_0c5905eddd9b660d`.`_eds_op`, `_eds_up_0c5905eddd9b660d`.`_eds_version`, `_eds_up_0c5905eddd9b660d`.`_eds_synced_at`, `_eds_up_0c5905eddd9b660d`.`_eds_deleted` FROM `_eds_up_0c5905eddd9b660d` ON DUPLICATE KEY UPDATE `guarded`.`n` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`n`), `guarded`.`n`), `guarded`.`_eds_op` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_op`), `guarded`.`_eds_op`), `guarded`.`_eds_synced_at` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_synced_at`), `guarded`.`_eds_synced_at`), `guarded`.`_eds_deleted` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_deleted`), `guarded`.`_eds_deleted`), `guarded`.`_eds_version` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_version`), `guarded`.`_eds_version`);
+INSERT INTO `guarded` (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`) SELECT `_eds_up_0c5905eddd9b660d`.`id`, `_eds_up_0c5905eddd9b660d`.`n`, `_eds_up_0c5905eddd9b660d`.`_eds_op`, `_eds_up_0c5905eddd9b660d`.`_eds_version`, `_eds_up_0c5905eddd9b660d`.`_eds_synced_at`, `_eds_up_0c5905eddd9b660d`.`_eds_deleted` FROM `_eds_up_0c5905eddd9b660d` ON DUPLICATE KEY UPDATE `guarded`.`n` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_up_0c5905eddd9b660d`.`_eds_version`), `_eds_up_0c5905eddd9b660d`.`n`, `guarded`.`n`), `guarded`.`_eds_op` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_up_0c5905eddd9b660d`.`_eds_version`), `_eds_up_0c5905eddd9b660d`.`_eds_op`, `guarded`.`_eds_op`), `guarded`.`_eds_synced_at` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_up_0c5905eddd9b660d`.`_eds_version`), `_eds_up_0c5905eddd9b660d`.`_eds_synced_at`, `guarded`.`_eds_synced_at`), `guarded`.`_eds_deleted` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_up_0c5905eddd9b660d`.`_eds_version`), `_eds_up_0c5905eddd9b660d`.`_eds_deleted`, `guarded`.`_eds_deleted`), `guarded`.`_eds_version` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_up_0c5905eddd9b660d`.`_eds_version`), `_eds_up_0c5905eddd9b660d`.`_eds_version`, `guarded`.`_eds_version`);
 
 -- delete many rows from guarded
 CREATE TEMPORARY TABLE `_eds_del_8473e578f3d349e7` (
@@ -179,10 +214,18 @@ LOAD DATA LOCAL INFILE 'Reader::rows' REPLACE INTO TABLE `_eds_load_guarded` CHA
 
 -- put it in place of guarded
 DELETE `guarded` FROM `guarded` LEFT JOIN `_eds_load_guarded` ON `_eds_load_guarded`.`id` = `guarded`.`id` WHERE `_eds_load_guarded`.`id` IS NULL;
-INSERT INTO `guarded` (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`) SELECT `_eds_load_guarded`.`id`, `_eds_load_guarded`.`n`, `_eds_load_guarded`.`_eds_op`, `_eds_load_guarded`.`_eds_version`, `_eds_load_guarded`.`_eds_synced_at`, `_eds_load_guarded`.`_eds_deleted` FROM `_eds_load_guarded` ON DUPLICATE KEY UPDATE `guarded`.`n` = VALUES(`n`), `guarded`.`_eds_op` = VALUES(`_eds_op`), `guarded`.`_eds_version` = VALUES(`_eds_version`), `guarded`.`_eds_synced_at` = VALUES(`_eds_synced_at`), `guarded`.`_eds_deleted` = VALUES(`_eds_deleted`);
+INSERT INTO `guarded` (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`) SELECT `_eds_load_guarded`.`id`, `_eds_load_guarded`.`n`, `_eds_load_guarded`.`_eds_op`, `_eds_load_guarded`.`_eds_version`, `_eds_load_guarded`.`_eds_synced_at`, `_eds_load_guarded`.`_eds_deleted` FROM `_eds_load_guarded` ON DUPLICATE KEY UPDATE `guarded`.`n` = `_eds_load_guarded`.`n`, `guarded`.`_eds_op` = `_eds_load_guarded`.`_eds_op`, `guarded`.`_eds_version` = `_eds_load_guarded`.`_eds_version`, `guarded`.`_eds_synced_at` = `_eds_load_guarded`.`_eds_synced_at`, `guarded`.`_eds_deleted` = `_eds_load_guarded`.`_eds_deleted`;
 
 -- merge it into guarded
-INSERT INTO `guarded` (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`) SELECT `_eds_load_guarded`.`id`, `_eds_load_guarded`.`n`, `_eds_load_guarded`.`_eds_op`, `_eds_load_guarded`.`_eds_version`, `_eds_load_guarded`.`_eds_synced_at`, `_eds_load_guarded`.`_eds_deleted` FROM `_eds_load_guarded` ON DUPLICATE KEY UPDATE `guarded`.`n` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`n`), `guarded`.`n`), `guarded`.`_eds_op` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_op`), `guarded`.`_eds_op`), `guarded`.`_eds_synced_at` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_synced_at`), `guarded`.`_eds_synced_at`), `guarded`.`_eds_deleted` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_deleted`), `guarded`.`_eds_deleted`), `guarded`.`_eds_version` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= VALUES(`_eds_version`)), VALUES(`_eds_version`), `guarded`.`_eds_version`);
+INSERT INTO `guarded` (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`) SELECT `_eds_load_guarded`.`id`, `_eds_load_guarded`.`n`, `_eds_load_guarded`.`_eds_op`, `_eds_load_guarded`.`_eds_version`, `_eds_load_guarded`.`_eds_synced_at`, `_eds_load_guarded`.`_eds_deleted` FROM `_eds_load_guarded` ON DUPLICATE KEY UPDATE `guarded`.`n` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_load_guarded`.`_eds_version`), `_eds_load_guarded`.`n`, `guarded`.`n`), `guarded`.`_eds_op` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_load_guarded`.`_eds_version`), `_eds_load_guarded`.`_eds_op`, `guarded`.`_eds_op`), `guarded`.`_eds_synced_at` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_load_guarded`.`_eds_version`), `_eds_load_guarded`.`_eds_synced_at`, `guarded`.`_eds_synced_at`), `guarded`.`_eds_deleted` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_load_guarded`.`_eds_version`), `_eds_load_guarded`.`_eds_deleted`, `guarded`.`_eds_deleted`), `guarded`.`_eds_version` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_load_guarded`.`_eds_version`), `_eds_load_guarded`.`_eds_version`, `guarded`.`_eds_version`);
+
+-- make newer
+CREATE TABLE IF NOT EXISTS `newer` (
+	`id` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+	`n` LONGTEXT CHARACTER SET utf8mb4,
+	`_eds_version` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin,
+	PRIMARY KEY (`id`)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 ROW_FORMAT=DYNAMIC;
 
 -- upsert a row into newer
 UPDATE `newer` SET `newer`.`n` = ?, `newer`.`_eds_version` = ? WHERE `newer`.`id` = CONVERT(? USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`newer`.`id` AS BINARY) = CAST(CONVERT(? USING utf8mb4) AS BINARY) AND (`newer`.`_eds_version` IS NULL OR `newer`.`_eds_version` <= ?);
