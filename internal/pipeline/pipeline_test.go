@@ -141,6 +141,23 @@ func TestMinLatencyHoldsABatchAndMaxLatencyEndsIt(t *testing.T) {
 		equal(t, 1, len(r.table.snapshot()))
 	})
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
+		r.config.Limits.Age = 5 * time.Minute // what the destination wants, where nobody says otherwise
+		r.mustStart(t)
+		time.Sleep(299 * time.Second)
+		synctest.Wait()
+		equal(t, 0, len(r.table.snapshot()))
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		equal(t, 1, len(r.table.snapshot()))
+	})
+	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
+		r.config.Limits.Age = 5 * time.Minute
+		r.config.MaxLatency = time.Second
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, 1, len(r.table.snapshot()))
+	})
+	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
 		r.config.MaxLatency = 3 * time.Second
 		r.stream.behind = 1000 // more is there, and does not come
 		r.mustStart(t)
