@@ -315,7 +315,7 @@ INSERT INTO thing VALUES ('a', 9223372036854775807, 0.1, 12.5, '2026-01-02'), ('
 		t.Fatal(err)
 	}
 	want := []string{
-		`widened column "d" of table "thing" from DECIMAL(10,2) to hold any string`, `widened column "n" of table "thing" from INT to hold any string`, `allowed NULL in column "n" of table "thing"`,
+		`widened column "d" of table "thing" from DECIMAL(10,2) to hold any string`, `allowed NULL in column "n" of table "thing"`, `widened column "n" of table "thing" from INT to hold any string`,
 		`widened column "r" of table "thing" from REAL to hold any string`, `widened column "when" of table "thing" from DATETIME to hold any string`,
 	}
 	if diff := cmp.Diff(want, said); diff != "" {
