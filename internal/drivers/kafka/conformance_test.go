@@ -11,7 +11,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	for name, query := range map[string]string{"default": "?timeout=300ms", "rows": "?key=row&compress=lz4&timeout=300ms", "transactions": "?transactional=true&compress=gzip&timeout=300ms"} {
+	for name, query := range map[string]string{"default": "?timeout=10s", "rows": "?key=row&compress=lz4&timeout=10s", "transactions": "?transactional=true&compress=gzip&timeout=10s"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cluster, proxy := faultyCluster(t)
@@ -23,7 +23,7 @@ func TestConformance(t *testing.T) {
 				},
 				Faulty: func(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Faults) {
 					t.Helper()
-					s, err := Driver().Open(t.Context(), parsed(t, raw), env)
+					s, err := Driver().Open(t.Context(), parsed(t, strings.Replace(raw, "timeout=10s", "timeout=600ms", 1)), env)
 					if err != nil {
 						t.Fatal(err)
 					}

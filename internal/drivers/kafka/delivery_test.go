@@ -81,7 +81,7 @@ func TestALongOutageLosesNothingAndDoublesNothing(t *testing.T) {
 			t.Parallel()
 			cluster, proxy := faultyCluster(t)
 			raw := newTopic(t, cluster, "topic", 4)
-			s := mustOpen(t, raw+"?timeout=150ms")
+			s := mustOpen(t, raw+"?timeout=300ms")
 			mustApply(t, s, run(t, 1, 30))
 			for round := range 3 {
 				b := run(t, 31+30*round, 60+30*round)
@@ -119,7 +119,7 @@ func untilApplied(t testing.TB, s *Sink, b *change.Batch) {
 func TestPartsOfABatchThatWasSentAreSentAgain(t *testing.T) {
 	cluster, proxy := faultyCluster(t)
 	raw := newTopic(t, cluster, "topic", 1)
-	s := mustOpen(t, raw+"?timeout=150ms")
+	s := mustOpen(t, raw+"?timeout=300ms")
 	proxy.Break(0, sinktest.Lost)
 	if err := s.Apply(t.Context(), run(t, 1, 6)); err == nil {
 		t.Fatal("a batch is applied while the broker is away")
@@ -209,7 +209,7 @@ func TestErrorsOfBrokersHaveClasses(t *testing.T) {
 func TestATransactionIsSeenWholeOrNotAtAll(t *testing.T) {
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 4)
-	s := mustOpen(t, raw+"?transactional=true&timeout=500ms")
+	s := mustOpen(t, raw+"?transactional=true&timeout=5s")
 	mustApply(t, s, run(t, 1, 30))
 	// Of the second batch one partition has got everything when another fails.
 	rows := ids(t, consume(t, cluster.ListenAddrs()[0], "topic"))
@@ -281,11 +281,11 @@ func TestAServerThatStartsAgainEndsTheTransactionOfTheOneBefore(t *testing.T) {
 	if err := session.client.BeginTransaction(); err != nil {
 		t.Fatal(err)
 	}
-	records, err := killed.records(run(t, 1, 6).Events)
+	o, err := killed.prepare(run(t, 1, 6).Events)
 	if err != nil {
 		t.Fatal(err)
 	}
-	session.flight = session.launch(t.Context(), records)
+	session.flight = session.launch(t.Context(), o)
 	if err := session.await(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,8 @@ package kafka
 
 import (
 	"bytes"
+	"iter"
+	"slices"
 	"strconv"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -16,25 +18,120 @@ import (
 // partition. It is every record's first.
 const partitionHeader = "eds-partitionkey"
 
+// outgoing are the messages of a batch, made as they are needed.
+type outgoing struct {
+	sink   *Sink
+	events []*cdc.Event
+	topics []string      // of each event
+	made   []*kgo.Record // all of them, where they have been made
+}
+
+// prepare names the topics of the events. An error is about one event.
+func (s *Sink) prepare(events []*cdc.Event) (*outgoing, error) {
+	o := &outgoing{sink: s, events: events, topics: make([]string, len(events))}
+	known := make(map[string]string)
+	for i, e := range events {
+		var err error
+		if o.topics[i], err = s.topic.of(e, known); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
+}
+
+// all makes the messages that are not made yet. An error is about one event.
+func (o *outgoing) all() ([]*kgo.Record, error) {
+	if o.made == nil {
+		var err error
+		if o.made, err = o.sink.records(o.events, o.topics); err != nil {
+			return nil, err
+		}
+	}
+	return o.made, nil
+}
+
+// safe reports whether making a message can't fail, and none can be larger than
+// its topic takes: an invalid byte becomes three, an envelope has less than half
+// of the room that is left for it.
+func (o *outgoing) safe(limit func(topic string) int32) bool {
+	if o.sink.byRow {
+		return false
+	}
+	for i, e := range o.events {
+		if 4*len(e.Payload)+4*overhead > int(limit(o.topics[i])) {
+			return false
+		}
+	}
+	return true
+}
+
+// chunkEvents is how many events' messages are made at once, while those before
+// them are on their way.
+const chunkEvents = 512
+
+// chunks yields the messages in order. Those that are not made yet are safe.
+func (o *outgoing) chunks() iter.Seq[[]*kgo.Record] {
+	return func(yield func([]*kgo.Record) bool) {
+		if o.made != nil {
+			yield(o.made)
+			return
+		}
+		for first := 0; first < len(o.events); first += chunkEvents {
+			last := min(first+chunkEvents, len(o.events))
+			chunk, err := o.sink.records(o.events[first:last], o.topics[first:last])
+			if err != nil || !yield(chunk) {
+				return
+			}
+		}
+	}
+}
+
 // records returns the messages of the events, in order. They share no memory
-// with the events. An error is about one event.
-func (s *Sink) records(events []*cdc.Event) ([]*kgo.Record, error) {
+// with the events, and are the sink's own until it reuses them. An error is about
+// one event.
+func (s *Sink) records(events []*cdc.Event, topics []string) ([]*kgo.Record, error) {
 	size := 0
 	for _, e := range events {
-		size += len(e.Payload) + 256
+		size += len(e.Payload) + 320
 	}
-	w := writer{sink: s, text: make([]byte, 0, size), slab: make([]kgo.Record, 0, len(events)), headers: make([]kgo.RecordHeader, 0, 5*len(events))}
-	topics := make(map[string]string)
-	for _, e := range events {
-		topic, err := s.topic.of(e, topics)
-		if err == nil {
-			err = w.event(topic, e)
-		}
-		if err != nil {
+	w := s.arena.take(s, len(events), size)
+	for i, e := range events {
+		if err := w.event(topics[i], e); err != nil {
 			return nil, err
 		}
 	}
 	return w.all, nil
+}
+
+// arena lends the memory of messages again that brokers have acknowledged.
+type arena struct{ free, lent []*writer }
+
+// most is how much text a writer may keep for later.
+const most = 4 << 20
+
+func (a *arena) take(s *Sink, events, size int) *writer {
+	w := new(writer)
+	if n := len(a.free); n > 0 {
+		w, a.free = a.free[n-1], a.free[:n-1]
+	}
+	w.sink = s
+	w.text = slices.Grow(w.text[:0], size)
+	w.all = slices.Grow(w.all[:0], events)
+	w.slab = slices.Grow(w.slab[:0], events)
+	w.headers = slices.Grow(w.headers[:0], 5*events)
+	a.lent = append(a.lent, w)
+	return w
+}
+
+// reclaim takes back all that was lent. Nobody may hold any of it.
+func (a *arena) reclaim() {
+	for _, w := range a.lent {
+		if cap(w.text) <= most && len(a.free) < 64 {
+			a.free = append(a.free, w)
+		}
+	}
+	clear(a.lent)
+	a.lent = a.lent[:0]
 }
 
 // writer makes messages. What it makes points into few large slabs.
@@ -50,6 +147,13 @@ type writer struct {
 // to it in place.
 func (w *writer) since(mark int) []byte { return w.text[mark:len(w.text):len(w.text)] }
 
+// write adds text.
+func (w *writer) write(text string) []byte {
+	mark := len(w.text)
+	w.text = append(w.text, text...)
+	return w.since(mark)
+}
+
 // event adds the messages of e.
 func (w *writer) event(topic string, e *cdc.Event) error {
 	mark := len(w.text)
@@ -62,11 +166,8 @@ func (w *writer) event(topic string, e *cdc.Event) error {
 		key = w.since(mark)
 		partition = key
 	} else {
-		w.text = append(w.text, encode.MessageKey(e)...)
-		key = w.since(mark)
-		mark = len(w.text)
-		w.text = append(w.text, encode.PartitionKey(e)...)
-		partition = w.since(mark)
+		key = w.write(encode.MessageKey(e))
+		partition = w.write(encode.PartitionKey(e))
 	}
 	mark = len(w.text)
 	var replaced bool
@@ -111,13 +212,11 @@ func (w *writer) add(topic string, key, value, partition []byte, e *cdc.Event) {
 	first := len(w.headers)
 	w.headers = append(w.headers, kgo.RecordHeader{Key: partitionHeader, Value: partition})
 	if w.sink.choices.headers {
-		mark := len(w.text)
-		w.text = append(w.text, e.Clock.Sortable()...)
 		w.headers = append(w.headers,
-			kgo.RecordHeader{Key: "eds-operation", Value: []byte(e.Op.String())},
-			kgo.RecordHeader{Key: "eds-table", Value: []byte(e.Table)},
-			kgo.RecordHeader{Key: "eds-version", Value: []byte(e.ModelVersion)},
-			kgo.RecordHeader{Key: "eds-clock", Value: w.since(mark)},
+			kgo.RecordHeader{Key: "eds-operation", Value: w.write(e.Op.String())},
+			kgo.RecordHeader{Key: "eds-table", Value: w.write(e.Table)},
+			kgo.RecordHeader{Key: "eds-version", Value: w.write(e.ModelVersion)},
+			kgo.RecordHeader{Key: "eds-clock", Value: w.write(e.Clock.Sortable())},
 		)
 	}
 	record := kgo.Record{Topic: topic, Key: key, Value: value, Headers: w.headers[first:len(w.headers):len(w.headers)]}

@@ -259,19 +259,24 @@ type flight struct {
 	err error // the worst so far
 }
 
-// launch gives records to the client, which keeps them until it knows what
+// launch gives messages to the client, which keeps them until it knows what
 // became of them.
-func (s *session) launch(ctx context.Context, records []*kgo.Record) *flight {
-	f := &flight{records: records, done: make(chan struct{})}
-	f.left.Store(int64(len(records)))
+func (s *session) launch(ctx context.Context, o *outgoing) *flight {
+	f := &flight{done: make(chan struct{})}
+	f.left.Store(1)                  // until the last one is sent
 	ctx = context.WithoutCancel(ctx) // that nobody waits any more takes nothing back
-	for _, r := range records {
-		s.client.Produce(ctx, r, f.settle)
+	for chunk := range o.chunks() {
+		f.records = append(f.records, chunk...)
+		f.left.Add(int64(len(chunk)))
+		for _, r := range chunk {
+			s.client.Produce(ctx, r, f.settle)
+		}
 	}
+	f.settle(nil, nil)
 	return f
 }
 
-// settle is called for each record.
+// settle is called for each record, and when all are sent.
 func (f *flight) settle(_ *kgo.Record, err error) {
 	if err != nil {
 		f.mu.Lock()

@@ -25,7 +25,8 @@ type Sink struct {
 	transaction string // the transactional id; "" where there are no transactions
 	loader      encode.Loader
 
-	mu sync.Mutex // held by calls that produce
+	mu    sync.Mutex // held by calls that produce
+	arena arena
 
 	state   sync.Mutex
 	closed  bool
@@ -100,7 +101,7 @@ func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 }
 
 func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
-	records, err := s.records(b.Events)
+	o, err := s.prepare(b.Events)
 	if err != nil {
 		return err
 	}
@@ -108,46 +109,63 @@ func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
 	if err != nil {
 		return err
 	}
-	if session.flight != nil && !session.flight.same(records) {
-		s.drop(session)
-		if session, err = s.current(); err != nil {
+	if session.flight != nil {
+		all, err := o.all()
+		if err != nil {
 			return err
 		}
+		if !session.flight.same(all) {
+			s.drop(session)
+			if session, err = s.current(); err != nil {
+				return err
+			}
+		}
 	}
-	err = session.deliver(ctx, records)
+	err = session.deliver(ctx, o)
 	if session.spent {
 		s.drop(session)
+	}
+	if err == nil {
+		s.arena.reclaim()
+	} else {
+		s.arena = arena{} // the client may hold messages yet
 	}
 	return err
 }
 
-// deliver gives records to the client, unless it has them already, and waits for
-// their acknowledgement.
-func (s *session) deliver(ctx context.Context, records []*kgo.Record) error {
+// deliver gives messages to the client, unless it has them already, and waits
+// for their acknowledgement.
+func (s *session) deliver(ctx context.Context, o *outgoing) error {
 	if s.flight == nil {
-		if err := s.ensure(ctx, topicsOf(records)); err != nil {
+		if err := s.ensure(ctx, distinct(o.topics)); err != nil {
 			return err
 		}
-		if err := s.fits(records); err != nil {
-			return err
+		if !o.safe(s.limit) {
+			all, err := o.all()
+			if err == nil {
+				err = s.fits(all)
+			}
+			if err != nil {
+				return err
+			}
 		}
 		if s.transactional {
-			return s.transact(ctx, records)
+			return s.transact(ctx, o)
 		}
-		s.flight = s.launch(ctx, records)
+		s.flight = s.launch(ctx, o)
 	}
 	return s.await(ctx)
 }
 
-// transact delivers records in a transaction. After an error nobody knows how
+// transact delivers messages in a transaction. After an error nobody knows how
 // far that got, so the session is spent: the next one has the same transactional
 // id, and its first request aborts what is open.
-func (s *session) transact(ctx context.Context, records []*kgo.Record) error {
+func (s *session) transact(ctx context.Context, o *outgoing) error {
 	s.spent = true
 	if err := s.client.BeginTransaction(); err != nil {
 		return wrap("begin a transaction", err)
 	}
-	s.flight = s.launch(ctx, records)
+	s.flight = s.launch(ctx, o)
 	if err := s.await(ctx); err != nil {
 		return err
 	}
@@ -160,16 +178,17 @@ func (s *session) transact(ctx context.Context, records []*kgo.Record) error {
 	return nil
 }
 
-func topicsOf(records []*kgo.Record) []string {
-	var topics []string
-	seen := make(map[string]bool)
-	for _, r := range records {
-		if !seen[r.Topic] {
-			seen[r.Topic] = true
-			topics = append(topics, r.Topic)
+func distinct(names []string) []string {
+	var all []string
+	last, seen := "", make(map[string]bool)
+	for _, name := range names {
+		if name != last && !seen[name] {
+			seen[name] = true
+			all = append(all, name)
 		}
+		last = name
 	}
-	return topics
+	return all
 }
 
 // Probe makes sure that brokers answer, take the credentials, and let eds write

@@ -1,0 +1,93 @@
+package kafka
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+)
+
+// wideEvent makes an event of the given number of columns, about 70 bytes each.
+func wideEvent(t testing.TB, n, columns int) *cdc.Event {
+	t.Helper()
+	var row strings.Builder
+	for c := range columns {
+		fmt.Fprintf(&row, `,"column%02d":"a value of this column, %08d %s"`, c, n*7919+c, "0123456789abcdef")
+	}
+	return event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c","after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"1700000000000000000"}`, n, n, n, row.String()))
+}
+
+// BenchmarkApply writes batches to brokers that forget them, and beside it the
+// same messages, made beforehand, with the client library alone.
+func BenchmarkApply(b *testing.B) {
+	for _, columns := range []int{20, 60} {
+		for _, codec := range []string{"none", "zstd"} {
+			benchmark(b, columns, codec)
+		}
+	}
+}
+
+func benchmark(b *testing.B, columns int, codec string) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(3), kfake.BlackholeProduce(), kfake.SeedTopics(12, "topic"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer cluster.Close()
+	const rows = 5000
+	var events []*cdc.Event
+	for n := range rows {
+		events = append(events, wideEvent(b, n+1, columns))
+	}
+	apply := batch(events...)
+	raw := "kafka://" + strings.Join(cluster.ListenAddrs(), ",") + "/topic?compress=" + codec
+	b.Run(fmt.Sprintf("%d columns, %s, eds", columns, codec), func(b *testing.B) {
+		s := mustOpen(b, raw)
+		for b.Loop() {
+			mustApply(b, s, apply)
+		}
+		b.ReportMetric(float64(rows*b.N)/b.Elapsed().Seconds(), "events/s")
+	})
+	b.Run(fmt.Sprintf("%d columns, %s, bare", columns, codec), func(b *testing.B) {
+		s := mustOpen(b, raw)
+		o, err := s.prepare(events)
+		if err != nil {
+			b.Fatal(err)
+		}
+		records, err := o.all()
+		if err != nil {
+			b.Fatal(err)
+		}
+		client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.DefaultProduceTopic("topic"), kgo.ProducerBatchCompression(codecs[codec]...),
+			kgo.ProducerLinger(0), kgo.RecordPartitioner(partitioner{}))
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer client.Close()
+		for b.Loop() {
+			produceBare(b, client, records)
+		}
+		b.ReportMetric(float64(rows*b.N)/b.Elapsed().Seconds(), "events/s")
+	})
+}
+
+func produceBare(b *testing.B, client *kgo.Client, records []*kgo.Record) {
+	var done sync.WaitGroup
+	done.Add(len(records))
+	fresh := make([]kgo.Record, len(records))
+	for i, r := range slices.All(records) {
+		fresh[i] = kgo.Record{Key: r.Key, Value: r.Value, Headers: r.Headers}
+		client.Produce(b.Context(), &fresh[i], func(_ *kgo.Record, err error) {
+			if err != nil {
+				b.Error(err)
+			}
+			done.Done()
+		})
+	}
+	done.Wait()
+}
