@@ -1,6 +1,7 @@
 package sqlserver
 
 import (
+	"flag"
 	"fmt"
 	"net/url"
 	"testing"
@@ -12,7 +13,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testpeers/tds"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain has properties checked fewer times than elsewhere: what they are about
+// is the engine's, and the double's own engine is slow under the race detector.
+func TestMain(m *testing.M) {
+	if err := flag.Set("rapid.checks", "25"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // TestConformance runs against the double, which carries the statements out but
 // is no SQL Server. conformance_real_test.go runs the same against one.

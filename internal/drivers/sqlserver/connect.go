@@ -101,7 +101,9 @@ func redact(text string, target *url.URL) string {
 
 // connector returns what makes connections, each of which wire gets hold of.
 func (d *dialect) connector(w *wire) (*mssql.Connector, error) {
-	connector := mssql.NewConnectorConfig(d.config)
+	config := d.config
+	config.TLSConfig = w.verifying(config.TLSConfig)
+	connector := mssql.NewConnectorConfig(config)
 	if d.entra {
 		var err error
 		if connector, err = azuread.NewConnector(d.dsn); err != nil {
@@ -117,6 +119,33 @@ func (d *dialect) connector(w *wire) (*mssql.Connector, error) {
 type wire struct {
 	net.Dialer
 	conn net.Conn
+	// unverified is why the server's certificate was refused: the driver keeps
+	// no more of it than words.
+	unverified error
+}
+
+// verifying returns config with its verification done here, as crypto/tls does it,
+// so that the reason for a refusal is known. One that verifies nothing, or in its
+// own way, stays as it is.
+func (w *wire) verifying(config *tls.Config) *tls.Config {
+	if config == nil || config.InsecureSkipVerify {
+		return config
+	}
+	config = config.Clone()
+	given := config.ServerName
+	config.InsecureSkipVerify = true
+	config.VerifyConnection = func(state tls.ConnectionState) error {
+		options := x509.VerifyOptions{Roots: config.RootCAs, DNSName: state.ServerName, Intermediates: x509.NewCertPool()}
+		if options.DNSName == "" {
+			options.DNSName = given // an address, which the handshake does not tell
+		}
+		for _, c := range state.PeerCertificates[1:] {
+			options.Intermediates.AddCert(c)
+		}
+		_, w.unverified = state.PeerCertificates[0].Verify(options)
+		return w.unverified
+	}
+	return config
 }
 
 // DialContext dials.
@@ -149,7 +178,7 @@ func (d *dialect) dial(ctx context.Context) (*mssql.Conn, net.Conn, error) {
 	defer cancel()
 	conn, err := connector.Connect(ctx)
 	if err != nil {
-		return nil, nil, d.explainConnect(err)
+		return nil, nil, d.explainConnect(errors.Join(w.unverified, err))
 	}
 	if err := w.conn.SetDeadline(time.Time{}); err != nil {
 		return nil, nil, errors.Join(&connectionError{err}, conn.Close())

@@ -20,14 +20,22 @@ type serverError struct {
 // with: the server adds 3621 ("the statement has been terminated") and 18456 to others.
 func newServerError(what string, e mssql.Error) *serverError {
 	for _, each := range e.All {
-		if e.Number == 3621 || e.Number == 18456 && each.Number == 4060 || e.Number == 3616 || e.Number == 1750 {
-			e = each
-		}
-		if each.Class > e.Class {
+		if (each.Class > e.Class || follows(e.Number)) && !follows(each.Number) {
 			e = each
 		}
 	}
 	return &serverError{number: e.Number, state: e.State, class: e.Class, message: e.Message, what: what}
+}
+
+// follows reports whether the server adds an error of the number to another, which
+// is the cause: that a statement or transaction was ended, a constraint not made,
+// or somebody not let in.
+func follows(number int32) bool {
+	switch number {
+	case 3621, 3616, 1750, 18456:
+		return true
+	}
+	return false
 }
 
 func (e *serverError) Error() string {

@@ -143,16 +143,18 @@ func (e *engine) enterColumns(ctx context.Context, id int64, d *definition) erro
 			return err
 		}
 	}
+	var values []any
 	for i, c := range d.Columns {
 		var collation any
 		if c.Type.text() {
 			collation = c.Collation
 		}
 		length, precision, scale := c.Type.catalogue()
-		if err := e.do(ctx, `INSERT INTO "sys.columns" SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, user_type_id, user_type_id FROM "sys.types" WHERE name = ?`,
-			id, i+1, c.Name, length, precision, scale, collation, !c.NotNull, c.Identity, strings.ToLower(c.Type.Name)); err != nil {
-			return err
-		}
+		values = append(values, id, i+1, c.Name, length, precision, scale, collation, !c.NotNull, c.Identity, strings.ToLower(c.Type.Name))
+	}
+	rows := strings.TrimSuffix(strings.Repeat("(?, ?, ?, ?, ?, ?, ?, ?, ?, ?), ", len(d.Columns)), ", ")
+	if err := e.do(ctx, `WITH c AS (VALUES `+rows+`) INSERT INTO "sys.columns" SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, 0, 0, 0, t.user_type_id, t.user_type_id FROM c JOIN "sys.types" AS t ON t.name = column10`, values...); err != nil {
+		return err
 	}
 	if d.Key == nil {
 		return nil

@@ -119,19 +119,24 @@ func (e *engine) make(ctx context.Context, object string, d *definition) error {
 func (e *engine) makeBelow(ctx context.Context, named string, d *definition) error {
 	var lines []string
 	for _, c := range d.Columns {
-		line := name(c.Name) + " " + c.Type.storage()
-		if c.Collation != "" {
-			line += " COLLATE " + collationOf(c.Collation)
-		}
-		if c.NotNull {
-			line += " NOT NULL"
-		}
-		lines = append(lines, line+c.checks())
+		lines = append(lines, c.below())
 	}
 	if d.Key != nil {
 		lines = append(lines, "PRIMARY KEY ("+namesOf(d.Key)+")")
 	}
 	return e.do(ctx, "CREATE TABLE "+named+" ("+strings.Join(lines, ", ")+")")
+}
+
+// below defines the column for the engine below.
+func (c definedColumn) below() string {
+	line := name(c.Name) + " " + c.Type.storage()
+	if c.Collation != "" {
+		line += " COLLATE " + collationOf(c.Collation)
+	}
+	if c.NotNull {
+		line += " NOT NULL"
+	}
+	return line + c.checks()
 }
 
 // checks refuses what the type does not hold.
@@ -199,6 +204,7 @@ func (e *engine) alterTable(ctx context.Context, tokens []token) error {
 		if is.Key, err = keyOf(rest[1:]); err != nil {
 			return err
 		}
+		return e.addKey(ctx, o, is)
 	case begins(rest, "ADD", "COLUMN"):
 		return syntaxError("COLUMN")
 	case begins(rest, "ADD"):
@@ -210,6 +216,10 @@ func (e *engine) alterTable(ctx context.Context, tokens []token) error {
 			return &Error{Number: 2705, Class: 16, State: 4, Message: "Column names in each table must be unique."}
 		}
 		is.Columns = append(is.Columns, c)
+		if err := e.do(ctx, "ALTER TABLE "+table(o)+" ADD COLUMN "+c.below()); err != nil {
+			return err
+		}
+		return e.enter(ctx, o, is)
 	case begins(rest, "ALTER", "COLUMN"):
 		c, _, err := columnOf(rest[2:])
 		if err != nil {
@@ -232,7 +242,7 @@ func (e *engine) alterTable(ctx context.Context, tokens []token) error {
 
 // remake gives a table another definition, and its rows' values other types.
 func (e *engine) remake(ctx context.Context, object string, was, is *definition) error {
-	temporary := "main." + name("remade "+object)
+	temporary := "temp." + name("remade "+object)
 	if err := e.makeBelow(ctx, temporary, is); err != nil {
 		return err
 	}
@@ -251,15 +261,32 @@ func (e *engine) remake(ctx context.Context, object string, was, is *definition)
 	}
 	err := e.do(ctx, fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s ORDER BY rowid", temporary, strings.Join(into, ", "), strings.Join(from, ", "), table(object)))
 	if err != nil {
-		if e, ok := translate(err).(*Error); ok && e.Number == 2627 {
-			return &Error{Number: 1505, Class: 16, State: 1, Message: "The CREATE UNIQUE INDEX statement terminated because a duplicate key was found. " + e.Message}
-		}
 		return err
 	}
-	for _, text := range []string{"DROP TABLE " + table(object), "ALTER TABLE " + temporary + " RENAME TO " + name(object)} {
+	if err := e.do(ctx, "DROP TABLE "+table(object)); err != nil {
+		return err
+	}
+	// To rename a table costs more than to copy it again.
+	if err := e.makeBelow(ctx, table(object), is); err != nil {
+		return err
+	}
+	for _, text := range []string{fmt.Sprintf("INSERT INTO %s SELECT * FROM %s ORDER BY rowid", table(object), temporary), "DROP TABLE " + temporary} {
 		if err := e.do(ctx, text); err != nil {
 			return err
 		}
 	}
 	return e.enter(ctx, object, is)
+}
+
+// addKey makes a primary key of columns that a table has.
+func (e *engine) addKey(ctx context.Context, object string, is *definition) error {
+	_, own := place(object)
+	err := e.do(ctx, fmt.Sprintf("CREATE UNIQUE INDEX main.%s ON %s (%s)", name("key of "+object), name(object), namesOf(is.Key)))
+	if err == nil {
+		return e.enter(ctx, object, is)
+	}
+	if e, ok := translate(err).(*Error); ok && e.Number == 2627 {
+		return &Error{Number: 1505, Class: 16, State: 1, Message: fmt.Sprintf("The CREATE UNIQUE INDEX statement terminated because a duplicate key was found for %q. %s", own, e.Message)}
+	}
+	return err
 }

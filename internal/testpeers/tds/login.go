@@ -119,8 +119,9 @@ func parseLogin(b []byte) (login, error) {
 	return login{user: fromUCS2(field(40)), password: fromUCS2(password), database: fromUCS2(field(68)), packetSize: int(le.Uint32(b[8:]))}, nil
 }
 
-// signIn reads the login and answers it.
-func (s *Server) signIn(conn net.Conn) (*database, int, error) {
+// signIn reads the login from one connection and answers it on another: where only
+// the login is encrypted, the answer is not.
+func (s *Server) signIn(conn, answer net.Conn) (*database, int, error) {
 	kind, body, err := readMessage(conn)
 	if err != nil || kind != messageLogin {
 		return nil, 0, errors.Join(err, errors.New("tds: no login"))
@@ -136,7 +137,7 @@ func (s *Server) signIn(conn net.Conn) (*database, int, error) {
 			out = append(out, errorToken(e)...)
 		}
 		// The client has to read the answer before the connection ends.
-		err := writeMessage(conn, messageReply, append(out, done(doneError, 0)...), 4096)
+		err := writeMessage(answer, messageReply, append(out, done(doneError, 0)...), 4096)
 		return nil, 0, errors.Join(err, refusals[0])
 	}
 	size := min(max(l.packetSize, 512), 32767)
@@ -144,7 +145,7 @@ func (s *Server) signIn(conn net.Conn) (*database, int, error) {
 	ack = append(ack, 16, 0, 0x10, 0)
 	out := environment(environmentPacketSize, shortText(strconv.Itoa(size)), shortText("4096"))
 	out = append(out, append(le.AppendUint16([]byte{0xAD}, uint16(len(ack))), ack...)...)
-	return d, size, writeMessage(conn, messageReply, append(out, done(0, 0)...), 4096)
+	return d, size, writeMessage(answer, messageReply, append(out, done(0, 0)...), 4096)
 }
 
 // judge returns why a login is refused, as the server says it.

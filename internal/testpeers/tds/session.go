@@ -28,7 +28,7 @@ func (s *Server) serve(conn net.Conn, number int64) {
 	if err != nil {
 		return
 	}
-	d, size, err := s.signIn(before)
+	d, size, err := s.signIn(before, after)
 	if err != nil || conn.SetDeadline(time.Time{}) != nil {
 		return
 	}
