@@ -52,8 +52,8 @@ type Config struct {
 	Metrics    *Metrics
 	Logger     *slog.Logger
 
-	MaxRows    int           // events a batch; default: Limits.Rows
-	MaxBytes   int           // payload bytes a batch; default: Limits.Bytes, at most DefaultMaxBytes
+	MaxRows  int // events a batch; default: Limits.Rows
+	MaxBytes int // payload bytes a batch; default: Limits.Bytes, at most DefaultMaxBytes
 	// A batch waits at least MinLatency for more, and at most MaxLatency. Where
 	// both are 0 they are Limits.Age; MaxLatency is DefaultMaxLatency then.
 	MinLatency time.Duration

@@ -52,20 +52,20 @@ var otherOptions = []string{
 
 // account is where the destination is and how it is entered.
 type account struct {
-	host, protocol      string
-	port                int
-	name                string // of the account
-	user, password      string
-	token               string
-	authenticator       sf.AuthType
-	key                 *rsa.PrivateKey
-	database, schema    string // as the catalogue has them
-	warehouse, role     string
-	tag                 string
-	keepAlive           bool
-	loginTimeout        time.Duration
-	query               url.Values
-	keyPair, namedToken bool
+	host, protocol   string
+	port             int
+	name             string // of the account
+	user, password   string
+	token            string
+	authenticator    sf.AuthType
+	key              *rsa.PrivateKey
+	database, schema string // as the catalogue has them
+	warehouse, role  string
+	tag              string
+	keepAlive        bool
+	loginTimeout     time.Duration
+	query            url.Values
+	keyPair          bool
 }
 
 // choices are all that a URL says.

@@ -61,9 +61,10 @@ func (a *account) config(t *transport) sf.Config {
 	return sf.Config{
 		Account: a.name, User: a.user, Password: a.password, Token: a.token, PrivateKey: a.key, Authenticator: a.authenticator,
 		Host: a.host, Port: a.port, Protocol: a.protocol, Database: quote(a.database), Schema: quote(a.schema), Warehouse: quoted(a.warehouse), Role: quoted(a.role),
-		Params: a.parameters(), Application: "eds", Transporter: t, MaxRetryCount: noRetries, LoginTimeout: a.loginTimeout,
-		ValidateDefaultParameters: sf.ConfigBoolFalse, DisableTelemetry: true, DisableConsoleLogin: sf.ConfigBoolTrue,
-		ClientStoreTemporaryCredential: sf.ConfigBoolFalse, ClientRequestMfaToken: sf.ConfigBoolFalse,
+		Params: a.parameters(), Application: "eds", Transporter: t, MaxRetryCount: noRetries,
+		ValidateDefaultParameters: sf.ConfigBoolFalse, DisableConsoleLogin: sf.ConfigBoolTrue,
+		//lint:ignore SA1019 what is to replace it is not there yet
+		DisableTelemetry: true,
 	}
 }
 
@@ -132,7 +133,7 @@ func (s *session) lookAround(ctx context.Context) error {
 	case s.warehouse == "" && a.warehouse != "":
 		return fault.Mark(fault.Fatal, fmt.Errorf("warehouse %s does not exist, or role %q may not use it; run: GRANT USAGE ON WAREHOUSE %s TO ROLE %s", quote(a.warehouse), s.role, quote(a.warehouse), quote(s.role)))
 	case s.warehouse == "":
-		return fault.Mark(fault.Fatal, fmt.Errorf("user %q has no warehouse; add warehouse=NAME to the url, or run: ALTER USER %s SET DEFAULT_WAREHOUSE = ...", a.user, quote(strings.ToUpper(a.user))))
+		return fault.Mark(fault.Fatal, fmt.Errorf("user %q has no warehouse; add warehouse=NAME to the url, or name one with ALTER USER %s SET DEFAULT_WAREHOUSE", a.user, quote(strings.ToUpper(a.user))))
 	case schema == a.schema:
 		return nil
 	}

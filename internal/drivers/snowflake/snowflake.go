@@ -50,7 +50,9 @@ func KeyPair() sink.Driver {
 	}
 }
 
-const passwordHelp = `    snowflake://eds:${PASSWORD}@myorg-account/SHOP/PUBLIC?warehouse=EDS_WH&role=EDS
+const passwordHelp = `For example:
+
+    snowflake://eds:${PASSWORD}@myorg-account/SHOP/PUBLIC?warehouse=EDS_WH&role=EDS
     snowflake://eds@myorg-account/SHOP/PUBLIC?warehouse=EDS_WH&token=${file:/run/secrets/pat}
 
 What follows the user is the account identifier, as in the address of the
@@ -61,7 +63,9 @@ user of TYPE = SERVICE, with a programmatic access token (token=) or a key pair
 
 `
 
-const keyPairHelp = `    snowflake-keypair://eds@myorg-account/SHOP/PUBLIC?secret-key=SNOWFLAKE_KEY&warehouse=EDS_WH
+const keyPairHelp = `For example:
+
+    snowflake-keypair://eds@myorg-account/SHOP/PUBLIC?secret-key=SNOWFLAKE_KEY&warehouse=EDS_WH
     snowflake-keypair://eds@myorg-account/SHOP/PUBLIC?private-key-file=/etc/eds/key.p8&key-passphrase=KEY_PASSPHRASE&warehouse=EDS_WH
 
 Make a key and give its public half to the user:
