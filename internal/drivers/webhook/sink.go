@@ -1,0 +1,304 @@
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/encode"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Sink posts batches.
+type Sink struct {
+	choices
+	env       sink.Env
+	transport *http.Transport
+	client    *http.Client
+	loader    encode.Loader
+	now       func() time.Time
+
+	mu sync.Mutex // held while a batch is posted
+
+	state  sync.Mutex
+	closed bool
+	abort  context.CancelFunc // of the batch that is being posted; nil where none is
+}
+
+var (
+	_ sink.Sink   = (*Sink)(nil)
+	_ sink.Loader = (*Sink)(nil)
+	_ sink.Pacer  = (*Sink)(nil)
+	_ sink.Prober = (*Sink)(nil)
+)
+
+var (
+	errClosed   = errors.New("the sink is closed")
+	errTooLarge = errors.New("the endpoint says that the request is too large")
+	errRedirect = fault.Mark(fault.Fatal, errors.New("the endpoint redirects to another host or without encryption; put the address that it names into the url, if you trust it"))
+)
+
+func newSink(c choices, env sink.Env) *Sink {
+	transport := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, TLSHandshakeTimeout: c.timeout, ResponseHeaderTimeout: c.timeout,
+		IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: 1,
+	}
+	s := &Sink{choices: c, env: env, transport: transport, now: time.Now}
+	s.client = &http.Client{Transport: transport, CheckRedirect: func(r *http.Request, via []*http.Request) error {
+		if len(via) >= 5 || r.URL.Host != c.endpoint.Host || r.URL.Scheme != c.endpoint.Scheme || r.Method != http.MethodPost {
+			return errRedirect
+		}
+		return nil
+	}}
+	s.loader = encode.Loader{Apply: s.Apply, Limits: c.limits}
+	return s
+}
+
+// Limits are those that the URL asks for.
+func (s *Sink) Limits() sink.Limits { return s.limits }
+
+// Apply posts the batch's events, in as many requests as it takes.
+func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(b.Events) == 0 {
+		return nil
+	}
+	ctx, done, err := s.begin(ctx)
+	if err == nil {
+		err = s.deliver(ctx, b.Events)
+		done()
+	}
+	if err != nil {
+		return fmt.Errorf("post %d changes: %w", len(b.Events), err)
+	}
+	return nil
+}
+
+// begin returns a context that Close cancels.
+func (s *Sink) begin(ctx context.Context) (context.Context, func(), error) {
+	s.state.Lock()
+	defer s.state.Unlock()
+	if s.closed {
+		return nil, nil, errClosed
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	s.abort = cancel
+	return ctx, func() {
+		s.state.Lock()
+		defer s.state.Unlock()
+		s.abort = nil
+		cancel()
+	}, nil
+}
+
+// deliver posts events in order, as many at once as the endpoint takes.
+func (s *Sink) deliver(ctx context.Context, events []*cdc.Event) error {
+	for len(events) > 0 {
+		n := s.fitting(events)
+		err := s.post(ctx, events[:n])
+		for ; errors.Is(err, errTooLarge) && n > 1; err = s.post(ctx, events[:n]) {
+			n = (n + 1) / 2
+		}
+		if errors.Is(err, errTooLarge) {
+			err = fault.Mark(fault.Poison, err)
+		}
+		if err != nil {
+			return err
+		}
+		events = events[n:]
+	}
+	return nil
+}
+
+// fitting returns how many of the events make one request.
+func (s *Sink) fitting(events []*cdc.Event) int {
+	bytes := 0
+	for i, e := range events {
+		if bytes += len(e.Payload) + 1; i > 0 && bytes > s.limits.Bytes || i == s.limits.Rows {
+			return i
+		}
+	}
+	return len(events)
+}
+
+// post makes one request, and waits until the endpoint has answered that it has
+// the events.
+func (s *Sink) post(ctx context.Context, events []*cdc.Event) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	body := s.body(events)
+	id := batchID(events, body)
+	if s.gzip {
+		body = compress(body)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.endpoint.String(), bytes.NewReader(body))
+	if err != nil {
+		return fault.Mark(fault.Fatal, errors.New("the url is not one of an endpoint"))
+	}
+	request.Header = s.headers.Clone()
+	request.Header.Set("Content-Type", "application/x-ndjson")
+	if request.Header.Get("User-Agent") == "" {
+		request.Header.Set("User-Agent", "eds")
+	}
+	if s.gzip {
+		request.Header.Set("Content-Encoding", "gzip")
+	}
+	stamp := strconv.FormatInt(s.now().Unix(), 10)
+	request.Header.Set("Webhook-Id", id)
+	request.Header.Set("Webhook-Timestamp", stamp)
+	if s.secret != nil {
+		request.Header.Set("Webhook-Signature", sign(s.secret, id, stamp, body))
+	}
+	answer, err := s.client.Do(request)
+	if err != nil {
+		return explain(err)
+	}
+	defer answer.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, 64<<10)) // so that the connection can be used again
+	return s.judge(answer, len(events))
+}
+
+// body returns the events, a line each.
+func (s *Sink) body(events []*cdc.Event) []byte {
+	var body []byte
+	for _, e := range events {
+		var replaced bool
+		if body, replaced = encode.AppendEvent(body, e); replaced {
+			s.env.Adjusted(e.Table, "", "invalid-utf8")
+		}
+		body = append(body, '\n')
+	}
+	return body
+}
+
+// batchID names a request by its places in the stream and its content: the same
+// each time the same events are sent.
+func batchID(events []*cdc.Event, body []byte) string {
+	sum := sha256.Sum256(body)
+	first, last := events[0].Position, events[len(events)-1].Position
+	return fmt.Sprintf("eds_%d-%d_%s", first.Sequence, last.Sequence, hex.EncodeToString(sum[:12]))
+}
+
+// sign returns the signature that standardwebhooks.com asks for.
+func sign(secret []byte, id, stamp string, body []byte) string {
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte(id + "." + stamp + "."))
+	mac.Write(body)
+	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
+}
+
+func compress(body []byte) []byte {
+	var out bytes.Buffer
+	w, _ := gzip.NewWriterLevel(&out, gzip.BestSpeed) // the level is a valid one
+	_, _ = w.Write(body)                              // a buffer takes everything
+	_ = w.Close()
+	return out.Bytes()
+}
+
+// judge tells what an answer means for a request of n events. What the answer
+// says beside its status is left out: it may repeat a change.
+func (s *Sink) judge(answer *http.Response, n int) error {
+	code := answer.StatusCode
+	err := fmt.Errorf("the endpoint answers %d %s", code, http.StatusText(code))
+	switch {
+	case code >= 200 && code < 300:
+		return nil
+	case code == http.StatusRequestEntityTooLarge:
+		return errTooLarge
+	case code == http.StatusUnprocessableEntity && n == 1:
+		return fault.Mark(fault.Poison, err)
+	case code == http.StatusUnprocessableEntity:
+		return fault.Mark(fault.Poison, fmt.Errorf("%w to one of %d changes", err, n))
+	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500 && code != http.StatusNotImplemented:
+		return &fault.Error{Class: fault.Transient, RetryAfter: s.retryAfter(answer.Header.Get("Retry-After")), Err: err}
+	case code == http.StatusUnauthorized, code == http.StatusForbidden:
+		err = fmt.Errorf("%w; check secret= and header= in the url", err)
+	case code == http.StatusNotFound, code == http.StatusGone:
+		err = fmt.Errorf("%w; check the path of the url", err)
+	case code >= 300 && code < 400:
+		err = fmt.Errorf("%w; put the address that it names into the url", err)
+	}
+	return fault.Mark(fault.Fatal, err)
+}
+
+// longestRetryAfter bounds what an endpoint can ask for.
+const longestRetryAfter = 10 * time.Minute
+
+// retryAfter reads the header: seconds, or a date.
+func (s *Sink) retryAfter(text string) time.Duration {
+	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return min(time.Duration(seconds)*time.Second, longestRetryAfter)
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return min(max(0, at.Sub(s.now())), longestRetryAfter)
+	}
+	return 0
+}
+
+// explain takes the URL out of an error of the client, and gives it its class.
+func explain(err error) error {
+	if e := new(url.Error); errors.As(err, &e) {
+		err = e.Err
+	}
+	var unknown x509.UnknownAuthorityError
+	var host x509.HostnameError
+	var verify *tls.CertificateVerificationError
+	if errors.As(err, &unknown) || errors.As(err, &host) || errors.As(err, &verify) {
+		return fault.Mark(fault.Fatal, fmt.Errorf("the endpoint's certificate is not trusted: %w", err))
+	}
+	return err
+}
+
+// Probe asks the endpoint for nothing. That it answers is enough: what it says to
+// changes shows with the first ones.
+func (s *Sink) Probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodHead, s.endpoint.String(), http.NoBody)
+	if err != nil {
+		return fault.Mark(fault.Fatal, errors.New("the url is not one of an endpoint"))
+	}
+	request.Header = s.headers.Clone()
+	answer, err := s.transport.RoundTrip(request) // wherever it would redirect to
+	if err != nil {
+		return fmt.Errorf("reach the endpoint: %w", explain(err))
+	}
+	return answer.Body.Close()
+}
+
+// BeginLoad begins the load of one table.
+func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
+	return s.loader.BeginLoad(ctx, job, t, mode)
+}
+
+// Close interrupts a batch that is being posted.
+func (s *Sink) Close(context.Context) error {
+	s.state.Lock()
+	defer s.state.Unlock()
+	s.closed = true
+	if s.abort != nil {
+		s.abort()
+	}
+	s.transport.CloseIdleConnections()
+	return nil
+}

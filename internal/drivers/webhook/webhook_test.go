@@ -1,0 +1,417 @@
+package webhook
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+// endpoint is a receiver as a user might write it: it verifies signatures by
+// itself, and keeps what it took.
+type endpoint struct {
+	*httptest.Server
+	t      testing.TB
+	answer func(w http.ResponseWriter, body []byte) bool // false: it has answered
+
+	mu       sync.Mutex
+	ids      []string
+	requests []*http.Request
+	lines    map[string][]string // by path
+	count    int
+}
+
+func newEndpoint(t testing.TB) *endpoint {
+	e := &endpoint{t: t, lines: make(map[string][]string)}
+	e.Server = httptest.NewServer(e)
+	t.Cleanup(e.Close)
+	return e
+}
+
+func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	raw, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // it was cut
+	}
+	if r.Method == http.MethodHead {
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	}
+	e.verify(r, raw)
+	text := raw
+	if r.Header.Get("Content-Encoding") == "gzip" {
+		z, err := gzip.NewReader(bytes.NewReader(raw))
+		if err == nil {
+			text, err = io.ReadAll(z)
+		}
+		if err != nil {
+			e.t.Errorf("a compressed body: %v", err)
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.requests = append(e.requests, r)
+	if e.answer != nil && !e.answer(w, text) {
+		return
+	}
+	e.ids = append(e.ids, r.Header.Get("webhook-id"))
+	e.lines[r.URL.Path] = append(e.lines[r.URL.Path], strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")...)
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// verify checks a signature as standardwebhooks.com describes it.
+func (e *endpoint) verify(r *http.Request, body []byte) {
+	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
+	if err != nil {
+		e.t.Error(err)
+	}
+	mac := hmac.New(sha256.New, key)
+	fmt.Fprintf(mac, "%s.%s.%s", r.Header.Get("webhook-id"), r.Header.Get("webhook-timestamp"), body)
+	want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
+	if got := r.Header.Get("webhook-signature"); got != want || r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/x-ndjson" {
+		e.t.Errorf("a %s of %s is signed %q, want %q", r.Method, r.Header.Get("Content-Type"), got, want)
+	}
+}
+
+// taken returns the lines that were taken at a path.
+func (e *endpoint) taken(path string) []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return append([]string(nil), e.lines[path]...)
+}
+
+func (e *endpoint) url(query string) string { return e.URL + "/in?secret=" + secret + query }
+
+func openURL(t testing.TB, raw string) (*Sink, error) {
+	t.Helper()
+	target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Driver().Open(t.Context(), target, sink.Env{})
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() {
+		if err := s.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return s.(*Sink), nil
+}
+
+func mustOpen(t testing.TB, raw string) *Sink {
+	t.Helper()
+	s, err := openURL(t, raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func payload(n int) string {
+	return fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k"],"after":{"id":"k","n":%d},"mvccTimestamp":"%d"}`, n, n, n)
+}
+
+func run(t testing.TB, first, last int) *change.Batch {
+	t.Helper()
+	var b change.Builder
+	for n := first; n <= last; n++ {
+		e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}}
+		if err := cdc.NewDecoder().Decode(e, []byte(payload(n)), ""); err != nil {
+			t.Fatal(err)
+		}
+		b.Add(e, change.Effect{})
+	}
+	return b.Batch()
+}
+
+func payloads(first, last int) (all []string) {
+	for n := first; n <= last; n++ {
+		all = append(all, payload(n))
+	}
+	return all
+}
+
+func TestConformance(t *testing.T) {
+	e := newEndpoint(t)
+	sinktest.Run(t, sinktest.Config{
+		Driver: Driver(),
+		URL: func(testing.TB) string {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.count++
+			return fmt.Sprintf("%s/%d?secret=%s&gzip=true", e.URL, e.count, secret)
+		},
+		Faulty: func(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Faults) {
+			u, err := url.Parse(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			proxy := sinktest.NewProxy(t, u.Host)
+			u.Host = proxy.Addr()
+			s, err := Driver().Open(t.Context(), u, env)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s, proxy
+		},
+		History: func(t testing.TB, raw string) []sinktest.Stored {
+			u, err := url.Parse(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var all []sinktest.Stored
+			for i, line := range e.taken(u.Path) {
+				all = append(all, sinktest.Stored{Place: fmt.Sprint(i), Event: []byte(line)})
+			}
+			return all
+		},
+		Duplicates: true,
+	})
+}
+
+// TestARequestOnTheWire is the contract with whoever wrote an endpoint.
+func TestARequestOnTheWire(t *testing.T) {
+	e := newEndpoint(t)
+	u, err := url.Parse(e.URL + "/in?tenant=a+b&eds-secret=" + secret + "&eds-header=X-Team:%20shop&eds-secret-header=X-Team:two")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, u.String())
+	s.now = func() time.Time { return time.Unix(1712345678, 0) }
+	if err := s.Apply(t.Context(), run(t, 7, 8)); err != nil {
+		t.Fatal(err)
+	}
+	r := e.requests[0]
+	got := []string{r.Method, r.RequestURI, r.Header.Get("Content-Type"), r.Header.Get("Webhook-Id"), r.Header.Get("Webhook-Timestamp"), r.Header.Get("Webhook-Signature"), strings.Join(r.Header["X-Team"], "|"), r.UserAgent()}
+	want := []string{"POST", "/in?tenant=a+b", "application/x-ndjson", "", "1712345678", "v1,", "shop|two", "eds"}
+	want[3] = fmt.Sprintf("eds_7-8_%x", sha256.Sum256([]byte(strings.Join(payloads(7, 8), "\n")+"\n")))[:len("eds_7-8_")+24]
+	want[5] = sign(mustSecret(t), want[3], "1712345678", []byte(strings.Join(payloads(7, 8), "\n")+"\n"))
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(payloads(7, 8), e.taken("/in")); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func mustSecret(t testing.TB) []byte {
+	t.Helper()
+	key, err := parseSecret(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// TestTheSignatureIsThatOfTheStandard is the example that the Standard Webhooks
+// libraries share.
+func TestTheSignatureIsThatOfTheStandard(t *testing.T) {
+	got := sign(mustSecret(t), "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", []byte(`{"test": 2432232314}`))
+	if want := "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func TestTheSameBatchHasTheSameID(t *testing.T) {
+	e := newEndpoint(t)
+	for range 2 {
+		s := mustOpen(t, e.url(""))
+		for _, b := range []*change.Batch{run(t, 1, 3), run(t, 4, 6)} {
+			if err := s.Apply(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if len(e.ids) != 4 || e.ids[0] != e.ids[2] || e.ids[1] != e.ids[3] || e.ids[0] == e.ids[1] {
+		t.Errorf("the ids are %q", e.ids)
+	}
+}
+
+func TestAnswersHaveClasses(t *testing.T) {
+	e := newEndpoint(t)
+	s := mustOpen(t, e.url(""))
+	status, after := 0, ""
+	e.answer = func(w http.ResponseWriter, body []byte) bool {
+		w.Header().Set("Retry-After", after)
+		w.WriteHeader(status)
+		_, _ = w.Write(body) // an endpoint may repeat what it refuses
+		return false
+	}
+	for _, c := range []struct {
+		status int
+		after  string
+		class  fault.Class
+		wait   time.Duration
+	}{
+		{408, "", fault.Transient, 0},
+		{425, "", fault.Transient, 0},
+		{429, "7", fault.Transient, 7 * time.Second},
+		{429, "99999999", fault.Transient, longestRetryAfter},
+		{503, "nonsense", fault.Transient, 0},
+		{503, time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat), fault.Transient, 0},
+		{500, "", fault.Transient, 0},
+		{400, "", fault.Fatal, 0},
+		{401, "", fault.Fatal, 0},
+		{404, "", fault.Fatal, 0},
+		{410, "", fault.Fatal, 0},
+		{501, "", fault.Fatal, 0},
+		{304, "", fault.Fatal, 0},
+		{413, "", fault.Poison, 0},
+		{422, "", fault.Poison, 0},
+	} {
+		status, after = c.status, c.after
+		err := s.Apply(t.Context(), run(t, 1, 1))
+		if err == nil || fault.Of(err) != c.class || fault.RetryAfter(err) != c.wait || strings.Contains(err.Error(), "ev1") {
+			t.Errorf("%d: %v, wait %v: %v", c.status, fault.Of(err), fault.RetryAfter(err), err)
+		}
+	}
+	if lines := e.taken("/in"); lines != nil {
+		t.Errorf("it took %q", lines)
+	}
+}
+
+func TestARequestThatIsTooLargeIsHalved(t *testing.T) {
+	e := newEndpoint(t)
+	s := mustOpen(t, e.url("&rows=20"))
+	e.answer = func(w http.ResponseWriter, body []byte) bool {
+		if bytes.Count(body, []byte("\n")) > 3 {
+			w.WriteHeader(http.StatusRequestEntityTooLarge)
+			return false
+		}
+		return true
+	}
+	if err := s.Apply(t.Context(), run(t, 1, 50)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(payloads(1, 50), e.taken("/in")); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestRequestsAreAsLargeAsTheURLSays(t *testing.T) {
+	e := newEndpoint(t)
+	most := 0
+	e.answer = func(_ http.ResponseWriter, body []byte) bool {
+		most = max(most, len(body))
+		return true
+	}
+	s := mustOpen(t, e.url("&rows=7&bytes=400"))
+	if err := s.Apply(t.Context(), run(t, 1, 50)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(payloads(1, 50), e.taken("/in")); diff != "" || most > 400 || most < 200 {
+		t.Errorf("up to %d bytes a request: %s", most, diff)
+	}
+	if l := s.Limits(); l != (sink.Limits{Rows: 7, Bytes: 400}) {
+		t.Errorf("its limits are %+v", l)
+	}
+}
+
+func TestRedirectsStayAtTheirHost(t *testing.T) {
+	e := newEndpoint(t)
+	elsewhere := newEndpoint(t)
+	to := ""
+	e.answer = func(w http.ResponseWriter, _ []byte) bool {
+		if to == "" {
+			return true
+		}
+		w.Header().Set("Location", to)
+		to = ""
+		w.WriteHeader(http.StatusTemporaryRedirect)
+		return false
+	}
+	s := mustOpen(t, e.url(""))
+	to = "/other"
+	if err := s.Apply(t.Context(), run(t, 1, 3)); err != nil {
+		t.Error(err)
+	}
+	to = elsewhere.URL + "/in"
+	if err := s.Apply(t.Context(), run(t, 4, 6)); fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "another host") {
+		t.Errorf("got %v: %v", fault.Of(err), err)
+	}
+	if len(elsewhere.requests) != 0 || len(e.taken("/other")) != 3 {
+		t.Errorf("another host got %d requests, the other path %d changes", len(elsewhere.requests), len(e.taken("/other")))
+	}
+}
+
+func TestAnEndpointThatDoesNotAnswerIsLeftInTime(t *testing.T) {
+	release := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(server.Close)
+	defer close(release)
+	s := mustOpen(t, server.URL+"?timeout=100ms")
+	if err := s.Apply(t.Context(), run(t, 1, 1)); err == nil || fault.Of(err) != fault.Transient {
+		t.Errorf("got %v: %v", fault.Of(err), err)
+	}
+}
+
+func TestBadURLsAreRefusedWithWhatToChange(t *testing.T) {
+	for raw, want := range map[string]string{
+		"http://example.com/in":                    "https://",
+		"https:///in":                              "https://host/path",
+		"https://h/in#x":                           "https://host/path",
+		"https://h/in?tenant=1":                    `unknown option "tenant"`,
+		"https://h/in?eds-row=1&tenant=1":          `did you mean "rows"?`,
+		"https://h/in?secret=whsec_HIDDEN%20":      "base64",
+		"https://h/in?gzip=HIDDEN1":                "true or false",
+		"https://h/in?timeout=5":                   "a duration",
+		"https://h/in?rows=0":                      "from 1 to",
+		"https://h/in?bytes=x":                     "from 1 to",
+		"https://h/in?header=HIDDEN":               "Name:value",
+		"https://h/in?header=A%20B:HIDDEN":         "Name:value",
+		"https://h/in?header=webhook-id:HIDDEN":    "Webhook-Id",
+		"https://h/in?header=authorization:HIDDEN": "secret-header",
+		"https://h/in?header=A:x%0d%0aB:%20HIDDEN": "Name:value",
+	} {
+		_, err := openURL(t, raw)
+		if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "HIDDEN ") || strings.Contains(err.Error(), "HIDDEN:") {
+			t.Errorf("%s: %v, want %q", raw, err, want)
+		}
+	}
+}
+
+func TestAnUntrustedCertificateIsRefused(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	s := mustOpen(t, server.URL)
+	for _, err := range []error{s.Apply(t.Context(), run(t, 1, 1)), s.Probe(t.Context())} {
+		if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "certificate is not trusted") {
+			t.Errorf("got %v: %v", fault.Of(err), err)
+		}
+	}
+}
