@@ -14,6 +14,9 @@ func (d *dialect) Classify(err error) sqlsink.Verdict {
 	e := &serverError{}
 	if !errors.As(err, &e) {
 		marked := &fault.Error{}
+		if busy := new(refusal); errors.As(err, &busy) {
+			return sqlsink.Verdict{Lost: true, RetryAfter: busy.after}
+		}
 		return sqlsink.Verdict{Lost: errors.As(err, &lost) || !errors.As(err, &marked) && !errors.Is(err, errCounts)}
 	}
 	v := classify(e)

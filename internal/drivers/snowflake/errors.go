@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 
 	sf "github.com/snowflakedb/gosnowflake"
@@ -96,6 +97,9 @@ func (s *session) explain(ctx context.Context, what string, err error) error {
 	e := new(sf.SnowflakeError)
 	if !errors.As(err, &e) {
 		s.broken = true
+		if r := s.transport.refused(); r.status != 0 {
+			return &connectionError{fmt.Errorf("%s: %w", what, &r)}
+		}
 		return &connectionError{fmt.Errorf("%s: %w", what, network(err))}
 	}
 	return &serverError{number: e.Number, state: e.SQLState, message: message(e), query: e.QueryID, what: what}
@@ -123,6 +127,8 @@ func network(err error) error {
 		return context.DeadlineExceeded
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return io.ErrUnexpectedEOF
 	case errors.As(err, &dns):
 		return dns
 	case errors.As(err, &op):
@@ -152,6 +158,9 @@ func (d *dialect) explainConnect(err error) error {
 	a := &d.account
 	where := net.JoinHostPort(a.host, fmt.Sprint(a.port))
 	e := new(sf.SnowflakeError)
+	if refused := new(refusal); errors.As(err, &refused) {
+		return &connectionError{fmt.Errorf("connect to %s: %w", where, refused)}
+	}
 	if !errors.As(err, &e) {
 		return &connectionError{explainNetwork(where, err)}
 	}

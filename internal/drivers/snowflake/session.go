@@ -93,8 +93,10 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	end()
 	if err != nil {
 		t.close()
-		if login.Err() != nil {
+		if r := t.refused(); login.Err() != nil {
 			err = context.Cause(login)
+		} else if r.status != 0 {
+			err = &r
 		}
 		return nil, d.explainConnect(err)
 	}

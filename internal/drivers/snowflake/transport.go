@@ -2,9 +2,11 @@ package snowflake
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -27,6 +29,18 @@ type transport struct {
 	idle    *sync.Cond
 	call    context.Context // of the call at hand; nil between calls
 	running int             // requests that have no answer yet
+	refusal refusal         // the call's last
+}
+
+// refusal is an answer of HTTP that is an error. Snowflake's driver tells little
+// of it.
+type refusal struct {
+	status int // 0: none
+	after  time.Duration
+}
+
+func (r *refusal) Error() string {
+	return fmt.Sprintf("the service answered with HTTP status %d", r.status)
 }
 
 func newTransport() *transport {
@@ -45,7 +59,7 @@ func (t *transport) begin(ctx context.Context) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.call = ctx
+	t.call, t.refusal = ctx, refusal{}
 	return func() {
 		cancel()
 		t.mu.Lock()
@@ -81,8 +95,26 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		done()
 		return nil, err
 	}
+	t.note(response)
 	response.Body = &body{response.Body, done}
 	return response, nil
+}
+
+// note remembers an answer that is an error.
+func (t *transport) note(r *http.Response) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.refusal = (refusal{}); r.StatusCode >= 400 {
+		seconds, _ := strconv.ParseUint(r.Header.Get("Retry-After"), 10, 16) // a date is not worth the trouble
+		t.refusal = refusal{r.StatusCode, time.Duration(seconds) * time.Second}
+	}
+}
+
+// refused returns the call's last refusal.
+func (t *transport) refused() refusal {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.refusal
 }
 
 func (t *transport) answered() {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -216,5 +217,21 @@ func TestWideningThatWasInterruptedIsFinished(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{`ALTER TABLE "customer" RENAME COLUMN "_eds_wide_s_name" TO "name"`}, altered); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestBusyServiceIsLeftAloneAsItWants(t *testing.T) {
+	opened, server, _ := warm(t, newScript())
+	server.Busy("7")
+	b := batch(t, customers(t), 2, `{"id":"1"}`)
+	for range 2 { // with its session, and without
+		err := opened.Apply(t.Context(), b)
+		if err == nil || fault.Of(err) != fault.Transient || fault.RetryAfter(err) != 7*time.Second || !strings.Contains(err.Error(), "HTTP status 503") {
+			t.Errorf("want a transient error for 7 seconds, got %v, %v", err, fault.RetryAfter(err))
+		}
+	}
+	server.Busy("")
+	if err := opened.Apply(t.Context(), b); err != nil {
+		t.Error(err)
 	}
 }

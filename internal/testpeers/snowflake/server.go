@@ -78,6 +78,7 @@ type Server struct {
 	answers    map[string]any // of queries that answer later, by id
 	intercept  func(sql string) error
 	slow       bool
+	busy       string // Retry-After; "" where the service is there
 }
 
 // session is the server's side of a session.
@@ -112,6 +113,14 @@ func (s *Server) Intercept(f func(sql string) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.intercept = f
+}
+
+// Busy has every request answered as by a service that has too much to do, and
+// wants to be left alone for so many seconds; "" ends that.
+func (s *Server) Busy(seconds string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy = seconds
 }
 
 // Slow has every statement answered as one that takes long: by an address at
@@ -158,6 +167,14 @@ func (s *Server) Sessions() int {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	busy := s.busy
+	s.mu.Unlock()
+	if busy != "" {
+		w.Header().Set("Retry-After", busy)
+		http.Error(w, "too much to do", http.StatusServiceUnavailable)
+		return
+	}
 	raw, err := content(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
