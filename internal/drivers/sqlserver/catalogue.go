@@ -19,8 +19,6 @@ type relation struct {
 	// filtered index, an indexed view, a history or an INSTEAD OF trigger, or
 	// where it is refused, as in memory-optimised tables and in views.
 	merges bool
-	// uniques are the columns of each unique index that holds for every row.
-	uniques [][]string
 }
 
 // attribute is what we know of a column beside what the engine does.
@@ -65,15 +63,15 @@ FROM sys.objects AS o
 INNER JOIN sys.schemas AS s ON s.schema_id = o.schema_id
 WHERE s.name = @p1 AND o.type IN ('U', 'V') AND o.name IN (%s)`
 
-// indexQuery lists unique indexes of the same tables that hold for every row.
-const indexQuery = `SELECT o.name, i.index_id, i.is_primary_key, c.name
+// keyQuery lists the primary keys of the same tables.
+const keyQuery = `SELECT o.name, c.name
 FROM sys.indexes AS i
 INNER JOIN sys.objects AS o ON o.object_id = i.object_id
 INNER JOIN sys.schemas AS s ON s.schema_id = o.schema_id
 INNER JOIN sys.index_columns AS x ON x.object_id = i.object_id AND x.index_id = i.index_id
 INNER JOIN sys.columns AS c ON c.object_id = x.object_id AND c.column_id = x.column_id
-WHERE s.name = @p1 AND i.is_unique = 1 AND i.is_disabled = 0 AND i.has_filter = 0 AND i.is_hypothetical = 0 AND x.is_included_column = 0 AND o.name IN (%s)
-ORDER BY o.name, i.index_id, x.key_ordinal`
+WHERE s.name = @p1 AND i.is_primary_key = 1 AND x.is_included_column = 0 AND o.name IN (%s)
+ORDER BY o.name, x.key_ordinal`
 
 // namesAtOnce bounds how many tables one query asks for.
 const namesAtOnce = 500
@@ -144,26 +142,17 @@ func (s *session) describeTables(ctx context.Context, tables map[string]*sqlsink
 }
 
 func (s *session) describeKeys(ctx context.Context, tables map[string]*sqlsink.Table, list string, params []string) error {
-	rows, err := s.query(ctx, "read the catalogue", fmt.Sprintf(indexQuery, list), params...)
+	rows, err := s.query(ctx, "read the catalogue", fmt.Sprintf(keyQuery, list), params...)
 	if err != nil {
 		return err
 	}
-	for i := 0; i < len(rows); {
-		first := rows[i]
-		var columns []string
-		for ; i < len(rows) && rows[i].text(0) == first.text(0) && rows[i].integer(1) == first.integer(1); i++ {
-			columns = append(columns, rows[i].text(3))
+	for _, row := range rows {
+		if t := tables[row.text(0)]; t != nil {
+			t.Key = append(t.Key, row.text(1))
 		}
-		t := tables[first.text(0)]
-		if t == nil {
-			continue
-		}
-		r := t.Native.(*relation)
-		r.uniques = append(r.uniques, columns)
-		if first.truth(2) {
-			t.Key = columns
-			settleIdentities(t)
-		}
+	}
+	for _, t := range tables {
+		settleIdentities(t)
 	}
 	return nil
 }
@@ -261,13 +250,6 @@ func (a *attribute) declaration() string {
 		return a.spelling()
 	}
 	return a.spelling() + " COLLATE " + a.collation
-}
-
-// upsertable reports whether some unique index is of exactly the given columns.
-func (r *relation) upsertable(key []string) bool {
-	return slices.ContainsFunc(r.uniques, func(unique []string) bool {
-		return len(unique) == len(key) && !slices.ContainsFunc(key, func(k string) bool { return !slices.Contains(unique, k) })
-	})
 }
 
 // settleIdentities makes identity columns outside of the key ones that only the

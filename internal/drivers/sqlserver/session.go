@@ -175,8 +175,6 @@ func (s *session) run(ctx context.Context, what, sql string, args []driver.Named
 // answer is a row of an answer.
 type answer []driver.Value
 
-func (a answer) isNull(i int) bool { return a[i] == nil }
-
 func (a answer) text(i int) string {
 	text, _ := a[i].(string)
 	return text

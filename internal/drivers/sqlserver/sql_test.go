@@ -85,7 +85,7 @@ func allStatements(t testing.TB) *script {
 	d := &dialect{}
 	d.namespace.Store(&namespace)
 	s.add("set up a session", settings, lookAround, "SELECT name FROM sys.schemas WHERE name = @p1", "CREATE SCHEMA [shop]")
-	s.add("read the catalogue", fmt.Sprintf(columnQuery, "@p2, @p3"), fmt.Sprintf(tableQuery, "@p2, @p3"), fmt.Sprintf(indexQuery, "@p2, @p3"))
+	s.add("read the catalogue", fmt.Sprintf(columnQuery, "@p2, @p3"), fmt.Sprintf(tableQuery, "@p2, @p3"), fmt.Sprintf(keyQuery, "@p2, @p3"))
 	addDDL(s, d)
 
 	text, version := real("id", "nvarchar", 255, 0, 0, binary), real("_eds_version", "nvarchar", 255, 0, 0, binary)

@@ -44,10 +44,7 @@ func table(object string) string {
 }
 
 // rewriter turns expressions and sources of rows into those of the engine below.
-type rewriter struct {
-	session *engine
-	aliases map[string]bool // what stands for a source
-}
+type rewriter struct{ session *engine }
 
 // expression rewrites tokens that hold expressions, in or without clauses.
 func (w *rewriter) expression(tokens []token) (string, error) {

@@ -43,14 +43,14 @@ INNER JOIN sys.schemas AS s ON s.schema_id = o.schema_id
 WHERE s.name = @p1 AND o.type IN ('U', 'V') AND o.name IN (@p2, @p3)
 
 -- read the catalogue
-SELECT o.name, i.index_id, i.is_primary_key, c.name
+SELECT o.name, c.name
 FROM sys.indexes AS i
 INNER JOIN sys.objects AS o ON o.object_id = i.object_id
 INNER JOIN sys.schemas AS s ON s.schema_id = o.schema_id
 INNER JOIN sys.index_columns AS x ON x.object_id = i.object_id AND x.index_id = i.index_id
 INNER JOIN sys.columns AS c ON c.object_id = x.object_id AND c.column_id = x.column_id
-WHERE s.name = @p1 AND i.is_unique = 1 AND i.is_disabled = 0 AND i.has_filter = 0 AND i.is_hypothetical = 0 AND x.is_included_column = 0 AND o.name IN (@p2, @p3)
-ORDER BY o.name, i.index_id, x.key_ordinal
+WHERE s.name = @p1 AND i.is_primary_key = 1 AND x.is_included_column = 0 AND o.name IN (@p2, @p3)
+ORDER BY o.name, x.key_ordinal
 
 -- create tables
 CREATE TABLE [dbo].[order] (
