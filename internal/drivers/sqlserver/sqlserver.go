@@ -90,7 +90,7 @@ instance for its path, is understood as well.
 Tables are created with the primary key of the source. Tables that exist keep
 their types; columns are added, and widened where a type no longer holds the
 source's and no index or constraint stands on the column. Each batch is one transaction with its checkpoint:
-every change takes effect exactly once. Names longer than 128 characters are cut, and end in a hash.
+every change takes effect exactly once. Names longer than 116 characters are cut, and end in a hash.
 
 Values that a column can not hold are set aside in the dead-letter queue, and so
 are keys that end in a blank, which SQL Server takes for the same key without it.
