@@ -167,7 +167,7 @@ func isEncrypted(der []byte) bool {
 }
 
 // maxIterations bounds how long a key's derivation may take.
-const maxIterations = 10_000_000
+const maxIterations = 2_000_000
 
 // decrypt returns the PKCS#8 key inside an encrypted one.
 func decrypt(der []byte, passphrase string) ([]byte, error) {
