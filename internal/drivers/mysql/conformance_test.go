@@ -13,6 +13,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	sinktest.Run(t, sinktest.Config{Driver: mysql.Driver(), URL: testpeers.MariaDB, Foreign: foreign, Faulty: faulty})
 }
 
@@ -52,6 +53,7 @@ func faulty(t testing.TB, server string, env sink.Env) (sink.Sink, sinktest.Faul
 // TestConformanceWithoutLocalInfile: where rows go by INSERT statements, all is
 // the same.
 func TestConformanceWithoutLocalInfile(t *testing.T) {
+	t.Parallel()
 	sinktest.Run(t, sinktest.Config{Driver: mysql.Driver(), URL: func(t testing.TB) string { return testpeers.MariaDB(t) + "?local_infile=false" }, Foreign: func(t testing.TB, server, table string) {
 		foreign(t, strings.TrimSuffix(server, "?local_infile=false"), table)
 	}})

@@ -172,11 +172,9 @@ func TestTablesOfOthersAreUsedAsTheyAre(t *testing.T) {
 				d.apply((&history{t: t}).put(order, repeat(rows, id+`"name":"second","n":2}`)...).del(order, repeat(2, `{"id":"10000000-0000-0000-0000-000000000#"}`)...).batch())
 				want := repeat(rows, "00000000-0000-0000-0000-000000000#|second|2")
 				equal(t, want, d.query("SELECT id, name, CAST(n AS SIGNED) FROM `order` ORDER BY id"))
-				for range 2 {
-					d.load("job", order, sink.Replace, repeat(rows, id+`"name":"loaded","n":3}`))
-					want = repeat(rows, "00000000-0000-0000-0000-000000000#|loaded|3")
-					equal(t, want, d.query("SELECT id, name, CAST(n AS SIGNED) FROM `order` ORDER BY id"))
-				}
+				d.load("job", order, sink.Replace, repeat(rows, id+`"name":"loaded","n":3}`))
+				want = repeat(rows, "00000000-0000-0000-0000-000000000#|loaded|3")
+				equal(t, want, d.query("SELECT id, name, CAST(n AS SIGNED) FROM `order` ORDER BY id"))
 			})
 		})
 	}
