@@ -3,10 +3,10 @@ LDFLAGS := -X github.com/shopmonkeyus/eds/internal/cli.version=$(VERSION:v%=%)
 FUZZTIME ?= 5m
 COUNT ?= 3
 
-.PHONY: help build demo test race bench fuzz lint golden release
+.PHONY: help build demo test test-dialects race bench fuzz lint golden release
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
 
 build: ## build ./eds
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o eds .
@@ -19,6 +19,11 @@ test: ## run all tests with the race detector; installs or finds what they need
 
 race: ## run all tests COUNT times (3) in random order
 	./test/run -race -timeout 60m -count $(COUNT) -shuffle on ./...
+
+test-dialects: ## check the SQL of databases that tests do without: by grammar (sqlfluff), on DuckDB, on a MySQL 8
+	go test -tags grammar -run 'TSQL|Snowflakes' ./internal/drivers/sqlserver ./internal/drivers/snowflake
+	cd test/snowflake && go test -race ./...
+	cd test/mysql && go test ./...
 
 bench: ## run all benchmarks: those of the whole program against real servers, then those of its parts
 	./test/run -p 1 -run '^$$' -bench . -benchtime 1x -timeout 120m ./test/bench

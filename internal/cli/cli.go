@@ -37,10 +37,17 @@ type Process struct {
 
 // System returns the real process.
 func System() Process {
+	// Snowflake's client would ask the clouds' metadata services where it runs. It
+	// can be told not to by this alone, which fails only for a malformed name.
+	if _, told := os.LookupEnv(askNoCloud); !told {
+		_ = os.Setenv(askNoCloud, "true")
+	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	return Process{Args: os.Args[1:], Lookup: os.LookupEnv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Signals: signals}
 }
+
+const askNoCloud = "SNOWFLAKE_DISABLE_PLATFORM_DETECTION"
 
 // Run runs the command that p.Args name and returns the exit code. The first
 // signal asks the command to finish what it holds; the second one makes Run

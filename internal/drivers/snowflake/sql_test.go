@@ -1,11 +1,7 @@
 package snowflake
 
 import (
-	"encoding/json"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -77,77 +73,6 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 		fmt.Fprintf(&out, "-- %s\n%s;\n\n", title, strings.Join(statements, ";\n"))
 	})
 	golden.Compare(t, "statements.sql", out.String())
-}
-
-// TestStatementsAreSnowflakes parses every statement with sqlfluff's grammar of
-// Snowflake's SQL, but for those that differ in names only. It does not know
-// quotes within quoted names, nor parameters, nor ADD COLUMN IF NOT EXISTS, nor
-// SHOW PRIMARY KEYS IN SCHEMA, so those are left out.
-func TestStatementsAreSnowflakes(t *testing.T) {
-	var titles, texts []string
-	seen := make(map[string]bool)
-	allStatements(t, "odd", func(title string, statements ...string) {
-		words := strings.Fields(title)
-		if table := words[len(words)-1]; table == "link" || table == "newer" || table == "foreign" && words[0] != "replace" || words[0] == "delete" || table == "order" && words[1] == "many" {
-			return
-		}
-		for _, text := range statements {
-			if text == keysSQL {
-				continue
-			}
-			if text = strings.NewReplacer("ADD COLUMN IF NOT EXISTS", "ADD COLUMN", "?", "'1'").Replace(text) + ";"; !seen[text] {
-				seen[text] = true
-				titles = append(titles, title)
-				texts = append(texts, text)
-			}
-		}
-	})
-	// What it takes for Snowflake's SQL must not be just anything.
-	wrong := len(texts)
-	texts = append(texts, `CREATE TABEL "a" ("b" STRING);`, `MERGE INTO "a" AS t USING "b" AS s WHEN MATCHED THEN UPDATE;`, `COPY "a" FROM @"s"/f;`)
-	for i, found := range unparsable(t, texts) {
-		switch {
-		case i < wrong && found:
-			t.Errorf("%s: not Snowflake's SQL: %s", titles[i], texts[i])
-		case i >= wrong && !found:
-			t.Errorf("sqlfluff takes this for Snowflake's SQL: %s", texts[i])
-		}
-	}
-}
-
-// unparsable says of each text whether sqlfluff can not parse it.
-func unparsable(t *testing.T, texts []string) []bool {
-	t.Helper()
-	dir := t.TempDir()
-	for i, text := range texts {
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%03d.sql", i)), []byte(text+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	run := exec.CommandContext(t.Context(), "sqlfluff", "parse", "--dialect", "snowflake", "--format", "json", ".")
-	run.Dir = dir
-	out, err := run.Output()
-	var files []struct {
-		Path     string          `json:"filepath"`
-		Segments json.RawMessage `json:"segments"`
-	}
-	if failed := json.Unmarshal(out, &files); failed != nil {
-		t.Fatalf("sqlfluff (Debian: apt-get install sqlfluff): %v, %v", err, failed)
-	}
-	found := make([]bool, len(texts))
-	seen := 0
-	for _, f := range files {
-		var i int
-		if _, err := fmt.Sscanf(filepath.Base(f.Path), "%d.sql", &i); err != nil {
-			t.Fatal(err)
-		}
-		seen++
-		found[i] = string(f.Segments) == "null" || strings.Contains(string(f.Segments), `"unparsable"`)
-	}
-	if seen != len(texts) {
-		t.Fatalf("sqlfluff has parsed %d of %d statements", seen, len(texts))
-	}
-	return found
 }
 
 // allStatements shows the statements for tables of every shape; odd is the name
