@@ -137,6 +137,17 @@ func TestATopicThatVanishesIsReported(t *testing.T) {
 	}
 }
 
+func TestATopicThatVanishesIsMadeAgainWhereItMayBe(t *testing.T) {
+	cluster := newCluster(t)
+	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/topic?create-topics=true&partitions=1")
+	mustApply(t, s, run(t, 1, 3))
+	if err := cluster.DeleteTopic("topic"); err != nil {
+		t.Fatal(err)
+	}
+	untilApplied(t, s, run(t, 4, 6))
+	wantOnce(t, cluster.ListenAddrs()[0], "topic", 4, 6)
+}
+
 func FuzzURL(f *testing.F) {
 	for _, seed := range []string{"kafka://a:1,b:2/t", "kafka://u:p@h/{{.table}}?key=row&format=flat", "kafka://h/t?auth=oauthbearer&token=x&linger=1s", "kafka://[::1]/{{index .key 1}}"} {
 		f.Add(seed)

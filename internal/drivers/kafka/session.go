@@ -60,7 +60,8 @@ func newSession(c *choices, transaction string, logger kgo.Logger) (*session, er
 		kgo.RetryBackoffFn(backoff),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(partitioner{}),
-		kgo.ProducerBatchCompression(c.compression...), kgo.ProducerLinger(c.linger),
+		kgo.ProducerBatchCompression(slices.Clone(c.compression)...), // the client changes what it is given
+		kgo.ProducerLinger(c.linger),
 		kgo.ProducerBatchMaxBytesFn(s.limit), kgo.BrokerMaxWriteBytes(mostMessage + 1<<20),
 		kgo.MaxBufferedRecords(unlimited), kgo.UnknownTopicRetries(20),
 	}, c.security...)

@@ -5,15 +5,18 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/encode"
+	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
@@ -154,7 +157,12 @@ func (s *session) deliver(ctx context.Context, o *outgoing) error {
 		}
 		s.flight = s.launch(ctx, o)
 	}
-	return s.await(ctx)
+	err := s.await(ctx)
+	if s.create && (errors.Is(err, kerr.UnknownTopicOrPartition) || errors.Is(err, kerr.UnknownTopicID)) {
+		s.spent = true // the next session makes the topic that was deleted
+		err = fault.Mark(fault.Transient, err)
+	}
+	return err
 }
 
 // transact delivers messages in a transaction. After an error nobody knows how

@@ -24,7 +24,7 @@ import (
 func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "webhook", Title: "Webhook", Schemes: []string{"https", "http"},
-		Example: "https://example.com/changes?secret=whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+		Example: "https://example.com/changes?secret=${WEBHOOK_SECRET}",
 		Summary: "Posts signed batches of changes, as NDJSON, to an HTTP endpoint.",
 		Help:    help,
 		Options: options,
