@@ -11,7 +11,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	for name, query := range map[string]string{"default": "?timeout=10s", "rows": "?key=row&compress=lz4&timeout=10s", "transactions": "?transactional=true&compress=gzip&timeout=10s"} {
+	for name, query := range map[string]string{"default": "?timeout=10s", "rows in transactions": "?key=row&transactional=true&compress=lz4&timeout=10s"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cluster, proxy := faultyCluster(t)

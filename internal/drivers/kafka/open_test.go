@@ -120,6 +120,7 @@ func TestWhatIsNotThereIsNoticedAtOpen(t *testing.T) {
 }
 
 func TestATopicThatVanishesIsReported(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 1)
 	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/{{.table}}")
@@ -138,6 +139,7 @@ func TestATopicThatVanishesIsReported(t *testing.T) {
 }
 
 func TestATopicThatVanishesIsMadeAgainWhereItMayBe(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t)
 	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/topic?create-topics=true&partitions=1")
 	mustApply(t, s, run(t, 1, 3))
