@@ -41,14 +41,16 @@ func TestCredentials(t *testing.T) {
 		mustApply(t, s, run(t, 1, 3))
 	}
 	for _, bad := range []string{"plain:SECRET" + at, "nobody:SECRET" + at, "short:SECRET" + at + "&auth=scram-sha-256", "long:SECRET" + at + "&auth=scram-sha-512", at[1:] + "&auth=oauthbearer&token=SECRET"} {
-		if _, err := tryOpen(t, "kafka://"+bad, env); err == nil || !strings.Contains(err.Error(), "auth") || strings.Contains(err.Error(), "SECRET") {
+		// These brokers hang up on wrong credentials, so that what is told is where
+		// the last attempt had come to in the time there was.
+		if _, err := tryOpen(t, "kafka://"+bad, env); err == nil || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}
 	if _, err := tryOpen(t, "kafka://"+at[1:], env); err == nil || !strings.Contains(err.Error(), "SASL") {
 		t.Errorf("without credentials: %v", err)
 	}
-	// These brokers hang up on wrong credentials. Kafka's own say so.
+	// Kafka's own brokers say so.
 	cluster.KeepControl()
 	cluster.ControlKey(int16(kmsg.SASLAuthenticate), func(request kmsg.Request) (kmsg.Response, error, bool) {
 		cluster.KeepControl()
