@@ -57,7 +57,7 @@ func places(n, most int) []int {
 }
 
 // mostPlaces bounds how many times one scenario is broken.
-const mostPlaces = 40
+const mostPlaces = 24
 
 // checkFaults breaks a batch at every step it takes, or at many of them, mends
 // what broke, and applies the batch again, as the pipeline does.
