@@ -14,8 +14,8 @@ build: ## build ./eds
 demo: build ## run everything on this machine for half a minute: HQ, shop, import, stream, comparison
 	./eds demo --for 30s
 
-test: ## run all tests with the race detector; installs or finds what they need
-	./test/run -race -timeout 15m ./...
+test: ## run all tests with the race detector, the longest first; installs or finds what they need
+	./test/run -race -timeout 15m ./test/e2e ./test/builds ./...
 
 race: ## run all tests COUNT times (3) in random order
 	./test/run -race -timeout 60m -count $(COUNT) -shuffle on ./...
