@@ -129,6 +129,7 @@ func TestAServerStartsWhileItsDestinationIsDown(t *testing.T) {
 		return strings.Contains(p.output(), "waiting for the destination")
 	}, p.output)
 	pg.Start(t)
+	w.applied(p, 1)
 	w.drain(p)
 	p.stop()
 	w.equal()

@@ -235,9 +235,15 @@ func (w *world) drain(p *process) {
 	if err := w.hq.Pause(w.t.Context()); err != nil {
 		w.t.Fatal(err)
 	}
+	// A consumer that was made just now may not have counted yet what is pending.
+	const sure = 3
+	seen := 0
 	eventually(w.t, "everything is acknowledged", func() bool {
-		c := w.consumer()
-		return c != nil && c.NumPending == 0 && c.NumAckPending == 0
+		seen++
+		if c := w.consumer(); c == nil || c.NumPending > 0 || c.NumAckPending > 0 {
+			seen = 0
+		}
+		return seen >= sure
 	}, func() string { return fmt.Sprintf("%+v\n%s", w.consumer(), p.output()) })
 }
 
