@@ -31,7 +31,7 @@ func server(args []string, env map[string]string, file config.File) (config.Serv
 	if err := fs.Parse(args); err != nil {
 		return config.Server{}, err
 	}
-	c, err := common.Resolve("/work")
+	c, err := common.Resolve("/somewhere")
 	if err != nil {
 		return config.Server{}, err
 	}
@@ -45,7 +45,7 @@ func imports(args []string, env map[string]string, file config.File) (config.Imp
 	if err := fs.Parse(args); err != nil {
 		return config.Import{}, err
 	}
-	c, err := common.Resolve("/work")
+	c, err := common.Resolve("/somewhere")
 	if err != nil {
 		return config.Import{}, err
 	}
@@ -58,7 +58,7 @@ func TestTheServersDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config.Server{
-		Common: config.Common{DataDir: filepath.FromSlash("/work/data")}, UpdateStrategy: config.Standard,
+		Common: config.Common{DataDir: filepath.FromSlash("/somewhere/data")}, UpdateStrategy: config.Standard,
 		Port: 8080, RenewInterval: 24 * time.Hour,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -77,7 +77,7 @@ func TestEveryFlagOfTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config.Server{
-		Common: config.Common{DataDir: filepath.FromSlash("/work/d"), Verbose: true, Silent: true, Timestamp: true, LogLabel: "L", LogFormat: config.JSONFormat},
+		Common: config.Common{DataDir: filepath.FromSlash("/somewhere/d"), Verbose: true, Silent: true, Timestamp: true, LogLabel: "L", LogFormat: config.JSONFormat},
 		HQ:     config.HQ{APIKey: config.NewSecret("K"), APIURL: "http://localhost:3101"},
 		URL:    config.NewSecret("file:///x"), UpdateStrategy: config.Standard, SchemaValidator: "rules",
 		Host: "::1", Servers: []string{"nats://a:4222", "nats://b:4222"}, ServerID: "id", ConsumerSuffix: "two", CompanyIDs: []string{"c1", "c2", "c3"},
@@ -99,7 +99,7 @@ func TestEveryFlagOfImport(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config.Import{
-		Common: config.Common{DataDir: filepath.FromSlash("/work/data")}, HQ: config.HQ{APIKey: config.NewSecret("K"), APIURL: "https://x"},
+		Common: config.Common{DataDir: filepath.FromSlash("/somewhere/data")}, HQ: config.HQ{APIKey: config.NewSecret("K"), APIURL: "https://x"},
 		URL: config.NewSecret("file:///x"), UpdateStrategy: config.After, SchemaValidator: "r", JobID: "j", Dir: "d", DryRun: true, NoConfirm: true,
 		NoCleanup: true, NoDelete: true, SchemaOnly: true, ValidateOnly: true, TimeOffset: time.Date(2026, 1, 31, 16, 30, 0, 0, time.UTC), Parallel: 8,
 		Only: []string{"order", "part"}, CompanyIDs: []string{"c"}, LocationIDs: []string{"l", "m"},

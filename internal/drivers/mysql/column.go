@@ -3,7 +3,6 @@ package mysql
 import (
 	"bytes"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"strconv"
 	"unicode/utf8"
@@ -44,7 +43,7 @@ type column struct {
 	key           bool   // its values are kept as they are, or refused
 	native        bool   // JSON is stored as such, and not as its text
 	adjusted      func(table, column, rule string)
-	digits        []byte // room for a number's digits
+	space         value.Room
 	room          []byte // room for a text that is to be escaped
 }
 
@@ -147,7 +146,7 @@ func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
 		return c.appendInstant(dst, raw)
 	case kindJSON:
 		if c.native {
-			if err := c.checkNumbers(raw); err != nil {
+			if err := value.Numbers(raw, c.checkNumber); err != nil {
 				return dst, err
 			}
 		}
@@ -217,21 +216,11 @@ func (c *column) appendTruth(dst, raw []byte) ([]byte, error) {
 	if !c.truth {
 		return c.appendInt(dst, raw)
 	}
-	truth, err := truthOf(raw)
+	truth, err := value.Truth(raw)
 	if truth {
 		return append(dst, '1'), err
 	}
 	return append(dst, '0'), err
-}
-
-func truthOf(raw []byte) (bool, error) {
-	switch string(rawjson.Text(raw)) {
-	case "true", "t", "1":
-		return true, nil
-	case "false", "f", "0":
-		return false, nil
-	}
-	return false, errors.New("it is neither true nor false")
 }
 
 // appendBit appends the number that the bits are.
@@ -239,67 +228,34 @@ func (c *column) appendBit(dst, raw []byte) ([]byte, error) {
 	if c.truth {
 		return c.appendTruth(dst, raw)
 	}
-	text, err := c.number(raw)
+	text, err := value.Number(raw, c.truth)
 	if err != nil {
 		return dst, err
 	}
-	n, err := parseUint(c.space(text), text)
+	n, err := parseUint(c.space.For(text), text)
 	if err == nil && c.whole < 64 && n>>c.whole != 0 {
 		err = value.ErrRange
 	}
 	return strconv.AppendUint(dst, n, 10), err
 }
 
-// number returns the text of a number: of a JSON number, of a string that holds
-// one, and 1 or 0 for the truth values of a source's column of such.
-func (c *column) number(raw []byte) ([]byte, error) {
-	switch raw[0] {
-	case 't', 'f':
-		if !c.truth {
-			return nil, value.ErrNotNumber
-		}
-		if raw[0] == 't' {
-			return []byte("1"), nil
-		}
-		return []byte("0"), nil
-	case '"':
-		text := rawjson.Text(raw)
-		if end, err := rawjson.Skip(text, 0); err != nil || end != len(text) || rawjson.IsString(text) {
-			return nil, value.ErrNotNumber
-		}
-		raw = text
-	}
-	if b := raw[0]; b != '-' && b-'0' > 9 {
-		return nil, value.ErrNotNumber
-	}
-	return raw, nil
-}
-
-// space returns memory for the digits of raw.
-func (c *column) space(raw []byte) []byte {
-	if cap(c.digits) < len(raw) {
-		c.digits = make([]byte, 0, 2*len(raw)+32)
-	}
-	return c.digits[:0]
-}
-
 // bits of the integer types.
 var bits = map[string]int{"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "integer": 32, "bigint": 64}
 
 func (c *column) appendInt(dst, raw []byte) ([]byte, error) {
-	raw, err := c.number(raw)
+	raw, err := value.Number(raw, c.truth)
 	if err != nil {
 		return dst, err
 	}
 	size := bits[c.data]
 	if c.unsigned {
-		n, err := parseUint(c.space(raw), raw)
+		n, err := parseUint(c.space.For(raw), raw)
 		if err == nil && size < 64 && n>>size != 0 {
 			err = value.ErrRange
 		}
 		return strconv.AppendUint(dst, n, 10), err
 	}
-	n, err := value.ParseInt(c.space(raw), raw)
+	n, err := value.ParseInt(c.space.For(raw), raw)
 	if err == nil && size < 64 && n>>(size-1) != 0 && n>>(size-1) != -1 {
 		err = value.ErrRange
 	}
@@ -307,7 +263,7 @@ func (c *column) appendInt(dst, raw []byte) ([]byte, error) {
 }
 
 func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
-	text, err := c.number(raw)
+	text, err := value.Number(raw, c.truth)
 	if err != nil {
 		return dst, err
 	}
@@ -315,7 +271,7 @@ func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 	if c.kind == kindFloat {
 		size = 32
 	}
-	f, exact, err := value.ParseFloat(c.space(text), text, size)
+	f, exact, err := value.ParseFloat(c.space.For(text), text, size)
 	if err != nil {
 		return dst, err
 	}
@@ -328,11 +284,11 @@ func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 }
 
 func (c *column) appendDecimal(dst, raw []byte) ([]byte, error) {
-	text, err := c.number(raw)
+	text, err := value.Number(raw, c.truth)
 	if err != nil {
 		return dst, err
 	}
-	d, err := value.ParseDecimal(c.space(text), text)
+	d, err := value.ParseDecimal(c.space.For(text), text)
 	if err != nil {
 		return dst, err
 	}
@@ -397,45 +353,19 @@ func (c *column) appendBytes(dst, raw []byte) ([]byte, error) {
 	return hex.AppendEncode(dst, text), nil
 }
 
-// checkNumbers looks at the numbers in JSON text that MySQL stores as such: as
-// integers of 64 bits where they are, else as floating-point numbers.
-func (c *column) checkNumbers(raw []byte) error {
-	for i := 0; i < len(raw); {
-		switch b := raw[i]; {
-		case b == '"':
-			end, err := rawjson.Skip(raw, i)
-			if err != nil {
-				return err
-			}
-			i = end
-		case b == '-' || b-'0' <= 9:
-			start := i
-			for i < len(raw) && (raw[i]-'0' <= 9 || bytes.IndexByte(numberBytes, raw[i]) >= 0) {
-				i++
-			}
-			if err := c.checkNumber(raw[start:i]); err != nil {
-				return err
-			}
-		default:
-			i++
-		}
-	}
-	return nil
-}
-
-var numberBytes = []byte("+-.eE")
-
+// checkNumber looks at a number in JSON text that MySQL stores as such: as an
+// integer of 64 bits where it is one, else as a floating-point number.
 func (c *column) checkNumber(text []byte) error {
 	if len(text) <= 15 && !bytes.ContainsAny(text, "eE") {
 		return nil
 	}
-	if _, err := value.ParseInt(c.space(text), text); err == nil {
+	if _, err := value.ParseInt(c.space.For(text), text); err == nil {
 		return nil
 	}
-	if _, err := parseUint(c.space(text), text); err == nil {
+	if _, err := parseUint(c.space.For(text), text); err == nil {
 		return nil
 	}
-	_, exact, err := value.ParseFloat(c.space(text), text, 64)
+	_, exact, err := value.ParseFloat(c.space.For(text), text, 64)
 	if err != nil {
 		return fmt.Errorf("a number in it: %w", err)
 	}

@@ -50,7 +50,7 @@ type column struct {
 	truth         bool // the source holds truth values
 	key           bool // its values are kept as they are, or refused
 	adjusted      func(table, column, rule string)
-	digits        []byte // room for a number's digits
+	room          value.Room
 }
 
 // Names of the rules that change a value which the column can not hold as it is.
@@ -172,82 +172,38 @@ func (c *column) appendText(dst, raw []byte) ([]byte, error) {
 }
 
 func appendBool(dst, raw []byte) ([]byte, error) {
-	switch string(rawjson.Text(raw)) {
-	case "true", "t", "1":
+	truth, err := value.Truth(raw)
+	switch {
+	case err != nil:
+		return dst, err
+	case truth:
 		return append(dst, 1), nil
-	case "false", "f", "0":
+	default:
 		return append(dst, 0), nil
 	}
-	return dst, errors.New("it is neither true nor false")
-}
-
-var one, zero = []byte("1"), []byte("0")
-
-// number returns the text of a number: of a JSON number, of a string that holds
-// one, and 1 or 0 for the truth values of a source's column of such.
-func (c *column) number(raw []byte) ([]byte, error) {
-	switch raw[0] {
-	case 't', 'f':
-		if !c.truth {
-			return nil, value.ErrNotNumber
-		}
-		if raw[0] == 't' {
-			return one, nil
-		}
-		return zero, nil
-	case '"':
-		text := rawjson.Text(raw)
-		if end, err := rawjson.Skip(text, 0); err != nil || end != len(text) || rawjson.IsString(text) {
-			return nil, value.ErrNotNumber
-		}
-		raw = text
-	}
-	if c := raw[0]; c != '-' && c-'0' > 9 {
-		return nil, value.ErrNotNumber
-	}
-	return raw, nil
 }
 
 // checkNumbers finds a number in JSON text that jsonb, which keeps numbers as
 // numeric, can not hold. Only an exponent makes one so large in little space.
 func (c *column) checkNumbers(raw []byte) error {
-	for i := 0; i < len(raw); {
-		switch b := raw[i]; {
-		case b == '"':
-			end, err := rawjson.Skip(raw, i)
-			if err != nil {
-				return err
-			}
-			i = end
-		case b == '-' || b-'0' <= 9:
-			start := i
-			for i < len(raw) && (raw[i]-'0' <= 9 || bytes.IndexByte(numberBytes, raw[i]) >= 0) {
-				i++
-			}
-			if bytes.ContainsAny(raw[start:i], "eE") || i-start > maxNumericScale {
-				d, err := value.ParseDecimal(c.room(raw[start:i]), raw[start:i])
-				if err == nil && (d.Point > maxNumericWhole || d.Scale > maxNumericScale) {
-					err = fmt.Errorf("a number in it: %w", value.ErrRange)
-				}
-				if err != nil {
-					return err
-				}
-			}
-		default:
-			i++
+	return value.Numbers(raw, func(number []byte) error {
+		if !bytes.ContainsAny(number, "eE") && len(number) <= maxNumericScale {
+			return nil
 		}
-	}
-	return nil
+		d, err := value.ParseDecimal(c.room.For(number), number)
+		if err == nil && (d.Point > maxNumericWhole || d.Scale > maxNumericScale) {
+			err = fmt.Errorf("a number in it: %w", value.ErrRange)
+		}
+		return err
+	})
 }
 
-var numberBytes = []byte("+-.eE")
-
 func (c *column) appendInt(dst, raw []byte) ([]byte, error) {
-	raw, err := c.number(raw)
+	raw, err := value.Number(raw, c.truth)
 	if err != nil {
 		return dst, err
 	}
-	n, err := value.ParseInt(c.room(raw), raw)
+	n, err := value.ParseInt(c.room.For(raw), raw)
 	if err != nil {
 		return dst, err
 	}
@@ -262,14 +218,6 @@ func (c *column) appendInt(dst, raw []byte) ([]byte, error) {
 	return dst, value.ErrRange
 }
 
-// room returns memory for the digits of raw.
-func (c *column) room(raw []byte) []byte {
-	if cap(c.digits) < len(raw) {
-		c.digits = make([]byte, 0, 2*len(raw)+32)
-	}
-	return c.digits[:0]
-}
-
 func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 	bits := 64
 	if c.kind == kindFloat4 {
@@ -277,12 +225,12 @@ func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 	}
 	f, special := specialFloat(raw)
 	if !special {
-		text, err := c.number(raw)
+		text, err := value.Number(raw, c.truth)
 		if err != nil {
 			return dst, err
 		}
 		var exact bool
-		if f, exact, err = value.ParseFloat(c.room(text), text, bits); err != nil {
+		if f, exact, err = value.ParseFloat(c.room.For(text), text, bits); err != nil {
 			return dst, err
 		}
 		if !exact {
@@ -321,11 +269,11 @@ func (c *column) appendNumeric(dst, raw []byte) ([]byte, error) {
 		}
 		return binary.BigEndian.AppendUint64(dst, sign<<16), nil
 	}
-	text, err := c.number(raw)
+	text, err := value.Number(raw, c.truth)
 	if err != nil {
 		return dst, err
 	}
-	d, err := value.ParseDecimal(c.room(text), text)
+	d, err := value.ParseDecimal(c.room.For(text), text)
 	if err != nil {
 		return dst, err
 	}

@@ -40,7 +40,8 @@ type column struct {
 	truth         bool   // the source holds truth values
 	key           bool   // its values are kept as they are, or refused
 	adjusted      func(table, column, rule string)
-	text, digits  []byte // room
+	text          []byte // room
+	room          value.Room
 }
 
 // Names of the rules that change a value which the column can not hold as it is.
@@ -133,57 +134,20 @@ func (c *column) adjust(rule string) error {
 }
 
 func appendBool(dst, raw []byte) ([]byte, error) {
-	switch string(rawjson.Text(raw)) {
-	case "true", "t", "1":
-		return append(dst, "true"...), nil
-	case "false", "f", "0":
-		return append(dst, "false"...), nil
+	truth, err := value.Truth(raw)
+	if err != nil {
+		return dst, err
 	}
-	return dst, errors.New("it is neither true nor false")
-}
-
-var one, zero = []byte("1"), []byte("0")
-
-// number returns the text of a number: of a JSON number, of a string that holds
-// one, and 1 or 0 for the truth values of a source's column of such.
-func (c *column) number(raw []byte) ([]byte, error) {
-	switch raw[0] {
-	case 't', 'f':
-		if !c.truth {
-			return nil, value.ErrNotNumber
-		}
-		if raw[0] == 't' {
-			return one, nil
-		}
-		return zero, nil
-	case '"':
-		text := rawjson.Text(raw)
-		if end, err := rawjson.Skip(text, 0); err != nil || end != len(text) || rawjson.IsString(text) {
-			return nil, value.ErrNotNumber
-		}
-		raw = text
-	}
-	if c := raw[0]; c != '-' && c-'0' > 9 {
-		return nil, value.ErrNotNumber
-	}
-	return raw, nil
-}
-
-// room returns memory for the digits of raw.
-func (c *column) room(raw []byte) []byte {
-	if cap(c.digits) < len(raw) {
-		c.digits = make([]byte, 0, 2*len(raw)+32)
-	}
-	return c.digits[:0]
+	return strconv.AppendBool(dst, truth), nil
 }
 
 // appendFixed appends a number as the column's precision and scale have it.
 func (c *column) appendFixed(dst, raw []byte) ([]byte, error) {
-	text, err := c.number(raw)
+	text, err := value.Number(raw, c.truth)
 	if err != nil {
 		return dst, err
 	}
-	d, err := value.ParseDecimal(c.room(text), text)
+	d, err := value.ParseDecimal(c.room.For(text), text)
 	if err != nil {
 		return dst, err
 	}
@@ -266,11 +230,11 @@ func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 	case `"-Infinity"`:
 		return append(dst, "-inf"...), nil
 	}
-	text, err := c.number(raw)
+	text, err := value.Number(raw, c.truth)
 	if err != nil {
 		return dst, err
 	}
-	f, exact, err := value.ParseFloat(c.room(text), text, 64)
+	f, exact, err := value.ParseFloat(c.room.For(text), text, 64)
 	if err != nil {
 		return dst, err
 	}
@@ -331,7 +295,7 @@ func (c *column) appendJSON(dst, raw []byte) ([]byte, error) {
 	case c.kind == kindArray && raw[0] != '[':
 		return dst, errors.New("it is not an array")
 	}
-	if err := c.checkNumbers(raw); err != nil {
+	if err := value.Numbers(raw, c.checkNumber); err != nil {
 		return dst, err
 	}
 	start := len(dst)
@@ -348,45 +312,19 @@ func (c *column) appendJSON(dst, raw []byte) ([]byte, error) {
 // more becomes a floating-point number.
 const exactDigits = 38
 
-// checkNumbers finds numbers in JSON text that a VARIANT can not hold.
-func (c *column) checkNumbers(raw []byte) error {
-	for i := 0; i < len(raw); {
-		switch b := raw[i]; {
-		case b == '"':
-			end, err := rawjson.Skip(raw, i)
-			if err != nil {
-				return err
-			}
-			i = end
-		case b == '-' || b-'0' <= 9:
-			start := i
-			for i < len(raw) && (raw[i]-'0' <= 9 || bytes.IndexByte(numberBytes, raw[i]) >= 0) {
-				i++
-			}
-			if err := c.checkNumber(raw[start:i]); err != nil {
-				return err
-			}
-		default:
-			i++
-		}
-	}
-	return nil
-}
-
-var numberBytes = []byte("+-.eE")
-
+// checkNumber looks at a number in JSON text that a VARIANT may not hold.
 func (c *column) checkNumber(text []byte) error {
 	if len(text) <= 15 && bytes.IndexByte(text, 'e') < 0 && bytes.IndexByte(text, 'E') < 0 {
 		return nil
 	}
-	d, err := value.ParseDecimal(c.room(text), text)
+	d, err := value.ParseDecimal(c.room.For(text), text)
 	if err != nil {
 		return err
 	}
 	if digits := len(d.Significant()); digits == 0 || max(d.Point, digits) <= exactDigits && digits-d.Point <= exactDigits-1 {
 		return nil
 	}
-	_, exact, err := value.ParseFloat(c.room(text), text, 64)
+	_, exact, err := value.ParseFloat(c.room.For(text), text, 64)
 	if err != nil {
 		return fmt.Errorf("a number in it: %w", err)
 	}

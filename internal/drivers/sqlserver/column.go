@@ -45,7 +45,8 @@ type column struct {
 	truth         bool   // the source holds truth values
 	key           bool   // its values are kept as they are, or refused
 	adjusted      func(table, column, rule string)
-	text, digits  []byte // room
+	text          []byte // room
+	room          value.Room
 }
 
 // Names of the rules that change a value which the column can not hold as it is.
@@ -99,7 +100,7 @@ func (c *column) value(raw []byte) (any, error) {
 func (c *column) encode(raw []byte) (any, error) {
 	switch c.kind {
 	case kindBit:
-		return truth(raw)
+		return value.Truth(raw)
 	case kindTinyInt, kindSmallInt, kindInt, kindBigInt:
 		return c.integer(raw)
 	case kindReal, kindFloat:
@@ -217,55 +218,12 @@ func units(text []byte) int {
 	return n
 }
 
-func truth(raw []byte) (any, error) {
-	switch string(rawjson.Text(raw)) {
-	case "true", "t", "1":
-		return true, nil
-	case "false", "f", "0":
-		return false, nil
-	}
-	return nil, errors.New("it is neither true nor false")
-}
-
-// number returns the text of a number: of a JSON number, of a string that holds
-// one, and 1 or 0 for the truth values of a source's column of such.
-func (c *column) number(raw []byte) ([]byte, error) {
-	switch raw[0] {
-	case 't', 'f':
-		if !c.truth {
-			return nil, value.ErrNotNumber
-		}
-		if raw[0] == 't' {
-			return []byte("1"), nil
-		}
-		return []byte("0"), nil
-	case '"':
-		text := rawjson.Text(raw)
-		if end, err := rawjson.Skip(text, 0); err != nil || end != len(text) || rawjson.IsString(text) {
-			return nil, value.ErrNotNumber
-		}
-		raw = text
-	}
-	if b := raw[0]; b != '-' && b-'0' > 9 {
-		return nil, value.ErrNotNumber
-	}
-	return raw, nil
-}
-
-// room returns memory for the digits of raw.
-func (c *column) room(raw []byte) []byte {
-	if cap(c.digits) < len(raw) {
-		c.digits = make([]byte, 0, 2*len(raw)+32)
-	}
-	return c.digits[:0]
-}
-
 func (c *column) integer(raw []byte) (any, error) {
-	raw, err := c.number(raw)
+	raw, err := value.Number(raw, c.truth)
 	if err != nil {
 		return nil, err
 	}
-	n, err := value.ParseInt(c.room(raw), raw)
+	n, err := value.ParseInt(c.room.For(raw), raw)
 	if err != nil {
 		return nil, err
 	}
@@ -276,7 +234,7 @@ func (c *column) integer(raw []byte) (any, error) {
 }
 
 func (c *column) float(raw []byte) (any, error) {
-	text, err := c.number(raw)
+	text, err := value.Number(raw, c.truth)
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +242,7 @@ func (c *column) float(raw []byte) (any, error) {
 	if c.kind == kindReal {
 		bits = 32
 	}
-	f, exact, err := value.ParseFloat(c.room(text), text, bits)
+	f, exact, err := value.ParseFloat(c.room.For(text), text, bits)
 	if err != nil {
 		return nil, err
 	}
@@ -297,11 +255,11 @@ func (c *column) float(raw []byte) (any, error) {
 }
 
 func (c *column) decimal(raw []byte) (any, error) {
-	text, err := c.number(raw)
+	text, err := value.Number(raw, c.truth)
 	if err != nil {
 		return nil, err
 	}
-	d, err := value.ParseDecimal(c.room(text), text)
+	d, err := value.ParseDecimal(c.room.For(text), text)
 	if err != nil {
 		return nil, err
 	}
