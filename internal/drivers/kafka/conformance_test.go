@@ -11,7 +11,13 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	for name, query := range map[string]string{"default": "?timeout=10s", "rows in transactions": "?key=row&transactional=true&compress=lz4&timeout=10s"} {
+	for name, c := range map[string]struct {
+		query   string
+		history func(testing.TB, string) []sinktest.Stored
+	}{
+		"default":              {"?timeout=10s", history},
+		"rows in transactions": {"?key=row&transactional=true&compress=lz4&timeout=10s", committedHistory},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cluster, proxy := faultyCluster(t)
@@ -19,7 +25,7 @@ func TestConformance(t *testing.T) {
 			sinktest.Run(t, sinktest.Config{
 				Driver: Driver(),
 				URL: func(t testing.TB) string {
-					return newTopic(t, cluster, fmt.Sprintf("topic-%d", made.Add(1)), 3) + query
+					return newTopic(t, cluster, fmt.Sprintf("topic-%d", made.Add(1)), 3) + c.query
 				},
 				Faulty: func(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Faults) {
 					t.Helper()
@@ -29,7 +35,7 @@ func TestConformance(t *testing.T) {
 					}
 					return s, coarse{proxy}
 				},
-				History:    history,
+				History:    c.history,
 				Duplicates: true,
 			})
 		})
@@ -46,7 +52,8 @@ func (c coarse) Steps() int { return c.Proxy.Steps() / grain }
 
 func (c coarse) Break(n int, mode sinktest.Mode) { c.Proxy.Break(n*grain, mode) }
 
-// history returns the events that a topic holds.
+// history returns the events that a topic holds, those of aborted transactions
+// too.
 func history(t testing.TB, raw string) []sinktest.Stored {
 	t.Helper()
 	u := parsed(t, raw)
@@ -54,6 +61,20 @@ func history(t testing.TB, raw string) []sinktest.Stored {
 	for _, m := range consume(t, u.Host, strings.Trim(u.Path, "/")) {
 		if m.Value != nil { // no tombstone
 			all = append(all, sinktest.Stored{Place: fmt.Sprintf("%d/%d", m.Partition, m.Offset), Event: m.Value})
+		}
+	}
+	return all
+}
+
+// committedHistory returns the events of a topic that consumers see who read what
+// is committed.
+func committedHistory(t testing.TB, raw string) []sinktest.Stored {
+	t.Helper()
+	u := parsed(t, raw)
+	var all []sinktest.Stored
+	for _, r := range consumeCommitted(t, u.Host, strings.Trim(u.Path, "/")) {
+		if r.Value != nil { // no tombstone
+			all = append(all, sinktest.Stored{Place: fmt.Sprintf("%d/%d", r.Partition, r.Offset), Event: r.Value})
 		}
 	}
 	return all

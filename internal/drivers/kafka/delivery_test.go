@@ -229,11 +229,11 @@ func TestATransactionIsSeenWholeOrNotAtAll(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	handle.Remove()
-	if got := committed(t, cluster, "topic", 30); len(got) != 30 {
+	if got := committed(t, cluster, "topic"); len(got) != 30 {
 		t.Errorf("consumers see %d messages, want the 30 of the first batch", len(got))
 	}
 	mustApply(t, s, run(t, 31, 60))
-	got := committed(t, cluster, "topic", 60)
+	got := committed(t, cluster, "topic")
 	seen := make(map[string]bool)
 	for _, key := range got {
 		seen[key] = true
@@ -243,29 +243,15 @@ func TestATransactionIsSeenWholeOrNotAtAll(t *testing.T) {
 	}
 }
 
-// committed reads the keys of committed messages, until there are n of them and
-// no more come for a while.
-func committed(t testing.TB, cluster *kfake.Cluster, topic string, n int) []string {
+// committed returns the keys of the messages that consumers see who read what is
+// committed.
+func committed(t testing.TB, cluster *kfake.Cluster, topic string) []string {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.FetchMaxWait(100*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
 	var keys []string
-	for {
-		wait := 20 * time.Second
-		if len(keys) >= n {
-			wait = 300 * time.Millisecond
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), wait)
-		fetches := client.PollFetches(ctx)
-		cancel()
-		fetches.EachRecord(func(r *kgo.Record) { keys = append(keys, string(r.Key)) })
-		if errors.Is(fetches.Err0(), context.DeadlineExceeded) {
-			return keys
-		}
+	for _, r := range consumeCommitted(t, cluster.ListenAddrs()[0], topic) {
+		keys = append(keys, string(r.Key))
 	}
+	return keys
 }
 
 // TestAServerThatStartsAgainEndsTheTransactionOfTheOneBefore: a sink that was
@@ -291,7 +277,7 @@ func TestAServerThatStartsAgainEndsTheTransactionOfTheOneBefore(t *testing.T) {
 	}
 	again := mustOpen(t, raw)
 	mustApply(t, again, run(t, 1, 6))
-	if got := committed(t, cluster, "topic", 6); len(got) != 6 {
+	if got := committed(t, cluster, "topic"); len(got) != 6 {
 		t.Errorf("consumers see %d messages, want 6", len(got))
 	}
 	// The killed one turns out to live: it may not write any more.

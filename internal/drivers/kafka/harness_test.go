@@ -13,7 +13,10 @@ import (
 	"time"
 
 	independent "github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/goleak"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
@@ -181,6 +184,90 @@ func consumePartition(ctx context.Context, t testing.TB, broker, topic string, p
 		}
 	}
 	return all
+}
+
+// consumeCommitted reads a topic as consumers do that want committed messages
+// only, up to the first transaction that is open.
+func consumeCommitted(t testing.TB, broker, topic string) []*kgo.Record {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	newClient := func(opts ...kgo.Opt) *kgo.Client {
+		client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(broker), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(), kgo.FetchMaxWait(50*time.Millisecond))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return client
+	}
+	asking := newClient()
+	defer asking.Close()
+	ends := stableEnds(ctx, t, asking, topic)
+	if len(ends) == 0 {
+		return nil
+	}
+	starts := make(map[int32]kgo.Offset)
+	for p := range ends {
+		starts[p] = kgo.NewOffset().AtStart()
+	}
+	client := newClient(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: starts}))
+	defer client.Close()
+	var all []*kgo.Record
+	for len(ends) > 0 {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			t.Fatalf("read what is committed in %s, up to %v: %v", topic, ends, err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			if !r.Attrs.IsControl() {
+				all = append(all, r)
+			}
+			if r.Offset+1 >= ends[r.Partition] { // what ends a transaction is a record too
+				delete(ends, r.Partition)
+			}
+		})
+	}
+	return all
+}
+
+// stableEnds returns the offset before which all transactions have ended, of each
+// partition that has records there.
+func stableEnds(ctx context.Context, t testing.TB, client *kgo.Client, topic string) map[int32]int64 {
+	t.Helper()
+	meta := kmsg.NewPtrMetadataRequest()
+	asked := kmsg.NewMetadataRequestTopic()
+	asked.Topic = kmsg.StringPtr(topic)
+	meta.Topics = append(meta.Topics, asked)
+	known, err := meta.RequestWith(ctx, client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := kmsg.NewPtrListOffsetsRequest()
+	list.IsolationLevel = 1 // read committed
+	of := kmsg.NewListOffsetsRequestTopic()
+	of.Topic = topic
+	for _, p := range known.Topics[0].Partitions {
+		r := kmsg.NewListOffsetsRequestTopicPartition()
+		r.Partition, r.Timestamp = p.Partition, -1 // the end
+		of.Partitions = append(of.Partitions, r)
+	}
+	list.Topics = append(list.Topics, of)
+	ends := make(map[int32]int64)
+	for _, shard := range client.RequestSharded(ctx, list) {
+		if shard.Err != nil {
+			t.Fatal(shard.Err)
+		}
+		for _, answered := range shard.Resp.(*kmsg.ListOffsetsResponse).Topics {
+			for _, p := range answered.Partitions {
+				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+					t.Fatal(err)
+				}
+				if p.Offset > 0 {
+					ends[p.Partition] = p.Offset
+				}
+			}
+		}
+	}
+	return ends
 }
 
 // isMarker reports whether m is none, but the end of a transaction, which the

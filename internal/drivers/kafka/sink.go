@@ -179,6 +179,13 @@ func (s *session) transact(ctx context.Context, o *outgoing) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
+	// Everything is acknowledged, so this aborts nothing. But it waits until the
+	// client has taken note of the partitions that it wrote to: where a topic is
+	// new to it, that may come after the acknowledgements, and EndTransaction
+	// aborts what is in partitions that it does not know, without an error.
+	if err := s.client.AbortBufferedRecords(ctx); err != nil {
+		return wrap("wait for the end of a transaction's messages", err)
+	}
 	if err := s.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		return wrap("commit a transaction", err)
 	}
