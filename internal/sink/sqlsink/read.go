@@ -10,7 +10,7 @@ import (
 
 // Probe opens a session of its own and asks whether it may do what eds does.
 func (s *Sink) Probe(ctx context.Context) error {
-	return s.aside(ctx, "test the destination", func(conn Conn) error { return conn.CanWrite(ctx) })
+	return s.aside(ctx, "make and write a table", func(conn Conn) error { return conn.CanWrite(ctx) })
 }
 
 // Read yields the rows of a table over a session of its own.
