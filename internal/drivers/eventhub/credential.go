@@ -1,0 +1,152 @@
+package eventhub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"sync"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// parseAuth reads who eds is to Event Hubs.
+func (c *choices) parseAuth(query url.Values, lookup sink.Lookup) error {
+	auth, err := oneOf(query, "auth", "sas", "managed-identity", "workload-identity", "client-secret", "client-certificate", "azure-cli", "default")
+	if err != nil {
+		return err
+	}
+	if auth == "sas" {
+		for _, name := range []string{"client-id", "tenant-id"} {
+			if query.Get(name) != "" {
+				return fmt.Errorf("option %s needs an option auth that asks Entra ID, as auth=managed-identity", name)
+			}
+		}
+		if c.key == "" {
+			return errors.New("the eventhub url says not who eds is; add ;SharedAccessKeyName=name;SharedAccessKey=${EVENTHUB_KEY}, or auth=managed-identity or another one of Entra ID")
+		}
+		return nil
+	}
+	if c.key != "" {
+		return fmt.Errorf("the eventhub url has both a SharedAccessKey and auth=%s; leave one out", auth)
+	}
+	if c.emulator {
+		return errors.New("the emulator knows no Entra ID; leave auth= out, or UseDevelopmentEmulator")
+	}
+	return c.parseIdentity(auth, query, lookup)
+}
+
+// identity is what Entra ID is told.
+type identity struct {
+	tenant, client string
+	secret         string
+	certificate    string // a file
+	password       string // of the certificate
+	tokenFile      string
+}
+
+func (c *choices) parseIdentity(auth string, query url.Values, lookup sink.Lookup) error {
+	or := func(option, variable string) string {
+		if value := query.Get(option); value != "" || variable == "" {
+			return value
+		}
+		value, _ := lookup(variable)
+		return value
+	}
+	id := identity{
+		tenant: or("tenant-id", "AZURE_TENANT_ID"), client: or("client-id", "AZURE_CLIENT_ID"),
+		secret: or("", "AZURE_CLIENT_SECRET"), certificate: or("", "AZURE_CLIENT_CERTIFICATE_PATH"),
+		password: or("", "AZURE_CLIENT_CERTIFICATE_PASSWORD"), tokenFile: or("", "AZURE_FEDERATED_TOKEN_FILE"),
+	}
+	if auth == "managed-identity" {
+		id.client = query.Get("client-id") // the variable is of an application
+	}
+	need := func(pairs ...string) error {
+		for i := 0; i < len(pairs); i += 2 {
+			if pairs[i] == "" {
+				return fmt.Errorf("auth=%s needs %s", auth, pairs[i+1])
+			}
+		}
+		return nil
+	}
+	var err error
+	switch auth {
+	case "client-secret":
+		err = need(id.tenant, "tenant-id= or AZURE_TENANT_ID", id.client, "client-id= or AZURE_CLIENT_ID", id.secret, "AZURE_CLIENT_SECRET in the environment")
+	case "client-certificate":
+		err = need(id.tenant, "tenant-id= or AZURE_TENANT_ID", id.client, "client-id= or AZURE_CLIENT_ID", id.certificate, "AZURE_CLIENT_CERTIFICATE_PATH in the environment")
+	case "workload-identity":
+		err = need(id.tenant, "tenant-id= or AZURE_TENANT_ID", id.client, "client-id= or AZURE_CLIENT_ID", id.tokenFile, "AZURE_FEDERATED_TOKEN_FILE in the environment, which Kubernetes sets where the pod has the label azure.workload.identity/use")
+	}
+	if err != nil {
+		return err
+	}
+	c.credential = lazily(func() (azcore.TokenCredential, error) { return id.credential(auth) })
+	return nil
+}
+
+// credential asks nobody yet.
+func (id *identity) credential(auth string) (azcore.TokenCredential, error) {
+	switch auth {
+	case "managed-identity":
+		options := new(azidentity.ManagedIdentityCredentialOptions)
+		if id.client != "" {
+			options.ID = azidentity.ClientID(id.client)
+		}
+		return azidentity.NewManagedIdentityCredential(options)
+	case "workload-identity":
+		return azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{ClientID: id.client, TenantID: id.tenant, TokenFilePath: id.tokenFile})
+	case "client-secret":
+		return azidentity.NewClientSecretCredential(id.tenant, id.client, id.secret, nil)
+	case "client-certificate":
+		text, err := os.ReadFile(id.certificate)
+		if err != nil {
+			return nil, fmt.Errorf("read AZURE_CLIENT_CERTIFICATE_PATH: %w", err)
+		}
+		certificates, key, err := azidentity.ParseCertificates(text, []byte(id.password))
+		if err != nil {
+			return nil, errors.New("read AZURE_CLIENT_CERTIFICATE_PATH: it should hold a certificate and its key, as PEM or PKCS#12, with AZURE_CLIENT_CERTIFICATE_PASSWORD where there is a password")
+		}
+		return azidentity.NewClientCertificateCredential(id.tenant, id.client, certificates, key, nil)
+	case "azure-cli":
+		return azidentity.NewAzureCLICredential(&azidentity.AzureCLICredentialOptions{TenantID: id.tenant})
+	default:
+		return azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{TenantID: id.tenant})
+	}
+}
+
+// lazy makes a credential when a token is first asked for. It is safe for
+// concurrent use.
+type lazy struct {
+	make func() (azcore.TokenCredential, error)
+
+	mu   sync.Mutex
+	made azcore.TokenCredential // nil: none yet
+}
+
+func lazily(make func() (azcore.TokenCredential, error)) azcore.TokenCredential {
+	return &lazy{make: make}
+}
+
+// GetToken returns a token, which the credential keeps until it expires.
+func (l *lazy) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.made == nil {
+		made, err := l.make()
+		if err != nil {
+			return azcore.AccessToken{}, &identityError{err}
+		}
+		l.made = made
+	}
+	token, err := l.made.GetToken(ctx, o)
+	if err != nil {
+		return token, &identityError{err}
+	}
+	return token, nil
+}

@@ -1,0 +1,254 @@
+package eventhub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"sync"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azeventhubs/v2"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+)
+
+// lane are the events of a batch that have one hub and one partition key, in
+// order. They are sent one message after the other.
+type lane struct {
+	hub, key string
+	events   []*cdc.Event
+	accepted int // events, from the first on, that Event Hubs have
+}
+
+// lanes sorts events into lanes, in the order of their first events, without
+// those that Event Hubs have accepted already. An error is about one event.
+func (s *Sink) lanes(events []*cdc.Event) ([]*lane, error) {
+	all := s.scratch.lanes[:0]
+	places := s.scratch.places
+	if places == nil {
+		places = make(map[place]*lane)
+		s.scratch.places = places
+	}
+	clear(places)
+	known := make(map[string]string)
+	for _, e := range events {
+		hub, err := s.name.of(e, known)
+		if err != nil {
+			return nil, err
+		}
+		if s.unsettled.accepted(e) {
+			continue
+		}
+		at := place{hub, partitionKey(e)}
+		l := places[at]
+		if l == nil {
+			l = &lane{hub: at.hub, key: at.key}
+			places[at] = l
+			all = append(all, l)
+		}
+		l.events = append(l.events, e)
+	}
+	s.scratch.lanes = all
+	return all, nil
+}
+
+// place is what the events of a lane have in common.
+type place struct{ hub, key string }
+
+// scratch is memory that is used again by the next batch.
+type scratch struct {
+	lanes  []*lane
+	places map[place]*lane
+}
+
+func (s *scratch) clear() {
+	clear(s.lanes)
+	clear(s.places)
+}
+
+// flight is the sending of a batch.
+type flight struct {
+	sink    *Sink
+	session *session
+	lanes   []*lane
+	// intact says, after an error, that the session is of further use.
+	intact bool
+
+	mu   sync.Mutex
+	next int // lane
+	err  error
+	// soft says that err is a message's that was refused, and no more.
+	soft bool
+}
+
+// fly sends all lanes, several at a time, and returns once every message that
+// was sent is accepted or its fate unknown.
+func (f *flight) fly(ctx context.Context, progress func()) error {
+	if err := f.ready(ctx, progress); err != nil {
+		return err
+	}
+	var group sync.WaitGroup
+	for range min(f.session.inFlight, len(f.lanes)) {
+		group.Go(func() {
+			var buffer []byte
+			for {
+				l := f.take()
+				if l == nil {
+					return
+				}
+				var err error
+				if buffer, err = f.send(ctx, l, buffer, progress); err != nil {
+					f.fail(err, l)
+					return
+				}
+			}
+		})
+	}
+	// Whatever goes wrong, what is under way may yet be accepted.
+	group.Wait()
+	f.intact = f.soft
+	return f.err
+}
+
+// ready opens the links of the batch's hubs, one after the other, so that what
+// hinders that is told of once.
+func (f *flight) ready(ctx context.Context, progress func()) error {
+	seen := make(map[string]bool)
+	for _, l := range f.lanes {
+		if seen[l.hub] {
+			continue
+		}
+		seen[l.hub] = true
+		if err := f.session.reach(ctx, l.hub); err != nil {
+			return fmt.Errorf("hub %q: %w", l.hub, err)
+		}
+		progress()
+	}
+	return nil
+}
+
+// take returns the next lane, or nil where no more are to be sent.
+func (f *flight) take() *lane {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil || f.next == len(f.lanes) {
+		return nil
+	}
+	f.next++
+	return f.lanes[f.next-1]
+}
+
+// fail ends the flight: what is under way goes on, nothing new is sent.
+func (f *flight) fail(err error, l *lane) {
+	soft := refused(err)
+	err = fmt.Errorf("hub %q: %w", l.hub, f.session.explain(err))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.soft = soft && (f.err == nil || f.soft)
+	f.err = worse(f.err, err)
+}
+
+func (f *flight) failed() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err != nil
+}
+
+// send sends a lane, as few messages as hold it. It returns the buffer, grown.
+func (f *flight) send(ctx context.Context, l *lane, buffer []byte, progress func()) ([]byte, error) {
+	client, err := f.session.client(l.hub)
+	if err != nil {
+		return buffer, err
+	}
+	for l.accepted < len(l.events) {
+		if l.accepted > 0 && f.failed() {
+			return buffer, nil
+		}
+		batch, err := client.NewEventDataBatch(ctx, &azeventhubs.EventDataBatchOptions{PartitionKey: &l.key})
+		if err != nil {
+			return buffer, err
+		}
+		n := l.accepted
+		for ; n < len(l.events); n++ {
+			event, body, replaced := data(buffer, l.events[n], f.session.properties)
+			buffer = body
+			err := batch.AddEventData(event, nil)
+			if errors.Is(err, azeventhubs.ErrEventDataTooLarge) && n > l.accepted {
+				break // it begins the next message
+			}
+			if err != nil {
+				return buffer, err
+			}
+			if replaced {
+				f.sink.adjusted(l.events[n])
+			}
+		}
+		if err := client.SendEventDataBatch(ctx, batch, nil); err != nil {
+			return buffer, err
+		}
+		l.accepted = n
+		progress()
+	}
+	return buffer, nil
+}
+
+// adjusted counts an event whose bytes were replaced.
+func (s *Sink) adjusted(e *cdc.Event) {
+	s.counting.Lock()
+	defer s.counting.Unlock()
+	s.env.Adjusted(e.Table, "", "invalid-utf8")
+}
+
+// unsettled are the events of batches that failed: whether Event Hubs have
+// accepted them. The zero value has none.
+type unsettled struct {
+	seed   maphash.Seed
+	events map[print]bool
+}
+
+// print tells one event from another.
+type print struct {
+	sequence uint64
+	payload  uint64
+}
+
+func (u *unsettled) print(e *cdc.Event) print {
+	return print{e.Position.Sequence, maphash.Bytes(u.seed, e.Payload)}
+}
+
+// accepted reports whether Event Hubs have accepted e, as far as is known.
+func (u *unsettled) accepted(e *cdc.Event) bool {
+	return u.events != nil && u.events[u.print(e)]
+}
+
+// keep remembers what became of the events of lanes.
+func (u *unsettled) keep(lanes []*lane) {
+	if u.events == nil {
+		u.seed = maphash.MakeSeed()
+		u.events = make(map[print]bool)
+	}
+	for _, l := range lanes {
+		for i, e := range l.events {
+			u.events[u.print(e)] = i < l.accepted
+		}
+	}
+}
+
+// settle forgets the events of a batch that has succeeded; and all others, where
+// it shows that the caller has gone on to another batch.
+func (u *unsettled) settle(events []*cdc.Event) {
+	if u.events == nil {
+		return
+	}
+	for _, e := range events {
+		p := u.print(e)
+		if _, part := u.events[p]; !part {
+			u.events = nil
+			return
+		}
+		delete(u.events, p)
+	}
+	if len(u.events) == 0 {
+		u.events = nil
+	}
+}
