@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ProtonMail/gopenpgp/v3/armor"
 	"github.com/ProtonMail/gopenpgp/v3/crypto"
 )
 
@@ -73,20 +74,15 @@ func readRing(text []byte) (*crypto.KeyRing, error) {
 	if first < 0 {
 		return crypto.NewKeyRingFromBinary(text)
 	}
-	ring, err := crypto.NewKeyRing(nil)
-	if err != nil {
-		return nil, err
-	}
+	var binary []byte
 	for _, block := range strings.Split(string(text[first:]), armorBegin)[1:] {
-		key, err := crypto.NewKeyFromArmored(armorBegin + block)
+		keys, err := armor.Unarmor(armorBegin + block)
 		if err != nil {
 			return nil, err
 		}
-		if err := ring.AddKey(key); err != nil {
-			return nil, err
-		}
+		binary = append(binary, keys...)
 	}
-	return ring, nil
+	return crypto.NewKeyRingFromBinary(binary)
 }
 
 // Fingerprints returns the keys' fingerprints, in groups of four as gpg shows them.
@@ -162,6 +158,9 @@ func (k *Keys) judge(s *crypto.VerifiedSignature, now time.Time) error {
 	if key == nil {
 		return fmt.Errorf("%w: %016X; trusted is %s", ErrUnknownKey, id, strings.Join(k.Fingerprints(), ", "))
 	}
+	if made := s.Signature.CreationTime; made.After(now) {
+		return fmt.Errorf("%w: it was made at %s, and the clock of this machine says %s; set the clock", ErrBadSignature, made.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	}
 	switch at := now.Unix(); {
 	case key.IsRevoked(at):
 		return fmt.Errorf("%w: %s", ErrRevokedKey, fingerprint(key))
@@ -170,9 +169,6 @@ func (k *Keys) judge(s *crypto.VerifiedSignature, now time.Time) error {
 	}
 	if _, ok := key.GetEntity().SigningKeyById(now, id, nil); !ok {
 		return fmt.Errorf("%w: %016X, a subkey of %s", ErrExpiredKey, id, fingerprint(key))
-	}
-	if made := s.Signature.CreationTime; made.After(now) {
-		return fmt.Errorf("%w: it was made at %s, and the clock of this machine says %s; set the clock", ErrBadSignature, made.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	if s.SignatureError != nil {
 		return fmt.Errorf("%w: the one or the other was changed or damaged on its way", ErrBadSignature)

@@ -14,11 +14,9 @@ import (
 
 // Staged is a verified program that waits beside the one that runs.
 type Staged struct {
-	u       *Updater
-	plan    Plan
-	dir     string // of its own, private
-	program string
-	sum     string
+	obtained
+	u    *Updater
+	plan Plan
 }
 
 // Plan returns what Swap will do.
@@ -37,10 +35,11 @@ func (u *Updater) Stage(ctx context.Context, version string) (*Staged, error) {
 	if err := u.sweep(); err != nil {
 		return nil, err
 	}
-	s := &Staged{u: u, plan: plan}
-	if s.dir, s.program, s.sum, err = u.obtain(ctx, plan.To, u.o.Platform, u.dir()); err != nil {
+	o, err := u.obtain(ctx, plan.To, u.o.Platform, u.dir())
+	if err != nil {
 		return nil, err
 	}
+	s := &Staged{obtained: o, u: u, plan: plan}
 	running, err := sumFile(u.target)
 	if err == nil && running == s.sum {
 		err = fmt.Errorf("%w: %s is the very same program", ErrCurrent, plan.To)
@@ -65,53 +64,64 @@ func (u *Updater) Download(ctx context.Context, version string, p Platform, path
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		return fmt.Errorf("write %s: it is a directory; name the file", path)
 	}
-	dir, program, _, err := u.obtain(ctx, version, p, filepath.Dir(path))
+	o, err := u.obtain(ctx, version, p, filepath.Dir(path))
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	if err := os.Rename(program, path); err != nil {
+	defer os.RemoveAll(o.dir)
+	if err := os.Rename(o.program, path); err != nil {
 		return fmt.Errorf("put the program in place: %w", err)
 	}
 	return durable.SyncDir(filepath.Dir(path))
 }
 
+// obtained is a verified program in a directory of its own.
+type obtained struct {
+	dir, program string
+	sum          string // SHA-256
+}
+
 // obtain makes a directory in parent with a verified program in it.
-func (u *Updater) obtain(ctx context.Context, version string, p Platform, parent string) (dir, program, sum string, err error) {
-	if dir, err = os.MkdirTemp(parent, u.scratchPattern()); err != nil {
-		return "", "", "", fmt.Errorf("download a release: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.RemoveAll(dir))
-		}
-	}()
-	archive, err := os.Create(filepath.Join(dir, p.Archive()))
+func (u *Updater) obtain(ctx context.Context, version string, p Platform, parent string) (obtained, error) {
+	dir, err := os.MkdirTemp(parent, u.scratchPattern())
 	if err != nil {
-		return "", "", "", fmt.Errorf("download a release: %w", err)
+		return obtained{}, fmt.Errorf("download a release: %w", err)
+	}
+	o := obtained{dir: dir, program: filepath.Join(dir, p.Program())}
+	if o.sum, err = u.fill(ctx, version, p, o); err != nil {
+		return obtained{}, errors.Join(err, os.RemoveAll(dir))
+	}
+	return o, nil
+}
+
+// fill puts the program of a release where it is to be, and returns its sum.
+func (u *Updater) fill(ctx context.Context, version string, p Platform, o obtained) (string, error) {
+	archive, err := os.Create(filepath.Join(o.dir, p.Archive()))
+	if err != nil {
+		return "", fmt.Errorf("download a release: %w", err)
 	}
 	// One open file from the download to the end, so that what is unpacked is what was verified.
 	defer archive.Close()
 	if err := u.download(ctx, version, p, archive); err != nil {
-		return "", "", "", err
+		return "", err
 	}
 	u.o.Observe(Progress{Doing: "unpack " + p.Program()})
-	unpack := &unpacker{bounds: u.bounds, want: p.Program(), to: filepath.Join(dir, p.Program())}
+	unpack := &unpacker{bounds: u.bounds, want: p.Program(), to: o.program}
 	if err := unpack.unpack(archive); err != nil {
-		return "", "", "", err
+		return "", err
 	}
 	if p != u.o.Platform {
-		return dir, unpack.to, unpack.sum, nil
+		return unpack.sum, nil
 	}
 	u.o.Observe(Progress{Doing: "ask the program for its version"})
-	is, err := u.askVersion(ctx, unpack.to)
+	is, err := u.askVersion(ctx, o.program)
 	if err != nil {
-		return "", "", "", fmt.Errorf("the program of release %s does not work: %w", version, err)
+		return "", fmt.Errorf("the program of release %s does not work: %w", version, err)
 	}
 	if is != version {
-		return "", "", "", fmt.Errorf("%w: release %s says that it is %s", ErrWrongVersion, version, is)
+		return "", fmt.Errorf("%w: release %s says that it is %s", ErrWrongVersion, version, is)
 	}
-	return dir, unpack.to, unpack.sum, nil
+	return unpack.sum, nil
 }
 
 // download fetches an archive and verifies it.

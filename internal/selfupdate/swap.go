@@ -119,6 +119,10 @@ func linkOrCopy(from, to string) error {
 		return err
 	}
 	defer in.Close()
+	return copyProgram(in, to)
+}
+
+func copyProgram(in io.Reader, to string) error {
 	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o700)
 	if err != nil {
 		return err
