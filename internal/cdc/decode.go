@@ -34,14 +34,15 @@ func NewDecoder() *Decoder { return &Decoder{interned: make(map[string]string)} 
 // event keeps payload's memory. An error means that the payload can never be
 // decoded; it names no value of a row.
 func (d *Decoder) Decode(e *Event, payload []byte, encoding string) error {
-	text, err := d.text(payload, encoding)
+	text, err := d.Text(payload, encoding)
 	if err != nil {
 		return err
 	}
 	return d.decodeJSON(e, text)
 }
 
-func (d *Decoder) text(payload []byte, encoding string) ([]byte, error) {
+// Text returns a payload of the given content-encoding as JSON text.
+func (d *Decoder) Text(payload []byte, encoding string) ([]byte, error) {
 	switch encoding {
 	case "", "json", "application/json":
 		return payload, nil

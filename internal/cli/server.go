@@ -55,7 +55,7 @@ func follow(ctx context.Context, p Process, s *setup, o config.Server) error {
 	defer dir.Close()
 	registry, health := telemetry.NewRegistry(s.build), telemetry.NewHealth()
 	worker, err := server.New(server.Config{
-		Options: o, Build: s.build, State: dir, Lookup: p.Lookup, Registry: registry, Health: health, Logger: s.logger,
+		Options: o, Build: s.build, State: dir, Lookup: p.Lookup, Registry: registry, Health: health, Logger: s.logger, Log: s.log,
 	})
 	if err != nil {
 		return refused(err)

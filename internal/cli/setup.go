@@ -24,6 +24,7 @@ type setup struct {
 	file   config.File
 	build  build.Info
 	logger *slog.Logger
+	log    *telemetry.LogFile // nil: none is kept
 	close  func() error
 }
 
@@ -68,7 +69,7 @@ func (s *setup) openLog(p Process, name string) error {
 		if err != nil {
 			return err
 		}
-		o.File, s.close = file, file.Close
+		o.File, s.log, s.close = file, file, file.Close
 	}
 	s.logger = telemetry.NewLogger(o)
 	return nil

@@ -88,6 +88,7 @@ type Server struct {
 	Common
 	HQ
 	URL             Secret // of the destination; empty until HQ configures one
+	URLGiven        bool   // by the flag, which the next start finds again
 	UpdateStrategy  UpdateStrategy
 	SchemaValidator string // a directory; "" for none
 

@@ -146,7 +146,7 @@ func (f *ServerFlags) Resolve(common Common, env Lookup, file File) (Server, err
 	p.add(err)
 	s := Server{
 		Common: common, HQ: hq,
-		URL: f.destination(file), UpdateStrategy: first(file.UpdateStrategy, Standard), SchemaValidator: f.schemaValidator,
+		URL: f.destination(file), URLGiven: strings.TrimSpace(f.url) != "", UpdateStrategy: first(file.UpdateStrategy, Standard), SchemaValidator: f.schemaValidator,
 		Host: strings.Trim(strings.TrimSpace(f.host), "[]"), Port: f.resolvePort(&p, env),
 		ServerID: first(strings.TrimSpace(f.serverID), file.ServerID), ConsumerSuffix: strings.TrimSpace(f.consumerSuffix),
 		CompanyIDs: list(f.companyIDs), Restart: f.restart, NoRestart: f.noRestart, KeepLogs: f.keepLogs,

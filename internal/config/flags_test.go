@@ -79,7 +79,7 @@ func TestEveryFlagOfTheServer(t *testing.T) {
 	want := config.Server{
 		Common: config.Common{DataDir: filepath.FromSlash("/somewhere/d"), Verbose: true, Silent: true, Timestamp: true, LogLabel: "L", LogFormat: config.JSONFormat},
 		HQ:     config.HQ{APIKey: config.NewSecret("K"), APIURL: "http://localhost:3101"},
-		URL:    config.NewSecret("file:///x"), UpdateStrategy: config.Standard, SchemaValidator: "rules",
+		URL:    config.NewSecret("file:///x"), URLGiven: true, UpdateStrategy: config.Standard, SchemaValidator: "rules",
 		Host: "::1", Servers: []string{"nats://a:4222", "nats://b:4222"}, ServerID: "id", ConsumerSuffix: "two", CompanyIDs: []string{"c1", "c2", "c3"},
 		KeepLogs: true, NoRestart: true, Restart: true, RenewInterval: time.Hour, MaxAckPending: 100, MaxPendingBuffer: 200,
 		MinPendingLatency: time.Second, MaxPendingLatency: 2 * time.Second,

@@ -2,7 +2,6 @@ package localhq
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -36,12 +35,9 @@ func (h *HQ) Publish(ctx context.Context, subject string, header nats.Header, da
 
 // Notify sends a control message to a session. Data is encoded as JSON; nil is none.
 func (h *HQ) Notify(ctx context.Context, sessionID, action string, data any) error {
-	text, err := json.Marshal(struct {
-		Action string `json:"action"`
-		Data   any    `json:"data,omitempty"`
-	}{action, data})
+	text, err := controlMessage(action, data)
 	if err != nil {
-		return fmt.Errorf("encode the control message %s: %w", action, err)
+		return err
 	}
 	if err := h.admin.Publish("eds.notify."+sessionID+"."+action, text); err != nil {
 		return fmt.Errorf("send the control message %s: %w", action, err)

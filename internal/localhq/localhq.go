@@ -99,6 +99,7 @@ type HQ struct {
 	keys      *keyring
 	broker    *broker
 	admin     *nats.Conn
+	hearing   *hearing
 	shop      *shop.Shop
 	publisher *publisher
 	worker    *worker
@@ -123,7 +124,7 @@ type HQ struct {
 // API, the shop at work. The context bounds the start alone.
 func Start(ctx context.Context, o Options) (_ *HQ, err error) {
 	o = o.withDefaults()
-	h := &HQ{options: o, logger: o.Logger}
+	h := &HQ{options: o, logger: o.Logger, hearing: newHearing()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.release())
@@ -188,6 +189,9 @@ func (h *HQ) startBroker(ctx context.Context) error {
 	}
 	h.admin, err = h.broker.connect(admin, "hq", nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
 	if err != nil {
+		return err
+	}
+	if err := h.hearing.listen(h.admin); err != nil {
 		return err
 	}
 	h.publisher = newPublisher(func() (*nats.Conn, error) {

@@ -6,9 +6,7 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -19,7 +17,6 @@ import (
 	"github.com/shopmonkeyus/eds/internal/build"
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/dlq"
-	"github.com/shopmonkeyus/eds/internal/drivers"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
@@ -34,7 +31,8 @@ import (
 // streamName is HQ's stream of changes.
 const streamName = "dbchange"
 
-// Config is what a server is made of. All fields are required.
+// Config is what a server is made of. Fields are required, but for those that
+// say otherwise.
 type Config struct {
 	Options  config.Server
 	Build    build.Info
@@ -43,6 +41,20 @@ type Config struct {
 	Registry prometheus.Registerer
 	Health   *telemetry.Health
 	Logger   *slog.Logger
+
+	// Log is the file of what Logger says, which HQ is sent; nil: none.
+	Log *telemetry.LogFile
+	// Crashes are those of earlier workers that HQ has not been told of.
+	Crashes []Crash
+	// FailedUpgrade says why an upgrade was taken back; nil: none was.
+	FailedUpgrade *FailedUpgrade
+	// Upgrade puts a version in this one's place, which begins when Run has
+	// returned ErrReplaced; nil where nobody could begin it.
+	Upgrade func(ctx context.Context, version string) error
+	// SessionBegan is told the id of each session; may be nil.
+	SessionBegan func(id string)
+	// Beat is called every few seconds as long as the server's parts answer; may be nil.
+	Beat func()
 }
 
 // Server follows the stream into one destination.
@@ -51,37 +63,47 @@ type Server struct {
 	client  *hq.Client
 	apiURL  string
 	keyless bool // there is no HQ to hold a session with, only its NATS
-	driver  sink.Driver
-	target  *url.URL
 	// serverID is this server's id: as asked for, else as the credential says.
 	serverID string
-	masked   string
 	rules    pipeline.Rules // nil: none
 	tables   *schema.Catalogue
 	dead     *dlq.Queue
 	metrics  *pipeline.Metrics
 	adjust   *prometheus.CounterVec
+	orders   *prometheus.CounterVec
+	began    time.Time
+	stop     context.CancelCauseFunc // ends Run in good order
+	uploads  chan struct{}           // holds a token while nobody sends logs
 
-	destination sink.Sink // nil until it was opened
+	wishes      wishes
+	renewed     *hq.Session // the next session, begun before this one ended
+	open        *place      // the destination that is open; nil: none
+	destination sink.Sink   // it
 
-	mu      sync.Mutex
-	running *pipeline.Pipeline // of the present session; nil between sessions
-	last    pipeline.Status    // of the latest one
+	mu       sync.Mutex
+	running  *pipeline.Pipeline // of the present session; nil between sessions
+	last     pipeline.Status    // of the latest one
+	progress string             // of an import under way
 }
 
 // New checks the configuration, without talking to anybody. Errors are for the
 // person who wrote it.
 func New(c Config) (*Server, error) {
-	s := &Server{Config: c, masked: sink.MaskURL(c.Options.URL.Reveal())}
+	s := &Server{Config: c, began: time.Now(), uploads: make(chan struct{}, 1)}
+	s.uploads <- struct{}{}
 	if err := s.openClient(); err != nil {
 		return nil, err
 	}
-	if c.Options.URL.IsZero() {
-		return nil, fault.Mark(fault.Fatal, errors.New("there is no destination; give one with --url, as in --url postgres://user:${PASSWORD}@host:5432/database, or see: eds server help"))
+	if c.Options.URL.IsZero() && s.keyless {
+		return nil, fault.Mark(fault.Fatal, errors.New("there is no destination, and no HQ to be told of one by; give it with --url, as in --url postgres://user:${PASSWORD}@host:5432/database, or see: eds server help"))
 	}
 	var err error
-	if s.driver, s.target, err = drivers.Parse(c.Options.URL.Reveal(), c.Lookup); err != nil {
-		return nil, err
+	if !c.Options.URL.IsZero() {
+		place, err := newPlace(c.Options.URL, c.Options.UpdateStrategy, c.Lookup)
+		if err != nil {
+			return nil, err
+		}
+		s.wishes.moveTo(place, false)
 	}
 	if dir := c.Options.SchemaValidator; dir != "" {
 		loaded, err := rules.Load(dir)
@@ -99,7 +121,11 @@ func New(c Config) (*Server, error) {
 		Name: "eds_adjusted_values_total",
 		Help: "Values that the destination's type can't hold and that a documented rule changed.",
 	}, []string{"table", "column", "rule"})
-	c.Registry.MustRegister(s.adjust)
+	s.orders = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "eds_control_messages_total",
+		Help: "Control messages of HQ, by action and by what became of them.",
+	}, []string{"action", "result"})
+	c.Registry.MustRegister(s.adjust, s.orders)
 	return s, nil
 }
 
@@ -143,16 +169,25 @@ func (s *Server) localNATS() bool {
 // servers returns the addresses of NATS, comma separated.
 func (s *Server) servers() string { return hq.Servers(strings.Join(s.Options.Servers, ","), s.apiURL) }
 
-// errRenew ends a session that has lasted its time.
-var errRenew = errors.New("the session is due to be renewed")
+// What ends a session, besides failures.
+var (
+	errRenew    = errors.New("the session is due to be renewed")
+	errRestart  = errors.New("hq asked for a restart")
+	errShutdown = errors.New("hq asked for a shutdown")
+)
+
+// ErrReplaced says that another version of the program has to go on.
+var ErrReplaced = errors.New("another version of eds takes this one's place")
 
 // Run follows the stream until soft ends; then it applies what it holds, ends
 // the session and returns nil. Where hard ends it stops at once: nothing is
-// lost, as what was not acknowledged comes again. Any other error needs a
-// person.
+// lost, as what was not acknowledged comes again. After an upgrade it returns
+// ErrReplaced; any other error needs a person.
 func (s *Server) Run(soft, hard context.Context) error {
 	defer s.client.Close()
 	defer s.closeDestination()
+	soft, s.stop = context.WithCancelCause(soft)
+	defer s.stop(nil)
 	watched, done := context.WithCancel(context.WithoutCancel(hard))
 	var watcher errgroup.Group
 	watcher.Go(func() error { s.watch(watched); return nil })
@@ -161,22 +196,25 @@ func (s *Server) Run(soft, hard context.Context) error {
 		_ = watcher.Wait() // it has no errors
 	}()
 	defer context.AfterFunc(soft, s.Health.ShutDown)()
+	defer func() {
+		if s.renewed != nil {
+			s.endSession(*s.renewed, nil)
+		}
+	}()
 
 	var backoff fault.Backoff
 	for {
 		began := time.Now()
 		err := s.session(soft, hard)
 		switch {
-		case soft.Err() != nil && (err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(soft))):
+		case errors.Is(context.Cause(soft), ErrReplaced):
+			return ErrReplaced
+		case soft.Err() != nil && (err == nil || errors.Is(err, context.Canceled)):
 			return nil
-		case errors.Is(err, errRenew):
+		case errors.Is(err, errRenew), errors.Is(err, errRestart):
 			backoff.Reset()
 			continue
 		case errors.As(err, new(*jetstream.GapError)):
-			// Starting again would not help, and skipping would lose changes.
-			s.Health.Set("stream", err)
-			s.Logger.Error("changes are missing, so nothing is applied until a new import was made", "error", err)
-			<-soft.Done()
 			return err
 		case errors.Is(err, jetstream.ErrClosed):
 			// NATS accepts the credential no more; a new session brings a new one.
@@ -201,47 +239,6 @@ func sleep(ctx context.Context, d time.Duration) {
 	case <-t.C:
 	case <-ctx.Done():
 	}
-}
-
-// openDestination opens the destination under the given consumer's name, waiting
-// for it as long as its errors are transient.
-func (s *Server) openDestination(ctx context.Context, consumer, filter string) (sink.Sink, error) {
-	if s.destination != nil {
-		return s.destination, nil
-	}
-	env := sink.Env{
-		Logger: s.Logger.With("destination", s.driver.Name), Stream: streamName, Consumer: consumer, Filter: filter,
-		After: s.Options.UpdateStrategy == config.After, Lookup: s.Lookup,
-		Adjusted: func(table, column, rule string) {
-			s.adjust.WithLabelValues(table, column, rule).Inc()
-		},
-	}
-	err := s.insist(ctx, "destination", func() (err error) {
-		s.destination, err = s.driver.Open(ctx, s.target, env)
-		return err
-	})
-	if err != nil {
-		return nil, &DestinationError{fmt.Errorf("open the destination %s: %w", s.masked, err)}
-	}
-	return s.destination, nil
-}
-
-// DestinationError says that the destination did not work when it was opened.
-type DestinationError struct{ Err error }
-
-func (e *DestinationError) Error() string { return e.Err.Error() }
-func (e *DestinationError) Unwrap() error { return e.Err }
-
-func (s *Server) closeDestination() {
-	if s.destination == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), farewell)
-	defer cancel()
-	if err := s.destination.Close(ctx); err != nil {
-		s.Logger.Warn("the destination did not close cleanly", "error", err)
-	}
-	s.destination = nil
 }
 
 // insist calls attempt until it succeeds, fails for good, or ctx ends. What it

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -13,23 +11,38 @@ import (
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
-	"github.com/shopmonkeyus/eds/internal/pipeline"
-	"github.com/shopmonkeyus/eds/internal/sink"
-	"github.com/shopmonkeyus/eds/internal/source/jetstream"
-	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// session holds one session with HQ, from its start to its end, and follows the
-// stream meanwhile.
+// shift is one session with HQ: from its start until soft ends, or something
+// else ends it.
+type shift struct {
+	s       *Server
+	sess    hq.Session
+	conn    *nats.Conn
+	line    *hq.Line // nil: there is no HQ
+	filters []string
+
+	// term ends when the session has to; due, with it, or earlier where the
+	// session is to be renewed. Hard ends what would take too long.
+	term, due, hard context.Context
+	end             context.CancelCauseFunc // of term
+	renew           context.CancelCauseFunc // of due
+}
+
+// session holds one session with HQ, from its start to its end. Meanwhile it
+// does what HQ asks for, and follows the stream into the destination.
 func (s *Server) session(soft, hard context.Context) (err error) {
-	sess, err := s.startSession(soft)
+	s.reportCrashes(soft)
+	sess, err := s.nextSession(soft)
 	if err != nil {
 		return err
 	}
 	s.Health.Set("session", nil)
+	if s.SessionBegan != nil {
+		s.SessionBegan(sess.ID)
+	}
 	defer func() { s.endSession(sess, err) }()
 
 	companies, err := s.companies(sess.Credential)
@@ -40,28 +53,114 @@ func (s *Server) session(soft, hard context.Context) (err error) {
 	if s.Options.ServerID != "" {
 		s.serverID = s.Options.ServerID
 	}
-	filters := subjects(companies)
-	destination, err := s.openDestination(soft, s.consumer(), strings.Join(filters, " "))
-	if err != nil {
-		return err
-	}
 	conn, denied, err := s.connect(soft, sess.Credential)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	source, checkpoint, err := s.subscribe(soft, conn, filters, destination)
-	if err != nil {
-		return err
+	sh := &shift{s: s, sess: sess, conn: conn, filters: subjects(companies), hard: hard}
+	sh.term, sh.end = context.WithCancelCause(soft)
+	defer sh.end(nil)
+	sh.due, sh.renew = context.WithCancelCause(sh.term)
+	defer sh.renew(nil)
+	if sess.ID != "" {
+		if sh.line, err = hq.OpenLine(conn, sess.ID); err != nil {
+			return err
+		}
 	}
-	defer func() { err = errors.Join(err, closeSource(source)) }()
-	return s.follow(soft, hard, denied, source, checkpoint, destination)
+	err = sh.run(denied)
+	if soft.Err() != nil && errors.Is(err, context.Cause(soft)) {
+		return nil // it is what was wished for
+	}
+	return err
 }
 
-func closeSource(source *jetstream.Source) error {
+// run attends to the stream, and beside it to everything else that a session asks for.
+func (sh *shift) run(denied <-chan error) error {
+	on, off := context.WithCancel(context.WithoutCancel(sh.hard))
+	defer off()
+	var duties errgroup.Group
+	duties.Go(func() error {
+		select {
+		case err := <-denied:
+			sh.end(err)
+		case <-on.Done():
+		}
+		return nil
+	})
+	if sh.line != nil {
+		duties.Go(func() error { sh.beat(on); return nil })
+		duties.Go(func() error { sh.obey(on); return nil })
+		duties.Go(func() error { sh.sendLogsHourly(on); return nil })
+		duties.Go(func() error { sh.renewInTime(sh.term); return nil })
+	}
+	err := sh.attend()
+	off()
+	sh.renew(nil)
+	sh.end(nil)
+	_ = duties.Wait() // they have no errors
+	sh.sayGoodbye(err)
+	return err
+}
+
+// sayGoodbye answers what is answered last, and closes the line.
+func (sh *shift) sayGoodbye(err error) {
+	if sh.line == nil {
+		return
+	}
+	if errors.Is(err, errRestart) {
+		sh.told(sh.line.Answer("restart", sh.line.Outcome("restart", nil)))
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), farewell)
 	defer cancel()
-	return source.Close(ctx)
+	if sh.conn.IsConnected() {
+		sh.told(sh.line.Flush(ctx))
+	}
+	if !sh.conn.IsClosed() {
+		sh.told(sh.line.Close())
+	}
+}
+
+// told logs that HQ could not be told something.
+func (sh *shift) told(err error) {
+	if err != nil {
+		sh.s.Logger.Warn("hq could not be told", "error", err)
+	}
+}
+
+// renewInTime begins the next session when this one has lasted its time, while
+// the stream is still followed with this one's credential.
+func (sh *shift) renewInTime(ctx context.Context) {
+	s := sh.s
+	sleep(ctx, s.Options.RenewInterval)
+	if ctx.Err() != nil {
+		return
+	}
+	s.Logger.Info("renewing the session", "session", sh.sess.ID)
+	// HQ lets a server have one session.
+	if _, err := s.client.Patient().EndSession(ctx, sh.sess.ID, false); err != nil && ctx.Err() != nil {
+		return
+	}
+	next, err := s.startSession(ctx)
+	if ctx.Err() != nil && err == nil {
+		s.endSession(next, nil)
+		return
+	}
+	if err != nil {
+		sh.renew(err)
+		return
+	}
+	s.renewed = &next
+	sh.renew(errRenew)
+}
+
+// nextSession returns the session that was begun already, or begins one.
+func (s *Server) nextSession(ctx context.Context) (hq.Session, error) {
+	if next := s.renewed; next != nil {
+		s.renewed = nil
+		return *next, nil
+	}
+	return s.startSession(ctx)
 }
 
 // startSession opens a session with HQ, however long it takes.
@@ -70,9 +169,10 @@ func (s *Server) startSession(ctx context.Context) (hq.Session, error) {
 		s.Logger.Info("there is no api key; using the local NATS without a session", "servers", s.servers())
 		return hq.Session{Credential: hq.Anonymous()}, nil
 	}
-	start := hq.SessionStart{
-		Version: s.Build.Version, ServerID: s.Options.ServerID, CompanyIDs: s.Options.CompanyIDs,
-		Driver: &hq.SessionDriver{ID: s.driver.Name, Name: s.driver.Title, Description: s.driver.Summary, URL: s.masked},
+	start := hq.SessionStart{Version: s.Build.Version, ServerID: s.Options.ServerID, CompanyIDs: s.Options.CompanyIDs}
+	if wanted, _ := s.wishes.now(); wanted.place != nil {
+		d := wanted.place.driver
+		start.Driver = &hq.SessionDriver{ID: d.Name, Name: d.Title, Description: d.Summary, URL: wanted.place.masked}
 	}
 	hq.DescribeHost(ctx, &start)
 	sess, err := s.client.Patient().AwaitSession(ctx, start, func(_ error, wait time.Duration) {
@@ -85,19 +185,23 @@ func (s *Server) startSession(ctx context.Context) (hq.Session, error) {
 	return sess, nil
 }
 
-// endSession tells HQ that the session is over, and whether by a failure.
+// endSession tells HQ that the session is over, and whether by a failure, and
+// sends it the log.
 func (s *Server) endSession(sess hq.Session, cause error) {
-	if sess.ID == "" {
+	if sess.ID == "" || errors.Is(cause, errRenew) { // HQ knows of that end already
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), farewell)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*farewell)
 	defer cancel()
-	errored := cause != nil && !errors.Is(cause, errRenew) && !errors.Is(cause, context.Canceled)
-	if _, err := s.client.EndSession(ctx, sess.ID, errored); err != nil {
+	errored := cause != nil && !errors.Is(cause, errRestart) && !errors.Is(cause, context.Canceled)
+	s.Logger.Info("the session ends", "session", sess.ID, "errored", errored)
+	s.sendOlderLogs(ctx, sess.ID)
+	end, err := s.client.EndSession(ctx, sess.ID, errored)
+	if err != nil {
 		s.Logger.Warn("hq could not be told that the session ended", "session", sess.ID, "error", err)
 		return
 	}
-	s.Logger.Info("the session ended", "session", sess.ID)
+	s.sendLastLog(ctx, end.URL)
 }
 
 // companies returns the companies to follow: those of the credential, less those
@@ -138,197 +242,4 @@ func (s *Server) consumer() string {
 		name += "-" + s.Options.ConsumerSuffix
 	}
 	return name
-}
-
-// subscribe opens the stream where the destination, the snapshots and what is
-// recorded say that it is to go on. It also returns the destination's checkpoint.
-func (s *Server) subscribe(ctx context.Context, conn *nats.Conn, filters []string, destination sink.Sink) (*jetstream.Source, cdc.Position, error) {
-	var none cdc.Position
-	checkpoint, err := s.checkpoint(ctx, destination)
-	if err != nil {
-		return nil, none, err
-	}
-	settled, _, err := s.State.Settled(s.consumer())
-	if err != nil {
-		return nil, none, err
-	}
-	snapshots, err := s.snapshots()
-	if err != nil {
-		return nil, none, err
-	}
-	plan := s.plan(snapshots, checkpoint, settled.Position)
-	var source *jetstream.Source
-	if !plan.start.Anew {
-		source, err = s.open(ctx, conn, filters, plan, checkpoint, settled)
-		// A gap before the snapshots is none.
-		plan.start.Anew = plan.fresh && errors.As(err, new(*jetstream.GapError))
-	}
-	if plan.start.Anew {
-		s.Logger.Info("following the stream from the time of the snapshot", "time", plan.start.Time.UTC().Format(time.RFC3339))
-		if err := s.forget(ctx, destination); err != nil {
-			return nil, none, err
-		}
-		checkpoint = none
-		plan.accept = time.Since(plan.start.Time) < retention
-		source, err = s.open(ctx, conn, filters, plan, none, state.Settled{})
-	}
-	if err != nil {
-		return nil, none, fmt.Errorf("open the stream: %w", err)
-	}
-	return source, checkpoint, s.State.MarkBegun(slices.Collect(maps.Keys(snapshots))...)
-}
-
-// checkpoint returns the position that the destination has stored; zero where
-// it has none.
-func (s *Server) checkpoint(ctx context.Context, destination sink.Sink) (cdc.Position, error) {
-	var position cdc.Position
-	c, ok := destination.(sink.Checkpointer)
-	if !ok {
-		return position, nil
-	}
-	err := s.insist(ctx, "destination", func() (err error) {
-		position, err = c.Checkpoint(ctx)
-		return err
-	})
-	if err != nil {
-		return position, fmt.Errorf("read the checkpoint of the destination: %w", err)
-	}
-	return position, nil
-}
-
-// forget forgets how far the stream was followed.
-func (s *Server) forget(ctx context.Context, destination sink.Sink) error {
-	if c, ok := destination.(sink.Checkpointer); ok {
-		if err := s.insist(ctx, "destination", func() error { return c.ResetCheckpoint(ctx) }); err != nil {
-			return fmt.Errorf("reset the checkpoint of the destination: %w", err)
-		}
-	}
-	return s.State.ForgetSettled(s.consumer())
-}
-
-// open opens the consumer, waiting for NATS where it must.
-func (s *Server) open(ctx context.Context, conn *nats.Conn, filters []string, plan plan, checkpoint cdc.Position, settled state.Settled) (*jetstream.Source, error) {
-	// Where the destination stores the position, the record here may lag.
-	every := time.Duration(0)
-	if _, ok := s.destination.(sink.Checkpointer); ok {
-		every = watchInterval
-	}
-	var source *jetstream.Source
-	err := s.insist(ctx, "stream", func() (err error) {
-		source, err = jetstream.Open(ctx, jetstream.Config{
-			Conn: conn, Stream: streamName, Name: s.consumer(), Filters: filters, Start: plan.start, Accept: plan.accept,
-			Recorded:   jetstream.Recorded{Settled: settled.Position, Scanned: settled.Scanned},
-			Checkpoint: checkpoint, MaxAckPending: s.Options.MaxAckPending, RecordEvery: every, Logger: s.Logger,
-			Record: func(r jetstream.Recorded) error {
-				return s.State.RecordSettled(s.consumer(), state.Settled{Position: r.Settled, Scanned: r.Scanned, At: time.Now().UTC()})
-			},
-		})
-		return err
-	})
-	return source, err
-}
-
-// plan says where the stream is followed from.
-type plan struct {
-	start jetstream.Start
-	// fresh: every snapshot is newer than what was followed, so that all that
-	// lies between is in the snapshots.
-	fresh bool
-	// accept: that the stream begins after start means that nothing came before,
-	// not that something was dropped.
-	accept bool
-}
-
-// retention is less than what any stream of changes is kept for.
-const retention = 24 * time.Hour
-
-// clockMargin is how much before the earliest snapshot the stream is read from,
-// because the clocks of the source's database and of the stream's server differ.
-// What comes too early is skipped by its own clock.
-const clockMargin = time.Minute
-
-// plan says where a consumer begins that is new. Where an import has shown an
-// earlier time than was followed to, an existing one begins there too: what lies
-// between has to be applied again.
-func (s *Server) plan(snapshots map[string]state.Snapshot, checkpoint, settled cdc.Position) plan {
-	switch {
-	case s.Options.Restart:
-		return plan{start: jetstream.Start{From: jetstream.FromBeginning}}
-	case len(snapshots) == 0:
-		return plan{start: jetstream.Start{From: jetstream.FromNow}}
-	}
-	position := settled.Stored
-	if checkpoint != (cdc.Position{}) {
-		position = checkpoint.Stored
-	}
-	earliest := int64(math.MaxInt64)
-	fresh, older := true, false
-	for _, snap := range snapshots {
-		wall := snap.Clock.Wall
-		earliest = min(earliest, wall)
-		fresh = fresh && !snap.Begun && wall > position
-		older = older || !snap.Begun && wall < position
-	}
-	start := jetstream.Start{From: jetstream.FromTime, Time: time.Unix(0, earliest).Add(-clockMargin), Anew: older}
-	return plan{start: start, fresh: fresh}
-}
-
-// snapshots returns what was imported into this destination, by table.
-func (s *Server) snapshots() (map[string]state.Snapshot, error) {
-	all, err := s.State.Snapshots()
-	for table, snap := range all {
-		if sink.Identity(snap.Destination) != sink.Identity(s.masked) {
-			delete(all, table)
-		}
-	}
-	return all, err
-}
-
-// follow runs the pipeline until soft ends, or the session is due to be renewed.
-func (s *Server) follow(soft, hard context.Context, denied <-chan error, source pipeline.Source, checkpoint cdc.Position, destination sink.Sink) error {
-	snapshots, err := s.snapshots()
-	if err != nil {
-		return err
-	}
-	limits := s.driver.Limits
-	if pacer, ok := destination.(sink.Pacer); ok {
-		limits = pacer.Limits()
-	}
-	p, err := pipeline.New(pipeline.Config{
-		Source: source, Sink: destination, KeepsRows: s.driver.KeepsRows, Limits: limits, Tables: s.tables,
-		SnapshotClock: func(table string) (cdc.Timestamp, bool) {
-			snap, ok := snapshots[table]
-			return snap.Clock.Timestamp, ok
-		},
-		Checkpoint: checkpoint, Rules: s.rules, Dead: s.dead, Metrics: s.metrics, Logger: s.Logger,
-		MaxRows: s.Options.MaxPendingBuffer, MaxInFlight: s.Options.MaxAckPending,
-		MinLatency: s.Options.MinPendingLatency, MaxLatency: s.Options.MaxPendingLatency,
-	})
-	if err != nil {
-		return err
-	}
-	s.setRunning(p)
-	defer s.setRunning(nil)
-	s.Health.Ready()
-	term, cancel := context.WithTimeoutCause(soft, s.Options.RenewInterval, errRenew)
-	defer cancel()
-	term, refuse := context.WithCancelCause(term)
-	defer refuse(nil)
-	var watcher errgroup.Group
-	watcher.Go(func() error {
-		select {
-		case err := <-denied:
-			refuse(err)
-		case <-term.Done():
-		}
-		return nil
-	})
-	err = p.Run(term, hard)
-	cause := context.Cause(term)
-	refuse(nil)
-	_ = watcher.Wait() // it has no errors
-	if err == nil && soft.Err() == nil {
-		return cause
-	}
-	return err
 }

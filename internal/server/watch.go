@@ -26,6 +26,9 @@ func (s *Server) watch(ctx context.Context) {
 		select {
 		case <-ticker.C:
 			s.judge(s.Status())
+			if s.Beat != nil {
+				s.Beat()
+			}
 		case <-ctx.Done():
 			return
 		}
@@ -46,10 +49,13 @@ func (s *Server) Status() pipeline.Status {
 	s.mu.Lock()
 	p, last := s.running, s.last
 	s.mu.Unlock()
-	if p == nil {
-		return last
+	if p != nil {
+		return p.Status()
 	}
-	return p.Status()
+	if wanted, _ := s.wishes.now(); !wanted.follows() {
+		last.State, last.Reason = pipeline.Paused, wanted.obstacle()
+	}
+	return last
 }
 
 func (s *Server) setRunning(p *pipeline.Pipeline) {

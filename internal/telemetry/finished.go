@@ -23,6 +23,17 @@ type finishedFile struct {
 
 var finishedPattern = regexp.MustCompile(`^(.+)-(\d{8}T\d{6}\.\d{9}Z)\.log(\.gz)?$`)
 
+// SentName returns the path under which a finished file is kept that was sent
+// away: Finished no longer returns it, and it counts for the bound as before.
+func SentName(path string) string {
+	dir, file := filepath.Split(path)
+	m := finishedPattern.FindStringSubmatch(file)
+	if m == nil {
+		return path
+	}
+	return dir + m[1] + ".sent" + file[len(m[1]):]
+}
+
 // finishedFiles returns the finished files of every name in dir, oldest first.
 func finishedFiles(dir string) ([]finishedFile, error) {
 	entries, err := os.ReadDir(dir)

@@ -112,7 +112,11 @@ type process struct {
 func (w *world) serve(args ...string) *process {
 	w.t.Helper()
 	p := &process{t: w.t, done: make(chan struct{})}
-	p.cmd = exec.Command(program, append([]string{"server", "--data-dir", w.data, "--url", w.url, "--server", w.hq.NATSURL(), "--host", "127.0.0.1", "--port", "0"}, args...)...)
+	all := []string{"server", "--data-dir", w.data, "--server", w.hq.NATSURL(), "--host", "127.0.0.1", "--port", "0"}
+	if w.url != "" {
+		all = append(all, "--url", w.url)
+	}
+	p.cmd = exec.Command(program, append(all, args...)...)
 	p.cmd.Env = w.env()
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	if err := p.cmd.Start(); err != nil {

@@ -1,0 +1,39 @@
+package config_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/shopmonkeyus/eds/internal/config"
+)
+
+func upgrade(args ...string) (config.Upgrade, error) {
+	fs := flagSet()
+	flags := config.BindUpgrade(fs)
+	if err := fs.Parse(args); err != nil {
+		return config.Upgrade{}, err
+	}
+	return flags.Resolve()
+}
+
+func TestEveryFlagOfAnUpgrade(t *testing.T) {
+	got, err := upgrade("--key", "key.asc", "--releases-url", "https://mirror.example.com/eds", "--dry-run", "--allow-downgrade", "--accept")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config.Upgrade{
+		Release: config.Release{KeyFile: "key.asc", URL: "https://mirror.example.com/eds"}, AllowDowngrade: true, DryRun: true, Accept: true,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAnUpgradeIsEitherKeptOrTakenBack(t *testing.T) {
+	usage := new(config.UsageError)
+	if _, err := upgrade("--rollback", "--accept"); !errors.As(err, &usage) || usage.Name != "--rollback" {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,393 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/drivers"
+	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// action is what a control message asks for.
+type action struct {
+	// slow actions run beside the others; the rest are done in the order in
+	// which HQ asked for them.
+	slow bool
+	do   func(sh *shift, ctx context.Context, o hq.Order) error
+}
+
+// actions returns what HQ may ask for, by name.
+func actions() map[string]action {
+	return map[string]action{
+		"ping":         {do: (*shift).ping},
+		"pause":        {do: (*shift).pause},
+		"unpause":      {do: (*shift).unpause},
+		"restart":      {do: (*shift).restart},
+		"shutdown":     {do: (*shift).shutDown},
+		"driverconfig": {do: (*shift).describeDrivers},
+		"validate":     {do: (*shift).validate},
+		"import":       {do: (*shift).orderImport},
+		"configure":    {do: (*shift).configure, slow: true},
+		"sendlogs":     {do: (*shift).sendLogsNow, slow: true},
+		"upgrade":      {do: (*shift).upgrade, slow: true},
+	}
+}
+
+// Results of control messages, for their count.
+const (
+	resultDone      = "done"
+	resultFailed    = "failed"
+	resultUnknown   = "unknown"
+	resultMalformed = "malformed"
+)
+
+// obey does what HQ asks for until ctx ends.
+func (sh *shift) obey(ctx context.Context) {
+	s := sh.s
+	if f := s.FailedUpgrade; f != nil {
+		s.FailedUpgrade = nil
+		outcome := sh.line.Outcome("", fmt.Errorf("version %s was taken back: %s", f.Version, f.Reason))
+		outcome.Version = f.Version
+		sh.told(sh.line.Answer("upgrade", outcome))
+	}
+	known := actions()
+	var slow errgroup.Group
+	defer func() { _ = slow.Wait() }() // they have no errors
+	for {
+		o, err := sh.line.Next(ctx)
+		if errors.As(err, new(*hq.MalformedError)) {
+			s.orders.WithLabelValues("", resultMalformed).Inc()
+			s.Logger.Warn("hq sent what is no control message", "error", err)
+			continue
+		}
+		if err != nil {
+			if ctx.Err() == nil {
+				sh.end(err) // the line does not come back
+			}
+			return
+		}
+		a, ok := known[o.Action]
+		switch {
+		case !ok:
+			s.orders.WithLabelValues("", resultUnknown).Inc()
+			s.Logger.Warn("hq asks for what this version does not know; upgrade it", "action", fmt.Sprintf("%.40q", o.Action))
+		case a.slow:
+			slow.Go(func() error { sh.do(ctx, a, o); return nil })
+		default:
+			sh.do(ctx, a, o)
+		}
+	}
+}
+
+// do carries an order out, and counts it.
+func (sh *shift) do(ctx context.Context, a action, o hq.Order) {
+	sh.s.Logger.Info("hq asks for an action", "action", o.Action)
+	result := resultDone
+	if err := a.do(sh, ctx, o); err != nil {
+		result = resultFailed
+		sh.s.Logger.Warn("an action that hq asked for failed", "action", o.Action, "error", err)
+	}
+	sh.s.orders.WithLabelValues(o.Action, result).Inc()
+}
+
+// answer publishes the outcome of an action as its response, and returns cause.
+func (sh *shift) answer(action string, cause error) error {
+	return errors.Join(cause, sh.line.Answer(action, sh.line.Outcome(action, cause)))
+}
+
+func (sh *shift) ping(_ context.Context, o hq.Order) error {
+	var data struct {
+		Subject string `json:"subject"`
+	}
+	if err := o.Decode(&data); err != nil {
+		return err
+	}
+	if data.Subject == "" {
+		return errors.New("it names no subject to answer at")
+	}
+	return sh.line.Pong(data.Subject)
+}
+
+func (sh *shift) pause(context.Context, hq.Order) error {
+	sh.s.wishes.pause(true)
+	return sh.answer("pause", nil)
+}
+
+func (sh *shift) unpause(context.Context, hq.Order) error {
+	sh.s.wishes.pause(false)
+	return sh.answer("unpause", nil)
+}
+
+// restart applies what was received and renews the session; its response is
+// sayGoodbye's.
+func (sh *shift) restart(context.Context, hq.Order) error {
+	err := sh.line.Status("restart", "restarting")
+	sh.end(errRestart)
+	return err
+}
+
+func (sh *shift) shutDown(_ context.Context, o hq.Order) error {
+	var data struct {
+		Message string `json:"message"`
+		Deleted bool   `json:"deleted"`
+	}
+	if err := o.Decode(&data); err != nil {
+		return err
+	}
+	sh.s.Logger.Warn("hq shuts this server down", "message", data.Message, "deleted", data.Deleted)
+	var err error
+	if data.Deleted {
+		err = config.Update(sh.s.Options.ConfigFile(), func(f *config.File) { f.ServerID = "" })
+	}
+	sh.s.stop(errShutdown)
+	return err
+}
+
+func (sh *shift) orderImport(_ context.Context, o hq.Order) error {
+	var data struct {
+		Backfill bool `json:"backfill"`
+	}
+	err := o.Decode(&data)
+	if err == nil {
+		err = sh.line.Status("import", "the import begins")
+	}
+	if err == nil && !sh.s.wishes.ask(&importOrder{backfill: data.Backfill}) {
+		err = errors.New("an import is under way already")
+	}
+	if err != nil {
+		return errors.Join(err, sh.line.Answer("import", sh.line.Outcome("", err)))
+	}
+	return nil
+}
+
+func (sh *shift) sendLogsNow(ctx context.Context, _ hq.Order) error {
+	path, err := sh.s.sendLogs(ctx, sh.sess.ID)
+	answer := struct {
+		Path      string `json:"path"`
+		SessionID string `json:"sessionId"`
+	}{path, sh.sess.ID}
+	return errors.Join(err, sh.line.Answer("sendlogs", answer))
+}
+
+// FailedUpgrade says that a version was begun and did not prove itself.
+type FailedUpgrade struct{ Version, Reason string }
+
+var errNoParent = errors.New("this server can not be replaced while it runs; stop it, and run: eds upgrade")
+
+func (sh *shift) upgrade(ctx context.Context, o hq.Order) error {
+	var data struct {
+		Version string `json:"version"`
+	}
+	err := errors.Join(o.Decode(&data), sh.line.Status("upgrade", "upgrading"))
+	switch {
+	case err != nil:
+	case data.Version == "":
+		err = errors.New("it names no version")
+	case sh.s.Upgrade == nil:
+		err = errNoParent
+	default:
+		err = sh.s.Upgrade(ctx, data.Version)
+	}
+	outcome := sh.line.Outcome("", err)
+	outcome.Version = data.Version
+	told := sh.line.Answer("upgrade", outcome)
+	if err == nil {
+		sh.s.stop(ErrReplaced)
+	}
+	return errors.Join(err, told)
+}
+
+// driverMetadata describes a driver to HQ.
+type driverMetadata struct {
+	Scheme            string `json:"scheme"`
+	Name              string `json:"name"`
+	Description       string `json:"description"`
+	ExampleURL        string `json:"exampleURL"`
+	Help              string `json:"help"`
+	SupportsImport    bool   `json:"supportsImport"`
+	SupportsMigration bool   `json:"supportsMigration"`
+}
+
+type driverField struct {
+	Name        string `json:"name"`
+	Type        string `json:"type"`
+	Format      string `json:"format,omitempty"`
+	Default     string `json:"default,omitempty"`
+	Description string `json:"description"`
+	Required    bool   `json:"required"`
+}
+
+type driverForm struct {
+	Metadata driverMetadata `json:"metadata"`
+	Fields   []driverField  `json:"fields"`
+}
+
+func (sh *shift) describeDrivers(_ context.Context, o hq.Order) error {
+	forms := make(map[string]driverForm)
+	for _, d := range drivers.All() {
+		if len(d.Fields) == 0 {
+			continue // it can't be configured by a form
+		}
+		form := driverForm{Metadata: driverMetadata{
+			Scheme: d.Schemes[0], Name: d.Title, Description: d.Summary, ExampleURL: d.Example, Help: d.Help,
+			SupportsImport: d.Imports, SupportsMigration: d.KeepsRows,
+		}}
+		for _, f := range d.Fields {
+			form.Fields = append(form.Fields, driverField(f))
+		}
+		forms[d.Schemes[0]] = form
+	}
+	return sh.line.Reply(o, struct {
+		Drivers   map[string]driverForm `json:"drivers"`
+		SessionID string                `json:"sessionId"`
+	}{forms, sh.sess.ID})
+}
+
+type validation struct {
+	Success   bool   `json:"success"`
+	Message   string `json:"message,omitempty"`
+	Messsage  string `json:"messsage,omitempty"` // HQ reads it under this name
+	SessionID string `json:"sessionId"`
+	URL       string `json:"url,omitempty"` // with its secrets: HQ sends it back to configure
+
+	FieldErrors []sink.FieldError `json:"field_errors,omitempty"`
+}
+
+func (sh *shift) validate(_ context.Context, o hq.Order) error {
+	url, wrong, err := buildURL(o)
+	v := validation{Success: err == nil && len(wrong) == 0, SessionID: sh.sess.ID, URL: url, FieldErrors: wrong}
+	switch {
+	case err != nil:
+		v.Message = err.Error()
+	case len(wrong) > 0:
+		v.Message = "some fields have to be corrected"
+	}
+	if !v.Success {
+		v.URL = ""
+	}
+	v.Messsage = v.Message
+	return sh.line.Reply(o, v)
+}
+
+// buildURL makes a URL of the values of a form.
+func buildURL(o hq.Order) (string, []sink.FieldError, error) {
+	var data struct {
+		Driver string                     `json:"driver"`
+		Config map[string]json.RawMessage `json:"config"`
+	}
+	if err := o.Decode(&data); err != nil {
+		return "", nil, err
+	}
+	driver, err := drivers.Find(data.Driver)
+	if err != nil {
+		return "", nil, err
+	}
+	if driver.URL == nil {
+		return "", nil, fmt.Errorf("%s has no form; give its url", driver.Title)
+	}
+	values := make(map[string]string)
+	var wrong []sink.FieldError
+	for _, f := range driver.Fields {
+		value, ok := fieldText(data.Config[f.Name])
+		if !ok {
+			wrong = append(wrong, sink.FieldError{Field: f.Name, Error: "it should be a text, a number, or true or false"})
+			continue
+		}
+		if strings.TrimSpace(value) == "" {
+			value = f.Default
+		}
+		values[f.Name] = value
+	}
+	if wrong != nil {
+		return "", wrong, nil
+	}
+	url, wrong := driver.URL(values)
+	return url, wrong, nil
+}
+
+// fieldText returns a field's value as text; an absent one is "".
+func fieldText(raw json.RawMessage) (text string, ok bool) {
+	switch {
+	case len(raw) == 0 || string(raw) == "null":
+		return "", true
+	case raw[0] == '"':
+		return text, json.Unmarshal(raw, &text) == nil
+	case raw[0] == '{' || raw[0] == '[':
+		return "", false
+	}
+	if _, err := strconv.ParseBool(string(raw)); err == nil {
+		return string(raw), true
+	}
+	return string(raw), json.Valid(raw)
+}
+
+type configured struct {
+	Success   bool   `json:"success"`
+	Message   string `json:"message,omitempty"`
+	MaskedURL string `json:"maskedURL,omitempty"`
+	SessionID string `json:"sessionId"`
+	Backfill  bool   `json:"backfill"`
+}
+
+// configure tests a destination, keeps it where it works, and follows the stream
+// into it from then on.
+func (sh *shift) configure(ctx context.Context, o hq.Order) error {
+	var data struct {
+		URL            string `json:"url"`
+		Backfill       bool   `json:"backfill"`
+		UpdateStrategy string `json:"updateStrategy"`
+	}
+	err := o.Decode(&data)
+	answer := configured{SessionID: sh.sess.ID, Backfill: data.Backfill}
+	if err == nil {
+		answer.MaskedURL, err = sh.moveTo(ctx, strings.TrimSpace(data.URL), data.UpdateStrategy)
+	}
+	answer.Success = err == nil
+	if err != nil {
+		answer.Message = err.Error()
+	}
+	return errors.Join(err, sh.line.Reply(o, answer))
+}
+
+func (sh *shift) moveTo(ctx context.Context, raw, strategy string) (masked string, err error) {
+	s := sh.s
+	if raw == "" {
+		return "", errors.New("there is no url")
+	}
+	update, err := config.ParseUpdateStrategy(strategy)
+	if err != nil {
+		return "", err
+	}
+	url := config.NewSecret(raw)
+	p, err := newPlace(url, update, s.Lookup)
+	if err != nil {
+		return "", err
+	}
+	testing, cancel := context.WithTimeoutCause(ctx, testTime, fmt.Errorf("no answer within %v", testTime))
+	defer cancel()
+	if err := s.test(testing, p); err != nil {
+		return "", err
+	}
+	err = config.Update(s.Options.ConfigFile(), func(f *config.File) { f.URL, f.UpdateStrategy = url, update })
+	if err != nil {
+		return "", err
+	}
+	s.Logger.Info("hq has configured a destination", "url", p.masked, "updateStrategy", update)
+	if s.Options.URLGiven {
+		s.Logger.Warn("the next start takes the destination of --url again, as long as that is on the command line")
+	}
+	snapshots, err := s.snapshots(p)
+	if err != nil {
+		return "", err
+	}
+	s.wishes.moveTo(p, len(snapshots) == 0)
+	return p.masked, nil
+}

@@ -1,0 +1,192 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/shopmonkeyus/eds/internal/telemetry"
+)
+
+// sendEvery is how often HQ is sent the log.
+const sendEvery = time.Hour
+
+// errNoLog answers who asks for a log that is not kept in a file.
+var errNoLog = errors.New("this server keeps no log file")
+
+// sendLogsHourly sends HQ the log every hour, and at first what earlier runs left.
+func (sh *shift) sendLogsHourly(ctx context.Context) {
+	if sh.s.Log == nil {
+		return
+	}
+	if err := sh.s.sendFinished(ctx, sh.sess.ID); err != nil && ctx.Err() == nil {
+		sh.s.Logger.Warn("logs could not be sent to hq; they are kept, and sent later", "error", err)
+	}
+	ticker := time.NewTicker(sendEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		if _, err := sh.s.sendLogs(ctx, sh.sess.ID); err != nil && ctx.Err() == nil {
+			sh.s.Logger.Warn("logs could not be sent to hq; they are kept, and sent later", "error", err)
+		}
+	}
+}
+
+// sendLogs rotates the log and sends HQ all that it has not been sent. It
+// returns the storage path of the newest.
+func (s *Server) sendLogs(ctx context.Context, session string) (string, error) {
+	if s.Log == nil {
+		return "", errNoLog
+	}
+	if _, err := s.Log.Rotate(ctx); err != nil {
+		return "", err
+	}
+	if err := s.takeUploads(ctx); err != nil {
+		return "", err
+	}
+	defer s.returnUploads()
+	return s.sendAll(ctx, session)
+}
+
+// sendFinished sends HQ the finished log files that it has not been sent.
+func (s *Server) sendFinished(ctx context.Context, session string) error {
+	if err := s.takeUploads(ctx); err != nil {
+		return err
+	}
+	defer s.returnUploads()
+	_, err := s.sendAll(ctx, session)
+	return err
+}
+
+// takeUploads waits until nobody else sends logs.
+func (s *Server) takeUploads(ctx context.Context) error {
+	select {
+	case <-s.uploads:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (s *Server) returnUploads() { s.uploads <- struct{}{} }
+
+func (s *Server) sendAll(ctx context.Context, session string) (path string, err error) {
+	files, err := s.Log.Finished()
+	if err != nil {
+		return "", err
+	}
+	for _, file := range files {
+		url, err := s.client.LogURL(ctx, session)
+		if err != nil {
+			return path, err
+		}
+		if path, err = s.sendFile(ctx, url, file); err != nil {
+			return path, err
+		}
+	}
+	return path, nil
+}
+
+// sendFile uploads a finished log file, and removes it, or sets it aside where
+// files are to be kept.
+func (s *Server) sendFile(ctx context.Context, url, file string) (path string, err error) {
+	f, err := os.Open(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil // it was deleted to make room
+	}
+	if err != nil {
+		return "", fmt.Errorf("send a log: %w", err)
+	}
+	path, err = s.client.Upload(ctx, url, f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return "", err
+	}
+	if s.Options.KeepLogs {
+		err = os.Rename(file, telemetry.SentName(file))
+	} else {
+		err = os.Remove(file)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return path, fmt.Errorf("put a log away that was sent: %w", err)
+	}
+	return path, nil
+}
+
+// sendOlderLogs sends the finished files at the end of a session.
+func (s *Server) sendOlderLogs(ctx context.Context, session string) {
+	if s.Log == nil {
+		return
+	}
+	if err := s.sendFinished(ctx, session); err != nil {
+		s.Logger.Warn("logs could not be sent to hq; they are kept, and sent later", "error", err)
+	}
+}
+
+// sendLastLog sends what the log holds at the end of a session to the URL that
+// HQ has given for it.
+func (s *Server) sendLastLog(ctx context.Context, url string) {
+	if s.Log == nil || url == "" {
+		return
+	}
+	file, err := s.Log.Rotate(ctx)
+	if err == nil {
+		_, err = s.sendFile(ctx, url, file)
+	}
+	if err != nil {
+		s.Logger.Warn("the log of the session could not be sent to hq; it is kept, and sent later", "file", filepath.Base(file), "error", err)
+	}
+}
+
+// Crash is the unexpected end of an earlier worker.
+type Crash struct {
+	Session string // that it held; "" where none
+	Kind    string // of its end, in a word
+	Stderr  string // the end of what it wrote there
+	Forget  func() error
+}
+
+// reportCrashes tells HQ of crashes that it does not know of. Those that can't
+// be told now are told with the next session.
+func (s *Server) reportCrashes(ctx context.Context) {
+	for len(s.Crashes) > 0 && !s.keyless {
+		crash := s.Crashes[0]
+		if err := s.reportCrash(ctx, crash); err != nil {
+			s.Logger.Warn("hq could not be told of a crash; it is told later", "crash", crash.Kind, "error", err)
+			return
+		}
+		s.Logger.Info("hq was told of a crash", "crash", crash.Kind, "session", crash.Session)
+		s.Crashes = s.Crashes[1:]
+	}
+}
+
+func (s *Server) reportCrash(ctx context.Context, crash Crash) error {
+	if crash.Session == "" {
+		return crash.Forget() // HQ has never heard of that worker
+	}
+	end, err := s.client.EndSession(ctx, crash.Session, true)
+	if err != nil {
+		return err
+	}
+	if end.ErrorURL != "" && crash.Stderr != "" {
+		var zipped bytes.Buffer
+		w := gzip.NewWriter(&zipped)
+		_, err := w.Write([]byte(telemetry.MaskText(crash.Stderr)))
+		if err = errors.Join(err, w.Close()); err != nil {
+			return fmt.Errorf("compress a crash report: %w", err)
+		}
+		if _, err := s.client.Upload(ctx, end.ErrorURL, bytes.NewReader(zipped.Bytes())); err != nil {
+			return err
+		}
+	}
+	return crash.Forget()
+}

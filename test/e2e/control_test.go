@@ -1,0 +1,215 @@
+package e2e_test
+
+import (
+	"compress/gzip"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/localhq"
+)
+
+// session waits for a session that lives and is not the given one.
+func (w *world) session(p *process, other string) string {
+	w.t.Helper()
+	id := ""
+	eventually(w.t, "a session begins", func() bool {
+		all, err := w.hq.Sessions()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, s := range all {
+			if s.Ended.IsZero() && s.ID != other && len(w.hq.Heard(s.ID, "heartbeat")) > 0 {
+				id = s.ID
+			}
+		}
+		return id != ""
+	}, p.output)
+	return id
+}
+
+// heard waits until the session has said something for the nth time.
+func (w *world) heard(p *process, session, what string, n int) map[string]any {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	defer cancel()
+	said, err := w.hq.AwaitHeard(ctx, session, what, n-1)
+	if err != nil {
+		w.t.Fatalf("%v\n%s", err, p.output())
+	}
+	return said.Data
+}
+
+func (w *world) notify(session, action string, data any) {
+	w.t.Helper()
+	if err := w.hq.Notify(w.t.Context(), session, action, data); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) ask(p *process, session, action string, data any) map[string]any {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	defer cancel()
+	answer := make(map[string]any)
+	if err := w.hq.Ask(ctx, session, action, data, &answer); err != nil {
+		w.t.Fatalf("%v\n%s", err, p.output())
+	}
+	return answer
+}
+
+// want expects a value in an answer.
+func want(t *testing.T, answer map[string]any, key string, value any) {
+	t.Helper()
+	if answer[key] != value {
+		t.Errorf("%s is %v, want %v in %v", key, answer[key], value, answer)
+	}
+}
+
+// TestAServerIsSetUpByHQ has HQ do all that a person would: describe, validate,
+// configure, import, pause, and end a server that has begun without anything.
+func TestAServerIsSetUpByHQ(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "", localhq.Options{Rate: 200})
+	p := w.serve()
+	session := w.session(p, "")
+
+	beat := w.heard(p, session, "heartbeat", 1)
+	want(t, beat, "sessionId", session)
+	for _, key := range []string{"offset", "uptime", "stats"} {
+		if _, ok := beat[key]; !ok {
+			t.Errorf("a heartbeat lacks %s: %v", key, beat)
+		}
+	}
+	stats, _ := beat["stats"].(map[string]any)
+	memory, _ := stats["memory"].(map[string]any)
+	metrics, _ := stats["metrics"].(map[string]any)
+	if memory["total"] == nil || metrics["totalEvents"] == nil || stats["load"] == nil {
+		t.Errorf("the statistics of a heartbeat are %v", stats)
+	}
+
+	drivers, _ := w.ask(p, session, "driverconfig", nil)["drivers"].(map[string]any)
+	if postgres, _ := drivers["postgres"].(map[string]any); postgres["fields"] == nil {
+		t.Errorf("the drivers are %v", drivers)
+	}
+	refused := w.ask(p, session, "validate", map[string]any{"driver": "postgres", "config": map[string]any{"Hostname": "", "Port": "x"}})
+	want(t, refused, "success", false)
+	if errs, _ := refused["field_errors"].([]any); len(errs) == 0 || refused["messsage"] == nil {
+		t.Errorf("wrong values of fields are answered by %v", refused)
+	}
+	folder := filepath.Join(t.TempDir(), "out")
+	valid := w.ask(p, session, "validate", map[string]any{"driver": "file", "config": map[string]any{"Directory": folder}})
+	want(t, valid, "success", true)
+	if url, _ := valid["url"].(string); !strings.HasPrefix(url, "file://") {
+		t.Errorf("the url of the fields is %v", valid)
+	}
+
+	w.url = sqlite(t)
+	bad := w.ask(p, session, "configure", map[string]any{"url": "sqlite:///dev/null/shop.db", "backfill": true})
+	want(t, bad, "success", false)
+	good := w.ask(p, session, "configure", map[string]any{"url": w.url, "backfill": true, "updateStrategy": "standard"})
+	want(t, good, "success", true)
+	want(t, good, "backfill", true)
+	want(t, good, "maskedURL", w.url)
+	if text, err := os.ReadFile(filepath.Join(w.data, "config.toml")); err != nil || !strings.Contains(string(text), w.url) {
+		t.Errorf("the configuration is %q, %v", text, err)
+	}
+
+	w.notify(session, "import", map[string]any{"backfill": true})
+	want(t, w.heard(p, session, "import-status", 1), "success", true)
+	want(t, w.heard(p, session, "import-response", 1), "success", true)
+	w.applied(p, 100)
+
+	w.notify(session, "pause", nil)
+	want(t, w.heard(p, session, "pause-response", 1), "success", true)
+	want(t, w.heard(p, session, "pause-response", 1), "action", "pause")
+	eventually(t, "the stream stands still", func() bool {
+		return strings.Contains(p.output(), "HQ has paused this server")
+	}, p.output)
+	w.notify(session, "unpause", nil)
+	want(t, w.heard(p, session, "unpause-response", 1), "success", true)
+
+	w.notify(session, "dance", nil)
+	w.notify(session, "upgrade", map[string]any{"version": "not a version"})
+	want(t, w.heard(p, session, "upgrade-response", 1), "success", false)
+	w.notify(session, "ping", map[string]any{"subject": "eds.client." + session + ".pong"})
+	w.heard(p, session, "pong", 1)
+
+	w.notify(session, "sendlogs", nil)
+	sent := w.heard(p, session, "sendlogs-response", 1)
+	logged(t, w, sent["path"])
+
+	w.notify(session, "restart", nil)
+	want(t, w.heard(p, session, "restart-status", 1), "success", true)
+	want(t, w.heard(p, session, "restart-response", 1), "success", true)
+	session = w.session(p, session)
+
+	w.drain(p)
+	w.notify(session, "shutdown", map[string]any{"message": "enough", "deleted": true})
+	if code := p.wait(); code != 0 {
+		t.Errorf("a shutdown ends with %d\n%s", code, p.output())
+	}
+	w.equal()
+	for _, s := range sessions(t, w) {
+		if s.Errored || s.Lost || s.Ended.IsZero() {
+			t.Errorf("session %s: errored %v, lost %v, ended %v", s.ID, s.Errored, s.Lost, s.Ended)
+		}
+	}
+}
+
+// logged expects an uploaded log at a storage path, of JSON lines.
+func logged(t *testing.T, w *world, path any) {
+	t.Helper()
+	logs, err := w.hq.Logs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range logs {
+		if l.Path != path {
+			continue
+		}
+		f, err := os.Open(l.File)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		zipped, err := gzip.NewReader(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(zipped)
+		if err != nil || !strings.Contains(string(text), `"msg":"the session began"`) {
+			t.Errorf("the log is %.500s, %v", text, err)
+		}
+		return
+	}
+	t.Errorf("no log is at %v: %+v", path, logs)
+}
+
+// TestASessionIsRenewedWhileTheStreamGoesOn renews sessions often.
+func TestASessionIsRenewedWhileTheStreamGoesOn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sqlite(t), localhq.Options{Rate: 200})
+	w.imports()
+	p := w.serve("--renew-interval", "1s")
+	session := w.session(p, "")
+	for range 3 {
+		session = w.session(p, session)
+	}
+	w.applied(p, 200)
+	w.drain(p)
+	p.stop()
+	w.equal()
+	for _, s := range sessions(t, w) {
+		if s.Errored || s.Lost || s.Ended.IsZero() {
+			t.Errorf("session %s: errored %v, lost %v, ended %v", s.ID, s.Errored, s.Lost, s.Ended)
+		}
+	}
+	if said := w.hq.Heard("", "heartbeat"); len(said) < 4 || said[len(said)-1].At.Sub(said[0].At) < 2*time.Second {
+		t.Errorf("%d heartbeats were heard", len(said))
+	}
+}
