@@ -33,6 +33,10 @@ type Process struct {
 	Stdin          *os.File
 	Stdout, Stderr io.Writer
 	Signals        <-chan os.Signal // interrupts; the second one ends the program at once
+	// Executable is the program that runs, "" where the system knows. Exists tells
+	// whether there is a file; nil asks the system.
+	Executable string
+	Exists     func(path string) bool
 }
 
 // System returns the real process.
@@ -128,6 +132,7 @@ See the destinations:            eds server help`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
 		newImport(p), newServer(p), newEnroll(p), newVersion(p), newDeadLetters(p), newHQ(p), newDemo(p),
+		newDownload(p), newUpgrade(p), newPublicKey(p),
 	)
 	return root
 }

@@ -44,6 +44,8 @@ func TestWrongUsageSaysWhatWasMeantAndEndsWithThree(t *testing.T) {
 		`did you mean "--data-dir"?`:           {"server", "--data-dri", dir},
 		`did you mean "--companyIds"?`:         {"import", "--companyids", "x"},
 		`takes no arguments, but got "now"`:    {"version", "now"},
+		`did you mean "eds upgrade"?`:          {"upgarde"},
+		`publickey takes no arguments`:         {"publickey", "x"},
 		`needs one argument, the code`:         {"enroll"},
 		`did you mean "postgres"?`:             {"server", "help", "postgras"},
 		`--renew-interval: `:                   {"server", "--data-dir", dir, "--renew-interval", "1ms"},

@@ -61,6 +61,10 @@ func (u *Updater) Download(ctx context.Context, version string, p Platform, path
 	if err := p.Check(); err != nil {
 		return err
 	}
+	// Absolute, because the program is run in another directory.
+	if path, err = filepath.Abs(path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		return fmt.Errorf("write %s: it is a directory; name the file", path)
 	}

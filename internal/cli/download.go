@@ -1,0 +1,160 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/selfupdate"
+)
+
+func newDownload(p Process) *cobra.Command {
+	platform := selfupdate.ThisPlatform()
+	cmd := &cobra.Command{
+		Use:   "download VERSION [FILE]",
+		Short: "Download and verify the program of a release",
+		Long: `Downloads the archive of a release, verifies its PGP signature, and only then
+unpacks the program and writes it to FILE, ready to run. What FILE was before is
+replaced whole. A program for this machine is also asked whether it is of that
+version. Without FILE it is eds-VERSION in the working directory.`,
+		Example: `  eds download 1.2.3 ./eds-1.2.3
+  eds download 1.2.3 ./eds.exe --os windows --arch amd64`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			switch len(args) {
+			case 0:
+				return nameTheVersion(cmd)
+			case 1, 2:
+				return nil
+			}
+			return usagef("%s takes a version and a file, but got %q", cmd.CommandPath(), args[2])
+		},
+	}
+	common := config.BindCommon(cmd.Flags())
+	flags := config.BindRelease(cmd.Flags())
+	cmd.Flags().StringVar(&platform.OS, "os", platform.OS, "operating `system` that the program is for: linux, darwin or windows")
+	cmd.Flags().StringVar(&platform.Arch, "arch", platform.Arch, "`processor` that the program is for: amd64 or arm64")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		version, err := selfupdate.ParseVersion(args[0])
+		if err == nil {
+			err = platform.Check()
+		}
+		if err != nil {
+			return usageError{err}
+		}
+		s, err := begin(p, common, "")
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		u, err := newUpdater(p, s, flags.Resolve(), false)
+		if err != nil {
+			return err
+		}
+		file := "eds-" + version
+		if len(args) == 2 {
+			file = args[1]
+		} else if platform.OS == "windows" {
+			file += ".exe"
+		}
+		if err := u.Download(cmd.Context(), version, platform, file); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(out(cmd), "%s is eds %s for %s, signed as it should be.\n", file, version, platform)
+		return err
+	}
+	return cmd
+}
+
+// nameTheVersion says that a version is missing. The releases' signatures vouch
+// for archives, and for nothing that would say which is the newest.
+func nameTheVersion(cmd *cobra.Command) error {
+	return usagef("%s needs the version, as in: %[1]s 1.2.3; see which there are at https://github.com/shopmonkeyus/eds/releases", cmd.CommandPath())
+}
+
+// newUpdater returns an updater of the program that runs.
+func newUpdater(p Process, s *setup, r config.Release, allowDowngrade bool) (*selfupdate.Updater, error) {
+	keys, err := releaseKeys(r.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	program := p.Executable
+	if program == "" {
+		if program, err = os.Executable(); err != nil {
+			return nil, fmt.Errorf("find the program that runs: %w", err)
+		}
+	}
+	u, err := selfupdate.New(selfupdate.Options{
+		Executable: program, Version: s.build.Version, Keys: keys, Releases: r.URL, AllowDowngrade: allowDowngrade,
+		Lookup: p.Lookup, Exists: p.exists, Observe: (&downloadLines{w: progressOf(p, s)}).observe, Logger: s.logger,
+	})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return u, nil
+}
+
+// releaseKeys reads the keys that releases may be signed by, of a file or the
+// built-in one.
+func releaseKeys(file string) (*selfupdate.Keys, error) {
+	if file == "" {
+		text, err := selfupdate.PublicKey()
+		if err != nil {
+			return nil, err
+		}
+		return selfupdate.ParseKeys([]byte(text))
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, usagef("--key: %w", err)
+	}
+	keys, err := selfupdate.ParseKeys(text)
+	if err != nil {
+		return nil, usagef("--key %s: %w", file, err)
+	}
+	return keys, nil
+}
+
+// exists tells whether there is a file.
+func (p Process) exists(path string) bool {
+	if p.Exists != nil {
+		return p.Exists(path)
+	}
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// progressOf returns where progress is shown.
+func progressOf(p Process, s *setup) io.Writer {
+	if s.common.Silent {
+		return io.Discard
+	}
+	return p.Stderr
+}
+
+// downloadLines writes a line for each thing that is done, and one every few
+// seconds while something is downloaded.
+type downloadLines struct {
+	w     io.Writer
+	doing string
+	told  time.Time
+}
+
+func (l *downloadLines) observe(p selfupdate.Progress) {
+	now, whole := time.Now(), p.Total > 0 && p.Done >= p.Total
+	if p.Doing == l.doing && !whole && now.Sub(l.told) < lineEvery {
+		return
+	}
+	l.doing, l.told = p.Doing, now
+	switch {
+	case p.Done == 0:
+		fmt.Fprintf(l.w, "%s\n", p.Doing)
+	case p.Total == 0:
+		fmt.Fprintf(l.w, "%s: %s\n", p.Doing, size(p.Done))
+	default:
+		fmt.Fprintf(l.w, "%s: %s of %s\n", p.Doing, size(p.Done), size(p.Total))
+	}
+}

@@ -1,0 +1,175 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/selfupdate"
+)
+
+func newUpgrade(p Process) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "upgrade VERSION",
+		Short: "Replace this program by another version",
+		Long: `Downloads a release, verifies its PGP signature, asks the new program for its
+version, and puts it in the place of this one, which is kept beside it with the
+ending .old. The new program is on probation until a server has run with it
+for a while; see docs/upgrade.md. In a container it is refused: run another image.`,
+		Example: `  eds upgrade 1.2.3 --dry-run
+  eds upgrade 1.2.3
+  eds upgrade --rollback`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usagef("%s takes one version, but got %q too", cmd.CommandPath(), args[1])
+			}
+			return nil
+		},
+	}
+	common := config.BindCommon(cmd.Flags())
+	flags := config.BindUpgrade(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		o, err := flags.Resolve()
+		if err != nil {
+			return usage(err)
+		}
+		byHand := o.Rollback || o.Accept
+		switch {
+		case len(args) == 0 && !byHand:
+			return nameTheVersion(cmd)
+		case len(args) == 1 && byHand:
+			return usagef("%s: --rollback and --accept are about the last upgrade, and take no version", cmd.CommandPath())
+		}
+		s, err := begin(p, common, "")
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		u, err := newUpdater(p, s, o.Release, o.AllowDowngrade)
+		if err != nil {
+			return err
+		}
+		up := &upgrader{Updater: u, out: out(cmd), dry: o.DryRun}
+		switch {
+		case o.Rollback:
+			return up.rollback(cmd.Context())
+		case o.Accept:
+			return up.accept()
+		}
+		return up.upgrade(cmd.Context(), args[0])
+	}
+	return cmd
+}
+
+// upgrader upgrades by hand.
+type upgrader struct {
+	*selfupdate.Updater
+	out io.Writer
+	dry bool
+}
+
+func (u *upgrader) upgrade(ctx context.Context, version string) error {
+	if _, err := selfupdate.ParseVersion(version); err != nil {
+		return usageError{err}
+	}
+	plan, err := u.Plan(version)
+	if err != nil {
+		return u.refused(err)
+	}
+	if u.dry {
+		return u.tell(plan)
+	}
+	staged, err := u.Stage(ctx, version)
+	if err != nil {
+		return u.refused(err)
+	}
+	if err := staged.Swap(); err != nil {
+		return errors.Join(err, staged.Discard())
+	}
+	_, err = fmt.Fprintf(u.out, `%[1]s is eds %[2]s now, and %[3]s is kept as %[4]s.
+
+Restart the server to run it. Where it does not come up healthy within a minute, or fails in the five
+minutes after, the server goes back to %[3]s by itself. By hand:
+
+  eds upgrade --rollback    go back
+  eds upgrade --accept      keep it, whatever happens
+`, plan.Program, plan.To, plan.From, plan.Old)
+	return err
+}
+
+// refused gives an error what to do about it, and its exit code.
+func (u *upgrader) refused(err error) error {
+	switch {
+	case errors.Is(err, selfupdate.ErrCurrent):
+		_, err = fmt.Fprintf(u.out, "Nothing to do: %v.\n", err)
+		return err
+	case errors.Is(err, selfupdate.ErrDowngrade):
+		return usagef("%w: pass --allow-downgrade", err)
+	case errors.Is(err, selfupdate.ErrOnProbation):
+		return fmt.Errorf("%w: pass --accept or --rollback", err)
+	}
+	return err
+}
+
+// tell says what an upgrade would do.
+func (u *upgrader) tell(plan selfupdate.Plan) error {
+	step := "Would upgrade"
+	if plan.Downgrade {
+		step = "Would go down"
+	}
+	_, err := fmt.Fprintf(u.out, `%s from %s to %s:
+
+  download   %s
+  signature  %s
+  signed by  %s
+  replace    %s
+  keep       %s
+
+Nothing was changed, and nothing asked of the network.
+`, step, plan.From, plan.To, plan.Archive, plan.Signature, strings.Join(plan.SignerKeys, "\n             "), plan.Program, plan.Old)
+	return err
+}
+
+func (u *upgrader) rollback(ctx context.Context) error {
+	if u.dry {
+		return u.say("Would put %s in the place of %s. Nothing was changed.\n", u.Old(), u.Target())
+	}
+	if err := u.Rollback(ctx, "asked for on the command line"); err != nil {
+		return err
+	}
+	standing, err := u.Recover()
+	if err != nil {
+		return err
+	}
+	if err := u.Commit(); err != nil {
+		return err
+	}
+	return u.say("%s is eds %s again. Restart the server to run it.\n", u.Target(), standing.From)
+}
+
+func (u *upgrader) accept() error {
+	standing, err := u.Standing()
+	if err != nil {
+		return err
+	}
+	if standing.State != selfupdate.Probation {
+		return u.say("No upgrade is on probation.\n")
+	}
+	if u.dry {
+		return u.say("Would keep %s. Nothing was changed.\n", standing.To)
+	}
+	if err := u.Commit(); err != nil {
+		return err
+	}
+	return u.say("eds %s stays.\n", standing.To)
+}
+
+func (u *upgrader) say(format string, args ...any) error {
+	_, err := fmt.Fprintf(u.out, format, args...)
+	return err
+}
