@@ -61,8 +61,8 @@ func House() []Rule {
 		// through the list of drivers and know none of them.
 		{Package: "server", Never: never(top, tests), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
 		{Package: "localhq/...", Never: never(tests, []string{"cli", "supervisor"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
-		// The metrics library drags database/sql in, so that is left out of Never.
-		{Package: "supervisor", NeverDirectly: []string{"database/sql"}, Never: never(nats, sql, tests, []string{"cli", "server", "localhq/...", "pipeline", "snapshot", "source/...", "sink/...", "drivers/...", "hq"})},
+		// The parent process, which is to be small: hardly anything but the standard library.
+		{Package: "supervisor", Only: []string{"fault", "durable"}, Never: ground},
 		{Package: "cli", Never: tests},
 
 		// Programs and packages beside the program.

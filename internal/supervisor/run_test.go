@@ -1,0 +1,283 @@
+package supervisor_test
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/shopmonkeyus/eds/internal/supervisor"
+)
+
+func once(c *supervisor.Config) { c.NoRestart = true }
+
+func TestAnAnnouncedEndIsTheEnd(t *testing.T) {
+	for _, code := range []int{supervisor.CodeOK, supervisor.CodeError, supervisor.CodeUsage} {
+		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			t.Parallel()
+			l := start(t, nil)
+			w := l.worker()
+			w.do("ready")
+			w.order("end %d all is said", code)
+			l.ended(result{Code: code})
+			l.left()
+		})
+	}
+}
+
+func TestAnEndThatWasNotAnnouncedLeavesATombstone(t *testing.T) {
+	const refusal = "the worker ended unexpectedly, and is not to be started again: "
+	tests := map[string]struct {
+		orders []string
+		want   supervisor.Tombstone
+	}{
+		"a panic": {
+			[]string{"session s-1", "ready", "panic out-of-luck"},
+			supervisor.Tombstone{Kind: supervisor.KindPanic, ExitCode: 2, Ready: true, Session: "s-1", Message: "panic: out-of-luck", Reason: "it panicked (exit code 2)"},
+		},
+		"an exit": {
+			[]string{"exit 7"},
+			supervisor.Tombstone{Kind: supervisor.KindExit, ExitCode: 7, Reason: "it ended with exit code 7, which it had not announced"},
+		},
+		"a silent success": {
+			[]string{"ready", "exit 0"},
+			supervisor.Tombstone{Kind: supervisor.KindExit, Ready: true, Reason: "it ended with exit code 0, which it had not announced"},
+		},
+		"another exit than announced": {
+			[]string{"ready", "say 0 all is well", "exit 1"},
+			supervisor.Tombstone{Kind: supervisor.KindExit, ExitCode: 1, Ready: true, Reason: "it ended with exit code 1, which it had not announced"},
+		},
+		"an announced code that means nothing": {
+			[]string{"end 9"},
+			supervisor.Tombstone{Kind: supervisor.KindExit, ExitCode: 9, Reason: "it ended with exit code 9, which it had not announced"},
+		},
+		"SIGKILL, with the session closed": {
+			[]string{"session s-1", "session", "kill"},
+			supervisor.Tombstone{Kind: supervisor.KindKilled, ExitCode: -1, Signal: "SIGKILL", Reason: "it was killed (SIGKILL), which the system does when memory runs out: its own log says so"},
+		},
+		"another signal": {
+			[]string{"terminate"},
+			supervisor.Tombstone{Kind: supervisor.KindSignal, ExitCode: -1, Signal: "SIGTERM", Reason: "it was ended by SIGTERM"},
+		},
+		"in the middle of a message": {
+			[]string{`stdout {"type":"exiting","co`, "exit 0"},
+			supervisor.Tombstone{Kind: supervisor.KindExit, Reason: "it ended with exit code 0, which it had not announced"},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := start(t, once)
+			w := l.worker()
+			last := len(test.orders) - 1
+			for _, order := range test.orders[:last] {
+				w.do(order)
+			}
+			w.order("%s", test.orders[last])
+			test.want.Version = "1.0.0"
+			l.ended(result{1, refusal + test.want.Reason + "; see " + filepath.Join(l.config.Dir, "crash")})
+			l.left(test.want)
+		})
+	}
+}
+
+func TestATombstoneSaysWhenAndWhat(t *testing.T) {
+	t.Parallel()
+	before := time.Now()
+	l := start(t, once)
+	w := l.worker()
+	w.order("panic trouble")
+	l.ended(result{1, "the worker ended unexpectedly, and is not to be started again: it panicked (exit code 2); see " + filepath.Join(l.config.Dir, "crash")})
+	stones := l.tombstones()
+	if len(stones) != 1 {
+		t.Fatal(stones)
+	}
+	stone := stones[0]
+	if stone.PID != w.PID || stone.Time.Before(before) || stone.Time.After(time.Now()) || time.Duration(stone.Ran) <= 0 || time.Duration(stone.Ran) > time.Since(before) {
+		t.Errorf("pid %d (want %d), time %s, ran %s", stone.PID, w.PID, stone.Time, time.Duration(stone.Ran))
+	}
+	if !strings.Contains(stone.Stderr, "panic: trouble\n\ngoroutine 1 [running]:\n") {
+		t.Errorf("stderr %q", stone.Stderr)
+	}
+}
+
+func TestAWorkerIsStartedAgain(t *testing.T) {
+	t.Parallel()
+	l := start(t, func(c *supervisor.Config) { c.WorkerArgs = []string{"--url", "x"} })
+	crash := l.worker()
+	crash.do("ready")
+	crash.order("exit 7")
+	asks := l.worker()
+	asks.do("ready")
+	asks.order("end %d renew", supervisor.CodeRestart)
+	last := l.worker()
+	if diff := cmp.Diff(asks.Start, last.Start); diff != "" || crash.PID == asks.PID || asks.PID == last.PID {
+		t.Errorf("workers %d, %d, %d: %s", crash.PID, asks.PID, last.PID, diff)
+	}
+	last.order("end 0")
+	l.ended(result{})
+	l.left(supervisor.Tombstone{Kind: supervisor.KindExit, Version: "1.0.0", ExitCode: 7, Ready: true, Reason: "it ended with exit code 7, which it had not announced"})
+}
+
+func TestAHangIsEndedWithAllItsGoroutines(t *testing.T) {
+	t.Parallel()
+	l := start(t, func(c *supervisor.Config) {
+		c.NoRestart = true
+		c.Limits.Hang, c.Limits.Quit = 3*time.Second, eventually
+	})
+	l.worker().do("ready")
+	const reason = "it gave no sign of life for 3s"
+	l.ended(result{1, "the worker ended unexpectedly, and is not to be started again: " + reason + "; see " + filepath.Join(l.config.Dir, "crash")})
+	l.left(supervisor.Tombstone{Kind: supervisor.KindHang, Version: "1.0.0", ExitCode: 2, Ready: true, Message: "SIGQUIT: quit", Reason: reason})
+	if text := l.tombstones()[0].Stderr; !strings.Contains(text, "supervisor_test.obey(") {
+		t.Errorf("it does not say where it hung: %q", text)
+	}
+}
+
+func TestAHangThatSaysNothingIsKilled(t *testing.T) {
+	t.Parallel()
+	l := start(t, func(c *supervisor.Config) {
+		c.NoRestart = true
+		c.Limits.Hang, c.Limits.Quit = 3*time.Second, time.Millisecond
+	})
+	w := l.worker()
+	w.do("deaf")
+	w.do("ready")
+	const reason = "it gave no sign of life for 3s"
+	l.ended(result{1, "the worker ended unexpectedly, and is not to be started again: " + reason + "; see " + filepath.Join(l.config.Dir, "crash")})
+	l.left(supervisor.Tombstone{Kind: supervisor.KindHang, Version: "1.0.0", ExitCode: -1, Signal: "SIGKILL", Ready: true, Reason: reason})
+}
+
+func TestAnOrderlyEndTakesAsLongAsItTakes(t *testing.T) {
+	t.Parallel()
+	l := start(t, nil)
+	w := l.worker()
+	w.do("ready")
+	l.stop()
+	w.waitFor("done")
+	w.do("session s-2") // it still works
+	w.order("end 0 drained")
+	l.ended(result{})
+	l.left()
+}
+
+func TestACrashInsteadOfAnOrderlyEndIsSaid(t *testing.T) {
+	t.Parallel()
+	l := start(t, nil)
+	w := l.worker()
+	l.stop()
+	w.waitFor("done")
+	w.order("exit 7")
+	const reason = "it ended with exit code 7, which it had not announced"
+	l.ended(result{1, "the worker did not end in order: " + reason + "; see " + filepath.Join(l.config.Dir, "crash")})
+	l.left(supervisor.Tombstone{Kind: supervisor.KindExit, Version: "1.0.0", ExitCode: 7, Reason: reason})
+}
+
+func TestTheSecondRequestEndsTheWorkerAtOnce(t *testing.T) {
+	t.Parallel()
+	kill := make(chan struct{})
+	l := start(t, func(c *supervisor.Config) { c.Kill = kill })
+	w := l.worker()
+	l.stop()
+	w.waitFor("done")
+	close(kill)
+	w.waitForEnd()
+	l.ended(result{1, "the worker was ended at once; what it had not finished is done again at the next start"})
+	l.left()
+}
+
+func TestStandardErrorIsHandedOnAndItsEndIsKept(t *testing.T) {
+	t.Parallel()
+	l := start(t, func(c *supervisor.Config) {
+		c.NoRestart = true
+		c.Redact = func(s string) string { return strings.ReplaceAll(s, "hunter2", "(hidden)") }
+	})
+	w := l.worker()
+	w.do("stderr 300000 hunter2")
+	w.order("exit 7")
+	w.waitForEnd()
+	<-l.result
+	all := strings.Repeat("x", 300000) + "hunter2"
+	if got := l.stderr.String(); got != all {
+		t.Errorf("%d bytes were handed on, ending in %q", len(got), got[max(0, len(got)-20):])
+	}
+	want := strings.Repeat("x", 64<<10-len("hunter2")) + "(hidden)"
+	if got := l.tombstones()[0].Stderr; got != want {
+		t.Errorf("%d bytes were kept, ending in %q", len(got), got[max(0, len(got)-20):])
+	}
+}
+
+func TestWhatIsNoMessageGoesToStandardError(t *testing.T) {
+	t.Parallel()
+	l := start(t, nil)
+	w := l.worker()
+	w.do("stdout hello, world")
+	w.do(`stdout {"half":`)
+	w.do("ready")
+	w.order("end 0")
+	l.ended(result{})
+	if got, want := l.stderr.String(), "hello,world{\"half\":\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if n := strings.Count(l.log.String(), "not for the parent"); n != 1 {
+		t.Errorf("it was said %d times", n)
+	}
+}
+
+func TestArgumentsAreNeverOnTheCommandLine(t *testing.T) {
+	t.Parallel()
+	secret := []string{"--api-key", "secret with \"quotes\"\nand lines", strings.Repeat("long ", 50_000)}
+	l := start(t, func(c *supervisor.Config) { c.WorkerArgs = secret })
+	w := l.worker()
+	if diff := cmp.Diff(secret, w.Start.Args); diff != "" {
+		t.Errorf("the worker was told (-want +got):\n%s", diff)
+	}
+	if len(w.Argv) != 2 || w.Argv[1] != "worker" {
+		t.Errorf("the command line is %q", w.Argv)
+	}
+	w.order("end 0")
+	l.ended(result{})
+}
+
+func TestAProgramThatCanNotBeStarted(t *testing.T) {
+	dir := t.TempDir()
+	missing, broken := filepath.Join(dir, "missing"), filepath.Join(dir, "broken")
+	if err := os.WriteFile(broken, []byte("no program"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		missing: "start the worker: fork/exec " + missing + ": no such file or directory",
+		broken:  "start the worker: fork/exec " + broken + ": exec format error",
+	} {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			l := start(t, func(c *supervisor.Config) { c.Executable = func() (string, error) { return path, nil } })
+			l.ended(result{1, want})
+			l.left()
+		})
+	}
+}
+
+func TestTombstonesAreTheirOwnersAlone(t *testing.T) {
+	t.Parallel()
+	l := start(t, once)
+	l.worker().order("exit 7")
+	<-l.result
+	var modes []string
+	err := filepath.WalkDir(filepath.Join(l.config.Dir, "crash"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		modes = append(modes, info.Mode().String())
+		return err
+	})
+	if err != nil || !slices.Equal(modes, []string{"drwx------", "-rw-------"}) {
+		t.Errorf("%q, %v", modes, err)
+	}
+}

@@ -1,0 +1,214 @@
+// Package supervisor is both ends of the line between the two processes of eds
+// server: a small parent, and the worker that does everything.
+//
+// The parent, Run, starts the worker, watches it, starts it again with growing
+// waits when it crashes, and exchanges its binary on an upgrade. It knows
+// nothing of what the worker does, so that it is small and has little to crash of.
+//
+// The worker, which calls Attach, is the same executable with a hidden
+// subcommand. What eds server was told reaches it over its standard input, never
+// on its command line, because secrets may be in it. The end of that input means
+// that the parent is gone or asks for an orderly end: the worker finishes what
+// it holds, says so with Exiting, and ends. On its standard output it tells the
+// parent how it is. Both directions are JSON, a message a line. After an upgrade
+// the two may be of different versions, so members and types are only ever
+// added, and what is not known is passed over.
+//
+// The worker is in a process group of its own: an interrupt of the terminal
+// reaches the parent alone. A signal that reaches the worker nevertheless, from
+// a service manager that signals every process, asks for the same as the end of
+// its input, and not a second time.
+package supervisor
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+// Exit codes by which the worker tells the parent what shall follow.
+const (
+	CodeOK      = 0 // an orderly end
+	CodeError   = 1 // it can't go on, and has said why
+	CodeUsage   = 3 // wrong usage, or a destination that fails its test
+	CodeRestart = 4 // start me again
+)
+
+// Config is what Run works with.
+type Config struct {
+	// Executable returns the path of the program. It is asked before each start.
+	Executable func() (string, error)
+	Args       []string // the worker's command line, which anybody may read
+	WorkerArgs []string // the arguments of eds server, which nobody may
+	Env        []string // the worker's environment; nil is the parent's
+	Dir        string   // the data directory; tombstones are in its directory crash
+	Version    string   // the program's, for tombstones
+
+	// Stderr gets what the worker writes to its standard error, as it comes.
+	Stderr io.Writer
+	// Redact takes secrets out of what a tombstone keeps; nil keeps all.
+	Redact func(string) string
+
+	// Kill ends the worker at once when it is closed or sends.
+	Kill <-chan struct{}
+	// NoRestart returns after the first unexpected end of the worker.
+	NoRestart bool
+	Upgrader  Upgrader // nil where the binary can't be exchanged
+	Logger    *slog.Logger
+	Limits    Limits
+}
+
+// Limits are the times and counts that Run goes by. Those that are zero have
+// the values that are named here.
+type Limits struct {
+	Hang       time.Duration // a worker that has said nothing for this long hangs: 2 min
+	Quit       time.Duration // what such a worker is given to say where it hangs: 10 s
+	BackoffMin time.Duration // the wait before the first restart: 1 s
+	BackoffMax time.Duration // the longest wait: 1 min
+	Crashes    int           // unexpected ends that are followed by a restart: 5
+	Healthy    time.Duration // a worker that was ready for this long clears them: 10 min
+	Ready      time.Duration // what an upgraded worker is given to be ready: 1 min
+	Stable     time.Duration // what it then has to last: 5 min
+}
+
+func (l Limits) withDefaults() Limits {
+	or := func(d *time.Duration, value time.Duration) {
+		if *d <= 0 {
+			*d = value
+		}
+	}
+	or(&l.Hang, 2*time.Minute)
+	or(&l.Quit, 10*time.Second)
+	or(&l.BackoffMin, time.Second)
+	or(&l.BackoffMax, time.Minute)
+	or(&l.Healthy, 10*time.Minute)
+	or(&l.Ready, time.Minute)
+	or(&l.Stable, 5*time.Minute)
+	if l.Crashes <= 0 {
+		l.Crashes = 5
+	}
+	return l
+}
+
+// Upgrader exchanges the program's binary. Calls are serial, and no worker is
+// starting or ending meanwhile. Each method leaves a binary in its place that
+// can be started, whenever the power goes.
+type Upgrader interface {
+	// Swap puts the binary at staged in the program's place and keeps the old
+	// one. From then on the new one is on probation. After an error the old one
+	// is in its place, not on probation.
+	Swap(staged string) error
+	// Rollback puts the old binary back and ends the probation.
+	Rollback() error
+	// Commit ends the probation: the new binary has proved itself.
+	Commit() error
+	// Probation returns the version of the binary that is on probation, which it
+	// may have been since before this process began.
+	Probation() (version string, ok bool)
+}
+
+// Run starts the worker, and again whenever that is called for, until it has
+// ended for good; its exit code is to be that of the program. The error is what
+// remains to be said: nil after an end of which the worker has said itself why.
+//
+// The end of ctx asks the worker for an orderly end, which takes as long as it
+// takes; Kill ends it at once. No worker is left when Run returns.
+//
+// A worker that said that it ends, and did with the code that it said, is not
+// started again, but after CodeRestart at once. Every other end leaves a
+// tombstone and is followed by a new start after a jittered, growing wait, until
+// there were too many without ten healthy minutes between. A worker that is silent
+// for too long is made to say where it hangs, and ended.
+func Run(ctx context.Context, c Config) (int, error) {
+	s := newSupervisor(c)
+	s.resume()
+	for s.pause(ctx, s.wait) {
+		v := s.judge(s.run(ctx))
+		if v.final {
+			return v.code, v.err
+		}
+		s.wait = v.wait
+	}
+	return CodeOK, nil
+}
+
+// supervisor is the state of Run.
+type supervisor struct {
+	Config
+	start  func(path string, s Start) (*child, error)
+	policy policy
+	trial  *trial // the upgrade that has not proved itself yet, or nil
+	note   Note   // for the next worker, until one was ready
+	wait   time.Duration
+}
+
+func newSupervisor(c Config) *supervisor {
+	c.Limits = c.Limits.withDefaults()
+	if c.Stderr == nil {
+		c.Stderr = io.Discard
+	}
+	if c.Redact == nil {
+		c.Redact = func(s string) string { return s }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &supervisor{Config: c, start: c.start, policy: policy{
+		limits: c.Limits, noRestart: c.NoRestart, crash: crashDir(c.Dir),
+		backoff: fault.Backoff{Min: c.Limits.BackoffMin, Max: c.Limits.BackoffMax},
+	}}
+}
+
+// pause waits before the next start. It reports whether there shall be one.
+func (s *supervisor) pause(ctx context.Context, wait time.Duration) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err() == nil
+	case <-s.Kill:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// run starts one worker and watches it to its end.
+func (s *supervisor) run(ctx context.Context) ending {
+	path, err := s.Executable()
+	if err != nil {
+		return ending{failure: err}
+	}
+	worker, err := s.start(path, Start{Args: s.WorkerArgs, Note: s.note})
+	if err != nil {
+		return ending{failure: err}
+	}
+	s.Logger.Info("the worker has started", "pid", worker.pid, "version", s.Version)
+	w := watch{supervisor: s, child: worker, end: ending{pid: worker.pid, started: time.Now()}}
+	w.follow(ctx)
+	if kind := w.end.kind(); kind != "" && !w.end.killed {
+		s.bury(w.end, kind)
+	}
+	return w.end
+}
+
+// judge decides what follows the end of a worker.
+func (s *supervisor) judge(e ending) verdict {
+	if s.trial != nil && e.failsTrial() && s.rollBack(e) {
+		return s.policy.rolledBack(e)
+	}
+	v := s.policy.judge(e)
+	if v.final {
+		return v
+	}
+	if e.kind() != "" {
+		s.Logger.Error("the worker ended unexpectedly and is started again", "reason", e.what(s.Limits),
+			"ran", e.ran.Round(time.Millisecond), "unexpected", s.policy.crashes, "wait", v.wait.Round(time.Millisecond))
+	}
+	if e.upgrade != nil {
+		s.upgrade(e)
+	}
+	return v
+}

@@ -1,0 +1,179 @@
+package supervisor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/durable"
+)
+
+// What is kept of tombstones that nobody takes away.
+const (
+	maxTombstones     = 20
+	maxTombstoneBytes = 4 << 20
+)
+
+// unfinished is how the names of tombstones begin that were never finished.
+const unfinished = ".unfinished-"
+
+// crashDir returns where the tombstones of a data directory are.
+func crashDir(data string) string { return filepath.Join(data, "crash") }
+
+// Tombstone says how a worker ended that should not have. It is for the next
+// worker to report.
+type Tombstone struct {
+	Time     time.Time `json:"time"` // when it ended
+	Version  string    `json:"version,omitempty"`
+	PID      int       `json:"pid"`
+	Kind     Kind      `json:"kind"`
+	ExitCode int       `json:"exitCode"` // -1 after a signal
+	Signal   string    `json:"signal,omitempty"`
+	Ran      Duration  `json:"ran"`
+	Ready    bool      `json:"ready"`             // whether it ever was
+	Session  string    `json:"session,omitempty"` // the one that it left open
+	Reason   string    `json:"reason"`            // in words
+	Message  string    `json:"message,omitempty"` // the first line of what Go's runtime said
+	Stderr   string    `json:"stderr"`            // at most the last 64 KiB
+
+	path string
+}
+
+// Duration is a time.Duration that is written as "1m2.5s".
+type Duration time.Duration
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	*d = Duration(v)
+	return err
+}
+
+// Remove takes the tombstone away; that it is gone already is no error.
+func (t Tombstone) Remove() error {
+	if err := os.Remove(t.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove a tombstone: %w", err)
+	}
+	return nil
+}
+
+// Tombstones returns what workers have left in the data directory dir, the
+// oldest first. Those that can't be read are left out, and are the error.
+func Tombstones(dir string) ([]Tombstone, error) {
+	names, err := tombstoneNames(crashDir(dir))
+	if err != nil {
+		return nil, err
+	}
+	var stones []Tombstone
+	var problems []error
+	for _, name := range names {
+		t := Tombstone{path: filepath.Join(crashDir(dir), name)}
+		text, err := os.ReadFile(t.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the parent makes room
+		}
+		if err == nil {
+			err = json.Unmarshal(text, &t)
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("read the tombstone %s: %w", t.path, err))
+			continue
+		}
+		stones = append(stones, t)
+	}
+	return stones, errors.Join(problems...)
+}
+
+// tombstoneNames returns the names of the tombstones in dir, the oldest first.
+func tombstoneNames(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir) // in the order of their names, which begin with the time
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look for tombstones: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.Type().IsRegular() && filepath.Ext(e.Name()) == ".json" && !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// bury leaves a tombstone. That it can't must not keep the worker from being
+// started again.
+func (s *supervisor) bury(e ending, kind Kind) {
+	t := Tombstone{
+		Time: time.Now().UTC(), Version: s.Version, PID: e.pid, Kind: kind, ExitCode: e.code, Signal: e.signal,
+		Ran: Duration(e.ran.Round(time.Millisecond)), Ready: e.ready, Session: e.session, Reason: e.what(s.Limits),
+		Message: s.Redact(e.message), Stderr: s.Redact(e.stderr),
+	}
+	path, err := t.write(crashDir(s.Dir))
+	if err != nil {
+		s.Logger.Error("no tombstone can be left", "pid", e.pid, "kind", kind, "error", err)
+		return
+	}
+	s.Logger.Error("the worker left a tombstone", "pid", e.pid, "kind", kind, "path", path)
+}
+
+// write writes t to dir, whole or not at all, and makes room for it.
+func (t Tombstone) write(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	text, err := json.MarshalIndent(t, "", "  ")
+	if err != nil {
+		return "", err
+	}
+	name := fmt.Sprintf("%s-%d.json", t.Time.Format("20060102T150405.000000000Z"), t.PID)
+	path := filepath.Join(dir, name)
+	err = durable.Replace(path, unfinished+"*", func(w io.Writer) error {
+		_, err := w.Write(append(text, '\n'))
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	return path, makeRoom(dir, name)
+}
+
+// makeRoom removes the oldest tombstones in dir that are too many or too much,
+// but never the one named newest, and what a power cut has left unfinished.
+func makeRoom(dir, newest string) error {
+	leavings, err := filepath.Glob(filepath.Join(dir, unfinished+"*"))
+	if err != nil {
+		return err
+	}
+	names, err := tombstoneNames(dir)
+	if err != nil {
+		return err
+	}
+	count, size := 0, int64(0)
+	for _, name := range slices.Backward(names) {
+		path := filepath.Join(dir, name)
+		info, err := os.Lstat(path)
+		if err != nil {
+			continue // the worker has reported it
+		}
+		count, size = count+1, size+info.Size()
+		if name != newest && (count > maxTombstones || size > maxTombstoneBytes) {
+			leavings = append(leavings, path)
+		}
+	}
+	var problems []error
+	for _, path := range leavings {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			problems = append(problems, err)
+		}
+	}
+	return errors.Join(problems...)
+}

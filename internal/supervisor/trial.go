@@ -1,0 +1,106 @@
+package supervisor
+
+import "fmt"
+
+// Note tells a worker what happened before its time.
+type Note struct {
+	Upgrade *Upgraded `json:"upgrade,omitempty"`
+}
+
+// Upgraded is how an upgrade went: the worker that reads it is the new one, or,
+// where the upgrade has failed, the old one.
+type Upgraded struct {
+	Version string `json:"version"`
+	Failed  bool   `json:"failed,omitempty"`
+	Reason  string `json:"reason,omitempty"` // of the failure
+}
+
+// trial is an upgrade that has not proved itself yet.
+type trial struct {
+	version string
+	before  string // the version that it took the place of, "" where nobody knows
+}
+
+// failsTrial reports whether a worker that ended so has not proved itself.
+func (e ending) failsTrial() bool {
+	switch {
+	case e.stopped || e.killed:
+		return false // it was not its own end
+	case e.kind() != "":
+		return true
+	case e.code == CodeRestart:
+		return !e.ready
+	default:
+		return e.code != CodeOK
+	}
+}
+
+// resume takes up a probation that began before this process did.
+func (s *supervisor) resume() {
+	if s.Upgrader == nil {
+		return
+	}
+	if version, ok := s.Upgrader.Probation(); ok {
+		s.Logger.Info("the last upgrade has not proved itself yet", "version", version)
+		s.trial = &trial{version: version}
+		s.note = Note{Upgrade: &Upgraded{Version: version}}
+	}
+}
+
+// upgrade exchanges the binary as the worker that ended has asked. Where that
+// can't be, the next worker hears why.
+func (s *supervisor) upgrade(e ending) {
+	version := e.upgrade.Version
+	if err := s.swap(e); err != nil {
+		s.upgradeFailed(version, err.Error())
+		return
+	}
+	s.Logger.Info("the binary has been exchanged and is on probation", "version", version, "before", s.Version)
+	s.trial = &trial{version: version, before: s.Version}
+	s.Version = version
+	s.note = Note{Upgrade: &Upgraded{Version: version}}
+}
+
+func (s *supervisor) swap(e ending) error {
+	switch {
+	case s.Upgrader == nil:
+		return fmt.Errorf("this server can't exchange its own binary")
+	case s.trial != nil:
+		return fmt.Errorf("version %s is still on probation; ask again in %s", s.trial.version, s.Limits.Stable)
+	case e.kind() != "":
+		return fmt.Errorf("the worker that asked for it ended unexpectedly: %s", e.what(s.Limits))
+	}
+	if err := s.Upgrader.Swap(e.upgrade.Staged); err != nil {
+		return fmt.Errorf("exchange the binary: %w", err)
+	}
+	return nil
+}
+
+// rollBack puts the old binary back after e, and reports whether it could.
+func (s *supervisor) rollBack(e ending) bool {
+	if err := s.Upgrader.Rollback(); err != nil {
+		s.Logger.Error("the old binary can't be put back", "version", s.trial.version, "reason", e.what(s.Limits), "error", err)
+		return false
+	}
+	failed := s.trial
+	s.trial, s.Version = nil, failed.before
+	s.upgradeFailed(failed.version, e.what(s.Limits))
+	return true
+}
+
+func (s *supervisor) upgradeFailed(version, reason string) {
+	s.Logger.Error("the upgrade failed; the binary that was there before goes on", "version", version, "reason", reason)
+	s.note = Note{Upgrade: &Upgraded{Version: version, Failed: true, Reason: reason}}
+}
+
+// proved ends the probation. Where that can't be recorded it goes on after the
+// next start of the parent, which is harmless.
+func (s *supervisor) proved() {
+	version := s.trial.version
+	s.trial = nil
+	if err := s.Upgrader.Commit(); err != nil {
+		s.Logger.Error("the upgrade has proved itself, which can't be recorded", "version", version, "error", err)
+		return
+	}
+	s.Logger.Info("the upgrade has proved itself", "version", version)
+}
