@@ -115,6 +115,15 @@ func TestAContainerIsUpgradedByItsImage(t *testing.T) {
 	}
 }
 
+func TestAContainerThatKeepsItsDiskIsUpgradedAsAMachineIs(t *testing.T) {
+	w := newWorld(t)
+	w.options.Lookup = func(name string) (string, bool) { return "true", name == "EDS_UPGRADE_IN_CONTAINER" }
+	w.options.Exists = func(path string) bool { return path == "/.dockerenv" }
+	if _, err := w.updater().Plan(newer); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestADirectoryThatCanNotBeWrittenToIsTold(t *testing.T) {
 	w := newWorld(t)
 	u := w.updater()

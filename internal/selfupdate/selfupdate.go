@@ -239,8 +239,15 @@ func (u *Updater) Plan(version string) (Plan, error) {
 	}, nil
 }
 
+// allowContainer names the variable that, set to "true", says that this container
+// keeps its disk, as those of LXC and systemd-nspawn do.
+const allowContainer = "EDS_UPGRADE_IN_CONTAINER"
+
 // container returns what shows that this is a container, or "".
 func (u *Updater) container() string {
+	if keeps, _ := u.o.Lookup(allowContainer); keeps == "true" {
+		return ""
+	}
 	for _, name := range []string{"KUBERNETES_SERVICE_HOST", "container"} {
 		if value, ok := u.o.Lookup(name); ok && value != "" {
 			return name + " is set"
