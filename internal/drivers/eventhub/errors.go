@@ -62,17 +62,32 @@ const (
 	busyPause = 4 * time.Second
 )
 
-// refused reports whether err is about one message, and leaves its link as it is.
-func refused(err error) bool {
-	if errors.Is(err, azeventhubs.ErrEventDataTooLarge) {
-		return true
-	}
+// quoted is how the client tells, in the text of an error that hides its cause,
+// what the service has answered. It does so where it does not know the answer's
+// condition, and connects anew.
+var quoted = regexp.MustCompile(`^(?:\([a-z]+\): )?\*Error\{Condition: ([a-z0-9:._-]+),`)
+
+// conditionOf returns the condition that the service has named in an answer to a
+// message, or "".
+func conditionOf(err error) amqp.ErrCond {
 	var condition *amqp.Error
 	var link *amqp.LinkError
-	if !errors.As(err, &condition) || errors.As(err, &link) {
-		return false
+	if errors.As(err, &link) {
+		return "" // the link's end is no answer
 	}
-	return condition.Condition == busy || poison[condition.Condition] != ""
+	if errors.As(err, &condition) {
+		return condition.Condition
+	}
+	if named := quoted.FindStringSubmatch(err.Error()); named != nil {
+		return amqp.ErrCond(named[1])
+	}
+	return ""
+}
+
+// refused reports whether err is about one message, and leaves its link as it is.
+func refused(err error) bool {
+	condition := conditionOf(err)
+	return condition == busy || poison[condition] != "" || errors.Is(err, azeventhubs.ErrEventDataTooLarge)
 }
 
 // missing reports whether err says that there is no such hub.
@@ -108,6 +123,9 @@ func (s *session) explain(err error) error {
 		return explainCondition(condition)
 	case errors.As(err, &status):
 		return explainStatus(err, status.RPCCode())
+	case poison[conditionOf(err)] != "":
+		condition := conditionOf(err)
+		return fault.Mark(fault.Poison, &refusal{poison[condition] + " (" + string(condition) + tracking(err) + ")", err})
 	case errors.As(err, &coded) && coded.Code == azeventhubs.ErrorCodeUnauthorizedAccess:
 		return fault.Mark(fault.Fatal, &refusal{hintUnauthorized + tracking(err), err})
 	}

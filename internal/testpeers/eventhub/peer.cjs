@@ -114,6 +114,10 @@ function store(hub, message, format) {
   return null;
 }
 
+// Rejects a message, in a frame of its own: the library would give a message that
+// is answered in the same turn the outcome of the one before.
+const reject = (delivery, error) => setImmediate(() => delivery.reject(error));
+
 // Does what the hub is to do wrong to this transfer; returns whether that is all.
 function fail(hub, context) {
   const fault = hub.fault;
@@ -125,7 +129,7 @@ function fail(hub, context) {
   const error = { condition: fault.condition, description: fault.description };
   switch (fault.kind) {
     case 'reject':
-      context.delivery.reject(error);
+      reject(context.delivery, error);
       return true;
     case 'detach':
       context.receiver.close(error);
@@ -161,7 +165,7 @@ container.on('message', (context) => {
     hub.flying--;
     if (fail(hub, context)) return;
     const refused = store(hub, context.message, context.delivery.format);
-    if (refused) context.delivery.reject(refused);
+    if (refused) reject(context.delivery, refused);
     else context.delivery.accept();
   };
   if (hub.delay) setTimeout(answer, hub.delay);
@@ -173,7 +177,7 @@ for (const end of ['connection_close', 'disconnected']) container.on(end, ({ con
 // A client that goes away in the middle of something is no error of ours.
 for (const quiet of ['connection_error', 'session_error', 'receiver_error', 'sender_error', 'protocol_error', 'error']) container.on(quiet, () => {});
 
-const options = { host: '127.0.0.1', port: 0, sender_options: { autosettle: true }, receiver_options: { autoaccept: false, credit_window: 0 } };
+const options = { host: '127.0.0.1', port: 0, tcp_no_delay: true, sender_options: { autosettle: true }, receiver_options: { autoaccept: false, credit_window: 0 } };
 
 function listen(extra) {
   const server = container.listen({ ...options, ...extra });
@@ -187,9 +191,9 @@ function listenWebSocket() {
 }
 
 // Detaches every link of a hub; the next ones need a token again.
-function detach(hub, condition) {
+function detach(hub, name, condition) {
   for (const connection of connections) {
-    connection.granted = new Map();
+    if (connection.granted) connection.granted.delete(name);
     connection.each_link((link) => { if (link.hub === hub) link.close({ condition, description: 'detached' }); });
   }
 }
@@ -206,14 +210,14 @@ const commands = {
   remove: ({ hub }) => {
     const gone = hubs.get(hub);
     hubs.delete(hub);
-    detach(gone, 'amqp:not-found');
+    detach(gone, hub, 'amqp:not-found');
   },
   stored: ({ hub }) => ({ events: hubs.get(hub).partitions.flat() }),
   counts: ({ hub }) => {
     const { transfers, claims, links, most, fault } = hubs.get(hub);
     return { transfers, claims, links, most, connections: connections.size, faulty: fault !== null && fault.times > 0 };
   },
-  detach: ({ hub, condition }) => detach(hubs.get(hub), condition),
+  detach: ({ hub, condition }) => detach(hubs.get(hub), hub, condition),
 };
 
 const input = readline.createInterface({ input: process.stdin });

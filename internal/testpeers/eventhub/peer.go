@@ -136,6 +136,9 @@ type Hub struct {
 	of   *Namespace
 }
 
+// Hub returns a hub by its name.
+func (n *Namespace) Hub(name string) *Hub { return &Hub{Name: name, of: n} }
+
 // Settings are what a hub is made with.
 type Settings struct {
 	Partitions int  // 4, where it is 0
@@ -160,7 +163,7 @@ func (n *Namespace) Make(t testing.TB, name string, s Settings) *Hub {
 		"name": name, "partitions": s.Partitions, "max": s.Max, "discards": s.Discards,
 		"keys": map[string]key{KeyName: {Key, []string{"Send", "Listen"}}, ListenKeyName: {Key, []string{"Listen"}}},
 	}, nil)
-	return &Hub{Name: name, of: n}
+	return n.Hub(name)
 }
 
 // Event is an event as it is stored.

@@ -1,0 +1,204 @@
+package eventhub
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
+)
+
+// namespace is what the tests talk to. Each has hubs of its own there.
+var namespace *peer.Namespace
+
+func TestMain(m *testing.M) {
+	var err error
+	if namespace, err = peer.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := namespace.Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, "stop the event hubs peer:", err)
+		code = 1
+	}
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+var hubs atomic.Int64
+
+// newHub makes a hub that only this test knows.
+func newHub(t testing.TB, s peer.Settings) *peer.Hub {
+	t.Helper()
+	return namespace.Make(t, fmt.Sprintf("hub-%d", hubs.Add(1)), s)
+}
+
+// urlAt returns the URL of a hub that is reached at an address.
+func urlAt(address, hub, query string) string {
+	return "eventhub://" + address + "/;SharedAccessKeyName=" + peer.KeyName + ";SharedAccessKey=" + peer.Key + ";EntityPath=" + hub + ";UseDevelopmentEmulator=true" + query
+}
+
+func urlTo(hub *peer.Hub, query string) string { return urlAt(namespace.Addr, hub.Name, query) }
+
+var env = sink.Env{Stream: "dbchange", Consumer: "eds-1", Filter: "*"}
+
+func tryOpen(t testing.TB, raw string, env sink.Env) (*Sink, error) {
+	t.Helper()
+	target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Driver().Open(t.Context(), target, env)
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() {
+		if err := s.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return s.(*Sink), nil
+}
+
+func mustOpen(t testing.TB, raw string) *Sink {
+	t.Helper()
+	s, err := tryOpen(t, raw, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// event makes the nth event of the stream of a payload.
+func event(t testing.TB, n int, payload string) *cdc.Event {
+	t.Helper()
+	e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}}
+	if err := cdc.NewDecoder().Decode(e, []byte(payload), ""); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// numbered makes the nth event of a stream over three rows.
+func numbered(t testing.TB, n int) *cdc.Event {
+	t.Helper()
+	return event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k%d"],"companyId":"c","after":{"id":"k%d","n":%d},"timestamp":%d,"mvccTimestamp":"%d"}`,
+		n, n%3, n%3, n, 1700000000000+n, 1700000000000000000+n))
+}
+
+// batch makes a batch of events.
+func batch(events ...*cdc.Event) *change.Batch {
+	var b change.Builder
+	for _, e := range events {
+		b.Add(e, change.Effect{})
+	}
+	return b.Batch()
+}
+
+// run makes a batch of the numbered events from first to last.
+func run(t testing.TB, first, last int) *change.Batch {
+	t.Helper()
+	var events []*cdc.Event
+	for n := first; n <= last; n++ {
+		events = append(events, numbered(t, n))
+	}
+	return batch(events...)
+}
+
+func mustApply(t testing.TB, s sink.Sink, b *change.Batch) {
+	t.Helper()
+	if err := s.Apply(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// untilApplied tries as the pipeline does, though not for ever.
+func untilApplied(t testing.TB, s *Sink, b *change.Batch) {
+	t.Helper()
+	var err error
+	for range 20 {
+		if err = s.Apply(t.Context(), b); err == nil {
+			return
+		}
+	}
+	t.Fatalf("the batch is not applied once Event Hubs are back: %v", err)
+}
+
+// rows returns the ids of the changes in a hub, by partition key, in order.
+func rows(t testing.TB, hub *peer.Hub) map[string][]string {
+	t.Helper()
+	all := make(map[string][]string)
+	partitions := make(map[string]int)
+	for _, e := range hub.Stored(t) {
+		if p, seen := partitions[e.Key]; seen && p != e.Partition {
+			t.Errorf("partition key %s is in two partitions", e.Key)
+		}
+		partitions[e.Key] = e.Partition
+		all[e.Key] = append(all[e.Key], e.ID[strings.LastIndexByte(e.ID, '.')+1:])
+	}
+	return all
+}
+
+// wantOnce checks that a hub holds the numbered events from first to last, each
+// once, in the order of its row.
+func wantOnce(t testing.TB, hub *peer.Hub, first, last int) {
+	t.Helper()
+	wantRows(t, rows(t, hub), first, last)
+}
+
+func wantRows(t testing.TB, got map[string][]string, first, last int) {
+	t.Helper()
+	want := make(map[string][]string)
+	for n := first; n <= last; n++ {
+		row := fmt.Sprintf("order.c.NONE.k%d", n%3)
+		want[row] = append(want[row], fmt.Sprintf("ev%d", n))
+	}
+	for row := range want {
+		if strings.Join(got[row], " ") != strings.Join(want[row], " ") {
+			t.Errorf("row %s has %v, want %v", row, got[row], want[row])
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("there are %d rows, want %d", len(got), len(want))
+	}
+}
+
+// wantInOrder checks the same where events may have come again.
+func wantInOrder(t testing.TB, hub *peer.Hub, first, last int) {
+	t.Helper()
+	got := rows(t, hub)
+	for row, ids := range got {
+		seen := make(map[string]bool)
+		var firsts []string
+		for _, id := range ids {
+			if !seen[id] {
+				firsts = append(firsts, id)
+			}
+			seen[id] = true
+		}
+		got[row] = firsts
+	}
+	wantRows(t, got, first, last)
+}
+
+func parsed(t testing.TB, raw string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
