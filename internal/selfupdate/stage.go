@@ -87,6 +87,7 @@ type obtained struct {
 
 // obtain makes a directory in parent with a verified program in it.
 func (u *Updater) obtain(ctx context.Context, version string, p Platform, parent string) (obtained, error) {
+	defer u.fetch.http.CloseIdleConnections()
 	dir, err := os.MkdirTemp(parent, u.scratchPattern())
 	if err != nil {
 		return obtained{}, fmt.Errorf("download a release: %w", err)

@@ -94,7 +94,7 @@ func TestNothingIsStagedThatIsNotWhatItShouldBe(t *testing.T) {
 		"empty signature":      {func(w *world) { w.publish(newer, good(w), nil) }, ErrBadSignature, ""},
 		"key of somebody else": {func(w *world) { w.publish(newer, good(w), sign(w.t, other, good(w))) }, ErrUnknownKey, "trusted is"},
 		"expired key": {func(w *world) {
-			w.key = newKey(w.t, "Old", time.Second)
+			w.key = newKey(w.t, "Old", 30*time.Minute)
 			w.options.Keys = trusting(w.t, w.key)
 			w.release(newer, good(w))
 		}, ErrExpiredKey, "install a newer eds"},
