@@ -108,7 +108,11 @@ func MaskURL(raw string) string {
 			authority = user
 		}
 	} else {
-		authority, tail = "", maskPairs(head, ";")
+		authority, tail = "", head
+		plain := separators.Replace(head)
+		if masked := maskPairs(plain, ";"); masked != plain {
+			tail = masked
+		}
 	}
 	out := scheme + "://" + authority + tail
 	if hasQuery {
@@ -131,6 +135,9 @@ func Identity(raw string) string {
 	}
 	return identity
 }
+
+// separators shows what sets pairs apart that were escaped as one.
+var separators = strings.NewReplacer("%3B", ";", "%3b", ";", "%3D", "=", "%3d", "=")
 
 // maskPairs masks the values of secret names in name=value pairs.
 func maskPairs(text, separator string) string {

@@ -56,7 +56,9 @@ func TestMaskURLHidesSecretsOnly(t *testing.T) {
 		"file:///var/data":                                                           "file:///var/data",
 		"s3://b/p?region=eu&secret-access-key=x&access-key-id=y":                     "s3://b/p?region=eu&secret-access-key=***&access-key-id=***",
 		"eventhub://ns.x.net/;SharedAccessKeyName=n;SharedAccessKey=k=;EntityPath=h": "eventhub://ns.x.net/;SharedAccessKeyName=***;SharedAccessKey=***;EntityPath=h",
-		"not a url": "***",
+		"eventhub://ns.x.net/%3BSharedAccessKey%3Dk%3D%3BEntityPath%3Dh":             "eventhub://ns.x.net/;SharedAccessKey=***;EntityPath=h",
+		"file:///a%3Bb%3Dc":                                                          "file:///a%3Bb%3Dc",
+		"not a url":                                                                  "***",
 	} {
 		if got := sink.MaskURL(raw); got != want {
 			t.Errorf("MaskURL(%s) = %s, want %s", raw, got, want)
