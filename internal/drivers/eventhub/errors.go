@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,6 +85,22 @@ func conditionOf(err error) amqp.ErrCond {
 	return ""
 }
 
+// failed is how the client tells, in the same way, what $cbs has answered.
+var failed = regexp.MustCompile(`^(?:\([a-z]+\): )?rpc: failed, status code ([0-9]{3}) `)
+
+// statusOf returns the status that $cbs has answered, or 0.
+func statusOf(err error) int {
+	var status interface{ RPCCode() int }
+	if errors.As(err, &status) {
+		return status.RPCCode()
+	}
+	if named := failed.FindStringSubmatch(err.Error()); named != nil {
+		code, _ := strconv.Atoi(named[1]) // three digits
+		return code
+	}
+	return 0
+}
+
 // refused reports whether err is about one message, and leaves its link as it is.
 func refused(err error) bool {
 	condition := conditionOf(err)
@@ -93,8 +110,7 @@ func refused(err error) bool {
 // missing reports whether err says that there is no such hub.
 func missing(err error) bool {
 	var condition *amqp.Error
-	var status interface{ RPCCode() int }
-	return errors.As(err, &condition) && condition.Condition == amqp.ErrCondNotFound || errors.As(err, &status) && status.RPCCode() == http.StatusNotFound
+	return errors.As(err, &condition) && condition.Condition == amqp.ErrCondNotFound || err != nil && statusOf(err) == http.StatusNotFound
 }
 
 // explain gives an error of the client its class, and a text that says what to
@@ -109,7 +125,6 @@ func (s *session) explain(err error) error {
 	var (
 		condition *amqp.Error
 		coded     *azeventhubs.Error
-		status    interface{ RPCCode() int }
 		identity  *identityError
 	)
 	switch {
@@ -121,8 +136,8 @@ func (s *session) explain(err error) error {
 		return identity.explain()
 	case errors.As(err, &condition):
 		return explainCondition(condition)
-	case errors.As(err, &status):
-		return explainStatus(err, status.RPCCode())
+	case statusOf(err) != 0:
+		return explainStatus(err, statusOf(err))
 	case poison[conditionOf(err)] != "":
 		condition := conditionOf(err)
 		return fault.Mark(fault.Poison, &refusal{poison[condition] + " (" + string(condition) + tracking(err) + ")", err})
@@ -228,11 +243,11 @@ func (e *identityError) explain() error {
 	if code := entraCode.FindString(e.err.Error()); code != "" {
 		named = " (" + code + ")"
 	}
-	failed := new(azidentity.AuthenticationFailedError)
-	if !errors.As(e.err, &failed) {
+	refused := new(azidentity.AuthenticationFailedError)
+	if !errors.As(e.err, &refused) {
 		return fault.Mark(fault.Fatal, &refusal{"there is no credential to ask Entra ID with: " + firstLine(e.err), e.err})
 	}
-	if r := failed.RawResponse; r != nil && r.StatusCode < 500 && r.StatusCode != http.StatusTooManyRequests && r.StatusCode != http.StatusRequestTimeout {
+	if r := refused.RawResponse; r != nil && r.StatusCode < 500 && r.StatusCode != http.StatusTooManyRequests && r.StatusCode != http.StatusRequestTimeout {
 		return fault.Mark(fault.Fatal, &refusal{fmt.Sprintf("Entra ID refuses the identity; check AZURE_TENANT_ID, AZURE_CLIENT_ID and its secret or certificate%s", named), e.err})
 	}
 	return &refusal{"Entra ID gives no token now" + named, e.err}

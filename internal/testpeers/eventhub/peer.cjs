@@ -12,8 +12,9 @@ const { WebSocketServer } = require('ws');
 const batchFormat = 0x80013700; // of a message that holds encoded events
 const longestKey = 128; // characters of a partition key
 
-const hubs = new Map(); // name -> { partitions, discards, stored, transfers, fault, max, keys, ... }
+const hubs = new Map(); // name -> { partitions, discards, stored, transfers, fault, max, ... }
 const connections = new Set();
+let policies = {}; // of the namespace: key name -> { secret, claims }
 
 const container = rhea.create_container({ id: 'eventhubs' });
 
@@ -38,17 +39,15 @@ function authorise(context, message) {
   const hub = hubs.get(hubOf(properties.name));
   const granted = (context.connection.granted = context.connection.granted || new Map());
   let status = [202, 'Accepted'];
-  if (!hub) {
-    granted.set(hubOf(properties.name), []); // links to it find that it is not there
-  } else if (hub.refuse) {
+  if (hub && hub.refuse) {
     status = [hub.refuse, 'refused'];
   } else if (properties.type === 'jwt') {
-    if (hub.tokens.includes(String(message.body))) granted.set(hubOf(properties.name), ['Send']);
+    if (hub && hub.tokens.includes(String(message.body))) granted.set(hubOf(properties.name), ['Send']);
     else status = [401, 'InvalidToken'];
   } else {
-    const why = refusal(message.body, properties.name, hub.keys);
+    const why = refusal(message.body, properties.name, policies);
     if (why) status = [401, why];
-    else granted.set(hubOf(properties.name), hub.keys[new URLSearchParams(String(message.body).replace(/^SharedAccessSignature /, '')).get('skn')].claims);
+    else granted.set(hubOf(properties.name), policies[new URLSearchParams(String(message.body).replace(/^SharedAccessSignature /, '')).get('skn')].claims);
   }
   if (hub) hub.claims++;
   const reply = context.connection.replies && context.connection.replies[message.reply_to];
@@ -203,8 +202,9 @@ const fresh = () => ({ count: 0, transfers: 0, claims: 0, links: 0, flying: 0, m
 const commands = {
   listen: async () => ({ plain: await listen({}), websocket: await listenWebSocket() }),
   tls: async ({ certificate, key }) => ({ port: await listen({ transport: 'tls', cert: fs.readFileSync(certificate), key: fs.readFileSync(key) }) }),
-  hub: ({ name, partitions, max, keys, discards }) => {
-    hubs.set(name, { ...fresh(), max, keys, discards, partitions: Array.from({ length: partitions }, () => []) });
+  policies: ({ keys }) => { policies = keys; },
+  hub: ({ name, partitions, max, discards }) => {
+    hubs.set(name, { ...fresh(), max, discards, partitions: Array.from({ length: partitions }, () => []) });
   },
   set: ({ hub, ...what }) => { Object.assign(hubs.get(hub), what); },
   remove: ({ hub }) => {

@@ -62,6 +62,9 @@ func Start() (*Namespace, error) {
 	if err := n.do("listen", nil, &ports); err != nil {
 		return nil, errors.Join(err, n.Stop())
 	}
+	if err := n.do("policies", map[string]any{"keys": policies}, nil); err != nil {
+		return nil, errors.Join(err, n.Stop())
+	}
 	n.Addr, n.WebSocket = loopback(ports.Plain), loopback(ports.Websocket)
 	return n, nil
 }
@@ -130,6 +133,14 @@ const (
 // ListenKeyName is that of a key, also Key, that may only read.
 const ListenKeyName = "listener"
 
+// policy is what a key is good for.
+type policy struct {
+	Secret string   `json:"secret"`
+	Claims []string `json:"claims"`
+}
+
+var policies = map[string]policy{KeyName: {Key, []string{"Send", "Listen"}}, ListenKeyName: {Key, []string{"Listen"}}}
+
 // Hub is one event hub.
 type Hub struct {
 	Name string
@@ -155,14 +166,7 @@ func (n *Namespace) Make(t testing.TB, name string, s Settings) *Hub {
 	if s.Max == 0 {
 		s.Max = 1 << 20
 	}
-	type key struct {
-		Secret string   `json:"secret"`
-		Claims []string `json:"claims"`
-	}
-	n.must(t, "hub", map[string]any{
-		"name": name, "partitions": s.Partitions, "max": s.Max, "discards": s.Discards,
-		"keys": map[string]key{KeyName: {Key, []string{"Send", "Listen"}}, ListenKeyName: {Key, []string{"Listen"}}},
-	}, nil)
+	n.must(t, "hub", map[string]any{"name": name, "partitions": s.Partitions, "max": s.Max, "discards": s.Discards}, nil)
 	return n.Hub(name)
 }
 
