@@ -129,6 +129,16 @@ type servant struct {
 // worker waits for the next worker.
 func (l *lab) worker() *servant {
 	l.t.Helper()
+	s, err := l.accept()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return s
+}
+
+// accept waits for the next worker. The error is that it ended without a word.
+func (l *lab) accept() (*servant, error) {
+	l.t.Helper()
 	_ = l.listener.SetDeadline(time.Now().Add(eventually))
 	conn, err := l.listener.Accept()
 	if err != nil {
@@ -138,10 +148,7 @@ func (l *lab) worker() *servant {
 	_ = conn.SetDeadline(time.Now().Add(eventually))
 	s := &servant{t: l.t, conn: conn, lines: bufio.NewScanner(conn)}
 	s.lines.Buffer(nil, 4<<20)
-	if err := json.Unmarshal([]byte(s.hear()), &s.hello); err != nil {
-		l.t.Fatal(err)
-	}
-	return s
+	return s, json.Unmarshal([]byte(s.hear()), &s.hello)
 }
 
 // hear returns the worker's next line, or "" once its process has ended.

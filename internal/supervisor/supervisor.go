@@ -123,16 +123,7 @@ type Upgrader interface {
 // there were too many without ten healthy minutes between. A worker that is silent
 // for too long is made to say where it hangs, and ended.
 func Run(ctx context.Context, c Config) (int, error) {
-	s := newSupervisor(c)
-	s.resume()
-	for s.pause(ctx, s.wait) {
-		v := s.judge(s.run(ctx))
-		if v.final {
-			return v.code, v.err
-		}
-		s.wait = v.wait
-	}
-	return CodeOK, nil
+	return newSupervisor(c).loop(ctx)
 }
 
 // supervisor is the state of Run.
@@ -160,6 +151,19 @@ func newSupervisor(c Config) *supervisor {
 		limits: c.Limits, noRestart: c.NoRestart, crash: crashDir(c.Dir),
 		backoff: fault.Backoff{Min: c.Limits.BackoffMin, Max: c.Limits.BackoffMax},
 	}}
+}
+
+// loop is Run.
+func (s *supervisor) loop(ctx context.Context) (int, error) {
+	s.resume()
+	for s.pause(ctx, s.wait) {
+		v := s.judge(s.run(ctx))
+		if v.final {
+			return v.code, v.err
+		}
+		s.wait = v.wait
+	}
+	return CodeOK, nil
 }
 
 // pause waits before the next start. It reports whether there shall be one.

@@ -134,8 +134,7 @@ func (t Tombstone) write(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	name := fmt.Sprintf("%s-%d.json", t.Time.Format("20060102T150405.000000000Z"), t.PID)
-	path := filepath.Join(dir, name)
+	path := filepath.Join(dir, t.name())
 	err = durable.Replace(path, unfinished+"*", func(w io.Writer) error {
 		_, err := w.Write(append(text, '\n'))
 		return err
@@ -143,7 +142,12 @@ func (t Tombstone) write(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return path, makeRoom(dir, name)
+	return path, makeRoom(dir, t.name())
+}
+
+// name begins with the time, so that the order of names is that of tombstones.
+func (t Tombstone) name() string {
+	return fmt.Sprintf("%s-%d.json", t.Time.Format("20060102T150405.000000000Z"), t.PID)
 }
 
 // makeRoom removes the oldest tombstones in dir that are too many or too much,
