@@ -129,10 +129,9 @@ See the destinations:            eds server help`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
 		newImport(p), newServer(p), newEnroll(p), newVersion(p), newDeadLetters(p), newHQ(p), newDemo(p),
-		newDownload(p), newUpgrade(p), newPublicKey(p),
+		newDownload(p), newUpgrade(p), newPublicKey(p), newCompletion(p), newMan(p),
 	)
 	return root
 }
@@ -166,6 +165,9 @@ func flagError(cmd *cobra.Command, err error) error {
 
 // noArgs refuses arguments, naming the first.
 func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 && cmd.HasSubCommands() {
+		return unknownCommand(cmd, args[0])
+	}
 	if len(args) > 0 {
 		return usagef("%s takes no arguments, but got %q", cmd.CommandPath(), args[0])
 	}

@@ -1,24 +1,52 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
 	"github.com/shopmonkeyus/eds/internal/build"
+	"github.com/shopmonkeyus/eds/internal/drivers"
 )
 
 // version is stamped by the linker.
 var version string
 
+// versionReport is what "eds version --json" prints.
+type versionReport struct {
+	Version   string   `json:"version"`
+	Commit    string   `json:"commit,omitempty"` // ends in "-dirty" where the sources had been changed
+	GoVersion string   `json:"goVersion"`
+	OS        string   `json:"os"`
+	Arch      string   `json:"arch"`
+	Drivers   []string `json:"drivers"`
+}
+
 func newVersion(Process) *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  noArgs,
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Long:    "Prints the version alone on a line, or, with --json, all that is known of this build.",
+		Example: "  eds version\n  eds version --json",
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), build.Read(version).Version)
-			return err
+			info := build.Read(version)
+			if !asJSON {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), info.Version)
+				return err
+			}
+			r := versionReport{Version: info.Version, Commit: info.Commit, GoVersion: info.GoVersion, OS: runtime.GOOS, Arch: runtime.GOARCH}
+			for _, d := range drivers.All() {
+				r.Drivers = append(r.Drivers, d.Name)
+			}
+			e := json.NewEncoder(out(cmd))
+			e.SetIndent("", "  ")
+			return e.Encode(r)
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print all that is known of this build, as JSON")
+	return cmd
 }

@@ -1,0 +1,103 @@
+package cli_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestVersionTellsAllOfABuildAsJSON(t *testing.T) {
+	bare, _, _ := eds(t, nil, "version")
+	out, _, code := eds(t, nil, "version", "--json")
+	var got struct {
+		Version, GoVersion, OS, Arch string
+		Drivers                      []string
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil || code != 0 {
+		t.Fatalf("exit code %d, %v\n%s", code, err, out)
+	}
+	if got.Version+"\n" != bare || got.GoVersion != runtime.Version() || got.OS != runtime.GOOS || got.Arch != runtime.GOARCH || !slices.Contains(got.Drivers, "sqlite") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestShellsCompleteCommands(t *testing.T) {
+	for shell, says := range map[string]string{"bash": "complete -o default", "zsh": "#compdef eds", "fish": "complete -c eds", "powershell": "Register-ArgumentCompleter"} {
+		out, _, code := eds(t, nil, "completion", shell)
+		if code != 0 || !strings.Contains(out, says) {
+			t.Errorf("%s: exit code %d, %.200q", shell, code, out)
+		}
+	}
+	if out, _, code := eds(t, nil, "__complete", "dl"); code != 0 || !strings.HasPrefix(out, "dlq\t") {
+		t.Errorf("exit code %d, %q", code, out)
+	}
+}
+
+func TestBashUnderstandsItsCompletion(t *testing.T) {
+	script, _, _ := eds(t, nil, "completion", "bash")
+	check := exec.CommandContext(t.Context(), "bash", "-n")
+	check.Stdin = strings.NewReader(script)
+	if out, err := check.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestEveryCommandHasAManualPage(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "man1")
+	if out, stderr, code := eds(t, nil, "man", dir); code != 0 {
+		t.Fatalf("exit code %d\n%s%s", code, out, stderr)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := make(map[string]string)
+	for _, e := range entries {
+		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		names[e.Name()] = string(text)
+	}
+	for name, says := range map[string]string{
+		"eds.1":          `.SH "COMMANDS"`,
+		"eds-server.1":   `\fB\-d\fP, \fB\-\-data\-dir\fP \fIdirectory\fP`,
+		"eds-import.1":   `\fB\-\-timeOffset\fP \fItime\fP`,
+		"eds-dlq-list.1": `.TH "EDS\-DLQ\-LIST" "1"`,
+		"eds-upgrade.1":  "\neds upgrade 1.2.3 \\-\\-dry\\-run\n",
+	} {
+		if !strings.Contains(names[name], says) {
+			t.Errorf("%s does not say %q:\n%s", name, says, names[name])
+		}
+	}
+	if names["eds-man.1"] != "" {
+		t.Error("there is a page of a hidden command")
+	}
+	for name, text := range names {
+		for line := range strings.Lines(text) {
+			if macro, _, _ := strings.Cut(strings.TrimSpace(line), " "); strings.HasPrefix(line, "'") ||
+				strings.HasPrefix(line, ".") && !slices.Contains([]string{".TH", ".SH", ".TP", ".PP", ".nf", ".fi"}, macro) {
+				t.Errorf("%s: troff would take this for a request: %q", name, line)
+			}
+		}
+	}
+}
+
+func TestACommandBelowAnotherIsSuggestedToo(t *testing.T) {
+	for says, args := range map[string][]string{
+		`did you mean "eds dlq list"?`:                  {"dlq", "lsit"},
+		`did you mean "bash"?`:                          {"completion", "bsh"},
+		`needs the name of a shell`:                     {"completion"},
+		`eds man needs a directory`:                     {"man"},
+		`unknown flag "--jsno"; did you mean "--json"?`: {"version", "--jsno"},
+	} {
+		if out, stderr, code := eds(t, nil, args...); code != 3 || !strings.Contains(stderr, says) {
+			t.Errorf("eds %v: exit code %d, want 3 and %q\n%s%s", args, code, says, out, stderr)
+		}
+	}
+}
