@@ -91,6 +91,20 @@ func (p *Path) Render(e *cdc.Event) (string, error) {
 	return path, nil
 }
 
+// NameOf returns the path of the object that e is written to: as a rule of the
+// user's says, as the template says, or the usual one where there is no template,
+// which is a nil Path.
+func (p *Path) NameOf(e *cdc.Event) (string, error) {
+	switch {
+	case e.Object != "":
+		return CleanPath(e.Object), nil
+	case p != nil:
+		return p.Render(e)
+	default:
+		return ObjectName(e), nil
+	}
+}
+
 // CleanPath makes a path that stays below the destination, whatever text holds,
 // of elements that a file can be named by: an element that is empty is NONE, one
 // that is not safe is escaped as Segment does. A path that it made stays as it is.

@@ -12,7 +12,7 @@ func House() []Rule {
 	sinks := append(slices.Clone(changes), "sink", "encode")
 
 	// Databases and brokers by their clients.
-	sql := []string{"github.com/jackc/pgx/...", "modernc.org/...", "github.com/go-sql-driver/...", "github.com/microsoft/...", "github.com/snowflakedb/..."}
+	sql := []string{"github.com/jackc/pgx/...", "modernc.org/...", "github.com/go-sql-driver/...", "github.com/microsoft/...", "github.com/snowflakedb/...", "github.com/aws/..."}
 	nats := []string{"github.com/nats-io/..."}
 	// What stands above everything else.
 	top := []string{"cli", "supervisor", "localhq/..."}

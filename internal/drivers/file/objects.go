@@ -81,7 +81,7 @@ func (o *objects) Apply(ctx context.Context, b *change.Batch) error {
 func (o *objects) objects(events []*cdc.Event) ([]object, error) {
 	all := make([]object, len(events))
 	for i, e := range events {
-		name, err := o.nameOf(e)
+		name, err := o.path.NameOf(e)
 		if err != nil {
 			return nil, fault.Mark(fault.Poison, fmt.Errorf("name an event of table %q: %w", e.Table, err))
 		}
@@ -92,19 +92,6 @@ func (o *objects) objects(events []*cdc.Event) ([]object, error) {
 		all[i] = object{table: e.Table, name: name, temp: o.tempName(), text: append(text, '\n')}
 	}
 	return all, nil
-}
-
-// nameOf returns the path of an event's file: as a rule of the user's says, as
-// the URL's template says, or the usual one.
-func (o *objects) nameOf(e *cdc.Event) (string, error) {
-	switch {
-	case e.Object != "":
-		return encode.CleanPath(e.Object), nil
-	case o.path != nil:
-		return o.path.Render(e)
-	default:
-		return encode.ObjectName(e), nil
-	}
 }
 
 // clear makes sure, before anything is made, that nothing is in the way of any

@@ -1,0 +1,174 @@
+package s3
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/shopmonkeyus/eds/internal/encode"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// choices are what the URL says.
+type choices struct {
+	place
+	keys keys
+
+	pathStyle bool
+	checksums bool // also where the protocol does not require them
+
+	encryption   types.ServerSideEncryption
+	kmsKey       string
+	storageClass types.StorageClass
+	acl          types.ObjectCannedACL
+
+	path    *encode.Path // nil: the default names
+	tasks   int
+	limits  sink.Limits
+	retries int
+	timeout time.Duration
+}
+
+// keys say who eds is. Without id, the SDK's own chain finds out.
+type keys struct {
+	id, secret, token string
+	profile           string
+	role, externalID  string
+}
+
+// parse reads the URL. Errors hold none of its secrets.
+func parse(target *url.URL) (choices, error) {
+	c := choices{tasks: 64, limits: limits, retries: 2, timeout: time.Minute}
+	var err error
+	if c.place, err = parsePlace(target); err != nil {
+		return c, err
+	}
+	query := target.Query()
+	if c.keys, err = parseKeys(query); err != nil {
+		return c, err
+	}
+	if err := c.parseRequests(query); err != nil {
+		return c, err
+	}
+	if err := c.parseObjects(query); err != nil {
+		return c, err
+	}
+	if text := query.Get("path"); text != "" {
+		if c.path, err = encode.ParsePath(text); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
+
+func parseKeys(query url.Values) (keys, error) {
+	k := keys{
+		id: query.Get("access-key-id"), secret: query.Get("secret-access-key"), token: query.Get("session-token"),
+		profile: query.Get("profile"), role: query.Get("role-arn"), externalID: query.Get("external-id"),
+	}
+	switch {
+	case k.id == "" && (k.secret != "" || k.token != ""), k.id != "" && k.secret == "":
+		return k, errors.New("options access-key-id and secret-access-key go together, and session-token only with them; without any of them the AWS SDK's own chain finds credentials")
+	case k.id != "" && k.profile != "":
+		return k, errors.New("option profile and option access-key-id say both who eds is; leave one out")
+	case k.externalID != "" && k.role == "":
+		return k, errors.New("option external-id needs role-arn")
+	case k.role != "" && !strings.HasPrefix(k.role, "arn:"):
+		return k, errors.New("option role-arn should read like arn:aws:iam::123456789012:role/eds")
+	}
+	return k, nil
+}
+
+// parseRequests reads how requests are made.
+func (c *choices) parseRequests(query url.Values) error {
+	c.pathStyle = c.endpoint != ""
+	switch text := query.Get("path-style"); text {
+	case "":
+	case "true", "false":
+		c.pathStyle = text == "true"
+	default:
+		return fmt.Errorf("option path-style is %q; it should be true or false", text)
+	}
+	c.checksums = c.aws
+	switch text := query.Get("checksums"); text {
+	case "":
+	case "when-supported", "when-required":
+		c.checksums = text == "when-supported"
+	default:
+		return fmt.Errorf("option checksums is %q; it should be when-supported or when-required", text)
+	}
+	var err error
+	if text := query.Get("timeout"); text != "" {
+		if c.timeout, err = time.ParseDuration(text); err != nil || c.timeout < 100*time.Millisecond || c.timeout > time.Hour {
+			return fmt.Errorf("option timeout is %q; it should be a duration like 30s, from 100ms to 1h", text)
+		}
+	}
+	if c.retries, err = number(query, "max-retries", c.retries, 0, 100); err != nil {
+		return err
+	}
+	if c.tasks, err = number(query, "uploadTasks", c.tasks, 1, 1000); err != nil {
+		return err
+	}
+	c.limits.Rows, err = number(query, "maxBatchSize", c.limits.Rows, 1, 100_000)
+	return err
+}
+
+// parseObjects reads what is asked of the store for each object.
+func (c *choices) parseObjects(query url.Values) error {
+	c.kmsKey = query.Get("kms-key")
+	encryption := query.Get("sse")
+	if encryption == "" && c.kmsKey != "" {
+		encryption = string(types.ServerSideEncryptionAwsKms)
+	}
+	known := []types.ServerSideEncryption{types.ServerSideEncryptionAes256, types.ServerSideEncryptionAwsKms, types.ServerSideEncryptionAwsKmsDsse}
+	c.encryption = types.ServerSideEncryption(encryption)
+	if encryption != "" && !slices.Contains(known, c.encryption) {
+		return fmt.Errorf("option sse is %q; it should be AES256, aws:kms or aws:kms:dsse", encryption)
+	}
+	if c.kmsKey != "" && c.encryption == types.ServerSideEncryptionAes256 {
+		return errors.New("option kms-key needs sse=aws:kms")
+	}
+	c.storageClass = types.StorageClass(query.Get("storage-class"))
+	if err := oneOf("storage-class", c.storageClass, c.storageClass.Values(), c.aws); err != nil {
+		return err
+	}
+	c.acl = types.ObjectCannedACL(query.Get("acl"))
+	return oneOf("acl", c.acl, c.acl.Values(), true)
+}
+
+// oneOf checks a value that AWS knows a list of. Another store may know others:
+// it is the judge of them, unless strict.
+func oneOf[T ~string](option string, value T, known []T, strict bool) error {
+	if value == "" || slices.Contains(known, value) {
+		return nil
+	}
+	if !strict && !strings.ContainsFunc(string(value), func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return nil
+	}
+	names := make([]string, len(known))
+	for i, k := range known {
+		names[i] = string(k)
+	}
+	if best := sink.Nearest(string(value), names); best != "" {
+		return fmt.Errorf("option %s is %q; did you mean %q?", option, value, best)
+	}
+	return fmt.Errorf("option %s is %q; it should be one of %s", option, value, strings.Join(names, ", "))
+}
+
+func number(query url.Values, name string, otherwise, least, most int) (int, error) {
+	text := query.Get(name)
+	if text == "" {
+		return otherwise, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < least || n > most {
+		return 0, fmt.Errorf("option %s is %q; it should be a number from %d to %d", name, text, least, most)
+	}
+	return n, nil
+}

@@ -1,0 +1,46 @@
+package s3
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+	"github.com/shopmonkeyus/eds/internal/testpeers"
+)
+
+func TestConformance(t *testing.T) {
+	for name, query := range map[string]string{"an event an object": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := testpeers.S3(t)
+			proxy := sinktest.NewProxy(t, server.Addr())
+			bucket := server.Bucket(t)
+			sinktest.Run(t, sinktest.Config{
+				Driver: Driver(),
+				URL:    func(t testing.TB) string { return at(server.Addr(), newPrefix(bucket), query) },
+				Faulty: func(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Faults) {
+					t.Helper()
+					// Opening asks the store something, which does not count.
+					through := strings.Replace(raw, server.Addr(), proxy.Addr(), 1) + "&max-retries=0"
+					s, err := Driver().Open(t.Context(), parsed(t, through), env)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return s, coarse{proxy}
+				},
+				History: history,
+			})
+		})
+	}
+}
+
+// coarse is a proxy that breaks at every 64th byte of answers, an answer being
+// longer than that.
+type coarse struct{ *sinktest.Proxy }
+
+const grain = 64
+
+func (c coarse) Steps() int { return c.Proxy.Steps() / grain }
+
+func (c coarse) Break(n int, mode sinktest.Mode) { c.Proxy.Break(n*grain, mode) }

@@ -1,0 +1,397 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+	"github.com/shopmonkeyus/eds/internal/testpeers"
+)
+
+// stored returns the objects below the prefix that a URL names.
+func stored(t testing.TB, raw string) map[string]string {
+	t.Helper()
+	bucket, prefix := bucketOf(t, raw)
+	all := make(map[string]string)
+	for name, text := range testpeers.S3(t).Objects(t, bucket, prefix) {
+		all[name] = string(text)
+	}
+	return all
+}
+
+func newTarget(t testing.TB, query string) string {
+	t.Helper()
+	server := testpeers.S3(t)
+	return at(server.Addr(), newPrefix(server.Bucket(t)), query)
+}
+
+func TestEachEventHasAnObjectOfItsName(t *testing.T) {
+	raw := newTarget(t, "")
+	s := mustOpen(t, raw)
+	ruled := order(t, 4)
+	ruled.Object = "../by rule/./x.json"
+	events := []*cdc.Event{order(t, 1), order(t, 2), order(t, 3), ruled}
+	mustApply(t, s, events...)
+	want := map[string]string{
+		"order/1700000000-k1-ev1.json": string(events[0].Payload) + "\n",
+		"order/1700000000-k2-ev2.json": string(events[1].Payload) + "\n",
+		"order/1700000000-k0-ev3.json": string(events[2].Payload) + "\n",
+		"%2E%2E/by rule/%2E/x.json":    string(events[3].Payload) + "\n",
+	}
+	if diff := cmp.Diff(want, stored(t, raw)); diff != "" {
+		t.Error(diff)
+	}
+	mustApply(t, s, events...)
+	if diff := cmp.Diff(want, stored(t, raw)); diff != "" {
+		t.Errorf("after a replay: %s", diff)
+	}
+}
+
+func TestOfEventsThatShareANameTheLastStays(t *testing.T) {
+	raw := newTarget(t, "path="+url.QueryEscape("latest/{{.table}}-{{.key}}.json"))
+	s := mustOpen(t, raw)
+	var events []*cdc.Event
+	for n := range 40 {
+		events = append(events, order(t, n+1))
+	}
+	mustApply(t, s, events...)
+	mustApply(t, s, order(t, 41))
+	want := map[string]string{
+		"latest/order-k0.json": string(order(t, 39).Payload) + "\n", "latest/order-k1.json": string(order(t, 40).Payload) + "\n", "latest/order-k2.json": string(order(t, 41).Payload) + "\n",
+	}
+	if diff := cmp.Diff(want, stored(t, raw)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestANameThatIsTooLongIsPoison(t *testing.T) {
+	raw := newTarget(t, "path="+url.QueryEscape(strings.Repeat(strings.Repeat("p", 200)+"/", 5)+strings.Repeat("q", 15)+"{{.id}}"))
+	err := mustOpen(t, raw).Apply(t.Context(), batch(order(t, 1)))
+	if fault.Of(err) != fault.Poison || !strings.Contains(err.Error(), "more than 1024") {
+		t.Errorf("the error is %v: %v", fault.Of(err), err)
+	}
+	template := mustOpen(t, newTarget(t, "path="+url.QueryEscape("{{index .key 5}}")))
+	if err := template.Apply(t.Context(), batch(order(t, 1))); fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "k1") {
+		t.Errorf("a template that fails: %v: %v", fault.Of(err), err)
+	}
+}
+
+// TestAClockThatIsOffIsCorrected: within, it is the year 2000. The server refuses
+// signatures of another time than its own.
+func TestAClockThatIsOffIsCorrected(t *testing.T) {
+	raw := newTarget(t, "")
+	synctest.Test(t, func(t *testing.T) {
+		if year := time.Now().Year(); year != 2000 {
+			t.Fatalf("it is %d", year)
+		}
+		c, err := parse(parsed(t, raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := newStore(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.transport.DisableKeepAlives = true // time stands still while a connection is read from
+		s := newObjects(c, sink.Env{}, st)
+		if err := s.Probe(t.Context()); err != nil {
+			t.Error(err)
+		}
+		mustApply(t, s, order(t, 1))
+		closeSink(t, s)
+	})
+	if got := stored(t, raw); len(got) != 1 {
+		t.Errorf("there are %v", got)
+	}
+}
+
+// front stands in front of the server and answers some requests itself.
+type front struct {
+	*httptest.Server
+	answer atomic.Pointer[func(w http.ResponseWriter, r *http.Request) bool]
+	asked  atomic.Int64
+}
+
+func newFront(t testing.TB) *front {
+	t.Helper()
+	f := &front{}
+	server := testpeers.S3(t)
+	forward := &httputil.ReverseProxy{
+		Transport: &http.Transport{MaxIdleConnsPerHost: 100},
+		Rewrite: func(r *httputil.ProxyRequest) { // the signature holds the host's name
+			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", server.Addr(), r.In.Host
+		},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+	}
+	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.asked.Add(1)
+		if answer := f.answer.Load(); answer != nil && (*answer)(w, r) {
+			return
+		}
+		forward.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() {
+		f.Close()
+		forward.Transport.(*http.Transport).CloseIdleConnections()
+	})
+	return f
+}
+
+// set makes f answer requests for which answer returns true.
+func (f *front) set(answer func(w http.ResponseWriter, r *http.Request) bool) {
+	f.answer.Store(&answer)
+}
+
+func (f *front) mend() { f.answer.Store(nil) }
+
+func (f *front) addr() string { return strings.TrimPrefix(f.URL, "http://") }
+
+// refuse answers as S3 does.
+func refuse(w http.ResponseWriter, r *http.Request, status int, code string) bool {
+	_, _ = io.Copy(io.Discard, r.Body)
+	w.Header().Set("X-Amz-Request-Id", "REQUEST1")
+	w.WriteHeader(status)
+	fmt.Fprintf(w, `<Error><Code>%s</Code><Message>SECRET %s</Message></Error>`, code, r.URL.Path)
+	return true
+}
+
+// TestAStoreThatThrottlesIsWaitedFor: a storm of 503 fails the batch for a while
+// and stops nothing; once it is over everything is there.
+func TestAStoreThatThrottlesIsWaitedFor(t *testing.T) {
+	server, f := testpeers.S3(t), newFront(t)
+	path := newPrefix(server.Bucket(t))
+	s := mustOpen(t, at(f.addr(), path, "max-retries=0&uploadTasks=8"))
+	var events []*cdc.Event
+	for n := range 100 {
+		events = append(events, order(t, n+1))
+	}
+	f.set(func(w http.ResponseWriter, r *http.Request) bool { return refuse(w, r, 503, "SlowDown") })
+	err := s.Apply(t.Context(), batch(events...))
+	if fault.Of(err) != fault.Transient || !strings.Contains(fmt.Sprint(err), "503 SlowDown, request REQUEST1") || strings.Contains(fmt.Sprint(err), "SECRET") || strings.Contains(fmt.Sprint(err), "k1") {
+		t.Errorf("in the storm the error is %v: %v", fault.Of(err), err)
+	}
+	if err := s.(sink.Prober).Probe(t.Context()); fault.Of(err) != fault.Transient {
+		t.Errorf("in the storm the probe says %v", err)
+	}
+	var passed atomic.Int64 // every other request is refused
+	f.set(func(w http.ResponseWriter, r *http.Request) bool {
+		return passed.Add(1)%2 == 0 && refuse(w, r, 503, "SlowDown")
+	})
+	if err := s.Apply(t.Context(), batch(events...)); fault.Of(err) != fault.Transient || err == nil {
+		t.Errorf("in half a storm: %v", err)
+	}
+	f.mend()
+	mustApply(t, s, events...)
+	if got := stored(t, at(server.Addr(), path, "")); len(got) != len(events) {
+		t.Errorf("there are %d objects, want %d", len(got), len(events))
+	}
+}
+
+// TestTheClientTriesAgainByItself as often as max-retries says.
+func TestTheClientTriesAgainByItself(t *testing.T) {
+	server, f := testpeers.S3(t), newFront(t)
+	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=1"))
+	var refused atomic.Int64
+	f.set(func(w http.ResponseWriter, r *http.Request) bool {
+		return refused.Add(1) == 1 && refuse(w, r, 500, "InternalError")
+	})
+	before := f.asked.Load()
+	mustApply(t, s, order(t, 1))
+	if n := f.asked.Load() - before; n != 2 {
+		t.Errorf("it took %d requests, want 2", n)
+	}
+}
+
+func TestWhatTheStoreAnswersHasAClass(t *testing.T) {
+	server, f := testpeers.S3(t), newFront(t)
+	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=0"))
+	expiring := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=0"))
+	expiring.(*objects).keys.token = "t"
+	for _, c := range []struct {
+		status int
+		code   string
+		class  fault.Class
+		want   string
+	}{
+		{404, "NoSuchBucket", fault.Fatal, "make it, or correct the url"},
+		{403, "AccessDenied", fault.Fatal, "allow s3:PutObject"},
+		{403, "SomethingNew", fault.Fatal, "allow s3:PutObject"},
+		{403, "ExpiredToken", fault.Fatal, "renew session-token="},
+		{403, "RequestTimeTooSkewed", fault.Transient, "the clock of this machine"},
+		{400, "KMS.NotFoundException", fault.Fatal, "kms-key="},
+		{400, "KeyTooLongError", fault.Poison, "too long"},
+		{400, "RequestTimeout", fault.Transient, "400 RequestTimeout"},
+		{409, "OperationAborted", fault.Transient, "409 OperationAborted"},
+		{429, "TooManyRequests", fault.Transient, "429"},
+		{500, "InternalError", fault.Transient, "500 InternalError"},
+		{503, "ServiceUnavailable", fault.Transient, "503"},
+		{307, "TemporaryRedirect", fault.Transient, "307"},
+		{507, "", fault.Transient, "507"},
+	} {
+		f.set(func(w http.ResponseWriter, r *http.Request) bool { return refuse(w, r, c.status, c.code) })
+		into := s
+		if c.code == "ExpiredToken" {
+			into = expiring
+		}
+		err := into.Apply(t.Context(), batch(order(t, 1)))
+		if err == nil || fault.Of(err) != c.class || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "SECRET") || strings.Contains(err.Error(), "k1") {
+			t.Errorf("%d %s is %v: %v", c.status, c.code, fault.Of(err), err)
+		}
+	}
+}
+
+// TestAConnectionThatIsCutMidUpload, in the middle of a large object.
+func TestAConnectionThatIsCutMidUpload(t *testing.T) {
+	server := testpeers.S3(t)
+	f := newFront(t)
+	path := newPrefix(server.Bucket(t))
+	s := mustOpen(t, at(f.addr(), path, "max-retries=0"))
+	large := event(t, 1, fmt.Sprintf(`{"operation":"INSERT","id":"ev1","table":"order","key":["k1"],"after":{"id":"k1","text":"%s"},"timestamp":1700000000000,"mvccTimestamp":"1"}`, strings.Repeat("0123456789", 500_000)))
+	f.set(func(_ http.ResponseWriter, r *http.Request) bool {
+		_, _ = io.CopyN(io.Discard, r.Body, 1<<20)
+		panic(http.ErrAbortHandler)
+	})
+	err := s.Apply(t.Context(), batch(large))
+	if err == nil || fault.Of(err) != fault.Transient || strings.Contains(err.Error(), "k1") {
+		t.Errorf("the error is %v: %.300v", fault.Of(err), err)
+	}
+	if got := stored(t, at(server.Addr(), path, "")); len(got) != 0 {
+		t.Error("there is an object that was not uploaded")
+	}
+	f.mend()
+	mustApply(t, s, large)
+	if got := stored(t, at(server.Addr(), path, "")); got["order/1700000000-k1-ev1.json"] != string(large.Payload)+"\n" {
+		t.Errorf("the object is not what was uploaded: there are %d", len(got))
+	}
+}
+
+// TestAStoreThatSaysNothingIsLeftInTime, after timeout=.
+func TestAStoreThatSaysNothingIsLeftInTime(t *testing.T) {
+	server := testpeers.S3(t)
+	proxy := sinktest.NewProxy(t, server.Addr())
+	path := newPrefix(server.Bucket(t))
+	s := mustOpen(t, at(proxy.Addr(), path, "timeout=500ms&max-retries=0"))
+	proxy.Stall()
+	if err := s.Apply(t.Context(), batch(order(t, 1))); err == nil || fault.Of(err) != fault.Transient {
+		t.Errorf("the error is %v", err)
+	}
+	proxy.Mend()
+	var err error
+	for range 5 {
+		if err = s.Apply(t.Context(), batch(order(t, 1))); err == nil {
+			return
+		}
+	}
+	t.Errorf("it does not come back: %v", err)
+}
+
+func TestUploadsAreBounded(t *testing.T) {
+	server, f := testpeers.S3(t), newFront(t)
+	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "uploadTasks=3"))
+	var mu sync.Mutex
+	running, most := 0, 0
+	full := make(chan struct{})
+	f.set(func(http.ResponseWriter, *http.Request) bool {
+		mu.Lock()
+		running++
+		if most = max(most, running); running == 3 && most == 3 {
+			select {
+			case <-full:
+			default:
+				close(full)
+			}
+		}
+		mu.Unlock()
+		<-full // the first three are there at once
+		mu.Lock()
+		running--
+		mu.Unlock()
+		return false
+	})
+	var events []*cdc.Event
+	for n := range 30 {
+		events = append(events, order(t, n+1))
+	}
+	mustApply(t, s, events...)
+	if most != 3 {
+		t.Errorf("%d uploads ran at once, want 3", most)
+	}
+	if got := s.(sink.Pacer).Limits(); got != limits {
+		t.Errorf("limits are %+v", got)
+	}
+}
+
+func TestCloseInterruptsABatch(t *testing.T) {
+	server := testpeers.S3(t)
+	proxy := sinktest.NewProxy(t, server.Addr())
+	s := mustOpen(t, at(proxy.Addr(), newPrefix(server.Bucket(t)), ""))
+	proxy.Stall()
+	failed := make(chan error, 1)
+	go func() { failed <- s.Apply(t.Context(), batch(order(t, 1))) }()
+	// Whether Close comes before or after the batch has begun is all the same.
+	closeSink(t, s)
+	if err := <-failed; err == nil || fault.Of(err) != fault.Transient || !errors.Is(err, context.Canceled) && !errors.Is(err, errClosed) {
+		t.Errorf("the batch ends with %v", err)
+	}
+	proxy.Mend()
+}
+
+// TestWhatIsAskedOfTheStore goes with each object.
+func TestWhatIsAskedOfTheStore(t *testing.T) {
+	server, f := testpeers.S3(t), newFront(t)
+	options := "sse=aws:kms&kms-key=arn:aws:kms:x&storage-class=STANDARD_IA&acl=bucket-owner-full-control"
+	var mu sync.Mutex
+	seen := make(map[string]string)
+	f.set(func(w http.ResponseWriter, r *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, name := range []string{"X-Amz-Server-Side-Encryption", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", "X-Amz-Storage-Class", "X-Amz-Acl", "Content-Type"} {
+			seen[r.Method+" "+name] = r.Header.Get(name)
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		switch r.Method {
+		case http.MethodPost:
+			fmt.Fprint(w, `<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>`)
+		case http.MethodDelete:
+			w.WriteHeader(http.StatusNoContent)
+		}
+		return true
+	})
+	mustApply(t, mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), options)), order(t, 1))
+	for _, method := range []string{http.MethodPost, http.MethodPut} {
+		for name, want := range map[string]string{
+			"X-Amz-Server-Side-Encryption": "aws:kms", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id": "arn:aws:kms:x", "X-Amz-Storage-Class": "STANDARD_IA",
+			"X-Amz-Acl": "bucket-owner-full-control", "Content-Type": "application/json",
+		} {
+			if got := seen[method+" "+name]; got != want {
+				t.Errorf("%s %s is %q, want %q", method, name, got, want)
+			}
+		}
+	}
+}
+
+// TestTheServerChecksChecksums: with them the SDK sends a trailer.
+func TestTheServerChecksChecksums(t *testing.T) {
+	raw := newTarget(t, "checksums=when-supported")
+	mustApply(t, mustOpen(t, raw), order(t, 1))
+	if got := stored(t, raw); len(got) != 1 || got["order/1700000000-k1-ev1.json"] != string(order(t, 1).Payload)+"\n" {
+		t.Errorf("there are %v", got)
+	}
+}

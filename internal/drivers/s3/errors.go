@@ -1,0 +1,249 @@
+package s3
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/smithy-go"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+var (
+	errClosed        = errors.New("the sink is closed")
+	errNoCredentials = errors.New("there are no credentials: add access-key-id= and secret-access-key= to the s3 url, or give the AWS SDK some in the environment, a profile or a role")
+)
+
+// answerError is an error that the store answered. What it says beside its code
+// is left out: it may repeat names of objects, which are made of keys of rows.
+type answerError struct {
+	status        int
+	code, request string
+	hint          string
+}
+
+func (e *answerError) Error() string {
+	text := fmt.Sprintf("the store answers %d %s", e.status, e.code)
+	if e.code == "" {
+		text = fmt.Sprintf("the store answers %d %s", e.status, http.StatusText(e.status))
+	}
+	if e.hint != "" {
+		text = e.hint + " (" + text + ")"
+	}
+	if e.request != "" {
+		text += ", request " + e.request
+	}
+	return text
+}
+
+// regionError says that the bucket is elsewhere.
+type regionError struct {
+	region string // "" where the store does not tell
+	err    error
+}
+
+func (e *regionError) Error() string { return e.err.Error() }
+func (e *regionError) Unwrap() error { return e.err }
+
+// fatal are the codes that only a person can do something about.
+var fatal = map[string]string{
+	"NoSuchBucket":                    "the bucket does not exist; make it, or correct the url",
+	"InvalidBucketName":               "the store does not take the bucket's name; correct the url",
+	"AccessDenied":                    "access is denied; allow s3:PutObject on the bucket's prefix, and kms:GenerateDataKey on the key that objects are encrypted with",
+	"Forbidden":                       "access is denied; allow s3:PutObject on the bucket's prefix, and kms:GenerateDataKey on the key that objects are encrypted with",
+	"AllAccessDisabled":               "all access to the bucket is disabled",
+	"AccountProblem":                  "there is a problem with the account; ask its owner",
+	"NotSignedUp":                     "the account is not signed up for the store",
+	"UserSuspended":                   "the account is suspended",
+	"UserProjectMissing":              "the bucket lets the requester pay, which eds does not",
+	"InvalidAccessKeyId":              "the access key is not known; correct access-key-id=, or what the AWS SDK's own chain finds",
+	"SignatureDoesNotMatch":           "the secret key does not fit the access key; correct secret-access-key=, writing + as %2B and / as %2F, or put it in the environment",
+	"InvalidToken":                    "the session token is not valid; correct session-token=, or leave it out",
+	"TokenRefreshRequired":            "the session token has to be renewed",
+	"MethodNotAllowed":                "the store does not allow that on the bucket",
+	"NotImplemented":                  "the store can not do what an option asks for: look at sse=, acl=, storage-class= and checksums=",
+	"InvalidArgument":                 "the store refuses what an option asks for: look at sse=, kms-key=, acl=, storage-class= and region=",
+	"InvalidRequest":                  "the store refuses what an option asks for: look at sse=, kms-key=, acl=, storage-class= and checksums=",
+	"InvalidStorageClass":             "the store has no such storage class; correct storage-class=",
+	"InvalidEncryptionAlgorithmError": "the store does not know the encryption; correct sse=",
+	"ServerSideEncryptionConfigurationNotFoundError": "the store has no server-side encryption; leave sse= out",
+	"AccessControlListNotSupported":                  "the bucket takes no ACLs; leave acl= out",
+	"KMS.NotFoundException":                          "there is no such KMS key; correct kms-key=",
+	"KMS.DisabledException":                          "the KMS key is disabled; enable it, or name another by kms-key=",
+	"KMS.KMSInvalidStateException":                   "the KMS key can not be used in its state; enable it, or name another by kms-key=",
+	"KMS.InvalidKeyUsageException":                   "the KMS key is not one to encrypt with; name another by kms-key=",
+	"KMSNotConfigured":                               "the store has no key management; leave sse= and kms-key= out",
+}
+
+// elsewhere are the codes of a store that has the bucket in another region.
+var elsewhere = map[string]bool{
+	"PermanentRedirect": true, "AuthorizationHeaderMalformed": true, "IllegalLocationConstraintException": true, "IncorrectEndpoint": true, "MovedPermanently": true,
+}
+
+// poison are the codes that are about one object.
+var poison = map[string]string{
+	"KeyTooLongError": "the object's name is too long for the store",
+	"EntityTooLarge":  "the object is too large for the store",
+}
+
+// explain gives an error of the client its class, and a text that says what to
+// do.
+func (s *store) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	if e := new(fault.Error); errors.As(err, &e) {
+		return err
+	}
+	var api smithy.APIError
+	var response *awshttp.ResponseError
+	if errors.As(err, &api) || errors.As(err, &response) && response.HTTPStatusCode() > 0 {
+		return s.judge(err)
+	}
+	// The client's own errors quote the URL, which names the object.
+	if e := new(url.Error); errors.As(err, &e) {
+		err = e.Err
+	}
+	if hint := misconfigured(err); hint != "" {
+		return fault.Mark(fault.Fatal, fmt.Errorf("%s: %w", hint, err))
+	}
+	for _, known := range []error{context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, known) {
+			return known
+		}
+	}
+	if e := new(net.OpError); errors.As(err, &e) {
+		return e
+	}
+	if e := new(net.DNSError); errors.As(err, &e) {
+		return e
+	}
+	return innermost(err)
+}
+
+// judge tells what an answer of the store means.
+func (s *store) judge(err error) error {
+	answer := &answerError{}
+	header := make(http.Header)
+	var api smithy.APIError
+	message := ""
+	if errors.As(err, &api) {
+		answer.code, message = api.ErrorCode(), api.ErrorMessage()
+	}
+	if response := new(awshttp.ResponseError); errors.As(err, &response) {
+		answer.status, answer.request = response.HTTPStatusCode(), response.ServiceRequestID()
+		if response.Response != nil {
+			header = response.Response.Header
+		}
+	}
+	switch {
+	case elsewhere[answer.code] || answer.status == http.StatusMovedPermanently:
+		moved := &regionError{region: regionOf(header, message), err: answer}
+		answer.hint = "the bucket is in another region; name it by region="
+		if moved.region != "" {
+			answer.hint = "the bucket is in the region " + moved.region + "; write region=" + moved.region + " in the s3 url"
+		}
+		return fault.Mark(fault.Fatal, moved)
+	case answer.code == "RequestTimeTooSkewed":
+		answer.hint = "the clock of this machine or of the store is wrong; set it"
+		return answer
+	case answer.code == "ExpiredToken" && s.keys.token != "":
+		answer.hint = "the session token has expired; renew session-token=, or leave the keys to the AWS SDK's own chain"
+		return fault.Mark(fault.Fatal, answer)
+	}
+	if hint, ok := fatal[answer.code]; ok {
+		answer.hint = hint
+		return fault.Mark(fault.Fatal, answer)
+	}
+	if hint, ok := poison[answer.code]; ok {
+		answer.hint = hint
+		return fault.Mark(fault.Poison, answer)
+	}
+	if answer.status == http.StatusForbidden || answer.status == http.StatusUnauthorized {
+		answer.hint = fatal["AccessDenied"]
+		return fault.Mark(fault.Fatal, answer)
+	}
+	return answer
+}
+
+var expectedRegion = regexp.MustCompile(`expecting ['"]([a-z0-9-]+)['"]`)
+
+// regionOf finds where the bucket is in an answer that says that it is elsewhere.
+func regionOf(header http.Header, message string) string {
+	if region := header.Get("X-Amz-Bucket-Region"); regionName.MatchString(region) {
+		return region
+	}
+	if m := expectedRegion.FindStringSubmatch(message); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+// misconfigured tells what is wrong with encryption, where that is it.
+func misconfigured(err error) string {
+	var (
+		unknown x509.UnknownAuthorityError
+		invalid x509.CertificateInvalidError
+		host    x509.HostnameError
+		verify  *tls.CertificateVerificationError
+		record  tls.RecordHeaderError
+	)
+	switch {
+	case errors.As(err, &host):
+		return "the store's certificate is for another name; with a bucket whose name has dots try path-style=true"
+	case errors.As(err, &unknown), errors.As(err, &invalid), errors.As(err, &verify):
+		return "the store's certificate is not trusted; name its authority by the environment variable AWS_CA_BUNDLE"
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
+		return "the store does not speak TLS at that port; add tls=false to the s3 url, or name another port"
+	}
+	return ""
+}
+
+// explainCredentials says why the SDK's chain finds no credentials. Where the
+// network is at fault that passes; a machine that is no instance of AWS has no
+// instance's role, now or later.
+func explainCredentials(err error) error {
+	var operation *smithy.OperationError
+	var api smithy.APIError
+	var network net.Error
+	cause := innermost(err)
+	switch {
+	case errors.As(err, &operation) && operation.ServiceID == "ec2imds":
+		return fault.Mark(fault.Fatal, errNoCredentials)
+	case errors.As(err, &api):
+		return fault.Mark(fault.Fatal, fmt.Errorf("find AWS credentials: %s answers %s; correct the profile, role-arn= or what the role trusts", serviceOf(operation), api.ErrorCode()))
+	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		if e := new(url.Error); errors.As(err, &e) {
+			cause = e.Err
+		}
+		return fmt.Errorf("find AWS credentials: %w", cause)
+	}
+	return fault.Mark(fault.Fatal, fmt.Errorf("find AWS credentials: %w; add access-key-id= and secret-access-key= to the s3 url, or mend the environment, profile or role", cause))
+}
+
+func serviceOf(operation *smithy.OperationError) string {
+	if operation == nil {
+		return "the service"
+	}
+	return operation.ServiceID
+}
+
+// innermost returns the cause of an error, without what is wrapped around it.
+func innermost(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
+}

@@ -1,0 +1,166 @@
+package s3
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+// place is where a URL says that objects go.
+type place struct {
+	bucket string
+	prefix string // without slashes at its ends
+	// endpoint is the URL of the store; "" at AWS, which has one for each region.
+	endpoint string
+	region   string // "" where nobody has named one
+	aws      bool
+}
+
+// maxPrefix bounds the prefix, so that default names of objects fit behind it
+// into the 1024 bytes that S3 allows.
+const maxPrefix = 600
+
+// providers are the domains whose hosts are stores: no bucket is called so.
+var providers = []string{"amazonaws.com", "amazonaws.com.cn", "googleapis.com", "r2.cloudflarestorage.com", "digitaloceanspaces.com", "backblazeb2.com", "wasabisys.com"}
+
+var (
+	// awsHost are the addresses of S3 itself, with or without a bucket in front.
+	awsHost    = regexp.MustCompile(`^(?:(.+)\.)?s3(?:[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-[0-9]))?\.amazonaws\.com(?:\.cn)?$`)
+	bucketName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{1,220}[a-zA-Z0-9]$`)
+	regionName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9-]{0,62}$`)
+)
+
+func validBucket(name string) bool { return bucketName.MatchString(name) }
+
+// isStore reports whether a URL's host is the address of a store, and no bucket.
+func isStore(host string) bool {
+	name := strings.ToLower(host)
+	if strings.Contains(name, ":") || local(name) {
+		return true
+	}
+	if _, err := netip.ParseAddr(name); err == nil {
+		return true
+	}
+	for _, domain := range providers {
+		if name == domain || strings.HasSuffix(name, "."+domain) {
+			return true
+		}
+	}
+	return false
+}
+
+// local reports whether the host, without a port, is this machine.
+func local(host string) bool {
+	ip := net.ParseIP(strings.Trim(host, "[]"))
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
+}
+
+// parsePlace reads where objects go. Its errors hold nothing secret.
+func parsePlace(target *url.URL) (place, error) {
+	query := target.Query()
+	p := place{region: query.Get("region"), aws: true}
+	switch {
+	case target.User != nil:
+		return p, errors.New("the s3 url has a user; put keys into access-key-id= and secret-access-key=, or leave them to the AWS SDK's own chain")
+	case target.Opaque != "" || target.Fragment != "" || target.Host == "":
+		return p, errors.New("the s3 url should read s3://bucket/prefix or s3://host:port/bucket/prefix; write # as %23")
+	case p.region != "" && !regionName.MatchString(p.region):
+		return p, errors.New("option region should read like us-east-1")
+	}
+	path := strings.Trim(target.Path, "/")
+	p.bucket = target.Host
+	endpoint := query.Get("endpoint")
+	if isStore(target.Host) && endpoint != "" {
+		return p, errors.New("the s3 url's host is the address of a store, and option endpoint names one too; leave one out")
+	}
+	if isStore(target.Host) {
+		endpoint = target.Host
+		p.bucket = ""
+		if m := awsHost.FindStringSubmatch(strings.ToLower(target.Host)); m != nil {
+			endpoint, p.bucket = "", m[1]
+			if p.region == "" {
+				p.region = m[2]
+			}
+		}
+		if p.bucket == "" {
+			p.bucket, path, _ = strings.Cut(path, "/")
+		}
+	}
+	if !validBucket(p.bucket) {
+		return p, errors.New("the s3 url names no bucket, whose name would have 3 to 222 letters, digits, dots, dashes and underscores; it should read s3://bucket/prefix or s3://host:port/bucket/prefix")
+	}
+	var err error
+	if p.prefix, err = cleanPrefix(path); err != nil {
+		return p, fmt.Errorf("the s3 url's prefix: %w", err)
+	}
+	if endpoint == "" {
+		if query.Has("tls") {
+			return p, errors.New("option tls is for stores that are not AWS; leave it out")
+		}
+		return p, nil
+	}
+	p.endpoint, err = endpointURL(endpoint, query)
+	p.aws = strings.HasSuffix(p.endpoint, ".amazonaws.com") || strings.HasSuffix(p.endpoint, ".amazonaws.com.cn")
+	if p.region == "" && (strings.HasSuffix(p.endpoint, ".googleapis.com") || strings.HasSuffix(p.endpoint, ".r2.cloudflarestorage.com")) {
+		p.region = "auto"
+	}
+	return p, err
+}
+
+// cleanPrefix takes the slashes off both ends of a prefix.
+func cleanPrefix(prefix string) (string, error) {
+	prefix = strings.Trim(prefix, "/")
+	if len(prefix) > maxPrefix {
+		return "", fmt.Errorf("it has %d bytes; %d leave room for names of objects", len(prefix), maxPrefix)
+	}
+	if strings.ContainsFunc(prefix, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\uFFFD' }) {
+		return "", errors.New("it holds a control character, or what is no text")
+	}
+	for element := range strings.SplitSeq(prefix, "/") {
+		if element == "." || element == ".." || element == "" && prefix != "" {
+			return "", errors.New("it has an element . or .., or one that is empty")
+		}
+	}
+	return prefix, nil
+}
+
+// endpointURL makes a URL of the address of a store.
+func endpointURL(address string, query url.Values) (string, error) {
+	malformed := errors.New("option endpoint should be a host like storage.googleapis.com, or a URL like https://minio.example.com:9000")
+	plain := ""
+	if query.Has("tls") {
+		switch query.Get("tls") {
+		case "true":
+			plain = "https"
+		case "false":
+			plain = "http"
+		default:
+			return "", errors.New("option tls should be true or false")
+		}
+	}
+	scheme := plain
+	if before, after, ok := strings.Cut(address, "://"); ok {
+		if plain != "" && plain != before {
+			return "", errors.New("option endpoint names another scheme than option tls asks for; leave tls out")
+		}
+		scheme, address = before, after
+	}
+	u, err := url.Parse("//" + strings.TrimRight(address, "/"))
+	if err != nil || u.Hostname() == "" || u.Path != "" || u.RawQuery != "" || u.User != nil || u.Fragment != "" || strings.ContainsAny(u.Hostname(), " \t\x00,;'\"") {
+		return "", malformed
+	}
+	switch {
+	case scheme == "http", scheme == "https":
+	case scheme != "":
+		return "", malformed
+	case local(u.Hostname()) || u.Port() == "80":
+		scheme = "http"
+	default:
+		scheme = "https"
+	}
+	return scheme + "://" + strings.ToLower(u.Host), nil
+}

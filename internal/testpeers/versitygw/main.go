@@ -1,0 +1,56 @@
+// Command versitygw serves directories as buckets of S3: the gateway of
+// github.com/versity/versitygw, with nothing but what the tests need of it.
+//
+//	versitygw ADDRESS DIRECTORY
+//
+// serves DIRECTORY/buckets and keeps what else it has to remember in
+// DIRECTORY/attributes and DIRECTORY/iam.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/versity/versitygw/backend/meta"
+	"github.com/versity/versitygw/backend/posix"
+	"github.com/versity/versitygw/embedgw"
+)
+
+func main() {
+	if err := serve(os.Args[1], os.Args[2]); err != nil {
+		fmt.Fprintln(os.Stderr, "versitygw:", err)
+		os.Exit(1)
+	}
+}
+
+func serve(address, directory string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
+	defer stop()
+	store, err := open(filepath.Join(directory, "buckets"), filepath.Join(directory, "attributes"))
+	if err != nil {
+		return err
+	}
+	return embedgw.RunVersityGW(ctx, store, &embedgw.Config{
+		RootUserAccess: os.Getenv("ROOT_ACCESS_KEY"), RootUserSecret: os.Getenv("ROOT_SECRET_KEY"), IAMDir: filepath.Join(directory, "iam"),
+		Ports: []string{address}, MaxConnections: 2000, MaxRequests: 2000, MultipartMaxParts: 10_000, KeepAlive: true, Quiet: true,
+	})
+}
+
+// open opens the directory of buckets. Attributes of objects are those of their
+// files, where the file system has such, else files of their own.
+func open(buckets, attributes string) (*posix.Posix, error) {
+	options := posix.PosixOpts{NewDirPerm: 0o755, Concurrency: 100}
+	if (meta.XattrMeta{}).Test(buckets) == nil {
+		return posix.New(buckets, meta.XattrMeta{}, options)
+	}
+	sidecar, err := meta.NewSideCar(attributes)
+	if err != nil {
+		return nil, err
+	}
+	options.SideCarDir = attributes
+	return posix.New(buckets, sidecar, options)
+}
