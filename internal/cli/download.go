@@ -50,7 +50,7 @@ version. Without FILE it is eds-VERSION in the working directory.`,
 			return err
 		}
 		defer s.close()
-		u, err := newUpdater(p, s, flags.Resolve(), false)
+		u, err := observedUpdater(p, s, flags.Resolve(), false, progressOf(p, s))
 		if err != nil {
 			return err
 		}
@@ -75,8 +75,20 @@ func nameTheVersion(cmd *cobra.Command) error {
 	return usagef("%s needs the version, as in: %[1]s 1.2.3; see which there are at https://github.com/shopmonkeyus/eds/releases", cmd.CommandPath())
 }
 
-// newUpdater returns an updater of the program that runs.
+// newUpdater returns an updater of the program that runs, which logs what it does.
 func newUpdater(p Process, s *setup, r config.Release, allowDowngrade bool) (*selfupdate.Updater, error) {
+	doing := ""
+	return observedUpdater(p, s, r, allowDowngrade, func(p selfupdate.Progress) {
+		if p.Doing != doing {
+			doing = p.Doing
+			s.logger.Info("upgrade: " + doing)
+		}
+	})
+}
+
+// observedUpdater returns an updater of the program that runs, which tells observe
+// what it does.
+func observedUpdater(p Process, s *setup, r config.Release, allowDowngrade bool, observe func(selfupdate.Progress)) (*selfupdate.Updater, error) {
 	keys, err := releaseKeys(r.KeyFile)
 	if err != nil {
 		return nil, err
@@ -89,7 +101,7 @@ func newUpdater(p Process, s *setup, r config.Release, allowDowngrade bool) (*se
 	}
 	u, err := selfupdate.New(selfupdate.Options{
 		Executable: program, Version: s.build.Version, Keys: keys, Releases: r.URL, AllowDowngrade: allowDowngrade,
-		Lookup: p.Lookup, Exists: p.exists, Observe: (&downloadLines{w: progressOf(p, s)}).observe, Logger: s.logger,
+		Lookup: p.Lookup, Exists: p.exists, Observe: observe, Logger: s.logger,
 	})
 	if err != nil {
 		return nil, usageError{err}
@@ -127,12 +139,12 @@ func (p Process) exists(path string) bool {
 	return err == nil
 }
 
-// progressOf returns where progress is shown.
-func progressOf(p Process, s *setup) io.Writer {
+// progressOf returns what shows the progress of a command.
+func progressOf(p Process, s *setup) func(selfupdate.Progress) {
 	if s.common.Silent {
-		return io.Discard
+		return nil
 	}
-	return p.Stderr
+	return (&downloadLines{w: p.Stderr}).observe
 }
 
 // downloadLines writes a line for each thing that is done, and one every few

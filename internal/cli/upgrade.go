@@ -50,7 +50,7 @@ for a while; see docs/upgrade.md. In a container it is refused: run another imag
 			return err
 		}
 		defer s.close()
-		u, err := newUpdater(p, s, o.Release, o.AllowDowngrade)
+		u, err := observedUpdater(p, s, o.Release, o.AllowDowngrade, progressOf(p, s))
 		if err != nil {
 			return err
 		}

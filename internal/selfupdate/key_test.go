@@ -136,3 +136,16 @@ func TestASignatureOfTheFutureBlamesTheClock(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestASubkeyThatHasExpiredSignsNoMore(t *testing.T) {
+	keys, err := ParseKeys(testdata(t, "expired-subkey.asc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for day, want := range map[int]error{3: nil, 40: ErrExpiredKey} { // it lived for 30 days
+		now := time.Date(2024, time.January, day, 0, 0, 0, 0, time.UTC)
+		if err := keys.verify(bytes.NewReader(testdata(t, "signed.txt")), testdata(t, "expired-subkey.sig"), now); !errors.Is(err, want) {
+			t.Errorf("on day %d: %v, want %v", day, err, want)
+		}
+	}
+}

@@ -323,3 +323,25 @@ func TestWhatAnUpgradeLeftIsSweptUpOnceItIsOld(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestAProgramThatIsHeldOpenForWritingIsWaitedFor(t *testing.T) {
+	w := newWorld(t)
+	u := w.updater()
+	held, err := os.OpenFile(w.target, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	u.bounds.patience = time.Minute
+	answer := make(chan string)
+	go func() {
+		got, err := u.askVersion(t.Context(), w.target)
+		answer <- fmt.Sprint(got, err)
+	}()
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-answer; got != running+"<nil>" {
+		t.Error(got)
+	}
+}
