@@ -50,19 +50,24 @@ type identity struct {
 	tokenFile      string
 }
 
-func (c *choices) parseIdentity(auth string, query url.Values, lookup sink.Lookup) error {
-	or := func(option, variable string) string {
-		if value := query.Get(option); value != "" || variable == "" {
-			return value
+// identityOf reads what the URL and the environment say of the identity.
+func identityOf(query url.Values, lookup sink.Lookup) identity {
+	first := func(option, variable string) string {
+		if option != "" && query.Get(option) != "" {
+			return query.Get(option)
 		}
 		value, _ := lookup(variable)
 		return value
 	}
-	id := identity{
-		tenant: or("tenant-id", "AZURE_TENANT_ID"), client: or("client-id", "AZURE_CLIENT_ID"),
-		secret: or("", "AZURE_CLIENT_SECRET"), certificate: or("", "AZURE_CLIENT_CERTIFICATE_PATH"),
-		password: or("", "AZURE_CLIENT_CERTIFICATE_PASSWORD"), tokenFile: or("", "AZURE_FEDERATED_TOKEN_FILE"),
+	return identity{
+		tenant: first("tenant-id", "AZURE_TENANT_ID"), client: first("client-id", "AZURE_CLIENT_ID"),
+		secret: first("", "AZURE_CLIENT_SECRET"), certificate: first("", "AZURE_CLIENT_CERTIFICATE_PATH"),
+		password: first("", "AZURE_CLIENT_CERTIFICATE_PASSWORD"), tokenFile: first("", "AZURE_FEDERATED_TOKEN_FILE"),
 	}
+}
+
+func (c *choices) parseIdentity(auth string, query url.Values, lookup sink.Lookup) error {
+	id := identityOf(query, lookup)
 	if auth == "managed-identity" {
 		id.client = query.Get("client-id") // the variable is of an application
 	}
@@ -86,23 +91,23 @@ func (c *choices) parseIdentity(auth string, query url.Values, lookup sink.Looku
 	if err != nil {
 		return err
 	}
-	c.credential = lazily(func() (azcore.TokenCredential, error) { return id.credential(auth) })
+	c.credential = lazily(func() (azcore.TokenCredential, error) { return id.credential(auth, azcore.ClientOptions{}) })
 	return nil
 }
 
-// credential asks nobody yet.
-func (id *identity) credential(auth string) (azcore.TokenCredential, error) {
+// credential returns what asks for tokens. It asks nobody yet.
+func (id *identity) credential(auth string, o azcore.ClientOptions) (azcore.TokenCredential, error) {
 	switch auth {
 	case "managed-identity":
-		options := new(azidentity.ManagedIdentityCredentialOptions)
+		options := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: o}
 		if id.client != "" {
 			options.ID = azidentity.ClientID(id.client)
 		}
 		return azidentity.NewManagedIdentityCredential(options)
 	case "workload-identity":
-		return azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{ClientID: id.client, TenantID: id.tenant, TokenFilePath: id.tokenFile})
+		return azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{ClientOptions: o, ClientID: id.client, TenantID: id.tenant, TokenFilePath: id.tokenFile})
 	case "client-secret":
-		return azidentity.NewClientSecretCredential(id.tenant, id.client, id.secret, nil)
+		return azidentity.NewClientSecretCredential(id.tenant, id.client, id.secret, &azidentity.ClientSecretCredentialOptions{ClientOptions: o})
 	case "client-certificate":
 		text, err := os.ReadFile(id.certificate)
 		if err != nil {
@@ -112,11 +117,11 @@ func (id *identity) credential(auth string) (azcore.TokenCredential, error) {
 		if err != nil {
 			return nil, errors.New("read AZURE_CLIENT_CERTIFICATE_PATH: it should hold a certificate and its key, as PEM or PKCS#12, with AZURE_CLIENT_CERTIFICATE_PASSWORD where there is a password")
 		}
-		return azidentity.NewClientCertificateCredential(id.tenant, id.client, certificates, key, nil)
+		return azidentity.NewClientCertificateCredential(id.tenant, id.client, certificates, key, &azidentity.ClientCertificateCredentialOptions{ClientOptions: o})
 	case "azure-cli":
 		return azidentity.NewAzureCLICredential(&azidentity.AzureCLICredentialOptions{TenantID: id.tenant})
 	default:
-		return azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{TenantID: id.tenant})
+		return azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{ClientOptions: o, TenantID: id.tenant})
 	}
 }
 
@@ -140,13 +145,13 @@ func (l *lazy) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azco
 	if l.made == nil {
 		made, err := l.make()
 		if err != nil {
-			return azcore.AccessToken{}, &identityError{err}
+			return azcore.AccessToken{}, &identityError{err: err, unmade: true}
 		}
 		l.made = made
 	}
 	token, err := l.made.GetToken(ctx, o)
 	if err != nil {
-		return token, &identityError{err}
+		return token, &identityError{err: err}
 	}
 	return token, nil
 }

@@ -224,7 +224,10 @@ func tracking(err error) string {
 
 // identityError is an error of a credential of Entra ID. Its own text may hold
 // the answer to a request for a token, so nobody sees it.
-type identityError struct{ err error }
+type identityError struct {
+	err    error
+	unmade bool // there is no credential to ask with
+}
 
 // NonRetriable tells the client to hand the error on as it is.
 func (e *identityError) NonRetriable() {}
@@ -236,6 +239,9 @@ var entraCode = regexp.MustCompile(`AADSTS[0-9]{2,10}`)
 // explain gives the error its class: what Entra ID answers is for a person, that
 // it does not is to be waited for.
 func (e *identityError) explain() error {
+	if e.unmade {
+		return fault.Mark(fault.Fatal, &refusal{"there is no credential to ask Entra ID with: " + firstLine(e.err), e.err})
+	}
 	if network := net.Error(nil); errors.As(e.err, &network) || errors.Is(e.err, context.Canceled) {
 		return &refusal{"Entra ID can not be reached", e.err}
 	}

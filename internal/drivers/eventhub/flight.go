@@ -55,15 +55,44 @@ func (s *Sink) lanes(events []*cdc.Event) ([]*lane, error) {
 // place is what the events of a lane have in common.
 type place struct{ hub, key string }
 
-// scratch is memory that is used again by the next batch.
+// scratch is memory that is used again by the next batch. The zero value is
+// ready.
 type scratch struct {
 	lanes  []*lane
 	places map[place]*lane
+
+	mu      sync.Mutex
+	writers []*writer // that nobody uses
 }
 
+// clear lets go of all that is the caller's.
 func (s *scratch) clear() {
 	clear(s.lanes)
 	clear(s.places)
+}
+
+func (s *scratch) writer(properties bool) *writer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.writers); n > 0 {
+		w := s.writers[n-1]
+		s.writers = s.writers[:n-1]
+		return w
+	}
+	return newWriter(properties)
+}
+
+// mostBody is how much memory for bodies a writer may keep for later.
+const mostBody = 64 << 10
+
+func (s *scratch) giveBack(w *writer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cap(w.body) > mostBody {
+		w.body = nil
+	}
+	w.event.Body = nil
+	s.writers = append(s.writers, w)
 }
 
 // flight is the sending of a batch.
@@ -90,14 +119,10 @@ func (f *flight) fly(ctx context.Context, progress func()) error {
 	var group sync.WaitGroup
 	for range min(f.session.inFlight, len(f.lanes)) {
 		group.Go(func() {
-			var buffer []byte
-			for {
-				l := f.take()
-				if l == nil {
-					return
-				}
-				var err error
-				if buffer, err = f.send(ctx, l, buffer, progress); err != nil {
+			w := f.sink.scratch.writer(f.session.properties)
+			defer f.sink.scratch.giveBack(w)
+			for l := f.take(); l != nil; l = f.take() {
+				if err := f.send(ctx, l, w, progress); err != nil {
 					f.fail(err, l)
 					return
 				}
@@ -154,42 +179,41 @@ func (f *flight) failed() bool {
 	return f.err != nil
 }
 
-// send sends a lane, as few messages as hold it. It returns the buffer, grown.
-func (f *flight) send(ctx context.Context, l *lane, buffer []byte, progress func()) ([]byte, error) {
+// send sends a lane, in as few messages as hold it.
+func (f *flight) send(ctx context.Context, l *lane, w *writer, progress func()) error {
 	client, err := f.session.client(l.hub)
 	if err != nil {
-		return buffer, err
+		return err
 	}
 	for l.accepted < len(l.events) {
 		if l.accepted > 0 && f.failed() {
-			return buffer, nil
+			return nil
 		}
 		batch, err := client.NewEventDataBatch(ctx, &azeventhubs.EventDataBatchOptions{PartitionKey: &l.key})
 		if err != nil {
-			return buffer, err
+			return err
 		}
 		n := l.accepted
 		for ; n < len(l.events); n++ {
-			event, body, replaced := data(buffer, l.events[n], f.session.properties)
-			buffer = body
+			event, replaced := w.write(l.events[n])
 			err := batch.AddEventData(event, nil)
 			if errors.Is(err, azeventhubs.ErrEventDataTooLarge) && n > l.accepted {
 				break // it begins the next message
 			}
 			if err != nil {
-				return buffer, err
+				return err
 			}
 			if replaced {
 				f.sink.adjusted(l.events[n])
 			}
 		}
 		if err := client.SendEventDataBatch(ctx, batch, nil); err != nil {
-			return buffer, err
+			return err
 		}
 		l.accepted = n
 		progress()
 	}
-	return buffer, nil
+	return nil
 }
 
 // adjusted counts an event whose bytes were replaced.

@@ -56,23 +56,52 @@ func clean(text string) string {
 	return b.String()
 }
 
-var contentType = "application/json"
+// writer makes events, one at a time: each is good until the next one is made.
+type writer struct {
+	all      bool // properties, beside objectId
+	body     []byte
+	id       string
+	event    azeventhubs.EventData
+	previous [2]text // table and version, which seldom change
+}
 
-// data returns the event that stands for e. Its body is written to buffer, which
-// is returned, and is the caller's again once the event is in a batch; replaced
-// says that bytes that are not UTF-8 were.
-func data(buffer []byte, e *cdc.Event, properties bool) (out *azeventhubs.EventData, body []byte, replaced bool) {
-	body, replaced = encode.AppendEvent(buffer[:0], e)
-	id := clean(encode.MessageKey(e))
-	out = &azeventhubs.EventData{
-		Body: body, ContentType: &contentType, MessageID: &id,
-		Properties: map[string]any{"objectId": clean(e.RowID())},
+// text is a string, and what it is as a property.
+type text struct {
+	plain    string
+	property any
+}
+
+func newWriter(all bool) *writer {
+	w := &writer{all: all}
+	kind := "application/json"
+	w.event = azeventhubs.EventData{ContentType: &kind, MessageID: &w.id, Properties: make(map[string]any, 5)}
+	for i := range w.previous {
+		w.previous[i].property = ""
 	}
-	if properties {
-		out.Properties["eds-operation"] = e.Op.String()
-		out.Properties["eds-table"] = clean(e.Table)
-		out.Properties["eds-version"] = clean(e.ModelVersion)
-		out.Properties["eds-clock"] = e.Clock.Sortable()
+	return w
+}
+
+var operations = map[cdc.Op]any{cdc.Insert: cdc.Insert.String(), cdc.Update: cdc.Update.String(), cdc.Delete: cdc.Delete.String()}
+
+// write returns the event that stands for e; replaced says that bytes that are
+// not UTF-8 were.
+func (w *writer) write(e *cdc.Event) (out *azeventhubs.EventData, replaced bool) {
+	w.body, replaced = encode.AppendEvent(w.body[:0], e)
+	w.event.Body = w.body
+	w.id = clean(encode.MessageKey(e))
+	w.event.Properties["objectId"] = clean(e.RowID())
+	if w.all {
+		w.event.Properties["eds-operation"] = operations[e.Op]
+		w.event.Properties["eds-table"] = w.previous[0].of(e.Table)
+		w.event.Properties["eds-version"] = w.previous[1].of(e.ModelVersion)
+		w.event.Properties["eds-clock"] = e.Clock.Sortable()
 	}
-	return out, body, replaced
+	return &w.event, replaced
+}
+
+func (t *text) of(plain string) any {
+	if t.plain != plain {
+		*t = text{plain, clean(plain)}
+	}
+	return t.property
 }

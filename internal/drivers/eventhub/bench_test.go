@@ -1,0 +1,104 @@
+package eventhub
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azeventhubs/v2"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
+)
+
+// wideEvent makes an event of the given number of columns, about 70 bytes each,
+// of one of the given number of rows.
+func wideEvent(t testing.TB, n, rows, columns int) *cdc.Event {
+	t.Helper()
+	var row strings.Builder
+	for c := range columns {
+		fmt.Fprintf(&row, `,"column%02d":"a value of this column, %08d %s"`, c, n*7919+c, "0123456789abcdef")
+	}
+	id := n % rows
+	return event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c","after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"1700000000000000000"}`, n, id, id, row.String()))
+}
+
+// BenchmarkApply writes batches to a hub that forgets them, and beside it the
+// same events, made beforehand, in the same messages with the client library
+// alone.
+func BenchmarkApply(b *testing.B) {
+	for _, columns := range []int{20, 60} {
+		for _, rows := range []int{5000, 100} {
+			benchmark(b, columns, rows)
+		}
+	}
+}
+
+func benchmark(b *testing.B, columns, rows int) {
+	hub := newHub(b, peer.Settings{Discards: true})
+	const count = 5000
+	var events []*cdc.Event
+	for n := range count {
+		events = append(events, wideEvent(b, n+1, rows, columns))
+	}
+	apply := batch(events...)
+	b.Run(fmt.Sprintf("%d columns, %d rows, eds", columns, rows), func(b *testing.B) {
+		s := mustOpen(b, urlTo(hub, ""))
+		for b.Loop() {
+			mustApply(b, s, apply)
+		}
+		b.ReportMetric(float64(count*b.N)/b.Elapsed().Seconds(), "events/s")
+	})
+	b.Run(fmt.Sprintf("%d columns, %d rows, bare", columns, rows), func(b *testing.B) {
+		s := mustOpen(b, urlTo(hub, ""))
+		lanes, err := s.lanes(events)
+		if err != nil {
+			b.Fatal(err)
+		}
+		made := make([][]*azeventhubs.EventData, len(lanes))
+		for i, l := range lanes {
+			for _, e := range l.events {
+				d, _ := newWriter(true).write(e)
+				made[i] = append(made[i], d)
+			}
+		}
+		client, err := newSession(&s.choices).client(hub.Name)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer client.Close(b.Context())
+		for b.Loop() {
+			sendBare(b, client, lanes, made)
+		}
+		b.ReportMetric(float64(count*b.N)/b.Elapsed().Seconds(), "events/s")
+	})
+}
+
+func sendBare(b *testing.B, client *azeventhubs.ProducerClient, lanes []*lane, made [][]*azeventhubs.EventData) {
+	var next atomic.Int64
+	var group sync.WaitGroup
+	for range min(128, len(lanes)) {
+		group.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(lanes); i = int(next.Add(1)) - 1 {
+				batch, err := client.NewEventDataBatch(b.Context(), &azeventhubs.EventDataBatchOptions{PartitionKey: &lanes[i].key})
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				for _, d := range made[i] {
+					if err := batch.AddEventData(d, nil); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+				if err := client.SendEventDataBatch(b.Context(), batch, nil); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+}
