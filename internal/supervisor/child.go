@@ -29,6 +29,7 @@ type child struct {
 type exit struct {
 	code    int    // -1 after a signal
 	signal  string // the name of the signal, or ""
+	starved bool   // memory ran out meanwhile, and something was killed for it
 	message string
 	stderr  string
 }
@@ -52,6 +53,7 @@ func (c Config) start(path string, s Start) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
+	killsBefore := memoryKills()
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -73,6 +75,7 @@ func (c Config) start(path string, s Start) (*child, error) {
 		stopped()
 		telling.Wait()
 		x := exitOf(cmd.ProcessState)
+		x.starved = memoryKills() > killsBefore
 		x.stderr, x.message = stderr.last()
 		ended <- x
 	}()

@@ -30,6 +30,7 @@ type ending struct {
 
 	code    int    // the exit code, or -1
 	signal  string // the name of the signal that ended it, or ""
+	starved bool   // memory ran out while it ran
 	message string // the runtime's first line about it, or ""
 	stderr  string // the last of its standard error
 
@@ -89,6 +90,9 @@ func (e ending) what(l Limits) string {
 	case KindHang:
 		return fmt.Sprintf("it gave no sign of life for %s", l.Hang)
 	case KindKilled:
+		if e.starved {
+			return "it was killed (SIGKILL) while memory ran out: give it more, or look for what else uses it"
+		}
 		return "it was killed (SIGKILL), which the system does when memory runs out: its own log says so"
 	case KindSignal:
 		return "it was ended by " + e.signal

@@ -268,6 +268,19 @@ func TestAProgramThatCanNotBeStarted(t *testing.T) {
 	}
 }
 
+func TestADataDirectoryHasOneParent(t *testing.T) {
+	t.Parallel()
+	first := start(t, nil)
+	w := first.worker()
+	second := start(t, func(c *supervisor.Config) { c.Dir = first.config.Dir })
+	second.ended(result{1, "another eds server works with the data directory " + first.config.Dir + ": stop it first, or choose another by --data-dir"})
+	w.order("end 0")
+	first.ended(result{})
+	third := start(t, func(c *supervisor.Config) { c.Dir = first.config.Dir })
+	third.worker().order("end 0")
+	third.ended(result{})
+}
+
 func TestTombstonesAreTheirOwnersAlone(t *testing.T) {
 	t.Parallel()
 	l := start(t, once)
@@ -282,7 +295,7 @@ func TestTombstonesAreTheirOwnersAlone(t *testing.T) {
 		modes = append(modes, info.Mode().String())
 		return err
 	})
-	if err != nil || !slices.Equal(modes, []string{"drwx------", "-rw-------"}) {
+	if err != nil || !slices.Equal(modes, []string{"drwx------", "-rw-------", "-rw-------"}) {
 		t.Errorf("%q, %v", modes, err)
 	}
 }

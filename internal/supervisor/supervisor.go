@@ -22,8 +22,11 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
@@ -113,6 +116,7 @@ type Upgrader interface {
 // Run starts the worker, and again whenever that is called for, until it has
 // ended for good; its exit code is to be that of the program. The error is what
 // remains to be said: nil after an end of which the worker has said itself why.
+// There is one Run at a time for a data directory; another is an error.
 //
 // The end of ctx asks the worker for an orderly end, which takes as long as it
 // takes; Kill ends it at once. No worker is left when Run returns.
@@ -123,7 +127,32 @@ type Upgrader interface {
 // there were too many without ten healthy minutes between. A worker that is silent
 // for too long is made to say where it hangs, and ended.
 func Run(ctx context.Context, c Config) (int, error) {
+	alone, err := only(c.Dir)
+	if err != nil {
+		return CodeError, err
+	}
+	if alone != nil {
+		defer alone.Close()
+	}
 	return newSupervisor(c).loop(ctx)
+}
+
+// only makes this the only parent that works with a data directory, until the
+// file that it returns is closed: a second one's worker would fail, and that is
+// no fault of an upgrade on probation. Where there can be no lock, it is nil, and
+// the worker says what is wrong with the directory.
+func only(dir string) (*os.File, error) {
+	if err := os.MkdirAll(crashDir(dir), 0o700); err != nil {
+		return nil, nil
+	}
+	f, held, err := lock(filepath.Join(crashDir(dir), ".parent"))
+	if held {
+		return nil, fmt.Errorf("another eds server works with the data directory %s: stop it first, or choose another by --data-dir", dir)
+	}
+	if err != nil {
+		return nil, nil
+	}
+	return f, nil
 }
 
 // supervisor is the state of Run.

@@ -125,7 +125,7 @@ func (w *watch) interrogate() {
 
 // close takes in how the worker ended.
 func (w *watch) close(x exit) {
-	w.end.code, w.end.signal = x.code, x.signal
+	w.end.code, w.end.signal, w.end.starved = x.code, x.signal, x.starved
 	w.end.stderr, w.end.message = x.stderr, x.message
 	w.end.ran = time.Since(w.end.started)
 	if w.end.ready {

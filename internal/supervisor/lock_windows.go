@@ -1,0 +1,25 @@
+package supervisor
+
+import (
+	"errors"
+	"os"
+	"syscall"
+)
+
+// errorSharingViolation is ERROR_SHARING_VIOLATION of winerror.h.
+const errorSharingViolation = syscall.Errno(32)
+
+// lock opens the file at path such that nobody else can until it is closed. It
+// reports whether somebody has.
+func lock(path string) (f *os.File, held bool, err error) {
+	name, err := syscall.UTF16PtrFromString(path)
+	if err != nil {
+		return nil, false, err
+	}
+	const alone = 0
+	h, err := syscall.CreateFile(name, syscall.GENERIC_READ|syscall.GENERIC_WRITE, alone, nil, syscall.OPEN_ALWAYS, syscall.FILE_ATTRIBUTE_NORMAL, 0)
+	if err != nil {
+		return nil, errors.Is(err, errorSharingViolation), err
+	}
+	return os.NewFile(uintptr(h), path), false, nil
+}
