@@ -30,15 +30,14 @@
 //	   +---------------- Reverted
 //
 // Commit removes nothing but the note. After Reverted it means that the reason has
-// been reported. Updater.Attempt counts the starts of a program on probation in the
-// note, so that one that crashes before it can be judged is found out as well.
+// been reported. Updater.Attempt is Recover that counts the starts of a program on
+// probation, and goes back where they are too many.
 //
 // A server that is asked to upgrade stages, swaps, starts the program in place, watches
 // it, and commits or rolls back; after either it is the program in place that shall run,
-// the server's own process included. A server that starts calls Recover; on Probation,
-// Attempt, and goes on watching, or rolls back where there were too many attempts; on
-// Reverted it reports, then commits. An error of any of these is no reason not to run: what
-// is in place is whole.
+// the server's own process included. A server that starts calls Attempt; on Probation it
+// goes on watching, on Reverted it reports, then commits. An error of any of these is no
+// reason not to run: what is in place is whole.
 //
 // # Power cuts
 //

@@ -1,6 +1,7 @@
 package selfupdate
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -137,9 +138,10 @@ func (u *Updater) Recover() (Standing, error) {
 	return Standing{}, nil
 }
 
-// Attempt counts a start of the program on probation, durably, and returns the
-// standing with it. It does nothing where none is.
-func (u *Updater) Attempt() (Standing, error) {
+// Attempt is Recover for a server that starts: on probation it counts the start,
+// durably, and where there were more than most of them without a Commit it goes
+// back. So a program that ends before anybody can judge it is found out, too.
+func (u *Updater) Attempt(ctx context.Context, most int) (Standing, error) {
 	standing, err := u.Recover()
 	if err != nil || standing.State != Probation {
 		return standing, err
@@ -150,9 +152,15 @@ func (u *Updater) Attempt() (Standing, error) {
 	}
 	n.Attempts++
 	if err := u.writeNote(*n); err != nil {
-		return standing, fmt.Errorf("count a start in %s: %w", u.notePath(), err)
+		return standing, fmt.Errorf("count a start in %s: %w", u.notePath(), cause(err))
 	}
-	return n.standing(Probation), nil
+	if n.Attempts <= most {
+		return n.standing(Probation), nil
+	}
+	if err := u.Rollback(ctx, fmt.Sprintf("it was started %d times and did not prove itself", most)); err != nil {
+		return n.standing(Probation), err
+	}
+	return u.Standing()
 }
 
 // Commit removes the note and nothing else: the new program has proved itself, or

@@ -254,7 +254,7 @@ func TestARollbackSaysWhyUntilItIsCommitted(t *testing.T) {
 	w := newWorld(t)
 	u := w.upgrade()
 	for want := 1; want <= 2; want++ {
-		standing, err := w.updater().Attempt() // by another process each time
+		standing, err := w.updater().Attempt(t.Context(), 2) // by another process each time
 		if err != nil || standing.State != Probation || standing.Attempts != want {
 			t.Errorf("%+v, %v, want %d attempts", standing, err, want)
 		}
@@ -270,7 +270,7 @@ func TestARollbackSaysWhyUntilItIsCommitted(t *testing.T) {
 	if diff := cmp.Diff(want, standing); diff != "" {
 		t.Error(diff)
 	}
-	if standing, err := u.Attempt(); err != nil || standing.Attempts != 2 {
+	if standing, err := u.Attempt(t.Context(), 2); err != nil || standing.Attempts != 2 {
 		t.Errorf("an attempt of the old program was counted: %+v, %v", standing, err)
 	}
 	if got := version(t, w.target); got != running {
@@ -280,6 +280,26 @@ func TestARollbackSaysWhyUntilItIsCommitted(t *testing.T) {
 		t.Fatal(err)
 	}
 	if standing, err := u.Recover(); err != nil || standing != (Standing{}) {
+		t.Errorf("%+v, %v", standing, err)
+	}
+}
+
+func TestAProgramThatIsStartedAgainAndAgainIsTakenBack(t *testing.T) {
+	w := newWorld(t)
+	w.upgrade()
+	var got []State
+	for range 4 {
+		standing, err := w.updater().Attempt(t.Context(), 2) // by another process each time
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, standing.State)
+	}
+	if diff := cmp.Diff([]State{Probation, Probation, Reverted, Reverted}, got); diff != "" {
+		t.Error(diff)
+	}
+	standing, err := w.updater().Recover()
+	if err != nil || standing.Reason != "it was started 2 times and did not prove itself" || version(t, w.target) != running {
 		t.Errorf("%+v, %v", standing, err)
 	}
 }
