@@ -10,20 +10,23 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"github.com/shopmonkeyus/eds/internal/server"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 // Exit codes, which existing deployments depend on.
 const (
-	exitOK    = 0
-	exitError = 1
-	exitUsage = 3 // wrong usage, or a destination that fails its test
+	exitOK      = 0
+	exitError   = 1
+	exitUsage   = 3 // wrong usage, or a destination that fails its test
+	exitRestart = 4 // of a worker: another one has to go on
 )
 
 // Process is what the program gets from the system around it.
@@ -33,6 +36,8 @@ type Process struct {
 	Stdin          *os.File
 	Stdout, Stderr io.Writer
 	Signals        <-chan os.Signal // interrupts; the second one ends the program at once
+
+	second *secondSignal
 	// Executable is the program that runs, "" where the system knows. Exists tells
 	// whether there is a file; nil asks the system.
 	Executable string
@@ -59,6 +64,7 @@ const askNoCloud = "SNOWFLAKE_DISABLE_PLATFORM_DETECTION"
 func Run(p Process) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
+	p.second = &secondSignal{came: make(chan struct{})}
 	done := make(chan int, 1)
 	go func() { done <- execute(ctx, p) }()
 	for {
@@ -67,12 +73,31 @@ func Run(p Process) int {
 			return code
 		case s := <-p.Signals:
 			if ctx.Err() != nil {
+				if p.second.heeded.Load() {
+					close(p.second.came)
+					return <-done
+				}
 				fmt.Fprintln(p.Stderr, "eds: stopped at once; what was not finished will be done again at the next start")
 				return exitError
 			}
 			cancel(interrupted{s})
 		}
 	}
+}
+
+// executable returns the path of this program.
+func (p Process) executable() (string, error) {
+	if p.Executable != "" {
+		return p.Executable, nil
+	}
+	return os.Executable()
+}
+
+// secondSignal tells a command of the second signal, if it heeds it: then it
+// ends the program itself, at once.
+type secondSignal struct {
+	heeded atomic.Bool
+	came   chan struct{}
 }
 
 // interrupted is the cause of a context that a signal cancelled.
@@ -100,14 +125,33 @@ func execute(ctx context.Context, p Process) int {
 	if err == nil {
 		return exitOK
 	}
-	if !errors.As(err, new(silentError)) {
+	if !errors.As(err, new(silentError)) && !errors.As(err, new(codeError)) && !errors.Is(err, server.ErrReplaced) {
 		fmt.Fprintf(p.Stderr, "eds: %v\n", err)
 	}
-	if errors.As(err, new(usageError)) {
+	return exitCode(err)
+}
+
+// exitCode returns the exit code of a command that ended with err.
+func exitCode(err error) int {
+	coded := new(codeError)
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, coded):
+		return int(*coded)
+	case errors.As(err, new(usageError)):
 		return exitUsage
+	case errors.Is(err, server.ErrReplaced):
+		return exitRestart
 	}
 	return exitError
 }
+
+// codeError is a worker's exit code, which the program takes over; the worker has
+// said why.
+type codeError int
+
+func (c codeError) Error() string { return fmt.Sprintf("the worker ended with %d", int(c)) }
 
 func newRoot(p Process) *cobra.Command {
 	root := &cobra.Command{
@@ -130,7 +174,7 @@ See the destinations:            eds server help`,
 	}
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
-		newImport(p), newServer(p), newEnroll(p), newVersion(p), newDeadLetters(p), newHQ(p), newDemo(p),
+		newImport(p), newServer(p), newWorker(p), newStatus(p), newHealth(p), newEnroll(p), newVersion(p), newDeadLetters(p), newHQ(p), newDemo(p),
 		newDownload(p), newUpgrade(p), newPublicKey(p), newCompletion(p), newMan(p),
 	)
 	return root

@@ -14,6 +14,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/localhq"
 )
 
+// TestMain is also the worker of servers that tests start, because that is the
+// program that runs.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "worker" {
+		os.Exit(cli.Run(cli.System()))
+	}
+	os.Exit(m.Run())
+}
+
 // eds runs the command line in this process.
 func eds(t *testing.T, env map[string]string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
@@ -180,7 +189,8 @@ func TestAPortThatIsTakenIsTold(t *testing.T) {
 	taken := httptest.NewServer(http.NotFoundHandler())
 	defer taken.Close()
 	port := taken.URL[strings.LastIndexByte(taken.URL, ':')+1:]
-	_, stderr, code := eds(t, map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})},
+	t.Setenv("SM_APIKEY", h.APIKey(localhq.KeyOptions{ServerID: "s"})) // which the worker inherits
+	_, stderr, code := eds(t, map[string]string{"SM_APIKEY": os.Getenv("SM_APIKEY")},
 		"server", "--data-dir", t.TempDir(), "--url", "file://"+t.TempDir(), "--host", "127.0.0.1", "--port", port)
 	if code != 1 || !strings.Contains(stderr, "another program has it") {
 		t.Errorf("exit code %d\n%s", code, stderr)

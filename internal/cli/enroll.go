@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"strings"
@@ -63,4 +64,37 @@ func enroll(ctx context.Context, s *setup, apiURL, code string) (hq.Enrolment, e
 		f.Token, f.ServerID = config.NewSecret(e.Token), e.ServerID
 	})
 	return e, err
+}
+
+// attempts is how often a code is asked for.
+const attempts = 3
+
+// enrollAtTerminal asks for a code, and enrols with it.
+func enrollAtTerminal(ctx context.Context, p Process, s *setup, apiURL string) error {
+	command := fmt.Sprintf("eds enroll --data-dir %s CODE", s.common.DataDir)
+	if !isTerminal(p.Stdin) {
+		return usagef("this server is not enrolled at HQ, and there is no terminal to ask for the code at; run: %s", command)
+	}
+	lines := bufio.NewReader(p.Stdin)
+	for range attempts {
+		fmt.Fprint(p.Stderr, "This server is not enrolled yet. The code that HQ shows: ")
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			break
+		}
+		code := strings.TrimSpace(line)
+		if code == "" {
+			continue
+		}
+		e, err := enroll(ctx, s, apiURL, code)
+		if err == nil {
+			fmt.Fprintf(p.Stderr, "Enrolled as server %s.\n", e.ServerID)
+			return nil
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		fmt.Fprintf(p.Stderr, "That did not work: %v\n", err)
+	}
+	return usagef("this server is not enrolled at HQ; make a new code there, and run: %s", command)
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shopmonkeyus/eds/internal/config"
@@ -28,35 +31,66 @@ Health is at http://<host>:<port>/ and metrics are at /metrics.`,
   eds server help postgres`,
 		Args: noArgs,
 	}
-	common := config.BindCommon(cmd.PersistentFlags())
-	flags := config.BindServer(cmd.Flags())
+	flags := bindServer(cmd.PersistentFlags(), cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := begin(p, common, "server")
+		s, err := begin(p, flags.common, "")
 		if err != nil {
 			return err
 		}
 		defer s.close()
-		o, err := flags.Resolve(s.common, config.Lookup(p.Lookup), s.file)
+		o, err := flags.resolve(p, s)
 		if err != nil {
-			return usage(err)
+			return err
 		}
-		return follow(cmd.Context(), p, s, o)
+		if server.Unknown(o) {
+			if err := enrollAtTerminal(cmd.Context(), p, s, o.APIURL); err != nil {
+				return err
+			}
+		}
+		return supervise(cmd.Context(), p, s, o, flags)
 	}
 	cmd.AddCommand(newDriverHelp(p))
 	return cmd
 }
 
-// follow runs the server until ctx ends or it can't go on.
-func follow(ctx context.Context, p Process, s *setup, o config.Server) error {
-	dir, err := state.Open(s.common.DataDir)
+// serverFlags are the flags of eds server, which its worker has too.
+type serverFlags struct {
+	common   *config.CommonFlags
+	server   *config.ServerFlags
+	releases *config.ReleaseFlags
+}
+
+// bindServer adds the flags of every command to common and the rest to own.
+func bindServer(common, own *pflag.FlagSet) serverFlags {
+	return serverFlags{config.BindCommon(common), config.BindServer(own), config.BindRelease(own)}
+}
+
+func (f serverFlags) release() config.Release { return f.releases.Resolve() }
+
+func (f serverFlags) resolve(p Process, s *setup) (config.Server, error) {
+	o, err := f.server.Resolve(s.common, config.Lookup(p.Lookup), s.file)
+	return o, usage(err)
+}
+
+// predecessor is how long a server that is ending may take to leave the data
+// directory to the next one.
+const predecessor = 30 * time.Second
+
+// follow runs the server until ctx ends or it can't go on. The configuration
+// brings what is not made here.
+func follow(ctx context.Context, p Process, s *setup, c server.Config) error {
+	o := c.Options
+	dir, err := state.Await(ctx, s.common.DataDir, predecessor, func() {
+		s.logger.Warn("another eds uses the data directory; waiting for it to end", "data", s.common.DataDir)
+	})
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	registry, health := telemetry.NewRegistry(s.build), telemetry.NewHealth()
-	worker, err := server.New(server.Config{
-		Options: o, Build: s.build, State: dir, Lookup: p.Lookup, Registry: registry, Health: health, Logger: s.logger, Log: s.log,
-	})
+	registry := telemetry.NewRegistry(s.build)
+	health := c.Health
+	c.Build, c.State, c.Lookup, c.Registry, c.Logger, c.Log, c.PID = s.build, dir, p.Lookup, registry, s.logger, s.log, os.Getpid()
+	worker, err := server.New(c)
 	if err != nil {
 		return refused(err)
 	}
@@ -71,10 +105,18 @@ func follow(ctx context.Context, p Process, s *setup, o config.Server) error {
 	serving, stop := context.WithCancel(hard(ctx))
 	var g errgroup.Group
 	g.Go(func() error { return web.Run(serving) })
+	if door, err := listenStatus(s.common.DataDir); err != nil {
+		s.logger.Warn("eds status will not work", "error", err)
+	} else {
+		g.Go(func() error { return serveStatus(serving, door, worker.Report) })
+	}
 	err = worker.Run(ctx, hard(ctx))
 	stop()
-	if errors.As(err, new(*server.DestinationError)) {
+	switch {
+	case errors.As(err, new(*server.DestinationError)):
 		err = usageError{err}
+	case errors.Is(err, server.ErrReplaced):
+		return errors.Join(g.Wait(), err)
 	}
 	if err = errors.Join(err, g.Wait()); err != nil {
 		s.logger.Error("eds stops", "error", err)

@@ -48,8 +48,10 @@ func begin(p Process, flags *config.CommonFlags, logName string) (*setup, error)
 	if err := s.openLog(p, logName); err != nil {
 		return nil, err
 	}
-	if err := s.profile(); err != nil {
-		return nil, errors.Join(err, s.close())
+	if logName != "" { // not the parent of a server, whose worker has the same flags
+		if err := s.profile(); err != nil {
+			return nil, errors.Join(err, s.close())
+		}
 	}
 	for _, w := range warnings {
 		s.logger.Warn(w)

@@ -42,6 +42,8 @@ type Config struct {
 	Health   *telemetry.Health
 	Logger   *slog.Logger
 
+	// PID of the process, for reports.
+	PID int
 	// Log is the file of what Logger says, which HQ is sent; nil: none.
 	Log *telemetry.LogFile
 	// Crashes are those of earlier workers that HQ has not been told of.
@@ -84,6 +86,7 @@ type Server struct {
 	running  *pipeline.Pipeline // of the present session; nil between sessions
 	last     pipeline.Status    // of the latest one
 	progress string             // of an import under way
+	identity string             // serverID, for those who ask meanwhile
 }
 
 // New checks the configuration, without talking to anybody. Errors are for the
@@ -127,6 +130,13 @@ func New(c Config) (*Server, error) {
 	}, []string{"action", "result"})
 	c.Registry.MustRegister(s.adjust, s.orders)
 	return s, nil
+}
+
+// Unknown reports whether HQ does not know the server yet: it has no key, and
+// nothing on this machine that could be used without one.
+func Unknown(o config.Server) bool {
+	s := &Server{Config: Config{Options: o}}
+	return o.APIKey.IsZero() && !s.localNATS()
 }
 
 // openClient resolves where HQ is and with which key.

@@ -53,6 +53,9 @@ func (s *Server) session(soft, hard context.Context) (err error) {
 	if s.Options.ServerID != "" {
 		s.serverID = s.Options.ServerID
 	}
+	s.mu.Lock()
+	s.identity = s.serverID
+	s.mu.Unlock()
 	conn, denied, err := s.connect(soft, sess.Credential)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@
 package state
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -64,6 +65,22 @@ func Open(path string) (*Dir, error) {
 		return nil, fault.Mark(fault.Fatal, err)
 	}
 	return d, nil
+}
+
+// Await opens the data directory at path. Where another eds is using it, it calls
+// waiting, once, and tries again for as long as one takes that is just ending.
+func Await(ctx context.Context, path string, patience time.Duration, waiting func()) (*Dir, error) {
+	told := false
+	for deadline := time.Now().Add(patience); ; {
+		d, err := Open(path)
+		if err == nil || !errors.Is(err, ErrInUse) || ctx.Err() != nil || time.Now().After(deadline) {
+			return d, err
+		}
+		if !told {
+			told = true
+			waiting()
+		}
+	}
 }
 
 func (d *Dir) open() error {

@@ -229,9 +229,40 @@ func (w *world) serve(url string) *process {
 	return p
 }
 
-// stop ends the server in order and returns its peak memory.
+// pids returns the server's processes: the parent, and its worker.
+func (p *process) pids() []string {
+	all := []string{strconv.Itoa(p.cmd.Process.Pid)}
+	lists, _ := filepath.Glob("/proc/" + all[0] + "/task/*/children")
+	for _, list := range lists {
+		text, _ := os.ReadFile(list) // a thread may have ended
+		all = append(all, strings.Fields(string(text))...)
+	}
+	return all
+}
+
+// peak returns the greatest memory so far of the larger of the server's processes.
+func (p *process) peak() int64 {
+	p.b.Helper()
+	peak := int64(0)
+	for _, pid := range p.pids() {
+		text, err := os.ReadFile("/proc/" + pid + "/status")
+		if err != nil {
+			p.b.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(text), "VmHWM:")
+		kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+		if err != nil {
+			p.b.Fatal(err)
+		}
+		peak = max(peak, kib<<10)
+	}
+	return peak
+}
+
+// stop ends the server in order and returns the peak memory of the larger of its processes.
 func (p *process) stop() int64 {
 	p.b.Helper()
+	peak := p.peak()
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		p.b.Fatal(err)
 	}
@@ -240,24 +271,26 @@ func (p *process) stop() int64 {
 		defer p.mu.Unlock()
 		p.b.Fatalf("server: %v\n%s", err, p.log.String())
 	}
-	return p.cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
+	return peak
 }
 
-// cpu returns the time that the process has spent on processors.
+// cpu returns the time that the server has spent on processors.
 func (p *process) cpu() time.Duration {
 	p.b.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
-		p.b.Fatal(err)
-	}
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	ticks := 0
-	for _, f := range fields[11:13] { // user and system time, in hundredths of a second
-		n, err := strconv.Atoi(f)
+	for _, pid := range p.pids() {
+		text, err := os.ReadFile("/proc/" + pid + "/stat")
 		if err != nil {
 			p.b.Fatal(err)
 		}
-		ticks += n
+		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+		for _, f := range fields[11:13] { // user and system time, in hundredths of a second
+			n, err := strconv.Atoi(f)
+			if err != nil {
+				p.b.Fatal(err)
+			}
+			ticks += n
+		}
 	}
 	return time.Duration(ticks) * 10 * time.Millisecond
 }

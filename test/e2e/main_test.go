@@ -10,6 +10,9 @@ import (
 	"testing"
 )
 
+// tags choose the drivers of the program under test.
+const tags = "use_custom_driver,use_postgres,use_sqlite,use_file"
+
 // program is the eds binary under test.
 var program string
 
@@ -23,7 +26,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	program = filepath.Join(dir, "eds")
-	build := exec.Command("go", "build", "-race", "-tags", "use_custom_driver,use_postgres,use_sqlite,use_file", "-o", program, "github.com/shopmonkeyus/eds")
+	build := exec.Command("go", "build", "-race", "-tags", tags, "-o", program, "github.com/shopmonkeyus/eds")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "build eds:", err)

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -40,6 +41,8 @@ type world struct {
 	id   string // of the server
 	data string
 	url  string
+	// program is the eds that serve runs.
+	program string
 }
 
 func newWorld(t *testing.T, url string, o localhq.Options) *world {
@@ -60,13 +63,14 @@ func newWorld(t *testing.T, url string, o localhq.Options) *world {
 			t.Errorf("close hq: %v", err)
 		}
 	})
-	w := &world{t: t, hq: h, id: "e2e", data: t.TempDir(), url: url}
+	w := &world{t: t, hq: h, id: "e2e", data: t.TempDir(), url: url, program: program}
 	w.key = h.APIKey(localhq.KeyOptions{ServerID: w.id})
 	return w
 }
 
-// env is the environment of eds: the key is a secret, and stays off the command line.
-func (w *world) env() []string { return append(os.Environ(), "SM_APIKEY="+w.key, "NO_COLOR=1") }
+// env is the environment of eds: the key is a secret, and stays off the command
+// line; a machine of tests may be a container.
+func (w *world) env() []string { return append(os.Environ(), "SM_APIKEY="+w.key, "NO_COLOR=1", "EDS_UPGRADE_IN_CONTAINER=true") }
 
 // eds runs a command to its end.
 func (w *world) eds(args ...string) (stdout, stderr string, code int) {
@@ -116,7 +120,7 @@ func (w *world) serve(args ...string) *process {
 	if w.url != "" {
 		all = append(all, "--url", w.url)
 	}
-	p.cmd = exec.Command(program, append(all, args...)...)
+	p.cmd = exec.Command(w.program, append(all, args...)...)
 	p.cmd.Env = w.env()
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	if err := p.cmd.Start(); err != nil {
@@ -150,9 +154,38 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
-// kill ends the process as a power cut would.
+// worker returns the process that does the work.
+func (p *process) worker() int {
+	p.t.Helper()
+	children := p.children()
+	if len(children) != 1 {
+		p.t.Fatalf("the server has the workers %v\n%s", children, p.output())
+	}
+	return children[0]
+}
+
+// children returns the processes that the server has started.
+func (p *process) children() []int {
+	var all []int
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.cmd.Process.Pid))
+	for _, list := range lists {
+		text, _ := os.ReadFile(list) // a thread may have ended
+		for _, field := range strings.Fields(string(text)) {
+			if pid, err := strconv.Atoi(field); err == nil {
+				all = append(all, pid)
+			}
+		}
+	}
+	return all
+}
+
+// kill ends the server, both its processes, as a power cut would.
 func (p *process) kill() {
-	_ = p.cmd.Process.Kill() // it may have ended
+	_ = p.cmd.Process.Signal(syscall.SIGSTOP) // it must not start another worker; it may have ended
+	for _, pid := range p.children() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	_ = p.cmd.Process.Kill()
 	<-p.done
 }
 

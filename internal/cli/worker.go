@@ -1,0 +1,193 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/selfupdate"
+	"github.com/shopmonkeyus/eds/internal/server"
+	"github.com/shopmonkeyus/eds/internal/supervisor"
+	"github.com/shopmonkeyus/eds/internal/telemetry"
+)
+
+// workerCommand is the name of the command that a parent starts.
+const workerCommand = "worker"
+
+// supervise is the small parent process: it starts the worker, watches it, and
+// starts it again.
+func supervise(ctx context.Context, p Process, s *setup, o config.Server, flags serverFlags) error {
+	p.second.heeded.Store(true)
+	c := supervisor.Config{
+		Executable: p.executable, Args: []string{workerCommand}, WorkerArgs: afterCommand(p.Args, "server"),
+		Dir: s.common.DataDir, Version: s.build.Version, Stderr: p.Stderr, Redact: telemetry.MaskText,
+		Kill: p.second.came, NoRestart: o.NoRestart, Logger: s.logger,
+	}
+	// Without an updater the server works all the same; HQ is told when it asks for an upgrade.
+	if u, err := newUpdater(p, s, flags.release(), false); err != nil {
+		s.logger.Debug("this program can not be exchanged while it runs", "error", err)
+	} else {
+		c.Upgrader = exchanger{u, s}
+	}
+	code, err := supervisor.Run(ctx, c)
+	switch {
+	case err != nil:
+		return err
+	case code != exitOK:
+		return codeError(code)
+	}
+	return nil
+}
+
+// afterCommand returns the arguments behind the name of the command.
+func afterCommand(args []string, command string) []string {
+	return args[slices.Index(args, command)+1:]
+}
+
+// exchanger finishes upgrades. The worker has put the new binary in its place
+// before it ended.
+type exchanger struct {
+	updater *selfupdate.Updater
+	s       *setup
+}
+
+func (e exchanger) Swap(string) error {
+	standing, err := e.updater.Standing()
+	if err == nil && standing.State != selfupdate.Probation {
+		err = errors.New("the new program is not in its place")
+	}
+	return err
+}
+
+func (e exchanger) Commit() error { return e.updater.Commit() }
+
+func (e exchanger) Rollback() error {
+	if err := e.updater.Rollback(context.Background(), "the new version did not prove itself"); err != nil {
+		return err
+	}
+	return e.updater.Commit() // the worker is told, and tells HQ
+}
+
+func (e exchanger) Probation() (version string, ok bool) {
+	standing, err := e.updater.Recover()
+	switch {
+	case err != nil:
+		e.s.logger.Error("an upgrade that was interrupted can not be looked at", "error", err)
+	case standing.State == selfupdate.Reverted:
+		e.s.logger.Warn("the last upgrade was taken back", "version", standing.To, "reason", standing.Reason)
+		if err := e.updater.Commit(); err != nil {
+			e.s.logger.Warn("the note of the upgrade can not be removed", "error", err)
+		}
+	}
+	return standing.To, standing.State == selfupdate.Probation
+}
+
+func newWorker(p Process) *cobra.Command {
+	return &cobra.Command{
+		Use: workerCommand, Hidden: true, Args: noArgs,
+		Short: "Do the work of eds server, which starts it",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			supervisor.IgnoreBrokenPipes()
+			w, start, err := supervisor.Attach(p.Stdin, p.Stdout)
+			if err != nil {
+				return usageError{err}
+			}
+			defer w.Close()
+			ctx, cancel := context.WithCancelCause(cmd.Context())
+			defer cancel(nil)
+			go func() { // ends with ctx
+				select {
+				case <-w.Done():
+					cancel(errParentEnds)
+				case <-ctx.Done():
+				}
+			}()
+			err = work(ctx, p, w, start)
+			if err != nil && !errors.As(err, new(silentError)) && !errors.Is(err, server.ErrReplaced) {
+				fmt.Fprintf(p.Stderr, "eds: %v\n", err)
+				err = silentError{err}
+			}
+			w.Exiting(exitCode(err), "")
+			return err
+		},
+	}
+}
+
+var errParentEnds = errors.New("the parent process ends")
+
+// work does what eds server was asked for.
+func work(ctx context.Context, p Process, w *supervisor.Worker, start supervisor.Start) error {
+	fs := pflag.NewFlagSet("server", pflag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	flags := bindServer(fs, fs)
+	if err := fs.Parse(start.Args); err != nil {
+		return usageError{err}
+	}
+	s, err := begin(p, flags.common, "server")
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	o, err := flags.resolve(p, s)
+	if err != nil {
+		return err
+	}
+	health := telemetry.NewHealth()
+	c := server.Config{
+		Options: o, Health: health, SessionBegan: w.Session, Crashes: crashes(s),
+		Beat: beats(w, health), Upgrade: upgrades(p, s, w, flags.release()),
+	}
+	if u := start.Note.Upgrade; u != nil && u.Failed {
+		c.FailedUpgrade = &server.FailedUpgrade{Version: u.Version, Reason: u.Reason}
+	}
+	return follow(ctx, p, s, c)
+}
+
+// beats returns what tells the parent that the worker lives, and, once, that it works.
+func beats(w *supervisor.Worker, health *telemetry.Health) func() {
+	ready := sync.OnceFunc(w.Ready)
+	return func() {
+		w.Beat()
+		if health.Report().Status == telemetry.OK {
+			ready()
+		}
+	}
+}
+
+// crashes returns the ends of earlier workers that HQ has not been told of.
+func crashes(s *setup) []server.Crash {
+	tombstones, err := supervisor.Tombstones(s.common.DataDir)
+	if err != nil {
+		s.logger.Warn("what is known of earlier crashes can not be read", "error", err)
+	}
+	var all []server.Crash
+	for _, t := range tombstones {
+		all = append(all, server.Crash{Session: t.Session, Kind: string(t.Kind), Stderr: t.Reason + "\n" + t.Message + "\n\n" + t.Stderr, Forget: t.Remove})
+	}
+	return all
+}
+
+// upgrades returns what puts another version in this one's place.
+func upgrades(p Process, s *setup, w *supervisor.Worker, release config.Release) func(context.Context, string) error {
+	return func(ctx context.Context, version string) error {
+		u, err := newUpdater(p, s, release, false)
+		if err != nil {
+			return err
+		}
+		staged, err := u.Stage(ctx, version)
+		if err != nil {
+			return err
+		}
+		if err := staged.Swap(); err != nil {
+			return errors.Join(err, staged.Discard())
+		}
+		return w.Upgrade(version, u.Target())
+	}
+}

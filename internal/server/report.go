@@ -1,0 +1,71 @@
+package server
+
+import (
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/telemetry"
+)
+
+// Report is what a running server says of itself.
+type Report struct {
+	Version     string           `json:"version"`
+	PID         int              `json:"pid"`
+	Started     time.Time        `json:"started"`
+	ServerID    string           `json:"serverId,omitempty"`
+	Destination string           `json:"destination,omitempty"` // masked
+	Health      telemetry.Report `json:"health"`
+
+	State       string    `json:"state"`
+	Reason      string    `json:"reason,omitempty"` // why it waits or stands still
+	Since       time.Time `json:"since,omitzero"`
+	Import      string    `json:"import,omitempty"` // progress of one under way
+	LagSeconds  float64   `json:"lagSeconds"`       // age of the oldest change received and not durable
+	Rate        float64   `json:"rate"`             // events applied a second
+	Pending     uint64    `json:"pending"`          // events in the stream that are not acknowledged
+	Applied     uint64    `json:"applied"`          // events, since the server began
+	Skipped     uint64    `json:"skipped"`
+	Rejected    uint64    `json:"rejected"`
+	DeadLetters int       `json:"deadLetters"` // that wait to be replayed or dropped
+	LastApplied time.Time `json:"lastApplied,omitzero"`
+	LastChange  time.Time `json:"lastChange,omitzero"` // by the source's clock
+	LastError   string    `json:"lastError,omitempty"`
+	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`
+
+	Tables map[string]TableReport `json:"tables"`
+}
+
+// TableReport is what was applied to one table since the pipeline began.
+type TableReport struct {
+	Inserts     uint64    `json:"inserts"`
+	Updates     uint64    `json:"updates"`
+	Deletes     uint64    `json:"deletes"`
+	LastApplied time.Time `json:"lastApplied"`
+	LastChange  time.Time `json:"lastChange"`
+}
+
+// Report returns how the server is. It is safe for concurrent use.
+func (s *Server) Report() Report {
+	st := s.Status()
+	wanted, _ := s.wishes.now()
+	s.mu.Lock()
+	progress, id := s.progress, s.identity
+	s.mu.Unlock()
+	r := Report{
+		Version: s.Build.Version, PID: s.PID, Started: s.began.UTC(), ServerID: id, Health: s.Health.Report(),
+		State: string(st.State), Reason: telemetry.MaskText(st.Reason), Since: st.Since, Import: progress,
+		LagSeconds: st.Lag.Seconds(), Rate: st.Rate, Pending: st.Pending,
+		Applied: st.Applied, Skipped: st.Skipped, Rejected: st.Rejected, DeadLetters: s.dead.Len(),
+		LastApplied: st.LastApplied, LastChange: st.LastChange, LastError: telemetry.MaskText(st.LastError), LastErrorAt: st.LastErrorAt,
+		Tables: make(map[string]TableReport, len(st.Tables)),
+	}
+	if wanted.place != nil {
+		r.Destination = wanted.place.masked
+	}
+	if r.State == "" {
+		r.State = string(r.Health.Status)
+	}
+	for name, t := range st.Tables {
+		r.Tables[name] = TableReport(t)
+	}
+	return r
+}
