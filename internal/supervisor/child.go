@@ -11,7 +11,7 @@ import (
 
 // leftOpen is how long the output of a worker that has ended is read on where
 // another process holds it open.
-const leftOpen = 5 * time.Second
+const leftOpen = 3 * time.Second
 
 // child is a worker as the parent sees it.
 type child struct {

@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strconv"
 	"strings"
@@ -34,6 +36,8 @@ func TestMain(m *testing.M) {
 		os.Exit(obey())
 	case "parent":
 		os.Exit(parent())
+	case "heir":
+		os.Exit(linger())
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -101,6 +105,8 @@ func do(w *supervisor.Worker, order, first, second string) {
 	case "terminate":
 		_ = self.Signal(syscall.SIGTERM)
 		select {}
+	case "leave":
+		leave()
 	case "deaf":
 		signal.Ignore(syscall.SIGQUIT)
 	case "stderr":
@@ -108,6 +114,27 @@ func do(w *supervisor.Worker, order, first, second string) {
 	case "stdout":
 		fmt.Fprint(os.Stdout, first, second)
 	}
+}
+
+// leave starts a process that keeps the worker's output open.
+func leave() {
+	heir := exec.Command(os.Args[0])
+	heir.Env = as("heir", os.Getenv(addressVariable))
+	heir.Stdout, heir.Stderr = os.Stdout, os.Stderr
+	if err := heir.Start(); err != nil {
+		panic(err)
+	}
+}
+
+// linger is a process that stays for as long as the test wants.
+func linger() int {
+	test, err := net.Dial("tcp", os.Getenv(addressVariable))
+	if err != nil {
+		return 1
+	}
+	_ = json.NewEncoder(test).Encode(hello{PID: os.Getpid()})
+	_, _ = io.Copy(io.Discard, test)
+	return 0
 }
 
 // parent is a parent in a process of its own.

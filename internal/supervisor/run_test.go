@@ -3,6 +3,7 @@ package supervisor_test
 import (
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -266,6 +267,20 @@ func TestAProgramThatCanNotBeStarted(t *testing.T) {
 			l.left()
 		})
 	}
+}
+
+func TestWhatAWorkerLeavesBehindHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	l := start(t, nil)
+	w := l.worker()
+	w.do("leave")
+	heir := l.worker() // which has the worker's output open
+	w.order("end 0")
+	l.ended(result{})
+	if err := heir.conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	heir.waitForEnd()
 }
 
 func TestADataDirectoryHasOneParent(t *testing.T) {

@@ -193,32 +193,30 @@ func TestAProbationOutlastsThePower(t *testing.T) {
 }
 
 func TestAnOrderlyEndLeavesTheProbationOpen(t *testing.T) {
-	for name, ends := range map[string]script{
-		"in order":   func(a *actor) exit { return a.end(CodeOK) },
-		"in a crash": crash,
+	for name, test := range map[string]struct {
+		last exit
+		code int
+	}{
+		"in order":   {exit{code: CodeOK}, CodeOK},
+		"in a crash": {exit{code: 7}, CodeError},
 	} {
 		t.Run(name, func(t *testing.T) {
 			drains := func(a *actor) exit {
 				a.stop()
 				a.expect("stop")
 				a.live(time.Hour) // longer than it would be given to be ready
-				return ends(&actor{t: a.t, reports: a.reports, asked: asking("stop")})
+				return test.last
 			}
 			play(t, []script{asksForUpgrade, drains}, func(s *stage) {
-				_, _ = s.run()
+				if code, err := s.run(); code != test.code {
+					t.Errorf("%d, %q", code, err)
+				}
 				if diff := cmp.Diff([]string{"swap"}, s.binary.calls); diff != "" {
 					t.Error(diff)
 				}
 			})
 		})
 	}
-}
-
-// asking returns a channel that holds what.
-func asking(what string) chan string {
-	c := make(chan string, 1)
-	c <- what
-	return c
 }
 
 func TestABinaryThatCanNotBePutBackIsTriedForAsLongAsAnyOther(t *testing.T) {
