@@ -3,7 +3,7 @@ LDFLAGS := -X github.com/shopmonkeyus/eds/internal/cli.version=$(VERSION:v%=%)
 FUZZTIME ?= 5m
 COUNT ?= 3
 
-.PHONY: help build demo test test-dialects race bench fuzz lint golden release
+.PHONY: help build demo test test-dialects test-outages race bench fuzz lint golden release
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -24,6 +24,9 @@ test-dialects: ## check the SQL of databases that tests do without: by grammar (
 	go test -tags grammar -run 'TSQL|Snowflakes' ./internal/drivers/sqlserver ./internal/drivers/snowflake
 	cd test/snowflake && go test -race ./...
 	cd test/mysql && go test ./...
+
+test-outages: ## take a destination away for ten minutes
+	go test -tags outage -run TenMinutes -timeout 24m ./internal/drivers/...
 
 bench: ## run all benchmarks: those of the whole program against real servers, then those of its parts
 	./test/run -p 1 -run '^$$' -bench . -benchtime 1x -timeout 120m ./test/bench

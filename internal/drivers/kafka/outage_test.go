@@ -1,0 +1,83 @@
+//go:build outage
+
+package kafka
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+// outage is how long the broker is away.
+const outage = 10 * time.Minute
+
+// TestABrokerThatDiesForTenMinutesIsWaitedFor stops a broker that keeps its
+// messages on disk, tries a batch until it is back, as the pipeline does, and
+// reads everything. It is run by itself: go test -tags outage -run TenMinutes -timeout 20m.
+func TestABrokerThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
+	for name, query := range map[string]string{"default": "", "transactions": "?transactional=true"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			opts := []kfake.Opt{kfake.NumBrokers(1), kfake.Ports(freePort(t)), kfake.DataDir(t.TempDir()), kfake.SyncWrites()}
+			cluster, err := kfake.NewCluster(opts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw := newTopic(t, cluster, "topic", 4) + query
+			s := mustOpen(t, raw)
+			mustApply(t, s, run(t, 1, 30))
+			cluster.Close()
+
+			applied := make(chan error, 1)
+			go func() {
+				backoff := fault.Backoff{Min: 100 * time.Millisecond, Max: 30 * time.Second}
+				for {
+					err := s.Apply(t.Context(), run(t, 31, 60))
+					if err == nil || fault.Of(err) != fault.Transient {
+						applied <- err
+						return
+					}
+					<-time.After(backoff.Next(err))
+				}
+			}()
+			select {
+			case err := <-applied:
+				t.Fatalf("a batch ended while the broker was away: %v", err)
+			case <-time.After(outage):
+			}
+			again, err := kfake.NewCluster(opts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer again.Close()
+			select {
+			case err := <-applied:
+				if err != nil {
+					t.Fatal(err)
+				}
+			case <-time.After(5 * time.Minute):
+				t.Fatal("the broker is back, and the batch is not applied")
+			}
+			mustApply(t, s, run(t, 61, 90))
+			if query == "" {
+				wantOnce(t, again.ListenAddrs()[0], "topic", 1, 90)
+			} else if got := committed(t, again, "topic"); len(got) != 90 {
+				t.Errorf("consumers see %d messages, want 90", len(got))
+			}
+		})
+	}
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
