@@ -45,6 +45,9 @@ func (a *actor) say(r report) { a.reports <- r }
 func (a *actor) ready()       { a.say(report{Type: typeReady}) }
 func (a *actor) beat()        { a.say(report{Type: typeHeartbeat}) }
 
+// silent lets d pass.
+func (a *actor) silent(d time.Duration) { time.Sleep(d) }
+
 // live beats for d.
 func (a *actor) live(d time.Duration) {
 	for end := time.Now().Add(d); time.Until(end) > 0; {
