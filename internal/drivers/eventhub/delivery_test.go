@@ -134,14 +134,14 @@ func TestANamespaceThatSaysNothingIsLeft(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	proxy := sinktest.NewProxy(t, namespace.Addr)
-	s := mustOpen(t, urlAt(proxy.Addr(), hub.Name, "?timeout=1s"))
+	s := mustOpen(t, urlAt(proxy.Addr(), hub.Name, ""))
 	mustApply(t, s, run(t, 1, 3))
+	s.patience = time.Second
 	hub.Fail(t, peer.Fault{Kind: "silent", After: 1, Times: 1})
 	if err := s.Apply(t.Context(), run(t, 4, 6)); !errors.Is(err, errSilent) || fault.Of(err) != fault.Transient {
 		t.Errorf("one that was not answered: %v: %v", fault.Of(err), err)
 	}
-	mustApply(t, s, run(t, 4, 6))
-	wantOnce(t, hub, 1, 6)
+	untilApplied(t, s, run(t, 4, 6))
 	proxy.Stall()
 	if err := s.Apply(t.Context(), run(t, 7, 9)); !errors.Is(err, errSilent) || fault.Of(err) != fault.Transient {
 		t.Errorf("none is answered: %v: %v", fault.Of(err), err)
@@ -210,19 +210,18 @@ func TestManyEventsOfARowAreCutIntoMessages(t *testing.T) {
 	}
 }
 
-// TestSeveralMessagesAreUnderWayButOneOfAKey answers late.
+// TestSeveralMessagesAreUnderWayButOneOfAKey sends many messages of each of three
+// keys to a hub that answers none before it has three.
 func TestSeveralMessagesAreUnderWayButOneOfAKey(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{Max: 4000})
-	hub.Delay(t, 5*time.Millisecond)
-	s := mustOpen(t, urlTo(hub, ""))
-	mustApply(t, s, run(t, 1, 300))
+	hub.Hold(t, 3)
+	mustApply(t, mustOpen(t, urlTo(hub, "")), run(t, 1, 300))
 	wantOnce(t, hub, 1, 300)
 	if most := hub.Counts(t).Most; most != 3 {
 		t.Errorf("of three keys %d messages were under way at a time", most)
 	}
 	one := newHub(t, peer.Settings{Max: 4000})
-	one.Delay(t, 5*time.Millisecond)
 	mustApply(t, mustOpen(t, urlTo(one, "?in-flight=1")), run(t, 1, 60))
 	wantOnce(t, one, 1, 60)
 	if most := one.Counts(t).Most; most != 1 {

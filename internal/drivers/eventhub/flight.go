@@ -112,8 +112,8 @@ type flight struct {
 
 // fly sends all lanes, several at a time, and returns once every message that
 // was sent is accepted or its fate unknown.
-func (f *flight) fly(ctx context.Context, progress func()) error {
-	if err := f.ready(ctx, progress); err != nil {
+func (f *flight) fly(ctx context.Context) error {
+	if err := f.ready(ctx); err != nil {
 		return err
 	}
 	var group sync.WaitGroup
@@ -122,7 +122,7 @@ func (f *flight) fly(ctx context.Context, progress func()) error {
 			w := f.sink.scratch.writer(f.session.properties)
 			defer f.sink.scratch.giveBack(w)
 			for l := f.take(); l != nil; l = f.take() {
-				if err := f.send(ctx, l, w, progress); err != nil {
+				if err := f.send(ctx, l, w); err != nil {
 					f.fail(err, l)
 					return
 				}
@@ -137,7 +137,7 @@ func (f *flight) fly(ctx context.Context, progress func()) error {
 
 // ready opens the links of the batch's hubs, one after the other, so that what
 // hinders that is told of once.
-func (f *flight) ready(ctx context.Context, progress func()) error {
+func (f *flight) ready(ctx context.Context) error {
 	seen := make(map[string]bool)
 	for _, l := range f.lanes {
 		if seen[l.hub] {
@@ -147,7 +147,7 @@ func (f *flight) ready(ctx context.Context, progress func()) error {
 		if err := f.session.reach(ctx, l.hub); err != nil {
 			return fmt.Errorf("hub %q: %w", l.hub, err)
 		}
-		progress()
+		f.session.moved.Add(1)
 	}
 	return nil
 }
@@ -180,7 +180,7 @@ func (f *flight) failed() bool {
 }
 
 // send sends a lane, in as few messages as hold it.
-func (f *flight) send(ctx context.Context, l *lane, w *writer, progress func()) error {
+func (f *flight) send(ctx context.Context, l *lane, w *writer) error {
 	client, err := f.session.client(l.hub)
 	if err != nil {
 		return err
@@ -211,7 +211,7 @@ func (f *flight) send(ctx context.Context, l *lane, w *writer, progress func()) 
 			return err
 		}
 		l.accepted = n
-		progress()
+		f.session.moved.Add(1)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azeventhubs/v2"
@@ -17,6 +18,7 @@ import (
 // to. Its methods may be called concurrently, but for close.
 type session struct {
 	*choices
+	moved atomic.Int64 // counts acknowledgements, and what was written
 
 	mu      sync.Mutex
 	clients map[string]*azeventhubs.ProducerClient // by hub
@@ -86,6 +88,18 @@ type tracked struct {
 	session *session
 }
 
+// leastWrite is less than a message, and more than what keeps a connection alive.
+const leastWrite = 256
+
+// Write counts as progress: a large message takes its time.
+func (t *tracked) Write(p []byte) (int, error) {
+	n, err := t.Conn.Write(p)
+	if n >= leastWrite {
+		t.session.moved.Add(1)
+	}
+	return n, err
+}
+
 func (t *tracked) Close() error {
 	t.session.mu.Lock()
 	delete(t.session.conns, t.Conn)
@@ -141,21 +155,46 @@ func (s *session) lastFailure() error {
 
 var errSilent = errors.New("nothing was acknowledged")
 
-// within calls f with a context that ends once the patience has passed without a
-// call of its progress.
-func (s *session) within(ctx context.Context, f func(ctx context.Context, progress func()) error) error {
+// within calls f with a context that ends once the patience has passed without
+// any progress.
+func (s *session) within(ctx context.Context, f func(ctx context.Context) error) error {
 	within, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	timer := time.AfterFunc(s.patience, func() { cancel(errSilent) })
-	defer timer.Stop()
-	err := f(within, func() { timer.Reset(s.patience) })
+	var watch sync.WaitGroup
+	watch.Go(func() { s.watch(within, cancel) })
+	err := f(within)
+	silent := errors.Is(context.Cause(within), errSilent)
+	cancel(nil)
+	watch.Wait()
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(context.Cause(within), errSilent):
+	case silent:
 		return fmt.Errorf("event hubs at %s have acknowledged nothing for %v: %w", s.host, s.patience, errSilent)
 	}
 	return err
+}
+
+// watch ends a context once a patience has passed in which nothing moved.
+func (s *session) watch(ctx context.Context, cancel context.CancelCauseFunc) {
+	const looks = 4 // in the time of the patience
+	ticker := time.NewTicker(s.patience / looks)
+	defer ticker.Stop()
+	last, quiet := s.moved.Load(), 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		quiet++
+		if now := s.moved.Load(); now != last {
+			last, quiet = now, 0
+		}
+		if quiet == looks {
+			cancel(errSilent)
+			return
+		}
+	}
 }

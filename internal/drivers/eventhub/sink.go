@@ -112,7 +112,7 @@ func (s *Sink) Probe(ctx context.Context) error {
 	if s.name.template != nil {
 		hub = anyHub
 	}
-	err := session.within(ctx, func(ctx context.Context, _ func()) error { return session.reach(ctx, hub) })
+	err := session.within(ctx, func(ctx context.Context) error { return session.reach(ctx, hub) })
 	session.close(err == nil)
 	if s.name.template != nil && missing(err) {
 		return nil // whoever is told so has been let in

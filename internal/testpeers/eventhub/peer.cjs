@@ -167,8 +167,10 @@ container.on('message', (context) => {
     if (refused) reject(context.delivery, refused);
     else context.delivery.accept();
   };
-  if (hub.delay) setTimeout(answer, hub.delay);
-  else answer();
+  hub.waiting.push(answer);
+  if (hub.waiting.length < hub.hold) return;
+  hub.hold = 0;
+  for (const each of hub.waiting.splice(0)) each();
 });
 
 container.on('connection_open', ({ connection }) => connections.add(connection));
@@ -197,7 +199,7 @@ function detach(hub, name, condition) {
   }
 }
 
-const fresh = () => ({ count: 0, transfers: 0, claims: 0, links: 0, flying: 0, most: 0, fault: null, refuse: 0, disabled: false, delay: 0, tokens: [] });
+const fresh = () => ({ count: 0, transfers: 0, claims: 0, links: 0, flying: 0, most: 0, fault: null, refuse: 0, disabled: false, hold: 0, waiting: [], tokens: [] });
 
 const commands = {
   listen: async () => ({ plain: await listen({}), websocket: await listenWebSocket() }),

@@ -16,7 +16,6 @@ import (
 	"os/exec"
 	"sync"
 	"testing"
-	"time"
 )
 
 // Namespace is a process that has hubs. It ends with the process that started it.
@@ -231,8 +230,8 @@ func (h *Hub) Refuse(t testing.TB, status int) { h.set(t, "refuse", status) }
 // Disable makes the hub refuse links.
 func (h *Hub) Disable(t testing.TB, disabled bool) { h.set(t, "disabled", disabled) }
 
-// Delay makes the hub answer to each message that much later.
-func (h *Hub) Delay(t testing.TB, d time.Duration) { h.set(t, "delay", d.Milliseconds()) }
+// Hold makes the hub answer to no message until n of them wait for that.
+func (h *Hub) Hold(t testing.TB, n int) { h.set(t, "hold", n) }
 
 // Accept makes the hub take these tokens of Entra ID.
 func (h *Hub) Accept(t testing.TB, tokens ...string) { h.set(t, "tokens", tokens) }
