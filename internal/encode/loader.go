@@ -19,6 +19,9 @@ import (
 type Loader struct {
 	// Apply makes a batch of events durable. It is called serially.
 	Apply func(ctx context.Context, b *change.Batch) error
+	// ApplyFrom is called instead, where it is set, with where the batch is from:
+	// the same each time that the file is loaded.
+	ApplyFrom func(ctx context.Context, b *change.Batch, from Origin) error
 	// Limits bound a batch.
 	Limits sink.Limits
 	// Journal remembers loaded files between runs. Nil: none is remembered, and
@@ -35,6 +38,13 @@ type Journal interface {
 	Add(ctx context.Context, job, table, file string) error
 	// Forget forgets the table's files of every job.
 	Forget(ctx context.Context, table string) error
+}
+
+// Origin is a part of a snapshot.
+type Origin struct {
+	Job, File string
+	Batch     int           // of the file, from 1
+	Table     *schema.Table // of its rows
 }
 
 // BeginLoad begins the load of one table.
@@ -65,6 +75,7 @@ func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change
 	var b change.Builder
 	limits := l.loader.Limits
 	decoder := cdc.NewDecoder()
+	from := Origin{Job: l.job, File: file, Table: l.table}
 	for row, err := range rows {
 		if err != nil {
 			return 0, err
@@ -76,13 +87,13 @@ func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change
 		}
 		b.Add(e, change.Effect{})
 		if b.Len() >= limits.Rows || b.Bytes() >= limits.Bytes {
-			if err := l.apply(ctx, b.Batch()); err != nil {
+			if err := l.apply(ctx, b.Batch(), &from); err != nil {
 				return 0, err
 			}
 		}
 	}
 	if b.Len() > 0 {
-		if err := l.apply(ctx, b.Batch()); err != nil {
+		if err := l.apply(ctx, b.Batch(), &from); err != nil {
 			return 0, err
 		}
 	}
@@ -95,9 +106,13 @@ func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change
 	return n, nil
 }
 
-func (l *load) apply(ctx context.Context, b *change.Batch) error {
+func (l *load) apply(ctx context.Context, b *change.Batch, from *Origin) error {
 	l.loader.mu.Lock()
 	defer l.loader.mu.Unlock()
+	from.Batch++
+	if l.loader.ApplyFrom != nil {
+		return l.loader.ApplyFrom(ctx, b, *from)
+	}
 	return l.loader.Apply(ctx, b)
 }
 
