@@ -18,6 +18,13 @@ func newDriverHelp(Process) *cobra.Command {
 		Use:     "help [driver]",
 		Short:   "Describe the destinations, or one of them",
 		Example: "  eds server help\n  eds server help postgres",
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			var names []string
+			for _, d := range drivers.All() {
+				names = append(names, cobra.CompletionWithDesc(d.Name, d.Title))
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch len(args) {
 			case 0:

@@ -33,8 +33,11 @@ func TestShellsCompleteCommands(t *testing.T) {
 			t.Errorf("%s: exit code %d, %.200q", shell, code, out)
 		}
 	}
-	if out, _, code := eds(t, nil, "__complete", "dl"); code != 0 || !strings.HasPrefix(out, "dlq\t") {
-		t.Errorf("exit code %d, %q", code, out)
+	for beginning, says := range map[string]string{"dl": "dlq\t", "server help ": "sqlite\tSQLite", "completion ": "zsh\n", "upgrade --allow": "--allow-downgrade\t"} {
+		args := append([]string{"__complete"}, strings.Split(beginning, " ")...)
+		if out, _, code := eds(t, nil, args...); code != 0 || !strings.Contains("\n"+out, "\n"+says) {
+			t.Errorf("%q: exit code %d, %q", beginning, code, out)
+		}
 	}
 }
 

@@ -78,7 +78,7 @@ type entry struct {
 	hard       bool   // a hard one
 }
 
-func packTar(t *testing.T, entries ...entry) []byte {
+func packTar(t testing.TB, entries ...entry) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	zipped := gzip.NewWriter(&out)
@@ -106,7 +106,7 @@ func packTar(t *testing.T, entries ...entry) []byte {
 	return out.Bytes()
 }
 
-func packZip(t *testing.T, entries ...entry) []byte {
+func packZip(t testing.TB, entries ...entry) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	w := zip.NewWriter(&out)

@@ -345,3 +345,68 @@ func TestAProgramThatIsHeldOpenForWritingIsWaitedFor(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func TestABombIsNoProgramOfAnyPlatform(t *testing.T) {
+	zeros := strings.Repeat("\x00", 1<<20)
+	for _, p := range []Platform{{"darwin", "amd64"}, {"windows", "amd64"}} {
+		for name, entries := range map[string][]entry{
+			"the program": {{name: p.Program(), text: zeros}},
+			"beside it":   {{name: p.Program(), text: "x"}, {name: "LICENSE", text: zeros}},
+		} {
+			w := newWorld(t)
+			u := w.updater()
+			u.bounds.program, u.bounds.unpacked = 64<<10, 256<<10
+			pack := packTar
+			if p.OS == "windows" {
+				pack = packZip
+			}
+			w.options.Platform = p // where releases are published
+			w.release(newer, pack(t, entries...))
+			if err := u.Download(t.Context(), newer, p, filepath.Join(w.dir, "saved")); !errors.Is(err, errBomb) {
+				t.Errorf("%s, %s: %v", p, name, err)
+			}
+			w.untouched()
+		}
+	}
+}
+
+// FuzzUnpack checks that whatever an archive holds, at most the one file is made,
+// and no more of it than there may be.
+func FuzzUnpack(f *testing.F) {
+	for _, e := range [][]entry{{{name: "eds", text: says(newer)}}, {{name: "docs/"}, {name: "../eds", text: "x"}}, {{name: "eds", link: "/bin/sh"}}} {
+		f.Add(packTar(f, e...), false)
+		f.Add(packZip(f, e...), true)
+	}
+	f.Fuzz(func(t *testing.T, archive []byte, zip bool) {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "a.tar.gz")
+		if zip {
+			path = filepath.Join(dir, "a.zip")
+		}
+		if err := os.WriteFile(path, archive, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		out := filepath.Join(dir, "out")
+		if err := os.Mkdir(out, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		u := &unpacker{bounds: bounds{program: 1000, unpacked: 2000}, want: "eds", to: filepath.Join(out, "program")}
+		err = u.unpack(file)
+		entries, readErr := os.ReadDir(out)
+		if readErr != nil || len(entries) > 1 || err == nil && len(entries) != 1 {
+			t.Fatalf("%v: it made %v, %v", err, entries, readErr)
+		}
+		if err != nil {
+			return
+		}
+		info, err := os.Lstat(u.to)
+		if err != nil || info.Mode() != 0o755 || info.Size() == 0 || info.Size() > 1000 {
+			t.Errorf("%v, %v", info, err)
+		}
+	})
+}
