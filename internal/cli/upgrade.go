@@ -131,7 +131,7 @@ func (u *upgrader) tell(plan selfupdate.Plan) error {
   keep       %s
 
 Nothing was changed, and nothing asked of the network.
-`, step, plan.From, plan.To, plan.Archive, plan.Signature, strings.Join(plan.SignerKeys, "\n             "), plan.Program, plan.Old)
+`, step, plan.From, plan.To, plan.Archive, plan.Signature, strings.Join(plan.Signers, "\n             "), plan.Program, plan.Old)
 	return err
 }
 

@@ -20,7 +20,7 @@ func TestAPlanSaysWhatAnUpgradeWouldDoAndAsksNobody(t *testing.T) {
 	archive := w.options.Releases + "/v1.3.0/eds_Linux_x86_64.tar.gz"
 	want := Plan{
 		From: running, To: newer, Archive: archive, Signature: archive + ".sig", Program: w.target, Old: w.target + ".old",
-		SignerKeys: w.options.Keys.Fingerprints(), ReleasesByHand: strings.TrimSuffix(w.options.Releases, "/download"),
+		Signers: w.options.Keys.Fingerprints(), Page: strings.TrimSuffix(w.options.Releases, "/download"),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -204,13 +204,13 @@ func (u *Updater) dir() string { return filepath.Dir(u.target) }
 
 // Plan says what an upgrade would do.
 type Plan struct {
-	From, To       string // versions
-	Archive        string // URL
-	Signature      string // URL
-	Program, Old   string // paths: what is replaced, and where it is kept
-	Downgrade      bool
-	SignerKeys     []string // fingerprints
-	ReleasesByHand string   // the page that lists releases, "" where unknown
+	From, To     string // versions
+	Archive      string // URL
+	Signature    string // URL
+	Program, Old string // paths: what is replaced, and where it is kept
+	Downgrade    bool
+	Signers      []string // fingerprints
+	Page         string   // the page that lists releases, "" where unknown
 }
 
 // Plan checks whether the program may be replaced by a version, without asking the
@@ -241,7 +241,7 @@ func (u *Updater) Plan(version string) (Plan, error) {
 	archive := u.archiveURL(version, u.o.Platform)
 	return Plan{
 		From: u.o.Version, To: version, Archive: archive, Signature: archive + signatureSuffix, Program: u.target, Old: u.Old(),
-		Downgrade: older, SignerKeys: u.o.Keys.Fingerprints(), ReleasesByHand: u.page(),
+		Downgrade: older, Signers: u.o.Keys.Fingerprints(), Page: u.page(),
 	}, nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -32,9 +31,7 @@ func (u *Updater) Stage(ctx context.Context, version string) (*Staged, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := u.sweep(); err != nil {
-		return nil, err
-	}
+	u.sweep()
 	o, err := u.obtain(ctx, plan.To, u.o.Platform, u.dir())
 	if err != nil {
 		return nil, err
@@ -169,23 +166,20 @@ func (u *Updater) download(ctx context.Context, version string, p Platform, arch
 // upgrade that still runs.
 const staleAfter = 24 * time.Hour
 
-// sweep removes what upgrades left behind that were killed.
-func (u *Updater) sweep() error {
+// sweep removes what upgrades left behind that were killed. What can't be removed,
+// as on Windows a program that still runs, harms nobody where it is.
+func (u *Updater) sweep() {
 	left, err := filepath.Glob(filepath.Join(u.dir(), u.scratchPattern()))
 	if err != nil {
-		return nil // a directory with a name like a pattern: nothing is found there
+		return // a directory with a name like a pattern: nothing is found there
 	}
 	for _, path := range left {
 		info, err := os.Lstat(path)
-		if errors.Is(err, fs.ErrNotExist) {
+		if err != nil || u.now().Sub(info.ModTime()) < staleAfter {
 			continue
 		}
-		if err == nil && u.now().Sub(info.ModTime()) > staleAfter {
-			err = os.RemoveAll(path)
-		}
-		if err != nil {
-			return fmt.Errorf("remove what an earlier upgrade left: %w", err)
+		if err := os.RemoveAll(path); err != nil {
+			u.o.Logger.Debug("what an earlier upgrade left can not be removed", "path", path, "error", err)
 		}
 	}
-	return nil
 }
