@@ -108,8 +108,8 @@ type Upgrader interface {
 	Rollback() error
 	// Commit ends the probation: the new binary has proved itself.
 	Commit() error
-	// Probation returns the version of the binary that is on probation, which it
-	// may have been since before this process began.
+	// Probation returns the version of the binary that is on probation, as it may
+	// be since before this process began. It is asked before each start of a worker.
 	Probation() (version string, ok bool)
 }
 
@@ -184,8 +184,8 @@ func newSupervisor(c Config) *supervisor {
 
 // loop is Run.
 func (s *supervisor) loop(ctx context.Context) (int, error) {
-	s.resume()
 	for s.pause(ctx, s.wait) {
+		s.resume()
 		v := s.judge(s.run(ctx))
 		if v.final {
 			return v.code, v.err

@@ -35,16 +35,26 @@ func (e ending) failsTrial() bool {
 	}
 }
 
-// resume takes up a probation that began before this process did.
+// resume takes up a probation that nobody here has begun: it was under way when
+// the power went, or the binary was exchanged before the worker crashed.
 func (s *supervisor) resume() {
-	if s.Upgrader == nil {
+	if s.Upgrader == nil || s.trial != nil {
 		return
 	}
 	if version, ok := s.Upgrader.Probation(); ok {
 		s.Logger.Info("the last upgrade has not proved itself yet", "version", version)
-		s.trial = &trial{version: version}
-		s.note = Note{Upgrade: &Upgraded{Version: version}}
+		s.begin(version)
 	}
+}
+
+// begin puts version on probation.
+func (s *supervisor) begin(version string) {
+	s.trial = &trial{version: version}
+	if version != s.Version { // else this process is the new binary itself
+		s.trial.before = s.Version
+	}
+	s.Version = version
+	s.note = Note{Upgrade: &Upgraded{Version: version}}
 }
 
 // upgrade exchanges the binary as the worker that ended has asked. Where that
@@ -56,9 +66,7 @@ func (s *supervisor) upgrade(e ending) {
 		return
 	}
 	s.Logger.Info("the binary has been exchanged and is on probation", "version", version, "before", s.Version)
-	s.trial = &trial{version: version, before: s.Version}
-	s.Version = version
-	s.note = Note{Upgrade: &Upgraded{Version: version}}
+	s.begin(version)
 }
 
 func (s *supervisor) swap(e ending) error {
@@ -93,8 +101,8 @@ func (s *supervisor) upgradeFailed(version, reason string) {
 	s.note = Note{Upgrade: &Upgraded{Version: version, Failed: true, Reason: reason}}
 }
 
-// proved ends the probation. Where that can't be recorded it goes on after the
-// next start of the parent, which is harmless.
+// proved ends the probation. Where that can't be recorded the next worker has to
+// prove itself anew, which is harmless.
 func (s *supervisor) proved() {
 	version := s.trial.version
 	s.trial = nil

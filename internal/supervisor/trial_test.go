@@ -192,6 +192,31 @@ func TestAProbationOutlastsThePower(t *testing.T) {
 	}
 }
 
+func TestABinaryThatWasExchangedWithoutAWordIsOnProbationAllTheSame(t *testing.T) {
+	var binary *swapper
+	exchanges := func(*actor) exit {
+		binary.before, binary.path, binary.probation = "old", "new", "2"
+		return exit{code: 7}
+	}
+	play(t, []script{exchanges, crash, fine}, func(s *stage) {
+		binary = s.binary
+		if code, err := s.run(); code != CodeOK || err != "" {
+			t.Errorf("%d, %q", code, err)
+		}
+		for i := range s.starts {
+			s.starts[i].After = 0
+		}
+		want := []started{{Path: "old"}, {Path: "new", Note: good()}, {Path: "old", Note: failed(ended7)}}
+		if diff := cmp.Diff(want, s.starts); diff != "" {
+			t.Errorf("starts (-want +got):\n%s", diff)
+		}
+		stones, err := Tombstones(s.config.Dir)
+		if err != nil || len(stones) != 2 || stones[0].Version != "1" || stones[1].Version != "2" {
+			t.Errorf("%+v, %v", stones, err)
+		}
+	})
+}
+
 func TestAnOrderlyEndLeavesTheProbationOpen(t *testing.T) {
 	for name, test := range map[string]struct {
 		last exit
