@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +24,24 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// terminal is what both this process and the workers that it starts print on.
+type terminal struct {
+	mu   sync.Mutex
+	text bytes.Buffer // guarded by mu
+}
+
+func (t *terminal) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text.Write(p)
+}
+
+func (t *terminal) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text.String()
+}
+
 // eds runs the command line in this process.
 func eds(t *testing.T, env map[string]string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
@@ -31,7 +50,7 @@ func eds(t *testing.T, env map[string]string, args ...string) (stdout, stderr st
 		t.Fatal(err)
 	}
 	defer null.Close()
-	var out, errs bytes.Buffer
+	var out, errs terminal
 	code = cli.Run(cli.Process{
 		Args: args, Stdin: null, Stdout: &out, Stderr: &errs,
 		Lookup: func(name string) (string, bool) { value, ok := env[name]; return value, ok },

@@ -31,6 +31,11 @@ type setup struct {
 // begin resolves what every command has in common. Where logName is not "" the
 // log is also kept in a file of that name in the data directory.
 func begin(p Process, flags *config.CommonFlags, logName string) (*setup, error) {
+	return beginWith(p, flags, logName, config.ReadFile)
+}
+
+// beginWith is begin with another way to read the configuration file.
+func beginWith(p Process, flags *config.CommonFlags, logName string, read func(path string) (config.File, []string, error)) (*setup, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return nil, fmt.Errorf("find the working directory: %w", err)
@@ -39,7 +44,7 @@ func begin(p Process, flags *config.CommonFlags, logName string) (*setup, error)
 	if err != nil {
 		return nil, usageError{err}
 	}
-	file, warnings, err := config.ReadFile(common.ConfigFile())
+	file, warnings, err := read(common.ConfigFile())
 	if err != nil {
 		return nil, err
 	}

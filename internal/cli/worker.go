@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"sync"
 
@@ -25,6 +26,7 @@ const workerCommand = "worker"
 // starts it again.
 func supervise(ctx context.Context, p Process, s *setup, o config.Server, flags serverFlags) error {
 	p.second.heeded.Store(true)
+	supervisor.IgnoreBrokenPipes() // nobody may be reading the log any more
 	c := supervisor.Config{
 		Executable: p.executable, Args: []string{workerCommand}, WorkerArgs: afterCommand(p.Args, "server"),
 		Dir: s.common.DataDir, Version: s.build.Version, Stderr: p.Stderr, Redact: telemetry.MaskText,
@@ -100,6 +102,7 @@ func newWorker(p Process) *cobra.Command {
 				return usageError{err}
 			}
 			defer w.Close()
+			os.Stdout = os.Stderr // what a library prints must not be taken for a message
 			ctx, cancel := context.WithCancelCause(cmd.Context())
 			defer cancel(nil)
 			go func() { // ends with ctx
@@ -114,7 +117,11 @@ func newWorker(p Process) *cobra.Command {
 				fmt.Fprintf(p.Stderr, "eds: %v\n", err)
 				err = silentError{err}
 			}
-			w.Exiting(exitCode(err), "")
+			reason := ""
+			if err != nil {
+				reason = telemetry.MaskText(err.Error())
+			}
+			w.Exiting(exitCode(err), reason)
 			return err
 		},
 	}
@@ -150,12 +157,13 @@ func work(ctx context.Context, p Process, w *supervisor.Worker, start supervisor
 	return follow(ctx, p, s, c)
 }
 
-// beats returns what tells the parent that the worker lives, and, once, that it works.
+// beats returns what tells the parent that the worker lives, and, once, that it
+// works. One that waits for its destination works.
 func beats(w *supervisor.Worker, health *telemetry.Health) func() {
 	ready := sync.OnceFunc(w.Ready)
 	return func() {
 		w.Beat()
-		if health.Report().Status == telemetry.OK {
+		if health.Report().Status != telemetry.Starting {
 			ready()
 		}
 	}

@@ -227,6 +227,16 @@ func BindImport(fs *pflag.FlagSet) *ImportFlags {
 	return f
 }
 
+// BindVerify adds the flags of "eds verify" to fs, without the common ones: those
+// of an import that say which rows it is about.
+func BindVerify(fs *pflag.FlagSet) *ImportFlags {
+	f := &ImportFlags{destinationFlags: bindDestination(fs)}
+	f.bind(fs)
+	numberVar(fs, &f.value.Parallel, "parallel", 4, "tables that are compared at a time")
+	fs.StringSliceVar(&f.only, "only", nil, "only these `tables`, separated by commas")
+	return f
+}
+
 // Resolve returns the configuration of "eds import".
 func (f *ImportFlags) Resolve(common Common, env Lookup, file File) (Import, error) {
 	var p problems

@@ -56,7 +56,7 @@ type Client struct {
 	http     *http.Client
 	log      *slog.Logger
 	patience time.Duration // negative: as long as the context lasts
-	skew     *atomic.Int64 // how far HQ's clock is behind ours, nanoseconds; at least 0
+	skew     *atomic.Int64 // how far HQ's clock is behind ours, nanoseconds
 }
 
 // New returns a client. Calls give up after Options.Patience.
@@ -105,8 +105,12 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 // Present returns the present time by our clock or, where HQ's latest answer
 // showed its clock to be behind ours, by HQ's: never later than either.
 func (c *Client) Present() time.Time {
-	return time.Now().Add(-time.Duration(c.skew.Load()))
+	return time.Now().Add(-max(0, c.Skew()))
 }
+
+// Skew returns how far HQ's clock was behind ours at its latest answer, negative
+// where it was ahead, to the second.
+func (c *Client) Skew() time.Duration { return time.Duration(c.skew.Load()) }
 
 // request is one call.
 type request struct {
@@ -227,6 +231,6 @@ func readAll(body io.Reader) ([]byte, error) {
 // noteTime notes by how much HQ's clock is behind ours.
 func (c *Client) noteTime(h http.Header) {
 	if date, err := http.ParseTime(h.Get("Date")); err == nil {
-		c.skew.Store(max(0, int64(time.Since(date))))
+		c.skew.Store(int64(time.Since(date)))
 	}
 }

@@ -9,7 +9,7 @@ const Module = "github.com/shopmonkeyus/eds"
 func House() []Rule {
 	core := []string{"rawjson", "value", "fault", "cdc", "schema"}
 	changes := append(slices.Clone(core), "change")
-	sinks := append(slices.Clone(changes), "sink", "encode")
+	sinks := append(slices.Clone(changes), "sink", "encode", "lake")
 
 	// Databases and brokers by their clients.
 	sql := []string{"github.com/jackc/pgx/...", "modernc.org/...", "github.com/go-sql-driver/...", "github.com/microsoft/...", "github.com/snowflakedb/...", "github.com/aws/..."}
@@ -42,6 +42,7 @@ func House() []Rule {
 		{Package: "sink/sqlsink", Only: sinks, Never: never(middle, nats, sql)},
 		{Package: "sink", Only: changes, Never: ground},
 		{Package: "encode", Only: append(slices.Clone(changes), "sink"), Never: ground},
+		{Package: "lake", Only: append(slices.Clone(changes), "sink", "encode"), Never: ground},
 		{Package: "drivers", Only: []string{"fault", "sink", "drivers/+"}, Never: never(middle, nats)},
 		{Package: "drivers/...", Only: append(slices.Clone(sinks), "sink/sqlsink", "drivers/+"), Never: never(middle, nats), NeverDirectly: []string{"drivers"}},
 
@@ -60,6 +61,7 @@ func House() []Rule {
 		// The parts of the program, put together. They reach destinations
 		// through the list of drivers and know none of them.
 		{Package: "server", Never: never(top, tests), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
+		{Package: "doctor", Never: never(top, tests, []string{"server"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
 		{Package: "localhq/...", Never: never(tests, []string{"cli", "supervisor"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
 		// The parent process, which is to be small: hardly anything but the standard library.
 		{Package: "supervisor", Only: []string{"fault", "durable"}, Never: ground},

@@ -1,0 +1,265 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/snapshot"
+	"github.com/shopmonkeyus/eds/internal/state"
+	"github.com/shopmonkeyus/eds/internal/verify"
+)
+
+func newVerify(p Process) *cobra.Command {
+	asJSON := false
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Compare the destination with a fresh export",
+		Long: `Has HQ export every table, and compares the rows with those of the destination:
+their number, and a checksum of each column of each row. Rows that are missing,
+too many or different are named by their keys, ten of each kind a table. Nothing
+is changed. A server may run meanwhile; what changed between the export and the
+comparison then shows as a difference, and no more in a second run.
+
+The exit code is 0 where all rows are equal, else 1.`,
+		Example: `  eds verify
+  eds verify --only order,customer`,
+		Args: noArgs,
+	}
+	common := config.BindCommon(cmd.Flags())
+	flags := config.BindVerify(cmd.Flags())
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		s, err := begin(p, common, "")
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		o, err := flags.Resolve(s.common, config.Lookup(p.Lookup), s.file)
+		if err != nil {
+			return usage(err)
+		}
+		v := verifier{im: importer{p: p, s: s, o: o, out: out(cmd)}, reports: make(map[string]verify.Report)}
+		if err := v.run(cmd.Context()); err != nil {
+			return err
+		}
+		return v.conclude(asJSON)
+	}
+	return cmd
+}
+
+// verifier is a sink that compares what is loaded into it with what the
+// destination holds.
+type verifier struct {
+	im      importer
+	reader  sink.Reader
+	mu      sync.Mutex
+	reports map[string]verify.Report
+}
+
+func (v *verifier) run(ctx context.Context) (err error) {
+	im := &v.im
+	client, err := connectHQ(im.s, im.o.HQ)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if im.o.URL.IsZero() {
+		return errNoDestination
+	}
+	destination, err := im.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer destination.Close(hard(ctx))
+	var ok bool
+	if v.reader, ok = destination.(sink.Reader); !ok {
+		return usagef("the rows of %s can not be read back, so there is nothing to compare", sink.MaskURL(im.o.URL.Reveal()))
+	}
+	// The state of a server that runs is its own.
+	scratch, err := os.MkdirTemp("", "eds-verify-")
+	if err != nil {
+		return fmt.Errorf("make a directory for the export: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
+	dir, err := state.Open(scratch)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	observe, finish := im.display()
+	_, err = snapshot.Run(ctx, snapshot.Config{
+		HQ: client, Schemas: schema.NewCatalogue(client, dir), Sink: v, State: dir, Destination: sink.MaskURL(im.o.URL.Reveal()),
+		Logger: im.s.logger, Observe: observe, Present: client.Present, Options: im.options(),
+	})
+	finish()
+	return err
+}
+
+// conclude prints what was found.
+func (v *verifier) conclude(asJSON bool) error {
+	var all, bad []verify.Report
+	for _, r := range v.reports {
+		all = append(all, r)
+	}
+	slices.SortFunc(all, func(a, b verify.Report) int { return strings.Compare(a.Table, b.Table) })
+	rows := int64(0)
+	for _, r := range all {
+		rows += r.Want
+		if !r.Equal() {
+			bad = append(bad, r)
+		}
+	}
+	if asJSON {
+		if err := printJSON(v.im.out, all); err != nil {
+			return err
+		}
+	} else if err := printReports(v.im.out, all, bad, rows); err != nil {
+		return err
+	}
+	if len(bad) > 0 {
+		return silentError{errors.New("the destination differs from the source")}
+	}
+	return nil
+}
+
+func printReports(w io.Writer, all, bad []verify.Report, rows int64) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "table\trows there\trows here\tmissing\textra\tdifferent\t")
+	for _, r := range all {
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t\n", r.Table, r.Want, r.Got, r.Missing, r.Extra, r.Different)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if len(bad) == 0 {
+		_, err := fmt.Fprintf(w, "\nAll %d rows of %d tables are equal.\n", rows, len(all))
+		return err
+	}
+	fmt.Fprintln(w)
+	for _, r := range bad {
+		fmt.Fprintln(w, r)
+	}
+	_, err := fmt.Fprintf(w, "\n%d of %d tables differ. Where a server runs, compare again: what changed in between shows too.\n", len(bad), len(all))
+	return err
+}
+
+// Apply is never called: no stream flows into a verifier.
+func (v *verifier) Apply(context.Context, *change.Batch) error {
+	return errors.New("nothing is applied while rows are compared")
+}
+
+// Close does nothing: the destination is closed by who opened it.
+func (v *verifier) Close(context.Context) error { return nil }
+
+// BeginLoad begins the comparison of a table.
+func (v *verifier) BeginLoad(ctx context.Context, _ string, t *schema.Table, _ sink.LoadMode) (sink.Load, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	c := &comparison{v: v, rows: make(chan *change.Row), taken: make(chan struct{}), done: make(chan struct{}), cancel: cancel}
+	go func() {
+		defer close(c.done)
+		c.report, c.err = verify.Compare(ctx, t, c.want(ctx), v.reader.Read(ctx, t))
+	}()
+	return c, nil
+}
+
+// comparison is a load whose rows are compared.
+type comparison struct {
+	v      *verifier
+	rows   chan *change.Row // each is valid until taken
+	taken  chan struct{}
+	done   chan struct{} // closed when there is a report or an error
+	cancel context.CancelFunc
+
+	report verify.Report
+	err    error
+}
+
+// want yields the rows that are loaded.
+func (c *comparison) want(ctx context.Context) iter.Seq2[*change.Row, error] {
+	return func(yield func(*change.Row, error) bool) {
+		for {
+			select {
+			case row, ok := <-c.rows:
+				if !ok {
+					return
+				}
+				if !yield(row, nil) {
+					return
+				}
+				select {
+				case c.taken <- struct{}{}:
+				case <-ctx.Done():
+					yield(nil, context.Cause(ctx))
+					return
+				}
+			case <-ctx.Done():
+				yield(nil, context.Cause(ctx))
+				return
+			}
+		}
+	}
+}
+
+func (c *comparison) Loaded(string) bool { return false }
+
+func (c *comparison) LoadFile(_ context.Context, _ string, rows iter.Seq2[*change.Row, error]) (n int64, err error) {
+	for row, err := range rows {
+		if err != nil {
+			return n, err
+		}
+		select {
+		case c.rows <- row:
+			n++
+		case <-c.done:
+			return n, c.failure()
+		}
+		select {
+		case <-c.taken:
+		case <-c.done:
+			return n, c.failure()
+		}
+	}
+	return n, nil
+}
+
+// failure is why a comparison ended before all rows were there.
+func (c *comparison) failure() error {
+	if c.err == nil {
+		return errors.New("the comparison ended early")
+	}
+	return c.err
+}
+
+func (c *comparison) Finish(context.Context) error {
+	close(c.rows)
+	<-c.done
+	if c.err != nil {
+		return c.err
+	}
+	c.v.mu.Lock()
+	defer c.v.mu.Unlock()
+	c.v.reports[c.report.Table] = c.report
+	return nil
+}
+
+func (c *comparison) Discard(ctx context.Context) error { return c.Close(ctx) }
+
+func (c *comparison) Close(context.Context) error {
+	c.cancel()
+	<-c.done
+	return nil
+}
