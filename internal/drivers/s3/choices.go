@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/shopmonkeyus/eds/internal/encode"
+	"github.com/shopmonkeyus/eds/internal/lake"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
@@ -29,6 +30,7 @@ type choices struct {
 	acl          types.ObjectCannedACL
 
 	path    *encode.Path // nil: the default names
+	files   lake.Settings
 	tasks   int
 	limits  sink.Limits
 	retries int
@@ -58,6 +60,15 @@ func parse(target *url.URL) (choices, error) {
 	}
 	if err := c.parseObjects(query); err != nil {
 		return c, err
+	}
+	if c.files, err = lake.Parse(query, batching); err != nil {
+		return c, err
+	}
+	if c.files.Format != "" {
+		if query.Has("maxBatchSize") {
+			return c, errors.New("option maxBatchSize needs format=json; with format=ndjson or parquet it is roll-rows")
+		}
+		c.limits = sink.Limits{Rows: int(min(c.files.RollRows, 10_000_000)), Bytes: int(min(c.files.RollBytes, 1<<30)), Age: c.files.RollAge}
 	}
 	if text := query.Get("path"); text != "" {
 		if c.path, err = encode.ParsePath(text); err != nil {

@@ -10,7 +10,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	for name, query := range map[string]string{"an event an object": ""} {
+	for name, query := range map[string]string{"an event an object": "", "ndjson": "format=ndjson", "parquet": "format=parquet&layout=%7Btable%7D/of-%7Bcompany%7D"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := testpeers.S3(t)
@@ -29,7 +29,8 @@ func TestConformance(t *testing.T) {
 					}
 					return s, coarse{proxy}
 				},
-				History: history,
+				History:    history,
+				Duplicates: query != "",
 			})
 		})
 	}

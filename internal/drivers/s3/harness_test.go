@@ -3,6 +3,7 @@ package s3
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/lake/laketest"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testpeers"
@@ -118,16 +120,23 @@ func bucketOf(t testing.TB, raw string) (bucket, prefix string) {
 	return c.bucket, c.prefix
 }
 
-// history reads the events of a destination from the server's disk: each is an
-// object, and they are in the order of their clocks.
+// history reads the events of a destination from the server's disk, in the order
+// of their clocks.
 func history(t testing.TB, raw string) []sinktest.Stored {
 	t.Helper()
 	bucket, prefix := bucketOf(t, raw)
 	var all []sinktest.Stored
-	for name, text := range testpeers.S3(t).Objects(t, bucket, prefix) {
-		all = append(all, sinktest.Stored{Place: name, Event: text})
+	objects := testpeers.S3(t).Objects(t, bucket, prefix)
+	for _, name := range slices.Sorted(maps.Keys(objects)) {
+		if strings.HasSuffix(name, ".json") {
+			all = append(all, sinktest.Stored{Place: name, Event: objects[name]})
+			continue
+		}
+		for i, event := range laketest.Events(t, name, objects[name]) {
+			all = append(all, sinktest.Stored{Place: fmt.Sprintf("%s:%d", name, i), Event: event})
+		}
 	}
-	slices.SortFunc(all, func(a, b sinktest.Stored) int { return clockOf(t, a).Compare(clockOf(t, b)) })
+	slices.SortStableFunc(all, func(a, b sinktest.Stored) int { return clockOf(t, a).Compare(clockOf(t, b)) })
 	return all
 }
 

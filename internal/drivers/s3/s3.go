@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/lake"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
@@ -18,7 +20,7 @@ func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "s3", Title: "Amazon S3 and compatible stores", Schemes: []string{"s3"},
 		Example: "s3://bucket/prefix?region=us-east-1",
-		Summary: "Every change as an object in a bucket of S3, Google Cloud Storage, MinIO or R2.",
+		Summary: "Every change as an object in a bucket of S3, Google Cloud Storage, MinIO or R2, or batches of them as NDJSON or Parquet.",
 		Help:    help,
 		Options: options,
 		Fields:  fields,
@@ -67,7 +69,10 @@ store that is away, slow or throttling is waited for.
 Bytes that are not UTF-8 become U+FFFD, the rule "invalid-utf8". An import adds
 an object for each row, an INSERT with "imported": true. What is there stays.`
 
-var options = []sink.Option{
+// batching is what becomes of batches where the URL says no more than format=.
+var batching = lake.Default{Compression: lake.Zstd, Layout: "{table}/dt=YYYY-MM-DD/", RollRows: 100_000, RollBytes: 64 << 20, RollAge: time.Minute}
+
+var options = append([]sink.Option{
 	{Name: "region", Description: "the bucket's region; left out, that of the environment or profile, else it is found out"},
 	{Name: "access-key-id", Description: "the access key; left out, the AWS SDK's own chain finds credentials"},
 	{Name: "secret-access-key", Description: "the secret key, as ${AWS_SECRET_ACCESS_KEY}"},
@@ -88,7 +93,7 @@ var options = []sink.Option{
 	{Name: "maxBatchSize", Default: "5000", Description: "changes a batch at most"},
 	{Name: "max-retries", Default: "2", Description: "how often an upload is tried again before eds reports it; it goes on all the same"},
 	{Name: "timeout", Default: "1m", Description: "how long the store may leave a request unanswered"},
-}
+}, lake.Options(batching, "upload what there is after")...)
 
 var fields = []sink.Field{
 	{Name: "Bucket", Type: "string", Description: "name of the bucket", Required: true},
@@ -187,10 +192,12 @@ func connect(ctx context.Context, c choices, env sink.Env) (sink.Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := newObjects(c, env, store)
-	if err := s.Probe(ctx); err != nil {
-		_ = s.Close(ctx) // it has nothing to say
+	if err := store.Probe(ctx); err != nil {
+		store.close()
 		return nil, err
 	}
-	return s, nil
+	if c.files.Format != "" {
+		return newBatches(c, env, store), nil
+	}
+	return newObjects(c, env, store), nil
 }

@@ -1,0 +1,72 @@
+package s3
+
+import (
+	"context"
+	"io"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// partSize is that of a part: large enough that the 10,000 parts that S3 allows
+	// are 160 GB, small enough to be sent again.
+	partSize = 16 << 20
+	// partsAtOnce bounds the parts of one object that are sent at a time.
+	partsAtOnce = 4
+)
+
+// upload uploads size bytes of r: in parts, where that is more than two of them.
+func (s *store) upload(ctx context.Context, key, contentType string, r io.ReaderAt, size int64) error {
+	if size <= 2*partSize {
+		return s.putFrom(ctx, key, contentType, io.NewSectionReader(r, 0, size), size)
+	}
+	id, err := s.begin(ctx, key, contentType)
+	if err != nil {
+		return err
+	}
+	err = s.uploadParts(ctx, key, id, r, size)
+	if err != nil {
+		// The bucket's own rules remove what can't be removed now.
+		_ = s.abort(context.WithoutCancel(ctx), key, id)
+	}
+	return err
+}
+
+func (s *store) uploadParts(ctx context.Context, key, id string, r io.ReaderAt, size int64) error {
+	parts := make([]types.CompletedPart, (size+partSize-1)/partSize)
+	group, uploading := errgroup.WithContext(ctx)
+	group.SetLimit(partsAtOnce)
+	for i := range parts {
+		group.Go(func() error {
+			offset := int64(i) * partSize
+			var err error
+			parts[i], err = s.uploadPart(uploading, key, id, int32(i+1), io.NewSectionReader(r, offset, min(partSize, size-offset)))
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	ctx, cancel := s.within(ctx, size)
+	defer cancel()
+	_, err := s.client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
+		Bucket: &s.bucket, Key: &key, UploadId: &id, MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
+	})
+	return s.explain(err)
+}
+
+func (s *store) uploadPart(ctx context.Context, key, id string, number int32, r *io.SectionReader) (types.CompletedPart, error) {
+	size := r.Size()
+	ctx, cancel := s.within(ctx, size)
+	defer cancel()
+	part, err := s.client.UploadPart(ctx, &s3.UploadPartInput{Bucket: &s.bucket, Key: &key, UploadId: &id, PartNumber: &number, Body: r, ContentLength: &size})
+	if err != nil {
+		return types.CompletedPart{}, s.explain(err)
+	}
+	return types.CompletedPart{
+		PartNumber: &number, ETag: part.ETag, ChecksumCRC32: part.ChecksumCRC32, ChecksumCRC32C: part.ChecksumCRC32C,
+		ChecksumCRC64NVME: part.ChecksumCRC64NVME, ChecksumSHA1: part.ChecksumSHA1, ChecksumSHA256: part.ChecksumSHA256,
+	}, nil
+}

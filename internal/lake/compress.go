@@ -1,0 +1,109 @@
+package lake
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// Compression is how files are compressed.
+type Compression string
+
+const (
+	None Compression = "none"
+	Gzip Compression = "gzip"
+	Zstd Compression = "zstd"
+)
+
+// ParseCompression reads the option compress.
+func ParseCompression(text string, otherwise Compression) (Compression, error) {
+	switch c := Compression(text); c {
+	case "":
+		return otherwise, nil
+	case None, Gzip, Zstd:
+		return c, nil
+	}
+	return "", fmt.Errorf("option compress is %q; it should be none, gzip or zstd", text)
+}
+
+// Extension is what names of NDJSON files end in.
+func (c Compression) Extension() string {
+	switch c {
+	case Gzip:
+		return ".ndjson.gz"
+	case Zstd:
+		return ".ndjson.zst"
+	default:
+		return ".ndjson"
+	}
+}
+
+// Writer returns a writer of one gzip member or zstd frame into w, which Close
+// ends. Frames one after another read as one stream.
+func (c Compression) Writer(w io.Writer) (io.WriteCloser, error) {
+	switch c {
+	case Gzip:
+		return gzip.NewWriterLevel(w, gzip.BestSpeed)
+	case Zstd:
+		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+	default:
+		return plain{w}, nil
+	}
+}
+
+type plain struct{ io.Writer }
+
+func (plain) Close() error { return nil }
+
+// resettable is a writer of frames that can begin another one.
+type resettable interface {
+	io.WriteCloser
+	Reset(w io.Writer)
+}
+
+// Compressor makes frames. It is safe for concurrent use.
+type Compressor struct {
+	Compression
+	pool sync.Pool // of writers that can be reset
+}
+
+// begin returns a writer of one frame into w.
+func (c *Compressor) begin(w io.Writer) (io.WriteCloser, error) {
+	if used, ok := c.pool.Get().(resettable); ok {
+		used.Reset(w)
+		return used, nil
+	}
+	return c.Writer(w)
+}
+
+// end ends a frame.
+func (c *Compressor) end(w io.WriteCloser) error {
+	err := w.Close()
+	if used, ok := w.(resettable); ok && err == nil {
+		c.pool.Put(used)
+	}
+	return err
+}
+
+// Frame returns text as one gzip member or zstd frame.
+func (c *Compressor) Frame(text []byte) ([]byte, error) {
+	if c.Compression == None {
+		return text, nil
+	}
+	var out bytes.Buffer
+	w, err := c.begin(&out)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(text); err != nil {
+		return nil, err
+	}
+	if err := c.end(w); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}

@@ -1,0 +1,227 @@
+// Package lake writes batches of changes as files that data lakes read: NDJSON or
+// Parquet, compressed, in directories by table and day. Destinations say where the
+// files go; what is in them, and how they are called, is the same in all.
+package lake
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/parquet-go/parquet-go/compress"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/encode"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Format is what files are made of.
+type Format string
+
+const (
+	NDJSON  Format = "ndjson"
+	Parquet Format = "parquet"
+)
+
+// Encoder writes files. It is safe for concurrent use.
+type Encoder struct {
+	format   Format
+	frames   Compressor
+	codec    compress.Codec
+	adjusted func(table, column, rule string)
+}
+
+// NewEncoder returns an encoder. It calls adjusted, concurrently, for each value
+// that a documented rule changed, with the rule's name.
+func NewEncoder(s Settings, adjusted func(table, column, rule string)) *Encoder {
+	return &Encoder{format: s.Format, frames: Compressor{Compression: s.Compression}, codec: s.Compression.codec(), adjusted: adjusted}
+}
+
+// Extension is what names of files end in.
+func (e *Encoder) Extension() string {
+	if e.format == Parquet {
+		return ".parquet"
+	}
+	return e.frames.Extension()
+}
+
+// ContentType is the media type of files.
+func (e *Encoder) ContentType() string {
+	switch {
+	case e.format == Parquet:
+		return "application/vnd.apache.parquet"
+	case e.frames.Compression == Gzip:
+		return "application/gzip"
+	case e.frames.Compression == Zstd:
+		return "application/zstd"
+	default:
+		return "application/x-ndjson"
+	}
+}
+
+// Part is what of a batch makes one file.
+type Part struct {
+	Dir    string // below the destination
+	Table  string
+	Schema *schema.Table // of a Parquet file's columns; nil where nobody knows one
+	Events []*cdc.Event  // one at least
+	Bytes  int           // of their payloads
+}
+
+// Write writes the file, the same in every byte each time that the part is the
+// same.
+func (e *Encoder) Write(w io.Writer, p *Part) error {
+	if e.format == Parquet {
+		return e.writeParquet(w, p)
+	}
+	compressed, err := e.frames.begin(w)
+	if err != nil {
+		return err
+	}
+	var line []byte
+	for _, event := range p.Events {
+		var replaced bool
+		line, replaced = encode.AppendEvent(line[:0], event)
+		if replaced {
+			e.adjusted(event.Table, "", "invalid-utf8")
+		}
+		if _, err := compressed.Write(append(line, '\n')); err != nil {
+			return err
+		}
+	}
+	return e.frames.end(compressed)
+}
+
+// Spool writes the file to a temporary one, and calls use with it, at its
+// beginning, and its size.
+func (e *Encoder) Spool(p *Part, use func(f *os.File, size int64) error) (err error) {
+	f, err := os.CreateTemp("", "eds-spool-")
+	if err != nil {
+		return fmt.Errorf("spool changes on the local disk: %w", bare(err))
+	}
+	// Where an open file can be removed it is, so that even a crash leaves none.
+	removed := os.Remove(f.Name()) == nil
+	defer func() {
+		closed := f.Close()
+		if !removed {
+			closed = errors.Join(closed, os.Remove(f.Name()))
+		}
+		if err == nil {
+			err = bare(closed)
+		}
+	}()
+	buffer := bufio.NewWriterSize(f, 1<<18)
+	if err := e.Write(buffer, p); err != nil {
+		return fmt.Errorf("spool changes on the local disk: %w", bare(err))
+	}
+	if err := buffer.Flush(); err != nil {
+		return fmt.Errorf("spool changes on the local disk: %w", bare(err))
+	}
+	size, err := f.Seek(0, io.SeekCurrent)
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return fmt.Errorf("spool changes on the local disk: %w", bare(err))
+	}
+	return use(f, size)
+}
+
+func bare(err error) error {
+	if e := new(os.PathError); errors.As(err, &e) {
+		return fmt.Errorf("%s: %w", e.Op, e.Err)
+	}
+	return err
+}
+
+// Planner cuts batches into parts.
+type Planner struct {
+	Layout   *Layout
+	Schemas  bool // parts need the schemas of their tables
+	Rows     int  // events a part at most
+	Bytes    int  // payload bytes a part at most; a single event may have more
+	Versions Versions
+}
+
+// Versions returns one version of a table, or a poison error where there is none.
+type Versions func(ctx context.Context, table, version string) (*schema.Table, error)
+
+// Plan groups events, which stay in order, by directory and by layout of their
+// table.
+func (p *Planner) Plan(ctx context.Context, events []*cdc.Event) ([]*Part, error) {
+	type place struct{ dir, table, version string }
+	var all []*Part
+	open := make(map[place]*Part)
+	for _, e := range events {
+		at := place{dir: p.Layout.Dir(e), table: e.Table}
+		if p.Schemas {
+			at.version = e.ModelVersion
+		}
+		part := open[at]
+		if part == nil || len(part.Events) >= p.Rows || part.Bytes+len(e.Payload) > p.Bytes {
+			part = &Part{Dir: at.dir, Table: e.Table}
+			if p.Schemas {
+				t, err := p.schema(ctx, e)
+				if err != nil {
+					return nil, err
+				}
+				part.Schema = t
+			}
+			open[at] = part
+			all = append(all, part)
+		}
+		part.Events = append(part.Events, e)
+		part.Bytes += len(e.Payload)
+	}
+	return all, nil
+}
+
+// schema returns the event's table, nil where the source has none: then the row
+// is kept without columns of its own.
+func (p *Planner) schema(ctx context.Context, e *cdc.Event) (*schema.Table, error) {
+	if p.Versions == nil {
+		return nil, nil
+	}
+	t, err := p.Versions(ctx, e.Table, e.ModelVersion)
+	if err != nil && fault.Of(err) == fault.Poison {
+		return nil, nil
+	}
+	return t, err
+}
+
+// ID is a short hash of the names of the place that the changes come from: what
+// one consumer writes never has the name of another's.
+func ID(env sink.Env) string {
+	text, _ := json.Marshal([]string{env.Stream, env.Consumer, env.Filter}) // strings always encode
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:5])
+}
+
+// Name names the part's file, without its extension, by the places in the stream
+// that it holds: <nanoseconds when the stream stored the first>-<first
+// sequence>-<last sequence>-<id>. Names sort as the stream does. Events that came
+// from no stream are named by what they are.
+func (p *Part) Name(id string) string {
+	first, last := p.Events[0].Position, p.Events[len(p.Events)-1].Position
+	if first == (cdc.Position{}) {
+		sum := sha256.New()
+		for _, e := range p.Events {
+			sum.Write([]byte(e.Payload))
+		}
+		return "event-" + hex.EncodeToString(sum.Sum(nil)[:16])
+	}
+	return fmt.Sprintf("%019d-%020d-%020d-%s", max(first.Stored, 0), first.Sequence, last.Sequence, id)
+}
+
+// ImportName names the nth file, from 1, that a batch of a snapshot's file becomes.
+func ImportName(from encode.Origin, n int) string {
+	return fmt.Sprintf("import-%s~%s~%d-%d", encode.Segment(from.Job, 80), encode.Segment(from.File, 100), from.Batch, n)
+}

@@ -1,0 +1,117 @@
+package lake
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/encode"
+)
+
+// Layout is a template of directories, as {table}/dt=YYYY-MM-DD/. It is safe for
+// concurrent use.
+type Layout struct{ pieces []piece }
+
+// piece is a text as it is, or one that is made of an event.
+type piece struct {
+	text string
+	of   func(e *cdc.Event) string
+}
+
+// maxSegment bounds what stands for one member of an event, in bytes.
+const maxSegment = 200
+
+// members make what stands for a name in braces.
+var members = map[string]func(e *cdc.Event) string{
+	"table":     func(e *cdc.Event) string { return encode.Segment(e.Table, maxSegment) },
+	"operation": func(e *cdc.Event) string { return e.Op.String() },
+	"version":   func(e *cdc.Event) string { return orNone(e.ModelVersion) },
+	"company":   func(e *cdc.Event) string { return orNone(e.CompanyID) },
+	"location":  func(e *cdc.Event) string { return orNone(e.LocationID) },
+}
+
+// dates make what stands for a part of the date, which is that of the change, in
+// UTC: it never depends on when the change is written.
+var dates = map[string]string{"YYYY": "2006", "MM": "01", "DD": "02", "HH": "15"}
+
+func orNone(text string) string { return encode.Segment(cmp.Or(text, "NONE"), maxSegment) }
+
+var (
+	tokens  = regexp.MustCompile(`\{[^{}/]*\}|[A-Za-z]+`)
+	isDate  = regexp.MustCompile(`^(?:YYYY|MM|DD|HH)+$`)
+	dateBit = regexp.MustCompile(`YYYY|MM|DD|HH`)
+)
+
+// ParseLayout reads a template. Names in braces stand for members of a change;
+// words that are made of nothing but YYYY, MM, DD and HH for its date.
+func ParseLayout(text string) (*Layout, error) {
+	trimmed := strings.Trim(text, "/")
+	if strings.ContainsAny(tokens.ReplaceAllString(trimmed, ""), "{}") {
+		return nil, errors.New("option layout has a brace that is not one of a name like {table}")
+	}
+	for element := range strings.SplitSeq(trimmed, "/") {
+		if element == "" || element == "." || element == ".." {
+			return nil, errors.New("option layout has an element that is empty, or leads elsewhere")
+		}
+	}
+	l := &Layout{}
+	named, rest := false, 0
+	for _, at := range tokens.FindAllStringIndex(trimmed, -1) {
+		token := trimmed[at[0]:at[1]]
+		var of func(e *cdc.Event) string
+		switch {
+		case token[0] == '{':
+			if of = members[token[1:len(token)-1]]; of == nil {
+				return nil, fmt.Errorf("option layout names %s; it may name {%s}, YYYY, MM, DD and HH", token, strings.Join(slices.Sorted(maps.Keys(members)), "}, {"))
+			}
+			named = named || token == "{table}"
+		case isDate.MatchString(token):
+			layout := dateBit.ReplaceAllStringFunc(token, func(bit string) string { return dates[bit] })
+			of = func(e *cdc.Event) string { return when(e).Format(layout) }
+		default:
+			continue
+		}
+		l.pieces = append(l.pieces, piece{text: trimmed[rest:at[0]]}, piece{of: of})
+		rest = at[1]
+	}
+	if !named {
+		return nil, errors.New("option layout should name {table}, as {table}/dt=YYYY-MM-DD/")
+	}
+	l.pieces = append(l.pieces, piece{text: trimmed[rest:]})
+	return l, nil
+}
+
+// when returns when the event happened, in UTC; before the year 0 or after 9999
+// it is the nearest of them.
+func when(e *cdc.Event) time.Time {
+	t := time.UnixMilli(e.Timestamp).UTC()
+	if e.Timestamp == 0 {
+		t = e.Clock.Time()
+	}
+	switch {
+	case t.Year() < 0:
+		return time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)
+	case t.Year() > 9999:
+		return time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+	}
+	return t
+}
+
+// Dir returns the directory of an event, with no slash at its ends.
+func (l *Layout) Dir(e *cdc.Event) string {
+	var b strings.Builder
+	for _, p := range l.pieces {
+		if p.of != nil {
+			b.WriteString(p.of(e))
+		} else {
+			b.WriteString(p.text)
+		}
+	}
+	return encode.CleanPath(b.String())
+}
