@@ -226,14 +226,15 @@ func replay(ctx context.Context, p Process, s *setup, o config.Server, each func
 	if o.URL.IsZero() {
 		return dlq.Replayed{}, errNoDestination
 	}
+	tables := schema.NewCatalogue(client, dir)
 	driver, destination, err := drivers.Open(ctx, o.URL.Reveal(), p.Lookup, sink.Env{
-		Logger: s.logger, Adjusted: func(string, string, string) {}, After: o.UpdateStrategy == config.After,
+		Logger: s.logger, Adjusted: func(string, string, string) {}, After: o.UpdateStrategy == config.After, Tables: tables.Version,
 	})
 	if err != nil {
 		return dlq.Replayed{}, refused(err)
 	}
 	defer destination.Close(hard(ctx))
-	r := replayer{driver, destination, schema.NewCatalogue(client, dir)}
+	r := replayer{driver, destination, tables}
 	return each(r.apply)
 }
 

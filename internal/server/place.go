@@ -33,7 +33,7 @@ func newPlace(raw config.Secret, strategy config.UpdateStrategy, lookup sink.Loo
 // env is what a sink at the place gets from the server.
 func (s *Server) env(p *place) sink.Env {
 	return sink.Env{
-		Logger: s.Logger.With("destination", p.driver.Name), Stream: streamName, After: p.after, Lookup: s.Lookup,
+		Logger: s.Logger.With("destination", p.driver.Name), Stream: streamName, After: p.after, Lookup: s.Lookup, Tables: s.tables.Version,
 		Adjusted: func(table, column, rule string) { s.adjust.WithLabelValues(table, column, rule).Inc() },
 	}
 }
