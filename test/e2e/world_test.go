@@ -43,6 +43,8 @@ type world struct {
 	url  string
 	// program is the eds that serve runs.
 	program string
+	hqDir   string
+	servers []*process
 }
 
 func newWorld(t *testing.T, url string, o localhq.Options) *world {
@@ -64,13 +66,16 @@ func newWorld(t *testing.T, url string, o localhq.Options) *world {
 		}
 	})
 	w := &world{t: t, hq: h, id: "e2e", data: t.TempDir(), url: url, program: program}
-	w.key = h.APIKey(localhq.KeyOptions{ServerID: w.id})
+	w.hqDir, w.key = o.DataDir, h.APIKey(localhq.KeyOptions{ServerID: w.id})
+	t.Cleanup(func() { w.keepSecrets(w.servers) })
 	return w
 }
 
 // env is the environment of eds: the key is a secret, and stays off the command
 // line; a machine of tests may be a container.
-func (w *world) env() []string { return append(os.Environ(), "SM_APIKEY="+w.key, "NO_COLOR=1", "EDS_UPGRADE_IN_CONTAINER=true") }
+func (w *world) env() []string {
+	return append(os.Environ(), "SM_APIKEY="+w.key, "NO_COLOR=1", "EDS_UPGRADE_IN_CONTAINER=true")
+}
 
 // eds runs a command to its end.
 func (w *world) eds(args ...string) (stdout, stderr string, code int) {
@@ -83,6 +88,7 @@ func (w *world) eds(args ...string) (stdout, stderr string, code int) {
 	if exit := new(exec.ExitError); err != nil && !asExit(err, &exit) {
 		w.t.Fatal(err)
 	}
+	w.holdsNoSecret("the output of eds "+args[0], append(outBuf.Bytes(), errBuf.Bytes()...))
 	return outBuf.String(), errBuf.String(), cmd.ProcessState.ExitCode()
 }
 
@@ -130,6 +136,7 @@ func (w *world) serve(args ...string) *process {
 		_ = p.cmd.Wait() // its exit code is asked for
 		close(p.done)
 	}()
+	w.servers = append(w.servers, p)
 	w.t.Cleanup(p.kill)
 	return p
 }
