@@ -16,6 +16,7 @@ import (
 // order. They are sent one message after the other.
 type lane struct {
 	hub, key string
+	plain    bool // the key ends in the row's id
 	events   []*cdc.Event
 	accepted int // events, from the first on, that Event Hubs have
 }
@@ -39,10 +40,11 @@ func (s *Sink) lanes(events []*cdc.Event) ([]*lane, error) {
 		if s.unsettled.accepted(e) {
 			continue
 		}
-		at := place{hub, partitionKey(e)}
+		key, plain := partitionKey(e)
+		at := place{hub, key}
 		l := places[at]
 		if l == nil {
-			l = &lane{hub: at.hub, key: at.key}
+			l = &lane{hub: hub, key: key, plain: plain}
 			places[at] = l
 			all = append(all, l)
 		}
@@ -82,16 +84,10 @@ func (s *scratch) writer(properties bool) *writer {
 	return newWriter(properties)
 }
 
-// mostBody is how much memory for bodies a writer may keep for later.
-const mostBody = 64 << 10
-
 func (s *scratch) giveBack(w *writer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if cap(w.body) > mostBody {
-		w.body = nil
-	}
-	w.event.Body = nil
+	w.release()
 	s.writers = append(s.writers, w)
 }
 
@@ -195,8 +191,8 @@ func (f *flight) send(ctx context.Context, l *lane, w *writer) error {
 		}
 		n := l.accepted
 		for ; n < len(l.events); n++ {
-			event, replaced := w.write(l.events[n])
-			err := batch.AddEventData(event, nil)
+			event, replaced := w.write(l, n, n == l.accepted)
+			err := batch.AddAMQPAnnotatedMessage(event, nil)
 			if errors.Is(err, azeventhubs.ErrEventDataTooLarge) && n > l.accepted {
 				break // it begins the next message
 			}

@@ -18,21 +18,23 @@ import (
 const maxPartitionKey = 128
 
 // partitionKey returns the event's partition key; one that is too long is cut,
-// and ends in a hash of all of it.
-func partitionKey(e *cdc.Event) string {
-	key := clean(encode.PartitionKey(e))
+// and ends in a hash of all of it. Where plain is true the key is as the protocol
+// says, and ends in the row's id.
+func partitionKey(e *cdc.Event) (key string, plain bool) {
+	raw := encode.PartitionKey(e)
+	key = clean(raw)
 	if len(key) <= maxPartitionKey || utf16Length(key) <= maxPartitionKey {
-		return key
+		return key, len(key) == len(raw)
 	}
 	sum := sha256.Sum256([]byte(key))
 	tail := "-" + hex.EncodeToString(sum[:16])
 	room := maxPartitionKey - len(tail)
 	for i, r := range key {
 		if room -= utf16.RuneLen(r); room < 0 {
-			return key[:i] + tail
+			return key[:i] + tail, false
 		}
 	}
-	return key
+	return key, false
 }
 
 func utf16Length(text string) int {
@@ -60,9 +62,9 @@ func clean(text string) string {
 type writer struct {
 	all      bool // properties, beside objectId
 	body     []byte
-	id       string
-	event    azeventhubs.EventData
-	previous [2]text // table and version, which seldom change
+	event    azeventhubs.AMQPAnnotatedMessage
+	rest     map[string]any // properties of events that are not the first of a message
+	previous [3]text        // table, version and row, which seldom change
 }
 
 // text is a string, and what it is as a property.
@@ -72,31 +74,50 @@ type text struct {
 }
 
 func newWriter(all bool) *writer {
-	w := &writer{all: all}
+	w := &writer{all: all, rest: make(map[string]any, 5)}
 	kind := "application/json"
-	w.event = azeventhubs.EventData{ContentType: &kind, MessageID: &w.id, Properties: make(map[string]any, 5)}
+	w.event.Properties = &azeventhubs.AMQPAnnotatedMessageProperties{ContentType: &kind}
+	w.event.Body.Data = make([][]byte, 1)
 	for i := range w.previous {
 		w.previous[i].property = ""
 	}
 	return w
 }
 
+// operations are the properties that tell them.
 var operations = map[cdc.Op]any{cdc.Insert: cdc.Insert.String(), cdc.Update: cdc.Update.String(), cdc.Delete: cdc.Delete.String()}
 
-// write returns the event that stands for e; replaced says that bytes that are
-// not UTF-8 were.
-func (w *writer) write(e *cdc.Event) (out *azeventhubs.EventData, replaced bool) {
+// write returns the event that stands for the nth one of a lane; replaced says
+// that bytes that are not UTF-8 were. The first one of a message is the client's
+// until that is sent, but for its body.
+func (w *writer) write(l *lane, n int, first bool) (out *azeventhubs.AMQPAnnotatedMessage, replaced bool) {
+	e := l.events[n]
 	w.body, replaced = encode.AppendEvent(w.body[:0], e)
-	w.event.Body = w.body
-	w.id = clean(encode.MessageKey(e))
-	w.event.Properties["objectId"] = clean(e.RowID())
-	if w.all {
-		w.event.Properties["eds-operation"] = operations[e.Op]
-		w.event.Properties["eds-table"] = w.previous[0].of(e.Table)
-		w.event.Properties["eds-version"] = w.previous[1].of(e.ModelVersion)
-		w.event.Properties["eds-clock"] = e.Clock.Sortable()
+	w.event.Body.Data[0] = w.body
+	w.event.Properties.MessageID = clean(encode.MessageKey(e))
+	properties := w.rest
+	if first {
+		properties = make(map[string]any, 5)
 	}
+	properties["objectId"] = w.previous[0].of(l.rowID(e))
+	if w.all {
+		properties["eds-operation"] = operations[e.Op]
+		properties["eds-table"] = w.previous[1].of(e.Table)
+		properties["eds-version"] = w.previous[2].of(e.ModelVersion)
+		properties["eds-clock"] = e.Clock.Sortable()
+	}
+	w.event.ApplicationProperties = properties
 	return &w.event, replaced
+}
+
+// release lets go of what the writer has made, and of a body that is too large to
+// keep the memory of.
+func (w *writer) release() {
+	const most = 64 << 10
+	if cap(w.body) > most {
+		w.body = nil
+	}
+	w.event.Body.Data[0], w.event.ApplicationProperties = nil, nil
 }
 
 func (t *text) of(plain string) any {
@@ -104,4 +125,20 @@ func (t *text) of(plain string) any {
 		*t = text{plain, clean(plain)}
 	}
 	return t.property
+}
+
+// rowID returns the id of the row of an event of the lane: what follows three
+// names and three dots in the partition key.
+func (l *lane) rowID(e *cdc.Event) string {
+	if !l.plain {
+		return e.RowID()
+	}
+	before := len(e.Table) + 3
+	for _, id := range []string{e.CompanyID, e.LocationID} {
+		if id == "" {
+			id = "NONE"
+		}
+		before += len(id)
+	}
+	return l.key[before:]
 }
