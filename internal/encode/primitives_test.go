@@ -13,3 +13,16 @@ func TestHashesAreTheKnownOnes(t *testing.T) {
 		}
 	}
 }
+
+// TestWhiteSpaceIsFoundWhereverItIs compares the quick look for white space with
+// a walk through the text.
+func TestWhiteSpaceIsFoundWhereverItIs(t *testing.T) {
+	for text, want := range map[string]bool{
+		`{}`: false, `{"a":1}`: false, `{"a b":"c d\" e"}`: false, `{"a":"\\"}`: false, `{"a":"\\\""}`: false, `"x"`: false, `-1.5e+3`: false, `""`: false,
+		`{ }`: true, `{"a": 1}`: true, `{"a":1,` + "\n" + `"b":2}`: true, `[1,2] `: true, ` "x"`: true, `{"a":"\\" }`: true, `["a\"b" ,1]`: true, `{"a`: true,
+	} {
+		if got := spaced([]byte(text)); got != want {
+			t.Errorf("%s: %v, want %v", text, got, want)
+		}
+	}
+}
