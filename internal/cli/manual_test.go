@@ -104,3 +104,37 @@ func TestACommandBelowAnotherIsSuggestedToo(t *testing.T) {
 		}
 	}
 }
+
+func TestDestinationsAreDescribedToPrograms(t *testing.T) {
+	type description struct {
+		Name, Title, Example string
+		Schemes              []string
+		Options              []struct{ Name, Description string }
+	}
+	for _, c := range []struct {
+		args  []string
+		least int
+	}{{[]string{"server", "help", "--json"}, 3}, {[]string{"server", "help", "postgresql", "--json"}, 1}} {
+		out, stderr, code := eds(t, nil, c.args...)
+		var got []description
+		if err := json.Unmarshal([]byte(out), &got); err != nil || code != 0 || len(got) < c.least {
+			t.Fatalf("eds %v: exit code %d, %v\n%s%s", c.args, code, err, out, stderr)
+		}
+		for _, d := range got {
+			if d.Name == "" || d.Title == "" || len(d.Schemes) == 0 || !strings.HasPrefix(d.Example, d.Schemes[0]+"://") || len(d.Options) == 0 || d.Options[0].Description == "" {
+				t.Errorf("%+v", d)
+			}
+		}
+		if c.least == 1 && (len(got) != 1 || got[0].Name != "postgres") {
+			t.Errorf("%+v", got)
+		}
+	}
+}
+
+func TestNothingIsColouredButOnATerminal(t *testing.T) {
+	for _, args := range [][]string{{"server", "help"}, {"server", "help", "sqlite"}, {"help"}, {"dlq", "--help"}} {
+		if out, stderr, _ := eds(t, nil, args...); strings.Contains(out+stderr, "\x1b") {
+			t.Errorf("eds %v: %q", args, out+stderr)
+		}
+	}
+}
