@@ -158,7 +158,7 @@ func newRoot(p Process) *cobra.Command {
 		Use:   "eds",
 		Short: "Keep a database of your own equal to your Shopmonkey data",
 		Long: `eds copies your data into a database that you own (eds import) and then follows
-every change (eds server), into PostgreSQL, SQLite, files and more.
+every change (eds server), into databases, streams, object stores and files.
 
 Try it with nothing installed:   eds demo
 See the destinations:            eds server help`,
