@@ -52,6 +52,7 @@ func benchmark(b *testing.B, columns, rows int) {
 		b.Fatal(err)
 	}
 	lanes = slices.Clone(lanes) // the sink will use the list again
+	s.scratch.clear()
 	made := make([][]*azeventhubs.EventData, len(lanes))
 	for i, l := range lanes {
 		for n := range l.events {

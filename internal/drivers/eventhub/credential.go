@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -138,6 +139,10 @@ func lazily(make func() (azcore.TokenCredential, error)) azcore.TokenCredential 
 	return &lazy{make: make}
 }
 
+// tokenTimeout bounds how long Entra ID, or the machine's own service, is waited
+// for: the client asks without a bound.
+const tokenTimeout = time.Minute
+
 // GetToken returns a token, which the credential keeps until it expires.
 func (l *lazy) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	l.mu.Lock()
@@ -149,6 +154,8 @@ func (l *lazy) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azco
 		}
 		l.made = made
 	}
+	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
+	defer cancel()
 	token, err := l.made.GetToken(ctx, o)
 	if err != nil {
 		return token, &identityError{err: err}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"sync"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azeventhubs/v2"
@@ -24,13 +25,12 @@ type lane struct {
 // lanes sorts events into lanes, in the order of their first events, without
 // those that Event Hubs have accepted already. An error is about one event.
 func (s *Sink) lanes(events []*cdc.Event) ([]*lane, error) {
-	all := s.scratch.lanes[:0]
+	s.scratch.lanes = s.scratch.lanes[:0]
 	places := s.scratch.places
 	if places == nil {
 		places = make(map[place]*lane)
 		s.scratch.places = places
 	}
-	clear(places)
 	known := make(map[string]string)
 	for _, e := range events {
 		hub, err := s.name.of(e, known)
@@ -46,12 +46,11 @@ func (s *Sink) lanes(events []*cdc.Event) ([]*lane, error) {
 		if l == nil {
 			l = &lane{hub: hub, key: key, plain: plain}
 			places[at] = l
-			all = append(all, l)
+			s.scratch.lanes = append(s.scratch.lanes, l)
 		}
 		l.events = append(l.events, e)
 	}
-	s.scratch.lanes = all
-	return all, nil
+	return s.scratch.lanes, nil
 }
 
 // place is what the events of a lane have in common.
@@ -243,6 +242,10 @@ func (u *unsettled) accepted(e *cdc.Event) bool {
 
 // keep remembers what became of the events of lanes.
 func (u *unsettled) keep(lanes []*lane) {
+	none := !slices.ContainsFunc(lanes, func(l *lane) bool { return l.accepted > 0 })
+	if u.events == nil && none {
+		return
+	}
 	if u.events == nil {
 		u.seed = maphash.MakeSeed()
 		u.events = make(map[print]bool)

@@ -174,6 +174,7 @@ func TestWhatIsWrongIsNoticedAtOpen(t *testing.T) {
 	hub.Disable(t, true)
 	refuse("a disabled hub", good, "set its status to Active", fault.Fatal)
 	hub.Disable(t, false)
+	refuse("no limit", urlTo(newHub(t, peer.Settings{Max: -1}), ""), "how large a message may be", fault.Fatal)
 	mustOpen(t, good)
 	mustOpen(t, strings.Replace(good, hub.Name, "{{.table}}", 1))
 

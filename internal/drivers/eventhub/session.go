@@ -113,8 +113,14 @@ func (s *session) reach(ctx context.Context, hub string) error {
 	if err != nil {
 		return s.explain(err)
 	}
-	_, err = client.NewEventDataBatch(ctx, nil)
-	return s.explain(err)
+	batch, err := client.NewEventDataBatch(ctx, nil)
+	if err != nil {
+		return s.explain(err)
+	}
+	if err := batch.AddEventData(new(azeventhubs.EventData), nil); err != nil { // or every event would seem too large
+		return fault.Mark(fault.Fatal, errors.New("the other side does not say how large a message may be; check that it is Event Hubs"))
+	}
+	return nil
 }
 
 // closeTimeout bounds how long the other side may take to take leave.

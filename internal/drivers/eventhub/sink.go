@@ -80,6 +80,7 @@ func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 }
 
 func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
+	defer s.scratch.clear() // the events are the caller's
 	lanes, err := s.lanes(b.Events)
 	if err != nil {
 		return err
@@ -88,7 +89,6 @@ func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
 	if err != nil {
 		return err
 	}
-	defer s.scratch.clear() // the events are the caller's
 	f := &flight{session: session, lanes: lanes, sink: s}
 	err = session.within(ctx, f.fly)
 	if err == nil {

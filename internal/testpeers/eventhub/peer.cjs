@@ -82,7 +82,7 @@ container.on('receiver_open', ({ receiver, connection }) => {
     if (!claims.includes('Send')) return receiver.close({ condition: 'amqp:unauthorized-access', description: `Unauthorized access. 'Send' claim(s) are required. TrackingId:def_G3` });
     if (hub.disabled) return receiver.close({ condition: 'com.microsoft:entity-disabled', description: 'disabled' });
     hub.links++;
-    receiver.local.attach.max_message_size = hub.max;
+    if (hub.max > 0) receiver.local.attach.max_message_size = hub.max;
   }
   receiver.set_target({ address });
   receiver.set_source(attach.source || {});

@@ -152,7 +152,7 @@ func (n *Namespace) Hub(name string) *Hub { return &Hub{Name: name, of: n} }
 // Settings are what a hub is made with.
 type Settings struct {
 	Partitions int  // 4, where it is 0
-	Max        int  // bytes of the largest message; 1 MiB, where it is 0
+	Max        int  // bytes of the largest message; 1 MiB, where it is 0; untold, where it is -1
 	Discards   bool // nothing is stored
 }
 
