@@ -53,6 +53,9 @@ func afterCommand(args []string, command string) []string {
 	return args[slices.Index(args, command)+1:]
 }
 
+// trials is how often a new program may be started that does not prove itself.
+const trials = 5
+
 // exchanger finishes upgrades. The worker has put the new binary in its place
 // before it ended.
 type exchanger struct {
@@ -78,7 +81,7 @@ func (e exchanger) Rollback() error {
 }
 
 func (e exchanger) Probation() (version string, ok bool) {
-	standing, err := e.updater.Recover()
+	standing, err := e.updater.Attempt(context.Background(), trials)
 	switch {
 	case err != nil:
 		e.s.logger.Error("an upgrade that was interrupted can not be looked at", "error", err)
