@@ -19,8 +19,8 @@ const (
 	Zstd Compression = "zstd"
 )
 
-// ParseCompression reads the option compress.
-func ParseCompression(text string, otherwise Compression) (Compression, error) {
+// parseCompression reads the option compress.
+func parseCompression(text string, otherwise Compression) (Compression, error) {
 	switch c := Compression(text); c {
 	case "":
 		return otherwise, nil
@@ -30,8 +30,8 @@ func ParseCompression(text string, otherwise Compression) (Compression, error) {
 	return "", fmt.Errorf("option compress is %q; it should be none, gzip or zstd", text)
 }
 
-// Extension is what names of NDJSON files end in.
-func (c Compression) Extension() string {
+// extension is what names of NDJSON files end in.
+func (c Compression) extension() string {
 	switch c {
 	case Gzip:
 		return ".ndjson.gz"
@@ -42,9 +42,9 @@ func (c Compression) Extension() string {
 	}
 }
 
-// Writer returns a writer of one gzip member or zstd frame into w, which Close
+// writer returns a writer of one gzip member or zstd frame into w, which Close
 // ends. Frames one after another read as one stream.
-func (c Compression) Writer(w io.Writer) (io.WriteCloser, error) {
+func (c Compression) writer(w io.Writer) (io.WriteCloser, error) {
 	switch c {
 	case Gzip:
 		return gzip.NewWriterLevel(w, gzip.BestSpeed)
@@ -65,23 +65,23 @@ type resettable interface {
 	Reset(w io.Writer)
 }
 
-// Compressor makes frames. It is safe for concurrent use.
-type Compressor struct {
+// compressor makes frames. It is safe for concurrent use.
+type compressor struct {
 	Compression
 	pool sync.Pool // of writers that can be reset
 }
 
 // begin returns a writer of one frame into w.
-func (c *Compressor) begin(w io.Writer) (io.WriteCloser, error) {
+func (c *compressor) begin(w io.Writer) (io.WriteCloser, error) {
 	if used, ok := c.pool.Get().(resettable); ok {
 		used.Reset(w)
 		return used, nil
 	}
-	return c.Writer(w)
+	return c.writer(w)
 }
 
 // end ends a frame.
-func (c *Compressor) end(w io.WriteCloser) error {
+func (c *compressor) end(w io.WriteCloser) error {
 	err := w.Close()
 	if used, ok := w.(resettable); ok && err == nil {
 		c.pool.Put(used)
@@ -89,8 +89,8 @@ func (c *Compressor) end(w io.WriteCloser) error {
 	return err
 }
 
-// Frame returns text as one gzip member or zstd frame.
-func (c *Compressor) Frame(text []byte) ([]byte, error) {
+// frame returns text as one gzip member or zstd frame.
+func (c *compressor) frame(text []byte) ([]byte, error) {
 	if c.Compression == None {
 		return text, nil
 	}

@@ -34,7 +34,7 @@ const (
 // Encoder writes files. It is safe for concurrent use.
 type Encoder struct {
 	format   Format
-	frames   Compressor
+	frames   compressor
 	codec    compress.Codec
 	adjusted func(table, column, rule string)
 }
@@ -42,7 +42,7 @@ type Encoder struct {
 // NewEncoder returns an encoder. It calls adjusted, concurrently, for each value
 // that a documented rule changed, with the rule's name.
 func NewEncoder(s Settings, adjusted func(table, column, rule string)) *Encoder {
-	return &Encoder{format: s.Format, frames: Compressor{Compression: s.Compression}, codec: s.Compression.codec(), adjusted: adjusted}
+	return &Encoder{format: s.Format, frames: compressor{Compression: s.Compression}, codec: s.Compression.codec(), adjusted: adjusted}
 }
 
 // Extension is what names of files end in.
@@ -50,7 +50,7 @@ func (e *Encoder) Extension() string {
 	if e.format == Parquet {
 		return ".parquet"
 	}
-	return e.frames.Extension()
+	return e.frames.extension()
 }
 
 // ContentType is the media type of files.
@@ -88,16 +88,30 @@ func (e *Encoder) Write(w io.Writer, p *Part) error {
 	}
 	var line []byte
 	for _, event := range p.Events {
-		var replaced bool
-		line, replaced = encode.AppendEvent(line[:0], event)
-		if replaced {
-			e.adjusted(event.Table, "", "invalid-utf8")
-		}
-		if _, err := compressed.Write(append(line, '\n')); err != nil {
+		line = e.AppendLine(line[:0], event)
+		if _, err := compressed.Write(line); err != nil {
 			return err
 		}
 	}
 	return e.frames.end(compressed)
+}
+
+// AppendLine appends the line of an event.
+func (e *Encoder) AppendLine(dst []byte, event *cdc.Event) []byte {
+	dst, replaced := encode.AppendEvent(dst, event)
+	if replaced {
+		e.adjusted(event.Table, "", "invalid-utf8")
+	}
+	return append(dst, '\n')
+}
+
+// Frame compresses lines as one gzip member or zstd frame, of which an NDJSON file
+// may have many, one after another.
+func (e *Encoder) Frame(lines []byte) ([]byte, error) { return e.frames.frame(lines) }
+
+// FrameWriter returns a writer of one frame into w, which Close ends.
+func (e *Encoder) FrameWriter(w io.Writer) (io.WriteCloser, error) {
+	return e.frames.Compression.writer(w)
 }
 
 // Spool writes the file to a temporary one, and calls use with it, at its
@@ -151,7 +165,8 @@ type Planner struct {
 	Versions Versions
 }
 
-// Versions returns one version of a table, or a poison error where there is none.
+// Versions returns one version of a table. Where there is none the error is poison,
+// or has a method NotFound that says so.
 type Versions func(ctx context.Context, table, version string) (*schema.Table, error)
 
 // Plan groups events, which stay in order, by directory and by layout of their
@@ -191,7 +206,8 @@ func (p *Planner) schema(ctx context.Context, e *cdc.Event) (*schema.Table, erro
 		return nil, nil
 	}
 	t, err := p.Versions(ctx, e.Table, e.ModelVersion)
-	if err != nil && fault.Of(err) == fault.Poison {
+	var unknown interface{ NotFound() bool }
+	if err != nil && (fault.Of(err) == fault.Poison || errors.As(err, &unknown) && unknown.NotFound()) {
 		return nil, nil
 	}
 	return t, err

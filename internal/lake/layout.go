@@ -103,6 +103,18 @@ func when(e *cdc.Event) time.Time {
 	return t
 }
 
+// TableOnly reports whether all events of a table have one directory, which is
+// named by nothing else.
+func (l *Layout) TableOnly() bool {
+	n := 0
+	for _, p := range l.pieces {
+		if p.of != nil || p.text != "" {
+			n++
+		}
+	}
+	return n == 1
+}
+
 // Dir returns the directory of an event, with no slash at its ends.
 func (l *Layout) Dir(e *cdc.Event) string {
 	var b strings.Builder

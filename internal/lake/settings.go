@@ -69,7 +69,7 @@ func Parse(query url.Values, d Default) (Settings, error) {
 		return s, fmt.Errorf("option path needs format=json; with format=%s directories are layout=", s.Format)
 	}
 	var err error
-	if s.Compression, err = ParseCompression(query.Get("compress"), compression); err != nil {
+	if s.Compression, err = parseCompression(query.Get("compress"), compression); err != nil {
 		return s, err
 	}
 	layout := d.Layout

@@ -17,7 +17,7 @@ func House() []Rule {
 	// What stands above everything else.
 	top := []string{"cli", "supervisor", "localhq/..."}
 	// What only tests use.
-	tests := []string{"golden", "sink/sinktest", "testpeers/...", "lint"}
+	tests := []string{"golden", "sink/sinktest", "lake/laketest", "testpeers/...", "lint"}
 	destinations := append([]string{"drivers/...", "sink/sqlsink"}, sql...)
 
 	none := []string{}
@@ -39,10 +39,12 @@ func House() []Rule {
 
 		// Destinations.
 		{Package: "sink/sinktest"},
+		{Package: "lake/laketest"},
 		{Package: "sink/sqlsink", Only: sinks, Never: never(middle, nats, sql)},
 		{Package: "sink", Only: changes, Never: ground},
 		{Package: "encode", Only: append(slices.Clone(changes), "sink"), Never: ground},
-		{Package: "lake", Only: append(slices.Clone(changes), "sink", "encode"), Never: ground},
+		// The Parquet library drags net/http in.
+		{Package: "lake", Only: append(slices.Clone(changes), "sink", "encode"), Never: never(middle, nats, sql)},
 		{Package: "drivers", Only: []string{"fault", "sink", "drivers/+"}, Never: never(middle, nats)},
 		{Package: "drivers/...", Only: append(slices.Clone(sinks), "sink/sqlsink", "drivers/+"), Never: never(middle, nats), NeverDirectly: []string{"drivers"}},
 

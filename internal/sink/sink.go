@@ -185,8 +185,9 @@ type Env struct {
 	// Lookup finds environment variables that an option names; nil finds none.
 	Lookup Lookup
 	// Tables returns one version of a table's schema, for sinks that keep events
-	// and want their rows' columns; a poison error where the source has none. It
-	// is safe for concurrent use. Nil: no schema can be had.
+	// and want their rows' columns; where the source has none the error is poison,
+	// or has a method NotFound that says so. It is safe for concurrent use. Nil: no
+	// schema can be had.
 	Tables func(ctx context.Context, table, version string) (*schema.Table, error)
 	// Adjusted is called for each value that the destination's type can not
 	// hold and that a documented rule changed, with the rule's name.

@@ -1,10 +1,7 @@
 package file
 
 import (
-	"bufio"
 	"bytes"
-	"compress/gzip"
-	"io"
 	"io/fs"
 	"net/url"
 	"os"
@@ -14,10 +11,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
 	"go.uber.org/goleak"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/lake/laketest"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
@@ -25,7 +22,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestConformance(t *testing.T) {
-	for name, query := range map[string]string{"json": "", "ndjson": "?format=ndjson&roll-rows=7&roll-bytes=4k", "zstd": "?format=ndjson&compress=zstd"} {
+	for name, query := range map[string]string{"json": "", "ndjson": "?format=ndjson&roll-rows=7&roll-bytes=4k", "zstd": "?format=ndjson&compress=zstd&layout=%7Btable%7D/dt=YYYY-MM-DD", "parquet": "?format=parquet"} {
 		t.Run(name, func(t *testing.T) {
 			sinktest.Run(t, sinktest.Config{
 				Driver:  Driver(),
@@ -73,19 +70,17 @@ func history(t testing.TB, raw string) []sinktest.Stored {
 	t.Helper()
 	var all []sinktest.Stored
 	for _, f := range files(t, directory(t, raw)) {
-		if !strings.Contains(f.name, ".ndjson") {
+		if !holdsMany(f.name) {
 			all = append(all, sinktest.Stored{Place: f.name, Event: f.text})
 			continue
 		}
-		lines := bufio.NewScanner(bytes.NewReader(expand(t, f)))
-		lines.Buffer(nil, 256<<20)
-		for n := 1; lines.Scan(); n++ {
-			all = append(all, sinktest.Stored{Place: f.name + ":" + strconv.Itoa(n), Event: slices.Clone(lines.Bytes())})
+		for n, event := range laketest.Events(t, f.name, f.text) {
+			all = append(all, sinktest.Stored{Place: f.name + ":" + strconv.Itoa(n+1), Event: event})
 		}
 	}
 	slices.SortStableFunc(all, func(a, b sinktest.Stored) int {
 		switch {
-		case !strings.Contains(a.Place, ".ndjson"):
+		case !holdsMany(a.Place):
 			return clockOf(t, a).Compare(clockOf(t, b))
 		case imported(a) != imported(b):
 			return imported(b) - imported(a) // the snapshot comes before the stream
@@ -94,6 +89,11 @@ func history(t testing.TB, raw string) []sinktest.Stored {
 		}
 	})
 	return all
+}
+
+// holdsMany reports whether the file of a name holds many events.
+func holdsMany(name string) bool {
+	return strings.Contains(name, ".ndjson") || strings.Contains(name, ".parquet")
 }
 
 func imported(s sinktest.Stored) int { return strings.Count(s.Place, "/import-") }
@@ -134,27 +134,11 @@ func files(t testing.TB, dir string) []storedFile {
 	return all
 }
 
-// expand decompresses a file by other code than the one that made it, where
-// there is any.
+// expand returns what a file holds, a line an event.
 func expand(t testing.TB, f storedFile) []byte {
 	t.Helper()
-	var r io.Reader = bytes.NewReader(f.text)
-	var err error
-	switch {
-	case strings.HasSuffix(f.name, ".gz"):
-		r, err = gzip.NewReader(r)
-	case strings.HasSuffix(f.name, ".zst"):
-		var d *zstd.Decoder
-		d, err = zstd.NewReader(r)
-		defer d.Close()
-		r = d
+	if !strings.HasSuffix(f.name, ".parquet") {
+		return laketest.Expand(t, f.name, f.text)
 	}
-	if err != nil {
-		t.Fatalf("%s: %v", f.name, err)
-	}
-	text, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatalf("%s: %v", f.name, err)
-	}
-	return text
+	return append(bytes.Join(laketest.Events(t, f.name, f.text), []byte("\n")), '\n')
 }

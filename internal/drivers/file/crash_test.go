@@ -1,7 +1,6 @@
 package file
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"maps"
@@ -56,17 +55,20 @@ func mustOpen(t testing.TB, d disk, query string) sink.Sink {
 }
 
 // sequences returns the events in the files, by table, in the order of the
-// files' names and lines.
+// files' names and lines. Parquet files may be given as they are.
 func sequences(t testing.TB, files map[string]string) map[string][]string {
 	t.Helper()
 	all := make(map[string][]string)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		table, _, _ := strings.Cut(name, "/")
-		lines := bufio.NewScanner(strings.NewReader(files[name]))
-		for lines.Scan() {
+		text := files[name]
+		if strings.HasPrefix(text, "PAR1") {
+			text = string(expand(t, storedFile{name, []byte(text)}))
+		}
+		for line := range strings.Lines(text) {
 			var e cdc.Event
-			if err := cdc.NewDecoder().Decode(&e, lines.Bytes(), ""); err != nil {
-				t.Fatalf("%s: %v: %q", name, err, lines.Bytes())
+			if err := cdc.NewDecoder().Decode(&e, []byte(strings.TrimSuffix(line, "\n")), ""); err != nil {
+				t.Fatalf("%s: %v: %q", name, err, line)
 			}
 			all[table] = append(all[table], e.ID)
 		}
@@ -83,7 +85,7 @@ func sequences(t testing.TB, files map[string]string) map[string][]string {
 // single call that three batches make, and starts again, from the checkpoint
 // where there is one, from an earlier event where there is none.
 func TestALossOfPowerLosesNothingAcknowledged(t *testing.T) {
-	for _, query := range []string{"", "?format=ndjson", "?format=ndjson&roll-rows=3"} {
+	for _, query := range []string{"", "?format=ndjson", "?format=ndjson&roll-rows=3", "?format=parquet"} {
 		t.Run(query, func(t *testing.T) {
 			clean := newFaultyDisk(newMemDisk())
 			writeBatches(t, mustOpen(t, clean, query), 0)
@@ -170,7 +172,7 @@ func sequencesUpTo(last int) map[string][]string {
 // TestAFullDiskShowsNoHalfFile: whatever call fails for lack of space, what a
 // consumer sees afterwards is what it saw before.
 func TestAFullDiskShowsNoHalfFile(t *testing.T) {
-	for _, query := range []string{"", "?format=ndjson", "?format=ndjson&compress=zstd"} {
+	for _, query := range []string{"", "?format=ndjson", "?format=ndjson&compress=zstd", "?format=parquet"} {
 		t.Run(query, func(t *testing.T) {
 			for n := 0; ; n++ {
 				memory := newMemDisk()

@@ -1,5 +1,5 @@
 // Package file is the destination that writes events into files of a directory:
-// one file an event, or batches of them appended to rolling NDJSON files.
+// one file an event, or batches of them in rolling NDJSON files or in Parquet.
 package file
 
 import (
@@ -11,12 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/encode"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/lake"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
@@ -25,7 +25,7 @@ func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "file", Title: "Files", Schemes: []string{"file"},
 		Example: "file:///var/lib/eds/changes",
-		Summary: "Every change as JSON in a directory: one file each, or appended to rolling NDJSON files.",
+		Summary: "Every change in a directory: a JSON file each, rolling NDJSON files, or Parquet.",
 		Help:    help,
 		Options: options,
 		Fields: []sink.Field{
@@ -46,28 +46,30 @@ With format=json, the default, each change is a file of its own, <table>/<unix s
 
 With format=ndjson changes are appended, one a line, to a file a table, <table>/<nanoseconds>-<sequence>-<consumer>.ndjson, named by when the stream stored the first of them, its place there, and a short hash of the consumer. A new file is begun once roll-rows, roll-bytes or roll-age is reached. What was appended and the position that it reaches are recorded together in .eds, so that each change is there exactly once, also after a crash. Compressed files are made of one gzip member or zstd frame a batch; any reader of the format takes them as one.
 
+With format=parquet each batch becomes a file a table, <table>/<nanoseconds>-<sequence>-<consumer>.parquet, which appears whole: a batch waits for roll-rows, roll-bytes or roll-age. Columns have the types of the table's schema (timestamps in microseconds of UTC, 64-bit integers, JSON as annotated text), beside _eds_operation, _eds_id, _eds_clock, _eds_sequence, _eds_time, _eds_key and others that say what the change is. What a type can not hold without loss is kept as JSON in _eds_rest, the rule "kept-as-json".
+
+layout= puts files of both formats into other directories, as {table}/dt=YYYY-MM-DD/, by the date of the change in UTC.
+
 Names that a file system could not hold, or that would lead out of the directory, are escaped with % and two hexadecimal digits. Bytes that are not UTF-8 become U+FFFD, the rule "invalid-utf8". The directory .eds is eds's own; do not read or change what is in it.
 
 An import adds a change for each row, an INSERT with "imported": true. What is there stays.`
 
-var options = []sink.Option{
-	{Name: "format", Default: "json", Description: "json writes a file for each change, ndjson appends to rolling files"},
+var options = append([]sink.Option{
 	{Name: "path", Description: "with format=json, a Go template of the file's path, as {{.table}}/{{.id}}.json"},
-	{Name: "compress", Default: "none", Description: "with format=ndjson, none, gzip or zstd"},
-	{Name: "roll-rows", Default: "1000000", Description: "with format=ndjson, begin a new file after so many changes"},
-	{Name: "roll-bytes", Default: "268435456", Description: "with format=ndjson, begin a new file after so many bytes; k, m and g stand for KiB, MiB and GiB"},
-	{Name: "roll-age", Default: "24h", Description: "with format=ndjson, begin a new file with the first change that comes this long after the file was begun"},
-}
+}, lake.Options(appended, "begin a new file after (100000, 64m and 1m in Parquet)")...)
+
+// What becomes of batches where the URL says no more than format=: NDJSON files are
+// appended to, Parquet files can't be.
+var (
+	appended = lake.Default{Compression: lake.None, Layout: "{table}/", RollRows: 1_000_000, RollBytes: 256 << 20, RollAge: 24 * time.Hour}
+	whole    = lake.Default{Layout: "{table}/", RollRows: 100_000, RollBytes: 64 << 20, RollAge: time.Minute}
+)
 
 // choices are what the URL says.
 type choices struct {
-	directory string // absolute
-	ndjson    bool
+	directory string       // absolute
 	path      *encode.Path // nil: the default names
-	compress  compression
-	rollRows  int64
-	rollBytes int64
-	rollAge   time.Duration
+	files     lake.Settings
 }
 
 func open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
@@ -99,7 +101,7 @@ func newSink(d disk, c choices, env sink.Env) (sink.Sink, error) {
 	}
 	s := newStore(d, env)
 	s.sweep()
-	if c.ndjson {
+	if c.files.Format != "" {
 		return newLines(s, c), nil
 	}
 	return newObjects(s, c), nil
@@ -110,71 +112,19 @@ func parse(target *url.URL) (choices, error) {
 	if err != nil {
 		return choices{}, err
 	}
-	c := choices{directory: directory, rollRows: 1_000_000, rollBytes: 256 << 20, rollAge: 24 * time.Hour}
+	c := choices{directory: directory}
 	query := target.Query()
-	switch format := query.Get("format"); format {
-	case "", "json":
-	case "ndjson":
-		c.ndjson = true
-	default:
-		return c, fmt.Errorf("option format is %q; it should be json or ndjson", format)
+	defaults := appended
+	if query.Get("format") == string(lake.Parquet) {
+		defaults = whole
 	}
-	for _, name := range []string{"compress", "roll-rows", "roll-bytes", "roll-age"} {
-		if query.Has(name) && !c.ndjson {
-			return c, fmt.Errorf("option %s needs format=ndjson", name)
-		}
-	}
-	if text := query.Get("path"); text != "" {
-		if c.ndjson {
-			return c, errors.New("option path needs format=json")
-		}
-		if c.path, err = encode.ParsePath(text); err != nil {
-			return c, err
-		}
-	}
-	if c.compress, err = parseCompression(query.Get("compress")); err != nil {
+	if c.files, err = lake.Parse(query, defaults); err != nil {
 		return c, err
 	}
-	return c, c.parseRolling(query)
-}
-
-func (c *choices) parseRolling(query url.Values) error {
-	if text := query.Get("roll-rows"); text != "" {
-		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || n < 1 {
-			return fmt.Errorf("option roll-rows is %q; it should be a number of changes, 1 at least", text)
-		}
-		c.rollRows = n
+	if text := query.Get("path"); text != "" {
+		c.path, err = encode.ParsePath(text)
 	}
-	if text := query.Get("roll-bytes"); text != "" {
-		n, err := parseSize(text)
-		if err != nil {
-			return err
-		}
-		c.rollBytes = n
-	}
-	if text := query.Get("roll-age"); text != "" {
-		age, err := time.ParseDuration(text)
-		if err != nil || age < time.Second {
-			return fmt.Errorf("option roll-age is %q; it should be a duration like 1h or 30m, 1s at least", text)
-		}
-		c.rollAge = age
-	}
-	return nil
-}
-
-func parseSize(text string) (int64, error) {
-	digits, shift := text, 0
-	if last := len(text) - 1; last > 0 {
-		if i := strings.IndexByte("kmg", text[last]|0x20); i >= 0 {
-			digits, shift = text[:last], 10*(i+1)
-		}
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n < 1 || n > 1<<40>>shift {
-		return 0, fmt.Errorf("option roll-bytes is %q; it should be a number of bytes like 64m, 1 at least and 1024g at most", text)
-	}
-	return n << shift, nil
+	return c, err
 }
 
 // directoryOf returns the absolute path that a URL names. What follows file://

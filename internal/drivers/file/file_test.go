@@ -109,7 +109,7 @@ func TestURLsAndFields(t *testing.T) {
 func TestBadURLsAreFatal(t *testing.T) {
 	dir := tempDir(t)
 	for query, want := range map[string]string{
-		"?format=xml": "json or ndjson", "?compress=gzip": "compress needs format=ndjson", "?roll-rows=5": "roll-rows needs format=ndjson", "?format=ndjson&path=x": "path needs format=json",
+		"?format=xml": "json, ndjson or parquet", "?compress=gzip": "compress needs format=ndjson", "?roll-rows=5": "roll-rows needs format=ndjson", "?format=ndjson&path=x": "path needs format=json",
 		"?format=ndjson&compress=brotli": "none, gzip or zstd", "?format=ndjson&roll-rows=0": "roll-rows", "?format=ndjson&roll-rows=x": "roll-rows", "?format=ndjson&roll-bytes=5t": "roll-bytes",
 		"?format=ndjson&roll-bytes=9999999g": "roll-bytes", "?format=ndjson&roll-bytes=-1": "roll-bytes", "?format=ndjson&roll-age=5": "roll-age", "?format=ndjson&roll-age=1ms": "roll-age",
 		"?path=%7B%7B.nope%7D%7D": `no field "nope"`, "?fromat=json": `did you mean "format"?`, "#x": "write @ as %40",
@@ -121,14 +121,6 @@ func TestBadURLsAreFatal(t *testing.T) {
 	}
 	if _, err := tryOpen(t, "file://"); err == nil || fault.Of(err) != fault.Fatal {
 		t.Errorf("no directory: %v", err)
-	}
-}
-
-func TestSizesHaveUnits(t *testing.T) {
-	for text, want := range map[string]int64{"1": 1, "512": 512, "4k": 4096, "64m": 64 << 20, "2G": 2 << 30} {
-		if got, err := parseSize(text); got != want || err != nil {
-			t.Errorf("%s is %d, %v", text, got, err)
-		}
 	}
 }
 
@@ -147,7 +139,7 @@ func TestAPathThatIsAFileIsFatal(t *testing.T) {
 // TestWhatPassesIsWaitedFor: a directory that can't be written to just now.
 func TestWhatPassesIsWaitedFor(t *testing.T) {
 	for _, errno := range []syscall.Errno{syscall.EROFS, syscall.EACCES, syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.ESTALE} {
-		for _, query := range []string{"", "?format=ndjson"} {
+		for _, query := range []string{"", "?format=ndjson", "?format=parquet"} {
 			broken := newFaultyDisk(newMemDisk())
 			broken.err = errno
 			s := mustOpen(t, broken, query)
@@ -255,7 +247,7 @@ func TestATemplateThatFailsIsPoison(t *testing.T) {
 }
 
 func TestTheDirectoryMayBeMadeAnew(t *testing.T) {
-	for _, query := range []string{"", "?format=ndjson"} {
+	for _, query := range []string{"", "?format=ndjson", "?format=parquet"} {
 		dir := filepath.Join(tempDir(t), "changes")
 		s := openIn(t, dir, query)
 		apply(t, s, 1, 3)

@@ -12,6 +12,8 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/encode"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/lake"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
@@ -28,7 +30,10 @@ type snapshot struct {
 
 // BeginLoad begins or resumes the load of one table. What other jobs left
 // unfinished is removed.
-func (l *lines) BeginLoad(ctx context.Context, job string, t *schema.Table, _ sink.LoadMode) (sink.Load, error) {
+func (l *lines) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
+	if l.whole() || !l.files.Layout.TableOnly() {
+		return l.loader.BeginLoad(ctx, job, t, mode)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.begin(ctx); err != nil {
@@ -52,6 +57,43 @@ func (l *lines) BeginLoad(ctx context.Context, job string, t *schema.Table, _ si
 	return s, nil
 }
 
+// loadRows writes rows of a snapshot as files that appear at once: those of one batch
+// may belong into many directories. A file that is loaded again replaces them.
+func (l *lines) loadRows(ctx context.Context, b *change.Batch, from encode.Origin) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	failed := func(err error) error {
+		return fmt.Errorf("load table %q: %w", from.Table.Name, l.forgetDirs(err))
+	}
+	if err := l.begin(ctx); err != nil {
+		return failed(err)
+	}
+	planner := l.planner
+	planner.Versions = func(context.Context, string, string) (*schema.Table, error) { return from.Table, nil }
+	parts, err := planner.Plan(ctx, b.Events)
+	if err != nil {
+		return failed(err)
+	}
+	changed := make(map[string]bool)
+	if err := l.makeDirs(l.tempName(), make(map[string]bool)); err != nil {
+		return failed(fault.Mark(fault.Transient, err))
+	}
+	for n, p := range parts {
+		name := path.Join(p.Dir, lake.ImportName(from, n+1)+l.encoder.Extension())
+		changed[p.Dir] = true
+		if err := l.makeDirs(name, changed); err != nil {
+			return failed(err)
+		}
+		if err := l.writeWhole(name, p); err != nil {
+			return failed(err)
+		}
+	}
+	if err := l.syncDirs(changed); err != nil {
+		return failed(err)
+	}
+	return nil
+}
+
 // entries returns the names in a directory, none where there is no such one.
 func (s *store) entries(dir string) ([]string, error) {
 	entries, err := s.disk.readDir(dir)
@@ -67,7 +109,7 @@ func (s *store) entries(dir string) ([]string, error) {
 
 // nameOf names the file that a file of the snapshot becomes.
 func (s *snapshot) nameOf(file string) string {
-	return "import-" + encode.Segment(s.job, 80) + "~" + encode.Segment(file, 140) + s.lines.compress.extension()
+	return "import-" + encode.Segment(s.job, 80) + "~" + encode.Segment(file, 140) + s.lines.encoder.Extension()
 }
 
 func (s *snapshot) Loaded(file string) bool { return s.files[s.nameOf(file)] }
@@ -110,7 +152,7 @@ func (s *snapshot) write(ctx context.Context, temp string, rows iter.Seq2[*chang
 		return 0, failed(err)
 	}
 	buffer := bufio.NewWriterSize(f, 1<<18)
-	w, err := s.lines.compress.writer(buffer)
+	w, err := s.lines.encoder.FrameWriter(buffer)
 	if err != nil {
 		return 0, failed(errors.Join(err, f.Close()))
 	}

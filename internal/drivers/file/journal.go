@@ -1,8 +1,6 @@
 package file
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +10,7 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/lake"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
@@ -56,9 +55,7 @@ func (j journal) at(p cdc.Position) journal {
 
 // id is a short hash of the names of the place that checkpoints are kept in.
 func (j journal) id() string {
-	text, _ := json.Marshal([]string{j.Stream, j.Consumer, j.Filter}) // strings always encode
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:5])
+	return lake.ID(sink.Env{Stream: j.Stream, Consumer: j.Consumer, Filter: j.Filter})
 }
 
 // fileName names a file by the position of its first event: names sort as the

@@ -1,11 +1,14 @@
 package file
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,10 +18,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/encode"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/lake"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// lines is the sink that appends events to rolling NDJSON files, a file a table.
+// lines is the sink that appends events to rolling NDJSON files, or writes each
+// batch as Parquet files, which nothing can be appended to.
 //
 // A batch is appended to the files and synced; then the journal, which says how
 // long the files are and which position that is, is replaced. Whatever happens
@@ -26,9 +31,11 @@ import (
 // event is in the files exactly once.
 type lines struct {
 	*store
-	choices
-	compressor *compressor
-	now        func() time.Time
+	files   lake.Settings
+	encoder *lake.Encoder
+	planner lake.Planner
+	loader  encode.Loader
+	now     func() time.Time
 
 	journal journal
 	// unsure says that journal may not be the one on disk, or that files may be
@@ -40,11 +47,30 @@ var (
 	_ sink.Sink         = (*lines)(nil)
 	_ sink.Checkpointer = (*lines)(nil)
 	_ sink.Loader       = (*lines)(nil)
+	_ sink.Pacer        = (*lines)(nil)
 	_ sink.Prober       = (*lines)(nil)
 )
 
 func newLines(s *store, c choices) *lines {
-	return &lines{store: s, choices: c, compressor: &compressor{compression: c.compress}, now: time.Now, unsure: true}
+	l := &lines{store: s, files: c.files, encoder: lake.NewEncoder(c.files, s.env.Adjusted), now: time.Now, unsure: true}
+	l.planner = lake.Planner{Layout: c.files.Layout, Rows: math.MaxInt, Bytes: math.MaxInt}
+	if l.whole() {
+		l.planner = lake.Planner{Layout: c.files.Layout, Schemas: true, Rows: l.Limits().Rows, Bytes: l.Limits().Bytes, Versions: s.env.Tables}
+	}
+	l.loader = encode.Loader{ApplyFrom: l.loadRows, Limits: l.Limits(), Journal: journalFiles{s}}
+	return l
+}
+
+// whole reports whether files are written at once, and never appended to.
+func (l *lines) whole() bool { return l.files.Format == lake.Parquet }
+
+// Limits are those that the URL asks for: where a file is a batch, it is the batch
+// that grows.
+func (l *lines) Limits() sink.Limits {
+	if !l.whole() {
+		return limits
+	}
+	return sink.Limits{Rows: int(min(l.files.RollRows, 10_000_000)), Bytes: int(min(l.files.RollBytes, 1<<30)), Age: l.files.RollAge}
 }
 
 func (l *lines) Probe(ctx context.Context) error { return l.probe(ctx) }
@@ -126,7 +152,10 @@ func (l *lines) apply(ctx context.Context, b *change.Batch) error {
 	if l.env.Consumer != "" && b.Last.Sequence > 0 && l.journal.position().Covers(b.Last) {
 		return nil
 	}
-	appends := l.plan(b)
+	appends, err := l.plan(ctx, b)
+	if err != nil {
+		return fmt.Errorf("plan the files of %d events: %w", len(b.Events), err)
+	}
 	changed, err := l.prepare(appends)
 	if err != nil {
 		return err
@@ -139,9 +168,7 @@ func (l *lines) apply(ctx context.Context, b *change.Batch) error {
 		return fmt.Errorf("sync the directories of %d tables: %w", len(appends), l.forgetDirs(err))
 	}
 	next := l.journal.at(l.journal.position().Advance(b.Last))
-	for _, a := range appends {
-		next.Open[a.dir] = a.file
-	}
+	l.follow(&next, appends)
 	if err := l.commit(next); err != nil {
 		return err
 	}
@@ -149,39 +176,47 @@ func (l *lines) apply(ctx context.Context, b *change.Batch) error {
 	return nil
 }
 
-// appending is what a batch adds to the file of one table.
-type appending struct {
-	table, dir string
-	first      cdc.Position
-	events     []*cdc.Event
-	begins     bool // the file is a new one
-	file       openFile
+// follow notes in the journal which files are appended to from now on.
+func (l *lines) follow(j *journal, appends []*appending) {
+	if l.whole() {
+		return
+	}
+	for dir, f := range j.Open { // of days gone by, or of tables that have left
+		if l.now().Sub(f.Begun) >= l.files.RollAge {
+			delete(j.Open, dir)
+		}
+	}
+	for _, a := range appends {
+		j.Open[a.Dir] = a.file
+	}
 }
 
-func (a *appending) path() string { return path.Join(a.dir, a.file.Name) }
+// appending is what a batch adds to one file.
+type appending struct {
+	*lake.Part
+	begins bool // the file is a new one
+	file   openFile
+}
+
+func (a *appending) path() string { return path.Join(a.Dir, a.file.Name) }
 
 // maxDir bounds the name of a table's directory, in bytes.
 const maxDir = 200
 
-// plan groups the events that the journal does not cover by directory.
-func (l *lines) plan(b *change.Batch) []*appending {
-	var all []*appending
-	byDir := make(map[string]*appending)
-	position := l.journal.position()
-	for _, e := range b.Events {
-		if l.env.Consumer != "" && e.Position.Sequence > 0 && position.Covers(e.Position) {
-			continue
-		}
-		dir := encode.Segment(e.Table, maxDir)
-		a := byDir[dir]
-		if a == nil {
-			a = &appending{table: e.Table, dir: dir, first: e.Position}
-			byDir[dir] = a
-			all = append(all, a)
-		}
-		a.events = append(a.events, e)
+// plan groups the events that the journal does not cover by file.
+func (l *lines) plan(ctx context.Context, b *change.Batch) ([]*appending, error) {
+	events := b.Events
+	if position := l.journal.position(); l.env.Consumer != "" {
+		events = slices.DeleteFunc(slices.Clone(events), func(e *cdc.Event) bool {
+			return e.Position.Sequence > 0 && position.Covers(e.Position)
+		})
 	}
-	return all
+	parts, err := l.planner.Plan(ctx, events)
+	all := make([]*appending, len(parts))
+	for i, p := range parts {
+		all[i] = &appending{Part: p}
+	}
+	return all, err
 }
 
 // prepare chooses the file of each, makes the directories, and notes in the
@@ -192,13 +227,13 @@ func (l *lines) prepare(appends []*appending) (changed map[string]bool, err erro
 	noted := l.journal.at(l.journal.position())
 	for _, a := range appends {
 		if err := l.choose(a); err != nil {
-			return nil, fmt.Errorf("look for the file of table %q: %w", a.table, err)
+			return nil, fmt.Errorf("look for the file of table %q: %w", a.Table, err)
 		}
 		if err := l.makeDirs(a.path(), changed); err != nil {
-			return nil, fmt.Errorf("make the directory of table %q: %w", a.table, err)
+			return nil, fmt.Errorf("make the directory of table %q: %w", a.Table, err)
 		}
 		if a.begins {
-			changed[a.dir] = true
+			changed[a.Dir] = true
 			noted.Begun = append(noted.Begun, a.path())
 		}
 	}
@@ -213,9 +248,9 @@ func (l *lines) prepare(appends []*appending) (changed map[string]bool, err erro
 
 // choose finds the file that is to be appended to, or names a new one.
 func (l *lines) choose(a *appending) error {
-	f, ok := l.journal.Open[a.dir]
-	if ok && f.Rows < l.rollRows && f.Size < l.rollBytes && l.now().Sub(f.Begun) < l.rollAge && strings.HasSuffix(f.Name, l.journal.id()+l.compress.extension()) {
-		info, err := l.disk.stat(path.Join(a.dir, f.Name))
+	f, ok := l.journal.Open[a.Dir]
+	if ok && !l.whole() && f.Rows < l.files.RollRows && f.Size < l.files.RollBytes && l.now().Sub(f.Begun) < l.files.RollAge && strings.HasSuffix(f.Name, l.journal.id()+l.encoder.Extension()) {
+		info, err := l.disk.stat(path.Join(a.Dir, f.Name))
 		if err == nil && info.Size() >= f.Size {
 			a.file = f
 			return nil
@@ -227,7 +262,7 @@ func (l *lines) choose(a *appending) error {
 	}
 	a.begins = true
 	for n := 1; ; n++ {
-		a.file = openFile{Name: l.journal.fileName(a.first, n, l.compress.extension()), Begun: l.now().UTC()}
+		a.file = openFile{Name: l.journal.fileName(a.Events[0].Position, n, l.encoder.Extension()), Begun: l.now().UTC()}
 		// A file that is there was written before the position was reset.
 		if _, err := l.disk.stat(a.path()); errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -254,6 +289,9 @@ func (l *lines) write(ctx context.Context, appends []*appending) error {
 
 // append appends to one file, or begins it, and makes it durable.
 func (l *lines) append(a *appending) error {
+	if l.whole() {
+		return l.writeWhole(a.path(), a.Part)
+	}
 	text, err := l.encode(a)
 	if err != nil {
 		return err
@@ -264,7 +302,7 @@ func (l *lines) append(a *appending) error {
 		err = l.writeAt(a.path(), text, a.file.Size)
 	}
 	a.file.Size += int64(len(text))
-	a.file.Rows += int64(len(a.events))
+	a.file.Rows += int64(len(a.Events))
 	return err
 }
 
@@ -274,11 +312,39 @@ func (l *lines) beginFile(name string, text []byte) error {
 	if err := l.writeTemp(temp, text); err != nil {
 		return err
 	}
+	return l.put(temp, name)
+}
+
+// put puts a temporary file in place.
+func (l *lines) put(temp, name string) error {
 	if err := l.disk.rename(temp, name); err != nil {
 		l.discard(temp)
 		return bare(err)
 	}
 	return nil
+}
+
+// writeWhole makes a new file of a part, without holding it in memory. It appears
+// whole.
+func (l *lines) writeWhole(name string, p *lake.Part) error {
+	temp := l.tempName()
+	f, err := l.disk.create(temp)
+	if err != nil {
+		return bare(err)
+	}
+	buffer := bufio.NewWriterSize(f, 1<<18)
+	err = l.encoder.Write(buffer, p)
+	if err == nil {
+		err = buffer.Flush()
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		l.discard(temp)
+		return bare(err)
+	}
+	return l.put(temp, name)
 }
 
 func (l *lines) writeAt(name string, text []byte, offset int64) error {
@@ -296,17 +362,12 @@ func (l *lines) writeAt(name string, text []byte, offset int64) error {
 // encode makes the lines of the events, compressed as one frame.
 func (l *lines) encode(a *appending) ([]byte, error) {
 	size := 0
-	for _, e := range a.events {
+	for _, e := range a.Events {
 		size += len(e.Payload) + 1
 	}
 	text := make([]byte, 0, size)
-	for _, e := range a.events {
-		var replaced bool
-		text, replaced = encode.AppendEvent(text, e)
-		text = append(text, '\n')
-		if replaced {
-			l.adjusted(e.Table)
-		}
+	for _, e := range a.Events {
+		text = l.encoder.AppendLine(text, e)
 	}
-	return l.compressor.frame(text)
+	return l.encoder.Frame(text)
 }
