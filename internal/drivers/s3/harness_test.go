@@ -3,6 +3,7 @@ package s3
 import (
 	"context"
 	"fmt"
+	"iter"
 	"maps"
 	"net/url"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/lake/laketest"
+	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testpeers"
@@ -153,3 +155,20 @@ var prefixes atomic.Int64
 
 // newPrefix returns a bucket and a prefix that nobody else uses.
 func newPrefix(bucket string) string { return fmt.Sprintf("%s/in/%d", bucket, prefixes.Add(1)) }
+
+// rowsOf yields rows of a snapshot with the given ids.
+func rowsOf(t testing.TB, table *schema.Table, ids ...string) iter.Seq2[*change.Row, error] {
+	splitter := change.NewSplitter(table)
+	return func(yield func(*change.Row, error) bool) {
+		for _, id := range ids {
+			image := fmt.Appendf(nil, `{"id":%q}`, id)
+			spans, err := splitter.Split(image)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !yield(&change.Row{Image: image, Spans: spans, Op: cdc.Insert, Clock: cdc.Timestamp{Wall: 1_700_000_000_000_000_000}}, nil) {
+				return
+			}
+		}
+	}
+}

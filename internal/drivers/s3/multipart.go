@@ -61,7 +61,11 @@ func (s *store) uploadPart(ctx context.Context, key, id string, number int32, r 
 	size := r.Size()
 	ctx, cancel := s.within(ctx, size)
 	defer cancel()
-	part, err := s.client.UploadPart(ctx, &s3.UploadPartInput{Bucket: &s.bucket, Key: &key, UploadId: &id, PartNumber: &number, Body: r, ContentLength: &size})
+	input := &s3.UploadPartInput{Bucket: &s.bucket, Key: &key, UploadId: &id, PartNumber: &number, Body: r, ContentLength: &size}
+	if s.checksums {
+		input.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32
+	}
+	part, err := s.client.UploadPart(ctx, input)
 	if err != nil {
 		return types.CompletedPart{}, s.explain(err)
 	}

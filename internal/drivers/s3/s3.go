@@ -66,6 +66,17 @@ A batch is acknowledged once the store has confirmed every object of it. Objects
 are uploaded uploadTasks= at a time, in no order: each name tells its change. A
 store that is away, slow or throttling is waited for.
 
+With format=ndjson or format=parquet an object holds many changes: those of a
+batch, of one table, in <prefix>/<table>/dt=YYYY-MM-DD/ (layout= changes that),
+named <nanoseconds>-<first sequence>-<last sequence>-<consumer> by the places in
+the stream that it holds. A batch is as large as roll-rows, roll-bytes and
+roll-age let it become; it is spooled on the local disk, uploaded whole, and then
+acknowledged. Parquet has columns of the types of the table's schema (timestamps
+in microseconds of UTC, 64-bit integers, JSON as annotated text) beside
+_eds_operation, _eds_id, _eds_clock, _eds_sequence, _eds_time, _eds_key and others
+that say what the change is. What a type can not hold without loss is kept as JSON
+in _eds_rest, the rule "kept-as-json".
+
 Bytes that are not UTF-8 become U+FFFD, the rule "invalid-utf8". An import adds
 an object for each row, an INSERT with "imported": true. What is there stays.`
 

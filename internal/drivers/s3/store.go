@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go/logging"
 
@@ -147,6 +148,9 @@ func (s *store) begin(ctx context.Context, key, contentType string) (id string, 
 	}
 	if s.kmsKey != "" {
 		input.SSEKMSKeyId = &s.kmsKey
+	}
+	if s.checksums { // of its parts, which the SDK computes
+		input.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32
 	}
 	begun, err := s.client.CreateMultipartUpload(ctx, input)
 	if err != nil {
