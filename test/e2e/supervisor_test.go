@@ -51,7 +51,7 @@ func TestAWorkerThatIsKilledIsStartedAgainAndReported(t *testing.T) {
 	if !reported {
 		t.Errorf("the crash was not reported; the logs are %+v", logs)
 	}
-	if left, _ := filepath.Glob(filepath.Join(w.data, "crash", "*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(w.data, "crash", "*.json")); len(left) > 0 {
 		t.Errorf("%v is left", left)
 	}
 }
