@@ -28,6 +28,9 @@ test-dialects: ## check the SQL of databases that tests do without: by grammar (
 test-outages: ## take a destination away for ten minutes
 	go test -tags outage -run TenMinutes -timeout 24m ./internal/drivers/...
 
+test-lake: ## read the Parquet and NDJSON files of batches with DuckDB
+	cd test/lake && go test -race ./...
+
 bench: ## run all benchmarks: those of the whole program against real servers, then those of its parts
 	./test/run -p 1 -run '^$$' -bench . -benchtime 1x -timeout 120m ./test/bench
 	./test/run -p 1 -run '^$$' -bench . -benchmem -timeout 60m ./internal/...

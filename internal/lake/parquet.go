@@ -20,21 +20,26 @@ import (
 
 // own are the columns that say what the change is, beside those of the row.
 var own = map[string]parquet.Node{
-	"_eds_operation": parquet.String(),
-	"_eds_id":        parquet.Optional(parquet.String()),                                     // of the change
-	"_eds_version":   parquet.Optional(parquet.String()),                                     // of the table's schema
+	"_eds_operation": repeated(parquet.String()),
+	"_eds_id":        parquet.Optional(text(parquet.String())),                               // of the change
+	"_eds_version":   parquet.Optional(repeated(parquet.String())),                           // of the table's schema
 	"_eds_time":      parquet.Optional(parquet.TimestampAdjusted(parquet.Microsecond, true)), // when the change happened
-	"_eds_clock":     parquet.String(),                                                       // thirty digits that sort as changes do
+	"_eds_clock":     text(parquet.String()),                                                 // thirty digits that sort as changes do
 	"_eds_sequence":  parquet.Optional(parquet.Int(64)),                                      // place in the stream; null of an imported row
-	"_eds_key":       parquet.Optional(parquet.JSON()),                                       // the primary key, as an array
-	"_eds_company":   parquet.Optional(parquet.String()),
-	"_eds_location":  parquet.Optional(parquet.String()),
-	"_eds_user":      parquet.Optional(parquet.String()),
-	"_eds_before":    parquet.Optional(parquet.JSON()), // of an UPDATE, the row as it was
-	"_eds_diff":      parquet.Optional(parquet.JSON()), // of an UPDATE, the names of the columns that changed
+	"_eds_key":       parquet.Optional(text(parquet.JSON())),                                 // the primary key, as an array
+	"_eds_company":   parquet.Optional(repeated(parquet.String())),
+	"_eds_location":  parquet.Optional(repeated(parquet.String())),
+	"_eds_user":      parquet.Optional(repeated(parquet.String())),
+	"_eds_before":    parquet.Optional(text(parquet.JSON())), // of an UPDATE, the row as it was
+	"_eds_diff":      parquet.Optional(text(parquet.JSON())), // of an UPDATE, the names of the columns that changed
 	"_eds_imported":  parquet.Leaf(parquet.BooleanType),
-	"_eds_rest":      parquet.Optional(parquet.JSON()), // of the row, what no column holds
+	"_eds_rest":      parquet.Optional(text(parquet.JSON())), // of the row, what no column holds
 }
+
+// text is a column of texts one behind the other, which every reader knows how to
+// read; repeated is one of few texts that come again and again.
+func text(n parquet.Node) parquet.Node     { return parquet.Encoded(n, &parquet.Plain) }
+func repeated(n parquet.Node) parquet.Node { return parquet.Encoded(n, &parquet.RLEDictionary) }
 
 // rowsPerGroup bounds the rows that are in memory before they are written.
 const rowsPerGroup = 100_000
@@ -63,9 +68,11 @@ func node(t schema.Type) parquet.Node {
 	case schema.Boolean:
 		return parquet.Optional(parquet.Leaf(parquet.BooleanType))
 	case schema.Object, schema.Array:
-		return parquet.Optional(parquet.JSON())
+		return parquet.Optional(text(parquet.JSON()))
+	case schema.Enum:
+		return parquet.Optional(repeated(parquet.String()))
 	default:
-		return parquet.Optional(parquet.String())
+		return parquet.Optional(text(parquet.String()))
 	}
 }
 
