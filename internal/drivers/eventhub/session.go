@@ -131,13 +131,14 @@ const closeTimeout = 2 * time.Second
 func (s *session) close(polite bool) {
 	s.mu.Lock()
 	s.closed = true
-	if !polite {
-		for conn := range s.conns {
-			conn.Close()
-		}
-	}
 	clients := s.clients
 	s.mu.Unlock()
+	if !polite {
+		s.cut()
+	}
+	// A write that nobody reads would be waited for longer.
+	late := time.AfterFunc(closeTimeout, s.cut)
+	defer late.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	var group sync.WaitGroup
@@ -145,6 +146,11 @@ func (s *session) close(polite bool) {
 		group.Go(func() { _ = client.Close(ctx) }) // it has nothing to say
 	}
 	group.Wait()
+	s.cut()
+}
+
+// cut closes every connection.
+func (s *session) cut() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for conn := range s.conns {

@@ -3,9 +3,15 @@ package eventhub
 import (
 	"context"
 	"errors"
+	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
 )
 
 // TestOnlyStandstillEndsPatience: what moves slowly is waited for, however long it
@@ -31,4 +37,33 @@ func TestOnlyStandstillEndsPatience(t *testing.T) {
 			t.Errorf("after %v: %v", waited, err)
 		}
 	})
+}
+
+func TestANamespaceWithoutAnAddressIsNamed(t *testing.T) {
+	s := newSession(&choices{connection: connection{host: "ns.example"}})
+	s.failure = &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "ns.example", IsNotFound: true}}
+	err := s.explain(errors.New("lost"))
+	if fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "connect to ns.example: no such host; check the namespace's name") {
+		t.Errorf("%v: %v", fault.Of(err), err)
+	}
+}
+
+// TestAConnectionThatStandsStillIsCutAtTheEnd: nobody takes leave of it.
+func TestAConnectionThatStandsStillIsCutAtTheEnd(t *testing.T) {
+	t.Parallel()
+	hub := newHub(t, peer.Settings{})
+	proxy := sinktest.NewProxy(t, namespace.Addr)
+	s := mustOpen(t, urlAt(proxy.Addr(), hub.Name, ""))
+	mustApply(t, s, run(t, 1, 3))
+	proxy.Stall()
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close(t.Context()) }()
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * closeTimeout):
+		t.Error("it is waited for")
+	}
 }
