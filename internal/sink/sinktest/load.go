@@ -377,8 +377,8 @@ func checkChangesAfterLoad(h *harness) {
 func checkLargeLoad(h *harness) {
 	s, t := withOldRows(h)
 	var images []string
-	for i := range 20_000 {
-		images = append(images, fmt.Sprintf(`{"id":"%d","name":"customer number %d","visits":%d}`, i*7919%20_000, i, i))
+	for i := range 12_000 {
+		images = append(images, fmt.Sprintf(`{"id":"%d","name":"customer number %d","visits":%d}`, i*7919%12_000, i, i))
 	}
 	l := h.begin(s, "job", t, sink.Replace)
 	h.loadFile(l, t, "one", images...)
