@@ -3,7 +3,7 @@ LDFLAGS := -X github.com/shopmonkeyus/eds/internal/cli.version=$(VERSION:v%=%)
 FUZZTIME ?= 5m
 COUNT ?= 3
 
-.PHONY: help build demo test test-dialects test-outages race bench fuzz lint golden release
+.PHONY: help build demo test test-dialects test-lake test-outages race bench fuzz lint golden release image
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -50,3 +50,6 @@ golden: ## write the golden files anew; look at the difference before you commit
 
 release: ## build the archives of every platform, with checksums, in dist
 	go run ./internal/release -version '$(VERSION:v%=%)' -out dist
+
+image: ## build the image without a container engine, check that it works, leave it in dist/image.tar
+	VERSION='$(VERSION)' ./packaging/image
