@@ -10,7 +10,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	for name, query := range map[string]string{"an event an object": "", "ndjson": "format=ndjson", "parquet": "format=parquet&layout=%7Btable%7D/of-%7Bcompany%7D"} {
+	for name, query := range map[string]string{"an event an object": "", "parquet": "format=parquet&layout=%7Btable%7D/of-%7Bcompany%7D"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := testpeers.S3(t)
