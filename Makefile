@@ -48,8 +48,8 @@ lint: ## check format, vet, static analysis, modules and the rules of the code's
 golden: ## write the golden files anew; look at the difference before you commit it
 	EDS_UPDATE_GOLDEN=1 ./test/run -count 1 $$(grep -rl --include='*_test.go' golden.Compare . | xargs -n 1 dirname | sort -u)
 
-release: ## build the archives of every platform, with checksums, in dist
-	go run ./internal/release -version '$(VERSION:v%=%)' -out dist
+release: ## try a release of every platform: archives, packages, signatures, bills of materials, in dist
+	./packaging/release
 
 image: ## build the image without a container engine, check that it works, leave it in dist/image.tar
 	VERSION='$(VERSION)' ./packaging/image

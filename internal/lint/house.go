@@ -71,7 +71,6 @@ func House() []Rule {
 
 		// Programs and packages beside the program.
 		{Package: "lint", Only: none},
-		{Package: "release", Only: none},
 		{Package: "testpeers/..."},
 		{Package: "golden", Only: none},
 	}
