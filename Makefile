@@ -3,7 +3,7 @@ LDFLAGS := -X github.com/shopmonkeyus/eds/internal/cli.version=$(VERSION:v%=%)
 FUZZTIME ?= 5m
 COUNT ?= 3
 
-.PHONY: help build demo test test-dialects test-lake test-outages race bench fuzz lint golden release image
+.PHONY: help build demo test test-dialects test-lake test-outages race bench fuzz lint golden release image chart
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -53,3 +53,6 @@ release: ## try a release of every platform: archives, packages, signatures, bil
 
 image: ## build the image without a container engine, check that it works, leave it in dist/image.tar
 	VERSION='$(VERSION)' ./packaging/image
+
+chart: ## check the Helm chart
+	./packaging/chart
