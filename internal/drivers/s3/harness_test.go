@@ -2,6 +2,7 @@ package s3
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"iter"
 	"maps"
@@ -35,6 +36,11 @@ func TestMain(m *testing.M) {
 		"HTTP_PROXY": "", "HTTPS_PROXY": "", "http_proxy": "", "https_proxy": "",
 	} {
 		os.Setenv(name, value)
+	}
+	// Properties are checked on a real server, fewer times than usual; the command
+	// line may ask for more.
+	if err := flag.Set("rapid.checks", "30"); err != nil {
+		panic(err)
 	}
 	goleak.VerifyTestMain(m)
 }
