@@ -175,7 +175,7 @@ See the destinations:            eds server help`,
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		newImport(p), newServer(p), newWorker(p), newStatus(p), newHealth(p), newDoctor(p), newVerify(p), newEnroll(p), newVersion(p), newDeadLetters(p), newHQ(p), newDemo(p),
-		newDownload(p), newUpgrade(p), newPublicKey(p), newCompletion(p), newMan(p),
+		newDownload(p), newUpgrade(p), newPublicKey(p), newCompletion(p), newMan(p), newService(p),
 	)
 	return root
 }

@@ -1,0 +1,305 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/shopmonkeyus/eds/internal/telemetry"
+)
+
+// service is what a system's service manager is to run.
+type service struct {
+	Name    string
+	Program string // absolute
+	DataDir string // absolute
+	User    string
+	Args    []string // of eds server, but for --data-dir
+	// Upgradable lets it replace its own program, whose directory it may write to.
+	Upgradable bool
+}
+
+// serviceManager is what starts services with the system: systemd, launchd or
+// Windows. Uninstall, start, stop and status take the name of a service.
+type serviceManager interface {
+	// check returns an error where the manager could not run s as it is meant.
+	check(s service) error
+	install(ctx context.Context, s service) error
+	uninstall(ctx context.Context, name string) error
+	start(ctx context.Context, name string) error
+	stop(ctx context.Context, name string) error
+	// status returns a word for people, and whether the service runs.
+	status(ctx context.Context, name string) (state string, runs bool, err error)
+}
+
+var errNotInstalled = errors.New("the service is not installed; see: eds service install --help")
+
+// host is the machine that services are installed on.
+type host struct {
+	system  string // as runtime.GOOS
+	root    string // what files of service managers are below, "" for the machine's own
+	run     func(ctx context.Context, program string, args ...string) (output string, err error)
+	own     func(path, user string) error // gives a path to a user, who must exist
+	service func(p Process, name string, args []string) error
+}
+
+// thisHost returns the machine that this program runs on.
+func thisHost() host {
+	return host{system: runtime.GOOS, run: runTool, own: giveTo, service: runAsService}
+}
+
+func runTool(ctx context.Context, program string, args ...string) (string, error) {
+	text, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
+	output := strings.TrimSpace(string(text))
+	if err != nil && output != "" {
+		err = fmt.Errorf("%w: %s", err, output)
+	}
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w", program, strings.Join(args, " "), err)
+	}
+	return output, err
+}
+
+func giveTo(path, name string) error {
+	owner, err := user.Lookup(name)
+	if err != nil {
+		return err
+	}
+	uid, err1 := strconv.Atoi(owner.Uid)
+	gid, err2 := strconv.Atoi(owner.Gid)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	return os.Chown(path, uid, gid)
+}
+
+// manager returns the host's service manager and where it keeps data by default.
+func (h host) manager(p Process) (m serviceManager, dataDir, account string, err error) {
+	switch h.system {
+	case "linux":
+		return systemd{h}, "/var/lib/eds", "eds", nil
+	case "darwin":
+		account, _ := p.Lookup("SUDO_USER")
+		return launchd{h}, "/usr/local/var/eds", account, nil
+	case "windows":
+		m, err := windowsServices(h)
+		programData, _ := p.Lookup("ProgramData")
+		return m, filepath.Join(first(programData, `C:\ProgramData`), "eds"), localService, err
+	}
+	return nil, "", "", fmt.Errorf("eds knows the service managers of Linux (systemd), macOS and Windows, not of %s", h.system)
+}
+
+// localService is the account of Windows for services that need no rights there.
+const localService = `NT AUTHORITY\LocalService`
+
+// makeDataDir makes the directory of the service for its user alone.
+func (h host) makeDataDir(s service) error {
+	dir := filepath.Join(h.root, s.DataDir)
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the data directory: %w", err)
+	}
+	if err := h.own(dir, s.User); err != nil {
+		return errors.Join(fmt.Errorf("give the data directory %s to the user of the service: %w", dir, err), os.Remove(dir))
+	}
+	return nil
+}
+
+// define writes a new file that makes a service known.
+func (h host) define(path, text string) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("there is %s already; run first: eds service uninstall", path)
+	case err != nil:
+		return err
+	}
+	_, err = file.WriteString(text)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
+}
+
+func newService(p Process) *cobra.Command { return serviceCommand(p, thisHost()) }
+
+func serviceCommand(p Process, h host) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "service",
+		Short: "Have the system run the server: systemd, launchd or Windows",
+		Long: `Has the service manager of the system run eds server: from the start of the machine,
+as a user without rights, and again after a failure. A server that was installed
+by a package has its service already.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	name := ""
+	cmd.PersistentFlags().StringVar(&name, "name", "eds", "`name` of the service, for more than one server on a machine")
+	manager := func() (serviceManager, error) {
+		if !serviceName.MatchString(name) {
+			return nil, usagef("--name: want small letters, digits and hyphens, beginning with a letter")
+		}
+		m, _, _, err := h.manager(p)
+		return m, err
+	}
+	act := func(use, short string, do func(serviceManager, context.Context) error) *cobra.Command {
+		return &cobra.Command{Use: use, Short: short, Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+			m, err := manager()
+			if err != nil {
+				return err
+			}
+			return privileged(use+" the service", do(m, cmd.Context()))
+		}}
+	}
+	cmd.AddCommand(
+		newServiceInstall(p, h, &name),
+		act("uninstall", "Stop the service and forget it; its data stay", func(m serviceManager, ctx context.Context) error { return m.uninstall(ctx, name) }),
+		act("start", "Start the service", func(m serviceManager, ctx context.Context) error { return m.start(ctx, name) }),
+		act("stop", "Stop the service, once it has applied what it holds", func(m serviceManager, ctx context.Context) error { return m.stop(ctx, name) }),
+		newServiceStatus(manager, &name), newServiceRun(p, h, &name),
+	)
+	return cmd
+}
+
+var serviceName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
+
+// privileged says who may do it, where that is what is wrong.
+func privileged(operation string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, new(usageError)):
+		return err
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s: %w; run it as root (sudo), on Windows as an administrator", operation, err)
+	}
+	return fmt.Errorf("%s: %w", operation, err)
+}
+
+func newServiceInstall(p Process, h host, name *string) *cobra.Command {
+	s := service{}
+	cmd := &cobra.Command{
+		Use:   "install [flags] [-- FLAGS OF eds server]",
+		Short: "Make the server a service of the system",
+		Long: `Makes eds server a service of the system, which starts with it. What follows -- are
+the flags of eds server. Enrol and import with the same --data-dir, as the same
+user, before you start it. What the definition of a service says can be read by
+all users of the machine, so it may hold no secret: name it as ${NAME} or
+${file:/path} in the URL.`,
+		Example: `  sudo eds service install
+  sudo eds service install --data-dir /var/lib/shop -- --port 9090
+  sudo eds service start`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
+				return usagef("%s: flags of eds server stand behind --, but there is %q", cmd.CommandPath(), args[0])
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&s.DataDir, "data-dir", "d", "", "`directory` of state, logs and configuration (default /var/lib/eds, /usr/local/var/eds or ProgramData)")
+	cmd.Flags().StringVar(&s.User, "user", "", "`user` that it runs as (default: eds; on macOS who runs sudo; on Windows LocalService)")
+	cmd.Flags().BoolVar(&s.Upgradable, "self-upgrade", false, "let it replace its own program, in a directory that belongs to the user")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !serviceName.MatchString(*name) {
+			return usagef("--name: want small letters, digits and hyphens, beginning with a letter")
+		}
+		m, dataDir, account, err := h.manager(p)
+		if err != nil {
+			return err
+		}
+		if *name != "eds" {
+			dataDir = filepath.Join(filepath.Dir(dataDir), *name)
+		}
+		s.Name, s.Args = *name, args
+		s.DataDir, s.User = first(s.DataDir, dataDir), first(s.User, account)
+		if s.Program, err = p.executable(); err != nil {
+			return err
+		}
+		if err := errors.Join(checkService(s), m.check(s)); err != nil {
+			return usageError{err}
+		}
+		if err := m.install(cmd.Context(), s); err != nil {
+			return privileged("install the service", err)
+		}
+		_, err = fmt.Fprintf(out(cmd), "The service %s runs with the next start of the machine, as %s, with the data in %s.\nTo start it now: eds service start --name %s\n", s.Name, s.User, s.DataDir, s.Name)
+		return err
+	}
+	return cmd
+}
+
+// checkService returns what no service manager could run, or should see.
+func checkService(s service) error {
+	if !filepath.IsAbs(s.DataDir) {
+		return errors.New("--data-dir: want an absolute path, for a service has no working directory")
+	}
+	if s.User == "" {
+		return errors.New("name the user that the service runs as: --user")
+	}
+	for _, text := range append(slices.Clone(s.Args), s.DataDir, s.User, s.Program) {
+		if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' }) {
+			return errors.New("an argument holds a line break or another control character, which no service manager takes")
+		}
+	}
+	flags := pflag.NewFlagSet("server", pflag.ContinueOnError)
+	bindServer(flags, flags)
+	if err := flags.Parse(s.Args); err != nil {
+		return fmt.Errorf("flags of eds server: %w", err)
+	}
+	if flags.Changed("data-dir") {
+		return errors.New("--data-dir stands before --")
+	}
+	if flags.Changed("api-key") {
+		return errors.New("all users could read an --api-key; run eds enroll, or set SM_APIKEY in the environment of the service")
+	}
+	if url := flags.Lookup("url").Value.String(); !strings.Contains(url, "${") && telemetry.MaskText(url) != url {
+		return errors.New("all users could read the password in --url; write ${PASSWORD} or ${file:/path}, or the whole URL into config.toml")
+	}
+	return nil
+}
+
+func newServiceStatus(manager func() (serviceManager, error), name *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Say whether the service runs; eds status says how it is",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			m, err := manager()
+			if err != nil {
+				return err
+			}
+			state, runs, err := m.status(cmd.Context(), *name)
+			if err != nil {
+				return privileged("ask for the service", err)
+			}
+			fmt.Fprintln(out(cmd), state)
+			if !runs {
+				return silentError{errors.New("the service does not run")}
+			}
+			return nil
+		},
+	}
+}
+
+// newServiceRun is what Windows starts, which talks with its services.
+func newServiceRun(p Process, h host, name *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "run", Hidden: true,
+		Short: "Be the service; the service manager of Windows runs this",
+		RunE:  func(_ *cobra.Command, args []string) error { return h.service(p, *name, args) },
+	}
+}

@@ -1,0 +1,117 @@
+package cli
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// launchd runs services of macOS.
+type launchd struct{ host }
+
+func (launchd) label(name string) string {
+	if name == "eds" {
+		return "com.shopmonkey.eds"
+	}
+	return "com.shopmonkey.eds." + name
+}
+
+func (m launchd) plist(name string) string {
+	return filepath.Join(m.root, "/Library/LaunchDaemons", m.label(name)+".plist")
+}
+
+func (launchd) check(s service) error {
+	if s.User == "root" {
+		return errors.New("name a user for the service who is not root: --user")
+	}
+	return nil
+}
+
+func (m launchd) install(_ context.Context, s service) error {
+	if err := m.makeDataDir(s); err != nil {
+		return err
+	}
+	return m.define(m.plist(s.Name), m.definition(s))
+}
+
+func (m launchd) uninstall(ctx context.Context, name string) error {
+	if _, err := os.Stat(m.plist(name)); err != nil {
+		return missing(err)
+	}
+	if _, runs, err := m.status(ctx, name); err != nil || runs {
+		if err = errors.Join(err, m.stop(ctx, name)); err != nil {
+			return err
+		}
+	}
+	return os.Remove(m.plist(name))
+}
+
+// start makes launchd load the service, which runs it.
+func (m launchd) start(ctx context.Context, name string) error {
+	if _, err := os.Stat(m.plist(name)); err != nil {
+		return missing(err)
+	}
+	_, err := m.run(ctx, "launchctl", "bootstrap", "system", m.plist(name))
+	return err
+}
+
+// stop makes launchd forget the service until the next start of the machine, for
+// it would start it again at once.
+func (m launchd) stop(ctx context.Context, name string) error {
+	_, err := m.run(ctx, "launchctl", "bootout", "system/"+m.label(name))
+	return err
+}
+
+func (m launchd) status(ctx context.Context, name string) (string, bool, error) {
+	if _, err := os.Stat(m.plist(name)); err != nil {
+		return "", false, missing(err)
+	}
+	output, err := m.run(ctx, "launchctl", "print", "system/"+m.label(name))
+	if err != nil {
+		return "stopped", false, nil // launchd does not know what is not loaded
+	}
+	for line := range strings.Lines(output) {
+		if state, ok := strings.CutPrefix(strings.TrimSpace(line), "state = "); ok {
+			return state, state == "running", nil
+		}
+	}
+	return "loaded", false, nil
+}
+
+// definition returns the property list of a service. It runs again after each
+// failure, a minute later at the earliest, and not after it has ended as asked.
+func (m launchd) definition(s service) string {
+	var b strings.Builder
+	text := func(value string) string {
+		var escaped strings.Builder
+		_ = xml.EscapeText(&escaped, []byte(value)) // a strings.Builder takes everything
+		return "<string>" + escaped.String() + "</string>"
+	}
+	b.WriteString(`<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
+<plist version="1.0">
+<dict>
+`)
+	key := func(name, value string) { fmt.Fprintf(&b, "\t<key>%s</key>\n\t%s\n", name, value) }
+	key("Label", text(m.label(s.Name)))
+	arguments := "<array>\n"
+	// The log file has everything; standard error, which nobody rotates, errors alone.
+	for _, a := range append([]string{s.Program, "server", "--data-dir", s.DataDir, "--silent"}, s.Args...) {
+		arguments += "\t\t" + text(a) + "\n"
+	}
+	key("ProgramArguments", arguments+"\t</array>")
+	key("UserName", text(s.User))
+	key("WorkingDirectory", text(s.DataDir))
+	key("StandardErrorPath", text(filepath.Join(s.DataDir, "service.log")))
+	key("RunAtLoad", "<true/>")
+	key("KeepAlive", "<dict>\n\t\t<key>SuccessfulExit</key>\n\t\t<false/>\n\t</dict>")
+	key("ThrottleInterval", "<integer>60</integer>")
+	key("ExitTimeOut", "<integer>180</integer>")
+	key("Umask", "<integer>63</integer>") // 0077
+	b.WriteString("</dict>\n</plist>\n")
+	return b.String()
+}

@@ -1,0 +1,183 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// systemd runs services of Linux.
+type systemd struct{ host }
+
+func (m systemd) unit(name string) string {
+	return filepath.Join(m.root, "/etc/systemd/system", name+".service")
+}
+
+func (m systemd) check(s service) error {
+	if _, err := os.Stat(filepath.Join(m.root, "/run/systemd/system")); err != nil {
+		return errors.New("this machine does not run systemd; have its service manager run: eds server")
+	}
+	for _, path := range []string{s.DataDir, s.Program} {
+		for _, home := range []string{"/home/", "/root/", "/run/user/"} {
+			if strings.HasPrefix(path, home) {
+				return fmt.Errorf("the service sees no homes of users, so %s can't be there; have the program in /usr/local/bin or /opt, and the data in /var/lib", path)
+			}
+		}
+	}
+	return nil
+}
+
+func (m systemd) install(ctx context.Context, s service) error {
+	if err := m.makeDataDir(s); err != nil {
+		return fmt.Errorf("%w; make the user, if there is none: useradd --system --user-group --home-dir %s --shell /usr/sbin/nologin %s", err, s.DataDir, s.User)
+	}
+	if err := m.define(m.unit(s.Name), systemdUnit(s)); err != nil {
+		return err
+	}
+	_, err := m.run(ctx, "systemctl", "daemon-reload")
+	if err == nil {
+		_, err = m.run(ctx, "systemctl", "enable", s.Name+".service")
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(m.unit(s.Name)))
+	}
+	return nil
+}
+
+func (m systemd) uninstall(ctx context.Context, name string) error {
+	if _, err := os.Stat(m.unit(name)); err != nil {
+		return missing(err)
+	}
+	if _, err := m.run(ctx, "systemctl", "disable", "--now", name+".service"); err != nil {
+		return err
+	}
+	if err := os.Remove(m.unit(name)); err != nil {
+		return err
+	}
+	_, err := m.run(ctx, "systemctl", "daemon-reload")
+	return err
+}
+
+// missing returns errNotInstalled for a file that does not exist.
+func missing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return errNotInstalled
+	}
+	return err
+}
+
+func (m systemd) start(ctx context.Context, name string) error {
+	_, err := m.run(ctx, "systemctl", "start", name+".service")
+	return err
+}
+
+func (m systemd) stop(ctx context.Context, name string) error {
+	_, err := m.run(ctx, "systemctl", "stop", name+".service")
+	return err
+}
+
+func (m systemd) status(ctx context.Context, name string) (string, bool, error) {
+	output, err := m.run(ctx, "systemctl", "show", "--property=LoadState,ActiveState,SubState", name+".service")
+	if err != nil {
+		return "", false, err
+	}
+	properties := make(map[string]string)
+	for line := range strings.Lines(output) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		properties[key] = value
+	}
+	if properties["LoadState"] == "not-found" {
+		return "", false, errNotInstalled
+	}
+	active := properties["ActiveState"]
+	return fmt.Sprintf("%s (%s)", active, properties["SubState"]), active == "active", nil
+}
+
+// systemdUnit returns the definition of a service.
+func systemdUnit(s service) string {
+	dirs := "ReadWritePaths=" + systemdWord(s.DataDir)
+	if base := filepath.Base(s.DataDir); s.DataDir == "/var/lib/"+base {
+		dirs = "StateDirectory=" + systemdWord(base) + "\nStateDirectoryMode=0700"
+	}
+	if s.Upgradable {
+		dirs += "\nReadWritePaths=" + systemdWord(filepath.Dir(s.Program))
+	}
+	command := systemdWord(s.Program) + " server --data-dir " + systemdWord(s.DataDir)
+	for _, a := range s.Args {
+		command += " " + systemdWord(a)
+	}
+	return strings.NewReplacer(
+		"{user}", s.User, "{name}", s.Name, "{dir}", strings.ReplaceAll(s.DataDir, "%", "%%"), "{dirs}", dirs, "{command}", command,
+	).Replace(unitText)
+}
+
+// systemdWord returns a word of a command line or a list: systemd replaces
+// variables and specifiers, and knows quotes.
+func systemdWord(text string) string {
+	word := strings.NewReplacer(`%`, `%%`, `$`, `$$`, `\`, `\\`, `"`, `\"`).Replace(text)
+	if text == "" || strings.ContainsAny(text, " '\"\\;") {
+		return `"` + word + `"`
+	}
+	return word
+}
+
+// unitText is also the unit of the packages.
+const unitText = `[Unit]
+Description=eds, which keeps a database equal to your Shopmonkey data
+Documentation=man:eds-server(1) https://github.com/shopmonkeyus/eds
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Type=exec
+User={user}
+WorkingDirectory={dir}
+{dirs}
+EnvironmentFile=-/etc/eds/{name}.env
+ExecStart={command} $EDS_ARGS
+
+# A worker that crashes is started again by its parent. What the parent gives up on
+# may go better later, but 3 says that a person has to mend something.
+Restart=on-failure
+RestartSec=30
+RestartPreventExitStatus=3
+OOMPolicy=continue
+# The parent passes the signal on, and waits until all that was received is applied.
+KillMode=mixed
+TimeoutStopSec=180
+LimitNOFILE=65536
+
+# It may write to its state directory and to /tmp of its own, and has no rights beyond
+# those of its user. Files elsewhere: ReadWritePaths= in "systemctl edit {name}".
+UMask=0077
+CapabilityBoundingSet=
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectProc=invisible
+RemoveIPC=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+
+[Install]
+WantedBy=multi-user.target
+`
