@@ -66,7 +66,7 @@ func drivers(t *testing.T, tags string) []string {
 		t.Fatal(err)
 	}
 	// With the race detector, because the tests have built most packages so.
-	run(t, "go", "build", "-race", "-ldflags", "-s -w", "-tags", tags, "-o", program, ".")
+	run(t, "go", "build", "-race", "-ldflags", "-s -w -linkmode=internal", "-tags", tags, "-o", program, ".")
 	var names []string
 	for line := range strings.Lines(run(t, program, "server", "help")) {
 		if strings.HasPrefix(line, "  ") {

@@ -26,7 +26,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	program = filepath.Join(dir, "eds")
-	build := exec.Command("go", "build", "-race", "-tags", tags, "-o", program, "github.com/shopmonkeyus/eds")
+	build := exec.Command("go", "build", "-race", "-ldflags", "-s -w -linkmode=internal", "-tags", tags, "-o", program, "github.com/shopmonkeyus/eds")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "build eds:", err)

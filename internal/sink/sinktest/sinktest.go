@@ -10,6 +10,7 @@ package sinktest
 
 import (
 	"context"
+	"flag"
 	"io"
 	"log/slog"
 	"strings"
@@ -65,8 +66,17 @@ type Stored struct {
 	Event []byte // JSON
 }
 
+// properties is how often each property is checked on a destination, where the
+// command line does not ask for another number.
+const properties = "40"
+
 // Run checks everything that applies to the driver of c.
 func Run(t *testing.T, c Config) {
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		if err := flag.Set(f.Name, properties); err != nil {
+			t.Fatal(err)
+		}
+	}
 	can := capabilitiesOf(t, c)
 	for _, k := range checks {
 		if k.needs(can) {
