@@ -22,7 +22,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestConformance(t *testing.T) {
-	for name, query := range map[string]string{"json": "", "ndjson": "?format=ndjson&roll-rows=7&roll-bytes=4k", "zstd": "?format=ndjson&compress=zstd&layout=%7Btable%7D/dt=YYYY-MM-DD", "parquet": "?format=parquet"} {
+	for name, query := range map[string]string{"json": "", "ndjson": "?format=ndjson&compress=zstd&layout=%7Btable%7D/dt=YYYY-MM-DD&roll-rows=7&roll-bytes=4k", "parquet": "?format=parquet"} {
 		t.Run(name, func(t *testing.T) {
 			sinktest.Run(t, sinktest.Config{
 				Driver:  Driver(),
