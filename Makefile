@@ -3,7 +3,7 @@ LDFLAGS := -X github.com/shopmonkeyus/eds/internal/cli.version=$(VERSION:v%=%)
 FUZZTIME ?= 5m
 COUNT ?= 3
 
-.PHONY: help build demo test test-dialects test-lake test-outages race bench fuzz lint golden release image chart
+.PHONY: help build demo test test-dialects test-lake test-outages race bench fuzz lint golden release image chart cross
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -56,3 +56,6 @@ image: ## build the image without a container engine, check that it works, leave
 
 chart: ## check the Helm chart
 	./packaging/chart
+
+cross: ## check that the program can be compiled for every platform of releases, without making any code
+	go run ./internal/lint/cross .

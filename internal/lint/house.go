@@ -71,6 +71,7 @@ func House() []Rule {
 
 		// Programs and packages beside the program.
 		{Package: "lint", Only: none},
+		{Package: "lint/cross", Only: none},
 		{Package: "testpeers/..."},
 		{Package: "golden", Only: none},
 	}
