@@ -11,15 +11,13 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/lake/laketest"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { sinktest.Main(m) }
 
 func TestConformance(t *testing.T) {
 	for name, query := range map[string]string{"json": "", "ndjson": "?format=ndjson&compress=zstd&layout=%7Btable%7D/dt=YYYY-MM-DD&roll-rows=7&roll-bytes=4k", "parquet": "?format=parquet"} {

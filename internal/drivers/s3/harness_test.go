@@ -2,7 +2,6 @@ package s3
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"iter"
 	"maps"
@@ -12,8 +11,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-
-	"go.uber.org/goleak"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
@@ -37,12 +34,7 @@ func TestMain(m *testing.M) {
 	} {
 		os.Setenv(name, value)
 	}
-	// Properties are checked on a real server, fewer times than usual; the command
-	// line may ask for more.
-	if err := flag.Set("rapid.checks", "30"); err != nil {
-		panic(err)
-	}
-	goleak.VerifyTestMain(m)
+	sinktest.Main(m)
 }
 
 // at returns the URL of a bucket and prefix of the server at addr, with the keys

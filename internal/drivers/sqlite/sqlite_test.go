@@ -9,17 +9,17 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(victimOf); path != "" {
 		os.Exit(beVictim(path))
 	}
-	goleak.VerifyTestMain(m)
+	sinktest.Main(m)
 }
 
 func TestURLsNameAFile(t *testing.T) {

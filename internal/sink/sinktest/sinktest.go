@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
@@ -70,13 +71,16 @@ type Stored struct {
 // command line does not ask for another number.
 const properties = "40"
 
+// Main runs the tests of a driver, and fails where they leave goroutines behind.
+func Main(m *testing.M) {
+	if err := flag.Set("rapid.checks", properties); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
+
 // Run checks everything that applies to the driver of c.
 func Run(t *testing.T, c Config) {
-	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
-		if err := flag.Set(f.Name, properties); err != nil {
-			t.Fatal(err)
-		}
-	}
 	can := capabilitiesOf(t, c)
 	for _, k := range checks {
 		if k.needs(can) {
