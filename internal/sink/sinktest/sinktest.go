@@ -69,7 +69,7 @@ type Stored struct {
 
 // properties is how often each property is checked on a destination, where the
 // command line does not ask for another number.
-const properties = "40"
+const properties = "25"
 
 // Main runs the tests of a driver, and fails where they leave goroutines behind.
 func Main(m *testing.M) {
