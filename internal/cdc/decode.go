@@ -103,6 +103,7 @@ func (d *Decoder) decodeJSON(e *Event, text []byte) error {
 	if err := m.Err(); err != nil {
 		return err
 	}
+	e.Compact = !m.Spaced()
 	switch {
 	case e.Table == "":
 		return errors.New("the event names no table")

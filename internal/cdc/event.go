@@ -87,6 +87,8 @@ type Event struct {
 	// Payload is the whole event as JSON text. Before, After, Key and Diff are
 	// slices of it.
 	Payload []byte
+	// Compact says that there is no white space between the values of Payload.
+	Compact bool
 	// Members are the members of After, by their place in Payload.
 	Members []rawjson.Member
 	// Object names the object that a schema-validator rule asks file and object
@@ -96,7 +98,12 @@ type Event struct {
 
 // RowID returns the row's own id: the key's last element, else the id of the
 // row image, else "".
-func (e *Event) RowID() string {
+func (e *Event) RowID() string { return string(e.rowID()) }
+
+// AppendRowID appends RowID's result to dst.
+func (e *Event) AppendRowID(dst []byte) []byte { return append(dst, e.rowID()...) }
+
+func (e *Event) rowID() []byte {
 	var last []byte
 	if e.Key != nil {
 		// The key was validated when the event was decoded.
@@ -108,7 +115,7 @@ func (e *Event) RowID() string {
 	if last == nil {
 		last = e.rowMember("id")
 	}
-	return string(rawjson.Text(last))
+	return rawjson.Text(last)
 }
 
 // rowMember returns the raw value of a member of the row image, or nil.

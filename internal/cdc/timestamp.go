@@ -67,13 +67,26 @@ func (t Timestamp) String() string {
 // Sortable returns the clock as thirty digits, nineteen and a dot and ten, whose
 // order as text is the order of the clocks: the form that databases store.
 func (t Timestamp) Sortable() string {
+	return string(t.AppendSortable(make([]byte, 0, 30)))
+}
+
+// AppendSortable appends Sortable's result to dst.
+func (t Timestamp) AppendSortable(dst []byte) []byte {
+	dst = appendPadded(dst, t.Wall, 19)
+	return appendPadded(append(dst, '.'), int64(t.Logical), 10)
+}
+
+// appendPadded appends n in decimal, with zeros before it up to width digits, 19
+// at most.
+func appendPadded(dst []byte, n int64, width int) []byte {
 	const zeros = "0000000000000000000"
-	wall, logical := strconv.FormatInt(t.Wall, 10), strconv.FormatUint(uint64(t.Logical), 10)
-	return zeros[min(len(wall), 19):] + wall + "." + zeros[9+len(logical):] + logical
+	digits := strconv.AppendInt(make([]byte, 0, 20), n, 10)
+	dst = append(dst, zeros[:max(0, width-len(digits))]...)
+	return append(dst, digits...)
 }
 
 // Append appends String's result to dst.
 func (t Timestamp) Append(dst []byte) []byte {
 	dst = strconv.AppendInt(dst, t.Wall, 10)
-	return fmt.Appendf(dst, ".%010d", t.Logical)
+	return appendPadded(append(dst, '.'), int64(t.Logical), 10)
 }

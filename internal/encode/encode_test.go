@@ -117,8 +117,8 @@ func TestNamesAndKeysOfAnEvent(t *testing.T) {
 	e := event(t, update)
 	bare := event(t, `{"operation":"DELETE","id":"e9","table":"part","before":{"id":12},"mvccTimestamp":"1712345678901234567"}`)
 	got := []string{
-		encode.ObjectName(e), encode.PartitionKey(e), encode.MessageKey(e), fmt.Sprint(encode.Partition(encode.PartitionKey(e), 10)),
-		encode.ObjectName(bare), encode.PartitionKey(bare), encode.MessageKey(bare), fmt.Sprint(encode.Partition(encode.PartitionKey(bare), 10)),
+		encode.ObjectName(e), encode.PartitionKey(e), encode.MessageKey(e), fmt.Sprint(encode.Partition(encode.AppendPartitionKey(nil, e), 10)),
+		encode.ObjectName(bare), encode.PartitionKey(bare), encode.MessageKey(bare), fmt.Sprint(encode.Partition(encode.AppendPartitionKey(nil, bare), 10)),
 	}
 	want := []string{
 		"order/1712345678-o-1-6f1c7a55-3f0e-4b9e-9d25-0e7f5f9f0a11.json", "order.c1.NONE.o-1", "dbchange.order.UPDATE.c1.NONE.6f1c7a55-3f0e-4b9e-9d25-0e7f5f9f0a11", "8",
@@ -132,13 +132,13 @@ func TestNamesAndKeysOfAnEvent(t *testing.T) {
 func TestPartitionsCoverTheirRange(t *testing.T) {
 	seen := map[int]bool{}
 	for i := range 1000 {
-		p := encode.Partition(fmt.Sprintf("order.c.l.%d", i), 7)
+		p := encode.Partition(fmt.Appendf(nil, "order.c.l.%d", i), 7)
 		if p < 0 || p > 6 {
 			t.Fatalf("partition %d of 7", p)
 		}
 		seen[p] = true
 	}
-	if len(seen) != 7 || encode.Partition("x", 1) != 0 {
+	if len(seen) != 7 || encode.Partition([]byte("x"), 1) != 0 {
 		t.Errorf("partitions used: %v", seen)
 	}
 }

@@ -5,8 +5,8 @@
 package encode
 
 import (
-	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"strconv"
 	"unicode/utf8"
@@ -22,17 +22,39 @@ import (
 // bytes that are not UTF-8, which JSON can't hold, become U+FFFD; replaced says
 // that there were some.
 func AppendEvent(dst []byte, e *cdc.Event) (out []byte, replaced bool) {
-	clean := utf8.Valid(e.Payload)
-	return appendJSON(dst, e.Payload, clean), !clean
+	return AppendPart(dst, e, e.Payload)
+}
+
+// AppendPart appends one value of e's payload, as e.After, as AppendEvent does
+// the whole.
+func AppendPart(dst []byte, e *cdc.Event, value []byte) (out []byte, replaced bool) {
+	clean := valid(value)
+	return appendJSON(dst, value, clean, clean && e.Compact), !clean
 }
 
 // appendCompact appends the valid JSON value text without white space.
-func appendCompact(dst, text []byte) []byte { return appendJSON(dst, text, utf8.Valid(text)) }
+func appendCompact(dst, text []byte) []byte {
+	clean := valid(text)
+	return appendJSON(dst, text, clean, clean && rawjson.Compact(text))
+}
+
+// valid is utf8.Valid, faster where all is ASCII.
+func valid(text []byte) bool {
+	rest := text
+	for len(rest) >= 32 {
+		w := binary.NativeEndian.Uint64(rest) | binary.NativeEndian.Uint64(rest[8:]) | binary.NativeEndian.Uint64(rest[16:]) | binary.NativeEndian.Uint64(rest[24:])
+		if w&0x8080808080808080 != 0 {
+			break
+		}
+		rest = rest[32:]
+	}
+	return utf8.Valid(rest)
+}
 
 // appendJSON is appendCompact for a text of which is known whether it is clean,
-// that is UTF-8.
-func appendJSON(dst, text []byte, clean bool) []byte {
-	if clean && !spaced(text) {
+// that is UTF-8, and whether it can stay as it is.
+func appendJSON(dst, text []byte, clean, asIs bool) []byte {
+	if asIs {
 		return append(dst, text...)
 	}
 	start := 0 // of what is to be copied as it is
@@ -57,41 +79,6 @@ func appendJSON(dst, text []byte, clean bool) []byte {
 		}
 	}
 	return append(dst, text[start:]...)
-}
-
-// spaced reports whether there is white space between the values of the JSON
-// text, or may be. It costs a fraction of what walking the text costs.
-func spaced(text []byte) bool {
-	for {
-		quote := bytes.IndexByte(text, '"')
-		between := text
-		if quote >= 0 {
-			between = text[:quote]
-		}
-		for _, c := range between {
-			if c <= ' ' {
-				return true
-			}
-		}
-		if quote < 0 {
-			return false
-		}
-		text = text[quote+1:]
-		for {
-			end := bytes.IndexByte(text, '"')
-			if end < 0 {
-				return true // it is no JSON
-			}
-			escapes := 0
-			for escapes < end && text[end-1-escapes] == '\\' {
-				escapes++
-			}
-			text = text[end+1:]
-			if escapes%2 == 0 {
-				break
-			}
-		}
-	}
 }
 
 // appendValid appends text with U+FFFD for each byte that is not UTF-8.

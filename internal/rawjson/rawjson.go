@@ -56,19 +56,34 @@ func Valid(b []byte) error {
 	return nil
 }
 
+// Compact reports whether b is one valid JSON value without white space around
+// it or between the values in it.
+func Compact(b []byte) bool {
+	end, spaced, err := skip(b, 0)
+	return err == nil && !spaced && end == len(b)
+}
+
 // Skip validates the value that begins at b[i] and returns the index after it.
 func Skip(b []byte, i int) (int, error) {
+	end, _, err := skip(b, i)
+	return end, err
+}
+
+// skip is Skip that also tells whether there is white space between the values
+// within the value.
+func skip(b []byte, i int) (end int, spaced bool, err error) {
 	if i >= len(b) {
-		return i, &SyntaxError{i, "a value"}
+		return i, false, &SyntaxError{i, "a value"}
 	}
 	switch b[i] {
 	case '"':
-		return skipString(b, i)
+		end, err = skipString(b, i)
 	case '{', '[':
 		return skipNested(b, i)
 	default:
-		return skipScalar(b, i)
+		end, err = skipScalar(b, i)
 	}
+	return end, false, err
 }
 
 // skipScalar validates a number or a literal.
@@ -217,7 +232,7 @@ func hex4(b []byte, i int) (rune, bool) {
 
 // skipNested validates an array or object without recursion, so that depth
 // costs a bit a level and never the stack.
-func skipNested(b []byte, i int) (int, error) {
+func skipNested(b []byte, i int) (end int, spaced bool, err error) {
 	var first [4]uint64
 	levels := first[:] // bit d is set where level d, which encloses the present one, is an object
 	depth := 0         // how many levels enclose the present one
@@ -225,17 +240,19 @@ func skipNested(b []byte, i int) (int, error) {
 	empty := true // nothing has been read at this level yet
 	i++
 	for {
-		i = SkipSpace(b, i)
+		at := SkipSpace(b, i)
+		spaced = spaced || at != i
+		i = at
 		if i >= len(b) {
-			return i, &SyntaxError{i, "the end of an array or object"}
+			return i, spaced, &SyntaxError{i, "the end of an array or object"}
 		}
 		if c := b[i]; c == ']' || c == '}' {
 			if (c == '}') != object {
-				return i, &SyntaxError{i, "the matching bracket"}
+				return i, spaced, &SyntaxError{i, "the matching bracket"}
 			}
 			i++
 			if depth == 0 {
-				return i, nil
+				return i, spaced, nil
 			}
 			depth--
 			object = levels[depth>>6]&(1<<(depth&63)) != 0
@@ -244,23 +261,27 @@ func skipNested(b []byte, i int) (int, error) {
 		}
 		if !empty {
 			if b[i] != ',' {
-				return i, &SyntaxError{i, "a comma"}
+				return i, spaced, &SyntaxError{i, "a comma"}
 			}
-			i = SkipSpace(b, i+1)
+			i++
+			at = SkipSpace(b, i)
+			spaced = spaced || at != i
+			i = at
 		}
-		var err error
 		if object {
-			if i, err = skipName(b, i); err != nil {
-				return i, err
+			var apart bool
+			if i, apart, err = skipName(b, i); err != nil {
+				return i, spaced, err
 			}
+			spaced = spaced || apart
 		}
 		if i >= len(b) {
-			return i, &SyntaxError{i, "a value"}
+			return i, spaced, &SyntaxError{i, "a value"}
 		}
 		switch b[i] {
 		case '{', '[':
 			if depth == MaxDepth-1 {
-				return i, ErrDepth
+				return i, spaced, ErrDepth
 			}
 			if depth>>6 == len(levels) {
 				levels = append(levels, 0)
@@ -280,24 +301,26 @@ func skipNested(b []byte, i int) (int, error) {
 			i, err = skipScalar(b, i)
 		}
 		if err != nil {
-			return i, err
+			return i, spaced, err
 		}
 		empty = false
 	}
 }
 
-// skipName validates a member's name and its colon, and returns where its value begins.
-func skipName(b []byte, i int) (int, error) {
+// skipName validates a member's name and its colon, and returns where its value
+// begins.
+func skipName(b []byte, i int) (value int, spaced bool, err error) {
 	if i >= len(b) || b[i] != '"' {
-		return i, &SyntaxError{i, "a member's name"}
+		return i, false, &SyntaxError{i, "a member's name"}
 	}
-	i, err := skipString(b, i)
+	end, err := skipString(b, i)
 	if err != nil {
-		return i, err
+		return end, false, err
 	}
-	i = SkipSpace(b, i)
+	i = SkipSpace(b, end)
 	if i >= len(b) || b[i] != ':' {
-		return i, &SyntaxError{i, "a colon"}
+		return i, false, &SyntaxError{i, "a colon"}
 	}
-	return SkipSpace(b, i+1), nil
+	value = SkipSpace(b, i+1)
+	return value, value != end+1, nil
 }

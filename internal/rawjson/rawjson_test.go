@@ -29,6 +29,34 @@ func TestValidAgreesWithTheStandardLibrary(t *testing.T) {
 	}
 }
 
+func TestWhiteSpaceIsFoundWhereverItIs(t *testing.T) {
+	for text, want := range map[string]bool{
+		`{}`: true, `{"a":1}`: true, `{"a b":"c d\" e"}`: true, `{"a":"\\"}`: true, `{"a":"\\\""}`: true, `"x y"`: true, `-1.5e+3`: true, `""`: true, `[[],{"a":[1,"b ",{}]}]`: true,
+		`{ }`: false, `{"a": 1}`: false, `{"a" :1}`: false, `{"a":1,` + "\n" + `"b":2}`: false, `{"a":1` + "\r" + `,"b":2}`: false, `[1,2] `: false, ` "x"`: false, `{"a":"\\" }`: false,
+		`["a\"b" ,1]`: false, `[[1,{"a":[` + "\t" + `]}]]`: false, `{"a":{"b" :1}}`: false, `{"a`: false, `1 1`: false,
+	} {
+		if got := rawjson.Compact([]byte(text)); got != want {
+			t.Errorf("Compact(%s) = %v, want %v", text, got, want)
+		}
+		m, err := rawjson.OpenObject([]byte(text))
+		if err != nil {
+			continue
+		}
+		for m.NextName() {
+			if !m.AtObject() && !m.SkipValue() {
+				break
+			} else if m.AtObject() {
+				if _, ok := m.Object(nil); !ok {
+					break
+				}
+			}
+		}
+		if m.Err() == nil && m.Spaced() == want {
+			t.Errorf("a walk of %s is spaced: %v, want %v", text, m.Spaced(), !want)
+		}
+	}
+}
+
 func TestDepthIsBoundedAndCostsNoStack(t *testing.T) {
 	deep := func(n int) []byte { return []byte(strings.Repeat("[", n) + strings.Repeat("]", n)) }
 	if err := rawjson.Valid(deep(rawjson.MaxDepth)); err != nil {

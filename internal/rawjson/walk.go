@@ -17,6 +17,7 @@ type Members struct {
 	expected   string
 	seenMember bool
 	nested     bool // text goes on behind the object
+	spaced     bool // there is white space between values
 	err        error
 }
 
@@ -26,7 +27,7 @@ func OpenObject(text []byte) (Members, error) {
 	if i >= len(text) || text[i] != '{' {
 		return Members{}, &SyntaxError{i, "an object"}
 	}
-	return Members{text: text, pos: i + 1}, nil
+	return Members{text: text, pos: i + 1, spaced: i > 0}, nil
 }
 
 // Next moves to the next member, validates it, and reports whether there is one.
@@ -34,13 +35,16 @@ func (m *Members) Next() bool { return m.NextName() && m.SkipValue() }
 
 // NextName moves to the next member's name only. SkipValue or Object must follow.
 func (m *Members) NextName() bool {
-	b, i := m.text, SkipSpace(m.text, m.pos)
+	b, i := m.text, m.space(m.pos)
 	if i >= len(b) {
 		return m.fail(&SyntaxError{i, "the end of an object"})
 	}
 	if b[i] == '}' {
 		m.pos = i + 1
-		if end := SkipSpace(b, m.pos); end != len(b) && !m.nested {
+		if m.nested {
+			return false
+		}
+		if end := m.space(m.pos); end != len(b) {
 			return m.fail(&SyntaxError{end, "the end of the text"})
 		}
 		return false
@@ -49,7 +53,7 @@ func (m *Members) NextName() bool {
 		if b[i] != ',' {
 			return m.fail(&SyntaxError{i, "a comma"})
 		}
-		i = SkipSpace(b, i+1)
+		i = m.space(i + 1)
 	}
 	m.seenMember = true
 	if i >= len(b) || b[i] != '"' {
@@ -63,20 +67,28 @@ func (m *Members) NextName() bool {
 		}
 	}
 	m.name = Span{uint32(i), uint32(end)}
-	i = SkipSpace(b, end)
+	i = m.space(end)
 	if i >= len(b) || b[i] != ':' {
 		return m.fail(&SyntaxError{i, "a colon"})
 	}
-	m.pos = SkipSpace(b, i+1)
+	m.pos = m.space(i + 1)
 	return true
+}
+
+// space is SkipSpace, and remembers whether there was any.
+func (m *Members) space(i int) int {
+	at := SkipSpace(m.text, i)
+	m.spaced = m.spaced || at != i
+	return at
 }
 
 // SkipValue validates the value of the member that NextName found.
 func (m *Members) SkipValue() bool {
-	end, err := Skip(m.text, m.pos)
+	end, spaced, err := skip(m.text, m.pos)
 	if err != nil {
 		return m.fail(err)
 	}
+	m.spaced = m.spaced || spaced
 	m.value = Span{uint32(m.pos), uint32(end)}
 	m.pos = end
 	return true
@@ -101,6 +113,7 @@ func (m *Members) Object(dst []Member) ([]Member, bool) {
 	}
 	m.value = Span{uint32(start), uint32(inner.pos)}
 	m.pos = inner.pos
+	m.spaced = m.spaced || inner.spaced
 	return dst, true
 }
 
@@ -121,6 +134,10 @@ func (m *Members) Value() []byte { return m.text[m.value.Start:m.value.End] }
 
 // Span returns where in the text the member's value stands.
 func (m *Members) Span() Span { return m.value }
+
+// Spaced reports whether there is white space between the values of what has been
+// walked.
+func (m *Members) Spaced() bool { return m.spaced }
 
 // Err returns what ended the walk early, if anything did.
 func (m *Members) Err() error { return m.err }

@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"bytes"
-	"iter"
 	"slices"
 	"strconv"
 
@@ -51,39 +50,49 @@ func (o *outgoing) all() ([]*kgo.Record, error) {
 }
 
 // safe reports whether making a message can't fail, and none can be larger than
-// its topic takes: an invalid byte becomes three, an envelope has less than half
-// of the room that is left for it.
+// its topic takes: an invalid byte becomes three, the row's key stands in three
+// places, and an envelope has less than a tenth of the room that is left for it.
 func (o *outgoing) safe(limit func(topic string) int32) bool {
-	if o.sink.byRow {
-		return false
-	}
 	for i, e := range o.events {
-		if 4*len(e.Payload)+4*overhead > int(limit(o.topics[i])) {
+		if 10*len(e.Payload)+4*overhead > int(limit(o.topics[i])) || o.sink.byRow && e.Key == nil && e.RowID() == "" {
 			return false
 		}
 	}
 	return true
 }
 
-// chunkEvents is how many events' messages are made at once, while those before
-// them are on their way.
-const chunkEvents = 512
+// chunkEvents is how many events' messages are made at once, and chunksAhead how
+// many such chunks are made while those before them are on their way.
+const (
+	chunkEvents = 512
+	chunksAhead = 2
+)
 
-// chunks yields the messages in order. Those that are not made yet are safe.
-func (o *outgoing) chunks() iter.Seq[[]*kgo.Record] {
-	return func(yield func([]*kgo.Record) bool) {
-		if o.made != nil {
-			yield(o.made)
-			return
-		}
+// chunks calls yield with the messages, in order. Another goroutine makes those
+// that are not made yet; it has ended when chunks returns.
+func (o *outgoing) chunks(yield func([]*kgo.Record)) error {
+	if o.made != nil {
+		yield(o.made)
+		return nil
+	}
+	made := make(chan []*kgo.Record, chunksAhead)
+	var failed error
+	go func() {
+		defer close(made)
 		for first := 0; first < len(o.events); first += chunkEvents {
 			last := min(first+chunkEvents, len(o.events))
 			chunk, err := o.sink.records(o.events[first:last], o.topics[first:last])
-			if err != nil || !yield(chunk) {
+			if err != nil {
+				failed = err
 				return
 			}
+			made <- chunk
 		}
+	}()
+	for chunk := range made {
+		yield(chunk)
 	}
+	return failed
 }
 
 // records returns the messages of the events, in order. They share no memory
@@ -166,8 +175,11 @@ func (w *writer) event(topic string, e *cdc.Event) error {
 		key = w.since(mark)
 		partition = key
 	} else {
-		key = w.write(encode.MessageKey(e))
-		partition = w.write(encode.PartitionKey(e))
+		w.text = encode.AppendMessageKey(w.text, e)
+		key = w.since(mark)
+		mark = len(w.text)
+		w.text = encode.AppendPartitionKey(w.text, e)
+		partition = w.since(mark)
 	}
 	mark = len(w.text)
 	var replaced bool
@@ -212,20 +224,21 @@ func (w *writer) add(topic string, key, value, partition []byte, e *cdc.Event) {
 	first := len(w.headers)
 	w.headers = append(w.headers, kgo.RecordHeader{Key: partitionHeader, Value: partition})
 	if w.sink.choices.headers {
+		mark := len(w.text)
+		w.text = e.Clock.AppendSortable(w.text)
+		clock := w.since(mark)
 		w.headers = append(w.headers,
 			kgo.RecordHeader{Key: "eds-operation", Value: w.write(e.Op.String())},
 			kgo.RecordHeader{Key: "eds-table", Value: w.write(e.Table)},
 			kgo.RecordHeader{Key: "eds-version", Value: w.write(e.ModelVersion)},
-			kgo.RecordHeader{Key: "eds-clock", Value: w.write(e.Clock.Sortable())},
+			kgo.RecordHeader{Key: "eds-clock", Value: clock},
 		)
 	}
-	record := kgo.Record{Topic: topic, Key: key, Value: value, Headers: w.headers[first:len(w.headers):len(w.headers)]}
-	if len(w.slab) < cap(w.slab) { // what points into it must stay
-		w.slab = append(w.slab, record)
-		w.all = append(w.all, &w.slab[len(w.slab)-1])
-		return
+	if len(w.slab) == cap(w.slab) { // what points into the old one must stay
+		w.slab = make([]kgo.Record, 0, max(8, cap(w.slab)))
 	}
-	w.all = append(w.all, &record)
+	w.slab = append(w.slab, kgo.Record{Topic: topic, Key: key, Value: value, Headers: w.headers[first:len(w.headers):len(w.headers)]})
+	w.all = append(w.all, &w.slab[len(w.slab)-1])
 }
 
 // appendRowKey appends the event's table and primary key as a JSON array: one
@@ -240,7 +253,7 @@ func appendRowKey(dst []byte, e *cdc.Event, last []byte) ([]byte, error) {
 		if rawjson.IsString(raw) {
 			dst = rawjson.AppendQuoted(dst, rawjson.Text(raw))
 		} else {
-			dst, _ = encode.AppendEvent(dst, &cdc.Event{Payload: raw})
+			dst, _ = encode.AppendPart(dst, e, raw)
 		}
 	}
 	var held []byte                                          // an element, until it is known not to be the last one
@@ -280,14 +293,14 @@ func appendFlat(dst []byte, e *cdc.Event) ([]byte, bool) {
 	if image == nil {
 		image = []byte("{}")
 	}
-	dst, replaced := encode.AppendEvent(dst, &cdc.Event{Payload: image})
+	dst, replaced := encode.AppendPart(dst, e, image)
 	dst = dst[:len(dst)-1] // its }
 	if dst[len(dst)-1] != '{' {
 		dst = append(dst, ',')
 	}
 	dst = append(append(dst, `"_eds_op":"`...), e.Op.String()...)
 	dst = rawjson.AppendQuoted(append(dst, `","_eds_table":`...), e.Table)
-	dst = append(append(dst, `,"_eds_version":"`...), e.Clock.Sortable()...)
+	dst = e.Clock.AppendSortable(append(dst, `,"_eds_version":"`...))
 	dst = rawjson.AppendQuoted(append(dst, `","_eds_id":`...), e.ID)
 	dst = strconv.AppendBool(append(dst, `,"_eds_deleted":`...), e.Op == cdc.Delete)
 	return append(dst, '}'), replaced
@@ -313,7 +326,7 @@ func appendDebezium(dst []byte, e *cdc.Event) ([]byte, bool) {
 			return
 		}
 		var r bool
-		dst, r = encode.AppendEvent(dst, &cdc.Event{Payload: row})
+		dst, r = encode.AppendPart(dst, e, row)
 		replaced = replaced || r
 	}
 	image(`{"before"`, before(e))
@@ -321,7 +334,7 @@ func appendDebezium(dst []byte, e *cdc.Event) ([]byte, bool) {
 	dst = strconv.AppendInt(append(dst, `,"source":{"connector":"eds","name":"eds","ts_ms":`...), e.Clock.Wall/1_000_000, 10)
 	dst = strconv.AppendBool(append(dst, `,"snapshot":"`...), e.Imported)
 	dst = rawjson.AppendQuoted(append(dst, `","db":"shopmonkey","table":`...), e.Table)
-	dst = append(append(dst, `,"clock":"`...), e.Clock.Sortable()...)
+	dst = e.Clock.AppendSortable(append(dst, `,"clock":"`...))
 	dst = rawjson.AppendQuoted(append(dst, `","id":`...), e.ID)
 	dst = append(append(dst, `},"op":"`...), debeziumOp(e), '"')
 	dst = strconv.AppendInt(append(dst, `,"ts_ms":`...), e.Timestamp, 10)
@@ -365,5 +378,5 @@ func (partitioner) ForTopic(string) kgo.TopicPartitioner { return partitioner{} 
 func (partitioner) RequiresConsistency(*kgo.Record) bool { return true }
 
 func (partitioner) Partition(r *kgo.Record, n int) int {
-	return encode.Partition(string(r.Headers[0].Value), n)
+	return encode.Partition(r.Headers[0].Value, n)
 }

@@ -266,28 +266,34 @@ func (s *session) launch(ctx context.Context, o *outgoing) *flight {
 	f := &flight{done: make(chan struct{})}
 	f.left.Store(1)                  // until the last one is sent
 	ctx = context.WithoutCancel(ctx) // that nobody waits any more takes nothing back
-	for chunk := range o.chunks() {
+	f.fail(o.chunks(func(chunk []*kgo.Record) {
 		f.records = append(f.records, chunk...)
 		f.left.Add(int64(len(chunk)))
 		for _, r := range chunk {
 			s.client.Produce(ctx, r, f.settle)
 		}
-	}
+	}))
 	f.settle(nil, nil)
 	return f
 }
 
 // settle is called for each record, and when all are sent.
 func (f *flight) settle(_ *kgo.Record, err error) {
-	if err != nil {
-		f.mu.Lock()
-		if err = explain(err); f.err == nil || fault.Of(err) > fault.Of(f.err) {
-			f.err = err
-		}
-		f.mu.Unlock()
-	}
+	f.fail(explain(err))
 	if f.left.Add(-1) == 0 {
 		close(f.done)
+	}
+}
+
+// fail remembers the error, unless there is none, or a worse one.
+func (f *flight) fail(err error) {
+	if err == nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil || fault.Of(err) > fault.Of(f.err) {
+		f.err = err
 	}
 }
 
