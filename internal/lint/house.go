@@ -45,8 +45,9 @@ func House() []Rule {
 		{Package: "encode", Only: append(slices.Clone(changes), "sink"), Never: ground},
 		// The Parquet library drags net/http in.
 		{Package: "lake", Only: append(slices.Clone(changes), "sink", "encode"), Never: never(middle, nats, sql)},
+		{Package: "awscredentials", Only: []string{"fault"}, Never: tests},
 		{Package: "drivers", Only: []string{"fault", "sink", "drivers/+"}, Never: never(middle, nats)},
-		{Package: "drivers/...", Only: append(slices.Clone(sinks), "sink/sqlsink", "drivers/+"), Never: never(middle, nats), NeverDirectly: []string{"drivers"}},
+		{Package: "drivers/...", Only: append(slices.Clone(sinks), "sink/sqlsink", "awscredentials", "drivers/+"), Never: never(middle, nats), NeverDirectly: []string{"drivers"}},
 
 		// The stream and the snapshot, which know no destination.
 		{Package: "pipeline", Never: never(middle, nats, destinations, []string{"source/...", "hq", "config"})},

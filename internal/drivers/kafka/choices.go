@@ -32,7 +32,7 @@ type choices struct {
 }
 
 // parse reads the URL. Errors hold none of its secrets.
-func parse(target *url.URL, lookup sink.Lookup) (choices, error) {
+func parse(target *url.URL) (choices, error) {
 	c := choices{headers: true, compression: codecs["zstd"], partitions: -1, replication: -1, patience: 10 * time.Second}
 	if target.Opaque != "" || target.Fragment != "" {
 		return c, errors.New("the kafka url should read kafka://broker:9092,broker:9092/topic; write # as %23")
@@ -58,7 +58,7 @@ func parse(target *url.URL, lookup sink.Lookup) (choices, error) {
 	if err := c.parseDelivery(query); err != nil {
 		return c, err
 	}
-	c.security, err = parseSecurity(target, c.brokers, lookup)
+	c.security, err = parseSecurity(target, c.brokers)
 	return c, err
 }
 

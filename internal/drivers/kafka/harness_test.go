@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -24,7 +25,18 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-func TestMain(m *testing.M) { sinktest.Main(m) }
+// TestMain keeps the machine's own settings of the AWS SDK out of the tests.
+func TestMain(m *testing.M) {
+	for _, pair := range os.Environ() {
+		if name, _, _ := strings.Cut(pair, "="); strings.HasPrefix(name, "AWS_") {
+			os.Unsetenv(name)
+		}
+	}
+	for name, value := range map[string]string{"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull} {
+		os.Setenv(name, value)
+	}
+	sinktest.Main(m)
+}
 
 // newCluster starts one broker.
 func newCluster(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {

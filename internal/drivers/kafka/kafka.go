@@ -69,8 +69,8 @@ that is larger than its topic's max.message.bytes goes to the dead letters.
 
 Secrets belong in the environment: password ${KAFKA_PASSWORD} in the URL. With
 auth=aws-msk-iam the user is the access key and the password the secret key; left
-out, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN are read.
-With auth=oauthbearer, token= or token-file= hold a token, or token-url= names
+out, the AWS SDK finds them: in the environment, profiles, web identities, and
+the roles of containers and instances. With auth=oauthbearer, token= or token-file= hold a token, or token-url= names
 where the user and password, as client id and secret, are changed for one.
 
 Bytes that are not UTF-8 become U+FFFD, the rule "invalid-utf8". An import adds a
@@ -157,7 +157,7 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 	if env.Adjusted == nil {
 		env.Adjusted = func(_, _, _ string) {}
 	}
-	c, err := parse(target, env.Lookup)
+	c, err := parse(target)
 	if err != nil {
 		return nil, fault.Mark(fault.Fatal, err)
 	}

@@ -13,33 +13,37 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/smithy-go/logging"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
-	"github.com/twmb/franz-go/pkg/sasl/aws"
+	msk "github.com/twmb/franz-go/pkg/sasl/aws"
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
+	"github.com/shopmonkeyus/eds/internal/awscredentials"
 	"github.com/shopmonkeyus/eds/internal/fault"
-	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 // dialTimeout bounds the making of a connection.
 const dialTimeout = 10 * time.Second
 
 // parseSecurity reads how connections are encrypted, and as whom they are made.
-func parseSecurity(target *url.URL, brokers []string, lookup sink.Lookup) ([]kgo.Opt, error) {
-	config, err := parseTLS(target.Query())
+func parseSecurity(target *url.URL, brokers []string) ([]kgo.Opt, error) {
+	encryption, err := parseTLS(target.Query())
 	if err != nil {
 		return nil, err
 	}
 	var opts []kgo.Opt
-	if config != nil {
-		opts = append(opts, kgo.DialTLSConfig(config))
+	if encryption != nil {
+		opts = append(opts, kgo.DialTLSConfig(encryption))
 	}
-	mechanism, err := parseAuth(target, brokers, config != nil, lookup)
+	mechanism, err := parseAuth(target, brokers, encryption != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -62,14 +66,14 @@ func parseTLS(query url.Values) (*tls.Config, error) {
 		}
 		return nil, nil
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: mode == "skip-verify"}
+	encryption := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: mode == "skip-verify"}
 	if authorities != "" {
 		pem, err := os.ReadFile(authorities)
 		if err != nil {
 			return nil, fmt.Errorf("read tls-ca: %w", err)
 		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
+		encryption.RootCAs = x509.NewCertPool()
+		if !encryption.RootCAs.AppendCertsFromPEM(pem) {
 			return nil, fmt.Errorf("read tls-ca: %s holds no certificate in PEM", authorities)
 		}
 	}
@@ -81,13 +85,13 @@ func parseTLS(query url.Values) (*tls.Config, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read tls-cert and tls-key: %w", err)
 		}
-		config.Certificates = []tls.Certificate{pair}
+		encryption.Certificates = []tls.Certificate{pair}
 	}
-	return config, nil
+	return encryption, nil
 }
 
 // parseAuth returns nil where no credentials are to be sent.
-func parseAuth(target *url.URL, brokers []string, encrypted bool, lookup sink.Lookup) (sasl.Mechanism, error) {
+func parseAuth(target *url.URL, brokers []string, encrypted bool) (sasl.Mechanism, error) {
 	query := target.Query()
 	user := target.User.Username()
 	password, _ := target.User.Password()
@@ -111,7 +115,7 @@ func parseAuth(target *url.URL, brokers []string, encrypted bool, lookup sink.Lo
 		if !encrypted {
 			return nil, errors.New("auth=aws-msk-iam needs tls=true, as MSK does; its port is 9098")
 		}
-		return parseMSK(query, brokers, user, password, lookup)
+		return parseMSK(query, brokers, user, password)
 	}
 	if user == "" || password == "" {
 		return nil, fmt.Errorf("auth=%s needs a user and a password; the url should read kafka://user:${KAFKA_PASSWORD}@broker:9092/topic", name)
@@ -128,7 +132,7 @@ func parseAuth(target *url.URL, brokers []string, encrypted bool, lookup sink.Lo
 
 // parseMSK returns the mechanism of Amazon MSK, whose brokers' names tell the
 // region.
-func parseMSK(query url.Values, brokers []string, user, password string, lookup sink.Lookup) (sasl.Mechanism, error) {
+func parseMSK(query url.Values, brokers []string, user, password string) (sasl.Mechanism, error) {
 	for _, broker := range brokers {
 		host, _, _ := net.SplitHostPort(broker)
 		if !strings.HasSuffix(host, ".amazonaws.com") && !strings.HasSuffix(host, ".amazonaws.com.cn") {
@@ -136,22 +140,42 @@ func parseMSK(query url.Values, brokers []string, user, password string, lookup 
 		}
 	}
 	if user != "" && password != "" {
-		return aws.Auth{AccessKey: user, SecretKey: password, SessionToken: query.Get("token")}.AsManagedStreamingIAMMechanism(), nil
+		return msk.Auth{AccessKey: user, SecretKey: password, SessionToken: query.Get("token")}.AsManagedStreamingIAMMechanism(), nil
 	}
-	find := func(name string) string {
-		if lookup == nil {
-			return ""
+	if user+password+query.Get("token") != "" {
+		return nil, errors.New("auth=aws-msk-iam needs an access key as the url's user and a secret key as its password, or neither, for the AWS SDK to find them")
+	}
+	chain := &awsChain{}
+	return msk.ManagedStreamingIAM(chain.credentials), nil
+}
+
+// awsChain finds credentials as the AWS SDK does: in the environment, profiles,
+// web identities, and the roles of containers and instances. They are renewed as
+// they expire. It is safe for concurrent use.
+type awsChain struct {
+	mu    sync.Mutex
+	found aws.CredentialsProvider // nil: the configuration has not been read
+}
+
+func (c *awsChain) credentials(ctx context.Context) (msk.Auth, error) {
+	const remedy = "put them in the kafka url, as user and password"
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.found == nil {
+		cfg, err := config.LoadDefaultConfig(ctx, config.WithLogger(logging.Nop{})) // it would write to standard error
+		if err != nil {
+			return msk.Auth{}, fault.Mark(fault.Fatal, fmt.Errorf("read the AWS configuration of the environment: %w", err))
 		}
-		value, _ := lookup(name)
-		return value
+		if cfg.Credentials == nil {
+			return msk.Auth{}, awscredentials.None(remedy)
+		}
+		c.found = cfg.Credentials
 	}
-	read := func() aws.Auth {
-		return aws.Auth{AccessKey: find("AWS_ACCESS_KEY_ID"), SecretKey: find("AWS_SECRET_ACCESS_KEY"), SessionToken: find("AWS_SESSION_TOKEN")}
+	keys, err := c.found.Retrieve(ctx)
+	if err != nil {
+		return msk.Auth{}, awscredentials.Explain(err, remedy)
 	}
-	if a := read(); a.AccessKey == "" || a.SecretKey == "" {
-		return nil, errors.New("auth=aws-msk-iam finds no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or put them in the url as user and password")
-	}
-	return aws.ManagedStreamingIAM(func(context.Context) (aws.Auth, error) { return read(), nil }), nil
+	return msk.Auth{AccessKey: keys.AccessKeyID, SecretKey: keys.SecretAccessKey, SessionToken: keys.SessionToken}, nil
 }
 
 // parseOAuth returns the mechanism that sends a token: one that is given, one of

@@ -23,7 +23,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
-	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 func TestCredentials(t *testing.T) {
@@ -196,10 +195,10 @@ func TestEncryption(t *testing.T) {
 }
 
 // initial returns what a mechanism first says to a broker.
-func initial(t testing.TB, raw, broker string, lookup sink.Lookup) string {
+func initial(t testing.TB, raw, broker string) string {
 	t.Helper()
 	u := parsed(t, raw)
-	mechanism, err := parseAuth(u, []string{u.Host}, true, lookup)
+	mechanism, err := parseAuth(u, []string{u.Host}, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,22 +209,62 @@ func initial(t testing.TB, raw, broker string, lookup sink.Lookup) string {
 	return string(said)
 }
 
-func TestMSKCredentialsComeFromTheURLOrTheEnvironment(t *testing.T) {
-	const host = "b-1.shop.abc123.c2.kafka.eu-west-1.amazonaws.com"
-	lookup := func(name string) (string, bool) {
-		v, ok := map[string]string{"AWS_ACCESS_KEY_ID": "AKENV", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "session"}[name]
-		return v, ok
-	}
-	for raw, want := range map[string][]string{
-		"kafka://" + host + ":9098/t?auth=aws-msk-iam":              {"AKENV/", "/eu-west-1/kafka-cluster/aws4_request", `"session"`, host},
-		"kafka://AKURL:secret@" + host + ":9098/t?auth=aws-msk-iam": {"AKURL/", "/eu-west-1/kafka-cluster/aws4_request"},
-	} {
-		said := initial(t, raw, host, lookup)
+const mskBroker = "b-1.shop.abc123.c2.kafka.eu-west-1.amazonaws.com"
+
+// TestMSKCredentialsComeFromTheURLOrTheSDKsChain, which the environment leads.
+func TestMSKCredentialsComeFromTheURLOrTheSDKsChain(t *testing.T) {
+	says := func(t *testing.T, user string, want ...string) {
+		t.Helper()
+		said := initial(t, "kafka://"+user+mskBroker+":9098/t?auth=aws-msk-iam", mskBroker)
 		for _, part := range want {
 			if !strings.Contains(said, part) {
-				t.Errorf("%s says %s, which lacks %s", raw, said, part)
+				t.Errorf("it says %s, which lacks %s", said, part)
 			}
 		}
+	}
+	t.Run("the url", func(t *testing.T) {
+		says(t, "AKURL:secret@", "AKURL/", "/eu-west-1/kafka-cluster/aws4_request")
+	})
+	t.Run("the environment", func(t *testing.T) {
+		t.Setenv("AWS_ACCESS_KEY_ID", "AKENV")
+		t.Setenv("AWS_SECRET_ACCESS_KEY", "s")
+		t.Setenv("AWS_SESSION_TOKEN", "session")
+		says(t, "", "AKENV/", "/eu-west-1/kafka-cluster/aws4_request", `"session"`, mskBroker)
+	})
+	t.Run("a profile", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "credentials")
+		if err := os.WriteFile(file, []byte("[shop]\naws_access_key_id = AKPROFILE\naws_secret_access_key = s\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("AWS_SHARED_CREDENTIALS_FILE", file)
+		t.Setenv("AWS_PROFILE", "shop")
+		says(t, "", "AKPROFILE/")
+	})
+	t.Run("the role of a container", func(t *testing.T) {
+		agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") != "pod-token" {
+				http.Error(w, "who are you?", http.StatusForbidden)
+				return
+			}
+			_, _ = w.Write([]byte(`{"AccessKeyId":"AKROLE","SecretAccessKey":"s","Token":"role-session","Expiration":"2099-01-01T00:00:00Z"}`))
+		}))
+		t.Cleanup(agent.Close)
+		t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", agent.URL)
+		t.Setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "pod-token")
+		says(t, "", "AKROLE/", `"role-session"`)
+	})
+}
+
+// TestMSKCredentialsThatAreNowhereAreAnError which says where they may be.
+func TestMSKCredentialsThatAreNowhereAreAnError(t *testing.T) {
+	u := parsed(t, "kafka://"+mskBroker+":9098/t?auth=aws-msk-iam")
+	mechanism, err := parseAuth(u, []string{u.Host}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = mechanism.Authenticate(t.Context(), mskBroker+":9098")
+	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "there are no AWS credentials: put them in the kafka url") {
+		t.Errorf("without any: %v", err)
 	}
 }
 
@@ -253,12 +292,12 @@ func TestTokens(t *testing.T) {
 		"kafka://h/t?auth=oauthbearer&token-file=" + file:                                    "auth=Bearer from-file",
 		"kafka://id:p%40ss@h/t?auth=oauthbearer&token-scope=kafka&token-url=" + endpoint.URL: "auth=Bearer granted",
 	} {
-		if said := initial(t, raw, "h", nil); !strings.Contains(said, want+"\x01") {
+		if said := initial(t, raw, "h"); !strings.Contains(said, want+"\x01") {
 			t.Errorf("%s says %q, want %q", raw, said, want)
 		}
 	}
 	u := parsed(t, "kafka://id:wrong@h/t?auth=oauthbearer&token-scope=kafka&token-url="+endpoint.URL)
-	mechanism, err := parseAuth(u, []string{"h:9092"}, true, nil)
+	mechanism, err := parseAuth(u, []string{"h:9092"}, true)
 	if err != nil {
 		t.Fatal(err)
 	}

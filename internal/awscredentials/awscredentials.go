@@ -1,0 +1,61 @@
+// Package awscredentials says why the AWS SDK finds no credentials.
+package awscredentials
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+
+	"github.com/aws/smithy-go"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+// Explain gives an error of the SDK's chain of credentials its class, and a text
+// that says what to do. Where the network is at fault that passes; a machine that
+// is no instance of AWS has no instance's role, now or later. The remedy says how
+// to give credentials otherwise, as an imperative. Texts of services are left
+// out: they may say anything.
+func Explain(err error, remedy string) error {
+	var operation *smithy.OperationError
+	var api smithy.APIError
+	var network net.Error
+	cause := innermost(err)
+	switch {
+	case errors.As(err, &operation) && operation.ServiceID == "ec2imds":
+		return None(remedy)
+	case errors.As(err, &api):
+		return fault.Mark(fault.Fatal, fmt.Errorf("find AWS credentials: %s answers %s; correct the profile or the role, or what the role trusts", serviceOf(operation), api.ErrorCode()))
+	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		if e := new(url.Error); errors.As(err, &e) {
+			cause = e.Err
+		}
+		return fmt.Errorf("find AWS credentials: %w", cause)
+	}
+	return fault.Mark(fault.Fatal, fmt.Errorf("find AWS credentials: %w; %s, or mend the environment, profile or role", cause, remedy))
+}
+
+// None is the error where there are no credentials at all.
+func None(remedy string) error {
+	return fault.Mark(fault.Fatal, fmt.Errorf("there are no AWS credentials: %s, or give the AWS SDK some in the environment, a profile or a role", remedy))
+}
+
+func serviceOf(operation *smithy.OperationError) string {
+	if operation == nil {
+		return "the service"
+	}
+	return operation.ServiceID
+}
+
+// innermost returns the cause of an error, without what is wrapped around it.
+func innermost(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
+}
