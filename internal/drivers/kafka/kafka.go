@@ -7,7 +7,6 @@ import (
 	"context"
 	"log/slog"
 	"net/url"
-	"strconv"
 	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
@@ -107,39 +106,20 @@ var fields = []sink.Field{
 
 // urlOf makes a URL of the values of the driver's fields.
 func urlOf(values map[string]string) (string, []sink.FieldError) {
-	var wrong []sink.FieldError
-	refuse := func(field, why string) { wrong = append(wrong, sink.FieldError{Field: field, Error: why}) }
-	host := strings.Trim(strings.TrimSpace(values["Hostname"]), "[]")
-	switch {
-	case host == "":
-		refuse("Hostname", "name a broker, like kafka.example.com")
-	case strings.ContainsFunc(host, notInHost):
-		refuse("Hostname", "it should be a host name or an address, without a port or a scheme")
+	f := sink.NewForm(fields, values)
+	u := url.URL{Scheme: "kafka", Host: f.HostPort("9092"), Path: "/" + f.Get("Topic")}
+	if strings.ContainsFunc(f.Get("Hostname"), func(r rune) bool { return r >= 0x7f || strings.ContainsRune(",!()*;=&+~", r) }) {
+		f.Refuse("Hostname", "it should be one broker's host name or address")
 	}
-	port := strings.TrimSpace(values["Port"])
-	if port == "" {
-		port = "9092"
+	if topic := f.Get("Topic"); topic != "" {
+		if _, err := parseTopic(topic); err != nil {
+			f.Refuse("Topic", err.Error())
+		}
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		refuse("Port", "it should be a number from 1 to 65535")
+	if f.Wrong != nil {
+		return "", f.Wrong
 	}
-	topic := strings.TrimSpace(values["Topic"])
-	if topic == "" {
-		refuse("Topic", "name a topic")
-	} else if _, err := parseTopic(topic); err != nil {
-		refuse("Topic", err.Error())
-	}
-	if wrong != nil {
-		return "", wrong
-	}
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	return (&url.URL{Scheme: "kafka", Host: host + ":" + port, Path: "/" + topic}).String(), nil
-}
-
-func notInHost(r rune) bool {
-	return r <= ' ' || r >= 0x7f || strings.ContainsRune("/@?#%\\\"<>[]^`{|}$,'!()*;=&+~_", r) && r != '_'
+	return u.String(), nil
 }
 
 // open connects, and makes sure that changes can be written.

@@ -79,10 +79,11 @@ func TestFieldsMakeAURL(t *testing.T) {
 		{" broker ", "", " eds.changes ", "kafka://broker:9092/eds.changes"},
 		{"::1", "9092", "t", "kafka://[::1]:9092/t"},
 		{"h", "9092", "eds.{{.table}}", "kafka://h:9092/eds.%7B%7B.table%7D%7D"},
-		{"h:1", "", "t", "kafka://[h:1]:9092/t"},
+		{"h:1", "", "t", "Hostname"},
 		{"kafka://h", "", "t", "Hostname"},
+		{"a,b", "", "t", "Hostname"},
 		{"h", "x", "a b", "Port Topic"},
-		{"h", "70000", "", "Port Topic"},
+		{"h", "70000", "", "Topic Port"},
 	} {
 		got, problems := urlOf(map[string]string{"Hostname": c.host, "Port": c.port, "Topic": c.topic})
 		var wrong []string

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net/url"
-	"strconv"
 	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
@@ -98,36 +97,16 @@ are adjusted instead, and counted by rule:
 
 // buildURL builds a URL from the fields of HQ's form.
 func buildURL(values map[string]string) (string, []sink.FieldError) {
-	var wrong []sink.FieldError
-	for _, f := range fields {
-		if f.Required && strings.TrimSpace(values[f.Name]) == "" {
-			wrong = append(wrong, sink.FieldError{Field: f.Name, Error: "a value is needed"})
-		}
+	f := sink.NewForm(fields, values)
+	u := url.URL{Scheme: "mysql", Host: f.HostPort("3306"), Path: "/" + f.Get("Database"), User: url.User(f.Get("Username"))}
+	if strings.Contains(f.Get("Database"), "/") {
+		f.Refuse("Database", "it should be the name of a database, without a slash")
 	}
-	port := strings.TrimSpace(values["Port"])
-	if port == "" {
-		port = "3306"
+	if f.Wrong != nil {
+		return "", f.Wrong
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		wrong = append(wrong, sink.FieldError{Field: "Port", Error: "it should be a number from 1 to 65535"})
-	}
-	host := strings.Trim(strings.TrimSpace(values["Hostname"]), "[]")
-	if strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || strings.ContainsRune("/@?#%\\\"<>[]^`{|}$\x7f", r) }) {
-		wrong = append(wrong, sink.FieldError{Field: "Hostname", Error: "it should be a host name or an address, without a port or a scheme"})
-	}
-	if strings.Contains(values["Database"], "/") {
-		wrong = append(wrong, sink.FieldError{Field: "Database", Error: "it should be the name of a database, without a slash"})
-	}
-	if wrong != nil {
-		return "", wrong
-	}
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	user := strings.TrimSpace(values["Username"])
-	u := url.URL{Scheme: "mysql", Host: host + ":" + port, Path: "/" + strings.TrimSpace(values["Database"]), User: url.User(user)}
 	if password := values["Password"]; password != "" {
-		u.User = url.UserPassword(user, password)
+		u.User = url.UserPassword(f.Get("Username"), password)
 	}
 	return u.String(), nil
 }

@@ -187,8 +187,8 @@ func TestFieldsMakeAURL(t *testing.T) {
 			{Field: "Database", Error: "a value is needed"}, {Field: "Username", Error: "a value is needed"}, {Field: "Hostname", Error: "a value is needed"},
 		}},
 		"nonsense": {map[string]string{"Database": "d/e", "Username": "u", "Hostname": "http://x", "Port": "65536"}, "", []sink.FieldError{
-			{Field: "Port", Error: "it should be a number from 1 to 65535"},
 			{Field: "Hostname", Error: "it should be a host name or an address, without a port or a scheme"},
+			{Field: "Port", Error: "it should be a number from 1 to 65535"},
 			{Field: "Database", Error: "it should be the name of a database, without a slash"},
 		}},
 	} {

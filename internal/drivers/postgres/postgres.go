@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -89,32 +88,13 @@ are adjusted instead, and counted by rule:
 
 // buildURL builds a URL from the fields of HQ's form.
 func buildURL(values map[string]string) (string, []sink.FieldError) {
-	var wrong []sink.FieldError
-	for _, f := range fields {
-		if f.Required && strings.TrimSpace(values[f.Name]) == "" {
-			wrong = append(wrong, sink.FieldError{Field: f.Name, Error: "a value is needed"})
-		}
+	f := sink.NewForm(fields, values)
+	u := url.URL{Scheme: "postgres", Host: f.HostPort("5432"), Path: "/" + f.Get("Database"), User: url.User(f.Get("Username"))}
+	if f.Wrong != nil {
+		return "", f.Wrong
 	}
-	port := strings.TrimSpace(values["Port"])
-	if port == "" {
-		port = "5432"
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		wrong = append(wrong, sink.FieldError{Field: "Port", Error: "it should be a number from 1 to 65535"})
-	}
-	host := strings.Trim(strings.TrimSpace(values["Hostname"]), "[]")
-	if strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || strings.ContainsRune("/@?#%\\\"<>[]^`{|}$\x7f", r) }) {
-		wrong = append(wrong, sink.FieldError{Field: "Hostname", Error: "it should be a host name or an address, without a port or a scheme"})
-	}
-	if wrong != nil {
-		return "", wrong
-	}
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	u := url.URL{Scheme: "postgres", Host: host + ":" + port, Path: "/" + strings.TrimSpace(values["Database"]), User: url.User(strings.TrimSpace(values["Username"]))}
 	if password := values["Password"]; password != "" {
-		u.User = url.UserPassword(strings.TrimSpace(values["Username"]), password)
+		u.User = url.UserPassword(f.Get("Username"), password)
 	}
 	return u.String(), nil
 }

@@ -148,7 +148,7 @@ func TestFieldsMakeAURL(t *testing.T) {
 			{Field: "Database", Error: "a value is needed"}, {Field: "Username", Error: "a value is needed"}, {Field: "Hostname", Error: "a value is needed"},
 		}},
 		"nonsense": {map[string]string{"Database": "d", "Username": "u", "Hostname": "http://x", "Port": "65536"}, "", []sink.FieldError{
-			{Field: "Port", Error: "it should be a number from 1 to 65535"}, {Field: "Hostname", Error: "it should be a host name or an address, without a port or a scheme"},
+			{Field: "Hostname", Error: "it should be a host name or an address, without a port or a scheme"}, {Field: "Port", Error: "it should be a number from 1 to 65535"},
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,7 +2,6 @@ package snowflake
 
 import (
 	"net/url"
-	"strconv"
 	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/sink"
@@ -27,54 +26,35 @@ var keyPairFields = []sink.Field{
 	{Name: "Role", Type: "string", Description: "role of the session"},
 }
 
-// form collects what is wrong with the values of a form.
-type form struct {
-	values map[string]string
-	wrong  []sink.FieldError
-}
-
-func newForm(fields []sink.Field, values map[string]string) *form {
-	f := &form{values: values}
-	for _, field := range fields {
-		if field.Required && f.get(field.Name) == "" {
-			f.refuse(field.Name, "a value is needed")
-		}
-	}
-	return f
-}
-
-func (f *form) get(name string) string { return strings.TrimSpace(f.values[name]) }
-
-func (f *form) refuse(field, why string) {
-	f.wrong = append(f.wrong, sink.FieldError{Field: field, Error: why})
-}
+// form is what HQ's form says.
+type form struct{ *sink.Form }
 
 // host checks what is to be the host of a URL.
-func (f *form) host(field string) string {
-	host := f.get(field)
+func (f form) host(field string) string {
+	host := f.Get(field)
 	if strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("/:@?#%\\\"<>[]^`{|}$'", r) }) {
-		f.refuse(field, "it should be an account identifier or a host name, without a port or a scheme")
+		f.Refuse(field, "it should be an account identifier or a host name, without a port or a scheme")
 	}
 	return host
 }
 
 // path checks the database and schema.
-func (f *form) path() string {
-	path := strings.Trim(f.get("Database"), "/")
+func (f form) path() string {
+	path := strings.Trim(f.Get("Database"), "/")
 	if strings.Count(path, "/") > 1 {
-		f.refuse("Database", "it should be a database, or a database and a schema with a / between")
+		f.Refuse("Database", "it should be a database, or a database and a schema with a / between")
 	}
 	if strings.ContainsAny(path, "\x00${}") {
-		f.refuse("Database", "it has a character that can not be part of the name")
+		f.Refuse("Database", "it has a character that can not be part of the name")
 	}
 	return "/" + path
 }
 
 // query returns the options of the URL.
-func (f *form) query(pairs ...string) string {
+func (f form) query(pairs ...string) string {
 	query := url.Values{}
 	for i := 0; i < len(pairs); i += 2 {
-		if v := f.get(pairs[i+1]); v != "" {
+		if v := f.Get(pairs[i+1]); v != "" {
 			query.Set(pairs[i], v)
 		}
 	}
@@ -83,32 +63,28 @@ func (f *form) query(pairs ...string) string {
 
 // buildPasswordURL builds a URL from the fields of HQ's form.
 func buildPasswordURL(values map[string]string) (string, []sink.FieldError) {
-	f := newForm(passwordFields, values)
-	u := url.URL{Scheme: "snowflake", Host: f.host("Hostname"), Path: f.path(), User: url.UserPassword(f.get("Username"), values["Password"])}
-	if port := f.get("Port"); port != "" {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			f.refuse("Port", "it should be a number from 1 to 65535")
-		} else if n != 443 {
-			u.Host += ":" + port
-		}
+	f := form{sink.NewForm(passwordFields, values)}
+	u := url.URL{Scheme: "snowflake", Host: f.host("Hostname"), Path: f.path(), User: url.UserPassword(f.Get("Username"), values["Password"])}
+	if port := f.Port("443"); port != "443" {
+		u.Host += ":" + port
 	}
 	u.RawQuery = f.query("warehouse", "Warehouse", "role", "Role")
-	if f.wrong != nil {
-		return "", f.wrong
+	if f.Wrong != nil {
+		return "", f.Wrong
 	}
 	return u.String(), nil
 }
 
 // buildKeyPairURL builds a URL from the fields of HQ's form.
 func buildKeyPairURL(values map[string]string) (string, []sink.FieldError) {
-	f := newForm(keyPairFields, values)
-	u := url.URL{Scheme: "snowflake-keypair", Host: f.host("Account"), Path: f.path(), User: url.User(f.get("Username"))}
-	if name := f.get("Secret"); strings.ContainsAny(name, " =-\n\x00") {
-		f.refuse("Secret", "it should be the name of an environment variable, not the key itself")
+	f := form{sink.NewForm(keyPairFields, values)}
+	u := url.URL{Scheme: "snowflake-keypair", Host: f.host("Account"), Path: f.path(), User: url.User(f.Get("Username"))}
+	if name := f.Get("Secret"); strings.ContainsAny(name, " =-\n\x00") {
+		f.Refuse("Secret", "it should be the name of an environment variable, not the key itself")
 	}
 	u.RawQuery = f.query("secret-key", "Secret", "warehouse", "Warehouse", "role", "Role")
-	if f.wrong != nil {
-		return "", f.wrong
+	if f.Wrong != nil {
+		return "", f.Wrong
 	}
 	return u.String(), nil
 }

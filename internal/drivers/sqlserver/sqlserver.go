@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net/url"
-	"strconv"
 	"strings"
 	"unicode/utf16"
 
@@ -108,41 +107,32 @@ const maxIdentifier = 128
 
 // buildURL builds a URL from the fields of HQ's form.
 func buildURL(values map[string]string) (string, []sink.FieldError) {
-	var wrong []sink.FieldError
-	refuse := func(field, why string) { wrong = append(wrong, sink.FieldError{Field: field, Error: why}) }
-	for _, f := range fields() {
-		value := strings.TrimSpace(values[f.Name])
+	all := fields()
+	f := sink.NewForm(all, values)
+	for _, field := range all {
 		switch {
-		case f.Required && value == "" && (f.Format == "" || values[f.Name] == ""):
-			refuse(f.Name, "a value is needed")
-		case strings.ContainsRune(values[f.Name], 0):
-			refuse(f.Name, "it has a character that can not be part of it")
-		case len(utf16.Encode([]rune(value))) > maxIdentifier && f.Name != "Hostname":
-			refuse(f.Name, fmt.Sprintf("it is longer than %d characters", maxIdentifier))
+		case strings.ContainsRune(values[field.Name], 0):
+			f.Refuse(field.Name, "it has a character that can not be part of it")
+		case len(utf16.Encode([]rune(f.Get(field.Name)))) > maxIdentifier && field.Name != "Hostname":
+			f.Refuse(field.Name, fmt.Sprintf("it is longer than %d characters", maxIdentifier))
 		}
 	}
-	port := strings.TrimSpace(values["Port"])
-	if port == "" {
-		port = "1433"
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		refuse("Port", "it should be a number from 1 to 65535")
-	}
-	host, instance, _ := strings.Cut(strings.TrimSpace(values["Hostname"]), `\`)
+	port := f.Port("1433")
+	host, instance, _ := strings.Cut(f.Get("Hostname"), `\`)
 	host = strings.Trim(host, "[]")
-	if strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || strings.ContainsRune("/@?#%\\\"'<>[]^`{|}$\x7f", r) }) {
-		refuse("Hostname", `it should be a host name or an address, without a port or a scheme; host\instance names an instance`)
+	if !sink.Host(host) {
+		f.Refuse("Hostname", `it should be a host name or an address, without a port or a scheme; host\instance names an instance`)
 	}
-	if wrong != nil {
-		return "", wrong
+	if f.Wrong != nil {
+		return "", f.Wrong
 	}
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
 	}
-	u := url.URL{Scheme: "sqlserver", Host: host + ":" + port, Path: "/" + strings.TrimSpace(values["Database"]), User: url.UserPassword(strings.TrimSpace(values["Username"]), values["Password"])}
+	u := url.URL{Scheme: "sqlserver", Host: host + ":" + port, Path: "/" + f.Get("Database"), User: url.UserPassword(f.Get("Username"), values["Password"])}
 	if instance != "" {
 		u.RawQuery = url.Values{"instance": {instance}}.Encode()
-		if strings.TrimSpace(values["Port"]) == "" {
+		if f.Get("Port") == "" {
 			u.Host = host
 		}
 	}
