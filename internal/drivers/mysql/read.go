@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -80,22 +79,12 @@ func readText(sh *shape) string {
 
 // decode makes a row of the server's values, in the memory of the last one.
 func (sh *shape) decode(row *change.Row, values []driver.Value) error {
-	row.Image = row.Image[:0]
-	row.Spans = slices.Grow(row.Spans[:0], len(sh.layout.Table.Columns))[:len(sh.layout.Table.Columns)]
-	clear(row.Spans)
-	for i, v := range values {
-		slot := sh.layout.Columns[i].Slot
-		if slot < 0 || v == nil {
-			continue
+	return sh.layout.ReadRow(row, func(dst []byte, i int) ([]byte, error) {
+		if values[i] == nil {
+			return dst, nil
 		}
-		start := len(row.Image)
-		var err error
-		if row.Image, err = sh.columns[i].appendRaw(row.Image, v); err != nil {
-			return fmt.Errorf("read %s.%s: %w", sh.columns[i].table, sh.columns[i].name, err)
-		}
-		row.Spans[slot] = rawjson.Span{Start: uint32(start), End: uint32(len(row.Image))}
-	}
-	return nil
+		return sh.columns[i].appendRaw(dst, values[i])
+	})
 }
 
 // appendRaw appends the raw JSON value that stands for a value of the server.

@@ -20,12 +20,15 @@ package sqlsink
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
@@ -176,6 +179,29 @@ type Layout struct {
 	// Native is the dialect's, filled when it first meets the layout. Loads use
 	// layouts of their own, so that it is never written concurrently.
 	Native any
+}
+
+// ReadRow makes row of what the database holds in the layout's columns, in the
+// memory of the row before. appendValue appends the raw JSON value of a column,
+// given by its index in Columns, and nothing where that is null.
+func (l *Layout) ReadRow(row *change.Row, appendValue func(dst []byte, column int) ([]byte, error)) error {
+	row.Image = row.Image[:0]
+	row.Spans = slices.Grow(row.Spans[:0], len(l.Table.Columns))[:len(l.Table.Columns)]
+	clear(row.Spans)
+	for i, c := range l.Columns {
+		if c.Slot < 0 {
+			continue
+		}
+		start := len(row.Image)
+		var err error
+		if row.Image, err = appendValue(row.Image, i); err != nil {
+			return fmt.Errorf("read %s.%s: %w", l.Table.Name, l.Table.Columns[c.Slot].Name, err)
+		}
+		if len(row.Image) > start {
+			row.Spans[c.Slot] = rawjson.Span{Start: uint32(start), End: uint32(len(row.Image))}
+		}
+	}
+	return nil
 }
 
 // Target is one column that is written.
