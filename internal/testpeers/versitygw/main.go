@@ -36,6 +36,7 @@ func serve(address, directory string) error {
 	}
 	return embedgw.RunVersityGW(ctx, store, &embedgw.Config{
 		RootUserAccess: os.Getenv("ROOT_ACCESS_KEY"), RootUserSecret: os.Getenv("ROOT_SECRET_KEY"), IAMDir: filepath.Join(directory, "iam"),
+		IAMCacheTTL: 3600, IAMCachePrune: 3600, // seconds; left at zero it does nothing but look for what has expired
 		Ports: []string{address}, MaxConnections: 2000, MaxRequests: 2000, MultipartMaxParts: 10_000, KeepAlive: true, Quiet: true,
 	})
 }
