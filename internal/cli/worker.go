@@ -73,25 +73,26 @@ func (e exchanger) Swap(string) error {
 
 func (e exchanger) Commit() error { return e.updater.Commit() }
 
-func (e exchanger) Rollback() error {
-	if err := e.updater.Rollback(context.Background(), "the new version did not prove itself"); err != nil {
-		return err
-	}
-	return e.updater.Commit() // the worker is told, and tells HQ
-}
-
-func (e exchanger) Probation() (version string, ok bool) {
-	standing, err := e.updater.Attempt(context.Background(), trials)
+func (e exchanger) Rollback(reason string) error {
+	standing, err := e.updater.Standing()
 	switch {
 	case err != nil:
-		e.s.logger.Error("an upgrade that was interrupted can not be looked at", "error", err)
-	case standing.State == selfupdate.Reverted:
-		e.s.logger.Warn("the last upgrade was taken back", "version", standing.To, "reason", standing.Reason)
-		if err := e.updater.Commit(); err != nil {
-			e.s.logger.Warn("the note of the upgrade can not be removed", "error", err)
-		}
+		return err
+	case standing.State == selfupdate.Settled:
+		return supervisor.ErrSettled
 	}
-	return standing.To, standing.State == selfupdate.Probation
+	return e.updater.Rollback(context.Background(), reason)
+}
+
+func (e exchanger) Standing() *supervisor.Upgraded {
+	standing, err := e.updater.Attempt(context.Background(), trials)
+	if err != nil {
+		e.s.logger.Error("an upgrade that was interrupted can not be looked at", "error", err)
+	}
+	if standing.State == selfupdate.Settled {
+		return nil
+	}
+	return &supervisor.Upgraded{Version: standing.To, Before: standing.From, Failed: standing.State == selfupdate.Reverted, Reason: standing.Reason}
 }
 
 func newWorker(p Process) *cobra.Command {

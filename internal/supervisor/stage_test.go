@@ -92,7 +92,7 @@ func asksForUpgrade(a *actor) exit {
 // swapper is an Upgrader of names.
 type swapper struct {
 	path, before string
-	probation    string
+	standing     *Upgraded
 	calls        []string
 	fails        map[string]error
 }
@@ -107,16 +107,16 @@ func (s *swapper) call(name string, then func()) error {
 }
 
 func (s *swapper) Swap(staged string) error {
-	return s.call("swap", func() { s.before, s.path, s.probation = s.path, staged, "2" })
+	return s.call("swap", func() { s.before, s.path, s.standing = s.path, staged, &Upgraded{Version: "2"} })
 }
 
-func (s *swapper) Rollback() error {
-	return s.call("rollback", func() { s.path, s.probation = s.before, "" })
+func (s *swapper) Rollback(reason string) error {
+	return s.call("rollback", func() { s.path, s.standing = s.before, &Upgraded{Version: "2", Failed: true, Reason: reason} })
 }
 
-func (s *swapper) Commit() error { return s.call("commit", func() { s.probation = "" }) }
+func (s *swapper) Commit() error { return s.call("commit", func() { s.standing = nil }) }
 
-func (s *swapper) Probation() (string, bool) { return s.probation, s.probation != "" }
+func (s *swapper) Standing() *Upgraded { return s.standing }
 
 var errNotThere = errors.New("it is not there")
 

@@ -22,6 +22,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -104,14 +105,20 @@ type Upgrader interface {
 	// one. From then on the new one is on probation. After an error the old one
 	// is in its place, not on probation.
 	Swap(staged string) error
-	// Rollback puts the old binary back and ends the probation.
-	Rollback() error
-	// Commit ends the probation: the new binary has proved itself.
+	// Rollback puts the old binary back and notes why. Where somebody else has
+	// ended the probation it does nothing and returns ErrSettled.
+	Rollback(reason string) error
+	// Commit ends the probation: the new binary has proved itself, or those who are
+	// to know have been told why the old one is back.
 	Commit() error
-	// Probation returns the version of the binary that is on probation, as it may
-	// be since before this process began. It is asked before each start of a worker.
-	Probation() (version string, ok bool)
+	// Standing says how the last upgrade stands, as it may since before this process
+	// began: nil is settled, one that has failed was taken back without a Commit, any
+	// other is on probation. It is asked before each start of a worker.
+	Standing() *Upgraded
 }
+
+// ErrSettled says that no upgrade is on probation.
+var ErrSettled = errors.New("the upgrade is no more on probation")
 
 // Run starts the worker, and again whenever that is called for, until it has
 // ended for good; its exit code is to be that of the program. The error is what
@@ -162,6 +169,7 @@ type supervisor struct {
 	policy policy
 	trial  *trial // the upgrade that has not proved itself yet, or nil
 	note   Note   // for the next worker, until one was ready
+	untold bool   // the note is of an upgrade that was taken back, which is on disk until then
 	wait   time.Duration
 }
 

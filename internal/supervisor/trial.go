@@ -1,6 +1,9 @@
 package supervisor
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Note tells a worker what happened before its time.
 type Note struct {
@@ -11,6 +14,7 @@ type Note struct {
 // where the upgrade has failed, the old one.
 type Upgraded struct {
 	Version string `json:"version"`
+	Before  string `json:"-"` // the version that it took the place of, which the parent alone asks for
 	Failed  bool   `json:"failed,omitempty"`
 	Reason  string `json:"reason,omitempty"` // of the failure
 }
@@ -18,7 +22,7 @@ type Upgraded struct {
 // trial is an upgrade that has not proved itself yet.
 type trial struct {
 	version string
-	before  string // the version that it took the place of, "" where nobody knows
+	before  string // the version that it took the place of
 }
 
 // failsTrial reports whether a worker that ended so has not proved itself.
@@ -35,24 +39,26 @@ func (e ending) failsTrial() bool {
 	}
 }
 
-// resume takes up a probation that nobody here has begun: it was under way when
+// resume takes up an upgrade that nobody here has begun: it was under way when
 // the power went, or the binary was exchanged before the worker crashed.
 func (s *supervisor) resume() {
-	if s.Upgrader == nil || s.trial != nil {
+	if s.Upgrader == nil || s.trial != nil || s.untold {
 		return
 	}
-	if version, ok := s.Upgrader.Probation(); ok {
-		s.Logger.Info("the last upgrade has not proved itself yet", "version", version)
-		s.begin(version)
+	switch u := s.Upgrader.Standing(); {
+	case u == nil:
+	case u.Failed:
+		s.untold = true
+		s.upgradeFailed(u.Version, u.Reason)
+	default:
+		s.Logger.Info("the last upgrade has not proved itself yet", "version", u.Version)
+		s.begin(u.Version, u.Before)
 	}
 }
 
-// begin puts version on probation.
-func (s *supervisor) begin(version string) {
-	s.trial = &trial{version: version}
-	if version != s.Version { // else this process is the new binary itself
-		s.trial.before = s.Version
-	}
+// begin puts version, which took the place of another, on probation.
+func (s *supervisor) begin(version, before string) {
+	s.trial, s.untold = &trial{version: version, before: before}, false
 	s.Version = version
 	s.note = Note{Upgrade: &Upgraded{Version: version}}
 }
@@ -66,7 +72,7 @@ func (s *supervisor) upgrade(e ending) {
 		return
 	}
 	s.Logger.Info("the binary has been exchanged and is on probation", "version", version, "before", s.Version)
-	s.begin(version)
+	s.begin(version, s.Version)
 }
 
 func (s *supervisor) swap(e ending) error {
@@ -86,12 +92,18 @@ func (s *supervisor) swap(e ending) error {
 
 // rollBack puts the old binary back after e, and reports whether it could.
 func (s *supervisor) rollBack(e ending) bool {
-	if err := s.Upgrader.Rollback(); err != nil {
+	err := s.Upgrader.Rollback(e.what(s.Limits))
+	if errors.Is(err, ErrSettled) {
+		s.Logger.Warn("the upgrade is not taken back, because somebody has accepted it meanwhile", "version", s.trial.version)
+		s.trial = nil
+		return false
+	}
+	if err != nil {
 		s.Logger.Error("the old binary can't be put back", "version", s.trial.version, "reason", e.what(s.Limits), "error", err)
 		return false
 	}
 	failed := s.trial
-	s.trial, s.Version = nil, failed.before
+	s.trial, s.Version, s.untold = nil, failed.before, true
 	s.upgradeFailed(failed.version, e.what(s.Limits))
 	return true
 }
@@ -99,6 +111,18 @@ func (s *supervisor) rollBack(e ending) bool {
 func (s *supervisor) upgradeFailed(version, reason string) {
 	s.Logger.Error("the upgrade failed; the binary that was there before goes on", "version", version, "reason", reason)
 	s.note = Note{Upgrade: &Upgraded{Version: version, Failed: true, Reason: reason}}
+}
+
+// told is called when a worker was ready that has heard how the last upgrade went.
+func (s *supervisor) told() {
+	s.note = Note{}
+	if !s.untold {
+		return
+	}
+	s.untold = false
+	if err := s.Upgrader.Commit(); err != nil {
+		s.Logger.Warn("it can't be recorded that the upgrade that was taken back has been reported; it is reported again", "error", err)
+	}
 }
 
 // proved ends the probation. Where that can't be recorded the next worker has to

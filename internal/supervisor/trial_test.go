@@ -46,12 +46,12 @@ func TestUpgrades(t *testing.T) {
 		},
 		"one that crashes at its start": {
 			scripts: []script{asksForUpgrade, crash, fine},
-			calls:   []string{"swap", "rollback"},
+			calls:   []string{"swap", "rollback", "commit"},
 			starts:  []started{first, starts("new", good()), starts("old", failed(ended7))},
 		},
 		"one that crashes after it was ready": {
 			scripts: []script{asksForUpgrade, lives(5*time.Minute-time.Second, crash), fine},
-			calls:   []string{"swap", "rollback"},
+			calls:   []string{"swap", "rollback", "commit"},
 			starts:  []started{first, starts("new", good()), starts("old", failed(ended7))},
 		},
 		"one that crashes after it has proved itself": {
@@ -61,22 +61,22 @@ func TestUpgrades(t *testing.T) {
 		},
 		"one that is never ready": {
 			scripts: []script{asksForUpgrade, never, fine},
-			calls:   []string{"swap", "rollback"},
+			calls:   []string{"swap", "rollback", "commit"},
 			starts:  []started{first, starts("new", good()), starts("old", failed("it was not ready within 1m0s"))},
 		},
 		"one that can't be started": {
 			scripts: []script{asksForUpgrade, nil, fine},
-			calls:   []string{"swap", "rollback"},
+			calls:   []string{"swap", "rollback", "commit"},
 			starts:  []started{first, starts("new", good()), starts("old", failed("it can't be started: it is not there"))},
 		},
 		"one that refuses its arguments": {
 			scripts: []script{asksForUpgrade, says(CodeUsage), fine},
-			calls:   []string{"swap", "rollback"},
+			calls:   []string{"swap", "rollback", "commit"},
 			starts:  []started{first, starts("new", good()), starts("old", failed("it ended with exit code 3: as it likes"))},
 		},
 		"one that asks for restarts only": {
 			scripts: []script{asksForUpgrade, says(CodeRestart), fine},
-			calls:   []string{"swap", "rollback"},
+			calls:   []string{"swap", "rollback", "commit"},
 			starts:  []started{first, starts("new", good()), starts("old", failed("it ended with exit code 4: as it likes"))},
 		},
 		"one that asks for a restart once it is ready": {
@@ -107,7 +107,7 @@ func TestUpgrades(t *testing.T) {
 				a.say(report{Type: typeUpgrade, Version: "3", Staged: "newer"})
 				return exit{code: 7}
 			}, fine},
-			calls:  []string{"swap", "rollback"},
+			calls:  []string{"swap", "rollback", "commit"},
 			starts: []started{first, starts("new", good()), starts("old", failed(ended7))},
 		},
 		"one whose success can't be recorded": {
@@ -162,7 +162,9 @@ func TestTombstonesNameTheVersionThatDied(t *testing.T) {
 }
 
 func TestAProbationOutlastsThePower(t *testing.T) {
-	cut := func(s *stage) { s.binary.before, s.binary.path, s.binary.probation = "old", "new", "2" }
+	cut := func(s *stage) {
+		s.binary.before, s.binary.path, s.binary.standing = "old", "new", &Upgraded{Version: "2", Before: "1"}
+	}
 	t.Run("good", func(t *testing.T) {
 		lasts := func(a *actor) exit { a.ready(); a.live(time.Hour); return a.end(CodeOK) }
 		play(t, []script{lasts}, func(s *stage) {
@@ -181,7 +183,7 @@ func TestAProbationOutlastsThePower(t *testing.T) {
 			play(t, []script{fails, fine}, func(s *stage) {
 				cut(s)
 				code, err := s.run()
-				if diff := cmp.Diff([]string{"rollback"}, s.binary.calls); code != CodeOK || err != "" || diff != "" {
+				if diff := cmp.Diff([]string{"rollback", "commit"}, s.binary.calls); code != CodeOK || err != "" || diff != "" {
 					t.Errorf("%d, %q, calls %s", code, err, diff)
 				}
 				if s.starts[1].Path != "old" || !s.starts[1].Note.Upgrade.Failed {
@@ -192,10 +194,64 @@ func TestAProbationOutlastsThePower(t *testing.T) {
 	}
 }
 
+func TestAFailureIsToldAgainUntilAWorkerHasHeardIt(t *testing.T) {
+	play(t, []script{crash, fine}, func(s *stage) {
+		// The power went after the old binary was put back, and before anybody was told.
+		s.binary.standing = &Upgraded{Version: "2", Failed: true, Reason: "it failed"}
+		if code, err := s.run(); code != CodeOK || err != "" {
+			t.Errorf("%d, %q", code, err)
+		}
+		for i := range s.starts {
+			s.starts[i].After = 0
+		}
+		told := started{Path: "old", Note: failed("it failed")}
+		if diff := cmp.Diff([]started{told, told}, s.starts); diff != "" {
+			t.Errorf("starts (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff([]string{"commit"}, s.binary.calls); diff != "" {
+			t.Errorf("calls (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestAFailureThatNobodyHasHeardStaysOnDisk(t *testing.T) {
+	play(t, []script{asksForUpgrade, crash, func(a *actor) exit { return a.end(CodeError) }}, func(s *stage) {
+		code, err := s.run()
+		if code != CodeError || err != "" || s.binary.standing == nil || s.binary.standing.Reason != ended7 {
+			t.Errorf("%d, %q, it stands at %+v", code, err, s.binary.standing)
+		}
+	})
+}
+
+func TestAnUpgradeThatAPersonHasAcceptedIsNotTakenBack(t *testing.T) {
+	var binary *swapper
+	accepted := func(*actor) exit {
+		binary.standing = nil
+		return exit{code: 7}
+	}
+	play(t, []script{asksForUpgrade, accepted, crash, fine}, func(s *stage) {
+		binary = s.binary
+		binary.fails = map[string]error{"rollback": ErrSettled}
+		if code, err := s.run(); code != CodeOK || err != "" {
+			t.Errorf("%d, %q", code, err)
+		}
+		var paths []string
+		for _, start := range s.starts {
+			paths = append(paths, start.Path)
+		}
+		if diff := cmp.Diff([]string{"old", "new", "new", "new"}, paths); diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff([]string{"swap", "rollback"}, s.binary.calls); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
 func TestABinaryThatWasExchangedWithoutAWordIsOnProbationAllTheSame(t *testing.T) {
 	var binary *swapper
 	exchanges := func(*actor) exit {
-		binary.before, binary.path, binary.probation = "old", "new", "2"
+		binary.before, binary.path, binary.standing = "old", "new", &Upgraded{Version: "2", Before: "1"}
 		return exit{code: 7}
 	}
 	play(t, []script{exchanges, crash, fine}, func(s *stage) {

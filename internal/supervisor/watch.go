@@ -86,8 +86,8 @@ func (w *watch) ready() {
 		return
 	}
 	w.end.ready, w.readyAt = true, time.Now()
-	w.note = Note{}
 	w.Logger.Info("the worker is ready", "pid", w.end.pid)
+	w.told()
 	if w.trial != nil && !w.end.stopped {
 		w.proof.Reset(w.Limits.Stable)
 	}
