@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,22 +17,21 @@ import (
 func newDownload(p Process) *cobra.Command {
 	platform := selfupdate.ThisPlatform()
 	cmd := &cobra.Command{
-		Use:   "download VERSION [FILE]",
+		Use:   "download [VERSION] [FILE]",
 		Short: "Download and verify the program of a release",
-		Long: `Downloads the archive of a release, verifies its PGP signature, and only then
-unpacks the program and writes it to FILE, ready to run. What FILE was before is
-replaced whole. A program for this machine is also asked whether it is of that
-version. Without FILE it is eds-VERSION in the working directory.`,
-		Example: `  eds download 1.2.3 ./eds-1.2.3
+		Long: `Downloads the archive of a release, the newest where no VERSION is named, verifies
+its PGP signature, and only then unpacks the program and writes it to FILE, ready
+to run. What FILE was before is replaced whole. A program for this machine is also
+asked whether it is of that version. Without FILE it is eds-VERSION in the working
+directory.`,
+		Example: `  eds download
+  eds download 1.2.3 ./eds-1.2.3
   eds download 1.2.3 ./eds.exe --os windows --arch amd64`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			switch len(args) {
-			case 0:
-				return nameTheVersion(cmd)
-			case 1, 2:
-				return nil
+			if len(args) > 2 {
+				return usagef("%s takes a version and a file, but got %q too", cmd.CommandPath(), args[2])
 			}
-			return usagef("%s takes a version and a file, but got %q", cmd.CommandPath(), args[2])
+			return nil
 		},
 	}
 	common := config.BindCommon(cmd.Flags())
@@ -38,9 +39,9 @@ version. Without FILE it is eds-VERSION in the working directory.`,
 	cmd.Flags().StringVar(&platform.OS, "os", platform.OS, "operating `system` that the program is for: linux, darwin or windows")
 	cmd.Flags().StringVar(&platform.Arch, "arch", platform.Arch, "`processor` that the program is for: amd64 or arm64")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		version, err := selfupdate.ParseVersion(args[0])
-		if err == nil {
-			err = platform.Check()
+		version, err := "", platform.Check()
+		if err == nil && len(args) > 0 {
+			version, err = selfupdate.ParseVersion(args[0])
 		}
 		if err != nil {
 			return usageError{err}
@@ -53,6 +54,11 @@ version. Without FILE it is eds-VERSION in the working directory.`,
 		u, err := observedUpdater(p, s, flags.Resolve(), false, progressOf(p, s))
 		if err != nil {
 			return err
+		}
+		if version == "" {
+			if version, err = newest(cmd.Context(), u); err != nil {
+				return err
+			}
 		}
 		file := "eds-" + version
 		if len(args) == 2 {
@@ -69,10 +75,13 @@ version. Without FILE it is eds-VERSION in the working directory.`,
 	return cmd
 }
 
-// nameTheVersion says that a version is missing. The releases' signatures vouch
-// for archives, and for nothing that would say which is the newest.
-func nameTheVersion(cmd *cobra.Command) error {
-	return usagef("%s needs the version, as in: %[1]s 1.2.3; see which there are at https://github.com/shopmonkeyus/eds/releases", cmd.CommandPath())
+// newest returns the version of the newest release.
+func newest(ctx context.Context, u *selfupdate.Updater) (string, error) {
+	version, err := u.Newest(ctx)
+	if errors.Is(err, selfupdate.ErrNoNewest) {
+		err = usageError{err}
+	}
+	return version, err
 }
 
 // newUpdater returns an updater of the program that runs, which logs what it does.

@@ -15,13 +15,15 @@ import (
 
 func newUpgrade(p Process) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "upgrade VERSION",
+		Use:   "upgrade [VERSION]",
 		Short: "Replace this program by another version",
-		Long: `Downloads a release, verifies its PGP signature, asks the new program for its
-version, and puts it in the place of this one, which is kept beside it with the
-ending .old. The new program is on probation until a server has run with it
-for a while; see docs/upgrade.md. In a container it is refused: run another image.`,
-		Example: `  eds upgrade 1.2.3 --dry-run
+		Long: `Downloads a release, the newest where no VERSION is named, verifies its PGP
+signature, asks the new program for its version, and puts it in the place of this
+one, which is kept beside it with the ending .old. The new program is on probation
+until a server has run with it for a while; see docs/upgrade.md. In a container it
+is refused: run another image.`,
+		Example: `  eds upgrade
+  eds upgrade 1.2.3 --dry-run
   eds upgrade 1.2.3
   eds upgrade --rollback`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -38,11 +40,7 @@ for a while; see docs/upgrade.md. In a container it is refused: run another imag
 		if err != nil {
 			return usage(err)
 		}
-		byHand := o.Rollback || o.Accept
-		switch {
-		case len(args) == 0 && !byHand:
-			return nameTheVersion(cmd)
-		case len(args) == 1 && byHand:
+		if len(args) == 1 && (o.Rollback || o.Accept) {
 			return usagef("%s: --rollback and --accept are about the last upgrade, and take no version", cmd.CommandPath())
 		}
 		s, err := begin(p, common, "")
@@ -61,6 +59,9 @@ for a while; see docs/upgrade.md. In a container it is refused: run another imag
 		case o.Accept:
 			return up.accept()
 		}
+		if len(args) == 0 {
+			return up.newest(cmd.Context())
+		}
 		return up.upgrade(cmd.Context(), args[0])
 	}
 	return cmd
@@ -71,6 +72,19 @@ type upgrader struct {
 	*selfupdate.Updater
 	out io.Writer
 	dry bool
+}
+
+// newest upgrades to the newest release.
+func (u *upgrader) newest(ctx context.Context) error {
+	version, err := newest(ctx, u.Updater)
+	if err != nil {
+		return err
+	}
+	err = u.upgrade(ctx, version)
+	if errors.Is(err, selfupdate.ErrDowngrade) {
+		return u.say("Nothing to do: the newest release is %s, and what runs is newer.\n", version)
+	}
+	return err
 }
 
 func (u *upgrader) upgrade(ctx context.Context, version string) error {
@@ -108,7 +122,7 @@ func (u *upgrader) refused(err error) error {
 	case errors.Is(err, selfupdate.ErrCurrent):
 		_, err = fmt.Fprintf(u.out, "Nothing to do: %v.\n", err)
 		return err
-	case errors.Is(err, selfupdate.ErrDowngrade):
+	case errors.Is(err, selfupdate.ErrDowngrade), errors.Is(err, selfupdate.ErrIncomparable):
 		return usagef("%w: pass --allow-downgrade", err)
 	case errors.Is(err, selfupdate.ErrOnProbation):
 		return fmt.Errorf("%w: pass --accept or --rollback", err)
@@ -122,7 +136,7 @@ func (u *upgrader) tell(plan selfupdate.Plan) error {
 	if plan.Downgrade {
 		step = "Would go down"
 	}
-	_, err := fmt.Fprintf(u.out, `%s from %s to %s:
+	return u.say(`%s from %s to %s:
 
   download   %s
   signature  %s
@@ -130,9 +144,8 @@ func (u *upgrader) tell(plan selfupdate.Plan) error {
   replace    %s
   keep       %s
 
-Nothing was changed, and nothing asked of the network.
+Nothing was changed, and nothing downloaded.
 `, step, plan.From, plan.To, plan.Archive, plan.Signature, strings.Join(plan.Signers, "\n             "), plan.Program, plan.Old)
-	return err
 }
 
 func (u *upgrader) rollback(ctx context.Context) error {

@@ -28,6 +28,7 @@ type machine struct {
 	keyFile     string
 	releasesURL string
 	files       map[string][]byte
+	newest      string // the release that is told to be that
 	container   bool
 }
 
@@ -49,10 +50,14 @@ func newMachine(t *testing.T) *machine {
 			_, _ = w.Write(text)
 			return
 		}
+		if r.URL.Path == "/eds/releases/latest" {
+			http.Redirect(w, r, "/eds/releases/tag/v"+m.newest, http.StatusFound)
+			return
+		}
 		http.NotFound(w, r)
 	}))
 	t.Cleanup(server.Close)
-	m.releasesURL = server.URL
+	m.releasesURL = server.URL + "/eds/releases/download"
 	m.release("9.0.0", selfupdate.ThisPlatform())
 	return m
 }
@@ -87,7 +92,7 @@ func (m *machine) release(version string, p selfupdate.Platform) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	path := "/v" + version + "/" + p.Archive()
+	path := "/eds/releases/download/v" + version + "/" + p.Archive()
 	m.files[path], m.files[path+".sig"] = archive.Bytes(), signature
 }
 
@@ -154,6 +159,23 @@ func TestAnUpgradeIsTriedThenKeptOrTakenBack(t *testing.T) {
 	m.want(1, "no old program", "upgrade", "--rollback")
 }
 
+func TestWithoutAVersionItIsTheNewest(t *testing.T) {
+	m := newMachine(t)
+	t.Chdir(t.TempDir())
+	m.newest = "9.0.0"
+	m.want(0, "eds-9.0.0 is eds 9.0.0 for ", "download")
+	m.want(0, "Would upgrade from 0.0.0-dev to 9.0.0", "upgrade", "--dry-run")
+	m.wantInPlace("0.0.0", "eds")
+	m.want(0, "is eds 9.0.0 now", "upgrade")
+	m.wantInPlace("9.0.0", "eds eds.old eds.upgrade")
+	m.want(0, "stays", "upgrade", "--accept")
+	m.newest = "0.0.0-a"
+	m.want(0, "Nothing to do: the newest release is 0.0.0-a, and what runs is newer.", "upgrade")
+	m.newest = "0.0.0-dev"
+	m.want(0, "Nothing to do: this version runs already: 0.0.0-dev.", "upgrade")
+	m.wantInPlace("9.0.0", "eds eds.old")
+}
+
 func TestAnUpgradeSaysWhatItDoes(t *testing.T) {
 	m := newMachine(t)
 	_, stderr, code := m.eds("upgrade", "9.0.0")
@@ -182,20 +204,22 @@ func TestAnUpgradeIsRefusedWithItsReason(t *testing.T) {
 		code int
 		args []string
 	}{
-		"needs the version":                       {3, []string{"upgrade"}},
 		"takes one version":                       {3, []string{"upgrade", "1.0.0", "2.0.0"}},
 		"take no version":                         {3, []string{"upgrade", "1.0.0", "--accept"}},
 		"--rollback: it can't be done":            {3, []string{"upgrade", "--rollback", "--accept"}},
 		"want one like 1.2.3":                     {3, []string{"upgrade", "latest"}},
 		"pass --allow-downgrade":                  {3, []string{"upgrade", "0.0.0-a"}},
 		"there is no such release: version 9.0.1": {1, []string{"upgrade", "9.0.1"}},
-		"download needs the version":              {3, []string{"download"}},
 		`but got "c"`:                             {3, []string{"download", "1.0.0", "b", "c"}},
 		"want linux, darwin or windows":           {3, []string{"download", "1.0.0", "b", "--os", "plan9"}},
 		`did you mean "--allow-downgrade"?`:       {3, []string{"upgrade", "--allow-downgrad"}},
 	} {
 		m.want(c.code, says, c.args...)
 	}
+	m.want(3, "/eds/releases/latest leads to no release: name the version", "upgrade")
+	m.releasesURL = strings.TrimSuffix(m.releasesURL, "/download")
+	m.want(3, "does not say which release is the newest: name the version, as in 1.2.3", "upgrade")
+	m.want(3, "name the version, as in 1.2.3", "download")
 	m.container = true
 	m.want(1, "a container is upgraded by its image, and this is one (/.dockerenv exists): run the image of 9.0.0 instead", "upgrade", "9.0.0")
 	m.keyFile = noKey

@@ -69,25 +69,30 @@ func newTransport() *http.Transport {
 	}
 }
 
-// get downloads what is at address, at most limit bytes, into file. It tries
-// again where the network or the server has a bad moment.
+// get downloads what is at address, at most limit bytes, into file.
 func (f *fetcher) get(ctx context.Context, name, address string, limit int64, file *os.File) error {
+	return f.persist(ctx, "download "+name, func() error { return f.attempt(ctx, name, address, limit, file) })
+}
+
+// persist does something until it succeeds, a few times at most: the network or
+// the server may have a bad moment. A fatal error is the last.
+func (f *fetcher) persist(ctx context.Context, doing string, once func() error) error {
 	backoff := f.backoff
 	for attempt := 1; ; attempt++ {
-		err := f.attempt(ctx, name, address, limit, file)
+		err := once()
 		if err == nil {
 			return nil
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("download %s: %w", name, context.Cause(ctx))
+			return fmt.Errorf("%s: %w", doing, context.Cause(ctx))
 		}
 		if fault.Of(err) == fault.Fatal || attempt == fetchAttempts {
-			return fmt.Errorf("download %s: %w", name, err)
+			return fmt.Errorf("%s: %w", doing, err)
 		}
 		wait := backoff.Next(err)
-		f.log.WarnContext(ctx, "a download failed; trying again", "file", name, "wait", wait, "error", err)
+		f.log.WarnContext(ctx, doing+" failed; trying again", "wait", wait, "error", err)
 		if err := pause(ctx, wait); err != nil {
-			return fmt.Errorf("download %s: %w", name, err)
+			return fmt.Errorf("%s: %w", doing, err)
 		}
 	}
 }
@@ -109,20 +114,11 @@ func (f *fetcher) attempt(ctx context.Context, name, address string, limit int64
 	if err := errors.Join(file.Truncate(0), rewind(file)); err != nil {
 		return fault.Mark(fault.Fatal, err)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stalled := time.AfterFunc(f.stall, func() { cancel(fmt.Errorf("nothing came for %v", f.stall)) })
-	defer stalled.Stop()
-
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	ctx, stalled, cancel := f.watched(ctx)
+	defer cancel()
+	answer, err := f.ask(ctx, f.http, http.MethodGet, address)
 	if err != nil {
-		return fault.Mark(fault.Fatal, errors.New("its address is not a url"))
-	}
-	request.Header.Set("User-Agent", f.agent)
-	request.Header.Set("Accept-Encoding", "identity") // the file as it was signed
-	answer, err := f.http.Do(request)
-	if err != nil {
-		return withoutURL(ctx, err)
+		return err
 	}
 	defer answer.Body.Close()
 	if err := refusal(answer); err != nil {
@@ -145,6 +141,51 @@ func (f *fetcher) attempt(ctx context.Context, name, address string, limit int64
 	}
 	body.tell(n, body.total)
 	return nil
+}
+
+// location returns where the server sends those who ask for address, "" where it
+// sends them nowhere.
+func (f *fetcher) location(ctx context.Context, address string) (to string, err error) {
+	there := *f.http
+	there.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	err = f.persist(ctx, "ask which release is the newest", func() error {
+		ctx, _, cancel := f.watched(ctx)
+		defer cancel()
+		answer, err := f.ask(ctx, &there, http.MethodHead, address)
+		if err != nil {
+			return err
+		}
+		defer answer.Body.Close()
+		if answer.StatusCode/100 == 3 {
+			to = answer.Header.Get("Location")
+			return nil
+		}
+		return refusal(answer)
+	})
+	return to, err
+}
+
+// watched returns a context that ends where nothing comes for a while. Whoever
+// receives something resets the timer.
+func (f *fetcher) watched(ctx context.Context) (context.Context, *time.Timer, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stalled := time.AfterFunc(f.stall, func() { cancel(fmt.Errorf("nothing came for %v", f.stall)) })
+	return ctx, stalled, func() { stalled.Stop(); cancel(nil) }
+}
+
+// ask makes a request.
+func (f *fetcher) ask(ctx context.Context, client *http.Client, method, address string) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, method, address, nil)
+	if err != nil {
+		return nil, fault.Mark(fault.Fatal, errors.New("its address is not a url"))
+	}
+	request.Header.Set("User-Agent", f.agent)
+	request.Header.Set("Accept-Encoding", "identity") // the file as it was signed
+	answer, err := client.Do(request)
+	if err != nil {
+		return nil, withoutURL(ctx, err)
+	}
+	return answer, nil
 }
 
 func rewind(file *os.File) error {

@@ -88,6 +88,39 @@ func TestADownloadEndsWithItsReason(t *testing.T) {
 	}
 }
 
+func TestThePageOfReleasesKnowsTheNewest(t *testing.T) {
+	to := func(address string) http.HandlerFunc {
+		return func(rw http.ResponseWriter, r *http.Request) { http.Redirect(rw, r, address, http.StatusFound) }
+	}
+	for name, c := range map[string]struct {
+		answer http.HandlerFunc
+		want   string
+		is     error
+	}{
+		"there is one":                 {to("https://github.com/shopmonkeyus/eds/releases/tag/v1.4.0"), "1.4.0", nil},
+		"there is none":                {to("https://github.com/shopmonkeyus/eds/releases"), "", ErrNoNewest},
+		"it is no version":             {to("https://github.com/shopmonkeyus/eds/releases/tag/nightly"), "", ErrNoNewest},
+		"a path instead of a version":  {to("/releases/tag/v1.4.0/../../evil"), "", ErrNoNewest},
+		"a page instead of its place":  {func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusOK) }, "", ErrNoNewest},
+		"there is no page of releases": {http.NotFound, "", ErrNoRelease},
+	} {
+		w := newWorld(t)
+		w.answer = c.answer
+		got, err := w.updater().Newest(t.Context())
+		if got != c.want || !errors.Is(err, c.is) {
+			t.Errorf("%s: %q, %v, want %q, %v", name, got, err, c.want, c.is)
+		}
+		if len(w.requests) != 1 || w.requests[0] != "/releases/latest" {
+			t.Errorf("%s: it asked for %v", name, w.requests)
+		}
+	}
+	w := newWorld(t)
+	w.options.Releases = "https://mirror.example.com/eds"
+	if _, err := w.updater().Newest(t.Context()); !errors.Is(err, ErrNoNewest) {
+		t.Errorf("a mirror: %v", err)
+	}
+}
+
 func TestOnlyThisMachineIsRedirectedToItself(t *testing.T) {
 	check := newFetcher(Options{}).http.CheckRedirect
 	request := func(address string) *http.Request {

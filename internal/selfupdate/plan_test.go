@@ -71,7 +71,7 @@ func TestOnlyANewerVersionReplacesTheProgram(t *testing.T) {
 		{"1.2.3-rc.1", "1.2.3", false, nil, false},
 		{"1.2.3-rc.9", "1.2.3-rc.10", false, nil, false},
 		{"0.0.0-dev", "0.1.0", false, nil, false},
-		{"4a5b6c7", "1.0.0", false, ErrDowngrade, false},
+		{"4a5b6c7", "1.0.0", false, ErrIncomparable, false},
 		{"4a5b6c7", "1.0.0", true, nil, false},
 	} {
 		w := newWorld(t)

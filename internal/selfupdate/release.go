@@ -1,6 +1,7 @@
 package selfupdate
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -70,6 +71,28 @@ func (u *Updater) page() string {
 	return ""
 }
 
+// Newest returns the version of the newest release, as the page that lists them
+// says. Nothing signs that: whoever could answer in its place might name an older
+// release than the newest, but none that is older than the one that runs.
+func (u *Updater) Newest(ctx context.Context) (string, error) {
+	page := u.page()
+	if page == "" {
+		return "", fmt.Errorf("%s does not say which release is the newest: %w", u.o.Releases, ErrNoNewest)
+	}
+	u.o.Observe(Progress{Doing: "ask which release is the newest"})
+	to, err := u.fetch.location(ctx, page+"/latest")
+	if err != nil {
+		return "", err
+	}
+	// As in .../releases/tag/v1.2.3
+	_, tag, _ := strings.Cut(to, "/releases/tag/")
+	version, err := ParseVersion(tag)
+	if err != nil {
+		return "", fmt.Errorf("%s/latest leads to no release: %w", page, ErrNoNewest)
+	}
+	return version, nil
+}
+
 // releasesURL checks where releases are to be had. What comes from there is
 // verified, but what is asked for is nobody's business.
 func releasesURL(raw string) (string, error) {
@@ -118,7 +141,7 @@ func (u *Updater) compare(version string) (older bool, err error) {
 		if u.o.AllowDowngrade {
 			return false, nil
 		}
-		return false, fmt.Errorf("%w, or not comparable: this is %q, a build without a version; allow a downgrade to replace it with %s all the same", ErrDowngrade, u.o.Version, version)
+		return false, fmt.Errorf("%w: this is %q; allow a downgrade to replace it with %s all the same", ErrIncomparable, u.o.Version, version)
 	}
 	switch order := semver.Compare("v"+version, running); {
 	case u.o.AllowDowngrade:

@@ -80,10 +80,14 @@ var (
 	ErrCurrent = errors.New("this version runs already")
 	// ErrDowngrade says that the version asked for is older than the one that runs.
 	ErrDowngrade = errors.New("this version is older than the one that runs")
+	// ErrIncomparable says that nobody knows whether the version asked for is newer.
+	ErrIncomparable = errors.New("a build without a version can not be compared")
 	// ErrOnProbation says that an earlier upgrade has yet to prove itself.
 	ErrOnProbation = errors.New("an earlier upgrade is on probation")
 	// ErrNoRelease says that there is no such release, or none for this platform.
 	ErrNoRelease = errors.New("there is no such release")
+	// ErrNoNewest says that nobody knows which release is the newest.
+	ErrNoNewest = errors.New("name the version, as in 1.2.3")
 	// ErrWrongVersion says that the program in an archive is not of the archive's version.
 	ErrWrongVersion = errors.New("the archive holds another version")
 	// ErrNoOld says that there is no old program to go back to.
