@@ -90,6 +90,9 @@ func giveTo(path, name string) error {
 func (h host) manager(p Process) (m serviceManager, dataDir, account string, err error) {
 	switch h.system {
 	case "linux":
+		if _, err := os.Stat(filepath.Join(h.root, "/run/systemd/system")); err != nil {
+			return nil, "", "", usagef("this machine does not run systemd; have its service manager run: eds server")
+		}
 		return systemd{h}, "/var/lib/eds", "eds", nil
 	case "darwin":
 		account, _ := p.Lookup("SUDO_USER")

@@ -200,8 +200,10 @@ func TestAServiceThatCouldNotRunIsRefused(t *testing.T) {
 	if err := os.Remove(filepath.Join(m.root, "/run/systemd/system")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.eds(t, "install"); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "systemd") {
-		t.Errorf("a Linux without systemd: %v", err)
+	for _, do := range []string{"install", "status", "start", "uninstall"} {
+		if _, err := m.eds(t, do); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "does not run systemd") || len(m.calls) > 0 {
+			t.Errorf("%s on a Linux without systemd: %v, calls %q", do, err, m.calls)
+		}
 	}
 }
 
