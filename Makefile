@@ -38,12 +38,13 @@ bench: ## run all benchmarks: those of the whole program against real servers, t
 fuzz: ## run every fuzz target for FUZZTIME (5m)
 	FUZZTIME=$(FUZZTIME) ./test/fuzz
 
-lint: ## check format, vet, static analysis, modules and the rules of the code's structure
+lint: ## check format, vet, static analysis, modules, the rules of the code's structure, and every platform
 	@unformatted=$$(go tool gofumpt -l .) && if [ -n "$$unformatted" ]; then echo "gofumpt these files:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
 	go tool staticcheck ./...
 	go mod tidy -diff
 	go test ./internal/lint
+	@$(MAKE) --no-print-directory cross
 
 golden: ## write the golden files anew; look at the difference before you commit it
 	EDS_UPDATE_GOLDEN=1 ./test/run -count 1 $$(grep -rl --include='*_test.go' golden.Compare . | xargs -n 1 dirname | sort -u)

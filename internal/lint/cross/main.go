@@ -1,6 +1,7 @@
-// Cross checks that the program can be compiled for every platform of releases:
-// it checks the types of the program and of all that it imports, as each
-// platform has them, and makes no code, which takes a tenth of the time.
+// Cross checks that the program can be compiled for every platform of releases.
+// It checks the types of the program and of all that it imports, as each platform
+// has them, and makes no code, which takes a tenth of the time. Of the standard
+// library, which Go's own releases compile, it checks what others see.
 package main
 
 import (
@@ -19,6 +20,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,25 +29,45 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	var g errgroup.Group
-	g.SetLimit(runtime.NumCPU())
-	for _, system := range []string{"linux", "darwin", "windows"} {
-		for _, arch := range []string{"amd64", "arm64"} {
-			g.Go(func() error {
-				began := time.Now()
-				n, err := check(ctx, system, arch, os.Args[1:])
-				if err != nil {
-					return fmt.Errorf("%s/%s: %w", system, arch, err)
-				}
-				fmt.Printf("%s/%s: %d packages in %.1f s\n", system, arch, n, time.Since(began).Seconds())
-				return nil
-			})
-		}
-	}
-	if err := g.Wait(); err != nil {
+	if err := run(ctx, ".", os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "cross:", err)
 		os.Exit(1)
 	}
+}
+
+// run checks packages, which are named as for go build in dir, for every platform.
+// The error holds what is wrong with each.
+func run(ctx context.Context, dir string, names []string, out io.Writer) error {
+	var platforms []platform
+	s := newSources()
+	for _, system := range []string{"linux", "darwin", "windows"} {
+		for _, arch := range []string{"amd64", "arm64"} {
+			platforms = append(platforms, platform{system: system, arch: arch, sources: s})
+		}
+	}
+	problems := make([]error, len(platforms))
+	var g errgroup.Group
+	g.SetLimit(runtime.NumCPU())
+	began := time.Now()
+	for i, p := range platforms {
+		g.Go(func() error {
+			n, err := p.check(ctx, dir, names)
+			if err != nil {
+				problems[i] = fmt.Errorf("%s/%s: %w", p.system, p.arch, err)
+				return nil
+			}
+			fmt.Fprintf(out, "%s/%s: %d packages, after %.1f s\n", p.system, p.arch, n, time.Since(began).Seconds())
+			return nil
+		})
+	}
+	_ = g.Wait() // each has told its own problem
+	return errors.Join(problems...)
+}
+
+// platform is one that the program is compiled for.
+type platform struct {
+	system, arch string
+	sources      *sources
 }
 
 // listed is what go list says of a package.
@@ -54,17 +76,16 @@ type listed struct {
 	GoFiles         []string
 	ImportMap       map[string]string
 	Standard        bool
-	Module          *struct {
-		Main      bool
-		GoVersion string
-	}
-	Error *struct{ Err string }
+	Module          *struct{ GoVersion string }
+	Error           *struct{ Err string }
 }
 
 // check returns the number of packages that the packages named are made of.
-func check(ctx context.Context, system, arch string, names []string) (int, error) {
-	list := exec.CommandContext(ctx, "go", append([]string{"list", "-deps", "-json"}, names...)...)
-	list.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+arch)
+func (p platform) check(ctx context.Context, dir string, names []string) (int, error) {
+	const members = "ImportPath,Dir,GoFiles,ImportMap,Standard,Module,Error"
+	list := exec.CommandContext(ctx, "go", append([]string{"list", "-deps", "-json=" + members}, names...)...)
+	list.Dir = dir
+	list.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+p.system, "GOARCH="+p.arch)
 	list.Stderr = os.Stderr
 	text, err := list.Output()
 	if err != nil {
@@ -72,40 +93,41 @@ func check(ctx context.Context, system, arch string, names []string) (int, error
 	}
 	known := map[string]*types.Package{"unsafe": types.Unsafe}
 	for decoder := json.NewDecoder(bytes.NewReader(text)); ; {
-		var p listed // after all that it imports
-		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+		var l listed // after all that it imports
+		if err := decoder.Decode(&l); errors.Is(err, io.EOF) {
 			return len(known), nil
 		} else if err != nil {
 			return 0, fmt.Errorf("read the list of packages: %w", err)
 		}
-		if p.Error != nil {
-			return 0, errors.New(p.Error.Err)
+		if l.Error != nil {
+			return 0, errors.New(l.Error.Err)
 		}
-		if known[p.ImportPath] == nil {
-			if known[p.ImportPath], err = p.check(known, arch); err != nil {
+		if known[l.ImportPath] == nil {
+			if known[l.ImportPath], err = p.checkOne(l, known); err != nil {
 				return 0, err
 			}
+		}
+		if err := context.Cause(ctx); err != nil {
+			return 0, err
 		}
 	}
 }
 
-// check checks the types of a package: all of ours, the surface of others.
-func (p listed) check(known map[string]*types.Package, arch string) (*types.Package, error) {
-	ours := p.Module != nil && p.Module.Main
-	set := token.NewFileSet()
+// checkOne checks a package, of which all that it imports is known.
+func (p platform) checkOne(l listed, known map[string]*types.Package) (*types.Package, error) {
 	var files []*ast.File
-	for _, name := range p.GoFiles {
-		file, err := parser.ParseFile(set, filepath.Join(p.Dir, name), nil, parser.SkipObjectResolution)
+	for _, name := range l.GoFiles {
+		file, err := p.sources.file(filepath.Join(l.Dir, name), !l.Standard)
 		if err != nil {
 			return nil, err
 		}
 		files = append(files, file)
 	}
-	config := types.Config{Importer: imports{known, p.ImportMap}, IgnoreFuncBodies: !ours, Sizes: types.SizesFor("gc", arch)}
-	if p.Module != nil && p.Module.GoVersion != "" {
-		config.GoVersion = "go" + p.Module.GoVersion
+	config := types.Config{Importer: imports{known, l.ImportMap}, IgnoreFuncBodies: l.Standard, Sizes: types.SizesFor("gc", p.arch)}
+	if l.Module != nil && l.Module.GoVersion != "" {
+		config.GoVersion = "go" + l.Module.GoVersion
 	}
-	return config.Check(p.ImportPath, set, files, nil)
+	return config.Check(l.ImportPath, p.sources.set, files, nil)
 }
 
 // imports finds what a package imports among what has been checked.
@@ -122,4 +144,40 @@ func (i imports) Import(path string) (*types.Package, error) {
 		return p, nil
 	}
 	return nil, fmt.Errorf("%s has not been listed", path)
+}
+
+// sources are files, each of which is parsed once, whichever platforms have it.
+type sources struct {
+	set   *token.FileSet
+	mu    sync.Mutex
+	files map[string]func() (*ast.File, error) // by path; guarded by mu
+}
+
+func newSources() *sources {
+	return &sources{set: token.NewFileSet(), files: make(map[string]func() (*ast.File, error))}
+}
+
+// file returns a file, with or without the bodies of its functions. Nobody changes it.
+func (s *sources) file(path string, bodies bool) (*ast.File, error) {
+	s.mu.Lock()
+	parsed := s.files[path]
+	if parsed == nil {
+		parsed = sync.OnceValues(func() (*ast.File, error) { return s.parse(path, bodies) })
+		s.files[path] = parsed
+	}
+	s.mu.Unlock()
+	return parsed()
+}
+
+func (s *sources) parse(path string, bodies bool) (*ast.File, error) {
+	file, err := parser.ParseFile(s.set, path, nil, parser.SkipObjectResolution)
+	if err != nil || bodies {
+		return file, err
+	}
+	for _, d := range file.Decls {
+		if f, ok := d.(*ast.FuncDecl); ok && f.Body != nil {
+			f.Body.List = nil // which is most of the memory
+		}
+	}
+	return file, nil
 }
