@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -26,15 +27,21 @@ func TestAnEventIsItsOwnPayloadOnOneLine(t *testing.T) {
 	for payload, want := range map[string]string{
 		`{"table":"t","operation":"INSERT","after":{"b":1.50,"a":12345678901234567890,"x":"\u0041\/\u0000\ud800"}}`: `{"table":"t","operation":"INSERT","after":{"b":1.50,"a":12345678901234567890,"x":"\u0041\/\u0000\ud800"}}`,
 		" {\n \"table\" : \"t \\\" \",\r\n\t\"operation\": \"INSERT\" , \"z\" : [ 1 , { } ] } \n":                   `{"table":"t \" ","operation":"INSERT","z":[1,{}]}`,
+		`{"table":"a b","operation":"INSERT","x":"\\","y":"\" ,\\\"","z":[" ","",null]}`:                            `{"table":"a b","operation":"INSERT","x":"\\","y":"\" ,\\\"","z":[" ","",null]}`,
+		`{"table":"a b","operation":"INSERT","x":"\\", "y":"\" ,\\\""}`:                                             `{"table":"a b","operation":"INSERT","x":"\\","y":"\" ,\\\""}`,
+		`{"table":"a","operation":"INSERT","x":""}` + "\n":                                                          `{"table":"a","operation":"INSERT","x":""}`,
+		"{\"table\":\"t\",\"operation\":\"INSERT\",\"after\":{\"a\xff\":\"b\xe2\x82 é\"}}":                          "{\"table\":\"t\",\"operation\":\"INSERT\",\"after\":{\"a\ufffd\":\"b\ufffd\ufffd é\"}}",
 	} {
-		got, replaced := encode.AppendEvent([]byte("> "), event(t, payload))
-		if diff := cmp.Diff("> "+want, string(got)); diff != "" || replaced {
+		invalid := !utf8.ValidString(payload)
+		e := event(t, payload)
+		got, replaced := encode.AppendEvent([]byte("> "), e)
+		if diff := cmp.Diff("> "+want, string(got)); diff != "" || replaced != invalid {
 			t.Errorf("replaced: %v, %s", replaced, diff)
 		}
-	}
-	got, replaced := encode.AppendEvent(nil, event(t, "{\"table\":\"t\",\"operation\":\"INSERT\",\"after\":{\"a\xff\":\"b\xe2\x82 é\"}}"))
-	if want := "{\"table\":\"t\",\"operation\":\"INSERT\",\"after\":{\"a\ufffd\":\"b\ufffd\ufffd é\"}}"; string(got) != want || !replaced {
-		t.Errorf("got %s, replaced: %v, want %s", got, replaced, want)
+		text, replaced := encode.Text(e)
+		if diff := cmp.Diff(want, string(text)); diff != "" || replaced != invalid || string(e.Payload) != payload {
+			t.Errorf("by itself: replaced: %v, %s", replaced, diff)
+		}
 	}
 }
 

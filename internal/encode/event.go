@@ -25,6 +25,16 @@ func AppendEvent(dst []byte, e *cdc.Event) (out []byte, replaced bool) {
 	return AppendPart(dst, e, e.Payload)
 }
 
+// Text returns what AppendEvent appends: the payload itself, where it is so
+// already, as it most often is. It is not to be changed.
+func Text(e *cdc.Event) (text []byte, replaced bool) {
+	clean := valid(e.Payload)
+	if clean && e.Compact {
+		return e.Payload, false
+	}
+	return appendJSON(nil, e.Payload, clean, false), !clean
+}
+
 // AppendPart appends one value of e's payload, as e.After, as AppendEvent does
 // the whole.
 func AppendPart(dst []byte, e *cdc.Event, value []byte) (out []byte, replaced bool) {

@@ -61,7 +61,6 @@ func clean(text string) string {
 // writer makes events, one at a time: each is good until the next one is made.
 type writer struct {
 	all      bool // properties, beside objectId
-	body     []byte
 	event    azeventhubs.AMQPAnnotatedMessage
 	rest     map[string]any // properties of events that are not the first of a message
 	previous [3]text        // table, version and row, which seldom change
@@ -92,8 +91,7 @@ var operations = map[cdc.Op]any{cdc.Insert: cdc.Insert.String(), cdc.Update: cdc
 // until that is sent, but for its body.
 func (w *writer) write(l *lane, n int, first bool) (out *azeventhubs.AMQPAnnotatedMessage, replaced bool) {
 	e := l.events[n]
-	w.body, replaced = encode.AppendEvent(w.body[:0], e)
-	w.event.Body.Data[0] = w.body
+	w.event.Body.Data[0], replaced = encode.Text(e)
 	w.event.Properties.MessageID = clean(encode.MessageKey(e))
 	properties := w.rest
 	if first {
@@ -110,13 +108,8 @@ func (w *writer) write(l *lane, n int, first bool) (out *azeventhubs.AMQPAnnotat
 	return &w.event, replaced
 }
 
-// release lets go of what the writer has made, and of a body that is too large to
-// keep the memory of.
+// release lets go of what the writer has made.
 func (w *writer) release() {
-	const most = 64 << 10
-	if cap(w.body) > most {
-		w.body = nil
-	}
 	w.event.Body.Data[0], w.event.ApplicationProperties = nil, nil
 }
 
