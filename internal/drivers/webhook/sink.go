@@ -1,14 +1,9 @@
 package webhook
 
 import (
-	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -37,7 +32,9 @@ type Sink struct {
 	loader    encode.Loader
 	now       func() time.Time
 
-	mu sync.Mutex // held while a batch is posted
+	mu    sync.Mutex // held while a batch is posted
+	spare []byte     // memory for the next body
+	zip   *gzip.Writer
 
 	state  sync.Mutex
 	closed bool
@@ -53,6 +50,7 @@ var (
 
 var (
 	errClosed   = errors.New("the sink is closed")
+	errURL      = fault.Mark(fault.Fatal, errors.New("the url is not one of an endpoint"))
 	errTooLarge = errors.New("the endpoint says that the request is too large")
 	errRedirect = fault.Mark(fault.Fatal, errors.New("the endpoint redirects to another host or without encryption; put the address that it names into the url, if you trust it"))
 )
@@ -146,29 +144,11 @@ func (s *Sink) fitting(events []*cdc.Event) int {
 func (s *Sink) post(ctx context.Context, events []*cdc.Event) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	body := s.body(events)
-	id := batchID(events, body)
-	if s.gzip {
-		body = compress(body)
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.endpoint.String(), bytes.NewReader(body))
+	request, body, err := s.request(ctx, events)
 	if err != nil {
-		return fault.Mark(fault.Fatal, errors.New("the url is not one of an endpoint"))
+		return err
 	}
-	request.Header = s.headers.Clone()
-	request.Header.Set("Content-Type", "application/x-ndjson")
-	if request.Header.Get("User-Agent") == "" {
-		request.Header.Set("User-Agent", "eds")
-	}
-	if s.gzip {
-		request.Header.Set("Content-Encoding", "gzip")
-	}
-	stamp := strconv.FormatInt(s.now().Unix(), 10)
-	request.Header.Set("Webhook-Id", id)
-	request.Header.Set("Webhook-Timestamp", stamp)
-	if s.secret != nil {
-		request.Header.Set("Webhook-Signature", sign(s.secret, id, stamp, body))
-	}
+	defer s.reuse(body)
 	answer, err := s.client.Do(request)
 	if err != nil {
 		return explain(err)
@@ -176,43 +156,6 @@ func (s *Sink) post(ctx context.Context, events []*cdc.Event) error {
 	defer answer.Body.Close()
 	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, 64<<10)) // so that the connection can be used again
 	return s.judge(answer, len(events))
-}
-
-// body returns the events, a line each.
-func (s *Sink) body(events []*cdc.Event) []byte {
-	var body []byte
-	for _, e := range events {
-		var replaced bool
-		if body, replaced = encode.AppendEvent(body, e); replaced {
-			s.env.Adjusted(e.Table, "", "invalid-utf8")
-		}
-		body = append(body, '\n')
-	}
-	return body
-}
-
-// batchID names a request by its places in the stream and its content: the same
-// each time the same events are sent.
-func batchID(events []*cdc.Event, body []byte) string {
-	sum := sha256.Sum256(body)
-	first, last := events[0].Position, events[len(events)-1].Position
-	return fmt.Sprintf("eds_%d-%d_%s", first.Sequence, last.Sequence, hex.EncodeToString(sum[:12]))
-}
-
-// sign returns the signature that standardwebhooks.com asks for.
-func sign(secret []byte, id, stamp string, body []byte) string {
-	mac := hmac.New(sha256.New, secret)
-	mac.Write([]byte(id + "." + stamp + "."))
-	mac.Write(body)
-	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
-}
-
-func compress(body []byte) []byte {
-	var out bytes.Buffer
-	w, _ := gzip.NewWriterLevel(&out, gzip.BestSpeed) // the level is a valid one
-	_, _ = w.Write(body)                              // a buffer takes everything
-	_ = w.Close()
-	return out.Bytes()
 }
 
 // judge tells what an answer means for a request of n events. What the answer
@@ -276,7 +219,7 @@ func (s *Sink) Probe(ctx context.Context) error {
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodHead, s.endpoint.String(), http.NoBody)
 	if err != nil {
-		return fault.Mark(fault.Fatal, errors.New("the url is not one of an endpoint"))
+		return errURL
 	}
 	request.Header = s.headers.Clone()
 	answer, err := s.transport.RoundTrip(request) // wherever it would redirect to

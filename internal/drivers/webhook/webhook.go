@@ -55,9 +55,9 @@ is v1, and base64 of HMAC-SHA256 over "<webhook-id>.<webhook-timestamp>.<body>",
 the body as it was sent. The secret is base64 after whsec_, as
 openssl rand -base64 32 makes it, else the text itself.
 
-webhook-id is made of the batch's first and last place in the stream, and of its
-content, so that the same batch has the same id whenever it is sent: at least
-once, recognisable by id. After a crash of eds the changes may come in other
+webhook-id is made of the batch's first and last place in the stream, and of the
+ids and clocks of its changes, so that the same batch has the same id whenever it
+is sent: at least once, recognisable by id. After a crash of eds the changes may come in other
 batches; then each change's own "id" and "mvccTimestamp" tell.
 
 408, 425, 429 and 5xx are tried again, for as long as it takes, after what

@@ -1,0 +1,113 @@
+package webhook
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+)
+
+// wide makes a batch of events of the given number of columns, about 70 bytes
+// each.
+func wide(t testing.TB, count, columns int) *change.Batch {
+	t.Helper()
+	var b change.Builder
+	for n := range count {
+		var row strings.Builder
+		for c := range columns {
+			fmt.Fprintf(&row, `,"column%02d":"a value of this column, %08d %s"`, c, n*7919+c, "0123456789abcdef")
+		}
+		e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n + 1), Stored: int64(n + 1)}}
+		payload := fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c","after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"1700000000000000000"}`, n, n, n, row.String())
+		if err := cdc.NewDecoder().Decode(e, []byte(payload), ""); err != nil {
+			t.Fatal(err)
+		}
+		b.Add(e, change.Effect{})
+	}
+	return b.Batch()
+}
+
+// BenchmarkApply posts batches to an endpoint that forgets them, and in turns the
+// same bodies, made beforehand, with net/http alone, which signs them as any
+// sender has to. It reports both, and how much of the client's speed is left.
+func BenchmarkApply(b *testing.B) {
+	for _, columns := range []int{20, 60} {
+		b.Run(fmt.Sprintf("%d columns", columns), func(b *testing.B) { benchmark(b, columns) })
+	}
+}
+
+func benchmark(b *testing.B, columns int) {
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			b.Error(err)
+		}
+	}))
+	b.Cleanup(server.Close)
+	const count = 5000
+	apply := wide(b, count, columns)
+	s := mustOpen(b, server.URL+"/in?secret="+secret)
+	var bodies [][]byte
+	for events := apply.Events; len(events) > 0; {
+		n := s.fitting(events)
+		bodies = append(bodies, s.body(events[:n]).text)
+		events = events[n:]
+	}
+	client := &http.Client{Transport: new(http.Transport)}
+	b.Cleanup(client.CloseIdleConnections)
+	post := func() {
+		for i, body := range bodies {
+			postBare(b, client, server.URL+"/in", strconv.Itoa(i), body)
+		}
+	}
+	mustApply(b, s, apply) // and both have connected
+	post()
+	var eds, bare time.Duration
+	for b.Loop() {
+		began := time.Now()
+		mustApply(b, s, apply)
+		turn := time.Now()
+		post()
+		eds, bare = eds+turn.Sub(began), bare+time.Since(turn)
+	}
+	b.ReportMetric(float64(count*b.N)/eds.Seconds(), "events/s")
+	b.ReportMetric(float64(count*b.N)/bare.Seconds(), "bare-events/s")
+	b.ReportMetric(bare.Seconds()/eds.Seconds(), "ratio")
+}
+
+func mustApply(b *testing.B, s *Sink, batch *change.Batch) {
+	b.Helper()
+	if err := s.Apply(b.Context(), batch); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func postBare(b *testing.B, client *http.Client, address, id string, body []byte) {
+	b.Helper()
+	r, err := http.NewRequestWithContext(b.Context(), http.MethodPost, address, bytes.NewReader(body))
+	if err != nil {
+		b.Fatal(err)
+	}
+	stamp := strconv.FormatInt(time.Now().Unix(), 10)
+	r.Header.Set("Content-Type", "application/x-ndjson")
+	r.Header.Set("Webhook-Id", id)
+	r.Header.Set("Webhook-Timestamp", stamp)
+	r.Header.Set("Webhook-Signature", sign(mustSecret(b), id, stamp, body))
+	answer, err := client.Do(r)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, answer.Body); err != nil {
+		b.Error(err)
+	}
+	if err := answer.Body.Close(); err != nil || answer.StatusCode != http.StatusOK {
+		b.Fatalf("%s: %v", answer.Status, err)
+	}
+}
