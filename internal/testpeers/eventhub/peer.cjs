@@ -12,6 +12,7 @@ const { WebSocketServer } = require('ws');
 const batchFormat = 0x80013700; // of a message that holds encoded events
 const longestKey = 128; // characters of a partition key
 
+const log = process.argv[3] ? fs.openSync(process.argv[3], 'a+') : null; // of what is stored, for the next process
 const hubs = new Map(); // name -> { partitions, discards, stored, transfers, fault, max, ... }
 const connections = new Set();
 let policies = {}; // of the namespace: key name -> { secret, claims }
@@ -103,14 +104,23 @@ function store(hub, message, format) {
   const events = format === batchFormat ? list(outer.body.content).map((b) => rhea.message.decode(b)) : [outer];
   const hash = crypto.createHash('sha1').update(String(key)).digest().readUInt32BE(0);
   const partition = hash % hub.partitions.length;
-  for (const e of events) {
-    hub.partitions[partition].push({
-      partition, offset: hub.partitions[partition].length, key, events: events.length,
-      id: e.message_id, type: e.content_type, properties: e.application_properties,
-      body: Buffer.concat(list(e.body.content)).toString('base64'),
-    });
-  }
+  const stored = events.map((e, i) => ({
+    partition, offset: hub.partitions[partition].length + i, key, events: events.length,
+    id: e.message_id, type: e.content_type, properties: e.application_properties,
+    body: Buffer.concat(list(e.body.content)).toString('base64'),
+  }));
+  if (log !== null) fs.writeSync(log, stored.map((e) => JSON.stringify({ hub: hub.name, ...e }) + '\n').join(''));
+  hub.partitions[partition].push(...stored);
   return null;
+}
+
+// Gives a hub what it held when the process ended before.
+function recover(hub) {
+  if (log === null) return;
+  for (const line of fs.readFileSync(process.argv[3], 'utf8').split('\n').filter(Boolean)) {
+    const { hub: name, ...e } = JSON.parse(line);
+    if (name === hub.name) hub.partitions[e.partition].push(e);
+  }
 }
 
 // Rejects a message, in a frame of its own: the library would give a message that
@@ -144,6 +154,9 @@ function fail(hub, context) {
       context.connection.socket.destroy();
       return true;
     case 'silent':
+      return true;
+    case 'die':
+      process.kill(process.pid, 'SIGKILL');
       return true;
   }
   throw new Error(`no fault ${fault.kind}`);
@@ -202,11 +215,12 @@ function detach(hub, name, condition) {
 const fresh = () => ({ count: 0, transfers: 0, claims: 0, links: 0, flying: 0, most: 0, fault: null, refuse: 0, disabled: false, hold: 0, waiting: [], tokens: [] });
 
 const commands = {
-  listen: async () => ({ plain: await listen({}), websocket: await listenWebSocket() }),
+  listen: async () => ({ plain: await listen({ port: Number(process.argv[2]) }), websocket: await listenWebSocket() }),
   tls: async ({ certificate, key }) => ({ port: await listen({ transport: 'tls', cert: fs.readFileSync(certificate), key: fs.readFileSync(key) }) }),
   policies: ({ keys }) => { policies = keys; },
   hub: ({ name, partitions, max, discards }) => {
-    hubs.set(name, { ...fresh(), max, discards, partitions: Array.from({ length: partitions }, () => []) });
+    hubs.set(name, { ...fresh(), name, max, discards, partitions: Array.from({ length: partitions }, () => []) });
+    recover(hubs.get(name));
   },
   set: ({ hub, ...what }) => { Object.assign(hubs.get(hub), what); },
   remove: ({ hub }) => {

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"sync"
@@ -31,7 +32,19 @@ type Namespace struct {
 }
 
 // Start starts a namespace without hubs.
-func Start() (*Namespace, error) {
+func Start() (*Namespace, error) { return start("0", "") }
+
+// StartAt starts one at an address where there was one before. Its hubs, once they
+// are made again, hold what the log says, a file that is written as they go.
+func StartAt(addr, log string) (*Namespace, error) {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	return start(port, log)
+}
+
+func start(port, log string) (*Namespace, error) {
 	node, err := exec.LookPath("node")
 	if err != nil {
 		return nil, errors.New("no node on PATH: run `apt-get install nodejs npm`")
@@ -40,7 +53,7 @@ func Start() (*Namespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("install the event hubs peer: %w", err)
 	}
-	n := &Namespace{cmd: exec.Command(node, "peer.cjs")}
+	n := &Namespace{cmd: exec.Command(node, "peer.cjs", port, log)}
 	n.cmd.Dir = dir
 	if n.said, err = os.CreateTemp("", "eds-eventhub-"); err != nil {
 		return nil, err
@@ -73,6 +86,12 @@ func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 // Stop ends the process and waits for it.
 func (n *Namespace) Stop() error {
 	return errors.Join(n.input.Close(), n.cmd.Wait(), n.forget())
+}
+
+// AwaitDeath waits until a fault has killed the process.
+func (n *Namespace) AwaitDeath() error {
+	_ = n.cmd.Wait() // it says that the process was killed
+	return n.forget()
 }
 
 func (n *Namespace) forget() error { return errors.Join(n.said.Close(), os.Remove(n.said.Name())) }
@@ -206,7 +225,8 @@ func (h *Hub) Counts(t testing.TB) Counts {
 // Fault is what a hub does to messages.
 type Fault struct {
 	// Kind is reject; detach, of the link; close, of the connection; cut, of the
-	// TCP connection; lose, which stores the message and then cuts; silent.
+	// TCP connection; lose, which stores the message and then cuts; silent; die, of
+	// the whole process.
 	Kind        string `json:"kind"`
 	Condition   string `json:"condition"`
 	Description string `json:"description"`

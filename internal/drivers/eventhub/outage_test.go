@@ -1,0 +1,72 @@
+//go:build outage
+
+package eventhub
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
+)
+
+// outage is how long the namespace is away.
+const outage = 10 * time.Minute
+
+// TestANamespaceThatDiesForTenMinutesIsWaitedFor kills a namespace that keeps its
+// events on disk in the middle of a batch, tries that until it is back, as the
+// pipeline does, and reads everything. It is run by itself: go test -tags outage
+// -run TenMinutes -timeout 20m.
+func TestANamespaceThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	before, err := peer.StartAt("127.0.0.1:0", log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hub := before.Make(t, "hub", peer.Settings{})
+	s := mustOpen(t, urlAt(before.Addr, hub.Name, ""))
+	mustApply(t, s, run(t, 1, 30))
+	hub.Fail(t, peer.Fault{Kind: "die", After: 1, Times: 1}) // of three rows it takes one
+
+	applied := make(chan error, 1)
+	go func() {
+		backoff := fault.Backoff{Min: 100 * time.Millisecond, Max: 30 * time.Second}
+		for {
+			err := s.Apply(t.Context(), run(t, 31, 60))
+			if err == nil || fault.Of(err) != fault.Transient {
+				applied <- err
+				return
+			}
+			<-time.After(backoff.Next(err))
+		}
+	}()
+	if err := before.AwaitDeath(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-applied:
+		t.Fatalf("a batch ended while the namespace was away: %v", err)
+	case <-time.After(outage):
+	}
+	after, err := peer.StartAt(before.Addr, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := after.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	hub = after.Make(t, hub.Name, peer.Settings{})
+	select {
+	case err := <-applied:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(5 * time.Minute):
+		t.Fatal("the namespace is back, and the batch is not applied")
+	}
+	mustApply(t, s, run(t, 61, 90))
+	wantInOrder(t, hub, 1, 90)
+}
