@@ -142,7 +142,7 @@ func (s *session) explain(err error) error {
 		condition := conditionOf(err)
 		return fault.Mark(fault.Poison, &refusal{poison[condition] + " (" + string(condition) + tracking(err) + ")", err})
 	case errors.As(err, &coded) && coded.Code == azeventhubs.ErrorCodeUnauthorizedAccess:
-		return fault.Mark(fault.Fatal, &refusal{hintUnauthorized + tracking(err), err})
+		return fault.Mark(fault.Fatal, &refusal{hintUnauthorized + " (" + string(amqp.ErrCondUnauthorizedAccess) + tracking(err) + ")", err})
 	}
 	return s.explainLoss(err)
 }

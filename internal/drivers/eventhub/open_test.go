@@ -161,7 +161,7 @@ func TestWhatIsWrongIsNoticedAtOpen(t *testing.T) {
 	}
 	refuse("another key", strings.Replace(good, peer.Key, "SECRET+/==", 1), "refuse the credentials; check SharedAccessKeyName and SharedAccessKey", fault.Fatal)
 	refuse("another policy", strings.Replace(good, "="+peer.KeyName, "=other", 1), "TrackingId:abc_G1", fault.Fatal)
-	refuse("a policy without Send", strings.Replace(good, "="+peer.KeyName, "="+peer.ListenKeyName, 1), "has the claim Send", fault.Fatal)
+	refuse("a policy without Send", strings.Replace(good, "="+peer.KeyName, "="+peer.ListenKeyName, 1), "Data Sender (amqp:unauthorized-access, TrackingId:def_G3)", fault.Fatal)
 	refuse("no such hub", strings.Replace(good, hub.Name, "missing", 1), `hub "missing": the hub does not exist; make it, or correct EntityPath= (amqp:not-found, TrackingId:def_G2)`, fault.Fatal)
 	refuse("a key that is wrong, and a template", strings.Replace(strings.Replace(good, peer.Key, "SECRET", 1), hub.Name, "{{.table}}", 1), "refuse the credentials", fault.Fatal)
 	hub.Refuse(t, 403)

@@ -240,7 +240,7 @@ func notInToken(r rune) bool {
 
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }
 
 // urlOf makes a URL of the values of the driver's fields.

@@ -427,6 +427,18 @@ func TestBadURLsAreRefusedWithWhatToChange(t *testing.T) {
 	}
 }
 
+func TestThisMachineNeedsNoEncryption(t *testing.T) {
+	for host, own := range map[string]bool{
+		"localhost": true, "LocalHost:80": true, "127.0.0.1": true, "127.5.5.5:80": true, "[::1]:80": true,
+		"localhost.example.com": false, "127.0.0.1.example.com": false, "0.0.0.0": false, "[::]": false, "10.0.0.1": false, "127.1": false,
+	} {
+		_, err := openURL(t, "http://"+host+"/in")
+		if own && err != nil || !own && (fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "https://")) {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
+}
+
 func TestAnUntrustedCertificateIsRefused(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
