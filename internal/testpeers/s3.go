@@ -30,13 +30,16 @@ const (
 // whose files are objects.
 type S3Server struct {
 	home    *home
+	program string
 	port    int
 	process *exec.Cmd
 }
 
 // sharedS3 is the one server of this process that tests share. It lives until
 // the process ends, as sharedPostgres does.
-var sharedS3 = sync.OnceValues(func() (*S3Server, error) {
+var sharedS3 = sync.OnceValues(newS3)
+
+func newS3() (*S3Server, error) {
 	program, err := s3Program()
 	if err != nil {
 		return nil, err
@@ -45,12 +48,15 @@ var sharedS3 = sync.OnceValues(func() (*S3Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &S3Server{home: h}
-	if err := errors.Join(s.prepare(), s.start(program)); err != nil {
+	s := &S3Server{home: h, program: program}
+	if s.port, err = freePort(); err == nil {
+		err = errors.Join(s.prepare(), s.start())
+	}
+	if err != nil {
 		return nil, errors.Join(err, h.remove())
 	}
 	return s, nil
-})
+}
 
 // S3 returns the server of this process.
 func S3(t testing.TB) *S3Server {
@@ -60,6 +66,38 @@ func S3(t testing.TB) *S3Server {
 		t.Fatalf("an S3 server for tests: %v", err)
 	}
 	return s
+}
+
+// StartS3 starts a server for t alone, which may stop it and start it again.
+func StartS3(t testing.TB) *S3Server {
+	t.Helper()
+	s, err := newS3()
+	if err != nil {
+		t.Fatalf("an S3 server for tests: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := s.home.remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// Stop ends the server as a crash does. Its objects stay.
+func (s *S3Server) Stop(t testing.TB) {
+	t.Helper()
+	if err := s.process.Process.Kill(); err != nil {
+		t.Fatalf("stop the S3 server: %v", err)
+	}
+	_ = s.process.Wait() // it says that it was killed
+}
+
+// Start starts the server again, at the same address.
+func (s *S3Server) Start(t testing.TB) {
+	t.Helper()
+	if err := s.start(); err != nil {
+		t.Fatalf("start the S3 server again: %v", err)
+	}
 }
 
 // s3Program builds the server, a module of its own because of all that it needs,
@@ -94,13 +132,8 @@ func (s *S3Server) prepare() error {
 	return os.WriteFile(filepath.Join(s.home.dir, "iam", "users.json"), accounts, 0o600)
 }
 
-func (s *S3Server) start(program string) error {
-	port, err := freePort()
-	if err != nil {
-		return err
-	}
-	s.port = port
-	process, err := s.home.start("/usr/bin/env", "ROOT_ACCESS_KEY="+S3Key, "ROOT_SECRET_KEY="+S3Secret, program, s.Addr(), s.home.dir)
+func (s *S3Server) start() error {
+	process, err := s.home.start("/usr/bin/env", "ROOT_ACCESS_KEY="+S3Key, "ROOT_SECRET_KEY="+S3Secret, s.program, s.Addr(), s.home.dir)
 	if err != nil {
 		return err
 	}

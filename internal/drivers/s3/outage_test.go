@@ -1,0 +1,105 @@
+//go:build outage
+
+package s3
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/lake/laketest"
+	"github.com/shopmonkeyus/eds/internal/testpeers"
+)
+
+// outage is how long the store is away.
+const outage = 10 * time.Minute
+
+// TestAStoreThatDiesForTenMinutesIsWaitedFor ends a server in the middle of the
+// stream, tries a batch until the server is back, as the pipeline does, and reads
+// every object. It is run by itself: go test -tags outage -run TenMinutes -timeout 20m.
+func TestAStoreThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
+	for _, format := range []string{"json", "ndjson", "parquet"} {
+		t.Run(format, func(t *testing.T) {
+			t.Parallel()
+			server := testpeers.StartS3(t)
+			bucket := server.Bucket(t)
+			s := openAs(t, at(server.Addr(), bucket, "format="+format), consumer)
+			mustApply(t, s, orders(t, 1, 30)...)
+			server.Stop(t)
+
+			applied := make(chan error, 1)
+			go func() {
+				backoff := fault.Backoff{Min: 100 * time.Millisecond, Max: 30 * time.Second}
+				for {
+					err := s.Apply(t.Context(), batch(orders(t, 31, 60)...))
+					if err == nil || fault.Of(err) != fault.Transient {
+						applied <- err
+						return
+					}
+					<-time.After(backoff.Next(err))
+				}
+			}()
+			select {
+			case err := <-applied:
+				t.Fatalf("a batch ended while the store was away: %v", err)
+			case <-time.After(outage):
+			}
+			server.Start(t)
+			select {
+			case err := <-applied:
+				if err != nil {
+					t.Fatal(err)
+				}
+			case <-time.After(5 * time.Minute):
+				t.Fatal("the store is back, and the batch is not uploaded")
+			}
+			mustApply(t, s, orders(t, 61, 90)...)
+
+			var want, got []string
+			for n := range 90 {
+				want = append(want, fmt.Sprintf("ev%d", n+1))
+			}
+			objects := server.Objects(t, bucket, "")
+			var clocks []cdc.Timestamp
+			for _, name := range slices.Sorted(maps.Keys(objects)) {
+				events := [][]byte{objects[name]}
+				if !strings.HasSuffix(name, ".json") {
+					events = laketest.Events(t, name, objects[name])
+				}
+				for _, text := range events {
+					var e cdc.Event
+					if err := cdc.NewDecoder().Decode(&e, text, ""); err != nil {
+						t.Fatalf("%s: %v", name, err)
+					}
+					got, clocks = append(got, e.ID), append(clocks, e.Clock)
+				}
+			}
+			if format == "json" { // names tell the change, not the order
+				slices.Sort(want)
+				slices.Sort(got)
+			} else if !slices.IsSortedFunc(clocks, cdc.Timestamp.Compare) {
+				t.Errorf("names and what they hold are not in the order of the stream: %v", got)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// orders makes the events of the stream from the first to the last.
+func orders(t testing.TB, first, last int) []*cdc.Event {
+	t.Helper()
+	var events []*cdc.Event
+	for n := first; n <= last; n++ {
+		events = append(events, order(t, n))
+	}
+	return events
+}
