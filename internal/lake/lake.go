@@ -86,12 +86,18 @@ func (e *Encoder) Write(w io.Writer, p *Part) error {
 	if err != nil {
 		return err
 	}
-	var line []byte
-	for _, event := range p.Events {
-		line = e.AppendLine(line[:0], event)
-		if _, err := compressed.Write(line); err != nil {
-			return err
+	fill := func(lines *[]byte, events []*cdc.Event) {
+		*lines = (*lines)[:0]
+		for _, event := range events {
+			*lines = e.AppendLine(*lines, event)
 		}
+	}
+	err = ahead(p.Events, func() *[]byte { return new([]byte) }, fill, func(lines *[]byte) error {
+		_, err := compressed.Write(*lines)
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	return e.frames.end(compressed)
 }
@@ -175,8 +181,15 @@ func (p *Planner) Plan(ctx context.Context, events []*cdc.Event) ([]*Part, error
 	type place struct{ dir, table, version string }
 	var all []*Part
 	open := make(map[place]*Part)
+	dirs := make(map[source]string) // of sources, of which there are few
 	for _, e := range events {
-		at := place{dir: p.Layout.Dir(e), table: e.Table}
+		from := p.Layout.source(e)
+		dir, known := dirs[from]
+		if !known {
+			dir = p.Layout.Dir(e)
+			dirs[from] = dir
+		}
+		at := place{dir: dir, table: e.Table}
 		if p.Schemas {
 			at.version = e.ModelVersion
 		}

@@ -318,6 +318,44 @@ func TestBatchesAreCutByDirectoryVersionAndSize(t *testing.T) {
 	}
 }
 
+// TestEachEventIsInItsDirectory, though directories are made once for many events.
+func TestEachEventIsInItsDirectory(t *testing.T) {
+	var events []*cdc.Event
+	for _, at := range []int64{-1, 1, 3_599_999, 3_600_000, 86_399_999, 86_400_000, 1_700_000_000_000} {
+		for _, members := range []string{`"operation":"INSERT"`, `"operation":"DELETE"`, `"operation":"INSERT","companyId":"a"`, `"operation":"INSERT","locationId":"a"`, `"operation":"INSERT","modelVersion":"a"`} {
+			for _, table := range []string{"job", "order"} {
+				events = append(events, event(t, len(events)+1, fmt.Sprintf(`{"id":"e","table":%q,"key":["k"],"timestamp":%d,"mvccTimestamp":"1",%s}`, table, at, members)))
+			}
+		}
+	}
+	for _, text := range []string{"{table}", "{table}/DD", "{table}/HH", "{table}/{operation}", "{table}/{company}/{location}", "{table}-{version}/dt=YYYY-MM-DD/HH"} {
+		layout, err := lake.ParseLayout(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		planner := lake.Planner{Layout: layout, Rows: 1000, Bytes: 1 << 20}
+		parts, err := planner.Plan(t.Context(), events)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen, dirs := 0, make(map[string]bool)
+		for _, p := range parts {
+			if dirs[p.Dir+" "+p.Table] {
+				t.Errorf("%s: two parts are of %s", text, p.Dir)
+			}
+			dirs[p.Dir+" "+p.Table] = true
+			for _, e := range p.Events {
+				if seen++; layout.Dir(e) != p.Dir || e.Table != p.Table {
+					t.Errorf("%s: an event of %s is in %s", text, layout.Dir(e), p.Dir)
+				}
+			}
+		}
+		if seen != len(events) {
+			t.Errorf("%s: there are %d events, want %d", text, seen, len(events))
+		}
+	}
+}
+
 func TestNamesTellThePlaceInTheStream(t *testing.T) {
 	env := sink.Env{Stream: "dbchange", Consumer: "eds-1", Filter: "f"}
 	other := env

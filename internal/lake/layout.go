@@ -16,7 +16,10 @@ import (
 
 // Layout is a template of directories, as {table}/dt=YYYY-MM-DD/. It is safe for
 // concurrent use.
-type Layout struct{ pieces []piece }
+type Layout struct {
+	pieces []piece
+	uses   []func(s *source, e *cdc.Event) // what else but the table it is made of
+}
 
 // piece is a text as it is, or one that is made of an event.
 type piece struct {
@@ -61,7 +64,7 @@ func ParseLayout(text string) (*Layout, error) {
 		}
 	}
 	l := &Layout{}
-	named, rest := false, 0
+	named, dated, rest := false, false, 0
 	for _, at := range tokens.FindAllStringIndex(trimmed, -1) {
 		token := trimmed[at[0]:at[1]]
 		var of func(e *cdc.Event) string
@@ -71,9 +74,16 @@ func ParseLayout(text string) (*Layout, error) {
 				return nil, fmt.Errorf("option layout names %s; it may name {%s}, YYYY, MM, DD and HH", token, strings.Join(slices.Sorted(maps.Keys(members)), "}, {"))
 			}
 			named = named || token == "{table}"
+			if use := uses[token[1:len(token)-1]]; use != nil {
+				l.uses = append(l.uses, use)
+			}
 		case isDate.MatchString(token):
 			layout := dateBit.ReplaceAllStringFunc(token, func(bit string) string { return dates[bit] })
 			of = func(e *cdc.Event) string { return when(e).Format(layout) }
+			if !dated {
+				l.uses = append(l.uses, useHour)
+			}
+			dated = true
 		default:
 			continue
 		}
@@ -101,6 +111,32 @@ func when(e *cdc.Event) time.Time {
 		return time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
 	}
 	return t
+}
+
+// source is what a directory is made of: events with the same have the same one.
+type source struct {
+	table, version, company, location string
+	op                                cdc.Op
+	hour                              int64
+}
+
+// uses set what a name in braces adds to a source.
+var uses = map[string]func(s *source, e *cdc.Event){
+	"version":   func(s *source, e *cdc.Event) { s.version = e.ModelVersion },
+	"company":   func(s *source, e *cdc.Event) { s.company = e.CompanyID },
+	"location":  func(s *source, e *cdc.Event) { s.location = e.LocationID },
+	"operation": func(s *source, e *cdc.Event) { s.op = e.Op },
+}
+
+func useHour(s *source, e *cdc.Event) { s.hour = when(e).Truncate(time.Hour).Unix() }
+
+// source returns the event's.
+func (l *Layout) source(e *cdc.Event) source {
+	s := source{table: e.Table}
+	for _, use := range l.uses {
+		use(&s, e)
+	}
+	return s
 }
 
 // TableOnly reports whether all events of a table have one directory, which is

@@ -1,10 +1,12 @@
 package lake
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/compress"
@@ -18,22 +20,54 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// own are the columns that say what the change is, beside those of the row.
-var own = map[string]parquet.Node{
-	"_eds_operation": repeated(parquet.String()),
-	"_eds_id":        parquet.Optional(text(parquet.String())),                               // of the change
-	"_eds_version":   parquet.Optional(repeated(parquet.String())),                           // of the table's schema
-	"_eds_time":      parquet.Optional(parquet.TimestampAdjusted(parquet.Microsecond, true)), // when the change happened
-	"_eds_clock":     text(parquet.String()),                                                 // thirty digits that sort as changes do
-	"_eds_sequence":  parquet.Optional(parquet.Int(64)),                                      // place in the stream; null of an imported row
-	"_eds_key":       parquet.Optional(text(parquet.JSON())),                                 // the primary key, as an array
-	"_eds_company":   parquet.Optional(repeated(parquet.String())),
-	"_eds_location":  parquet.Optional(repeated(parquet.String())),
-	"_eds_user":      parquet.Optional(repeated(parquet.String())),
-	"_eds_before":    parquet.Optional(text(parquet.JSON())), // of an UPDATE, the row as it was
-	"_eds_diff":      parquet.Optional(text(parquet.JSON())), // of an UPDATE, the names of the columns that changed
-	"_eds_imported":  parquet.Leaf(parquet.BooleanType),
-	"_eds_rest":      parquet.Optional(text(parquet.JSON())), // of the row, what no column holds
+// The columns that say what the change is, beside those of the row.
+const (
+	ownOperation = iota
+	ownID
+	ownVersion
+	ownTime
+	ownClock
+	ownSequence
+	ownKey
+	ownCompany
+	ownLocation
+	ownUser
+	ownBefore
+	ownDiff
+	ownImported
+	ownRest
+	ownColumns
+)
+
+// own are their names and types.
+var own = [ownColumns]struct {
+	name string
+	node parquet.Node
+}{
+	ownOperation: {"_eds_operation", repeated(parquet.String())},
+	ownID:        {"_eds_id", parquet.Optional(text(parquet.String()))},
+	ownVersion:   {"_eds_version", parquet.Optional(repeated(parquet.String()))},                        // of the table's schema
+	ownTime:      {"_eds_time", parquet.Optional(parquet.TimestampAdjusted(parquet.Microsecond, true))}, // when the change happened
+	ownClock:     {"_eds_clock", text(parquet.String())},                                                // thirty digits that sort as changes do
+	ownSequence:  {"_eds_sequence", parquet.Optional(parquet.Int(64))},                                  // place in the stream; null of an imported row
+	ownKey:       {"_eds_key", parquet.Optional(text(parquet.JSON()))},                                  // the primary key, as an array
+	ownCompany:   {"_eds_company", parquet.Optional(repeated(parquet.String()))},
+	ownLocation:  {"_eds_location", parquet.Optional(repeated(parquet.String()))},
+	ownUser:      {"_eds_user", parquet.Optional(repeated(parquet.String()))},
+	ownBefore:    {"_eds_before", parquet.Optional(text(parquet.JSON()))}, // of an UPDATE, the row as it was
+	ownDiff:      {"_eds_diff", parquet.Optional(text(parquet.JSON()))},   // of an UPDATE, the names of the columns that changed
+	ownImported:  {"_eds_imported", parquet.Leaf(parquet.BooleanType)},
+	ownRest:      {"_eds_rest", parquet.Optional(text(parquet.JSON()))}, // of the row, what no column holds
+}
+
+// isOwn reports whether a column of the table would have the name of one of ours.
+func isOwn(name string) bool {
+	for i := range own {
+		if own[i].name == name {
+			return true
+		}
+	}
+	return false
 }
 
 // text is a column of texts one behind the other, which every reader knows how to
@@ -78,139 +112,179 @@ func node(t schema.Type) parquet.Node {
 
 // columns are where in a file's rows values stand.
 type columns struct {
-	own   map[string]int
+	own   [ownColumns]int
 	slots []int // by slot of the table; -1 where the file has no such column
-	count int
 	file  *parquet.Schema
 }
 
-func columnsOf(name string, t *schema.Table) columns {
-	group := make(parquet.Group, len(own))
-	for column, node := range own {
-		group[column] = node
-	}
-	c := columns{own: make(map[string]int, len(own))}
+func columnsOf(name string, t *schema.Table) *columns {
+	group := make(parquet.Group, ownColumns)
+	c := &columns{}
 	if t != nil {
 		c.slots = make([]int, len(t.Columns))
-		for _, column := range t.Columns {
-			if _, taken := own[column.Name]; !taken && column.Name != "" {
+		for slot, column := range t.Columns {
+			if c.slots[slot] = -1; column.Name != "" && !isOwn(column.Name) {
 				group[column.Name] = node(column.Type)
 			}
 		}
 	}
+	for _, column := range own {
+		group[column.name] = column.node
+	}
 	c.file = parquet.NewSchema(name, group)
-	c.count = len(c.file.Columns())
-	places := make(map[string]int, c.count)
+	places := make(map[string]int, len(group))
 	for i, path := range c.file.Columns() {
 		places[path[0]] = i
 	}
-	for column := range own {
-		c.own[column] = places[column]
+	for i := range own {
+		c.own[i] = places[own[i].name]
 	}
 	for slot := range c.slots {
-		c.slots[slot] = -1
-		if _, taken := own[t.Columns[slot].Name]; taken {
-			continue
-		}
-		if place, ok := places[t.Columns[slot].Name]; ok {
+		if place, ok := places[t.Columns[slot].Name]; ok && !isOwn(t.Columns[slot].Name) {
 			c.slots[slot] = place
 		}
 	}
 	return c
 }
 
+// writeParquet writes the part.
 func (e *Encoder) writeParquet(w io.Writer, p *Part) error {
 	c := columnsOf(p.Table, p.Schema)
-	out := parquet.NewGenericWriter[any](w, c.file, parquet.Compression(e.codec), parquet.MaxRowsPerRowGroup(rowsPerGroup),
+	out := parquet.NewGenericWriter[any](w, c.file, parquet.Compression(e.codec),
 		parquet.DataPageStatistics(true), parquet.CreatedBy("eds", "1", ""), parquet.KeyValueMetadata("eds.table", p.Table))
-	const chunk = 256
-	rows := make([]parquet.Row, 0, chunk)
-	r := &rowWriter{encoder: e, columns: c, table: p.Schema}
-	for i, event := range p.Events {
-		rows = append(rows, r.row(event))
-		if len(rows) == chunk || i == len(p.Events)-1 {
-			if _, err := out.WriteRows(rows); err != nil {
-				return fmt.Errorf("write parquet: %w", err)
+	grouped := 0 // rows of the present group
+	err := ahead(p.Events, func() *rows { return newRows(e, c, p.Schema) }, (*rows).fill, func(r *rows) error {
+		if grouped += r.count; grouped > rowsPerGroup {
+			if err := out.Flush(); err != nil {
+				return err
 			}
-			rows = rows[:0]
+			grouped = r.count
 		}
+		for i, column := range out.ColumnWriters() {
+			if _, err := column.WriteRowValues(r.column(i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		err = out.Close()
 	}
-	if err := out.Close(); err != nil {
+	if err != nil {
 		return fmt.Errorf("write parquet: %w", err)
 	}
 	return nil
 }
 
-// rowWriter makes rows of a file.
-type rowWriter struct {
+// rows are some rows of a file, column by column. What their values refer to is
+// the events' own, or in scratch.
+type rows struct {
 	encoder *Encoder
-	columns columns
+	columns *columns
 	table   *schema.Table // nil: rows have no columns of their own
+	nulls   []parquet.Value
+	values  []parquet.Value // of the nth row and column c at c*atOnce+n
+	scratch []byte
 	room    value.Room
 	rest    []byte
-	values  parquet.Row
+	count   int
 }
 
-// row returns the row of an event: what the change is, and the row that it left,
-// or the one that it deleted.
-func (r *rowWriter) row(e *cdc.Event) parquet.Row {
-	r.values = make(parquet.Row, r.columns.count)
-	for i := range r.values {
-		r.values[i] = parquet.NullValue().Level(0, 0, i)
+func newRows(e *Encoder, c *columns, t *schema.Table) *rows {
+	r := &rows{encoder: e, columns: c, table: t, nulls: make([]parquet.Value, len(c.file.Columns())*atOnce)}
+	for i := range r.nulls {
+		r.nulls[i] = parquet.NullValue().Level(0, 0, i/atOnce)
 	}
+	r.values = slices.Clone(r.nulls)
+	return r
+}
+
+// column returns the values of a column.
+func (r *rows) column(place int) []parquet.Value {
+	return r.values[place*atOnce:][:r.count]
+}
+
+// fill makes the rows of events: what each change is, and the row that it left, or
+// the one that it deleted.
+func (r *rows) fill(events []*cdc.Event) {
+	copy(r.values, r.nulls)
+	r.scratch, r.count = r.scratch[:0], 0
+	for _, e := range events {
+		r.add(e)
+		r.count++
+	}
+}
+
+func (r *rows) add(e *cdc.Event) {
 	image := e.After
 	if image == nil {
 		image = e.Before
 	} else if e.Before != nil {
-		r.json("_eds_before", e.Table, e.Before)
+		r.json(ownBefore, e.Table, e.Before)
 	}
-	r.set("_eds_operation", parquet.ByteArrayValue([]byte(e.Op.String())), 0)
-	r.set("_eds_clock", parquet.ByteArrayValue([]byte(e.Clock.Sortable())), 0)
-	r.set("_eds_imported", parquet.BooleanValue(e.Imported), 0)
-	r.text("_eds_id", e.Table, e.ID)
-	r.text("_eds_version", e.Table, e.ModelVersion)
-	r.text("_eds_company", e.Table, e.CompanyID)
-	r.text("_eds_location", e.Table, e.LocationID)
-	r.text("_eds_user", e.Table, e.UserID)
-	r.json("_eds_key", e.Table, e.Key)
-	r.json("_eds_diff", e.Table, e.Diff)
+	r.set(ownOperation, parquet.ByteArrayValue(r.hold(e.Op.String())), 0)
+	r.set(ownClock, parquet.ByteArrayValue(r.hold(e.Clock.Sortable())), 0)
+	r.set(ownImported, parquet.BooleanValue(e.Imported), 0)
+	r.text(ownID, e.Table, e.ID)
+	r.text(ownVersion, e.Table, e.ModelVersion)
+	r.text(ownCompany, e.Table, e.CompanyID)
+	r.text(ownLocation, e.Table, e.LocationID)
+	r.text(ownUser, e.Table, e.UserID)
+	r.json(ownKey, e.Table, e.Key)
+	r.json(ownDiff, e.Table, e.Diff)
 	switch {
 	case e.Timestamp != 0:
-		r.set("_eds_time", parquet.Int64Value(time.UnixMilli(e.Timestamp).UnixMicro()), 1)
+		r.set(ownTime, parquet.Int64Value(time.UnixMilli(e.Timestamp).UnixMicro()), 1)
 	case !e.Clock.IsZero():
-		r.set("_eds_time", parquet.Int64Value(e.Clock.Time().UnixMicro()), 1)
+		r.set(ownTime, parquet.Int64Value(e.Clock.Time().UnixMicro()), 1)
 	}
 	if e.Position.Sequence > 0 {
-		r.set("_eds_sequence", parquet.Int64Value(int64(e.Position.Sequence)), 1)
+		r.set(ownSequence, parquet.Int64Value(int64(e.Position.Sequence)), 1)
 	}
 	r.image(e, image)
-	return r.values
 }
 
-func (r *rowWriter) set(column string, v parquet.Value, level int) {
+// at returns where the value of a column of the row that is made stands.
+func (r *rows) at(place int) *parquet.Value { return &r.values[place*atOnce+r.count] }
+
+// set sets one of our own columns.
+func (r *rows) set(column int, v parquet.Value, level int) {
 	place := r.columns.own[column]
-	r.values[place] = v.Level(0, level, place)
+	*r.at(place) = v.Level(0, level, place)
 }
 
-func (r *rowWriter) text(column, table, text string) {
-	if text == "" {
-		return
+// hold returns the text in scratch.
+func (r *rows) hold(text string) []byte {
+	start := len(r.scratch)
+	r.scratch = append(r.scratch, text...)
+	return r.scratch[start:]
+}
+
+func (r *rows) text(column int, table, text string) {
+	if text != "" {
+		r.json(column, table, r.hold(text))
 	}
-	clean, flaws := value.AppendValid(nil, []byte(text))
-	r.count(table, column, flaws)
-	r.set(column, parquet.ByteArrayValue(clean), 1)
 }
 
-func (r *rowWriter) json(column, table string, raw []byte) {
-	if raw == nil {
-		return
+func (r *rows) json(column int, table string, raw []byte) {
+	if raw != nil {
+		r.set(column, parquet.ByteArrayValue(r.valid(raw, table, own[column].name)), 1)
 	}
-	clean, flaws := value.AppendValid(nil, raw)
-	r.count(table, column, flaws)
-	r.set(column, parquet.ByteArrayValue(clean), 1)
 }
 
-func (r *rowWriter) count(table, column string, flaws value.Flaw) {
+// valid returns the text as valid UTF-8: itself, where it is.
+func (r *rows) valid(raw []byte, table, column string) []byte {
+	if utf8.Valid(raw) {
+		return raw
+	}
+	start := len(r.scratch)
+	var flaws value.Flaw
+	r.scratch, flaws = value.AppendValid(r.scratch, raw)
+	r.adjusted(table, column, flaws)
+	return r.scratch[start:]
+}
+
+func (r *rows) adjusted(table, column string, flaws value.Flaw) {
 	if flaws&value.UTF8 != 0 {
 		r.encoder.adjusted(table, column, "invalid-utf8")
 	}
@@ -221,7 +295,7 @@ func (r *rowWriter) count(table, column string, flaws value.Flaw) {
 
 // image puts the members of the row into their columns, and what has none, or
 // does not fit it, into the rest.
-func (r *rowWriter) image(e *cdc.Event, image []byte) {
+func (r *rows) image(e *cdc.Event, image []byte) {
 	r.rest = r.rest[:0]
 	m, err := rawjson.OpenObject(image)
 	for err == nil && m.Next() {
@@ -234,11 +308,11 @@ func (r *rowWriter) image(e *cdc.Event, image []byte) {
 			place := r.columns.slots[slot]
 			v, fits := r.value(e.Table, &r.table.Columns[slot], raw)
 			if fits {
-				r.values[place] = v.Level(0, level(v), place)
+				*r.at(place) = v.Level(0, level(v), place)
 				continue
 			}
 			r.encoder.adjusted(e.Table, r.table.Columns[slot].Name, "kept-as-json")
-			r.values[place] = parquet.NullValue().Level(0, 0, place)
+			*r.at(place) = parquet.NullValue().Level(0, 0, place)
 		}
 		r.keep(m.Name(), raw)
 	}
@@ -246,12 +320,12 @@ func (r *rowWriter) image(e *cdc.Event, image []byte) {
 		r.fillKey(e)
 	}
 	if len(r.rest) > 0 {
-		r.json("_eds_rest", e.Table, append(slices.Clone(r.rest), '}'))
+		r.json(ownRest, e.Table, r.hold(string(append(r.rest, '}'))))
 	}
 }
 
 // fillKey puts the event's own key into the key columns that the row lacks.
-func (r *rowWriter) fillKey(e *cdc.Event) {
+func (r *rows) fillKey(e *cdc.Event) {
 	if r.table == nil || e.Key == nil {
 		return
 	}
@@ -268,17 +342,17 @@ func (r *rowWriter) fillKey(e *cdc.Event) {
 	}
 	for slot, raw := range elements {
 		place := r.columns.slots[slot]
-		if place < 0 || !r.values[place].IsNull() {
+		if place < 0 || !r.at(place).IsNull() {
 			continue
 		}
 		if v, fits := r.value(e.Table, &r.table.Columns[slot], raw); fits {
-			r.values[place] = v.Level(0, level(v), place)
+			*r.at(place) = v.Level(0, level(v), place)
 		}
 	}
 }
 
 // keep adds a member to the rest.
-func (r *rowWriter) keep(name, raw []byte) {
+func (r *rows) keep(name, raw []byte) {
 	separator := byte(',')
 	if len(r.rest) == 0 {
 		separator = '{'
@@ -296,7 +370,7 @@ func level(v parquet.Value) int {
 
 // value returns what a column holds for a JSON value; false where its type can't
 // hold that without loss.
-func (r *rowWriter) value(table string, c *schema.Column, raw []byte) (parquet.Value, bool) {
+func (r *rows) value(table string, c *schema.Column, raw []byte) (parquet.Value, bool) {
 	if rawjson.IsNull(raw) {
 		return parquet.NullValue(), true
 	}
@@ -315,19 +389,21 @@ func (r *rowWriter) value(table string, c *schema.Column, raw []byte) (parquet.V
 	case schema.Boolean:
 		return parquet.BooleanValue(raw[0] == 't'), raw[0] == 't' || raw[0] == 'f'
 	case schema.Object, schema.Array:
-		clean, flaws := value.AppendValid(nil, raw)
-		r.count(table, c.Name, flaws)
-		return parquet.ByteArrayValue(clean), true
+		return parquet.ByteArrayValue(r.valid(raw, table, c.Name)), true
 	default:
 		if !rawjson.IsString(raw) {
 			return parquet.Value{}, false
 		}
-		text, flaws := value.AppendText(nil, raw, value.NUL)
-		if flaws&value.Surrogate != 0 {
+		if bytes.IndexByte(raw, '\\') < 0 {
+			return parquet.ByteArrayValue(r.valid(raw[1:len(raw)-1], table, c.Name)), true
+		}
+		start := len(r.scratch)
+		var flaws value.Flaw
+		if r.scratch, flaws = value.AppendText(r.scratch, raw, value.NUL); flaws&value.Surrogate != 0 {
 			return parquet.Value{}, false // JSON can hold it
 		}
-		r.count(table, c.Name, flaws)
-		return parquet.ByteArrayValue(text), true
+		r.adjusted(table, c.Name, flaws)
+		return parquet.ByteArrayValue(r.scratch[start:]), true
 	}
 }
 
