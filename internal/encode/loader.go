@@ -14,7 +14,8 @@ import (
 // Loader makes a sink that keeps events one that takes snapshots: each row
 // becomes an INSERT with imported set, and is applied like any event. Nothing
 // can be staged in a history, so rows of a file that fails later may be there
-// already; they are written again, the same in every byte, when the file is.
+// already; they are written again, the same in every byte, when the file is. A file
+// that was loaded is not loaded again by a later run of its job.
 // What a table's history held before stays, whatever the mode.
 type Loader struct {
 	// Apply makes a batch of events durable. It is called serially.
@@ -24,8 +25,8 @@ type Loader struct {
 	ApplyFrom func(ctx context.Context, b *change.Batch, from Origin) error
 	// Limits bound a batch.
 	Limits sink.Limits
-	// Journal remembers loaded files between runs. Nil: none is remembered, and
-	// a job that is run again writes all of its rows again.
+	// Journal remembers loaded files between runs, at the destination. Nil: whoever
+	// loads remembers them.
 	Journal Journal
 
 	mu sync.Mutex
@@ -65,6 +66,16 @@ type load struct {
 	job    string
 	table  *schema.Table
 	loaded map[string]bool
+}
+
+// Resume tells which files are loaded, where the destination does not remember.
+func (l *load) Resume(files []string) {
+	if l.loader.Journal != nil {
+		return
+	}
+	for _, f := range files {
+		l.loaded[f] = true
+	}
 }
 
 func (l *load) Loaded(file string) bool { return l.loaded[file] }

@@ -92,6 +92,14 @@ type Load interface {
 	Close(ctx context.Context) error
 }
 
+// Resumer is a Load that puts the rows of a file in place for good before LoadFile
+// returns, into a destination that remembers no files. So its caller remembers them.
+type Resumer interface {
+	// Resume tells which files earlier runs of the job have loaded. It is called
+	// once, before any other method.
+	Resume(files []string)
+}
+
 // Reader is a sink whose rows can be read back, to be compared with the source.
 type Reader interface {
 	// Read yields every row of the table, in any order, as raw JSON values by

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -125,6 +127,9 @@ func (t *tableImport) attempt(ctx context.Context) (err error) {
 			t.cfg.Logger.WarnContext(ctx, "a load was not closed well", "table", t.table.Name, "error", closing)
 		}
 	}()
+	if r, ok := load.(sink.Resumer); ok {
+		r.Resume(slices.Collect(maps.Keys(t.known)))
+	}
 	if err := t.loadFiles(ctx, load); err != nil {
 		return err
 	}

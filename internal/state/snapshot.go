@@ -138,9 +138,9 @@ type ImportTable struct {
 	// Rows and Clock are those of a table that is done.
 	Rows  int64 `json:"rows,omitempty"`
 	Clock Clock `json:"clock"`
-	// Files are what is known of files that are loaded, by name. Whether a file
-	// is loaded the destination tells: it may know of more of them, or of fewer.
-	// They are stored one by one.
+	// Files are what is known of files that are loaded, by name. Whether a file is
+	// loaded a destination that stages rows tells: it may know of more of them, or
+	// of fewer. They are stored one by one.
 	Files map[string]ImportFile `json:"-"`
 }
 
