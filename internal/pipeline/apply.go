@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
@@ -21,6 +22,7 @@ type applier struct {
 	migrator sink.Migrator // nil where the sink has no tables
 	migrated map[*schema.Table]bool
 	poison   poisonRate
+	ends     []uint64 // of batches that may come again, ascending
 }
 
 // delivered is what the settler acknowledges.
@@ -32,7 +34,7 @@ type delivered struct {
 // applyBatches is the fourth stage.
 func (p *Pipeline) applyBatches(ctx context.Context) error {
 	defer close(p.applied)
-	a := &applier{p: p, migrated: make(map[*schema.Table]bool)}
+	a := &applier{p: p, migrated: make(map[*schema.Table]bool), ends: slices.Clone(p.c.Ends)}
 	if m, ok := p.c.Sink.(sink.Migrator); ok && p.c.KeepsRows {
 		a.migrator = m
 	}
@@ -70,6 +72,9 @@ func (a *applier) apply(ctx context.Context, b *batch) error {
 	}
 	switch {
 	case len(b.events) > 0:
+		if err := a.announce(ctx, b.change.Last.Sequence); err != nil {
+			return err
+		}
 		if err := a.applyEvents(ctx, b.events, b.change); err != nil {
 			return err
 		}

@@ -32,16 +32,17 @@ type former struct {
 	full    bool                     // the batch takes no more
 	layouts map[string]*schema.Table // of the batch's tables; nil where a table has come under two
 	ordinal uint64
-	queue   []item // decoded and not yet in a batch; not empty only while full
-	head    *chunk // the next chunk, which may be with its decoder still
-	drained bool   // nothing was pending in the stream behind the last message
+	queue   []item   // decoded and not yet in a batch; not empty only while full
+	head    *chunk   // the next chunk, which may be with its decoder still
+	drained bool     // nothing was pending in the stream behind the last message
+	ends    []uint64 // of batches of an earlier run that are still to come
 }
 
 // formBatches is the third stage. It hands a batch over when it is full, or when
 // it is due and the applier has nothing to do.
 func (p *Pipeline) formBatches(ctx context.Context, endIntake func()) error {
 	defer close(p.batches)
-	f := &former{p: p, layouts: make(map[string]*schema.Table)}
+	f := &former{p: p, layouts: make(map[string]*schema.Table), ends: p.c.Ends}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	ordered := p.ordered // nil once it has ended
@@ -117,13 +118,14 @@ func (f *former) accept() bool {
 func (f *former) take() {
 	c := &f.p.c
 	for len(f.queue) > 0 && !f.full {
-		if !f.fits(&f.queue[0]) {
+		it := &f.queue[0]
+		if f.ended(it) || !f.fits(it) {
 			f.full = true
 			break
 		}
-		f.add(&f.queue[0])
+		f.add(it)
 		f.queue = f.queue[1:]
-		f.full = f.builder.Len() >= c.MaxRows || f.batch.bytes >= c.MaxBytes || f.batch.messages >= max(1, c.MaxInFlight/2)
+		f.full = f.endsWith(it) || f.builder.Len() >= c.MaxRows || f.batch.bytes >= c.MaxBytes || f.batch.messages >= max(1, c.MaxInFlight/2)
 	}
 	if f.full {
 		f.batch.change = f.builder.Batch() // while the applier may still be busy
@@ -184,7 +186,7 @@ func (f *former) due(ending bool) time.Duration {
 	switch {
 	case f.full, ending && f.head == nil && f.batch.messages > 0:
 		return 0
-	case f.batch.messages == 0:
+	case f.batch.messages == 0, len(f.ends) > 0 && !f.drained: // the rest of what comes again is in the stream
 		return forever
 	case len(f.batch.events) == 0 && len(f.batch.rejects) == 0:
 		age = max(passAge, age)

@@ -47,6 +47,13 @@ type Config struct {
 	// Checkpoint is the position that the destination had stored when it was
 	// opened. Messages that it covers are skipped.
 	Checkpoint cdc.Position
+	// Ends are what RecordEnds was given last, in this run or an earlier one: the
+	// sequences of messages that ended batches, ascending. A batch that comes again
+	// ends where it did.
+	Ends []uint64
+	// RecordEnds stores, durably, what Ends is to be. It is called before a batch is
+	// applied, not concurrently. Nil: nobody minds how batches are cut.
+	RecordEnds func(ends []uint64) error
 	Rules      Rules // nil: none
 	Dead       *dlq.Queue
 	Metrics    *Metrics
@@ -121,6 +128,7 @@ type Pipeline struct {
 	flow    *flow
 	status  *tracker
 	began   atomic.Bool
+	settled atomic.Uint64  // sequence up to which messages are acknowledged
 	forget  atomic.Bool    // the applier is to look at all tables again
 	decode  chan *chunk    // receiver -> decoders
 	ordered chan *chunk    // receiver -> batcher: the same chunks, in order

@@ -20,6 +20,7 @@ func (p *Pipeline) settle(hard context.Context) error {
 		if err != nil {
 			return err
 		}
+		p.settled.Store(d.upTo.Sequence)
 		p.flow.release(d.messages, d.bytes)
 		p.status.settled(d)
 	}

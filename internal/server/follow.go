@@ -113,7 +113,7 @@ func (sh *shift) carry(term, hard context.Context, p *place) (err error) {
 	if pacer, ok := destination.(sink.Pacer); ok {
 		limits = pacer.Limits()
 	}
-	run, err := pipeline.New(pipeline.Config{
+	config := pipeline.Config{
 		Source: source, Sink: destination, KeepsRows: p.driver.KeepsRows, Limits: limits, Tables: s.tables,
 		SnapshotClock: func(table string) (cdc.Timestamp, bool) {
 			snap, ok := snapshots[table]
@@ -122,7 +122,14 @@ func (sh *shift) carry(term, hard context.Context, p *place) (err error) {
 		Checkpoint: checkpoint, Rules: s.rules, Dead: s.dead, Metrics: s.metrics, Logger: s.Logger,
 		MaxRows: s.Options.MaxPendingBuffer, MaxInFlight: s.Options.MaxAckPending,
 		MinLatency: s.Options.MinPendingLatency, MaxLatency: s.Options.MaxPendingLatency,
-	})
+	}
+	if limits.Stable {
+		if config.Ends, err = s.State.Ends(s.consumer()); err != nil {
+			return err
+		}
+		config.RecordEnds = func(ends []uint64) error { return s.State.RecordEnds(s.consumer(), ends) }
+	}
+	run, err := pipeline.New(config)
 	if err != nil {
 		return err
 	}

@@ -125,6 +125,9 @@ type Limits struct {
 	// Age is how long a batch waits for more, where each one costs so much that
 	// freshness is worth less; 0 where a batch is written as soon as may be.
 	Age time.Duration
+	// Stable asks that a batch which a crash interrupted comes again as it was,
+	// because what is written of it is named by the whole of it.
+	Stable bool
 }
 
 // Pacer is a sink whose URL says what size of batch it wants; its limits stand

@@ -35,6 +35,7 @@ var (
 	bucketSnapshots = []byte("snapshots") // table -> Snapshot
 	bucketImport    = []byte("import")    // "job" -> Import, "table/<name>" -> ImportTable, "file/<table>/<name>" -> ImportFile
 	bucketPositions = []byte("positions") // consumer -> Settled
+	bucketEnds      = []byte("ends")      // consumer -> sequences that ended batches
 	bucketValues    = []byte("values")    // key -> value
 )
 
@@ -146,7 +147,7 @@ func check(db *bbolt.DB) error {
 
 // prepare makes the buckets and checks the format.
 func prepare(tx *bbolt.Tx) error {
-	for _, name := range [][]byte{bucketMeta, bucketSchemas, bucketSnapshots, bucketImport, bucketPositions, bucketValues} {
+	for _, name := range [][]byte{bucketMeta, bucketSchemas, bucketSnapshots, bucketImport, bucketPositions, bucketEnds, bucketValues} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -263,5 +264,25 @@ func TestAStateOfANewerEdsIsLeftAlone(t *testing.T) {
 	}
 	if _, err := state.Open(d.Path()); errors.Is(err, state.ErrInUse) {
 		t.Error("the lock was kept")
+	}
+}
+
+func TestEndsOfBatchesAreKeptByConsumer(t *testing.T) {
+	path := t.TempDir()
+	d := open(t, path)
+	must(t, d.RecordEnds("one", []uint64{7}))
+	must(t, d.RecordEnds("one", []uint64{7, 9007199254740993}))
+	must(t, d.RecordEnds("other", []uint64{3}))
+	must(t, d.Close())
+	d = open(t, path)
+	if ends, err := d.Ends("one"); !slices.Equal(ends, []uint64{7, 9007199254740993}) || err != nil {
+		t.Errorf("%v, %v", ends, err)
+	}
+	must(t, d.ForgetSettled("one"))
+	if ends, err := d.Ends("one"); len(ends) != 0 || err != nil {
+		t.Errorf("forgotten: %v, %v", ends, err)
+	}
+	if ends, err := d.Ends("other"); !slices.Equal(ends, []uint64{3}) || err != nil {
+		t.Errorf("another's: %v, %v", ends, err)
 	}
 }

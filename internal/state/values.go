@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -37,7 +38,25 @@ func (d *Dir) RecordSettled(consumer string, s Settled) error {
 
 // ForgetSettled forgets how far the named consumer had come.
 func (d *Dir) ForgetSettled(consumer string) error {
-	return d.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketPositions).Delete([]byte(consumer)) })
+	return d.update(func(tx *bbolt.Tx) error {
+		return errors.Join(tx.Bucket(bucketPositions).Delete([]byte(consumer)), tx.Bucket(bucketEnds).Delete([]byte(consumer)))
+	})
+}
+
+// Ends returns what RecordEnds recorded last for the named consumer.
+func (d *Dir) Ends(consumer string) ([]uint64, error) {
+	var ends []uint64
+	err := d.view(func(tx *bbolt.Tx) error {
+		_, err := get(tx, bucketEnds, consumer, &ends)
+		return err
+	})
+	return ends, err
+}
+
+// RecordEnds records the sequences of messages that ended batches which may come
+// again.
+func (d *Dir) RecordEnds(consumer string, ends []uint64) error {
+	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketEnds, consumer, ends) })
 }
 
 // Value returns the value that SetValue kept for key; "" where there is none.

@@ -77,7 +77,7 @@ func TestBatchesOfParquetHaveTheTablesTypes(t *testing.T) {
 
 func TestBatchesGrowAsTheURLSays(t *testing.T) {
 	s := mustOpen(t, newTarget(t, "format=parquet&roll-rows=7&roll-bytes=1m&roll-age=5m"))
-	if got, want := s.(sink.Pacer).Limits(), (sink.Limits{Rows: 7, Bytes: 1 << 20, Age: 5 * time.Minute}); got != want {
+	if got, want := s.(sink.Pacer).Limits(), (sink.Limits{Rows: 7, Bytes: 1 << 20, Age: 5 * time.Minute, Stable: true}); got != want {
 		t.Errorf("they are %+v, want %+v", got, want)
 	}
 	if _, err := tryOpen(t, newTarget(t, "format=ndjson&maxBatchSize=5")); fault.Of(err) != fault.Fatal || !strings.Contains(fmt.Sprint(err), "roll-rows") {

@@ -68,7 +68,7 @@ func parse(target *url.URL) (choices, error) {
 		if query.Has("maxBatchSize") {
 			return c, errors.New("option maxBatchSize needs format=json; with format=ndjson or parquet it is roll-rows")
 		}
-		c.limits = sink.Limits{Rows: int(min(c.files.RollRows, 10_000_000)), Bytes: int(min(c.files.RollBytes, 1<<30)), Age: c.files.RollAge}
+		c.limits = sink.Limits{Rows: int(min(c.files.RollRows, 10_000_000)), Bytes: int(min(c.files.RollBytes, 1<<30)), Age: c.files.RollAge, Stable: true}
 	}
 	if text := query.Get("path"); text != "" {
 		if c.path, err = encode.ParsePath(text); err != nil {

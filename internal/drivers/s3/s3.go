@@ -71,7 +71,8 @@ batch, of one table, in <prefix>/<table>/dt=YYYY-MM-DD/ (layout= changes that),
 named <nanoseconds>-<first sequence>-<last sequence>-<consumer> by the places in
 the stream that it holds. A batch is as large as roll-rows, roll-bytes and
 roll-age let it become; it is spooled on the local disk, uploaded whole, and then
-acknowledged. Parquet has columns of the types of the table's schema (timestamps
+acknowledged. One that was interrupted is cut as it was when it comes again, so
+that its objects replace themselves. Parquet has columns of the types of the table's schema (timestamps
 in microseconds of UTC, 64-bit integers, JSON as annotated text) beside
 _eds_operation, _eds_id, _eds_clock, _eds_sequence, _eds_time, _eds_key and others
 that say what the change is. What a type can not hold without loss is kept as JSON

@@ -39,7 +39,7 @@ func Driver() sink.Driver {
 	}
 }
 
-var limits = sink.Limits{Rows: 1000, Bytes: 4 << 20}
+var limits = sink.Limits{Rows: 1000, Bytes: 4 << 20, Stable: true}
 
 const help = `The URL is that of your endpoint, with eds's options as its query; they are not
 sent. Where the endpoint has a query of its own, eds's options begin with eds-, as
@@ -57,8 +57,9 @@ openssl rand -base64 32 makes it, else the text itself.
 
 webhook-id is made of the batch's first and last place in the stream, and of the
 ids and clocks of its changes, so that the same batch has the same id whenever it
-is sent: at least once, recognisable by id. After a crash of eds the changes may come in other
-batches; then each change's own "id" and "mvccTimestamp" tell.
+is sent, also after a crash of eds: at least once, recognisable by id. After a
+batch was halved changes may come in other batches; then each change's own "id"
+and "mvccTimestamp" tell.
 
 408, 425, 429 and 5xx are tried again, for as long as it takes, after what
 Retry-After says. 413 halves the batch; a single change that is refused so, or

@@ -327,7 +327,7 @@ func TestRequestsAreAsLargeAsTheURLSays(t *testing.T) {
 	if diff := cmp.Diff(payloads(1, 50), e.taken("/in")); diff != "" || most > 400 || most < 200 {
 		t.Errorf("up to %d bytes a request: %s", most, diff)
 	}
-	if l := s.Limits(); l != (sink.Limits{Rows: 7, Bytes: 400}) {
+	if l := s.Limits(); l != (sink.Limits{Rows: 7, Bytes: 400, Stable: true}) {
 		t.Errorf("its limits are %+v", l)
 	}
 }
