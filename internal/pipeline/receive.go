@@ -62,7 +62,7 @@ func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) e
 			if !p.forward(ctx, messages) {
 				return nil
 			}
-		case interrupted && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
+		case interrupted && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Cause(waiting))):
 			// paused, or at the end: enter says which
 		case fault.Of(err) != fault.Transient:
 			failed.set(err)

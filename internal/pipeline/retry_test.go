@@ -1,6 +1,7 @@
 package pipeline_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -128,5 +129,37 @@ func TestASourceThatFailsForAWhileIsAskedAgain(t *testing.T) {
 		}
 		synctest.Wait()
 		equal(t, "", r.Status().Reason)
+	})
+}
+
+// causing is a stream that says why it is interrupted.
+type causing struct{ *stream }
+
+func (s causing) Receive(ctx context.Context) ([]pipeline.Message, error) {
+	messages, err := s.stream.Receive(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return messages, err
+}
+
+func TestToBeStoppedIsNoTrouble(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
+		r.config.Source = causing{r.stream}
+		p, err := pipeline.New(r.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		soft, stop := context.WithCancelCause(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(soft, t.Context()) }()
+		if err := r.stream.await(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		stop(errors.New("the parent process ends"))
+		if err := <-ended; err != nil || strings.Contains(r.logs.String(), "the parent process ends") {
+			t.Errorf("it ends with %v, and says %s", err, r.logs)
+		}
 	})
 }
