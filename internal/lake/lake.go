@@ -86,20 +86,40 @@ func (e *Encoder) Write(w io.Writer, p *Part) error {
 	if err != nil {
 		return err
 	}
-	fill := func(lines *[]byte, events []*cdc.Event) {
-		*lines = (*lines)[:0]
-		for _, event := range events {
-			*lines = e.AppendLine(*lines, event)
+	err = ahead(p.Events, func() *lines { return &lines{encoder: e} }, (*lines).fill, func(l *lines) error {
+		for _, text := range l.texts {
+			if _, err := compressed.Write(text); err != nil {
+				return err
+			}
 		}
-	}
-	err = ahead(p.Events, func() *[]byte { return new([]byte) }, fill, func(lines *[]byte) error {
-		_, err := compressed.Write(*lines)
-		return err
+		return nil
 	})
 	if err != nil {
 		return err
 	}
 	return e.frames.end(compressed)
+}
+
+// lines are those of some events.
+type lines struct {
+	encoder *Encoder
+	texts   [][]byte // one after another; an event's own payload where that is its line
+	scratch []byte
+}
+
+var newline = []byte{'\n'}
+
+func (l *lines) fill(events []*cdc.Event) {
+	l.texts, l.scratch = l.texts[:0], l.scratch[:0]
+	for _, event := range events {
+		if encode.IsText(event) {
+			l.texts = append(l.texts, event.Payload, newline)
+			continue
+		}
+		start := len(l.scratch)
+		l.scratch = l.encoder.AppendLine(l.scratch, event)
+		l.texts = append(l.texts, l.scratch[start:])
+	}
 }
 
 // AppendLine appends the line of an event.
@@ -182,18 +202,24 @@ func (p *Planner) Plan(ctx context.Context, events []*cdc.Event) ([]*Part, error
 	var all []*Part
 	open := make(map[place]*Part)
 	dirs := make(map[source]string) // of sources, of which there are few
+	// Of the event before, which mostly is the next one's.
+	var last source
+	var at place
+	var part *Part
 	for _, e := range events {
-		from := p.Layout.source(e)
-		dir, known := dirs[from]
-		if !known {
-			dir = p.Layout.Dir(e)
-			dirs[from] = dir
-		}
-		at := place{dir: dir, table: e.Table}
+		version := ""
 		if p.Schemas {
-			at.version = e.ModelVersion
+			version = e.ModelVersion
 		}
-		part := open[at]
+		if from := p.Layout.source(e); part == nil || from != last || version != at.version {
+			dir, known := dirs[from]
+			if !known {
+				dir = p.Layout.Dir(e)
+				dirs[from] = dir
+			}
+			last, at = from, place{dir: dir, table: e.Table, version: version}
+			part = open[at]
+		}
 		if part == nil || len(part.Events) >= p.Rows || part.Bytes+len(e.Payload) > p.Bytes {
 			part = &Part{Dir: at.dir, Table: e.Table}
 			if p.Schemas {

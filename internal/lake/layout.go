@@ -128,7 +128,16 @@ var uses = map[string]func(s *source, e *cdc.Event){
 	"operation": func(s *source, e *cdc.Event) { s.op = e.Op },
 }
 
-func useHour(s *source, e *cdc.Event) { s.hour = when(e).Truncate(time.Hour).Unix() }
+// useHour sets the hour, from 1970, that when falls into.
+func useHour(s *source, e *cdc.Event) {
+	at, hour := e.Timestamp, time.Hour.Milliseconds()
+	if at == 0 {
+		at, hour = e.Clock.Wall, int64(time.Hour)
+	}
+	if s.hour = at / hour; at < 0 && at%hour != 0 {
+		s.hour--
+	}
+}
 
 // source returns the event's.
 func (l *Layout) source(e *cdc.Event) source {

@@ -185,6 +185,7 @@ type rows struct {
 	nulls   []parquet.Value
 	values  []parquet.Value // of the nth row and column c at c*atOnce+n
 	scratch []byte
+	order   []int // slots of the members of the row before, in their order
 	room    value.Room
 	rest    []byte
 	count   int
@@ -223,7 +224,9 @@ func (r *rows) add(e *cdc.Event) {
 		r.json(ownBefore, e.Table, e.Before)
 	}
 	r.set(ownOperation, parquet.ByteArrayValue(r.hold(e.Op.String())), 0)
-	r.set(ownClock, parquet.ByteArrayValue(r.hold(e.Clock.Sortable())), 0)
+	start := len(r.scratch)
+	r.scratch = e.Clock.AppendSortable(r.scratch)
+	r.set(ownClock, parquet.ByteArrayValue(r.scratch[start:]), 0)
 	r.set(ownImported, parquet.BooleanValue(e.Imported), 0)
 	r.text(ownID, e.Table, e.ID)
 	r.text(ownVersion, e.Table, e.ModelVersion)
@@ -298,12 +301,9 @@ func (r *rows) adjusted(table, column string, flaws value.Flaw) {
 func (r *rows) image(e *cdc.Event, image []byte) {
 	r.rest = r.rest[:0]
 	m, err := rawjson.OpenObject(image)
-	for err == nil && m.Next() {
+	for n := 0; err == nil && m.Next(); n++ {
 		raw := m.Value()
-		slot := -1
-		if r.table != nil {
-			slot = r.table.Slot(m.Name())
-		}
+		slot := r.slot(n, m.Name())
 		if slot >= 0 && r.columns.slots[slot] >= 0 {
 			place := r.columns.slots[slot]
 			v, fits := r.value(e.Table, &r.table.Columns[slot], raw)
@@ -322,6 +322,23 @@ func (r *rows) image(e *cdc.Event, image []byte) {
 	if len(r.rest) > 0 {
 		r.json(ownRest, e.Table, r.hold(string(append(r.rest, '}'))))
 	}
+}
+
+// slot returns that of the column of the nth member of a row, -1 where there is none.
+// Rows of one table mostly have their members in one order.
+func (r *rows) slot(n int, name []byte) int {
+	if r.table == nil {
+		return -1
+	}
+	if n < len(r.order) {
+		if slot := r.order[n]; slot >= 0 && r.table.Columns[slot].Name == string(name) {
+			return slot
+		}
+		r.order[n] = r.table.Slot(name)
+		return r.order[n]
+	}
+	r.order = append(r.order, r.table.Slot(name))
+	return r.order[n]
 }
 
 // fillKey puts the event's own key into the key columns that the row lacks.
