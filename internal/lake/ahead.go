@@ -6,8 +6,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// atOnce is how many events are made ready before they are written.
-const atOnce = 64
+const (
+	// atOnce is how many events are made ready before they are written.
+	atOnce = 64
+	// buffers is how many times so many may be ready: enough that a busy machine does
+	// not change between making and writing each time.
+	buffers = 8
+)
 
 // ahead calls use with what fill makes of the events, atOnce at a time and in order,
 // until it fails. What comes next is filled meanwhile, by another goroutine: that
@@ -18,18 +23,19 @@ func ahead[T any](events []*cdc.Event, fresh func() T, fill func(into T, events 
 		fill(only, events)
 		return use(only)
 	}
-	free, full, stop := make(chan T, 2), make(chan T), make(chan struct{})
-	free <- fresh()
-	free <- fresh()
+	free, full, stop := make(chan T, buffers), make(chan T, buffers), make(chan struct{})
+	for range min(buffers, (len(events)+atOnce-1)/atOnce) {
+		free <- fresh()
+	}
 	var panicked any // in the goroutine; it is the caller's to do something about
 	go func() {
 		defer close(full)
 		defer func() { panicked = recover() }()
 		for run := range slices.Chunk(events, atOnce) {
-			into := <-free // at most one is in use
-			fill(into, run)
 			select {
-			case full <- into:
+			case into := <-free:
+				fill(into, run)
+				full <- into // there is room for all of them
 			case <-stop:
 				return
 			}

@@ -153,7 +153,8 @@ func (e *Encoder) writeParquet(w io.Writer, p *Part) error {
 	out := parquet.NewGenericWriter[any](w, c.file, parquet.Compression(e.codec),
 		parquet.DataPageStatistics(true), parquet.CreatedBy("eds", "1", ""), parquet.KeyValueMetadata("eds.table", p.Table))
 	grouped := 0 // rows of the present group
-	err := ahead(p.Events, func() *rows { return newRows(e, c, p.Schema) }, (*rows).fill, func(r *rows) error {
+	nulls := c.nulls()
+	err := ahead(p.Events, func() *rows { return newRows(e, c, p.Schema, nulls) }, (*rows).fill, func(r *rows) error {
 		if grouped += r.count; grouped > rowsPerGroup {
 			if err := out.Flush(); err != nil {
 				return err
@@ -191,13 +192,17 @@ type rows struct {
 	count   int
 }
 
-func newRows(e *Encoder, c *columns, t *schema.Table) *rows {
-	r := &rows{encoder: e, columns: c, table: t, nulls: make([]parquet.Value, len(c.file.Columns())*atOnce)}
-	for i := range r.nulls {
-		r.nulls[i] = parquet.NullValue().Level(0, 0, i/atOnce)
+func newRows(e *Encoder, c *columns, t *schema.Table, nulls []parquet.Value) *rows {
+	return &rows{encoder: e, columns: c, table: t, nulls: nulls, values: slices.Clone(nulls)}
+}
+
+// nulls are the values of rows that hold nothing.
+func (c *columns) nulls() []parquet.Value {
+	nulls := make([]parquet.Value, len(c.file.Columns())*atOnce)
+	for i := range nulls {
+		nulls[i] = parquet.NullValue().Level(0, 0, i/atOnce)
 	}
-	r.values = slices.Clone(r.nulls)
-	return r
+	return nulls
 }
 
 // column returns the values of a column.
