@@ -98,7 +98,7 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	if c.Options.URL.IsZero() && s.keyless {
-		return nil, fault.Mark(fault.Fatal, errors.New("there is no destination, and no HQ to be told of one by; give it with --url, as in --url postgres://user:${PASSWORD}@host:5432/database, or see: eds server help"))
+		return nil, fault.Mark(fault.Fatal, errors.New("there is no destination, and no HQ to be told of one by; enrol at HQ with: eds enroll CODE; or give a destination, as in --url postgres://user:${PASSWORD}@host:5432/database, see: eds server help"))
 	}
 	var err error
 	if !c.Options.URL.IsZero() {
@@ -219,8 +219,10 @@ func (s *Server) Run(soft, hard context.Context) error {
 		switch {
 		case errors.Is(context.Cause(soft), ErrReplaced):
 			return ErrReplaced
-		case soft.Err() != nil && (err == nil || errors.Is(err, context.Canceled)):
+		case soft.Err() != nil && (errors.Is(err, context.Cause(soft)) || errors.Is(err, context.Canceled)):
 			return nil
+		case soft.Err() != nil:
+			return err
 		case errors.Is(err, errRenew), errors.Is(err, errRestart):
 			backoff.Reset()
 			continue
@@ -228,7 +230,7 @@ func (s *Server) Run(soft, hard context.Context) error {
 			return err
 		case errors.Is(err, jetstream.ErrClosed):
 			// NATS accepts the credential no more; a new session brings a new one.
-		case err == nil || hard.Err() != nil || fault.Of(err) != fault.Transient:
+		case err == nil || fault.Of(err) != fault.Transient:
 			return err
 		}
 		if time.Since(began) > time.Minute {
@@ -251,19 +253,23 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// insist calls attempt until it succeeds, fails for good, or ctx ends. What it
-// waits for is told in the log and as a condition of health.
+// insist calls attempt until it succeeds, fails for good, or ctx ends, whose
+// cause is then the error. What it waits for is told in the log and as a condition
+// of health.
 func (s *Server) insist(ctx context.Context, condition string, attempt func() error) error {
 	var backoff fault.Backoff
 	for {
 		err := attempt()
-		if err == nil || fault.Of(err) != fault.Transient || ctx.Err() != nil {
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		if err == nil || ctx.Err() != nil || fault.Of(err) != fault.Transient {
 			s.Health.Set(condition, nil)
 			return err
 		}
 		wait := backoff.Next(err)
 		s.Health.Set(condition, err)
-		s.Logger.Warn("waiting for the "+condition+", and trying again", "error", err, "wait", wait.Round(time.Millisecond))
+		s.Logger.Warn("waiting for what does not answer, and trying again", "what", condition, "error", err, "wait", wait.Round(time.Millisecond))
 		sleep(ctx, wait)
 	}
 }

@@ -43,7 +43,12 @@ func (s *Server) session(soft, hard context.Context) (err error) {
 	if s.SessionBegan != nil {
 		s.SessionBegan(sess.ID)
 	}
-	defer func() { s.endSession(sess, err) }()
+	defer func() {
+		if soft.Err() != nil && errors.Is(err, context.Cause(soft)) {
+			err = nil // it is what was wished for
+		}
+		s.endSession(sess, err)
+	}()
 
 	companies, err := s.companies(sess.Credential)
 	if err != nil {
@@ -71,11 +76,7 @@ func (s *Server) session(soft, hard context.Context) (err error) {
 			return err
 		}
 	}
-	err = sh.run(denied)
-	if soft.Err() != nil && errors.Is(err, context.Cause(soft)) {
-		return nil // it is what was wished for
-	}
-	return err
+	return sh.run(denied)
 }
 
 // run attends to the stream, and beside it to everything else that a session asks for.

@@ -214,3 +214,41 @@ func TestHQUpgradesAServer(t *testing.T) {
 	p.stop()
 	w.equal()
 }
+
+// TestAServerThatWaitsCanBeStopped stops one that has not got as far as the stream.
+func TestAServerThatWaitsCanBeStopped(t *testing.T) {
+	t.Parallel()
+	refuse := func(status int) func(*localhq.HQ) {
+		return func(h *localhq.HQ) {
+			h.Disturb(func(r *http.Request) localhq.Fault {
+				if r.URL.Path == "/v3/eds/internal" {
+					return localhq.Refuse(status, 0)
+				}
+				return nil
+			})
+		}
+	}
+	for waiting, disturb := range map[string]func(*localhq.HQ){
+		"hq does not answer; trying again":                        refuse(http.StatusServiceUnavailable),
+		"another server runs with this id; waiting for it to end": refuse(http.StatusConflict),
+		"waiting for what does not answer, and trying again":      (*localhq.HQ).StopNATS,
+	} {
+		t.Run(waiting, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, sqlite(t), localhq.Options{})
+			disturb(w.hq)
+			p := w.serve()
+			eventually(t, "it waits", func() bool { return strings.Contains(p.output(), waiting) }, p.output)
+			p.stop()
+			all, err := w.hq.Sessions()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range all {
+				if s.Errored || s.Ended.IsZero() {
+					t.Errorf("session %s: errored %v, ended %v", s.ID, s.Errored, s.Ended)
+				}
+			}
+		})
+	}
+}
