@@ -167,7 +167,7 @@ func (c *Client) send(ctx context.Context, r request) (*answer, error) {
 		if c.patience >= 0 && time.Since(began)+wait > c.patience {
 			return nil, retry.err
 		}
-		c.log.WarnContext(ctx, "hq does not answer; trying again", "operation", r.operation, "wait", wait, "error", retry.err)
+		c.log.WarnContext(ctx, "hq does not answer; trying again", "wait", wait.Round(time.Millisecond), "error", retry.err)
 		if err := sleep(ctx, wait); err != nil {
 			return nil, fmt.Errorf("%s: %w", r.operation, err)
 		}

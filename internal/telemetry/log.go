@@ -36,16 +36,27 @@ func NewLogger(o LogOptions) *slog.Logger {
 	}
 	var handler slog.Handler
 	if o.JSON {
-		handler = slog.NewJSONHandler(o.Console, &slog.HandlerOptions{Level: consoleLevel})
+		handler = newJSONHandler(o.Console, consoleLevel)
 	} else {
 		handler = newTextHandler(o.Console, consoleLevel, o.Color, o.Time)
 	}
 	if o.File != nil {
-		handler = slog.NewMultiHandler(handler, slog.NewJSONHandler(o.File, &slog.HandlerOptions{Level: level}))
+		handler = slog.NewMultiHandler(handler, newJSONHandler(o.File, level))
 	}
 	logger := slog.New(Redact(handler))
 	if o.Label != "" {
 		logger = logger.With("label", o.Label)
 	}
 	return logger
+}
+
+// newJSONHandler returns a handler that writes a record as a line of JSON, with
+// durations as people read them.
+func newJSONHandler(w io.Writer, level slog.Level) slog.Handler {
+	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindDuration {
+			a.Value = slog.StringValue(a.Value.Duration().String())
+		}
+		return a
+	}})
 }

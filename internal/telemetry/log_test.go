@@ -51,7 +51,7 @@ TIME ERROR apply the batch  label=east error="merge into order: unexpected EOF" 
 		"silent": {telemetry.LogOptions{Silent: true, Verbose: true}, `ERROR apply the batch  error="merge into order: unexpected EOF" empty="" at=2026-01-02T03:04:05.000006Z
 `},
 		"coloured": {telemetry.LogOptions{Silent: true, Color: true}, "\x1b[31mERROR\x1b[0m apply the batch  \x1b[36merror=\x1b[0m\"merge into order: unexpected EOF\" \x1b[36mempty=\x1b[0m\"\" \x1b[36mat=\x1b[0m2026-01-02T03:04:05.000006Z\n"},
-		"json": {telemetry.LogOptions{JSON: true, Color: true, Time: true, Label: "east"}, `{"time":TIME,"level":"INFO","msg":"snapshot loaded","label":"east","table":"order","rows":1200,"took":1500000000}
+		"json": {telemetry.LogOptions{JSON: true, Color: true, Time: true, Label: "east"}, `{"time":TIME,"level":"INFO","msg":"snapshot loaded","label":"east","table":"order","rows":1200,"took":"1.5s"}
 {"time":TIME,"level":"WARN","msg":"grouped","label":"east","a":1,"g":{"b":"two words","c":{"d":4},"inline":true}}
 {"time":TIME,"level":"ERROR","msg":"apply the batch","label":"east","error":"merge into order: unexpected EOF","empty":"","at":"2026-01-02T03:04:05.000006Z"}
 `},
