@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/server"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
@@ -37,7 +38,8 @@ type Process struct {
 	Stdout, Stderr io.Writer
 	Signals        <-chan os.Signal // interrupts; the second one ends the program at once
 
-	second *secondSignal
+	signals  *signals
+	terminal bool // whoever shows what is written to Stderr is a terminal, though Stderr is none
 	// Executable is the program that runs, "" where the system knows. Exists tells
 	// whether there is a file; nil asks the system.
 	Executable string
@@ -64,7 +66,7 @@ const askNoCloud = "SNOWFLAKE_DISABLE_PLATFORM_DETECTION"
 func Run(p Process) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	p.second = &secondSignal{came: make(chan struct{})}
+	p.signals = &signals{second: make(chan struct{})}
 	done := make(chan int, 1)
 	go func() { done <- execute(ctx, p) }()
 	for {
@@ -72,11 +74,14 @@ func Run(p Process) int {
 		case code := <-done:
 			return code
 		case s := <-p.Signals:
-			if ctx.Err() != nil {
-				if p.second.heeded.Load() {
-					close(p.second.came)
-					return <-done
-				}
+			switch {
+			case p.signals.asking.Load():
+				fmt.Fprintf(p.Stderr, "\neds: %v\n", interrupted{s})
+				return exitError
+			case ctx.Err() != nil && p.signals.heeded.Load():
+				close(p.signals.second)
+				return <-done
+			case ctx.Err() != nil:
 				fmt.Fprintln(p.Stderr, "eds: stopped at once; what was not finished will be done again at the next start")
 				return exitError
 			}
@@ -93,17 +98,22 @@ func (p Process) executable() (string, error) {
 	return os.Executable()
 }
 
-// secondSignal tells a command of the second signal, if it heeds it: then it
-// ends the program itself, at once.
-type secondSignal struct {
-	heeded atomic.Bool
-	came   chan struct{}
+// signals says what more signals than the first mean to a command.
+type signals struct {
+	asking atomic.Bool   // a person is asked something: the first one ends the program at once
+	heeded atomic.Bool   // the command ends the program itself, at once, after the second
+	second chan struct{} // closed by it, if it is heeded
 }
 
 // interrupted is the cause of a context that a signal cancelled.
 type interrupted struct{ signal os.Signal }
 
-func (i interrupted) Error() string { return "interrupted by " + i.signal.String() }
+func (i interrupted) Error() string {
+	if i.signal == os.Interrupt {
+		return "interrupted"
+	}
+	return "ended by a signal (" + i.signal.String() + ")"
+}
 
 // usageError is an error that asks for exit code 3.
 type usageError struct{ error }
@@ -114,6 +124,8 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 
 // silentError is an error whose text has been shown already.
 type silentError struct{ error }
+
+func (e silentError) Unwrap() error { return e.error }
 
 func execute(ctx context.Context, p Process) int {
 	root := newRoot(p)
@@ -173,10 +185,15 @@ See the destinations:            eds server help`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(
-		newImport(p), newServer(p), newWorker(p), newStatus(p), newHealth(p), newDoctor(p), newVerify(p), newEnroll(p), newVersion(p), newDeadLetters(p), newHQ(p), newDemo(p),
-		newDownload(p), newUpgrade(p), newPublicKey(p), newCompletion(p), newMan(p), newService(p),
-	)
+	common := config.BindCommon(root.PersistentFlags())
+	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { _ = newManual(p, out(cmd)).describe(cmd) }) // that nobody reads it is no error
+	root.SetHelpCommand(newHelp(p))
+	root.AddGroup(groups()...)
+	root.AddCommand(in(groupStart, newEnroll(p, common), newImport(p, common), newServer(p, common))...)
+	root.AddCommand(in(groupWatch, newStatus(p, common), newDoctor(p, common), newVerify(p, common), newDeadLetters(p, common), newHealth(p, common))...)
+	root.AddCommand(in(groupSetUp, newService(p), newUpgrade(p, common), newDownload(p, common), newPublicKey(p), newCompletion(p), newVersion(p))...)
+	root.AddCommand(in(groupTry, newDemo(p), newHQ(p, common))...)
+	root.AddCommand(newWorker(p), newMan(p))
 	return root
 }
 

@@ -74,6 +74,8 @@ func TestWrongUsageSaysWhatWasMeantAndEndsWithThree(t *testing.T) {
 		`takes no arguments, but got "now"`:    {"version", "now"},
 		`did you mean "eds upgrade"?`:          {"upgarde"},
 		`publickey takes no arguments`:         {"publickey", "x"},
+		`unknown command "eds dlq sho"`:        {"help", "dlq", "sho"},
+		`run: eds server help sqlite`:          {"help", "sqlite"},
 		`needs one argument, the code`:         {"enroll"},
 		`did you mean "postgres"?`:             {"server", "help", "postgras"},
 		`--renew-interval: `:                   {"server", "--data-dir", dir, "--renew-interval", "1ms"},
@@ -212,6 +214,33 @@ func TestAPortThatIsTakenIsTold(t *testing.T) {
 	_, stderr, code := eds(t, map[string]string{"SM_APIKEY": os.Getenv("SM_APIKEY")},
 		"server", "--data-dir", t.TempDir(), "--url", "file://"+t.TempDir(), "--host", "127.0.0.1", "--port", port)
 	if code != 1 || !strings.Contains(stderr, "another program has it") {
+		t.Errorf("exit code %d\n%s", code, stderr)
+	}
+}
+
+func TestAWrongDestinationEndsAServerWithThree(t *testing.T) {
+	h := startHQ(t)
+	t.Setenv("SM_APIKEY", h.APIKey(localhq.KeyOptions{ServerID: "s"})) // which the worker inherits
+	env := map[string]string{"SM_APIKEY": os.Getenv("SM_APIKEY")}
+	blocked := filepath.Join(t.TempDir(), "a file")
+	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, url := range []string{"postgras://h/db", "sqlite://" + blocked + "/x.db"} {
+		if _, stderr, code := eds(t, env, "server", "--data-dir", t.TempDir(), "--server", h.NATSURL(), "--port", "0", "--url", url); code != 3 {
+			t.Errorf("%s: exit code %d, want 3\n%s", url, code, stderr)
+		}
+	}
+}
+
+func TestFlagsOfEveryCommandMayStandBeforeIt(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range [][]string{{"-v", "--log-label", "x", "version"}, {"version", "-s"}, {"publickey", "-d", dir}, {"-d", dir, "dlq", "-t", "list"}, {"help", "-v"}, {"completion", "bash", "-d", dir}} {
+		if out, stderr, code := eds(t, nil, args...); code != 0 {
+			t.Errorf("eds %v: exit code %d\n%s%s", args, code, out, stderr)
+		}
+	}
+	if _, stderr, code := eds(t, nil, "-d", filepath.Join(dir, "server"), "server"); code != 3 || !strings.Contains(stderr, "eds enroll --data-dir "+filepath.Join(dir, "server")+" CODE") {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-func newDeadLetters(p Process) *cobra.Command {
+func newDeadLetters(p Process, common *config.CommonFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dlq",
 		Short: "See, replay or drop the events that could not be applied",
@@ -30,7 +30,6 @@ reason. Mend the reason, then replay; or drop what you do not need.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	common := config.BindCommon(cmd.PersistentFlags())
 	cmd.AddCommand(newDeadLetterList(p, common), newDeadLetterShow(p, common), newDeadLetterReplay(p, common), newDeadLetterDrop(p, common))
 	return cmd
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/doctor"
 )
 
-func newDoctor(p Process) *cobra.Command {
+func newDoctor(p Process, common *config.CommonFlags) *cobra.Command {
 	asJSON := false
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -23,7 +23,7 @@ The flags are those of eds server. The exit code is 0 where all works, else 1.`,
 		Example: "  eds doctor\n  eds doctor --url 'postgres://user:${PASSWORD}@host:5432/database' --json",
 		Args:    noArgs,
 	}
-	flags := bindServer(cmd.Flags(), cmd.Flags())
+	flags := bindServer(common, cmd.Flags())
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := begin(p, flags.common, "")

@@ -14,7 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/selfupdate"
 )
 
-func newDownload(p Process) *cobra.Command {
+func newDownload(p Process, common *config.CommonFlags) *cobra.Command {
 	platform := selfupdate.ThisPlatform()
 	cmd := &cobra.Command{
 		Use:   "download [VERSION] [FILE]",
@@ -34,7 +34,6 @@ directory.`,
 			return nil
 		},
 	}
-	common := config.BindCommon(cmd.Flags())
 	flags := config.BindRelease(cmd.Flags())
 	cmd.Flags().StringVar(&platform.OS, "os", platform.OS, "operating `system` that the program is for: linux, darwin or windows")
 	cmd.Flags().StringVar(&platform.Arch, "arch", platform.Arch, "`processor` that the program is for: amd64 or arm64")

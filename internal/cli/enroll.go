@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"strings"
@@ -12,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/hq"
 )
 
-func newEnroll(p Process) *cobra.Command {
+func newEnroll(p Process, common *config.CommonFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "enroll CODE",
 		Short: "Enrol this machine at HQ with a one-time code",
@@ -26,7 +25,6 @@ config.toml in the data directory, for import and server.`,
 			return nil
 		},
 	}
-	common := config.BindCommon(cmd.Flags())
 	api := config.BindAPIURL(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s, err := begin(p, common, "")
@@ -75,14 +73,13 @@ func enrollAtTerminal(ctx context.Context, p Process, s *setup, apiURL string) e
 	if !isTerminal(p.Stdin) {
 		return usagef("this server is not enrolled at HQ, and there is no terminal to ask for the code at; run: %s", command)
 	}
-	lines := bufio.NewReader(p.Stdin)
+	person := newAsker(p)
+	fmt.Fprintln(p.Stderr, "This server is not enrolled at HQ yet.")
 	for range attempts {
-		fmt.Fprint(p.Stderr, "This server is not enrolled yet. The code that HQ shows: ")
-		line, err := lines.ReadString('\n')
+		code, err := person.ask("The code that HQ shows: ")
 		if err != nil {
 			break
 		}
-		code := strings.TrimSpace(line)
 		if code == "" {
 			continue
 		}

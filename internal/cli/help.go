@@ -4,143 +4,213 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"github.com/shopmonkeyus/eds/internal/drivers"
-	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// newDriverHelp is "eds server help": the destinations, or all about one.
-func newDriverHelp(p Process) *cobra.Command {
-	var asJSON bool
+// The groups of commands in the list of all.
+const (
+	groupStart = "start"
+	groupWatch = "watch"
+	groupSetUp = "set up"
+	groupTry   = "try"
+)
+
+func groups() []*cobra.Group {
+	return []*cobra.Group{
+		{ID: groupStart, Title: "To begin and to go on:"},
+		{ID: groupWatch, Title: "To look after a server:"},
+		{ID: groupSetUp, Title: "To install and to upgrade:"},
+		{ID: groupTry, Title: "To try it:"},
+	}
+}
+
+// in puts commands into a group.
+func in(group string, commands ...*cobra.Command) []*cobra.Command {
+	for _, c := range commands {
+		c.GroupID = group
+	}
+	return commands
+}
+
+// newHelp is "eds help": the commands, or all about one.
+func newHelp(p Process) *cobra.Command {
+	asJSON := false
 	cmd := &cobra.Command{
-		Use:     "help [driver]",
-		Short:   "Describe the destinations, or one of them",
-		Example: "  eds server help\n  eds server help postgres\n  eds server help --json",
-		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		Use:     "help [command]",
+		Short:   "Describe the commands, or one of them",
+		Example: "  eds help\n  eds help import\n  eds help --json",
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			of, err := named(cmd.Root(), args)
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
 			var names []string
-			for _, d := range drivers.All() {
-				names = append(names, cobra.CompletionWithDesc(d.Name, d.Title))
+			for _, c := range children(of) {
+				names = append(names, cobra.CompletionWithDesc(c.Name(), c.Short))
 			}
 			return names, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return usagef("%s takes the name of one driver", cmd.CommandPath())
-			}
-			h := driverHelp{w: out(cmd), bold: colored(p)}
-			if len(args) == 0 {
-				if asJSON {
-					return h.json(drivers.All())
-				}
-				return h.list()
-			}
-			d, err := drivers.Find(args[0])
+			of, err := named(cmd.Root(), args)
 			if err != nil {
-				return usageError{err}
+				return err
 			}
 			if asJSON {
-				return h.json([]sink.Driver{d})
+				return printJSON(out(cmd), reportOf(of))
 			}
-			return h.describe(d)
+			return newManual(p, out(cmd)).describe(of)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, an array of the destinations")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, with all commands below")
 	return cmd
 }
 
-// colored reports whether what is printed may be more than text.
-func colored(p Process) bool {
-	noColor, _ := p.Lookup("NO_COLOR")
-	return isTerminal(p.Stdout) && noColor == ""
+// named returns the command that names lead to.
+func named(cmd *cobra.Command, names []string) (*cobra.Command, error) {
+	for _, name := range names {
+		below := child(cmd, name)
+		if below == nil {
+			if d, err := drivers.Find(name); err == nil {
+				return nil, usagef("%q is a destination; run: eds server help %s", name, d.Name)
+			}
+			return nil, unknownCommand(cmd, name)
+		}
+		cmd = below
+	}
+	return cmd, nil
 }
 
-// driverHelp writes what is known of destinations.
-type driverHelp struct {
-	w    io.Writer
-	bold bool // headings
+func child(cmd *cobra.Command, name string) *cobra.Command {
+	for _, c := range cmd.Commands() {
+		if c.Name() == name {
+			return c
+		}
+	}
+	return nil
 }
 
-func (h driverHelp) heading(text string) {
-	if h.bold {
+// manualWriter writes what is known of commands.
+type manualWriter struct {
+	w     io.Writer
+	bold  bool // headings
+	width int  // of a line; 0: any
+}
+
+func newManual(p Process, w io.Writer) manualWriter {
+	m := manualWriter{w: w, bold: colored(p)}
+	if f, ok := w.(*os.File); ok {
+		m.width, _, _ = term.GetSize(int(f.Fd())) // 0 where it is no terminal
+	}
+	return m
+}
+
+func (m manualWriter) heading(text string) {
+	if m.bold {
 		text = "\x1b[1m" + text + "\x1b[0m"
 	}
-	fmt.Fprintln(h.w, text)
+	fmt.Fprintf(m.w, "\n%s\n", text)
 }
 
-func (h driverHelp) list() error {
-	h.heading("Destinations, and what their URLs look like:")
-	fmt.Fprintln(h.w)
-	t := tabwriter.NewWriter(h.w, 0, 0, 2, ' ', 0)
-	for _, d := range drivers.All() {
-		fmt.Fprintf(t, "  %s\t%s\t%s\n", d.Name, d.Summary, d.Example)
+func (m manualWriter) describe(cmd *cobra.Command) error {
+	fmt.Fprintln(m.w, strings.TrimSpace(first(cmd.Long, cmd.Short+".")))
+	m.heading("Usage:")
+	if cmd.Runnable() && cmd.HasParent() {
+		fmt.Fprintf(m.w, "  %s\n", cmd.UseLine())
 	}
-	if err := t.Flush(); err != nil {
-		return err
+	below := children(cmd)
+	if len(below) > 0 {
+		fmt.Fprintf(m.w, "  %s command [flags]\n", cmd.CommandPath())
 	}
-	_, err := fmt.Fprint(h.w, "\nAll about one: eds server help <name>\n")
-	return err
+	if cmd.Example != "" {
+		m.heading("Examples:")
+		fmt.Fprintln(m.w, cmd.Example)
+	}
+	for _, g := range cmd.Groups() {
+		m.list(g.Title, below, g.ID)
+	}
+	m.list("Commands:", below, "")
+	m.flags("Flags:", cmd.LocalFlags())
+	m.flags("Flags of every command:", cmd.InheritedFlags())
+	if len(below) > 0 {
+		fmt.Fprintf(m.w, "\nAll about one: eds help%s <command>\n", strings.TrimPrefix(cmd.CommandPath(), "eds"))
+	}
+	return nil
 }
 
-func (h driverHelp) describe(d sink.Driver) error {
-	h.heading(d.Title)
-	fmt.Fprintf(h.w, "%s\n\n%s\n\n", strings.Repeat("=", len([]rune(d.Title))), d.Summary)
-	h.heading("URL")
-	fmt.Fprintf(h.w, "  %s\n", d.Example)
-	if len(d.Schemes) > 1 {
-		fmt.Fprintf(h.w, "  also: %s://\n", strings.Join(d.Schemes[1:], "://, "))
-	}
-	fmt.Fprintln(h.w, "  ${NAME} in it is taken from the environment, ${file:/path} from a file.")
-	if len(d.Options) > 0 {
-		fmt.Fprintln(h.w)
-		h.heading("Options, as ?name=value&name=value")
-		t := tabwriter.NewWriter(h.w, 0, 0, 2, ' ', 0)
-		for _, o := range d.Options {
-			description := o.Description
-			if o.Default != "" {
-				description += " (default " + o.Default + ")"
-			}
-			fmt.Fprintf(t, "  %s\t%s\n", o.Name, description)
+// list lists the commands of a group.
+func (m manualWriter) list(title string, all []*cobra.Command, group string) {
+	t := tabwriter.NewWriter(m.w, 14, 0, 2, ' ', 0)
+	titled := false
+	for _, c := range all {
+		if c.GroupID != group {
+			continue
 		}
-		if err := t.Flush(); err != nil {
-			return err
+		if !titled {
+			m.heading(title)
+			titled = true
 		}
+		fmt.Fprintf(t, "  %s\t%s\n", c.Name(), c.Short)
 	}
-	_, err := fmt.Fprintf(h.w, "\n%s\n", strings.TrimSpace(d.Help))
-	return err
+	_ = t.Flush() // that nobody reads help is no error
 }
 
-// driverReport is what "eds server help --json" prints of a destination.
-type driverReport struct {
-	Name    string         `json:"name"`
-	Title   string         `json:"title"`
-	Summary string         `json:"summary"`
-	Schemes []string       `json:"schemes"` // the first is the canonical one
-	Example string         `json:"example"` // a whole URL
-	Options []optionReport `json:"options"`
-	Help    string         `json:"help"`
+func (m manualWriter) flags(title string, fs *pflag.FlagSet) {
+	if fs.HasAvailableFlags() {
+		m.heading(title)
+		fmt.Fprint(m.w, fs.FlagUsagesWrapped(m.width))
+	}
 }
 
-type optionReport struct {
+// commandReport is what "eds help --json" prints of a command.
+type commandReport struct {
+	Name        string          `json:"name"`
+	Summary     string          `json:"summary"`
+	Description string          `json:"description,omitempty"`
+	Usage       string          `json:"usage"`
+	Example     string          `json:"example,omitempty"`
+	Flags       []flagReport    `json:"flags"` // with those of every command
+	Commands    []commandReport `json:"commands,omitempty"`
+}
+
+type flagReport struct {
 	Name        string `json:"name"`
+	Short       string `json:"short,omitempty"`
+	Type        string `json:"type"`
 	Default     string `json:"default,omitempty"`
 	Description string `json:"description"`
 }
 
-func (h driverHelp) json(all []sink.Driver) error {
-	reports := make([]driverReport, len(all))
-	for i, d := range all {
-		r := driverReport{Name: d.Name, Title: d.Title, Summary: d.Summary, Schemes: d.Schemes, Example: d.Example, Options: []optionReport{}, Help: strings.TrimSpace(d.Help)}
-		for _, o := range d.Options {
-			r.Options = append(r.Options, optionReport(o))
-		}
-		reports[i] = r
+func reportOf(cmd *cobra.Command) commandReport {
+	r := commandReport{
+		Name: cmd.CommandPath(), Summary: cmd.Short, Description: strings.TrimSpace(cmd.Long), Usage: cmd.UseLine(), Example: cmd.Example, Flags: []flagReport{},
 	}
-	e := json.NewEncoder(h.w)
+	add := func(f *pflag.Flag) {
+		if f.Hidden || f.Deprecated != "" {
+			return
+		}
+		_, description := pflag.UnquoteUsage(f)
+		r.Flags = append(r.Flags, flagReport{f.Name, f.Shorthand, f.Value.Type(), f.DefValue, description})
+	}
+	cmd.LocalFlags().VisitAll(add)
+	cmd.InheritedFlags().VisitAll(add)
+	for _, c := range children(cmd) {
+		r.Commands = append(r.Commands, reportOf(c))
+	}
+	return r
+}
+
+// printJSON prints a value as people and programs can read it.
+func printJSON(w io.Writer, value any) error {
+	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	return e.Encode(reports)
+	return e.Encode(value)
 }

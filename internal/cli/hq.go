@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/localhq"
 )
 
-func newHQ(p Process) *cobra.Command {
+func newHQ(p Process, common *config.CommonFlags) *cobra.Command {
 	var httpPort, natsPort int
 	o := localhq.Options{Open: true}
 	cmd := &cobra.Command{
@@ -23,8 +23,6 @@ Everything is kept in the data directory, so that it goes on where it was.`,
 		Example: "  eds hq --rate 200",
 		Args:    noArgs,
 	}
-	common := config.BindCommon(cmd.Flags())
-	cmd.Flags().Lookup("data-dir").Usage = "`directory` of the HQ's state, made if missing (default \"data\" in the working directory)"
 	cmd.Flags().IntVar(&httpPort, "http-port", 3101, "`port` of the API, 0 for any free one")
 	cmd.Flags().IntVar(&natsPort, "nats-port", 4222, "`port` of NATS, 0 for any free one")
 	cmd.Flags().Float64Var(&o.Rate, "rate", 50, "changes a second; 0 for none")

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +20,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-func newImport(p Process) *cobra.Command {
+func newImport(p Process, common *config.CommonFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import",
 		Short: "Copy a snapshot of everything into the destination",
@@ -35,7 +34,6 @@ exactly the time of the snapshot.`,
   eds import --validate-only`,
 		Args: noArgs,
 	}
-	common := config.BindCommon(cmd.Flags())
 	flags := config.BindImport(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := begin(p, common, "import")
@@ -141,12 +139,11 @@ func (im *importer) confirm(plan snapshot.Plan) error {
 	if !isTerminal(im.p.Stdin) {
 		return usagef("this %s %d tables in %s%s; pass --no-confirm to say that you want that, as there is no terminal to ask at", verb, left, target, only)
 	}
-	fmt.Fprintf(im.p.Stderr, "This %s %d tables in %s%s.\nGo on? [y/N] ", verb, left, target, only)
-	answer, err := bufio.NewReader(im.p.Stdin).ReadString('\n')
+	answer, err := newAsker(im.p).ask(fmt.Sprintf("This %s %d tables in %s%s.\nGo on? [y/N] ", verb, left, target, only))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
+	if a := strings.ToLower(answer); a != "y" && a != "yes" {
 		return errDeclined
 	}
 	return nil

@@ -131,6 +131,28 @@ func TestDestinationsAreDescribedToPrograms(t *testing.T) {
 	}
 }
 
+func TestCommandsAreDescribedToPrograms(t *testing.T) {
+	type description struct {
+		Name, Summary string
+		Flags         []struct{ Name, Description string }
+		Commands      []description
+	}
+	out, stderr, code := eds(t, nil, "help", "--json")
+	var got description
+	if err := json.Unmarshal([]byte(out), &got); err != nil || code != 0 {
+		t.Fatalf("exit code %d, %v\n%s%s", code, err, out, stderr)
+	}
+	list, _, _ := eds(t, nil, "help")
+	for _, c := range got.Commands {
+		if c.Summary == "" || len(c.Flags) == 0 || !strings.Contains(list, "  "+strings.TrimPrefix(c.Name, "eds ")+" ") {
+			t.Errorf("%+v", c)
+		}
+	}
+	if len(got.Commands) < 15 {
+		t.Errorf("only %d commands are described", len(got.Commands))
+	}
+}
+
 func TestNothingIsColouredButOnATerminal(t *testing.T) {
 	for _, args := range [][]string{{"server", "help"}, {"server", "help", "sqlite"}, {"help"}, {"dlq", "--help"}} {
 		if out, stderr, _ := eds(t, nil, args...); strings.Contains(out+stderr, "\x1b") {

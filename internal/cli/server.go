@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,7 +20,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-func newServer(p Process) *cobra.Command {
+func newServer(p Process, common *config.CommonFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Follow every change into the destination",
@@ -31,7 +33,7 @@ Health is at http://<host>:<port>/ and metrics are at /metrics.`,
   eds server help postgres`,
 		Args: noArgs,
 	}
-	flags := bindServer(cmd.PersistentFlags(), cmd.Flags())
+	flags := bindServer(common, cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := begin(p, flags.common, "")
 		if err != nil {
@@ -60,9 +62,9 @@ type serverFlags struct {
 	releases *config.ReleaseFlags
 }
 
-// bindServer adds the flags of every command to common and the rest to own.
-func bindServer(common, own *pflag.FlagSet) serverFlags {
-	return serverFlags{config.BindCommon(common), config.BindServer(own), config.BindRelease(own)}
+// bindServer adds the flags of eds server alone to fs.
+func bindServer(common *config.CommonFlags, fs *pflag.FlagSet) serverFlags {
+	return serverFlags{common, config.BindServer(fs), config.BindRelease(fs)}
 }
 
 func (f serverFlags) release() config.Release { return f.releases.Resolve() }
@@ -100,7 +102,7 @@ func follow(ctx context.Context, p Process, s *setup, c server.Config) error {
 	if err != nil {
 		return err
 	}
-	s.logger.Info("eds is starting", "version", s.build.Version, "data", s.common.DataDir, "health", fmt.Sprintf("http://%s/", web.Addr()))
+	s.logger.Info("eds is starting", "version", s.build.Version, "data", s.common.DataDir, "health", fmt.Sprintf("http://%s/", reachable(web.Addr())))
 
 	serving, stop := context.WithCancel(hard(ctx))
 	var g errgroup.Group
@@ -124,6 +126,14 @@ func follow(ctx context.Context, p Process, s *setup, c server.Config) error {
 	}
 	s.logger.Info("eds has stopped; everything it had received is applied")
 	return nil
+}
+
+// reachable returns how a program on this machine names what listens on a.
+func reachable(a *net.TCPAddr) string {
+	if a.IP.IsUnspecified() {
+		return net.JoinHostPort("localhost", strconv.Itoa(a.Port))
+	}
+	return a.String()
 }
 
 // refused gives errors that only a person can mend, before anything works, the

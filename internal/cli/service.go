@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
@@ -259,7 +260,7 @@ func checkService(s service) error {
 		}
 	}
 	flags := pflag.NewFlagSet("server", pflag.ContinueOnError)
-	bindServer(flags, flags)
+	bindServer(config.BindCommon(flags), flags)
 	if err := flags.Parse(s.Args); err != nil {
 		return fmt.Errorf("flags of eds server: %w", err)
 	}

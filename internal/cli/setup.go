@@ -65,7 +65,7 @@ func beginWith(p Process, flags *config.CommonFlags, logName string, read func(p
 }
 
 func (s *setup) openLog(p Process, name string) error {
-	terminal := isTerminal(p.Stderr)
+	terminal := p.terminal || isTerminal(p.Stderr)
 	noColor, _ := p.Lookup("NO_COLOR")
 	o := telemetry.LogOptions{
 		Console: p.Stderr, Color: terminal && noColor == "", Time: s.common.Timestamp, Verbose: s.common.Verbose, Silent: s.common.Silent, Label: s.common.LogLabel,

@@ -97,7 +97,7 @@ func askStatus(ctx context.Context, dataDir string) (server.Report, error) {
 	return r, nil
 }
 
-func newStatus(p Process) *cobra.Command {
+func newStatus(p Process, common *config.CommonFlags) *cobra.Command {
 	asJSON := false
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -108,7 +108,6 @@ The exit code is 0 where it is healthy, else 1.`,
 		Example: "  eds status\n  eds status --json",
 		Args:    noArgs,
 	}
-	common := config.BindCommon(cmd.Flags())
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := begin(p, common, "")
@@ -131,12 +130,6 @@ The exit code is 0 where it is healthy, else 1.`,
 		return err
 	}
 	return cmd
-}
-
-func printJSON(w io.Writer, value any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(value)
 }
 
 func printStatus(w io.Writer, r server.Report) error {
@@ -193,7 +186,7 @@ func ago(t time.Time) string {
 	return time.Since(t).Round(time.Second).String() + " ago"
 }
 
-func newHealth(p Process) *cobra.Command {
+func newHealth(p Process, common *config.CommonFlags) *cobra.Command {
 	port, host := 0, ""
 	cmd := &cobra.Command{
 		Use:   "health",
@@ -203,7 +196,6 @@ containers. The exit code is 0 where it is healthy, else 1.`,
 		Example: "  eds health\n  eds health --port 9090",
 		Args:    noArgs,
 	}
-	common := config.BindCommon(cmd.Flags())
 	cmd.Flags().IntVar(&port, "port", 0, "`port` of health and metrics (environment: PORT; default 8080)")
 	cmd.Flags().StringVar(&host, "host", "localhost", "`address` that they listen on")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/selfupdate"
 )
 
-func newUpgrade(p Process) *cobra.Command {
+func newUpgrade(p Process, common *config.CommonFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "upgrade [VERSION]",
 		Short: "Replace this program by another version",
@@ -33,7 +33,6 @@ is refused: run another image.`,
 			return nil
 		},
 	}
-	common := config.BindCommon(cmd.Flags())
 	flags := config.BindUpgrade(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		o, err := flags.Resolve()

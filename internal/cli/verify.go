@@ -23,7 +23,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/verify"
 )
 
-func newVerify(p Process) *cobra.Command {
+func newVerify(p Process, common *config.CommonFlags) *cobra.Command {
 	asJSON := false
 	cmd := &cobra.Command{
 		Use:   "verify",
@@ -39,7 +39,6 @@ The exit code is 0 where all rows are equal, else 1.`,
   eds verify --only order,customer`,
 		Args: noArgs,
 	}
-	common := config.BindCommon(cmd.Flags())
 	flags := config.BindVerify(cmd.Flags())
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

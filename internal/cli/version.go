@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"runtime"
 
@@ -42,9 +41,7 @@ func newVersion(Process) *cobra.Command {
 			for _, d := range drivers.All() {
 				r.Drivers = append(r.Drivers, d.Name)
 			}
-			e := json.NewEncoder(out(cmd))
-			e.SetIndent("", "  ")
-			return e.Encode(r)
+			return printJSON(out(cmd), r)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print all that is known of this build, as JSON")

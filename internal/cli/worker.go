@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -25,12 +24,12 @@ const workerCommand = "worker"
 // supervise is the small parent process: it starts the worker, watches it, and
 // starts it again.
 func supervise(ctx context.Context, p Process, s *setup, o config.Server, flags serverFlags) error {
-	p.second.heeded.Store(true)
+	p.signals.heeded.Store(true)
 	supervisor.IgnoreBrokenPipes() // nobody may be reading the log any more
 	c := supervisor.Config{
-		Executable: p.executable, Args: []string{workerCommand}, WorkerArgs: afterCommand(p.Args, "server"),
+		Executable: p.executable, Args: []string{workerCommand}, WorkerArgs: p.Args, Terminal: isTerminal(p.Stderr),
 		Dir: s.common.DataDir, Version: s.build.Version, Stderr: p.Stderr, Redact: telemetry.MaskText,
-		Kill: p.second.came, NoRestart: o.NoRestart, Logger: s.logger,
+		Kill: p.signals.second, NoRestart: o.NoRestart, Logger: s.logger,
 	}
 	// Without an updater the server works all the same; HQ is told when it asks for an upgrade.
 	if u, err := newUpdater(p, s, flags.release(), false); err != nil {
@@ -46,11 +45,6 @@ func supervise(ctx context.Context, p Process, s *setup, o config.Server, flags 
 		return codeError(code)
 	}
 	return nil
-}
-
-// afterCommand returns the arguments behind the name of the command.
-func afterCommand(args []string, command string) []string {
-	return args[slices.Index(args, command)+1:]
 }
 
 // trials is how often a new program may be started that does not prove itself.
@@ -137,10 +131,11 @@ var errParentEnds = errors.New("the parent process ends")
 func work(ctx context.Context, p Process, w *supervisor.Worker, start supervisor.Start) error {
 	fs := pflag.NewFlagSet("server", pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	flags := bindServer(fs, fs)
-	if err := fs.Parse(start.Args); err != nil {
+	flags := bindServer(config.BindCommon(fs), fs)
+	if err := fs.Parse(start.Args); err != nil { // the command's name is among them
 		return usageError{err}
 	}
+	p.terminal = start.Terminal
 	s, err := begin(p, flags.common, "server")
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -77,7 +78,14 @@ func (d duration) String() string {
 	if d.value == nil || *d.value == 0 {
 		return "" // so that the help shows no default
 	}
-	return d.value.String()
+	text := d.value.String()
+	if whole, ok := strings.CutSuffix(text, "m0s"); ok {
+		text = whole + "m"
+	}
+	if whole, ok := strings.CutSuffix(text, "h0m"); ok {
+		text = whole + "h"
+	}
+	return text
 }
 
 func (d duration) Type() string { return "duration" }

@@ -46,7 +46,8 @@ type Config struct {
 	// Executable returns the path of the program. It is asked before each start.
 	Executable func() (string, error)
 	Args       []string // the worker's command line, which anybody may read
-	WorkerArgs []string // the arguments of eds server, which nobody may
+	WorkerArgs []string // the program's own, of eds server, which nobody may
+	Terminal   bool     // Stderr is one
 	Env        []string // the worker's environment; nil is the parent's
 	Dir        string   // the data directory; tombstones are in its directory crash
 	Version    string   // the program's, for tombstones
@@ -222,7 +223,7 @@ func (s *supervisor) run(ctx context.Context) ending {
 	if err != nil {
 		return ending{failure: err}
 	}
-	worker, err := s.start(path, Start{Args: s.WorkerArgs, Note: s.note})
+	worker, err := s.start(path, Start{Args: s.WorkerArgs, Terminal: s.Terminal, Note: s.note})
 	if err != nil {
 		return ending{failure: err}
 	}

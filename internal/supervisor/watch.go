@@ -75,7 +75,7 @@ func (w *watch) hear(r report) {
 		w.Logger.Info("the worker asks for an upgrade", "version", r.Version)
 		w.end.upgrade = &r
 	case typeExiting:
-		w.Logger.Info("the worker ends", "code", r.Code, "reason", r.Reason)
+		w.Logger.Info("the worker ends", "code", r.Code) // it has said why
 		w.end.said = &r
 		w.child.stop() // which ends the worker's reading of it
 	}

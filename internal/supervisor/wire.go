@@ -24,8 +24,9 @@ const (
 
 // Start is what the parent tells a worker first.
 type Start struct {
-	Args []string `json:"args"` // the arguments of eds server
-	Note Note     `json:"note"`
+	Args     []string `json:"args"`               // the program's, of eds server
+	Terminal bool     `json:"terminal,omitempty"` // what the worker writes to its standard error appears on one
+	Note     Note     `json:"note"`
 }
 
 // startMessage is Start on the wire.
