@@ -56,6 +56,7 @@ type Client struct {
 	http     *http.Client
 	log      *slog.Logger
 	patience time.Duration // negative: as long as the context lasts
+	waits    func(error)   // told before each wait
 	skew     *atomic.Int64 // how far HQ's clock is behind ours, nanoseconds
 }
 
@@ -63,7 +64,7 @@ type Client struct {
 func New(o Options) *Client {
 	c := &Client{
 		base: o.BaseURL, key: o.Key, agent: "Shopmonkey EDS Server/" + o.Version,
-		http: o.HTTP, log: o.Logger, patience: o.Patience, skew: new(atomic.Int64),
+		http: o.HTTP, log: o.Logger, patience: o.Patience, skew: new(atomic.Int64), waits: func(error) {},
 	}
 	if c.http == nil {
 		c.http = &http.Client{Transport: newTransport()}
@@ -97,6 +98,14 @@ func (c *Client) Patient() *Client {
 	patient := *c
 	patient.patience = -1
 	return &patient
+}
+
+// Telling returns a client that calls waits before each wait for HQ, with what
+// has gone wrong.
+func (c *Client) Telling(waits func(error)) *Client {
+	telling := *c
+	telling.waits = waits
+	return &telling
 }
 
 // Close closes the connections that no call uses.
@@ -167,6 +176,7 @@ func (c *Client) send(ctx context.Context, r request) (*answer, error) {
 		if c.patience >= 0 && time.Since(began)+wait > c.patience {
 			return nil, retry.err
 		}
+		c.waits(retry.err)
 		c.log.WarnContext(ctx, "hq does not answer; trying again", "wait", wait.Round(time.Millisecond), "error", retry.err)
 		if err := sleep(ctx, wait); err != nil {
 			return nil, fmt.Errorf("%s: %w", r.operation, err)

@@ -13,7 +13,8 @@ import (
 )
 
 // connect connects to HQ's NATS with the session's credential, however long it
-// takes. The connection repairs itself. The channel brings an error where NATS
+// takes, unless NATS refuses the credential, as it does once that has expired:
+// only another session brings another. The connection repairs itself. The channel brings an error where NATS
 // forbids something that the server can't do without.
 func (s *Server) connect(ctx context.Context, credential hq.Credential) (*nats.Conn, <-chan error, error) {
 	denied := make(chan error, 1)
@@ -41,12 +42,28 @@ func (s *Server) connect(ctx context.Context, credential hq.Credential) (*nats.C
 		}),
 	}
 	var conn *nats.Conn
+	var refused error
 	err := s.insist(ctx, "nats", func() (err error) {
-		conn, err = nats.Connect(s.servers(), options...)
+		if conn, err = nats.Connect(s.servers(), options...); refuses(err) {
+			refused, err = fmt.Errorf("%w: %w", errRefused, err), nil
+		}
 		return err
 	})
-	if err != nil {
+	if err = errors.Join(err, refused); err != nil {
 		return nil, nil, fmt.Errorf("connect to nats at %s: %w", s.servers(), err)
 	}
 	return conn, denied, nil
+}
+
+var errRefused = errors.New("it does not accept the credential of this session")
+
+// refuses reports whether err is NATS's answer to a credential that it does not
+// accept, or no more.
+func refuses(err error) bool {
+	for _, refusal := range []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired} {
+		if errors.Is(err, refusal) {
+			return true
+		}
+	}
+	return false
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/shopmonkeyus/eds/internal/hq"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
@@ -155,38 +156,68 @@ type Crash struct {
 	Forget  func() error
 }
 
-// reportCrashes tells HQ of crashes that it does not know of. Those that can't
-// be told now are told with the next session.
-func (s *Server) reportCrashes(ctx context.Context) {
-	for len(s.Crashes) > 0 && !s.keyless {
-		crash := s.Crashes[0]
-		if err := s.reportCrash(ctx, crash); err != nil {
-			s.Logger.Warn("hq could not be told of a crash; it is told later", "crash", crash.Kind, "error", err)
-			return
-		}
-		s.Logger.Info("hq was told of a crash", "crash", crash.Kind, "session", crash.Session)
-		s.Crashes = s.Crashes[1:]
+// reportCrashes tells HQ of crashes that it does not know of. While a session
+// that a crash left open is not ended, HQ takes its server for one that runs, and
+// begins no other. Where no session was left open the report is a log of the given
+// one, and waits as long as there is none. Reports that fail wait, too.
+func (s *Server) reportCrashes(ctx context.Context, session string) {
+	if s.keyless {
+		return
 	}
+	var later []Crash
+	for i, crash := range s.Crashes {
+		told, err := s.reportCrash(ctx, &crash, session)
+		if !told {
+			later = append(later, crash)
+		}
+		if err != nil {
+			s.Logger.Warn("hq could not be told of a crash; it is told later", "crash", crash.Kind, "error", err)
+			later = append(later, s.Crashes[i+1:]...)
+			break
+		}
+		if told {
+			s.Logger.Info("hq was told of a crash", "crash", crash.Kind)
+		}
+	}
+	s.Crashes = later
 }
 
-func (s *Server) reportCrash(ctx context.Context, crash Crash) error {
+// reportCrash reports whether HQ was told of a crash.
+func (s *Server) reportCrash(ctx context.Context, crash *Crash, session string) (told bool, err error) {
+	url := ""
+	if crash.Session != "" {
+		end, err := s.client.EndSession(ctx, crash.Session, true)
+		if err != nil && !hq.NotFound(err) {
+			return false, err
+		}
+		url = end.ErrorURL
+		if err != nil {
+			crash.Session = "" // which HQ has forgotten
+		}
+	}
 	if crash.Session == "" {
-		return crash.Forget() // HQ has never heard of that worker
-	}
-	end, err := s.client.EndSession(ctx, crash.Session, true)
-	if err != nil {
-		return err
-	}
-	if end.ErrorURL != "" && crash.Stderr != "" {
-		var zipped bytes.Buffer
-		w := gzip.NewWriter(&zipped)
-		_, err := w.Write([]byte(telemetry.MaskText(crash.Stderr)))
-		if err = errors.Join(err, w.Close()); err != nil {
-			return fmt.Errorf("compress a crash report: %w", err)
+		if session == "" {
+			return false, nil
 		}
-		if _, err := s.client.Upload(ctx, end.ErrorURL, bytes.NewReader(zipped.Bytes())); err != nil {
-			return err
+		if url, err = s.client.LogURL(ctx, session); err != nil {
+			return false, err
 		}
 	}
-	return crash.Forget()
+	if url != "" && crash.Stderr != "" {
+		if err := s.sendReport(ctx, url, crash.Stderr); err != nil {
+			return false, err
+		}
+	}
+	return true, crash.Forget()
+}
+
+func (s *Server) sendReport(ctx context.Context, url, text string) error {
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	_, err := w.Write([]byte(telemetry.MaskText(text)))
+	if err = errors.Join(err, w.Close()); err != nil {
+		return fmt.Errorf("compress a crash report: %w", err)
+	}
+	_, err = s.client.Upload(ctx, url, bytes.NewReader(zipped.Bytes()))
+	return err
 }

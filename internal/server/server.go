@@ -219,7 +219,7 @@ func (s *Server) Run(soft, hard context.Context) error {
 		switch {
 		case errors.Is(context.Cause(soft), ErrReplaced):
 			return ErrReplaced
-		case soft.Err() != nil && (errors.Is(err, context.Cause(soft)) || errors.Is(err, context.Canceled)):
+		case soft.Err() != nil && (errors.Is(err, context.Cause(soft)) || errors.Is(err, context.Canceled) || errors.Is(err, errRefused)):
 			return nil
 		case soft.Err() != nil:
 			return err

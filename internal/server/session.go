@@ -34,15 +34,11 @@ type shift struct {
 // session holds one session with HQ, from its start to its end. Meanwhile it
 // does what HQ asks for, and follows the stream into the destination.
 func (s *Server) session(soft, hard context.Context) (err error) {
-	s.reportCrashes(soft)
 	sess, err := s.nextSession(soft)
 	if err != nil {
 		return err
 	}
 	s.Health.Set("session", nil)
-	if s.SessionBegan != nil {
-		s.SessionBegan(sess.ID)
-	}
 	defer func() {
 		if soft.Err() != nil && errors.Is(err, context.Cause(soft)) {
 			err = nil // it is what was wished for
@@ -50,6 +46,7 @@ func (s *Server) session(soft, hard context.Context) (err error) {
 		s.endSession(sess, err)
 	}()
 
+	s.reportCrashes(soft, sess.ID)
 	companies, err := s.companies(sess.Credential)
 	if err != nil {
 		return err
@@ -145,7 +142,7 @@ func (sh *shift) renewInTime(ctx context.Context) {
 	if _, err := s.client.Patient().EndSession(ctx, sh.sess.ID, false); err != nil && ctx.Err() != nil {
 		return
 	}
-	next, err := s.startSession(ctx)
+	next, err := s.startSession(ctx, func(error) {}) // the stream is followed meanwhile, so nothing is wrong yet
 	if ctx.Err() != nil && err == nil {
 		s.endSession(next, nil)
 		return
@@ -164,11 +161,13 @@ func (s *Server) nextSession(ctx context.Context) (hq.Session, error) {
 		s.renewed = nil
 		return *next, nil
 	}
-	return s.startSession(ctx)
+	s.reportCrashes(ctx, "")
+	return s.startSession(ctx, func(err error) { s.Health.Set("session", err) })
 }
 
-// startSession opens a session with HQ, however long it takes.
-func (s *Server) startSession(ctx context.Context) (hq.Session, error) {
+// startSession opens a session with HQ, however long it takes, and says before
+// each wait what for.
+func (s *Server) startSession(ctx context.Context, waits func(error)) (hq.Session, error) {
 	if s.keyless {
 		s.Logger.Info("there is no api key; using the local NATS without a session", "servers", s.servers())
 		return hq.Session{Credential: hq.Anonymous()}, nil
@@ -179,11 +178,16 @@ func (s *Server) startSession(ctx context.Context) (hq.Session, error) {
 		start.Driver = &hq.SessionDriver{ID: d.Name, Name: d.Title, Description: d.Summary, URL: wanted.place.masked}
 	}
 	hq.DescribeHost(ctx, &start)
-	sess, err := s.client.Patient().AwaitSession(ctx, start, func(_ error, wait time.Duration) {
+	sess, err := s.client.Patient().Telling(waits).AwaitSession(ctx, start, func(err error, wait time.Duration) {
+		waits(err)
 		s.Logger.Warn("another server runs with this id; waiting for it to end", "server", s.Options.ServerID, "wait", wait)
+		s.reportCrashes(ctx, "") // it may be one of this machine that has crashed
 	})
 	if err != nil {
 		return hq.Session{}, err
+	}
+	if s.SessionBegan != nil {
+		s.SessionBegan(sess.ID)
 	}
 	s.Logger.Info("the session began", "session", sess.ID, "server", sess.Credential.ServerID())
 	return sess, nil

@@ -1,0 +1,163 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/shopmonkeyus/eds/internal/build"
+	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/state"
+	"github.com/shopmonkeyus/eds/internal/telemetry"
+)
+
+func startHQ(t *testing.T, o localhq.Options) *localhq.HQ {
+	t.Helper()
+	o.DataDir, o.Customers = t.TempDir(), 2
+	h, err := localhq.Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+// run runs a server that has no destination until the test ends. Heard returns
+// once its log has had a message.
+func run(t *testing.T, h *localhq.HQ, health *telemetry.Health, crashes ...Crash) (heard func(message string)) {
+	t.Helper()
+	dir, err := state.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &listener{messages: make(chan string, 1000)}
+	s, err := New(Config{
+		Options: config.Server{
+			Common: config.Common{DataDir: t.TempDir()}, Servers: []string{h.NATSURL()}, RenewInterval: time.Hour,
+			HQ: config.HQ{APIKey: config.NewSecret(h.APIKey(localhq.KeyOptions{ServerID: "s"}))},
+		},
+		Build: build.Info{Version: "1.2.3"}, State: dir, Registry: prometheus.NewRegistry(), Health: health, Logger: slog.New(log), Crashes: crashes,
+		Lookup: func(string) (string, bool) { return "", false },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, t.Context()) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if err := dir.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return func(message string) {
+		for m := range log.messages {
+			if m == message {
+				return
+			}
+		}
+	}
+}
+
+// listener is a log that is listened to.
+type listener struct{ messages chan string }
+
+func (l *listener) Enabled(context.Context, slog.Level) bool { return true }
+func (l *listener) WithAttrs([]slog.Attr) slog.Handler       { return l }
+func (l *listener) WithGroup(string) slog.Handler            { return l }
+
+func (l *listener) Handle(_ context.Context, r slog.Record) error {
+	l.messages <- r.Message
+	return nil
+}
+
+// TestEveryCrashIsReported reports one whose session HQ would wait for, one whose
+// session HQ has forgotten, and one that left none. The first report fails.
+func TestEveryCrashIsReported(t *testing.T) {
+	h := startHQ(t, localhq.Options{SessionGrace: time.Hour})
+	key, err := hq.ParseKey(h.APIKey(localhq.KeyOptions{ServerID: "s"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := hq.New(hq.Options{BaseURL: h.APIURL(), Key: key})
+	defer client.Close()
+	open, err := client.StartSession(t.Context(), hq.SessionStart{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := false
+	h.Disturb(func(r *http.Request) localhq.Fault {
+		if strings.HasSuffix(r.URL.Path, open.ID) && !refused {
+			refused = true
+			return localhq.Refuse(http.StatusInternalServerError, 0)
+		}
+		return nil
+	})
+	var forgotten []string
+	crash := func(session string) Crash {
+		return Crash{Session: session, Kind: "panic", Stderr: "panic: " + session, Forget: func() error {
+			forgotten = append(forgotten, session)
+			return nil
+		}}
+	}
+	heard := run(t, h, telemetry.NewHealth(), crash(open.ID), crash("long-ago"), crash(""))
+	heard("another server runs with this id; waiting for it to end")
+	for range 3 {
+		heard("hq was told of a crash")
+	}
+	if diff := cmp.Diff([]string{open.ID, "long-ago", ""}, forgotten); diff != "" {
+		t.Error(diff)
+	}
+	logs, err := h.Logs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	type sent struct{ OfTheCrash, Errored bool }
+	var got []sent
+	for _, l := range logs {
+		got = append(got, sent{l.SessionID == open.ID, l.Errored})
+	}
+	if diff := cmp.Diff([]sent{{true, true}, {false, false}, {false, false}}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestAnExpiredCredentialIsReplaced has HQ hand out what NATS does not accept.
+func TestAnExpiredCredentialIsReplaced(t *testing.T) {
+	h := startHQ(t, localhq.Options{CredentialLife: -time.Hour})
+	heard := run(t, h, telemetry.NewHealth())
+	heard("the session ended; beginning another")
+	heard("the session began")
+}
+
+func TestAServerThatWaitsForHQIsUnhealthyUntilItAnswers(t *testing.T) {
+	h := startHQ(t, localhq.Options{})
+	h.Disturb(func(*http.Request) localhq.Fault { return localhq.Refuse(http.StatusServiceUnavailable, 0) })
+	health := telemetry.NewHealth()
+	heard := run(t, h, health)
+	heard("hq does not answer; trying again")
+	if r := health.Report(); r.Status != telemetry.Unhealthy || len(r.Reasons) != 1 || r.Reasons[0].Condition != "session" {
+		t.Errorf("%+v", r)
+	}
+	h.Disturb(nil)
+	heard("the stream is not followed")
+	if r := health.Report(); r.Status == telemetry.Unhealthy {
+		t.Errorf("%+v", r)
+	}
+}
