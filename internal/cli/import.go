@@ -53,10 +53,11 @@ exactly the time of the snapshot.`,
 
 // importer is one run of "eds import".
 type importer struct {
-	p   Process
-	s   *setup
-	o   config.Import
-	out io.Writer
+	what string // in lines of progress; "": import
+	p    Process
+	s    *setup
+	o    config.Import
+	out  io.Writer
 	// watch, where set, draws the progress in the place of the usual display.
 	watch func() (snapshot.Observer, func())
 }

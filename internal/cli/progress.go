@@ -24,7 +24,7 @@ func (im *importer) display() (snapshot.Observer, func()) {
 		b := newBars(im.p.Stderr)
 		return b.observe, b.finish
 	default:
-		l := &progressLines{w: im.p.Stderr, began: time.Now()}
+		l := &progressLines{w: im.p.Stderr, what: first(im.what, "import"), began: time.Now()}
 		return l.observe, func() {}
 	}
 }
@@ -32,6 +32,7 @@ func (im *importer) display() (snapshot.Observer, func()) {
 // progressLines writes a line every few seconds, and one for each table that fails.
 type progressLines struct {
 	w           io.Writer
+	what        string // that makes progress
 	began, told time.Time
 }
 
@@ -40,7 +41,7 @@ const lineEvery = 5 * time.Second
 
 func (l *progressLines) observe(p snapshot.Progress, t snapshot.Totals) {
 	if p.Phase == snapshot.Failed {
-		fmt.Fprintf(l.w, "import: table %s failed: %v\n", p.Table, p.Err)
+		fmt.Fprintf(l.w, "%s: table %s failed: %v\n", l.what, p.Table, p.Err)
 	}
 	now := time.Now()
 	if now.Sub(l.told) < lineEvery && t.Done+t.Failed < t.Tables {
@@ -48,7 +49,7 @@ func (l *progressLines) observe(p snapshot.Progress, t snapshot.Totals) {
 	}
 	l.told = now
 	elapsed := now.Sub(l.began).Seconds()
-	fmt.Fprintf(l.w, "import: %d of %d tables, %d rows (%.0f rows/s), %s of %s%s\n",
+	fmt.Fprintf(l.w, "%s: %d of %d tables, %d rows (%.0f rows/s), %s of %s%s\n", l.what,
 		t.Done, t.Tables, t.Rows, float64(t.Rows)/max(elapsed, 0.001), size(t.Bytes), size(t.TotalBytes), remaining(t, elapsed))
 }
 

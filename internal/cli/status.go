@@ -23,6 +23,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/server"
+	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
 // longestSocket is how long the path of a socket may be on every system.
@@ -229,8 +230,16 @@ func askHealth(ctx context.Context, w io.Writer, address string) error {
 		return fmt.Errorf("ask the server at %s for its health: %w", address, errors.Unwrap(err))
 	}
 	defer answer.Body.Close()
-	if _, err := io.Copy(w, io.LimitReader(answer.Body, 1<<20)); err != nil {
+	text, err := io.ReadAll(io.LimitReader(answer.Body, 1<<20))
+	if err != nil {
 		return fmt.Errorf("read the health of the server at %s: %w", address, err)
+	}
+	var report telemetry.Report
+	if json.Unmarshal(text, &report) != nil || report.Status == "" {
+		return fmt.Errorf("what answers at %s is no server of eds; name its port with --port", address)
+	}
+	if _, err := w.Write(text); err != nil {
+		return err
 	}
 	if answer.StatusCode != http.StatusOK {
 		return silentError{errors.New("the server is not healthy")}

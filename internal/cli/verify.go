@@ -51,7 +51,7 @@ The exit code is 0 where all rows are equal, else 1.`,
 		if err != nil {
 			return usage(err)
 		}
-		v := verifier{im: importer{p: p, s: s, o: o, out: out(cmd)}, reports: make(map[string]verify.Report)}
+		v := verifier{im: importer{what: "verify", p: p, s: s, o: o, out: out(cmd)}, reports: make(map[string]verify.Report)}
 		if err := v.run(cmd.Context()); err != nil {
 			return err
 		}

@@ -3,6 +3,9 @@ package cli_test
 import (
 	"database/sql"
 	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -91,6 +94,17 @@ func TestWithoutAServerStatusSaysSo(t *testing.T) {
 	}
 	if _, stderr, code := eds(t, map[string]string{"PORT": "1"}, "health"); code != 1 || !strings.Contains(stderr, "ask the server at") {
 		t.Errorf("exit code %d\n%s", code, stderr)
+	}
+}
+
+func TestHealthIsThatOfAServerOfEDS(t *testing.T) {
+	for body, want := range map[string]int{`{"status":"ok","reasons":[]}`: 0, "<html>It works!</html>": 1, `{}`: 1} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
+		port := server.URL[strings.LastIndexByte(server.URL, ':')+1:]
+		if out, stderr, code := eds(t, nil, "health", "--host", "127.0.0.1", "--port", port); code != want {
+			t.Errorf("%s: exit code %d, want %d\n%s%s", body, code, want, out, stderr)
+		}
+		server.Close()
 	}
 }
 

@@ -139,11 +139,11 @@ func (d *doctor) configuration() {
 	file := d.Options.ConfigFile()
 	switch info, err := os.Stat(file); {
 	case d.Problem != nil:
-		d.say(name, Failed, d.Problem.Error(), "correct it, or run: eds enroll CODE")
+		d.say(name, Failed, d.Problem.Error(), "correct it, or move it away and run: eds enroll CODE")
 	case errors.Is(err, os.ErrNotExist):
 		d.say(name, OK, "there is no "+file+"; flags and the environment count alone", "")
 	case err != nil:
-		d.say(name, Failed, err.Error(), "")
+		d.say(name, Failed, err.Error(), "let the user that eds runs as read it")
 	case info.Mode().Perm()&0o077 != 0 && os.PathSeparator == '/':
 		d.say(name, Warning, fmt.Sprintf("%s holds secrets, and others may read it (mode %04o)", file, info.Mode().Perm()), "run: chmod 600 "+file)
 	default:
@@ -185,7 +185,7 @@ func (d *doctor) api(ctx context.Context) {
 	const name, schemas = "HQ", "schema"
 	if d.client == nil {
 		d.say(name, Skipped, "there is no key to ask with", "")
-		d.say(schemas, Skipped, "HQ was not asked", "")
+		d.say(schemas, Skipped, "there is no key to ask HQ with", "")
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -203,7 +203,7 @@ func (d *doctor) api(ctx context.Context) {
 	}
 	switch {
 	case !d.reached:
-		d.say(schemas, Skipped, "HQ does not answer", "")
+		d.say(schemas, Skipped, "HQ has not told it", "")
 	case malformed != nil:
 		d.say(schemas, Warning, fmt.Sprintf("%d tables, and %d that can not be used: %v", len(tables), len(malformed.Objects), err), "tell HQ of it; the others work")
 	default:
@@ -221,7 +221,7 @@ func (forgetful) SaveSchema(string, string, json.RawMessage) error         { ret
 func (d *doctor) clock() {
 	const name = "clock"
 	if !d.reached {
-		d.say(name, Skipped, "there is no other to compare it with", "")
+		d.say(name, Skipped, "it is compared with HQ's, which has not answered", "")
 		return
 	}
 	if skew := d.client.Skew(); skew.Abs() > skewed {
@@ -239,7 +239,7 @@ func (d *doctor) nats(ctx context.Context) {
 		d.say(name, Skipped, "the server that runs holds the session", "see: eds status")
 		return
 	case !d.reached:
-		d.say(name, Skipped, "HQ gives the credential, and does not answer", "")
+		d.say(name, Skipped, "HQ gives the credential for it, and has not answered", "")
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -252,7 +252,7 @@ func (d *doctor) nats(ctx context.Context) {
 		return
 	}
 	if err != nil {
-		d.say(name, Failed, err.Error(), "")
+		d.say(name, Failed, err.Error(), "ask HQ why it begins no session, and name the request where there is one")
 		return
 	}
 	defer func() {
@@ -295,7 +295,7 @@ func (d *doctor) destination(ctx context.Context) {
 		err = errors.Join(err, destination.Close(context.WithoutCancel(ctx)))
 	}
 	if err != nil {
-		d.say(name, Failed, fmt.Sprintf("%s: %v", sink.MaskURL(raw), err), "see: eds server help "+driver.Name)
+		d.say(name, Failed, fmt.Sprintf("%s: %v", sink.MaskURL(raw), err), strings.TrimSpace("see: eds server help "+driver.Name))
 		return
 	}
 	d.say(name, OK, fmt.Sprintf("%s: %s works", sink.MaskURL(raw), driver.Title), "")

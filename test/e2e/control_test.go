@@ -209,6 +209,9 @@ func TestASessionIsRenewedWhileTheStreamGoesOn(t *testing.T) {
 			t.Errorf("session %s: errored %v, lost %v, ended %v", s.ID, s.Errored, s.Lost, s.Ended)
 		}
 	}
+	if strings.Contains(p.output(), `"level":"WARN"`) {
+		t.Errorf("a renewal is no reason for a warning:\n%s", p.output())
+	}
 	if said := w.hq.Heard("", "heartbeat"); len(said) < 4 || said[len(said)-1].At.Sub(said[0].At) < 2*time.Second {
 		t.Errorf("%d heartbeats were heard", len(said))
 	}
