@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -111,7 +112,11 @@ func (d *doctor) dataDirectory() {
 		err = errors.Join(err, probe.Close(), os.Remove(probe.Name()))
 	}
 	if err != nil {
-		d.say(name, Failed, fmt.Sprintf("%s can not be written to: %v", dir, err), "give it to the user that eds runs as: chown -R eds "+dir)
+		do := "give it to the user that eds runs as: chown -R eds " + dir
+		if errors.Is(err, syscall.ENOSPC) {
+			do = "make room on its disk; a server goes on meanwhile, without a log and without new schemas"
+		}
+		d.say(name, Failed, fmt.Sprintf("%s can not be written to: %v", dir, err), do)
 		return
 	}
 	found := dir

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -144,7 +143,7 @@ func (s *Server) sendLastLog(ctx context.Context, url string) {
 		_, err = s.sendFile(ctx, url, file)
 	}
 	if err != nil {
-		s.Logger.Warn("the log of the session could not be sent to hq; it is kept, and sent later", "file", filepath.Base(file), "error", err)
+		s.Logger.Warn("the log of the session could not be sent to hq; it is kept, and sent later", "error", err)
 	}
 }
 

@@ -105,6 +105,9 @@ func do(w *supervisor.Worker, order, first, second string) {
 	case "terminate":
 		_ = self.Signal(syscall.SIGTERM)
 		select {}
+	case "abort": // which Go's runtime explains
+		_ = self.Signal(syscall.SIGABRT)
+		select {}
 	case "leave":
 		leave()
 	case "deaf":

@@ -55,11 +55,24 @@ func (o *output) keep(p []byte) {
 // look remembers the last line with which Go's runtime begins to say why it
 // ends the process. What follows it may be longer than what is kept.
 func (o *output) look(text []byte, _ bool) {
-	for _, beginning := range []string{"panic: ", "fatal error: ", "SIGQUIT: "} {
+	for _, beginning := range []string{"panic: ", "fatal error: "} {
 		if bytes.HasPrefix(text, []byte(beginning)) {
 			o.message = string(text)
 		}
 	}
+	if runtimeSignal(string(text)) != "" {
+		o.message = string(text)
+	}
+}
+
+// runtimeSignal returns the name of the signal that Go's runtime says, with
+// exit code 2, has ended the process: "SIGSEGV: segmentation violation".
+func runtimeSignal(message string) string {
+	name, _, ok := strings.Cut(message, ": ")
+	if !ok || !strings.HasPrefix(name, "SIG") || strings.ContainsFunc(name, func(r rune) bool { return r < 'A' || r > 'Z' }) {
+		return ""
+	}
+	return name
 }
 
 // last returns the end of what was written, and the runtime's message in it.

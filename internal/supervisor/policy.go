@@ -21,6 +21,10 @@ const (
 	KindStart  Kind = "start"  // it could not be started, which leaves no tombstone
 )
 
+// codePanic is the exit code of Go's runtime after a panic, and after a signal
+// that it has explained on standard error.
+const codePanic = 2
+
 // ending is how one worker ended, and what it said before.
 type ending struct {
 	pid     int
@@ -71,7 +75,7 @@ func (e ending) kind() Kind {
 		return KindKilled
 	case e.signal != "":
 		return KindSignal
-	case e.code == 2:
+	case e.code == codePanic:
 		return KindPanic
 	default:
 		return KindExit

@@ -66,6 +66,10 @@ func TestAnEndThatWasNotAnnouncedLeavesATombstone(t *testing.T) {
 			[]string{"terminate"},
 			supervisor.Tombstone{Kind: supervisor.KindSignal, ExitCode: -1, Signal: "SIGTERM", Reason: "it was ended by SIGTERM"},
 		},
+		"a signal that the runtime explains": {
+			[]string{"abort"},
+			supervisor.Tombstone{Kind: supervisor.KindSignal, ExitCode: 2, Signal: "SIGABRT", Message: "SIGABRT: abort", Reason: "it was ended by SIGABRT"},
+		},
 		"in the middle of a message": {
 			[]string{`stdout {"type":"exiting","co`, "exit 0"},
 			supervisor.Tombstone{Kind: supervisor.KindExit, Reason: "it ended with exit code 0, which it had not announced"},

@@ -127,6 +127,9 @@ func (w *watch) interrogate() {
 func (w *watch) close(x exit) {
 	w.end.code, w.end.signal, w.end.starved = x.code, x.signal, x.starved
 	w.end.stderr, w.end.message = x.stderr, x.message
+	if x.code == codePanic && x.signal == "" {
+		w.end.signal = runtimeSignal(x.message)
+	}
 	w.end.ran = time.Since(w.end.started)
 	if w.end.ready {
 		w.end.healthy = time.Since(w.readyAt)
