@@ -43,6 +43,9 @@ func (s *Server) heartbeat(ctx context.Context) hq.Heartbeat {
 			Rate: status.Rate, Pending: status.Pending, DeadLetters: s.dead.Len(), Import: progress,
 		},
 	}
+	if h.Server.State == "" { // the stream was not followed yet
+		h.Server.State = string(s.Health.Report().Status)
+	}
 	// What the machine does not tell stays zero.
 	if memory, err := mem.VirtualMemoryWithContext(ctx); err == nil {
 		h.Stats.Memory = memory

@@ -130,10 +130,12 @@ func (sh *shift) told(err error) {
 }
 
 // renewInTime begins the next session when this one has lasted its time, while
-// the stream is still followed with this one's credential.
+// the stream is still followed with this one's credential. An import is let end
+// first: HQ hears of it in the session in which it has asked for it.
 func (sh *shift) renewInTime(ctx context.Context) {
 	s := sh.s
 	sleep(ctx, s.Options.RenewInterval)
+	s.wishes.awaitImport(ctx)
 	if ctx.Err() != nil {
 		return
 	}

@@ -114,5 +114,20 @@ func (w *wishes) awaitOther(ctx context.Context, p *place) {
 	}
 }
 
+// awaitImport waits until no import is to be carried out, or ctx ends.
+func (w *wishes) awaitImport(ctx context.Context) {
+	for {
+		wanted, changed := w.now()
+		if wanted.order == nil {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // joined is the name of a set of filters at the destination.
 func joined(filters []string) string { return strings.Join(filters, " ") }
