@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -144,10 +145,13 @@ func printStatus(w io.Writer, r server.Report) error {
 	for _, reason := range r.Health.Reasons {
 		row("", "%s: %s (for %v)", reason.Condition, reason.Message, time.Since(reason.Since).Round(time.Second))
 	}
-	if r.Reason != "" {
-		row("state", "%s: %s", r.State, r.Reason)
-	} else {
+	switch {
+	case r.Reason == "":
 		row("state", "%s", r.State)
+	case strings.HasPrefix(r.Reason, r.State):
+		row("state", "%s", r.Reason) // "waiting for ..."
+	default:
+		row("state", "%s: %s", r.State, r.Reason)
 	}
 	if r.Import != "" {
 		row("import", "%s", r.Import)

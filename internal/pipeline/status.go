@@ -45,6 +45,38 @@ type Status struct {
 	Tables      map[string]TableStatus
 }
 
+// After returns s with what earlier pipelines did, which s knows nothing of.
+func (s Status) After(earlier Status) Status {
+	if s.LastApplied.IsZero() {
+		s.Position = earlier.Position
+	}
+	s.LastApplied, s.LastChange = later(earlier.LastApplied, s.LastApplied), later(earlier.LastChange, s.LastChange)
+	s.Applied, s.Skipped, s.Rejected, s.Batches = s.Applied+earlier.Applied, s.Skipped+earlier.Skipped, s.Rejected+earlier.Rejected, s.Batches+earlier.Batches
+	if s.LastErrorAt.IsZero() {
+		s.LastError, s.LastErrorAt = earlier.LastError, earlier.LastErrorAt
+	}
+	tables := maps.Clone(earlier.Tables)
+	if tables == nil {
+		tables = make(map[string]TableStatus)
+	}
+	for name, t := range s.Tables {
+		before := tables[name]
+		tables[name] = TableStatus{
+			t.Inserts + before.Inserts, t.Updates + before.Updates, t.Deletes + before.Deletes,
+			later(before.LastApplied, t.LastApplied), later(before.LastChange, t.LastChange),
+		}
+	}
+	s.Tables = tables
+	return s
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 // TableStatus counts what was applied to one table.
 type TableStatus struct {
 	Inserts, Updates, Deletes uint64

@@ -34,7 +34,7 @@ type Report struct {
 	Tables map[string]TableReport `json:"tables"`
 }
 
-// TableReport is what was applied to one table since the pipeline began.
+// TableReport is what was applied to one table since the server began.
 type TableReport struct {
 	Inserts     uint64    `json:"inserts"`
 	Updates     uint64    `json:"updates"`

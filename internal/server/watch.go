@@ -45,12 +45,13 @@ func (s *Server) judge(status pipeline.Status) {
 }
 
 // Status returns what the pipeline is doing; between sessions, what it last did.
+// Its counts are of all sessions.
 func (s *Server) Status() pipeline.Status {
 	s.mu.Lock()
 	p, last := s.running, s.last
 	s.mu.Unlock()
 	if p != nil {
-		return p.Status()
+		return p.Status().After(last)
 	}
 	if wanted, _ := s.wishes.now(); !wanted.follows() {
 		last.State, last.Reason = pipeline.Paused, wanted.obstacle()
@@ -62,7 +63,7 @@ func (s *Server) setRunning(p *pipeline.Pipeline) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p == nil && s.running != nil {
-		s.last = s.running.Status()
+		s.last = s.running.Status().After(s.last)
 	}
 	s.running = p
 }

@@ -43,6 +43,7 @@ func (w *watch) follow(ctx context.Context) {
 		case <-stop:
 			stop, w.end.stopped = nil, true
 			w.proof.Stop() // it is not its own end
+			w.Logger.Info("the server ends once it has applied what it holds; a second signal ends it at once")
 			w.child.stop()
 		case <-kill:
 			kill, w.end.killed = nil, true
