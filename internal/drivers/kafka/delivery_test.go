@@ -287,11 +287,11 @@ func TestAServerThatStartsAgainEndsTheTransactionOfTheOneBefore(t *testing.T) {
 	if err := session.client.BeginTransaction(); err != nil {
 		t.Fatal(err)
 	}
-	o, err := killed.prepare(run(t, 1, 6).Events)
+	records, err := killed.records(run(t, 1, 6).Events)
 	if err != nil {
 		t.Fatal(err)
 	}
-	session.flight = session.launch(t.Context(), o)
+	session.flight = session.launch(t.Context(), records)
 	if err := session.await(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -2,10 +2,12 @@ package kafka
 
 import (
 	"bytes"
+	"runtime"
 	"slices"
 	"strconv"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/encode"
@@ -17,99 +19,51 @@ import (
 // partition. It is every record's first.
 const partitionHeader = "eds-partitionkey"
 
-// outgoing are the messages of a batch, made as they are needed.
-type outgoing struct {
-	sink   *Sink
-	events []*cdc.Event
-	topics []string      // of each event
-	made   []*kgo.Record // all of them, where they have been made
+// chunkEvents is how many events' messages are made at once.
+const chunkEvents = 512
+
+// records returns the messages of the events, in order, made by all processors.
+// They share no memory with the events, and are the sink's own until it reuses
+// them. An error is about one event.
+func (s *Sink) records(events []*cdc.Event) ([]*kgo.Record, error) {
+	topics, err := s.topicsOf(events)
+	if err != nil {
+		return nil, err
+	}
+	if len(events) <= chunkEvents {
+		w := s.arena.take(s)
+		err := w.events(events, topics)
+		return w.all, err
+	}
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	var writers []*writer
+	for first := 0; first < len(events); first += chunkEvents {
+		w, last := s.arena.take(s), min(first+chunkEvents, len(events))
+		writers = append(writers, w)
+		group.Go(func() error { return w.events(events[first:last], topics[first:last]) })
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	var all []*kgo.Record
+	for _, w := range writers {
+		all = append(all, w.all...)
+	}
+	return all, nil
 }
 
-// prepare names the topics of the events. An error is about one event.
-func (s *Sink) prepare(events []*cdc.Event) (*outgoing, error) {
-	o := &outgoing{sink: s, events: events, topics: make([]string, len(events))}
+// topicsOf returns the topic of each event. An error is about one event.
+func (s *Sink) topicsOf(events []*cdc.Event) ([]string, error) {
+	topics := make([]string, len(events))
 	known := make(map[string]string)
 	for i, e := range events {
 		var err error
-		if o.topics[i], err = s.topic.of(e, known); err != nil {
+		if topics[i], err = s.topic.of(e, known); err != nil {
 			return nil, err
 		}
 	}
-	return o, nil
-}
-
-// all makes the messages that are not made yet. An error is about one event.
-func (o *outgoing) all() ([]*kgo.Record, error) {
-	if o.made == nil {
-		var err error
-		if o.made, err = o.sink.records(o.events, o.topics); err != nil {
-			return nil, err
-		}
-	}
-	return o.made, nil
-}
-
-// safe reports whether making a message can't fail, and none can be larger than
-// its topic takes: an invalid byte becomes three, the row's key stands in three
-// places, and an envelope has less than a tenth of the room that is left for it.
-func (o *outgoing) safe(limit func(topic string) int32) bool {
-	for i, e := range o.events {
-		if 10*len(e.Payload)+4*overhead > int(limit(o.topics[i])) || o.sink.byRow && e.Key == nil && e.RowID() == "" {
-			return false
-		}
-	}
-	return true
-}
-
-// chunkEvents is how many events' messages are made at once, and chunksAhead how
-// many such chunks are made while those before them are on their way.
-const (
-	chunkEvents = 512
-	chunksAhead = 2
-)
-
-// chunks calls yield with the messages, in order. Another goroutine makes those
-// that are not made yet; it has ended when chunks returns.
-func (o *outgoing) chunks(yield func([]*kgo.Record)) error {
-	if o.made != nil {
-		yield(o.made)
-		return nil
-	}
-	made := make(chan []*kgo.Record, chunksAhead)
-	var failed error
-	go func() {
-		defer close(made)
-		for first := 0; first < len(o.events); first += chunkEvents {
-			last := min(first+chunkEvents, len(o.events))
-			chunk, err := o.sink.records(o.events[first:last], o.topics[first:last])
-			if err != nil {
-				failed = err
-				return
-			}
-			made <- chunk
-		}
-	}()
-	for chunk := range made {
-		yield(chunk)
-	}
-	return failed
-}
-
-// records returns the messages of the events, in order. They share no memory
-// with the events, and are the sink's own until it reuses them. An error is about
-// one event.
-func (s *Sink) records(events []*cdc.Event, topics []string) ([]*kgo.Record, error) {
-	size := 0
-	for _, e := range events {
-		size += len(e.Payload) + 320
-	}
-	w := s.arena.take(s, len(events), size)
-	for i, e := range events {
-		if err := w.event(topics[i], e); err != nil {
-			return nil, err
-		}
-	}
-	return w.all, nil
+	return topics, nil
 }
 
 // arena lends the memory of messages again that brokers have acknowledged.
@@ -118,16 +72,12 @@ type arena struct{ free, lent []*writer }
 // most is how much text a writer may keep for later.
 const most = 4 << 20
 
-func (a *arena) take(s *Sink, events, size int) *writer {
+func (a *arena) take(s *Sink) *writer {
 	w := new(writer)
 	if n := len(a.free); n > 0 {
 		w, a.free = a.free[n-1], a.free[:n-1]
 	}
 	w.sink = s
-	w.text = slices.Grow(w.text[:0], size)
-	w.all = slices.Grow(w.all[:0], events)
-	w.slab = slices.Grow(w.slab[:0], events)
-	w.headers = slices.Grow(w.headers[:0], 5*events)
 	a.lent = append(a.lent, w)
 	return w
 }
@@ -161,6 +111,24 @@ func (w *writer) write(text string) []byte {
 	mark := len(w.text)
 	w.text = append(w.text, text...)
 	return w.since(mark)
+}
+
+// events makes the messages of the events.
+func (w *writer) events(events []*cdc.Event, topics []string) error {
+	size := 0
+	for _, e := range events {
+		size += len(e.Payload) + 320
+	}
+	w.text = slices.Grow(w.text[:0], size)
+	w.all = slices.Grow(w.all[:0], len(events))
+	w.slab = slices.Grow(w.slab[:0], len(events))
+	w.headers = slices.Grow(w.headers[:0], 5*len(events))
+	for i, e := range events {
+		if err := w.event(topics[i], e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // event adds the messages of e.

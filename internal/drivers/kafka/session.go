@@ -262,38 +262,27 @@ type flight struct {
 
 // launch gives messages to the client, which keeps them until it knows what
 // became of them.
-func (s *session) launch(ctx context.Context, o *outgoing) *flight {
-	f := &flight{done: make(chan struct{})}
-	f.left.Store(1)                  // until the last one is sent
+func (s *session) launch(ctx context.Context, records []*kgo.Record) *flight {
+	f := &flight{records: records, done: make(chan struct{})}
+	f.left.Store(int64(len(records)))
 	ctx = context.WithoutCancel(ctx) // that nobody waits any more takes nothing back
-	f.fail(o.chunks(func(chunk []*kgo.Record) {
-		f.records = append(f.records, chunk...)
-		f.left.Add(int64(len(chunk)))
-		for _, r := range chunk {
-			s.client.Produce(ctx, r, f.settle)
-		}
-	}))
-	f.settle(nil, nil)
+	for _, r := range records {
+		s.client.Produce(ctx, r, f.settle)
+	}
 	return f
 }
 
-// settle is called for each record, and when all are sent.
+// settle is called for each record.
 func (f *flight) settle(_ *kgo.Record, err error) {
-	f.fail(explain(err))
+	if err != nil {
+		f.mu.Lock()
+		if err = explain(err); f.err == nil || fault.Of(err) > fault.Of(f.err) {
+			f.err = err
+		}
+		f.mu.Unlock()
+	}
 	if f.left.Add(-1) == 0 {
 		close(f.done)
-	}
-}
-
-// fail remembers the error, unless there is none, or a worse one.
-func (f *flight) fail(err error) {
-	if err == nil {
-		return
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err == nil || fault.Of(err) > fault.Of(f.err) {
-		f.err = err
 	}
 }
 

@@ -104,27 +104,22 @@ func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 }
 
 func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
-	o, err := s.prepare(b.Events)
+	records, err := s.records(b.Events)
 	if err != nil {
+		s.arena = arena{}
 		return err
 	}
 	session, err := s.current()
 	if err != nil {
 		return err
 	}
-	if session.flight != nil {
-		all, err := o.all()
-		if err != nil {
+	if session.flight != nil && !session.flight.same(records) {
+		s.drop(session)
+		if session, err = s.current(); err != nil {
 			return err
 		}
-		if !session.flight.same(all) {
-			s.drop(session)
-			if session, err = s.current(); err != nil {
-				return err
-			}
-		}
 	}
-	err = session.deliver(ctx, o)
+	err = session.deliver(ctx, records)
 	if session.spent {
 		s.drop(session)
 	}
@@ -138,24 +133,18 @@ func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
 
 // deliver gives messages to the client, unless it has them already, and waits
 // for their acknowledgement.
-func (s *session) deliver(ctx context.Context, o *outgoing) error {
+func (s *session) deliver(ctx context.Context, records []*kgo.Record) error {
 	if s.flight == nil {
-		if err := s.ensure(ctx, distinct(o.topics)); err != nil {
+		if err := s.ensure(ctx, topicsOf(records)); err != nil {
 			return err
 		}
-		if !o.safe(s.limit) {
-			all, err := o.all()
-			if err == nil {
-				err = s.fits(all)
-			}
-			if err != nil {
-				return err
-			}
+		if err := s.fits(records); err != nil {
+			return err
 		}
 		if s.transactional {
-			return s.transact(ctx, o)
+			return s.transact(ctx, records)
 		}
-		s.flight = s.launch(ctx, o)
+		s.flight = s.launch(ctx, records)
 	}
 	err := s.await(ctx)
 	if s.create && (errors.Is(err, kerr.UnknownTopicOrPartition) || errors.Is(err, kerr.UnknownTopicID)) {
@@ -168,12 +157,12 @@ func (s *session) deliver(ctx context.Context, o *outgoing) error {
 // transact delivers messages in a transaction. After an error nobody knows how
 // far that got, so the session is spent: the next one has the same transactional
 // id, and its first request aborts what is open.
-func (s *session) transact(ctx context.Context, o *outgoing) error {
+func (s *session) transact(ctx context.Context, records []*kgo.Record) error {
 	s.spent = true
 	if err := s.client.BeginTransaction(); err != nil {
 		return wrap("begin a transaction", err)
 	}
-	s.flight = s.launch(ctx, o)
+	s.flight = s.launch(ctx, records)
 	if err := s.await(ctx); err != nil {
 		return err
 	}
@@ -193,15 +182,16 @@ func (s *session) transact(ctx context.Context, o *outgoing) error {
 	return nil
 }
 
-func distinct(names []string) []string {
+// topicsOf returns the topics of the records, each once.
+func topicsOf(records []*kgo.Record) []string {
 	var all []string
 	last, seen := "", make(map[string]bool)
-	for _, name := range names {
-		if name != last && !seen[name] {
-			seen[name] = true
-			all = append(all, name)
+	for _, r := range records {
+		if r.Topic != last && !seen[r.Topic] {
+			seen[r.Topic] = true
+			all = append(all, r.Topic)
 		}
-		last = name
+		last = r.Topic
 	}
 	return all
 }
