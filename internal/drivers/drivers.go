@@ -4,6 +4,7 @@ package drivers
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -25,6 +26,9 @@ func All() []sink.Driver {
 // Find returns the driver of the given name or URL scheme.
 func Find(name string) (sink.Driver, error) {
 	name = strings.ToLower(name)
+	if name == "" {
+		return sink.Driver{}, fault.Mark(fault.Fatal, errors.New("no driver is named"))
+	}
 	var known []string
 	for _, d := range All() {
 		if d.Name == name || slices.Contains(d.Schemes, name) {

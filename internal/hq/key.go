@@ -42,7 +42,7 @@ func ParseKey(text string) (Key, error) {
 	}
 	parts := strings.Split(text, ".")
 	if len(parts) != 3 {
-		return Key{}, unauthorized(KeyMalformed, fmt.Sprintf("it has %d parts", len(parts)), nil)
+		return Key{}, unauthorized(KeyMalformed, fmt.Sprintf("this one has %d", len(parts)), nil)
 	}
 	for i := range len(text) {
 		if c := text[i]; c <= ' ' || c > '~' {

@@ -211,10 +211,7 @@ func (r *run) migrateTogether(ctx context.Context, m sink.Migrator, names []stri
 		tables[i] = r.tables[name]
 	}
 	return r.persist(ctx, "make the tables", func() error {
-		lines, err := m.Migrate(ctx, tables)
-		for _, line := range lines {
-			r.cfg.Logger.InfoContext(ctx, "the destination was changed", "change", line)
-		}
+		_, err := m.Migrate(ctx, tables) // which logs what it changes
 		return err
 	})
 }
