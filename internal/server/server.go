@@ -253,6 +253,14 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
+// spoken is how people call what a condition of health is about.
+func spoken(condition string) string {
+	if condition == "nats" {
+		return "NATS"
+	}
+	return "the " + condition
+}
+
 // insist calls attempt until it succeeds, fails for good, or ctx ends, whose
 // cause is then the error. What it waits for is told in the log and as a condition
 // of health.
@@ -269,7 +277,7 @@ func (s *Server) insist(ctx context.Context, condition string, attempt func() er
 		}
 		wait := backoff.Next(err)
 		s.Health.Set(condition, err)
-		s.Logger.Warn("waiting for what does not answer, and trying again", "what", condition, "error", err, "wait", wait.Round(time.Millisecond))
+		s.Logger.Warn("waiting for "+spoken(condition)+", and trying again", "error", err, "wait", wait.Round(time.Millisecond))
 		sleep(ctx, wait)
 	}
 }

@@ -169,6 +169,7 @@ func TestWhatOneDriverNeedsIsInNoOtherBuild(t *testing.T) {
 
 // shared are libraries of one destination that the client of another needs.
 var shared = map[string]map[string]bool{
+	"kafka":     {"github.com/aws/aws-sdk-go-v2/": true},                                     // credentials for Amazon MSK
 	"snowflake": {"github.com/aws/aws-sdk-go-v2/": true, "github.com/Azure/azure-sdk": true}, // its stages lie there
 	"sqlserver": {"github.com/Azure/azure-sdk": true},                                        // Entra ID
 }

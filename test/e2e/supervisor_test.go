@@ -231,7 +231,7 @@ func TestAServerThatWaitsCanBeStopped(t *testing.T) {
 	for waiting, disturb := range map[string]func(*localhq.HQ){
 		"hq does not answer; trying again":                        refuse(http.StatusServiceUnavailable),
 		"another server runs with this id; waiting for it to end": refuse(http.StatusConflict),
-		"waiting for what does not answer, and trying again":      (*localhq.HQ).StopNATS,
+		"waiting for NATS, and trying again":                      (*localhq.HQ).StopNATS,
 	} {
 		t.Run(waiting, func(t *testing.T) {
 			t.Parallel()

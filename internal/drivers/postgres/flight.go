@@ -63,7 +63,7 @@ type segment struct {
 const flushBytes = 48 << 10
 
 func (s *session) newFlight(ctx context.Context) *flight {
-	f := &flight{session: s, front: s.pg.Frontend()}
+	f := &flight{session: s, front: s.front}
 	f.stop = context.AfterFunc(ctx, func() { _ = s.pg.Conn().SetDeadline(time.Unix(1, 0)) })
 	return f
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
@@ -16,6 +17,10 @@ type session struct {
 	server
 	dialect *dialect
 	pg      *pgconn.PgConn
+	// front is what flights are sent by. The connection's own frontend is also its
+	// reader's, which says good-bye by it when the connection is lost, whatever is
+	// being sent meanwhile.
+	front *pgproto3.Frontend
 
 	begin, commit *statement
 	statements    map[string]*statement // by text
@@ -51,7 +56,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, d.explainConnect(err)
 	}
-	s := &session{dialect: d, pg: pg, statements: make(map[string]*statement), stages: make(map[string]bool)}
+	s := &session{dialect: d, pg: pg, front: pgproto3.NewFrontend(pg.Conn(), pg.Conn()), statements: make(map[string]*statement), stages: make(map[string]bool)}
 	if err := s.prepare(ctx); err != nil {
 		_ = s.Close(ctx)
 		return nil, err
