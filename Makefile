@@ -15,7 +15,7 @@ demo: build ## run everything on this machine for half a minute: HQ, shop, impor
 	./eds demo --for 30s
 
 test: ## run all tests with the race detector, the longest first; installs or finds what they need
-	./test/run -race -vet=off -timeout 15m ./test/e2e ./test/builds ./... # make lint vets everything
+	./test/run -race -vet=off -timeout 30m ./test/e2e ./test/builds ./... # make lint vets everything
 
 race: ## run all tests COUNT times (3) in random order
 	./test/run -race -timeout 60m -count $(COUNT) -shuffle on ./...
