@@ -18,10 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-var (
-	errClosed        = errors.New("the sink is closed")
-	errNoCredentials = errors.New("there are no credentials: add access-key-id= and secret-access-key= to the s3 url, or give the AWS SDK some in the environment, a profile or a role")
-)
+var errClosed = errors.New("the sink is closed")
 
 // answerError is an error that the store answered. What it says beside its code
 // is left out: it may repeat names of objects, which are made of keys of rows.
@@ -206,35 +203,6 @@ func misconfigured(err error) string {
 		return "the store does not speak TLS at that port; add tls=false to the s3 url, or name another port"
 	}
 	return ""
-}
-
-// explainCredentials says why the SDK's chain finds no credentials. Where the
-// network is at fault that passes; a machine that is no instance of AWS has no
-// instance's role, now or later.
-func explainCredentials(err error) error {
-	var operation *smithy.OperationError
-	var api smithy.APIError
-	var network net.Error
-	cause := innermost(err)
-	switch {
-	case errors.As(err, &operation) && operation.ServiceID == "ec2imds":
-		return fault.Mark(fault.Fatal, errNoCredentials)
-	case errors.As(err, &api):
-		return fault.Mark(fault.Fatal, fmt.Errorf("find AWS credentials: %s answers %s; correct the profile, role-arn= or what the role trusts", serviceOf(operation), api.ErrorCode()))
-	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		if e := new(url.Error); errors.As(err, &e) {
-			cause = e.Err
-		}
-		return fmt.Errorf("find AWS credentials: %w", cause)
-	}
-	return fault.Mark(fault.Fatal, fmt.Errorf("find AWS credentials: %w; add access-key-id= and secret-access-key= to the s3 url, or mend the environment, profile or role", cause))
-}
-
-func serviceOf(operation *smithy.OperationError) string {
-	if operation == nil {
-		return "the service"
-	}
-	return operation.ServiceID
 }
 
 // innermost returns the cause of an error, without what is wrapped around it.

@@ -163,7 +163,7 @@ func TestWhatOnlyAPersonCanMendIsRefusedAtStart(t *testing.T) {
 func TestCredentialsComeFromTheSDKsOwnChain(t *testing.T) {
 	server := testpeers.S3(t)
 	raw := "s3://" + server.Addr() + "/" + server.Bucket(t) + "/p"
-	if _, err := tryOpen(t, raw); err == nil || fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "there are no credentials: add access-key-id=") {
+	if _, err := tryOpen(t, raw); err == nil || fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "there are no AWS credentials: add access-key-id=") {
 		t.Errorf("without any: %v", err)
 	}
 	credentials := filepath.Join(t.TempDir(), "credentials")

@@ -21,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go/logging"
 
+	"github.com/shopmonkeyus/eds/internal/awscredentials"
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
@@ -65,6 +66,9 @@ func newStore(ctx context.Context, c choices) (*store, error) {
 	return s, nil
 }
 
+// remedy is how a URL can have credentials.
+const remedy = "add access-key-id= and secret-access-key= to the s3 url"
+
 // configuration is what the SDK reads from the environment, the profiles and the
 // URL.
 func configuration(ctx context.Context, c choices) (aws.Config, error) {
@@ -101,10 +105,10 @@ func configuration(ctx context.Context, c choices) (aws.Config, error) {
 		}))
 	}
 	if cfg.Credentials == nil {
-		return cfg, fault.Mark(fault.Fatal, errNoCredentials)
+		return cfg, awscredentials.None(remedy)
 	}
 	if _, err := cfg.Credentials.Retrieve(ctx); err != nil {
-		return cfg, explainCredentials(err)
+		return cfg, awscredentials.Explain(err, remedy)
 	}
 	return cfg, nil
 }
