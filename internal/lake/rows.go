@@ -1,0 +1,285 @@
+package lake
+
+import (
+	"bytes"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"github.com/parquet-go/parquet-go"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/value"
+)
+
+// rows are some rows of a file, column by column. What their values refer to is
+// the events' own, or in scratch.
+type rows struct {
+	encoder *Encoder
+	columns *columns
+	table   *schema.Table // nil: rows have no columns of their own
+	nulls   []parquet.Value
+	values  []parquet.Value // of the nth row and column c at c*atOnce+n
+	scratch []byte
+	order   []int // slots of the members of the row before, in their order
+	room    value.Room
+	rest    []byte
+	count   int
+}
+
+func newRows(e *Encoder, c *columns, t *schema.Table, nulls []parquet.Value) *rows {
+	return &rows{encoder: e, columns: c, table: t, nulls: nulls, values: slices.Clone(nulls)}
+}
+
+// nulls are the values of rows that hold nothing.
+func (c *columns) nulls() []parquet.Value {
+	nulls := make([]parquet.Value, len(c.file.Columns())*atOnce)
+	for i := range nulls {
+		nulls[i] = parquet.NullValue().Level(0, 0, i/atOnce)
+	}
+	return nulls
+}
+
+// column returns the values of a column.
+func (r *rows) column(place int) []parquet.Value {
+	return r.values[place*atOnce:][:r.count]
+}
+
+// fill makes the rows of events: what each change is, and the row that it left, or
+// the one that it deleted.
+func (r *rows) fill(events []*cdc.Event) {
+	copy(r.values, r.nulls)
+	r.scratch, r.count = r.scratch[:0], 0
+	for _, e := range events {
+		r.add(e)
+		r.count++
+	}
+}
+
+func (r *rows) add(e *cdc.Event) {
+	image := e.After
+	if image == nil {
+		image = e.Before
+	} else if e.Before != nil {
+		r.json(ownBefore, e.Table, e.Before)
+	}
+	r.set(ownOperation, parquet.ByteArrayValue(r.hold(e.Op.String())), 0)
+	start := len(r.scratch)
+	r.scratch = e.Clock.AppendSortable(r.scratch)
+	r.set(ownClock, parquet.ByteArrayValue(r.scratch[start:]), 0)
+	r.set(ownImported, parquet.BooleanValue(e.Imported), 0)
+	r.text(ownID, e.Table, e.ID)
+	r.text(ownVersion, e.Table, e.ModelVersion)
+	r.text(ownCompany, e.Table, e.CompanyID)
+	r.text(ownLocation, e.Table, e.LocationID)
+	r.text(ownUser, e.Table, e.UserID)
+	r.json(ownKey, e.Table, e.Key)
+	r.json(ownDiff, e.Table, e.Diff)
+	switch {
+	case e.Timestamp != 0:
+		r.set(ownTime, parquet.Int64Value(time.UnixMilli(e.Timestamp).UnixMicro()), 1)
+	case !e.Clock.IsZero():
+		r.set(ownTime, parquet.Int64Value(e.Clock.Time().UnixMicro()), 1)
+	}
+	if e.Position.Sequence > 0 {
+		r.set(ownSequence, parquet.Int64Value(int64(e.Position.Sequence)), 1)
+	}
+	r.image(e, image)
+}
+
+// at returns where the value of a column of the row that is made stands.
+func (r *rows) at(place int) *parquet.Value { return &r.values[place*atOnce+r.count] }
+
+// set sets one of our own columns.
+func (r *rows) set(column int, v parquet.Value, level int) {
+	place := r.columns.own[column]
+	*r.at(place) = v.Level(0, level, place)
+}
+
+// hold returns the text in scratch.
+func (r *rows) hold(text string) []byte {
+	start := len(r.scratch)
+	r.scratch = append(r.scratch, text...)
+	return r.scratch[start:]
+}
+
+func (r *rows) text(column int, table, text string) {
+	if text != "" {
+		r.json(column, table, r.hold(text))
+	}
+}
+
+func (r *rows) json(column int, table string, raw []byte) {
+	if raw != nil {
+		r.set(column, parquet.ByteArrayValue(r.valid(raw, table, own[column].name)), 1)
+	}
+}
+
+// valid returns the text as valid UTF-8: itself, where it is.
+func (r *rows) valid(raw []byte, table, column string) []byte {
+	if utf8.Valid(raw) {
+		return raw
+	}
+	start := len(r.scratch)
+	var flaws value.Flaw
+	r.scratch, flaws = value.AppendValid(r.scratch, raw)
+	r.adjusted(table, column, flaws)
+	return r.scratch[start:]
+}
+
+func (r *rows) adjusted(table, column string, flaws value.Flaw) {
+	if flaws&value.UTF8 != 0 {
+		r.encoder.adjusted(table, column, "invalid-utf8")
+	}
+	if flaws&value.Surrogate != 0 {
+		r.encoder.adjusted(table, column, "surrogate")
+	}
+}
+
+// image puts the members of the row into their columns, and what has none, or
+// does not fit it, into the rest.
+func (r *rows) image(e *cdc.Event, image []byte) {
+	r.rest = r.rest[:0]
+	m, err := rawjson.OpenObject(image)
+	for n := 0; err == nil && m.Next(); n++ {
+		raw := m.Value()
+		slot := r.slot(n, m.Name())
+		if slot >= 0 && r.columns.slots[slot] >= 0 {
+			place := r.columns.slots[slot]
+			v, fits := r.value(e.Table, &r.table.Columns[slot], raw)
+			if fits {
+				*r.at(place) = v.Level(0, level(v), place)
+				continue
+			}
+			r.encoder.adjusted(e.Table, r.table.Columns[slot].Name, "kept-as-json")
+			*r.at(place) = parquet.NullValue().Level(0, 0, place)
+		}
+		r.keep(m.Name(), raw)
+	}
+	if image == nil || e.Op == cdc.Delete {
+		r.fillKey(e)
+	}
+	if len(r.rest) > 0 {
+		r.json(ownRest, e.Table, r.hold(string(append(r.rest, '}'))))
+	}
+}
+
+// slot returns that of the column of the nth member of a row, -1 where there is none.
+// Rows of one table mostly have their members in one order.
+func (r *rows) slot(n int, name []byte) int {
+	if r.table == nil {
+		return -1
+	}
+	if n < len(r.order) {
+		if slot := r.order[n]; slot >= 0 && r.table.Columns[slot].Name == string(name) {
+			return slot
+		}
+		r.order[n] = r.table.Slot(name)
+		return r.order[n]
+	}
+	r.order = append(r.order, r.table.Slot(name))
+	return r.order[n]
+}
+
+// fillKey puts the event's own key into the key columns that the row lacks.
+func (r *rows) fillKey(e *cdc.Event) {
+	if r.table == nil || e.Key == nil {
+		return
+	}
+	var elements [][]byte
+	_ = rawjson.Elements(e.Key, func(s rawjson.Span) error { // it was validated when the event was decoded
+		elements = append(elements, e.Key[s.Start:s.End])
+		return nil
+	})
+	if r.table.Keys == 1 && len(elements) > 1 {
+		elements = elements[len(elements)-1:]
+	}
+	if len(elements) != r.table.Keys {
+		return
+	}
+	for slot, raw := range elements {
+		place := r.columns.slots[slot]
+		if place < 0 || !r.at(place).IsNull() {
+			continue
+		}
+		if v, fits := r.value(e.Table, &r.table.Columns[slot], raw); fits {
+			*r.at(place) = v.Level(0, level(v), place)
+		}
+	}
+}
+
+// keep adds a member to the rest.
+func (r *rows) keep(name, raw []byte) {
+	separator := byte(',')
+	if len(r.rest) == 0 {
+		separator = '{'
+	}
+	r.rest = append(rawjson.AppendQuoted(append(r.rest, separator), name), ':')
+	r.rest = append(r.rest, raw...)
+}
+
+func level(v parquet.Value) int {
+	if v.IsNull() {
+		return 0
+	}
+	return 1
+}
+
+// value returns what a column holds for a JSON value; false where its type can't
+// hold that without loss.
+func (r *rows) value(table string, c *schema.Column, raw []byte) (parquet.Value, bool) {
+	if rawjson.IsNull(raw) {
+		return parquet.NullValue(), true
+	}
+	switch c.Type {
+	case schema.DateTime:
+		return instant(raw)
+	case schema.Integer:
+		n, err := value.ParseInt(r.room.For(raw), raw)
+		return parquet.Int64Value(n), err == nil && isNumber(raw)
+	case schema.Number:
+		if !isNumber(raw) {
+			return parquet.Value{}, false
+		}
+		f, exact, err := value.ParseFloat(r.room.For(raw), raw, 64)
+		return parquet.DoubleValue(f), err == nil && exact
+	case schema.Boolean:
+		return parquet.BooleanValue(raw[0] == 't'), raw[0] == 't' || raw[0] == 'f'
+	case schema.Object, schema.Array:
+		return parquet.ByteArrayValue(r.valid(raw, table, c.Name)), true
+	default:
+		if !rawjson.IsString(raw) {
+			return parquet.Value{}, false
+		}
+		if bytes.IndexByte(raw, '\\') < 0 {
+			return parquet.ByteArrayValue(r.valid(raw[1:len(raw)-1], table, c.Name)), true
+		}
+		start := len(r.scratch)
+		var flaws value.Flaw
+		if r.scratch, flaws = value.AppendText(r.scratch, raw, value.NUL); flaws&value.Surrogate != 0 {
+			return parquet.Value{}, false // JSON can hold it
+		}
+		r.adjusted(table, c.Name, flaws)
+		return parquet.ByteArrayValue(r.scratch[start:]), true
+	}
+}
+
+func isNumber(raw []byte) bool { return raw[0] == '-' || raw[0] >= '0' && raw[0] <= '9' }
+
+// instant reads an instant that a number of microseconds holds whole.
+func instant(raw []byte) (parquet.Value, bool) {
+	if !rawjson.IsString(raw) {
+		return parquet.Value{}, false
+	}
+	at, err := value.ParseInstant(rawjson.Text(raw))
+	if err != nil || at.Cut {
+		return parquet.Value{}, false
+	}
+	t := at.Time()
+	return parquet.Int64Value(t.UnixMicro()), t.Year() > -farthest && t.Year() < farthest
+}
+
+// farthest is a year whose distance from 1970 in microseconds is an int64.
+const farthest = 290_000
