@@ -22,7 +22,7 @@ func Explain(err error, remedy string) error {
 	var operation *smithy.OperationError
 	var api smithy.APIError
 	var network net.Error
-	cause := innermost(err)
+	cause := fault.Innermost(err)
 	switch {
 	case errors.As(err, &operation) && operation.ServiceID == "ec2imds":
 		return None(remedy)
@@ -47,15 +47,4 @@ func serviceOf(operation *smithy.OperationError) string {
 		return "the service"
 	}
 	return operation.ServiceID
-}
-
-// innermost returns the cause of an error, without what is wrapped around it.
-func innermost(err error) error {
-	for {
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			return err
-		}
-		err = inner
-	}
 }

@@ -42,9 +42,6 @@ func AppendPart(dst []byte, e *cdc.Event, value []byte) (out []byte, replaced bo
 	return appendJSON(dst, value, clean, clean && e.Compact), !clean
 }
 
-// IsText reports whether AppendEvent would append the payload as it is.
-func IsText(e *cdc.Event) bool { return e.Compact && valid(e.Payload) }
-
 // appendCompact appends the valid JSON value text without white space.
 func appendCompact(dst, text []byte) []byte {
 	clean := valid(text)

@@ -95,3 +95,14 @@ func (b *Backoff) Next(err error) time.Duration {
 
 // Reset begins again at the shortest wait.
 func (b *Backoff) Reset() { b.step = 0 }
+
+// Innermost returns the cause of an error, without what is wrapped around it.
+func Innermost(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
+}

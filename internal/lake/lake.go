@@ -103,22 +103,19 @@ func (e *Encoder) Write(w io.Writer, p *Part) error {
 // lines are those of some events.
 type lines struct {
 	encoder *Encoder
-	texts   [][]byte // one after another; an event's own payload where that is its line
-	scratch []byte
+	texts   [][]byte // one after another
 }
 
 var newline = []byte{'\n'}
 
 func (l *lines) fill(events []*cdc.Event) {
-	l.texts, l.scratch = l.texts[:0], l.scratch[:0]
+	l.texts = l.texts[:0]
 	for _, event := range events {
-		if encode.IsText(event) {
-			l.texts = append(l.texts, event.Payload, newline)
-			continue
+		text, replaced := encode.Text(event)
+		if replaced {
+			l.encoder.adjusted(event.Table, "", "invalid-utf8")
 		}
-		start := len(l.scratch)
-		l.scratch = l.encoder.AppendLine(l.scratch, event)
-		l.texts = append(l.texts, l.scratch[start:])
+		l.texts = append(l.texts, text, newline)
 	}
 }
 

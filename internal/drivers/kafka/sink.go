@@ -106,7 +106,7 @@ func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
 	records, err := s.records(b.Events)
 	if err != nil {
-		s.arena = arena{}
+		s.arena.reclaim()
 		return err
 	}
 	session, err := s.current()

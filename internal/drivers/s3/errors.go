@@ -124,7 +124,7 @@ func (s *store) explain(err error) error {
 	if e := new(net.DNSError); errors.As(err, &e) {
 		return e
 	}
-	return innermost(err)
+	return fault.Innermost(err)
 }
 
 // judge tells what an answer of the store means.
@@ -203,15 +203,4 @@ func misconfigured(err error) string {
 		return "the store does not speak TLS at that port; add tls=false to the s3 url, or name another port"
 	}
 	return ""
-}
-
-// innermost returns the cause of an error, without what is wrapped around it.
-func innermost(err error) error {
-	for {
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			return err
-		}
-		err = inner
-	}
 }

@@ -138,18 +138,7 @@ func network(err error) error {
 	case errors.As(err, &verify):
 		return verify.Err
 	}
-	return fmt.Errorf("the connection broke (%T)", unwrapped(err))
-}
-
-// unwrapped returns the innermost error.
-func unwrapped(err error) error {
-	for {
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			return err
-		}
-		err = inner
-	}
+	return fmt.Errorf("the connection broke (%T)", fault.Innermost(err))
 }
 
 // explainConnect says what went wrong with a login in words that help, and
