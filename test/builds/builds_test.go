@@ -1,11 +1,11 @@
-// Package builds_test builds the program with each of its drivers alone, as users
-// do who want a small binary:
+// Package builds_test looks at the program with each of its drivers alone, as users
+// build it who want a small binary:
 //
 //	go build -tags use_custom_driver,use_postgres
 package builds_test
 
 import (
-	"os"
+	"maps"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -15,7 +15,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-const module = "github.com/shopmonkeyus/eds"
+const (
+	module  = "github.com/shopmonkeyus/eds"
+	drivers = module + "/internal/drivers"
+)
 
 // root is the directory of the main package, from here.
 const root = "../.."
@@ -47,124 +50,48 @@ func links(t *testing.T) []string {
 	return names
 }
 
-// dependencies returns the packages that one is made of, with build tags.
-func dependencies(t *testing.T, tags, path string) map[string]bool {
-	t.Helper()
-	set := make(map[string]bool)
-	for _, p := range strings.Fields(run(t, "go", "list", "-deps", "-tags", tags, path)) {
-		set[p] = true
-	}
-	return set
+// build is what the program is made of with some build tags.
+type build struct {
+	packages map[string][]string // with all that each is made of
+	files    map[string]string   // of the project's own packages
 }
 
-// drivers builds the program and returns the names of the destinations that it
-// says it has.
-func drivers(t *testing.T, tags string) []string {
+func newBuild(t *testing.T, tags string) build {
 	t.Helper()
-	program, err := filepath.Abs(filepath.Join(t.TempDir(), "eds"))
+	b := build{make(map[string][]string), make(map[string]string)}
+	for line := range strings.Lines(run(t, "go", "list", "-deps", "-tags", tags, "-f", `{{.ImportPath}}|{{join .Deps " "}}|{{join .GoFiles " "}}`, ".")) {
+		path, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "|")
+		deps, files, _ := strings.Cut(rest, "|")
+		b.packages[path] = strings.Fields(deps)
+		if path == module || strings.HasPrefix(path, module+"/") {
+			b.files[path] = files
+		}
+	}
+	return b
+}
+
+// destinations builds and runs what prints the destinations that build tags choose.
+func destinations(t *testing.T, tags string) []string {
+	t.Helper()
+	program, err := filepath.Abs(filepath.Join(t.TempDir(), "destinations"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	// With the race detector, because the tests have built most packages so.
-	run(t, "go", "build", "-race", "-ldflags", "-s -w -linkmode=internal", "-tags", tags, "-o", program, ".")
-	var names []string
-	for line := range strings.Lines(run(t, program, "server", "help")) {
-		if strings.HasPrefix(line, "  ") {
-			names = append(names, strings.Fields(line)[0])
-		}
-	}
-	for _, name := range names {
-		if text := run(t, program, "server", "help", name); !strings.Contains(text, name) {
-			t.Errorf("the help of %s does not name it:\n%s", name, text)
-		}
-	}
-	if err := os.Remove(program); err != nil {
-		t.Fatal(err)
-	}
-	return names
+	run(t, "go", "build", "-race", "-ldflags", "-s -w -linkmode=internal", "-tags", tags, "-o", program, "./test/builds/destinations")
+	return strings.Fields(run(t, program))
 }
 
-func TestABuildWithOneDriverHoldsNoOther(t *testing.T) {
-	bare := dependencies(t, "use_custom_driver", ".")
-	for p := range bare {
-		if strings.HasPrefix(p, module+"/internal/drivers/") {
-			t.Errorf("a build without drivers holds %s", p)
-		}
-	}
-	var all []string
-	for _, link := range links(t) {
-		tags := "use_custom_driver,use_" + link
-		with := dependencies(t, tags, ".")
-		var own []string // the driver's own packages
-		for p := range with {
-			if strings.HasPrefix(p, module+"/internal/drivers/") {
-				own = append(own, p)
-			}
-		}
-		if len(own) == 0 {
-			t.Errorf("a build with %s holds no driver", tags)
-		}
-		allowed := make(map[string]bool)
-		for _, p := range own {
-			if name := strings.Split(strings.TrimPrefix(p, module+"/internal/drivers/"), "/")[0]; name != link {
-				t.Errorf("a build with %s holds %s", tags, p)
-			}
-			for d := range dependencies(t, tags, p) {
-				allowed[d] = true
-			}
-		}
-		for p := range with {
-			if !bare[p] && !allowed[p] {
-				t.Errorf("a build with %s holds %s, which neither the program nor the driver asks for", tags, p)
-			}
-		}
-		names := drivers(t, tags)
-		if len(names) == 0 {
-			t.Errorf("a build with %s has no destination", tags)
-		}
-		all = append(all, names...)
-	}
-	slices.Sort(all)
-	every := drivers(t, "")
-	slices.Sort(every)
-	if diff := cmp.Diff(every, all); diff != "" {
-		t.Errorf("destinations of the whole program, and of the builds with one driver (-whole +one each)\n%s", diff)
-	}
-}
-
-// TestWhatOneDriverNeedsIsInNoOtherBuild names the client libraries, which are
-// what makes a binary large.
-func TestWhatOneDriverNeedsIsInNoOtherBuild(t *testing.T) {
-	libraries := map[string]string{ // by the driver that may hold it
-		"github.com/jackc/pgx/":         "postgres",
-		"modernc.org/sqlite":            "sqlite",
-		"github.com/go-sql-driver/":     "mysql",
-		"github.com/microsoft/":         "sqlserver",
-		"github.com/snowflakedb/":       "snowflake",
-		"github.com/twmb/franz-go":      "kafka",
-		"github.com/Azure/azure-sdk":    "eventhub",
-		"github.com/aws/aws-sdk-go-v2/": "s3",
-	}
-	found := make(map[string]bool)
-	for _, link := range links(t) {
-		for p := range dependencies(t, "use_custom_driver,use_"+link, ".") {
-			for prefix, owner := range libraries {
-				if !strings.HasPrefix(p, prefix) {
-					continue
-				}
-				if owner == link {
-					found[link] = true
-				} else if !shared[link][prefix] {
-					t.Errorf("a build with %s alone holds %s", link, p)
-				}
-			}
-		}
-	}
-	for _, link := range links(t) {
-		if !found[link] && slices.Contains([]string{"postgres", "sqlite", "mysql", "sqlserver", "snowflake", "s3", "kafka", "eventhub"}, link) {
-			t.Errorf("the build with %s does not hold its own client library: is the table above still right?", link)
-		}
-	}
+// libraries are what makes a binary large, by the driver that may hold it.
+var libraries = map[string]string{
+	"github.com/jackc/pgx/":         "postgres",
+	"modernc.org/sqlite":            "sqlite",
+	"github.com/go-sql-driver/":     "mysql",
+	"github.com/microsoft/":         "sqlserver",
+	"github.com/snowflakedb/":       "snowflake",
+	"github.com/twmb/franz-go":      "kafka",
+	"github.com/Azure/azure-sdk":    "eventhub",
+	"github.com/aws/aws-sdk-go-v2/": "s3",
 }
 
 // shared are libraries of one destination that the client of another needs.
@@ -172,4 +99,75 @@ var shared = map[string]map[string]bool{
 	"kafka":     {"github.com/aws/aws-sdk-go-v2/": true},                                     // credentials for Amazon MSK
 	"snowflake": {"github.com/aws/aws-sdk-go-v2/": true, "github.com/Azure/azure-sdk": true}, // its stages lie there
 	"sqlserver": {"github.com/Azure/azure-sdk": true},                                        // Entra ID
+}
+
+func TestABuildWithOneDriverHoldsNoOther(t *testing.T) {
+	bare := newBuild(t, "use_custom_driver")
+	for p := range bare.packages {
+		if strings.HasPrefix(p, drivers+"/") {
+			t.Errorf("a build without drivers holds %s", p)
+		}
+	}
+	var all []string
+	for _, link := range links(t) {
+		tags := "use_custom_driver,use_" + link
+		with := newBuild(t, tags)
+		for p, files := range bare.files {
+			if p != drivers && with.files[p] != files {
+				t.Errorf("build tags choose drivers, in package drivers alone; %s has other files with %s", p, tags)
+			}
+		}
+		checkPackages(t, link, bare, with)
+		names := destinations(t, tags)
+		if len(names) == 0 {
+			t.Errorf("a build with %s has no destination", tags)
+		}
+		all = append(all, names...)
+	}
+	slices.Sort(all)
+	if diff := cmp.Diff(destinations(t, ""), all); diff != "" {
+		t.Errorf("destinations of the whole program, and of the builds with one driver (-whole +one each)\n%s", diff)
+	}
+}
+
+// checkPackages checks that a build holds nothing but what the program without
+// drivers and the one driver ask for.
+func checkPackages(t *testing.T, link string, bare, with build) {
+	t.Helper()
+	allowed, own, found := maps.Clone(bare.packages), false, make(map[string]bool)
+	for p, deps := range with.packages {
+		name, ok := strings.CutPrefix(p, drivers+"/")
+		if !ok {
+			continue
+		}
+		own = true
+		if name, _, _ = strings.Cut(name, "/"); name != link {
+			t.Errorf("the build with %s alone holds %s", link, p)
+		}
+		for _, d := range append(deps, p) {
+			allowed[d] = nil
+		}
+	}
+	if !own {
+		t.Errorf("the build with %s alone holds no driver", link)
+	}
+	for p := range with.packages {
+		if _, ok := allowed[p]; !ok {
+			t.Errorf("the build with %s alone holds %s, which neither the program nor the driver asks for", link, p)
+		}
+		for prefix, owner := range libraries {
+			switch {
+			case !strings.HasPrefix(p, prefix):
+			case owner == link:
+				found[prefix] = true
+			case !shared[link][prefix]:
+				t.Errorf("the build with %s alone holds %s", link, p)
+			}
+		}
+	}
+	for prefix, owner := range libraries {
+		if owner == link && !found[prefix] {
+			t.Errorf("the build with %s alone does not hold %s: is the table of libraries still right?", link, prefix)
+		}
+	}
 }
