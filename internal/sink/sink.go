@@ -204,3 +204,15 @@ type Env struct {
 	// hold and that a documented rule changed, with the rule's name.
 	Adjusted func(table, column, rule string)
 }
+
+// Complete returns e with what does nothing in the place of a Logger or an Adjusted
+// that is nil.
+func (e Env) Complete() Env {
+	if e.Logger == nil {
+		e.Logger = slog.New(slog.DiscardHandler)
+	}
+	if e.Adjusted == nil {
+		e.Adjusted = func(_, _, _ string) {}
+	}
+	return e
+}

@@ -152,8 +152,13 @@ func maskPairs(text, separator string) string {
 }
 
 // CheckOptions returns an error that names the first query parameter of target
-// that is none of known, and the known one that looks most like it.
-func CheckOptions(target *url.URL, known ...string) error {
+// that is none of options nor of others, and the one of them that looks most like it.
+func CheckOptions(target *url.URL, options []Option, others ...string) error {
+	var known []string
+	for _, o := range options {
+		known = append(known, o.Name)
+	}
+	known = append(known, others...)
 	for name := range target.Query() {
 		if slices.Contains(known, name) {
 			continue

@@ -72,11 +72,11 @@ func TestUnknownOptionsAreNamedWithTheNearest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = sink.CheckOptions(u, "schema", "metadata")
+	err = sink.CheckOptions(u, []sink.Option{{Name: "schema"}}, "metadata")
 	if err == nil || !strings.Contains(err.Error(), `did you mean "schema"?`) {
 		t.Errorf("got %v", err)
 	}
-	if err := sink.CheckOptions(u, "shema"); err != nil {
+	if err := sink.CheckOptions(u, nil, "shema"); err != nil {
 		t.Error(err)
 	}
 }

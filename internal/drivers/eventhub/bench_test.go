@@ -12,6 +12,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azeventhubs/v2"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
 )
 
@@ -24,7 +25,7 @@ func wideEvent(t testing.TB, n, rows, columns int) *cdc.Event {
 		fmt.Fprintf(&row, `,"column%02d":"a value of this column, %08d %s"`, c, n*7919+c, "0123456789abcdef")
 	}
 	id := n % rows
-	return event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c","after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"1700000000000000000"}`, n, id, id, row.String()))
+	return sinktest.Event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c","after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"1700000000000000000"}`, n, id, id, row.String()))
 }
 
 // BenchmarkApply writes batches to a hub that forgets them, and in turns the same
@@ -45,7 +46,7 @@ func benchmark(b *testing.B, columns, rows int) {
 	for n := range count {
 		events = append(events, wideEvent(b, n+1, rows, columns))
 	}
-	apply := batch(events...)
+	apply := sinktest.Batch(events...)
 	s := mustOpen(b, urlTo(hub, ""))
 	lanes, err := s.lanes(events)
 	if err != nil {
@@ -67,12 +68,12 @@ func benchmark(b *testing.B, columns, rows int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	mustApply(b, s, apply) // and both have connected
+	sinktest.Apply(b, s, apply) // and both have connected
 	sendBare(b, client, lanes, made)
 	var eds, bare time.Duration
 	for b.Loop() {
 		began := time.Now()
-		mustApply(b, s, apply)
+		sinktest.Apply(b, s, apply)
 		turn := time.Now()
 		sendBare(b, client, lanes, made)
 		eds, bare = eds+turn.Sub(began), bare+time.Since(turn)

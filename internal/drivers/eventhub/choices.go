@@ -13,13 +13,14 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 
+	"github.com/shopmonkeyus/eds/internal/encode"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 // choices are what the URL says.
 type choices struct {
 	connection
-	name       *hubName
+	name       *encode.Route
 	credential azcore.TokenCredential // nil: the shared access key
 	properties bool
 	inFlight   int

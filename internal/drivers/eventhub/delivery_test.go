@@ -17,8 +17,8 @@ func TestEventsComeOnceInTheOrderOfTheirRow(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	s := mustOpen(t, urlTo(hub, ""))
-	mustApply(t, s, run(t, 1, 30))
-	mustApply(t, s, run(t, 31, 90))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 31, 90))
 	wantOnce(t, hub, 1, 90)
 	if c := hub.Counts(t); c.Transfers != 6 {
 		t.Errorf("two batches of three rows are %d messages, want 6", c.Transfers)
@@ -31,18 +31,18 @@ func TestARefusedMessageIsSentAgainAndTheOthersAreNot(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	s := mustOpen(t, urlTo(hub, ""))
-	mustApply(t, s, run(t, 1, 30))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
 	for _, after := range []int{0, 1, 2} {
 		before := hub.Counts(t)
 		first := 31 + 30*after
 		hub.Fail(t, peer.Fault{Kind: "reject", Condition: "com.microsoft:server-busy", Description: "SECRET TrackingId:xyz_G1", After: after, Times: 1})
-		err := s.Apply(t.Context(), run(t, first, first+29))
+		err := s.Apply(t.Context(), sinktest.NumberedBatch(t, first, first+29))
 		if fault.Of(err) != fault.Transient || fault.RetryAfter(err) != busyPause || !strings.Contains(err.Error(), "server-busy, TrackingId:xyz_G1") || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("throttled: %v, after %v: %v", fault.Of(err), fault.RetryAfter(err), err)
 		}
 		// A part of what was tried, and then the rest, as a caller may.
-		mustApply(t, s, run(t, first, first+10))
-		mustApply(t, s, run(t, first+11, first+29))
+		sinktest.Apply(t, s, sinktest.NumberedBatch(t, first, first+10))
+		sinktest.Apply(t, s, sinktest.NumberedBatch(t, first+11, first+29))
 		if after := hub.Counts(t); after.Links != before.Links {
 			t.Errorf("%d links were opened", after.Links-before.Links)
 		}
@@ -56,18 +56,18 @@ func TestDetachedLinksAreAttachedAgain(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	s := mustOpen(t, urlTo(hub, ""))
-	mustApply(t, s, run(t, 1, 30))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
 	for i, condition := range []string{"amqp:link:detach-forced", "amqp:unauthorized-access", "com.microsoft:timeout", "amqp:internal-error"} {
 		before := hub.Counts(t)
 		hub.Fail(t, peer.Fault{Kind: "detach", Condition: condition, After: 1, Times: 1})
-		untilApplied(t, s, run(t, 31+30*i, 60+30*i))
+		sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 31+30*i, 60+30*i))
 		if after := hub.Counts(t); after.Links == before.Links || after.Claims == before.Claims {
 			t.Errorf("%s: there were %d new links and %d new tokens", condition, after.Links-before.Links, after.Claims-before.Claims)
 		}
 	}
 	before := hub.Counts(t)
 	hub.Expire(t)
-	mustApply(t, s, run(t, 151, 180))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 151, 180))
 	if after := hub.Counts(t); after.Claims == before.Claims {
 		t.Error("nobody has sent a new token")
 	}
@@ -78,13 +78,13 @@ func TestLostConnectionsAreOpenedAgain(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	s := mustOpen(t, urlTo(hub, ""))
-	mustApply(t, s, run(t, 1, 30))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
 	for i, f := range []peer.Fault{
 		{Kind: "close", Condition: "amqp:connection:forced"}, {Kind: "cut"}, {Kind: "cut", After: 2}, {Kind: "lose"}, {Kind: "lose", After: 1}, {Kind: "lose", After: 2},
 	} {
 		f.Times = 1
 		hub.Fail(t, f)
-		err := s.Apply(t.Context(), run(t, 31+30*i, 60+30*i))
+		err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 31+30*i, 60+30*i))
 		if err != nil && fault.Of(err) != fault.Transient {
 			t.Errorf("%+v: %v: %v", f, fault.Of(err), err)
 		}
@@ -92,7 +92,7 @@ func TestLostConnectionsAreOpenedAgain(t *testing.T) {
 			t.Fatalf("%+v has not happened", f)
 		}
 		if err != nil {
-			untilApplied(t, s, run(t, 31+30*i, 60+30*i))
+			sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 31+30*i, 60+30*i))
 		}
 	}
 	wantInOrder(t, hub, 1, 210)
@@ -107,9 +107,9 @@ func TestALongOutageLosesNothing(t *testing.T) {
 			hub := newHub(t, peer.Settings{})
 			proxy := sinktest.NewProxy(t, namespace.Addr)
 			s := mustOpen(t, urlAt(proxy.Addr(), hub.Name, ""))
-			mustApply(t, s, run(t, 1, 30))
+			sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
 			for round := range 3 {
-				b := run(t, 31+30*round, 60+30*round)
+				b := sinktest.NumberedBatch(t, 31+30*round, 60+30*round)
 				proxy.Break(8*round, mode)
 				for range 5 {
 					err := s.Apply(t.Context(), b)
@@ -121,7 +121,7 @@ func TestALongOutageLosesNothing(t *testing.T) {
 					}
 				}
 				proxy.Mend()
-				untilApplied(t, s, b)
+				sinktest.ApplyWithin(t, 20, s, b)
 			}
 			wantInOrder(t, hub, 1, 120)
 		})
@@ -135,19 +135,19 @@ func TestANamespaceThatSaysNothingIsLeft(t *testing.T) {
 	hub := newHub(t, peer.Settings{})
 	proxy := sinktest.NewProxy(t, namespace.Addr)
 	s := mustOpen(t, urlAt(proxy.Addr(), hub.Name, ""))
-	mustApply(t, s, run(t, 1, 3))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	s.patience = time.Second
 	hub.Fail(t, peer.Fault{Kind: "silent", After: 1, Times: 1})
-	if err := s.Apply(t.Context(), run(t, 4, 6)); !errors.Is(err, errSilent) || fault.Of(err) != fault.Transient {
+	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); !errors.Is(err, errSilent) || fault.Of(err) != fault.Transient {
 		t.Errorf("one that was not answered: %v: %v", fault.Of(err), err)
 	}
-	untilApplied(t, s, run(t, 4, 6))
+	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 4, 6))
 	proxy.Stall()
-	if err := s.Apply(t.Context(), run(t, 7, 9)); !errors.Is(err, errSilent) || fault.Of(err) != fault.Transient {
+	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 7, 9)); !errors.Is(err, errSilent) || fault.Of(err) != fault.Transient {
 		t.Errorf("none is answered: %v: %v", fault.Of(err), err)
 	}
 	proxy.Mend()
-	untilApplied(t, s, run(t, 7, 9))
+	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 7, 9))
 	wantInOrder(t, hub, 1, 9)
 }
 
@@ -156,15 +156,15 @@ func TestACancelledCallEndsAtOnce(t *testing.T) {
 	hub := newHub(t, peer.Settings{})
 	proxy := sinktest.NewProxy(t, namespace.Addr)
 	s := mustOpen(t, urlAt(proxy.Addr(), hub.Name, "?timeout=1h"))
-	mustApply(t, s, run(t, 1, 3))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	proxy.Stall()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := s.Apply(ctx, run(t, 4, 6)); !errors.Is(err, context.DeadlineExceeded) || fault.Of(err) != fault.Transient {
+	if err := s.Apply(ctx, sinktest.NumberedBatch(t, 4, 6)); !errors.Is(err, context.DeadlineExceeded) || fault.Of(err) != fault.Transient {
 		t.Fatalf("got %v", err)
 	}
 	proxy.Mend()
-	untilApplied(t, s, run(t, 4, 6))
+	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 4, 6))
 	wantInOrder(t, hub, 1, 6)
 }
 
@@ -174,22 +174,22 @@ func TestAnEventThatIsTooLargeIsPoisonAndTheRestGoesOn(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{Max: 4000})
 	s := mustOpen(t, urlTo(hub, ""))
-	large := event(t, 2, fmt.Sprintf(`{"operation":"INSERT","id":"ev2","table":"order","key":["k2"],"companyId":"c","after":{"id":"k2","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("SECRET", 800)))
-	err := s.Apply(t.Context(), batch(numbered(t, 1), large, numbered(t, 3)))
+	large := sinktest.Event(t, 2, fmt.Sprintf(`{"operation":"INSERT","id":"ev2","table":"order","key":["k2"],"companyId":"c","after":{"id":"k2","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("SECRET", 800)))
+	err := s.Apply(t.Context(), sinktest.Batch(sinktest.Numbered(t, 1), large, sinktest.Numbered(t, 3)))
 	if fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "SECRET") || !strings.Contains(err.Error(), hub.Name) {
 		t.Errorf("got %v: %v", fault.Of(err), err)
 	}
-	mustApply(t, s, batch(numbered(t, 1)))
-	if err := s.Apply(t.Context(), batch(large)); fault.Of(err) != fault.Poison {
+	sinktest.Apply(t, s, sinktest.Batch(sinktest.Numbered(t, 1)))
+	if err := s.Apply(t.Context(), sinktest.Batch(large)); fault.Of(err) != fault.Poison {
 		t.Errorf("alone it is %v: %v", fault.Of(err), err)
 	}
-	mustApply(t, s, batch(numbered(t, 3)))
+	sinktest.Apply(t, s, sinktest.Batch(sinktest.Numbered(t, 3)))
 	if got := len(hub.Stored(t)); got != 2 {
 		t.Errorf("there are %d events, want 2", got)
 	}
 	// Where the service alone knows: its answer counts the same.
 	hub.Fail(t, peer.Fault{Kind: "reject", Condition: "amqp:link:message-size-exceeded", Times: 1})
-	if err := s.Apply(t.Context(), batch(numbered(t, 4))); fault.Of(err) != fault.Poison {
+	if err := s.Apply(t.Context(), sinktest.Batch(sinktest.Numbered(t, 4))); fault.Of(err) != fault.Poison {
 		t.Errorf("refused: %v: %v", fault.Of(err), err)
 	}
 }
@@ -199,7 +199,7 @@ func TestManyEventsOfARowAreCutIntoMessages(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{Max: 4000})
 	s := mustOpen(t, urlTo(hub, ""))
-	mustApply(t, s, run(t, 1, 300))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 300))
 	wantOnce(t, hub, 1, 300)
 	most := 0
 	for _, e := range hub.Stored(t) {
@@ -216,13 +216,13 @@ func TestSeveralMessagesAreUnderWayButOneOfAKey(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{Max: 4000})
 	hub.Hold(t, 3)
-	mustApply(t, mustOpen(t, urlTo(hub, "")), run(t, 1, 300))
+	sinktest.Apply(t, mustOpen(t, urlTo(hub, "")), sinktest.NumberedBatch(t, 1, 300))
 	wantOnce(t, hub, 1, 300)
 	if most := hub.Counts(t).Most; most != 3 {
 		t.Errorf("of three keys %d messages were under way at a time", most)
 	}
 	one := newHub(t, peer.Settings{Max: 4000})
-	mustApply(t, mustOpen(t, urlTo(one, "?in-flight=1")), run(t, 1, 60))
+	sinktest.Apply(t, mustOpen(t, urlTo(one, "?in-flight=1")), sinktest.NumberedBatch(t, 1, 60))
 	wantOnce(t, one, 1, 60)
 	if most := one.Counts(t).Most; most != 1 {
 		t.Errorf("with in-flight=1, %d messages were under way at a time", most)
@@ -241,11 +241,11 @@ func TestAnswersHaveClasses(t *testing.T) {
 		"com.microsoft:timeout": fault.Transient, "com.microsoft:operation-cancelled": fault.Transient, "amqp:resource-limit-exceeded": fault.Transient,
 	} {
 		hub.Fail(t, peer.Fault{Kind: "reject", Condition: condition, Description: "SECRET", Times: 1})
-		err := s.Apply(t.Context(), batch(numbered(t, 1)))
+		err := s.Apply(t.Context(), sinktest.Batch(sinktest.Numbered(t, 1)))
 		if err == nil || fault.Of(err) != want || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%s is %v: %v", condition, fault.Of(err), err)
 		}
-		mustApply(t, s, batch(numbered(t, 1)))
+		sinktest.Apply(t, s, sinktest.Batch(sinktest.Numbered(t, 1)))
 	}
 }
 
@@ -255,15 +255,15 @@ func TestATemplateMakesAHubATable(t *testing.T) {
 		namespace.Make(t, name, peer.Settings{})
 	}
 	s := mustOpen(t, urlAt(namespace.Addr, "shop.{{.table}}", ""))
-	odd := event(t, 5, `{"operation":"INSERT","id":"e5","table":"a/b","key":["1"],"after":{},"mvccTimestamp":"1"}`)
-	mustApply(t, s, batch(numbered(t, 1), odd, numbered(t, 2)))
+	odd := sinktest.Event(t, 5, `{"operation":"INSERT","id":"e5","table":"a/b","key":["1"],"after":{},"mvccTimestamp":"1"}`)
+	sinktest.Apply(t, s, sinktest.Batch(sinktest.Numbered(t, 1), odd, sinktest.Numbered(t, 2)))
 	for name, want := range map[string]int{"shop.order": 2, "shop.a_2Fb": 1} {
 		if got := len(namespace.Hub(name).Stored(t)); got != want {
 			t.Errorf("hub %s has %d events, want %d", name, got, want)
 		}
 	}
-	lost := event(t, 6, `{"operation":"INSERT","id":"e6","table":"part","key":["1"],"after":{},"mvccTimestamp":"1"}`)
-	if err := s.Apply(t.Context(), batch(lost)); fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), `hub "shop.part": the hub does not exist`) {
+	lost := sinktest.Event(t, 6, `{"operation":"INSERT","id":"e6","table":"part","key":["1"],"after":{},"mvccTimestamp":"1"}`)
+	if err := s.Apply(t.Context(), sinktest.Batch(lost)); fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), `hub "shop.part": the hub does not exist`) {
 		t.Errorf("a table whose hub is missing: %v: %v", fault.Of(err), err)
 	}
 }
@@ -272,9 +272,9 @@ func TestAHubThatVanishesIsReported(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	s := mustOpen(t, urlTo(hub, ""))
-	mustApply(t, s, run(t, 1, 3))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	hub.Remove(t)
-	if err := s.Apply(t.Context(), run(t, 4, 6)); fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "make it") {
+	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "make it") {
 		t.Errorf("a hub that was deleted: %v: %v", fault.Of(err), err)
 	}
 }

@@ -4,7 +4,6 @@ package eventhub
 
 import (
 	"context"
-	"log/slog"
 	"net/url"
 	"strings"
 
@@ -124,19 +123,10 @@ func (c *connection) url() string {
 
 // open connects, and makes sure that changes can be written.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
-	var known []string
-	for _, o := range options {
-		known = append(known, o.Name)
-	}
-	if err := sink.CheckOptions(target, known...); err != nil {
+	if err := sink.CheckOptions(target, options); err != nil {
 		return nil, err
 	}
-	if env.Logger == nil {
-		env.Logger = slog.New(slog.DiscardHandler)
-	}
-	if env.Adjusted == nil {
-		env.Adjusted = func(_, _, _ string) {}
-	}
+	env = env.Complete()
 	c, err := parse(target, env.Lookup)
 	if err != nil {
 		return nil, fault.Mark(fault.Fatal, err)

@@ -33,7 +33,7 @@ func (s *Sink) lanes(events []*cdc.Event) ([]*lane, error) {
 	}
 	known := make(map[string]string)
 	for _, e := range events {
-		hub, err := s.name.of(e, known)
+		hub, err := s.name.Of(e, known)
 		if err != nil {
 			return nil, err
 		}

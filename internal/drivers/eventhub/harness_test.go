@@ -1,7 +1,6 @@
 package eventhub
 
 import (
-	"context"
 	"fmt"
 	"net/url"
 	"os"
@@ -11,9 +10,8 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/shopmonkeyus/eds/internal/cdc"
-	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
 )
 
@@ -57,19 +55,10 @@ var env = sink.Env{Stream: "dbchange", Consumer: "eds-1", Filter: "*"}
 
 func tryOpen(t testing.TB, raw string, env sink.Env) (*Sink, error) {
 	t.Helper()
-	target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := Driver().Open(t.Context(), target, env)
+	s, err := sinktest.Open(t, Driver(), raw, env)
 	if err != nil {
 		return nil, err
 	}
-	t.Cleanup(func() {
-		if err := s.Close(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
 	return s.(*Sink), nil
 }
 
@@ -80,61 +69,6 @@ func mustOpen(t testing.TB, raw string) *Sink {
 		t.Fatal(err)
 	}
 	return s
-}
-
-// event makes the nth event of the stream of a payload.
-func event(t testing.TB, n int, payload string) *cdc.Event {
-	t.Helper()
-	e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}}
-	if err := cdc.NewDecoder().Decode(e, []byte(payload), ""); err != nil {
-		t.Fatal(err)
-	}
-	return e
-}
-
-// numbered makes the nth event of a stream over three rows.
-func numbered(t testing.TB, n int) *cdc.Event {
-	t.Helper()
-	return event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k%d"],"companyId":"c","after":{"id":"k%d","n":%d},"timestamp":%d,"mvccTimestamp":"%d"}`,
-		n, n%3, n%3, n, 1700000000000+n, 1700000000000000000+n))
-}
-
-// batch makes a batch of events.
-func batch(events ...*cdc.Event) *change.Batch {
-	var b change.Builder
-	for _, e := range events {
-		b.Add(e, change.Effect{})
-	}
-	return b.Batch()
-}
-
-// run makes a batch of the numbered events from first to last.
-func run(t testing.TB, first, last int) *change.Batch {
-	t.Helper()
-	var events []*cdc.Event
-	for n := first; n <= last; n++ {
-		events = append(events, numbered(t, n))
-	}
-	return batch(events...)
-}
-
-func mustApply(t testing.TB, s sink.Sink, b *change.Batch) {
-	t.Helper()
-	if err := s.Apply(t.Context(), b); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// untilApplied tries as the pipeline does, though not for ever.
-func untilApplied(t testing.TB, s *Sink, b *change.Batch) {
-	t.Helper()
-	var err error
-	for range 20 {
-		if err = s.Apply(t.Context(), b); err == nil {
-			return
-		}
-	}
-	t.Fatalf("the batch is not applied once Event Hubs are back: %v", err)
 }
 
 // rows returns the ids of the changes in a hub, by partition key, in order.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/golden"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
 )
 
@@ -25,7 +26,7 @@ func story(t testing.TB) []*cdc.Event {
 		"{\"operation\":\"INSERT\",\"id\":\"e7\",\"table\":\"part\",\"after\":{},\"key\":[\"b\xff\"],\"timestamp\":1712345678907,\"mvccTimestamp\":\"1712345678907000000\"}",
 		`{"operation":"UPDATE","id":"e8","table":"order","key":["` + strings.Repeat("ü0", 100) + `"],"companyId":"c1","after":{},"timestamp":1712345678908,"mvccTimestamp":"1712345678908000000"}`,
 	} {
-		events = append(events, event(t, i+1, payload))
+		events = append(events, sinktest.Event(t, i+1, payload))
 	}
 	return events
 }
@@ -47,7 +48,7 @@ func show(events []peer.Event) string {
 func TestEventsOnTheWire(t *testing.T) {
 	for name, query := range map[string]string{"all": "", "contract": "?properties=false"} {
 		hub := newHub(t, peer.Settings{})
-		mustApply(t, mustOpen(t, urlTo(hub, query)), batch(story(t)...))
+		sinktest.Apply(t, mustOpen(t, urlTo(hub, query)), sinktest.Batch(story(t)...))
 		golden.Compare(t, name+".txt", show(hub.Stored(t)))
 	}
 }
@@ -84,7 +85,7 @@ func TestAnInvalidByteIsReplacedAndCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustApply(t, s, batch(story(t)...))
+	sinktest.Apply(t, s, sinktest.Batch(story(t)...))
 	if want := []string{"part  invalid-utf8"}; !slices.Equal(seen, want) {
 		t.Errorf("adjusted: %q, want %q", seen, want)
 	}

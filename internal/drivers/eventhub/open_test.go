@@ -14,6 +14,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
 )
 
@@ -195,7 +196,7 @@ func FuzzURL(f *testing.F) {
 	} {
 		f.Add(seed)
 	}
-	e := numbered(f, 1)
+	e := sinktest.Numbered(f, 1)
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := parseConnection(text)
 		if err != nil {
@@ -205,7 +206,7 @@ func FuzzURL(f *testing.F) {
 		if err != nil {
 			return
 		}
-		hub, err := name.of(e, make(map[string]string))
+		hub, err := name.Of(e, make(map[string]string))
 		if err == nil && (hub == "" || len(hub) > maxHub || legal(hub) != hub) {
 			t.Errorf("hub %q of %q", hub, text)
 		}

@@ -26,14 +26,14 @@ func TestANamespaceThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
 	}
 	hub := before.Make(t, "hub", peer.Settings{})
 	s := mustOpen(t, urlAt(before.Addr, hub.Name, ""))
-	mustApply(t, s, run(t, 1, 30))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
 	hub.Fail(t, peer.Fault{Kind: "die", After: 1, Times: 1}) // of three rows it takes one
 
 	applied := make(chan error, 1)
 	go func() {
 		backoff := fault.Backoff{Min: 100 * time.Millisecond, Max: 30 * time.Second}
 		for {
-			err := s.Apply(t.Context(), run(t, 31, 60))
+			err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 31, 60))
 			if err == nil || fault.Of(err) != fault.Transient {
 				applied <- err
 				return
@@ -67,6 +67,6 @@ func TestANamespaceThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
 	case <-time.After(5 * time.Minute):
 		t.Fatal("the namespace is back, and the batch is not applied")
 	}
-	mustApply(t, s, run(t, 61, 90))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 61, 90))
 	wantInOrder(t, hub, 1, 90)
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
 )
 
@@ -83,7 +84,7 @@ func TestEncryption(t *testing.T) {
 		return strings.Replace(urlAt(address, hub.Name, query), ";UseDevelopmentEmulator=true", "", 1)
 	}
 	s := mustOpen(t, at(address, "?tls-ca="+certificate))
-	mustApply(t, s, run(t, 1, 3))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	wantOnce(t, hub, 1, 3)
 	_, err := tryOpen(t, at(address, ""), env)
 	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "not trusted; where a proxy or gateway has its own, name its authority by tls-ca=") {
@@ -99,11 +100,11 @@ func TestWebSockets(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{Max: 20 << 20})
 	s := mustOpen(t, urlAt(namespace.WebSocket, hub.Name, "?transport=websockets"))
-	mustApply(t, s, run(t, 1, 30))
-	large := event(t, 31, fmt.Sprintf(`{"operation":"UPDATE","id":"ev31","table":"order","key":["k1"],"companyId":"c","after":{"id":"k1","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("x", 3<<20)))
-	mustApply(t, s, batch(large))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
+	large := sinktest.Event(t, 31, fmt.Sprintf(`{"operation":"UPDATE","id":"ev31","table":"order","key":["k1"],"companyId":"c","after":{"id":"k1","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("x", 3<<20)))
+	sinktest.Apply(t, s, sinktest.Batch(large))
 	hub.Fail(t, peer.Fault{Kind: "close", Condition: "amqp:connection:forced", After: 1, Times: 1})
-	untilApplied(t, s, run(t, 32, 60))
+	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 32, 60))
 	wantInOrder(t, hub, 1, 60)
 
 	web := httptest.NewServer(http.NotFoundHandler())
@@ -130,7 +131,7 @@ func TestAProxyIsAskedForTheWebSocket(t *testing.T) {
 	}))
 	defer proxy.Close()
 	s := mustOpen(t, urlAt("namespace.invalid:80", hub.Name, "?transport=websockets&proxy="+proxy.URL))
-	mustApply(t, s, run(t, 1, 3))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	wantOnce(t, hub, 1, 3)
 	mu.Lock()
 	defer mu.Unlock()
@@ -251,7 +252,7 @@ func TestTokensOfEntraID(t *testing.T) {
 			continue
 		}
 		s.env.Adjusted = func(_, _, _ string) {}
-		mustApply(t, s, run(t, n+1, n+3))
+		sinktest.Apply(t, s, sinktest.NumberedBatch(t, n+1, n+3))
 		n += 3
 		if len(e.forms) != 1 || e.forms[0].Get(field) == "" || e.forms[0].Get("client_id") != "client" || !strings.Contains(e.forms[0].Get("scope"), "eventhubs.azure.net") {
 			t.Errorf("auth=%s: Entra ID was asked %v", auth, e.forms)

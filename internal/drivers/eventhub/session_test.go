@@ -54,7 +54,7 @@ func TestAConnectionThatStandsStillIsCutAtTheEnd(t *testing.T) {
 	hub := newHub(t, peer.Settings{})
 	proxy := sinktest.NewProxy(t, namespace.Addr)
 	s := mustOpen(t, urlAt(proxy.Addr(), hub.Name, ""))
-	mustApply(t, s, run(t, 1, 3))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	proxy.Stall()
 	closed := make(chan error, 1)
 	go func() { closed <- s.Close(t.Context()) }()

@@ -108,16 +108,16 @@ func (s *Sink) Probe(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	session := newSession(&s.choices)
-	hub := s.name.fixed
-	if s.name.template != nil {
+	hub, fixed := s.name.Fixed()
+	if !fixed {
 		hub = anyHub
 	}
 	err := session.within(ctx, func(ctx context.Context) error { return session.reach(ctx, hub) })
 	session.close(err == nil)
-	if s.name.template != nil && missing(err) {
+	if !fixed && missing(err) {
 		return nil // whoever is told so has been let in
 	}
-	if err != nil && s.name.template == nil {
+	if err != nil && fixed {
 		return fmt.Errorf("hub %q: %w", hub, err)
 	}
 	return err

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -73,11 +72,7 @@ type choices struct {
 }
 
 func open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
-	var known []string
-	for _, o := range options {
-		known = append(known, o.Name)
-	}
-	if err := sink.CheckOptions(target, known...); err != nil {
+	if err := sink.CheckOptions(target, options); err != nil {
 		return nil, err
 	}
 	c, err := parse(target)
@@ -93,12 +88,7 @@ func open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 
 // newSink makes the sink that the choices ask for.
 func newSink(d disk, c choices, env sink.Env) (sink.Sink, error) {
-	if env.Logger == nil {
-		env.Logger = slog.New(slog.DiscardHandler)
-	}
-	if env.Adjusted == nil {
-		env.Adjusted = func(_, _, _ string) {}
-	}
+	env = env.Complete()
 	s := newStore(d, env)
 	s.sweep()
 	if c.files.Format != "" {

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
 // wideEvent makes an event of the given number of columns, about 70 bytes each.
@@ -21,7 +22,7 @@ func wideEvent(t testing.TB, n, columns int) *cdc.Event {
 	for c := range columns {
 		fmt.Fprintf(&row, `,"column%02d":"a value of this column, %08d %s"`, c, n*7919+c, "0123456789abcdef")
 	}
-	return event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c","after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"1700000000000000000"}`, n, n, n, row.String()))
+	return sinktest.Event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c","after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"1700000000000000000"}`, n, n, n, row.String()))
 }
 
 // BenchmarkApply writes batches to brokers that forget them, and in turn with each
@@ -45,7 +46,7 @@ func benchmark(b *testing.B, columns int, codec string) {
 	for n := range rows {
 		events = append(events, wideEvent(b, n+1, columns))
 	}
-	apply := batch(events...)
+	apply := sinktest.Batch(events...)
 	raw := "kafka://" + strings.Join(cluster.ListenAddrs(), ",") + "/topic?compress=" + codec
 	s := mustOpen(b, raw)
 	records, err := mustOpen(b, raw).records(events)
@@ -59,11 +60,11 @@ func benchmark(b *testing.B, columns int, codec string) {
 	}
 	defer client.Close()
 	produceBare(b, client, records) // connects, as s has
-	mustApply(b, s, apply)
+	sinktest.Apply(b, s, apply)
 	var ours, theirs time.Duration
 	for b.Loop() {
 		began := time.Now()
-		mustApply(b, s, apply)
+		sinktest.Apply(b, s, apply)
 		ours += time.Since(began)
 		began = time.Now()
 		produceBare(b, client, records)

@@ -11,13 +11,14 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/shopmonkeyus/eds/internal/encode"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 // choices are what the URL says.
 type choices struct {
 	brokers       []string // host:port
-	topic         *topicName
+	topic         *encode.Route
 	byRow         bool // key=row
 	format        format
 	headers       bool

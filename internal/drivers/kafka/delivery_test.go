@@ -15,7 +15,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
@@ -83,10 +82,10 @@ func TestErrorsOfBrokersThatPassAreWaitedFor(t *testing.T) {
 			cluster := newCluster(t, kfake.NumBrokers(3))
 			raw := newTopic(t, cluster, "topic", 4)
 			s := mustOpen(t, raw)
-			mustApply(t, s, run(t, 1, 30))
+			sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
 			cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: err, Count: 3})
-			mustApply(t, s, run(t, 31, 60))
-			mustApply(t, s, run(t, 61, 90))
+			sinktest.Apply(t, s, sinktest.NumberedBatch(t, 31, 60))
+			sinktest.Apply(t, s, sinktest.NumberedBatch(t, 61, 90))
 			wantOnce(t, cluster.ListenAddrs()[0], "topic", 1, 90)
 		})
 	}
@@ -102,9 +101,9 @@ func TestALongOutageLosesNothingAndKeepsOrder(t *testing.T) {
 			cluster, proxy := faultyCluster(t)
 			raw := newTopic(t, cluster, "topic", 4)
 			s := mustOpen(t, raw+"?timeout=300ms")
-			mustApply(t, s, run(t, 1, 30))
+			sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
 			for round := range 3 {
-				b := run(t, 31+30*round, 60+30*round)
+				b := sinktest.NumberedBatch(t, 31+30*round, 60+30*round)
 				proxy.Break(20*round, mode)
 				for range 5 {
 					err := s.Apply(t.Context(), b)
@@ -116,22 +115,11 @@ func TestALongOutageLosesNothingAndKeepsOrder(t *testing.T) {
 					}
 				}
 				proxy.Mend()
-				untilApplied(t, s, b)
+				sinktest.ApplyWithin(t, 20, s, b)
 			}
 			wantAll(t, cluster.ListenAddrs()[0], "topic", 1, 120)
 		})
 	}
-}
-
-func untilApplied(t testing.TB, s *Sink, b *change.Batch) {
-	t.Helper()
-	var err error
-	for range 20 {
-		if err = s.Apply(t.Context(), b); err == nil {
-			return
-		}
-	}
-	t.Fatalf("the batch is not applied once the broker is back: %v", err)
 }
 
 // TestPartsOfABatchThatWasSentAreSentAgain: what is tried after an outage may be
@@ -141,12 +129,12 @@ func TestPartsOfABatchThatWasSentAreSentAgain(t *testing.T) {
 	raw := newTopic(t, cluster, "topic", 1)
 	s := mustOpen(t, raw+"?timeout=300ms")
 	proxy.Break(0, sinktest.Lost)
-	if err := s.Apply(t.Context(), run(t, 1, 6)); err == nil {
+	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 1, 6)); err == nil {
 		t.Fatal("a batch is applied while the broker is away")
 	}
 	proxy.Mend()
-	untilApplied(t, s, run(t, 1, 3))
-	untilApplied(t, s, run(t, 4, 6))
+	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 1, 3))
+	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 4, 6))
 	wantOnce(t, cluster.ListenAddrs()[0], "topic", 1, 6)
 }
 
@@ -154,15 +142,15 @@ func TestACancelledCallEndsAtOnceAndTakesNothingBack(t *testing.T) {
 	cluster, proxy := faultyCluster(t)
 	raw := newTopic(t, cluster, "topic", 1)
 	s := mustOpen(t, raw+"?timeout=1h")
-	mustApply(t, s, run(t, 1, 3))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	proxy.Stall()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := s.Apply(ctx, run(t, 4, 6)); !errors.Is(err, context.DeadlineExceeded) || fault.Of(err) != fault.Transient {
+	if err := s.Apply(ctx, sinktest.NumberedBatch(t, 4, 6)); !errors.Is(err, context.DeadlineExceeded) || fault.Of(err) != fault.Transient {
 		t.Fatalf("got %v", err)
 	}
 	proxy.Mend()
-	mustApply(t, s, run(t, 4, 6))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 4, 6))
 	wantOnce(t, cluster.ListenAddrs()[0], "topic", 1, 6)
 }
 
@@ -172,19 +160,19 @@ func TestAMessageThatIsTooLargeIsPoisonAndTheRestGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/small")
-	large := event(t, 2, fmt.Sprintf(`{"operation":"INSERT","id":"ev2","table":"order","key":["k2"],"companyId":"c","after":{"id":"k2","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("SECRET", 500)))
-	err := s.Apply(t.Context(), batch(numbered(t, 1), large, numbered(t, 3)))
+	large := sinktest.Event(t, 2, fmt.Sprintf(`{"operation":"INSERT","id":"ev2","table":"order","key":["k2"],"companyId":"c","after":{"id":"k2","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("SECRET", 500)))
+	err := s.Apply(t.Context(), sinktest.Batch(sinktest.Numbered(t, 1), large, sinktest.Numbered(t, 3)))
 	if fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "SECRET") || !strings.Contains(err.Error(), `"small"`) {
 		t.Errorf("got %v: %v", fault.Of(err), err)
 	}
 	if stored := consume(t, cluster.ListenAddrs()[0], "small"); len(stored) != 0 {
 		t.Errorf("of the batch %d messages were sent", len(stored))
 	}
-	mustApply(t, s, batch(numbered(t, 1)))
-	if err := s.Apply(t.Context(), batch(large)); fault.Of(err) != fault.Poison {
+	sinktest.Apply(t, s, sinktest.Batch(sinktest.Numbered(t, 1)))
+	if err := s.Apply(t.Context(), sinktest.Batch(large)); fault.Of(err) != fault.Poison {
 		t.Errorf("alone it is %v: %v", fault.Of(err), err)
 	}
-	mustApply(t, s, batch(numbered(t, 3)))
+	sinktest.Apply(t, s, sinktest.Batch(sinktest.Numbered(t, 3)))
 	if got := len(consume(t, cluster.ListenAddrs()[0], "small")); got != 2 {
 		t.Errorf("there are %d messages, want 2", got)
 	}
@@ -198,7 +186,7 @@ func TestABatchOfManyMessagesIsCutToWhatTheTopicTakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/small?compress=none")
-	mustApply(t, s, run(t, 1, 300))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 300))
 	wantOnce(t, cluster.ListenAddrs()[0], "small", 1, 300)
 }
 
@@ -215,12 +203,12 @@ func TestErrorsOfBrokersHaveClasses(t *testing.T) {
 	} {
 		s := mustOpen(t, raw)
 		handle := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: err, Count: -1})
-		got := s.Apply(t.Context(), run(t, 1, 3))
+		got := s.Apply(t.Context(), sinktest.NumberedBatch(t, 1, 3))
 		handle.Remove()
 		if got == nil || fault.Of(got) != want || !strings.Contains(got.Error(), err.Message) {
 			t.Errorf("%s is %v: %v", err.Message, fault.Of(got), got)
 		}
-		mustApply(t, s, run(t, 1, 3))
+		sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	}
 }
 
@@ -230,7 +218,7 @@ func TestATransactionIsSeenWholeOrNotAtAll(t *testing.T) {
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 4)
 	s := mustOpen(t, raw+"?transactional=true&timeout=5s")
-	mustApply(t, s, run(t, 1, 30))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
 	// Of the second batch one partition has got everything when another fails.
 	rows := ids(t, consume(t, cluster.ListenAddrs()[0], "topic"))
 	partitions := make(map[int]bool)
@@ -245,14 +233,14 @@ func TestATransactionIsSeenWholeOrNotAtAll(t *testing.T) {
 		broken = max(broken, p)
 	}
 	handle := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "topic", Partitions: []int32{int32(broken)}, Err: kerr.InvalidRecord, Count: -1})
-	if err := s.Apply(t.Context(), run(t, 31, 60)); fault.Of(err) != fault.Poison {
+	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 31, 60)); fault.Of(err) != fault.Poison {
 		t.Fatalf("got %v", err)
 	}
 	handle.Remove()
 	if got := committed(t, cluster, "topic"); len(got) != 30 {
 		t.Errorf("consumers see %d messages, want the 30 of the first batch", len(got))
 	}
-	mustApply(t, s, run(t, 31, 60))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 31, 60))
 	got := committed(t, cluster, "topic")
 	seen := make(map[string]bool)
 	for _, key := range got {
@@ -287,7 +275,7 @@ func TestAServerThatStartsAgainEndsTheTransactionOfTheOneBefore(t *testing.T) {
 	if err := session.client.BeginTransaction(); err != nil {
 		t.Fatal(err)
 	}
-	records, err := killed.records(run(t, 1, 6).Events)
+	records, err := killed.records(sinktest.NumberedBatch(t, 1, 6).Events)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +284,7 @@ func TestAServerThatStartsAgainEndsTheTransactionOfTheOneBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := mustOpen(t, raw)
-	mustApply(t, again, run(t, 1, 6))
+	sinktest.Apply(t, again, sinktest.NumberedBatch(t, 1, 6))
 	if got := committed(t, cluster, "topic"); len(got) != 6 {
 		t.Errorf("consumers see %d messages, want 6", len(got))
 	}

@@ -59,7 +59,7 @@ func (s *Sink) topicsOf(events []*cdc.Event) ([]string, error) {
 	known := make(map[string]string)
 	for i, e := range events {
 		var err error
-		if topics[i], err = s.topic.of(e, known); err != nil {
+		if topics[i], err = s.topic.Of(e, known); err != nil {
 			return nil, err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/golden"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
 // story are changes of every kind.
@@ -27,7 +28,7 @@ func story(t testing.TB) []*cdc.Event {
 		`{"operation":"INSERT","id":"e6","table":"part","after":{"id":"p\/1"},"timestamp":1712345678906,"mvccTimestamp":"1712345678906000000","imported":true}`,
 		"{\"operation\":\"INSERT\",\"id\":\"e7\",\"table\":\"part\",\"after\":{},\"key\":[\"b\xff\"],\"timestamp\":1712345678907,\"mvccTimestamp\":\"1712345678907000000\"}",
 	} {
-		events = append(events, event(t, i+1, payload))
+		events = append(events, sinktest.Event(t, i+1, payload))
 	}
 	return events
 }
@@ -55,7 +56,7 @@ func TestMessagesOnTheWire(t *testing.T) {
 		"eds": "", "rows": "?key=row", "flat": "?format=flat&headers=false", "debezium": "?format=debezium&headers=false&compress=none",
 	} {
 		raw := newTopic(t, cluster, name, 10)
-		mustApply(t, mustOpen(t, raw+query), batch(story(t)...))
+		sinktest.Apply(t, mustOpen(t, raw+query), sinktest.Batch(story(t)...))
 		golden.Compare(t, name+".txt", show(consume(t, parsed(t, raw).Host, name)))
 	}
 }
@@ -68,7 +69,7 @@ func TestARowKeepsItsPartition(t *testing.T) {
 		name := fmt.Sprintf("of-%d", partitions)
 		raw := newTopic(t, cluster, name, int32(partitions))
 		s := mustOpen(t, raw)
-		mustApply(t, s, run(t, 1, 50))
+		sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 50))
 		messages := consume(t, parsed(t, raw).Host, name)
 		if len(messages) != 50 {
 			t.Errorf("there are %d messages, want 50", len(messages))
@@ -102,7 +103,7 @@ func TestAnInvalidByteIsReplacedAndCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustApply(t, s, batch(story(t)...))
+	sinktest.Apply(t, s, sinktest.Batch(story(t)...))
 	if want := []string{"part  invalid-utf8"}; !slices.Equal(seen, want) {
 		t.Errorf("adjusted: %q, want %q", seen, want)
 	}
@@ -112,7 +113,7 @@ func TestATemplateMakesATopicATable(t *testing.T) {
 	cluster := newCluster(t)
 	newTopic(t, cluster, "eds.c1.order", 1)
 	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/eds.{{.companyId}}.{{.table}}?create-topics=true&partitions=3")
-	mustApply(t, s, batch(append(story(t), event(t, 8, `{"operation":"INSERT","id":"e8","table":"a/b ü","companyId":"c1","key":["1"],"after":{},"mvccTimestamp":"1"}`))...))
+	sinktest.Apply(t, s, sinktest.Batch(append(story(t), sinktest.Event(t, 8, `{"operation":"INSERT","id":"e8","table":"a/b ü","companyId":"c1","key":["1"],"after":{},"mvccTimestamp":"1"}`))...))
 	for topic, want := range map[string]int{"eds.c1.order": 4, "eds..part": 3, "eds.c1.a_2Fb_20_C3_BC": 1} {
 		if got := len(consume(t, cluster.ListenAddrs()[0], topic)); got != want {
 			t.Errorf("topic %s has %d messages, want %d", topic, got, want)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
 // TestBadURLsAreRefusedWithWhatToChange: none of them gets as far as a broker.
@@ -125,16 +126,16 @@ func TestATopicThatVanishesIsReported(t *testing.T) {
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 1)
 	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/{{.table}}")
-	err := s.Apply(t.Context(), run(t, 1, 3))
+	err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 1, 3))
 	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), `topic "order": the topic does not exist`) {
 		t.Errorf("a table whose topic is missing: %v: %v", fault.Of(err), err)
 	}
 	s = mustOpen(t, raw)
-	mustApply(t, s, run(t, 1, 3))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	if err := cluster.DeleteTopic("topic"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Apply(t.Context(), run(t, 4, 6)); fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "make it") {
+	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "make it") {
 		t.Errorf("a topic that was deleted: %v: %v", fault.Of(err), err)
 	}
 }
@@ -143,11 +144,11 @@ func TestATopicThatVanishesIsMadeAgainWhereItMayBe(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t)
 	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/topic?create-topics=true&partitions=1")
-	mustApply(t, s, run(t, 1, 3))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	if err := cluster.DeleteTopic("topic"); err != nil {
 		t.Fatal(err)
 	}
-	untilApplied(t, s, run(t, 4, 6))
+	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 4, 6))
 	wantOnce(t, cluster.ListenAddrs()[0], "topic", 4, 6)
 }
 
@@ -155,7 +156,7 @@ func FuzzURL(f *testing.F) {
 	for _, seed := range []string{"kafka://a:1,b:2/t", "kafka://u:p@h/{{.table}}?key=row&format=flat", "kafka://h/t?auth=oauthbearer&token=x&linger=1s", "kafka://[::1]/{{index .key 1}}"} {
 		f.Add(seed)
 	}
-	e := numbered(f, 1)
+	e := sinktest.Numbered(f, 1)
 	f.Fuzz(func(t *testing.T, raw string) {
 		target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
 		if err != nil || strings.Contains(raw, "-file") || strings.Contains(raw, "tls-") {
@@ -170,7 +171,7 @@ func FuzzURL(f *testing.F) {
 				t.Errorf("broker %q of %q", broker, raw)
 			}
 		}
-		topic, err := c.topic.of(e, make(map[string]string))
+		topic, err := c.topic.Of(e, make(map[string]string))
 		if err != nil {
 			if fault.Of(err) != fault.Poison {
 				t.Errorf("topic of %q: %v", raw, err)

@@ -29,14 +29,14 @@ func TestABrokerThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
 			}
 			raw := newTopic(t, cluster, "topic", 4) + query
 			s := mustOpen(t, raw)
-			mustApply(t, s, run(t, 1, 30))
+			sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
 			cluster.Close()
 
 			applied := make(chan error, 1)
 			go func() {
 				backoff := fault.Backoff{Min: 100 * time.Millisecond, Max: 30 * time.Second}
 				for {
-					err := s.Apply(t.Context(), run(t, 31, 60))
+					err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 31, 60))
 					if err == nil || fault.Of(err) != fault.Transient {
 						applied <- err
 						return
@@ -62,7 +62,7 @@ func TestABrokerThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
 			case <-time.After(5 * time.Minute):
 				t.Fatal("the broker is back, and the batch is not applied")
 			}
-			mustApply(t, s, run(t, 61, 90))
+			sinktest.Apply(t, s, sinktest.NumberedBatch(t, 61, 90))
 			if query == "" {
 				wantOnce(t, again.ListenAddrs()[0], "topic", 1, 90)
 			} else if got := committed(t, again, "topic"); len(got) != 90 {

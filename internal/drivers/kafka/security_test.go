@@ -23,6 +23,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
 func TestCredentials(t *testing.T) {
@@ -37,7 +38,7 @@ func TestCredentials(t *testing.T) {
 			t.Errorf("%s: %v", ok, err)
 			continue
 		}
-		mustApply(t, s, run(t, 1, 3))
+		sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	}
 	for _, bad := range []string{"plain:SECRET" + at, "nobody:SECRET" + at, "short:SECRET" + at + "&auth=scram-sha-256", "long:SECRET" + at + "&auth=scram-sha-512", at[1:] + "&auth=oauthbearer&token=SECRET"} {
 		// These brokers hang up on wrong credentials, so that what is told is where
@@ -82,7 +83,7 @@ func TestPermissions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustApply(t, s, run(t, 1, 3))
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	_, err = tryOpen(t, "kafka://writer"+strings.Replace(at, "/topic?", "/other?create-topics=true&", 1), env)
 	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "CREATE") {
 		t.Errorf("a topic that the user may not make: %v", err)
@@ -176,7 +177,7 @@ func TestEncryption(t *testing.T) {
 			t.Errorf("%s: %v", ok, err)
 			continue
 		}
-		mustApply(t, s, run(t, 1, 3))
+		sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	}
 	for raw, want := range map[string]string{
 		open + "&tls=true":                  "tls-ca=",

@@ -206,10 +206,10 @@ func (s *Sink) Probe(ctx context.Context) error {
 		return err
 	}
 	defer session.client.Close()
-	if s.topic.template != nil {
-		return session.check(ctx)
+	if topic, fixed := s.topic.Fixed(); fixed {
+		return session.check(ctx, topic)
 	}
-	return session.check(ctx, s.topic.fixed)
+	return session.check(ctx)
 }
 
 // BeginLoad begins the load of one table.

@@ -16,6 +16,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
 // benchTable is a table of every type, of so many columns.
@@ -25,7 +26,7 @@ func benchTable(b *testing.B, columns int) *schema.Table {
 	for i := range columns - 1 {
 		names = append(names, fmt.Sprintf("c%02d %s", i, kinds[i%len(kinds)]))
 	}
-	return table(b, "order", 1, names...)
+	return sinktest.Table(b, "order", 1, names...)
 }
 
 // benchRow is about the shape of a row of a shop: 1.4 KB at 20 columns.

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"unicode/utf8"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/value"
@@ -34,17 +33,15 @@ const (
 
 // column encodes the values of one real column. It is used by one goroutine at a time.
 type column struct {
+	sqlsink.Adjuster
 	*attribute
-	table, source string // as the source names them, for messages
-	name          string // of the real column
-	spelling      string // of the type, for messages
-	json          bool   // the source holds JSON values
-	truth         bool   // the source holds truth values
-	key           bool   // its values are kept as they are, or refused
-	native        bool   // JSON is stored as such, and not as its text
-	adjusted      func(table, column, rule string)
-	space         value.Room
-	room          []byte // room for a text that is to be escaped
+	name     string // of the real column
+	spelling string // of the type, for messages
+	json     bool   // the source holds JSON values
+	truth    bool   // the source holds truth values
+	native   bool   // JSON is stored as such, and not as its text
+	space    value.Room
+	room     []byte // room for a text that is to be escaped
 }
 
 // Names of the rules that change a value which the column can not hold as it is.
@@ -58,6 +55,8 @@ const (
 	rulePadding       = "mysql_padding"         // a CHAR column drops trailing blanks, a BINARY one adds zeros
 	ruleJSONNumber    = "mysql_json_number"     // the nearest number that MySQL's JSON holds
 )
+
+var textRules = sqlsink.TextRules{Surrogate: ruleSurrogate, UTF8: ruleUTF8}
 
 // rules describes them for the help text.
 var rules = []struct{ name, what string }{
@@ -77,7 +76,7 @@ func (c *column) append(dst, raw []byte) ([]byte, error) {
 	start := len(dst)
 	dst, err := c.appendValue(dst, raw)
 	if err != nil {
-		return dst[:start], fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): %w", c.table, c.source, c.spelling, err))
+		return dst[:start], c.Refuse(c.spelling, err)
 	}
 	return dst, nil
 }
@@ -151,33 +150,10 @@ func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
 			}
 		}
 		dst, flaws := value.AppendJSON(dst, raw, value.NUL)
-		return dst, c.note(flaws)
+		return dst, c.Note(flaws)
 	default:
 		return c.appendBytes(dst, raw)
 	}
-}
-
-// note counts what had to be changed, or refuses it.
-func (c *column) note(flaws value.Flaw) error {
-	var err error
-	if flaws&value.Surrogate != 0 {
-		err = c.adjust(ruleSurrogate)
-	}
-	if flaws&value.UTF8 != 0 {
-		err = c.adjust(ruleUTF8)
-	}
-	return err
-}
-
-// adjust counts that a rule changes a value, or refuses it.
-func (c *column) adjust(rule string) error {
-	if c.key {
-		return sqlsink.ErrKeyChanged
-	}
-	if c.adjusted != nil {
-		c.adjusted(c.table, c.source, rule)
-	}
-	return nil
 }
 
 // appendText appends a string without its quotes; of anything else, and of all
@@ -205,11 +181,11 @@ func (c *column) appendText(dst, raw []byte) ([]byte, error) {
 		return dst, fmt.Errorf("it has characters that the column's character set %s lacks", c.charset)
 	}
 	if c.data == "char" && len(text) > 0 && text[len(text)-1] == ' ' {
-		if err := c.adjust(rulePadding); err != nil {
+		if err := c.Adjust(rulePadding); err != nil {
 			return dst, err
 		}
 	}
-	return dst, c.note(flaws)
+	return dst, c.Note(flaws)
 }
 
 func (c *column) appendTruth(dst, raw []byte) ([]byte, error) {
@@ -276,7 +252,7 @@ func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 		return dst, err
 	}
 	if !exact {
-		if err := c.adjust(ruleFloat); err != nil {
+		if err := c.Adjust(ruleFloat); err != nil {
 			return dst, err
 		}
 	}
@@ -294,7 +270,7 @@ func (c *column) appendDecimal(dst, raw []byte) ([]byte, error) {
 	}
 	dst, rounded, err := appendDecimal(dst, d, c.whole, max(0, c.scale))
 	if err == nil && rounded {
-		err = c.adjust(ruleScale)
+		err = c.Adjust(ruleScale)
 	}
 	return dst, err
 }
@@ -313,7 +289,7 @@ func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
 	}
 	if c.kind == kindDate {
 		if !t.Midnight() {
-			err = c.adjust(ruleDateOnly)
+			err = c.Adjust(ruleDateOnly)
 		}
 		return dst[:start+len("2006-01-02")], err
 	}
@@ -328,7 +304,7 @@ func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
 		keep-- // the point
 	}
 	if cut {
-		err = c.adjust(ruleTimePrecision)
+		err = c.Adjust(ruleTimePrecision)
 	}
 	return dst[:keep], err
 }
@@ -346,7 +322,7 @@ func (c *column) appendBytes(dst, raw []byte) ([]byte, error) {
 		return dst, fmt.Errorf("it is longer than %d bytes", c.length)
 	}
 	if c.data == "binary" && len(text) < c.length {
-		if err := c.adjust(rulePadding); err != nil {
+		if err := c.Adjust(rulePadding); err != nil {
 			return dst, err
 		}
 	}
@@ -370,7 +346,7 @@ func (c *column) checkNumber(text []byte) error {
 		return fmt.Errorf("a number in it: %w", err)
 	}
 	if !exact {
-		return c.adjust(ruleJSONNumber)
+		return c.Adjust(ruleJSONNumber)
 	}
 	return nil
 }

@@ -36,12 +36,12 @@ func TestNarrowColumnsTakeWhatTheyHold(t *testing.T) {
 		{attribute{kind: kindText, data: "varchar", length: 20, charset: "utf8mb3"}, `"😀"`, "", ""},
 	} {
 		var rule string
-		column := &column{attribute: &c.attribute, table: "t", source: "c", spelling: c.attribute.data, adjusted: func(_, _, r string) { rule = r }}
+		column := &column{attribute: &c.attribute, Adjuster: sqlsink.Adjuster{Table: "t", Source: "c", Text: textRules, Adjusted: func(_, _, r string) { rule = r }}, spelling: c.attribute.data}
 		text, err := column.append(nil, []byte(c.raw))
 		if string(text) != c.want || rule != c.rule || (c.want == "") != (fault.Of(err) == fault.Poison && err != nil) {
 			t.Errorf("%s of %.30s: %q by rule %q, %v; want %q by rule %q", column.spelling, c.raw, text, rule, err, c.want, c.rule)
 		}
-		column.key = true
+		column.Key = true
 		if _, err := column.append(nil, []byte(c.raw)); c.rule != "" && (err == nil || !strings.Contains(err.Error(), sqlsink.ErrKeyChanged.Error())) {
 			t.Errorf("%s of %.30s in a key: %v", column.spelling, c.raw, err)
 		}

@@ -21,11 +21,7 @@ import (
 
 // parse reads the URL. Errors hold none of its secrets.
 func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
-	var known []string
-	for _, o := range append(options(), sqlsink.URLOptions...) {
-		known = append(known, o.Name)
-	}
-	if err := sink.CheckOptions(target, slices.Concat(known, otherOptions, ownOptions)...); err != nil {
+	if err := sink.CheckOptions(target, append(options(), sqlsink.URLOptions...), slices.Concat(otherOptions, ownOptions)...); err != nil {
 		return nil, sqlsink.Options{}, err
 	}
 	query := target.Query()
@@ -33,7 +29,7 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	if err != nil {
 		return nil, shared, err
 	}
-	d := &dialect{env: env}
+	d := &dialect{env: env.Complete()}
 	if d.config, err = configOf(target, query); err != nil {
 		return nil, shared, err
 	}

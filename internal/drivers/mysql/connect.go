@@ -1,16 +1,13 @@
 package mysql
 
 import (
-	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
 // explainConnect says what went wrong with a connection in words that help, and
@@ -38,38 +35,17 @@ func (d *dialect) explainConnect(err error) error {
 // explainNetwork explains an error that came before the server said anything.
 // What only the URL can put right is fatal.
 func (d *dialect) explainNetwork(err error) error {
-	var (
-		unknown  x509.UnknownAuthorityError
-		hostname x509.HostnameError
-		invalid  x509.CertificateInvalidError
-		verify   *tls.CertificateVerificationError
-		alert    tls.AlertError
-		dns      *net.DNSError
-		op       *net.OpError
-	)
 	switch {
 	case errors.Is(err, mysql.ErrNoTLS):
 		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: the server does not offer it; set it up there, or write tls=preferred", d.where))
-	case errors.As(err, &unknown):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is signed by an authority that is not trusted; give it with tls-ca=FILE: %w", d.where, unknown))
-	case errors.As(err, &hostname):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is for another name; give that with tls-server-name=NAME: %w", d.where, hostname))
-	case errors.As(err, &invalid):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is not valid: %w", d.where, invalid))
-	case errors.As(err, &verify):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: %w", d.where, verify.Err))
-	case errors.As(err, &alert):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: the server refused: %w", d.where, alert))
 	case errors.Is(err, mysql.ErrCleartextPassword):
 		return fault.Mark(fault.Fatal, fmt.Errorf("%s asks for the password in clear text; add allowCleartextPasswords=true to the url, with tls=true", d.where))
 	case errors.Is(err, mysql.ErrOldPassword), errors.Is(err, mysql.ErrNativePassword), errors.Is(err, mysql.ErrUnknownPlugin), errors.Is(err, mysql.ErrOldProtocol):
 		return fault.Mark(fault.Fatal, fmt.Errorf("log in to %s: the user has a kind of password that can not be used; run: ALTER USER %s IDENTIFIED BY '...'", d.where, literal(d.config.User)))
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("connect to %s: no answer in time: %w", d.where, context.DeadlineExceeded)
-	case errors.As(err, &dns):
-		return fmt.Errorf("connect to %s: %w", d.where, dns)
-	case errors.As(err, &op):
-		return fmt.Errorf("connect to %s: %w", d.where, op)
+	}
+	server := sqlsink.Server{Where: d.where, Authority: "give it with tls-ca=FILE", Name: "give that with tls-server-name=NAME"}
+	if explained := server.Explain(err); explained != nil {
+		return explained
 	}
 	return fmt.Errorf("connect to %s: %w", d.where, err)
 }

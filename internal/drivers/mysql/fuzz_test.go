@@ -7,6 +7,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
 // FuzzField: whatever JSON a value is, it is refused as poison, or it is one field
@@ -51,7 +52,7 @@ func FuzzField(f *testing.F) {
 func everyColumn() []*column {
 	var all []*column
 	add := func(a attribute, json bool) {
-		all = append(all, &column{attribute: &a, table: "t", source: "c", spelling: a.data, json: json, native: true})
+		all = append(all, &column{attribute: &a, Adjuster: sqlsink.Adjuster{Table: "t", Source: "c", Text: textRules}, spelling: a.data, json: json, native: true})
 	}
 	add(attribute{kind: kindOther, data: "geometry"}, false)
 	add(attribute{kind: kindText, data: "longtext", length: 1 << 30}, false)

@@ -146,7 +146,7 @@ func (s *session) fill(ctx context.Context, sh *shape, to *sheet, next cursor, s
 			return n, err
 		}
 		s.dialect.noInfile.Store(true)
-		s.dialect.warn("the server does not allow LOAD DATA LOCAL INFILE, so rows are written by INSERT statements, which is slower; to allow it, run: SET GLOBAL local_infile = ON")
+		s.dialect.env.Logger.Warn("the server does not allow LOAD DATA LOCAL INFILE, so rows are written by INSERT statements, which is slower; to allow it, run: SET GLOBAL local_infile = ON")
 	}
 	return s.insertRows(ctx, sh, to, next, synced)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
 // images yields row images as a snapshot's file does, in one row's memory.
@@ -58,8 +59,8 @@ func (d *destination) load(job string, t *schema.Table, mode sink.LoadMode, file
 	if err := l.Close(d.t.Context()); err != nil {
 		d.t.Errorf("close the load: %v", err)
 	}
-	equal(d.t, nil, d.query(`SELECT * FROM _eds_load`))
-	equal(d.t, nil, d.query(`SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name LIKE '\_eds\_load\_%'`))
+	sinktest.Equal(d.t, nil, d.query(`SELECT * FROM _eds_load`))
+	sinktest.Equal(d.t, nil, d.query(`SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name LIKE '\_eds\_load\_%'`))
 }
 
 var loadable = []string{"id string", "v string", "n integer"}
@@ -83,31 +84,31 @@ func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, option := range []string{"local_infile=auto", "local_infile=false"} {
 				d := open(t, option)
-				order := table(t, "order", 1, loadable...)
-				d.apply((&history{t: t}).put(order, `{"id":"000","v":"old","n":1}`, `{"id":"old","v":"old","n":1}`).batch())
+				order := sinktest.Table(t, "order", 1, loadable...)
+				d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"000","v":"old","n":1}`, `{"id":"old","v":"old","n":1}`).Batch())
 				d.exec(prepare)
 				before := d.furniture()
 				l := d.begin("job", order, sink.Replace)
-				rows := repeat(500, `{"id":"#","v":"new","n":7}`)
+				rows := sinktest.Repeat(500, `{"id":"#","v":"new","n":7}`)
 				if _, err := l.LoadFile(t.Context(), "one", images(t, order, rows[250:]...)); err != nil {
 					t.Fatal(err)
 				}
 				if _, err := l.LoadFile(t.Context(), "two", images(t, order, rows[:250]...)); err != nil {
 					t.Fatal(err)
 				}
-				equal(t, nil, d.query("SELECT id FROM `order` WHERE v = 'new'"))
+				sinktest.Equal(t, nil, d.query("SELECT id FROM `order` WHERE v = 'new'"))
 				if err := l.Finish(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 				if err := l.Close(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				equal(t, repeat(500, "#|new|7"), d.query("SELECT id, v, n FROM `order` ORDER BY id"))
-				equal(t, before, d.furniture())
-				d.apply((&history{t: t, clock: 9000}).put(order, repeat(500, `{"id":"#","v":"after","n":8}`)...).batch())
-				equal(t, repeat(500, "#|after"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+				sinktest.Equal(t, sinktest.Repeat(500, "#|new|7"), d.query("SELECT id, v, n FROM `order` ORDER BY id"))
+				sinktest.Equal(t, before, d.furniture())
+				d.apply(sinktest.NewChanges(t, 9000).Put(order, sinktest.Repeat(500, `{"id":"#","v":"after","n":8}`)...).Batch())
+				sinktest.Equal(t, sinktest.Repeat(500, "#|after"), d.query("SELECT id, v FROM `order` ORDER BY id"))
 				d.load("next job", order, sink.Replace, []string{`{"id":"000","v":"again"}`})
-				equal(t, []string{"000|again"}, d.query("SELECT id, v FROM `order` ORDER BY id"))
+				sinktest.Equal(t, []string{"000|again"}, d.query("SELECT id, v FROM `order` ORDER BY id"))
 			}
 		})
 	}
@@ -128,11 +129,11 @@ const created = "SELECT table_id FROM information_schema.innodb_sys_tables WHERE
 
 func TestATableThatNothingHangsOnGivesWayToTheStagedOne(t *testing.T) {
 	d := open(t)
-	order := table(t, "order", 1, loadable...)
+	order := sinktest.Table(t, "order", 1, loadable...)
 	d.migrate(order)
 	d.exec("CREATE INDEX by_v ON `order` (v(20))")
 	before := d.query(created)
-	d.load("job", order, sink.Replace, repeat(10, `{"id":"#"}`))
+	d.load("job", order, sink.Replace, sinktest.Repeat(10, `{"id":"#"}`))
 	if after := d.query(created); after[0] == before[0] {
 		t.Error("the rows were copied once more")
 	}
@@ -144,24 +145,24 @@ func TestWithoutTheRightToSeeTriggersTheLiveTableStays(t *testing.T) {
 	server.exec("CREATE USER IF NOT EXISTS blind; GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP ON " + name + ".* TO blind")
 	t.Cleanup(func() { server.exec("DROP USER blind") })
 	d := openURL(t, asUser(t, server.url, "blind", ""), sink.Env{})
-	order := table(t, "order", 1, loadable...)
-	d.apply((&history{t: t}).put(order, repeat(100, `{"id":"#","v":"old"}`)...).batch()) // without temporary tables
+	order := sinktest.Table(t, "order", 1, loadable...)
+	d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(100, `{"id":"#","v":"old"}`)...).Batch()) // without temporary tables
 	before := server.query(created)
 	server.exec("CREATE TABLE note (id text); CREATE TRIGGER tr AFTER INSERT ON `order` FOR EACH ROW INSERT INTO note VALUES (NEW.id)")
 	d.t = t
 	d.load("job", order, sink.Replace, []string{`{"id":"000","v":"new"}`, `{"id":"new","v":"new"}`})
-	equal(t, before, server.query(created))
-	equal(t, []string{"000|new", "new|new"}, server.query("SELECT id, v FROM `order` ORDER BY id"))
-	equal(t, []string{"new"}, server.query("SELECT id FROM note WHERE id = 'new'"))
+	sinktest.Equal(t, before, server.query(created))
+	sinktest.Equal(t, []string{"000|new", "new|new"}, server.query("SELECT id, v FROM `order` ORDER BY id"))
+	sinktest.Equal(t, []string{"new"}, server.query("SELECT id FROM note WHERE id = 'new'"))
 }
 
 func TestAnExtraColumnKeepsItsValuesOverALoad(t *testing.T) {
 	d := open(t)
-	order := table(t, "order", 1, loadable...)
-	d.apply((&history{t: t}).put(order, `{"id":"kept"}`, `{"id":"gone"}`).batch())
+	order := sinktest.Table(t, "order", 1, loadable...)
+	d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"kept"}`, `{"id":"gone"}`).Batch())
 	d.exec("ALTER TABLE `order` ADD COLUMN mine text; UPDATE `order` SET mine = CONCAT('note on ', id)")
 	d.load("job", order, sink.Replace, []string{`{"id":"kept","v":"new"}`, `{"id":"other","v":"new"}`})
-	equal(t, []string{"kept|new|note on kept", "other|new|NULL"}, d.query("SELECT id, v, mine FROM `order` ORDER BY id"))
+	sinktest.Equal(t, []string{"kept|new|note on kept", "other|new|NULL"}, d.query("SELECT id, v, mine FROM `order` ORDER BY id"))
 }
 
 func TestATableThatChangesWhileItIsLoadedKeepsItsChange(t *testing.T) {
@@ -172,10 +173,10 @@ func TestATableThatChangesWhileItIsLoadedKeepsItsChange(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := open(t)
-			order := table(t, "order", 1, loadable...)
-			d.apply((&history{t: t}).put(order, `{"id":"000"}`).batch())
+			order := sinktest.Table(t, "order", 1, loadable...)
+			d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"000"}`).Batch())
 			l := d.begin("job", order, sink.Replace)
-			if _, err := l.LoadFile(t.Context(), "one", images(t, order, repeat(5, `{"id":"#","v":"new"}`)...)); err != nil {
+			if _, err := l.LoadFile(t.Context(), "one", images(t, order, sinktest.Repeat(5, `{"id":"#","v":"new"}`)...)); err != nil {
 				t.Fatal(err)
 			}
 			d.exec(change)
@@ -186,17 +187,17 @@ func TestATableThatChangesWhileItIsLoadedKeepsItsChange(t *testing.T) {
 			if err := l.Close(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			equal(t, before, d.furniture())
-			equal(t, repeat(5, "#|new"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+			sinktest.Equal(t, before, d.furniture())
+			sinktest.Equal(t, sinktest.Repeat(5, "#|new"), d.query("SELECT id, v FROM `order` ORDER BY id"))
 		})
 	}
 }
 
 func TestWhatAnInterruptedSwapLeftIsSwept(t *testing.T) {
 	d := open(t)
-	order := table(t, "order", 1, loadable...)
+	order := sinktest.Table(t, "order", 1, loadable...)
 	d.migrate(order)
 	d.exec("CREATE TABLE _eds_load_order_old (id int)")
-	d.load("job", order, sink.Replace, repeat(5, `{"id":"#"}`))
-	equal(t, []string{"5"}, d.query("SELECT COUNT(*) FROM `order`"))
+	d.load("job", order, sink.Replace, sinktest.Repeat(5, `{"id":"#"}`))
+	sinktest.Equal(t, []string{"5"}, d.query("SELECT COUNT(*) FROM `order`"))
 }

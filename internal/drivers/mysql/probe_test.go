@@ -13,6 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/drivers/mysql"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testpeers"
 )
 
@@ -103,15 +104,15 @@ func TestCredentialsThatStopWorkingAreWaitedFor(t *testing.T) {
 	d := openURL(t, testpeers.MariaDB(t), sink.Env{})
 	d.exec("CREATE USER leaver IDENTIFIED BY 'first'; GRANT ALL ON *.* TO leaver")
 	t.Cleanup(func() { d.exec("DROP USER leaver") })
-	order := table(t, "order", 1, "id string")
+	order := sinktest.Table(t, "order", 1, "id string")
 	leaver := openURL(t, asUser(t, d.url, "leaver", "first"), sink.Env{})
-	h := &history{t: t}
-	leaver.apply(h.put(order, `{"id":"1"}`).batch())
+	h := sinktest.NewChanges(t, 0)
+	leaver.apply(h.Put(order, `{"id":"1"}`).Batch())
 	d.exec("ALTER USER leaver IDENTIFIED BY 'second'")
 	for _, id := range d.query("SELECT id FROM information_schema.processlist WHERE user = 'leaver'") {
 		d.exec("KILL " + id)
 	}
-	batch := h.put(order, `{"id":"2"}`).batch()
+	batch := h.Put(order, `{"id":"2"}`).Batch()
 	if err := leaver.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient {
 		t.Errorf("error %v of class %v, want transient", err, fault.Of(err))
 	}
@@ -143,12 +144,12 @@ func TestTLS(t *testing.T) {
 		raw := "mysql://root@" + c.host + u.Path + "?" + c.options
 		if c.says == "" {
 			d := openURL(t, "mysql://root@"+c.host+u.Path, sink.Env{}, c.options)
-			equal(t, nil, d.query("SELECT 1 FROM dual WHERE FALSE"))
+			sinktest.Equal(t, nil, d.query("SELECT 1 FROM dual WHERE FALSE"))
 			if err := d.Probe(t.Context()); err != nil {
 				t.Errorf("%s: %v", c.options, err)
 			}
 			encrypted := d.query("SELECT COUNT(*) > 0 FROM information_schema.global_status WHERE variable_name = 'SSL_ACCEPTS' AND variable_value > 0")
-			equal(t, []string{"1"}, encrypted)
+			sinktest.Equal(t, []string{"1"}, encrypted)
 			continue
 		}
 		if err := openError(t, raw); !strings.Contains(fmt.Sprint(err), c.says) || fault.Of(err) != fault.Fatal {
@@ -160,13 +161,13 @@ func TestTLS(t *testing.T) {
 func TestAServerWithoutLocalInfileIsWrittenToAndSaidOnce(t *testing.T) {
 	server := testpeers.StartMariaDB(t, "local_infile=0")
 	d := openURL(t, server.Database(t), sink.Env{})
-	order := table(t, "order", 1, "id string", "v integer")
-	h := &history{t: t}
+	order := sinktest.Table(t, "order", 1, "id string", "v integer")
+	h := sinktest.NewChanges(t, 0)
 	for v := range 3 {
-		d.apply(h.put(order, repeat(500, fmt.Sprintf(`{"id":"#","v":%d}`, v))...).batch())
-		d.load("job", order, sink.Merge, repeat(500, fmt.Sprintf(`{"id":"#","v":%d}`, v)))
+		d.apply(h.Put(order, sinktest.Repeat(500, fmt.Sprintf(`{"id":"#","v":%d}`, v))...).Batch())
+		d.load("job", order, sink.Merge, sinktest.Repeat(500, fmt.Sprintf(`{"id":"#","v":%d}`, v)))
 	}
-	equal(t, repeat(500, "#|2"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+	sinktest.Equal(t, sinktest.Repeat(500, "#|2"), d.query("SELECT id, v FROM `order` ORDER BY id"))
 	if n := strings.Count(d.log.String(), "LOAD DATA LOCAL INFILE"); n != 1 {
 		t.Errorf("it was said %d times:\n%s", n, d.log)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/testpeers"
 )
@@ -38,12 +39,12 @@ func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		server := testpeers.MariaDB(t)
 		d := openURL(t, server, place, option)
-		order := table(t, "order", 1, "id string", "v integer")
+		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		if got := d.checkpoint(); got != (cdc.Position{}) {
 			t.Errorf("a new checkpoint is %v", got)
 		}
-		h := &history{t: t}
-		d.apply(h.put(order, repeat(rows, `{"id":"#","v":1}`)...).batch())
+		h := sinktest.NewChanges(t, 0)
+		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
 		last := cdc.Position{Sequence: uint64(rows), Stored: int64(rows)}
 		if got := d.checkpoint(); got != last {
 			t.Errorf("the checkpoint is %v, want %v", got, last)
@@ -58,14 +59,14 @@ func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
 		if got := other.checkpoint(); got != (cdc.Position{}) {
 			t.Errorf("under another filter it is %v", got)
 		}
-		bad := h.put(order, repeat(rows, `{"id":"#","v":2}`)...).put(order, `{"id":"bad","v":"x"}`).batch()
+		bad := h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":2}`)...).Put(order, `{"id":"bad","v":"x"}`).Batch()
 		if err := d.Apply(t.Context(), bad); fault.Of(err) != fault.Poison {
 			t.Fatalf("error %v", err)
 		}
 		if got := d.checkpoint(); got != last {
 			t.Errorf("after a failed batch the checkpoint is %v, want %v", got, last)
 		}
-		equal(t, repeat(rows, "#|1"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+		sinktest.Equal(t, sinktest.Repeat(rows, "#|1"), d.query("SELECT id, v FROM `order` ORDER BY id"))
 		if err := d.ResetCheckpoint(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -79,15 +80,15 @@ func TestAnotherWriterIsNoticed(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		server := testpeers.MariaDB(t)
 		one, two := openURL(t, server, place, option), openURL(t, server, place, option)
-		order := table(t, "order", 1, "id string", "who string")
-		h := &history{t: t}
-		one.apply(h.put(order, repeat(rows, `{"id":"#","who":"one"}`)...).batch())
-		two.apply(h.put(order, repeat(rows, `{"id":"#","who":"two"}`)...).batch())
-		err := one.Apply(t.Context(), h.put(order, repeat(rows, `{"id":"#","who":"one again"}`)...).batch())
+		order := sinktest.Table(t, "order", 1, "id string", "who string")
+		h := sinktest.NewChanges(t, 0)
+		one.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"one"}`)...).Batch())
+		two.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"two"}`)...).Batch())
+		err := one.Apply(t.Context(), h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"one again"}`)...).Batch())
 		if !errors.Is(err, sqlsink.ErrMoved) || fault.Of(err) != fault.Fatal {
 			t.Errorf("error %v of class %v, want %v, fatal", err, fault.Of(err), sqlsink.ErrMoved)
 		}
-		equal(t, repeat(rows, "#|two"), one.query("SELECT id, who FROM `order` ORDER BY id"))
+		sinktest.Equal(t, sinktest.Repeat(rows, "#|two"), one.query("SELECT id, who FROM `order` ORDER BY id"))
 	})
 }
 
@@ -170,51 +171,51 @@ func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 		w := newWall(t, server)
 		d := openURL(t, w.url, place, option, "tls=false")
 		d.url = server
-		order := table(t, "order", 1, "id string", "v integer")
-		h := &history{t: t}
-		d.apply(h.put(order, repeat(rows, `{"id":"#","v":1}`)...).batch())
+		order := sinktest.Table(t, "order", 1, "id string", "v integer")
+		h := sinktest.NewChanges(t, 0)
+		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
 		d.exec("CREATE TABLE writes (n int); CREATE TRIGGER tr AFTER UPDATE ON `order` FOR EACH ROW INSERT INTO writes VALUES (1)")
 		w.lose.Store(true)
-		batch := h.put(order, repeat(rows, `{"id":"#","v":2}`)...).batch()
+		batch := h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":2}`)...).Batch()
 		d.apply(batch) // the engine finds out by itself
 		if w.lose.Load() {
 			t.Error("no answer was lost")
 		}
-		equal(t, []string{fmt.Sprint(rows)}, d.query("SELECT COUNT(*) FROM writes"))
-		equal(t, repeat(rows, "#|2"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+		sinktest.Equal(t, []string{fmt.Sprint(rows)}, d.query("SELECT COUNT(*) FROM writes"))
+		sinktest.Equal(t, sinktest.Repeat(rows, "#|2"), d.query("SELECT id, v FROM `order` ORDER BY id"))
 		if got := d.checkpoint(); got != batch.Last {
 			t.Errorf("the checkpoint is %v, want %v", got, batch.Last)
 		}
 		d.apply(batch)
-		equal(t, []string{fmt.Sprint(rows)}, d.query("SELECT COUNT(*) FROM writes"))
-		d.apply(h.put(order, repeat(rows, `{"id":"#","v":3}`)...).batch())
+		sinktest.Equal(t, []string{fmt.Sprint(rows)}, d.query("SELECT COUNT(*) FROM writes"))
+		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":3}`)...).Batch())
 	})
 }
 
 func TestASessionThatWasEndedIsMadeAnewAtOnce(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := openURL(t, testpeers.MariaDB(t), place, option)
-		order := table(t, "order", 1, "id string", "v integer")
-		h := &history{t: t}
+		order := sinktest.Table(t, "order", 1, "id string", "v integer")
+		h := sinktest.NewChanges(t, 0)
 		for i := range 3 {
-			d.apply(h.put(order, repeat(rows, fmt.Sprintf(`{"id":"#","v":%d}`, i))...).batch())
+			d.apply(h.Put(order, sinktest.Repeat(rows, fmt.Sprintf(`{"id":"#","v":%d}`, i))...).Batch())
 			for _, id := range d.query("SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()") {
 				d.exec("KILL " + id)
 			}
 		}
-		equal(t, repeat(rows, "#|2"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+		sinktest.Equal(t, sinktest.Repeat(rows, "#|2"), d.query("SELECT id, v FROM `order` ORDER BY id"))
 	})
 }
 
 func TestWhatWasDroppedUnderUsIsMadeAnew(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := openURL(t, testpeers.MariaDB(t), place, option)
-		order := table(t, "order", 1, "id string", "v integer", "w string")
-		h := &history{t: t}
+		order := sinktest.Table(t, "order", 1, "id string", "v integer", "w string")
+		h := sinktest.NewChanges(t, 0)
 		put := func() {
 			t.Helper()
-			d.apply(h.put(order, repeat(rows, `{"id":"#","v":1,"w":"x"}`)...).batch())
-			equal(t, repeat(rows, "#|1|x"), d.query("SELECT id, v, w FROM `order` ORDER BY id"))
+			d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1,"w":"x"}`)...).Batch())
+			sinktest.Equal(t, sinktest.Repeat(rows, "#|1|x"), d.query("SELECT id, v, w FROM `order` ORDER BY id"))
 		}
 		put()
 		for _, change := range []string{
@@ -229,12 +230,12 @@ func TestWhatWasDroppedUnderUsIsMadeAnew(t *testing.T) {
 
 func TestADroppedDatabaseIsWaitedFor(t *testing.T) {
 	d := openURL(t, testpeers.MariaDB(t), place)
-	order := table(t, "order", 1, "id string")
-	h := &history{t: t}
-	d.apply(h.put(order, `{"id":"1"}`).batch())
+	order := sinktest.Table(t, "order", 1, "id string")
+	h := sinktest.NewChanges(t, 0)
+	d.apply(h.Put(order, `{"id":"1"}`).Batch())
 	name := d.query("SELECT DATABASE()")[0]
 	d.exec("DROP DATABASE " + name)
-	batch := h.put(order, `{"id":"2"}`).batch()
+	batch := h.Put(order, `{"id":"2"}`).Batch()
 	for _, says := range []string{"Unknown database", "run: CREATE DATABASE `" + name + "`"} {
 		if err := d.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), says) {
 			t.Errorf("error %v of class %v", err, fault.Of(err))
@@ -242,7 +243,7 @@ func TestADroppedDatabaseIsWaitedFor(t *testing.T) {
 	}
 	d.exec("CREATE DATABASE " + name + "; USE " + name)
 	d.apply(batch)
-	equal(t, []string{"2"}, d.query("SELECT id FROM `order`"))
+	sinktest.Equal(t, []string{"2"}, d.query("SELECT id FROM `order`"))
 }
 
 // TestAServerThatDiesUnderLoadLosesNothing applies batches while the server is
@@ -250,9 +251,9 @@ func TestADroppedDatabaseIsWaitedFor(t *testing.T) {
 func TestAServerThatDiesUnderLoadLosesNothing(t *testing.T) {
 	server := testpeers.StartMariaDB(t)
 	d := openURL(t, server.Database(t), place)
-	order := table(t, "order", 1, "id string", "v integer")
-	h := &history{t: t}
-	d.apply(h.put(order, repeat(100, `{"id":"#","v":0}`)...).batch())
+	order := sinktest.Table(t, "order", 1, "id string", "v integer")
+	h := sinktest.NewChanges(t, 0)
+	d.apply(h.Put(order, sinktest.Repeat(100, `{"id":"#","v":0}`)...).Batch())
 	for round, end := range []func(testing.TB){server.Kill, server.Stop, server.Kill} {
 		applied := make(chan int)
 		done := make(chan error, 1)
@@ -260,7 +261,7 @@ func TestAServerThatDiesUnderLoadLosesNothing(t *testing.T) {
 		go func() {
 			defer close(done)
 			for v := 1; ; v++ {
-				batch := h.put(order, repeat(100, fmt.Sprintf(`{"id":"#","v":%d}`, round*1_000_000+v))...).batch()
+				batch := h.Put(order, sinktest.Repeat(100, fmt.Sprintf(`{"id":"#","v":%d}`, round*1_000_000+v))...).Batch()
 				var err error
 				for err = d.Apply(ctx, batch); err != nil && fault.Of(err) == fault.Transient && ctx.Err() == nil; err = d.Apply(ctx, batch) {
 				}
@@ -300,42 +301,42 @@ func TestAServerThatDiesUnderLoadLosesNothing(t *testing.T) {
 		db := beside(t, d.url)
 		got := db.Lines(t, "SELECT COUNT(*), MIN(v) = MAX(v), MIN(v) >= "+fmt.Sprint(last)+" FROM `order`")
 		db.Close()
-		equal(t, []string{"100|1|1"}, got)
+		sinktest.Equal(t, []string{"100|1|1"}, got)
 	}
 }
 
 func TestALockOfSomebodyElseIsWaitedFor(t *testing.T) {
 	d := openURL(t, testpeers.MariaDB(t), place, "lock_timeout=1s")
-	order := table(t, "order", 1, "id string", "v integer")
-	h := &history{t: t}
-	d.apply(h.put(order, `{"id":"lock","v":0}`).batch())
+	order := sinktest.Table(t, "order", 1, "id string", "v integer")
+	h := sinktest.NewChanges(t, 0)
+	d.apply(h.Put(order, `{"id":"lock","v":0}`).Batch())
 	for _, lock := range []string{"LOCK TABLES `order` WRITE", "START TRANSACTION; UPDATE `order` SET v = 1"} {
 		d.exec(lock)
-		batch := h.put(order, `{"id":"lock","v":2}`).batch()
+		batch := h.Put(order, `{"id":"lock","v":2}`).Batch()
 		if err := d.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "Lock wait timeout exceeded") {
 			t.Errorf("%s: error %v of class %v", lock, err, fault.Of(err))
 		}
 		d.exec("ROLLBACK; UNLOCK TABLES")
 		d.apply(batch)
-		equal(t, []string{"lock|2"}, d.query("SELECT id, v FROM `order`"))
+		sinktest.Equal(t, []string{"lock|2"}, d.query("SELECT id, v FROM `order`"))
 	}
 }
 
 func TestACancelledBatchLeavesNothingAndTheSinkUsable(t *testing.T) {
 	d := openURL(t, testpeers.MariaDB(t), place)
-	order := table(t, "order", 1, "id string", "v integer")
-	h := &history{t: t}
-	d.apply(h.put(order, `{"id":"lock","v":0}`).batch())
+	order := sinktest.Table(t, "order", 1, "id string", "v integer")
+	h := sinktest.NewChanges(t, 0)
+	d.apply(h.Put(order, `{"id":"lock","v":0}`).Batch())
 	d.exec("LOCK TABLES `order` WRITE")
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	batch := h.put(order, repeat(100, `{"id":"#","v":1}`)...).batch()
+	batch := h.Put(order, sinktest.Repeat(100, `{"id":"#","v":1}`)...).Batch()
 	if err := d.Apply(ctx, batch); err == nil || fault.Of(err) != fault.Transient {
 		t.Fatalf("error %v", err)
 	}
 	d.exec("UNLOCK TABLES")
 	d.apply(batch)
-	equal(t, []string{"101"}, d.query("SELECT COUNT(*) FROM `order`"))
+	sinktest.Equal(t, []string{"101"}, d.query("SELECT COUNT(*) FROM `order`"))
 }
 
 func TestErrorsHaveTheirClass(t *testing.T) {
@@ -343,15 +344,15 @@ func TestErrorsHaveTheirClass(t *testing.T) {
 	d := openURL(t, server.Database(t), place)
 	d.exec("CREATE TABLE `order` (id varchar(255) PRIMARY KEY, n bigint, u varchar(20) UNIQUE, CONSTRAINT small CHECK (n < 10)); " +
 		"CREATE TRIGGER tr BEFORE INSERT ON `order` FOR EACH ROW IF NEW.u = 'raise' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no raise here'; END IF")
-	order := table(t, "order", 1, "id string", "n integer", "u enum")
-	h := &history{t: t}
-	d.apply(h.put(order, `{"id":"1","u":"taken"}`).batch())
+	order := sinktest.Table(t, "order", 1, "id string", "n integer", "u enum")
+	h := sinktest.NewChanges(t, 0)
+	d.apply(h.Put(order, `{"id":"1","u":"taken"}`).Batch())
 	for image, want := range map[string]string{
 		`{"id":"2","n":11}`:      "apply the batch: upsert into table \"order\": CONSTRAINT `small` failed for `eds_test_1`.`order` (error 4025)",
 		`{"id":"2","u":"taken"}`: `apply the batch: upsert into table "order": the server refused a value: another row has the same value in a unique index (error 1062)`,
 		`{"id":"2","u":"raise"}`: `apply the batch: upsert into table "order": the server refused a value: a trigger raised an error (error 1644)`,
 	} {
-		err := d.Apply(t.Context(), h.put(order, image).batch())
+		err := d.Apply(t.Context(), h.Put(order, image).Batch())
 		got := strings.ReplaceAll(fmt.Sprint(err), d.query("SELECT DATABASE()")[0], "eds_test_1")
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: %s", image, diff)
@@ -362,12 +363,12 @@ func TestErrorsHaveTheirClass(t *testing.T) {
 	}
 	d.exec("CREATE USER reader; GRANT SELECT ON *.* TO reader; CREATE USER writer; GRANT ALL ON *.* TO writer; REVOKE SUPER, READ_ONLY ADMIN ON *.* FROM writer")
 	reader := openURL(t, asUser(t, d.url, "reader", ""), place)
-	if err := reader.Apply(t.Context(), h.put(order, `{"id":"9"}`).batch()); fault.Of(err) != fault.Fatal {
+	if err := reader.Apply(t.Context(), h.Put(order, `{"id":"9"}`).Batch()); fault.Of(err) != fault.Fatal {
 		t.Errorf("without a privilege: %v is %v", err, fault.Of(err))
 	}
 	writer := openURL(t, asUser(t, d.url, "writer", ""), sink.Env{})
 	d.exec("SET GLOBAL read_only = 1")
-	batch := h.put(order, `{"id":"8"}`).batch()
+	batch := h.Put(order, `{"id":"8"}`).Batch()
 	if err := writer.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient {
 		t.Errorf("of a server that takes only reads: %v is %v", err, fault.Of(err))
 	}
@@ -383,16 +384,16 @@ func TestAFullTableIsWaitedFor(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := openURL(t, testpeers.MariaDB(t), place, option)
 		d.exec("SET max_heap_table_size = 524288; CREATE TABLE `order` (id varchar(255) PRIMARY KEY, v varchar(4000)) ENGINE=MEMORY")
-		order := table(t, "order", 1, "id string", "v enum")
-		h := &history{t: t}
-		batch := h.put(order, repeat(max(rows, 60), `{"id":"#","v":"x"}`)...).batch()
+		order := sinktest.Table(t, "order", 1, "id string", "v enum")
+		h := sinktest.NewChanges(t, 0)
+		batch := h.Put(order, sinktest.Repeat(max(rows, 60), `{"id":"#","v":"x"}`)...).Batch()
 		err := d.Apply(t.Context(), batch)
 		if err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "is full") {
 			t.Errorf("error %v of class %v, want a transient one that says what is full", err, fault.Of(err))
 		}
 		d.exec("SET max_heap_table_size = 16777216; ALTER TABLE `order` MAX_ROWS = 100000")
 		d.apply(batch)
-		equal(t, []string{fmt.Sprint(max(rows, 60))}, d.query("SELECT COUNT(*) FROM `order` WHERE v = 'x'"))
+		sinktest.Equal(t, []string{fmt.Sprint(max(rows, 60))}, d.query("SELECT COUNT(*) FROM `order` WHERE v = 'x'"))
 	})
 }
 

@@ -110,7 +110,7 @@ func (s *session) prepareSession(ctx context.Context) error {
 		}
 	}
 	infile := row[2] == "1" || row[2] == "ON"
-	if !d.told.Swap(true) && d.env.Logger != nil {
+	if !d.told.Swap(true) {
 		if !infile && !d.noInfile.Load() {
 			d.env.Logger.Warn("the server does not allow LOAD DATA LOCAL INFILE, so rows are written by INSERT statements, which is slower; to allow it, run: SET GLOBAL local_infile = ON")
 		}

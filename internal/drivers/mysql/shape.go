@@ -72,14 +72,10 @@ func newShape(server server, l *sqlsink.Layout, adjusted func(table, column, rul
 	sh := &shape{layout: l, server: server, table: quote(l.Real.Name), label: fmt.Sprintf("table %q", l.Table.Name)}
 	for i := range l.Columns {
 		t := &l.Columns[i]
-		c := column{
-			attribute: t.Real.Native.(*attribute), table: l.Table.Name, source: t.Real.Name, name: t.Real.Name, spelling: t.Real.Type,
-			json: t.Type.IsJSON(), truth: t.Type == schema.Boolean, key: t.Key, native: !server.maria, adjusted: adjusted,
-		}
-		if t.Slot >= 0 {
-			c.source = l.Table.Columns[t.Slot].Name
-		}
-		sh.columns = append(sh.columns, c)
+		sh.columns = append(sh.columns, column{
+			Adjuster: sqlsink.NewAdjuster(l, t, textRules, adjusted), attribute: t.Real.Native.(*attribute), name: t.Real.Name, spelling: t.Real.Type,
+			json: t.Type.IsJSON(), truth: t.Type == schema.Boolean, native: !server.maria,
+		})
 	}
 	key := make([]string, l.Keys)
 	exact := true

@@ -9,6 +9,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
 // ways are the paths of rows: few, many, and many without LOAD DATA.
@@ -22,15 +23,6 @@ func each(t *testing.T, test func(t *testing.T, rows int, option string)) {
 	for _, w := range ways {
 		t.Run(fmt.Sprintf("rows=%d,%s", w.rows, w.option), func(t *testing.T) { test(t, w.rows, w.option) })
 	}
-}
-
-// repeat writes n lines, in which # is the number.
-func repeat(n int, format string) []string {
-	lines := make([]string, n)
-	for i := range lines {
-		lines[i] = strings.ReplaceAll(format, "#", fmt.Sprintf("%03d", i))
-	}
-	return lines
 }
 
 func (d *destination) migrate(tables ...*schema.Table) []string {
@@ -51,13 +43,13 @@ func (d *destination) columnsOf(name string) []string {
 
 func TestATableIsCreatedWithTheTypesOfTheSource(t *testing.T) {
 	d := open(t)
-	every := table(t, "every", 2, "company string", "id integer", "a string", "b enum", "c date-time", "d integer", "e number", "f boolean", "g object", "h array")
-	equal(t, []string{`created table "every" with 10 columns`}, d.migrate(every))
-	equal(t, []string{
+	every := sinktest.Table(t, "every", 2, "company string", "id integer", "a string", "b enum", "c date-time", "d integer", "e number", "f boolean", "g object", "h array")
+	sinktest.Equal(t, []string{`created table "every" with 10 columns`}, d.migrate(every))
+	sinktest.Equal(t, []string{
 		"company varchar(255) NOT NULL utf8mb4_nopad_bin", "id bigint(20) NOT NULL", "a longtext utf8mb4_general_ci", "b varchar(255) utf8mb4_general_ci",
 		"c datetime(6)", "d bigint(20)", "e double", "f tinyint(1)", "g longtext utf8mb4_bin", "h longtext utf8mb4_bin",
 	}, d.columnsOf("every"))
-	equal(t, nil, d.migrate(every))
+	sinktest.Equal(t, nil, d.migrate(every))
 }
 
 func TestManyEnumerationsAndLongKeysFitIntoARow(t *testing.T) {
@@ -66,23 +58,23 @@ func TestManyEnumerationsAndLongKeysFitIntoARow(t *testing.T) {
 		columns = append(columns, fmt.Sprintf("e%02d enum", i))
 	}
 	d := open(t)
-	wide := table(t, "wide", 5, columns...)
-	d.apply((&history{t: t}).put(wide, `{"a":"1","b":"2","c":"3","d":"4","e":"5","e89":"word"}`).batch())
-	equal(t, []string{"1|word"}, d.query("SELECT a, e89 FROM wide"))
+	wide := sinktest.Table(t, "wide", 5, columns...)
+	d.apply(sinktest.NewChanges(t, 0).Put(wide, `{"a":"1","b":"2","c":"3","d":"4","e":"5","e89":"word"}`).Batch())
+	sinktest.Equal(t, []string{"1|word"}, d.query("SELECT a, e89 FROM wide"))
 	for i := range 20 { // as columns come one by one
 		columns = append(columns, fmt.Sprintf("f%02d enum", i))
 	}
-	wider := table(t, "wide", 5, columns...)
-	d.apply((&history{t: t, clock: 5}).put(wider, `{"a":"1","b":"2","c":"3","d":"4","e":"5","e89":"x","f19":"y"}`).batch())
-	equal(t, []string{"x|y"}, d.query("SELECT e89, f19 FROM wide"))
+	wider := sinktest.Table(t, "wide", 5, columns...)
+	d.apply(sinktest.NewChanges(t, 5).Put(wider, `{"a":"1","b":"2","c":"3","d":"4","e":"5","e89":"x","f19":"y"}`).Batch())
+	sinktest.Equal(t, []string{"x|y"}, d.query("SELECT e89, f19 FROM wide"))
 }
 
 func TestColumnsAreAddedAndTypesWidened(t *testing.T) {
 	d := open(t)
-	one := table(t, "order", 1, "id string", "n integer", "w integer", "b boolean", "at date-time", "f number", "j object", "e enum")
-	d.apply((&history{t: t}).put(one, `{"id":"1","n":9007199254740993,"w":3,"b":true,"at":"2024-01-02T03:04:05.5Z","f":0.1,"j":{"a":1},"e":"word"}`).batch())
-	two := table(t, "order", 1, "id string", "n number", "w string", "b string", "at string", "f string", "j string", "new date-time", "e string")
-	equal(t, []string{
+	one := sinktest.Table(t, "order", 1, "id string", "n integer", "w integer", "b boolean", "at date-time", "f number", "j object", "e enum")
+	d.apply(sinktest.NewChanges(t, 0).Put(one, `{"id":"1","n":9007199254740993,"w":3,"b":true,"at":"2024-01-02T03:04:05.5Z","f":0.1,"j":{"a":1},"e":"word"}`).Batch())
+	two := sinktest.Table(t, "order", 1, "id string", "n number", "w string", "b string", "at string", "f string", "j string", "new date-time", "e string")
+	sinktest.Equal(t, []string{
 		`widened column "at" of table "order" from datetime(6) to hold any string`,
 		`widened column "b" of table "order" from tinyint(1) to hold any string`,
 		`widened column "e" of table "order" from varchar(255) to hold any string`,
@@ -91,26 +83,26 @@ func TestColumnsAreAddedAndTypesWidened(t *testing.T) {
 		`added column "new" to table "order"`,
 		`widened column "w" of table "order" from bigint(20) to hold any string`,
 	}, d.migrate(two))
-	equal(t, []string{`id="1" at="2024-01-02T03:04:05.500000Z" b="1" e="word" f="0.1" j="{\"a\":1}" n=9007199254740993 w="3"`}, d.rows(two))
-	d.apply((&history{t: t, clock: 5}).put(two, `{"id":"1","n":1.25,"w":"x","b":"y","at":"z","f":"q","j":"r","new":"2024-01-02T00:00:00Z","e":"`+strings.Repeat("long", 100)+`"}`).batch())
-	equal(t, []string{`id="1" at="z" b="y" e="` + strings.Repeat("long", 100) + `" f="q" j="r" n=1.25 new="2024-01-02T00:00:00.000000Z" w="x"`}, d.rows(two))
-	three := table(t, "order", 1, "id string", "n string")
+	sinktest.Equal(t, []string{`id="1" at="2024-01-02T03:04:05.500000Z" b="1" e="word" f="0.1" j="{\"a\":1}" n=9007199254740993 w="3"`}, sinktest.Rows(t, d, two))
+	d.apply(sinktest.NewChanges(t, 5).Put(two, `{"id":"1","n":1.25,"w":"x","b":"y","at":"z","f":"q","j":"r","new":"2024-01-02T00:00:00Z","e":"`+strings.Repeat("long", 100)+`"}`).Batch())
+	sinktest.Equal(t, []string{`id="1" at="z" b="y" e="` + strings.Repeat("long", 100) + `" f="q" j="r" n=1.25 new="2024-01-02T00:00:00.000000Z" w="x"`}, sinktest.Rows(t, d, two))
+	three := sinktest.Table(t, "order", 1, "id string", "n string")
 	d.migrate(three)
-	equal(t, []string{"1.25"}, d.query("SELECT n FROM `order`"))
+	sinktest.Equal(t, []string{"1.25"}, d.query("SELECT n FROM `order`"))
 }
 
 func TestWhatADefinitionSaysBesideTheTypeIsKept(t *testing.T) {
 	d := open(t)
 	d.exec("CREATE TABLE `order` (id varchar(36) PRIMARY KEY COMMENT 'the key', n int NOT NULL DEFAULT 5 COMMENT 'n, NOT NULL', s varchar(9) NOT NULL COMMENT 'it''s s', w varchar(20) NOT NULL DEFAULT 'NOT NULL' COMMENT 'w')")
-	equal(t, []string{
+	sinktest.Equal(t, []string{
 		`widened column "id" of table "order" from varchar(36) to hold any string`,
 		`allowed NULL in column "n" of table "order"`,
 		`widened column "n" of table "order" from int(11) to hold any integer`,
 		`allowed NULL in column "s" of table "order"`,
 		`allowed NULL in column "w" of table "order"`,
 		`widened column "w" of table "order" from varchar(20) to hold any string`,
-	}, sortedBy(d.migrate(table(t, "order", 1, "id string", "n integer", "w string"))))
-	equal(t, []string{
+	}, sortedBy(d.migrate(sinktest.Table(t, "order", 1, "id string", "n integer", "w string"))))
+	sinktest.Equal(t, []string{
 		"id|varchar(255)|NO|NULL|the key", "n|bigint(20)|YES|5|n, NOT NULL", "s|varchar(9)|YES|NULL|it's s", "w|longtext|YES|NULL|w",
 	}, d.query("SELECT column_name, column_type, is_nullable, NULLIF(column_default, 'NULL'), column_comment FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = 'order'"))
 }
@@ -131,12 +123,12 @@ func TestAColumnThatLeftTheSchemaStaysAndMayBeNull(t *testing.T) {
 		d := open(t, option)
 		d.exec("CREATE TABLE `order` (id varchar(255) PRIMARY KEY, gone text NOT NULL, required_before longtext NOT NULL, mine varchar(10) NOT NULL DEFAULT 'kept')")
 		d.exec("INSERT INTO `order` VALUES ('000', 'old', 'x', 'mine')")
-		order := table(t, "order", 1, "id string", "required_before string")
-		equal(t, []string{`allowed NULL in column "required_before" of table "order"`, `allowed NULL in column "gone" of table "order"`}, d.migrate(order))
-		d.apply((&history{t: t}).put(order, repeat(rows, `{"id":"#","required_before":null}`)...).batch())
-		want := repeat(rows, "#|NULL|NULL|kept")
+		order := sinktest.Table(t, "order", 1, "id string", "required_before string")
+		sinktest.Equal(t, []string{`allowed NULL in column "required_before" of table "order"`, `allowed NULL in column "gone" of table "order"`}, d.migrate(order))
+		d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","required_before":null}`)...).Batch())
+		want := sinktest.Repeat(rows, "#|NULL|NULL|kept")
 		want[0] = "000|old|NULL|mine"
-		equal(t, want, d.query("SELECT id, gone, required_before, mine FROM `order` ORDER BY id"))
+		sinktest.Equal(t, want, d.query("SELECT id, gone, required_before, mine FROM `order` ORDER BY id"))
 	})
 }
 
@@ -163,18 +155,18 @@ func TestTablesOfOthersAreUsedAsTheyAre(t *testing.T) {
 			each(t, func(t *testing.T, rows int, option string) {
 				d := open(t, option)
 				d.exec(ddl)
-				order := table(t, "order", 1, "id string", "name string", "n integer", "fresh string")
+				order := sinktest.Table(t, "order", 1, "id string", "name string", "n integer", "fresh string")
 				if name == "view" {
-					order = table(t, "order", 1, "id string", "name string", "n integer")
+					order = sinktest.Table(t, "order", 1, "id string", "name string", "n integer")
 				}
 				const id = `{"id":"00000000-0000-0000-0000-000000000#",`
-				d.apply((&history{t: t}).put(order, repeat(rows, id+`"name":"first","n":1}`)...).put(order, repeat(2, `{"id":"10000000-0000-0000-0000-000000000#","name":"gone","n":1}`)...).batch())
-				d.apply((&history{t: t}).put(order, repeat(rows, id+`"name":"second","n":2}`)...).del(order, repeat(2, `{"id":"10000000-0000-0000-0000-000000000#"}`)...).batch())
-				want := repeat(rows, "00000000-0000-0000-0000-000000000#|second|2")
-				equal(t, want, d.query("SELECT id, name, CAST(n AS SIGNED) FROM `order` ORDER BY id"))
-				d.load("job", order, sink.Replace, repeat(rows, id+`"name":"loaded","n":3}`))
-				want = repeat(rows, "00000000-0000-0000-0000-000000000#|loaded|3")
-				equal(t, want, d.query("SELECT id, name, CAST(n AS SIGNED) FROM `order` ORDER BY id"))
+				d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, id+`"name":"first","n":1}`)...).Put(order, sinktest.Repeat(2, `{"id":"10000000-0000-0000-0000-000000000#","name":"gone","n":1}`)...).Batch())
+				d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, id+`"name":"second","n":2}`)...).Delete(order, sinktest.Repeat(2, `{"id":"10000000-0000-0000-0000-000000000#"}`)...).Batch())
+				want := sinktest.Repeat(rows, "00000000-0000-0000-0000-000000000#|second|2")
+				sinktest.Equal(t, want, d.query("SELECT id, name, CAST(n AS SIGNED) FROM `order` ORDER BY id"))
+				d.load("job", order, sink.Replace, sinktest.Repeat(rows, id+`"name":"loaded","n":3}`))
+				want = sinktest.Repeat(rows, "00000000-0000-0000-0000-000000000#|loaded|3")
+				sinktest.Equal(t, want, d.query("SELECT id, name, CAST(n AS SIGNED) FROM `order` ORDER BY id"))
 			})
 		})
 	}
@@ -186,20 +178,20 @@ func TestKeysThatACollationTakesForOneStayApart(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, option)
 		d.exec("CREATE TABLE `order` (id varchar(255) PRIMARY KEY, v int) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
-		order := table(t, "order", 1, "id string", "v integer")
-		d.apply((&history{t: t}).put(order, repeat(rows, `{"id":"key#","v":1}`)...).batch())
+		order := sinktest.Table(t, "order", 1, "id string", "v integer")
+		d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"key#","v":1}`)...).Batch())
 		for _, key := range []string{"KEY000", "Key000", "key000 ", "këy000"} {
-			err := d.Apply(t.Context(), (&history{t: t}).put(order, fmt.Sprintf(`{"id":%q,"v":2}`, key)).put(order, repeat(rows, `{"id":"more#","v":1}`)...).batch())
+			err := d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(order, fmt.Sprintf(`{"id":%q,"v":2}`, key)).Put(order, sinktest.Repeat(rows, `{"id":"more#","v":1}`)...).Batch())
 			if fault.Of(err) != fault.Poison {
 				t.Errorf("%q: %v of class %v, want poison", key, err, fault.Of(err))
 			}
-			d.apply((&history{t: t}).del(order, fmt.Sprintf(`{"id":%q}`, key)).del(order, repeat(rows, `{"id":"none#"}`)...).batch())
+			d.apply(sinktest.NewChanges(t, 0).Delete(order, fmt.Sprintf(`{"id":%q}`, key)).Delete(order, sinktest.Repeat(rows, `{"id":"none#"}`)...).Batch())
 		}
-		err := d.Apply(t.Context(), (&history{t: t}).put(order, `{"id":"new","v":1}`, `{"id":"NEW","v":2}`).put(order, repeat(rows, `{"id":"more#","v":1}`)...).batch())
+		err := d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(order, `{"id":"new","v":1}`, `{"id":"NEW","v":2}`).Put(order, sinktest.Repeat(rows, `{"id":"more#","v":1}`)...).Batch())
 		if fault.Of(err) != fault.Poison {
 			t.Errorf("both in one batch: %v of class %v, want poison", err, fault.Of(err))
 		}
-		equal(t, repeat(rows, "key#|1"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+		sinktest.Equal(t, sinktest.Repeat(rows, "key#|1"), d.query("SELECT id, v FROM `order` ORDER BY id"))
 	})
 }
 
@@ -209,29 +201,29 @@ func TestARowNeverTakesThePlaceOfAnother(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, option)
 		d.exec("CREATE TABLE `order` (id varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin PRIMARY KEY, u bigint UNIQUE)")
-		order := table(t, "order", 1, "id string", "u integer")
-		d.apply((&history{t: t}).put(order, repeat(rows, `{"id":"#","u":1#}`)...).batch())
-		err := d.Apply(t.Context(), (&history{t: t}).put(order, `{"id":"other","u":1000}`).put(order, repeat(rows, `{"id":"x#","u":2#}`)...).batch())
+		order := sinktest.Table(t, "order", 1, "id string", "u integer")
+		d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","u":1#}`)...).Batch())
+		err := d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(order, `{"id":"other","u":1000}`).Put(order, sinktest.Repeat(rows, `{"id":"x#","u":2#}`)...).Batch())
 		if fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "1000") {
 			t.Errorf("error %v of class %v, want poison without the value", err, fault.Of(err))
 		}
-		equal(t, repeat(rows, "#|1#"), d.query("SELECT id, u FROM `order` ORDER BY id"))
+		sinktest.Equal(t, sinktest.Repeat(rows, "#|1#"), d.query("SELECT id, u FROM `order` ORDER BY id"))
 	})
 }
 
 func TestTriggersAndForeignKeysSeeOnlyWhatHappens(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, option)
-		order := table(t, "order", 1, "id string", "v integer")
-		d.apply((&history{t: t}).put(order, repeat(rows, `{"id":"#","v":1}`)...).batch())
+		order := sinktest.Table(t, "order", 1, "id string", "v integer")
+		d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
 		d.exec("CREATE TABLE line (o varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin, FOREIGN KEY (o) REFERENCES `order` (id) ON DELETE CASCADE); INSERT INTO line VALUES ('000'); " +
 			"CREATE TABLE deleted (id text); CREATE TRIGGER tr AFTER DELETE ON `order` FOR EACH ROW INSERT INTO deleted VALUES (OLD.id)")
-		d.apply((&history{t: t}).put(order, repeat(rows, `{"id":"#","v":2}`)...).batch())
-		d.load("job", order, sink.Replace, repeat(rows, `{"id":"#","v":3}`))
-		d.load("next", order, sink.Merge, repeat(rows, `{"id":"#","v":4}`))
-		equal(t, repeat(rows, "#|4"), d.query("SELECT id, v FROM `order` ORDER BY id"))
-		equal(t, []string{"000"}, d.query("SELECT o FROM line"))
-		equal(t, nil, d.query("SELECT id FROM deleted"))
+		d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","v":2}`)...).Batch())
+		d.load("job", order, sink.Replace, sinktest.Repeat(rows, `{"id":"#","v":3}`))
+		d.load("next", order, sink.Merge, sinktest.Repeat(rows, `{"id":"#","v":4}`))
+		sinktest.Equal(t, sinktest.Repeat(rows, "#|4"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+		sinktest.Equal(t, []string{"000"}, d.query("SELECT o FROM line"))
+		sinktest.Equal(t, nil, d.query("SELECT id FROM deleted"))
 	})
 }
 
@@ -240,11 +232,11 @@ func TestHostileNames(t *testing.T) {
 		d := open(t, option)
 		for _, name := range []string{"select", "or`der", `or"der`, `a.b/c\d`, `Mixed Case`, `'; DROP TABLE x; --`, `é😀`, `?`, strings.Repeat("long", 20), strings.Repeat("é", 70), `_eds`, ` `, `%s`, "trailing ", "7", "a\x00b"} {
 			long := strings.Repeat("long", 20)
-			tb := table(t, name, 1, name+" string", `user integer`, "x`y'z string", long+"1 string", long+"2 string")
+			tb := sinktest.Table(t, name, 1, name+" string", `user integer`, "x`y'z string", long+"1 string", long+"2 string")
 			image := `{` + quoted(name) + `:"#","user":1,"x` + "`" + `y'z":"v","` + long + `1":"one","` + long + `2":"two"}`
-			d.apply((&history{t: t}).put(tb, repeat(rows, image)...).put(tb, strings.ReplaceAll(image, "#", "gone")).batch())
-			d.apply((&history{t: t}).del(tb, strings.ReplaceAll(image, "#", "gone")).batch())
-			want := repeat(rows, `"#"`)
+			d.apply(sinktest.NewChanges(t, 0).Put(tb, sinktest.Repeat(rows, image)...).Put(tb, strings.ReplaceAll(image, "#", "gone")).Batch())
+			d.apply(sinktest.NewChanges(t, 0).Delete(tb, strings.ReplaceAll(image, "#", "gone")).Batch())
+			want := sinktest.Repeat(rows, `"#"`)
 			var got []string
 			for row, err := range d.Read(t.Context(), tb) {
 				if err != nil {
@@ -255,7 +247,7 @@ func TestHostileNames(t *testing.T) {
 					t.Errorf("%s: long names hold %s and %s", name, one, two)
 				}
 			}
-			equal(t, want, sorted(got))
+			sinktest.Equal(t, want, sorted(got))
 		}
 	})
 }
@@ -266,27 +258,27 @@ func TestMetadataAndTheVersionGuard(t *testing.T) {
 			each(t, func(t *testing.T, rows int, option string) {
 				d := open(t, "metadata=true", option)
 				d.exec(ddl)
-				order := table(t, "order", 1, "id string", "v string")
+				order := sinktest.Table(t, "order", 1, "id string", "v string")
 				at := func(wall int64, op cdc.Op, image string) {
 					t.Helper()
-					h := &history{t: t, clock: wall}
-					for _, line := range repeat(rows, image) {
-						h.eventAt(cdc.Timestamp{Wall: wall, Logical: 7}, op, order, line)
+					h := sinktest.NewChanges(t, wall)
+					for _, line := range sinktest.Repeat(rows, image) {
+						h.EventAt(cdc.Timestamp{Wall: wall, Logical: 7}, op, order, line)
 					}
-					d.apply(h.batch())
+					d.apply(h.Batch())
 				}
 				at(1000, cdc.Insert, `{"id":"#","v":"first"}`)
 				at(3000, cdc.Update, `{"id":"#","v":"third"}`)
 				at(2000, cdc.Update, `{"id":"#","v":"second, late"}`)
 				at(2500, cdc.Delete, `{"id":"#"}`)
-				equal(t, repeat(rows, "#|third|UPDATE|0000000000000003000.0000000007|1"), d.query("SELECT id, v, _eds_op, _eds_version, _eds_synced_at BETWEEN UTC_TIMESTAMP() - INTERVAL 1 HOUR AND UTC_TIMESTAMP() + INTERVAL 1 SECOND FROM `order` ORDER BY id"))
+				sinktest.Equal(t, sinktest.Repeat(rows, "#|third|UPDATE|0000000000000003000.0000000007|1"), d.query("SELECT id, v, _eds_op, _eds_version, _eds_synced_at BETWEEN UTC_TIMESTAMP() - INTERVAL 1 HOUR AND UTC_TIMESTAMP() + INTERVAL 1 SECOND FROM `order` ORDER BY id"))
 				at(3000, cdc.Update, `{"id":"#","v":"third again"}`)
-				equal(t, repeat(rows, "#|third again"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+				sinktest.Equal(t, sinktest.Repeat(rows, "#|third again"), d.query("SELECT id, v FROM `order` ORDER BY id"))
 				d.exec("UPDATE `order` SET _eds_version = NULL")
 				at(100, cdc.Update, `{"id":"#","v":"of unknown version before"}`)
-				equal(t, repeat(rows, "#|of unknown version before"), d.query("SELECT id, v FROM `order` ORDER BY id"))
+				sinktest.Equal(t, sinktest.Repeat(rows, "#|of unknown version before"), d.query("SELECT id, v FROM `order` ORDER BY id"))
 				at(4000, cdc.Delete, `{"id":"#"}`)
-				equal(t, nil, d.query("SELECT id FROM `order`"))
+				sinktest.Equal(t, nil, d.query("SELECT id FROM `order`"))
 			})
 		})
 	}
@@ -295,13 +287,13 @@ func TestMetadataAndTheVersionGuard(t *testing.T) {
 func TestSoftDeletes(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, "delete=soft", option)
-		order := table(t, "order", 1, "id string", "v string")
-		h := &history{t: t}
-		d.apply(h.put(order, repeat(rows, `{"id":"#","v":"here"}`)...).batch())
-		d.apply(h.del(order, repeat(rows, `{"id":"#"}`)...).batch())
-		equal(t, repeat(rows, "#|here|DELETE|1"), d.query("SELECT id, v, _eds_op, _eds_deleted FROM `order` ORDER BY id"))
-		equal(t, nil, d.rows(order))
-		d.apply(h.put(order, repeat(rows, `{"id":"#","v":"back"}`)...).batch())
-		equal(t, repeat(rows, "#|back|UPDATE|0"), d.query("SELECT id, v, _eds_op, _eds_deleted FROM `order` ORDER BY id"))
+		order := sinktest.Table(t, "order", 1, "id string", "v string")
+		h := sinktest.NewChanges(t, 0)
+		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":"here"}`)...).Batch())
+		d.apply(h.Delete(order, sinktest.Repeat(rows, `{"id":"#"}`)...).Batch())
+		sinktest.Equal(t, sinktest.Repeat(rows, "#|here|DELETE|1"), d.query("SELECT id, v, _eds_op, _eds_deleted FROM `order` ORDER BY id"))
+		sinktest.Equal(t, nil, sinktest.Rows(t, d, order))
+		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":"back"}`)...).Batch())
+		sinktest.Equal(t, sinktest.Repeat(rows, "#|back|UPDATE|0"), d.query("SELECT id, v, _eds_op, _eds_deleted FROM `order` ORDER BY id"))
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
 // values are what columns of every real type make of a value of the source: the
@@ -84,13 +85,13 @@ func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
 				d.t = t
 				name := fmt.Sprintf("value_%d", i)
 				d.exec(fmt.Sprintf("CREATE TABLE %s (id varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin PRIMARY KEY, v %s)", name, c.real))
-				source := table(t, name, 1, "id string", "v "+c.source)
-				h := &history{t: t}
+				source := sinktest.Table(t, name, 1, "id string", "v "+c.source)
+				h := sinktest.NewChanges(t, 0)
 				for r := range w.rows {
-					h.put(source, fmt.Sprintf(`{"id":"%d","v":%s}`, r, c.raw))
+					h.Put(source, fmt.Sprintf(`{"id":"%d","v":%s}`, r, c.raw))
 				}
 				clear(d.adjusted)
-				err := d.Apply(t.Context(), h.batch())
+				err := d.Apply(t.Context(), h.Batch())
 				if c.want == "" {
 					if fault.Of(err) != fault.Poison {
 						t.Fatalf("error %v of class %v, want poison", err, fault.Of(err))
@@ -98,7 +99,7 @@ func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
 					if value := strings.Trim(c.raw, `"`); len(value) > 3 && strings.Contains(err.Error(), value) {
 						t.Errorf("the error tells the value: %v", err)
 					}
-					equal(t, nil, d.query("SELECT id FROM "+name))
+					sinktest.Equal(t, nil, d.query("SELECT id FROM "+name))
 					return
 				}
 				if err != nil {
@@ -108,7 +109,7 @@ func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
 				for r := range want {
 					want[r] = c.want
 				}
-				equal(t, want, d.query("SELECT v FROM "+name))
+				sinktest.Equal(t, want, d.query("SELECT v FROM "+name))
 				rules := make(map[string]int)
 				if c.rule != "" {
 					rules[c.rule] = w.rows
@@ -122,8 +123,8 @@ func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
 func TestAnErrorNamesTheColumnAndNotTheValue(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, option)
-		order := table(t, "order", 1, "id string", "n integer")
-		err := d.Apply(t.Context(), (&history{t: t}).put(order, repeat(rows, `{"id":"#","n":"secret"}`)...).batch())
+		order := sinktest.Table(t, "order", 1, "id string", "n integer")
+		err := d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","n":"secret"}`)...).Batch())
 		want := `apply the batch: value of order.n (bigint(20)): it is not a number`
 		if err == nil || err.Error() != want {
 			t.Errorf("error %v, want %s", err, want)

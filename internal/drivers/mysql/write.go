@@ -126,7 +126,7 @@ func (tx *transaction) pass(ctx context.Context, sh *shape, t *through, rows []c
 		err := tx.exec(ctx, "make a temporary table for "+sh.label, t.make)
 		if numbered(err, 1044, 1142, 1787) {
 			tx.dialect.noTemp.Store(true)
-			tx.dialect.warn("the user may not make temporary tables, so rows are written by INSERT statements, which is slower; to allow it, run: " +
+			tx.dialect.env.Logger.Warn("the user may not make temporary tables, so rows are written by INSERT statements, which is slower; to allow it, run: " +
 				"GRANT CREATE TEMPORARY TABLES ON " + quote(tx.dialect.config.DBName) + ".* TO " + literal(tx.dialect.config.User))
 			return false, nil
 		}
@@ -211,7 +211,7 @@ func (s *session) insertRows(ctx context.Context, sh *shape, to *sheet, next cur
 
 // tooLarge says that the server can not be sent a value.
 func tooLarge(c *column, most int) error {
-	return fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): it is larger than the server's max_allowed_packet of %d bytes; raise that on the server", c.table, c.source, c.spelling, most))
+	return c.Refuse(c.spelling, fmt.Errorf("it is larger than the server's max_allowed_packet of %d bytes; raise that on the server", most))
 }
 
 // Checkpoint moves the stored checkpoint from where it is thought to be.
@@ -261,13 +261,6 @@ func (tx *transaction) Rollback(ctx context.Context) error {
 	}
 	tx.begun = false
 	return tx.exec(ctx, "roll back", "ROLLBACK")
-}
-
-// warn logs what makes eds slower than it could be, once.
-func (d *dialect) warn(text string) {
-	if d.env.Logger != nil {
-		d.env.Logger.Warn(text)
-	}
 }
 
 // warning makes an error of the first row of SHOW WARNINGS.

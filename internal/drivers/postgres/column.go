@@ -9,7 +9,6 @@ import (
 	"math"
 	"unicode/utf8"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/value"
@@ -40,17 +39,15 @@ const (
 
 // column encodes the values of one real column. It is used by one goroutine at a time.
 type column struct {
-	table, source string // as the source names them, for messages
-	name          string // of the real column
-	spelling      string // of the type, for messages and casts
-	kind          kind
-	length        int  // characters at most; 0 is any number
-	scale         int  // of numeric: decimal places at most; -1 is any number
-	precision     int  // of timestamps: digits of a second at most
-	truth         bool // the source holds truth values
-	key           bool // its values are kept as they are, or refused
-	adjusted      func(table, column, rule string)
-	room          value.Room
+	sqlsink.Adjuster
+	name      string // of the real column
+	spelling  string // of the type, for messages and casts
+	kind      kind
+	length    int  // characters at most; 0 is any number
+	scale     int  // of numeric: decimal places at most; -1 is any number
+	precision int  // of timestamps: digits of a second at most
+	truth     bool // the source holds truth values
+	room      value.Room
 }
 
 // Names of the rules that change a value which the column can not hold as it is.
@@ -63,6 +60,8 @@ const (
 	ruleFloat         = "postgres_float_precision" // the nearest number of the column's type
 	ruleScale         = "postgres_numeric_scale"   // rounded to the column's decimal places
 )
+
+var textRules = sqlsink.TextRules{NUL: ruleNUL, Surrogate: ruleSurrogate, UTF8: ruleUTF8}
 
 // rules describes them for the help text.
 var rules = []struct{ name, what string }{
@@ -84,11 +83,11 @@ func (c *column) append(dst, raw []byte) ([]byte, error) {
 	}
 	dst, err := c.appendValue(append(dst, 0, 0, 0, 0), raw)
 	if err != nil {
-		return dst[:start], fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): %w", c.table, c.source, c.spelling, err))
+		return dst[:start], c.Refuse(c.spelling, err)
 	}
 	size := len(dst) - start - 4
 	if size > maxField {
-		return dst[:start], fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): it is larger than 1 GB", c.table, c.source, c.spelling))
+		return dst[:start], c.Refuse(c.spelling, errors.New("it is larger than 1 GB"))
 	}
 	binary.BigEndian.PutUint32(dst[start:], uint32(size))
 	return dst, nil
@@ -119,7 +118,7 @@ func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
 			dst = append(dst, 1) // the version of the binary form
 		}
 		dst, flaws := value.AppendJSON(dst, raw, 0)
-		return dst, c.note(flaws)
+		return dst, c.Note(flaws)
 	case kindUUID:
 		return appendUUID(dst, raw)
 	case kindBytea:
@@ -127,39 +126,11 @@ func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
 	case kindArray:
 		if raw[0] == '[' {
 			dst, flaws, err := appendArray(dst, raw, 0)
-			return dst, errors.Join(err, c.note(flaws))
+			return dst, errors.Join(err, c.Note(flaws))
 		}
 	}
 	dst, flaws := value.AppendText(dst, raw, 0)
-	return dst, c.note(flaws)
-}
-
-// note counts what had to be changed, or refuses it.
-func (c *column) note(flaws value.Flaw) error {
-	if flaws == 0 {
-		return nil
-	}
-	var err error
-	for _, f := range []struct {
-		flaw value.Flaw
-		rule string
-	}{{value.NUL, ruleNUL}, {value.Surrogate, ruleSurrogate}, {value.UTF8, ruleUTF8}} {
-		if flaws&f.flaw != 0 {
-			err = c.adjust(f.rule)
-		}
-	}
-	return err
-}
-
-// adjust counts that a rule changes a value, or refuses it.
-func (c *column) adjust(rule string) error {
-	if c.key {
-		return sqlsink.ErrKeyChanged
-	}
-	if c.adjusted != nil {
-		c.adjusted(c.table, c.source, rule)
-	}
-	return nil
+	return dst, c.Note(flaws)
 }
 
 func (c *column) appendText(dst, raw []byte) ([]byte, error) {
@@ -168,7 +139,7 @@ func (c *column) appendText(dst, raw []byte) ([]byte, error) {
 	if c.length > 0 && len(dst)-start > c.length && utf8.RuneCount(dst[start:]) > c.length {
 		return dst, fmt.Errorf("it is longer than %d characters", c.length)
 	}
-	return dst, c.note(flaws)
+	return dst, c.Note(flaws)
 }
 
 func appendBool(dst, raw []byte) ([]byte, error) {
@@ -234,7 +205,7 @@ func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 			return dst, err
 		}
 		if !exact {
-			if err := c.adjust(ruleFloat); err != nil {
+			if err := c.Adjust(ruleFloat); err != nil {
 				return dst, err
 			}
 		}
@@ -278,7 +249,7 @@ func (c *column) appendNumeric(dst, raw []byte) ([]byte, error) {
 		return dst, err
 	}
 	if c.scale >= 0 && len(d.Significant())-d.Point > c.scale {
-		if err := c.adjust(ruleScale); err != nil {
+		if err := c.Adjust(ruleScale); err != nil {
 			return dst, err
 		}
 	}
@@ -299,7 +270,7 @@ func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
 			return dst, err
 		}
 		if !whole {
-			if err := c.adjust(ruleDateOnly); err != nil {
+			if err := c.Adjust(ruleDateOnly); err != nil {
 				return dst, err
 			}
 		}
@@ -314,7 +285,7 @@ func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
 		t.Cut = true
 	}
 	if t.Cut {
-		if err := c.adjust(ruleTimePrecision); err != nil {
+		if err := c.Adjust(ruleTimePrecision); err != nil {
 			return dst, err
 		}
 	}

@@ -1,9 +1,6 @@
 package postgres
 
 import (
-	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -11,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
 // explainConnect says what went wrong with a connection in words that help, and
@@ -39,32 +36,9 @@ func (d *dialect) explainConnect(err error) error {
 // explainNetwork explains an error that came before the server said anything.
 // What only the URL can put right is fatal.
 func explainNetwork(where string, err error) error {
-	var (
-		unknown  x509.UnknownAuthorityError
-		hostname x509.HostnameError
-		invalid  x509.CertificateInvalidError
-		verify   *tls.CertificateVerificationError
-		alert    tls.AlertError
-		dns      *net.DNSError
-		op       *net.OpError
-	)
-	switch {
-	case errors.As(err, &unknown):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is signed by an authority that is not trusted; give it with sslrootcert=FILE: %w", where, unknown))
-	case errors.As(err, &hostname):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is for another name: %w", where, hostname))
-	case errors.As(err, &invalid):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is not valid: %w", where, invalid))
-	case errors.As(err, &verify):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: %w", where, verify.Err))
-	case errors.As(err, &alert):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: the server refused: %w", where, alert))
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("connect to %s: no answer in time: %w", where, context.DeadlineExceeded)
-	case errors.As(err, &dns):
-		return fmt.Errorf("connect to %s: %w", where, dns)
-	case errors.As(err, &op):
-		return fmt.Errorf("connect to %s: %w", where, op)
+	server := sqlsink.Server{Where: where, Authority: "give it with sslrootcert=FILE"}
+	if explained := server.Explain(err); explained != nil {
+		return explained
 	}
 	if inner := new(pgconn.ConnectError); errors.As(err, &inner) {
 		err = inner.Unwrap()

@@ -13,6 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
 // images yields row images as a snapshot's file does, in one row's memory.
@@ -64,8 +65,8 @@ func (d *destination) load(job string, t *schema.Table, mode sink.LoadMode, file
 	if err := l.Finish(d.t.Context()); err != nil {
 		d.t.Fatal(err)
 	}
-	equal(d.t, nil, d.query(`SELECT * FROM _eds_load`))
-	equal(d.t, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r'`))
+	sinktest.Equal(d.t, nil, d.query(`SELECT * FROM _eds_load`))
+	sinktest.Equal(d.t, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r'`))
 }
 
 var loadable = []string{"id string", "v string", "n integer"}
@@ -88,32 +89,32 @@ func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := open(t)
-			order := table(t, "order", 1, loadable...)
-			d.apply((&history{t: t}).put(order, `{"id":"000","v":"old","n":1}`, `{"id":"old","v":"old","n":1}`).batch())
+			order := sinktest.Table(t, "order", 1, loadable...)
+			d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"000","v":"old","n":1}`, `{"id":"old","v":"old","n":1}`).Batch())
 			if prepare != "" {
 				d.exec(prepare)
 			}
 			before := d.query(furniture)
 			l := d.begin("job", order, sink.Replace)
-			rows := repeat(500, `{"id":"#","v":"new","n":7}`)
+			rows := sinktest.Repeat(500, `{"id":"#","v":"new","n":7}`)
 			if _, err := l.LoadFile(t.Context(), "one", images(t, order, rows[250:]...)); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := l.LoadFile(t.Context(), "two", images(t, order, rows[:250]...)); err != nil {
 				t.Fatal(err)
 			}
-			equal(t, nil, d.query(`SELECT id FROM "order" WHERE v = 'new'`))
+			sinktest.Equal(t, nil, d.query(`SELECT id FROM "order" WHERE v = 'new'`))
 			if err := l.Finish(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			equal(t, repeat(500, "#|new|7"), d.query(`SELECT id, v, n::numeric::int FROM "order" ORDER BY id`))
+			sinktest.Equal(t, sinktest.Repeat(500, "#|new|7"), d.query(`SELECT id, v, n::numeric::int FROM "order" ORDER BY id`))
 			if name != "no table" {
-				equal(t, before, d.query(furniture))
+				sinktest.Equal(t, before, d.query(furniture))
 			}
-			d.apply((&history{t: t, clock: 9000}).put(order, repeat(500, `{"id":"#","v":"after","n":8}`)...).batch())
-			equal(t, repeat(500, "#|after"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
+			d.apply(sinktest.NewChanges(t, 9000).Put(order, sinktest.Repeat(500, `{"id":"#","v":"after","n":8}`)...).Batch())
+			sinktest.Equal(t, sinktest.Repeat(500, "#|after"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
 			d.load("next job", order, sink.Replace, []string{`{"id":"000","v":"again"}`})
-			equal(t, []string{"000|again"}, d.query(`SELECT id, v FROM "order" ORDER BY id`))
+			sinktest.Equal(t, []string{"000|again"}, d.query(`SELECT id, v FROM "order" ORDER BY id`))
 		})
 	}
 }
@@ -132,11 +133,11 @@ ORDER BY 1`
 
 func TestATableThatNothingHangsOnGivesWayToTheStagedOne(t *testing.T) {
 	d := open(t)
-	order := table(t, "order", 1, loadable...)
+	order := sinktest.Table(t, "order", 1, loadable...)
 	d.migrate(order)
 	const identity = `SELECT to_regclass('public.order')::oid`
 	before := d.query(identity)
-	d.load("job", order, sink.Replace, repeat(10, `{"id":"#"}`))
+	d.load("job", order, sink.Replace, sinktest.Repeat(10, `{"id":"#"}`))
 	if after := d.query(identity); after[0] == before[0] {
 		t.Error("the rows were copied once more")
 	}
@@ -144,40 +145,40 @@ func TestATableThatNothingHangsOnGivesWayToTheStagedOne(t *testing.T) {
 
 func TestAnExtraColumnKeepsItsValuesOverALoad(t *testing.T) {
 	d := open(t)
-	order := table(t, "order", 1, loadable...)
-	d.apply((&history{t: t}).put(order, `{"id":"kept"}`, `{"id":"gone"}`).batch())
+	order := sinktest.Table(t, "order", 1, loadable...)
+	d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"kept"}`, `{"id":"gone"}`).Batch())
 	d.exec(`ALTER TABLE "order" ADD COLUMN mine text; UPDATE "order" SET mine = 'note on ' || id`)
 	d.load("job", order, sink.Replace, []string{`{"id":"kept","v":"new"}`, `{"id":"other","v":"new"}`})
-	equal(t, []string{"kept|new|note on kept", "other|new|NULL"}, d.query(`SELECT id, v, mine FROM "order" ORDER BY id`))
+	sinktest.Equal(t, []string{"kept|new|note on kept", "other|new|NULL"}, d.query(`SELECT id, v, mine FROM "order" ORDER BY id`))
 }
 
 func TestAMergingLoadKeepsOtherRows(t *testing.T) {
 	for _, option := range []string{"metadata=false", "metadata=true"} {
 		t.Run(option, func(t *testing.T) {
 			d := open(t, option)
-			order := table(t, "order", 1, loadable...)
-			h := &history{t: t, clock: 100}
-			h.put(order, `{"id":"other","v":"stays"}`, `{"id":"same","v":"old"}`)
-			h.clock = 9000
-			h.put(order, `{"id":"newer","v":"newer"}`)
-			d.apply(h.batch())
+			order := sinktest.Table(t, "order", 1, loadable...)
+			h := sinktest.NewChanges(t, 100)
+			h.Put(order, `{"id":"other","v":"stays"}`, `{"id":"same","v":"old"}`)
+			h.Clock = 9000
+			h.Put(order, `{"id":"newer","v":"newer"}`)
+			d.apply(h.Batch())
 			d.load("job", order, sink.Merge, []string{`{"id":"same","v":"loaded"}`, `{"id":"newer","v":"loaded"}`, `{"id":"fresh","v":"loaded"}`})
 			newer := map[string]string{"metadata=false": "newer|loaded", "metadata=true": "newer|newer"}[option]
-			equal(t, []string{"fresh|loaded", newer, "other|stays", "same|loaded"}, d.query(`SELECT id, v FROM "order" ORDER BY id`))
+			sinktest.Equal(t, []string{"fresh|loaded", newer, "other|stays", "same|loaded"}, d.query(`SELECT id, v FROM "order" ORDER BY id`))
 		})
 	}
 }
 
 func TestAnInterruptedLoadGoesOn(t *testing.T) {
 	d := open(t)
-	order := table(t, "order", 1, loadable...)
+	order := sinktest.Table(t, "order", 1, loadable...)
 	one := d.begin("job", order, sink.Replace)
-	if _, err := one.LoadFile(t.Context(), "a", images(t, order, repeat(10, `{"id":"a#"}`)...)); err != nil {
+	if _, err := one.LoadFile(t.Context(), "a", images(t, order, sinktest.Repeat(10, `{"id":"a#"}`)...)); err != nil {
 		t.Fatal(err)
 	}
 	failed := errors.New("the file is cut off")
 	broken := func(yield func(*change.Row, error) bool) {
-		for row, err := range images(t, order, repeat(5000, `{"id":"b#"}`)...) {
+		for row, err := range images(t, order, sinktest.Repeat(5000, `{"id":"b#"}`)...) {
 			if !yield(row, err) {
 				return
 			}
@@ -196,7 +197,7 @@ func TestAnInterruptedLoadGoesOn(t *testing.T) {
 		t.Errorf("a is loaded: %v, b is loaded: %v", two.Loaded("a"), two.Loaded("b"))
 	}
 	for _, file := range []string{"a", "b"} {
-		if n, err := two.LoadFile(t.Context(), file, images(t, order, repeat(10, `{"id":"b#"}`)...)); err != nil || n != 10 {
+		if n, err := two.LoadFile(t.Context(), file, images(t, order, sinktest.Repeat(10, `{"id":"b#"}`)...)); err != nil || n != 10 {
 			t.Fatal(n, err)
 		}
 	}
@@ -206,14 +207,14 @@ func TestAnInterruptedLoadGoesOn(t *testing.T) {
 	if err := two.Finish(t.Context()); err != nil {
 		t.Errorf("finish again: %v", err)
 	}
-	equal(t, []string{"20"}, d.query(`SELECT count(*) FROM "order"`))
-	equal(t, nil, d.query(`SELECT * FROM _eds_load`))
+	sinktest.Equal(t, []string{"20"}, d.query(`SELECT count(*) FROM "order"`))
+	sinktest.Equal(t, nil, d.query(`SELECT * FROM _eds_load`))
 }
 
 func TestALoadOfAnotherJobBeginsAnewAndOneThatIsDiscardedLeavesNothing(t *testing.T) {
 	d := open(t)
-	order := table(t, "order", 1, loadable...)
-	d.apply((&history{t: t}).put(order, `{"id":"live"}`).batch())
+	order := sinktest.Table(t, "order", 1, loadable...)
+	d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"live"}`).Batch())
 	one := d.begin("job 1", order, sink.Replace)
 	if _, err := one.LoadFile(t.Context(), "a", images(t, order, `{"id":"1"}`)); err != nil {
 		t.Fatal(err)
@@ -228,16 +229,16 @@ func TestALoadOfAnotherJobBeginsAnewAndOneThatIsDiscardedLeavesNothing(t *testin
 	if err := two.Discard(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	equal(t, []string{"live"}, d.query(`SELECT id FROM "order"`))
-	equal(t, nil, d.query(`SELECT * FROM _eds_load`))
-	equal(t, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r'`))
+	sinktest.Equal(t, []string{"live"}, d.query(`SELECT id FROM "order"`))
+	sinktest.Equal(t, nil, d.query(`SELECT * FROM _eds_load`))
+	sinktest.Equal(t, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r'`))
 }
 
 func TestOfRowsLoadedTwiceTheLastOneStays(t *testing.T) {
 	d := open(t)
-	order := table(t, "order", 1, loadable...)
+	order := sinktest.Table(t, "order", 1, loadable...)
 	d.load("job", order, sink.Replace, []string{`{"id":"1","v":"a"}`, `{"id":"2","v":"a"}`, `{"id":"1","v":"b"}`}, []string{`{"id":"1","v":"c"}`, `{"id":"3","v":"c"}`})
-	equal(t, []string{"1|c", "2|a", "3|c"}, d.query(`SELECT id, v FROM "order" ORDER BY id`))
+	sinktest.Equal(t, []string{"1|c", "2|a", "3|c"}, d.query(`SELECT id, v FROM "order" ORDER BY id`))
 }
 
 func TestTablesLoadConcurrently(t *testing.T) {
@@ -245,11 +246,11 @@ func TestTablesLoadConcurrently(t *testing.T) {
 	var loads sync.WaitGroup
 	tables := make([]*schema.Table, 6)
 	for i := range tables {
-		tables[i] = table(t, fmt.Sprintf("t%d %s", i, strings.Repeat("long", 15)), 1, loadable...)
+		tables[i] = sinktest.Table(t, fmt.Sprintf("t%d %s", i, strings.Repeat("long", 15)), 1, loadable...)
 		l := d.begin("job", tables[i], sink.Replace)
 		loads.Go(func() {
 			for _, file := range []string{"a", "b", "c"} {
-				if _, err := l.LoadFile(t.Context(), file, images(t, tables[i], repeat(300, `{"id":"`+file+`#","n":1}`)...)); err != nil {
+				if _, err := l.LoadFile(t.Context(), file, images(t, tables[i], sinktest.Repeat(300, `{"id":"`+file+`#","n":1}`)...)); err != nil {
 					t.Error(err)
 				}
 			}
@@ -260,7 +261,7 @@ func TestTablesLoadConcurrently(t *testing.T) {
 	}
 	loads.Wait()
 	for _, tb := range tables {
-		if got := len(d.rows(tb)); got != 900 {
+		if got := len(sinktest.Rows(t, d, tb)); got != 900 {
 			t.Errorf("%s has %d rows", tb.Name, got)
 		}
 	}

@@ -110,11 +110,7 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 
 // parse reads the URL. Errors hold none of its secrets.
 func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
-	var known []string
-	for _, o := range append(options(), sqlsink.URLOptions...) {
-		known = append(known, o.Name)
-	}
-	if err := sink.CheckOptions(target, append(known, otherOptions...)...); err != nil {
+	if err := sink.CheckOptions(target, append(options(), sqlsink.URLOptions...), otherOptions...); err != nil {
 		return nil, sqlsink.Options{}, err
 	}
 	query := target.Query()
@@ -149,5 +145,5 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	for name, value := range map[string]string{"client_encoding": "UTF8", "TimeZone": "UTC", "DateStyle": "ISO"} {
 		config.RuntimeParams[name] = value
 	}
-	return &dialect{config: config, schema: namespace, env: env}, shared, nil
+	return &dialect{config: config, schema: namespace, env: env.Complete()}, shared, nil
 }

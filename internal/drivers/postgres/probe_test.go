@@ -13,6 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/drivers/postgres"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testpeers"
 )
 
@@ -84,18 +85,18 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 	if fault.Of(err) != fault.Fatal || !strings.Contains(fmt.Sprint(err), `run: GRANT USAGE, CREATE ON SCHEMA "public" TO "poor"`) {
 		t.Errorf("without the privilege: %v", err)
 	}
-	equal(t, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_probe%'`))
+	sinktest.Equal(t, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_probe%'`))
 }
 
 func TestCredentialsThatStopWorkingAreWaitedFor(t *testing.T) {
 	server := testpeers.StartPostgres(t)
 	database := server.Database(t)
-	order := table(t, "order", 1, "id string")
+	order := sinktest.Table(t, "order", 1, "id string")
 	d := openURL(t, database, sink.Env{})
-	h := &history{t: t}
-	d.apply(h.put(order, `{"id":"1"}`).batch())
+	h := sinktest.NewChanges(t, 0)
+	d.apply(h.Put(order, `{"id":"1"}`).Batch())
 	server.Authenticate(t, "host all all 127.0.0.1/32 reject")
-	batch := h.put(order, `{"id":"2"}`).batch()
+	batch := h.Put(order, `{"id":"2"}`).Batch()
 	if err := d.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient {
 		t.Errorf("error %v of class %v, want transient", err, fault.Of(err))
 	}

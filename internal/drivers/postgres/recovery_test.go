@@ -18,6 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/testpeers"
 )
@@ -38,12 +39,12 @@ func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		server := testpeers.Postgres(t)
 		d := openURL(t, server, place)
-		order := table(t, "order", 1, "id string", "v integer")
+		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		if got := d.checkpoint(); got != (cdc.Position{}) {
 			t.Errorf("a new checkpoint is %v", got)
 		}
-		h := &history{t: t}
-		d.apply(h.put(order, repeat(rows, `{"id":"#","v":1}`)...).batch())
+		h := sinktest.NewChanges(t, 0)
+		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
 		last := cdc.Position{Sequence: uint64(rows), Stored: int64(rows)}
 		if got := d.checkpoint(); got != last {
 			t.Errorf("the checkpoint is %v, want %v", got, last)
@@ -58,14 +59,14 @@ func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
 		if got := other.checkpoint(); got != (cdc.Position{}) {
 			t.Errorf("under another filter it is %v", got)
 		}
-		bad := h.put(order, repeat(rows, `{"id":"#","v":2}`)...).put(order, `{"id":"bad","v":"x"}`).batch()
+		bad := h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":2}`)...).Put(order, `{"id":"bad","v":"x"}`).Batch()
 		if err := d.Apply(t.Context(), bad); fault.Of(err) != fault.Poison {
 			t.Fatalf("error %v", err)
 		}
 		if got := d.checkpoint(); got != last {
 			t.Errorf("after a failed batch the checkpoint is %v, want %v", got, last)
 		}
-		equal(t, repeat(rows, "#|1"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
+		sinktest.Equal(t, sinktest.Repeat(rows, "#|1"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
 		if err := d.ResetCheckpoint(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -79,15 +80,15 @@ func TestAnotherWriterIsNoticed(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		server := testpeers.Postgres(t)
 		one, two := openURL(t, server, place), openURL(t, server, place)
-		order := table(t, "order", 1, "id string", "who string")
-		h := &history{t: t}
-		one.apply(h.put(order, repeat(rows, `{"id":"#","who":"one"}`)...).batch())
-		two.apply(h.put(order, repeat(rows, `{"id":"#","who":"two"}`)...).batch())
-		err := one.Apply(t.Context(), h.put(order, repeat(rows, `{"id":"#","who":"one again"}`)...).batch())
+		order := sinktest.Table(t, "order", 1, "id string", "who string")
+		h := sinktest.NewChanges(t, 0)
+		one.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"one"}`)...).Batch())
+		two.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"two"}`)...).Batch())
+		err := one.Apply(t.Context(), h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"one again"}`)...).Batch())
 		if !errors.Is(err, sqlsink.ErrMoved) || fault.Of(err) != fault.Fatal {
 			t.Errorf("error %v of class %v, want %v, fatal", err, fault.Of(err), sqlsink.ErrMoved)
 		}
-		equal(t, repeat(rows, "#|two"), one.query(`SELECT id, who FROM "order" ORDER BY id`))
+		sinktest.Equal(t, sinktest.Repeat(rows, "#|two"), one.query(`SELECT id, who FROM "order" ORDER BY id`))
 	})
 }
 
@@ -161,47 +162,47 @@ func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 		w := newWall(t, server)
 		d := openURL(t, w.url, place)
 		d.url = server
-		order := table(t, "order", 1, "id string", "v integer")
-		h := &history{t: t}
-		d.apply(h.put(order, repeat(rows, `{"id":"#","v":1}`)...).batch())
+		order := sinktest.Table(t, "order", 1, "id string", "v integer")
+		h := sinktest.NewChanges(t, 0)
+		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
 		d.exec(`CREATE TABLE writes (n int); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO writes VALUES (1); RETURN NEW; END $$;
 			CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH STATEMENT EXECUTE FUNCTION note()`)
 		w.lose.Store(true)
-		batch := h.put(order, repeat(rows, `{"id":"#","v":2}`)...).batch()
+		batch := h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":2}`)...).Batch()
 		d.apply(batch) // the engine finds out by itself
 		wrote := d.query("SELECT count(*) FROM writes")
-		equal(t, repeat(rows, "#|2"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
+		sinktest.Equal(t, sinktest.Repeat(rows, "#|2"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
 		if got := d.checkpoint(); got != batch.Last {
 			t.Errorf("the checkpoint is %v, want %v", got, batch.Last)
 		}
 		d.apply(batch)
-		equal(t, wrote, d.query("SELECT count(*) FROM writes"))
-		d.apply(h.put(order, repeat(rows, `{"id":"#","v":3}`)...).batch())
+		sinktest.Equal(t, wrote, d.query("SELECT count(*) FROM writes"))
+		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":3}`)...).Batch())
 	})
 }
 
 func TestASessionThatWasEndedIsMadeAnewAtOnce(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		d := openURL(t, testpeers.Postgres(t), place)
-		order := table(t, "order", 1, "id string", "v integer")
-		h := &history{t: t}
+		order := sinktest.Table(t, "order", 1, "id string", "v integer")
+		h := sinktest.NewChanges(t, 0)
 		for i := range 3 {
-			d.apply(h.put(order, repeat(rows, fmt.Sprintf(`{"id":"#","v":%d}`, i))...).batch())
+			d.apply(h.Put(order, sinktest.Repeat(rows, fmt.Sprintf(`{"id":"#","v":%d}`, i))...).Batch())
 			d.query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'eds'`)
 		}
-		equal(t, repeat(rows, "#|2"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
+		sinktest.Equal(t, sinktest.Repeat(rows, "#|2"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
 	})
 }
 
 func TestWhatWasDroppedUnderUsIsMadeAnew(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		d := openURL(t, testpeers.Postgres(t), place)
-		order := table(t, "order", 1, "id string", "v integer", "w string")
-		h := &history{t: t}
+		order := sinktest.Table(t, "order", 1, "id string", "v integer", "w string")
+		h := sinktest.NewChanges(t, 0)
 		put := func() {
 			t.Helper()
-			d.apply(h.put(order, repeat(rows, `{"id":"#","v":1,"w":"x"}`)...).batch())
-			equal(t, repeat(rows, "#|1|x"), d.query(`SELECT id, v, w FROM "order" ORDER BY id`))
+			d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1,"w":"x"}`)...).Batch())
+			sinktest.Equal(t, sinktest.Repeat(rows, "#|1|x"), d.query(`SELECT id, v, w FROM "order" ORDER BY id`))
 		}
 		put()
 		d.exec(`DROP TABLE "order"`)
@@ -222,13 +223,13 @@ func TestWhatWasDroppedUnderUsIsMadeAnew(t *testing.T) {
 func TestAServerThatStopsIsComeBackTo(t *testing.T) {
 	server := testpeers.StartPostgres(t)
 	d := openURL(t, server.Database(t), place)
-	order := table(t, "order", 1, "id string", "v integer")
-	h := &history{t: t}
-	d.apply(h.put(order, repeat(100, `{"id":"#","v":1}`)...).batch())
+	order := sinktest.Table(t, "order", 1, "id string", "v integer")
+	h := sinktest.NewChanges(t, 0)
+	d.apply(h.Put(order, sinktest.Repeat(100, `{"id":"#","v":1}`)...).Batch())
 	d.conn = nil
 	for i, end := range []func(testing.TB){server.Stop, server.Kill} {
 		end(t)
-		batch := h.put(order, repeat(100, fmt.Sprintf(`{"id":"#","v":%d}`, i+2))...).batch()
+		batch := h.Put(order, sinktest.Repeat(100, fmt.Sprintf(`{"id":"#","v":%d}`, i+2))...).Batch()
 		for range 2 {
 			if err := d.Apply(t.Context(), batch); fault.Of(err) != fault.Transient || err == nil {
 				t.Fatalf("while it is down: %v of class %v", err, fault.Of(err))
@@ -236,7 +237,7 @@ func TestAServerThatStopsIsComeBackTo(t *testing.T) {
 		}
 		server.Start(t)
 		d.apply(batch)
-		equal(t, repeat(100, fmt.Sprintf("#|%d", i+2)), d.query(`SELECT id, v FROM "order" ORDER BY id`))
+		sinktest.Equal(t, sinktest.Repeat(100, fmt.Sprintf("#|%d", i+2)), d.query(`SELECT id, v FROM "order" ORDER BY id`))
 		d.conn.Close(context.Background())
 		d.conn = nil
 	}
@@ -244,20 +245,20 @@ func TestAServerThatStopsIsComeBackTo(t *testing.T) {
 
 func TestACancelledBatchLeavesNothingAndTheSinkUsable(t *testing.T) {
 	d := openURL(t, testpeers.Postgres(t), place)
-	order := table(t, "order", 1, "id string", "v integer")
-	h := &history{t: t}
-	d.apply(h.put(order, `{"id":"lock","v":0}`).batch())
+	order := sinktest.Table(t, "order", 1, "id string", "v integer")
+	h := sinktest.NewChanges(t, 0)
+	d.apply(h.Put(order, `{"id":"lock","v":0}`).Batch())
 	d.exec(`BEGIN; LOCK TABLE "order" IN ACCESS EXCLUSIVE MODE`)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	batch := h.put(order, repeat(100, `{"id":"#","v":1}`)...).batch()
+	batch := h.Put(order, sinktest.Repeat(100, `{"id":"#","v":1}`)...).Batch()
 	if err := d.Apply(ctx, batch); err == nil || fault.Of(err) != fault.Transient {
 		t.Fatalf("error %v", err)
 	}
 	d.exec(`COMMIT`)
-	equal(t, []string{"lock|0"}, d.query(`SELECT id, v FROM "order"`))
+	sinktest.Equal(t, []string{"lock|0"}, d.query(`SELECT id, v FROM "order"`))
 	d.apply(batch)
-	equal(t, []string{"101"}, d.query(`SELECT count(*) FROM "order"`))
+	sinktest.Equal(t, []string{"101"}, d.query(`SELECT count(*) FROM "order"`))
 }
 
 func TestErrorsHaveTheirClass(t *testing.T) {
@@ -265,15 +266,15 @@ func TestErrorsHaveTheirClass(t *testing.T) {
 	d.exec(`CREATE TABLE "order" (id text PRIMARY KEY, n bigint CHECK (n < 10), u text UNIQUE);
 		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.u = 'raise' THEN RAISE 'no % here', NEW.u; END IF; RETURN NEW; END $$;
 		CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH ROW EXECUTE FUNCTION refuse()`)
-	order := table(t, "order", 1, "id string", "n integer", "u string")
-	h := &history{t: t}
-	d.apply(h.put(order, `{"id":"1","u":"taken"}`).batch())
+	order := sinktest.Table(t, "order", 1, "id string", "n integer", "u string")
+	h := sinktest.NewChanges(t, 0)
+	d.apply(h.Put(order, `{"id":"1","u":"taken"}`).Batch())
 	for image, want := range map[string]string{
 		`{"id":"2","n":11}`:      `apply the batch: upsert into table "order": new row for relation "order" violates check constraint "order_n_check" (SQLSTATE 23514)`,
 		`{"id":"2","u":"taken"}`: `apply the batch: upsert into table "order": duplicate key value violates unique constraint "order_u_key" (SQLSTATE 23505)`,
 		`{"id":"2","u":"raise"}`: `apply the batch: upsert into table "order": the server refused a value: a trigger raised an exception (SQLSTATE P0001)`,
 	} {
-		err := d.Apply(t.Context(), h.put(order, image).batch())
+		err := d.Apply(t.Context(), h.Put(order, image).Batch())
 		if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
 			t.Errorf("%s: %s", image, diff)
 		}
@@ -289,7 +290,7 @@ func TestErrorsHaveTheirClass(t *testing.T) {
 	}
 	u.User = url.User("reader")
 	reader := openURL(t, u.String(), place)
-	if err := reader.Apply(t.Context(), h.put(order, `{"id":"9"}`).batch()); fault.Of(err) != fault.Fatal {
+	if err := reader.Apply(t.Context(), h.Put(order, `{"id":"9"}`).Batch()); fault.Of(err) != fault.Fatal {
 		t.Errorf("without a privilege: %v is %v", err, fault.Of(err))
 	}
 	d.exec(`ALTER ROLE postgres SET default_transaction_read_only = on`)
@@ -297,7 +298,7 @@ func TestErrorsHaveTheirClass(t *testing.T) {
 		d.exec(`SET default_transaction_read_only = off; ALTER ROLE postgres RESET default_transaction_read_only`)
 	})
 	replica := openURL(t, d.url, place)
-	if err := replica.Apply(t.Context(), h.put(order, `{"id":"9"}`).batch()); err == nil || fault.Of(err) != fault.Transient {
+	if err := replica.Apply(t.Context(), h.Put(order, `{"id":"9"}`).Batch()); err == nil || fault.Of(err) != fault.Transient {
 		t.Errorf("on a replica: %v is %v", err, fault.Of(err))
 	}
 }

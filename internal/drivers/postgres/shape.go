@@ -60,10 +60,7 @@ func newShape(server *server, l *sqlsink.Layout, adjusted func(table, column, ru
 	for i := range l.Columns {
 		t := &l.Columns[i]
 		a := t.Real.Native.(*attribute)
-		c := column{table: l.Table.Name, source: t.Real.Name, name: t.Real.Name, spelling: t.Real.Type, kind: a.kind, truth: t.Type == schema.Boolean, key: t.Key, adjusted: adjusted}
-		if t.Slot >= 0 {
-			c.source = l.Table.Columns[t.Slot].Name
-		}
+		c := column{Adjuster: sqlsink.NewAdjuster(l, t, textRules, adjusted), name: t.Real.Name, spelling: t.Real.Type, kind: a.kind, truth: t.Type == schema.Boolean}
 		c.limit(a)
 		sh.casted = sh.casted || sh.casts(&c)
 		sh.columns = append(sh.columns, c)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
 // valueCase is a value on its way to a column of a real type. want is what the
@@ -187,13 +188,13 @@ func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
 				name := fmt.Sprintf("value_%d_%d", rows, i)
 				// A view keeps the type as it is.
 				d.exec(fmt.Sprintf(`CREATE TABLE %[1]s (id text PRIMARY KEY, v %[2]s); CREATE VIEW seen_%[1]s AS SELECT * FROM %[1]s`, name, c.real))
-				h := &history{t: t}
-				source := table(t, name, 1, "id string", "v "+c.source)
+				h := sinktest.NewChanges(t, 0)
+				source := sinktest.Table(t, name, 1, "id string", "v "+c.source)
 				for r := range rows {
-					h.put(source, fmt.Sprintf(`{"id":"%d","v":%s}`, r, c.raw))
+					h.Put(source, fmt.Sprintf(`{"id":"%d","v":%s}`, r, c.raw))
 				}
 				clear(d.adjusted)
-				err := d.Apply(t.Context(), h.batch())
+				err := d.Apply(t.Context(), h.Batch())
 				if c.want == "" && c.raw != `""` || c.want == "" && c.real != "text" {
 					if fault.Of(err) != fault.Poison {
 						t.Fatalf("error %v of class %v, want poison", err, fault.Of(err))
@@ -201,7 +202,7 @@ func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
 					if value := strings.Trim(c.raw, `"`); len(value) > 3 && strings.Contains(err.Error(), value) {
 						t.Errorf("the error tells the value: %v", err)
 					}
-					equal(t, nil, d.query("SELECT id FROM "+name))
+					sinktest.Equal(t, nil, d.query("SELECT id FROM "+name))
 					return
 				}
 				if err != nil {
@@ -211,7 +212,7 @@ func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
 				for r := range want {
 					want[r] = strings.TrimSuffix(c.want, " ")
 				}
-				equal(t, want, d.query("SELECT v::text FROM "+name))
+				sinktest.Equal(t, want, d.query("SELECT v::text FROM "+name))
 				rules := make(map[string]int)
 				for _, rule := range strings.Fields(c.rule) {
 					rules[rule] = rows
@@ -224,8 +225,8 @@ func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
 
 func TestAnErrorNamesTheColumnAndNotTheValue(t *testing.T) {
 	d := open(t)
-	order := table(t, "order", 1, "id string", "n integer")
-	err := d.Apply(t.Context(), (&history{t: t}).put(order, `{"id":"1","n":"secret"}`).batch())
+	order := sinktest.Table(t, "order", 1, "id string", "n integer")
+	err := d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(order, `{"id":"1","n":"secret"}`).Batch())
 	want := `apply the batch: value of order.n (bigint): it is not a number`
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)

@@ -22,6 +22,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/lake/laketest"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testpeers"
 )
 
@@ -87,7 +88,7 @@ func TestBatchesGrowAsTheURLSays(t *testing.T) {
 
 func TestABatchWhoseNameIsTooLongIsPoison(t *testing.T) {
 	s := mustOpen(t, newTarget(t, "format=ndjson&layout="+url.QueryEscape("{table}/"+strings.Repeat(strings.Repeat("p", 200)+"/", 5))))
-	if err := s.Apply(t.Context(), batch(order(t, 1))); fault.Of(err) != fault.Poison {
+	if err := s.Apply(t.Context(), sinktest.Batch(order(t, 1))); fault.Of(err) != fault.Poison {
 		t.Errorf("the error is %v: %v", fault.Of(err), err)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/lake"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testpeers"
 )
 
@@ -96,7 +97,7 @@ func benchmark(b *testing.B, query string, rows int, objects func(events []*cdc.
 	for n := range rows {
 		events = append(events, wideEvent(b, n+1, 20))
 	}
-	apply := batch(events...)
+	apply := sinktest.Batch(events...)
 	raw := at(server.Addr(), newPrefix(server.Bucket(b)), fmt.Sprintf("uploadTasks=%d&%s", tasks, query))
 	s := openAs(b, raw, sink.Env{Adjusted: func(string, string, string) {}, Tables: wideTable})
 	client, transport := bare(server.Addr(), tasks)

@@ -83,12 +83,12 @@ func TestOfEventsThatShareANameTheLastStays(t *testing.T) {
 
 func TestANameThatIsTooLongIsPoison(t *testing.T) {
 	raw := newTarget(t, "path="+url.QueryEscape(strings.Repeat(strings.Repeat("p", 200)+"/", 5)+strings.Repeat("q", 15)+"{{.id}}"))
-	err := mustOpen(t, raw).Apply(t.Context(), batch(order(t, 1)))
+	err := mustOpen(t, raw).Apply(t.Context(), sinktest.Batch(order(t, 1)))
 	if fault.Of(err) != fault.Poison || !strings.Contains(err.Error(), "more than 1024") {
 		t.Errorf("the error is %v: %v", fault.Of(err), err)
 	}
 	template := mustOpen(t, newTarget(t, "path="+url.QueryEscape("{{index .key 5}}")))
-	if err := template.Apply(t.Context(), batch(order(t, 1))); fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "k1") {
+	if err := template.Apply(t.Context(), sinktest.Batch(order(t, 1))); fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "k1") {
 		t.Errorf("a template that fails: %v: %v", fault.Of(err), err)
 	}
 }
@@ -183,7 +183,7 @@ func TestAStoreThatThrottlesIsWaitedFor(t *testing.T) {
 		events = append(events, order(t, n+1))
 	}
 	f.set(func(w http.ResponseWriter, r *http.Request) bool { return refuse(w, r, 503, "SlowDown") })
-	err := s.Apply(t.Context(), batch(events...))
+	err := s.Apply(t.Context(), sinktest.Batch(events...))
 	if fault.Of(err) != fault.Transient || !strings.Contains(fmt.Sprint(err), "503 SlowDown, request REQUEST1") || strings.Contains(fmt.Sprint(err), "SECRET") || strings.Contains(fmt.Sprint(err), "k1") {
 		t.Errorf("in the storm the error is %v: %v", fault.Of(err), err)
 	}
@@ -194,7 +194,7 @@ func TestAStoreThatThrottlesIsWaitedFor(t *testing.T) {
 	f.set(func(w http.ResponseWriter, r *http.Request) bool {
 		return passed.Add(1)%2 == 0 && refuse(w, r, 503, "SlowDown")
 	})
-	if err := s.Apply(t.Context(), batch(events...)); fault.Of(err) != fault.Transient || err == nil {
+	if err := s.Apply(t.Context(), sinktest.Batch(events...)); fault.Of(err) != fault.Transient || err == nil {
 		t.Errorf("in half a storm: %v", err)
 	}
 	f.mend()
@@ -250,7 +250,7 @@ func TestWhatTheStoreAnswersHasAClass(t *testing.T) {
 		if c.code == "ExpiredToken" {
 			into = expiring
 		}
-		err := into.Apply(t.Context(), batch(order(t, 1)))
+		err := into.Apply(t.Context(), sinktest.Batch(order(t, 1)))
 		if err == nil || fault.Of(err) != c.class || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "SECRET") || strings.Contains(err.Error(), "k1") {
 			t.Errorf("%d %s is %v: %v", c.status, c.code, fault.Of(err), err)
 		}
@@ -268,7 +268,7 @@ func TestAConnectionThatIsCutMidUpload(t *testing.T) {
 		_, _ = io.CopyN(io.Discard, r.Body, 1<<20)
 		panic(http.ErrAbortHandler)
 	})
-	err := s.Apply(t.Context(), batch(large))
+	err := s.Apply(t.Context(), sinktest.Batch(large))
 	if err == nil || fault.Of(err) != fault.Transient || strings.Contains(err.Error(), "k1") {
 		t.Errorf("the error is %v: %.300v", fault.Of(err), err)
 	}
@@ -289,13 +289,13 @@ func TestAStoreThatSaysNothingIsLeftInTime(t *testing.T) {
 	path := newPrefix(server.Bucket(t))
 	s := mustOpen(t, at(proxy.Addr(), path, "timeout=500ms&max-retries=0"))
 	proxy.Stall()
-	if err := s.Apply(t.Context(), batch(order(t, 1))); err == nil || fault.Of(err) != fault.Transient {
+	if err := s.Apply(t.Context(), sinktest.Batch(order(t, 1))); err == nil || fault.Of(err) != fault.Transient {
 		t.Errorf("the error is %v", err)
 	}
 	proxy.Mend()
 	var err error
 	for range 5 {
-		if err = s.Apply(t.Context(), batch(order(t, 1))); err == nil {
+		if err = s.Apply(t.Context(), sinktest.Batch(order(t, 1))); err == nil {
 			return
 		}
 	}
@@ -344,7 +344,7 @@ func TestCloseInterruptsABatch(t *testing.T) {
 	s := mustOpen(t, at(proxy.Addr(), newPrefix(server.Bucket(t)), ""))
 	proxy.Stall()
 	failed := make(chan error, 1)
-	go func() { failed <- s.Apply(t.Context(), batch(order(t, 1))) }()
+	go func() { failed <- s.Apply(t.Context(), sinktest.Batch(order(t, 1))) }()
 	// Whether Close comes before or after the batch has begun is all the same.
 	closeSink(t, s)
 	if err := <-failed; err == nil || fault.Of(err) != fault.Transient || !errors.Is(err, context.Canceled) && !errors.Is(err, errClosed) {

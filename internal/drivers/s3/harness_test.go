@@ -95,17 +95,9 @@ func order(t testing.TB, n int) *cdc.Event {
 	return event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k%d"],"companyId":"c","after":{"id":"k%[2]d","total":%[1]d},"timestamp":1700000000000,"mvccTimestamp":"%[3]d"}`, n, n%3, 1_700_000_000_000_000_000+n))
 }
 
-func batch(events ...*cdc.Event) *change.Batch {
-	var b change.Builder
-	for _, e := range events {
-		b.Add(e, change.Effect{})
-	}
-	return b.Batch()
-}
-
 func mustApply(t testing.TB, s sink.Sink, events ...*cdc.Event) {
 	t.Helper()
-	if err := s.Apply(t.Context(), batch(events...)); err != nil {
+	if err := s.Apply(t.Context(), sinktest.Batch(events...)); err != nil {
 		t.Fatal(err)
 	}
 }

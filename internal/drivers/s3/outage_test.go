@@ -38,7 +38,7 @@ func TestAStoreThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
 			go func() {
 				backoff := fault.Backoff{Min: 100 * time.Millisecond, Max: 30 * time.Second}
 				for {
-					err := s.Apply(t.Context(), batch(orders(t, 31, 60)...))
+					err := s.Apply(t.Context(), sinktest.Batch(orders(t, 31, 60)...))
 					if err == nil || fault.Of(err) != fault.Transient {
 						applied <- err
 						return

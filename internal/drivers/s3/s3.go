@@ -5,7 +5,6 @@ package s3
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net/url"
 	"strings"
 	"time"
@@ -173,19 +172,10 @@ func urlOf(values map[string]string) (string, []sink.FieldError) {
 
 // open connects, and makes sure that objects can be written.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
-	var known []string
-	for _, o := range options {
-		known = append(known, o.Name)
-	}
-	if err := sink.CheckOptions(target, known...); err != nil {
+	if err := sink.CheckOptions(target, options); err != nil {
 		return nil, err
 	}
-	if env.Logger == nil {
-		env.Logger = slog.New(slog.DiscardHandler)
-	}
-	if env.Adjusted == nil {
-		env.Adjusted = func(_, _, _ string) {}
-	}
+	env = env.Complete()
 	c, err := parse(target)
 	if err != nil {
 		return nil, fault.Mark(fault.Fatal, err)

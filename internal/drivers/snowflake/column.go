@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"unicode/utf8"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/value"
@@ -34,14 +33,12 @@ const (
 // column encodes the values of one real column as JSON. It is used by one
 // goroutine at a time.
 type column struct {
+	sqlsink.Adjuster
 	attribute
-	table, source string // as the source names them, for messages
-	spelling      string // of the type, for messages and casts
-	truth         bool   // the source holds truth values
-	key           bool   // its values are kept as they are, or refused
-	adjusted      func(table, column, rule string)
-	text          []byte // room
-	room          value.Room
+	spelling string // of the type, for messages and casts
+	truth    bool   // the source holds truth values
+	text     []byte // room
+	room     value.Room
 }
 
 // Names of the rules that change a value which the column can not hold as it is.
@@ -55,6 +52,8 @@ const (
 	ruleScale         = "snowflake_number_scale"
 	ruleJSONNumber    = "snowflake_json_number"
 )
+
+var textRules = sqlsink.TextRules{NUL: ruleNUL, Surrogate: ruleSurrogate, UTF8: ruleUTF8}
 
 // rules describes them for the help text.
 var rules = []struct{ name, what string }{
@@ -73,7 +72,7 @@ var rules = []struct{ name, what string }{
 func (c *column) append(dst, raw []byte) ([]byte, error) {
 	out, err := c.appendValue(dst, raw)
 	if err != nil {
-		return dst, fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): %w", c.table, c.source, c.spelling, err))
+		return dst, c.Refuse(c.spelling, err)
 	}
 	return out, nil
 }
@@ -95,7 +94,7 @@ func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
 	default:
 		var flaws value.Flaw
 		if text, flaws = value.AppendText(text, raw, 0); flaws != 0 {
-			err = c.note(flaws)
+			err = c.Note(flaws)
 		}
 		if err == nil && c.length > 0 && len(text) > c.length && utf8.RuneCount(text) > c.length {
 			err = fmt.Errorf("it is longer than %d characters", c.length)
@@ -106,31 +105,6 @@ func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
 		return dst, err
 	}
 	return rawjson.AppendQuoted(dst, text), nil
-}
-
-// note counts what had to be changed, or refuses it.
-func (c *column) note(flaws value.Flaw) error {
-	var err error
-	for _, f := range []struct {
-		flaw value.Flaw
-		rule string
-	}{{value.NUL, ruleNUL}, {value.Surrogate, ruleSurrogate}, {value.UTF8, ruleUTF8}} {
-		if flaws&f.flaw != 0 {
-			err = c.adjust(f.rule)
-		}
-	}
-	return err
-}
-
-// adjust counts that a rule changes a value, or refuses it.
-func (c *column) adjust(rule string) error {
-	if c.key {
-		return sqlsink.ErrKeyChanged
-	}
-	if c.adjusted != nil {
-		c.adjusted(c.table, c.source, rule)
-	}
-	return nil
 }
 
 func appendBool(dst, raw []byte) ([]byte, error) {
@@ -156,7 +130,7 @@ func (c *column) appendFixed(dst, raw []byte) ([]byte, error) {
 		if c.scale == 0 {
 			return dst, value.ErrNotInteger
 		}
-		if err := c.adjust(ruleScale); err != nil {
+		if err := c.Adjust(ruleScale); err != nil {
 			return dst, err
 		}
 		digits, d.Point = round(digits, d.Point, c.scale)
@@ -239,7 +213,7 @@ func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 		return dst, err
 	}
 	if !exact {
-		if err := c.adjust(ruleFloat); err != nil {
+		if err := c.Adjust(ruleFloat); err != nil {
 			return dst, err
 		}
 	}
@@ -276,10 +250,10 @@ func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
 	case c.kind == kindDate:
 		dst = dst[:start+len("2006-01-02")]
 		if !t.Midnight() {
-			err = c.adjust(ruleDateOnly)
+			err = c.Adjust(ruleDateOnly)
 		}
 	case cut:
-		err = c.adjust(ruleTimePrecision)
+		err = c.Adjust(ruleTimePrecision)
 	}
 	if c.kind == kindTZ || c.kind == kindLTZ {
 		dst = append(dst, "+00:00"...)
@@ -305,7 +279,7 @@ func (c *column) appendJSON(dst, raw []byte) ([]byte, error) {
 			dst[start+i] = ' '
 		}
 	}
-	return dst, c.note(flaws)
+	return dst, c.Note(flaws)
 }
 
 // exactDigits is how many digits of a number inside JSON Snowflake keeps; one of
@@ -329,7 +303,7 @@ func (c *column) checkNumber(text []byte) error {
 		return fmt.Errorf("a number in it: %w", err)
 	}
 	if !exact {
-		return c.adjust(ruleJSONNumber)
+		return c.Adjust(ruleJSONNumber)
 	}
 	return nil
 }

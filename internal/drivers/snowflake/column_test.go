@@ -50,7 +50,7 @@ func TestValuesAsTheyTravel(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			rule := ""
-			column := column{attribute: c.attribute, table: "t", source: "c", spelling: "TYPE", adjusted: func(_, _, r string) { rule = r }}
+			column := column{attribute: c.attribute, Adjuster: sqlsink.Adjuster{Table: "t", Source: "c", Text: textRules, Adjusted: func(_, _, r string) { rule = r }}, spelling: "TYPE"}
 			got, err := column.append(nil, []byte(c.raw))
 			if !errors.Is(err, c.err) || err != nil && fault.Of(err) != fault.Poison {
 				t.Fatalf("error %v, want %v", err, c.err)
@@ -59,7 +59,7 @@ func TestValuesAsTheyTravel(t *testing.T) {
 				t.Errorf("rule %q, want %q %s", rule, c.rule, diff)
 			}
 			key := column
-			key.key = true
+			key.Key = true
 			if _, err := key.append(nil, []byte(c.raw)); c.rule != "" && !errors.Is(err, sqlsink.ErrKeyChanged) {
 				t.Errorf("in a key: %v", err)
 			}
@@ -68,7 +68,7 @@ func TestValuesAsTheyTravel(t *testing.T) {
 }
 
 func TestTextLongerThanItsColumn(t *testing.T) {
-	c := column{attribute: attribute{kind: kindText, length: 3}, table: "t", source: "c"}
+	c := column{attribute: attribute{kind: kindText, length: 3}, Adjuster: sqlsink.Adjuster{Table: "t", Source: "c", Text: textRules}}
 	if _, err := c.append(nil, []byte(`"日本語"`)); err != nil {
 		t.Error(err)
 	}

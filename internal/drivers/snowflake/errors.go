@@ -12,6 +12,7 @@ import (
 	sf "github.com/snowflakedb/gosnowflake"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
 // serverError is an error that the server answered, or that Snowflake's driver
@@ -182,20 +183,11 @@ func (d *dialect) explainConnect(err error) error {
 // explainNetwork explains an error that came before the server said anything.
 // What only the URL or the machine can put right is fatal.
 func explainNetwork(where string, err error) error {
-	var (
-		unknown  x509.UnknownAuthorityError
-		hostname x509.HostnameError
-		invalid  x509.CertificateInvalidError
-	)
-	switch {
-	case errors.As(err, &unknown):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is signed by an authority that is not trusted; a proxy may stand between: add its certificate to those of this machine: %w", where, unknown))
-	case errors.As(err, &hostname):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is for another name; write account identifiers with - instead of _: %w", where, hostname))
-	case errors.As(err, &invalid):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is not valid: %w", where, invalid))
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("connect to %s: no answer in time: %w", where, context.DeadlineExceeded)
+	server := sqlsink.Server{
+		Where: where, Authority: "a proxy may stand between: add its certificate to those of this machine", Name: "write account identifiers with - instead of _",
+	}
+	if explained := server.Explain(err); explained != nil {
+		return explained
 	}
 	return fmt.Errorf("connect to %s: %w", where, network(err))
 }

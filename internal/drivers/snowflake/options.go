@@ -82,11 +82,7 @@ func parse(target *url.URL, env sink.Env) (*choices, error) {
 	if keyPair {
 		login = keyOptions
 	}
-	var known []string
-	for _, o := range options(login) {
-		known = append(known, o.Name)
-	}
-	if err := sink.CheckOptions(target, append(known, otherOptions...)...); err != nil {
+	if err := sink.CheckOptions(target, options(login), otherOptions...); err != nil {
 		return nil, err
 	}
 	query := target.Query()

@@ -45,14 +45,11 @@ func (s *session) shape(l *sqlsink.Layout) *shape {
 		return sh
 	}
 	sh := &shape{layout: l, table: s.dialect.table(l.Real.Name), label: fmt.Sprintf("table %q", l.Real.Name), merges: make(map[filter]string)}
-	for i, t := range l.Columns {
-		source := t.Real.Name
-		if t.Slot >= 0 {
-			source = l.Table.Columns[t.Slot].Name
-		}
+	for i := range l.Columns {
+		t := &l.Columns[i]
 		sh.columns = append(sh.columns, column{
-			attribute: *t.Real.Native.(*attribute), table: l.Table.Name, source: source, spelling: t.Real.Type,
-			truth: t.Type == schema.Boolean, key: t.Key, adjusted: s.dialect.env.Adjusted,
+			Adjuster: sqlsink.NewAdjuster(l, t, textRules, s.dialect.env.Adjusted), attribute: *t.Real.Native.(*attribute), spelling: t.Real.Type,
+			truth: t.Type == schema.Boolean,
 		})
 		sh.members = append(sh.members, fmt.Sprintf(`,"c%d":`, i))
 	}

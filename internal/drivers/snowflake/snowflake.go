@@ -128,7 +128,7 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 	if err != nil {
 		return nil, fault.Mark(fault.Fatal, err)
 	}
-	s, err := sqlsink.Open(ctx, &dialect{account: o.account, env: env}, o.shared, env)
+	s, err := sqlsink.Open(ctx, &dialect{account: o.account, env: env.Complete()}, o.shared, env)
 	if err != nil {
 		return nil, err
 	}

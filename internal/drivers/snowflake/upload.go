@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"time"
 
@@ -123,12 +122,4 @@ func (s *session) stage(ctx context.Context) error {
 	}
 	s.hasStage = err == nil
 	return err
-}
-
-// log returns the logger, which may be missing.
-func (d *dialect) log() *slog.Logger {
-	if d.env.Logger == nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	return d.env.Logger
 }

@@ -242,7 +242,7 @@ func (tx *transaction) Rollback(ctx context.Context) error {
 func (tx *transaction) sweep(ctx context.Context) {
 	for _, file := range tx.files {
 		if _, err := tx.query(ctx, "remove a file of the stage", "REMOVE @"+quote(stageName)+"/"+file); err != nil {
-			tx.dialect.log().Debug("a file stays on the stage for as long as the session", "file", file, "error", err)
+			tx.dialect.env.Logger.Debug("a file stays on the stage for as long as the session", "file", file, "error", err)
 			break
 		}
 	}

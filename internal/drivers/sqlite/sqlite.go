@@ -76,11 +76,7 @@ type dialect struct {
 }
 
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
-	var known []string
-	for _, o := range options() {
-		known = append(known, o.Name)
-	}
-	if err := sink.CheckOptions(target, known...); err != nil {
+	if err := sink.CheckOptions(target, options()); err != nil {
 		return nil, err
 	}
 	d, err := newDialect(target, env)
@@ -104,10 +100,8 @@ func newDialect(target *url.URL, env sink.Env) (*dialect, error) {
 	if err != nil {
 		return nil, err
 	}
+	env = env.Complete()
 	d := &dialect{path: path, log: env.Logger, adjusted: env.Adjusted, turn: make(chan struct{}, 1), maxLog: 256 << 20}
-	if d.log == nil {
-		d.log = slog.New(slog.DiscardHandler)
-	}
 	query := target.Query()
 	if d.busyTimeout, err = timeoutOf(query.Get("busy_timeout")); err != nil {
 		return nil, err

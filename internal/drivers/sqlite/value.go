@@ -76,7 +76,7 @@ func (e *encoder) row(args *capi.Args, targets []sqlsink.Target, row *change.Row
 		if err != nil {
 			return fault.Mark(fault.Poison, fmt.Errorf("column %q of table %q: %w", t.Real.Name, e.table, err))
 		}
-		if rule != "" && e.adjusted != nil {
+		if rule != "" {
 			e.adjusted(e.table, t.Real.Name, rule)
 		}
 	}

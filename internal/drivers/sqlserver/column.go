@@ -3,11 +3,9 @@ package sqlserver
 import (
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"time"
 	"unicode/utf8"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
@@ -38,15 +36,13 @@ const (
 
 // column encodes the values of one real column. It is used by one goroutine at a time.
 type column struct {
+	sqlsink.Adjuster
 	attribute
-	table, source string // as the source names them, for messages
-	name          string // of the real column, quoted
-	json          bool   // the source holds JSON
-	truth         bool   // the source holds truth values
-	key           bool   // its values are kept as they are, or refused
-	adjusted      func(table, column, rule string)
-	text          []byte // room
-	room          value.Room
+	name  string // of the real column, quoted
+	json  bool   // the source holds JSON
+	truth bool   // the source holds truth values
+	text  []byte // room
+	room  value.Room
 }
 
 // Names of the rules that change a value which the column can not hold as it is.
@@ -58,6 +54,8 @@ const (
 	ruleFloat         = "sqlserver_float_precision" // the nearest number of the column's type
 	ruleScale         = "sqlserver_decimal_scale"   // rounded to the column's decimal places
 )
+
+var textRules = sqlsink.TextRules{Surrogate: ruleSurrogate, UTF8: ruleUTF8}
 
 // rules describes them for the help text.
 func rules() []struct{ name, what string } {
@@ -73,13 +71,9 @@ func rules() []struct{ name, what string } {
 
 // newColumn returns the encoder of a target.
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
-	source := t.Real.Name
-	if t.Slot >= 0 {
-		source = l.Table.Columns[t.Slot].Name
-	}
 	return column{
-		attribute: *t.Real.Native.(*attribute), table: l.Table.Name, source: source, name: quote(t.Real.Name),
-		json: t.Type.IsJSON(), truth: t.Type == schema.Boolean, key: t.Key, adjusted: adjusted,
+		Adjuster: sqlsink.NewAdjuster(l, t, textRules, adjusted), attribute: *t.Real.Native.(*attribute), name: quote(t.Real.Name),
+		json: t.Type.IsJSON(), truth: t.Type == schema.Boolean,
 	}
 }
 
@@ -92,7 +86,7 @@ func (c *column) value(raw []byte) (any, error) {
 	}
 	v, err := c.encode(raw)
 	if err != nil {
-		return nil, fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): %w", c.table, c.source, c.spelling(), err))
+		return nil, c.Refuse(c.spelling(), err)
 	}
 	return v, nil
 }
@@ -114,29 +108,6 @@ func (c *column) encode(raw []byte) (any, error) {
 	default:
 		return c.string(raw)
 	}
-}
-
-// note counts what had to be changed, or refuses it.
-func (c *column) note(flaws value.Flaw) error {
-	var err error
-	if flaws&value.Surrogate != 0 {
-		err = c.adjust(ruleSurrogate)
-	}
-	if flaws&value.UTF8 != 0 {
-		err = errors.Join(err, c.adjust(ruleUTF8))
-	}
-	return err
-}
-
-// adjust counts that a rule changes a value, or refuses it.
-func (c *column) adjust(rule string) error {
-	if c.key {
-		return sqlsink.ErrKeyChanged
-	}
-	if c.adjusted != nil {
-		c.adjusted(c.table, c.source, rule)
-	}
-	return nil
 }
 
 // maxText is the largest value of a MAX type, in bytes.
@@ -161,10 +132,10 @@ func (c *column) string(raw []byte) (any, error) {
 	if cap(c.text) > keepRoom {
 		c.text = nil
 	}
-	if err := c.note(flaws); err != nil {
+	if err := c.Note(flaws); err != nil {
 		return nil, err
 	}
-	if c.key && len(text) > 0 && text[len(text)-1] == ' ' {
+	if c.Key && len(text) > 0 && text[len(text)-1] == ' ' {
 		return nil, errBlank
 	}
 	if err := c.fits(text); err != nil {
@@ -247,7 +218,7 @@ func (c *column) float(raw []byte) (any, error) {
 		return nil, err
 	}
 	if !exact {
-		if err := c.adjust(ruleFloat); err != nil {
+		if err := c.Adjust(ruleFloat); err != nil {
 			return nil, err
 		}
 	}
@@ -268,7 +239,7 @@ func (c *column) decimal(raw []byte) (any, error) {
 		return nil, err
 	}
 	if !exact {
-		if err := c.adjust(ruleScale); err != nil {
+		if err := c.Adjust(ruleScale); err != nil {
 			return nil, err
 		}
 	}
@@ -290,7 +261,7 @@ func (c *column) instant(raw []byte) (any, error) {
 	}
 	if c.kind == kindDate {
 		if !t.Midnight() {
-			err = c.adjust(ruleDateOnly)
+			err = c.Adjust(ruleDateOnly)
 		}
 		return at.Truncate(24 * time.Hour), err
 	}
@@ -299,7 +270,7 @@ func (c *column) instant(raw []byte) (any, error) {
 		kept = thirds(at)
 	}
 	if t.Cut || !kept.Equal(at) {
-		err = c.adjust(ruleTimePrecision)
+		err = c.Adjust(ruleTimePrecision)
 	}
 	return kept, err
 }

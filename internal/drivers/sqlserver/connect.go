@@ -16,7 +16,6 @@ import (
 	"github.com/microsoft/go-mssqldb/azuread"
 	"github.com/microsoft/go-mssqldb/msdsn"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
@@ -31,7 +30,7 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	if err != nil {
 		return nil, shared, err
 	}
-	d := &dialect{schema: query.Get("schema"), entra: query.Has("fedauth"), env: env}
+	d := &dialect{schema: query.Get("schema"), entra: query.Has("fedauth"), env: env.Complete()}
 	instance, database := query.Get("instance"), query.Get("database")
 	if path := strings.Trim(target.Path, "/"); path != "" {
 		switch {
@@ -78,9 +77,9 @@ const packetSize = 16383
 // lowerOptions returns the URL's options by their names in lower case, which are
 // all known.
 func lowerOptions(target *url.URL) (url.Values, error) {
-	var known []string
-	for _, o := range append(options(), sqlsink.URLOptions...) {
-		known = append(known, strings.ToLower(o.Name))
+	known := append(options(), sqlsink.URLOptions...)
+	for i := range known {
+		known[i].Name = strings.ToLower(known[i].Name)
 	}
 	query := make(url.Values)
 	for name, values := range target.Query() {
@@ -88,7 +87,7 @@ func lowerOptions(target *url.URL) (url.Values, error) {
 	}
 	lower := *target
 	lower.RawQuery = query.Encode()
-	return query, sink.CheckOptions(&lower, append(known, otherOptions...)...)
+	return query, sink.CheckOptions(&lower, known, otherOptions...)
 }
 
 // redact takes the URL's password out of an error's text.
@@ -226,37 +225,18 @@ func (d *dialect) explainConnect(err error) error {
 // explainNetwork explains an error that came before the server said anything.
 // What only the URL can put right is fatal.
 func (d *dialect) explainNetwork(where string, err error) error {
-	var (
-		unknown  x509.UnknownAuthorityError
-		hostname x509.HostnameError
-		invalid  x509.CertificateInvalidError
-		verify   *tls.CertificateVerificationError
-		alert    tls.AlertError
-		dns      *net.DNSError
-		op       *net.OpError
-	)
-	switch text := err.Error(); {
-	case errors.As(err, &unknown):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is signed by an authority that is not trusted; give it with certificate=FILE: %w", where, unknown))
-	case errors.As(err, &hostname):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is for another name; give it with hostNameInCertificate=NAME: %w", where, hostname))
-	case errors.As(err, &invalid):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: its certificate is not valid: %w", where, invalid))
-	case errors.As(err, &verify):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: %w", where, verify.Err))
-	case errors.As(err, &alert):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: the server refused: %w", where, alert))
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("connect to %s: no answer in time: %w", where, context.DeadlineExceeded)
-	case errors.As(err, &dns):
-		return fmt.Errorf("connect to %s: %w", where, dns)
-	case errors.As(err, &op):
-		return fmt.Errorf("connect to %s: %w", where, op)
-	case d.entra:
-		return fmt.Errorf("sign in to %s with Entra ID: %s", where, firstLine(text))
-	default:
-		return fmt.Errorf("connect to %s: %s", where, strings.ReplaceAll(text, d.config.Password, "***"))
+	server := sqlsink.Server{Where: where, Authority: "give it with certificate=FILE", Name: "give it with hostNameInCertificate=NAME"}
+	if explained := server.Explain(err); explained != nil {
+		return explained
 	}
+	if d.entra {
+		return fmt.Errorf("sign in to %s with Entra ID: %s", where, firstLine(err.Error()))
+	}
+	text := err.Error()
+	if d.config.Password != "" {
+		text = strings.ReplaceAll(text, d.config.Password, "***")
+	}
+	return fmt.Errorf("connect to %s: %s", where, text)
 }
 
 // firstLine returns the first line of an identity error, whose other lines hold

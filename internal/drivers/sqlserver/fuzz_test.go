@@ -9,6 +9,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
@@ -45,7 +46,7 @@ func FuzzValue(f *testing.F) {
 		{"xml", -1, 0, 0},
 	} {
 		native := real("c", c.base, c.length, c.precision, c.scale, "").Native.(*attribute)
-		columns = append(columns, column{attribute: *native, table: "t", source: "c"})
+		columns = append(columns, column{attribute: *native, Adjuster: sqlsink.Adjuster{Table: "t", Source: "c", Text: textRules}})
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if rawjson.Valid(raw) != nil || rawjson.SkipSpace(raw, 0) != 0 {
@@ -57,7 +58,7 @@ func FuzzValue(f *testing.F) {
 		}
 		for i := range columns {
 			c := columns[i]
-			for _, c.key = range []bool{false, true} {
+			for _, c.Key = range []bool{false, true} {
 				v, err := c.value(raw[:end])
 				if err != nil && fault.Of(err) != fault.Poison {
 					t.Fatalf("%s: %v of class %v", c.spelling(), err, fault.Of(err))
@@ -86,7 +87,7 @@ func checkHeld(t *testing.T, c *column, v any) {
 		default:
 			ok = utf8.ValidString(v) && (c.length < 0 || units([]byte(v)) <= c.length)
 		}
-		ok = ok && !(c.key && strings.HasSuffix(v, " "))
+		ok = ok && !(c.Key && strings.HasSuffix(v, " "))
 	case time.Time:
 		ok = !v.Before(c.earliest()) && v.Year() <= 9999 && v.Equal(v.Truncate(time.Microsecond)) && v.Location() == time.UTC
 	case []byte:

@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -97,12 +96,7 @@ func open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 	if err != nil {
 		return nil, fault.Mark(fault.Fatal, err)
 	}
-	if env.Logger == nil {
-		env.Logger = slog.New(slog.DiscardHandler)
-	}
-	if env.Adjusted == nil {
-		env.Adjusted = func(_, _, _ string) {}
-	}
+	env = env.Complete()
 	if c.secret == nil {
 		env.Logger.Warn("requests to the webhook are not signed; add secret=${WEBHOOK_SECRET} to its url, so that the endpoint can tell them from others'")
 	}
@@ -131,10 +125,6 @@ func parse(target *url.URL) (choices, error) {
 // split tells eds's options from the endpoint's own: an endpoint that has any
 // has them all, and eds's begin with the prefix.
 func split(target *url.URL) (mine, theirs url.Values, err error) {
-	var known []string
-	for _, o := range options {
-		known = append(known, o.Name)
-	}
 	mine, theirs = make(url.Values), make(url.Values)
 	prefixed := false
 	for name := range target.Query() {
@@ -148,7 +138,7 @@ func split(target *url.URL) (mine, theirs url.Values, err error) {
 			mine[own] = values
 		}
 	}
-	if err := sink.CheckOptions(&url.URL{Scheme: target.Scheme, RawQuery: mine.Encode()}, known...); err != nil {
+	if err := sink.CheckOptions(&url.URL{Scheme: target.Scheme, RawQuery: mine.Encode()}, options); err != nil {
 		return nil, nil, fmt.Errorf("%w; where the endpoint has options of its own, eds's should begin with %s, as %srows=1000", err, prefix, prefix)
 	}
 	return mine, theirs, nil

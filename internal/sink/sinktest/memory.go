@@ -61,7 +61,7 @@ func (m *Memory) Driver() sink.Driver {
 }
 
 func (m *Memory) open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
-	if err := sink.CheckOptions(target, "metadata", "delete"); err != nil {
+	if err := sink.CheckOptions(target, nil, "metadata", "delete"); err != nil {
 		return nil, err
 	}
 	s := &memorySink{m: m, env: env, soft: target.Query().Get("delete") == "soft"}
