@@ -68,9 +68,9 @@ func TestTwentyKillsInARowLoseNothing(t *testing.T) {
 				p := w.serve()
 				before := uint64(0)
 				if c := w.consumer(); c != nil {
-					before = c.AckFloor.Consumer
+					before = c.AckFloor.Stream
 				}
-				w.applied(p, before+1+random.Uint64N(300))
+				w.acknowledged(p, before+1+random.Uint64N(300))
 				p.kill()
 			}
 			p := w.serve()

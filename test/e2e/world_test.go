@@ -264,12 +264,22 @@ func (w *world) consumer() *jetstream.ConsumerInfo {
 	return all["eds-"+w.id]
 }
 
-// applied waits until the server has acknowledged at least n changes.
+// applied waits until the server that runs has acknowledged at least n changes.
 func (w *world) applied(p *process, n uint64) {
 	w.t.Helper()
 	eventually(w.t, fmt.Sprintf("%d changes are acknowledged", n), func() bool {
 		c := w.consumer()
 		return c != nil && c.AckFloor.Consumer >= n
+	}, p.output)
+}
+
+// acknowledged waits until the server has acknowledged everything up to a sequence of
+// the stream. Counts of the consumer begin anew with each server.
+func (w *world) acknowledged(p *process, sequence uint64) {
+	w.t.Helper()
+	eventually(w.t, fmt.Sprintf("everything up to message %d is acknowledged", sequence), func() bool {
+		c := w.consumer()
+		return c != nil && c.AckFloor.Stream >= sequence
 	}, p.output)
 }
 
