@@ -13,11 +13,24 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
-// program is the eds binary that is measured.
-var program string
+// program builds the eds binary that is measured, once, and returns its path: a run
+// without benchmarks does not need it.
+var program = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(directory, "eds")
+	build := exec.Command("go", "build", "-trimpath", "-o", path, "github.com/shopmonkeyus/eds")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build eds: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// directory is where the program is built; it goes at the end.
+var directory string
 
 // results are the lines of the table that is printed at the end.
 var results []string
@@ -37,20 +50,12 @@ func setting(name string, standard int) int {
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "eds-bench-")
-	if err != nil {
+	var err error
+	if directory, err = os.MkdirTemp("", "eds-bench-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
-	program = filepath.Join(dir, "eds")
-	build := exec.Command("go", "build", "-trimpath", "-o", program, "github.com/shopmonkeyus/eds")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "build eds:", err)
-		return 1
-	}
+	defer os.RemoveAll(directory)
 	code := m.Run()
 	if len(results) > 0 {
 		fmt.Printf("\n%s\n", strings.Join(results, "\n"))

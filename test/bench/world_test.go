@@ -183,13 +183,22 @@ func (w *world) readBare(n int) {
 	}
 }
 
-func (w *world) env() []string { return append(os.Environ(), "SM_APIKEY="+w.key) }
+// eds returns a command of the program.
+func (w *world) eds(args ...string) *exec.Cmd {
+	w.b.Helper()
+	path, err := program()
+	if err != nil {
+		w.b.Fatal(err)
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Env = append(os.Environ(), "SM_APIKEY="+w.key)
+	return cmd
+}
 
 // imports runs "eds import" and returns how long it took and its peak memory.
 func (w *world) imports(url string, more ...string) (time.Duration, int64) {
 	w.b.Helper()
-	cmd := exec.Command(program, append([]string{"import", "--data-dir", w.data, "--url", url, "--no-confirm", "--silent"}, more...)...)
-	cmd.Env = w.env()
+	cmd := w.eds(append([]string{"import", "--data-dir", w.data, "--url", url, "--no-confirm", "--silent"}, more...)...)
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	began := time.Now()
@@ -217,11 +226,10 @@ func (p *process) Write(text []byte) (int, error) {
 func (w *world) serve(url string) *process {
 	w.b.Helper()
 	p := &process{b: w.b}
-	p.cmd = exec.Command(program, "server", "--data-dir", w.data, "--url", url, "--server", w.hq.NATSURL(), "--host", "127.0.0.1", "--port", "0")
+	p.cmd = w.eds("server", "--data-dir", w.data, "--url", url, "--server", w.hq.NATSURL(), "--host", "127.0.0.1", "--port", "0")
 	if profile := os.Getenv("EDS_BENCH_PROFILE"); profile != "" {
 		p.cmd.Args = append(p.cmd.Args, "--cpu-profile", profile)
 	}
-	p.cmd.Env = w.env()
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	if err := p.cmd.Start(); err != nil {
 		w.b.Fatal(err)
