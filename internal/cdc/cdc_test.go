@@ -53,7 +53,9 @@ const change = `{"operation":"UPDATE","id":"ev1","table":"order","key":["c1","o1
 func TestDecodeKeepsRowsRaw(t *testing.T) {
 	var got cdc.Event
 	got.Position = cdc.Position{Sequence: 7, Stored: 9}
-	if err := cdc.NewDecoder().Decode(&got, []byte(change), ""); err != nil {
+	d := cdc.NewDecoder()
+	d.Members = true
+	if err := d.Decode(&got, []byte(change), ""); err != nil {
 		t.Fatal(err)
 	}
 	want := cdc.Event{
@@ -189,9 +191,18 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte{0x1f, 0x8b}, "gzip/json")
 	f.Add([]byte(`{"table":"t","operation":"INSERT","after":{"a":{"b":[1]}} , "after":{}}`), "")
 	f.Fuzz(func(t *testing.T, payload []byte, encoding string) {
-		var e cdc.Event
-		if cdc.NewDecoder().Decode(&e, payload, encoding) != nil {
+		var e, plain cdc.Event
+		d := cdc.NewDecoder()
+		d.Members = true
+		err := d.Decode(&e, payload, encoding)
+		if without := cdc.NewDecoder().Decode(&plain, payload, encoding); (err == nil) != (without == nil) {
+			t.Fatalf("with members: %v, without: %v", err, without)
+		}
+		if err != nil {
 			return
+		}
+		if diff := cmp.Diff(e, plain, cmpopts.IgnoreFields(cdc.Event{}, "Members")); diff != "" || plain.Members != nil {
+			t.Fatalf("with members and without: %s", diff)
 		}
 		if !json.Valid(e.Payload) {
 			t.Fatalf("decoded a payload that is not JSON: %q", e.Payload)

@@ -18,6 +18,10 @@ const MaxPayload = 256 << 20
 
 // Decoder decodes events. It is not safe for concurrent use; make one a goroutine.
 type Decoder struct {
+	// Members asks that events hold those of their new row image, which whoever
+	// splits rows into columns would have to look for again.
+	Members bool
+
 	interned map[string]string
 	gzip     *gzip.Reader
 	slab     []rawjson.Member
@@ -87,7 +91,7 @@ func (d *Decoder) decodeJSON(e *Event, text []byte) error {
 	*e = Event{Position: e.Position, Payload: text}
 	for m.NextName() {
 		name := m.Name()
-		if string(name) == "after" && m.AtObject() {
+		if d.Members && string(name) == "after" && m.AtObject() {
 			if !d.after(e, &m) {
 				break
 			}
@@ -156,8 +160,8 @@ func (d *Decoder) member(e *Event, name, value []byte) error {
 		e.Diff, err = array(value)
 	case "before":
 		e.Before, err = object(value)
-	case "after": // an object would have been read by now
-		_, err = object(value)
+	case "after":
+		e.After, err = object(value)
 	case "timestamp":
 		e.Timestamp, err = millis(rawjson.Text(value))
 	case "mvccTimestamp":

@@ -89,7 +89,8 @@ type Event struct {
 	Payload []byte
 	// Compact says that there is no white space between the values of Payload.
 	Compact bool
-	// Members are the members of After, by their place in Payload.
+	// Members are the members of After, by their place in Payload, where the decoder
+	// was asked for them.
 	Members []rawjson.Member
 	// Object names the object that a schema-validator rule asks file and object
 	// stores to write the event to; "" where none does.

@@ -31,6 +31,7 @@ func BenchmarkDecode(b *testing.B) {
 			b.SetBytes(int64(len(payloads[0])))
 			b.ReportAllocs()
 			decoder, splitter := cdc.NewDecoder(), change.NewSplitter(table)
+			decoder.Members = true
 			var builder change.Builder
 			for n := 0; b.Loop(); n++ {
 				e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n) + 1}}

@@ -53,6 +53,7 @@ func (p *Pipeline) decodeChunks(ctx, intake context.Context, failed *intakeFailu
 		p: p, intake: intake, decoder: cdc.NewDecoder(),
 		splitters: make(map[version]*change.Splitter), layouts: make(map[*schema.Table]*change.Splitter),
 	}
+	w.decoder.Members = p.c.KeepsRows
 	for {
 		select {
 		case c, ok := <-p.decode:

@@ -3,7 +3,6 @@ package eventhub
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,22 +10,9 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azeventhubs/v2"
 
-	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
 )
-
-// wideEvent makes an event of the given number of columns, about 70 bytes each,
-// of one of the given number of rows.
-func wideEvent(t testing.TB, n, rows, columns int) *cdc.Event {
-	t.Helper()
-	var row strings.Builder
-	for c := range columns {
-		fmt.Fprintf(&row, `,"column%02d":"a value of this column, %08d %s"`, c, n*7919+c, "0123456789abcdef")
-	}
-	id := n % rows
-	return sinktest.Event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c","after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"1700000000000000000"}`, n, id, id, row.String()))
-}
 
 // BenchmarkApply writes batches to a hub that forgets them, and in turns the same
 // events, made beforehand, in the same messages with the client library alone. It
@@ -42,10 +28,7 @@ func BenchmarkApply(b *testing.B) {
 func benchmark(b *testing.B, columns, rows int) {
 	hub := newHub(b, peer.Settings{Discards: true})
 	const count = 5000
-	var events []*cdc.Event
-	for n := range count {
-		events = append(events, wideEvent(b, n+1, rows, columns))
-	}
+	events := sinktest.WideEvents(b, count, rows, columns)
 	apply := sinktest.Batch(events...)
 	s := mustOpen(b, urlTo(hub, ""))
 	lanes, err := s.lanes(events)

@@ -5,24 +5,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
-
-// wideEvent makes an event of the given number of columns, about 70 bytes each.
-func wideEvent(t testing.TB, n, columns int) *cdc.Event {
-	t.Helper()
-	var row strings.Builder
-	for c := range columns {
-		fmt.Fprintf(&row, `,"column%02d":"a value of this column, %08d %s"`, c, n+c, "0123456789abcdef")
-	}
-	payload := fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c","after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"1700000000000000000"}`, n, n, n, row.String())
-	e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}}
-	if err := cdc.NewDecoder().Decode(e, []byte(payload), ""); err != nil {
-		t.Fatal(err)
-	}
-	return e
-}
 
 // BenchmarkApply writes batches of events of 20 columns to a real disk.
 func BenchmarkApply(b *testing.B) {
@@ -34,10 +19,7 @@ func BenchmarkApply(b *testing.B) {
 	} {
 		b.Run(fmt.Sprintf("%s, %d a batch", strings.TrimPrefix(c.query, "?"), c.rows), func(b *testing.B) {
 			s := openIn(b, b.TempDir(), c.query)
-			events := make([]*cdc.Event, c.rows)
-			for i := range events {
-				events[i] = wideEvent(b, i+1, 20)
-			}
+			events := sinktest.WideEvents(b, c.rows, c.rows, 20)
 			size, round := 0, 0
 			for b.Loop() {
 				var batch change.Builder

@@ -11,19 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
-
-// wideEvent makes an event of the given number of columns, about 70 bytes each.
-func wideEvent(t testing.TB, n, columns int) *cdc.Event {
-	t.Helper()
-	var row strings.Builder
-	for c := range columns {
-		fmt.Fprintf(&row, `,"column%02d":"a value of this column, %08d %s"`, c, n*7919+c, "0123456789abcdef")
-	}
-	return sinktest.Event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c","after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"1700000000000000000"}`, n, n, n, row.String()))
-}
 
 // BenchmarkApply writes batches to brokers that forget them, and in turn with each
 // the same messages, made beforehand, with the client library alone.
@@ -42,10 +31,7 @@ func benchmark(b *testing.B, columns int, codec string) {
 	}
 	defer cluster.Close()
 	const rows = 5000
-	var events []*cdc.Event
-	for n := range rows {
-		events = append(events, wideEvent(b, n+1, columns))
-	}
+	events := sinktest.WideEvents(b, rows, rows, columns)
 	apply := sinktest.Batch(events...)
 	raw := "kafka://" + strings.Join(cluster.ListenAddrs(), ",") + "/topic?compress=" + codec
 	s := mustOpen(b, raw)

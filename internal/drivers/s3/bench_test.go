@@ -26,16 +26,6 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testpeers"
 )
 
-// wideEvent makes an event of the given number of columns, about 70 bytes each.
-func wideEvent(t testing.TB, n, columns int) *cdc.Event {
-	t.Helper()
-	var row strings.Builder
-	for c := range columns {
-		fmt.Fprintf(&row, `,"column%02d":"a value of this column, %08d %s"`, c, n*7919+c, "0123456789abcdef")
-	}
-	return event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c","after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"%d"}`, n, n, n, row.String(), 1_700_000_000_000_000_000+n))
-}
-
 // BenchmarkApply uploads batches, and in turn with each the same with the SDK alone,
 // for NDJSON after the compressor, and for Parquet after parquet-go's writer, which is
 // given rows that were made before.
@@ -93,10 +83,7 @@ func BenchmarkApply(b *testing.B) {
 func benchmark(b *testing.B, query string, rows int, objects func(events []*cdc.Event) [][]byte) {
 	server := testpeers.S3(b)
 	const tasks = 64
-	var events []*cdc.Event
-	for n := range rows {
-		events = append(events, wideEvent(b, n+1, 20))
-	}
+	events := sinktest.WideEvents(b, rows, rows, 20)
 	apply := sinktest.Batch(events...)
 	raw := at(server.Addr(), newPrefix(server.Bucket(b)), fmt.Sprintf("uploadTasks=%d&%s", tasks, query))
 	s := openAs(b, raw, sink.Env{Adjusted: func(string, string, string) {}, Tables: wideTable})

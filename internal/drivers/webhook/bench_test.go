@@ -7,33 +7,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
-
-// wide makes a batch of events of the given number of columns, about 70 bytes
-// each.
-func wide(t testing.TB, count, columns int) *change.Batch {
-	t.Helper()
-	var b change.Builder
-	for n := range count {
-		var row strings.Builder
-		for c := range columns {
-			fmt.Fprintf(&row, `,"column%02d":"a value of this column, %08d %s"`, c, n*7919+c, "0123456789abcdef")
-		}
-		e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n + 1), Stored: int64(n + 1)}}
-		payload := fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c","after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"1700000000000000000"}`, n, n, n, row.String())
-		if err := cdc.NewDecoder().Decode(e, []byte(payload), ""); err != nil {
-			t.Fatal(err)
-		}
-		b.Add(e, change.Effect{})
-	}
-	return b.Batch()
-}
 
 // BenchmarkApply posts batches to an endpoint that forgets them, and in turns the
 // same bodies, made beforehand, with net/http alone, which signs them as any
@@ -52,7 +31,7 @@ func benchmark(b *testing.B, columns int) {
 	}))
 	b.Cleanup(server.Close)
 	const count = 5000
-	apply := wide(b, count, columns)
+	apply := sinktest.Batch(sinktest.WideEvents(b, count, count, columns)...)
 	s := mustOpen(b, server.URL+"/in?secret="+secret)
 	var bodies [][]byte
 	for events := apply.Events; len(events) > 0; {

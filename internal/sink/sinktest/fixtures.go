@@ -217,3 +217,33 @@ func ApplyWithin(t testing.TB, attempts int, s sink.Sink, b *change.Batch) {
 	}
 	t.Fatalf("the batch is not applied: %v, an error of class %v", err, fault.Of(err))
 }
+
+// WideEvents makes the events of a benchmark: updates of rows many rows of one table,
+// in turns, of so many columns of about 70 bytes. They lie in memory as the pipeline's
+// do: decoded by one decoder, in runs.
+func WideEvents(t testing.TB, count, rows, columns int) []*cdc.Event {
+	t.Helper()
+	const run = 256
+	decoder := cdc.NewDecoder()
+	var events []*cdc.Event
+	var memory []cdc.Event
+	for n := 1; n <= count; n++ {
+		if len(memory) == 0 {
+			memory = make([]cdc.Event, run)
+		}
+		e := &memory[0]
+		memory = memory[1:]
+		e.Position = cdc.Position{Sequence: uint64(n), Stored: int64(n)}
+		var row strings.Builder
+		for c := range columns {
+			fmt.Fprintf(&row, `,"column%02d":"a value of this column, %08d %s"`, c, n*7919+c, "0123456789abcdef")
+		}
+		payload := fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c","after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"%d"}`,
+			n, n%rows, n%rows, row.String(), 1_700_000_000_000_000_000+n)
+		if err := decoder.Decode(e, []byte(payload), ""); err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, e)
+	}
+	return events
+}
