@@ -251,7 +251,7 @@ func (d *demo) compare(ctx context.Context, dir *state.Dir, e hq.Enrolment) erro
 	var bad []verify.Report
 	rows := int64(0)
 	for _, name := range d.shop.Shop().Tables() {
-		r, err := verify.Compare(ctx, tables[name], verify.Rows(tables[name], snap.Rows(name, nil, nil)), reader.Read(ctx, tables[name]))
+		r, err := verify.Compare(ctx, tables[name], nil, verify.Rows(tables[name], snap.Rows(name, nil, nil)), reader.Read(ctx, tables[name]))
 		if err != nil {
 			return err
 		}

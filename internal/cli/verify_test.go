@@ -38,7 +38,7 @@ func TestVerifyNamesTheRowsThatDiffer(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, stderr, code = eds(t, env, append([]string{"verify", "--only", "vendor,customer"}, args...)...)
-	if code != 1 || !strings.Contains(out, "1 missing: "+gone) || !strings.Contains(out, "1 different: "+changed+" (updatedDate)") {
+	if code != 1 || !strings.Contains(out, "1 missing: "+gone) || !strings.Contains(out, "1 different: "+changed+" (updatedDate)") || strings.Count(stderr, "comparing again") != 1 {
 		t.Errorf("after a change: exit code %d\n%s%s", code, out, stderr)
 	}
 	out, _, code = eds(t, env, append([]string{"verify", "--json", "--only", "vendor"}, args...)...)

@@ -169,7 +169,7 @@ func compare(t *testing.T, h *localhq.HQ, client *hq.Client, catalogue *schema.C
 	}
 	shop := h.Shop().Snapshot()
 	for name, table := range tables {
-		r, err := verify.Compare(t.Context(), table, verify.Rows(table, shop.Rows(name, nil, nil)), destination.(sink.Reader).Read(t.Context(), table))
+		r, err := verify.Compare(t.Context(), table, nil, verify.Rows(table, shop.Rows(name, nil, nil)), destination.(sink.Reader).Read(t.Context(), table))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		} else if !r.Equal() {

@@ -31,7 +31,30 @@ type Report struct {
 	// The first rows of each kind, at most Examples.
 	MissingKeys, ExtraKeys []string
 	Differences            []Difference
+
+	// Suspects are the rows that are not equal; nil where they are more than
+	// MaxSuspects.
+	Suspects *Suspects `json:"-"`
 }
+
+// Suspects are rows, by their keys' hashes, and how they were on both sides.
+type Suspects struct {
+	rows  map[uint64]sides
+	moved int
+}
+
+// sides are a row's checksums; 0 where a side has none.
+type sides struct{ want, got uint64 }
+
+// MaxSuspects bounds how many rows are remembered as unequal, about 24 bytes each.
+const MaxSuspects = 100_000
+
+// Len returns their number.
+func (s *Suspects) Len() int { return len(s.rows) }
+
+// Moved returns how many of them have changed, on either side, since the comparison
+// before, or were not in it: whether they differ for good is still to be seen.
+func (s *Suspects) Moved() int { return s.moved }
 
 // Difference is one row that both sides have and that differs.
 type Difference struct {
@@ -68,13 +91,15 @@ func (r Report) String() string {
 }
 
 // Compare compares the rows of t that want and got yield, each by column slot
-// of t. Of rows of want that share a key the last one counts. Each side is
+// of t. Where among is not nil, only its rows can be unequal: what an earlier
+// comparison found equal has changed since then. Of rows of want that share a key the last one counts. Each side is
 // walked once; what is kept of a row of want is its key and a checksum of each
 // column, about 45 bytes and one a column. Rows count as equal where 64-bit
 // hashes of them are.
-func Compare(ctx context.Context, t *schema.Table, want, got iter.Seq2[*change.Row, error]) (Report, error) {
+func Compare(ctx context.Context, t *schema.Table, among *Suspects, want, got iter.Seq2[*change.Row, error]) (Report, error) {
 	c := comparison{
-		report: Report{Table: t.Name, Columns: make(map[string]int64)},
+		report: Report{Table: t.Name, Columns: make(map[string]int64), Suspects: &Suspects{rows: make(map[uint64]sides)}},
+		among:  among,
 		index:  newIndex(len(t.Columns)),
 		digest: digest{table: t, checks: make([]byte, len(t.Columns))},
 	}
@@ -90,6 +115,7 @@ func Compare(ctx context.Context, t *schema.Table, want, got iter.Seq2[*change.R
 
 type comparison struct {
 	report Report
+	among  *Suspects // nil: all rows
 	index  *index
 	digest digest
 }
@@ -120,6 +146,9 @@ func (c *comparison) found() {
 	r, known := c.index.get(c.digest.key)
 	switch {
 	case !known || r.met():
+		if !c.suspect(c.digest.key, sides{got: c.digest.sum}) {
+			return
+		}
 		c.report.Extra++
 		if c.report.Extra <= Examples {
 			c.report.ExtraKeys = append(c.report.ExtraKeys, c.digest.keyText())
@@ -131,7 +160,31 @@ func (c *comparison) found() {
 	r.meet()
 }
 
+// suspect reports whether the row of a key, which is not equal, counts.
+func (c *comparison) suspect(key []byte, now sides) bool {
+	hash := xxhash.Sum64(key)
+	var before sides
+	if c.among != nil {
+		var ok bool
+		if before, ok = c.among.rows[hash]; !ok {
+			return false
+		}
+	}
+	if s := c.report.Suspects; s != nil {
+		if before != now {
+			s.moved++
+		}
+		if s.rows[hash] = now; len(s.rows) > MaxSuspects {
+			c.report.Suspects = nil
+		}
+	}
+	return true
+}
+
 func (c *comparison) different(r record) {
+	if !c.suspect(c.digest.key, sides{r.sum(), c.digest.sum}) {
+		return
+	}
 	var columns []string
 	for slot, check := range r.checks() {
 		if check != c.digest.checks[slot] {
@@ -148,7 +201,7 @@ func (c *comparison) different(r record) {
 
 func (c *comparison) missing() {
 	for r := range c.index.records() {
-		if r.met() {
+		if r.met() || !c.suspect(r.key(), sides{want: r.sum()}) {
 			continue
 		}
 		c.report.Missing++

@@ -313,7 +313,7 @@ func (w *world) equal() {
 	snap := w.hq.Shop().Snapshot()
 	rows := int64(0)
 	for _, name := range w.hq.Shop().Tables() {
-		r, err := verify.Compare(w.t.Context(), tables[name], verify.Rows(tables[name], snap.Rows(name, nil, nil)), reader.Read(w.t.Context(), tables[name]))
+		r, err := verify.Compare(w.t.Context(), tables[name], nil, verify.Rows(tables[name], snap.Rows(name, nil, nil)), reader.Read(w.t.Context(), tables[name]))
 		if err != nil {
 			w.t.Fatal(err)
 		}

@@ -276,7 +276,7 @@ func (h *harness) expectRows(s sink.Sink, t *schema.Table, m *model) {
 
 func (h *harness) compare(s sink.Sink, t *schema.Table, m *model) verify.Report {
 	h.Helper()
-	report, err := verify.Compare(h.ctx, t, verify.Rows(t, m.images()), s.(sink.Reader).Read(h.ctx, t))
+	report, err := verify.Compare(h.ctx, t, nil, verify.Rows(t, m.images()), s.(sink.Reader).Read(h.ctx, t))
 	if err != nil {
 		h.Fatalf("compare: %v", err)
 	}
