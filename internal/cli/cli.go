@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -75,7 +76,7 @@ func Run(p Process) int {
 			return code
 		case s := <-p.Signals:
 			switch {
-			case p.signals.asking.Load():
+			case p.signals.received(s):
 				fmt.Fprintf(p.Stderr, "\neds: %v\n", interrupted{s})
 				return exitError
 			case ctx.Err() != nil && p.signals.heeded.Load():
@@ -100,9 +101,41 @@ func (p Process) executable() (string, error) {
 
 // signals says what more signals than the first mean to a command.
 type signals struct {
-	asking atomic.Bool   // a person is asked something: the first one ends the program at once
 	heeded atomic.Bool   // the command ends the program itself, at once, after the second
 	second chan struct{} // closed by it, if it is heeded
+
+	mu     sync.Mutex
+	asking bool      // a person is asked something: the first one ends the program at once
+	first  os.Signal // the one that came while nobody was asked
+}
+
+// received takes a signal, and reports whether it interrupts a question.
+func (s *signals) received(signal os.Signal) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.first == nil && !s.asking {
+		s.first = signal
+	}
+	return s.asking
+}
+
+// ask says that a person is asked now. The error is the signal that came before, after
+// which nobody is asked.
+func (s *signals) ask() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.first != nil {
+		return interrupted{s.first}
+	}
+	s.asking = true
+	return nil
+}
+
+// answered says that nobody is asked any more.
+func (s *signals) answered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asking = false
 }
 
 // interrupted is the cause of a context that a signal cancelled.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -77,6 +78,9 @@ func enrollAtTerminal(ctx context.Context, p Process, s *setup, apiURL string) e
 	fmt.Fprintln(p.Stderr, "This server is not enrolled at HQ yet.")
 	for range attempts {
 		code, err := person.ask("The code that HQ shows: ")
+		if errors.As(err, new(interrupted)) {
+			return err
+		}
 		if err != nil {
 			break
 		}

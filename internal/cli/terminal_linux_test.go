@@ -148,6 +148,20 @@ func TestAnInterruptEndsAQuestion(t *testing.T) {
 	p.types("") // which ends the reading
 }
 
+// TestAnInterruptBeforeAQuestionEndsTheProgramToo: whoever interrupts need not have read
+// what is asked.
+func TestAnInterruptBeforeAQuestionEndsTheProgramToo(t *testing.T) {
+	for range 20 {
+		p := sitDown(t, nil, "server", "--data-dir", t.TempDir())
+		p.signals <- os.Interrupt
+		if exit := <-p.code; exit != 1 {
+			t.Errorf("exit code %d\n%s", exit, p.screen())
+		}
+		p.sees("interrupted", 1)
+		p.types("") // which ends the reading
+	}
+}
+
 func TestHelpIsColouredOnATerminalUnlessTheEnvironmentForbids(t *testing.T) {
 	for _, args := range [][]string{{"help"}, {"help", "dlq"}, {"server", "--help"}, {"server", "help"}, {"server", "help", "file"}} {
 		p := sitDown(t, nil, args...)
