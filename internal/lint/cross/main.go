@@ -48,6 +48,7 @@ func run(ctx context.Context, dir string, names []string, out io.Writer) error {
 	problems := make([]error, len(platforms))
 	var g errgroup.Group
 	g.SetLimit(runtime.NumCPU())
+	var printing sync.Mutex
 	began := time.Now()
 	for i, p := range platforms {
 		g.Go(func() error {
@@ -56,6 +57,8 @@ func run(ctx context.Context, dir string, names []string, out io.Writer) error {
 				problems[i] = fmt.Errorf("%s/%s: %w", p.system, p.arch, err)
 				return nil
 			}
+			printing.Lock()
+			defer printing.Unlock()
 			fmt.Fprintf(out, "%s/%s: %d packages, after %.1f s\n", p.system, p.arch, n, time.Since(began).Seconds())
 			return nil
 		})
