@@ -68,7 +68,6 @@ type verifier struct {
 	reader  sink.Reader
 	mu      sync.Mutex
 	reports map[string]verify.Report
-	again   bool // only what differed is compared
 }
 
 // maxRounds bounds how often rows that differ are compared.
@@ -102,7 +101,7 @@ func (v *verifier) run(ctx context.Context) error {
 			return nil
 		}
 		im.s.logger.Info("comparing again what differs, for a server may have changed it meanwhile", "tables", len(tables), "rows", rows)
-		im.o.Only, v.again = tables, true
+		im.o.Only = tables
 	}
 }
 
@@ -201,12 +200,9 @@ func (v *verifier) Close(context.Context) error { return nil }
 // BeginLoad begins the comparison of a table.
 func (v *verifier) BeginLoad(ctx context.Context, _ string, t *schema.Table, _ sink.LoadMode) (sink.Load, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	var among *verify.Suspects
-	if v.again {
-		v.mu.Lock()
-		among = v.reports[t.Name].Suspects
-		v.mu.Unlock()
-	}
+	v.mu.Lock()
+	among := v.reports[t.Name].Suspects // of the comparison before; nil at first
+	v.mu.Unlock()
 	c := &comparison{v: v, rows: make(chan *change.Row), taken: make(chan struct{}), done: make(chan struct{}), cancel: cancel}
 	go func() {
 		defer close(c.done)

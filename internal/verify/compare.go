@@ -92,10 +92,10 @@ func (r Report) String() string {
 
 // Compare compares the rows of t that want and got yield, each by column slot
 // of t. Where among is not nil, only its rows can be unequal: what an earlier
-// comparison found equal has changed since then. Of rows of want that share a key the last one counts. Each side is
-// walked once; what is kept of a row of want is its key and a checksum of each
-// column, about 45 bytes and one a column. Rows count as equal where 64-bit
-// hashes of them are.
+// comparison found equal has changed since then. Of rows of want that share a key
+// the last one counts. Each side is walked once; what is kept of a row of want is
+// its key and a checksum of each column, about 45 bytes and one a column. Rows
+// count as equal where 64-bit hashes of them are.
 func Compare(ctx context.Context, t *schema.Table, among *Suspects, want, got iter.Seq2[*change.Row, error]) (Report, error) {
 	c := comparison{
 		report: Report{Table: t.Name, Columns: make(map[string]int64), Suspects: &Suspects{rows: make(map[uint64]sides)}},
