@@ -29,11 +29,10 @@ import (
 // openAs opens a destination with an environment of the test's.
 func openAs(t testing.TB, raw string, env sink.Env) sink.Sink {
 	t.Helper()
-	s, err := Driver().Open(t.Context(), parsed(t, raw), env)
+	s, err := sinktest.Open(t, Driver(), raw, env)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { closeSink(t, s) })
 	return s
 }
 

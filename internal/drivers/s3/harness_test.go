@@ -64,12 +64,7 @@ func tryOpen(t testing.TB, raw string) (sink.Sink, error) {
 
 func mustOpen(t testing.TB, raw string) sink.Sink {
 	t.Helper()
-	s, err := tryOpen(t, raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { closeSink(t, s) })
-	return s
+	return openAs(t, raw, sink.Env{})
 }
 
 func closeSink(t testing.TB, s sink.Sink) {

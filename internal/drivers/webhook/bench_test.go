@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
@@ -46,12 +45,12 @@ func benchmark(b *testing.B, columns int) {
 			postBare(b, client, server.URL+"/in", strconv.Itoa(i), body)
 		}
 	}
-	mustApply(b, s, apply) // and both have connected
+	sinktest.Apply(b, s, apply) // and both have connected
 	post()
 	var eds, bare time.Duration
 	for b.Loop() {
 		began := time.Now()
-		mustApply(b, s, apply)
+		sinktest.Apply(b, s, apply)
 		turn := time.Now()
 		post()
 		eds, bare = eds+turn.Sub(began), bare+time.Since(turn)
@@ -59,13 +58,6 @@ func benchmark(b *testing.B, columns int) {
 	b.ReportMetric(float64(count*b.N)/eds.Seconds(), "events/s")
 	b.ReportMetric(float64(count*b.N)/bare.Seconds(), "bare-events/s")
 	b.ReportMetric(bare.Seconds()/eds.Seconds(), "ratio")
-}
-
-func mustApply(b *testing.B, s *Sink, batch *change.Batch) {
-	b.Helper()
-	if err := s.Apply(b.Context(), batch); err != nil {
-		b.Fatal(err)
-	}
 }
 
 func postBare(b *testing.B, client *http.Client, address, id string, body []byte) {

@@ -3,7 +3,6 @@ package webhook
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -108,19 +107,10 @@ func (e *endpoint) url(query string) string { return e.URL + "/in?secret=" + sec
 
 func openURL(t testing.TB, raw string) (*Sink, error) {
 	t.Helper()
-	target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := Driver().Open(t.Context(), target, sink.Env{})
+	s, err := sinktest.Open(t, Driver(), raw, sink.Env{})
 	if err != nil {
 		return nil, err
 	}
-	t.Cleanup(func() {
-		if err := s.Close(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
 	return s.(*Sink), nil
 }
 
@@ -139,15 +129,11 @@ func payload(n int) string {
 
 func run(t testing.TB, first, last int) *change.Batch {
 	t.Helper()
-	var b change.Builder
+	var events []*cdc.Event
 	for n := first; n <= last; n++ {
-		e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}}
-		if err := cdc.NewDecoder().Decode(e, []byte(payload(n)), ""); err != nil {
-			t.Fatal(err)
-		}
-		b.Add(e, change.Effect{})
+		events = append(events, sinktest.Event(t, n, payload(n)))
 	}
-	return b.Batch()
+	return sinktest.Batch(events...)
 }
 
 func payloads(first, last int) (all []string) {
