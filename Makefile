@@ -3,7 +3,10 @@ LDFLAGS := -X github.com/shopmonkeyus/eds/internal/cli.version=$(VERSION:v%=%)
 FUZZTIME ?= 5m
 COUNT ?= 3
 
-.PHONY: help build demo test test-dialects test-lake test-outages race bench fuzz lint golden release image chart cross
+SEED ?= 1
+FOR ?= 2m
+
+.PHONY: help build demo test torture test-nats test-dialects test-lake test-outages race bench fuzz lint golden release image chart cross
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -15,7 +18,15 @@ demo: build ## run everything on this machine for half a minute: HQ, shop, impor
 	./eds demo --for 30s
 
 test: ## run all tests with the race detector, the longest first; installs or finds what they need
-	./test/run -race -vet=off -timeout 30m ./test/e2e ./test/builds ./... # make lint vets everything
+	./test/run -race -vet=off -timeout 45m ./test/e2e ./test/torture ./test/builds ./... # make lint vets everything
+	@$(MAKE) --no-print-directory test-nats
+
+test-nats: ## run the program and the tests of the stream against nats-server 2.11, as HQ has it
+	cd test/nats211 && go test -vet=off . github.com/shopmonkeyus/eds/internal/source/jetstream
+
+torture: ## break things around the program for FOR (2m), from SEED (1); KINDS=all also runs the faults that are known
+	@mkdir -p dist/torture
+	./test/run -count 1 -timeout 24h -v -run '^TestTorture$$$(if $(ON),/^$(ON)$$)' -artifacts -outputdir dist/torture ./test/torture -args -seed $(SEED) -for $(FOR) -kinds '$(KINDS)'
 
 race: ## run all tests COUNT times (3) in random order
 	./test/run -race -timeout 60m -count $(COUNT) -shuffle on ./...

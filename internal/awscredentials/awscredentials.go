@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
+	"os/exec"
 
+	"github.com/aws/aws-sdk-go-v2/credentials/ssocreds"
 	"github.com/aws/smithy-go"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
@@ -22,19 +25,36 @@ func Explain(err error, remedy string) error {
 	var operation *smithy.OperationError
 	var api smithy.APIError
 	var network net.Error
-	cause := fault.Innermost(err)
 	switch {
 	case errors.As(err, &operation) && operation.ServiceID == "ec2imds":
 		return None(remedy)
 	case errors.As(err, &api):
 		return fault.Mark(fault.Fatal, fmt.Errorf("find AWS credentials: %s answers %s; correct the profile or the role, or what the role trusts", serviceOf(operation), api.ErrorCode()))
+	case errors.As(err, new(*fs.PathError)): // whose cause looks like a network's
 	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		cause := fault.Innermost(err)
 		if e := new(url.Error); errors.As(err, &e) {
 			cause = e.Err
 		}
 		return fmt.Errorf("find AWS credentials: %w", cause)
 	}
-	return fault.Mark(fault.Fatal, fmt.Errorf("find AWS credentials: %w; %s, or mend the environment, profile or role", cause, remedy))
+	return fault.Mark(fault.Fatal, fmt.Errorf("find AWS credentials: %s; %s, or correct the environment, profile or role", reason(err), remedy))
+}
+
+// reason says what is wrong with a way to credentials. Other texts than these may
+// quote values of the environment, a profile or the URL.
+func reason(err error) string {
+	var file *fs.PathError
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &file):
+		return "a file that the environment or a profile names cannot be read: " + file.Err.Error()
+	case errors.As(err, &exit):
+		return "credential_process failed: " + exit.Error()
+	case errors.As(err, new(*ssocreds.InvalidTokenError)):
+		return "the SSO session has expired; run: aws sso login"
+	}
+	return "a value of the environment, a profile or the url cannot be used"
 }
 
 // None is the error where there are no credentials at all.

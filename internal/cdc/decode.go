@@ -13,22 +13,38 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// MaxPayload bounds a decompressed payload, in bytes.
-const MaxPayload = 256 << 20
+const (
+	// MaxPayload bounds a message of the stream, and a row of a snapshot, in bytes
+	// of JSON.
+	MaxPayload = 64 << 20
+	// LargePayload is the size above which a payload is large, in bytes of JSON.
+	LargePayload = 1 << 20
+)
 
-// Decoder decodes events. It is not safe for concurrent use; make one a goroutine.
+var errTooLarge = fmt.Errorf("the message is larger than %d MiB of json", MaxPayload>>20)
+
+// Decoder decodes events. It is not safe for concurrent use; make one per goroutine.
 type Decoder struct {
-	// Members asks that events hold those of their new row image, which whoever
-	// splits rows into columns would have to look for again.
+	// Members asks that events hold those of their new row image, so that splitting
+	// the row into columns need not look for them again.
 	Members bool
+	// Large, if set, is called before memory is taken for a payload that decompresses
+	// to more than LargePayload. Its error ends the call of Decode or Text.
+	Large func() error
 
 	interned map[string]string
 	gzip     *gzip.Reader
+	scratch  []byte // payloads up to LargePayload are decompressed here
 	slab     []rawjson.Member
 }
 
-// slabMembers is how many members are allocated at once.
-const slabMembers = 4096
+const (
+	// slabMembers is how many members are allocated at once.
+	slabMembers = 4096
+	// maxMembers bounds the members of a row that are remembered. No table has as
+	// many columns.
+	maxMembers = 1 << 16
+)
 
 // NewDecoder returns a Decoder.
 func NewDecoder() *Decoder { return &Decoder{interned: make(map[string]string)} }
@@ -45,45 +61,111 @@ func (d *Decoder) Decode(e *Event, payload []byte, encoding string) error {
 	return d.decodeJSON(e, text)
 }
 
-// Text returns a payload of the given content-encoding as JSON text.
+// Text returns a payload of the given content-encoding as JSON text, of at most
+// MaxPayload bytes.
 func (d *Decoder) Text(payload []byte, encoding string) ([]byte, error) {
 	switch encoding {
 	case "", "json", "application/json":
+		if len(payload) > MaxPayload {
+			return nil, errTooLarge
+		}
 		return payload, nil
 	case "gzip/json":
-		return d.gunzip(payload)
+		text, err := d.gunzip(payload)
+		return text, explain("decompress the payload", err)
 	case "msgpack":
-		return msgpackToJSON(payload)
+		text, err := d.transcode(payload)
+		return text, explain("not valid msgpack", err)
 	default:
 		return nil, fmt.Errorf("unknown content-encoding %.40q", encoding)
 	}
 }
 
+// explain says what err is about, unless it says so itself.
+func explain(what string, err error) error {
+	if err == nil || errors.Is(err, errTooLarge) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// gunzip decompresses a payload. It measures a large one before it takes memory
+// for it, because the size that gzip states is only what the sender says.
 func (d *Decoder) gunzip(payload []byte) ([]byte, error) {
-	var err error
-	if d.gzip == nil {
-		d.gzip, err = gzip.NewReader(bytes.NewReader(payload))
-	} else {
+	if err := d.rewind(payload); err != nil {
+		return nil, err
+	}
+	size, more, err := fill(d.gzip, d.buffer())
+	if err == nil && !more {
+		return bytes.Clone(d.scratch[:size]), nil
+	}
+	for more && err == nil && size <= MaxPayload {
+		var n int
+		n, more, err = fill(d.gzip, d.scratch)
+		size += n
+	}
+	if err == nil {
+		err = d.admit(size)
+	}
+	if err == nil {
+		err = d.rewind(payload)
+	}
+	if err != nil {
+		return nil, err
+	}
+	text := make([]byte, size)
+	_, _, err = fill(d.gzip, text)
+	return text, err
+}
+
+func (d *Decoder) rewind(payload []byte) (err error) {
+	if d.gzip != nil {
 		err = d.gzip.Reset(bytes.NewReader(payload))
+	} else {
+		d.gzip, err = gzip.NewReader(bytes.NewReader(payload))
 	}
 	if err != nil {
 		d.gzip = nil
-		return nil, fmt.Errorf("decompress the payload: %w", err)
 	}
-	text, err := io.ReadAll(io.LimitReader(d.gzip, MaxPayload+1))
-	if err != nil {
-		return nil, fmt.Errorf("decompress the payload: %w", err)
+	return err
+}
+
+// fill reads until b is full or r ends, and reports whether r goes on.
+func fill(r io.Reader, b []byte) (n int, more bool, err error) {
+	for n < len(b) {
+		m, err := r.Read(b[n:])
+		n += m
+		if err == io.EOF {
+			return n, false, nil
+		}
+		if err != nil {
+			return n, false, err
+		}
 	}
-	if len(text) > MaxPayload {
-		return nil, fmt.Errorf("decompress the payload: it is larger than %d bytes", MaxPayload)
+	return n, true, nil
+}
+
+// buffer returns memory that is used again for each payload: a byte more than one
+// that is not large, with room for a piece of msgpack after it.
+func (d *Decoder) buffer() []byte {
+	if d.scratch == nil {
+		d.scratch = make([]byte, LargePayload+1, LargePayload+8*pieceSize)
 	}
-	return text, nil
+	return d.scratch
+}
+
+// admit decides whether a payload may take size bytes of memory, and when.
+func (d *Decoder) admit(size int) error {
+	switch {
+	case size > MaxPayload:
+		return errTooLarge
+	case size > LargePayload && d.Large != nil:
+		return d.Large()
+	}
+	return nil
 }
 
 func (d *Decoder) decodeJSON(e *Event, text []byte) error {
-	if len(text) > math.MaxUint32 {
-		return errors.New("the payload is larger than 4 GiB")
-	}
 	m, err := rawjson.OpenObject(text)
 	if err != nil {
 		return err
@@ -117,17 +199,21 @@ func (d *Decoder) decodeJSON(e *Event, text []byte) error {
 	return nil
 }
 
-// after reads the new row image and remembers where its members stand, so that
-// nobody has to read it again.
+// after reads the new row image and remembers where its members stand, so that it
+// need not be read again.
 func (d *Decoder) after(e *Event, m *rawjson.Members) bool {
 	if cap(d.slab)-len(d.slab) < 128 {
 		d.slab = make([]rawjson.Member, 0, slabMembers)
 	}
-	members, ok := m.Object(d.slab[len(d.slab):])
+	members, ok := m.Object(d.slab[len(d.slab):], maxMembers)
 	if !ok {
 		return false
 	}
-	e.After, e.Members = m.Value(), members[:len(members):len(members)]
+	e.After = m.Value()
+	if members == nil { // there are too many
+		return true
+	}
+	e.Members = members[:len(members):len(members)]
 	if len(d.slab)+len(members) <= cap(d.slab) { // else they moved to memory of their own
 		d.slab = d.slab[:len(d.slab)+len(members)]
 	}

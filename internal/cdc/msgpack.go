@@ -9,6 +9,7 @@ import (
 	"math"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/vmihailenco/msgpack/v5"
 	"github.com/vmihailenco/msgpack/v5/msgpcode"
@@ -16,33 +17,75 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// msgpackToJSON writes one msgpack value as JSON text. Integers keep all their
+// transcode writes one msgpack value as JSON text. Integers keep all their
 // digits; floats are written in their shortest exact form; binary becomes
 // base64, and the timestamp extension RFC 3339, as a JSON encoder would have
-// sent them.
-func msgpackToJSON(payload []byte) ([]byte, error) {
-	r := bytes.NewReader(payload)
-	t := transcoder{in: msgpack.NewDecoder(r), text: payload, rest: r, out: make([]byte, 0, len(payload)+len(payload)/2)}
-	if err := t.value(0); err != nil {
-		return nil, fmt.Errorf("not valid msgpack: %w", err)
+// sent them. It measures a large text before it takes memory for it.
+func (d *Decoder) transcode(payload []byte) ([]byte, error) {
+	measure := newTranscoder(payload, d.buffer()[:0])
+	measure.bounded = true
+	if err := measure.whole(); err != nil {
+		return nil, err
 	}
-	if r.Len() != 0 {
-		return nil, errors.New("not valid msgpack: bytes follow the value")
+	if measure.dropped == 0 {
+		return bytes.Clone(measure.out), nil
 	}
-	return t.out, nil
+	size := measure.dropped + len(measure.out)
+	if err := d.admit(size); err != nil {
+		return nil, err
+	}
+	t := newTranscoder(payload, make([]byte, 0, size))
+	err := t.whole()
+	return t.out, err
 }
 
+// transcoder writes msgpack as JSON text.
 type transcoder struct {
 	in   *msgpack.Decoder
 	text []byte
 	rest *bytes.Reader // what in has not read of text
 	out  []byte
+	// bounded lets out hold no more than LargePayload: what is more is dropped and
+	// counted, up to MaxPayload.
+	bounded bool
+	dropped int
 }
 
-// whole returns an error where the string, binary or extension that comes next
-// is said to reach past the end: the library makes room for what is said.
-func (t *transcoder) whole(code byte) error {
-	head, n := 1, 0 // bytes of the code and the length; of what follows
+func newTranscoder(payload, out []byte) *transcoder {
+	r := bytes.NewReader(payload)
+	return &transcoder{in: msgpack.NewDecoder(r), text: payload, rest: r, out: out}
+}
+
+// whole writes the value that the whole text is.
+func (t *transcoder) whole() error {
+	if err := t.value(0); err != nil {
+		return err
+	}
+	if t.rest.Len() != 0 {
+		return errors.New("bytes follow the value")
+	}
+	return t.bound()
+}
+
+// bound keeps out within its bounds. It is called before each value and each
+// piece of one, which is small.
+func (t *transcoder) bound() error {
+	if !t.bounded || len(t.out) <= LargePayload {
+		return nil
+	}
+	t.dropped += len(t.out)
+	t.out = t.out[:0]
+	if t.dropped > MaxPayload {
+		return errTooLarge
+	}
+	return nil
+}
+
+// head returns how long the code and the length are of the string, binary or
+// extension that comes next, and how long what follows them is. It is an error if
+// that reaches past the end: the library would take memory for it.
+func (t *transcoder) head(code byte) (head, n int, err error) {
+	head = 1
 	switch {
 	case msgpcode.IsFixedString(code):
 		n = int(code & msgpcode.FixedStrMask)
@@ -55,20 +98,71 @@ func (t *transcoder) whole(code byte) error {
 	}
 	text := t.text[len(t.text)-t.rest.Len():]
 	if len(text) < head {
-		return io.ErrUnexpectedEOF
+		return 0, 0, io.ErrUnexpectedEOF
 	}
 	for _, b := range text[1:head] {
 		n = n<<8 | int(b)
 	}
 	if n > len(text)-head {
-		return io.ErrUnexpectedEOF
+		return 0, 0, io.ErrUnexpectedEOF
 	}
+	return head, n, nil
+}
+
+// bytes reads the string or binary that comes next, without a copy.
+func (t *transcoder) bytes(code byte) ([]byte, error) {
+	head, n, err := t.head(code)
+	if err != nil {
+		return nil, err
+	}
+	start := len(t.text) - t.rest.Len() + head
+	_, err = t.rest.Seek(int64(head+n), io.SeekCurrent)
+	return t.text[start : start+n], err
+}
+
+// pieceSize is how much of a string is written at once, in bytes; a multiple of 3,
+// which base64 writes without padding.
+const pieceSize = 3 << 10
+
+// quote writes text as a JSON string.
+func (t *transcoder) quote(text []byte) error {
+	t.out = append(t.out, '"')
+	for len(text) > 0 {
+		n := min(len(text), pieceSize)
+		for back := 1; back < utf8.UTFMax && n < len(text) && !utf8.RuneStart(text[n]); back++ {
+			n-- // no piece ends within a character
+		}
+		t.out = rawjson.AppendEscaped(t.out, text[:n])
+		text = text[n:]
+		if err := t.bound(); err != nil {
+			return err
+		}
+	}
+	t.out = append(t.out, '"')
+	return nil
+}
+
+// binary writes data as a JSON string of base64.
+func (t *transcoder) binary(data []byte) error {
+	t.out = append(t.out, '"')
+	for len(data) > 0 {
+		n := min(len(data), pieceSize)
+		t.out = base64.StdEncoding.AppendEncode(t.out, data[:n])
+		data = data[n:]
+		if err := t.bound(); err != nil {
+			return err
+		}
+	}
+	t.out = append(t.out, '"')
 	return nil
 }
 
 func (t *transcoder) value(depth int) error {
 	if depth > rawjson.MaxDepth {
 		return rawjson.ErrDepth
+	}
+	if err := t.bound(); err != nil {
+		return err
 	}
 	code, err := t.in.PeekCode()
 	if err != nil {
@@ -93,22 +187,23 @@ func (t *transcoder) value(depth int) error {
 		t.out = strconv.AppendInt(t.out, v, 10)
 		return err
 	case msgpcode.IsString(code):
-		v, err := t.string()
-		t.out = rawjson.AppendQuoted(t.out, v)
-		return err
-	case msgpcode.IsBin(code):
-		if err := t.whole(code); err != nil {
+		v, err := t.bytes(code)
+		if err != nil {
 			return err
 		}
-		v, err := t.in.DecodeBytes()
-		t.out = rawjson.AppendQuoted(t.out, base64.StdEncoding.EncodeToString(v))
-		return err
+		return t.quote(v)
+	case msgpcode.IsBin(code):
+		v, err := t.bytes(code)
+		if err != nil {
+			return err
+		}
+		return t.binary(v)
 	case msgpcode.IsFixedArray(code) || code == msgpcode.Array16 || code == msgpcode.Array32:
 		return t.array(depth)
 	case msgpcode.IsFixedMap(code) || code == msgpcode.Map16 || code == msgpcode.Map32:
 		return t.object(depth)
 	case msgpcode.IsExt(code):
-		if err := t.whole(code); err != nil {
+		if _, _, err := t.head(code); err != nil {
 			return err
 		}
 		v, err := t.in.DecodeTime()
@@ -118,15 +213,24 @@ func (t *transcoder) value(depth int) error {
 	return fmt.Errorf("unknown code %#x", code)
 }
 
-func (t *transcoder) string() (string, error) {
+// name writes the name of a member.
+func (t *transcoder) name() error {
 	code, err := t.in.PeekCode()
-	if err == nil {
-		err = t.whole(code)
-	}
 	if err != nil {
-		return "", err
+		return err
 	}
-	return t.in.DecodeString()
+	if !msgpcode.IsString(code) && !msgpcode.IsBin(code) {
+		return errors.New("the name of a member is not a string")
+	}
+	name, err := t.bytes(code)
+	if err != nil {
+		return err
+	}
+	if err := t.quote(name); err != nil {
+		return err
+	}
+	t.out = append(t.out, ':')
+	return nil
 }
 
 func (t *transcoder) float(code byte) error {
@@ -173,11 +277,9 @@ func (t *transcoder) object(depth int) error {
 		if i > 0 {
 			t.out = append(t.out, ',')
 		}
-		name, err := t.string()
-		if err != nil {
+		if err := t.name(); err != nil {
 			return err
 		}
-		t.out = append(rawjson.AppendQuoted(t.out, name), ':')
 		if err := t.value(depth + 1); err != nil {
 			return err
 		}

@@ -353,3 +353,55 @@ func naive(x, y []byte) int {
 	}
 	return cmp.Or(cmp.Compare(rank(x), rank(y)), bytes.Compare(x, y))
 }
+
+// TestSplit_FindsColumnsAmongAnyMembers splits rows of more members, and of longer
+// names, than are remembered.
+func TestSplit_FindsColumnsAmongAnyMembers(t *testing.T) {
+	s := change.NewSplitter(table(t, "1", "id", "a", "b"))
+	var many strings.Builder
+	for i := range 100_000 {
+		fmt.Fprintf(&many, `"x%d":%d,`, i, i)
+	}
+	long := strings.Repeat("n", 1000)
+	for name, image := range map[string]string{
+		"plain":            `{"id":"1","a":"2","b":"3"}`,
+		"after many":       `{` + many.String() + `"b":"3","a":"2","id":"1"}`,
+		"before many":      `{"id":"1","a":"2","b":"3",` + strings.TrimSuffix(many.String(), ",") + `}`,
+		"among long names": `{"` + long + `":1,"id":"1","` + long + `2":1,"a":"2","` + long + `3":1,"b":"3"}`,
+		"the last counts":  `{"id":"0",` + many.String() + `"id":"1","a":"2","b":"3"}`,
+	} {
+		for range 2 {
+			spans, err := s.Split([]byte(image))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, span := range spans {
+				got = append(got, image[span.Start:span.End])
+			}
+			if text := strings.Join(got, " "); text != `"1" "2" "3"` {
+				t.Errorf("%s: %.100s", name, text)
+			}
+		}
+	}
+}
+
+func TestEffect_TakesARowOfAnyNumberOfMembers(t *testing.T) {
+	var many strings.Builder
+	for i := range 200_000 {
+		fmt.Fprintf(&many, `"x%d":%d,`, i, i)
+	}
+	d := cdc.NewDecoder()
+	d.Members = true
+	var e cdc.Event
+	if err := d.Decode(&e, []byte(`{"table":"order","operation":"INSERT","after":{`+many.String()+`"id":"1","a":"2"}}`), ""); err != nil {
+		t.Fatal(err)
+	}
+	if e.Members != nil {
+		t.Errorf("%d members are remembered", len(e.Members))
+	}
+	got, err := change.NewSplitter(table(t, "1", "id", "a")).Effect(&e)
+	if err != nil || string(got.Upsert.Value(0)) != `"1"` || string(got.Upsert.Value(1)) != `"2"` {
+		t.Errorf("%+v, %v", got, err)
+	}
+}

@@ -4,7 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/big"
+	"slices"
+	"strconv"
 
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
@@ -41,4 +46,201 @@ func canonicalNumber(raw []byte) []byte {
 		return []byte(r.RatString())
 	}
 	return raw
+}
+
+// RowKeys and LetterKeys recognise events of one row by hashes of the row's key. An
+// event that is applied has the key that batches compact by. Of a dead letter, whose
+// table's layout may not be known, only the keys are known that it may have. If the
+// two have a hash in common they may concern the same row. The hashes do not tell a
+// number from a string of its digits, nor two spellings of a UUID: what is the same
+// depends on the type of a column that may not be known.
+
+// RowKeys returns hashes of the keys of the rows that e writes and deletes, given its
+// effect: if an UPDATE changed the key, of the key before and after. Without an effect
+// they are the keys that the rows may have. There are none if e has no key.
+func RowKeys(e *cdc.Event, effect Effect) []string {
+	elements := keyElements(e)
+	if effect.Table == nil {
+		return possibleKeys(e, elements)
+	}
+	keys := exactKeys(nil, effect)
+	if len(elements) == effect.Table.Keys {
+		return keys
+	}
+	for _, key := range possibleKeys(e, elements) { // those that letters of such events have
+		keys = appendNew(keys, key)
+	}
+	return keys
+}
+
+// LetterKeys returns hashes of the keys that the rows of e may have, whatever the
+// layout of its table. The effect may be none. There are no keys if e may concern any
+// row.
+func LetterKeys(e *cdc.Event, effect Effect) []string {
+	elements := keyElements(e)
+	keys := possibleKeys(e, elements)
+	if effect.Table != nil {
+		return exactKeys(keys, effect)
+	}
+	moved := movedValues(e, elements)
+	if len(moved) > 0 && len(elements) > 1 { // the rest of the other key is not known
+		return nil
+	}
+	for _, value := range moved {
+		keys = appendHash(keys, value)
+	}
+	return keys
+}
+
+// exactKeys appends the hashes of the keys of the rows of an effect.
+func exactKeys(keys []string, effect Effect) []string {
+	for _, row := range []*Row{effect.Upsert, effect.Delete} {
+		if row == nil {
+			continue
+		}
+		values := make([][]byte, effect.Table.Keys)
+		for slot := range values {
+			values[slot] = row.Value(slot)
+		}
+		keys = appendHash(keys, values...)
+	}
+	return keys
+}
+
+// possibleKeys returns hashes of the keys that rows of e may have: the event's own
+// key, the key's last element, which is the row's own id, and the id in both images of
+// the row.
+func possibleKeys(e *cdc.Event, elements [][]byte) []string {
+	var keys []string
+	if n := len(elements); n > 0 {
+		keys = appendHash(keys, elements...)
+		keys = appendHash(keys, elements[n-1])
+	}
+	for _, image := range [][]byte{e.After, e.Before} {
+		eachMember(image, func(name, value []byte) {
+			if string(name) == "id" && !rawjson.IsNull(value) {
+				keys = appendHash(keys, value)
+			}
+		})
+	}
+	return keys
+}
+
+// maxKeyColumns is of how many members it is asked whether they are columns of a key.
+const maxKeyColumns = 64
+
+// movedValues returns the values, before and after, of members that an UPDATE changed
+// and that may be columns of the key, because one of the values is an element of it.
+func movedValues(e *cdc.Event, elements [][]byte) [][]byte {
+	if e.Op != cdc.Update || len(elements) == 0 {
+		return nil
+	}
+	columns := make(map[string][]byte) // by name, the value before
+	for _, image := range [][]byte{e.After, e.Before} {
+		eachMember(image, func(name, value []byte) {
+			if len(columns) < maxKeyColumns && slices.ContainsFunc(elements, func(el []byte) bool { return same(el, value) }) {
+				columns[string(name)] = nil
+			}
+		})
+	}
+	eachMember(e.Before, func(name, value []byte) {
+		if _, ok := columns[string(name)]; ok {
+			columns[string(name)] = value
+		}
+	})
+	var moved [][]byte
+	eachMember(e.After, func(name, value []byte) {
+		if before := columns[string(name)]; before != nil && !same(before, value) {
+			moved = append(moved, before, value)
+		}
+	})
+	return moved
+}
+
+func same(a, b []byte) bool { return string(looseText(a)) == string(looseText(b)) }
+
+// keyElements returns the values of the event's own key, none if one is null.
+func keyElements(e *cdc.Event) [][]byte {
+	if e.Key == nil {
+		return nil
+	}
+	var elements [][]byte
+	null := false
+	err := rawjson.Elements(e.Key, func(s rawjson.Span) error {
+		elements = append(elements, e.Key[s.Start:s.End])
+		null = null || rawjson.IsNull(elements[len(elements)-1])
+		return nil
+	})
+	if err != nil || null {
+		return nil
+	}
+	return elements
+}
+
+// eachMember calls yield with the members of a row image, if there is one.
+func eachMember(image []byte, yield func(name, value []byte)) {
+	if image == nil {
+		return
+	}
+	m, err := rawjson.OpenObject(image)
+	if err != nil {
+		return
+	}
+	for m.Next() {
+		yield(m.Name(), m.Value())
+	}
+}
+
+// appendHash appends the hash of a key of the given raw values, unless keys has it.
+func appendHash(keys []string, values ...[]byte) []string {
+	var text []byte
+	for _, raw := range values {
+		value := looseText(raw)
+		text = binary.AppendUvarint(text, uint64(len(value)))
+		text = append(text, value...)
+	}
+	return appendNew(keys, strconv.FormatUint(xxhash.Sum64(text), 16))
+}
+
+func appendNew(keys []string, key string) []string {
+	if slices.Contains(keys, key) {
+		return keys
+	}
+	return append(keys, key)
+}
+
+// looseText returns one text for all values that some type of column holds for equal.
+func looseText(raw []byte) []byte {
+	if !rawjson.IsString(raw) {
+		return canonicalNumber(raw)
+	}
+	text := rawjson.Text(raw)
+	if id, ok := canonicalUUID(text); ok {
+		return id
+	}
+	return text
+}
+
+// canonicalUUID returns the digits of a UUID in lower case. Databases read UUIDs in
+// braces, without hyphens, and in upper case too.
+func canonicalUUID(text []byte) ([]byte, bool) {
+	if len(text) < 32 || len(text) > 41 {
+		return nil, false
+	}
+	if text[0] == '{' && text[len(text)-1] == '}' {
+		text = text[1 : len(text)-1]
+	}
+	id := make([]byte, 0, 32)
+	for _, c := range text {
+		switch {
+		case c == '-':
+			continue
+		case c >= 'A' && c <= 'F':
+			c += 'a' - 'A'
+		case c-'0' > 9 && (c < 'a' || c > 'f'):
+			return nil, false
+		}
+		id = append(id, c)
+	}
+	return id, len(id) == 32
 }

@@ -91,19 +91,35 @@ func (s *Splitter) Split(image []byte) ([]rawjson.Span, error) {
 	}
 }
 
+const (
+	// spareMembers is of how many members the order is remembered beyond twice as
+	// many as there are columns.
+	spareMembers = 64
+	// maxName bounds the names that are remembered, in bytes.
+	maxName = 256
+)
+
 // place puts the i-th member of a row into its slot.
 func (s *Splitter) place(spans []rawjson.Span, i int, name []byte, value rawjson.Span) {
-	switch {
-	case i == len(s.order):
-		s.order = append(s.order, s.member(name))
-	case s.order[i].name != string(name):
-		s.order[i] = s.member(name)
-	}
-	if slot := s.order[i].slot; slot >= 0 {
+	if slot := s.slot(i, name); slot >= 0 {
 		spans[slot] = value
 	} else if s.Unknown != nil {
 		s.Unknown(name)
 	}
+}
+
+// slot returns the slot of the i-th member of a row, -1 if there is none.
+func (s *Splitter) slot(i int, name []byte) int {
+	switch {
+	case i < len(s.order) && s.order[i].name == string(name):
+	case len(name) > maxName || i > len(s.order) || i >= 2*len(s.table.Columns)+spareMembers:
+		return s.table.Slot(name)
+	case i < len(s.order):
+		s.order[i] = s.member(name)
+	default:
+		s.order = append(s.order, s.member(name))
+	}
+	return s.order[i].slot
 }
 
 // row returns the row that an event's After is.

@@ -10,9 +10,13 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -45,6 +49,9 @@ type Process struct {
 	// whether there is a file; nil asks the system.
 	Executable string
 	Exists     func(path string) bool
+	// OrphanLimit is how long the program goes on after its parent process is gone; 0
+	// is a minute.
+	OrphanLimit time.Duration
 }
 
 // System returns the real process.
@@ -63,32 +70,46 @@ const askNoCloud = "SNOWFLAKE_DISABLE_PLATFORM_DETECTION"
 
 // Run runs the command that p.Args name and returns the exit code. The first
 // signal asks the command to finish what it holds; the second one makes Run
-// return at once.
+// return at once, or the third one under the parent process of the reference server.
 func Run(p Process) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	p.signals = &signals{second: make(chan struct{})}
+	p.signals = newSignals()
 	done := make(chan int, 1)
 	go func() { done <- execute(ctx, p) }()
+	again := p.wrapped()
 	for {
 		select {
 		case code := <-done:
 			return code
+		case <-p.signals.expired:
+			return exitError
 		case s := <-p.Signals:
 			switch {
 			case p.signals.received(s):
 				fmt.Fprintf(p.Stderr, "\neds: %v\n", interrupted{s})
 				return exitError
+			case ctx.Err() != nil && again:
+				again = false // that process passes on what the terminal or the service manager sent to both
 			case ctx.Err() != nil && p.signals.heeded.Load():
-				close(p.signals.second)
+				p.signals.endNow()
 				return <-done
 			case ctx.Err() != nil:
 				fmt.Fprintln(p.Stderr, "eds: stopped at once; what was not finished will be done again at the next start")
 				return exitError
+			default:
+				cancel(interrupted{s})
 			}
-			cancel(interrupted{s})
 		}
 	}
+}
+
+// wrapped reports whether the parent process of the reference server started the
+// program. Its flag counts also if others are wrong.
+func (p Process) wrapped() bool {
+	return slices.ContainsFunc(p.Args, func(arg string) bool {
+		return arg == "--"+config.WrapperFlag || arg == "--"+config.WrapperFlag+"=true"
+	})
 }
 
 // executable returns the path of this program.
@@ -99,14 +120,24 @@ func (p Process) executable() (string, error) {
 	return os.Executable()
 }
 
-// signals says what more signals than the first mean to a command.
+// signals is what Run and the command that it runs tell each other about the program's end.
 type signals struct {
-	heeded atomic.Bool   // the command ends the program itself, at once, after the second
-	second chan struct{} // closed by it, if it is heeded
+	heeded  atomic.Bool   // the command ends the program itself, at once, after the second
+	second  chan struct{} // closed by endNow
+	endNow  func()        // has a command that heeds it end at once
+	expired chan struct{} // closed by expire
+	expire  func()        // ends the program at once
 
 	mu     sync.Mutex
 	asking bool      // a person is asked something: the first one ends the program at once
 	first  os.Signal // the one that came while nobody was asked
+}
+
+func newSignals() *signals {
+	s := &signals{second: make(chan struct{}), expired: make(chan struct{})}
+	s.endNow = sync.OnceFunc(func() { close(s.second) })
+	s.expire = sync.OnceFunc(func() { close(s.expired) })
+	return s
 }
 
 // received takes a signal, and reports whether it interrupts a question.
@@ -173,6 +204,9 @@ func execute(ctx context.Context, p Process) int {
 	if !errors.As(err, new(silentError)) && !errors.As(err, new(codeError)) && !errors.Is(err, server.ErrReplaced) {
 		fmt.Fprintf(p.Stderr, "eds: %v\n", err)
 	}
+	if p.wrapped() {
+		return exitError // after any other code that process starts the program again, five times
+	}
 	return exitCode(err)
 }
 
@@ -223,7 +257,7 @@ See the destinations:            eds server help`,
 	root.SetHelpCommand(newHelp(p))
 	root.AddGroup(groups()...)
 	root.AddCommand(in(groupStart, newEnroll(p, common), newImport(p, common), newServer(p, common))...)
-	root.AddCommand(in(groupWatch, newStatus(p, common), newDoctor(p, common), newVerify(p, common), newDeadLetters(p, common), newHealth(p, common))...)
+	root.AddCommand(in(groupWatch, newStatus(p, common), newDoctor(p, common), newVerify(p, common), newAcceptGap(p, common), newDeadLetters(p, common), newHealth(p, common))...)
 	root.AddCommand(in(groupSetUp, newService(p), newUpgrade(p, common), newDownload(p, common), newPublicKey(p), newCompletion(p), newVersion(p))...)
 	root.AddCommand(in(groupTry, newDemo(p), newHQ(p, common))...)
 	root.AddCommand(newWorker(p), newMan(p))
@@ -239,18 +273,42 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 	if best := sink.Nearest(name, names); best != "" {
 		hint = fmt.Sprintf("did you mean %q?", cmd.CommandPath()+" "+best)
 	}
-	return usagef("unknown command %q; %s", cmd.CommandPath()+" "+name, hint)
+	return usagef("unknown command %s; %s", quoteWord(cmd.CommandPath()+" ", name), hint)
+}
+
+var word = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,31}$`)
+
+// quoteWord quotes an argument behind a prefix, unless it may be a key or a URL,
+// which errors do not hold.
+func quoteWord(prefix, argument string) string {
+	if !word.MatchString(argument) {
+		argument = "..."
+	}
+	return strconv.Quote(prefix + argument)
 }
 
 // flagError turns pflag's complaint into one that names the flag that was
-// probably meant.
+// probably meant, and quotes no value.
 func flagError(cmd *cobra.Command, err error) error {
-	unknown := new(pflag.NotExistError)
-	if !errors.As(err, &unknown) {
+	unknown, invalid := new(pflag.NotExistError), new(pflag.InvalidValueError)
+	switch {
+	case errors.As(err, &invalid):
+		why := invalid.Unwrap()
+		if errors.As(why, new(*strconv.NumError)) {
+			why = fmt.Errorf("want a value of type %s", invalid.GetFlag().Value.Type())
+		}
+		return usagef("--%s: %w", invalid.GetFlag().Name, why)
+	case !errors.As(err, &unknown):
 		return usageError{err}
+	case unknown.GetSpecifiedShortnames() != "":
+		return usagef("unknown flag -%s; a flag of more than one letter begins with --; run %q to see them all", unknown.GetSpecifiedName(), cmd.CommandPath()+" --help")
 	}
 	var names []string
-	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, f.Name)
+		}
+	})
 	if best := sink.Nearest(unknown.GetSpecifiedName(), names); best != "" {
 		return usagef("%s: unknown flag %q; did you mean %q?", cmd.CommandPath(), "--"+unknown.GetSpecifiedName(), "--"+best)
 	}
@@ -263,7 +321,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return unknownCommand(cmd, args[0])
 	}
 	if len(args) > 0 {
-		return usagef("%s takes no arguments, but got %q", cmd.CommandPath(), args[0])
+		return usagef("%s takes no arguments, but got %s", cmd.CommandPath(), quoteWord("", args[0]))
 	}
 	return nil
 }
@@ -273,3 +331,23 @@ func isTerminal(w any) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
+
+// takesEscapes reports whether w is a terminal that understands escape sequences.
+func (p Process) takesEscapes(w any) bool {
+	return isTerminal(w) && !p.dumb() && enableEscapes(w.(*os.File))
+}
+
+// dumb reports whether the environment says that the terminal understands text only.
+func (p Process) dumb() bool {
+	name, _ := p.Lookup("TERM")
+	return name == "dumb"
+}
+
+// mayColor reports whether the environment allows colours on a terminal.
+func (p Process) mayColor() bool {
+	noColor, _ := p.Lookup("NO_COLOR")
+	return noColor == "" && !p.dumb()
+}
+
+// bold reports whether headings on standard output are to be bold.
+func (p Process) bold() bool { return p.mayColor() && p.takesEscapes(p.Stdout) }

@@ -2,14 +2,18 @@ package cli_test
 
 import (
 	"bytes"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/shopmonkeyus/eds/internal/cli"
 	"github.com/shopmonkeyus/eds/internal/localhq"
@@ -19,7 +23,9 @@ import (
 // program that runs.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == "worker" {
-		os.Exit(cli.Run(cli.System()))
+		p := cli.System()
+		p.OrphanLimit, _ = time.ParseDuration(os.Getenv(orphanLimitVariable)) // else the usual one
+		os.Exit(cli.Run(p))
 	}
 	os.Exit(m.Run())
 }
@@ -80,6 +86,9 @@ func TestWrongUsageSaysWhatWasMeantAndEndsWithThree(t *testing.T) {
 		`did you mean "postgres"?`:             {"server", "help", "postgras"},
 		`--renew-interval: `:                   {"server", "--data-dir", dir, "--renew-interval", "1ms"},
 		`--timeOffset: `:                       {"import", "--data-dir", dir, "--timeOffset", "yesterday"},
+		`--only: its value is empty`:           {"import", "--data-dir", dir, "--only", ""},
+		`--companyIds: its value is empty`:     {"verify", "--data-dir", dir, "--companyIds", ","},
+		`--locationIds: its value is empty`:    {"import", "--data-dir", dir, "--locationIds="},
 		`name the entries to drop`:             {"dlq", "drop", "--data-dir", dir},
 		`there is no api key`:                  {"import", "--data-dir", dir, "--url", "file://x"},
 		`the api key is not one`:               {"import", "--data-dir", dir, "--url", "file://x", "--api-key", "SECRET"},
@@ -152,6 +161,31 @@ func TestEnrollKeepsTheKeyForItsOwnerAlone(t *testing.T) {
 	}
 }
 
+// nowhere returns the path of a directory that nobody can make.
+func nowhere(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "data")
+	if err := os.Symlink(filepath.Join(t.TempDir(), "none", "data"), dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestEnroll_KeepsTheCodeIfTheKeyCannotBeKept(t *testing.T) {
+	h := startHQ(t)
+	code, err := h.NewEnrolment()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nowhere := nowhere(t)
+	if _, stderr, exit := eds(t, nil, "enroll", "--data-dir", nowhere, "--api-url", h.APIURL(), code); exit != 1 || !strings.Contains(stderr, "no code was used: see that this user may write to "+nowhere) {
+		t.Errorf("exit code %d\n%s", exit, stderr)
+	}
+	if _, stderr, exit := eds(t, nil, "enroll", "--data-dir", t.TempDir(), "--api-url", h.APIURL(), code); exit != 0 {
+		t.Errorf("the code is spent: exit code %d\n%s", exit, stderr)
+	}
+}
+
 func TestImportRefusesBeforeAnythingElse(t *testing.T) {
 	h := startHQ(t)
 	good := h.APIKey(localhq.KeyOptions{ServerID: "s"})
@@ -184,6 +218,110 @@ func TestImportRefusesBeforeAnythingElse(t *testing.T) {
 				t.Errorf("the last line is %q, want %q in it", last, c.want)
 			}
 		})
+	}
+}
+
+// tree returns the paths below a directory, with the content of files.
+func tree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	all := make(map[string]string)
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			all[path] = "directory"
+			return err
+		}
+		text, err := os.ReadFile(path)
+		all[path] = string(text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestImport_LooksWithoutATrace: a dry run and a validation leave everything as it is,
+// before there is anything and after an import.
+func TestImport_LooksWithoutATrace(t *testing.T) {
+	h, dir := startHQ(t), t.TempDir()
+	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	for _, url := range []string{"sqlite://" + filepath.Join(dir, "a", "shop.db"), "file://" + filepath.Join(dir, "b", "changes"), "file://" + filepath.Join(dir, "c") + "?format=ndjson"} {
+		data := filepath.Join(dir, "data", url[:4])
+		for _, after := range []bool{false, true} {
+			if after {
+				if _, stderr, code := eds(t, env, "import", "--data-dir", data, "--url", url, "--no-confirm"); code != 0 {
+					t.Fatalf("exit code %d\n%s", code, stderr)
+				}
+			}
+			before := tree(t, dir)
+			for _, c := range []struct {
+				want string
+				args []string
+			}{
+				{"An import would load 16 tables", []string{"--dry-run"}},
+				{"An import would load 1 tables", []string{"--dry-run", "--only", "order", "--download-dir", filepath.Join(dir, "files")}},
+				{"An import would make the tables of 16 tables", []string{"--dry-run", "--schema-only"}},
+				{"The key is accepted and the destination works.", []string{"--validate-only"}},
+			} {
+				out, stderr, code := eds(t, env, append([]string{"import", "--data-dir", data, "--url", url, "--verbose"}, c.args...)...)
+				if code != 0 || !strings.Contains(out, c.want) {
+					t.Errorf("%s %v: exit code %d\n%s%s", url, c.args, code, out, stderr)
+				}
+				if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
+					t.Errorf("%s %v leaves a trace: %.1000s", url, c.args, diff)
+				}
+			}
+		}
+	}
+}
+
+func TestImport_RefusesADirectoryWithoutExportFiles(t *testing.T) {
+	h, dir := startHQ(t), t.TempDir()
+	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	destination := "file://" + filepath.Join(dir, "changes")
+	args := []string{"import", "--data-dir", filepath.Join(dir, "data"), "--url", destination, "--no-confirm"}
+	files := filepath.Join(dir, "files")
+	if err := os.Mkdir(files, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr, code := eds(t, env, append(args, "--dir", files)...)
+	if code != 3 || !strings.Contains(stderr, "directory "+files+": there are no export files in it") {
+		t.Errorf("exit code %d\n%s", code, stderr)
+	}
+	out, stderr, code := eds(t, env, append(args, "--download-dir", files)...)
+	if code != 0 || !strings.Contains(out, "The downloaded files are in "+files) {
+		t.Errorf("exit code %d\n%s%s", code, out, stderr)
+	}
+	if out, stderr, code = eds(t, env, append(args, "--dir", files)...); code != 0 || strings.Contains(out, "downloaded") {
+		t.Errorf("exit code %d\n%s%s", code, out, stderr)
+	}
+}
+
+func TestImport_TellsTablesThatTheExportLacks(t *testing.T) {
+	h, dir := startHQ(t), t.TempDir()
+	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	files := filepath.Join(dir, "files")
+	args := []string{"import", "--data-dir", filepath.Join(dir, "data"), "--url", "file://" + filepath.Join(dir, "changes"), "--no-confirm"}
+	if _, stderr, code := eds(t, env, append(args, "--download-dir", files)...); code != 0 {
+		t.Fatalf("exit code %d\n%s", code, stderr)
+	}
+	orders, err := filepath.Glob(filepath.Join(files, "*-order-*"))
+	if err != nil || len(orders) == 0 {
+		t.Fatal(orders, err)
+	}
+	for _, name := range append(orders, filepath.Join(files, "export.json")) {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, stderr, code := eds(t, env, append(args, "--dir", files, "--dry-run")...)
+	if code != 0 || !strings.Contains(out, "would load 15 tables into") || !strings.Contains(out, "  order  (not in the export; it stays as it is)\n") {
+		t.Errorf("exit code %d\n%s%s", code, out, stderr)
+	}
+	out, stderr, code = eds(t, env, append(args, "--dir", files)...)
+	row := regexp.MustCompile(`(?m)^ +order +0 +0 +0 +not in the export$`)
+	if code != 0 || !row.MatchString(out) || !strings.Contains(out, " rows of 15 tables in ") || !strings.Contains(out, "1 tables are not in the export; they stay as they are.") {
+		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
 }
 
@@ -242,5 +380,49 @@ func TestFlagsOfEveryCommandMayStandBeforeIt(t *testing.T) {
 	}
 	if _, stderr, code := eds(t, nil, "-d", filepath.Join(dir, "server"), "server"); code != 3 || !strings.Contains(stderr, "eds enroll --data-dir "+filepath.Join(dir, "server")+" CODE") {
 		t.Errorf("exit code %d\n%s", code, stderr)
+	}
+}
+
+// TestServer_HidesTheFlagsOfTheReferenceServersParent looks where flags are shown.
+func TestServer_HidesTheFlagsOfTheReferenceServersParent(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range [][]string{
+		{"server", "--help"},
+		{"help", "server"},
+		{"help", "server", "--json"},
+		{"man", dir},
+		{"completion", "bash"},
+		{"__complete", "server", "--"},
+		{"server", "--wraper"},
+		{"server", "--parnt"},
+		{"server", "--log-file-snk"},
+	} {
+		out, errs, _ := eds(t, nil, args...)
+		for _, flag := range []string{"--wrapper", "--parent", "--log-file-sink"} {
+			if strings.Contains(out+errs, flag) {
+				t.Errorf("eds %s shows %s:\n%s%s", strings.Join(args, " "), flag, out, errs)
+			}
+		}
+	}
+	pages, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("the pages are %v, %v", pages, err)
+	}
+	for _, page := range pages {
+		if text, err := os.ReadFile(page); err != nil || strings.Contains(string(text), "wrapper") || strings.Contains(string(text), `log\-file\-sink`) {
+			t.Errorf("%s: %v, or it shows a flag of that process", page, err)
+		}
+	}
+}
+
+func TestServer_ExitsOneUnderTheReferenceServersParent(t *testing.T) {
+	for _, args := range [][]string{
+		{"server", "--bogus", "--wrapper", "--parent=8765"},
+		{"server", "--data-dir", t.TempDir(), "--wrapper", "--parent=8765", "--log-file-sink"}, // not enrolled
+		{"server", "--maxAckPending", "0", "--wrapper=true", "--parent", "8765", "--log-file-sink=eds.log"},
+	} {
+		if _, errs, code := eds(t, nil, args...); code != 1 || strings.Contains(errs, "unknown flag: --log") {
+			t.Errorf("eds %s ended with %d: %s", strings.Join(args, " "), code, errs)
+		}
 	}
 }

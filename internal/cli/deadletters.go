@@ -1,13 +1,21 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
@@ -16,6 +24,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/drivers"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/state"
@@ -36,12 +45,13 @@ reason. Mend the reason, then replay; or drop what you do not need.`,
 
 // filterFlags choose entries.
 type filterFlags struct {
+	flags  *pflag.FlagSet
 	filter dlq.Filter
 	since  string
 }
 
 func bindFilter(cmd *cobra.Command) *filterFlags {
-	f := new(filterFlags)
+	f := &filterFlags{flags: cmd.Flags()}
 	cmd.Flags().StringVar(&f.filter.Table, "table", "", "only of this `table`")
 	cmd.Flags().StringVar(&f.filter.Operation, "operation", "", "only INSERT, UPDATE or DELETE")
 	cmd.Flags().StringVar(&f.filter.Stage, "stage", "", "only those rejected at this `stage`: decode, schema or apply")
@@ -49,7 +59,28 @@ func bindFilter(cmd *cobra.Command) *filterFlags {
 	return f
 }
 
+// resolve returns the filter. An empty id or value is an error, as of a variable that is
+// not set: it would choose everything.
 func (f *filterFlags) resolve(ids []string) (dlq.Filter, error) {
+	if slices.ContainsFunc(ids, func(id string) bool { return strings.TrimSpace(id) == "" }) {
+		return f.filter, usagef("the id of an entry is empty; see: eds dlq list")
+	}
+	for _, flag := range f.given() {
+		if strings.TrimSpace(flag.Value.String()) == "" {
+			return f.filter, usagef("--%s: its value is empty; leave the flag out, if that is meant", flag.Name)
+		}
+	}
+	for name, of := range map[string]struct {
+		value string
+		known []string
+	}{
+		"operation": {strings.ToUpper(f.filter.Operation), []string{"INSERT", "UPDATE", "DELETE"}},
+		"stage":     {f.filter.Stage, []string{"decode", "schema", "apply"}},
+	} {
+		if of.value != "" && !slices.Contains(of.known, of.value) {
+			return f.filter, usagef("--%s: want one of %s", name, strings.Join(of.known, ", "))
+		}
+	}
 	f.filter.IDs = ids
 	if f.since == "" {
 		return f.filter, nil
@@ -66,6 +97,16 @@ func (f *filterFlags) resolve(ids []string) (dlq.Filter, error) {
 	return f.filter, nil
 }
 
+// given returns the flags that narrow the choice.
+func (f *filterFlags) given() (given []*pflag.Flag) {
+	for _, name := range []string{"table", "operation", "stage", "since"} {
+		if flag := f.flags.Lookup(name); flag.Changed {
+			given = append(given, flag)
+		}
+	}
+	return given
+}
+
 // withQueue begins the command and opens the queue.
 func withQueue(p Process, common *config.CommonFlags, do func(s *setup, q *dlq.Queue) error) error {
 	s, err := begin(p, common, "")
@@ -73,6 +114,9 @@ func withQueue(p Process, common *config.CommonFlags, do func(s *setup, q *dlq.Q
 		return err
 	}
 	defer s.close()
+	if _, err := os.Stat(s.common.DataDir); err != nil {
+		return fmt.Errorf("open the data directory: %w; name that of the server with --data-dir", err)
+	}
 	q, err := dlq.Open(s.common.DataDir + "/dlq")
 	if err != nil {
 		return err
@@ -104,7 +148,11 @@ func newDeadLetterList(p Process, common *config.CommonFlags) *cobra.Command {
 				}
 				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.ID, e.Time.UTC().Format(time.RFC3339), dash(e.Table), dash(e.Operation), e.Stage, state, e.Reason)
 			}
-			if n == 0 {
+			switch {
+			case n > 0:
+			case len(flags.given()) > 0:
+				fmt.Fprintln(t, "The flags choose no entry; without them, all are listed.")
+			default:
 				fmt.Fprintln(t, "The dead-letter queue is empty.")
 			}
 			return t.Flush()
@@ -123,7 +171,7 @@ func dash(s string) string {
 func newDeadLetterShow(p Process, common *config.CommonFlags) *cobra.Command {
 	cmd := &cobra.Command{Use: "show ID", Short: "Print one entry, its payload included"}
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) != 1 {
+		if len(args) != 1 || strings.TrimSpace(args[0]) == "" {
 			return usagef("%s needs the id of one entry, or its first digits; see: eds dlq list", cmd.CommandPath())
 		}
 		return nil
@@ -137,16 +185,27 @@ func newDeadLetterShow(p Process, common *config.CommonFlags) *cobra.Command {
 			w := out(cmd)
 			fmt.Fprintf(w, "id:        %s\nrejected:  %s\nsubject:   %s\nsequence:  %d\nevent:     %s\ntable:     %s\noperation: %s\nstage:     %s\nreason:    %s\nencoding:  %s\n\n",
 				e.ID, e.Time.UTC().Format(time.RFC3339), e.Subject, e.Sequence, dash(e.EventID), dash(e.Table), dash(e.Operation), e.Stage, e.Reason, dash(e.Encoding))
-			payload := e.Payload
-			var event cdc.Event
-			if cdc.NewDecoder().Decode(&event, e.Payload, e.Encoding) == nil {
-				payload = event.Payload
-			}
-			_, err = fmt.Fprintf(w, "%s\n", payload)
+			_, err = fmt.Fprintln(w, strings.TrimSuffix(legible(&e), "\n"))
 			return err
 		})
 	}
 	return cmd
+}
+
+// legible returns the payload of an entry as JSON; if it cannot be decoded as it
+// came, or in hexadecimal if that is no text for a terminal.
+func legible(e *dlq.Entry) string {
+	if text, err := cdc.NewDecoder().Text(e.Payload, e.Encoding); err == nil && printable(text) {
+		return string(text)
+	}
+	if printable(e.Payload) {
+		return string(e.Payload)
+	}
+	return hex.Dump(e.Payload)
+}
+
+func printable(text []byte) bool {
+	return utf8.Valid(text) && !bytes.ContainsFunc(text, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\r' && r != '\t' })
 }
 
 func newDeadLetterDrop(p Process, common *config.CommonFlags) *cobra.Command {
@@ -163,6 +222,11 @@ func newDeadLetterDrop(p Process, common *config.CommonFlags) *cobra.Command {
 			return err
 		}
 		return withQueue(p, common, func(_ *setup, q *dlq.Queue) error {
+			for _, id := range args {
+				if err := checkUnique(q, id); err != nil {
+					return err
+				}
+			}
 			n, err := q.Drop(filter)
 			if err != nil {
 				return err
@@ -174,6 +238,20 @@ func newDeadLetterDrop(p Process, common *config.CommonFlags) *cobra.Command {
 	return cmd
 }
 
+// checkUnique refuses an id that several entries have: the first digits of all are 0.
+func checkUnique(q *dlq.Queue, id string) error {
+	n := 0
+	for _, err := range q.List(dlq.Filter{IDs: []string{id}}) {
+		if err != nil {
+			return err
+		}
+		if n++; n > 1 {
+			return usagef("several entries begin with %q; name each by its whole id, or pass --all with flags that choose them", id)
+		}
+	}
+	return nil
+}
+
 func newDeadLetterReplay(p Process, common *config.CommonFlags) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
@@ -181,8 +259,10 @@ func newDeadLetterReplay(p Process, common *config.CommonFlags) *cobra.Command {
 		Short: "Apply entries to the destination again",
 		Long: `Applies entries, all or those named, in the order of the stream. What is applied
 leaves the queue; what is rejected again stays, with the new reason. An entry
-whose row has changed since is not applied, unless --force is given: it would
-put an old row over a newer one. The server must not run meanwhile.`,
+whose row has changed since, or whose table was imported whole since, is not applied,
+unless --force is given: it would put an old row over a newer one. If the row is not known, because
+the entry cannot be decoded, any change of its table counts. The server must not run
+meanwhile.`,
 	}
 	flags := bindFilter(cmd)
 	server := config.BindServer(cmd.Flags())
@@ -197,7 +277,7 @@ put an old row over a newer one. The server must not run meanwhile.`,
 			if err != nil {
 				return usage(err)
 			}
-			done, err := replay(cmd.Context(), p, s, o, func(apply func(context.Context, dlq.Entry) error) (dlq.Replayed, error) {
+			done, err := replay(cmd.Context(), p, s, o, force, func(apply func(context.Context, dlq.Entry) error) (dlq.Replayed, error) {
 				return q.Replay(cmd.Context(), filter, force, apply)
 			})
 			fmt.Fprintf(out(cmd), "%d applied, %d rejected again, %d superseded\n", done.Applied, done.Rejected, done.Superseded)
@@ -211,7 +291,7 @@ put an old row over a newer one. The server must not run meanwhile.`,
 }
 
 // replay opens what applying takes and hands each entry to the destination.
-func replay(ctx context.Context, p Process, s *setup, o config.Server, each func(func(context.Context, dlq.Entry) error) (dlq.Replayed, error)) (dlq.Replayed, error) {
+func replay(ctx context.Context, p Process, s *setup, o config.Server, force bool, each func(func(context.Context, dlq.Entry) error) (dlq.Replayed, error)) (dlq.Replayed, error) {
 	dir, err := state.Open(s.common.DataDir) // which also keeps a server out
 	if err != nil {
 		return dlq.Replayed{}, err
@@ -233,8 +313,31 @@ func replay(ctx context.Context, p Process, s *setup, o config.Server, each func
 		return dlq.Replayed{}, refused(err)
 	}
 	defer destination.Close(hard(ctx))
-	r := replayer{driver, destination, tables}
+	r := replayer{driver: driver, destination: destination, tables: tables}
+	if !force {
+		if r.imported, err = imported(dir, reconciler.Named(o.URL.Reveal(), p.Lookup)); err != nil {
+			return dlq.Replayed{}, err
+		}
+	}
 	return each(r.apply)
+}
+
+// imported returns the time of the last snapshot that replaced every row of the
+// destination, by table. Of other rows, and after the import of another server, newer
+// changes come by the stream, which marks the entries that they make obsolete.
+func imported(dir *state.Dir, at state.Destination) (map[string]cdc.Timestamp, error) {
+	all, err := dir.Snapshots(at)
+	if err != nil {
+		return nil, err
+	}
+	clocks := make(map[string]cdc.Timestamp)
+	for table, snap := range all {
+		clock := snap.Replaced()
+		if !clock.IsZero() {
+			clocks[table] = clock
+		}
+	}
+	return clocks, nil
 }
 
 // errNoDestination says that a command needs a destination.
@@ -253,19 +356,26 @@ func connectHQ(s *setup, o config.HQ) (*hq.Client, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	return hq.New(hq.Options{BaseURL: base, Key: key, Version: s.build.Version, Logger: s.logger}), nil
+	return hq.New(hq.Options{BaseURL: base, Key: key, Version: s.build.Version, Logger: s.logger, Security: s.security(o)}), nil
 }
 
 type replayer struct {
 	driver      sink.Driver
 	destination sink.Sink
 	tables      *schema.Catalogue
+	imported    map[string]cdc.Timestamp // times of snapshots, whose rows are not replaced
 }
 
 func (r replayer) apply(ctx context.Context, entry dlq.Entry) error {
 	e := &cdc.Event{Position: entry.Position()}
 	if err := cdc.NewDecoder().Decode(e, entry.Payload, entry.Encoding); err != nil {
 		return fault.Mark(fault.Poison, err)
+	}
+	if err := schema.CheckTable(e.Table); err != nil {
+		return err
+	}
+	if clock, ok := r.imported[e.Table]; ok && !e.Clock.IsZero() && e.Clock.Compare(clock) <= 0 {
+		return dlq.ErrSuperseded
 	}
 	var b change.Builder
 	if !r.driver.KeepsRows {
@@ -280,11 +390,6 @@ func (r replayer) apply(ctx context.Context, entry dlq.Entry) error {
 	if err != nil {
 		return fault.Mark(fault.Poison, err)
 	}
-	if m, ok := r.destination.(sink.Migrator); ok {
-		if _, err := m.Migrate(ctx, []*schema.Table{t}); err != nil {
-			return err
-		}
-	}
-	b.Add(e, effect)
+	b.Add(e, effect) // Migrate would make a table again that was dropped: it serves imports
 	return r.destination.Apply(ctx, b.Batch())
 }

@@ -114,7 +114,7 @@ func (d *demo) enroll(ctx context.Context) (hq.Enrolment, error) {
 	if err != nil {
 		return hq.Enrolment{}, err
 	}
-	e, err := enroll(ctx, d.s, d.shop.APIURL(), code)
+	e, err := enroll(ctx, d.s, config.HQ{APIURL: d.shop.APIURL()}, code)
 	if err != nil {
 		return hq.Enrolment{}, err
 	}
@@ -141,7 +141,8 @@ func (d *demo) stream(ctx context.Context, e hq.Enrolment) error {
 		return err
 	}
 	defer dir.Close()
-	health, registry := telemetry.NewHealth(), telemetry.NewRegistry(d.s.build)
+	health := telemetry.NewHealth()
+	registry := telemetry.NewRegistry(d.s.build, health)
 	worker, err := server.New(server.Config{
 		Options: config.Server{
 			Common: d.s.common, HQ: config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.shop.APIURL()}, URL: config.NewSecret(d.url),
@@ -177,7 +178,7 @@ func (d *demo) stream(ctx context.Context, e hq.Enrolment) error {
 // watch shows one live line until the time is up, stops the shop, and goes on
 // until everything that the shop did is applied.
 func (d *demo) watch(ctx, failed context.Context, worker *server.Server) error {
-	line := newLiveLine(d.p.Stderr)
+	line := newLiveLine(d.s.screen)
 	defer line.end()
 	end := make(<-chan time.Time)
 	if d.length > 0 {
@@ -277,38 +278,31 @@ func (d *demo) compare(ctx context.Context, dir *state.Dir, e hq.Enrolment) erro
 // liveLine shows the state of a server: one line that changes on a terminal, a
 // line every few seconds elsewhere.
 type liveLine struct {
-	w        io.Writer
-	terminal bool
-	every    time.Duration
-	told     time.Time
+	screen  *screen
+	every   time.Duration
+	written time.Time
 }
 
-func newLiveLine(w io.Writer) *liveLine {
-	l := &liveLine{w: w, terminal: isTerminal(w), every: 250 * time.Millisecond}
-	if !l.terminal {
+func newLiveLine(s *screen) *liveLine {
+	l := &liveLine{screen: s, every: 250 * time.Millisecond}
+	if !s.moves {
 		l.every = lineEvery
 	}
 	return l
 }
 
 func (l *liveLine) show(elapsed time.Duration, s pipeline.Status) {
-	if !l.terminal && time.Since(l.told) < time.Second {
-		return
-	}
-	l.told = time.Now()
 	text := fmt.Sprintf("%5.0fs  %9d events  %7.0f events/s  lag %-8v  %d tables  %s", elapsed.Seconds(), s.Applied, s.Rate, s.Lag.Round(time.Millisecond), len(s.Tables), s.State)
 	if s.Reason != "" {
 		text += ": " + s.Reason
 	}
-	if l.terminal {
-		fmt.Fprintf(l.w, "\r\x1b[K%s", text)
-	} else {
-		fmt.Fprintln(l.w, text)
+	switch {
+	case l.screen.moves:
+		l.screen.show(text)
+	case time.Since(l.written) >= time.Second:
+		l.written = time.Now()
+		fmt.Fprintln(l.screen, text)
 	}
 }
 
-func (l *liveLine) end() {
-	if l.terminal {
-		fmt.Fprintln(l.w)
-	}
-}
+func (l *liveLine) end() { l.screen.keep() }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/control"
 	"github.com/shopmonkeyus/eds/internal/doctor"
 )
 
@@ -40,10 +41,10 @@ The flags are those of eds server. The exit code is 0 where all works, else 1.`,
 		if err != nil {
 			return err
 		}
-		_, notRunning := askStatus(cmd.Context(), s.common.DataDir)
+		running, notRunning := control.NewClient(s.common.DataDir).Status(cmd.Context())
 		var checks []doctor.Check
 		doctor.Run(cmd.Context(), doctor.Config{
-			Options: o, Build: s.build, Lookup: p.Lookup, Logger: s.logger, Running: notRunning == nil, Problem: unread,
+			Options: o, Build: s.build, Lookup: p.Lookup, Logger: s.logger, Running: notRunning == nil, Warnings: running.Health.Warnings, Problem: unread,
 		}, func(c doctor.Check) {
 			checks = append(checks, c)
 			if !asJSON {

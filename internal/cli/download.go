@@ -50,7 +50,7 @@ directory.`,
 			return err
 		}
 		defer s.close()
-		u, err := observedUpdater(p, s, flags.Resolve(), false, progressOf(p, s))
+		u, err := observedUpdater(p, s, flags.Resolve(), false, progressOf(s))
 		if err != nil {
 			return err
 		}
@@ -148,11 +148,11 @@ func (p Process) exists(path string) bool {
 }
 
 // progressOf returns what shows the progress of a command.
-func progressOf(p Process, s *setup) func(selfupdate.Progress) {
+func progressOf(s *setup) func(selfupdate.Progress) {
 	if s.common.Silent {
 		return nil
 	}
-	return (&downloadLines{w: p.Stderr}).observe
+	return (&downloadLines{w: s.screen}).observe
 }
 
 // downloadLines writes a line for each thing that is done, and one every few

@@ -30,7 +30,7 @@ func newDriverHelp(p Process) *cobra.Command {
 			if len(args) > 1 {
 				return usagef("%s takes the name of one driver", cmd.CommandPath())
 			}
-			h := driverHelp{w: out(cmd), bold: colored(p)}
+			h := driverHelp{w: out(cmd), bold: p.bold()}
 			if len(args) == 0 {
 				if asJSON {
 					return h.json(drivers.All())
@@ -49,12 +49,6 @@ func newDriverHelp(p Process) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, an array of the destinations")
 	return cmd
-}
-
-// colored reports whether what is printed may be more than text.
-func colored(p Process) bool {
-	noColor, _ := p.Lookup("NO_COLOR")
-	return isTerminal(p.Stdout) && noColor == ""
 }
 
 // driverHelp writes what is known of destinations.

@@ -37,7 +37,7 @@ config.toml in the data directory, for import and server.`,
 		if err != nil {
 			return usage(err)
 		}
-		e, err := enroll(cmd.Context(), s, o.APIURL, strings.TrimSpace(args[0]))
+		e, err := enroll(cmd.Context(), s, o, strings.TrimSpace(args[0]))
 		if err != nil {
 			return err
 		}
@@ -47,33 +47,56 @@ config.toml in the data directory, for import and server.`,
 	return cmd
 }
 
-// enroll redeems a code and keeps what it was worth.
-func enroll(ctx context.Context, s *setup, apiURL, code string) (hq.Enrolment, error) {
-	base, err := hq.EnrollURL(apiURL, code)
+// enroll redeems a code and keeps the key. It first makes sure that the key can be kept,
+// because a code can be redeemed once.
+func enroll(ctx context.Context, s *setup, o config.HQ, code string) (hq.Enrolment, error) {
+	base, err := hq.EnrollURL(o.APIURL, code)
 	if err != nil {
 		return hq.Enrolment{}, usageError{err}
 	}
-	client := hq.New(hq.Options{BaseURL: base, Version: s.build.Version, Logger: s.logger})
+	file, err := reserveConfig(s)
+	if err != nil {
+		return hq.Enrolment{}, err
+	}
+	defer file.Release()
+	client := hq.New(hq.Options{BaseURL: base, Version: s.build.Version, Logger: s.logger, Security: s.security(o)})
 	defer client.Close()
 	e, err := client.Enroll(ctx, code)
 	if err != nil {
 		return hq.Enrolment{}, err
 	}
-	err = config.Update(s.common.ConfigFile(), func(f *config.File) {
+	err = file.Update(func(f *config.File) {
 		f.Token, f.ServerID = config.NewSecret(e.Token), e.ServerID
 	})
-	return e, err
+	if err != nil {
+		return hq.Enrolment{}, fmt.Errorf("the code was redeemed, but the key could not be kept; make a new code at HQ: %w", err)
+	}
+	return e, nil
+}
+
+// reserveConfig makes sure that the configuration can be written.
+func reserveConfig(s *setup) (*config.Reservation, error) {
+	file, err := config.Reserve(s.common.ConfigFile())
+	if err != nil {
+		return nil, fmt.Errorf("%w; no code was used: see that this user may write to %s and that its disk has room, or name another directory with --data-dir", err, s.common.DataDir)
+	}
+	return file, nil
 }
 
 // attempts is how often a code is asked for.
 const attempts = 3
 
 // enrollAtTerminal asks for a code, and enrols with it.
-func enrollAtTerminal(ctx context.Context, p Process, s *setup, apiURL string) error {
+func enrollAtTerminal(ctx context.Context, p Process, s *setup, o config.HQ) error {
 	command := fmt.Sprintf("eds enroll --data-dir %s CODE", s.common.DataDir)
 	if !isTerminal(p.Stdin) {
 		return usagef("this server is not enrolled at HQ, and there is no terminal to ask for the code at; run: %s", command)
 	}
+	file, err := reserveConfig(s) // before a code is asked for, rather than for each
+	if err != nil {
+		return err
+	}
+	file.Release()
 	person := newAsker(p)
 	fmt.Fprintln(p.Stderr, "This server is not enrolled at HQ yet.")
 	for range attempts {
@@ -87,7 +110,7 @@ func enrollAtTerminal(ctx context.Context, p Process, s *setup, apiURL string) e
 		if code == "" {
 			continue
 		}
-		e, err := enroll(ctx, s, apiURL, code)
+		e, err := enroll(ctx, s, o, code)
 		if err == nil {
 			fmt.Fprintf(p.Stderr, "Enrolled as server %s.\n", e.ServerID)
 			return nil

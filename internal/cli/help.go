@@ -105,7 +105,7 @@ type manualWriter struct {
 }
 
 func newManual(p Process, w io.Writer) manualWriter {
-	m := manualWriter{w: w, bold: colored(p)}
+	m := manualWriter{w: w, bold: p.bold()}
 	if f, ok := w.(*os.File); ok {
 		m.width, _, _ = term.GetSize(int(f.Fd())) // 0 where it is no terminal
 	}

@@ -12,8 +12,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/control"
 	"github.com/shopmonkeyus/eds/internal/drivers"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
@@ -28,24 +30,52 @@ func newImport(p Process, common *config.CommonFlags) *cobra.Command {
 live tables, and put in their place once a table is whole; until then, and if
 anything fails, the old rows stay. An import that was interrupted goes on where
 it was when it is run again. Afterwards, eds server follows every change from
-exactly the time of the snapshot.`,
+exactly the time of the snapshot.
+
+If a server runs with the same data directory, it does the import, and this command
+shows its progress. Ctrl-C ends only the command: --watch ID shows the import again,
+and --cancel ID ends it.`,
 		Example: `  eds import --url 'postgres://user:${PASSWORD}@host:5432/database'
   eds import --only order,customer --no-confirm
-  eds import --validate-only`,
+  eds import --validate-only
+  eds import --dry-run`,
 		Args: noArgs,
 	}
 	flags := config.BindImport(cmd.Flags())
+	watch, cancel := "", ""
+	cmd.Flags().StringVar(&watch, "watch", "", "show the import of this `id` that the running server does")
+	cmd.Flags().StringVar(&cancel, "cancel", "", "end the import of this `id` that the running server does; tables keep their rows")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := begin(p, common, "import")
+		log := "import"
+		if flags.OnlyLooks() {
+			log = ""
+		}
+		s, err := begin(p, common, log)
 		if err != nil {
 			return err
 		}
 		defer s.close()
+		s.looks = flags.OnlyLooks()
 		o, err := flags.Resolve(s.common, config.Lookup(p.Lookup), s.file)
 		if err != nil {
 			return usage(err)
 		}
-		im := importer{p: p, s: s, o: o, out: out(cmd)}
+		im := importer{p: p, s: s, o: o, out: out(cmd), urlGiven: cmd.Flags().Changed("url")}
+		running, err := im.findServer(cmd.Context())
+		switch given := cmd.Flags().Changed; {
+		case err != nil:
+			return err
+		case given("watch") && given("cancel"):
+			return usagef("--watch shows an import, and --cancel ends it; leave one out")
+		case running == nil && (given("watch") || given("cancel")):
+			return fmt.Errorf("%w for the data directory %s; name that of the server with --data-dir", control.ErrNoServer, s.common.DataDir)
+		case given("watch"):
+			return running.watch(cmd.Context(), watch)
+		case given("cancel"):
+			return running.client.CancelImport(cmd.Context(), cancel)
+		case running != nil:
+			return running.run(cmd.Context())
+		}
 		return im.run(cmd.Context())
 	}
 	return cmd
@@ -58,8 +88,8 @@ type importer struct {
 	s    *setup
 	o    config.Import
 	out  io.Writer
-	// watch, where set, draws the progress in the place of the usual display.
-	watch func() (snapshot.Observer, func())
+	// urlGiven reports whether the destination was given as a flag.
+	urlGiven bool
 }
 
 func (im *importer) run(ctx context.Context) error {
@@ -71,12 +101,21 @@ func (im *importer) run(ctx context.Context) error {
 	if im.o.URL.IsZero() {
 		return errNoDestination
 	}
-	dir, err := state.Open(im.s.common.DataDir)
+	open := state.Open
+	if im.s.looks {
+		open = state.Look
+	}
+	dir, err := open(im.s.common.DataDir)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	destination, err := im.open(ctx)
+	at := reconciler.Named(im.o.URL.Reveal(), im.p.Lookup)
+	env, err := reconciler.Identify(im.env(), dir, at.Identity, version, time.Now())
+	if err != nil {
+		return err
+	}
+	destination, err := im.open(ctx, env)
 	if err != nil {
 		return err
 	}
@@ -84,21 +123,25 @@ func (im *importer) run(ctx context.Context) error {
 
 	observe, finish := im.display()
 	report, err := snapshot.Run(ctx, snapshot.Config{
-		HQ: client, Schemas: schema.NewCatalogue(client, dir), Sink: destination, State: dir, Destination: sink.MaskURL(im.o.URL.Reveal()),
+		HQ: client, Schemas: schema.NewCatalogue(client, dir), Sink: destination, State: dir, Destination: at, ID: env.ID,
 		Logger: im.s.logger, Observe: observe, Confirm: im.confirm, Present: client.Present, Options: im.options(),
 	})
 	finish()
 	return im.conclude(report, err)
 }
 
-// open opens the destination. Here nothing is waited for: a person is.
-func (im *importer) open(ctx context.Context) (sink.Sink, error) {
-	_, destination, err := drivers.Open(ctx, im.o.URL.Reveal(), im.p.Lookup, sink.Env{
+func (im *importer) env() sink.Env {
+	return sink.Env{
 		Logger: im.s.logger, After: im.o.UpdateStrategy == config.After,
 		Adjusted: func(table, column, rule string) {
 			im.s.logger.Debug("a value was adjusted", "table", table, "column", column, "rule", rule)
 		},
-	})
+	}
+}
+
+// open opens the destination. If it is down, the operator is told at once.
+func (im *importer) open(ctx context.Context, env sink.Env) (sink.Sink, error) {
+	_, destination, err := drivers.Open(ctx, im.o.URL.Reveal(), im.p.Lookup, env)
 	if err != nil {
 		return nil, usageError{err}
 	}
@@ -109,7 +152,7 @@ func (im *importer) options() snapshot.Options {
 	o := im.o
 	return snapshot.Options{
 		Only: o.Only, CompanyIDs: o.CompanyIDs, LocationIDs: o.LocationIDs, TimeOffset: o.TimeOffset, SchemaOnly: o.SchemaOnly,
-		ValidateOnly: o.ValidateOnly, DryRun: o.DryRun, NoDelete: o.NoDelete, NoCleanup: o.NoCleanup, JobID: o.JobID, Dir: o.Dir, Parallel: o.Parallel,
+		ValidateOnly: o.ValidateOnly, DryRun: o.DryRun, NoDelete: o.NoDelete, AllowEmpty: o.AllowEmpty, NoCleanup: o.NoCleanup, JobID: o.JobID, Dir: o.Dir, DownloadDir: o.DownloadDir, Parallel: o.Parallel,
 	}
 }
 
@@ -118,29 +161,31 @@ var errDeclined = errors.New("not confirmed; nothing was changed")
 
 // confirm asks before rows are replaced.
 func (im *importer) confirm(plan snapshot.Plan) error {
-	if im.o.NoConfirm || plan.Schema {
+	if plan.Schema {
 		return nil
 	}
 	left := 0
 	for _, t := range plan.Tables {
-		if !t.Done {
+		if !t.Done && !t.Absent {
 			left++
 		}
 	}
-	verb, only := "replaces all rows of", ""
-	switch {
-	case plan.Mode == sink.Merge:
+	return im.ask(plan.Mode, fmt.Sprintf("%d tables", left), sink.MaskURL(im.o.URL.Reveal()))
+}
+
+// ask asks before rows of the tables in the target are replaced.
+func (im *importer) ask(mode sink.LoadMode, tables, target string) error {
+	if im.o.NoConfirm {
+		return nil
+	}
+	verb := "replaces " + im.rows() + " of"
+	if mode == sink.Merge {
 		verb = "writes over rows of"
-	case len(im.o.LocationIDs) > 0:
-		only = ", also those of other locations (--no-delete keeps them)"
-	case len(im.o.CompanyIDs) > 0:
-		only = ", also those of other companies (--no-delete keeps them)"
 	}
-	target := sink.MaskURL(im.o.URL.Reveal())
 	if !isTerminal(im.p.Stdin) {
-		return usagef("this %s %d tables in %s%s; pass --no-confirm to say that you want that, as there is no terminal to ask at", verb, left, target, only)
+		return usagef("this %s %s in %s; pass --no-confirm to say that you want that, as there is no terminal to ask at", verb, tables, target)
 	}
-	answer, err := newAsker(im.p).ask(fmt.Sprintf("This %s %d tables in %s%s.\nGo on? [y/N] ", verb, left, target, only))
+	answer, err := newAsker(im.p).ask(fmt.Sprintf("This %s %s in %s.\nGo on? [y/N] ", verb, tables, target))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
@@ -150,11 +195,22 @@ func (im *importer) confirm(plan snapshot.Plan) error {
 	return nil
 }
 
+// rows names the rows that an import replaces.
+func (im *importer) rows() string {
+	switch {
+	case len(im.o.LocationIDs) > 0:
+		return "all rows of the given locations"
+	case len(im.o.CompanyIDs) > 0:
+		return "all rows of the given companies"
+	}
+	return "all rows"
+}
+
 // conclude prints what was done, or would be.
 func (im *importer) conclude(report snapshot.Report, err error) error {
-	probe := new(snapshot.ProbeError)
+	probe, dir := new(snapshot.ProbeError), new(snapshot.DirError)
 	switch {
-	case errors.As(err, &probe):
+	case errors.As(err, &probe), errors.As(err, &dir):
 		return usageError{err}
 	case err != nil && len(report.Tables) == 0:
 		if fault.Of(err) == fault.Fatal && im.o.ValidateOnly {
@@ -167,6 +223,9 @@ func (im *importer) conclude(report snapshot.Report, err error) error {
 	case im.o.DryRun:
 		return im.printPlan(report.Plan)
 	}
+	if err != nil {
+		err = tablesError{err}
+	}
 	return errors.Join(im.printReport(report), err)
 }
 
@@ -175,13 +234,19 @@ func (im *importer) printPlan(plan snapshot.Plan) error {
 	if plan.Schema {
 		what = "make the tables of"
 	}
-	fmt.Fprintf(im.out, "An import would %s %d tables into %s", what, len(plan.Tables), sink.MaskURL(im.o.URL.Reveal()))
+	there := 0
+	for _, t := range plan.Tables {
+		if !t.Absent {
+			there++
+		}
+	}
+	fmt.Fprintf(im.out, "An import would %s %d tables into %s", what, there, sink.MaskURL(im.o.URL.Reveal()))
 	switch {
 	case plan.Schema:
 	case plan.Mode == sink.Merge:
 		fmt.Fprint(im.out, ", over the rows that are there")
 	default:
-		fmt.Fprint(im.out, ", in the place of all rows that are there")
+		fmt.Fprintf(im.out, ", in the place of %s that are there", im.rows())
 	}
 	if plan.Resumed {
 		fmt.Fprintf(im.out, ", going on with job %s", plan.Job)
@@ -192,25 +257,33 @@ func (im *importer) printPlan(plan snapshot.Plan) error {
 		switch {
 		case t.Done:
 			state = "  (done already)"
+		case t.Absent:
+			state = "  (not in the export; it stays as it is)"
 		case t.Files >= 0:
 			state = fmt.Sprintf("  (%d files)", t.Files)
 		}
 		fmt.Fprintf(im.out, "  %s%s\n", t.Table, state)
 	}
-	_, err := fmt.Fprintln(im.out, "\nNothing was changed.")
+	_, err := fmt.Fprintln(im.out, "\nNothing was changed. Whether the destination can be written was not tested; --validate-only does.")
 	return err
 }
 
 func (im *importer) printReport(r snapshot.Report) error {
 	t := tabwriter.NewWriter(im.out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "table\trows\tfiles\tbytes\tresult\t")
-	failed := 0
+	failed, kept, absent := 0, 0, 0
 	for _, table := range r.Tables {
 		result := "done"
 		switch {
+		case table.Kept:
+			result = "kept"
+			kept++
 		case table.Err != nil:
 			result = "failed"
 			failed++
+		case table.Absent:
+			result = "not in the export"
+			absent++
 		case table.Earlier:
 			result = "done before"
 		}
@@ -220,11 +293,17 @@ func (im *importer) printReport(r snapshot.Report) error {
 		return err
 	}
 	rate := float64(r.Rows) / max(r.Elapsed.Seconds(), 0.001)
-	_, err := fmt.Fprintf(im.out, "\n%d rows of %d tables in %v, %.0f rows/s.\n", r.Rows, len(r.Tables)-failed, r.Elapsed.Round(10*time.Millisecond), rate)
+	_, err := fmt.Fprintf(im.out, "\n%d rows of %d tables in %v, %.0f rows/s.\n", r.Rows, len(r.Tables)-failed-kept-absent, r.Elapsed.Round(10*time.Millisecond), rate)
 	if failed > 0 {
 		fmt.Fprintf(im.out, "%d tables failed; the rows that they had stay. Run the import again to go on with them.\n", failed)
 	}
-	if r.Dir != "" {
+	if kept > 0 {
+		fmt.Fprintf(im.out, "%d tables were kept, because the snapshot has no rows for them; --allow-empty empties them.\n", kept)
+	}
+	if absent > 0 {
+		fmt.Fprintf(im.out, "%d tables are not in the export; they stay as they are.\n", absent)
+	}
+	if r.Dir != "" && im.o.Dir == "" {
 		fmt.Fprintf(im.out, "The downloaded files are in %s.\n", r.Dir)
 	}
 	return err

@@ -93,6 +93,7 @@ func manual(cmd *cobra.Command) string {
 	p.item(bold("SM_APIKEY"), "The key of HQ's API, where --api-key is not given.")
 	p.item(bold("PORT"), "The port of health and metrics, where --port is not given.")
 	p.item(bold("NO_COLOR"), "Set to anything: no colours.")
+	p.item(bold("TERM"), "Set to dumb: no colours, and lines of progress instead of bars.")
 	p.section("EXIT STATUS")
 	p.item("0", "Done.")
 	p.item("1", "An error, which the last line tells.")

@@ -2,63 +2,78 @@ package cli
 
 import (
 	"fmt"
-	"io"
+	"slices"
+	"strings"
 	"sync"
 	"time"
-
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
 
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
 
-// display returns an observer that shows the progress of an import, and what
-// ends it: bars on a terminal, a line every few seconds elsewhere.
+// display returns an observer that shows the progress of an import, and a function
+// that ends the display: bars on a terminal, a line every few seconds elsewhere.
+// Nothing is shown before there is progress, so never while a question waits for
+// its answer.
 func (im *importer) display() (snapshot.Observer, func()) {
+	screen, what := im.s.screen, first(im.what, "import")
 	switch {
-	case im.watch != nil:
-		return im.watch()
 	case im.o.Silent:
 		return nil, func() {}
-	case isTerminal(im.p.Stderr):
-		b := newBars(im.p.Stderr)
+	case screen.moves:
+		b := &bars{screen: screen, what: what}
 		return b.observe, b.finish
 	default:
-		l := &progressLines{w: im.p.Stderr, what: first(im.what, "import"), began: time.Now()}
+		l := &progressLines{screen: screen, what: what}
 		return l.observe, func() {}
 	}
 }
 
 // progressLines writes a line every few seconds, and one for each table that fails.
 type progressLines struct {
-	w           io.Writer
-	what        string // that makes progress
-	began, told time.Time
+	screen         *screen
+	what           string // that makes progress
+	began, written time.Time
 }
 
 // lineEvery is how often a line of progress is written.
 const lineEvery = 5 * time.Second
 
 func (l *progressLines) observe(p snapshot.Progress, t snapshot.Totals) {
-	if p.Phase == snapshot.Failed {
-		fmt.Fprintf(l.w, "%s: table %s failed: %v\n", l.what, p.Table, p.Err)
-	}
 	now := time.Now()
-	if now.Sub(l.told) < lineEvery && t.Done+t.Failed < t.Tables {
+	if l.began.IsZero() {
+		l.began = now
+	}
+	if p.Phase == snapshot.Failed {
+		writeFailure(l.screen, l.what, p)
+	}
+	if now.Sub(l.written) < lineEvery && t.Done+t.Failed < t.Tables {
 		return
 	}
-	l.told = now
-	elapsed := now.Sub(l.began).Seconds()
-	fmt.Fprintf(l.w, "%s: %d of %d tables, %d rows (%.0f rows/s), %s of %s%s\n", l.what,
-		t.Done, t.Tables, t.Rows, float64(t.Rows)/max(elapsed, 0.001), size(t.Bytes), size(t.TotalBytes), remaining(t, elapsed))
+	l.written = now
+	fmt.Fprintf(l.screen, "%s: %d of %d tables, %d rows, %s (%s)\n", l.what, t.Done, t.Tables, t.Rows, sizes(t), pace(t, now.Sub(l.began)))
 }
 
-func remaining(t snapshot.Totals, elapsed float64) string {
-	if t.Bytes <= 0 || t.TotalBytes <= t.Bytes {
-		return ""
+func writeFailure(s *screen, what string, p snapshot.Progress) {
+	fmt.Fprintf(s, "%s: table %s failed: %v\n", what, p.Table, p.Err)
+}
+
+// sizes returns the bytes that are loaded, and of how many if that is known.
+func sizes(t snapshot.Totals) string {
+	if t.Unsized > 0 {
+		return size(t.Bytes)
 	}
-	left := time.Duration(elapsed * float64(t.TotalBytes-t.Bytes) / float64(t.Bytes) * float64(time.Second))
-	return fmt.Sprintf(", %v left", left.Round(time.Second))
+	return size(t.Bytes) + " of " + size(t.TotalBytes)
+}
+
+// pace returns how long an import has taken, how fast it is, and how long the rest
+// will take if that is known.
+func pace(t snapshot.Totals, elapsed time.Duration) string {
+	text := fmt.Sprintf("%v, %.0f rows/s", elapsed.Round(time.Second), float64(t.Rows)/max(elapsed.Seconds(), 0.001))
+	if t.Unsized > 0 || t.Bytes <= 0 || t.TotalBytes <= t.Bytes {
+		return text
+	}
+	left := time.Duration(float64(elapsed) * float64(t.TotalBytes-t.Bytes) / float64(t.Bytes))
+	return fmt.Sprintf("%s, %v left", text, left.Round(time.Second))
 }
 
 // size writes a number of bytes for people.
@@ -74,98 +89,129 @@ func size(n int64) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-// bars draws a bar for each table under way and one for the whole.
+// bars draws a bar for each table under way and one for the whole. Observing only
+// notes the progress: a goroutine of its own draws it, so that no terminal can hold
+// the import up.
 type bars struct {
-	progress *mpb.Progress
-	began    time.Time
+	screen *screen
+	what   string // that makes progress
+	began  time.Time
+	stop   chan struct{} // closed to end the drawing; nil: it has not begun
+	done   chan struct{} // closed when it has ended
 
-	mu     sync.Mutex
-	whole  *mpb.Bar
-	totals snapshot.Totals
-	tables map[string]*tableBar
+	mu       sync.Mutex // guards what follows
+	totals   snapshot.Totals
+	underWay []snapshot.Progress // tables, the oldest first
+	shares   map[string]float64  // of each table, how much is done
+	failures []snapshot.Progress // not written yet
 }
 
-type tableBar struct {
-	bar *mpb.Bar
-	now snapshot.Progress
-}
-
-func newBars(w io.Writer) *bars {
-	b := &bars{
-		progress: mpb.New(mpb.WithOutput(w), mpb.WithWidth(48), mpb.WithRefreshRate(150*time.Millisecond)),
-		began:    time.Now(), tables: make(map[string]*tableBar),
-	}
-	b.whole = b.progress.New(0, barStyle(),
-		mpb.BarPriority(1<<30),
-		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return fmt.Sprintf("%-22s", "all tables") })),
-		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
-			t := b.present()
-			elapsed := time.Since(b.began).Seconds()
-			return fmt.Sprintf(" %d/%d tables %11d rows %8.0f rows/s %10s%s", t.Done, t.Tables, t.Rows, float64(t.Rows)/max(elapsed, 0.001), size(t.Bytes), remaining(t, elapsed))
-		})))
-	return b
-}
-
-func barStyle() mpb.BarFillerBuilder {
-	return mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]")
-}
-
-func (b *bars) present() snapshot.Totals {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.totals
-}
+// drawEvery is how often bars are drawn.
+const drawEvery = 150 * time.Millisecond
 
 func (b *bars) observe(p snapshot.Progress, t snapshot.Totals) {
-	b.mu.Lock()
-	b.totals = t
-	bar := b.tables[p.Table]
-	if bar == nil && p.Phase >= snapshot.Loading {
-		bar = b.add(p.Table)
-	}
-	if bar != nil {
-		bar.now = p
-	}
-	b.mu.Unlock()
-
-	b.whole.SetTotal(t.TotalBytes, false)
-	b.whole.SetCurrent(t.Bytes)
-	if bar == nil {
-		return
-	}
-	bar.bar.SetTotal(p.TotalBytes, false)
-	bar.bar.SetCurrent(p.Bytes)
-	switch p.Phase {
-	case snapshot.Done:
-		bar.bar.SetTotal(-1, true)
-	case snapshot.Failed:
-		bar.bar.Abort(false)
+	b.note(p, t)
+	if b.stop == nil {
+		b.began, b.stop, b.done = time.Now(), make(chan struct{}), make(chan struct{})
+		go b.run()
 	}
 }
 
-// add begins a table's bar. The lock is held.
-func (b *bars) add(table string) *tableBar {
-	t := new(tableBar)
-	b.tables[table] = t
-	t.bar = b.progress.New(0, barStyle(), mpb.BarRemoveOnComplete(),
-		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return fmt.Sprintf("%-22.22s", table) })),
-		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			return fmt.Sprintf(" %-9s %11d rows %10s", t.now.Phase, t.now.Rows, size(t.now.Bytes))
-		})))
-	return t
+func (b *bars) note(p snapshot.Progress, t snapshot.Totals) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.shares == nil {
+		b.shares = make(map[string]float64)
+	}
+	b.totals, b.shares[p.Table] = t, share(p)
+	at := slices.IndexFunc(b.underWay, func(other snapshot.Progress) bool { return other.Table == p.Table })
+	switch drawn := p.Phase == snapshot.Loading || p.Phase == snapshot.Finishing; {
+	case drawn && at >= 0:
+		b.underWay[at] = p
+	case drawn:
+		b.underWay = append(b.underWay, p)
+	case at >= 0:
+		b.underWay = slices.Delete(b.underWay, at, at+1)
+	}
+	if p.Phase == snapshot.Failed {
+		b.failures = append(b.failures, p)
+	}
 }
 
-// finish draws the last state and gives the terminal back.
-func (b *bars) finish() {
-	b.mu.Lock()
-	for _, t := range b.tables {
-		if !t.bar.Completed() {
-			t.bar.Abort(false)
+// share returns how much of a table is done, from 0 to 1.
+func share(p snapshot.Progress) float64 {
+	switch {
+	case p.Phase >= snapshot.Finishing:
+		return 1
+	case p.TotalBytes <= 0:
+		return 0
+	}
+	return min(float64(p.Bytes)/float64(p.TotalBytes), 1)
+}
+
+func (b *bars) run() {
+	defer close(b.done)
+	ticker := time.NewTicker(drawEvery)
+	defer ticker.Stop()
+	for {
+		b.draw()
+		select {
+		case <-ticker.C:
+		case <-b.stop:
+			return
 		}
 	}
-	b.mu.Unlock()
-	b.whole.SetTotal(-1, true)
-	b.progress.Wait()
+}
+
+// finish draws the last state, which stays.
+func (b *bars) finish() {
+	if b.stop == nil {
+		return
+	}
+	close(b.stop)
+	<-b.done
+	b.draw()
+	b.screen.keep()
+}
+
+func (b *bars) draw() {
+	columns, _ := b.screen.size()
+	lines, failures := b.lines(columns, time.Since(b.began))
+	for _, p := range failures {
+		writeFailure(b.screen, b.what, p)
+	}
+	b.screen.show(lines...)
+}
+
+// lines returns what is to be drawn, and the failures that are to be written before.
+func (b *bars) lines(columns int, elapsed time.Duration) (lines []string, failures []snapshot.Progress) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	failures, b.failures = b.failures, nil
+	for _, p := range b.underWay {
+		lines = append(lines, bar(columns, p.Table, share(p), p.Phase.String(), p.Rows, p.Bytes))
+	}
+	t, done := b.totals, 0.0
+	for _, s := range b.shares {
+		done += s
+	}
+	lines = append(lines, bar(columns, "all tables", done/float64(max(t.Tables, 1)), fmt.Sprintf("%d/%d", t.Done, t.Tables), t.Rows, t.Bytes))
+	return append(lines, pace(t, elapsed)), failures
+}
+
+// bar returns a line of the given width, with a bar that is full only if everything
+// is done.
+func bar(columns int, name string, share float64, state string, rows, bytes int64) string {
+	const widest = 40
+	text := fmt.Sprintf("%-9s %10d rows %10s", state, rows, size(bytes))
+	width := min(columns-len(text)-25, widest)
+	if width < 1 {
+		return fmt.Sprintf("%-20.20s %s", name, text)
+	}
+	full := int(share * float64(width))
+	tip := ""
+	if 0 < share && full < width {
+		tip = ">"
+	}
+	return fmt.Sprintf("%-20.20s [%-*s] %s", name, width, strings.Repeat("=", full)+tip, text)
 }

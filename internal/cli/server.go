@@ -14,7 +14,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/control"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/server"
 	"github.com/shopmonkeyus/eds/internal/state"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
@@ -45,7 +47,7 @@ Health is at http://<host>:<port>/ and metrics are at /metrics.`,
 			return err
 		}
 		if server.Unknown(o) {
-			if err := enrollAtTerminal(cmd.Context(), p, s, o.APIURL); err != nil {
+			if err := enrollAtTerminal(cmd.Context(), p, s, o.HQ); err != nil {
 				return err
 			}
 		}
@@ -74,29 +76,32 @@ func (f serverFlags) resolve(p Process, s *setup) (config.Server, error) {
 	return o, usage(err)
 }
 
-// predecessor is how long a server that is ending may take to leave the data
-// directory to the next one.
-const predecessor = 30 * time.Second
+// predecessor is how long the next server waits for the data directory of one that is
+// ending: longer than that one may take without a parent.
+const predecessor = orphanLimit + 15*time.Second
 
-// follow runs the server until ctx ends or it can't go on. The configuration
-// brings what is not made here.
-func follow(ctx context.Context, p Process, s *setup, c server.Config) error {
+// follow runs the server until soft ends or it cannot go on; if hard ends, it stops at
+// once. The configuration brings what is not made here.
+func follow(soft, hard context.Context, p Process, s *setup, c server.Config) error {
 	o := c.Options
-	dir, err := state.Await(ctx, s.common.DataDir, predecessor, func() {
+	dir, err := state.Await(soft, s.common.DataDir, predecessor, func() {
 		s.logger.Warn("another eds uses the data directory; waiting for it to end", "data", s.common.DataDir)
 	})
+	if errors.Is(err, state.ErrInUse) && soft.Err() != nil {
+		return nil // nothing was begun
+	}
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	registry := telemetry.NewRegistry(s.build)
 	health := c.Health
+	registry := telemetry.NewRegistry(s.build, health)
 	c.Build, c.State, c.Lookup, c.Registry, c.Logger, c.Log, c.PID = s.build, dir, p.Lookup, registry, s.logger, s.log, os.Getpid()
 	worker, err := server.New(c)
 	if err != nil {
 		return refused(err)
 	}
-	web, err := telemetry.Listen(ctx, telemetry.HTTPOptions{
+	web, err := telemetry.Listen(hard, telemetry.HTTPOptions{
 		Host: o.Host, Port: o.Port, Health: health, Metrics: registry, Build: s.build, Logger: s.logger,
 	})
 	if err != nil {
@@ -104,18 +109,18 @@ func follow(ctx context.Context, p Process, s *setup, c server.Config) error {
 	}
 	s.logger.Info("eds is starting", "version", s.build.Version, "data", s.common.DataDir, "health", fmt.Sprintf("http://%s/", reachable(web.Addr())))
 
-	serving, stop := context.WithCancel(hard(ctx))
+	serving, stop := context.WithCancel(context.WithoutCancel(hard))
 	var g errgroup.Group
 	g.Go(func() error { return web.Run(serving) })
-	if door, err := listenStatus(s.common.DataDir); err != nil {
-		s.logger.Warn("eds status will not work", "error", err)
+	if socket, err := control.Listen(hard, s.common.DataDir); err != nil {
+		s.logger.Warn("eds status, and eds import beside this server, will not work", "error", err)
 	} else {
-		g.Go(func() error { return serveStatus(serving, door, worker.Report) })
+		g.Go(func() error { return control.Serve(serving, socket, worker) })
 	}
-	err = worker.Run(ctx, hard(ctx))
+	err = worker.Run(soft, hard)
 	stop()
 	switch {
-	case errors.As(err, new(*server.DestinationError)):
+	case errors.As(err, new(*reconciler.DestinationError)):
 		err = usageError{err}
 	case errors.Is(err, server.ErrReplaced):
 		return errors.Join(g.Wait(), err)

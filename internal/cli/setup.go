@@ -14,7 +14,9 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/build"
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/hq"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
+	"github.com/shopmonkeyus/eds/internal/tlshosts"
 )
 
 // setup is what most commands begin with: the resolved common flags, the
@@ -23,8 +25,10 @@ type setup struct {
 	common config.Common
 	file   config.File
 	build  build.Info
+	screen *screen // of what is printed beside the log
 	logger *slog.Logger
 	log    *telemetry.LogFile // nil: none is kept
+	looks  bool               // nothing is left in the data directory
 	close  func() error
 }
 
@@ -49,7 +53,7 @@ func beginWith(p Process, flags *config.CommonFlags, logName string, read func(p
 		return nil, err
 	}
 	boundMemory(p)
-	s := &setup{common: common, file: file, build: build.Read(version), close: func() error { return nil }}
+	s := &setup{common: common, file: file, build: build.Read(version), screen: newScreen(p), close: func() error { return nil }}
 	if err := s.openLog(p, logName); err != nil {
 		return nil, err
 	}
@@ -66,9 +70,8 @@ func beginWith(p Process, flags *config.CommonFlags, logName string, read func(p
 
 func (s *setup) openLog(p Process, name string) error {
 	terminal := p.terminal || isTerminal(p.Stderr)
-	noColor, _ := p.Lookup("NO_COLOR")
 	o := telemetry.LogOptions{
-		Console: p.Stderr, Color: terminal && noColor == "", Time: s.common.Timestamp, Verbose: s.common.Verbose, Silent: s.common.Silent, Label: s.common.LogLabel,
+		Console: s.screen, Color: terminal && p.mayColor(), Time: s.common.Timestamp, Verbose: s.common.Verbose, Silent: s.common.Silent, Label: s.common.LogLabel,
 		JSON: s.common.LogFormat == config.JSONFormat || s.common.LogFormat == config.AutoFormat && !terminal,
 	}
 	if name != "" {
@@ -100,6 +103,15 @@ func (s *setup) profile() error {
 		return errors.Join(file.Close(), closeLog())
 	}
 	return nil
+}
+
+// security says which connections to HQ must use TLS.
+func (s *setup) security(o config.HQ) *hq.Security {
+	hosts := tlshosts.In
+	if s.looks {
+		hosts = tlshosts.Look
+	}
+	return &hq.Security{Require: o.RequireTLS, Hosts: hosts(s.common.DataDir), Logger: s.logger}
 }
 
 // memoryGoal is how much memory the program aims to stay below, in bytes: what is

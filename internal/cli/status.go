@@ -1,19 +1,15 @@
 package cli
 
 import (
+	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,90 +19,21 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/control"
 	"github.com/shopmonkeyus/eds/internal/server"
+	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
-
-// longestSocket is how long the path of a socket may be on every system.
-const longestSocket = 100
-
-// statusSocket returns the path of the socket at which the server of a data
-// directory says how it is.
-func statusSocket(dataDir string) string {
-	path := filepath.Join(dataDir, "eds.sock")
-	if len(path) <= longestSocket {
-		return path
-	}
-	sum := sha256.Sum256([]byte(dataDir))
-	return filepath.Join(os.TempDir(), "eds-"+hex.EncodeToString(sum[:8])+".sock")
-}
-
-// listenStatus opens the socket. The caller holds the lock of the data
-// directory, so what is there is left of a server that is gone.
-func listenStatus(dataDir string) (net.Listener, error) {
-	path := statusSocket(dataDir)
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("open the socket for eds status: %w", err)
-	}
-	listener, err := net.Listen("unix", path)
-	if err == nil {
-		err = os.Chmod(path, 0o600)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open the socket for eds status: %w", err)
-	}
-	return listener, nil
-}
-
-// serveStatus answers until ctx ends.
-func serveStatus(ctx context.Context, listener net.Listener, report func() server.Report) error {
-	web := http.Server{
-		ReadHeaderTimeout: 5 * time.Second,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "application/json")
-			_ = json.NewEncoder(w).Encode(report()) // who has gone away needs no answer
-		}),
-	}
-	stop := context.AfterFunc(ctx, func() { _ = web.Close() })
-	defer stop()
-	if err := web.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("answer eds status: %w", err)
-	}
-	return nil
-}
-
-// askStatus asks the server of a data directory how it is.
-func askStatus(ctx context.Context, dataDir string) (server.Report, error) {
-	var r server.Report
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", statusSocket(dataDir))
-		},
-	}}
-	defer client.CloseIdleConnections()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://eds/", nil)
-	if err != nil {
-		return r, err
-	}
-	answer, err := client.Do(request)
-	if err != nil {
-		return r, fmt.Errorf("no server answers for the data directory %s; start one with eds server, or name another with --data-dir: %w", dataDir, errors.Unwrap(err))
-	}
-	defer answer.Body.Close()
-	if err := json.NewDecoder(answer.Body).Decode(&r); err != nil {
-		return r, fmt.Errorf("read what the server says of itself: %w", err)
-	}
-	return r, nil
-}
 
 func newStatus(p Process, common *config.CommonFlags) *cobra.Command {
 	asJSON := false
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show how the running server is",
-		Long: `Asks the server that runs with the data directory how it is: how far behind, how
-fast, what it waits for, its last error, its dead letters, and a line a table.
-The exit code is 0 where it is healthy, else 1.`,
+		Long: `Asks the server that runs with the data directory how it is: the tables that are
+not complete, with the command that brings each back; how far behind it is, how
+fast, what it waits for, its last error, its dead letters, and one line per table.
+The exit code is 0 if it is healthy, else 1.`,
 		Example: "  eds status\n  eds status --json",
 		Args:    noArgs,
 	}
@@ -117,7 +44,7 @@ The exit code is 0 where it is healthy, else 1.`,
 			return err
 		}
 		defer s.close()
-		r, err := askStatus(cmd.Context(), s.common.DataDir)
+		r, err := control.NewClient(s.common.DataDir).Status(cmd.Context())
 		if err != nil {
 			return err
 		}
@@ -135,6 +62,9 @@ The exit code is 0 where it is healthy, else 1.`,
 }
 
 func printStatus(w io.Writer, r server.Report) error {
+	if err := printNotOK(w, r.Tables); err != nil {
+		return err
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(name string, format string, args ...any) {
 		fmt.Fprintf(t, "%s\t"+format+"\n", append([]any{name}, args...)...)
@@ -144,6 +74,9 @@ func printStatus(w io.Writer, r server.Report) error {
 	row("health", "%s", r.Health.Status)
 	for _, reason := range r.Health.Reasons {
 		row("", "%s: %s (for %v)", reason.Condition, reason.Message, time.Since(reason.Since).Round(time.Second))
+	}
+	for _, w := range r.Health.Warnings {
+		row("warning", "%s (for %v)", w.Message, time.Since(w.Since).Round(time.Second))
 	}
 	switch {
 	case r.Reason == "":
@@ -163,14 +96,60 @@ func printStatus(w io.Writer, r server.Report) error {
 	if r.LastError != "" {
 		row("last error", "%s: %s", ago(r.LastErrorAt), r.LastError)
 	}
-	if err := t.Flush(); err != nil || len(r.Tables) == 0 {
+	if err := t.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintln(w)
-	t = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "table\tinserts\tupdates\tdeletes\tlast applied\t")
-	for _, name := range slices.Sorted(maps.Keys(r.Tables)) {
-		table := r.Tables[name]
+	return printChanged(w, r.Tables)
+}
+
+// printNotOK prints the tables that are not complete; nothing if all are.
+func printNotOK(w io.Writer, tables map[string]server.TableReport) error {
+	var names, gaps []string
+	for _, name := range slices.Sorted(maps.Keys(tables)) {
+		if table := tables[name]; table.State != string(sink.OK) {
+			names = append(names, name)
+			if table.Gap != "" && !table.Accepted && !slices.Contains(gaps, table.Gap) {
+				gaps = append(gaps, table.Gap)
+			}
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "table\tstate\tsince\treason\tcommand")
+	for _, name := range names {
+		table := tables[name]
+		state := table.State
+		if table.Accepted {
+			state += ", accepted"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", name, state, ago(table.Since), table.Reason, cmp.Or(table.Command, "(none needed)"))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, gap := range gaps {
+		fmt.Fprintf(w, "To leave the tables of gap %s as they are: eds accept-gap %s\n", gap, gap)
+	}
+	_, err := fmt.Fprintln(w)
+	return err
+}
+
+// printChanged prints what was applied to each table since the server began.
+func printChanged(w io.Writer, tables map[string]server.TableReport) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	changed := false
+	for _, name := range slices.Sorted(maps.Keys(tables)) {
+		table := tables[name]
+		if table.LastApplied.IsZero() {
+			continue
+		}
+		if !changed {
+			changed = true
+			fmt.Fprintln(w)
+			fmt.Fprintln(t, "table\tinserts\tupdates\tdeletes\tlast applied\t")
+		}
 		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%s\t\n", name, table.Inserts, table.Updates, table.Deletes, ago(table.LastApplied))
 	}
 	return t.Flush()

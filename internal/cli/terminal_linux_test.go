@@ -2,17 +2,19 @@ package cli_test
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
+	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/creack/pty"
 
 	"github.com/shopmonkeyus/eds/internal/cli"
+	"github.com/shopmonkeyus/eds/internal/localhq"
 )
 
 // person sits at a terminal at which a command runs.
@@ -55,26 +57,20 @@ func sitDown(t *testing.T, env map[string]string, args ...string) *person {
 	return p
 }
 
-// openTerminal returns both ends of a new terminal.
+// openTerminal returns both ends of a new terminal, 80 columns wide.
 func openTerminal(t *testing.T) (keys, screen *os.File) {
 	t.Helper()
-	keys, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	keys, screen, err := pty.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = keys.Close() })
-	number, err := unix.IoctlGetInt(int(keys.Fd()), unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(keys.Fd()), unix.TIOCSPTLCK, 0)
-	}
-	if err != nil {
+	t.Cleanup(func() {
+		_ = keys.Close()
+		_ = screen.Close()
+	})
+	if err := pty.Setsize(screen, &pty.Winsize{Rows: 24, Cols: 80}); err != nil {
 		t.Fatal(err)
 	}
-	screen, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = screen.Close() })
 	return keys, screen
 }
 
@@ -91,7 +87,18 @@ func (p *person) sees(text string, n int) {
 	p.t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	late := false
+	timer := time.AfterFunc(time.Minute, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		late = true
+		p.read.Broadcast()
+	})
+	defer timer.Stop()
 	for strings.Count(p.seen.String(), text) < n {
+		if late {
+			p.t.Fatalf("%q is not shown %d times:\n%s", text, n, p.seen.String())
+		}
 		p.read.Wait()
 	}
 }
@@ -121,6 +128,18 @@ func TestAServerThatIsNotEnrolledAsksForTheCode(t *testing.T) {
 	p.signals <- os.Interrupt
 	if exit := <-p.code; exit != 0 || !strings.Contains(p.screen(), "That did not work: the code is unknown, or was used already") || strings.Contains(p.screen(), `{"time"`) {
 		t.Errorf("exit code %d\n%s", exit, p.screen())
+	}
+}
+
+func TestServer_AsksForNoCodeIfTheKeyCannotBeKept(t *testing.T) {
+	dir := nowhere(t)
+	p := sitDown(t, nil, "server", "--data-dir", dir)
+	if exit := <-p.code; exit != 1 {
+		t.Errorf("exit code %d", exit)
+	}
+	p.sees("no code was used: see that this user may write to "+dir, 1)
+	if strings.Contains(p.screen(), "The code that HQ shows") {
+		t.Error(p.screen())
 	}
 }
 
@@ -174,6 +193,121 @@ func TestHelpIsColouredOnATerminalUnlessTheEnvironmentForbids(t *testing.T) {
 		plain.sees("\n", 5)
 		if strings.Contains(plain.screen(), "\x1b") {
 			t.Errorf("eds %v: %q", args, plain.screen())
+		}
+	}
+}
+
+// TestImport_EndsOnATerminal imports often enough that a display which can wait for the
+// import that waits for the display does.
+func TestImport_EndsOnATerminal(t *testing.T) {
+	h := startHQ(t)
+	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	for range 5 {
+		var imports []*person
+		for range 10 {
+			imports = append(imports, sitDown(t, env, "import", "--data-dir", t.TempDir(), "--url", "file://"+t.TempDir(), "--no-confirm"))
+		}
+		for _, p := range imports {
+			select {
+			case exit := <-p.code:
+				p.sees("rows of 16 tables in", 1)
+				if exit != 0 || !strings.Contains(p.screen(), "all tables") {
+					t.Fatalf("exit code %d\n%s", exit, p.screen())
+				}
+			case <-time.After(time.Minute):
+				t.Fatalf("an import hangs\n%s", p.screen())
+			}
+		}
+	}
+}
+
+func TestImport_ShowsProgressOnlyWhileItImports(t *testing.T) {
+	h := startHQ(t)
+	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	for name, c := range map[string]struct {
+		flags  []string
+		answer string
+		want   string
+		code   int
+	}{
+		"declined":      {nil, "n", "not confirmed; nothing was changed", 1},
+		"dry run":       {[]string{"--dry-run"}, "", "Nothing was changed.", 0},
+		"validate only": {[]string{"--validate-only"}, "", "the destination works", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			args := append([]string{"import", "--data-dir", t.TempDir(), "--url", "sqlite://" + filepath.Join(t.TempDir(), "shop.db")}, c.flags...)
+			p := sitDown(t, env, args...)
+			if c.answer != "" {
+				p.sees("Go on? [y/N] ", 1)
+				p.types(c.answer)
+			}
+			exit := <-p.code
+			p.sees(c.want, 1)
+			if exit != c.code || strings.Contains(p.screen(), "tables  ") || strings.Contains(p.screen(), "\x1b[J") {
+				t.Errorf("exit code %d\n%q", exit, p.screen())
+			}
+		})
+	}
+}
+
+// TestImport_TearsNoLine reads what a terminal shows of a log and a display together.
+func TestImport_TearsNoLine(t *testing.T) {
+	h, dir := startHQ(t), t.TempDir()
+	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"}), "NO_COLOR": "1"}
+	p := sitDown(t, env, "import", "--data-dir", dir, "--url", "sqlite://"+filepath.Join(t.TempDir(), "shop.db"), "--verbose")
+	p.sees("Go on? [y/N] ", 1)
+	p.types("y")
+	if exit := <-p.code; exit != 0 {
+		t.Fatalf("exit code %d\n%s", exit, p.screen())
+	}
+	p.sees("rows of 16 tables in", 1)
+	shown := cli.Rendered(p.screen())
+	whole := regexp.MustCompile(`^(INFO  |DEBUG |WARN  ).+$|^Go on\? \[y/N\] y$|^This replaces all rows of 16 tables in sqlite:.*$|^all tables +\[=+\] 16/16 +\d+ rows +[0-9.]+ \w+$|^\d+s, \d+ rows/s$` +
+		`|^ +table +rows +files +bytes +result$|^ *\w+ +\d+ +\d+ +\d+ +done$|^\d+ rows of 16 tables in .*$|^$`)
+	logged := 0
+	for _, line := range shown {
+		if !whole.MatchString(line) {
+			t.Errorf("a torn line: %q", line)
+		}
+		if strings.HasPrefix(line, "INFO  ") || strings.HasPrefix(line, "DEBUG ") {
+			logged++
+		}
+	}
+	file, err := os.ReadFile(filepath.Join(dir, "logs", "import.log"))
+	if want := bytes.Count(file, []byte("\n")); err != nil || logged != want || want == 0 {
+		t.Errorf("%d lines of log are shown, and %d in the file, %v\n%s", logged, want, err, strings.Join(shown, "\n"))
+	}
+}
+
+func TestTerminal_GetsNoEscapesIfItIsDumb(t *testing.T) {
+	h := startHQ(t)
+	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"}), "TERM": "dumb"}
+	dir, url := t.TempDir(), "sqlite://"+filepath.Join(t.TempDir(), "shop.db")
+	for _, c := range []struct {
+		want string
+		args []string
+	}{
+		{"rows of 16 tables in", []string{"import", "--verbose", "--no-confirm", "--url", url}},
+		{"import: 16 of 16 tables", []string{"import", "--no-confirm", "--url", url}},
+		{"tables are equal", []string{"verify", "--url", url}},
+		{"The dead-letter queue is empty", []string{"dlq", "list"}},
+		{"no server answers", []string{"status"}},
+		{"NATS", []string{"doctor", "--url", url}},
+		{"Usage:", []string{"help"}},
+		{"Usage:", []string{"import", "--help"}},
+		{"sqlite", []string{"server", "help"}},
+		{"Options", []string{"server", "help", "file"}},
+		{"All ", []string{"demo", "--for", "1ms", "--dir", filepath.Join(dir, "demo")}},
+	} {
+		args := c.args
+		if args[0] != "demo" {
+			args = append(args, "--data-dir", dir)
+		}
+		p := sitDown(t, env, args...)
+		<-p.code
+		p.sees(c.want, 1)
+		if strings.Contains(p.screen(), "\x1b") || strings.Contains(p.screen(), "%!") { // what fmt writes for a wrong argument
+			t.Errorf("eds %v: %q", args, p.screen())
 		}
 	}
 }

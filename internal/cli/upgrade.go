@@ -47,7 +47,7 @@ is refused: run another image.`,
 			return err
 		}
 		defer s.close()
-		u, err := observedUpdater(p, s, o.Release, o.AllowDowngrade, progressOf(p, s))
+		u, err := observedUpdater(p, s, o.Release, o.AllowDowngrade, progressOf(s))
 		if err != nil {
 			return err
 		}

@@ -1,14 +1,15 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"text/tabwriter"
 
@@ -16,7 +17,9 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
@@ -25,7 +28,7 @@ import (
 )
 
 func newVerify(p Process, common *config.CommonFlags) *cobra.Command {
-	asJSON := false
+	asJSON, repair := false, false
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Compare the destination with a fresh export",
@@ -35,13 +38,19 @@ too many or different are named by their keys, ten of each kind a table. Nothing
 is changed. A server may run meanwhile: rows that differ are compared again with
 another export, until those that still do stay as they are, five times at most.
 
-The exit code is 0 where all rows are equal, else 1.`,
+With --repair, the tables that differ are imported, as by eds import --only, and
+compared again. HQ exports whole tables, so each is replaced whole. If a server runs
+with the same data directory, it does the import.
+
+The exit code is 0 if all rows are equal, with --repair at the end, else 1.`,
 		Example: `  eds verify
-  eds verify --only order,customer`,
+  eds verify --only order,customer
+  eds verify --repair`,
 		Args: noArgs,
 	}
 	flags := config.BindVerify(cmd.Flags())
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&repair, "repair", false, "import the tables that differ, and compare them again")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := begin(p, common, "")
 		if err != nil {
@@ -53,10 +62,27 @@ The exit code is 0 where all rows are equal, else 1.`,
 			return usage(err)
 		}
 		v := verifier{im: importer{what: "verify", p: p, s: s, o: o, out: out(cmd)}, reports: make(map[string]verify.Report)}
+		switch {
+		case repair && !o.NoConfirm && !isTerminal(p.Stdin):
+			return usagef("--repair replaces all rows of the tables that differ; pass --no-confirm to say that you want that, as there is no terminal to ask at")
+		case !repair && o.NoConfirm:
+			return usagef("--no-confirm is for --repair; without that nothing is changed")
+		}
 		if err := v.run(cmd.Context()); err != nil {
 			return err
 		}
-		return v.conclude(asJSON)
+		if !repair {
+			return v.conclude(asJSON)
+		}
+		log := out(cmd)
+		if asJSON {
+			log = p.Stderr
+		}
+		failed := v.repair(cmd.Context(), log)
+		if failed != nil && !errors.As(failed, new(tablesError)) {
+			return failed
+		}
+		return cmp.Or(failed, v.conclude(asJSON))
 	}
 	return cmd
 }
@@ -64,10 +90,13 @@ The exit code is 0 where all rows are equal, else 1.`,
 // verifier is a sink that compares what is loaded into it with what the
 // destination holds.
 type verifier struct {
-	im      importer
-	reader  sink.Reader
-	mu      sync.Mutex
-	reports map[string]verify.Report
+	im     importer
+	reader sink.Reader
+	// repaired is set once tables that differed were imported. A server may still be
+	// applying what was changed since.
+	repaired bool
+	mu       sync.Mutex
+	reports  map[string]verify.Report
 }
 
 // maxRounds bounds how often rows that differ are compared.
@@ -83,20 +112,20 @@ func (v *verifier) run(ctx context.Context) error {
 	if im.o.URL.IsZero() {
 		return errNoDestination
 	}
-	destination, err := im.open(ctx)
+	destination, err := im.open(ctx, im.env())
 	if err != nil {
 		return err
 	}
 	defer destination.Close(hard(ctx))
 	var ok bool
 	if v.reader, ok = destination.(sink.Reader); !ok {
-		return usagef("the rows of %s can not be read back, so there is nothing to compare", sink.MaskURL(im.o.URL.Reveal()))
+		return usagef("%s keeps events, which cannot be compared or repaired; compare the destination that they flow into", sink.MaskURL(im.o.URL.Reveal()))
 	}
 	for round := 1; ; round++ {
 		if err := v.compare(ctx, client); err != nil {
 			return err
 		}
-		tables, rows := v.moved()
+		tables, rows := v.unsettled()
 		if len(tables) == 0 || round == maxRounds {
 			return nil
 		}
@@ -105,13 +134,21 @@ func (v *verifier) run(ctx context.Context) error {
 	}
 }
 
-// moved returns the tables with rows that differ, and not as they did the time before,
-// and the number of those rows. Where all too many differ, a server is not the reason.
-func (v *verifier) moved() (tables []string, rows int) {
+// unsettled returns the tables with rows that differ, and not as they did the time before,
+// and the number of those rows. After a repair, these are all rows that differ. If too many
+// differ, a server is not the reason.
+func (v *verifier) unsettled() (tables []string, rows int) {
 	for name, r := range v.reports {
-		if !r.Equal() && r.Suspects != nil && r.Suspects.Moved() > 0 {
+		if r.Equal() || r.Suspects == nil {
+			continue
+		}
+		n := r.Suspects.Moved()
+		if v.repaired {
+			n = r.Suspects.Len()
+		}
+		if n > 0 {
 			tables = append(tables, name)
-			rows += r.Suspects.Moved()
+			rows += n
 		}
 	}
 	slices.Sort(tables)
@@ -134,32 +171,33 @@ func (v *verifier) compare(ctx context.Context, client *hq.Client) (err error) {
 	defer dir.Close()
 	observe, finish := im.display()
 	_, err = snapshot.Run(ctx, snapshot.Config{
-		HQ: client, Schemas: schema.NewCatalogue(client, dir), Sink: v, State: dir, Destination: sink.MaskURL(im.o.URL.Reveal()),
+		HQ: client, Schemas: schema.NewCatalogue(client, dir), Sink: v, State: dir, Destination: reconciler.Named(im.o.URL.Reveal(), im.p.Lookup),
 		Logger: im.s.logger, Observe: observe, Present: client.Present, Options: im.options(),
 	})
 	finish()
 	return err
 }
 
-// conclude prints what was found.
-func (v *verifier) conclude(asJSON bool) error {
-	var all, bad []verify.Report
-	for _, r := range v.reports {
+// sorted returns the reports by table: all, and those of tables that differ.
+func (v *verifier) sorted() (all, bad []verify.Report) {
+	for _, name := range slices.Sorted(maps.Keys(v.reports)) {
+		r := v.reports[name]
 		all = append(all, r)
-	}
-	slices.SortFunc(all, func(a, b verify.Report) int { return strings.Compare(a.Table, b.Table) })
-	rows := int64(0)
-	for _, r := range all {
-		rows += r.Want
 		if !r.Equal() {
 			bad = append(bad, r)
 		}
 	}
+	return all, bad
+}
+
+// conclude prints what was found.
+func (v *verifier) conclude(asJSON bool) error {
+	all, bad := v.sorted()
 	if asJSON {
 		if err := printJSON(v.im.out, all); err != nil {
 			return err
 		}
-	} else if err := printReports(v.im.out, all, bad, rows); err != nil {
+	} else if err := printReports(v.im.out, all, bad); err != nil {
 		return err
 	}
 	if len(bad) > 0 {
@@ -168,10 +206,12 @@ func (v *verifier) conclude(asJSON bool) error {
 	return nil
 }
 
-func printReports(w io.Writer, all, bad []verify.Report, rows int64) error {
+func printReports(w io.Writer, all, bad []verify.Report) error {
+	rows := int64(0)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "table\trows there\trows here\tmissing\textra\tdifferent\t")
 	for _, r := range all {
+		rows += r.Want
 		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t\n", r.Table, r.Want, r.Got, r.Missing, r.Extra, r.Different)
 	}
 	if err := t.Flush(); err != nil {
@@ -198,7 +238,7 @@ func (v *verifier) Apply(context.Context, *change.Batch) error {
 func (v *verifier) Close(context.Context) error { return nil }
 
 // BeginLoad begins the comparison of a table.
-func (v *verifier) BeginLoad(ctx context.Context, _ string, t *schema.Table, _ sink.LoadMode) (sink.Load, error) {
+func (v *verifier) BeginLoad(ctx context.Context, _ string, t *schema.Table, _ sink.LoadMode, _ sink.Scope) (sink.Load, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	v.mu.Lock()
 	among := v.reports[t.Name].Suspects // of the comparison before; nil at first
@@ -279,16 +319,21 @@ func (c *comparison) failure() error {
 	return c.err
 }
 
-func (c *comparison) Finish(context.Context) error {
+// Finish ends the comparison. If the destination was away, it has to begin again.
+func (c *comparison) Finish(context.Context) (int64, error) {
 	close(c.rows)
 	<-c.done
-	if c.err != nil {
-		return c.err
+	switch {
+	case c.err == nil:
+	case fault.Of(c.err) == fault.Transient:
+		return 0, fault.Mark(fault.Fatal, fmt.Errorf("%w: %w", sink.ErrLoadLost, c.err))
+	default:
+		return 0, c.err
 	}
 	c.v.mu.Lock()
 	defer c.v.mu.Unlock()
 	c.v.reports[c.report.Table] = c.report
-	return nil
+	return -1, nil
 }
 
 func (c *comparison) Discard(ctx context.Context) error { return c.Close(ctx) }

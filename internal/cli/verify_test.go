@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -48,6 +49,45 @@ func TestVerifyNamesTheRowsThatDiffer(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(out), &reports); err != nil || code != 1 || len(reports) != 1 || reports[0].Missing != 1 {
 		t.Errorf("as JSON: exit code %d, %v\n%s", code, err, out)
+	}
+}
+
+// TestImport_KeepsTablesWithoutRowsInTheExport: the others are imported, and the exit
+// code and the report say which is not.
+func TestImport_KeepsTablesWithoutRowsInTheExport(t *testing.T) {
+	h := startHQ(t)
+	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	file := filepath.Join(t.TempDir(), "shop.db")
+	args := []string{"import", "--no-confirm", "--data-dir", t.TempDir(), "--url", "sqlite://" + file}
+	if _, stderr, code := eds(t, env, args...); code != 0 {
+		t.Fatalf("import: exit code %d\n%s", code, stderr)
+	}
+	db, err := sql.Open("sqlite", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	count := func(table string) (n int) {
+		t.Helper()
+		if err := db.QueryRow(`SELECT count(*) FROM ` + table).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if _, err := db.Exec(`UPDATE "order" SET "locationId" = 'nowhere'`); err != nil {
+		t.Fatal(err)
+	}
+	before := count(`"order"`)
+	args = append(args, "--locationIds", "nowhere", "--only", "order,company")
+	out, stderr, code := eds(t, env, args...)
+	if code != 1 || !regexp.MustCompile(`(?m)^ *order .* kept *$`).MatchString(out) || !strings.Contains(stderr, "eds import --only order --allow-empty") {
+		t.Errorf("exit code %d\n%s%s", code, out, stderr)
+	}
+	if n := count(`"order"`); n != before || n == 0 {
+		t.Errorf("%d orders of %d are left", n, before)
+	}
+	if out, stderr, code = eds(t, env, append(args, "--allow-empty")...); code != 0 || count(`"order"`) != 0 {
+		t.Errorf("with --allow-empty: exit code %d, %d orders\n%s%s", code, count(`"order"`), out, stderr)
 	}
 }
 

@@ -22,10 +22,16 @@ import (
 const workerCommand = "worker"
 
 // supervise is the small parent process: it starts the worker, watches it, and
-// starts it again.
+// starts it again. It is the same under the parent process of the reference server,
+// which neither sees a worker hang nor takes an upgrade back, and gives up after five starts.
 func supervise(ctx context.Context, p Process, s *setup, o config.Server, flags serverFlags) error {
 	p.signals.heeded.Store(true)
 	supervisor.IgnoreBrokenPipes() // nobody may be reading the log any more
+	if p.wrapped() {
+		var end func()
+		ctx, end = p.endWithParent(ctx, s)
+		defer end()
+	}
 	c := supervisor.Config{
 		Executable: p.executable, Args: []string{workerCommand}, WorkerArgs: p.Args, Terminal: isTerminal(p.Stderr),
 		Dir: s.common.DataDir, Version: s.build.Version, Stderr: p.Stderr, Redact: telemetry.MaskText,
@@ -45,6 +51,27 @@ func supervise(ctx context.Context, p Process, s *setup, o config.Server, flags 
 		return codeError(code)
 	}
 	return nil
+}
+
+// endWithParent returns a context that ends also when the process that started this one
+// is gone, and what ends the watch over that. A worker that then takes too long is ended.
+func (p Process) endWithParent(ctx context.Context, s *setup) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	alive, end := context.WithCancel(hard(ctx))
+	gone := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		if supervisor.AwaitParent(alive) {
+			cancel(errParentEnds)
+			close(gone)
+		}
+	})
+	watching.Go(func() { p.limitOrphan(alive, gone, func(error) { p.signals.endNow() }, s.logger) })
+	return ctx, func() {
+		end()
+		watching.Wait()
+		cancel(nil)
+	}
 }
 
 // trials is how often a new program may be started that does not prove itself.
@@ -148,12 +175,18 @@ func work(ctx context.Context, p Process, w *supervisor.Worker, start supervisor
 	health := telemetry.NewHealth()
 	c := server.Config{
 		Options: o, Health: health, SessionBegan: w.Session, Crashes: crashes(s),
-		Beat: beats(w, health), Upgrade: upgrades(p, s, w, flags.release()),
+		Beat: beats(w, health), Upgrade: upgrades(p, s, w, flags.release()), Probation: probation(p, s, flags.release()),
 	}
 	if u := start.Note.Upgrade; u != nil && u.Failed {
 		c.FailedUpgrade = &server.FailedUpgrade{Version: u.Version, Reason: u.Reason}
 	}
-	return follow(ctx, p, s, c)
+	alive, end := context.WithCancel(hard(ctx))
+	stopNow, abandon := context.WithCancelCause(alive)
+	var watching sync.WaitGroup
+	watching.Go(func() { p.limitOrphan(alive, w.Orphaned(), abandon, s.logger) })
+	defer watching.Wait()
+	defer end()
+	return follow(ctx, stopNow, p, s, c)
 }
 
 // beats returns what tells the parent that the worker lives, and, once, that it
@@ -179,6 +212,18 @@ func crashes(s *setup) []server.Crash {
 		all = append(all, server.Crash{Session: t.Session, Kind: string(t.Kind), Stderr: t.Reason + "\n" + t.Message + "\n\n" + t.Stderr, Forget: t.Remove})
 	}
 	return all
+}
+
+// probation returns what reports whether the program that runs is on probation.
+func probation(p Process, s *setup, release config.Release) func() bool {
+	return func() bool {
+		u, err := newUpdater(p, s, release, false)
+		if err != nil {
+			return false // this program cannot have been upgraded
+		}
+		standing, err := u.Standing()
+		return err != nil || standing.State == selfupdate.Probation
+	}
 }
 
 // upgrades returns what puts another version in this one's place.

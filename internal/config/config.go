@@ -53,6 +53,26 @@ func ParseUpdateStrategy(text string) (UpdateStrategy, error) {
 	return "", fmt.Errorf("the update strategy must be %q or %q", Standard, After)
 }
 
+// Heal says which tables a server imports by itself when they are missing or incomplete.
+type Heal string
+
+const (
+	HealTables Heal = "tables" // as long as not every table is
+	HealAll    Heal = "all"    // any
+	HealOff    Heal = "off"    // none
+)
+
+// ParseHeal reads a Heal; "" is HealTables.
+func ParseHeal(text string) (Heal, error) {
+	switch h := Heal(strings.ToLower(strings.TrimSpace(text))); h {
+	case "":
+		return HealTables, nil
+	case HealTables, HealAll, HealOff:
+		return h, nil
+	}
+	return "", fmt.Errorf("want %q, %q or %q", HealTables, HealAll, HealOff)
+}
+
 // Common is what every command has. Treat it as immutable.
 type Common struct {
 	DataDir   string // absolute
@@ -81,6 +101,9 @@ const (
 type HQ struct {
 	APIKey Secret
 	APIURL string // "" where the key says it
+	// RequireTLS: true refuses HQ's API and NATS without TLS; false refuses only hosts
+	// that have used it before; nil also the hosts that are HQ's by default.
+	RequireTLS *bool
 }
 
 // Server is the configuration of "eds server". Treat it as immutable.
@@ -103,6 +126,9 @@ type Server struct {
 	Restart        bool // a new consumer starts at the stream's beginning
 	NoRestart      bool // the parent does not start the worker again
 	RenewInterval  time.Duration
+	Heal           Heal
+	// BackfillNewTables reports whether tables that are new at HQ are imported.
+	BackfillNewTables bool
 
 	// Bounds of what is in flight; 0 leaves the choice to the program.
 	MaxAckPending     int
@@ -121,10 +147,12 @@ type Import struct {
 
 	JobID        string
 	Dir          string // of files that are there already; "" to download
+	DownloadDir  string // where to; "" is the data directory
 	DryRun       bool
 	NoConfirm    bool
 	NoCleanup    bool
 	NoDelete     bool
+	AllowEmpty   bool
 	SchemaOnly   bool
 	ValidateOnly bool
 	TimeOffset   time.Time // zero for none

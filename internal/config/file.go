@@ -30,6 +30,10 @@ type File struct {
 	URL            Secret // of the destination
 	UpdateStrategy UpdateStrategy
 	KeepLogs       bool
+	// The operator alone writes these. Nil, or "", if the file does not say.
+	RequireTLS        *bool
+	Heal              Heal
+	BackfillNewTables *bool
 
 	all map[string]any // every key as it was read
 	raw string         // the text it was read from
@@ -42,7 +46,13 @@ const (
 	keyURL            = "url"
 	keyUpdateStrategy = "update_strategy"
 	keyKeepLogs       = "keep_logs"
+	keyRequireTLS     = "require_tls"
+	keyHeal           = "heal"
+	keyBackfill       = "backfill_new_tables"
 )
+
+// known are the keys that this version reads.
+var known = []string{keyToken, keyServerID, keyURL, keyUpdateStrategy, keyKeepLogs, keyRequireTLS, keyHeal, keyBackfill}
 
 // ReadFile reads the configuration file at path. One that does not exist is
 // empty. The warnings are for a person: the file can be used all the same.
@@ -75,22 +85,36 @@ func ParseFile(text string) (File, error) {
 		return File{}, syntaxError(err)
 	}
 	token, url := "", ""
-	strategy := ""
+	strategy, heal, requireTLS, backfill := "", "", false, false
 	for _, err := range []error{
 		take(f.all, text, keyToken, &token),
 		take(f.all, text, keyServerID, &f.ServerID),
 		take(f.all, text, keyURL, &url),
 		take(f.all, text, keyUpdateStrategy, &strategy),
 		take(f.all, text, keyKeepLogs, &f.KeepLogs),
+		take(f.all, text, keyRequireTLS, &requireTLS),
+		take(f.all, text, keyHeal, &heal),
+		take(f.all, text, keyBackfill, &backfill),
 	} {
 		if err != nil {
 			return File{}, err
 		}
 	}
+	if _, ok := f.all[keyRequireTLS]; ok {
+		f.RequireTLS = &requireTLS
+	}
+	if _, ok := f.all[keyBackfill]; ok {
+		f.BackfillNewTables = &backfill
+	}
 	f.Token, f.URL = NewSecret(strings.TrimSpace(token)), NewSecret(strings.TrimSpace(url))
 	var err error
 	if f.UpdateStrategy, err = ParseUpdateStrategy(strategy); err != nil {
 		return File{}, fmt.Errorf("line %d: %s: %w", lineOf(text, keyUpdateStrategy), keyUpdateStrategy, err)
+	}
+	if _, ok := f.all[keyHeal]; ok {
+		if f.Heal, err = ParseHeal(heal); err != nil {
+			return File{}, fmt.Errorf("line %d: %s: %w", lineOf(text, keyHeal), keyHeal, err)
+		}
 	}
 	return f, nil
 }
@@ -101,7 +125,7 @@ func syntaxError(err error) error {
 		return errors.New("it is not valid TOML; correct it, or move it away and run: eds enroll")
 	}
 	after := ""
-	if slices.Contains([]string{keyToken, keyServerID, keyURL, keyUpdateStrategy, keyKeepLogs}, e.LastKey) {
+	if slices.Contains(known, e.LastKey) {
 		after = fmt.Sprintf(" (at or after the key %s)", e.LastKey)
 	}
 	return fmt.Errorf("line %d is not valid TOML%s; a line reads like name = \"text\"; correct it, or move the file away and run: eds enroll", e.Position.Line, after)
@@ -161,11 +185,25 @@ func Update(path string, change func(*File)) error {
 // returns, readable by its owner alone. Comments, order and unknown keys of the
 // text that f was read from stay.
 func (f File) Write(path string) error {
+	next, err := prepare(path)
+	if err != nil {
+		return fmt.Errorf("write the configuration: %w", err)
+	}
+	defer next.Discard()
+	return f.put(path, next)
+}
+
+// put puts the file in place at path as next.
+func (f File) put(path string, next *durable.Replacement) error {
 	text, err := f.encode()
 	if err != nil {
 		return fmt.Errorf("write the configuration %s: %w", path, err)
 	}
-	if err := writeAtomic(path, text); err != nil {
+	err = next.Put(func(w io.Writer) error {
+		_, err := w.Write(text)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("write the configuration: %w", err)
 	}
 	return nil
@@ -262,17 +300,65 @@ func firstTable(lines []string) int {
 	return at
 }
 
-// writeAtomic replaces the file at path, or the one that a link there leads to,
-// with text by way of a temporary file beside it.
-func writeAtomic(path string, text []byte) error {
+// prepare makes the temporary file that is to replace the one at path, or the one that
+// a link there leads to, and the directory if there is none.
+func prepare(path string) (*durable.Replacement, error) {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	return durable.Prepare(path, "."+filepath.Base(path)+".*")
+}
+
+// reserved is the room that Reserve takes beside what the file has already, in bytes:
+// many times a key.
+const reserved = 64 << 10
+
+// Reservation is a configuration file that is known to be writable, with room for more
+// on the disk.
+type Reservation struct {
+	path string
+	next *durable.Replacement
+}
+
+// Reserve makes sure that the file at path can be written, for a caller that is about
+// to get something that it must not lose: it takes room on the disk and, if there is a
+// file, replaces it by a copy of itself. Release must follow.
+func Reserve(path string) (*Reservation, error) {
+	f, _, err := ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	next, err := prepare(path)
+	if err == nil {
+		if err = next.Reserve(len(f.raw) + reserved); err != nil {
+			next.Discard()
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("write the configuration: %w", err)
+	}
+	r := &Reservation{path, next}
+	if _, err := os.Stat(path); err == nil {
+		if err := f.Write(path); err != nil {
+			r.Release()
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// Update is Update of the file that was reserved. It can be called once.
+func (r *Reservation) Update(change func(*File)) error {
+	f, _, err := ReadFile(r.path)
+	if err != nil {
 		return err
 	}
-	return durable.Replace(path, "."+filepath.Base(path)+".*", func(w io.Writer) error {
-		_, err := w.Write(text)
-		return err
-	})
+	change(&f)
+	return f.put(r.path, r.next)
 }
+
+// Release gives back the room.
+func (r *Reservation) Release() { r.next.Discard() }

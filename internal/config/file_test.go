@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -95,6 +96,7 @@ func TestAMalformedFileIsAnErrorThatNamesTheLineAndNoValue(t *testing.T) {
 		"twice":          {"token = \"SECRET\"\ntoken = \"SECRET\"", "line 2 is not valid TOML"},
 		"number":         {"\ntoken = 7", "line 2: the value of token must be text"},
 		"table":          {"[url]\nSECRET = 1", "the value of url must be text"},
+		"not a heal":     {"url = \"u\"\nheal = \"SECRET\"", `line 2: heal: want "tables", "all" or "off"`},
 		"not a boolean":  {"keep_logs = \"SECRET\"", "line 1: the value of keep_logs must be true or false"},
 		"not a strategy": {"\n\n update_strategy = \"SECRET\"", `line 3: update_strategy: the update strategy must be "standard" or "after"`},
 	} {
@@ -212,6 +214,53 @@ func TestALinkedFileStaysLinked(t *testing.T) {
 	}
 }
 
+func TestReserve_LeavesTheFileAsItIs(t *testing.T) {
+	path := write(t, written, 0o600)
+	r, err := config.Reserve(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(written, read(t, path)); diff != "" {
+		t.Error(diff)
+	}
+	r.Release()
+	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+	if r, err = config.Reserve(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Update(func(f *config.File) { f.ServerID = "s2" }); err != nil {
+		t.Fatal(err)
+	}
+	r.Release()
+	if diff := cmp.Diff(strings.Replace(written, `"s1"`, `"s2"`, 1), read(t, path)); diff != "" {
+		t.Error(diff)
+	}
+	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+}
+
+func TestReserve_NeedsAFileThatCanBeReplaced(t *testing.T) {
+	dir := t.TempDir()
+	broken := filepath.Join(dir, "broken")
+	if err := os.Symlink(filepath.Join(dir, "none", "data"), broken); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Reserve(filepath.Join(broken, config.FileName)); err == nil {
+		t.Error("a file where none can be made was reserved")
+	}
+	if r, err := config.Reserve(filepath.Join(dir, "data", config.FileName)); err != nil {
+		t.Error(err)
+	} else {
+		r.Release()
+	}
+	if entries, err := os.ReadDir(filepath.Join(dir, "data")); err != nil || len(entries) != 0 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+}
+
 func FuzzFileRoundTrip(f *testing.F) {
 	f.Add(written, "token", "url")
 	f.Add("url = '''\n[x'''\n", "a\"\n", "\x00")
@@ -235,4 +284,45 @@ func FuzzFileRoundTrip(f *testing.F) {
 			t.Fatal(diff)
 		}
 	})
+}
+
+func TestParseFile_RequireTLS(t *testing.T) {
+	for text, want := range map[string]string{"": "unset", "require_tls = true": "true", "require_tls = false": "false", `require_tls = "true"`: "true"} {
+		f, err := config.ParseFile(text)
+		got := "unset"
+		if f.RequireTLS != nil {
+			got = strconv.FormatBool(*f.RequireTLS)
+		}
+		if err != nil || got != want {
+			t.Errorf("%s: %s, %v", text, got, err)
+		}
+	}
+	if _, err := config.ParseFile("require_tls = \"yes\""); err == nil {
+		t.Error("a value that is neither true nor false is taken for one of them")
+	}
+}
+
+// TestUpdate_KeepsRequireTLS has HQ configure a destination.
+func TestUpdate_KeepsRequireTLS(t *testing.T) {
+	path := write(t, "require_tls = true # we insist\n", 0o600)
+	if err := config.Update(path, func(f *config.File) { f.URL = config.NewSecret("file:///x\nrequire_tls = false") }); err != nil {
+		t.Fatal(err)
+	}
+	f, _, err := config.ReadFile(path)
+	if err != nil || f.RequireTLS == nil || !*f.RequireTLS || !strings.Contains(read(t, path), "require_tls = true # we insist\n") {
+		t.Errorf("%v, %q", err, read(t, path))
+	}
+}
+
+// TestFile_ReadsHowToHeal: values that only the operator writes.
+func TestFile_ReadsHowToHeal(t *testing.T) {
+	no := false
+	path := write(t, "heal = \"off\"\nbackfill_new_tables = false\n", 0o600)
+	f, _, err := config.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(config.File{UpdateStrategy: config.Standard, Heal: config.HealOff, BackfillNewTables: &no}, f, cmpopts.IgnoreUnexported(config.File{}, config.Secret{})); diff != "" {
+		t.Error(diff)
+	}
 }

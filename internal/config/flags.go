@@ -52,12 +52,14 @@ func (f *CommonFlags) Resolve(workingDir string) (Common, error) {
 type HQFlags struct {
 	fs             *pflag.FlagSet
 	apiKey, apiURL string
+	requireTLS     bool
 }
 
 // BindAPIURL adds --api-url to fs, for commands that call HQ without a key.
 func BindAPIURL(fs *pflag.FlagSet) *HQFlags {
 	f := &HQFlags{fs: fs}
 	fs.StringVar(&f.apiURL, "api-url", "", "base `URL` of HQ's API (default: what the key or the code says)")
+	fs.BoolVar(&f.requireTLS, "require-tls", false, "refuse HQ's API and NATS if they do not use TLS (default: refuse hosts that have used it before, and Shopmonkey's own)")
 	return f
 }
 
@@ -72,8 +74,12 @@ func BindHQ(fs *pflag.FlagSet) *HQFlags {
 func (f *HQFlags) Resolve(env Lookup, file File) (HQ, error) {
 	var p problems
 	hq := HQ{
-		APIKey: NewSecret(first(strings.TrimSpace(f.apiKey), fromEnv(env, envAPIKey), file.Token.Reveal())),
-		APIURL: try(&p, "--api-url", f.apiURL, ParseAPIURL),
+		APIKey:     NewSecret(first(strings.TrimSpace(f.apiKey), fromEnv(env, envAPIKey), file.Token.Reveal())),
+		APIURL:     try(&p, "--api-url", f.apiURL, ParseAPIURL),
+		RequireTLS: file.RequireTLS,
+	}
+	if f.fs.Changed("require-tls") {
+		hq.RequireTLS = &f.requireTLS
 	}
 	return hq, p.join()
 }
@@ -111,6 +117,8 @@ type ServerFlags struct {
 	restart        bool
 	noRestart      bool
 	renewInterval  time.Duration
+	heal           string
+	backfill       bool
 
 	maxAckPending, maxPendingBuffer      int
 	minPendingLatency, maxPendingLatency time.Duration
@@ -130,13 +138,32 @@ func BindServer(fs *pflag.FlagSet) *ServerFlags {
 	fs.BoolVar(&f.restart, "restart", false, "begin a new consumer at the beginning of the stream rather than now")
 	fs.BoolVar(&f.noRestart, "no-restart", false, "end when the worker process ends rather than starting it again")
 	durationVar(fs, &f.renewInterval, "renew-interval", 24*time.Hour, "how long a session with HQ lasts until it is renewed")
+	fs.StringVar(&f.heal, "heal", "", "`which` missing or incomplete tables to import without being asked: tables (unless all are lost), all or off (default tables)")
+	fs.BoolVar(&f.backfill, "backfill-new-tables", true, "import tables that are new at HQ rather than having only their changes from now on")
 	numberVar(fs, &f.maxAckPending, "maxAckPending", 0, "changes that may be delivered and not yet applied (default 25000)")
 	numberVar(fs, &f.maxPendingBuffer, "maxPendingBuffer", 0, "changes a batch at most (default: what suits the destination)")
 	durationVar(fs, &f.minPendingLatency, "minPendingLatency", 0, "how long a batch is filled at least while changes are waiting")
 	durationVar(fs, &f.maxPendingLatency, "maxPendingLatency", 0, "how long a batch is filled at most")
 	// The flag exists, so this can't fail.
 	_ = fs.MarkDeprecated("health-port", "use --port")
+	bindWrapper(fs)
 	return f
+}
+
+// WrapperFlag is among the arguments with which the parent process of the reference
+// server starts the program.
+const WrapperFlag = "wrapper"
+
+// bindWrapper adds the flags that the parent process of the reference server adds to
+// the user's. Their values are of no use here.
+func bindWrapper(fs *pflag.FlagSet) {
+	fs.Bool(WrapperFlag, false, "run under the parent process of the reference server")
+	fs.String("parent", "", "`port` of that process")
+	fs.String("log-file-sink", "", "`file` of its log")
+	fs.Lookup("log-file-sink").NoOptDefVal = "true" // it comes without a value, too
+	for _, name := range []string{WrapperFlag, "parent", "log-file-sink"} {
+		_ = fs.MarkHidden(name) // fails only for a flag that is not there
+	}
 }
 
 // Resolve returns the configuration of "eds server".
@@ -152,7 +179,12 @@ func (f *ServerFlags) Resolve(common Common, env Lookup, file File) (Server, err
 		CompanyIDs: list(f.companyIDs), Restart: f.restart, NoRestart: f.noRestart, KeepLogs: f.keepLogs,
 		RenewInterval: f.renewInterval, MaxAckPending: f.maxAckPending, MaxPendingBuffer: f.maxPendingBuffer,
 		MinPendingLatency: f.minPendingLatency, MaxPendingLatency: f.maxPendingLatency,
+		BackfillNewTables: f.backfill,
 	}
+	if !f.fs.Changed("backfill-new-tables") && file.BackfillNewTables != nil {
+		s.BackfillNewTables = *file.BackfillNewTables
+	}
+	s.Heal = try(&p, "--heal", first(strings.TrimSpace(f.heal), string(file.Heal)), ParseHeal)
 	if !f.fs.Changed("keep-logs") {
 		s.KeepLogs = file.KeepLogs
 	}
@@ -161,6 +193,7 @@ func (f *ServerFlags) Resolve(common Common, env Lookup, file File) (Server, err
 	p.check("--eds-id", checkToken(s.ServerID))
 	p.check("--consumer-suffix", checkToken(s.ConsumerSuffix))
 	p.check("--companyIds", checkIDs(s.CompanyIDs))
+	p.check("--companyIds", checkGiven(f.fs, "companyIds", len(s.CompanyIDs) == 0))
 	p.check("--maxAckPending", f.checkCount("maxAckPending", s.MaxAckPending, maxAckPending))
 	p.check("--maxPendingBuffer", f.checkCount("maxPendingBuffer", s.MaxPendingBuffer, maxPendingBuffer))
 	p.check("--renew-interval", checkDuration(s.RenewInterval, time.Second, 30*24*time.Hour))
@@ -212,13 +245,15 @@ func BindImport(fs *pflag.FlagSet) *ImportFlags {
 	f.bind(fs)
 	v := &f.value
 	fs.StringVar(&v.JobID, "job-id", "", "`id` of an export job to go on with (default: the unfinished one, else a new one)")
-	fs.StringVar(&v.Dir, "dir", "", "`directory` with export files to load rather than downloading them")
-	fs.BoolVar(&v.DryRun, "dry-run", false, "say what would be done and do nothing")
+	fs.StringVar(&v.Dir, "dir", "", "`directory` with the export files to load; nothing is downloaded")
+	fs.StringVar(&v.DownloadDir, "download-dir", "", "`directory` to download export files into, where they stay (default: the data directory, until they are loaded)")
+	fs.BoolVar(&v.DryRun, "dry-run", false, "say what would be done; nothing is changed anywhere")
 	fs.BoolVar(&v.NoConfirm, "no-confirm", false, "don't ask before data is replaced")
 	fs.BoolVar(&v.NoCleanup, "no-cleanup", false, "keep the downloaded files")
 	fs.BoolVar(&v.NoDelete, "no-delete", false, "write over the rows that are there rather than replacing the tables")
+	fs.BoolVar(&v.AllowEmpty, "allow-empty", false, "empty tables of which the snapshot has no rows rather than keeping them")
 	fs.BoolVar(&v.SchemaOnly, "schema-only", false, "make the tables and load no rows")
-	fs.BoolVar(&v.ValidateOnly, "validate-only", false, "check the key and the destination, then end")
+	fs.BoolVar(&v.ValidateOnly, "validate-only", false, "check the key and that the destination can be written; nothing stays there")
 	fs.StringVar(&f.timeOffset, "timeOffset", "", "only rows changed since this `time`, like 2026-01-31T00:00:00Z")
 	numberVar(fs, &v.Parallel, "parallel", 4, "tables that are loaded at a time")
 	fs.BoolVar(&v.Single, "single", false, "one table at a time, as --parallel 1")
@@ -232,10 +267,14 @@ func BindImport(fs *pflag.FlagSet) *ImportFlags {
 func BindVerify(fs *pflag.FlagSet) *ImportFlags {
 	f := &ImportFlags{destinationFlags: bindDestination(fs)}
 	f.bind(fs)
+	fs.BoolVar(&f.value.NoConfirm, "no-confirm", false, "don't ask before --repair replaces data")
 	numberVar(fs, &f.value.Parallel, "parallel", 4, "tables that are compared at a time")
 	fs.StringSliceVar(&f.only, "only", nil, "only these `tables`, separated by commas")
 	return f
 }
+
+// OnlyLooks reports whether the flags ask for a look that changes nothing.
+func (f *ImportFlags) OnlyLooks() bool { return f.value.DryRun || f.value.ValidateOnly }
 
 // Resolve returns the configuration of "eds import".
 func (f *ImportFlags) Resolve(common Common, env Lookup, file File) (Import, error) {
@@ -247,8 +286,29 @@ func (f *ImportFlags) Resolve(common Common, env Lookup, file File) (Import, err
 	i.URL, i.UpdateStrategy, i.SchemaValidator = f.destination(file), first(file.UpdateStrategy, Standard), f.schemaValidator
 	i.JobID = strings.TrimSpace(i.JobID)
 	i.CompanyIDs, i.LocationIDs, i.Only = list(f.companyIDs), list(f.locationIDs), list(f.only)
-	if f.timeOffset != "" {
-		i.TimeOffset = try(&p, "--timeOffset", strings.TrimSpace(f.timeOffset), parseTime)
+	if text := strings.TrimSpace(f.timeOffset); text != "" {
+		i.TimeOffset = try(&p, "--timeOffset", text, parseTime)
+	}
+	flags := f.fs
+	for _, f := range []struct {
+		name, text string
+		values     int
+	}{
+		{name: "job-id", text: i.JobID},
+		{name: "dir", text: i.Dir},
+		{name: "download-dir", text: i.DownloadDir},
+		{name: "timeOffset", text: f.timeOffset},
+		{name: "only", values: len(i.Only)},
+		{name: "companyIds", values: len(i.CompanyIDs)},
+		{name: "locationIds", values: len(i.LocationIDs)},
+	} {
+		p.check("--"+f.name, checkGiven(flags, f.name, strings.TrimSpace(f.text) == "" && f.values == 0))
+	}
+	if f.fs.Changed("url") && strings.TrimSpace(f.url) == "" {
+		i.URL = Secret{} // rather than that of the file, which was not meant
+	}
+	if i.Dir != "" && i.DownloadDir != "" {
+		p.check("--dir", errors.New("it is for files that are there, and --download-dir for files to come; leave one out"))
 	}
 	p.check("--job-id", checkToken(i.JobID))
 	p.check("--only", checkTables(i.Only))

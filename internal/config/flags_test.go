@@ -3,6 +3,7 @@ package config_test
 import (
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +60,7 @@ func TestTheServersDefaults(t *testing.T) {
 	}
 	want := config.Server{
 		Common: config.Common{DataDir: filepath.FromSlash("/somewhere/data")}, UpdateStrategy: config.Standard,
-		Port: 8080, RenewInterval: 24 * time.Hour,
+		Port: 8080, RenewInterval: 24 * time.Hour, Heal: config.HealTables, BackfillNewTables: true,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -71,6 +72,7 @@ func TestEveryFlagOfTheServer(t *testing.T) {
 		"-d", "d", "-v", "-s", "-t", "--log-label", "L", "--log-format", "JSON", "--schema-validator", "rules", "--url", " file:///x ",
 		"--api-key", "K", "--api-url", "http://localhost:3101/", "--port", "0", "--host", "[::1]", "--server", "nats://a:4222, b:4222",
 		"--eds-id", "id", "--consumer-suffix", "two", "--companyIds", "c1,c2", "--companyIds", " c2 ,,c3", "--keep-logs", "--no-restart", "--restart",
+		"--heal", "ALL", "--backfill-new-tables=false",
 		"--renew-interval", "1h", "--maxAckPending", "100", "--maxPendingBuffer", "200", "--minPendingLatency", "1s", "--maxPendingLatency", "2s",
 	}, nil, config.File{})
 	if err != nil {
@@ -82,7 +84,7 @@ func TestEveryFlagOfTheServer(t *testing.T) {
 		URL:    config.NewSecret("file:///x"), URLGiven: true, UpdateStrategy: config.Standard, SchemaValidator: "rules",
 		Host: "::1", Servers: []string{"nats://a:4222", "nats://b:4222"}, ServerID: "id", ConsumerSuffix: "two", CompanyIDs: []string{"c1", "c2", "c3"},
 		KeepLogs: true, NoRestart: true, Restart: true, RenewInterval: time.Hour, MaxAckPending: 100, MaxPendingBuffer: 200,
-		MinPendingLatency: time.Second, MaxPendingLatency: 2 * time.Second,
+		MinPendingLatency: time.Second, MaxPendingLatency: 2 * time.Second, Heal: config.HealAll,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -91,7 +93,7 @@ func TestEveryFlagOfTheServer(t *testing.T) {
 
 func TestEveryFlagOfImport(t *testing.T) {
 	got, err := imports([]string{
-		"--job-id", "j", "--dir", "d", "--dry-run", "--no-confirm", "--no-cleanup", "--no-delete", "--schema-only", "--validate-only",
+		"--job-id", "j", "--dir", "d", "--dry-run", "--no-confirm", "--no-cleanup", "--no-delete", "--allow-empty", "--schema-only", "--validate-only",
 		"--timeOffset", "2026-01-31T18:30:00+02:00", "--parallel", "8", "--only", "order,part", "--companyIds", "c", "--locationIds", "l,m",
 		"--url", "file:///x", "--api-key", "K", "--api-url", "https://x", "--schema-validator", "r",
 	}, nil, config.File{UpdateStrategy: config.After})
@@ -101,7 +103,7 @@ func TestEveryFlagOfImport(t *testing.T) {
 	want := config.Import{
 		Common: config.Common{DataDir: filepath.FromSlash("/somewhere/data")}, HQ: config.HQ{APIKey: config.NewSecret("K"), APIURL: "https://x"},
 		URL: config.NewSecret("file:///x"), UpdateStrategy: config.After, SchemaValidator: "r", JobID: "j", Dir: "d", DryRun: true, NoConfirm: true,
-		NoCleanup: true, NoDelete: true, SchemaOnly: true, ValidateOnly: true, TimeOffset: time.Date(2026, 1, 31, 16, 30, 0, 0, time.UTC), Parallel: 8,
+		NoCleanup: true, NoDelete: true, AllowEmpty: true, SchemaOnly: true, ValidateOnly: true, TimeOffset: time.Date(2026, 1, 31, 16, 30, 0, 0, time.UTC), Parallel: 8,
 		Only: []string{"order", "part"}, CompanyIDs: []string{"c"}, LocationIDs: []string{"l", "m"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -112,6 +114,45 @@ func TestEveryFlagOfImport(t *testing.T) {
 	}
 	if got, err := imports(nil, nil, config.File{}); err != nil || got.Parallel != 4 || !got.TimeOffset.IsZero() {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestFlags_RefuseEmptyValuesThatWouldMeanEverything(t *testing.T) {
+	resolve := map[string]func(args []string) error{
+		"import": func(args []string) error { _, err := imports(args, nil, config.File{}); return err },
+		"server": func(args []string) error { _, err := server(args, nil, config.File{}); return err },
+	}
+	for command, flags := range map[string][]string{
+		"import": {"--only", "--companyIds", "--locationIds", "--job-id", "--dir", "--download-dir", "--timeOffset"},
+		"server": {"--companyIds"},
+	} {
+		for _, flag := range flags {
+			values := []string{"", " "}
+			if flag == "--only" || strings.HasSuffix(flag, "Ids") {
+				values = append(values, ",", " , ")
+			}
+			for _, value := range values {
+				usage := new(config.UsageError)
+				if err := resolve[command]([]string{flag, value}); !errors.As(err, &usage) || !strings.HasPrefix(err.Error(), flag+": ") {
+					t.Errorf("%s %s %q: %v", command, flag, value, err)
+				}
+			}
+		}
+		if err := resolve[command](nil); err != nil {
+			t.Errorf("%s: %v", command, err)
+		}
+	}
+	if got, err := imports([]string{"--only", "", "--only", "order,"}, nil, config.File{}); err != nil || !slices.Equal(got.Only, []string{"order"}) {
+		t.Errorf("%q, %v", got.Only, err)
+	}
+	if got, err := imports([]string{"--url", ""}, nil, config.File{URL: config.NewSecret("file:///x")}); err != nil || !got.URL.IsZero() {
+		t.Errorf("an empty url stands for that of the file: %v", err)
+	}
+	if got, err := imports([]string{"--download-dir", "d"}, nil, config.File{}); err != nil || got.DownloadDir != "d" {
+		t.Errorf("%q, %v", got.DownloadDir, err)
+	}
+	if _, err := imports([]string{"--dir", "a", "--download-dir", "b"}, nil, config.File{}); err == nil || !strings.Contains(err.Error(), "leave one out") {
+		t.Errorf("both directories: %v", err)
 	}
 }
 
@@ -223,5 +264,61 @@ func TestTheHelpNamesEveryFlag(t *testing.T) {
 		fs := flagSet()
 		bind(fs)
 		golden.Compare(t, name+"-flags.txt", fs.FlagUsagesWrapped(100))
+	}
+}
+
+func TestRequireTLS_FlagBeatsFile(t *testing.T) {
+	yes, no := true, false
+	for _, c := range []struct {
+		args []string
+		file *bool
+		want *bool
+	}{
+		{nil, nil, nil},
+		{nil, &yes, &yes},
+		{nil, &no, &no},
+		{[]string{"--require-tls"}, nil, &yes},
+		{[]string{"--require-tls"}, &no, &yes},
+		{[]string{"--require-tls=false"}, &yes, &no},
+	} {
+		fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+		flags := config.BindAPIURL(fs)
+		if err := fs.Parse(c.args); err != nil {
+			t.Fatal(err)
+		}
+		got, err := flags.Resolve(func(string) (string, bool) { return "", false }, config.File{RequireTLS: c.file})
+		if diff := cmp.Diff(c.want, got.RequireTLS); err != nil || diff != "" {
+			t.Errorf("%v: %v\n%s", c.args, err, diff)
+		}
+	}
+}
+
+// TestHeal is taken from the flags, else from the file.
+func TestHeal(t *testing.T) {
+	no, yes := false, true
+	type values struct {
+		Heal     config.Heal
+		Backfill bool
+	}
+	for name, c := range map[string]struct {
+		args []string
+		file config.File
+		want values
+	}{
+		"neither":          {nil, config.File{}, values{config.HealTables, true}},
+		"file":             {nil, config.File{Heal: config.HealOff, BackfillNewTables: &no}, values{config.HealOff, false}},
+		"flags, not file":  {[]string{"--heal", "tables", "--backfill-new-tables"}, config.File{Heal: config.HealOff, BackfillNewTables: &no}, values{config.HealTables, true}},
+		"flags, other way": {[]string{"--heal=off", "--backfill-new-tables=false"}, config.File{Heal: config.HealAll, BackfillNewTables: &yes}, values{config.HealOff, false}},
+	} {
+		s, err := server(c.args, nil, c.file)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if diff := cmp.Diff(c.want, values{s.Heal, s.BackfillNewTables}); diff != "" {
+			t.Error(name, diff)
+		}
+	}
+	if _, err := server([]string{"--heal", "some"}, nil, config.File{}); err == nil || err.Error() != `--heal: want "tables", "all" or "off"` {
+		t.Errorf("the error is %v", err)
 	}
 }

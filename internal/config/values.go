@@ -35,6 +35,15 @@ func try[In, Out any](p *problems, name string, in In, parse func(In) (Out, erro
 	return out
 }
 
+// checkGiven refuses a flag that was given with an empty value: a variable of a script
+// that is not set must not mean everything, or the default.
+func checkGiven(fs *pflag.FlagSet, name string, empty bool) error {
+	if !empty || !fs.Changed(name) {
+		return nil
+	}
+	return errors.New("its value is empty; leave the flag out, if that is meant")
+}
+
 func checkRange(n, least, most int) error {
 	if n < least || n > most {
 		return fmt.Errorf("want a number from %d to %d", least, most)

@@ -35,8 +35,8 @@ type Entry struct {
 	Table      string    `json:"table,omitempty"`     // "" where the event could not be decoded
 	Operation  string    `json:"operation,omitempty"` // likewise
 	EventID    string    `json:"eventId,omitempty"`
-	Key        string    `json:"key,omitempty"` // hash of the row's key; "" where it could not be found
-	Stage      string    `json:"stage"`         // what rejected it: decode, schema, apply
+	Keys       []string  `json:"keys"`  // change.LetterKeys; none if it may concern any row of the table
+	Stage      string    `json:"stage"` // what rejected it: decode, schema, apply
 	Reason     string    `json:"reason"`
 	Time       time.Time `json:"time"` // of the rejection
 	Encoding   string    `json:"encoding,omitempty"`
@@ -62,22 +62,35 @@ type Queue struct {
 
 	live atomic.Int64 // len(rows), read without the lock
 	mu   sync.Mutex
-	// Of the entries that are not superseded: the row each concerns, and the
+	// Of the entries that are not superseded: the rows each may concern, and the
 	// entries of each row.
-	rows    map[string]row
+	rows    map[string][]row
 	entries map[row]map[string]cdc.Position
 }
 
-// row is what an entry concerns; the key is "" where it is not known, and so is
+// row is what an entry may concern; the key is "" if it is not known, and so is
 // the table.
 type row struct{ table, key string }
+
+// rowsOf returns the rows of a table that have the given keys; if there are none,
+// any row.
+func rowsOf(table string, keys []string) []row {
+	if len(keys) == 0 {
+		return []row{{table: table}}
+	}
+	rows := make([]row, len(keys))
+	for i, key := range keys {
+		rows[i] = row{table, key}
+	}
+	return rows
+}
 
 // Open opens the queue in dir, which it makes where it is missing.
 func Open(dir string) (*Queue, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the dead-letter queue: %w", err)
 	}
-	q := &Queue{dir: dir, rows: make(map[string]row), entries: make(map[row]map[string]cdc.Position)}
+	q := &Queue{dir: dir, rows: make(map[string][]row), entries: make(map[row]map[string]cdc.Position)}
 	for e, err := range q.List(Filter{}) {
 		if err != nil {
 			return nil, err
@@ -92,25 +105,25 @@ func Open(dir string) (*Queue, error) {
 // enter records that e waits. The lock is held.
 func (q *Queue) enter(e *Entry) {
 	q.leave(e.ID)
-	r := row{e.Table, e.Key}
-	q.rows[e.ID] = r
-	if q.entries[r] == nil {
-		q.entries[r] = make(map[string]cdc.Position)
+	rows := rowsOf(e.Table, e.Keys)
+	q.rows[e.ID] = rows
+	for _, r := range rows {
+		if q.entries[r] == nil {
+			q.entries[r] = make(map[string]cdc.Position)
+		}
+		q.entries[r][e.ID] = e.Position()
 	}
-	q.entries[r][e.ID] = e.Position()
 	q.live.Store(int64(len(q.rows)))
 }
 
 // leave records that the entry waits no more. The lock is held.
 func (q *Queue) leave(id string) {
-	r, ok := q.rows[id]
-	if !ok {
-		return
+	for _, r := range q.rows[id] {
+		if delete(q.entries[r], id); len(q.entries[r]) == 0 {
+			delete(q.entries, r)
+		}
 	}
 	delete(q.rows, id)
-	if delete(q.entries[r], id); len(q.entries[r]) == 0 {
-		delete(q.entries, r)
-	}
 	q.live.Store(int64(len(q.rows)))
 }
 
@@ -135,6 +148,9 @@ func idOf(p cdc.Position) string { return fmt.Sprintf("%020d-%019d", p.Sequence,
 // same position is replaced.
 func (q *Queue) Put(e Entry) error {
 	e.ID, e.Size = idOf(e.Position()), len(e.Payload)
+	if e.Keys == nil {
+		e.Keys = []string{} // they are known to be none
+	}
 	if err := q.write(&e); err != nil {
 		return fmt.Errorf("write to the dead-letter queue: %w", err)
 	}
@@ -151,34 +167,45 @@ func (q *Queue) Put(e Entry) error {
 // superseded ones left out.
 func (q *Queue) Len() int { return int(q.live.Load()) }
 
-// Supersede marks, durably, the entries that a change at p of the row with the
-// given table and key makes obsolete: those of the same row and of earlier
-// positions. An entry whose row is not known stands for every row of its
-// table, and one whose table is not known for every table. It costs nothing
-// while the queue is empty.
-func (q *Queue) Supersede(table, key string, p cdc.Position) error {
+// Supersede marks, durably, the entries that a change at p of the rows with the
+// given keys makes obsolete: those that may concern one of the rows, of earlier
+// positions. An entry without keys stands for every row of its table, and one whose
+// table is not known for every table. It costs nothing while the queue is empty.
+func (q *Queue) Supersede(table string, keys []string, p cdc.Position) error {
 	if q.Len() == 0 {
 		return nil
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var changed bool
-	for _, r := range []row{{table, key}, {table, ""}, {"", ""}} {
+	for _, r := range append(rowsOf(table, keys), row{table: table}, row{}) {
 		for id, position := range q.entries[r] {
 			if !older(position, p) {
 				continue
 			}
-			// Another process may have dropped it.
-			if err := os.Rename(q.path(id, waiting), q.path(id, superseded)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("mark an entry of the dead-letter queue as superseded: %w", err)
+			if err := q.mark(id); err != nil {
+				return err
 			}
-			q.leave(id)
 			changed = true
 		}
 	}
 	if !changed {
 		return nil
 	}
+	return q.sync()
+}
+
+// mark renames an entry's file, so that it is superseded. The lock is held.
+func (q *Queue) mark(id string) error {
+	// Another process may have dropped it.
+	if err := os.Rename(q.path(id, waiting), q.path(id, superseded)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("mark an entry of the dead-letter queue as superseded: %w", err)
+	}
+	q.leave(id)
+	return nil
+}
+
+func (q *Queue) sync() error {
 	if err := durable.SyncDir(q.dir); err != nil {
 		return fmt.Errorf("mark an entry of the dead-letter queue as superseded: %w", err)
 	}

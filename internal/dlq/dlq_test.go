@@ -1,6 +1,8 @@
 package dlq_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
@@ -26,10 +29,13 @@ func open(t *testing.T, dir string) *dlq.Queue {
 	return q
 }
 
-func entry(n uint64, table, key string) dlq.Entry {
+func entry(n uint64, table string, keys ...string) dlq.Entry {
+	if keys == nil {
+		keys = []string{}
+	}
 	return dlq.Entry{
 		Sequence: n, Stored: int64(n) * 10, Subject: "dbchange." + table + ".UPDATE.c.l.PUBLIC.x", Table: table, Operation: "UPDATE",
-		EventID: fmt.Sprint("event", n), Key: key, Stage: "apply", Reason: "value out of range",
+		EventID: fmt.Sprint("event", n), Keys: keys, Stage: "apply", Reason: "value out of range",
 		Time: time.Unix(int64(n), 0).UTC(), Payload: []byte(fmt.Sprintf(`{"n":%d}`, n)),
 	}
 }
@@ -117,7 +123,7 @@ func TestAnEventThatIsRejectedTwiceIsKeptOnce(t *testing.T) {
 		t.Errorf("%+v, %v", e, err)
 	}
 	// Nor does the old one stay superseded: what superseded it comes again too.
-	if err := q.Supersede("order", "k", cdc.Position{Sequence: 2, Stored: 20}); err != nil {
+	if err := q.Supersede("order", []string{"k"}, cdc.Position{Sequence: 2, Stored: 20}); err != nil {
 		t.Fatal(err)
 	}
 	put(t, q, again)
@@ -129,7 +135,7 @@ func TestEntriesAreListedInStreamOrderAndFiltered(t *testing.T) {
 	other := entry(9, "customer", "k")
 	other.Operation, other.Stage = "DELETE", "decode"
 	put(t, q, entry(100, "order", "a"), entry(20, "order", "b"), entry(3, "order", "c"), other)
-	if err := q.Supersede("order", "c", cdc.Position{Sequence: 4, Stored: 40}); err != nil {
+	if err := q.Supersede("order", []string{"c"}, cdc.Position{Sequence: 4, Stored: 40}); err != nil {
 		t.Fatal(err)
 	}
 	equal(t, 3, q.Len())
@@ -168,10 +174,10 @@ func TestShowWantsOneEntry(t *testing.T) {
 func TestSupersedeMarksOlderEntriesOfTheRow(t *testing.T) {
 	dir := t.TempDir()
 	q := open(t, dir)
-	put(t, q, entry(1, "order", "a"), entry(2, "order", "b"), entry(3, "customer", "a"), entry(4, "order", ""), entry(5, "", ""), entry(6, "order", "a"))
+	put(t, q, entry(1, "order", "a"), entry(2, "order", "b"), entry(3, "customer", "a"), entry(4, "order"), entry(5, ""), entry(6, "order", "a"))
 	mark := func(table, key string, sequence uint64, stored int64) {
 		t.Helper()
-		if err := q.Supersede(table, key, cdc.Position{Sequence: sequence, Stored: stored}); err != nil {
+		if err := q.Supersede(table, []string{key}, cdc.Position{Sequence: sequence, Stored: stored}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -193,7 +199,7 @@ func TestSupersedeMarksOlderEntriesOfTheRow(t *testing.T) {
 func TestDropRemovesWhatIsChosen(t *testing.T) {
 	q := open(t, t.TempDir())
 	put(t, q, entry(1, "order", "a"), entry(2, "customer", "b"), entry(3, "order", "c"))
-	if err := q.Supersede("order", "a", cdc.Position{Sequence: 2, Stored: 20}); err != nil {
+	if err := q.Supersede("order", []string{"a"}, cdc.Position{Sequence: 2, Stored: 20}); err != nil {
 		t.Fatal(err)
 	}
 	n, err := q.Drop(dlq.Filter{Table: "order"})
@@ -207,7 +213,7 @@ func TestDropRemovesWhatIsChosen(t *testing.T) {
 func TestReplayAppliesInOrderAndRemoves(t *testing.T) {
 	q := open(t, t.TempDir())
 	put(t, q, entry(3, "order", "c"), entry(1, "order", "a"), entry(2, "order", "b"), entry(4, "order", "d"))
-	if err := q.Supersede("order", "b", cdc.Position{Sequence: 9, Stored: 90}); err != nil {
+	if err := q.Supersede("order", []string{"b"}, cdc.Position{Sequence: 9, Stored: 90}); err != nil {
 		t.Fatal(err)
 	}
 	var got []string
@@ -327,9 +333,108 @@ func TestAnotherProcessMayDropMeanwhile(t *testing.T) {
 	if _, err := open(t, dir).Drop(dlq.Filter{IDs: []string{"00000000000000000001"}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := server.Supersede("order", "a", cdc.Position{Sequence: 3, Stored: 30}); err != nil {
+	if err := server.Supersede("order", []string{"a"}, cdc.Position{Sequence: 3, Stored: 30}); err != nil {
 		t.Fatal(err)
 	}
 	equal(t, []int{-2}, list(t, server, dlq.Filter{}))
 	equal(t, 0, server.Len())
+}
+
+// writeOld writes an entry as versions did that knew one key, of another form.
+func writeOld(t *testing.T, dir string, n uint64, stage, key, encoding string, payload []byte) {
+	t.Helper()
+	header := fmt.Sprintf(`{"sequence":%d,"stored":%d,"subject":"dbchange.order.UPDATE.c.l.PUBLIC.x","table":"order","operation":"UPDATE","eventId":"e","key":%q,"stage":%q,"reason":"no","time":"2026-01-02T03:04:05Z","encoding":%q,"size":%d}`,
+		n, n*10, key, stage, encoding, len(payload))
+	name := fmt.Sprintf("%020d-%019d.event", n, n*10)
+	if err := os.WriteFile(filepath.Join(dir, name), append([]byte(header+"\n"), payload...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// files returns the contents of a directory's files by name.
+func files(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	all := make(map[string]string)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[e.Name()] = string(text)
+	}
+	return all
+}
+
+func orderUpdate(id string) []byte {
+	return []byte(fmt.Sprintf(`{"operation":"UPDATE","id":"e","table":"order","key":[%q],"modelVersion":"v9","after":{"id":%q}}`, id, id))
+}
+
+func TestOpen_FindsTheKeysOfEntriesThatOlderVersionsWrote(t *testing.T) {
+	dir := t.TempDir()
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	_, _ = z.Write(orderUpdate("2")) // into memory
+	_ = z.Close()
+	writeOld(t, dir, 1, "schema", "3f1c", "", orderUpdate("1"))
+	writeOld(t, dir, 2, "decode", "", "gzip/json", zipped.Bytes())
+	writeOld(t, dir, 3, "apply", "77aa", "", orderUpdate("3"))
+	writeOld(t, dir, 4, "decode", "", "", []byte("nonsense"))
+	writeOld(t, dir, 5, "schema", "3f1c", "", orderUpdate("5"))
+	before := files(t, dir)
+
+	open(t, dir)
+	q := open(t, dir)
+	if diff := cmp.Diff(before, files(t, dir)); diff != "" {
+		t.Errorf("opening changed files: %s", diff)
+	}
+	supersede := func(id string, sequence uint64) {
+		t.Helper()
+		var e cdc.Event
+		if err := cdc.NewDecoder().Decode(&e, orderUpdate(id), ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := q.Supersede("order", change.RowKeys(&e, change.Effect{}), cdc.Position{Sequence: sequence, Stored: int64(sequence) * 10}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	supersede("other", 3)
+	equal(t, []int{1, 2, 3, 4, 5}, list(t, q, dlq.Filter{}))
+	supersede("1", 10) // and what may be of any row
+	equal(t, []int{-1, 2, 3, -4, 5}, list(t, q, dlq.Filter{}))
+	supersede("2", 11)
+	supersede("3", 12)
+	equal(t, []int{-1, -2, -3, -4, 5}, list(t, q, dlq.Filter{}))
+	q = open(t, dir)
+	equal(t, 1, q.Len())
+	done, err := q.Replay(t.Context(), dlq.Filter{}, false, func(context.Context, dlq.Entry) error { return fault.Mark(fault.Poison, errors.New("again")) })
+	equal(t, dlq.Replayed{Superseded: 4, Rejected: 1}, done)
+	if err != nil {
+		t.Error(err)
+	}
+	q = open(t, dir) // which has the entry as this version writes it
+	supersede("5", 13)
+	equal(t, 0, q.Len())
+}
+
+func TestReplay_KeepsWhatTheDestinationHasNewer(t *testing.T) {
+	dir := t.TempDir()
+	q := open(t, dir)
+	put(t, q, entry(1, "order", "a"), entry(2, "order", "b"))
+	newer := func(_ context.Context, e dlq.Entry) error {
+		if e.Sequence == 1 {
+			return fmt.Errorf("order: %w", dlq.ErrSuperseded)
+		}
+		return nil
+	}
+	done, err := q.Replay(t.Context(), dlq.Filter{}, false, newer)
+	equal(t, dlq.Replayed{Applied: 1, Superseded: 1}, done)
+	if err != nil {
+		t.Error(err)
+	}
+	equal(t, []int{-1}, list(t, q, dlq.Filter{}))
+	equal(t, 0, q.Len())
 }

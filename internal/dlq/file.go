@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
@@ -41,7 +43,7 @@ func damaged(name string) Entry {
 	return e
 }
 
-// read reads the file called name, its payload only where asked to.
+// read reads the file called name, its payload only if asked to.
 func (q *Queue) read(name string, payload bool) (Entry, error) {
 	f, err := os.Open(filepath.Join(q.dir, name))
 	if err != nil {
@@ -59,10 +61,28 @@ func (q *Queue) read(name string, payload bool) (Entry, error) {
 	}
 	e.ID, e.Superseded = strings.CutSuffix(name, superseded)
 	e.ID = strings.TrimSuffix(e.ID, waiting)
-	if payload {
-		if e.Payload, err = io.ReadAll(r); err != nil {
-			return Entry{}, err
-		}
+	if !payload && e.Keys != nil {
+		return e, nil
+	}
+	if e.Payload, err = io.ReadAll(r); err != nil {
+		return Entry{}, err
+	}
+	if e.Keys == nil {
+		e.Keys = keysOf(&e)
+	}
+	if !payload {
+		e.Payload = nil
 	}
 	return e, nil
+}
+
+// keysOf returns the keys of an entry whose file does not tell them, as those that
+// earlier versions wrote do not. Their "key" is of another form, which does not
+// compare with the keys of changes that are applied.
+func keysOf(e *Entry) []string {
+	var event cdc.Event
+	if e.Stage == stageDamaged || cdc.NewDecoder().Decode(&event, e.Payload, e.Encoding) != nil {
+		return []string{}
+	}
+	return append([]string{}, change.LetterKeys(&event, change.Effect{})...)
 }

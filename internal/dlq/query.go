@@ -124,9 +124,14 @@ type Replayed struct {
 	Rejected   int // left, because they were rejected again
 }
 
+// ErrSuperseded says that an entry must not be applied, because the destination
+// holds a newer state of its row.
+var ErrSuperseded = errors.New("the destination holds a newer state of the row")
+
 // Replay calls apply with each entry that f chooses, in stream order and with
 // its payload. An entry that apply takes is removed. One that it rejects as
-// poison stays, with the new reason. Any other error ends the replay.
+// poison stays, with the new reason, and so does one for which it returns
+// ErrSuperseded. Any other error ends the replay.
 // Superseded entries are passed over, unless force is set: applying them would
 // put an old row over a newer one.
 //
@@ -153,6 +158,9 @@ func (q *Queue) Replay(ctx context.Context, f Filter, force bool, apply func(ctx
 		case err == nil:
 			done.Applied++
 			err = q.applied(&e)
+		case errors.Is(err, ErrSuperseded):
+			done.Superseded++
+			err = q.superseded(&e)
 		case fault.Of(err) == fault.Poison:
 			done.Rejected++
 			err = q.rejectedAgain(&e, err)
@@ -169,10 +177,20 @@ func (q *Queue) applied(e *Entry) error {
 	if err := q.remove(e); err != nil {
 		return err
 	}
-	if e.Table == "" || e.Key == "" {
+	if e.Table == "" || len(e.Keys) == 0 {
 		return nil
 	}
-	return q.Supersede(e.Table, e.Key, e.Position())
+	return q.Supersede(e.Table, e.Keys, e.Position())
+}
+
+// superseded keeps e from being replayed later.
+func (q *Queue) superseded(e *Entry) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if err := q.mark(e.ID); err != nil {
+		return err
+	}
+	return q.sync()
 }
 
 func (q *Queue) rejectedAgain(e *Entry, reason error) error {

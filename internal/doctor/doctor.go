@@ -22,6 +22,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/hq"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/telemetry"
+	"github.com/shopmonkeyus/eds/internal/tlshosts"
 )
 
 // Result is the outcome of a check.
@@ -50,8 +52,9 @@ type Config struct {
 	Lookup  sink.Lookup
 	Logger  *slog.Logger
 	// Running says that a server uses the data directory and holds a session,
-	// which another one would end.
-	Running bool
+	// which another one would end; Warnings are its own.
+	Running  bool
+	Warnings []telemetry.Reason
 	// Problem is what is wrong with the configuration; nil: nothing.
 	Problem error
 }
@@ -72,16 +75,25 @@ type doctor struct {
 	Config
 	report func(Check)
 
-	key     hq.Key
-	client  *hq.Client // nil until there is a key
-	apiURL  string
-	reached bool // HQ has answered
+	key      hq.Key
+	client   *hq.Client // nil until there is a key
+	security *hq.Security
+	insecure map[string]string // warnings about connections, by what they lead to
+	apiURL   string
+	reached  bool // HQ has answered
 }
 
 // Run makes every check, in the order in which they build on each other, and
-// reports each when it is made. It leaves nothing behind.
+// reports each when it is made. It leaves nothing behind, but remembers which hosts
+// use TLS, as the server does.
 func Run(ctx context.Context, c Config, report func(Check)) {
-	d := &doctor{Config: c, report: report}
+	d := &doctor{Config: c, report: report, insecure: make(map[string]string)}
+	for _, w := range c.Warnings {
+		d.insecure[w.Condition] = w.Message
+	}
+	d.security = &hq.Security{
+		Require: c.Options.RequireTLS, Hosts: tlshosts.In(c.Options.DataDir), Warn: func(peer, warning string) { d.insecure[peer] = warning },
+	}
 	d.dataDirectory()
 	d.disk(ctx)
 	d.configuration()
@@ -174,7 +186,7 @@ func (d *doctor) apiKey() {
 		return
 	}
 	d.key = key
-	d.client = hq.New(hq.Options{BaseURL: d.apiURL, Key: key, Version: d.Build.Version, Logger: d.Logger, Patience: patience / 3})
+	d.client = hq.New(hq.Options{BaseURL: d.apiURL, Key: key, Version: d.Build.Version, Logger: d.Logger, Patience: patience / 3, Security: d.security})
 	switch end := key.Expiry(); {
 	case end.IsZero():
 		d.say(name, OK, "it does not expire", "")
@@ -199,8 +211,12 @@ func (d *doctor) api(ctx context.Context) {
 	var malformed *schema.MalformedError
 	d.reached = err == nil || errors.As(err, &malformed)
 	switch {
+	case d.reached && d.insecure["hq"] != "":
+		d.say(name, Warning, d.apiURL+" answers and accepts the key; "+d.insecure["hq"], encrypt)
 	case d.reached:
 		d.say(name, OK, d.apiURL+" answers and accepts the key", "")
+	case errors.As(err, new(*hq.InsecureError)):
+		d.say(name, Failed, err.Error(), encrypt)
 	case errors.As(err, new(*hq.Unauthorized)):
 		d.say(name, Failed, err.Error(), "run: eds enroll CODE, with a new code of HQ")
 	default:
@@ -240,6 +256,9 @@ func (d *doctor) clock() {
 func (d *doctor) nats(ctx context.Context) {
 	const name = "NATS"
 	switch {
+	case d.Running && d.insecure["nats"] != "":
+		d.say(name, Warning, "of the server that runs: "+d.insecure["nats"], encrypt)
+		return
 	case d.Running:
 		d.say(name, Skipped, "the server that runs holds the session", "see: eds status")
 		return
@@ -266,19 +285,30 @@ func (d *doctor) nats(ctx context.Context) {
 		}
 	}()
 	servers := hq.Servers(strings.Join(d.Options.Servers, ","), d.apiURL)
-	conn, err := nats.Connect(servers, session.Credential.Option(), nats.Timeout(patience/3), nats.Name("eds doctor"))
+	conn, err := hq.Connect(servers, session.Credential, d.security, nats.Name("eds doctor"))
 	if err != nil {
-		d.say(name, Failed, fmt.Sprintf("connect to %s: %v", servers, err), "check that a firewall lets this machine reach it")
+		do := "check that a firewall lets this machine reach it"
+		if errors.As(err, new(*hq.InsecureError)) {
+			do = encrypt
+		}
+		d.say(name, Failed, fmt.Sprintf("connect to %s: %v", hq.Redacted(servers), err), do)
 		return
 	}
 	defer conn.Close()
-	companies := len(session.Credential.CompanyIDs())
-	if companies == 0 {
-		d.say(name, Failed, conn.ConnectedUrlRedacted()+" accepts the credential, which names no company", "ask HQ for access to one")
-		return
+	server, companies := hq.Redacted(conn.ConnectedUrl()), len(session.Credential.CompanyIDs())
+	accepts := fmt.Sprintf("%s accepts the credential, for %d companies", server, companies)
+	switch warning := d.insecure["nats"]; {
+	case companies == 0:
+		d.say(name, Failed, server+" accepts the credential, which names no company", "ask HQ for access to one")
+	case warning != "":
+		d.say(name, Warning, accepts+"; "+warning, encrypt)
+	default:
+		d.say(name, OK, accepts, "")
 	}
-	d.say(name, OK, fmt.Sprintf("%s accepts the credential, for %d companies", conn.ConnectedUrlRedacted(), companies), "")
 }
+
+// encrypt is what to do about a connection that does not use TLS.
+const encrypt = "have its owner set up TLS, then write require_tls = true into config.toml, so that it stays"
 
 // destination opens the destination, and has it make, write and drop a table.
 func (d *doctor) destination(ctx context.Context) {

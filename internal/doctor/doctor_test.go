@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/doctor"
 	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
 // TestEachFailureIsNamedWithWhatToDo breaks one thing after the other.
@@ -53,21 +55,29 @@ func TestEachFailureIsNamedWithWhatToDo(t *testing.T) {
 		results[name] = r
 		return results
 	}
+	// An address that is none of this machine by its looks, but leads to it.
+	elsewhere := func(url string) string { return strings.Replace(url, "127.0.0.1", "0.0.0.0", 1) }
 	for name, c := range map[string]struct {
 		change func(*doctor.Config)
 		before func()
 		want   map[string]doctor.Result // but for those that are ok
 	}{
-		"nothing":             {},
-		"a running server":    {change: func(c *doctor.Config) { c.Running = true }, want: skipped("NATS")},
-		"the data directory":  {change: func(c *doctor.Config) { c.Options.DataDir = filepath.Join(blocked, "x") }, want: map[string]doctor.Result{"data directory": doctor.Failed, "disk": doctor.Warning, "configuration": doctor.Failed}},
-		"the configuration":   {change: func(c *doctor.Config) { c.Problem = os.ErrInvalid }, want: map[string]doctor.Result{"configuration": doctor.Failed}},
-		"no key":              {change: func(c *doctor.Config) { c.Options.APIKey = config.Secret{} }, want: with(skipped("HQ", "schema", "clock", "NATS"), "api key", doctor.Failed)},
-		"a key that ends":     {change: func(c *doctor.Config) { c.Options.APIKey = key(localhq.KeyOptions{Life: time.Hour}) }, want: map[string]doctor.Result{"api key": doctor.Warning}},
-		"a key that ended":    {change: func(c *doctor.Config) { c.Options.APIKey = key(localhq.KeyOptions{Life: -time.Hour}) }, want: with(skipped("HQ", "schema", "clock", "NATS"), "api key", doctor.Failed)},
-		"HQ":                  {before: refuse("/v3/schema", http.StatusUnauthorized), want: with(skipped("schema", "clock", "NATS"), "HQ", doctor.Failed)},
-		"another server":      {before: refuse("/v3/eds/internal", http.StatusConflict), want: map[string]doctor.Result{"NATS": doctor.Warning}},
-		"NATS":                {change: func(c *doctor.Config) { c.Options.Servers = []string{"nats://127.0.0.1:1"} }, want: map[string]doctor.Result{"NATS": doctor.Failed}},
+		"nothing":            {},
+		"a running server":   {change: func(c *doctor.Config) { c.Running = true }, want: skipped("NATS")},
+		"the data directory": {change: func(c *doctor.Config) { c.Options.DataDir = filepath.Join(blocked, "x") }, want: map[string]doctor.Result{"data directory": doctor.Failed, "disk": doctor.Warning, "configuration": doctor.Failed}},
+		"the configuration":  {change: func(c *doctor.Config) { c.Problem = os.ErrInvalid }, want: map[string]doctor.Result{"configuration": doctor.Failed}},
+		"no key":             {change: func(c *doctor.Config) { c.Options.APIKey = config.Secret{} }, want: with(skipped("HQ", "schema", "clock", "NATS"), "api key", doctor.Failed)},
+		"a key that ends":    {change: func(c *doctor.Config) { c.Options.APIKey = key(localhq.KeyOptions{Life: time.Hour}) }, want: map[string]doctor.Result{"api key": doctor.Warning}},
+		"a key that ended":   {change: func(c *doctor.Config) { c.Options.APIKey = key(localhq.KeyOptions{Life: -time.Hour}) }, want: with(skipped("HQ", "schema", "clock", "NATS"), "api key", doctor.Failed)},
+		"HQ":                 {before: refuse("/v3/schema", http.StatusUnauthorized), want: with(skipped("schema", "clock", "NATS"), "HQ", doctor.Failed)},
+		"another server":     {before: refuse("/v3/eds/internal", http.StatusConflict), want: map[string]doctor.Result{"NATS": doctor.Warning}},
+		"NATS":               {change: func(c *doctor.Config) { c.Options.Servers = []string{"nats://127.0.0.1:1"} }, want: map[string]doctor.Result{"NATS": doctor.Failed}},
+		"NATS without TLS":   {change: func(c *doctor.Config) { c.Options.Servers = []string{elsewhere(h.NATSURL())} }, want: map[string]doctor.Result{"NATS": doctor.Warning}},
+		"HQ without TLS":     {change: func(c *doctor.Config) { c.Options.APIURL = elsewhere(h.APIURL()) }, want: map[string]doctor.Result{"HQ": doctor.Warning}},
+		"TLS is required":    {change: func(c *doctor.Config) { yes := true; c.Options.RequireTLS = &yes }, want: with(skipped("schema", "clock", "NATS"), "HQ", doctor.Failed)},
+		"a running server without TLS": {change: func(c *doctor.Config) {
+			c.Running, c.Warnings = true, []telemetry.Reason{{Condition: "nats", Message: "it is not encrypted"}}
+		}, want: map[string]doctor.Result{"NATS": doctor.Warning}},
 		"no destination":      {change: func(c *doctor.Config) { c.Options.URL = config.Secret{} }, want: map[string]doctor.Result{"destination": doctor.Failed}},
 		"a wrong destination": {change: func(c *doctor.Config) { c.Options.URL = config.NewSecret("sqlite://" + blocked + "/x.db") }, want: map[string]doctor.Result{"destination": doctor.Failed}},
 	} {

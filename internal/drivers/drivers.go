@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -22,6 +23,8 @@ var builtin []sink.Driver
 func All() []sink.Driver {
 	return slices.SortedFunc(slices.Values(builtin), func(a, b sink.Driver) int { return cmp.Compare(a.Name, b.Name) })
 }
+
+var scheme = regexp.MustCompile(`^[a-z][a-z0-9+.-]{0,31}$`)
 
 // Find returns the driver of the given name or URL scheme.
 func Find(name string) (sink.Driver, error) {
@@ -40,6 +43,9 @@ func Find(name string) (sink.Driver, error) {
 	if best := sink.Nearest(name, known); best != "" {
 		hint = fmt.Sprintf("did you mean %q?", best)
 	}
+	if !scheme.MatchString(name) { // a whole URL, say
+		return sink.Driver{}, fault.Mark(fault.Fatal, errors.New("no driver has such a name; "+hint))
+	}
 	return sink.Driver{}, fault.Mark(fault.Fatal, fmt.Errorf("no driver for the scheme %q; %s", name, hint))
 }
 
@@ -51,6 +57,15 @@ func Parse(raw string, lookup sink.Lookup) (sink.Driver, *url.URL, error) {
 	}
 	d, err := Find(target.Scheme)
 	return d, target, err
+}
+
+// Identity returns the identity of the destination that raw names, masked or not.
+func Identity(raw string, lookup sink.Lookup) (string, error) {
+	d, target, err := Parse(raw, lookup)
+	if err != nil {
+		return "", err
+	}
+	return d.Identity(target), nil
 }
 
 // Open connects to the destination that raw names.

@@ -160,6 +160,8 @@ func TestPathTemplates(t *testing.T) {
 		`{{range .diff}}{{.}}+{{$.table}}{{end}}/{{.timestamp}}.{{.imported}}`:     "status+order/1712345678901.false",
 		`a b/é:x/{{printf "%q" .table}}`:                                           `a b/é%3Ax/%22order%22`,
 		`./{{"../.."}}/{{"CON"}}.txt`:                                              "%2E/%2E%2E/%2E%2E/%43ON.txt",
+		`_eds/{{.id}}`:                                                             "%5Feds/6f1c7a55-3f0e-4b9e-9d25-0e7f5f9f0a11",
+		`/{{"_Ed"}}s/_eds/{{.operation}}_eds`:                                      "%5FEds/%5Feds/UPDATE_eds",
 	} {
 		p, err := encode.ParsePath(text)
 		if err != nil {
@@ -178,15 +180,15 @@ func TestPathTemplates(t *testing.T) {
 
 func TestPathTemplatesThatCanNotWorkAreErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		`{{.tabel}}/{{.id}}`:                       `no field "tabel"`,
-		`{{if .x}}{{end}}`:                         `no field "x"`,
-		`{{range .key}}{{$.nope}}{{.fine}}{{end}}`: `no field "nope"`,
+		`{{.tabel}}/{{.id}}`:                       `did you mean "table"?`,
+		`{{if .x}}{{end}}`:                         "a field that no change has; fields are after, before, ",
+		`{{range .key}}{{$.nope}}{{.fine}}{{end}}`: "a field that no change has",
 		`{{.id`:                     "path:1: unclosed action",
 		`../{{.id}}`:                "leads out",
 		`{{.table}}/../{{.id}}`:     "leads out",
-		`{{nofunc .id}}`:            `function "nofunc" not defined`,
-		`{{template "other" .bad}}`: `no field "bad"`,
-		`{{(index .key 0).x}}{{with .id}}{{end}}{{.y}}`: `no field "y"`,
+		`{{nofunc .id}}`:            `path:1: function "..." not defined`,
+		`{{template "other" .bad}}`: "a field that no change has",
+		`{{(index .key 0).x}}{{with .id}}{{end}}{{.y}}`: "a field that no change has",
 	} {
 		_, err := encode.ParsePath(text)
 		if err == nil || !strings.Contains(err.Error(), want) {

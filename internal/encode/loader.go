@@ -49,7 +49,7 @@ type Origin struct {
 }
 
 // BeginLoad begins the load of one table.
-func (l *Loader) BeginLoad(ctx context.Context, job string, t *schema.Table, _ sink.LoadMode) (sink.Load, error) {
+func (l *Loader) BeginLoad(ctx context.Context, job string, t *schema.Table, _ sink.LoadMode, _ sink.Scope) (sink.Load, error) {
 	load := &load{loader: l, job: job, table: t, loaded: make(map[string]bool)}
 	if l.Journal == nil {
 		return load, nil
@@ -128,7 +128,7 @@ func (l *load) apply(ctx context.Context, b *change.Batch, from *Origin) error {
 }
 
 // Finish has nothing to put in place.
-func (l *load) Finish(ctx context.Context) error { return l.Discard(ctx) }
+func (l *load) Finish(ctx context.Context) (int64, error) { return -1, l.Discard(ctx) }
 
 // Discard forgets the load; what it wrote stays, as a history does.
 func (l *load) Discard(ctx context.Context) error {

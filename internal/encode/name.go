@@ -47,7 +47,7 @@ func idSegment(id string) string {
 // Segment makes one element of a path out of any text: on any system a file
 // can have that name, which hides nowhere and leads nowhere else. Letters,
 // digits and _ - . @ + = , stay; any other byte, a dot at either end, and the
-// first letter of a name that Windows reserves become % and two hexadecimal
+// first letter of a name that Windows reserves, or eds, become % and two hexadecimal
 // digits. A result longer than limit, which is 60 at least, is cut, and ends in
 // %- and a hash. Different texts have different segments.
 func Segment(text string, limit int) string {
@@ -73,11 +73,14 @@ func cut(segment, text string, limit int) string {
 	return strings.ToValidUTF8(segment, "") + hash
 }
 
+// own is the directory of what eds keeps for itself among files and objects.
+const own = "_eds"
+
 // escape escapes the bytes that are not plain, a dot or blank at either end, and
-// the first letter of a reserved name.
+// the first letter of a reserved name, as that of eds's own directory is.
 func escape(text string, plain func(c byte) bool) string {
 	var b strings.Builder
-	reserved := reservedName(text)
+	reserved := reservedName(text) || strings.EqualFold(text, own)
 	for i := range len(text) {
 		c := text[i]
 		edge := (c == '.' || c == ' ') && (i == 0 || i == len(text)-1)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"text/template"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 // Path is a template of object names: a Go text/template over the members of a
@@ -46,18 +48,26 @@ var fields = map[string]func(e *cdc.Event) any{
 	"imported":      func(e *cdc.Event) any { return e.Imported },
 }
 
-// ParsePath parses a template. A field that no change has is an error. Whether
+// quoted is what errors of text/template quote of a template.
+var quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+
+// ParsePath parses a template. Errors quote nothing of it, as it may come from a URL. A field that no change has is an error. Whether
 // different changes get different paths is the user's choice: where they share
 // one, the last of them stays.
 func ParsePath(text string) (*Path, error) {
 	t, err := template.New("path").Option("missingkey=zero").Parse(strings.TrimLeft(text, "/"))
 	if err != nil {
-		return nil, fmt.Errorf("path template: %s", strings.TrimPrefix(err.Error(), "template: "))
+		return nil, fmt.Errorf("path template: %s", quoted.ReplaceAllString(strings.TrimPrefix(err.Error(), "template: "), `"..."`))
 	}
 	p := &Path{text: t}
 	for _, name := range fieldsOf(t.Root, true) {
 		if fields[name] == nil {
-			return nil, fmt.Errorf("path template: a change has no field %q; fields are %s", name, strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
+			all := slices.Sorted(maps.Keys(fields))
+			hint := "fields are " + strings.Join(all, ", ")
+			if best := sink.Nearest(name, all); best != "" {
+				hint = fmt.Sprintf("did you mean %q?", best)
+			}
+			return nil, errors.New("path template: it names a field that no change has; " + hint)
 		}
 		p.needsRow = p.needsRow || name == "before" || name == "after"
 	}

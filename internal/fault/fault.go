@@ -4,6 +4,8 @@ package fault
 import (
 	"errors"
 	"math/rand/v2"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -37,7 +39,7 @@ func (c Class) String() string {
 // Error carries a class, and possibly how long to wait, beside its cause.
 type Error struct {
 	Class      Class
-	RetryAfter time.Duration // transient errors: what the other side asked for, or 0
+	RetryAfter time.Duration // transient errors: the wait that the other side asked for, or 0; the function RetryAfter bounds it
 	Err        error
 }
 
@@ -61,11 +63,37 @@ func Of(err error) Class {
 	return Transient
 }
 
-// RetryAfter returns how long the other side asked to be left alone, or 0.
+// longestRetryAfter bounds how long another side may ask to be left alone.
+const longestRetryAfter = 10 * time.Minute
+
+// BoundRetryAfter limits a wait that another side asks for: 0 to 10 minutes.
+func BoundRetryAfter(d time.Duration) time.Duration { return min(max(0, d), longestRetryAfter) }
+
+// RetryAfter returns how long the other side asked to be left alone: 0 to 10
+// minutes, whatever it asked for.
 func RetryAfter(err error) time.Duration {
 	var e *Error
 	if errors.As(err, &e) {
-		return e.RetryAfter
+		return BoundRetryAfter(e.RetryAfter)
+	}
+	return 0
+}
+
+// ParseRetryAfter reads the value of the HTTP header Retry-After, seconds or a
+// date (RFC 9110 sections 10.2.3 and 5.6.7): 0 to 10 minutes, 0 if it is neither.
+func ParseRetryAfter(text string, now time.Time) time.Duration {
+	text = strings.TrimSpace(text)
+	if text != "" && strings.Trim(text, "0123456789") == "" {
+		seconds, err := strconv.ParseUint(text, 10, 64)
+		if err != nil || seconds > uint64(longestRetryAfter/time.Second) {
+			return longestRetryAfter
+		}
+		return time.Duration(seconds) * time.Second
+	}
+	for _, layout := range []string{"Mon, 02 Jan 2006 15:04:05 GMT", time.RFC850, time.ANSIC} {
+		if date, err := time.Parse(layout, text); err == nil {
+			return BoundRetryAfter(date.Sub(now))
+		}
 	}
 	return 0
 }

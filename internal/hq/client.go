@@ -5,6 +5,7 @@ package hq
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,6 +43,8 @@ type Options struct {
 	HTTP *http.Client
 	// Logger is told of each wait before another attempt.
 	Logger *slog.Logger
+	// Security decides whether HQ may be reached without TLS; nil: the zero one.
+	Security *Security
 	// Patience bounds how long a call is tried, from its first attempt to the
 	// beginning of its last; 0 means 30 s.
 	Patience time.Duration
@@ -58,17 +61,21 @@ type Client struct {
 	patience time.Duration // negative: as long as the context lasts
 	waits    func(error)   // told before each wait
 	skew     *atomic.Int64 // how far HQ's clock is behind ours, nanoseconds
+	security *Security
 }
 
 // New returns a client. Calls give up after Options.Patience.
 func New(o Options) *Client {
 	c := &Client{
 		base: o.BaseURL, key: o.Key, agent: "Shopmonkey EDS Server/" + o.Version,
-		http: o.HTTP, log: o.Logger, patience: o.Patience, skew: new(atomic.Int64), waits: func(error) {},
+		log: o.Logger, patience: o.Patience, skew: new(atomic.Int64), waits: func(error) {},
+		security: cmp.Or(o.Security, new(Security)),
 	}
-	if c.http == nil {
-		c.http = &http.Client{Transport: newTransport()}
+	c.http = &http.Client{Transport: newTransport()}
+	if o.HTTP != nil {
+		*c.http = *o.HTTP
 	}
+	c.http.CheckRedirect = c.redirects
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -204,16 +211,25 @@ func (c *Client) attempt(ctx context.Context, r request) (*answer, error) {
 	if err != nil {
 		return nil, fault.Mark(fault.Fatal, fmt.Errorf("%s: the address of hq is not a url", r.operation))
 	}
+	if err := c.security.checkURL(req.URL); err != nil {
+		return nil, fmt.Errorf("%s: %w", r.operation, err)
+	}
 	req.Header = r.header.Clone()
 	req.Header.Set("User-Agent", c.agent)
 	if !r.keyless && !c.key.IsZero() {
 		req.Header.Set("Authorization", "Bearer "+c.key.reveal())
 	}
 	response, err := c.http.Do(req)
+	if refused := new(redirectError); errors.As(err, &refused) {
+		return nil, fmt.Errorf("%s: %w", r.operation, refused)
+	}
 	if err != nil {
 		return nil, &retryable{err: connectionError(ctx, r.operation, req, err)}
 	}
 	defer response.Body.Close()
+	if req.URL.Scheme == "https" && !r.keyless {
+		c.security.secured(peerAPI, req.URL.Hostname())
+	}
 	a := &answer{operation: r.operation, status: response.StatusCode, requestID: response.Header.Get("X-Request-Id")}
 	c.noteTime(response.Header)
 	if a.body, err = readAll(response.Body); err != nil {
@@ -226,6 +242,28 @@ func (c *Client) attempt(ctx context.Context, r request) (*answer, error) {
 		return a, nil
 	}
 	return nil, c.refusal(a, response.Header, r.keyless)
+}
+
+// maxRedirects is how many redirects a call follows.
+const maxRedirects = 10
+
+// redirectError says why a redirect is not followed.
+type redirectError struct{ why string }
+
+func (e *redirectError) Error() string { return "hq answers with a redirect " + e.why }
+
+// redirects refuses redirects that leave TLS: net/http would send the key along.
+func (c *Client) redirects(next *http.Request, via []*http.Request) error {
+	switch {
+	case len(via) >= maxRedirects:
+		return &redirectError{fmt.Sprintf("for the %dth time", maxRedirects)}
+	case next.URL.Scheme != "https" && via[len(via)-1].URL.Scheme == "https":
+		return &redirectError{"from https:// to " + next.URL.Scheme + "://, which is not followed"}
+	}
+	if err := c.security.checkURL(next.URL); err != nil {
+		return &redirectError{"that is not followed: " + err.Error()}
+	}
+	return nil
 }
 
 var errTooLarge = errors.New("hq's answer is larger than 256 MiB")

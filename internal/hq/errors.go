@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -44,6 +43,16 @@ func (e *Error) Error() string {
 // NotFound reports whether HQ knows nothing of what was asked for: an enrolment
 // code unknown or used, a schema version, an export job.
 func (e *Error) NotFound() bool { return e.Status == http.StatusNotFound }
+
+// definite reports whether HQ would answer the same request the same way again,
+// whoever has a key that it accepts.
+func (e *Error) definite() bool {
+	switch e.Status {
+	case http.StatusUnauthorized, http.StatusProxyAuthRequired, http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return false
+	}
+	return e.Status/100 == 4 || e.Status/100 == 2
+}
 
 // NotFound reports whether err is HQ's answer that it knows nothing of what was
 // asked for.
@@ -128,7 +137,7 @@ func (c *Client) refusal(a *answer, h http.Header, keyless bool) error {
 	switch a.status {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests,
 		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return &retryable{&fault.Error{Class: fault.Transient, RetryAfter: RetryAfter(h, time.Now()), Err: err}}
+		return &retryable{&fault.Error{Class: fault.Transient, RetryAfter: fault.ParseRetryAfter(h.Get("Retry-After"), time.Now()), Err: err}}
 	case http.StatusUnauthorized, http.StatusForbidden:
 		if keyless {
 			return fault.Mark(fault.Fatal, err)
@@ -150,19 +159,6 @@ func (c *Client) keyRefused(err error) error {
 		return unauthorized(e.Problem, e.Detail, err)
 	}
 	return unauthorized(KeyRefused, "", err)
-}
-
-// RetryAfter reads the header of that name, seconds or a date (RFC 9110 section
-// 10.2.3), and returns how long to wait; 0 where it does not say.
-func RetryAfter(h http.Header, now time.Time) time.Duration {
-	text := strings.TrimSpace(h.Get("Retry-After"))
-	if seconds, err := strconv.ParseInt(text, 10, 32); err == nil {
-		return max(0, time.Duration(seconds)*time.Second)
-	}
-	if date, err := http.ParseTime(text); err == nil {
-		return max(0, date.Sub(now))
-	}
-	return 0
 }
 
 // answer is what HQ answered.

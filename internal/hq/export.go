@@ -15,6 +15,9 @@ import (
 func (c *Client) LatestSchemas(ctx context.Context) (map[string]json.RawMessage, error) {
 	const operation = "fetch the latest schemas"
 	a, err := c.exchange(ctx, operation, http.MethodGet, "/v3/schema", nil)
+	if refused, ok := errors.AsType[*Error](err); ok && refused.Message == "" && refused.definite() && !errors.As(err, new(*Unauthorized)) {
+		return nil, fault.Mark(fault.Transient, err) // HQ has schemas: a proxy answers in its place
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -29,18 +32,27 @@ func (c *Client) LatestSchemas(ctx context.Context) (map[string]json.RawMessage,
 	return schemas, nil
 }
 
-// Schema returns one version of one object's schema, as HQ's JSON text. A
-// version that HQ does not know is an error for which NotFound reports true; it
-// is poison, as no event of that version can be understood.
+// Schema returns one version of one object's schema, as HQ's JSON text. If HQ
+// denies it the error is poison, as no event of that version can be understood.
+// An API key that HQ refuses altogether denies nothing: that error is fatal.
 func (c *Client) Schema(ctx context.Context, object, modelVersion string) (json.RawMessage, error) {
 	a, err := c.exchange(ctx, "fetch a schema version", http.MethodGet, "/v3/schema/"+url.PathEscape(object)+"/"+url.PathEscape(modelVersion), nil)
-	if NotFound(err) {
-		return nil, fault.Mark(fault.Poison, err)
+	var text json.RawMessage
+	if err == nil {
+		text, err = a.bare()
 	}
-	if err != nil {
-		return nil, err
+	refused, ok := errors.AsType[*Error](err)
+	if !ok || !refused.definite() {
+		return text, err
 	}
-	return a.bare()
+	// A 403 may be about the key, and one without a message may be a proxy's, whatever
+	// it asks for. HQ denies the version only if it answers otherwise.
+	if refused.Status == http.StatusForbidden || refused.Message == "" {
+		if _, err := c.LatestSchemas(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fault.Mark(fault.Poison, refused)
 }
 
 // ExportRequest says what a snapshot is to hold; what is left empty is not limited.

@@ -166,6 +166,20 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 	}
 }
 
+func TestRetryAfter_OfHQIsBounded(t *testing.T) {
+	for _, asked := range []string{"2147483647", "99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"} {
+		synctest.Test(t, func(t *testing.T) {
+			f := unwell(t, 2, 429, "Retry-After", asked)
+			if _, err := f.client(hq.Key{}).Patient().StartExport(t.Context(), hq.ExportRequest{}); err != nil {
+				t.Fatal(err)
+			}
+			if waited := f.at[1]; waited < 9*time.Minute || waited > 10*time.Minute {
+				t.Errorf("%s: waited %v", asked, waited)
+			}
+		})
+	}
+}
+
 func TestABoundedCallGivesUpAndAPatientOneDoesNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := unwell(t, 1_000_000, 503)

@@ -20,6 +20,8 @@ const (
 	// DefaultServer is HQ's NATS where nothing says otherwise.
 	DefaultServer = "nats://connect.nats.shopmonkey.pub"
 
+	sandboxURL   = "https://sandbox-api.shopmonkey.cloud"
+	edgeURL      = "https://edge-api.shopmonkey.cloud"
 	legacyIssuer = "https://shopmonkey.io"
 	localServer  = "nats://localhost:4222"
 	redacted     = "[redacted]"
@@ -146,9 +148,9 @@ func EnrollURL(apiURL, code string) (string, error) {
 	case 'P', 'p':
 		return DefaultURL, nil
 	case 'S', 's':
-		return "https://sandbox-api.shopmonkey.cloud", nil
+		return sandboxURL, nil
 	case 'E', 'e':
-		return "https://edge-api.shopmonkey.cloud", nil
+		return edgeURL, nil
 	case 'L', 'l':
 		return "http://localhost:3101", nil
 	}
@@ -167,15 +169,20 @@ func Servers(server, baseURL string) string {
 	return DefaultServer
 }
 
+// Redacted returns the addresses of NATS servers without users, passwords and tokens.
+func Redacted(servers string) string {
+	list := strings.Split(servers, ",")
+	for i, server := range list {
+		if at := strings.LastIndexByte(server, '@'); at >= 0 {
+			scheme, _, _ := strings.Cut(server, "://")
+			list[i] = scheme + "://" + server[at+1:]
+		}
+	}
+	return strings.Join(list, ",")
+}
+
 // Local reports whether the API or NATS server at the given URL is on this machine.
 func Local(raw string) bool {
 	u, err := url.Parse(raw)
-	if err != nil {
-		return false
-	}
-	switch u.Hostname() {
-	case "localhost", "127.0.0.1", "::1":
-		return true
-	}
-	return false
+	return err == nil && loopback(u.Hostname())
 }

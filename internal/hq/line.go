@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -64,10 +66,31 @@ func (o Order) Decode(out any) error {
 		return nil
 	}
 	if err := json.Unmarshal(o.Data, out); err != nil {
-		if wrong := new(json.UnmarshalTypeError); errors.As(err, &wrong) && wrong.Field != "" {
-			return fmt.Errorf("the data of %q: %s is not a %s", o.Action, wrong.Field, wrong.Type)
+		wrong := new(json.UnmarshalTypeError)
+		switch {
+		case !errors.As(err, &wrong) || wrong.Field == "":
+			return fmt.Errorf("the data of %q is not what it should be", o.Action)
+		case wrong.Type == reflect.TypeFor[Bool]():
+			return fmt.Errorf("the data of %q: %s should be true or false", o.Action, wrong.Field)
 		}
-		return fmt.Errorf("the data of %q is not what it should be", o.Action)
+		return fmt.Errorf("the data of %q: %s is not a %s", o.Action, wrong.Field, wrong.Type)
+	}
+	return nil
+}
+
+// Bool is a boolean of an order. HQ also sends it as text or as a number.
+type Bool bool
+
+// UnmarshalJSON accepts true and false in any case, as text too, 1 and 0, and
+// null and "" for false.
+func (b *Bool) UnmarshalJSON(text []byte) error {
+	switch strings.ToLower(strings.TrimSpace(strings.Trim(string(text), `"`))) {
+	case "true", "1":
+		*b = true
+	case "false", "0", "", "null":
+		*b = false
+	default:
+		return &json.UnmarshalTypeError{Value: "value", Type: reflect.TypeFor[Bool]()}
 	}
 	return nil
 }
@@ -200,6 +223,22 @@ type ServerStats struct {
 	Pending     uint64  `json:"pending"`
 	DeadLetters int     `json:"deadLetters"`
 	Import      string  `json:"import,omitempty"` // progress of one under way
+	// Tables are those that are not ok, by name; of many, the first.
+	Tables []TableStats `json:"tables,omitempty"`
+	// TablesNotOK counts all of them.
+	TablesNotOK int `json:"tablesNotOk"`
+}
+
+// TableStats is the state of one table that is not ok, with the command that brings it
+// back.
+type TableStats struct {
+	Table    string    `json:"table"`
+	State    string    `json:"state"`
+	Cause    string    `json:"cause"`
+	Reason   string    `json:"reason"`
+	Since    time.Time `json:"since"`
+	Command  string    `json:"command,omitempty"`
+	Accepted bool      `json:"accepted,omitempty"`
 }
 
 // Beat publishes a heartbeat; its session and offset are filled in.

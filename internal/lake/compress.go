@@ -2,12 +2,14 @@ package lake
 
 import (
 	"bytes"
-	"fmt"
 	"io"
+	"net/url"
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 // Compression is how files are compressed.
@@ -20,14 +22,12 @@ const (
 )
 
 // parseCompression reads the option compress.
-func parseCompression(text string, otherwise Compression) (Compression, error) {
-	switch c := Compression(text); c {
-	case "":
+func parseCompression(query url.Values, otherwise Compression) (Compression, error) {
+	if query.Get("compress") == "" {
 		return otherwise, nil
-	case None, Gzip, Zstd:
-		return c, nil
 	}
-	return "", fmt.Errorf("option compress is %q; it should be none, gzip or zstd", text)
+	text, err := sink.ChoiceOf(query, "compress", string(None), string(Gzip), string(Zstd))
+	return Compression(text), err
 }
 
 // extension is what names of NDJSON files end in.

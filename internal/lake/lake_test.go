@@ -243,7 +243,7 @@ func TestLayouts(t *testing.T) {
 		}
 	}
 	for layout, want := range map[string]string{
-		"": "leads elsewhere", "dt=YYYY": "should name {table}", "{table}/{nope}": "{nope}; it may name {company}", "{table}/{": "brace", "{table}/../x": "leads elsewhere", "{table}//x": "is empty",
+		"": "leads elsewhere", "dt=YYYY": "should name {table}", "{table}/{nope}": "unknown name in braces; it may name {company}", "{table}/{": "brace", "{table}/../x": "leads elsewhere", "{table}//x": "is empty",
 	} {
 		if _, err := lake.ParseLayout(layout); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", layout, err, want)

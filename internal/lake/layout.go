@@ -71,7 +71,7 @@ func ParseLayout(text string) (*Layout, error) {
 		switch {
 		case token[0] == '{':
 			if of = members[token[1:len(token)-1]]; of == nil {
-				return nil, fmt.Errorf("option layout names %s; it may name {%s}, YYYY, MM, DD and HH", token, strings.Join(slices.Sorted(maps.Keys(members)), "}, {"))
+				return nil, fmt.Errorf("option layout has an unknown name in braces; it may name {%s}, YYYY, MM, DD and HH", strings.Join(slices.Sorted(maps.Keys(members)), "}, {"))
 			}
 			named = named || token == "{table}"
 			if use := uses[token[1:len(token)-1]]; use != nil {

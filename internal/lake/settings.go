@@ -1,6 +1,7 @@
 package lake
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -63,13 +64,13 @@ func Parse(query url.Values, d Default) (Settings, error) {
 	case string(Parquet):
 		s.Format, compression = Parquet, Zstd
 	default:
-		return s, fmt.Errorf("option format is %q; it should be json, ndjson or parquet", format)
+		return s, errors.New("option format should be json, ndjson or parquet")
 	}
 	if query.Has("path") {
 		return s, fmt.Errorf("option path needs format=json; with format=%s directories are layout=", s.Format)
 	}
 	var err error
-	if s.Compression, err = parseCompression(query.Get("compress"), compression); err != nil {
+	if s.Compression, err = parseCompression(query, compression); err != nil {
 		return s, err
 	}
 	layout := d.Layout
@@ -86,7 +87,7 @@ func (s *Settings) parseRolling(query url.Values) error {
 	if text := query.Get("roll-rows"); text != "" {
 		n, err := strconv.ParseInt(text, 10, 64)
 		if err != nil || n < 1 {
-			return fmt.Errorf("option roll-rows is %q; it should be a number of changes, 1 at least", text)
+			return errors.New("option roll-rows should be a number of changes, 1 at least")
 		}
 		s.RollRows = n
 	}
@@ -100,7 +101,7 @@ func (s *Settings) parseRolling(query url.Values) error {
 	if text := query.Get("roll-age"); text != "" {
 		age, err := time.ParseDuration(text)
 		if err != nil || age < time.Second {
-			return fmt.Errorf("option roll-age is %q; it should be a duration like 1h or 30m, 1s at least", text)
+			return errors.New("option roll-age should be a duration like 1h or 30m, 1s at least")
 		}
 		s.RollAge = age
 	}
@@ -116,7 +117,7 @@ func parseSize(text string) (int64, error) {
 	}
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || n < 1 || n > 1<<40>>shift {
-		return 0, fmt.Errorf("option roll-bytes is %q; it should be a number of bytes like 64m, 1 at least and 1024g at most", text)
+		return 0, errors.New("option roll-bytes should be a number of bytes like 64m, 1 at least and 1024g at most")
 	}
 	return n << shift, nil
 }

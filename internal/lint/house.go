@@ -23,7 +23,7 @@ func House() []Rule {
 	none := []string{}
 	never := func(lists ...[]string) []string { return slices.Concat(lists...) }
 	ground := never(sql, []string{"database/sql"}, nats, tests, []string{"net/http"})
-	middle := never(top, tests, []string{"server"})
+	middle := never(top, tests, []string{"server", "reconciler"})
 
 	rules := []Rule{
 		// What everything stands on.
@@ -32,10 +32,12 @@ func House() []Rule {
 		{Package: "fault", Only: none, Never: ground},
 		{Package: "cdc", Only: []string{"rawjson", "fault"}, Never: ground},
 		{Package: "schema", Only: []string{"rawjson", "fault"}, Never: ground},
+		{Package: "continuity", Only: []string{"cdc"}, Never: ground},
 		{Package: "change", Only: core, Never: ground},
 		{Package: "build", Only: none, Never: ground},
 		{Package: "durable", Only: none, Never: ground},
 		{Package: "config", Only: []string{"durable"}, Never: ground},
+		{Package: "tlshosts", Only: []string{"durable"}, Never: ground},
 
 		// Destinations.
 		{Package: "sink/sinktest"},
@@ -47,10 +49,11 @@ func House() []Rule {
 		{Package: "lake", Only: append(slices.Clone(changes), "sink", "encode"), Never: never(middle, nats, sql)},
 		{Package: "awscredentials", Only: []string{"fault"}, Never: tests},
 		{Package: "drivers", Only: []string{"fault", "sink", "drivers/+"}, Never: never(middle, nats)},
-		{Package: "drivers/...", Only: append(slices.Clone(sinks), "sink/sqlsink", "awscredentials", "drivers/+"), Never: never(middle, nats), NeverDirectly: []string{"drivers"}},
+		{Package: "drivers/...", Only: append(slices.Clone(sinks), "sink/sqlsink", "awscredentials", "durable", "drivers/+"), Never: never(middle, nats), NeverDirectly: []string{"drivers"}},
 
 		// The stream and the snapshot, which know no destination.
 		{Package: "pipeline", Never: never(middle, nats, destinations, []string{"source/...", "hq", "config"})},
+		{Package: "tables", Only: append(slices.Clone(changes), "sink", "pipeline", "dlq", "fault", "telemetry"), Never: never(middle, nats, destinations, []string{"source/...", "hq", "config", "snapshot"})},
 		{Package: "snapshot", Never: never(middle, destinations, []string{"config"})},
 		{Package: "source/...", Never: never(middle, destinations, []string{"hq", "config", "snapshot"})},
 		{Package: "rules", Never: never(middle, nats, destinations)},
@@ -64,6 +67,8 @@ func House() []Rule {
 		// The parts of the program, put together. They reach destinations
 		// through the list of drivers and know none of them.
 		{Package: "server", Never: never(top, tests), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
+		{Package: "control", Only: []string{"server", "snapshot", "telemetry"}, Never: never(top, tests)},
+		{Package: "reconciler", Never: never(top, tests, []string{"server"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
 		{Package: "doctor", Never: never(top, tests, []string{"server"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
 		{Package: "localhq/...", Never: never(tests, []string{"cli", "supervisor"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
 		// The parent process, which is to be small: hardly anything but the standard library.

@@ -20,6 +20,21 @@ func (h *HQ) Pause(ctx context.Context) error { return h.worker.pause(ctx) }
 // Resume lets the shop go on after Pause.
 func (h *HQ) Resume() { h.worker.set(func() { h.worker.paused = false }) }
 
+// Work makes the shop do at least the given number of changes now, whatever its
+// rate, paused or not, and returns how many it did. They are in the stream then.
+// What the shop does follows from its seed and from what it has done before, so
+// the same calls make the same changes.
+func (h *HQ) Work(ctx context.Context, changes int) (made int, err error) {
+	err = h.worker.exclusively(ctx, func() error {
+		made, err = h.worker.workNow(ctx, changes)
+		return err
+	})
+	if err != nil {
+		return made, fmt.Errorf("work in the shop: %w", err)
+	}
+	return made, nil
+}
+
 // Evolve changes the shop's schema, paused or not, and says how. It returns when
 // the first changes under the new schema are in the stream, and
 // shop.ErrEvolved where nothing is left to change.

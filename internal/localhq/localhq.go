@@ -37,6 +37,8 @@ type Options struct {
 	Seed        uint64        // of the shop, when it is made
 	Customers   int           // of the shop, when it is made; 0 is 500
 	EvolveEvery time.Duration // how often the schema changes; 0 is never
+	// ClockOffset is how far the clock of the shop's database is ahead of NATS.
+	ClockOffset time.Duration
 
 	// Open lets clients without a credential read every company, as the
 	// protocol allows a server on localhost to do.
@@ -145,7 +147,9 @@ func Start(ctx context.Context, o Options) (_ *HQ, err error) {
 	if err := h.startBroker(ctx); err != nil {
 		return nil, err
 	}
-	if h.shop, err = shop.Open(filepath.Join(o.DataDir, "shop"), shop.Options{Seed: o.Seed, Customers: o.Customers}); err != nil {
+	if h.shop, err = shop.Open(filepath.Join(o.DataDir, "shop"), shop.Options{
+		Seed: o.Seed, Customers: o.Customers, Now: func() time.Time { return time.Now().Add(o.ClockOffset) },
+	}); err != nil {
 		return nil, err
 	}
 	known, err := recentIDs(ctx, h.admin)

@@ -3,6 +3,7 @@ package localhq
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -290,6 +291,26 @@ func TestTheRateIsKept(t *testing.T) {
 	}
 	h.Resume()
 	eventually(t, "the shop goes on", func() bool { return messages(t, h) > evolved })
+}
+
+func TestWork_RepeatsItselfFromTheSeed(t *testing.T) {
+	history := func() (all []string) {
+		h := begin(t, options(t)) // without a rate
+		for _, n := range []int{1, 200, 7, 300} {
+			before := messages(t, h)
+			made, err := h.Work(t.Context(), n)
+			if err != nil || made < n || messages(t, h) != before+uint64(made) {
+				t.Fatalf("Work(%d) = %d, %v, and the stream grew from %d to %d", n, made, err, before, messages(t, h))
+			}
+		}
+		newReader(t, h).each(messages(t, h), func(e *cdc.Event, _ nats.Header) {
+			all = append(all, fmt.Sprint(e.Table, e.Op, e.Key))
+		})
+		return all
+	}
+	if diff := cmp.Diff(history(), history()); diff != "" {
+		t.Errorf("two shops of one seed differ: %s", diff)
+	}
 }
 
 func TestHugeMessagesAreStored(t *testing.T) {

@@ -102,16 +102,23 @@ func (w *worker) run(ctx, hard context.Context) error {
 }
 
 // work makes at least the given number of changes, stores them, and returns how
-// many there were. It does nothing where work was paused meanwhile.
+// many there were. If work was paused meanwhile, it does nothing.
 func (w *worker) work(ctx context.Context, changes int) (made int, err error) {
 	err = w.exclusively(ctx, func() error {
 		if rate, _ := w.state(); rate == 0 {
 			return nil
 		}
-		return w.shop.Work(ctx, changes, func(all []shop.Change) (int, error) {
-			made += len(all)
-			return w.store(ctx, all)
-		})
+		made, err = w.workNow(ctx, changes)
+		return err
+	})
+	return made, err
+}
+
+// workNow is work whatever the rate, for a caller that has the turn.
+func (w *worker) workNow(ctx context.Context, changes int) (made int, err error) {
+	err = w.shop.Work(ctx, changes, func(all []shop.Change) (int, error) {
+		made += len(all)
+		return w.store(ctx, all)
 	})
 	return made, err
 }

@@ -21,8 +21,10 @@ type applier struct {
 	p        *Pipeline
 	migrator sink.Migrator // nil where the sink has no tables
 	migrated map[*schema.Table]bool
-	poison   poisonRate
-	ends     []uint64 // of batches that may come again, ascending
+	poison   map[string]*poisonRate // by table
+	ends     []uint64               // of batches that may come again, ascending
+	through  cdc.Position           // up to which everything is durable
+	withheld int                    // events of the batch that were skipped because their table is behind
 }
 
 // delivered is what the settler acknowledges.
@@ -34,20 +36,14 @@ type delivered struct {
 // applyBatches is the fourth stage.
 func (p *Pipeline) applyBatches(ctx context.Context) error {
 	defer close(p.applied)
-	a := &applier{p: p, migrated: make(map[*schema.Table]bool), ends: slices.Clone(p.c.Ends)}
+	a := &applier{p: p, migrated: make(map[*schema.Table]bool), poison: make(map[string]*poisonRate), ends: slices.Clone(p.c.Ends), through: p.c.Checkpoint}
 	if m, ok := p.c.Sink.(sink.Migrator); ok && p.c.KeepsRows {
 		a.migrator = m
 	}
 	for {
-		var b *batch
-		var ok bool
-		select {
-		case p.ready <- struct{}{}:
-			b, ok = <-p.batches
-		case b, ok = <-p.batches: // it has ended
-		}
-		if !ok {
-			return nil
+		b, err := a.next(ctx)
+		if b == nil || err != nil {
+			return err
 		}
 		if err := a.apply(ctx, b); err != nil {
 			return err
@@ -60,15 +56,53 @@ func (p *Pipeline) applyBatches(ctx context.Context) error {
 	}
 }
 
+// next returns the next batch, nil after the last. While it waits, it checks the
+// destination now and then.
+func (a *applier) next(ctx context.Context) (*batch, error) {
+	var due <-chan time.Time
+	checker, ok := a.p.c.Sink.(sink.Recorder)
+	if ok && !a.p.c.Limits.Metered {
+		ticker := time.NewTicker(sink.CheckEvery)
+		defer ticker.Stop()
+		due = ticker.C
+	}
+	ready := a.p.ready
+	for {
+		select {
+		case ready <- struct{}{}:
+			ready = nil
+		case b := <-a.p.batches:
+			return b, nil
+		case <-due:
+			err := a.p.persist(ctx, troubleDestination, func() error { return checker.Check(ctx) })
+			if err != nil {
+				return nil, fmt.Errorf("check the destination: %w", err)
+			}
+		}
+	}
+}
+
 // apply makes b durable, and its rejected events dead letters.
 func (a *applier) apply(ctx context.Context, b *batch) error {
 	if a.p.forget.Swap(false) {
 		clear(a.migrated)
 	}
+	leave, err := a.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if first := b.change.First; first.Sequence > a.through.Sequence+1 {
+		a.through = cdc.Position{Sequence: first.Sequence - 1, Stored: first.Stored}
+	}
+	a.withheld = 0
 	for _, it := range b.rejects {
-		if err := a.bury(ctx, it, it.stage, it.poison); err != nil {
+		if err := a.reject(ctx, it, it.stage, it.poison); err != nil {
 			return err
 		}
+	}
+	if err := a.deny(ctx, b); err != nil {
+		return err
 	}
 	switch {
 	case len(b.events) > 0:
@@ -84,6 +118,7 @@ func (a *applier) apply(ctx context.Context, b *batch) error {
 			return err
 		}
 	}
+	b.skip(skipBehind, a.withheld)
 	a.p.status.delivered(b, a.p.c.Dead.Len())
 	return nil
 }
@@ -92,22 +127,32 @@ func (a *applier) apply(ctx context.Context, b *batch) error {
 // is poison it halves them, and the halves, until the one is found, and goes on
 // with the others in their order.
 func (a *applier) applyEvents(ctx context.Context, events []*item, c *change.Batch) error {
+	events, c = a.withhold(events, c)
+	if len(events) == 0 {
+		return a.passOver(ctx, c.Last)
+	}
 	if err := a.supersede(ctx, events); err != nil {
 		return err
 	}
 	if err := a.migrate(ctx, c.Sets); err != nil {
 		return err
 	}
+	if events, c = a.withhold(events, c); len(events) == 0 {
+		return a.passOver(ctx, c.Last)
+	}
 	began := time.Now()
 	err := a.deliver(ctx, c)
 	switch {
 	case err == nil:
+		a.countApplied(events)
 		a.p.status.applied(events, c, time.Since(began))
 		return nil
+	case a.failTables(err):
+		return a.applyEvents(ctx, events, c)
 	case fault.Of(err) != fault.Poison:
 		return err
 	case len(events) == 1:
-		if err := a.bury(ctx, events[0], stageApply, err); err != nil {
+		if err := a.reject(ctx, events[0], stageApply, err); err != nil {
 			return err
 		}
 		return a.passOver(ctx, c.Last)
@@ -144,6 +189,7 @@ func (a *applier) deliver(ctx context.Context, c *change.Batch) error {
 	err := a.p.persist(ctx, troubleDestination, func() error { return a.p.attempt(ctx, c) })
 	switch {
 	case err == nil:
+		a.through = a.through.Advance(c.Last)
 		return nil
 	case fault.Of(err) == fault.Poison && len(c.Events) > 0:
 		return err
@@ -180,6 +226,18 @@ func (a *applier) migrate(ctx context.Context, sets []*change.Set) error {
 	if len(tables) == 0 {
 		return nil
 	}
+	err := a.migrateTables(ctx, tables)
+	if err != nil && ctx.Err() == nil && a.p.c.Gate != nil {
+		err = a.migrateEach(ctx, tables)
+	}
+	if err != nil {
+		// A table that can not be made is no single event's fault.
+		return fault.Mark(fault.Fatal, fmt.Errorf("bring the destination's tables in step: %w", err))
+	}
+	return nil
+}
+
+func (a *applier) migrateTables(ctx context.Context, tables []*schema.Table) error {
 	var lines []string
 	err := a.p.persist(ctx, troubleDestination, func() (err error) {
 		lines, err = a.migrator.Migrate(ctx, tables)
@@ -187,8 +245,7 @@ func (a *applier) migrate(ctx context.Context, sets []*change.Set) error {
 		return err
 	})
 	if err != nil {
-		// A table that can not be made is no single event's fault.
-		return fault.Mark(fault.Fatal, fmt.Errorf("bring the destination's tables in step: %w", err))
+		return err
 	}
 	for _, t := range tables {
 		a.migrated[t] = true

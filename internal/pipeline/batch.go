@@ -13,6 +13,7 @@ type batch struct {
 	change   *change.Batch
 	events   []*item // what change was built of
 	rejects  []*item
+	denied   []*item // by HQ, their schema version
 	skipped  map[skipReason]int
 	messages int // all of them
 	bytes    int
@@ -31,11 +32,10 @@ type former struct {
 	batch   batch
 	full    bool                     // the batch takes no more
 	layouts map[string]*schema.Table // of the batch's tables; nil where a table has come under two
-	ordinal uint64
-	queue   []item   // decoded and not yet in a batch; not empty only while full
-	head    *chunk   // the next chunk, which may be with its decoder still
-	drained bool     // nothing was pending in the stream behind the last message
-	ends    []uint64 // of batches of an earlier run that are still to come
+	queue   []item                   // decoded and not yet in a batch; not empty only while full
+	head    *chunk                   // the next chunk, which may be with its decoder still
+	drained bool                     // nothing was pending in the stream behind the last message
+	ends    []uint64                 // of batches of an earlier run that are still to come
 }
 
 // formBatches is the third stage. It hands a batch over when it is full, or when
@@ -103,7 +103,7 @@ func (f *former) inputs(ordered chan *chunk) (chan *chunk, chan struct{}) {
 // was cut.
 func (f *former) accept() bool {
 	c := f.head
-	f.head = nil
+	f.head = c.rest
 	f.queue = c.items
 	if f.batch.messages == 0 {
 		f.batch.began = c.received
@@ -117,6 +117,7 @@ func (f *former) accept() bool {
 // take moves items from the queue into the batch, as many as fit.
 func (f *former) take() {
 	c := &f.p.c
+	queued := f.queue
 	for len(f.queue) > 0 && !f.full {
 		it := &f.queue[0]
 		if f.ended(it) || !f.fits(it) {
@@ -126,6 +127,9 @@ func (f *former) take() {
 		f.add(it)
 		f.queue = f.queue[1:]
 		f.full = f.endsWith(it) || f.builder.Len() >= c.MaxRows || f.batch.bytes >= c.MaxBytes || f.batch.messages >= max(1, c.MaxInFlight/2)
+	}
+	if taken := len(queued) - len(f.queue); taken > 0 {
+		f.p.flow.accept(queued[taken-1].message.Position.Sequence)
 	}
 	if f.full {
 		f.batch.change = f.builder.Batch() // while the applier may still be busy
@@ -155,12 +159,15 @@ func (f *former) add(it *item) {
 	b.messages++
 	b.bytes += it.size
 	if it.skipped != "" {
-		b.skip(it.skipped)
+		b.skip(it.skipped, 1)
 		f.builder.Pass(it.message.Position)
 		return
 	}
-	f.ordinal++
-	it.ordinal = f.ordinal
+	if it.denied != nil {
+		b.denied = append(b.denied, it)
+		f.builder.Pass(it.message.Position)
+		return
+	}
 	if it.poison != nil {
 		b.rejects = append(b.rejects, it)
 		f.builder.Pass(it.message.Position)
@@ -170,11 +177,14 @@ func (f *former) add(it *item) {
 	f.builder.Add(it.event, it.effect)
 }
 
-func (b *batch) skip(reason skipReason) {
+func (b *batch) skip(reason skipReason, n int) {
+	if n == 0 {
+		return
+	}
 	if b.skipped == nil {
 		b.skipped = make(map[skipReason]int)
 	}
-	b.skipped[reason]++
+	b.skipped[reason] += n
 }
 
 // forever is a wait that only something else ends.
@@ -188,7 +198,7 @@ func (f *former) due(ending bool) time.Duration {
 		return 0
 	case f.batch.messages == 0, len(f.ends) > 0 && !f.drained: // the rest of what comes again is in the stream
 		return forever
-	case len(f.batch.events) == 0 && len(f.batch.rejects) == 0:
+	case len(f.batch.events) == 0 && len(f.batch.rejects) == 0 && len(f.batch.denied) == 0:
 		age = max(passAge, age)
 	case f.drained && f.head == nil && len(f.p.ordered) == 0:
 		age = f.p.c.MinLatency

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
@@ -24,7 +25,7 @@ type item struct {
 	skipped skipReason    // "" where it is to be applied or rejected
 	stage   string        // where it was rejected
 	poison  error
-	ordinal uint64 // among the events that were not skipped, from 1
+	denied  error // HQ denies its schema version; with a Gate only
 }
 
 type skipReason string
@@ -54,34 +55,20 @@ func (p *Pipeline) decodeChunks(ctx, intake context.Context, failed *intakeFailu
 		splitters: make(map[version]*change.Splitter), layouts: make(map[*schema.Table]*change.Splitter),
 	}
 	w.decoder.Members = p.c.KeepsRows
+	w.decoder.Large = w.beginLarge
 	for {
 		select {
 		case c, ok := <-p.decode:
 			if !ok {
 				return nil
 			}
-			received := size(c.messages)
-			if err := w.chunk(c); err != nil {
-				c.cut = true
-				if !errors.Is(err, errEnding) {
-					failed.set(err)
-				}
+			if err := w.decode(c); err != nil && !errors.Is(err, errEnding) {
+				failed.set(err)
 			}
-			p.flow.release(0, received-decodedSize(c.items))
-			close(c.done)
 		case <-ctx.Done():
 			return nil
 		}
 	}
-}
-
-// decodedSize is what the messages of a chunk take once they are decompressed.
-func decodedSize(items []item) int {
-	n := 0
-	for i := range items {
-		n += items[i].size
-	}
-	return n
 }
 
 // worker decodes chunks. It belongs to one goroutine.
@@ -91,43 +78,102 @@ type worker struct {
 	decoder   *cdc.Decoder
 	splitters map[version]*change.Splitter
 	layouts   map[*schema.Table]*change.Splitter
+
+	chunk  *chunk
+	events []cdc.Event // of the messages of chunk that have no item
+	growth int         // bytes that decoding added to what is in flight, and that are not counted there
+	large  bool        // the message that is being decoded was admitted as a large one
 }
 
 type version struct{ table, model string }
 
-// chunk decodes c's messages into its items. An error ends the chunk where it
+// decode decodes c's messages into its items. An error ends the chunk where it
 // stands.
-func (w *worker) chunk(c *chunk) error {
-	events := make([]cdc.Event, len(c.messages))
+func (w *worker) decode(c *chunk) (err error) {
+	w.chunk, w.events = c, make([]cdc.Event, len(c.messages))
 	c.items = make([]item, 0, len(c.messages))
-	for len(c.items) < len(c.messages) {
-		if err := w.decodeRest(c, events); err != nil {
-			return err
+	for err == nil && len(w.chunk.items) < len(w.chunk.messages) {
+		if w.growth >= cdc.LargePayload {
+			err = w.admit(false)
 		}
+		if err == nil {
+			err = w.next()
+		}
+	}
+	w.count()
+	last := w.chunk
+	w.chunk, w.events = nil, nil
+	last.cut = err != nil
+	close(last.done)
+	return err
+}
+
+// ownEvent is from which size of its text on an event shares no memory with its
+// neighbours, which would keep it for as long as they are kept.
+const ownEvent = 16 << 10
+
+// next decodes the first message that has no item. A panic rejects the message.
+func (w *worker) next() (err error) {
+	m, e := &w.chunk.messages[len(w.chunk.items)], &w.events[0]
+	data := m.Data
+	var it item
+	defer func() {
+		w.endLarge()
+		if r := recover(); r != nil {
+			m.Data = data
+			w.p.c.Logger.Error("a message made the decoder panic", "sequence", m.Position.Sequence, "panic", panicText(r), "stack", string(debug.Stack()))
+			it = item{message: m, size: len(data), stage: stageDecode, poison: errors.New("the decoder panicked: " + panicText(r))}
+			err = nil
+		}
+		if err == nil {
+			w.chunk.items, w.events = append(w.chunk.items, it), w.events[1:]
+		}
+	}()
+	it, err = w.item(m, e)
+	return err
+}
+
+// admit hands over what comes before the next message, and waits until there is
+// memory for the message, or the intake ends.
+func (w *worker) admit(large bool) error {
+	w.count()
+	if c, n := w.chunk, len(w.chunk.items); n > 0 {
+		c.rest = &chunk{
+			messages: c.messages[n:], before: c.messages[n-1].Position.Sequence, received: c.received, existed: c.existed,
+			done: make(chan struct{}), items: make([]item, 0, len(c.messages)-n),
+		}
+		c.messages = c.messages[:n]
+		w.chunk = c.rest
+		close(c.done)
+	}
+	if w.p.flow.admit(w.intake, w.chunk.before, large) != nil {
+		return errEnding
 	}
 	return nil
 }
 
-// decodeRest decodes the messages that have no item yet. A panic rejects the
-// message that caused it, and ends the call.
-func (w *worker) decodeRest(c *chunk, events []cdc.Event) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			w.p.c.Logger.Error("a message made the decoder panic", "sequence", c.messages[len(c.items)].Position.Sequence,
-				"panic", panicText(r), "stack", string(debug.Stack()))
-			m := &c.messages[len(c.items)]
-			c.items = append(c.items, item{message: m, size: len(m.Data), stage: stageDecode, poison: errors.New("the decoder panicked: " + panicText(r))})
-			err = nil
-		}
-	}()
-	for i := len(c.items); i < len(c.messages); i++ {
-		it, err := w.item(&c.messages[i], &events[i])
-		if err != nil {
-			return err
-		}
-		c.items = append(c.items, it)
+// count counts what decoding has added to what is in flight.
+func (w *worker) count() {
+	if w.growth != 0 {
+		w.p.flow.release(0, -w.growth)
+		w.growth = 0
 	}
-	return nil
+}
+
+// beginLarge waits until there is memory for the message that is being decoded,
+// which is a large one, and no other is.
+func (w *worker) beginLarge() error {
+	err := w.admit(true)
+	w.large = err == nil
+	return err
+}
+
+func (w *worker) endLarge() {
+	if w.large {
+		w.count()
+		w.large = false
+		w.p.flow.endLarge()
+	}
 }
 
 // panicText describes a panic without quoting what may be a value of a row.
@@ -146,12 +192,25 @@ func (w *worker) item(m *Message, e *cdc.Event) (item, error) {
 		return it, nil
 	}
 	e.Position = m.Position
-	if err := w.decoder.Decode(e, m.Data, m.Encoding); err != nil {
+	err := w.decoder.Decode(e, m.Data, m.Encoding)
+	switch {
+	case errors.Is(err, errEnding):
+		return it, err
+	case err != nil:
 		it.stage, it.poison = stageDecode, err
 		return it, nil
 	}
+	if len(e.Payload) >= ownEvent {
+		own := *e
+		*e, e = cdc.Event{}, &own
+	}
 	it.event, it.size = e, len(e.Payload)
+	w.growth += it.size - len(m.Data)
 	m.Data = nil // the event holds its text
+	if err := schema.CheckTable(e.Table); err != nil {
+		it.stage, it.poison = stageSchema, err
+		return it, nil
+	}
 	if clock, ok := w.p.c.SnapshotClock(e.Table); ok && !e.Clock.IsZero() && e.Clock.Compare(clock) <= 0 {
 		it.skipped = skipSnapshot
 		return it, nil
@@ -160,6 +219,7 @@ func (w *worker) item(m *Message, e *cdc.Event) (item, error) {
 		it.skipped = skip
 		return it, nil
 	}
+	w.endLarge() // HQ may let what follows wait
 	if !w.p.c.KeepsRows {
 		return it, nil
 	}
@@ -190,6 +250,9 @@ func (w *worker) split(it *item) error {
 	s, err := w.splitter(it.event)
 	switch {
 	case err == nil:
+	case fault.Of(err) == fault.Poison && w.p.c.Gate != nil:
+		it.denied = err
+		return nil
 	case fault.Of(err) == fault.Poison:
 		it.stage, it.poison = stageSchema, err
 		return nil
@@ -226,18 +289,47 @@ func (w *worker) splitter(e *cdc.Event) (*change.Splitter, error) {
 	return s, nil
 }
 
-// maxUnknown bounds the unknown columns that are remembered for one layout.
-const maxUnknown = 100
+// maxUnknown bounds the columns that UnknownColumns remembers, and maxColumnName what
+// is logged of a name.
+const (
+	maxUnknown    = 1000
+	maxColumnName = 100
+)
+
+// UnknownColumns are columns of events that the schemas of their tables lack. It is safe
+// for concurrent use; the zero value is empty.
+type UnknownColumns struct {
+	mu   sync.Mutex
+	seen map[[2]string]bool // table and column
+}
+
+// add adds a column, and reports whether it is new.
+func (u *UnknownColumns) add(table, column string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	key := [2]string{table, column}
+	if u.seen[key] || len(u.seen) >= maxUnknown {
+		return false
+	}
+	if u.seen == nil {
+		u.seen = make(map[[2]string]bool)
+	}
+	u.seen[key] = true
+	return true
+}
 
 // unknown returns a function that logs a column that the schema lacks, once.
 func (w *worker) unknown(t *schema.Table) func(name []byte) {
-	seen := make(map[string]bool)
+	seen := make(map[string]bool) // by this worker, which so need not wait for others
 	return func(name []byte) {
 		if seen[string(name)] || len(seen) >= maxUnknown {
 			return
 		}
 		seen[string(name)] = true
-		w.p.c.Logger.Warn("events have a column that the schema lacks; it is not written", "table", t.Name, "version", t.Version, "column", string(name))
+		column := string(name[:min(len(name), maxColumnName)])
+		if w.p.c.Unknown.add(t.Name, column) {
+			w.p.c.Logger.Warn("events have a column that the schema lacks; it is not written", "table", t.Name, "version", t.Version, "column", column)
+		}
 	}
 }
 
@@ -246,30 +338,62 @@ func (w *worker) unknown(t *schema.Table) func(name []byte) {
 // and its first change sent by different parts of the source.
 const unknownVersionPatience = 15 * time.Second
 
+// gatePatience stands for it if a Gate can leave the table behind, so that others do not
+// wait as long.
+const gatePatience = 3 * time.Second
+
+func (p *Pipeline) denialPatience() time.Duration {
+	if p.c.Gate != nil {
+		return gatePatience
+	}
+	return unknownVersionPatience
+}
+
 // layout asks for a table's layout until there is an answer. The error is
-// poison where HQ knows no such version, errEnding where the intake ends before
-// the answer is there.
+// poison if HQ denies the version, errEnding if the intake ends before the answer
+// is there. HQ is given time to publish a version only once, when its first event
+// comes, and all versions that the stream holds by then share that time.
 func (w *worker) layout(v version) (*schema.Table, error) {
 	var backoff fault.Backoff
-	defer w.p.status.recovered(troubleSchema)
-	for began := time.Now(); ; {
+	for {
 		if w.intake.Err() != nil {
 			return nil, errEnding
 		}
 		t, err := w.p.c.Tables.Version(w.intake, v.table, v.model)
+		wait := time.Duration(0)
 		switch {
 		case err == nil:
+			w.p.status.recovered(troubleSchema)
 			return t, nil
 		case w.intake.Err() != nil:
 			return nil, errEnding
-		case isNotFound(err) && time.Since(began) >= unknownVersionPatience:
-			return nil, fault.Mark(fault.Poison, fmt.Errorf("the schema of table %.80q has no version %.80q", v.table, v.model))
-		case fault.Of(err) != fault.Transient && !isNotFound(err):
+		case isNotFound(err):
+			since, next := w.chunk.existed, time.Now().Add(backoff.Next(nil))
+			reason := fmt.Errorf("the schema of table %.80q has no version %.80q", v.table, v.model)
+			if denied, ok := errors.AsType[*schema.DeniedError](err); ok {
+				since, next, reason = earlier(since, denied.Since), denied.Next, denied
+			}
+			left := time.Until(since.Add(w.p.denialPatience()))
+			if left <= 0 {
+				w.p.status.abandoned(troubleSchema)
+				return nil, fault.Mark(fault.Poison, reason)
+			}
+			wait = min(left, time.Until(next))
+		case fault.Of(err) != fault.Transient:
 			return nil, err
+		default:
+			wait = backoff.Next(err)
 		}
 		w.p.status.trouble(troubleSchema, err)
-		sleep(w.intake, backoff.Next(err))
+		sleep(w.intake, wait)
 	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // isNotFound reports whether HQ has answered that it knows no such version.

@@ -12,6 +12,8 @@ type flow struct {
 
 	mu              sync.Mutex
 	messages, bytes int
+	accepted        uint64 // sequence of the last message that is in a batch
+	large           bool   // a large message is being decoded
 	paused, ended   bool
 	receiving       bool               // between enter and leave
 	interrupt       context.CancelFunc // ends the wait of a receiving intake
@@ -77,6 +79,36 @@ func (f *flow) leave(messages, bytes int) {
 	f.receiving = false
 	f.messages += messages
 	f.bytes += bytes
+	f.notify()
+}
+
+// admit waits until a decoder may take memory for the message after the one at
+// sequence before: until there is room, or everything before it is in a batch. So
+// the next message that a batch needs never waits for room that later ones take.
+// One large message at a time is admitted, until endLarge.
+func (f *flow) admit(ctx context.Context, before uint64, large bool) error {
+	err := f.await(ctx, func() bool {
+		return (f.bytes < f.maxBytes || f.accepted >= before) && !(f.large && large)
+	})
+	defer f.mu.Unlock()
+	if err == nil && large {
+		f.large = true
+	}
+	return err
+}
+
+func (f *flow) endLarge() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.large = false
+	f.notify()
+}
+
+// accept records that everything through the given sequence is in a batch.
+func (f *flow) accept(sequence uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.accepted = sequence
 	f.notify()
 }
 

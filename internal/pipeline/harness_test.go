@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -23,7 +24,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if name := os.Getenv(childBacklog); name != "" {
+		os.Exit(child(name))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // stream is a Source in memory: it redelivers what was not settled to whoever
 // reads it next.

@@ -55,9 +55,14 @@ type Config struct {
 	// applied, not concurrently. Nil: nobody minds how batches are cut.
 	RecordEnds func(ends []uint64) error
 	Rules      Rules // nil: none
-	Dead       *dlq.Queue
-	Metrics    *Metrics
-	Logger     *slog.Logger
+	// Gate says of which tables changes are applied; nil: of all. A table that fails then
+	// stops the pipeline.
+	Gate Gate
+	// Unknown remembers the columns that schemas lack, over all runs; nil: of this one.
+	Unknown *UnknownColumns
+	Dead    *dlq.Queue
+	Metrics *Metrics
+	Logger  *slog.Logger
 
 	MaxRows  int // events a batch; default: Limits.Rows
 	MaxBytes int // payload bytes a batch; default: Limits.Bytes, at most DefaultMaxBytes
@@ -111,6 +116,9 @@ func (c *Config) complete() error {
 	}
 	// One batch is applied while the next is formed: two must fit.
 	c.MaxRows = max(1, min(c.MaxRows, c.MaxInFlight/2))
+	if c.Unknown == nil {
+		c.Unknown = new(UnknownColumns)
+	}
 	if c.SnapshotClock == nil {
 		c.SnapshotClock = func(string) (cdc.Timestamp, bool) { return cdc.Timestamp{}, false }
 	}

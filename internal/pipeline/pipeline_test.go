@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -482,4 +483,43 @@ func TestAPipelineThatLacksAPartIsRefused(t *testing.T) {
 	if err := p.Run(ended, t.Context()); err == nil {
 		t.Error("a second run is no error")
 	}
+}
+
+// TestPipeline_LogsAColumnThatTheSchemaLacksOnce: whichever decoder meets it, in this
+// run of the pipeline or the next, and however it is spelt.
+func TestPipeline_LogsAColumnThatTheSchemaLacksOnce(t *testing.T) {
+	var payloads []string
+	for i := range 300 {
+		for _, version := range []string{"v1", "v2"} {
+			payloads = append(payloads, strings.Replace(fmt.Sprintf(`{"operation":"UPDATE","id":"e","table":"a","modelVersion":"v1","after":{"id":"%d","extra":1,"mor\u0065":2},"timestamp":1}`, i), `"v1"`, strconv.Quote(version), 1))
+		}
+	}
+	inBubble(t, payloads, func(t *testing.T, r *rig) {
+		r.config.Unknown = new(pipeline.UnknownColumns)
+		r.stream.run = func() int { return 7 }
+		for range 2 {
+			r.mustStart(t)
+			synctest.Wait()
+			r.mustStop(t)
+			r.table.checkpoint = cdc.Position{}
+			r.stream.settled = cdc.Position{}
+		}
+		for _, column := range []string{"extra", "more"} {
+			if n := strings.Count(r.logs.String(), " column="+column+"\n"); n != 1 {
+				t.Errorf("%s is logged %d times:\n%s", column, n, r.logs)
+			}
+		}
+	})
+}
+
+// TestPipeline_LeavesMigrationsToTheLogOfTheSink: so that each is logged once.
+func TestPipeline_LeavesMigrationsToTheLogOfTheSink(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, []string{"a v1"}, r.table.migrations)
+		if strings.Contains(r.logs.String(), "create a v1") {
+			t.Errorf("the log is\n%s", r.logs)
+		}
+	})
 }

@@ -67,24 +67,67 @@ func TestALetterTellsAllThatIsKnownOfTheEvent(t *testing.T) {
 			got = append(got, e)
 		}
 		want := []dlq.Entry{
-			{Sequence: 1, Subject: "dbchange.t", Table: "a", Operation: "UPDATE", EventID: "change-1", Key: got[0].Key, Stage: "apply", Reason: "value out of range", Payload: []byte(event)},
-			{Sequence: 2, Subject: "dbchange.t", Stage: "decode", Reason: got[1].Reason, Encoding: "gzip/json", Payload: []byte("\x1f\x8bnot gzip")},
-			{Sequence: 3, Subject: "dbchange.t", Table: "a", Operation: "UPDATE", EventID: "change-3", Stage: "decode", Reason: "the UPDATE has no row image", Payload: []byte(r.stream.payload(2))},
+			{Sequence: 1, Subject: "dbchange.t", Table: "a", Operation: "UPDATE", EventID: "change-1", Keys: got[0].Keys, Stage: "apply", Reason: "value out of range", Payload: []byte(event)},
+			{Sequence: 2, Subject: "dbchange.t", Keys: []string{}, Stage: "decode", Reason: got[1].Reason, Encoding: "gzip/json", Payload: []byte("\x1f\x8bnot gzip")},
+			{Sequence: 3, Subject: "dbchange.t", Table: "a", Operation: "UPDATE", EventID: "change-3", Keys: []string{}, Stage: "decode", Reason: "the UPDATE has no row image", Payload: []byte(r.stream.payload(2))},
 		}
 		if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(dlq.Entry{}, "ID", "Stored", "Time", "Size")); diff != "" {
 			t.Error(diff)
 		}
-		if len(got[0].Key) == 0 || strings.Contains(got[0].Key, "7") && len(got[0].Key) < 8 {
-			t.Errorf("key %q", got[0].Key)
+		if len(got[0].Keys) != 1 || len(got[0].Keys[0]) < 8 {
+			t.Errorf("keys %q", got[0].Keys)
 		}
 	})
 }
 
-func TestTooManyDeadLettersAreFatal(t *testing.T) {
+// TestPipeline_DeadLettersEventsOfReservedTables: no destination gets to see an event
+// whose table has a name that is eds's own, and those around it are applied.
+func TestPipeline_DeadLettersEventsOfReservedTables(t *testing.T) {
+	payloads := []string{put("a", "1", "x"), put("_eds_checkpoint", "2", "x"), remove("_EDS_Load", "3"), put("_Eds_", "4", "x"), put("a", "5", "x")}
+	reason := func(n int, table string) string {
+		return fmt.Sprintf("%d %s schema: table %q: names that begin with _eds_ are reserved for eds", n, table, table)
+	}
+	letters := []string{reason(2, "_eds_checkpoint"), reason(3, "_EDS_Load"), reason(4, "_Eds_")}
+	inBubble(t, payloads, func(t *testing.T, r *rig) {
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, letters, r.mustLetters(t))
+		equal(t, []string{"a/1", "a/5"}, sortedKeys(r.table.snapshot()))
+		equal(t, 5, r.stream.settled.Sequence)
+	})
+	inBubble(t, payloads, func(t *testing.T, r *rig) {
+		j := &journal{}
+		r.config.Sink, r.config.KeepsRows, r.config.Tables = j, false, nil
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, letters, r.mustLetters(t))
+		equal(t, []uint64{1, 5}, j.events)
+		equal(t, 5, r.stream.settled.Sequence)
+	})
+}
+
+// TestPipeline_DeadLettersAnyNumberOfUndecodableEvents: they say nothing about a table.
+func TestPipeline_DeadLettersAnyNumberOfUndecodableEvents(t *testing.T) {
+	payloads := []string{put("a", "first", "x")}
+	for range 150 {
+		payloads = append(payloads, "nonsense")
+	}
+	payloads = append(payloads, put("a", "last", "x"))
+	inBubble(t, payloads, func(t *testing.T, r *rig) {
+		r.mustStart(t)
+		synctest.Wait()
+		r.mustStop(t)
+		equal(t, 150, len(r.mustLetters(t)))
+		equal(t, []string{"a/first", "a/last"}, sortedKeys(r.table.snapshot()))
+		equal(t, 152, r.stream.settled.Sequence)
+	})
+}
+
+func TestPipeline_StopsIfTooManyEventsOfATableAreRefused(t *testing.T) {
 	history := func(good, bad int) []string {
 		var payloads []string
 		for i := range bad {
-			payloads = append(payloads, "nonsense")
+			payloads = append(payloads, put("a", fmt.Sprint("bad", i), "poison"))
 			for j := range good {
 				payloads = append(payloads, put("a", fmt.Sprint(i, j), "x"))
 			}
@@ -100,7 +143,7 @@ func TestTooManyDeadLettersAreFatal(t *testing.T) {
 	inBubble(t, history(0, 101), func(t *testing.T, r *rig) {
 		r.mustStart(t)
 		err := r.finish()
-		if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "more than 100 of the last 1000 events") {
+		if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "more than 100 of the last 1000 changes") {
 			t.Errorf("Run: %v", err)
 		}
 		if r.stream.settled.Sequence > 100 {
@@ -213,6 +256,29 @@ func TestANewerChangeOfTheRowSupersedesALetter(t *testing.T) {
 			"1 a apply: value out of range, superseded", "2 a apply: value out of range, superseded", "3 b apply: value out of range",
 			"4  decode: not valid json at byte 0: want an object, superseded",
 		}, r.mustLetters(t))
+	})
+}
+
+func TestSupersede_KnowsLettersOfEveryStage(t *testing.T) {
+	inBubble(t, []string{of("a", "v9", "1"), of("a", "v9", "2"), `{"operation":"UPDATE","id":"e","table":"a","modelVersion":"v1","key":["c","3"]}`, put("a", "4", "poison")}, func(t *testing.T, r *rig) {
+		r.layouts.fail = func(_, version string) error {
+			if version == "v9" {
+				return unknown{}
+			}
+			return nil
+		}
+		r.mustStart(t)
+		if err := r.stream.await(t.Context(), 4); err != nil {
+			t.Fatal(err)
+		}
+		denied := `a schema: the schema of table "a" has no version "v9"`
+		equal(t, []string{"1 " + denied, "2 " + denied, "3 a decode: the UPDATE has no row image", "4 a apply: value out of range"}, r.mustLetters(t))
+		r.stream.publish(put("a", "1", "y"), put("a", "3", "y"), put("b", "2", "y"), remove("a", "4"))
+		if err := r.stream.await(t.Context(), 8); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		equal(t, []string{"1 " + denied + ", superseded", "2 " + denied, "3 a decode: the UPDATE has no row image, superseded", "4 a apply: value out of range, superseded"}, r.mustLetters(t))
 	})
 }
 

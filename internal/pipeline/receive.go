@@ -12,10 +12,13 @@ import (
 // chunk is a run of messages on its way through a decoder.
 type chunk struct {
 	messages []Message
+	before   uint64 // sequence of the message before them; 0 if there is none
 	received time.Time
-	done     chan struct{} // closed when items holds one item a message, or cut is set
+	existed  time.Time     // by when the messages were in the stream
+	done     chan struct{} // closed when items holds one item per message, or cut is set
 	items    []item
-	cut      bool // the messages behind the items could not be decoded: the stream ends here
+	cut      bool   // the messages after the items could not be decoded: the stream ends here
+	rest     *chunk // what follows the messages, if they were handed over without it
 }
 
 // intakeFailure is why the intake ended, if not because it was asked to: what
@@ -45,6 +48,7 @@ func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) e
 	defer close(p.ordered)
 	defer close(p.decode)
 	var backoff fault.Backoff
+	var b backlog
 	for {
 		waiting, err := p.flow.enter(intake)
 		if err != nil {
@@ -59,7 +63,7 @@ func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) e
 				backoff.Reset()
 				p.status.recovered(troubleSource)
 			}
-			if !p.forward(ctx, messages) {
+			if !p.forward(ctx, messages, &b) {
 				return nil
 			}
 		case interrupted && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Cause(waiting))):
@@ -74,12 +78,32 @@ func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) e
 	}
 }
 
+// backlog is what the stream is known to have held at some time.
+type backlog struct {
+	last     uint64 // sequence of the last message received
+	received uint64 // messages, so far
+	through  uint64 // how many of them, and of those to come, the stream held at seen
+	seen     time.Time
+}
+
+// chunk returns the chunk of messages that are received now.
+func (b *backlog) chunk(messages []Message) *chunk {
+	now, last := time.Now(), &messages[len(messages)-1]
+	b.received += uint64(len(messages))
+	if b.received > b.through {
+		b.through, b.seen = b.received+last.Pending, now
+	}
+	c := &chunk{messages: messages, before: b.last, received: now, existed: b.seen, done: make(chan struct{})}
+	b.last = last.Position.Sequence
+	return c
+}
+
 // forward hands messages to the decoders, and in the same order to the batcher.
-func (p *Pipeline) forward(ctx context.Context, messages []Message) bool {
+func (p *Pipeline) forward(ctx context.Context, messages []Message, b *backlog) bool {
 	if len(messages) == 0 {
 		return true
 	}
-	c := &chunk{messages: messages, received: time.Now(), done: make(chan struct{})}
+	c := b.chunk(messages)
 	p.status.arrived(c)
 	for _, to := range []chan *chunk{p.ordered, p.decode} {
 		select {

@@ -3,6 +3,8 @@ package pipeline_test
 import (
 	"context"
 	"errors"
+	"io"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -130,6 +132,49 @@ func TestASourceThatFailsForAWhileIsAskedAgain(t *testing.T) {
 		synctest.Wait()
 		equal(t, "", r.Status().Reason)
 	})
+}
+
+// asking is a log handler that asks for the pipeline's status.
+type asking struct {
+	slog.Handler
+	rig   *rig
+	asked chan pipeline.Status
+}
+
+func (a asking) Handle(_ context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, "the destination, and trying") || strings.Contains(r.Message, "works again") {
+		a.asked <- a.rig.Status()
+	}
+	return nil
+}
+
+func TestStatus_CanBeAskedWhileARetryIsLogged(t *testing.T) {
+	r, err := newRig(t.TempDir(), newStream(put("a", "1", "x")), newTable())
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan pipeline.Status, 100)
+	r.config.Logger = slog.New(asking{slog.NewTextHandler(io.Discard, nil), r, asked})
+	r.table.before = func(call int, _ *change.Batch) error {
+		if call == 1 {
+			return errors.New("connection refused")
+		}
+		return nil
+	}
+	if err := r.start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"waiting for the destination: connection refused", ""} {
+		select {
+		case s := <-asked:
+			equal(t, want, s.Reason)
+		case <-time.After(30 * time.Second):
+			t.Fatal("logging and asking wait for each other")
+		}
+	}
+	if err := r.stop(); err != nil {
+		t.Error(err)
+	}
 }
 
 // causing is a stream that says why it is interrupted.

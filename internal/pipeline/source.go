@@ -41,8 +41,8 @@ type Message struct {
 }
 
 // Tables knows the layout of every version of every table. It is safe for
-// concurrent use. An error that has a method NotFound() bool which returns true
-// says that HQ has answered and knows no such version.
+// concurrent use. An error that has a method NotFound() bool which returns true,
+// as a *schema.DeniedError, says that HQ has answered and denies the version.
 type Tables interface {
 	Version(ctx context.Context, table, modelVersion string) (*schema.Table, error)
 }

@@ -33,38 +33,52 @@ const (
 // sparsely.
 func (t *tracker) trouble(what trouble, err error) {
 	t.metrics.retries.WithLabelValues(string(what)).Inc()
+	if o, log := t.failed(what, err); log {
+		t.logger.Warn("waiting for the "+string(what)+", and trying again", "error", err, "attempts", o.attempts, "since", o.since.Format(time.RFC3339))
+	}
+}
+
+// failed records a failed attempt, and reports whether it is to be logged. The caller
+// logs, because a log that blocks must not block those who ask for the status.
+func (t *tracker) failed(what trouble, err error) (o ordeal, log bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	o := t.ordeals[what]
-	if o == nil {
-		o = &ordeal{since: now}
-		t.ordeals[what] = o
+	current := t.ordeals[what]
+	if current == nil {
+		current = &ordeal{since: now}
+		t.ordeals[what] = current
 		t.troubled.Add(1)
 	}
-	o.attempts++
-	o.reason = err.Error()
-	t.lastError, t.lastErrorAt = o.reason, now
-	if now.Sub(o.logged) < o.quiet {
-		return
+	current.attempts++
+	current.reason = err.Error()
+	t.lastError, t.lastErrorAt = current.reason, now
+	if log = now.Sub(current.logged) >= current.quiet; log {
+		current.logged, current.quiet = now, min(max(2*current.quiet, firstQuiet), lastQuiet)
 	}
-	o.logged, o.quiet = now, min(max(2*o.quiet, firstQuiet), lastQuiet)
-	t.logger.Warn("waiting for the "+string(what)+", and trying again", "error", err, "attempts", o.attempts, "since", o.since.Format(time.RFC3339))
+	return *current, log
 }
 
 // recovered records that what works again. It costs nothing while there is no
 // trouble.
 func (t *tracker) recovered(what trouble) {
+	if o := t.abandoned(what); o != nil {
+		t.logger.Info("the "+string(what)+" works again", "attempts", o.attempts, "after", time.Since(o.since).Round(time.Millisecond))
+	}
+}
+
+// abandoned records that what is not waited for any more, and returns the trouble
+// that there was, if any.
+func (t *tracker) abandoned(what trouble) *ordeal {
 	if t.troubled.Load() == 0 {
-		return
+		return nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o := t.ordeals[what]
-	if o == nil {
-		return
+	if o != nil {
+		delete(t.ordeals, what)
+		t.troubled.Add(-1)
 	}
-	delete(t.ordeals, what)
-	t.troubled.Add(-1)
-	t.logger.Info("the "+string(what)+" works again", "attempts", o.attempts, "after", time.Since(o.since).Round(time.Millisecond))
+	return o
 }

@@ -46,13 +46,27 @@ func TestWhiteSpaceIsFoundWhereverItIs(t *testing.T) {
 			if !m.AtObject() && !m.SkipValue() {
 				break
 			} else if m.AtObject() {
-				if _, ok := m.Object(nil); !ok {
+				if _, ok := m.Object(nil, len(text)); !ok {
 					break
 				}
 			}
 		}
 		if m.Err() == nil && m.Spaced() == want {
 			t.Errorf("a walk of %s is spaced: %v, want %v", text, m.Spaced(), !want)
+		}
+	}
+}
+
+func TestObject_ReturnsNoMembersBeyondTheLimit(t *testing.T) {
+	text := []byte(`{"row":{"a":1,"b":{"c":2},"d":3}}`)
+	for limit, want := range map[int]int{2: 0, 3: 3, 4: 3} {
+		m, err := rawjson.OpenObject(text)
+		if err != nil || !m.NextName() {
+			t.Fatal(err)
+		}
+		members, ok := m.Object(make([]rawjson.Member, 0, 8), limit)
+		if !ok || len(members) != want || (want == 0) != (members == nil) || string(m.Value()) != `{"a":1,"b":{"c":2},"d":3}` {
+			t.Errorf("limit %d: %v, %v, value %s", limit, members, ok, m.Value())
 		}
 	}
 }

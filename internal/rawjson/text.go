@@ -76,7 +76,11 @@ const hexDigits = "0123456789abcdef"
 // AppendQuoted appends text to dst as a JSON string. Bytes that are not UTF-8
 // become U+FFFD.
 func AppendQuoted[T string | []byte](dst []byte, text T) []byte {
-	dst = append(dst, '"')
+	return append(AppendEscaped(append(dst, '"'), text), '"')
+}
+
+// AppendEscaped appends what AppendQuoted does, without the quotes.
+func AppendEscaped[T string | []byte](dst []byte, text T) []byte {
 	for i := 0; i < len(text); {
 		c := text[i]
 		if c < utf8.RuneSelf {
@@ -101,5 +105,5 @@ func AppendQuoted[T string | []byte](dst []byte, text T) []byte {
 		dst = utf8.AppendRune(dst, r)
 		i += n
 	}
-	return append(dst, '"')
+	return dst
 }

@@ -98,15 +98,21 @@ func (m *Members) SkipValue() bool {
 func (m *Members) AtObject() bool { return m.pos < len(m.text) && m.text[m.pos] == '{' }
 
 // Object validates the value of the member that NextName found, which must be
-// an object, and appends its members to dst.
-func (m *Members) Object(dst []Member) ([]Member, bool) {
+// an object, and appends its members to dst. If there are more than limit it
+// returns none.
+func (m *Members) Object(dst []Member, limit int) ([]Member, bool) {
 	if !m.AtObject() {
 		return dst, m.fail(&SyntaxError{m.pos, "an object"})
 	}
 	start := m.pos
 	inner := Members{text: m.text, pos: m.pos + 1, nested: true}
-	for inner.Next() {
-		dst = append(dst, Member{inner.name, inner.value})
+	for n := 0; inner.Next(); n++ {
+		switch {
+		case n < limit:
+			dst = append(dst, Member{inner.name, inner.value})
+		case n == limit:
+			dst = nil
+		}
 	}
 	if inner.err != nil {
 		return dst, m.fail(inner.err)

@@ -165,7 +165,7 @@ type wireItems struct {
 }
 
 // Decode reads one Schema as HQ sends it. A type it does not know is read as a
-// string, which holds any value.
+// string, which holds any value. A name that is eds's own is an error.
 func Decode(text []byte) (*Table, error) {
 	var w wire
 	if err := json.Unmarshal(text, &w); err != nil {
@@ -185,7 +185,14 @@ func Decode(text []byte) (*Table, error) {
 			Required: slices.Contains(w.Required, name) && !p.Nullable,
 		})
 	}
-	return New(w.Table, w.ModelVersion, key, columns)
+	t, err := New(w.Table, w.ModelVersion, key, columns)
+	if err == nil {
+		err = t.Check()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 func (p wireProperty) columnType() Type {

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
@@ -155,5 +156,54 @@ func TestASchemaThatCanNotBeUsedHidesNoOther(t *testing.T) {
 	}
 	if table, err := c.Version(context.Background(), "order", "v1"); err != nil || table != tables["order"] {
 		t.Errorf("the version of the good one: %v, %v", table, err)
+	}
+}
+
+// TestReserved knows names in any case, and nothing else that looks like them.
+func TestReserved(t *testing.T) {
+	for name, want := range map[string]bool{
+		"_eds_checkpoint": true, "_EDS_CHECKPOINT": true, "_Eds_x": true, "_eds_": true, "_ed\u017f_op": true,
+		"": false, "_eds": false, "_": false, "eds_checkpoint": false, "_edsel": false, "__eds_op": false, "order_eds_": false, "_ed": false, "\xff_eds_": false,
+	} {
+		if got := schema.Reserved(name); got != want {
+			t.Errorf("Reserved(%q) = %v", name, got)
+		}
+	}
+}
+
+// TestCatalogue_RefusesReservedNames: a table or column that has one is left out, and
+// its changes can never be applied, whatever HQ calls the schema.
+func TestCatalogue_RefusesReservedNames(t *testing.T) {
+	const key = `"primaryKeys":["id"],"properties":{"id":{"type":"string"}`
+	fetch := &hq{latest: map[string]json.RawMessage{
+		"order":      json.RawMessage(`{"table":"order","modelVersion":"1",` + key + `}}`),
+		"checkpoint": json.RawMessage(`{"table":"_EDS_Checkpoint","modelVersion":"1",` + key + `}}`),
+		"column":     json.RawMessage(`{"table":"column","modelVersion":"1",` + key + `,"_Eds_version":{"type":"string"}}}`),
+		"keyed":      json.RawMessage(`{"table":"keyed","modelVersion":"1","primaryKeys":["_eds_row"],"properties":{"_eds_row":{"type":"string"}}}`),
+	}}
+	fetch.versions = map[string]json.RawMessage{
+		"order/2":  json.RawMessage(`{"table":"order","modelVersion":"2",` + key + `,"_eds_op":{"type":"string"}}}`),
+		"column/1": fetch.latest["column"],
+	}
+	c := schema.NewCatalogue(fetch, memoryCache{})
+	tables, err := c.Latest(t.Context())
+	malformed := new(schema.MalformedError)
+	if !errors.As(err, &malformed) || len(malformed.Objects) != 3 || len(tables) != 1 || tables["order"] == nil {
+		t.Fatalf("%d tables, error %v", len(tables), err)
+	}
+	for object, err := range malformed.Objects {
+		if !errors.Is(err, schema.ErrReserved) {
+			t.Errorf("%s: %v", object, err)
+		}
+	}
+	for _, v := range [][2]string{{"_eds_load", "1"}, {"_EDS_LOAD", ""}, {"order", "2"}, {"column", "1"}} {
+		asked := len(fetch.asked)
+		_, err := c.Version(t.Context(), v[0], v[1])
+		if !errors.Is(err, schema.ErrReserved) || fault.Of(err) != fault.Poison {
+			t.Errorf("version %q of %q: %v", v[1], v[0], err)
+		}
+		if schema.Reserved(v[0]) && len(fetch.asked) != asked {
+			t.Errorf("HQ was asked for %q", v[0])
+		}
 	}
 }

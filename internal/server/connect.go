@@ -4,22 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/reconciler"
 )
 
 // connect connects to HQ's NATS with the session's credential, however long it
 // takes, unless NATS refuses the credential, as it does once that has expired:
 // only another session brings another. The connection repairs itself. The channel brings an error where NATS
 // forbids something that the server can't do without.
-func (s *Server) connect(ctx context.Context, credential hq.Credential) (*nats.Conn, <-chan error, error) {
+func (s *Server) connect(ctx context.Context, credential hq.Credential, serverID string) (*nats.Conn, <-chan error, error) {
 	denied := make(chan error, 1)
+	var insecure atomic.Bool // the server that it connects to again does not use TLS, and must
 	options := []nats.Option{
-		nats.Name("eds " + s.Build.Version + " " + s.serverID), credential.Option(), nats.Timeout(10 * time.Second),
+		nats.Name("eds " + s.Build.Version + " " + serverID),
 		nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectJitter(250*time.Millisecond, time.Second),
 		nats.PingInterval(20 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
@@ -27,8 +30,17 @@ func (s *Server) connect(ctx context.Context, credential hq.Credential) (*nats.C
 				s.Logger.Warn("the connection to nats is lost; connecting again", "error", err)
 			}
 		}),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
+			if errors.As(err, new(*hq.InsecureError)) && !insecure.Swap(true) {
+				s.Health.Set("nats", err)
+				s.Logger.Warn("waiting for NATS, and trying again", "error", err)
+			}
+		}),
 		nats.ReconnectHandler(func(conn *nats.Conn) {
-			s.Logger.Info("connected to nats again", "server", conn.ConnectedUrlRedacted())
+			if insecure.Swap(false) {
+				s.Health.Set("nats", nil)
+			}
+			s.Logger.Info("connected to nats again", "server", hq.Redacted(conn.ConnectedUrl()))
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			s.Logger.Warn("nats reports an error", "error", err)
@@ -43,14 +55,14 @@ func (s *Server) connect(ctx context.Context, credential hq.Credential) (*nats.C
 	}
 	var conn *nats.Conn
 	var refused error
-	err := s.insist(ctx, "nats", func() (err error) {
-		if conn, err = nats.Connect(s.servers(), options...); refuses(err) {
+	err := reconciler.Retry(ctx, s.Health, s.Logger, "nats", func() (err error) {
+		if conn, err = hq.Connect(s.servers(), credential, s.security, options...); refuses(err) {
 			refused, err = fmt.Errorf("%w: %w", errRefused, err), nil
 		}
 		return err
 	})
 	if err = errors.Join(err, refused); err != nil {
-		return nil, nil, fmt.Errorf("connect to nats at %s: %w", s.servers(), err)
+		return nil, nil, fmt.Errorf("connect to nats at %s: %w", hq.Redacted(s.servers()), err)
 	}
 	return conn, denied, nil
 }

@@ -7,13 +7,16 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/drivers"
 	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
 
 // action is what a control message asks for.
@@ -52,8 +55,7 @@ const (
 // obey does what HQ asks for until ctx ends.
 func (sh *shift) obey(ctx context.Context) {
 	s := sh.s
-	if f := s.FailedUpgrade; f != nil {
-		s.FailedUpgrade = nil
+	if f := s.takeFailedUpgrade(); f != nil {
 		outcome := sh.line.Outcome("", fmt.Errorf("version %s was taken back: %s", f.Version, f.Reason))
 		outcome.Version = f.Version
 		sh.told(sh.line.Answer("upgrade", outcome))
@@ -117,13 +119,11 @@ func (sh *shift) ping(_ context.Context, o hq.Order) error {
 }
 
 func (sh *shift) pause(context.Context, hq.Order) error {
-	sh.s.wishes.pause(true)
-	return sh.answer("pause", nil)
+	return sh.answer("pause", sh.s.reconciler.Pause(true))
 }
 
 func (sh *shift) unpause(context.Context, hq.Order) error {
-	sh.s.wishes.pause(false)
-	return sh.answer("unpause", nil)
+	return sh.answer("unpause", sh.s.reconciler.Pause(false))
 }
 
 // restart applies what was received and renews the session; its response is
@@ -136,8 +136,8 @@ func (sh *shift) restart(context.Context, hq.Order) error {
 
 func (sh *shift) shutDown(_ context.Context, o hq.Order) error {
 	var data struct {
-		Message string `json:"message"`
-		Deleted bool   `json:"deleted"`
+		Message string  `json:"message"`
+		Deleted hq.Bool `json:"deleted"`
 	}
 	if err := o.Decode(&data); err != nil {
 		return err
@@ -153,19 +153,18 @@ func (sh *shift) shutDown(_ context.Context, o hq.Order) error {
 
 func (sh *shift) orderImport(_ context.Context, o hq.Order) error {
 	var data struct {
-		Backfill bool `json:"backfill"`
+		Backfill hq.Bool `json:"backfill"`
 	}
 	err := o.Decode(&data)
+	sh.importing.Lock()
+	defer sh.importing.Unlock()
 	if err == nil {
-		err = sh.line.Status("import", "the import begins")
-	}
-	if err == nil && !sh.s.wishes.ask(&importOrder{backfill: data.Backfill}) {
-		err = errors.New("an import is under way already")
+		_, err = sh.s.reconciler.RequestImport(reconciler.ImportRequest{Options: snapshot.Options{SchemaOnly: !bool(data.Backfill), OwnTables: true}, HQ: true})
 	}
 	if err != nil {
 		return errors.Join(err, sh.line.Answer("import", sh.line.Outcome("", err)))
 	}
-	return nil
+	return sh.line.Status("import", "the import begins")
 }
 
 func (sh *shift) sendLogsNow(ctx context.Context, _ hq.Order) error {
@@ -179,6 +178,15 @@ func (sh *shift) sendLogsNow(ctx context.Context, _ hq.Order) error {
 
 // FailedUpgrade says that a version was begun and did not prove itself.
 type FailedUpgrade struct{ Version, Reason string }
+
+// takeFailedUpgrade returns what the first session tells HQ of a failed upgrade.
+func (s *Server) takeFailedUpgrade() *FailedUpgrade {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.FailedUpgrade
+	s.FailedUpgrade = nil
+	return f
+}
 
 var errNoParent = errors.New("this server can not be replaced while it runs; stop it, and run: eds upgrade")
 
@@ -341,12 +349,12 @@ type configured struct {
 // into it from then on.
 func (sh *shift) configure(ctx context.Context, o hq.Order) error {
 	var data struct {
-		URL            string `json:"url"`
-		Backfill       bool   `json:"backfill"`
-		UpdateStrategy string `json:"updateStrategy"`
+		URL            string  `json:"url"`
+		Backfill       hq.Bool `json:"backfill"`
+		UpdateStrategy string  `json:"updateStrategy"`
 	}
 	err := o.Decode(&data)
-	answer := configured{SessionID: sh.sess.ID, Backfill: data.Backfill}
+	answer := configured{SessionID: sh.sess.ID, Backfill: bool(data.Backfill)}
 	if err == nil {
 		answer.MaskedURL, err = sh.moveTo(ctx, strings.TrimSpace(data.URL), data.UpdateStrategy)
 	}
@@ -366,28 +374,33 @@ func (sh *shift) moveTo(ctx context.Context, raw, strategy string) (masked strin
 	if err != nil {
 		return "", err
 	}
-	url := config.NewSecret(raw)
-	p, err := newPlace(url, update, s.Lookup)
+	// Only the operator's own URLs take values from the environment and from files.
+	url := config.NewSecret(sink.Literal(raw))
+	d, err := reconciler.ParseDestination(url, update, s.Lookup)
 	if err != nil {
+		return "", err
+	}
+	if err := sink.CheckForeign(d.Driver, d.Target); err != nil {
 		return "", err
 	}
 	testing, cancel := context.WithTimeoutCause(ctx, testTime, fmt.Errorf("no answer within %v", testTime))
 	defer cancel()
-	if err := s.test(testing, p); err != nil {
+	if err := s.reconciler.Test(testing, d); err != nil {
 		return "", err
 	}
-	err = config.Update(s.Options.ConfigFile(), func(f *config.File) { f.URL, f.UpdateStrategy = url, update })
+	err = s.reconciler.SetDestination(d, func() error {
+		return config.Update(s.Options.ConfigFile(), func(f *config.File) { f.URL, f.UpdateStrategy = url, update })
+	})
 	if err != nil {
 		return "", err
 	}
-	s.Logger.Info("hq has configured a destination", "url", p.masked, "updateStrategy", update)
+	s.Logger.Info("hq has configured a destination", "url", d.Masked, "updateStrategy", update)
 	if s.Options.URLGiven {
 		s.Logger.Warn("the next start takes the destination of --url again, as long as that is on the command line")
 	}
-	snapshots, err := s.snapshots(p)
-	if err != nil {
-		return "", err
-	}
-	s.wishes.moveTo(p, len(snapshots) == 0)
-	return p.masked, nil
+	return d.Masked, nil
 }
+
+// testTime bounds the test of a destination that HQ asks for, whose form waits
+// for the answer.
+const testTime = time.Minute

@@ -29,9 +29,6 @@ func (sh *shift) beat(ctx context.Context) {
 
 func (s *Server) heartbeat(ctx context.Context) hq.Heartbeat {
 	counts, status := s.metrics.Counts(), s.Status()
-	s.mu.Lock()
-	progress := s.progress
-	s.mu.Unlock()
 	h := hq.Heartbeat{
 		Uptime: int64(time.Since(s.began) / time.Second),
 		Stats: hq.Stats{
@@ -40,9 +37,10 @@ func (s *Server) heartbeat(ctx context.Context) hq.Heartbeat {
 		},
 		Server: hq.ServerStats{
 			Version: s.Build.Version, State: string(status.State), Reason: status.Reason, LagSeconds: status.Lag.Seconds(),
-			Rate: status.Rate, Pending: status.Pending, DeadLetters: s.dead.Len(), Import: progress,
+			Rate: status.Rate, Pending: status.Pending, DeadLetters: s.dead.Len(), Import: s.reconciler.Progress(),
 		},
 	}
+	h.Server.Tables, h.Server.TablesNotOK = tableStats(s.reconciler.TableStates())
 	if h.Server.State == "" { // the stream was not followed yet
 		h.Server.State = string(s.Health.Report().Status)
 	}
@@ -53,8 +51,8 @@ func (s *Server) heartbeat(ctx context.Context) hq.Heartbeat {
 	if average, err := load.AvgWithContext(ctx); err == nil {
 		h.Stats.Load = average
 	}
-	if wanted, _ := s.wishes.now(); !wanted.paused.IsZero() {
-		h.Paused = &wanted.paused
+	if paused := s.reconciler.Paused(); !paused.IsZero() {
+		h.Paused = &paused
 	}
 	return h
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// Report is what a running server says of itself.
+// Report is what a running server says of itself. Its JSON is stable: programs read it.
 type Report struct {
 	Version     string           `json:"version"`
 	PID         int              `json:"pid"`
@@ -31,41 +31,30 @@ type Report struct {
 	LastError   string    `json:"lastError,omitempty"`
 	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`
 
+	// Tables are those that were imported or changed, or are not ok, by name.
 	Tables map[string]TableReport `json:"tables"`
-}
-
-// TableReport is what was applied to one table since the server began.
-type TableReport struct {
-	Inserts     uint64    `json:"inserts"`
-	Updates     uint64    `json:"updates"`
-	Deletes     uint64    `json:"deletes"`
-	LastApplied time.Time `json:"lastApplied"`
-	LastChange  time.Time `json:"lastChange"`
 }
 
 // Report returns how the server is. It is safe for concurrent use.
 func (s *Server) Report() Report {
 	st := s.Status()
-	wanted, _ := s.wishes.now()
 	s.mu.Lock()
-	progress, id := s.progress, s.identity
+	id := s.identity
 	s.mu.Unlock()
 	r := Report{
 		Version: s.Build.Version, PID: s.PID, Started: s.began.UTC(), ServerID: id, Health: s.Health.Report(),
-		State: string(st.State), Reason: telemetry.MaskText(st.Reason), Since: st.Since, Import: progress,
+		State: string(st.State), Reason: telemetry.MaskText(st.Reason), Since: st.Since, Import: s.reconciler.Progress(),
 		LagSeconds: st.Lag.Seconds(), Rate: st.Rate, Pending: st.Pending,
 		Applied: st.Applied, Skipped: st.Skipped, Rejected: st.Rejected, DeadLetters: s.dead.Len(),
 		LastApplied: st.LastApplied, LastChange: st.LastChange, LastError: telemetry.MaskText(st.LastError), LastErrorAt: st.LastErrorAt,
-		Tables: make(map[string]TableReport, len(st.Tables)),
+		Tables: s.tables(st),
 	}
-	if wanted.place != nil {
-		r.Destination = wanted.place.masked
+	r.Health.Tables = nil // they are in r.Tables
+	if d := s.reconciler.Destination(); d != nil {
+		r.Destination = d.Masked
 	}
 	if r.State == "" {
 		r.State = string(r.Health.Status)
-	}
-	for name, t := range st.Tables {
-		r.Tables[name] = TableReport(t)
 	}
 	return r
 }

@@ -16,20 +16,20 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/build"
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/continuity"
 	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/rules"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/source/jetstream"
 	"github.com/shopmonkeyus/eds/internal/state"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
+	"github.com/shopmonkeyus/eds/internal/tlshosts"
 )
-
-// streamName is HQ's stream of changes.
-const streamName = "dbchange"
 
 // Config is what a server is made of. Fields are required, but for those that
 // say otherwise.
@@ -53,6 +53,8 @@ type Config struct {
 	// Upgrade puts a version in this one's place, which begins when Run has
 	// returned ErrReplaced; nil where nobody could begin it.
 	Upgrade func(ctx context.Context, version string) error
+	// Probation reports whether this version is on probation; nil: it is not.
+	Probation func() bool
 	// SessionBegan is told the id of each session; may be nil.
 	SessionBegan func(id string)
 	// Beat is called every few seconds as long as the server's parts answer; may be nil.
@@ -62,31 +64,22 @@ type Config struct {
 // Server follows the stream into one destination.
 type Server struct {
 	Config
-	client  *hq.Client
-	apiURL  string
-	keyless bool // there is no HQ to hold a session with, only its NATS
-	// serverID is this server's id: as asked for, else as the credential says.
-	serverID string
-	rules    pipeline.Rules // nil: none
-	tables   *schema.Catalogue
+	client   *hq.Client
+	security *hq.Security // of the connections to HQ
+	apiURL   string
+	keyless  bool // there is no HQ to hold a session with, only its NATS
 	dead     *dlq.Queue
 	metrics  *pipeline.Metrics
-	adjust   *prometheus.CounterVec
 	orders   *prometheus.CounterVec
 	began    time.Time
 	stop     context.CancelCauseFunc // ends Run in good order
 	uploads  chan struct{}           // holds a token while nobody sends logs
 
-	wishes      wishes
-	renewed     *hq.Session // the next session, begun before this one ended
-	open        *place      // the destination that is open; nil: none
-	destination sink.Sink   // it
+	reconciler *reconciler.Reconciler
+	renewed    *shift // the next session, begun before this one ended
 
 	mu       sync.Mutex
-	running  *pipeline.Pipeline // of the present session; nil between sessions
-	last     pipeline.Status    // of the latest one
-	progress string             // of an import under way
-	identity string             // serverID, for those who ask meanwhile
+	identity string // of this server, by the latest session
 }
 
 // New checks the configuration, without talking to anybody. Errors are for the
@@ -101,26 +94,27 @@ func New(c Config) (*Server, error) {
 		return nil, fault.Mark(fault.Fatal, errors.New("there is no destination, and no HQ to be told of one by; enrol at HQ with: eds enroll CODE; or give a destination, as in --url postgres://user:${PASSWORD}@host:5432/database, see: eds server help"))
 	}
 	var err error
+	var destination *reconciler.Destination
 	if !c.Options.URL.IsZero() {
-		place, err := newPlace(c.Options.URL, c.Options.UpdateStrategy, c.Lookup)
-		if err != nil {
+		if destination, err = reconciler.ParseDestination(c.Options.URL, c.Options.UpdateStrategy, c.Lookup); err != nil {
 			return nil, err
 		}
-		s.wishes.moveTo(place, false)
 	}
+	var loaded pipeline.Rules
 	if dir := c.Options.SchemaValidator; dir != "" {
-		loaded, err := rules.Load(dir)
-		if err != nil {
+		if loaded, err = rules.Load(dir); err != nil {
 			return nil, fault.Mark(fault.Fatal, err)
 		}
-		s.rules = loaded
 	}
 	if s.dead, err = dlq.Open(c.State.Path("dlq")); err != nil {
 		return nil, err
 	}
-	s.tables = schema.NewCatalogue(s.client.Patient(), c.State)
+	silent, err := c.State.Value(silentServer)
+	if err != nil {
+		return nil, err
+	}
 	s.metrics = pipeline.NewMetrics(c.Registry)
-	s.adjust = prometheus.NewCounterVec(prometheus.CounterOpts{
+	adjusted := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "eds_adjusted_values_total",
 		Help: "Values that the destination's type can't hold and that a documented rule changed.",
 	}, []string{"table", "column", "rule"})
@@ -128,9 +122,22 @@ func New(c Config) (*Server, error) {
 		Name: "eds_control_messages_total",
 		Help: "Control messages of HQ, by action and by what became of them.",
 	}, []string{"action", "result"})
-	c.Registry.MustRegister(s.adjust, s.orders)
+	c.Registry.MustRegister(adjusted, s.orders)
+	s.reconciler, err = reconciler.New(reconciler.Config{
+		Options: c.Options, Version: c.Build.Version, State: c.State, Lookup: c.Lookup, HQ: s.client, Tables: schema.NewCatalogue(s.client.Patient(), c.State),
+		Dead: s.dead, Rules: loaded, Metrics: s.metrics, Probation: c.Probation, Health: c.Health, Logger: c.Logger,
+		Silence:  jetstream.NewSilence(silent, func(server string) error { return c.State.SetValue(silentServer, server) }),
+		Adjusted: func(table, column, rule string) { adjusted.WithLabelValues(table, column, rule).Inc() },
+	}, destination)
+	if err != nil {
+		return nil, err
+	}
+	c.Health.ReadTables(s.tableStates)
 	return s, nil
 }
+
+// silentServer is the key of the NATS server that does not answer consumer resets.
+const silentServer = "nats-without-reset"
 
 // Unknown reports whether HQ does not know the server yet: it has no key, and
 // nothing on this machine that could be used without one.
@@ -158,7 +165,8 @@ func (s *Server) openClient() error {
 		return err
 	}
 	s.apiURL = base
-	s.client = hq.New(hq.Options{BaseURL: base, Key: key, Version: s.Build.Version, Logger: s.Logger})
+	s.security = &hq.Security{Require: o.RequireTLS, Hosts: tlshosts.In(o.DataDir), Logger: s.Logger, Warn: s.Health.Warn}
+	s.client = hq.New(hq.Options{BaseURL: base, Key: key, Version: s.Build.Version, Logger: s.Logger, Security: s.security})
 	return nil
 }
 
@@ -186,16 +194,20 @@ var (
 	errShutdown = errors.New("hq asked for a shutdown")
 )
 
+// writerWait is how long a server that found another one writing waits before it looks
+// again.
+const writerWait = 30 * time.Second
+
 // ErrReplaced says that another version of the program has to go on.
 var ErrReplaced = errors.New("another version of eds takes this one's place")
 
 // Run follows the stream until soft ends; then it applies what it holds, ends
-// the session and returns nil. Where hard ends it stops at once: nothing is
+// the session and returns nil. If hard ends it stops at once: nothing is
 // lost, as what was not acknowledged comes again. After an upgrade it returns
 // ErrReplaced; any other error needs a person.
 func (s *Server) Run(soft, hard context.Context) error {
 	defer s.client.Close()
-	defer s.closeDestination()
+	defer s.reconciler.Close()
 	soft, s.stop = context.WithCancelCause(soft)
 	defer s.stop(nil)
 	watched, done := context.WithCancel(context.WithoutCancel(hard))
@@ -207,8 +219,9 @@ func (s *Server) Run(soft, hard context.Context) error {
 	}()
 	defer context.AfterFunc(soft, s.Health.ShutDown)()
 	defer func() {
-		if s.renewed != nil {
-			s.endSession(*s.renewed, nil)
+		if sh := s.renewed; sh != nil {
+			sh.close(nil)
+			s.endSession(sh.sess, false)
 		}
 	}()
 
@@ -219,15 +232,18 @@ func (s *Server) Run(soft, hard context.Context) error {
 		switch {
 		case errors.Is(context.Cause(soft), ErrReplaced):
 			return ErrReplaced
-		case soft.Err() != nil && (errors.Is(err, context.Cause(soft)) || errors.Is(err, context.Canceled) || errors.Is(err, errRefused)):
-			return nil
 		case soft.Err() != nil:
-			return err
+			return s.stopped(soft, err)
 		case errors.Is(err, errRenew), errors.Is(err, errRestart):
 			backoff.Reset()
 			continue
-		case errors.As(err, new(*jetstream.GapError)):
+		case errors.As(err, new(*continuity.GapError)):
 			return err
+		case errors.As(err, new(*sink.WriterError)):
+			// It goes on as long as it lives; this one waits for its end, without a session.
+			s.Logger.Error("this server stands back", "error", err, "wait", writerWait)
+			sleep(soft, writerWait)
+			continue
 		case errors.Is(err, jetstream.ErrClosed):
 			// NATS accepts the credential no more; a new session brings a new one.
 		case err == nil || fault.Of(err) != fault.Transient:
@@ -243,6 +259,34 @@ func (s *Server) Run(soft, hard context.Context) error {
 	}
 }
 
+// stopped returns what Run reports once soft has ended and the last session with it.
+func (s *Server) stopped(soft context.Context, err error) error {
+	failed := failure(soft, err)
+	if failed == nil && !asked(soft, err) {
+		s.Logger.Warn("the last session did not end cleanly; nothing is lost", "error", err)
+	}
+	return failed
+}
+
+// asked reports whether a session that ended with err was asked to.
+func asked(soft context.Context, err error) bool {
+	return err == nil || errors.Is(err, errRenew) || errors.Is(err, errRestart) ||
+		soft.Err() != nil && (errors.Is(err, context.Cause(soft)) || errors.Is(err, context.Canceled))
+}
+
+// failure returns what is wrong after a session that ended with err. Once the server is
+// to stop, only what needs the operator counts: HQ, NATS and destinations that do not
+// answer would have been waited for.
+func failure(soft context.Context, err error) error {
+	switch {
+	case asked(soft, err):
+		return nil
+	case soft.Err() == nil, errors.Is(err, pipeline.ErrAbandoned), fault.Of(err) != fault.Transient && !errors.Is(err, jetstream.ErrClosed):
+		return err
+	}
+	return nil
+}
+
 // sleep waits, unless ctx ends first.
 func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
@@ -250,34 +294,5 @@ func sleep(ctx context.Context, d time.Duration) {
 	select {
 	case <-t.C:
 	case <-ctx.Done():
-	}
-}
-
-// spoken is how people call what a condition of health is about.
-func spoken(condition string) string {
-	if condition == "nats" {
-		return "NATS"
-	}
-	return "the " + condition
-}
-
-// insist calls attempt until it succeeds, fails for good, or ctx ends, whose
-// cause is then the error. What it waits for is told in the log and as a condition
-// of health.
-func (s *Server) insist(ctx context.Context, condition string, attempt func() error) error {
-	var backoff fault.Backoff
-	for {
-		err := attempt()
-		if err != nil && ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		if err == nil || ctx.Err() != nil || fault.Of(err) != fault.Transient {
-			s.Health.Set(condition, nil)
-			return err
-		}
-		wait := backoff.Next(err)
-		s.Health.Set(condition, err)
-		s.Logger.Warn("waiting for "+spoken(condition)+", and trying again", "error", err, "wait", wait.Round(time.Millisecond))
-		sleep(ctx, wait)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -13,75 +14,105 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/reconciler"
+	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// shift is one session with HQ: from its start until soft ends, or something
-// else ends it.
+// shift is one session with HQ. Its control channel is open from its start, also while
+// the stream is still followed with the credential of the session before.
 type shift struct {
-	s       *Server
-	sess    hq.Session
-	conn    *nats.Conn
-	line    *hq.Line // nil: there is no HQ
-	filters []string
+	s        *Server
+	sess     hq.Session
+	serverID string // as asked for, else as the credential says
+	conn     *nats.Conn
+	line     *hq.Line // nil: there is no HQ
+	filters  []string
 
-	// term ends when the session has to; due, with it, or earlier where the
-	// session is to be renewed. Hard ends what would take too long.
+	// term ends when the session has to; due, with it, or earlier if the session is to
+	// be renewed. Hard ends what would take too long.
 	term, due, hard context.Context
 	end             context.CancelCauseFunc // of term
 	renew           context.CancelCauseFunc // of due
+	abandon         context.CancelCauseFunc // of hard
+
+	duties    errgroup.Group
+	off       context.CancelFunc // ends the duties
+	reports   errgroup.Group     // the duties that only HQ's present session has
+	silence   context.CancelFunc // ends the reports
+	taken     chan struct{}      // closed when the session before this one has ended
+	importing sync.Mutex         // held while HQ is told that an import begins, or has ended
 }
 
 // session holds one session with HQ, from its start to its end. Meanwhile it
 // does what HQ asks for, and follows the stream into the destination.
 func (s *Server) session(soft, hard context.Context) (err error) {
-	sess, err := s.nextSession(soft)
-	if err != nil {
-		return err
-	}
-	s.Health.Set("session", nil)
-	defer func() {
-		if soft.Err() != nil && errors.Is(err, context.Cause(soft)) {
-			err = nil // it is what was wished for
-		}
-		s.endSession(sess, err)
-	}()
-
-	s.reportCrashes(soft, sess.ID)
-	companies, err := s.companies(sess.Credential)
-	if err != nil {
-		return err
-	}
-	s.serverID = sess.Credential.ServerID()
-	if s.Options.ServerID != "" {
-		s.serverID = s.Options.ServerID
-	}
-	s.mu.Lock()
-	s.identity = s.serverID
-	s.mu.Unlock()
-	conn, denied, err := s.connect(soft, sess.Credential)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	sh := &shift{s: s, sess: sess, conn: conn, filters: subjects(companies), hard: hard}
-	sh.term, sh.end = context.WithCancelCause(soft)
-	defer sh.end(nil)
-	sh.due, sh.renew = context.WithCancelCause(sh.term)
-	defer sh.renew(nil)
-	if sess.ID != "" {
-		if sh.line, err = hq.OpenLine(conn, sess.ID); err != nil {
+	sh := s.renewed
+	if s.renewed = nil; sh == nil {
+		s.reportCrashes(soft, "")
+		if sh, err = s.openSession(soft, soft, hard, nil, func(err error) { s.Health.Set("session", err) }); err != nil {
 			return err
 		}
 	}
-	return sh.run(denied)
+	close(sh.taken)
+	err = sh.reconcile()
+	sh.close(err)
+	if s.renewed == nil { // else HQ knows of the end already
+		s.endSession(sh.sess, failure(soft, err) != nil)
+	}
+	return err
 }
 
-// run attends to the stream, and beside it to everything else that a session asks for.
-func (sh *shift) run(denied <-chan error) error {
-	on, off := context.WithCancel(context.WithoutCancel(sh.hard))
-	defer off()
-	var duties errgroup.Group
-	duties.Go(func() error {
+// openSession begins a session, however long that takes, unless ctx ends, and has HQ's
+// commands handled from then on. Former is the session that it renews, if any. Soft and
+// hard are those of Run. Before each wait it tells waits what for.
+func (s *Server) openSession(ctx, soft, hard context.Context, former *shift, waits func(error)) (sh *shift, err error) {
+	sess, err := s.startSession(ctx, waits)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.endSession(sess, failure(soft, err) != nil)
+		}
+	}()
+	s.Health.Set("session", nil)
+	s.reportCrashes(ctx, sess.ID)
+	companies, err := s.companies(sess.Credential)
+	if err != nil {
+		return nil, err
+	}
+	sh = &shift{s: s, sess: sess, serverID: sess.Credential.ServerID(), filters: reconciler.Subjects(companies), taken: make(chan struct{})}
+	if s.Options.ServerID != "" {
+		sh.serverID = s.Options.ServerID
+	}
+	s.mu.Lock()
+	s.identity = sh.serverID
+	s.mu.Unlock()
+	conn, denied, err := s.connect(ctx, sess.Credential, sh.serverID)
+	if err != nil {
+		return nil, err
+	}
+	sh.conn = conn
+	if sess.ID != "" {
+		if sh.line, err = hq.OpenLine(conn, sess.ID); err != nil {
+			conn.Close()
+			return nil, err
+		}
+	}
+	sh.begin(soft, hard, former, denied)
+	return sh, nil
+}
+
+// begin starts what the session does beside following the stream.
+func (sh *shift) begin(soft, hard context.Context, former *shift, denied <-chan error) {
+	sh.term, sh.end = context.WithCancelCause(soft)
+	sh.due, sh.renew = context.WithCancelCause(sh.term)
+	sh.hard, sh.abandon = context.WithCancelCause(hard)
+	var on, reporting context.Context
+	on, sh.off = context.WithCancel(context.WithoutCancel(hard))
+	reporting, sh.silence = context.WithCancel(on)
+	sh.duties.Go(func() error {
 		select {
 		case err := <-denied:
 			sh.end(err)
@@ -89,19 +120,102 @@ func (sh *shift) run(denied <-chan error) error {
 		}
 		return nil
 	})
+	sh.duties.Go(func() error { sh.boundDrain(on, soft, former); return nil })
 	if sh.line != nil {
-		duties.Go(func() error { sh.beat(on); return nil })
-		duties.Go(func() error { sh.obey(on); return nil })
-		duties.Go(func() error { sh.sendLogsHourly(on); return nil })
-		duties.Go(func() error { sh.renewInTime(sh.term); return nil })
+		sh.reports.Go(func() error { sh.beat(reporting); return nil })
+		sh.reports.Go(func() error { sh.answerImports(reporting); return nil })
+		sh.duties.Go(func() error { sh.obey(on); return nil })
+		sh.duties.Go(func() error { sh.sendLogsHourly(on); return nil })
+		sh.duties.Go(func() error { sh.renewInTime(soft, hard, former); return nil })
 	}
-	err := sh.attend()
-	off()
+}
+
+// reconcile follows the stream until the session ends or is to be renewed. A gap matters
+// at the end only: another session would meet it again.
+func (sh *shift) reconcile() error {
+	gap, err := sh.s.reconciler.Run(sh.due, sh.hard, reconciler.Session{Conn: sh.conn, Consumer: sh.consumer(), Filters: sh.filters})
+	if errors.Is(err, pipeline.ErrAbandoned) && errors.Is(context.Cause(sh.hard), errDrain) {
+		sh.s.Logger.Warn("the destination takes too long; the next session receives again what it has not applied")
+		err = context.Cause(sh.due)
+	}
+	if gap != nil && !errors.Is(err, errRenew) && !errors.Is(err, errRestart) {
+		return gap
+	}
+	return err
+}
+
+// errDrain ends what a session still applies after its term, if that takes too long.
+var errDrain = errors.New("the destination takes too long")
+
+// boundDrain bounds for how long the session goes on with what was received once its term
+// has ended, and its former session with it. If the server stops, its caller decides.
+func (sh *shift) boundDrain(on, soft context.Context, former *shift) {
+	select {
+	case <-sh.term.Done():
+	case <-on.Done():
+	}
+	if soft.Err() != nil {
+		return
+	}
+	sleep(on, farewell)
+	if on.Err() != nil || soft.Err() != nil {
+		return
+	}
+	sh.abandon(errDrain)
+	if former != nil {
+		former.abandon(errDrain)
+	}
+}
+
+// close ends the duties of the session, which has ended with err, and its connection.
+func (sh *shift) close(err error) {
+	sh.off()
 	sh.renew(nil)
 	sh.end(nil)
-	_ = duties.Wait() // they have no errors
+	_, _ = sh.duties.Wait(), sh.reports.Wait() // they have no errors
 	sh.sayGoodbye(err)
-	return err
+	sh.conn.Close()
+	sh.abandon(nil)
+}
+
+// answerImports sends HQ the outcome of each import that it has requested, in whichever
+// session that was. After a crash, or if the connection breaks meanwhile, HQ may receive
+// one twice.
+func (sh *shift) answerImports(ctx context.Context) {
+	s := sh.s
+	for {
+		answer, ok := s.reconciler.AwaitAnswer(ctx)
+		if !ok {
+			return
+		}
+		err := reconciler.Retry(ctx, s.Health, s.Logger, "nats", func() error { return sh.answerImport(ctx, answer) })
+		if err == nil {
+			err = s.reconciler.Answered(answer.ID)
+		}
+		if err != nil {
+			sh.told(fmt.Errorf("answer the import %s: %w", answer.ID, err))
+			return
+		}
+	}
+}
+
+func (sh *shift) answerImport(ctx context.Context, answer state.ImportOutcome) error {
+	sh.importing.Lock()
+	defer sh.importing.Unlock()
+	var failed error
+	if answer.Error != "" {
+		failed = errors.New(answer.Error)
+	}
+	if !sh.conn.IsConnected() {
+		return nats.ErrConnectionReconnecting // it would be sent later, and again
+	}
+	if err := sh.line.Answer("import", sh.line.Outcome("", failed)); err != nil {
+		return err
+	}
+	// The session may end meanwhile, but not the answer.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+	defer cancel()
+	return sh.line.Flush(ctx)
 }
 
 // sayGoodbye answers what is answered last, and closes the line.
@@ -129,55 +243,61 @@ func (sh *shift) told(err error) {
 	}
 }
 
-// renewInTime begins the next session when this one has lasted its time, while
-// the stream is still followed with this one's credential. An import is let end
-// first: HQ hears of it in the session in which it has asked for it.
-func (sh *shift) renewInTime(ctx context.Context) {
-	s := sh.s
+// renewInTime begins the next session when this one has lasted its time, while the stream
+// is still followed with this one's credential. If the former session has not ended by
+// then, nor within farewell, because its destination does not answer, what it has not
+// applied is abandoned. The stream is followed for a while in each session, so that renewals
+// that come soon keep nothing from being applied.
+func (sh *shift) renewInTime(soft, hard context.Context, former *shift) {
+	s, ctx := sh.s, sh.term
 	sleep(ctx, s.Options.RenewInterval)
-	s.wishes.awaitImport(ctx)
+	if former != nil {
+		drained, cancel := context.WithTimeout(ctx, farewell)
+		sh.awaitTaken(drained)
+		cancel()
+		former.abandon(errDrain)
+		sh.awaitTaken(ctx)
+		sleep(ctx, min(s.Options.RenewInterval, farewell))
+	}
+	sh.awaitTaken(ctx)
 	if ctx.Err() != nil {
 		return
 	}
 	s.Logger.Info("renewing the session", "session", sh.sess.ID)
+	sh.silence()
+	_ = sh.reports.Wait() // they have no errors
 	// HQ lets a server have one session.
 	if _, err := s.client.Patient().EndSession(ctx, sh.sess.ID, false); err != nil && ctx.Err() != nil {
 		return
 	}
-	next, err := s.startSession(ctx, func(error) {}) // the stream is followed meanwhile, so nothing is wrong yet
-	if ctx.Err() != nil && err == nil {
-		s.endSession(next, nil)
-		return
-	}
+	next, err := s.openSession(ctx, soft, hard, sh, func(error) {}) // the stream is followed meanwhile, so nothing is wrong yet
 	if err != nil {
 		sh.renew(err)
 		return
 	}
-	s.renewed = &next
+	s.renewed = next
 	sh.renew(errRenew)
 }
 
-// nextSession returns the session that was begun already, or begins one.
-func (s *Server) nextSession(ctx context.Context) (hq.Session, error) {
-	if next := s.renewed; next != nil {
-		s.renewed = nil
-		return *next, nil
+// awaitTaken waits until the stream is followed in this session, or ctx ends.
+func (sh *shift) awaitTaken(ctx context.Context) {
+	select {
+	case <-sh.taken:
+	case <-ctx.Done():
 	}
-	s.reportCrashes(ctx, "")
-	return s.startSession(ctx, func(err error) { s.Health.Set("session", err) })
 }
 
 // startSession opens a session with HQ, however long it takes, and says before
 // each wait what for.
 func (s *Server) startSession(ctx context.Context, waits func(error)) (hq.Session, error) {
 	if s.keyless {
-		s.Logger.Info("there is no api key; using the local NATS without a session", "servers", s.servers())
+		s.Logger.Info("there is no api key; using the local NATS without a session", "servers", hq.Redacted(s.servers()))
 		return hq.Session{Credential: hq.Anonymous()}, nil
 	}
 	start := hq.SessionStart{Version: s.Build.Version, ServerID: s.Options.ServerID, CompanyIDs: s.Options.CompanyIDs}
-	if wanted, _ := s.wishes.now(); wanted.place != nil {
-		d := wanted.place.driver
-		start.Driver = &hq.SessionDriver{ID: d.Name, Name: d.Title, Description: d.Summary, URL: wanted.place.masked}
+	if destination := s.reconciler.Destination(); destination != nil {
+		d := destination.Driver
+		start.Driver = &hq.SessionDriver{ID: d.Name, Name: d.Title, Description: d.Summary, URL: destination.Masked}
 	}
 	hq.DescribeHost(ctx, &start)
 	sess, err := s.client.Patient().Telling(waits).AwaitSession(ctx, start, func(err error, wait time.Duration) {
@@ -197,13 +317,12 @@ func (s *Server) startSession(ctx context.Context, waits func(error)) (hq.Sessio
 
 // endSession tells HQ that the session is over, and whether by a failure, and
 // sends it the log.
-func (s *Server) endSession(sess hq.Session, cause error) {
-	if sess.ID == "" || errors.Is(cause, errRenew) { // HQ knows of that end already
+func (s *Server) endSession(sess hq.Session, errored bool) {
+	if sess.ID == "" {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*farewell)
 	defer cancel()
-	errored := cause != nil && !errors.Is(cause, errRestart) && !errors.Is(cause, context.Canceled)
 	s.Logger.Info("the session ends", "session", sess.ID, "errored", errored)
 	s.sendOlderLogs(ctx, sess.ID)
 	end, err := s.client.EndSession(ctx, sess.ID, errored)
@@ -221,10 +340,10 @@ func (s *Server) companies(c hq.Credential) ([]string, error) {
 	if len(allowed) == 0 {
 		return nil, fault.Mark(fault.Fatal, errors.New("hq's credential for this server names no company; ask for the server to be given access to one"))
 	}
-	if len(wanted) == 0 || slices.Contains(wanted, "*") {
+	if len(wanted) == 0 || slices.Contains(wanted, reconciler.AllCompanies) {
 		return allowed, nil
 	}
-	if slices.Contains(allowed, "*") {
+	if slices.Contains(allowed, reconciler.AllCompanies) {
 		return wanted, nil
 	}
 	for _, id := range wanted {
@@ -235,21 +354,11 @@ func (s *Server) companies(c hq.Credential) ([]string, error) {
 	return wanted, nil
 }
 
-// subjects returns the subjects of the companies' changes.
-func subjects(companies []string) []string {
-	filters := make([]string, len(companies))
-	for i, id := range companies {
-		filters[i] = "dbchange.*.*." + id + ".*.PUBLIC.>"
-	}
-	slices.Sort(filters)
-	return slices.Compact(filters)
-}
-
 // consumer returns the name of the durable consumer.
-func (s *Server) consumer() string {
-	name := "eds-" + s.serverID
-	if s.Options.ConsumerSuffix != "" {
-		name += "-" + s.Options.ConsumerSuffix
+func (sh *shift) consumer() string {
+	name := "eds-" + sh.serverID
+	if suffix := sh.s.Options.ConsumerSuffix; suffix != "" {
+		name += "-" + suffix
 	}
 	return name
 }

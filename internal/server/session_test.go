@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,26 +39,36 @@ func startHQ(t *testing.T, o localhq.Options) *localhq.HQ {
 // once its log has had a message.
 func run(t *testing.T, h *localhq.HQ, health *telemetry.Health, crashes ...Crash) (heard func(message string)) {
 	t.Helper()
+	heard, _ = start(t, h, func(c *Config) { c.Health, c.Crashes = health, crashes })
+	return heard
+}
+
+// start runs a server with a configuration of its own until the test ends, or stop
+// is called.
+func start(t *testing.T, h *localhq.HQ, change func(c *Config)) (heard func(message string), stop func()) {
+	t.Helper()
 	dir, err := state.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := &listener{messages: make(chan string, 1000)}
-	s, err := New(Config{
+	c := Config{
 		Options: config.Server{
 			Common: config.Common{DataDir: t.TempDir()}, Servers: []string{h.NATSURL()}, RenewInterval: time.Hour,
 			HQ: config.HQ{APIKey: config.NewSecret(h.APIKey(localhq.KeyOptions{ServerID: "s"}))},
 		},
-		Build: build.Info{Version: "1.2.3"}, State: dir, Registry: prometheus.NewRegistry(), Health: health, Logger: slog.New(log), Crashes: crashes,
+		Build: build.Info{Version: "1.2.3"}, State: dir, Registry: prometheus.NewRegistry(), Health: telemetry.NewHealth(), Logger: slog.New(log),
 		Lookup: func(string) (string, bool) { return "", false },
-	})
+	}
+	change(&c)
+	s, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx, t.Context()) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
@@ -66,13 +77,14 @@ func run(t *testing.T, h *localhq.HQ, health *telemetry.Health, crashes ...Crash
 			t.Error(err)
 		}
 	})
+	t.Cleanup(stop)
 	return func(message string) {
 		for m := range log.messages {
 			if m == message {
 				return
 			}
 		}
-	}
+	}, stop
 }
 
 // listener is a log that is listened to.

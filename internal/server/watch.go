@@ -44,26 +44,5 @@ func (s *Server) judge(status pipeline.Status) {
 	s.Health.Set("pipeline", err)
 }
 
-// Status returns what the pipeline is doing; between sessions, what it last did.
-// Its counts are of all sessions.
-func (s *Server) Status() pipeline.Status {
-	s.mu.Lock()
-	p, last := s.running, s.last
-	s.mu.Unlock()
-	if p != nil {
-		return p.Status().After(last)
-	}
-	if wanted, _ := s.wishes.now(); !wanted.follows() {
-		last.State, last.Reason = pipeline.Paused, wanted.obstacle()
-	}
-	return last
-}
-
-func (s *Server) setRunning(p *pipeline.Pipeline) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p == nil && s.running != nil {
-		s.last = s.running.Status().After(s.last)
-	}
-	s.running = p
-}
+// Status returns what the pipeline is doing. Its counts are of all sessions.
+func (s *Server) Status() pipeline.Status { return s.reconciler.Status() }

@@ -3,6 +3,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -42,17 +43,49 @@ type Checkpointer interface {
 	ResetCheckpoint(ctx context.Context) error
 }
 
-// Migrator is a sink that has tables to keep in step with the source's.
+// Identifier is a sink that keeps events, and whose destination can hold an id. A
+// destination that lost its id is not the one that was written to: it was emptied, or
+// its file system is not mounted.
+type Identifier interface {
+	// ID returns the id that the destination holds, "" if it holds none. It writes
+	// nothing.
+	ID(ctx context.Context) (string, error)
+	// SetID has the destination hold Env.ID if it holds none, durably.
+	SetID(ctx context.Context) error
+}
+
+// FilterReader is a sink that tells whose changes its destination has seen.
+type FilterReader interface {
+	// OtherFilters returns the filters, other than Env.Filter, under which any
+	// consumer has stored a checkpoint. A long filter may be a hash of it.
+	OtherFilters(ctx context.Context) ([]string, error)
+}
+
+// Migrator is a sink that has tables to keep in step with the source's. Apply migrates the
+// tables of its batch as well, but never makes one again that was imported.
 type Migrator interface {
 	// Migrate makes the destination able to hold rows of every given table:
 	// it creates tables, adds columns, widens types, and relaxes NOT NULL of
-	// columns that have left. It never drops anything. It returns a line for
-	// each change it made. A destination that is in step costs little.
+	// columns that have left. It never drops anything. It logs each change that it
+	// made, and returns one line per change. A destination that is in step costs
+	// little.
 	Migrate(ctx context.Context, tables []*schema.Table) ([]string, error)
 }
 
-// Prober is a sink that can say whether it would work, without writing data
-// that stays: reachable, credentials accepted, permissions there.
+// ErrForeign says that a table has rows, and another key or other columns than eds would
+// have made.
+var ErrForeign = errors.New("the table was not made by eds")
+
+// Adopter is a sink that recognises tables that are not eds's.
+type Adopter interface {
+	// Adopt returns ErrForeign if the destination has rows in a table with t's name
+	// that eds would not have made. It changes nothing.
+	Adopt(ctx context.Context, t *schema.Table) error
+}
+
+// Prober is a sink that can say whether it would work: reachable, credentials
+// accepted, permissions there. It may write, but leaves nothing, also if what the
+// sink writes to does not exist yet.
 type Prober interface {
 	Probe(ctx context.Context) error
 }
@@ -61,30 +94,51 @@ type Prober interface {
 type LoadMode uint8
 
 const (
-	Replace LoadMode = iota // the loaded rows are the whole table
-	Merge                   // the loaded rows are upserted; others stay
+	// Replace removes the rows of the load's scope that were not loaded. A load without
+	// rows does not remove all of them: Finish returns ErrWouldEmpty.
+	Replace LoadMode = iota
+	// Merge upserts the loaded rows; others stay.
+	Merge
+	// ReplaceOrEmpty is Replace that also removes all rows of the scope.
+	ReplaceOrEmpty
 )
+
+// Replaces reports whether rows that are not loaded go.
+func (m LoadMode) Replaces() bool { return m != Merge }
+
+// ErrWouldEmpty says that a load has no rows and its table has some, which stay. The
+// load can be discarded.
+var ErrWouldEmpty = errors.New("the snapshot has no rows for the table, but the table has some")
+
+// ErrLoadLost says that what a load staged is gone, or is not what was staged, or no
+// longer fits the table. The load is forgotten: it has to begin again.
+var ErrLoadLost = errors.New("what was loaded is lost")
 
 // Loader is a sink that takes whole tables from a snapshot.
 type Loader interface {
 	// BeginLoad begins the load of one table, or goes on with the load of the
 	// same job that was interrupted. Rows are staged beside the live table,
-	// which nobody sees change before Finish. Loads of different tables may run
-	// concurrently.
-	BeginLoad(ctx context.Context, job string, t *schema.Table, mode LoadMode) (Load, error)
+	// which nobody sees change before Finish. Loads of different tables, and of
+	// different jobs, may run concurrently. If mode replaces, t has the columns that
+	// the scope is told by.
+	BeginLoad(ctx context.Context, job string, t *schema.Table, mode LoadMode, scope Scope) (Load, error)
 }
 
 // Load is the load of one table. Its methods are called serially.
 type Load interface {
 	// Loaded reports whether the file was loaded by this or an earlier run of
-	// the job.
+	// the job, and still is.
 	Loaded(file string) bool
 	// LoadFile stages the rows of one file: all of them, or, on any error, none.
 	// A yielded row is valid until the next one is asked for.
 	LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error)
-	// Finish puts the staged rows in place, in one transaction where the
-	// destination has them, and forgets the load.
-	Finish(ctx context.Context) error
+	// Finish puts the staged rows in place, in one transaction if the destination
+	// has them, and forgets the load. It returns how many rows that were, one per
+	// key; -1 if the destination keeps events and does not count them. It first
+	// makes sure that the rows of every loaded file are still staged: if not, it
+	// returns ErrLoadLost. After another error it may be called again: if only the
+	// answer was lost, it does nothing more.
+	Finish(ctx context.Context) (rows int64, err error)
 	// Discard forgets the load and what it staged; the live table stays as it is.
 	Discard(ctx context.Context) error
 	// Close releases the load's resources and keeps what is staged for a later
@@ -128,6 +182,9 @@ type Limits struct {
 	// Stable asks that a batch which a crash interrupted comes again as it was,
 	// because what is written of it is named by the whole of it.
 	Stable bool
+	// Metered reports whether the destination is paid for by use, so that an idle one
+	// is left alone.
+	Metered bool
 }
 
 // Pacer is a sink whose URL says what size of batch it wants; its limits stand
@@ -177,10 +234,22 @@ type Driver struct {
 	// INSERT events with imported set.
 	Imports bool
 
+	// Borrows says which secret of this machine target has eds send to the destination:
+	// an option, or what is missing; "" if none. Only a URL of the operator may do that;
+	// nil: no URL does.
+	Borrows func(target *url.URL) string
+
+	// Identity says which destination target names: every spelling of its URL has the
+	// same identity, another destination has another one. User, secrets and options that
+	// tune the work are not part of it. It never fails; a URL that Open refuses has any
+	// identity.
+	Identity func(target *url.URL) string
 	// URL builds a destination URL from the values of Fields.
 	URL func(values map[string]string) (string, []FieldError)
-	// Open connects. The URL has been expanded; its scheme is one of Schemes.
-	// Unknown options are errors. An error that is not transient is marked.
+	// Open connects, and changes nothing at the destination: a schema, file,
+	// directory or topic that it lacks is made by the first call that writes. The
+	// URL has been expanded; its scheme is one of Schemes. Unknown options are
+	// errors. An error that is not transient is marked.
 	Open func(ctx context.Context, target *url.URL, env Env) (Sink, error)
 }
 
@@ -190,6 +259,12 @@ type Env struct {
 	// Stream, Consumer and Filter name the place of checkpoints. Consumer is
 	// "" where none are to be kept, as during an import.
 	Stream, Consumer, Filter string
+	// ID becomes the destination's if it has none. Epoch is the last with which this
+	// data directory wrote to it.
+	ID    string
+	Epoch int64
+	// Writer is this process.
+	Writer Writer
 	// After asks that rows are written only where their clock is newer than
 	// what the destination holds (update_strategy "after").
 	After bool

@@ -7,6 +7,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
@@ -15,18 +16,32 @@ import (
 // Lookup finds the value of an environment variable, as os.LookupEnv does.
 type Lookup func(name string) (string, bool)
 
-var placeholder = regexp.MustCompile(`\$\{([^{}]*)\}`)
+var (
+	placeholder = regexp.MustCompile(`\$\{([^{}]*)\}`)
+	variable    = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)
+	plainName   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9 ._-]{0,39}$`)
+)
 
-// ParseURL parses a destination's URL. ${NAME} anywhere in it stands for an
-// environment variable and ${file:/path} for what a file holds, less a final
-// line break; both are escaped as needed. Errors are fatal and hold nothing of
-// the URL but its scheme.
+// Literal returns a URL that ParseURL reads as raw is written: what looks like a
+// placeholder in it is none. A URL that does not come from the operator is parsed,
+// and stored, as that.
+func Literal(raw string) string { return strings.ReplaceAll(raw, "${", "%24{") }
+
+// ParseURL parses a destination's URL. ${NAME} in it stands for an environment
+// variable and ${file:/path} for what a file holds, less a final line break; both
+// are escaped as needed. Errors are fatal and hold nothing of the URL but its
+// scheme and the names in its placeholders.
 func ParseURL(raw string, lookup Lookup) (*url.URL, error) {
 	expanded, err := expand(strings.TrimSpace(raw), lookup)
 	if err != nil {
 		return nil, fault.Mark(fault.Fatal, err)
 	}
 	u, err := url.Parse(expanded)
+	if err == nil && u.Port() != "" {
+		if n, e := strconv.ParseUint(u.Port(), 10, 16); e != nil || n == 0 {
+			err = errors.New(notPort)
+		}
+	}
 	if err != nil {
 		// The error's own text would quote the URL.
 		cause := err
@@ -38,7 +53,7 @@ func ParseURL(raw string, lookup Lookup) (*url.URL, error) {
 		case errors.As(cause, &e):
 			why = "a % is not followed by two hexadecimal digits"
 		case strings.Contains(why, "port"):
-			why = "what follows the host's colon is not a port"
+			why = notPort
 		case strings.Contains(why, "userinfo"):
 			why = "the user name or password has a character that must be escaped"
 		default:
@@ -52,7 +67,16 @@ func ParseURL(raw string, lookup Lookup) (*url.URL, error) {
 	return u, nil
 }
 
+const notPort = "what follows the host's colon is not a port, a number from 1 to 65535"
+
 func expand(raw string, lookup Lookup) (string, error) {
+	_, query, _ := strings.Cut(raw, "?")
+	for pair := range strings.SplitSeq(query, "&") {
+		// The name of an option is told in errors.
+		if name, _, _ := strings.Cut(pair, "="); placeholder.MatchString(name) {
+			return "", errors.New("the destination's url has a ${...} in the name of an option; only values can be taken from elsewhere")
+		}
+	}
 	var failed error
 	out := placeholder.ReplaceAllStringFunc(raw, func(match string) string {
 		name := match[2 : len(match)-1]
@@ -76,6 +100,9 @@ func expansion(name string, lookup Lookup) (string, error) {
 	if value, ok := lookup(name); ok {
 		return value, nil
 	}
+	if !variable.MatchString(name) { // part of a password, say
+		return "", errors.New("the destination's url has a ${...} that names no environment variable that is set; write $ as %24 if it is not to name one")
+	}
 	return "", fmt.Errorf("the destination's url names the environment variable %q, which is not set", name)
 }
 
@@ -90,6 +117,9 @@ func Scheme(raw string) string {
 
 // secretOptions are words that mark a query parameter as secret.
 var secretOptions = regexp.MustCompile(`(?i)(pass|secret|token|key|credential|sas)`)
+
+// SecretOption reports whether an option of the name holds a secret.
+func SecretOption(name string) bool { return secretOptions.MatchString(name) }
 
 // MaskURL returns raw with its password and secret options replaced by ***,
 // fit for a log and for HQ. Placeholders stay, as they tell nothing.
@@ -121,21 +151,6 @@ func MaskURL(raw string) string {
 	return out
 }
 
-// Identity returns what of a URL, masked or not, says which destination it is:
-// how it is reached, as whom, and with which options may differ.
-func Identity(raw string) string {
-	scheme, rest, _ := strings.Cut(MaskURL(raw), "://")
-	rest, query, _ := strings.Cut(rest, "?")
-	rest = rest[strings.LastIndexByte(rest, '@')+1:]
-	identity := scheme + "://" + strings.TrimRight(rest, "/")
-	for pair := range strings.SplitSeq(query, "&") {
-		if name, value, _ := strings.Cut(pair, "="); name == "schema" && value != "" {
-			identity += "?" + pair
-		}
-	}
-	return identity
-}
-
 // separators shows what sets pairs apart that were escaped as one.
 var separators = strings.NewReplacer("%3B", ";", "%3b", ";", "%3D", "=", "%3d", "=")
 
@@ -144,24 +159,27 @@ func maskPairs(text, separator string) string {
 	pairs := strings.Split(text, separator)
 	for i, pair := range pairs {
 		name, value, ok := strings.Cut(pair, "=")
-		if ok && secretOptions.MatchString(name) && !placeholder.MatchString(value) {
+		if ok && secretOptions.MatchString(name) && (value == "" || placeholder.FindString(value) != value) {
 			pairs[i] = name + "=***"
 		}
 	}
 	return strings.Join(pairs, separator)
 }
 
-// CheckOptions returns an error that names the first query parameter of target
-// that is none of options nor of others, and the one of them that looks most like it.
+// CheckOptions returns an error that names a query parameter of target that is
+// none of options nor of others, and the one of them that looks most like it.
 func CheckOptions(target *url.URL, options []Option, others ...string) error {
 	var known []string
 	for _, o := range options {
 		known = append(known, o.Name)
 	}
 	known = append(known, others...)
-	for name := range target.Query() {
+	for name, values := range target.Query() {
 		if slices.Contains(known, name) {
 			continue
+		}
+		if !plainName.MatchString(name) || slices.Equal(values, []string{""}) { // part of a value, say
+			return fault.Mark(fault.Fatal, fmt.Errorf("the %s url has an option without a name or a value; write & in values as %%26", target.Scheme))
 		}
 		hint := "it has no options"
 		if len(known) > 0 {
@@ -173,6 +191,32 @@ func CheckOptions(target *url.URL, options []Option, others ...string) error {
 		return fault.Mark(fault.Fatal, fmt.Errorf("the %s url has an unknown option %q; %s", target.Scheme, name, hint))
 	}
 	return nil
+}
+
+// CheckForeign returns an error if target, which does not come from the operator,
+// asks for a secret of this machine.
+func CheckForeign(d Driver, target *url.URL) error {
+	if d.Borrows == nil {
+		return nil
+	}
+	if what := d.Borrows(target); what != "" {
+		return fault.Mark(fault.Fatal, fmt.Errorf("%s sends a secret of this machine to the destination, which only the operator may ask for: with --url, or url in config.toml", what))
+	}
+	return nil
+}
+
+// FirstOption returns the first option of target that has one of the names, in any
+// case, as "option <name>"; "" if there is none.
+func FirstOption(target *url.URL, names ...string) string {
+	query := target.Query()
+	for _, name := range names {
+		for given := range query {
+			if strings.EqualFold(given, name) {
+				return "option " + name
+			}
+		}
+	}
+	return ""
 }
 
 // Nearest returns the candidate that is fewest edits from name, or "" where

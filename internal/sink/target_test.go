@@ -36,6 +36,7 @@ func TestBadURLsAreFatalErrorsWithoutSecrets(t *testing.T) {
 	for _, raw := range []string{
 		"postgres://u:SECRET%zz@h/db", "postgres://u:SECRET@h:port/db", "SECRET", "", "postgres://u:${SECRET", "postgres://u:${NOPE}@h/SECRET",
 		"postgres://u:${file:/nope}@SECRET/", "postgres://SECRET{}@h/", "postgres://u:SECRET @h/\x00",
+		"postgres://SECRET@h:0/db", "postgres://SECRET@h:65536/db", "postgres://SECRET@h:4815162342/db", "postgres://u:a${SECRET b}@h/db", "postgres://u:p@h/db?${SECRET}=1",
 	} {
 		_, err := sink.ParseURL(raw, none)
 		if err == nil {
@@ -59,6 +60,7 @@ func TestMaskURLHidesSecretsOnly(t *testing.T) {
 		"eventhub://ns.x.net/%3BSharedAccessKey%3Dk%3D%3BEntityPath%3Dh":             "eventhub://ns.x.net/;SharedAccessKey=***;EntityPath=h",
 		"file:///a%3Bb%3Dc":                                                          "file:///a%3Bb%3Dc",
 		"not a url":                                                                  "***",
+		"https://h/x?secret=${X}&token=a${X}&key=${X}${Y}&a=${X}":                    "https://h/x?secret=${X}&token=***&key=***&a=${X}",
 	} {
 		if got := sink.MaskURL(raw); got != want {
 			t.Errorf("MaskURL(%s) = %s, want %s", raw, got, want)
@@ -81,15 +83,17 @@ func TestUnknownOptionsAreNamedWithTheNearest(t *testing.T) {
 	}
 }
 
-func TestIdentityIsTheDestinationAlone(t *testing.T) {
+// TestSpelling_StaysAsItIsRecorded pins what data directories of earlier versions hold.
+func TestSpelling_StaysAsItIsRecorded(t *testing.T) {
 	for raw, want := range map[string]string{
 		"postgres://u:p@h:5432/db?sslmode=require": "postgres://h:5432/db",
 		"postgres://other@h:5432/db/?schema=x&a=b": "postgres://h:5432/db?schema=x",
 		"sqlite://shop.db?busy_timeout=1":          "sqlite://shop.db",
 		"file:///var/data/":                        "file:///var/data",
+		"kafka://b:9092?topic=a":                   "kafka://b:9092",
 	} {
-		if got := sink.Identity(raw); got != want || sink.Identity(sink.MaskURL(raw)) != want {
-			t.Errorf("Identity(%s) = %s, want %s", raw, got, want)
+		if got := sink.Spelling(raw); got != want || sink.Spelling(sink.MaskURL(raw)) != want || sink.Spelling(want) != want {
+			t.Errorf("Spelling(%s) = %s, want %s", raw, got, want)
 		}
 	}
 }

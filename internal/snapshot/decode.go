@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	// MaxLine bounds a row, in bytes of JSON.
-	MaxLine = 256 << 20
+	// MaxLine bounds a row, in bytes of JSON, as messages of the stream are bounded:
+	// what imports also streams.
+	MaxLine = cdc.MaxPayload
 	// blockSize is how much text is decoded at once, in bytes; a longer line
 	// makes a larger block.
 	blockSize = 256 << 10

@@ -318,3 +318,13 @@ func benchmarkFile(b *testing.B, columns int) (t *schema.Table, file []byte, siz
 	}
 	return decodeTable(b, names...), zip(b, text.String()), int64(text.Len()), rows
 }
+
+func TestRows_BoundsALineAsAMessageOfTheStream(t *testing.T) {
+	const around = `{"id":"1","v":""}`
+	for size, want := range map[int]string{cdc.MaxPayload: "<nil>", cdc.MaxPayload + 1: "file f, line 1: it is longer than 64 MiB"} {
+		_, err := decode(newDecoder(t), zip(t, `{"id":"1","v":"`+strings.Repeat("v", size-len(around))+`"}`))
+		if got := fmt.Sprint(err); got != want {
+			t.Errorf("%d bytes: %s, want %s", size, got, want)
+		}
+	}
+}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
@@ -80,7 +81,7 @@ func (d *destination) Migrate(_ context.Context, tables []*schema.Table) ([]stri
 	return nil, nil
 }
 
-func (d *destination) BeginLoad(_ context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
+func (d *destination) BeginLoad(_ context.Context, job string, t *schema.Table, mode sink.LoadMode, _ sink.Scope) (sink.Load, error) {
 	if err := d.check("begin", t.Name, ""); err != nil {
 		return nil, err
 	}
@@ -104,6 +105,9 @@ type diskLoad struct {
 	table *schema.Table
 	mode  sink.LoadMode
 	dir   string
+
+	placed bool
+	rows   int64
 }
 
 func (l *diskLoad) Loaded(file string) bool {
@@ -149,29 +153,40 @@ func (l *diskLoad) LoadFile(_ context.Context, file string, rows iter.Seq2[*chan
 	return int64(n), l.d.check("loaded", l.table.Name, file)
 }
 
-func (l *diskLoad) Finish(context.Context) error {
+func (l *diskLoad) Finish(context.Context) (int64, error) {
 	if err := l.d.check("finish", l.table.Name, ""); err != nil {
-		return err
+		return 0, err
 	}
-	var rows []string
-	if l.mode == sink.Merge {
-		rows = l.d.live(l.table.Name)
+	if l.placed {
+		return l.rows, l.d.check("finished", l.table.Name, "")
 	}
 	files, err := filepath.Glob(filepath.Join(l.dir, "*.gz"))
 	if err != nil {
-		return err
+		return 0, err
 	}
+	var rows []string
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		rows = append(rows, lines(text)...)
 	}
-	if err := l.d.setLive(l.table.Name, rows); err != nil {
-		return err
+	slices.Sort(rows)
+	rows = slices.Compact(rows)
+	l.rows = int64(len(rows))
+	old := l.d.live(l.table.Name)
+	switch {
+	case l.mode == sink.Merge:
+		rows = append(rows, old...)
+	case l.mode == sink.Replace && l.rows == 0 && len(old) > 0:
+		return 0, fault.Mark(fault.Fatal, sink.ErrWouldEmpty)
 	}
-	return errors.Join(os.RemoveAll(l.dir), l.d.check("finished", l.table.Name, ""))
+	if err := errors.Join(l.d.setLive(l.table.Name, rows), os.RemoveAll(l.dir)); err != nil {
+		return 0, err
+	}
+	l.placed = true
+	return l.rows, l.d.check("finished", l.table.Name, "")
 }
 
 func (l *diskLoad) Discard(context.Context) error { return os.RemoveAll(l.dir) }

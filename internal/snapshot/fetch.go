@@ -18,7 +18,6 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/durable"
 	"github.com/shopmonkeyus/eds/internal/fault"
-	"github.com/shopmonkeyus/eds/internal/hq"
 )
 
 const (
@@ -350,7 +349,7 @@ func statusError(r *http.Response) error {
 	case code == http.StatusBadRequest || code == http.StatusUnauthorized || code == http.StatusForbidden || code == http.StatusNotFound || code == http.StatusGone:
 		return fmt.Errorf("%w: %w", errRefused, err)
 	case code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code >= 500:
-		return &fault.Error{Class: fault.Transient, RetryAfter: hq.RetryAfter(r.Header, time.Now()), Err: err}
+		return &fault.Error{Class: fault.Transient, RetryAfter: fault.ParseRetryAfter(r.Header.Get("Retry-After"), time.Now()), Err: err}
 	}
 	return fault.Mark(fault.Fatal, err)
 }

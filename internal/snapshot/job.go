@@ -11,25 +11,39 @@ import (
 	"sync"
 	"time"
 
+	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
 // execute does what was planned.
 func (r *run) execute(ctx context.Context) error {
+	if err := r.reserveDownloads(); err != nil {
+		return err
+	}
+	if err := r.readRecords(ctx); err != nil {
+		return err
+	}
+	if err := r.reloadLost(ctx); err != nil {
+		return err
+	}
+	r.tracker.expect(r.wanted...)
 	for _, name := range r.wanted {
-		progress := r.tracker.table(name)
 		if t := r.imp.Tables[name]; t.Done {
 			r.settle(TableReport{Table: name, Rows: t.Rows, Clock: t.Clock.Timestamp, Earlier: true})
-			progress.phase(Done)
+			r.tracker.table(name).phase(Done)
 		}
 	}
-	var err error
-	if r.refused, err = r.migrate(ctx, r.unfinished()); err != nil {
+	if err := r.makeTables(ctx); err != nil {
 		return err
 	}
 	for name, err := range r.refused {
 		r.failed(TableReport{Table: name, Err: err}, state.ImportTable{})
+	}
+	for _, t := range r.reserved {
+		r.failed(t, state.ImportTable{})
 	}
 	if r.previous != nil {
 		r.discard(ctx, r.previous)
@@ -47,7 +61,37 @@ func (r *run) execute(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.conclude()
+	return r.conclude(ctx)
+}
+
+// reserveDownloads makes sure that files can be downloaded, before the destination is
+// changed or HQ is asked for an export.
+func (r *run) reserveDownloads() error {
+	if r.cfg.Dir != "" {
+		return nil
+	}
+	dir := r.cfg.DownloadDir
+	if dir == "" {
+		dir = r.cfg.State.Path("import")
+	}
+	err := os.MkdirAll(dir, 0o700)
+	if err == nil {
+		err = tryWrite(dir)
+	}
+	if err != nil {
+		return fault.Mark(fault.Fatal, fmt.Errorf("make sure that files can be downloaded into %s: %w; make room there, or name another directory with --download-dir", dir, err))
+	}
+	return nil
+}
+
+// tryWrite writes a file in the directory and removes it.
+func tryWrite(dir string) error {
+	f, err := os.CreateTemp(dir, ".eds-probe-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(make([]byte, 64<<10))
+	return errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
 }
 
 // startJobs has HQ start the exports that are new.
@@ -87,16 +131,10 @@ func (r *run) ownedBy(i int) []string {
 // What can't be dropped does no harm but take room.
 func (r *run) discard(ctx context.Context, i *state.Import) {
 	for name, t := range i.Tables {
-		if t.Done || r.tables[name] == nil || i.Destination != r.cfg.Destination {
+		if t.Done || r.tables[name] == nil || !r.cfg.Destination.Owns(i.Identity, i.Destination) {
 			continue
 		}
-		load, err := r.loader.BeginLoad(ctx, t.Job, r.tables[name], r.mode)
-		if err == nil {
-			err = errors.Join(load.Discard(ctx), load.Close(ctx))
-		}
-		if err != nil {
-			r.cfg.Logger.WarnContext(ctx, "what an earlier import staged could not be removed", "table", name, "error", err)
-		}
+		r.discardTable(ctx, name, t.Job)
 	}
 	for _, job := range i.Jobs {
 		if dir := r.cfg.State.Path("import", "job-"+url.PathEscape(job.ID)); job.ID != "" && dir != r.workDir(r.imp.Jobs[0].ID) {
@@ -107,6 +145,17 @@ func (r *run) discard(ctx context.Context, i *state.Import) {
 	}
 }
 
+// discardTable has the destination drop what an earlier job staged of a table.
+func (r *run) discardTable(ctx context.Context, name, job string) {
+	load, err := r.loader.BeginLoad(ctx, job, r.tables[name], sink.Merge, sink.Scope{})
+	if err == nil {
+		err = errors.Join(load.Discard(ctx), load.Close(ctx))
+	}
+	if err != nil {
+		r.cfg.Logger.WarnContext(ctx, "what an earlier import staged could not be removed", "table", name, "error", err)
+	}
+}
+
 // runJob imports what job i brings. Tables are loaded as they become ready.
 func (r *run) runJob(ctx context.Context, i int) error {
 	tables := r.ownedBy(i)
@@ -114,8 +163,10 @@ func (r *run) runJob(ctx context.Context, i int) error {
 		return nil
 	}
 	job := r.imp.Jobs[i].ID
-	if err := os.MkdirAll(r.workDir(job), 0o700); err != nil {
-		return fmt.Errorf("make the directory for downloads: %w", err)
+	if r.cfg.Dir == "" {
+		if err := os.MkdirAll(r.workDir(job), 0o700); err != nil {
+			return fmt.Errorf("make the directory for downloads: %w", err)
+		}
 	}
 	ready := make(chan *tableImport, len(tables))
 	var workers sync.WaitGroup
@@ -165,7 +216,7 @@ func (r *run) follow(ctx context.Context, job string, tables []string, ready cha
 
 // noteJob writes down what the downloads belong to.
 func (r *run) noteJob(job string, e export) error {
-	if strings.HasPrefix(job, dirJob) {
+	if r.cfg.Dir != "" {
 		return nil
 	}
 	if err := writeManifest(r.workDir(job), job, e); err != nil {
@@ -221,6 +272,10 @@ func (r *run) failed(t TableReport, at state.ImportTable) {
 	r.tracker.table(t.Table).fail(t.Err)
 }
 
+// ErrNotExported says that HQ exports everything but a table that was asked for: HQ has no
+// rows of it.
+var ErrNotExported = errors.New("the export does not have it")
+
 // missing settles the tables that a complete export does not have. One that
 // was asked for by name is missed; of the others HQ has nothing to export.
 func (r *run) missing(ctx context.Context, now export, tables []string) {
@@ -229,7 +284,7 @@ func (r *run) missing(ctx context.Context, now export, tables []string) {
 			continue
 		}
 		if len(r.cfg.Only) > 0 {
-			r.failed(TableReport{Table: name, Err: errors.New("the export does not have it")}, state.ImportTable{})
+			r.failed(TableReport{Table: name, Err: ErrNotExported}, state.ImportTable{})
 			continue
 		}
 		r.cfg.Logger.WarnContext(ctx, "the export does not have a table of the schema; it stays as it is", "table", name)
@@ -238,25 +293,48 @@ func (r *run) missing(ctx context.Context, now export, tables []string) {
 	}
 }
 
-// conclude forgets an import that brought every table.
-func (r *run) conclude() error {
+// conclude forgets an import that brought every table that it ever will.
+func (r *run) conclude(ctx context.Context) error {
 	var failed []TableReport
+	var imported []string
+	whole := len(r.cfg.Only) == 0 && r.mode != sink.Merge && len(r.cfg.LocationIDs) == 0
 	r.mu.Lock()
 	for _, t := range r.results {
-		if t.Err != nil {
+		switch {
+		case errors.Is(t.Err, schema.ErrReserved): // no destination ever has this table
 			failed = append(failed, t)
+		case t.Err != nil:
+			whole = false
+			failed = append(failed, t)
+		case !t.Absent:
+			imported = append(imported, t.Table)
 		}
 	}
 	total := len(r.results)
 	r.mu.Unlock()
-	if len(failed) > 0 {
-		slices.SortFunc(failed, func(a, b TableReport) int { return strings.Compare(a.Table, b.Table) })
-		return &TablesError{Failed: failed, Of: total}
+	finish := r.cfg.State.FinishImport
+	if whole {
+		finish = func() error { return r.finishWhole(ctx, imported) }
 	}
-	if err := r.cfg.State.FinishImport(); err != nil {
+	if len(failed) == 0 {
+		return r.cleanUp(finish)
+	}
+	slices.SortFunc(failed, func(a, b TableReport) int { return strings.Compare(a.Table, b.Table) })
+	err := &TablesError{Failed: failed, Of: total}
+	if err.Final() {
+		if failed := r.cleanUp(finish); failed != nil {
+			return errors.Join(err, failed)
+		}
+	}
+	return err
+}
+
+// cleanUp forgets the import by finish, and removes its downloads.
+func (r *run) cleanUp(finish func() error) error {
+	if err := finish(); err != nil {
 		return err
 	}
-	if r.cfg.NoCleanup || r.cfg.Dir != "" {
+	if r.keepsFiles() {
 		return nil
 	}
 	for _, job := range r.imp.Jobs {

@@ -44,7 +44,7 @@ func child(root string) int {
 		return nil
 	}
 	_, err = snapshot.Run(context.Background(), snapshot.Config{
-		HQ: client, Schemas: schema.NewCatalogue(client, dir), Sink: d, State: dir, Destination: "disk://" + d.root,
+		HQ: client, Schemas: schema.NewCatalogue(client, dir), Sink: d, State: dir, Destination: named("disk://" + d.root),
 		Logger:  slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		Options: snapshot.Options{Parallel: 2},
 	})

@@ -96,7 +96,7 @@ func TestAWholeShopBecomesASQLiteDatabase(t *testing.T) {
 	destination := openSQLite(t, target)
 	catalogue := schema.NewCatalogue(client, dir)
 	report, err := snapshot.Run(t.Context(), snapshot.Config{
-		HQ: client, Schemas: catalogue, Sink: destination, State: dir, Destination: target, Present: client.Present,
+		HQ: client, Schemas: catalogue, Sink: destination, State: dir, Destination: named(target), Present: client.Present,
 		Poll: fault.Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond}, Retry: fault.Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond},
 	})
 	if err != nil {
@@ -106,7 +106,7 @@ func TestAWholeShopBecomesASQLiteDatabase(t *testing.T) {
 		t.Errorf("%d rows, %d broken downloads", report.Rows, cuts.Load())
 	}
 	compare(t, h, client, catalogue, destination)
-	clocks, err := dir.Snapshots()
+	clocks, err := dir.Snapshots(named(target))
 	if err != nil || len(clocks) != len(report.Tables) {
 		t.Errorf("%d snapshots of %d tables, %v", len(clocks), len(report.Tables), err)
 	}

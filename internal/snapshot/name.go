@@ -11,7 +11,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-const exportSuffix = ".ndjson.gz"
+const (
+	exportSuffix = ".ndjson.gz"
+	// exportName is what names of export files are like.
+	exportName = "<33 digits>-<hash>-<n>-<n>-<8 digits>-<table>-<schema id>" + exportSuffix
+)
 
 // ExportFile is what the name of an export file tells, which has the form of
 // CockroachDB's changefeeds:

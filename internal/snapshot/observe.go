@@ -36,12 +36,19 @@ type Progress struct {
 	Err        error // of a table that failed
 }
 
+func (p Progress) unsized() bool {
+	return p.Phase > 0 && p.Phase < Finishing && p.TotalBytes == 0
+}
+
 // Totals are the sums over all tables.
 type Totals struct {
 	Tables, Done, Failed int
 	Rows                 int64
 	Bytes, Downloaded    int64
 	TotalBytes           int64
+	// Unsized is the number of tables under way whose size is not known yet, so
+	// that TotalBytes lacks them.
+	Unsized int
 }
 
 // Observer is told of progress: of each change of phase, and in between at most
@@ -80,22 +87,32 @@ func newTracker(o Observer) *tracker {
 
 // table returns the progress of a table, which begins by waiting.
 func (t *tracker) table(name string) *tableProgress {
+	t.expect(name)
 	t.mu.Lock()
-	p := t.tables[name]
-	if p == nil {
-		p = &tableProgress{
+	defer t.mu.Unlock()
+	return t.tables[name]
+}
+
+// expect counts tables, all of them before it tells of the first.
+func (t *tracker) expect(names ...string) {
+	var added []*tableProgress
+	t.mu.Lock()
+	for _, name := range names {
+		if t.tables[name] != nil {
+			continue
+		}
+		p := &tableProgress{
 			tracker: t, now: Progress{Table: name},
 			sizes: make(map[string]int64), have: make(map[string]int64), files: make(map[string]bool),
 		}
 		t.tables[name] = p
-		t.totals.Tables++
+		added = append(added, p)
 	}
-	known := p.now.Phase != 0
+	t.totals.Tables += len(added)
 	t.mu.Unlock()
-	if !known {
+	for _, p := range added {
 		p.phase(Waiting)
 	}
-	return p
 }
 
 // change applies f and tells of it, at once where that is asked for.
@@ -110,6 +127,7 @@ func (p *tableProgress) change(atOnce bool, f func(*Progress)) {
 	t.totals.Bytes += p.now.Bytes - before.Bytes
 	t.totals.Downloaded += p.now.Downloaded - before.Downloaded
 	t.totals.TotalBytes += p.now.TotalBytes - before.TotalBytes
+	t.totals.Unsized += count(p.now.unsized()) - count(before.unsized())
 	t.totals.Done += count(p.now.Phase == Done) - count(before.Phase == Done)
 	t.totals.Failed += count(p.now.Phase == Failed) - count(before.Phase == Failed)
 	now := time.Now()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -150,7 +151,7 @@ func TestADestinationThatIsAwayIsWaitedFor(t *testing.T) {
 				if failures == 0 {
 					t.Error("nothing failed")
 				}
-				if broken == "loaded" {
+				if broken == "loaded" || broken == "finished" {
 					slices.Sort(d.loaded)
 					if n := len(slices.Compact(slices.Clone(d.loaded))); n != len(d.loaded) || n != 4 {
 						t.Errorf("loaded more than once: %v", d.loaded)
@@ -185,6 +186,61 @@ func TestADestinationThatStaysAwayFailsItsTables(t *testing.T) {
 		if len(d.loaded) != before {
 			t.Errorf("loaded again: %v", d.loaded[before:])
 		}
+	})
+}
+
+// TestImport_LoadsAgainWhatTheDestinationHasLost: the files are downloaded and loaded
+// again, a few times at most, and the rows that are reported are those of the table.
+func TestImport_LoadsAgainWhatTheDestinationHasLost(t *testing.T) {
+	for losses, loads := range map[int]int{1: 2, 2: 3, 3: 3} {
+		inWorld(t, func(t *testing.T, w *world, d *destination) {
+			d.fail = func(operation, table, _ string) error {
+				if operation != "finish" || table != "order" || losses == 0 {
+					return nil
+				}
+				losses--
+				return errors.Join(fault.Mark(fault.Fatal, sink.ErrLoadLost), os.RemoveAll(filepath.Join(d.root, "stage", "order", "job1")))
+			}
+			report, err := w.run(t.Context(), d, nil)
+			if n := w.gets[fileName("order", 1)]; n != loads {
+				t.Errorf("a file was downloaded %d times, not %d", n, loads)
+			}
+			if loads == 3 && losses == 0 && err != nil {
+				if want := "1 of 3 tables were not imported: order: put the table in place: what was loaded is lost"; err.Error() != want {
+					t.Errorf("got %v", err)
+				}
+				expect(t, d, map[string][]string{"order": {"old"}, "customer": rows(0, 3)})
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			expect(t, d, everyRow)
+			if report.Rows != 208 || w.totals.Rows != 208 {
+				t.Errorf("%d rows are reported, %d as progress", report.Rows, w.totals.Rows)
+			}
+		})
+	}
+}
+
+func TestImport_ReportsTheRowsOfTheTable(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		w.put("order", rowsOf(0, 100), rowsOf(50, 100), rowsOf(200, 5))
+		report, err := w.run(t.Context(), d, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, d, map[string][]string{"order": append(rows(0, 150), rows(200, 5)...)})
+		if report.Rows != 158 {
+			t.Errorf("%d rows are reported", report.Rows)
+		}
+		w.states(func(dir *state.Dir) error {
+			all, err := dir.Snapshots(named("disk://" + d.root))
+			if n := all["order"].Rows; n != 155 {
+				t.Errorf("%d rows are recorded", n)
+			}
+			return err
+		})
 	})
 }
 
@@ -394,7 +450,7 @@ func TestNoCleanupKeepsTheFilesAndDirUsesThem(t *testing.T) {
 		fromDir := func(c *snapshot.Config) { c.Dir = report.Dir }
 		check := func(name string) {
 			t.Helper()
-			if err := errors.Join(d.setLive("order", []string{"old"}), d.setLive("vendor", []string{"old"})); err != nil {
+			if err := errors.Join(d.setLive("order", []string{"old"}), d.setLive("customer", []string{"old"})); err != nil {
 				t.Fatal(err)
 			}
 			before := len(w.gets)
@@ -421,7 +477,45 @@ func TestNoCleanupKeepsTheFilesAndDirUsesThem(t *testing.T) {
 			t.Fatal(err)
 		}
 		check("when nothing but the names is known")
-		expect(t, d, map[string][]string{"order": rows(0, 205), "customer": rows(0, 3), "vendor": {"old"}})
+		expect(t, d, map[string][]string{"order": rows(0, 205), "customer": rows(0, 3), "vendor": {}})
+	})
+}
+
+// TestImport_StartsAfreshWithOtherFilesInDir: what an interrupted import has loaded of
+// an older export is no part of the newer one.
+func TestImport_StartsAfreshWithOtherFilesInDir(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		dir := t.TempDir()
+		fill := func(names ...string) {
+			t.Helper()
+			old, err := os.ReadDir(dir)
+			for _, entry := range old {
+				err = errors.Join(err, os.Remove(filepath.Join(dir, entry.Name())))
+			}
+			for _, name := range names {
+				err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), w.files[name], 0o600))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		fromDir := func(c *snapshot.Config) { c.Dir, c.Only = dir, []string{"order"} }
+		fill(fileName("order", 1), fileName("order", 3))
+		d.fail = func(operation, _, file string) error {
+			if operation == "load" && file == fileName("order", 3) {
+				return fault.Mark(fault.Poison, errors.New("refused"))
+			}
+			return nil
+		}
+		if _, err := w.run(t.Context(), d, fromDir); err == nil || d.staged("order") != 1 {
+			t.Fatalf("%d files are staged, error %v", d.staged("order"), err)
+		}
+		d.fail = nil
+		fill(fileName("order", 2))
+		if _, err := w.run(t.Context(), d, fromDir); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, d, map[string][]string{"order": rows(100, 100)})
 	})
 }
 
@@ -439,7 +533,7 @@ func TestAFileThatIsMissingInDirFailsItsTable(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = w.run(t.Context(), d, func(c *snapshot.Config) { c.Dir = report.Dir })
-		want := "1 of 3 tables were not imported: order: file " + fileName("order", 2) + ": download: the file is not in the directory, and hq has the export no longer"
+		want := "1 of 3 tables were not imported: order: file " + fileName("order", 2) + ": download: the file is not in the directory; to download it, name the directory with --download-dir and the export with --job-id"
 		if err == nil || err.Error() != want {
 			t.Errorf("got %v", err)
 		}
@@ -447,16 +541,167 @@ func TestAFileThatIsMissingInDirFailsItsTable(t *testing.T) {
 	})
 }
 
-func TestAnEmptyDirIsDownloadedInto(t *testing.T) {
+func TestRun_DownloadsIntoDownloadDirAndGoesOnThere(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		dir := filepath.Join(w.root, "some", "dir")
-		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Dir = dir }); err != nil {
-			t.Fatal(err)
+		into := func(c *snapshot.Config) { c.DownloadDir = dir }
+		// The download of one file fails, so that the import does.
+		w.serve = func(rw http.ResponseWriter, r *http.Request, file string, _ int) bool {
+			if file == fileName("order", 2) {
+				http.NotFound(rw, r)
+				return true
+			}
+			return false
+		}
+		if _, err := w.run(t.Context(), d, into); err == nil {
+			t.Fatal("a file is missing")
+		}
+		w.serve = nil
+		report, err := w.run(t.Context(), d, into)
+		if err != nil || report.Dir != dir || !report.Plan.Resumed {
+			t.Fatalf("it goes on: %+v, %v", report.Plan, err)
 		}
 		expect(t, d, everyRow)
-		entries, err := os.ReadDir(dir)
-		if err != nil || len(entries) != 5 {
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 5 {
 			t.Errorf("%d files, %v", len(entries), err)
+		}
+		if len(w.requests) != 1 || w.gets[fileName("order", 1)] != 1 {
+			t.Errorf("%d exports, downloads %v", len(w.requests), w.gets)
+		}
+		// Another export must not lie among its files.
+		_, err = w.run(t.Context(), d, into)
+		if dirErr := new(snapshot.DirError); !errors.As(err, &dirErr) || !strings.Contains(err.Error(), "the export job1 was downloaded into it already") || len(w.requests) != 1 {
+			t.Errorf("again: %v, %d exports", err, len(w.requests))
+		}
+		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Dir = dir }); err != nil || len(w.requests) != 1 {
+			t.Errorf("from there: %v, %d exports", err, len(w.requests))
+		}
+	})
+}
+
+func TestRun_NeedsExportFilesInDir(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		dir := func(name string, files ...string) string {
+			path := filepath.Join(w.root, name)
+			for _, file := range append([]string{"."}, files...) {
+				if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(path, file)), 0o700), os.MkdirAll(path, 0o700)); err != nil {
+					t.Fatal(err)
+				}
+				if file != "." {
+					if err := os.WriteFile(filepath.Join(path, file), []byte(`{"job":"job1","complete":true,"tables":{}}`), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			return path
+		}
+		w.jobs["given"] = w.everything()
+		none := "there are no export files in it: none of its files is named like <33 digits>-<hash>-<n>-<n>-<8 digits>-<table>-<schema id>.ndjson.gz"
+		for name, c := range map[string]struct{ dir, job, want string }{
+			"missing":                 {filepath.Join(w.root, "nowhere"), "", "no such file or directory"},
+			"a file":                  {filepath.Join(dir("with", "notes.txt"), "notes.txt"), "", "not a directory"},
+			"empty":                   {dir("empty"), "", none},
+			"empty, with a job":       {dir("empty"), "given", none},
+			"other files":             {dir("other", "order.ndjson.gz", "notes.txt"), "", none},
+			"files below":             {dir("below", "sub/"+fileName("order", 1)), "", none},
+			"parts of files":          {dir("parts", fileName("order", 1)+".part", fileName("order", 1)+".tag"), "", none},
+			"a manifest alone":        {dir("manifest", "export.json"), "", none},
+			"files of another export": {dir("export", "export.json", fileName("order", 1)), "given", "its files are of the export job1, not of given"},
+		} {
+			for _, dry := range []bool{false, true} {
+				_, err := w.run(t.Context(), d, func(c2 *snapshot.Config) { c2.Dir, c2.JobID, c2.DryRun = c.dir, c.job, dry })
+				if dirErr := new(snapshot.DirError); !errors.As(err, &dirErr) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), c.dir) {
+					t.Errorf("%s: %v, want %q", name, err, c.want)
+				}
+			}
+		}
+		if len(w.requests)+len(w.gets)+len(d.migrated) > 0 {
+			t.Errorf("%d exports, downloads %v, migrated %v", len(w.requests), w.gets, d.migrated)
+		}
+		expect(t, d, map[string][]string{"order": {"old"}, "customer": {"old"}, "vendor": {}})
+	})
+}
+
+func TestRun_LoadsNoPartOfADownloadFromDir(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		dir := filepath.Join(w.root, "dir")
+		ctx, cancel := context.WithCancel(t.Context())
+		w.status = func(job string, asked int) (hq.Export, error) {
+			e := w.jobs[job]
+			if asked > 2 {
+				cancel() // while order is not exported yet
+			}
+			e.Completed = false
+			e.Tables = maps.Clone(e.Tables)
+			e.Tables["order"] = hq.ExportTable{Status: hq.ExportPending}
+			return e, nil
+		}
+		if _, err := w.run(ctx, d, func(c *snapshot.Config) { c.DownloadDir = dir }); err == nil {
+			t.Fatal("it was not interrupted")
+		}
+		w.status = nil
+		_, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Dir = dir })
+		if dirErr := new(snapshot.DirError); !errors.As(err, &dirErr) || !strings.Contains(err.Error(), "the download of the export job1 into it was interrupted; go on with it with --download-dir") {
+			t.Errorf("a part: %v", err)
+		}
+		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.DownloadDir = dir }); err != nil || len(w.requests) != 1 {
+			t.Errorf("%d exports, %v", len(w.requests), err)
+		}
+		expect(t, d, everyRow)
+	})
+}
+
+// TestRun_LeavesDirAsItIs loads files of an export that HQ lists, one of them damaged.
+func TestRun_LeavesDirAsItIs(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		dir := filepath.Join(w.root, "dir")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		w.jobs["given"] = w.everything()
+		for name, body := range w.files {
+			if name == fileName("order", 3) {
+				continue // is missing
+			}
+			if name == fileName("customer", 1) {
+				body = body[:len(body)/2]
+			}
+			if err := os.WriteFile(filepath.Join(dir, name), body, 0o400); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before, _ := os.ReadDir(dir)
+		_, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Dir, c.JobID = dir, "given" })
+		if err == nil || !strings.Contains(err.Error(), fileName("order", 3)+": download: the file is not in the directory") || !strings.Contains(err.Error(), "customer: file "+fileName("customer", 1)) {
+			t.Errorf("got %v", err)
+		}
+		after, _ := os.ReadDir(dir)
+		if len(after) != len(before) || len(w.gets) > 0 || len(w.requests) > 0 {
+			t.Errorf("%d files of %d are left, downloads %v", len(after), len(before), w.gets)
+		}
+		expect(t, d, map[string][]string{"order": {"old"}, "customer": {"old"}, "vendor": {}})
+	})
+}
+
+func TestRun_OrdersNoExportThatItCannotDownload(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		blocked := filepath.Join(w.root, "file")
+		if err := os.WriteFile(blocked, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.DownloadDir = filepath.Join(blocked, "dir") })
+		if err == nil || !strings.Contains(err.Error(), "not a directory") {
+			t.Errorf("into a file: %v", err)
+		}
+		if err := os.WriteFile(filepath.Join(w.root, "data", "import"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err = w.run(t.Context(), d, nil)
+		if err == nil || !strings.Contains(err.Error(), "make sure that files can be downloaded into "+filepath.Join(w.root, "data", "import")) {
+			t.Errorf("into the data directory: %v", err)
+		}
+		if len(w.requests) > 0 || len(d.migrated) > 0 {
+			t.Errorf("exports %v, migrated %v", w.requests, d.migrated)
 		}
 	})
 }

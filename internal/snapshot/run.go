@@ -31,16 +31,30 @@ const (
 
 // run is one run of an import.
 type run struct {
-	cfg     Config
-	loader  sink.Loader
-	mode    sink.LoadMode
-	fetch   *fetcher
-	tracker *tracker
+	cfg    Config
+	loader sink.Loader
+	// recorder records what is imported, under the destination's id; nil: nothing does.
+	recorder  sink.Recorder
+	snapshots []sink.Snapshot // that it has recorded
+	id        string
+	held      string // id that a destination holds which records nothing; "": it holds none
+	mode      sink.LoadMode
+	fetch     *fetcher
+	tracker   *tracker
+	began     time.Time // zero before it was confirmed
 
 	tables map[string]*schema.Table // every table that HQ knows
 	wanted []string                 // the tables to import, by name
 	// refused are the tables that the destination can't have.
 	refused map[string]error
+	// reserved are the objects whose schemas name what is eds's own.
+	reserved []TableReport
+
+	// What the options say of the export: its job, and the files of it that are in Dir.
+	// DownloadDir holds all that it had when it was complete.
+	job        string
+	local      *dirSource
+	downloaded bool
 
 	imp      state.Import
 	resumed  bool
@@ -74,11 +88,14 @@ func newRun(c Config) *run {
 		c.Poll = fault.Backoff{Min: time.Second, Max: 15 * time.Second}
 	}
 	r := &run{
-		cfg: c, tracker: newTracker(c.Observe), sources: make(map[string]source), results: make(map[string]TableReport),
+		cfg: c, tracker: newTracker(c.Observe), refused: make(map[string]error), sources: make(map[string]source), results: make(map[string]TableReport),
 		fetch: &fetcher{client: c.HTTP, log: c.Logger, slots: make(chan struct{}, downloads), patience: c.Patience, backoff: c.Retry},
 	}
-	if c.NoDelete || !c.TimeOffset.IsZero() { // a part of a table must not take the place of the whole
+	switch {
+	case c.NoDelete || !c.TimeOffset.IsZero(): // a part of a table must not take the place of the whole
 		r.mode = sink.Merge
+	case c.AllowEmpty:
+		r.mode = sink.ReplaceOrEmpty
 	}
 	return r
 }
@@ -86,7 +103,7 @@ func newRun(c Config) *run {
 // check finds out, before anything is changed, whether the import can work:
 // the destination, the key, the tables.
 func (r *run) check(ctx context.Context) error {
-	if p, ok := r.cfg.Sink.(sink.Prober); ok {
+	if p, ok := r.cfg.Sink.(sink.Prober); ok && !r.cfg.DryRun {
 		if err := p.Probe(ctx); err != nil {
 			return &ProbeError{err}
 		}
@@ -94,8 +111,12 @@ func (r *run) check(ctx context.Context) error {
 	var err error
 	r.tables, err = r.cfg.Schemas.Latest(ctx)
 	if malformed := new(schema.MalformedError); errors.As(err, &malformed) && len(r.tables) > 0 {
-		for object, err := range malformed.Objects {
+		for _, object := range slices.Sorted(maps.Keys(malformed.Objects)) {
+			err := malformed.Objects[object]
 			r.cfg.Logger.WarnContext(ctx, "a table is left out, because its schema can't be used", "object", object, "error", err)
+			if errors.Is(err, schema.ErrReserved) && len(r.cfg.Only) == 0 {
+				r.reserved = append(r.reserved, TableReport{Table: object, Final: true, Err: err})
+			}
 		}
 		err = nil
 	}
@@ -133,18 +154,37 @@ func (r *run) selectTables() ([]string, error) {
 	return slices.Compact(slices.Sorted(slices.Values(r.cfg.Only))), nil
 }
 
-// fingerprint tells imports of different parameters or destinations apart.
-func (r *run) fingerprint() string {
+// same reports whether a previous import has the parameters and destination of this one.
+func (r *run) same(previous state.Import) bool {
+	if previous.Parameters == "" { // an earlier version began it
+		return previous.Fingerprint == r.imp.Fingerprint
+	}
+	return previous.Parameters == r.imp.Parameters && r.cfg.Destination.Owns(previous.Identity, previous.Destination)
+}
+
+// fingerprint tells imports of different parameters, or into destinations of different
+// spellings, apart.
+func (r *run) fingerprint(spelling string) string {
 	sorted := func(s []string) []string { return slices.Compact(slices.Sorted(slices.Values(s))) }
 	o := r.cfg.Options
+	mode := r.mode
+	if mode.Replaces() {
+		mode = sink.Replace
+	}
 	text, _ := json.Marshal(struct { // strings, numbers and booleans always encode
 		Destination                string
 		Only, Companies, Locations []string
 		Offset                     int64
 		Mode                       sink.LoadMode
-	}{r.cfg.Destination, sorted(o.Only), sorted(o.CompanyIDs), sorted(o.LocationIDs), r.timeOffset(), r.mode})
+	}{spelling, sorted(o.Only), sorted(o.CompanyIDs), sorted(o.LocationIDs), r.timeOffset(), mode})
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:16])
+}
+
+// partial reports whether tables get only some of the source's rows, or keep rows
+// that the source may have deleted.
+func (r *run) partial() bool {
+	return r.mode == sink.Merge || len(r.cfg.CompanyIDs) > 0 || len(r.cfg.LocationIDs) > 0
 }
 
 // timeOffset returns the option in unix milliseconds, 0 where it is not given.
@@ -160,7 +200,7 @@ func (r *run) plan() Plan {
 	if n := len(r.imp.Jobs); n > 0 {
 		p.Job = r.imp.Jobs[n-1].ID
 	}
-	if p.Job != "" || r.cfg.Dir != "" {
+	if p.Job != "" || r.cfg.Dir != "" || r.cfg.DownloadDir != "" {
 		p.Dir = r.workDir(p.Job)
 	}
 	for _, name := range r.wanted {
@@ -168,7 +208,10 @@ func (r *run) plan() Plan {
 		if job := r.owner(name); job >= 0 && !t.Done {
 			id := r.imp.Jobs[job].ID
 			if src := r.sources[id]; src != nil {
-				if e, ok := src.last().tables[name]; ok && e.ready {
+				now := src.last()
+				e, ok := now.tables[name]
+				t.Absent = !ok && now.complete
+				if e.ready {
 					t.Files, t.Bytes = len(e.files), downloaded(r.workDir(id), e.files)
 				}
 			}
@@ -176,6 +219,17 @@ func (r *run) plan() Plan {
 		p.Tables = append(p.Tables, t)
 	}
 	return p
+}
+
+// makeTables makes the destination have the tables that are not done, but for those that
+// it refuses.
+func (r *run) makeTables(ctx context.Context) error {
+	if err := r.refuseForeign(ctx); err != nil {
+		return err
+	}
+	refused, err := r.migrate(ctx, r.unfinished())
+	maps.Copy(r.refused, refused)
+	return err
 }
 
 // migrate makes the destination have the given tables, and returns those that
@@ -250,12 +304,15 @@ func (r *run) fill(report *Report) {
 		report.Rows += t.Rows
 		report.Bytes += t.Bytes
 	}
-	if r.cfg.NoCleanup || r.cfg.Dir != "" {
+	if r.keepsFiles() {
 		if n := len(r.imp.Jobs); n > 0 {
 			report.Dir = r.workDir(r.imp.Jobs[n-1].ID)
 		}
 	}
 }
+
+// keepsFiles reports whether files stay after they were loaded.
+func (r *run) keepsFiles() bool { return r.cfg.NoCleanup || r.cfg.Dir != "" || r.cfg.DownloadDir != "" }
 
 // settle notes what became of a table.
 func (r *run) settle(t TableReport) {

@@ -34,8 +34,8 @@ func inWorld(t *testing.T, f func(t *testing.T, w *world, d *destination)) {
 		w, d := newWorld(t, root, "order", "customer", "vendor"), newDestination(t, root)
 		w.put("order", rowsOf(0, 100), rowsOf(100, 100), rowsOf(200, 5))
 		w.put("customer", rowsOf(0, 3))
-		for _, table := range []string{"order", "customer", "vendor"} {
-			if err := d.setLive(table, []string{"old"}); err != nil {
+		for table, rows := range map[string][]string{"order": {"old"}, "customer": {"old"}, "vendor": nil} {
+			if err := d.setLive(table, rows); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -62,6 +62,113 @@ func expect(t *testing.T, d *destination, want map[string][]string) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("live tables: %.2000s", diff)
 	}
+}
+
+// TestImport_KeepsTablesThatTheExportHasNoRowsOf: other tables are imported, and the
+// import has ended, so that another one does not go on with it.
+func TestImport_KeepsTablesThatTheExportHasNoRowsOf(t *testing.T) {
+	const reason = "the snapshot has no rows for the table, but the table has some; they are kept; to empty the table, run: eds import --only %s --allow-empty"
+	for name, change := range map[string]func(c *snapshot.Config){
+		"all tables": func(*snapshot.Config) {},
+		"by name":    func(c *snapshot.Config) { c.Only = []string{"vendor", "order"} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world, d *destination) {
+				w.put("vendor", "", "\n")
+				old := map[string][]string{"vendor": {"old"}, "order": rows(0, 205)}
+				if err := d.setLive("vendor", []string{"old"}); err != nil {
+					t.Fatal(err)
+				}
+				for range 2 { // the second is another import
+					report, err := w.run(t.Context(), d, change)
+					if want := fmt.Sprintf("1 of %d tables were not imported: vendor: "+reason, len(report.Tables), "vendor"); err == nil || err.Error() != want {
+						t.Errorf("got %v\nwant %s", err, want)
+					}
+					if failed := new(snapshot.TablesError); !errors.As(err, &failed) || !failed.Final() || !failed.Failed[0].Kept || report.Plan.Resumed {
+						t.Errorf("final %v, resumed %v", failed.Final(), report.Plan.Resumed)
+					}
+					expect(t, d, old)
+					clocks, underWay := w.clocks()
+					if _, ok := clocks["vendor"]; ok || underWay {
+						t.Errorf("under way: %v, clocks: %v", underWay, clocks)
+					}
+					if n := d.staged("vendor"); n != 0 {
+						t.Errorf("%d files are left at the destination", n)
+					}
+				}
+				if len(w.requests) != 2 {
+					t.Errorf("%d exports", len(w.requests))
+				}
+				if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { change(c); c.AllowEmpty = true }); err != nil {
+					t.Fatal(err)
+				}
+				old["vendor"] = []string{}
+				expect(t, d, old)
+			})
+		})
+	}
+}
+
+// TestImport_ReportsTablesWithReservedNames: the others are imported, once.
+func TestImport_ReportsTablesWithReservedNames(t *testing.T) {
+	for _, only := range []bool{false, true} {
+		inWorld(t, func(t *testing.T, w *world, d *destination) {
+			reserved := &schema.MalformedError{Objects: map[string]error{
+				"checkpoint": fmt.Errorf("table %q: %w", "_eds_checkpoint", schema.ErrReserved), "odd": errors.New("it has no key"),
+			}}
+			for range 2 {
+				report, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Schemas, c.SchemaOnly = latest{w.tables, reserved}, only })
+				if want := "1 of 4 tables were not imported: checkpoint: table \"_eds_checkpoint\": names that begin with _eds_ are reserved for eds"; err == nil || err.Error() != want {
+					t.Errorf("got %v", err)
+				}
+				if len(report.Tables) != 4 || report.Plan.Resumed {
+					t.Errorf("%d tables, resumed: %v", len(report.Tables), report.Plan.Resumed)
+				}
+				if _, underWay := w.clocks(); underWay {
+					t.Error("the import is not ended")
+				}
+			}
+			if !only {
+				expect(t, d, everyRow)
+			}
+			w.states(func(dir *state.Dir) error {
+				all, err := dir.Snapshots(named("disk://" + d.root))
+				for table, s := range all { // else a gap in the stream could never be closed
+					if !s.Whole {
+						t.Errorf("the snapshot of %s is not of an import of every table", table)
+					}
+				}
+				return err
+			})
+		})
+	}
+}
+
+// latest answers with tables and an error.
+type latest struct {
+	tables map[string]*schema.Table
+	err    error
+}
+
+func (l latest) Latest(context.Context) (map[string]*schema.Table, error) { return l.tables, l.err }
+
+func TestImport_GoesOnWithoutTheTablesThatItKeeps(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		if err := d.setLive("vendor", []string{"old"}); err != nil {
+			t.Fatal(err)
+		}
+		w.files[fileName("order", 2)] = []byte("damaged")
+		_, err := w.run(t.Context(), d, nil)
+		if failed := new(snapshot.TablesError); !errors.As(err, &failed) || len(failed.Failed) != 2 || failed.Final() {
+			t.Errorf("got %v", err)
+		}
+		w.put("order", rowsOf(0, 100), rowsOf(100, 100), rowsOf(200, 5))
+		report, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.AllowEmpty = true })
+		if err != nil || !report.Plan.Resumed || len(w.requests) != 1 {
+			t.Errorf("resumed %v, %d exports, error %v", report.Plan.Resumed, len(w.requests), err)
+		}
+		expect(t, d, everyRow)
+	})
 }
 
 func TestASnapshotBecomesTheTables(t *testing.T) {
@@ -109,6 +216,11 @@ func TestProgressAddsUp(t *testing.T) {
 		want := snapshot.Totals{Tables: 3, Done: 3, Rows: 208, Bytes: report.Bytes, Downloaded: report.Bytes, TotalBytes: report.Bytes}
 		if diff := cmp.Diff(want, w.totals); diff != "" || report.Bytes == 0 {
 			t.Error(diff)
+		}
+		for i, n := range w.counts {
+			if n != 3 {
+				t.Fatalf("at first %d tables are counted, of 3 (progress %d)", n, i)
+			}
 		}
 		phases, last := "", snapshot.Progress{}
 		for _, p := range w.events {
@@ -199,7 +311,7 @@ func TestOnlySomeTablesAndCompanies(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		expect(t, d, map[string][]string{"order": {"old"}, "customer": append(rows(0, 3), "old"), "vendor": {"old"}})
+		expect(t, d, map[string][]string{"order": {"old"}, "customer": append(rows(0, 3), "old"), "vendor": {}})
 		want := []hq.ExportRequest{{TimeOffset: 1712345678901, CompanyIDs: []string{"c"}, LocationIDs: []string{"l"}, Tables: []string{"customer", "vendor"}}}
 		if diff := cmp.Diff(want, w.requests); diff != "" {
 			t.Error(diff)
@@ -215,12 +327,15 @@ func TestRowsThatASnapshotLacksStayWhereItIsNotOfTheWholeTable(t *testing.T) {
 	for _, change := range []func(c *snapshot.Config){
 		func(c *snapshot.Config) { c.NoDelete = true },
 		func(c *snapshot.Config) { c.TimeOffset = time.UnixMilli(1) },
+		// The tables do not tell the companies of their rows.
+		func(c *snapshot.Config) { c.CompanyIDs = []string{"c"} },
+		func(c *snapshot.Config) { c.CompanyIDs, c.AllowEmpty = []string{"c"}, true },
 	} {
 		inWorld(t, func(t *testing.T, w *world, d *destination) {
 			if _, err := w.run(t.Context(), d, change); err != nil {
 				t.Fatal(err)
 			}
-			expect(t, d, map[string][]string{"customer": append(rows(0, 3), "old"), "vendor": {"old"}})
+			expect(t, d, map[string][]string{"customer": append(rows(0, 3), "old"), "vendor": {}})
 		})
 	}
 }
@@ -287,7 +402,7 @@ func TestChecksComeFirst(t *testing.T) {
 		if len(w.requests) != 0 || len(d.migrated) != 0 || len(d.begun) != 0 {
 			t.Errorf("%v, %v, %v", w.requests, d.migrated, d.begun)
 		}
-		expect(t, d, map[string][]string{"order": {"old"}, "customer": {"old"}, "vendor": {"old"}})
+		expect(t, d, map[string][]string{"order": {"old"}, "customer": {"old"}, "vendor": {}})
 	})
 }
 
@@ -327,6 +442,48 @@ func TestADryRunSaysWhatItWouldDo(t *testing.T) {
 	})
 }
 
+func TestRun_PlansNothingForTablesThatTheExportLacks(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		given := w.everything()
+		delete(given.Tables, "order")
+		w.jobs["given"] = given
+		report, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.DryRun, c.JobID = true, "given" })
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []snapshot.PlanTable{{Table: "customer", Files: 1}, {Table: "order", Files: -1, Absent: true}, {Table: "vendor", Files: 0}}
+		if diff := cmp.Diff(want, report.Plan.Tables); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestRun_BeginsWhenItIsConfirmed(t *testing.T) {
+	for name, schemaOnly := range map[string]bool{"rows": false, "schema only": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world, d *destination) {
+				w.status = func(job string, _ int) (hq.Export, error) {
+					time.Sleep(time.Second)
+					return w.jobs[job], nil
+				}
+				report, err := w.run(t.Context(), d, func(c *snapshot.Config) {
+					c.SchemaOnly = schemaOnly
+					c.Confirm = func(snapshot.Plan) error {
+						time.Sleep(time.Hour)
+						if len(w.events) > 0 {
+							t.Errorf("progress before the confirmation: %v", w.events)
+						}
+						return nil
+					}
+				})
+				if err != nil || report.Elapsed > time.Minute || report.Elapsed == 0 && !schemaOnly {
+					t.Errorf("took %v, %v", report.Elapsed, err)
+				}
+			})
+		})
+	}
+}
+
 func TestSchemaOnlyRecordsThePresent(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		now := at(30).Time()
@@ -343,7 +500,7 @@ func TestSchemaOnlyRecordsThePresent(t *testing.T) {
 		if diff := cmp.Diff([]string{"customer", "order", "vendor"}, d.migrated); diff != "" {
 			t.Error(diff)
 		}
-		expect(t, d, map[string][]string{"order": {"old"}, "customer": {"old"}, "vendor": {"old"}})
+		expect(t, d, map[string][]string{"order": {"old"}, "customer": {"old"}, "vendor": {}})
 		// Later, for tables that are there: changes since are still to come.
 		now = now.Add(time.Hour)
 		if _, err := w.run(t.Context(), d, only); err != nil {
@@ -352,11 +509,19 @@ func TestSchemaOnlyRecordsThePresent(t *testing.T) {
 		if again, _ := w.clocks(); !cmp.Equal(again, clocks) {
 			t.Errorf("the times moved: %v", again)
 		}
-		// Into another destination, which holds nothing.
-		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { only(c); c.Destination = "disk://other" }); err != nil {
+		// Under another user and with another option: it is the same destination.
+		same := "disk://user@" + d.root + "?timeout=5s"
+		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { only(c); c.Destination = named(same) }); err != nil {
 			t.Fatal(err)
 		}
-		if again, _ := w.clocks(); again["order"] != cdc.At(now) {
+		if again, _ := w.clocks(); !cmp.Equal(again, clocks) {
+			t.Errorf("the times moved, as if %s were another destination: %v", same, again)
+		}
+		// Into another destination, which holds nothing.
+		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { only(c); c.Destination = named("disk://other") }); err != nil {
+			t.Fatal(err)
+		}
+		if again, _ := w.clocksOf("disk://other"); again["order"] != cdc.At(now) {
 			t.Errorf("the times stayed: %v", again)
 		}
 	})
@@ -426,7 +591,7 @@ func TestWhatHQFailsToExport(t *testing.T) {
 		if !errors.As(err, &e) || len(e.Failed) != 5 || e.Of != 7 || !strings.HasPrefix(err.Error(), "5 of 7 tables were not imported: odd: export: ") {
 			t.Errorf("got %v", err)
 		}
-		expect(t, d, map[string][]string{"order": {"old"}, "customer": rows(0, 3), "vendor": {"old"}})
+		expect(t, d, map[string][]string{"order": {"old"}, "customer": rows(0, 3), "vendor": {}})
 		// The next run has HQ export anew what it failed to export, and nothing else.
 		w.export = nil
 		delete(w.jobs["job1"].Tables, "secret_table")

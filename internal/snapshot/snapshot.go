@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
@@ -37,9 +38,10 @@ type Config struct {
 	Schemas Schemas
 	Sink    sink.Sink
 	State   *state.Dir
-	// Destination is the sink's masked URL. An import into another one is
-	// another import.
-	Destination string
+	// Destination is the sink's. An import into another one is another import.
+	Destination state.Destination
+	// ID is the destination's if it has none of its own.
+	ID string
 	// HTTP downloads files; nil means a client that heeds the proxy settings
 	// of the environment.
 	HTTP    *http.Client
@@ -56,6 +58,12 @@ type Config struct {
 	// Poll and Retry time the questions for an export's state and attempts
 	// after errors. The zero values are 1 to 15 s, and 0.1 to 30 s.
 	Poll, Retry fault.Backoff
+	// BringForward, where set, is called for a table that is to be replaced as a whole,
+	// after its last file was loaded. The clock is that of the loaded rows. It applies
+	// later changes of the stream to the load, which is sealed, and returns the position
+	// up to which the rows have all of them; zero if it has none. When the load has ended,
+	// done is called. It is nil if err is not.
+	BringForward func(ctx context.Context, t *schema.Table, clock cdc.Timestamp, load sink.Advancer) (applied cdc.Position, done func(), err error)
 
 	Options
 }
@@ -63,7 +71,8 @@ type Config struct {
 // Options are a person's wishes.
 type Options struct {
 	// Only are the tables to import; none means all.
-	Only                    []string
+	Only []string
+	// CompanyIDs and LocationIDs ask for their rows only. Other rows stay.
 	CompanyIDs, LocationIDs []string
 	// TimeOffset asks for a part of the rows, by time; zero is all. Rows that
 	// the snapshot lacks then stay.
@@ -72,17 +81,26 @@ type Options struct {
 	SchemaOnly bool
 	// ValidateOnly ends after the destination was probed and the key accepted.
 	ValidateOnly bool
-	// DryRun ends with the plan.
+	// DryRun ends with the plan. It changes nothing anywhere, so the destination is
+	// not probed. Of the state it only reads.
 	DryRun bool
 	// NoDelete keeps rows that the snapshot lacks.
 	NoDelete bool
+	// OwnTables leaves tables alone that have rows and that eds neither made nor has
+	// imported into before. Without it the operator has agreed to have them replaced.
+	OwnTables bool
+	// AllowEmpty lets a snapshot without rows empty a table; else the table is kept.
+	AllowEmpty bool
 	// NoCleanup keeps the downloaded files.
 	NoCleanup bool
 	// JobID is an export to load from, in the place of a new one.
 	JobID string
-	// Dir is where downloads go, and where those of an earlier run are found;
-	// "" means a place in the data directory. Nothing is removed from it.
+	// Dir is a directory whose export files are loaded. Nothing is downloaded, and
+	// nothing in it is changed.
 	Dir string
+	// DownloadDir is where files are downloaded to and stay, and where those of an
+	// interrupted run are found; "" means a place in the data directory.
+	DownloadDir string
 	// Parallel is how many tables are loaded at once; 0 means 4.
 	Parallel int
 }
@@ -100,10 +118,11 @@ type Plan struct {
 
 // PlanTable is a table of a plan.
 type PlanTable struct {
-	Table string
-	Done  bool  // by the import that is resumed
-	Files int   // -1 where not known yet
-	Bytes int64 // of the files that were downloaded already
+	Table  string
+	Done   bool  // by the import that is resumed
+	Absent bool  // the export does not have it; it stays as it is
+	Files  int   // -1 where not known yet
+	Bytes  int64 // of the files that were downloaded already
 }
 
 // Report says what an import did.
@@ -111,22 +130,25 @@ type Report struct {
 	Plan    Plan
 	Tables  []TableReport // by name
 	Rows    int64
-	Bytes   int64 // of files, compressed
-	Elapsed time.Duration
-	Dir     string // where files were kept; "" where they were not
+	Bytes   int64         // of files, compressed
+	Elapsed time.Duration // since it was confirmed; 0 if nothing was begun
+	Dir     string        // where files were kept; "" where they were not
 }
 
 // TableReport says what happened to one table.
 type TableReport struct {
 	Table string
-	// Rows counts what this and earlier runs of the import loaded. Of a file
-	// that was committed just when an earlier run was killed it is not known.
+	// Rows is how many rows were put in place. If the destination keeps events it
+	// is how many this and earlier runs of the import loaded, less those of a file
+	// that was committed just when an earlier run was killed.
 	Rows    int64
 	Bytes   int64
 	Files   int
-	Clock   cdc.Timestamp // of the snapshot; zero where Err is set
+	Clock   cdc.Timestamp // of the snapshot; zero if Err is set
 	Earlier bool          // done by an earlier run
 	Absent  bool          // the export does not have it; it stays as it is
+	Kept    bool          // the export has no rows of it, and Err says that it stays as it is
+	Final   bool          // to run the import again would change nothing
 	Err     error
 }
 
@@ -147,6 +169,11 @@ func (e *TablesError) Error() string {
 	return text
 }
 
+// Final reports whether to run the import again would bring none of them.
+func (e *TablesError) Final() bool {
+	return !slices.ContainsFunc(e.Failed, func(t TableReport) bool { return !t.Final })
+}
+
 // Unwrap returns the errors of the tables.
 func (e *TablesError) Unwrap() []error {
 	all := make([]error, len(e.Failed))
@@ -162,24 +189,41 @@ type ProbeError struct{ Err error }
 func (e *ProbeError) Error() string { return "test the destination: " + e.Err.Error() }
 func (e *ProbeError) Unwrap() error { return e.Err }
 
-// Run imports a snapshot. First of all it probes the destination and has HQ
-// accept the key. A table that can't be imported does not keep the others from
+// DirError says that a directory that was named is not of the kind that it was named for.
+type DirError struct {
+	Dir     string
+	Problem string
+}
+
+func (e *DirError) Error() string { return fmt.Sprintf("directory %s: %s", e.Dir, e.Problem) }
+
+// Run imports a snapshot. First of all it looks at the directories that were named,
+// probes the destination and has HQ accept the key. A table that can't be imported does not keep the others from
 // it; the error is then a *TablesError. After any error, and after the program
 // was killed, live tables are whole, old or new, and another Run with the same
 // configuration goes on at the first file that was not loaded.
 func Run(ctx context.Context, c Config) (Report, error) {
-	began := time.Now()
 	r := newRun(c)
 	report, err := r.do(ctx)
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("the import was interrupted; run it again to go on: %w", context.Cause(ctx))
 	}
-	report.Elapsed = time.Since(began)
+	if !r.began.IsZero() {
+		report.Elapsed = time.Since(r.began)
+	}
 	return report, err
 }
 
 func (r *run) do(ctx context.Context) (Report, error) {
+	if !r.cfg.ValidateOnly && !r.cfg.SchemaOnly {
+		if err := r.readDirs(); err != nil {
+			return Report{}, err
+		}
+	}
 	if err := r.check(ctx); err != nil || r.cfg.ValidateOnly {
+		return Report{}, err
+	}
+	if err := r.awaitWriters(ctx); err != nil {
 		return Report{}, err
 	}
 	if r.cfg.SchemaOnly {
@@ -200,11 +244,15 @@ func (r *run) do(ctx context.Context) (Report, error) {
 	return report, err
 }
 
+// confirm asks whether to go on with the plan; the work begins when it returns nil.
 func (r *run) confirm(p Plan) error {
-	if r.cfg.Confirm == nil {
-		return nil
+	if r.cfg.Confirm != nil {
+		if err := r.cfg.Confirm(p); err != nil {
+			return err
+		}
 	}
-	return r.cfg.Confirm(p)
+	r.began = time.Now()
+	return nil
 }
 
 // schemaOnly makes the tables. A table of which this destination holds a
@@ -218,16 +266,16 @@ func (r *run) schemaOnly(ctx context.Context) (Report, error) {
 	if err := r.confirm(report.Plan); err != nil {
 		return report, err
 	}
-	var err error
-	if r.refused, err = r.migrate(ctx, r.wanted); err != nil {
+	if err := r.makeTables(ctx); err != nil {
 		return report, err
 	}
-	known, err := r.cfg.State.Snapshots()
+	known, err := r.cfg.State.Snapshots(r.cfg.Destination)
 	if err != nil {
 		return report, err
 	}
 	var fresh []state.Snapshot
-	failed := &TablesError{Of: len(r.wanted)}
+	failed := &TablesError{Failed: r.reserved, Of: len(r.wanted) + len(r.reserved)}
+	report.Tables = append(report.Tables, r.reserved...)
 	for _, table := range r.wanted {
 		if err := r.refused[table]; err != nil {
 			failed.Failed = append(failed.Failed, TableReport{Table: table, Err: err})
@@ -235,13 +283,13 @@ func (r *run) schemaOnly(ctx context.Context) (Report, error) {
 			continue
 		}
 		s, ok := known[table]
-		if !ok || s.Destination != r.cfg.Destination {
-			s = state.Snapshot{Table: table, Destination: r.cfg.Destination, Clock: state.Clock{Timestamp: clock}, ImportedAt: time.Now().UTC()}
+		if !ok {
+			s = state.Snapshot{Table: table, Clock: state.Clock{Timestamp: clock}, ImportedAt: time.Now().UTC(), Whole: len(r.cfg.Only) == 0}
 			fresh = append(fresh, s)
 		}
 		report.Tables = append(report.Tables, TableReport{Table: table, Clock: s.Clock.Timestamp, Earlier: ok})
 	}
-	if err := r.cfg.State.RecordSnapshots(fresh...); err != nil {
+	if err := r.cfg.State.RecordSnapshots(r.cfg.Destination, fresh...); err != nil {
 		return report, err
 	}
 	if len(failed.Failed) > 0 {

@@ -242,13 +242,45 @@ func readManifest(dir string) (manifest, error) {
 	return m, nil
 }
 
-// dirSource is what an earlier run downloaded, where HQ has it no longer.
-type dirSource struct{ found export }
+// dirSource is the files of a directory.
+type dirSource struct {
+	found export
+	whole bool // a manifest lists all files of the export
+}
 
 func (s *dirSource) poll(context.Context) (export, error) { return s.found, nil }
 func (s *dirSource) last() export                         { return s.found }
 func (s *dirSource) locate(context.Context, string, string, string) (string, error) {
-	return "", fault.Mark(fault.Fatal, errors.New("the file is not in the directory, and hq has the export no longer"))
+	return "", errNotInDir
+}
+
+var errNotInDir = fault.Mark(fault.Fatal, errors.New("the file is not in the directory; to download it, name the directory with --download-dir and the export with --job-id"))
+
+// listedSource is the files of a directory, as HQ lists those of their export.
+type listedSource struct{ *jobSource }
+
+func (s listedSource) poll(ctx context.Context) (export, error) {
+	e, err := s.jobSource.poll(ctx)
+	return withoutURLs(e), err
+}
+
+func (s listedSource) last() export { return withoutURLs(s.jobSource.last()) }
+
+func (s listedSource) locate(context.Context, string, string, string) (string, error) {
+	return "", errNotInDir
+}
+
+// withoutURLs returns the export as one of which nothing can be downloaded.
+func withoutURLs(e export) export {
+	tables := make(map[string]exportTable, len(e.tables))
+	for name, t := range e.tables {
+		t.files = slices.Clone(t.files)
+		for i := range t.files {
+			t.files[i].url = ""
+		}
+		tables[name] = t
+	}
+	return export{complete: e.complete, tables: tables}
 }
 
 // sourceOfManifest returns the files that a complete manifest lists.
@@ -273,14 +305,14 @@ func sourceOfManifest(m manifest) (*dirSource, error) {
 		sortFiles(t.files)
 		e.tables[name] = t
 	}
-	return &dirSource{e}, nil
+	return &dirSource{found: e, whole: true}, nil
 }
 
 // sourceOfNames returns the export files that stand in dir, or nil where there
 // are none. Other files there are not ours.
 func sourceOfNames(dir string) (*dirSource, error) {
 	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return nil, err
 	}
 	e := export{complete: true, tables: make(map[string]exportTable)}
@@ -300,7 +332,19 @@ func sourceOfNames(dir string) (*dirSource, error) {
 	if len(e.tables) == 0 {
 		return nil, nil
 	}
-	return &dirSource{e}, nil // ReadDir sorts by name
+	return &dirSource{found: e}, nil // ReadDir sorts by name
+}
+
+// files returns the names of all files, sorted.
+func (s *dirSource) files() []string {
+	var names []string
+	for _, t := range s.found.tables {
+		for _, f := range t.files {
+			names = append(names, f.name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // downloaded returns the bytes of those of the files that are in dir.

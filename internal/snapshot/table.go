@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
@@ -29,12 +30,16 @@ const maxUnknown = 20
 type tableImport struct {
 	*run
 	table    *schema.Table
+	mode     sink.LoadMode
 	job      string
 	export   exportTable
 	source   source
 	dir      string
 	known    map[string]state.ImportFile // loaded files
 	counted  map[string]bool             // those whose rows are in progress
+	files    int                         // loaded by this run
+	rows     int64                       // put in place; -1 if the destination does not count them
+	recorded string                      // id of the destination, if it records the snapshot
 	progress *tableProgress
 	unknown  map[string]bool
 }
@@ -45,9 +50,22 @@ func (r *run) newTable(job, name string, e exportTable) *tableImport {
 		known = make(map[string]state.ImportFile)
 	}
 	return &tableImport{
-		run: r, table: r.tables[name], job: job, export: e, source: r.sources[job], dir: r.workDir(job),
+		run: r, table: r.tables[name], mode: r.modeOf(r.tables[name]), job: job, export: e, source: r.sources[job], dir: r.workDir(job),
 		known: known, counted: make(map[string]bool), progress: r.tracker.table(name), unknown: make(map[string]bool),
 	}
+}
+
+// modeOf returns how the rows of a table are put in place: they are merged if the table
+// does not tell which of its rows the snapshot is to replace.
+func (r *run) modeOf(t *schema.Table) sink.LoadMode {
+	scope := r.scope()
+	if _, ok := scope.Columns(t); ok || !r.mode.Replaces() {
+		return r.mode
+	}
+	if _, ok := r.cfg.Sink.(sink.Migrator); ok {
+		r.cfg.Logger.Warn("a table does not tell the company or location of its rows; rows that the snapshot lacks are kept", "table", t.Name)
+	}
+	return sink.Merge
 }
 
 // destinationError is an error of the sink, as against one of the files.
@@ -64,16 +82,20 @@ func (t *tableImport) work(ctx context.Context) {
 	if ctx.Err() != nil && err != nil {
 		return // neither done nor failed: it goes on in another run
 	}
-	report := TableReport{Table: t.table.Name, Files: len(t.export.files), Err: err}
+	kept := errors.Is(err, sink.ErrWouldEmpty)
+	report := TableReport{Table: t.table.Name, Files: len(t.export.files), Kept: kept, Final: kept, Err: err}
 	for _, f := range t.export.files {
 		report.Rows += t.known[f.name].Rows
 		report.Bytes += t.known[f.name].Bytes
 	}
 	if err == nil {
+		if t.rows >= 0 {
+			report.Rows = t.rows
+		}
 		report.Clock = t.export.clock
-		report.Err = t.cfg.State.FinishTable(state.Snapshot{
-			Table: t.table.Name, Destination: t.cfg.Destination, Clock: state.Clock{Timestamp: t.export.clock},
-			Job: t.job, Rows: report.Rows, ImportedAt: time.Now().UTC(),
+		report.Err = t.cfg.State.FinishTable(t.cfg.Destination, state.Snapshot{
+			Table: t.table.Name, Clock: state.Clock{Timestamp: t.export.clock},
+			ID: t.recorded, Job: t.job, Rows: report.Rows, ImportedAt: time.Now().UTC(), Partial: t.partial(),
 		})
 	}
 	if report.Err != nil {
@@ -84,25 +106,40 @@ func (t *tableImport) work(ctx context.Context) {
 	t.progress.phase(Done)
 }
 
+// maxLost is how often a table is loaded again because what was loaded is lost.
+const maxLost = 2
+
 // persistently imports the table; while the destination has troubles that may
 // pass it tries again.
 func (t *tableImport) persistently(ctx context.Context) error {
+	if before := t.imp.Tables[t.table.Name].Job; before != "" && before != t.job {
+		t.discardTable(ctx, t.table.Name, before)
+	}
 	if err := t.cfg.State.RecordTable(t.table.Name, state.ImportTable{Job: t.job}); err != nil {
 		return err
 	}
 	backoff, progress := t.cfg.Retry, time.Now()
-	for {
-		files := len(t.known)
+	for lost := 0; ; {
+		files := t.files
 		err := t.attempt(ctx)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		if len(t.known) > files {
+		if t.files > files {
 			progress = time.Now()
 			backoff.Reset()
 		}
 		wait := backoff.Next(err)
-		if !errors.As(err, new(destinationError)) || fault.Of(err) != fault.Transient || time.Since(progress)+wait > t.cfg.Patience {
+		narrow := new(sink.NarrowLoadError)
+		switch {
+		case errors.As(err, &narrow): // each time it has more columns
+			t.table, progress = narrow.Table, time.Now()
+		case errors.Is(err, sink.ErrLoadLost):
+			lost++
+		case !errors.As(err, new(destinationError)) || fault.Of(err) != fault.Transient:
+			return err
+		}
+		if lost > maxLost || time.Since(progress)+wait > t.cfg.Patience {
 			return err
 		}
 		t.cfg.Logger.WarnContext(ctx, "loading a table was interrupted; it goes on", "table", t.table.Name, "wait", wait, "error", err)
@@ -116,7 +153,7 @@ func (t *tableImport) persistently(ctx context.Context) error {
 // the table in place.
 func (t *tableImport) attempt(ctx context.Context) (err error) {
 	t.progress.phase(Loading)
-	load, err := t.loader.BeginLoad(ctx, t.job, t.table, t.mode)
+	load, err := t.loader.BeginLoad(ctx, t.job, t.table, t.mode, t.scope())
 	if err != nil {
 		return destinationError{fmt.Errorf("begin the load: %w", err)}
 	}
@@ -127,17 +164,79 @@ func (t *tableImport) attempt(ctx context.Context) (err error) {
 			t.cfg.Logger.WarnContext(ctx, "a load was not closed well", "table", t.table.Name, "error", closing)
 		}
 	}()
+	t.recorded = t.record(load, cdc.Position{})
 	if r, ok := load.(sink.Resumer); ok {
 		r.Resume(slices.Collect(maps.Keys(t.known)))
+	}
+	for file := range t.known {
+		if !load.Loaded(file) {
+			t.forget(file)
+		}
 	}
 	if err := t.loadFiles(ctx, load); err != nil {
 		return err
 	}
 	t.progress.phase(Finishing)
-	if err := load.Finish(ctx); err != nil {
-		return destinationError{fmt.Errorf("put the table in place: %w", err)}
+	done, err := t.bringForward(ctx, load)
+	if err != nil {
+		return t.keep(ctx, load, err)
 	}
-	return nil
+	defer done()
+	return t.finish(ctx, load)
+}
+
+// bringForward has later changes applied to the load, if it replaces the whole table and
+// its caller can do that.
+func (t *tableImport) bringForward(ctx context.Context, load sink.Load) (done func(), err error) {
+	scope := t.scope()
+	advancer, ok := load.(sink.Advancer)
+	if t.cfg.BringForward == nil || t.recorded == "" || !ok || !t.mode.Replaces() || !scope.All() {
+		return func() {}, nil
+	}
+	if err := t.persist(ctx, "make sure of what was loaded", func() error { return advancer.Seal(ctx) }); err != nil {
+		return nil, err
+	}
+	applied, done, err := t.cfg.BringForward(ctx, t.table, t.export.clock, advancer)
+	if err != nil {
+		return nil, fmt.Errorf("bring what was loaded forward: %w", err)
+	}
+	t.record(load, applied)
+	return done, nil
+}
+
+// forget forgets a file that an earlier run or attempt loaded, and that is not loaded
+// any more.
+func (t *tableImport) forget(file string) {
+	if t.counted[file] {
+		t.progress.rows(-t.known[file].Rows, -t.known[file].Bytes)
+	}
+	delete(t.known, file)
+	delete(t.counted, file)
+}
+
+// finish puts the table in place. If the destination is away meanwhile it is asked
+// again, as it may have done it.
+func (t *tableImport) finish(ctx context.Context, load sink.Load) error {
+	err := t.persist(ctx, "put the table in place", func() (err error) {
+		t.rows, err = load.Finish(ctx)
+		return err
+	})
+	return t.keep(ctx, load, err)
+}
+
+// keep discards a load without rows, if err says that it is one: the table keeps its own.
+// Other errors are the destination's.
+func (t *tableImport) keep(ctx context.Context, load sink.Load, err error) error {
+	if !errors.Is(err, sink.ErrWouldEmpty) {
+		if err != nil {
+			err = destinationError{err}
+		}
+		return err
+	}
+	if failed := load.Discard(ctx); failed != nil {
+		return destinationError{fmt.Errorf("discard a load without rows: %w", failed)}
+	}
+	return fmt.Errorf("%w; they are kept; to empty the table, run: eds import --only %s --allow-empty", sink.ErrWouldEmpty, t.table.Name)
 }
 
 // loadFiles downloads and loads the files that are not loaded.
@@ -230,6 +329,7 @@ func (t *tableImport) loadFile(ctx context.Context, load sink.Load, f exportFile
 		return t.explain(ctx, d, f, err)
 	}
 	t.known[f.name], t.counted[f.name] = now, true
+	t.files++
 	if err := t.cfg.State.RecordFile(t.table.Name, f.name, now); err != nil {
 		return err
 	}
@@ -297,7 +397,7 @@ func (t *tableImport) explain(ctx context.Context, d *fileDecoder, f exportFile,
 
 // remove removes a file that is loaded, where it is ours and not to be kept.
 func (t *tableImport) remove(f exportFile) error {
-	if t.cfg.NoCleanup || t.cfg.Dir != "" {
+	if t.keepsFiles() {
 		return nil
 	}
 	return removeFile(filepath.Join(t.dir, f.name))

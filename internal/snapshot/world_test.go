@@ -24,6 +24,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/hq"
 	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 	"github.com/shopmonkeyus/eds/internal/state"
 )
@@ -48,6 +49,7 @@ type world struct {
 	client   *http.Client
 	events   []snapshot.Progress
 	totals   snapshot.Totals
+	counts   []int // of tables, at each event
 	log      bytes.Buffer
 
 	mu sync.Mutex
@@ -181,6 +183,11 @@ func (w *world) get(rw http.ResponseWriter, r *http.Request) {
 	http.ServeContent(rw, r, "", time.Time{}, bytes.NewReader(body))
 }
 
+// named returns how the data directory knows the destination of a URL.
+func named(url string) state.Destination {
+	return state.Destination{Identity: sink.Spelling(url), Masked: url, Spelled: sink.Spelling(url)}
+}
+
 // run runs an import with the world's data directory and destination.
 func (w *world) run(ctx context.Context, d *destination, change func(*snapshot.Config)) (snapshot.Report, error) {
 	w.t.Helper()
@@ -191,12 +198,12 @@ func (w *world) run(ctx context.Context, d *destination, change func(*snapshot.C
 		}
 	}()
 	c := snapshot.Config{
-		HQ: w, Schemas: w, Sink: d, State: dir, Destination: "disk://" + d.root, HTTP: w.client,
+		HQ: w, Schemas: w, Sink: d, State: dir, Destination: named("disk://" + d.root), HTTP: w.client,
 		Logger:   slog.New(slog.NewTextHandler(&w.log, nil)),
 		Patience: 10 * time.Minute,
 		Observe: func(p snapshot.Progress, all snapshot.Totals) {
 			w.events = append(w.events, p)
-			w.totals = all
+			w.totals, w.counts = all, append(w.counts, all.Tables)
 		},
 	}
 	if change != nil {
@@ -222,9 +229,14 @@ func (w *world) open() *state.Dir {
 // clocks returns the recorded snapshot times, and whether an import is under way.
 func (w *world) clocks() (map[string]cdc.Timestamp, bool) {
 	w.t.Helper()
+	return w.clocksOf("disk://" + w.root + "/destination")
+}
+
+func (w *world) clocksOf(url string) (map[string]cdc.Timestamp, bool) {
+	w.t.Helper()
 	dir := w.open()
 	defer dir.Close()
-	all, err := dir.Snapshots()
+	all, err := dir.Snapshots(named(url))
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -1,8 +1,11 @@
 package state
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,13 +22,54 @@ type Snapshot struct {
 	Clock Clock `json:"clock"`
 	// Job is the export that it came from; "" where only the schema was imported.
 	Job string `json:"job,omitempty"`
-	// Destination is the masked URL of what was imported into.
+	// Identity is that of the destination, and Destination its masked URL, by which
+	// earlier versions know it.
+	Identity    string `json:"identity,omitempty"`
 	Destination string `json:"destination"`
+	// ID is that of the destination, if it has recorded the snapshot; else "".
+	ID string `json:"id,omitempty"`
 	// Rows is how many rows it had.
 	Rows       int64     `json:"rows"`
 	ImportedAt time.Time `json:"importedAt"`
 	// Begun is true once the server has begun to follow the stream from it.
 	Begun bool `json:"begun"`
+	// Partial reports whether only some of the rows were loaded, or rows were kept
+	// that the source may have deleted.
+	Partial bool `json:"partial,omitempty"`
+	// Whole reports whether the import loaded every table of the source.
+	Whole bool `json:"whole,omitempty"`
+	// Reference reports whether the reference server imported it. Its clock is the newest
+	// time of the table's files, so that rows may lack earlier changes.
+	Reference bool `json:"reference,omitempty"`
+	// Earlier is the clock of the last import before this one that replaced every row of
+	// the table at the destination, if this one did not; zero if there was none.
+	Earlier Clock `json:"earlier,omitzero"`
+}
+
+// Replaced returns the clock of the last import that replaced every row of the table at
+// the destination; zero if there was none.
+func (s *Snapshot) Replaced() cdc.Timestamp {
+	if s.replaces() {
+		return s.Clock.Timestamp
+	}
+	return s.Earlier.Timestamp
+}
+
+// replaces reports whether the import replaced every row of the table.
+func (s *Snapshot) replaces() bool {
+	schemaOnly := s.Job == "" && s.Rows == 0
+	return !s.Partial && !s.Reference && !schemaOnly
+}
+
+// add makes s, which is partial, the record of before as well, which the stream has not
+// been read from yet.
+func (s *Snapshot) add(before *Snapshot) {
+	if before.Clock.Compare(s.Clock.Timestamp) < 0 {
+		s.Clock = before.Clock
+	}
+	if before.replaces() {
+		s.Partial, s.Whole = false, before.Whole
+	}
 }
 
 // Clock is a cdc.Timestamp that is stored as its text.
@@ -41,33 +85,120 @@ func (c *Clock) UnmarshalText(text []byte) error {
 	return err
 }
 
-// Snapshots returns the latest snapshot of every table that was imported, by table.
-func (d *Dir) Snapshots() (map[string]Snapshot, error) {
+func (s *Snapshot) of(at Destination) bool { return at.Owns(s.Identity, s.Destination) }
+
+// Snapshots returns the latest snapshot of every table that was imported into the
+// destination, by table.
+func (d *Dir) Snapshots(at Destination) (map[string]Snapshot, error) {
 	all := make(map[string]Snapshot)
-	err := d.view(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketSnapshots).ForEach(func(key, text []byte) error {
-			var s Snapshot
-			if err := json.Unmarshal(text, &s); err != nil {
-				return fmt.Errorf("decode the snapshot of %q: %w", key, err)
-			}
-			all[string(key)] = s
-			return nil
-		})
+	err := d.view(func(tx *bbolt.Tx) (err error) {
+		all, err = snapshots(tx, at)
+		return err
 	})
 	return all, err
 }
 
-// RecordSnapshots records snapshots, all or none. They take the place of
-// earlier ones of their tables.
-func (d *Dir) RecordSnapshots(snapshots ...Snapshot) error {
+func snapshots(tx *bbolt.Tx, at Destination) (map[string]Snapshot, error) {
+	all := make(map[string]Snapshot)
+	use := func(key, text []byte) error {
+		var s Snapshot
+		if err := json.Unmarshal(text, &s); err != nil {
+			return fmt.Errorf("decode the snapshot of %q: %w", key, err)
+		}
+		if known, ok := all[s.Table]; s.of(at) && (!ok || !s.ImportedAt.Before(known.ImportedAt)) {
+			all[s.Table] = s
+		}
+		return nil
+	}
+	if others := tx.Bucket(bucketOthers); others != nil { // else an earlier version made the database
+		if err := others.ForEach(use); err != nil {
+			return nil, err
+		}
+	}
+	return all, tx.Bucket(bucketSnapshots).ForEach(use)
+}
+
+// RecordSnapshots records snapshots of the destination, all or none. They take the place
+// of its earlier ones of their tables.
+func (d *Dir) RecordSnapshots(at Destination, all ...Snapshot) error {
+	if len(all) == 0 {
+		return nil
+	}
 	return d.update(func(tx *bbolt.Tx) error {
-		for _, s := range snapshots {
-			if err := put(tx, bucketSnapshots, s.Table, s); err != nil {
+		for _, s := range all {
+			if err := record(tx, at, s); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+func record(tx *bbolt.Tx, at Destination, s Snapshot) error {
+	before, err := current(tx, at, s.Table)
+	if err != nil {
+		return err
+	}
+	if s.Partial && before.Table != "" && !before.Begun && !before.Reference {
+		s.add(&before)
+	}
+	if s.Replaced().IsZero() {
+		s.Earlier.Timestamp = before.Replaced()
+	}
+	return putSnapshot(tx, at, s)
+}
+
+func putSnapshot(tx *bbolt.Tx, at Destination, s Snapshot) error {
+	s.Identity, s.Destination = at.Identity, at.Masked
+	return put(tx, bucketSnapshots, s.Table, s)
+}
+
+// current returns the destination's snapshot of the table, zero if there is none. One of
+// another destination is kept aside.
+func current(tx *bbolt.Tx, at Destination, table string) (own Snapshot, err error) {
+	var last Snapshot
+	switch ok, err := get(tx, bucketSnapshots, table, &last); {
+	case err != nil:
+		return own, err
+	case last.of(at):
+		own = last
+	case ok:
+		if err := put(tx, bucketOthers, aside(table, cmp.Or(last.Identity, last.Destination)), last); err != nil {
+			return own, err
+		}
+	}
+	var stale []string
+	err = eachAside(tx, bucketOthers, table, func(key string, s Snapshot) {
+		if !s.of(at) {
+			return
+		}
+		stale = append(stale, key)
+		if own.Table == "" || s.ImportedAt.After(own.ImportedAt) {
+			own = s
+		}
+	})
+	for _, key := range stale {
+		err = errors.Join(err, tx.Bucket(bucketOthers).Delete([]byte(key)))
+	}
+	return own, err
+}
+
+// Adopt has the records of snapshots be those of the destination, under its present
+// spelling. Earlier versions know no others.
+func (d *Dir) Adopt(at Destination) error {
+	return d.update(func(tx *bbolt.Tx) error { return adopt(tx, at) })
+}
+
+func adopt(tx *bbolt.Tx, at Destination) error {
+	all, err := snapshots(tx, at)
+	for table := range all {
+		own, e := current(tx, at, table)
+		if e == nil {
+			e = putSnapshot(tx, at, own)
+		}
+		err = errors.Join(err, e)
+	}
+	return err
 }
 
 // MarkBegun records that the server has begun to follow the stream from the
@@ -92,11 +223,6 @@ func (d *Dir) MarkBegun(tables ...string) error {
 	})
 }
 
-// ForgetSnapshots forgets every snapshot, as where a server starts anew.
-func (d *Dir) ForgetSnapshots() error {
-	return d.update(func(tx *bbolt.Tx) error { return empty(tx, bucketSnapshots) })
-}
-
 func empty(tx *bbolt.Tx, bucket []byte) error {
 	if err := tx.DeleteBucket(bucket); err != nil {
 		return err
@@ -107,10 +233,12 @@ func empty(tx *bbolt.Tx, bucket []byte) error {
 
 // Import is an import that has begun and not ended well.
 type Import struct {
-	// Fingerprint tells the parameters and the destination. An import of
-	// another fingerprint does not go on with this one.
+	// Fingerprint tells the parameters and the spelling of the destination's URL, and
+	// Parameters the parameters alone, "" if an earlier version began the import.
 	Fingerprint string `json:"fingerprint"`
-	// Destination is its masked URL.
+	Parameters  string `json:"parameters,omitempty"`
+	// Identity is the destination's, and Destination its masked URL.
+	Identity    string    `json:"identity,omitempty"`
 	Destination string    `json:"destination"`
 	Started     time.Time `json:"started"`
 	// Jobs are the exports that it loads from, in the order in which they were
@@ -229,18 +357,48 @@ func (d *Dir) RecordFile(table, file string, f ImportFile) error {
 	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketImport, filePrefix+table+"/"+file, f) })
 }
 
-// FinishTable records that a table's import is done, and its snapshot, in one.
-func (d *Dir) FinishTable(s Snapshot) error {
+// FinishTable records that a table's import into the destination is done, and its
+// snapshot, in one.
+func (d *Dir) FinishTable(at Destination, s Snapshot) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		done := ImportTable{Job: s.Job, Done: true, Rows: s.Rows, Clock: s.Clock}
 		if err := put(tx, bucketImport, tablePrefix+s.Table, done); err != nil {
 			return err
 		}
-		return put(tx, bucketSnapshots, s.Table, s)
+		return record(tx, at, s)
 	})
 }
 
-// FinishImport forgets the import, which ended well. The snapshots stay.
+// FinishImport forgets the import, which ended well. Its snapshots stay.
 func (d *Dir) FinishImport() error {
 	return d.update(func(tx *bbolt.Tx) error { return empty(tx, bucketImport) })
+}
+
+// FinishWholeImport is FinishImport after an import of every table of the source into
+// the destination. The snapshots of the imported tables are marked as Whole. Those of
+// tables that are not in source have left it and are forgotten.
+func (d *Dir) FinishWholeImport(at Destination, imported, source []string) error {
+	return d.update(func(tx *bbolt.Tx) error {
+		if err := markWhole(tx, at, imported, source); err != nil {
+			return err
+		}
+		return empty(tx, bucketImport)
+	})
+}
+
+func markWhole(tx *bbolt.Tx, at Destination, imported, source []string) error {
+	if err := adopt(tx, at); err != nil {
+		return err
+	}
+	all, err := snapshots(tx, at)
+	for table, s := range all {
+		switch {
+		case !slices.Contains(source, table):
+			err = errors.Join(err, tx.Bucket(bucketSnapshots).Delete([]byte(table)))
+		case slices.Contains(imported, table):
+			s.Whole = true
+			err = errors.Join(err, putSnapshot(tx, at, s))
+		}
+	}
+	return err
 }

@@ -34,8 +34,9 @@ var (
 	bucketSchemas   = []byte("schemas")   // object, version -> Schema as HQ sent it
 	bucketSnapshots = []byte("snapshots") // table -> Snapshot
 	bucketImport    = []byte("import")    // "job" -> Import, "table/<name>" -> ImportTable, "file/<table>/<name>" -> ImportFile
-	bucketPositions = []byte("positions") // consumer -> Settled
-	bucketEnds      = []byte("ends")      // consumer -> sequences that ended batches
+	bucketPositions = []byte("positions") // consumer -> Settled, and of other destinations, by aside
+	bucketEnds      = []byte("ends")      // consumer -> sequences that ended batches, and each destination's, by aside
+	bucketOthers    = []byte("others")    // aside of a table -> Snapshot of another destination
 	bucketValues    = []byte("values")    // key -> value
 )
 
@@ -46,8 +47,9 @@ var ErrInUse = errors.New("another eds is using it")
 // closed. Every change is on disk, whole, when its method returns: after a
 // crash it is there or it is not. It is safe for concurrent use.
 type Dir struct {
-	path string
-	db   *bbolt.DB
+	path  string
+	db    *bbolt.DB // nil: there is no database to look at
+	looks bool      // nothing is changed
 }
 
 // Open opens the data directory at path, which it makes, for its owner alone,
@@ -62,6 +64,25 @@ func Open(path string) (*Dir, error) {
 		return nil, fault.Mark(fault.Fatal, fmt.Errorf("make the data directory: %w", err))
 	}
 	d := &Dir{path: path}
+	if err := d.open(); err != nil {
+		return nil, fault.Mark(fault.Fatal, err)
+	}
+	return d, nil
+}
+
+// Look opens the data directory at path to look at it, and changes nothing in it:
+// while it is open it is locked as after Open. A directory that does not exist looks
+// empty. Changes fail, but for SaveSchema, which keeps nothing.
+func Look(path string) (*Dir, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("find the data directory: %w", err)
+	}
+	d := &Dir{path: path, looks: true}
+	file, err := os.Stat(d.Path(fileName))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && file.Size() == 0 {
+		return d, nil
+	}
 	if err := d.open(); err != nil {
 		return nil, fault.Mark(fault.Fatal, err)
 	}
@@ -85,7 +106,7 @@ func Await(ctx context.Context, path string, patience time.Duration, waiting fun
 }
 
 func (d *Dir) open() error {
-	db, err := openFile(d.Path(fileName))
+	db, err := openFile(d.Path(fileName), d.looks)
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return fmt.Errorf("open the data directory %s: %w; stop that one first, or choose another with --data-dir", d.path, ErrInUse)
@@ -97,8 +118,14 @@ func (d *Dir) open() error {
 	d.db = db
 	if err = guard(func() error { return check(db) }); err != nil {
 		err = d.damaged(err)
+	} else if d.looks {
+		err = d.view(checkFormat)
 	} else {
-		err = d.update(prepare)
+		err = d.update(d.prepare)
+	}
+	if errors.Is(err, errUnprepared) {
+		d.db, err = nil, nil
+		return db.Close()
 	}
 	if err != nil {
 		return errors.Join(err, db.Close())
@@ -106,12 +133,15 @@ func (d *Dir) open() error {
 	return nil
 }
 
+// errUnprepared says that the database holds nothing yet.
+var errUnprepared = errors.New("the state holds nothing yet")
+
 // openFile opens the database. A damaged one can make bbolt panic, or fault on
 // a page that the file does not have.
-func openFile(path string) (db *bbolt.DB, err error) {
+func openFile(path string, readOnly bool) (db *bbolt.DB, err error) {
 	err = guard(func() error {
 		var err error
-		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType, ReadOnly: readOnly})
 		return err
 	})
 	return db, err
@@ -146,20 +176,27 @@ func check(db *bbolt.DB) error {
 }
 
 // prepare makes the buckets and checks the format.
-func prepare(tx *bbolt.Tx) error {
-	for _, name := range [][]byte{bucketMeta, bucketSchemas, bucketSnapshots, bucketImport, bucketPositions, bucketEnds, bucketValues} {
+func (d *Dir) prepare(tx *bbolt.Tx) error {
+	for _, name := range [][]byte{bucketMeta, bucketSchemas, bucketSnapshots, bucketImport, bucketPositions, bucketEnds, bucketOthers, bucketValues} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}
 	}
+	if tx.Bucket(bucketMeta).Get([]byte("format")) == nil { // it is new
+		return errors.Join(put(tx, bucketMeta, "format", format), d.noteReference(tx))
+	}
+	return checkFormat(tx)
+}
+
+func checkFormat(tx *bbolt.Tx) error {
+	if tx.Bucket(bucketMeta) == nil {
+		return errUnprepared
+	}
 	var found int
-	ok, err := get(tx, bucketMeta, "format", &found)
-	switch {
-	case err != nil:
+	if _, err := get(tx, bucketMeta, "format", &found); err != nil {
 		return err
-	case !ok:
-		return put(tx, bucketMeta, "format", format)
-	case found > format:
+	}
+	if found > format {
 		return errors.New("the state was written by a newer version of eds; use that version")
 	}
 	return nil
@@ -178,6 +215,9 @@ func (d *Dir) Path(elements ...string) string {
 
 // Close lets others use the data directory.
 func (d *Dir) Close() error {
+	if d.db == nil {
+		return nil
+	}
 	if err := d.db.Close(); err != nil {
 		return fmt.Errorf("close the state: %w", err)
 	}
@@ -186,6 +226,9 @@ func (d *Dir) Close() error {
 
 // update makes one change, durable when it returns.
 func (d *Dir) update(change func(tx *bbolt.Tx) error) error {
+	if d.looks {
+		return fmt.Errorf("write the state in %s: it was opened to look at", d.Path(fileName))
+	}
 	if err := guard(func() error { return d.db.Update(change) }); err != nil {
 		return fmt.Errorf("write the state in %s: %w", d.Path(fileName), err)
 	}
@@ -194,6 +237,9 @@ func (d *Dir) update(change func(tx *bbolt.Tx) error) error {
 
 // view reads. Nothing of the transaction may be kept.
 func (d *Dir) view(read func(tx *bbolt.Tx) error) error {
+	if d.db == nil {
+		return nil
+	}
 	if err := guard(func() error { return d.db.View(read) }); err != nil {
 		return fmt.Errorf("read the state in %s: %w", d.Path(fileName), err)
 	}

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +23,9 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var _ schema.Cache = (*state.Dir)(nil)
+
+// here is a destination.
+var here = at("sqlite:///x", "sqlite://x")
 
 func open(t testing.TB, path string) *state.Dir {
 	t.Helper()
@@ -72,6 +74,68 @@ func TestOneEdsADirectory(t *testing.T) {
 	reopened(t, d)
 }
 
+// content returns the names below a directory, with what files hold.
+func content(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	all := make(map[string]string)
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			all[path] = "directory"
+			return err
+		}
+		text, err := os.ReadFile(path)
+		all[path] = string(text)
+		return err
+	})
+	must(t, err)
+	return all
+}
+
+func TestLook_ChangesNothing(t *testing.T) {
+	above := t.TempDir()
+	path := filepath.Join(above, "data")
+	look := func(snapshots int) {
+		t.Helper()
+		before := content(t, above)
+		d, err := state.Look(path)
+		must(t, err)
+		found, err := d.Snapshots(here)
+		if err != nil || len(found) != snapshots {
+			t.Errorf("%d snapshots, %v", len(found), err)
+		}
+		if _, underWay, err := d.Import(); underWay || err != nil {
+			t.Errorf("an import is under way: %v, %v", underWay, err)
+		}
+		if _, ok, err := d.LoadSchema("order", "1"); ok || err != nil {
+			t.Errorf("a schema is known: %v, %v", ok, err)
+		}
+		must(t, d.SaveSchema("order", "1", []byte("{}")))
+		if err := d.RecordSnapshots(here, state.Snapshot{Table: "order"}); err == nil {
+			t.Error("a change is accepted")
+		}
+		must(t, d.Close())
+		if diff := cmp.Diff(before, content(t, above)); diff != "" {
+			t.Errorf("it was changed: %.300s", diff)
+		}
+	}
+	look(0)
+	must(t, os.Mkdir(path, 0o700))
+	look(0)
+	must(t, os.WriteFile(filepath.Join(path, "eds.db"), nil, 0o600))
+	look(0)
+	db, err := bbolt.Open(filepath.Join(path, "eds.db"), 0o600, nil) // as after a crash of the first start
+	must(t, err)
+	must(t, db.Close())
+	look(0)
+	d := open(t, path)
+	must(t, d.RecordSnapshots(here, state.Snapshot{Table: "order"}, state.Snapshot{Table: "customer"}))
+	if _, err := state.Look(path); !errors.Is(err, state.ErrInUse) {
+		t.Errorf("while another eds uses it: %v", err)
+	}
+	must(t, d.Close())
+	look(2)
+}
+
 func TestADirectoryThatCanNotBeMade(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	must(t, os.WriteFile(file, nil, 0o600))
@@ -100,25 +164,21 @@ func TestSnapshotsAreKept(t *testing.T) {
 	at := time.Date(2026, 11, 22, 1, 2, 3, 4, time.UTC)
 	order := state.Snapshot{
 		Table: "order", Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: 9007199254740993, Logical: 4294967295}},
-		Job: "j", Destination: "sqlite://x", Rows: 1 << 60, ImportedAt: at,
+		Job: "j", Identity: here.Identity, Destination: here.Masked, Rows: 1 << 60, ImportedAt: at,
 	}
-	odd := state.Snapshot{Table: `o"d/d`, ImportedAt: at}
-	must(t, d.RecordSnapshots(order, odd))
+	odd := state.Snapshot{Table: `o"d/d`, Identity: here.Identity, Destination: here.Masked, ImportedAt: at}
+	must(t, d.RecordSnapshots(here, order, odd))
 	must(t, d.MarkBegun("order", "unknown"))
 	d = reopened(t, d)
-	got, err := d.Snapshots()
+	got, err := d.Snapshots(here)
 	must(t, err)
 	order.Begun = true
 	if diff := cmp.Diff(map[string]state.Snapshot{"order": order, `o"d/d`: odd}, got); diff != "" {
 		t.Error(diff)
 	}
-	must(t, d.RecordSnapshots(state.Snapshot{Table: "order", ImportedAt: at}))
-	if got, err = d.Snapshots(); err != nil || got["order"].Begun {
+	must(t, d.RecordSnapshots(here, state.Snapshot{Table: "order", ImportedAt: at}))
+	if got, err = d.Snapshots(here); err != nil || got["order"].Begun {
 		t.Errorf("a new snapshot is not begun: %+v, %v", got["order"], err)
-	}
-	must(t, d.ForgetSnapshots())
-	if got, err = d.Snapshots(); err != nil || len(got) != 0 {
-		t.Errorf("%v, %v", got, err)
 	}
 }
 
@@ -139,8 +199,8 @@ func TestAnImportIsKeptUntilItEndsWell(t *testing.T) {
 	must(t, d.RecordFile("a/b", "f1", state.ImportFile{Rows: 1, Bytes: 2}))
 	must(t, d.RecordFile("order", "f1", state.ImportFile{Rows: 3, Bytes: 4}))
 	must(t, d.RecordFile("nobody", "f1", state.ImportFile{}))
-	snapshot := state.Snapshot{Table: "order", Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: 5}}, Job: "j1", Rows: 3, ImportedAt: at}
-	must(t, d.FinishTable(snapshot))
+	snapshot := state.Snapshot{Table: "order", Identity: here.Identity, Destination: here.Masked, Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: 5}}, Job: "j1", Rows: 3, ImportedAt: at}
+	must(t, d.FinishTable(here, snapshot))
 	d = reopened(t, d)
 	want.Tables = map[string]state.ImportTable{
 		"order": {Job: "j1", Done: true, Rows: 3, Clock: snapshot.Clock, Files: map[string]state.ImportFile{"f1": {Rows: 3, Bytes: 4}}},
@@ -154,7 +214,7 @@ func TestAnImportIsKeptUntilItEndsWell(t *testing.T) {
 	if _, ok, err := d.Import(); ok || err != nil {
 		t.Errorf("%v, %v", ok, err)
 	}
-	all, err := d.Snapshots()
+	all, err := d.Snapshots(here)
 	if diff := cmp.Diff(map[string]state.Snapshot{"order": snapshot}, all); diff != "" || err != nil {
 		t.Errorf("%v, %s", err, diff)
 	}
@@ -162,19 +222,17 @@ func TestAnImportIsKeptUntilItEndsWell(t *testing.T) {
 
 func TestPositionsAndValuesAreKept(t *testing.T) {
 	d := open(t, t.TempDir())
-	want := state.Settled{Position: cdc.Position{Sequence: 1 << 63, Stored: 1712345678901234567}, At: time.Date(2026, 1, 1, 0, 0, 0, 1, time.UTC)}
-	must(t, d.RecordSettled("eds-1", want))
-	must(t, d.RecordSettled("eds-2", want))
-	must(t, d.ForgetSettled("eds-2"))
+	want := state.Settled{Key: here.Identity, Destination: here.Spelled, Position: cdc.Position{Sequence: 1 << 63, Stored: 1712345678901234567}, At: time.Date(2026, 1, 1, 0, 0, 0, 1, time.UTC)}
+	must(t, d.RecordSettled("eds-1", here, want))
 	must(t, d.SetValue("a", "b"))
 	must(t, d.SetValue("c", "d"))
 	must(t, d.SetValue("c", ""))
 	d = reopened(t, d)
-	got, ok, err := d.Settled("eds-1")
+	got, ok, err := d.Settled("eds-1", here)
 	if diff := cmp.Diff(want, got); diff != "" || !ok || err != nil {
 		t.Errorf("%v, %v, %s", ok, err, diff)
 	}
-	if _, ok, err := d.Settled("eds-2"); ok || err != nil {
+	if _, ok, err := d.Settled("eds-2", here); ok || err != nil {
 		t.Errorf("%v, %v", ok, err)
 	}
 	for key, want := range map[string]string{"a": "b", "c": "", "e": ""} {
@@ -267,22 +325,61 @@ func TestAStateOfANewerEdsIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestEndsOfBatchesAreKeptByConsumer(t *testing.T) {
+func TestReference_IsNotedWithTheFirstState(t *testing.T) {
+	pending := func(d *state.Dir) bool {
+		t.Helper()
+		pending, err := d.HasReference()
+		must(t, err)
+		return pending
+	}
 	path := t.TempDir()
 	d := open(t, path)
-	must(t, d.RecordEnds("one", []uint64{7}))
-	must(t, d.RecordEnds("one", []uint64{7, 9007199254740993}))
-	must(t, d.RecordEnds("other", []uint64{3}))
+	must(t, os.WriteFile(d.Path("eds-data.db"), nil, 0o600))
+	if d = reopened(t, d); pending(d) {
+		t.Error("it is noted although there was a state before")
+	}
 	must(t, d.Close())
+	must(t, os.Remove(d.Path("eds.db")))
 	d = open(t, path)
-	if ends, err := d.Ends("one"); !slices.Equal(ends, []uint64{7, 9007199254740993}) || err != nil {
-		t.Errorf("%v, %v", ends, err)
+	if !pending(d) {
+		t.Error("it is not noted")
 	}
-	must(t, d.ForgetSettled("one"))
-	if ends, err := d.Ends("one"); len(ends) != 0 || err != nil {
-		t.Errorf("forgotten: %v, %v", ends, err)
+	snapshot := state.Snapshot{Table: "order", Identity: here.Identity, Destination: here.Masked, Reference: true, Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: 7}}}
+	must(t, d.SettleReference(here, snapshot))
+	d = reopened(t, d)
+	if pending(d) {
+		t.Error("it is still noted")
 	}
-	if ends, err := d.Ends("other"); !slices.Equal(ends, []uint64{3}) || err != nil {
-		t.Errorf("another's: %v, %v", ends, err)
+	all, err := d.Snapshots(here)
+	must(t, err)
+	if diff := cmp.Diff(map[string]state.Snapshot{"order": snapshot}, all); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestReferenceTimes_AreReadFromAFileOnly(t *testing.T) {
+	for name, c := range map[string]struct {
+		make func(path string) error
+		want string
+	}{
+		"a directory": {func(path string) error { return os.Mkdir(path, 0o700) }, "it is not a file"},
+		"a dead link": {func(path string) error { return os.Symlink("nowhere", path) }, "no such file or directory"},
+		"nothing":     {func(string) error { return nil }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := open(t, t.TempDir())
+			must(t, c.make(d.Path("eds-data.db")))
+			times, err := d.ReferenceTimes()
+			if c.want == "" {
+				if err != nil || len(times) > 0 {
+					t.Errorf("%v, %v", times, err)
+				}
+				return
+			}
+			unreadable := new(state.ReferenceError)
+			if !errors.As(err, &unreadable) || unreadable.Path != d.Path("eds-data.db") || unreadable.Err.Error() != c.want {
+				t.Error(err)
+			}
+		})
 	}
 }

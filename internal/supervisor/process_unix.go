@@ -61,3 +61,10 @@ func signalOf(state *os.ProcessState) string {
 // finish in order after its parent has died; the parent, to outlive whoever reads
 // its log.
 func IgnoreBrokenPipes() { signal.Ignore(syscall.SIGPIPE) }
+
+// parentGone returns what tells whether the process that started this one is gone.
+// Unix gives its children another parent then.
+func parentGone() func() bool {
+	parent := os.Getppid()
+	return func() bool { return os.Getppid() != parent }
+}

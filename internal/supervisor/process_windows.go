@@ -20,3 +20,15 @@ func signalOf(*os.ProcessState) string { return "" }
 // IgnoreBrokenPipes makes a write to a standard output or error that nobody
 // reads any more fail, instead of ending the process; on Windows it does anyway.
 func IgnoreBrokenPipes() {}
+
+// parentGone returns what tells whether the process that started this one is gone.
+func parentGone() func() bool {
+	parent, err := syscall.OpenProcess(syscall.SYNCHRONIZE, false, uint32(os.Getppid()))
+	if err != nil { // it is not to be seen: nothing is known of it
+		return func() bool { return false }
+	}
+	return func() bool {
+		event, err := syscall.WaitForSingleObject(parent, 0)
+		return err == nil && event == syscall.WAIT_OBJECT_0
+	}
+}

@@ -145,6 +145,22 @@ func Run(ctx context.Context, c Config) (int, error) {
 	return newSupervisor(c).loop(ctx)
 }
 
+// AwaitParent waits until the process that started this one is gone, and reports whether
+// it is: false if ctx ends first.
+func AwaitParent(ctx context.Context) bool {
+	gone := parentGone()
+	ticker := time.NewTicker(probeEvery) // no system tells a process of its parent's end
+	defer ticker.Stop()
+	for !gone() {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
 // only makes this the only parent that works with a data directory, until the
 // file that it returns is closed: a second one's worker would fail, and that is
 // no fault of an upgrade on probation. Where there can be no lock, it is nil, and

@@ -11,9 +11,13 @@ import (
 	"time"
 )
 
-// patience is how long the worker waits for a parent that does not read, as one
-// does not that a debugger has stopped.
+// patience is how long the worker waits for a parent that does not read, such as one
+// that a debugger has stopped.
 const patience = 5 * time.Second
+
+// probeEvery is how often the worker looks whether its parent is still there, once
+// the parent has closed its end.
+const probeEvery = time.Second
 
 // Worker is the worker's end of the line. Its methods are safe for concurrent
 // use, and none waits for longer than a few seconds for the parent.
@@ -21,12 +25,14 @@ type Worker struct {
 	stdin  io.Reader
 	stdout io.Writer
 
-	gone  chan struct{} // the parent is gone, or asks for an orderly end
-	leave func()        // closes gone
-	wake  chan struct{} // holds one item while something waits to be written
-	quit  chan struct{} // closed by Close
-	done  chan struct{} // closed once both goroutines have ended
-	close func()
+	gone     chan struct{} // the parent is gone, or asks for an orderly end
+	leave    func()        // closes gone
+	orphaned chan struct{} // the parent is gone
+	orphan   func()        // closes orphaned
+	wake     chan struct{} // holds one item while something waits to be written
+	quit     chan struct{} // closed by Close
+	done     chan struct{} // closed once both goroutines have ended
+	close    func()
 
 	mu   sync.Mutex
 	next outbox
@@ -55,9 +61,11 @@ func Attach(stdin io.Reader, stdout io.Writer) (*Worker, Start, error) {
 	}
 	w := &Worker{
 		stdin: stdin, stdout: stdout,
-		gone: make(chan struct{}), wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
+		gone: make(chan struct{}), orphaned: make(chan struct{}),
+		wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	w.leave = sync.OnceFunc(func() { close(w.gone) })
+	w.orphan = sync.OnceFunc(func() { close(w.orphaned) })
 	w.close = sync.OnceFunc(func() { close(w.quit) })
 	var running sync.WaitGroup
 	running.Go(w.read)
@@ -89,6 +97,9 @@ func readStart(in *bufio.Reader) (Start, error) {
 // Done is closed when the worker shall end in order: the parent asks for it, or
 // is gone.
 func (w *Worker) Done() <-chan struct{} { return w.gone }
+
+// Orphaned is closed when the parent is gone, soon after Done.
+func (w *Worker) Orphaned() <-chan struct{} { return w.orphaned }
 
 // Ready says that the worker does its work. It returns once the parent can
 // read it, or can't be reached.
@@ -175,17 +186,48 @@ func (w *Worker) deliver(put func(*outbox)) error {
 	}
 }
 
-// write empties the outbox until Close.
+// write empties the outbox until Close. After the end of the parent's words it also
+// looks now and then whether the parent still reads.
 func (w *Worker) write() {
+	ticker := time.NewTicker(probeEvery)
+	ticker.Stop()
+	defer ticker.Stop()
+	gone := w.gone
 	for {
 		select {
 		case <-w.wake:
 			w.empty()
+		case <-gone:
+			gone = nil
+			ticker.Reset(probeEvery)
+			w.probe()
+		case <-ticker.C:
+			w.probe()
 		case <-w.quit:
 			w.empty()
 			return
 		}
 	}
+}
+
+// probe writes an empty line, which the parent passes over. After Close, which also
+// ends the reading, it writes nothing.
+func (w *Worker) probe() {
+	select {
+	case <-w.quit:
+	default:
+		_ = w.put([]byte{'\n'}) // which tells Orphaned
+	}
+}
+
+// put writes to the parent. If nobody reads, the parent is gone.
+func (w *Worker) put(text []byte) error {
+	_, err := w.stdout.Write(text)
+	if err != nil {
+		w.leave()
+		w.orphan()
+	}
+	return err
 }
 
 func (w *Worker) empty() {
@@ -194,9 +236,6 @@ func (w *Worker) empty() {
 	w.next = outbox{}
 	w.mu.Unlock()
 	err := w.writeAll(o.messages())
-	if err != nil {
-		w.leave() // nobody reads: the parent is gone
-	}
 	for _, written := range o.written {
 		written <- err
 	}
@@ -235,6 +274,5 @@ func (w *Worker) writeAll(messages []report) error {
 	if len(text) == 0 {
 		return nil
 	}
-	_, err := w.stdout.Write(text)
-	return err
+	return w.put(text)
 }

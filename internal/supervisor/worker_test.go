@@ -189,3 +189,31 @@ func TestAWorkerSpeaksFromManyPlaces(t *testing.T) {
 		t.Errorf("the last was %q", all[max(0, len(all)-100):])
 	}
 }
+
+func TestWorker_IsOrphanedOnceNobodyReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		read, stdout := io.Pipe()
+		go io.Copy(io.Discard, read)
+		w, parent := attach(t, stdout)
+		parent.Close() // which asks for an orderly end
+		<-w.Done()
+		time.Sleep(time.Hour)
+		select {
+		case <-w.Orphaned():
+			t.Fatal("the parent still reads")
+		default:
+		}
+		read.Close()
+		<-w.Orphaned()
+		w.Close()
+	})
+}
+
+func TestWorker_IsOrphanedByAParentThatDies(t *testing.T) {
+	read, stdout := io.Pipe()
+	w, parent := attach(t, stdout)
+	read.Close()
+	parent.Close()
+	<-w.Orphaned()
+	<-w.Done()
+}

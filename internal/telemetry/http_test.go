@@ -153,7 +153,7 @@ func TestAReasonKeepsTheTimeItBegan(t *testing.T) {
 		h.Set("destination", errors.New("first"))
 		<-time.After(time.Minute)
 		h.Set("destination", errors.New("second"))
-		want := telemetry.Report{Status: telemetry.Unhealthy, Reasons: []telemetry.Reason{{Condition: "destination", Message: "second", Since: began}}}
+		want := telemetry.Report{Status: telemetry.Unhealthy, Reasons: []telemetry.Reason{{Condition: "destination", Message: "second", Since: began}}, Warnings: []telemetry.Reason{}}
 		if diff := cmp.Diff(want, h.Report()); diff != "" {
 			t.Error(diff)
 		}
@@ -165,10 +165,28 @@ func TestAReasonKeepsTheTimeItBegan(t *testing.T) {
 	})
 }
 
-func TestAHealthyReportHasAnEmptyList(t *testing.T) {
+func TestAHealthyReportHasEmptyLists(t *testing.T) {
 	url, _ := serve(t, telemetry.NewHealth(), nil)
-	if got, _ := request(t, http.MethodGet, url); !strings.Contains(got.Body, `"reasons": []`) {
+	if got, _ := request(t, http.MethodGet, url); !strings.Contains(got.Body, `"reasons": []`) || !strings.Contains(got.Body, `"warnings": []`) {
 		t.Error(got.Body)
+	}
+}
+
+func TestHealth_WarningsDoNotCount(t *testing.T) {
+	h := telemetry.NewHealth()
+	h.Ready()
+	h.Warn("nats", "nats://u:SECRET@h is not encrypted")
+	h.Warn("hq", "x")
+	h.Warn("hq", "")
+	url, _ := serve(t, h, nil)
+	for _, path := range []string{"/", "/ready"} {
+		got, _ := request(t, http.MethodGet, url+path)
+		if got.Code != http.StatusOK || !strings.Contains(got.Body, `"message": "nats://u:***@h is not encrypted"`) || strings.Contains(got.Body, `"hq"`) {
+			t.Errorf("%s: %d %s", path, got.Code, got.Body)
+		}
+	}
+	if r := h.Report(); r.Status != telemetry.OK || len(r.Reasons) != 0 {
+		t.Errorf("%+v", r)
 	}
 }
 
@@ -193,7 +211,7 @@ func TestTheServerIsReadOnly(t *testing.T) {
 }
 
 func TestMetricsAreServed(t *testing.T) {
-	r := telemetry.NewRegistry(thisBuild)
+	r := telemetry.NewRegistry(thisBuild, telemetry.NewHealth())
 	const want = `
 # HELP eds_build_info Always 1; the labels say what was built.
 # TYPE eds_build_info gauge
@@ -301,5 +319,20 @@ func TestHugeHeadersAreRefused(t *testing.T) {
 	status, err := bufio.NewReader(conn).ReadString('\n')
 	if err != nil || !strings.Contains(status, "431") && !strings.Contains(status, "400") {
 		t.Errorf("%q, %v", status, err)
+	}
+}
+
+func TestHealth_IsInTheMetrics(t *testing.T) {
+	h := telemetry.NewHealth()
+	h.Set("stream", errors.New("changes are missing"))
+	h.Warn("scope", "only some rows were imported")
+	url, _ := serve(t, h, telemetry.NewRegistry(thisBuild, h))
+	got, _ := request(t, http.MethodGet, url+"/metrics")
+	for _, want := range []string{
+		`eds_health_condition{condition="scope",severity="warning"} 1`, `eds_health_condition{condition="stream",severity="error"} 1`,
+	} {
+		if !strings.Contains(got.Body, want) {
+			t.Errorf("the metrics lack %s", want)
+		}
 	}
 }

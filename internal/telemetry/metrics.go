@@ -8,8 +8,8 @@ import (
 )
 
 // NewRegistry returns a registry with the metrics of the process, of the Go
-// runtime, and eds_build_info.
-func NewRegistry(b build.Info) *prometheus.Registry {
+// runtime, of health, and eds_build_info.
+func NewRegistry(b build.Info, h *Health) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "eds_build_info",
@@ -17,6 +17,29 @@ func NewRegistry(b build.Info) *prometheus.Registry {
 		ConstLabels: prometheus.Labels{"version": b.Version, "commit": b.Commit, "goversion": b.GoVersion},
 	})
 	info.Set(1)
-	r.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(info, h, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
+}
+
+var conditionDesc = prometheus.NewDesc("eds_health_condition",
+	`Always 1: the condition fails (severity "error") or has a warning ("warning"), as the health body says.`, []string{"condition", "severity"}, nil)
+
+// Describe implements prometheus.Collector.
+func (h *Health) Describe(descs chan<- *prometheus.Desc) {
+	descs <- conditionDesc
+	descs <- tableStateDesc
+	descs <- tablesDesc
+}
+
+// Collect implements prometheus.Collector: one eds_health_condition per reason and
+// warning, and the states of tables.
+func (h *Health) Collect(metrics chan<- prometheus.Metric) {
+	tables := h.readTables()
+	report := h.report(tables)
+	collectTables(tables, metrics)
+	for severity, reasons := range map[string][]Reason{"error": report.Reasons, "warning": report.Warnings} {
+		for _, r := range reasons {
+			metrics <- prometheus.MustNewConstMetric(conditionDesc, prometheus.GaugeValue, 1, r.Condition, severity)
+		}
+	}
 }

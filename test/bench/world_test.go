@@ -160,6 +160,7 @@ func (w *world) readBare(n int) {
 	}
 	config := of.CachedInfo().Config
 	config.Durable, config.Name, config.DeliverPolicy, config.OptStartTime = "bare", "bare", jetstream.DeliverAllPolicy, nil
+	config.MaxWaiting = 0 // this client pulls ahead; eds does not
 	consumer, err := js.CreateOrUpdateConsumer(ctx, "dbchange", config)
 	if err != nil {
 		w.b.Error(err)

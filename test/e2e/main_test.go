@@ -3,6 +3,7 @@
 package e2e_test
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,7 +12,7 @@ import (
 )
 
 // tags choose the drivers of the program under test.
-const tags = "use_custom_driver,use_postgres,use_sqlite,use_file"
+const tags = "use_custom_driver,use_postgres,use_sqlite,use_file,use_webhook"
 
 // program is the eds binary under test.
 var program string
@@ -19,6 +20,14 @@ var program string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	if wrapped := os.Getenv(programVariable); wrapped != "" {
+		return wrap(wrapped)
+	}
+	// The tests wait more than they work.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	dir, err := os.MkdirTemp("", "eds-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

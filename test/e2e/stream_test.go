@@ -1,7 +1,10 @@
 package e2e_test
 
 import (
+	"errors"
+	"io/fs"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,12 +21,13 @@ var destinations = map[string]func(*testing.T) string{
 }
 
 func TestASnapshotThenEveryChangeWhileTheSchemaEvolves(t *testing.T) {
+	t.Parallel()
 	for name, destination := range destinations {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, destination(t), localhq.Options{Rate: 400})
 			w.imports()
-			p := w.serve()
+			p := w.serve("--backfill-new-tables=false")
 			w.applied(p, 200)
 			for evolved := uint64(1); evolved <= 4; evolved++ {
 				what, err := w.hq.Evolve(t.Context())
@@ -34,6 +38,7 @@ func TestASnapshotThenEveryChangeWhileTheSchemaEvolves(t *testing.T) {
 				w.applied(p, 200+evolved*200)
 			}
 			w.drain(p)
+			w.complete(p)
 			p.stop()
 			w.equal()
 			for _, s := range sessions(t, w) {
@@ -58,6 +63,7 @@ func sessions(t *testing.T, w *world) []localhq.Session {
 }
 
 func TestTwentyKillsInARowLoseNothing(t *testing.T) {
+	t.Parallel()
 	for name, destination := range destinations {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -189,7 +195,7 @@ func TestAPoisonEventIsSetAsideAndTheRestGoesOn(t *testing.T) {
 	w.imports()
 	p := w.serve()
 	w.applied(p, 50)
-	w.publish("customer", "INSERT", map[string]any{"operation": "INSERT", "table": "customer", "id": "poison-1", "modelVersion": "no such version", "after": map[string]any{"id": "x"}, "mvccTimestamp": clock()})
+	w.publish("customer", "INSERT", map[string]any{"operation": "INSERT", "table": "customer", "id": "poison-1", "modelVersion": w.tables()["customer"].Version, "mvccTimestamp": clock()}) // without a row
 	w.publish("customer", "DELETE", map[string]any{"operation": "EXPLODE", "table": "customer", "id": "poison-2"})
 	w.drain(p)
 	p.stop()
@@ -197,6 +203,9 @@ func TestAPoisonEventIsSetAsideAndTheRestGoesOn(t *testing.T) {
 	list, stderr, code := w.eds("dlq", "list", "--data-dir", w.data)
 	if code != 0 || strings.Count(list, "\n") != 3 {
 		t.Errorf("dlq list: exit code %d\n%s%s", code, list, stderr)
+	}
+	if t.Failed() {
+		return
 	}
 	for _, want := range []string{"poison-1", "EXPLODE"} {
 		id := strings.Fields(strings.Split(list, "\n")[1])[0]
@@ -253,20 +262,89 @@ func TestChangesThatTheStreamHasLostAreTold(t *testing.T) {
 	if err := w.hq.PurgeStream(t.Context(), was.LastSeq+50); err != nil {
 		t.Fatal(err)
 	}
-	p = w.serve()
+	w.reportsGap(w.serve(), "the stream no longer has messages")
+}
+
+// reportsGap expects that health reports a gap, and that its remedy works.
+func (w *world) reportsGap(p *process, event string) {
+	t := w.t
+	t.Helper()
 	eventually(t, "the server reports the gap", func() bool {
 		code, body := p.get("")
-		return code == 503 && strings.Contains(body, "import again")
+		return code == 503 && strings.Contains(body, event) && strings.Contains(body, "run eds import")
 	}, p.output)
 	p.signal(syscall.SIGTERM)
-	if code := p.wait(); code != 1 {
-		t.Errorf("exit code %d, want 1\n%s", code, p.output())
+	if code := p.wait(); code > 1 { // 1 if nothing can be applied before an import
+		t.Errorf("exit code %d\n%s", code, p.output())
 	}
 	w.imports()
 	p = w.serve()
+	w.applied(p, 100)
 	w.drain(p)
 	p.stop()
 	w.equal()
+}
+
+func TestServer_ReportsAStreamThatWasCreatedAgainAndGrew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sqlite(t), localhq.Options{Rate: 300})
+	w.imports()
+	p := w.serve()
+	w.applied(p, 100)
+	p.stop()
+	was, err := w.hq.StreamState(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.hq.RecreateStream(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new stream has grown past the old one", func() bool {
+		now, err := w.hq.StreamState(t.Context())
+		return err == nil && now.LastSeq > was.LastSeq+100
+	}, func() string { return "" })
+	w.reportsGap(w.serve(), "it was created again or restored")
+}
+
+func TestServer_ReportsADestinationThatWasEmptied(t *testing.T) {
+	t.Parallel()
+	for name, between := range map[string]func(*world) *world{
+		"by its data directory":       func(w *world) *world { return w },
+		"by its consumer alone":       func(w *world) *world { return w.from(w.t.TempDir()) },
+		"by a new data directory":     (*world).followedAfresh,
+		"imported by another program": func(w *world) *world { w.from(w.t.TempDir()).imports(); return w.followed() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, sqlite(t), localhq.Options{Rate: 300})
+			w.imports()
+			w.followed()
+			w = between(w)
+			path := strings.TrimPrefix(w.url, "sqlite://")
+			for _, suffix := range []string{"", "-wal", "-shm"} {
+				if err := os.Remove(path + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					t.Fatal(err)
+				}
+			}
+			w.reportsGap(w.serve(), "the destination has no checkpoint")
+		})
+	}
+}
+
+// followed has a server apply some changes.
+func (w *world) followed() *world {
+	w.t.Helper()
+	last := w.last()
+	p := w.serve()
+	w.acknowledged(p, last+100)
+	p.stop()
+	return w
+}
+
+// followedAfresh has a server with a new data directory apply some changes.
+func (w *world) followedAfresh() *world {
+	w.t.Helper()
+	return w.from(w.t.TempDir()).followed()
 }
 
 func TestAnotherImportRewindsNothingThatIsNewer(t *testing.T) {

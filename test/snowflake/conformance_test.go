@@ -62,6 +62,7 @@ func TestConformance(t *testing.T) {
 COMMENT ON COLUMN %[1]s.s IS '10';
 INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')`, name))
 		},
+		LoseStage: func(_ testing.TB, raw, table, id string) { all.engine(raw).exec(sinktest.LoseStageSQL(`"`, table, id)) },
 		Faulty: func(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Faults) {
 			u, err := url.Parse(raw)
 			if err != nil {

@@ -2,13 +2,8 @@ package eventhub
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"net/url"
-	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -66,30 +61,15 @@ func parse(target *url.URL, lookup sink.Lookup) (choices, error) {
 
 // parseDelivery reads how events are sent.
 func (c *choices) parseDelivery(query url.Values) error {
-	switch text := query.Get("properties"); text {
-	case "", "true":
-		c.properties = true
-	case "false":
-	default:
-		return fmt.Errorf("option properties is %q; it should be true or false", text)
+	var err error
+	if c.properties, err = sink.BoolOf(query, "properties", true); err != nil {
+		return err
 	}
-	c.inFlight = 128
-	if text := query.Get("in-flight"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > mostInFlight {
-			return fmt.Errorf("option in-flight is %q; it should be a number from 1 to %d", text, mostInFlight)
-		}
-		c.inFlight = n
+	if c.inFlight, err = sink.IntOf(query, "in-flight", 128, 1, mostInFlight); err != nil {
+		return err
 	}
-	c.patience = 30 * time.Second
-	if text := query.Get("timeout"); text != "" {
-		d, err := time.ParseDuration(text)
-		if err != nil || d < 100*time.Millisecond || d > time.Hour {
-			return fmt.Errorf("option timeout is %q; it should be a duration like 500ms or 30s, from 100ms to 1h", text)
-		}
-		c.patience = d
-	}
-	return nil
+	c.patience, err = sink.DurationOf(query, "timeout", 30*time.Second, 100*time.Millisecond, time.Hour)
+	return err
 }
 
 // mostInFlight is more than Event Hubs lets wait on a link.
@@ -97,21 +77,16 @@ const mostInFlight = 1000
 
 // parseTransport reads how the namespace is reached.
 func (c *choices) parseTransport(query url.Values, lookup sink.Lookup) error {
-	if path := query.Get("tls-ca"); path != "" {
+	if query.Get("tls-ca") != "" {
 		if c.emulator {
 			return errors.New("option tls-ca has no effect with UseDevelopmentEmulator=true, which leaves encryption out")
 		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return fmt.Errorf("read tls-ca: %w", err)
+		c.tls = &tls.Config{MinVersion: tls.VersionTLS12}
+		if err := sink.Certificates(query, c.tls); err != nil {
+			return err
 		}
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(text) {
-			return fmt.Errorf("read tls-ca: %s holds no certificate in PEM", path)
-		}
-		c.tls = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
-	transport, err := oneOf(query, "transport", "amqp", "websockets")
+	transport, err := sink.ChoiceOf(query, "transport", "amqp", "websockets")
 	if err != nil {
 		return err
 	}
@@ -128,23 +103,4 @@ func (c *choices) parseTransport(query url.Values, lookup sink.Lookup) error {
 	}
 	c.dial = c.overWebSockets(proxy)
 	return nil
-}
-
-// oneOf reads an option that has one of a few values; the first is its default.
-func oneOf(query url.Values, name string, values ...string) (string, error) {
-	text := query.Get(name)
-	if text == "" {
-		return values[0], nil
-	}
-	for _, v := range values {
-		if text == v {
-			return v, nil
-		}
-	}
-	hint := ""
-	if best := sink.Nearest(text, values); best != "" {
-		hint = fmt.Sprintf("; did you mean %q?", best)
-	}
-	last := len(values) - 1
-	return "", fmt.Errorf("option %s is %q; it should be %s or %s%s", name, text, strings.Join(values[:last], ", "), values[last], hint)
 }

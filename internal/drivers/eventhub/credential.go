@@ -18,7 +18,7 @@ import (
 
 // parseAuth reads who eds is to Event Hubs.
 func (c *choices) parseAuth(query url.Values, lookup sink.Lookup) error {
-	auth, err := oneOf(query, "auth", "sas", "managed-identity", "workload-identity", "client-secret", "client-certificate", "azure-cli", "default")
+	auth, err := sink.ChoiceOf(query, "auth", "sas", "managed-identity", "workload-identity", "client-secret", "client-certificate", "azure-cli", "default")
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (id *identity) credential(auth string, o azcore.ClientOptions) (azcore.Toke
 	case "client-certificate":
 		text, err := os.ReadFile(id.certificate)
 		if err != nil {
-			return nil, fmt.Errorf("read AZURE_CLIENT_CERTIFICATE_PATH: %w", err)
+			return nil, fmt.Errorf("read AZURE_CLIENT_CERTIFICATE_PATH: %w", sink.WithoutPath(err))
 		}
 		certificates, key, err := azidentity.ParseCertificates(text, []byte(id.password))
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"regexp"
@@ -239,7 +240,7 @@ var entraCode = regexp.MustCompile(`AADSTS[0-9]{2,10}`)
 // explain gives the error its class: what Entra ID answers is for a person, that
 // it does not is to be waited for.
 func (e *identityError) explain() error {
-	if e.unmade {
+	if e.unmade || errors.As(e.err, new(*fs.PathError)) { // whose cause looks like a network's
 		return fault.Mark(fault.Fatal, &refusal{"there is no credential to ask Entra ID with: " + firstLine(e.err), e.err})
 	}
 	if network := net.Error(nil); errors.As(e.err, &network) || errors.Is(e.err, context.Canceled) {
@@ -259,7 +260,12 @@ func (e *identityError) explain() error {
 	return &refusal{"Entra ID gives no token now" + named, e.err}
 }
 
+// firstLine returns the first line of an error's text, without the path if it is
+// the file system's.
 func firstLine(err error) string {
+	if e := new(fs.PathError); errors.As(err, &e) {
+		err = e.Err
+	}
 	line, _, _ := strings.Cut(err.Error(), "\n")
 	return line
 }

@@ -15,16 +15,27 @@ import (
 func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "eventhub", Title: "Azure Event Hubs", Schemes: []string{"eventhub"},
-		Example: "eventhub://example.servicebus.windows.net/;SharedAccessKeyName=eds;SharedAccessKey=${EVENTHUB_KEY};EntityPath=hub",
-		Summary: "Every change as an event in Azure Event Hubs, in the order of its row.",
-		Help:    help,
-		Options: options,
-		Fields:  fields,
-		Limits:  limits,
-		Imports: true,
-		URL:     urlOf,
-		Open:    open,
+		Example:  "eventhub://example.servicebus.windows.net/;SharedAccessKeyName=eds;SharedAccessKey=${EVENTHUB_KEY};EntityPath=hub",
+		Summary:  "Every change as an event in Azure Event Hubs, in the order of its row.",
+		Help:     help,
+		Options:  options,
+		Fields:   fields,
+		Limits:   limits,
+		Imports:  true,
+		URL:      urlOf,
+		Identity: destinationOf,
+		Open:     open,
+		Borrows:  borrows,
 	}
+}
+
+// borrows finds what a namespace is sent of this machine: a token of Entra ID is good for
+// all namespaces.
+func borrows(target *url.URL) string {
+	if auth := target.Query().Get("auth"); auth != "" && auth != "sas" {
+		return "an auth of Entra ID"
+	}
+	return ""
 }
 
 var limits = sink.Limits{Rows: 10_000, Bytes: 16 << 20}

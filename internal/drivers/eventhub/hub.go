@@ -3,9 +3,11 @@ package eventhub
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/encode"
+	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 // maxHub is the length of a hub's name that Azure allows.
@@ -22,9 +24,22 @@ func parseHub(text string) (*encode.Route, error) {
 	case strings.Contains(text, "="): // it may be half a secret
 		return nil, errors.New("the hub's name has a = in it; write ; between the parts of a connection string")
 	case legal(text) != text:
-		return nil, fmt.Errorf("a hub's name can not be %.60q: it has letters, digits and . _ - only, begins and ends with a letter or digit, and is no longer than %d", text, maxHub)
+		return nil, fmt.Errorf("a hub's name has letters, digits and . _ - only, begins and ends with a letter or digit, and is no longer than %d", maxHub)
 	}
 	return encode.ParseRoute("hub", text, legal)
+}
+
+// destinationOf returns the namespace and the hub.
+func destinationOf(target *url.URL) string {
+	c, err := parseConnection(target.Host + target.Path)
+	if err != nil {
+		return sink.JoinIdentity("eventhub", strings.ToLower(target.Host), "", nil)
+	}
+	hub := c.hub
+	if hub == "" {
+		hub = target.Query().Get("hub")
+	}
+	return sink.JoinIdentity("eventhub", sink.HostsIdentity(c.host, "5671"), hub, nil)
 }
 
 // legal returns the name with each byte that Azure refuses replaced by _, a 0 at

@@ -28,7 +28,6 @@ func TestBadURLsAreRefusedWithWhatToChange(t *testing.T) {
 	for raw, want := range map[string]string{
 		"eventhub:///;SharedAccessKeyName=n;SharedAccessKey=HIDDEN;EntityPath=e":         "begin with the namespace's host name",
 		"eventhub://h_%C3%BC/;SharedAccessKeyName=n;SharedAccessKey=HIDDEN;EntityPath=e": "begin with the namespace's host name",
-		"eventhub://h:0/;SharedAccessKeyName=n;SharedAccessKey=HIDDEN;EntityPath=e":      "port of the namespace",
 		"eventhub://n:HIDDEN@h/;EntityPath=e":                                            "should read eventhub://",
 		good:                                                                             "names no hub",
 		good + ";EntityPath=a/b":                                                         "slash",
@@ -47,16 +46,16 @@ func TestBadURLsAreRefusedWithWhatToChange(t *testing.T) {
 		"eventhub://h/;SharedAccessSignature=SharedAccessSignature%20sr=x&sig=HIDDEN;EntityPath=e":                                   "expires; use SharedAccessKeyName",
 		"eventhub://h/e":                                                    "says not who eds is",
 		"eventhub://h/e?hub={{.tabel}}":                                     "leave one out",
-		good + "?hub={{.tabel}}":                                            `hub template: a change has no field "tabel"`,
+		good + "?hub={{.tabel}}":                                            `hub template: it names a field that no change has; did you mean "table"?`,
 		good + "?hub={{.table":                                              "hub template",
-		good + ";EntityPath=e?transport=amqps":                              `did you mean "amqp"?`,
+		good + ";EntityPath=e?transport=amqps":                              "amqp or websockets",
 		good + ";EntityPath=e?proxy=http://p":                               "needs transport=websockets",
 		good + ";EntityPath=e?transport=websockets&proxy=p:1":               "like http://proxy:8080",
 		good + ";EntityPath=e?transport=websockets&proxy=http://u:HIDDEN@p": "HTTPS_PROXY",
 		good + ";EntityPath=e?timeout=1ms":                                  "from 100ms to 1h",
 		good + ";EntityPath=e?in-flight=0":                                  "from 1 to 1000",
-		good + ";EntityPath=e?properties=1":                                 "true or false",
-		good + ";EntityPath=e?tls-ca=/nope":                                 "read tls-ca",
+		good + ";EntityPath=e?properties=2":                                 "true or false",
+		good + ";EntityPath=e?tls-ca=/nope":                                 "read the file that option tls-ca names",
 		good + ";EntityPath=e?tls-ca=" + notPEM:                             "no certificate",
 		good + ";EntityPath=e?partitions=3":                                 `unknown option "partitions"`,
 		good + ";EntityPath=e?auth=managed":                                 `managed-identity`,
@@ -163,7 +162,7 @@ func TestWhatIsWrongIsNoticedAtOpen(t *testing.T) {
 	refuse("another key", strings.Replace(good, peer.Key, "SECRET+/==", 1), "refuse the credentials; check SharedAccessKeyName and SharedAccessKey", fault.Fatal)
 	refuse("another policy", strings.Replace(good, "="+peer.KeyName, "=other", 1), "TrackingId:abc_G1", fault.Fatal)
 	refuse("a policy without Send", strings.Replace(good, "="+peer.KeyName, "="+peer.ListenKeyName, 1), "Data Sender (amqp:unauthorized-access, TrackingId:def_G3)", fault.Fatal)
-	refuse("no such hub", strings.Replace(good, hub.Name, "missing", 1), `hub "missing": the hub does not exist; make it, or correct EntityPath= (amqp:not-found, TrackingId:def_G2)`, fault.Fatal)
+	refuse("no such hub", strings.Replace(good, hub.Name, "missing", 1), `the hub does not exist; make it, or correct EntityPath= (amqp:not-found, TrackingId:def_G2)`, fault.Fatal)
 	refuse("a key that is wrong, and a template", strings.Replace(strings.Replace(good, peer.Key, "SECRET", 1), hub.Name, "{{.table}}", 1), "refuse the credentials", fault.Fatal)
 	hub.Refuse(t, 403)
 	refuse("forbidden", good, "refuse the credentials", fault.Fatal)

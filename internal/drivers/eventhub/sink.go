@@ -117,9 +117,6 @@ func (s *Sink) Probe(ctx context.Context) error {
 	if !fixed && missing(err) {
 		return nil // whoever is told so has been let in
 	}
-	if err != nil && fixed {
-		return fmt.Errorf("hub %q: %w", hub, err)
-	}
 	return err
 }
 
@@ -128,8 +125,8 @@ func (s *Sink) Probe(ctx context.Context) error {
 const anyHub = "eds"
 
 // BeginLoad begins the load of one table.
-func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
-	return s.loader.BeginLoad(ctx, job, t, mode)
+func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
+	return s.loader.BeginLoad(ctx, job, t, mode, scope)
 }
 
 // Close ends the connections. What was sent and not acknowledged is not promised.

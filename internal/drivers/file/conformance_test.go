@@ -23,13 +23,31 @@ func TestConformance(t *testing.T) {
 	for name, query := range map[string]string{"json": "", "ndjson": "?format=ndjson&compress=zstd&layout=%7Btable%7D/dt=YYYY-MM-DD&roll-rows=7&roll-bytes=4k", "parquet": "?format=parquet"} {
 		t.Run(name, func(t *testing.T) {
 			sinktest.Run(t, sinktest.Config{
-				Driver:  Driver(),
-				URL:     func(t testing.TB) string { return "file://" + tempDir(t) + query },
+				Driver: Driver(),
+				URL:    func(t testing.TB) string { return "file://" + tempDir(t) + query },
+				Untouched: func(t testing.TB) (string, func() string) {
+					above := tempDir(t)
+					return "file://" + above + "/a/b" + query, func() string { return tree(t, above) }
+				},
 				Faulty:  openFaulty,
 				History: history,
 			})
 		})
 	}
+}
+
+// tree lists what is below a directory.
+func tree(t testing.TB, dir string) string {
+	t.Helper()
+	var all []string
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		all = append(all, path)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(all, "\n")
 }
 
 // openFaulty opens the destination on a disk that can break.

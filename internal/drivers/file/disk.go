@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/shopmonkeyus/eds/internal/durable"
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
@@ -19,9 +20,14 @@ import (
 // safe for concurrent use. Nothing but what was synced need survive a crash: a
 // file's content by sync, its name by syncDir of its directory.
 type disk interface {
-	// fresh makes sure that the directory is the one that its path names now, and
-	// reports whether it was another one so far.
+	// fresh makes sure that the directory exists and is the one that its path names
+	// now, and reports whether it was another one so far.
 	fresh() (replaced bool, err error)
+	// exists reports whether the directory exists.
+	exists() (bool, error)
+	// standIn returns nil if the directory exists, else a disk in a new directory where
+	// that one would be made. Its end removes it.
+	standIn() (d disk, end func() error, err error)
 	create(name string) (file, error) // must not exist yet
 	open(name string) (file, error)   // for writing; must exist
 	rename(from, to string) error     // replaces a file
@@ -48,22 +54,31 @@ type file interface {
 type rootDisk struct {
 	path string
 	mu   sync.RWMutex // held for writing while root is replaced
-	root *os.Root
+	root *os.Root     // nil: the directory has yet to be made
 }
 
+// openDisk opens the directory if it exists. It makes none.
 func openDisk(path string) (*rootDisk, error) {
-	root, err := openDirectory(path)
-	if err != nil {
-		return nil, err
+	d := &rootDisk{path: path}
+	above, err := durable.Existing(path)
+	if err == nil && above == path {
+		d.root, err = os.OpenRoot(path)
 	}
-	return &rootDisk{path: path, root: root}, nil
+	if err != nil {
+		return nil, classifyOpen(path, err)
+	}
+	return d, nil
 }
 
-// fresh opens the directory anew where its path now names another one: it was
-// removed and made again, or something was mounted over it.
+// fresh makes the directory if there is none, and opens it again if its path now names
+// another one: it was removed and made again, or something was mounted over it.
 func (d *rootDisk) fresh() (replaced bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.root == nil {
+		d.root, err = openDirectory(d.path)
+		return true, err
+	}
 	now, err := os.Stat(d.path)
 	if err == nil {
 		if held, e := d.root.Stat("."); e == nil && os.SameFile(now, held) {
@@ -77,6 +92,34 @@ func (d *rootDisk) fresh() (replaced bool, err error) {
 	d.root.Close()
 	d.root = root
 	return true, nil
+}
+
+func (d *rootDisk) exists() (bool, error) {
+	info, err := os.Stat(d.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && info.IsDir(), bare(err)
+}
+
+func (d *rootDisk) standIn() (disk, func() error, error) {
+	above, err := durable.Existing(d.path)
+	if err != nil {
+		return nil, nil, classifyOpen(d.path, err)
+	}
+	if above == d.path {
+		return nil, nil, nil
+	}
+	path, err := os.MkdirTemp(above, ".eds-probe-*")
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a directory in %s: %w", above, bare(err))
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, nil, errors.Join(bare(err), os.Remove(path))
+	}
+	in := &rootDisk{path: path, root: root}
+	return in, func() error { return errors.Join(in.close(), os.RemoveAll(path)) }, nil
 }
 
 func (d *rootDisk) create(name string) (file, error) {
@@ -155,6 +198,9 @@ func (d *rootDisk) readFile(name string) ([]byte, error) {
 func (d *rootDisk) close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.root == nil {
+		return nil
+	}
 	return d.root.Close()
 }
 

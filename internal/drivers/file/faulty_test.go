@@ -103,6 +103,11 @@ func (d *faultyDisk) fresh() (replaced bool, err error) {
 	return replaced, err
 }
 
+func (d *faultyDisk) exists() (found bool, err error) {
+	err = d.call("exists", ".", func() (err error) { found, err = d.disk.exists(); return err })
+	return found, err
+}
+
 // faultyFile fails like its disk; of a write that fails half is written.
 type faultyFile struct {
 	file

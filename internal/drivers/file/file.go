@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/shopmonkeyus/eds/internal/durable"
 	"github.com/shopmonkeyus/eds/internal/encode"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/lake"
@@ -28,12 +29,13 @@ func Driver() sink.Driver {
 		Help:    help,
 		Options: options,
 		Fields: []sink.Field{
-			{Name: "Directory", Type: "string", Description: "the directory to write into; it is made where there is none", Required: true},
+			{Name: "Directory", Type: "string", Description: "the directory to write into; it is made if there is none", Required: true},
 		},
-		Limits:  limits,
-		Imports: true,
-		URL:     urlOf,
-		Open:    open,
+		Limits:   limits,
+		Imports:  true,
+		URL:      urlOf,
+		Identity: identity,
+		Open:     open,
 	}
 }
 
@@ -49,7 +51,7 @@ With format=parquet each batch becomes a file a table, <table>/<nanoseconds>-<se
 
 layout= puts files of both formats into other directories, as {table}/dt=YYYY-MM-DD/, by the date of the change in UTC.
 
-Names that a file system could not hold, or that would lead out of the directory, are escaped with % and two hexadecimal digits. Bytes that are not UTF-8 become U+FFFD, the rule "invalid-utf8". The directory .eds is eds's own; do not read or change what is in it.
+Names that a file system could not hold, or that would lead out of the directory, are escaped with % and two hexadecimal digits. Bytes that are not UTF-8 become U+FFFD, the rule "invalid-utf8". The directory .eds is eds's own; do not read or change what is in it. It holds an id. If eds starts and finds none, or another one, the directory was emptied or its file system is not mounted: eds reports that, and writes nothing until eds import is run.
 
 An import adds a change for each row, an INSERT with "imported": true. What is there stays.`
 
@@ -90,7 +92,6 @@ func open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 func newSink(d disk, c choices, env sink.Env) (sink.Sink, error) {
 	env = env.Complete()
 	s := newStore(d, env)
-	s.sweep()
 	if c.files.Format != "" {
 		return newLines(s, c), nil
 	}
@@ -140,6 +141,15 @@ func directoryOf(target *url.URL) (string, error) {
 		return "", fmt.Errorf("the file url's directory: %w", err)
 	}
 	return absolute, nil
+}
+
+// identity returns the directory, past all symbolic links.
+func identity(target *url.URL) string {
+	path, err := directoryOf(target)
+	if err != nil {
+		return sink.JoinIdentity("file", target.Host, target.Path, nil)
+	}
+	return sink.JoinIdentity("file", "", filepath.ToSlash(durable.Resolve(path)), nil)
 }
 
 // urlOf makes a URL of the values of the driver's fields.

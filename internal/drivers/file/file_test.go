@@ -112,7 +112,7 @@ func TestBadURLsAreFatal(t *testing.T) {
 		"?format=xml": "json, ndjson or parquet", "?compress=gzip": "compress needs format=ndjson", "?roll-rows=5": "roll-rows needs format=ndjson", "?format=ndjson&path=x": "path needs format=json",
 		"?format=ndjson&compress=brotli": "none, gzip or zstd", "?format=ndjson&roll-rows=0": "roll-rows", "?format=ndjson&roll-rows=x": "roll-rows", "?format=ndjson&roll-bytes=5t": "roll-bytes",
 		"?format=ndjson&roll-bytes=9999999g": "roll-bytes", "?format=ndjson&roll-bytes=-1": "roll-bytes", "?format=ndjson&roll-age=5": "roll-age", "?format=ndjson&roll-age=1ms": "roll-age",
-		"?path=%7B%7B.nope%7D%7D": `no field "nope"`, "?fromat=json": `did you mean "format"?`, "#x": "write @ as %40",
+		"?path=%7B%7B.nope%7D%7D": "a field that no change has", "?fromat=json": `did you mean "format"?`, "#x": "write @ as %40",
 	} {
 		_, err := tryOpen(t, "file://"+dir+query)
 		if err == nil || !strings.Contains(err.Error(), want) || fault.Of(err) != fault.Fatal {
@@ -304,7 +304,7 @@ func TestInvalidUTF8IsReplacedAndCounted(t *testing.T) {
 	}
 }
 
-func TestOldTemporaryDirectoriesAreSwept(t *testing.T) {
+func TestStore_SweepsOldTemporaryDirectoriesWhenItWrites(t *testing.T) {
 	dir := tempDir(t)
 	for name, age := range map[string]time.Duration{"dead": 2 * staleAfter, "alive": staleAfter / 2} {
 		temp := filepath.Join(dir, own, "tmp", name)
@@ -319,7 +319,17 @@ func TestOldTemporaryDirectoriesAreSwept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	openIn(t, dir, "")
+	s := openIn(t, dir, "")
+	before := tree(t, dir)
+	if err := s.(sink.Prober).Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := tree(t, dir); after != before || !strings.Contains(before, "dead") {
+		t.Errorf("before anything is written there is\n%s", after)
+	}
+	if err := s.Apply(t.Context(), &change.Batch{}); err != nil {
+		t.Fatal(err)
+	}
 	left, err := os.ReadDir(filepath.Join(dir, own, "tmp"))
 	if err != nil || len(left) != 1 || left[0].Name() != "alive" {
 		t.Errorf("left: %v, %v", left, err)

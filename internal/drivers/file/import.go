@@ -8,7 +8,9 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"maps"
 	"path"
+	"slices"
 
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/encode"
@@ -24,15 +26,15 @@ type snapshot struct {
 	lines *lines
 	job   string
 	table *schema.Table
-	dir   string // where the load's files are until it is finished
-	files map[string]bool
+	dir   string          // where the load's files are until it is finished
+	files map[string]bool // those that are loaded; true once they are in place
 }
 
 // BeginLoad begins or resumes the load of one table. What other jobs left
 // unfinished is removed.
-func (l *lines) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
+func (l *lines) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 	if l.whole() || !l.files.Layout.TableOnly() {
-		return l.loader.BeginLoad(ctx, job, t, mode)
+		return l.loader.BeginLoad(ctx, job, t, mode, scope)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -52,7 +54,7 @@ func (l *lines) BeginLoad(ctx context.Context, job string, t *schema.Table, mode
 		return nil, fmt.Errorf("begin to load table %q: %w", t.Name, err)
 	}
 	for _, name := range files {
-		s.files[name] = true
+		s.files[name] = false
 	}
 	return s, nil
 }
@@ -112,7 +114,10 @@ func (s *snapshot) nameOf(file string) string {
 	return "import-" + encode.Segment(s.job, 80) + "~" + encode.Segment(file, 140) + s.lines.encoder.Extension()
 }
 
-func (s *snapshot) Loaded(file string) bool { return s.files[s.nameOf(file)] }
+func (s *snapshot) Loaded(file string) bool {
+	_, ok := s.files[s.nameOf(file)]
+	return ok
+}
 
 // LoadFile writes the rows of one file.
 func (s *snapshot) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
@@ -135,12 +140,14 @@ func (s *snapshot) LoadFile(ctx context.Context, file string, rows iter.Seq2[*ch
 	}
 	if err := l.disk.rename(temp, name); err != nil {
 		l.discard(temp)
-		return 0, fmt.Errorf("load table %q: %w", s.table.Name, bare(err))
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return 0, fmt.Errorf("load table %q: %w", s.table.Name, l.forgetDirs(bare(err)))
 	}
 	if err := l.syncDirs(changed); err != nil {
 		return 0, fmt.Errorf("load table %q: %w", s.table.Name, err)
 	}
-	s.files[s.nameOf(file)] = true
+	s.files[s.nameOf(file)] = false
 	return n, nil
 }
 
@@ -193,17 +200,17 @@ func (s *snapshot) copy(ctx context.Context, w io.Writer, rows iter.Seq2[*change
 	return n, ctx.Err()
 }
 
-// Finish puts the load's files in place, one after another. Where it is
-// interrupted it goes on the next time.
-func (s *snapshot) Finish(ctx context.Context) error {
+// Finish puts the load's files in place, one after another. If it is interrupted it
+// goes on the next time.
+func (s *snapshot) Finish(ctx context.Context) (int64, error) {
 	l := s.lines
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := s.place(ctx); err != nil {
-		return fmt.Errorf("finish loading table %q: %w", s.table.Name, l.forgetDirs(err))
+		return 0, fmt.Errorf("finish loading table %q: %w", s.table.Name, l.forgetDirs(err))
 	}
 	clear(s.files)
-	return nil
+	return -1, nil
 }
 
 func (s *snapshot) place(ctx context.Context) error {
@@ -211,26 +218,45 @@ func (s *snapshot) place(ctx context.Context) error {
 	if err := l.begin(ctx); err != nil {
 		return err
 	}
-	files, err := l.entries(s.dir)
+	staged, err := l.entries(s.dir)
 	if err != nil {
 		return err
 	}
 	dir := encode.Segment(s.table.Name, maxDir)
 	changed := map[string]bool{dir: true}
-	for _, name := range files {
+	for _, name := range slices.Sorted(maps.Keys(s.files)) {
+		if s.files[name] {
+			continue
+		}
+		if !slices.Contains(staged, name) {
+			return s.lose(path.Join(s.dir, name))
+		}
+	}
+	for _, name := range staged {
 		if err := l.makeDirs(path.Join(dir, name), changed); err != nil {
 			return err
 		}
 		if err := l.disk.rename(path.Join(s.dir, name), path.Join(dir, name)); err != nil {
 			return bare(err)
 		}
+		s.files[name] = true
 	}
-	if len(files) > 0 {
+	if len(s.files) > 0 {
 		if err := l.syncDirs(changed); err != nil {
 			return err
 		}
 	}
 	return l.removeAll(path.Dir(s.dir))
+}
+
+// lose forgets the load, because a file that it has loaded is gone.
+func (s *snapshot) lose(name string) error {
+	if err := s.lines.removeAll(path.Dir(s.dir)); err != nil {
+		return err
+	}
+	clear(s.files)
+	clear(s.lines.dirs) // as much as that may be gone
+	return fault.Mark(fault.Fatal, fmt.Errorf("%w: %s does not exist any more", sink.ErrLoadLost, name))
 }
 
 // Discard removes the load's files.

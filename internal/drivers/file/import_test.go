@@ -1,6 +1,7 @@
 package file
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 	"os"
@@ -41,7 +42,7 @@ func rows(t testing.TB, table *schema.Table, ids ...string) iter.Seq2[*change.Ro
 
 func beginLoad(t testing.TB, s sink.Sink, job string, table *schema.Table) sink.Load {
 	t.Helper()
-	l, err := s.(sink.Loader).BeginLoad(t.Context(), job, table, sink.Replace)
+	l, err := s.(sink.Loader).BeginLoad(t.Context(), job, table, sink.Replace, sink.Scope{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +79,7 @@ func TestAnImportGoesOnWhereItWas(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := l.Finish(t.Context()); err != nil {
+		if _, err := l.Finish(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		all := sequences(t, contents(t, dir))["order"]
@@ -88,6 +89,41 @@ func TestAnImportGoesOnWhereItWas(t *testing.T) {
 		}
 		if left, err := os.ReadDir(filepath.Join(dir, own, "load")); err != nil || len(left) > 0 {
 			t.Errorf("%s: left %v, %v", query, left, err)
+		}
+	}
+}
+
+// TestFinish_MissesFilesThatAreGone: what was loaded and is gone is not left out
+// silently, and the load starts afresh.
+func TestFinish_MissesFilesThatAreGone(t *testing.T) {
+	dir := tempDir(t)
+	table := snapshotTable(t)
+	s := openIn(t, dir, "?format=ndjson")
+	for name, remove := range map[string]func(staged string) error{
+		"one file":  os.Remove,
+		"all files": func(staged string) error { return os.RemoveAll(filepath.Dir(staged)) },
+	} {
+		l := beginLoad(t, s, "job", table)
+		for _, file := range []string{"a", "b"} {
+			if _, err := l.LoadFile(t.Context(), file, rows(t, table, file)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		staged, err := filepath.Glob(filepath.Join(dir, own, "load", "order", "job", "*~a.ndjson"))
+		if err != nil || len(staged) != 1 {
+			t.Fatal(staged, err)
+		}
+		if err := remove(staged[0]); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Finish(t.Context()); !errors.Is(err, sink.ErrLoadLost) {
+			t.Errorf("%s: got %v", name, err)
+		}
+		if got := names(t, dir); len(got) > 0 {
+			t.Errorf("%s: %v is in place", name, got)
+		}
+		if again := beginLoad(t, s, "job", table); again.Loaded("a") || again.Loaded("b") {
+			t.Errorf("%s: a is loaded: %v, b is loaded: %v", name, again.Loaded("a"), again.Loaded("b"))
 		}
 	}
 }
@@ -105,7 +141,7 @@ func TestAnNDJSONImportIsSeenWhenItIsFinished(t *testing.T) {
 	if got := names(t, dir); len(got) > 0 {
 		t.Errorf("before it is finished: %v", got)
 	}
-	if err := l.Finish(t.Context()); err != nil {
+	if _, err := l.Finish(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{"order/import-%2E.%2Fjob~x%2Fy.ndjson", "order/import-%2E.%2Fjob~z.ndjson"}, names(t, dir)); diff != "" {

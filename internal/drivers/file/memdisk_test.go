@@ -68,6 +68,10 @@ func (d *memDisk) at(name string) (*memDir, string, error) {
 	return dir, path.Base(name), nil
 }
 
+func (d *memDisk) standIn() (disk, func() error, error) { return nil, nil, nil }
+
+func (d *memDisk) exists() (bool, error) { return true, nil }
+
 func (d *memDisk) fresh() (bool, error) { return false, nil }
 func (d *memDisk) close() error         { return nil }
 

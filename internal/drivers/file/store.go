@@ -31,6 +31,7 @@ type store struct {
 
 	mu     sync.Mutex // held by every call of a sink
 	closed bool
+	writes bool // begin has been called
 
 	temp    string // a directory of this sink alone, for files that are not whole yet
 	counter atomic.Int64
@@ -44,7 +45,7 @@ func newStore(d disk, env sink.Env) *store {
 
 var errClosed = errors.New("the sink is closed")
 
-// begin readies the store for a call. The caller holds mu.
+// begin readies the store for a call, and makes its directory. The caller holds mu.
 func (s *store) begin(ctx context.Context) error {
 	if s.closed {
 		return errClosed
@@ -52,6 +53,16 @@ func (s *store) begin(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	err := s.refresh()
+	if err == nil && !s.writes {
+		s.writes = true
+		s.sweep()
+	}
+	return err
+}
+
+// refresh makes the directory if there is none, and notices that it was replaced.
+func (s *store) refresh() error {
 	replaced, err := s.disk.fresh()
 	if replaced {
 		clear(s.dirs)
@@ -66,9 +77,11 @@ func (s *store) close() error {
 		return nil
 	}
 	s.closed = true
-	// It is empty unless something failed; the next sink to be opened sweeps.
-	if err := s.disk.remove(s.temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.env.Logger.Debug("leaving a temporary directory", "error", bare(err))
+	if s.writes {
+		// It is empty unless something failed; the next sink that writes sweeps.
+		if err := s.disk.remove(s.temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			s.env.Logger.Debug("leaving a temporary directory", "error", bare(err))
+		}
 	}
 	return s.disk.close()
 }
@@ -223,13 +236,32 @@ func (s *store) sweep() {
 	}
 }
 
-// probe writes a file, reads it back, and removes it.
-func (s *store) probe(ctx context.Context) error {
+// probe writes a file, reads it back, and removes it: if the directory does not exist,
+// where it would be made.
+func (s *store) probe(ctx context.Context) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.begin(ctx); err != nil {
+	if s.closed {
+		return errClosed
+	}
+	if err := ctx.Err(); err != nil {
 		return err
 	}
+	d, end, err := s.disk.standIn()
+	if err != nil {
+		return err
+	}
+	if d == nil {
+		if err := s.refresh(); err != nil {
+			return err
+		}
+		return s.writeProbe()
+	}
+	defer func() { err = errors.Join(err, bare(end())) }()
+	return newStore(d, s.env).writeProbe()
+}
+
+func (s *store) writeProbe() error {
 	name, renamed := ".eds-probe-"+rand.Text(), ".eds-probe-"+rand.Text()
 	defer s.discard(name, renamed)
 	content := []byte("eds tests whether it can write here\n")

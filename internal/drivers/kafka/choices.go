@@ -21,6 +21,7 @@ type choices struct {
 	topic         *encode.Route
 	byRow         bool // key=row
 	format        format
+	flat          bool // the format has eds's columns beside the row's
 	headers       bool
 	compression   []kgo.CompressionCodec // by preference
 	linger        time.Duration
@@ -29,12 +30,13 @@ type choices struct {
 	partitions    int32
 	replication   int16
 	patience      time.Duration
+	idle          time.Duration // after which a connection is closed
 	security      []kgo.Opt
 }
 
 // parse reads the URL. Errors hold none of its secrets.
 func parse(target *url.URL) (choices, error) {
-	c := choices{headers: true, compression: codecs["zstd"], partitions: -1, replication: -1, patience: 10 * time.Second}
+	c := choices{headers: true, compression: codecs["zstd"], partitions: -1, replication: -1, patience: 10 * time.Second, idle: idleTimeout}
 	if target.Opaque != "" || target.Fragment != "" {
 		return c, errors.New("the kafka url should read kafka://broker:9092,broker:9092/topic; write # as %23")
 	}
@@ -61,6 +63,15 @@ func parse(target *url.URL) (choices, error) {
 	}
 	c.security, err = parseSecurity(target, c.brokers)
 	return c, err
+}
+
+// identity returns the brokers and the topic.
+func identity(target *url.URL) string {
+	topic := strings.Trim(target.Path, "/")
+	if topic == "" {
+		topic = strings.Trim(target.Query().Get("topic"), "/")
+	}
+	return sink.JoinIdentity("kafka", sink.HostsIdentity(target.Host, "9092"), topic, nil)
 }
 
 // parseBrokers cuts the list of brokers, each a host with or without a port.
@@ -90,37 +101,37 @@ var codecs = map[string][]kgo.CompressionCodec{
 
 // parseMessages reads what messages look like.
 func (c *choices) parseMessages(query url.Values) error {
-	key, err := oneOf(query, "key", "event", "row")
+	key, err := sink.ChoiceOf(query, "key", "event", "row")
 	if err != nil {
 		return err
 	}
 	c.byRow = key == "row"
-	name, err := oneOf(query, "format", "eds", "flat", "debezium")
+	name, err := sink.ChoiceOf(query, "format", "eds", "flat", "debezium")
 	if err != nil {
 		return err
 	}
-	c.format = formats[name]
-	c.headers, err = boolean(query, "headers", true)
+	c.format, c.flat = formats[name], name == "flat"
+	c.headers, err = sink.BoolOf(query, "headers", true)
 	return err
 }
 
 // parseDelivery reads how messages are sent.
 func (c *choices) parseDelivery(query url.Values) error {
-	codec, err := oneOf(query, "compress", "zstd", "snappy", "lz4", "gzip", "none")
+	codec, err := sink.ChoiceOf(query, "compress", "zstd", "snappy", "lz4", "gzip", "none")
 	if err != nil {
 		return err
 	}
 	c.compression = codecs[codec]
-	if c.linger, err = duration(query, "linger", 0, 0, time.Minute); err != nil {
+	if c.linger, err = sink.DurationOf(query, "linger", 0, 0, time.Minute); err != nil {
 		return err
 	}
-	if c.patience, err = duration(query, "timeout", c.patience, 100*time.Millisecond, time.Hour); err != nil {
+	if c.patience, err = sink.DurationOf(query, "timeout", c.patience, 100*time.Millisecond, time.Hour); err != nil {
 		return err
 	}
-	if c.transactional, err = boolean(query, "transactional", false); err != nil {
+	if c.transactional, err = sink.BoolOf(query, "transactional", false); err != nil {
 		return err
 	}
-	if c.create, err = boolean(query, "create-topics", false); err != nil {
+	if c.create, err = sink.BoolOf(query, "create-topics", false); err != nil {
 		return err
 	}
 	partitions, err := c.count(query, "partitions", 100_000)
@@ -144,53 +155,7 @@ func (c *choices) count(query url.Values, name string, most int) (int, error) {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < -1 || n == 0 || n > most {
-		return 0, fmt.Errorf("option %s is %q; it should be a number from 1 to %d, or -1 for the brokers' default", name, text, most)
+		return 0, fmt.Errorf("option %s should be a number from 1 to %d, or -1 for the brokers' default", name, most)
 	}
 	return n, nil
-}
-
-// oneOf reads an option that has one of a few values; the first is its default.
-func oneOf(query url.Values, name string, values ...string) (string, error) {
-	text := query.Get(name)
-	if text == "" {
-		return values[0], nil
-	}
-	for _, v := range values {
-		if text == v {
-			return v, nil
-		}
-	}
-	hint := ""
-	if best := sink.Nearest(text, values); best != "" {
-		hint = fmt.Sprintf("; did you mean %q?", best)
-	}
-	return "", fmt.Errorf("option %s is %q; it should be %s%s", name, text, alternatives(values), hint)
-}
-
-func alternatives(values []string) string {
-	last := len(values) - 1
-	return strings.Join(values[:last], ", ") + " or " + values[last]
-}
-
-func boolean(query url.Values, name string, otherwise bool) (bool, error) {
-	switch text := query.Get(name); text {
-	case "":
-		return otherwise, nil
-	case "true", "false":
-		return text == "true", nil
-	default:
-		return false, fmt.Errorf("option %s is %q; it should be true or false", name, text)
-	}
-}
-
-func duration(query url.Values, name string, otherwise, least, most time.Duration) (time.Duration, error) {
-	text := query.Get(name)
-	if text == "" {
-		return otherwise, nil
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d < least || d > most {
-		return 0, fmt.Errorf("option %s is %q; it should be a duration like 5ms or 10s, from %v to %v", name, text, least, most)
-	}
-	return d, nil
 }

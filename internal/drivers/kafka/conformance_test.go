@@ -27,6 +27,11 @@ func TestConformance(t *testing.T) {
 				URL: func(t testing.TB) string {
 					return newTopic(t, cluster, fmt.Sprintf("topic-%d", made.Add(1)), 3) + c.query
 				},
+				Untouched: func(t testing.TB) (string, func() string) {
+					url := fmt.Sprintf("kafka://%s/topic-%d%s&create-topics=true", strings.Join(cluster.ListenAddrs(), ","), made.Add(1), c.query)
+					topic := parsed(t, url).Path[1:]
+					return url, func() string { return fmt.Sprint(cluster.TopicInfo(topic)) }
+				},
 				Faulty: func(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Faults) {
 					t.Helper()
 					s, err := Driver().Open(t.Context(), parsed(t, strings.Replace(raw, "timeout=10s", "timeout=600ms", 1)), env)

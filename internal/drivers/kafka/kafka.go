@@ -16,16 +16,27 @@ import (
 func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "kafka", Title: "Apache Kafka", Schemes: []string{"kafka"},
-		Example: "kafka://broker1:9092,broker2:9092/topic",
-		Summary: "Every change as a message in a topic of Kafka, in the order of its row.",
-		Help:    help,
-		Options: options,
-		Fields:  fields,
-		Limits:  limits,
-		Imports: true,
-		URL:     urlOf,
-		Open:    open,
+		Example:  "kafka://broker1:9092,broker2:9092/topic",
+		Summary:  "Every change as a message in a topic of Kafka, in the order of its row.",
+		Help:     help,
+		Options:  options,
+		Fields:   fields,
+		Limits:   limits,
+		Imports:  true,
+		URL:      urlOf,
+		Identity: identity,
+		Open:     open,
+		Borrows:  borrows,
 	}
+}
+
+// borrows finds what brokers are sent of this machine: brokers can pass a signature for
+// MSK on.
+func borrows(target *url.URL) string {
+	if target.Query().Get("auth") == "aws-msk-iam" {
+		return "auth=aws-msk-iam"
+	}
+	return sink.FirstOption(target, "token-file")
 }
 
 var limits = sink.Limits{Rows: 10_000, Bytes: 16 << 20}

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"bytes"
+	"fmt"
 	"runtime"
 	"slices"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/encode"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
 // partitionHeader is the header that holds the text whose hash chooses the
@@ -149,6 +151,11 @@ func (w *writer) event(topic string, e *cdc.Event) error {
 		w.text = encode.AppendPartitionKey(w.text, e)
 		partition = w.since(mark)
 	}
+	if w.sink.flat {
+		if err := checkColumns(e); err != nil {
+			return err
+		}
+	}
 	mark = len(w.text)
 	var replaced bool
 	if w.text, replaced = w.sink.format(w.text, e); replaced {
@@ -272,6 +279,28 @@ func appendFlat(dst []byte, e *cdc.Event) ([]byte, bool) {
 	dst = rawjson.AppendQuoted(append(dst, `","_eds_id":`...), e.ID)
 	dst = strconv.AppendBool(append(dst, `,"_eds_deleted":`...), e.Op == cdc.Delete)
 	return append(dst, '}'), replaced
+}
+
+// checkColumns refuses a row with a column that would stand beside eds's own under a
+// name of theirs.
+func checkColumns(e *cdc.Event) error {
+	image := e.After
+	if e.Op == cdc.Delete {
+		image = e.Before
+	}
+	if image == nil {
+		return nil
+	}
+	m, err := rawjson.OpenObject(image)
+	if err != nil {
+		return fault.Mark(fault.Poison, err)
+	}
+	for m.Next() {
+		if schema.Reserved(string(m.Name())) {
+			return fault.Mark(fault.Poison, fmt.Errorf("column %.80q of table %q: %w", m.Name(), e.Table, schema.ErrReserved))
+		}
+	}
+	return nil
 }
 
 // before returns the row as it was, at least its id where that is to say which

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"slices"
@@ -11,7 +12,9 @@ import (
 	independent "github.com/segmentio/kafka-go"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/golden"
+	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
@@ -91,6 +94,32 @@ func header(m independent.Message, name string) string {
 		return ""
 	}
 	return string(m.Headers[i].Value)
+}
+
+// TestFlat_RefusesColumnsOfReservedNames: a row cannot say in eds's place what happened
+// to it. Other formats have no place for it to take.
+func TestFlat_RefusesColumnsOfReservedNames(t *testing.T) {
+	cluster := newCluster(t)
+	raw := newTopic(t, cluster, "reserved", 1)
+	const row = `{"id":"1","%s":"x"}`
+	for _, column := range []string{"_eds_op", "_EDS_Deleted", "\\u005feds_id"} {
+		image := fmt.Sprintf(row, column)
+		for _, payload := range []string{
+			`{"operation":"UPDATE","id":"e","table":"order","key":["1"],"before":{"id":"1"},"after":` + image + `,"mvccTimestamp":"1"}`,
+			`{"operation":"DELETE","id":"e","table":"order","key":["1"],"before":` + image + `,"mvccTimestamp":"1"}`,
+		} {
+			b := sinktest.Batch(sinktest.Event(t, 1, payload))
+			err := mustOpen(t, raw+"?format=flat").Apply(t.Context(), b)
+			if !errors.Is(err, schema.ErrReserved) || fault.Of(err) != fault.Poison {
+				t.Errorf("%s: %v", column, err)
+			}
+			for _, format := range []string{"eds", "debezium"} {
+				if err := mustOpen(t, raw+"?format="+format).Apply(t.Context(), b); err != nil {
+					t.Errorf("%s as %s: %v", column, format, err)
+				}
+			}
+		}
+	}
 }
 
 func TestAnInvalidByteIsReplacedAndCounted(t *testing.T) {

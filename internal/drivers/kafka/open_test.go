@@ -15,22 +15,21 @@ func TestBadURLsAreRefusedWithWhatToChange(t *testing.T) {
 	for raw, want := range map[string]string{
 		"kafka://h:9092":                                            "names no topic",
 		"kafka:///topic":                                            "should name brokers like",
-		"kafka://h:0/topic":                                         "should name brokers like",
 		"kafka://h:9092,:1/topic":                                   "should name brokers like",
 		"kafka://h/a/b":                                             "slash",
 		"kafka://h/t%C3%B6pic":                                      "letters, digits and . _ - only",
 		"kafka://h/.":                                               "letters, digits and . _ - only",
-		"kafka://h/{{.tabel}}":                                      `topic template: a change has no field "tabel"`,
+		"kafka://h/{{.tabel}}":                                      `topic template: it names a field that no change has; did you mean "table"?`,
 		"kafka://h/{{.table":                                        "topic template",
 		"kafka://h/one?topic=two":                                   "leave one out",
 		"kafka://h/t#x":                                             "write # as %23",
-		"kafka://h/t?key=rows":                                      `did you mean "row"?`,
+		"kafka://h/t?key=rows":                                      "event or row",
 		"kafka://h/t?format=avro":                                   "eds, flat or debezium",
-		"kafka://h/t?compress=zst":                                  `did you mean "zstd"?`,
+		"kafka://h/t?compress=zst":                                  "zstd, snappy, lz4, gzip or none",
 		"kafka://h/t?linger=5":                                      "a duration like",
 		"kafka://h/t?timeout=1ms":                                   "from 100ms to 1h",
 		"kafka://h/t?transactional=yes":                             "true or false",
-		"kafka://h/t?headers=1":                                     "true or false",
+		"kafka://h/t?headers=2":                                     "true or false",
 		"kafka://h/t?create-topics=maybe":                           "true or false",
 		"kafka://h/t?partitions=3":                                  "needs create-topics=true",
 		"kafka://h/t?create-topics=true&partitions=0":               "from 1 to 100000",
@@ -38,15 +37,15 @@ func TestBadURLsAreRefusedWithWhatToChange(t *testing.T) {
 		"kafka://h/t?acks=1":                                        `unknown option "acks"`,
 		"kafka://h/t?tls=yes":                                       "false, true or skip-verify",
 		"kafka://h/t?tls-ca=/nope":                                  "need tls=true",
-		"kafka://h/t?tls=true&tls-ca=/nope":                         "read tls-ca",
+		"kafka://h/t?tls=true&tls-ca=/nope":                         "read the file that option tls-ca names: no such file",
 		"kafka://h/t?tls=true&tls-cert=/nope":                       "go together",
-		"kafka://h/t?tls=true&tls-cert=/n&tls-key=/n":               "read tls-cert and tls-key",
+		"kafka://h/t?tls=true&tls-cert=/n&tls-key=/n":               "read the file that option tls-cert names: no such file",
 		"kafka://h/t?auth=kerberos":                                 "plain, scram-sha-256",
 		"kafka://h/t?auth=scram-sha-256":                            "needs a user and a password",
 		"kafka://HIDDEN@h/t":                                        "needs a user and a password",
 		"kafka://h/t?token=HIDDEN":                                  "needs auth=oauthbearer",
 		"kafka://h/t?auth=oauthbearer":                              "token, token-file and token-url",
-		"kafka://h/t?auth=oauthbearer&token-file=/nope":             "read token-file",
+		"kafka://h/t?auth=oauthbearer&token-file=/nope":             "read the file that option token-file names: no such file",
 		"kafka://u:HIDDEN@h/t?auth=oauthbearer&token-url=http://x/": "https://",
 		"kafka://h/t?auth=oauthbearer&token-url=https://x/":         "client id and secret",
 		"kafka://h/t?auth=aws-msk-iam":                              "needs tls=true",
@@ -104,11 +103,19 @@ func TestWhatIsNotThereIsNoticedAtOpen(t *testing.T) {
 	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), `topic "missing": the topic does not exist; make it, or add create-topics=true`) {
 		t.Errorf("a missing topic: %v", err)
 	}
-	if _, err := tryOpen(t, "kafka://"+addr+"/made?create-topics=true&partitions=2&replication=1", env); err != nil {
-		t.Errorf("a topic that may be made: %v", err)
+	s, err := tryOpen(t, "kafka://"+addr+"/made?create-topics=true&partitions=2&replication=1", env)
+	if err != nil {
+		t.Fatalf("a topic that may be made: %v", err)
 	}
+	if n := len(cluster.PartitionInfos("made")); n != 0 {
+		t.Errorf("opening made it with %d partitions", n)
+	}
+	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	if n := len(cluster.PartitionInfos("made")); n != 2 {
 		t.Errorf("it was made with %d partitions, want 2", n)
+	}
+	if _, err := tryOpen(t, "kafka://"+addr+"/odd?create-topics=true&replication=100", env); err == nil || !strings.Contains(err.Error(), `make topic "odd"`) {
+		t.Errorf("a topic that cannot be made: %v", err)
 	}
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -3,7 +3,6 @@ package kafka
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +26,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/awscredentials"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 // dialTimeout bounds the making of a connection.
@@ -55,39 +54,18 @@ func parseSecurity(target *url.URL, brokers []string) ([]kgo.Opt, error) {
 
 // parseTLS returns nil where connections are not to be encrypted.
 func parseTLS(query url.Values) (*tls.Config, error) {
-	mode, err := oneOf(query, "tls", "false", "true", "skip-verify")
+	mode, err := sink.ChoiceOf(query, "tls", "false", "true", "skip-verify")
 	if err != nil {
 		return nil, err
 	}
-	authorities, certificate, key := query.Get("tls-ca"), query.Get("tls-cert"), query.Get("tls-key")
 	if mode == "false" {
-		if authorities+certificate+key != "" {
+		if query.Get("tls-ca")+query.Get("tls-cert")+query.Get("tls-key") != "" {
 			return nil, errors.New("options tls-ca, tls-cert and tls-key need tls=true")
 		}
 		return nil, nil
 	}
 	encryption := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: mode == "skip-verify"}
-	if authorities != "" {
-		pem, err := os.ReadFile(authorities)
-		if err != nil {
-			return nil, fmt.Errorf("read tls-ca: %w", err)
-		}
-		encryption.RootCAs = x509.NewCertPool()
-		if !encryption.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read tls-ca: %s holds no certificate in PEM", authorities)
-		}
-	}
-	if (certificate == "") != (key == "") {
-		return nil, errors.New("options tls-cert and tls-key go together; one is missing")
-	}
-	if certificate != "" {
-		pair, err := tls.LoadX509KeyPair(certificate, key)
-		if err != nil {
-			return nil, fmt.Errorf("read tls-cert and tls-key: %w", err)
-		}
-		encryption.Certificates = []tls.Certificate{pair}
-	}
-	return encryption, nil
+	return encryption, sink.Certificates(query, encryption)
 }
 
 // parseAuth returns nil where no credentials are to be sent.
@@ -104,7 +82,7 @@ func parseAuth(target *url.URL, brokers []string, encrypted bool) (sasl.Mechanis
 		}
 		return nil, nil
 	}
-	name, err := oneOf(query, "auth", "plain", "scram-sha-256", "scram-sha-512", "oauthbearer", "aws-msk-iam")
+	name, err := sink.ChoiceOf(query, "auth", "plain", "scram-sha-256", "scram-sha-512", "oauthbearer", "aws-msk-iam")
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +142,7 @@ func (c *awsChain) credentials(ctx context.Context) (msk.Auth, error) {
 	if c.found == nil {
 		cfg, err := config.LoadDefaultConfig(ctx, config.WithLogger(logging.Nop{})) // it would write to standard error
 		if err != nil {
-			return msk.Auth{}, fault.Mark(fault.Fatal, fmt.Errorf("read the AWS configuration of the environment: %w", err))
+			return msk.Auth{}, awscredentials.Misconfigured(err)
 		}
 		if cfg.Credentials == nil {
 			return msk.Auth{}, awscredentials.None(remedy)
@@ -188,11 +166,8 @@ func parseOAuth(query url.Values, user, password string) (sasl.Mechanism, error)
 		get = func(context.Context) (string, error) { return token, nil }
 	case token == "" && file != "" && endpoint == "":
 		get = func(context.Context) (string, error) {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				return "", fault.Mark(fault.Fatal, fmt.Errorf("read token-file: %w", err))
-			}
-			return strings.TrimSpace(string(text)), nil
+			text, err := sink.FileOf(query, "token-file")
+			return strings.TrimSpace(string(text)), fault.Mark(fault.Fatal, err)
 		}
 		if _, err := get(context.Background()); err != nil {
 			return nil, err

@@ -30,6 +30,10 @@ const (
 	overhead = 256
 	// unlimited is more records than a batch can have.
 	unlimited = 1 << 24
+	// idleTimeout is when the client closes a connection that nothing was sent on
+	// or received from. It also bounds how long a broker may ask to be left alone
+	// (ThrottleTimeMs, up to 24 days): the client goes on over a new connection.
+	idleTimeout = 20 * time.Second
 )
 
 // session is one producer: a client, what it knows of topics, and what it has
@@ -55,7 +59,7 @@ func newSession(c *choices, transaction string, logger kgo.Logger) (*session, er
 		kgo.SeedBrokers(c.brokers...),
 		kgo.ClientID("eds"), kgo.SoftwareNameAndVersion("eds", "1"), kgo.DisableClientMetrics(),
 		kgo.WithLogger(logger),
-		kgo.DialTimeout(dialTimeout), kgo.RetryTimeout(c.patience), kgo.RequestTimeoutOverhead(min(max(time.Second, c.patience), 10*time.Minute)),
+		kgo.DialTimeout(dialTimeout), kgo.ConnIdleTimeout(c.idle), kgo.RetryTimeout(c.patience), kgo.RequestTimeoutOverhead(min(max(time.Second, c.patience), 10*time.Minute)),
 		kgo.MetadataMinAge(250 * time.Millisecond),
 		kgo.RetryBackoffFn(backoff),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
@@ -92,17 +96,22 @@ func (s *session) limit(topic string) int32 {
 	return defaultMessage
 }
 
-// check makes sure that brokers answer and that the topics can be written to.
+// check makes sure that brokers answer, and that the topics can be written to or made.
+// It makes none.
 func (s *session) check(ctx context.Context, topics ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
-	if err := s.ensure(ctx, topics); err != nil {
+	missing, err := s.look(ctx, topics)
+	if err == nil {
+		err = s.make(ctx, missing, true)
+	}
+	if err != nil {
 		return err
 	}
 	if s.transactional {
 		return nil // to begin one here would end that of a server that runs
 	}
-	_, _, err := s.client.ProducerID(ctx)
+	_, _, err = s.client.ProducerID(ctx)
 	return wrap("become a producer", err)
 }
 
@@ -125,13 +134,8 @@ func (s *session) ensure(ctx context.Context, topics []string) error {
 	if err != nil {
 		return err
 	}
-	if len(missing) > 0 {
-		if !s.create {
-			return fmt.Errorf("topic %q: %w", missing[0], explain(kerr.UnknownTopicOrPartition))
-		}
-		if err := s.make(ctx, missing); err != nil {
-			return err
-		}
+	if err := s.make(ctx, missing, false); err != nil {
+		return err
 	}
 	return s.learn(ctx, unknown)
 }
@@ -170,10 +174,16 @@ func (s *session) look(ctx context.Context, topics []string) (missing []string, 
 	return missing, nil
 }
 
-// make makes topics.
-func (s *session) make(ctx context.Context, topics []string) error {
+// make makes topics, or only asks whether it could.
+func (s *session) make(ctx context.Context, topics []string, only bool) error {
+	if len(topics) == 0 {
+		return nil
+	}
+	if !s.create {
+		return fmt.Errorf("topic %q: %w", topics[0], explain(kerr.UnknownTopicOrPartition))
+	}
 	request := kmsg.NewPtrCreateTopicsRequest()
-	request.TimeoutMillis = int32(s.patience.Milliseconds())
+	request.TimeoutMillis, request.ValidateOnly = int32(s.patience.Milliseconds()), only
 	for _, topic := range topics {
 		t := kmsg.NewCreateTopicsRequestTopic()
 		t.Topic, t.NumPartitions, t.ReplicationFactor = topic, s.partitions, s.replication

@@ -213,8 +213,8 @@ func (s *Sink) Probe(ctx context.Context) error {
 }
 
 // BeginLoad begins the load of one table.
-func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
-	return s.loader.BeginLoad(ctx, job, t, mode)
+func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
+	return s.loader.BeginLoad(ctx, job, t, mode, scope)
 }
 
 // Close ends the client. What it has sent and nobody has acknowledged is not

@@ -19,7 +19,7 @@ func parseTopic(text string) (*encode.Route, error) {
 	case strings.Contains(text, "/"):
 		return nil, errors.New("the topic has a slash in its name, which Kafka does not allow; use . or - instead")
 	case !encode.IsTemplate(text) && legal(text) != text:
-		return nil, fmt.Errorf("a topic's name can not be %.60q: it has letters, digits and . _ - only, %d at most", text, maxTopic)
+		return nil, fmt.Errorf("a topic's name has letters, digits and . _ - only, %d at most", maxTopic)
 	}
 	return encode.ParseRoute("topic", text, legal)
 }

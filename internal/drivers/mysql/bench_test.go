@@ -230,14 +230,14 @@ func BenchmarkLoad(b *testing.B) {
 // importRows imports rows.
 func (d *destination) importRows(b *testing.B, t *schema.Table, lines []string) {
 	b.Helper()
-	l, err := d.BeginLoad(b.Context(), "job", t, sink.Replace)
+	l, err := d.BeginLoad(b.Context(), "job", t, sink.Replace, sink.Scope{})
 	if err != nil {
 		b.Fatal(err)
 	}
 	if _, err := l.LoadFile(b.Context(), "file", images(b, t, lines...)); err != nil {
 		b.Fatal(err)
 	}
-	if err := l.Finish(b.Context()); err != nil {
+	if _, err := l.Finish(b.Context()); err != nil {
 		b.Fatal(err)
 	}
 	if err := l.Close(context.Background()); err != nil {

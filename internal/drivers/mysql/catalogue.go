@@ -1,6 +1,7 @@
 package mysql
 
 import (
+	"cmp"
 	"context"
 	"database/sql/driver"
 	"errors"
@@ -15,20 +16,23 @@ import (
 
 // relation is what we know of a table beside its columns.
 type relation struct {
-	base   bool   // not a view
 	create string // its SHOW CREATE TABLE
 	// uniques are the columns of each unique index; of one that holds for parts
 	// of columns or for expressions, nil.
 	uniques [][]string
 }
 
+// transactional reports whether the table's engine has transactions.
+func (r *relation) transactional() bool { return strings.Contains(r.create, "\n) ENGINE=InnoDB") }
+
 // attribute is what we know of a column beside what the engine does.
 type attribute struct {
 	kind       kind
 	data       string // the type's bare name
-	definition string // from SHOW CREATE TABLE, behind the name; "" of a view's
+	definition string // from SHOW CREATE TABLE, behind the name
 	key        bool   // part of the primary key
 	length     int    // characters of a text, or bytes of one that is not VARCHAR
+	most       int    // characters that a text of the primary key can have; 0 of other columns
 	scale      int    // decimal places; -1 is any number
 	whole      int    // digits before the decimal point; 0 is any number
 	precision  int    // digits of a second
@@ -54,10 +58,77 @@ const indexesQuery = "SELECT table_name, index_name, column_name, sub_part " +
 
 const tablesQuery = "SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name IN (%s)"
 
-// Tables describes those of the named tables, views included, that exist.
+// otherThanTable returns what a table_type of the catalogue is; "" of a table.
+func otherThanTable(kind string) string {
+	switch kind {
+	case "BASE TABLE", "SYSTEM VERSIONED":
+		return ""
+	case "VIEW", "SYSTEM VIEW":
+		return "a view"
+	case "SEQUENCE":
+		return "a sequence"
+	}
+	return "an object of type " + kind
+}
+
+// Objects describes those of the named objects that exist. They have no ids: InnoDB's
+// change as tables are altered, and only administrators see them.
+func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
+	var objects []sqlsink.Object
+	for part := range slices.Chunk(names, namesAtOnce) {
+		args, asked := s.ask(part)
+		rows, err := s.query(ctx, "read the catalogue", fmt.Sprintf(tablesQuery, markers(len(part))), args...)
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range rows {
+			if name, ok := asked[s.foldTable(row[0])]; ok {
+				objects = append(objects, sqlsink.Object{Name: name, Other: otherThanTable(row[1])})
+			}
+		}
+	}
+	return objects, nil
+}
+
+// Empty returns the indexes of the tables that have no row.
+func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
+	tables := make([]string, len(names))
+	for i, name := range names {
+		tables[i] = quote(name)
+	}
+	rows, err := s.query(ctx, "look for rows", sqlsink.EmptyQuery(tables))
+	if err != nil {
+		return nil, err
+	}
+	indexes := make([]int, len(rows))
+	for i, row := range rows {
+		if indexes[i], err = strconv.Atoi(row[0]); err != nil {
+			return nil, fmt.Errorf("look for rows: %w", err)
+		}
+	}
+	return indexes, nil
+}
+
+// namesAtOnce bounds how many tables one query asks for.
+const namesAtOnce = 200
+
+func markers(n int) string { return strings.Repeat(", ?", n)[2:] }
+
+// ask returns names as parameters, and by the names that the catalogue has.
+func (s *session) ask(names []string) ([]driver.Value, map[string]string) {
+	args := make([]driver.Value, len(names))
+	asked := make(map[string]string, len(names))
+	for i, n := range names {
+		args[i] = n
+		asked[s.foldTable(n)] = n
+	}
+	return args, asked
+}
+
+// Tables describes those of the named tables that exist, and what else has such a name.
 func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
 	var tables []*sqlsink.Table
-	for part := range slices.Chunk(names, 200) {
+	for part := range slices.Chunk(names, namesAtOnce) {
 		found, err := s.describe(ctx, part)
 		if err != nil {
 			return nil, err
@@ -69,13 +140,8 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 
 func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
 	const what = "read the catalogue"
-	list := strings.Repeat(", ?", len(names))[2:]
-	args := make([]driver.Value, len(names))
-	asked := make(map[string]string, len(names)) // by the name that the catalogue has
-	for i, n := range names {
-		args[i] = n
-		asked[s.foldTable(n)] = n
-	}
+	list := markers(len(names))
+	args, asked := s.ask(names)
 	var tables []*sqlsink.Table
 	byName := make(map[string]*sqlsink.Table)
 	rows, err := s.query(ctx, what, fmt.Sprintf(tablesQuery, list), args...)
@@ -88,11 +154,14 @@ func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Tabl
 		if !ok {
 			continue
 		}
-		t := &sqlsink.Table{Name: name, Native: &relation{base: row[1] == "BASE TABLE"}}
+		t := &sqlsink.Table{Name: name, Other: otherThanTable(row[1]), Native: &relation{}}
 		byName[row[0]] = t
 		tables = append(tables, t)
 	}
 	for _, t := range tables {
+		if t.Other != "" {
+			continue
+		}
 		if err := s.showCreate(ctx, t); err != nil {
 			return nil, err
 		}
@@ -101,7 +170,7 @@ func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Tabl
 		return nil, err
 	}
 	for _, row := range rows {
-		if t := byName[row[0]]; t != nil {
+		if t := byName[row[0]]; t != nil && t.Other == "" {
 			t.Columns = append(t.Columns, s.describeColumn(t.Native.(*relation), row[1:]))
 		}
 	}
@@ -109,7 +178,51 @@ func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Tabl
 		return nil, err
 	}
 	describeIndexes(byName, rows)
+	for _, t := range tables {
+		limitKey(t)
+	}
 	return tables, nil
+}
+
+// limitKey finds out how long the texts of the table's primary key can become: as long
+// as in a table that eds makes, unless the other columns leave less room.
+func limitKey(t *sqlsink.Table) {
+	var texts []*sqlsink.Column
+	size := 0
+	for i := range t.Columns {
+		c := &t.Columns[i]
+		a := c.Native.(*attribute)
+		if !a.key {
+			continue
+		}
+		size += a.keySize()
+		if a.data == "varchar" || a.data == "char" {
+			texts = append(texts, c)
+		}
+	}
+	// The longest first: what it does not need of its share is the others'.
+	slices.SortStableFunc(texts, func(a, b *sqlsink.Column) int {
+		return cmp.Compare(b.Native.(*attribute).length, a.Native.(*attribute).length)
+	})
+	room := max(0, maxIndex-size) / 4
+	for i, c := range texts {
+		a := c.Native.(*attribute)
+		a.most = max(a.length, min(keyLength(len(texts)), a.length+room/(len(texts)-i)))
+		room -= a.most - a.length
+		c.Narrow = a.length < a.most
+	}
+}
+
+// keySize returns how many bytes the column can take in an index.
+func (a *attribute) keySize() int {
+	switch {
+	case a.kind == kindText && strings.HasPrefix(a.charset, "utf8"):
+		return 4 * a.length
+	case a.kind == kindText || a.kind == kindBytes:
+		return a.length
+	default:
+		return 8
+	}
 }
 
 func (s *session) foldTable(name string) string {
@@ -121,12 +234,9 @@ func (s *session) foldTable(name string) string {
 
 func (s *session) showCreate(ctx context.Context, t *sqlsink.Table) error {
 	r := t.Native.(*relation)
-	if !r.base {
-		return nil
-	}
 	rows, err := s.query(ctx, "read the catalogue", "SHOW CREATE TABLE "+quote(t.Name))
 	if err != nil {
-		return err
+		return &sqlsink.StatementError{Table: t.Name, Err: err}
 	}
 	if len(rows) != 1 || len(rows[0]) < 2 {
 		return errors.New("read the catalogue: the server answered no definition of a table")
@@ -184,8 +294,8 @@ func (a *attribute) holds(spelling string, checked bool) (kind, schema.Type, boo
 		switch {
 		case a.data == "varchar" && a.length >= 255 && !foreign && !a.key:
 			return kindText, schema.Enum, true
-		case a.key:
-			return kindText, schema.String, a.length < 255
+		case a.key: // limitKey says whether it is narrow
+			return kindText, schema.String, false
 		}
 		return kindText, schema.String, true
 	case "tinytext", "text", "mediumtext":

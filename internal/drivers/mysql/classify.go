@@ -59,9 +59,9 @@ func isPoison(number uint16, state string) bool {
 	return state[:min(2, len(state))] == "22" || state[:min(2, len(state))] == "45"
 }
 
-// irreconcilable are what the server answers where a table can not be changed as
-// it was asked to: an index, a foreign key or the values that are there forbid it.
-var irreconcilable = []uint16{1067, 1068, 1069, 1070, 1071, 1073, 1074, 1075, 1101, 1118, 1170, 1171, 1215, 1235, 1253, 1267, 1478, 1506, 1564, 1659, 1674, 1800, 1832, 1833, 1834, 1845, 1846, 3105, 3106, 3108, 3750, 3780, 3959, 4025}
+// irreconcilable are what the server answers if a table can never be made or changed as
+// it was asked to: a limit, a name, an index, a foreign key or the values that are there forbid it.
+var irreconcilable = []uint16{1059, 1063, 1067, 1068, 1069, 1070, 1071, 1073, 1074, 1075, 1101, 1102, 1103, 1117, 1118, 1166, 1170, 1171, 1215, 1235, 1253, 1267, 1478, 1506, 1564, 1659, 1674, 1800, 1832, 1833, 1834, 1845, 1846, 3105, 3106, 3108, 3750, 3780, 3959, 4025}
 
 // forbidden marks an error that says that DDL can never succeed.
 func forbidden(err error) error {

@@ -14,7 +14,18 @@ import (
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	sinktest.Run(t, sinktest.Config{Driver: mysql.Driver(), URL: testpeers.MariaDB, Foreign: foreign, Faulty: faulty})
+	sinktest.Run(t, sinktest.Config{Driver: mysql.Driver(), URL: testpeers.MariaDB, Untouched: untouched(""), Foreign: foreign, LoseStage: loseStage, SQL: run, Views: true, Faulty: faulty})
+}
+
+// untouched makes an empty database, and lists its tables.
+func untouched(query string) func(t testing.TB) (string, func() string) {
+	return func(t testing.TB) (string, func() string) {
+		server := testpeers.MariaDB(t)
+		db := beside(t, server)
+		return server + query, func() string {
+			return fmt.Sprint(db.Lines(t, "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() ORDER BY table_name"))
+		}
+	}
 }
 
 // foreign makes a table as another tool might have left it.
@@ -22,6 +33,16 @@ func foreign(t testing.TB, server, table string) {
 	db := beside(t, server)
 	name := "`" + strings.ReplaceAll(table, "`", "``") + "`"
 	db.Run(t, fmt.Sprintf("CREATE TABLE %[1]s (id varchar(100) PRIMARY KEY, n int, s varchar(10), must text NOT NULL, extra text); INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')", name))
+}
+
+func loseStage(t testing.TB, server, job, table, id string) {
+	beside(t, server).Run(t, sinktest.LoseStageSQL("`", job, table, id))
+}
+
+// run runs a statement beside the sink.
+func run(t testing.TB, server, statement string) {
+	t.Helper()
+	beside(t, server).Run(t, statement)
 }
 
 // beside opens a session beside the sink's, which ends with the test.
@@ -54,7 +75,9 @@ func faulty(t testing.TB, server string, env sink.Env) (sink.Sink, sinktest.Faul
 // the same.
 func TestConformanceWithoutLocalInfile(t *testing.T) {
 	t.Parallel()
-	sinktest.Run(t, sinktest.Config{Driver: mysql.Driver(), URL: func(t testing.TB) string { return testpeers.MariaDB(t) + "?local_infile=false" }, Foreign: func(t testing.TB, server, table string) {
+	sinktest.Run(t, sinktest.Config{Driver: mysql.Driver(), URL: func(t testing.TB) string { return testpeers.MariaDB(t) + "?local_infile=false" }, Untouched: untouched("?local_infile=false"), Foreign: func(t testing.TB, server, table string) {
 		foreign(t, strings.TrimSuffix(server, "?local_infile=false"), table)
+	}, LoseStage: func(t testing.TB, server, job, table, id string) {
+		loseStage(t, strings.TrimSuffix(server, "?local_infile=false"), job, table, id)
 	}})
 }

@@ -130,15 +130,24 @@ func (s *server) define(t schema.Type) string {
 
 // definition defines a new column, of a key with so many text columns.
 func (s *server) definition(c sqlsink.NewColumn, texts int) string {
-	kind := s.define(c.Type)
-	if (c.Key || c.Meta == sqlsink.MetaVersion || c.Meta == sqlsink.MetaOp) && (c.Type == schema.String || c.Type == schema.Enum) {
-		kind = fmt.Sprintf("VARCHAR(%d)%s COLLATE %s", keyLength(texts), utf8mb4, s.exact)
+	switch {
+	case c.Key && keyText(c.Type):
+		return quote(c.Name) + " " + s.shortText(keyLength(texts)) + " NOT NULL"
+	case c.Key:
+		return quote(c.Name) + " " + s.define(c.Type) + " NOT NULL"
+	case c.Meta == sqlsink.MetaVersion || c.Meta == sqlsink.MetaOp:
+		return quote(c.Name) + " " + s.shortText(keyLength(1))
 	}
-	if c.Key {
-		return quote(c.Name) + " " + kind + " NOT NULL"
-	}
-	return quote(c.Name) + " " + kind
+	return quote(c.Name) + " " + s.define(c.Type)
 }
+
+// shortText returns the type of texts that can be indexed, of at most so many characters.
+func (s *server) shortText(length int) string {
+	return fmt.Sprintf("VARCHAR(%d)%s COLLATE %s", length, utf8mb4, s.exact)
+}
+
+// keyText reports whether a key holds values of the type as short texts.
+func keyText(t schema.Type) bool { return t == schema.String || t == schema.Enum || t.IsJSON() }
 
 // keyLength returns how many characters each of so many columns of an index of
 // InnoDB can have, beside a few integers, of at most 255.
@@ -176,7 +185,7 @@ func (s *server) createTable(step sqlsink.Step) string {
 	var lines, key []string
 	texts, short := 0, 0
 	for _, c := range step.Columns[:step.Keys] {
-		if c.Type == schema.String || c.Type == schema.Enum {
+		if keyText(c.Type) {
 			texts++
 		}
 		key = append(key, quote(c.Name))
@@ -208,10 +217,10 @@ func (s *server) widen(step sqlsink.Step) []string {
 	}
 	modify := "ALTER TABLE " + table + " MODIFY COLUMN " + name + " "
 	switch {
-	case a.key && (a.data != "varchar" && a.data != "char" || a.length >= 255 || step.To != schema.String):
+	case a.key && (a.length >= a.most || step.To != schema.String):
 		return nil
 	case a.key:
-		return []string{modify + "VARCHAR(255)" + rest}
+		return []string{modify + fmt.Sprintf("VARCHAR(%d)", a.most) + rest}
 	case step.To == schema.Integer:
 		return []string{modify + "BIGINT" + rest}
 	case step.To == schema.Number && step.Real.Narrow:

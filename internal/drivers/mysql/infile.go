@@ -1,6 +1,7 @@
 package mysql
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -28,6 +29,9 @@ func over(rows []change.Row) cursor {
 const (
 	sendBytes  = 128 << 10
 	keepBuffer = 4 << 20
+	// replayBytes bounds one LOAD DATA statement whose rows may have to be sent
+	// again.
+	replayBytes = 16 << 20
 )
 
 // rowReader is the file that LOAD DATA LOCAL INFILE reads: rows as they are
@@ -40,17 +44,25 @@ type rowReader struct {
 	buffer  []byte
 	scratch []byte
 	at      int
-	count   int64
-	done    bool
+	done    bool // there are no more rows
 	err     error
+
+	// A replayable file ends, long before the rows may, after replayBytes; sent is
+	// what it had.
+	replayable bool
+	sent       []byte
+	count      int64 // rows of the file
 }
+
+// begin begins the next file.
+func (r *rowReader) begin() { r.sent, r.count = r.sent[:0], 0 }
 
 func (r *rowReader) Read(p []byte) (int, error) {
 	if r.at == len(r.buffer) {
 		if r.err != nil {
 			return 0, r.err
 		}
-		if r.done {
+		if r.done || len(r.sent) >= replayBytes {
 			return 0, io.EOF
 		}
 		if r.err = r.fill(); r.err != nil {
@@ -58,6 +70,9 @@ func (r *rowReader) Read(p []byte) (int, error) {
 		}
 		if len(r.buffer) == 0 {
 			return 0, io.EOF
+		}
+		if r.replayable {
+			r.sent = append(r.sent, r.buffer...)
 		}
 	}
 	n := copy(p, r.buffer[r.at:])
@@ -104,26 +119,54 @@ func (r *rowReader) line(row *change.Row) error {
 // nothing was read of the file.
 var errNoInfile = errors.New("load data local infile is not allowed")
 
-// loadData loads rows by LOAD DATA LOCAL INFILE. What is wrong with a value is
-// only a warning to the server: here it is an error.
+// loadData loads rows by LOAD DATA LOCAL INFILE, and returns how many the server has
+// written. What is wrong with a value is only a warning to the server: here it is an
+// error.
 func (s *session) loadData(ctx context.Context, sh *shape, to *sheet, next cursor, synced time.Time) (int64, error) {
-	r := &rowReader{shape: sh, columns: to.columns, next: next, synced: synced, buffer: s.buffer[:0], scratch: s.scratch}
-	s.source = r
-	err := s.exec(ctx, to.what, "LOAD DATA LOCAL INFILE 'Reader::"+s.handler+"' "+to.load)
-	s.source = nil
-	if s.scratch = r.scratch; cap(r.buffer) <= keepBuffer {
-		s.buffer = r.buffer
+	r := &rowReader{
+		shape: sh, columns: to.columns, next: next, synced: synced, buffer: s.buffer[:0], scratch: s.scratch,
+		replayable: to.replace != nil, sent: s.sent,
 	}
-	switch {
-	case r.err != nil:
-		// The server has what came before, which the transaction's end undoes.
-		return 0, r.err
-	case numbered(err, 1148, 3948, 4166) && r.count == 0:
-		return 0, errNoInfile
-	case err != nil:
-		return 0, err
+	defer func() {
+		s.scratch = r.scratch
+		if cap(r.buffer) <= keepBuffer {
+			s.buffer = r.buffer
+		}
+		if cap(r.sent) <= 2*replayBytes {
+			s.sent = r.sent
+		}
+	}()
+	var count int64
+	for first := true; !r.done; first = false {
+		r.begin()
+		written, err := s.loadFrom(ctx, to.what, to.load, r)
+		switch {
+		case r.err != nil:
+			// The server has what came before, which the transaction's end undoes.
+			return 0, r.err
+		case numbered(err, 1148, 3948, 4166) && first && r.count == 0:
+			return 0, errNoInfile
+		case err != nil:
+			return 0, err
+		}
+		count += written
+		if written < r.count && r.replayable {
+			if _, err := s.loadFrom(ctx, to.what, to.replace.load, bytes.NewReader(r.sent)); err != nil {
+				return 0, err
+			}
+		}
+		if err := s.checkWarnings(ctx, to); err != nil {
+			return 0, err
+		}
 	}
-	return r.count, s.checkWarnings(ctx, to)
+	return count, nil
+}
+
+// loadFrom loads what a reader yields, and returns how many rows that wrote.
+func (s *session) loadFrom(ctx context.Context, what, load string, from io.Reader) (int64, error) {
+	s.source = from
+	defer func() { s.source = nil }()
+	return s.execRows(ctx, what, "LOAD DATA LOCAL INFILE 'Reader::"+s.handler+"' "+load)
 }
 
 // checkWarnings returns the first warning of the statement before as an error.
@@ -138,7 +181,8 @@ func (s *session) checkWarnings(ctx context.Context, to *sheet) error {
 	return warning(to.what, rows)
 }
 
-// fill writes rows into a sheet, and returns how many.
+// fill writes rows into a sheet, and returns how many were written: of those that
+// have the same key only one, if the sheet passes over keys that are there.
 func (s *session) fill(ctx context.Context, sh *shape, to *sheet, next cursor, synced time.Time) (int64, error) {
 	if to.load != "" && !s.dialect.noInfile.Load() {
 		n, err := s.loadData(ctx, sh, to, next, synced)

@@ -2,8 +2,10 @@ package mysql
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,14 +43,15 @@ func (sh *shape) covered() bool {
 
 // Stage makes a staging table: a copy of the live one, which it may replace, or
 // one of the columns that rows have. Either has the key as its primary key, so
-// that of rows loaded twice the last one stays.
+// that of rows loaded twice the last one stays, and has transactions, so that
+// nothing stays of a file that fails.
 func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	sh := s.shape(live)
 	return s.exec(ctx, "make a staging table", stageText(sh, quote(name)))
 }
 
 func stageText(sh *shape, stage string) string {
-	if sh.layout.Real.Native.(*relation).base && sh.fast && sh.covered() {
+	if r := sh.layout.Real.Native.(*relation); r.transactional() && sh.fast && sh.covered() {
 		return "CREATE TABLE " + stage + " LIKE " + sh.table
 	}
 	return "CREATE TABLE " + stage + " (\n" + sh.definitions(sh.all(), true) + "\n) ENGINE=InnoDB DEFAULT" + utf8mb4 + " ROW_FORMAT=DYNAMIC"
@@ -62,16 +65,46 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 	next, stop := iter.Pull2(rows)
 	defer stop()
 	sh := tx.shape(stage)
-	to := sh.sheet("load into "+sh.label, sh.table, sh.all(), "")
-	to.insert = "REPLACE" + strings.TrimPrefix(to.insert, "INSERT")
-	to.load = sh.loadText("REPLACE ", sh.table, to.columns)
-	return tx.fill(ctx, sh, to, func() (*change.Row, error) {
+	return tx.fill(ctx, sh, sh.stagedSheet(), func() (*change.Row, error) {
 		row, err, ok := next()
 		if !ok || err != nil {
 			return nil, err
 		}
 		return row, nil
 	}, time.Now().UTC())
+}
+
+// Count counts the rows of a table.
+func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
+	rows, err := s.query(ctx, "count rows", s.countText(l))
+	if err != nil {
+		return 0, err
+	}
+	if len(rows) != 1 {
+		return 0, errors.New("count rows: the server answered no row")
+	}
+	return strconv.ParseInt(rows[0][0], 10, 64)
+}
+
+func (s *server) countText(l *sqlsink.Layout) string {
+	text := "SELECT COUNT(*) FROM " + quote(l.Real.Name)
+	if terms := s.inScope(l); len(terms) > 0 {
+		text += " WHERE " + strings.Join(terms, " AND ")
+	}
+	return text
+}
+
+// inScope returns the conditions that a row is in the layout's scope.
+func (s *server) inScope(l *sqlsink.Layout) []string {
+	var terms []string
+	for _, w := range l.Scope {
+		values := make([]string, len(w.Values))
+		for i, v := range w.Values {
+			values[i] = literal(v)
+		}
+		terms = append(terms, fmt.Sprintf("CONVERT(%s.%s USING utf8mb4) COLLATE %s IN (%s)", quote(l.Real.Name), quote(w.Column.Name), s.exact, strings.Join(values, ", ")))
+	}
+	return terms
 }
 
 // Seal finds out how the staging table can take the live table's place: by its
@@ -117,15 +150,20 @@ const hangingQuery = `SELECT NOT EXISTS (SELECT 1 FROM information_schema.trigge
 const grantee = `CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''', SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''')`
 
 // oldName is the name of a live table that was replaced, until it is dropped.
-func (d *dialect) oldName(stage string) string { return d.Name(stage + "_old") }
+func oldName(stage string) string { return sqlsink.Beside("old", stage) }
 
 // Place puts the staged rows in place: by giving their table the live one's name
-// where nothing hangs on that; else by deleting the rows whose keys are not
+// if nothing hangs on that and all rows are replaced; else by deleting the rows whose keys are not
 // among them and upserting the others, in the transaction.
 func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	sh := tx.shape(live)
-	if mode == sink.Replace && sh.swap {
+	if mode == sink.Replace && sh.swap && live.Scope == nil {
 		if placed, err := tx.rename(ctx, stage.Real.Name, live.Real.Name); placed || err != nil {
+			return err
+		}
+	}
+	if !tx.begun && mode == sink.Replace { // so that another load which does the same waits
+		if err := tx.exec(ctx, "begin", "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"); err != nil {
 			return err
 		}
 	}
@@ -145,7 +183,8 @@ func placeTexts(sh *shape, stage string, mode sink.LoadMode) []string {
 	if mode == sink.Merge {
 		return sh.upsertFrom(stage, sh.layout.Guard)
 	}
-	missing := fmt.Sprintf("DELETE %s FROM %s LEFT JOIN %s ON %s WHERE %s.%s IS NULL", sh.table, sh.table, stage, sh.staged(stage), stage, quote(sh.columns[0].name))
+	terms := append(sh.server.inScope(sh.layout), stage+"."+quote(sh.columns[0].name)+" IS NULL")
+	missing := fmt.Sprintf("DELETE %s FROM %s LEFT JOIN %s ON %s WHERE %s", sh.table, sh.table, stage, sh.staged(stage), strings.Join(terms, " AND "))
 	return append([]string{missing}, sh.upsertFrom(stage, false)...)
 }
 
@@ -168,7 +207,7 @@ func (sh *shape) staged(stage string) string {
 // was, where the user may not, or where the server knows of a foreign key that
 // refers to the live table and that nobody told us of.
 func (tx *transaction) rename(ctx context.Context, stage, live string) (bool, error) {
-	old := tx.dialect.oldName(stage)
+	old := oldName(stage)
 	change := func(a, b, c, d string) error {
 		return tx.exec(ctx, fmt.Sprintf("put rows into table %q", live), "RENAME TABLE "+quote(a)+" TO "+quote(b)+", "+quote(c)+" TO "+quote(d))
 	}
@@ -190,6 +229,11 @@ func (tx *transaction) rename(ctx context.Context, stage, live string) (bool, er
 
 // Drop drops a staging table, and what an interrupted load has left of a live one.
 func (tx *transaction) Drop(_ context.Context, table string) error {
-	tx.drops = append(tx.drops, table, tx.dialect.oldName(table))
+	tx.drops = append(tx.drops, table, oldName(table))
 	return nil
+}
+
+// PlacesFirst reports whether Place renames, which ends the transaction.
+func (s *session) PlacesFirst(live *sqlsink.Layout) bool {
+	return s.shape(live).swap && live.Scope == nil
 }

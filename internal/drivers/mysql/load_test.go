@@ -7,6 +7,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
@@ -33,7 +34,7 @@ func images(t testing.TB, table *schema.Table, lines ...string) iter.Seq2[*chang
 
 func (d *destination) begin(job string, t *schema.Table, mode sink.LoadMode) sink.Load {
 	d.t.Helper()
-	l, err := d.BeginLoad(d.t.Context(), job, t, mode)
+	l, err := d.BeginLoad(d.t.Context(), job, t, mode, sink.Scope{})
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -53,7 +54,7 @@ func (d *destination) load(job string, t *schema.Table, mode sink.LoadMode, file
 			d.t.Errorf("file %d has %d rows, want %d", i, n, len(lines))
 		}
 	}
-	if err := l.Finish(d.t.Context()); err != nil {
+	if _, err := l.Finish(d.t.Context()); err != nil {
 		d.t.Fatal(err)
 	}
 	if err := l.Close(d.t.Context()); err != nil {
@@ -97,7 +98,7 @@ func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
 					t.Fatal(err)
 				}
 				sinktest.Equal(t, nil, d.query("SELECT id FROM `order` WHERE v = 'new'"))
-				if err := l.Finish(t.Context()); err != nil {
+				if _, err := l.Finish(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 				if err := l.Close(t.Context()); err != nil {
@@ -136,6 +137,31 @@ func TestATableThatNothingHangsOnGivesWayToTheStagedOne(t *testing.T) {
 	d.load("job", order, sink.Replace, sinktest.Repeat(10, `{"id":"#"}`))
 	if after := d.query(created); after[0] == before[0] {
 		t.Error("the rows were copied once more")
+	}
+}
+
+// TestLoadFile_LeavesNothingOfAFileThatFailsBesideATableWithoutTransactions: the
+// staging table has them.
+func TestLoadFile_LeavesNothingOfAFileThatFailsBesideATableWithoutTransactions(t *testing.T) {
+	for _, engine := range []string{"Aria", "MyISAM"} {
+		d := open(t)
+		order := sinktest.Table(t, "order", 1, loadable...)
+		d.migrate(order)
+		d.exec("ALTER TABLE `order` MODIFY id varchar(40), ENGINE=" + engine)
+		l := d.begin("job", order, sink.Replace)
+		if _, err := l.LoadFile(t.Context(), "one", images(t, order, `{"id":"a"}`, `{"id":"b","n":"x"}`)); fault.Of(err) != fault.Poison {
+			t.Fatalf("error %v", err)
+		}
+		if _, err := l.LoadFile(t.Context(), "two", images(t, order, `{"id":"a","v":"two"}`, `{"id":"c","v":"two"}`)); err != nil {
+			t.Fatal(err)
+		}
+		if rows, err := l.Finish(t.Context()); err != nil || rows != 2 {
+			t.Fatal(rows, err)
+		}
+		sinktest.Equal(t, []string{"a|two", "c|two"}, d.query("SELECT id, v FROM `order` ORDER BY id"))
+		if err := l.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -181,7 +207,7 @@ func TestATableThatChangesWhileItIsLoadedKeepsItsChange(t *testing.T) {
 			}
 			d.exec(change)
 			before := d.furniture()
-			if err := l.Finish(t.Context()); err != nil {
+			if _, err := l.Finish(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if err := l.Close(t.Context()); err != nil {
@@ -197,7 +223,7 @@ func TestWhatAnInterruptedSwapLeftIsSwept(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.migrate(order)
-	d.exec("CREATE TABLE _eds_load_order_old (id int)")
+	d.exec("CREATE TABLE _eds_old_order (id int)")
 	d.load("job", order, sink.Replace, sinktest.Repeat(5, `{"id":"#"}`))
 	sinktest.Equal(t, []string{"5"}, d.query("SELECT COUNT(*) FROM `order`"))
 }

@@ -24,8 +24,17 @@ func Driver() sink.Driver {
 		Fields:    fields,
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
 		KeepsRows: true, Imports: true,
-		URL: buildURL, Open: open,
+		URL: buildURL, Open: open, Identity: identity,
 	}
+}
+
+// identity returns the server, or its socket, and the database.
+func identity(target *url.URL) string {
+	query := target.Query()
+	if query.Get("socket") != "" {
+		return sink.JoinIdentity("mysql", "", target.Path, sink.PickOptions(query, "socket"))
+	}
+	return sink.JoinIdentity("mysql", sink.HostIdentity(target.Hostname(), target.Port(), "3306"), target.Path, nil)
 }
 
 func options() []sink.Option {

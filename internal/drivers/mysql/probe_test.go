@@ -60,14 +60,14 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 		"no host":          {"mysql:///x", fault.Fatal, `the mysql url names no host`},
 		"host and socket":  {"mysql://root@" + host + path + "?socket=/x", fault.Fatal, `names a host and a socket`},
 		"unknown option":   {"mysql://root@" + host + path + "?tsl=true", fault.Fatal, `did you mean "tls"?`},
-		"bad tls":          {"mysql://root:secret@" + host + path + "?tls=maybe", fault.Fatal, `option tls is "maybe"`},
-		"missing file":     {"mysql://root:secret@" + host + path + "?tls-ca=/absent", fault.Fatal, `read the trusted authorities: `},
-		"half a pair":      {"mysql://root:secret@" + host + path + "?tls-key=/absent", fault.Fatal, `need each other`},
-		"bad timeout":      {"mysql://root@" + host + path + "?lock_timeout=soon", fault.Fatal, `option lock_timeout is "soon"`},
-		"bad infile":       {"mysql://root@" + host + path + "?local_infile=perhaps", fault.Fatal, `option local_infile is "perhaps"`},
-		"bad key":          {"mysql://root:secret@" + host + path + "?allowOldPasswords=secret", fault.Fatal, `has a value that can not be used`},
-		"bad metadata":     {"mysql://root@" + host + path + "?metadata=perhaps", fault.Fatal, `option metadata is neither true nor false`},
-		"bad delete":       {"mysql://root@" + host + path + "?delete=never", fault.Fatal, `option delete is "never"`},
+		"bad tls":          {"mysql://root:secret@" + host + path + "?tls=maybe", fault.Fatal, `option tls should be false, preferred, skip-verify or true`},
+		"missing file":     {"mysql://root:secret@" + host + path + "?tls-ca=/absent", fault.Fatal, `read the file that option tls-ca names: no such file`},
+		"half a pair":      {"mysql://root:secret@" + host + path + "?tls-key=/absent", fault.Fatal, `go together`},
+		"bad timeout":      {"mysql://root@" + host + path + "?lock_timeout=soon", fault.Fatal, `option lock_timeout should be a duration like`},
+		"bad infile":       {"mysql://root@" + host + path + "?local_infile=perhaps", fault.Fatal, `option local_infile should be auto, true or false`},
+		"bad key":          {"mysql://root:secret@" + host + path + "?allowOldPasswords=secret", fault.Fatal, `option allowOldPasswords has a value that cannot be used`},
+		"bad metadata":     {"mysql://root@" + host + path + "?metadata=perhaps", fault.Fatal, `option metadata should be true or false`},
+		"bad delete":       {"mysql://root@" + host + path + "?delete=never", fault.Fatal, `option delete should be hard or soft`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := openError(t, c.url)

@@ -16,10 +16,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/testpeers"
 )
 
@@ -33,6 +33,17 @@ func (d *destination) checkpoint() cdc.Position {
 		d.t.Fatal(err)
 	}
 	return p
+}
+
+// lost checks that the sink notices that its checkpoint is gone, and forgets it.
+func (d *destination) lost(b *change.Batch) {
+	d.t.Helper()
+	if err := d.Apply(d.t.Context(), b); !errors.As(err, new(*sink.ReopenError)) || fault.Of(err) != fault.Fatal {
+		d.t.Errorf("error %v of class %v, want a *sink.ReopenError, fatal", err, fault.Of(err))
+	}
+	if got := d.checkpoint(); got != (cdc.Position{}) {
+		d.t.Errorf("the checkpoint is %v", got)
+	}
 }
 
 func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
@@ -85,8 +96,8 @@ func TestAnotherWriterIsNoticed(t *testing.T) {
 		one.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"one"}`)...).Batch())
 		two.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"two"}`)...).Batch())
 		err := one.Apply(t.Context(), h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"one again"}`)...).Batch())
-		if !errors.Is(err, sqlsink.ErrMoved) || fault.Of(err) != fault.Fatal {
-			t.Errorf("error %v of class %v, want %v, fatal", err, fault.Of(err), sqlsink.ErrMoved)
+		if !errors.As(err, new(*sink.WriterError)) || fault.Of(err) != fault.Fatal {
+			t.Errorf("error %v of class %v, want a *sink.WriterError, fatal", err, fault.Of(err))
 		}
 		sinktest.Equal(t, sinktest.Repeat(rows, "#|two"), one.query("SELECT id, who FROM `order` ORDER BY id"))
 	})
@@ -218,11 +229,14 @@ func TestWhatWasDroppedUnderUsIsMadeAnew(t *testing.T) {
 			sinktest.Equal(t, sinktest.Repeat(rows, "#|1|x"), d.query("SELECT id, v, w FROM `order` ORDER BY id"))
 		}
 		put()
-		for _, change := range []string{
+		for _, statement := range []string{
 			"DROP TABLE `order`", "ALTER TABLE `order` DROP COLUMN v", "DROP TABLE _eds_checkpoint",
 			"ALTER TABLE `order` MODIFY COLUMN v smallint", "ALTER TABLE `order` MODIFY COLUMN v text",
 		} {
-			d.exec(change)
+			d.exec(statement)
+			if strings.Contains(statement, "_eds_checkpoint") {
+				d.lost(h.Put(order, `{"id":"1"}`).Batch())
+			}
 			put()
 		}
 	})
@@ -242,6 +256,7 @@ func TestADroppedDatabaseIsWaitedFor(t *testing.T) {
 		}
 	}
 	d.exec("CREATE DATABASE " + name + "; USE " + name)
+	d.lost(batch)
 	d.apply(batch)
 	sinktest.Equal(t, []string{"2"}, d.query("SELECT id FROM `order`"))
 }

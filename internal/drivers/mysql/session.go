@@ -30,6 +30,7 @@ type session struct {
 	handler string // the name under which the server asks for it
 
 	buffer  []byte // room for rows on their way
+	sent    []byte // room for those that may be sent again
 	scratch []byte // room for a metadata value
 }
 

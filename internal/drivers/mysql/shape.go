@@ -44,10 +44,14 @@ type command struct {
 type sheet struct {
 	what    string // for errors
 	columns []int  // of the shape
-	load    string // what follows the file in LOAD DATA; "" where it is not to be used
+	load    string // what follows the file in LOAD DATA; "" if it is not to be used
 	insert  string // what comes before the rows
 	row     string // one row of parameters
 	after   string // what follows them
+	// replace writes rows again some of which the sheet has passed over, because
+	// their keys were there already: the last row of a key stays. Nil if it passes
+	// over none.
+	replace *sheet
 }
 
 // through is a temporary table that rows go through.
@@ -312,8 +316,20 @@ func (sh *shape) sheet(what, table string, columns []int, after string) *sheet {
 	}
 }
 
+// stagedSheet returns the sheet of a staging table, which has one row per key.
+func (sh *shape) stagedSheet() *sheet {
+	to := sh.sheet("load into "+sh.label, sh.table, sh.all(), "")
+	replace := *to
+	replace.load = sh.loadText("REPLACE ", sh.table, to.columns)
+	replace.insert = "REPLACE" + strings.TrimPrefix(to.insert, "INSERT")
+	to.load = sh.loadText("IGNORE ", sh.table, to.columns)
+	to.insert = "INSERT IGNORE" + strings.TrimPrefix(to.insert, "INSERT")
+	to.replace = &replace
+	return to
+}
+
 // loadText returns what follows the file in a LOAD DATA statement into columns
-// of a table. How it takes a key that comes twice stands in mode.
+// of a table. The mode says what it does with a key that is there already.
 func (sh *shape) loadText(mode, table string, columns []int) string {
 	var into, sets []string
 	for _, i := range columns {
@@ -367,6 +383,8 @@ func (sh *shape) definitions(columns []int, keyed bool) string {
 			switch {
 			case c.kind == kindBytes:
 				spelling = fmt.Sprintf("VARBINARY(%d)", min(c.length, 4*keyLength(texts)))
+			case c.kind == kindText && c.most > 0: // the real key has room for all of it
+				spelling, collation = fmt.Sprintf("VARCHAR(%d)", c.length), sh.server.exact
 			case c.kind == kindText:
 				spelling, collation = fmt.Sprintf("VARCHAR(%d)", min(max(c.length, 1), keyLength(texts))), sh.server.exact
 			}

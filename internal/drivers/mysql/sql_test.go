@@ -52,7 +52,7 @@ func (d described) layout(t testing.TB, srv *server) *sqlsink.Layout {
 	if err != nil {
 		t.Fatal(err)
 	}
-	real := &sqlsink.Table{Name: d.name, Key: key, Native: &relation{base: true, uniques: [][]string{key}}}
+	real := &sqlsink.Table{Name: d.name, Key: key, Native: &relation{create: "\n) ENGINE=InnoDB", uniques: [][]string{key}}}
 	l := &sqlsink.Layout{Table: table, Real: real, Keys: d.keys}
 	types := map[sqlsink.Meta]schema.Type{sqlsink.MetaOp: schema.String, sqlsink.MetaVersion: schema.String, sqlsink.MetaSynced: schema.DateTime, sqlsink.MetaDeleted: schema.Boolean}
 	add := func(slot int, meta sqlsink.Meta, c schema.Column) {
@@ -146,9 +146,11 @@ func writes(t testing.TB, srv *server, table described) []titled {
 	show("delete many rows from "+table.name, append([]string{sh.outward.make, file + sh.outward.into.load}, sh.outward.then...)...)
 	stage := quote("_eds_load_" + table.name)
 	show("make a stage for "+table.name, stageText(sh, stage))
-	show("load into it", file+sh.loadText("REPLACE ", stage, sh.all()))
+	show("load into it", file+sh.loadText("IGNORE ", stage, sh.all()), file+sh.loadText("REPLACE ", stage, sh.all()))
 	show("put it in place of "+table.name, placeTexts(sh, stage, sink.Replace)...)
 	show("merge it into "+table.name, placeTexts(sh, stage, sink.Merge)...)
+	live.Scope = []sqlsink.Within{{Column: live.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}
+	show("put it in place of some rows of "+table.name, append(placeTexts(sh, stage, sink.Replace), srv.countText(live))...)
 	return all
 }
 

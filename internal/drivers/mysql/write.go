@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -43,9 +44,9 @@ func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
 	}
 	sh := tx.shape(w.Layout)
 	if err := tx.remove(ctx, sh, w.Deletes, w.Synced); err != nil {
-		return err
+		return sqlsink.About(w.Layout, err)
 	}
-	return tx.upsert(ctx, sh, w.Upserts, w.Synced)
+	return sqlsink.About(w.Layout, tx.upsert(ctx, sh, w.Upserts, w.Synced))
 }
 
 func (tx *transaction) upsert(ctx context.Context, sh *shape, rows []change.Row, synced time.Time) error {
@@ -168,7 +169,8 @@ type arguments struct {
 // maxParameters is how many a statement can have.
 const maxParameters = 65535
 
-// insertRows writes rows by statements of many rows, sized to max_allowed_packet.
+// insertRows writes rows by statements of many rows, sized to max_allowed_packet. It
+// returns how many rows the server says that it wrote.
 func (s *session) insertRows(ctx context.Context, sh *shape, to *sheet, next cursor, synced time.Time) (int64, error) {
 	most := portion(max(1, maxParameters/len(to.columns)), 1024)
 	var count int64
@@ -178,10 +180,11 @@ func (s *session) insertRows(ctx context.Context, sh *shape, to *sheet, next cur
 		values := args.values
 		for pending > 0 {
 			n := portion(pending, most)
-			sql := to.insert + strings.Repeat(", "+to.row, n)[2:] + to.after
-			if err := s.exec(ctx, to.what, sql, values[:n*len(to.columns)]...); err != nil {
+			written, err := s.insert(ctx, to, n, values[:n*len(to.columns)])
+			if err != nil {
 				return err
 			}
+			count += written
 			values = values[n*len(to.columns):]
 			pending -= n
 		}
@@ -195,18 +198,32 @@ func (s *session) insertRows(ctx context.Context, sh *shape, to *sheet, next cur
 			return 0, err
 		}
 		if row == nil {
-			return count, flush()
+			err := flush()
+			return count, err
 		}
 		if args, err = s.parametersOf(sh, to.columns, row, synced, args); err != nil {
 			return 0, err
 		}
-		count++
 		if pending++; pending == most || len(args.text) >= min(s.maxPacket/4, keepBuffer) {
 			if err := flush(); err != nil {
 				return 0, err
 			}
 		}
 	}
+}
+
+// insert writes n rows by one statement, and by a second one if the first has passed
+// over some. It returns how many rows the first has written.
+func (s *session) insert(ctx context.Context, to *sheet, n int, values []driver.Value) (int64, error) {
+	rows := strings.Repeat(", "+to.row, n)[2:] + to.after
+	written, err := s.execRows(ctx, to.what, to.insert+rows, values...)
+	if err != nil || to.replace == nil {
+		return written, err
+	}
+	if written == int64(n) {
+		return written, s.checkWarnings(ctx, to)
+	}
+	return written, s.exec(ctx, to.what, to.replace.insert+rows, values...)
 }
 
 // tooLarge says that the server can not be sent a value.
@@ -223,19 +240,32 @@ func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from c
 	table := quote(l.Real.Name)
 	number := func(n int64) driver.Value { return strconv.FormatInt(n, 10) }
 	position, stored := number(int64(c.Position.Sequence)), number(c.Position.Stored)
-	if from == (cdc.Position{}) {
+	if c.New(from) {
 		err := tx.exec(ctx, what, "INSERT INTO "+table+" (`stream`, `consumer`, `filter`, `position`, `stored`) VALUES (?, ?, ?, ?, ?)", c.Stream, c.Consumer, c.Filter, position, stored)
 		if numbered(err, 1062) {
 			return sqlsink.ErrMoved
 		}
 		return err
 	}
-	found, err := tx.execRows(ctx, what, "UPDATE "+table+" SET `position` = ?, `stored` = ? WHERE `stream` = ? AND `consumer` = ? AND `filter` = ? AND `position` = ? AND `stored` = ?",
-		position, stored, c.Stream, c.Consumer, c.Filter, number(int64(from.Sequence)), number(from.Stored))
+	set, where := "", ""
+	args := []driver.Value{position, stored, c.Stream, c.Consumer, c.Filter, number(int64(from.Sequence)), number(from.Stored)}
+	if c.Epoch > 0 {
+		set, where = ", `seen` = ?", " AND `epoch` = ? AND COALESCE(`generation`, 0) = ?"
+		args = append(slices.Insert(args, 2, number(c.Seen)), number(c.Epoch), number(c.Generation))
+	}
+	found, err := tx.execRows(ctx, what, "UPDATE "+table+" SET `position` = ?, `stored` = ?"+set+" WHERE `stream` = ? AND `consumer` = ? AND `filter` = ? AND `position` = ? AND `stored` = ?"+where, args...)
 	if err == nil && found != 1 {
 		return sqlsink.ErrMoved
 	}
 	return err
+}
+
+// Raise raises the generation of all checkpoints.
+func (tx *transaction) Raise(ctx context.Context, l *sqlsink.Layout) error {
+	if err := tx.start(ctx); err != nil {
+		return err
+	}
+	return tx.exec(ctx, "raise the generation of the checkpoints", "UPDATE "+quote(l.Real.Name)+" SET `generation` = COALESCE(`generation`, 0) + 1")
 }
 
 // Commit makes the transaction durable, and then drops what it has done with.

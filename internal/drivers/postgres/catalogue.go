@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -46,14 +47,14 @@ SELECT c.oid::text, c.relname,
        coalesce((SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.collname)
                    FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
                   WHERE l.oid = a.attcollation AND a.attcollation <> b.typcollation), ''),
-       t.typtype = 'd'
+       t.typtype = 'd', c.relkind::text
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
   JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
   JOIN pg_catalog.pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
   JOIN pg_catalog.pg_namespace bs ON bs.oid = b.typnamespace
- WHERE s.nspname = $1 AND c.relname IN (SELECT json_array_elements_text($2::json)) AND c.relkind IN ('r', 'p', 'f', 'v')
+ WHERE s.nspname = $1 AND c.relname IN (SELECT json_array_elements_text($2::json))
  ORDER BY c.relname, a.attnum`
 
 // indexQuery lists unique indexes of the same tables that hold for every row at
@@ -71,7 +72,73 @@ SELECT c.relname, i.indisprimary,
    AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
  ORDER BY c.relname, i.indisprimary DESC, i.indexrelid`
 
-// Tables describes those of the named tables, views included, that exist.
+// kinds are what has the name of a table and is none (pg_class.relkind). Partitioned tables
+// are tables.
+var kinds = map[string]string{
+	"v": "a view", "m": "a materialized view", "S": "a sequence", "f": "a foreign table", "i": "an index", "I": "an index", "c": "a type",
+}
+
+// objectsQuery lists objects. Its parameters are those of catalogueQuery.
+const objectsQuery = `
+SELECT c.relname, c.relkind::text, c.oid::text
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
+ WHERE s.nspname = $1 AND c.relname IN (SELECT json_array_elements_text($2::json))`
+
+// Objects describes those of the named objects that exist, with their oids. In
+// CockroachDB, TRUNCATE changes those.
+func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
+	list, err := json.Marshal(names)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.query(ctx, "read the catalogue", objectsQuery, s.namespace, string(list))
+	if err != nil {
+		return nil, err
+	}
+	objects := make([]sqlsink.Object, 0, len(rows))
+	for _, row := range rows {
+		o := sqlsink.Object{Name: row.text(0), Other: kinds[row.text(1)]}
+		if !s.can.Cockroach {
+			o.ID = row.text(2)
+		}
+		objects = append(objects, o)
+	}
+	return objects, nil
+}
+
+// PlacedID returns the oid of the table whose name the live one has after Place.
+func (s *session) PlacedID(stage, live *sqlsink.Layout, mode sink.LoadMode) string {
+	switch {
+	case s.can.Cockroach:
+		return ""
+	case s.shape(live).swaps(mode):
+		return stage.Real.Native.(*relation).oid
+	default:
+		return live.Real.Native.(*relation).oid
+	}
+}
+
+// Empty returns the indexes of the tables that have no row.
+func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
+	tables := make([]string, len(names))
+	for i, name := range names {
+		tables[i] = s.qualify(name)
+	}
+	rows, err := s.query(ctx, "look for rows", sqlsink.EmptyQuery(tables))
+	if err != nil {
+		return nil, err
+	}
+	indexes := make([]int, len(rows))
+	for i, row := range rows {
+		if indexes[i], err = strconv.Atoi(row.text(0)); err != nil {
+			return nil, fmt.Errorf("look for rows: %w", err)
+		}
+	}
+	return indexes, nil
+}
+
+// Tables describes those of the named tables that exist, and what else has such a name.
 func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
 	list, err := json.Marshal(names)
 	if err != nil {
@@ -86,9 +153,12 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 	for _, row := range rows {
 		t := byName[row.text(1)]
 		if t == nil {
-			t = &sqlsink.Table{Name: row.text(1), Native: &relation{oid: row.text(0), plain: row.text(2) == "t"}}
+			t = &sqlsink.Table{Name: row.text(1), Other: kinds[row.text(17)], Native: &relation{oid: row.text(0), plain: row.text(2) == "t"}}
 			byName[t.Name] = t
 			tables = append(tables, t)
+		}
+		if t.Other != "" {
+			continue
 		}
 		c, err := describe(row)
 		if err != nil {

@@ -29,13 +29,15 @@ func classifyState(code string) sqlsink.Verdict {
 	switch code {
 	case "42501": // a privilege is missing
 		return sqlsink.Verdict{Class: fault.Fatal}
-	case "42P01", "42703", "3F000", "42704", "42P10", "42804", "42846", "42883", "42P16": // what the catalogue named is not there any more, or is something else
+	case "42P01", "42703", "42704", "42P10", "42804", "42846", "42883", "42P16": // what the catalogue named is not there any more, or is something else
 		return sqlsink.Verdict{Stale: true}
 	case "42701", "42P07", "42710", "42P06": // somebody else has just made it
 		return sqlsink.Verdict{Stale: true}
 	case "0A000", "2BP01": // a plan is out of date, or an object depends on what was to be replaced
 		return sqlsink.Verdict{Stale: true}
 	case "26000", "42P05", "25P03", "25006": // a pooler changed the server under us; we idled too long; this server is a replica now
+		return sqlsink.Verdict{Lost: true}
+	case "3F000": // the schema is gone: a new session makes it again
 		return sqlsink.Verdict{Lost: true}
 	case "3D000": // the database is gone, or was never there
 		return sqlsink.Verdict{Refused: true, Lost: true}

@@ -19,17 +19,31 @@ func TestConformance(t *testing.T) {
 	sinktest.Run(t, sinktest.Config{
 		Driver: postgres.Driver(),
 		URL:    testpeers.Postgres,
+		Untouched: func(t testing.TB) (string, func() string) {
+			server := testpeers.Postgres(t)
+			return server + "&schema=100%25%20mine", func() string {
+				conn, err := pgx.Connect(t.Context(), server)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close(context.Background())
+				var all string
+				if err := conn.QueryRow(t.Context(), `SELECT (SELECT string_agg(nspname, ' ' ORDER BY nspname) FROM pg_namespace WHERE nspname NOT LIKE 'pg_t%')
+|| ': ' || (SELECT coalesce(string_agg(relname, ' ' ORDER BY relname), '') FROM pg_class WHERE relnamespace NOT IN (SELECT oid FROM pg_namespace WHERE nspname LIKE 'pg_%' OR nspname = 'information_schema'))`).Scan(&all); err != nil {
+					t.Fatal(err)
+				}
+				return all
+			}
+		},
 		Foreign: func(t testing.TB, server, table string) {
-			conn, err := pgx.Connect(t.Context(), server)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close(context.Background())
 			name := `"` + strings.ReplaceAll(table, `"`, `""`) + `"`
-			if _, err := conn.Exec(t.Context(), fmt.Sprintf(`CREATE TABLE %[1]s (id text PRIMARY KEY, n int, s varchar(10), must text NOT NULL, extra text);
-INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')`, name), pgx.QueryExecModeSimpleProtocol); err != nil {
-				t.Fatal(err)
-			}
+			beside(t, server, fmt.Sprintf(`CREATE TABLE %[1]s (id text PRIMARY KEY, n int, s varchar(10), must text NOT NULL, extra text);
+INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')`, name))
+		},
+		Views: true,
+		SQL:   beside,
+		LoseStage: func(t testing.TB, server, job, table, id string) {
+			beside(t, server, sinktest.LoseStageSQL(`"`, job, table, id))
 		},
 		Faulty: func(t testing.TB, server string, env sink.Env) (sink.Sink, sinktest.Faults) {
 			u, err := url.Parse(server)
@@ -45,4 +59,17 @@ INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')`, name), pgx.Query
 			return s, proxy
 		},
 	})
+}
+
+// beside runs statements in a session beside the sink's.
+func beside(t testing.TB, server, statements string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(t.Context(), statements, pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -66,6 +66,15 @@ func (d *dialect) FoldsCase() bool { return false }
 // quote quotes an identifier.
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
+// literal returns text as a string constant, whatever standard_conforming_strings is.
+func literal(text string) string {
+	text = strings.ReplaceAll(text, "'", "''")
+	if strings.Contains(text, `\`) {
+		return "E'" + strings.ReplaceAll(text, `\`, `\\`) + "'"
+	}
+	return "'" + text + "'"
+}
+
 // types are those of the columns that we create.
 var types = map[schema.Type]string{
 	schema.String: "text", schema.Enum: "text", schema.DateTime: "timestamptz", schema.Integer: "bigint",

@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
 // flight is a transaction on the wire. Statements and rows are sent one after
@@ -47,8 +49,8 @@ type flight struct {
 
 // step is one statement.
 type step struct {
-	what       string // for errors: "upsert into table x"
-	shape      *shape
+	what       string     // for errors: "upsert into table x"
+	shape      *shape     // of the table that it reads or writes; nil if there is none
 	prepares   *statement // the statement that it prepares, or nil
 	checkpoint bool
 }
@@ -247,7 +249,11 @@ func (f *flight) read() {
 		}
 		switch msg := msg.(type) {
 		case *pgproto3.ParseComplete:
-			f.step(completed).prepares.ready = true
+			// A server that ends a session also sends what it has not answered yet, of a
+			// segment that is still open here. The session is lost then.
+			if st := f.step(completed).prepares; st != nil {
+				st.ready = true
+			}
 		case *pgproto3.CommandComplete:
 			f.tag = string(msg.CommandTag)
 			completed++
@@ -269,7 +275,10 @@ func (f *flight) answerError(e *pgconn.PgError, completed int) {
 		return
 	}
 	this := f.step(completed)
-	f.err = &serverError{code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, constraint: e.ConstraintName, column: e.ColumnName, what: this.what, checkpoint: this.checkpoint}
+	err := &serverError{code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, constraint: e.ConstraintName, column: e.ColumnName, what: this.what, checkpoint: this.checkpoint}
+	if f.err = err; this.shape != nil {
+		f.err = sqlsink.About(this.shape.layout, err)
+	}
 }
 
 // step returns the statement of the segment at hand that the next answer is of.

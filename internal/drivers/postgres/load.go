@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/sink"
@@ -12,7 +13,10 @@ import (
 
 // Exec runs DDL as one transaction.
 func (s *session) Exec(ctx context.Context, statements []string) error {
-	err := s.exec(ctx, "change the table", strings.Join(statements, ";\n"))
+	err := s.exec(ctx, "change the table", s.makeSchema()+strings.Join(statements, ";\n"))
+	if err == nil {
+		s.lacksSchema = false
+	}
 	return depends(err)
 }
 
@@ -50,19 +54,63 @@ func stageText(sh *shape, stage string) string {
 
 // sealedName is the name of the constraint that seals a staging table.
 func sealedName(stage *sqlsink.Layout) string {
-	return (*dialect)(nil).Name(stage.Real.Name + "_key")
+	return sqlsink.Beside("key", stage.Real.Name)
 }
 
-// Seal gives the staging table its primary key, after removing rows whose key
-// was loaded again later, and finds out how it can take the live table's place.
+// Count counts the rows of a table.
+func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
+	return s.count(ctx, "count rows", countText(s.shape(l)))
+}
+
+func countText(sh *shape) string {
+	text := "SELECT count(*) FROM " + sh.table + " AS t"
+	if terms := sh.inScope(); len(terms) > 0 {
+		text += " WHERE " + strings.Join(terms, " AND ")
+	}
+	return text
+}
+
+// inScope returns the conditions that the row t is in the layout's scope.
+func (sh *shape) inScope() []string {
+	var terms []string
+	for _, w := range sh.layout.Scope {
+		values := make([]string, len(w.Values))
+		for i, v := range w.Values {
+			values[i] = literal(v)
+		}
+		term := "t." + quote(w.Column.Name) + "::text"
+		if !sh.server.can.Cockroach { // which compares by bytes unless a column says otherwise
+			term += ` COLLATE "C"`
+		}
+		terms = append(terms, term+" IN ("+strings.Join(values, ", ")+")")
+	}
+	return terms
+}
+
+// count returns the one number that a query answers.
+func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
+	rows, err := s.query(ctx, what, sql)
+	if err != nil {
+		return 0, err
+	}
+	if len(rows) != 1 {
+		return 0, fmt.Errorf("%s: the server answered no row", what)
+	}
+	return strconv.ParseInt(rows[0].text(0), 10, 64)
+}
+
+// Seal gives the staging table its primary key, and finds out how it can take the
+// live table's place.
 func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
 	if len(stage.Real.Key) == 0 {
-		key := sealText(s.shape(stage))
-		err := s.exec(ctx, "index the staged rows", key)
+		sh := s.shape(stage)
+		err := s.exec(ctx, "index the staged rows", sealText(sh))
 		if e := new(serverError); errors.As(err, &e) && e.code == "23505" {
-			if err = s.exec(ctx, "remove rows that were loaded twice", dedupText(s.shape(stage))); err == nil {
-				err = s.exec(ctx, "index the staged rows", key)
+			rows, err := s.count(ctx, "count rows that were staged twice", duplicatesText(sh))
+			if err != nil {
+				return err
 			}
+			return &sqlsink.DuplicatesError{Rows: rows}
 		}
 		if err != nil {
 			return err
@@ -78,8 +126,22 @@ func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
 }
 
 func sealText(stage *shape) string {
-	keys := strings.Join(stage.names(0)[:stage.layout.Keys], ", ")
-	return fmt.Sprintf("ALTER TABLE %s ADD CONSTRAINT %s PRIMARY KEY (%s)", stage.table, quote(sealedName(stage.layout)), keys)
+	return fmt.Sprintf("ALTER TABLE %s ADD CONSTRAINT %s PRIMARY KEY (%s)", stage.table, quote(sealedName(stage.layout)), stage.keyNames())
+}
+
+// keyNames returns the quoted names of the key's columns.
+func (sh *shape) keyNames() string { return strings.Join(sh.names(0)[:sh.layout.Keys], ", ") }
+
+// duplicatesText counts the rows that dedupText removes.
+func duplicatesText(stage *shape) string {
+	return fmt.Sprintf("SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM %s GROUP BY %s HAVING count(*) > 1) AS s", stage.table, stage.keyNames())
+}
+
+// Deduplicate keeps the last row of each key.
+func (tx *transaction) Deduplicate(_ context.Context, stage *sqlsink.Layout) error {
+	sh := tx.shape(stage)
+	tx.flight.simple(dedupText(sh), "remove rows that were staged twice", sh)
+	return nil
 }
 
 // dedupText keeps the last row of each key: rows stand in a table in the order in
@@ -89,9 +151,8 @@ func dedupText(stage *shape) string {
 	for _, name := range stage.names(0)[:stage.layout.Keys] {
 		terms = append(terms, "t."+name+" = s."+name)
 	}
-	keys := strings.Join(stage.names(0)[:stage.layout.Keys], ", ")
 	return fmt.Sprintf(`DELETE FROM %[1]s AS t USING (SELECT %[2]s, max(ctid) AS last FROM %[1]s GROUP BY %[2]s HAVING count(*) > 1) AS s WHERE %[3]s AND t.ctid < s.last`,
-		stage.table, keys, strings.Join(terms, " AND "))
+		stage.table, stage.keyNames(), strings.Join(terms, " AND "))
 }
 
 // swapQuery tells whether the table of the first oid can be dropped for the one
@@ -117,15 +178,21 @@ SELECT c.relowner = n.relowner AND c.relacl IS NOT DISTINCT FROM n.relacl AND c.
   FROM pg_catalog.pg_class c, pg_catalog.pg_class n
  WHERE c.oid = $1::oid AND n.oid = $2::oid`
 
-// Place puts the staged rows in place: by taking the live table's name where
-// nothing hangs on that table; else by replacing its rows; and where something
-// may react to how rows come and go, by touching only those that differ in key.
+// Place puts the staged rows in place: by taking the live table's name if nothing
+// hangs on that table; else by replacing its rows. If something may react to how rows
+// come and go, or only some rows are replaced, it touches only those that differ in key,
+// and locks the table against another load that does the same.
 func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	st, sh := tx.shape(stage), tx.shape(live)
 	for _, statement := range placeTexts(st, sh, mode) {
 		tx.flight.simple(statement, "put rows into "+sh.label, sh)
 	}
 	return nil
+}
+
+// swaps reports whether Place has a staging table take the live one's name.
+func (sh *shape) swaps(mode sink.LoadMode) bool {
+	return sh.swap && mode != sink.Merge && sh.layout.Scope == nil
 }
 
 func placeTexts(st, sh *shape, mode sink.LoadMode) []string {
@@ -135,7 +202,8 @@ func placeTexts(st, sh *shape, mode sink.LoadMode) []string {
 	switch {
 	case mode == sink.Merge:
 		return append(sh.upsert(src), drop)
-	case sh.swap:
+	case sh.layout.Scope != nil:
+	case sh.swaps(mode):
 		return []string{
 			"DROP TABLE " + sh.table,
 			"ALTER TABLE " + st.table + " RENAME TO " + quote(sh.layout.Real.Name),
@@ -148,7 +216,14 @@ func placeTexts(st, sh *shape, mode sink.LoadMode) []string {
 			drop,
 		}
 	}
-	texts := []string{fmt.Sprintf("DELETE FROM %s AS t WHERE NOT EXISTS (SELECT FROM %s WHERE %s)", sh.table, src.from, sh.matches(src))}
+	var texts []string
+	// Only tables can be locked, and they have keys. CockroachDB needs no lock: its
+	// transactions are serializable.
+	if len(sh.layout.Real.Key) > 0 && !sh.server.can.Cockroach {
+		texts = append(texts, "LOCK TABLE "+sh.table+" IN SHARE ROW EXCLUSIVE MODE")
+	}
+	missing := fmt.Sprintf("NOT EXISTS (SELECT FROM %s WHERE %s)", src.from, sh.matches(src))
+	texts = append(texts, "DELETE FROM "+sh.table+" AS t WHERE "+strings.Join(append(sh.inScope(), missing), " AND "))
 	return append(append(texts, sh.upsertAnyway(src)...), drop)
 }
 

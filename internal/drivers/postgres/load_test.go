@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
 // images yields row images as a snapshot's file does, in one row's memory.
@@ -37,7 +39,7 @@ func images(t testing.TB, table *schema.Table, lines ...string) iter.Seq2[*chang
 
 func (d *destination) begin(job string, t *schema.Table, mode sink.LoadMode) sink.Load {
 	d.t.Helper()
-	l, err := d.BeginLoad(d.t.Context(), job, t, mode)
+	l, err := d.BeginLoad(d.t.Context(), job, t, mode, sink.Scope{})
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -62,7 +64,7 @@ func (d *destination) load(job string, t *schema.Table, mode sink.LoadMode, file
 			d.t.Errorf("file %d has %d rows, want %d", i, n, len(lines))
 		}
 	}
-	if err := l.Finish(d.t.Context()); err != nil {
+	if _, err := l.Finish(d.t.Context()); err != nil {
 		d.t.Fatal(err)
 	}
 	sinktest.Equal(d.t, nil, d.query(`SELECT * FROM _eds_load`))
@@ -104,7 +106,7 @@ func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 			sinktest.Equal(t, nil, d.query(`SELECT id FROM "order" WHERE v = 'new'`))
-			if err := l.Finish(t.Context()); err != nil {
+			if _, err := l.Finish(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			sinktest.Equal(t, sinktest.Repeat(500, "#|new|7"), d.query(`SELECT id, v, n::numeric::int FROM "order" ORDER BY id`))
@@ -150,6 +152,31 @@ func TestAnExtraColumnKeepsItsValuesOverALoad(t *testing.T) {
 	d.exec(`ALTER TABLE "order" ADD COLUMN mine text; UPDATE "order" SET mine = 'note on ' || id`)
 	d.load("job", order, sink.Replace, []string{`{"id":"kept","v":"new"}`, `{"id":"other","v":"new"}`})
 	sinktest.Equal(t, []string{"kept|new|note on kept", "other|new|NULL"}, d.query(`SELECT id, v, mine FROM "order" ORDER BY id`))
+}
+
+func TestFinish_KeepsWhatWasAddedToTheTableMeanwhile(t *testing.T) {
+	for name, change := range map[string]string{
+		"column":  `ALTER TABLE "order" ADD COLUMN mine int DEFAULT 7`,
+		"index":   `CREATE INDEX by_n ON "order" (n)`,
+		"comment": `COMMENT ON TABLE "order" IS 'orders'`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := open(t)
+			order := sinktest.Table(t, "order", 1, loadable...)
+			d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"000"}`).Batch())
+			l := d.begin("job", order, sink.Replace)
+			if _, err := l.LoadFile(t.Context(), "one", images(t, order, sinktest.Repeat(5, `{"id":"#","v":"new"}`)...)); err != nil {
+				t.Fatal(err)
+			}
+			d.exec(change)
+			before := d.query(furniture)
+			if _, err := l.Finish(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			sinktest.Equal(t, before, d.query(furniture))
+			sinktest.Equal(t, sinktest.Repeat(5, "#|new"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
+		})
+	}
 }
 
 func TestAMergingLoadKeepsOtherRows(t *testing.T) {
@@ -201,10 +228,10 @@ func TestAnInterruptedLoadGoesOn(t *testing.T) {
 			t.Fatal(n, err)
 		}
 	}
-	if err := two.Finish(t.Context()); err != nil {
+	if _, err := two.Finish(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := two.Finish(t.Context()); err != nil {
+	if _, err := two.Finish(t.Context()); err != nil {
 		t.Errorf("finish again: %v", err)
 	}
 	sinktest.Equal(t, []string{"20"}, d.query(`SELECT count(*) FROM "order"`))
@@ -226,12 +253,41 @@ func TestALoadOfAnotherJobBeginsAnewAndOneThatIsDiscardedLeavesNothing(t *testin
 	if _, err := two.LoadFile(t.Context(), "a", images(t, order, `{"id":"2"}`)); err != nil {
 		t.Fatal(err)
 	}
-	if err := two.Discard(t.Context()); err != nil {
-		t.Fatal(err)
+	for _, l := range []sink.Load{two, one} {
+		if err := l.Discard(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	sinktest.Equal(t, []string{"live"}, d.query(`SELECT id FROM "order"`))
 	sinktest.Equal(t, nil, d.query(`SELECT * FROM _eds_load`))
 	sinktest.Equal(t, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r'`))
+}
+
+// TestBeginLoad_RemovesWhatAbandonedLoadsStaged: those of earlier versions have no time,
+// and no job in the name of their staging table.
+func TestBeginLoad_RemovesWhatAbandonedLoadsStaged(t *testing.T) {
+	d := open(t)
+	order := sinktest.Table(t, "order", 1, loadable...)
+	d.exec(`CREATE TABLE _eds_load (target text, file text, job text, row_count bigint NOT NULL, PRIMARY KEY (target, file, job))`)
+	d.exec(`INSERT INTO _eds_load VALUES ('order', 'a', '00112233445566778899aabbccddeeff', 1), ('other', 'a', '00112233445566778899aabbccddeeff', 1)`)
+	d.exec(`CREATE TABLE _eds_load_order (id text)`)
+	abandoned, running := d.begin("abandoned", order, sink.Replace), d.begin("running", order, sink.Replace)
+	for _, l := range []sink.Load{abandoned, running} {
+		if _, err := l.LoadFile(t.Context(), "a", images(t, order, `{"id":"1"}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.exec(`UPDATE _eds_load SET staged = staged - 25 * 3600 * 1000 WHERE job LIKE '` + strings.Split(sqlsink.StageName("abandoned", ""), "_")[3] + `%'`)
+	d.begin("next", order, sink.Replace)
+	sinktest.Equal(t, slices.Sorted(slices.Values([]string{sqlsink.StageName("next", "order"), sqlsink.StageName("running", "order")})),
+		d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r' ORDER BY relname`))
+	sinktest.Equal(t, []string{"order|_eds_start", "order|_eds_start", "order|a", "other|a"}, d.query(`SELECT target, file FROM _eds_load ORDER BY target, file`))
+	if _, err := running.Finish(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := abandoned.Finish(t.Context()); !errors.Is(err, sink.ErrLoadLost) {
+		t.Errorf("an abandoned load goes on: %v", err)
+	}
 }
 
 func TestOfRowsLoadedTwiceTheLastOneStays(t *testing.T) {
@@ -254,7 +310,7 @@ func TestTablesLoadConcurrently(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if err := l.Finish(t.Context()); err != nil {
+			if _, err := l.Finish(t.Context()); err != nil {
 				t.Error(err)
 			}
 		})

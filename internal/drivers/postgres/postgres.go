@@ -3,9 +3,11 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"strings"
 
@@ -28,8 +30,57 @@ func Driver() sink.Driver {
 		Fields:    fields,
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
 		KeepsRows: true, Imports: true,
-		URL: buildURL, Open: open,
+		URL: buildURL, Open: open, Borrows: borrows, Identity: identity,
 	}
+}
+
+// borrows finds what a server is sent of this machine. Without a password in the URL,
+// libpq's variables and password file may have one.
+func borrows(target *url.URL) string {
+	if option := sink.FirstOption(target, "passfile", "service", "servicefile"); option != "" {
+		return option
+	}
+	password, _ := target.User.Password()
+	if password != "" || target.Query().Get("password") != "" {
+		return ""
+	}
+	d, _, err := parse(target, sink.Env{})
+	if err != nil {
+		return "" // it is not opened either
+	}
+	if d.config.Password != "" {
+		return "a url without a password, which is then taken from PGPASSWORD or a password file,"
+	}
+	return ""
+}
+
+// identity returns the server, the database and the schema. As libpq has it, options
+// stand for what is before them.
+func identity(target *url.URL) string {
+	query := target.Query()
+	hosts, database := target.Host, target.Path
+	if list, ports := query.Get("host"), strings.Split(query.Get("port"), ","); list != "" || ports[0] != "" {
+		hosts = withPorts(cmp.Or(list, target.Hostname()), ports)
+	}
+	if name := query.Get("dbname"); name != "" {
+		database = name
+	}
+	named := []string{"schema", "service", "servicefile"}
+	if query.Get("schema") == "" {
+		named = append(named, "search_path", "options")
+	}
+	return sink.JoinIdentity("postgres", sink.HostsIdentity(hosts, "5432"), database, sink.PickOptions(query, named...))
+}
+
+// withPorts adds to each host of a list its port, or the only one.
+func withPorts(list string, ports []string) string {
+	hosts := strings.Split(list, ",")
+	for i := range hosts {
+		if port := ports[min(i, len(ports)-1)]; port != "" {
+			hosts[i] = net.JoinHostPort(strings.Trim(hosts[i], "[]"), port)
+		}
+	}
+	return strings.Join(hosts, ",")
 }
 
 func options() []sink.Option {
@@ -113,6 +164,9 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	if err := sink.CheckOptions(target, append(options(), sqlsink.URLOptions...), otherOptions...); err != nil {
 		return nil, sqlsink.Options{}, err
 	}
+	if target.Fragment != "" {
+		return nil, sqlsink.Options{}, errors.New("the postgres url has a fragment; write # as %23")
+	}
 	query := target.Query()
 	shared, err := sqlsink.ParseOptions(query)
 	if err != nil {
@@ -130,14 +184,27 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	}
 	plain := *target
 	plain.Scheme, plain.RawQuery = "postgres", query.Encode()
+	if _, err := sink.ChoiceOf(query, "sslmode", "prefer", "disable", "allow", "require", "verify-ca", "verify-full"); err != nil {
+		return nil, shared, err
+	}
+	if _, err := sink.IntOf(query, "connect_timeout", 0, 0, 86_400); err != nil {
+		return nil, shared, err
+	}
+	for _, name := range []string{"sslrootcert", "sslcert", "sslkey"} {
+		if name == "sslrootcert" && query.Get(name) == "system" {
+			continue // the system's authorities
+		}
+		if _, err := sink.FileOf(query, name); err != nil {
+			return nil, shared, err
+		}
+	}
 	config, err := pgconn.ParseConfig(plain.String())
 	if err != nil {
-		// The error's own text may quote the URL.
-		why := "an option has a value that can not be used"
-		if e := new(pgconn.ParseConfigError); errors.As(err, &e) && e.Unwrap() != nil {
-			why = e.Unwrap().Error()
-		}
-		return nil, shared, fmt.Errorf("read the options of the postgres url: %s", why)
+		return nil, shared, sink.RefusedOption(query, func(one url.Values) bool {
+			plain.RawQuery = one.Encode()
+			_, err := pgconn.ParseConfig(plain.String())
+			return err == nil
+		})
 	}
 	if config.Database == "" {
 		return nil, shared, errors.New("the postgres url names no database; write it after the host: postgres://user@host:5432/database")

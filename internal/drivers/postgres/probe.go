@@ -8,10 +8,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// CanWrite makes a table, writes to it, and rolls back.
+// CanWrite makes a table, and the schema if it does not exist, writes to it, and rolls
+// back.
 func (s *session) CanWrite(ctx context.Context) error {
 	probe := s.qualify(fmt.Sprintf("_eds_probe_%d", s.pg.PID()))
-	err := s.exec(ctx, "make a table", fmt.Sprintf("BEGIN; CREATE TABLE %[1]s (a text); INSERT INTO %[1]s VALUES ('x'); DROP TABLE %[1]s", probe))
+	err := s.exec(ctx, "make a table", "BEGIN; "+s.makeSchema()+fmt.Sprintf("CREATE TABLE %[1]s (a text); INSERT INTO %[1]s VALUES ('x'); DROP TABLE %[1]s", probe))
 	rollback := s.exec(ctx, "roll back", "ROLLBACK")
 	if e := new(serverError); errors.As(err, &e) {
 		user, namespace := s.dialect.config.User, s.namespace
@@ -23,6 +24,11 @@ func (s *session) CanWrite(ctx context.Context) error {
 		}
 	}
 	return errors.Join(err, rollback)
+}
+
+// Own returns the statement that makes the session's user own the table.
+func (s *session) Own(table string) string {
+	return fmt.Sprintf("ALTER TABLE %s OWNER TO %s", s.qualify(table), quote(s.dialect.config.User))
 }
 
 // depends marks an error that says that something depends on what DDL was to

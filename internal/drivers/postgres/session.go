@@ -26,6 +26,7 @@ type session struct {
 	statements    map[string]*statement // by text
 	names         int                   // statements named so far
 	stages        map[string]bool       // temporary tables of the session
+	lacksSchema   bool                  // the schema that the URL names does not exist yet
 
 	copyBuffer []byte
 	params     [][]byte // room for a statement's parameters
@@ -48,7 +49,7 @@ type abilities struct {
 // stages reports whether rows may go through a temporary table.
 func (a abilities) stages() bool { return a.Keeps && a.Temp && !a.Cockroach }
 
-// Connect opens a session, and makes the schema that the URL names.
+// Connect opens a session.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
 func (d *dialect) connect(ctx context.Context) (*session, error) {
@@ -104,7 +105,8 @@ func (s *session) findTemp(ctx context.Context) error {
 	return err
 }
 
-// findSchema makes the schema that the URL names, where it does not exist.
+// findSchema looks for the schema that the URL names. One that does not exist is made
+// with the first table.
 func (s *session) findSchema(ctx context.Context) error {
 	if s.dialect.schema == "" {
 		if s.namespace == "" {
@@ -113,16 +115,25 @@ func (s *session) findSchema(ctx context.Context) error {
 		return nil
 	}
 	s.namespace = s.dialect.schema
-	rows, err := s.query(ctx, "look for the schema", "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1", s.namespace)
-	if err != nil || len(rows) > 0 {
+	rows, err := s.query(ctx, "look for the schema", "SELECT has_database_privilege(current_database(), 'CREATE'), EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)", s.namespace)
+	if err != nil || len(rows) != 1 {
 		return err
 	}
-	err = s.exec(ctx, "create the schema", "CREATE SCHEMA IF NOT EXISTS "+quote(s.namespace))
-	if e := new(serverError); errors.As(err, &e) && e.code == "42501" {
+	s.lacksSchema = rows[0].text(1) != "t"
+	if s.lacksSchema && rows[0].text(0) != "t" {
 		return fault.Mark(fault.Fatal, fmt.Errorf("schema %q does not exist and user %q may not create it; run: CREATE SCHEMA %s AUTHORIZATION %s",
 			s.namespace, s.dialect.config.User, quote(s.namespace), quote(s.dialect.config.User)))
 	}
-	return err
+	return nil
+}
+
+// makeSchema is the statement that makes the schema, followed by a semicolon; empty if
+// it exists.
+func (s *session) makeSchema() string {
+	if !s.lacksSchema {
+		return ""
+	}
+	return "CREATE SCHEMA IF NOT EXISTS " + quote(s.namespace) + "; "
 }
 
 // Close ends the session.

@@ -117,9 +117,11 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 		stage := newShape(srv, table.layout(t), nil)
 		show("make a stage for "+live.Real.Name, stageText(sh, stage.table))
 		show("seal it", sealText(stage))
-		show("remove what was loaded twice from it", dedupText(stage))
+		show("remove what was loaded twice from it", duplicatesText(stage), dedupText(stage))
 		show("put it in the place of what "+live.Real.Name+" holds", placeTexts(stage, sh, sink.Replace)...)
 		show("merge it into "+live.Real.Name, placeTexts(stage, sh, sink.Merge)...)
+		live.Scope = []sqlsink.Within{{Column: live.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}
+		show("put it in the place of some rows of "+live.Real.Name, append(placeTexts(stage, sh, sink.Replace), countText(sh))...)
 	}
 	show("move a checkpoint", fmt.Sprintf(checkpointSQL, srv.qualify("_eds_checkpoint")))
 	show("describe tables", strings.TrimSpace(catalogueQuery))

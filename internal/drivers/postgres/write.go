@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
@@ -166,7 +167,7 @@ func (tx *transaction) appendParameter(dst []byte, sh *shape, index int, row *ch
 // there upserts them.
 func (tx *transaction) stageRows(sh *shape, w *sqlsink.Write) error {
 	if !tx.session.stages[sh.stage] {
-		tx.flight.simple(sh.makeStage, "make a temporary table for "+sh.label, sh)
+		tx.flight.simple(sh.makeStage, "make a temporary table for "+sh.label, nil)
 		tx.session.stages[sh.stage] = true
 		tx.stages = append(tx.stages, sh.stage)
 	}
@@ -230,6 +231,12 @@ position = CASE WHEN c.position = $6 AND c.stored = $7 THEN excluded.position EL
 
 var checkpointTypes = []uint32{oidText, oidText, oidText, oidInt8, oidInt8, oidInt8, oidInt8}
 
+// guardedSQL moves a checkpoint of this writer. It divides by zero as well.
+const guardedSQL = `WITH moved AS (UPDATE %s SET position = $4, stored = $5, seen = $10 WHERE stream = $1 AND consumer = $2 AND filter = $3
+AND position = $6 AND stored = $7 AND epoch = $8 AND coalesce(generation, 0) = $9 RETURNING 1) SELECT 1 / count(*) FROM moved`
+
+var guardedTypes = append(slices.Clone(checkpointTypes), oidInt8, oidInt8, oidInt8)
+
 const oidInt8 = 20
 
 // Checkpoint moves the stored checkpoint, as the last statement of a batch.
@@ -241,8 +248,21 @@ func (tx *transaction) Checkpoint(_ context.Context, l *sqlsink.Layout, from cdc
 	for _, n := range []int64{int64(c.Position.Sequence), c.Position.Stored, int64(from.Sequence), from.Stored} {
 		params = append(params, binary.BigEndian.AppendUint64(nil, uint64(n)))
 	}
-	sql := fmt.Sprintf(checkpointSQL, tx.qualify(l.Real.Name))
-	tx.flight.run(tx.statement(sql, checkpointTypes), "move the checkpoint", nil, true, params)
+	sql, types := checkpointSQL, checkpointTypes
+	if c.Epoch > 0 {
+		sql, types = guardedSQL, guardedTypes
+		for _, n := range []int64{c.Epoch, c.Generation, c.Seen} {
+			params = append(params, binary.BigEndian.AppendUint64(nil, uint64(n)))
+		}
+	}
+	tx.flight.run(tx.statement(fmt.Sprintf(sql, tx.qualify(l.Real.Name)), types), "move the checkpoint", nil, true, params)
+	return nil
+}
+
+// Raise raises the generation of all checkpoints.
+func (tx *transaction) Raise(_ context.Context, l *sqlsink.Layout) error {
+	sql := fmt.Sprintf("UPDATE %s SET generation = coalesce(generation, 0) + 1", tx.qualify(l.Real.Name))
+	tx.flight.run(tx.statement(sql, nil), "raise the generation of the checkpoints", nil, false, nil)
 	return nil
 }
 

@@ -113,8 +113,8 @@ func (b *batches) write(ctx context.Context, planner lake.Planner, events []*cdc
 }
 
 // BeginLoad begins the load of one table.
-func (b *batches) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
-	return b.loader.BeginLoad(ctx, job, t, mode)
+func (b *batches) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
+	return b.loader.BeginLoad(ctx, job, t, mode, scope)
 }
 
 // Close interrupts a batch that is being uploaded.

@@ -159,14 +159,14 @@ func TestAnImportIsReplacedByItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		load, err := s.(sink.Loader).BeginLoad(t.Context(), "job", table, sink.Replace)
+		load, err := s.(sink.Loader).BeginLoad(t.Context(), "job", table, sink.Replace, sink.Scope{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if n, err := load.LoadFile(t.Context(), "file.gz", rowsOf(t, table, "a", "b", "c")); n != 3 || err != nil {
 			t.Fatalf("%d rows, %v", n, err)
 		}
-		if err := load.Finish(t.Context()); err != nil {
+		if _, err := load.Finish(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}

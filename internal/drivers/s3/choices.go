@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -98,35 +97,29 @@ func parseKeys(query url.Values) (keys, error) {
 
 // parseRequests reads how requests are made.
 func (c *choices) parseRequests(query url.Values) error {
-	c.pathStyle = c.endpoint != ""
-	switch text := query.Get("path-style"); text {
-	case "":
-	case "true", "false":
-		c.pathStyle = text == "true"
-	default:
-		return fmt.Errorf("option path-style is %q; it should be true or false", text)
-	}
-	c.checksums = c.aws
-	switch text := query.Get("checksums"); text {
-	case "":
-	case "when-supported", "when-required":
-		c.checksums = text == "when-supported"
-	default:
-		return fmt.Errorf("option checksums is %q; it should be when-supported or when-required", text)
-	}
 	var err error
-	if text := query.Get("timeout"); text != "" {
-		if c.timeout, err = time.ParseDuration(text); err != nil || c.timeout < 100*time.Millisecond || c.timeout > time.Hour {
-			return fmt.Errorf("option timeout is %q; it should be a duration like 30s, from 100ms to 1h", text)
-		}
-	}
-	if c.retries, err = number(query, "max-retries", c.retries, 0, 100); err != nil {
+	if c.pathStyle, err = sink.BoolOf(query, "path-style", c.endpoint != ""); err != nil {
 		return err
 	}
-	if c.tasks, err = number(query, "uploadTasks", c.tasks, 1, 1000); err != nil {
+	checksums := []string{"when-required", "when-supported"}
+	if c.aws {
+		slices.Reverse(checksums)
+	}
+	chosen, err := sink.ChoiceOf(query, "checksums", checksums...)
+	if err != nil {
 		return err
 	}
-	c.limits.Rows, err = number(query, "maxBatchSize", c.limits.Rows, 1, 100_000)
+	c.checksums = chosen == "when-supported"
+	if c.timeout, err = sink.DurationOf(query, "timeout", c.timeout, 100*time.Millisecond, time.Hour); err != nil {
+		return err
+	}
+	if c.retries, err = sink.IntOf(query, "max-retries", c.retries, 0, 100); err != nil {
+		return err
+	}
+	if c.tasks, err = sink.IntOf(query, "uploadTasks", c.tasks, 1, 1000); err != nil {
+		return err
+	}
+	c.limits.Rows, err = sink.IntOf(query, "maxBatchSize", c.limits.Rows, 1, 100_000)
 	return err
 }
 
@@ -140,7 +133,7 @@ func (c *choices) parseObjects(query url.Values) error {
 	known := []types.ServerSideEncryption{types.ServerSideEncryptionAes256, types.ServerSideEncryptionAwsKms, types.ServerSideEncryptionAwsKmsDsse}
 	c.encryption = types.ServerSideEncryption(encryption)
 	if encryption != "" && !slices.Contains(known, c.encryption) {
-		return fmt.Errorf("option sse is %q; it should be AES256, aws:kms or aws:kms:dsse", encryption)
+		return errors.New("option sse should be AES256, aws:kms or aws:kms:dsse")
 	}
 	if c.kmsKey != "" && c.encryption == types.ServerSideEncryptionAes256 {
 		return errors.New("option kms-key needs sse=aws:kms")
@@ -166,20 +159,5 @@ func oneOf[T ~string](option string, value T, known []T, strict bool) error {
 	for i, k := range known {
 		names[i] = string(k)
 	}
-	if best := sink.Nearest(string(value), names); best != "" {
-		return fmt.Errorf("option %s is %q; did you mean %q?", option, value, best)
-	}
-	return fmt.Errorf("option %s is %q; it should be one of %s", option, value, strings.Join(names, ", "))
-}
-
-func number(query url.Values, name string, otherwise, least, most int) (int, error) {
-	text := query.Get(name)
-	if text == "" {
-		return otherwise, nil
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < least || n > most {
-		return 0, fmt.Errorf("option %s is %q; it should be a number from %d to %d", name, text, least, most)
-	}
-	return n, nil
+	return fmt.Errorf("option %s should be one of %s", option, strings.Join(names, ", "))
 }

@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -19,6 +20,12 @@ func TestConformance(t *testing.T) {
 			sinktest.Run(t, sinktest.Config{
 				Driver: Driver(),
 				URL:    func(t testing.TB) string { return at(server.Addr(), newPrefix(bucket), query) },
+				Untouched: func(t testing.TB) (string, func() string) {
+					empty := server.Bucket(t)
+					return at(server.Addr(), newPrefix(empty), query), func() string {
+						return fmt.Sprint(server.Objects(t, empty, ""), server.Unfinished(t, empty))
+					}
+				},
 				Faulty: func(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Faults) {
 					t.Helper()
 					// Opening asks the store something, which does not count.

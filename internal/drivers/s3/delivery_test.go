@@ -374,7 +374,11 @@ func TestWhatIsAskedOfTheStore(t *testing.T) {
 		}
 		return true
 	})
-	mustApply(t, mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), options)), order(t, 1))
+	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), options))
+	if err := s.(sink.Prober).Probe(t.Context()); err != nil {
+		t.Error(err)
+	}
+	mustApply(t, s, order(t, 1))
 	for _, method := range []string{http.MethodPost, http.MethodPut} {
 		for name, want := range map[string]string{
 			"X-Amz-Server-Side-Encryption": "aws:kms", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id": "arn:aws:kms:x", "X-Amz-Storage-Class": "STANDARD_IA",

@@ -49,6 +49,11 @@ func (s *store) uploadParts(ctx context.Context, key, id string, r io.ReaderAt, 
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	return s.complete(ctx, key, id, size, parts...)
+}
+
+// complete makes an object of the parts of an upload.
+func (s *store) complete(ctx context.Context, key, id string, size int64, parts ...types.CompletedPart) error {
 	ctx, cancel := s.within(ctx, size)
 	defer cancel()
 	_, err := s.client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{

@@ -3,10 +3,13 @@ package s3
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
@@ -127,6 +130,24 @@ func (p place) below(name string) string {
 	return p.prefix + "/" + name
 }
 
+// reach makes sure that the store answers, has the bucket, and takes the keys: it asks
+// to complete an upload that was never begun. A store that would let eds write says that
+// there is no such upload.
+func (s *store) reach(ctx context.Context) error {
+	part := types.CompletedPart{PartNumber: aws.Int32(1), ETag: aws.String(`"d41d8cd98f00b204e9800998ecf8427e"`)}
+	err := s.complete(ctx, s.below(".eds-probe-"+rand.Text()), "none", 0, part)
+	if answer := new(answerError); errors.As(err, &answer) && noUpload[answer.code] {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("test whether objects can be written to the bucket: %w", err)
+	}
+	return nil
+}
+
+// noUpload are the codes of stores that find no upload of an id, or take it for none.
+var noUpload = map[string]bool{"NoSuchUpload": true, "InvalidArgument": true, "InvalidRequest": true, "InvalidPart": true}
+
 // Probe makes sure that the store answers, takes the keys, and would take
 // objects: it begins an upload that it does not finish.
 func (s *store) Probe(ctx context.Context) error {
@@ -139,14 +160,14 @@ func (s *store) Probe(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("test whether objects can be written to the bucket %s: %w", s.bucket, err)
+		return fmt.Errorf("test whether objects can be written to the bucket: %w", err)
 	}
 	return nil
 }
 
 // BeginLoad begins the load of one table.
-func (o *objects) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
-	return o.loader.BeginLoad(ctx, job, t, mode)
+func (o *objects) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
+	return o.loader.BeginLoad(ctx, job, t, mode, scope)
 }
 
 // Close interrupts a batch that is being uploaded.

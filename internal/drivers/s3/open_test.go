@@ -80,7 +80,7 @@ func TestWhatAURLMayNotSayIsNamed(t *testing.T) {
 		"s3://bucket?access-key-id=A&secret-access-key=SECRET&profile=p": "leave one out", "s3://bucket?external-id=x": "needs role-arn", "s3://bucket?role-arn=eds": "arn:aws:iam",
 		"s3://bucket?path-style=yes": "true or false", "s3://bucket?checksums=never": "when-supported or when-required", "s3://bucket?timeout=5": "a duration like", "s3://bucket?max-retries=-1": "from 0 to 100",
 		"s3://bucket?uploadTasks=0": "from 1 to 1000", "s3://bucket?maxBatchSize=many": "from 1 to 100000", "s3://bucket?sse=rot13": "AES256, aws:kms", "s3://bucket?sse=AES256&kms-key=k": "needs sse=aws:kms",
-		"s3://bucket?storage-class=STANDARD-IA": `did you mean "STANDARD_IA"`, "s3://bucket?acl=everyone": "bucket-owner-full-control", "s3://bucket?path=%7B%7B.nope%7D%7D": `no field "nope"`,
+		"s3://bucket?storage-class=STANDARD-IA": "should be one of STANDARD, ", "s3://bucket?acl=everyone": "bucket-owner-full-control", "s3://bucket?path=%7B%7B.nope%7D%7D": "a field that no change has",
 		"s3://bucket?compres=zstd": "unknown option", "s3://bucket?reigon=x": `did you mean "region"?`,
 	} {
 		_, err := tryOpen(t, raw)
@@ -175,7 +175,7 @@ func TestCredentialsComeFromTheSDKsOwnChain(t *testing.T) {
 		t.Setenv("AWS_SHARED_CREDENTIALS_FILE", credentials)
 		mustApply(t, mustOpen(t, raw+"?profile=shop"), order(t, 1))
 		_, err := tryOpen(t, raw+"?profile=nobody")
-		if err == nil || fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "nobody") {
+		if err == nil || fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "no profile of the name") {
 			t.Errorf("a profile that is missing: %v", err)
 		}
 	})
@@ -213,6 +213,19 @@ func TestCredentialsComeFromTheSDKsOwnChain(t *testing.T) {
 	})
 }
 
+func TestOpen_BeginsNoUpload(t *testing.T) {
+	server, f := testpeers.S3(t), newFront(t)
+	var asked []string
+	f.set(func(_ http.ResponseWriter, r *http.Request) bool {
+		asked = append(asked, r.Method+" "+r.URL.Query().Get("uploadId"))
+		return false
+	})
+	mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), ""))
+	if diff := cmp.Diff([]string{"POST none"}, asked); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestTheBucketsRegionIsFoundOut where nobody names one.
 func TestTheBucketsRegionIsFoundOut(t *testing.T) {
 	var regions []string
@@ -224,16 +237,15 @@ func TestTheBucketsRegionIsFoundOut(t *testing.T) {
 			w.Header().Set("X-Amz-Bucket-Region", "eu-west-3")
 			w.WriteHeader(http.StatusMovedPermanently)
 			fmt.Fprint(w, `<Error><Code>PermanentRedirect</Code><Message>elsewhere</Message></Error>`)
-		case r.Method == http.MethodPost:
-			fmt.Fprint(w, `<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>`)
 		default:
-			w.WriteHeader(http.StatusNoContent)
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprint(w, `<Error><Code>NoSuchUpload</Code><Message>there is none</Message></Error>`)
 		}
 	}))
 	defer store.Close()
 	addr := strings.TrimPrefix(store.URL, "http://")
 	mustOpen(t, at(addr, "bucket", ""))
-	if diff := cmp.Diff([]string{"us-east-1", "eu-west-3", "eu-west-3"}, regions); diff != "" {
+	if diff := cmp.Diff([]string{"us-east-1", "eu-west-3"}, regions); diff != "" {
 		t.Error(diff)
 	}
 	_, err := tryOpen(t, at(addr, "bucket", "region=us-west-1"))

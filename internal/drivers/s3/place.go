@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 // place is where a URL says that objects go.
@@ -109,6 +111,28 @@ func parsePlace(target *url.URL) (place, error) {
 		p.region = "auto"
 	}
 	return p, err
+}
+
+// identity returns the bucket and the prefix, and the store if it is not AWS. Names of
+// buckets are unique among all regions of AWS, but for China's and the government's.
+func identity(target *url.URL) string {
+	p, err := parsePlace(target)
+	if err != nil {
+		return sink.JoinIdentity("s3", strings.ToLower(target.Host), target.Path, nil)
+	}
+	named := make(url.Values)
+	if !p.aws {
+		u, _ := url.Parse(p.endpoint) // parsePlace has made it
+		named.Set("endpoint", sink.HostIdentity(u.Hostname(), u.Port(), map[string]string{"https": "443", "http": "80"}[u.Scheme]))
+		return sink.JoinIdentity("s3", p.bucket, p.prefix, named)
+	}
+	switch {
+	case strings.HasPrefix(p.region, "cn-"), strings.HasSuffix(p.endpoint, ".cn"), strings.HasSuffix(strings.ToLower(target.Hostname()), ".amazonaws.com.cn"):
+		named.Set("partition", "aws-cn")
+	case strings.HasPrefix(p.region, "us-gov-"):
+		named.Set("partition", "aws-us-gov")
+	}
+	return sink.JoinIdentity("s3", strings.ToLower(p.bucket), p.prefix, named)
 }
 
 // cleanPrefix takes the slashes off both ends of a prefix.

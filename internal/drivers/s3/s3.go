@@ -18,15 +18,16 @@ import (
 func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "s3", Title: "Amazon S3 and compatible stores", Schemes: []string{"s3"},
-		Example: "s3://bucket/prefix?region=us-east-1",
-		Summary: "Every change as an object in a bucket of S3, Google Cloud Storage, MinIO or R2, or batches of them as NDJSON or Parquet.",
-		Help:    help,
-		Options: options,
-		Fields:  fields,
-		Limits:  limits,
-		Imports: true,
-		URL:     urlOf,
-		Open:    open,
+		Example:  "s3://bucket/prefix?region=us-east-1",
+		Summary:  "Every change as an object in a bucket of S3, Google Cloud Storage, MinIO or R2, or batches of them as NDJSON or Parquet.",
+		Help:     help,
+		Options:  options,
+		Fields:   fields,
+		Limits:   limits,
+		Imports:  true,
+		URL:      urlOf,
+		Identity: identity,
+		Open:     open,
 	}
 }
 
@@ -49,9 +50,11 @@ containers' and instances' roles. profile= names a profile, role-arn= a role to
 assume. Google Cloud Storage wants HMAC keys.
 
 eds needs s3:PutObject on the prefix, and kms:GenerateDataKey on the key of
-sse=aws:kms. It reads, lists and deletes nothing. At start it begins a multipart
-upload and aborts it, which shows that it may write and leaves nothing behind
-(aborting is allowed to whoever began one, unless a policy forbids it).
+sse=aws:kms. It reads, lists and deletes nothing. At start it asks to complete an
+upload that does not exist, which shows that it may write and changes nothing. An
+import, eds doctor and a test that HQ asks for begin a multipart upload and abort
+it, which leaves nothing behind (aborting is allowed to whoever began one, unless a
+policy forbids it).
 
 Each change is an object of its own,
 <prefix>/<table>/<unix seconds>-<key>-<change id>.json. A change that is delivered
@@ -170,7 +173,7 @@ func urlOf(values map[string]string) (string, []sink.FieldError) {
 	return u.String(), nil
 }
 
-// open connects, and makes sure that objects can be written.
+// open connects, and makes sure that the store takes the keys. It changes nothing.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 	if err := sink.CheckOptions(target, options); err != nil {
 		return nil, err
@@ -194,7 +197,7 @@ func connect(ctx context.Context, c choices, env sink.Env) (sink.Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := store.Probe(ctx); err != nil {
+	if err := store.reach(ctx); err != nil {
 		store.close()
 		return nil, err
 	}

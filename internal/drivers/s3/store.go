@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"time"
@@ -22,7 +21,6 @@ import (
 	"github.com/aws/smithy-go/logging"
 
 	"github.com/shopmonkeyus/eds/internal/awscredentials"
-	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
 // store is a bucket of the store that the URL names. It is safe for concurrent
@@ -90,7 +88,7 @@ func configuration(ctx context.Context, c choices) (aws.Config, error) {
 	}
 	cfg, err := config.LoadDefaultConfig(ctx, from...)
 	if err != nil {
-		return cfg, fault.Mark(fault.Fatal, fmt.Errorf("read the AWS configuration of the environment: %w", err))
+		return cfg, awscredentials.Misconfigured(err)
 	}
 	if c.region == "" && c.endpoint != "" && !c.aws {
 		cfg.Region = "" // the environment's is one of AWS

@@ -5,6 +5,7 @@ package snowflake
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"net/url"
 	"os"
 	"strings"
@@ -42,9 +43,22 @@ func TestAccount(t *testing.T) {
 			t.Cleanup(func() { executeOn(t, u.String(), "DROP SCHEMA IF EXISTS "+quote(schema)) })
 			return u.String()
 		},
+		Untouched: func(t testing.TB) (string, func() string) {
+			u := *base
+			database, _, _ := strings.Cut(strings.Trim(u.Path, "/"), "/")
+			schema := "EDS_TEST_" + strings.ToUpper(rand.Text())
+			u.Path = "/" + database + "/" + schema
+			t.Cleanup(func() { executeOn(t, u.String(), "DROP SCHEMA IF EXISTS "+quote(schema)) })
+			return u.String(), func() string {
+				return executeOn(t, u.String(), "SELECT LISTAGG(SCHEMA_NAME, ' ') WITHIN GROUP (ORDER BY SCHEMA_NAME) FROM INFORMATION_SCHEMA.SCHEMATA")
+			}
+		},
 		Foreign: func(t testing.TB, target, table string) {
 			executeOn(t, target, "CREATE TABLE "+quote(table)+` ("id" STRING PRIMARY KEY, "n" NUMBER(9,0), "s" VARCHAR(10), "must" STRING NOT NULL, "extra" STRING)`)
 			executeOn(t, target, "INSERT INTO "+quote(table)+` VALUES ('old', 7, 'short', 'there', 'kept')`)
+		},
+		LoseStage: func(t testing.TB, target, job, table, id string) {
+			executeOn(t, target, sinktest.LoseStageSQL(`"`, job, table, id))
 		},
 	})
 }
@@ -57,8 +71,9 @@ func withEnvironment(open func(context.Context, *url.URL, sink.Env) (sink.Sink, 
 	}
 }
 
-// executeOn executes one statement on a session of its own.
-func executeOn(t testing.TB, raw, sql string) {
+// executeOn executes one statement on a session of its own, and returns the first value
+// of its answer.
+func executeOn(t testing.TB, raw, sql string) string {
 	t.Helper()
 	target, err := url.Parse(raw)
 	if err != nil {
@@ -73,10 +88,12 @@ func executeOn(t testing.TB, raw, sql string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.query(ctx, "prepare the test", sql); err != nil {
-		t.Error(err)
+	found, err := s.query(ctx, "prepare the test", sql)
+	if err := errors.Join(err, s.Close(ctx)); err != nil {
+		t.Fatal(err)
 	}
-	if err := s.Close(ctx); err != nil {
-		t.Error(err)
+	if len(found.rows) == 0 {
+		return ""
 	}
+	return found.text(0, 0)
 }

@@ -29,6 +29,73 @@ ORDER BY TABLE_NAME, ORDINAL_POSITION`
 // keysSQL lists the primary keys of the session's schema.
 const keysSQL = "SHOW PRIMARY KEYS IN SCHEMA"
 
+// objectsSQL lists objects of the session's schema. Its parameter is a JSON array of names.
+const objectsSQL = `SELECT TABLE_NAME, TABLE_TYPE
+FROM INFORMATION_SCHEMA.TABLES
+WHERE TABLE_SCHEMA = CURRENT_SCHEMA() AND TABLE_NAME IN (SELECT VALUE::VARCHAR FROM TABLE(FLATTEN(INPUT => PARSE_JSON(?))))`
+
+// kinds are what has the name of a table and is none (TABLES.TABLE_TYPE).
+var kinds = map[string]string{"VIEW": "a view", "MATERIALIZED VIEW": "a materialized view", "EXTERNAL TABLE": "an external table"}
+
+// Objects describes those of the named objects that exist, as Tables finds them.
+func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
+	list, err := spellings(names)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.query(ctx, "read the catalogue", objectsSQL, list)
+	if err != nil {
+		return nil, err
+	}
+	types := make(map[string]string, len(found.rows))
+	for i := range found.rows {
+		types[found.text(i, 0)] = found.text(i, 1)
+	}
+	var objects []sqlsink.Object
+	for _, n := range names {
+		kind, ok := types[n]
+		if !ok {
+			if kind, ok = types[strings.ToUpper(n)]; ok {
+				s.dialect.actual.Store(n, strings.ToUpper(n))
+			}
+		}
+		if ok {
+			objects = append(objects, sqlsink.Object{Name: n, Other: kinds[kind]})
+		}
+	}
+	return objects, nil
+}
+
+// spellings returns the names as a JSON array: as they are, and as a tool makes them that
+// does not quote names.
+func spellings(names []string) (string, error) {
+	wanted := make([]string, 0, 2*len(names))
+	for _, n := range names {
+		wanted = append(wanted, n, strings.ToUpper(n))
+	}
+	list, err := json.Marshal(wanted)
+	return string(list), err
+}
+
+// Empty returns the indexes of the tables that have no row.
+func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
+	tables := make([]string, len(names))
+	for i, name := range names {
+		tables[i] = s.dialect.table(name)
+	}
+	found, err := s.query(ctx, "look for rows", sqlsink.EmptyQuery(tables))
+	if err != nil {
+		return nil, err
+	}
+	indexes := make([]int, len(found.rows))
+	for i := range found.rows {
+		if indexes[i], err = strconv.Atoi(found.text(i, 0)); err != nil {
+			return nil, fmt.Errorf("look for rows: %w", err)
+		}
+	}
+	return indexes, nil
+}
+
 // Tables describes those of the named tables that exist: under the very name, or
 // as a tool would have made it that does not quote names.
 func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
@@ -52,15 +119,11 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 }
 
 func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
-	wanted := make([]string, 0, 2*len(names))
-	for _, n := range names {
-		wanted = append(wanted, n, strings.ToUpper(n))
-	}
-	list, err := json.Marshal(wanted)
+	list, err := spellings(names)
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.query(ctx, "read the catalogue", catalogueSQL, string(list))
+	found, err := s.query(ctx, "read the catalogue", catalogueSQL, list)
 	if err != nil {
 		return nil, err
 	}

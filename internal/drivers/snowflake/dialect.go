@@ -53,6 +53,11 @@ func (d *dialect) FoldsCase() bool { return true }
 // quote quotes an identifier.
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
+// literal returns text as a string constant.
+func literal(text string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, "'", "''").Replace(text) + "'"
+}
+
 // quoted quotes an identifier that may be missing.
 func quoted(name string) string {
 	if name == "" {

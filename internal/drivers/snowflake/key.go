@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"os"
 	"strings"
 
 	sf "github.com/snowflakedb/gosnowflake"
@@ -43,9 +42,9 @@ func (a *account) readKey(lookup sink.Lookup) error {
 		}
 		text = value
 	case file != "":
-		content, err := os.ReadFile(file)
+		content, err := sink.FileOf(a.query, "private-key-file")
 		if err != nil {
-			return fmt.Errorf("read the private key: %w", err)
+			return err
 		}
 		text = string(content)
 	default:
@@ -77,7 +76,7 @@ func variable(lookup sink.Lookup, option, name string) (string, error) {
 	if len(name) > 64 || strings.ContainsAny(name, " +/=\n-") {
 		return "", fmt.Errorf("option %s should be the name of an environment variable, not the secret itself", option)
 	}
-	return "", fmt.Errorf("option %s names the environment variable %q, which is not set", option, name)
+	return "", fmt.Errorf("option %s names an environment variable that is not set", option)
 }
 
 // parseKey reads a private key of RSA: PKCS#8, or PKCS#1, in PEM or as the

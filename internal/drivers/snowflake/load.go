@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"strconv"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/change"
@@ -17,6 +18,9 @@ const fileBytes = 256 << 20
 
 // Exec runs DDL. Snowflake commits each statement.
 func (s *session) Exec(ctx context.Context, statements []string) error {
+	if err := s.makeSchema(ctx); err != nil {
+		return err
+	}
 	for _, sql := range statements {
 		if _, err := s.query(ctx, "change the table", sql); err != nil {
 			return immovable(err)
@@ -31,22 +35,47 @@ func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) 
 	return err
 }
 
-// Seal has nothing to do: the staging table needs no index, and of rows that
-// were loaded twice Place takes the last.
-func (s *session) Seal(context.Context, *sqlsink.Layout, *sqlsink.Layout) error { return nil }
+// Count counts the rows of a table.
+func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
+	return s.count(ctx, "count rows", s.shape(l).countRows())
+}
+
+// count returns the one number that a query answers.
+func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
+	a, err := s.query(ctx, what, sql)
+	if err != nil {
+		return 0, err
+	}
+	if len(a.rows) != 1 {
+		return 0, fmt.Errorf("%s: the server answered no row", what)
+	}
+	return strconv.ParseInt(a.text(0, 0), 10, 64)
+}
+
+// Seal only looks for rows that were staged twice: the staging table needs no index.
+func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
+	rows, err := s.count(ctx, "count rows that were staged twice", s.shape(stage).duplicates())
+	if err == nil && rows > 0 {
+		return &sqlsink.DuplicatesError{Rows: rows}
+	}
+	return err
+}
+
+// Deduplicate keeps the last row of each key.
+func (tx *transaction) Deduplicate(_ context.Context, stage *sqlsink.Layout) error {
+	tx.add("remove rows that were staged twice", tx.shape(stage).deduplicate(), nil)
+	return nil
+}
 
 // Append uploads the rows of a snapshot, in files of a good size, and has them
 // copied into the staging table with Commit.
 func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	sh := tx.shape(stage)
-	last, err := tx.query(ctx, "look at the staging table", "SELECT TO_VARCHAR(COALESCE(MAX("+quote(rowColumn)+"), 0)) FROM "+sh.table)
+	number, err := tx.count(ctx, "look at the staging table", "SELECT TO_VARCHAR(COALESCE(MAX("+quote(rowColumn)+"), 0)) FROM "+sh.table)
 	if err != nil {
 		return 0, err
 	}
-	var number, count int64
-	if _, err := fmt.Sscan(last.text(0, 0), &number); err != nil {
-		return 0, fmt.Errorf("look at the staging table: %w", err)
-	}
+	var count int64
 	now := time.Now().UTC()
 	batch := newLines(tx.session)
 	defer func() { batch.release() }()

@@ -161,6 +161,19 @@ func (a *account) readPlace(target *url.URL) error {
 	return nil
 }
 
+// identity returns the account, the database and the schema, however eds signs in.
+func identity(target *url.URL) string {
+	a := account{query: target.Query()}
+	if err := a.readPlace(target); err != nil {
+		return sink.JoinIdentity("snowflake", sink.HostIdentity(target.Hostname(), target.Port(), "443"), target.Path, nil)
+	}
+	named := make(url.Values)
+	if first, _, _ := strings.Cut(a.host, "."); !strings.EqualFold(a.name, first) {
+		named.Set("account", strings.ToLower(a.name))
+	}
+	return sink.JoinIdentity("snowflake", sink.HostIdentity(a.host, strconv.Itoa(a.port), ""), url.PathEscape(a.database)+"/"+url.PathEscape(a.schema), named)
+}
+
 var plainIdentifier = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]*$`)
 
 // identifier returns the name that a person's spelling stands for: in upper

@@ -8,8 +8,24 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// CanWrite makes a stage and a table, writes to it, and drops it.
+// CanWrite makes a stage and a table, writes to it, and drops it: if the schema does not
+// exist yet, in one of its own.
 func (s *session) CanWrite(ctx context.Context) error {
+	if !s.lacksSchema {
+		return s.canWriteHere(ctx)
+	}
+	// Of the URL's own name it could be what another session makes meanwhile.
+	own := quote(s.dialect.account.database) + "." + quote("_eds_probe_"+s.id)
+	if err := s.enterSchema(ctx, "CREATE TRANSIENT SCHEMA "+own, own); err != nil {
+		return err
+	}
+	err := s.canWriteHere(ctx)
+	_, dropped := s.query(ctx, "drop the schema", "DROP SCHEMA IF EXISTS "+own)
+	return errors.Join(err, dropped)
+}
+
+// canWriteHere is CanWrite in the session's schema.
+func (s *session) canWriteHere(ctx context.Context) error {
 	if err := s.stage(ctx); err != nil {
 		return err
 	}
@@ -27,6 +43,11 @@ func (s *session) CanWrite(ctx context.Context) error {
 			quote(s.warehouse), s.role, quote(s.role), err))
 	}
 	return errors.Join(err, dropped)
+}
+
+// Own returns the statement that makes the session's role own the table.
+func (s *session) Own(table string) string {
+	return fmt.Sprintf("GRANT OWNERSHIP ON TABLE %s TO ROLE %s COPY CURRENT GRANTS", s.dialect.table(table), quote(s.role))
 }
 
 // denied names a privilege on the schema that is missing, and its grant.

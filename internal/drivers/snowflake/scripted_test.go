@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -29,19 +30,19 @@ func TestMain(m *testing.M) {
 }
 
 // script is an engine that answers what it is told, by the beginning of a
-// statement. It says of every MERGE, COPY and UPDATE that all rows were written.
+// statement. It says of every MERGE, COPY and UPDATE that all rows were written. It
+// keeps the definitions of tables that it is told to make, and one checkpoint.
 type script struct {
 	mu      sync.Mutex
 	answers map[string]func(q peer.Query) (*peer.Result, error)
 	columns [][]string // of INFORMATION_SCHEMA.COLUMNS
 	rows    [][]byte   // that arrived, in parameters and files
+
+	checkpoint map[string]string // by column
 }
 
 func newScript() *script {
-	s := &script{answers: make(map[string]func(peer.Query) (*peer.Result, error))}
-	s.table("_eds_checkpoint", "stream TEXT", "consumer TEXT", "filter TEXT", "position NUMBER", "stored NUMBER")
-	s.table("_eds_load", "target TEXT", "file TEXT", "job TEXT", "row_count NUMBER")
-	return s
+	return &script{answers: make(map[string]func(peer.Query) (*peer.Result, error))}
 }
 
 // on sets the answer to statements that begin with the prefix.
@@ -66,6 +67,10 @@ func (s *script) Close() error { return nil }
 func (s *script) table(name string, columns ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.describe(name, columns...)
+}
+
+func (s *script) describe(name string, columns ...string) {
 	for _, c := range columns {
 		column, kind, _ := strings.Cut(c, " ")
 		line := []string{name, column, kind, "", "", "", "", "YES", "", "NO"}
@@ -87,23 +92,65 @@ func (s *script) Query(_ context.Context, q peer.Query) (*peer.Result, error) {
 			return answer(q)
 		}
 	}
+	s.store(q)
 	switch {
 	case strings.HasPrefix(q.SQL, "SELECT CURRENT_DATABASE()"):
 		return row("SHOP", "PUBLIC", "WH", "EDS", "7"), nil
 	case strings.Contains(q.SQL, "INFORMATION_SCHEMA.COLUMNS"):
 		return s.catalogue(q.Args[0]), nil
+	case strings.HasSuffix(q.SQL, ` FROM "_eds_checkpoint"`):
+		return s.stored(q), nil
 	case strings.HasPrefix(q.SQL, "SELECT TO_VARCHAR(COALESCE(MAX("):
 		return row("0"), nil
 	case strings.HasPrefix(q.SQL, "SELECT COUNT(*)"):
 		return named([]string{"COUNT(*)"}, fmt.Sprint(s.arrived(q))), nil
-	case strings.HasPrefix(q.SQL, `MERGE INTO "_eds`), strings.HasPrefix(q.SQL, "UPDATE"):
-		return named([]string{"number of rows inserted", "number of rows updated"}, "1", "1"), nil
+	case strings.HasPrefix(q.SQL, `MERGE INTO "_eds`):
+		return named([]string{"number of rows inserted", "number of rows updated"}, "1", "0"), nil
+	case strings.HasPrefix(q.SQL, "UPDATE"):
+		return named([]string{"number of rows updated"}, "1"), nil
 	case strings.HasPrefix(q.SQL, "MERGE"):
 		return named([]string{"number of rows inserted", "number of rows updated", "number of rows deleted"}, fmt.Sprint(s.arrived(q)), "0", "0"), nil
 	case strings.HasPrefix(q.SQL, "COPY"):
 		return named([]string{"file", "rows_loaded"}, "f", fmt.Sprint(s.arrived(q))), nil
 	}
 	return &peer.Result{Columns: []peer.Column{{Name: "status"}}}, nil
+}
+
+var (
+	madeTable = regexp.MustCompile(`^CREATE (?:OR REPLACE )?(?:TRANSIENT )?TABLE (?:IF NOT EXISTS )?"(.+?)"`)
+	column    = regexp.MustCompile(`"(\w+)"(?: (STRING|VARCHAR|TEXT|NUMBER))?`)
+)
+
+// store keeps what a statement defines, and the checkpoint that it stores.
+func (s *script) store(q peer.Query) {
+	if table := madeTable.FindStringSubmatch(q.SQL); table != nil {
+		for _, c := range column.FindAllStringSubmatch(q.SQL[len(table[0]):], -1) {
+			switch c[2] {
+			case "NUMBER":
+				s.describe(table[1], c[1]+" NUMBER")
+			case "STRING", "VARCHAR", "TEXT":
+				s.describe(table[1], c[1]+" TEXT")
+			}
+		}
+	}
+	if strings.HasPrefix(q.SQL, `MERGE INTO "_eds_checkpoint" AS t USING (SELECT ?`) {
+		s.checkpoint = map[string]string{"stream": q.Args[2], "consumer": q.Args[3], "filter": q.Args[4], "position": q.Args[0], "stored": q.Args[1]}
+	}
+	if strings.HasPrefix(q.SQL, `UPDATE "_eds_checkpoint" SET "position"`) {
+		s.checkpoint["position"], s.checkpoint["stored"] = q.Args[0], q.Args[1]
+	}
+}
+
+// stored answers a SELECT of the checkpoint.
+func (s *script) stored(q peer.Query) *peer.Result {
+	if s.checkpoint == nil {
+		return &peer.Result{Columns: []peer.Column{{Name: "c"}}}
+	}
+	var values []string
+	for _, c := range column.FindAllStringSubmatch(strings.TrimSuffix(q.SQL, ` FROM "_eds_checkpoint"`), -1) {
+		values = append(values, s.checkpoint[c[1]])
+	}
+	return row(values...)
 }
 
 func (s *script) catalogue(names string) *peer.Result {

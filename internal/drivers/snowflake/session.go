@@ -31,11 +31,13 @@ type session struct {
 	id        string // Snowflake's number of the session
 	role      string
 	warehouse string
-	broken    bool   // a call was not answered: nobody knows what the session does
-	staged    int    // files staged so far
-	hasStage  bool   // the session's stage is there
-	scratch   []byte // room for a metadata value
-	plain     []byte // room for lines
+	// lacksSchema: the schema that the URL names does not exist yet, or is not to be seen.
+	lacksSchema bool
+	broken      bool   // a call was not answered: nobody knows what the session does
+	staged      int    // files staged so far
+	hasStage    bool   // the session's stage is there
+	scratch     []byte // room for a metadata value
+	plain       []byte // room for lines
 }
 
 // noRetries makes Snowflake's driver report an error instead of trying again
@@ -116,8 +118,8 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 // is NULL.
 const whereSQL = "SELECT CURRENT_DATABASE(), CURRENT_SCHEMA(), CURRENT_WAREHOUSE(), CURRENT_ROLE(), CURRENT_SESSION()"
 
-// lookAround finds out whether the session is where it should be, and makes the
-// schema where it does not exist.
+// lookAround finds out whether the session is where it should be. A schema that does
+// not exist is made with the first table.
 func (s *session) lookAround(ctx context.Context) error {
 	a := &s.dialect.account
 	at, err := s.query(ctx, "look around", whereSQL)
@@ -136,16 +138,28 @@ func (s *session) lookAround(ctx context.Context) error {
 		return fault.Mark(fault.Fatal, fmt.Errorf("warehouse %s does not exist, or role %q may not use it; run: GRANT USAGE ON WAREHOUSE %s TO ROLE %s", quote(a.warehouse), s.role, quote(a.warehouse), quote(s.role)))
 	case s.warehouse == "":
 		return fault.Mark(fault.Fatal, fmt.Errorf("user %q has no warehouse; add warehouse=NAME to the url, or name one with ALTER USER %s SET DEFAULT_WAREHOUSE", a.user, quote(strings.ToUpper(a.user))))
-	case schema == a.schema:
-		return nil
 	}
-	return s.makeSchema(ctx)
+	s.lacksSchema = schema != a.schema
+	return nil
 }
 
+// makeSchema makes the schema if it does not exist, and goes there.
 func (s *session) makeSchema(ctx context.Context) error {
+	if !s.lacksSchema {
+		return nil
+	}
 	a := &s.dialect.account
 	name := quote(a.database) + "." + quote(a.schema)
-	for _, sql := range []string{"CREATE SCHEMA IF NOT EXISTS " + name, "USE SCHEMA " + name} {
+	err := s.enterSchema(ctx, "CREATE SCHEMA IF NOT EXISTS "+name, name)
+	s.lacksSchema = err != nil
+	return err
+}
+
+// enterSchema makes a schema by the given statement, and goes there.
+func (s *session) enterSchema(ctx context.Context, create, schema string) error {
+	a := &s.dialect.account
+	name := quote(a.database) + "." + quote(a.schema)
+	for _, sql := range []string{create, "USE SCHEMA " + schema} {
 		_, err := s.query(ctx, "create the schema", sql)
 		if e := new(serverError); errors.As(err, &e) && e.denied() {
 			return fault.Mark(fault.Fatal, fmt.Errorf("schema %s does not exist, or role %q may not use it; run: GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA %s TO ROLE %s, or to have it made: GRANT CREATE SCHEMA ON DATABASE %s TO ROLE %s",

@@ -200,14 +200,25 @@ func (sh *shape) makeStage(table string) string {
 	return "CREATE OR REPLACE TRANSIENT TABLE " + table + " (\n" + strings.Join(columns, ",\n") + "\n)"
 }
 
-// latest selects the columns of a staging table, of each key the row that was
-// loaded last.
-func (st *shape) latest(columns string) string {
-	var keys []string
-	for i := range st.layout.Keys {
-		keys = append(keys, st.name(i))
+// keyNames returns the names of the key's columns.
+func (sh *shape) keyNames() string {
+	keys := make([]string, sh.layout.Keys)
+	for i := range keys {
+		keys[i] = sh.name(i)
 	}
-	return fmt.Sprintf("SELECT %s FROM %s QUALIFY ROW_NUMBER() OVER (PARTITION BY %s ORDER BY %s DESC) = 1", columns, st.table, strings.Join(keys, ", "), quote(rowColumn))
+	return strings.Join(keys, ", ")
+}
+
+// duplicates counts the rows of a staging table that deduplicate removes.
+func (st *shape) duplicates() string {
+	return fmt.Sprintf("SELECT TO_VARCHAR(COALESCE(SUM(n - 1), 0)) FROM (SELECT COUNT(*) AS n FROM %s GROUP BY %s HAVING COUNT(*) > 1)", st.table, st.keyNames())
+}
+
+// deduplicate keeps the row of each key that was staged last.
+func (st *shape) deduplicate() string {
+	row := quote(rowColumn)
+	return fmt.Sprintf("DELETE FROM %s AS t USING (SELECT %s, MAX(%s) AS %[3]s FROM %[1]s GROUP BY %[2]s HAVING COUNT(*) > 1) AS s WHERE %[4]s AND t.%[3]s < s.%[3]s",
+		st.table, st.keyNames(), row, st.matchNames())
 }
 
 // covers reports whether the layout writes every column of the real table, so
@@ -228,14 +239,36 @@ func (sh *shape) covers() bool {
 // replace returns the statements that make the staged rows the table's. Grants,
 // views, streams and whatever else hangs on the table mean the table, which stays.
 func (sh *shape) replace(st *shape) []string {
-	if !sh.covers() { // columns of somebody else keep their values
-		prune := fmt.Sprintf("DELETE FROM %s AS t WHERE NOT EXISTS (SELECT 1 FROM %s AS s WHERE %s)", sh.table, st.table, sh.matchNames())
-		return []string{prune, sh.mergeStage(st, false)}
+	if !sh.covers() || sh.layout.Scope != nil { // other rows, and columns of others, stay
+		terms := append(sh.inScope(), fmt.Sprintf("NOT EXISTS (SELECT 1 FROM %s AS s WHERE %s)", st.table, sh.matchNames()))
+		return []string{"DELETE FROM " + sh.table + " AS t WHERE " + strings.Join(terms, " AND "), sh.mergeStage(st, false)}
 	}
 	return []string{
 		"DELETE FROM " + sh.table,
-		fmt.Sprintf("INSERT INTO %s (%s)\n%s", sh.table, sh.names(), st.latest(st.names())),
+		fmt.Sprintf("INSERT INTO %s (%s)\nSELECT %s FROM %s", sh.table, sh.names(), st.names(), st.table),
 	}
+}
+
+// countRows counts the rows in the layout's scope.
+func (sh *shape) countRows() string {
+	text := "SELECT TO_VARCHAR(COUNT(*)) FROM " + sh.table
+	if terms := sh.inScope(); len(terms) > 0 {
+		text += " AS t WHERE " + strings.Join(terms, " AND ")
+	}
+	return text
+}
+
+// inScope returns the conditions that a row of t is in the layout's scope.
+func (sh *shape) inScope() []string {
+	var terms []string
+	for _, w := range sh.layout.Scope {
+		values := make([]string, len(w.Values))
+		for i, v := range w.Values {
+			values[i] = literal(v)
+		}
+		terms = append(terms, fmt.Sprintf("t.%s::VARCHAR IN (%s)", quote(w.Column.Name), strings.Join(values, ", ")))
+	}
+	return terms
 }
 
 func (sh *shape) matchNames() string {
@@ -262,6 +295,6 @@ func (sh *shape) mergeStage(st *shape, guarded bool) string {
 	if guarded && sh.layout.Guard {
 		guard = fmt.Sprintf(" AND (t.%s IS NULL OR t.%[1]s <= s.%[1]s)", sh.name(sh.version()))
 	}
-	return fmt.Sprintf("MERGE INTO %s AS t USING (\n%s\n) AS s ON %s\nWHEN MATCHED%s THEN UPDATE SET %s\nWHEN NOT MATCHED THEN INSERT (%s) VALUES (%s)",
-		sh.table, st.latest(st.names()), sh.matchNames(), guard, strings.Join(set, ", "), sh.names(), strings.Join(values, ", "))
+	return fmt.Sprintf("MERGE INTO %s AS t USING %s AS s ON %s\nWHEN MATCHED%s THEN UPDATE SET %s\nWHEN NOT MATCHED THEN INSERT (%s) VALUES (%s)",
+		sh.table, st.table, sh.matchNames(), guard, strings.Join(set, ", "), sh.names(), strings.Join(values, ", "))
 }

@@ -16,7 +16,7 @@ import (
 
 // limits suit a warehouse, which has to be awake for as long as a batch takes:
 // rather few large batches than many small ones.
-var limits = sink.Limits{Rows: 50_000, Bytes: 64 << 20, Age: 10 * time.Second}
+var limits = sink.Limits{Rows: 50_000, Bytes: 64 << 20, Age: 10 * time.Second, Metered: true}
 
 // Driver describes Snowflake, reached with a password or a token.
 func Driver() sink.Driver {
@@ -30,7 +30,7 @@ func Driver() sink.Driver {
 		Fields:    passwordFields,
 		Limits:    limits,
 		KeepsRows: true, Imports: true,
-		URL: buildPasswordURL, Open: open,
+		URL: buildPasswordURL, Open: open, Identity: identity,
 	}
 }
 
@@ -46,7 +46,7 @@ func KeyPair() sink.Driver {
 		Fields:    keyPairFields,
 		Limits:    limits,
 		KeepsRows: true, Imports: true,
-		URL: buildKeyPairURL, Open: open,
+		URL: buildKeyPairURL, Open: open, Identity: identity,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/drivers/snowflake"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	peer "github.com/shopmonkeyus/eds/internal/testpeers/snowflake"
 )
@@ -80,7 +82,7 @@ func TestRefusedLoginsSayWhy(t *testing.T) {
 		"snowflake://eds@" + tail + "&token=WRONG":                       {"refuses the token"},
 		"snowflake://eds@" + tail + "&authenticator=oauth&token=WRONG":   {"refuses the token"},
 		"snowflake-keypair://other@" + tail + "&secret-key=KEY":          {"refuses the key", "DESC USER"},
-		"snowflake-keypair://eds@" + tail + "&secret-key=NONE":           {`"NONE"`, "not set"},
+		"snowflake-keypair://eds@" + tail + "&secret-key=NONE":           {"names an environment variable that is not set"},
 		"snowflake-keypair://eds@" + tail + "&secret-key=MIIEvQ%2BIBADA": {"should be the name of an environment variable"},
 		"snowflake-keypair://eds@" + tail:                                {"secret-key=ENV_VAR"},
 		"snowflake://eds@" + tail:                                        {"lacks the user or the password"},
@@ -113,13 +115,11 @@ func TestSomethingThatIsNotThereIsNamedWithItsGrant(t *testing.T) {
 	}{
 		"database":          {at: []string{"", "", "WH"}, parts: []string{`database "SHOP"`, `GRANT USAGE ON DATABASE "SHOP" TO ROLE "EDS"`}},
 		"warehouse":         {at: []string{"SHOP", "PUBLIC", ""}, parts: []string{`warehouse "WH"`, `GRANT USAGE ON WAREHOUSE "WH" TO ROLE "EDS"`}},
-		"schema":            {at: []string{"SHOP", "", "WH"}, parts: []string{`schema "SHOP"."PUBLIC"`, `GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA "SHOP"."PUBLIC" TO ROLE "EDS"`}},
 		"default warehouse": {at: []string{"SHOP", "PUBLIC", ""}, query: "warehouse=", parts: []string{"no warehouse", "warehouse=NAME"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScript()
 			s.on("SELECT CURRENT_DATABASE()", func(peer.Query) (*peer.Result, error) { return row(append(c.at, "EDS", "7")...), nil })
-			s.refuse("CREATE SCHEMA", 3001, "42501", "Insufficient privileges to operate on database 'SHOP'.")
 			raw := address(serve(t, s))
 			if c.query != "" {
 				raw = strings.Replace(raw, "warehouse=wh", c.query, 1)
@@ -127,6 +127,47 @@ func TestSomethingThatIsNotThereIsNamedWithItsGrant(t *testing.T) {
 			_, err := open(t, raw)
 			wantFatal(t, err, c.parts...)
 		})
+	}
+}
+
+func TestOpen_MakesNoSchema(t *testing.T) {
+	s := newScript()
+	s.on("SELECT CURRENT_DATABASE()", func(peer.Query) (*peer.Result, error) { return row("SHOP", "", "WH", "EDS", "7"), nil })
+	server := serve(t, s)
+	opened := mustOpen(t, address(server))
+	order := customers(t)
+	for _, err := range opened.(sink.Reader).Read(t.Context(), order) {
+		t.Error(err)
+	}
+	made := func() (made []string) {
+		for _, q := range server.Statements() {
+			if first, _, _ := strings.Cut(q, " "); first != "SELECT" && first != "SHOW" {
+				made = append(made, q)
+			}
+		}
+		return made
+	}
+	if got := made(); len(got) > 0 {
+		t.Errorf("opening and reading make something: %q", got)
+	}
+	if err := opened.(sink.Prober).Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	const own = `"SHOP"."_eds_probe_7"`
+	if diff := cmp.Diff([]string{
+		"CREATE TRANSIENT SCHEMA " + own, "USE SCHEMA " + own,
+		`CREATE TEMPORARY STAGE IF NOT EXISTS "EDS_STAGE" FILE_FORMAT = (TYPE = JSON COMPRESSION = GZIP ALLOW_DUPLICATE = TRUE)`,
+		`CREATE OR REPLACE TRANSIENT TABLE "_eds_probe_7" ("a" STRING)`, `INSERT INTO "_eds_probe_7" VALUES ('x')`, `DROP TABLE IF EXISTS "_eds_probe_7"`,
+		"DROP SCHEMA IF EXISTS " + own,
+	}, made()); diff != "" {
+		t.Error(diff)
+	}
+	s.refuse("CREATE TRANSIENT SCHEMA", 3001, "42501", "Insufficient privileges to operate on database 'SHOP'.")
+	wantFatal(t, opened.(sink.Prober).Probe(t.Context()), `schema "SHOP"."PUBLIC"`, `GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA "SHOP"."PUBLIC" TO ROLE "EDS"`)
+	before := len(made())
+	_, _ = opened.(sink.Migrator).Migrate(t.Context(), []*schema.Table{order}) // the script has no tables to find afterwards
+	if got := made()[before:]; len(got) < 3 || got[0] != `CREATE SCHEMA IF NOT EXISTS "SHOP"."PUBLIC"` || got[1] != `USE SCHEMA "SHOP"."PUBLIC"` || !strings.HasPrefix(got[2], `CREATE TABLE`) {
+		t.Errorf("the first table is made by %q", got)
 	}
 }
 
@@ -180,9 +221,9 @@ func TestSessionHoldsWhateverTheAccountSays(t *testing.T) {
 func TestLimitsAreTheURLs(t *testing.T) {
 	server := serve(t, newScript())
 	for option, want := range map[string]sink.Limits{
-		"role=r":                            {Rows: 50_000, Bytes: 64 << 20, Age: 10 * time.Second},
-		"flush-interval=5m&flush-rows=2000": {Rows: 2000, Bytes: 64 << 20, Age: 5 * time.Minute},
-		"flush-interval=0s":                 {Rows: 50_000, Bytes: 64 << 20},
+		"role=r":                            {Rows: 50_000, Bytes: 64 << 20, Age: 10 * time.Second, Metered: true},
+		"flush-interval=5m&flush-rows=2000": {Rows: 2000, Bytes: 64 << 20, Age: 5 * time.Minute, Metered: true},
+		"flush-interval=0s":                 {Rows: 50_000, Bytes: 64 << 20, Metered: true},
 	} {
 		pacer, ok := mustOpen(t, address(server, option)).(sink.Pacer)
 		if !ok {
@@ -234,25 +275,26 @@ func TestErrorsAreClassifiedByNumber(t *testing.T) {
 		code  int
 		state string
 		want  fault.Class
+		table bool // the destination refuses the table
 	}{
-		{100038, "22018", fault.Poison},
-		{100078, "22000", fault.Poison},
-		{100072, "22000", fault.Poison},
-		{3001, "42501", fault.Fatal},
-		{606, "57P03", fault.Transient},
-		{604, "57014", fault.Transient},
-		{625, "57014", fault.Transient},
-		{1003, "42000", fault.Transient},
-		{390111, "08001", fault.Transient},
-		{2003, "42S02", fault.Transient},
-		{904, "42000", fault.Transient},
+		{100038, "22018", fault.Poison, false},
+		{100078, "22000", fault.Poison, false},
+		{100072, "22000", fault.Poison, false},
+		{3001, "42501", fault.Fatal, true},
+		{606, "57P03", fault.Transient, false},
+		{604, "57014", fault.Transient, false},
+		{625, "57014", fault.Transient, false},
+		{1003, "42000", fault.Transient, false},
+		{390111, "08001", fault.Transient, false},
+		{2003, "42S02", fault.Fatal, true},
+		{904, "42000", fault.Fatal, true},
 	} {
 		s := newScript()
 		s.table("customer", "id TEXT", "name TEXT", "visits NUMBER")
 		s.refuse(`MERGE INTO "customer"`, c.code, c.state, "No.")
 		err := mustOpen(t, address(serve(t, s))).Apply(t.Context(), batch(t, customers(t), 1, `{"id":"1"}`))
-		if err == nil || fault.Of(err) != c.want {
-			t.Errorf("%d: class %v, want %v: %v", c.code, fault.Of(err), c.want, err)
+		if err == nil || fault.Of(err) != c.want || errors.As(err, new(*sink.TableError)) != c.table {
+			t.Errorf("%d: class %v, want %v, of the table: %v: %v", c.code, fault.Of(err), c.want, c.table, err)
 		}
 	}
 }

@@ -84,6 +84,8 @@ func allStatements(t *testing.T, odd string, show func(title string, statements 
 	show("look around", whereSQL)
 	show("describe tables", catalogueSQL, keysSQL)
 	show("make the session's stage", stageSQL)
+	show("make the schema", `CREATE SCHEMA IF NOT EXISTS "SHOP"."PUBLIC"`, `USE SCHEMA "SHOP"."PUBLIC"`)
+	show("probe a schema that is not there", `CREATE TRANSIENT SCHEMA "SHOP"."_eds_probe_7"`, `DROP SCHEMA IF EXISTS "SHOP"."_eds_probe_7"`)
 	showDDL(d, odd, show)
 
 	all := []*sqlsink.Column{
@@ -109,8 +111,11 @@ func allStatements(t *testing.T, odd string, show func(title string, statements 
 		show("write many rows to "+name, sh.merge(fmt.Sprintf(fromStage, "7.json.gz"), everyRow))
 		show("delete and insert rows again in "+name, sh.merge(fromParameter, opDelete), sh.merge(fromParameter, opUpsert))
 		show("stage a snapshot of "+name, sh.makeStage(st.table), st.copyInto("7.json.gz"))
+		show("remove what was staged twice of "+name, st.duplicates(), st.deduplicate())
 		show("replace the rows of "+name, sh.replace(st)...)
 		show("merge the staged rows into "+name, sh.mergeStage(st, true))
+		l.Scope = []sqlsink.Within{{Column: l.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}
+		show("replace some rows of "+name, append(sh.replace(st), sh.countRows())...)
 		read, _ := sh.selection()
 		show("read "+name, read)
 	}

@@ -6,9 +6,10 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
 // How long requests may take that belong to no call: those by which Snowflake's
@@ -105,8 +106,7 @@ func (t *transport) note(r *http.Response) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.refusal = (refusal{}); r.StatusCode >= 400 {
-		seconds, _ := strconv.ParseUint(r.Header.Get("Retry-After"), 10, 16) // a date is not worth the trouble
-		t.refusal = refusal{r.StatusCode, time.Duration(seconds) * time.Second}
+		t.refusal = refusal{r.StatusCode, fault.ParseRetryAfter(r.Header.Get("Retry-After"), time.Now())}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,13 +39,20 @@ type statement struct {
 	what, sql string
 	args      []string
 	check     func(*answer) error // may be nil
+	layout    *sqlsink.Layout     // of the table that it is about; nil if there is none
 }
 
 // Begin begins a transaction, which the server hears of with Commit.
 func (s *session) Begin(context.Context) (sqlsink.Tx, error) { return &transaction{session: s}, nil }
 
 func (tx *transaction) add(what, sql string, check func(*answer) error, args ...string) {
-	tx.statements = append(tx.statements, statement{what, sql, args, check})
+	tx.statements = append(tx.statements, statement{what: what, sql: sql, args: args, check: check})
+}
+
+// addTo is add of a statement about the layout's table.
+func (tx *transaction) addTo(l *sqlsink.Layout, what, sql string, check func(*answer) error, args ...string) {
+	tx.add(what, sql, check, args...)
+	tx.statements[len(tx.statements)-1].layout = l
 }
 
 // Write encodes the rows, and uploads them where they are many.
@@ -68,11 +76,11 @@ func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
 		check = counts(int64(len(w.Upserts)), "number of rows inserted", "number of rows updated")
 	}
 	if again { // a key is deleted and inserted: the old row goes first
-		tx.add("delete from "+sh.label, sh.merge(from, opDelete), nil, arg...)
-		tx.add("merge into "+sh.label, sh.merge(from, opUpsert), check, arg...)
+		tx.addTo(w.Layout, "delete from "+sh.label, sh.merge(from, opDelete), nil, arg...)
+		tx.addTo(w.Layout, "merge into "+sh.label, sh.merge(from, opUpsert), check, arg...)
 		return nil
 	}
-	tx.add("merge into "+sh.label, sh.merge(from, everyRow), check, arg...)
+	tx.addTo(w.Layout, "merge into "+sh.label, sh.merge(from, everyRow), check, arg...)
 	return nil
 }
 
@@ -158,8 +166,9 @@ func (sh *shape) appendRow(dst []byte, op string, row *change.Row, synced time.T
 // moveSQL moves the checkpoint that is at a position, startSQL makes the first
 // one: as a MERGE, because that waits for another that does the same.
 const (
-	moveSQL  = `UPDATE %s SET "position" = ?::NUMBER(38,0), "stored" = ?::NUMBER(38,0) WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ?::NUMBER(38,0) AND "stored" = ?::NUMBER(38,0)`
-	startSQL = `MERGE INTO %s AS t USING (SELECT ?::NUMBER(38,0) AS "position", ?::NUMBER(38,0) AS "stored", ? AS "stream", ? AS "consumer", ? AS "filter") AS s
+	moveSQL    = `UPDATE %s SET "position" = ?::NUMBER(38,0), "stored" = ?::NUMBER(38,0) WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ?::NUMBER(38,0) AND "stored" = ?::NUMBER(38,0)`
+	guardedSQL = `UPDATE %s SET "position" = ?::NUMBER(38,0), "stored" = ?::NUMBER(38,0), "seen" = ?::NUMBER(38,0) WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ?::NUMBER(38,0) AND "stored" = ?::NUMBER(38,0) AND "epoch" = ?::NUMBER(38,0) AND COALESCE("generation", 0) = ?::NUMBER(38,0)`
+	startSQL   = `MERGE INTO %s AS t USING (SELECT ?::NUMBER(38,0) AS "position", ?::NUMBER(38,0) AS "stored", ? AS "stream", ? AS "consumer", ? AS "filter") AS s
 ON t."stream" = s."stream" AND t."consumer" = s."consumer" AND t."filter" = s."filter"
 WHEN NOT MATCHED THEN INSERT ("stream", "consumer", "filter", "position", "stored") VALUES (s."stream", s."consumer", s."filter", s."position", s."stored")`
 )
@@ -168,9 +177,13 @@ WHEN NOT MATCHED THEN INSERT ("stream", "consumer", "filter", "position", "store
 func (tx *transaction) Checkpoint(_ context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	args := []string{strconv.FormatUint(c.Position.Sequence, 10), strconv.FormatInt(c.Position.Stored, 10), c.Stream, c.Consumer, c.Filter}
 	sql, moved := startSQL, "number of rows inserted"
-	if from != (cdc.Position{}) {
+	if !c.New(from) {
 		sql, moved = moveSQL, "number of rows updated"
 		args = append(args, strconv.FormatUint(from.Sequence, 10), strconv.FormatInt(from.Stored, 10))
+	}
+	if c.Epoch > 0 {
+		sql = guardedSQL
+		args = append(slices.Insert(args, 2, strconv.FormatInt(c.Seen, 10)), strconv.FormatInt(c.Epoch, 10), strconv.FormatInt(c.Generation, 10))
 	}
 	tx.add("move the checkpoint", fmt.Sprintf(sql, tx.dialect.table(l.Real.Name)), func(a *answer) error {
 		n, err := a.named(moved)
@@ -179,6 +192,12 @@ func (tx *transaction) Checkpoint(_ context.Context, l *sqlsink.Layout, from cdc
 		}
 		return err
 	}, args...)
+	return nil
+}
+
+// Raise raises the generation of all checkpoints.
+func (tx *transaction) Raise(_ context.Context, l *sqlsink.Layout) error {
+	tx.add("raise the generation of the checkpoints", fmt.Sprintf(`UPDATE %s SET "generation" = COALESCE("generation", 0) + 1`, tx.dialect.table(l.Real.Name)), nil)
 	return nil
 }
 
@@ -210,6 +229,9 @@ func (tx *transaction) execute(ctx context.Context) error {
 			if err = st.check(a); err != nil && !errors.Is(err, sqlsink.ErrMoved) {
 				err = fmt.Errorf("%s: %w", st.what, err)
 			}
+		}
+		if err != nil && st.layout != nil {
+			err = sqlsink.About(st.layout, err)
 		}
 		if err != nil {
 			return err

@@ -13,7 +13,6 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
-	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	peer "github.com/shopmonkeyus/eds/internal/testpeers/snowflake"
 )
 
@@ -144,17 +143,16 @@ func TestCheckpointThatMovedIsFatal(t *testing.T) {
 		return named([]string{"number of rows updated"}, "0"), nil
 	})
 	err := opened.Apply(t.Context(), batch(t, customers(t), 2, `{"id":"1"}`))
-	if !errors.Is(err, sqlsink.ErrMoved) || fault.Of(err) != fault.Fatal {
-		t.Errorf("want a fatal ErrMoved, got %v", err)
+	if !errors.As(err, new(*sink.WriterError)) || fault.Of(err) != fault.Fatal {
+		t.Errorf("want a fatal *sink.WriterError, got %v", err)
 	}
 }
 
 func TestRowsOfASnapshotAreCounted(t *testing.T) {
 	s := newScript()
 	opened, _, _ := warm(t, s)
-	s.table("_eds_load_customer", "id TEXT", "name TEXT", "visits NUMBER", "_eds_row NUMBER")
 	s.on("COPY", func(peer.Query) (*peer.Result, error) { return named([]string{"file", "rows_loaded"}, "f", "1"), nil })
-	l, err := opened.(sink.Loader).BeginLoad(t.Context(), "job", customers(t), sink.Replace)
+	l, err := opened.(sink.Loader).BeginLoad(t.Context(), "job", customers(t), sink.Replace, sink.Scope{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,14 +218,19 @@ func TestWideningThatWasInterruptedIsFinished(t *testing.T) {
 	}
 }
 
-func TestBusyServiceIsLeftAloneAsItWants(t *testing.T) {
+func TestBusyService_IsLeftAloneAsItAsks(t *testing.T) {
 	opened, server, _ := warm(t, newScript())
-	server.Busy("7")
 	b := batch(t, customers(t), 2, `{"id":"1"}`)
-	for range 2 { // with its session, and without
-		err := opened.Apply(t.Context(), b)
-		if err == nil || fault.Of(err) != fault.Transient || fault.RetryAfter(err) != 7*time.Second || !strings.Contains(err.Error(), "HTTP status 503") {
-			t.Errorf("want a transient error for 7 seconds, got %v, %v", err, fault.RetryAfter(err))
+	for asked, want := range map[string]time.Duration{
+		"7": 7 * time.Second, "60000": 10 * time.Minute, "2147483647": 10 * time.Minute,
+		"Fri, 31 Dec 9999 23:59:59 GMT": 10 * time.Minute, "-1": 0,
+	} {
+		server.Busy(asked)
+		for range 2 { // with its session, and without
+			err := opened.Apply(t.Context(), b)
+			if err == nil || fault.Of(err) != fault.Transient || fault.RetryAfter(err) != want || !strings.Contains(err.Error(), "HTTP status 503") {
+				t.Errorf("%s: want a transient error for %v, got %v, %v", asked, want, err, fault.RetryAfter(err))
+			}
 		}
 	}
 	server.Busy("")

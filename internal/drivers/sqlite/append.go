@@ -19,32 +19,39 @@ func (t *tx) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*
 	if len(st.upsert) > 1 {
 		return t.appendByRow(ctx, st, rows)
 	}
-	a := appender{command: &st.upsert[0], encoder: &st.encoder, free: make(chan *chunk, chunksAhead), full: make(chan *chunk, chunksAhead)}
+	a := appender{
+		insert: insertSQL(stage, "VALUES "+parameters(len(stage.Columns))), upsert: &st.upsert[0], encoder: &st.encoder,
+		free: make(chan *chunk, chunksAhead), full: make(chan *chunk, chunksAhead),
+	}
 	for range chunksAhead {
 		a.free <- new(chunk)
 	}
 	ahead, stop := context.WithCancel(ctx)
 	filled := make(chan error, 1)
 	go func() { filled <- a.fill(ahead, rows) }()
-	count, err := t.drain(ctx, &a)
+	added, err := t.drain(ctx, &a)
 	stop()
 	// What fills stops because of what writes, never the other way round.
 	if failed := <-filled; err == nil {
 		err = failed
 	}
-	return count, err
+	return added, err
 }
 
-// drain writes chunks until there are no more.
-func (t *tx) drain(ctx context.Context, a *appender) (count int64, err error) {
+// drain writes chunks until there are no more, and returns how many rows the stage
+// has more.
+func (t *tx) drain(ctx context.Context, a *appender) (added int64, err error) {
+	count := 0
 	for c := range a.full {
-		n, err := t.write(ctx, a.command.sql, &c.args)
-		if count += int64(n); err != nil {
-			return count, fmt.Errorf("row %d: %w", count+1, err)
+		n, fresh, err := t.write(ctx, a, &c.args)
+		count += n
+		added += int64(fresh)
+		if err != nil {
+			return added, fmt.Errorf("row %d: %w", count+1, err)
 		}
 		a.free <- c
 	}
-	return count, nil
+	return added, nil
 }
 
 const (
@@ -57,7 +64,8 @@ type chunk struct{ args capi.Args }
 
 // appender passes chunks to and fro between what fills and what writes them.
 type appender struct {
-	command    *command
+	insert     string   // inserts a row with a key that the stage does not have
+	upsert     *command // of any row
 	encoder    *encoder
 	free, full chan *chunk
 }
@@ -85,7 +93,7 @@ func (a *appender) fill(ctx context.Context, rows iter.Seq2[*change.Row, error])
 			}
 		}
 		count++
-		if err := a.encoder.row(&c.args, a.command.takes, row, now); err != nil {
+		if err := a.encoder.row(&c.args, a.upsert.takes, row, now); err != nil {
 			return fmt.Errorf("row %d: %w", count, err)
 		}
 		if c.args.Size() >= chunkSize {
@@ -99,33 +107,43 @@ func (a *appender) fill(ctx context.Context, rows iter.Seq2[*change.Row, error])
 	return nil
 }
 
-// write executes sql for each set of args in the transaction.
-func (t *tx) write(ctx context.Context, sql string, args *capi.Args) (n int, err error) {
+// write writes a row for each set of args in the transaction. It returns how many
+// there were, and how many of them the stage has more.
+func (t *tx) write(ctx context.Context, a *appender, args *capi.Args) (n, added int, err error) {
 	err = t.within(ctx, func() error {
-		p, err := t.s.prepare(sql)
-		if err == nil {
-			n, err = p.Exec(args)
+		insert, err := t.s.prepare(a.insert)
+		if err != nil {
+			return err
 		}
+		upsert, err := t.s.prepare(a.upsert.sql)
+		if err != nil {
+			return err
+		}
+		n, added, err = insert.ExecElse(upsert, args)
 		return err
 	})
-	return n, err
+	return n, added, err
 }
 
 // appendByRow is for stages whose key nothing makes unique.
 func (t *tx) appendByRow(ctx context.Context, st *statements, rows iter.Seq2[*change.Row, error]) (int64, error) {
-	var count int64
+	var count, added int64
 	now := time.Now()
 	err := t.within(ctx, func() error {
 		for row, err := range rows {
 			if err != nil {
 				return err
 			}
-			if err := t.s.upsert(ctx, st, row, now); err != nil {
+			inserted, err := t.s.upsert(ctx, st, row, now)
+			if err != nil {
 				return fmt.Errorf("row %d: %w", count+1, err)
 			}
 			count++
+			if inserted {
+				added++
+			}
 		}
 		return nil
 	})
-	return count, err
+	return added, err
 }

@@ -165,7 +165,7 @@ func BenchmarkLoad(b *testing.B) {
 				b.StopTimer()
 				s := benchSink(b, "")
 				b.StartTimer()
-				l, err := s.(sink.Loader).BeginLoad(b.Context(), "job", t, sink.Replace)
+				l, err := s.(sink.Loader).BeginLoad(b.Context(), "job", t, sink.Replace, sink.Scope{})
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -176,7 +176,7 @@ func BenchmarkLoad(b *testing.B) {
 					}
 					loaded += int(n)
 				}
-				if err := l.Finish(b.Context()); err != nil {
+				if _, err := l.Finish(b.Context()); err != nil {
 					b.Fatal(err)
 				}
 				if err := l.Close(b.Context()); err != nil {

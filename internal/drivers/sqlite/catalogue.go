@@ -39,6 +39,9 @@ type column struct {
 
 // Tables describes those of the named tables that exist.
 func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
+	if err := s.look(ctx); err != nil {
+		return nil, err
+	}
 	var found []*sqlsink.Table
 	err := s.db.Within(ctx, func() error {
 		for _, name := range names {
@@ -55,10 +58,73 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 	return found, err
 }
 
-// table describes the table of the given name, whatever the case of its letters;
-// nil where there is none.
+// Objects describes those of the named objects that exist. SQLite has no ids of them.
+func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
+	if err := s.look(ctx); err != nil {
+		return nil, err
+	}
+	var found []sqlsink.Object
+	err := s.db.Within(ctx, func() error {
+		for _, name := range names {
+			o, err := s.object(name)
+			if err != nil {
+				return fmt.Errorf("look for %q: %w", name, err)
+			}
+			if o != nil {
+				found = append(found, *o)
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+// object describes the object of the given name, whatever the case of its letters; nil if
+// there is none.
+func (s *session) object(name string) (*sqlsink.Object, error) {
+	var o *sqlsink.Object
+	err := s.query(`SELECT s.type, l.type FROM sqlite_schema AS s LEFT JOIN pragma_table_list(s.name) AS l ON l.schema = 'main'
+WHERE s.name = ? COLLATE NOCASE AND s.type <> 'trigger'`, []string{name}, func(row *capi.Stmt) {
+		o = &sqlsink.Object{Name: name}
+		switch kind, table := row.String(0), row.String(1); {
+		case kind == "view":
+			o.Other = "a view"
+		case kind == "index":
+			o.Other = "an index"
+		case table != "table":
+			o.Other = "a virtual table"
+		}
+	})
+	return o, err
+}
+
+// Empty returns the indexes of the tables that have no row.
+func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
+	if err := s.look(ctx); err != nil {
+		return nil, err
+	}
+	tables := make([]string, len(names))
+	for i, name := range names {
+		tables[i] = quote(name)
+	}
+	var indexes []int
+	err := s.db.Within(ctx, func() error {
+		return s.query(sqlsink.EmptyQuery(tables), nil, func(row *capi.Stmt) { indexes = append(indexes, int(row.Int(0))) })
+	})
+	return indexes, err
+}
+
+// table describes the table of the given name, whatever the case of its letters, or what
+// else has it; nil if there is none.
 func (s *session) table(name string) (*sqlsink.Table, error) {
-	t := &sqlsink.Table{Name: name}
+	o, err := s.object(name)
+	if o == nil || err != nil {
+		return nil, err
+	}
+	t := &sqlsink.Table{Name: name, Other: o.Other}
+	if t.Other != "" {
+		return t, nil
+	}
 	r := &relation{}
 	t.Native = r
 	found := false

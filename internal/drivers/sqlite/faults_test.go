@@ -126,6 +126,14 @@ func (c *faultyConn) Stage(ctx context.Context, live *sqlsink.Layout, name strin
 	return c.f.call(func() error { return c.Conn.Stage(ctx, live, name) })
 }
 
+func (c *faultyConn) Count(ctx context.Context, l *sqlsink.Layout) (n int64, err error) {
+	err = c.f.call(func() error {
+		n, err = c.Conn.Count(ctx, l)
+		return err
+	})
+	return n, err
+}
+
 func (c *faultyConn) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
 	return c.f.call(func() error { return c.Conn.Seal(ctx, stage, live) })
 }

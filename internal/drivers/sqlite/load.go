@@ -30,7 +30,7 @@ func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) 
 		if err != nil || relationOf(live).unique(keyNames(live)) {
 			return err
 		}
-		return s.db.Exec(fmt.Sprintf("CREATE INDEX %s ON %s (%s)", quote(name+"_key"), quote(name), strings.Join(names(live.Columns[:live.Keys]), ", ")))
+		return s.db.Exec(fmt.Sprintf("CREATE INDEX %s ON %s (%s)", quote(sqlsink.Beside("key", name)), quote(name), strings.Join(names(live.Columns[:live.Keys]), ", ")))
 	})
 }
 
@@ -48,6 +48,14 @@ func plainCopy(live *sqlsink.Layout, name string) string {
 	return fmt.Sprintf("CREATE TABLE %s (%s)", quote(name), strings.Join(columns, ", "))
 }
 
+// Count counts the rows of a table.
+func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (n int64, err error) {
+	err = s.db.Within(ctx, func() error {
+		return s.query(countSQL(l), nil, func(row *capi.Stmt) { n = row.Int(0) })
+	})
+	return n, err
+}
+
 // Seal has nothing to do: a stage is indexed and has no key twice.
 func (s *session) Seal(context.Context, *sqlsink.Layout, *sqlsink.Layout) error { return nil }
 
@@ -61,7 +69,7 @@ func (t *tx) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.L
 		if err != nil {
 			return err
 		}
-		if now != nil && swappable(stage, live, now) {
+		if now != nil && live.Scope == nil && swappable(stage, live, now) {
 			return t.swap(stage, live)
 		}
 		whole := *live
@@ -97,7 +105,7 @@ func swappable(stage, live *sqlsink.Layout, now *sqlsink.Table) bool {
 // live table are made anew on the stage.
 func (t *tx) swap(stage, live *sqlsink.Layout) (err error) {
 	db := t.s.db
-	name, indexes := "", []string{dropIndexSQL(stage.Real.Name + "_key")}
+	name, indexes := "", []string{dropIndexSQL(sqlsink.Beside("key", stage.Real.Name))}
 	if err := t.s.query("SELECT type, name, sql FROM sqlite_schema WHERE tbl_name = ? COLLATE NOCASE AND type IN ('table', 'index') AND sql IS NOT NULL", []string{live.Real.Name}, func(row *capi.Stmt) {
 		if row.String(0) == "table" {
 			name = row.String(1)

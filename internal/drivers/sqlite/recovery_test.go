@@ -317,7 +317,7 @@ func TestLoadsAndBatchesShareTheWriter(t *testing.T) {
 	for i := range tables {
 		target := table(t, fmt.Sprintf("loaded%d", i), 1, "id", schema.String, "n", schema.Integer, "s", schema.String)
 		group.Go(func() error {
-			l, err := w.sink.BeginLoad(t.Context(), "job", target, sink.Replace)
+			l, err := w.sink.BeginLoad(t.Context(), "job", target, sink.Replace, sink.Scope{})
 			if err != nil {
 				return err
 			}
@@ -335,7 +335,8 @@ func TestLoadsAndBatchesShareTheWriter(t *testing.T) {
 					return err
 				}
 			}
-			return l.Finish(t.Context())
+			_, err = l.Finish(t.Context())
+			return err
 		})
 	}
 	group.Go(func() error {
@@ -362,7 +363,7 @@ func TestAWaitForTheTurnEndsWithItsContext(t *testing.T) {
 	w := newWorld(t, "")
 	target, other := thing(t), table(t, "other", 1, "id", schema.String)
 	w.apply(other, `{"id":"a"}`)
-	l, err := w.sink.BeginLoad(t.Context(), "job", target, sink.Replace)
+	l, err := w.sink.BeginLoad(t.Context(), "job", target, sink.Replace, sink.Scope{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -386,7 +387,8 @@ func TestAWaitForTheTurnEndsWithItsContext(t *testing.T) {
 			}
 		}
 	})
-	if err := errors.Join(err, l.Finish(t.Context()), l.Close(t.Context())); err != nil {
+	_, finished := l.Finish(t.Context())
+	if err := errors.Join(err, finished, l.Close(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	w.apply(other, `{"id":"b"}`)

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/shopmonkeyus/eds/internal/drivers/sqlite/capi"
+	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -14,6 +17,8 @@ import (
 type session struct {
 	dialect *dialect
 	db      *capi.DB
+	stands  bool // db is a stand-in for a file that does not exist yet
+	ready   bool // to write: the file exists, in its journal mode
 	// statements are those prepared already, by their text.
 	statements map[string]*capi.Stmt
 	args       capi.Args
@@ -23,28 +28,92 @@ type session struct {
 // maxStatements bounds how many prepared statements a session keeps.
 const maxStatements = 256
 
-// Connect opens the database file. It makes one, and the directory for it, where
-// there is none, but never once it has seen one: a file that has gone missing is
-// for a person to bring back.
+// Connect opens the database file if it exists. It makes none: the first write does, but
+// never once the file was seen. One that has gone missing is for a person to bring back.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
-	if err := d.place(); err != nil {
+	if _, err := d.place(); err != nil {
 		return nil, err
 	}
-	db, err := capi.Open(d.path, capi.Options{Create: !d.seen.Load(), BusyTimeout: d.busyTimeout, Waiting: d.waiting})
-	if err != nil {
-		return nil, d.explain(err)
+	s := &session{dialect: d, statements: make(map[string]*capi.Stmt)}
+	if d.missing() {
+		if err := s.open(ctx, standIn, false); err != nil {
+			return nil, err
+		}
+		return s, nil
 	}
-	s := &session{dialect: d, db: db, statements: make(map[string]*capi.Stmt)}
-	if err := db.Within(ctx, s.prepareSession); err != nil {
-		return nil, errors.Join(d.explain(err), db.Close())
+	if err := s.open(ctx, d.path, false); err != nil {
+		return nil, err
 	}
 	d.seen.Store(true)
 	return s, nil
 }
 
+// standIn is an empty database in memory, for reading while there is no file.
+const standIn = ":memory:"
+
+// missing reports whether the database file has yet to be made.
+func (d *dialect) missing() bool {
+	_, err := os.Stat(d.path)
+	return errors.Is(err, fs.ErrNotExist) && !d.seen.Load()
+}
+
+// open opens a database in the place of the one that is open, which stays if that fails.
+func (s *session) open(ctx context.Context, path string, create bool) error {
+	d := s.dialect
+	db, err := capi.Open(path, capi.Options{Create: create, BusyTimeout: d.busyTimeout, Waiting: d.waiting})
+	if err != nil {
+		return d.explain(err)
+	}
+	s.forgetStatements()
+	old, stood := s.db, s.stands
+	s.db, s.stands = db, path == standIn
+	if err := db.Within(ctx, s.prepareSession); err != nil {
+		s.db, s.stands = old, stood
+		return errors.Join(d.explain(err), db.Close())
+	}
+	if old == nil {
+		return nil
+	}
+	return old.Close()
+}
+
+// look opens the database file if it was made since the session began.
+func (s *session) look(ctx context.Context) error {
+	if !s.stands || s.dialect.missing() {
+		return nil
+	}
+	if err := s.open(ctx, s.dialect.path, false); err != nil {
+		return err
+	}
+	s.dialect.seen.Store(true)
+	return nil
+}
+
+// readyToWrite makes the database file, and its directory, if there is none, and sets
+// the file's journal mode.
+func (s *session) readyToWrite(ctx context.Context) error {
+	if s.ready {
+		return nil
+	}
+	if s.stands {
+		if err := os.MkdirAll(filepath.Dir(s.dialect.path), 0o755); err != nil {
+			return fault.Mark(fault.Fatal, fmt.Errorf("make the directory of the database file: %w", err))
+		}
+		if err := s.open(ctx, s.dialect.path, !s.dialect.seen.Load()); err != nil {
+			return err
+		}
+		s.dialect.seen.Store(true)
+	}
+	if err := s.db.Within(ctx, s.setJournalMode); err != nil {
+		return err
+	}
+	s.ready = true
+	return nil
+}
+
 func (d *dialect) waiting() { d.log.Debug("waiting for a lock on the database file", "file", d.path) }
 
-// prepareSession sets what holds for the connection, and what holds for the file.
+// prepareSession sets what holds for the connection.
 func (s *session) prepareSession() error {
 	d := s.dialect
 	for _, f := range []struct {
@@ -59,10 +128,13 @@ func (s *session) prepareSession() error {
 			return err
 		}
 	}
-	if err := s.db.Exec(fmt.Sprintf("PRAGMA synchronous=%s; PRAGMA cache_size=-%d; PRAGMA wal_autocheckpoint=%d; PRAGMA journal_size_limit=%d; PRAGMA foreign_keys=OFF",
-		d.synchronous, cacheKiB, autoCheckpointPages, walKept)); err != nil {
-		return err
-	}
+	return s.db.Exec(fmt.Sprintf("PRAGMA synchronous=%s; PRAGMA cache_size=-%d; PRAGMA wal_autocheckpoint=%d; PRAGMA journal_size_limit=%d; PRAGMA foreign_keys=OFF",
+		d.synchronous, cacheKiB, autoCheckpointPages, walKept))
+}
+
+// setJournalMode sets what holds for the file.
+func (s *session) setJournalMode() error {
+	d := s.dialect
 	return s.query("PRAGMA journal_mode="+d.journalMode, nil, func(row *capi.Stmt) {
 		if mode := row.String(0); mode != d.journalMode {
 			d.log.Warn("the database file does not take the journal mode", "file", d.path, "wanted", d.journalMode, "has", mode)
@@ -156,8 +228,31 @@ func (s *session) write(ctx context.Context, do func() error) error {
 	return errors.Join(err, s.db.Exec("PRAGMA writable_schema=RESET"))
 }
 
-// CanWrite makes a table in a transaction that is undone.
+// CanWrite makes a table in a transaction that is undone: if there is no file yet, in one
+// of its own where that would be made.
 func (s *session) CanWrite(ctx context.Context) error {
+	if !s.stands {
+		return s.canWriteHere(ctx)
+	}
+	place, err := s.dialect.place()
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(place, ".eds-probe-*")
+	if err != nil {
+		return fault.Mark(fault.Fatal, fmt.Errorf("make the database file in %s: %w", place, err))
+	}
+	if err = s.open(ctx, filepath.Join(dir, "probe.db"), true); err == nil {
+		err = errors.Join(s.canWriteHere(ctx), s.open(ctx, standIn, false))
+	}
+	return errors.Join(err, os.RemoveAll(dir))
+}
+
+// canWriteHere is CanWrite in the database that is open, which keeps its journal mode.
+func (s *session) canWriteHere(ctx context.Context) error {
+	was := s.ready
+	s.ready = true
+	defer func() { s.ready = was }()
 	t, err := s.begin()
 	if err != nil {
 		return err

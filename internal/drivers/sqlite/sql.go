@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -39,17 +40,22 @@ func parameters(n int) string { return "(" + strings.Repeat("?, ", n-1) + "?)" }
 // upsertSQL inserts rows from source, VALUES or a SELECT, and where the key is
 // there already updates the other columns.
 func upsertSQL(l *sqlsink.Layout, source string) string {
-	columns := names(l.Columns)
-	var b strings.Builder
-	fmt.Fprintf(&b, "INSERT INTO %s AS %s (%s)\n%s\nON CONFLICT (%s) DO ", quote(l.Real.Name), here, strings.Join(columns, ", "), source, strings.Join(columns[:l.Keys], ", "))
-	if len(columns) == l.Keys {
-		return b.String() + "NOTHING"
+	if len(l.Columns) == l.Keys {
+		return insertSQL(l, source)
 	}
-	fmt.Fprintf(&b, "UPDATE SET %s", assignments(l, "excluded."))
+	text := onConflict(l, source) + "UPDATE SET " + assignments(l, "excluded.")
 	if l.Guard {
-		fmt.Fprintf(&b, "\nWHERE %s", guard(l, "excluded."+quote(version(l).Real.Name)))
+		text += "\nWHERE " + guard(l, "excluded."+quote(version(l).Real.Name))
 	}
-	return b.String()
+	return text
+}
+
+// insertSQL inserts those rows from source whose key is not there.
+func insertSQL(l *sqlsink.Layout, source string) string { return onConflict(l, source) + "NOTHING" }
+
+func onConflict(l *sqlsink.Layout, source string) string {
+	columns := names(l.Columns)
+	return fmt.Sprintf("INSERT INTO %s AS %s (%s)\n%s\nON CONFLICT (%s) DO ", quote(l.Real.Name), here, strings.Join(columns, ", "), source, strings.Join(columns[:l.Keys], ", "))
 }
 
 // assignments sets the columns that are not of the key to those of the same name
@@ -132,9 +138,32 @@ func (c command) guarded(l *sqlsink.Layout) command {
 	return c
 }
 
-// pruneSQL deletes the rows that a stage does not have.
+// pruneSQL deletes the rows in the layout's scope that a stage does not have.
 func pruneSQL(l *sqlsink.Layout, stage string) string {
-	return fmt.Sprintf("DELETE FROM %s AS %s\nWHERE NOT EXISTS (SELECT 1 FROM %s AS %s WHERE %s)", quote(l.Real.Name), here, quote(stage), there, sameKey(l, there+"."))
+	terms := append(inScope(l), fmt.Sprintf("NOT EXISTS (SELECT 1 FROM %s AS %s WHERE %s)", quote(stage), there, sameKey(l, there+".")))
+	return fmt.Sprintf("DELETE FROM %s AS %s\nWHERE %s", quote(l.Real.Name), here, strings.Join(terms, " AND "))
+}
+
+// countSQL counts the rows in the layout's scope.
+func countSQL(l *sqlsink.Layout) string {
+	text := fmt.Sprintf("SELECT count(*) FROM %s AS %s", quote(l.Real.Name), here)
+	if terms := inScope(l); len(terms) > 0 {
+		text += "\nWHERE " + strings.Join(terms, " AND ")
+	}
+	return text
+}
+
+// inScope returns the conditions that the row that is here is in the layout's scope.
+func inScope(l *sqlsink.Layout) []string {
+	var terms []string
+	for _, w := range l.Scope {
+		values := make([]string, len(w.Values))
+		for i, v := range w.Values {
+			values[i] = literal(v)
+		}
+		terms = append(terms, fmt.Sprintf("CAST(%s.%s AS TEXT) COLLATE BINARY IN (%s)", here, quote(w.Column.Name), strings.Join(values, ", ")))
+	}
+	return terms
 }
 
 // mergeSQL upserts the rows of a stage, of which there is one a key, into the
@@ -159,9 +188,12 @@ func mergeSQL(l *sqlsink.Layout, stage string) []string {
 
 // checkpointSQL moves a checkpoint: its parameters are the new position, the
 // names it is stored under and, unless it is the first, the position it was at.
-func checkpointSQL(l *sqlsink.Layout, first bool) string {
-	if first {
+func checkpointSQL(l *sqlsink.Layout, c *sqlsink.Checkpoint, from cdc.Position) string {
+	switch {
+	case c.New(from):
 		return fmt.Sprintf(`INSERT INTO %s ("position", "stored", "stream", "consumer", "filter") VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, quote(l.Real.Name))
+	case c.Epoch > 0:
+		return fmt.Sprintf(`UPDATE %s SET "position" = ?, "stored" = ?, "seen" = ? WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ? AND "stored" = ? AND "epoch" = ? AND coalesce("generation", 0) = ?`, quote(l.Real.Name))
 	}
 	return fmt.Sprintf(`UPDATE %s SET "position" = ?, "stored" = ? WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ? AND "stored" = ?`, quote(l.Real.Name))
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/golden"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
@@ -120,12 +121,17 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 		show("delete from "+l.Real.Name, w.remove.sql)
 		show("merge a stage into "+l.Real.Name, mergeSQL(l, "_eds_load_"+l.Real.Name)...)
 		show("delete from "+l.Real.Name+" what a stage does not have", pruneSQL(l, "_eds_load_"+l.Real.Name))
+		some := *l
+		some.Scope = []sqlsink.Within{{Column: l.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}
+		show("delete of some rows of "+l.Real.Name+" what a stage does not have", pruneSQL(&some, "_eds_load_"+l.Real.Name), countSQL(&some))
 		selected, _ := selection(l)
 		show("read "+l.Real.Name, selected)
 	}
 	l := newLayout(t, s, "_eds_checkpoint", 3, "stream", "consumer", "filter", "position", "stored")
-	show("write the first checkpoint", checkpointSQL(l, true))
-	show("move a checkpoint", checkpointSQL(l, false))
+	at := cdc.Position{Sequence: 1}
+	show("write the first checkpoint", checkpointSQL(l, &sqlsink.Checkpoint{}, cdc.Position{}))
+	show("move a checkpoint", checkpointSQL(l, &sqlsink.Checkpoint{}, at))
+	show("move a checkpoint of this writer", checkpointSQL(l, &sqlsink.Checkpoint{Epoch: 1}, at))
 	golden.Compare(t, "statements.sql", out.String())
 }
 

@@ -10,12 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/shopmonkeyus/eds/internal/durable"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
@@ -36,6 +36,7 @@ func Driver() sink.Driver {
 		KeepsRows: true,
 		Imports:   true,
 		URL:       urlOf,
+		Identity:  identity,
 		Open:      open,
 	}
 }
@@ -106,10 +107,10 @@ func newDialect(target *url.URL, env sink.Env) (*dialect, error) {
 	if d.busyTimeout, err = timeoutOf(query.Get("busy_timeout")); err != nil {
 		return nil, err
 	}
-	if d.journalMode, err = oneOf(query, "journal_mode", "wal", "delete", "truncate", "persist"); err != nil {
+	if d.journalMode, err = sink.ChoiceOf(query, "journal_mode", "wal", "delete", "truncate", "persist"); err != nil {
 		return nil, err
 	}
-	if d.synchronous, err = oneOf(query, "synchronous", "full", "extra", "normal"); err != nil {
+	if d.synchronous, err = sink.ChoiceOf(query, "synchronous", "full", "extra", "normal"); err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -140,6 +141,15 @@ func pathOf(target *url.URL) (string, error) {
 	return filepath.Abs(filepath.FromSlash(path))
 }
 
+// identity returns the database file, past all symbolic links.
+func identity(target *url.URL) string {
+	path, err := pathOf(target)
+	if err != nil {
+		return sink.JoinIdentity("sqlite", target.Host, target.Path, nil)
+	}
+	return sink.JoinIdentity("sqlite", "", filepath.ToSlash(durable.Resolve(path)), nil)
+}
+
 // timeoutOf reads a duration, or as SQLite has it a number of milliseconds.
 func timeoutOf(text string) (time.Duration, error) {
 	if text == "" {
@@ -150,21 +160,9 @@ func timeoutOf(text string) (time.Duration, error) {
 		timeout, err = time.Duration(ms)*time.Millisecond, nil
 	}
 	if err != nil || timeout < 0 || timeout > time.Hour {
-		return 0, fmt.Errorf("option busy_timeout is %q; it should be a duration of up to an hour, like 5s, or milliseconds", text)
+		return 0, errors.New("option busy_timeout should be a duration of up to an hour, like 5s, or milliseconds")
 	}
 	return timeout, nil
-}
-
-// oneOf returns the value of an option, the first of allowed where it is not given.
-func oneOf(query url.Values, name string, allowed ...string) (string, error) {
-	value := strings.ToLower(query.Get(name))
-	if value == "" {
-		return allowed[0], nil
-	}
-	if !slices.Contains(allowed, value) {
-		return "", fmt.Errorf("option %s is %q; it should be one of %s", name, value, strings.Join(allowed, ", "))
-	}
-	return value, nil
 }
 
 // urlOf builds a URL from the values of Driver's Fields.
@@ -187,17 +185,15 @@ func urlOf(values map[string]string) (string, []sink.FieldError) {
 	return "sqlite://" + escaped, nil
 }
 
-// place makes the directory of the database file, before the file was ever seen.
-func (d *dialect) place() error {
-	if d.seen.Load() {
-		return nil
-	}
-	directory := filepath.Dir(d.path)
-	if err := os.MkdirAll(directory, 0o755); err != nil {
-		return fault.Mark(fault.Fatal, fmt.Errorf("make the directory of the database file: %w", err))
-	}
+// place returns the nearest directory that exists at or above that of the database file.
+// It makes none.
+func (d *dialect) place() (string, error) {
 	if info, err := os.Stat(d.path); err == nil && info.IsDir() {
-		return fault.Mark(fault.Fatal, fmt.Errorf("%s is a directory, not a database file", d.path))
+		return "", fault.Mark(fault.Fatal, fmt.Errorf("%s is a directory, not a database file", d.path))
 	}
-	return nil
+	directory, err := durable.Existing(filepath.Dir(d.path))
+	if err != nil {
+		return "", fault.Mark(fault.Fatal, fmt.Errorf("find the directory of the database file: %w", err))
+	}
+	return directory, nil
 }

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"path/filepath"
@@ -107,7 +108,7 @@ func (w *world) apply(t *schema.Table, images ...string) {
 // load replaces the table's rows, or merges into them.
 func (w *world) load(t *schema.Table, mode sink.LoadMode, images ...string) {
 	w.Helper()
-	l, err := w.sink.BeginLoad(w.Context(), "job", t, mode)
+	l, err := w.sink.BeginLoad(w.Context(), "job", t, mode, sink.Scope{})
 	if err != nil {
 		w.Fatalf("begin to load: %v", err)
 	}
@@ -122,7 +123,7 @@ func (w *world) load(t *schema.Table, mode sink.LoadMode, images ...string) {
 	}); err != nil {
 		w.Fatalf("load: %v", err)
 	}
-	if err := l.Finish(w.Context()); err != nil {
+	if _, err := l.Finish(w.Context()); err != nil {
 		w.Fatalf("finish: %v", err)
 	}
 	if err := l.Close(w.Context()); err != nil {
@@ -249,7 +250,7 @@ func TestTablesOfEveryMakeAreWritten(t *testing.T) {
 			w.want(rows, "x|3", "y|2")
 			w.load(thing, sink.Merge, `{"id":"x","n":5}`, `{"id":"z","n":6}`, `{"id":"z","n":7}`)
 			w.want(rows, "x|5", "y|2", "z|7")
-			w.load(thing, sink.Replace)
+			w.load(thing, sink.ReplaceOrEmpty)
 			w.want(rows)
 			w.apply(thing, `{"id":"a","n":1}`)
 			w.want(rows, "a|1")
@@ -364,8 +365,20 @@ func TestTablesAndColumnsThatAreGoneComeBack(t *testing.T) {
 	w.want("SELECT s, id, n FROM thing", "z|d|4")
 	mustExec(t, w.user, "ALTER TABLE thing RENAME COLUMN id TO ident")
 	err := w.sink.Apply(t.Context(), w.batch(thing, `-{"id":"d"}`))
-	if err != nil {
+	if !errors.As(err, new(*sink.TableError)) || fault.Of(err) != fault.Fatal {
 		t.Errorf("got %v", err)
 	}
-	w.want("SELECT ident, id FROM thing", "d|")
+	w.want("SELECT ident FROM thing", "d")
+}
+
+// TestMigrate_RefusesColumnsThatDifferOnlyInCase is that of a table, and not of others.
+func TestMigrate_RefusesColumnsThatDifferOnlyInCase(t *testing.T) {
+	w := newWorld(t, "")
+	twice, thing := table(t, "twice", 1, "id", schema.String, "userId", schema.String, "userID", schema.String), table(t, "thing", 1, "id", schema.String)
+	_, err := w.sink.Migrate(t.Context(), []*schema.Table{twice, thing})
+	refused := new(sink.TableError)
+	if !errors.As(err, &refused) || refused.Table != "twice" || fault.Of(err) != fault.Fatal || errors.Is(err, sink.ErrMissing) {
+		t.Errorf("want a fatal *sink.TableError, got %v", err)
+	}
+	w.want("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '\\_eds%' ESCAPE '\\'", "thing")
 }

@@ -36,7 +36,11 @@ func (t *tx) within(ctx context.Context, do func() error) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if err := t.s.db.Within(ctx, t.s.lock); err != nil {
+		err := t.s.readyToWrite(ctx)
+		if err == nil {
+			err = t.s.db.Within(ctx, t.s.lock)
+		}
+		if err != nil {
 			<-t.s.dialect.turn
 			return err
 		}

@@ -49,28 +49,29 @@ func (t *tx) Write(ctx context.Context, w *sqlsink.Write) error {
 		s, st := t.s, t.s.statementsOf(w.Layout)
 		for i := range w.Deletes {
 			if err := s.execRow(ctx, &st.remove, &st.encoder, &w.Deletes[i], w.Synced); err != nil {
-				return fmt.Errorf("delete from table %q: %w", w.Layout.Real.Name, err)
+				return sqlsink.About(w.Layout, fmt.Errorf("delete from table %q: %w", w.Layout.Real.Name, err))
 			}
 		}
 		for i := range w.Upserts {
-			if err := s.upsert(ctx, st, &w.Upserts[i], w.Synced); err != nil {
-				return fmt.Errorf("write into table %q: %w", w.Layout.Real.Name, err)
+			if _, err := s.upsert(ctx, st, &w.Upserts[i], w.Synced); err != nil {
+				return sqlsink.About(w.Layout, fmt.Errorf("write into table %q: %w", w.Layout.Real.Name, err))
 			}
 		}
 		return nil
 	})
 }
 
-func (s *session) upsert(ctx context.Context, st *statements, row *change.Row, synced time.Time) error {
+// upsert writes a row, and reports whether the second of two commands did.
+func (s *session) upsert(ctx context.Context, st *statements, row *change.Row, synced time.Time) (second bool, err error) {
 	for i := range st.upsert {
 		if i > 0 && s.db.Changes() > 0 {
-			return nil
+			return false, nil
 		}
 		if err := s.execRow(ctx, &st.upsert[i], &st.encoder, row, synced); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return len(st.upsert) > 1 && s.db.Changes() > 0, nil
 }
 
 // execRow executes the command with the row's values.
@@ -93,7 +94,7 @@ func (s *session) execRow(ctx context.Context, c *command, e *encoder, row *chan
 // Checkpoint moves the stored checkpoint from where it is thought to be.
 func (t *tx) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	return t.within(ctx, func() error {
-		sql := checkpointSQL(l, from == cdc.Position{})
+		sql := checkpointSQL(l, &c, from)
 		p, err := t.s.prepare(sql)
 		if err != nil {
 			return err
@@ -102,12 +103,19 @@ func (t *tx) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Positio
 		a.Reset()
 		a.Int(int64(c.Position.Sequence))
 		a.Int(c.Position.Stored)
+		if c.Epoch > 0 {
+			a.Int(c.Seen)
+		}
 		a.String(c.Stream)
 		a.String(c.Consumer)
 		a.String(c.Filter)
-		if from != (cdc.Position{}) {
+		if !c.New(from) {
 			a.Int(int64(from.Sequence))
 			a.Int(from.Stored)
+		}
+		if c.Epoch > 0 {
+			a.Int(c.Epoch)
+			a.Int(c.Generation)
 		}
 		if _, err := p.Exec(a); err != nil {
 			return fmt.Errorf("write the checkpoint: %w", err)
@@ -116,5 +124,12 @@ func (t *tx) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Positio
 			return sqlsink.ErrMoved
 		}
 		return nil
+	})
+}
+
+// Raise raises the generation of all checkpoints.
+func (t *tx) Raise(ctx context.Context, l *sqlsink.Layout) error {
+	return t.within(ctx, func() error {
+		return t.execAll(fmt.Sprintf(`UPDATE %s SET "generation" = coalesce("generation", 0) + 1`, quote(l.Real.Name)))
 	})
 }

@@ -1,23 +1,26 @@
 package sqlserver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
 // relation is what we know of a table beside its columns.
 type relation struct {
+	id string // object_id
 	// plain: nothing reacts to how rows are written, and nothing keeps the
 	// table from being truncated.
 	plain bool
 	// merges: MERGE may write it. Not where it has defects: into a table with a
 	// filtered index, an indexed view, a history or an INSTEAD OF trigger, or
-	// where it is refused, as in memory-optimised tables and in views.
+	// where it is refused, as in memory-optimised tables.
 	merges bool
 }
 
@@ -58,7 +61,8 @@ COALESCE((SELECT t.temporal_type FROM sys.tables AS t WHERE t.object_id = o.obje
 (SELECT COUNT(*) FROM sys.triggers AS g WHERE g.parent_id = o.object_id AND g.is_instead_of_trigger = 1),
 (SELECT COUNT(*) FROM sys.foreign_keys AS f WHERE f.parent_object_id = o.object_id OR f.referenced_object_id = o.object_id),
 (SELECT COUNT(*) FROM sys.sql_expression_dependencies AS d INNER JOIN sys.indexes AS v ON v.object_id = d.referencing_id WHERE d.referenced_id = o.object_id),
-(SELECT COUNT(*) FROM sys.indexes AS i WHERE i.object_id = o.object_id AND i.has_filter = 1)
+(SELECT COUNT(*) FROM sys.indexes AS i WHERE i.object_id = o.object_id AND i.has_filter = 1),
+o.object_id
 FROM sys.objects AS o
 INNER JOIN sys.schemas AS s ON s.schema_id = o.schema_id
 WHERE s.name = @p1 AND o.type IN ('U', 'V') AND o.name IN (%s)`
@@ -76,7 +80,71 @@ ORDER BY o.name, x.key_ordinal`
 // namesAtOnce bounds how many tables one query asks for.
 const namesAtOnce = 500
 
-// Tables describes those of the named tables, views included, that exist.
+// objectQuery lists objects of a schema.
+const objectQuery = `SELECT o.name, o.type, o.object_id
+FROM sys.objects AS o
+INNER JOIN sys.schemas AS s ON s.schema_id = o.schema_id
+WHERE s.name = @p1 AND o.name IN (%s)`
+
+// kinds are what has the name of a table and is none (sys.objects.type).
+var kinds = map[string]string{"V": "a view", "SN": "a synonym", "SO": "a sequence"}
+
+// Objects describes those of the named objects that exist, with their object ids.
+func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
+	var objects []sqlsink.Object
+	for some := range slices.Chunk(names, namesAtOnce) {
+		list, params, asked := s.ask(some)
+		rows, err := s.query(ctx, "read the catalogue", fmt.Sprintf(objectQuery, list), params...)
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range rows {
+			o := sqlsink.Object{Name: asked[strings.ToLower(row.text(0))], ID: row.text(2)}
+			if kind := strings.TrimSpace(row.text(1)); kind != "U" {
+				o.Other = cmp.Or(kinds[kind], "an object of type "+kind)
+			}
+			objects = append(objects, o)
+		}
+	}
+	return objects, nil
+}
+
+// PlacedID returns the object id of the live table, which stays.
+func (s *session) PlacedID(_, live *sqlsink.Layout, _ sink.LoadMode) string {
+	return live.Real.Native.(*relation).id
+}
+
+// Empty returns the indexes of the tables that have no row.
+func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
+	tables := make([]string, len(names))
+	for i, name := range names {
+		tables[i] = s.dialect.qualify(name)
+	}
+	rows, err := s.query(ctx, "look for rows", sqlsink.EmptyQuery(tables))
+	if err != nil {
+		return nil, err
+	}
+	indexes := make([]int, len(rows))
+	for i, row := range rows {
+		indexes[i] = int(row.integer(0))
+	}
+	return indexes, nil
+}
+
+// ask returns names as parameters after the schema's, their markers, and the names by
+// their lower case: the server finds a name in whatever case.
+func (s *session) ask(names []string) (list string, params []string, asked map[string]string) {
+	params, asked = []string{s.namespace}, make(map[string]string)
+	var markers []string
+	for _, name := range names {
+		params = append(params, name)
+		markers = append(markers, fmt.Sprintf("@p%d", len(params)))
+		asked[strings.ToLower(name)] = name
+	}
+	return strings.Join(markers, ", "), params, asked
+}
+
+// Tables describes those of the named tables that exist, and views with such a name.
 func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
 	var tables []*sqlsink.Table
 	for some := range slices.Chunk(names, namesAtOnce) {
@@ -90,16 +158,7 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 }
 
 func (s *session) tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
-	params := []string{s.namespace}
-	var markers []string
-	// The server finds a name in whatever case; it goes on under the name asked for.
-	asked := make(map[string]string)
-	for _, name := range names {
-		params = append(params, name)
-		markers = append(markers, fmt.Sprintf("@p%d", len(params)))
-		asked[strings.ToLower(name)] = name
-	}
-	list := strings.Join(markers, ", ")
+	list, params, asked := s.ask(names) // it goes on under the name asked for
 	rows, err := s.query(ctx, "read the catalogue", fmt.Sprintf(columnQuery, list), params...)
 	if err != nil || len(rows) == 0 {
 		return nil, err
@@ -131,11 +190,15 @@ func (s *session) describeTables(ctx context.Context, tables map[string]*sqlsink
 		if t == nil {
 			continue
 		}
-		view, memory, history := row.truth(1), row.truth(2), row.truth(3)
+		if row.truth(1) {
+			t.Other, t.Columns = "a view", nil
+		}
+		memory, history := row.truth(2), row.truth(3)
 		triggers, instead, foreign, indexedViews, filtered := row.truth(4), row.truth(5), row.truth(6), row.truth(7), row.truth(8)
 		*t.Native.(*relation) = relation{
-			plain:  !view && !memory && !history && !triggers && !foreign && !indexedViews,
-			merges: !view && !memory && !history && !instead && !indexedViews && !filtered,
+			id:     row.text(9),
+			plain:  !memory && !history && !triggers && !foreign && !indexedViews,
+			merges: !memory && !history && !instead && !indexedViews && !filtered,
 		}
 	}
 	return nil

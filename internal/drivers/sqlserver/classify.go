@@ -30,7 +30,7 @@ func classifyNumber(number int32) sqlsink.Verdict {
 	switch number {
 	case 220, 232, 241, 242, 244, 245, 248, 257, 295, 296, 402, 529, 2628, 4815, 4863, 4864, 4879, 6354, 8023, 8114, 8115, 8134, 8152, 8169, 9420, 13609: // the value does not fit its column
 		return sqlsink.Verdict{Class: fault.Poison}
-	case 334, 515, 530, 544, 547, 550, 1505, 1946, 2601, 2627, 3609, 3616, 5074, 4922, 4924, 4928, 511, 1701, 1702, 8672: // a constraint, a trigger, a limit, or what depends on a column refuses it
+	case 334, 515, 530, 544, 547, 550, 1505, 1946, 2601, 2627, 3609, 3616, 5074, 4922, 4924, 4928, 511, 1701, 1702, 8672, 103, 131, 1919, 1944, 2717: // a constraint, a trigger, a limit, or what depends on a column refuses it
 		return sqlsink.Verdict{Class: fault.Poison}
 	case 229, 230, 262, 297, 300, 1088, 2760, 15151, 15247, 15517: // a permission is missing
 		return sqlsink.Verdict{Class: fault.Fatal}

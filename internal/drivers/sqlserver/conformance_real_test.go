@@ -26,12 +26,38 @@ func TestRealConformance(t *testing.T) {
 	sinktest.Run(t, sinktest.Config{
 		Driver: Driver(), PadsKeys: true,
 		URL: func(t testing.TB) string { return newRealDatabase(t, *server) },
+		Untouched: func(t testing.TB) (string, func() string) {
+			raw := newRealDatabase(t, *server)
+			u, err := url.Parse(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			query := u.Query()
+			query.Set("schema", "mine")
+			u.RawQuery = query.Encode()
+			return u.String(), func() string { return objectsOf(t, raw) }
+		},
 		Foreign: func(t testing.TB, raw, table string) {
 			u, err := url.Parse(raw)
 			if err != nil {
 				t.Fatal(err)
 			}
 			realExec(t, u, foreign(table))
+		},
+		Views: true,
+		SQL: func(t testing.TB, raw, statement string) {
+			u, err := url.Parse(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			realExec(t, u, statement)
+		},
+		LoseStage: func(t testing.TB, raw, job, table, id string) {
+			u, err := url.Parse(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			realExec(t, u, loseStage(job, table, id))
 		},
 		Faulty: func(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Faults) {
 			u, err := url.Parse(raw)

@@ -60,15 +60,58 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	}
 	plain := url.URL{Scheme: "sqlserver", User: target.User, Host: target.Host, Path: "/" + instance, RawQuery: query.Encode()}
 	d.dsn = plain.String()
-	if d.config, err = msdsn.Parse(d.dsn); err != nil {
-		return nil, shared, fmt.Errorf("read the options of the sqlserver url: %s", redact(err.Error(), target))
+	if err := checkOptions(query); err != nil {
+		return nil, shared, err
 	}
-	if d.entra {
-		if _, err := azuread.NewConnector(d.dsn); err != nil {
-			return nil, shared, fmt.Errorf("read the options of the sqlserver url: %s", redact(err.Error(), target))
+	for _, name := range []string{"certificate", "servercertificate", "clientcertpath", "tokenfilepath"} {
+		if _, err := sink.FileOf(query, name); err != nil {
+			return nil, shared, err
 		}
 	}
+	if d.config, err = msdsn.Parse(d.dsn); err != nil {
+		return nil, shared, sink.RefusedOption(query, func(one url.Values) bool {
+			plain.RawQuery = one.Encode()
+			_, err := msdsn.Parse(plain.String())
+			return err == nil
+		})
+	}
+	if !d.entra {
+		return d, shared, nil
+	}
+	if _, err := sink.ChoiceOf(query, "fedauth", fedauths...); err != nil {
+		return nil, shared, errors.New("option fedauth names no way to sign in with Entra ID, such as ActiveDirectoryServicePrincipal, ActiveDirectoryManagedIdentity or ActiveDirectoryDefault; see: eds server help sqlserver")
+	}
+	// What else can be wrong is told without values.
+	if _, err := azuread.NewConnector(d.dsn); err != nil {
+		return nil, shared, fmt.Errorf("read the options of the sqlserver url: %w", err)
+	}
 	return d, shared, nil
+}
+
+// checkOptions checks the options that are most often wrong: what the driver says
+// of them quotes them.
+func checkOptions(query url.Values) error {
+	if _, err := sink.ChoiceOf(query, "encrypt", "true", "yes", "1", "t", "mandatory", "strict", "false", "no", "0", "f", "optional", "disable"); err != nil {
+		return errors.New("option encrypt should be true, strict, false or disable")
+	}
+	if _, err := sink.BoolOf(query, "trustservercertificate", false); err != nil {
+		return err
+	}
+	for _, name := range []string{"dial timeout", "connection timeout", "keepalive"} {
+		if _, err := sink.IntOf(query, name, 0, 0, 86_400); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fedauths are the ways to sign in with Entra ID; none is the default.
+var fedauths = []string{
+	azuread.ActiveDirectoryDefault, azuread.ActiveDirectoryPassword, azuread.ActiveDirectoryServicePrincipal, azuread.ActiveDirectoryApplication,
+	azuread.ActiveDirectoryServicePrincipalAccessToken, azuread.ActiveDirectoryManagedIdentity, azuread.ActiveDirectoryMSI,
+	azuread.ActiveDirectoryWorkloadIdentity, azuread.ActiveDirectoryEnvironment, azuread.ActiveDirectoryAzCli, azuread.ActiveDirectoryAzureDeveloperCli,
+	azuread.ActiveDirectoryIntegrated, azuread.ActiveDirectoryInteractive, azuread.ActiveDirectoryDeviceCode, azuread.ActiveDirectoryAzurePipelines,
+	azuread.ActiveDirectoryClientAssertion, azuread.ActiveDirectoryOnBehalfOf,
 }
 
 // packetSize is the largest packet that an encrypted connection may have.
@@ -88,14 +131,6 @@ func lowerOptions(target *url.URL) (url.Values, error) {
 	lower := *target
 	lower.RawQuery = query.Encode()
 	return query, sink.CheckOptions(&lower, known, otherOptions...)
-}
-
-// redact takes the URL's password out of an error's text.
-func redact(text string, target *url.URL) string {
-	if password, ok := target.User.Password(); ok && password != "" {
-		text = strings.ReplaceAll(strings.ReplaceAll(text, password, "***"), url.QueryEscape(password), "***")
-	}
-	return text
 }
 
 // connector returns what makes connections, each of which wire gets hold of.

@@ -68,6 +68,9 @@ func (d *dialect) FoldsCase() bool { return true }
 // quote quotes an identifier.
 func quote(name string) string { return "[" + strings.ReplaceAll(name, "]", "]]") + "]" }
 
+// literal returns text as a string constant.
+func literal(text string) string { return "N'" + strings.ReplaceAll(text, "'", "''") + "'" }
+
 // qualify returns the quoted name of a table, with its schema.
 func (d *dialect) qualify(table string) string {
 	return quote(*d.namespace.Load()) + "." + quote(table)

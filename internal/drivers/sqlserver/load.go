@@ -17,6 +17,10 @@ import (
 // Exec runs DDL as one transaction, each statement as a batch of its own: one
 // that follows ALTER TABLE in its batch would not know the column.
 func (s *session) Exec(ctx context.Context, statements []string) error {
+	if err := s.makeSchema(ctx); err != nil {
+		return err
+	}
+	s.lacksSchema = false
 	tx := &transaction{session: s}
 	err := tx.open(ctx)
 	for _, statement := range statements {
@@ -86,8 +90,45 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 	return load.done()
 }
 
-// Seal gives the staging table its primary key, after removing rows whose key
-// was loaded again later.
+// Count counts the rows of a table.
+func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
+	return s.count(ctx, "count rows", countText(s.shape(l)))
+}
+
+func countText(sh *shape) string {
+	text := "SELECT COUNT_BIG(*) FROM " + sh.table
+	if terms := sh.inScope(); len(terms) > 0 {
+		text += " AS T\nWHERE " + strings.Join(terms, " AND ")
+	}
+	return text + ";"
+}
+
+// inScope returns the conditions that a row of T is in the layout's scope.
+func (sh *shape) inScope() []string {
+	var terms []string
+	for _, w := range sh.layout.Scope {
+		values := make([]string, len(w.Values))
+		for i, v := range w.Values {
+			values[i] = literal(v)
+		}
+		terms = append(terms, fmt.Sprintf("CAST(T.%s AS NVARCHAR(MAX)) COLLATE %s IN (%s)", quote(w.Column.Name), binary, strings.Join(values, ", ")))
+	}
+	return terms
+}
+
+// count returns the one number that a query answers.
+func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
+	rows, err := s.query(ctx, what, sql)
+	if err != nil {
+		return 0, err
+	}
+	if len(rows) != 1 {
+		return 0, fmt.Errorf("%s: the server answered no row", what)
+	}
+	return rows[0].integer(0), nil
+}
+
+// Seal gives the staging table its primary key.
 func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 	if len(stage.Real.Key) > 0 {
 		return nil
@@ -95,11 +136,27 @@ func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 	sh := s.shape(stage)
 	err := s.exec(ctx, "index the staged rows", sealText(sh))
 	if e := new(serverError); errors.As(err, &e) && e.number == 1505 {
-		if err = s.exec(ctx, "remove rows that were loaded twice", dedupText(sh)); err == nil {
-			err = s.exec(ctx, "index the staged rows", sealText(sh))
+		rows, err := s.count(ctx, "count rows that were staged twice", duplicatesText(sh))
+		if err != nil {
+			return err
 		}
+		return &sqlsink.DuplicatesError{Rows: rows}
 	}
 	return err
+}
+
+// duplicatesText counts the rows that dedupText removes.
+func duplicatesText(stage *shape) string {
+	keys := stage.names(stage.all()[:stage.layout.Keys], "")
+	return fmt.Sprintf("SELECT COALESCE(SUM(n - 1), 0)\nFROM (SELECT COUNT_BIG(*) AS n FROM %s GROUP BY %s HAVING COUNT_BIG(*) > 1) AS S;", stage.table, keys)
+}
+
+// Deduplicate keeps the last row of each key.
+func (tx *transaction) Deduplicate(ctx context.Context, stage *sqlsink.Layout) error {
+	if err := tx.open(ctx); err != nil {
+		return err
+	}
+	return tx.exec(ctx, "remove rows that were staged twice", dedupText(tx.shape(stage)))
 }
 
 func sealText(stage *shape) string {
@@ -132,9 +189,9 @@ func dedupText(stage *shape) string {
 }
 
 // Place puts the staged rows in place of the live table's, or upserts them. The
-// live table stays, and what hangs on it: where nothing reacts to its rows, they
-// are replaced; else only those are touched that differ in key, so that columns
-// of others keep their values.
+// live table stays, and what hangs on it: if nothing reacts to its rows and all of them
+// are replaced, it is truncated; else only those rows are touched that differ in key, so
+// that columns of others keep their values.
 func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	if err := tx.open(ctx); err != nil {
 		return err
@@ -155,15 +212,17 @@ func placeTexts(sh *shape, stage string, mode sink.LoadMode) []string {
 	switch {
 	case mode == sink.Merge:
 		return []string{sh.upsert(source, true), drop}
-	case sh.layout.Real.Native.(*relation).plain && len(sh.columns) == len(sh.layout.Real.Columns):
+	case sh.layout.Scope == nil && sh.layout.Real.Native.(*relation).plain && len(sh.columns) == len(sh.layout.Real.Columns):
 		return []string{
 			"TRUNCATE TABLE " + sh.table,
 			sh.withIdentity("INSERT INTO " + sh.table + " WITH (TABLOCK) (" + names + ")\nSELECT " + sh.expressions() + "\nFROM " + source + ";"),
 			drop,
 		}
 	}
+	terms := append(sh.inScope(), "NOT EXISTS (SELECT 1 FROM "+source+" WHERE "+sh.matches()+")")
 	return []string{
-		"DELETE T\nFROM " + sh.table + " AS T\nWHERE NOT EXISTS (SELECT 1 FROM " + source + " WHERE " + sh.matches() + ");",
+		// Another load that replaces rows of the table waits for the end of this one.
+		"DELETE T\nFROM " + sh.table + " AS T WITH (TABLOCKX)\nWHERE " + strings.Join(terms, " AND ") + ";",
 		sh.upsert(source, false), // a snapshot that replaces a table replaces newer rows too
 		drop,
 	}

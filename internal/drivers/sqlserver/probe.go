@@ -8,10 +8,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// CanWrite makes a table, writes to it, and rolls back.
+// CanWrite makes a table, and the schema if it does not exist, writes to it, and rolls
+// back.
 func (s *session) CanWrite(ctx context.Context) error {
 	tx := &transaction{session: s}
 	err := tx.open(ctx)
+	if err == nil {
+		err = s.makeSchema(ctx)
+	}
 	probe := quote(s.namespace) + "." + quote(fmt.Sprintf("_eds_probe_%d", s.number))
 	for _, statement := range []string{"CREATE TABLE " + probe + " (a INT NOT NULL)", "INSERT INTO " + probe + " (a) VALUES (1)", "DROP TABLE " + probe} {
 		if err == nil {

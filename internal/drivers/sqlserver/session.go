@@ -23,14 +23,16 @@ type session struct {
 	broken  bool // of no use any more
 
 	namespace string
-	number    int64           // of the session, at the server
-	flushes   bool            // a commit is durable only once the log was flushed
-	stages    map[string]bool // temporary tables of the session
-	row       []any           // room for the values of a row
-	scratch   []byte          // room for a metadata value
+	// lacksSchema: the schema that the URL names does not exist yet.
+	lacksSchema bool
+	number      int64           // of the session, at the server
+	flushes     bool            // a commit is durable only once the log was flushed
+	stages      map[string]bool // temporary tables of the session
+	row         []any           // room for the values of a row
+	scratch     []byte          // room for a metadata value
 }
 
-// Connect opens a session, and makes the schema that the URL names.
+// Connect opens a session.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
 func (d *dialect) connect(ctx context.Context) (*session, error) {
@@ -77,20 +79,27 @@ func (s *session) prepare(ctx context.Context) error {
 	return s.findSchema(ctx)
 }
 
-// findSchema makes the schema that the URL names, where it does not exist.
+// findSchema looks for the schema that the URL names. One that does not exist is made
+// with the first table.
 func (s *session) findSchema(ctx context.Context) error {
 	if s.dialect.schema == "" {
 		return nil
 	}
 	s.namespace = s.dialect.schema
 	rows, err := s.query(ctx, "look for the schema", "SELECT name FROM sys.schemas WHERE name = @p1", s.namespace)
-	if err != nil || len(rows) > 0 {
-		return err
+	s.lacksSchema = err == nil && len(rows) == 0
+	return err
+}
+
+// makeSchema makes the schema if it does not exist.
+func (s *session) makeSchema(ctx context.Context) error {
+	if !s.lacksSchema {
+		return nil
 	}
-	err = s.exec(ctx, "create the schema", "CREATE SCHEMA "+quote(s.namespace))
+	err := s.exec(ctx, "create the schema", "CREATE SCHEMA "+quote(s.namespace))
 	if e := new(serverError); errors.As(err, &e) {
 		switch e.number {
-		case 2714, 2759: // somebody else has just made it
+		case 2714, 2759: // another session has just made it
 			return nil
 		case 262, 2760, 15151:
 			return fault.Mark(fault.Fatal, fmt.Errorf("schema %q does not exist and user %q may not create it; run: CREATE SCHEMA %s AUTHORIZATION %s",

@@ -109,9 +109,11 @@ func allStatements(t testing.TB) *script {
 		s.add("stage a load of "+l.Real.Name, stageText(sh, "[dbo].[_eds_load_x]"))
 		s.add("replace the rows of "+l.Real.Name, placeTexts(sh, "[dbo].[_eds_load_x]", sink.Replace)...)
 		s.add("merge into "+l.Real.Name, placeTexts(sh, "[dbo].[_eds_load_x]", sink.Merge)...)
+		l.Scope = []sqlsink.Within{{Column: l.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}
+		s.add("replace some rows of "+l.Real.Name, append(placeTexts(sh, "[dbo].[_eds_load_x]", sink.Replace), countText(sh))...)
 	}
 	stage := newShape(layoutOf(t, "_eds_load_x", plainTable, 2, text, n, name), "[dbo].[_eds_load_x]", nil)
-	s.add("seal a stage", sealText(stage), dedupText(stage), "DROP TABLE IF EXISTS [dbo].[_eds_load_x]")
+	s.add("seal a stage", countText(stage), sealText(stage), duplicatesText(stage), dedupText(stage), "DROP TABLE IF EXISTS [dbo].[_eds_load_x]")
 	s.add("move the checkpoint", fmt.Sprintf(insertCheckpoint, "[dbo].[_eds_checkpoint]"), fmt.Sprintf(updateCheckpoint, "[dbo].[_eds_checkpoint]"))
 	s.add("end a transaction", "BEGIN TRANSACTION", "COMMIT TRANSACTION", "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION", "EXECUTE sys.sp_flush_log")
 	return s

@@ -2,11 +2,15 @@
 package sqlserver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"unicode/utf16"
+
+	"github.com/microsoft/go-mssqldb/azuread"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
@@ -25,8 +29,45 @@ func Driver() sink.Driver {
 		Fields:    fields(),
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
 		KeepsRows: true, Imports: true,
-		URL: buildURL, Open: open,
+		URL: buildURL, Open: open, Borrows: borrows, Identity: identity,
 	}
+}
+
+// identity returns the server or its instance, the database and the schema.
+func identity(target *url.URL) string {
+	query := make(url.Values)
+	for name, values := range target.Query() {
+		query[strings.ToLower(name)] = values
+	}
+	instance, database := query.Get("instance"), query.Get("database")
+	if path := strings.Trim(target.Path, "/"); database == "" {
+		database = path
+	} else if instance == "" {
+		instance = path
+	}
+	port := target.Port()
+	if instance == "" {
+		port = cmp.Or(port, "1433")
+	}
+	named := sink.PickOptions(query, "schema")
+	if port == "" {
+		named.Set("instance", strings.ToLower(instance))
+	}
+	return sink.JoinIdentity("sqlserver", sink.HostIdentity(target.Hostname(), port, ""), database, named)
+}
+
+// borrows finds what a server is sent of this machine. It chooses itself what the token
+// is good for.
+func borrows(target *url.URL) string {
+	for name, values := range target.Query() {
+		own := slices.ContainsFunc([]string{azuread.ActiveDirectoryPassword, azuread.ActiveDirectoryServicePrincipal, azuread.ActiveDirectoryServicePrincipalAccessToken}, func(auth string) bool {
+			return strings.EqualFold(values[0], auth)
+		})
+		if strings.EqualFold(name, "fedauth") && values[0] != "" && !own {
+			return "a fedauth with the identity of this machine"
+		}
+	}
+	return sink.FirstOption(target, "tokenfilepath", "clientcertpath")
 }
 
 func options() []sink.Option {

@@ -48,9 +48,9 @@ func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
 	}
 	sh := tx.shape(w.Layout)
 	if err := tx.apply(ctx, sh.removing(), w.Deletes, w.Synced); err != nil {
-		return err
+		return sqlsink.About(w.Layout, err)
 	}
-	return tx.apply(ctx, sh.upserting(), w.Upserts, w.Synced)
+	return sqlsink.About(w.Layout, tx.apply(ctx, sh.upserting(), w.Upserts, w.Synced))
 }
 
 // operation is one way to write rows, from whichever source they come.
@@ -153,6 +153,9 @@ WHERE NOT EXISTS (SELECT 1 FROM %[1]s AS T WITH (UPDLOCK, HOLDLOCK) WHERE T.[str
 	updateCheckpoint  = `UPDATE %s SET [position] = @p4, [stored] = @p5
 WHERE [stream] = @p1 AND [consumer] = @p2 AND [filter] = @p3 AND [position] = @p6 AND [stored] = @p7;`
 	updateDeclaration = insertDeclaration + ", @p6 BIGINT, @p7 BIGINT"
+	guardedCheckpoint = `UPDATE %s SET [position] = @p4, [stored] = @p5, [seen] = @p10
+WHERE [stream] = @p1 AND [consumer] = @p2 AND [filter] = @p3 AND [position] = @p6 AND [stored] = @p7 AND [epoch] = @p8 AND COALESCE([generation], 0) = @p9;`
+	guardedDeclaration = updateDeclaration + ", @p8 BIGINT, @p9 BIGINT, @p10 BIGINT"
 )
 
 // Checkpoint moves the stored checkpoint.
@@ -163,14 +166,28 @@ func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from c
 	table := quote(tx.namespace) + "." + quote(l.Real.Name)
 	values := []any{c.Stream, c.Consumer, c.Filter, int64(c.Position.Sequence), c.Position.Stored}
 	sql, declaration := fmt.Sprintf(insertCheckpoint, table), insertDeclaration
-	if from != (cdc.Position{}) {
+	if !c.New(from) {
 		sql, declaration = fmt.Sprintf(updateCheckpoint, table), updateDeclaration
 		values = append(values, int64(from.Sequence), from.Stored)
+	}
+	if c.Epoch > 0 {
+		sql, declaration = fmt.Sprintf(guardedCheckpoint, table), guardedDeclaration
+		values = append(values, c.Epoch, c.Generation, c.Seen)
 	}
 	moved, err := tx.execute(ctx, "move the checkpoint", sql, declaration, values)
 	if err == nil && moved != 1 {
 		err = sqlsink.ErrMoved
 	}
+	return err
+}
+
+// Raise raises the generation of all checkpoints.
+func (tx *transaction) Raise(ctx context.Context, l *sqlsink.Layout) error {
+	if err := tx.open(ctx); err != nil {
+		return err
+	}
+	sql := "UPDATE " + quote(tx.namespace) + "." + quote(l.Real.Name) + " SET [generation] = COALESCE([generation], 0) + 1;"
+	_, err := tx.execute(ctx, "raise the generation of the checkpoints", sql, "", nil)
 	return err
 }
 

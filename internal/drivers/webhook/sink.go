@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"sync"
 	"time"
 
@@ -173,7 +172,7 @@ func (s *Sink) judge(answer *http.Response, n int) error {
 	case code == http.StatusUnprocessableEntity:
 		return fault.Mark(fault.Poison, fmt.Errorf("%w to one of %d changes", err, n))
 	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500 && code != http.StatusNotImplemented:
-		return &fault.Error{Class: fault.Transient, RetryAfter: s.retryAfter(answer.Header.Get("Retry-After")), Err: err}
+		return &fault.Error{Class: fault.Transient, RetryAfter: fault.ParseRetryAfter(answer.Header.Get("Retry-After"), s.now()), Err: err}
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		err = fmt.Errorf("%w; check secret= and header= in the url", err)
 	case code == http.StatusNotFound, code == http.StatusGone:
@@ -182,20 +181,6 @@ func (s *Sink) judge(answer *http.Response, n int) error {
 		err = fmt.Errorf("%w; put the address that it names into the url", err)
 	}
 	return fault.Mark(fault.Fatal, err)
-}
-
-// longestRetryAfter bounds what an endpoint can ask for.
-const longestRetryAfter = 10 * time.Minute
-
-// retryAfter reads the header: seconds, or a date.
-func (s *Sink) retryAfter(text string) time.Duration {
-	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
-		return min(time.Duration(seconds)*time.Second, longestRetryAfter)
-	}
-	if at, err := http.ParseTime(text); err == nil {
-		return min(max(0, at.Sub(s.now())), longestRetryAfter)
-	}
-	return 0
 }
 
 // explain takes the URL out of an error of the client, and gives it its class.
@@ -230,8 +215,8 @@ func (s *Sink) Probe(ctx context.Context) error {
 }
 
 // BeginLoad begins the load of one table.
-func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
-	return s.loader.BeginLoad(ctx, job, t, mode)
+func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
+	return s.loader.BeginLoad(ctx, job, t, mode, scope)
 }
 
 // Close interrupts a batch that is being posted.

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -31,10 +30,11 @@ func Driver() sink.Driver {
 			{Name: "URL", Type: "string", Description: "https:// address that takes the changes", Required: true},
 			{Name: "Secret", Type: "string", Format: "password", Description: "secret that requests are signed with, whsec_ and base64"},
 		},
-		Limits:  limits,
-		Imports: true,
-		URL:     urlOf,
-		Open:    open,
+		Limits:   limits,
+		Imports:  true,
+		URL:      urlOf,
+		Identity: identity,
+		Open:     open,
 	}
 }
 
@@ -103,6 +103,22 @@ func open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 	return newSink(c, env), nil
 }
 
+// identity returns the endpoint without eds's options, and without its own that are
+// secrets.
+func identity(target *url.URL) string {
+	_, theirs, err := split(target)
+	if err != nil {
+		theirs = nil
+	}
+	for name := range theirs {
+		if sink.SecretOption(name) {
+			theirs.Del(name)
+		}
+	}
+	standard := map[string]string{"https": "443", "http": "80"}[target.Scheme]
+	return sink.JoinIdentity(target.Scheme, sink.HostIdentity(target.Hostname(), target.Port(), standard), target.Path, theirs)
+}
+
 // parse reads the URL. Errors hold none of its secrets.
 func parse(target *url.URL) (choices, error) {
 	c := choices{headers: make(http.Header), timeout: 30 * time.Second, limits: limits}
@@ -156,22 +172,16 @@ func (c *choices) read(query url.Values) error {
 			}
 		}
 	}
-	switch text := query.Get("gzip"); text {
-	case "", "false":
-	case "true":
-		c.gzip = true
-	default:
-		return fmt.Errorf("option gzip is %q; it should be true or false", text)
-	}
-	if text := query.Get("timeout"); text != "" {
-		if c.timeout, err = time.ParseDuration(text); err != nil || c.timeout < 100*time.Millisecond || c.timeout > time.Hour {
-			return fmt.Errorf("option timeout is %q; it should be a duration like 30s, from 100ms to 1h", text)
-		}
-	}
-	if c.limits.Rows, err = number(query, "rows", limits.Rows, 100_000); err != nil {
+	if c.gzip, err = sink.BoolOf(query, "gzip", false); err != nil {
 		return err
 	}
-	c.limits.Bytes, err = number(query, "bytes", limits.Bytes, 256<<20)
+	if c.timeout, err = sink.DurationOf(query, "timeout", c.timeout, 100*time.Millisecond, time.Hour); err != nil {
+		return err
+	}
+	if c.limits.Rows, err = sink.IntOf(query, "rows", limits.Rows, 1, 100_000); err != nil {
+		return err
+	}
+	c.limits.Bytes, err = sink.IntOf(query, "bytes", limits.Bytes, 1, 256<<20)
 	return err
 }
 
@@ -195,18 +205,6 @@ func (c *choices) readHeader(option, text string) error {
 
 // confidential are names of headers that should not be shown.
 var confidential = regexp.MustCompile(`(?i)auth|cookie|token|key|secret|sign|credential|pass`)
-
-func number(query url.Values, name string, otherwise, most int) (int, error) {
-	text := query.Get(name)
-	if text == "" {
-		return otherwise, nil
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > most {
-		return 0, fmt.Errorf("option %s is %q; it should be a number from 1 to %d", name, text, most)
-	}
-	return n, nil
-}
 
 // parseSecret returns the key of signatures.
 func parseSecret(text string) ([]byte, error) {

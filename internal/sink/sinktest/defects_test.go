@@ -128,6 +128,9 @@ var rowDefects = []rowDefect{
 		}
 	}},
 	{"the checkpoint moves, the batch does not", []string{"inserts, updates and deletes", "any history, any batches, any replay"}, rewriting(func(s *change.Set) { s.Upserts, s.Deletes = nil, nil })},
+	{"filters of other consumers are not told", []string{"the filters of checkpoints"}, func(w *worse) {
+		w.filters = func(context.Context) ([]string, error) { return nil, nil }
+	}},
 	{"checkpoints are shared", []string{"each consumer and filter has a checkpoint of its own"}, func(w *worse) { w.env.Filter = "" }},
 	{"a checkpoint without a consumer", []string{"no consumer, no checkpoint"}, func(w *worse) {
 		if w.env.Consumer == "" {
@@ -164,6 +167,13 @@ var rowDefects = []rowDefect{
 		w.migrate = func(ctx context.Context, tables []*schema.Table) ([]string, error) {
 			_, err := w.memorySink.Migrate(ctx, tables)
 			return []string{"one", "two"}, err
+		}
+	}},
+	{"a sink changes what it has made", []string{"what a sink has made suits it when it is opened again"}, func(w *worse) {
+		w.migrate = func(ctx context.Context, tables []*schema.Table) ([]string, error) {
+			lines, err := w.memorySink.Migrate(ctx, tables)
+			w.env.Logger.Info("migrated", "step", "widened a column")
+			return lines, err
 		}
 	}},
 	{"migrations empty the table", []string{"new columns and new tables", "columns become wider and keep their values", "a table that another tool made"}, func(w *worse) {
@@ -209,6 +219,14 @@ var rowDefects = []rowDefect{
 		}
 	}},
 
+	{"its own tables are written", []string{"names that are the sink's own"}, func(w *worse) {
+		w.apply = func(ctx context.Context, b *change.Batch) error {
+			if err := w.memorySink.Apply(ctx, b); !errors.Is(err, schema.ErrReserved) {
+				return err
+			}
+			return nil
+		}
+	}},
 	{"an empty string is null", []string{"inserts, updates and deletes", "every value survives, or is refused by name", "every value survives an import, or is refused by name"}, reading(func(_ schema.Column, raw []byte) []byte {
 		if string(raw) == `""` {
 			return nil
@@ -334,6 +352,21 @@ var rowDefects = []rowDefect{
 				t.rows["probe"] = &memoryRow{values: map[string][]byte{"id": []byte(`"probe"`)}}
 			}
 			return nil
+		}
+	}},
+	{"probing makes the table", []string{"opening, probing and reading make nothing"}, func(w *worse) {
+		w.probe = func(ctx context.Context) error {
+			t, err := schema.New("probe", "1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}})
+			if err == nil {
+				_, err = w.memorySink.Migrate(ctx, []*schema.Table{t})
+			}
+			return err
+		}
+	}},
+	{"reading makes the table", []string{"opening, probing and reading make nothing"}, func(w *worse) {
+		w.missing = func(t *schema.Table) error {
+			_, err := w.memorySink.Migrate(context.Background(), []*schema.Table{t})
+			return err
 		}
 	}},
 	{"errors are fatal", []string{"a batch converges, wherever it breaks"}, func(w *worse) {

@@ -17,6 +17,7 @@ var driverChecks = []check{
 	{"the driver makes URLs of its fields", func(capabilities) bool { return true }, checkFields},
 	{"unknown options are named", func(capabilities) bool { return true }, checkUnknownOption},
 	{"a probe succeeds and leaves nothing", func(c capabilities) bool { return c.probes }, checkProbe},
+	{"opening, probing and reading make nothing", func(capabilities) bool { return true }, checkUntouched},
 }
 
 func checkDescription(h *harness) {
@@ -112,6 +113,52 @@ func checkProbe(h *harness) {
 	}
 	if after := h.contents(s, t); after != before {
 		h.Errorf("the probe has changed the destination from %s to %s", before, after)
+	}
+}
+
+func checkUntouched(h *harness) {
+	url, state := h.url, func() string { return fmt.Sprint(h.config.History(h.outer, h.url)) }
+	if h.config.Untouched != nil {
+		url, state = h.config.Untouched(h.outer)
+	} else if h.config.History == nil {
+		h.Fatal("the Config has neither Untouched nor History")
+	}
+	before, t := state(), customers(h)
+	unchanged := func(what string) {
+		h.Helper()
+		if now := state(); now != before {
+			h.Errorf("%s has changed the destination from\n%s\nto\n%s", what, before, now)
+		}
+	}
+	for range 2 {
+		s := h.openAt(url, h.env())
+		unchanged("opening")
+		if p, ok := s.(sink.Prober); ok {
+			if err := p.Probe(h.ctx); err != nil {
+				h.Errorf("probe: %v", err)
+			}
+			unchanged("probing")
+		}
+		if r, ok := s.(sink.Reader); ok {
+			for _, err := range r.Read(h.ctx, t) {
+				h.Errorf("reading a table that is not there yields a row, or the error %v", err)
+			}
+			unchanged("reading")
+		}
+		h.close(s)
+		unchanged("closing")
+	}
+	// The same sink writes after it was probed.
+	s := h.openURL(url)
+	if p, ok := s.(sink.Prober); ok {
+		if err := p.Probe(h.ctx); err != nil {
+			h.Errorf("probe: %v", err)
+		}
+	}
+	h.migrate(s, t)
+	h.apply(s, h.insert(t, `{"id":"1","name":"one"}`))
+	if state() == before {
+		h.Errorf("writing has left the destination as it was: %s", before)
 	}
 }
 

@@ -42,6 +42,7 @@ var faultChecks = []check{
 	{"a destination that does not answer is left in time", func(c capabilities) bool { return c.rows && c.faulty }, checkStalled},
 	{"a migration converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.migrates && c.faulty }, checkMigrationFaults},
 	{"a load converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.loads && c.faulty }, checkLoadFaults},
+	{"finishing a load converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.loads && c.faulty }, checkFinishFaults},
 }
 
 // places spreads at most most places over steps 0 to n, both ends included and
@@ -221,65 +222,123 @@ func checkStalled(h *harness) {
 	h.expect(s, t)
 }
 
+// loadRound makes the rows of the nth load: the last one's key comes twice.
+func loadRound(n int) []string {
+	return []string{
+		fmt.Sprintf(`{"id":"%d","name":"of this round"}`, n), `{"id":"a","name":"first"}`, fmt.Sprintf(`{"id":"a","visits":%d}`, n),
+	}
+}
+
+// expectLoaded checks what a load has put in place, and how many rows it says that is.
+func (h *harness) expectLoaded(s sink.Sink, t *schema.Table, images []string, rows int64, n int, mode Mode) {
+	h.Helper()
+	loaded := newModel()
+	loaded.load(h, t, images...)
+	if report := h.compare(s, t, loaded); !report.Equal() {
+		h.Errorf("broken %s %d: %s", mode, n+1, report)
+	}
+	if rows != int64(len(loaded.rows)) {
+		h.Errorf("broken %s %d: %d rows are said to be in place, not %d", mode, n+1, rows, len(loaded.rows))
+	}
+}
+
 func checkLoadFaults(h *harness) {
 	s, faults := h.config.Faulty(h.outer, h.url, h.env())
 	h.Cleanup(func() { h.close(s) })
 	t := customers(h)
 	h.migrate(s, t)
-	round := 0
-	images := func() []string {
-		round++
-		return []string{fmt.Sprintf(`{"id":"%d","name":"of this round"}`, round), fmt.Sprintf(`{"id":"a","visits":%d}`, round)}
-	}
 	before := faults.Steps()
-	if err := h.loadOnce(s, t, images(), 1); err != nil {
+	if _, err := h.loadOnce(s, t, loadRound(0), 0); err != nil {
 		h.Fatalf("load: %v", err)
 	}
 	total := faults.Steps() - before
+	round := 0
 	for _, mode := range []Mode{Lost, Answered} {
 		for _, n := range places(total, mostPlaces) {
-			files := images()
+			round++
+			files := loadRound(round)
 			faults.Break(n, mode)
-			err := h.loadOnce(s, t, files, round)
+			rows, err := h.loadOnce(s, t, files, round)
 			faults.Mend()
 			for attempt := 0; err != nil; attempt++ {
 				h.checkTransient(err, n, mode)
 				if attempt == 5 {
 					h.Fatalf("broken %s %d: the load does not finish once the destination is back: %v", mode, n+1, err)
 				}
-				err = h.loadOnce(s, t, files, round)
+				rows, err = h.loadOnce(s, t, files, round)
 			}
-			loaded := newModel()
-			loaded.load(h, t, files...)
-			if report := h.compare(s, t, loaded); !report.Equal() {
-				h.Errorf("broken %s %d: %s", mode, n+1, report)
-			}
+			h.expectLoaded(s, t, files, rows, n, mode)
 		}
 	}
 }
 
-// loadOnce loads each row from a file of its own, those that an earlier run of
-// the job has not loaded.
-func (h *harness) loadOnce(s sink.Sink, t *schema.Table, images []string, job int) error {
+// checkFinishFaults breaks Finish at every step it takes, and calls it again.
+func checkFinishFaults(h *harness) {
+	s, faults := h.config.Faulty(h.outer, h.url, h.env())
+	h.Cleanup(func() { h.close(s) })
+	t := customers(h)
+	h.migrate(s, t)
+	round := 0
+	finish := func(n int, mode Mode) (steps int) {
+		round++
+		files := loadRound(round)
+		l := h.begin(s, fmt.Sprint("job ", round), t, sink.Replace)
+		h.loadRest(l, t, files...)
+		before := faults.Steps()
+		if n >= 0 {
+			faults.Break(n, mode)
+		}
+		rows, err := h.finishInTime(l)
+		steps = faults.Steps() - before
+		faults.Mend()
+		for attempt := 0; err != nil; attempt++ {
+			h.checkTransient(err, n, mode)
+			if attempt == 5 {
+				h.Fatalf("broken %s %d: finishing does not succeed once the destination is back: %v", mode, n+1, err)
+			}
+			rows, err = h.finishInTime(l)
+		}
+		h.expectLoaded(s, t, files, rows, n, mode)
+		_ = l.Close(context.WithoutCancel(h.ctx))
+		return steps
+	}
+	total := finish(-1, Lost)
+	for _, mode := range []Mode{Lost, Answered} {
+		for _, n := range places(total, mostPlaces) {
+			finish(n, mode)
+		}
+	}
+}
+
+// finishInTime finishes a load whose destination may be gone.
+func (h *harness) finishInTime(l sink.Load) (int64, error) {
 	ctx, cancel := context.WithTimeout(h.ctx, h.patience())
 	defer cancel()
-	l, err := s.(sink.Loader).BeginLoad(ctx, fmt.Sprint("job ", job), t, sink.Replace)
+	return l.Finish(ctx)
+}
+
+// loadOnce loads each row from a file of its own, those that an earlier run of
+// the job has not loaded.
+func (h *harness) loadOnce(s sink.Sink, t *schema.Table, images []string, job int) (rows int64, err error) {
+	ctx, cancel := context.WithTimeout(h.ctx, h.patience())
+	defer cancel()
+	l, err := s.(sink.Loader).BeginLoad(ctx, fmt.Sprint("job ", job), t, sink.Replace, sink.Scope{})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	err = func() error {
+	rows, err = func() (int64, error) {
 		for i, image := range images {
 			file := fmt.Sprint("file ", i)
 			if l.Loaded(file) {
 				continue
 			}
 			if _, err := l.LoadFile(ctx, file, imagesOf(h, t, image)); err != nil {
-				return err
+				return 0, err
 			}
 		}
 		return l.Finish(ctx)
 	}()
 	// Closing over a broken connection may fail; what is staged is what counts.
 	_ = l.Close(context.WithoutCancel(h.ctx))
-	return err
+	return rows, err
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
 // What tests of single drivers are made of.
@@ -193,6 +194,16 @@ func NumberedBatch(t testing.TB, first, last int) *change.Batch {
 		events = append(events, Numbered(t, n))
 	}
 	return Batch(events...)
+}
+
+// LoseStageSQL is the statement of a Config.LoseStage, in a database that quotes
+// identifiers by the given character.
+func LoseStageSQL(quote, job, table, id string) string {
+	stage := quote + sqlsink.StageName(job, table) + quote
+	if id == "" {
+		return "DROP TABLE " + stage
+	}
+	return "DELETE FROM " + stage + " WHERE " + quote + "id" + quote + " = '" + id + "'"
 }
 
 // Apply applies a batch that nothing should be wrong with.

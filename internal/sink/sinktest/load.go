@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/shopmonkeyus/eds/internal/change"
@@ -16,22 +18,30 @@ import (
 var loadChecks = []check{
 	{"a load replaces a table, when it is finished and not before", loadsRows, checkReplace},
 	{"a load merges into a table", loadsRows, checkMerge},
-	{"a load of no files", loadsRows, checkEmptyLoad},
+	{"a load without rows empties a table only if it is told to", loadsRows, checkEmptyLoad},
 	{"of a file that fails nothing is staged", loadsRows, checkBrokenFile},
 	{"of a file with a row that is refused nothing is staged", loadsRows, checkRefusedRow},
 	{"an interrupted load goes on where it was", loadsRows, checkResumedLoad},
 	{"another job starts afresh", loadsRows, checkOtherJob},
+	{"a load resumed under another schema starts afresh", loadsRows, checkResumedUnderSchema},
+	{"a load resumed under another update strategy starts afresh", loadsRows, checkResumedUnderStrategy},
+	{"a load resumed without its stage starts afresh", losesStage, checkResumedWithoutStage},
+	{"a stage that is gone is not put in place", losesStage, checkFinishWithoutStage},
+	{"a stage that lost a row is not put in place", losesStage, checkFinishWithLostRow},
 	{"a file is loaded once", loadsRows, checkLoadedTwice},
 	{"of a key that comes twice the last row stays", loadsRows, checkDuplicateKeys},
 	{"a discarded load leaves the table alone", loadsRows, checkDiscard},
 	{"a cancelled load leaves the table alone", loadsRows, checkCancelledLoad},
 	{"tables load concurrently", loadsRows, checkConcurrentLoads},
+	{"loads of tables whose names are alike stay apart", loadsRows, checkLoadsOfLikeNames},
 	{"readers see the old rows or the new ones", loadsRows, checkAtomicFinish},
 	{"changes go on after a load", loadsRows, checkChangesAfterLoad},
 	{"a load of a large file", loadsRows, checkLargeLoad},
 }
 
 func loadsRows(c capabilities) bool { return c.rows && c.loads }
+
+func losesStage(c capabilities) bool { return c.loads && c.losesStage }
 
 // imagesOf yields row objects in memory that is used again for the next row.
 func imagesOf(h *harness, t *schema.Table, images ...string) iter.Seq2[*change.Row, error] {
@@ -66,11 +76,7 @@ func failing(rows iter.Seq2[*change.Row, error], err error) iter.Seq2[*change.Ro
 
 func (h *harness) begin(s sink.Sink, job string, t *schema.Table, mode sink.LoadMode) sink.Load {
 	h.Helper()
-	l, err := s.(sink.Loader).BeginLoad(h.ctx, job, t, mode)
-	if err != nil {
-		h.Fatalf("begin to load: %v", err)
-	}
-	return l
+	return h.beginScope(s, job, t, mode, sink.Scope{})
 }
 
 func (h *harness) loadFile(l sink.Load, t *schema.Table, file string, images ...string) {
@@ -88,13 +94,21 @@ func (h *harness) loadFile(l sink.Load, t *schema.Table, file string, images ...
 func (h *harness) end(l sink.Load, finish bool) {
 	h.Helper()
 	if finish {
-		if err := l.Finish(h.ctx); err != nil {
-			h.Fatalf("finish: %v", err)
-		}
+		h.finish(l)
 	}
 	if err := l.Close(h.ctx); err != nil {
 		h.Fatalf("close the load: %v", err)
 	}
+}
+
+// finish finishes a load, and returns how many rows that put in place.
+func (h *harness) finish(l sink.Load) int64 {
+	h.Helper()
+	rows, err := l.Finish(h.ctx)
+	if err != nil {
+		h.Fatalf("finish: %v", err)
+	}
+	return rows
 }
 
 // withOldRows migrates and fills a table that is to be loaded.
@@ -144,14 +158,47 @@ func checkMerge(h *harness) {
 
 func checkEmptyLoad(h *harness) {
 	s, t := withOldRows(h)
-	h.end(h.begin(s, "merge", t, sink.Merge), true)
+	if rows := h.load(s, "merge", t, sink.Merge); rows != 0 {
+		h.Errorf("%d rows are said to be merged", rows)
+	}
 	h.expect(s, t)
-	h.end(h.begin(s, "replace", t, sink.Replace), true)
+	for job, files := range map[string][]string{"no file": nil, "empty files": {"one", "two"}} {
+		l := h.begin(s, job, t, sink.Replace)
+		for _, file := range files {
+			h.loadFile(l, t, file)
+		}
+		for range 2 {
+			if _, err := l.Finish(h.ctx); !errors.Is(err, sink.ErrWouldEmpty) {
+				h.Errorf("%s: finishing a load without rows: %v", job, err)
+			}
+		}
+		h.expect(s, t)
+		if err := l.Discard(h.ctx); err != nil {
+			h.Fatalf("discard: %v", err)
+		}
+		h.end(l, false)
+		h.expect(s, t)
+	}
+	if rows := h.load(s, "told to", t, sink.ReplaceOrEmpty); rows != 0 {
+		h.Errorf("%d rows are said to be in place", rows)
+	}
+	h.expectRows(s, t, newModel())
+	h.load(s, "again", t, sink.Replace) // it is empty already
 	h.expectRows(s, t, newModel())
 	fresh := newTable(h, "fresh", "1", 1, column("id", schema.String))
-	h.end(h.begin(s, "replace", fresh, sink.Replace), true)
+	h.load(s, "replace", fresh, sink.Replace)
 	h.apply(s, h.insert(fresh, `{"id":"1"}`))
 	h.expect(s, fresh)
+}
+
+// load loads rows from one file each and returns how many were put in place.
+func (h *harness) load(s sink.Sink, job string, t *schema.Table, mode sink.LoadMode, images ...string) int64 {
+	h.Helper()
+	l := h.begin(s, job, t, mode)
+	h.loadRest(l, t, images...)
+	rows := h.finish(l)
+	h.end(l, false)
+	return rows
 }
 
 var errBroken = errors.New("the file ends in the middle")
@@ -239,6 +286,145 @@ func checkOtherJob(h *harness) {
 	h.expectRows(s, t, loaded)
 }
 
+// loadRest loads those files, of a row each, that are not loaded.
+func (h *harness) loadRest(l sink.Load, t *schema.Table, images ...string) {
+	h.Helper()
+	for i, image := range images {
+		if file := fmt.Sprint("file ", i); !l.Loaded(file) {
+			h.loadFile(l, t, file, image)
+		}
+	}
+}
+
+// resumeLoad loads the first of images under one schema, and goes on with all of them
+// under another, over a new connection.
+func (h *harness) resumeLoad(before, after *schema.Table, images []string, changes ...func(*sink.Env)) sink.Sink {
+	h.Helper()
+	l := h.begin(h.open(), "job", before, sink.Replace)
+	h.loadRest(l, before, images[0])
+	h.end(l, false)
+	s := h.open(changes...)
+	l = h.begin(s, "job", after, sink.Replace)
+	h.loadRest(l, after, images...)
+	h.end(l, true)
+	return s
+}
+
+func checkResumedUnderSchema(h *harness) {
+	id, visits := column("id", schema.String), column("visits", schema.Integer)
+	before := newTable(h, "customer", "1", 1, id, visits)
+	for _, c := range []struct {
+		what  string
+		after *schema.Table
+		last  string
+	}{
+		{"a new column", newTable(h, "customer", "2", 1, id, visits, column("name", schema.String)), `{"id":"b","name":"two"}`},
+		{"one column for another", newTable(h, "customer", "4", 1, id, column("name", schema.String)), `{"id":"b","name":"two"}`},
+		{"a wider type", newTable(h, "customer", "5", 1, id, column("visits", schema.String)), `{"id":"b","visits":"many"}`},
+	} {
+		images := []string{`{"id":"a","visits":1,"name":"one"}`, c.last}
+		s := h.resumeLoad(before, c.after, images)
+		loaded := newModel()
+		loaded.load(h, c.after, images...)
+		if report := h.compare(s, c.after, loaded); !report.Equal() {
+			h.Errorf("%s: %s", c.what, report)
+		}
+	}
+}
+
+func checkResumedUnderStrategy(h *harness) {
+	t := customers(h)
+	images := []string{`{"id":"a","name":"one"}`, `{"id":"b","name":"two"}`}
+	for _, after := range []bool{true, false} {
+		s := h.resumeLoad(t, t, images, func(env *sink.Env) { env.After = after })
+		loaded := newModel()
+		loaded.load(h, t, images...)
+		h.expectRows(s, t, loaded)
+	}
+}
+
+func checkResumedWithoutStage(h *harness) {
+	s, t := withOldRows(h)
+	images := []string{`{"id":"a"}`, `{"id":"b"}`, `{"id":"c"}`}
+	l := h.begin(s, "job", t, sink.Replace)
+	h.loadRest(l, t, images[:2]...)
+	h.end(l, false)
+	l = h.begin(s, "job", t, sink.Replace)
+	h.config.LoseStage(h.outer, h.url, "job", t.Name, "")
+	if _, err := l.LoadFile(h.ctx, "file 2", imagesOf(h, t, images[2])); err != nil && !errors.Is(err, sink.ErrLoadLost) {
+		h.wantTransient(err)
+	}
+	h.end(l, false)
+	again := h.open()
+	l = h.begin(again, "job", t, sink.Replace)
+	h.loadRest(l, t, images...)
+	h.end(l, true)
+	loaded := newModel()
+	loaded.load(h, t, images...)
+	h.expectRows(again, t, loaded)
+}
+
+// checkFinishWithoutStage drops a stage that is whole. Nothing was put in place, so
+// that finishing is an error.
+func checkFinishWithoutStage(h *harness) {
+	h.checkLostLoad("")
+}
+
+// checkFinishWithLostRow takes a row away from a stage that is whole.
+func checkFinishWithLostRow(h *harness) {
+	h.checkLostLoad("b")
+}
+
+// checkLostLoad loads a table and damages what is staged. Finishing is an error then,
+// which leaves the table alone, and the load starts afresh.
+func (h *harness) checkLostLoad(id string) {
+	h.Helper()
+	s, t := withOldRows(h)
+	images := []string{`{"id":"a"}`, `{"id":"b"}`, `{"id":"a","name":"again"}`}
+	for _, mode := range []sink.LoadMode{sink.Replace, sink.Merge} {
+		job := fmt.Sprint("job ", mode)
+		before := h.rowsOf(s, t)
+		l := h.begin(s, job, t, mode)
+		h.loadRest(l, t, images...)
+		h.config.LoseStage(h.outer, h.url, job, t.Name, id)
+		if _, err := l.Finish(h.ctx); !errors.Is(err, sink.ErrLoadLost) {
+			h.Errorf("finishing with a damaged stage: %v", err)
+		}
+		if after := h.rowsOf(s, t); !slices.Equal(after, before) {
+			h.Errorf("the rows changed: %q", after)
+		}
+		h.end(l, false)
+		l = h.begin(s, job, t, mode)
+		h.loadRest(l, t, images...)
+		h.end(l, true)
+		want := h.model(t.Name)
+		if mode == sink.Replace {
+			want = newModel()
+			h.models[t.Name] = want
+		}
+		want.load(h, t, images...)
+		h.expect(s, t)
+	}
+}
+
+// rowsOf returns the rows of the destination as text, sorted.
+func (h *harness) rowsOf(s sink.Sink, t *schema.Table) []string {
+	h.Helper()
+	var lines []string
+	for row, err := range s.(sink.Reader).Read(h.ctx, t) {
+		if err != nil {
+			h.Fatalf("read: %v", err)
+		}
+		line := ""
+		for slot := range t.Columns {
+			line += string(row.Value(slot)) + " "
+		}
+		lines = append(lines, line)
+	}
+	slices.Sort(lines)
+	return lines
+}
+
 func checkLoadedTwice(h *harness) {
 	s, t := withOldRows(h)
 	l := h.begin(s, "job", t, sink.Replace)
@@ -263,7 +449,10 @@ func checkDuplicateKeys(h *harness) {
 			h.loadFile(l, t, fmt.Sprintf("file %d", i), images...)
 			h.model(t.Name).load(h, t, images...)
 		}
-		h.end(l, true)
+		if rows := h.finish(l); rows != 3 {
+			h.Errorf("%d rows are said to be in place", rows)
+		}
+		h.end(l, false)
 		h.expect(s, t)
 	}
 }
@@ -304,7 +493,7 @@ func checkCancelledLoad(h *harness) {
 	if _, err := l.LoadFile(ctx, "two", cancelling); err == nil || l.Loaded("two") {
 		h.Errorf("a cancelled file: %v, loaded: %v", err, l.Loaded("two"))
 	}
-	if err := l.Finish(ctx); err == nil {
+	if _, err := l.Finish(ctx); err == nil {
 		h.Error("finishing with a cancelled context is no error")
 	}
 	h.expectRows(s, t, old)
@@ -329,7 +518,7 @@ func checkConcurrentLoads(h *harness) {
 			images[i] = append(images[i], fmt.Sprintf(`{"id":"%d","n":%d}`, k, i))
 		}
 		h.model(t.Name).load(h, t, images[i]...)
-		group.Go(func() { errs[i] = loadAll(h, s, t, images[i]) })
+		group.Go(func() { errs[i] = loadAll(h, s, "job", t, sink.Scope{}, images[i]) })
 	}
 	group.Wait()
 	for i, t := range tables {
@@ -341,9 +530,36 @@ func checkConcurrentLoads(h *harness) {
 	}
 }
 
+// checkLoadsOfLikeNames loads tables at the same time whose names begin with that of
+// another, and end in what a destination might add to a name.
+func checkLoadsOfLikeNames(h *harness) {
+	s := h.open()
+	tables := make(map[string]*schema.Table)
+	loads := make(map[string]sink.Load)
+	names := []string{"thing", "thing_old", "thing_key", "thing_new", "thing_stage", strings.Repeat("long", 30), strings.Repeat("long", 30) + "_old", strings.Repeat("long", 30) + "_key"}
+	for _, name := range names {
+		t := newTable(h, name, "1", 1, column("id", schema.String))
+		h.migrate(s, t)
+		h.apply(s, h.insert(t, `{"id":"old"}`))
+		tables[name], loads[name] = t, h.begin(s, "job", t, sink.Replace)
+	}
+	for _, name := range names {
+		image := fmt.Sprintf(`{"id":"of %s"}`, name)
+		h.loadRest(loads[name], tables[name], image, image)
+		h.models[name] = newModel()
+		h.model(name).load(h, tables[name], image)
+	}
+	for _, name := range names {
+		h.end(loads[name], true)
+	}
+	for _, name := range names {
+		h.expect(s, tables[name])
+	}
+}
+
 // loadAll loads a table, ten rows a file.
-func loadAll(h *harness, s sink.Sink, t *schema.Table, images []string) error {
-	l, err := s.(sink.Loader).BeginLoad(h.ctx, "job", t, sink.Replace)
+func loadAll(h *harness, s sink.Sink, job string, t *schema.Table, scope sink.Scope, images []string) error {
+	l, err := s.(sink.Loader).BeginLoad(h.ctx, job, t, sink.Replace, scope)
 	if err != nil {
 		return err
 	}
@@ -352,7 +568,8 @@ func loadAll(h *harness, s sink.Sink, t *schema.Table, images []string) error {
 			return errors.Join(err, l.Close(h.ctx))
 		}
 	}
-	return errors.Join(l.Finish(h.ctx), l.Close(h.ctx))
+	_, err = l.Finish(h.ctx)
+	return errors.Join(err, l.Close(h.ctx))
 }
 
 func checkChangesAfterLoad(h *harness) {

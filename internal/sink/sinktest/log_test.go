@@ -254,6 +254,11 @@ func TestEveryCheckCanFail(t *testing.T) {
 			found[name] = true
 		}
 	}
+	for _, d := range recordDefects {
+		for _, name := range d.checks {
+			found[name] = true
+		}
+	}
 	names := make(map[string]bool)
 	for _, k := range checks {
 		if names[k.name] {

@@ -29,7 +29,7 @@ type Memory struct {
 	mu          sync.Mutex
 	tables      map[string]*memoryTable
 	checkpoints map[[3]string]cdc.Position
-	loads       map[string]*memoryLoad
+	loads       map[[2]string]*memoryLoad // by job and table
 
 	steps, limit int
 	mode         Mode
@@ -37,6 +37,7 @@ type Memory struct {
 }
 
 type memoryTable struct {
+	key     []string // that it was made with
 	columns map[string]schema.Type
 	rows    map[string]*memoryRow
 }
@@ -161,7 +162,7 @@ func (s *memorySink) Apply(ctx context.Context, b *change.Batch) error {
 			return nil
 		}
 		for _, set := range b.Sets {
-			if err := refuse(set.Table, set.Upserts); err != nil {
+			if err := errors.Join(set.Table.Check(), refuse(set.Table, set.Upserts)); err != nil {
 				return err
 			}
 		}
@@ -204,7 +205,7 @@ func refuse(t *schema.Table, rows []change.Row) error {
 func (s *memorySink) table(t *schema.Table) *memoryTable {
 	m := s.m.tables[t.Name]
 	if m == nil {
-		m = &memoryTable{columns: make(map[string]schema.Type), rows: make(map[string]*memoryRow)}
+		m = &memoryTable{key: keyNames(t), columns: make(map[string]schema.Type), rows: make(map[string]*memoryRow)}
 		if s.m.tables == nil {
 			s.m.tables = make(map[string]*memoryTable)
 		}
@@ -264,9 +265,24 @@ func (s *memorySink) ResetCheckpoint(ctx context.Context) error {
 	})
 }
 
+func (s *memorySink) OtherFilters(ctx context.Context) (filters []string, err error) {
+	err = s.m.call(ctx, func() error {
+		for place := range s.m.checkpoints {
+			if place[2] != s.env.Filter {
+				filters = append(filters, place[2])
+			}
+		}
+		return nil
+	})
+	return filters, err
+}
+
 func (s *memorySink) Migrate(ctx context.Context, tables []*schema.Table) (lines []string, err error) {
 	err = s.m.call(ctx, func() error {
 		for _, t := range tables {
+			if err := t.Check(); err != nil {
+				return err
+			}
 			var before map[string]schema.Type
 			if m := s.m.tables[t.Name]; m != nil {
 				before = maps.Clone(m.columns)
@@ -278,6 +294,33 @@ func (s *memorySink) Migrate(ctx context.Context, tables []*schema.Table) (lines
 		return nil
 	})
 	return lines, err
+}
+
+func (s *memorySink) Adopt(ctx context.Context, t *schema.Table) error {
+	return s.m.call(ctx, func() error {
+		m := s.m.tables[t.Name]
+		if m == nil || len(m.rows) == 0 {
+			return nil
+		}
+		missing := 0
+		for _, c := range t.Columns {
+			if m.columns[c.Name] == 0 {
+				missing++
+			}
+		}
+		if !slices.Equal(m.key, keyNames(t)) || 2*missing > len(t.Columns)-t.Keys {
+			return fault.Mark(fault.Fatal, sink.ErrForeign)
+		}
+		return nil
+	})
+}
+
+func keyNames(t *schema.Table) []string {
+	var names []string
+	for _, c := range t.Columns[:t.Keys] {
+		names = append(names, c.Name)
+	}
+	return names
 }
 
 func (s *memorySink) Read(ctx context.Context, t *schema.Table) iter.Seq2[*change.Row, error] {

@@ -2,11 +2,14 @@ package sinktest
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"maps"
+	"slices"
 
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
@@ -17,24 +20,54 @@ type memoryLoad struct {
 	job   string
 	t     *schema.Table
 	mode  sink.LoadMode
-	files map[string]int64
+	scope []sink.ScopeColumn // which rows it replaces; nil: all
+	files map[string]int64   // and how many rows the stage has more for each
 	stage *memoryTable
+	rows  int64 // that were put in place; -1 before
 }
 
-func (s *memorySink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
-	l := &memoryLoad{s: s, job: job, t: t, mode: mode, files: make(map[string]int64), stage: &memoryTable{rows: make(map[string]*memoryRow)}}
+func (s *memorySink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
+	l := &memoryLoad{s: s, job: job, t: t, mode: mode, files: make(map[string]int64), stage: &memoryTable{rows: make(map[string]*memoryRow)}, rows: -1}
+	var ok bool
+	if l.scope, ok = scope.Columns(t); !ok && mode.Replaces() {
+		return nil, fault.Mark(fault.Fatal, fmt.Errorf("table %q does not tell which rows are in the scope", t.Name))
+	}
 	err := s.m.call(ctx, func() error {
+		if err := t.Check(); err != nil {
+			return err
+		}
 		s.table(t)
-		if was := s.m.loads[t.Name]; was != nil && was.job == job {
+		if was := s.m.loads[l.place()]; was != nil && l.continues(was) {
 			l.files, l.stage = was.files, was.stage
 		}
 		if s.m.loads == nil {
-			s.m.loads = make(map[string]*memoryLoad)
+			s.m.loads = make(map[[2]string]*memoryLoad)
 		}
-		s.m.loads[t.Name] = l
+		s.m.loads[l.place()] = l
 		return nil
 	})
 	return l, err
+}
+
+// place identifies what the load stages.
+func (l *memoryLoad) place() [2]string { return [2]string{l.job, l.t.Name} }
+
+// inScope returns the keys of the live rows that the load replaces.
+func (l *memoryLoad) inScope(live *memoryTable) map[string]bool {
+	keys := make(map[string]bool)
+	for key, row := range live.rows {
+		keys[key] = !slices.ContainsFunc(l.scope, func(c sink.ScopeColumn) bool {
+			raw := row.values[l.t.Columns[c.Slot].Name]
+			return raw == nil || !slices.Contains(c.Values, string(rawjson.Text(raw)))
+		})
+	}
+	maps.DeleteFunc(keys, func(_ string, in bool) bool { return !in })
+	return keys
+}
+
+// continues reports whether what was staged is what l would stage.
+func (l *memoryLoad) continues(was *memoryLoad) bool {
+	return was.job == l.job && was.t.SameLayout(l.t) && was.s.env.After == l.s.env.After && was.s.metadata == l.s.metadata
 }
 
 func (l *memoryLoad) Loaded(file string) bool {
@@ -59,31 +92,55 @@ func (l *memoryLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*
 		l.s.put(staged, l.t, row)
 	}
 	err := l.s.m.call(ctx, func() error {
+		before := len(l.stage.rows)
 		maps.Copy(l.stage.rows, staged.rows)
-		l.files[file] = n
+		l.files[file] = int64(len(l.stage.rows) - before)
 		return nil
 	})
 	return n, err
 }
 
-func (l *memoryLoad) Finish(ctx context.Context) error {
-	return l.s.m.call(ctx, func() error {
-		if l.s.m.loads[l.t.Name] != l {
+func (l *memoryLoad) Finish(ctx context.Context) (int64, error) {
+	err := l.s.m.call(ctx, func() error {
+		if l.rows >= 0 {
 			return nil // an earlier attempt was durable
 		}
-		delete(l.s.m.loads, l.t.Name)
+		if l.s.m.loads[l.place()] != l {
+			return l.lose("it is not there any more")
+		}
+		var want int64
+		for _, n := range l.files {
+			want += n
+		}
+		rows := int64(len(l.stage.rows))
+		if rows != want {
+			delete(l.s.m.loads, l.place())
+			return l.lose("it has other rows")
+		}
 		live := l.s.table(l.t)
-		if l.mode == sink.Replace {
-			live.rows = make(map[string]*memoryRow)
+		inScope := l.inScope(live)
+		if l.mode == sink.Replace && rows == 0 && len(inScope) > 0 {
+			return fault.Mark(fault.Fatal, sink.ErrWouldEmpty)
+		}
+		delete(l.s.m.loads, l.place())
+		if l.mode.Replaces() {
+			maps.DeleteFunc(live.rows, func(key string, _ *memoryRow) bool { return inScope[key] })
 		}
 		maps.Copy(live.rows, l.stage.rows)
+		l.rows = rows
 		return nil
 	})
+	return l.rows, err
+}
+
+func (l *memoryLoad) lose(why string) error {
+	clear(l.files)
+	return fault.Mark(fault.Fatal, fmt.Errorf("%w: %s", sink.ErrLoadLost, why))
 }
 
 func (l *memoryLoad) Discard(ctx context.Context) error {
 	return l.s.m.call(ctx, func() error {
-		delete(l.s.m.loads, l.t.Name)
+		delete(l.s.m.loads, l.place())
 		return nil
 	})
 }

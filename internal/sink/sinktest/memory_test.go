@@ -4,8 +4,10 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
+	"slices"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -54,11 +56,32 @@ func memories(with func(*memorySink) sink.Sink) Config {
 		}
 		return s, stores[target.Host]
 	}
+	c.Untouched = func(t testing.TB) (string, func() string) {
+		raw := c.URL(t)
+		target, _ := url.Parse(raw)
+		return raw, func() string { return fmt.Sprint(slices.Sorted(maps.Keys(stores[target.Host].tables))) }
+	}
 	c.Foreign = func(t testing.TB, raw, table string) {
 		target, _ := url.Parse(raw)
 		stores[target.Host].foreign(t, table)
 	}
+	c.LoseStage = func(_ testing.TB, raw, job, table, id string) {
+		target, _ := url.Parse(raw)
+		stores[target.Host].loseStage(job, table, id)
+	}
 	return c
+}
+
+// loseStage does what Config.LoseStage describes.
+func (m *Memory) loseStage(job, table, id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if id == "" {
+		delete(m.loads, [2]string{job, table})
+		return
+	}
+	staged := m.loads[[2]string{job, table}].stage.rows
+	maps.DeleteFunc(staged, func(_ string, row *memoryRow) bool { return string(row.values["id"]) == quoted(id) })
 }
 
 // foreign makes the table that Config.Foreign describes.

@@ -1,15 +1,22 @@
 package sinktest
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"strings"
+	"sync"
 
+	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 var migrationChecks = []check{
 	{"a migration that is done is not done again", keepsTables, checkMigrateTwice},
+	{"what a sink has made suits it when it is opened again", keepsTables, checkOpenedAgain},
 	{"new columns and new tables", keepsTables, checkNewColumns},
 	{"columns become wider and keep their values", keepsTables, checkWidenedColumns},
 	{"columns that become narrower stay as they are", keepsTables, checkNarrowedColumns},
@@ -17,6 +24,7 @@ var migrationChecks = []check{
 	{"wide tables", keepsTables, checkWideTable},
 	{"a table that another tool made", func(c capabilities) bool { return c.rows && c.migrates && c.foreign }, checkForeignTable},
 	{"names that a database might trip over", keepsRows, checkNames},
+	{"names that are the sink's own", keepsRows, checkReservedNames},
 }
 
 func keepsTables(c capabilities) bool { return c.rows && c.migrates }
@@ -37,6 +45,126 @@ func checkMigrateTwice(h *harness) {
 			h.Errorf("the second time: %q, %v", lines, err)
 		}
 	}
+}
+
+// samples are values of each type, as they might stand in a key.
+var samples = map[schema.Type]string{
+	schema.String: `"text"`, schema.Enum: `"open"`, schema.DateTime: `"2026-01-02T03:04:05.123456Z"`, schema.Integer: `-42`,
+	schema.Number: `0.25`, schema.Boolean: `true`, schema.Object: `{"a":[1]}`, schema.Array: `[{"b":null}]`,
+}
+
+// checkOpenedAgain makes tables with keys of one to four columns of each type, and opens
+// the destination again: nothing is left to change, and nothing to warn of.
+func checkOpenedAgain(h *harness) {
+	urls := []string{h.url}
+	can := capabilitiesOf(h.outer, h.config)
+	if can.metadata {
+		urls = append(urls, h.option("metadata=true"))
+	}
+	if can.softDelete {
+		urls = append(urls, h.option("delete=soft"))
+	}
+	for i, url := range urls {
+		for _, after := range []bool{false, true} {
+			h.openedAgain(fmt.Sprintf("t%d%v", i, after), url, after)
+		}
+	}
+}
+
+func (h *harness) openedAgain(prefix, url string, after bool) {
+	h.Helper()
+	var tables []*schema.Table
+	var steps []func() step
+	for kind := schema.String; kind <= schema.Array; kind++ {
+		for keys := 1; keys <= 4; keys++ {
+			t, row := keyedTable(h, fmt.Sprintf("%s_%v_%d", prefix, kind, keys), kind, keys)
+			tables = append(tables, t)
+			steps = append(steps, func() step { return h.update(t, row) })
+		}
+	}
+	work := func(s sink.Sink, job string) []string {
+		h.Helper()
+		lines := h.migrate(s, tables...)
+		var batch []step
+		for _, make := range steps {
+			batch = append(batch, make())
+		}
+		h.apply(s, batch...)
+		if _, ok := s.(sink.Loader); ok {
+			h.end(h.begin(s, job, tables[0], sink.Merge), true)
+		}
+		return lines
+	}
+	changed := func(env *sink.Env) { env.After = after }
+	log := &changes{}
+	open := func() sink.Sink {
+		h.Helper()
+		return h.openURL(url, changed, func(env *sink.Env) { env.Logger = slog.New(log) })
+	}
+	s := open()
+	setUp := log.take() // what the destination itself lacks
+	work(s, "first")
+	log.take()
+	s = open()
+	lines := work(s, "second")
+	lines = append(lines, slices.DeleteFunc(log.take(), func(said string) bool { return slices.Contains(setUp, said) })...)
+	if len(lines) > 0 {
+		h.Errorf("opened again as %s, after %v, %d times, as in %q", url, after, len(lines), lines[:min(len(lines), 3)])
+	}
+	for _, t := range tables {
+		h.expect(s, t)
+	}
+}
+
+// keyedTable makes a table with a key of so many columns of a type, and a row of it.
+func keyedTable(h *harness, name string, kind schema.Type, keys int) (*schema.Table, string) {
+	var columns []schema.Column
+	row := "{"
+	for i := range keys {
+		c := column(fmt.Sprintf("k%d", i), kind)
+		columns = append(columns, c)
+		row += fmt.Sprintf("%q:%s,", c.Name, samples[kind])
+	}
+	for other := schema.String; other <= schema.Array; other++ {
+		c := column(fmt.Sprintf("v%d", other), other)
+		columns = append(columns, c)
+		row += fmt.Sprintf("%q:%s,", c.Name, samples[other])
+	}
+	return newTable(h, name, "1", keys, columns...), strings.TrimSuffix(row, ",") + "}"
+}
+
+// changes is a log of what a sink has changed, or warns of.
+type changes struct {
+	mu   sync.Mutex
+	said []string
+}
+
+func (c *changes) Enabled(context.Context, slog.Level) bool { return true }
+func (c *changes) WithAttrs([]slog.Attr) slog.Handler       { return c }
+func (c *changes) WithGroup(string) slog.Handler            { return c }
+
+func (c *changes) Handle(_ context.Context, r slog.Record) error {
+	if r.Level < slog.LevelWarn && r.Message != "migrated" {
+		return nil
+	}
+	text := r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		text += " " + a.String()
+		return true
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.said = append(c.said, text)
+	return nil
+}
+
+// take returns what was said since it was called last.
+func (c *changes) take() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	said := c.said
+	c.said = nil
+	return said
 }
 
 func checkNewColumns(h *harness) {
@@ -117,10 +245,6 @@ func checkLeftColumns(h *harness) {
 func checkWideTable(h *harness) {
 	columns := []schema.Column{column("id", schema.String)}
 	row := `{"id":"1"`
-	samples := map[schema.Type]string{
-		schema.String: `"text"`, schema.Enum: `"open"`, schema.DateTime: `"2026-01-02T03:04:05.123456Z"`, schema.Integer: `-42`,
-		schema.Number: `0.25`, schema.Boolean: `true`, schema.Object: `{"a":[1]}`, schema.Array: `[{"b":null}]`,
-	}
 	for i := range 200 {
 		c := column(fmt.Sprintf("c%03d", i), schema.String+schema.Type(i%len(samples)))
 		columns = append(columns, c)
@@ -208,4 +332,44 @@ func checkNames(h *harness) {
 		h.expect(s, t)
 	}
 	h.expect(s, wide)
+}
+
+// checkReservedNames writes to tables and columns of the source that have names of the
+// sink's own, as a source might by mistake or by malice. They are refused, and what the
+// sink keeps there stays.
+func checkReservedNames(h *harness) {
+	s := h.open()
+	t := customers(h)
+	h.apply(s, h.insert(t, `{"id":"1"}`))
+	text := column("id", schema.String)
+	checkpoint := []schema.Column{column("stream", schema.String), column("consumer", schema.String), column("filter", schema.String), column("position", schema.Integer), column("stored", schema.Integer)}
+	row := fmt.Sprintf(`{"stream":%q,"consumer":%q,"filter":%q,"position":9999,"stored":9999,"id":"1"}`, h.env().Stream, h.env().Consumer, h.env().Filter)
+	for _, bad := range []*schema.Table{
+		newTable(h, "_eds_checkpoint", "", 3, checkpoint...),
+		newTable(h, "_EDS_CHECKPOINT", "1", 3, checkpoint...),
+		newTable(h, "_eds_load", "", 1, text),
+		newTable(h, "_eds_load_customer", "1", 1, text),
+		newTable(h, "order", "1", 1, text, column("_EDS_Version", schema.String)),
+		newTable(h, "order", "2", 1, column("_eds_row", schema.String)),
+	} {
+		refused := func(what string, err error) {
+			h.Helper()
+			if !errors.Is(err, schema.ErrReserved) || fault.Of(err) != fault.Poison {
+				h.Errorf("%s %s %q: %v", what, bad.Name, bad.Names(), err)
+			}
+		}
+		if m, ok := s.(sink.Migrator); ok {
+			_, err := m.Migrate(h.ctx, []*schema.Table{bad})
+			refused("migrate", err)
+		}
+		if l, ok := s.(sink.Loader); ok {
+			_, err := l.BeginLoad(h.ctx, "job", bad, sink.Replace, sink.Scope{})
+			refused("load", err)
+		}
+		image := strings.Replace(row, `"id"`, quoted(bad.Columns[0].Name), 1)
+		refused("write", h.try(s, h.insert(bad, image)))
+	}
+	h.apply(s, h.insert(t, `{"id":"2"}`))
+	h.apply(h.open(), h.insert(t, `{"id":"3"}`))
+	h.expect(s, t)
 }

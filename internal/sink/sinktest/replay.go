@@ -18,10 +18,34 @@ var replayChecks = []check{
 	{"the checkpoint comes with the batch", keepsCheckpoints, checkCheckpoint},
 	{"each consumer and filter has a checkpoint of its own", keepsCheckpoints, checkCheckpointNames},
 	{"no consumer, no checkpoint", keepsCheckpoints, checkNoCheckpoint},
+	{"the filters of checkpoints", func(c capabilities) bool { return c.filters }, checkOtherFilters},
 	{"a batch that the checkpoint covers changes nothing", func(c capabilities) bool { return c.rows && c.checkpoints }, checkCoveredBatch},
 	{"a stream that was made anew is not covered", func(c capabilities) bool { return c.rows && c.checkpoints }, checkRemadeStream},
 	{"a cancelled call is no verdict on the batch", keepsRows, checkCancelled},
 	{"close while a batch is applied", func(capabilities) bool { return true }, checkClose},
+}
+
+// checkOtherFilters stores checkpoints under several names and reads their filters.
+func checkOtherFilters(h *harness) {
+	t := customers(h)
+	want := func(s sink.Sink, want ...string) {
+		h.Helper()
+		got, err := s.(sink.FilterReader).OtherFilters(h.ctx)
+		slices.Sort(got)
+		if err != nil || !slices.Equal(got, want) {
+			h.Errorf("the other filters are %q, %v; want %q", got, err, want)
+		}
+	}
+	importing := h.open(func(env *sink.Env) { env.Consumer = "" })
+	want(importing)
+	h.apply(h.open(), h.insert(t, `{"id":"1"}`))
+	want(importing)
+	for _, filter := range []string{"a b", "c"} {
+		h.apply(h.open(func(env *sink.Env) { env.Consumer, env.Filter = "eds-other", filter }), h.insert(t, `{"id":"1"}`))
+	}
+	want(importing, "a b", "c")
+	want(h.open(), "a b", "c")
+	want(h.open(func(env *sink.Env) { env.Filter = "c" }), "a b", h.env().Filter)
 }
 
 func keepsCheckpoints(c capabilities) bool { return c.checkpoints }
@@ -188,7 +212,14 @@ func checkNoCheckpoint(h *harness) {
 	anonymous := func(e *sink.Env) { e.Consumer = "" }
 	s := h.open(anonymous)
 	h.migrate(s, t)
-	h.apply(s, h.insert(t, `{"id":"1","name":"one"}`))
+	one := h.insert(t, `{"id":"1","name":"one"}`)
+	h.apply(s, one)
+	before := h.model(t.Name).clone()
+	h.apply(s, h.update(t, `{"id":"1","name":"two"}`))
+	h.expectAll(s, t)
+	h.apply(s, one) // nothing is known to be durable already
+	h.models[t.Name] = before
+	h.expectAll(s, t)
 	for _, s := range []sink.Sink{s, h.open(anonymous), h.open()} {
 		if p := h.checkpoint(s); p != (cdc.Position{}) {
 			h.Errorf("the checkpoint is %v, want none", p)

@@ -35,12 +35,28 @@ type Config struct {
 	// the check ends, and returns its URL.
 	URL func(t testing.TB) string
 
+	// Untouched makes a destination that lacks even what eds would make before it
+	// writes, as a schema, a file, a directory or a topic. State describes all that
+	// is there. Nil where there is nothing to be made, and History shows all.
+	Untouched func(t testing.TB) (url string, state func() string)
+
 	// Foreign makes, by the destination's own means, a table as another tool
 	// might have left it: id, text and primary key; n, a 32-bit integer; s, text
 	// of at most 10 characters; must, text that is NOT NULL and has no default;
 	// extra, text. It has one row: 'old', 7, 'short', 'there', 'kept'. Nil where
 	// a destination has no tables.
 	Foreign func(t testing.TB, url, table string)
+
+	// LoseStage damages, by the destination's own means, what the job has staged of the
+	// table: it deletes the staged row with the id, or, if that is "", all that
+	// is staged. Nil if the destination stages nothing.
+	LoseStage func(t testing.TB, url, job, table, id string)
+
+	// SQL runs a statement by the destination's own means, in which names need no
+	// quotes. Nil if the destination keeps no records, or none that can be changed so.
+	SQL func(t testing.TB, url, statement string)
+	// Views says that SQL can make views.
+	Views bool
 
 	// Faulty opens the destination so that its calls can be made to fail. Nil
 	// where that can't be done.
@@ -98,7 +114,7 @@ type check struct {
 }
 
 // checks are all properties, in the order in which a new driver should care.
-var checks = concat(driverChecks, rowChecks, replayChecks, migrationChecks, valueChecks, poisonChecks, loadChecks, metadataChecks, faultChecks, historyChecks)
+var checks = concat(driverChecks, rowChecks, replayChecks, migrationChecks, valueChecks, poisonChecks, loadChecks, scopeChecks, metadataChecks, faultChecks, recordChecks, stateChecks, lostChecks, advanceChecks, historyChecks)
 
 func concat(lists ...[]check) []check {
 	var all []check
@@ -111,19 +127,25 @@ func concat(lists ...[]check) []check {
 // capabilities are what the sink under test can do.
 type capabilities struct {
 	rows, checkpoints, migrates, probes, loads bool
-	foreign, faulty, history                   bool
-	metadata, softDelete                       bool
+	filters                                    bool
+	foreign, faulty, history, losesStage       bool
+	metadata, softDelete, adopts               bool
+	records, sql, views, inspects              bool
 }
 
 func capabilitiesOf(t testing.TB, c Config) capabilities {
 	h := newHarness(t, c)
 	s := h.open()
-	can := capabilities{foreign: c.Foreign != nil, faulty: c.Faulty != nil, history: c.History != nil}
+	can := capabilities{foreign: c.Foreign != nil, faulty: c.Faulty != nil, history: c.History != nil, losesStage: c.LoseStage != nil, sql: c.SQL != nil, views: c.Views}
 	_, can.rows = s.(sink.Reader)
 	_, can.checkpoints = s.(sink.Checkpointer)
+	_, can.filters = s.(sink.FilterReader)
 	_, can.migrates = s.(sink.Migrator)
 	_, can.probes = s.(sink.Prober)
 	_, can.loads = s.(sink.Loader)
+	_, can.records = s.(sink.Recorder)
+	_, can.adopts = s.(sink.Adopter)
+	_, can.inspects = s.(sink.Inspector)
 	for _, o := range c.Driver.Options {
 		can.metadata = can.metadata || o.Name == "metadata"
 		can.softDelete = can.softDelete || o.Name == "delete"
@@ -191,6 +213,14 @@ func (h *harness) openURL(raw string, changes ...func(*sink.Env)) sink.Sink {
 	for _, change := range changes {
 		change(&env)
 	}
+	s := h.openAt(raw, env)
+	h.Cleanup(func() { h.close(s) })
+	return s
+}
+
+// openAt opens a destination that the caller closes.
+func (h *harness) openAt(raw string, env sink.Env) sink.Sink {
+	h.Helper()
 	target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
 	if err != nil {
 		h.Fatal(err)
@@ -199,7 +229,6 @@ func (h *harness) openURL(raw string, changes ...func(*sink.Env)) sink.Sink {
 	if err != nil {
 		h.Fatalf("open: %v", err)
 	}
-	h.Cleanup(func() { h.close(s) })
 	return s
 }
 

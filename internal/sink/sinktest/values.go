@@ -172,7 +172,7 @@ func checkLargeValues(h *harness) {
 func checkLoadedValues(h *harness) {
 	t := valueTable(h)
 	s := h.open()
-	l, err := s.(sink.Loader).BeginLoad(h.ctx, "job", t, sink.Replace)
+	l, err := s.(sink.Loader).BeginLoad(h.ctx, "job", t, sink.Replace, sink.Scope{})
 	if err != nil {
 		h.Fatalf("begin to load: %v", err)
 	}
@@ -182,12 +182,7 @@ func checkLoadedValues(h *harness) {
 		rule, changed := h.adjusted.take(t.Name, v.column(t).Name)
 		outcomes[fmt.Sprint(id)] = outcome{v, err, rule, changed}
 	}
-	if err := l.Finish(h.ctx); err != nil {
-		h.Fatalf("finish: %v", err)
-	}
-	if err := l.Close(h.ctx); err != nil {
-		h.Fatalf("close: %v", err)
-	}
+	h.end(l, true)
 	h.judge(s, t, outcomes)
 }
 

@@ -18,9 +18,11 @@ type worse struct {
 	*memorySink
 	apply      func(ctx context.Context, b *change.Batch) error
 	checkpoint func(ctx context.Context) (cdc.Position, error)
+	filters    func(ctx context.Context) ([]string, error)
 	read       func(c schema.Column, raw []byte) []byte
 	load       func(l sink.Load) sink.Load
-	begin      func(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error)
+	begin      func(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error)
+	adopt      func(t *schema.Table) error
 	migrate    func(ctx context.Context, tables []*schema.Table) ([]string, error)
 	probe      func(ctx context.Context) error
 	missing    func(t *schema.Table) error // of a read
@@ -46,6 +48,13 @@ func (w *worse) Checkpoint(ctx context.Context) (cdc.Position, error) {
 		return w.checkpoint(ctx)
 	}
 	return w.memorySink.Checkpoint(ctx)
+}
+
+func (w *worse) OtherFilters(ctx context.Context) ([]string, error) {
+	if w.filters != nil {
+		return w.filters(ctx)
+	}
+	return w.memorySink.OtherFilters(ctx)
 }
 
 func (w *worse) Migrate(ctx context.Context, tables []*schema.Table) ([]string, error) {
@@ -101,12 +110,19 @@ func altered(t *schema.Table, row *change.Row, alter func(c schema.Column, raw [
 	return out
 }
 
-func (w *worse) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
+func (w *worse) Adopt(ctx context.Context, t *schema.Table) error {
+	if w.adopt != nil {
+		return w.adopt(t)
+	}
+	return w.memorySink.Adopt(ctx, t)
+}
+
+func (w *worse) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 	begin := w.memorySink.BeginLoad
 	if w.begin != nil {
 		begin = w.begin
 	}
-	l, err := begin(ctx, job, t, mode)
+	l, err := begin(ctx, job, t, mode, scope)
 	if err == nil && w.load != nil {
 		l = w.load(l)
 	}
@@ -116,9 +132,10 @@ func (w *worse) BeginLoad(ctx context.Context, job string, t *schema.Table, mode
 // worseLoad is a load with one method or another replaced.
 type worseLoad struct {
 	*memoryLoad
-	loaded            func(file string) bool
-	loadFile          func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error)
-	finish, discarded func(ctx context.Context) error
+	loaded    func(file string) bool
+	loadFile  func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error)
+	finish    func(ctx context.Context) (int64, error)
+	discarded func(ctx context.Context) error
 }
 
 func (w *worseLoad) Loaded(file string) bool {
@@ -135,7 +152,7 @@ func (w *worseLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*c
 	return w.memoryLoad.LoadFile(ctx, file, rows)
 }
 
-func (w *worseLoad) Finish(ctx context.Context) error {
+func (w *worseLoad) Finish(ctx context.Context) (int64, error) {
 	if w.finish != nil {
 		return w.finish(ctx)
 	}

@@ -4,61 +4,96 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
-	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// CheckpointTable returns the table that checkpoints are kept in: one row for
-// each stream, consumer and filter, in the columns of that name, with
-// Position.Sequence in "position" and Position.Stored in "stored".
+// CheckpointTable returns the table of checkpoints: one row per stream, consumer and
+// filter, with Position.Sequence in "position" and Position.Stored in "stored".
+// Earlier versions know no further column; they are nullable for that reason.
+//
+// A batch moves a checkpoint only if "epoch" and "generation" are those that its
+// writer knows: a later writer raises the first, an import the second. "followed" is
+// the generation up to which snapshots have been read from. "seen" changes as long as
+// the writer lives, and is 0 when it has ended. "subjects" is the whole filter, of
+// which the key may have a hash only. "added" are subjects added since "added_at", a
+// generation.
 func CheckpointTable() *schema.Table {
-	return ownTable("_eds_checkpoint", []string{"stream", "consumer", "filter"}, "position", "stored")
+	return ownTable(checkpointTable, []string{"stream", "consumer", "filter"},
+		integer("position"), integer("stored"), optional("epoch"), optional("generation"), optional("followed"), optional("seen"),
+		text("writer"), text("subjects"), text("added"), optional("added_at"))
 }
 
-// ownTable returns a table of the engine's own: key columns of text, others of integers.
-func ownTable(name string, key []string, integers ...string) *schema.Table {
-	var columns []schema.Column
-	for _, k := range key {
-		columns = append(columns, schema.Column{Name: k, Type: schema.String, Required: true})
-	}
-	for _, c := range integers {
-		columns = append(columns, schema.Column{Name: c, Type: schema.Integer, Required: true})
-	}
-	t, err := schema.New(name, "", key, columns)
-	if err != nil {
-		panic(err) // the arguments are constants
-	}
-	return t
+// checkpoint is a row of the checkpoint table.
+type checkpoint struct {
+	stream, consumer, filter          string
+	position                          cdc.Position // up to which tables that are not behind have every change
+	low                               cdc.Position // up to which all tables have every change, as it is stored
+	epoch, generation, followed, seen int64
+	writer                            sink.Writer
+	subjects, added                   []string
+	addedAt                           int64
 }
 
-// own reports whether t is one of the engine's tables, which have no version.
-func own(t *schema.Table) bool {
-	return t.Version == "" && (t.Name == "_eds_checkpoint" || t.Name == "_eds_load")
+// known reports whether the row says which subjects it is of.
+func (c *checkpoint) known() bool { return c.subjects != nil }
+
+// asStored names the checkpoint as it was read.
+func (c *checkpoint) asStored() Checkpoint {
+	return Checkpoint{Stream: c.stream, Consumer: c.consumer, Filter: c.filter, Position: c.low, Epoch: c.epoch, Generation: c.generation, Seen: c.seen}
 }
 
-// maxFilter is how long a filter can be and still stand in a key of any database.
+// names is the key of a checkpoint.
+type names struct{ stream, consumer, filter string }
+
+func (c *checkpoint) names() names { return names{c.stream, c.consumer, c.filter} }
+
+// maxFilter is how long a filter can be and still be part of a key in any database.
 const maxFilter = 200
 
-// checkpointAt names p as this sink's checkpoint. A long filter stands as its hash.
-func (s *Sink) checkpointAt(p cdc.Position) Checkpoint {
-	filter := s.env.Filter
-	if len(filter) > maxFilter {
-		sum := sha256.Sum256([]byte(filter))
-		filter = "sha256:" + hex.EncodeToString(sum[:])
+// names returns the key of this sink's checkpoint. A long filter stands as its hash.
+func (s *Sink) names() names { return names{s.env.Stream, s.env.Consumer, keyText(s.env.Filter)} }
+
+// keyText returns text if it fits into a key, else its hash.
+func keyText(text string) string {
+	if len(text) <= maxFilter {
+		return text
 	}
-	return Checkpoint{Stream: s.env.Stream, Consumer: s.env.Consumer, Filter: filter, Position: p}
+	sum := sha256.Sum256([]byte(text))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// at names p as this sink's checkpoint, to be moved by this process.
+func (s *Sink) at(p cdc.Position) Checkpoint {
+	n := s.names()
+	c := Checkpoint{Stream: n.stream, Consumer: n.consumer, Filter: n.filter, Position: p, Epoch: s.epoch, Generation: s.generation}
+	if s.epoch > 0 {
+		c.Seen = s.sign()
+	}
+	return c
+}
+
+// sign returns a sign of life: the time in ms, and another one each time.
+func (s *Sink) sign() int64 {
+	s.seen = max(s.seen+1, time.Now().UnixMilli())
+	return s.seen
 }
 
 // Checkpoint returns the stored position.
 func (s *Sink) Checkpoint(ctx context.Context) (cdc.Position, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.known = false
+	s.known, s.held = false, false
 	err := s.attempt(ctx, "read the checkpoint", func(conn Conn) error {
 		_, err := s.checkpoints(ctx, conn)
 		return err
@@ -66,7 +101,31 @@ func (s *Sink) Checkpoint(ctx context.Context) (cdc.Position, error) {
 	if err != nil || !s.known {
 		return cdc.Position{}, err
 	}
-	return s.position, nil
+	return known(s.position), nil
+}
+
+// OtherFilters returns the filters of the stored checkpoints that are not the sink's.
+func (s *Sink) OtherFilters(ctx context.Context) ([]string, error) {
+	own := keyText(s.env.Filter)
+	var filters []string
+	err := s.aside(ctx, "read the checkpoints", func(conn Conn) error {
+		l, err := s.readLayout(ctx, conn, s.ownTables[checkpointTable])
+		if l == nil || err != nil {
+			return err
+		}
+		rows, err := readCheckpoints(ctx, conn, l)
+		for _, c := range rows {
+			filter := c.filter
+			if c.known() {
+				filter = strings.Join(c.subjects, " ")
+			}
+			if c.filter != own && !slices.Contains(filters, filter) {
+				filters = append(filters, filter)
+			}
+		}
+		return err
+	})
+	return filters, err
 }
 
 // ResetCheckpoint forgets the stored position.
@@ -78,79 +137,216 @@ func (s *Sink) ResetCheckpoint(ctx context.Context) error {
 		if l == nil || err != nil {
 			return err
 		}
-		at := s.checkpointAt(cdc.Position{})
-		row, err := recordRow(l.Table, []string{at.Stream, at.Consumer, at.Filter})
+		n := s.names()
+		row, err := recordRow(l.Table, values{"stream": n.stream, "consumer": n.consumer, "filter": n.filter})
 		if err != nil {
 			return err
 		}
-		s.known = false
+		s.known, s.held = false, false
 		return s.transact(ctx, conn, func(tx Tx) error {
 			return tx.Write(ctx, &Write{Layout: l, Deletes: keysOf(l.Table, row)})
 		})
 	})
 }
 
-// checkpoints returns the layout of the checkpoint table, made where it does not
-// exist, with the stored position known; nil where none is to be kept.
+// checkpoints returns the layout of the checkpoint table, made if it does not exist,
+// with the stored position known; nil if none is to be kept. It returns an error if the
+// stored checkpoint is not as this process left it.
 func (s *Sink) checkpoints(ctx context.Context, conn Conn) (*Layout, error) {
 	if s.env.Consumer == "" {
 		return nil, nil
 	}
-	l, err := s.layoutOfOwn(ctx, conn, "_eds_checkpoint", CheckpointTable)
+	l, err := s.layoutOfOwn(ctx, conn, checkpointTable)
+	if err == nil {
+		err = s.lookOut(ctx, conn)
+	}
 	if err != nil || s.known {
 		return l, err
 	}
-	var found cdc.Position
-	want := s.checkpointAt(cdc.Position{})
-	for row, err := range conn.Read(ctx, l) {
-		if err != nil {
-			return nil, fmt.Errorf("read the checkpoint: %w", err)
-		}
-		names := Checkpoint{Stream: columnText(l.Table, row, "stream"), Consumer: columnText(l.Table, row, "consumer"), Filter: columnText(l.Table, row, "filter")}
-		if names != want {
-			continue
-		}
-		if found, err = storedPosition(l.Table, row); err != nil {
-			return nil, err
+	rows, err := readCheckpoints(ctx, conn, l)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := s.readOwnStates(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	stored.place(rows, s.env.Consumer)
+	found := own(rows, s.names())
+	if s.held {
+		if err := s.judge(found, rows); err != nil {
+			return nil, fault.Mark(fault.Fatal, err)
 		}
 	}
-	s.position, s.known = found, true
+	s.hold(found, stored)
 	return l, nil
 }
 
-func storedPosition(t *schema.Table, row rowReader) (cdc.Position, error) {
-	sequence, err := strconv.ParseUint(columnText(t, row, "position"), 10, 64)
-	if err != nil {
-		return cdc.Position{}, fault.Mark(fault.Fatal, fmt.Errorf("the position in table %q is not a number", t.Name))
+// readOwnStates reads the states of the sink's consumer, if the destination records any.
+func (s *Sink) readOwnStates(ctx context.Context, conn Conn) (none states, err error) {
+	if s.unavailable != nil || s.epoch == 0 {
+		return none, nil
 	}
-	stored, err := strconv.ParseInt(columnText(t, row, "stored"), 10, 64)
+	l, err := s.layoutOfOwn(ctx, conn, stateTable)
 	if err != nil {
-		return cdc.Position{}, fault.Mark(fault.Fatal, fmt.Errorf("the time in table %q is not a number", t.Name))
+		return none, err
 	}
-	return cdc.Position{Sequence: sequence, Stored: stored}, nil
+	return readStates(ctx, conn, l, s.env.Consumer)
 }
 
-// moved decides what it means that the stored checkpoint was not the one that
-// the transaction began from. Where it is the one that the transaction would
-// have stored, an earlier attempt, whose answer was lost, was durable after all.
-// Anything else is the work of another server.
-func (s *Sink) moved(ctx context.Context, conn Conn, next cdc.Position) error {
-	began := s.position
+// hold takes the stored checkpoint, nil if there is none yet, and states for this
+// process's.
+func (s *Sink) hold(found *checkpoint, stored states) {
+	s.position, s.low, s.attempted, s.known, s.held = cdc.Position{}, cdc.Position{}, cdc.Position{}, true, true
+	s.states = stored
+	if found != nil {
+		s.position, s.low, s.epoch, s.generation = found.position, found.low, found.epoch, found.generation
+	}
+}
+
+// judge says what a stored checkpoint means that this process holds. It is as this
+// process left it, or as an attempt left it whose answer was lost.
+func (s *Sink) judge(found *checkpoint, all []checkpoint) error {
+	switch {
+	case found == nil && s.epoch == 0 && s.position == cdc.Position{}: // none was stored yet
+		return nil
+	case found == nil:
+		return &sink.ReopenError{Reason: "the destination has lost its checkpoint"}
+	case found.epoch > s.epoch:
+		return &sink.WriterError{Writer: found.writer, Consumer: consumerOf(found, all)}
+	case found.position.Sequence > s.position.Sequence && found.position != s.attempted:
+		return &sink.WriterError{Consumer: found.consumer} // an earlier version leaves the epoch as it is
+	case found.epoch < s.epoch, found.position != s.position && found.position != s.attempted:
+		return &sink.ReopenError{Reason: fmt.Sprintf("the destination is at message %d although message %d was applied, as after a restore", found.position.Sequence, s.position.Sequence)}
+	case found.generation != s.generation:
+		return &sink.ReopenError{Reason: "tables have been imported"}
+	}
+	return nil
+}
+
+// consumerOf returns the consumer of the process that has taken c, of all checkpoints,
+// from another one. If that process has ended, it is not known any more.
+func consumerOf(c *checkpoint, all []checkpoint) string {
+	for i := range all {
+		if all[i].epoch == c.epoch && all[i].seen != 0 {
+			return all[i].consumer
+		}
+	}
+	return c.consumer
+}
+
+// moved decides what it means that the stored checkpoint was not the one that the
+// transaction began from. If it is the one that the transaction would have stored, an
+// earlier attempt was durable and its answer was lost.
+func (s *Sink) moved(ctx context.Context, conn Conn, next cdc.Position, after states) error {
 	s.known = false
 	if _, err := s.checkpoints(ctx, conn); err != nil {
 		return err
 	}
-	if s.position == next {
+	if s.position == next && s.recorded(after) {
 		return nil
 	}
-	return fault.Mark(fault.Fatal, fmt.Errorf("%w: from %d to %d; another eds server writes here as consumer %q of stream %q: stop one of them, or give each its own server id or consumer suffix",
-		ErrMoved, began.Sequence, s.position.Sequence, s.env.Consumer, s.env.Stream))
+	return fault.Mark(fault.Fatal, &sink.WriterError{Consumer: s.env.Consumer})
 }
 
-// rowReader is a row of which values are read by slot.
-type rowReader interface{ Value(slot int) []byte }
+// Check moves the checkpoint to where it is.
+func (s *Sink) Check(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.epoch == 0 {
+		return nil
+	}
+	return s.attempt(ctx, "check the checkpoint", func(conn Conn) error {
+		l, err := s.checkpoints(ctx, conn)
+		if err != nil {
+			return err
+		}
+		err = s.transact(ctx, conn, func(tx Tx) error { return tx.Checkpoint(ctx, l, s.low, s.at(s.low)) })
+		if errors.Is(err, ErrMoved) {
+			return s.moved(ctx, conn, s.position, s.states)
+		}
+		return err
+	})
+}
 
-// columnText returns the text of a named column of a row of one of the engine's tables.
-func columnText(t *schema.Table, row rowReader, name string) string {
-	return string(rawjson.Text(row.Value(t.Slot([]byte(name)))))
+// release shows that this process writes no more.
+func (s *Sink) release(ctx context.Context) error {
+	if s.epoch == 0 || s.conn == nil || !s.known {
+		return nil
+	}
+	l := s.layouts[s.ownTables[checkpointTable]]
+	if l == nil {
+		return nil
+	}
+	c := s.at(s.low)
+	c.Seen = 0
+	err := s.transact(ctx, s.conn, func(tx Tx) error { return tx.Checkpoint(ctx, l, s.low, c) })
+	if err == nil || errors.Is(err, ErrMoved) { // another process has taken over
+		return nil
+	}
+	return fmt.Errorf("release the checkpoint: %w", err)
+}
+
+// readCheckpoints returns all rows of the checkpoint table.
+func readCheckpoints(ctx context.Context, conn Conn, l *Layout) ([]checkpoint, error) {
+	var rows []checkpoint
+	for row, err := range conn.Read(ctx, l) {
+		if err != nil {
+			return nil, fmt.Errorf("read the checkpoints: %w", err)
+		}
+		r := record{l.Table, row}
+		c := checkpoint{
+			stream: r.text("stream"), consumer: r.text("consumer"), filter: r.text("filter"),
+			epoch: r.integer("epoch"), generation: r.integer("generation"), followed: r.integer("followed"), seen: r.integer("seen"),
+			writer: parseWriter(r.text("writer")), subjects: strings.Fields(r.text("subjects")), added: strings.Fields(r.text("added")), addedAt: r.integer("added_at"),
+		}
+		if len(c.subjects) == 0 {
+			c.subjects = subjectsOf(c.filter)
+		}
+		if c.low, err = storedPosition(r); err != nil {
+			return nil, err
+		}
+		c.position = c.low
+		rows = append(rows, c)
+	}
+	return rows, nil
+}
+
+// subjectsOf returns the subjects of a filter, nil if only its hash is there.
+func subjectsOf(filter string) []string {
+	if strings.HasPrefix(filter, "sha256:") {
+		return nil
+	}
+	return strings.Fields(filter)
+}
+
+// own returns the row of the given key, nil if there is none.
+func own(rows []checkpoint, n names) *checkpoint {
+	for i := range rows {
+		if rows[i].names() == n {
+			return &rows[i]
+		}
+	}
+	return nil
+}
+
+// row returns c as a row of the checkpoint table.
+func (c *checkpoint) row(t *schema.Table) (change.Row, error) {
+	return recordRow(t, values{
+		"stream": c.stream, "consumer": c.consumer, "filter": c.filter, "position": int64(c.low.Sequence), "stored": c.low.Stored,
+		"epoch": c.epoch, "generation": c.generation, "followed": c.followed, "seen": c.seen, "writer": formatWriter(c.writer),
+		"subjects": strings.Join(c.subjects, " "), "added": strings.Join(c.added, " "), "added_at": c.addedAt,
+	})
+}
+
+func storedPosition(r record) (cdc.Position, error) {
+	sequence, err := strconv.ParseUint(r.text("position"), 10, 64)
+	if err != nil {
+		return cdc.Position{}, fault.Mark(fault.Fatal, fmt.Errorf("the position in table %q is not a number", r.table.Name))
+	}
+	stored, err := strconv.ParseInt(r.text("stored"), 10, 64)
+	if err != nil {
+		return cdc.Position{}, fault.Mark(fault.Fatal, fmt.Errorf("the time in table %q is not a number", r.table.Name))
+	}
+	return cdc.Position{Sequence: sequence, Stored: stored}, nil
 }

@@ -37,8 +37,9 @@ import (
 // Connect, and safe for concurrent use.
 type Dialect interface {
 	// Connect opens one session in the database and namespace (schema) of the
-	// destination's URL. The engine keeps one for Apply and opens one more for
-	// each concurrent load or read.
+	// destination's URL. It changes nothing there: a namespace or file that does not
+	// exist has no tables, and the session's first Exec or Begin makes it. The engine
+	// keeps one session for Apply and opens one more for each concurrent load or read.
 	Connect(ctx context.Context) (Conn, error)
 
 	// Name returns the name under which the database keeps a table or column
@@ -56,7 +57,8 @@ type Dialect interface {
 	// stays as it is and values that do not fit are dead-lettered one by one.
 	DDL(step Step) []string
 
-	// Classify says what an error of a Conn, a Tx or of Connect means. It goes by
+	// Classify says what an error of a Conn, a Tx or of Connect means. One of a
+	// statement about one table is a *StatementError as well. It goes by
 	// the database's own codes, never by words. A class that the error carries
 	// already, as a fault.Error, overrules the verdict's, so that a value which
 	// can not be encoded needs no case of its own.
@@ -115,6 +117,9 @@ type NewColumn struct {
 type Table struct {
 	Name    string
 	Columns []Column
+	// Other says what has the name if it is not a table that rows can be written to,
+	// as "a view"; else "".
+	Other string
 	// Key are the names of the primary key's columns, nil where there is none.
 	Key []string
 	// Native is the dialect's own knowledge of the table, such as triggers and
@@ -176,6 +181,9 @@ type Layout struct {
 	// the rest of the row. An upsert sets _eds_deleted to false. Reading passes
 	// over deleted rows.
 	Soft bool
+	// Scope, of the live table of a load, limits which rows are counted and replaced:
+	// those with one of the values in each of the columns. Nil: all rows.
+	Scope []Within
 	// Native is the dialect's, filled when it first meets the layout. Loads use
 	// layouts of their own, so that it is never written concurrently.
 	Native any
@@ -202,6 +210,12 @@ func (l *Layout) ReadRow(row *change.Row, appendValue func(dst []byte, column in
 		}
 	}
 	return nil
+}
+
+// Within says which values a column has, as texts. They are compared by their bytes.
+type Within struct {
+	Column *Column
+	Values []string
 }
 
 // Target is one column that is written.
@@ -238,7 +252,14 @@ type Write struct {
 type Checkpoint struct {
 	Stream, Consumer, Filter string
 	Position                 cdc.Position
+	// Epoch is 0 if the checkpoint has none. Otherwise the stored row must have this
+	// Epoch and Generation, and gets Seen.
+	Epoch, Generation, Seen int64
 }
+
+// New reports whether a checkpoint that moves to c from the given position has no row
+// yet.
+func (c *Checkpoint) New(from cdc.Position) bool { return c.Epoch == 0 && from == cdc.Position{} }
 
 // ErrMoved says that the stored checkpoint is not the one that the transaction
 // began from.
@@ -248,8 +269,14 @@ var ErrMoved = errors.New("the checkpoint was moved by someone else")
 // session is either ready for the next call, with no transaction open, or
 // Classify says that it is Lost.
 type Conn interface {
-	// Tables describes those of the named tables that exist.
+	// Tables describes those of the named tables that exist. What is not a table is
+	// described as Other, without columns, if the database keeps it among its tables.
 	Tables(ctx context.Context, names []string) ([]*Table, error)
+	// Objects describes those of the named objects that exist.
+	Objects(ctx context.Context, names []string) ([]Object, error)
+	// Empty returns the indexes of those of the named tables that have no row, deleted
+	// softly or not. It reads one row of each at most.
+	Empty(ctx context.Context, names []string) ([]int, error)
 	// Exec runs DDL statements in order, as one transaction where the database
 	// has transactions for them.
 	Exec(ctx context.Context, statements []string) error
@@ -263,16 +290,25 @@ type Conn interface {
 	// table, nullable where they can be, and no key or index unless the database
 	// loads faster with one. Only eds sees it.
 	Stage(ctx context.Context, live *Layout, name string) error
+	// Count returns how many rows the layout's real table has in the layout's Scope.
+	Count(ctx context.Context, l *Layout) (int64, error)
 	// Seal makes a staging table that has all its rows ready to be put in
 	// place, with whatever may take long and needs no transaction: its primary
-	// key and indexes, duplicates of a key removed so that the last loaded row
-	// stays. It may be called again for a table that is sealed.
+	// key and indexes. If rows of one key keep it from that it returns a
+	// *DuplicatesError, and the Tx is a Deduplicator. It may be called again for a
+	// table that is sealed.
 	Seal(ctx context.Context, stage, live *Layout) error
-	// CanWrite returns nil where the session may create tables and write rows:
-	// the part of a probe that only the dialect knows. What is missing is named
-	// in the error, with the statement that grants it.
+	// CanWrite returns nil if the session may create tables and write rows: the part
+	// of a probe that only the dialect knows. It leaves nothing. What is missing is
+	// named in the error, with the statement that grants it.
 	CanWrite(ctx context.Context) error
 	Close(ctx context.Context) error
+}
+
+// Owned is a Conn of a database that lets only its owner change a table.
+type Owned interface {
+	// Own returns the statement that makes the session's user own the table.
+	Own(table string) string
 }
 
 // Tx is a transaction. A dialect may collect calls and send them with Commit:
@@ -281,17 +317,24 @@ type Tx interface {
 	// Write applies w.Deletes, then w.Upserts.
 	Write(ctx context.Context, w *Write) error
 	// Checkpoint moves a stored checkpoint. Where the position stored in the
-	// layout's table (CheckpointTable) under c's names is not from (the zero
-	// Position: where there is a row at all), the transaction fails with
-	// ErrMoved, here or in Commit, and nothing of it stays.
+	// layout's table (CheckpointTable) under c's names is not from, or, if c is New,
+	// there is a row at all, the transaction fails with ErrMoved, here or in Commit,
+	// and nothing of it stays. The same holds if c has an Epoch and the row another
+	// one, or another Generation.
 	Checkpoint(ctx context.Context, l *Layout, from cdc.Position, c Checkpoint) error
+	// Raise adds one to the generation of every row of CheckpointTable.
+	Raise(ctx context.Context, l *Layout) error
 	// Append adds rows to a staging table, which nobody else reads or writes,
-	// and returns how many. An error that rows yields is returned as it is.
-	Append(ctx context.Context, stage *Layout, rows iter.Seq2[*change.Row, error]) (int64, error)
-	// Place puts the rows of a sealed staging table in place of the live
-	// table's (sink.Replace) or upserts them (sink.Merge), and drops the staging
-	// table. Whatever hangs on the live table survives: grants, views, indexes,
-	// triggers, comments.
+	// and returns how many rows the table has more: fewer than it was given if the
+	// stage keeps one row per key. The last row of a key stays. An error that rows
+	// yields is returned as it is.
+	Append(ctx context.Context, stage *Layout, rows iter.Seq2[*change.Row, error]) (added int64, err error)
+	// Place puts the rows of a sealed staging table, one per key, in place of the
+	// live table's (sink.Replace) or upserts them (sink.Merge), and drops the staging
+	// table. It replaces only rows in the Scope of live. Of transactions that replace
+	// rows of one table at the same time, the later one leaves nothing of the other.
+	// Whatever hangs on the live table survives: grants, views, indexes, triggers,
+	// comments.
 	Place(ctx context.Context, stage, live *Layout, mode sink.LoadMode) error
 	// Drop drops a staging table, if it exists.
 	Drop(ctx context.Context, table string) error
@@ -301,4 +344,21 @@ type Tx interface {
 	// Rollback undoes the transaction. It follows an error or a change of mind,
 	// and never Commit without an error.
 	Rollback(ctx context.Context) error
+}
+
+// Deduplicator is a Tx whose staging tables take any number of rows per key.
+type Deduplicator interface {
+	// Deduplicate removes from a staging table all rows of a key but the one that
+	// was appended last.
+	Deduplicate(ctx context.Context, stage *Layout) error
+}
+
+// DuplicatesError says that a staging table has rows that Deduplicate has to remove
+// before it can be sealed.
+type DuplicatesError struct {
+	Rows int64 // to be removed
+}
+
+func (e *DuplicatesError) Error() string {
+	return fmt.Sprintf("%d of the staged rows have a key that was staged again later", e.Rows)
 }

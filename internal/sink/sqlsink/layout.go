@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
@@ -25,7 +24,7 @@ func (m Meta) Name() string { return metadata[m-1].name }
 
 // metaColumns returns the metadata columns that tables have.
 func (s *Sink) metaColumns(t *schema.Table) []NewColumn {
-	if own(t) {
+	if s.own(t) {
 		return nil
 	}
 	var columns []NewColumn
@@ -66,7 +65,7 @@ func (s *Sink) columns(t *schema.Table) ([]NewColumn, []int, error) {
 		}
 		folded := s.fold(c.Name)
 		if other, twice := seen[folded]; twice {
-			return nil, nil, fault.Mark(fault.Fatal, fmt.Errorf("columns %q and %q of table %q would be one column of the database", other, source, t.Name))
+			return nil, nil, refused(t.Name, fmt.Errorf("columns %q and %q would be one column of the database, which does not tell upper from lower case", other, source))
 		}
 		seen[folded] = source
 	}
@@ -98,13 +97,16 @@ func (s *Sink) newLayout(t *schema.Table, real *Table) (*Layout, error) {
 	if err != nil {
 		return nil, err
 	}
+	if real.Other != "" {
+		return nil, refused(t.Name, notTable(real))
+	}
 	l := &Layout{Table: t, Real: real, Keys: t.Keys}
 	for i, c := range columns {
 		column := s.find(real, c.Name)
 		switch {
 		case column == nil || column.Generated:
 			if c.Key {
-				return nil, fault.Mark(fault.Fatal, fmt.Errorf("table %q has no column %q that can be written, which is part of the key", real.Name, c.Name))
+				return nil, lacksKey(t, c.Name)
 			}
 			continue
 		case c.Meta == MetaVersion:
@@ -115,4 +117,18 @@ func (s *Sink) newLayout(t *schema.Table, real *Table) (*Layout, error) {
 		l.Columns = append(l.Columns, Target{Slot: slots[i], Type: c.Type, Meta: c.Meta, Key: c.Key, Real: column})
 	}
 	return l, nil
+}
+
+// hasKey returns an error if the real table lacks a column of t's key.
+func (s *Sink) hasKey(t *schema.Table, real *Table) error {
+	for _, c := range t.Columns[:t.Keys] {
+		if name := s.dialect.Name(c.Name); s.find(real, name) == nil && !s.own(t) {
+			return lacksKey(t, name)
+		}
+	}
+	return nil
+}
+
+func lacksKey(t *schema.Table, column string) error {
+	return refused(t.Name, fmt.Errorf("it has no column %q that can be written, which is part of the key: drop or rename the table, then import it", column))
 }

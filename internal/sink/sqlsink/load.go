@@ -5,22 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"strconv"
+	"time"
 
 	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
-
-// stagePrefix begins the name of every staging table.
-const stagePrefix = "_eds_load_"
-
-// loadsTable returns the record of the files that unfinished loads have staged:
-// a row a file, written in the transaction of its rows, so that no file is
-// staged twice.
-func loadsTable() *schema.Table {
-	return ownTable("_eds_load", []string{"target", "file", "job"}, "row_count")
-}
 
 // load is the load of one table, over a session of its own.
 type load struct {
@@ -28,28 +19,44 @@ type load struct {
 	job  string
 	t    *schema.Table
 	mode sink.LoadMode
+	// scope are the columns that tell which rows the load replaces; nil: all of them.
+	scope []sink.ScopeColumn
 
-	conn    Conn // nil: not connected
-	live    *Layout
-	stage   *Layout
-	records *Layout
-	files   map[string]int64 // staged files and their rows
-	// recorded are the table's records of files, of whatever job.
-	recorded []change.Row
+	conn     Conn // nil: not connected
+	live     *Layout
+	stage    *Layout // nil: the load is lost
+	records  *Layout
+	id       string           // of the job and the stage's layout, in records
+	files    map[string]int64 // staged files and how many rows the stage has more for each
+	recorded []change.Row     // the job's records of them, also for other columns
+	others   map[string]*otherLoad
 	unsure   bool // a transaction's outcome is not known: files may lack one
-	done     bool // finished or discarded
+
+	advance
+
+	snapshot *snapshotRecord // to be recorded with the rows; nil: none
+
+	placing bool  // a transaction was begun that puts the rows in place
+	rows    int64 // that it puts there
+	done    bool  // finished or discarded
 }
 
 // BeginLoad begins or resumes the load of one table. It migrates the live table,
 // of which it trusts nothing that was read before.
-func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode) (sink.Load, error) {
+func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
+	l := &load{sink: s, job: job, t: t, mode: mode}
+	if mode.Replaces() {
+		var ok bool
+		if l.scope, ok = scope.Columns(t); !ok {
+			return nil, fault.Mark(fault.Fatal, fmt.Errorf("replace some rows of table %q: it has no column that tells which; merge them instead", t.Name))
+		}
+	}
 	s.mu.Lock()
 	s.forgetTable(t.Name)
 	s.mu.Unlock()
-	if _, err := s.Migrate(ctx, []*schema.Table{t}); err != nil {
+	if _, err := s.migrateFor(ctx, []*schema.Table{t}, true); err != nil {
 		return nil, err
 	}
-	l := &load{sink: s, job: job, t: t, mode: mode}
 	if err := l.attempt(ctx, "begin to load", func(ctx context.Context) error { return l.begin(ctx) }); err != nil {
 		_ = l.Close(ctx)
 		return nil, err
@@ -58,7 +65,7 @@ func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode 
 }
 
 // attempt runs do over the load's session, and leaves the load ready for another
-// attempt where it fails.
+// attempt if it fails.
 func (l *load) attempt(ctx context.Context, what string, do func(ctx context.Context) error) error {
 	err := l.connect(ctx)
 	if err == nil && l.unsure && l.stage != nil {
@@ -90,32 +97,36 @@ func (l *load) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.conn = conn
+	l.conn, l.layouts = conn, make(map[*schema.Table]*Layout)
 	return nil
 }
 
-func (l *load) stageName() string { return l.sink.dialect.Name(stagePrefix + l.t.Name) }
+// stageName is the name of the job's staging table.
+func (l *load) stageName() string { return l.sink.dialect.Name(StageName(l.job, l.t.Name)) }
 
 // begin finds what an earlier run of the job has staged, or makes a new stage.
 func (l *load) begin(ctx context.Context) error {
-	s := l.sink
 	var err error
-	if l.live, err = s.readLayout(ctx, l.conn, l.t); err != nil {
+	if l.live, err = l.readLive(ctx); err != nil {
 		return err
 	}
 	if l.live == nil {
 		return fmt.Errorf("table %q does not exist", l.t.Name)
 	}
+	l.id = loadID(l.job, l.live)
 	if l.records, err = l.recordsLayout(ctx); err != nil {
 		return err
 	}
 	if err := l.readRecords(ctx); err != nil {
 		return err
 	}
+	if err := l.forgetOld(ctx); err != nil {
+		return fmt.Errorf("remove what earlier loads staged: %w", err)
+	}
 	if resumed, err := l.resume(ctx); resumed || err != nil {
 		return err
 	}
-	if err := l.forget(ctx); err != nil {
+	if err := l.startOver(ctx); err != nil {
 		return err
 	}
 	if err := l.conn.Stage(ctx, l.live, l.stageName()); err != nil {
@@ -128,55 +139,28 @@ func (l *load) begin(ctx context.Context) error {
 	return err
 }
 
-// recordsLayout returns the layout of the record of files, made by the sink's
-// own session where it does not exist, so that concurrent loads make it once.
-func (l *load) recordsLayout(ctx context.Context) (*Layout, error) {
-	s := l.sink
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var shared *Layout
-	err := s.attempt(ctx, "prepare", func(conn Conn) error {
-		var err error
-		shared, err = s.layoutOfOwn(ctx, conn, "_eds_load", loadsTable)
-		return err
-	})
-	if err != nil {
+// readLive reads the layout of the live table, with the scope of the load; nil if there
+// is no such table.
+func (l *load) readLive(ctx context.Context) (*Layout, error) {
+	live, err := l.sink.readLayout(ctx, l.conn, l.t)
+	if live == nil || err != nil {
 		return nil, err
 	}
-	return s.newLayout(shared.Table, shared.Real)
-}
-
-// readRecords reads which files of the table this job, and others, have staged.
-func (l *load) readRecords(ctx context.Context) error {
-	l.files, l.recorded = make(map[string]int64), nil
-	t := l.records.Table
-	for row, err := range l.conn.Read(ctx, l.records) {
-		if err != nil {
-			return fmt.Errorf("read the record of loaded files: %w", err)
+	for _, c := range l.scope {
+		name := l.t.Columns[c.Slot].Name
+		column := l.sink.find(live.Real, l.sink.dialect.Name(name))
+		if column == nil {
+			return nil, fault.Mark(fault.Fatal, fmt.Errorf("table %q has no column %q, which tells what rows to replace", live.Real.Name, name))
 		}
-		target, file, job := columnText(t, row, "target"), columnText(t, row, "file"), columnText(t, row, "job")
-		if target != l.t.Name {
-			continue
-		}
-		rows, err := strconv.ParseInt(columnText(t, row, "row_count"), 10, 64)
-		if err != nil {
-			return errors.New("read the record of loaded files: a row count is not a number")
-		}
-		record, err := recordRow(t, []string{target, file, job}, rows)
-		if err != nil {
-			return err
-		}
-		l.recorded = append(l.recorded, record)
-		if job == l.job {
-			l.files[file] = rows
-		}
+		live.Scope = append(live.Scope, Within{Column: column, Values: c.Values})
 	}
-	return nil
+	return live, nil
 }
 
-// resume takes up the stage of an earlier run, where there is one that fits.
+// resume takes up the stage of an earlier run, if there is one that fits. One that was
+// brought forward has other rows than its files, so that none can be missed.
 func (l *load) resume(ctx context.Context) (bool, error) {
-	if len(l.files) == 0 {
+	if len(l.files) == 0 || l.Loaded(advancedRecord) {
 		return false, nil
 	}
 	stage, err := l.describeStage(ctx)
@@ -187,7 +171,7 @@ func (l *load) resume(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// describeStage returns the layout of the staging table, nil where there is none.
+// describeStage returns the layout of the staging table, nil if there is none.
 func (l *load) describeStage(ctx context.Context) (*Layout, error) {
 	found, err := l.conn.Tables(ctx, []string{l.stageName()})
 	if err != nil || len(found) == 0 {
@@ -207,69 +191,256 @@ func (l *load) Loaded(file string) bool {
 	return ok
 }
 
-// LoadFile stages the rows of a file and records it, in one transaction.
+// LoadFile stages the rows of a file and records it, in one transaction. It returns
+// how many rows the file has.
 func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
-	var count int64
+	var count, added int64
 	var record change.Row
+	counted := func(yield func(*change.Row, error) bool) {
+		for row, err := range rows {
+			if err == nil {
+				count++
+			}
+			if !yield(row, err) {
+				return
+			}
+		}
+	}
 	err := l.attempt(ctx, "stage a file of", func(ctx context.Context) error {
+		if l.stage == nil {
+			return lost("the load has to begin again")
+		}
 		if n, ok := l.files[file]; ok {
-			count = n
+			count, added = n, n
 			return nil
 		}
 		return l.sink.transact(ctx, l.conn, func(tx Tx) error {
 			var err error
-			if count, err = tx.Append(ctx, l.stage, rows); err != nil {
+			if added, err = tx.Append(ctx, l.stage, counted); err != nil {
 				return err
 			}
-			if record, err = recordRow(l.records.Table, []string{l.t.Name, file, l.job}, count); err != nil {
-				return err
-			}
-			return tx.Write(ctx, &Write{Layout: l.records, Upserts: []change.Row{record}})
+			record, err = l.record(ctx, tx, file, added)
+			return err
 		})
 	})
 	if err != nil {
 		return 0, err
 	}
 	if !l.Loaded(file) {
-		l.files[file] = count
+		l.files[file] = added
 		l.recorded = append(l.recorded, record)
 	}
 	return count, nil
 }
 
+// Record has Finish record a snapshot.
+func (l *load) Record(s sink.Snapshot) bool {
+	if l.snapshot == nil {
+		return false
+	}
+	s.Imported = time.Now().UTC()
+	l.snapshot.s = &s
+	return true
+}
+
 // Finish puts the staged rows in place of the live table's, or upserts them, and
 // forgets the load, in one transaction.
-func (l *load) Finish(ctx context.Context) error {
+func (l *load) Finish(ctx context.Context) (int64, error) {
 	err := l.attempt(ctx, "finish loading", func(ctx context.Context) error {
 		if l.done {
 			return nil
 		}
-		stage, err := l.describeStage(ctx)
-		if err != nil {
+		placed, err := l.look(ctx)
+		if err == nil {
+			err = l.snapshot.prepare(ctx, l.conn)
+		}
+		switch {
+		case err != nil:
+			return err
+		case placed:
+			return l.sink.transact(ctx, l.conn, func(tx Tx) error {
+				if err := tx.Drop(ctx, l.stageName()); err != nil {
+					return err
+				}
+				return l.complete(ctx, tx)
+			})
+		}
+		if l.rows, err = l.seal(ctx); err != nil {
 			return err
 		}
-		if stage == nil { // an earlier attempt was durable
-			return nil
+		if err := l.spare(ctx); err != nil {
+			return err
 		}
-		l.stage = stage
-		if err := l.conn.Seal(ctx, l.stage, l.live); err != nil {
-			return fmt.Errorf("index the staged rows: %w", err)
+		mode := sink.Merge
+		if l.mode.Replaces() {
+			mode = sink.Replace
 		}
+		l.snapshot.identify(l.conn, l.stage, l.live, mode)
+		if err := l.announce(ctx); err != nil {
+			return fmt.Errorf("record what is put in place: %w", err)
+		}
+		l.placing = true
 		return l.sink.transact(ctx, l.conn, func(tx Tx) error {
-			if err := tx.Place(ctx, l.stage, l.live, l.mode); err != nil {
+			if err := tx.Place(ctx, l.stage, l.live, mode); err != nil {
 				return err
 			}
-			return l.forgetFiles(ctx, tx)
+			return l.complete(ctx, tx)
 		})
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	l.done = true
 	l.sink.mu.Lock()
 	defer l.sink.mu.Unlock()
 	l.sink.forgetTable(l.t.Name)
+	return l.rows, nil
+}
+
+// complete forgets the load, whose rows are in place, and records the snapshot.
+func (l *load) complete(ctx context.Context, tx Tx) error {
+	if err := l.forgetFiles(ctx, tx); err != nil {
+		return err
+	}
+	return l.snapshot.write(ctx, tx, l.rows)
+}
+
+// look reads what has become of the stage and of the live table. It reports that the
+// rows are in place if an attempt to put them there was durable and only its answer
+// was lost: the stage is gone then, or its records are.
+func (l *load) look(ctx context.Context) (placed bool, err error) {
+	if l.stage == nil {
+		return false, lost("the load has to begin again")
+	}
+	l.layouts = make(map[*schema.Table]*Layout)
+	stage, err := l.describeStage(ctx)
+	if err != nil {
+		return false, err
+	}
+	if l.placing && (stage == nil || len(l.files) == 0) {
+		return l.wasPlaced(ctx)
+	}
+	if stage == nil {
+		return false, l.lose(ctx, fmt.Sprintf("staging table %q does not exist any more", l.stageName()))
+	}
+	live, err := l.readLive(ctx)
+	if err != nil {
+		return false, err
+	}
+	if live == nil || loadID(l.job, live) != l.id {
+		return false, l.lose(ctx, fmt.Sprintf("the columns of table %q were changed meanwhile", l.t.Name))
+	}
+	l.live, l.stage = live, stage
+	return false, l.kept(ctx)
+}
+
+// wasPlaced reports whether an attempt to put the rows in place was durable, whose stage or
+// records are gone. They are also gone from a database that was put back or replaced since.
+func (l *load) wasPlaced(ctx context.Context) (bool, error) {
+	live, err := l.readLive(ctx)
+	if err != nil {
+		return false, err
+	}
+	recorded := true
+	if l.snapshot != nil && l.snapshot.s != nil {
+		if recorded, err = l.snapshot.holds(ctx, l.conn, l.stageName()); err != nil {
+			return false, err
+		}
+	}
+	if live == nil || !recorded {
+		return false, l.lose(ctx, fmt.Sprintf("the database has neither staging table %q nor its rows any more", l.stageName()))
+	}
+	return true, nil
+}
+
+// seal makes sure that all rows are staged, makes the stage ready to be put in place or
+// brought forward, and returns how many rows it has then, one per key.
+func (l *load) seal(ctx context.Context) (int64, error) {
+	count, err := l.verify(ctx)
+	if err != nil {
+		return 0, err
+	}
+	err = l.conn.Seal(ctx, l.stage, l.live)
+	if twice := new(DuplicatesError); errors.As(err, &twice) {
+		if err := l.deduplicate(ctx, twice.Rows); err != nil {
+			return 0, fmt.Errorf("remove rows that were staged twice: %w", err)
+		}
+		if count, err = l.verify(ctx); err != nil {
+			return 0, err
+		}
+		err = l.conn.Seal(ctx, l.stage, l.live)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("index the staged rows: %w", err)
+	}
+	l.least, l.most = count, count // also if it is called again
+	return count, nil
+}
+
+// verify compares the rows of the stage with those of its files, and returns how many
+// there are.
+func (l *load) verify(ctx context.Context) (int64, error) {
+	least, most := l.bounds()
+	count, err := l.conn.Count(ctx, l.stage)
+	if err != nil {
+		return 0, fmt.Errorf("count the staged rows: %w", err)
+	}
+	if count < least || count > most {
+		return 0, l.lose(ctx, fmt.Sprintf("staging table %q has %d rows instead of %d", l.stageName(), count, least))
+	}
+	return count, nil
+}
+
+// deduplicate removes rows whose key was staged again later, and records how many.
+func (l *load) deduplicate(ctx context.Context, rows int64) error {
+	removed := l.files[duplicatesRecord] - rows
+	var record change.Row
+	err := l.sink.transact(ctx, l.conn, func(tx Tx) error {
+		d, ok := tx.(Deduplicator)
+		if !ok {
+			return fmt.Errorf("%T cannot", tx)
+		}
+		err := d.Deduplicate(ctx, l.stage)
+		if err == nil {
+			record, err = l.record(ctx, tx, duplicatesRecord, removed)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	l.files[duplicatesRecord] = removed
+	l.recorded = append(l.recorded, record)
 	return nil
+}
+
+// spare returns ErrWouldEmpty if nothing was loaded that could replace rows of the live
+// table. Changes that were applied since do not count.
+func (l *load) spare(ctx context.Context) error {
+	if l.staged() > 0 || l.mode != sink.Replace {
+		return nil
+	}
+	rows, err := l.conn.Count(ctx, l.live)
+	if err != nil {
+		return fmt.Errorf("count the rows of the table: %w", err)
+	}
+	if rows > 0 {
+		return fault.Mark(fault.Fatal, sink.ErrWouldEmpty)
+	}
+	return nil
+}
+
+// lose forgets the load, and returns why it has to begin again.
+func (l *load) lose(ctx context.Context, why string) error {
+	if err := l.forget(ctx); err != nil {
+		return err
+	}
+	l.stage = nil
+	return lost(why)
+}
+
+func lost(why string) error {
+	return fault.Mark(fault.Fatal, fmt.Errorf("%w: %s", sink.ErrLoadLost, why))
 }
 
 // Discard drops the stage and the record of its files.
@@ -277,26 +448,6 @@ func (l *load) Discard(ctx context.Context) error {
 	err := l.attempt(ctx, "discard the load of", func(ctx context.Context) error { return l.forget(ctx) })
 	l.done = l.done || err == nil
 	return err
-}
-
-// forget drops the stage and all records of the table, whatever their job.
-func (l *load) forget(ctx context.Context) error {
-	return l.sink.transact(ctx, l.conn, func(tx Tx) error {
-		if err := tx.Drop(ctx, l.stageName()); err != nil {
-			return err
-		}
-		return l.forgetFiles(ctx, tx)
-	})
-}
-
-// forgetFiles deletes the table's records.
-func (l *load) forgetFiles(ctx context.Context, tx Tx) error {
-	if len(l.recorded) == 0 {
-		return nil
-	}
-	set := change.Set{Table: l.records.Table, Deletes: keysOf(l.records.Table, l.recorded...)}
-	set.SortByKey()
-	return tx.Write(ctx, &Write{Layout: l.records, Deletes: set.Deletes})
 }
 
 // Close closes the session. The stage stays.

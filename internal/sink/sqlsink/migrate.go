@@ -2,53 +2,114 @@ package sqlsink
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Migrate makes the destination able to hold rows of the tables. What the
-// database can not take of it, as the widening of a column that a view reads,
-// is logged and left as it is.
+// Migrate makes the destination able to hold rows of the tables. It migrates those that
+// it can: the error joins a *sink.TableError for each of the others. Only an import, whose
+// sink has no consumer, makes a table again that was imported. If the database refuses an optional step, such
+// as widening a column that a view reads, Migrate logs that and leaves the column as it is.
 func (s *Sink) Migrate(ctx context.Context, tables []*schema.Table) ([]string, error) {
+	return s.migrateFor(ctx, tables, s.env.Consumer == "")
+}
+
+// migrateFor is Migrate of an import, or of a server.
+func (s *Sink) migrateFor(ctx context.Context, tables []*schema.Table, imports bool) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var lines []string
 	err := s.attempt(ctx, "migrate", func(conn Conn) error {
-		done, err := s.migrate(ctx, conn, tables)
+		done, err := s.migrateAs(ctx, conn, tables, imports)
 		lines = append(lines, done...)
 		return err
 	})
 	return lines, err
 }
 
-// migrate returns a line for each change that it made, also where it failed later.
+// migrate is Migrate for changes that are to be applied.
 func (s *Sink) migrate(ctx context.Context, conn Conn, tables []*schema.Table) ([]string, error) {
+	return s.migrateAs(ctx, conn, tables, false)
+}
+
+// migrateAs returns a line for each change that it made, also if it failed later.
+func (s *Sink) migrateAs(ctx context.Context, conn Conn, tables []*schema.Table, imports bool) ([]string, error) {
+	for _, t := range tables {
+		if s.own(t) {
+			continue
+		}
+		if err := t.Check(); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.describe(ctx, conn, tables); err != nil {
 		return nil, err
 	}
 	var lines []string
+	var migrated []*schema.Table
+	var failed []error
 	for _, t := range tables {
-		steps, err := s.plan(t, s.real(t))
-		if err != nil {
-			return lines, err
-		}
-		done, err := s.carryOut(ctx, conn, steps)
+		done, err := s.migrateTable(ctx, conn, t, imports)
 		lines = append(lines, done...)
-		if len(done) > 0 {
-			s.forgetTable(t.Name)
+		if err == nil {
+			migrated = append(migrated, t)
+			continue
 		}
-		if err != nil {
+		if !isRefused(err) {
 			return lines, fmt.Errorf("migrate table %q: %w", t.Name, err)
 		}
+		s.forgetTable(t.Name)
+		failed = append(failed, err)
 	}
-	return lines, s.describe(ctx, conn, tables)
+	if err := s.describe(ctx, conn, migrated); err != nil {
+		return lines, err
+	}
+	for _, t := range migrated {
+		_, err := s.layout(ctx, conn, t)
+		if err != nil && !isRefused(err) {
+			return lines, err
+		}
+		if err != nil {
+			s.forgetTable(t.Name)
+			failed = append(failed, err)
+		}
+	}
+	return lines, errors.Join(failed...)
+}
+
+// migrateTable migrates one table. It reads the catalogue again if that of another version
+// has just changed the table.
+func (s *Sink) migrateTable(ctx context.Context, conn Conn, t *schema.Table, imports bool) ([]string, error) {
+	if err := s.describe(ctx, conn, []*schema.Table{t}); err != nil {
+		return nil, err
+	}
+	real := s.real(t)
+	if err := s.obstacle(ctx, conn, t, real, imports); err != nil {
+		return nil, err
+	}
+	steps, err := s.plan(t, real)
+	if err != nil {
+		return nil, err
+	}
+	if !imports && real != nil {
+		if err := s.hasKey(t, real); err != nil {
+			return nil, err
+		}
+	}
+	done, err := s.carryOut(ctx, conn, t, steps)
+	if len(done) > 0 {
+		s.forgetTable(t.Name)
+	}
+	return done, err
 }
 
 // carryOut executes steps, each by itself, so that what was done stays done.
-func (s *Sink) carryOut(ctx context.Context, conn Conn, steps []Step) ([]string, error) {
+func (s *Sink) carryOut(ctx context.Context, conn Conn, t *schema.Table, steps []Step) ([]string, error) {
 	var lines []string
 	for _, step := range steps {
 		statements := s.dialect.DDL(step)
@@ -57,6 +118,12 @@ func (s *Sink) carryOut(ctx context.Context, conn Conn, steps []Step) ([]string,
 		}
 		err := conn.Exec(ctx, statements)
 		optional := step.Kind == WidenColumn || step.Kind == RelaxColumn
+		if err != nil && !optional && s.overtaken(ctx, conn, t, step) {
+			continue
+		}
+		if err != nil && !optional {
+			return lines, s.judgeStep(ctx, conn, t, step, err)
+		}
 		if v := s.verdict(err); err != nil && optional && v.Class != fault.Transient && !v.Lost {
 			s.refused[step.String()] = true
 			s.log.Warn("the database refused a migration step; values that do not fit will be rejected one by one", "step", step.String(), "error", err)
@@ -69,6 +136,17 @@ func (s *Sink) carryOut(ctx context.Context, conn Conn, steps []Step) ([]string,
 		lines = append(lines, step.String())
 	}
 	return lines, nil
+}
+
+// overtaken reports whether a step failed because another process had just carried it
+// out.
+func (s *Sink) overtaken(ctx context.Context, conn Conn, t *schema.Table, step Step) bool {
+	s.forgetTable(t.Name)
+	if err := s.describe(ctx, conn, []*schema.Table{t}); err != nil {
+		return false
+	}
+	steps, err := s.plan(t, s.real(t))
+	return err == nil && !slices.ContainsFunc(steps, func(planned Step) bool { return planned.String() == step.String() })
 }
 
 // describe reads those of the tables from the database's catalogue that are not

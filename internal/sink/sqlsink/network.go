@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
@@ -36,10 +37,13 @@ func (s Server) Explain(err error) error {
 	switch {
 	case errors.As(err, &unknown):
 		return refused("its certificate is signed by an authority that is not trusted; "+s.Authority, unknown)
-	case errors.As(err, &hostname) && s.Name != "":
-		return refused("its certificate is for another name; "+s.Name, hostname)
 	case errors.As(err, &hostname):
-		return refused("its certificate is for another name", hostname)
+		what := "its certificate is for another name"
+		if s.Name != "" {
+			what += "; " + s.Name
+		}
+		// The error's own text also quotes the name that an option may give.
+		return refused(what, errors.New("it is for "+strings.Join(hostname.Certificate.DNSNames, ", ")))
 	case errors.As(err, &invalid):
 		return refused("its certificate is not valid", invalid)
 	case errors.As(err, &verify):

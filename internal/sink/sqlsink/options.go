@@ -2,9 +2,7 @@ package sqlsink
 
 import (
 	"errors"
-	"fmt"
 	"net/url"
-	"strconv"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
@@ -26,22 +24,19 @@ var URLOptions = []sink.Option{
 // parameters to the driver.
 func ParseOptions(query url.Values) (Options, error) {
 	var o Options
-	metadata := query.Get("metadata")
-	if metadata != "" {
-		var err error
-		if o.Metadata, err = strconv.ParseBool(metadata); err != nil {
-			return o, fault.Mark(fault.Fatal, errors.New("option metadata is neither true nor false"))
-		}
+	var err error
+	if o.Metadata, err = sink.BoolOf(query, "metadata", false); err != nil {
+		return o, fault.Mark(fault.Fatal, err)
 	}
-	switch d := query.Get("delete"); d {
-	case "", "hard":
-	case "soft":
-		if metadata != "" && !o.Metadata {
+	kind, err := sink.ChoiceOf(query, "delete", "hard", "soft")
+	if err != nil {
+		return o, fault.Mark(fault.Fatal, err)
+	}
+	if kind == "soft" {
+		if query.Get("metadata") != "" && !o.Metadata {
 			return o, fault.Mark(fault.Fatal, errors.New("option delete=soft needs the metadata columns; leave metadata=false out"))
 		}
 		o.SoftDelete, o.Metadata = true, true
-	default:
-		return o, fault.Mark(fault.Fatal, fmt.Errorf("option delete is %q; it should be hard or soft", d))
 	}
 	return o, nil
 }

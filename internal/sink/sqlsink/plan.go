@@ -33,6 +33,9 @@ func (s *Sink) plan(t *schema.Table, real *Table) ([]Step, error) {
 		if required := c.Key || slots[i] >= 0 && t.Columns[slots[i]].Required; !required {
 			steps = s.relax(steps, real, column)
 		}
+		if c.Meta != 0 && (column.Holds == schema.String || column.Holds == schema.Enum) {
+			continue // what the engine writes there is short
+		}
 		if to, wider := column.widened(c.Type); wider {
 			steps = append(steps, Step{Kind: WidenColumn, Table: real.Name, Real: column, To: to, Nullable: column.Nullable || len(steps) > before})
 		}

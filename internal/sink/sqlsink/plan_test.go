@@ -175,16 +175,16 @@ func TestWhatCanNotBeLaidOutIsFatalAndSaysWhy(t *testing.T) {
 		table *schema.Table
 		real  *Table
 	}{
-		`table "order" has no column "id" that can be written, which is part of the key`: {
+		`table "order": it has no column "id" that can be written, which is part of the key: drop or rename the table, then import it`: {
 			newTable(t, 1, key), &Table{Name: "order", Columns: []Column{{Name: "id", Generated: true}}},
 		},
-		`columns "Name" and "name" of table "order" would be one column of the database`: {
+		`table "order": columns "Name" and "name" would be one column of the database, which does not tell upper from lower case`: {
 			newTable(t, 1, key, schema.Column{Name: "name", Type: schema.String}, schema.Column{Name: "Name", Type: schema.String}), &Table{Name: "order", Columns: []Column{{Name: "id"}, {Name: "name"}}},
 		},
 	} {
 		s := &Sink{dialect: plain{folds: true}}
-		if _, err := s.newLayout(c.table, c.real); fault.Of(err) != fault.Fatal || err.Error() != want {
-			t.Errorf("%v of class %v, want fatal: %s", err, fault.Of(err), want)
+		if _, err := s.newLayout(c.table, c.real); fault.Of(err) != fault.Fatal || !isRefused(err) || err.Error() != want {
+			t.Errorf("%v of class %v, want a fatal *sink.TableError: %s", err, fault.Of(err), want)
 		}
 	}
 }

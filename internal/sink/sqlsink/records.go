@@ -2,48 +2,126 @@ package sqlsink
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"strconv"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// layoutOfOwn returns the layout of one of the engine's tables, made where it
-// does not exist.
-func (s *Sink) layoutOfOwn(ctx context.Context, conn Conn, name string, define func() *schema.Table) (*Layout, error) {
-	t := s.ownTables[name]
-	if t == nil {
-		t = define()
-		s.ownTables[name] = t
+// The engine's own tables.
+const (
+	checkpointTable  = "_eds_checkpoint"
+	destinationTable = "_eds_destination"
+	snapshotTable    = "_eds_snapshot"
+	stateTable       = "_eds_table"
+	loadTable        = "_eds_load"
+)
+
+// ownTables returns them by name.
+func ownTables() map[string]*schema.Table {
+	return map[string]*schema.Table{
+		checkpointTable: CheckpointTable(), destinationTable: destinationsTable(), snapshotTable: snapshotsTable(), stateTable: statesTable(),
+		loadTable: loadsTable(),
 	}
+}
+
+// own reports whether t is one of the engine's tables, and not one of the source that
+// has its name.
+func (s *Sink) own(t *schema.Table) bool { return s.ownTables[t.Name] == t }
+
+// ownTable returns a table of the engine's own. Its key columns are text.
+func ownTable(name string, key []string, others ...schema.Column) *schema.Table {
+	var columns []schema.Column
+	for _, k := range key {
+		columns = append(columns, schema.Column{Name: k, Type: schema.String, Required: true})
+	}
+	t, err := schema.New(name, "", key, append(columns, others...))
+	if err != nil {
+		panic(err) // the arguments are constants
+	}
+	return t
+}
+
+func integer(name string) schema.Column {
+	return schema.Column{Name: name, Type: schema.Integer, Required: true}
+}
+func optional(name string) schema.Column { return schema.Column{Name: name, Type: schema.Integer} }
+func text(name string) schema.Column     { return schema.Column{Name: name, Type: schema.String} }
+
+// layoutOfOwn returns the layout of one of the engine's tables, made if it does not
+// exist.
+func (s *Sink) layoutOfOwn(ctx context.Context, conn Conn, name string) (*Layout, error) {
+	t := s.ownTables[name]
 	if l := s.layouts[t]; l != nil {
 		return l, nil
 	}
-	if _, err := s.migrate(ctx, conn, []*schema.Table{t}); err != nil {
+	_, err := s.migrate(ctx, conn, []*schema.Table{t})
+	if err == nil {
+		return s.layout(ctx, conn, t)
+	}
+	if !s.denied(err) {
 		return nil, err
 	}
-	return s.layout(ctx, conn, t)
+	l, missing := s.layout(ctx, conn, t) // as an earlier version made it
+	if missing != nil && s.verdict(missing).Lost {
+		return nil, missing
+	}
+	if name != loadTable && s.unavailable == nil { // a load needs its records only until it ends
+		s.unavailable = s.grant(ctx, conn, l, err)
+	}
+	if missing != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
-// recordRow returns a row of one of the engine's tables: its key columns' texts,
-// in the key's order, and its other columns' integers, by name. Without
-// integers it is a row of key columns only.
-func recordRow(t *schema.Table, key []string, integers ...int64) (change.Row, error) {
+// grant returns err, by which the database has refused to make or change a table of
+// records, with the statements that allow it. Layout l is what there is of the table; nil
+// if it does not exist.
+func (s *Sink) grant(ctx context.Context, conn Conn, l *Layout, err error) error {
+	if may := conn.CanWrite(ctx); may != nil && s.denied(may) {
+		err = may
+	}
+	if owned, ok := conn.(Owned); ok && l != nil {
+		err = fmt.Errorf("table %q belongs to another user; run as its owner: %s: %w", l.Real.Name, owned.Own(l.Real.Name), err)
+	}
+	return err
+}
+
+// denied reports whether the database has refused err's statement for good.
+func (s *Sink) denied(err error) bool {
+	v := s.verdict(err)
+	return v.Class == fault.Fatal && !v.Lost && !v.Refused
+}
+
+// values are texts and integers by column.
+type values map[string]any
+
+// recordRow returns a row of one of the engine's tables.
+func recordRow(t *schema.Table, v values) (change.Row, error) {
 	image := []byte{'{'}
-	for i, c := range t.Columns {
-		if i >= len(key)+len(integers) {
-			break
+	for _, c := range t.Columns {
+		value, ok := v[c.Name]
+		if !ok {
+			continue
 		}
-		if i > 0 {
+		if len(image) > 1 {
 			image = append(image, ',')
 		}
 		image = append(rawjson.AppendQuoted(image, c.Name), ':')
-		if i < t.Keys {
-			image = rawjson.AppendQuoted(image, key[i])
-		} else {
-			image = strconv.AppendInt(image, integers[i-t.Keys], 10)
+		switch value := value.(type) {
+		case string:
+			image = rawjson.AppendQuoted(image, value)
+		case int64:
+			image = strconv.AppendInt(image, value, 10)
+		default:
+			return change.Row{}, fmt.Errorf("column %q of a record is of type %T", c.Name, value)
 		}
 	}
 	image = append(image, '}')
@@ -60,4 +138,33 @@ func keysOf(t *schema.Table, rows ...change.Row) []change.Row {
 		keys[i] = r
 	}
 	return keys
+}
+
+// record is a row of one of the engine's tables, with values by column.
+type record struct {
+	table *schema.Table
+	row   *change.Row
+}
+
+// text returns the text of a column, "" if it is null.
+func (r record) text(column string) string {
+	return string(rawjson.Text(r.row.Value(r.table.Slot([]byte(column)))))
+}
+
+// integer returns the number in a column, 0 if it is null.
+func (r record) integer(column string) int64 {
+	n, _ := strconv.ParseInt(r.text(column), 10, 64)
+	return n
+}
+
+// The text of a writer.
+func formatWriter(w sink.Writer) string {
+	text, _ := json.Marshal(w) // strings and times always encode
+	return string(text)
+}
+
+func parseWriter(text string) sink.Writer {
+	var w sink.Writer
+	_ = json.Unmarshal([]byte(text), &w) // a text that is none names no writer
+	return w
 }

@@ -34,26 +34,43 @@ type Sink struct {
 	layouts map[*schema.Table]*Layout
 	refused map[string]bool // widening and relaxing steps that the database can not take
 
-	ownTables map[string]*schema.Table // the engine's, by name
+	ownTables  map[string]*schema.Table // the engine's, by name; never changed
+	watchTicks func() (ticks <-chan time.Time, stop func())
 
-	position cdc.Position // the stored checkpoint, where known is set
+	position cdc.Position // the stored checkpoint, and the position and states beside it, if known is set
+	low      cdc.Position
+	states   states
 	known    bool
+	held     bool // it is this process's to move: what is read again has to be as it was left
+	// unavailable says why the destination keeps no records; nil if it does.
+	unavailable error
+	begun       *records     // as Records read them
+	beginning   int64        // the epoch that Begin takes
+	epoch       int64        // of this process, 0 before Begin
+	generation  int64        // that the stored checkpoint has
+	placings    []placing    // that Records found
+	seen        int64        // the latest sign of life
+	attempted   cdc.Position // that the latest transaction was to store
+	issued      int64        // the latest generation of a load
 }
 
 var (
-	_ sink.Sink         = (*Sink)(nil)
-	_ sink.Checkpointer = (*Sink)(nil)
-	_ sink.Migrator     = (*Sink)(nil)
-	_ sink.Prober       = (*Sink)(nil)
-	_ sink.Loader       = (*Sink)(nil)
-	_ sink.Reader       = (*Sink)(nil)
+	_ sink.Sink          = (*Sink)(nil)
+	_ sink.TableRecorder = (*Sink)(nil)
+	_ sink.FilterReader  = (*Sink)(nil)
+	_ sink.Migrator      = (*Sink)(nil)
+	_ sink.Prober        = (*Sink)(nil)
+	_ sink.Loader        = (*Sink)(nil)
+	_ sink.Reader        = (*Sink)(nil)
+	_ sink.Inspector     = (*Sink)(nil)
 )
 
 // Open connects to the destination.
 func Open(ctx context.Context, d Dialect, options Options, env sink.Env) (*Sink, error) {
 	s := &Sink{
 		dialect: d, options: options, env: env, log: env.Logger,
-		tables: make(map[string]*Table), layouts: make(map[*schema.Table]*Layout), refused: make(map[string]bool), ownTables: make(map[string]*schema.Table),
+		tables: make(map[string]*Table), layouts: make(map[*schema.Table]*Layout), refused: make(map[string]bool),
+		ownTables: ownTables(), watchTicks: watchTicks,
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -71,7 +88,7 @@ func (s *Sink) Close(ctx context.Context) error {
 	if s.conn == nil {
 		return nil
 	}
-	err := s.conn.Close(ctx)
+	err := errors.Join(s.release(ctx), s.conn.Close(ctx))
 	s.conn = nil
 	return err
 }
@@ -94,7 +111,7 @@ func (s *Sink) session(ctx context.Context) (Conn, error) {
 func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.attempt(ctx, "apply the batch", func(conn Conn) error { return s.apply(ctx, conn, b) })
+	return s.attempt(ctx, "apply the batch", func(conn Conn) error { return s.apply(ctx, conn, b, nil) })
 }
 
 // attempt runs do on the connection, and once more where the connection turns
@@ -113,6 +130,9 @@ func (s *Sink) attempt(ctx context.Context, what string, do func(conn Conn) erro
 		if !again && ctx.Err() == nil && (v.Stale || v.Lost && kept) {
 			s.log.Info("trying again at once", "action", what, "reason", err)
 			continue
+		}
+		if !v.Lost {
+			err = s.judgeStatement(ctx, conn, err, again)
 		}
 		return s.fail(what, err)
 	}
@@ -145,6 +165,9 @@ func (s *Sink) abandon(ctx context.Context, conn Conn) {
 
 // verdict classifies err.
 func (s *Sink) verdict(err error) Verdict {
+	if isRefused(err) {
+		return Verdict{Class: fault.Fatal}
+	}
 	v := s.dialect.Classify(err)
 	if v.Refused {
 		v.Class = fault.Fatal
@@ -167,38 +190,22 @@ func (s *Sink) fail(what string, err error) error {
 	return &fault.Error{Class: v.Class, RetryAfter: v.RetryAfter, Err: fmt.Errorf("%s: %w", what, err)}
 }
 
-func (s *Sink) apply(ctx context.Context, conn Conn, b *change.Batch) error {
+func (s *Sink) apply(ctx context.Context, conn Conn, b *change.Batch, changed []sink.TableState) error {
 	checkpoints, err := s.checkpoints(ctx, conn)
 	if err != nil {
 		return err
 	}
-	if checkpoints != nil && s.position.Covers(b.Last) {
+	if len(changed) > 0 && (s.unavailable != nil || s.epoch == 0) {
+		return fault.Mark(fault.Fatal, errNoStates)
+	}
+	if checkpoints != nil && s.position.Covers(b.Last) && len(changed) == 0 {
 		return nil
 	}
-	writes, err := s.writes(ctx, conn, b)
-	if err != nil {
-		return err
+	next := s.position
+	if !next.Covers(b.Last) {
+		next = next.Advance(b.Last)
 	}
-	next := s.position.Advance(b.Last)
-	err = s.transact(ctx, conn, func(tx Tx) error {
-		for _, w := range writes {
-			if err := tx.Write(ctx, w); err != nil {
-				return err
-			}
-		}
-		if checkpoints == nil {
-			return nil
-		}
-		return tx.Checkpoint(ctx, checkpoints, s.position, s.checkpointAt(next))
-	})
-	if errors.Is(err, ErrMoved) {
-		return s.moved(ctx, conn, next)
-	}
-	if err != nil {
-		return err
-	}
-	s.position = next
-	return nil
+	return s.store(ctx, conn, checkpoints, b, next, changed)
 }
 
 // writes maps the batch's sets onto real tables, which it migrates where they

@@ -39,10 +39,11 @@ func reportRate(b *testing.B, took time.Duration) {
 func BenchmarkReceive(b *testing.B) {
 	k := flooded(b)
 	c := k.config()
-	c.Start.Anew = true
+
 	var took time.Duration
 	b.ReportAllocs()
 	for b.Loop() {
+		k.deleteConsumer()
 		s := open(b, c)
 		began := time.Now()
 		for n, due := 0, 10_000; n < benchmarked; {

@@ -4,78 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/continuity"
 )
-
-// info returns the consumer, or nil where there is none.
-func (s *Source) info(ctx context.Context) (*jetstream.ConsumerInfo, error) {
-	consumer, err := s.js.Consumer(ctx, s.c.Stream, s.c.Name)
-	switch {
-	case errors.Is(err, jetstream.ErrConsumerNotFound):
-		return nil, nil
-	case err != nil:
-		return nil, fmt.Errorf("look up the consumer %s: %w", s.c.Name, err)
-	}
-	return consumer.CachedInfo(), nil
-}
-
-// bounds are the sequences of the stream's first and last message; of an empty
-// stream the first is the one after the last.
-type bounds struct {
-	first, last uint64
-	atStart     uint64 // of the first message that Start asks for
-}
-
-// unbounded is what is known of a stream that does not tell.
-var unbounded = bounds{first: 1, last: math.MaxUint64}
-
-// bounds asks for the ends of the stream. It does so by making consumers, which
-// are told where they begin, and removing them: the stream's own state may not
-// be asked for. A server that refuses more consumers leaves them unknown.
-func (s *Source) bounds(ctx context.Context) (bounds, error) {
-	var b bounds
-	for _, probe := range []struct {
-		place *uint64
-		at    *origin
-	}{
-		{&b.first, &origin{policy: jetstream.DeliverAllPolicy}},
-		{&b.last, &origin{policy: jetstream.DeliverNewPolicy}},
-		{&b.atStart, s.c.Start.origin()},
-	} {
-		next, err := s.probe(ctx, probe.at)
-		if refused := new(jetstream.APIError); errors.As(err, &refused) && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			s.c.Logger.Warn("the server does not tell what the stream holds; missing messages would not be noticed", "error", err)
-			return unbounded, nil
-		}
-		if err != nil {
-			return bounds{}, fmt.Errorf("ask what the stream %s holds: %w", s.c.Stream, err)
-		}
-		*probe.place = next
-	}
-	b.last--
-	return b, nil
-}
-
-// probe returns the sequence of the message that a consumer made at o would get
-// first.
-func (s *Source) probe(ctx context.Context, o *origin) (uint64, error) {
-	config := jetstream.ConsumerConfig{
-		Name: s.c.Name + "-probe-" + nuid.Next(), AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: time.Minute,
-	}
-	o.apply(&config)
-	consumer, err := s.js.CreateConsumer(ctx, s.c.Stream, config)
-	if err != nil {
-		return 0, err
-	}
-	// Where this fails the server removes it soon.
-	_ = s.js.DeleteConsumer(ctx, s.c.Stream, config.Name)
-	return consumer.CachedInfo().Delivered.Stream + 1, nil
-}
 
 // apply makes a consumer of configuration c begin at o.
 func (o *origin) apply(c *jetstream.ConsumerConfig) {
@@ -86,15 +22,23 @@ func (o *origin) apply(c *jetstream.ConsumerConfig) {
 func (s *Source) demands(c jetstream.ConsumerConfig) jetstream.ConsumerConfig {
 	c.MaxDeliver, c.MaxAckPending, c.AckWait, c.BackOff = -1, s.c.MaxAckPending, s.c.tuning.ackWait, nil
 	c.InactiveThreshold, c.HeadersOnly, c.PauseUntil = inactiveThreshold, false, nil
-	c.FilterSubject, c.FilterSubjects = "", s.c.Filters
-	if len(s.c.Filters) == 1 {
-		c.FilterSubject, c.FilterSubjects = s.c.Filters[0], nil
-	}
+	setFilters(&c, s.c.Filters)
 	return c
 }
 
-// usable reports whether the consumer can become one of ours by an update.
-func usable(c *jetstream.ConsumerConfig) bool { return c.AckPolicy == jetstream.AckExplicitPolicy }
+func setFilters(c *jetstream.ConsumerConfig, filters []string) {
+	c.FilterSubject, c.FilterSubjects = "", filters
+	if len(filters) == 1 {
+		c.FilterSubject, c.FilterSubjects = filters[0], nil
+	}
+}
+
+// usable reports whether an update makes the consumer one of ours, which the reference
+// server can take over again: that one sends no start sequence back, and a MaxWaiting
+// of 1, and servers refuse to change either.
+func usable(c *jetstream.ConsumerConfig) bool {
+	return c.AckPolicy == jetstream.AckExplicitPolicy && c.DeliverPolicy != jetstream.DeliverByStartSequencePolicy && c.MaxWaiting == 1
+}
 
 // update gives the consumer what it lacks. What a server refuses to change
 // stays: deliver policy, start, MaxWaiting.
@@ -116,16 +60,92 @@ func (s *Source) update(ctx context.Context, info *jetstream.ConsumerInfo) (*jet
 // what Open does not decide.
 func (s *Source) create(ctx context.Context, former *jetstream.ConsumerInfo, o *origin) (*jetstream.ConsumerInfo, error) {
 	config := jetstream.ConsumerConfig{Durable: s.c.Name, Name: s.c.Name, AckPolicy: jetstream.AckExplicitPolicy}
-	if former != nil && usable(&former.Config) {
+	if former != nil && former.Config.AckPolicy == jetstream.AckExplicitPolicy {
 		config = former.Config
 	}
 	config = s.demands(config)
+	config.MaxWaiting = 1
 	o.apply(&config)
 	consumer, err := s.js.CreateConsumer(ctx, s.c.Stream, config)
 	if err != nil {
 		return nil, fmt.Errorf("create the consumer %s: %w", s.c.Name, err)
 	}
 	return consumer.CachedInfo(), nil
+}
+
+// startMargins are how long before a position's storage time a consumer is made to
+// start. A stream's leader can step its clock, and old records round up.
+var startMargins = []time.Duration{time.Minute, 2 * continuity.ClockMargin}
+
+// createAfter makes the consumer deliver everything after p. It may deliver earlier
+// messages first: they are acknowledged and not passed on. It has no start sequence,
+// because with one the reference server could not open it.
+func (s *Source) createAfter(ctx context.Context, former *jetstream.ConsumerInfo, p cdc.Position) (*jetstream.ConsumerInfo, error) {
+	if server := serverName(s.c.Conn); p.Sequence > 0 && !s.c.Silence.knows(server) {
+		if _, err := s.create(ctx, former, everything()); err != nil {
+			return nil, err
+		}
+		info, err := s.resetTo(ctx, p.Sequence+1)
+		if err == nil || ctx.Err() != nil || !s.c.Conn.IsConnected() {
+			return info, err
+		}
+		if errors.Is(err, context.DeadlineExceeded) { // it has answered the other request
+			s.rememberSilence(server)
+		}
+		if err := s.delete(ctx); err != nil {
+			return nil, err
+		}
+	}
+	margins := startMargins
+	stored, known, err := s.storageTime(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	if !known {
+		margins = nil
+	}
+	for _, margin := range margins {
+		info, err := s.create(ctx, former, sinceTime(stored.Add(-margin)))
+		if err != nil || info.Delivered.Stream <= p.Sequence {
+			return info, err
+		}
+		if err := s.delete(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return s.create(ctx, former, everything())
+}
+
+// storageTime returns about when the message at p was stored. A start then has to be
+// checked.
+func (s *Source) storageTime(ctx context.Context, p cdc.Position) (stored time.Time, known bool, err error) {
+	if p.Sequence == 0 || p.Stored > 0 {
+		return time.Unix(0, p.Stored), p.Sequence > 0, nil
+	}
+	at, err := s.look(ctx, after(p.Sequence-1))
+	if refuses(err) {
+		return stored, false, nil
+	}
+	return time.Unix(0, at.stored), at.stored > 0, err
+}
+
+// createSince makes the consumer deliver everything stored at or after t, and returns
+// the sequence after which it does. A start time alone is not enough: with several
+// filters, nats-server skips messages of one up to the first message of another.
+func (s *Source) createSince(ctx context.Context, former *jetstream.ConsumerInfo, t time.Time) (*jetstream.ConsumerInfo, uint64, error) {
+	before, err := s.before(ctx, t)
+	if refuses(err) { // more than is needed
+		info, err := s.create(ctx, former, everything())
+		if err != nil {
+			return nil, 0, err
+		}
+		return info, info.Delivered.Stream, nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := s.createAfter(ctx, former, cdc.Position{Sequence: before, Stored: t.UnixNano()})
+	return info, before, err
 }
 
 // delete removes the consumer. Where to go on is recorded, so that a death

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/continuity"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
 )
 
@@ -42,14 +44,9 @@ var narrow = &server.Permissions{
 
 func newBroker(tb testing.TB) *broker {
 	tb.Helper()
-	account := server.NewAccount("hq")
 	b := &broker{tb: tb, options: server.Options{
-		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: tb.TempDir(), NoSigs: true, NoLog: true, DontListen: false,
-		Accounts: []*server.Account{account},
-		Users: []*server.User{
-			{Username: "admin", Password: "admin", Account: account},
-			{Username: "eds", Password: "eds", Account: account, Permissions: narrow},
-		},
+		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: tb.TempDir(), NoSigs: true, NoLog: true,
+		Users: []*server.User{{Username: "admin", Password: "admin"}, {Username: "eds", Password: "eds", Permissions: narrow}, muteUser()},
 	}}
 	b.start()
 	tb.Cleanup(b.stop)
@@ -60,15 +57,6 @@ func newBroker(tb testing.TB) *broker {
 func (b *broker) start() {
 	b.tb.Helper()
 	o := b.options
-	// Accounts belong to one server.
-	account := server.NewAccount("hq")
-	o.Accounts = []*server.Account{account}
-	o.Users = nil
-	for _, u := range b.options.Users {
-		c := *u
-		c.Account = account
-		o.Users = append(o.Users, &c)
-	}
 	s, err := server.NewServer(&o)
 	if err != nil {
 		b.tb.Fatal(err)
@@ -76,13 +64,6 @@ func (b *broker) start() {
 	s.Start()
 	if !s.ReadyForConnections(10 * time.Second) {
 		b.tb.Fatal("the nats server does not start")
-	}
-	own, err := s.LookupAccount("hq")
-	if err != nil {
-		b.tb.Fatal(err)
-	}
-	if err := own.EnableJetStream(nil, nil); err != nil {
-		b.tb.Fatal(err)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -193,18 +174,51 @@ func (b *broker) info() *jetstream.ConsumerInfo {
 	return c.CachedInfo()
 }
 
+// deleteConsumer deletes the consumer. While nats-server 2.11 writes its files, that
+// takes another attempt.
+func (b *broker) deleteConsumer() {
+	b.tb.Helper()
+	b.deleteConsumerOf("eds-1")
+}
+
+func (b *broker) deleteConsumerOf(name string) {
+	b.tb.Helper()
+	eventually(b.tb, "the consumer is deleted", func() bool {
+		err := b.stream().DeleteConsumer(b.tb.Context(), name)
+		return err == nil || errors.Is(err, jetstream.ErrConsumerNotFound)
+	})
+}
+
 // config is what most tests open.
 func (b *broker) config() Config {
 	b.tb.Helper()
 	return Config{
-		Conn: b.connect(), Name: "eds-1", Filters: []string{"dbchange.*.*.c1.*.PUBLIC.>"}, Start: Start{From: FromBeginning},
+		Conn: b.connect(), Name: "eds-1", Filters: []string{"dbchange.*.*.c1.*.PUBLIC.>"},
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		tuning: tuning{resetWait: b.resetWait()},
 	}
 }
 
-func open(tb testing.TB, c Config) *Source {
+// resets reports whether the server under test can reset consumers. The tests also
+// run with a server that cannot, from the module test/nats211.
+func resets() bool { return !strings.HasPrefix(server.VERSION, "2.11.") }
+
+// resetWait is the default, or short if nothing comes.
+func (b *broker) resetWait() time.Duration {
+	if resets() {
+		return 0
+	}
+	return time.Millisecond
+}
+
+// silent knows the server of c as one that does not answer resets.
+func silent(c Config) *Silence { return NewSilence(serverName(c.Conn), nil) }
+
+// open opens a source as a server does: what is observed is added to the evidence,
+// and decides. Without evidence, reading begins with everything the stream has.
+func open(tb testing.TB, c Config, evidence ...continuity.Evidence) *Source {
 	tb.Helper()
-	s, err := Open(tb.Context(), c)
+	s, err := tryOpen(tb, c, evidence...)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -213,11 +227,30 @@ func open(tb testing.TB, c Config) *Source {
 	return s
 }
 
+func tryOpen(tb testing.TB, c Config, evidence ...continuity.Evidence) (*Source, error) {
+	tb.Helper()
+	e := continuity.Evidence{Beginning: true, Now: time.Now()}
+	for _, e = range evidence {
+	}
+	if err := Observe(tb.Context(), c, &e); err != nil {
+		return nil, err
+	}
+	if c.Plan = continuity.Decide(e); c.Plan.Gap != nil {
+		return nil, c.Plan.Gap
+	}
+	return Open(tb.Context(), c)
+}
+
+// recorded is the evidence of a record.
+func recorded(r continuity.Record) continuity.Evidence {
+	return continuity.Evidence{Record: r, Beginning: true, Now: time.Now()}
+}
+
 // opened is a source that a test closes.
 func closeSource(tb testing.TB, s *Source) {
 	tb.Helper()
 	select {
-	case <-s.closing:
+	case <-s.stopped:
 		return
 	default:
 	}
@@ -227,7 +260,7 @@ func closeSource(tb testing.TB, s *Source) {
 }
 
 // read receives n messages and checks that they ascend.
-func read(tb testing.TB, s *Source, n int) []pipeline.Message {
+func read(tb testing.TB, s pipeline.Source, n int) []pipeline.Message {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), 30*time.Second)
 	defer cancel()
@@ -248,7 +281,7 @@ func read(tb testing.TB, s *Source, n int) []pipeline.Message {
 }
 
 // nothing checks that no message comes for a while.
-func nothing(tb testing.TB, s *Source, for_ time.Duration) {
+func nothing(tb testing.TB, s pipeline.Source, for_ time.Duration) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), for_)
 	defer cancel()
@@ -291,12 +324,22 @@ func eventually(tb testing.TB, what string, condition func() bool) {
 	}
 }
 
-// at is the position of sequence n, as the tests that need no time have it.
-func at(n uint64) cdc.Position { return cdc.Position{Sequence: n, Stored: int64(n)} }
+// at returns the position of message n, which was stored by now.
+func at(n uint64) cdc.Position { return cdc.Position{Sequence: n, Stored: time.Now().UnixNano()} }
 
 func portOf(s *server.Server) int {
 	if a, ok := s.Addr().(*net.TCPAddr); ok {
 		return a.Port
 	}
 	return 0
+}
+
+// consumers returns how many consumers the stream has.
+func (b *broker) consumers() int {
+	b.tb.Helper()
+	info, err := b.stream().Info(b.tb.Context())
+	if err != nil {
+		b.tb.Fatal(err)
+	}
+	return info.State.Consumers
 }

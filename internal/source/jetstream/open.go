@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/continuity"
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
@@ -22,26 +23,23 @@ type Config struct {
 	Stream  string // default "dbchange"
 	Name    string // of the durable consumer
 	Filters []string
-	// Start says where a consumer begins that has not existed before.
-	Start Start
-	// Recorded is what Record was given last, in this run or an earlier one.
-	Recorded Recorded
-	// Checkpoint is the position that the destination has stored, zero where it
-	// stores none. It wins over Recorded: where the destination has been put
-	// back to an older state, reading begins there.
-	Checkpoint cdc.Position
-	// Accept goes on with what the stream has where some of it is missing.
-	Accept bool
+	// Plan says where reading begins. It follows from what Observe has seen.
+	Plan continuity.Plan
 	// MaxAckPending bounds the messages received and not settled; default 25,000.
 	MaxAckPending int
-	// Record stores, durably, how far the consumer was read. It is called by
-	// Settle before messages are acknowledged, at most once in RecordEvery, and
-	// now and then while nothing comes; not concurrently. Nil means that a
-	// subscription that HQ let expire can't be told from a first start, unless
-	// the destination stores checkpoints.
-	Record      func(Recorded) error
+	// Record stores, durably, how far the consumer was read. Settle calls it before
+	// it acknowledges messages, at most once in RecordEvery, and an idle source now
+	// and then; not concurrently. If it is nil, a consumer that HQ let expire looks
+	// like a first start, unless the destination stores checkpoints.
+	Record      func(continuity.Record) error
 	RecordEvery time.Duration
-	Logger      *slog.Logger
+	// Silence knows the servers that do not answer a consumer reset; nil begins with none.
+	Silence *Silence
+	// Unverified is told why eds cannot check that the stream has dropped no message
+	// before it was received, or is still the same one; "" once it can. It replaces
+	// Plan.Unverified. It is not called concurrently; nil is told nothing.
+	Unverified func(reason string)
+	Logger     *slog.Logger
 
 	tuning tuning
 }
@@ -49,64 +47,10 @@ type Config struct {
 // tuning is what only tests change.
 type tuning struct {
 	pullBytes int           // at most, a pull; 0: the default
-	noReset   bool          // as with a server that can't reset consumers
 	ackWait   time.Duration // 0: the default
 	heartbeat time.Duration // likewise
-}
-
-// Recorded is how far a consumer was read.
-type Recorded struct {
-	Settled cdc.Position // of the last message settled
-	Scanned uint64       // sequence up to which nothing else was for this consumer
-}
-
-// Origin is a place in the stream to begin at.
-type Origin uint8
-
-const (
-	FromNow       Origin = iota // what comes from now on
-	FromTime                    // what was stored since Start.Time
-	FromBeginning               // all that the stream has
-)
-
-// Start says where reading begins.
-type Start struct {
-	From Origin
-	Time time.Time
-	// Anew begins there also where the consumer exists: what it has
-	// acknowledged so far counts for nothing.
-	Anew bool
-}
-
-// GapError says that the stream no longer has all that follows what the
-// destination holds. Only a new import makes it whole.
-type GapError struct {
-	// After is the sequence of the last message that is known to be applied; 0
-	// where the destination holds a snapshot only.
-	After uint64
-	// First is the sequence of the oldest message that the stream has.
-	First uint64
-	// Since is the time of After's message or of the snapshot; zero where it is
-	// not known.
-	Since time.Time
-	// Remade is true where the stream was made anew, so that sequences can't be
-	// compared.
-	Remade bool
-}
-
-func (e *GapError) Error() string {
-	since := ""
-	if !e.Since.IsZero() {
-		since = " since " + e.Since.UTC().Format(time.RFC3339)
-	}
-	switch {
-	case e.Remade:
-		return fmt.Sprintf("the stream was made anew after message %d; changes%s may be missing: import again", e.After, since)
-	case e.After == 0:
-		return fmt.Sprintf("the stream begins at message %d, after the snapshot; changes%s are missing: import again", e.First, since)
-	default:
-		return fmt.Sprintf("the stream no longer has messages %d to %d; changes%s are missing: import again", e.After+1, e.First-1, since)
-	}
+	resetWait time.Duration // likewise
+	watch     watchTimes
 }
 
 const (
@@ -115,43 +59,92 @@ const (
 	defaultAckPending = 25_000
 	inactiveThreshold = 7 * 24 * time.Hour
 	ackWait           = time.Minute
+	resetWait         = 5 * time.Second // for the answer to a consumer reset
 )
 
-// Open finds the consumer or makes it, and decides where reading begins.
-// Errors are transient unless marked; a *GapError is fatal.
-func Open(ctx context.Context, c Config) (*Source, error) {
+// complete returns c with the defaults in place of what is missing.
+func (c Config) complete() (Config, error) {
 	if c.Conn == nil || c.Name == "" || len(c.Filters) == 0 || c.Logger == nil {
-		return nil, fault.Mark(fault.Fatal, errors.New("a stream source needs a connection, a consumer name, filters and a logger"))
+		return c, fault.Mark(fault.Fatal, errors.New("a stream source needs a connection, a consumer name, filters and a logger"))
 	}
-	if c.Stream == "" {
-		c.Stream = "dbchange"
-	}
+	c.Stream = cmp.Or(c.Stream, "dbchange")
 	if c.MaxAckPending <= 0 {
 		c.MaxAckPending = defaultAckPending
 	}
+	if c.Silence == nil {
+		c.Silence = NewSilence("", nil)
+	}
 	c.tuning.ackWait = cmp.Or(c.tuning.ackWait, ackWait)
+	c.tuning.resetWait = cmp.Or(c.tuning.resetWait, resetWait)
+	c.tuning.watch = cmp.Or(c.tuning.watch, watchTimes{stalled: 10 * time.Second, every: time.Minute, refused: 10 * time.Minute})
+	return c, nil
+}
+
+// newSource returns a source that has not asked the server anything.
+func newSource(c Config) (*Source, error) {
+	c, err := c.complete()
+	if err != nil {
+		return nil, err
+	}
 	js, err := jetstream.New(c.Conn)
 	if err != nil {
 		return nil, fmt.Errorf("use jetstream: %w", err)
 	}
-	s := &Source{c: c, js: js, closing: make(chan struct{}), recorded: c.Recorded}
-	info, err := s.begin(ctx)
+	return &Source{c: c, js: js}, nil
+}
+
+// Observe adds to e what the server says about the consumer and the stream. Its
+// errors are transient.
+func Observe(ctx context.Context, c Config, e *continuity.Evidence) error {
+	s, err := newSource(c)
+	if err != nil {
+		return err
+	}
+	return s.observe(ctx, e)
+}
+
+// Before returns the sequence up to which every message was stored before t, or is gone.
+// Errors are transient.
+func Before(ctx context.Context, c Config, t time.Time) (uint64, error) {
+	s, err := newSource(c)
+	if err != nil {
+		return 0, err
+	}
+	return s.before(ctx, t)
+}
+
+// Open makes the consumer deliver what the plan says. Errors are transient unless
+// marked.
+func Open(ctx context.Context, c Config) (*Source, error) {
+	s, err := newSource(c)
 	if err != nil {
 		return nil, err
 	}
-	s.limits = limitsOf(info.Config, c.tuning)
-	// Acknowledgements may have been lost that were given.
-	floor := cdc.Position{Sequence: max(info.AckFloor.Stream, s.recorded.Settled.Sequence), Stored: s.recorded.Settled.Stored}
-	s.ledger = newLedger(floor)
-	s.reached = max(floor.Sequence, s.reached)
-	s.lastPull = time.Now()
-	if err := s.recordSettled(floor); err != nil {
+	s.planned = true
+	info, floor, err := s.begin(ctx)
+	if err != nil {
 		return nil, err
 	}
-	s.status = c.Conn.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
-	s.keeping.Add(1)
-	go s.keepAlive()
+	s.place = s.rewind
+	s.limits = limitsOf(info.Config, s.c.tuning)
+	s.recorded.Settled, s.began = floor, floor
+	s.ledger = newLedger(floor, s.recorded.Scanned)
+	s.watch = newWatch(c.Plan)
+	if err := s.store(); err != nil { // it replaces an earlier one, even if this is the beginning
+		return nil, err
+	}
+	s.start(ctx, s.keepAlive, s.watchStream)
 	return s, nil
+}
+
+// start runs tasks until Close, and listens to changes of the connection.
+func (s *Source) start(ctx context.Context, tasks ...func(context.Context)) {
+	s.status = s.c.Conn.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
+	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	s.stopped = ctx.Done()
+	for _, task := range tasks {
+		s.keeping.Go(func() { task(ctx) })
+	}
 }
 
 // MaxAckPending returns how many messages may be received and not settled.
@@ -174,44 +167,46 @@ func limitsOf(c jetstream.ConsumerConfig, t tuning) pullLimits {
 	return l
 }
 
-// begin carries out what decide says.
-func (s *Source) begin(ctx context.Context) (*jetstream.ConsumerInfo, error) {
-	info, err := s.info(ctx)
+// begin carries out the plan. It returns the consumer, and the position after
+// which the first message comes.
+func (s *Source) begin(ctx context.Context) (info *jetstream.ConsumerInfo, floor cdc.Position, err error) {
+	former, err := s.info(ctx)
 	if err != nil {
-		return nil, err
+		return nil, floor, err
 	}
-	b, err := s.bounds(ctx)
-	if err != nil {
-		return nil, err
-	}
-	d := s.c.decide(info, b)
-	if d.gap != nil && !s.c.Accept {
-		return nil, fault.Mark(fault.Fatal, d.gap)
-	}
-	if d.gap != nil {
-		s.c.Logger.Warn("going on over a gap", "error", d.gap)
-	}
-	if d.note != "" {
-		s.c.Logger.Warn(d.note)
-	}
-	if d.make == nil && usable(&info.Config) {
-		s.reached = d.reached
-		return s.update(ctx, info)
-	}
-	if d.make == nil { // of another acknowledgement policy, which can't be changed
-		d.make = &origin{policy: jetstream.DeliverByStartSequencePolicy, sequence: info.AckFloor.Stream + 1}
-	}
-	if info != nil {
-		if err := s.delete(ctx); err != nil {
-			return nil, err
+	plan := s.c.Plan
+	if plan.Start.From == continuity.FromSequence {
+		floor.Sequence = plan.Start.Sequence - 1
+		if plan.Applied.Sequence == floor.Sequence {
+			floor = plan.Applied
+		}
+		s.recorded = continuity.Record{Settled: floor, Scanned: plan.Reached}
+		if former != nil && usable(&former.Config) {
+			info, err = s.update(ctx, former)
+			return info, floor, err
 		}
 	}
-	// What was recorded is of another subscription now.
-	s.recorded = Recorded{}
-	if !s.c.Start.Anew {
-		s.recorded.Settled.Stored = cmp.Or(s.c.Checkpoint.Stored, s.c.Recorded.Settled.Stored)
+	if former != nil {
+		if err := s.delete(ctx); err != nil {
+			return nil, floor, err
+		}
 	}
-	return s.create(ctx, info, d.make)
+	switch plan.Start.From {
+	case continuity.FromSequence:
+		info, err = s.createAfter(ctx, former, floor)
+		return info, floor, err
+	case continuity.FromTime:
+		info, floor.Sequence, err = s.createSince(ctx, former, plan.Start.Time)
+		return info, floor, err
+	case continuity.FromBeginning:
+		info, err = s.create(ctx, former, everything())
+	default:
+		info, err = s.create(ctx, former, &origin{policy: jetstream.DeliverNewPolicy})
+	}
+	if err == nil {
+		floor.Sequence = info.Delivered.Stream
+	}
+	return info, floor, err
 }
 
 // origin is a start in the server's terms.
@@ -221,86 +216,15 @@ type origin struct {
 	time     *time.Time
 }
 
-// decision is what Open does.
-type decision struct {
-	make    *origin // the consumer to make in place of what there is; nil: keep it
-	reached uint64  // up to where nothing can be missing
-	gap     *GapError
-	note    string
+func everything() *origin { return &origin{policy: jetstream.DeliverAllPolicy} }
+
+// sinceTime is the start with the first message stored at or after t.
+func sinceTime(t time.Time) *origin {
+	return &origin{policy: jetstream.DeliverByStartTimePolicy, time: &t}
 }
 
-// decide says where reading begins, given the consumer, or nil, and the stream.
-func (c *Config) decide(info *jetstream.ConsumerInfo, b bounds) decision {
-	settled, checkpoint := c.Recorded.Settled.Sequence, c.Checkpoint.Sequence
-	putBack := checkpoint > 0 && settled > checkpoint
-	resume, since := max(settled, c.Recorded.Scanned), c.Recorded.Settled.Stored
-	if checkpoint > 0 {
-		since = c.Checkpoint.Stored
-		if putBack || resume < checkpoint {
-			resume = checkpoint
-		}
-	}
-	missing := func() *GapError {
-		if b.first <= resume+1 {
-			return nil
-		}
-		return &GapError{After: resume, First: b.first, Since: when(since)}
-	}
-	after := &origin{policy: jetstream.DeliverByStartSequencePolicy, sequence: resume + 1}
-	switch {
-	case c.Start.Anew, info == nil && resume == 0:
-		return c.fromStart(b)
-	case resume > 0 && b.last < resume:
-		return decision{make: &origin{policy: jetstream.DeliverAllPolicy}, gap: &GapError{After: resume, First: b.first, Since: when(since), Remade: true}}
-	case info == nil:
-		return decision{make: after, gap: missing(), note: fmt.Sprintf("the subscription was lost; it is made again after message %d", resume)}
-	case putBack:
-		return decision{make: after, gap: missing(), note: fmt.Sprintf("the destination is at message %d, though message %d had been applied; reading again from there", resume, settled)}
-	case c.Recorded == Recorded{} && checkpoint > 0:
-		// Nobody remembers what the consumer has seen beyond the checkpoint: it
-		// may have been other subscribers' messages.
-		d := decision{reached: max(b.first-1, checkpoint)}
-		if info.AckFloor.Stream > checkpoint {
-			d.make = after
-			d.note = fmt.Sprintf("the consumer is ahead of the destination's checkpoint, message %d; reading again from there", checkpoint)
-		}
-		return d
-	case resume > 0:
-		return decision{reached: resume, gap: missing()}
-	default:
-		return decision{reached: b.first - 1}
-	}
-}
-
-func when(nanoseconds int64) time.Time {
-	if nanoseconds == 0 {
-		return time.Time{}
-	}
-	return time.Unix(0, nanoseconds)
-}
-
-// origin returns where s begins.
-func (s *Start) origin() *origin {
-	switch s.From {
-	case FromTime:
-		return &origin{policy: jetstream.DeliverByStartTimePolicy, time: &s.Time}
-	case FromBeginning:
-		return &origin{policy: jetstream.DeliverAllPolicy}
-	default:
-		return &origin{policy: jetstream.DeliverNewPolicy}
-	}
-}
-
-// fromStart begins where Start says.
-func (c *Config) fromStart(b bounds) decision {
-	d := decision{make: c.Start.origin()}
-	switch {
-	case c.Start.From == FromNow:
-		d.note = "there is no snapshot to go on from: reading what comes from now on"
-	case c.Start.From == FromTime && b.atStart == b.first && b.first > 1 && b.last >= b.first:
-		// The oldest message that is left came after the snapshot, and was not
-		// the first one ever.
-		d.gap = &GapError{First: b.first, Since: c.Start.Time}
-	}
-	return d
+// after is the start with the first message after sequence. It is for temporary
+// consumers.
+func after(sequence uint64) *origin {
+	return &origin{policy: jetstream.DeliverByStartSequencePolicy, sequence: sequence + 1}
 }

@@ -2,101 +2,22 @@ package jetstream
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/continuity"
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-func TestWhereReadingBegins(t *testing.T) {
-	snapshot := time.Unix(1000, 0)
-	after := func(n uint64) *origin {
-		return &origin{policy: jetstream.DeliverByStartSequencePolicy, sequence: n + 1}
-	}
-	all := &origin{policy: jetstream.DeliverAllPolicy}
-	atSnapshot := &origin{policy: jetstream.DeliverByStartTimePolicy, time: &snapshot}
-	existing := func(floor uint64) *jetstream.ConsumerInfo {
-		return &jetstream.ConsumerInfo{AckFloor: jetstream.SequenceInfo{Stream: floor}}
-	}
-	recorded := func(settled, scanned uint64) Recorded { return Recorded{at(settled), scanned} }
-	full := bounds{first: 1, last: 1000}
-	cut := bounds{first: 500, last: 1000}
-	for name, c := range map[string]struct {
-		config Config
-		info   *jetstream.ConsumerInfo
-		bounds bounds
-		want   decision
-	}{
-		"a first start, of a snapshot":    {Config{Start: Start{From: FromTime, Time: snapshot}}, nil, full, decision{make: atSnapshot}},
-		"a first start, of the beginning": {Config{Start: Start{From: FromBeginning}}, nil, cut, decision{make: all}},
-		"a first start, of now":           {Config{}, nil, full, decision{make: &origin{policy: jetstream.DeliverNewPolicy}, note: "x"}},
-		"a snapshot older than the stream": {
-			Config{Start: Start{From: FromTime, Time: snapshot}},
-			nil,
-			bounds{first: 500, last: 1000, atStart: 500},
-			decision{make: atSnapshot, gap: &GapError{First: 500, Since: snapshot}},
-		},
-		"a snapshot as old as the stream": {
-			Config{Start: Start{From: FromTime, Time: snapshot}}, nil, bounds{first: 1, last: 1000, atStart: 1}, decision{make: atSnapshot},
-		},
-		"a snapshot, and a stream that is empty now": {
-			Config{Start: Start{From: FromTime, Time: snapshot}}, nil, bounds{first: 1001, last: 1000, atStart: 1001}, decision{make: atSnapshot},
-		},
-		"start anew": {Config{Start: Start{From: FromBeginning, Anew: true}, Recorded: recorded(700, 0), Checkpoint: at(700)}, existing(700), full, decision{make: all}},
-
-		"the consumer as it was left":       {Config{Recorded: recorded(700, 710), Checkpoint: at(700)}, existing(712), full, decision{reached: 710}},
-		"acknowledgements were lost":        {Config{Recorded: recorded(700, 0), Checkpoint: at(700)}, existing(650), full, decision{reached: 700}},
-		"a record that lags":                {Config{Recorded: recorded(600, 610), Checkpoint: at(700)}, existing(700), full, decision{reached: 700}},
-		"no checkpoint":                     {Config{Recorded: recorded(700, 0)}, existing(700), full, decision{reached: 700}},
-		"another program's consumer":        {Config{}, existing(300), full, decision{}},
-		"no record, a consumer in step":     {Config{Checkpoint: at(700)}, existing(650), full, decision{reached: 700}},
-		"no record, a consumer ahead":       {Config{Checkpoint: at(700)}, existing(800), full, decision{make: after(700), reached: 700, note: "x"}},
-		"no record, a checkpoint long past": {Config{Checkpoint: at(100)}, existing(800), cut, decision{make: after(100), reached: 499, note: "x"}},
-
-		"the stream dropped what was not read": {
-			Config{Recorded: recorded(300, 310), Checkpoint: at(300)},
-			existing(499), cut,
-			decision{reached: 310, gap: &GapError{After: 310, First: 500, Since: when(300)}},
-		},
-		"the stream dropped only what was of others": {Config{Recorded: recorded(300, 499), Checkpoint: at(300)}, existing(499), cut, decision{reached: 499}},
-		"the destination was put back":               {Config{Recorded: recorded(700, 720), Checkpoint: at(600)}, existing(700), full, decision{make: after(600), note: "x"}},
-		"the destination was put back too far": {
-			Config{Recorded: recorded(700, 720), Checkpoint: at(300)},
-			existing(700), cut,
-			decision{make: after(300), note: "x", gap: &GapError{After: 300, First: 500, Since: when(300)}},
-		},
-		"the subscription was lost":                   {Config{Recorded: recorded(700, 0), Start: Start{From: FromBeginning}}, nil, full, decision{make: after(700), note: "x"}},
-		"the subscription was lost, and a checkpoint": {Config{Checkpoint: at(700)}, nil, full, decision{make: after(700), note: "x"}},
-		"the subscription was lost, and messages": {
-			Config{Recorded: recorded(300, 0)}, nil, cut, decision{make: after(300), note: "x", gap: &GapError{After: 300, First: 500, Since: when(300)}},
-		},
-		"the stream was made anew": {
-			Config{Recorded: recorded(5000, 0), Checkpoint: at(5000)},
-			nil, full,
-			decision{make: all, gap: &GapError{After: 5000, First: 1, Since: when(5000), Remade: true}},
-		},
-		"the stream does not tell": {Config{Recorded: recorded(700, 0)}, existing(700), unbounded, decision{reached: 700}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			got := c.config.decide(c.info, c.bounds)
-			if (got.note != "") != (c.want.note != "") {
-				t.Errorf("note %q", got.note)
-			}
-			if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(decision{}, origin{}), cmpopts.IgnoreFields(decision{}, "note")); diff != "" {
-				t.Error(diff)
-			}
-		})
-	}
-}
-
 // journal keeps what a source records.
-type journal struct{ last Recorded }
+type journal struct{ last continuity.Record }
 
-func (j *journal) record(r Recorded) error {
+func (j *journal) record(r continuity.Record) error {
 	j.last = r
 	return nil
 }
@@ -113,8 +34,7 @@ func TestALostSubscriptionGoesOnWhereItEnded(t *testing.T) {
 	if err := b.stream().DeleteConsumer(t.Context(), "eds-1"); err != nil {
 		t.Fatal(err)
 	}
-	c.Recorded = j.last
-	s = open(t, c)
+	s = open(t, c, recorded(j.last))
 	if diff := cmp.Diff([]uint64{8, 9, 10}, sequences(read(t, s, 3))); diff != "" {
 		t.Error(diff)
 	}
@@ -137,21 +57,16 @@ func TestALostSubscriptionWhoseMessagesAreGoneIsAGap(t *testing.T) {
 	if err := stream.Purge(t.Context(), jetstream.WithPurgeSequence(9)); err != nil {
 		t.Fatal(err)
 	}
-	c.Recorded = j.last
 	for range 2 { // asking again gives the same answer
-		_, err := Open(t.Context(), c)
-		var gap *GapError
-		if !errors.As(err, &gap) || fault.Of(err) != fault.Fatal {
-			t.Fatalf("Open: %v", err)
+		_, err := tryOpen(t, c, recorded(j.last))
+		var gap *continuity.GapError
+		if !errors.As(err, &gap) {
+			t.Fatalf("open: %v", err)
 		}
-		want := &GapError{After: 5, First: 9, Since: time.Unix(0, settled.Position.Stored)}
+		want := &continuity.GapError{Others: true, After: 5, First: 9, Since: time.Unix(0, settled.Position.Stored)}
 		if diff := cmp.Diff(want, gap); diff != "" {
 			t.Error(diff)
 		}
-	}
-	c.Accept = true
-	if diff := cmp.Diff([]uint64{9, 10}, sequences(read(t, open(t, c), 2))); diff != "" {
-		t.Error(diff)
 	}
 }
 
@@ -168,22 +83,104 @@ func TestAStreamThatWasMadeAnewIsAGap(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.createStream(jetstream.StreamConfig{})
+	for _, more := range []int{3, 20} { // fewer messages than were read, and more
+		b.publish(more)
+		_, err := tryOpen(t, c, recorded(j.last))
+		var gap *continuity.GapError
+		if !errors.As(err, &gap) || gap.Reason != continuity.Recreated {
+			t.Errorf("open: %v", err)
+		}
+	}
+}
+
+func TestSource_ReportsAStreamCreatedAgainWhileItWasAway(t *testing.T) {
+	b := newBroker(t)
+	b.publish(10)
+	s := open(t, b.config())
+	read(t, s, 10)
+	s.drop()
+	if err := b.js().DeleteStream(t.Context(), "dbchange"); err != nil {
+		t.Fatal(err)
+	}
+	b.createStream(jetstream.StreamConfig{})
+	b.publish(30)
+	_, err := s.Receive(t.Context())
+	var gap *continuity.GapError
+	if !errors.As(err, &gap) || gap.Reason != continuity.Recreated || fault.Of(err) != fault.Fatal {
+		t.Errorf("Receive: %v", err)
+	}
+}
+
+func TestObserve_TellsWhetherAnythingWasAcknowledged(t *testing.T) {
+	b := newBroker(t)
+	acknowledged := func() bool {
+		t.Helper()
+		e := recorded(continuity.Record{})
+		if err := Observe(t.Context(), b.config(), &e); err != nil {
+			t.Fatal(err)
+		}
+		return e.Consumer.Acknowledged
+	}
+	s := open(t, b.config())
+	if acknowledged() {
+		t.Error("before any message")
+	}
+	b.publish(1)
+	got := read(t, s, 1)
+	settle(t, s, got[0])
+	closeSource(t, s)
+	eventually(t, "the server counts the acknowledgement", acknowledged) // it takes acknowledgements in from a queue
+}
+
+func TestObserve_TellsWhatTheStreamHolds(t *testing.T) {
+	b := newBroker(t)
 	b.publish(3)
-	c.Recorded = j.last
-	_, err := Open(t.Context(), c)
-	var gap *GapError
-	if !errors.As(err, &gap) || !gap.Remade {
-		t.Fatalf("Open: %v", err)
-	}
-	c.Accept = true
-	s = open(t, c)
+	b.publishAs("c2", 2)
+	s := open(t, b.config())
 	got := read(t, s, 3)
-	if diff := cmp.Diff([]uint64{1, 2, 3}, sequences(got)); diff != "" {
-		t.Error(diff)
-	}
 	settle(t, s, got[2])
-	if j.last.Settled != got[2].Position {
-		t.Errorf("recorded %+v, settled %+v", j.last, got[2].Position)
+	closeSource(t, s)
+	stored := func(sequence uint64) int64 {
+		m, err := b.stream().GetMsg(t.Context(), sequence)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.Time.UnixNano()
+	}
+	first, third, fourth := stored(1), stored(3), stored(4)
+	beyond := cdc.Position{Sequence: 9, Stored: 1}
+	for _, c := range []struct {
+		name    string
+		purge   uint64 // drops what is before it
+		settled cdc.Position
+		want    continuity.Stream
+	}{
+		{"nothing was read", 0, cdc.Position{}, continuity.Stream{First: 1, FirstStored: first, Pending: 5}},
+		{"the last message is there", 0, got[2].Position, continuity.Stream{First: 1, FirstStored: first, Stored: third, Pending: 3}},
+		{"it is the first", 3, got[2].Position, continuity.Stream{First: 3, FirstStored: third, Stored: third, Pending: 3}},
+		{"it is gone", 4, got[2].Position, continuity.Stream{First: 4, FirstStored: fourth, Pending: 2}},
+		{"the stream ends before it", 4, beyond, continuity.Stream{First: 4, FirstStored: fourth}},
+		{"the stream is empty", 6, got[2].Position, continuity.Stream{First: 6}},
+		{"it is empty and ended before", 6, beyond, continuity.Stream{First: 6}},
+	} {
+		if c.purge > 0 {
+			if err := b.stream().Purge(t.Context(), jetstream.WithPurgeSequence(c.purge)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e := recorded(continuity.Record{Settled: c.settled})
+		if c.settled.Sequence == 0 { // else the consumer's floor would be asked for
+			b.deleteConsumer()
+		}
+		if err := Observe(t.Context(), b.config(), &e); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.want, e.Stream); diff != "" {
+			t.Errorf("%s: %s", c.name, diff)
+		}
+	}
+	if n := b.consumers(); n != 0 {
+		t.Errorf("%d consumers are left", n)
 	}
 }
 
@@ -217,7 +214,7 @@ func TestMessagesThatTheStreamDropsMeanwhileAreAGap(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := s.Receive(t.Context())
-	var gap *GapError
+	var gap *continuity.GapError
 	if !errors.As(err, &gap) || gap.After != 10 || gap.First != 15 {
 		t.Errorf("Receive: %v", err)
 	}
@@ -233,8 +230,9 @@ func TestTheDestinationsCheckpointWins(t *testing.T) {
 	got := read(t, s, 10)
 	settle(t, s, got[9])
 	closeSource(t, s)
-	c.Recorded, c.Checkpoint = j.last, got[3].Position // a backup was put back
-	if diff := cmp.Diff([]uint64{5, 6, 7, 8, 9, 10}, sequences(read(t, open(t, c), 6))); diff != "" {
+	e := recorded(j.last)
+	e.Destination = continuity.Destination{Stores: true, Checkpoint: got[3].Position} // restored from a backup
+	if diff := cmp.Diff([]uint64{5, 6, 7, 8, 9, 10}, sequences(read(t, open(t, c, e), 6))); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -254,8 +252,7 @@ func TestOthersMessagesMoveTheRecordOn(t *testing.T) {
 	if err := b.stream().Purge(t.Context(), jetstream.WithPurgeSequence(52)); err != nil {
 		t.Fatal(err)
 	}
-	c.Recorded = j.last
-	s = open(t, c)
+	s = open(t, c, recorded(j.last))
 	b.publish(1)
 	if diff := cmp.Diff([]uint64{52}, sequences(read(t, s, 1))); diff != "" {
 		t.Error(diff)
@@ -268,7 +265,7 @@ func TestTheRecordIsNeverBehindTheAcknowledgements(t *testing.T) {
 	c := b.config()
 	refused := errors.New("disk full")
 	fail := false
-	c.Record = func(Recorded) error {
+	c.Record = func(continuity.Record) error {
 		if fail {
 			return refused
 		}
@@ -330,5 +327,65 @@ func TestASilentServerIsLeftForANewSubscription(t *testing.T) {
 	}
 	if s.subscription.inbox == inbox {
 		t.Error("the subscription was kept")
+	}
+}
+
+// Before the first acknowledgement, nats-server 2.11 reports a floor of 0 for every consumer.
+func TestOpen_StartsWhereTheConsumerDoesBeforeTheFirstAcknowledgement(t *testing.T) {
+	for name, policy := range map[string]jetstream.DeliverPolicy{
+		"all": jetstream.DeliverAllPolicy, "new": jetstream.DeliverNewPolicy,
+		"start sequence": jetstream.DeliverByStartSequencePolicy, "start time": jetstream.DeliverByStartTimePolicy,
+	} {
+		for _, delivered := range []int{0, 3} {
+			t.Run(fmt.Sprintf("%s, %d delivered", name, delivered), func(t *testing.T) {
+				b := newBroker(t)
+				b.publish(5)
+				c := jetstream.ConsumerConfig{Durable: "eds-1", AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: policy, FilterSubject: "dbchange.*.*.c1.*.PUBLIC.>"}
+				switch policy {
+				case jetstream.DeliverByStartSequencePolicy:
+					c.OptStartSeq = 6
+				case jetstream.DeliverByStartTimePolicy:
+					now := time.Now()
+					c.OptStartTime = &now
+				}
+				consumer, err := b.stream().CreateConsumer(t.Context(), c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b.publish(5)
+				if delivered > 0 {
+					batch, err := consumer.Fetch(delivered)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for range batch.Messages() { // none is acknowledged
+					}
+				}
+				want := uint64(6)
+				if policy == jetstream.DeliverAllPolicy {
+					want = 1
+				}
+				if got := read(t, open(t, b.config()), 1)[0].Position.Sequence; got != want {
+					t.Errorf("message %d came first, want %d", got, want)
+				}
+			})
+		}
+	}
+}
+
+// TestOpen_RecordsTheBeginningToo has an earlier record to be replaced.
+func TestOpen_RecordsTheBeginningToo(t *testing.T) {
+	b := newBroker(t)
+	b.publish(3)
+	j := journal{last: continuity.Record{Settled: cdc.Position{Sequence: 2, Stored: 1}}}
+	c := b.config()
+	c.Record, c.Plan = j.record, continuity.Plan{Start: continuity.Start{From: continuity.FromBeginning}, Forget: true}
+	s, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeSource(t, s)
+	if diff := cmp.Diff(continuity.Record{}, j.last); diff != "" {
+		t.Error(diff)
 	}
 }

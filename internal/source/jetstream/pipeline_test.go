@@ -147,7 +147,10 @@ func newWorld(t testing.TB, r *rand.Rand) *world {
 		tb: t, b: b, r: r, table: &table{rand: r, rows: map[string]string{}, moved: make(chan struct{})}, catalogue: orders{layout},
 		config: b.config(), dead: dead, metrics: pipeline.NewMetrics(prometheus.NewRegistry()), naive: map[string]string{},
 	}
-	w.config.tuning = tuning{ackWait: 200 * time.Millisecond, noReset: r.IntN(2) == 0, pullBytes: 3000}
+	w.config.tuning.ackWait, w.config.tuning.pullBytes = 200*time.Millisecond, 3000
+	if r.IntN(2) == 0 {
+		w.config.Silence = silent(w.config)
+	}
 	w.config.MaxAckPending, w.config.Record = 200, w.journal.record
 	w.start()
 	return w
@@ -155,11 +158,12 @@ func newWorld(t testing.TB, r *rand.Rand) *world {
 
 func (w *world) start() {
 	w.tb.Helper()
-	w.config.Checkpoint, _ = w.table.Checkpoint(w.tb.Context())
-	w.config.Recorded = w.journal.last
-	source := open(w.tb, w.config)
+	e := recorded(w.journal.last)
+	e.Destination.Stores = true
+	e.Destination.Checkpoint, _ = w.table.Checkpoint(w.tb.Context())
+	source := open(w.tb, w.config, e)
 	p, err := pipeline.New(pipeline.Config{
-		Source: source, Sink: w.table, KeepsRows: true, Tables: w.catalogue, Checkpoint: w.config.Checkpoint, Dead: w.dead, Metrics: w.metrics,
+		Source: source, Sink: w.table, KeepsRows: true, Tables: w.catalogue, Checkpoint: e.Destination.Checkpoint, Dead: w.dead, Metrics: w.metrics,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), MaxRows: 1 + w.number(150), MaxInFlight: source.MaxAckPending(),
 	})
 	if err != nil {
@@ -227,9 +231,7 @@ func (w *world) disturb() {
 		w.b.stop()
 		w.b.start()
 	case 2:
-		if err := w.b.stream().DeleteConsumer(w.tb.Context(), "eds-1"); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-			w.tb.Fatal(err)
-		}
+		w.b.deleteConsumer()
 	case 3, 4:
 		w.stop(w.number(2) == 0)
 		w.start()

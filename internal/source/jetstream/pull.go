@@ -2,6 +2,7 @@ package jetstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -69,7 +70,7 @@ func (p *subscription) leave() { _ = p.sub.Unsubscribe() }
 // returns none without an error where only something else came.
 func (p *subscription) next(ctx context.Context) ([]pipeline.Message, error) {
 	if p.s.c.Conn.Stats().Reconnects != p.reconnects {
-		return nil, &brokenError{"the connection was made anew", true}
+		return p.remaining(&brokenError{"the connection was made anew", true})
 	}
 	if p.idled {
 		p.idled = false
@@ -78,10 +79,13 @@ func (p *subscription) next(ctx context.Context) ([]pipeline.Message, error) {
 		}
 	}
 	m, err := p.wait(ctx)
-	if err != nil || m == nil {
+	switch {
+	case errors.As(err, new(*brokenError)):
+		return p.remaining(err)
+	case err != nil || m == nil:
 		return nil, err
 	}
-	p.s.lastPull = time.Now()
+	p.s.watch.read()
 	var out []pipeline.Message
 	for m != nil {
 		if out, err = p.handle(m, out); err != nil {
@@ -97,6 +101,21 @@ func (p *subscription) next(ctx context.Context) ([]pipeline.Message, error) {
 		}
 	}
 	return out, p.pull() // while what came is worked on
+}
+
+// remaining returns the messages that came before the subscription broke with err: the
+// stream may not have them any more.
+func (p *subscription) remaining(broken error) (out []pipeline.Message, err error) {
+	for {
+		select {
+		case m := <-p.in:
+			if out, err = p.handle(m, out); err != nil {
+				return out, err
+			}
+		default:
+			return out, broken
+		}
+	}
 }
 
 // wait returns what comes next from the server; nil where there is something
@@ -117,6 +136,8 @@ func (p *subscription) wait(ctx context.Context) (*nats.Msg, error) {
 		return m, nil
 	case <-p.s.status:
 		return nil, p.s.connectionChanged()
+	case <-p.s.watch.failed:
+		return nil, p.s.watch.failure()
 	case <-quiet.C:
 		if p.crowded {
 			p.crowded, p.open = false, false
@@ -183,14 +204,17 @@ func (p *subscription) handle(m *nats.Msg, out []pipeline.Message) ([]pipeline.M
 	}
 	p.ordinal++
 	p.account(m)
-	fresh, ack := p.s.ledger.receive(d.sequence, m.Reply)
-	if ack {
+	received := p.s.ledger.receive(d, m.Reply)
+	if received.skipped > 0 {
+		p.s.skipped(received.skipped, d.sequence)
+		return out, p.s.watch.failure()
+	}
+	if received.ack {
 		_ = p.s.c.Conn.Publish(m.Reply, nil)
 	}
-	if !fresh {
+	if !received.fresh {
 		return out, nil
 	}
-	p.s.reached = max(p.s.reached, d.sequence)
 	if out == nil {
 		out = make([]pipeline.Message, 0, min(runLength, 1+len(p.in)))
 	}
@@ -280,6 +304,6 @@ func (p *subscription) scanned(sequence string) {
 	if !ok {
 		return
 	}
-	p.s.reached = max(p.s.reached, n)
-	p.s.recordScanned(p.s.reached)
+	p.s.ledger.reach(n)
+	p.s.recordScanned(n)
 }

@@ -8,6 +8,9 @@
 // rewound to its acknowledgement floor, and is left, for a new one, at the
 // first delivery that does not follow the one before.
 //
+// A Lane reads an ephemeral consumer by the same code: for some tables only, and without
+// acknowledgements.
+//
 // Nothing is asked of the server but consumers and acknowledgements: the
 // credentials that HQ issues allow no more.
 package jetstream
@@ -23,6 +26,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/continuity"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
 )
@@ -36,17 +40,27 @@ type Source struct {
 	limits pullLimits
 	status chan nats.Status // changes of the connection
 
+	watch *watch
+
+	// place makes the consumer deliver everything that is not settled.
+	place func(ctx context.Context) (*jetstream.ConsumerInfo, error)
+	// strict takes messages that the stream may have dropped for lost.
+	strict bool
+	tables []string // that are read; nil: all
+
 	subscription *subscription // nil: to be made
-	reached      uint64        // nothing of ours up to here is still to be received
-	lastPull     time.Time     // when the server last sent anything
 	backoff      fault.Backoff
 
-	recordMu sync.Mutex
-	recorded Recorded
-	stored   Recorded  // what Record was given last
-	saved    time.Time // and when
+	began   cdc.Position
+	planned bool // where reading begins was decided just now
 
-	closing chan struct{}
+	recordMu sync.Mutex
+	recorded continuity.Record
+	stored   continuity.Record // what Record was given last
+	saved    time.Time         // and when
+
+	stop    context.CancelFunc // of what is kept up until Close
+	stopped <-chan struct{}
 	keeping sync.WaitGroup
 
 	healthMu sync.Mutex
@@ -58,6 +72,10 @@ var (
 	_ pipeline.Source  = (*Source)(nil)
 	_ pipeline.Patient = (*Source)(nil)
 )
+
+// Began returns the position after which the first message comes. Its Stored is 0 if
+// that message was not applied.
+func (s *Source) Began() cdc.Position { return s.began }
 
 // Health returns since when nothing can be received, and why; nil where all is well.
 func (s *Source) Health() (since time.Time, reason error) {
@@ -82,15 +100,14 @@ func (s *Source) setHealth(err error) {
 	}
 }
 
-// staleAfter is for how long a subscription may be left unread before the
-// stream is looked at again: it may have dropped what lies behind.
-const staleAfter = 5 * time.Minute
-
 // Receive returns the next messages. It mends the connection and the
 // subscription itself; its errors are ctx's, or fatal.
 func (s *Source) Receive(ctx context.Context) ([]pipeline.Message, error) {
 	for {
 		if err := s.subscribed(ctx); err != nil {
+			return nil, err
+		}
+		if err := s.lookAfterStall(ctx); err != nil {
 			return nil, err
 		}
 		messages, err := s.subscription.next(ctx)
@@ -115,8 +132,8 @@ func (s *Source) Receive(ctx context.Context) ([]pipeline.Message, error) {
 
 // subscribed makes sure that there is a subscription.
 func (s *Source) subscribed(ctx context.Context) error {
-	if s.subscription != nil && time.Since(s.lastPull) > staleAfter {
-		s.drop()
+	if err := s.watch.failure(); err != nil {
+		return err
 	}
 	for s.subscription == nil {
 		if err := s.connected(ctx); err != nil {
@@ -183,6 +200,7 @@ func (s *Source) connected(ctx context.Context) error {
 // drop leaves the subscription.
 func (s *Source) drop() {
 	if s.subscription != nil {
+		s.watch.end()
 		s.subscription.leave()
 		s.subscription = nil
 	}
@@ -206,8 +224,7 @@ func (s *Source) Settle(_ context.Context, upTo cdc.Position) error {
 
 // keepAlive tells the server, in time, of messages that take long. It sleeps
 // while there are none.
-func (s *Source) keepAlive() {
-	defer s.keeping.Done()
+func (s *Source) keepAlive(ctx context.Context) {
 	progress := []byte("+WPI")
 	every := s.c.tuning.ackWait / 3
 	timer := time.NewTimer(every)
@@ -221,7 +238,7 @@ func (s *Source) keepAlive() {
 			if s.ledger.progress(func(reply string) { _ = s.c.Conn.Publish(reply, progress) }) {
 				timer.Reset(every)
 			}
-		case <-s.closing:
+		case <-ctx.Done():
 			return
 		}
 	}
@@ -234,7 +251,7 @@ const flushing = 5 * time.Second
 // connection stays the caller's. Nothing may be received or settled afterwards.
 func (s *Source) Close(ctx context.Context) error {
 	s.drop()
-	close(s.closing)
+	s.stop()
 	s.keeping.Wait()
 	s.c.Conn.RemoveStatusListener(s.status)
 	err := s.saveRecord()

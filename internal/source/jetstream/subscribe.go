@@ -2,6 +2,7 @@ package jetstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -10,20 +11,19 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
-	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// subscribe begins a subscription: the consumer is rewound to the first message
-// that is not settled, and what comes has to follow without a gap.
+// subscribe begins a subscription: the consumer is placed before the first message that
+// is not settled, and each delivery has to follow the one before.
 func (s *Source) subscribe(ctx context.Context) error {
 	s.forgetStatus()
 	reconnects := s.c.Conn.Stats().Reconnects
 	asking, stop := s.whileConnected(ctx)
 	defer stop()
-	if err := s.complete(asking); err != nil {
+	if err := s.verify(asking); err != nil {
 		return err
 	}
-	info, err := s.rewind(asking)
+	info, err := s.place(asking)
 	if err != nil {
 		return err
 	}
@@ -34,7 +34,8 @@ func (s *Source) subscribe(ctx context.Context) error {
 	if p.sub, err = s.c.Conn.ChanSubscribe(p.inbox+".*", p.in); err != nil {
 		return fmt.Errorf("subscribe to the consumer %s: %w", s.c.Name, err)
 	}
-	s.subscription, s.lastPull = p, time.Now()
+	s.subscription = p
+	s.watch.begin(s.ledger.begin(info.Delivered.Consumer))
 	return nil
 }
 
@@ -67,24 +68,6 @@ func (s *Source) whileConnected(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// complete returns an error where the stream has lost messages that were not
-// received yet.
-func (s *Source) complete(ctx context.Context) error {
-	b, err := s.bounds(ctx)
-	if err != nil {
-		return err
-	}
-	settled, _, _ := s.ledger.position()
-	gap := &GapError{After: s.reached, First: b.first, Since: when(settled.Stored)}
-	switch {
-	case b.last < s.reached:
-		gap.Remade = true
-	case b.first <= s.reached+1:
-		return nil
-	}
-	return fault.Mark(fault.Fatal, gap)
-}
-
 // rewind makes the consumer deliver everything that is not settled again, and
 // returns its state then.
 func (s *Source) rewind(ctx context.Context) (*jetstream.ConsumerInfo, error) {
@@ -93,26 +76,58 @@ func (s *Source) rewind(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 		return nil, err
 	}
 	settled, _, _ := s.ledger.position()
-	after := &origin{policy: jetstream.DeliverByStartSequencePolicy, sequence: settled.Sequence + 1}
 	if info == nil {
-		s.c.Logger.Warn("the subscription was lost; it is made again", "after", settled.Sequence)
-		return s.create(ctx, nil, after)
+		s.c.Logger.Warn("the consumer is gone; creating it again", "after", settled.Sequence)
+		return s.createAfter(ctx, nil, settled)
 	}
-	if !s.c.tuning.noReset && usable(&info.Config) {
-		reset, err := s.js.ResetConsumer(ctx, s.c.Stream, s.c.Name)
-		if err == nil {
-			return reset.ConsumerInfo, nil
+	server, silent := serverName(s.c.Conn), false
+	if usable(&info.Config) && !s.c.Silence.knows(server) {
+		reset, err := s.reset(ctx, info, settled.Sequence)
+		switch {
+		case err == nil:
+			return reset, nil
+		case ctx.Err() != nil || !s.c.Conn.IsConnected():
+			return nil, err
 		}
-		if ctx.Err() != nil || !s.c.Conn.IsConnected() {
-			return nil, fmt.Errorf("rewind the consumer %s: %w", s.c.Name, err)
-		}
-		s.c.Logger.Debug("the server can not reset consumers; the consumer is made again", "error", err)
+		silent = errors.Is(err, context.DeadlineExceeded)
+		s.c.Logger.Debug("the server did not reset the consumer; deleting it and creating it again", "server", server, "error", err)
 	}
-	// Servers before 2.14.
 	if err := s.delete(ctx); err != nil {
 		return nil, err
 	}
-	return s.create(ctx, info, after)
+	if silent { // it does answer other requests
+		s.rememberSilence(server)
+	}
+	return s.createAfter(ctx, info, settled)
+}
+
+// reset has the consumer go on after the last settled message. A consumer that has
+// started later, or with new messages, can only go back to its acknowledgement floor.
+func (s *Source) reset(ctx context.Context, info *jetstream.ConsumerInfo, settled uint64) (*jetstream.ConsumerInfo, error) {
+	reset, err := s.resetTo(ctx, settled+1)
+	if errors.Is(err, jetstream.ErrConsumerInvalidReset) && info.AckFloor.Stream <= settled {
+		return s.resetTo(ctx, 0)
+	}
+	return reset, err
+}
+
+// resetTo asks the server to deliver everything from a sequence on; 0 is the one after
+// the acknowledgement floor. Servers before 2.14 do not answer.
+func (s *Source) resetTo(ctx context.Context, first uint64) (*jetstream.ConsumerInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.c.tuning.resetWait)
+	defer cancel()
+	answer, err := s.js.ResetConsumerToSequence(ctx, s.c.Stream, s.c.Name, first)
+	if err != nil {
+		return nil, fmt.Errorf("reset the consumer %s: %w", s.c.Name, err)
+	}
+	return answer.ConsumerInfo, nil
+}
+
+func (s *Source) rememberSilence(server string) {
+	s.c.Logger.Info("the server does not answer consumer resets, as before nats-server 2.14; from now on the consumer is deleted and created again at once", "server", server)
+	if err := s.c.Silence.add(server); err != nil {
+		s.c.Logger.Warn("could not store that the server does not answer consumer resets; the next start waits for an answer again", "server", server, "error", err)
+	}
 }
 
 // recordSettled notes that everything up to p is settled, and stores that where
@@ -121,7 +136,7 @@ func (s *Source) recordSettled(p cdc.Position) error {
 	s.recordMu.Lock()
 	defer s.recordMu.Unlock()
 	if p.Sequence > s.recorded.Settled.Sequence {
-		s.recorded.Settled = s.recorded.Settled.Advance(p)
+		s.recorded.Settled = p
 	}
 	if time.Since(s.saved) < s.c.RecordEvery {
 		return nil
@@ -155,9 +170,16 @@ func (s *Source) saveRecord() error {
 	return s.save()
 }
 
-// save stores what is recorded. The lock is held.
+// save stores what is recorded if that has changed. The lock is held.
 func (s *Source) save() error {
-	if s.c.Record == nil || s.stored == s.recorded {
+	if s.stored == s.recorded {
+		return nil
+	}
+	return s.store()
+}
+
+func (s *Source) store() error {
+	if s.c.Record == nil {
 		return nil
 	}
 	if err := s.c.Record(s.recorded); err != nil {

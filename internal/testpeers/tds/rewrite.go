@@ -122,7 +122,7 @@ func (w *rewriter) global(variable string) (string, int, error) {
 func (w *rewriter) hints(tokens []token) (string, int, error) {
 	end := closing(tokens, 1)
 	for _, hint := range tokens[2:max(2, end)] {
-		if !hint.is(",") && !hint.is("HOLDLOCK") && !hint.is("UPDLOCK") && !hint.is("TABLOCK") {
+		if !hint.is(",") && !hint.is("HOLDLOCK") && !hint.is("UPDLOCK") && !hint.is("TABLOCK") && !hint.is("TABLOCKX") {
 			return "", 0, &Error{Number: 321, Class: 15, State: 1, Message: fmt.Sprintf("%q is not a recognized table hints option.", hint.text)}
 		}
 	}
@@ -210,7 +210,10 @@ func (w *rewriter) call(tokens []token) (string, int, error) {
 	case "SWITCHOFFSET":
 		value, err := w.expression(arguments[0])
 		return "(" + value + ")", end + 1, err
-	case "REPLACE", "RTRIM", "COALESCE", "COUNT", "EXISTS", "IN", "VALUES", "AND", "OR", "NOT", "WHERE", "ON", "SELECT", "WHEN", "THEN", "ELSE", "SET", "BY", "AS", "LIKE":
+	case "COUNT_BIG":
+		inner, err := w.expression(inside)
+		return "COUNT (" + inner + ")", end + 1, err
+	case "REPLACE", "RTRIM", "COALESCE", "COUNT", "SUM", "EXISTS", "IN", "VALUES", "AND", "OR", "NOT", "WHERE", "ON", "SELECT", "WHEN", "THEN", "ELSE", "SET", "BY", "AS", "LIKE":
 		inner, err := w.expression(inside)
 		return tokens[0].text + " (" + inner + ")", end + 1, err
 	}

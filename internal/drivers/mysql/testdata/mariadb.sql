@@ -66,6 +66,7 @@ DELETE `order` FROM `_eds_del_930adf5eb886196d` STRAIGHT_JOIN `order` ON `order`
 CREATE TABLE `_eds_load_order` LIKE `order`;
 
 -- load into it
+LOAD DATA LOCAL INFILE 'Reader::rows' IGNORE INTO TABLE `_eds_load_order` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`companyId`, `id`, `at`, `it's ``odd```, `meta`);
 LOAD DATA LOCAL INFILE 'Reader::rows' REPLACE INTO TABLE `_eds_load_order` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`companyId`, `id`, `at`, `it's ``odd```, `meta`);
 
 -- put it in place of order
@@ -74,6 +75,11 @@ INSERT INTO `order` (`companyId`, `id`, `at`, `it's ``odd```, `meta`) SELECT `_e
 
 -- merge it into order
 INSERT INTO `order` (`companyId`, `id`, `at`, `it's ``odd```, `meta`) SELECT `_eds_load_order`.`companyId`, `_eds_load_order`.`id`, `_eds_load_order`.`at`, `_eds_load_order`.`it's ``odd```, `_eds_load_order`.`meta` FROM `_eds_load_order` ON DUPLICATE KEY UPDATE `order`.`at` = `_eds_load_order`.`at`, `order`.`it's ``odd``` = `_eds_load_order`.`it's ``odd```, `order`.`meta` = `_eds_load_order`.`meta`;
+
+-- put it in place of some rows of order
+DELETE `order` FROM `order` LEFT JOIN `_eds_load_order` ON `_eds_load_order`.`companyId` = `order`.`companyId` AND `_eds_load_order`.`id` = `order`.`id` WHERE CONVERT(`order`.`companyId` USING utf8mb4) COLLATE utf8mb4_nopad_bin IN ('x', 'it''s \\ odd') AND `_eds_load_order`.`companyId` IS NULL;
+INSERT INTO `order` (`companyId`, `id`, `at`, `it's ``odd```, `meta`) SELECT `_eds_load_order`.`companyId`, `_eds_load_order`.`id`, `_eds_load_order`.`at`, `_eds_load_order`.`it's ``odd```, `_eds_load_order`.`meta` FROM `_eds_load_order` ON DUPLICATE KEY UPDATE `order`.`at` = `_eds_load_order`.`at`, `order`.`it's ``odd``` = `_eds_load_order`.`it's ``odd```, `order`.`meta` = `_eds_load_order`.`meta`;
+SELECT COUNT(*) FROM `order` WHERE CONVERT(`order`.`companyId` USING utf8mb4) COLLATE utf8mb4_nopad_bin IN ('x', 'it''s \\ odd');
 
 -- make link
 CREATE TABLE IF NOT EXISTS `link` (
@@ -108,6 +114,7 @@ DELETE `link` FROM `_eds_del_9937ebf9a53f5848` STRAIGHT_JOIN `link` ON `link`.`a
 CREATE TABLE `_eds_load_link` LIKE `link`;
 
 -- load into it
+LOAD DATA LOCAL INFILE 'Reader::rows' IGNORE INTO TABLE `_eds_load_link` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`a`, `b`);
 LOAD DATA LOCAL INFILE 'Reader::rows' REPLACE INTO TABLE `_eds_load_link` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`a`, `b`);
 
 -- put it in place of link
@@ -116,6 +123,11 @@ INSERT INTO `link` (`a`, `b`) SELECT `_eds_load_link`.`a`, `_eds_load_link`.`b` 
 
 -- merge it into link
 INSERT INTO `link` (`a`, `b`) SELECT `_eds_load_link`.`a`, `_eds_load_link`.`b` FROM `_eds_load_link` ON DUPLICATE KEY UPDATE `link`.`a` = `link`.`a`;
+
+-- put it in place of some rows of link
+DELETE `link` FROM `link` LEFT JOIN `_eds_load_link` ON `_eds_load_link`.`a` = `link`.`a` AND `_eds_load_link`.`b` = `link`.`b` WHERE CONVERT(`link`.`a` USING utf8mb4) COLLATE utf8mb4_nopad_bin IN ('x', 'it''s \\ odd') AND `_eds_load_link`.`a` IS NULL;
+INSERT INTO `link` (`a`, `b`) SELECT `_eds_load_link`.`a`, `_eds_load_link`.`b` FROM `_eds_load_link` ON DUPLICATE KEY UPDATE `link`.`a` = `link`.`a`;
+SELECT COUNT(*) FROM `link` WHERE CONVERT(`link`.`a` USING utf8mb4) COLLATE utf8mb4_nopad_bin IN ('x', 'it''s \\ odd');
 
 -- make folding
 CREATE TABLE IF NOT EXISTS `folding` (
@@ -155,6 +167,7 @@ CREATE TABLE `_eds_load_folding` (
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 ROW_FORMAT=DYNAMIC;
 
 -- load into it
+LOAD DATA LOCAL INFILE 'Reader::rows' IGNORE INTO TABLE `_eds_load_folding` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`, `n`);
 LOAD DATA LOCAL INFILE 'Reader::rows' REPLACE INTO TABLE `_eds_load_folding` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`, `n`);
 
 -- put it in place of folding
@@ -165,6 +178,12 @@ INSERT INTO `folding` (`id`, `n`) SELECT `_eds_load_folding`.`id`, `_eds_load_fo
 -- merge it into folding
 UPDATE `_eds_load_folding` STRAIGHT_JOIN `folding` ON `folding`.`id` = CONVERT(`_eds_load_folding`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_folding`.`id` USING utf8mb4) AS BINARY) SET `folding`.`n` = `_eds_load_folding`.`n`;
 INSERT INTO `folding` (`id`, `n`) SELECT `_eds_load_folding`.`id`, `_eds_load_folding`.`n` FROM `_eds_load_folding` LEFT JOIN `folding` ON `folding`.`id` = CONVERT(`_eds_load_folding`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_folding`.`id` USING utf8mb4) AS BINARY) WHERE `folding`.`id` IS NULL;
+
+-- put it in place of some rows of folding
+DELETE `folding` FROM `folding` LEFT JOIN `_eds_load_folding` ON `_eds_load_folding`.`id` = CONVERT(`folding`.`id` USING utf8mb4) COLLATE utf8mb4_nopad_bin WHERE CONVERT(`folding`.`id` USING utf8mb4) COLLATE utf8mb4_nopad_bin IN ('x', 'it''s \\ odd') AND `_eds_load_folding`.`id` IS NULL;
+UPDATE `_eds_load_folding` STRAIGHT_JOIN `folding` ON `folding`.`id` = CONVERT(`_eds_load_folding`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_folding`.`id` USING utf8mb4) AS BINARY) SET `folding`.`n` = `_eds_load_folding`.`n`;
+INSERT INTO `folding` (`id`, `n`) SELECT `_eds_load_folding`.`id`, `_eds_load_folding`.`n` FROM `_eds_load_folding` LEFT JOIN `folding` ON `folding`.`id` = CONVERT(`_eds_load_folding`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`folding`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_folding`.`id` USING utf8mb4) AS BINARY) WHERE `folding`.`id` IS NULL;
+SELECT COUNT(*) FROM `folding` WHERE CONVERT(`folding`.`id` USING utf8mb4) COLLATE utf8mb4_nopad_bin IN ('x', 'it''s \\ odd');
 
 -- make guarded
 CREATE TABLE IF NOT EXISTS `guarded` (
@@ -210,6 +229,7 @@ UPDATE `_eds_del_8473e578f3d349e7` STRAIGHT_JOIN `guarded` ON `guarded`.`id` = `
 CREATE TABLE `_eds_load_guarded` LIKE `guarded`;
 
 -- load into it
+LOAD DATA LOCAL INFILE 'Reader::rows' IGNORE INTO TABLE `_eds_load_guarded` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`);
 LOAD DATA LOCAL INFILE 'Reader::rows' REPLACE INTO TABLE `_eds_load_guarded` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`);
 
 -- put it in place of guarded
@@ -218,6 +238,11 @@ INSERT INTO `guarded` (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `
 
 -- merge it into guarded
 INSERT INTO `guarded` (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`) SELECT `_eds_load_guarded`.`id`, `_eds_load_guarded`.`n`, `_eds_load_guarded`.`_eds_op`, `_eds_load_guarded`.`_eds_version`, `_eds_load_guarded`.`_eds_synced_at`, `_eds_load_guarded`.`_eds_deleted` FROM `_eds_load_guarded` ON DUPLICATE KEY UPDATE `guarded`.`n` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_load_guarded`.`_eds_version`), `_eds_load_guarded`.`n`, `guarded`.`n`), `guarded`.`_eds_op` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_load_guarded`.`_eds_version`), `_eds_load_guarded`.`_eds_op`, `guarded`.`_eds_op`), `guarded`.`_eds_synced_at` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_load_guarded`.`_eds_version`), `_eds_load_guarded`.`_eds_synced_at`, `guarded`.`_eds_synced_at`), `guarded`.`_eds_deleted` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_load_guarded`.`_eds_version`), `_eds_load_guarded`.`_eds_deleted`, `guarded`.`_eds_deleted`), `guarded`.`_eds_version` = IF((`guarded`.`_eds_version` IS NULL OR `guarded`.`_eds_version` <= `_eds_load_guarded`.`_eds_version`), `_eds_load_guarded`.`_eds_version`, `guarded`.`_eds_version`);
+
+-- put it in place of some rows of guarded
+DELETE `guarded` FROM `guarded` LEFT JOIN `_eds_load_guarded` ON `_eds_load_guarded`.`id` = `guarded`.`id` WHERE CONVERT(`guarded`.`id` USING utf8mb4) COLLATE utf8mb4_nopad_bin IN ('x', 'it''s \\ odd') AND `_eds_load_guarded`.`id` IS NULL;
+INSERT INTO `guarded` (`id`, `n`, `_eds_op`, `_eds_version`, `_eds_synced_at`, `_eds_deleted`) SELECT `_eds_load_guarded`.`id`, `_eds_load_guarded`.`n`, `_eds_load_guarded`.`_eds_op`, `_eds_load_guarded`.`_eds_version`, `_eds_load_guarded`.`_eds_synced_at`, `_eds_load_guarded`.`_eds_deleted` FROM `_eds_load_guarded` ON DUPLICATE KEY UPDATE `guarded`.`n` = `_eds_load_guarded`.`n`, `guarded`.`_eds_op` = `_eds_load_guarded`.`_eds_op`, `guarded`.`_eds_version` = `_eds_load_guarded`.`_eds_version`, `guarded`.`_eds_synced_at` = `_eds_load_guarded`.`_eds_synced_at`, `guarded`.`_eds_deleted` = `_eds_load_guarded`.`_eds_deleted`;
+SELECT COUNT(*) FROM `guarded` WHERE CONVERT(`guarded`.`id` USING utf8mb4) COLLATE utf8mb4_nopad_bin IN ('x', 'it''s \\ odd');
 
 -- make newer
 CREATE TABLE IF NOT EXISTS `newer` (
@@ -261,6 +286,7 @@ CREATE TABLE `_eds_load_newer` (
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 ROW_FORMAT=DYNAMIC;
 
 -- load into it
+LOAD DATA LOCAL INFILE 'Reader::rows' IGNORE INTO TABLE `_eds_load_newer` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`, `n`, `_eds_version`);
 LOAD DATA LOCAL INFILE 'Reader::rows' REPLACE INTO TABLE `_eds_load_newer` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (`id`, `n`, `_eds_version`);
 
 -- put it in place of newer
@@ -271,4 +297,10 @@ INSERT INTO `newer` (`id`, `n`, `_eds_version`) SELECT `_eds_load_newer`.`id`, `
 -- merge it into newer
 UPDATE `_eds_load_newer` STRAIGHT_JOIN `newer` ON `newer`.`id` = CONVERT(`_eds_load_newer`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`newer`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_newer`.`id` USING utf8mb4) AS BINARY) SET `newer`.`n` = `_eds_load_newer`.`n`, `newer`.`_eds_version` = `_eds_load_newer`.`_eds_version` WHERE (`newer`.`_eds_version` IS NULL OR `newer`.`_eds_version` <= `_eds_load_newer`.`_eds_version`);
 INSERT INTO `newer` (`id`, `n`, `_eds_version`) SELECT `_eds_load_newer`.`id`, `_eds_load_newer`.`n`, `_eds_load_newer`.`_eds_version` FROM `_eds_load_newer` LEFT JOIN `newer` ON `newer`.`id` = CONVERT(`_eds_load_newer`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`newer`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_newer`.`id` USING utf8mb4) AS BINARY) WHERE `newer`.`id` IS NULL;
+
+-- put it in place of some rows of newer
+DELETE `newer` FROM `newer` LEFT JOIN `_eds_load_newer` ON `_eds_load_newer`.`id` = CONVERT(`newer`.`id` USING utf8mb4) COLLATE utf8mb4_nopad_bin WHERE CONVERT(`newer`.`id` USING utf8mb4) COLLATE utf8mb4_nopad_bin IN ('x', 'it''s \\ odd') AND `_eds_load_newer`.`id` IS NULL;
+UPDATE `_eds_load_newer` STRAIGHT_JOIN `newer` ON `newer`.`id` = CONVERT(`_eds_load_newer`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`newer`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_newer`.`id` USING utf8mb4) AS BINARY) SET `newer`.`n` = `_eds_load_newer`.`n`, `newer`.`_eds_version` = `_eds_load_newer`.`_eds_version`;
+INSERT INTO `newer` (`id`, `n`, `_eds_version`) SELECT `_eds_load_newer`.`id`, `_eds_load_newer`.`n`, `_eds_load_newer`.`_eds_version` FROM `_eds_load_newer` LEFT JOIN `newer` ON `newer`.`id` = CONVERT(`_eds_load_newer`.`id` USING utf8mb4) COLLATE utf8mb4_general_ci AND CAST(`newer`.`id` AS BINARY) = CAST(CONVERT(`_eds_load_newer`.`id` USING utf8mb4) AS BINARY) WHERE `newer`.`id` IS NULL;
+SELECT COUNT(*) FROM `newer` WHERE CONVERT(`newer`.`id` USING utf8mb4) COLLATE utf8mb4_nopad_bin IN ('x', 'it''s \\ odd');
 

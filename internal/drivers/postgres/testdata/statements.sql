@@ -47,9 +47,10 @@ CREATE TABLE "shop"."_eds_load_order" (
 );
 
 -- seal it
-ALTER TABLE "shop"."_eds_load_order" ADD CONSTRAINT "_eds_load_order_key" PRIMARY KEY ("companyId", "id");
+ALTER TABLE "shop"."_eds_load_order" ADD CONSTRAINT "_eds_key_order" PRIMARY KEY ("companyId", "id");
 
 -- remove what was loaded twice from it
+SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM "shop"."_eds_load_order" GROUP BY "companyId", "id" HAVING count(*) > 1) AS s;
 DELETE FROM "shop"."_eds_load_order" AS t USING (SELECT "companyId", "id", max(ctid) AS last FROM "shop"."_eds_load_order" GROUP BY "companyId", "id" HAVING count(*) > 1) AS s WHERE t."companyId" = s."companyId" AND t."id" = s."id" AND t.ctid < s.last;
 
 -- put it in the place of what order holds
@@ -60,6 +61,13 @@ DROP TABLE "shop"."_eds_load_order";
 -- merge it into order
 INSERT INTO "shop"."order" AS t ("companyId", "id", "it's ""odd""", "meta") SELECT s."companyId", s."id", s."it's ""odd""", s."meta" FROM "shop"."_eds_load_order" AS s ON CONFLICT ("companyId", "id") DO UPDATE SET "it's ""odd""" = excluded."it's ""odd""", "meta" = excluded."meta";
 DROP TABLE "shop"."_eds_load_order";
+
+-- put it in the place of some rows of order
+LOCK TABLE "shop"."order" IN SHARE ROW EXCLUSIVE MODE;
+DELETE FROM "shop"."order" AS t WHERE t."companyId"::text COLLATE "C" IN ('x', E'it''s \\ odd') AND NOT EXISTS (SELECT FROM "shop"."_eds_load_order" AS s WHERE t."companyId" = s."companyId" AND t."id" = s."id");
+INSERT INTO "shop"."order" AS t ("companyId", "id", "it's ""odd""", "meta") SELECT s."companyId", s."id", s."it's ""odd""", s."meta" FROM "shop"."_eds_load_order" AS s ON CONFLICT ("companyId", "id") DO UPDATE SET "it's ""odd""" = excluded."it's ""odd""", "meta" = excluded."meta";
+DROP TABLE "shop"."_eds_load_order";
+SELECT count(*) FROM "shop"."order" AS t WHERE t."companyId"::text COLLATE "C" IN ('x', E'it''s \\ odd');
 
 -- upsert a few rows into link
 INSERT INTO "shop"."link" AS t ("a", "b") SELECT s.c1, s.c2 FROM unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) AS s(c1, c2) ON CONFLICT ("a", "b") DO NOTHING;
@@ -82,9 +90,10 @@ CREATE TABLE "shop"."_eds_load_link" (
 );
 
 -- seal it
-ALTER TABLE "shop"."_eds_load_link" ADD CONSTRAINT "_eds_load_link_key" PRIMARY KEY ("a", "b");
+ALTER TABLE "shop"."_eds_load_link" ADD CONSTRAINT "_eds_key_link" PRIMARY KEY ("a", "b");
 
 -- remove what was loaded twice from it
+SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM "shop"."_eds_load_link" GROUP BY "a", "b" HAVING count(*) > 1) AS s;
 DELETE FROM "shop"."_eds_load_link" AS t USING (SELECT "a", "b", max(ctid) AS last FROM "shop"."_eds_load_link" GROUP BY "a", "b" HAVING count(*) > 1) AS s WHERE t."a" = s."a" AND t."b" = s."b" AND t.ctid < s.last;
 
 -- put it in the place of what link holds
@@ -95,6 +104,13 @@ DROP TABLE "shop"."_eds_load_link";
 -- merge it into link
 INSERT INTO "shop"."link" AS t ("a", "b") SELECT s."a", s."b" FROM "shop"."_eds_load_link" AS s ON CONFLICT ("a", "b") DO NOTHING;
 DROP TABLE "shop"."_eds_load_link";
+
+-- put it in the place of some rows of link
+LOCK TABLE "shop"."link" IN SHARE ROW EXCLUSIVE MODE;
+DELETE FROM "shop"."link" AS t WHERE t."a"::text COLLATE "C" IN ('x', E'it''s \\ odd') AND NOT EXISTS (SELECT FROM "shop"."_eds_load_link" AS s WHERE t."a" = s."a" AND t."b" = s."b");
+INSERT INTO "shop"."link" AS t ("a", "b") SELECT s."a", s."b" FROM "shop"."_eds_load_link" AS s ON CONFLICT ("a", "b") DO NOTHING;
+DROP TABLE "shop"."_eds_load_link";
+SELECT count(*) FROM "shop"."link" AS t WHERE t."a"::text COLLATE "C" IN ('x', E'it''s \\ odd');
 
 -- upsert a few rows into loose
 UPDATE "shop"."loose" AS t SET "n" = s.c2 FROM unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) AS s(c1, c2) WHERE t."id" = s.c1;
@@ -119,9 +135,10 @@ CREATE TABLE "shop"."_eds_load_loose" (
 );
 
 -- seal it
-ALTER TABLE "shop"."_eds_load_loose" ADD CONSTRAINT "_eds_load_loose_key" PRIMARY KEY ("id");
+ALTER TABLE "shop"."_eds_load_loose" ADD CONSTRAINT "_eds_key_loose" PRIMARY KEY ("id");
 
 -- remove what was loaded twice from it
+SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM "shop"."_eds_load_loose" GROUP BY "id" HAVING count(*) > 1) AS s;
 DELETE FROM "shop"."_eds_load_loose" AS t USING (SELECT "id", max(ctid) AS last FROM "shop"."_eds_load_loose" GROUP BY "id" HAVING count(*) > 1) AS s WHERE t."id" = s."id" AND t.ctid < s.last;
 
 -- put it in the place of what loose holds
@@ -133,6 +150,14 @@ DROP TABLE "shop"."_eds_load_loose";
 UPDATE "shop"."loose" AS t SET "n" = s."n" FROM "shop"."_eds_load_loose" AS s WHERE t."id" = s."id";
 INSERT INTO "shop"."loose" AS t ("id", "n") SELECT s."id", s."n" FROM "shop"."_eds_load_loose" AS s WHERE NOT EXISTS (SELECT FROM "shop"."loose" AS t WHERE t."id" = s."id");
 DROP TABLE "shop"."_eds_load_loose";
+
+-- put it in the place of some rows of loose
+LOCK TABLE "shop"."loose" IN SHARE ROW EXCLUSIVE MODE;
+DELETE FROM "shop"."loose" AS t WHERE t."id"::text COLLATE "C" IN ('x', E'it''s \\ odd') AND NOT EXISTS (SELECT FROM "shop"."_eds_load_loose" AS s WHERE t."id" = s."id");
+UPDATE "shop"."loose" AS t SET "n" = s."n" FROM "shop"."_eds_load_loose" AS s WHERE t."id" = s."id";
+INSERT INTO "shop"."loose" AS t ("id", "n") SELECT s."id", s."n" FROM "shop"."_eds_load_loose" AS s WHERE NOT EXISTS (SELECT FROM "shop"."loose" AS t WHERE t."id" = s."id");
+DROP TABLE "shop"."_eds_load_loose";
+SELECT count(*) FROM "shop"."loose" AS t WHERE t."id"::text COLLATE "C" IN ('x', E'it''s \\ odd');
 
 -- upsert a few rows into guarded
 INSERT INTO "shop"."guarded" AS t ("id", "n", "_eds_op", "_eds_version", "_eds_synced_at", "_eds_deleted") SELECT s.c1, s.c2, s.c3, s.c4, s.c5, s.c6 FROM unnest($1::pg_catalog.text[], $2::pg_catalog.text[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.timestamptz[], $6::pg_catalog.text[]) AS s(c1, c2, c3, c4, c5, c6) ON CONFLICT ("id") DO UPDATE SET "n" = excluded."n", "_eds_op" = excluded."_eds_op", "_eds_version" = excluded."_eds_version", "_eds_synced_at" = excluded."_eds_synced_at", "_eds_deleted" = excluded."_eds_deleted" WHERE (t."_eds_version" IS NULL OR t."_eds_version" <= excluded."_eds_version");
@@ -156,9 +181,10 @@ CREATE TABLE "shop"."_eds_load_guarded" (
 );
 
 -- seal it
-ALTER TABLE "shop"."_eds_load_guarded" ADD CONSTRAINT "_eds_load_guarded_key" PRIMARY KEY ("id");
+ALTER TABLE "shop"."_eds_load_guarded" ADD CONSTRAINT "_eds_key_guarded" PRIMARY KEY ("id");
 
 -- remove what was loaded twice from it
+SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM "shop"."_eds_load_guarded" GROUP BY "id" HAVING count(*) > 1) AS s;
 DELETE FROM "shop"."_eds_load_guarded" AS t USING (SELECT "id", max(ctid) AS last FROM "shop"."_eds_load_guarded" GROUP BY "id" HAVING count(*) > 1) AS s WHERE t."id" = s."id" AND t.ctid < s.last;
 
 -- put it in the place of what guarded holds
@@ -169,6 +195,13 @@ DROP TABLE "shop"."_eds_load_guarded";
 -- merge it into guarded
 INSERT INTO "shop"."guarded" AS t ("id", "n", "_eds_op", "_eds_version", "_eds_synced_at", "_eds_deleted") SELECT s."id", s."n", s."_eds_op", s."_eds_version", s."_eds_synced_at", s."_eds_deleted" FROM "shop"."_eds_load_guarded" AS s ON CONFLICT ("id") DO UPDATE SET "n" = excluded."n", "_eds_op" = excluded."_eds_op", "_eds_version" = excluded."_eds_version", "_eds_synced_at" = excluded."_eds_synced_at", "_eds_deleted" = excluded."_eds_deleted" WHERE (t."_eds_version" IS NULL OR t."_eds_version" <= excluded."_eds_version");
 DROP TABLE "shop"."_eds_load_guarded";
+
+-- put it in the place of some rows of guarded
+LOCK TABLE "shop"."guarded" IN SHARE ROW EXCLUSIVE MODE;
+DELETE FROM "shop"."guarded" AS t WHERE t."id"::text COLLATE "C" IN ('x', E'it''s \\ odd') AND NOT EXISTS (SELECT FROM "shop"."_eds_load_guarded" AS s WHERE t."id" = s."id");
+INSERT INTO "shop"."guarded" AS t ("id", "n", "_eds_op", "_eds_version", "_eds_synced_at", "_eds_deleted") SELECT s."id", s."n", s."_eds_op", s."_eds_version", s."_eds_synced_at", s."_eds_deleted" FROM "shop"."_eds_load_guarded" AS s ON CONFLICT ("id") DO UPDATE SET "n" = excluded."n", "_eds_op" = excluded."_eds_op", "_eds_version" = excluded."_eds_version", "_eds_synced_at" = excluded."_eds_synced_at", "_eds_deleted" = excluded."_eds_deleted";
+DROP TABLE "shop"."_eds_load_guarded";
+SELECT count(*) FROM "shop"."guarded" AS t WHERE t."id"::text COLLATE "C" IN ('x', E'it''s \\ odd');
 
 -- upsert a few rows into newer
 UPDATE "shop"."newer" AS t SET "n" = s.c2, "_eds_version" = s.c3 FROM unnest($1::pg_catalog.text[], $2::pg_catalog.text[], $3::pg_catalog.text[]) AS s(c1, c2, c3) WHERE t."id" = s.c1 AND (t."_eds_version" IS NULL OR t."_eds_version" <= s.c3);
@@ -191,9 +224,10 @@ CREATE TABLE "shop"."_eds_load_newer" (
 );
 
 -- seal it
-ALTER TABLE "shop"."_eds_load_newer" ADD CONSTRAINT "_eds_load_newer_key" PRIMARY KEY ("id");
+ALTER TABLE "shop"."_eds_load_newer" ADD CONSTRAINT "_eds_key_newer" PRIMARY KEY ("id");
 
 -- remove what was loaded twice from it
+SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM "shop"."_eds_load_newer" GROUP BY "id" HAVING count(*) > 1) AS s;
 DELETE FROM "shop"."_eds_load_newer" AS t USING (SELECT "id", max(ctid) AS last FROM "shop"."_eds_load_newer" GROUP BY "id" HAVING count(*) > 1) AS s WHERE t."id" = s."id" AND t.ctid < s.last;
 
 -- put it in the place of what newer holds
@@ -205,6 +239,14 @@ DROP TABLE "shop"."_eds_load_newer";
 UPDATE "shop"."newer" AS t SET "n" = s."n", "_eds_version" = s."_eds_version" FROM "shop"."_eds_load_newer" AS s WHERE t."id" = s."id" AND (t."_eds_version" IS NULL OR t."_eds_version" <= s."_eds_version");
 INSERT INTO "shop"."newer" AS t ("id", "n", "_eds_version") SELECT s."id", s."n", s."_eds_version" FROM "shop"."_eds_load_newer" AS s WHERE NOT EXISTS (SELECT FROM "shop"."newer" AS t WHERE t."id" = s."id");
 DROP TABLE "shop"."_eds_load_newer";
+
+-- put it in the place of some rows of newer
+LOCK TABLE "shop"."newer" IN SHARE ROW EXCLUSIVE MODE;
+DELETE FROM "shop"."newer" AS t WHERE t."id"::text COLLATE "C" IN ('x', E'it''s \\ odd') AND NOT EXISTS (SELECT FROM "shop"."_eds_load_newer" AS s WHERE t."id" = s."id");
+UPDATE "shop"."newer" AS t SET "n" = s."n", "_eds_version" = s."_eds_version" FROM "shop"."_eds_load_newer" AS s WHERE t."id" = s."id";
+INSERT INTO "shop"."newer" AS t ("id", "n", "_eds_version") SELECT s."id", s."n", s."_eds_version" FROM "shop"."_eds_load_newer" AS s WHERE NOT EXISTS (SELECT FROM "shop"."newer" AS t WHERE t."id" = s."id");
+DROP TABLE "shop"."_eds_load_newer";
+SELECT count(*) FROM "shop"."newer" AS t WHERE t."id"::text COLLATE "C" IN ('x', E'it''s \\ odd');
 
 -- upsert a few rows into paint
 INSERT INTO "shop"."paint" AS t ("id", "colour") SELECT s.c1, s.c2::public.colour FROM unnest($1::pg_catalog.text[], $2::text[]) AS s(c1, c2) ON CONFLICT ("id") DO UPDATE SET "colour" = excluded."colour";
@@ -224,9 +266,10 @@ CREATE TABLE "shop"."_eds_load_paint" (
 );
 
 -- seal it
-ALTER TABLE "shop"."_eds_load_paint" ADD CONSTRAINT "_eds_load_paint_key" PRIMARY KEY ("id");
+ALTER TABLE "shop"."_eds_load_paint" ADD CONSTRAINT "_eds_key_paint" PRIMARY KEY ("id");
 
 -- remove what was loaded twice from it
+SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM "shop"."_eds_load_paint" GROUP BY "id" HAVING count(*) > 1) AS s;
 DELETE FROM "shop"."_eds_load_paint" AS t USING (SELECT "id", max(ctid) AS last FROM "shop"."_eds_load_paint" GROUP BY "id" HAVING count(*) > 1) AS s WHERE t."id" = s."id" AND t.ctid < s.last;
 
 -- put it in the place of what paint holds
@@ -237,6 +280,13 @@ DROP TABLE "shop"."_eds_load_paint";
 -- merge it into paint
 INSERT INTO "shop"."paint" AS t ("id", "colour") SELECT s."id", s."colour"::public.colour FROM "shop"."_eds_load_paint" AS s ON CONFLICT ("id") DO UPDATE SET "colour" = excluded."colour";
 DROP TABLE "shop"."_eds_load_paint";
+
+-- put it in the place of some rows of paint
+LOCK TABLE "shop"."paint" IN SHARE ROW EXCLUSIVE MODE;
+DELETE FROM "shop"."paint" AS t WHERE t."id"::text COLLATE "C" IN ('x', E'it''s \\ odd') AND NOT EXISTS (SELECT FROM "shop"."_eds_load_paint" AS s WHERE t."id" = s."id");
+INSERT INTO "shop"."paint" AS t ("id", "colour") SELECT s."id", s."colour"::public.colour FROM "shop"."_eds_load_paint" AS s ON CONFLICT ("id") DO UPDATE SET "colour" = excluded."colour";
+DROP TABLE "shop"."_eds_load_paint";
+SELECT count(*) FROM "shop"."paint" AS t WHERE t."id"::text COLLATE "C" IN ('x', E'it''s \\ odd');
 
 -- move a checkpoint
 INSERT INTO "shop"."_eds_checkpoint" AS c (stream, consumer, filter, position, stored) VALUES ($1, $2, $3, $4, $5)
@@ -254,13 +304,13 @@ SELECT c.oid::text, c.relname,
        coalesce((SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.collname)
                    FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
                   WHERE l.oid = a.attcollation AND a.attcollation <> b.typcollation), ''),
-       t.typtype = 'd'
+       t.typtype = 'd', c.relkind::text
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
   JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
   JOIN pg_catalog.pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
   JOIN pg_catalog.pg_namespace bs ON bs.oid = b.typnamespace
- WHERE s.nspname = $1 AND c.relname IN (SELECT json_array_elements_text($2::json)) AND c.relkind IN ('r', 'p', 'f', 'v')
+ WHERE s.nspname = $1 AND c.relname IN (SELECT json_array_elements_text($2::json))
  ORDER BY c.relname, a.attnum;
 

@@ -11,6 +11,14 @@ SHOW PRIMARY KEYS IN SCHEMA;
 -- make the session's stage
 CREATE TEMPORARY STAGE IF NOT EXISTS "EDS_STAGE" FILE_FORMAT = (TYPE = JSON COMPRESSION = GZIP ALLOW_DUPLICATE = TRUE);
 
+-- make the schema
+CREATE SCHEMA IF NOT EXISTS "SHOP"."PUBLIC";
+USE SCHEMA "SHOP"."PUBLIC";
+
+-- probe a schema that is not there
+CREATE TRANSIENT SCHEMA "SHOP"."_eds_probe_7";
+DROP SCHEMA IF EXISTS "SHOP"."_eds_probe_7";
+
 -- create a table
 CREATE TABLE IF NOT EXISTS "order" (
 	"companyId" STRING NOT NULL,
@@ -113,17 +121,26 @@ COPY INTO "_eds_load_order" ("companyId", "id", "it's ""odd"" %d", "amount", "ra
 SELECT $1:c0::VARCHAR, $1:c1::VARCHAR::NUMBER(38,0), $1:c2::VARCHAR, $1:c3::VARCHAR::NUMBER(38,18), $1:c4::VARCHAR::FLOAT, $1:c5::VARCHAR::BOOLEAN, TO_TIMESTAMP_TZ($1:c6::VARCHAR, 'YYYY-MM-DD"T"HH24:MI:SS.FF6TZH:TZM'), TO_TIMESTAMP_LTZ($1:c7::VARCHAR, 'YYYY-MM-DD"T"HH24:MI:SS.FF6TZH:TZM'), TO_TIMESTAMP_NTZ($1:c8::VARCHAR, 'YYYY-MM-DD"T"HH24:MI:SS.FF6'), TO_DATE($1:c9::VARCHAR, 'YYYY-MM-DD'), $1:c10, $1:c11::OBJECT, $1:c12::ARRAY, $1:c13::VARCHAR::GEOGRAPHY, $1:n::NUMBER(38,0) FROM @"EDS_STAGE"/7.json.gz
 ) ON_ERROR = ABORT_STATEMENT;
 
+-- remove what was staged twice of order
+SELECT TO_VARCHAR(COALESCE(SUM(n - 1), 0)) FROM (SELECT COUNT(*) AS n FROM "_eds_load_order" GROUP BY "companyId", "id" HAVING COUNT(*) > 1);
+DELETE FROM "_eds_load_order" AS t USING (SELECT "companyId", "id", MAX("_eds_row") AS "_eds_row" FROM "_eds_load_order" GROUP BY "companyId", "id" HAVING COUNT(*) > 1) AS s WHERE t."companyId" = s."companyId" AND t."id" = s."id" AND t."_eds_row" < s."_eds_row";
+
 -- replace the rows of order
 DELETE FROM "order";
 INSERT INTO "order" ("companyId", "id", "it's ""odd"" %d", "amount", "rate", "vip", "at", "local", "naive", "day", "meta", "map", "list", "place")
-SELECT "companyId", "id", "it's ""odd"" %d", "amount", "rate", "vip", "at", "local", "naive", "day", "meta", "map", "list", "place" FROM "_eds_load_order" QUALIFY ROW_NUMBER() OVER (PARTITION BY "companyId", "id" ORDER BY "_eds_row" DESC) = 1;
+SELECT "companyId", "id", "it's ""odd"" %d", "amount", "rate", "vip", "at", "local", "naive", "day", "meta", "map", "list", "place" FROM "_eds_load_order";
 
 -- merge the staged rows into order
-MERGE INTO "order" AS t USING (
-SELECT "companyId", "id", "it's ""odd"" %d", "amount", "rate", "vip", "at", "local", "naive", "day", "meta", "map", "list", "place" FROM "_eds_load_order" QUALIFY ROW_NUMBER() OVER (PARTITION BY "companyId", "id" ORDER BY "_eds_row" DESC) = 1
-) AS s ON t."companyId" = s."companyId" AND t."id" = s."id"
+MERGE INTO "order" AS t USING "_eds_load_order" AS s ON t."companyId" = s."companyId" AND t."id" = s."id"
 WHEN MATCHED THEN UPDATE SET "it's ""odd"" %d" = s."it's ""odd"" %d", "amount" = s."amount", "rate" = s."rate", "vip" = s."vip", "at" = s."at", "local" = s."local", "naive" = s."naive", "day" = s."day", "meta" = s."meta", "map" = s."map", "list" = s."list", "place" = s."place"
 WHEN NOT MATCHED THEN INSERT ("companyId", "id", "it's ""odd"" %d", "amount", "rate", "vip", "at", "local", "naive", "day", "meta", "map", "list", "place") VALUES (s."companyId", s."id", s."it's ""odd"" %d", s."amount", s."rate", s."vip", s."at", s."local", s."naive", s."day", s."meta", s."map", s."list", s."place");
+
+-- replace some rows of order
+DELETE FROM "order" AS t WHERE t."companyId"::VARCHAR IN ('x', 'it''s \\ odd') AND NOT EXISTS (SELECT 1 FROM "_eds_load_order" AS s WHERE t."companyId" = s."companyId" AND t."id" = s."id");
+MERGE INTO "order" AS t USING "_eds_load_order" AS s ON t."companyId" = s."companyId" AND t."id" = s."id"
+WHEN MATCHED THEN UPDATE SET "it's ""odd"" %d" = s."it's ""odd"" %d", "amount" = s."amount", "rate" = s."rate", "vip" = s."vip", "at" = s."at", "local" = s."local", "naive" = s."naive", "day" = s."day", "meta" = s."meta", "map" = s."map", "list" = s."list", "place" = s."place"
+WHEN NOT MATCHED THEN INSERT ("companyId", "id", "it's ""odd"" %d", "amount", "rate", "vip", "at", "local", "naive", "day", "meta", "map", "list", "place") VALUES (s."companyId", s."id", s."it's ""odd"" %d", s."amount", s."rate", s."vip", s."at", s."local", s."naive", s."day", s."meta", s."map", s."list", s."place");
+SELECT TO_VARCHAR(COUNT(*)) FROM "order" AS t WHERE t."companyId"::VARCHAR IN ('x', 'it''s \\ odd');
 
 -- read order
 SELECT "companyId", TO_VARCHAR("id"), "it's ""odd"" %d", RTRIM(RTRIM(TO_VARCHAR("amount"), '0'), '.'), "rate", TO_VARCHAR("vip"), TO_VARCHAR(CONVERT_TIMEZONE('UTC', "at"), 'YYYY-MM-DD"T"HH24:MI:SS.FF6"Z"'), TO_VARCHAR(CONVERT_TIMEZONE('UTC', "local"), 'YYYY-MM-DD"T"HH24:MI:SS.FF6"Z"'), TO_VARCHAR("naive", 'YYYY-MM-DD"T"HH24:MI:SS.FF6"Z"'), TO_VARCHAR("day", 'YYYY-MM-DD'), TO_JSON("meta"), TO_JSON("map"), TO_JSON("list"), TO_VARCHAR("place") FROM "order";
@@ -168,17 +185,26 @@ COPY INTO "_eds_load_link" ("a", "b", "_eds_row") FROM (
 SELECT $1:c0::VARCHAR, $1:c1::VARCHAR, $1:n::NUMBER(38,0) FROM @"EDS_STAGE"/7.json.gz
 ) ON_ERROR = ABORT_STATEMENT;
 
+-- remove what was staged twice of link
+SELECT TO_VARCHAR(COALESCE(SUM(n - 1), 0)) FROM (SELECT COUNT(*) AS n FROM "_eds_load_link" GROUP BY "a", "b" HAVING COUNT(*) > 1);
+DELETE FROM "_eds_load_link" AS t USING (SELECT "a", "b", MAX("_eds_row") AS "_eds_row" FROM "_eds_load_link" GROUP BY "a", "b" HAVING COUNT(*) > 1) AS s WHERE t."a" = s."a" AND t."b" = s."b" AND t."_eds_row" < s."_eds_row";
+
 -- replace the rows of link
 DELETE FROM "link";
 INSERT INTO "link" ("a", "b")
-SELECT "a", "b" FROM "_eds_load_link" QUALIFY ROW_NUMBER() OVER (PARTITION BY "a", "b" ORDER BY "_eds_row" DESC) = 1;
+SELECT "a", "b" FROM "_eds_load_link";
 
 -- merge the staged rows into link
-MERGE INTO "link" AS t USING (
-SELECT "a", "b" FROM "_eds_load_link" QUALIFY ROW_NUMBER() OVER (PARTITION BY "a", "b" ORDER BY "_eds_row" DESC) = 1
-) AS s ON t."a" = s."a" AND t."b" = s."b"
+MERGE INTO "link" AS t USING "_eds_load_link" AS s ON t."a" = s."a" AND t."b" = s."b"
 WHEN MATCHED THEN UPDATE SET "a" = s."a"
 WHEN NOT MATCHED THEN INSERT ("a", "b") VALUES (s."a", s."b");
+
+-- replace some rows of link
+DELETE FROM "link" AS t WHERE t."a"::VARCHAR IN ('x', 'it''s \\ odd') AND NOT EXISTS (SELECT 1 FROM "_eds_load_link" AS s WHERE t."a" = s."a" AND t."b" = s."b");
+MERGE INTO "link" AS t USING "_eds_load_link" AS s ON t."a" = s."a" AND t."b" = s."b"
+WHEN MATCHED THEN UPDATE SET "a" = s."a"
+WHEN NOT MATCHED THEN INSERT ("a", "b") VALUES (s."a", s."b");
+SELECT TO_VARCHAR(COUNT(*)) FROM "link" AS t WHERE t."a"::VARCHAR IN ('x', 'it''s \\ odd');
 
 -- read link
 SELECT "a", "b" FROM "link";
@@ -223,20 +249,27 @@ COPY INTO "_eds_load_foreign" ("id", "n", "_eds_row") FROM (
 SELECT $1:c0::VARCHAR, $1:c1::VARCHAR::NUMBER(38,0), $1:n::NUMBER(38,0) FROM @"EDS_STAGE"/7.json.gz
 ) ON_ERROR = ABORT_STATEMENT;
 
+-- remove what was staged twice of foreign
+SELECT TO_VARCHAR(COALESCE(SUM(n - 1), 0)) FROM (SELECT COUNT(*) AS n FROM "_eds_load_foreign" GROUP BY "id" HAVING COUNT(*) > 1);
+DELETE FROM "_eds_load_foreign" AS t USING (SELECT "id", MAX("_eds_row") AS "_eds_row" FROM "_eds_load_foreign" GROUP BY "id" HAVING COUNT(*) > 1) AS s WHERE t."id" = s."id" AND t."_eds_row" < s."_eds_row";
+
 -- replace the rows of foreign
 DELETE FROM "foreign" AS t WHERE NOT EXISTS (SELECT 1 FROM "_eds_load_foreign" AS s WHERE t."id" = s."id");
-MERGE INTO "foreign" AS t USING (
-SELECT "id", "n" FROM "_eds_load_foreign" QUALIFY ROW_NUMBER() OVER (PARTITION BY "id" ORDER BY "_eds_row" DESC) = 1
-) AS s ON t."id" = s."id"
+MERGE INTO "foreign" AS t USING "_eds_load_foreign" AS s ON t."id" = s."id"
 WHEN MATCHED THEN UPDATE SET "n" = s."n"
 WHEN NOT MATCHED THEN INSERT ("id", "n") VALUES (s."id", s."n");
 
 -- merge the staged rows into foreign
-MERGE INTO "foreign" AS t USING (
-SELECT "id", "n" FROM "_eds_load_foreign" QUALIFY ROW_NUMBER() OVER (PARTITION BY "id" ORDER BY "_eds_row" DESC) = 1
-) AS s ON t."id" = s."id"
+MERGE INTO "foreign" AS t USING "_eds_load_foreign" AS s ON t."id" = s."id"
 WHEN MATCHED THEN UPDATE SET "n" = s."n"
 WHEN NOT MATCHED THEN INSERT ("id", "n") VALUES (s."id", s."n");
+
+-- replace some rows of foreign
+DELETE FROM "foreign" AS t WHERE t."id"::VARCHAR IN ('x', 'it''s \\ odd') AND NOT EXISTS (SELECT 1 FROM "_eds_load_foreign" AS s WHERE t."id" = s."id");
+MERGE INTO "foreign" AS t USING "_eds_load_foreign" AS s ON t."id" = s."id"
+WHEN MATCHED THEN UPDATE SET "n" = s."n"
+WHEN NOT MATCHED THEN INSERT ("id", "n") VALUES (s."id", s."n");
+SELECT TO_VARCHAR(COUNT(*)) FROM "foreign" AS t WHERE t."id"::VARCHAR IN ('x', 'it''s \\ odd');
 
 -- read foreign
 SELECT "id", TO_VARCHAR("n") FROM "foreign";
@@ -285,17 +318,26 @@ COPY INTO "_eds_load_upper" ("ID", "NAME", "_eds_op", "_eds_version", "_eds_sync
 SELECT $1:c0::VARCHAR, $1:c1::VARCHAR, $1:c2::VARCHAR, $1:c3::VARCHAR, TO_TIMESTAMP_TZ($1:c4::VARCHAR, 'YYYY-MM-DD"T"HH24:MI:SS.FF6TZH:TZM'), $1:c5::VARCHAR::BOOLEAN, $1:n::NUMBER(38,0) FROM @"EDS_STAGE"/7.json.gz
 ) ON_ERROR = ABORT_STATEMENT;
 
+-- remove what was staged twice of upper
+SELECT TO_VARCHAR(COALESCE(SUM(n - 1), 0)) FROM (SELECT COUNT(*) AS n FROM "_eds_load_upper" GROUP BY "ID" HAVING COUNT(*) > 1);
+DELETE FROM "_eds_load_upper" AS t USING (SELECT "ID", MAX("_eds_row") AS "_eds_row" FROM "_eds_load_upper" GROUP BY "ID" HAVING COUNT(*) > 1) AS s WHERE t."ID" = s."ID" AND t."_eds_row" < s."_eds_row";
+
 -- replace the rows of upper
 DELETE FROM "UPPER";
 INSERT INTO "UPPER" ("ID", "NAME", "_eds_op", "_eds_version", "_eds_synced_at", "_eds_deleted")
-SELECT "ID", "NAME", "_eds_op", "_eds_version", "_eds_synced_at", "_eds_deleted" FROM "_eds_load_upper" QUALIFY ROW_NUMBER() OVER (PARTITION BY "ID" ORDER BY "_eds_row" DESC) = 1;
+SELECT "ID", "NAME", "_eds_op", "_eds_version", "_eds_synced_at", "_eds_deleted" FROM "_eds_load_upper";
 
 -- merge the staged rows into upper
-MERGE INTO "UPPER" AS t USING (
-SELECT "ID", "NAME", "_eds_op", "_eds_version", "_eds_synced_at", "_eds_deleted" FROM "_eds_load_upper" QUALIFY ROW_NUMBER() OVER (PARTITION BY "ID" ORDER BY "_eds_row" DESC) = 1
-) AS s ON t."ID" = s."ID"
+MERGE INTO "UPPER" AS t USING "_eds_load_upper" AS s ON t."ID" = s."ID"
 WHEN MATCHED AND (t."_eds_version" IS NULL OR t."_eds_version" <= s."_eds_version") THEN UPDATE SET "NAME" = s."NAME", "_eds_op" = s."_eds_op", "_eds_version" = s."_eds_version", "_eds_synced_at" = s."_eds_synced_at", "_eds_deleted" = s."_eds_deleted"
 WHEN NOT MATCHED THEN INSERT ("ID", "NAME", "_eds_op", "_eds_version", "_eds_synced_at", "_eds_deleted") VALUES (s."ID", s."NAME", s."_eds_op", s."_eds_version", s."_eds_synced_at", s."_eds_deleted");
+
+-- replace some rows of upper
+DELETE FROM "UPPER" AS t WHERE t."ID"::VARCHAR IN ('x', 'it''s \\ odd') AND NOT EXISTS (SELECT 1 FROM "_eds_load_upper" AS s WHERE t."ID" = s."ID");
+MERGE INTO "UPPER" AS t USING "_eds_load_upper" AS s ON t."ID" = s."ID"
+WHEN MATCHED THEN UPDATE SET "NAME" = s."NAME", "_eds_op" = s."_eds_op", "_eds_version" = s."_eds_version", "_eds_synced_at" = s."_eds_synced_at", "_eds_deleted" = s."_eds_deleted"
+WHEN NOT MATCHED THEN INSERT ("ID", "NAME", "_eds_op", "_eds_version", "_eds_synced_at", "_eds_deleted") VALUES (s."ID", s."NAME", s."_eds_op", s."_eds_version", s."_eds_synced_at", s."_eds_deleted");
+SELECT TO_VARCHAR(COUNT(*)) FROM "UPPER" AS t WHERE t."ID"::VARCHAR IN ('x', 'it''s \\ odd');
 
 -- read upper
 SELECT "ID", "NAME" FROM "UPPER" WHERE NOT COALESCE("_eds_deleted", FALSE);
@@ -341,17 +383,26 @@ COPY INTO "_eds_load_newer" ("id", "n", "_eds_version", "_eds_row") FROM (
 SELECT $1:c0::VARCHAR, $1:c1::VARCHAR::FLOAT, $1:c2::VARCHAR, $1:n::NUMBER(38,0) FROM @"EDS_STAGE"/7.json.gz
 ) ON_ERROR = ABORT_STATEMENT;
 
+-- remove what was staged twice of newer
+SELECT TO_VARCHAR(COALESCE(SUM(n - 1), 0)) FROM (SELECT COUNT(*) AS n FROM "_eds_load_newer" GROUP BY "id" HAVING COUNT(*) > 1);
+DELETE FROM "_eds_load_newer" AS t USING (SELECT "id", MAX("_eds_row") AS "_eds_row" FROM "_eds_load_newer" GROUP BY "id" HAVING COUNT(*) > 1) AS s WHERE t."id" = s."id" AND t."_eds_row" < s."_eds_row";
+
 -- replace the rows of newer
 DELETE FROM "newer";
 INSERT INTO "newer" ("id", "n", "_eds_version")
-SELECT "id", "n", "_eds_version" FROM "_eds_load_newer" QUALIFY ROW_NUMBER() OVER (PARTITION BY "id" ORDER BY "_eds_row" DESC) = 1;
+SELECT "id", "n", "_eds_version" FROM "_eds_load_newer";
 
 -- merge the staged rows into newer
-MERGE INTO "newer" AS t USING (
-SELECT "id", "n", "_eds_version" FROM "_eds_load_newer" QUALIFY ROW_NUMBER() OVER (PARTITION BY "id" ORDER BY "_eds_row" DESC) = 1
-) AS s ON t."id" = s."id"
+MERGE INTO "newer" AS t USING "_eds_load_newer" AS s ON t."id" = s."id"
 WHEN MATCHED AND (t."_eds_version" IS NULL OR t."_eds_version" <= s."_eds_version") THEN UPDATE SET "n" = s."n", "_eds_version" = s."_eds_version"
 WHEN NOT MATCHED THEN INSERT ("id", "n", "_eds_version") VALUES (s."id", s."n", s."_eds_version");
+
+-- replace some rows of newer
+DELETE FROM "newer" AS t WHERE t."id"::VARCHAR IN ('x', 'it''s \\ odd') AND NOT EXISTS (SELECT 1 FROM "_eds_load_newer" AS s WHERE t."id" = s."id");
+MERGE INTO "newer" AS t USING "_eds_load_newer" AS s ON t."id" = s."id"
+WHEN MATCHED THEN UPDATE SET "n" = s."n", "_eds_version" = s."_eds_version"
+WHEN NOT MATCHED THEN INSERT ("id", "n", "_eds_version") VALUES (s."id", s."n", s."_eds_version");
+SELECT TO_VARCHAR(COUNT(*)) FROM "newer" AS t WHERE t."id"::VARCHAR IN ('x', 'it''s \\ odd');
 
 -- read newer
 SELECT "id", "n" FROM "newer";

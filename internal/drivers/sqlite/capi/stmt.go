@@ -52,6 +52,35 @@ func (s *Stmt) Exec(args *Args) (int, error) {
 	return n, nil
 }
 
+// ExecElse executes the statement as Exec does, and other with the same values each
+// time it changes no row. It also returns how often it changed one.
+func (s *Stmt) ExecElse(other *Stmt, args *Args) (n, changed int, err error) {
+	if err := s.hold(args); err != nil {
+		return 0, 0, err
+	}
+	held := false
+	for cells := args.cells; len(cells) > 0; n++ {
+		if err := s.exec(cells[:s.params]); err != nil {
+			return n, changed, err
+		}
+		if s.db.Changes() > 0 {
+			changed++
+		} else {
+			if !held {
+				held = true
+				if err := other.hold(args); err != nil {
+					return n, changed, err
+				}
+			}
+			if err := other.exec(cells[:s.params]); err != nil {
+				return n, changed, err
+			}
+		}
+		cells = cells[s.params:]
+	}
+	return n, changed, nil
+}
+
 func (s *Stmt) exec(cells []cell) error {
 	if err := s.bind(cells); err != nil {
 		return err

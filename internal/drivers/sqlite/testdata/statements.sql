@@ -52,6 +52,12 @@ ON CONFLICT ("companyId", "id") DO UPDATE SET "it's ""odd""" = excluded."it's ""
 DELETE FROM "order" AS "_here"
 WHERE NOT EXISTS (SELECT 1 FROM "_eds_load_order" AS "_there" WHERE "_here"."companyId" = "_there"."companyId" COLLATE BINARY AND "_here"."id" = "_there"."id" COLLATE BINARY);
 
+-- delete of some rows of order what a stage does not have
+DELETE FROM "order" AS "_here"
+WHERE CAST("_here"."companyId" AS TEXT) COLLATE BINARY IN ('x', 'it''s \ odd') AND NOT EXISTS (SELECT 1 FROM "_eds_load_order" AS "_there" WHERE "_here"."companyId" = "_there"."companyId" COLLATE BINARY AND "_here"."id" = "_there"."id" COLLATE BINARY);
+SELECT count(*) FROM "order" AS "_here"
+WHERE CAST("_here"."companyId" AS TEXT) COLLATE BINARY IN ('x', 'it''s \ odd');
+
 -- read order
 SELECT "_here"."companyId", "_here"."id", "_here"."it's ""odd""" FROM "order" AS "_here";
 
@@ -72,6 +78,12 @@ ON CONFLICT ("a", "b") DO NOTHING;
 -- delete from link what a stage does not have
 DELETE FROM "link" AS "_here"
 WHERE NOT EXISTS (SELECT 1 FROM "_eds_load_link" AS "_there" WHERE "_here"."a" = "_there"."a" COLLATE BINARY AND "_here"."b" = "_there"."b" COLLATE BINARY);
+
+-- delete of some rows of link what a stage does not have
+DELETE FROM "link" AS "_here"
+WHERE CAST("_here"."a" AS TEXT) COLLATE BINARY IN ('x', 'it''s \ odd') AND NOT EXISTS (SELECT 1 FROM "_eds_load_link" AS "_there" WHERE "_here"."a" = "_there"."a" COLLATE BINARY AND "_here"."b" = "_there"."b" COLLATE BINARY);
+SELECT count(*) FROM "link" AS "_here"
+WHERE CAST("_here"."a" AS TEXT) COLLATE BINARY IN ('x', 'it''s \ odd');
 
 -- read link
 SELECT "_here"."a", "_here"."b" FROM "link" AS "_here";
@@ -99,6 +111,12 @@ WHERE NOT EXISTS (SELECT 1 FROM "loose" AS "_here" WHERE "_here"."id" = "_there"
 DELETE FROM "loose" AS "_here"
 WHERE NOT EXISTS (SELECT 1 FROM "_eds_load_loose" AS "_there" WHERE "_here"."id" = "_there"."id" COLLATE BINARY);
 
+-- delete of some rows of loose what a stage does not have
+DELETE FROM "loose" AS "_here"
+WHERE CAST("_here"."id" AS TEXT) COLLATE BINARY IN ('x', 'it''s \ odd') AND NOT EXISTS (SELECT 1 FROM "_eds_load_loose" AS "_there" WHERE "_here"."id" = "_there"."id" COLLATE BINARY);
+SELECT count(*) FROM "loose" AS "_here"
+WHERE CAST("_here"."id" AS TEXT) COLLATE BINARY IN ('x', 'it''s \ odd');
+
 -- read loose
 SELECT "_here"."id", "_here"."n" FROM "loose" AS "_here";
 
@@ -121,6 +139,12 @@ WHERE ("_here"."_eds_version" IS NULL OR "_here"."_eds_version" <= excluded."_ed
 -- delete from guarded what a stage does not have
 DELETE FROM "guarded" AS "_here"
 WHERE NOT EXISTS (SELECT 1 FROM "_eds_load_guarded" AS "_there" WHERE "_here"."id" = "_there"."id" COLLATE BINARY);
+
+-- delete of some rows of guarded what a stage does not have
+DELETE FROM "guarded" AS "_here"
+WHERE CAST("_here"."id" AS TEXT) COLLATE BINARY IN ('x', 'it''s \ odd') AND NOT EXISTS (SELECT 1 FROM "_eds_load_guarded" AS "_there" WHERE "_here"."id" = "_there"."id" COLLATE BINARY);
+SELECT count(*) FROM "guarded" AS "_here"
+WHERE CAST("_here"."id" AS TEXT) COLLATE BINARY IN ('x', 'it''s \ odd');
 
 -- read guarded
 SELECT "_here"."id", "_here"."n" FROM "guarded" AS "_here" WHERE "_here"."_eds_deleted" IS NOT 1;
@@ -148,6 +172,12 @@ WHERE NOT EXISTS (SELECT 1 FROM "newer" AS "_here" WHERE "_here"."id" = "_there"
 DELETE FROM "newer" AS "_here"
 WHERE NOT EXISTS (SELECT 1 FROM "_eds_load_newer" AS "_there" WHERE "_here"."id" = "_there"."id" COLLATE BINARY);
 
+-- delete of some rows of newer what a stage does not have
+DELETE FROM "newer" AS "_here"
+WHERE CAST("_here"."id" AS TEXT) COLLATE BINARY IN ('x', 'it''s \ odd') AND NOT EXISTS (SELECT 1 FROM "_eds_load_newer" AS "_there" WHERE "_here"."id" = "_there"."id" COLLATE BINARY);
+SELECT count(*) FROM "newer" AS "_here"
+WHERE CAST("_here"."id" AS TEXT) COLLATE BINARY IN ('x', 'it''s \ odd');
+
 -- read newer
 SELECT "_here"."id", "_here"."n" FROM "newer" AS "_here";
 
@@ -156,4 +186,7 @@ INSERT INTO "_eds_checkpoint" ("position", "stored", "stream", "consumer", "filt
 
 -- move a checkpoint
 UPDATE "_eds_checkpoint" SET "position" = ?, "stored" = ? WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ? AND "stored" = ?;
+
+-- move a checkpoint of this writer
+UPDATE "_eds_checkpoint" SET "position" = ?, "stored" = ?, "seen" = ? WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ? AND "stored" = ? AND "epoch" = ? AND coalesce("generation", 0) = ?;
 

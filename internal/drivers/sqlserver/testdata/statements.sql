@@ -37,7 +37,8 @@ COALESCE((SELECT t.temporal_type FROM sys.tables AS t WHERE t.object_id = o.obje
 (SELECT COUNT(*) FROM sys.triggers AS g WHERE g.parent_id = o.object_id AND g.is_instead_of_trigger = 1),
 (SELECT COUNT(*) FROM sys.foreign_keys AS f WHERE f.parent_object_id = o.object_id OR f.referenced_object_id = o.object_id),
 (SELECT COUNT(*) FROM sys.sql_expression_dependencies AS d INNER JOIN sys.indexes AS v ON v.object_id = d.referencing_id WHERE d.referenced_id = o.object_id),
-(SELECT COUNT(*) FROM sys.indexes AS i WHERE i.object_id = o.object_id AND i.has_filter = 1)
+(SELECT COUNT(*) FROM sys.indexes AS i WHERE i.object_id = o.object_id AND i.has_filter = 1),
+o.object_id
 FROM sys.objects AS o
 INNER JOIN sys.schemas AS s ON s.schema_id = o.schema_id
 WHERE s.name = @p1 AND o.type IN ('U', 'V') AND o.name IN (@p2, @p3)
@@ -292,6 +293,25 @@ WHEN NOT MATCHED BY TARGET THEN INSERT ([id], [n], [it's [odd]]]) VALUES (S.[id]
 -- merge into order
 DROP TABLE [dbo].[_eds_load_x]
 
+-- replace some rows of order
+DELETE T
+FROM [dbo].[order] AS T WITH (TABLOCKX)
+WHERE CAST(T.[id] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd') AND NOT EXISTS (SELECT 1 FROM [dbo].[_eds_load_x] AS S WHERE T.[id] = S.[id] COLLATE Latin1_General_100_BIN2 AND T.[n] = S.[n]);
+
+-- replace some rows of order
+MERGE INTO [dbo].[order] WITH (HOLDLOCK) AS T
+USING [dbo].[_eds_load_x] AS S
+ON T.[id] = S.[id] COLLATE Latin1_General_100_BIN2 AND T.[n] = S.[n]
+WHEN MATCHED THEN UPDATE SET [it's [odd]]] = S.[it's [odd]]]
+WHEN NOT MATCHED BY TARGET THEN INSERT ([id], [n], [it's [odd]]]) VALUES (S.[id], S.[n], S.[it's [odd]]]);
+
+-- replace some rows of order
+DROP TABLE [dbo].[_eds_load_x]
+
+-- replace some rows of order
+SELECT COUNT_BIG(*) FROM [dbo].[order] AS T
+WHERE CAST(T.[id] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd');
+
 -- delete from table "link" by parameters @p1 NVARCHAR(255), @p2 BIGINT, @p3 NVARCHAR(255), @p4 BIGINT
 DELETE T
 FROM [dbo].[link] AS T INNER JOIN (VALUES (@p1, @p2), (@p3, @p4)) AS S ([id], [n])
@@ -358,6 +378,24 @@ WHEN NOT MATCHED BY TARGET THEN INSERT ([id], [n]) VALUES (S.[id], S.[n]);
 -- merge into link
 DROP TABLE [dbo].[_eds_load_x]
 
+-- replace some rows of link
+DELETE T
+FROM [dbo].[link] AS T WITH (TABLOCKX)
+WHERE CAST(T.[id] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd') AND NOT EXISTS (SELECT 1 FROM [dbo].[_eds_load_x] AS S WHERE T.[id] = S.[id] COLLATE Latin1_General_100_BIN2 AND T.[n] = S.[n]);
+
+-- replace some rows of link
+MERGE INTO [dbo].[link] WITH (HOLDLOCK) AS T
+USING [dbo].[_eds_load_x] AS S
+ON T.[id] = S.[id] COLLATE Latin1_General_100_BIN2 AND T.[n] = S.[n]
+WHEN NOT MATCHED BY TARGET THEN INSERT ([id], [n]) VALUES (S.[id], S.[n]);
+
+-- replace some rows of link
+DROP TABLE [dbo].[_eds_load_x]
+
+-- replace some rows of link
+SELECT COUNT_BIG(*) FROM [dbo].[link] AS T
+WHERE CAST(T.[id] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd');
+
 -- delete from table "odd" by parameters @p1 NVARCHAR(255), @p2 NVARCHAR(255)
 DELETE T
 FROM [dbo].[odd] AS T INNER JOIN (VALUES (@p1), (@p2)) AS S ([id])
@@ -411,7 +449,7 @@ CREATE TABLE [dbo].[_eds_load_x] (
 
 -- replace the rows of odd
 DELETE T
-FROM [dbo].[odd] AS T
+FROM [dbo].[odd] AS T WITH (TABLOCKX)
 WHERE NOT EXISTS (SELECT 1 FROM [dbo].[_eds_load_x] AS S WHERE T.[id] = S.[id] COLLATE Latin1_General_100_BIN2);
 
 -- replace the rows of odd
@@ -437,6 +475,27 @@ WHERE NOT EXISTS (SELECT 1 FROM [dbo].[odd] AS T WITH (UPDLOCK, HOLDLOCK) WHERE 
 
 -- merge into odd
 DROP TABLE [dbo].[_eds_load_x]
+
+-- replace some rows of odd
+DELETE T
+FROM [dbo].[odd] AS T WITH (TABLOCKX)
+WHERE CAST(T.[id] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd') AND NOT EXISTS (SELECT 1 FROM [dbo].[_eds_load_x] AS S WHERE T.[id] = S.[id] COLLATE Latin1_General_100_BIN2);
+
+-- replace some rows of odd
+UPDATE T SET [it's [odd]]] = S.[it's [odd]]]
+FROM [dbo].[odd] AS T WITH (UPDLOCK, HOLDLOCK) INNER JOIN [dbo].[_eds_load_x] AS S
+ON T.[id] = S.[id] COLLATE Latin1_General_100_BIN2;
+INSERT INTO [dbo].[odd] ([id], [it's [odd]]])
+SELECT S.[id], S.[it's [odd]]]
+FROM [dbo].[_eds_load_x] AS S
+WHERE NOT EXISTS (SELECT 1 FROM [dbo].[odd] AS T WITH (UPDLOCK, HOLDLOCK) WHERE T.[id] = S.[id] COLLATE Latin1_General_100_BIN2);
+
+-- replace some rows of odd
+DROP TABLE [dbo].[_eds_load_x]
+
+-- replace some rows of odd
+SELECT COUNT_BIG(*) FROM [dbo].[odd] AS T
+WHERE CAST(T.[id] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd');
 
 -- delete from table "odd link" by parameters @p1 NVARCHAR(255), @p2 BIGINT, @p3 NVARCHAR(255), @p4 BIGINT
 DELETE T
@@ -486,7 +545,7 @@ CREATE TABLE [dbo].[_eds_load_x] (
 
 -- replace the rows of odd link
 DELETE T
-FROM [dbo].[odd link] AS T
+FROM [dbo].[odd link] AS T WITH (TABLOCKX)
 WHERE NOT EXISTS (SELECT 1 FROM [dbo].[_eds_load_x] AS S WHERE T.[id] = S.[id] COLLATE Latin1_General_100_BIN2 AND T.[n] = S.[n]);
 
 -- replace the rows of odd link
@@ -506,6 +565,24 @@ WHERE NOT EXISTS (SELECT 1 FROM [dbo].[odd link] AS T WITH (UPDLOCK, HOLDLOCK) W
 
 -- merge into odd link
 DROP TABLE [dbo].[_eds_load_x]
+
+-- replace some rows of odd link
+DELETE T
+FROM [dbo].[odd link] AS T WITH (TABLOCKX)
+WHERE CAST(T.[id] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd') AND NOT EXISTS (SELECT 1 FROM [dbo].[_eds_load_x] AS S WHERE T.[id] = S.[id] COLLATE Latin1_General_100_BIN2 AND T.[n] = S.[n]);
+
+-- replace some rows of odd link
+INSERT INTO [dbo].[odd link] ([id], [n])
+SELECT S.[id], S.[n]
+FROM [dbo].[_eds_load_x] AS S
+WHERE NOT EXISTS (SELECT 1 FROM [dbo].[odd link] AS T WITH (UPDLOCK, HOLDLOCK) WHERE T.[id] = S.[id] COLLATE Latin1_General_100_BIN2 AND T.[n] = S.[n]);
+
+-- replace some rows of odd link
+DROP TABLE [dbo].[_eds_load_x]
+
+-- replace some rows of odd link
+SELECT COUNT_BIG(*) FROM [dbo].[odd link] AS T
+WHERE CAST(T.[id] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd');
 
 -- delete from table "foreign" by parameters @p1 VARCHAR(40), @p2 VARCHAR(40)
 DELETE T
@@ -580,6 +657,25 @@ WHEN NOT MATCHED BY TARGET THEN INSERT ([code], [doc], [total], [raw], [cost]) V
 
 -- merge into foreign
 DROP TABLE [dbo].[_eds_load_x]
+
+-- replace some rows of foreign
+DELETE T
+FROM [dbo].[foreign] AS T WITH (TABLOCKX)
+WHERE CAST(T.[code] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd') AND NOT EXISTS (SELECT 1 FROM [dbo].[_eds_load_x] AS S WHERE T.[code] = S.[code] COLLATE SQL_Latin1_General_CP1_CI_AS AND T.[code] = S.[code] COLLATE Latin1_General_100_BIN2);
+
+-- replace some rows of foreign
+MERGE INTO [dbo].[foreign] WITH (HOLDLOCK) AS T
+USING [dbo].[_eds_load_x] AS S
+ON T.[code] = S.[code] COLLATE SQL_Latin1_General_CP1_CI_AS AND T.[code] = S.[code] COLLATE Latin1_General_100_BIN2
+WHEN MATCHED THEN UPDATE SET [doc] = CAST(S.[doc] AS XML), [total] = S.[total], [raw] = S.[raw], [cost] = S.[cost]
+WHEN NOT MATCHED BY TARGET THEN INSERT ([code], [doc], [total], [raw], [cost]) VALUES (S.[code], CAST(S.[doc] AS XML), S.[total], S.[raw], S.[cost]);
+
+-- replace some rows of foreign
+DROP TABLE [dbo].[_eds_load_x]
+
+-- replace some rows of foreign
+SELECT COUNT_BIG(*) FROM [dbo].[foreign] AS T
+WHERE CAST(T.[code] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd');
 
 -- delete from table "numbered" by parameters @p1 INT, @p2 INT
 DELETE T
@@ -657,6 +753,27 @@ SET IDENTITY_INSERT [dbo].[numbered] OFF;
 -- merge into numbered
 DROP TABLE [dbo].[_eds_load_x]
 
+-- replace some rows of numbered
+DELETE T
+FROM [dbo].[numbered] AS T WITH (TABLOCKX)
+WHERE CAST(T.[number] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd') AND NOT EXISTS (SELECT 1 FROM [dbo].[_eds_load_x] AS S WHERE T.[number] = S.[number]);
+
+-- replace some rows of numbered
+SET IDENTITY_INSERT [dbo].[numbered] ON;
+MERGE INTO [dbo].[numbered] WITH (HOLDLOCK) AS T
+USING [dbo].[_eds_load_x] AS S
+ON T.[number] = S.[number]
+WHEN MATCHED THEN UPDATE SET [it's [odd]]] = S.[it's [odd]]]
+WHEN NOT MATCHED BY TARGET THEN INSERT ([number], [it's [odd]]]) VALUES (S.[number], S.[it's [odd]]]);
+SET IDENTITY_INSERT [dbo].[numbered] OFF;
+
+-- replace some rows of numbered
+DROP TABLE [dbo].[_eds_load_x]
+
+-- replace some rows of numbered
+SELECT COUNT_BIG(*) FROM [dbo].[numbered] AS T
+WHERE CAST(T.[number] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd');
+
 -- delete from table "guarded" by parameters @p1 NVARCHAR(255), @p2 NVARCHAR(255), @p3 NVARCHAR(255), @p4 NVARCHAR(255)
 DELETE T
 FROM [dbo].[guarded] AS T INNER JOIN (VALUES (@p1, @p2), (@p3, @p4)) AS S ([id], [_eds_version])
@@ -730,6 +847,25 @@ WHEN NOT MATCHED BY TARGET THEN INSERT ([id], [it's [odd]]], [_eds_version]) VAL
 -- merge into guarded
 DROP TABLE [dbo].[_eds_load_x]
 
+-- replace some rows of guarded
+DELETE T
+FROM [dbo].[guarded] AS T WITH (TABLOCKX)
+WHERE CAST(T.[id] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd') AND NOT EXISTS (SELECT 1 FROM [dbo].[_eds_load_x] AS S WHERE T.[id] = S.[id] COLLATE Latin1_General_100_BIN2);
+
+-- replace some rows of guarded
+MERGE INTO [dbo].[guarded] WITH (HOLDLOCK) AS T
+USING [dbo].[_eds_load_x] AS S
+ON T.[id] = S.[id] COLLATE Latin1_General_100_BIN2
+WHEN MATCHED THEN UPDATE SET [it's [odd]]] = S.[it's [odd]]], [_eds_version] = S.[_eds_version]
+WHEN NOT MATCHED BY TARGET THEN INSERT ([id], [it's [odd]]], [_eds_version]) VALUES (S.[id], S.[it's [odd]]], S.[_eds_version]);
+
+-- replace some rows of guarded
+DROP TABLE [dbo].[_eds_load_x]
+
+-- replace some rows of guarded
+SELECT COUNT_BIG(*) FROM [dbo].[guarded] AS T
+WHERE CAST(T.[id] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd');
+
 -- delete from table "odd guarded" by parameters @p1 NVARCHAR(255), @p2 NVARCHAR(255), @p3 NVARCHAR(255), @p4 NVARCHAR(255)
 DELETE T
 FROM [dbo].[odd guarded] AS T INNER JOIN (VALUES (@p1, @p2), (@p3, @p4)) AS S ([id], [_eds_version])
@@ -790,7 +926,7 @@ CREATE TABLE [dbo].[_eds_load_x] (
 
 -- replace the rows of odd guarded
 DELETE T
-FROM [dbo].[odd guarded] AS T
+FROM [dbo].[odd guarded] AS T WITH (TABLOCKX)
 WHERE NOT EXISTS (SELECT 1 FROM [dbo].[_eds_load_x] AS S WHERE T.[id] = S.[id] COLLATE Latin1_General_100_BIN2);
 
 -- replace the rows of odd guarded
@@ -817,6 +953,27 @@ WHERE NOT EXISTS (SELECT 1 FROM [dbo].[odd guarded] AS T WITH (UPDLOCK, HOLDLOCK
 
 -- merge into odd guarded
 DROP TABLE [dbo].[_eds_load_x]
+
+-- replace some rows of odd guarded
+DELETE T
+FROM [dbo].[odd guarded] AS T WITH (TABLOCKX)
+WHERE CAST(T.[id] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd') AND NOT EXISTS (SELECT 1 FROM [dbo].[_eds_load_x] AS S WHERE T.[id] = S.[id] COLLATE Latin1_General_100_BIN2);
+
+-- replace some rows of odd guarded
+UPDATE T SET [it's [odd]]] = S.[it's [odd]]], [_eds_version] = S.[_eds_version]
+FROM [dbo].[odd guarded] AS T WITH (UPDLOCK, HOLDLOCK) INNER JOIN [dbo].[_eds_load_x] AS S
+ON T.[id] = S.[id] COLLATE Latin1_General_100_BIN2;
+INSERT INTO [dbo].[odd guarded] ([id], [it's [odd]]], [_eds_version])
+SELECT S.[id], S.[it's [odd]]], S.[_eds_version]
+FROM [dbo].[_eds_load_x] AS S
+WHERE NOT EXISTS (SELECT 1 FROM [dbo].[odd guarded] AS T WITH (UPDLOCK, HOLDLOCK) WHERE T.[id] = S.[id] COLLATE Latin1_General_100_BIN2);
+
+-- replace some rows of odd guarded
+DROP TABLE [dbo].[_eds_load_x]
+
+-- replace some rows of odd guarded
+SELECT COUNT_BIG(*) FROM [dbo].[odd guarded] AS T
+WHERE CAST(T.[id] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd');
 
 -- delete from table "soft" by parameters @p1 NVARCHAR(255), @p2 NVARCHAR(255), @p3 NVARCHAR(255), @p4 DATETIMEOFFSET(6), @p5 BIT, @p6 NVARCHAR(255), @p7 NVARCHAR(255), @p8 NVARCHAR(255), @p9 DATETIMEOFFSET(6), @p10 BIT
 UPDATE T SET [_eds_op] = S.[_eds_op], [_eds_version] = S.[_eds_version], [_eds_synced_at] = S.[_eds_synced_at], [_eds_deleted] = S.[_eds_deleted]
@@ -900,8 +1057,34 @@ WHEN NOT MATCHED BY TARGET THEN INSERT ([id], [it's [odd]]], [_eds_op], [_eds_ve
 -- merge into soft
 DROP TABLE [dbo].[_eds_load_x]
 
+-- replace some rows of soft
+DELETE T
+FROM [dbo].[soft] AS T WITH (TABLOCKX)
+WHERE CAST(T.[id] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd') AND NOT EXISTS (SELECT 1 FROM [dbo].[_eds_load_x] AS S WHERE T.[id] = S.[id] COLLATE Latin1_General_100_BIN2);
+
+-- replace some rows of soft
+MERGE INTO [dbo].[soft] WITH (HOLDLOCK) AS T
+USING [dbo].[_eds_load_x] AS S
+ON T.[id] = S.[id] COLLATE Latin1_General_100_BIN2
+WHEN MATCHED THEN UPDATE SET [it's [odd]]] = S.[it's [odd]]], [_eds_op] = S.[_eds_op], [_eds_version] = S.[_eds_version], [_eds_synced_at] = S.[_eds_synced_at], [_eds_deleted] = S.[_eds_deleted]
+WHEN NOT MATCHED BY TARGET THEN INSERT ([id], [it's [odd]]], [_eds_op], [_eds_version], [_eds_synced_at], [_eds_deleted]) VALUES (S.[id], S.[it's [odd]]], S.[_eds_op], S.[_eds_version], S.[_eds_synced_at], S.[_eds_deleted]);
+
+-- replace some rows of soft
+DROP TABLE [dbo].[_eds_load_x]
+
+-- replace some rows of soft
+SELECT COUNT_BIG(*) FROM [dbo].[soft] AS T
+WHERE CAST(T.[id] AS NVARCHAR(MAX)) COLLATE Latin1_General_100_BIN2 IN (N'x', N'it''s \ odd');
+
+-- seal a stage
+SELECT COUNT_BIG(*) FROM [dbo].[_eds_load_x];
+
 -- seal a stage
 ALTER TABLE [dbo].[_eds_load_x] ADD PRIMARY KEY CLUSTERED ([id], [n])
+
+-- seal a stage
+SELECT COALESCE(SUM(n - 1), 0)
+FROM (SELECT COUNT_BIG(*) AS n FROM [dbo].[_eds_load_x] GROUP BY [id], [n] HAVING COUNT_BIG(*) > 1) AS S;
 
 -- seal a stage
 DELETE T

@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/term"
+)
+
+// screen is standard error, shared by the log and by a display of progress. Lines
+// that are written to it stay. On a terminal, a block of lines can be shown below
+// them and replaced as things change. Each change is one write, so that no line is
+// torn. It is safe for concurrent use.
+type screen struct {
+	out   io.Writer
+	moves bool // out is a terminal whose cursor can be moved
+
+	mu    sync.Mutex
+	block []string // shown below what was written
+}
+
+func newScreen(p Process) *screen {
+	return &screen{out: p.Stderr, moves: p.takesEscapes(p.Stderr)}
+}
+
+// size returns the columns and rows of the terminal.
+func (s *screen) size() (columns, rows int) {
+	if f, ok := s.out.(*os.File); ok {
+		columns, rows, _ = term.GetSize(int(f.Fd()))
+	}
+	if columns <= 0 || rows <= 0 {
+		return 80, 24
+	}
+	return columns, rows
+}
+
+// Write writes whole lines above the block.
+func (s *screen) Write(lines []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.block) == 0 {
+		return s.out.Write(lines)
+	}
+	if err := s.replace(lines, s.block); err != nil {
+		return 0, err
+	}
+	return len(lines), nil
+}
+
+// show replaces the block. A terminal that is too small for it shows the end of the
+// block and the beginning of its lines.
+func (s *screen) show(block ...string) {
+	columns, rows := s.size()
+	// Below the block is the cursor's row. Above it one stays free: terminals that are
+	// erased from their first row on keep what they showed, each time, as history.
+	shown := min(max(rows-2, 0), len(block))
+	block = slices.Clone(block[len(block)-shown:])
+	for i, line := range block {
+		// The last column stays free: some terminals go to the next line in it.
+		if r := []rune(line); len(r) >= columns {
+			line = string(r[:columns-1])
+		}
+		block[i] = strings.TrimRight(line, " ")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Equal(block, s.block) {
+		_ = s.replace(nil, block) // progress that cannot be shown is no reason to stop
+	}
+}
+
+// keep leaves the block where it is, as lines that stay.
+func (s *screen) keep() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.block = nil
+}
+
+// replace erases the block, writes lines in its place, and the next block below. The
+// caller holds mu.
+func (s *screen) replace(lines []byte, next []string) error {
+	var b bytes.Buffer
+	if n := len(s.block); n > 0 {
+		fmt.Fprintf(&b, "\r\x1b[%dA\x1b[J", n)
+	}
+	b.Write(lines)
+	for _, line := range next {
+		b.WriteString(line + "\n")
+	}
+	s.block = next
+	_, err := s.out.Write(b.Bytes())
+	return err
+}

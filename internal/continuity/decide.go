@@ -1,0 +1,399 @@
+package continuity
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+)
+
+// Plan is what follows from the evidence.
+type Plan struct {
+	Start Start
+	// Applied is the position up to which every change is applied. Zero if reading
+	// starts below what has been applied, and changes are applied again.
+	Applied cdc.Position
+	// Forget asks to drop all recorded positions first: the checkpoint would hide
+	// changes that have to be applied again, or belongs to another stream.
+	Forget bool
+	// Reached is the sequence up to which no message is left to be received.
+	Reached uint64
+	// Gap is nil if nothing is known to be missing.
+	Gap *GapError
+	// Unverified says why eds cannot rule out that changes are missing, although
+	// nothing suggests it; "" if it can.
+	Unverified string
+	// Blind reports that this is because the server did not say what the stream holds.
+	Blind bool
+	// Note is a line for the log if reading does not simply go on; else "".
+	Note string
+}
+
+// Origin is the kind of a Start.
+type Origin uint8
+
+// The origins.
+const (
+	FromNow       Origin = iota // new messages only
+	FromSequence                // Start.Sequence and later
+	FromTime                    // messages stored at or after Start.Time
+	FromBeginning               // everything the stream holds
+)
+
+// Start is where reading begins.
+type Start struct {
+	From     Origin
+	Sequence uint64
+	Time     time.Time
+}
+
+// GapError says that the destination lacks changes that the stream cannot
+// deliver. Only an import of the tables closes the gap.
+type GapError struct {
+	// Tables are the tables that lack changes. If Others is set, tables that were
+	// never imported lack changes, too.
+	Tables []string
+	Others bool
+	// All is set if Tables are all that were imported.
+	All    bool
+	Reason Reason
+	Err    error // Unread: why
+	// After is the sequence of the last applied message, 0 if none is known. First
+	// is the oldest message that the stream holds.
+	After, First uint64
+	// Since is the storage time of After's message, or the time of the snapshot;
+	// zero if unknown.
+	Since time.Time
+}
+
+// Reason is why changes are missing.
+type Reason uint8
+
+// The reasons.
+const (
+	Trimmed        Reason = iota // the stream dropped messages that were not applied
+	Recreated                    // the stream was deleted and created again
+	CheckpointLost               // the destination lost its checkpoint
+	Replaced                     // the destination is not the one that changes were applied to
+	Emptied                      // the destination lost the records of its snapshots
+	Unread                       // it is unknown when the reference server imported
+)
+
+func (e *GapError) Error() string {
+	since := ""
+	if !e.Since.IsZero() {
+		since = " since " + e.Since.UTC().Format(time.RFC3339)
+	}
+	return fmt.Sprintf("%s; changes%s may be missing: run %s", e.Event(), since, e.Remedy())
+}
+
+// Event says what happened.
+func (e *GapError) Event() string {
+	switch {
+	case e.Reason == Recreated:
+		return fmt.Sprintf("the stream is not the one in which message %d was read: it was created again or restored", e.After)
+	case e.Reason == CheckpointLost:
+		return "the destination has no checkpoint although changes have been applied: it was emptied, restored from an old backup, or replaced by another one"
+	case e.Reason == Replaced:
+		return "the destination is not the one that was written to: it was emptied or replaced, or its file system is not mounted"
+	case e.Reason == Emptied:
+		return "the destination has no record of rows that were imported: it was emptied, restored from an old backup, or replaced by another one"
+	case e.Reason == Unread:
+		return e.Err.Error()
+	case e.After == 0:
+		return fmt.Sprintf("the stream begins with message %d, after the snapshot", e.First)
+	default:
+		return fmt.Sprintf("the stream no longer has messages %d to %d", e.After+1, e.First-1)
+	}
+}
+
+// Remedy returns the command that closes the gap.
+func (e *GapError) Remedy() string {
+	if e.Others || e.All || len(e.Tables) == 0 {
+		return "eds import"
+	}
+	return "eds import --only " + strings.Join(e.Tables, ",")
+}
+
+// refused is why nothing can be verified if Stream.Silent is set.
+const refused = "the server does not say what the stream holds"
+
+// youngSnapshot is the age below which a snapshot is assumed to be younger than
+// any message that the stream has dropped, if nothing says otherwise. Streams of
+// changes are kept for days.
+const youngSnapshot = 24 * time.Hour
+
+// Decide returns where reading begins and what is missing.
+func Decide(e Evidence) Plan {
+	d := newDecision(e)
+	switch {
+	case e.CheckpointLost():
+		return d.startOver(Plan{Forget: true}, &GapError{Reason: d.lostReason(), After: e.Record.Settled.Sequence, Since: instant(e.Record.Settled.Stored)})
+	case e.forgotten():
+		return d.startOver(Plan{Forget: true}, &GapError{Reason: CheckpointLost, After: e.floor()})
+	case e.resumes():
+		return d.resume()
+	case e.Unread != nil && e.Beginning:
+		return Plan{Start: Start{From: FromBeginning}}
+	case e.Unread != nil:
+		return Plan{Gap: &GapError{Reason: Unread, Others: true, Err: e.Unread}}
+	case len(d.fromSnapshot) > 0:
+		return d.startFromSnapshot(Plan{})
+	case e.Beginning:
+		return Plan{Start: Start{From: FromBeginning}}
+	default:
+		return Plan{Start: Start{From: FromNow}, Note: "nothing was imported, so only changes from now on are read; run eds import to copy the existing rows"}
+	}
+}
+
+// decision is the evidence and what follows from it directly.
+type decision struct {
+	Evidence
+	position cdc.Position
+	// Tables that need everything after the position. If others is set, tables
+	// without a snapshot do, too.
+	positioned []string
+	others     bool
+	// Tables that need everything after their snapshot, and the earliest start.
+	fromSnapshot []string
+	start        time.Time
+	recreated    bool // the stream is not the one that was read before
+}
+
+func newDecision(e Evidence) *decision {
+	d := &decision{Evidence: e, position: e.Position(), others: true}
+	for _, table := range e.tables() {
+		s := e.Snapshots[table]
+		n := e.needs(s)
+		if n.position {
+			d.positioned = append(d.positioned, table)
+		}
+		if n.snapshot {
+			d.fromSnapshot = append(d.fromSnapshot, table)
+			if start := s.Start(); d.start.IsZero() || start.Before(d.start) {
+				d.start = start
+			}
+		}
+		if s.Whole && !s.Followed && !s.Partial {
+			d.others = false // it was an import of all tables that there are
+		}
+	}
+	d.others = d.others || len(d.positioned) > 0
+	d.recreated = e.resumes() && d.otherStream()
+	return d
+}
+
+// lostReason returns why the position is lost.
+func (d *decision) lostReason() Reason {
+	if d.Destination.Lost {
+		return Replaced
+	}
+	return CheckpointLost
+}
+
+// resume continues after the last applied message, or, if it is unknown, after
+// the acknowledgement floor. Without more evidence, as after the reference
+// server or with a lost data directory, acknowledged messages count as applied.
+func (d *decision) resume() Plan {
+	plan := Plan{Applied: d.position, Reached: d.reached()}
+	gap := &GapError{After: plan.Reached, Since: instant(d.position.Stored)}
+	switch {
+	case d.Stream.Silent:
+		plan.Unverified, plan.Blind = refused, true
+	case d.recreated:
+		gap.Reason, gap.After = Recreated, d.Sequence()
+		return d.startOver(plan, gap)
+	case d.Stream.First > plan.Reached+1:
+		return d.startOver(plan, gap)
+	case d.untouched(), d.position.Sequence == 0 && plan.Reached == 0: // all that was to be read is still to be read
+	case d.position.Sequence == 0:
+		plan.Unverified = fmt.Sprintf("no applied position is recorded; the consumer's acknowledgements, up to message %d, are taken for it", plan.Reached)
+	case !d.sameStream() && (d.others || len(d.uncovered()) > 0):
+		plan.Unverified = fmt.Sprintf("the stream no longer has message %d, so eds cannot check that it is the same stream", d.position.Sequence)
+	}
+	if d.rewinds() {
+		return d.startFromSnapshot(plan)
+	}
+	from := d.position.Sequence
+	if from == 0 {
+		from = d.floor()
+	}
+	plan.Start = Start{From: FromSequence, Sequence: from + 1}
+	if !d.Stream.Silent {
+		d.reportUncovered(&plan)
+	}
+	switch settled := d.Record.Settled; {
+	case d.position.Sequence > 0 && settled.Stored > 0 && settled.Sequence > d.position.Sequence && !d.Record.Elsewhere:
+		plan.Note = fmt.Sprintf("the destination is at message %d although message %d had been applied, as after a restore; reading again from there", d.position.Sequence, settled.Sequence)
+	case d.Consumer == nil:
+		plan.Note = fmt.Sprintf("the consumer is gone; creating it again after message %d", from)
+	}
+	return plan
+}
+
+// otherStream reports whether the stream is not the one that was read before: it
+// ends before the last message, or has one there that was stored later. The time
+// of a position is never before the storage time of its message.
+func (d *decision) otherStream() bool {
+	last := d.lastRead()
+	ends := d.Stream.First <= d.Sequence() && d.Stream.Pending == 0
+	return !d.Stream.Silent && (ends || last.Stored > 0 && d.Stream.Stored > last.Stored)
+}
+
+// sameStream reports whether the stream is known to be the one that was read
+// before: it has the last message, or a consumer that is older than it.
+func (d *decision) sameStream() bool {
+	return !d.recreated && (d.Stream.Stored > 0 || d.olderConsumer())
+}
+
+// olderConsumer reports whether the consumer, and so the stream, existed when the
+// last applied message was stored.
+func (d *decision) olderConsumer() bool {
+	return d.Consumer != nil && d.Consumer.Created <= d.lastRead().Stored
+}
+
+// reached returns up to where no message is left to be received.
+func (d *decision) reached() uint64 {
+	switch {
+	case d.position.Sequence == 0:
+		return d.floor()
+	case !d.Destination.Stores && !d.Record.Elsewhere && d.olderConsumer(): // what it acknowledged was durable
+		return max(d.received(), d.Consumer.Floor)
+	default:
+		return d.received()
+	}
+}
+
+// received returns up to where every message was received and none after the
+// position was for this consumer.
+func (d *decision) received() uint64 {
+	if d.Record.Settled.Sequence > d.position.Sequence { // restored since; what was settled later is gone
+		return d.position.Sequence
+	}
+	return max(d.position.Sequence, d.Record.Scanned)
+}
+
+// rewinds reports whether some snapshot needs messages at or before Sequence, or
+// may need them.
+func (d *decision) rewinds() bool {
+	if len(d.fromSnapshot) == 0 || d.Destination.Begun && d.position.Sequence == 0 { // there is nothing earlier
+		return false
+	}
+	at := d.position.Stored
+	if d.position.Sequence == 0 {
+		at = d.Stream.Stored // of the floor's message
+	}
+	return at == 0 || d.start.UnixNano() <= at
+}
+
+// startOver reads all that the stream has although changes after the position
+// are lost. Tables that were imported since lack nothing.
+func (d *decision) startOver(plan Plan, gap *GapError) Plan {
+	gap.First = d.Stream.First
+	if len(d.positioned) == 0 && !d.others {
+		if !d.Destination.Lost { // that it is another destination is no news then
+			plan.Note = "every table was imported since: " + gap.Event()
+		}
+		return d.startFromSnapshot(plan)
+	}
+	gap.Tables, gap.Others = merge(d.positioned, d.uncovered()), d.others
+	if d.CheckpointLost() && !d.Destination.Lost && d.Stream.First <= 1 && !d.recreated {
+		gap.Others = len(d.positioned) > 0 // the stream has all that was ever written to the others
+	}
+	plan.Note = gap.Event()
+	if len(gap.Tables) > 0 || gap.Others {
+		plan.Gap = gap
+	}
+	if gap.Reason == Trimmed && !d.rewinds() {
+		plan.Start = Start{From: FromSequence, Sequence: d.Stream.First}
+		return plan
+	}
+	plan.Start = Start{From: FromBeginning}
+	plan.Applied, plan.Forget, plan.Reached = cdc.Position{}, true, max(d.Stream.First, 1)-1
+	return plan
+}
+
+// startFromSnapshot reads from the earliest snapshot on, and forgets what was
+// applied.
+func (d *decision) startFromSnapshot(plan Plan) Plan {
+	plan.Forget = plan.Forget || plan.Applied.Sequence > 0
+	plan.Start = Start{From: FromTime, Time: d.start}
+	untimed := d.position.Stored == 0 && (d.position.Sequence > 0 || d.Stream.Stored == 0)
+	if untimed && d.resumes() {
+		plan.Start = Start{From: FromBeginning} // the position or floor may be earlier than the snapshot
+	}
+	plan.Applied, plan.Reached = cdc.Position{}, 0
+	if d.Stream.Silent {
+		plan.Unverified, plan.Blind = refused, true
+		return plan
+	}
+	plan.Reached = max(d.Stream.First, 1) - 1
+	d.reportUncovered(&plan)
+	return plan
+}
+
+// reportUncovered reports the tables whose snapshot the stream may not reach. A
+// young snapshot is assumed to be newer than the messages that the stream has
+// dropped, unless the oldest one that is left is newer still.
+func (d *decision) reportUncovered(plan *Plan) {
+	uncovered := d.uncovered()
+	if len(uncovered) == 0 {
+		return
+	}
+	lost := slices.DeleteFunc(slices.Clone(uncovered), func(table string) bool {
+		clock := d.Snapshots[table].Clock.Wall
+		passed := d.Stream.First > 1 && d.Stream.FirstStored > clock || d.position.Stored > clock && d.Stream.First > d.position.Sequence
+		return !passed && d.Now.Sub(time.Unix(0, clock)) < youngSnapshot
+	})
+	if len(lost) < len(uncovered) {
+		plan.Unverified = "no message in the stream is an hour older than the snapshot, so eds cannot check that none is missing after it"
+	}
+	if len(lost) > 0 {
+		plan.Gap = &GapError{Tables: lost, All: len(lost) == len(d.Snapshots), First: d.Stream.First, Since: d.start.Add(ClockMargin)}
+	}
+}
+
+// uncovered returns the tables that are read from their snapshot on, if the
+// stream may have dropped some of what they need.
+func (d *decision) uncovered() []string {
+	var tables []string
+	for _, table := range d.fromSnapshot {
+		if !d.covers(d.Snapshots[table].Start().UnixNano()) {
+			tables = append(tables, table)
+		}
+	}
+	return tables
+}
+
+// covers reports whether the stream has every message stored since start: it
+// still holds an older one, has never dropped one, or goes on where an older one
+// was read.
+func (d *decision) covers(start int64) bool {
+	if d.recreated {
+		return false
+	}
+	if d.Stream.First <= 1 || d.Stream.FirstStored > 0 && d.Stream.FirstStored < start {
+		return true
+	}
+	goesOn := func(read cdc.Position, reached uint64) bool {
+		return read.Stored > 0 && read.Stored < start && d.Stream.First <= reached+1 && d.sameStream()
+	}
+	settled := d.Record.Settled
+	return goesOn(settled, max(settled.Sequence, d.Record.Scanned)) || goesOn(d.position, d.received())
+}
+
+// merge returns the union of two sorted lists.
+func merge(a, b []string) []string {
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func instant(nanoseconds int64) time.Time {
+	if nanoseconds == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, nanoseconds)
+}

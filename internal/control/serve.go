@@ -1,0 +1,140 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/server"
+	"github.com/shopmonkeyus/eds/internal/snapshot"
+)
+
+const (
+	// mostBody bounds the body of a request, in bytes: thousands of ids.
+	mostBody = 1 << 20
+	// headerTime bounds how long a request may take to arrive.
+	headerTime = 5 * time.Second
+	// writeTime bounds how long the reader of a stream may take for one line.
+	writeTime = 10 * time.Second
+	// closeTime bounds how long requests may take to end with the server.
+	closeTime = 3 * time.Second
+)
+
+// Serve answers the operator until ctx ends, and closes the listener. Imports go on
+// without those who watch them.
+func Serve(ctx context.Context, listener net.Listener, h Handler) error {
+	web := http.Server{
+		Handler: routes(h), BaseContext: func(net.Listener) context.Context { return ctx },
+		ReadHeaderTimeout: headerTime, ReadTimeout: 2 * headerTime, MaxHeaderBytes: 16 << 10,
+	}
+	done := make(chan error, 1)
+	go func() { done <- web.Serve(listener) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("answer over the control socket: %w", err)
+	case <-ctx.Done():
+	}
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
+	defer cancel()
+	err := web.Shutdown(deadline)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = web.Close()
+	}
+	<-done
+	return err
+}
+
+func routes(h Handler) http.Handler {
+	s := service{h}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", s.status) // the previous release asks here
+	mux.HandleFunc("GET /status", s.status)
+	mux.HandleFunc("POST /import", s.beginImport)
+	mux.HandleFunc("GET /import", s.watchImport)
+	mux.HandleFunc("DELETE /import", s.cancelImport)
+	mux.HandleFunc("POST /accept-gap", s.acceptGap)
+	return mux
+}
+
+type service struct{ Handler }
+
+func (s service) status(w http.ResponseWriter, _ *http.Request) { answer(w, s.Report()) }
+
+func (s service) beginImport(w http.ResponseWriter, r *http.Request) {
+	var q ImportRequest
+	if !read(w, r, &q) {
+		return
+	}
+	id, err := s.RequestImport(q.Destination, q.Options.snapshot())
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	s.stream(w, r, id)
+}
+
+func (s service) watchImport(w http.ResponseWriter, r *http.Request) {
+	s.stream(w, r, r.FormValue("id"))
+}
+
+func (s service) cancelImport(w http.ResponseWriter, r *http.Request) {
+	if err := s.CancelImport(r.FormValue("id")); err != nil {
+		refuse(w, err)
+		return
+	}
+	answer(w, struct{}{})
+}
+
+func (s service) acceptGap(w http.ResponseWriter, r *http.Request) {
+	var q gapRequest
+	if !read(w, r, &q) {
+		return
+	}
+	tables, err := s.AcceptGap(q.ID, q.Table)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	answer(w, gapAnswer{tables})
+}
+
+// read decodes the body of a request. If it cannot, it answers the request.
+func read(w http.ResponseWriter, r *http.Request, into any) bool {
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, mostBody)).Decode(into)
+	if err != nil {
+		writeJSON(w, http.StatusBadRequest, &Error{"read the request: " + text(err), exitError})
+	}
+	return err == nil
+}
+
+func answer(w http.ResponseWriter, value any) { writeJSON(w, http.StatusOK, value) }
+
+func refuse(w http.ResponseWriter, err error) { writeJSON(w, http.StatusConflict, newError(err)) }
+
+func writeJSON(w http.ResponseWriter, code int, value any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(value) // a client that has gone away needs no answer
+}
+
+// Exit codes of the command that asked.
+const (
+	exitError = 1
+	exitUsage = 3
+)
+
+// newError returns what err is answered with; nil if it is nil.
+func newError(err error) *Error {
+	if err == nil {
+		return nil
+	}
+	e := &Error{text(err), exitError}
+	if errors.As(err, new(*snapshot.ProbeError)) || errors.As(err, new(*server.OtherDestinationError)) {
+		e.ExitCode = exitUsage
+	}
+	return e
+}

@@ -1,0 +1,44 @@
+package control
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+)
+
+// longestSocket is how long the path of a socket may be on every system.
+const longestSocket = 100
+
+// socket returns the path of the socket of the server of a data directory.
+func socket(dataDir string) string {
+	path := filepath.Join(dataDir, "eds.sock")
+	if len(path) <= longestSocket {
+		return path
+	}
+	sum := sha256.Sum256([]byte(dataDir))
+	return filepath.Join(os.TempDir(), "eds-"+hex.EncodeToString(sum[:8])+".sock")
+}
+
+// Listen opens the socket of a data directory, for its owner alone. The caller holds the
+// lock of the directory, so a socket that exists is left of a server that is gone.
+func Listen(ctx context.Context, dataDir string) (net.Listener, error) {
+	path := socket(dataDir)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open the control socket: %w", err)
+	}
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("open the control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the control socket: %w", err), listener.Close())
+	}
+	return listener, nil
+}

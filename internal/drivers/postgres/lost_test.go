@@ -1,0 +1,151 @@
+package postgres_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+	"github.com/shopmonkeyus/eds/internal/testpeers"
+)
+
+// openImported opens, as a server does, a new database into which a row of the table was
+// imported.
+func openImported(t *testing.T, thing *schema.Table) *destination {
+	t.Helper()
+	importing := openURL(t, testpeers.Postgres(t), sink.Env{ID: "id"})
+	l := importing.begin("job", thing, sink.Replace)
+	if !l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: thing.Name, Clock: cdc.Timestamp{Wall: 5000}, Job: "job"}) {
+		t.Fatal("the load keeps no records")
+	}
+	if _, err := l.LoadFile(t.Context(), "file", images(t, thing, `{"id":"a","n":1}`)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Finish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d := openURL(t, importing.url, sink.Env{ID: "id", Stream: "s", Consumer: "c", Filter: "f"})
+	if _, err := d.Records(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Begin(t.Context(), sink.Beginning{}); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func things(t *testing.T) *schema.Table {
+	return sinktest.Table(t, "thing", 1, "id string", "n integer")
+}
+
+func (d *destination) wantFindings(want ...sink.Finding) {
+	d.t.Helper()
+	got, err := d.Inspect(d.t.Context())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		d.t.Errorf("the findings are not as wanted (-want +got)\n%s", diff)
+	}
+}
+
+// wantRefused checks that err says that the destination cannot hold the table.
+func wantRefused(t *testing.T, err error, table string, missing bool) {
+	t.Helper()
+	refused := new(sink.TableError)
+	if !errors.As(err, &refused) || refused.Table != table || fault.Of(err) != fault.Fatal || errors.Is(err, sink.ErrMissing) != missing {
+		t.Errorf("want a fatal *sink.TableError of %q (missing: %v), got %v", table, missing, err)
+	}
+}
+
+// TestInspect_FindsNothingAfterARewrite is that of statements that give the same table
+// another file.
+func TestInspect_FindsNothingAfterARewrite(t *testing.T) {
+	thing := things(t)
+	d := openImported(t, thing)
+	d.wantFindings()
+	d.exec("CREATE INDEX thing_n ON thing (n)")
+	for _, statement := range []string{
+		"VACUUM FULL thing", "VACUUM FULL _eds_checkpoint", "CLUSTER thing USING thing_n", "REINDEX TABLE thing", "ALTER TABLE thing ALTER n TYPE numeric",
+		"ALTER TABLE thing RENAME TO other; ALTER TABLE other RENAME TO thing", "ALTER TABLE thing SET UNLOGGED",
+	} {
+		before := d.query("SELECT oid FROM pg_class WHERE relname = 'thing'")
+		d.exec(statement)
+		sinktest.Equal(t, before, d.query("SELECT oid FROM pg_class WHERE relname = 'thing'"))
+		d.wantFindings()
+	}
+	d.exec("TRUNCATE thing")
+	d.wantFindings(sink.Finding{Table: "thing", Kind: sink.FoundEmpty})
+	d.apply(sinktest.NewChanges(t, 0).Put(thing, `{"id":"b","n":2}`).Batch())
+	d.wantFindings()
+}
+
+func TestInspect_FindsAnotherTable(t *testing.T) {
+	for name, statements := range map[string]string{
+		"dropped and made again": "CREATE TABLE again (LIKE thing INCLUDING ALL); DROP TABLE thing; ALTER TABLE again RENAME TO thing; INSERT INTO thing VALUES ('x', 1)",
+		"partitioned":            "DROP TABLE thing; CREATE TABLE thing (id text PRIMARY KEY, n bigint) PARTITION BY HASH (id); CREATE TABLE p PARTITION OF thing FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := openImported(t, things(t))
+			d.exec(statements)
+			d.wantFindings(sink.Finding{Table: "thing", Kind: sink.FoundAnother})
+		})
+	}
+}
+
+// TestInspect_FindsNothingInARestoredDatabase: all ids of a database that was restored
+// from a dump are others, and say nothing.
+func TestInspect_FindsNothingInARestoredDatabase(t *testing.T) {
+	d := openImported(t, things(t))
+	for _, table := range []string{"thing", "_eds_checkpoint"} {
+		d.exec(fmt.Sprintf("CREATE TABLE again (LIKE %[1]s INCLUDING ALL); INSERT INTO again SELECT * FROM %[1]s; DROP TABLE %[1]s; ALTER TABLE again RENAME TO %[1]s", table))
+	}
+	d.wantFindings()
+}
+
+// TestAnotherObjectInTheTablesPlace: what is not a table is not written to, and the table
+// is missing until an import puts it in place.
+func TestAnotherObjectInTheTablesPlace(t *testing.T) {
+	for name, statement := range map[string]string{
+		"view":              "CREATE VIEW thing AS SELECT 'a' AS id, 1 AS n",
+		"materialized view": "CREATE MATERIALIZED VIEW thing AS SELECT 'a' AS id, 1 AS n",
+		"sequence":          "CREATE SEQUENCE thing",
+		"index":             "CREATE TABLE other (id text); CREATE INDEX thing ON other (id)",
+		"type":              "CREATE TYPE thing AS (id text, n bigint)",
+		"foreign table":     "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE thing (id text, n bigint) SERVER s",
+	} {
+		t.Run(name, func(t *testing.T) {
+			thing := things(t)
+			d := openImported(t, thing)
+			d.exec("DROP TABLE thing")
+			d.exec(statement)
+			d.wantFindings(sink.Finding{Table: "thing", Kind: sink.FoundAbsent})
+			wantRefused(t, d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(thing, `{"id":"b","n":2}`).Batch()), "thing", true)
+			_, err := d.BeginLoad(t.Context(), "again", thing, sink.Replace, sink.Scope{})
+			wantRefused(t, err, "thing", false)
+		})
+	}
+}
+
+func TestMigrate_RefusesMoreColumnsThanATableCanHave(t *testing.T) {
+	const most = 1600 // PostgreSQL's
+	columns := []string{"id string"}
+	for i := range most {
+		columns = append(columns, fmt.Sprintf("c%d boolean", i))
+	}
+	wide, thing := sinktest.Table(t, "wide", 1, columns...), things(t)
+	d := open(t)
+	lines, err := d.Migrate(t.Context(), []*schema.Table{wide, thing})
+	wantRefused(t, err, "wide", false)
+	sinktest.Equal(t, []string{`created table "thing" with 2 columns`}, lines)
+	wantRefused(t, d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(wide, `{"id":"a"}`).Put(thing, `{"id":"a","n":1}`).Batch()), "wide", false)
+	sinktest.Equal(t, nil, d.query("SELECT id, n FROM thing"))
+	d.apply(sinktest.NewChanges(t, 2).Put(thing, `{"id":"a","n":1}`).Batch())
+	sinktest.Equal(t, []string{"a|1"}, d.query("SELECT id, n FROM thing"))
+}

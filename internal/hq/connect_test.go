@@ -1,0 +1,658 @@
+package hq
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"github.com/shopmonkeyus/eds/internal/tlshosts"
+)
+
+// authority signs the certificates of a test.
+type authority struct {
+	key  *ecdsa.PrivateKey
+	root *x509.Certificate
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &authority{key, root}
+}
+
+// certificate returns a certificate for a host, by its name.
+func (a *authority) certificate(t *testing.T, host string) *tls.Config {
+	t.Helper()
+	template := &x509.Certificate{SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{host}}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.root, &a.key.PublicKey, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: a.key}}}
+}
+
+func (a *authority) roots() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.root)
+	return pool
+}
+
+// startNATS starts a server that does without TLS if its client does, and returns
+// its address.
+func startNATS(t *testing.T, config *tls.Config, change func(*server.Options)) string {
+	t.Helper()
+	return startServer(t, config, change).Addr().String()
+}
+
+func startServer(t *testing.T, config *tls.Config, change func(*server.Options)) *server.Server {
+	t.Helper()
+	o := &server.Options{
+		Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true, Username: "u", Password: "hunter2",
+		TLSConfig: config, TLS: config != nil, AllowNonTLS: true, TLSTimeout: 10,
+	}
+	if change != nil {
+		change(o)
+	}
+	s, err := server.NewServer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	if !s.ReadyForConnections(30 * time.Second) {
+		t.Fatal("the nats server does not start")
+	}
+	return s
+}
+
+// between is someone between eds and a server, who changes the server's greeting
+// and reads what eds sends.
+type between struct {
+	t        *testing.T
+	listener net.Listener
+	server   string
+	tasks    sync.WaitGroup
+
+	mu    sync.Mutex
+	greet func(string) string
+	sent  bytes.Buffer
+	dials int
+	conns []net.Conn
+}
+
+func comeBetween(t *testing.T, server string) *between {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &between{t: t, listener: listener, server: server, greet: func(text string) string { return text }}
+	b.tasks.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			b.tasks.Go(func() { b.relay(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		b.cut()
+		b.tasks.Wait()
+	})
+	return b
+}
+
+func (b *between) relay(client net.Conn) {
+	defer client.Close()
+	backend, err := net.Dial("tcp", b.server)
+	if err != nil {
+		return
+	}
+	defer backend.Close()
+	b.mu.Lock()
+	b.conns = append(b.conns, client, backend)
+	b.dials++
+	greet := b.greet
+	b.mu.Unlock()
+	r := bufio.NewReader(backend)
+	line, err := r.ReadString('\n')
+	if err != nil {
+		return
+	}
+	if _, err := io.WriteString(client, greet(line)); err != nil {
+		return
+	}
+	b.tasks.Go(func() {
+		_, _ = io.Copy(client, r)
+		_ = client.Close()
+	})
+	_, _ = io.Copy(io.MultiWriter(backend, b), client)
+}
+
+// Write remembers what eds sends.
+func (b *between) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sent.Write(p)
+}
+
+// change has greetings changed from now on, and ends all connections.
+func (b *between) change(greet func(string) string) {
+	b.mu.Lock()
+	b.greet = greet
+	b.mu.Unlock()
+	b.cut()
+}
+
+func (b *between) cut() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.conns {
+		_ = c.Close()
+	}
+	b.conns = nil
+}
+
+func (b *between) address() string { return b.listener.Addr().String() }
+
+// knows reports whether the credential was sent in the clear.
+func (b *between) knows() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return bytes.Contains(b.sent.Bytes(), []byte("CONNECT")) || bytes.Contains(b.sent.Bytes(), []byte("hunter2"))
+}
+
+// strip takes the offer of TLS out of a greeting; half takes only the demand.
+func strip(text string) string {
+	return half(strings.ReplaceAll(text, `"tls_available":true`, `"tls_available":false`))
+}
+
+func half(text string) string {
+	return strings.ReplaceAll(text, `"tls_required":true`, `"tls_required":false`)
+}
+
+// world is a network whose names lead to addresses of this machine.
+type world struct {
+	*authority
+	dir string // the data directory
+
+	mu    sync.Mutex
+	names map[string]string // address by host
+}
+
+func newWorld(t *testing.T) *world {
+	return &world{authority: newAuthority(t), dir: t.TempDir(), names: make(map[string]string)}
+}
+
+// lead has a name lead to an address from now on.
+func (w *world) lead(host, address string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.names[host] = address
+}
+
+func (w *world) address(host string) (string, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	address, ok := w.names[host]
+	return address, ok
+}
+
+// warnings are what security warns of, by peer.
+type warnings struct {
+	mu  sync.Mutex
+	all map[string]string
+	log bytes.Buffer
+}
+
+func (w *warnings) set(peer, warning string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all[peer] = warning
+}
+
+func (w *warnings) of(peer string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.all[peer]
+}
+
+func (w *world) security(require *bool) (*Security, *warnings) {
+	all := &warnings{all: make(map[string]string)}
+	return &Security{Require: require, Hosts: tlshosts.In(w.dir), Warn: all.set, Logger: slog.New(slog.NewTextHandler(&all.log, nil))}, all
+}
+
+// connect connects as the next process does.
+func (w *world) connect(t *testing.T, servers string, security *Security, options ...nats.Option) (*nats.Conn, error) {
+	t.Helper()
+	d := &dialer{security: security, roots: w.roots(), dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		if to, ok := w.address(host); ok {
+			address = to
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}
+	conn, err := connect(servers, Anonymous(), d, append([]nats.Option{nats.UserInfo("u", "hunter2"), nats.ReconnectWait(10 * time.Millisecond), nats.MaxReconnects(-1)}, options...)...)
+	if err == nil {
+		t.Cleanup(conn.Close)
+	}
+	return conn, err
+}
+
+// works expects a connection that works.
+func works(t *testing.T, conn *nats.Conn, err error) {
+	t.Helper()
+	if err == nil {
+		err = conn.FlushTimeout(30 * time.Second)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+const name = "nats.example.com"
+
+func TestConnect_RequiresTLSOnceAServerHasUsedIt(t *testing.T) {
+	for how, greet := range map[string]func(string) string{"all of the offer": strip, "the demand": half} {
+		t.Run(how, func(t *testing.T) {
+			w := newWorld(t)
+			b := comeBetween(t, startNATS(t, w.certificate(t, name), nil))
+			w.lead(name, b.address())
+			security, warned := w.security(nil)
+			conn, err := w.connect(t, "nats://"+name, security)
+			works(t, conn, err)
+			conn.Close()
+			b.change(greet)
+			security, _ = w.security(nil)
+			conn, err = w.connect(t, "nats://"+name, security)
+			if how == "the demand" {
+				works(t, conn, err) // what is offered is used
+			} else if e := new(InsecureError); !errors.As(err, &e) || !strings.Contains(err.Error(), "has used TLS before") || !strings.Contains(err.Error(), w.dir) {
+				t.Errorf("got %v", err)
+			}
+			if b.knows() || warned.of("nats") != "" {
+				t.Errorf("the credential was sent in the clear, or there is a warning: %q", warned.of("nats"))
+			}
+		})
+	}
+}
+
+func TestConnect_UsesTLSThatIsOfferedToBeginWith(t *testing.T) {
+	w := newWorld(t)
+	b := comeBetween(t, startNATS(t, w.certificate(t, name), nil))
+	b.change(half)
+	w.lead(name, b.address())
+	security, _ := w.security(nil)
+	conn, err := w.connect(t, "nats://"+name, security)
+	works(t, conn, err)
+	if known, err := tlshosts.In(w.dir).Has("nats", name); !known || err != nil || b.knows() {
+		t.Errorf("the host is known to use TLS: %v, %v; the credential was sent in the clear: %v", known, err, b.knows())
+	}
+}
+
+func TestConnect_ReconnectsWithTLSOnly(t *testing.T) {
+	w := newWorld(t)
+	b := comeBetween(t, startNATS(t, w.certificate(t, name), nil))
+	w.lead(name, b.address())
+	security, _ := w.security(nil)
+	refused, again := make(chan error, 1000), make(chan struct{}, 1000)
+	conn, err := w.connect(t, "nats://"+name, security,
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
+			if errors.As(err, new(*InsecureError)) {
+				refused <- err
+			}
+		}), nats.ReconnectHandler(func(*nats.Conn) { again <- struct{}{} }))
+	works(t, conn, err)
+	b.change(strip)
+	<-refused
+	<-refused
+	b.change(func(text string) string { return text })
+	<-again
+	works(t, conn, nil)
+	if b.knows() {
+		t.Error("the credential was sent in the clear")
+	}
+}
+
+// TestConnect_DoesNotTrustServersNamedInTheClear has someone name servers of his
+// own, which have certificates of the trusted authority for their names.
+func TestConnect_DoesNotTrustServersNamedInTheClear(t *testing.T) {
+	const evil = "evil.example.org"
+	w := newWorld(t)
+	b := comeBetween(t, startNATS(t, w.certificate(t, name), nil))
+	his := comeBetween(t, startNATS(t, w.certificate(t, evil), nil))
+	plain := comeBetween(t, startNATS(t, nil, nil))
+	for host, to := range map[string]*between{name: b, evil: his, "192.0.2.1": his, "192.0.2.2": plain} {
+		w.lead(host, to.address())
+	}
+	b.change(func(text string) string {
+		return strings.Replace(text, "{", `{"connect_urls":["`+evil+`:4222","192.0.2.1:4222","192.0.2.2:4222"],`, 1)
+	})
+	security, _ := w.security(nil)
+	failed := make(chan string, 1000)
+	conn, err := w.connect(t, "nats://"+name, security, nats.NoEcho(), nats.DontRandomize(), nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { failed <- err.Error() }))
+	works(t, conn, err)
+	w.lead(name, "127.0.0.1:1") // where nothing listens
+	b.cut()
+	for want := range map[string]bool{"tls with nats at 192.0.2.1: ": true, "nats at 192.0.2.2 offers no TLS, and must use TLS because " + name: true} {
+		for text := range failed {
+			if strings.Contains(text, want) {
+				break
+			}
+		}
+	}
+	if diff := cmp.Diff([]string{"nats://192.0.2.1:4222", "nats://192.0.2.2:4222"}, conn.DiscoveredServers()); diff != "" {
+		t.Errorf("the client of NATS knows other servers\n%s", diff)
+	}
+	if his.knows() || plain.knows() {
+		t.Error("the credential was sent to a server that nobody trusts")
+	}
+}
+
+func TestConnect_TrustsServersNamedOverTLS(t *testing.T) {
+	const other = "other.example.com"
+	w := newWorld(t)
+	cluster := server.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: -1}
+	first := startServer(t, w.certificate(t, name), func(o *server.Options) { o.Cluster = cluster })
+	second := startServer(t, w.certificate(t, other), func(o *server.Options) {
+		o.Cluster, o.ClientAdvertise = cluster, other+":4222"
+		o.Routes = server.RoutesFromStr("nats://" + first.ClusterAddr().String())
+	})
+	b, c := comeBetween(t, first.Addr().String()), comeBetween(t, second.Addr().String())
+	w.lead(name, b.address())
+	w.lead(other, c.address())
+	security, _ := w.security(nil)
+	found, again := make(chan struct{}, 10), make(chan struct{}, 10)
+	conn, err := w.connect(t, "nats://"+name, security, nats.DiscoveredServersHandler(func(*nats.Conn) { found <- struct{}{} }), nats.ReconnectHandler(func(*nats.Conn) { again <- struct{}{} }))
+	works(t, conn, err)
+	for !slices.Contains(conn.DiscoveredServers(), "nats://"+other+":4222") {
+		select {
+		case <-found:
+		case <-time.After(30 * time.Second):
+			t.Fatalf("it knows %q alone", conn.DiscoveredServers())
+		}
+	}
+	w.lead(name, "127.0.0.1:1") // where nothing listens
+	b.cut()
+	<-again
+	works(t, conn, nil)
+	if b.knows() || c.knows() {
+		t.Error("the credential was sent in the clear")
+	}
+}
+
+func TestConnect_WarnsOfServersWithoutTLS(t *testing.T) {
+	for host, warns := range map[string]bool{name: true, "192.0.2.1": true, "127.0.0.1": false, "localhost": false} {
+		t.Run(host, func(t *testing.T) {
+			w := newWorld(t)
+			w.lead(host, startNATS(t, nil, nil))
+			security, warned := w.security(nil)
+			for range 2 {
+				conn, err := w.connect(t, "nats://"+host, security)
+				works(t, conn, err)
+			}
+			if got := warned.of("nats") != ""; got != warns {
+				t.Errorf("a warning: %q", warned.of("nats"))
+			}
+			if got := strings.Count(warned.log.String(), "is not encrypted"); got != map[bool]int{true: 1}[warns] {
+				t.Errorf("%d lines of the log\n%s", got, &warned.log)
+			}
+			if known, err := tlshosts.In(w.dir).Has("nats", host); known || err != nil {
+				t.Errorf("the host is known to use TLS: %v, %v", known, err)
+			}
+		})
+	}
+}
+
+func TestConnect_TakesTheWarningBack(t *testing.T) {
+	w := newWorld(t)
+	b := comeBetween(t, startNATS(t, w.certificate(t, name), nil))
+	b.change(strip)
+	w.lead(name, b.address())
+	security, warned := w.security(nil)
+	again := make(chan struct{}, 10)
+	conn, err := w.connect(t, "nats://"+name, security, nats.ReconnectHandler(func(*nats.Conn) { again <- struct{}{} }))
+	works(t, conn, err)
+	if warned.of("nats") == "" {
+		t.Error("there is no warning")
+	}
+	b.change(func(text string) string { return text })
+	<-again
+	if warned.of("nats") != "" {
+		t.Errorf("the warning stays: %s", warned.of("nats"))
+	}
+}
+
+func TestConnect_RequireTLS(t *testing.T) {
+	yes, no := true, false
+	public, err := url.Parse(DefaultServer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		url     string
+		require *bool
+		refused string // part of the error; "": it is not
+	}{
+		{"nats://127.0.0.1", nil, ""},
+		{"nats://127.0.0.1", &yes, "require_tls is set"},
+		{"nats://" + name, nil, ""},
+		{"nats://" + name, &no, ""},
+		{"nats://" + name, &yes, "require_tls is set"},
+		{"tls://" + name, nil, "begins with tls://"},
+		{"tls://" + name, &no, "begins with tls://"},
+		{DefaultServer, nil, "it is Shopmonkey's own"},
+		{DefaultServer, &no, ""},
+		{"nats://CONNECT.nats.shopmonkey.pub.", nil, "it is Shopmonkey's own"},
+		{"ws://" + name, &yes, "require_tls is set"},
+	} {
+		t.Run(fmt.Sprint(c.url, c.require), func(t *testing.T) {
+			w := newWorld(t)
+			b := comeBetween(t, startNATS(t, nil, nil))
+			for _, host := range []string{name, "127.0.0.1", public.Hostname(), "CONNECT.nats.shopmonkey.pub."} {
+				w.lead(host, b.address())
+			}
+			security, _ := w.security(c.require)
+			conn, err := w.connect(t, c.url, security)
+			if c.refused == "" {
+				works(t, conn, err)
+				return
+			}
+			if !errors.As(err, new(*InsecureError)) || !strings.Contains(err.Error(), c.refused) || b.knows() {
+				t.Errorf("got %v; the credential was sent: %v", err, b.knows())
+			}
+		})
+	}
+}
+
+// TestConnect_OptionalTLSWithAnUnknownAuthority is that of a private server, which
+// worked before without TLS.
+func TestConnect_OptionalTLSWithAnUnknownAuthority(t *testing.T) {
+	w := newWorld(t)
+	stranger := newAuthority(t).certificate(t, name)
+	optional := startNATS(t, stranger, nil)
+	b := comeBetween(t, optional)
+	b.change(half)
+	w.lead(name, b.address())
+	security, warned := w.security(nil)
+	conn, err := w.connect(t, "nats://"+name, security)
+	works(t, conn, err)
+	if warned.of("nats") == "" {
+		t.Error("there is no warning")
+	}
+	conn.Close()
+
+	if err := tlshosts.In(w.dir).Add("nats", name); err != nil {
+		t.Fatal(err)
+	}
+	fresh := comeBetween(t, optional)
+	fresh.change(half)
+	w.lead(name, fresh.address())
+	security, _ = w.security(nil)
+	if _, err := w.connect(t, "nats://"+name, security); !errors.As(err, new(*tls.CertificateVerificationError)) || fresh.knows() {
+		t.Errorf("got %v; the credential was sent: %v", err, fresh.knows())
+	}
+}
+
+// TestConnect_OptionalTLSThatEdsCannotUse is that of servers that worked before
+// without TLS: eds has no certificate of its own, nor old versions of TLS.
+func TestConnect_OptionalTLSThatEdsCannotUse(t *testing.T) {
+	for how, change := range map[string]func(*server.Options){
+		"certificates of clients": func(o *server.Options) { o.TLSVerify, o.TLSConfig.ClientAuth = true, tls.RequireAndVerifyClientCert },
+		"certificates of clients, TLS1.2": func(o *server.Options) {
+			o.TLSVerify, o.TLSConfig.ClientAuth, o.TLSConfig.MaxVersion = true, tls.RequireAndVerifyClientCert, tls.VersionTLS12
+		},
+		"old versions": func(o *server.Options) {
+			o.TLSConfig.MinVersion, o.TLSConfig.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
+		},
+	} {
+		t.Run(how, func(t *testing.T) {
+			w := newWorld(t)
+			config := w.certificate(t, name)
+			config.ClientCAs = w.roots()
+			b := comeBetween(t, startNATS(t, config, change))
+			w.lead(name, b.address())
+			security, warned := w.security(nil)
+			conn, err := w.connect(t, "nats://"+name, security)
+			works(t, conn, err)
+			if known, err := tlshosts.In(w.dir).Has("nats", name); known || err != nil || warned.of("nats") == "" {
+				t.Errorf("TLS is required from now on: %v, %v; warned of: %q", known, err, warned.of("nats"))
+			}
+
+			if err := tlshosts.In(w.dir).Add("nats", name); err != nil {
+				t.Fatal(err)
+			}
+			fresh := comeBetween(t, b.server)
+			w.lead(name, fresh.address())
+			security, _ = w.security(nil)
+			if _, err := w.connect(t, "nats://"+name, security); err == nil || fresh.knows() {
+				t.Errorf("got %v; the credential was sent in clear text: %v", err, fresh.knows())
+			}
+		})
+	}
+}
+
+func TestConnect_NeverFallsBackFromRequiredTLS(t *testing.T) {
+	w := newWorld(t)
+	b := comeBetween(t, startNATS(t, newAuthority(t).certificate(t, name), func(o *server.Options) { o.AllowNonTLS = false }))
+	w.lead(name, b.address())
+	security, _ := w.security(nil)
+	if _, err := w.connect(t, "nats://"+name, security); !errors.As(err, new(*tls.CertificateVerificationError)) || b.knows() {
+		t.Errorf("got %v; the credential was sent: %v", err, b.knows())
+	}
+	// Nor does one that asks for it at the second attempt alone.
+	var second sync.Once
+	demand := func(text string) string { return text }
+	b.change(func(text string) string {
+		out := demand(text)
+		second.Do(func() { out = strings.ReplaceAll(half(text), `"tls_required"`, `"tls_available":true,"tls_required"`) })
+		return out
+	})
+	if _, err := w.connect(t, "nats://"+name, security); err == nil || b.knows() {
+		t.Errorf("got %v; the credential was sent: %v", err, b.knows())
+	}
+}
+
+func TestConnect_DropsWhatIsInsertedBeforeTheHandshake(t *testing.T) {
+	w := newWorld(t)
+	b := comeBetween(t, startNATS(t, w.certificate(t, name), nil))
+	b.change(func(text string) string { return text + "MSG eds.notify.s.shutdown 1 2\r\n{}\r\n" })
+	w.lead(name, b.address())
+	security, _ := w.security(nil)
+	if _, err := w.connect(t, "nats://"+name, security); err == nil || b.knows() {
+		t.Errorf("got %v; the credential was sent: %v", err, b.knows())
+	}
+}
+
+func TestConnect_RefusesWhatIsNoGreeting(t *testing.T) {
+	for _, text := range []string{"\n", "X\n", "INFO\n", "INFO x\n", "HTTP/1.1 400 Bad Request\r\n", "INFO {\"a\":\"" + strings.Repeat("x", maxGreeting) + "\"}\r\n", strings.Repeat("x", 100_000)} {
+		w := newWorld(t)
+		b := comeBetween(t, startNATS(t, nil, nil))
+		b.change(func(string) string { return text })
+		w.lead(name, b.address())
+		security, _ := w.security(nil)
+		if _, err := w.connect(t, "nats://"+name, security); !errors.Is(err, errNotNATS) || b.knows() {
+			t.Errorf("%.40q: %v; the credential was sent: %v", text, err, b.knows())
+		}
+	}
+}
+
+func TestConnect_WebSockets(t *testing.T) {
+	w := newWorld(t)
+	listen := func(config *tls.Config) string {
+		port := 0
+		startNATS(t, nil, func(o *server.Options) {
+			o.Websocket = server.WebsocketOpts{Host: "127.0.0.1", Port: freePort(t), NoTLS: config == nil, TLSConfig: config}
+			port = o.Websocket.Port
+		})
+		return fmt.Sprintf("127.0.0.1:%d", port)
+	}
+	w.lead(name, listen(nil))
+	security, warned := w.security(nil)
+	conn, err := w.connect(t, "ws://"+name, security)
+	works(t, conn, err)
+	if warned.of("nats") == "" {
+		t.Error("there is no warning")
+	}
+	w.lead(name, listen(w.certificate(t, name)))
+	conn, err = w.connect(t, "wss://"+name, security)
+	works(t, conn, err)
+	if known, err := tlshosts.In(w.dir).Has("nats", name); !known || err != nil {
+		t.Errorf("the host is known to use TLS: %v, %v", known, err)
+	}
+	security, _ = w.security(nil)
+	if _, err := w.connect(t, "ws://"+name, security); !errors.As(err, new(*InsecureError)) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}

@@ -1,0 +1,253 @@
+package pipeline_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+)
+
+// schemaServer answers for HQ: it lists tables, and has the versions that publish
+// has named.
+type schemaServer struct {
+	mu        sync.Mutex
+	published map[string]bool // "table/version"
+	refusal   error           // of a version that is not published
+	asked     map[string]int  // by "table/version"; "latest" for the list
+}
+
+func newSchemaServer(published ...string) *schemaServer {
+	s := &schemaServer{published: map[string]bool{}, refusal: fault.Mark(fault.Poison, unknown{}), asked: map[string]int{}}
+	s.publish(published...)
+	return s
+}
+
+func (s *schemaServer) publish(versions ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range versions {
+		s.published[v] = true
+	}
+}
+
+func (s *schemaServer) requests(version string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked[version]
+}
+
+func schemaText(table, version string) json.RawMessage {
+	return json.RawMessage(fmt.Sprintf(`{"table":%q,"modelVersion":%q,"primaryKeys":["id"],"properties":{"id":{"type":"string"},"v":{"type":"string"}}}`, table, version))
+}
+
+func (s *schemaServer) LatestSchemas(context.Context) (map[string]json.RawMessage, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked["latest"]++
+	all := make(map[string]json.RawMessage)
+	for v := range s.published {
+		table, version, _ := strings.Cut(v, "/")
+		all[table] = schemaText(table, version)
+	}
+	return all, nil
+}
+
+func (s *schemaServer) Schema(_ context.Context, object, version string) (json.RawMessage, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := object + "/" + version
+	s.asked[key]++
+	if !s.published[key] {
+		return nil, s.refusal
+	}
+	return schemaText(object, version), nil
+}
+
+// noCache forgets every schema.
+type noCache struct{}
+
+func (noCache) LoadSchema(string, string) (json.RawMessage, bool, error) { return nil, false, nil }
+func (noCache) SaveSchema(string, string, json.RawMessage) error         { return nil }
+
+// of returns an event of the given version of a table.
+func of(table, version, id string) string {
+	return strings.Replace(put(table, id, "x"), `"v1"`, fmt.Sprintf("%q", version), 1)
+}
+
+func TestLayout_WaitsOnceForDeniedVersions(t *testing.T) {
+	for name, denied := range map[string]func(i int) string{
+		"one version":       func(i int) string { return of("a", "v9", fmt.Sprint(i)) },
+		"different ones":    func(i int) string { return of("a", fmt.Sprint("v9.", i), fmt.Sprint(i)) },
+		"one unknown table": func(i int) string { return of("z", "v1", fmt.Sprint(i)) },
+		"unknown tables":    func(i int) string { return of(fmt.Sprint("z", i), "v1", fmt.Sprint(i)) },
+	} {
+		for _, run := range []int{1, 5, 256} {
+			t.Run(fmt.Sprintf("%s by %d", name, run), func(t *testing.T) {
+				var payloads []string
+				for i := range 12 {
+					payloads = append(payloads, denied(i), put("b", fmt.Sprint(i), "x"))
+				}
+				inBubble(t, payloads, func(t *testing.T, r *rig) {
+					server := newSchemaServer("a/v1", "b/v1")
+					r.config.Tables = schema.NewCatalogue(server, noCache{})
+					r.stream.run = func() int { return run }
+					began := time.Now()
+					r.mustStart(t)
+					if err := r.stream.await(t.Context(), 24); err != nil {
+						t.Fatal(err)
+					}
+					if took := time.Since(began); took < 10*time.Second || took > 20*time.Second {
+						t.Errorf("24 events took %v", took)
+					}
+					synctest.Wait()
+					equal(t, 12, len(r.mustLetters(t)))
+					equal(t, 12, len(r.table.snapshot()))
+					if n := server.requests("latest"); n > 5 {
+						t.Errorf("hq was asked %d times for all schemas", n)
+					}
+					if n := server.requests("a/v9"); n > 20 {
+						t.Errorf("hq was asked %d times for one version", n)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestLayout_DeadLettersLaterEventsOfADeniedVersionAtOnce(t *testing.T) {
+	inBubble(t, []string{of("a", "v9", "1")}, func(t *testing.T, r *rig) {
+		server := newSchemaServer("a/v1", "b/v1")
+		r.config.Tables = schema.NewCatalogue(server, noCache{})
+		r.mustStart(t)
+		settled := uint64(1)
+		if err := r.stream.await(t.Context(), settled); err != nil {
+			t.Fatal(err)
+		}
+		for _, later := range []time.Duration{time.Second, time.Minute, time.Hour, 24 * time.Hour} {
+			time.Sleep(later)
+			began := time.Now()
+			for i := range 12 {
+				r.stream.publish(of("a", "v9", fmt.Sprint(i)), put("b", fmt.Sprint(i), "x"))
+			}
+			settled += 24
+			if err := r.stream.await(t.Context(), settled); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took > 2*time.Second { // the batch's own latency
+				t.Errorf("%v later 24 events took %v", later, took)
+			}
+		}
+		equal(t, 12, len(r.table.snapshot()))
+		equal(t, "", r.Status().Reason)
+		if strings.Contains(r.logs.String(), "works again") {
+			t.Error("a denial is logged as a recovery")
+		}
+		asked := server.requests("a/v9")
+		server.publish("a/v9")
+		time.Sleep(11 * time.Minute)
+		r.stream.publish(of("a", "v9", "back"))
+		synctest.Wait()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		equal(t, 13, len(r.table.snapshot()))
+		equal(t, asked+1, server.requests("a/v9"))
+	})
+}
+
+func TestLayout_WaitsForVersionsThatArePublishedLate(t *testing.T) {
+	inBubble(t, []string{of("a", "v9", "1"), of("a", "v9", "2"), of("z", "v1", "3"), put("b", "4", "x")}, func(t *testing.T, r *rig) {
+		server := newSchemaServer("a/v1", "b/v1")
+		r.config.Tables = schema.NewCatalogue(server, noCache{})
+		r.mustStart(t)
+		time.Sleep(6 * time.Second)
+		server.publish("a/v9", "z/v1")
+		if err := r.stream.await(t.Context(), 4); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, []string{"a/1", "a/2", "b/4", "z/3"}, sortedKeys(r.table.snapshot()))
+		equal(t, 0, len(r.mustLetters(t)))
+	})
+}
+
+func TestLayout_WaitsOutHQWithoutTakingItForADenial(t *testing.T) {
+	inBubble(t, []string{of("a", "v9", "1"), put("b", "2", "x")}, func(t *testing.T, r *rig) {
+		server := newSchemaServer("a/v1", "b/v1")
+		server.refusal = fmt.Errorf("service unavailable")
+		r.config.Tables = schema.NewCatalogue(server, noCache{})
+		r.mustStart(t)
+		time.Sleep(6 * time.Hour)
+		synctest.Wait()
+		equal(t, 0, len(r.mustLetters(t)))
+		equal(t, `waiting for the schema: fetch the schema of "a", version "v9": service unavailable`, r.Status().Reason)
+		server.publish("a/v9")
+		if err := r.stream.await(t.Context(), 2); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, []string{"a/1", "b/2"}, sortedKeys(r.table.snapshot()))
+	})
+}
+
+func TestLayout_StopsWhileHQDeniesAVersion(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x"), of("a", "v9", "2")}, func(t *testing.T, r *rig) {
+		r.config.Tables = schema.NewCatalogue(newSchemaServer("a/v1"), noCache{})
+		r.mustStart(t)
+		time.Sleep(time.Second)
+		began := time.Now()
+		r.mustStop(t)
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("the stop took %v", took)
+		}
+		equal(t, 1, r.stream.settled.Sequence)
+	})
+}
+
+func TestBury_GoesOnWhileHQDeniesOneTable(t *testing.T) {
+	var payloads []string
+	for i := range 500 {
+		payloads = append(payloads, of("a", "v9", fmt.Sprint(i)), put("b", fmt.Sprint(i), "x"))
+	}
+	inBubble(t, payloads, func(t *testing.T, r *rig) {
+		r.config.Tables = schema.NewCatalogue(newSchemaServer("a/v1", "b/v1"), noCache{})
+		r.mustStart(t)
+		if err := r.stream.await(t.Context(), 1000); err != nil {
+			t.Fatal(err)
+		}
+		r.mustStop(t)
+		equal(t, 500, len(r.mustLetters(t)))
+		equal(t, 500, len(r.table.snapshot()))
+	})
+}
+
+func TestBury_StopsBeforeDeniedEventsFillTheDisk(t *testing.T) {
+	dir := t.TempDir()
+	const most = 10_000
+	for i := range most - 1 {
+		name := fmt.Sprintf("%020d-%019d.event", most+i, i)
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(`{"table":"a","keys":["k"],"stage":"schema"}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r, err := newRig(dir, newStream(put("b", "1", "x"), of("a", "v9", "1"), of("a", "v9", "2")), newTable())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.config.Tables = schema.NewCatalogue(newSchemaServer("a/v1", "b/v1"), noCache{})
+		r.config.MaxRows = 1
+		r.mustStart(t)
+		if err := r.finish(); fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "10000 events are in the dead-letter queue") {
+			t.Errorf("Run: %v", err)
+		}
+		equal(t, most, r.dead.Len())
+		equal(t, 1, len(r.table.snapshot()))
+	})
+}

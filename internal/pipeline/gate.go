@@ -1,0 +1,148 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"maps"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Gate decides, table by table, which changes a pipeline applies. The others are skipped:
+// the stream keeps them until the table is brought back. Enter, Leave, Fail and Denied are
+// called by the applier's goroutine only.
+type Gate interface {
+	// Enter waits until the next batch may be applied, or ctx ends. If it returns nil,
+	// Leave follows.
+	Enter(ctx context.Context) error
+	Leave()
+	// Withholds reports whether Applies returns false for any table.
+	Withholds() bool
+	// Applies reports whether the change of a table at p is to be applied.
+	Applies(table string, p cdc.Position) bool
+	// Fail stops applying changes of a table, which has every change up to p. The sink
+	// records that with the next batch.
+	Fail(table string, p cdc.Position, cause sink.Cause, reason error)
+	// Denied reports whether a change whose schema version HQ denies becomes a dead
+	// letter. Otherwise its table fails.
+	Denied(table string) (deadLetter bool)
+	// Known reports a withheld change whose schema version HQ knows.
+	Known(table string)
+}
+
+// skipBehind: its table is behind, and is brought forward from the stream later.
+const skipBehind skipReason = "behind"
+
+// enter waits until the batch may be applied.
+func (a *applier) enter(ctx context.Context) (leave func(), err error) {
+	g := a.p.c.Gate
+	if g == nil {
+		return func() {}, nil
+	}
+	if err := g.Enter(ctx); err != nil {
+		return nil, err
+	}
+	return g.Leave, nil
+}
+
+// deny decides about changes whose schema version HQ denies.
+func (a *applier) deny(ctx context.Context, b *batch) error {
+	for _, it := range b.denied {
+		g, table := a.p.c.Gate, it.event.Table
+		switch {
+		case !g.Applies(table, it.message.Position):
+			a.withheld++
+		case g.Denied(table):
+			if err := a.bury(ctx, it, stageSchema, it.denied); err != nil {
+				return err
+			}
+		default:
+			g.Fail(table, a.through, sink.CauseDenied, it.denied)
+			a.withheld++
+		}
+	}
+	return nil
+}
+
+// withhold returns the events that are to be applied, and c of them only.
+func (a *applier) withhold(events []*item, c *change.Batch) ([]*item, *change.Batch) {
+	g := a.p.c.Gate
+	if g == nil || !g.Withholds() {
+		return events, c
+	}
+	var applied []*item
+	for _, it := range events {
+		if g.Applies(it.event.Table, it.message.Position) {
+			applied = append(applied, it)
+			continue
+		}
+		a.withheld++
+		g.Known(it.event.Table)
+	}
+	switch len(applied) {
+	case len(events):
+		return events, c
+	case 0:
+		return nil, &change.Batch{First: c.First, Last: c.Last}
+	}
+	rest := build(applied)
+	rest.First, rest.Last = c.First, c.Last
+	return applied, rest
+}
+
+// failTables takes tables out of the pipeline that the destination cannot hold, and
+// reports whether err is about nothing else.
+func (a *applier) failTables(err error) bool {
+	if a.p.c.Gate == nil || fault.Of(err) == fault.Transient {
+		return false
+	}
+	tables := tableErrors(err)
+	for table, reason := range tables {
+		cause := sink.CauseRefused
+		if errors.Is(reason, sink.ErrMissing) {
+			cause = sink.CauseAbsent
+		}
+		a.p.c.Gate.Fail(table, a.through, cause, reason)
+	}
+	return len(tables) > 0
+}
+
+// tableErrors returns the errors of tables in err's tree.
+func tableErrors(err error) map[string]error {
+	found := make(map[string]error)
+	if of, ok := err.(*sink.TableError); ok {
+		found[of.Table] = of.Err
+		return found
+	}
+	switch err := err.(type) {
+	case interface{ Unwrap() error }:
+		maps.Copy(found, tableErrors(err.Unwrap()))
+	case interface{ Unwrap() []error }:
+		for _, e := range err.Unwrap() {
+			maps.Copy(found, tableErrors(e))
+		}
+	}
+	return found
+}
+
+// migrateEach migrates one table after the other, and fails those that the destination
+// refuses. It returns an error if something else is wrong. There is a Gate.
+func (a *applier) migrateEach(ctx context.Context, tables []*schema.Table) error {
+	for _, t := range tables {
+		err := a.migrateTables(ctx, []*schema.Table{t})
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return err
+		case fault.Of(err) == fault.Transient, errors.As(err, new(*sink.WriterError)), errors.As(err, new(*sink.ReopenError)):
+			return err
+		case !a.failTables(err):
+			a.p.c.Gate.Fail(t.Name, a.through, sink.CauseRefused, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,289 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/continuity"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/source/jetstream"
+	"github.com/shopmonkeyus/eds/internal/tables"
+)
+
+// sessionPatience is for how long an import waits, after the stream was last followed, to
+// bring what it has loaded forward. Otherwise a lane does that once the rows are in place.
+const sessionPatience = time.Minute
+
+// errNotCovered says that the stream may have dropped changes since the snapshot. Whether
+// any are missing is decided when the stream is read from the snapshot on.
+var errNotCovered = errors.New("the stream does not reach back to the snapshot")
+
+// bringForward brings the loaded rows of a table to the position of the main pipeline,
+// which leaves the table there until done is called. If the stream is not followed, it
+// returns how far it came; zero: nowhere.
+func (r *Reconciler) bringForward(ctx context.Context, t *schema.Table, clock cdc.Timestamp, load sink.Advancer) (applied cdc.Position, done func(), err error) {
+	r.hold(t.Name)
+	release := func() { r.release(t.Name) }
+	s := &staged{Reconciler: r, table: t.Name, clock: clock, load: load}
+	if applied, err = s.bring(ctx); err != nil {
+		release()
+		return cdc.Position{}, nil, err
+	}
+	return applied, release, nil
+}
+
+// hold keeps lanes from bringing a table forward whose rows are about to be replaced.
+func (r *Reconciler) hold(table string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.held == nil {
+		r.held = make(map[string]bool)
+	}
+	r.held[table] = true
+	if r.tables != nil {
+		r.tables.Hold(table)
+	}
+}
+
+func (r *Reconciler) release(table string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.held, table)
+	if r.tables != nil {
+		r.tables.LetGo(table)
+	}
+}
+
+// staged is what an import has loaded into one table, while it is brought forward. It is
+// the sink and the gate of a pipeline.
+type staged struct {
+	*Reconciler
+	table string
+	clock cdc.Timestamp // of the snapshot
+	load  sink.Advancer
+
+	mu       sync.Mutex
+	reached  cdc.Position // up to which it has every change; zero before the first attempt
+	advanced bool         // it has some
+	failure  error        // why it cannot be brought forward
+	stop     func()       // ends the pipeline
+	changed  chan struct{}
+}
+
+// bring brings it forward, over any number of sessions.
+func (s *staged) bring(ctx context.Context) (cdc.Position, error) {
+	var backoff fault.Backoff
+	for began := time.Now(); ; {
+		l, leave, err := s.awaitLanes(ctx)
+		if l == nil {
+			return s.position(), err
+		}
+		at, err := s.within(ctx, l)
+		ended := l.due.Err() != nil
+		leave()
+		switch {
+		case err == nil:
+			return at, nil
+		case ctx.Err() != nil:
+			return cdc.Position{}, context.Cause(ctx)
+		case errors.Is(err, errNotCovered):
+			return s.position(), nil
+		case errors.As(err, new(*sink.ReopenError)), errors.As(err, new(*sink.WriterError)): // the session ends soon
+		case fault.Of(err) != fault.Transient:
+			return cdc.Position{}, err
+		case ended:
+			began = time.Now()
+			backoff.Reset()
+			continue
+		case time.Since(began) > sessionPatience:
+			s.Logger.Warn("loaded rows cannot be brought forward before they are put in place", "table", s.table, "error", err)
+			return s.position(), nil
+		}
+		sleep(ctx, backoff.Next(err))
+	}
+}
+
+// position returns the position up to which the rows have every change; zero if that is
+// only the snapshot.
+func (s *staged) position() cdc.Position {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.advanced {
+		return cdc.Position{}
+	}
+	return s.reached
+}
+
+// within brings it forward within one session.
+func (s *staged) within(ctx context.Context, l *lanes) (cdc.Position, error) {
+	soft, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(l.due, stop)()
+	hard, abandon := context.WithCancel(ctx)
+	defer abandon()
+	defer context.AfterFunc(l.hard, abandon)()
+	source, err := s.open(soft, l)
+	if err != nil {
+		return cdc.Position{}, err
+	}
+	defer func() {
+		if err := closeSource(source); err != nil {
+			s.Logger.Debug("a lane was not closed well", "table", s.table, "error", err)
+		}
+	}()
+	s.mu.Lock()
+	s.stop = stop
+	s.mu.Unlock()
+	config := l.config
+	config.Source, config.Sink, config.Gate = source, s, s
+	config.SnapshotClock = func(table string) (cdc.Timestamp, bool) { return s.clock, table == s.table }
+	var at cdc.Position
+	left := false
+	err = runUntil(soft, hard, config, func(ctx context.Context) (err error) {
+		at, left, err = s.join(ctx, l, source)
+		return err
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.failure != nil:
+		return cdc.Position{}, s.failure
+	case err != nil:
+		return cdc.Position{}, err
+	case !left:
+		return cdc.Position{}, errors.New("the session has ended")
+	case s.reached.Sequence > at.Sequence: // what was received after the table was left
+		at = s.reached
+	}
+	return at, nil
+}
+
+// open opens a lane of the changes that the rows lack.
+func (s *staged) open(ctx context.Context, l *lanes) (*jetstream.Lane, error) {
+	s.mu.Lock()
+	after := s.reached
+	s.mu.Unlock()
+	from := continuity.Snapshot{Clock: s.clock}.Start()
+	first := after == cdc.Position{}
+	if first {
+		before, err := jetstream.Before(ctx, jetstream.Config{Conn: l.Conn, Stream: streamName, Name: l.Consumer, Filters: l.Filters, Logger: l.Logger}, from)
+		if err != nil {
+			return nil, err
+		}
+		after.Sequence = before
+	}
+	source, err := l.open(ctx, []string{s.table}, after.Sequence)
+	if err != nil || !first {
+		return source, err
+	}
+	oldest, sequence, err := source.Retention(ctx)
+	if err == nil && sequence > 1 && oldest.After(from) {
+		err = errNotCovered
+	}
+	if err != nil {
+		_ = closeSource(source) // the server removes its consumer otherwise
+		return nil, err
+	}
+	s.mu.Lock()
+	s.reached = after
+	s.mu.Unlock()
+	s.Logger.Info("bringing loaded rows forward", "table", s.table, "after", after.Sequence)
+	return source, nil
+}
+
+// join has the main pipeline leave the table where the rows are, once they have caught up.
+// It returns false if ctx ends before.
+func (s *staged) join(ctx context.Context, l *lanes, source *jetstream.Lane) (at cdc.Position, left bool, err error) {
+	delivered := tables.Delivered(source.Delivered)
+	left, err = l.catchUp(ctx, source, func(hold time.Duration) (err error) {
+		at, err = l.set.Replace(ctx, s.table, l.destination, hold, func(ctx context.Context, at cdc.Position) error {
+			return delivered.AwaitApplied(ctx, func() (reached, target uint64, changed <-chan struct{}) {
+				reached, changed = s.applied()
+				return reached, at.Sequence, changed
+			})
+		})
+		return err
+	}, func(err error) bool {
+		return err != nil && !errors.Is(err, tables.ErrNotCaughtUp) && ctx.Err() == nil && fault.Of(err) != fault.Transient
+	})
+	if left {
+		s.Logger.Info("loaded rows have caught up", "table", s.table, "applied", at.Sequence)
+	}
+	return at, left, err
+}
+
+// applied returns the sequence up to which the rows have every change, and a channel that
+// is closed when that changes.
+func (s *staged) applied() (reached uint64, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	return s.reached.Sequence, s.changed
+}
+
+// Apply applies a batch to the load.
+func (s *staged) Apply(ctx context.Context, b *change.Batch) error {
+	if len(b.Sets) > 0 {
+		if err := s.load.Advance(ctx, b); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reached, s.advanced = b.Last, s.advanced || len(b.Sets) > 0
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
+	return nil
+}
+
+// Close does nothing: the load is the import's.
+func (s *staged) Close(context.Context) error { return nil }
+
+// Checkpoint returns how far the rows are, so that batches without any come, too.
+func (s *staged) Checkpoint(context.Context) (cdc.Position, error) { return s.position(), nil }
+
+// ResetCheckpoint does nothing.
+func (s *staged) ResetCheckpoint(context.Context) error { return nil }
+
+// Enter does not wait: nothing else applies changes to the load.
+func (s *staged) Enter(context.Context) error { return nil }
+
+// Leave does nothing.
+func (s *staged) Leave() {}
+
+// Withholds returns true: the load is of one table.
+func (s *staged) Withholds() bool { return true }
+
+// Applies reports whether the change is of the table, and everything before was applied.
+func (s *staged) Applies(table string, _ cdc.Position) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return table == s.table && s.failure == nil
+}
+
+// Fail gives the load up.
+func (s *staged) Fail(_ string, _ cdc.Position, _ sink.Cause, reason error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failure == nil {
+		s.failure = fault.Mark(fault.Fatal, fmt.Errorf("apply the changes since the snapshot: %w", reason))
+	}
+	s.stop()
+}
+
+// Denied returns false: the table keeps its rows, and the main pipeline or a lane decides.
+func (s *staged) Denied(string) bool { return false }
+
+// Known does nothing.
+func (s *staged) Known(string) {}

@@ -1,0 +1,179 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/snapshot"
+	"github.com/shopmonkeyus/eds/internal/source/jetstream"
+	"github.com/shopmonkeyus/eds/internal/state"
+	"github.com/shopmonkeyus/eds/internal/tables"
+)
+
+// Bounds of the imports that the server requests by itself.
+const (
+	healInterval = time.Minute    // between two looks at the tables
+	healAgain    = 24 * time.Hour // between two imports of a table
+	healAtOnce   = 4              // tables per import
+)
+
+// healer finds tables that were lost or are new at HQ while the stream is followed, and
+// requests imports of them.
+type healer struct {
+	*Reconciler
+	inspection  *inspection // nil: the destination cannot be inspected, or inspecting it costs money
+	at          *Destination
+	set         *tables.Set
+	destination tables.Sink
+	imports     map[string]imported
+	backfill    bool // import tables that are new at HQ
+	latest      func(context.Context) (map[string]*schema.Table, error)
+	retention   func(context.Context) (oldest time.Time, first uint64, err error)
+}
+
+// healerFor returns the healer of what l applies to.
+func (r *run) healerFor(d *Destination, l *lanes, k *recorded, source *jetstream.Source, metered bool) *healer {
+	h := &healer{
+		Reconciler: r.Reconciler, at: d, set: l.set, destination: l.destination, imports: importsOf(k),
+		latest: r.Tables.Latest, retention: source.Retention,
+	}
+	h.backfill = r.Options.BackfillNewTables && h.heals() && slices.ContainsFunc(k.Records.Snapshots, func(s sink.Snapshot) bool { return s.Whole && s.Job != "" })
+	if inspector, ok := l.destination.(sink.Inspector); ok && !metered {
+		h.inspection = &inspection{Inspector: inspector, set: l.set, imports: h.imports, dir: r.State, at: k.at, filled: make(map[string]uint64)}
+	}
+	return h
+}
+
+// heals reports whether any table is to be imported without being asked.
+func (h *healer) heals() bool {
+	return h.Options.Heal == config.HealTables || h.Options.Heal == config.HealAll
+}
+
+// onProbation reports whether this version has yet to prove itself. If it is rolled back,
+// the former one must find the tables as they were.
+func (h *healer) onProbation() bool { return h.Probation != nil && h.Probation() }
+
+// watch inspects the tables each minute, and heals them, until due ends.
+func (h *healer) watch(due, hard context.Context) {
+	tick := time.NewTicker(healInterval)
+	defer tick.Stop()
+	for due.Err() == nil {
+		if err := errors.Join(h.inspect(due), h.heal(due, hard)); err != nil && due.Err() == nil {
+			h.Logger.Warn("tables cannot be healed now; trying again in a minute", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-due.Done():
+		}
+	}
+}
+
+// heal requests an import of tables that are missing or incomplete, if one may be
+// requested now.
+func (h *healer) heal(due, hard context.Context) error {
+	now := time.Now()
+	names := h.lost(now)
+	if len(names) == 0 || h.onProbation() {
+		return nil
+	}
+	names, slow, err := h.split(due, names)
+	if err != nil {
+		return err
+	}
+	next := now.Add(healAgain)
+	for name, reason := range slow {
+		h.Logger.Error("a table is not imported without being asked: the stream would lose changes meanwhile", "table", name, "reason", reason)
+		if err := h.set.Postpone(hard, h.destination, []string{name}, next, reason); err != nil {
+			return err
+		}
+	}
+	if names = names[:min(len(names), healAtOnce)]; len(names) == 0 {
+		return nil
+	}
+	id, err := h.requestHealing(h.at, names, now)
+	if errors.Is(err, errUnderWay) || errors.Is(err, errOtherDestination) {
+		return nil // the next look finds the tables again
+	}
+	if err != nil {
+		return fmt.Errorf("request an import of tables that are missing or incomplete: %w", err)
+	}
+	h.Logger.Info("importing tables that are missing or incomplete", "tables", sink.Names(names), "id", id)
+	return h.set.Postpone(hard, h.destination, names, next, "")
+}
+
+// lost returns the names of the tables to import now.
+func (h *healer) lost(now time.Time) (names []string) {
+	if !h.heals() {
+		return nil
+	}
+	lost, recent := 0, h.healed(now)
+	for _, t := range h.set.States() {
+		if t.Table == sink.OtherTables || t.State != sink.Missing && (t.State != sink.Incomplete || t.Accepted) {
+			continue
+		}
+		if _, ok := h.imports[t.Table]; ok {
+			lost++
+		}
+		if !t.Next.After(now) && !recent[t.Table] {
+			names = append(names, t.Table)
+		}
+	}
+	if lost == len(h.imports) && h.Options.Heal != config.HealAll {
+		return nil
+	}
+	return names
+}
+
+// split returns those of the tables whose import is expected to be faster than the stream
+// drops changes, and a reason for each of the others.
+func (h *healer) split(ctx context.Context, names []string) (fast []string, slow map[string]string, err error) {
+	oldest, first, err := h.retention(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("find out for how long the stream keeps changes: %w", err)
+	}
+	keeps := time.Since(oldest)
+	slow = make(map[string]string)
+	for _, name := range names {
+		if took := h.imports[name].took; first > 1 && took > keeps {
+			slow[name] = fmt.Sprintf("its last import took %s, and the stream keeps changes for %s, so eds does not import it without being asked", took.Round(time.Second), keeps.Round(time.Second))
+		} else {
+			fast = append(fast, name)
+		}
+	}
+	return fast, slow, nil
+}
+
+// healed returns the tables of the destination that were imported, without being asked,
+// within the last day.
+func (h *healer) healed(now time.Time) map[string]bool {
+	desired, _ := h.desired.now()
+	recent := make(map[string]bool)
+	for _, past := range desired.Healed {
+		if past.Destination == h.at.Identity && now.Sub(past.At) < healAgain {
+			recent[past.Table] = true
+		}
+	}
+	return recent
+}
+
+// requestHealing requests an import of tables into d, and remembers that, also over
+// restarts.
+func (r *Reconciler) requestHealing(d *Destination, names []string, now time.Time) (id string, err error) {
+	q := ImportRequest{Options: snapshot.Options{Only: names, OwnTables: true}}
+	return r.requestImport(q, func(desired *desired) error {
+		if desired.destination != d {
+			return errOtherDestination
+		}
+		desired.Healed = slices.DeleteFunc(desired.Healed, func(past state.Healing) bool { return now.Sub(past.At) >= healAgain })
+		for _, name := range names {
+			desired.Healed = append(desired.Healed, state.Healing{Destination: d.Identity, Table: name, At: now.UTC()})
+		}
+		return nil
+	})
+}

@@ -1,0 +1,177 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/snapshot"
+)
+
+// startImport starts the job unless it was started already. It goes on until it ends or
+// the Reconciler is closed, over any number of sessions.
+func (r *run) startImport(job *importJob, beside bool) {
+	if job.started.Swap(true) {
+		return
+	}
+	if !beside {
+		r.closeDestination()
+	}
+	r.Health.Ready()
+	r.imports.Go(func() { r.runImport(job) })
+}
+
+// runImport runs the job. If the Reconciler is closed meanwhile, the job stays requested:
+// the next process resumes it.
+func (r *run) runImport(job *importJob) {
+	observe := r.observe()
+	report, err := r.importSnapshot(job.ctx, job.destination, job.ImportRequest, func(p snapshot.Progress, t snapshot.Totals) {
+		job.progress.observe(p, t)
+		observe(p, t)
+	})
+	r.setProgress("")
+	if err != nil && r.life.Err() != nil {
+		r.Logger.Info("the requested import is interrupted; it continues when this server starts again")
+		return
+	}
+	job.report = report
+	r.finishImport(job, err)
+}
+
+// finishImport records the outcome of the job. One that filled the destination closes a
+// gap, and is not needed again.
+func (r *Reconciler) finishImport(job *importJob, err error) {
+	failed := new(snapshot.TablesError)
+	filled := err == nil || errors.As(err, &failed) && failed.Final()
+	o := job.Options
+	if filled = filled && !o.DryRun && !o.ValidateOnly; filled {
+		r.Health.Set("stream", nil)
+	}
+	if err != nil {
+		r.Logger.Error("the requested import failed; the tables keep their rows", "error", err)
+	} else {
+		r.Logger.Info("the requested import is done")
+	}
+	recorded := r.retry(r.life, "state", func() error {
+		return r.desired.change(func(d *desired) error {
+			d.finish(job, err)
+			if filled {
+				d.filled++
+				if len(o.Only) == 0 {
+					d.fill(job.destination)
+				}
+			}
+			return r.noteUnobtainable(job)
+		})
+	})
+	if recorded != nil {
+		r.Logger.Error("the outcome of the import is not recorded; the next start resumes it", "error", recorded)
+	}
+	job.finish(err)
+}
+
+// startImports starts the imports that are requested while the stream is followed, until
+// ctx ends.
+func (r *run) startImports(ctx context.Context) {
+	for ctx.Err() == nil {
+		desired, changed := r.desired.now()
+		if desired.job != nil && desired.beside() {
+			r.startImport(desired.job, true)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// importSnapshot copies a snapshot into d. If the stream is followed meanwhile, that
+// notices each table that is put in place, and leaves it to a lane.
+func (r *run) importSnapshot(ctx context.Context, d *Destination, request ImportRequest, observe snapshot.Observer) (report snapshot.Report, err error) {
+	env, err := r.identified(d)
+	if err != nil {
+		return report, err
+	}
+	env.Filter = joined(r.Filters)
+	destination, err := d.Driver.Open(ctx, d.Target, env)
+	if err != nil {
+		return report, fmt.Errorf("open the destination %s: %w", d.Masked, err)
+	}
+	defer r.closeSink(ctx, destination)
+	options := request.Options
+	if len(options.CompanyIDs) == 0 {
+		if options.CompanyIDs, err = r.limited(ctx, destination); err != nil {
+			return report, err
+		}
+	}
+	r.Logger.Info("importing, as requested", "byHQ", request.HQ, "only", options.Only, "schemaOnly", options.SchemaOnly, "destination", d.Masked, "onlyCompanies", options.CompanyIDs)
+	report, err = snapshot.Run(ctx, snapshot.Config{
+		HQ: r.HQ, Schemas: r.Tables, Sink: destination, State: r.State, Destination: d.Destination, ID: env.ID,
+		Logger: r.Logger, Present: r.HQ.Present, Observe: observe, Options: options, BringForward: r.bringForward,
+	})
+	if failed := new(snapshot.TablesError); errors.As(err, &failed) {
+		return report, failed
+	}
+	if err != nil {
+		return report, err
+	}
+	r.Logger.Info("imported", "tables", len(report.Tables), "rows", report.Rows, "took", report.Elapsed.Round(time.Millisecond))
+	return report, nil
+}
+
+// limited returns the companies whose rows an import replaces, if the destination may
+// hold rows of others; nil if all of its rows are replaced.
+func (r *run) limited(ctx context.Context, destination sink.Sink) ([]string, error) {
+	if slices.Contains(r.Filters, Subjects([]string{AllCompanies})[0]) {
+		return nil, nil
+	}
+	if ids := r.Options.CompanyIDs; len(ids) > 0 && !slices.Contains(ids, AllCompanies) {
+		return companies(r.Filters), nil
+	}
+	reader, ok := destination.(sink.FilterReader)
+	if !ok {
+		return nil, nil
+	}
+	others, err := reader.OtherFilters(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("find out whose rows the destination holds: %w", err)
+	}
+	for _, subject := range strings.Fields(joined(others)) {
+		if !slices.Contains(r.Filters, subject) {
+			return companies(r.Filters), nil
+		}
+	}
+	return nil, nil
+}
+
+// progressInterval is how often the log reports an import's progress.
+const progressInterval = 5 * time.Second
+
+// observe returns an observer that keeps the progress for heartbeats and logs it.
+func (r *Reconciler) observe() snapshot.Observer {
+	var logged time.Time
+	return func(_ snapshot.Progress, t snapshot.Totals) {
+		r.setProgress(fmt.Sprintf("%d of %d tables, %d rows", t.Done, t.Tables, t.Rows))
+		if now := time.Now(); now.Sub(logged) >= progressInterval {
+			logged = now
+			r.Logger.Info("importing", "tables", t.Done, "of", t.Tables, "failed", t.Failed, "rows", t.Rows, "bytes", t.Bytes, "ofBytes", t.TotalBytes)
+		}
+	}
+}
+
+// Progress returns the progress of the import under way; "" if there is none.
+func (r *Reconciler) Progress() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.progress
+}
+
+func (r *Reconciler) setProgress(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.progress = text
+}

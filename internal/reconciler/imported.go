@@ -1,0 +1,111 @@
+package reconciler
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/continuity"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/source/jetstream"
+	"github.com/shopmonkeyus/eds/internal/tables"
+)
+
+// leaveImported leaves tables that were imported since the stream was last followed behind,
+// as of their snapshots, and returns the plan of the others, which go on from the
+// checkpoint. If there are no others, or the destination does not record states, all
+// tables are read from the snapshots on, as planned. Snapshots that were brought forward
+// are left behind as of there in any case.
+func (r *run) leaveImported(ctx context.Context, k *recorded, config jetstream.Config, e continuity.Evidence, plan continuity.Plan) (continuity.Plan, error) {
+	position := e.Position()
+	if _, ok := k.recorder.(tables.Sink); !ok || position.Sequence == 0 {
+		return plan, nil
+	}
+	others := e
+	others.Snapshots = maps.Clone(e.Snapshots)
+	behind, forward := make(map[string]continuity.Snapshot), false
+	for table, s := range e.Snapshots {
+		ahead := s.Applied.Sequence > 0
+		if !s.Followed && (ahead || plan.Applied != position) {
+			behind[table], forward = s, forward || ahead
+			s.Followed = true
+			others.Snapshots[table] = s
+		}
+	}
+	going := continuity.Decide(others)
+	if len(behind) == 0 || !forward && len(behind) == len(e.Snapshots) || going.Gap != nil || going.Applied != position {
+		return plan, nil
+	}
+	going.Unverified, going.Blind = plan.Unverified, plan.Blind
+	states, err := r.behindSnapshots(ctx, config, behind, position)
+	if err != nil {
+		return plan, err
+	}
+	k.Records.Tables = withImported(k.Records.Tables, states)
+	return going, nil
+}
+
+// withoutImported returns the states of tables of which an import has not replaced all rows
+// since the stream was last followed. An import of all tables replaces those that have no
+// snapshot, too: they have left the source.
+func withoutImported(states []sink.TableState, snapshots map[string]continuity.Snapshot) []sink.TableState {
+	whole := false
+	for _, s := range snapshots {
+		whole = whole || s.Whole && !s.Followed && s.Replaces()
+	}
+	return slices.DeleteFunc(states, func(t sink.TableState) bool {
+		s, ok := snapshots[t.Table]
+		return ok && !s.Followed && s.Replaces() || !ok && whole
+	})
+}
+
+// withImported returns the states with those of imported tables. If a table has a state
+// already, only some of its rows were imported, so it still lacks what it lacked.
+func withImported(states, imported []sink.TableState) []sink.TableState {
+	for _, t := range imported {
+		i := slices.IndexFunc(states, func(old sink.TableState) bool { return old.Table == t.Table })
+		if i < 0 {
+			states = append(states, t)
+			continue
+		}
+		switch old := &states[i]; {
+		case old.State == sink.Missing:
+		case old.State != sink.Behind:
+			t.Gap, t.Accepted = old.Gap, old.Accepted
+			*old = t
+		case t.Applied.Sequence < old.Applied.Sequence:
+			old.Applied = t.Applied
+		}
+	}
+	return states
+}
+
+// behindSnapshots returns the states of tables that have the given snapshots, and lack what
+// came after. They need nothing after the position if their snapshots are newer.
+func (r *run) behindSnapshots(ctx context.Context, config jetstream.Config, behind map[string]continuity.Snapshot, position cdc.Position) ([]sink.TableState, error) {
+	var states []sink.TableState
+	starts := make(map[time.Time]uint64)
+	for _, table := range slices.Sorted(maps.Keys(behind)) {
+		applied, from := behind[table].Applied, behind[table].Start()
+		if applied.Sequence == 0 {
+			before, ok := starts[from]
+			if !ok {
+				var err error
+				if before, err = jetstream.Before(ctx, config, from); err != nil {
+					return nil, err
+				}
+				starts[from] = before
+			}
+			if applied = position; before < position.Sequence {
+				applied = cdc.Position{Sequence: before, Stored: from.UnixNano()}
+			}
+		}
+		states = append(states, sink.TableState{
+			Table: table, State: sink.Behind, Applied: applied, Cause: sink.CauseImporting,
+			Reason: "it was imported, and the changes since are being applied", Since: time.Now().UTC().Truncate(time.Millisecond),
+		})
+	}
+	return states, nil
+}

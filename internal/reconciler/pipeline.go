@@ -1,0 +1,73 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// runPipeline opens the destination and the stream, and runs the pipeline between
+// them until due ends.
+func (r *run) runPipeline(due, hard context.Context, d *Destination) (err error) {
+	destination, err := r.openDestination(due, d)
+	if err != nil {
+		return err
+	}
+	if err := r.awaitWriters(due, destination); err != nil {
+		return err
+	}
+	known, err := r.evidence(due, d, destination)
+	if err != nil {
+		return err
+	}
+	source, applied, err := r.subscribe(due, d, destination, known)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeSource(source)) }()
+	limits := d.Driver.Limits
+	if pacer, ok := destination.(sink.Pacer); ok {
+		limits = pacer.Limits()
+	}
+	config := pipeline.Config{
+		Source: source, Sink: destination, KeepsRows: d.Driver.KeepsRows, Limits: limits, Tables: r.Tables,
+		SnapshotClock: func(table string) (cdc.Timestamp, bool) {
+			snap, ok := known.Evidence.Snapshots[table]
+			return snap.Clock, ok && snap.Replaces()
+		},
+		Checkpoint: applied, Rules: r.Rules, Unknown: &r.unknown, Dead: r.Dead, Metrics: r.Metrics, Logger: r.Logger,
+		MaxRows: r.Options.MaxPendingBuffer, MaxInFlight: r.Options.MaxAckPending,
+		MinLatency: r.Options.MinPendingLatency, MaxLatency: r.Options.MaxPendingLatency,
+	}
+	if limits.Stable {
+		if config.Ends, err = r.State.Ends(r.Consumer, known.at); err != nil {
+			return err
+		}
+		config.RecordEnds = func(ends []uint64) error { return r.State.RecordEnds(r.Consumer, known.at, ends) }
+	}
+	beside, err := r.lanesFor(destination, known, &config, source.Began())
+	if err != nil {
+		return err
+	}
+	p, err := pipeline.New(config)
+	if err != nil {
+		return err
+	}
+	r.setRunning(p)
+	defer r.setRunning(nil)
+	r.Health.Ready()
+	if beside != nil {
+		beside.healer = r.healerFor(d, beside, known, source, limits.Metered)
+		return beside.runBeside(due, hard, p)
+	}
+	return p.Run(due, hard)
+}
+
+func closeSource(source interface{ Close(context.Context) error }) error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	return source.Close(ctx)
+}

@@ -1,0 +1,115 @@
+package reconciler
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/continuity"
+	"github.com/shopmonkeyus/eds/internal/state"
+)
+
+func TestTakeOver_RecordsTheImportOfTheReferenceServer(t *testing.T) {
+	times := `[{"Table":"order","Timestamp":"2026-10-01T00:00:00Z"},{"Table":"customer","Timestamp":"2026-10-02T00:00:00.5Z"}]`
+	readable := fmt.Sprintf("*3\r\n$3\r\nset\r\n$12\r\ntable-export\r\n$%d\r\n%s\r\n", len(times), times)
+	here, there := &Destination{Destination: Named("sqlite:///here.db", nil)}, "sqlite:///there.db"
+	at := func(day int, ns int) cdc.Timestamp { return cdc.At(time.Date(2026, 10, day, 0, 0, 0, ns, time.UTC)) }
+	order := continuity.Snapshot{Clock: at(1, 0), Reference: true}
+	customer := continuity.Snapshot{Clock: at(2, 5e8), Reference: true}
+	imported := state.Snapshot{Table: "order", Clock: state.Clock{Timestamp: at(20, 0)}, Job: "j", Rows: 7, Destination: here.Masked}
+	own := continuity.Snapshot{Clock: at(20, 0)}
+	with := func(change func(*state.Snapshot)) []state.Snapshot {
+		s := imported
+		change(&s)
+		return []state.Snapshot{s}
+	}
+	type snapshots = map[string]continuity.Snapshot
+	for name, c := range map[string]struct {
+		file   string // "": none
+		own    []state.Snapshot
+		want   snapshots
+		unread bool
+	}{
+		"no reference server":               {want: snapshots{}},
+		"its import":                        {file: readable, want: snapshots{"order": order, "customer": customer}},
+		"an import of one table since":      {file: readable, own: []state.Snapshot{imported}, want: snapshots{"order": own, "customer": customer}},
+		"an import of all tables since":     {file: readable, own: with(func(s *state.Snapshot) { s.Whole = true }), want: snapshots{"order": {Clock: own.Clock, Whole: true}}},
+		"an import of the schema since":     {file: readable, own: with(func(s *state.Snapshot) { s.Job, s.Rows, s.Whole = "", 0, true }), want: snapshots{"order": order, "customer": customer}},
+		"the same, after what is no file":   {file: "?", own: with(func(s *state.Snapshot) { s.Job, s.Rows, s.Whole = "", 0, true }), want: snapshots{"order": {Clock: own.Clock, Whole: true}}, unread: true},
+		"an import somewhere else":          {file: readable, own: with(func(s *state.Snapshot) { s.Destination, s.Whole = there, true }), want: snapshots{"order": order, "customer": customer}},
+		"what cannot be read":               {file: "?", want: snapshots{}, unread: true},
+		"the same, and one table since":     {file: "?", own: []state.Snapshot{imported}, want: snapshots{"order": own}, unread: true},
+		"the same, and all tables since":    {file: "?", own: with(func(s *state.Snapshot) { s.Whole = true }), want: snapshots{"order": {Clock: own.Clock, Whole: true}}},
+		"a reference server with no import": {file: "*1\r\n$7\r\nflushdb\r\n", want: snapshots{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := t.TempDir()
+			if c.file != "" {
+				if err := os.WriteFile(path+"/eds-data.db", []byte(c.file), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			dir, err := state.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dir.Close()
+			if err := record(dir, c.own); err != nil {
+				t.Fatal(err)
+			}
+			r := &Reconciler{Config: Config{State: dir, Logger: slog.New(slog.DiscardHandler)}}
+			unread, err := r.takeOver(here)
+			if err != nil || (unread != nil) != c.unread || unread != nil && !errors.As(unread, new(*state.ReferenceError)) {
+				t.Errorf("takeOver: %v, %v", unread, err)
+			}
+			got, err := (&run{Reconciler: r}).snapshots(here, &recorded{at: here.Destination})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Error(diff)
+			}
+			if pending, err := dir.HasReference(); err != nil || pending != c.unread {
+				t.Errorf("the reference server is still to be taken over: %v, %v", pending, err)
+			}
+		})
+	}
+}
+
+// record records snapshots, each of its destination.
+func record(dir *state.Dir, all []state.Snapshot) error {
+	for _, s := range all {
+		if err := dir.RecordSnapshots(Named(s.Destination, nil), s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestTakeOver_HappensOnce has the reference server import again later, on a way back.
+func TestTakeOver_HappensOnce(t *testing.T) {
+	path := t.TempDir()
+	dir, err := state.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := os.WriteFile(path+"/eds-data.db", []byte("?"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := &Reconciler{Config: Config{State: dir, Logger: slog.New(slog.DiscardHandler)}}
+	if unread, err := r.takeOver(&Destination{}); unread != nil || err != nil {
+		t.Errorf("takeOver: %v, %v", unread, err)
+	}
+	if all, err := dir.Snapshots(state.Destination{}); err != nil || len(all) > 0 {
+		t.Errorf("recorded are %v, %v", slices.Collect(maps.Keys(all)), err)
+	}
+}

@@ -1,0 +1,53 @@
+package reconciler
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/telemetry"
+)
+
+// Retry calls fn until it succeeds, returns an error that is not transient, or ctx
+// is done, whose cause is then the error. While retrying it logs, and sets the
+// condition of health.
+func Retry(ctx context.Context, health *telemetry.Health, logger *slog.Logger, condition string, fn func() error) error {
+	var backoff fault.Backoff
+	for {
+		err := fn()
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		if err == nil || ctx.Err() != nil || fault.Of(err) != fault.Transient {
+			health.Set(condition, nil)
+			return err
+		}
+		wait := backoff.Next(err)
+		health.Set(condition, err)
+		logger.Warn("waiting for "+label(condition)+", and trying again", "error", err, "wait", wait.Round(time.Millisecond))
+		sleep(ctx, wait)
+	}
+}
+
+func (r *Reconciler) retry(ctx context.Context, condition string, fn func() error) error {
+	return Retry(ctx, r.Health, r.Logger, condition, fn)
+}
+
+// label is how a condition of health is called in a sentence.
+func label(condition string) string {
+	if condition == "nats" {
+		return "NATS"
+	}
+	return "the " + condition
+}
+
+// sleep waits, unless ctx ends first.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

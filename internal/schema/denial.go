@@ -1,0 +1,100 @@
+package schema
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+// DeniedError says that HQ has answered, and has no schema of that version that
+// can be used. It is poison, as no event of the version can be understood.
+type DeniedError struct {
+	Table, Version string
+	Since          time.Time // of the first denial; zero if HQ was not asked
+	Next           time.Time // HQ is not asked again before
+	Err            error     // why
+}
+
+func (e *DeniedError) Error() string {
+	return fmt.Sprintf("hq denies version %.80q of table %.80q: %v", e.Version, e.Table, e.Err)
+}
+
+func (e *DeniedError) Unwrap() error { return e.Err }
+
+// NotFound reports true: for whoever asks, there is no such version.
+func (e *DeniedError) NotFound() bool { return true }
+
+const (
+	// HQ is asked again for a denied version after half the time since the first
+	// denial, within these bounds.
+	shortestDenial = 250 * time.Millisecond
+	longestDenial  = 10 * time.Minute
+	// maxDenials bounds the denials that are remembered.
+	maxDenials = 1000
+	// maxName bounds the names that HQ is asked for, in bytes.
+	maxName = 256
+)
+
+var errLongName = errors.New("the name is longer than any that hq uses")
+
+// denials remembers the versions that HQ has denied. If there are too many, it
+// forgets the one that was not asked for longest. It is not safe for concurrent use.
+type denials struct {
+	known map[versionKey]*denial
+}
+
+type denial struct {
+	err  DeniedError
+	used time.Time
+}
+
+// of returns the denial of a version, if HQ is not to be asked yet.
+func (d *denials) of(key versionKey, now time.Time) error {
+	if len(key.table) > maxName || len(key.version) > maxName {
+		return fault.Mark(fault.Poison, &DeniedError{Table: key.table, Version: key.version, Err: errLongName})
+	}
+	known := d.known[key]
+	if known == nil {
+		return nil
+	}
+	known.used = now
+	if !now.Before(known.err.Next) {
+		return nil
+	}
+	e := known.err
+	return fault.Mark(fault.Poison, &e)
+}
+
+// add records that HQ has denied a version just now, and returns the denial.
+func (d *denials) add(key versionKey, cause error, now time.Time) error {
+	known := d.known[key]
+	if known == nil {
+		d.forgetOne()
+		known = &denial{err: DeniedError{Table: key.table, Version: key.version, Since: now}}
+		d.known[key] = known
+	}
+	wait := min(max(now.Sub(known.err.Since)/2, shortestDenial), longestDenial)
+	known.used = now
+	known.err.Next = now.Add(wait/2 + rand.N(wait/2+1))
+	known.err.Err = cause
+	e := known.err
+	return fault.Mark(fault.Poison, &e)
+}
+
+// forgetOne makes room for another denial.
+func (d *denials) forgetOne() {
+	if len(d.known) < maxDenials {
+		return
+	}
+	var oldest versionKey
+	var used time.Time
+	for key, known := range d.known {
+		if used.IsZero() || known.used.Before(used) {
+			oldest, used = key, known.used
+		}
+	}
+	delete(d.known, oldest)
+}

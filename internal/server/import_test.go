@@ -1,0 +1,180 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/drivers"
+	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/reconciler"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+)
+
+// vendors is the part of a table of the shop that these tests look at.
+func vendors(t *testing.T) *schema.Table {
+	t.Helper()
+	table, err := schema.New("vendor", "1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "companyId", Type: schema.String}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
+// vendorsOf counts the vendors in a destination by their company.
+func vendorsOf(t *testing.T, url string) map[string]int {
+	t.Helper()
+	_, s, err := drivers.Open(t.Context(), url, nil, sink.Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(context.WithoutCancel(t.Context()))
+	table, counts := vendors(t), make(map[string]int)
+	for row, err := range s.(sink.Reader).Read(t.Context(), table) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[strings.Trim(string(row.Value(table.Slot([]byte("companyId")))), `"`)]++
+	}
+	return counts
+}
+
+// importFor runs a server into a destination, has HQ order an import from it, and
+// returns the answer.
+func importFor(t *testing.T, h *localhq.HQ, url string, change func(c *Config)) map[string]any {
+	t.Helper()
+	session := make(chan string, 1)
+	_, stop := start(t, h, func(c *Config) {
+		c.Options.URL = config.NewSecret(url)
+		c.SessionBegan = func(id string) { session <- id }
+		change(c)
+	})
+	defer stop()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	id := <-session
+	if _, err := h.AwaitHeard(ctx, id, "heartbeat", 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Notify(ctx, id, "import", map[string]any{"backfill": true}); err != nil {
+		t.Fatal(err)
+	}
+	said, err := h.AwaitHeard(ctx, id, "import-response", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return said.Data
+}
+
+func unlimited(*Config) {}
+
+// TestImport_ReplacesTablesWhoseRowsAreThisServers: rows that are no longer at the source go.
+func TestImport_ReplacesTablesWhoseRowsAreThisServers(t *testing.T) {
+	h := startHQ(t, localhq.Options{})
+	url := "sqlite://" + filepath.Join(t.TempDir(), "shop.db")
+	apply(t, url, h, h.Shop().Companies(), `{"id":"stale","companyId":"none"}`)
+	if answer := importFor(t, h, url, unlimited); answer["success"] != true {
+		t.Errorf("the import failed: %v", answer)
+	}
+	if counts := vendorsOf(t, url); counts["none"] != 0 || len(counts) == 0 {
+		t.Errorf("the vendors of companies are %v", counts)
+	}
+}
+
+// TestImport_MergesIfTheDestinationHoldsOtherCompanies: an export for some companies
+// does not take away the rows of others.
+func TestImport_MergesIfTheDestinationHoldsOtherCompanies(t *testing.T) {
+	h := startHQ(t, localhq.Options{})
+	companies := h.Shop().Companies()
+	for name, change := range map[string]func(c *Config){
+		"limited by --companyIds": func(c *Config) { c.Options.CompanyIDs = companies[:1] },
+		"limited by HQ": func(c *Config) {
+			c.Options.HQ.APIKey = config.NewSecret(h.APIKey(localhq.KeyOptions{ServerID: "s", Companies: companies[:1]}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url := "sqlite://" + filepath.Join(t.TempDir(), "shop.db")
+			apply(t, url, h, companies, `{"id":"other","companyId":"`+companies[1]+`"}`)
+			if answer := importFor(t, h, url, change); answer["success"] != true {
+				t.Errorf("the import failed: %v", answer)
+			}
+			if counts := vendorsOf(t, url); counts[companies[0]] == 0 || counts[companies[1]] != 1 {
+				t.Errorf("the vendors of companies are %v", counts)
+			}
+		})
+	}
+}
+
+// TestImport_KeepsTablesThatHQHasNoRowsFor: HQ's order does not empty a table, and HQ is
+// told so.
+func TestImport_KeepsTablesThatHQHasNoRowsFor(t *testing.T) {
+	h := startHQ(t, localhq.Options{})
+	h.Disturb(func(r *http.Request) localhq.Fault {
+		if r.Method != http.MethodGet || !strings.HasPrefix(r.URL.Path, "/v3/export/bulk/") {
+			return nil
+		}
+		return func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { withoutVendors(t, next, w, r) })
+		}
+	})
+	url := "sqlite://" + filepath.Join(t.TempDir(), "shop.db")
+	apply(t, url, h, h.Shop().Companies(), `{"id":"kept","companyId":"here"}`)
+	answer := importFor(t, h, url, unlimited)
+	if message, _ := answer["message"].(string); answer["success"] != false || !strings.Contains(message, "eds import --only vendor --allow-empty") {
+		t.Errorf("HQ is answered %v", answer)
+	}
+	if counts := vendorsOf(t, url); counts["here"] != 1 || len(counts) != 1 {
+		t.Errorf("the vendors of companies are %v", counts)
+	}
+}
+
+// withoutVendors answers for an export that has no files of the vendors.
+func withoutVendors(t *testing.T, next http.Handler, w http.ResponseWriter, r *http.Request) {
+	recorded := httptest.NewRecorder()
+	next.ServeHTTP(recorded, r)
+	var body map[string]any
+	if err := json.Unmarshal(recorded.Body.Bytes(), &body); err != nil {
+		t.Error(err)
+		return
+	}
+	if data, ok := body["data"].(map[string]any); ok {
+		if vendor, ok := data["tables"].(map[string]any)["vendor"].(map[string]any); ok {
+			vendor["urls"], vendor["cursor"] = []string{}, "1700000000000000000"
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(body); err != nil {
+		t.Error(err)
+	}
+}
+
+// apply writes a vendor into a destination, as a server does that follows companies.
+func apply(t *testing.T, url string, h *localhq.HQ, companies []string, vendor string) {
+	t.Helper()
+	var table *schema.Table
+	for _, text := range h.Shop().LatestSchemas() {
+		decoded, err := schema.Decode(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if decoded.Name == "vendor" {
+			table = decoded
+		}
+	}
+	_, s, err := drivers.Open(t.Context(), url, nil, sink.Env{Stream: "dbchange", Consumer: "eds-s", Filter: strings.Join(reconciler.Subjects(companies), " ")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(context.WithoutCancel(t.Context()))
+	if err := s.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(table, vendor).Batch()); err != nil {
+		t.Fatal(err)
+	}
+}

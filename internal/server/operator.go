@@ -1,0 +1,44 @@
+package server
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/shopmonkeyus/eds/internal/reconciler"
+	"github.com/shopmonkeyus/eds/internal/snapshot"
+)
+
+// OtherDestinationError says that the operator means another destination than the
+// server's.
+type OtherDestinationError struct {
+	Destination string // the server's, masked
+}
+
+func (e *OtherDestinationError) Error() string {
+	return fmt.Sprintf("the server with this data directory writes to %s, which is not the destination of --url; leave --url out to import there, or name another data directory with --data-dir", e.Destination)
+}
+
+// RequestImport requests an import for the operator into the destination with the given
+// identity, and returns its id. Identity "" is the server's destination; another one than
+// the server's is an *OtherDestinationError.
+func (s *Server) RequestImport(identity string, o snapshot.Options) (id string, err error) {
+	if d := s.reconciler.Destination(); d != nil && identity != "" && identity != d.Identity {
+		return "", &OtherDestinationError{d.Masked}
+	}
+	return s.reconciler.RequestImport(reconciler.ImportRequest{Options: o})
+}
+
+// WatchImport calls observe with the progress of an import until it ends, and returns its
+// outcome. If ctx ends, the import goes on.
+func (s *Server) WatchImport(ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
+	return s.reconciler.WatchImport(ctx, id, observe)
+}
+
+// CancelImport ends an import; its tables keep their rows.
+func (s *Server) CancelImport(id string) error { return s.reconciler.CancelImport(id) }
+
+// AcceptGap accepts that the tables of a gap are incomplete, or the one given, and returns
+// their names.
+func (s *Server) AcceptGap(id, table string) ([]string, error) {
+	return s.reconciler.AcceptGap(id, table)
+}

@@ -1,0 +1,84 @@
+package sink
+
+import (
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// JoinIdentity returns the identity of a destination, as Driver.Identity does, of its
+// parts: hosts as HostIdentity returns them, a path, and the options that say which
+// destination it is. Options without a value are left out.
+func JoinIdentity(scheme, host, path string, options url.Values) string {
+	given := make(url.Values)
+	for name, values := range options {
+		if values = slices.DeleteFunc(slices.Clone(values), func(v string) bool { return v == "" }); len(values) > 0 {
+			given[name] = values
+		}
+	}
+	u := url.URL{Scheme: scheme, Host: host, RawQuery: given.Encode()}
+	if path = strings.Trim(path, "/"); path != "" {
+		u.Path = "/" + path
+	}
+	return u.String()
+}
+
+// HostIdentity returns the one spelling of a host and its port.
+func HostIdentity(host, port, standard string) string {
+	if !strings.HasPrefix(host, "/") { // the directory of a socket
+		host = strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
+	}
+	if address, err := netip.ParseAddr(host); err == nil {
+		host = address.String()
+	}
+	if port == "" {
+		port = standard
+	}
+	if port == "" {
+		return host
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// HostsIdentity returns the one spelling of a list of hosts, each with or without a port.
+func HostsIdentity(list, standard string) string {
+	var hosts []string
+	for one := range strings.SplitSeq(list, ",") {
+		host, port, err := net.SplitHostPort(one)
+		if err != nil {
+			host, port = one, ""
+		}
+		hosts = append(hosts, HostIdentity(host, port, standard))
+	}
+	slices.Sort(hosts)
+	return strings.Join(slices.Compact(hosts), ",")
+}
+
+// PickOptions returns the named options of query.
+func PickOptions(query url.Values, names ...string) url.Values {
+	picked := make(url.Values)
+	for _, name := range names {
+		if query.Has(name) {
+			picked[name] = query[name]
+		}
+	}
+	return picked
+}
+
+// Spelling returns the part of a URL, masked or not, by which earlier versions knew a
+// destination in the data directory. Another spelling of the URL has another one, and
+// some destinations share one.
+func Spelling(raw string) string {
+	scheme, rest, _ := strings.Cut(MaskURL(raw), "://")
+	rest, query, _ := strings.Cut(rest, "?")
+	rest = rest[strings.LastIndexByte(rest, '@')+1:]
+	spelling := scheme + "://" + strings.TrimRight(rest, "/")
+	for pair := range strings.SplitSeq(query, "&") {
+		if name, value, _ := strings.Cut(pair, "="); name == "schema" && value != "" {
+			spelling += "?" + pair
+		}
+	}
+	return spelling
+}

@@ -1,0 +1,194 @@
+package sinktest
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// losesTables: a check removes tables and rows by the destination's own means.
+func losesTables(c capabilities) bool { return c.inspects && c.sql && c.loads }
+
+func takesViews(c capabilities) bool { return losesTables(c) && c.views }
+
+var lostChecks = []check{
+	{"a table that was imported and dropped is missing", losesTables, checkDropped},
+	{"a change without a consumer does not make a dropped table", losesTables, checkDroppedWithoutConsumer},
+	{"an import brings a dropped table back", losesTables, checkBroughtBack},
+	{"a dropped table without a snapshot is made again", losesTables, checkDroppedUnrecorded},
+	{"rows that were removed are noticed", losesTables, checkEmptied},
+	{"a table that was imported without rows is no finding", losesTables, checkImportedEmpty},
+	{"rows that were deleted softly are rows", func(c capabilities) bool { return losesTables(c) && c.softDelete }, checkSoftlyDeleted},
+	{"a view in the place of a table", takesViews, checkView},
+	{"a table without the key's columns is refused, the others are made", func(c capabilities) bool { return c.inspects && c.foreign }, checkLacksKey},
+}
+
+// wantTableError checks that err says that the destination cannot hold the table.
+func (h *harness) wantTableError(err error, table string, missing bool) {
+	h.Helper()
+	refused := new(sink.TableError)
+	if !errors.As(err, &refused) || refused.Table != table || fault.Of(err) != fault.Fatal || errors.Is(err, sink.ErrMissing) != missing {
+		h.Errorf("want a fatal *sink.TableError of %q (missing: %v), got %v", table, missing, err)
+	}
+}
+
+// expectFindings compares what is wrong with the tables.
+func (h *harness) expectFindings(s sink.Sink, want ...sink.Finding) {
+	h.Helper()
+	got, err := s.(sink.Inspector).Inspect(h.ctx)
+	if err != nil {
+		h.Errorf("inspect: %v", err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		h.Errorf("the findings are not as wanted: %s", diff)
+	}
+}
+
+// imported returns a server that follows an import of the table.
+func (h *harness) imported(t *schema.Table, images ...string) sink.Sink {
+	h.Helper()
+	h.importSnapshot(t, "job", sink.Snapshot{Clock: at(5)}, images...)
+	return h.server(process("one"))
+}
+
+// expectMissing checks that s neither writes to nor makes the table, but others.
+func (h *harness) expectMissing(s sink.Sink, t *schema.Table) {
+	h.Helper()
+	before := h.model(t.Name).clone()
+	for range 2 {
+		h.wantTableError(h.try(s, h.update(t, `{"id":"1","name":"lost"}`)), t.Name, true)
+	}
+	h.models[t.Name] = before
+	other := newTable(h, "other", "1", 1, column("id", schema.String))
+	_, err := s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{t, other})
+	h.wantTableError(err, t.Name, true)
+	h.apply(s, h.insert(other, `{"id":"1"}`))
+	h.expect(s, other)
+}
+
+func checkDropped(h *harness) {
+	t := customers(h)
+	s := h.imported(t, `{"id":"1","name":"imported"}`)
+	h.apply(s, h.update(t, `{"id":"1","name":"later"}`))
+	h.expect(s, t)
+	h.expectFindings(s)
+	h.sql("DROP TABLE customer")
+	for _, s := range []sink.Sink{s, h.server(process("two"))} {
+		h.goOn(s)
+		h.expectMissing(s, t)
+		h.expectFindings(s, sink.Finding{Table: t.Name, Kind: sink.FoundAbsent})
+		h.expectRows(s, t, newModel())
+	}
+}
+
+func checkDroppedWithoutConsumer(h *harness) {
+	t := customers(h)
+	h.imported(t, `{"id":"1","name":"imported"}`)
+	h.sql("DROP TABLE customer")
+	s := h.open(importing)
+	for range 2 {
+		h.wantTableError(h.try(s, h.update(t, `{"id":"1","name":"replayed"}`)), t.Name, true)
+	}
+	h.expectFindings(s, sink.Finding{Table: t.Name, Kind: sink.FoundAbsent})
+}
+
+func checkBroughtBack(h *harness) {
+	t := customers(h)
+	s := h.imported(t, `{"id":"1","name":"imported"}`)
+	h.sql("DROP TABLE customer")
+	h.expectMissing(s, t)
+	h.importSnapshot(t, "again", sink.Snapshot{Clock: at(6)}, `{"id":"1","name":"again"}`)
+	h.goOn(s)
+	h.expectFindings(s)
+	h.apply(s, h.update(t, `{"id":"1","name":"later"}`))
+	h.expect(s, t)
+	h.sql("DROP TABLE customer")
+	h.load(s, "by the server", t, sink.Replace, `{"id":"1","name":"third"}`)
+	h.models[t.Name] = newModel()
+	h.model(t.Name).load(h, t, `{"id":"1","name":"third"}`)
+	h.apply(s, h.update(t, `{"id":"1","name":"last"}`))
+	h.expect(s, t)
+}
+
+func checkDroppedUnrecorded(h *harness) {
+	s, t, _ := h.written(process("one"))
+	h.expectFindings(s)
+	h.sql("DROP TABLE customer")
+	h.models[t.Name] = newModel()
+	h.apply(s, h.insert(t, `{"id":"2","name":"after"}`))
+	h.expect(s, t)
+	h.expectFindings(s)
+}
+
+func checkEmptied(h *harness) {
+	t, other := customers(h), newTable(h, "other", "1", 1, column("id", schema.String))
+	h.importSnapshot(other, "job", sink.Snapshot{Clock: at(5)}, `{"id":"1"}`)
+	s := h.imported(t, `{"id":"1"}`, `{"id":"2"}`)
+	h.expectFindings(s)
+	h.sql("DELETE FROM customer")
+	h.models[t.Name] = newModel()
+	h.expectFindings(s, sink.Finding{Table: t.Name, Kind: sink.FoundEmpty})
+	h.apply(s, h.insert(t, `{"id":"3"}`))
+	h.expect(s, t)
+	h.expectFindings(s)
+}
+
+func checkImportedEmpty(h *harness) {
+	t := customers(h)
+	s := h.imported(t)
+	h.expectFindings(s)
+	h.apply(s, h.insert(t, `{"id":"1"}`))
+	h.apply(s, h.delete(t, `{"id":"1"}`))
+	h.expectFindings(s)
+}
+
+func checkSoftlyDeleted(h *harness) {
+	h.url = h.option("delete=soft")
+	t := customers(h)
+	s := h.imported(t, `{"id":"1"}`)
+	h.apply(s, h.delete(t, `{"id":"1"}`))
+	h.expect(s, t)
+	h.expectFindings(s)
+}
+
+func checkView(h *harness) {
+	t, other := customers(h), newTable(h, "other", "1", 1, column("id", schema.String))
+	s := h.imported(t, `{"id":"1"}`)
+	h.sql("DROP TABLE customer")
+	h.sql("CREATE VIEW customer AS SELECT 'x' AS id, 'y' AS name, 1 AS visits")
+	h.expectMissing(s, t)
+	h.expectFindings(s, sink.Finding{Table: t.Name, Kind: sink.FoundAbsent})
+	h.sql("CREATE VIEW fresh AS SELECT 'x' AS id")
+	fresh := newTable(h, "fresh", "1", 1, column("id", schema.String))
+	for _, s := range []sink.Sink{s, h.open(importing)} {
+		_, err := s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{fresh, other})
+		h.wantTableError(err, fresh.Name, false)
+		_, err = s.(sink.Loader).BeginLoad(h.ctx, "again", t, sink.Replace, sink.Scope{})
+		h.wantTableError(err, t.Name, false)
+	}
+	h.sql("DROP VIEW customer")
+	h.importSnapshot(t, "again", sink.Snapshot{Clock: at(6)}, `{"id":"2"}`)
+	h.goOn(s)
+	h.apply(s, h.insert(t, `{"id":"3"}`))
+	h.expect(s, t)
+}
+
+func checkLacksKey(h *harness) {
+	h.config.Foreign(h.outer, h.url, "thing")
+	bad := newTable(h, "thing", "1", 2, column("company", schema.String), column("id", schema.String), column("s", schema.String))
+	good := newTable(h, "other", "1", 1, column("id", schema.String))
+	s := h.server(process("one"))
+	lines, err := s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{bad, good})
+	h.wantTableError(err, bad.Name, false)
+	if len(lines) != 1 {
+		h.Errorf("the migration says %q", slices.Clone(lines))
+	}
+	h.wantTableError(h.try(s, h.insert(bad, `{"company":"c1","id":"1"}`)), bad.Name, false)
+	h.apply(s, h.insert(good, `{"id":"1"}`))
+	h.expect(s, good)
+}

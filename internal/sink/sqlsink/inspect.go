@@ -1,0 +1,177 @@
+package sqlsink
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Object is what has a name in the database.
+type Object struct {
+	Name string // as it was asked for
+	// Other says what it is if it is not a table that rows can be written to, as
+	// "a view"; else "".
+	Other string
+	// ID stays the same as long as the object exists, however its rows are rewritten, and
+	// no other has it; "" if the database has no such ids.
+	ID string
+}
+
+// Identifying is a Conn of a database whose objects have ids.
+type Identifying interface {
+	// PlacedID returns the ID of the live table after Place.
+	PlacedID(stage, live *Layout, mode sink.LoadMode) string
+}
+
+// Inspect compares the tables that have a snapshot with the catalogue.
+func (s *Sink) Inspect(ctx context.Context) (findings []sink.Finding, err error) {
+	err = s.aside(ctx, "inspect the tables", func(conn Conn) error {
+		snapshots, err := s.storedSnapshots(ctx, conn)
+		if err != nil {
+			return err
+		}
+		findings, err = s.inspect(ctx, conn, imports(current(snapshots)))
+		return err
+	})
+	return findings, err
+}
+
+// storedSnapshots reads the snapshots as they are now; none if the destination keeps no
+// records, or the user may not read them.
+func (s *Sink) storedSnapshots(ctx context.Context, conn Conn) ([]sink.Snapshot, error) {
+	l, err := s.readLayout(ctx, conn, s.ownTables[snapshotTable])
+	if l == nil || err != nil {
+		return nil, err
+	}
+	snapshots, _, err := readSnapshots(ctx, conn, l)
+	if err != nil && s.denied(err) {
+		return nil, nil
+	}
+	return snapshots, err
+}
+
+// imported is what the snapshots of a table say.
+type imported struct {
+	latest sink.Snapshot
+	rows   bool // they had rows
+}
+
+func imports(snapshots []sink.Snapshot) map[string]imported {
+	tables := make(map[string]imported)
+	for _, snapshot := range snapshots {
+		t := tables[snapshot.Table]
+		if snapshot.Generation >= t.latest.Generation {
+			t.latest = snapshot
+		}
+		t.rows = t.rows || snapshot.Rows > 0
+		tables[snapshot.Table] = t
+	}
+	return tables
+}
+
+func (s *Sink) inspect(ctx context.Context, conn Conn, tables map[string]imported) ([]sink.Finding, error) {
+	names := slices.Sorted(maps.Keys(tables))
+	if len(names) == 0 {
+		return nil, nil
+	}
+	objects, err := s.objects(ctx, conn, append(slices.Clone(names), checkpointTable))
+	if err != nil {
+		return nil, err
+	}
+	same, err := s.sameCheckpoints(ctx, conn, objects[s.dialect.Name(checkpointTable)])
+	if err != nil {
+		return nil, err
+	}
+	var findings []sink.Finding
+	var filled []string // names of tables that should have rows
+	for _, name := range names {
+		t, object := tables[name], objects[s.dialect.Name(name)]
+		switch {
+		case object.Name == "" || object.Other != "":
+			findings = append(findings, sink.Finding{Table: name, Kind: sink.FoundAbsent})
+		case same && t.latest.Object != "" && object.ID != t.latest.Object:
+			findings = append(findings, sink.Finding{Table: name, Kind: sink.FoundAnother})
+		case t.rows:
+			filled = append(filled, name)
+		}
+	}
+	empty, err := s.empty(ctx, conn, filled)
+	for _, name := range empty {
+		findings = append(findings, sink.Finding{Table: name, Kind: sink.FoundEmpty})
+	}
+	slices.SortFunc(findings, func(a, b sink.Finding) int { return strings.Compare(a.Table, b.Table) })
+	return findings, err
+}
+
+// objects describes those of the tables that exist, by their names in the database.
+func (s *Sink) objects(ctx context.Context, conn Conn, tables []string) (map[string]Object, error) {
+	names := make([]string, len(tables))
+	for i, t := range tables {
+		names[i] = s.dialect.Name(t)
+	}
+	found, err := conn.Objects(ctx, names)
+	if err != nil {
+		return nil, fmt.Errorf("read the catalogue: %w", err)
+	}
+	objects := make(map[string]Object, len(found))
+	for _, o := range found {
+		objects[o.Name] = o
+	}
+	return objects, nil
+}
+
+// empty returns those of the tables that have no row. It passes over those that the user
+// may not read.
+func (s *Sink) empty(ctx context.Context, conn Conn, tables []string) ([]string, error) {
+	var empty []string
+	for some := range slices.Chunk(tables, emptyAtOnce) {
+		found, err := s.emptyOf(ctx, conn, some)
+		if err != nil {
+			return nil, fmt.Errorf("look for rows: %w", err)
+		}
+		empty = append(empty, found...)
+	}
+	return empty, nil
+}
+
+// emptyAtOnce bounds how many tables one query looks into.
+const emptyAtOnce = 50
+
+func (s *Sink) emptyOf(ctx context.Context, conn Conn, tables []string) ([]string, error) {
+	names := make([]string, len(tables))
+	for i, t := range tables {
+		names[i] = s.dialect.Name(t)
+	}
+	indexes, err := conn.Empty(ctx, names)
+	switch {
+	case err != nil && s.denied(err) && len(tables) == 1:
+		return nil, nil
+	case err != nil && s.denied(err):
+		half := len(tables) / 2
+		first, err := s.emptyOf(ctx, conn, tables[:half])
+		if err != nil {
+			return nil, err
+		}
+		second, err := s.emptyOf(ctx, conn, tables[half:])
+		return append(first, second...), err
+	}
+	empty := make([]string, 0, len(indexes))
+	for _, i := range indexes {
+		empty = append(empty, tables[i])
+	}
+	return empty, err
+}
+
+// EmptyQuery returns a query of the indexes of those tables, given as statements name
+// them, that have no row.
+func EmptyQuery(tables []string) string {
+	parts := make([]string, len(tables))
+	for i, t := range tables {
+		parts[i] = fmt.Sprintf("SELECT %d AS n FROM (SELECT 1 AS one) AS o WHERE NOT EXISTS (SELECT 1 FROM %s)", i, t)
+	}
+	return strings.Join(parts, " UNION ALL ")
+}

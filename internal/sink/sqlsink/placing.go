@@ -1,0 +1,148 @@
+package sqlsink
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Placing is a Conn of a database in which Place may be durable before the rest of its
+// transaction.
+type Placing interface {
+	// PlacesFirst reports whether Place does so with the live table's rows. The staging
+	// table, which is sealed, is gone then.
+	PlacesFirst(live *Layout) bool
+}
+
+// placing is a snapshot that is about to be put in place. If its stage is gone, and the
+// placingRecord of its load is not, it has been: a load that is given up deletes the
+// record before the stage.
+type placing struct {
+	stage string
+	load  string // its id
+	s     sink.Snapshot
+}
+
+// placingRecord is the file under which the record of a load tells that it has a placing.
+const placingRecord = "_eds_placing"
+
+// row returns p as a row of the table of snapshots.
+func (p *placing) row(t *schema.Table) (change.Row, error) {
+	v := snapshotValues(p.s)
+	v["scope"], v["stage"], v["load"] = keyText("placing "+p.stage), p.stage, p.load
+	return recordRow(t, v)
+}
+
+// announce records the snapshot before its rows are put in place, if that may be durable
+// before the rest of the transaction is. Running servers then look out for it.
+func (l *load) announce(ctx context.Context) error {
+	r := l.snapshot
+	first, ok := l.conn.(Placing)
+	if r == nil || r.s == nil || !ok || !l.mode.Replaces() || !first.PlacesFirst(l.live) {
+		return nil
+	}
+	p := &placing{stage: l.stage.Real.Name, load: l.id, s: r.numbered(l.rows)}
+	row, err := p.row(r.snapshots.Table)
+	if err != nil {
+		return err
+	}
+	var record change.Row
+	err = l.sink.transact(ctx, l.conn, func(tx Tx) error {
+		if err := tx.Write(ctx, &Write{Layout: r.snapshots, Upserts: []change.Row{row}}); err != nil {
+			return err
+		}
+		if record, err = l.record(ctx, tx, placingRecord, 0); err != nil {
+			return err
+		}
+		return tx.Raise(ctx, r.checkpoints)
+	})
+	if err != nil {
+		return err
+	}
+	r.announced = p
+	if !l.Loaded(placingRecord) {
+		l.files[placingRecord] = 0
+		l.recorded = append(l.recorded, record)
+	}
+	return nil
+}
+
+// placed tells those that have been put in place, by imports that were interrupted since,
+// from those that may be yet.
+func (s *Sink) placed(ctx context.Context, conn Conn, all []placing) (placed, pending []placing, err error) {
+	if len(all) == 0 {
+		return nil, nil, nil
+	}
+	names := make([]string, len(all))
+	for i := range all {
+		names[i] = all[i].stage
+	}
+	stages, err := conn.Tables(ctx, names)
+	if err != nil {
+		return nil, nil, fmt.Errorf("look for staging tables: %w", err)
+	}
+	loads, err := s.placingLoads(ctx, conn)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, p := range all {
+		switch {
+		case slices.ContainsFunc(stages, func(t *Table) bool { return t.Name == p.stage }):
+			pending = append(pending, p)
+		case loads[p.load]:
+			placed = append(placed, p)
+		}
+	}
+	return placed, pending, nil
+}
+
+// placingLoads returns the ids of the loads that have a placingRecord.
+func (s *Sink) placingLoads(ctx context.Context, conn Conn) (map[string]bool, error) {
+	l, err := s.readLayout(ctx, conn, s.ownTables[loadTable])
+	if l == nil || err != nil {
+		return nil, err
+	}
+	loads := make(map[string]bool)
+	for row, err := range conn.Read(ctx, l) {
+		if err != nil {
+			return nil, fmt.Errorf("read the record of loaded files: %w", err)
+		}
+		if r := (record{l.Table, row}); r.text("file") == placingRecord {
+			loads[r.text("job")] = true
+		}
+	}
+	return loads, nil
+}
+
+// settle makes snapshots of what interrupted imports have put in place, before their
+// records are deleted.
+func (s *Sink) settle(ctx context.Context, conn Conn, found *records) error {
+	l := s.layouts[s.ownTables[snapshotTable]]
+	for i := range found.placed {
+		p := &found.placed[i]
+		err := s.transact(ctx, conn, func(tx Tx) error { return writeSnapshot(ctx, tx, l, p.s, found.stored, p) })
+		if err != nil {
+			return fmt.Errorf("record the snapshot of table %q: %w", p.s.Table, err)
+		}
+	}
+	return nil
+}
+
+// lookOut returns an error if one of the placings that Records found was put in place:
+// the import may have ended there, and tell nobody.
+func (s *Sink) lookOut(ctx context.Context, conn Conn) error {
+	placed, pending, err := s.placed(ctx, conn, s.placings)
+	if err != nil {
+		return err
+	}
+	if len(placed) > 0 {
+		return fault.Mark(fault.Fatal, &sink.ReopenError{Reason: fmt.Sprintf("table %q has been imported", placed[0].s.Table)})
+	}
+	s.placings = pending
+	return nil
+}

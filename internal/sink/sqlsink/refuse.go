@@ -1,0 +1,116 @@
+package sqlsink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// StatementError is an error that the database answered to a statement about one table.
+type StatementError struct {
+	Table string // as the source calls it
+	Err   error
+}
+
+func (e *StatementError) Error() string { return e.Err.Error() }
+func (e *StatementError) Unwrap() error { return e.Err }
+
+// About returns err, if it is not nil, as a *StatementError of the layout's table.
+func About(l *Layout, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &StatementError{l.Table.Name, err}
+}
+
+// refused marks err as a *sink.TableError.
+func refused(table string, err error) error {
+	return fault.Mark(fault.Fatal, &sink.TableError{Table: table, Err: err})
+}
+
+// isRefused reports whether err is a *sink.TableError.
+func isRefused(err error) bool { return errors.As(err, new(*sink.TableError)) }
+
+// judgeStatement returns err as a *sink.TableError if the database refuses a statement
+// about one table for good, while it takes those about others. A statement that still does
+// not fit after the catalogue was read again is refused for good.
+func (s *Sink) judgeStatement(ctx context.Context, conn Conn, err error, again bool) error {
+	about := new(StatementError)
+	if !errors.As(err, &about) || isRefused(err) || s.ownTables[about.Table] != nil {
+		return err
+	}
+	v := s.verdict(err)
+	if v.Lost || v.Refused || v.Class != fault.Fatal && !(again && v.Stale) || !s.othersWork(ctx, conn) {
+		return err
+	}
+	return refused(about.Table, err)
+}
+
+// judgeStep is judgeStatement for a step of t's migration. A table that may not be made
+// is refused by the schema.
+func (s *Sink) judgeStep(ctx context.Context, conn Conn, t *schema.Table, step Step, err error) error {
+	v := s.verdict(err)
+	switch {
+	case s.own(t), v.Lost, v.Refused:
+		return err
+	case v.Class == fault.Fatal && step.Kind == CreateTable:
+		return err
+	case v.Class == fault.Transient && !v.Stale, !s.othersWork(ctx, conn):
+		return err
+	}
+	return refused(t.Name, err)
+}
+
+// othersWork reports whether the checkpoint can still be read, if there is one: then the
+// database and the schema are not what is wrong.
+func (s *Sink) othersWork(ctx context.Context, conn Conn) bool {
+	if !s.held {
+		return true
+	}
+	l, err := s.readLayout(ctx, conn, s.ownTables[checkpointTable])
+	if l == nil || err != nil {
+		return false
+	}
+	_, err = readCheckpoints(ctx, conn, l)
+	return err == nil
+}
+
+// obstacle says why t cannot be made or written although its name is known: real, which
+// may be nil, is not a table, or was imported and is gone. Only an import makes a table
+// again that has a snapshot.
+func (s *Sink) obstacle(ctx context.Context, conn Conn, t *schema.Table, real *Table, imports bool) error {
+	if s.own(t) || real != nil && real.Other == "" {
+		return nil
+	}
+	imported := false
+	if !imports {
+		var err error
+		if imported, err = s.wasImported(ctx, conn, t.Name); err != nil {
+			return err
+		}
+	}
+	switch {
+	case real == nil && !imported:
+		return nil
+	case real == nil:
+		return refused(t.Name, sink.ErrMissing)
+	case imported:
+		return refused(t.Name, fmt.Errorf("%w: %w", sink.ErrMissing, notTable(real)))
+	}
+	return refused(t.Name, notTable(real))
+}
+
+func notTable(real *Table) error {
+	return fmt.Errorf("%s has the name %q in the database: drop or rename it, then import the table", real.Other, real.Name)
+}
+
+// wasImported reports whether the destination has a snapshot of the table now.
+func (s *Sink) wasImported(ctx context.Context, conn Conn, table string) (bool, error) {
+	snapshots, err := s.storedSnapshots(ctx, conn)
+	return slices.ContainsFunc(snapshots, func(snapshot sink.Snapshot) bool { return snapshot.Table == table }), err
+}

@@ -1,0 +1,298 @@
+package sqlsink
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// destinationsTable returns the table of the destination's identity, of one row. Its
+// "object" is the checkpoint table's id in the database: after a restore from a dump all
+// ids are others.
+func destinationsTable() *schema.Table {
+	return ownTable(destinationTable, []string{"name"}, text("id"), text("version"), text("object"))
+}
+
+// snapshotsTable returns the table of snapshots: one row per table and scope. The
+// scope in the key may be a hash of "detail". "imported" is a Unix time in ms. "stage" and
+// "load" are those of a placing, and null of a snapshot. "object" is the table's id in the
+// database, null if that has none. "applied" and "applied_stored" are Snapshot.Applied.
+func snapshotsTable() *schema.Table {
+	return ownTable(snapshotTable, []string{"target", "scope"},
+		text("clock"), optional("row_count"), optional("generation"), optional("whole"), optional("merged"), text("job"), optional("imported"), text("detail"), text("stage"), text("load"),
+		text("object"), optional("applied"), optional("applied_stored"))
+}
+
+// readSnapshots returns all rows of the table of snapshots.
+func readSnapshots(ctx context.Context, conn Conn, l *Layout) (snapshots []sink.Snapshot, placings []placing, err error) {
+	for row, err := range conn.Read(ctx, l) {
+		if err != nil {
+			return nil, nil, fmt.Errorf("read the snapshots: %w", err)
+		}
+		r := record{l.Table, row}
+		s := sink.Snapshot{
+			Table: r.text("target"), Rows: r.integer("row_count"), Generation: r.integer("generation"), Whole: r.integer("whole") != 0,
+			Merged: r.integer("merged") != 0, Job: r.text("job"), Imported: time.UnixMilli(r.integer("imported")).UTC(), Object: r.text("object"),
+			Applied: cdc.Position{Sequence: uint64(r.integer("applied")), Stored: r.integer("applied_stored")},
+		}
+		if s.Clock, err = cdc.ParseTimestamp(r.text("clock")); err == nil {
+			err = json.Unmarshal([]byte(r.text("detail")), &s.Scope)
+		}
+		if err != nil {
+			return nil, nil, fault.Mark(fault.Fatal, fmt.Errorf("read the snapshot of table %q in %s: it is malformed", s.Table, snapshotTable))
+		}
+		if stage := r.text("stage"); stage != "" {
+			placings = append(placings, placing{stage: stage, load: r.text("load"), s: s})
+		} else {
+			snapshots = append(snapshots, s)
+		}
+	}
+	return snapshots, placings, nil
+}
+
+// current returns those of the snapshots whose rows no later load has replaced. Imports
+// that run at once do not see each other's snapshots, to delete them.
+func current(snapshots []sink.Snapshot) []sink.Snapshot {
+	complete := make(map[string]int64) // the generation of the latest complete one by table
+	for _, s := range snapshots {
+		if s.Complete() {
+			complete[s.Table] = max(complete[s.Table], s.Generation)
+		}
+	}
+	return slices.DeleteFunc(snapshots, func(s sink.Snapshot) bool { return s.Generation < complete[s.Table] })
+}
+
+// snapshotRow returns s as a row of the table of snapshots.
+func snapshotRow(t *schema.Table, s sink.Snapshot) (change.Row, error) {
+	return recordRow(t, snapshotValues(s))
+}
+
+func snapshotValues(s sink.Snapshot) values {
+	detail, _ := json.Marshal(s.Scope) // strings and times always encode
+	scope := string(detail)
+	if s.Merged {
+		scope = "merged " + scope
+	}
+	v := values{
+		"target": s.Table, "scope": keyText(scope), "clock": string(s.Clock.Append(nil)), "row_count": s.Rows, "generation": s.Generation,
+		"whole": number(s.Whole), "merged": number(s.Merged), "job": s.Job, "imported": s.Imported.UnixMilli(), "detail": string(detail),
+	}
+	if s.Object != "" {
+		v["object"] = s.Object
+	}
+	if s.Applied != (cdc.Position{}) {
+		v["applied"], v["applied_stored"] = int64(s.Applied.Sequence), s.Applied.Stored
+	}
+	return v
+}
+
+func number(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// writeSnapshot writes s. If it is complete, it takes the place of all others of its
+// table, which are among before. It also takes the place of its placing, if there is one.
+func writeSnapshot(ctx context.Context, tx Tx, l *Layout, s sink.Snapshot, before []sink.Snapshot, announced *placing) error {
+	row, err := snapshotRow(l.Table, s)
+	if err != nil {
+		return err
+	}
+	set := change.Set{Table: l.Table}
+	if announced != nil {
+		old, err := announced.row(l.Table)
+		if err != nil {
+			return err
+		}
+		set.Deletes = keysOf(l.Table, old)
+	}
+	for _, other := range before {
+		if other.Table != s.Table || !s.Complete() {
+			continue
+		}
+		old, err := snapshotRow(l.Table, other)
+		if err != nil {
+			return err
+		}
+		set.Deletes = append(set.Deletes, keysOf(l.Table, old)...)
+	}
+	set.SortByKey()
+	return tx.Write(ctx, &Write{Layout: l, Deletes: set.Deletes, Upserts: []change.Row{row}})
+}
+
+// FinishImport marks the snapshots of a whole import, and forgets those of tables that
+// have left the source.
+func (s *Sink) FinishImport(ctx context.Context, scope sink.Scope, imported, source []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.attempt(ctx, "finish the import", func(conn Conn) error {
+		l, err := s.layoutOfOwn(ctx, conn, snapshotTable)
+		if s.unavailable != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		snapshots, _, err := readSnapshots(ctx, conn, l)
+		if err != nil {
+			return err
+		}
+		set := change.Set{Table: l.Table}
+		for _, snapshot := range snapshots {
+			here := slices.Contains(source, snapshot.Table)
+			ours := !snapshot.Merged && reflect.DeepEqual(snapshot.Scope, scope) && slices.Contains(imported, snapshot.Table)
+			if here && !ours {
+				continue
+			}
+			snapshot.Whole = true
+			row, err := snapshotRow(l.Table, snapshot)
+			if err != nil {
+				return err
+			}
+			if here {
+				set.Upserts = append(set.Upserts, row)
+			} else {
+				set.Deletes = append(set.Deletes, keysOf(l.Table, row)...)
+			}
+		}
+		if len(set.Deletes)+len(set.Upserts) == 0 {
+			return nil
+		}
+		set.SortByKey()
+		return s.transact(ctx, conn, func(tx Tx) error {
+			return tx.Write(ctx, &Write{Layout: l, Deletes: set.Deletes, Upserts: set.Upserts})
+		})
+	})
+}
+
+// snapshotRecord writes what a load records besides its rows.
+type snapshotRecord struct {
+	sink                                *Sink
+	checkpoints, destination, snapshots *Layout // of the load's own
+	id                                  string  // of the destination; "": none yet
+	object                              string  // of the table that the rows are in; "": not known
+	before                              []sink.Snapshot
+	s                                   *sink.Snapshot // nil: nothing
+	clock                               cdc.Timestamp  // that it has: that of a record in its place, if no server has followed that one
+	generation                          int64          // that it has
+	announced                           *placing       // nil: it needs not be
+}
+
+// snapshotRecord prepares the record of a load; nil if the destination keeps none.
+func (s *Sink) snapshotRecord(ctx context.Context, conn Conn) (*snapshotRecord, error) {
+	found, err := s.readRecords(ctx, conn)
+	if err != nil || s.unavailable != nil {
+		return nil, err
+	}
+	if err := s.settle(ctx, conn, found); err != nil {
+		return nil, err
+	}
+	s.issued = max(s.issued, latestGeneration(found.checkpoints))
+	r := &snapshotRecord{sink: s}
+	for name, l := range map[string]**Layout{checkpointTable: &r.checkpoints, destinationTable: &r.destination, snapshotTable: &r.snapshots} {
+		shared := s.layouts[s.ownTables[name]]
+		if *l, err = s.newLayout(shared.Table, shared.Real); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// prepare reads what write needs to know, on the load's own session.
+func (r *snapshotRecord) prepare(ctx context.Context, conn Conn) error {
+	if r == nil || r.s == nil {
+		return nil
+	}
+	var err error
+	if r.id, err = readID(ctx, conn, r.destination); err != nil {
+		return err
+	}
+	if r.before, _, err = readSnapshots(ctx, conn, r.snapshots); err != nil {
+		return err
+	}
+	checkpoints, err := readCheckpoints(ctx, conn, r.checkpoints)
+	if err != nil {
+		return err
+	}
+	r.clock = r.s.Clock
+	for i := range r.before {
+		if s := &r.before[i]; sameScope(s, r.s) && !followed(s, checkpoints) && s.Clock.Compare(r.clock) < 0 {
+			r.clock = s.Clock
+		}
+	}
+	r.generation = r.sink.issue(latestSnapshot(r.before))
+	return nil
+}
+
+// holds reports whether the destination has the snapshot of r's job, or says that the stage
+// was to be put in place.
+func (r *snapshotRecord) holds(ctx context.Context, conn Conn, stage string) (bool, error) {
+	l, err := r.sink.readLayout(ctx, conn, r.snapshots.Table)
+	if l == nil || err != nil {
+		return false, err
+	}
+	snapshots, placings, err := readSnapshots(ctx, conn, l)
+	return slices.ContainsFunc(snapshots, func(s sink.Snapshot) bool { return s.Table == r.s.Table && s.Job == r.s.Job }) ||
+		slices.ContainsFunc(placings, func(p placing) bool { return p.stage == stage }), err
+}
+
+// sameScope reports whether b takes the place of a's record, and does not replace all of
+// the rows that a loaded.
+func sameScope(a, b *sink.Snapshot) bool {
+	return a.Table == b.Table && !a.Complete() && !b.Complete() && snapshotValues(*a)["scope"] == snapshotValues(*b)["scope"]
+}
+
+// followed reports whether a server has read the stream from the snapshot on.
+func followed(s *sink.Snapshot, checkpoints []checkpoint) bool {
+	return slices.ContainsFunc(checkpoints, func(c checkpoint) bool { return c.followed >= s.Generation })
+}
+
+// identify notes the id of the table that is about to be put in place.
+func (r *snapshotRecord) identify(conn Conn, stage, live *Layout, mode sink.LoadMode) {
+	if known, ok := conn.(Identifying); ok && r != nil {
+		r.object = known.PlacedID(stage, live, mode)
+	}
+}
+
+// numbered returns the snapshot with what the load knows.
+func (r *snapshotRecord) numbered(rows int64) sink.Snapshot {
+	s := *r.s
+	s.Rows, s.Clock, s.Generation, s.Object = rows, r.clock, r.generation, r.object
+	return s
+}
+
+// write records the snapshot with its number of rows, and tells running servers.
+func (r *snapshotRecord) write(ctx context.Context, tx Tx, rows int64) error {
+	if r == nil || r.s == nil {
+		return nil
+	}
+	if r.id == "" {
+		if err := r.sink.writeID(ctx, tx, r.destination); err != nil {
+			return err
+		}
+	}
+	if err := writeSnapshot(ctx, tx, r.snapshots, r.numbered(rows), r.before, r.announced); err != nil {
+		return err
+	}
+	return tx.Raise(ctx, r.checkpoints)
+}
+
+// issue returns a generation above the given one and all that are known. Imports that
+// run at once know nothing of each other, but their clocks agree well enough.
+func (s *Sink) issue(above int64) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.issued = max(s.issued+1, above+1, time.Now().UnixMilli())
+	return s.issued
+}

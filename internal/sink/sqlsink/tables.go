@@ -1,0 +1,269 @@
+package sqlsink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Kinds of rows of the table of states.
+const (
+	stateRow    = "table"    // the state of the table that "name" names
+	positionRow = "position" // the position of the filter that "name" names
+)
+
+// statesTable returns the table of the states of tables: one row per table that is not as
+// the checkpoint says. "since" and "next" are Unix times in ms.
+//
+// The checkpoint's own position is the lowest up to which all tables have every change,
+// so that earlier versions, which know no states, read again from there. If some table is
+// behind, a positionRow has the position that the others have reached, and beside it
+// ("low", "low_stored") the checkpoint's. If the checkpoint has another one, an earlier
+// version has moved it since, and it alone counts.
+func statesTable() *schema.Table {
+	return ownTable(stateTable, []string{"consumer", "kind", "name"},
+		integer("position"), integer("stored"), optional("low"), optional("low_stored"),
+		text("state"), text("cause"), text("reason"), optional("since"), optional("attempts"), optional("next"), text("gap"), optional("accepted"))
+}
+
+// states is what the table of states says about one consumer.
+type states struct {
+	tables map[string]sink.TableState
+	// positions are by filter.
+	positions map[string]beside
+}
+
+// beside is a position, and the lower one of the checkpoint beside which it was stored.
+type beside struct{ position, low cdc.Position }
+
+// readStates reads the rows of the consumer.
+func readStates(ctx context.Context, conn Conn, l *Layout, consumer string) (states, error) {
+	all := states{make(map[string]sink.TableState), make(map[string]beside)}
+	for row, err := range conn.Read(ctx, l) {
+		if err != nil {
+			return all, fmt.Errorf("read the states of tables: %w", err)
+		}
+		r := record{l.Table, row}
+		if r.text("consumer") != consumer {
+			continue
+		}
+		at, err := storedPosition(r)
+		if err != nil {
+			return all, err
+		}
+		if name := r.text("name"); r.text("kind") == positionRow {
+			low := cdc.Position{Sequence: uint64(r.integer("low")), Stored: r.integer("low_stored")}
+			all.positions[name] = beside{at, low}
+		} else {
+			all.tables[name] = sink.TableState{
+				Table: name, State: sink.State(r.text("state")), Applied: known(at), Cause: sink.Cause(r.text("cause")), Reason: r.text("reason"),
+				Since: instant(r.integer("since")), Attempts: int(r.integer("attempts")), Next: instant(r.integer("next")), Gap: r.text("gap"),
+				Accepted: r.integer("accepted") != 0,
+			}
+		}
+	}
+	return all, nil
+}
+
+func instant(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+func milliseconds(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// place gives each checkpoint of the consumer the position that its positionRow has.
+func (all states) place(rows []checkpoint, consumer string) {
+	for i := range rows {
+		c := &rows[i]
+		if p, ok := all.positions[c.filter]; ok && c.consumer == consumer && p.low == c.low {
+			c.position = p.position
+		}
+	}
+}
+
+// lowest returns the position from which an earlier version has to read.
+func lowest(at cdc.Position, tables map[string]sink.TableState) cdc.Position {
+	for _, t := range tables {
+		if t.State == sink.Behind && t.Applied.Sequence < at.Sequence {
+			at = t.Applied
+		}
+	}
+	if at == (cdc.Position{}) {
+		at.Stored = nothingStored
+	}
+	return at
+}
+
+// writeStates replaces the recorded states in before by those in after.
+func (s *Sink) writeStates(ctx context.Context, tx Tx, l *Layout, before, after states) error {
+	set := change.Set{Table: l.Table}
+	err := differences(&set, before.tables, after.tables, s.stateRow)
+	if err == nil {
+		err = differences(&set, before.positions, after.positions, s.positionRow)
+	}
+	if err != nil || len(set.Deletes)+len(set.Upserts) == 0 {
+		return err
+	}
+	set.SortByKey()
+	return tx.Write(ctx, &Write{Layout: l, Deletes: set.Deletes, Upserts: set.Upserts})
+}
+
+// differences adds to set what makes after of the rows that before has.
+func differences[V comparable](set *change.Set, before, after map[string]V, row func(t *schema.Table, name string, v V) (change.Row, error)) error {
+	for name, v := range after {
+		if old, ok := before[name]; ok && old == v {
+			continue
+		}
+		r, err := row(set.Table, name, v)
+		if err != nil {
+			return err
+		}
+		set.Upserts = append(set.Upserts, r)
+	}
+	for name, v := range before {
+		if _, ok := after[name]; ok {
+			continue
+		}
+		r, err := row(set.Table, name, v)
+		if err != nil {
+			return err
+		}
+		set.Deletes = append(set.Deletes, keysOf(set.Table, r)...)
+	}
+	return nil
+}
+
+func (s *Sink) stateRow(t *schema.Table, name string, state sink.TableState) (change.Row, error) {
+	at := state.Applied
+	if at == (cdc.Position{}) {
+		at.Stored = nothingStored
+	}
+	return recordRow(t, values{
+		"consumer": s.env.Consumer, "kind": stateRow, "name": name, "position": int64(at.Sequence), "stored": at.Stored,
+		"state": string(state.State), "cause": string(state.Cause), "reason": state.Reason, "since": milliseconds(state.Since),
+		"attempts": int64(state.Attempts), "next": milliseconds(state.Next), "gap": state.Gap, "accepted": number(state.Accepted),
+	})
+}
+
+func (s *Sink) positionRow(t *schema.Table, filter string, p beside) (change.Row, error) {
+	return recordRow(t, values{
+		"consumer": s.env.Consumer, "kind": positionRow, "name": filter, "position": int64(p.position.Sequence), "stored": p.position.Stored,
+		"low": int64(p.low.Sequence), "low_stored": p.low.Stored,
+	})
+}
+
+// with returns the states after some have changed, while the other tables are at the
+// given position, and the lowest position then.
+func (s *Sink) with(changed []sink.TableState, at cdc.Position) (after states, low cdc.Position) {
+	after = states{maps.Clone(s.states.tables), maps.Clone(s.states.positions)}
+	if after.tables == nil {
+		after.tables, after.positions = make(map[string]sink.TableState), make(map[string]beside)
+	}
+	for _, t := range changed {
+		t.Since, t.Next = t.Since.UTC().Truncate(time.Millisecond), t.Next.UTC().Truncate(time.Millisecond) // as it is read back
+		if t.State == sink.OK && t.Applied.Sequence <= at.Sequence {
+			delete(after.tables, t.Table)
+		} else {
+			after.tables[t.Table] = t
+		}
+	}
+	filter := s.names().filter
+	if low = lowest(at, after.tables); low == at {
+		delete(after.positions, filter)
+	} else {
+		after.positions[filter] = beside{at, low}
+	}
+	return after, low
+}
+
+// ApplyTables is Apply that also records states.
+func (s *Sink) ApplyTables(ctx context.Context, b *change.Batch, changed []sink.TableState) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.attempt(ctx, "apply the batch", func(conn Conn) error { return s.apply(ctx, conn, b, changed) })
+}
+
+// Advance applies changes of tables that are behind.
+func (s *Sink) Advance(ctx context.Context, b *change.Batch, changed []sink.TableState) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.attempt(ctx, "bring tables forward", func(conn Conn) error {
+		l, err := s.checkpoints(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if l == nil || s.unavailable != nil {
+			return fault.Mark(fault.Fatal, errNoStates)
+		}
+		return s.store(ctx, conn, l, b, s.position, changed)
+	})
+}
+
+// errNoStates says that states were to be recorded in a destination that keeps no records.
+var errNoStates = errors.New("the destination keeps no records of the states of tables")
+
+// store writes the changes of b, moves the checkpoint to next and records the changed
+// states, in one transaction. If all of that is durable already, it does nothing. Without a
+// checkpoint nothing is known to be durable.
+func (s *Sink) store(ctx context.Context, conn Conn, l *Layout, b *change.Batch, next cdc.Position, changed []sink.TableState) error {
+	after, low := s.with(changed, next)
+	if l != nil && s.position == next && s.recorded(after) {
+		return nil
+	}
+	writes, err := s.writes(ctx, conn, b)
+	if err != nil {
+		return err
+	}
+	var records *Layout
+	if s.unavailable == nil && s.epoch > 0 {
+		if records, err = s.layoutOfOwn(ctx, conn, stateTable); err != nil {
+			return err
+		}
+	}
+	s.attempted = next
+	err = s.transact(ctx, conn, func(tx Tx) error {
+		for _, w := range writes {
+			if err := tx.Write(ctx, w); err != nil {
+				return err
+			}
+		}
+		if l == nil {
+			return nil
+		}
+		if records != nil {
+			if err := s.writeStates(ctx, tx, records, s.states, after); err != nil {
+				return err
+			}
+		}
+		return tx.Checkpoint(ctx, l, s.low, s.at(low))
+	})
+	if errors.Is(err, ErrMoved) {
+		return s.moved(ctx, conn, next, after)
+	}
+	if err != nil {
+		return err
+	}
+	s.position, s.low, s.states = next, low, after
+	return nil
+}
+
+// recorded reports whether the states are those that the destination has.
+func (s *Sink) recorded(after states) bool {
+	return maps.Equal(s.states.tables, after.tables) && maps.Equal(s.states.positions, after.positions)
+}

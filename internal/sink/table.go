@@ -1,0 +1,162 @@
+package sink
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+)
+
+// State says how far the rows of a table can be relied on.
+type State string
+
+// The states.
+const (
+	// OK: the table has every change up to the checkpoint.
+	OK State = "ok"
+	// Behind: its rows are right as of TableState.Applied. Later changes are in the
+	// stream.
+	Behind State = "behind"
+	// Missing: it has no rows that can be trusted. Only an export brings it back.
+	Missing State = "missing"
+	// Incomplete: some changes are known to be missing. Later changes still apply.
+	Incomplete State = "incomplete"
+)
+
+// OtherTables stands, as the name of a table, for those of which nothing is recorded.
+const OtherTables = "*"
+
+// Cause is why a table is not OK.
+type Cause string
+
+// The causes. Each belongs to the states in parentheses.
+const (
+	CauseImporting Cause = "importing"       // an import is putting it in place (Behind)
+	CauseDenied    Cause = "schema denied"   // HQ denies the version of its changes (Behind)
+	CauseRefused   Cause = "refused"         // the destination refuses the table (Behind)
+	CausePoison    Cause = "too many errors" // too many of its changes cannot be applied (Behind)
+	CauseNew       Cause = "new"             // it is new at HQ and was not imported yet (Missing)
+	CauseAbsent    Cause = "absent"          // it was dropped from the destination (Missing)
+	CauseEmptied   Cause = "emptied"         // its rows were removed from the destination (Incomplete)
+	CauseGap       Cause = "gap"             // the stream no longer has some of its changes (Incomplete)
+)
+
+// TableState is the state of a table, as a destination records it.
+type TableState struct {
+	Table string
+	State State
+	// Applied is the position up to which the table has every change. Whoever applies
+	// a change of the table skips those up to there.
+	Applied cdc.Position
+	Cause   Cause
+	Reason  string // a sentence without a full stop; no values of rows
+	Since   time.Time
+	// Attempts counts the attempts to bring the table back that failed by its own
+	// fault. Next is when the next one may begin; zero: now.
+	Attempts int
+	Next     time.Time
+	// Gap says which changes are missing for good; "" if none are. A table that has a gap
+	// can be Behind for another reason, and is Incomplete afterwards.
+	Gap string
+	// Accepted reports whether the operator has accepted the gap.
+	Accepted bool
+}
+
+// Applies reports whether changes of the table are applied as they are received.
+func (s State) Applies() bool { return s != Behind && s != Missing }
+
+// Remedy returns the command that brings the table back, or "" if it comes back by
+// itself.
+func (t *TableState) Remedy() string {
+	switch {
+	case t.State == OK, t.Cause == CauseImporting, t.Cause == CauseDenied:
+		return ""
+	case t.Table == OtherTables:
+		return "eds import"
+	case t.State == Behind && t.Cause == CausePoison:
+		return "eds dlq list --table " + t.Table
+	default:
+		return "eds import --only " + t.Table
+	}
+}
+
+// gapIDBytes is how many bytes of a hash make a gap's id: few to type, enough to tell the
+// gaps of one destination apart.
+const gapIDBytes = 3
+
+// GapID returns the id of the gap that makes the table Incomplete, six hexadecimal digits,
+// or "" in any other state. All tables of one gap share it: it is a hash of the cause and
+// of Since, in seconds, since a destination may keep no more of it.
+func (t *TableState) GapID() string {
+	if t.State != Incomplete {
+		return ""
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d", t.Cause, t.Since.Unix()))
+	return hex.EncodeToString(sum[:gapIDBytes])
+}
+
+// TableRecorder is a Recorder whose destination records the states of tables. They are
+// part of Records.
+type TableRecorder interface {
+	Recorder
+	// ApplyTables is Apply that also records states, in the same transaction. A state
+	// of OK whose Applied is at or below the checkpoint deletes the record.
+	ApplyTables(ctx context.Context, b *change.Batch, states []TableState) error
+	// Advance applies changes of the tables of states, and records the states, in one
+	// transaction that leaves the checkpoint's position alone. Batch b has no changes
+	// of other tables. If every state's Applied is recorded already, it does nothing.
+	Advance(ctx context.Context, b *change.Batch, states []TableState) error
+}
+
+// ErrMissing says that a table that was imported does not exist any more. Only an import
+// creates it again.
+var ErrMissing = errors.New("the table does not exist any more although it was imported")
+
+// TableError says that the destination cannot hold a table, or its changes, whatever rows
+// they have: its definition is refused, another object has its name, or it is ErrMissing.
+// Other tables are not affected, and nothing of the failed call is durable.
+type TableError struct {
+	Table string
+	Err   error
+}
+
+func (e *TableError) Error() string { return fmt.Sprintf("table %q: %v", e.Table, e.Err) }
+func (e *TableError) Unwrap() error { return e.Err }
+
+// Inspector is a sink that finds tables whose rows were lost behind its back.
+type Inspector interface {
+	// Inspect looks at the tables that have a snapshot, without reading their rows, and
+	// returns what is wrong. It costs a few queries, and changes nothing.
+	Inspect(ctx context.Context) ([]Finding, error)
+}
+
+// Finding is what Inspect finds wrong with a table.
+type Finding struct {
+	Table string
+	Kind  FindingKind
+}
+
+// FindingKind is a kind of Finding.
+type FindingKind uint8
+
+// The kinds.
+const (
+	FoundAbsent  FindingKind = iota + 1 // it does not exist, or another object has its name
+	FoundEmpty                          // it has no rows, although fewer were deleted than it had
+	FoundAnother                        // it is another object than the one that was imported, in the same database
+)
+
+// Names returns the names of the tables, for a message: at most five of them.
+func Names(tables []string) string {
+	const most = 5
+	if len(tables) <= most {
+		return strings.Join(tables, ", ")
+	}
+	return fmt.Sprintf("%s and %d others", strings.Join(tables[:most], ", "), len(tables)-most)
+}

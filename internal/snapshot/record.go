@@ -1,0 +1,182 @@
+package snapshot
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/state"
+)
+
+// awaitWriters makes sure that no server writes to the destination: changes that it
+// applies while a table is loaded would be lost with the rows that are replaced.
+func (r *run) awaitWriters(ctx context.Context) error {
+	recorder, ok := r.cfg.Sink.(sink.Recorder)
+	if !ok || r.cfg.DryRun || r.cfg.SchemaOnly {
+		return nil
+	}
+	if err := recorder.AwaitWriters(ctx, true); err != nil {
+		return fmt.Errorf("nothing was imported: %w; an import has to run while no server writes: stop the server there, run eds import, and start it again", err)
+	}
+	return nil
+}
+
+// readRecords finds out whether the destination records what is imported.
+func (r *run) readRecords(ctx context.Context) error {
+	if identifier, ok := r.cfg.Sink.(sink.Identifier); ok {
+		return r.holdID(ctx, identifier)
+	}
+	recorder, ok := r.cfg.Sink.(sink.Recorder)
+	if !ok {
+		return nil
+	}
+	records, err := recorder.Records(ctx)
+	if err != nil {
+		return err
+	}
+	if records.Unavailable != nil {
+		r.cfg.Logger.WarnContext(ctx, "the destination keeps no record of what is imported, so a restored or replaced database is noticed less surely", "error", records.Unavailable)
+		return nil
+	}
+	r.recorder, r.snapshots, r.id = recorder, records.Snapshots, cmp.Or(records.ID, r.cfg.ID)
+	if r.id == r.cfg.ID {
+		return nil
+	}
+	return r.cfg.State.RecordDestinationID(r.cfg.Destination.Identity, r.id)
+}
+
+// reloadLost has tables loaded again that an earlier run has put in place, if the
+// destination has lost them since: it was emptied, restored from a backup, or replaced.
+func (r *run) reloadLost(ctx context.Context) error {
+	done := slices.DeleteFunc(slices.Clone(r.wanted), func(name string) bool { return !r.imp.Tables[name].Done })
+	lost, err := r.lost(done, r.snapshots)
+	if err != nil || len(lost) == 0 {
+		return err
+	}
+	r.cfg.Logger.WarnContext(ctx, "the destination has lost tables that this import had put in place; they are loaded again", "tables", lost)
+	return r.reopen(lost)
+}
+
+// lost returns those of the imported tables that the destination does not record. Its
+// record may be of a later import.
+func (r *run) lost(imported []string, recorded []sink.Snapshot) ([]string, error) {
+	if r.recorder == nil || len(imported) == 0 {
+		return nil, nil
+	}
+	known, err := r.cfg.State.Snapshots(r.cfg.Destination)
+	return slices.DeleteFunc(slices.Clone(imported), func(name string) bool {
+		own := known[name]
+		return own.ID == "" || slices.ContainsFunc(recorded, func(s sink.Snapshot) bool {
+			return s.Table == name && (s.Job == own.Job || s.Imported.After(r.imp.Started))
+		})
+	}), err
+}
+
+// reopen has the import of tables begin again.
+func (r *run) reopen(tables []string) error {
+	for _, name := range tables {
+		t := state.ImportTable{Job: r.imp.Tables[name].Job}
+		if err := r.cfg.State.RecordTable(name, t); err != nil {
+			return err
+		}
+		r.imp.Tables[name] = t
+	}
+	return nil
+}
+
+// holdID has the destination hold its id. If it lost it, the tables that are not
+// imported now are still missing, so it holds none until a server goes on.
+func (r *run) holdID(ctx context.Context, identifier sink.Identifier) error {
+	known, err := r.cfg.State.HeldID(r.cfg.Destination.Identity)
+	if err != nil {
+		return err
+	}
+	if known != "" {
+		held, err := identifier.ID(ctx)
+		if err != nil || held != known {
+			return err
+		}
+	}
+	r.held, err = HoldID(ctx, identifier, r.cfg.State, r.cfg.Destination)
+	return err
+}
+
+// HoldID has the destination hold an id, and returns it.
+func HoldID(ctx context.Context, identifier sink.Identifier, dir *state.Dir, at state.Destination) (string, error) {
+	if err := identifier.SetID(ctx); err != nil {
+		return "", err
+	}
+	id, err := identifier.ID(ctx)
+	if err != nil || id == "" {
+		return "", err
+	}
+	return id, dir.RecordHeldID(at.Identity, id)
+}
+
+// record has a load record what it puts in place, which has every change up to applied. It
+// returns the id of the destination that does so, or holds it; "" if it does not.
+func (t *tableImport) record(load sink.Load, applied cdc.Position) string {
+	if t.held != "" {
+		return t.held
+	}
+	recording, ok := load.(sink.SnapshotLoad)
+	if !ok || t.recorder == nil || !recording.Record(sink.Snapshot{
+		Table: t.table.Name, Scope: t.scope(), Merged: t.mode == sink.Merge, Clock: t.export.clock, Job: t.job, Applied: applied,
+	}) {
+		return ""
+	}
+	return t.id
+}
+
+// scope returns which rows are imported.
+func (r *run) scope() sink.Scope {
+	sorted := func(ids []string) []string { return slices.Compact(slices.Sorted(slices.Values(ids))) }
+	s := sink.Scope{Companies: sorted(r.cfg.CompanyIDs), Locations: sorted(r.cfg.LocationIDs)}
+	if !r.cfg.TimeOffset.IsZero() {
+		s.Since = r.cfg.TimeOffset.UTC().Truncate(time.Millisecond)
+	}
+	return s
+}
+
+// finishWhole records that every table of the source was imported, if only the rows of
+// some companies. If the destination has lost one meanwhile, the import has not ended.
+func (r *run) finishWhole(ctx context.Context, imported []string) error {
+	source := slices.Collect(maps.Keys(r.tables))
+	if r.recorder != nil {
+		if err := r.persist(ctx, "record the import", func() error { return r.finishRecords(ctx, imported, source) }); err != nil {
+			return err
+		}
+	}
+	if err := r.cfg.State.SetTables(state.SourceTables, r.cfg.Destination, source); err != nil {
+		return err
+	}
+	if r.partial() { // the data directory does not know of which companies
+		return r.cfg.State.FinishImport()
+	}
+	return r.cfg.State.FinishWholeImport(r.cfg.Destination, imported, source)
+}
+
+func (r *run) finishRecords(ctx context.Context, imported, source []string) error {
+	records, err := r.recorder.Records(ctx)
+	if err != nil {
+		return err
+	}
+	lost, err := r.lost(imported, records.Snapshots)
+	if err != nil {
+		return err
+	}
+	if len(lost) > 0 {
+		slices.Sort(lost)
+		err := fmt.Errorf("the destination has lost tables since they were imported: %s; run eds import again", strings.Join(lost, ", "))
+		return errors.Join(fault.Mark(fault.Fatal, err), r.reopen(lost))
+	}
+	return r.recorder.FinishImport(ctx, r.scope(), imported, source)
+}

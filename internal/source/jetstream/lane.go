@@ -1,0 +1,275 @@
+package jetstream
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/continuity"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// LaneConfig says what a lane reads. Conn, Filters, Tables and Logger are required.
+type LaneConfig struct {
+	Conn    *nats.Conn
+	Stream  string   // default "dbchange"
+	Filters []string // of the durable consumer
+	// Tables are the tables to read. Each is a token of subjects. If they need more than
+	// maxLaneFilters filters, the messages of other tables come as well.
+	Tables []string
+	// After is the sequence after which the first message comes. It belongs to the
+	// present stream: the source of the durable consumer verifies that.
+	After  uint64
+	Logger *slog.Logger
+
+	tuning tuning
+}
+
+const (
+	// maxLaneFilters bounds the filter subjects of a lane's consumer. The server compares
+	// each message of the stream with them.
+	maxLaneFilters = 100
+	// laneInactive is how long the server keeps a lane's consumer that nothing pulls from.
+	laneInactive = 5 * time.Minute
+)
+
+// Lane reads some tables from an earlier place in the stream, beside the durable
+// consumer, which it never touches. It acknowledges nothing. It reads an ephemeral
+// consumer; if the server loses that one, the lane creates another one after the last
+// message that it received.
+//
+// Receive and Close belong to one goroutine. The other methods are safe for concurrent
+// use.
+type Lane struct {
+	source  *Source
+	created *jetstream.ConsumerInfo // of the consumer, until it is read
+
+	mu       sync.Mutex
+	returned uint64 // last message that Receive has returned
+}
+
+var (
+	_ pipeline.Source  = (*Lane)(nil)
+	_ pipeline.Patient = (*Lane)(nil)
+)
+
+// OpenLane creates the lane's consumer. The caller must close the lane.
+//
+// If the stream no longer has message After+1, the error is a *continuity.GapError of
+// those tables and fatal: no server can tell whose messages it has dropped. Other errors
+// are transient unless marked, also if the server admits no more consumers.
+func OpenLane(ctx context.Context, c LaneConfig) (*Lane, error) {
+	filters, err := c.selection()
+	if err != nil {
+		return nil, fault.Mark(fault.Fatal, err)
+	}
+	tuned := c.tuning
+	tuned.watch = cmp.Or(tuned.watch, watchTimes{stalled: 5 * time.Second, every: 30 * time.Second, refused: 10 * time.Minute})
+	s, err := newSource(Config{
+		Conn: c.Conn, Stream: c.Stream, Name: "eds-lane-" + nuid.Next(), Filters: filters, Logger: c.Logger, tuning: tuned,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.planned, s.strict, s.tables = true, true, slices.Clone(c.Tables)
+	l := &Lane{source: s, returned: c.After}
+	s.place = l.place
+	s.began = cdc.Position{Sequence: c.After}
+	s.ledger = newLedger(s.began, c.After)
+	s.watch = newWatch(continuity.Plan{})
+	if l.created, err = l.create(ctx, c.After); err != nil {
+		return nil, err
+	}
+	if before := l.created.Delivered.Stream; before > c.After {
+		_ = s.delete(ctx) // if this fails, the server removes it soon
+		return nil, fault.Mark(fault.Fatal, &continuity.GapError{Tables: s.tables, After: c.After, First: before + 1})
+	}
+	s.limits = limitsOf(l.created.Config, s.c.tuning)
+	s.start(ctx, s.watchStream)
+	return l, nil
+}
+
+// selection returns the filters of the consumer.
+func (c *LaneConfig) selection() (filters []string, err error) {
+	if len(c.Tables) == 0 {
+		return nil, errors.New("open a lane: it needs tables")
+	}
+	tables := make(map[string]bool, len(c.Tables))
+	for _, table := range c.Tables {
+		if table == "" || strings.ContainsAny(table, ".*> \t\r\n") {
+			return nil, fmt.Errorf("open a lane for table %q: no subject can name it", table)
+		}
+		tables[table] = true
+	}
+	if len(tables)*len(c.Filters) > maxLaneFilters {
+		return c.Filters, nil
+	}
+	for _, table := range c.Tables {
+		for _, filter := range c.Filters {
+			if f, ok := filterTable(filter, table); ok && !slices.Contains(filters, f) {
+				filters = append(filters, f)
+			}
+		}
+	}
+	return filters, nil
+}
+
+// filterTable returns the part of a filter that selects changes of one table, as in
+// "dbchange.order.*.c1.*.PUBLIC.>". If the filter selects none of it, ok is false.
+func filterTable(filter, table string) (narrowed string, ok bool) {
+	tokens := strings.SplitN(filter, ".", 3)
+	if len(tokens) < 2 {
+		return filter, true
+	}
+	switch tokens[1] {
+	case "*", table:
+		tokens[1] = table
+	case ">":
+		tokens = append(tokens[:1], table, ">")
+	default:
+		return "", false
+	}
+	return strings.Join(tokens, "."), true
+}
+
+// place has the consumer deliver everything after what was received.
+func (l *Lane) place(ctx context.Context) (*jetstream.ConsumerInfo, error) {
+	s := l.source
+	if info := l.created; info != nil {
+		l.created = nil
+		return info, nil
+	}
+	if err := s.delete(ctx); err != nil {
+		return nil, err
+	}
+	_, reached := s.ledger.read()
+	info, err := l.create(ctx, reached)
+	if err != nil {
+		return nil, err
+	}
+	if info.Delivered.Stream > reached {
+		s.doubtDropped(reached, info.Delivered.Stream+1)
+		return nil, s.watch.failure()
+	}
+	return info, nil
+}
+
+// create creates the consumer after a sequence. If the stream begins later, so does the
+// consumer.
+func (l *Lane) create(ctx context.Context, sequence uint64) (*jetstream.ConsumerInfo, error) {
+	s := l.source
+	config := jetstream.ConsumerConfig{
+		Name: s.c.Name, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: laneInactive,
+	}
+	setFilters(&config, s.c.Filters)
+	after(sequence).apply(&config)
+	consumer, err := s.js.CreateConsumer(ctx, s.c.Stream, config)
+	if err != nil {
+		return nil, fmt.Errorf("create the consumer %s for %s: %w", s.c.Name, sink.Names(s.tables), err)
+	}
+	return consumer.CachedInfo(), nil
+}
+
+// Receive returns the next messages of the lane. It repairs the connection and the
+// consumer itself; its errors are ctx's, or fatal. If the stream has dropped messages that
+// were not received, or may have, the error is a *continuity.GapError.
+func (l *Lane) Receive(ctx context.Context) ([]pipeline.Message, error) {
+	messages, err := l.source.Receive(ctx)
+	if err != nil {
+		return nil, err
+	}
+	last := messages[len(messages)-1].Position
+	l.source.ledger.settle(last, func(string) {})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.returned = last.Sequence
+	return messages, nil
+}
+
+// Settle does nothing: a lane acknowledges nothing.
+func (l *Lane) Settle(context.Context, cdc.Position) error { return nil }
+
+// Health returns since when nothing can be received, and why; nil if all is well.
+func (l *Lane) Health() (since time.Time, reason error) { return l.source.Health() }
+
+// Delivered returns the sequence of the last message that Receive has returned, or is
+// about to, and asks the server how many messages of the lane there are after it. If
+// pending is 0, every message of the lane that was stored before the call is at or below
+// delivered. Before the first message, delivered is LaneConfig.After.
+//
+// It needs another consumer for a moment. Its errors are transient, unless the stream
+// has dropped messages: see Receive.
+func (l *Lane) Delivered(ctx context.Context) (delivered, pending uint64, err error) {
+	s := l.source
+	if err := s.watch.failure(); err != nil {
+		return 0, 0, err
+	}
+	l.mu.Lock()
+	delivered = l.returned
+	l.mu.Unlock()
+	consumer, forget, err := s.peek(ctx, after(delivered), s.c.Filters)
+	if err != nil {
+		return 0, 0, fmt.Errorf("ask how many messages of %s wait: %w", sink.Names(s.tables), err)
+	}
+	forget()
+	info := consumer.CachedInfo()
+	newest, reached := s.ledger.read()
+	if before := info.Delivered.Stream; before > delivered && (newest.Sequence > delivered || reached < before) {
+		if err := s.lookAgain(ctx); err != nil {
+			return 0, 0, fmt.Errorf("look at the stream, which has dropped the messages after %d: %w", delivered, err)
+		}
+		return 0, 0, cmp.Or(s.watch.failure(), error(errOvertaken))
+	}
+	return delivered, info.NumPending, nil
+}
+
+// errOvertaken says that messages were dropped that Receive may have yet to return.
+var errOvertaken = errors.New("the stream drops messages as fast as they are received")
+
+// Retention returns the storage time and the sequence of the oldest message of the
+// stream. If the stream is empty, oldest is zero and first is the sequence of the next
+// message. Errors are transient.
+func (l *Lane) Retention(ctx context.Context) (oldest time.Time, first uint64, err error) {
+	return l.source.Retention(ctx)
+}
+
+// Retention returns the storage time and the sequence of the oldest message of the
+// stream. If the stream is empty, oldest is zero and first is the sequence of the next
+// message. Errors are transient.
+func (s *Source) Retention(ctx context.Context) (oldest time.Time, first uint64, err error) {
+	seen, err := s.look(ctx, everything())
+	if err != nil {
+		return oldest, 0, fmt.Errorf("ask for the oldest message of the stream %s: %w", s.c.Stream, err)
+	}
+	if seen.stored > 0 {
+		oldest = time.Unix(0, seen.stored)
+	}
+	return oldest, seen.sequence, nil
+}
+
+// Close deletes the consumer. It takes at most some seconds. If it cannot reach the
+// server, the server deletes the consumer after five minutes. The connection stays the
+// caller's.
+func (l *Lane) Close(ctx context.Context) error {
+	s := l.source
+	ctx, cancel := context.WithTimeout(ctx, flushing)
+	defer cancel()
+	err := s.Close(ctx)
+	if s.c.Conn.IsConnected() {
+		err = errors.Join(err, s.delete(ctx))
+	}
+	return err
+}

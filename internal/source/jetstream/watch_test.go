@@ -1,0 +1,425 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/continuity"
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+// watched is a source that looks at the stream only if a test has it do so, and what
+// it says that it cannot verify.
+func watched(t *testing.T, b *broker) (*Source, *[]string) {
+	t.Helper()
+	var told []string
+	c := b.config()
+	c.tuning.watch = watchTimes{stalled: time.Hour, every: time.Hour, refused: 10 * time.Minute}
+	c.Unverified = func(reason string) { told = append(told, reason) }
+	s := open(t, c)
+	s.limits.messages = 10 // are sent ahead
+	return s, &told
+}
+
+// look has the source look at the stream.
+func look(t *testing.T, s *Source) {
+	t.Helper()
+	if err := s.lookAgain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// stall reads a message and leaves what else is sent unread. It returns the last one
+// that is.
+func stall(t *testing.T, s *Source, b *broker) (sent uint64) {
+	t.Helper()
+	read(t, s, 1)
+	eventually(t, "the pull is filled", func() bool {
+		info := b.info()
+		sent = info.Delivered.Stream
+		newest, _ := s.ledger.read()
+		return info.NumWaiting == 0 && sent > newest.Sequence
+	})
+	return sent
+}
+
+// purge drops the messages before first, as the stream's limits would.
+func (b *broker) purge(first uint64) {
+	b.tb.Helper()
+	if err := b.stream().Purge(b.tb.Context(), jetstream.WithPurgeSequence(first)); err != nil {
+		b.tb.Fatal(err)
+	}
+}
+
+// lostFrom expects the source to fail because of messages from a sequence on; 0: any.
+func lostFrom(t *testing.T, s *Source, first uint64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var gap *continuity.GapError
+	for {
+		if _, err := s.Receive(ctx); err != nil {
+			if !errors.As(err, &gap) || gap.Reason != continuity.Trimmed || gap.After+1 != first && first > 0 || !gap.Others || fault.Of(err) != fault.Fatal {
+				t.Fatalf("Receive: %v", err)
+			}
+			break
+		}
+	}
+	if _, reason := s.Health(); !errors.As(reason, &gap) {
+		t.Errorf("health: %v", reason)
+	}
+}
+
+func TestWatch_ReportsMessagesDroppedBeforeAStalledReader(t *testing.T) {
+	b := newBroker(t)
+	b.publish(100)
+	s, _ := watched(t, b)
+	sent := stall(t, s, b)
+	look(t, s)
+	b.purge(90)
+	look(t, s)
+	lostFrom(t, s, sent+1)
+}
+
+// TestWatch_FindsWhatWasDroppedInOneGo has no look between the last message and the loss.
+func TestWatch_FindsWhatWasDroppedInOneGo(t *testing.T) {
+	b := newBroker(t)
+	b.publish(100)
+	s, _ := watched(t, b)
+	stall(t, s, b)
+	b.purge(90)
+	look(t, s)
+	lostFrom(t, s, 0)
+}
+
+func TestWatch_MissesTheNextMessage(t *testing.T) {
+	b := newBroker(t)
+	b.publish(100)
+	s, _ := watched(t, b)
+	sent := stall(t, s, b)
+	look(t, s)
+	b.purge(90)
+	lostFrom(t, s, sent+1) // because message 90 comes next
+}
+
+func TestWatch_CountsTheMessagesThatWait(t *testing.T) {
+	b := newBroker(t)
+	b.publish(100)
+	s, _ := watched(t, b)
+	stall(t, s, b)
+	b.purge(90)
+	lostFrom(t, s, 0) // because too few wait behind message 90
+}
+
+func TestWatch_LooksBeforeAStalledReaderGoesOn(t *testing.T) {
+	b := newBroker(t)
+	b.publish(100)
+	s, _ := watched(t, b)
+	stall(t, s, b)
+	b.purge(90)
+	s.watch.active = time.Time{}
+	lostFrom(t, s, 0)
+}
+
+func TestWatch_LooksWhileNobodyReceives(t *testing.T) {
+	b := newBroker(t)
+	b.publish(100)
+	c := b.config()
+	c.tuning.watch = watchTimes{stalled: 10 * time.Millisecond, every: 10 * time.Millisecond, refused: time.Hour}
+	s := open(t, c)
+	s.limits.messages = 10
+	stall(t, s, b)
+	b.purge(90)
+	eventually(t, "the gap shows in health", func() bool {
+		_, reason := s.Health()
+		return errors.As(reason, new(*continuity.GapError))
+	})
+}
+
+func TestWatch_TellsWhatItCannotCheck(t *testing.T) {
+	b := newBroker(t)
+	b.publish(50)
+	s, told := watched(t, b)
+	read(t, s, 50)
+	look(t, s)
+	b.publish(50)
+	read(t, s, 50)
+	b.purge(80)
+	b.publish(1) // more may have come and gone meanwhile
+	look(t, s)
+	if len(*told) != 1 || !strings.Contains((*told)[0], "the messages before 80 ") {
+		t.Errorf("told: %q", *told)
+	}
+	read(t, s, 1)
+}
+
+func TestWatch_IsQuietWhileOthersMessagesAreDropped(t *testing.T) {
+	for _, waiting := range []int{0, 1} {
+		b := newBroker(t)
+		b.publishAs("c2", 2000)
+		b.publish(1)
+		s, told := watched(t, b)
+		read(t, s, 1)
+		b.publishAs("c2", 2000)
+		b.publish(waiting)
+		for n := range uint64(4) {
+			look(t, s)
+			b.publishAs("c2", 2000)
+			b.purge(2000 * (n + 1))
+			if waiting > 0 && n > 0 {
+				break
+			}
+		}
+		if err := s.c.Conn.ForceReconnect(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the client is back", func() bool { return s.c.Conn.IsConnected() && s.c.Conn.Stats().Reconnects == 1 })
+		b.publish(1)
+		if got := read(t, s, waiting+1); len(got) != waiting+1 {
+			t.Errorf("messages %v came", sequences(got))
+		}
+		if len(*told) > 0 {
+			t.Errorf("told: %q", *told)
+		}
+	}
+}
+
+func TestWatch_IsQuietWhileAReaderKeepsUp(t *testing.T) {
+	b := newBroker(t)
+	s, told := watched(t, b)
+	times := watchTimes{stalled: time.Hour, every: time.Hour}
+	for n := range uint64(5) {
+		b.publishAs("c2", 100)
+		b.publish(1)
+		read(t, s, 1)
+		s.watch.looksNow(s.ledger, times, time.Now())
+		b.purge(101 * (n + 1))
+		look(t, s)
+	}
+	if len(*told) > 0 {
+		t.Errorf("told: %q", *told)
+	}
+}
+
+// TestWatch_NeedsFewProbes counts what is asked of the server.
+func TestWatch_NeedsFewProbes(t *testing.T) {
+	b := newBroker(t)
+	b.publishAs("c2", 1)
+	b.publish(3)
+	s, _ := watched(t, b)
+	settle(t, s, read(t, s, 3)[2])
+	b.purge(2)
+	created, err := b.admin.SubscribeSync("$JS.API.CONSUMER.CREATE.dbchange.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	probes := func(ask func()) (n int) {
+		t.Helper()
+		ask()
+		if err := b.admin.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			m, err := created.NextMsg(0)
+			switch {
+			case errors.Is(err, nats.ErrTimeout):
+				return n
+			case err != nil:
+				t.Fatal(err)
+			case strings.Contains(m.Subject, "-probe-"):
+				n++
+				if !strings.Contains(string(m.Data), `"headers_only":true`) {
+					t.Errorf("payloads are read: %s", m.Data)
+				}
+			}
+		}
+	}
+	if err := b.admin.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if n := probes(func() {
+		s.drop()
+		b.publish(1)
+		read(t, s, 1)
+	}); n != 2 {
+		t.Errorf("a subscription makes %d temporary consumers", n)
+	}
+	if n := probes(func() { look(t, s) }); n != 2 {
+		t.Errorf("a look makes %d temporary consumers", n)
+	}
+}
+
+// TestWatch_NeverTakesARefusalForTheSameStream has the stream admit no more consumers.
+func TestWatch_NeverTakesARefusalForTheSameStream(t *testing.T) {
+	b := newBroker(t)
+	if err := b.js().DeleteStream(t.Context(), "dbchange"); err != nil {
+		t.Fatal(err)
+	}
+	b.createStream(jetstream.StreamConfig{MaxConsumers: 2})
+	b.publish(20)
+	s, told := watched(t, b)
+	settle(t, s, read(t, s, 20)[19])
+	s.drop()
+	other, err := b.stream().CreateConsumer(t.Context(), jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.publish(1)
+	read(t, s, 1)
+	if len(*told) > 0 {
+		t.Errorf("at once: %q", *told)
+	}
+	s.watch.refused = s.watch.refused.Add(-10 * time.Minute)
+	s.watch.live, s.watch.due = true, time.Time{}
+	s.tick(t.Context())
+	if len(*told) != 1 || !strings.Contains((*told)[0], "cannot check that it is the same stream") {
+		t.Errorf("after ten minutes: %q", *told)
+	}
+	if err := b.stream().DeleteConsumer(t.Context(), other.CachedInfo().Name); err != nil {
+		t.Fatal(err)
+	}
+	s.watch.due = time.Time{}
+	s.tick(t.Context())
+	if len(*told) != 2 || (*told)[1] != "" {
+		t.Errorf("after an answer: %q", *told)
+	}
+}
+
+// TestWatch_ComparesTheStreamOnceItIsTold has another stream take the place of the one
+// that was read when the server did not say what it has.
+func TestWatch_ComparesTheStreamOnceItIsTold(t *testing.T) {
+	b := newBroker(t)
+	b.publish(20)
+	s, _ := watched(t, b)
+	settle(t, s, read(t, s, 20)[19])
+	if err := b.js().DeleteStream(t.Context(), "dbchange"); err != nil {
+		t.Fatal(err)
+	}
+	b.createStream(jetstream.StreamConfig{})
+	b.publish(30)
+	s.noteRefused(true)
+	s.watch.behind = true
+	s.tick(t.Context())
+	var gap *continuity.GapError
+	if _, err := s.Receive(t.Context()); !errors.As(err, &gap) || gap.Reason != continuity.Recreated {
+		t.Errorf("Receive: %v", err)
+	}
+}
+
+func TestPace_LooksAgainBeforeTheStreamHasCaughtUp(t *testing.T) {
+	for name, c := range map[string]struct {
+		dropped, left uint64
+		want          time.Duration
+	}{
+		"slow":    {1, 1_000_000, time.Minute},
+		"closing": {1000, 500, 15 * time.Second},
+		"passed":  {1000, 0, time.Second},
+	} {
+		if got := pace(time.Minute, c.dropped, c.left, time.Minute); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// TestSource_StartsByTimeUnderSeveralFilters has an older message of one filter, and
+// the first one of another after the newest of the first.
+func TestSource_StartsByTimeUnderSeveralFilters(t *testing.T) {
+	b := newBroker(t)
+	b.publish(10)
+	began := time.Now()
+	b.publish(10)
+	b.publishAs("c3", 1)
+	b.publishAs("c2", 1)
+	c := b.config()
+	c.Filters = []string{"dbchange.*.*.c1.*.PUBLIC.>", "dbchange.*.*.c3.*.PUBLIC.>"}
+	c.Plan = continuity.Plan{Start: continuity.Start{From: continuity.FromTime, Time: began}}
+	s, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeSource(t, s)
+	if diff := cmp.Diff([]uint64{11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21}, sequences(read(t, s, 11))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestSource_IsHandedBackToTheReferenceServer has either server take the consumer over
+// from the other one five times. Both apply changes to one destination.
+func TestSource_IsHandedBackToTheReferenceServer(t *testing.T) {
+	for name, reference := range map[string]bool{"the reference server is first": true, "eds is first": false} {
+		t.Run(name, func(t *testing.T) {
+			b := newBroker(t)
+			c := b.config()
+			var last cdc.Position // that was acknowledged
+			var got, want []uint64
+			for range 10 {
+				b.publish(5)
+				for range 5 {
+					want = append(want, uint64(len(want)+1))
+				}
+				if reference {
+					for _, at := range takeOver(t, b, 5) {
+						last = at
+						got = append(got, at.Sequence)
+					}
+				} else {
+					s := open(t, c, recorded(continuity.Record{Settled: last}))
+					messages := read(t, s, 5)
+					last = messages[4].Position
+					got = append(got, sequences(messages)...)
+					settle(t, s, messages[4])
+					closeSource(t, s)
+				}
+				eventually(t, "everything is acknowledged", func() bool { return b.info().AckFloor.Stream == last.Sequence })
+				reference = !reference
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// takeOver takes the consumer over as the reference server does: it sends the deliver
+// policy and the start time back that the consumer has, and settings of its own. It
+// acknowledges n messages that it returns.
+func takeOver(t *testing.T, b *broker, n int) (taken []cdc.Position) {
+	t.Helper()
+	began := time.Now().Add(-time.Hour)
+	c := jetstream.ConsumerConfig{
+		Durable: "eds-1", AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &began,
+		MaxWaiting: 1, AckWait: 5 * time.Minute, MaxDeliver: 20, MaxAckPending: 1000, InactiveThreshold: 72 * time.Hour, FilterSubject: "dbchange.*.*.c1.*.PUBLIC.>",
+	}
+	if old, err := b.stream().Consumer(t.Context(), "eds-1"); err == nil {
+		c.DeliverPolicy, c.OptStartTime = old.CachedInfo().Config.DeliverPolicy, old.CachedInfo().Config.OptStartTime
+	}
+	consumer, err := b.stream().CreateOrUpdateConsumer(t.Context(), c)
+	if err != nil {
+		t.Fatalf("the reference server cannot open the consumer: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	batch, err := consumer.Fetch(n, jetstream.FetchContext(ctx))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for m := range batch.Messages() {
+		if err := m.DoubleAck(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		at, err := m.Metadata()
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken = append(taken, cdc.Position{Sequence: at.Sequence.Stream, Stored: at.Timestamp.UnixNano()})
+	}
+	return taken
+}

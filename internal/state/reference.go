@@ -1,0 +1,324 @@
+package state
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"regexp"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// referenceFile is the database of the reference server, whose data directory eds
+// may take over.
+const referenceFile = "eds-data.db"
+
+// referenceKey is the key in bucketMeta that says that the import of the reference
+// server has not been taken over. It is set once, with the first state in its data
+// directory.
+const referenceKey = "reference"
+
+// ReferenceError says that the file of the reference server cannot be used.
+type ReferenceError struct {
+	Path string
+	Err  error
+}
+
+func (e *ReferenceError) Error() string {
+	return fmt.Sprintf("cannot read in %s when the reference server imported (%v); put back a copy that can be read, or, if that import no longer matters, move the file away", e.Path, e.Err)
+}
+
+func (e *ReferenceError) Unwrap() error { return e.Err }
+
+// noteReference notes that there is a reference server to take over from.
+func (d *Dir) noteReference(tx *bbolt.Tx) error {
+	if _, err := os.Lstat(d.Path(referenceFile)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return put(tx, bucketMeta, referenceKey, true)
+}
+
+// HasReference reports whether the import of the reference server has yet to be
+// taken over.
+func (d *Dir) HasReference() (pending bool, err error) {
+	err = d.view(func(tx *bbolt.Tx) error {
+		_, err := get(tx, bucketMeta, referenceKey, &pending)
+		return err
+	})
+	return pending, err
+}
+
+// ReferenceTimes returns the times of the snapshots of the reference server's last
+// import, by table; none if it recorded no import. Each is the newest time of its
+// table's files: rows of the others may lack changes before it. The error is a
+// *ReferenceError.
+func (d *Dir) ReferenceTimes() (map[string]time.Time, error) {
+	path := d.Path(referenceFile)
+	times, err := readReferenceFile(path)
+	if err != nil {
+		return nil, &ReferenceError{path, err}
+	}
+	return times, nil
+}
+
+// SettleReference records the snapshots of the destination that were taken over from the
+// reference server, and that nothing more is to be.
+func (d *Dir) SettleReference(at Destination, snapshots ...Snapshot) error {
+	return d.update(func(tx *bbolt.Tx) error {
+		for _, s := range snapshots {
+			if err := record(tx, at, s); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(bucketMeta).Delete([]byte(referenceKey))
+	})
+}
+
+func readReferenceFile(path string) (map[string]time.Time, error) {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // it was moved away
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, errors.Unwrap(err) // the path is known
+	case !info.Mode().IsRegular(): // opening it could wait for ever
+		return nil, errors.New("it is not a file")
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	defer f.Close()
+	return readReference(f, time.Now())
+}
+
+const (
+	// exportKey is the key of the snapshots' times.
+	exportKey = "table-export"
+	// maxExport bounds their text in bytes. A table takes less than a hundred.
+	maxExport = 16 << 20
+)
+
+// readReference reads a file of buntdb, which is a log of commands in the protocol
+// of Redis, and returns what the newest value of exportKey says. A command that is
+// cut off at the end of the file was never completed; it is an error if it could be
+// the only one about exportKey.
+func readReference(r io.Reader, now time.Time) (map[string]time.Time, error) {
+	log := commandLog{bufio.NewReaderSize(r, 64<<10)}
+	var export []byte
+	for {
+		c, err := log.next()
+		switch {
+		case errors.Is(err, io.EOF) && (export != nil || !c.mayConcern(exportKey)):
+			return parseExport(export, now)
+		case errors.Is(err, io.EOF):
+			return nil, errors.New("it ends within a command")
+		case err != nil:
+			return nil, err
+		case c.name == "flushdb", c.name == "del" && c.key == exportKey:
+			export = nil
+		case c.name == "set" && c.key == exportKey:
+			export = c.value
+		}
+	}
+}
+
+// parseExport returns the times that a value of exportKey holds.
+func parseExport(text []byte, now time.Time) (map[string]time.Time, error) {
+	if text == nil {
+		return nil, nil
+	}
+	var tables []struct {
+		Table     string
+		Timestamp time.Time
+	}
+	if err := json.Unmarshal(text, &tables); err != nil {
+		return nil, fmt.Errorf("the value of %s is not a list of tables and times", exportKey)
+	}
+	times := make(map[string]time.Time)
+	for _, t := range tables {
+		switch {
+		case !tableName.MatchString(t.Table):
+			return nil, fmt.Errorf("%.100q is not the name of a table", t.Table)
+		case t.Timestamp.Before(earliestImport):
+			return nil, fmt.Errorf("table %s has no time", t.Table)
+		case t.Timestamp.After(now.Add(clockSkew)):
+			return nil, fmt.Errorf("the time of table %s, %s, is in the future: check the clock of this machine", t.Table, t.Timestamp.UTC().Format(time.RFC3339))
+		}
+		if known, ok := times[t.Table]; !ok || t.Timestamp.Before(known) {
+			times[t.Table] = t.Timestamp
+		}
+	}
+	return times, nil
+}
+
+var (
+	tableName = regexp.MustCompile(`^[a-z0-9_]{1,255}$`)
+	// earliestImport is before there was a reference server.
+	earliestImport = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+)
+
+// clockSkew is by how much the clocks of two machines may differ.
+const clockSkew = 24 * time.Hour
+
+// commandLog reads commands one by one. It holds no more of them than is needed.
+type commandLog struct{ r *bufio.Reader }
+
+// command is a command: set key value [ex|ae time], del key, or flushdb. Expiry
+// times do not matter here: a value that has expired may at most make more changes
+// apply again.
+type command struct {
+	begun     bool
+	name, key string // "" before they are read
+	value     []byte // of a set of exportKey
+}
+
+// mayConcern reports whether a command of which the rest is missing may be about key.
+func (c command) mayConcern(key string) bool {
+	return c.begun && (c.key == key || c.key == "")
+}
+
+const (
+	maxName  = 16
+	maxParts = 5
+	// maxLength bounds the length of a part, so that it is an int everywhere.
+	maxLength = 1 << 30
+)
+
+var errNoLog = errors.New("it is not a log of commands")
+
+// next returns the next command. At the end of the file the error is io.EOF, and
+// the command holds what there is of it.
+func (l commandLog) next() (c command, err error) {
+	if err := l.skipPadding(); err != nil {
+		return c, err
+	}
+	c.begun = true
+	parts, err := l.number('*', maxParts)
+	if err != nil {
+		return c, err
+	}
+	for i := range parts {
+		length, err := l.number('$', maxLength)
+		if err != nil {
+			return c, err
+		}
+		switch {
+		case i == 0 && length > maxName:
+			return c, errNoLog
+		case i == 0:
+			var text []byte
+			if text, err = l.text(length); err == nil {
+				c.name = string(bytes.ToLower(text))
+			}
+		case i == 1:
+			c.key, err = l.keyOf(length)
+		case i == 2 && c.key == exportKey && length > maxExport:
+			return c, fmt.Errorf("the value of %s has %d bytes", exportKey, length)
+		case i == 2 && c.key == exportKey:
+			c.value, err = l.text(length)
+		default:
+			err = l.skip(length)
+		}
+		if err != nil {
+			return c, err
+		}
+	}
+	known := c.name == "flushdb" && parts == 1 || c.name == "del" && parts == 2 || c.name == "set" && (parts == 3 || parts == 5)
+	if !known {
+		return c, errNoLog
+	}
+	return c, nil
+}
+
+// skipPadding skips NULs, which a file system may leave after a crash.
+func (l commandLog) skipPadding() error {
+	for {
+		b, err := l.r.ReadByte()
+		if err != nil {
+			return err
+		}
+		if b != 0 {
+			return l.r.UnreadByte()
+		}
+	}
+}
+
+// keyOf reads a key of the given length. If the length tells that it is not exportKey,
+// it is not kept.
+func (l commandLog) keyOf(length int) (string, error) {
+	if length != len(exportKey) {
+		return "another", l.skip(length)
+	}
+	text, err := l.text(length)
+	return string(text), err
+}
+
+// number reads a line of a mark and a number of at most limit.
+func (l commandLog) number(mark byte, limit int) (int, error) {
+	line, err := l.r.ReadSlice('\n')
+	switch {
+	case errors.Is(err, bufio.ErrBufferFull), len(line) > 0 && line[0] != mark:
+		return 0, errNoLog
+	case err != nil:
+		return 0, cutOff(err)
+	case len(line) < 4 || line[len(line)-2] != '\r':
+		return 0, errNoLog
+	}
+	n := 0
+	for _, digit := range line[1 : len(line)-2] {
+		if digit < '0' || digit > '9' {
+			return 0, errNoLog
+		}
+		if n = n*10 + int(digit-'0'); n > limit {
+			return 0, errNoLog
+		}
+	}
+	return n, nil
+}
+
+// text reads a part of the given length.
+func (l commandLog) text(length int) ([]byte, error) {
+	text := make([]byte, length)
+	if _, err := io.ReadFull(l.r, text); err != nil {
+		return nil, cutOff(err)
+	}
+	return text, l.end()
+}
+
+// skip reads over a part of the given length.
+func (l commandLog) skip(length int) error {
+	if _, err := l.r.Discard(length); err != nil {
+		return cutOff(err)
+	}
+	return l.end()
+}
+
+// end reads the end of a part.
+func (l commandLog) end() error {
+	for _, want := range []byte("\r\n") {
+		b, err := l.r.ReadByte()
+		if err != nil {
+			return cutOff(err)
+		}
+		if b != want {
+			return errNoLog
+		}
+	}
+	return nil
+}
+
+// cutOff returns io.EOF for the end of the file within a command.
+func cutOff(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return io.EOF
+	}
+	return err
+}

@@ -1,0 +1,119 @@
+package tables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// ErrNotCaughtUp says that a reader of the stream has not caught up with the main pipeline
+// in time.
+var ErrNotCaughtUp = errors.New("the changes of tables that are behind have not caught up in time")
+
+// Delivered says which message of a reader was delivered to it last, and how many that the
+// stream has were not.
+type Delivered func(context.Context) (last, pending uint64, err error)
+
+// Join hands the lane's tables back to the main pipeline, which waits meanwhile, for at most
+// hold. If the lane does not catch up in time, Join returns ErrNotCaughtUp, and the main
+// pipeline goes on without these tables.
+func (s *Set) Join(ctx context.Context, l *Lane, hold time.Duration, delivered Delivered) error {
+	if err := s.main.take(ctx); err != nil {
+		return err
+	}
+	defer s.main.giveBack()
+	ctx, cancel := context.WithTimeoutCause(ctx, hold, ErrNotCaughtUp)
+	defer cancel()
+	if err := delivered.AwaitApplied(ctx, s.laneReached); err != nil {
+		return err
+	}
+	if err := s.lane.take(ctx); err != nil {
+		return err
+	}
+	defer s.lane.giveBack()
+	return s.handBack(context.WithoutCancel(ctx), l)
+}
+
+// laneReached returns up to where the lane has applied its messages, up to where it has to,
+// which is what the main pipeline has applied, and a channel that is closed when that
+// changes.
+func (s *Set) laneReached() (reached, target uint64, changed <-chan struct{}) {
+	changed = s.Changed()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.members) == 0 {
+		return 0, 0, changed
+	}
+	return s.reached.Sequence, s.position.Sequence, changed
+}
+
+// AwaitApplied waits until a reader has applied all of its messages up to a target, or ctx
+// ends, whose cause it returns then. Progress returns the sequence that it has reached, the
+// target, and a channel that is closed when these change.
+func (d Delivered) AwaitApplied(ctx context.Context, progress func() (reached, target uint64, changed <-chan struct{})) error {
+	for {
+		reached, target, changed := progress()
+		if reached >= target {
+			return nil
+		}
+		last, pending, err := d(ctx)
+		if err != nil {
+			return fmt.Errorf("ask how far tables that are behind are read: %w", err)
+		}
+		if pending == 0 && reached >= last {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// handBack records that the lane's tables are OK. Both pipelines wait.
+func (s *Set) handBack(ctx context.Context, l *Lane) error {
+	s.mu.Lock()
+	for name := range s.members {
+		t := s.states[name]
+		s.put(joined(t, later(t.Applied, s.reached), s.now()))
+		delete(s.known, name)
+	}
+	clear(s.members)
+	s.mu.Unlock()
+	return s.Flush(ctx, l.Sink)
+}
+
+// joined returns the state of a table that has caught up.
+func joined(t sink.TableState, at cdc.Position, now time.Time) sink.TableState {
+	next := sink.TableState{Table: t.Table, State: sink.OK, Applied: at, Accepted: t.Accepted, Gap: t.Gap}
+	if t.Gap != "" {
+		next.State, next.Cause, next.Reason, next.Since = sink.Incomplete, sink.CauseGap, t.Gap, now.UTC().Truncate(time.Millisecond)
+	}
+	return next
+}
+
+// Flush records the states that are not recorded yet, without changes. If it fails, they
+// are recorded with the next batch of either pipeline.
+func (s *Set) Flush(ctx context.Context, destination Sink) error {
+	s.recording.Lock()
+	defer s.recording.Unlock()
+	s.mu.Lock()
+	states := s.unstoredStates(func(sink.TableState) bool { return false })
+	s.mu.Unlock()
+	if len(states) == 0 {
+		return nil
+	}
+	if err := destination.Advance(ctx, &change.Batch{}, states); err != nil {
+		return fmt.Errorf("record the states of tables: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stored(states, s.position)
+	return nil
+}

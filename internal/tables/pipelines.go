@@ -1,0 +1,214 @@
+package tables
+
+import (
+	"context"
+	"slices"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Sink is a destination that records the states of tables.
+type Sink interface {
+	sink.Sink
+	sink.TableRecorder
+	sink.Migrator
+}
+
+// Main is the main pipeline's view of a Set: the sink that it applies to, and its Gate.
+type Main struct {
+	Sink
+	set *Set
+}
+
+// Main returns the view of the main pipeline, which applies to destination.
+func (s *Set) Main(destination Sink) *Main { return &Main{destination, s} }
+
+// Apply makes b durable, with the states that have changed.
+func (m *Main) Apply(ctx context.Context, b *change.Batch) error {
+	s := m.set
+	s.recording.Lock()
+	defer s.recording.Unlock()
+	s.mu.Lock()
+	states := s.unstoredStates(func(t sink.TableState) bool { return t.State == sink.OK && t.Applied.Sequence <= b.Last.Sequence })
+	s.mu.Unlock()
+	defer s.countDeletes(b)()
+	err := error(nil)
+	if len(states) == 0 {
+		err = m.Sink.Apply(ctx, b)
+	} else {
+		err = m.ApplyTables(ctx, b, states)
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.position = later(s.position, b.Last)
+	s.stored(states, s.position)
+	return nil
+}
+
+// unstoredStates returns the states that are to be recorded, and others that are also to
+// be. The lock is held.
+func (s *Set) unstoredStates(also func(sink.TableState) bool) []sink.TableState {
+	var states []sink.TableState
+	for name, t := range s.states {
+		if s.unstored[name] || also(t) {
+			states = append(states, t)
+		}
+	}
+	return states
+}
+
+// Migrate makes the destination able to hold rows of the tables.
+func (m *Main) Migrate(ctx context.Context, tables []*schema.Table) ([]string, error) {
+	lines, err := m.Sink.Migrate(ctx, tables)
+	if len(lines) > 0 {
+		select {
+		case m.set.migrated <- struct{}{}:
+		default: // the one before is not received yet
+		}
+	}
+	return lines, err
+}
+
+// Enter waits for the main pipeline's turn.
+func (m *Main) Enter(ctx context.Context) error { return m.set.main.take(ctx) }
+
+// Leave ends it.
+func (m *Main) Leave() { m.set.main.giveBack() }
+
+// Withholds reports whether any table is behind or ahead.
+func (m *Main) Withholds() bool {
+	m.set.mu.Lock()
+	defer m.set.mu.Unlock()
+	return len(m.set.states) > 0
+}
+
+// Applies reports whether the table is not behind at p.
+func (m *Main) Applies(table string, p cdc.Position) bool {
+	m.set.mu.Lock()
+	defer m.set.mu.Unlock()
+	t, ok := m.set.states[table]
+	return !ok || t.State.Applies() && p.Sequence > t.Applied.Sequence
+}
+
+// Fail leaves the changes of the table to the lane.
+func (m *Main) Fail(table string, p cdc.Position, cause sink.Cause, reason error) {
+	s := m.set
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.states[table]
+	t.Table, t.Applied, t.Attempts = table, later(t.Applied, p), 0
+	s.put(s.failed(t, cause, reason))
+}
+
+// Denied returns false: the lane decides.
+func (m *Main) Denied(string) bool { return false }
+
+// Known remembers that HQ knows a newer version of a denied table.
+func (m *Main) Known(table string) {
+	s := m.set
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.states[table].Cause == sink.CauseDenied {
+		s.known[table] = true
+	}
+}
+
+// Lane is the lane's view of a Set: the sink that it applies to, and its Gate.
+type Lane struct {
+	Sink
+	set *Set
+}
+
+// Begin makes the given tables, which are behind, the lane's. It begins after the lowest
+// position up to which one of them is applied, which it returns.
+func (s *Set) Begin(destination Sink, tables []sink.TableState) (*Lane, cdc.Position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.members)
+	s.reached = tables[0].Applied
+	for _, t := range tables {
+		s.members[t.Table] = true
+		if t.Applied.Sequence < s.reached.Sequence {
+			s.reached = t.Applied
+		}
+	}
+	return &Lane{destination, s}, s.reached
+}
+
+// Apply makes b durable, and with it that the lane's tables have all changes up to its
+// end.
+func (l *Lane) Apply(ctx context.Context, b *change.Batch) error {
+	s := l.set
+	s.recording.Lock()
+	defer s.recording.Unlock()
+	s.mu.Lock()
+	before := s.unstoredStates(func(t sink.TableState) bool { return s.members[t.Table] && t.Applied.Sequence < b.Last.Sequence })
+	after := slices.Clone(before)
+	for i := range after {
+		if t := &after[i]; s.members[t.Table] {
+			t.Applied = later(t.Applied, b.Last)
+		}
+	}
+	s.mu.Unlock()
+	defer s.countDeletes(b)()
+	if err := l.Advance(ctx, b, after); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reached = later(s.reached, b.Last)
+	for i, t := range before {
+		if s.states[t.Table] == t {
+			s.states[t.Table] = after[i]
+		} else if now := s.states[t.Table]; now.State == sink.Behind { // it has failed since
+			now.Applied = later(now.Applied, after[i].Applied)
+			s.states[t.Table] = now
+		}
+	}
+	s.stored(after, s.position)
+	return nil
+}
+
+// Enter waits for the lane's turn.
+func (l *Lane) Enter(ctx context.Context) error { return l.set.lane.take(ctx) }
+
+// Leave ends it.
+func (l *Lane) Leave() { l.set.lane.giveBack() }
+
+// Withholds returns true: the lane has some tables only.
+func (l *Lane) Withholds() bool { return true }
+
+// Applies reports whether the table is the lane's, and lacks the change at p.
+func (l *Lane) Applies(table string, p cdc.Position) bool {
+	l.set.mu.Lock()
+	defer l.set.mu.Unlock()
+	return l.set.members[table] && p.Sequence > l.set.states[table].Applied.Sequence
+}
+
+// Fail gives the table up until its next attempt.
+func (l *Lane) Fail(table string, _ cdc.Position, cause sink.Cause, reason error) {
+	s := l.set
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.members, table)
+	s.put(s.failed(s.states[table], cause, reason))
+}
+
+// Denied reports whether HQ has denied the table's changes for so long, while it knows
+// newer versions or does not have the table any more, that they are given up.
+func (l *Lane) Denied(table string) bool {
+	s := l.set
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.states[table]
+	return (s.known[table] || s.gone[table]) && t.Cause == sink.CauseDenied && s.now().Sub(t.Since) >= denialPatience
+}
+
+// Known does nothing.
+func (l *Lane) Known(string) {}

@@ -1,0 +1,155 @@
+package torture
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/localhq"
+)
+
+const (
+	// rate is how many changes the shop makes in a second.
+	rate = 300
+	// chunk is how many it makes at once, at least.
+	chunk = 5
+)
+
+// pump makes the shop work, up to a limit. The shop's changes depend only on its
+// seed and on the limits, not on time.
+type pump struct {
+	hq   *localhq.HQ
+	turn sync.Mutex // held while the shop works
+
+	mu      sync.Mutex
+	made    uint64        // changes
+	extra   uint64        // changes that do not count towards the limit
+	base    uint64        // changes before the stream was created
+	limit   uint64        // of made
+	err     error         // why the shop cannot work
+	changed chan struct{} // closed at every change of these fields
+}
+
+func newPump(h *localhq.HQ) *pump { return &pump{hq: h, changed: make(chan struct{})} }
+
+// run works until ctx is done.
+func (p *pump) run(ctx context.Context) {
+	due := time.Now()
+	for {
+		if late := time.Now().Add(-100 * time.Millisecond); due.Before(late) {
+			due = late
+		}
+		if p.await(ctx, func() bool { return p.made < p.limit }) != nil {
+			return
+		}
+		select {
+		case <-time.After(time.Until(due)):
+		case <-ctx.Done():
+			return
+		}
+		n, err := p.work(ctx)
+		due = due.Add(time.Duration(n) * time.Second / rate)
+		if err != nil && ctx.Err() == nil {
+			p.set(func() { p.err = err })
+			return
+		}
+	}
+}
+
+func (p *pump) work(ctx context.Context) (int, error) {
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	p.mu.Lock()
+	n := min(chunk, p.limit-min(p.made, p.limit))
+	p.mu.Unlock()
+	if n == 0 {
+		return 0, nil
+	}
+	made, err := p.hq.Work(ctx, int(n))
+	p.set(func() { p.made += uint64(made) })
+	return made, err
+}
+
+// burst makes changes at once that do not count towards the limit.
+func (p *pump) burst(ctx context.Context, n uint64) error {
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	made, err := p.hq.Work(ctx, int(n))
+	p.set(func() { p.extra += uint64(made) })
+	return err
+}
+
+// evolve changes the schema.
+func (p *pump) evolve(ctx context.Context) (string, error) {
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	before, err := p.hq.StreamState(ctx)
+	if err != nil {
+		return "", err
+	}
+	what, err := p.hq.Evolve(ctx)
+	if err != nil {
+		return "", err
+	}
+	after, err := p.hq.StreamState(ctx)
+	p.set(func() { p.extra += after.LastSeq - before.LastSeq })
+	return what, err
+}
+
+// recreate deletes and creates the stream, and returns the last sequence of the old one.
+func (p *pump) recreate(ctx context.Context) (last uint64, err error) {
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	if err := p.hq.RecreateStream(ctx); err != nil {
+		return 0, err
+	}
+	last = p.sequence()
+	p.set(func() { p.base = p.made + p.extra })
+	return last, nil
+}
+
+// sequence returns the sequence of the last message of the stream.
+func (p *pump) sequence() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.made + p.extra - p.base
+}
+
+// count returns how many changes count towards the limit so far.
+func (p *pump) count() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.made
+}
+
+// set calls f, which changes the fields.
+func (p *pump) set(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f()
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// until sets the limit, and waits until n changes are made.
+func (p *pump) until(ctx context.Context, n, limit uint64) error {
+	p.set(func() { p.limit = max(p.limit, limit) })
+	return p.await(ctx, func() bool { return p.made >= n })
+}
+
+// await waits until holds, which it calls with the lock held, returns true.
+func (p *pump) await(ctx context.Context, holds func() bool) error {
+	for {
+		p.mu.Lock()
+		ok, err, changed := holds(), p.err, p.changed
+		p.mu.Unlock()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
