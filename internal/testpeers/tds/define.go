@@ -124,7 +124,18 @@ func (e *engine) makeBelow(ctx context.Context, named string, d *definition) err
 	if d.Key != nil {
 		lines = append(lines, "PRIMARY KEY ("+namesOf(d.Key)+")")
 	}
-	return e.do(ctx, "CREATE TABLE "+named+" ("+strings.Join(lines, ", ")+")")
+	if err := e.do(ctx, "CREATE TABLE "+named+" ("+strings.Join(lines, ", ")+")"); err != nil {
+		return err
+	}
+	i := d.identity()
+	if i < 0 {
+		return nil
+	}
+	schema, own, _ := strings.Cut(named, ".")
+	number := name(d.Columns[i].Name)
+	return e.do(ctx, fmt.Sprintf(`CREATE TRIGGER %s.%s AFTER INSERT ON %s WHEN NEW.%[4]s IS NULL BEGIN
+UPDATE %[3]s SET %[4]s = (SELECT COALESCE(MAX(%[4]s), 0) + 1 FROM %[3]s) WHERE rowid = NEW.rowid;
+END`, schema, name("numbers of "+own), own, number))
 }
 
 // below defines the column for the engine below.
@@ -133,7 +144,7 @@ func (c definedColumn) below() string {
 	if c.Collation != "" {
 		line += " COLLATE " + collationOf(c.Collation)
 	}
-	if c.NotNull {
+	if c.NotNull && !c.Identity { // a trigger numbers a row right after it came
 		line += " NOT NULL"
 	}
 	return line + c.checks()
