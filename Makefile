@@ -51,8 +51,8 @@ fuzz: ## run every fuzz target for FUZZTIME (5m)
 
 lint: ## check format, vet, static analysis, modules, the rules of the code's structure, and every platform
 	@unformatted=$$(go tool gofumpt -l .) && if [ -n "$$unformatted" ]; then echo "gofumpt these files:"; echo "$$unformatted"; exit 1; fi
-	go vet -race ./... # what is compiled with the race detector is there already, after the tests
-	GOFLAGS="$$(go env GOFLAGS) -race" "$$(go tool -n staticcheck)" ./...
+	GOFLAGS="$$(./test/goflags) -race" go vet ./... # the tests have compiled everything like this already
+	GOFLAGS="$$(./test/goflags) -race" "$$(go tool -n staticcheck)" ./...
 	go mod tidy -diff
 	go test ./internal/lint
 	@$(MAKE) --no-print-directory cross

@@ -157,7 +157,7 @@ func parent() int {
 // as returns the environment of a process that plays role.
 func as(role, address string) []string {
 	// The race detector would wait for a second at the end of each process.
-	return append(os.Environ(), "GORACE=atexit_sleep_ms=0", roleVariable+"="+role, addressVariable+"="+address)
+	return append(os.Environ(), roleVariable+"="+role, addressVariable+"="+address)
 }
 
 // eventually is how long a test waits for what is bound to come.
