@@ -159,9 +159,13 @@ func (r *run) reconcile(due, hard context.Context) (gap, err error) {
 		if r.notesDropped(err) {
 			continue
 		}
+		reopen := new(sink.ReopenError)
 		switch {
 		case errors.Is(err, errChanged):
-		case errors.As(err, new(*sink.ReopenError)):
+		case errors.As(err, &reopen) && reopen.Imported:
+			r.Logger.Info("going on with what was imported", "because", reopen.Reason)
+			r.closeDestination()
+		case errors.As(err, &reopen):
 			r.Logger.Warn("going on from what the destination records", "because", err)
 			r.closeDestination()
 			sleep(due, backoff.Next(err))

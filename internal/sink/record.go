@@ -190,7 +190,10 @@ func (e *WriterError) Error() string {
 
 // ReopenError says that the destination is not as this process left it, as after a
 // restore, a fail-over or an import. Reading has to begin again from its records.
-type ReopenError struct{ Reason string }
+type ReopenError struct {
+	Reason   string
+	Imported bool // an import is the reason, so nothing is wrong
+}
 
 func (e *ReopenError) Error() string {
 	return e.Reason + "; reading again from what the destination records"

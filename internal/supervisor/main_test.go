@@ -156,7 +156,6 @@ func parent() int {
 
 // as returns the environment of a process that plays role.
 func as(role, address string) []string {
-	// The race detector would wait for a second at the end of each process.
 	return append(os.Environ(), roleVariable+"="+role, addressVariable+"="+address)
 }
 

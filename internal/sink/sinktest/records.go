@@ -125,11 +125,15 @@ func (h *harness) sql(statement string) {
 	h.config.SQL(h.outer, h.url, statement)
 }
 
-// wantReopen checks that err says that the destination is not as the process left it.
-func (h *harness) wantReopen(err error) {
+// wantReopen checks that err says that the destination is not as the process left it, and
+// whether an import is the reason.
+func (h *harness) wantReopen(err error, imported bool) {
 	h.Helper()
-	if !errors.As(err, new(*sink.ReopenError)) || fault.Of(err) != fault.Fatal {
+	reopen := new(sink.ReopenError)
+	if !errors.As(err, &reopen) || fault.Of(err) != fault.Fatal {
 		h.Errorf("want a fatal *sink.ReopenError, got %v", err)
+	} else if reopen.Imported != imported {
+		h.Errorf("the reason is an import: %t, want %t: %v", reopen.Imported, imported, err)
 	}
 }
 
@@ -218,9 +222,9 @@ func (h *harness) written(changes ...func(*sink.Env)) (sink.Sink, *schema.Table,
 func checkRestored(h *harness) {
 	s, t, before := h.written(process("one"))
 	h.sql(fmt.Sprintf("UPDATE _eds_checkpoint SET position = %d, stored = %d", before.Sequence, before.Stored))
-	h.wantReopen(h.refused(s, t))
-	h.wantReopen(h.refused(s, t))
-	h.wantReopen(s.(sink.Recorder).Check(h.ctx))
+	h.wantReopen(h.refused(s, t), false)
+	h.wantReopen(h.refused(s, t), false)
+	h.wantReopen(s.(sink.Recorder).Check(h.ctx), false)
 	r := h.records(s)
 	h.expectRecords(r, sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{Position: before}})
 	h.beginAt(s, r.Checkpoint.Position)
@@ -231,8 +235,8 @@ func checkRestored(h *harness) {
 func checkCheckpointGone(h *harness) {
 	s, t, _ := h.written(process("one"))
 	h.sql("DELETE FROM _eds_checkpoint")
-	h.wantReopen(s.(sink.Recorder).Check(h.ctx))
-	h.wantReopen(h.refused(s, t))
+	h.wantReopen(s.(sink.Recorder).Check(h.ctx), false)
+	h.wantReopen(h.refused(s, t), false)
 	h.expectRecords(h.records(s), sink.Records{ID: "id of one"})
 	h.beginAt(s, h.position())
 	h.apply(s, h.update(t, `{"id":"1","name":"after"}`))
@@ -294,7 +298,7 @@ func checkChangedRecords(h *harness) {
 	h.records(one)
 	h.goOn(two)
 	_, err := one.(sink.Recorder).Begin(h.ctx, sink.Beginning{})
-	h.wantReopen(err)
+	h.wantReopen(err, false)
 	h.goOn(one)
 }
 
@@ -326,8 +330,8 @@ func at(seconds int64) cdc.Timestamp {
 func checkImportBeside(h *harness) {
 	s, t, _ := h.written(process("one"))
 	h.importSnapshot(t, "job", sink.Snapshot{Clock: at(5)}, `{"id":"1","name":"imported"}`, `{"id":"2"}`)
-	h.wantReopen(s.(sink.Recorder).Check(h.ctx))
-	h.wantReopen(h.refused(s, t))
+	h.wantReopen(s.(sink.Recorder).Check(h.ctx), true)
+	h.wantReopen(h.refused(s, t), true)
 	r := h.records(s)
 	want := sink.Records{ID: "id of one", Checkpoint: r.Checkpoint, Snapshots: []sink.Snapshot{{Table: t.Name, Clock: at(5), Rows: 2, Job: "job"}}}
 	h.expectRecords(r, want)
@@ -402,7 +406,7 @@ func checkBeginBesideImport(h *harness) {
 	h.beginAt(s, cdc.Position{}, sink.Snapshot{Table: t.Name, Clock: at(2), Merged: true})
 	h.end(l, true)
 	h.model(t.Name).load(h, t, `{"id":"1"}`)
-	h.wantReopen(h.refused(s, t))
+	h.wantReopen(h.refused(s, t), true)
 	h.expectRecords(h.records(s), sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{}, Snapshots: []sink.Snapshot{{Table: t.Name, Clock: at(1), Rows: 1, Job: "job"}}})
 }
 
@@ -434,7 +438,7 @@ func checkLoadsAtOnce(h *harness) {
 		})
 	}
 	group.Wait()
-	h.wantReopen(server.(sink.Recorder).Check(h.ctx))
+	h.wantReopen(server.(sink.Recorder).Check(h.ctx), true)
 	r := h.records(server)
 	h.expectRecords(r, want)
 	generations := make(map[int64]bool)

@@ -219,7 +219,7 @@ func (s *Sink) judge(found *checkpoint, all []checkpoint) error {
 	case found.epoch < s.epoch, found.position != s.position && found.position != s.attempted:
 		return &sink.ReopenError{Reason: fmt.Sprintf("the destination is at message %d although message %d was applied, as after a restore", found.position.Sequence, s.position.Sequence)}
 	case found.generation != s.generation:
-		return &sink.ReopenError{Reason: "tables have been imported"}
+		return &sink.ReopenError{Reason: "tables have been imported", Imported: true}
 	}
 	return nil
 }

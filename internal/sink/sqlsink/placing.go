@@ -141,7 +141,7 @@ func (s *Sink) lookOut(ctx context.Context, conn Conn) error {
 		return err
 	}
 	if len(placed) > 0 {
-		return fault.Mark(fault.Fatal, &sink.ReopenError{Reason: fmt.Sprintf("table %q has been imported", placed[0].s.Table)})
+		return fault.Mark(fault.Fatal, &sink.ReopenError{Reason: fmt.Sprintf("table %q has been imported", placed[0].s.Table), Imported: true})
 	}
 	s.placings = pending
 	return nil
