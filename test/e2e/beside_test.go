@@ -119,6 +119,7 @@ func TestImport_BesideItsServerShowsNoOlderRows(t *testing.T) {
 		t.Errorf("%d tables were brought forward before they were put in place\n%s", n, p.output())
 	}
 	w.quiet(p)
+	w.unreserved(p)
 	p.stop()
 	w.equal()
 }

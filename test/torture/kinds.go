@@ -63,6 +63,15 @@ func Kinds() []Kind {
 		{"import-company", func(p *planner) { p.down(Step{Action: ImportCompany, N: p.Uint64N(3)}) }},
 		{"import-killed", func(p *planner) { p.down(Step{Action: ImportKilled, N: p.Uint64N(1500)}) }},
 
+		{"import-beside", func(p *planner) {
+			p.closeGap()
+			p.do(Step{Action: ImportBeside})
+		}},
+		{"import-beside-killed", func(p *planner) {
+			p.closeGap()
+			p.do(Step{Action: ImportBesideKilled, N: 100 + p.Uint64N(4000)})
+		}},
+
 		{"trim-lose-data", func(p *planner) { p.down(trim(p), Step{Action: LoseData}) }},
 		{"import-outgrow", func(p *planner) { p.down(Step{Action: Import}, outgrow(p)) }},
 		{"import-trim-only", func(p *planner) { p.down(Step{Action: Import}, trim(p), Step{Action: ImportOnly, Table: p.table()}) }},

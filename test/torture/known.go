@@ -20,8 +20,6 @@ type KnownFault struct {
 // KnownFaults returns the list, one line per kind and destination.
 func KnownFaults() []KnownFault {
 	return []KnownFault{
-		{"drop-table", "", "", 1, Silence, "tables have no states; a missing table is created again as changes arrive"},
-		{"truncate-table", "", "", 1, Silence, "tables have no states; no table's rows are compared with those of its snapshot"},
 		{"import-company", "", "", 1, Silence, "records of snapshots have no scope: nothing says that the other companies are missing"},
 		{"import-outgrow", "", "", 1, Unverified, "an import does not record the end of the stream before its export"},
 		{"import-trim-only", "", "", 1, Ineffective, "tables have no positions: imports of all tables, one after another, do not close a gap"},

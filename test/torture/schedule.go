@@ -55,6 +55,9 @@ const (
 	ImportMerge   Action = "import one company, keeping other rows" // N: which
 	ImportCompany Action = "import one company, replacing all rows" // N: which
 	ImportKilled  Action = "kill an import"                         // N: milliseconds
+	// The server does these, while it follows the stream.
+	ImportBeside       Action = "import everything beside the server"
+	ImportBesideKilled Action = "kill the worker while it imports" // N: milliseconds
 
 	Evolve Action = "change the schema"
 )
@@ -79,7 +82,7 @@ func (s Step) String() string {
 	switch s.Action {
 	case CopyDestination, CopyData, RestoreDestination, RestoreData, FailOver:
 		text += fmt.Sprintf(" (copy %d)", s.Copy)
-	case RestartNATS, ImportKilled:
+	case RestartNATS, ImportKilled, ImportBesideKilled:
 		text += fmt.Sprintf(" (%d ms)", s.N)
 	case TrimUnapplied, OutgrowStream:
 		text += fmt.Sprintf(" (%d messages)", s.N)

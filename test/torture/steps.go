@@ -41,7 +41,7 @@ func (r *Round) perform(ctx context.Context, s Step) error {
 		return r.damageDestination(ctx, s)
 	case CopyData, RestoreData, LoseData:
 		return r.damageData(s)
-	case Import, ImportOnly, ImportMerge, ImportCompany, ImportKilled:
+	case Import, ImportOnly, ImportMerge, ImportCompany, ImportKilled, ImportBeside, ImportBesideKilled:
 		return r.importRows(ctx, s)
 	case Evolve:
 		what, err := r.pump.evolve(ctx)
@@ -133,9 +133,33 @@ func (r *Round) importRows(ctx context.Context, s Step) error {
 			return nil
 		}
 		return err
+	case ImportBesideKilled:
+		return r.killImporting(ctx, time.Duration(s.N)*time.Millisecond)
 	default:
 		return r.operate(ctx, "eds import")
 	}
+}
+
+// killImporting has the server import, and kills its worker after a time. The next worker
+// goes on.
+func (r *Round) killImporting(ctx context.Context, after time.Duration) error {
+	over, end := context.WithCancel(ctx)
+	defer end()
+	killed := make(chan bool, 1)
+	go func() {
+		select {
+		case <-time.After(after):
+			killed <- r.service.killWorker()
+		case <-over.Done():
+			killed <- false
+		}
+	}()
+	err := r.operate(ctx, "eds import")
+	end()
+	if !<-killed {
+		r.note("the import ended before")
+	}
+	return err
 }
 
 // breakStream makes the stream lose messages.
