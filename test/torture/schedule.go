@@ -136,7 +136,7 @@ func Generate(seed uint64, kinds []Kind, tables []string) Schedule {
 // A round has one fault per kind, within these bounds.
 const (
 	leastFaults = 3
-	mostFaults  = 12
+	mostFaults  = 14
 )
 
 // planner builds a schedule.
