@@ -1,0 +1,67 @@
+package e2e_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/shopmonkeyus/eds/internal/localhq"
+)
+
+// TestTable_UnknownToHQ has changes of 500 tables that HQ does not know, and messages that
+// are no changes, come between those of others. One lane reads all of these tables.
+func TestTable_UnknownToHQ(t *testing.T) {
+	t.Parallel()
+	const unknown, garbage = 500, 150
+	d := newDatabase(t)
+	w := newWorld(t, d.url, localhq.Options{})
+	w.imports()
+	p := w.serve()
+	w.goesOn(p, 50)
+	for i := range unknown {
+		table := fmt.Sprintf("unknown_%d", i)
+		w.publish(table, "INSERT", map[string]any{
+			"operation": "INSERT", "table": table, "id": table, "key": []string{"1"}, "modelVersion": "m1", "after": map[string]any{"id": "1"}, "mvccTimestamp": clock(),
+		})
+		if i < garbage {
+			w.publish("customer", "INSERT", nil)
+		}
+	}
+	w.work(100)
+	w.drain(p)
+	behind := func() string {
+		return d.query(`SELECT count(*)::text FROM _eds_table WHERE kind = 'table' AND state = 'behind' AND cause = 'denied'`)
+	}
+	eventually(t, "the tables are recorded as behind", func() bool { return behind() == fmt.Sprint(unknown) }, func() string { return behind() + "\n" + p.output() })
+	healthy := func() {
+		t.Helper()
+		if code, report := p.health(); code != http.StatusOK || len(report.Tables) == 0 {
+			t.Errorf("health is %d, with %d tables: %v", code, len(report.Tables), report.Reasons)
+		}
+		all, err := w.hq.Consumers(t.Context())
+		if err != nil || len(all) > 2 {
+			t.Errorf("there are %d consumers: %v", len(all), err)
+		}
+	}
+	healthy()
+	p.kill()
+	w.work(100)
+	p = w.serve()
+	w.follows(p)
+	w.work(100)
+	w.drain(p)
+	healthy()
+	if n := behind(); n != fmt.Sprint(unknown) {
+		t.Errorf("after a crash %s tables are behind", n)
+	}
+	if stdout, stderr, code := w.eds("status", "--data-dir", w.data); code != 0 || !strings.Contains(stdout, "unknown_") {
+		t.Errorf("status ends with %d:\n%s%s", code, stdout, stderr)
+	}
+	p.stop()
+	w.equal()
+	list, _, _ := w.eds("dlq", "list", "--data-dir", w.data)
+	if n := strings.Count(list, "\n"); n < garbage {
+		t.Errorf("%d lines of dead letters:\n%s", n, list)
+	}
+}
