@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/shopmonkeyus/eds/internal/control"
 	"github.com/shopmonkeyus/eds/internal/reconciler"
@@ -57,6 +58,9 @@ func (b *beside) watch(ctx context.Context, id string) error {
 func (b *beside) show(ctx context.Context, follow func(snapshot.Observer) (snapshot.Report, error)) error {
 	observe, finish := b.display()
 	report, err := follow(observe)
+	for errors.Is(err, control.ErrConnectionLost) && b.id != "" {
+		report, err = b.resume(ctx, observe, err)
+	}
 	finish()
 	refused := new(control.Error)
 	switch {
@@ -66,6 +70,28 @@ func (b *beside) show(ctx context.Context, follow func(snapshot.Observer) (snaps
 		return usageError{err}
 	}
 	return b.conclude(report, err)
+}
+
+// restartPatience is how long a server that has crashed may take to start again.
+const restartPatience = time.Minute
+
+// resume goes on watching the import once the server is back. If it does not come back,
+// the error is lost.
+func (b *beside) resume(ctx context.Context, observe snapshot.Observer, lost error) (snapshot.Report, error) {
+	b.s.logger.Warn("the server has ended; waiting until it is back, when it goes on with the import", "id", b.id)
+	over, cancel := context.WithTimeoutCause(ctx, restartPatience, lost)
+	defer cancel()
+	for {
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-over.Done():
+			return snapshot.Report{}, context.Cause(over)
+		}
+		report, err := b.client.WatchImport(ctx, b.id, observe)
+		if !errors.Is(err, control.ErrNoServer) {
+			return report, err
+		}
+	}
 }
 
 func (b *beside) request() control.ImportRequest {

@@ -61,20 +61,27 @@ func (o *operated) AcceptGap(id, table string) ([]string, error) {
 func operate(t *testing.T, o *operated) (dataDir string) {
 	t.Helper()
 	dataDir = t.TempDir()
+	t.Cleanup(start(t, dataDir, o))
+	return dataDir
+}
+
+// start answers for the server of a data directory until stop is called.
+func start(t *testing.T, dataDir string, h control.Handler) (stop func()) {
+	t.Helper()
 	listener, err := control.Listen(t.Context(), dataDir)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return func() {}
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
-	go func() { ended <- control.Serve(ctx, listener, o) }()
-	t.Cleanup(func() {
+	go func() { ended <- control.Serve(ctx, listener, h) }()
+	return func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-	})
-	return dataDir
+	}
 }
 
 func TestImport_AsksTheRunningServer(t *testing.T) {
@@ -101,6 +108,36 @@ func TestImport_AsksTheRunningServer(t *testing.T) {
 	}
 	if _, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--cancel", "7"); code != 0 || o.canceled != "7" {
 		t.Errorf("exit code %d, canceled %q\n%s", code, o.canceled, stderr)
+	}
+}
+
+// crashing is a server that is stopped while it imports.
+type crashing struct {
+	*operated
+	watched chan struct{}
+}
+
+func (c *crashing) WatchImport(ctx context.Context, _ string, _ func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
+	close(c.watched)
+	<-ctx.Done()
+	return snapshot.Report{}, ctx.Err()
+}
+
+func TestImport_GoesOnWatchingAServerThatHasCrashed(t *testing.T) {
+	o := &operated{report: server.Report{PID: 7}, outcome: snapshot.Report{Tables: []snapshot.TableReport{{Table: "order", Rows: 5}}, Rows: 5}}
+	crashes := &crashing{o, make(chan struct{})}
+	dir := t.TempDir()
+	stop := start(t, dir, crashes)
+	again := make(chan func(), 1)
+	go func() {
+		<-crashes.watched
+		stop()
+		again <- start(t, dir, o)
+	}()
+	stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--no-confirm")
+	(<-again)()
+	if code != 0 || !strings.Contains(stdout, "5 rows of 1 tables") || !strings.Contains(stderr, "waiting until it is back") {
+		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
 }
 

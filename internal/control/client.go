@@ -63,7 +63,8 @@ func (c *Client) Import(ctx context.Context, q ImportRequest, accepted func(id s
 }
 
 // WatchImport calls observe with the progress of an import until it ends, and returns its
-// outcome. If ctx ends, the import goes on.
+// outcome. If ctx ends, the import goes on. If the server ends, it is resumed by the next
+// one, and the error is ErrConnectionLost.
 func (c *Client) WatchImport(ctx context.Context, id string, observe snapshot.Observer) (snapshot.Report, error) {
 	return c.watch(ctx, http.MethodGet, importPath(id), nil, func(string) {}, observe)
 }
@@ -103,7 +104,7 @@ func cutOff(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		err = errors.New("the server ended the connection")
+		err = ErrConnectionLost
 	}
 	return fmt.Errorf("watch the import: %w; eds status says whether it goes on", err)
 }

@@ -40,6 +40,9 @@ type Handler interface {
 // ErrNoServer says that no server answers for the data directory.
 var ErrNoServer = errors.New("no server answers")
 
+// ErrConnectionLost says that the server has ended, or has crashed, while it answered.
+var ErrConnectionLost = errors.New("the server ended the connection")
+
 // Error is what the server answers to a request that fails.
 type Error struct {
 	Message string `json:"error"`

@@ -254,12 +254,10 @@ func (p *process) get(path string) (int, string) {
 // eventually waits for a condition that only another process can bring about.
 func eventually(t *testing.T, what string, condition func() bool, detail func() string) {
 	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
 	deadline := time.After(patience)
-	for !condition() {
+	for pause := 20 * time.Millisecond; !condition(); pause = min(pause*3/2, 200*time.Millisecond) {
 		select {
-		case <-tick.C:
+		case <-time.After(pause):
 		case <-deadline:
 			t.Fatalf("not within %v: %s\n%s", patience, what, detail())
 		}
