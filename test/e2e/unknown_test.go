@@ -31,7 +31,7 @@ func TestTable_UnknownToHQ(t *testing.T) {
 	w.work(100)
 	w.drain(p)
 	behind := func() string {
-		return d.query(`SELECT count(*)::text FROM _eds_table WHERE kind = 'table' AND state = 'behind' AND cause = 'denied'`)
+		return d.query(`SELECT count(*)::text FROM _eds_table WHERE kind = 'table' AND state = 'behind' AND cause = 'schema denied'`)
 	}
 	eventually(t, "the tables are recorded as behind", func() bool { return behind() == fmt.Sprint(unknown) }, func() string { return behind() + "\n" + p.output() })
 	healthy := func() {
