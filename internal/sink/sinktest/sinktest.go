@@ -87,29 +87,20 @@ type Stored struct {
 // command line does not ask for another number.
 const properties = "25"
 
-// parallel is how many checks run at a time: they wait for servers more than they work.
-const parallel = "4"
-
-// Main runs the tests of a driver, and fails if they leave goroutines behind.
+// Main runs the tests of a driver, and fails where they leave goroutines behind.
 func Main(m *testing.M) {
-	for name, value := range map[string]string{"rapid.checks": properties, "test.parallel": parallel} {
-		if err := flag.Set(name, value); err != nil {
-			panic(err)
-		}
+	if err := flag.Set("rapid.checks", properties); err != nil {
+		panic(err)
 	}
 	goleak.VerifyTestMain(m)
 }
 
-// Run checks everything that applies to the driver of c, several checks at a time. They
-// begin when the caller has returned, so what they need has to be cleaned up by t.Cleanup.
+// Run checks everything that applies to the driver of c.
 func Run(t *testing.T, c Config) {
 	can := capabilitiesOf(t, c)
 	for _, k := range checks {
 		if k.needs(can) {
-			t.Run(k.name, func(t *testing.T) {
-				t.Parallel()
-				k.run(newHarness(t, c))
-			})
+			t.Run(k.name, func(t *testing.T) { k.run(newHarness(t, c)) })
 		}
 	}
 }
