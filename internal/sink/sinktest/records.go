@@ -38,6 +38,7 @@ var recordChecks = []check{
 	{"a complete snapshot replaces the others of its table", func(c capabilities) bool { return c.records && c.loads }, checkSnapshots},
 	{"a server that begins while an import runs", func(c capabilities) bool { return c.records && c.loads }, checkBeginBesideImport},
 	{"loads at once are recorded each", func(c capabilities) bool { return c.records && c.loads }, checkLoadsAtOnce},
+	{"loads at once are all followed, whichever ends first", func(c capabilities) bool { return c.records && c.loads }, checkLoadsAreFollowed},
 	{"a whole import", func(c capabilities) bool { return c.records && c.loads }, checkWholeImport},
 	{"a changed filter goes on where each subject is", keepsRecords, checkChangedFilter},
 	{"closing releases the checkpoint", keepsRecords, checkRelease},
@@ -448,6 +449,61 @@ func checkLoadsAtOnce(h *harness) {
 	if len(generations) != len(want.Snapshots) {
 		h.Errorf("the generations of loads at once are %v", generations)
 	}
+}
+
+// checkLoadsAreFollowed finishes loads at once while a server begins again after each: it
+// never takes a snapshot for followed that it has not seen.
+func checkLoadsAreFollowed(h *harness) {
+	s, server := h.open(importing), h.server(process("one"))
+	begin := func() (r sink.Records, seen map[string]bool) {
+		for {
+			r = h.records(server)
+			_, err := server.(sink.Recorder).Begin(h.ctx, sink.Beginning{Position: h.position()})
+			if err == nil {
+				break
+			}
+			h.wantReopen(err, false) // another load has ended meanwhile
+		}
+		seen = make(map[string]bool)
+		for _, snapshot := range r.Snapshots {
+			seen[snapshot.Table] = true
+		}
+		return r, seen
+	}
+	_, seen := begin()
+	var group sync.WaitGroup
+	const loads = 6
+	done := make(chan struct{}, loads)
+	for i := range loads {
+		t := newTable(h, fmt.Sprint("table_", i), "1", 1, column("id", schema.String))
+		l := h.begin(s, "job", t, sink.Merge)
+		l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: t.Name, Clock: at(int64(i)), Job: "job", Merged: true})
+		images := []string{`{"id":"1"}`}
+		for n := range 5000 * (1 - min(i, 1)) { // the first one is put in place for longer
+			images = append(images, fmt.Sprintf(`{"id":"row %d"}`, n))
+		}
+		h.loadRest(l, t, images...)
+		group.Go(func() {
+			if _, err := l.Finish(h.ctx); err != nil {
+				h.Error(err)
+			}
+			if err := l.Close(h.ctx); err != nil {
+				h.Error(err)
+			}
+			done <- struct{}{}
+		})
+	}
+	for range loads {
+		<-done
+		r, found := begin()
+		for _, snapshot := range r.Snapshots {
+			if snapshot.Generation <= r.Checkpoint.Followed && !seen[snapshot.Table] {
+				h.Errorf("the snapshot of %s has generation %d, and %d is followed, but no server has seen it", snapshot.Table, snapshot.Generation, r.Checkpoint.Followed)
+			}
+		}
+		seen = found
+	}
+	group.Wait()
 }
 
 func checkWholeImport(h *harness) {

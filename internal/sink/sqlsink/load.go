@@ -258,12 +258,7 @@ func (l *load) Finish(ctx context.Context) (int64, error) {
 		case err != nil:
 			return err
 		case placed:
-			return l.sink.transact(ctx, l.conn, func(tx Tx) error {
-				if err := tx.Drop(ctx, l.stageName()); err != nil {
-					return err
-				}
-				return l.complete(ctx, tx)
-			})
+			return l.conclude(ctx, func(tx Tx) error { return tx.Drop(ctx, l.stageName()) })
 		}
 		if l.rows, err = l.seal(ctx); err != nil {
 			return err
@@ -280,12 +275,7 @@ func (l *load) Finish(ctx context.Context) (int64, error) {
 			return fmt.Errorf("record what is put in place: %w", err)
 		}
 		l.placing = true
-		return l.sink.transact(ctx, l.conn, func(tx Tx) error {
-			if err := tx.Place(ctx, l.stage, l.live, mode); err != nil {
-				return err
-			}
-			return l.complete(ctx, tx)
-		})
+		return l.conclude(ctx, func(tx Tx) error { return tx.Place(ctx, l.stage, l.live, mode) })
 	})
 	if err != nil {
 		return 0, err
@@ -295,6 +285,26 @@ func (l *load) Finish(ctx context.Context) (int64, error) {
 	defer l.sink.mu.Unlock()
 	l.sink.forgetTable(l.t.Name)
 	return l.rows, nil
+}
+
+// conclude does what is left to do and completes the load, in one transaction. The loads of
+// a sink commit in the order of their snapshots' generations: a server that has read one
+// takes all lower ones for read.
+func (l *load) conclude(ctx context.Context, do func(Tx) error) error {
+	numbered := false
+	defer func() {
+		if numbered {
+			l.sink.numbering.Unlock()
+		}
+	}()
+	return l.sink.transact(ctx, l.conn, func(tx Tx) error {
+		if err := do(tx); err != nil {
+			return err
+		}
+		l.sink.numbering.Lock()
+		numbered = true
+		return l.complete(ctx, tx)
+	})
 }
 
 // complete forgets the load, whose rows are in place, and records the snapshot.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
@@ -51,7 +52,10 @@ type Sink struct {
 	placings    []placing    // that Records found
 	seen        int64        // the latest sign of life
 	attempted   cdc.Position // that the latest transaction was to store
-	issued      int64        // the latest generation of a load
+
+	// numbering is held from when a load gets its generation until it has committed.
+	numbering sync.Mutex
+	issued    atomic.Int64 // the latest generation of a load
 }
 
 var (

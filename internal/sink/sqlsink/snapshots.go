@@ -183,9 +183,9 @@ type snapshotRecord struct {
 	id                                  string  // of the destination; "": none yet
 	object                              string  // of the table that the rows are in; "": not known
 	before                              []sink.Snapshot
+	above                               int64          // the latest generation when it was prepared
 	s                                   *sink.Snapshot // nil: nothing
 	clock                               cdc.Timestamp  // that it has: that of a record in its place, if no server has followed that one
-	generation                          int64          // that it has
 	announced                           *placing       // nil: it needs not be
 }
 
@@ -198,7 +198,6 @@ func (s *Sink) snapshotRecord(ctx context.Context, conn Conn) (*snapshotRecord, 
 	if err := s.settle(ctx, conn, found); err != nil {
 		return nil, err
 	}
-	s.issued = max(s.issued, latestGeneration(found.checkpoints))
 	r := &snapshotRecord{sink: s}
 	for name, l := range map[string]**Layout{checkpointTable: &r.checkpoints, destinationTable: &r.destination, snapshotTable: &r.snapshots} {
 		shared := s.layouts[s.ownTables[name]]
@@ -225,13 +224,12 @@ func (r *snapshotRecord) prepare(ctx context.Context, conn Conn) error {
 	if err != nil {
 		return err
 	}
-	r.clock = r.s.Clock
+	r.clock, r.above = r.s.Clock, max(latestSnapshot(r.before), latestGeneration(checkpoints))
 	for i := range r.before {
 		if s := &r.before[i]; sameScope(s, r.s) && !followed(s, checkpoints) && s.Clock.Compare(r.clock) < 0 {
 			r.clock = s.Clock
 		}
 	}
-	r.generation = r.sink.issue(latestSnapshot(r.before))
 	return nil
 }
 
@@ -265,10 +263,10 @@ func (r *snapshotRecord) identify(conn Conn, stage, live *Layout, mode sink.Load
 	}
 }
 
-// numbered returns the snapshot with what the load knows.
+// numbered returns the snapshot with what the load knows, under a new generation.
 func (r *snapshotRecord) numbered(rows int64) sink.Snapshot {
 	s := *r.s
-	s.Rows, s.Clock, s.Generation, s.Object = rows, r.clock, r.generation, r.object
+	s.Rows, s.Clock, s.Generation, s.Object = rows, r.clock, r.sink.issue(r.above), r.object
 	return s
 }
 
@@ -288,11 +286,14 @@ func (r *snapshotRecord) write(ctx context.Context, tx Tx, rows int64) error {
 	return tx.Raise(ctx, r.checkpoints)
 }
 
-// issue returns a generation above the given one and all that are known. Imports that
-// run at once know nothing of each other, but their clocks agree well enough.
+// issue returns a generation above the given one and all that it has returned. Imports by
+// several processes at once know nothing of each other, but their clocks agree well enough.
 func (s *Sink) issue(above int64) int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.issued = max(s.issued+1, above+1, time.Now().UnixMilli())
-	return s.issued
+	for {
+		latest := s.issued.Load()
+		next := max(latest+1, above+1, time.Now().UnixMilli())
+		if s.issued.CompareAndSwap(latest, next) {
+			return next
+		}
+	}
 }
