@@ -29,7 +29,7 @@ func classifyState(code string) sqlsink.Verdict {
 	switch code {
 	case "42501": // a privilege is missing
 		return sqlsink.Verdict{Class: fault.Fatal}
-	case "42P01", "42703", "42704", "42P10", "42804", "42846", "42883", "42P16": // what the catalogue named is not there any more, or is something else
+	case "42P01", "42703", "42704", "42P10", "42804", "42846", "42883", "42P16", "42809", "55000": // what the catalogue named is not there any more, or is something else, as a view
 		return sqlsink.Verdict{Stale: true}
 	case "42701", "42P07", "42710", "42P06": // somebody else has just made it
 		return sqlsink.Verdict{Stale: true}

@@ -116,7 +116,7 @@ func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
 			return err
 		}
 	}
-	rows, err := s.query(ctx, "look at the live table", swapQuery, live.Real.Native.(*relation).oid, stage.Real.Native.(*relation).oid)
+	rows, err := s.query(ctx, "look at the live table", swapQuery, live.Real.Native.(*relation).oid, stage.Real.Native.(*relation).oid, keyName(live))
 	if err != nil {
 		return err
 	}
@@ -155,10 +155,13 @@ func dedupText(stage *shape) string {
 		stage.table, stage.keyNames(), strings.Join(terms, " AND "))
 }
 
-// swapQuery tells whether the table of the first oid can be dropped for the one
-// of the second without anybody missing anything: nothing but its primary key
-// and what the system keeps for every table hangs on it, and both have the same
-// owner and grants.
+// keyName is the name that PostgreSQL gives the primary key of a table.
+func keyName(l *sqlsink.Layout) string { return (*dialect)(nil).Name(l.Real.Name + "_pkey") }
+
+// swapQuery tells whether the table of the first oid can be dropped for the one of the
+// second without any loss: nothing hangs on it but its primary key and what the system
+// keeps for every table, both have the same owner and grants, and no other relation has
+// the name of the key, which is the third argument.
 const swapQuery = `
 SELECT c.relowner = n.relowner AND c.relacl IS NOT DISTINCT FROM n.relacl AND c.reltablespace = n.reltablespace
    AND c.reloptions IS NULL AND c.relpersistence = 'p' AND c.relreplident = 'd' AND c.reloftype = 0
@@ -168,6 +171,8 @@ SELECT c.relowner = n.relowner AND c.relacl IS NOT DISTINCT FROM n.relacl AND c.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                      AND (a.attacl IS NOT NULL OR a.attoptions IS NOT NULL OR a.atthasdef OR a.attidentity <> ''))
    AND (SELECT count(*) FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid) = 1
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_class k WHERE k.relnamespace = c.relnamespace AND k.relname = $3
+                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indexrelid = k.oid))
    AND (SELECT count(*) FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype NOT IN ('p', 'n')) = 0
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_rel p WHERE p.prrelid = c.oid)
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_statistic_ext e WHERE e.stxrelid = c.oid)
@@ -207,7 +212,7 @@ func placeTexts(st, sh *shape, mode sink.LoadMode) []string {
 		return []string{
 			"DROP TABLE " + sh.table,
 			"ALTER TABLE " + st.table + " RENAME TO " + quote(sh.layout.Real.Name),
-			"ALTER TABLE " + sh.table + " RENAME CONSTRAINT " + quote(sealedName(st.layout)) + " TO " + quote((*dialect)(nil).Name(sh.layout.Real.Name+"_pkey")),
+			"ALTER TABLE " + sh.table + " RENAME CONSTRAINT " + quote(sealedName(st.layout)) + " TO " + quote(keyName(sh.layout)),
 		}
 	case sh.layout.Real.Native.(*relation).plain && len(sh.columns) == len(sh.layout.Real.Columns):
 		return []string{

@@ -1,9 +1,11 @@
 package postgres_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -114,6 +116,7 @@ func TestInspect_FindsNothingInARestoredDatabase(t *testing.T) {
 func TestAnotherObjectInTheTablesPlace(t *testing.T) {
 	for name, statement := range map[string]string{
 		"view":              "CREATE VIEW thing AS SELECT 'a' AS id, 1 AS n",
+		"view of a union":   "CREATE TABLE other (id text, n bigint); CREATE VIEW thing AS SELECT * FROM other UNION ALL SELECT * FROM other",
 		"materialized view": "CREATE MATERIALIZED VIEW thing AS SELECT 'a' AS id, 1 AS n",
 		"sequence":          "CREATE SEQUENCE thing",
 		"index":             "CREATE TABLE other (id text); CREATE INDEX thing ON other (id)",
@@ -123,14 +126,36 @@ func TestAnotherObjectInTheTablesPlace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			thing := things(t)
 			d := openImported(t, thing)
+			d.apply(sinktest.NewChanges(t, 0).Put(thing, `{"id":"b","n":1}`).Batch()) // d knows the table
 			d.exec("DROP TABLE thing")
 			d.exec(statement)
 			d.wantFindings(sink.Finding{Table: "thing", Kind: sink.FoundAbsent})
-			wantRefused(t, d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(thing, `{"id":"b","n":2}`).Batch()), "thing", true)
+			wantRefused(t, d.Apply(t.Context(), sinktest.NewChanges(t, 1).Delete(thing, `{"id":"b","n":1}`).Batch()), "thing", true)
+			wantRefused(t, d.Apply(t.Context(), sinktest.NewChanges(t, 1).Put(thing, `{"id":"b","n":2}`).Batch()), "thing", true)
 			_, err := d.BeginLoad(t.Context(), "again", thing, sink.Replace, sink.Scope{})
 			wantRefused(t, err, "thing", false)
 		})
 	}
+}
+
+// TestLoad_LeavesTheNameOfAnotherTablesKeyAlone puts a table in place while one that was
+// renamed keeps the name of its index.
+func TestLoad_LeavesTheNameOfAnotherTablesKeyAlone(t *testing.T) {
+	thing := things(t)
+	d := openImported(t, thing)
+	d.exec("ALTER TABLE thing RENAME TO thing_old")
+	again := openURL(t, d.url, sink.Env{ID: "id"})
+	l := again.begin("again", thing, sink.Replace)
+	if _, err := l.LoadFile(t.Context(), "file", images(t, thing, `{"id":"a","n":2}`)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := l.Finish(ctx); err != nil {
+		t.Fatal(err)
+	}
+	sinktest.Equal(t, []string{"a|2"}, d.query("SELECT id, n FROM thing"))
+	sinktest.Equal(t, []string{"a|1"}, d.query("SELECT id, n FROM thing_old"))
 }
 
 func TestMigrate_RefusesMoreColumnsThanATableCanHave(t *testing.T) {
