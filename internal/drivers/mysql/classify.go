@@ -31,6 +31,8 @@ func classifyNumber(number uint16, state string) sqlsink.Verdict {
 		return sqlsink.Verdict{Refused: true, Lost: true}
 	case 1050, 1051, 1054, 1060, 1061, 1072, 1091, 1109, 1136, 1146, 1176, 1347, 1412: // the catalogue has changed
 		return sqlsink.Verdict{Stale: true}
+	case 1031, 1288, 1348, 1356, 1393, 1394, 1395, 1471: // a view or a sequence has the name of the table
+		return sqlsink.Verdict{Stale: true}
 	case 1290, 1792, 1836: // this server is a replica now, or was set to take reads only
 		return sqlsink.Verdict{Lost: true}
 	case 1153: // a packet was too large, and the server hung up

@@ -34,6 +34,8 @@ func classifyNumber(number int32) sqlsink.Verdict {
 		return sqlsink.Verdict{Class: fault.Poison}
 	case 229, 230, 262, 297, 300, 1088, 2760, 15151, 15247, 15517: // a permission is missing
 		return sqlsink.Verdict{Class: fault.Fatal}
+	case 4403, 4405, 4406, 4416: // a view has the name of the table
+		return sqlsink.Verdict{Stale: true}
 	case 207, 208, 213, 1779, 2705, 2714, 3701, 4902, 4911, 4917, 4925, 4929, 8101: // what the catalogue named is not there any more, or somebody has just made it
 		return sqlsink.Verdict{Stale: true}
 	case 18456, 18452, 18470, 18486, 18487, 18488, 4060, 4064, 911, 916, 40615, 47073, 18461: // credentials, or a database that is gone or was never there

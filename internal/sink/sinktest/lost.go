@@ -61,6 +61,7 @@ func (h *harness) expectMissing(s sink.Sink, t *schema.Table) {
 	h.Helper()
 	before := h.model(t.Name).clone()
 	for range 2 {
+		h.wantTableError(h.try(s, h.delete(t, `{"id":"1"}`)), t.Name, true)
 		h.wantTableError(h.try(s, h.update(t, `{"id":"1","name":"lost"}`)), t.Name, true)
 	}
 	h.models[t.Name] = before
@@ -159,6 +160,7 @@ func checkSoftlyDeleted(h *harness) {
 func checkView(h *harness) {
 	t, other := customers(h), newTable(h, "other", "1", 1, column("id", schema.String))
 	s := h.imported(t, `{"id":"1"}`)
+	h.apply(s, h.update(t, `{"id":"1","name":"later"}`)) // s knows the table
 	h.sql("DROP TABLE customer")
 	h.sql("CREATE VIEW customer AS SELECT 'x' AS id, 'y' AS name, 1 AS visits")
 	h.expectMissing(s, t)
