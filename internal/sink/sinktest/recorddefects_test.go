@@ -3,6 +3,7 @@ package sinktest
 import (
 	"context"
 	"errors"
+	"math"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -52,6 +53,11 @@ var recordDefects = []struct {
 	{"no import is whole", []string{"a whole import"}, func(w *worseRecorder) {
 		w.finishImport = func(context.Context, []string, []string) error { return nil }
 	}},
+	{"every snapshot counts as followed", []string{"loads at once are all followed, whichever ends first"}, recording(func(r *sink.Records) {
+		if r.Checkpoint != nil {
+			r.Checkpoint.Followed = math.MaxInt64
+		}
+	})},
 	{"snapshots are not recorded", []string{"an import that is killed leaves records that fit the rows", "loads at once are recorded each"}, func(w *worseRecorder) {
 		w.load = func(l sink.Load) sink.Load { return deafLoad{l} }
 	}},
