@@ -37,7 +37,7 @@ the alerts. eds import --only TABLE makes a table complete instead.`,
 		defer s.close()
 		tables, err := control.NewClient(s.common.DataDir).AcceptGap(cmd.Context(), args[0], table)
 		if err != nil {
-			return err
+			return silence(s.common.DataDir, err)
 		}
 		for _, name := range tables {
 			fmt.Fprintf(out(cmd), "%s: incomplete, accepted\n", name)

@@ -7,11 +7,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/shopmonkeyus/eds/internal/control"
 	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/server"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
+	"github.com/shopmonkeyus/eds/internal/supervisor"
 )
 
 // beside is an import by the server that runs with the same data directory.
@@ -19,17 +22,24 @@ type beside struct {
 	*importer
 	client  *control.Client
 	running server.Report
-	id      string // "" until the server has accepted the import
+	id      string
+	// accepted is set once the server goes on with the import whatever happens to this
+	// process.
+	accepted bool
 }
 
-// findServer returns the import by the server of the data directory; nil: none runs.
+// findServer returns the import by the server of the data directory; nil: none runs. It
+// waits for one that is starting.
 func (im *importer) findServer(ctx context.Context) (*beside, error) {
-	client := control.NewClient(im.s.common.DataDir)
-	running, err := client.Status(ctx)
+	b := &beside{importer: im, client: control.NewClient(im.s.common.DataDir)}
+	err := b.await(ctx, func() (err error) {
+		b.running, err = b.client.Status(ctx)
+		return err
+	})
 	if errors.Is(err, control.ErrNoServer) {
 		return nil, nil
 	}
-	return &beside{importer: im, client: client, running: running}, err
+	return b, err
 }
 
 // run asks the server for the import, and shows its progress and outcome as if it were
@@ -41,30 +51,46 @@ func (b *beside) run(ctx context.Context) error {
 	if err := b.confirm(); err != nil {
 		return err
 	}
+	b.id = uuid.NewString()
+	request := b.request()
 	return b.show(ctx, func(observe snapshot.Observer) (snapshot.Report, error) {
-		return b.client.Import(ctx, b.request(), func(id string) { b.id = id }, observe)
+		if b.accepted {
+			return b.client.WatchImport(ctx, b.id, observe)
+		}
+		return b.client.Import(ctx, request, func(string) { b.accepted = true }, observe)
 	})
 }
 
 // watch shows an import that the server has accepted.
 func (b *beside) watch(ctx context.Context, id string) error {
-	b.id = id
+	b.id, b.accepted = id, true
 	return b.show(ctx, func(observe snapshot.Observer) (snapshot.Report, error) {
 		return b.client.WatchImport(ctx, id, observe)
 	})
 }
 
+// cancel ends an import that the server has accepted.
+func (b *beside) cancel(ctx context.Context, id string) error {
+	if err := b.await(ctx, func() error { return b.client.CancelImport(ctx, id) }); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(b.out, "The import %s ends. Tables that it has not put in place keep their rows.\n", id)
+	return err
+}
+
 // show shows the progress of an import while follow follows it, and then its outcome.
+// follow is called again if the server was not there, or has ended.
 func (b *beside) show(ctx context.Context, follow func(snapshot.Observer) (snapshot.Report, error)) error {
 	observe, finish := b.display()
-	report, err := follow(observe)
-	for errors.Is(err, control.ErrConnectionLost) && b.id != "" {
-		report, err = b.resume(ctx, observe, err)
-	}
+	var report snapshot.Report
+	err := b.await(ctx, func() (err error) {
+		report, err = follow(observe)
+		return err
+	})
 	finish()
 	refused := new(control.Error)
 	switch {
-	case ctx.Err() != nil && b.id != "":
+	case ctx.Err() != nil && b.accepted:
 		return fmt.Errorf("%w; the server goes on with the import: watch it with eds import --watch %s, end it with eds import --cancel %s", context.Cause(ctx), b.id, b.id)
 	case errors.As(err, &refused) && refused.ExitCode == exitUsage:
 		return usageError{err}
@@ -75,28 +101,44 @@ func (b *beside) show(ctx context.Context, follow func(snapshot.Observer) (snaps
 // restartPatience is how long a server that has crashed may take to start again.
 const restartPatience = time.Minute
 
-// resume goes on watching the import once the server is back. If it does not come back,
-// the error is lost.
-func (b *beside) resume(ctx context.Context, observe snapshot.Observer, lost error) (snapshot.Report, error) {
-	b.s.logger.Warn("the server has ended; waiting until it is back, when it goes on with the import", "id", b.id)
-	over, cancel := context.WithTimeoutCause(ctx, restartPatience, lost)
-	defer cancel()
+// await calls do until the server has answered. A server that is starting, or has crashed and
+// starts again, is waited for; if there is none, the error is control.ErrNoServer.
+func (b *beside) await(ctx context.Context, do func() error) error {
+	dir := b.s.common.DataDir
+	var silent time.Time // since when the server has not answered
 	for {
+		err := do()
+		lost := errors.Is(err, control.ErrConnectionLost)
+		absent := errors.Is(err, control.ErrNoServer) && supervisor.Running(dir)
+		switch {
+		case ctx.Err() != nil || !lost && !absent:
+			return err
+		case lost || silent.IsZero():
+			silent = time.Now()
+			b.s.logger.Warn("the server is starting, or has crashed and starts again; waiting for it", "dataDir", dir)
+		case time.Since(silent) > restartPatience:
+			return fmt.Errorf("the server with the data directory %s has not answered for %v, though it is running: its log says why it does not start", dir, restartPatience)
+		}
 		select {
 		case <-time.After(500 * time.Millisecond):
-		case <-over.Done():
-			return snapshot.Report{}, context.Cause(over)
-		}
-		report, err := b.client.WatchImport(ctx, b.id, observe)
-		if !errors.Is(err, control.ErrNoServer) {
-			return report, err
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 }
 
+// silence returns why the server of a data directory did not answer: err, unless the server
+// is starting.
+func silence(dataDir string, err error) error {
+	if errors.Is(err, control.ErrNoServer) && supervisor.Running(dataDir) {
+		return fmt.Errorf("the server with the data directory %s is starting, or has crashed and starts again: its log says why; ask again in a moment", dataDir)
+	}
+	return err
+}
+
 func (b *beside) request() control.ImportRequest {
 	o := b.o
-	q := control.ImportRequest{Options: control.Options{
+	q := control.ImportRequest{ID: b.id, Options: control.Options{
 		Only: o.Only, CompanyIDs: o.CompanyIDs, LocationIDs: o.LocationIDs, TimeOffset: o.TimeOffset, SchemaOnly: o.SchemaOnly,
 		NoDelete: o.NoDelete, AllowEmpty: o.AllowEmpty, Parallel: o.Parallel,
 	}}

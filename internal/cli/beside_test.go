@@ -3,6 +3,7 @@ package cli_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -22,20 +23,20 @@ type operated struct {
 	outcome snapshot.Report
 	failure error // of the import
 
-	identity string
-	options  snapshot.Options
-	canceled string
+	id, identity string
+	options      snapshot.Options
+	canceled     string
 }
 
 func (o *operated) Report() server.Report { return o.report }
 
-func (o *operated) RequestImport(identity string, options snapshot.Options) (string, error) {
-	o.identity, o.options = identity, options
-	return "7", o.refusal
+func (o *operated) RequestImport(id, identity string, options snapshot.Options) error {
+	o.id, o.identity, o.options = id, identity, options
+	return o.refusal
 }
 
 func (o *operated) WatchImport(_ context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
-	if id != "7" {
+	if id != "7" && id != o.id {
 		return snapshot.Report{}, errors.New("this server knows no import")
 	}
 	observe(snapshot.Progress{Table: "order", Phase: snapshot.Done, Rows: 5}, snapshot.Totals{Tables: 1, Done: 1, Rows: 5, Bytes: 2048, TotalBytes: 2048})
@@ -106,8 +107,8 @@ func TestImport_AsksTheRunningServer(t *testing.T) {
 	if diff := cmp.Diff(stdout, again); diff != "" || code != 0 {
 		t.Errorf("exit code %d: %s", code, diff)
 	}
-	if _, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--cancel", "7"); code != 0 || o.canceled != "7" {
-		t.Errorf("exit code %d, canceled %q\n%s", code, o.canceled, stderr)
+	if stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--cancel", "7"); code != 0 || o.canceled != "7" || !strings.Contains(stdout, "The import 7 ends.") {
+		t.Errorf("exit code %d, canceled %q\n%s%s", code, o.canceled, stdout, stderr)
 	}
 }
 
@@ -136,8 +137,31 @@ func TestImport_GoesOnWatchingAServerThatHasCrashed(t *testing.T) {
 	}()
 	stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--no-confirm")
 	(<-again)()
-	if code != 0 || !strings.Contains(stdout, "5 rows of 1 tables") || !strings.Contains(stderr, "waiting until it is back") {
+	if code != 0 || !strings.Contains(stdout, "5 rows of 1 tables") || !strings.Contains(stderr, "waiting for it") {
 		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
+	}
+}
+
+// aborting is a server that crashes over the first request for an import.
+type aborting struct {
+	*operated
+	ids []string
+}
+
+func (a *aborting) RequestImport(id, identity string, o snapshot.Options) error {
+	if a.ids = append(a.ids, id); len(a.ids) == 1 {
+		panic(http.ErrAbortHandler)
+	}
+	return a.operated.RequestImport(id, identity, o)
+}
+
+func TestImport_AsksAgainForTheSameImport(t *testing.T) {
+	a := &aborting{operated: &operated{report: server.Report{PID: 7}, outcome: snapshot.Report{Tables: []snapshot.TableReport{{Table: "order", Rows: 5}}, Rows: 5}}}
+	dir := t.TempDir()
+	defer start(t, dir, a)()
+	stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--no-confirm")
+	if code != 0 || len(a.ids) != 2 || a.ids[0] != a.ids[1] || !strings.Contains(stdout, "5 rows of 1 tables") {
+		t.Errorf("exit code %d, imports %q\n%s\n%s", code, a.ids, stdout, stderr)
 	}
 }
 
@@ -161,6 +185,7 @@ func TestImport_BesideAServerFailsWithTheSameExitCodes(t *testing.T) {
 		"downloads":         {operated{}, []string{"--download-dir", "/x"}, 3, "--download-dir cannot be used while"},
 		"no clean-up":       {operated{}, []string{"--no-cleanup"}, 3, "--no-cleanup cannot be used while"},
 		"watch and cancel":  {operated{}, []string{"--watch", "7", "--cancel", "7"}, 3, "leave one out"},
+		"watch and only":    {operated{}, []string{"--watch", "7", "--only", "order"}, 3, "--only is for a new import"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.server.report.PID = 7

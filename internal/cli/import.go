@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/control"
@@ -67,18 +69,31 @@ and --cancel ID ends it.`,
 			return err
 		case given("watch") && given("cancel"):
 			return usagef("--watch shows an import, and --cancel ends it; leave one out")
+		case (given("watch") || given("cancel")) && others(cmd, "watch", "cancel", "no-confirm") != "":
+			return usagef("--%s is for a new import; --watch and --cancel are for one that was requested already, and has its own options", others(cmd, "watch", "cancel", "no-confirm"))
 		case running == nil && (given("watch") || given("cancel")):
 			return fmt.Errorf("%w for the data directory %s; name that of the server with --data-dir", control.ErrNoServer, s.common.DataDir)
 		case given("watch"):
 			return running.watch(cmd.Context(), watch)
 		case given("cancel"):
-			return running.client.CancelImport(cmd.Context(), cancel)
+			return running.cancel(cmd.Context(), cancel)
 		case running != nil:
 			return running.run(cmd.Context())
 		}
 		return im.run(cmd.Context())
 	}
 	return cmd
+}
+
+// others returns a flag of the command that was given and is none of those named; "" if
+// there is none.
+func others(cmd *cobra.Command, names ...string) (name string) {
+	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+		if f.Changed && !slices.Contains(names, f.Name) {
+			name = f.Name
+		}
+	})
+	return name
 }
 
 // importer is one run of "eds import".

@@ -46,7 +46,7 @@ The exit code is 0 if it is healthy, else 1.`,
 		defer s.close()
 		r, err := control.NewClient(s.common.DataDir).Status(cmd.Context())
 		if err != nil {
-			return err
+			return silence(s.common.DataDir, err)
 		}
 		if asJSON {
 			err = printJSON(out(cmd), r)
@@ -86,8 +86,8 @@ func printStatus(w io.Writer, r server.Report) error {
 	default:
 		row("state", "%s: %s", r.State, r.Reason)
 	}
-	if r.Import != "" {
-		row("import", "%s", r.Import)
+	if r.ImportID != "" {
+		row("import", "%s; to watch it: eds import --watch %s", cmp.Or(r.Import, "it has not begun"), r.ImportID)
 	}
 	row("lag", "%v, %d events pending", time.Duration(r.LagSeconds*float64(time.Second)).Round(time.Millisecond), r.Pending)
 	row("rate", "%.0f events/s, %d applied, %d skipped", r.Rate, r.Applied, r.Skipped)

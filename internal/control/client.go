@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"syscall"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/server"
@@ -20,8 +21,9 @@ import (
 // progress of an import for as long as that takes.
 const answerTime = 10 * time.Second
 
-// Client asks the server that runs with a data directory. Errors for which
-// errors.Is(err, ErrNoServer) say that there is none; an *Error is the server's answer.
+// Client asks the server that runs with a data directory. ErrNoServer says that there is
+// none, and ErrConnectionLost that it has ended meanwhile, so that it may or may not have
+// done what was asked; an *Error is the server's answer.
 type Client struct {
 	dataDir string
 	http    http.Client
@@ -57,7 +59,8 @@ func (c *Client) CancelImport(ctx context.Context, id string) error {
 	return c.call(ctx, http.MethodDelete, importPath(id), nil, new(struct{}))
 }
 
-// Import requests an import, calls accepted with its id, and then does as WatchImport.
+// Import requests an import, calls accepted with its id, and then does as WatchImport. It
+// can be called again with the same ImportRequest.ID: then the import is only watched.
 func (c *Client) Import(ctx context.Context, q ImportRequest, accepted func(id string), observe snapshot.Observer) (snapshot.Report, error) {
 	return c.watch(ctx, http.MethodPost, "/import", q, accepted, observe)
 }
@@ -103,10 +106,18 @@ func cutOff(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		err = ErrConnectionLost
+	return fmt.Errorf("watch the import: %w; eds status says whether it goes on", lost(err))
+}
+
+// lost returns ErrConnectionLost if err says that the server has ended the connection,
+// else err.
+func lost(err error) error {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return ErrConnectionLost
+		}
 	}
-	return fmt.Errorf("watch the import: %w; eds status says whether it goes on", err)
+	return err
 }
 
 // call sends a request and decodes the answer.
@@ -119,7 +130,7 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 	}
 	defer response.Body.Close()
 	if err := json.NewDecoder(response.Body).Decode(into); err != nil {
-		return fmt.Errorf("read the answer of the server: %w", err)
+		return fmt.Errorf("read the answer of the server: %w", lost(err))
 	}
 	return nil
 }
@@ -143,7 +154,7 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 		return nil, fmt.Errorf("%w for the data directory %s; start one with eds server, or name another with --data-dir: %w", ErrNoServer, c.dataDir, dial)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("ask the server of the data directory %s: %w", c.dataDir, errors.Unwrap(err))
+		return nil, fmt.Errorf("ask the server of the data directory %s: %w", c.dataDir, lost(errors.Unwrap(err)))
 	}
 	if response.StatusCode == http.StatusOK {
 		return response, nil

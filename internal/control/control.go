@@ -23,10 +23,10 @@ import (
 type Handler interface {
 	// Report returns how the server is.
 	Report() server.Report
-	// RequestImport requests an import into the destination with the given identity, and
-	// returns its id. Identity "" is the server's destination; another one than the
-	// server's is a *server.OtherDestinationError.
-	RequestImport(identity string, o snapshot.Options) (id string, err error)
+	// RequestImport requests an import with an id, a UUID, into the destination with the
+	// given identity; "" is the server's, and another one is a
+	// *server.OtherDestinationError. If the server knows an import of the id, it does nothing.
+	RequestImport(id, identity string, o snapshot.Options) error
 	// WatchImport calls observe with the progress of an import until it ends, and returns
 	// its outcome. If ctx ends, the import goes on. observe may take its time: it is called
 	// for the tables that have changed since, and never holds the import up.
@@ -40,7 +40,7 @@ type Handler interface {
 // ErrNoServer says that no server answers for the data directory.
 var ErrNoServer = errors.New("no server answers")
 
-// ErrConnectionLost says that the server has ended, or has crashed, while it answered.
+// ErrConnectionLost says that the server has ended, or has crashed, before it had answered.
 var ErrConnectionLost = errors.New("the server ended the connection")
 
 // Error is what the server answers to a request that fails.
@@ -55,6 +55,9 @@ func (e *Error) Error() string { return e.Message }
 
 // ImportRequest is the body of POST /import.
 type ImportRequest struct {
+	// ID is a UUID that the operator has chosen, so that a request that is sent again after a
+	// crash begins no second import; "": the server chooses one.
+	ID string `json:"id,omitempty"`
 	// Destination is the identity of the destination that the operator means; "": the
 	// server's.
 	Destination string  `json:"destination,omitempty"`

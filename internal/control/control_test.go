@@ -1,9 +1,11 @@
 package control_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -25,7 +27,7 @@ import (
 // scripted is a Handler that answers as its fields say. A nil field is not called.
 type scripted struct {
 	report  func() server.Report
-	request func(identity string, o snapshot.Options) (string, error)
+	request func(id, identity string, o snapshot.Options) error
 	watch   func(ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error)
 	cancel  func(id string) error
 	accept  func(id, table string) ([]string, error)
@@ -33,8 +35,8 @@ type scripted struct {
 
 func (s scripted) Report() server.Report { return s.report() }
 
-func (s scripted) RequestImport(identity string, o snapshot.Options) (string, error) {
-	return s.request(identity, o)
+func (s scripted) RequestImport(id, identity string, o snapshot.Options) error {
+	return s.request(id, identity, o)
 }
 
 func (s scripted) WatchImport(ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
@@ -91,9 +93,10 @@ func TestStatus_IsWhatTheServerReports(t *testing.T) {
 }
 
 func TestImport_CarriesOptionsProgressAndOutcome(t *testing.T) {
+	const importID = "0e1b6a52-5a7a-4d0c-9a57-0c1f4f1f8f11"
 	type request struct {
-		Identity string
-		Options  snapshot.Options
+		ID, Identity string
+		Options      snapshot.Options
 	}
 	type step struct {
 		Progress snapshot.Progress
@@ -118,12 +121,12 @@ func TestImport_CarriesOptionsProgressAndOutcome(t *testing.T) {
 	failed := &snapshot.TablesError{Failed: report.Tables[1:], Of: 2}
 	var got request
 	client, _, _ := serve(t, scripted{
-		request: func(identity string, o snapshot.Options) (string, error) {
-			got = request{identity, o}
-			return "7", nil
+		request: func(id, identity string, o snapshot.Options) error {
+			got = request{id, identity, o}
+			return nil
 		},
 		watch: func(_ context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
-			if id != "7" {
+			if id != importID {
 				return snapshot.Report{}, errors.New("unknown import")
 			}
 			for _, s := range steps {
@@ -135,13 +138,13 @@ func TestImport_CarriesOptionsProgressAndOutcome(t *testing.T) {
 	var seen []step
 	observe := func(p snapshot.Progress, totals snapshot.Totals) { seen = append(seen, step{p, totals}) }
 	var accepted string
-	outcome, err := client.Import(t.Context(), control.ImportRequest{Destination: "postgres://h/db", Options: options}, func(id string) { accepted = id }, observe)
+	outcome, err := client.Import(t.Context(), control.ImportRequest{ID: importID, Destination: "postgres://h/db", Options: options}, func(id string) { accepted = id }, observe)
 
-	want := request{"postgres://h/db", snapshot.Options{
+	want := request{importID, "postgres://h/db", snapshot.Options{
 		Only: options.Only, CompanyIDs: options.CompanyIDs, LocationIDs: options.LocationIDs, TimeOffset: options.TimeOffset,
 		SchemaOnly: true, NoDelete: true, AllowEmpty: true, Parallel: 3,
 	}}
-	if diff := cmp.Diff(want, got); diff != "" || accepted != "7" {
+	if diff := cmp.Diff(want, got); diff != "" || accepted != importID {
 		t.Errorf("id %q: %s", accepted, diff)
 	}
 	if diff := cmp.Diff(steps, seen, texts); diff != "" {
@@ -156,7 +159,7 @@ func TestImport_CarriesOptionsProgressAndOutcome(t *testing.T) {
 	}
 
 	seen = nil
-	if again, err := client.WatchImport(t.Context(), "7", observe); err == nil || cmp.Diff(report, again, texts) != "" || len(seen) != len(steps) {
+	if again, err := client.WatchImport(t.Context(), importID, observe); err == nil || cmp.Diff(report, again, texts) != "" || len(seen) != len(steps) {
 		t.Errorf("watched again: %+v, %v, %d steps", again, err, len(seen))
 	}
 }
@@ -174,7 +177,7 @@ func TestErrors_HaveTheirExitCode(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, _, _ := serve(t, scripted{
-				request: func(string, snapshot.Options) (string, error) { return "7", test.requested },
+				request: func(string, string, snapshot.Options) error { return test.requested },
 				watch: func(context.Context, string, func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
 					return snapshot.Report{}, test.ended
 				},
@@ -194,7 +197,7 @@ func TestErrors_HaveTheirExitCode(t *testing.T) {
 func TestImport_GoesOnWithoutItsWatchers(t *testing.T) {
 	began, ended := make(chan struct{}), make(chan error, 1)
 	client, _, _ := serve(t, scripted{
-		request: func(string, snapshot.Options) (string, error) { return "7", nil },
+		request: func(string, string, snapshot.Options) error { return nil },
 		watch: func(ctx context.Context, _ string, _ func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
 			close(began)
 			<-ctx.Done()
@@ -240,6 +243,42 @@ func TestServe_EndsWithItsWatchers(t *testing.T) {
 	}
 	if _, err := client.Status(t.Context()); !errors.Is(err, control.ErrNoServer) {
 		t.Errorf("after the end: %v", err)
+	}
+}
+
+func TestStatus_OfAServerThatCrashes(t *testing.T) {
+	dir := t.TempDir()
+	listener, err := control.Listen(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	for what, crash := range map[string]func(net.Conn) error{
+		"before it reads": func(net.Conn) error { return nil }, // what was sent is reset
+		"before it answers": func(c net.Conn) error {
+			_, err := http.ReadRequest(bufio.NewReader(c))
+			return err
+		},
+		"in its answer": func(c net.Conn) error {
+			_, err := http.ReadRequest(bufio.NewReader(c))
+			_, werr := io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")
+			return errors.Join(err, werr)
+		},
+	} {
+		crashed := make(chan error, 1)
+		go func() {
+			c, err := listener.Accept()
+			if err == nil {
+				err = errors.Join(crash(c), c.Close())
+			}
+			crashed <- err
+		}()
+		if _, err := control.NewClient(dir).Status(t.Context()); !errors.Is(err, control.ErrConnectionLost) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err := <-crashed; err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/shopmonkeyus/eds/internal/server"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
@@ -69,12 +71,18 @@ func (s service) beginImport(w http.ResponseWriter, r *http.Request) {
 	if !read(w, r, &q) {
 		return
 	}
-	id, err := s.RequestImport(q.Destination, q.Options.snapshot())
+	if q.ID == "" {
+		q.ID = uuid.NewString()
+	}
+	id, err := uuid.Parse(q.ID)
+	if err == nil {
+		err = s.RequestImport(id.String(), q.Destination, q.Options.snapshot())
+	}
 	if err != nil {
 		refuse(w, err)
 		return
 	}
-	s.stream(w, r, id)
+	s.stream(w, r, id.String())
 }
 
 func (s service) watchImport(w http.ResponseWriter, r *http.Request) {

@@ -91,7 +91,7 @@ func TestBackfill_LeavesTablesToTheStream(t *testing.T) {
 		g := newHealing(t, imports("a"), fresh("foreign"), fresh("new"), fresh("none"))
 		g.h.backfill = true
 		g.must(g.State.SetTables(state.SourceTables, g.d.Destination, []string{"a"}))
-		job := g.newJob("id", ImportRequest{}, g.d)
+		job := g.newJob(ImportRequest{ID: "id"}, g.d)
 		job.report.Tables = []snapshot.TableReport{
 			{Table: "a", Rows: 3}, {Table: "foreign", Err: sink.ErrForeign}, {Table: "new", Err: errors.New("the network is down")}, {Table: "none", Err: snapshot.ErrNotExported},
 		}

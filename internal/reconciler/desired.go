@@ -120,11 +120,11 @@ func (r *Reconciler) restore(d *Destination) error {
 	r.desired.desired.Desired = recorded
 	var job *importJob
 	if i := recorded.Import; i != nil {
-		q := ImportRequest{HQ: i.HQ}
+		q := ImportRequest{ID: i.ID, HQ: i.HQ}
 		if err := json.Unmarshal(i.Options, &q.Options); err != nil {
 			return fmt.Errorf("read the import that was requested: %w", err)
 		}
-		job = r.newJob(i.ID, q, d)
+		job = r.newJob(q, d)
 	}
 	filled := false
 	if d != nil && job == nil {
@@ -159,7 +159,7 @@ func (d *desired) finish(job *importJob, err error) {
 	if !job.HQ {
 		return
 	}
-	answer := state.ImportOutcome{ID: job.id}
+	answer := state.ImportOutcome{ID: job.ID}
 	if err != nil {
 		answer.Error = err.Error()
 	}

@@ -144,6 +144,10 @@ func TestRequestImport_SurvivesACrash(t *testing.T) {
 	}
 	p = p.next(d)
 	p.obstacle("an import is under way")
+	q.ID = id
+	if again, err := p.RequestImport(q); err != nil || again != id || p.ImportID() != id {
+		t.Errorf("requested again: %q, %v; under way is %q", again, err, p.ImportID())
+	}
 	job, err := p.job(id)
 	p.must(err)
 	if diff := cmp.Diff(q, job.ImportRequest); diff != "" {

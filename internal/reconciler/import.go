@@ -51,10 +51,13 @@ func (r *Reconciler) finishImport(job *importJob, err error) {
 	if filled = filled && !o.DryRun && !o.ValidateOnly; filled {
 		r.Health.Set("stream", nil)
 	}
-	if err != nil {
-		r.Logger.Error("the requested import failed; the tables keep their rows", "error", err)
-	} else {
-		r.Logger.Info("the requested import is done")
+	switch {
+	case err != nil && errors.Is(context.Cause(job.ctx), errCanceled):
+		r.Logger.Info("the requested import was canceled; the tables that it had not put in place keep their rows", "id", job.ID)
+	case err != nil:
+		r.Logger.Error("the requested import failed; the tables keep their rows", "id", job.ID, "error", err)
+	default:
+		r.Logger.Info("the requested import is done", "id", job.ID)
 	}
 	recorded := r.retry(r.life, "state", func() error {
 		return r.desired.change(func(d *desired) error {
@@ -108,7 +111,7 @@ func (r *run) importSnapshot(ctx context.Context, d *Destination, request Import
 			return report, err
 		}
 	}
-	r.Logger.Info("importing, as requested", "byHQ", request.HQ, "only", options.Only, "schemaOnly", options.SchemaOnly, "destination", d.Masked, "onlyCompanies", options.CompanyIDs)
+	r.Logger.Info("importing, as requested", "id", request.ID, "byHQ", request.HQ, "only", options.Only, "schemaOnly", options.SchemaOnly, "destination", d.Masked, "onlyCompanies", options.CompanyIDs)
 	report, err = snapshot.Run(ctx, snapshot.Config{
 		HQ: r.HQ, Schemas: r.Tables, Sink: destination, State: r.State, Destination: d.Destination, ID: env.ID,
 		Logger: r.Logger, Present: r.HQ.Present, Observe: observe, Options: options, BringForward: r.bringForward,
@@ -168,6 +171,14 @@ func (r *Reconciler) Progress() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.progress
+}
+
+// ImportID returns the id of the import that is requested; "" if there is none.
+func (r *Reconciler) ImportID() string {
+	if now, _ := r.desired.now(); now.job != nil {
+		return now.job.ID
+	}
+	return ""
 }
 
 func (r *Reconciler) setProgress(text string) {

@@ -19,6 +19,7 @@ import (
 
 // ImportRequest asks for an import into the destination.
 type ImportRequest struct {
+	ID      string // "": RequestImport chooses one
 	Options snapshot.Options
 	HQ      bool // HQ asked, and is answered
 }
@@ -38,7 +39,6 @@ const keptJobs = 8
 // importJob is an import from its request to its end.
 type importJob struct {
 	ImportRequest
-	id          string
 	destination *Destination
 	ctx         context.Context // of the import, which outlives its caller
 	cancel      context.CancelCauseFunc
@@ -56,8 +56,8 @@ func (j *importJob) finish(err error) {
 }
 
 // newJob returns a job, which WatchImport finds.
-func (r *Reconciler) newJob(id string, q ImportRequest, d *Destination) *importJob {
-	job := &importJob{ImportRequest: q, id: id, destination: d, done: make(chan struct{})}
+func (r *Reconciler) newJob(q ImportRequest, d *Destination) *importJob {
+	job := &importJob{ImportRequest: q, destination: d, done: make(chan struct{})}
 	job.ctx, job.cancel = context.WithCancelCause(r.life)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -70,7 +70,7 @@ func (r *Reconciler) job(id string) (*importJob, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, job := range r.jobs {
-		if job.id == id {
+		if job.ID == id {
 			return job, nil
 		}
 	}
@@ -78,7 +78,8 @@ func (r *Reconciler) job(id string) (*importJob, error) {
 }
 
 // RequestImport requests an import, which also survives a restart, and returns its id. It
-// fails if one is under way, or there is no destination.
+// fails if another one is under way, or there is no destination. If the import of
+// ImportRequest.ID is known, it does nothing.
 func (r *Reconciler) RequestImport(q ImportRequest) (id string, err error) {
 	return r.requestImport(q, func(*desired) error { return nil })
 }
@@ -90,21 +91,25 @@ func (r *Reconciler) requestImport(q ImportRequest, do func(*desired) error) (id
 	if err != nil {
 		return "", fmt.Errorf("remember the options of an import: %w", err)
 	}
-	id = uuid.NewString()
+	if q.ID == "" {
+		q.ID = uuid.NewString()
+	} else if _, err := r.job(q.ID); err == nil {
+		return q.ID, nil
+	}
 	states := r.currentTables() != nil
-	return id, r.desired.change(func(d *desired) error {
+	return q.ID, r.desired.change(func(d *desired) error {
 		switch {
 		case d.destination == nil:
 			return errNoDestination
 		case d.job != nil:
-			return errUnderWay
+			return fmt.Errorf("%w: watch it with eds import --watch %s, or end it with eds import --cancel %s", errUnderWay, d.job.ID, d.job.ID)
 		}
 		if err := do(d); err != nil {
 			return err
 		}
 		beside := states && d.follows()
-		d.job = r.newJob(id, q, d.destination)
-		d.Import = &state.RequestedImport{ID: id, Destination: d.destination.Identity, HQ: q.HQ, Beside: beside, Options: options}
+		d.job = r.newJob(q, d.destination)
+		d.Import = &state.RequestedImport{ID: q.ID, Destination: d.destination.Identity, HQ: q.HQ, Beside: beside, Options: options}
 		return nil
 	})
 }

@@ -18,14 +18,15 @@ func (e *OtherDestinationError) Error() string {
 	return fmt.Sprintf("the server with this data directory writes to %s, which is not the destination of --url; leave --url out to import there, or name another data directory with --data-dir", e.Destination)
 }
 
-// RequestImport requests an import for the operator into the destination with the given
-// identity, and returns its id. Identity "" is the server's destination; another one than
-// the server's is an *OtherDestinationError.
-func (s *Server) RequestImport(identity string, o snapshot.Options) (id string, err error) {
+// RequestImport requests an import for the operator, with an id that no other one has, into
+// the destination with the given identity; "" is the server's, and another one is an
+// *OtherDestinationError. If the import is known, it does nothing.
+func (s *Server) RequestImport(id, identity string, o snapshot.Options) error {
 	if d := s.reconciler.Destination(); d != nil && identity != "" && identity != d.Identity {
-		return "", &OtherDestinationError{d.Masked}
+		return &OtherDestinationError{d.Masked}
 	}
-	return s.reconciler.RequestImport(reconciler.ImportRequest{Options: o})
+	_, err := s.reconciler.RequestImport(reconciler.ImportRequest{ID: id, Options: o})
+	return err
 }
 
 // WatchImport calls observe with the progress of an import until it ends, and returns its

@@ -18,11 +18,12 @@ type Report struct {
 	State       string    `json:"state"`
 	Reason      string    `json:"reason,omitempty"` // why it waits or stands still
 	Since       time.Time `json:"since,omitzero"`
-	Import      string    `json:"import,omitempty"` // progress of one under way
-	LagSeconds  float64   `json:"lagSeconds"`       // age of the oldest change received and not durable
-	Rate        float64   `json:"rate"`             // events applied a second
-	Pending     uint64    `json:"pending"`          // events in the stream that are not acknowledged
-	Applied     uint64    `json:"applied"`          // events, since the server began
+	Import      string    `json:"import,omitempty"`   // progress of one under way
+	ImportID    string    `json:"importId,omitempty"` // of one under way, or waiting to begin
+	LagSeconds  float64   `json:"lagSeconds"`         // age of the oldest change received and not durable
+	Rate        float64   `json:"rate"`               // events applied a second
+	Pending     uint64    `json:"pending"`            // events in the stream that are not acknowledged
+	Applied     uint64    `json:"applied"`            // events, since the server began
 	Skipped     uint64    `json:"skipped"`
 	Rejected    uint64    `json:"rejected"`
 	DeadLetters int       `json:"deadLetters"` // that wait to be replayed or dropped
@@ -43,7 +44,7 @@ func (s *Server) Report() Report {
 	s.mu.Unlock()
 	r := Report{
 		Version: s.Build.Version, PID: s.PID, Started: s.began.UTC(), ServerID: id, Health: s.Health.Report(),
-		State: string(st.State), Reason: telemetry.MaskText(st.Reason), Since: st.Since, Import: s.reconciler.Progress(),
+		State: string(st.State), Reason: telemetry.MaskText(st.Reason), Since: st.Since, Import: s.reconciler.Progress(), ImportID: s.reconciler.ImportID(),
 		LagSeconds: st.Lag.Seconds(), Rate: st.Rate, Pending: st.Pending,
 		Applied: st.Applied, Skipped: st.Skipped, Rejected: st.Rejected, DeadLetters: s.dead.Len(),
 		LastApplied: st.LastApplied, LastChange: st.LastChange, LastError: telemetry.MaskText(st.LastError), LastErrorAt: st.LastErrorAt,

@@ -135,7 +135,7 @@ var ErrSettled = errors.New("the upgrade is no more on probation")
 // there were too many without ten healthy minutes between. A worker that is silent
 // for too long is made to say where it hangs, and ended.
 func Run(ctx context.Context, c Config) (int, error) {
-	alone, err := only(c.Dir)
+	alone, err := only(ctx, c.Dir)
 	if err != nil {
 		return CodeError, err
 	}
@@ -165,18 +165,49 @@ func AwaitParent(ctx context.Context) bool {
 // file that it returns is closed: a second one's worker would fail, and that is
 // no fault of an upgrade on probation. Where there can be no lock, it is nil, and
 // the worker says what is wrong with the directory.
-func only(dir string) (*os.File, error) {
+func only(ctx context.Context, dir string) (*os.File, error) {
 	if err := os.MkdirAll(crashDir(dir), 0o700); err != nil {
 		return nil, nil
 	}
-	f, held, err := lock(filepath.Join(crashDir(dir), ".parent"))
-	if held {
-		return nil, fmt.Errorf("another eds server works with the data directory %s: stop it first, or choose another by --data-dir", dir)
+	ticker := time.NewTicker(lockTimeout / lockTries)
+	defer ticker.Stop()
+	for try := 1; ; try++ {
+		f, held, err := lock(parentLock(dir))
+		switch {
+		case !held && err != nil:
+			return nil, nil
+		case !held:
+			return f, nil
+		case try == lockTries:
+			return nil, fmt.Errorf("another eds server works with the data directory %s: stop it first, or choose another by --data-dir", dir)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
-	if err != nil {
-		return nil, nil
+}
+
+// The lock of the parent is tried a few times, because Running holds it for a moment.
+const (
+	lockTimeout = time.Second
+	lockTries   = 10
+)
+
+func parentLock(dir string) string { return filepath.Join(crashDir(dir), ".parent") }
+
+// Running reports whether a Run works with a data directory, also while its worker is not
+// there or not ready.
+func Running(dir string) bool {
+	if _, err := os.Stat(parentLock(dir)); err != nil {
+		return false
 	}
-	return f, nil
+	f, held, err := lock(parentLock(dir))
+	if err == nil {
+		_ = f.Close() // nothing was written
+	}
+	return held
 }
 
 // supervisor is the state of Run.
