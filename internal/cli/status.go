@@ -89,7 +89,7 @@ func printStatus(w io.Writer, r server.Report) error {
 	if r.ImportID != "" {
 		row("import", "%s; to watch it: eds import --watch %s", cmp.Or(r.Import, "it has not begun"), r.ImportID)
 	}
-	row("lag", "%v, %d events pending", time.Duration(r.LagSeconds*float64(time.Second)).Round(time.Millisecond), r.Pending)
+	row("lag", "%s, %s", lag(r.LagSeconds), pending(r.Pending))
 	row("rate", "%.0f events/s, %d applied, %d skipped", r.Rate, r.Applied, r.Skipped)
 	row("last applied", "%s", ago(r.LastApplied))
 	row("dead letters", "%d", r.DeadLetters)
@@ -153,6 +153,20 @@ func printChanged(w io.Writer, tables map[string]server.TableReport) error {
 		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%s\t\n", name, table.Inserts, table.Updates, table.Deletes, ago(table.LastApplied))
 	}
 	return t.Flush()
+}
+
+func lag(seconds *float64) string {
+	if seconds == nil {
+		return "not known"
+	}
+	return time.Duration(*seconds * float64(time.Second)).Round(time.Millisecond).String()
+}
+
+func pending(events *uint64) string {
+	if events == nil {
+		return "how many events are pending is not known"
+	}
+	return fmt.Sprintf("%d events pending", *events)
 }
 
 func orNone(text string) string {

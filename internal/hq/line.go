@@ -215,14 +215,14 @@ type Metrics struct {
 
 // ServerStats are figures of ours.
 type ServerStats struct {
-	Version     string  `json:"version"`
-	State       string  `json:"state"` // of the destination
-	Reason      string  `json:"reason,omitempty"`
-	LagSeconds  float64 `json:"lagSeconds"`
-	Rate        float64 `json:"rate"` // events a second
-	Pending     uint64  `json:"pending"`
-	DeadLetters int     `json:"deadLetters"`
-	Import      string  `json:"import,omitempty"` // progress of one under way
+	Version     string   `json:"version"`
+	State       string   `json:"state"` // of the destination
+	Reason      string   `json:"reason,omitempty"`
+	LagSeconds  *float64 `json:"lagSeconds"` // null: not known
+	Rate        float64  `json:"rate"`       // events a second
+	Pending     *uint64  `json:"pending"`    // null: not known
+	DeadLetters int      `json:"deadLetters"`
+	Import      string   `json:"import,omitempty"` // progress of one under way
 	// Tables are those that are not ok, by name; of many, the first.
 	Tables []TableStats `json:"tables,omitempty"`
 	// TablesNotOK counts all of them.

@@ -254,11 +254,12 @@ func (a *applier) migrateTables(ctx context.Context, tables []*schema.Table) err
 }
 
 // persist calls attempt until it succeeds, fails with an error that is not
-// transient, or ctx ends.
+// transient, or ctx ends. An attempt that does not return is a trouble, too.
 func (p *Pipeline) persist(ctx context.Context, what trouble, attempt func() error) error {
 	var backoff fault.Backoff
 	for {
-		err := attempt()
+		began := time.Now()
+		err := fault.Attempt(func() { p.status.silent(what, began) }, attempt)
 		switch {
 		case err == nil || fault.Of(err) != fault.Transient:
 			p.status.recovered(what)
@@ -266,7 +267,7 @@ func (p *Pipeline) persist(ctx context.Context, what trouble, attempt func() err
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
-		p.status.trouble(what, err)
+		p.status.trouble(what, began, err)
 		sleep(ctx, backoff.Next(err))
 	}
 }

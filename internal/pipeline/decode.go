@@ -359,7 +359,12 @@ func (w *worker) layout(v version) (*schema.Table, error) {
 		if w.intake.Err() != nil {
 			return nil, errEnding
 		}
-		t, err := w.p.c.Tables.Version(w.intake, v.table, v.model)
+		began := time.Now()
+		var t *schema.Table
+		err := fault.Attempt(func() { w.p.status.silent(troubleSchema, began) }, func() (err error) {
+			t, err = w.p.c.Tables.Version(w.intake, v.table, v.model)
+			return err
+		})
 		wait := time.Duration(0)
 		switch {
 		case err == nil:
@@ -384,7 +389,7 @@ func (w *worker) layout(v version) (*schema.Table, error) {
 		default:
 			wait = backoff.Next(err)
 		}
-		w.p.status.trouble(troubleSchema, err)
+		w.p.status.trouble(troubleSchema, began, err)
 		sleep(w.intake, wait)
 	}
 }

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -28,7 +29,7 @@ type Metrics struct {
 	skipped            *prometheus.CounterVec
 	migrations         prometheus.Counter
 
-	oldest  atomic.Int64 // when the stream stored the oldest message in flight; 0: none
+	running atomic.Pointer[Pipeline] // nil: none
 	held    atomic.Int64
 	events  atomic.Uint64
 	batches atomic.Uint64
@@ -80,16 +81,18 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	r.MustRegister(m.pending, m.total, m.flush, m.flushed, m.processing, m.tableLag, m.lastApplied, m.rows, m.batchRows,
 		m.batchBytes, m.retries, m.deadLetters, m.deadLettersWaiting, m.skipped, m.migrations,
-		prometheus.NewGaugeFunc(gauge("eds_lag_seconds", "Age of the oldest change that was received and is not durable."), m.lag))
+		prometheus.NewGaugeFunc(gauge("eds_lag_seconds", "Age of the oldest change that was received and is not durable; NaN if it is not known."), m.lag))
 	return m
 }
 
+// lag returns the lag in seconds; NaN if it is not known.
 func (m *Metrics) lag() float64 {
-	oldest := m.oldest.Load()
-	if oldest == 0 {
-		return 0
+	if p := m.running.Load(); p != nil {
+		if s := p.Status(); s.LagKnown {
+			return s.Lag.Seconds()
+		}
 	}
-	return max(0, time.Since(time.Unix(0, oldest)).Seconds())
+	return math.NaN()
 }
 
 // label bounds the length of what the stream calls a table.

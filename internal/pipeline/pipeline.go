@@ -174,6 +174,8 @@ func (p *Pipeline) Run(soft, hard context.Context) error {
 	if p.began.Swap(true) {
 		return errors.New("the pipeline has run already")
 	}
+	p.c.Metrics.running.Store(p)
+	defer p.c.Metrics.running.Store(nil)
 	// intake ends when there is nothing more to take in: by the caller's wish,
 	// or because a stage has failed.
 	intake, endIntake := context.WithCancel(soft)

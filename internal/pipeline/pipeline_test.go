@@ -279,7 +279,13 @@ func TestAPauseThatCanNotEndGivesUpAndStaysAPause(t *testing.T) {
 // patient is a stream that says what it waits for.
 type patient struct {
 	*stream
-	ill atomic.Pointer[error]
+	ill     atomic.Pointer[error]
+	waiting atomic.Int64 // -1: not known
+}
+
+func (p *patient) Waiting() (uint64, bool) {
+	n := p.waiting.Load()
+	return uint64(max(n, 0)), n >= 0
 }
 
 func (p *patient) Health() (time.Time, error) {
@@ -287,6 +293,37 @@ func (p *patient) Health() (time.Time, error) {
 		return time.Unix(1, 0), *reason
 	}
 	return time.Time{}, nil
+}
+
+func TestLagThatIsNotKnownIsNotZero(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		p := &patient{stream: r.stream}
+		p.waiting.Store(-1)
+		r.config.Source = p
+		r.mustStart(t)
+		known := func(when string, lag, pending bool) {
+			t.Helper()
+			synctest.Wait()
+			if s := r.Status(); s.LagKnown != lag || s.PendingKnown != pending {
+				t.Errorf("%s: %+v", when, s)
+			}
+		}
+		known("before the stream has answered", false, false)
+		p.waiting.Store(1)
+		known("before the first message", false, true)
+		p.waiting.Store(0)
+		known("if there is none", true, true)
+		r.stream.publish(put("a", "1", "x"))
+		known("once all is applied", true, true)
+		lost := errors.New("not connected")
+		p.ill.Store(&lost)
+		known("without the stream", false, false)
+		p.ill.Store(nil)
+		if err := r.Pause(t.Context()); err != nil {
+			t.Error(err)
+		}
+		known("paused", false, false)
+	})
 }
 
 func TestWhatTheSourceWaitsForIsTold(t *testing.T) {

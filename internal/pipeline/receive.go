@@ -72,7 +72,7 @@ func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) e
 			failed.set(err)
 			return nil
 		default:
-			p.status.trouble(troubleSource, err)
+			p.status.trouble(troubleSource, time.Now(), err)
 			sleep(intake, backoff.Next(err))
 		}
 	}

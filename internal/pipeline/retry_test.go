@@ -60,6 +60,42 @@ func TestADestinationThatIsDownIsWaitedForWithTheSameBatch(t *testing.T) {
 	})
 }
 
+func TestADestinationThatDoesNotAnswerIsTold(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
+		var began time.Time
+		r.table.before = func(call int, _ *change.Batch) error {
+			if call == 1 {
+				began = time.Now()
+				time.Sleep(fault.Silence + 2*time.Second)
+				return errors.New("connection reset")
+			}
+			return nil
+		}
+		r.mustStart(t)
+		time.Sleep(fault.Silence - time.Second)
+		synctest.Wait()
+		equal(t, pipeline.Running, r.Status().State)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		s := r.Status()
+		equal(t, pipeline.Waiting, s.State)
+		equal(t, "waiting for the destination: there was no answer for 30s", s.Reason)
+		equal(t, began, s.Since)
+		if logs := r.logs.String(); strings.Count(logs, "waiting for the destination") != 1 {
+			t.Errorf("it is not logged once: %s", logs)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		equal(t, "connection reset", r.Status().LastError)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		equal(t, pipeline.Running, r.Status().State)
+		if logs := r.logs.String(); strings.Count(logs, "the destination works again") != 1 {
+			t.Errorf("nothing is said of the recovery: %s", logs)
+		}
+	})
+}
+
 func TestADestinationsOwnWaitIsHonoured(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
 		r.table.before = func(call int, _ *change.Batch) error {

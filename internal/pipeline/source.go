@@ -29,6 +29,9 @@ type Patient interface {
 	// Health returns since when nothing can be received, and why; nil where all
 	// is well. It is safe for concurrent use.
 	Health() (since time.Time, reason error)
+	// Waiting returns how many messages there were to receive when the source last
+	// connected; false: it has not yet. It is safe for concurrent use.
+	Waiting() (messages uint64, known bool)
 }
 
 // Message is one message of the stream.

@@ -32,8 +32,11 @@ type Status struct {
 	LastApplied time.Time     // when events were last made durable; zero: never
 	LastChange  time.Time     // when the newest of those had been made, by the source's clock
 	Lag         time.Duration // age of the oldest change that was received and is not durable; 0: none
-	Pending     uint64        // messages in the stream that are not acknowledged, as far as is known
+	LagKnown    bool          // false also if nothing was received yet of what there is
+	Pending     uint64        // messages in the stream that are not acknowledged
 	InFlight    int           // of those, received
+	// PendingKnown is false while the stream does not answer, or is not asked.
+	PendingKnown bool
 
 	Applied     uint64  // events made durable
 	Skipped     uint64  // events that were not to be applied
@@ -94,7 +97,8 @@ type tracker struct {
 	ordeals  map[trouble]*ordeal
 	ending   bool
 	status   Status // its counters and what only they tell
-	behind   uint64 // messages in the stream behind the last one of a batch
+	receives bool   // something was received
+	behind   uint64 // messages in the stream behind the last that was received
 	rate     rateMeter
 	received []arrival // chunks in flight, oldest first
 
@@ -115,8 +119,11 @@ func (p *Pipeline) Status() Status {
 	paused := p.flow.isPaused()
 	var ill error
 	var since time.Time
+	var waiting uint64
+	connected := true
 	if source, ok := p.c.Source.(Patient); ok {
 		since, ill = source.Health()
+		waiting, connected = source.Waiting()
 	}
 	t := p.status
 	t.mu.Lock()
@@ -125,10 +132,16 @@ func (p *Pipeline) Status() Status {
 	s.State = Running
 	s.Tables = maps.Clone(t.status.Tables)
 	s.LastError, s.LastErrorAt = t.lastError, t.lastErrorAt
-	s.InFlight, s.Pending = held, t.behind+uint64(held)
+	if t.receives {
+		waiting = t.behind
+	}
+	s.InFlight, s.Pending = held, waiting+uint64(held)
+	s.PendingKnown = connected && ill == nil && !paused && !t.ending
 	s.Rate = t.rate.perSecond(time.Now())
 	if len(t.received) > 0 {
-		s.Lag = max(0, time.Since(time.Unix(0, t.received[0].first.Stored)))
+		s.Lag, s.LagKnown = max(0, time.Since(time.Unix(0, t.received[0].first.Stored))), true
+	} else {
+		s.LagKnown = s.PendingKnown && s.Pending == 0
 	}
 	if paused {
 		s.State = Paused
@@ -158,7 +171,6 @@ func (t *tracker) ended(messages int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ending, t.received = true, nil
-	t.metrics.oldest.Store(0)
 	t.metrics.arrived(-messages)
 }
 
@@ -168,8 +180,7 @@ func (t *tracker) arrived(c *chunk) {
 	defer t.mu.Unlock()
 	first, last := &c.messages[0], &c.messages[len(c.messages)-1]
 	t.received = append(t.received, arrival{first.Position, last.Position})
-	t.behind = last.Pending
-	t.metrics.oldest.Store(t.received[0].first.Stored)
+	t.receives, t.behind = true, last.Pending
 	t.metrics.arrived(len(c.messages))
 }
 
@@ -181,11 +192,6 @@ func (t *tracker) settled(d delivered) {
 	for len(t.received) > 0 && t.received[0].last.Sequence <= d.upTo.Sequence {
 		t.received = t.received[1:]
 	}
-	oldest := int64(0)
-	if len(t.received) > 0 {
-		oldest = t.received[0].first.Stored
-	}
-	t.metrics.oldest.Store(oldest)
 	t.metrics.settled(d.messages)
 }
 

@@ -2,6 +2,8 @@ package pipeline
 
 import (
 	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
 // trouble names what the pipeline waits for while it tries again.
@@ -29,29 +31,38 @@ const (
 	lastQuiet  = 10 * time.Minute
 )
 
-// trouble records a failed attempt: it is logged the first time, then ever more
-// sparsely.
-func (t *tracker) trouble(what trouble, err error) {
+// trouble records an attempt that began at a time and has failed: it is logged the first
+// time, then ever more sparsely.
+func (t *tracker) trouble(what trouble, began time.Time, err error) {
 	t.metrics.retries.WithLabelValues(string(what)).Inc()
-	if o, log := t.failed(what, err); log {
+	if o, log := t.failed(what, began, err.Error(), 1); log {
 		t.logger.Warn("waiting for the "+string(what)+", and trying again", "error", err, "attempts", o.attempts, "since", o.since.Format(time.RFC3339))
 	}
 }
 
-// failed records a failed attempt, and reports whether it is to be logged. The caller
-// logs, because a log that blocks must not block those who ask for the status.
-func (t *tracker) failed(what trouble, err error) (o ordeal, log bool) {
+// silent records an attempt that began at a time and has not returned for fault.Silence.
+func (t *tracker) silent(what trouble, began time.Time) {
+	reason := "there was no answer for " + fault.Silence.String()
+	if o, log := t.failed(what, began, reason, 0); log {
+		t.logger.Warn("waiting for the "+string(what), "error", reason, "since", o.since.Format(time.RFC3339))
+	}
+}
+
+// failed records why an attempt that began at a time has no success yet, and how many have
+// ended since the last call, and reports whether that is to be logged. The caller logs, because a log that blocks must not block those
+// who ask for the status.
+func (t *tracker) failed(what trouble, began time.Time, reason string, ended int) (o ordeal, log bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
 	current := t.ordeals[what]
 	if current == nil {
-		current = &ordeal{since: now}
+		current = &ordeal{since: began}
 		t.ordeals[what] = current
 		t.troubled.Add(1)
 	}
-	current.attempts++
-	current.reason = err.Error()
+	current.attempts += ended
+	current.reason = reason
 	t.lastError, t.lastErrorAt = current.reason, now
 	if log = now.Sub(current.logged) >= current.quiet; log {
 		current.logged, current.quiet = now, min(max(2*current.quiet, firstQuiet), lastQuiet)

@@ -248,6 +248,7 @@ func (r *Reconciler) Status() pipeline.Status {
 	if p != nil {
 		return p.Status().After(last)
 	}
+	last.LagKnown, last.PendingKnown = false, false
 	if desired, _ := r.desired.now(); !desired.follows() {
 		last.State, last.Reason = pipeline.Paused, desired.obstacle()
 	}

@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -10,12 +11,16 @@ import (
 )
 
 // Retry calls fn until it succeeds, returns an error that is not transient, or ctx
-// is done, whose cause is then the error. While retrying it logs, and sets the
-// condition of health.
+// is done, whose cause is then the error. While retrying, or if fn does not return, it
+// logs, and sets the condition of health.
 func Retry(ctx context.Context, health *telemetry.Health, logger *slog.Logger, condition string, fn func() error) error {
 	var backoff fault.Backoff
 	for {
-		err := fn()
+		err := fault.Attempt(func() {
+			silence := errors.New("there was no answer for " + fault.Silence.String())
+			health.Set(condition, silence)
+			logger.Warn("waiting for "+label(condition), "error", silence)
+		}, fn)
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}

@@ -36,8 +36,8 @@ func (s *Server) heartbeat(ctx context.Context) hq.Heartbeat {
 			Memory:  &mem.VirtualMemoryStat{}, Load: &load.AvgStat{},
 		},
 		Server: hq.ServerStats{
-			Version: s.Build.Version, State: string(status.State), Reason: status.Reason, LagSeconds: status.Lag.Seconds(),
-			Rate: status.Rate, Pending: status.Pending, DeadLetters: s.dead.Len(), Import: s.reconciler.Progress(),
+			Version: s.Build.Version, State: string(status.State), Reason: status.Reason, LagSeconds: known(status.LagKnown, status.Lag.Seconds()),
+			Rate: status.Rate, Pending: known(status.PendingKnown, status.Pending), DeadLetters: s.dead.Len(), Import: s.reconciler.Progress(),
 		},
 	}
 	h.Server.Tables, h.Server.TablesNotOK = tableStats(s.reconciler.TableStates())

@@ -20,9 +20,9 @@ type Report struct {
 	Since       time.Time `json:"since,omitzero"`
 	Import      string    `json:"import,omitempty"`   // progress of one under way
 	ImportID    string    `json:"importId,omitempty"` // of one under way, or waiting to begin
-	LagSeconds  float64   `json:"lagSeconds"`         // age of the oldest change received and not durable
+	LagSeconds  *float64  `json:"lagSeconds"`         // age of the oldest change received and not durable; null: not known
 	Rate        float64   `json:"rate"`               // events applied a second
-	Pending     uint64    `json:"pending"`            // events in the stream that are not acknowledged
+	Pending     *uint64   `json:"pending"`            // events in the stream that are not acknowledged; null: not known
 	Applied     uint64    `json:"applied"`            // events, since the server began
 	Skipped     uint64    `json:"skipped"`
 	Rejected    uint64    `json:"rejected"`
@@ -45,7 +45,7 @@ func (s *Server) Report() Report {
 	r := Report{
 		Version: s.Build.Version, PID: s.PID, Started: s.began.UTC(), ServerID: id, Health: s.Health.Report(),
 		State: string(st.State), Reason: telemetry.MaskText(st.Reason), Since: st.Since, Import: s.reconciler.Progress(), ImportID: s.reconciler.ImportID(),
-		LagSeconds: st.Lag.Seconds(), Rate: st.Rate, Pending: st.Pending,
+		LagSeconds: known(st.LagKnown, st.Lag.Seconds()), Rate: st.Rate, Pending: known(st.PendingKnown, st.Pending),
 		Applied: st.Applied, Skipped: st.Skipped, Rejected: st.Rejected, DeadLetters: s.dead.Len(),
 		LastApplied: st.LastApplied, LastChange: st.LastChange, LastError: telemetry.MaskText(st.LastError), LastErrorAt: st.LastErrorAt,
 		Tables: s.tables(st),
@@ -58,4 +58,12 @@ func (s *Server) Report() Report {
 		r.State = string(r.Health.Status)
 	}
 	return r
+}
+
+// known returns value; nil if it is not known.
+func known[T any](is bool, value T) *T {
+	if !is {
+		return nil
+	}
+	return &value
 }

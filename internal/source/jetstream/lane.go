@@ -205,6 +205,10 @@ func (l *Lane) Settle(context.Context, cdc.Position) error { return nil }
 // Health returns since when nothing can be received, and why; nil if all is well.
 func (l *Lane) Health() (since time.Time, reason error) { return l.source.Health() }
 
+// Waiting returns how many messages of the lane there were when it last subscribed; false:
+// it has not yet.
+func (l *Lane) Waiting() (messages uint64, known bool) { return l.source.Waiting() }
+
 // Delivered returns the sequence of the last message that Receive has returned, or is
 // about to, and asks the server how many messages of the lane there are after it. If
 // pending is 0, every message of the lane that was stored before the call is at or below

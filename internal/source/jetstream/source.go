@@ -63,9 +63,11 @@ type Source struct {
 	stopped <-chan struct{}
 	keeping sync.WaitGroup
 
-	healthMu sync.Mutex
-	ill      error
-	illSince time.Time
+	healthMu  sync.Mutex
+	ill       error
+	illSince  time.Time
+	waiting   uint64 // when it last subscribed
+	counted   bool   // it has
 }
 
 var (
@@ -82,6 +84,21 @@ func (s *Source) Health() (since time.Time, reason error) {
 	s.healthMu.Lock()
 	defer s.healthMu.Unlock()
 	return s.illSince, s.ill
+}
+
+// Waiting returns how many messages the consumer had to deliver when the source last
+// subscribed; false: it has not yet.
+func (s *Source) Waiting() (messages uint64, known bool) {
+	s.healthMu.Lock()
+	defer s.healthMu.Unlock()
+	return s.waiting, s.counted
+}
+
+// setWaiting records what the server said of the consumer.
+func (s *Source) setWaiting(info *jetstream.ConsumerInfo) {
+	s.healthMu.Lock()
+	defer s.healthMu.Unlock()
+	s.waiting, s.counted = info.NumPending+uint64(info.NumAckPending), true
 }
 
 func (s *Source) setHealth(err error) {

@@ -35,6 +35,7 @@ func (s *Source) subscribe(ctx context.Context) error {
 		return fmt.Errorf("subscribe to the consumer %s: %w", s.c.Name, err)
 	}
 	s.subscription = p
+	s.setWaiting(info)
 	s.watch.begin(s.ledger.begin(info.Delivered.Consumer))
 	return nil
 }

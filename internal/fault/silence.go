@@ -1,0 +1,22 @@
+package fault
+
+import "time"
+
+// Silence is how long an attempt may go without returning until somebody is told.
+const Silence = 30 * time.Second
+
+// Attempt calls fn. If fn does not return within Silence, silent is called meanwhile, once,
+// and has returned when Attempt does.
+func Attempt(silent func(), fn func() error) error {
+	told := make(chan struct{})
+	timer := time.AfterFunc(Silence, func() {
+		defer close(told)
+		silent()
+	})
+	defer func() {
+		if !timer.Stop() {
+			<-told
+		}
+	}()
+	return fn()
+}
