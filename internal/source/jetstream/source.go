@@ -63,11 +63,11 @@ type Source struct {
 	stopped <-chan struct{}
 	keeping sync.WaitGroup
 
-	healthMu  sync.Mutex
-	ill       error
-	illSince  time.Time
-	waiting   uint64 // when it last subscribed
-	counted   bool   // it has
+	healthMu sync.Mutex
+	ill      error
+	illSince time.Time
+	waiting  uint64 // when it last subscribed
+	counted  bool   // it has
 }
 
 var (
