@@ -158,3 +158,32 @@ func TestVerify_RepairIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestVerify_GoesOnWithoutATableThatCannotBeRead: the others are compared, and repaired.
+func TestVerify_GoesOnWithoutATableThatCannotBeRead(t *testing.T) {
+	h := startHQ(t)
+	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	file := filepath.Join(t.TempDir(), "shop.db")
+	args := []string{"--data-dir", t.TempDir(), "--url", "sqlite://" + file}
+	if _, stderr, code := eds(t, env, append([]string{"import", "--no-confirm"}, args...)...); code != 0 {
+		t.Fatalf("import: exit code %d\n%s", code, stderr)
+	}
+	db, err := sql.Open("sqlite", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(`ALTER TABLE vendor RENAME TO vendors; CREATE VIEW vendor AS SELECT * FROM vendors; DROP TABLE part; DELETE FROM customer`); err != nil {
+		t.Fatal(err)
+	}
+	const view = `vendor: it was not compared: read the rows of "vendor" to be compared: read vendor: table "vendor": a view has the name "vendor" in the database`
+	stdout, stderr, code := eds(t, env, append([]string{"verify"}, args...)...)
+	if code != 1 || !strings.Contains(stdout, view) || !strings.Contains(stdout, "part: 9 rows there, 0 here") ||
+		!strings.Contains(stdout, "1 of 16 tables were not compared.") || !strings.Contains(stdout, "2 of 16 tables differ.") {
+		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+	stdout, stderr, code = eds(t, env, append([]string{"verify", "--repair", "--no-confirm"}, args...)...)
+	if code != 1 || strings.Count(stdout, view) != 2 || !strings.HasSuffix(stdout, "\n1 of 16 tables were not compared.\n") || !strings.Contains(stderr, "1 of 3 tables were not imported: vendor") {
+		t.Errorf("with --repair: exit code %d\n%s%s", code, stdout, stderr)
+	}
+}

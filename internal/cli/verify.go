@@ -96,7 +96,7 @@ type verifier struct {
 	// applying what was changed since.
 	repaired bool
 	mu       sync.Mutex
-	reports  map[string]verify.Report
+	reports  map[string]verify.Report // by table; of one that cannot be compared, why
 }
 
 // maxRounds bounds how often rows that differ are compared.
@@ -155,7 +155,8 @@ func (v *verifier) unsettled() (tables []string, rows int) {
 	return tables, rows
 }
 
-// compare compares the tables with an export of their rows as they are now.
+// compare compares the tables with an export of their rows as they are now. A table that
+// cannot be compared does not keep the others from it.
 func (v *verifier) compare(ctx context.Context, client *hq.Client) (err error) {
 	im := &v.im
 	// The state of a server that runs is its own.
@@ -175,7 +176,16 @@ func (v *verifier) compare(ctx context.Context, client *hq.Client) (err error) {
 		Logger: im.s.logger, Observe: observe, Present: client.Present, Options: im.options(),
 	})
 	finish()
-	return err
+	failed := new(snapshot.TablesError)
+	if ctx.Err() != nil || !errors.As(err, &failed) {
+		return err
+	}
+	for _, t := range failed.Failed {
+		if v.reports[t.Table].Error == "" {
+			v.reports[t.Table] = verify.Report{Table: t.Table, Error: t.Err.Error()}
+		}
+	}
+	return nil
 }
 
 // sorted returns the reports by table: all, and those of tables that differ.
@@ -207,10 +217,15 @@ func (v *verifier) conclude(asJSON bool) error {
 }
 
 func printReports(w io.Writer, all, bad []verify.Report) error {
-	rows := int64(0)
+	rows, unread := int64(0), 0
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "table\trows there\trows here\tmissing\textra\tdifferent\t")
 	for _, r := range all {
+		if r.Error != "" {
+			unread++
+			fmt.Fprintf(t, "%s\t?\t?\t?\t?\t?\t\n", r.Table)
+			continue
+		}
 		rows += r.Want
 		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t\n", r.Table, r.Want, r.Got, r.Missing, r.Extra, r.Different)
 	}
@@ -225,7 +240,13 @@ func printReports(w io.Writer, all, bad []verify.Report) error {
 	for _, r := range bad {
 		fmt.Fprintln(w, r)
 	}
-	_, err := fmt.Fprintf(w, "\n%d of %d tables differ. What a server is still to write shows too: eds status tells how far it is behind.\n", len(bad), len(all))
+	if unread > 0 {
+		fmt.Fprintf(w, "\n%d of %d tables were not compared.\n", unread, len(all))
+	}
+	if len(bad) == unread {
+		return nil
+	}
+	_, err := fmt.Fprintf(w, "\n%d of %d tables differ. What a server is still to write shows too: eds status tells how far it is behind.\n", len(bad)-unread, len(all))
 	return err
 }
 
@@ -323,17 +344,16 @@ func (c *comparison) failure() error {
 func (c *comparison) Finish(context.Context) (int64, error) {
 	close(c.rows)
 	<-c.done
-	switch {
-	case c.err == nil:
-	case fault.Of(c.err) == fault.Transient:
+	if c.err != nil && fault.Of(c.err) == fault.Transient {
 		return 0, fault.Mark(fault.Fatal, fmt.Errorf("%w: %w", sink.ErrLoadLost, c.err))
-	default:
-		return 0, c.err
+	}
+	if c.err != nil {
+		c.report = verify.Report{Table: c.report.Table, Error: c.err.Error()}
 	}
 	c.v.mu.Lock()
 	defer c.v.mu.Unlock()
 	c.v.reports[c.report.Table] = c.report
-	return -1, nil
+	return -1, c.err
 }
 
 func (c *comparison) Discard(ctx context.Context) error { return c.Close(ctx) }

@@ -32,6 +32,9 @@ type Report struct {
 	MissingKeys, ExtraKeys []string
 	Differences            []Difference
 
+	// Error is why the rows could not be compared; "" if they were.
+	Error string `json:",omitempty"`
+
 	// Suspects are the rows that are not equal; nil where they are more than
 	// MaxSuspects.
 	Suspects *Suspects `json:"-"`
@@ -63,11 +66,14 @@ type Difference struct {
 }
 
 // Equal reports whether both sides hold the same rows.
-func (r Report) Equal() bool { return r.Missing == 0 && r.Extra == 0 && r.Different == 0 }
+func (r Report) Equal() bool { return r.Error == "" && r.Missing == 0 && r.Extra == 0 && r.Different == 0 }
 
 // String describes r in one line.
 func (r Report) String() string {
-	if r.Equal() {
+	switch {
+	case r.Error != "":
+		return fmt.Sprintf("%s: it was not compared: %s", r.Table, r.Error)
+	case r.Equal():
 		return fmt.Sprintf("%s: %d rows are equal", r.Table, r.Got)
 	}
 	var b strings.Builder
