@@ -109,7 +109,7 @@ func (b *beside) await(ctx context.Context, do func() error) error {
 	for {
 		err := do()
 		lost := errors.Is(err, control.ErrConnectionLost)
-		absent := errors.Is(err, control.ErrNoServer) && supervisor.Running(dir)
+		absent := errors.Is(err, control.ErrNoServer) && (!silent.IsZero() || supervisor.Running(dir))
 		switch {
 		case ctx.Err() != nil || !lost && !absent:
 			return err
@@ -117,7 +117,7 @@ func (b *beside) await(ctx context.Context, do func() error) error {
 			silent = time.Now()
 			b.s.logger.Warn("the server is starting, or has crashed and starts again; waiting for it", "dataDir", dir)
 		case time.Since(silent) > restartPatience:
-			return fmt.Errorf("the server with the data directory %s has not answered for %v, though it is running: its log says why it does not start", dir, restartPatience)
+			return fmt.Errorf("the server with the data directory %s has not answered for %v; its log says why, and eds status how it is once it answers", dir, restartPatience)
 		}
 		select {
 		case <-time.After(500 * time.Millisecond):
