@@ -144,6 +144,22 @@ func TestWatch_LooksWhileNobodyReceives(t *testing.T) {
 	})
 }
 
+// TestWatch_IsQuietUntilTheFirstSubscription has the first attempt to subscribe fail.
+func TestWatch_IsQuietUntilTheFirstSubscription(t *testing.T) {
+	b := newBroker(t)
+	b.publish(50)
+	s, told := watched(t, b)
+	failing, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.subscribe(failing); err == nil {
+		t.Fatal("it has subscribed without an answer")
+	}
+	read(t, s, 50)
+	if len(*told) != 0 {
+		t.Errorf("told: %q", *told)
+	}
+}
+
 func TestWatch_TellsWhatItCannotCheck(t *testing.T) {
 	b := newBroker(t)
 	b.publish(50)
