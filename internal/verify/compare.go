@@ -66,7 +66,9 @@ type Difference struct {
 }
 
 // Equal reports whether both sides hold the same rows.
-func (r Report) Equal() bool { return r.Error == "" && r.Missing == 0 && r.Extra == 0 && r.Different == 0 }
+func (r Report) Equal() bool {
+	return r.Error == "" && r.Missing == 0 && r.Extra == 0 && r.Different == 0
+}
 
 // String describes r in one line.
 func (r Report) String() string {

@@ -45,7 +45,9 @@ func TestTable_UnknownToHQ(t *testing.T) {
 		eventually(t, fmt.Sprintf("there are at most %d lanes", lanes), func() bool {
 			all, _ := w.hq.Consumers(t.Context())
 			consumers = slices.Collect(maps.Keys(all))
-			n := len(slices.DeleteFunc(slices.Clone(consumers), func(name string) bool { return !strings.HasPrefix(name, "eds-lane-") || strings.Contains(name, "-probe-") }))
+			n := len(slices.DeleteFunc(slices.Clone(consumers), func(name string) bool {
+				return !strings.HasPrefix(name, "eds-lane-") || strings.Contains(name, "-probe-")
+			}))
 			return 0 < n && n <= lanes
 		}, func() string { return fmt.Sprintf("%q", consumers) })
 	}
