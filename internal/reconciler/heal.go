@@ -32,7 +32,8 @@ type healer struct {
 	set         *tables.Set
 	destination tables.Sink
 	imports     map[string]imported
-	backfill    bool // import tables that are new at HQ
+	backfill    bool   // import tables that are new at HQ
+	warned      string // of what could not be verified, "": nothing
 	latest      func(context.Context) (map[string]*schema.Table, error)
 	retention   func(context.Context) (oldest time.Time, first uint64, err error)
 }

@@ -148,10 +148,16 @@ func (h *healer) inspect(ctx context.Context) error {
 	if len(lost) > 0 { // also if the list of emptied tables could not be stored
 		err = errors.Join(err, h.set.Mark(ctx, h.destination, lost))
 	}
-	if err == nil {
-		h.Health.Warn("tables", describeUnverified(unverified))
+	if err != nil {
+		return err
 	}
-	return err
+	warning := describeUnverified(unverified)
+	h.Health.Warn("tables", warning)
+	if warning != "" && warning != h.warned {
+		h.Logger.Warn(warning)
+	}
+	h.warned = warning
+	return nil
 }
 
 // describeUnverified returns a warning, or "".
@@ -159,9 +165,5 @@ func describeUnverified(what []string) string {
 	if len(what) == 0 {
 		return ""
 	}
-	more := ""
-	if len(what) > 1 {
-		more = fmt.Sprintf(" (and %d more tables like it)", len(what)-1)
-	}
-	return fmt.Sprintf("unverified: table %s%s; to compare the destination with the source, run: eds verify", what[0], more)
+	return fmt.Sprintf("unverified: table %s; to compare the destination with the source, run: eds verify", sink.Names(what))
 }
