@@ -16,17 +16,20 @@ import (
 
 // Exec runs DDL, one statement after the other: each is a transaction of its own.
 func (s *session) Exec(ctx context.Context, statements []string) error {
-	for _, sql := range statements {
-		err := s.exec(ctx, "change the table", sql)
-		if short, ok := strings.CutSuffix(sql, enumType); ok && numbered(err, 1118) {
-			// The row has no room for another short text.
-			err = s.exec(ctx, "change the table", short+textType)
+	defer s.takeTime()()
+	return s.waitShortly(ctx, func() error {
+		for _, sql := range statements {
+			err := s.exec(ctx, "change the table", sql)
+			if short, ok := strings.CutSuffix(sql, enumType); ok && numbered(err, 1118) {
+				// The row has no room for another short text.
+				err = s.exec(ctx, "change the table", short+textType)
+			}
+			if err != nil {
+				return forbidden(err)
+			}
 		}
-		if err != nil {
-			return forbidden(err)
-		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // covered reports whether the layout has every column of the real table that can
@@ -76,6 +79,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 
 // Count counts the rows of a table.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
+	defer s.takeTime()()
 	rows, err := s.query(ctx, "count rows", s.countText(l))
 	if err != nil {
 		return 0, err
@@ -156,6 +160,7 @@ func oldName(stage string) string { return sqlsink.Beside("old", stage) }
 // if nothing hangs on that and all rows are replaced; else by deleting the rows whose keys are not
 // among them and upserting the others, in the transaction.
 func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
+	defer tx.takeTime()()
 	sh := tx.shape(live)
 	if mode == sink.Replace && sh.swap && live.Scope == nil {
 		if placed, err := tx.rename(ctx, stage.Real.Name, live.Real.Name); placed || err != nil {
@@ -214,7 +219,7 @@ func (tx *transaction) rename(ctx context.Context, stage, live string) (bool, er
 	if err := tx.exec(ctx, "drop a staging table", "DROP TABLE IF EXISTS "+quote(old)); err != nil {
 		return false, err
 	}
-	if err := change(live, old, stage, live); err != nil {
+	if err := tx.waitShortly(ctx, func() error { return change(live, old, stage, live) }); err != nil {
 		if numbered(err, 1044, 1142) {
 			return false, nil
 		}
