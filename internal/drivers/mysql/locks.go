@@ -81,7 +81,7 @@ func (a asked) Read(p []byte) (int, error) {
 	return a.s.source.Read(p)
 }
 
-// metadataLocksQuery lists the sessions that have or await locks on tables, in MySQL. Every
+// metadataLocksQuery lists the sessions that have or await locks on tables. Every
 // transaction that has read or written a table has one until its end. Of those that only
 // read, the types are left out unless they count.
 const metadataLocksQuery = `SELECT DISTINCT t.processlist_id, t.processlist_user, t.processlist_command, t.processlist_time
@@ -91,35 +91,37 @@ ORDER BY t.processlist_time DESC LIMIT 3`
 
 const noReaders = " AND m.lock_type NOT IN ('SHARED', 'SHARED_HIGH_PRIO', 'SHARED_READ')"
 
-// transactionsQuery lists open transactions, in MariaDB, which does not tell their tables.
-const transactionsQuery = `SELECT t.trx_mysql_thread_id, p.user, p.command, p.time
+// transactionsQuery lists open transactions, whose tables are not told.
+const transactionsQuery = `SELECT p.id, p.user, p.command, p.time
 FROM information_schema.innodb_trx AS t JOIN information_schema.processlist AS p ON p.id = t.trx_mysql_thread_id
 WHERE p.id <> CONNECTION_ID() ORDER BY p.time DESC LIMIT 3`
 
-// Blockers describes the sessions that have locks on tables, if the user has the right to
-// know: SELECT on performance_schema, or PROCESS in MariaDB.
+// Blockers describes the sessions that have locks on tables. If the server does not keep
+// account of those, as MariaDB does not unless it is told to, or the user may not read it, it
+// describes open transactions. For these the user needs the privilege PROCESS.
 func (s *session) Blockers(ctx context.Context, tables []string, change bool) (string, error) {
-	sql := transactionsQuery
-	if !s.maria {
-		names, readers := make([]string, len(tables)), noReaders
-		for i, t := range tables {
-			names[i] = literal(t)
-		}
-		if change {
-			readers = ""
-		}
-		sql = fmt.Sprintf(metadataLocksQuery, strings.Join(names, ", "), readers)
+	names, readers := make([]string, len(tables)), noReaders
+	for i, t := range tables {
+		names[i] = literal(t)
 	}
-	rows, err := s.query(ctx, "ask who has locks", sql)
-	if err != nil || len(rows) == 0 {
+	if change {
+		readers = ""
+	}
+	sessions, err := s.describeSessions(ctx, fmt.Sprintf(metadataLocksQuery, strings.Join(names, ", "), readers))
+	if err == nil && len(sessions) > 0 {
+		return sqlsink.Blocking(tables, sessions), nil
+	}
+	if sessions, err = s.describeSessions(ctx, transactionsQuery); err != nil || len(sessions) == 0 {
 		return "", err
 	}
+	return "open transactions: " + strings.Join(sessions, "; "), nil
+}
+
+func (s *session) describeSessions(ctx context.Context, sql string) ([]string, error) {
+	rows, err := s.query(ctx, "ask who has locks", sql)
 	sessions := make([]string, len(rows))
 	for i, row := range rows {
 		sessions[i] = fmt.Sprintf("connection %s (user %q, %s for %s s)", row[0], row[1], row[2], row[3])
 	}
-	if s.maria {
-		return "open transactions: " + strings.Join(sessions, "; "), nil
-	}
-	return sqlsink.Blocking(tables, sessions), nil
+	return sessions, err
 }

@@ -66,18 +66,29 @@ func TestMigrate_LetsReadersInWhileItWaits(t *testing.T) {
 }
 
 func TestMigrate_NamesTheReaderThatItWaitsFor(t *testing.T) {
-	d := open(t, "lock_timeout=1s")
-	d.apply(sinktest.NewChanges(t, 0).Put(sinktest.Table(t, "thing", 1, "id string", "n integer"), `{"id":"a","n":1}`).Batch())
-	long := d.reader()
-	long.Run(t, "START TRANSACTION; SELECT * FROM thing")
-	wider := sinktest.Table(t, "thing", 1, "id string", "n integer", "m integer")
-	_, err := d.Migrate(t.Context(), []*schema.Table{wider})
-	part := fmt.Sprintf("connection %s (user", long.Lines(t, "SELECT CONNECTION_ID()")[0])
-	if fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), part) {
-		t.Fatalf("want a transient error with %q, got: %v", part, err)
+	for name, c := range map[string]struct {
+		settings []string
+		want     string
+	}{
+		"locks":        {[]string{"performance_schema=ON", "performance_schema_instrument=wait/lock/metadata/sql/mdl=ON"}, `locks on "thing" are held by connection %s (user`},
+		"transactions": {nil, "open transactions: connection %s (user"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := testpeers.StartMariaDB(t, c.settings...)
+			d := openURL(t, server.Database(t), sink.Env{}, "lock_timeout=1s")
+			d.apply(sinktest.NewChanges(t, 0).Put(sinktest.Table(t, "thing", 1, "id string", "n integer"), `{"id":"a","n":1}`).Batch())
+			long := d.reader()
+			long.Run(t, "START TRANSACTION; SELECT * FROM thing")
+			wider := sinktest.Table(t, "thing", 1, "id string", "n integer", "m integer")
+			_, err := d.Migrate(t.Context(), []*schema.Table{wider})
+			want := fmt.Sprintf(c.want, long.Lines(t, "SELECT CONNECTION_ID()")[0])
+			if fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), want) {
+				t.Fatalf("want a transient error with %q, got: %v", want, err)
+			}
+			long.Run(t, "COMMIT")
+			d.migrate(wider)
+		})
 	}
-	long.Run(t, "COMMIT")
-	d.migrate(wider)
 }
 
 func TestFinish_LetsReadersInWhileItWaits(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+	"github.com/shopmonkeyus/eds/internal/testpeers"
 )
 
 // session opens a session of another program, which waits for nothing for long.
@@ -73,6 +75,29 @@ func TestApply_NamesWhoHoldsLocks(t *testing.T) {
 		d.apply(batch)
 		sinktest.Equal(t, []string{"a|3"}, d.query("SELECT id, n FROM thing"))
 	}
+}
+
+// TestApply_NamesWhoHoldsLocksWithoutPrivileges: the server keeps the times of others'
+// sessions to itself.
+func TestApply_NamesWhoHoldsLocksWithoutPrivileges(t *testing.T) {
+	server := testpeers.StartPostgres(t)
+	d := openURL(t, server.Database(t), sink.Env{})
+	d.exec("CREATE USER plain; CREATE SCHEMA plain AUTHORIZATION plain")
+	u, err := url.Parse(d.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.User("plain")
+	plain := openURL(t, u.String(), sink.Env{}, "schema=plain", "lock_timeout=1s")
+	h := sinktest.NewChanges(t, 0)
+	plain.apply(h.Put(things(t), `{"id":"a","n":1}`).Batch())
+	other := d.session()
+	run(t, other, "BEGIN; UPDATE plain.thing SET n = 2")
+	err = plain.Apply(t.Context(), h.Put(things(t), `{"id":"a","n":3}`).Batch())
+	if part := fmt.Sprintf("pid %d (user %q, application \"report\")", other.PgConn().PID(), other.Config().User); err == nil || !strings.Contains(err.Error(), part) {
+		t.Errorf("want an error with %q, got: %v", part, err)
+	}
+	run(t, other, "ROLLBACK")
 }
 
 func TestMigrate_LetsReadersInWhileItWaits(t *testing.T) {

@@ -41,7 +41,7 @@ func options(login []sink.Option) []sink.Option {
 		{Name: "flush-interval", Default: "10s", Description: "how long changes are collected before they are written, up to 1h; --minPendingLatency and --maxPendingLatency overrule it"},
 		{Name: "flush-rows", Default: "50000", Description: "how many changes are written at once at most; no more than half of --maxAckPending"},
 	}
-	return slices.Concat(login, own, sqlsink.TimeoutOptions[1:], sqlsink.URLOptions)
+	return slices.Concat(login, own, sqlsink.TimeoutOptions, sqlsink.URLOptions)
 }
 
 // otherOptions are those of Snowflake's own driver that URLs may have already.
@@ -65,7 +65,7 @@ type account struct {
 	tag              string
 	keepAlive        bool
 	loginTimeout     time.Duration
-	statementTimeout time.Duration
+	timeouts         sqlsink.Timeouts
 	query            url.Values
 	keyPair          bool
 }
@@ -220,8 +220,8 @@ func (a *account) readSession(target *url.URL) error {
 		}
 		a.loginTimeout = d
 	}
-	timeouts, err := sqlsink.ParseTimeouts(a.query)
-	a.statementTimeout = timeouts.Statement
+	var err error
+	a.timeouts, err = sqlsink.ParseTimeouts(a.query)
 	return err
 }
 

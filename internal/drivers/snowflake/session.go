@@ -49,7 +49,7 @@ const noRetries = -1
 func (a *account) parameters() map[string]*string {
 	values := map[string]string{
 		"QUERY_TAG": a.tag, "TIMEZONE": "UTC", "AUTOCOMMIT": "true", "TRANSACTION_ABORT_ON_ERROR": "true", "ERROR_ON_NONDETERMINISTIC_MERGE": "true",
-		"QUOTED_IDENTIFIERS_IGNORE_CASE": "false", "BINARY_OUTPUT_FORMAT": "HEX", "JSON_INDENT": "0", "client_session_keep_alive": strconv.FormatBool(a.keepAlive),
+		"QUOTED_IDENTIFIERS_IGNORE_CASE": "false", "BINARY_OUTPUT_FORMAT": "HEX", "JSON_INDENT": "0", "LOCK_TIMEOUT": strconv.Itoa(int(a.timeouts.Lock.Seconds())), "client_session_keep_alive": strconv.FormatBool(a.keepAlive),
 	}
 	out := make(map[string]*string, len(values))
 	for _, name := range slices.Sorted(maps.Keys(values)) {
@@ -225,7 +225,7 @@ func (s *session) query(ctx context.Context, what, sql string, args ...string) (
 // each runs one statement and calls yield with every row of its answer, until
 // that returns false. The row is valid until the next.
 func (s *session) each(ctx context.Context, what, sql string, args []string, yield func(columns []string, row []driver.Value) bool) (err error) {
-	ctx, call := sqlsink.Await(ctx, s.dialect.account.statementTimeout, nil)
+	ctx, call := sqlsink.Await(ctx, s.dialect.account.timeouts.Statement, nil)
 	defer call.End()
 	defer s.transport.begin(ctx, call.Progress)()
 	parameters := make([]driver.NamedValue, len(args))

@@ -209,7 +209,7 @@ func TestSessionHoldsWhateverTheAccountSays(t *testing.T) {
 	mustOpen(t, address(server, "query-tag=nightly", "keep-alive=false"))
 	got := server.Parameters()
 	want := map[string]any{
-		"QUERY_TAG": "nightly", "TIMEZONE": "UTC", "AUTOCOMMIT": "true", "QUOTED_IDENTIFIERS_IGNORE_CASE": "false", "ERROR_ON_NONDETERMINISTIC_MERGE": "true",
+		"QUERY_TAG": "nightly", "TIMEZONE": "UTC", "AUTOCOMMIT": "true", "LOCK_TIMEOUT": "30", "QUOTED_IDENTIFIERS_IGNORE_CASE": "false", "ERROR_ON_NONDETERMINISTIC_MERGE": "true",
 		"TRANSACTION_ABORT_ON_ERROR": "true", "CLIENT_SESSION_KEEP_ALIVE": "false",
 	}
 	for name, value := range want {

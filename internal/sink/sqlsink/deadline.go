@@ -46,9 +46,14 @@ type Deadline struct {
 	mu     sync.Mutex
 	timer  *time.Timer
 	since  time.Time // of the latest progress
+	looks  int       // how often the server has said since that it is at work
 	paused bool
 	ended  bool
 }
+
+// mostLooks bounds how often a server may say that it is at work on a call. It says so of a
+// process, too, that was stopped.
+const mostLooks = 72
 
 // Await returns the context of a call, which is done if the server makes no progress for
 // limit. A server answers nothing while it builds an index or moves many rows: if working
@@ -67,7 +72,7 @@ func Await(ctx context.Context, limit time.Duration, working func(ctx context.Co
 func (d *Deadline) Progress() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.since = time.Now()
+	d.since, d.looks = time.Now(), 0
 }
 
 // Pause stops the time while the server waits for eds.
@@ -81,7 +86,7 @@ func (d *Deadline) Pause() {
 func (d *Deadline) Resume() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.paused, d.since = false, time.Now()
+	d.paused, d.since, d.looks = false, time.Now(), 0
 }
 
 // End ends the call.
@@ -95,13 +100,13 @@ func (d *Deadline) End() {
 
 // expire ends the call unless the server has made progress since.
 func (d *Deadline) expire(ctx context.Context) {
-	rest := d.rest()
-	if rest == 0 && d.atWork(ctx) {
-		d.Progress()
+	rest, looks := d.rest()
+	if rest == 0 && looks < mostLooks && d.atWork(ctx) {
+		d.looked(looks + 1)
 		rest = d.limit
 	}
 	if rest == 0 {
-		d.cancel(&SilentError{d.limit})
+		d.cancel(&SilentError{d.limit * time.Duration(looks+1)})
 		return
 	}
 	d.mu.Lock()
@@ -121,14 +126,21 @@ func (d *Deadline) atWork(ctx context.Context) bool {
 	return d.working(ctx) && ctx.Err() == nil
 }
 
-// rest returns how much time is left.
-func (d *Deadline) rest() time.Duration {
+// looked gives the server more time.
+func (d *Deadline) looked(looks int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.since, d.looks = time.Now(), looks
+}
+
+// rest returns how much time is left, and how often the server was asked before.
+func (d *Deadline) rest() (rest time.Duration, looks int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.paused {
-		return d.limit
+		return d.limit, 0
 	}
-	return max(0, d.limit-time.Since(d.since))
+	return max(0, d.limit-time.Since(d.since)), d.looks
 }
 
 // CallError returns the error of a call whose context Await made: a *SilentError if that

@@ -30,10 +30,11 @@ func TestAwait(t *testing.T) {
 			call.Resume()
 			time.Sleep(limit + time.Second)
 		}, silent: true},
-		"progress while paused":   {call: func(call *sqlsink.Deadline) { call.Pause(); call.Progress(); time.Sleep(10 * limit) }},
-		"server at work":          {working: func(context.Context) bool { return true }, call: func(*sqlsink.Deadline) { time.Sleep(10 * limit) }},
-		"server not at work":      {working: func(context.Context) bool { return false }, call: func(*sqlsink.Deadline) { time.Sleep(limit + time.Second) }, silent: true},
-		"question without answer": {working: func(ctx context.Context) bool { <-ctx.Done(); return true }, call: func(*sqlsink.Deadline) { time.Sleep(10 * limit) }, silent: true},
+		"progress while paused":       {call: func(call *sqlsink.Deadline) { call.Pause(); call.Progress(); time.Sleep(10 * limit) }},
+		"server at work":              {working: func(context.Context) bool { return true }, call: func(*sqlsink.Deadline) { time.Sleep(10 * limit) }},
+		"server at work for too long": {working: func(context.Context) bool { return true }, call: func(*sqlsink.Deadline) { time.Sleep(100 * limit) }, silent: true},
+		"server not at work":          {working: func(context.Context) bool { return false }, call: func(*sqlsink.Deadline) { time.Sleep(limit + time.Second) }, silent: true},
+		"question without answer":     {working: func(ctx context.Context) bool { <-ctx.Done(); return true }, call: func(*sqlsink.Deadline) { time.Sleep(10 * limit) }, silent: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

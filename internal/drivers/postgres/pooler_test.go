@@ -1,0 +1,57 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+	"github.com/shopmonkeyus/eds/internal/testpeers"
+)
+
+// TestBegin_BoundsLockWaitsBehindAPooler: what a session sets is not kept there.
+func TestBegin_BoundsLockWaitsBehindAPooler(t *testing.T) {
+	server := testpeers.Postgres(t)
+	other, err := pgx.Connect(t.Context(), server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close(context.Background())
+	for _, statement := range []string{"CREATE TABLE _eds_checkpoint (generation bigint)", "BEGIN", "LOCK TABLE _eds_checkpoint"} {
+		if _, err := other.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	target, err := url.Parse(server + "&lock_timeout=1s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, _, err := parse(target, sink.Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.pooled.Store(true)
+	s, err := d.connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(context.Background())
+	tx, err := s.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Raise(t.Context(), &sqlsink.Layout{Real: &sqlsink.Table{Name: "_eds_checkpoint"}}); err != nil {
+		t.Fatal(err)
+	}
+	err = tx.Commit(t.Context())
+	if e := new(serverError); !errors.As(err, &e) || !d.Classify(err).Locked {
+		t.Errorf("want an error about a lock, got: %v", err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
