@@ -43,6 +43,8 @@ type Deadline struct {
 	working func(ctx context.Context) bool
 	cancel  context.CancelCauseFunc
 
+	asking sync.Mutex // held while the time has run out and the server is asked
+
 	mu     sync.Mutex
 	timer  *time.Timer
 	since  time.Time // of the latest progress
@@ -92,14 +94,18 @@ func (d *Deadline) Resume() {
 // End ends the call.
 func (d *Deadline) End() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.ended = true
 	d.timer.Stop()
+	d.mu.Unlock()
 	d.cancel(nil)
+	d.asking.Lock() // a question under way ends with the context
+	defer d.asking.Unlock()
 }
 
 // expire ends the call unless the server has made progress since.
 func (d *Deadline) expire(ctx context.Context) {
+	d.asking.Lock()
+	defer d.asking.Unlock()
 	rest, looks := d.rest()
 	if rest == 0 && looks < mostLooks && d.atWork(ctx) {
 		d.looked(looks + 1)
@@ -137,7 +143,7 @@ func (d *Deadline) looked(looks int) {
 func (d *Deadline) rest() (rest time.Duration, looks int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.paused {
+	if d.paused || d.ended {
 		return d.limit, 0
 	}
 	return max(0, d.limit-time.Since(d.since)), d.looks
