@@ -160,7 +160,6 @@ func oldName(stage string) string { return sqlsink.Beside("old", stage) }
 // if nothing hangs on that and all rows are replaced; else by deleting the rows whose keys are not
 // among them and upserting the others, in the transaction.
 func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
-	defer tx.takeTime()()
 	sh := tx.shape(live)
 	if mode == sink.Replace && sh.swap && live.Scope == nil {
 		if placed, err := tx.rename(ctx, stage.Real.Name, live.Real.Name); placed || err != nil {
@@ -175,6 +174,7 @@ func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, m
 	if err := tx.start(ctx); err != nil {
 		return err
 	}
+	defer tx.takeTime()()
 	for _, sql := range placeTexts(sh, quote(stage.Real.Name), mode) {
 		if err := tx.exec(ctx, "put rows into "+sh.label, sql); err != nil {
 			return err
@@ -225,6 +225,7 @@ func (tx *transaction) rename(ctx context.Context, stage, live string) (bool, er
 		}
 		return false, err
 	}
+	defer tx.takeTime()() // files of many GB are deleted slowly
 	err := tx.exec(ctx, "drop the table that was replaced", "DROP TABLE "+quote(old))
 	if numbered(err, 1217, 1451, 3730) {
 		return false, change(live, stage, old, live)

@@ -193,7 +193,9 @@ SELECT c.relowner = n.relowner AND c.relacl IS NOT DISTINCT FROM n.relacl AND c.
 // and locks the table against another load that does the same.
 func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	st, sh := tx.shape(stage), tx.shape(live)
-	tx.takeTime()
+	if !sh.swaps(mode) {
+		tx.takeTime()
+	}
 	texts := placeTexts(st, sh, mode)
 	switch {
 	case sh.swaps(mode): // readers wait for the end of the transaction

@@ -256,6 +256,25 @@ func TestLoadFile_LeavesAStoppedServerProcess(t *testing.T) {
 	sinktest.Equal(t, []string{"2000"}, d.query("SELECT count(*) FROM thing"))
 }
 
+func TestFinish_LeavesAStoppedServerProcess(t *testing.T) {
+	thing := things(t)
+	d := open(t, "statement_timeout=1s")
+	d.migrate(thing)
+	l := d.begin("job", thing, sink.Replace)
+	defer l.Close(context.Background())
+	if _, err := l.LoadFile(t.Context(), "file", images(t, thing, `{"id":"a","n":1}`)); err != nil {
+		t.Fatal(err)
+	}
+	resume := d.stop()
+	_, err := l.Finish(t.Context())
+	wantSilent(t, err)
+	if _, err := l.Finish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	resume()
+	sinktest.Equal(t, []string{"a|1"}, d.query("SELECT id, n FROM thing"))
+}
+
 func TestClose_LeavesAStoppedServerProcess(t *testing.T) {
 	d := openImported(t, things(t))
 	resume := d.stop()
