@@ -165,7 +165,7 @@ func TestApply_LeavesAServerThatDoesNotAnswer(t *testing.T) {
 		}
 		proxy := sinktest.NewProxy(t, u.Host)
 		u.Host = proxy.Addr()
-		d := openURL(t, u.String(), sink.Env{}, "statement_timeout=1s", "timeout=1s", option)
+		d := openURL(t, u.String(), sink.Env{}, "statement_timeout=2s", "timeout=1s", option)
 		d.db = beside(t, server)
 		thing := sinktest.Table(t, "thing", 1, "id string", "n integer")
 		h := sinktest.NewChanges(t, 0)
@@ -185,7 +185,7 @@ func TestApply_LeavesAServerThatDoesNotAnswer(t *testing.T) {
 
 // TestApply_EndsWhatItGivesUp: a statement that goes on would keep its locks.
 func TestApply_EndsWhatItGivesUp(t *testing.T) {
-	d := open(t, "statement_timeout=1s")
+	d := open(t, "statement_timeout=2s")
 	thing := sinktest.Table(t, "thing", 1, "id string", "n integer")
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(thing, `{"id":"a","n":1}`).Batch())
@@ -199,10 +199,10 @@ func TestApply_EndsWhatItGivesUp(t *testing.T) {
 
 // TestFinish_MayTakeLong: the server says that it is at work on the rows.
 func TestFinish_MayTakeLong(t *testing.T) {
-	d := open(t, "statement_timeout=1s")
+	d := open(t, "statement_timeout=2s")
 	thing := sinktest.Table(t, "thing", 1, "id string", "n integer")
 	d.migrate(thing)
-	d.exec("CREATE TRIGGER doze BEFORE INSERT ON thing FOR EACH ROW SET NEW.n = NEW.n + SLEEP(2.5)")
+	d.exec("CREATE TRIGGER doze BEFORE INSERT ON thing FOR EACH ROW SET NEW.n = NEW.n + SLEEP(5)")
 	d.load("job", thing, sink.Replace, []string{`{"id":"a","n":1}`})
 	sinktest.Equal(t, []string{"a|1"}, d.query("SELECT id, n FROM thing"))
 }

@@ -213,7 +213,7 @@ func wantSilent(t *testing.T, err error) {
 
 func TestApply_LeavesAStoppedServerProcess(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
-		d := open(t, "statement_timeout=1s")
+		d := open(t, "statement_timeout=2s")
 		thing := things(t)
 		h := sinktest.NewChanges(t, 0)
 		d.apply(h.Put(thing, `{"id":"a","n":1}`).Batch())
@@ -232,7 +232,7 @@ func TestApply_LeavesAStoppedServerProcess(t *testing.T) {
 
 func TestLoadFile_LeavesAStoppedServerProcess(t *testing.T) {
 	wide := sinktest.Table(t, "thing", 1, "id string", "text string")
-	d := open(t, "statement_timeout=1s")
+	d := open(t, "statement_timeout=2s")
 	d.migrate(wide)
 	l := d.begin("job", wide, sink.Replace)
 	defer l.Close(context.Background())
@@ -258,7 +258,7 @@ func TestLoadFile_LeavesAStoppedServerProcess(t *testing.T) {
 
 func TestFinish_LeavesAStoppedServerProcess(t *testing.T) {
 	thing := things(t)
-	d := open(t, "statement_timeout=1s")
+	d := open(t, "statement_timeout=2s")
 	d.migrate(thing)
 	l := d.begin("job", thing, sink.Replace)
 	defer l.Close(context.Background())
@@ -288,7 +288,7 @@ func TestClose_LeavesAStoppedServerProcess(t *testing.T) {
 
 // TestApply_CancelsWhatItGivesUp: a statement that goes on would keep its locks.
 func TestApply_CancelsWhatItGivesUp(t *testing.T) {
-	d := open(t, "statement_timeout=1s")
+	d := open(t, "statement_timeout=2s")
 	thing := things(t)
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(thing, `{"id":"a","n":1}`).Batch())
@@ -303,8 +303,8 @@ func TestApply_CancelsWhatItGivesUp(t *testing.T) {
 
 // TestMigrate_MayTakeLong: the server says that it is at work on a change of a table.
 func TestMigrate_MayTakeLong(t *testing.T) {
-	d := open(t, "statement_timeout=1s")
-	d.exec("CREATE FUNCTION doze() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(2.5); END'")
+	d := open(t, "statement_timeout=2s")
+	d.exec("CREATE FUNCTION doze() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(5); END'")
 	d.exec("CREATE EVENT TRIGGER doze ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION doze()")
 	d.migrate(things(t))
 }

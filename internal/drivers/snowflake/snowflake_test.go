@@ -330,7 +330,7 @@ func TestApply_LeavesAServiceThatDoesNotAnswer(t *testing.T) {
 		}
 		return nil
 	})
-	d := mustOpen(t, address(server, "statement_timeout=1s"))
+	d := mustOpen(t, address(server, "statement_timeout=2s"))
 	err := d.Apply(t.Context(), batch(t, customers(t), 1, `{"id":"1"}`))
 	close(resume)
 	if fault.Of(err) != fault.Transient || !errors.As(err, new(*sqlsink.SilentError)) {

@@ -72,7 +72,7 @@ func TestApply_LeavesAServerThatDoesNotAnswer(t *testing.T) {
 		t.Run(fmt.Sprintf("rows=%d", rows), func(t *testing.T) {
 			server := tds.Start(t, tds.Options{})
 			proxy := sinktest.NewProxy(t, server.Addr())
-			s := openSink(t, server, proxy.Addr(), "statement_timeout=1s")
+			s := openSink(t, server, proxy.Addr(), "statement_timeout=2s")
 			thing := sinktest.Table(t, "thing", 1, "id string", "n string")
 			h := sinktest.NewChanges(t, 0)
 			if err := s.Apply(t.Context(), h.Put(thing, `{"id":"a","n":"1"}`).Batch()); err != nil {
