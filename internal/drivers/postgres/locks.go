@@ -96,8 +96,11 @@ func describeBlocker(row answer) string {
 	if age := row.text(4); age != "" {
 		text += fmt.Sprintf(", transaction for %s s", age)
 	}
-	if age := row.text(5); age != "" {
-		text += fmt.Sprintf(", last statement %s s ago", age)
+	switch age := row.text(5); {
+	case age != "" && row.text(3) == "active":
+		text += fmt.Sprintf(", statement for %s s", age)
+	case age != "":
+		text += fmt.Sprintf(", last statement began %s s ago", age)
 	}
 	return text + ")"
 }

@@ -55,3 +55,22 @@ func TestBegin_BoundsLockWaitsBehindAPooler(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestDescribeBlocker(t *testing.T) {
+	for _, c := range []struct {
+		row  []string
+		want string
+	}{
+		{[]string{"7", "bob", "psql", "idle in transaction", "60", "50"}, `pid 7 (user "bob", application "psql", idle in transaction, transaction for 60 s, last statement began 50 s ago)`},
+		{[]string{"7", "bob", "", "active", "60", "50"}, `pid 7 (user "bob", active, transaction for 60 s, statement for 50 s)`},
+		{[]string{"7", "bob", "psql", "", "", ""}, `pid 7 (user "bob", application "psql")`},
+	} {
+		row := make(answer, len(c.row))
+		for i, text := range c.row {
+			row[i] = []byte(text)
+		}
+		if got := describeBlocker(row); got != c.want {
+			t.Errorf("got  %s\nwant %s", got, c.want)
+		}
+	}
+}
