@@ -13,8 +13,8 @@ import (
 // lockWait is how many seconds a statement waits for a lock.
 func (s *session) lockWait() int { return int(s.dialect.timeouts.Lock.Seconds()) }
 
-// waitShortly has what do does wait shortly for locks on whole tables: readers wait behind a
-// statement that waits to change one.
+// waitShortly calls do, whose statements wait for locks on whole tables for ShortLockWait at
+// most: readers wait behind a statement that waits to change one.
 func (s *session) waitShortly(ctx context.Context, do func() error) error {
 	set := func(seconds int) error {
 		return s.exec(ctx, "set up the session", fmt.Sprintf("SET SESSION lock_wait_timeout = %d", seconds))
@@ -72,7 +72,7 @@ func (s *session) kill(ctx context.Context) {
 	}
 }
 
-// asked reads what LOAD DATA LOCAL INFILE asks for. The server waits meanwhile.
+// asked reads the rows that LOAD DATA LOCAL INFILE asks for. Meanwhile the server waits.
 type asked struct{ s *session }
 
 func (a asked) Read(p []byte) (int, error) {

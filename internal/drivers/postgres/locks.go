@@ -9,8 +9,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// lockWait sets how long the transaction waits for each lock, with a semicolon; empty in
-// CockroachDB, in which a change of a table keeps nobody out.
+// lockWait sets how long the transaction waits for each lock, with a semicolon. It is empty
+// for CockroachDB, which changes tables without blocking readers.
 func (s *session) lockWait(d time.Duration) string {
 	if s.can.Cockroach {
 		return ""

@@ -11,8 +11,8 @@ import (
 // lockWait sets how long each statement of the session waits for a lock.
 func lockWait(d time.Duration) string { return fmt.Sprintf("SET LOCK_TIMEOUT %d;", d.Milliseconds()) }
 
-// waitShortly has what do does wait shortly for locks: readers wait behind a statement that
-// waits to change a table.
+// waitShortly calls do, whose statements wait for locks for ShortLockWait at most: readers
+// wait behind a statement that waits to change a table.
 func (s *session) waitShortly(ctx context.Context, do func() error) error {
 	if err := s.exec(ctx, "set up the session", lockWait(sqlsink.ShortLockWait)); err != nil {
 		return err
@@ -39,8 +39,8 @@ func (s *session) takeTime() func() {
 	return func() { s.patient.Store(false) }
 }
 
-// working reports whether the server lets another session in, if the call may take time. What
-// it does for this one is for those to know who may see the state of the server.
+// working reports whether the server accepts another session, if the call may take time. Only
+// users with VIEW SERVER STATE can see what it does for this one.
 func (s *session) working(ctx context.Context) bool {
 	if !s.patient.Load() {
 		return false

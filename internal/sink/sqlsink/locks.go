@@ -27,7 +27,7 @@ type LockReporter interface {
 // lockError is an error of a statement that did not get its locks in time.
 type lockError struct {
 	err      error
-	blockers string // "": nobody knows
+	blockers string // "": not known
 }
 
 func (e *lockError) Error() string {
