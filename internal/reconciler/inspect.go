@@ -116,6 +116,8 @@ func (i *inspection) look(ctx context.Context, now time.Time) (lost []sink.Table
 			}
 			delete(i.filled, table)
 			continue
+		case sink.FoundLocked: // the next look may know more
+			continue
 		case sink.FoundAnother:
 			unverified = append(unverified, table+" is another table than the one that was imported")
 		default:

@@ -80,6 +80,15 @@ func TestInspect(t *testing.T) {
 			g.looks(filled, "", "")
 			g.looks(sink.FoundEmpty, sink.CauseEmptied, "")
 		},
+		"locked at the first look": func(g *healing) {
+			g.looks(sink.FoundLocked, "", "")
+			g.looks(sink.FoundEmpty, "", warnEmpty)
+		},
+		"locked before it was emptied": func(g *healing) {
+			g.looks(filled, "", "")
+			g.looks(sink.FoundLocked, "", "")
+			g.looks(sink.FoundEmpty, sink.CauseEmptied, "")
+		},
 		"empty at the first look": func(g *healing) {
 			g.looks(sink.FoundEmpty, "", warnEmpty)
 			g.looks(sink.FoundEmpty, "", warnEmpty)

@@ -149,6 +149,7 @@ type FindingKind uint8
 const (
 	FoundAbsent  FindingKind = iota + 1 // it does not exist, or another object has its name
 	FoundEmpty                          // it has no rows, although fewer were deleted than it had
+	FoundLocked                         // another session has locked it: whether it has rows is not known now
 	FoundAnother                        // it is another object than the one that was imported, in the same database
 )
 

@@ -37,6 +37,8 @@ func classifyNumber(number uint16, state string) sqlsink.Verdict {
 		return sqlsink.Verdict{Lost: true}
 	case 1153: // a packet was too large, and the server hung up
 		return sqlsink.Verdict{Class: fault.Poison, Lost: true}
+	case 1205: // locked by another session
+		return sqlsink.Verdict{Locked: true}
 	case 1046: // the database was dropped under the session
 		return sqlsink.Verdict{Lost: true}
 	case 1040, 1042, 1043, 1047, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1927, 4031: // the connection was refused or ended
@@ -45,7 +47,7 @@ func classifyNumber(number uint16, state string) sqlsink.Verdict {
 	if isPoison(number, state) {
 		return sqlsink.Verdict{Class: fault.Poison}
 	}
-	// Locks (1205, 1213), space (1021, 1030, 1114, 1206), memory (1037, 1038,
+	// Deadlocks (1213), space (1021, 1030, 1114, 1206), memory (1037, 1038,
 	// 1041), an administrator (1317, 1969, 3024), and everything unknown: it may
 	// work later.
 	return sqlsink.Verdict{}

@@ -18,7 +18,7 @@ import (
 
 // parse reads the URL. Errors hold none of its secrets.
 func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
-	if err := sink.CheckOptions(target, append(options(), sqlsink.URLOptions...), slices.Concat(otherOptions, ownOptions)...); err != nil {
+	if err := sink.CheckOptions(target, options(), slices.Concat(otherOptions, ownOptions)...); err != nil {
 		return nil, sqlsink.Options{}, err
 	}
 	query := target.Query()
@@ -33,9 +33,10 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	if d.timeout, err = sink.DurationOf(query, "timeout", 30*time.Second, time.Second, time.Hour); err != nil {
 		return nil, shared, err
 	}
-	if d.lockTimeout, err = sink.DurationOf(query, "lock_timeout", 30*time.Second, time.Second, time.Hour); err != nil {
+	if d.timeouts, err = sqlsink.ParseTimeouts(query); err != nil {
 		return nil, shared, err
 	}
+	shared.LockTimeout = d.timeouts.Lock
 	infile, err := sink.ChoiceOf(query, "local_infile", "auto", "true", "false")
 	if err != nil {
 		return nil, shared, err

@@ -17,11 +17,11 @@ import (
 
 // dialect is MySQL, and MariaDB, to the SQL engine.
 type dialect struct {
-	config      *mysql.Config
-	where       string // the server's address, for messages
-	timeout     time.Duration
-	lockTimeout time.Duration
-	env         sink.Env
+	config   *mysql.Config
+	where    string // the server's address, for messages
+	timeout  time.Duration
+	timeouts sqlsink.Timeouts
+	env      sink.Env
 
 	// noInfile is set where LOAD DATA LOCAL INFILE is not to be used, or turns
 	// out not to be allowed.

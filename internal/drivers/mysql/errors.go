@@ -1,10 +1,13 @@
 package mysql
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/go-sql-driver/mysql"
+
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
 // serverError is an error that the server answered. Its text holds no value of a
@@ -49,15 +52,13 @@ func (e *connectionError) Error() string { return e.err.Error() }
 func (e *connectionError) Unwrap() error { return e.err }
 
 // explain makes a serverError of an error of the driver, and marks a connection
-// that broke: whatever the server did not answer broke it.
-func explain(what string, err error) error {
-	if err == nil {
-		return nil
-	}
+// that broke: whatever the server did not answer broke it. ctx is the call's.
+func (s *session) explain(ctx context.Context, what string, err error) error {
 	if e := new(mysql.MySQLError); errors.As(err, &e) {
 		return &serverError{number: e.Number, state: string(e.SQLState[:]), message: e.Message, what: what}
 	}
-	return &connectionError{fmt.Errorf("%s: %w", what, err)}
+	s.unanswered = s.unanswered || ctx.Err() != nil
+	return &connectionError{fmt.Errorf("%s: %w", what, sqlsink.CallError(ctx, err))}
 }
 
 // numbered reports whether err is the server's error of one of the numbers.

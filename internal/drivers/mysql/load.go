@@ -16,17 +16,20 @@ import (
 
 // Exec runs DDL, one statement after the other: each is a transaction of its own.
 func (s *session) Exec(ctx context.Context, statements []string) error {
-	for _, sql := range statements {
-		err := s.exec(ctx, "change the table", sql)
-		if short, ok := strings.CutSuffix(sql, enumType); ok && numbered(err, 1118) {
-			// The row has no room for another short text.
-			err = s.exec(ctx, "change the table", short+textType)
+	defer s.takeTime()()
+	return s.waitShortly(ctx, func() error {
+		for _, sql := range statements {
+			err := s.exec(ctx, "change the table", sql)
+			if short, ok := strings.CutSuffix(sql, enumType); ok && numbered(err, 1118) {
+				// The row has no room for another short text.
+				err = s.exec(ctx, "change the table", short+textType)
+			}
+			if err != nil {
+				return forbidden(err)
+			}
 		}
-		if err != nil {
-			return forbidden(err)
-		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // covered reports whether the layout has every column of the real table that can
@@ -76,6 +79,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 
 // Count counts the rows of a table.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
+	defer s.takeTime()()
 	rows, err := s.query(ctx, "count rows", s.countText(l))
 	if err != nil {
 		return 0, err
@@ -170,6 +174,7 @@ func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, m
 	if err := tx.start(ctx); err != nil {
 		return err
 	}
+	defer tx.takeTime()()
 	for _, sql := range placeTexts(sh, quote(stage.Real.Name), mode) {
 		if err := tx.exec(ctx, "put rows into "+sh.label, sql); err != nil {
 			return err
@@ -214,12 +219,13 @@ func (tx *transaction) rename(ctx context.Context, stage, live string) (bool, er
 	if err := tx.exec(ctx, "drop a staging table", "DROP TABLE IF EXISTS "+quote(old)); err != nil {
 		return false, err
 	}
-	if err := change(live, old, stage, live); err != nil {
+	if err := tx.waitShortly(ctx, func() error { return change(live, old, stage, live) }); err != nil {
 		if numbered(err, 1044, 1142) {
 			return false, nil
 		}
 		return false, err
 	}
+	defer tx.takeTime()() // files of many GB are deleted slowly
 	err := tx.exec(ctx, "drop the table that was replaced", "DROP TABLE "+quote(old))
 	if numbered(err, 1217, 1451, 3730) {
 		return false, change(live, stage, old, live)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
@@ -20,7 +21,7 @@ func Driver() sink.Driver {
 		Example:   "mysql://user:password@host:3306/database",
 		Summary:   "Writes rows to tables of MySQL, or of MariaDB.",
 		Help:      help(),
-		Options:   append(options(), sqlsink.URLOptions...),
+		Options:   options(),
 		Fields:    fields,
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
 		KeepsRows: true, Imports: true,
@@ -38,7 +39,7 @@ func identity(target *url.URL) string {
 }
 
 func options() []sink.Option {
-	return []sink.Option{
+	own := []sink.Option{
 		{Name: "tls", Default: "preferred", Description: "false, preferred (where the server offers it), skip-verify (always), true (always, and the server's certificate is checked)"},
 		{Name: "tls-ca", Description: "file with the certificates of trusted authorities; implies tls=true"},
 		{Name: "tls-cert", Description: "file with the client's certificate"},
@@ -46,10 +47,10 @@ func options() []sink.Option {
 		{Name: "tls-server-name", Description: "name that the server's certificate is for, where it is not the host's"},
 		{Name: "socket", Description: "path of the server's Unix socket, instead of a host: mysql://user@/shop?socket=/run/mysqld/mysqld.sock"},
 		{Name: "timeout", Default: "30s", Description: "how long to wait for a connection"},
-		{Name: "lock_timeout", Default: "30s", Description: "how long to wait for a lock that somebody else holds, before the wait is reported and begun anew"},
 		{Name: "local_infile", Default: "auto", Description: "auto loads rows with LOAD DATA LOCAL INFILE where the server allows it; false never does"},
 		{Name: "compress", Default: "false", Description: "true compresses what is sent; for slow networks"},
 	}
+	return slices.Concat(own, sqlsink.TimeoutOptions, sqlsink.URLOptions)
 }
 
 // otherOptions are understood as go-sql-driver/mysql does, and not listed in the help.

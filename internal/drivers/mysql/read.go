@@ -25,10 +25,13 @@ func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change
 		// A reader that stops early gives up the session with the query.
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
+		defer s.takeTime()()
+		ctx, call := s.await(ctx)
+		defer call.End()
 		sh := s.shape(l)
 		rows, err := s.conn.QueryContext(ctx, readText(sh), nil)
 		if err != nil {
-			yield(nil, explain("read "+sh.label, err))
+			yield(nil, s.explain(ctx, "read "+sh.label, err))
 			return
 		}
 		values := make([]driver.Value, len(sh.columns))
@@ -37,6 +40,7 @@ func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change
 			if err = rows.Next(values); err != nil {
 				break
 			}
+			call.Pause()
 			if err = sh.decode(row, values); err != nil {
 				cancel()
 				_ = rows.Close()
@@ -48,9 +52,10 @@ func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change
 				_ = rows.Close()
 				return
 			}
+			call.Resume()
 		}
 		if !errors.Is(err, io.EOF) {
-			yield(nil, errors.Join(explain("read "+sh.label, err)))
+			yield(nil, s.explain(ctx, "read "+sh.label, err))
 		}
 		_ = rows.Close()
 	}

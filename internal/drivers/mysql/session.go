@@ -8,6 +8,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -25,6 +26,9 @@ type session struct {
 	statements map[string]driver.Stmt // prepared, by text
 	temps      map[string]bool        // temporary tables; true of those that may have rows
 	maxPacket  int                    // bytes of a statement, or of a value
+	call       *sqlsink.Deadline      // of the statement that is executed
+	patient    atomic.Bool            // the call at hand may take as long as the server is at work on it
+	unanswered bool                   // a call was given up: the server may still be at work on it
 	// source is what the next LOAD DATA LOCAL INFILE reads.
 	source  io.Reader
 	handler string // the name under which the server asks for it
@@ -68,7 +72,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	}
 	s := &session{dialect: d, conn: conn, statements: make(map[string]driver.Stmt), temps: make(map[string]bool)}
 	s.handler = fmt.Sprintf("eds_%p", s)
-	mysql.RegisterReaderHandler(s.handler, func() io.Reader { return s.source })
+	mysql.RegisterReaderHandler(s.handler, func() io.Reader { return asked{s} })
 	if err := s.prepareSession(within); err != nil {
 		_ = s.Close(ctx)
 		return nil, err
@@ -87,7 +91,7 @@ const settings = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZER
 // prepareSession finds out whom we talk to, and how.
 func (s *session) prepareSession(ctx context.Context) error {
 	d := s.dialect
-	if err := s.exec(ctx, "set up the session", fmt.Sprintf(settings, int(d.lockTimeout.Seconds()))); err != nil {
+	if err := s.exec(ctx, "set up the session", fmt.Sprintf(settings, s.lockWait())); err != nil {
 		return err
 	}
 	rows, err := s.query(ctx, "look around", "SELECT VERSION(), CONNECTION_ID(), @@local_infile, @@max_allowed_packet, @@lower_case_table_names, @@innodb_flush_log_at_trx_commit")
@@ -140,9 +144,12 @@ func exactCollation(version string, maria bool) string {
 	return "utf8mb4_bin"
 }
 
-// Close ends the session.
-func (s *session) Close(context.Context) error {
+// Close ends the session, and what the server may still be doing for it.
+func (s *session) Close(ctx context.Context) error {
 	mysql.DeregisterReaderHandler(s.handler)
+	if s.unanswered {
+		s.kill(ctx)
+	}
 	// What the server says to a good-bye is of no concern.
 	_ = s.conn.Close()
 	return nil
@@ -156,6 +163,9 @@ func (s *session) exec(ctx context.Context, what, sql string, args ...driver.Val
 
 // execRows runs one statement and returns how many rows it found.
 func (s *session) execRows(ctx context.Context, what, sql string, args ...driver.Value) (int64, error) {
+	ctx, call := s.await(ctx)
+	s.call = call
+	defer call.End()
 	var result driver.Result
 	var err error
 	if len(args) == 0 {
@@ -164,7 +174,7 @@ func (s *session) execRows(ctx context.Context, what, sql string, args ...driver
 		result, err = s.execPrepared(ctx, sql, args)
 	}
 	if err != nil {
-		return 0, explain(what, err)
+		return 0, s.explain(ctx, what, err)
 	}
 	return result.RowsAffected()
 }
@@ -197,9 +207,11 @@ func (s *session) execPrepared(ctx context.Context, sql string, args []driver.Va
 
 // query runs one statement and returns all of its answer as text; NULL is "".
 func (s *session) query(ctx context.Context, what, sql string, args ...driver.Value) ([][]string, error) {
+	ctx, call := s.await(ctx)
+	defer call.End()
 	rows, err := s.open(ctx, sql, args)
 	if err != nil {
-		return nil, explain(what, err)
+		return nil, s.explain(ctx, what, err)
 	}
 	defer rows.Close()
 	var all [][]string
@@ -209,7 +221,7 @@ func (s *session) query(ctx context.Context, what, sql string, args ...driver.Va
 		case errors.Is(err, io.EOF):
 			return all, nil
 		case err != nil:
-			return nil, explain(what, err)
+			return nil, s.explain(ctx, what, err)
 		}
 		row := make([]string, len(values))
 		for i, v := range values {

@@ -125,10 +125,11 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	for i, name := range names {
 		tables[i] = s.qualify(name)
 	}
-	rows, err := s.query(ctx, "look for rows", sqlsink.EmptyQuery(tables))
+	results, err := s.execAll(ctx, "look for rows", s.lockWait(sqlsink.ShortLockWait)+sqlsink.EmptyQuery(tables))
 	if err != nil {
 		return nil, err
 	}
+	rows := answersOf(results[len(results)-1])
 	indexes := make([]int, len(rows))
 	for i, row := range rows {
 		if indexes[i], err = strconv.Atoi(row.text(0)); err != nil {

@@ -37,6 +37,8 @@ func classifyState(code string) sqlsink.Verdict {
 		return sqlsink.Verdict{Stale: true}
 	case "26000", "42P05", "25P03", "25006": // a pooler changed the server under us; we idled too long; this server is a replica now
 		return sqlsink.Verdict{Lost: true}
+	case "55P03": // lock_timeout
+		return sqlsink.Verdict{Locked: true}
 	case "3F000": // the schema is gone: a new session makes it again
 		return sqlsink.Verdict{Lost: true}
 	case "3D000": // the database is gone, or was never there

@@ -17,9 +17,10 @@ import (
 
 // dialect is PostgreSQL, and its relatives, to the SQL engine.
 type dialect struct {
-	config *pgconn.Config
-	schema string // the URL's; "" is the user's own default
-	env    sink.Env
+	config   *pgconn.Config
+	schema   string // the URL's; "" is the user's own default
+	timeouts sqlsink.Timeouts
+	env      sink.Env
 	// pooled is set once a session turns out not to keep its statements.
 	pooled atomic.Bool
 	// server is what the newest session found out about the other side.

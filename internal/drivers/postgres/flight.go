@@ -36,7 +36,9 @@ type flight struct {
 
 	failed  atomic.Bool // an error was answered; what follows is in vain
 	reading chan struct{}
-	stop    func() bool // ends the watch of the context
+	stop    func() bool           // ends the watch of the context
+	call    *sqlsink.Deadline     // paused while eds makes what is to be sent
+	explain func(err error) error // says why the context ended
 
 	mu       sync.Mutex
 	segments []segment // sent, not answered yet
@@ -66,9 +68,15 @@ const flushBytes = 48 << 10
 
 func (s *session) newFlight(ctx context.Context) *flight {
 	f := &flight{session: s, front: s.front}
-	f.stop = context.AfterFunc(ctx, func() { _ = s.pg.Conn().SetDeadline(time.Unix(1, 0)) })
+	ctx, f.call = s.await(ctx)
+	f.call.Pause()
+	f.explain = func(err error) error { return sqlsink.CallError(ctx, err) }
+	f.stop = context.AfterFunc(ctx, f.interrupt)
 	return f
 }
+
+// interrupt ends whatever waits for the server.
+func (f *flight) interrupt() { _ = f.session.pg.Conn().SetDeadline(time.Unix(1, 0)) }
 
 // statement is a prepared statement of the session.
 type statement struct {
@@ -141,7 +149,14 @@ func (f *flight) flush() {
 		}()
 	}
 	f.buffer = 0
-	if err := f.front.Flush(); err != nil {
+	f.send(f.front.Flush)
+}
+
+// send sends something, for which the server may have to take what was sent before.
+func (f *flight) send(send func() error) {
+	f.call.Resume()
+	defer f.call.Pause()
+	if err := send(); err != nil {
 		f.cut(err)
 	}
 }
@@ -197,24 +212,23 @@ func (f *flight) copyData(message []byte) {
 	}
 	f.flush()
 	binary.BigEndian.PutUint32(message[1:], uint32(len(message)-1))
-	if err := f.front.SendUnbufferedEncodedCopyData(message); err != nil {
-		f.cut(err)
-	}
+	f.send(func() error { return f.front.SendUnbufferedEncodedCopyData(message) })
 }
 
 // wait sends what is left, after the last segment was added, and returns the
 // outcome.
 func (f *flight) wait() error {
 	if f.reading == nil {
-		if err := f.front.Flush(); err != nil {
-			f.cut(err)
-		}
+		f.send(f.front.Flush)
+		f.call.Resume()
 		f.read()
 	} else {
 		f.flush()
+		f.call.Resume()
 		<-f.reading
 	}
 	f.done = true
+	f.session.patient.Store(false)
 	for _, st := range f.parsed {
 		if !st.ready { // whether the server has it is not known: it gets another name
 			st.sent, st.name = false, f.session.nextName(st.name)
@@ -223,6 +237,9 @@ func (f *flight) wait() error {
 	if !f.stop() && f.gone == nil {
 		f.gone = context.Canceled
 	}
+	f.gone = f.explain(f.gone)
+	f.call.End()
+	f.session.unanswered = f.gone != nil
 	switch {
 	case f.gone != nil && f.err == nil:
 		return &connectionError{f.gone}
@@ -247,6 +264,7 @@ func (f *flight) read() {
 			f.failed.Store(true)
 			return
 		}
+		f.call.Progress()
 		switch msg := msg.(type) {
 		case *pgproto3.ParseComplete:
 			// A server that ends a session also sends what it has not answered yet, of a

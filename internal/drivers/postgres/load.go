@@ -13,7 +13,8 @@ import (
 
 // Exec runs DDL as one transaction.
 func (s *session) Exec(ctx context.Context, statements []string) error {
-	err := s.exec(ctx, "change the table", s.makeSchema()+strings.Join(statements, ";\n"))
+	defer s.takeTime()()
+	err := s.exec(ctx, "change the table", s.lockWait(sqlsink.ShortLockWait)+s.makeSchema()+strings.Join(statements, ";\n"))
 	if err == nil {
 		s.lacksSchema = false
 	}
@@ -59,6 +60,7 @@ func sealedName(stage *sqlsink.Layout) string {
 
 // Count counts the rows of a table.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
+	defer s.takeTime()()
 	return s.count(ctx, "count rows", countText(s.shape(l)))
 }
 
@@ -102,6 +104,7 @@ func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
 // Seal gives the staging table its primary key, and finds out how it can take the
 // live table's place.
 func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
+	defer s.takeTime()()
 	if len(stage.Real.Key) == 0 {
 		sh := s.shape(stage)
 		err := s.exec(ctx, "index the staged rows", sealText(sh))
@@ -140,6 +143,7 @@ func duplicatesText(stage *shape) string {
 // Deduplicate keeps the last row of each key.
 func (tx *transaction) Deduplicate(_ context.Context, stage *sqlsink.Layout) error {
 	sh := tx.shape(stage)
+	tx.takeTime()
 	tx.flight.simple(dedupText(sh), "remove rows that were staged twice", sh)
 	return nil
 }
@@ -189,7 +193,18 @@ SELECT c.relowner = n.relowner AND c.relacl IS NOT DISTINCT FROM n.relacl AND c.
 // and locks the table against another load that does the same.
 func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	st, sh := tx.shape(stage), tx.shape(live)
-	for _, statement := range placeTexts(st, sh, mode) {
+	if !sh.swaps(mode) {
+		tx.takeTime()
+	}
+	texts := placeTexts(st, sh, mode)
+	switch {
+	case sh.swaps(mode): // readers wait for the end of the transaction
+		texts[0] = tx.lockWait(sqlsink.ShortLockWait) + texts[0]
+	case sh.truncates(mode): // later locks keep no reader out who is not kept out anyway
+		texts[0] = tx.lockWait(sqlsink.ShortLockWait) + texts[0]
+		texts[1] = tx.lockWait(tx.dialect.timeouts.Lock) + texts[1]
+	}
+	for _, statement := range texts {
 		tx.flight.simple(statement, "put rows into "+sh.label, sh)
 	}
 	return nil
@@ -200,6 +215,11 @@ func (sh *shape) swaps(mode sink.LoadMode) bool {
 	return sh.swap && mode != sink.Merge && sh.layout.Scope == nil
 }
 
+// truncates reports whether Place empties the live table and fills it.
+func (sh *shape) truncates(mode sink.LoadMode) bool {
+	return mode != sink.Merge && sh.layout.Scope == nil && !sh.swap && sh.layout.Real.Native.(*relation).plain && len(sh.columns) == len(sh.layout.Real.Columns)
+}
+
 func placeTexts(st, sh *shape, mode sink.LoadMode) []string {
 	src := sh.staged(st.table)
 	drop := "DROP TABLE " + st.table
@@ -207,14 +227,13 @@ func placeTexts(st, sh *shape, mode sink.LoadMode) []string {
 	switch {
 	case mode == sink.Merge:
 		return append(sh.upsert(src), drop)
-	case sh.layout.Scope != nil:
 	case sh.swaps(mode):
 		return []string{
 			"DROP TABLE " + sh.table,
 			"ALTER TABLE " + st.table + " RENAME TO " + quote(sh.layout.Real.Name),
 			"ALTER TABLE " + sh.table + " RENAME CONSTRAINT " + quote(sealedName(st.layout)) + " TO " + quote(keyName(sh.layout)),
 		}
-	case sh.layout.Real.Native.(*relation).plain && len(sh.columns) == len(sh.layout.Real.Columns):
+	case sh.truncates(mode):
 		return []string{
 			"TRUNCATE " + sh.table,
 			fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s", sh.table, names, strings.Join(src.expressions, ", "), src.from),

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -26,7 +27,7 @@ func Driver() sink.Driver {
 		Example:   "postgres://user:password@host:5432/database",
 		Summary:   "Writes rows to tables of PostgreSQL, or of CockroachDB.",
 		Help:      help(),
-		Options:   append(options(), sqlsink.URLOptions...),
+		Options:   options(),
 		Fields:    fields,
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
 		KeepsRows: true, Imports: true,
@@ -84,7 +85,7 @@ func withPorts(list string, ports []string) string {
 }
 
 func options() []sink.Option {
-	return []sink.Option{
+	own := []sink.Option{
 		{Name: "schema", Description: "schema of the tables, made where it does not exist; default is the first one of the user's search_path"},
 		{Name: "sslmode", Default: "prefer", Description: "disable, allow, prefer, require, verify-ca or verify-full, as libpq has them"},
 		{Name: "sslrootcert", Description: "file with the certificates of trusted authorities"},
@@ -94,6 +95,7 @@ func options() []sink.Option {
 		{Name: "connect_timeout", Default: "30", Description: "seconds to wait for a connection"},
 		{Name: "application_name", Default: "eds", Description: "how the server shows the session"},
 	}
+	return slices.Concat(own, sqlsink.TimeoutOptions, sqlsink.URLOptions)
 }
 
 // otherOptions are understood as libpq does, and not listed in the help.
@@ -161,7 +163,7 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 
 // parse reads the URL. Errors hold none of its secrets.
 func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
-	if err := sink.CheckOptions(target, append(options(), sqlsink.URLOptions...), otherOptions...); err != nil {
+	if err := sink.CheckOptions(target, options(), otherOptions...); err != nil {
 		return nil, sqlsink.Options{}, err
 	}
 	if target.Fragment != "" {
@@ -172,9 +174,14 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	if err != nil {
 		return nil, shared, err
 	}
+	timeouts, err := sqlsink.ParseTimeouts(query)
+	if err != nil {
+		return nil, shared, err
+	}
+	shared.LockTimeout = timeouts.Lock
 	namespace := query.Get("schema")
 	query.Del("schema")
-	for _, o := range sqlsink.URLOptions {
+	for _, o := range slices.Concat(sqlsink.TimeoutOptions, sqlsink.URLOptions) {
 		query.Del(o.Name)
 	}
 	for name, value := range map[string]string{"connect_timeout": "30", "application_name": "eds"} {
@@ -212,5 +219,5 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	for name, value := range map[string]string{"client_encoding": "UTF8", "TimeZone": "UTC", "DateStyle": "ISO"} {
 		config.RuntimeParams[name] = value
 	}
-	return &dialect{config: config, schema: namespace, env: env.Complete()}, shared, nil
+	return &dialect{config: config, schema: namespace, timeouts: timeouts, env: env.Complete()}, shared, nil
 }

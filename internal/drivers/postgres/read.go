@@ -23,14 +23,18 @@ func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change
 		// A reader that stops early gives up the session with the query.
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
+		defer s.takeTime()()
+		within, call := s.await(ctx)
+		defer call.End()
 		sh := s.shape(l)
 		formats := make([]int16, 0, len(sh.columns))
 		for i := range sh.columns {
 			formats = append(formats, sh.columns[i].format())
 		}
-		result := s.pg.ExecParams(ctx, readText(sh), nil, nil, nil, formats)
+		result := s.pg.ExecParams(within, readText(sh), nil, nil, nil, formats)
 		row := &change.Row{Op: cdc.Insert}
-		for result.NextRow() {
+		for ; result.NextRow(); call.Resume() {
+			call.Pause()
 			if err := sh.decode(row, result.Values()); err != nil {
 				cancel()
 				_, _ = result.Close()
@@ -44,7 +48,7 @@ func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change
 			}
 		}
 		if _, err := result.Close(); err != nil {
-			yield(nil, s.explain("read "+sh.label, err))
+			yield(nil, s.explain("read "+sh.label, sqlsink.CallError(within, err)))
 		}
 	}
 }

@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -23,10 +27,13 @@ type session struct {
 	front *pgproto3.Frontend
 
 	begin, commit *statement
+	wait          *statement            // sets a transaction's lock_timeout; nil if the session keeps it
 	statements    map[string]*statement // by text
 	names         int                   // statements named so far
 	stages        map[string]bool       // temporary tables of the session
 	lacksSchema   bool                  // the schema that the URL names does not exist yet
+	patient       atomic.Bool           // the call at hand may take as long as the server is at work on it
+	unanswered    bool                  // a call was given up: the server may still be at work on it
 
 	copyBuffer []byte
 	params     [][]byte // room for a statement's parameters
@@ -53,9 +60,11 @@ func (a abilities) stages() bool { return a.Keeps && a.Temp && !a.Cockroach }
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
 func (d *dialect) connect(ctx context.Context) (*session, error) {
-	pg, err := pgconn.ConnectConfig(ctx, d.config.Copy())
+	within, call := sqlsink.Await(ctx, d.timeouts.Statement, nil)
+	defer call.End()
+	pg, err := pgconn.ConnectConfig(within, d.config.Copy())
 	if err != nil {
-		return nil, d.explainConnect(err)
+		return nil, d.explainConnect(sqlsink.CallError(within, err))
 	}
 	s := &session{dialect: d, pg: pg, front: pgproto3.NewFrontend(pg.Conn(), pg.Conn()), statements: make(map[string]*statement), stages: make(map[string]bool)}
 	if err := s.prepare(ctx); err != nil {
@@ -83,7 +92,9 @@ func (s *session) prepare(ctx context.Context) error {
 		return err
 	}
 	if s.can.Keeps {
-		settings := "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
+		// A deadline of the server's knows of no progress, and a server that is stopped keeps none:
+		// eds has its own.
+		settings := "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = " + milliseconds(s.dialect.timeouts.Lock)
 		if rows[0].text(2) == "off" {
 			// A batch is acknowledged when its commit is: it must be durable then.
 			settings += "; SET synchronous_commit = on"
@@ -93,6 +104,9 @@ func (s *session) prepare(ctx context.Context) error {
 		}
 	}
 	s.begin, s.commit = s.statement("BEGIN", nil), s.statement("COMMIT", nil)
+	if !s.can.Keeps && !s.can.Cockroach {
+		s.wait = s.statement(strings.TrimSuffix(s.lockWait(s.dialect.timeouts.Lock), "; "), nil)
+	}
 	return s.findSchema(ctx)
 }
 
@@ -136,8 +150,14 @@ func (s *session) makeSchema() string {
 	return "CREATE SCHEMA IF NOT EXISTS " + quote(s.namespace) + "; "
 }
 
-// Close ends the session.
+// milliseconds returns a duration as a setting has it.
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+// Close ends the session, and what the server may still be doing for it.
 func (s *session) Close(ctx context.Context) error {
+	if s.unanswered && !s.pg.IsClosed() {
+		_ = s.pg.CancelRequest(ctx) // a server that does not answer cannot
+	}
 	err := s.pg.Close(ctx)
 	select {
 	case <-s.pg.CleanupDone():
@@ -181,17 +201,31 @@ func (s *session) query(ctx context.Context, what, sql string, params ...string)
 	for i, p := range params {
 		values[i] = []byte(p)
 	}
-	result := s.pg.ExecParams(ctx, sql, values, nil, nil, nil).Read()
+	within, call := s.await(ctx)
+	defer call.End()
+	result := s.pg.ExecParams(within, sql, values, nil, nil, nil).Read()
+	return answersOf(result), s.explain(what, sqlsink.CallError(within, result.Err))
+}
+
+func answersOf(result *pgconn.Result) []answer {
 	rows := make([]answer, len(result.Rows))
 	for i, row := range result.Rows {
 		rows[i] = row
 	}
-	return rows, s.explain(what, result.Err)
+	return rows
 }
 
 // exec runs one or several statements as one simple query: several are one
 // transaction.
 func (s *session) exec(ctx context.Context, what, sql string) error {
-	_, err := s.pg.Exec(ctx, sql).ReadAll()
-	return s.explain(what, err)
+	_, err := s.execAll(ctx, what, sql)
+	return err
+}
+
+// execAll is exec that returns what the statements answered.
+func (s *session) execAll(ctx context.Context, what, sql string) ([]*pgconn.Result, error) {
+	within, call := s.await(ctx)
+	defer call.End()
+	results, err := s.pg.Exec(within, sql).ReadAll()
+	return results, s.explain(what, sqlsink.CallError(within, err))
 }

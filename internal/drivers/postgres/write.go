@@ -41,6 +41,9 @@ type transaction struct {
 func (s *session) Begin(ctx context.Context) (sqlsink.Tx, error) {
 	tx := &transaction{session: s, flight: s.newFlight(ctx)}
 	tx.flight.run(s.begin, "begin", nil, false, nil)
+	if s.wait != nil {
+		tx.flight.run(s.wait, "begin", nil, false, nil)
+	}
 	return tx, nil
 }
 
@@ -289,7 +292,11 @@ func (tx *transaction) Rollback(ctx context.Context) error {
 	for _, stage := range tx.stages {
 		delete(tx.session.stages, stage)
 	}
+	stop := context.AfterFunc(ctx, tx.flight.interrupt)
 	err := tx.flight.rollback()
+	if !stop() {
+		return &connectionError{ctx.Err()}
+	}
 	if lost := new(connectionError); errors.As(err, &lost) {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -40,7 +41,7 @@ func options(login []sink.Option) []sink.Option {
 		{Name: "flush-interval", Default: "10s", Description: "how long changes are collected before they are written, up to 1h; --minPendingLatency and --maxPendingLatency overrule it"},
 		{Name: "flush-rows", Default: "50000", Description: "how many changes are written at once at most; no more than half of --maxAckPending"},
 	}
-	return append(append(append([]sink.Option{}, login...), own...), sqlsink.URLOptions...)
+	return slices.Concat(login, own, sqlsink.TimeoutOptions, sqlsink.URLOptions)
 }
 
 // otherOptions are those of Snowflake's own driver that URLs may have already.
@@ -64,6 +65,7 @@ type account struct {
 	tag              string
 	keepAlive        bool
 	loginTimeout     time.Duration
+	timeouts         sqlsink.Timeouts
 	query            url.Values
 	keyPair          bool
 }
@@ -218,7 +220,9 @@ func (a *account) readSession(target *url.URL) error {
 		}
 		a.loginTimeout = d
 	}
-	return nil
+	var err error
+	a.timeouts, err = sqlsink.ParseTimeouts(a.query)
+	return err
 }
 
 // readLimits reads how much is to be written at a time.

@@ -49,7 +49,7 @@ const noRetries = -1
 func (a *account) parameters() map[string]*string {
 	values := map[string]string{
 		"QUERY_TAG": a.tag, "TIMEZONE": "UTC", "AUTOCOMMIT": "true", "TRANSACTION_ABORT_ON_ERROR": "true", "ERROR_ON_NONDETERMINISTIC_MERGE": "true",
-		"QUOTED_IDENTIFIERS_IGNORE_CASE": "false", "BINARY_OUTPUT_FORMAT": "HEX", "JSON_INDENT": "0", "client_session_keep_alive": strconv.FormatBool(a.keepAlive),
+		"QUOTED_IDENTIFIERS_IGNORE_CASE": "false", "BINARY_OUTPUT_FORMAT": "HEX", "JSON_INDENT": "0", "LOCK_TIMEOUT": strconv.Itoa(int(a.timeouts.Lock.Seconds())), "client_session_keep_alive": strconv.FormatBool(a.keepAlive),
 	}
 	out := make(map[string]*string, len(values))
 	for _, name := range slices.Sorted(maps.Keys(values)) {
@@ -89,7 +89,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	t := newTransport()
 	login, cancel := context.WithTimeout(ctx, d.account.loginTimeout)
 	defer cancel()
-	end := t.begin(login)
+	end := t.begin(login, func() {})
 	// The driver keeps the context for what it does later.
 	opened, err := sf.NewConnector(sf.SnowflakeDriver{}, d.account.config(t)).Connect(context.WithoutCancel(ctx))
 	end()
@@ -174,7 +174,7 @@ func (s *session) enterSchema(ctx context.Context, create, schema string) error 
 
 // Close ends the session: with it go an open transaction and the stage.
 func (s *session) Close(ctx context.Context) error {
-	end := s.transport.begin(ctx)
+	end := s.transport.begin(ctx, func() {})
 	err := s.db.Close()
 	end()
 	s.transport.close()
@@ -225,7 +225,9 @@ func (s *session) query(ctx context.Context, what, sql string, args ...string) (
 // each runs one statement and calls yield with every row of its answer, until
 // that returns false. The row is valid until the next.
 func (s *session) each(ctx context.Context, what, sql string, args []string, yield func(columns []string, row []driver.Value) bool) (err error) {
-	defer s.transport.begin(ctx)()
+	ctx, call := sqlsink.Await(ctx, s.dialect.account.timeouts.Statement, nil)
+	defer call.End()
+	defer s.transport.begin(ctx, call.Progress)()
 	parameters := make([]driver.NamedValue, len(args))
 	for i, a := range args {
 		parameters[i] = driver.NamedValue{Ordinal: i + 1, Value: a}
@@ -248,8 +250,10 @@ func (s *session) each(ctx context.Context, what, sql string, args []string, yie
 		case err != nil:
 			return s.explain(ctx, what, err)
 		}
+		call.Pause()
 		if !yield(columns, row) {
 			return nil
 		}
+		call.Resume()
 	}
 }

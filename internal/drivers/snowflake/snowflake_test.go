@@ -20,6 +20,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	peer "github.com/shopmonkeyus/eds/internal/testpeers/snowflake"
 )
 
@@ -208,7 +209,7 @@ func TestSessionHoldsWhateverTheAccountSays(t *testing.T) {
 	mustOpen(t, address(server, "query-tag=nightly", "keep-alive=false"))
 	got := server.Parameters()
 	want := map[string]any{
-		"QUERY_TAG": "nightly", "TIMEZONE": "UTC", "AUTOCOMMIT": "true", "QUOTED_IDENTIFIERS_IGNORE_CASE": "false", "ERROR_ON_NONDETERMINISTIC_MERGE": "true",
+		"QUERY_TAG": "nightly", "TIMEZONE": "UTC", "AUTOCOMMIT": "true", "LOCK_TIMEOUT": "30", "QUOTED_IDENTIFIERS_IGNORE_CASE": "false", "ERROR_ON_NONDETERMINISTIC_MERGE": "true",
 		"TRANSACTION_ABORT_ON_ERROR": "true", "CLIENT_SESSION_KEEP_ALIVE": "false",
 	}
 	for name, value := range want {
@@ -312,6 +313,30 @@ func TestTableGoneIsLookedForOnceMore(t *testing.T) {
 		return nil
 	})
 	if err := mustOpen(t, address(server)).Apply(t.Context(), batch(t, customers(t), 1, `{"id":"1"}`)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestApply_LeavesAServiceThatDoesNotAnswer(t *testing.T) {
+	s := newScript()
+	s.table("customer", "id TEXT", "name TEXT", "visits NUMBER")
+	server := serve(t, s)
+	hangs, resume := true, make(chan struct{})
+	server.Intercept(func(sql string) error {
+		if hangs && strings.HasPrefix(sql, `MERGE INTO "customer"`) {
+			hangs = false
+			<-resume
+			return &peer.Error{Code: 604, State: "57014", Message: "SQL execution canceled"}
+		}
+		return nil
+	})
+	d := mustOpen(t, address(server, "statement_timeout=2s"))
+	err := d.Apply(t.Context(), batch(t, customers(t), 1, `{"id":"1"}`))
+	close(resume)
+	if fault.Of(err) != fault.Transient || !errors.As(err, new(*sqlsink.SilentError)) {
+		t.Fatalf("want a transient *sqlsink.SilentError, got: %v", err)
+	}
+	if err := d.Apply(t.Context(), batch(t, customers(t), 1, `{"id":"1"}`)); err != nil {
 		t.Error(err)
 	}
 }

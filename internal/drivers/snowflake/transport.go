@@ -26,11 +26,12 @@ const (
 type transport struct {
 	base *http.Transport
 
-	mu      sync.Mutex
-	idle    *sync.Cond
-	call    context.Context // of the call at hand; nil between calls
-	running int             // requests that have no answer yet
-	refusal refusal         // the call's last
+	mu       sync.Mutex
+	idle     *sync.Cond
+	call     context.Context // of the call at hand; nil between calls
+	progress func()          // notes that the service answers or takes something
+	running  int             // requests that have no answer yet
+	refusal  refusal         // the call's last
 }
 
 // refusal is an answer of HTTP that is an error. Snowflake's driver tells little
@@ -46,7 +47,7 @@ func (r *refusal) Error() string {
 
 func newTransport() *transport {
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
-	t := &transport{base: &http.Transport{
+	t := &transport{progress: func() {}, base: &http.Transport{
 		Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, ForceAttemptHTTP2: true,
 		TLSHandshakeTimeout: 30 * time.Second, IdleConnTimeout: 5 * time.Minute, MaxIdleConnsPerHost: 8,
 	}}
@@ -55,24 +56,25 @@ func newTransport() *transport {
 }
 
 // begin binds requests to ctx until the returned function is called, which ends
-// those that are left.
-func (t *transport) begin(ctx context.Context) func() {
+// those that are left. Meanwhile progress is called for what the service takes and
+// answers.
+func (t *transport) begin(ctx context.Context, progress func()) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.call, t.refusal = ctx, refusal{}
+	t.call, t.progress, t.refusal = ctx, progress, refusal{}
 	return func() {
 		cancel()
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		t.call = nil
+		t.call, t.progress = nil, func() {}
 	}
 }
 
 // RoundTrip implements http.RoundTripper.
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	t.mu.Lock()
-	call := t.call
+	call, progress := t.call, t.progress
 	t.running++
 	t.mu.Unlock()
 	defer t.answered()
@@ -91,13 +93,18 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		cancel()
 		release()
 	})
-	response, err := t.base.RoundTrip(r.WithContext(ctx))
+	r = r.WithContext(ctx)
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = &body{r.Body, func() {}, progress}
+	}
+	response, err := t.base.RoundTrip(r)
 	if err != nil {
 		done()
 		return nil, err
 	}
 	t.note(response)
-	response.Body = &body{response.Body, done}
+	progress()
+	response.Body = &body{response.Body, done, progress}
 	return response, nil
 }
 
@@ -135,14 +142,15 @@ func (t *transport) close() {
 	t.base.CloseIdleConnections()
 }
 
-// body ends its request when it is closed.
+// body is what a request sends, or its answer, which ends it when it is closed.
 type body struct {
 	io.ReadCloser
-	done func()
+	done, progress func()
 }
 
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
+	b.progress()
 	if err != nil {
 		b.done()
 	}

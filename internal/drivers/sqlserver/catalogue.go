@@ -120,7 +120,11 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	for i, name := range names {
 		tables[i] = s.dialect.qualify(name)
 	}
-	rows, err := s.query(ctx, "look for rows", sqlsink.EmptyQuery(tables))
+	var rows []answer
+	err := s.waitShortly(ctx, func() (err error) {
+		rows, err = s.query(ctx, "look for rows", sqlsink.EmptyQuery(tables))
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

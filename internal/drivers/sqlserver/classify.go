@@ -34,6 +34,8 @@ func classifyNumber(number int32) sqlsink.Verdict {
 		return sqlsink.Verdict{Class: fault.Poison}
 	case 229, 230, 262, 297, 300, 1088, 2760, 15151, 15247, 15517: // a permission is missing
 		return sqlsink.Verdict{Class: fault.Fatal}
+	case 1222: // locked by another session
+		return sqlsink.Verdict{Locked: true}
 	case 4403, 4405, 4406, 4416: // a view has the name of the table
 		return sqlsink.Verdict{Stale: true}
 	case 207, 208, 213, 1779, 2705, 2714, 3701, 4902, 4911, 4917, 4925, 4929, 8101: // what the catalogue named is not there any more, or somebody has just made it
@@ -48,7 +50,7 @@ func classifyNumber(number int32) sqlsink.Verdict {
 	if number >= 50000 && number < 100000 { // what a trigger raised is about the row
 		return sqlsink.Verdict{Class: fault.Poison}
 	}
-	// 1204 no locks, 1205 deadlock, 1222 locked by somebody else, 701 and 8645 no
+	// 1204 no locks, 1205 deadlock, 701 and 8645 no
 	// memory, 1105, 1101 and 9002 no room, and everything unknown: it may work later.
 	return sqlsink.Verdict{}
 }

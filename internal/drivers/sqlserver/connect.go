@@ -31,6 +31,10 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 		return nil, shared, err
 	}
 	d := &dialect{schema: query.Get("schema"), entra: query.Has("fedauth"), env: env.Complete()}
+	if d.timeouts, err = sqlsink.ParseTimeouts(query); err != nil {
+		return nil, shared, err
+	}
+	shared.LockTimeout = d.timeouts.Lock
 	instance, database := query.Get("instance"), query.Get("database")
 	if path := strings.Trim(target.Path, "/"); path != "" {
 		switch {
@@ -46,7 +50,7 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	if target.Hostname() == "" {
 		return nil, shared, errors.New("the sqlserver url names no host; it should be like sqlserver://user:password@host:1433/database")
 	}
-	for _, own := range []string{"schema", "instance", "metadata", "delete"} {
+	for _, own := range []string{"schema", "instance", "lock_timeout", "statement_timeout", "metadata", "delete"} {
 		query.Del(own)
 	}
 	query.Set("database", database)
@@ -120,7 +124,7 @@ const packetSize = 16383
 // lowerOptions returns the URL's options by their names in lower case, which are
 // all known.
 func lowerOptions(target *url.URL) (url.Values, error) {
-	known := append(options(), sqlsink.URLOptions...)
+	known := options()
 	for i := range known {
 		known[i].Name = strings.ToLower(known[i].Name)
 	}

@@ -18,11 +18,12 @@ import (
 
 // dialect is SQL Server to the SQL engine.
 type dialect struct {
-	config msdsn.Config
-	dsn    string
-	schema string // the URL's; "" is the user's own default
-	entra  bool   // sign in with Entra ID
-	env    sink.Env
+	config   msdsn.Config
+	dsn      string
+	schema   string // the URL's; "" is the user's own default
+	entra    bool   // sign in with Entra ID
+	timeouts sqlsink.Timeouts
+	env      sink.Env
 	// namespace is the schema of every table, as the newest session found it.
 	namespace atomic.Pointer[string]
 }

@@ -128,7 +128,7 @@ func TestErrorsMeanWhatTheirNumbersSay(t *testing.T) {
 	l := s.layoutFor(t, "thing", 1, "id", "n")
 	secret := "4711-secret"
 	for number, want := range map[int32]sqlsink.Verdict{
-		1205: {}, 1222: {}, 1105: {}, 9002: {}, 701: {}, 31337: {},
+		1205: {}, 1222: {Locked: true}, 1105: {}, 9002: {}, 701: {}, 31337: {},
 		40501: {RetryAfter: throttled, Lost: true}, 10928: {RetryAfter: throttled}, 40613: {Lost: true}, 3906: {Lost: true},
 		2627: {Class: fault.Poison}, 547: {Class: fault.Poison}, 515: {Class: fault.Poison}, 8152: {Class: fault.Poison}, 2628: {Class: fault.Poison}, 245: {Class: fault.Poison}, 220: {Class: fault.Poison}, 8115: {Class: fault.Poison}, 50123: {Class: fault.Poison},
 		229: {Class: fault.Fatal}, 262: {Class: fault.Fatal}, 208: {Stale: true}, 207: {Stale: true},

@@ -21,13 +21,17 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 		return err
 	}
 	s.lacksSchema = false
+	defer s.takeTime()()
 	tx := &transaction{session: s}
-	err := tx.open(ctx)
-	for _, statement := range statements {
-		if err == nil {
-			err = s.exec(ctx, "change the table", statement)
+	err := s.waitShortly(ctx, func() error {
+		err := tx.open(ctx)
+		for _, statement := range statements {
+			if err == nil {
+				err = s.exec(ctx, "change the table", statement)
+			}
 		}
-	}
+		return err
+	})
 	if err == nil {
 		err = tx.Commit(ctx)
 	}
@@ -92,6 +96,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 
 // Count counts the rows of a table.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
+	defer s.takeTime()()
 	return s.count(ctx, "count rows", countText(s.shape(l)))
 }
 
@@ -133,6 +138,7 @@ func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 	if len(stage.Real.Key) > 0 {
 		return nil
 	}
+	defer s.takeTime()()
 	sh := s.shape(stage)
 	err := s.exec(ctx, "index the staged rows", sealText(sh))
 	if e := new(serverError); errors.As(err, &e) && e.number == 1505 {
@@ -156,6 +162,7 @@ func (tx *transaction) Deduplicate(ctx context.Context, stage *sqlsink.Layout) e
 	if err := tx.open(ctx); err != nil {
 		return err
 	}
+	defer tx.takeTime()()
 	return tx.exec(ctx, "remove rows that were staged twice", dedupText(tx.shape(stage)))
 }
 
@@ -196,9 +203,15 @@ func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, m
 	if err := tx.open(ctx); err != nil {
 		return err
 	}
+	defer tx.takeTime()()
 	sh := tx.shape(live)
-	for _, text := range placeTexts(sh, quote(tx.namespace)+"."+quote(stage.Real.Name), mode) {
-		if err := tx.exec(ctx, "put rows into "+sh.label, text); err != nil {
+	for i, text := range placeTexts(sh, quote(tx.namespace)+"."+quote(stage.Real.Name), mode) {
+		put := func() error { return tx.exec(ctx, "put rows into "+sh.label, text) }
+		wait := put
+		if i == 0 && mode != sink.Merge { // it locks all of the table
+			wait = func() error { return tx.waitShortly(ctx, put) }
+		}
+		if err := wait(); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	mssql "github.com/microsoft/go-mssqldb"
@@ -20,7 +21,8 @@ type session struct {
 	dialect *dialect
 	conn    *mssql.Conn
 	wire    net.Conn
-	broken  bool // of no use any more
+	broken  bool        // of no use any more
+	patient atomic.Bool // the call at hand may take as long as the server answers others
 
 	namespace string
 	// lacksSchema: the schema that the URL names does not exist yet.
@@ -49,12 +51,12 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 }
 
 // settings makes errors end their transaction, gives indexed views and computed
-// columns what they need, and bounds how long a lock is waited for in silence.
+// columns what they need.
 const settings = `SET XACT_ABORT ON; SET ANSI_NULLS ON; SET ANSI_PADDING ON; SET ANSI_WARNINGS ON;
 SET ARITHABORT ON; SET CONCAT_NULL_YIELDS_NULL ON; SET QUOTED_IDENTIFIER ON;
 SET NUMERIC_ROUNDABORT OFF; SET IMPLICIT_TRANSACTIONS OFF; SET NOCOUNT OFF;
 SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-SET LOCK_TIMEOUT 30000;`
+`
 
 // lookAround asks for the user's default schema, the session's number, and whether commits are
 // durable only when the log was flushed (delayed durability is forced).
@@ -62,7 +64,7 @@ const lookAround = "SELECT SCHEMA_NAME(), @@SPID, (SELECT delayed_durability FRO
 
 // prepare sets the session up and finds out where it is.
 func (s *session) prepare(ctx context.Context) error {
-	if err := s.exec(ctx, "set up the session", settings); err != nil {
+	if err := s.exec(ctx, "set up the session", settings+lockWait(s.dialect.timeouts.Lock)); err != nil {
 		return err
 	}
 	rows, err := s.query(ctx, "look around", lookAround)
@@ -168,14 +170,16 @@ func (s *session) run(ctx context.Context, what, sql string, args []driver.Named
 	if err := s.ready(ctx, what); err != nil {
 		return 0, err
 	}
+	ctx, call := s.await(ctx)
+	defer call.End()
 	defer s.guard(ctx)()
 	statement, err := s.conn.PrepareContext(ctx, sql)
 	if err != nil {
-		return 0, s.explain(what, err)
+		return 0, s.explain(what, sqlsink.CallError(ctx, err))
 	}
 	result, err := statement.(driver.StmtExecContext).ExecContext(ctx, args)
 	if err != nil {
-		return 0, s.explain(what, err)
+		return 0, s.explain(what, sqlsink.CallError(ctx, err))
 	}
 	count, err := result.RowsAffected()
 	return count, s.explain(what, err)
@@ -215,10 +219,12 @@ func (s *session) stream(ctx context.Context, what, sql string, params []string,
 	if err := s.ready(ctx, what); err != nil {
 		return err
 	}
+	ctx, call := s.await(ctx)
+	defer call.End()
 	defer s.guard(ctx)()
 	statement, err := s.conn.PrepareContext(ctx, sql)
 	if err != nil {
-		return s.explain(what, err)
+		return s.explain(what, sqlsink.CallError(ctx, err))
 	}
 	args := make([]driver.NamedValue, len(params))
 	for i, p := range params {
@@ -226,19 +232,22 @@ func (s *session) stream(ctx context.Context, what, sql string, params []string,
 	}
 	rows, err := statement.(driver.StmtQueryContext).QueryContext(ctx, args)
 	if err != nil {
-		return s.explain(what, err)
+		return s.explain(what, sqlsink.CallError(ctx, err))
 	}
 	dest := make([]driver.Value, len(rows.Columns()))
 	for {
 		err := rows.Next(dest)
 		if errors.Is(err, io.EOF) {
-			return s.explain(what, rows.Close())
+			return s.explain(what, sqlsink.CallError(ctx, rows.Close()))
 		}
 		if err != nil {
 			_ = rows.Close()
-			return s.explain(what, err)
+			return s.explain(what, sqlsink.CallError(ctx, err))
 		}
-		if more, err := each(dest); err != nil || !more {
+		call.Pause()
+		more, err := each(dest)
+		call.Resume()
+		if err != nil || !more {
 			// What is left of the answer is given up with the session.
 			s.broken = true
 			_ = s.wire.SetDeadline(time.Now())

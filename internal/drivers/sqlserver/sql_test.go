@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shopmonkeyus/eds/internal/golden"
 	"github.com/shopmonkeyus/eds/internal/schema"
@@ -84,7 +85,7 @@ func allStatements(t testing.TB) *script {
 	namespace := "dbo"
 	d := &dialect{}
 	d.namespace.Store(&namespace)
-	s.add("set up a session", settings, lookAround, "SELECT name FROM sys.schemas WHERE name = @p1", "CREATE SCHEMA [shop]")
+	s.add("set up a session", settings+lockWait(30*time.Second), lookAround, "SELECT name FROM sys.schemas WHERE name = @p1", "CREATE SCHEMA [shop]")
 	s.add("read the catalogue", fmt.Sprintf(columnQuery, "@p2, @p3"), fmt.Sprintf(tableQuery, "@p2, @p3"), fmt.Sprintf(keyQuery, "@p2, @p3"))
 	addDDL(s, d)
 

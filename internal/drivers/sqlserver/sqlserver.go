@@ -25,7 +25,7 @@ func Driver() sink.Driver {
 		Example:   "sqlserver://user:password@host:1433/database",
 		Summary:   "Writes rows to tables of SQL Server 2016 SP1 or newer, or of Azure SQL.",
 		Help:      help(),
-		Options:   append(options(), sqlsink.URLOptions...),
+		Options:   options(),
 		Fields:    fields(),
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
 		KeepsRows: true, Imports: true,
@@ -71,7 +71,7 @@ func borrows(target *url.URL) string {
 }
 
 func options() []sink.Option {
-	return []sink.Option{
+	own := []sink.Option{
 		{Name: "schema", Description: "schema of the tables, made where it does not exist; default is the user's own, usually dbo"},
 		{Name: "instance", Description: "named instance, whose port SQL Server Browser tells; leave the port out of the url then"},
 		{Name: "encrypt", Description: "true, strict (TDS 8.0), false (the login only) or disable; default is true for Azure SQL, else false"},
@@ -84,6 +84,7 @@ func options() []sink.Option {
 		{Name: "dial timeout", Default: "15", Description: "seconds to wait for a connection to be accepted"},
 		{Name: "app name", Default: "eds", Description: "how the server shows the session"},
 	}
+	return slices.Concat(own, sqlsink.TimeoutOptions, sqlsink.URLOptions)
 }
 
 // otherOptions are understood as go-mssqldb does, and not listed in the help.

@@ -76,6 +76,9 @@ type Verdict struct {
 	// table or column is gone or of another type. The engine reads it anew,
 	// migrates, and tries once more.
 	Stale bool
+	// Locked says that a lock which another session has was not to be had in time. Nothing
+	// of the transaction stays.
+	Locked bool
 	// Refused says that the server did not accept the credentials. It is fatal
 	// while the destination is opened, and waited for once it has worked.
 	Refused bool
@@ -275,10 +278,12 @@ type Conn interface {
 	// Objects describes those of the named objects that exist.
 	Objects(ctx context.Context, names []string) ([]Object, error)
 	// Empty returns the indexes of those of the named tables that have no row, deleted
-	// softly or not. It reads one row of each at most.
+	// softly or not. It reads one row of each at most, and waits for a lock on one for
+	// ShortLockWait at most.
 	Empty(ctx context.Context, names []string) ([]int, error)
 	// Exec runs DDL statements in order, as one transaction where the database
-	// has transactions for them.
+	// has transactions for them. If readers wait behind a statement that waits for its lock, that
+	// waits for ShortLockWait at most.
 	Exec(ctx context.Context, statements []string) error
 	// Begin begins a transaction. It need not speak to the database yet.
 	Begin(ctx context.Context) (Tx, error)
@@ -334,7 +339,8 @@ type Tx interface {
 	// table. It replaces only rows in the Scope of live. Of transactions that replace
 	// rows of one table at the same time, the later one leaves nothing of the other.
 	// Whatever hangs on the live table survives: grants, views, indexes, triggers,
-	// comments.
+	// comments. If readers wait behind a statement that waits for its lock, that waits for
+	// ShortLockWait at most.
 	Place(ctx context.Context, stage, live *Layout, mode sink.LoadMode) error
 	// Drop drops a staging table, if it exists.
 	Drop(ctx context.Context, table string) error

@@ -99,10 +99,8 @@ func (s *Sink) inspect(ctx context.Context, conn Conn, tables map[string]importe
 			filled = append(filled, name)
 		}
 	}
-	empty, err := s.empty(ctx, conn, filled)
-	for _, name := range empty {
-		findings = append(findings, sink.Finding{Table: name, Kind: sink.FoundEmpty})
-	}
+	found, err := s.empty(ctx, conn, filled)
+	findings = append(findings, found...)
 	slices.SortFunc(findings, func(a, b sink.Finding) int { return strings.Compare(a.Table, b.Table) })
 	return findings, err
 }
@@ -124,10 +122,10 @@ func (s *Sink) objects(ctx context.Context, conn Conn, tables []string) (map[str
 	return objects, nil
 }
 
-// empty returns those of the tables that have no row. It passes over those that the user
-// may not read.
-func (s *Sink) empty(ctx context.Context, conn Conn, tables []string) ([]string, error) {
-	var empty []string
+// empty finds those of the tables that have no row, and those of which a lock keeps it from
+// knowing. It passes over those that the user may not read.
+func (s *Sink) empty(ctx context.Context, conn Conn, tables []string) ([]sink.Finding, error) {
+	var empty []sink.Finding
 	for some := range slices.Chunk(tables, emptyAtOnce) {
 		found, err := s.emptyOf(ctx, conn, some)
 		if err != nil {
@@ -141,16 +139,22 @@ func (s *Sink) empty(ctx context.Context, conn Conn, tables []string) ([]string,
 // emptyAtOnce bounds how many tables one query looks into.
 const emptyAtOnce = 50
 
-func (s *Sink) emptyOf(ctx context.Context, conn Conn, tables []string) ([]string, error) {
+func (s *Sink) emptyOf(ctx context.Context, conn Conn, tables []string) ([]sink.Finding, error) {
 	names := make([]string, len(tables))
 	for i, t := range tables {
 		names[i] = s.dialect.Name(t)
 	}
 	indexes, err := conn.Empty(ctx, names)
+	locked := err != nil && s.locked(err)
 	switch {
-	case err != nil && s.denied(err) && len(tables) == 1:
+	case err == nil:
+	case !locked && !s.denied(err):
+		return nil, err
+	case locked && len(tables) == 1:
+		return []sink.Finding{{Table: tables[0], Kind: sink.FoundLocked}}, nil
+	case len(tables) == 1:
 		return nil, nil
-	case err != nil && s.denied(err):
+	default:
 		half := len(tables) / 2
 		first, err := s.emptyOf(ctx, conn, tables[:half])
 		if err != nil {
@@ -159,11 +163,11 @@ func (s *Sink) emptyOf(ctx context.Context, conn Conn, tables []string) ([]strin
 		second, err := s.emptyOf(ctx, conn, tables[half:])
 		return append(first, second...), err
 	}
-	empty := make([]string, 0, len(indexes))
+	empty := make([]sink.Finding, 0, len(indexes))
 	for _, i := range indexes {
-		empty = append(empty, tables[i])
+		empty = append(empty, sink.Finding{Table: tables[i], Kind: sink.FoundEmpty})
 	}
-	return empty, err
+	return empty, nil
 }
 
 // EmptyQuery returns a query of the indexes of those tables, given as statements name

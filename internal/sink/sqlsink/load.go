@@ -80,6 +80,9 @@ func (l *load) attempt(ctx context.Context, what string, do func(ctx context.Con
 	}
 	l.unsure = true
 	s := l.sink
+	if l.conn != nil {
+		err = s.blameWriters(ctx, l.conn, err, s.dialect.Name(l.t.Name), l.stageName())
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.verdict(err).Lost && l.conn != nil {
@@ -275,7 +278,9 @@ func (l *load) Finish(ctx context.Context) (int64, error) {
 			return fmt.Errorf("record what is put in place: %w", err)
 		}
 		l.placing = true
-		return l.conclude(ctx, func(tx Tx) error { return tx.Place(ctx, l.stage, l.live, mode) })
+		return l.sink.retryLocked(ctx, l.conn, "put rows in place", []string{l.live.Real.Name}, func() error {
+			return l.conclude(ctx, func(tx Tx) error { return tx.Place(ctx, l.stage, l.live, mode) })
+		})
 	})
 	if err != nil {
 		return 0, err
@@ -465,6 +470,8 @@ func (l *load) Close(ctx context.Context) error {
 	if l.conn == nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, rollbackTimeout)
+	defer cancel()
 	err := l.conn.Close(ctx)
 	l.conn = nil
 	return err

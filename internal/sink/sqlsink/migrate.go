@@ -116,7 +116,7 @@ func (s *Sink) carryOut(ctx context.Context, conn Conn, t *schema.Table, steps [
 		if len(statements) == 0 || s.refused[step.String()] {
 			continue
 		}
-		err := conn.Exec(ctx, statements)
+		err := s.retryLocked(ctx, conn, step.String(), []string{step.Table}, func() error { return conn.Exec(ctx, statements) })
 		optional := step.Kind == WidenColumn || step.Kind == RelaxColumn
 		if err != nil && !optional && s.overtaken(ctx, conn, t, step) {
 			continue

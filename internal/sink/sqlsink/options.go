@@ -3,6 +3,7 @@ package sqlsink
 import (
 	"errors"
 	"net/url"
+	"time"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
@@ -12,6 +13,8 @@ import (
 type Options struct {
 	Metadata   bool // metadata=true
 	SoftDelete bool // delete=soft; implies Metadata
+	// LockTimeout is how long a change of a table that does not get its locks is tried again.
+	LockTimeout time.Duration
 }
 
 // URLOptions describes the query parameters that ParseOptions reads.

@@ -92,6 +92,8 @@ func (s *Sink) Close(ctx context.Context) error {
 	if s.conn == nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, rollbackTimeout)
+	defer cancel()
 	err := errors.Join(s.release(ctx), s.conn.Close(ctx))
 	s.conn = nil
 	return err
@@ -131,12 +133,13 @@ func (s *Sink) attempt(ctx context.Context, what string, do func(conn Conn) erro
 			return nil
 		}
 		v := s.recover(ctx, err)
-		if !again && ctx.Err() == nil && (v.Stale || v.Lost && kept) {
+		idle := v.Lost && kept && !errors.As(err, new(*SilentError)) // when the connection was lost
+		if !again && ctx.Err() == nil && (v.Stale || idle) {
 			s.log.Info("trying again at once", "action", what, "reason", err)
 			continue
 		}
 		if !v.Lost {
-			err = s.judgeStatement(ctx, conn, err, again)
+			err = s.judgeStatement(ctx, conn, s.blameWriters(ctx, conn, err, checkpointTable), again)
 		}
 		return s.fail(what, err)
 	}

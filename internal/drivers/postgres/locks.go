@@ -1,0 +1,106 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// lockWait sets how long the transaction waits for each lock, with a semicolon. It is empty
+// for CockroachDB, which changes tables without blocking readers.
+func (s *session) lockWait(d time.Duration) string {
+	if s.can.Cockroach {
+		return ""
+	}
+	return "SET LOCAL lock_timeout = " + milliseconds(d) + "; "
+}
+
+// await begins a call.
+func (s *session) await(ctx context.Context) (context.Context, *sqlsink.Deadline) {
+	return sqlsink.Await(ctx, s.dialect.timeouts.Statement, s.working)
+}
+
+// takeTime lets calls take as long as the server is at work on them, until the returned
+// function is called.
+func (s *session) takeTime() func() {
+	s.patient.Store(true)
+	return func() { s.patient.Store(false) }
+}
+
+// working asks by another session whether the server is at work on the call, if that may
+// take time. Behind a pooler sessions have no numbers: there the server only has to answer.
+func (s *session) working(ctx context.Context) bool {
+	if !s.patient.Load() {
+		return false
+	}
+	other, err := s.dialect.connect(ctx)
+	if err != nil {
+		return false
+	}
+	defer other.Close(ctx)
+	rows, err := other.query(ctx, "ask whether the server is at work", "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE pid = $1::int AND state = 'active'", fmt.Sprint(s.pg.PID()))
+	return err == nil && len(rows) == 1 && (!s.can.Keeps || rows[0].text(0) == "1")
+}
+
+// blockersQuery lists the sessions that have or await locks on tables, the one that has been
+// in its transaction for longest first. Its parameters are those of catalogueQuery, and whether
+// locks of readers count. Without the role pg_read_all_stats, the server keeps the times of
+// other users' sessions to itself.
+const blockersQuery = `
+SELECT a.pid::text, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.state, ''),
+       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start)::bigint::text, ''), coalesce(extract(epoch FROM clock_timestamp() - a.query_start)::bigint::text, '')
+  FROM pg_catalog.pg_stat_activity a
+ WHERE a.pid <> pg_backend_pid()
+   AND a.pid IN (SELECT l.pid
+                   FROM pg_catalog.pg_locks l
+                   JOIN pg_catalog.pg_class c ON c.oid = l.relation
+                   JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
+                   JOIN pg_catalog.pg_database d ON d.oid = l.database AND d.datname = current_database()
+                  WHERE s.nspname = $1 AND c.relname IN (SELECT json_array_elements_text($2::json))
+                    AND ($3::bool OR l.mode <> 'AccessShareLock'))
+ ORDER BY a.xact_start NULLS LAST
+ LIMIT 3`
+
+// Blockers describes the sessions that have locks on tables.
+func (s *session) Blockers(ctx context.Context, tables []string, change bool) (string, error) {
+	if s.can.Cockroach {
+		return "", nil
+	}
+	list, err := json.Marshal(tables)
+	if err != nil {
+		return "", err
+	}
+	rows, err := s.query(ctx, "ask who has locks", blockersQuery, s.namespace, string(list), fmt.Sprint(change))
+	if err != nil {
+		return "", err
+	}
+	blockers := make([]string, len(rows))
+	for i, row := range rows {
+		blockers[i] = describeBlocker(row)
+	}
+	return sqlsink.Blocking(tables, blockers), nil
+}
+
+// describeBlocker describes a row of blockersQuery.
+func describeBlocker(row answer) string {
+	text := fmt.Sprintf("pid %s (user %q", row.text(0), row.text(1))
+	if application := row.text(2); application != "" {
+		text += fmt.Sprintf(", application %q", application)
+	}
+	if state := row.text(3); state != "" {
+		text += ", " + state
+	}
+	if age := row.text(4); age != "" {
+		text += fmt.Sprintf(", transaction for %s s", age)
+	}
+	switch age := row.text(5); {
+	case age != "" && row.text(3) == "active":
+		text += fmt.Sprintf(", statement for %s s", age)
+	case age != "":
+		text += fmt.Sprintf(", last statement began %s s ago", age)
+	}
+	return text + ")"
+}

@@ -1,0 +1,54 @@
+package sqlserver
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// lockWait sets how long each statement of the session waits for a lock.
+func lockWait(d time.Duration) string { return fmt.Sprintf("SET LOCK_TIMEOUT %d;", d.Milliseconds()) }
+
+// waitShortly calls do, whose statements wait for locks for ShortLockWait at most: readers
+// wait behind a statement that waits to change a table.
+func (s *session) waitShortly(ctx context.Context, do func() error) error {
+	if err := s.exec(ctx, "set up the session", lockWait(sqlsink.ShortLockWait)); err != nil {
+		return err
+	}
+	err := do()
+	if s.broken {
+		return err
+	}
+	if failed := s.exec(ctx, "set up the session", lockWait(s.dialect.timeouts.Lock)); failed != nil {
+		return failed
+	}
+	return err
+}
+
+// await begins a call.
+func (s *session) await(ctx context.Context) (context.Context, *sqlsink.Deadline) {
+	return sqlsink.Await(ctx, s.dialect.timeouts.Statement, s.working)
+}
+
+// takeTime lets calls take as long as the server answers others, until the returned function
+// is called.
+func (s *session) takeTime() func() {
+	s.patient.Store(true)
+	return func() { s.patient.Store(false) }
+}
+
+// working reports whether the server accepts another session, if the call may take time. Only
+// users with VIEW SERVER STATE can see what it does for this one.
+func (s *session) working(ctx context.Context) bool {
+	if !s.patient.Load() {
+		return false
+	}
+	other, err := s.dialect.connect(ctx)
+	if err != nil {
+		return false
+	}
+	_ = other.Close(ctx)
+	return true
+}

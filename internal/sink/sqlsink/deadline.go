@@ -1,0 +1,159 @@
+package sqlsink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// TimeoutOptions describes the query parameters that ParseTimeouts reads.
+var TimeoutOptions = []sink.Option{
+	{Name: "lock_timeout", Default: "30s", Description: "how long to wait for a lock that another session holds before the wait is reported and begins again"},
+	{Name: "statement_timeout", Default: "5m", Description: "how long the server may make no progress with a statement before eds gives up the connection and tries again"},
+}
+
+// Timeouts bound waits for a server.
+type Timeouts struct{ Lock, Statement time.Duration }
+
+// ParseTimeouts reads the options of a destination's URL.
+func ParseTimeouts(query url.Values) (t Timeouts, err error) {
+	if t.Lock, err = sink.DurationOf(query, "lock_timeout", 30*time.Second, time.Second, time.Hour); err != nil {
+		return t, err
+	}
+	t.Statement, err = sink.DurationOf(query, "statement_timeout", 5*time.Minute, time.Second, time.Hour)
+	return t, err
+}
+
+// SilentError says that a server made no progress with a call in time. The call's
+// outcome is not known, and its session cannot be used any more.
+type SilentError struct{ Limit time.Duration }
+
+func (e *SilentError) Error() string {
+	return fmt.Sprintf("the server made no progress for %v, so the connection was given up; check that the server is not stopped or overloaded, or raise statement_timeout in the url", e.Limit)
+}
+
+// Deadline ends a call with which a server makes no progress.
+type Deadline struct {
+	limit   time.Duration
+	working func(ctx context.Context) bool
+	cancel  context.CancelCauseFunc
+
+	asking sync.Mutex // held while the time has run out and the server is asked
+
+	mu     sync.Mutex
+	timer  *time.Timer
+	since  time.Time // of the latest progress
+	looks  int       // how often the server has said since that it is at work
+	paused bool
+	ended  bool
+}
+
+// mostLooks bounds how often a server may say that it is at work on a call. It says so of a
+// process, too, that was stopped.
+const mostLooks = 72
+
+// Await returns the context of a call, which is done if the server makes no progress for
+// limit. A server answers nothing while it builds an index or moves many rows: if working
+// is not nil, it is asked then, by another session, whether the server is still at work on
+// the call. End must follow.
+func Await(ctx context.Context, limit time.Duration, working func(ctx context.Context) bool) (context.Context, *Deadline) {
+	d := &Deadline{limit: limit, working: working, since: time.Now()}
+	ctx, d.cancel = context.WithCancelCause(ctx)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.timer = time.AfterFunc(limit, func() { d.expire(ctx) })
+	return ctx, d
+}
+
+// Progress notes that the server has answered something, or taken something.
+func (d *Deadline) Progress() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.since, d.looks = time.Now(), 0
+}
+
+// Pause stops the time while the server waits for eds.
+func (d *Deadline) Pause() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.paused = true
+}
+
+// Resume begins the time again when eds waits for the server.
+func (d *Deadline) Resume() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.paused, d.since, d.looks = false, time.Now(), 0
+}
+
+// End ends the call.
+func (d *Deadline) End() {
+	d.mu.Lock()
+	d.ended = true
+	d.timer.Stop()
+	d.mu.Unlock()
+	d.cancel(nil)
+	d.asking.Lock() // a question under way ends with the context
+	defer d.asking.Unlock()
+}
+
+// expire ends the call unless the server has made progress since.
+func (d *Deadline) expire(ctx context.Context) {
+	d.asking.Lock()
+	defer d.asking.Unlock()
+	rest, looks := d.rest()
+	if rest == 0 && looks < mostLooks && d.atWork(ctx) {
+		d.looked(looks + 1)
+		rest = d.limit
+	}
+	if rest == 0 {
+		d.cancel(&SilentError{d.limit * time.Duration(looks+1)})
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.ended {
+		d.timer.Reset(rest)
+	}
+}
+
+// atWork asks whether the server is at work on the call. It has to answer in time as well.
+func (d *Deadline) atWork(ctx context.Context) bool {
+	if d.working == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.limit)
+	defer cancel()
+	return d.working(ctx) && ctx.Err() == nil
+}
+
+// looked gives the server more time.
+func (d *Deadline) looked(looks int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.since, d.looks = time.Now(), looks
+}
+
+// rest returns how much time is left, and how often the server was asked before.
+func (d *Deadline) rest() (rest time.Duration, looks int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.paused || d.ended {
+		return d.limit, 0
+	}
+	return max(0, d.limit-time.Since(d.since)), d.looks
+}
+
+// CallError returns the error of a call whose context Await made: a *SilentError if that
+// ended the call.
+func CallError(ctx context.Context, err error) error {
+	if silent := new(SilentError); err != nil && errors.As(context.Cause(ctx), &silent) {
+		return silent
+	}
+	return err
+}

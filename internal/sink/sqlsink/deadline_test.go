@@ -1,0 +1,81 @@
+package sqlsink_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/url"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+func TestAwait(t *testing.T) {
+	const limit = time.Minute
+	const wait = limit - time.Second
+	for name, test := range map[string]struct {
+		working func(ctx context.Context) bool
+		call    func(call *sqlsink.Deadline)
+		silent  bool
+	}{
+		"answer in time":      {call: func(*sqlsink.Deadline) { time.Sleep(wait) }},
+		"no answer":           {call: func(*sqlsink.Deadline) { time.Sleep(limit + time.Second) }, silent: true},
+		"progress":            {call: func(call *sqlsink.Deadline) { time.Sleep(wait); call.Progress(); time.Sleep(wait) }},
+		"progress, then none": {call: func(call *sqlsink.Deadline) { time.Sleep(wait); call.Progress(); time.Sleep(limit + time.Second) }, silent: true},
+		"pause":               {call: func(call *sqlsink.Deadline) { call.Pause(); time.Sleep(10 * limit); call.Resume(); time.Sleep(wait) }},
+		"no answer after pause": {call: func(call *sqlsink.Deadline) {
+			call.Pause()
+			time.Sleep(10 * limit)
+			call.Resume()
+			time.Sleep(limit + time.Second)
+		}, silent: true},
+		"progress while paused":       {call: func(call *sqlsink.Deadline) { call.Pause(); call.Progress(); time.Sleep(10 * limit) }},
+		"server at work":              {working: func(context.Context) bool { return true }, call: func(*sqlsink.Deadline) { time.Sleep(10 * limit) }},
+		"server at work for too long": {working: func(context.Context) bool { return true }, call: func(*sqlsink.Deadline) { time.Sleep(100 * limit) }, silent: true},
+		"server not at work":          {working: func(context.Context) bool { return false }, call: func(*sqlsink.Deadline) { time.Sleep(limit + time.Second) }, silent: true},
+		"question without answer":     {working: func(ctx context.Context) bool { <-ctx.Done(); return true }, call: func(*sqlsink.Deadline) { time.Sleep(10 * limit) }, silent: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, call := sqlsink.Await(t.Context(), limit, test.working)
+				defer call.End()
+				test.call(call)
+				synctest.Wait()
+				if err := ctx.Err(); (err != nil) != test.silent {
+					t.Fatalf("the call's context has the error %v", err)
+				}
+				if silent := errors.As(sqlsink.CallError(ctx, io.EOF), new(*sqlsink.SilentError)); silent != test.silent {
+					t.Errorf("the call's error is a *SilentError: %v", silent)
+				}
+			})
+		})
+	}
+}
+
+func TestParseTimeouts(t *testing.T) {
+	for text, want := range map[string]sqlsink.Timeouts{
+		"": {Lock: 30 * time.Second, Statement: 5 * time.Minute}, "lock_timeout=1s&statement_timeout=1h": {Lock: time.Second, Statement: time.Hour},
+		"lock_timeout=0s": {}, "statement_timeout=0": {}, "statement_timeout=500ms": {}, "statement_timeout=2h": {}, "statement_timeout=never": {},
+	} {
+		query, err := url.ParseQuery(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := sqlsink.ParseTimeouts(query)
+		if refused := want == (sqlsink.Timeouts{}); (err != nil) != refused || err == nil && got != want {
+			t.Errorf("%s: %+v, error %v", text, got, err)
+		}
+	}
+}
+
+func TestAwait_EndsWithItsCaller(t *testing.T) {
+	outer, cancel := context.WithCancel(t.Context())
+	ctx, call := sqlsink.Await(outer, time.Minute, nil)
+	defer call.End()
+	cancel()
+	if err := sqlsink.CallError(ctx, io.EOF); ctx.Err() == nil || !errors.Is(err, io.EOF) {
+		t.Errorf("the context has the error %v, the call %v", ctx.Err(), err)
+	}
+}
