@@ -78,11 +78,12 @@ func (l *load) attempt(ctx context.Context, what string, do func(ctx context.Con
 	if err == nil {
 		return nil
 	}
-	l.unsure = true
 	s := l.sink
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.verdict(err).Lost && l.conn != nil {
+	v := s.verdict(err)
+	l.unsure = v.Class != fault.Poison // of which nothing is durable
+	if v.Lost && l.conn != nil {
 		s.abandon(ctx, l.conn)
 		l.conn = nil
 	}
@@ -338,7 +339,7 @@ func (l *load) look(ctx context.Context) (placed bool, err error) {
 		return false, err
 	}
 	if live == nil || loadID(l.job, live) != l.id {
-		return false, l.lose(ctx, fmt.Sprintf("the columns of table %q were changed meanwhile", l.t.Name))
+		return false, l.lose(ctx, fmt.Sprintf("the columns or constraints of table %q were changed meanwhile", l.t.Name))
 	}
 	l.live, l.stage = live, stage
 	return false, l.kept(ctx)
