@@ -35,6 +35,10 @@ anything fails, the old rows stay. An import that was interrupted goes on where
 it was when it is run again. Afterwards, eds server follows every change from
 exactly the time of the snapshot.
 
+A row that cannot be loaded, because of a bad value or a constraint of yours, is left
+out and becomes a dead letter; see eds dlq list. The exit code is 1 then. With --strict,
+and if it is more than 100 of 1,000 rows, the table fails and keeps its rows.
+
 If a server runs with the same data directory, it does the import, and this command
 shows its progress. Ctrl-C ends only the command: --watch ID shows the import again,
 and --cancel ID ends it.`,

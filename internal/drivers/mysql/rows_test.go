@@ -42,6 +42,9 @@ func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 				if placed, err := l.Finish(t.Context()); placed != 5000 || err != nil {
 					t.Fatalf("%d rows in place, %v", placed, err)
 				}
+				if err := l.Close(t.Context()); err != nil {
+					t.Fatal(err)
+				}
 				sinktest.Equal(t, []string{"5000"}, d.query("SELECT COUNT(*) FROM `order`"))
 			})
 		}

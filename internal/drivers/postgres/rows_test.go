@@ -51,6 +51,9 @@ func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 			if placed, err := l.Finish(t.Context()); placed != 5000 || err != nil {
 				t.Fatalf("%d rows in place, %v", placed, err)
 			}
+			if err := l.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 			sinktest.Equal(t, []string{"5000"}, d.query(`SELECT count(*) FROM "order"`))
 			sinktest.Equal(t, before, d.query(notNull))
 			sinktest.Equal(t, []string{"0"}, d.query(`SELECT count(*) FROM _eds_load WHERE file <> '_eds_start'`))
@@ -90,6 +93,9 @@ func TestLoad_StartsAgainIfAConstraintIsDropped(t *testing.T) {
 	if _, err := l.Finish(t.Context()); !errors.Is(err, sink.ErrLoadLost) {
 		t.Errorf("got %v", err)
 	}
+	if err := l.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	l = d.begin("job", order, sink.Replace)
 	if l.Loaded("one") {
 		t.Error("the file counts as loaded")
@@ -97,5 +103,8 @@ func TestLoad_StartsAgainIfAConstraintIsDropped(t *testing.T) {
 	load()
 	if n, err := l.Finish(t.Context()); n != 2 || err != nil {
 		t.Errorf("%d rows, %v", n, err)
+	}
+	if err := l.Close(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }

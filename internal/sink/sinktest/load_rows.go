@@ -1,6 +1,7 @@
 package sinktest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"iter"
@@ -18,6 +19,7 @@ var loadRowsChecks = []check{
 	{"of a file with rows that are refused the others are loaded", loadsRows, checkLoadRows},
 	{"a file with rows that are refused is loaded whole or counts as not loaded", loadsRows, checkLoadRowsInterrupted},
 	{"a file of which every row is refused is loaded", loadsRows, checkLoadRowsNone},
+	{"a load that leaves rows out converges, wherever it breaks", func(c capabilities) bool { return c.faulty && loadsRows(c) }, checkLoadRowsFaults},
 }
 
 // withRefusedRows returns a table, images of rows of which some are refused, and the
@@ -142,4 +144,68 @@ func checkLoadRowsNone(h *harness) {
 		h.Errorf("%d rows, loaded: %v, refused %q, %v", n, l.Loaded("bad"), refused, err)
 	}
 	h.expectOthers(s, l, t, nil, nil)
+}
+
+// checkLoadRowsFaults breaks a load, two of whose rows are refused, at every step it takes.
+func checkLoadRowsFaults(h *harness) {
+	t, row, ok := h.poisonRow()
+	if !ok {
+		return
+	}
+	s, faults := h.config.Faulty(h.outer, h.url, h.env())
+	h.Cleanup(func() { h.close(s) })
+	job := 0
+	load := func(breakIt func()) (steps int, rows int64, images []string) {
+		job++
+		images = []string{`{"id":"a"}`, row("b"), fmt.Sprintf(`{"id":"of this round %d"}`, job), `{"id":"d"}`, row("e")}
+		seen := make(map[string]bool)
+		before := faults.Steps()
+		breakIt()
+		rows, err := h.loadRowsOnce(s, t, images, job, seen)
+		steps = faults.Steps() - before
+		faults.Mend()
+		for attempt := 0; err != nil; attempt++ {
+			h.checkTransient(err, job, "in a load")
+			if attempt == 5 {
+				h.Fatalf("the load does not finish once the destination is back: %v", err)
+			}
+			rows, err = h.loadRowsOnce(s, t, images, job, seen)
+		}
+		if len(seen) != 2 || !seen["2 "+images[1]] || !seen["5 "+images[4]] {
+			h.Errorf("refused: %v", seen)
+		}
+		return steps, rows, images
+	}
+	good := func(images []string) []string { return []string{images[0], images[2], images[3]} }
+	total, rows, images := load(func() {})
+	h.expectLoaded(s, t, good(images), rows, -1, "not")
+	for _, mode := range []Mode{Lost, Answered} {
+		for _, n := range places(total, mostPlaces) {
+			_, rows, images := load(func() { faults.Break(n, mode) })
+			h.expectLoaded(s, t, good(images), rows, n, mode)
+		}
+	}
+}
+
+// loadRowsOnce loads images from one file, unless an earlier run of the job has, and adds
+// the rows that are refused to seen.
+func (h *harness) loadRowsOnce(s sink.Sink, t *schema.Table, images []string, job int, seen map[string]bool) (rows int64, err error) {
+	ctx, cancel := context.WithTimeout(h.ctx, h.patience())
+	defer cancel()
+	l, err := s.(sink.Loader).BeginLoad(ctx, fmt.Sprint("job ", job), t, sink.Replace, sink.Scope{})
+	if err != nil {
+		return 0, err
+	}
+	// Closing over a broken connection may fail; what is staged is what counts.
+	defer func() { _ = l.Close(context.WithoutCancel(h.ctx)) }()
+	if !l.Loaded("file") {
+		_, err = l.(sink.RowLoad).LoadRows(ctx, "file", imagesOf(h, t, images...), func(row *change.Row, number int64, _ error) error {
+			seen[fmt.Sprintf("%d %s", number, row.Image)] = true
+			return nil
+		})
+	}
+	if err != nil {
+		return 0, err
+	}
+	return l.Finish(ctx)
 }

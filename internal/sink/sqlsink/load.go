@@ -78,12 +78,11 @@ func (l *load) attempt(ctx context.Context, what string, do func(ctx context.Con
 	if err == nil {
 		return nil
 	}
+	l.unsure = true
 	s := l.sink
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v := s.verdict(err)
-	l.unsure = v.Class != fault.Poison // of which nothing is durable
-	if v.Lost && l.conn != nil {
+	if s.verdict(err).Lost && l.conn != nil {
 		s.abandon(ctx, l.conn)
 		l.conn = nil
 	}

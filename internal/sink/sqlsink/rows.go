@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
@@ -31,6 +32,9 @@ func (l *load) LoadRows(ctx context.Context, file string, rows iter.Seq2[*change
 	stage := func() error {
 		err := sink.Isolate(len(part), func(from, to int) error {
 			_, err := l.LoadFile(ctx, fmt.Sprintf("%s%s%d-%d", file, partSeparator, first+int64(from), first+int64(to)), each(part[from:to]))
+			if fault.Of(err) == fault.Poison {
+				l.unsure = false // nothing of it is durable
+			}
 			return err
 		}, func(i int, reason error) error {
 			count--
