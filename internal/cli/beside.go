@@ -140,7 +140,7 @@ func (b *beside) request() control.ImportRequest {
 	o := b.o
 	q := control.ImportRequest{ID: b.id, Options: control.Options{
 		Only: o.Only, CompanyIDs: o.CompanyIDs, LocationIDs: o.LocationIDs, TimeOffset: o.TimeOffset, SchemaOnly: o.SchemaOnly,
-		NoDelete: o.NoDelete, AllowEmpty: o.AllowEmpty, Parallel: o.Parallel,
+		NoDelete: o.NoDelete, AllowEmpty: o.AllowEmpty, Strict: o.Strict, Parallel: o.Parallel,
 	}}
 	if b.urlGiven {
 		q.Destination = reconciler.Named(o.URL.Reveal(), b.p.Lookup).Identity

@@ -91,8 +91,8 @@ func TestImport_AsksTheRunningServer(t *testing.T) {
 		outcome: snapshot.Report{Tables: []snapshot.TableReport{{Table: "order", Rows: 5, Files: 1, Bytes: 2048}}, Rows: 5, Elapsed: time.Second},
 	}
 	dir := operate(t, o)
-	stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--no-confirm", "--only", "order,part", "--companyIds", "c", "--no-delete", "--allow-empty", "--single", "--timeOffset", "2026-11-01T00:00:00Z")
-	want := snapshot.Options{Only: []string{"order", "part"}, CompanyIDs: []string{"c"}, TimeOffset: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), NoDelete: true, AllowEmpty: true, Parallel: 1}
+	stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--no-confirm", "--only", "order,part", "--companyIds", "c", "--no-delete", "--allow-empty", "--strict", "--single", "--timeOffset", "2026-11-01T00:00:00Z")
+	want := snapshot.Options{Only: []string{"order", "part"}, CompanyIDs: []string{"c"}, TimeOffset: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), NoDelete: true, AllowEmpty: true, Strict: true, Parallel: 1}
 	if diff := cmp.Diff(want, o.options); diff != "" || o.identity != "" {
 		t.Errorf("destination %q: %s", o.identity, diff)
 	}

@@ -33,9 +33,10 @@ import (
 func newDeadLetters(p Process, common *config.CommonFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dlq",
-		Short: "See, replay or drop the events that could not be applied",
-		Long: `The dead-letter queue holds the events that could never be applied, each with the
-reason. Mend the reason, then replay; or drop what you do not need.`,
+		Short: "See, replay or drop the events and rows that could not be applied",
+		Long: `The dead-letter queue holds the events that could never be applied, and the rows that
+an import could not load, each with the reason. Fix the reason, then replay; or drop what
+you do not need.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -54,7 +55,7 @@ func bindFilter(cmd *cobra.Command) *filterFlags {
 	f := &filterFlags{flags: cmd.Flags()}
 	cmd.Flags().StringVar(&f.filter.Table, "table", "", "only of this `table`")
 	cmd.Flags().StringVar(&f.filter.Operation, "operation", "", "only INSERT, UPDATE or DELETE")
-	cmd.Flags().StringVar(&f.filter.Stage, "stage", "", "only those rejected at this `stage`: decode, schema or apply")
+	cmd.Flags().StringVar(&f.filter.Stage, "stage", "", "only those rejected at this `stage`: decode, schema, apply or import")
 	cmd.Flags().StringVar(&f.since, "since", "", "only those rejected since this `time`, as 2026-01-31T00:00:00Z, or this long ago, as 24h")
 	return f
 }
@@ -75,7 +76,7 @@ func (f *filterFlags) resolve(ids []string) (dlq.Filter, error) {
 		known []string
 	}{
 		"operation": {strings.ToUpper(f.filter.Operation), []string{"INSERT", "UPDATE", "DELETE"}},
-		"stage":     {f.filter.Stage, []string{"decode", "schema", "apply"}},
+		"stage":     {f.filter.Stage, []string{"decode", "schema", "apply", dlq.StageImport}},
 	} {
 		if of.value != "" && !slices.Contains(of.known, of.value) {
 			return f.filter, usagef("--%s: want one of %s", name, strings.Join(of.known, ", "))
@@ -183,6 +184,9 @@ func newDeadLetterShow(p Process, common *config.CommonFlags) *cobra.Command {
 				return err
 			}
 			w := out(cmd)
+			if e.File != "" {
+				fmt.Fprintf(w, "file:      %s\nline:      %d\njob:       %s\n", e.File, e.Line, e.Job)
+			}
 			fmt.Fprintf(w, "id:        %s\nrejected:  %s\nsubject:   %s\nsequence:  %d\nevent:     %s\ntable:     %s\noperation: %s\nstage:     %s\nreason:    %s\nencoding:  %s\n\n",
 				e.ID, e.Time.UTC().Format(time.RFC3339), e.Subject, e.Sequence, dash(e.EventID), dash(e.Table), dash(e.Operation), e.Stage, e.Reason, dash(e.Encoding))
 			_, err = fmt.Fprintln(w, strings.TrimSuffix(legible(&e), "\n"))
@@ -261,8 +265,9 @@ func newDeadLetterReplay(p Process, common *config.CommonFlags) *cobra.Command {
 leaves the queue; what is rejected again stays, with the new reason. An entry
 whose row has changed since, or whose table was imported whole since, is not applied,
 unless --force is given: it would put an old row over a newer one. If the row is not known, because
-the entry cannot be decoded, any change of its table counts. The server must not run
-meanwhile.`,
+the entry cannot be decoded, any change of its table counts. A row that an import left out is
+written if that import is still the last one of its table; a line that is no row stays. The
+server must not run meanwhile.`,
 	}
 	flags := bindFilter(cmd)
 	server := config.BindServer(cmd.Flags())
@@ -278,6 +283,7 @@ meanwhile.`,
 				return usage(err)
 			}
 			done, err := replay(cmd.Context(), p, s, o, force, func(apply func(context.Context, dlq.Entry) error) (dlq.Replayed, error) {
+				filter.Destination = reconciler.Named(o.URL.Reveal(), p.Lookup).Identity
 				return q.Replay(cmd.Context(), filter, force, apply)
 			})
 			fmt.Fprintf(out(cmd), "%d applied, %d rejected again, %d superseded\n", done.Applied, done.Rejected, done.Superseded)
@@ -315,29 +321,11 @@ func replay(ctx context.Context, p Process, s *setup, o config.Server, force boo
 	defer destination.Close(hard(ctx))
 	r := replayer{driver: driver, destination: destination, tables: tables}
 	if !force {
-		if r.imported, err = imported(dir, reconciler.Named(o.URL.Reveal(), p.Lookup)); err != nil {
+		if r.imported, err = dir.Snapshots(reconciler.Named(o.URL.Reveal(), p.Lookup)); err != nil {
 			return dlq.Replayed{}, err
 		}
 	}
 	return each(r.apply)
-}
-
-// imported returns the time of the last snapshot that replaced every row of the
-// destination, by table. Of other rows, and after the import of another server, newer
-// changes come by the stream, which marks the entries that they make obsolete.
-func imported(dir *state.Dir, at state.Destination) (map[string]cdc.Timestamp, error) {
-	all, err := dir.Snapshots(at)
-	if err != nil {
-		return nil, err
-	}
-	clocks := make(map[string]cdc.Timestamp)
-	for table, snap := range all {
-		clock := snap.Replaced()
-		if !clock.IsZero() {
-			clocks[table] = clock
-		}
-	}
-	return clocks, nil
 }
 
 // errNoDestination says that a command needs a destination.
@@ -363,18 +351,44 @@ type replayer struct {
 	driver      sink.Driver
 	destination sink.Sink
 	tables      *schema.Catalogue
-	imported    map[string]cdc.Timestamp // times of snapshots, whose rows are not replaced
+	// imported are the last snapshots of tables, whose rows are not replaced; nil: they are.
+	imported map[string]state.Snapshot
+}
+
+// superseded reports whether a snapshot holds a later state of the row. Of other rows than
+// a snapshot replaced, and after the import of another server, newer changes come by the
+// stream, which marks the entries that they make obsolete.
+func (r replayer) superseded(entry *dlq.Entry, e *cdc.Event) bool {
+	last := r.imported[e.Table]
+	if entry.Stage == dlq.StageImport {
+		return r.imported != nil && last.Job != entry.Job
+	}
+	clock := last.Replaced()
+	return !clock.IsZero() && !e.Clock.IsZero() && e.Clock.Compare(clock) <= 0
 }
 
 func (r replayer) apply(ctx context.Context, entry dlq.Entry) error {
 	e := &cdc.Event{Position: entry.Position()}
-	if err := cdc.NewDecoder().Decode(e, entry.Payload, entry.Encoding); err != nil {
+	err := cdc.NewDecoder().Decode(e, entry.Payload, entry.Encoding)
+	switch {
+	case err == nil:
+		err = r.write(ctx, entry, e)
+	case entry.Stage == dlq.StageImport: // a line that is no row
+		return fault.Mark(fault.Poison, errors.New(entry.Reason))
+	default:
 		return fault.Mark(fault.Poison, err)
 	}
+	if entry.Stage == dlq.StageImport && fault.Of(err) == fault.Poison {
+		err = fault.Mark(fault.Poison, fmt.Errorf("file %s, line %d: %w", entry.File, entry.Line, err))
+	}
+	return err
+}
+
+func (r replayer) write(ctx context.Context, entry dlq.Entry, e *cdc.Event) error {
 	if err := schema.CheckTable(e.Table); err != nil {
 		return err
 	}
-	if clock, ok := r.imported[e.Table]; ok && !e.Clock.IsZero() && e.Clock.Compare(clock) <= 0 {
+	if r.superseded(&entry, e) {
 		return dlq.ErrSuperseded
 	}
 	var b change.Builder

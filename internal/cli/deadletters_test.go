@@ -355,7 +355,7 @@ func TestDeadLetters_ChooseNothingByEmptyValues(t *testing.T) {
 		"drop --all --operation ~":    "--operation: its value is empty",
 		"drop 0":                      `several entries begin with "0"`,
 		"list --table ~":              "--table: its value is empty",
-		"list --stage decoding":       "--stage: want one of decode, schema, apply",
+		"list --stage decoding":       "--stage: want one of decode, schema, apply, import",
 		"list --operation removed":    "--operation: want one of INSERT, UPDATE, DELETE",
 	} {
 		args := []string{"dlq"}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/control"
+	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/drivers"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/reconciler"
@@ -33,6 +34,10 @@ live tables, and put in their place once a table is whole; until then, and if
 anything fails, the old rows stay. An import that was interrupted goes on where
 it was when it is run again. Afterwards, eds server follows every change from
 exactly the time of the snapshot.
+
+A row that cannot be loaded, because of a bad value or a constraint of yours, is left
+out and becomes a dead letter; see eds dlq list. The exit code is 1 then. With --strict,
+and if it is more than 100 of 1,000 rows, the table fails and keeps its rows.
 
 If a server runs with the same data directory, it does the import, and this command
 shows its progress. Ctrl-C ends only the command: --watch ID shows the import again,
@@ -135,10 +140,16 @@ func (im *importer) run(ctx context.Context) error {
 		return err
 	}
 	defer destination.Close(hard(ctx))
+	var dead *dlq.Queue
+	if !im.s.looks {
+		if dead, err = dlq.Open(dir.Path("dlq")); err != nil {
+			return err
+		}
+	}
 
 	observe, finish := im.display()
 	report, err := snapshot.Run(ctx, snapshot.Config{
-		HQ: client, Schemas: schema.NewCatalogue(client, dir), Sink: destination, State: dir, Destination: at, ID: env.ID,
+		HQ: client, Schemas: schema.NewCatalogue(client, dir), Sink: destination, State: dir, Dead: dead, Destination: at, ID: env.ID,
 		Logger: im.s.logger, Observe: observe, Confirm: im.confirm, Present: client.Present, Options: im.options(),
 	})
 	finish()
@@ -167,7 +178,7 @@ func (im *importer) options() snapshot.Options {
 	o := im.o
 	return snapshot.Options{
 		Only: o.Only, CompanyIDs: o.CompanyIDs, LocationIDs: o.LocationIDs, TimeOffset: o.TimeOffset, SchemaOnly: o.SchemaOnly,
-		ValidateOnly: o.ValidateOnly, DryRun: o.DryRun, NoDelete: o.NoDelete, AllowEmpty: o.AllowEmpty, NoCleanup: o.NoCleanup, JobID: o.JobID, Dir: o.Dir, DownloadDir: o.DownloadDir, Parallel: o.Parallel,
+		ValidateOnly: o.ValidateOnly, DryRun: o.DryRun, NoDelete: o.NoDelete, AllowEmpty: o.AllowEmpty, Strict: o.Strict, NoCleanup: o.NoCleanup, JobID: o.JobID, Dir: o.Dir, DownloadDir: o.DownloadDir, Parallel: o.Parallel,
 	}
 }
 
@@ -238,8 +249,11 @@ func (im *importer) conclude(report snapshot.Report, err error) error {
 	case im.o.DryRun:
 		return im.printPlan(report.Plan)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		err = tablesError{err}
+	case report.Refused > 0:
+		err = tablesError{fmt.Errorf("%d rows could not be loaded; the tables have all others; see: eds dlq list", report.Refused)}
 	}
 	return errors.Join(im.printReport(report), err)
 }
@@ -302,6 +316,9 @@ func (im *importer) printReport(r snapshot.Report) error {
 		case table.Earlier:
 			result = "done before"
 		}
+		if table.Refused > 0 {
+			result += fmt.Sprintf(", %d rows refused", table.Refused)
+		}
 		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%s\t\n", table.Table, table.Rows, table.Files, table.Bytes, result)
 	}
 	if err := t.Flush(); err != nil {
@@ -309,6 +326,9 @@ func (im *importer) printReport(r snapshot.Report) error {
 	}
 	rate := float64(r.Rows) / max(r.Elapsed.Seconds(), 0.001)
 	_, err := fmt.Fprintf(im.out, "\n%d rows of %d tables in %v, %.0f rows/s.\n", r.Rows, len(r.Tables)-failed-kept-absent, r.Elapsed.Round(10*time.Millisecond), rate)
+	if r.Refused > 0 {
+		fmt.Fprintf(im.out, "%d rows could not be loaded. eds dlq list shows each with its file, line and reason; once the reason is gone, eds dlq replay brings them in.\n", r.Refused)
+	}
 	if failed > 0 {
 		fmt.Fprintf(im.out, "%d tables failed; the rows that they had stay. Run the import again to go on with them.\n", failed)
 	}

@@ -6,7 +6,8 @@ import (
 	"io"
 )
 
-// tablesError says that an import failed for some tables, after its report was printed.
+// tablesError says that an import failed for some tables, or left rows out, after its
+// report was printed.
 type tablesError struct{ error }
 
 func (e tablesError) Unwrap() error { return e.error }

@@ -153,6 +153,7 @@ type Import struct {
 	NoCleanup    bool
 	NoDelete     bool
 	AllowEmpty   bool
+	Strict       bool
 	SchemaOnly   bool
 	ValidateOnly bool
 	TimeOffset   time.Time // zero for none

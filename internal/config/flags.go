@@ -252,6 +252,7 @@ func BindImport(fs *pflag.FlagSet) *ImportFlags {
 	fs.BoolVar(&v.NoCleanup, "no-cleanup", false, "keep the downloaded files")
 	fs.BoolVar(&v.NoDelete, "no-delete", false, "write over the rows that are there rather than replacing the tables")
 	fs.BoolVar(&v.AllowEmpty, "allow-empty", false, "empty tables of which the snapshot has no rows rather than keeping them")
+	fs.BoolVar(&v.Strict, "strict", false, "fail a table if one of its rows cannot be loaded, rather than leaving the row out")
 	fs.BoolVar(&v.SchemaOnly, "schema-only", false, "make the tables and load no rows")
 	fs.BoolVar(&v.ValidateOnly, "validate-only", false, "check the key and that the destination can be written; nothing stays there")
 	fs.StringVar(&f.timeOffset, "timeOffset", "", "only rows changed since this `time`, like 2026-01-31T00:00:00Z")

@@ -93,7 +93,7 @@ func TestEveryFlagOfTheServer(t *testing.T) {
 
 func TestEveryFlagOfImport(t *testing.T) {
 	got, err := imports([]string{
-		"--job-id", "j", "--dir", "d", "--dry-run", "--no-confirm", "--no-cleanup", "--no-delete", "--allow-empty", "--schema-only", "--validate-only",
+		"--job-id", "j", "--dir", "d", "--dry-run", "--no-confirm", "--no-cleanup", "--no-delete", "--allow-empty", "--strict", "--schema-only", "--validate-only",
 		"--timeOffset", "2026-01-31T18:30:00+02:00", "--parallel", "8", "--only", "order,part", "--companyIds", "c", "--locationIds", "l,m",
 		"--url", "file:///x", "--api-key", "K", "--api-url", "https://x", "--schema-validator", "r",
 	}, nil, config.File{UpdateStrategy: config.After})
@@ -103,7 +103,7 @@ func TestEveryFlagOfImport(t *testing.T) {
 	want := config.Import{
 		Common: config.Common{DataDir: filepath.FromSlash("/somewhere/data")}, HQ: config.HQ{APIKey: config.NewSecret("K"), APIURL: "https://x"},
 		URL: config.NewSecret("file:///x"), UpdateStrategy: config.After, SchemaValidator: "r", JobID: "j", Dir: "d", DryRun: true, NoConfirm: true,
-		NoCleanup: true, NoDelete: true, AllowEmpty: true, SchemaOnly: true, ValidateOnly: true, TimeOffset: time.Date(2026, 1, 31, 16, 30, 0, 0, time.UTC), Parallel: 8,
+		NoCleanup: true, NoDelete: true, AllowEmpty: true, Strict: true, SchemaOnly: true, ValidateOnly: true, TimeOffset: time.Date(2026, 1, 31, 16, 30, 0, 0, time.UTC), Parallel: 8,
 		Only: []string{"order", "part"}, CompanyIDs: []string{"c"}, LocationIDs: []string{"l", "m"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

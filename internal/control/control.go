@@ -73,13 +73,14 @@ type Options struct {
 	SchemaOnly  bool      `json:"schemaOnly,omitempty"`
 	NoDelete    bool      `json:"noDelete,omitempty"`
 	AllowEmpty  bool      `json:"allowEmpty,omitempty"`
+	Strict      bool      `json:"strict,omitempty"`
 	Parallel    int       `json:"parallel,omitempty"` // tables at a time; 0: the server decides
 }
 
 func (o Options) snapshot() snapshot.Options {
 	return snapshot.Options{
 		Only: o.Only, CompanyIDs: o.CompanyIDs, LocationIDs: o.LocationIDs, TimeOffset: o.TimeOffset, SchemaOnly: o.SchemaOnly,
-		NoDelete: o.NoDelete, AllowEmpty: o.AllowEmpty, Parallel: o.Parallel,
+		NoDelete: o.NoDelete, AllowEmpty: o.AllowEmpty, Strict: o.Strict, Parallel: o.Parallel,
 	}
 }
 

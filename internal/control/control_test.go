@@ -104,7 +104,7 @@ func TestImport_CarriesOptionsProgressAndOutcome(t *testing.T) {
 	}
 	options := control.Options{
 		Only: []string{"order", "part"}, CompanyIDs: []string{"c"}, LocationIDs: []string{"l"}, TimeOffset: time.Unix(1_800_000_000, 0).UTC(),
-		SchemaOnly: true, NoDelete: true, AllowEmpty: true, Parallel: 3,
+		SchemaOnly: true, NoDelete: true, AllowEmpty: true, Strict: true, Parallel: 3,
 	}
 	steps := []step{
 		{snapshot.Progress{Table: "order", Phase: snapshot.Loading, Rows: 5, Bytes: 6, Downloaded: 7, TotalBytes: 8, Files: 1, TotalFiles: 2}, snapshot.Totals{Tables: 2, Rows: 5, Bytes: 6, Downloaded: 7, TotalBytes: 8, Unsized: 1}},
@@ -113,10 +113,10 @@ func TestImport_CarriesOptionsProgressAndOutcome(t *testing.T) {
 	report := snapshot.Report{
 		Plan: snapshot.Plan{Job: "j", Mode: sink.Merge},
 		Tables: []snapshot.TableReport{
-			{Table: "order", Rows: 5, Bytes: 6, Files: 2, Clock: cdc.Timestamp{Wall: 1 << 60, Logical: 9}, Earlier: true},
+			{Table: "order", Rows: 5, Refused: 2, Bytes: 6, Files: 2, Clock: cdc.Timestamp{Wall: 1 << 60, Logical: 9}, Earlier: true},
 			{Table: "part", Kept: true, Final: true, Err: errors.New("no rows of it")},
 		},
-		Rows: 5, Bytes: 6, Elapsed: time.Minute,
+		Rows: 5, Refused: 2, Bytes: 6, Elapsed: time.Minute,
 	}
 	failed := &snapshot.TablesError{Failed: report.Tables[1:], Of: 2}
 	var got request
@@ -142,7 +142,7 @@ func TestImport_CarriesOptionsProgressAndOutcome(t *testing.T) {
 
 	want := request{importID, "postgres://h/db", snapshot.Options{
 		Only: options.Only, CompanyIDs: options.CompanyIDs, LocationIDs: options.LocationIDs, TimeOffset: options.TimeOffset,
-		SchemaOnly: true, NoDelete: true, AllowEmpty: true, Parallel: 3,
+		SchemaOnly: true, NoDelete: true, AllowEmpty: true, Strict: true, Parallel: 3,
 	}}
 	if diff := cmp.Diff(want, got); diff != "" || accepted != importID {
 		t.Errorf("id %q: %s", accepted, diff)

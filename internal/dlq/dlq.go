@@ -1,10 +1,12 @@
-// Package dlq is the dead-letter queue: the events that can never be applied,
-// kept on disk with the reason until a person replays or drops them.
+// Package dlq is the dead-letter queue: the events that can never be applied, and the
+// rows that an import could not load, kept on disk with the reason until the operator
+// replays or drops them.
 //
 // Each entry is one file of the queue's directory, readable by its owner only:
 // a line of JSON, which is the entry without its payload, then the payload as
 // it came. The file is named after the event's position, so that names sort in
-// stream order and an event that is rejected twice is kept once. Its extension
+// stream order and an event that is rejected twice is kept once; that of a row, after
+// its import, file and line. Its extension
 // is .event, or .superseded once a newer change of the same row has been
 // applied, over which the event must not be replayed.
 package dlq
@@ -25,9 +27,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-// Entry is one rejected event.
+// Entry is one rejected event, or one row of an import, which has no position and whose
+// payload is the INSERT that stands for it, or its line if that is no row.
 type Entry struct {
-	ID         string    `json:"-"` // names the entry; from its position
+	ID         string    `json:"-"` // names the entry
 	Superseded bool      `json:"-"` // a newer change of the row has been applied
 	Sequence   uint64    `json:"sequence"`
 	Stored     int64     `json:"stored"` // nanoseconds since 1970
@@ -36,12 +39,18 @@ type Entry struct {
 	Operation  string    `json:"operation,omitempty"` // likewise
 	EventID    string    `json:"eventId,omitempty"`
 	Keys       []string  `json:"keys"`  // change.LetterKeys; none if it may concern any row of the table
-	Stage      string    `json:"stage"` // what rejected it: decode, schema, apply
+	Stage      string    `json:"stage"` // what rejected it: decode, schema, apply, import
 	Reason     string    `json:"reason"`
 	Time       time.Time `json:"time"` // of the rejection
 	Encoding   string    `json:"encoding,omitempty"`
 	Size       int       `json:"size"` // of the payload, in bytes
 	Payload    []byte    `json:"-"`    // filled by Show and Replay, not by List
+
+	// Of the row of an import only:
+	Destination string `json:"destination,omitempty"` // identity of the one that refused it
+	Job         string `json:"job,omitempty"`         // the export that it comes from
+	File        string `json:"file,omitempty"`
+	Line        int64  `json:"line,omitempty"` // of the file, from 1
 }
 
 // Position returns the event's place in the stream.
@@ -147,7 +156,12 @@ func idOf(p cdc.Position) string { return fmt.Sprintf("%020d-%019d", p.Sequence,
 // Put adds an entry. When it returns nil the entry is durable. An entry of the
 // same position is replaced.
 func (q *Queue) Put(e Entry) error {
-	e.ID, e.Size = idOf(e.Position()), len(e.Payload)
+	e.ID = idOf(e.Position())
+	return q.put(e)
+}
+
+func (q *Queue) put(e Entry) error {
+	e.Size = len(e.Payload)
 	if e.Keys == nil {
 		e.Keys = []string{} // they are known to be none
 	}

@@ -24,6 +24,9 @@ type Filter struct {
 	Until     time.Time // rejected before
 	// Superseded chooses the superseded entries only, Waiting the others only.
 	Superseded, Waiting bool
+	// Destination leaves out the rows of imports into other destinations than the one of
+	// this identity.
+	Destination string
 }
 
 func (f *Filter) match(e *Entry) bool {
@@ -33,6 +36,8 @@ func (f *Filter) match(e *Entry) bool {
 	case !f.Since.IsZero() && e.Time.Before(f.Since), !f.Until.IsZero() && !e.Time.Before(f.Until):
 		return false
 	case f.Superseded && !e.Superseded, f.Waiting && e.Superseded:
+		return false
+	case f.Destination != "" && e.Destination != "" && f.Destination != e.Destination:
 		return false
 	}
 	return len(f.IDs) == 0 || slices.ContainsFunc(f.IDs, func(id string) bool { return strings.HasPrefix(e.ID, id) })

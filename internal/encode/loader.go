@@ -82,11 +82,44 @@ func (l *load) Loaded(file string) bool { return l.loaded[file] }
 
 // LoadFile applies the rows of a file, batch by batch.
 func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
-	var n int64
-	var b change.Builder
+	from := Origin{Job: l.job, File: file, Table: l.table}
+	n, err := l.eachBatch(rows, func(events []*cdc.Event, _ int64) error { return l.apply(ctx, events, &from) })
+	if err != nil {
+		return 0, err
+	}
+	return n, l.note(ctx, file)
+}
+
+// LoadRows halves batches that are refused. Those before the first one are what they are
+// of LoadFile, so that they replace them.
+func (l *load) LoadRows(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error) (int64, error) {
+	from := Origin{Job: l.job, File: file, Table: l.table}
+	var out int64
+	splitter := change.NewSplitter(l.table)
+	n, err := l.eachBatch(rows, func(events []*cdc.Event, first int64) error {
+		return sink.Isolate(len(events), func(a, b int) error { return l.apply(ctx, events[a:b], &from) }, func(i int, reason error) error {
+			out++
+			e := events[i]
+			spans, err := splitter.Split(e.After)
+			if err != nil {
+				return err
+			}
+			return refused(&change.Row{Image: e.After, Spans: spans, Op: e.Op, Clock: e.Clock}, first+int64(i), reason)
+		})
+	})
+	if err != nil {
+		return 0, err
+	}
+	return n - out, l.note(ctx, file)
+}
+
+// eachBatch calls do with the events of the rows, as many at a time as the limits say,
+// and the number of the first. It returns how many rows there were.
+func (l *load) eachBatch(rows iter.Seq2[*change.Row, error], do func(events []*cdc.Event, first int64) error) (n int64, err error) {
 	limits := l.loader.Limits
 	decoder := cdc.NewDecoder()
-	from := Origin{Job: l.job, File: file, Table: l.table}
+	var events []*cdc.Event
+	size := 0
 	for row, err := range rows {
 		if err != nil {
 			return 0, err
@@ -96,28 +129,38 @@ func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change
 		if err := decoder.Decode(e, AppendImported(nil, l.table, row), ""); err != nil {
 			return 0, &sink.RowError{Row: n, Err: err}
 		}
-		b.Add(e, change.Effect{})
-		if b.Len() >= limits.Rows || b.Bytes() >= limits.Bytes {
-			if err := l.apply(ctx, b.Batch(), &from); err != nil {
-				return 0, err
-			}
+		events, size = append(events, e), size+len(e.Payload)
+		if len(events) < limits.Rows && size < limits.Bytes {
+			continue
 		}
-	}
-	if b.Len() > 0 {
-		if err := l.apply(ctx, b.Batch(), &from); err != nil {
+		if err := do(events, n-int64(len(events))+1); err != nil {
 			return 0, err
 		}
+		events, size = nil, 0
 	}
+	if len(events) == 0 {
+		return n, nil
+	}
+	return n, do(events, n-int64(len(events))+1)
+}
+
+// note remembers that the file is loaded.
+func (l *load) note(ctx context.Context, file string) error {
 	if l.loader.Journal != nil {
 		if err := l.loader.Journal.Add(ctx, l.job, l.table.Name, file); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	l.loaded[file] = true
-	return n, nil
+	return nil
 }
 
-func (l *load) apply(ctx context.Context, b *change.Batch, from *Origin) error {
+func (l *load) apply(ctx context.Context, events []*cdc.Event, from *Origin) error {
+	var builder change.Builder
+	for _, e := range events {
+		builder.Add(e, change.Effect{})
+	}
+	b := builder.Batch()
 	l.loader.mu.Lock()
 	defer l.loader.mu.Unlock()
 	from.Batch++

@@ -160,8 +160,11 @@ func (d *desired) finish(job *importJob, err error) {
 		return
 	}
 	answer := state.ImportOutcome{ID: job.ID}
-	if err != nil {
+	switch {
+	case err != nil:
 		answer.Error = err.Error()
+	case job.report.Refused > 0:
+		answer.Note = fmt.Sprintf("%d rows could not be loaded; the tables have all others; see: eds dlq list", job.report.Refused)
 	}
 	d.Answers = append(d.Answers, answer)
 }

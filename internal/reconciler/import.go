@@ -113,7 +113,7 @@ func (r *run) importSnapshot(ctx context.Context, d *Destination, request Import
 	}
 	r.Logger.Info("importing, as requested", "id", request.ID, "byHQ", request.HQ, "only", options.Only, "schemaOnly", options.SchemaOnly, "destination", d.Masked, "onlyCompanies", options.CompanyIDs)
 	report, err = snapshot.Run(ctx, snapshot.Config{
-		HQ: r.HQ, Schemas: r.Tables, Sink: destination, State: r.State, Destination: d.Destination, ID: env.ID,
+		HQ: r.HQ, Schemas: r.Tables, Sink: destination, State: r.State, Dead: r.Dead, Destination: d.Destination, ID: env.ID,
 		Logger: r.Logger, Present: r.HQ.Present, Observe: observe, Options: options, BringForward: r.bringForward,
 	})
 	if failed := new(snapshot.TablesError); errors.As(err, &failed) {
@@ -122,7 +122,7 @@ func (r *run) importSnapshot(ctx context.Context, d *Destination, request Import
 	if err != nil {
 		return report, err
 	}
-	r.Logger.Info("imported", "tables", len(report.Tables), "rows", report.Rows, "took", report.Elapsed.Round(time.Millisecond))
+	r.Logger.Info("imported", "tables", len(report.Tables), "rows", report.Rows, "refused", report.Refused, "took", report.Elapsed.Round(time.Millisecond))
 	return report, nil
 }
 

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -133,6 +134,36 @@ func TestImport_KeepsTablesThatHQHasNoRowsFor(t *testing.T) {
 	}
 	if counts := vendorsOf(t, url); counts["here"] != 1 || len(counts) != 1 {
 		t.Errorf("the vendors of companies are %v", counts)
+	}
+}
+
+// TestImport_NamesRowsThatCouldNotBeLoaded: the import has succeeded, and HQ is told of the
+// rows that it has left out.
+func TestImport_NamesRowsThatCouldNotBeLoaded(t *testing.T) {
+	h := startHQ(t, localhq.Options{})
+	h.Disturb(func(r *http.Request) localhq.Fault {
+		if !strings.HasPrefix(r.URL.Path, "/storage/exports/") || !strings.Contains(r.URL.Path, "-vendor-") {
+			return nil
+		}
+		return func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				recorded := httptest.NewRecorder()
+				next.ServeHTTP(recorded, r)
+				z := gzip.NewWriter(recorded.Body) // what follows is one file with what is there
+				if _, err := z.Write([]byte("[]\n")); err != nil || z.Close() != nil {
+					t.Errorf("write an export file: %v", err)
+				}
+				_, _ = w.Write(recorded.Body.Bytes())
+			})
+		}
+	})
+	url := "sqlite://" + filepath.Join(t.TempDir(), "shop.db")
+	answer := importFor(t, h, url, unlimited)
+	if message, _ := answer["message"].(string); answer["success"] != true || !strings.HasPrefix(message, "1 rows could not be loaded;") {
+		t.Errorf("HQ is answered %v", answer)
+	}
+	if counts := vendorsOf(t, url); len(counts) == 0 {
+		t.Error("the vendors were not imported")
 	}
 }
 

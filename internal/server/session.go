@@ -209,7 +209,11 @@ func (sh *shift) answerImport(ctx context.Context, answer state.ImportOutcome) e
 	if !sh.conn.IsConnected() {
 		return nats.ErrConnectionReconnecting // it would be sent later, and again
 	}
-	if err := sh.line.Answer("import", sh.line.Outcome("", failed)); err != nil {
+	outcome := sh.line.Outcome("", failed)
+	if failed == nil {
+		outcome.Message = answer.Note
+	}
+	if err := sh.line.Answer("import", outcome); err != nil {
 		return err
 	}
 	// The session may end meanwhile, but not the answer.

@@ -154,6 +154,17 @@ type Resumer interface {
 	Resume(files []string)
 }
 
+// RowLoad is a Load that can leave out the rows of a file that the destination refuses.
+type RowLoad interface {
+	// LoadRows is LoadFile for a file of which LoadFile has refused a row as poison: it
+	// loads the others, which takes longer. It calls refused, in order, with each row
+	// that it leaves out, the row's number within the file, from 1, and why. The row is
+	// valid during the call, and an error that refused returns fails the file. Of a file
+	// that fails rows may be staged, but it does not count as loaded, and loading it
+	// again converges. It returns how many rows were loaded.
+	LoadRows(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(row *change.Row, number int64, reason error) error) (int64, error)
+}
+
 // Reader is a sink whose rows can be read back, to be compared with the source.
 type Reader interface {
 	// Read yields every row of the table, in any order, as raw JSON values by

@@ -3,11 +3,13 @@ package snapshot
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
@@ -72,8 +74,16 @@ type block struct {
 	rows []change.Row
 	// lines are the rows' lines, counted from the block's first.
 	lines []int
+	bad   []badLine
 	last  bool       // nothing follows
 	err   *FileError // what ends the file after these rows; nil at its proper end
+}
+
+// badLine is a line that is no row of the table.
+type badLine struct {
+	line int64 // of the file
+	text []byte
+	err  error
 }
 
 // fileDecoder decodes one export file: gzipped NDJSON, a row object a line.
@@ -86,12 +96,31 @@ type fileDecoder struct {
 	unknown func(name []byte)
 	// passed is called after each block of rows, with the number of rows.
 	passed func(rows int)
+	// refused, where set, is called after each block of rows with the lines in it that are
+	// no rows, and why; its error ends the rows. The text is valid during the call. Nil:
+	// such a line ends the rows.
+	refused func(line int64, text []byte, reason error) error
 
-	row     int64 // number of the last row yielded, from 1
-	line    int64 // its line
-	gapless bool  // every row's line is its number
-	err     error // the error yielded
-	ended   bool  // every row was yielded
+	row   int64 // number of the last row yielded, from 1
+	line  int64 // its line
+	gaps  []gap // what lies between rows, ascending
+	err   error // the error yielded
+	ended bool  // every row was yielded
+}
+
+// gap is a row that does not follow in the line after the row before.
+type gap struct{ row, line int64 }
+
+// lineOf returns the line of a row that was yielded.
+func (d *fileDecoder) lineOf(row int64) int64 {
+	i, found := slices.BinarySearchFunc(d.gaps, row, func(g gap, row int64) int { return cmp.Compare(g.row, row) })
+	switch {
+	case found:
+		return d.gaps[i].line
+	case i == 0:
+		return row
+	}
+	return d.gaps[i-1].line + row - d.gaps[i-1].row
 }
 
 // Rows yields the file's rows. Unpacking, splitting, and what the caller does
@@ -109,7 +138,6 @@ func (d *fileDecoder) Rows(ctx context.Context, r io.Reader) iter.Seq2[*change.R
 			d.err = err
 			yield(nil, err)
 		}
-		d.gapless = true
 		free, unpacked, split := make(chan *block, blocks), make(chan *block, blocks), make(chan *block, blocks)
 		for range blocks {
 			free <- new(block)
@@ -123,14 +151,23 @@ func (d *fileDecoder) Rows(ctx context.Context, r io.Reader) iter.Seq2[*change.R
 				return
 			}
 			for i := range b.rows {
+				line := b.line + int64(b.lines[i])
 				d.row++
-				d.line = b.line + int64(b.lines[i])
-				d.gapless = d.gapless && d.line == d.row
+				if line != d.line+1 {
+					d.gaps = append(d.gaps, gap{d.row, line})
+				}
+				d.line = line
 				if !yield(&b.rows[i], nil) {
 					return
 				}
 			}
 			d.passed(len(b.rows))
+			for _, bad := range b.bad {
+				if err := d.refused(bad.line, bad.text, bad.err); err != nil {
+					fail(err)
+					return
+				}
+			}
 			if b.err != nil {
 				fail(b.err)
 				return
@@ -278,7 +315,7 @@ func (d *fileDecoder) drain(ctx context.Context, in <-chan *block, free chan<- *
 }
 
 func (d *fileDecoder) splitBlock(s *change.Splitter, b *block) *FileError {
-	b.rows, b.lines = b.rows[:0], b.lines[:0]
+	b.rows, b.lines, b.bad = b.rows[:0], b.lines[:0], b.bad[:0]
 	text := b.text
 	for n := 0; len(text) > 0; n++ {
 		line := text
@@ -291,6 +328,10 @@ func (d *fileDecoder) splitBlock(s *change.Splitter, b *block) *FileError {
 			continue
 		}
 		row, err := d.splitLine(s, line)
+		if err != nil && d.refused != nil {
+			b.bad = append(b.bad, badLine{b.line + int64(n), line, err})
+			continue
+		}
 		if err != nil {
 			return &FileError{File: d.name, Line: b.line + int64(n), Err: err}
 		}

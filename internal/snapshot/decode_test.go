@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -77,8 +78,8 @@ func TestRowsKeepTheirTextAndCarryTheFilesClock(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if d.gapless {
-		t.Error("blank lines were not noticed")
+	if lines := []int64{d.lineOf(1), d.lineOf(2), d.lineOf(3)}; !slices.Equal(lines, []int64{1, 4, 5}) {
+		t.Errorf("the rows are said to be in the lines %v", lines)
 	}
 }
 

@@ -116,11 +116,19 @@ func (l *diskLoad) Loaded(file string) bool {
 }
 
 func (l *diskLoad) LoadFile(_ context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
+	return l.load(file, rows, func(_ *change.Row, _ int64, err error) error { return err })
+}
+
+func (l *diskLoad) LoadRows(_ context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error) (int64, error) {
+	return l.load(file, rows, refused)
+}
+
+func (l *diskLoad) load(file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error) (int64, error) {
 	if err := l.d.check("load", l.table.Name, file); err != nil {
 		return 0, err
 	}
 	var text bytes.Buffer
-	n := 0
+	n, out := 0, 0
 	for row, err := range rows {
 		if err != nil {
 			return 0, fmt.Errorf("copy: %w", err)
@@ -130,6 +138,13 @@ func (l *diskLoad) LoadFile(_ context.Context, file string, rows iter.Seq2[*chan
 			err := l.d.row(n, row)
 			if errors.Is(err, errEnough) {
 				return int64(n), nil
+			}
+			if fault.Of(err) == fault.Poison {
+				if err := refused(row, int64(n), err); err != nil {
+					return 0, err
+				}
+				out++
+				continue
 			}
 			if err != nil {
 				return 0, err
@@ -150,7 +165,7 @@ func (l *diskLoad) LoadFile(_ context.Context, file string, rows iter.Seq2[*chan
 	l.d.mu.Lock()
 	l.d.loaded = append(l.d.loaded, file)
 	l.d.mu.Unlock()
-	return int64(n), l.d.check("loaded", l.table.Name, file)
+	return int64(n - out), l.d.check("loaded", l.table.Name, file)
 }
 
 func (l *diskLoad) Finish(context.Context) (int64, error) {
@@ -191,6 +206,13 @@ func (l *diskLoad) Finish(context.Context) (int64, error) {
 
 func (l *diskLoad) Discard(context.Context) error { return os.RemoveAll(l.dir) }
 func (l *diskLoad) Close(context.Context) error   { return l.d.check("close", l.table.Name, "") }
+
+var errLoadLost = fault.Mark(fault.Fatal, sink.ErrLoadLost)
+
+// forgetStage loses what is staged of a table.
+func (d *destination) forgetStage(table string) error {
+	return os.RemoveAll(filepath.Join(d.root, "stage", table))
+}
 
 // live returns the rows of a live table, sorted, or nil where there is none.
 func (d *destination) live(table string) []string {

@@ -302,6 +302,7 @@ func (r *run) fill(report *Report) {
 	report.Tables = slices.SortedFunc(maps.Values(r.results), func(a, b TableReport) int { return strings.Compare(a.Table, b.Table) })
 	for _, t := range report.Tables {
 		report.Rows += t.Rows
+		report.Refused += t.Refused
 		report.Bytes += t.Bytes
 	}
 	if r.keepsFiles() {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
 	"github.com/shopmonkeyus/eds/internal/schema"
@@ -38,6 +39,9 @@ type Config struct {
 	Schemas Schemas
 	Sink    sink.Sink
 	State   *state.Dir
+	// Dead takes the rows that cannot be loaded. If it is nil, such a row fails its table,
+	// as it does with Strict.
+	Dead *dlq.Queue
 	// Destination is the sink's. An import into another one is another import.
 	Destination state.Destination
 	// ID is the destination's if it has none of its own.
@@ -91,6 +95,9 @@ type Options struct {
 	OwnTables bool
 	// AllowEmpty lets a snapshot without rows empty a table; else the table is kept.
 	AllowEmpty bool
+	// Strict fails a table of which a row cannot be loaded; its rows stay. Else the row
+	// becomes a dead letter, and the table gets the others.
+	Strict bool
 	// NoCleanup keeps the downloaded files.
 	NoCleanup bool
 	// JobID is an export to load from, in the place of a new one.
@@ -130,6 +137,7 @@ type Report struct {
 	Plan    Plan
 	Tables  []TableReport // by name
 	Rows    int64
+	Refused int           // rows that could not be loaded, of tables that are in place
 	Bytes   int64         // of files, compressed
 	Elapsed time.Duration // since it was confirmed; 0 if nothing was begun
 	Dir     string        // where files were kept; "" where they were not
@@ -142,6 +150,7 @@ type TableReport struct {
 	// is how many this and earlier runs of the import loaded, less those of a file
 	// that was committed just when an earlier run was killed.
 	Rows    int64
+	Refused int // rows that could not be loaded, and are dead letters
 	Bytes   int64
 	Files   int
 	Clock   cdc.Timestamp // of the snapshot; zero if Err is set

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
@@ -42,6 +44,7 @@ type tableImport struct {
 	recorded string                      // id of the destination, if it records the snapshot
 	progress *tableProgress
 	unknown  map[string]bool
+	refused  refusals
 }
 
 func (r *run) newTable(job, name string, e exportTable) *tableImport {
@@ -84,6 +87,10 @@ func (t *tableImport) work(ctx context.Context) {
 	}
 	kept := errors.Is(err, sink.ErrWouldEmpty)
 	report := TableReport{Table: t.table.Name, Files: len(t.export.files), Kept: kept, Final: kept, Err: err}
+	if err == nil {
+		report.Refused, err = t.noteRefused(ctx)
+		report.Err = err
+	}
 	for _, f := range t.export.files {
 		report.Rows += t.known[f.name].Rows
 		report.Bytes += t.known[f.name].Bytes
@@ -153,6 +160,7 @@ func (t *tableImport) persistently(ctx context.Context) error {
 // the table in place.
 func (t *tableImport) attempt(ctx context.Context) (err error) {
 	t.progress.phase(Loading)
+	t.refused = refusals{}
 	load, err := t.loader.BeginLoad(ctx, t.job, t.table, t.mode, t.scope())
 	if err != nil {
 		return destinationError{fmt.Errorf("begin the load: %w", err)}
@@ -235,6 +243,9 @@ func (t *tableImport) keep(ctx context.Context, load sink.Load, err error) error
 	}
 	if failed := load.Discard(ctx); failed != nil {
 		return destinationError{fmt.Errorf("discard a load without rows: %w", failed)}
+	}
+	if t.refused.total > 0 {
+		return fmt.Errorf("all rows of the snapshot were refused, and the rows of the table are kept; see: eds dlq list --table %s", t.table.Name)
 	}
 	return fmt.Errorf("%w; they are kept; to empty the table, run: eds import --only %s --allow-empty", sink.ErrWouldEmpty, t.table.Name)
 }
@@ -323,10 +334,9 @@ func (t *tableImport) fetchFile(ctx context.Context, file string) error {
 // loadFile loads one file that was downloaded, and removes it where it was
 // loaded, or is damaged.
 func (t *tableImport) loadFile(ctx context.Context, load sink.Load, f exportFile) error {
-	d := &fileDecoder{name: f.name, table: t.table, clock: f.clock, limit: MaxLine, unknown: t.noteUnknown}
-	now, err := t.decode(ctx, load, d)
+	now, err := t.loadRows(ctx, load, f)
 	if err != nil {
-		return t.explain(ctx, d, f, err)
+		return err
 	}
 	t.known[f.name], t.counted[f.name] = now, true
 	t.files++
@@ -337,8 +347,8 @@ func (t *tableImport) loadFile(ctx context.Context, load sink.Load, f exportFile
 	return t.remove(f)
 }
 
-// decode has the destination load the rows of d, and tells of the progress.
-func (t *tableImport) decode(ctx context.Context, load sink.Load, d *fileDecoder) (now state.ImportFile, err error) {
+// decode has load load the rows of d, and tells of the progress.
+func (t *tableImport) decode(ctx context.Context, load func(context.Context, string, iter.Seq2[*change.Row, error]) (int64, error), d *fileDecoder) (now state.ImportFile, err error) {
 	file, err := os.Open(filepath.Join(t.dir, d.name))
 	if err != nil {
 		d.err = &FileError{File: d.name, Err: err}
@@ -353,7 +363,7 @@ func (t *tableImport) decode(ctx context.Context, load sink.Load, d *fileDecoder
 		told = state.ImportFile{Rows: rows, Bytes: bytes}
 	}
 	d.passed = func(n int) { tell(told.Rows + int64(n)) }
-	rows, err := load.LoadFile(ctx, d.name, d.Rows(ctx, reading))
+	rows, err := load(ctx, d.name, d.Rows(ctx, reading))
 	switch {
 	case err == nil && d.err != nil:
 		err = d.err // the sink should have said so
@@ -376,7 +386,7 @@ func (t *tableImport) explain(ctx context.Context, d *fileDecoder, f exportFile,
 	}
 	if d.err != nil { // what the sink makes of it does not matter
 		if e := new(FileError); errors.As(d.err, &e) && e.damaged() && f.url != "" {
-			return errors.Join(d.err, removeFile(filepath.Join(t.dir, f.name)))
+			return errors.Join(d.err, removeFile(filepath.Join(t.dir, f.name)), t.dropRefused(f))
 		}
 		return d.err
 	}
@@ -384,9 +394,7 @@ func (t *tableImport) explain(ctx context.Context, d *fileDecoder, f exportFile,
 	var row *sink.RowError
 	switch {
 	case errors.As(err, &row):
-		if d.gapless {
-			where.Line, where.Err = row.Row, row.Err
-		}
+		where.Line, where.Err = d.lineOf(row.Row), row.Err
 		// Whatever its class, the row will be refused again.
 		return destinationError{fault.Mark(max(fault.Of(err), fault.Poison), where)}
 	case fault.Of(err) == fault.Poison && d.row > 0:

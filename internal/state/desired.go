@@ -45,6 +45,7 @@ type RequestedImport struct {
 type ImportOutcome struct {
 	ID    string `json:"id"`
 	Error string `json:"error,omitempty"` // "" if it succeeded
+	Note  string `json:"note,omitempty"`  // what there is to say about one that succeeded
 }
 
 const desiredKey = "desired"

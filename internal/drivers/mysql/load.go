@@ -44,8 +44,9 @@ func (sh *shape) covered() bool {
 	return written == len(sh.columns)
 }
 
-// Stage makes a staging table: a copy of the live one, which it may replace, or
-// one of the columns that rows have. Either has the key as its primary key, so
+// Stage makes a staging table: a copy of the live one, which it may replace and whose
+// constraints rows are checked by as they are loaded, or one of the columns that rows
+// have. Either has the key as its primary key, so
 // that of rows loaded twice the last one stays, and has transactions, so that
 // nothing stays of a file that fails.
 func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
@@ -54,7 +55,7 @@ func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) 
 }
 
 func stageText(sh *shape, stage string) string {
-	if r := sh.layout.Real.Native.(*relation); r.transactional() && sh.fast && sh.covered() {
+	if r := sh.layout.Real.Native.(*relation); r.transactional() && sh.fast {
 		return "CREATE TABLE " + stage + " LIKE " + sh.table
 	}
 	return "CREATE TABLE " + stage + " (\n" + sh.definitions(sh.all(), true) + "\n) ENGINE=InnoDB DEFAULT" + utf8mb4 + " ROW_FORMAT=DYNAMIC"

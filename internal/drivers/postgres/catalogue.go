@@ -19,8 +19,18 @@ type relation struct {
 	// without triggers, rules, foreign keys from or to it, row security,
 	// partitions or heirs.
 	plain bool
+	// checked: rows are checked as they come, because no trigger changes them before.
+	checked bool
+	checks  []check
 	// uniques are the columns of each unique index that an upsert can name.
 	uniques [][]string
+}
+
+// check is a CHECK constraint.
+type check struct {
+	Name       string
+	Definition string
+	Columns    []string // that it is about
 }
 
 // attribute is what we know of a column beside what the engine does. Of a
@@ -71,6 +81,19 @@ SELECT c.relname, i.indisprimary,
  WHERE s.nspname = $1 AND c.relname IN (SELECT json_array_elements_text($2::json))
    AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
  ORDER BY c.relname, i.indisprimary DESC, i.indexrelid`
+
+// checkQuery lists the same tables with their constraints. One that is about no column, or
+// about the row as a whole, is left out.
+const checkQuery = `
+SELECT c.relname,
+       NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND t.tgtype & 7 = 7),
+       (SELECT json_agg(json_build_object('name', k.conname, 'definition', pg_catalog.pg_get_constraintdef(k.oid), 'columns',
+                 (SELECT json_agg(a.attname) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY (k.conkey))) ORDER BY k.conname)
+          FROM pg_catalog.pg_constraint k
+         WHERE k.conrelid = c.oid AND k.contype = 'c' AND 0 < ALL (k.conkey))::text
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
+ WHERE s.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relname IN (SELECT json_array_elements_text($2::json))`
 
 // kinds are what has the name of a table and is none (pg_class.relkind). Partitioned tables
 // are tables.
@@ -167,7 +190,39 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 		}
 		t.Columns = append(t.Columns, c)
 	}
-	return tables, s.describeKeys(ctx, byName, string(list))
+	if err := s.describeKeys(ctx, byName, string(list)); err != nil {
+		return nil, err
+	}
+	return tables, s.describeChecks(ctx, byName, string(list))
+}
+
+// describeChecks leaves out what CockroachDB checks, where a staging table then only checks
+// types.
+func (s *session) describeChecks(ctx context.Context, tables map[string]*sqlsink.Table, list string) error {
+	if len(tables) == 0 || s.can.Cockroach {
+		return nil
+	}
+	rows, err := s.query(ctx, "read the catalogue", checkQuery, s.namespace, list)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		t := tables[row.text(0)]
+		if t == nil {
+			continue
+		}
+		r := t.Native.(*relation)
+		if r.checked = row.text(1) == "t"; !r.checked || row.isNull(2) {
+			continue
+		}
+		if err := json.Unmarshal(row[2], &r.checks); err != nil {
+			return fmt.Errorf("read the catalogue: %w", err)
+		}
+		for _, c := range r.checks {
+			t.Checks = append(t.Checks, c.Definition)
+		}
+	}
+	return nil
 }
 
 func (s *session) describeKeys(ctx context.Context, tables map[string]*sqlsink.Table, list string) error {

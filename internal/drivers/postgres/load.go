@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,7 +23,9 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 }
 
 // Stage makes a staging table: the columns that rows have, in the order of the
-// live table's, which it may replace. A column whose values the server casts is text.
+// live table's, which it may replace. A column whose values the server casts is text. What
+// the live table would refuse in a row by itself is refused as it is loaded, while it is
+// known where the row comes from.
 func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	return s.exec(ctx, "make a staging table", stageText(s.shape(live), s.qualify(name)))
 }
@@ -33,6 +36,7 @@ func stageText(sh *shape, stage string) string {
 		written[sh.columns[i].name] = i
 	}
 	var columns []string
+	relation := sh.layout.Real.Native.(*relation)
 	for _, real := range sh.layout.Real.Columns {
 		i, ok := written[real.Name]
 		if !ok {
@@ -45,10 +49,18 @@ func stageText(sh *shape, stage string) string {
 		if collation := real.Native.(*attribute).collation; collation != "" {
 			spelling += " COLLATE " + collation
 		}
-		if !real.Nullable && i < sh.layout.Keys {
+		if !real.Nullable && (i < sh.layout.Keys || relation.checked) {
 			spelling += " NOT NULL"
 		}
 		columns = append(columns, "\t"+quote(real.Name)+" "+spelling)
+	}
+	for _, c := range relation.checks {
+		if !slices.ContainsFunc(c.Columns, func(name string) bool {
+			i, ok := written[name]
+			return !ok || sh.casts(&sh.columns[i])
+		}) {
+			columns = append(columns, "\tCONSTRAINT "+quote(c.Name)+" "+c.Definition)
+		}
 	}
 	return "CREATE TABLE " + stage + " (\n" + strings.Join(columns, ",\n") + "\n)"
 }

@@ -218,7 +218,50 @@ var loadDefects = []rowDefect{
 			return l.Finish(ctx)
 		}
 	})},
-	{"an error of finishing is forgotten", []string{"a load converges, wherever it breaks"}, loading(func(l *memoryLoad, w *worseLoad) {
+	{"rows that are refused are left out without a word", []string{"of a file with rows that are refused the others are loaded"}, loading(func(l *memoryLoad, w *worseLoad) {
+		w.loadRows = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], _ refusedRow) (int64, error) {
+			return l.LoadRows(ctx, file, rows, func(*change.Row, int64, error) error { return nil })
+		}
+	})},
+	{"rows that are refused are numbered from 0", []string{"of a file with rows that are refused the others are loaded"}, loading(func(l *memoryLoad, w *worseLoad) {
+		w.loadRows = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused refusedRow) (int64, error) {
+			return l.LoadRows(ctx, file, rows, func(row *change.Row, number int64, reason error) error { return refused(row, number-1, reason) })
+		}
+	})},
+	{"the rows of a file end with the first that is refused", []string{"of a file with rows that are refused the others are loaded", "a file with rows that are refused is loaded whole or counts as not loaded"}, loading(func(l *memoryLoad, w *worseLoad) {
+		w.loadRows = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused refusedRow) (int64, error) {
+			ended := false
+			return l.LoadRows(ctx, file, func(yield func(*change.Row, error) bool) {
+				for row, err := range rows {
+					if ended || !yield(row, err) {
+						return
+					}
+				}
+			}, func(row *change.Row, number int64, reason error) error {
+				ended = true
+				return refused(row, number, reason)
+			})
+		}
+	})},
+	{"a file that is interrupted counts as loaded", []string{"a file with rows that are refused is loaded whole or counts as not loaded"}, loading(func(l *memoryLoad, w *worseLoad) {
+		w.loadRows = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused refusedRow) (int64, error) {
+			n, err := l.LoadRows(ctx, file, rows, refused)
+			if err != nil {
+				l.files[file] = 0
+			}
+			return n, err
+		}
+	})},
+	{"a file of which every row is refused fails", []string{"a file of which every row is refused is loaded"}, loading(func(l *memoryLoad, w *worseLoad) {
+		w.loadRows = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused refusedRow) (int64, error) {
+			n, err := l.LoadRows(ctx, file, rows, refused)
+			if err == nil && n == 0 {
+				err = errBroken
+			}
+			return n, err
+		}
+	})},
+	{"an error of finishing is forgotten", []string{"a load converges, wherever it breaks", "a load that leaves rows out converges, wherever it breaks"}, loading(func(l *memoryLoad, w *worseLoad) {
 		w.finish = func(ctx context.Context) (int64, error) {
 			rows, _ := l.Finish(ctx)
 			return rows, nil

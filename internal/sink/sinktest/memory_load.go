@@ -76,18 +76,28 @@ func (l *memoryLoad) Loaded(file string) bool {
 }
 
 func (l *memoryLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
+	return l.LoadRows(ctx, file, rows, func(_ *change.Row, n int64, reason error) error {
+		return fault.Mark(fault.Poison, &sink.RowError{Row: n, Err: reason})
+	})
+}
+
+func (l *memoryLoad) LoadRows(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error) (int64, error) {
 	if n, ok := l.files[file]; ok {
 		return n, nil
 	}
 	staged := &memoryTable{rows: make(map[string]*memoryRow)}
-	var n int64
+	var n, out int64
 	for row, err := range rows {
 		if err != nil {
 			return 0, err
 		}
 		n++
 		if err := refuse(l.t, []change.Row{*row}); err != nil {
-			return 0, fault.Mark(fault.Poison, &sink.RowError{Row: n, Err: err})
+			out++
+			if err := refused(row, n, err); err != nil {
+				return 0, err
+			}
+			continue
 		}
 		l.s.put(staged, l.t, row)
 	}
@@ -97,7 +107,7 @@ func (l *memoryLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*
 		l.files[file] = int64(len(l.stage.rows) - before)
 		return nil
 	})
-	return n, err
+	return n - out, err
 }
 
 func (l *memoryLoad) Finish(ctx context.Context) (int64, error) {

@@ -114,7 +114,7 @@ type check struct {
 }
 
 // checks are all properties, in the order in which a new driver should care.
-var checks = concat(driverChecks, rowChecks, replayChecks, migrationChecks, valueChecks, poisonChecks, loadChecks, scopeChecks, metadataChecks, faultChecks, recordChecks, stateChecks, lostChecks, advanceChecks, historyChecks)
+var checks = concat(driverChecks, rowChecks, replayChecks, migrationChecks, valueChecks, poisonChecks, loadChecks, loadRowsChecks, scopeChecks, metadataChecks, faultChecks, recordChecks, stateChecks, lostChecks, advanceChecks, historyChecks)
 
 func concat(lists ...[]check) []check {
 	var all []check

@@ -134,6 +134,7 @@ type worseLoad struct {
 	*memoryLoad
 	loaded    func(file string) bool
 	loadFile  func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error)
+	loadRows  func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused refusedRow) (int64, error)
 	finish    func(ctx context.Context) (int64, error)
 	discarded func(ctx context.Context) error
 }
@@ -150,6 +151,15 @@ func (w *worseLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*c
 		return w.loadFile(ctx, file, rows)
 	}
 	return w.memoryLoad.LoadFile(ctx, file, rows)
+}
+
+type refusedRow = func(row *change.Row, number int64, reason error) error
+
+func (w *worseLoad) LoadRows(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused refusedRow) (int64, error) {
+	if w.loadRows != nil {
+		return w.loadRows(ctx, file, rows, refused)
+	}
+	return w.memoryLoad.LoadRows(ctx, file, rows, refused)
 }
 
 func (w *worseLoad) Finish(ctx context.Context) (int64, error) {

@@ -125,6 +125,9 @@ type Table struct {
 	Other string
 	// Key are the names of the primary key's columns, nil where there is none.
 	Key []string
+	// Checks are what staged rows are checked by, beside the types of their columns. If
+	// they change, the rows are staged again.
+	Checks []string
 	// Native is the dialect's own knowledge of the table, such as triggers and
 	// unique indexes that decide how it may be written. The engine never looks.
 	Native any

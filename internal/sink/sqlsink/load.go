@@ -343,7 +343,7 @@ func (l *load) look(ctx context.Context) (placed bool, err error) {
 		return false, err
 	}
 	if live == nil || loadID(l.job, live) != l.id {
-		return false, l.lose(ctx, fmt.Sprintf("the columns of table %q were changed meanwhile", l.t.Name))
+		return false, l.lose(ctx, fmt.Sprintf("the columns or constraints of table %q were changed meanwhile", l.t.Name))
 	}
 	l.live, l.stage = live, stage
 	return false, l.kept(ctx)

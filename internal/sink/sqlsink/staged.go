@@ -36,13 +36,17 @@ func jobID(job string) string {
 	return hex.EncodeToString(sum[:])[:jobDigits]
 }
 
-// loadID identifies a job and the columns that it stages values for. Rows that were
-// staged for other columns, or under another update strategy, are not this load's.
+// loadID identifies a job, the columns that it stages values for, and what these are
+// checked by. Rows that were staged for other columns or by other checks, or under another
+// update strategy, are not this load's.
 func loadID(job string, live *Layout) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q", job)
 	for _, c := range live.Columns {
 		fmt.Fprintf(h, " %q %q %t %d %d %t", c.Real.Name, c.Real.Type, c.Real.Nullable, c.Type, c.Meta, c.Key)
+	}
+	for _, check := range live.Real.Checks {
+		fmt.Fprintf(h, " %q", check)
 	}
 	return jobID(job) + hex.EncodeToString(h.Sum(nil))[:32-jobDigits]
 }
