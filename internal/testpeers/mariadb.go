@@ -143,13 +143,14 @@ func newMariaDB(durable bool, settings []string) (*MariaDBServer, error) {
 		return nil, err
 	}
 	s := &MariaDBServer{home: h, bin: bin}
-	s.settings = append(s.settings, "bind_address=127.0.0.1", "socket="+s.Socket(), "pid_file="+filepath.Join(h.dir, "mariadbd.pid"), "local_infile=1",
+	own := "tmpdir=" + h.dir // a server that starts deletes the temporary tables of all others there
+	s.settings = append(s.settings, "bind_address=127.0.0.1", "socket="+s.Socket(), "pid_file="+filepath.Join(h.dir, "mariadbd.pid"), own, "local_infile=1",
 		"innodb_buffer_pool_size=256M", "innodb_log_file_size=256M", "character_set_server=utf8mb4", "skip_name_resolve=1")
 	if !durable {
 		s.settings = append(s.settings, "innodb_flush_log_at_trx_commit=0", "innodb_flush_method=nosync", "innodb_doublewrite=0")
 	}
 	s.settings = append(s.settings, settings...)
-	err = h.run("mariadb-install-db", "--no-defaults", "--datadir="+s.data(), "--auth-root-authentication-method=normal", "--skip-test-db", "--innodb-flush-method=nosync")
+	err = h.run("mariadb-install-db", "--no-defaults", "--datadir="+s.data(), "--auth-root-authentication-method=normal", "--skip-test-db", "--"+own, "--innodb-flush-method=nosync")
 	if err != nil {
 		return nil, errors.Join(err, h.remove())
 	}
