@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -53,9 +55,16 @@ func (a abilities) stages() bool { return a.Keeps && a.Temp && !a.Cockroach }
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
 func (d *dialect) connect(ctx context.Context) (*session, error) {
-	pg, err := pgconn.ConnectConfig(ctx, d.config.Copy())
+	now, err := sink.Renew(d.env.Access, d.target, func(target *url.URL) (*dialect, error) {
+		now, _, err := parse(target, d.env)
+		return now, err
+	})
 	if err != nil {
-		return nil, d.explainConnect(err)
+		return nil, err
+	}
+	pg, err := pgconn.ConnectConfig(ctx, now.config)
+	if err != nil {
+		return nil, now.explainConnect(err)
 	}
 	s := &session{dialect: d, pg: pg, front: pgproto3.NewFrontend(pg.Conn(), pg.Conn()), statements: make(map[string]*statement), stages: make(map[string]bool)}
 	if err := s.prepare(ctx); err != nil {
