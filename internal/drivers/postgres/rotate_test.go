@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"fmt"
 	"net/url"
+	"os"
 	"slices"
 	"testing"
 
@@ -54,4 +55,50 @@ func TestPassword_IsReadAtEachConnection(t *testing.T) {
 	if got := admin.query("SELECT string_agg(id, ' ' ORDER BY id) FROM thing"); !slices.Equal(got, []string{"1 2 3"}) {
 		t.Errorf("the table has the rows %v", got)
 	}
+}
+
+func TestCertificates_AreReadAtEachConnection(t *testing.T) {
+	server := testpeers.StartPostgres(t)
+	database := server.Database(t)
+	admin := openURL(t, database, sink.Env{})
+	admin.exec("CREATE ROLE eds LOGIN; GRANT CREATE ON SCHEMA public TO eds")
+	if err := admin.conn.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	admin.conn = nil
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := sinktest.NewRotation(t)
+	trust := func(authority string) {
+		text, err := os.ReadFile(authority)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files.Put("authority", text)
+	}
+	certify := func() {
+		certificate, key := server.ClientCertificate(t, "eds")
+		files.Put("certificate", certificate)
+		files.Put("key", key)
+	}
+	trust(server.EnableTLS(t, "localhost"))
+	certify()
+	server.Authenticate(t, "hostssl all eds 127.0.0.1/32 cert", "host all all 127.0.0.1/32 trust")
+	raw := "postgres://eds@" + u.Host + u.Path + "?sslmode=verify-ca&sslrootcert=" + files.Path("authority") + "&sslcert=" + files.Path("certificate") + "&sslkey=" + files.Path("key")
+	s, err := files.Open(postgres.Driver(), raw, sink.Env{})
+	files.Works("the first certificates", err)
+	clock := int64(0)
+	apply := func() error {
+		clock++
+		return s.Apply(t.Context(), sinktest.NewChanges(t, clock).Put(things(t), fmt.Sprintf(`{"id":"a","n":%d}`, clock)).Batch())
+	}
+	files.Works("a batch", apply())
+	other := server.EnableTLS(t, "localhost")
+	files.Waits("another server's certificate", apply(), "its certificate is signed by an authority that is not trusted")
+	trust(other)
+	files.Waits("the first client's certificate", apply(), "the server refuses the connection; it may want a client's certificate")
+	certify()
+	files.Works("the second certificates", apply())
 }
