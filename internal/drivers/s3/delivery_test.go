@@ -223,7 +223,12 @@ func TestWhatTheStoreAnswersHasAClass(t *testing.T) {
 	server, f := testpeers.S3(t), newFront(t)
 	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=0"))
 	expiring := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=0"))
-	expiring.(*objects).keys.token = "t"
+	renew := expiring.(*objects).renew
+	expiring.(*objects).renew = func() (choices, error) {
+		c, err := renew()
+		c.keys.token = "t"
+		return c, err
+	}
 	for _, c := range []struct {
 		status int
 		code   string

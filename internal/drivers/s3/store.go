@@ -41,30 +41,37 @@ func (s *store) settle(err error) error {
 	return s.access.Judge(err)
 }
 
-// ready replaces a client that was refused: its profile, its role or the authorities that
-// it trusts may have changed. Calls that upload are serial.
+// ready begins a call that uploads, with the keys that the URL names now. It replaces a
+// client that was refused: its profile, its role or the authorities that it trusts may have
+// changed. Calls that upload are serial.
 func (s *store) ready(ctx context.Context) error {
-	if !s.refused {
-		return nil
-	}
-	fresh, err := newStore(ctx, s.choices, s.access)
+	now, err := s.now()
 	if err != nil {
 		return err
 	}
+	s.keys = now.keys
+	if !s.refused {
+		return nil
+	}
 	s.close()
-	s.client, s.transport = fresh.client, fresh.transport
-	return nil
+	return s.connect(ctx)
 }
 
 // newStore finds credentials and makes a client. It asks the store for nothing.
 func newStore(ctx context.Context, c choices, access *sink.Access) (*store, error) {
+	s := &store{choices: c, access: access}
+	return s, s.connect(ctx)
+}
+
+// connect makes the client.
+func (s *store) connect(ctx context.Context) error {
+	c := &s.choices
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	cfg, err := configuration(ctx, c)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s := &store{choices: c, access: access}
 	// What the environment says of trusted authorities is in the SDK's transport;
 	// a copy of it is one whose connections can be closed.
 	if built, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok {
@@ -86,15 +93,15 @@ func newStore(ctx context.Context, c choices, access *sink.Access) (*store, erro
 			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenSupported
 		}
 	})
-	return s, nil
+	return nil
 }
 
 // remedy is how a URL can have credentials.
 const remedy = "add access-key-id= and secret-access-key= to the s3 url"
 
 // configuration is what the SDK reads from the environment, the profiles and the
-// URL.
-func configuration(ctx context.Context, c choices) (aws.Config, error) {
+// URL. Requests are signed with the keys that c has when they are made.
+func configuration(ctx context.Context, c *choices) (aws.Config, error) {
 	from := []func(*config.LoadOptions) error{
 		config.WithHTTPClient(awshttp.NewBuildableClient()),
 		config.WithLogger(logging.Nop{}), // it would write to standard error
@@ -109,11 +116,7 @@ func configuration(ctx context.Context, c choices) (aws.Config, error) {
 		from = append(from, config.WithSharedConfigProfile(c.keys.profile))
 	}
 	given := aws.CredentialsProviderFunc(func(ctx context.Context) (aws.Credentials, error) {
-		now, err := c.now()
-		if err != nil {
-			return aws.Credentials{}, err
-		}
-		return credentials.NewStaticCredentialsProvider(now.keys.id, now.keys.secret, now.keys.token).Retrieve(ctx)
+		return credentials.NewStaticCredentialsProvider(c.keys.id, c.keys.secret, c.keys.token).Retrieve(ctx)
 	})
 	if c.keys.id != "" {
 		from = append(from, config.WithCredentialsProvider(given))
