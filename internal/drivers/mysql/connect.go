@@ -1,14 +1,44 @@
 package mysql
 
 import (
+	"database/sql/driver"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
+
+// lastError keeps the last error that the driver logs. Of a connection that breaks, the
+// driver returns no more than that it did.
+type lastError struct {
+	mu  sync.Mutex
+	err error
+}
+
+// Print implements mysql.Logger.
+func (l *lastError) Print(values ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, v := range values {
+		if err, ok := v.(error); ok {
+			l.err = err
+		}
+	}
+}
+
+// behind returns why the connection broke, if err says that it did.
+func (l *lastError) behind(err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil && (errors.Is(err, mysql.ErrInvalidConn) || errors.Is(err, driver.ErrBadConn)) {
+		return l.err
+	}
+	return err
+}
 
 // explainConnect says what went wrong with a connection in words that help, and
 // without any of the URL's secrets.

@@ -55,7 +55,7 @@ func TestPassword_IsReadAtEachConnection(t *testing.T) {
 	}
 }
 
-func TestAuthority_IsReadAtEachConnection(t *testing.T) {
+func TestCertificates_AreReadAtEachConnection(t *testing.T) {
 	server := testpeers.StartMariaDB(t)
 	database := server.Database(t)
 	u, err := url.Parse(database)
@@ -70,14 +70,22 @@ func TestAuthority_IsReadAtEachConnection(t *testing.T) {
 		}
 		files.Put("authority", text)
 	}
+	certify := func() {
+		certificate, key := server.ClientCertificate(t, "eds")
+		files.Put("certificate", certificate)
+		files.Put("key", key)
+	}
 	trust(server.EnableTLS(t, "db.example.com"))
-	s, err := files.Open(mysql.Driver(), "mysql://root@"+u.Host+u.Path+"?tls-server-name=db.example.com&tls-ca="+files.Path("authority"), sink.Env{})
-	files.Works("the first authority", err)
+	certify()
+	s, err := files.Open(mysql.Driver(), "mysql://root@"+u.Host+u.Path+"?tls-server-name=db.example.com&tls-ca="+files.Path("authority")+"&tls-cert="+files.Path("certificate")+"&tls-key="+files.Path("key"), sink.Env{})
+	files.Works("the first certificates", err)
 	files.Works("a batch", s.Apply(t.Context(), row(1)))
 	other := server.EnableTLS(t, "db.example.com")
 	files.Waits("another authority", s.Apply(t.Context(), row(2)), "signed by an authority that is not trusted")
 	files.Put("authority", []byte("half a cert"))
 	files.Waits("half a file", s.Apply(t.Context(), row(2)), "the file that option tls-ca names holds no certificate in PEM")
 	trust(other)
-	files.Works("the other authority", s.Apply(t.Context(), row(2)))
+	files.Waits("the first client's certificate", s.Apply(t.Context(), row(2)), "the server refuses the connection; it may want a client's certificate")
+	certify()
+	files.Works("the second certificates", s.Apply(t.Context(), row(2)))
 }

@@ -58,6 +58,8 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	logged := &lastError{}
+	now.config.Logger = logged
 	connector, err := mysql.NewConnector(now.config)
 	if err != nil {
 		return nil, fault.Mark(fault.Fatal, errors.New("the options of the mysql url do not go together"))
@@ -69,7 +71,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 		if within.Err() != nil && ctx.Err() == nil {
 			err = within.Err()
 		}
-		return nil, now.explainConnect(err)
+		return nil, now.explainConnect(logged.behind(err))
 	}
 	conn, ok := opened.(connection)
 	if !ok {
