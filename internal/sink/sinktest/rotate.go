@@ -88,6 +88,25 @@ func (r *Rotation) Waits(what string, err error, says string, secrets ...string)
 	}
 }
 
+// WaitsOnceTold is Waits for a certificate of the client that the server refuses. With TLS
+// 1.3 the client may be writing when the server hangs up, and then loses the reason: it is
+// told by one of the next attempts.
+func (r *Rotation) WaitsOnceTold(what string, attempt func() error, says string) {
+	r.t.Helper()
+	const attempts = 100
+	for range attempts {
+		err := attempt()
+		if err == nil || fault.Of(err) != fault.Transient {
+			r.t.Fatalf("%s: %v: %v", what, fault.Of(err), err)
+		}
+		if strings.Contains(err.Error(), says) {
+			r.Waits(what, err, says)
+			return
+		}
+	}
+	r.t.Fatalf("%s: none of %d attempts is told: %s", what, attempts, says)
+}
+
 // Works checks that err is nil, and that health says nothing.
 func (r *Rotation) Works(what string, err error) {
 	r.t.Helper()
