@@ -29,7 +29,7 @@ func Explain(err error, remedy string) error {
 	case errors.As(err, &operation) && operation.ServiceID == "ec2imds":
 		return None(remedy)
 	case errors.As(err, &api):
-		return fault.Mark(fault.Fatal, fmt.Errorf("find AWS credentials: %s answers %s; correct the profile or the role, or what the role trusts", serviceOf(operation), api.ErrorCode()))
+		return fault.Mark(fault.Refused, fmt.Errorf("find AWS credentials: %s answers %s; correct the profile or the role, or what the role trusts", serviceOf(operation), api.ErrorCode()))
 	case errors.As(err, new(*fs.PathError)): // whose cause looks like a network's
 	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		cause := fault.Innermost(err)
@@ -38,7 +38,7 @@ func Explain(err error, remedy string) error {
 		}
 		return fmt.Errorf("find AWS credentials: %w", cause)
 	}
-	return fault.Mark(fault.Fatal, fmt.Errorf("find AWS credentials: %s; %s, or correct the environment, profile or role", reason(err), remedy))
+	return fault.Mark(fault.Refused, fmt.Errorf("find AWS credentials: %s; %s, or correct the environment, profile or role", reason(err), remedy))
 }
 
 // reason says what is wrong with a way to credentials. Other texts than these may
@@ -59,7 +59,7 @@ func reason(err error) string {
 
 // None is the error where there are no credentials at all.
 func None(remedy string) error {
-	return fault.Mark(fault.Fatal, fmt.Errorf("there are no AWS credentials: %s, or give the AWS SDK some in the environment, a profile or a role", remedy))
+	return fault.Mark(fault.Refused, fmt.Errorf("there are no AWS credentials: %s, or give the AWS SDK some in the environment, a profile or a role", remedy))
 }
 
 func serviceOf(operation *smithy.OperationError) string {

@@ -21,5 +21,5 @@ func Misconfigured(err error) error {
 	case errors.As(err, new(config.SharedConfigAssumeRoleError)), errors.As(err, new(config.CredentialRequiresARNError)):
 		why = "the profile lacks what it takes to assume its role"
 	}
-	return fault.Mark(fault.Fatal, fmt.Errorf("read the AWS configuration of the environment: %s", why))
+	return fault.Mark(fault.Refused, fmt.Errorf("read the AWS configuration of the environment: %s", why))
 }

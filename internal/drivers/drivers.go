@@ -59,9 +59,24 @@ func Parse(raw string, lookup sink.Lookup) (sink.Driver, *url.URL, error) {
 	return d, target, err
 }
 
+// Expander returns what expands the placeholders of raw again, for sink.NewAccess. Each
+// result has to pass check, if it is not nil.
+func Expander(raw string, lookup sink.Lookup, check func(sink.Driver, *url.URL) error) func() (*url.URL, error) {
+	return func() (*url.URL, error) {
+		d, target, err := Parse(raw, lookup)
+		if err == nil && check != nil {
+			err = check(d, target)
+		}
+		return target, err
+	}
+}
+
 // Identity returns the identity of the destination that raw names, masked or not.
 func Identity(raw string, lookup sink.Lookup) (string, error) {
 	d, target, err := Parse(raw, lookup)
+	if fault.Of(err) == fault.Refused { // the secret that it cannot read is no part of it
+		d, target, err = Parse(sink.WithoutFiles(raw), lookup)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -70,11 +85,14 @@ func Identity(raw string, lookup sink.Lookup) (string, error) {
 
 // Open connects to the destination that raw names.
 func Open(ctx context.Context, raw string, lookup sink.Lookup, env sink.Env) (sink.Driver, sink.Sink, error) {
+	env.Lookup = lookup
+	if env.Access == nil {
+		env.Access = sink.NewAccess(Expander(raw, lookup, nil), false, nil)
+	}
 	d, target, err := Parse(raw, lookup)
 	if err != nil {
-		return d, nil, err
+		return d, nil, env.Access.Reject(err)
 	}
-	env.Lookup = lookup
 	s, err := d.Open(ctx, target, env)
 	if err != nil {
 		return d, nil, fmt.Errorf("open %s: %w", d.Title, err)

@@ -23,6 +23,11 @@ const (
 	// Fatal needs a person: wrong credentials, a missing permission, bad
 	// configuration. The program drains, reports, and stops.
 	Fatal
+	// Refused is access that the other side denies, or that this side cannot ask for:
+	// credentials, certificates, a missing file of them. A person may have made a mistake,
+	// or may be rotating a secret. Only a sink returns it to itself: sink.Access makes it
+	// Fatal before the destination has worked, and Transient afterwards.
+	Refused
 )
 
 func (c Class) String() string {
@@ -31,6 +36,8 @@ func (c Class) String() string {
 		return "poison"
 	case Fatal:
 		return "fatal"
+	case Refused:
+		return "refused"
 	default:
 		return "transient"
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/drivers"
+	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/state"
 )
@@ -20,6 +21,7 @@ type Destination struct {
 	Driver            sink.Driver
 	Target            *url.URL
 	after             bool // update strategy
+	expand            func() (*url.URL, error)
 }
 
 // ParseDestination parses a destination's URL. It does not connect.
@@ -28,7 +30,42 @@ func ParseDestination(raw config.Secret, strategy config.UpdateStrategy, lookup 
 	if err != nil {
 		return nil, err
 	}
-	return &Destination{Destination: Named(raw.Reveal(), lookup), Driver: driver, Target: target, after: strategy == config.After}, nil
+	return &Destination{
+		Destination: Named(raw.Reveal(), lookup), Driver: driver, Target: target, after: strategy == config.After,
+		expand: drivers.Expander(raw.Reveal(), lookup, nil),
+	}, nil
+}
+
+// RestoreDestination parses a destination's URL when the process starts. If a file that the
+// URL names cannot be read, and the destination has worked, the secret is being rotated: the
+// file is waited for when the destination is opened.
+func RestoreDestination(raw config.Secret, strategy config.UpdateStrategy, lookup sink.Lookup, dir *state.Dir) (*Destination, error) {
+	d, err := ParseDestination(raw, strategy, lookup)
+	if fault.Of(err) != fault.Refused {
+		return d, err
+	}
+	named := Named(raw.Reveal(), lookup)
+	if worked, e := dir.Worked(named.Identity); e != nil || !worked {
+		return nil, fault.Mark(fault.Fatal, errors.Join(err, e))
+	}
+	d, e := ParseDestination(config.NewSecret(sink.WithoutFiles(raw.Reveal())), strategy, lookup)
+	if e != nil {
+		return nil, fault.Mark(fault.Fatal, err)
+	}
+	d.Destination, d.expand = named, drivers.Expander(raw.Reveal(), lookup, nil)
+	return d, nil
+}
+
+// ParseForeignDestination parses a URL that does not come from the operator. It may take
+// nothing from the environment or from files by placeholders, and may not ask for a secret
+// of this machine, now or at a later connection. Raw is the URL as sink.Literal returns it.
+func ParseForeignDestination(raw config.Secret, strategy config.UpdateStrategy, lookup sink.Lookup) (*Destination, error) {
+	d, err := ParseDestination(raw, strategy, lookup)
+	if err != nil {
+		return nil, err
+	}
+	d.expand = drivers.Expander(raw.Reveal(), lookup, sink.CheckForeign)
+	return d, sink.CheckForeign(d.Driver, d.Target)
 }
 
 // Named returns how the data directory knows the destination of a URL. A URL that cannot
@@ -50,6 +87,15 @@ func Named(raw string, lookup sink.Lookup) state.Destination {
 	return at
 }
 
+// open opens d with the secrets that there are now.
+func (d *Destination) open(ctx context.Context, env sink.Env) (sink.Sink, error) {
+	target, err := sink.Renew(env.Access, d.Target, func(target *url.URL) (*url.URL, error) { return target, nil })
+	if err != nil {
+		return nil, env.Access.Judge(err)
+	}
+	return d.Driver.Open(ctx, target, env)
+}
+
 // DestinationError says that the destination did not work when it was opened.
 type DestinationError struct{ Err error }
 
@@ -62,6 +108,7 @@ const closeTimeout = 10 * time.Second
 // env is what a sink gets for d. It stores no checkpoints.
 func (r *Reconciler) env(d *Destination) sink.Env {
 	return sink.Env{
+		Access: sink.NewAccess(d.expand, false, nil),
 		Logger: r.Logger.With("destination", d.Driver.Name), Stream: streamName, After: d.after, Lookup: r.Lookup, Tables: r.Tables.Version,
 		Adjusted: r.Adjusted,
 	}
@@ -98,8 +145,11 @@ func (r *run) openDestination(ctx context.Context, d *Destination) (sink.Sink, e
 		return nil, err
 	}
 	env.Consumer, env.Filter = r.Consumer, filter
-	err = r.retry(ctx, "destination", func() (err error) {
-		r.destination, err = d.Driver.Open(ctx, d.Target, env)
+	if env.Access, err = r.access(d, conditionDestination); err != nil {
+		return nil, err
+	}
+	err = r.retry(ctx, conditionDestination, func() (err error) {
+		r.destination, err = d.open(ctx, env)
 		return err
 	})
 	if err != nil {
@@ -107,6 +157,28 @@ func (r *run) openDestination(ctx context.Context, d *Destination) (sink.Sink, e
 	}
 	r.open, r.openFilter, r.watched = d, filter, false
 	return r.destination, nil
+}
+
+// conditionDestination is the condition of health that the open destination works.
+const conditionDestination = "destination"
+
+// access returns the access of a sink that is opened for d. A destination that has worked
+// once, in this process or an earlier one, is waited for while it refuses access: the
+// condition of health says why, at once.
+func (r *Reconciler) access(d *Destination, condition string) (*sink.Access, error) {
+	worked, err := r.State.Worked(d.Identity)
+	if err != nil {
+		return nil, err
+	}
+	return sink.NewAccess(d.expand, worked, func(refused error) {
+		r.Health.Set(condition, refused)
+		if refused != nil {
+			return
+		}
+		if err := r.State.RecordWorked(d.Identity); err != nil {
+			r.Logger.Warn("that the destination works is not recorded; if it refuses the next start, that will not wait", "error", err)
+		}
+	}), nil
 }
 
 // identified returns an env under which d keeps records.
@@ -135,7 +207,7 @@ func Identify(env sink.Env, dir *state.Dir, identity, version string, since time
 // waits for the end of that one.
 func (r *run) awaitWriters(ctx context.Context, destination sink.Sink) error {
 	if recorder, ok := destination.(sink.Recorder); ok && !r.watched {
-		if err := r.retry(ctx, "destination", func() error { return recorder.AwaitWriters(ctx, r.gaveWay) }); err != nil {
+		if err := r.retry(ctx, conditionDestination, func() error { return recorder.AwaitWriters(ctx, r.gaveWay) }); err != nil {
 			return err
 		}
 	}
@@ -151,6 +223,7 @@ func (r *Reconciler) closeDestination() {
 	}
 	r.closeSink(context.Background(), r.destination)
 	r.open, r.destination = nil, nil
+	r.Health.Set(conditionDestination, nil)
 }
 
 func (r *Reconciler) closeSink(ctx context.Context, destination sink.Sink) {

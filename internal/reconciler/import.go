@@ -100,7 +100,11 @@ func (r *run) importSnapshot(ctx context.Context, d *Destination, request Import
 		return report, err
 	}
 	env.Filter = joined(r.Filters)
-	destination, err := d.Driver.Open(ctx, d.Target, env)
+	if env.Access, err = r.access(d, conditionImport); err != nil {
+		return report, err
+	}
+	defer r.Health.Set(conditionImport, nil)
+	destination, err := d.open(ctx, env)
 	if err != nil {
 		return report, fmt.Errorf("open the destination %s: %w", d.Masked, err)
 	}
@@ -125,6 +129,9 @@ func (r *run) importSnapshot(ctx context.Context, d *Destination, request Import
 	r.Logger.Info("imported", "tables", len(report.Tables), "rows", report.Rows, "refused", report.Refused, "took", report.Elapsed.Round(time.Millisecond))
 	return report, nil
 }
+
+// conditionImport is the condition of health that the destination works for an import.
+const conditionImport = "import"
 
 // limited returns the companies whose rows an import replaces, if the destination may
 // hold rows of others; nil if all of its rows are replaced.

@@ -376,11 +376,8 @@ func (sh *shift) moveTo(ctx context.Context, raw, strategy string) (masked strin
 	}
 	// Only the operator's own URLs take values from the environment and from files.
 	url := config.NewSecret(sink.Literal(raw))
-	d, err := reconciler.ParseDestination(url, update, s.Lookup)
+	d, err := reconciler.ParseForeignDestination(url, update, s.Lookup)
 	if err != nil {
-		return "", err
-	}
-	if err := sink.CheckForeign(d.Driver, d.Target); err != nil {
 		return "", err
 	}
 	testing, cancel := context.WithTimeoutCause(ctx, testTime, fmt.Errorf("no answer within %v", testTime))

@@ -96,7 +96,7 @@ func New(c Config) (*Server, error) {
 	var err error
 	var destination *reconciler.Destination
 	if !c.Options.URL.IsZero() {
-		if destination, err = reconciler.ParseDestination(c.Options.URL, c.Options.UpdateStrategy, c.Lookup); err != nil {
+		if destination, err = reconciler.RestoreDestination(c.Options.URL, c.Options.UpdateStrategy, c.Lookup, c.State); err != nil {
 			return nil, err
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
 // The functions below read one option of a destination's URL. An option that is
@@ -74,7 +76,8 @@ func DurationOf(query url.Values, name string, otherwise, least, most time.Durat
 	return d, nil
 }
 
-// FileOf reads the file that an option names; nil if the option is absent.
+// FileOf reads the file that an option names; nil if the option is absent. An error is
+// fault.Refused: the file may be about to be replaced.
 func FileOf(query url.Values, name string) ([]byte, error) {
 	path := query.Get(name)
 	if path == "" {
@@ -82,7 +85,7 @@ func FileOf(query url.Values, name string) ([]byte, error) {
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read the file that option %s names: %w", name, WithoutPath(err))
+		return nil, fault.Mark(fault.Refused, fmt.Errorf("read the file that option %s names: %w", name, WithoutPath(err)))
 	}
 	return text, nil
 }
@@ -97,7 +100,8 @@ func WithoutPath(err error) error {
 }
 
 // Certificates adds the files of the options tls-ca, tls-cert and tls-key to
-// config: the authorities to trust, and the client's certificate and key.
+// config: the authorities to trust, and the client's certificate and key. If a file cannot
+// be used the error is fault.Refused.
 func Certificates(query url.Values, config *tls.Config) error {
 	authorities, err := FileOf(query, "tls-ca")
 	if err != nil {
@@ -106,7 +110,7 @@ func Certificates(query url.Values, config *tls.Config) error {
 	if authorities != nil {
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(authorities) {
-			return errors.New("the file that option tls-ca names holds no certificate in PEM")
+			return fault.Mark(fault.Refused, errors.New("the file that option tls-ca names holds no certificate in PEM"))
 		}
 	}
 	if (query.Get("tls-cert") == "") != (query.Get("tls-key") == "") {
@@ -123,7 +127,7 @@ func Certificates(query url.Values, config *tls.Config) error {
 	// The error's own text may quote the files.
 	pair, err := tls.X509KeyPair(certificate, key)
 	if err != nil {
-		return errors.New("the files that options tls-cert and tls-key name hold no certificate with its key, in PEM")
+		return fault.Mark(fault.Refused, errors.New("the files that options tls-cert and tls-key name hold no certificate with its key, in PEM"))
 	}
 	config.Certificates = []tls.Certificate{pair}
 	return nil

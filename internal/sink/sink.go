@@ -279,6 +279,8 @@ type Env struct {
 	// After asks that rows are written only where their clock is newer than
 	// what the destination holds (update_strategy "after").
 	After bool
+	// Access is how the destination is reached; nil: with the URL that Open is given.
+	Access *Access
 	// Lookup finds environment variables that an option names; nil finds none.
 	Lookup Lookup
 	// Tables returns one version of a table's schema, for sinks that keep events
@@ -292,8 +294,11 @@ type Env struct {
 }
 
 // Complete returns e with what does nothing in the place of a Logger or an Adjusted
-// that is nil.
+// that is nil, and with an Access.
 func (e Env) Complete() Env {
+	if e.Access == nil {
+		e.Access = NewAccess(nil, false, nil)
+	}
 	if e.Logger == nil {
 		e.Logger = slog.New(slog.DiscardHandler)
 	}

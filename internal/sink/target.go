@@ -29,12 +29,12 @@ func Literal(raw string) string { return strings.ReplaceAll(raw, "${", "%24{") }
 
 // ParseURL parses a destination's URL. ${NAME} in it stands for an environment
 // variable and ${file:/path} for what a file holds, less a final line break; both
-// are escaped as needed. Errors are fatal and hold nothing of the URL but its
-// scheme and the names in its placeholders.
+// are escaped as needed. Errors are fatal, or fault.Refused if a file cannot be read, and
+// hold nothing of the URL but its scheme and the names in its placeholders.
 func ParseURL(raw string, lookup Lookup) (*url.URL, error) {
 	expanded, err := expand(strings.TrimSpace(raw), lookup)
 	if err != nil {
-		return nil, fault.Mark(fault.Fatal, err)
+		return nil, err
 	}
 	u, err := url.Parse(expanded)
 	if err == nil && u.Port() != "" {
@@ -74,7 +74,7 @@ func expand(raw string, lookup Lookup) (string, error) {
 	for pair := range strings.SplitSeq(query, "&") {
 		// The name of an option is told in errors.
 		if name, _, _ := strings.Cut(pair, "="); placeholder.MatchString(name) {
-			return "", errors.New("the destination's url has a ${...} in the name of an option; only values can be taken from elsewhere")
+			return "", fault.Mark(fault.Fatal, errors.New("the destination's url has a ${...} in the name of an option; only values can be taken from elsewhere"))
 		}
 	}
 	var failed error
@@ -93,7 +93,7 @@ func expansion(name string, lookup Lookup) (string, error) {
 	if path, ok := strings.CutPrefix(name, "file:"); ok {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			return "", fmt.Errorf("read a secret that the destination's url names: %w", err)
+			return "", fault.Mark(fault.Refused, fmt.Errorf("read a secret that the destination's url names: %w", err))
 		}
 		return strings.TrimRight(string(text), "\r\n"), nil
 	}
@@ -101,9 +101,19 @@ func expansion(name string, lookup Lookup) (string, error) {
 		return value, nil
 	}
 	if !variable.MatchString(name) { // part of a password, say
-		return "", errors.New("the destination's url has a ${...} that names no environment variable that is set; write $ as %24 if it is not to name one")
+		return "", fault.Mark(fault.Fatal, errors.New("the destination's url has a ${...} that names no environment variable that is set; write $ as %24 if it is not to name one"))
 	}
-	return "", fmt.Errorf("the destination's url names the environment variable %q, which is not set", name)
+	return "", fault.Mark(fault.Fatal, fmt.Errorf("the destination's url names the environment variable %q, which is not set", name))
+}
+
+// WithoutFiles returns raw with nothing in the place of what files would hold.
+func WithoutFiles(raw string) string {
+	return placeholder.ReplaceAllStringFunc(raw, func(match string) string {
+		if strings.HasPrefix(match, "${file:") {
+			return ""
+		}
+		return match
+	})
 }
 
 // Scheme returns the scheme of a URL that need not be well formed.

@@ -35,7 +35,7 @@ func TestBadURLsAreFatalErrorsWithoutSecrets(t *testing.T) {
 	none := func(string) (string, bool) { return "", false }
 	for _, raw := range []string{
 		"postgres://u:SECRET%zz@h/db", "postgres://u:SECRET@h:port/db", "SECRET", "", "postgres://u:${SECRET", "postgres://u:${NOPE}@h/SECRET",
-		"postgres://u:${file:/nope}@SECRET/", "postgres://SECRET{}@h/", "postgres://u:SECRET @h/\x00",
+		"postgres://SECRET{}@h/", "postgres://u:SECRET @h/\x00",
 		"postgres://SECRET@h:0/db", "postgres://SECRET@h:65536/db", "postgres://SECRET@h:4815162342/db", "postgres://u:a${SECRET b}@h/db", "postgres://u:p@h/db?${SECRET}=1",
 	} {
 		_, err := sink.ParseURL(raw, none)
@@ -46,6 +46,13 @@ func TestBadURLsAreFatalErrorsWithoutSecrets(t *testing.T) {
 		if fault.Of(err) != fault.Fatal || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%q: %v, class %v", raw, err, fault.Of(err))
 		}
+	}
+}
+
+func TestParseURL_CallsAFileThatCannotBeReadRefused(t *testing.T) {
+	_, err := sink.ParseURL("postgres://u:${file:/nope}@SECRET/", func(string) (string, bool) { return "", false })
+	if fault.Of(err) != fault.Refused || strings.Contains(err.Error(), "SECRET") || !strings.Contains(err.Error(), "/nope") {
+		t.Errorf("%v, class %v", err, fault.Of(err))
 	}
 }
 

@@ -63,6 +63,7 @@ const (
 	destinationPrefix = "destination "
 	heldPrefix        = "held "
 	epochPrefix       = "epoch "
+	workedPrefix      = "worked "
 )
 
 // DestinationID returns the id of the destination with the given identity. If none is
@@ -90,6 +91,21 @@ func (d *Dir) RecordHeldID(identity, id string) error {
 		b := tx.Bucket(bucketValues)
 		return errors.Join(b.Put([]byte(destinationPrefix+identity), []byte(id)), b.Put([]byte(heldPrefix+identity), []byte(id)))
 	})
+}
+
+// Worked reports whether the destination with the given identity has ever let this data
+// directory's eds in.
+func (d *Dir) Worked(identity string) (bool, error) {
+	worked, err := d.Value(workedPrefix + identity)
+	return worked != "", err
+}
+
+// RecordWorked remembers that the destination has let eds in.
+func (d *Dir) RecordWorked(identity string) error {
+	if worked, err := d.Worked(identity); worked || err != nil {
+		return err
+	}
+	return d.SetValue(workedPrefix+identity, "yes")
 }
 
 // Epoch returns the last epoch with which this data directory wrote to a destination, 0

@@ -399,3 +399,28 @@ func TestHeldID_IsKnownOnceItWasRecorded(t *testing.T) {
 		t.Errorf("another one's id is %q, %v", again, err)
 	}
 }
+
+func TestWorked_IsRememberedPerDestination(t *testing.T) {
+	path := t.TempDir()
+	d, err := state.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := d.RecordWorked("postgres://h/a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = state.Open(path); err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for identity, want := range map[string]bool{"postgres://h/a": true, "postgres://h/b": false} {
+		if got, err := d.Worked(identity); got != want || err != nil {
+			t.Errorf("%s has worked: %v, %v", identity, got, err)
+		}
+	}
+}

@@ -91,11 +91,12 @@ func runMySQL(ctx context.Context, server, statement string) error {
 // MariaDBServer is a server that a test stops, starts and kills as it likes.
 // Unlike the shared one it loses nothing that it has committed.
 type MariaDBServer struct {
-	home     *home
-	bin      string
-	port     int
-	settings []string
-	process  *exec.Cmd
+	home      *home
+	bin       string
+	port      int
+	settings  []string
+	process   *exec.Cmd
+	authority *authority // of certificates; nil without TLS
 }
 
 // StartMariaDB starts a server of the test's own, with further settings such as
@@ -248,11 +249,18 @@ func (s *MariaDBServer) end(t testing.TB, signal syscall.Signal) {
 	s.process = nil
 }
 
-// EnableTLS restarts the server with a certificate for host, and returns the
-// file of the authority that signed it.
+// ClientCertificate returns a certificate for a user, and its key, as PEM.
+func (s *MariaDBServer) ClientCertificate(t testing.TB, user string) (certificate, key []byte) {
+	t.Helper()
+	return s.authority.issue(t, user)
+}
+
+// EnableTLS restarts the server with a certificate for host of a new authority, and returns
+// the authority's file. Certificates of clients have to be of that authority.
 func (s *MariaDBServer) EnableTLS(t testing.TB, host string) (authority string) {
 	t.Helper()
 	ca := newAuthority(t)
+	s.authority = ca
 	certificate, key := ca.issue(t, host)
 	for name, text := range map[string][]byte{"server.crt": certificate, "server.key": key, "authority.crt": ca.pem} {
 		path := filepath.Join(s.home.dir, name)

@@ -97,11 +97,12 @@ func execute(t testing.TB, server, statement string) {
 // PostgresServer is a server that a test stops, starts and kills as it likes.
 // Unlike the shared one it loses nothing that it has committed.
 type PostgresServer struct {
-	home     *home
-	bin      string
-	port     int
-	settings []string
-	process  *exec.Cmd
+	home      *home
+	bin       string
+	port      int
+	settings  []string
+	authority *authority // of certificates; nil without TLS
+	process   *exec.Cmd
 }
 
 // StartPostgres starts a server of the test's own, with further settings such as

@@ -25,15 +25,16 @@ func (s *PostgresServer) Authenticate(t testing.TB, lines ...string) {
 	s.Start(t)
 }
 
-// EnableTLS restarts the server with a certificate for host, and returns the
-// file of the authority that signed it.
+// EnableTLS restarts the server with a certificate for host of a new authority, and returns
+// the authority's file. Certificates of clients have to be of that authority.
 func (s *PostgresServer) EnableTLS(t testing.TB, host string) (authority string) {
 	t.Helper()
 	ca := newAuthority(t)
 	certificate, key := ca.issue(t, host)
 	s.write(t, "server.crt", certificate)
 	s.write(t, "server.key", key)
-	s.settings = append(s.settings, "ssl=on")
+	s.write(t, "authority.crt", ca.pem)
+	s.settings, s.authority = append(s.settings, "ssl=on", "ssl_ca_file=authority.crt"), ca
 	s.Stop(t)
 	s.Start(t)
 	authority = filepath.Join(t.TempDir(), "authority.pem")
@@ -41,6 +42,12 @@ func (s *PostgresServer) EnableTLS(t testing.TB, host string) (authority string)
 		t.Fatalf("write the authority: %v", err)
 	}
 	return authority
+}
+
+// ClientCertificate returns a certificate for a user, and its key, as PEM.
+func (s *PostgresServer) ClientCertificate(t testing.TB, user string) (certificate, key []byte) {
+	t.Helper()
+	return s.authority.issue(t, user)
 }
 
 // write writes a file of the server's data directory, for the server's eyes only.
@@ -98,7 +105,7 @@ func (a *authority) issue(t testing.TB, host string) (certificate, key []byte) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, private.Public(), a.key)
 	if err != nil {

@@ -22,6 +22,15 @@ type choices struct {
 	dial       dialer
 	tls        *tls.Config // nil: the system's authorities
 	patience   time.Duration
+	renew      func() (choices, error) // nil: they stay as they are
+}
+
+// now returns the choices with the secrets and certificates that there are now.
+func (c *choices) now() (choices, error) {
+	if c.renew == nil {
+		return *c, nil
+	}
+	return c.renew()
 }
 
 const errShape = "the eventhub url should read eventhub://example.servicebus.windows.net/;SharedAccessKeyName=name;SharedAccessKey=key;EntityPath=hub"

@@ -236,7 +236,7 @@ func TestAnswersHaveClasses(t *testing.T) {
 	hub := newHub(t, peer.Settings{})
 	s := mustOpen(t, urlTo(hub, ""))
 	for condition, want := range map[string]fault.Class{
-		"amqp:unauthorized-access": fault.Fatal, "amqp:not-found": fault.Fatal, "com.microsoft:entity-disabled": fault.Fatal, "amqp:resource-deleted": fault.Transient,
+		"amqp:unauthorized-access": fault.Transient, "amqp:not-found": fault.Transient, "com.microsoft:entity-disabled": fault.Transient, "amqp:resource-deleted": fault.Transient,
 		"com.microsoft:argument-error": fault.Poison, "amqp:link:message-size-exceeded": fault.Poison,
 		"com.microsoft:timeout": fault.Transient, "com.microsoft:operation-cancelled": fault.Transient, "amqp:resource-limit-exceeded": fault.Transient,
 	} {
@@ -263,7 +263,7 @@ func TestATemplateMakesAHubATable(t *testing.T) {
 		}
 	}
 	lost := sinktest.Event(t, 6, `{"operation":"INSERT","id":"e6","table":"part","key":["1"],"after":{},"mvccTimestamp":"1"}`)
-	if err := s.Apply(t.Context(), sinktest.Batch(lost)); fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), `hub "shop.part": the hub does not exist`) {
+	if err := s.Apply(t.Context(), sinktest.Batch(lost)); fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), `hub "shop.part": the hub does not exist`) {
 		t.Errorf("a table whose hub is missing: %v: %v", fault.Of(err), err)
 	}
 }
@@ -274,7 +274,7 @@ func TestAHubThatVanishesIsReported(t *testing.T) {
 	s := mustOpen(t, urlTo(hub, ""))
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	hub.Remove(t)
-	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "make it") {
+	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "make it") {
 		t.Errorf("a hub that was deleted: %v: %v", fault.Of(err), err)
 	}
 }

@@ -143,7 +143,7 @@ func (s *session) explain(err error) error {
 		condition := conditionOf(err)
 		return fault.Mark(fault.Poison, &refusal{poison[condition] + " (" + string(condition) + tracking(err) + ")", err})
 	case errors.As(err, &coded) && coded.Code == azeventhubs.ErrorCodeUnauthorizedAccess:
-		return fault.Mark(fault.Fatal, &refusal{hintUnauthorized + " (" + string(amqp.ErrCondUnauthorizedAccess) + tracking(err) + ")", err})
+		return fault.Mark(fault.Refused, &refusal{hintUnauthorized + " (" + string(amqp.ErrCondUnauthorizedAccess) + tracking(err) + ")", err})
 	}
 	return s.explainLoss(err)
 }
@@ -151,7 +151,7 @@ func (s *session) explain(err error) error {
 func explainCondition(e *amqp.Error) error {
 	named := " (" + string(e.Condition) + tracking(e) + ")"
 	if hint, ok := fatal[e.Condition]; ok {
-		return fault.Mark(fault.Fatal, &refusal{hint + named, e})
+		return fault.Mark(fault.Refused, &refusal{hint + named, e})
 	}
 	if hint, ok := poison[e.Condition]; ok {
 		return fault.Mark(fault.Poison, &refusal{hint + named, e})
@@ -168,9 +168,9 @@ func explainStatus(err error, code int) error {
 	named := fmt.Sprintf(" (status %d%s)", code, tracking(err))
 	switch code {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return fault.Mark(fault.Fatal, &refusal{hintUnauthorized + named, err})
+		return fault.Mark(fault.Refused, &refusal{hintUnauthorized + named, err})
 	case http.StatusNotFound, http.StatusGone:
-		return fault.Mark(fault.Fatal, &refusal{hintMissing + named, err})
+		return fault.Mark(fault.Refused, &refusal{hintMissing + named, err})
 	}
 	return &refusal{"Event Hubs do not take the token now" + named, err}
 }
@@ -185,7 +185,7 @@ func (s *session) explainLoss(err error) error {
 		return &refusal{"the connection to " + s.host + " was lost" + tracking(err), err}
 	}
 	if hint := misconfigured(cause); hint != "" {
-		return fault.Mark(fault.Fatal, fmt.Errorf("connect to %s: %s: %w", s.host, hint, cause))
+		return fault.Mark(fault.Refused, fmt.Errorf("connect to %s: %s: %w", s.host, hint, cause))
 	}
 	if lookup := new(net.DNSError); errors.As(cause, &lookup) && lookup.IsNotFound {
 		return fmt.Errorf("connect to %s: no such host; check the namespace's name: %w", s.host, cause)
@@ -241,7 +241,7 @@ var entraCode = regexp.MustCompile(`AADSTS[0-9]{2,10}`)
 // it does not is to be waited for.
 func (e *identityError) explain() error {
 	if e.unmade || errors.As(e.err, new(*fs.PathError)) { // whose cause looks like a network's
-		return fault.Mark(fault.Fatal, &refusal{"there is no credential to ask Entra ID with: " + firstLine(e.err), e.err})
+		return fault.Mark(fault.Refused, &refusal{"there is no credential to ask Entra ID with: " + firstLine(e.err), e.err})
 	}
 	if network := net.Error(nil); errors.As(e.err, &network) || errors.Is(e.err, context.Canceled) {
 		return &refusal{"Entra ID can not be reached", e.err}
@@ -252,10 +252,10 @@ func (e *identityError) explain() error {
 	}
 	refused := new(azidentity.AuthenticationFailedError)
 	if !errors.As(e.err, &refused) {
-		return fault.Mark(fault.Fatal, &refusal{"there is no credential to ask Entra ID with: " + firstLine(e.err), e.err})
+		return fault.Mark(fault.Refused, &refusal{"there is no credential to ask Entra ID with: " + firstLine(e.err), e.err})
 	}
 	if r := refused.RawResponse; r != nil && r.StatusCode < 500 && r.StatusCode != http.StatusTooManyRequests && r.StatusCode != http.StatusRequestTimeout {
-		return fault.Mark(fault.Fatal, &refusal{fmt.Sprintf("Entra ID refuses the identity; check AZURE_TENANT_ID, AZURE_CLIENT_ID and its secret or certificate%s", named), e.err})
+		return fault.Mark(fault.Refused, &refusal{fmt.Sprintf("Entra ID refuses the identity; check AZURE_TENANT_ID, AZURE_CLIENT_ID and its secret or certificate%s", named), e.err})
 	}
 	return &refusal{"Entra ID gives no token now" + named, e.err}
 }

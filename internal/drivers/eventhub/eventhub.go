@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
@@ -138,10 +137,12 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 		return nil, err
 	}
 	env = env.Complete()
-	c, err := parse(target, env.Lookup)
+	read := func(target *url.URL) (choices, error) { return parse(target, env.Lookup) }
+	c, err := read(target)
 	if err != nil {
-		return nil, fault.Mark(fault.Fatal, err)
+		return nil, env.Access.Reject(err)
 	}
+	c.renew = func() (choices, error) { return sink.Renew(env.Access, target, read) }
 	s := newSink(c, env)
 	if err := s.Probe(ctx); err != nil {
 		_ = s.Close(ctx) // it has nothing to say

@@ -43,7 +43,7 @@ func (s *session) client(hub string) (*azeventhubs.ProducerClient, error) {
 	}
 	client, err := s.newClient(hub)
 	if err != nil { // its text may quote the connection string
-		return nil, fault.Mark(fault.Fatal, errors.New("the client does not take the connection string; copy it from the portal again"))
+		return nil, fault.Mark(fault.Refused, errors.New("the client does not take the connection string; copy it from the portal again"))
 	}
 	s.clients[hub] = client
 	return client, nil
@@ -67,7 +67,11 @@ func (s *session) newClient(hub string) (*azeventhubs.ProducerClient, error) {
 // connect opens a connection, which carries AMQP whatever the client takes it
 // for, and keeps hold of it.
 func (s *session) connect(ctx context.Context, _ azeventhubs.WebSocketConnParams) (net.Conn, error) {
-	conn, err := s.dial(ctx)
+	now, err := s.now()
+	var conn net.Conn
+	if err == nil {
+		conn, err = now.dial(ctx)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failure = err

@@ -49,9 +49,23 @@ func (s *Sink) current() (*session, error) {
 		return nil, errClosed
 	}
 	if s.session == nil {
-		s.session = newSession(&s.choices)
+		fresh, err := s.fresh()
+		if err != nil {
+			return nil, err
+		}
+		s.session = fresh
 	}
 	return s.session, nil
+}
+
+// fresh returns a session with the secrets that there are now.
+func (s *Sink) fresh() (*session, error) {
+	now, err := s.now()
+	if err != nil {
+		return nil, err
+	}
+	now.renew = s.renew // for its connections
+	return newSession(&now), nil
 }
 
 // drop closes a session that is broken.
@@ -73,10 +87,11 @@ func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	if len(b.Events) == 0 {
 		return nil
 	}
-	if err := s.apply(ctx, b); err != nil {
-		return fmt.Errorf("send %d changes: %w", len(b.Events), err)
+	err := s.apply(ctx, b)
+	if err != nil {
+		err = fmt.Errorf("send %d changes: %w", len(b.Events), err)
 	}
-	return nil
+	return s.env.Access.Judge(err)
 }
 
 func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
@@ -96,7 +111,7 @@ func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
 		return nil
 	}
 	s.unsettled.keep(lanes)
-	if !f.intact {
+	if !f.intact || fault.Of(err) == fault.Refused {
 		s.drop(session)
 	}
 	return err
@@ -107,17 +122,20 @@ func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
 func (s *Sink) Probe(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	session := newSession(&s.choices)
+	session, err := s.fresh()
+	if err != nil {
+		return s.env.Access.Judge(err)
+	}
 	hub, fixed := s.name.Fixed()
 	if !fixed {
 		hub = anyHub
 	}
-	err := session.within(ctx, func(ctx context.Context) error { return session.reach(ctx, hub) })
+	err = session.within(ctx, func(ctx context.Context) error { return session.reach(ctx, hub) })
 	session.close(err == nil)
 	if !fixed && missing(err) {
-		return nil // whoever is told so has been let in
+		err = nil // whoever is told so has been let in
 	}
-	return err
+	return s.env.Access.Judge(err)
 }
 
 // anyHub is asked for where the hubs that there should be are not known yet. It

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
 
 	"github.com/shopmonkeyus/eds/internal/encode"
 	"github.com/shopmonkeyus/eds/internal/sink"
@@ -30,8 +32,10 @@ type choices struct {
 	partitions    int32
 	replication   int16
 	patience      time.Duration
-	idle          time.Duration // after which a connection is closed
-	security      []kgo.Opt
+	idle          time.Duration  // after which a connection is closed
+	tls           *tls.Config    // nil: connections are not encrypted
+	auth          sasl.Mechanism // nil: no credentials are sent
+	renew         func() (choices, error)
 }
 
 // parse reads the URL. Errors hold none of its secrets.
@@ -61,7 +65,11 @@ func parse(target *url.URL) (choices, error) {
 	if err := c.parseDelivery(query); err != nil {
 		return c, err
 	}
-	c.security, err = parseSecurity(target, c.brokers)
+	c.renew = func() (choices, error) { return c, nil }
+	if c.tls, err = parseTLS(query); err != nil {
+		return c, err
+	}
+	c.auth, err = parseAuth(target, c.brokers, c.tls != nil)
 	return c, err
 }
 

@@ -196,7 +196,7 @@ func TestErrorsOfBrokersHaveClasses(t *testing.T) {
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 1)
 	for err, want := range map[*kerr.Error]fault.Class{
-		kerr.TopicAuthorizationFailed: fault.Fatal, kerr.ClusterAuthorizationFailed: fault.Fatal, kerr.InvalidTopicException: fault.Fatal,
+		kerr.TopicAuthorizationFailed: fault.Transient, kerr.ClusterAuthorizationFailed: fault.Transient, kerr.InvalidTopicException: fault.Fatal,
 		kerr.UnsupportedForMessageFormat: fault.Fatal, kerr.UnsupportedCompressionType: fault.Fatal, kerr.InvalidRequiredAcks: fault.Fatal,
 		kerr.MessageTooLarge: fault.Poison, kerr.RecordListTooLarge: fault.Poison, kerr.InvalidRecord: fault.Poison,
 		kerr.UnknownServerError: fault.Transient,

@@ -56,6 +56,13 @@ var fatal = map[*kerr.Error]string{
 	kerr.InvalidRequiredAcks:                "the brokers do not take acks=all",
 }
 
+// refusals are those of them that come and go with credentials, permissions and topics.
+var refusals = map[*kerr.Error]bool{
+	kerr.SaslAuthenticationFailed: true, kerr.UnsupportedSaslMechanism: true, kerr.IllegalSaslState: true, kerr.SecurityDisabled: true,
+	kerr.TopicAuthorizationFailed: true, kerr.ClusterAuthorizationFailed: true, kerr.TransactionalIDAuthorizationFailed: true,
+	kerr.UnknownTopicOrPartition: true, kerr.UnknownTopicID: true,
+}
+
 // poison are the codes that are about what is in a message.
 var poison = map[*kerr.Error]string{
 	kerr.MessageTooLarge:    "the message is larger than the topic's max.message.bytes",
@@ -74,7 +81,11 @@ func explain(err error) error {
 	}
 	if code := new(kerr.Error); errors.As(err, &code) {
 		if hint, ok := fatal[code]; ok {
-			return fault.Mark(fault.Fatal, &codeError{code, hint})
+			class := fault.Fatal
+			if refusals[code] {
+				class = fault.Refused
+			}
+			return fault.Mark(class, &codeError{code, hint})
 		}
 		if hint, ok := poison[code]; ok {
 			return fault.Mark(fault.Poison, &codeError{code, hint})
@@ -82,7 +93,7 @@ func explain(err error) error {
 		return &codeError{code: code}
 	}
 	if hint := misconfigured(err); hint != "" {
-		return fault.Mark(fault.Fatal, fmt.Errorf("%s: %w", hint, err))
+		return fault.Mark(fault.Refused, fmt.Errorf("%s: %w", hint, err))
 	}
 	if errors.Is(err, io.EOF) {
 		return fmt.Errorf("the broker closed the connection, as some do that want other credentials or encryption: check the user, the password, auth= and tls=, and the port: %w", err)

@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
@@ -140,8 +139,9 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 	env = env.Complete()
 	c, err := parse(target)
 	if err != nil {
-		return nil, fault.Mark(fault.Fatal, err)
+		return nil, env.Access.Reject(err)
 	}
+	c.renew = func() (choices, error) { return sink.Renew(env.Access, target, parse) }
 	s := newSink(c, env)
 	if err := s.Probe(ctx); err != nil {
 		_ = s.Close(ctx) // it has nothing to say

@@ -134,7 +134,7 @@ func TestATopicThatVanishesIsReported(t *testing.T) {
 	raw := newTopic(t, cluster, "topic", 1)
 	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/{{.table}}")
 	err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 1, 3))
-	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), `topic "order": the topic does not exist`) {
+	if fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), `topic "order": the topic does not exist`) {
 		t.Errorf("a table whose topic is missing: %v: %v", fault.Of(err), err)
 	}
 	s = mustOpen(t, raw)
@@ -142,7 +142,7 @@ func TestATopicThatVanishesIsReported(t *testing.T) {
 	if err := cluster.DeleteTopic("topic"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "make it") {
+	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "make it") {
 		t.Errorf("a topic that was deleted: %v: %v", fault.Of(err), err)
 	}
 }

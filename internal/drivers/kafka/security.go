@@ -32,24 +32,44 @@ import (
 // dialTimeout bounds the making of a connection.
 const dialTimeout = 10 * time.Second
 
-// parseSecurity reads how connections are encrypted, and as whom they are made.
-func parseSecurity(target *url.URL, brokers []string) ([]kgo.Opt, error) {
-	encryption, err := parseTLS(target.Query())
+// security returns how connections are encrypted, and as whom they are made: each with the
+// certificates, keys and passwords of its time.
+func (c *choices) security() (opts []kgo.Opt) {
+	if c.tls != nil {
+		opts = append(opts, kgo.Dialer(c.dialTLS))
+	}
+	switch c.auth.(type) {
+	case nil:
+	case chained:
+		opts = append(opts, kgo.SASL(c.auth))
+	default:
+		opts = append(opts, kgo.SASL(renewed{c.auth, c.renew}))
+	}
+	return opts
+}
+
+func (c *choices) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
+	now, err := c.renew()
 	if err != nil {
 		return nil, err
 	}
-	var opts []kgo.Opt
-	if encryption != nil {
-		opts = append(opts, kgo.DialTLSConfig(encryption))
-	}
-	mechanism, err := parseAuth(target, brokers, encryption != nil)
+	dialer := tls.Dialer{NetDialer: &net.Dialer{Timeout: dialTimeout}, Config: now.tls}
+	return dialer.DialContext(ctx, network, address)
+}
+
+// renewed is a mechanism with the credentials that the URL names at each connection.
+type renewed struct {
+	sasl.Mechanism
+	renew func() (choices, error)
+}
+
+// Authenticate begins to sign in.
+func (r renewed) Authenticate(ctx context.Context, host string) (sasl.Session, []byte, error) {
+	now, err := r.renew()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if mechanism != nil {
-		opts = append(opts, kgo.SASL(mechanism))
-	}
-	return opts, nil
+	return now.auth.Authenticate(ctx, host)
 }
 
 // parseTLS returns nil where connections are not to be encrypted.
@@ -124,8 +144,11 @@ func parseMSK(query url.Values, brokers []string, user, password string) (sasl.M
 		return nil, errors.New("auth=aws-msk-iam needs an access key as the url's user and a secret key as its password, or neither, for the AWS SDK to find them")
 	}
 	chain := &awsChain{}
-	return msk.ManagedStreamingIAM(chain.credentials), nil
+	return chained{msk.ManagedStreamingIAM(chain.credentials)}, nil
 }
+
+// chained is a mechanism whose credentials the AWS SDK finds, and renews.
+type chained struct{ sasl.Mechanism }
 
 // awsChain finds credentials as the AWS SDK does: in the environment, profiles,
 // web identities, and the roles of containers and instances. They are renewed as
@@ -167,7 +190,7 @@ func parseOAuth(query url.Values, user, password string) (sasl.Mechanism, error)
 	case token == "" && file != "" && endpoint == "":
 		get = func(context.Context) (string, error) {
 			text, err := sink.FileOf(query, "token-file")
-			return strings.TrimSpace(string(text)), fault.Mark(fault.Fatal, err)
+			return strings.TrimSpace(string(text)), fault.Mark(fault.Refused, err)
 		}
 		if _, err := get(context.Background()); err != nil {
 			return nil, err
@@ -227,7 +250,7 @@ func (g *tokenGrant) token(ctx context.Context) (string, error) {
 	if answer.StatusCode != http.StatusOK {
 		err := fmt.Errorf("ask token-url for a token: it answers %s", answer.Status)
 		if answer.StatusCode == http.StatusBadRequest || answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden {
-			err = fault.Mark(fault.Fatal, fmt.Errorf("%w; check the client id and secret in the url", err))
+			err = fault.Mark(fault.Refused, fmt.Errorf("%w; check the client id and secret in the url", err))
 		}
 		return "", err
 	}

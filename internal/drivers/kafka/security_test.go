@@ -264,7 +264,7 @@ func TestMSKCredentialsThatAreNowhereAreAnError(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _, err = mechanism.Authenticate(t.Context(), mskBroker+":9098")
-	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "there are no AWS credentials: put them in the kafka url") {
+	if fault.Of(err) != fault.Refused || !strings.Contains(err.Error(), "there are no AWS credentials: put them in the kafka url") {
 		t.Errorf("without any: %v", err)
 	}
 }
@@ -303,7 +303,7 @@ func TestTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _, err = mechanism.Authenticate(t.Context(), "h")
-	if fault.Of(err) != fault.Fatal || strings.Contains(err.Error(), "SECRET") || asked != 2 {
+	if fault.Of(err) != fault.Refused || strings.Contains(err.Error(), "SECRET") || asked != 2 {
 		t.Errorf("wrong credentials, %d requests: %v", asked, err)
 	}
 }

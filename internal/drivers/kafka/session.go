@@ -68,7 +68,7 @@ func newSession(c *choices, transaction string, logger kgo.Logger) (*session, er
 		kgo.ProducerLinger(c.linger),
 		kgo.ProducerBatchMaxBytesFn(s.limit), kgo.BrokerMaxWriteBytes(mostMessage + 1<<20),
 		kgo.MaxBufferedRecords(unlimited), kgo.UnknownTopicRetries(20),
-	}, c.security...)
+	}, c.security()...)
 	if transaction != "" {
 		opts = append(opts, kgo.TransactionalID(transaction), kgo.TransactionTimeout(time.Minute))
 	}

@@ -98,9 +98,9 @@ func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	}
 	err := s.apply(ctx, b)
 	if err != nil {
-		return fmt.Errorf("produce %d changes: %w", len(b.Events), err)
+		err = fmt.Errorf("produce %d changes: %w", len(b.Events), err)
 	}
-	return nil
+	return s.env.Access.Judge(err)
 }
 
 func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
@@ -120,7 +120,7 @@ func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
 		}
 	}
 	err = session.deliver(ctx, records)
-	if session.spent {
+	if session.spent || fault.Of(err) == fault.Refused { // another session signs in again
 		s.drop(session)
 	}
 	if err == nil {
@@ -206,10 +206,11 @@ func (s *Sink) Probe(ctx context.Context) error {
 		return err
 	}
 	defer session.client.Close()
+	var topics []string
 	if topic, fixed := s.topic.Fixed(); fixed {
-		return session.check(ctx, topic)
+		topics = []string{topic}
 	}
-	return session.check(ctx)
+	return s.env.Access.Judge(session.check(ctx, topics...))
 }
 
 // BeginLoad begins the load of one table.

@@ -28,7 +28,7 @@ func classifyNumber(number uint16, state string) sqlsink.Verdict {
 	case 1044, 1142, 1143, 1227, 1370, 1410: // a privilege is missing
 		return sqlsink.Verdict{Class: fault.Fatal}
 	case 1045, 1049, 1129, 1130, 1251, 1275, 1698, 1820, 1862: // credentials, the host, or the database
-		return sqlsink.Verdict{Refused: true, Lost: true}
+		return sqlsink.Verdict{Class: fault.Refused, Lost: true}
 	case 1050, 1051, 1054, 1060, 1061, 1072, 1091, 1109, 1136, 1146, 1176, 1347, 1412: // the catalogue has changed
 		return sqlsink.Verdict{Stale: true}
 	case 1031, 1288, 1348, 1356, 1393, 1394, 1395, 1471: // a view or a sequence has the name of the table

@@ -26,7 +26,7 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	if err != nil {
 		return nil, shared, err
 	}
-	d := &dialect{env: env.Complete()}
+	d := &dialect{target: target, env: env.Complete()}
 	if d.config, err = configOf(target, query); err != nil {
 		return nil, shared, err
 	}

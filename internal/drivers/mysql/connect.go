@@ -1,14 +1,44 @@
 package mysql
 
 import (
+	"database/sql/driver"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
+
+// lastError keeps the last error that the driver logs. Of a connection that breaks, the
+// driver returns no more than that it did.
+type lastError struct {
+	mu  sync.Mutex
+	err error
+}
+
+// Print implements mysql.Logger.
+func (l *lastError) Print(values ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, v := range values {
+		if err, ok := v.(error); ok {
+			l.err = err
+		}
+	}
+}
+
+// behind returns why the connection broke, if err says that it did.
+func (l *lastError) behind(err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil && (errors.Is(err, mysql.ErrInvalidConn) || errors.Is(err, driver.ErrBadConn)) {
+		return l.err
+	}
+	return err
+}
 
 // explainConnect says what went wrong with a connection in words that help, and
 // without any of the URL's secrets.
@@ -37,11 +67,11 @@ func (d *dialect) explainConnect(err error) error {
 func (d *dialect) explainNetwork(err error) error {
 	switch {
 	case errors.Is(err, mysql.ErrNoTLS):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: the server does not offer it; set it up there, or write tls=preferred", d.where))
+		return fault.Mark(fault.Refused, fmt.Errorf("tls with %s: the server does not offer it; set it up there, or write tls=preferred", d.where))
 	case errors.Is(err, mysql.ErrCleartextPassword):
-		return fault.Mark(fault.Fatal, fmt.Errorf("%s asks for the password in clear text; add allowCleartextPasswords=true to the url, with tls=true", d.where))
+		return fault.Mark(fault.Refused, fmt.Errorf("%s asks for the password in clear text; add allowCleartextPasswords=true to the url, with tls=true", d.where))
 	case errors.Is(err, mysql.ErrOldPassword), errors.Is(err, mysql.ErrNativePassword), errors.Is(err, mysql.ErrUnknownPlugin), errors.Is(err, mysql.ErrOldProtocol):
-		return fault.Mark(fault.Fatal, fmt.Errorf("log in to %s: the user has a kind of password that can not be used; run: ALTER USER %s IDENTIFIED BY '...'", d.where, literal(d.config.User)))
+		return fault.Mark(fault.Refused, fmt.Errorf("log in to %s: the user has a kind of password that can not be used; run: ALTER USER %s IDENTIFIED BY '...'", d.where, literal(d.config.User)))
 	}
 	server := sqlsink.Server{Where: d.where, Authority: "give it with tls-ca=FILE", Name: "give that with tls-server-name=NAME"}
 	if explained := server.Explain(err); explained != nil {

@@ -3,6 +3,7 @@ package mysql
 import (
 	"fmt"
 	"hash/fnv"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -17,8 +18,9 @@ import (
 
 // dialect is MySQL, and MariaDB, to the SQL engine.
 type dialect struct {
-	config   *mysql.Config
-	where    string // the server's address, for messages
+	target   *url.URL      // as it was when the destination was opened
+	config   *mysql.Config // the same; each connection has its own
+	where    string        // the server's address, for messages
 	timeout  time.Duration
 	timeouts sqlsink.Timeouts
 	env      sink.Env

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
@@ -123,9 +122,10 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 
 // open connects to the destination.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
+	env = env.Complete()
 	d, shared, err := parse(target, env)
 	if err != nil {
-		return nil, fault.Mark(fault.Fatal, err)
+		return nil, env.Access.Reject(err)
 	}
 	return sqlsink.Open(ctx, d, shared, env)
 }

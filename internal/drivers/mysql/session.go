@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -53,7 +55,16 @@ const maxStatements = 512
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
 func (d *dialect) connect(ctx context.Context) (*session, error) {
-	connector, err := mysql.NewConnector(d.config)
+	now, err := sink.Renew(d.env.Access, d.target, func(target *url.URL) (*dialect, error) {
+		now, _, err := parse(target, d.env)
+		return now, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	logged := &lastError{}
+	now.config.Logger = logged
+	connector, err := mysql.NewConnector(now.config)
 	if err != nil {
 		return nil, fault.Mark(fault.Fatal, errors.New("the options of the mysql url do not go together"))
 	}
@@ -64,7 +75,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 		if within.Err() != nil && ctx.Err() == nil {
 			err = within.Err()
 		}
-		return nil, d.explainConnect(err)
+		return nil, now.explainConnect(logged.behind(err))
 	}
 	conn, ok := opened.(connection)
 	if !ok {

@@ -42,13 +42,13 @@ func classifyState(code string) sqlsink.Verdict {
 	case "3F000": // the schema is gone: a new session makes it again
 		return sqlsink.Verdict{Lost: true}
 	case "3D000": // the database is gone, or was never there
-		return sqlsink.Verdict{Refused: true, Lost: true}
+		return sqlsink.Verdict{Class: fault.Refused, Lost: true}
 	}
 	switch code[:min(2, len(code))] {
 	case "22", "23", "21", "44", "54", "P0": // the row is at fault: its values, a constraint, a limit, a trigger
 		return sqlsink.Verdict{Class: fault.Poison}
 	case "28": // credentials
-		return sqlsink.Verdict{Refused: true, Lost: true}
+		return sqlsink.Verdict{Class: fault.Refused, Lost: true}
 	case "08": // connection
 		return sqlsink.Verdict{Lost: true}
 	}

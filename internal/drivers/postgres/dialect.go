@@ -3,6 +3,7 @@ package postgres
 import (
 	"fmt"
 	"hash/fnv"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"unicode/utf8"
@@ -17,8 +18,9 @@ import (
 
 // dialect is PostgreSQL, and its relatives, to the SQL engine.
 type dialect struct {
-	config   *pgconn.Config
-	schema   string // the URL's; "" is the user's own default
+	target   *url.URL       // as it was when the destination was opened
+	config   *pgconn.Config // the same; each connection has its own
+	schema   string         // the URL's; "" is the user's own default
 	timeouts sqlsink.Timeouts
 	env      sink.Env
 	// pooled is set once a session turns out not to keep its statements.

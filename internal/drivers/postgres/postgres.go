@@ -14,7 +14,6 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
@@ -154,9 +153,10 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 
 // open connects to the destination.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
+	env = env.Complete()
 	d, shared, err := parse(target, env)
 	if err != nil {
-		return nil, fault.Mark(fault.Fatal, err)
+		return nil, env.Access.Reject(err)
 	}
 	return sqlsink.Open(ctx, d, shared, env)
 }
@@ -219,5 +219,5 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	for name, value := range map[string]string{"client_encoding": "UTF8", "TimeZone": "UTC", "DateStyle": "ISO"} {
 		config.RuntimeParams[name] = value
 	}
-	return &dialect{config: config, schema: namespace, timeouts: timeouts, env: env.Complete()}, shared, nil
+	return &dialect{target: target, config: config, schema: namespace, timeouts: timeouts, env: env}, shared, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -60,11 +62,18 @@ func (a abilities) stages() bool { return a.Keeps && a.Temp && !a.Cockroach }
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
 func (d *dialect) connect(ctx context.Context) (*session, error) {
+	now, err := sink.Renew(d.env.Access, d.target, func(target *url.URL) (*dialect, error) {
+		now, _, err := parse(target, d.env)
+		return now, err
+	})
+	if err != nil {
+		return nil, err
+	}
 	within, call := sqlsink.Await(ctx, d.timeouts.Statement, nil)
 	defer call.End()
-	pg, err := pgconn.ConnectConfig(within, d.config.Copy())
+	pg, err := pgconn.ConnectConfig(within, now.config)
 	if err != nil {
-		return nil, d.explainConnect(sqlsink.CallError(within, err))
+		return nil, now.explainConnect(sqlsink.CallError(within, err))
 	}
 	s := &session{dialect: d, pg: pg, front: pgproto3.NewFrontend(pg.Conn(), pg.Conn()), statements: make(map[string]*statement), stages: make(map[string]bool)}
 	if err := s.prepare(ctx); err != nil {

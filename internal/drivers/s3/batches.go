@@ -76,14 +76,17 @@ func (b *batches) deliver(ctx context.Context, planner lake.Planner, events []*c
 		return nil
 	}
 	ctx, done, err := b.enter(ctx)
-	if err == nil {
-		err = b.write(ctx, planner, events, name)
-		done()
-	}
 	if err != nil {
 		return fmt.Errorf("upload %d changes: %w", len(events), err)
 	}
-	return nil
+	defer done()
+	if err = b.ready(ctx); err == nil {
+		err = b.write(ctx, planner, events, name)
+	}
+	if err != nil {
+		err = fmt.Errorf("upload %d changes: %w", len(events), err)
+	}
+	return b.settle(err)
 }
 
 func (b *batches) write(ctx context.Context, planner lake.Planner, events []*cdc.Event, name func(n int, p *lake.Part) string) error {

@@ -112,7 +112,7 @@ func TestLargeObjectsAreUploadedInParts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s, err := newStore(t.Context(), c)
+			s, err := newStore(t.Context(), c, sink.Env{}.Complete().Access)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -34,6 +34,16 @@ type choices struct {
 	limits  sink.Limits
 	retries int
 	timeout time.Duration
+
+	renew func() (choices, error) // nil: they stay as they are
+}
+
+// now returns the choices with the secrets that there are now.
+func (c *choices) now() (choices, error) {
+	if c.renew == nil {
+		return *c, nil
+	}
+	return c.renew()
 }
 
 // keys say who eds is. Without id, the SDK's own chain finds out.

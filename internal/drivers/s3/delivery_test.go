@@ -105,7 +105,7 @@ func TestAClockThatIsOffIsCorrected(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		st, err := newStore(t.Context(), c)
+		st, err := newStore(t.Context(), c, sink.Env{}.Complete().Access)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -223,19 +223,24 @@ func TestWhatTheStoreAnswersHasAClass(t *testing.T) {
 	server, f := testpeers.S3(t), newFront(t)
 	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=0"))
 	expiring := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=0"))
-	expiring.(*objects).keys.token = "t"
+	renew := expiring.(*objects).renew
+	expiring.(*objects).renew = func() (choices, error) {
+		c, err := renew()
+		c.keys.token = "t"
+		return c, err
+	}
 	for _, c := range []struct {
 		status int
 		code   string
 		class  fault.Class
 		want   string
 	}{
-		{404, "NoSuchBucket", fault.Fatal, "make it, or correct the url"},
-		{403, "AccessDenied", fault.Fatal, "allow s3:PutObject"},
-		{403, "SomethingNew", fault.Fatal, "allow s3:PutObject"},
-		{403, "ExpiredToken", fault.Fatal, "renew session-token="},
+		{404, "NoSuchBucket", fault.Transient, "make it, or correct the url"},
+		{403, "AccessDenied", fault.Transient, "allow s3:PutObject"},
+		{403, "SomethingNew", fault.Transient, "allow s3:PutObject"},
+		{403, "ExpiredToken", fault.Transient, "renew session-token="},
 		{403, "RequestTimeTooSkewed", fault.Transient, "the clock of this machine"},
-		{400, "KMS.NotFoundException", fault.Fatal, "kms-key="},
+		{400, "KMS.NotFoundException", fault.Transient, "kms-key="},
 		{400, "KeyTooLongError", fault.Poison, "too long"},
 		{400, "RequestTimeout", fault.Transient, "400 RequestTimeout"},
 		{409, "OperationAborted", fault.Transient, "409 OperationAborted"},

@@ -81,6 +81,13 @@ var fatal = map[string]string{
 	"KMSNotConfigured":                               "the store has no key management; leave sse= and kms-key= out",
 }
 
+// refusals are those of them that come and go with keys, permissions and the bucket.
+var refusals = map[string]bool{
+	"NoSuchBucket": true, "AccessDenied": true, "Forbidden": true, "AllAccessDisabled": true, "AccountProblem": true, "NotSignedUp": true, "UserSuspended": true,
+	"InvalidAccessKeyId": true, "SignatureDoesNotMatch": true, "InvalidToken": true, "TokenRefreshRequired": true,
+	"KMS.NotFoundException": true, "KMS.DisabledException": true, "KMS.KMSInvalidStateException": true,
+}
+
 // elsewhere are the codes of a store that has the bucket in another region.
 var elsewhere = map[string]bool{
 	"PermanentRedirect": true, "AuthorizationHeaderMalformed": true, "IllegalLocationConstraintException": true, "IncorrectEndpoint": true, "MovedPermanently": true,
@@ -98,8 +105,8 @@ func (s *store) explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	if e := new(fault.Error); errors.As(err, &e) {
-		return err
+	if e := new(fault.Error); errors.As(err, &e) { // of finding credentials
+		return e
 	}
 	var api smithy.APIError
 	var response *awshttp.ResponseError
@@ -111,7 +118,7 @@ func (s *store) explain(err error) error {
 		err = e.Err
 	}
 	if hint := misconfigured(err); hint != "" {
-		return fault.Mark(fault.Fatal, fmt.Errorf("%s: %w", hint, err))
+		return fault.Mark(fault.Refused, fmt.Errorf("%s: %w", hint, err))
 	}
 	for _, known := range []error{context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF} {
 		if errors.Is(err, known) {
@@ -155,11 +162,15 @@ func (s *store) judge(err error) error {
 		return answer
 	case answer.code == "ExpiredToken" && s.keys.token != "":
 		answer.hint = "the session token has expired; renew session-token=, or leave the keys to the AWS SDK's own chain"
-		return fault.Mark(fault.Fatal, answer)
+		return fault.Mark(fault.Refused, answer)
 	}
 	if hint, ok := fatal[answer.code]; ok {
 		answer.hint = hint
-		return fault.Mark(fault.Fatal, answer)
+		class := fault.Fatal
+		if refusals[answer.code] {
+			class = fault.Refused
+		}
+		return fault.Mark(class, answer)
 	}
 	if hint, ok := poison[answer.code]; ok {
 		answer.hint = hint
@@ -167,7 +178,7 @@ func (s *store) judge(err error) error {
 	}
 	if answer.status == http.StatusForbidden || answer.status == http.StatusUnauthorized {
 		answer.hint = fatal["AccessDenied"]
-		return fault.Mark(fault.Fatal, answer)
+		return fault.Mark(fault.Refused, answer)
 	}
 	return answer
 }

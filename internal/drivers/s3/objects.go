@@ -54,14 +54,17 @@ func (o *objects) Apply(ctx context.Context, b *change.Batch) error {
 		return nil
 	}
 	ctx, done, err := o.enter(ctx)
-	if err == nil {
-		err = o.apply(ctx, b.Events)
-		done()
-	}
 	if err != nil {
 		return fmt.Errorf("upload %d changes: %w", len(b.Events), err)
 	}
-	return nil
+	defer done()
+	if err = o.ready(ctx); err == nil {
+		err = o.apply(ctx, b.Events)
+	}
+	if err != nil {
+		err = fmt.Errorf("upload %d changes: %w", len(b.Events), err)
+	}
+	return o.settle(err)
 }
 
 func (o *objects) apply(ctx context.Context, events []*cdc.Event) error {
@@ -155,14 +158,14 @@ func (s *store) Probe(ctx context.Context) error {
 	id, err := s.begin(ctx, name, "application/json")
 	if err == nil {
 		err = s.abort(ctx, name, id)
-		if fault.Of(err) == fault.Fatal {
+		if class := fault.Of(err); class == fault.Fatal || class == fault.Refused {
 			return nil // eds may write, though not forget what it began
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("test whether objects can be written to the bucket: %w", err)
+		err = fmt.Errorf("test whether objects can be written to the bucket: %w", err)
 	}
-	return nil
+	return s.access.Judge(err)
 }
 
 // BeginLoad begins the load of one table.

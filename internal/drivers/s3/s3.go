@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/lake"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
@@ -181,19 +180,20 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 	env = env.Complete()
 	c, err := parse(target)
 	if err != nil {
-		return nil, fault.Mark(fault.Fatal, err)
+		return nil, env.Access.Reject(err)
 	}
+	c.renew = func() (choices, error) { return sink.Renew(env.Access, target, parse) }
 	s, err := connect(ctx, c, env)
 	if moved := new(regionError); errors.As(err, &moved) && c.region == "" && moved.region != "" {
 		c.region = moved.region
 		env.Logger.Info("the bucket is in another region than the one that was asked first", "region", c.region)
-		return connect(ctx, c, env)
+		s, err = connect(ctx, c, env)
 	}
-	return s, err
+	return s, env.Access.Judge(err)
 }
 
 func connect(ctx context.Context, c choices, env sink.Env) (sink.Sink, error) {
-	store, err := newStore(ctx, c)
+	store, err := newStore(ctx, c, env.Access)
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,8 @@ import (
 	"github.com/aws/smithy-go/logging"
 
 	"github.com/shopmonkeyus/eds/internal/awscredentials"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 // store is a bucket of the store that the URL names. It is safe for concurrent
@@ -29,17 +31,47 @@ type store struct {
 	choices
 	client    *s3.Client
 	transport *http.Transport
+	access    *sink.Access
+	refused   bool // the client's credentials or authorities, by the last call
+}
+
+// settle ends a call that uploads, with its outcome.
+func (s *store) settle(err error) error {
+	s.refused = fault.Of(err) == fault.Refused
+	return s.access.Judge(err)
+}
+
+// ready begins a call that uploads, with the keys that the URL names now. It replaces a
+// client that was refused: its profile, its role or the authorities that it trusts may have
+// changed. Calls that upload are serial.
+func (s *store) ready(ctx context.Context) error {
+	now, err := s.now()
+	if err != nil {
+		return err
+	}
+	s.keys = now.keys
+	if !s.refused {
+		return nil
+	}
+	s.close()
+	return s.connect(ctx)
 }
 
 // newStore finds credentials and makes a client. It asks the store for nothing.
-func newStore(ctx context.Context, c choices) (*store, error) {
+func newStore(ctx context.Context, c choices, access *sink.Access) (*store, error) {
+	s := &store{choices: c, access: access}
+	return s, s.connect(ctx)
+}
+
+// connect makes the client.
+func (s *store) connect(ctx context.Context) error {
+	c := &s.choices
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	cfg, err := configuration(ctx, c)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s := &store{choices: c}
 	// What the environment says of trusted authorities is in the SDK's transport;
 	// a copy of it is one whose connections can be closed.
 	if built, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok {
@@ -61,15 +93,15 @@ func newStore(ctx context.Context, c choices) (*store, error) {
 			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenSupported
 		}
 	})
-	return s, nil
+	return nil
 }
 
 // remedy is how a URL can have credentials.
 const remedy = "add access-key-id= and secret-access-key= to the s3 url"
 
 // configuration is what the SDK reads from the environment, the profiles and the
-// URL.
-func configuration(ctx context.Context, c choices) (aws.Config, error) {
+// URL. Requests are signed with the keys that c has when they are made.
+func configuration(ctx context.Context, c *choices) (aws.Config, error) {
 	from := []func(*config.LoadOptions) error{
 		config.WithHTTPClient(awshttp.NewBuildableClient()),
 		config.WithLogger(logging.Nop{}), // it would write to standard error
@@ -83,12 +115,18 @@ func configuration(ctx context.Context, c choices) (aws.Config, error) {
 	if c.keys.profile != "" {
 		from = append(from, config.WithSharedConfigProfile(c.keys.profile))
 	}
+	given := aws.CredentialsProviderFunc(func(ctx context.Context) (aws.Credentials, error) {
+		return credentials.NewStaticCredentialsProvider(c.keys.id, c.keys.secret, c.keys.token).Retrieve(ctx)
+	})
 	if c.keys.id != "" {
-		from = append(from, config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider(c.keys.id, c.keys.secret, c.keys.token)))
+		from = append(from, config.WithCredentialsProvider(given))
 	}
 	cfg, err := config.LoadDefaultConfig(ctx, from...)
 	if err != nil {
 		return cfg, awscredentials.Misconfigured(err)
+	}
+	if c.keys.id != "" {
+		cfg.Credentials = given // not cached, as the SDK would
 	}
 	if c.region == "" && c.endpoint != "" && !c.aws {
 		cfg.Region = "" // the environment's is one of AWS

@@ -84,7 +84,7 @@ func executeOn(t testing.TB, raw, sql string) string {
 		t.Fatal(err)
 	}
 	ctx := context.Background()
-	s, err := (&dialect{account: c.account}).connect(ctx)
+	s, err := (&dialect{target: target, account: c.account, env: sink.Env{Lookup: os.LookupEnv}}).connect(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

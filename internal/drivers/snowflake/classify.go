@@ -33,7 +33,7 @@ func classify(e *serverError) sqlsink.Verdict {
 	case n == 390111, n == 390112, n == 390114, n == 390115: // the session is gone, or its token has expired
 		return sqlsink.Verdict{Lost: true}
 	case n >= 390100 && n < 390500, n >= 394300 && n < 395000: // credentials, policies
-		return sqlsink.Verdict{Refused: true, Lost: true}
+		return sqlsink.Verdict{Class: fault.Refused, Lost: true}
 	case n >= 260000 && n < 280000: // Snowflake's driver about itself, or about what it could not reach
 		return sqlsink.Verdict{Lost: true}
 	case n == 100132, n == 100143: // a function failed

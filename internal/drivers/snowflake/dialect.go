@@ -3,6 +3,7 @@ package snowflake
 import (
 	"fmt"
 	"hash/fnv"
+	"net/url"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -15,7 +16,8 @@ import (
 
 // dialect is Snowflake to the SQL engine.
 type dialect struct {
-	account account
+	target  *url.URL // as it was when the destination was opened
+	account account  // the same; each session signs in with its own
 	env     sink.Env
 	// actual are the names of tables that the catalogue knows under others than
 	// Name says, by that name.

@@ -144,8 +144,7 @@ func network(err error) error {
 
 // explainConnect says what went wrong with a login in words that help, and
 // without any of the URL's secrets.
-func (d *dialect) explainConnect(err error) error {
-	a := &d.account
+func (a *account) explainConnect(err error) error {
 	where := net.JoinHostPort(a.host, fmt.Sprint(a.port))
 	e := new(sf.SnowflakeError)
 	if refused := new(refusal); errors.As(err, &refused) {

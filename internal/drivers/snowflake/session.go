@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	sf "github.com/snowflakedb/gosnowflake"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -86,12 +88,16 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	if err := log.SetLogLevel("fatal"); err != nil {
 		return nil, err
 	}
+	now, err := sink.Renew(d.env.Access, d.target, func(target *url.URL) (*choices, error) { return parse(target, d.env) })
+	if err != nil {
+		return nil, err
+	}
 	t := newTransport()
 	login, cancel := context.WithTimeout(ctx, d.account.loginTimeout)
 	defer cancel()
 	end := t.begin(login, func() {})
 	// The driver keeps the context for what it does later.
-	opened, err := sf.NewConnector(sf.SnowflakeDriver{}, d.account.config(t)).Connect(context.WithoutCancel(ctx))
+	opened, err := sf.NewConnector(sf.SnowflakeDriver{}, now.account.config(t)).Connect(context.WithoutCancel(ctx))
 	end()
 	if err != nil {
 		t.close()
@@ -100,7 +106,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 		} else if r.status != 0 {
 			err = &r
 		}
-		return nil, d.explainConnect(err)
+		return nil, now.account.explainConnect(err)
 	}
 	db, ok := opened.(connection)
 	if !ok {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
@@ -124,11 +123,12 @@ func (d *destination) Limits() sink.Limits { return d.limits }
 
 // open connects to the destination.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
+	env = env.Complete()
 	o, err := parse(target, env)
 	if err != nil {
-		return nil, fault.Mark(fault.Fatal, err)
+		return nil, env.Access.Reject(err)
 	}
-	s, err := sqlsink.Open(ctx, &dialect{account: o.account, env: env.Complete()}, o.shared, env)
+	s, err := sqlsink.Open(ctx, &dialect{target: target, account: o.account, env: env}, o.shared, env)
 	if err != nil {
 		return nil, err
 	}

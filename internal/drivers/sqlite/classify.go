@@ -25,7 +25,7 @@ func (d *dialect) Classify(err error) sqlsink.Verdict {
 		return sqlsink.Verdict{Class: fault.Fatal, Lost: true}
 	case capi.CodeReadOnly, capi.CodeCantOpen, capi.CodePerm, capi.CodeAuth:
 		// After it has worked: a disk mounted anew, a file that is being restored.
-		return sqlsink.Verdict{Refused: true, Lost: true}
+		return sqlsink.Verdict{Class: fault.Refused, Lost: true}
 	case capi.CodeIOErr, capi.CodeMisuse:
 		return sqlsink.Verdict{Lost: true}
 	case capi.CodeSchema, capi.CodeError:

@@ -41,7 +41,7 @@ func classifyNumber(number int32) sqlsink.Verdict {
 	case 207, 208, 213, 1779, 2705, 2714, 3701, 4902, 4911, 4917, 4925, 4929, 8101: // what the catalogue named is not there any more, or somebody has just made it
 		return sqlsink.Verdict{Stale: true}
 	case 18456, 18452, 18470, 18486, 18487, 18488, 4060, 4064, 911, 916, 40615, 47073, 18461: // credentials, or a database that is gone or was never there
-		return sqlsink.Verdict{Refused: true, Lost: true}
+		return sqlsink.Verdict{Class: fault.Refused, Lost: true}
 	case 40501, 10928, 10929, 10936, 40552, 40551, 40550, 40549, 49918, 49919, 49920: // throttled
 		return sqlsink.Verdict{RetryAfter: throttled, Lost: number == 40501 || number >= 40549 && number <= 40552}
 	case 40197, 40143, 40613, 40540, 40544, 64, 233, 121, 10053, 10054, 10060, 921, 922, 923, 924, 926, 927, 942, 952, 976, 978, 983, 3904, 3906, 17142, 18401, 4221, 6005: // fails over, restarts, restores, is read-only, or is another replica now

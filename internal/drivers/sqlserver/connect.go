@@ -30,7 +30,7 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	if err != nil {
 		return nil, shared, err
 	}
-	d := &dialect{schema: query.Get("schema"), entra: query.Has("fedauth"), env: env.Complete()}
+	d := &dialect{target: target, schema: query.Get("schema"), entra: query.Has("fedauth"), env: env.Complete()}
 	if d.timeouts, err = sqlsink.ParseTimeouts(query); err != nil {
 		return nil, shared, err
 	}

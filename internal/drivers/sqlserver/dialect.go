@@ -3,6 +3,7 @@ package sqlserver
 import (
 	"fmt"
 	"hash/fnv"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"unicode/utf16"
@@ -18,7 +19,8 @@ import (
 
 // dialect is SQL Server to the SQL engine.
 type dialect struct {
-	config   msdsn.Config
+	target   *url.URL     // as it was when the destination was opened
+	config   msdsn.Config // the same, as is dsn; each connection has its own
 	dsn      string
 	schema   string // the URL's; "" is the user's own default
 	entra    bool   // sign in with Entra ID

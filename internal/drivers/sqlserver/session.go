@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"sync/atomic"
 	"time"
 
 	mssql "github.com/microsoft/go-mssqldb"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -38,7 +40,14 @@ type session struct {
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
 func (d *dialect) connect(ctx context.Context) (*session, error) {
-	conn, wire, err := d.dial(ctx)
+	now, err := sink.Renew(d.env.Access, d.target, func(target *url.URL) (*dialect, error) {
+		now, _, err := parse(target, d.env)
+		return now, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	conn, wire, err := now.dial(ctx)
 	if err != nil {
 		return nil, err
 	}

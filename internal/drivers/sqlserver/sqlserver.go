@@ -12,7 +12,6 @@ import (
 
 	"github.com/microsoft/go-mssqldb/azuread"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
@@ -184,9 +183,10 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 
 // open connects to the destination.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
+	env = env.Complete()
 	d, shared, err := parse(target, env)
 	if err != nil {
-		return nil, fault.Mark(fault.Fatal, err)
+		return nil, env.Access.Reject(err)
 	}
 	s, err := sqlsink.Open(ctx, d, shared, env)
 	if err != nil {

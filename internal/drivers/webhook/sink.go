@@ -86,9 +86,9 @@ func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 		done()
 	}
 	if err != nil {
-		return fmt.Errorf("post %d changes: %w", len(b.Events), err)
+		err = fmt.Errorf("post %d changes: %w", len(b.Events), err)
 	}
-	return nil
+	return s.env.Access.Judge(err)
 }
 
 // begin returns a context that Close cancels.
@@ -110,6 +110,11 @@ func (s *Sink) begin(ctx context.Context) (context.Context, func(), error) {
 
 // deliver posts events in order, as many at once as the endpoint takes.
 func (s *Sink) deliver(ctx context.Context, events []*cdc.Event) error {
+	now, err := sink.Renew(s.env.Access, s.target, parse)
+	if err != nil {
+		return err
+	}
+	s.secret, s.headers = now.secret, now.headers
 	for len(events) > 0 {
 		n := s.fitting(events)
 		err := s.post(ctx, events[:n])
@@ -162,6 +167,7 @@ func (s *Sink) post(ctx context.Context, events []*cdc.Event) error {
 func (s *Sink) judge(answer *http.Response, n int) error {
 	code := answer.StatusCode
 	err := fmt.Errorf("the endpoint answers %d %s", code, http.StatusText(code))
+	class := fault.Fatal
 	switch {
 	case code >= 200 && code < 300:
 		return nil
@@ -174,13 +180,13 @@ func (s *Sink) judge(answer *http.Response, n int) error {
 	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500 && code != http.StatusNotImplemented:
 		return &fault.Error{Class: fault.Transient, RetryAfter: fault.ParseRetryAfter(answer.Header.Get("Retry-After"), s.now()), Err: err}
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
-		err = fmt.Errorf("%w; check secret= and header= in the url", err)
+		class, err = fault.Refused, fmt.Errorf("%w; check secret= and header= in the url", err)
 	case code == http.StatusNotFound, code == http.StatusGone:
-		err = fmt.Errorf("%w; check the path of the url", err)
+		class, err = fault.Refused, fmt.Errorf("%w; check the path of the url", err)
 	case code >= 300 && code < 400:
 		err = fmt.Errorf("%w; put the address that it names into the url", err)
 	}
-	return fault.Mark(fault.Fatal, err)
+	return fault.Mark(class, err)
 }
 
 // explain takes the URL out of an error of the client, and gives it its class.
@@ -192,7 +198,7 @@ func explain(err error) error {
 	var host x509.HostnameError
 	var verify *tls.CertificateVerificationError
 	if errors.As(err, &unknown) || errors.As(err, &host) || errors.As(err, &verify) {
-		return fault.Mark(fault.Fatal, fmt.Errorf("the endpoint's certificate is not trusted: %w", err))
+		return fault.Mark(fault.Refused, fmt.Errorf("the endpoint's certificate is not trusted: %w", err))
 	}
 	return err
 }
@@ -202,14 +208,18 @@ func explain(err error) error {
 func (s *Sink) Probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	now, err := sink.Renew(s.env.Access, s.target, parse)
+	if err != nil {
+		return s.env.Access.Judge(err)
+	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodHead, s.endpoint.String(), http.NoBody)
 	if err != nil {
 		return errURL
 	}
-	request.Header = s.headers.Clone()
+	request.Header = now.headers
 	answer, err := s.transport.RoundTrip(request) // wherever it would redirect to
 	if err != nil {
-		return fmt.Errorf("reach the endpoint: %w", explain(err))
+		return s.env.Access.Judge(fmt.Errorf("reach the endpoint: %w", explain(err)))
 	}
 	return answer.Body.Close()
 }

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
@@ -62,9 +61,10 @@ and "mvccTimestamp" tell.
 
 408, 425, 429 and 5xx are tried again, for as long as it takes, after what
 Retry-After says. 413 halves the batch; a single change that is refused so, or
-with 422, goes to the dead letters. Any other answer stops eds: 401 and 403 want
-another secret or header, 404 and 410 another URL. Redirects to another host are
-not followed.
+with 422, goes to the dead letters. 401 and 403 want another secret or header, 404
+and 410 another URL: they stop eds at the first start, and are waited for once the
+endpoint has taken changes. Any other answer stops eds. Redirects to another host
+are not followed.
 
 An import adds a change for each row, an INSERT with "imported": true.`
 
@@ -83,6 +83,7 @@ const prefix = "eds-"
 
 // choices are what the URL says.
 type choices struct {
+	target   *url.URL // as it was when the destination was opened
 	endpoint *url.URL // without eds's options
 	secret   []byte   // nil: requests are not signed
 	headers  http.Header
@@ -92,11 +93,11 @@ type choices struct {
 }
 
 func open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
+	env = env.Complete()
 	c, err := parse(target)
 	if err != nil {
-		return nil, fault.Mark(fault.Fatal, err)
+		return nil, env.Access.Reject(err)
 	}
-	env = env.Complete()
 	if c.secret == nil {
 		env.Logger.Warn("requests to the webhook are not signed; add secret=${WEBHOOK_SECRET} to its url, so that the endpoint can tell them from others'")
 	}
@@ -121,7 +122,7 @@ func identity(target *url.URL) string {
 
 // parse reads the URL. Errors hold none of its secrets.
 func parse(target *url.URL) (choices, error) {
-	c := choices{headers: make(http.Header), timeout: 30 * time.Second, limits: limits}
+	c := choices{target: target, headers: make(http.Header), timeout: 30 * time.Second, limits: limits}
 	if target.Opaque != "" || target.Hostname() == "" || target.Fragment != "" {
 		return c, errors.New("the webhook's url should read https://host/path")
 	}

@@ -67,6 +67,8 @@ type Dialect interface {
 
 // Verdict is what an error means to the engine.
 type Verdict struct {
+	// Class is fault.Refused if the server does not accept the credentials, or is not
+	// accepted itself.
 	Class fault.Class
 	// RetryAfter is how long the server asked to be left alone, or 0.
 	RetryAfter time.Duration
@@ -79,9 +81,6 @@ type Verdict struct {
 	// Locked says that a lock which another session has was not to be had in time. Nothing
 	// of the transaction stays.
 	Locked bool
-	// Refused says that the server did not accept the credentials. It is fatal
-	// while the destination is opened, and waited for once it has worked.
-	Refused bool
 }
 
 // StepKind is a kind of migration step.

@@ -96,7 +96,7 @@ func (l *load) connect(ctx context.Context) error {
 	if l.conn != nil {
 		return nil
 	}
-	conn, err := l.sink.dialect.Connect(ctx)
+	conn, err := l.sink.connect(ctx)
 	if err != nil {
 		return err
 	}

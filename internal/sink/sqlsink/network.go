@@ -19,20 +19,19 @@ type Server struct {
 	Name      string // what to do about a certificate for another name; may be ""
 }
 
-// Explain explains an error that came before the server said anything. What only the
-// URL or the machine can put right is fatal. It returns nil where it has no words.
+// Explain explains an error that came before the server said anything. A failure of TLS is
+// fault.Refused. It returns nil if it has no words.
 func (s Server) Explain(err error) error {
 	var (
 		unknown  x509.UnknownAuthorityError
 		hostname x509.HostnameError
 		invalid  x509.CertificateInvalidError
 		verify   *tls.CertificateVerificationError
-		alert    tls.AlertError
 		dns      *net.DNSError
 		op       *net.OpError
 	)
 	refused := func(what string, err error) error {
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: %s: %w", s.Where, what, err))
+		return fault.Mark(fault.Refused, fmt.Errorf("tls with %s: %s: %w", s.Where, what, err))
 	}
 	switch {
 	case errors.As(err, &unknown):
@@ -47,13 +46,13 @@ func (s Server) Explain(err error) error {
 	case errors.As(err, &invalid):
 		return refused("its certificate is not valid", invalid)
 	case errors.As(err, &verify):
-		return fault.Mark(fault.Fatal, fmt.Errorf("tls with %s: %w", s.Where, verify.Err))
-	case errors.As(err, &alert):
-		return refused("the server refused", alert)
+		return fault.Mark(fault.Refused, fmt.Errorf("tls with %s: %w", s.Where, verify.Err))
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("connect to %s: no answer in time: %w", s.Where, context.DeadlineExceeded)
 	case errors.As(err, &dns):
 		return fmt.Errorf("connect to %s: %w", s.Where, dns)
+	case errors.As(err, &op) && op.Op == "remote error": // an alert
+		return refused("the server refuses the connection; it may want a client's certificate, or another one", op.Err)
 	case errors.As(err, &op):
 		return fmt.Errorf("connect to %s: %w", s.Where, op)
 	}

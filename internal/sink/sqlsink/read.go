@@ -50,7 +50,7 @@ func (s *Sink) readLayout(ctx context.Context, conn Conn, t *schema.Table) (*Lay
 
 // aside runs do on a session of its own.
 func (s *Sink) aside(ctx context.Context, what string, do func(conn Conn) error) error {
-	conn, err := s.dialect.Connect(ctx)
+	conn, err := s.connect(ctx)
 	if err == nil {
 		defer s.abandon(ctx, conn)
 		err = do(conn)

@@ -97,7 +97,7 @@ func (s *Sink) grant(ctx context.Context, conn Conn, l *Layout, err error) error
 // denied reports whether the database has refused err's statement for good.
 func (s *Sink) denied(err error) bool {
 	v := s.verdict(err)
-	return v.Class == fault.Fatal && !v.Lost && !v.Refused
+	return v.Class == fault.Fatal && !v.Lost
 }
 
 // values are texts and integers by column.

@@ -45,7 +45,7 @@ func (s *Sink) judgeStatement(ctx context.Context, conn Conn, err error, again b
 		return err
 	}
 	v := s.verdict(err)
-	if v.Lost || v.Refused || v.Class != fault.Fatal && !(again && v.Stale) || !s.othersWork(ctx, conn) {
+	if v.Lost || v.Class != fault.Fatal && !(again && v.Stale) || !s.othersWork(ctx, conn) {
 		return err
 	}
 	return refused(about.Table, err)
@@ -56,7 +56,7 @@ func (s *Sink) judgeStatement(ctx context.Context, conn Conn, err error, again b
 func (s *Sink) judgeStep(ctx context.Context, conn Conn, t *schema.Table, step Step, err error) error {
 	v := s.verdict(err)
 	switch {
-	case s.own(t), v.Lost, v.Refused:
+	case s.own(t), v.Lost, v.Class == fault.Refused:
 		return err
 	case v.Class == fault.Fatal && step.Kind == CreateTable:
 		return err

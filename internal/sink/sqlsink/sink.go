@@ -27,9 +27,8 @@ type Sink struct {
 	env     sink.Env
 	log     *slog.Logger
 
-	mu     sync.Mutex // held by every method that uses what follows
-	conn   Conn       // nil: not connected
-	worked bool       // the destination has accepted us once
+	mu   sync.Mutex // held by every method that uses what follows
+	conn Conn       // nil: not connected
 
 	tables  map[string]*Table // by real name; nil: known not to exist
 	layouts map[*schema.Table]*Layout
@@ -71,13 +70,11 @@ var (
 
 // Open connects to the destination.
 func Open(ctx context.Context, d Dialect, options Options, env sink.Env) (*Sink, error) {
+	env = env.Complete()
 	s := &Sink{
 		dialect: d, options: options, env: env, log: env.Logger,
 		tables: make(map[string]*Table), layouts: make(map[*schema.Table]*Layout), refused: make(map[string]bool),
 		ownTables: ownTables(), watchTicks: watchTicks,
-	}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
 	}
 	if _, err := s.session(ctx); err != nil {
 		return nil, s.fail("connect", err)
@@ -104,12 +101,21 @@ func (s *Sink) session(ctx context.Context) (Conn, error) {
 	if s.conn != nil {
 		return s.conn, nil
 	}
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.conn = conn
+	return conn, nil
+}
+
+// connect opens a connection, and notes that the destination lets eds in.
+func (s *Sink) connect(ctx context.Context) (Conn, error) {
 	conn, err := s.dialect.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s.conn, s.worked = conn, true
-	return conn, nil
+	return conn, s.env.Access.Judge(nil)
 }
 
 // Apply writes the batch and its checkpoint in one transaction. Where an earlier
@@ -176,12 +182,6 @@ func (s *Sink) verdict(err error) Verdict {
 		return Verdict{Class: fault.Fatal}
 	}
 	v := s.dialect.Classify(err)
-	if v.Refused {
-		v.Class = fault.Fatal
-		if s.worked {
-			v.Class = fault.Transient
-		}
-	}
 	if lost := new(lostError); errors.As(err, &lost) {
 		v.Lost = true
 	}
@@ -194,7 +194,7 @@ func (s *Sink) verdict(err error) Verdict {
 // fail wraps err for the caller: what was being done, and the class.
 func (s *Sink) fail(what string, err error) error {
 	v := s.verdict(err)
-	return &fault.Error{Class: v.Class, RetryAfter: v.RetryAfter, Err: fmt.Errorf("%s: %w", what, err)}
+	return s.env.Access.Judge(&fault.Error{Class: v.Class, RetryAfter: v.RetryAfter, Err: fmt.Errorf("%s: %w", what, err)})
 }
 
 func (s *Sink) apply(ctx context.Context, conn Conn, b *change.Batch, changed []sink.TableState) error {

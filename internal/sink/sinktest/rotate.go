@@ -1,0 +1,118 @@
+package sinktest
+
+import (
+	"context"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Rotation is files with secrets, and what a sink that reads them reports.
+type Rotation struct {
+	t   testing.TB
+	dir string
+
+	mu     sync.Mutex
+	worked bool
+	health string // what it is refused for; "" if it is not
+}
+
+// NewRotation returns a Rotation without files.
+func NewRotation(t testing.TB) *Rotation { return &Rotation{t: t, dir: t.TempDir()} }
+
+// Path returns the path of the named file.
+func (r *Rotation) Path(name string) string { return filepath.Join(r.dir, name) }
+
+// Placeholder returns what stands for the named file in a URL.
+func (r *Rotation) Placeholder(name string) string { return "${file:" + r.Path(name) + "}" }
+
+// Put replaces the named file.
+func (r *Rotation) Put(name string, content []byte) {
+	r.t.Helper()
+	if err := os.WriteFile(r.Path(name)+".new", content, 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := os.Rename(r.Path(name)+".new", r.Path(name)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// Open opens a sink on a URL with placeholders. It closes it when the test ends.
+func (r *Rotation) Open(d sink.Driver, raw string, env sink.Env) (sink.Sink, error) {
+	r.t.Helper()
+	expand := func() (*url.URL, error) {
+		return sink.ParseURL(raw, func(string) (string, bool) { return "", false })
+	}
+	env.Access = sink.NewAccess(expand, false, func(err error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.worked, r.health = r.worked || err == nil, ""
+		if err != nil {
+			r.health = err.Error()
+		}
+	})
+	target, err := expand()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	s, err := d.Open(r.t.Context(), target, env)
+	if err == nil {
+		r.t.Cleanup(func() {
+			if err := s.Close(context.Background()); err != nil {
+				r.t.Errorf("close: %v", err)
+			}
+		})
+	}
+	return s, err
+}
+
+// Waits checks that err has the caller wait, and that health says at once why, without a
+// secret.
+func (r *Rotation) Waits(what string, err error, says string, secrets ...string) {
+	r.t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil || fault.Of(err) != fault.Transient || r.health != err.Error() || !strings.Contains(err.Error(), says) {
+		r.t.Fatalf("%s: %v: %v\nhealth says %q, want a transient error that says %q", what, fault.Of(err), err, r.health, says)
+	}
+	for _, secret := range secrets {
+		if strings.Contains(err.Error(), secret) {
+			r.t.Errorf("%s: the error holds a secret: %v", what, err)
+		}
+	}
+}
+
+// WaitsOnceTold is Waits for a certificate of the client that the server refuses. With TLS
+// 1.3 the client may be writing when the server hangs up, and then loses the reason: it is
+// told by one of the next attempts.
+func (r *Rotation) WaitsOnceTold(what string, attempt func() error, says string) {
+	r.t.Helper()
+	const attempts = 100
+	for range attempts {
+		err := attempt()
+		if err == nil || fault.Of(err) != fault.Transient {
+			r.t.Fatalf("%s: %v: %v", what, fault.Of(err), err)
+		}
+		if strings.Contains(err.Error(), says) {
+			r.Waits(what, err, says)
+			return
+		}
+	}
+	r.t.Fatalf("%s: none of %d attempts is told: %s", what, attempts, says)
+}
+
+// Works checks that err is nil, and that health says nothing.
+func (r *Rotation) Works(what string, err error) {
+	r.t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil || !r.worked || r.health != "" {
+		r.t.Fatalf("%s: %v\nhealth says %q, and that it has worked: %v", what, err, r.health, r.worked)
+	}
+}
