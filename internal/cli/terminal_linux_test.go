@@ -260,7 +260,7 @@ func TestImport_TearsNoLine(t *testing.T) {
 	if exit := <-p.code; exit != 0 {
 		t.Fatalf("exit code %d\n%s", exit, p.screen())
 	}
-	p.sees("rows of 16 tables in", 1)
+	p.sees("rows of 16 tables in", 2) // the question has it, too
 	shown := cli.Rendered(p.screen())
 	whole := regexp.MustCompile(`^(INFO  |DEBUG |WARN  ).+$|^Go on\? \[y/N\] y$|^This replaces all rows of 16 tables in sqlite:.*$|^all tables +\[=+\] 16/16 +\d+ rows +[0-9.]+ \w+$|^\d+s, \d+ rows/s$` +
 		`|^ +table +rows +files +bytes +result$|^ *\w+ +\d+ +\d+ +\d+ +done$|^\d+ rows of 16 tables in .*$|^$`)
