@@ -20,7 +20,7 @@ const absentPatience = time.Minute
 
 // Why a table is not OK any more.
 const (
-	reasonAbsent  = "it does not exist in the destination any more, or another object has its name"
+	reasonAbsent  = "it does not exist in the destination any more"
 	reasonEmptied = "its rows were removed from the destination"
 )
 
@@ -83,9 +83,9 @@ func (i *inspection) look(ctx context.Context, now time.Time) (lost []sink.Table
 	if err != nil {
 		return nil, nil, fmt.Errorf("look for tables that were lost: %w", err)
 	}
-	found := make(map[string]sink.FindingKind, len(findings))
+	found := make(map[string]sink.Finding, len(findings))
 	for _, f := range findings {
-		found[f.Table] = f.Kind
+		found[f.Table] = f
 	}
 	for _, t := range i.set.States() {
 		if !t.State.Applies() {
@@ -99,9 +99,9 @@ func (i *inspection) look(ctx context.Context, now time.Time) (lost []sink.Table
 	}
 	before := slices.Clone(emptied)
 	for _, table := range slices.Sorted(maps.Keys(ended)) {
-		switch found[table] {
+		switch found[table].Kind {
 		case sink.FoundAbsent:
-			lost = append(lost, sink.TableState{Table: table, State: sink.Missing, Cause: sink.CauseAbsent, Reason: reasonAbsent, Next: now.Add(absentPatience).UTC().Truncate(time.Millisecond)})
+			lost = append(lost, sink.TableState{Table: table, State: sink.Missing, Cause: sink.CauseAbsent, Reason: absence(found[table]), Next: now.Add(absentPatience).UTC().Truncate(time.Millisecond)})
 		case sink.FoundEmpty:
 			known, byOthers := i.explain(table)
 			switch {
@@ -129,6 +129,14 @@ func (i *inspection) look(ctx context.Context, now time.Time) (lost []sink.Table
 		err = i.dir.SetTables(state.EmptiedTables, i.at, emptied)
 	}
 	return lost, unverified, err
+}
+
+// absence says why a table is absent.
+func absence(f sink.Finding) string {
+	if f.Other == "" {
+		return reasonAbsent
+	}
+	return f.Other + " has its name in the destination: drop or rename it"
 }
 
 // explain reports whether it is known who deleted the rows of an empty table, and whether

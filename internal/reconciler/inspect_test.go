@@ -146,3 +146,11 @@ func TestImportedTables(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestAbsence_NamesWhatIsInTheTablesPlace(t *testing.T) {
+	for other, want := range map[string]string{"": "it does not exist in the destination any more", "a view": "a view has its name in the destination: drop or rename it"} {
+		if got := absence(sink.Finding{Table: "a", Kind: sink.FoundAbsent, Other: other}); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

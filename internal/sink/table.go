@@ -140,6 +140,7 @@ type Inspector interface {
 type Finding struct {
 	Table string
 	Kind  FindingKind
+	Other string // what has the table's name, such as "a view", if that is why it is absent; else ""
 }
 
 // FindingKind is a kind of Finding.

@@ -114,22 +114,22 @@ func TestInspect_FindsNothingInARestoredDatabase(t *testing.T) {
 // TestAnotherObjectInTheTablesPlace: what is not a table is not written to, and the table
 // is missing until an import puts it in place.
 func TestAnotherObjectInTheTablesPlace(t *testing.T) {
-	for name, statement := range map[string]string{
-		"view":              "CREATE VIEW thing AS SELECT 'a' AS id, 1 AS n",
-		"view of a union":   "CREATE TABLE other (id text, n bigint); CREATE VIEW thing AS SELECT * FROM other UNION ALL SELECT * FROM other",
-		"materialized view": "CREATE MATERIALIZED VIEW thing AS SELECT 'a' AS id, 1 AS n",
-		"sequence":          "CREATE SEQUENCE thing",
-		"index":             "CREATE TABLE other (id text); CREATE INDEX thing ON other (id)",
-		"type":              "CREATE TYPE thing AS (id text, n bigint)",
-		"foreign table":     "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE thing (id text, n bigint) SERVER s",
+	for name, object := range map[string]struct{ statement, other string }{
+		"view":              {"CREATE VIEW thing AS SELECT 'a' AS id, 1 AS n", "a view"},
+		"view of a union":   {"CREATE TABLE other (id text, n bigint); CREATE VIEW thing AS SELECT * FROM other UNION ALL SELECT * FROM other", "a view"},
+		"materialized view": {"CREATE MATERIALIZED VIEW thing AS SELECT 'a' AS id, 1 AS n", "a materialized view"},
+		"sequence":          {"CREATE SEQUENCE thing", "a sequence"},
+		"index":             {"CREATE TABLE other (id text); CREATE INDEX thing ON other (id)", "an index"},
+		"type":              {"CREATE TYPE thing AS (id text, n bigint)", "a type"},
+		"foreign table":     {"CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE thing (id text, n bigint) SERVER s", "a foreign table"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			thing := things(t)
 			d := openImported(t, thing)
 			d.apply(sinktest.NewChanges(t, 0).Put(thing, `{"id":"b","n":1}`).Batch()) // d knows the table
 			d.exec("DROP TABLE thing")
-			d.exec(statement)
-			d.wantFindings(sink.Finding{Table: "thing", Kind: sink.FoundAbsent})
+			d.exec(object.statement)
+			d.wantFindings(sink.Finding{Table: "thing", Kind: sink.FoundAbsent, Other: object.other})
 			wantRefused(t, d.Apply(t.Context(), sinktest.NewChanges(t, 1).Delete(thing, `{"id":"b","n":1}`).Batch()), "thing", true)
 			wantRefused(t, d.Apply(t.Context(), sinktest.NewChanges(t, 1).Put(thing, `{"id":"b","n":2}`).Batch()), "thing", true)
 			_, err := d.BeginLoad(t.Context(), "again", thing, sink.Replace, sink.Scope{})

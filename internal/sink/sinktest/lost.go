@@ -164,7 +164,7 @@ func checkView(h *harness) {
 	h.sql("DROP TABLE customer")
 	h.sql("CREATE VIEW customer AS SELECT 'x' AS id, 'y' AS name, 1 AS visits")
 	h.expectMissing(s, t)
-	h.expectFindings(s, sink.Finding{Table: t.Name, Kind: sink.FoundAbsent})
+	h.expectFindings(s, sink.Finding{Table: t.Name, Kind: sink.FoundAbsent, Other: "a view"})
 	h.sql("CREATE VIEW fresh AS SELECT 'x' AS id")
 	fresh := newTable(h, "fresh", "1", 1, column("id", schema.String))
 	for _, s := range []sink.Sink{s, h.open(importing)} {

@@ -92,7 +92,7 @@ func (s *Sink) inspect(ctx context.Context, conn Conn, tables map[string]importe
 		t, object := tables[name], objects[s.dialect.Name(name)]
 		switch {
 		case object.Name == "" || object.Other != "":
-			findings = append(findings, sink.Finding{Table: name, Kind: sink.FoundAbsent})
+			findings = append(findings, sink.Finding{Table: name, Kind: sink.FoundAbsent, Other: object.Other})
 		case same && t.latest.Object != "" && object.ID != t.latest.Object:
 			findings = append(findings, sink.Finding{Table: name, Kind: sink.FoundAnother})
 		case t.rows:
