@@ -40,6 +40,57 @@ CREATE FUNCTION reach_key() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE EVENT TRIGGER reach ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION reach_key()`
 
+// held is a database whose commits can be held.
+type held struct {
+	*database
+	conn *pgx.Conn // has the lock that commits wait for
+}
+
+func (d *database) holdCommits() *held {
+	d.t.Helper()
+	d.execute(commits)
+	conn, err := pgx.Connect(d.t.Context(), d.url)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() { conn.Close(context.Background()) })
+	return &held{d, conn}
+}
+
+func (h *held) run(statements string) {
+	h.t.Helper()
+	if _, err := h.conn.PgConn().Exec(h.t.Context(), statements).ReadAll(); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// arm has the next commits of a kind wait.
+func (h *held) arm(point string) {
+	h.t.Helper()
+	h.run("SELECT pg_advisory_lock(7); INSERT INTO failpoint VALUES ('" + point + "')")
+}
+
+// waiting is the sessions whose commits wait.
+const waiting = "FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND NOT granted"
+
+// reached waits until a commit waits.
+func (h *held) reached(p *process, point string) {
+	h.t.Helper()
+	eventually(h.t, "eds reaches: "+point, func() bool { return h.query("SELECT count(*) "+waiting) != "0" }, p.output)
+}
+
+// refuse has the commits that wait fail.
+func (h *held) refuse() {
+	h.t.Helper()
+	h.run("SELECT pg_terminate_backend(pid) " + waiting)
+}
+
+// release has commits no longer wait.
+func (h *held) release() {
+	h.t.Helper()
+	h.run("DELETE FROM failpoint; SELECT pg_advisory_unlock(7)")
+}
+
 // TestImport_BesideItsServerIsKilledAroundEachCommit kills the server just before each kind
 // of commit of an import beside the stream, which then does not or does take place, and the
 // program that starts again finds out which.
@@ -51,30 +102,18 @@ func TestImport_BesideItsServerIsKilledAroundEachCommit(t *testing.T) {
 	p := w.serve()
 	w.follows(p)
 	d.joined(p)
-	d.execute(commits)
-	holder, err := pgx.Connect(t.Context(), d.url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer holder.Close(context.Background())
-	hold := func(statements string) {
-		t.Helper()
-		if _, err := holder.PgConn().Exec(t.Context(), statements).ReadAll(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	const waiting = "SELECT count(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND NOT granted"
+	c := d.holdCommits()
 	readers := d.read()
 	for _, point := range []string{"start", "load", "key", "catch up", "behind", "place", "join"} {
 		for _, commits := range []bool{false, true} {
-			hold("SELECT pg_advisory_lock(7); INSERT INTO failpoint VALUES ('" + point + "')")
+			c.arm(point)
 			command := w.importing("--only", "order,customer")
-			eventually(t, "eds reaches: "+point, func() bool { return d.query(waiting) != "0" }, p.output)
+			c.reached(p, point)
 			p.kill()
 			if !commits {
-				hold("SELECT pg_terminate_backend(pid) FROM (" + strings.Replace(waiting, "count(pid)", "pid", 1) + ") AS stopped")
+				c.refuse()
 			}
-			hold("DELETE FROM failpoint; SELECT pg_advisory_unlock(7)")
+			c.release()
 			p = w.serve()
 			// If it was killed as the import ended, no server knows the import any more.
 			if code := command.wait(); code != 0 && !strings.Contains(command.output(), "this server knows no import") {
@@ -86,6 +125,39 @@ func TestImport_BesideItsServerIsKilledAroundEachCommit(t *testing.T) {
 	w.drain(p)
 	d.joined(p)
 	readers.stop()
+	p.stop()
+	w.equal()
+}
+
+// TestImport_TakesLongerThanTheStreamKeeps has the stream drop what comes after the snapshot
+// of an import before the import is done. The table is incomplete from the start, and a
+// second import, which is faster than the stream forgets, brings it back.
+func TestImport_TakesLongerThanTheStreamKeeps(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t)
+	w := newWorld(t, d.url, localhq.Options{})
+	w.imports()
+	p := w.serve()
+	w.goesOn(p, 100)
+	c := d.holdCommits()
+	c.arm("load")
+	command := w.importing("--only", "order")
+	c.reached(p, "load")
+	w.work(300)
+	w.drain(p)
+	if err := w.hq.PurgeStream(t.Context(), w.newest()); err != nil {
+		t.Fatal(err)
+	}
+	c.release()
+	if code := command.wait(); code != 0 {
+		t.Errorf("the import ends with %d\n%s", code, command.output())
+	}
+	for _, said := range []string{"after the snapshot; changes since", "importing tables that are missing or incomplete"} {
+		eventually(t, "the server says: "+said, func() bool { return strings.Contains(p.output(), said) }, p.output)
+	}
+	d.joined(p)
+	w.work(100)
+	w.drain(p)
 	p.stop()
 	w.equal()
 }
