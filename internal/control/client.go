@@ -153,8 +153,13 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 	if dial := new(net.OpError); errors.As(err, &dial) && dial.Op == "dial" {
 		return nil, fmt.Errorf("%w for the data directory %s; start one with eds server, or name another with --data-dir: %w", ErrNoServer, c.dataDir, dial)
 	}
+	if failed := new(url.Error); errors.As(err, &failed) {
+		if err = failed.Err; !failed.Timeout() && ctx.Err() == nil { // net/http has many errors for it
+			err = ErrConnectionLost
+		}
+	}
 	if err != nil {
-		return nil, fmt.Errorf("ask the server of the data directory %s: %w", c.dataDir, lost(errors.Unwrap(err)))
+		return nil, fmt.Errorf("ask the server of the data directory %s: %w", c.dataDir, err)
 	}
 	if response.StatusCode == http.StatusOK {
 		return response, nil

@@ -133,11 +133,7 @@ func (s *staged) within(ctx context.Context, l *lanes) (cdc.Position, error) {
 	if err != nil {
 		return cdc.Position{}, err
 	}
-	defer func() {
-		if err := closeSource(source); err != nil {
-			s.Logger.Debug("a lane was not closed well", "table", s.table, "error", err)
-		}
-	}()
+	defer l.leave(source)
 	s.mu.Lock()
 	s.stop = stop
 	s.mu.Unlock()
@@ -188,7 +184,7 @@ func (s *staged) open(ctx context.Context, l *lanes) (*jetstream.Lane, error) {
 		err = errNotCovered
 	}
 	if err != nil {
-		_ = closeSource(source) // the server removes its consumer otherwise
+		l.leave(source)
 		return nil, err
 	}
 	s.mu.Lock()

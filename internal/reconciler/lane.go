@@ -201,7 +201,7 @@ func await(ctx context.Context, changed <-chan struct{}, until time.Time) {
 
 // bring reads the changes of the given tables from the stream, until they have caught up
 // or due ends.
-func (l *lanes) bring(due, hard context.Context, behind []sink.TableState) (err error) {
+func (l *lanes) bring(due, hard context.Context, behind []sink.TableState) error {
 	lane, after := l.set.Begin(l.destination, behind)
 	names := make([]string, len(behind))
 	for i := range behind {
@@ -211,7 +211,7 @@ func (l *lanes) bring(due, hard context.Context, behind []sink.TableState) (err 
 	if err != nil {
 		return l.lose(err)
 	}
-	defer func() { err = errors.Join(err, closeSource(source)) }()
+	defer l.leave(source)
 	l.Logger.Info("bringing tables forward", "tables", sink.Names(names), "after", after.Sequence)
 	config := l.config
 	config.Source, config.Sink, config.Gate = source, lane, lane
@@ -224,6 +224,14 @@ func (l *lanes) open(ctx context.Context, names []string, after uint64) (*jetstr
 	return jetstream.OpenLane(ctx, jetstream.LaneConfig{
 		Conn: l.Conn, Stream: streamName, Filters: l.Filters, Tables: names, After: after, Logger: l.Logger,
 	})
+}
+
+// leave deletes the consumer of a lane. If that fails, NATS deletes it once it was idle for
+// a while.
+func (l *lanes) leave(source *jetstream.Lane) {
+	if err := closeSource(source); err != nil {
+		l.Logger.Debug("the consumer of tables that are behind is left to NATS", "error", err)
+	}
 }
 
 // runUntil runs a pipeline until caughtUp returns or soft ends. Its error is the first one

@@ -32,7 +32,7 @@ import (
 )
 
 // patience bounds each wait for a condition; nothing takes so long that works.
-const patience = 90 * time.Second
+const patience = 3 * time.Minute
 
 // world is a local HQ with its shop, one destination, and one data directory.
 type world struct {
