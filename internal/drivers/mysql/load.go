@@ -16,7 +16,7 @@ import (
 
 // Exec runs DDL, one statement after the other: each is a transaction of its own.
 func (s *session) Exec(ctx context.Context, statements []string) error {
-	defer s.takeTime()()
+	defer s.calls.TakeTime()()
 	return s.waitShortly(ctx, func() error {
 		for _, sql := range statements {
 			err := s.exec(ctx, "change the table", sql)
@@ -80,7 +80,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 
 // Count counts the rows of a table.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
-	defer s.takeTime()()
+	defer s.calls.TakeTime()()
 	rows, err := s.query(ctx, "count rows", s.countText(l))
 	if err != nil {
 		return 0, err
@@ -175,7 +175,7 @@ func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, m
 	if err := tx.start(ctx); err != nil {
 		return err
 	}
-	defer tx.takeTime()()
+	defer tx.calls.TakeTime()()
 	for _, sql := range placeTexts(sh, quote(stage.Real.Name), mode) {
 		if err := tx.exec(ctx, "put rows into "+sh.label, sql); err != nil {
 			return err
@@ -226,7 +226,7 @@ func (tx *transaction) rename(ctx context.Context, stage, live string) (bool, er
 		}
 		return false, err
 	}
-	defer tx.takeTime()() // files of many GB are deleted slowly
+	defer tx.calls.TakeTime()() // files of many GB are deleted slowly
 	err := tx.exec(ctx, "drop the table that was replaced", "DROP TABLE "+quote(old))
 	if numbered(err, 1217, 1451, 3730) {
 		return false, change(live, stage, old, live)

@@ -25,8 +25,8 @@ func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change
 		// A reader that stops early gives up the session with the query.
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		defer s.takeTime()()
-		ctx, call := s.await(ctx)
+		defer s.calls.TakeTime()()
+		ctx, call := s.calls.Await(ctx)
 		defer call.End()
 		sh := s.shape(l)
 		rows, err := s.conn.QueryContext(ctx, readText(sh), nil)

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync/atomic"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -29,8 +28,8 @@ type session struct {
 	temps      map[string]bool        // temporary tables; true of those that may have rows
 	maxPacket  int                    // bytes of a statement, or of a value
 	call       *sqlsink.Deadline      // of the statement that is executed
-	patient    atomic.Bool            // the call at hand may take as long as the server is at work on it
-	unanswered bool                   // a call was given up: the server may still be at work on it
+	calls      sqlsink.Patience
+	unanswered bool // a call was given up: the server may still be at work on it
 	// source is what the next LOAD DATA LOCAL INFILE reads.
 	source  io.Reader
 	handler string // the name under which the server asks for it
@@ -82,6 +81,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 		return nil, errors.Join(errors.New("the mysql driver has changed"), opened.Close())
 	}
 	s := &session{dialect: d, conn: conn, statements: make(map[string]driver.Stmt), temps: make(map[string]bool)}
+	s.calls.Limit, s.calls.Working = d.timeouts.Statement, s.working
 	s.handler = fmt.Sprintf("eds_%p", s)
 	mysql.RegisterReaderHandler(s.handler, func() io.Reader { return asked{s} })
 	if err := s.prepareSession(within); err != nil {
@@ -174,7 +174,7 @@ func (s *session) exec(ctx context.Context, what, sql string, args ...driver.Val
 
 // execRows runs one statement and returns how many rows it found.
 func (s *session) execRows(ctx context.Context, what, sql string, args ...driver.Value) (int64, error) {
-	ctx, call := s.await(ctx)
+	ctx, call := s.calls.Await(ctx)
 	s.call = call
 	defer call.End()
 	var result driver.Result
@@ -218,7 +218,7 @@ func (s *session) execPrepared(ctx context.Context, sql string, args []driver.Va
 
 // query runs one statement and returns all of its answer as text; NULL is "".
 func (s *session) query(ctx context.Context, what, sql string, args ...driver.Value) ([][]string, error) {
-	ctx, call := s.await(ctx)
+	ctx, call := s.calls.Await(ctx)
 	defer call.End()
 	rows, err := s.open(ctx, sql, args)
 	if err != nil {

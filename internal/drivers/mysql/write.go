@@ -276,7 +276,7 @@ func (tx *transaction) Commit(ctx context.Context) error {
 		}
 		tx.begun = false
 	}
-	defer tx.takeTime()()
+	defer tx.calls.TakeTime()()
 	for _, table := range tx.drops {
 		if err := tx.exec(ctx, "drop a staging table", "DROP TABLE IF EXISTS "+quote(table)); err != nil {
 			return err

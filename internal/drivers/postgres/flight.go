@@ -68,7 +68,7 @@ const flushBytes = 48 << 10
 
 func (s *session) newFlight(ctx context.Context) *flight {
 	f := &flight{session: s, front: s.front}
-	ctx, f.call = s.await(ctx)
+	ctx, f.call = s.calls.Await(ctx)
 	f.call.Pause()
 	f.explain = func(err error) error { return sqlsink.CallError(ctx, err) }
 	f.stop = context.AfterFunc(ctx, f.interrupt)
@@ -228,7 +228,7 @@ func (f *flight) wait() error {
 		<-f.reading
 	}
 	f.done = true
-	f.session.patient.Store(false)
+	f.session.calls.Hurry()
 	for _, st := range f.parsed {
 		if !st.ready { // whether the server has it is not known: it gets another name
 			st.sent, st.name = false, f.session.nextName(st.name)

@@ -14,7 +14,7 @@ import (
 
 // Exec runs DDL as one transaction.
 func (s *session) Exec(ctx context.Context, statements []string) error {
-	defer s.takeTime()()
+	defer s.calls.TakeTime()()
 	err := s.exec(ctx, "change the table", s.lockWait(sqlsink.ShortLockWait)+s.makeSchema()+strings.Join(statements, ";\n"))
 	if err == nil {
 		s.lacksSchema = false
@@ -72,7 +72,7 @@ func sealedName(stage *sqlsink.Layout) string {
 
 // Count counts the rows of a table.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
-	defer s.takeTime()()
+	defer s.calls.TakeTime()()
 	return s.count(ctx, "count rows", countText(s.shape(l)))
 }
 
@@ -116,7 +116,7 @@ func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
 // Seal gives the staging table its primary key, and finds out how it can take the
 // live table's place.
 func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
-	defer s.takeTime()()
+	defer s.calls.TakeTime()()
 	if len(stage.Real.Key) == 0 {
 		sh := s.shape(stage)
 		err := s.exec(ctx, "index the staged rows", sealText(sh))
@@ -155,7 +155,7 @@ func duplicatesText(stage *shape) string {
 // Deduplicate keeps the last row of each key.
 func (tx *transaction) Deduplicate(_ context.Context, stage *sqlsink.Layout) error {
 	sh := tx.shape(stage)
-	tx.takeTime()
+	tx.calls.TakeTime()
 	tx.flight.simple(dedupText(sh), "remove rows that were staged twice", sh)
 	return nil
 }
@@ -206,7 +206,7 @@ SELECT c.relowner = n.relowner AND c.relacl IS NOT DISTINCT FROM n.relacl AND c.
 func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	st, sh := tx.shape(stage), tx.shape(live)
 	if !sh.swaps(mode) {
-		tx.takeTime()
+		tx.calls.TakeTime()
 	}
 	texts := placeTexts(st, sh, mode)
 	switch {

@@ -18,24 +18,9 @@ func (s *session) lockWait(d time.Duration) string {
 	return "SET LOCAL lock_timeout = " + milliseconds(d) + "; "
 }
 
-// await begins a call.
-func (s *session) await(ctx context.Context) (context.Context, *sqlsink.Deadline) {
-	return sqlsink.Await(ctx, s.dialect.timeouts.Statement, s.working)
-}
-
-// takeTime lets calls take as long as the server is at work on them, until the returned
-// function is called.
-func (s *session) takeTime() func() {
-	s.patient.Store(true)
-	return func() { s.patient.Store(false) }
-}
-
-// working asks by another session whether the server is at work on the call, if that may
-// take time. Behind a pooler sessions have no numbers: there the server only has to answer.
+// working asks by another session whether the server is at work on the call. Behind a
+// pooler sessions have no numbers: there the server only has to answer.
 func (s *session) working(ctx context.Context) bool {
-	if !s.patient.Load() {
-		return false
-	}
 	other, err := s.dialect.connect(ctx)
 	if err != nil {
 		return false

@@ -23,8 +23,8 @@ func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change
 		// A reader that stops early gives up the session with the query.
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		defer s.takeTime()()
-		within, call := s.await(ctx)
+		defer s.calls.TakeTime()()
+		within, call := s.calls.Await(ctx)
 		defer call.End()
 		sh := s.shape(l)
 		formats := make([]int16, 0, len(sh.columns))

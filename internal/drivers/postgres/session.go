@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -34,8 +33,8 @@ type session struct {
 	names         int                   // statements named so far
 	stages        map[string]bool       // temporary tables of the session
 	lacksSchema   bool                  // the schema that the URL names does not exist yet
-	patient       atomic.Bool           // the call at hand may take as long as the server is at work on it
-	unanswered    bool                  // a call was given up: the server may still be at work on it
+	calls         sqlsink.Patience
+	unanswered    bool // a call was given up: the server may still be at work on it
 
 	copyBuffer []byte
 	params     [][]byte // room for a statement's parameters
@@ -76,6 +75,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 		return nil, now.explainConnect(sqlsink.CallError(within, err))
 	}
 	s := &session{dialect: d, pg: pg, front: pgproto3.NewFrontend(pg.Conn(), pg.Conn()), statements: make(map[string]*statement), stages: make(map[string]bool)}
+	s.calls.Limit, s.calls.Working = d.timeouts.Statement, s.working
 	if err := s.prepare(ctx); err != nil {
 		_ = s.Close(ctx)
 		return nil, err
@@ -210,7 +210,7 @@ func (s *session) query(ctx context.Context, what, sql string, params ...string)
 	for i, p := range params {
 		values[i] = []byte(p)
 	}
-	within, call := s.await(ctx)
+	within, call := s.calls.Await(ctx)
 	defer call.End()
 	result := s.pg.ExecParams(within, sql, values, nil, nil, nil).Read()
 	return answersOf(result), s.explain(what, sqlsink.CallError(within, result.Err))
@@ -233,7 +233,7 @@ func (s *session) exec(ctx context.Context, what, sql string) error {
 
 // execAll is exec that returns what the statements answered.
 func (s *session) execAll(ctx context.Context, what, sql string) ([]*pgconn.Result, error) {
-	within, call := s.await(ctx)
+	within, call := s.calls.Await(ctx)
 	defer call.End()
 	results, err := s.pg.Exec(within, sql).ReadAll()
 	return results, s.explain(what, sqlsink.CallError(within, err))

@@ -28,7 +28,7 @@ func (s *session) bulk(ctx context.Context, sh *shape, table string, indexes []i
 	for i, index := range indexes {
 		names[i] = sh.layout.Columns[index].Real.Name
 	}
-	ctx, call := s.await(ctx)
+	ctx, call := s.calls.Await(ctx)
 	call.Pause()
 	load := s.conn.CreateBulkContext(ctx, table, names)
 	load.Options = mssql.BulkOptions{KeepNulls: true, Tablock: true}

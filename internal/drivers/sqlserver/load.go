@@ -21,7 +21,7 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 		return err
 	}
 	s.lacksSchema = false
-	defer s.takeTime()()
+	defer s.calls.TakeTime()()
 	tx := &transaction{session: s}
 	err := s.waitShortly(ctx, func() error {
 		err := tx.open(ctx)
@@ -96,7 +96,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 
 // Count counts the rows of a table.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
-	defer s.takeTime()()
+	defer s.calls.TakeTime()()
 	return s.count(ctx, "count rows", countText(s.shape(l)))
 }
 
@@ -138,7 +138,7 @@ func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 	if len(stage.Real.Key) > 0 {
 		return nil
 	}
-	defer s.takeTime()()
+	defer s.calls.TakeTime()()
 	sh := s.shape(stage)
 	err := s.exec(ctx, "index the staged rows", sealText(sh))
 	if e := new(serverError); errors.As(err, &e) && e.number == 1505 {
@@ -162,7 +162,7 @@ func (tx *transaction) Deduplicate(ctx context.Context, stage *sqlsink.Layout) e
 	if err := tx.open(ctx); err != nil {
 		return err
 	}
-	defer tx.takeTime()()
+	defer tx.calls.TakeTime()()
 	return tx.exec(ctx, "remove rows that were staged twice", dedupText(tx.shape(stage)))
 }
 
@@ -203,7 +203,7 @@ func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, m
 	if err := tx.open(ctx); err != nil {
 		return err
 	}
-	defer tx.takeTime()()
+	defer tx.calls.TakeTime()()
 	sh := tx.shape(live)
 	for i, text := range placeTexts(sh, quote(tx.namespace)+"."+quote(stage.Real.Name), mode) {
 		put := func() error { return tx.exec(ctx, "put rows into "+sh.label, text) }

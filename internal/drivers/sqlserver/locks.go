@@ -27,24 +27,8 @@ func (s *session) waitShortly(ctx context.Context, do func() error) error {
 	return err
 }
 
-// await begins a call.
-func (s *session) await(ctx context.Context) (context.Context, *sqlsink.Deadline) {
-	return sqlsink.Await(ctx, s.dialect.timeouts.Statement, s.working)
-}
-
-// takeTime lets calls take as long as the server answers others, until the returned function
-// is called.
-func (s *session) takeTime() func() {
-	s.patient.Store(true)
-	return func() { s.patient.Store(false) }
-}
-
-// working reports whether the server accepts another session, if the call may take time. Only
-// users with VIEW SERVER STATE can see what it does for this one.
+// working reports whether the server accepts another session. Only users with VIEW SERVER STATE can see what it does for this one.
 func (s *session) working(ctx context.Context) bool {
-	if !s.patient.Load() {
-		return false
-	}
 	other, err := s.dialect.connect(ctx)
 	if err != nil {
 		return false

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/url"
-	"sync/atomic"
 	"time"
 
 	mssql "github.com/microsoft/go-mssqldb"
@@ -23,8 +22,8 @@ type session struct {
 	dialect *dialect
 	conn    *mssql.Conn
 	wire    net.Conn
-	broken  bool        // of no use any more
-	patient atomic.Bool // the call at hand may take as long as the server answers others
+	broken  bool // of no use any more
+	calls   sqlsink.Patience
 
 	namespace string
 	// lacksSchema: the schema that the URL names does not exist yet.
@@ -52,6 +51,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	s := &session{dialect: d, conn: conn, wire: wire, stages: make(map[string]bool)}
+	s.calls.Limit, s.calls.Working = d.timeouts.Statement, s.working
 	if err := s.prepare(ctx); err != nil {
 		return nil, errors.Join(err, s.Close(ctx))
 	}
@@ -179,7 +179,7 @@ func (s *session) run(ctx context.Context, what, sql string, args []driver.Named
 	if err := s.ready(ctx, what); err != nil {
 		return 0, err
 	}
-	ctx, call := s.await(ctx)
+	ctx, call := s.calls.Await(ctx)
 	defer call.End()
 	defer s.guard(ctx)()
 	statement, err := s.conn.PrepareContext(ctx, sql)
@@ -228,7 +228,7 @@ func (s *session) stream(ctx context.Context, what, sql string, params []string,
 	if err := s.ready(ctx, what); err != nil {
 		return err
 	}
-	ctx, call := s.await(ctx)
+	ctx, call := s.calls.Await(ctx)
 	defer call.End()
 	defer s.guard(ctx)()
 	statement, err := s.conn.PrepareContext(ctx, sql)

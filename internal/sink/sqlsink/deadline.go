@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/sink"
@@ -157,3 +158,28 @@ func CallError(ctx context.Context, err error) error {
 	}
 	return err
 }
+
+// Patience bounds the calls of a session, which makes one at a time.
+type Patience struct {
+	Limit time.Duration // without progress
+	// Working asks by another session whether the server is at work on a call that may take
+	// long.
+	Working func(ctx context.Context) bool
+
+	long atomic.Bool // calls may take as long as the server is at work on them
+}
+
+// Await begins a call; see the function Await.
+func (p *Patience) Await(ctx context.Context) (context.Context, *Deadline) {
+	return Await(ctx, p.Limit, func(ctx context.Context) bool { return p.long.Load() && p.Working(ctx) })
+}
+
+// TakeTime lets calls take as long as the server is at work on them, until Hurry, which it
+// returns.
+func (p *Patience) TakeTime() (hurry func()) {
+	p.long.Store(true)
+	return p.Hurry
+}
+
+// Hurry ends TakeTime.
+func (p *Patience) Hurry() { p.long.Store(false) }
