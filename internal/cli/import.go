@@ -69,13 +69,14 @@ and --cancel ID ends it.`,
 		}
 		im := importer{p: p, s: s, o: o, out: out(cmd), urlGiven: cmd.Flags().Changed("url")}
 		running, err := im.findServer(cmd.Context())
+		other := others(cmd, "watch", "cancel", "no-confirm")
 		switch given := cmd.Flags().Changed; {
 		case err != nil:
 			return err
 		case given("watch") && given("cancel"):
 			return usagef("--watch shows an import, and --cancel ends it; leave one out")
-		case (given("watch") || given("cancel")) && others(cmd, "watch", "cancel", "no-confirm") != "":
-			return usagef("--%s is for a new import; --watch and --cancel are for one that was requested already, and has its own options", others(cmd, "watch", "cancel", "no-confirm"))
+		case (given("watch") || given("cancel")) && other != "":
+			return usagef("--%s is for a new import; --watch and --cancel are for one that was requested already, and has its own options", other)
 		case running == nil && (given("watch") || given("cancel")):
 			return fmt.Errorf("%w for the data directory %s; name that of the server with --data-dir", control.ErrNoServer, s.common.DataDir)
 		case given("watch"):

@@ -1,9 +1,15 @@
 package fault
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // Silence is how long an attempt may go without returning until somebody is told.
 const Silence = 30 * time.Second
+
+// ErrSilence is what somebody is told then.
+var ErrSilence = errors.New("there was no answer for " + Silence.String())
 
 // Attempt calls fn. If fn does not return within Silence, silent is called meanwhile, once,
 // and has returned when Attempt does.

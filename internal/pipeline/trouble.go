@@ -35,23 +35,22 @@ const (
 // time, then ever more sparsely.
 func (t *tracker) trouble(what trouble, began time.Time, err error) {
 	t.metrics.retries.WithLabelValues(string(what)).Inc()
-	if o, log := t.failed(what, began, err.Error(), 1); log {
+	if o, log := t.failed(what, began, err, 1); log {
 		t.logger.Warn("waiting for the "+string(what)+", and trying again", "error", err, "attempts", o.attempts, "since", o.since.Format(time.RFC3339))
 	}
 }
 
 // silent records an attempt that began at a time and has not returned for fault.Silence.
 func (t *tracker) silent(what trouble, began time.Time) {
-	reason := "there was no answer for " + fault.Silence.String()
-	if o, log := t.failed(what, began, reason, 0); log {
-		t.logger.Warn("waiting for the "+string(what), "error", reason, "since", o.since.Format(time.RFC3339))
+	if o, log := t.failed(what, began, fault.ErrSilence, 0); log {
+		t.logger.Warn("waiting for the "+string(what), "error", fault.ErrSilence, "since", o.since.Format(time.RFC3339))
 	}
 }
 
 // failed records why an attempt that began at a time has no success yet, and how many have
 // ended since the last call, and reports whether that is to be logged. The caller logs, because a log that blocks must not block those
 // who ask for the status.
-func (t *tracker) failed(what trouble, began time.Time, reason string, ended int) (o ordeal, log bool) {
+func (t *tracker) failed(what trouble, began time.Time, reason error, ended int) (o ordeal, log bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
@@ -62,7 +61,7 @@ func (t *tracker) failed(what trouble, began time.Time, reason string, ended int
 		t.troubled.Add(1)
 	}
 	current.attempts += ended
-	current.reason = reason
+	current.reason = reason.Error()
 	t.lastError, t.lastErrorAt = current.reason, now
 	if log = now.Sub(current.logged) >= current.quiet; log {
 		current.logged, current.quiet = now, min(max(2*current.quiet, firstQuiet), lastQuiet)

@@ -2,7 +2,6 @@ package reconciler
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
@@ -17,9 +16,8 @@ func Retry(ctx context.Context, health *telemetry.Health, logger *slog.Logger, c
 	var backoff fault.Backoff
 	for {
 		err := fault.Attempt(func() {
-			silence := errors.New("there was no answer for " + fault.Silence.String())
-			health.Set(condition, silence)
-			logger.Warn("waiting for "+label(condition), "error", silence)
+			health.Set(condition, fault.ErrSilence)
+			logger.Warn("waiting for "+label(condition), "error", fault.ErrSilence)
 		}, fn)
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)

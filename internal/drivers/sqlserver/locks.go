@@ -27,7 +27,8 @@ func (s *session) waitShortly(ctx context.Context, do func() error) error {
 	return err
 }
 
-// working reports whether the server accepts another session. Only users with VIEW SERVER STATE can see what it does for this one.
+// working reports whether the server accepts another session. Only users with VIEW SERVER
+// STATE can see what it does for this one.
 func (s *session) working(ctx context.Context) bool {
 	other, err := s.dialect.connect(ctx)
 	if err != nil {
