@@ -1,11 +1,14 @@
 package hq_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -136,6 +139,45 @@ func TestSessionStartOnTheWire(t *testing.T) {
 		if diff := cmp.Diff(c.want, f.seen[0].Body); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
+	}
+}
+
+// TestStartSession_AwaitsASessionThatHQStarts ends the context of the call while HQ starts
+// the session: without its id nobody could end it.
+func TestStartSession_AwaitsASessionThatHQStarts(t *testing.T) {
+	for name, answers := range map[string]bool{"an answer": true, "no answer": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := net.Pipe()
+				transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return near, nil }}
+				defer transport.CloseIdleConnections()
+				ctx, cancel := context.WithCancelCause(t.Context())
+				go func() {
+					defer far.Close()
+					if _, err := http.ReadRequest(bufio.NewReader(far)); err != nil {
+						t.Error(err)
+					}
+					synctest.Wait()
+					cancel(errEnded)
+					time.Sleep(9 * time.Second)
+					if !answers {
+						_, _ = io.Copy(io.Discard, far) // until the client leaves
+						return
+					}
+					answer := `{"success":true,"data":{"sessionId":"s1"}}`
+					_, _ = fmt.Fprintf(far, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(answer), answer)
+				}()
+				c := hq.New(hq.Options{BaseURL: "http://127.0.0.1", HTTP: &http.Client{Transport: transport}}).Patient()
+				began := time.Now()
+				s, err := c.StartSession(ctx, hq.SessionStart{})
+				if answers && (err != nil || s.ID != "s1") {
+					t.Errorf("got session %q, %v", s.ID, err)
+				}
+				if !answers && (!errors.Is(err, errEnded) || time.Since(began) != 10*time.Second) {
+					t.Errorf("got %v after %v", err, time.Since(began))
+				}
+			})
+		})
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,9 @@ const (
 	callTimeout = time.Minute
 	// defaultPatience is how long a bounded call is tried.
 	defaultPatience = 30 * time.Second
+	// lateAnswer bounds the wait for an answer that is awaited although the call's
+	// context has ended.
+	lateAnswer = 10 * time.Second
 )
 
 // Options configure a Client.
@@ -137,6 +141,9 @@ type request struct {
 	header    http.Header
 	timeout   time.Duration
 	keyless   bool
+	// awaited says that HQ keeps what the call makes: once it is on its way, its answer is
+	// awaited for up to lateAnswer after the context has ended.
+	awaited bool
 }
 
 // call makes a JSON call and decodes the data of HQ's answer into out.
@@ -150,17 +157,26 @@ func (c *Client) call(ctx context.Context, operation, method, path string, in, o
 
 // exchange makes a JSON call and returns HQ's answer as it came.
 func (c *Client) exchange(ctx context.Context, operation, method, path string, in any) (*answer, error) {
+	r, err := c.request(operation, method, path, in)
+	if err != nil {
+		return nil, err
+	}
+	return c.send(ctx, r)
+}
+
+// request returns a JSON call; in is nil if it has no body.
+func (c *Client) request(operation, method, path string, in any) (request, error) {
 	r := request{operation: operation, method: method, url: c.base + path, timeout: callTimeout, header: http.Header{}}
 	r.header.Set("Content-Type", "application/json")
 	r.header.Set("Accept", "application/json")
 	if in != nil {
 		body, err := json.Marshal(in)
 		if err != nil {
-			return nil, fmt.Errorf("%s: encode the request: %w", operation, err)
+			return request{}, fmt.Errorf("%s: encode the request: %w", operation, err)
 		}
 		r.body = body
 	}
-	return c.send(ctx, r)
+	return r, nil
 }
 
 // send tries r until it is answered for good.
@@ -205,6 +221,11 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // attempt makes the request once. Errors worth another attempt are retryable.
 func (c *Client) attempt(ctx context.Context, r request) (*answer, error) {
+	if r.awaited && ctx.Err() == nil {
+		late, cancel := outlast(ctx, lateAnswer)
+		defer cancel()
+		ctx = late
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, r.timeout, fmt.Errorf("no answer in %v", r.timeout))
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, r.method, r.url, bytes.NewReader(r.body))
@@ -242,6 +263,21 @@ func (c *Client) attempt(ctx context.Context, r request) (*answer, error) {
 		return a, nil
 	}
 	return nil, c.refusal(a, response.Header, r.keyless)
+}
+
+// outlast returns a context for a request that ends with ctx unless the request has been
+// sent by then, else d later. The caller calls the function once the answer is there.
+func outlast(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	late, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	var sent atomic.Bool
+	stop := context.AfterFunc(ctx, func() {
+		if sent.Load() {
+			_ = sleep(late, d) // whether the caller ends it or the time, it has ended
+		}
+		end(context.Cause(ctx))
+	})
+	trace := &httptrace.ClientTrace{WroteRequest: func(i httptrace.WroteRequestInfo) { sent.Store(i.Err == nil) }}
+	return httptrace.WithClientTrace(late, trace), func() { stop(); end(nil) }
 }
 
 // maxRedirects is how many redirects a call follows.

@@ -80,13 +80,23 @@ type Session struct {
 }
 
 // StartSession starts a session. An error for which Conflict reports true means
-// that another server runs with this server's id.
+// that another server runs with this server's id. If ctx ends while HQ starts one, the
+// answer is awaited for another 10 s, so that the caller can end that session.
 func (c *Client) StartSession(ctx context.Context, start SessionStart) (Session, error) {
 	var data struct {
 		SessionID  string `json:"sessionId"`
 		Credential string `json:"credential"`
 	}
-	if err := c.call(ctx, "start a session", http.MethodPost, "/v3/eds/internal", start, &data); err != nil {
+	r, err := c.request("start a session", http.MethodPost, "/v3/eds/internal", start)
+	if err != nil {
+		return Session{}, err
+	}
+	r.awaited = true
+	answer, err := c.send(ctx, r)
+	if err != nil {
+		return Session{}, err
+	}
+	if err := answer.unwrap(&data); err != nil {
 		return Session{}, err
 	}
 	if data.SessionID == "" {
