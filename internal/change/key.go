@@ -6,11 +6,13 @@ import (
 	"math/big"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
 // AppendKey appends a canonical form of one key column's raw value to dst, such
@@ -63,7 +65,7 @@ func RowKeys(e *cdc.Event, effect Effect) []string {
 	if effect.Table == nil {
 		return possibleKeys(e, elements)
 	}
-	keys := exactKeys(nil, effect)
+	keys := exactKeys(effect)
 	if len(elements) == effect.Table.Keys {
 		return keys
 	}
@@ -73,38 +75,84 @@ func RowKeys(e *cdc.Event, effect Effect) []string {
 	return keys
 }
 
-// LetterKeys returns hashes of the keys that the rows of e may have, whatever the
-// layout of its table. The effect may be none. There are no keys if e may concern any
-// row.
-func LetterKeys(e *cdc.Event, effect Effect) []string {
+// LetterKeys returns what is known of the rows of e, whatever the layout of its table:
+// hashes of all keys that they may have, none if e may concern any row, and for each row,
+// at most the one that e writes and the one that it deletes, those of the keys by which a
+// later change of it is recognised. There are no rows if it is not known which key
+// belongs to which. The effect may be none.
+func LetterKeys(e *cdc.Event, effect Effect) (keys []string, rows [][]string) {
 	elements := keyElements(e)
-	keys := possibleKeys(e, elements)
+	keys = possibleKeys(e, elements)
 	if effect.Table != nil {
-		return exactKeys(keys, effect)
+		for _, row := range []*Row{effect.Upsert, effect.Delete} {
+			if row != nil {
+				key := rowKey(effect.Table, row)
+				keys, rows = appendNew(keys, key), append(rows, []string{key})
+			}
+		}
+		return keys, rows
 	}
 	moved := movedValues(e, elements)
-	if len(moved) > 0 && len(elements) > 1 { // the rest of the other key is not known
-		return nil
+	switch {
+	case len(moved) == 0 && len(keys) == 0:
+		return nil, nil
+	case len(moved) == 0 && !idChanges(e):
+		return keys, [][]string{slices.Clone(keys)}
+	case len(elements) > 1 && len(moved) > 0: // the rest of the other key is not known
+		return nil, nil
 	}
 	for _, value := range moved {
 		keys = appendHash(keys, value)
 	}
+	if len(moved) == 2 {
+		rows = [][]string{appendHash(nil, moved[1]), appendHash(nil, moved[0])}
+	}
+	return keys, rows
+}
+
+// idChanges reports whether the images of the row have different ids.
+func idChanges(e *cdc.Event) bool {
+	var ids [][]byte
+	for _, image := range [][]byte{e.After, e.Before} {
+		eachMember(image, func(name, value []byte) {
+			if string(name) == "id" && !rawjson.IsNull(value) {
+				ids = append(ids, value)
+			}
+		})
+	}
+	return len(ids) == 2 && !same(ids[0], ids[1])
+}
+
+// Without returns the effect without the rows of which one of the keys, hashed as
+// LetterKeys has them, is among the given ones.
+func (e Effect) Without(keys []string) Effect {
+	if e.Upsert != nil && slices.Contains(keys, rowKey(e.Table, e.Upsert)) {
+		e.Upsert = nil
+	}
+	if e.Delete != nil && slices.Contains(keys, rowKey(e.Table, e.Delete)) {
+		e.Delete = nil
+	}
+	return e
+}
+
+// exactKeys returns the hashes of the keys of the rows of an effect.
+func exactKeys(effect Effect) []string {
+	var keys []string
+	for _, row := range []*Row{effect.Upsert, effect.Delete} {
+		if row != nil {
+			keys = appendNew(keys, rowKey(effect.Table, row))
+		}
+	}
 	return keys
 }
 
-// exactKeys appends the hashes of the keys of the rows of an effect.
-func exactKeys(keys []string, effect Effect) []string {
-	for _, row := range []*Row{effect.Upsert, effect.Delete} {
-		if row == nil {
-			continue
-		}
-		values := make([][]byte, effect.Table.Keys)
-		for slot := range values {
-			values[slot] = row.Value(slot)
-		}
-		keys = appendHash(keys, values...)
+// rowKey returns the hash of the key of a row of the table.
+func rowKey(table *schema.Table, row *Row) string {
+	values := make([][]byte, table.Keys)
+	for slot := range values {
+		values[slot] = row.Value(slot)
 	}
-	return keys
+	return appendHash(nil, values...)[0]
 }
 
 // possibleKeys returns hashes of the keys that rows of e may have: the event's own
@@ -124,6 +172,27 @@ func possibleKeys(e *cdc.Event, elements [][]byte) []string {
 		})
 	}
 	return keys
+}
+
+// KeyText returns the key of the event's row for people, its elements separated by commas;
+// "" if there is none.
+func KeyText(e *cdc.Event) string {
+	elements := keyElements(e)
+	for _, image := range [][]byte{e.After, e.Before} {
+		eachMember(image, func(name, value []byte) {
+			if len(elements) == 0 && string(name) == "id" && !rawjson.IsNull(value) {
+				elements = [][]byte{value}
+			}
+		})
+	}
+	texts := make([]string, len(elements))
+	for i, raw := range elements {
+		texts[i] = string(raw)
+		if rawjson.IsString(raw) {
+			texts[i] = string(rawjson.Text(raw))
+		}
+	}
+	return strings.Join(texts, ", ")
 }
 
 // maxKeyColumns is of how many members it is asked whether they are columns of a key.

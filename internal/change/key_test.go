@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/schema"
@@ -96,14 +98,14 @@ func TestLetterKeys_MeetTheKeysOfChangesOfTheRow(t *testing.T) {
 		letter, applied := decoded(t, c.letter), decoded(t, c.applied)
 		keys := change.RowKeys(applied, effectOf(t, table, applied))
 		for layout, effect := range map[string]change.Effect{"unknown": {}, "known": effectOf(t, table, letter)} {
-			got := change.LetterKeys(letter, effect)
+			got, _ := change.LetterKeys(letter, effect)
 			meet := len(got) == 0 || slices.ContainsFunc(got, func(key string) bool { return slices.Contains(keys, key) })
 			if meet != c.same {
 				t.Errorf("%s, layout %s: keys %v and %v of a change", name, layout, got, keys)
 			}
 		}
 		if c.same && len(c.key) == 1 { // a history knows no layouts
-			if !slices.ContainsFunc(change.LetterKeys(letter, change.Effect{}), func(key string) bool { return slices.Contains(change.RowKeys(applied, change.Effect{}), key) }) {
+			if got, _ := change.LetterKeys(letter, change.Effect{}); !slices.ContainsFunc(got, func(key string) bool { return slices.Contains(change.RowKeys(applied, change.Effect{}), key) }) {
 				t.Errorf("%s: without layouts the keys differ", name)
 			}
 		}
@@ -113,11 +115,70 @@ func TestLetterKeys_MeetTheKeysOfChangesOfTheRow(t *testing.T) {
 func TestLetterKeys_AreNoneOfAnEventWithoutAKey(t *testing.T) {
 	for _, members := range []string{`"operation":"UPDATE"`, `"operation":"DELETE","key":[null]`, `"operation":"UPDATE","key":[],"after":{"v":1}`, `"operation":"UPDATE","after":{"id":null}`} {
 		e := decoded(t, members)
-		if got := change.LetterKeys(e, change.Effect{}); got != nil {
-			t.Errorf("%s has the keys %v", members, got)
+		if got, rows := change.LetterKeys(e, change.Effect{}); got != nil || rows != nil {
+			t.Errorf("%s has the keys %v, of rows %v", members, got, rows)
 		}
 		if got := change.RowKeys(e, change.Effect{}); got != nil {
 			t.Errorf("%s has the keys %v", members, got)
+		}
+	}
+}
+
+// TestLetterKeys_TellWhichRowAKeyIsOf, if that can be known.
+func TestLetterKeys_TellWhichRowAKeyIsOf(t *testing.T) {
+	const move = `"operation":"UPDATE","key":["2"],"before":{"id":"1"},"after":{"id":"2"}`
+	id, both := []string{"id"}, []string{"company", "id"}
+	key := func(id string) string {
+		keys, _ := change.LetterKeys(decoded(t, `"operation":"DELETE","key":["`+id+`"]`), change.Effect{})
+		return keys[0]
+	}
+	for name, c := range map[string]struct {
+		key    []string
+		letter string
+		layout bool
+		want   [][]string
+	}{
+		"stays, layout known":            {id, `"operation":"UPDATE","key":["1"],"after":{"id":"1"}`, true, [][]string{{key("1")}}},
+		"stays, layout unknown":          {id, `"operation":"UPDATE","key":["1"],"after":{"id":"1"}`, false, [][]string{{key("1")}}},
+		"moves, layout known":            {id, move, true, [][]string{{key("2")}, {key("1")}}},
+		"moves, layout unknown":          {id, move, false, [][]string{{key("2")}, {key("1")}}},
+		"moves, no key, unknown":         {id, `"operation":"UPDATE","before":{"id":"1"},"after":{"id":"2"}`, false, nil},
+		"two candidates, layout unknown": {id, `"operation":"UPDATE","key":["2"],"before":{"id":"1","n":"3"},"after":{"id":"2","n":"2"}`, false, nil},
+		"composite moves, unknown":       {both, `"operation":"UPDATE","key":["d","1"],"before":{"company":"c","id":"1"},"after":{"company":"d","id":"1"}`, false, nil},
+	} {
+		e := decoded(t, c.letter)
+		effect := change.Effect{}
+		if c.layout {
+			effect = effectOf(t, keyed(t, c.key...), e)
+		}
+		keys, rows := change.LetterKeys(e, effect)
+		if diff := cmp.Diff(c.want, rows); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		for _, key := range slices.Concat(rows...) {
+			if !slices.Contains(keys, key) {
+				t.Errorf("%s: the keys lack that of a row", name)
+			}
+		}
+	}
+}
+
+func TestEffect_Without(t *testing.T) {
+	e := decoded(t, `"operation":"UPDATE","key":["2"],"before":{"id":"1"},"after":{"id":"2"}`)
+	effect := effectOf(t, keyed(t, "id"), e)
+	_, rows := change.LetterKeys(e, effect)
+	for name, c := range map[string]struct {
+		keys           []string
+		upsert, delete bool
+	}{
+		"none":    {nil, true, true},
+		"another": {[]string{"x"}, true, true},
+		"written": {rows[0], false, true},
+		"deleted": {rows[1], true, false},
+		"both":    {slices.Concat(rows...), false, false},
+	} {
+		if got := effect.Without(c.keys); (got.Upsert != nil) != c.upsert || (got.Delete != nil) != c.delete {
+			t.Errorf("%s: %+v", name, got)
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cli"
 	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/state"
 )
 
 // TestMain is also the worker of servers that tests start, because that is the
@@ -118,8 +119,22 @@ func TestHelpDescribesEveryDestination(t *testing.T) {
 	}
 }
 
+// dataDir returns a new data directory.
+func dataDir(t *testing.T) string {
+	t.Helper()
+	path := t.TempDir()
+	dir, err := state.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dir.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func TestAnEmptyDeadLetterQueueSaysSo(t *testing.T) {
-	out, _, code := eds(t, nil, "dlq", "list", "--data-dir", t.TempDir())
+	out, _, code := eds(t, nil, "dlq", "list", "--data-dir", dataDir(t))
 	if code != 0 || out != "The dead-letter queue is empty.\n" {
 		t.Errorf("exit code %d, %q", code, out)
 	}
@@ -372,7 +387,7 @@ func TestAWrongDestinationEndsAServerWithThree(t *testing.T) {
 }
 
 func TestFlagsOfEveryCommandMayStandBeforeIt(t *testing.T) {
-	dir := t.TempDir()
+	dir := dataDir(t)
 	for _, args := range [][]string{{"-v", "--log-label", "x", "version"}, {"version", "-s"}, {"publickey", "-d", dir}, {"-d", dir, "dlq", "-t", "list"}, {"help", "-v"}, {"completion", "bash", "-d", dir}} {
 		if out, stderr, code := eds(t, nil, args...); code != 0 {
 			t.Errorf("eds %v: exit code %d\n%s%s", args, code, out, stderr)

@@ -3,11 +3,16 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -48,7 +53,9 @@ you do not need.`,
 type filterFlags struct {
 	flags  *pflag.FlagSet
 	filter dlq.Filter
+	state  string
 	since  string
+	asJSON bool
 }
 
 func bindFilter(cmd *cobra.Command) *filterFlags {
@@ -56,7 +63,9 @@ func bindFilter(cmd *cobra.Command) *filterFlags {
 	cmd.Flags().StringVar(&f.filter.Table, "table", "", "only of this `table`")
 	cmd.Flags().StringVar(&f.filter.Operation, "operation", "", "only INSERT, UPDATE or DELETE")
 	cmd.Flags().StringVar(&f.filter.Stage, "stage", "", "only those rejected at this `stage`: decode, schema, apply or import")
+	cmd.Flags().StringVar(&f.state, "state", "", "only those in this `state`: waiting, unknown or superseded")
 	cmd.Flags().StringVar(&f.since, "since", "", "only those rejected since this `time`, as 2026-01-31T00:00:00Z, or this long ago, as 24h")
+	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print JSON")
 	return f
 }
 
@@ -77,12 +86,13 @@ func (f *filterFlags) resolve(ids []string) (dlq.Filter, error) {
 	}{
 		"operation": {strings.ToUpper(f.filter.Operation), []string{"INSERT", "UPDATE", "DELETE"}},
 		"stage":     {f.filter.Stage, []string{"decode", "schema", "apply", dlq.StageImport}},
+		"state":     {f.state, []string{string(dlq.Waiting), string(dlq.Unknown), string(dlq.Superseded)}},
 	} {
 		if of.value != "" && !slices.Contains(of.known, of.value) {
 			return f.filter, usagef("--%s: want one of %s", name, strings.Join(of.known, ", "))
 		}
 	}
-	f.filter.IDs = ids
+	f.filter.IDs, f.filter.State = ids, dlq.State(f.state)
 	if f.since == "" {
 		return f.filter, nil
 	}
@@ -100,7 +110,7 @@ func (f *filterFlags) resolve(ids []string) (dlq.Filter, error) {
 
 // given returns the flags that narrow the choice.
 func (f *filterFlags) given() (given []*pflag.Flag) {
-	for _, name := range []string{"table", "operation", "stage", "since"} {
+	for _, name := range []string{"table", "operation", "stage", "state", "since"} {
 		if flag := f.flags.Lookup(name); flag.Changed {
 			given = append(given, flag)
 		}
@@ -108,8 +118,9 @@ func (f *filterFlags) given() (given []*pflag.Flag) {
 	return given
 }
 
-// withQueue begins the command and opens the queue.
-func withQueue(p Process, common *config.CommonFlags, do func(s *setup, q *dlq.Queue) error) error {
+// withQueue begins the command and opens the queue with open. The directory must be a data
+// directory already: a misspelt one would look like an empty queue.
+func withQueue(p Process, common *config.CommonFlags, open func(dir string) (*dlq.Queue, error), do func(s *setup, q *dlq.Queue) error) error {
 	s, err := begin(p, common, "")
 	if err != nil {
 		return err
@@ -118,48 +129,209 @@ func withQueue(p Process, common *config.CommonFlags, do func(s *setup, q *dlq.Q
 	if _, err := os.Stat(s.common.DataDir); err != nil {
 		return fmt.Errorf("open the data directory: %w; name that of the server with --data-dir", err)
 	}
-	q, err := dlq.Open(s.common.DataDir + "/dlq")
+	dir := filepath.Join(s.common.DataDir, "dlq")
+	if !state.Exists(s.common.DataDir) {
+		if _, err := os.Stat(dir); err != nil {
+			return fmt.Errorf("open the data directory: %s is none of eds; name that of the server with --data-dir", s.common.DataDir)
+		}
+	}
+	q, err := open(dir)
 	if err != nil {
 		return err
 	}
 	return do(s, q)
 }
 
+// look opens a queue of which a server may be using the directory.
+func look(dir string) (*dlq.Queue, error) { return dlq.Look(dir), nil }
+
+// check refuses ids that no entry or several have, and a table that none is of.
+func (f *filterFlags) check(q *dlq.Queue) error {
+	if len(f.filter.IDs) == 0 && f.filter.Table == "" {
+		return nil
+	}
+	matches, tables := make(map[string]int), make(map[string]bool)
+	for e, err := range q.List(dlq.Filter{}) {
+		if err != nil {
+			return err
+		}
+		tables[e.Table] = true
+		for _, id := range f.filter.IDs {
+			if strings.HasPrefix(e.ID, strings.ToLower(id)) {
+				matches[id]++
+			}
+		}
+	}
+	for _, id := range f.filter.IDs {
+		switch matches[id] {
+		case 0:
+			return usagef("no entry has the id %q; see: eds dlq list", id)
+		case 1:
+		default:
+			return usagef("%d entries begin with %q; name each by more of its id, or choose them by flags", matches[id], id)
+		}
+	}
+	if f.filter.Table == "" || tables[f.filter.Table] {
+		return nil
+	}
+	delete(tables, "")
+	if len(tables) == 0 {
+		return usagef("--table: no entry is of table %q, nor of any other", f.filter.Table)
+	}
+	return usagef("--table: no entry is of table %q; there are entries of %s", f.filter.Table, sink.Names(slices.Sorted(maps.Keys(tables))))
+}
+
+// letterReport is an entry, for programs.
+type letterReport struct {
+	ID          string    `json:"id"`
+	State       dlq.State `json:"state"`
+	Rejected    time.Time `json:"rejected"`
+	Table       string    `json:"table,omitempty"`
+	Key         string    `json:"key,omitempty"`
+	Operation   string    `json:"operation,omitempty"`
+	Stage       string    `json:"stage"`
+	Reason      string    `json:"reason"`
+	Sequence    uint64    `json:"sequence,omitempty"` // of the message in the stream
+	Subject     string    `json:"subject,omitempty"`
+	EventID     string    `json:"eventId,omitempty"`
+	Destination string    `json:"destination,omitempty"`
+	Job         string    `json:"job,omitempty"`
+	File        string    `json:"file,omitempty"`
+	Line        int64     `json:"line,omitempty"`
+	Size        int       `json:"size"`              // of the payload, in bytes
+	Payload     string    `json:"payload,omitempty"` // of show: as text
+	Bytes       []byte    `json:"bytes,omitempty"`   // of show: the payload if it is no text
+}
+
+// reportLetter describes an entry that was read with its payload, but for the payload.
+func reportLetter(e *dlq.Entry, private bool) letterReport {
+	r := letterReport{
+		ID: e.ID, State: e.State, Rejected: e.Time.UTC(), Table: e.Table, Operation: e.Operation, Stage: e.Stage, Reason: e.Reason, Sequence: e.Sequence,
+		Subject: e.Subject, EventID: e.EventID, Destination: e.Destination, Job: e.Job, File: e.File, Line: e.Line, Size: e.Size,
+	}
+	if len(e.Keys) == 0 {
+		return r
+	}
+	var event cdc.Event
+	if cdc.NewDecoder().Decode(&event, e.Payload, e.Encoding) != nil && e.Stage == dlq.StageImport {
+		event.After = e.Payload // a line that is no row
+	}
+	if r.Key = change.KeyText(&event); private && r.Key != "" {
+		sum := sha256.Sum256([]byte(r.Key))
+		r.Key = hex.EncodeToString(sum[:])[:12]
+	}
+	return r
+}
+
 func newDeadLetterList(p Process, common *config.CommonFlags) *cobra.Command {
-	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List the entries with their reasons", Args: noArgs}
+	var private bool
+	cmd := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List the entries with their reasons", Args: noArgs,
+		Long: `Lists the entries, in the order of the stream, each in one of three states:
+
+  waiting     the destination lacks it
+  unknown     the destination lacks it, or has something newer: no key could be read, or it
+              is not known which rows were changed since
+  superseded  the destination has something newer of each of its rows; it is deleted after
+              a week
+
+Entries that wait or are unknown are kept for 90 days. After that, or if the queue takes
+more than 256 MiB, their tables are incomplete, and need an import.`,
+	}
 	flags := bindFilter(cmd)
+	cmd.Flags().BoolVar(&private, "private", false, "print hashes in the place of the rows' keys")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		filter, err := flags.resolve(nil)
 		if err != nil {
 			return err
 		}
-		return withQueue(p, common, func(_ *setup, q *dlq.Queue) error {
-			t := tabwriter.NewWriter(out(cmd), 0, 0, 2, ' ', 0)
-			n := 0
-			for e, err := range q.List(filter) {
+		return withQueue(p, common, look, func(_ *setup, q *dlq.Queue) error {
+			if err := flags.check(q); err != nil {
+				return err
+			}
+			all := []letterReport{}
+			for e, err := range q.Read(filter) {
 				if err != nil {
 					return err
 				}
-				if n++; n == 1 {
-					fmt.Fprintln(t, "ID\tREJECTED\tTABLE\tOPERATION\tSTAGE\tSTATE\tREASON")
-				}
-				state := "waiting"
-				if e.Superseded {
-					state = "superseded"
-				}
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.ID, e.Time.UTC().Format(time.RFC3339), dash(e.Table), dash(e.Operation), e.Stage, state, e.Reason)
+				all = append(all, reportLetter(&e, private))
 			}
-			switch {
-			case n > 0:
-			case len(flags.given()) > 0:
-				fmt.Fprintln(t, "The flags choose no entry; without them, all are listed.")
-			default:
-				fmt.Fprintln(t, "The dead-letter queue is empty.")
+			if flags.asJSON {
+				return printJSON(out(cmd), all)
 			}
-			return t.Flush()
+			if len(all) == 0 {
+				text := "The dead-letter queue is empty."
+				if len(flags.given()) > 0 {
+					text = "The flags choose no entry; without them, all are listed."
+				}
+				_, err := fmt.Fprintln(out(cmd), text)
+				return err
+			}
+			digits, err := q.Short()
+			if err != nil {
+				return err
+			}
+			return printLetters(out(cmd), all, digits)
 		})
 	}
 	return cmd
+}
+
+// printLetters prints a table of entries, their ids with so many digits.
+func printLetters(w io.Writer, all []letterReport, digits int) error {
+	destinations := make(map[string]bool)
+	unknown := make(map[string]bool) // tables of entries of unknown rows
+	for i := range all {
+		destinations[all[i].Destination] = true
+		if all[i].State == dlq.Unknown {
+			unknown[all[i].Table] = true
+		}
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(destination string, cells ...string) {
+		if len(destinations) > 1 {
+			cells = slices.Insert(cells, len(cells)-1, destination)
+		}
+		fmt.Fprintln(t, strings.Join(cells, "\t"))
+	}
+	row("DESTINATION", "ID", "STATE", "REJECTED", "TABLE", "KEY", "OPERATION", "STAGE", "REASON")
+	for i := range all {
+		e := &all[i]
+		row(dash(visible(e.Destination)), e.ID[:digits], string(e.State), e.Rejected.Format(time.RFC3339), dash(visible(e.Table)), dash(short(visible(e.Key))),
+			dash(visible(e.Operation)), e.Stage, visible(e.Reason))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	delete(unknown, "")
+	command := "eds import"
+	if len(unknown) > 0 {
+		command += " --only " + strings.Join(slices.Sorted(maps.Keys(unknown)), ",")
+	}
+	_, err := fmt.Fprintf(w, "\nOf unknown entries it is not known which rows the destination lacks; an import tells: %s\n", visible(command))
+	return err
+}
+
+// visible returns text without what controls a terminal.
+func visible(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '\ufffd'
+		}
+		return r
+	}, strings.ToValidUTF8(text, "\ufffd"))
+}
+
+// short returns the beginning of a long key.
+func short(key string) string {
+	const most = 40
+	if runes := []rune(key); len(runes) > most {
+		return string(runes[:most-3]) + "..."
+	}
+	return key
 }
 
 func dash(s string) string {
@@ -170,7 +342,10 @@ func dash(s string) string {
 }
 
 func newDeadLetterShow(p Process, common *config.CommonFlags) *cobra.Command {
+	var asJSON, private bool
 	cmd := &cobra.Command{Use: "show ID", Short: "Print one entry, its payload included"}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&private, "private", false, "print a hash in the place of the row's key, and no payload")
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) != 1 || strings.TrimSpace(args[0]) == "" {
 			return usagef("%s needs the id of one entry, or its first digits; see: eds dlq list", cmd.CommandPath())
@@ -178,22 +353,61 @@ func newDeadLetterShow(p Process, common *config.CommonFlags) *cobra.Command {
 		return nil
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return withQueue(p, common, func(_ *setup, q *dlq.Queue) error {
+		return withQueue(p, common, look, func(_ *setup, q *dlq.Queue) error {
 			e, err := q.Show(args[0])
+			if errors.Is(err, dlq.ErrNotFound) {
+				return usagef("no entry has the id %q; see: eds dlq list", args[0])
+			}
 			if err != nil {
 				return err
 			}
-			w := out(cmd)
-			if e.File != "" {
-				fmt.Fprintf(w, "file:      %s\nline:      %d\njob:       %s\n", e.File, e.Line, e.Job)
+			r := reportLetter(&e, private)
+			if asJSON {
+				if private {
+					return printJSON(out(cmd), r)
+				}
+				if text, err := cdc.NewDecoder().Text(e.Payload, e.Encoding); err == nil && utf8.Valid(text) {
+					r.Payload = string(text)
+				} else {
+					r.Bytes = e.Payload
+				}
+				return printJSON(out(cmd), r)
 			}
-			fmt.Fprintf(w, "id:        %s\nrejected:  %s\nsubject:   %s\nsequence:  %d\nevent:     %s\ntable:     %s\noperation: %s\nstage:     %s\nreason:    %s\nencoding:  %s\n\n",
-				e.ID, e.Time.UTC().Format(time.RFC3339), e.Subject, e.Sequence, dash(e.EventID), dash(e.Table), dash(e.Operation), e.Stage, e.Reason, dash(e.Encoding))
-			_, err = fmt.Fprintln(w, strings.TrimSuffix(legible(&e), "\n"))
-			return err
+			return printLetter(out(cmd), &r, &e, private)
 		})
 	}
 	return cmd
+}
+
+func printLetter(w io.Writer, r *letterReport, e *dlq.Entry, private bool) error {
+	t := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
+	for _, line := range [][2]string{
+		{"id", r.ID},
+		{"state", string(r.State)},
+		{"rejected", r.Rejected.Format(time.RFC3339)},
+		{"table", r.Table},
+		{"key", r.Key},
+		{"operation", r.Operation},
+		{"stage", r.Stage},
+		{"reason", r.Reason},
+		{"sequence", strconv.FormatUint(r.Sequence, 10)},
+		{"subject", r.Subject},
+		{"event", r.EventID},
+		{"destination", r.Destination},
+		{"job", r.Job},
+		{"file", r.File},
+		{"line", strconv.FormatInt(r.Line, 10)},
+		{"encoding", e.Encoding},
+	} {
+		if line[1] != "" && line[1] != "0" {
+			fmt.Fprintf(t, "%s:\t%s\n", line[0], visible(line[1]))
+		}
+	}
+	err := t.Flush()
+	if err == nil && !private {
+		_, err = fmt.Fprintf(w, "\n%s\n", strings.TrimSuffix(legible(e), "\n"))
+	}
+	return err
 }
 
 // legible returns the payload of an entry as JSON; if it cannot be decoded as it
@@ -225,15 +439,18 @@ func newDeadLetterDrop(p Process, common *config.CommonFlags) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return withQueue(p, common, func(_ *setup, q *dlq.Queue) error {
-			for _, id := range args {
-				if err := checkUnique(q, id); err != nil {
-					return err
-				}
+		return withQueue(p, common, look, func(_ *setup, q *dlq.Queue) error {
+			if err := flags.check(q); err != nil {
+				return err
 			}
 			n, err := q.Drop(filter)
 			if err != nil {
 				return err
+			}
+			if flags.asJSON {
+				return printJSON(out(cmd), struct {
+					Dropped int `json:"dropped"`
+				}{n})
 			}
 			_, err = fmt.Fprintf(out(cmd), "%d dropped\n", n)
 			return err
@@ -242,32 +459,18 @@ func newDeadLetterDrop(p Process, common *config.CommonFlags) *cobra.Command {
 	return cmd
 }
 
-// checkUnique refuses an id that several entries have: the first digits of all are 0.
-func checkUnique(q *dlq.Queue, id string) error {
-	n := 0
-	for _, err := range q.List(dlq.Filter{IDs: []string{id}}) {
-		if err != nil {
-			return err
-		}
-		if n++; n > 1 {
-			return usagef("several entries begin with %q; name each by its whole id, or pass --all with flags that choose them", id)
-		}
-	}
-	return nil
-}
-
 func newDeadLetterReplay(p Process, common *config.CommonFlags) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "replay [ID...]",
 		Short: "Apply entries to the destination again",
 		Long: `Applies entries, all or those named, in the order of the stream. What is applied
-leaves the queue; what is rejected again stays, with the new reason. An entry
-whose row has changed since, or whose table was imported whole since, is not applied,
-unless --force is given: it would put an old row over a newer one. If the row is not known, because
-the entry cannot be decoded, any change of its table counts. A row that an import left out is
-written if that import is still the last one of its table; a line that is no row stays. The
-server must not run meanwhile.`,
+leaves the queue; what is rejected again stays, with the new reason. An entry whose rows have
+changed since, or whose table was imported whole since, is not applied unless --force is
+given: it would put an old row over a newer one. Of an entry that moves a row to another key,
+the part is applied that was not changed since. Entries of unknown rows are applied only if
+they are named. A row that an import left out is written if that import is still the last one
+of its table; a line that is no row stays. The server must not run meanwhile.`,
 	}
 	flags := bindFilter(cmd)
 	server := config.BindServer(cmd.Flags())
@@ -277,7 +480,10 @@ server must not run meanwhile.`,
 		if err != nil {
 			return err
 		}
-		return withQueue(p, common, func(s *setup, q *dlq.Queue) error {
+		return withQueue(p, common, dlq.Open, func(s *setup, q *dlq.Queue) error {
+			if err := flags.check(q); err != nil {
+				return err
+			}
 			o, err := server.Resolve(s.common, config.Lookup(p.Lookup), s.file)
 			if err != nil {
 				return usage(err)
@@ -286,7 +492,9 @@ server must not run meanwhile.`,
 				filter.Destination = reconciler.Named(o.URL.Reveal(), p.Lookup).Identity
 				return q.Replay(cmd.Context(), filter, force, apply)
 			})
-			fmt.Fprintf(out(cmd), "%d applied, %d rejected again, %d superseded\n", done.Applied, done.Rejected, done.Superseded)
+			if err := printReplayed(out(cmd), done, flags.asJSON); err != nil {
+				return err
+			}
 			if err == nil && done.Rejected > 0 {
 				err = errors.New("some entries were rejected again; see: eds dlq list")
 			}
@@ -294,6 +502,23 @@ server must not run meanwhile.`,
 		})
 	}
 	return cmd
+}
+
+func printReplayed(w io.Writer, done dlq.Replayed, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, struct {
+			Applied    int `json:"applied"`
+			Rejected   int `json:"rejected"`
+			Superseded int `json:"superseded"`
+			Unknown    int `json:"unknown"`
+		}{done.Applied, done.Rejected, done.Superseded, done.Unknown})
+	}
+	text := fmt.Sprintf("%d applied, %d rejected again, %d superseded", done.Applied, done.Rejected, done.Superseded)
+	if done.Unknown > 0 {
+		text += fmt.Sprintf(", %d of unknown rows left (look at them, then name them to apply them)", done.Unknown)
+	}
+	_, err := fmt.Fprintln(w, text)
+	return err
 }
 
 // replay opens what applying takes and hands each entry to the destination.
@@ -319,7 +544,7 @@ func replay(ctx context.Context, p Process, s *setup, o config.Server, force boo
 		return dlq.Replayed{}, refused(err)
 	}
 	defer destination.Close(hard(ctx))
-	r := replayer{driver: driver, destination: destination, tables: tables}
+	r := replayer{driver: driver, destination: destination, tables: tables, force: force}
 	if !force {
 		if r.imported, err = dir.Snapshots(reconciler.Named(o.URL.Reveal(), p.Lookup)); err != nil {
 			return dlq.Replayed{}, err
@@ -351,6 +576,7 @@ type replayer struct {
 	driver      sink.Driver
 	destination sink.Sink
 	tables      *schema.Catalogue
+	force       bool // apply to rows that have changed since, too
 	// imported are the last snapshots of tables, whose rows are not replaced; nil: they are.
 	imported map[string]state.Snapshot
 }
@@ -403,6 +629,12 @@ func (r replayer) write(ctx context.Context, entry dlq.Entry, e *cdc.Event) erro
 	effect, err := change.NewSplitter(t).Effect(e)
 	if err != nil {
 		return fault.Mark(fault.Poison, err)
+	}
+	if !r.force {
+		effect = effect.Without(entry.Changed)
+	}
+	if effect.Upsert == nil && effect.Delete == nil {
+		return dlq.ErrSuperseded
 	}
 	b.Add(e, effect) // Migrate would make a table again that was dropped: it serves imports
 	return r.destination.Apply(ctx, b.Batch())

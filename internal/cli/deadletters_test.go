@@ -246,11 +246,11 @@ func TestReplay_KeepsNewerRowsHoweverTheirKeysAreWritten(t *testing.T) {
 		"number":          {`"operation":"UPDATE","key":[1],"after":{"id":1,"v":"old"}`, `"operation":"UPDATE","key":["1"],"after":{"id":"1","v":"new"}`, "v2", map[string]string{"1": "new"}, "0 applied, 0 rejected again, 1 superseded\n"},
 		"deleted":         {old, `"operation":"DELETE","key":["1"]`, "v2", map[string]string{}, "0 applied, 0 rejected again, 1 superseded\n"},
 		"moved away":      {old, `"operation":"UPDATE","key":["2"],"before":{"id":"1"},"after":{"id":"2","v":"new"}`, "v2", map[string]string{"2": "new"}, "0 applied, 0 rejected again, 1 superseded\n"},
-		"moves onto it":   {`"operation":"UPDATE","key":["1"],"before":{"id":"0"},"after":{"id":"1","v":"old"}`, `"operation":"UPDATE","key":["0"],"after":{"id":"0","v":"new"}`, "v2", map[string]string{"0": "new"}, "0 applied, 0 rejected again, 1 superseded\n"},
+		"moves onto it":   {`"operation":"UPDATE","key":["1"],"before":{"id":"0"},"after":{"id":"1","v":"old"}`, `"operation":"UPDATE","key":["0"],"after":{"id":"0","v":"new"}`, "v2", map[string]string{"0": "new", "1": "old"}, "1 applied, 0 rejected again, 0 superseded\n"},
 		"another row":     {old, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`, "v2", map[string]string{"1": "old", "2": "new"}, "1 applied, 0 rejected again, 0 superseded\n"},
 		"no row image":    {`"operation":"UPDATE","key":["1"]`, `"operation":"UPDATE","key":["1"],"after":{"id":"1","v":"new"}`, "v1", map[string]string{"1": "new"}, "0 applied, 0 rejected again, 1 superseded\n"},
-		"cannot be read":  {`"operation":"EXPLODE","key":["1"]`, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`, "v1", map[string]string{"2": "new"}, "0 applied, 0 rejected again, 1 superseded\n"},
-		"without any key": {`"operation":"UPDATE","after":{"v":"old"}`, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`, "v2", map[string]string{"2": "new"}, "0 applied, 0 rejected again, 1 superseded\n"},
+		"cannot be read":  {`"operation":"EXPLODE","key":["1"]`, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`, "v1", map[string]string{"2": "new"}, "0 applied, 0 rejected again, 0 superseded, 1 of unknown rows left (look at them, then name them to apply them)\n"},
+		"without any key": {`"operation":"UPDATE","after":{"v":"old"}`, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`, "v2", map[string]string{"2": "new"}, "0 applied, 0 rejected again, 0 superseded, 1 of unknown rows left (look at them, then name them to apply them)\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newDeadLetterWorld(t)
@@ -328,14 +328,125 @@ func TestReplay_KeepsRowsThatWereImportedSince(t *testing.T) {
 	}
 }
 
+// ids returns the ids of the entries, in the order of the stream.
+func (w *deadLetterWorld) ids() []string {
+	w.t.Helper()
+	var ids []string
+	for e, err := range dlq.Look(filepath.Join(w.dir, "dlq")).List(dlq.Filter{}) {
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		ids = append(ids, e.ID)
+	}
+	return ids
+}
+
 func TestShow_PrintsWhatIsNoTextInHexadecimal(t *testing.T) {
 	w := newDeadLetterWorld(t)
 	w.stream("\x1b[2Jnot json", `{"operation":"EXPLODE"}`)
-	if out := w.eds("dlq", "show", "00000000000000000001"); strings.Contains(out, "\x1b") || !strings.Contains(out, "1b 5b 32 4a") {
+	ids := w.ids()
+	if out := w.eds("dlq", "show", ids[0]); strings.Contains(out, "\x1b") || !strings.Contains(out, "1b 5b 32 4a") {
 		t.Errorf("%q", out)
 	}
-	if out := w.eds("dlq", "show", "00000000000000000002"); !strings.HasSuffix(out, "\n\n{\"operation\":\"EXPLODE\"}\n") {
+	if out := w.eds("dlq", "show", ids[1][:6]); !strings.HasSuffix(out, "\n\n{\"operation\":\"EXPLODE\"}\n") {
 		t.Errorf("%q", out)
+	}
+}
+
+// TestDeadLetters_TellKeysAndStates to people and to programs.
+func TestDeadLetters_TellKeysAndStates(t *testing.T) {
+	w := newDeadLetterWorld(t)
+	w.stream(update("v2", "secret-1", "old"), update("v2", "2\n[2J", "x"), "garbage\xff", update("v1", "secret-1", "new"))
+	ids := w.ids()
+	list := w.eds("dlq", "list")
+	for _, want := range []string{
+		ids[0][:6] + "  superseded  ", ids[1][:6] + "  waiting     ", ids[2][:6] + "  unknown     ", "  order  secret-1  ", "  order  2\ufffd[2J    ",
+		"an import tells: eds import --only order\n",
+	} {
+		if !strings.Contains(list, want) {
+			t.Errorf("there is no %q in\n%s", want, list)
+		}
+	}
+	if out := w.eds("dlq", "list", "--private"); strings.Contains(out, "secret-1") || strings.Contains(out, "[2J") || strings.Count(out, "\n") != strings.Count(list, "\n") {
+		t.Errorf("private:\n%s", out)
+	}
+	if out := w.eds("dlq", "list", "--state", "unknown"); strings.Contains(out, ids[1][:6]) || !strings.Contains(out, ids[2][:6]) {
+		t.Errorf("of unknown rows:\n%s", out)
+	}
+	type letter struct{ ID, State, Table, Key, Operation, Stage, Payload, Bytes string }
+	parse := func(into any, args ...string) {
+		t.Helper()
+		if out := w.eds(append([]string{"dlq"}, args...)...); json.Unmarshal([]byte(out), into) != nil {
+			t.Errorf("%v prints %s", args, out)
+		}
+	}
+	var all []letter
+	parse(&all, "list", "--json")
+	want := []letter{
+		{ID: ids[0], State: "superseded", Table: "order", Key: "secret-1", Operation: "UPDATE", Stage: "schema"},
+		{ID: ids[1], State: "waiting", Table: "order", Key: "2\n[2J", Operation: "UPDATE", Stage: "schema"},
+		{ID: ids[2], State: "unknown", Table: "order", Operation: "UPDATE", Stage: "decode"},
+	}
+	if diff := cmp.Diff(want, all); diff != "" {
+		t.Error(diff)
+	}
+	var shown letter
+	parse(&shown, "show", ids[2], "--json")
+	if got, err := base64.StdEncoding.DecodeString(shown.Bytes); string(got) != "garbage\xff" || err != nil {
+		t.Errorf("shown: %+v", shown)
+	}
+	shown = letter{}
+	if parse(&shown, "show", ids[1], "--json"); !strings.Contains(shown.Payload, `"v":"x"`) {
+		t.Errorf("shown: %+v", shown)
+	}
+	shown = letter{}
+	if parse(&shown, "show", ids[1], "--json", "--private"); shown.Payload != "" || shown.Bytes != "" || len(shown.Key) != 12 {
+		t.Errorf("shown: %+v", shown)
+	}
+	if out := w.eds("dlq", "show", "--private", ids[0]); strings.Contains(out, "secret-1") {
+		t.Errorf("shown:\n%s", out)
+	}
+	var counts map[string]int
+	w.publish()
+	parse(&counts, "replay", "--json")
+	if diff := cmp.Diff(map[string]int{"applied": 1, "rejected": 0, "superseded": 1, "unknown": 1}, counts); diff != "" {
+		t.Error(diff)
+	}
+	counts = nil
+	parse(&counts, "drop", "--all", "--json")
+	if diff := cmp.Diff(map[string]int{"dropped": 2}, counts); diff != "" {
+		t.Error(diff)
+	}
+	all = nil
+	if parse(&all, "list", "--json"); all == nil || len(all) > 0 {
+		t.Errorf("left: %v", all)
+	}
+}
+
+// TestReplay_OfUnknownRows applies what is named, or forced.
+func TestReplay_OfUnknownRows(t *testing.T) {
+	const event = `{"operation":"UPDATE","id":"e","table":"order","modelVersion":"v2","after":{"id":"1","v":"x"},"before":{"id":"0","n":7},"mvccTimestamp":"9"}`
+	for name, args := range map[string][]string{"named": nil, "forced": {"--force"}} {
+		t.Run(name, func(t *testing.T) {
+			w := newDeadLetterWorld(t)
+			w.stream(update("v1", "0", "before"), event, update("v1", "2", "x"), update("v1", "0", "new"))
+			w.publish()
+			if out, want := w.eds("dlq", "replay"), "0 applied, 0 rejected again, 0 superseded, 1 of unknown rows left (look at them, then name them to apply them)\n"; out != want {
+				t.Errorf("the replay says %q, want %q", out, want)
+			}
+			rows := map[string]string{"0": "new", "1": "x", "2": "x"} // 0 was changed since
+			if args == nil {
+				args = []string{w.ids()[0][:7]}
+			} else {
+				delete(rows, "0")
+			}
+			if out, want := w.eds(append([]string{"dlq", "replay"}, args...)...), "1 applied, 0 rejected again, 0 superseded\n"; out != want {
+				t.Errorf("the replay says %q, want %q", out, want)
+			}
+			if diff := cmp.Diff(rows, w.rows()); diff != "" {
+				t.Error(diff)
+			}
+		})
 	}
 }
 
@@ -343,20 +454,37 @@ func TestShow_PrintsWhatIsNoTextInHexadecimal(t *testing.T) {
 // not set, and what is misspelt.
 func TestDeadLetters_ChooseNothingByEmptyValues(t *testing.T) {
 	w := newDeadLetterWorld(t)
-	w.stream("not json", `{"operation":"EXPLODE"}`)
+	for range 9 { // two of which have ids that begin with the same digit
+		w.stream("not json", `{"operation":"EXPLODE"}`)
+	}
+	first := make(map[byte]int)
+	ambiguous := ""
+	for _, id := range w.ids() {
+		if first[id[0]]++; first[id[0]] == 2 {
+			ambiguous = id[:1]
+		}
+	}
 	for command, want := range map[string]string{
-		"drop ~":                      "the id of an entry is empty",
-		"drop 00000000000000000001 ~": "the id of an entry is empty",
-		"replay ~":                    "the id of an entry is empty",
-		"show ~":                      "needs the id of one entry",
-		"drop --all --table ~":        "--table: its value is empty",
-		"drop --all --since ~":        "--since: its value is empty",
-		"drop --all --stage ~":        "--stage: its value is empty",
-		"drop --all --operation ~":    "--operation: its value is empty",
-		"drop 0":                      `several entries begin with "0"`,
-		"list --table ~":              "--table: its value is empty",
-		"list --stage decoding":       "--stage: want one of decode, schema, apply, import",
-		"list --operation removed":    "--operation: want one of INSERT, UPDATE, DELETE",
+		"drop ~":                     "the id of an entry is empty",
+		"drop " + w.ids()[0] + " ~":  "the id of an entry is empty",
+		"drop " + w.ids()[0] + " xy": `no entry has the id "xy"`,
+		"replay ~":                   "the id of an entry is empty",
+		"replay xy":                  `no entry has the id "xy"`,
+		"show ~":                     "needs the id of one entry",
+		"show xy":                    `no entry has the id "xy"`,
+		"drop --all --table ~":       "--table: its value is empty",
+		"drop --all --table ordr":    `--table: no entry is of table "ordr"; there are entries of order`,
+		"replay --table ordr":        `--table: no entry is of table "ordr"; there are entries of order`,
+		"list --table ordr":          `--table: no entry is of table "ordr"; there are entries of order`,
+		"drop --all --since ~":       "--since: its value is empty",
+		"drop --all --stage ~":       "--stage: its value is empty",
+		"drop --all --operation ~":   "--operation: its value is empty",
+		"drop " + ambiguous:          fmt.Sprintf("entries begin with %q", ambiguous),
+		"replay " + ambiguous:        fmt.Sprintf("entries begin with %q", ambiguous),
+		"list --table ~":             "--table: its value is empty",
+		"list --stage decoding":      "--stage: want one of decode, schema, apply, import",
+		"list --operation removed":   "--operation: want one of INSERT, UPDATE, DELETE",
+		"list --state new":           "--state: want one of waiting, unknown, superseded",
 	} {
 		args := []string{"dlq"}
 		for _, word := range strings.Fields(command) {
@@ -366,21 +494,38 @@ func TestDeadLetters_ChooseNothingByEmptyValues(t *testing.T) {
 			t.Errorf("%s: %q, want %q", command, out, want)
 		}
 	}
-	if list := w.eds("dlq", "list"); strings.Count(list, "\n") != 3 {
-		t.Errorf("what is left:\n%s", list)
+	if n := len(w.ids()); n != 18 {
+		t.Errorf("%d are left", n)
 	}
-	if out := w.eds("dlq", "list", "--table", "ordr"); out != "The flags choose no entry; without them, all are listed.\n" {
+	if out := w.eds("dlq", "list", "--operation", "DELETE"); out != "The flags choose no entry; without them, all are listed.\n" {
 		t.Errorf("%q", out)
 	}
 }
 
+// TestDeadLetters_NeedADataDirectory: what is misspelt is not made, nor is anything in a
+// directory that is none.
 func TestDeadLetters_NeedADataDirectory(t *testing.T) {
-	w := newDeadLetterWorld(t)
-	w.dir = filepath.Join(w.dir, "misspelt")
-	if out := w.eds("dlq", "list"); !strings.Contains(out, "exit code 1: eds: open the data directory") {
-		t.Errorf("%q", out)
+	for name, dir := range map[string]string{"missing": filepath.Join(t.TempDir(), "misspelt"), "another": t.TempDir()} {
+		w := newDeadLetterWorld(t)
+		w.dir = dir
+		before := len(files(t, dir))
+		for _, args := range [][]string{{"list"}, {"show", "1"}, {"drop", "--all"}, {"replay"}, {"list", "--json"}} {
+			if out := w.eds(append([]string{"dlq"}, args...)...); !strings.Contains(out, "exit code 1: eds: open the data directory") {
+				t.Errorf("%s: %v: %q", name, args, out)
+			}
+		}
+		if after := len(files(t, dir)); after != before {
+			t.Errorf("%s: it has %d files", name, after)
+		}
 	}
-	if _, err := os.Stat(w.dir); err == nil {
-		t.Error("it was made")
+}
+
+// files returns what is in a directory, nothing if there is none.
+func files(t *testing.T, dir string) []os.DirEntry {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
 	}
+	return entries
 }

@@ -92,7 +92,7 @@ func printStatus(w io.Writer, r server.Report) error {
 	row("lag", "%s, %s", lag(r.LagSeconds), pending(r.Pending))
 	row("rate", "%.0f events/s, %d applied, %d skipped", r.Rate, r.Applied, r.Skipped)
 	row("last applied", "%s", ago(r.LastApplied))
-	row("dead letters", "%d", r.DeadLetters)
+	row("dead letters", "%s", letters(r))
 	if r.LastError != "" {
 		row("last error", "%s: %s", ago(r.LastErrorAt), r.LastError)
 	}
@@ -100,6 +100,21 @@ func printStatus(w io.Writer, r server.Report) error {
 		return err
 	}
 	return printChanged(w, r.Tables)
+}
+
+// letters describes the dead letters.
+func letters(r server.Report) string {
+	text := strconv.Itoa(r.DeadLetters)
+	if r.DeadUnknown > 0 {
+		text += fmt.Sprintf(", %d of unknown rows", r.DeadUnknown)
+	}
+	if r.DeadOthers > 0 {
+		text += fmt.Sprintf("; other destinations lack %d", r.DeadOthers)
+	}
+	if r.DeadLetters+r.DeadOthers > 0 {
+		text += "; see: eds dlq list"
+	}
+	return text
 }
 
 // printNotOK prints the tables that are not complete; nothing if all are.

@@ -1,14 +1,14 @@
-// Package dlq is the dead-letter queue: the events that can never be applied, and the
-// rows that an import could not load, kept on disk with the reason until the operator
-// replays or drops them.
+// Package dlq is the dead-letter queue: the events that can never be applied to a
+// destination, and the rows that an import could not load, kept on disk with the reason
+// until the operator replays or drops them, or the destination has something newer.
 //
-// Each entry is one file of the queue's directory, readable by its owner only:
-// a line of JSON, which is the entry without its payload, then the payload as
-// it came. The file is named after the event's position, so that names sort in
-// stream order and an event that is rejected twice is kept once; that of a row, after
-// its import, file and line. Its extension
-// is .event, or .superseded once a newer change of the same row has been
-// applied, over which the event must not be replayed.
+// Each entry is one file of the queue's directory, readable by its owner only: a line of
+// JSON, which is the entry without its payload, then the payload as it came. The file is
+// named after the event's position and the destination, so that names sort in stream order
+// and an event that is rejected twice is kept once; that of a row, after its import, file
+// and line. Its extension is .event, or .superseded once the destination has something
+// newer of each of its rows. A file named index saves reading the others when the queue is
+// opened.
 package dlq
 
 import (
@@ -18,7 +18,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,202 +26,355 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
+// State says what an entry means for the destination.
+type State string
+
+// The states.
+const (
+	// Waiting: the destination lacks the entry. If later changes have written one of its
+	// two rows, it lacks the other part.
+	Waiting State = "waiting"
+	// Superseded: the destination has a later state of each row of the entry.
+	Superseded State = "superseded"
+	// Unknown: the destination lacks the entry, or has a later state of its rows. No key
+	// could be read, or it is not known which of its rows was changed since.
+	Unknown State = "unknown"
+)
+
 // Entry is one rejected event, or one row of an import, which has no position and whose
 // payload is the INSERT that stands for it, or its line if that is no row.
 type Entry struct {
-	ID         string    `json:"-"` // names the entry
-	Superseded bool      `json:"-"` // a newer change of the row has been applied
-	Sequence   uint64    `json:"sequence"`
-	Stored     int64     `json:"stored"` // nanoseconds since 1970
-	Subject    string    `json:"subject"`
-	Table      string    `json:"table,omitempty"`     // "" where the event could not be decoded
-	Operation  string    `json:"operation,omitempty"` // likewise
-	EventID    string    `json:"eventId,omitempty"`
-	Keys       []string  `json:"keys"`  // change.LetterKeys; none if it may concern any row of the table
-	Stage      string    `json:"stage"` // what rejected it: decode, schema, apply, import
-	Reason     string    `json:"reason"`
-	Time       time.Time `json:"time"` // of the rejection
-	Encoding   string    `json:"encoding,omitempty"`
-	Size       int       `json:"size"` // of the payload, in bytes
-	Payload    []byte    `json:"-"`    // filled by Show and Replay, not by List
+	ID        string    `json:"-"` // names the entry: 12 hexadecimal digits
+	State     State     `json:"-"`
+	Sequence  uint64    `json:"sequence"`
+	Stored    int64     `json:"stored"` // nanoseconds since 1970
+	Subject   string    `json:"subject"`
+	Table     string    `json:"table,omitempty"`     // "" where the event could not be decoded
+	Operation string    `json:"operation,omitempty"` // likewise
+	EventID   string    `json:"eventId,omitempty"`
+	Stage     string    `json:"stage"` // what rejected it: decode, schema, apply, import
+	Reason    string    `json:"reason"`
+	Time      time.Time `json:"time"` // of the rejection
+	Encoding  string    `json:"encoding,omitempty"`
+	Size      int       `json:"size"` // of the payload, in bytes
+	Payload   []byte    `json:"-"`    // filled by Show and Replay, not by List
+	// Destination is the identity of the one that lacks it; "" in entries of versions that
+	// did not record it: these are of every destination.
+	Destination string `json:"destination,omitempty"`
+	// Clock is the event's commit time; zero if it is not known.
+	Clock cdc.Timestamp `json:"clock,omitzero"`
+
+	// Keys and Rows are those of change.LetterKeys. Without keys the entry may concern any
+	// row of its table.
+	Keys []string   `json:"keys"`
+	Rows [][]string `json:"rows,omitempty"`
+	// Changed are those of the keys whose rows the destination has in a later state.
+	Changed []string `json:"changed,omitempty"`
 
 	// Of the row of an import only:
-	Destination string `json:"destination,omitempty"` // identity of the one that refused it
-	Job         string `json:"job,omitempty"`         // the export that it comes from
-	File        string `json:"file,omitempty"`
-	Line        int64  `json:"line,omitempty"` // of the file, from 1
+	Job  string `json:"job,omitempty"` // the export that it comes from
+	File string `json:"file,omitempty"`
+	Line int64  `json:"line,omitempty"` // of the file, from 1
+
+	name string // of its file, without the extension
 }
 
 // Position returns the event's place in the stream.
 func (e *Entry) Position() cdc.Position { return cdc.Position{Sequence: e.Sequence, Stored: e.Stored} }
 
+// judge returns the state of an entry whose file is not marked.
+func (e *Entry) judge() State {
+	unchanged := func(row []string) bool {
+		return !slices.ContainsFunc(row, func(key string) bool { return slices.Contains(e.Changed, key) })
+	}
+	switch {
+	case len(e.Keys) == 0:
+		return Unknown
+	case len(e.Changed) == 0:
+		return Waiting
+	case len(e.Rows) > 0 && !slices.ContainsFunc(e.Rows, unchanged):
+		return Superseded
+	case slices.ContainsFunc(e.Changed, func(key string) bool { return !e.knows(key) }):
+		return Unknown
+	}
+	return Waiting
+}
+
+// knows reports whether it is known which row of the entry has the key.
+func (e *Entry) knows(key string) bool {
+	return slices.ContainsFunc(e.Rows, func(row []string) bool { return slices.Contains(row, key) })
+}
+
+// of reports whether the entry is one of the destination with the given identity.
+func (e *Entry) of(destination string) bool {
+	return destination == "" || e.Destination == "" || e.Destination == destination
+}
+
 // ErrNotFound says that the queue has no entry of the given id.
 var ErrNotFound = errors.New("no such entry in the dead-letter queue")
 
 const (
-	waiting    = ".event"
+	live       = ".event"
 	superseded = ".superseded"
 )
 
 // Queue is a dead-letter queue. It is safe for concurrent use. Other processes
 // may list, show and drop entries of its directory meanwhile.
 type Queue struct {
-	dir string
+	// Limits bound the queue. They are DefaultLimits unless changed before its use.
+	Limits Limits
 
-	live atomic.Int64 // len(rows), read without the lock
+	dir  string
+	live atomic.Int64 // how many entries are not superseded, read without the lock
 	mu   sync.Mutex
-	// Of the entries that are not superseded: the rows each may concern, and the
-	// entries of each row.
-	rows    map[string][]row
-	entries map[row]map[string]cdc.Position
+	// entries are all entries, by name, without what only their files have.
+	entries map[string]*Entry
+	// rows are the entries that are not superseded, by the rows that they may concern.
+	rows   map[row]map[*Entry]struct{}
+	counts map[string]Counts // by destination
+	bytes  int64             // on the disk
+	seen   time.Time         // when the directory last changed, as Refresh has seen it
 }
 
-// row is what an entry may concern; the key is "" if it is not known, and so is
-// the table.
+// row is a row that an entry may concern.
 type row struct{ table, key string }
-
-// rowsOf returns the rows of a table that have the given keys; if there are none,
-// any row.
-func rowsOf(table string, keys []string) []row {
-	if len(keys) == 0 {
-		return []row{{table: table}}
-	}
-	rows := make([]row, len(keys))
-	for i, key := range keys {
-		rows[i] = row{table, key}
-	}
-	return rows
-}
 
 // Open opens the queue in dir, which it makes where it is missing.
 func Open(dir string) (*Queue, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the dead-letter queue: %w", err)
 	}
-	q := &Queue{dir: dir, rows: make(map[string][]row), entries: make(map[row]map[string]cdc.Position)}
-	for e, err := range q.List(Filter{}) {
-		if err != nil {
-			return nil, err
-		}
-		if !e.Superseded {
-			q.enter(&e)
-		}
+	q := Look(dir)
+	if err := errors.Join(q.sweep(), q.load()); err != nil {
+		return nil, fmt.Errorf("open the dead-letter queue: %w", err)
 	}
-	return q, q.sweep()
+	return q, nil
 }
 
-// enter records that e waits. The lock is held.
-func (q *Queue) enter(e *Entry) {
-	q.leave(e.ID)
-	rows := rowsOf(e.Table, e.Keys)
-	q.rows[e.ID] = rows
-	for _, r := range rows {
-		if q.entries[r] == nil {
-			q.entries[r] = make(map[string]cdc.Position)
-		}
-		q.entries[r][e.ID] = e.Position()
-	}
-	q.live.Store(int64(len(q.rows)))
-}
-
-// leave records that the entry waits no more. The lock is held.
-func (q *Queue) leave(id string) {
-	for _, r := range q.rows[id] {
-		if delete(q.entries[r], id); len(q.entries[r]) == 0 {
-			delete(q.entries, r)
-		}
-	}
-	delete(q.rows, id)
-	q.live.Store(int64(len(q.rows)))
+// Look returns the queue in dir for listing, showing and dropping only. Nothing is made.
+func Look(dir string) *Queue {
+	return &Queue{dir: dir, Limits: DefaultLimits, entries: make(map[string]*Entry), rows: make(map[row]map[*Entry]struct{}), counts: make(map[string]Counts)}
 }
 
 // sweep removes the temporary files of a process that died.
 func (q *Queue) sweep() error {
 	left, err := filepath.Glob(filepath.Join(q.dir, temporary+"*"))
 	if err != nil {
-		return fmt.Errorf("open the dead-letter queue: %w", err)
+		return err
 	}
 	for _, path := range left {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("open the dead-letter queue: %w", err)
+			return err
 		}
 	}
 	return nil
 }
 
-// idOf names the entry of the event at p.
-func idOf(p cdc.Position) string { return fmt.Sprintf("%020d-%019d", p.Sequence, p.Stored) }
+// enter records an entry that is on disk. The lock is held.
+func (q *Queue) enter(e *Entry) {
+	q.leave(e.name)
+	q.entries[e.name] = e
+	q.bytes += e.space()
+	q.count(e, 1)
+	if e.State == Superseded {
+		return
+	}
+	for _, key := range e.Keys {
+		r := row{e.Table, key}
+		if q.rows[r] == nil {
+			q.rows[r] = make(map[*Entry]struct{})
+		}
+		q.rows[r][e] = struct{}{}
+	}
+}
 
-// Put adds an entry. When it returns nil the entry is durable. An entry of the
-// same position is replaced.
+// leave forgets an entry. The lock is held.
+func (q *Queue) leave(name string) {
+	e := q.entries[name]
+	if e == nil {
+		return
+	}
+	delete(q.entries, name)
+	q.bytes -= e.space()
+	q.count(e, -1)
+	for _, key := range e.Keys {
+		r := row{e.Table, key}
+		if delete(q.rows[r], e); len(q.rows[r]) == 0 {
+			delete(q.rows, r)
+		}
+	}
+}
+
+// nameOf names the entry of the event at p that a destination lacks.
+func nameOf(p cdc.Position, destination string) string {
+	return fmt.Sprintf("%020d-%019d-%s", p.Sequence, p.Stored, digest(destination))
+}
+
+// Put adds an entry. When it returns nil the entry is durable. An entry of the same
+// position and destination is replaced. It returns ErrFull if the queue has no room.
 func (q *Queue) Put(e Entry) error {
-	e.ID = idOf(e.Position())
+	e.name = nameOf(e.Position(), e.Destination)
 	return q.put(e)
 }
 
 func (q *Queue) put(e Entry) error {
-	e.Size = len(e.Payload)
+	e.Size, e.State = len(e.Payload), e.judge()
 	if e.Keys == nil {
 		e.Keys = []string{} // they are known to be none
 	}
-	if err := q.write(&e); err != nil {
-		return fmt.Errorf("write to the dead-letter queue: %w", err)
-	}
-	if err := os.Remove(q.path(e.ID, superseded)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("write to the dead-letter queue: %w", err)
-	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.enter(&e)
+	err := q.makeRoom(&e)
+	if err == nil {
+		err = q.write(&e)
+	}
+	if err == nil {
+		err = removeFile(q.path(e.name, superseded))
+	}
+	if err != nil {
+		return fmt.Errorf("write to the dead-letter queue: %w", err)
+	}
 	return nil
 }
 
-// Len returns the number of entries that wait to be replayed or dropped,
-// superseded ones left out.
-func (q *Queue) Len() int { return int(q.live.Load()) }
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
 
-// Supersede marks, durably, the entries that a change at p of the rows with the
-// given keys makes obsolete: those that may concern one of the rows, of earlier
-// positions. An entry without keys stands for every row of its table, and one whose
-// table is not known for every table. It costs nothing while the queue is empty.
-func (q *Queue) Supersede(table string, keys []string, p cdc.Position) error {
-	if q.Len() == 0 {
+// Empty reports whether no entry waits or is unknown.
+func (q *Queue) Empty() bool { return q.live.Load() == 0 }
+
+// Counts is how many entries a destination lacks, or may lack. Elsewhere are those that
+// other destinations lack.
+type Counts struct{ Waiting, Unknown, Elsewhere int }
+
+// Lacks returns how many of the destination's there are.
+func (c Counts) Lacks() int { return c.Waiting + c.Unknown }
+
+// Count returns what the destination with the given identity lacks.
+func (q *Queue) Count(destination string) Counts {
+	if q.Empty() {
+		return Counts{}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	c := Counts{Elsewhere: int(q.live.Load())}
+	for of, n := range q.counts {
+		if of == "" || destination == "" || of == destination {
+			c.Waiting += n.Waiting
+			c.Unknown += n.Unknown
+		}
+	}
+	c.Elsewhere -= c.Lacks()
+	return c
+}
+
+// count adds n to the count of entries like e. The lock is held.
+func (q *Queue) count(e *Entry, n int) {
+	c := q.counts[e.Destination]
+	switch e.State {
+	case Waiting:
+		c.Waiting += n
+	case Unknown:
+		c.Unknown += n
+	case Superseded:
+		return
+	}
+	q.counts[e.Destination] = c
+	q.live.Add(int64(n))
+}
+
+// Bytes returns how much of the disk the queue takes.
+func (q *Queue) Bytes() int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.bytes
+}
+
+// Supersede records, durably, that the destination has the rows with the given keys as of
+// p, or as of an event that is itself an entry: entries of earlier positions need not be
+// applied to these rows. It costs nothing while the queue is empty.
+func (q *Queue) Supersede(destination, table string, keys []string, p cdc.Position) error {
+	if q.Empty() {
 		return nil
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	var changed bool
-	for _, r := range append(rowsOf(table, keys), row{table: table}, row{}) {
-		for id, position := range q.entries[r] {
-			if !older(position, p) {
-				continue
+	hit := make(map[*Entry][]string)
+	for _, key := range keys {
+		for e := range q.rows[row{table, key}] {
+			if e.of(destination) && older(e.Position(), p) && !slices.Contains(e.Changed, key) {
+				hit[e] = append(hit[e], key)
 			}
-			if err := q.mark(id); err != nil {
-				return err
-			}
-			changed = true
 		}
 	}
-	if !changed {
+	for e, keys := range hit {
+		if err := q.changed(e, keys); err != nil {
+			return fmt.Errorf("mark an entry of the dead-letter queue: %w", err)
+		}
+	}
+	return nil
+}
+
+// Delivered records, durably, that the part of an entry that concerns the rows with the
+// given keys was applied.
+func (q *Queue) Delivered(destination string, p cdc.Position, keys []string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	e := q.entries[nameOf(p, destination)]
+	if e == nil || e.State == Superseded {
 		return nil
 	}
-	return q.sync()
+	if err := q.changed(e, keys); err != nil {
+		return fmt.Errorf("mark an entry of the dead-letter queue: %w", err)
+	}
+	return nil
+}
+
+// changed records that rows of an entry have changed since. The keys are all of one change:
+// if one is known to be of a row of the entry, others that only may be do not count. The
+// lock is held.
+func (q *Queue) changed(e *Entry, keys []string) error {
+	certain := slices.DeleteFunc(slices.Clone(keys), func(key string) bool { return !e.knows(key) })
+	if len(certain) > 0 {
+		keys = certain
+	}
+	next := *e
+	next.Changed = append(slices.Clone(e.Changed), keys...)
+	if next.judge() == Superseded {
+		return q.mark(e)
+	}
+	whole, err := q.read(e.name+live, true)
+	if errors.Is(err, fs.ErrNotExist) { // another process has dropped it
+		q.leave(e.name)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	whole.Changed = next.Changed
+	return q.write(&whole)
 }
 
 // mark renames an entry's file, so that it is superseded. The lock is held.
-func (q *Queue) mark(id string) error {
-	// Another process may have dropped it.
-	if err := os.Rename(q.path(id, waiting), q.path(id, superseded)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("mark an entry of the dead-letter queue as superseded: %w", err)
+func (q *Queue) mark(e *Entry) error {
+	err := os.Rename(q.path(e.name, live), q.path(e.name, superseded))
+	if errors.Is(err, fs.ErrNotExist) { // another process has dropped it
+		q.leave(e.name)
+		return nil
 	}
-	q.leave(id)
-	return nil
-}
-
-func (q *Queue) sync() error {
-	if err := durable.SyncDir(q.dir); err != nil {
-		return fmt.Errorf("mark an entry of the dead-letter queue as superseded: %w", err)
+	if err == nil {
+		err = durable.SyncDir(q.dir)
 	}
+	if err != nil {
+		return err
+	}
+	marked := e.summary()
+	marked.State = Superseded
+	q.enter(&marked)
 	return nil
 }
 
@@ -230,37 +382,29 @@ func (q *Queue) sync() error {
 // of a stream that was made anew is lower, though what it holds is newer.
 func older(a, b cdc.Position) bool { return a.Sequence < b.Sequence || a.Stored < b.Stored }
 
-// remove deletes an entry.
+// remove deletes an entry. The lock is held.
 func (q *Queue) remove(e *Entry) error {
-	suffix := waiting
-	if e.Superseded {
-		suffix = superseded
+	extension := live
+	if e.State == Superseded {
+		extension = superseded
 	}
-	if err := os.Remove(q.path(e.ID, suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := removeFile(q.path(e.name, extension)); err != nil {
 		return err
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.leave(e.ID)
+	q.leave(e.name)
 	return nil
 }
 
-func (q *Queue) path(id, suffix string) string { return filepath.Join(q.dir, id+suffix) }
-
-// names returns the files of the queue in stream order.
-func (q *Queue) names() ([]string, error) {
-	dir, err := os.Open(q.dir)
-	if err != nil {
-		return nil, err
+// removeAll deletes entries, durably, and returns how many. The lock is held.
+func (q *Queue) removeAll(entries []*Entry) (n int, err error) {
+	for _, e := range entries {
+		if err := q.remove(e); err != nil {
+			return n, err
+		}
+		n++
 	}
-	defer func() { _ = dir.Close() }()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, err
+	if n > 0 {
+		return n, durable.SyncDir(q.dir)
 	}
-	names = slices.DeleteFunc(names, func(name string) bool {
-		return strings.HasPrefix(name, temporary) || !strings.HasSuffix(name, waiting) && !strings.HasSuffix(name, superseded)
-	})
-	slices.Sort(names)
-	return names, nil
+	return 0, nil
 }

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
@@ -18,19 +20,29 @@ import (
 // temporary begins the name of a file that is being written.
 const temporary = ".writing-"
 
-// write makes e's file: whole and durable, or not at all.
+func (q *Queue) path(name, extension string) string { return filepath.Join(q.dir, name+extension) }
+
+// write makes e's file: whole and durable, or not at all. The lock is held.
 func (q *Queue) write(e *Entry) error {
 	header, err := json.Marshal(e)
 	if err != nil {
 		return err
 	}
-	return durable.Replace(q.path(e.ID, waiting), temporary+"*", func(w io.Writer) error {
+	err = durable.Replace(q.path(e.name, live), temporary+"*", func(w io.Writer) error {
 		if _, err := w.Write(append(header, '\n')); err != nil {
 			return err
 		}
 		_, err := w.Write(e.Payload)
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	kept := e.summary()
+	kept.State = kept.judge()
+	q.enter(&kept)
+	q.note(&kept)
+	return nil
 }
 
 // stageDamaged marks an entry whose file does not say what it is.
@@ -59,30 +71,63 @@ func (q *Queue) read(name string, payload bool) (Entry, error) {
 	if json.Unmarshal(header, &e) != nil {
 		e = damaged(name)
 	}
-	e.ID, e.Superseded = strings.CutSuffix(name, superseded)
-	e.ID = strings.TrimSuffix(e.ID, waiting)
-	if !payload && e.Keys != nil {
-		return e, nil
+	old := e.Keys == nil || e.Rows == nil && len(e.Keys) > 0 && e.Destination == ""
+	if payload || old {
+		if e.Payload, err = io.ReadAll(r); err != nil {
+			return Entry{}, err
+		}
 	}
-	if e.Payload, err = io.ReadAll(r); err != nil {
-		return Entry{}, err
-	}
-	if e.Keys == nil {
-		e.Keys = keysOf(&e)
+	if old {
+		e.Keys, e.Rows = keysOf(&e)
 	}
 	if !payload {
 		e.Payload = nil
 	}
+	e.identify(name)
 	return e, nil
 }
 
-// keysOf returns the keys of an entry whose file does not tell them, as those that
-// earlier versions wrote do not. Their "key" is of another form, which does not
-// compare with the keys of changes that are applied.
-func keysOf(e *Entry) []string {
+// identify fills in what the name of the file tells.
+func (e *Entry) identify(name string) {
+	var marked bool
+	if e.name, marked = strings.CutSuffix(name, superseded); !marked {
+		e.name = strings.TrimSuffix(name, live)
+	}
+	e.ID = idOf(e.name)
+	if e.State = e.judge(); marked {
+		e.State = Superseded
+	}
+}
+
+// keysOf returns the keys of an entry whose file does not tell them as this version does.
+// Those that earlier versions wrote are of another form, which does not compare with the
+// keys of changes that are applied, or do not tell which row each is of.
+func keysOf(e *Entry) ([]string, [][]string) {
 	var event cdc.Event
 	if e.Stage == stageDamaged || cdc.NewDecoder().Decode(&event, e.Payload, e.Encoding) != nil {
-		return []string{}
+		return []string{}, nil
 	}
-	return append([]string{}, change.LetterKeys(&event, change.Effect{})...)
+	keys, rows := change.LetterKeys(&event, change.Effect{})
+	return append([]string{}, keys...), rows
+}
+
+// names returns the files of the queue in stream order.
+func (q *Queue) names() ([]string, error) {
+	dir, err := os.Open(q.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = dir.Close() }()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	names = slices.DeleteFunc(names, func(name string) bool {
+		return strings.HasPrefix(name, temporary) || !strings.HasSuffix(name, live) && !strings.HasSuffix(name, superseded)
+	})
+	slices.Sort(names)
+	return names, nil
 }

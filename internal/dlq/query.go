@@ -10,22 +10,20 @@ import (
 	"strings"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/durable"
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
 // Filter chooses entries. A zero field chooses all.
 type Filter struct {
-	IDs       []string // whole, or their leading characters
+	IDs       []string // whole, or their leading digits
 	Table     string
 	Operation string
 	Stage     string
 	Since     time.Time // rejected then or later
 	Until     time.Time // rejected before
-	// Superseded chooses the superseded entries only, Waiting the others only.
-	Superseded, Waiting bool
-	// Destination leaves out the rows of imports into other destinations than the one of
-	// this identity.
+	State     State
+	// Destination leaves out the entries of other destinations than the one of this
+	// identity.
 	Destination string
 }
 
@@ -35,17 +33,23 @@ func (f *Filter) match(e *Entry) bool {
 		return false
 	case !f.Since.IsZero() && e.Time.Before(f.Since), !f.Until.IsZero() && !e.Time.Before(f.Until):
 		return false
-	case f.Superseded && !e.Superseded, f.Waiting && e.Superseded:
-		return false
-	case f.Destination != "" && e.Destination != "" && f.Destination != e.Destination:
+	case f.State != "" && f.State != e.State:
 		return false
 	}
-	return len(f.IDs) == 0 || slices.ContainsFunc(f.IDs, func(id string) bool { return strings.HasPrefix(e.ID, id) })
+	return e.of(f.Destination) && f.names(e)
+}
+
+// names reports whether the filter's ids choose e, as far as these are concerned.
+func (f *Filter) names(e *Entry) bool {
+	return len(f.IDs) == 0 || slices.ContainsFunc(f.IDs, func(id string) bool { return strings.HasPrefix(e.ID, strings.ToLower(id)) })
 }
 
 // List yields the entries that f chooses, in stream order, without their
 // payloads. It holds the names of the queue's files in memory, and one entry.
 func (q *Queue) List(f Filter) iter.Seq2[Entry, error] { return q.each(f, false) }
+
+// Read is List with the payloads.
+func (q *Queue) Read(f Filter) iter.Seq2[Entry, error] { return q.each(f, true) }
 
 func (q *Queue) each(f Filter, payload bool) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
@@ -55,6 +59,10 @@ func (q *Queue) each(f Filter, payload bool) iter.Seq2[Entry, error] {
 			return
 		}
 		for _, name := range names {
+			var e Entry
+			if e.identify(name); !f.names(&e) {
+				continue
+			}
 			e, err := q.read(name, false)
 			switch {
 			case errors.Is(err, fs.ErrNotExist): // dropped or superseded meanwhile
@@ -106,26 +114,27 @@ func (q *Queue) Show(id string) (Entry, error) {
 
 // Drop removes the entries that f chooses and returns how many there were.
 func (q *Queue) Drop(f Filter) (int, error) {
-	n := 0
+	var all []*Entry
 	for e, err := range q.List(f) {
-		if err == nil {
-			err = q.remove(&e)
-		}
 		if err != nil {
-			return n, fmt.Errorf("drop from the dead-letter queue: %w", err)
+			return 0, err
 		}
-		n++
+		all = append(all, &e)
 	}
-	if n > 0 {
-		return n, durable.SyncDir(q.dir)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n, err := q.removeAll(all)
+	if err != nil {
+		return n, fmt.Errorf("drop from the dead-letter queue: %w", err)
 	}
-	return 0, nil
+	return n, nil
 }
 
 // Replayed counts what a replay did.
 type Replayed struct {
 	Applied    int // and removed from the queue
-	Superseded int // left, because a newer change of the row was applied
+	Superseded int // left, because the destination has something newer
+	Unknown    int // left, because it is not known what the destination has of their rows
 	Rejected   int // left, because they were rejected again
 }
 
@@ -133,12 +142,12 @@ type Replayed struct {
 // holds a newer state of its row.
 var ErrSuperseded = errors.New("the destination holds a newer state of the row")
 
-// Replay calls apply with each entry that f chooses, in stream order and with
-// its payload. An entry that apply takes is removed. One that it rejects as
-// poison stays, with the new reason, and so does one for which it returns
-// ErrSuperseded. Any other error ends the replay.
-// Superseded entries are passed over, unless force is set: applying them would
-// put an old row over a newer one.
+// Replay calls apply with each entry that f chooses, in stream order and with its payload.
+// Apply leaves alone the rows that Entry.Changed names. An entry that apply takes is
+// removed. One that it rejects as poison stays, with the new reason, and so does one for
+// which it returns ErrSuperseded. Any other error ends the replay.
+// Entries that are not waiting are passed over, unless force is set, or those of unknown
+// rows are chosen by their ids: applying them could put an old row over a newer one.
 //
 // Nothing else may apply changes to the destination meanwhile.
 func (q *Queue) Replay(ctx context.Context, f Filter, force bool, apply func(ctx context.Context, e Entry) error) (Replayed, error) {
@@ -154,8 +163,11 @@ func (q *Queue) Replay(ctx context.Context, f Filter, force bool, apply func(ctx
 		case e.Stage == stageDamaged:
 			done.Rejected++
 			continue
-		case e.Superseded && !force:
+		case e.State == Superseded && !force:
 			done.Superseded++
+			continue
+		case e.State == Unknown && !force && len(f.IDs) == 0:
+			done.Unknown++
 			continue
 		}
 		err = apply(ctx, e)
@@ -165,7 +177,7 @@ func (q *Queue) Replay(ctx context.Context, f Filter, force bool, apply func(ctx
 			err = q.applied(&e)
 		case errors.Is(err, ErrSuperseded):
 			done.Superseded++
-			err = q.superseded(&e)
+			err = q.supersede(&e)
 		case fault.Of(err) == fault.Poison:
 			done.Rejected++
 			err = q.rejectedAgain(&e, err)
@@ -179,29 +191,31 @@ func (q *Queue) Replay(ctx context.Context, f Filter, force bool, apply func(ctx
 
 // applied removes e, and keeps what is older of its row from being replayed later.
 func (q *Queue) applied(e *Entry) error {
-	if err := q.remove(e); err != nil {
+	q.mu.Lock()
+	_, err := q.removeAll([]*Entry{e})
+	q.mu.Unlock()
+	if err != nil {
 		return err
 	}
-	if e.Table == "" || len(e.Keys) == 0 {
-		return nil
-	}
-	return q.Supersede(e.Table, e.Keys, e.Position())
+	return q.Supersede(e.Destination, e.Table, e.Keys, e.Position())
 }
 
-// superseded keeps e from being replayed later.
-func (q *Queue) superseded(e *Entry) error {
+// supersede keeps e from being replayed later.
+func (q *Queue) supersede(e *Entry) error {
+	if e.State == Superseded {
+		return nil
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if err := q.mark(e.ID); err != nil {
-		return err
-	}
-	return q.sync()
+	return q.mark(e)
 }
 
 func (q *Queue) rejectedAgain(e *Entry, reason error) error {
-	if e.Superseded { // a forced replay changes nothing about that
+	if e.State == Superseded { // a forced replay changes nothing about that
 		return nil
 	}
-	e.Reason, e.Time = reason.Error(), time.Now()
+	e.Reason = reason.Error()
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	return q.write(e)
 }

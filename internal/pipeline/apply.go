@@ -119,7 +119,7 @@ func (a *applier) apply(ctx context.Context, b *batch) error {
 		}
 	}
 	b.skip(skipBehind, a.withheld)
-	a.p.status.delivered(b, a.p.c.Dead.Len())
+	a.p.status.delivered(b, a.p.c.Dead.Count(a.p.c.Destination))
 	return nil
 }
 
@@ -155,7 +155,7 @@ func (a *applier) applyEvents(ctx context.Context, events []*item, c *change.Bat
 		if err := a.reject(ctx, events[0], stageApply, err); err != nil {
 			return err
 		}
-		return a.passOver(ctx, c.Last)
+		return a.leavePlace(ctx, events[0], c.Last)
 	}
 	half := len(events) / 2
 	first, second := build(events[:half]), build(events[half:])

@@ -3,15 +3,16 @@ package pipeline_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
@@ -227,27 +228,32 @@ func TestBury_GoesOnWhileHQDeniesOneTable(t *testing.T) {
 	})
 }
 
-func TestBury_StopsBeforeDeniedEventsFillTheDisk(t *testing.T) {
-	dir := t.TempDir()
-	const most = 10_000
-	for i := range most - 1 {
-		name := fmt.Sprintf("%020d-%019d.event", most+i, i)
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(`{"table":"a","keys":["k"],"stage":"schema"}`), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	synctest.Test(t, func(t *testing.T) {
-		r, err := newRig(dir, newStream(put("b", "1", "x"), of("a", "v9", "1"), of("a", "v9", "2")), newTable())
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.config.Tables = schema.NewCatalogue(newSchemaServer("a/v1", "b/v1"), noCache{})
+// TestBury_WithinTheLimitOfTheQueue: if it is full, the table lacks the changes that do not
+// fit, or, where that cannot be recorded, the run ends before them.
+func TestBury_WithinTheLimitOfTheQueue(t *testing.T) {
+	payloads := []string{of("a", "v9", "1"), of("a", "v9", "2"), of("a", "v9", "3"), put("b", "1", "x"), put("c", "2", "poison"), "nonsense"}
+	arrange := func(r *rig) {
+		r.config.Tables = schema.NewCatalogue(newSchemaServer("a/v1", "b/v1", "c/v1"), noCache{})
 		r.config.MaxRows = 1
+		r.stream.messages[5].Subject = "dbchange.d.UPDATE.company.location.PUBLIC.x"
+		r.dead.Limits.Bytes = 2 * 4096
+	}
+	gated(t, payloads, func(r *rig, g *gate) {
+		arrange(r)
+		g.bury = true
+	}, func(t *testing.T, r *rig, g *gate) {
+		equal(t, 2, len(r.mustLetters(t)))
+		const lost = "changes could not be applied, and the dead-letter queue has no room for them"
+		equal(t, []string{"a: " + lost, "c: " + lost, "d: " + lost}, slices.Compact(slices.Sorted(slices.Values(g.lacks))))
+		equal(t, []string{"b/1"}, sortedKeys(r.table.snapshot()))
+	})
+	inBubble(t, payloads, func(t *testing.T, r *rig) {
+		arrange(r)
 		r.mustStart(t)
-		if err := r.finish(); fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "10000 events are in the dead-letter queue") {
+		if err := r.finish(); fault.Of(err) != fault.Fatal || !errors.Is(err, dlq.ErrFull) {
 			t.Errorf("Run: %v", err)
 		}
-		equal(t, most, r.dead.Len())
-		equal(t, 1, len(r.table.snapshot()))
+		equal(t, 2, len(r.mustLetters(t)))
+		equal(t, 0, len(r.table.snapshot()))
 	})
 }

@@ -27,6 +27,9 @@ type Gate interface {
 	// Fail stops applying changes of a table, which has every change up to p. The sink
 	// records that with the next batch.
 	Fail(table string, p cdc.Position, cause sink.Cause, reason error)
+	// Lack records that changes of a table are missing for good. The sink records that with
+	// the next batch.
+	Lack(table string, reason error)
 	// Denied reports whether a change whose schema version HQ denies becomes a dead
 	// letter. Otherwise its table fails.
 	Denied(table string) (deadLetter bool)

@@ -22,6 +22,7 @@ type gate struct {
 	mu     sync.Mutex
 	failed map[string]bool
 	log    []string
+	lacks  []string // tables, and what for
 	bury   bool
 	known  map[string]bool
 }
@@ -46,6 +47,12 @@ func (g *gate) Fail(table string, p cdc.Position, cause sink.Cause, _ error) {
 	defer g.mu.Unlock()
 	g.failed[table] = true
 	g.log = append(g.log, fmt.Sprintf("%s as of %d: %s", table, p.Sequence, cause))
+}
+
+func (g *gate) Lack(table string, reason error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lacks = append(g.lacks, table+": "+reason.Error())
 }
 
 func (g *gate) Denied(string) bool { return g.bury }

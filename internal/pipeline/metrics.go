@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/dlq"
 )
 
 // Metrics are the figures of all pipelines of a process, one after the other.
@@ -25,7 +26,8 @@ type Metrics struct {
 	batchBytes         prometheus.Histogram
 	retries            *prometheus.CounterVec
 	deadLetters        *prometheus.CounterVec
-	deadLettersWaiting prometheus.Gauge
+	deadLettersMissing prometheus.Gauge
+	deadLettersUnknown prometheus.Gauge
 	skipped            *prometheus.CounterVec
 	migrations         prometheus.Counter
 
@@ -75,12 +77,13 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		batchBytes:         histogram("eds_batch_bytes", "Payload bytes a batch.", prometheus.ExponentialBuckets(1024, 4, 9)),
 		retries:            prometheus.NewCounterVec(counter("eds_retries_total", "Attempts that failed and were repeated."), []string{"what"}),
 		deadLetters:        prometheus.NewCounterVec(counter("eds_dead_letters_total", "Events that could not be applied."), []string{"table", "stage"}),
-		deadLettersWaiting: prometheus.NewGauge(gauge("eds_dead_letters", "Dead letters that wait to be replayed or dropped.")),
+		deadLettersMissing: prometheus.NewGauge(gauge("eds_dead_letters", "Dead letters that are not superseded: what the destination lacks.")),
+		deadLettersUnknown: prometheus.NewGauge(gauge("eds_dead_letters_unknown", "Of these, those of which it is not known which rows they concern, or what the destination has of them.")),
 		skipped:            prometheus.NewCounterVec(counter("eds_skipped_events_total", "Events that were not to be applied."), []string{"reason"}),
 		migrations:         prometheus.NewCounter(counter("eds_migrations_total", "Changes made to the destination's tables.")),
 	}
 	r.MustRegister(m.pending, m.total, m.flush, m.flushed, m.processing, m.tableLag, m.lastApplied, m.rows, m.batchRows,
-		m.batchBytes, m.retries, m.deadLetters, m.deadLettersWaiting, m.skipped, m.migrations,
+		m.batchBytes, m.retries, m.deadLetters, m.deadLettersMissing, m.deadLettersUnknown, m.skipped, m.migrations,
 		prometheus.NewGaugeFunc(gauge("eds_lag_seconds", "Age of the oldest change that was received and is not durable; NaN if it is not known."), m.lag))
 	return m
 }
@@ -128,6 +131,12 @@ func (m *Metrics) applied(tables map[string]*TableStatus, events int, c *change.
 			}
 		}
 	}
+}
+
+// CountLetters tells of the dead letters that there are now.
+func (m *Metrics) CountLetters(c dlq.Counts) {
+	m.deadLettersMissing.Set(float64(c.Lacks()))
+	m.deadLettersUnknown.Set(float64(c.Unknown))
 }
 
 func (m *Metrics) delivered(b *batch) {

@@ -61,8 +61,10 @@ type Config struct {
 	// Unknown remembers the columns that schemas lack, over all runs; nil: of this one.
 	Unknown *UnknownColumns
 	Dead    *dlq.Queue
-	Metrics *Metrics
-	Logger  *slog.Logger
+	// Destination is the identity by which dead letters know the destination.
+	Destination string
+	Metrics     *Metrics
+	Logger      *slog.Logger
 
 	MaxRows  int // events a batch; default: Limits.Rows
 	MaxBytes int // payload bytes a batch; default: Limits.Bytes, at most DefaultMaxBytes
@@ -161,7 +163,7 @@ func New(c Config) (*Pipeline, error) {
 		batches: make(chan *batch),
 		applied: make(chan delivered, 4),
 	}
-	c.Metrics.deadLettersWaiting.Set(float64(c.Dead.Len()))
+	c.Metrics.CountLetters(c.Dead.Count(c.Destination))
 	return p, nil
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
 	"github.com/shopmonkeyus/eds/internal/schema"
@@ -64,8 +65,8 @@ func (r *rig) mustLetters(t *testing.T) []string {
 	var out []string
 	for _, e := range all {
 		line := fmt.Sprintf("%d %s %s: %s", e.Sequence, e.Table, e.Stage, e.Reason)
-		if e.Superseded {
-			line += ", superseded"
+		if e.State != dlq.Waiting {
+			line += ", " + string(e.State)
 		}
 		out = append(out, line)
 	}

@@ -2,11 +2,13 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/fault"
@@ -15,12 +17,10 @@ import (
 
 // More than maxPoison dead letters among the last poisonWindow events of a table are not
 // bad rows: something is wrong with the table. Events that cannot be decoded, or whose
-// schema version HQ denies, do not count: they say nothing about the table. They stop the
-// run if the queue holds maxUnread letters, so that they do not fill the disk.
+// schema version HQ denies, do not count: they say nothing about the table.
 const (
 	maxPoison    = 100
 	poisonWindow = 1000
-	maxUnread    = 10_000
 )
 
 // poisonRate counts the dead letters among the last events of a table, since its first.
@@ -82,26 +82,36 @@ func errTooMany(last error) error {
 	return fmt.Errorf("more than %d of the last %d changes could not be applied, the last one because: %w", maxPoison, poisonWindow, last)
 }
 
-// bury makes an event a dead letter.
+// bury makes an event a dead letter. If the queue is full, its table lacks the event.
 func (a *applier) bury(ctx context.Context, it *item, stage string, reason error) error {
-	if n := a.p.c.Dead.Len(); stage != stageApply && n >= maxUnread {
-		return fault.Mark(fault.Fatal, fmt.Errorf("%d events are in the dead-letter queue; replay them once eds or hq knows them, or drop them, see: eds dlq list; the next one: %w", n, reason))
-	}
-	e := letter(it, stage, reason)
-	err := a.p.persist(ctx, troubleDeadLetters, func() error { return a.p.c.Dead.Put(e) })
-	if err != nil {
+	e := a.letter(it, stage, reason)
+	err := a.p.persist(ctx, troubleDeadLetters, func() error {
+		err := a.p.c.Dead.Put(e)
+		if errors.Is(err, dlq.ErrFull) {
+			err = fault.Mark(fault.Fatal, err)
+		}
 		return err
+	})
+	if g := a.p.c.Gate; errors.Is(err, dlq.ErrFull) && g != nil && e.Table != "" {
+		g.Lack(e.Table, errLetterLost)
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("set aside a change that cannot be applied (%v): %w", reason, err) // of err's kind alone
 	}
 	a.p.status.buried(&e)
 	return nil
 }
 
+// errLetterLost is why a table lacks changes after the dead-letter queue was full.
+var errLetterLost = errors.New("changes could not be applied, and the dead-letter queue has no room for them")
+
 // letter is the entry of the dead-letter queue for it.
-func letter(it *item, stage string, reason error) dlq.Entry {
+func (a *applier) letter(it *item, stage string, reason error) dlq.Entry {
 	m := it.message
 	e := dlq.Entry{
 		Sequence: m.Position.Sequence, Stored: m.Position.Stored, Subject: m.Subject,
-		Stage: stage, Reason: reason.Error(), Time: time.Now(), Encoding: m.Encoding, Payload: m.Data,
+		Stage: stage, Reason: reason.Error(), Time: time.Now(), Encoding: m.Encoding, Payload: m.Data, Destination: a.p.c.Destination,
 	}
 	if it.event == nil {
 		// dbchange.<table>.<operation>.<company>...
@@ -111,21 +121,45 @@ func letter(it *item, stage string, reason error) dlq.Entry {
 	}
 	if ev := it.event; ev != nil {
 		e.Table, e.Operation, e.EventID = ev.Table, ev.Op.String(), ev.ID
-		e.Encoding, e.Payload = "", ev.Payload
-		e.Keys = change.LetterKeys(ev, it.effect)
+		e.Encoding, e.Payload, e.Clock = "", ev.Payload, ev.Clock
+		e.Keys, e.Rows = change.LetterKeys(ev, it.effect)
 	}
 	return e
+}
+
+// leavePlace moves the stored checkpoint over a dead letter. If the event moves a row to
+// another key, the row leaves its old one all the same: the source does not have it there.
+func (a *applier) leavePlace(ctx context.Context, it *item, through cdc.Position) error {
+	g, effect := a.p.c.Gate, it.effect
+	if effect.Upsert == nil || effect.Delete == nil || g != nil && !g.Applies(it.event.Table, it.message.Position) {
+		return a.passOver(ctx, through)
+	}
+	left := change.Effect{Table: effect.Table, Delete: effect.Delete}
+	var b change.Builder
+	b.Add(it.event, left)
+	b.Pass(through)
+	err := a.deliver(ctx, b.Batch())
+	if fault.Of(err) == fault.Poison || a.failTables(err) { // no more can be done
+		return a.passOver(ctx, through)
+	}
+	if err != nil {
+		return err
+	}
+	_, rows := change.LetterKeys(it.event, left)
+	return a.p.persist(ctx, troubleDeadLetters, func() error {
+		return a.p.c.Dead.Delivered(a.p.c.Destination, it.message.Position, rows[0])
+	})
 }
 
 // supersede marks the dead letters of rows that the events change.
 func (a *applier) supersede(ctx context.Context, events []*item) error {
 	for _, it := range events {
-		if a.p.c.Dead.Len() == 0 {
+		if a.p.c.Dead.Empty() {
 			return nil
 		}
 		keys := change.RowKeys(it.event, it.effect)
 		err := a.p.persist(ctx, troubleDeadLetters, func() error {
-			return a.p.c.Dead.Supersede(it.event.Table, keys, it.message.Position)
+			return a.p.c.Dead.Supersede(a.p.c.Destination, it.event.Table, keys, it.message.Position)
 		})
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@ package pipeline_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -10,12 +11,14 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/pipeline"
 )
 
 func TestPoisonInTheMiddleIsSetAsideAndTheRestGoesOn(t *testing.T) {
@@ -57,9 +60,14 @@ func TestALetterTellsAllThatIsKnownOfTheEvent(t *testing.T) {
 		synctest.Wait()
 		var got []dlq.Entry
 		for _, m := range r.stream.messages {
-			e, err := r.dead.Show(fmt.Sprintf("%020d", m.Position.Sequence))
-			if err != nil {
-				t.Fatal(err)
+			var e dlq.Entry
+			for found, err := range r.dead.Read(dlq.Filter{}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if found.Sequence == m.Position.Sequence {
+					e = found
+				}
 			}
 			if e.Stored != m.Position.Stored || e.Time.IsZero() || e.Size != len(e.Payload) {
 				t.Errorf("entry %+v", e)
@@ -67,11 +75,11 @@ func TestALetterTellsAllThatIsKnownOfTheEvent(t *testing.T) {
 			got = append(got, e)
 		}
 		want := []dlq.Entry{
-			{Sequence: 1, Subject: "dbchange.t", Table: "a", Operation: "UPDATE", EventID: "change-1", Keys: got[0].Keys, Stage: "apply", Reason: "value out of range", Payload: []byte(event)},
+			{Sequence: 1, Subject: "dbchange.t", Table: "a", Operation: "UPDATE", EventID: "change-1", Keys: got[0].Keys, Rows: [][]string{got[0].Keys}, Stage: "apply", Reason: "value out of range", Payload: []byte(event)},
 			{Sequence: 2, Subject: "dbchange.t", Keys: []string{}, Stage: "decode", Reason: got[1].Reason, Encoding: "gzip/json", Payload: []byte("\x1f\x8bnot gzip")},
 			{Sequence: 3, Subject: "dbchange.t", Table: "a", Operation: "UPDATE", EventID: "change-3", Keys: []string{}, Stage: "decode", Reason: "the UPDATE has no row image", Payload: []byte(r.stream.payload(2))},
 		}
-		if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(dlq.Entry{}, "ID", "Stored", "Time", "Size")); diff != "" {
+		if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(dlq.Entry{}, "ID", "State", "Stored", "Time", "Size"), cmpopts.IgnoreUnexported(dlq.Entry{})); diff != "" {
 			t.Error(diff)
 		}
 		if len(got[0].Keys) != 1 || len(got[0].Keys[0]) < 8 {
@@ -191,7 +199,7 @@ func TestAPanicIsTheFaultOfOneEvent(t *testing.T) {
 		r.mustStart(t)
 		synctest.Wait()
 		equal(t, []string{"a/1", "a/3"}, sortedKeys(r.table.snapshot()))
-		equal(t, []string{"2  decode: the decoder panicked: string, superseded"}, r.mustLetters(t))
+		equal(t, []string{"2  decode: the decoder panicked: string, unknown"}, r.mustLetters(t))
 		if !strings.Contains(r.logs.String(), "poison_test.go") {
 			t.Error("the log does not say where")
 		}
@@ -248,13 +256,13 @@ func TestANewerChangeOfTheRowSupersedesALetter(t *testing.T) {
 		synctest.Wait()
 		equal(t, []string{
 			"1 a apply: value out of range", "2 a apply: value out of range", "3 b apply: value out of range",
-			"4  decode: not valid json at byte 0: want an object, superseded", // whose row is not known
+			"4  decode: not valid json at byte 0: want an object, unknown",
 		}, r.mustLetters(t))
 		r.stream.publish(put("a", "1", "y"), remove("a", "2"))
 		synctest.Wait()
 		equal(t, []string{
 			"1 a apply: value out of range, superseded", "2 a apply: value out of range, superseded", "3 b apply: value out of range",
-			"4  decode: not valid json at byte 0: want an object, superseded",
+			"4  decode: not valid json at byte 0: want an object, unknown",
 		}, r.mustLetters(t))
 	})
 }
@@ -282,6 +290,76 @@ func TestSupersede_KnowsLettersOfEveryStage(t *testing.T) {
 	})
 }
 
+// move is a row that changes its key.
+func move(table, from, to, v string) string {
+	return fmt.Sprintf(`{"operation":"UPDATE","id":"e","table":%q,"modelVersion":"v1","key":[%q],"before":{"id":%q},"after":{"id":%q,"v":%q},"timestamp":1}`, table, to, from, to, v)
+}
+
+// TestALetterThatMovesARow leaves the row's old place, which the source does not have any
+// more, and waits for the new one.
+func TestALetterThatMovesARow(t *testing.T) {
+	inBubble(t, []string{put("a", "A", "x"), put("a", "C", "x"), move("a", "A", "B", "poison"), put("a", "D", "x")}, func(t *testing.T, r *rig) {
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, []string{"3 a apply: value out of range"}, r.mustLetters(t))
+		equal(t, map[string]string{"a/C": "id=C v=x", "a/D": "id=D v=x"}, r.table.snapshot())
+		r.stream.publish(put("a", "A", "another")) // which uses the key again
+		synctest.Wait()
+		equal(t, []string{"3 a apply: value out of range"}, r.mustLetters(t))
+		r.stream.publish(put("a", "B", "good"))
+		synctest.Wait()
+		equal(t, []string{"3 a apply: value out of range, superseded"}, r.mustLetters(t))
+		equal(t, map[string]string{"a/A": "id=A v=another", "a/B": "id=B v=good", "a/C": "id=C v=x", "a/D": "id=D v=x"}, r.table.snapshot())
+	})
+}
+
+// TestALetterThatMovesARow_OfAPlaceThatCannotBeLeft keeps both parts.
+func TestALetterThatMovesARow_OfAPlaceThatCannotBeLeft(t *testing.T) {
+	inBubble(t, []string{put("a", "A", "x"), move("a", "A", "B", "y")}, func(t *testing.T, r *rig) {
+		r.table.before = func(_ int, b *change.Batch) error {
+			for _, s := range b.Sets {
+				if len(s.Deletes) > 0 {
+					return fault.Mark(fault.Poison, errors.New("a row refers to it"))
+				}
+			}
+			return nil
+		}
+		r.config.MaxRows = 1
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, map[string]string{"a/A": "id=A v=x"}, r.table.snapshot())
+		equal(t, 2, r.table.checkpoint.Sequence)
+		r.stream.publish(put("a", "B", "good"))
+		synctest.Wait()
+		equal(t, []string{"2 a apply: a row refers to it"}, r.mustLetters(t)) // A is still there
+		r.stream.publish(remove("a", "C"), put("a", "A", "good"))
+		synctest.Wait()
+		equal(t, "2 a apply: a row refers to it, superseded", r.mustLetters(t)[0])
+	})
+}
+
+// TestFiveMessagesOfGarbage stay visible, whatever comes after them.
+func TestFiveMessagesOfGarbage(t *testing.T) {
+	inBubble(t, []string{"nonsense", "{", "[]", "\x00", `{"operation":"UPDATE"`}, func(t *testing.T, r *rig) {
+		registry := prometheus.NewRegistry()
+		r.config.Metrics = pipeline.NewMetrics(registry)
+		for i := range r.stream.messages {
+			r.stream.messages[i].Subject = "dbchange.a.UPDATE.company.location.PUBLIC.x"
+		}
+		r.mustStart(t)
+		synctest.Wait()
+		r.stream.publish(put("a", "1", "x"), put("b", "1", "x"), remove("a", "1"))
+		synctest.Wait()
+		equal(t, dlq.Counts{Unknown: 5}, r.dead.Count(""))
+		lines := gathered(t, registry)
+		for _, want := range []string{"eds_dead_letters: 5", "eds_dead_letters_unknown: 5"} {
+			if !slices.Contains(lines, want) {
+				t.Errorf("there is no %q", want)
+			}
+		}
+	})
+}
+
 func TestALetterOfTheSameBatchIsSupersededToo(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "before"), put("a", "1", "poison"), put("a", "2", "poison"), put("a", "1", "after")}, func(t *testing.T, r *rig) {
 		r.mustStart(t)
@@ -297,10 +375,10 @@ func TestAnEventThatCanNotBeReadHasTheTableOfItsSubject(t *testing.T) {
 		r.stream.messages[0].Subject = "dbchange.a.DELETE.company.location.PUBLIC.x"
 		r.mustStart(t)
 		synctest.Wait()
-		equal(t, []string{"1 a decode: not valid json at byte 0: want an object"}, r.mustLetters(t))
+		equal(t, []string{"1 a decode: not valid json at byte 0: want an object, unknown"}, r.mustLetters(t))
 		r.stream.publish(put("a", "3", "x"))
 		synctest.Wait()
-		equal(t, []string{"1 a decode: not valid json at byte 0: want an object, superseded"}, r.mustLetters(t))
+		equal(t, []string{"1 a decode: not valid json at byte 0: want an object, unknown"}, r.mustLetters(t))
 	})
 }
 

@@ -250,11 +250,10 @@ func changed(e *cdc.Event) time.Time {
 	}
 }
 
-// delivered records that all of a batch is durable, and how many dead letters
-// are left.
-func (t *tracker) delivered(b *batch, letters int) {
+// delivered records that all of a batch is durable, and which dead letters are left.
+func (t *tracker) delivered(b *batch, letters dlq.Counts) {
 	t.metrics.delivered(b)
-	t.metrics.deadLettersWaiting.Set(float64(letters))
+	t.metrics.CountLetters(letters)
 	skipped := 0
 	for _, n := range b.skipped {
 		skipped += n

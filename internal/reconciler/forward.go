@@ -278,6 +278,9 @@ func (s *staged) Fail(_ string, _ cdc.Position, _ sink.Cause, reason error) {
 	s.stop()
 }
 
+// Lack gives the load up: the rows that the table has lack nothing more.
+func (s *staged) Lack(table string, reason error) { s.Fail(table, cdc.Position{}, "", reason) }
+
 // Denied returns false: the table keeps its rows, and the main pipeline or a lane decides.
 func (s *staged) Denied(string) bool { return false }
 

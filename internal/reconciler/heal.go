@@ -60,12 +60,12 @@ func (h *healer) heals() bool {
 // the former one must find the tables as they were.
 func (h *healer) onProbation() bool { return h.Probation != nil && h.Probation() }
 
-// watch inspects the tables each minute, and heals them, until due ends.
+// watch inspects the tables and their dead letters each minute, and heals them, until due ends.
 func (h *healer) watch(due, hard context.Context) {
 	tick := time.NewTicker(healInterval)
 	defer tick.Stop()
 	for due.Err() == nil {
-		if err := errors.Join(h.inspect(due), h.heal(due, hard)); err != nil && due.Err() == nil {
+		if err := errors.Join(h.inspect(due), h.expire(due), h.heal(due, hard)); err != nil && due.Err() == nil {
 			h.Logger.Warn("tables cannot be healed now; trying again in a minute", "error", err)
 		}
 		select {
@@ -73,6 +73,20 @@ func (h *healer) watch(due, hard context.Context) {
 		case <-due.Done():
 		}
 	}
+}
+
+// expire gives up dead letters that are too old, and records that their tables lack them.
+func (h *healer) expire(ctx context.Context) error {
+	now := time.Now()
+	names := h.Dead.Expired(h.at.Identity, now)
+	if len(names) == 0 || h.onProbation() {
+		return nil
+	}
+	reason := fmt.Sprintf("dead letters of it were older than %d days and were given up", int(h.Dead.Limits.Age.Hours()/24))
+	if err := h.set.Lack(ctx, h.destination, names, reason); err != nil {
+		return err
+	}
+	return h.Dead.DropExpired(h.at.Identity, names, now)
 }
 
 // heal requests an import of tables that are missing or incomplete, if one may be

@@ -17,6 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
@@ -29,6 +30,20 @@ type recorder struct {
 	mu          sync.Mutex
 	findings    []sink.Finding
 	err         error
+	down        error // of recording
+}
+
+// fail has recording fail with err.
+func (r *recorder) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.down = err
+}
+
+func (r *recorder) record() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.down
 }
 
 // found has Inspect return findings or err.
@@ -40,9 +55,13 @@ func (r *recorder) found(err error, findings ...sink.Finding) {
 
 func (r *recorder) Apply(context.Context, *change.Batch) error { return nil }
 
-func (r *recorder) ApplyTables(context.Context, *change.Batch, []sink.TableState) error { return nil }
+func (r *recorder) ApplyTables(context.Context, *change.Batch, []sink.TableState) error {
+	return r.record()
+}
 
-func (r *recorder) Advance(context.Context, *change.Batch, []sink.TableState) error { return nil }
+func (r *recorder) Advance(context.Context, *change.Batch, []sink.TableState) error {
+	return r.record()
+}
 
 func (r *recorder) Inspect(context.Context) ([]sink.Finding, error) {
 	r.mu.Lock()
@@ -71,6 +90,9 @@ func (g *healing) run(imports map[string]imported, states ...sink.TableState) {
 	g.destination = new(recorder)
 	g.process.Options.Heal = config.HealTables
 	set := tables.New(states, cdc.Position{Sequence: 10}, slog.New(slog.DiscardHandler))
+	dead, err := dlq.Open(g.t.TempDir())
+	g.must(err)
+	g.Dead = dead
 	g.h = &healer{
 		Reconciler: g.process.Reconciler, at: g.d, set: set, destination: g.destination, imports: imports,
 		latest:    func(context.Context) (map[string]*schema.Table, error) { return nil, errors.New("HQ is down") },
@@ -255,6 +277,42 @@ func TestHeal_NotIfTheStreamKeepsTooLittle(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestHeal_GivesUpOldDeadLetters of the destination, and imports their tables.
+func TestHeal_GivesUpOldDeadLetters(t *testing.T) {
+	g := newHealing(t, imports("a", "b"))
+	now := time.Now()
+	for i, e := range []dlq.Entry{
+		{Table: "a", Time: now.Add(-g.Dead.Limits.Age)},
+		{Table: "a", Time: now},
+		{Table: "b", Time: now.Add(-g.Dead.Limits.Age + time.Hour)},
+		{Table: "c", Time: now.Add(-g.Dead.Limits.Age), Destination: "another"},
+	} {
+		e.Sequence, e.Keys = uint64(i), []string{"k"}
+		if e.Destination == "" {
+			e.Destination = g.d.Identity
+		}
+		g.must(g.Dead.Put(e))
+	}
+	away := errors.New("the connection is lost")
+	g.destination.fail(away)
+	if err := g.h.expire(t.Context()); !errors.Is(err, away) || g.Dead.Count("").Waiting != 4 {
+		t.Errorf("while the destination is away: %v, %+v", err, g.Dead.Count(""))
+	}
+	g.destination.fail(nil)
+	g.must(g.h.set.Flush(t.Context(), g.destination))
+	g.must(g.h.expire(t.Context()))
+	if got, want := g.Dead.Count(g.d.Identity), (dlq.Counts{Waiting: 2, Elsewhere: 1}); got != want {
+		t.Errorf("left: %+v, want %+v", got, want)
+	}
+	states := g.h.set.States()
+	const reason = "dead letters of it were older than 90 days and were given up"
+	if len(states) != 1 || states[0].Table != "a" || states[0].State != sink.Incomplete || states[0].Cause != sink.CauseLetters || states[0].Reason != reason || states[0].Gap != reason {
+		t.Errorf("states: %+v", states)
+	}
+	g.heals("a")
+	g.must(g.h.expire(t.Context()))
 }
 
 // TestHealer_Watch inspects at first and each minute, and imports a table that is absent

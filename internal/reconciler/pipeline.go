@@ -38,7 +38,7 @@ func (r *run) runPipeline(due, hard context.Context, d *Destination) (err error)
 			snap, ok := known.Evidence.Snapshots[table]
 			return snap.Clock, ok && snap.Replaces()
 		},
-		Checkpoint: applied, Rules: r.Rules, Unknown: &r.unknown, Dead: r.Dead, Metrics: r.Metrics, Logger: r.Logger,
+		Checkpoint: applied, Rules: r.Rules, Unknown: &r.unknown, Dead: r.Dead, Destination: d.Identity, Metrics: r.Metrics, Logger: r.Logger,
 		MaxRows: r.Options.MaxPendingBuffer, MaxInFlight: r.Options.MaxAckPending,
 		MinLatency: r.Options.MinPendingLatency, MaxLatency: r.Options.MaxPendingLatency,
 	}

@@ -37,7 +37,7 @@ func (s *Server) heartbeat(ctx context.Context) hq.Heartbeat {
 		},
 		Server: hq.ServerStats{
 			Version: s.Build.Version, State: string(status.State), Reason: status.Reason, LagSeconds: known(status.LagKnown, status.Lag.Seconds()),
-			Rate: status.Rate, Pending: known(status.PendingKnown, status.Pending), DeadLetters: s.dead.Len(), Import: s.reconciler.Progress(),
+			Rate: status.Rate, Pending: known(status.PendingKnown, status.Pending), DeadLetters: s.deadLetters().Lacks(), Import: s.reconciler.Progress(),
 		},
 	}
 	h.Server.Tables, h.Server.TablesNotOK = tableStats(s.reconciler.TableStates())

@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -11,13 +12,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/drivers"
 	"github.com/shopmonkeyus/eds/internal/localhq"
 	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+	"github.com/shopmonkeyus/eds/internal/state"
+	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
 // vendors is the part of a table of the shop that these tests look at.
@@ -208,4 +214,52 @@ func apply(t *testing.T, url string, h *localhq.HQ, companies []string, vendor s
 	if err := s.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(table, vendor).Batch()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestWatch_TellsOfDeadLetters as a warning, which `eds dlq drop` beside the server ends.
+func TestWatch_TellsOfDeadLetters(t *testing.T) {
+	data := t.TempDir()
+	dir, err := state.Open(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	health := telemetry.NewHealth()
+	s, err := New(Config{
+		Options: config.Server{Common: config.Common{DataDir: data}, HQ: config.HQ{APIKey: config.NewSecret(startHQ(t, localhq.Options{}).APIKey(localhq.KeyOptions{ServerID: "s"}))}},
+		State:   dir, Registry: prometheus.NewRegistry(), Health: health,
+		Logger: slog.New(slog.DiscardHandler), Lookup: func(string) (string, bool) { return "", false },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	warns := func(want ...string) {
+		t.Helper()
+		s.watchDeadLetters(time.Now())
+		var got []string
+		for _, w := range health.Report().Warnings {
+			got = append(got, w.Message)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+	warns()
+	for i, keys := range [][]string{{"a"}, nil} {
+		if err := s.dead.Put(dlq.Entry{Sequence: uint64(i), Destination: "d", Table: "order", Keys: keys, Time: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	warns("the destination lacks 2 changes or rows, which are dead letters, 1 of unknown rows; see: eds dlq list")
+	if r := s.Report(); r.DeadLetters != 2 || r.DeadUnknown != 1 || r.Health.Status == telemetry.Unhealthy {
+		t.Errorf("report: %+v", r)
+	}
+	if n, err := dlq.Look(dir.Path("dlq")).Drop(dlq.Filter{State: dlq.Unknown}); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	warns("the destination lacks a change or row, which is a dead letter; see: eds dlq list")
+	if n, err := dlq.Look(dir.Path("dlq")).Drop(dlq.Filter{}); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	warns()
 }

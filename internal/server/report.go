@@ -26,7 +26,9 @@ type Report struct {
 	Applied     uint64    `json:"applied"`            // events, since the server began
 	Skipped     uint64    `json:"skipped"`
 	Rejected    uint64    `json:"rejected"`
-	DeadLetters int       `json:"deadLetters"` // that wait to be replayed or dropped
+	DeadLetters int       `json:"deadLetters"`          // that are not superseded: what the destination lacks
+	DeadUnknown int       `json:"deadLettersUnknown"`   // of these, those whose rows are not known
+	DeadOthers  int       `json:"deadLettersElsewhere"` // that other destinations lack
 	LastApplied time.Time `json:"lastApplied,omitzero"`
 	LastChange  time.Time `json:"lastChange,omitzero"` // by the source's clock
 	LastError   string    `json:"lastError,omitempty"`
@@ -38,7 +40,7 @@ type Report struct {
 
 // Report returns how the server is. It is safe for concurrent use.
 func (s *Server) Report() Report {
-	st := s.Status()
+	st, letters := s.Status(), s.deadLetters()
 	s.mu.Lock()
 	id := s.identity
 	s.mu.Unlock()
@@ -46,7 +48,7 @@ func (s *Server) Report() Report {
 		Version: s.Build.Version, PID: s.PID, Started: s.began.UTC(), ServerID: id, Health: s.Health.Report(),
 		State: string(st.State), Reason: telemetry.MaskText(st.Reason), Since: st.Since, Import: s.reconciler.Progress(), ImportID: s.reconciler.ImportID(),
 		LagSeconds: known(st.LagKnown, st.Lag.Seconds()), Rate: st.Rate, Pending: known(st.PendingKnown, st.Pending),
-		Applied: st.Applied, Skipped: st.Skipped, Rejected: st.Rejected, DeadLetters: s.dead.Len(),
+		Applied: st.Applied, Skipped: st.Skipped, Rejected: st.Rejected, DeadLetters: letters.Lacks(), DeadUnknown: letters.Unknown, DeadOthers: letters.Elsewhere,
 		LastApplied: st.LastApplied, LastChange: st.LastChange, LastError: telemetry.MaskText(st.LastError), LastErrorAt: st.LastErrorAt,
 		Tables: s.tables(st),
 	}

@@ -3,8 +3,10 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
+	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
 )
 
@@ -26,6 +28,7 @@ func (s *Server) watch(ctx context.Context) {
 		select {
 		case <-ticker.C:
 			s.judge(s.Status())
+			s.watchDeadLetters(time.Now())
 			if s.Beat != nil {
 				s.Beat()
 			}
@@ -42,6 +45,36 @@ func (s *Server) judge(status pipeline.Status) {
 		err = errors.New(status.Reason)
 	}
 	s.Health.Set("pipeline", err)
+}
+
+// watchDeadLetters tells of what the destination lacks, and of what was dropped meanwhile.
+func (s *Server) watchDeadLetters(now time.Time) {
+	if err := errors.Join(s.dead.Refresh(), s.dead.DropSuperseded(now)); err != nil {
+		s.Logger.Warn("the dead-letter queue cannot be read", "error", err)
+	}
+	c, warning := s.deadLetters(), ""
+	s.metrics.CountLetters(c)
+	switch n := c.Lacks(); {
+	case n == 1:
+		warning = "the destination lacks a change or row, which is a dead letter"
+	case n > 1:
+		warning = fmt.Sprintf("the destination lacks %d changes or rows, which are dead letters", n)
+	}
+	if c.Unknown > 0 {
+		warning += fmt.Sprintf(", %d of unknown rows", c.Unknown)
+	}
+	if warning != "" {
+		warning += "; see: eds dlq list"
+	}
+	s.Health.Warn("dead letters", warning)
+}
+
+// deadLetters counts the dead letters of the destination.
+func (s *Server) deadLetters() dlq.Counts {
+	if d := s.reconciler.Destination(); d != nil {
+		return s.dead.Count(d.Identity)
+	}
+	return s.dead.Count("")
 }
 
 // Status returns what the pipeline is doing. Its counts are of all sessions.

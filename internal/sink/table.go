@@ -45,6 +45,7 @@ const (
 	CauseAbsent    Cause = "absent"          // it was dropped from the destination (Missing)
 	CauseEmptied   Cause = "emptied"         // its rows were removed from the destination (Incomplete)
 	CauseGap       Cause = "gap"             // the stream no longer has some of its changes (Incomplete)
+	CauseLetters   Cause = "dead letters"    // dead letters of it were given up (Incomplete)
 )
 
 // TableState is the state of a table, as a destination records it.

@@ -65,9 +65,9 @@ func (r *run) deadLetters(table, job string) dlq.Import {
 func (t *tableImport) deadLetters() dlq.Import { return t.run.deadLetters(t.table.Name, t.job) }
 
 // countRefused returns how many rows of a table could not be loaded.
-func (r *run) countRefused(table, job string) (int, error) {
+func (r *run) countRefused(table, job string) int {
 	if r.cfg.Dead == nil {
-		return 0, nil
+		return 0
 	}
 	return r.cfg.Dead.CountRows(r.deadLetters(table, job))
 }
@@ -76,13 +76,10 @@ func (r *run) countRefused(table, job string) (int, error) {
 // others.
 func (t *tableImport) loadRows(ctx context.Context, load sink.Load, f exportFile) (now state.ImportFile, err error) {
 	if t.lenient() {
-		err = t.cfg.Dead.DropFile(t.deadLetters(), f.name)
-		if err == nil {
-			t.refused.total, err = t.countRefused(t.table.Name, t.job)
-		}
-		if err != nil {
+		if err := t.cfg.Dead.DropFile(t.deadLetters(), f.name); err != nil {
 			return now, err
 		}
+		t.refused.total = t.countRefused(t.table.Name, t.job)
 	}
 	before := t.refused.clone()
 	d := t.decoder(ctx, f)
@@ -126,17 +123,20 @@ func (t *tableImport) refuse(ctx context.Context, f exportFile, line int64, row 
 	if err := t.refused.add(line); err != nil {
 		return fmt.Errorf("%w, the last one: %w; see: eds dlq list --table %s", err, where, t.table.Name)
 	}
+	// A line that is no row of the table may have an id all the same.
+	e := &cdc.Event{Op: cdc.Insert, Table: t.table.Name, After: text}
+	effect := change.Effect{}
 	letter := dlq.Entry{
 		Operation: cdc.Insert.String(), Stored: f.clock.Wall, Time: time.Now(), Reason: where.Error(), Payload: text,
 	}
 	if row != nil && utf8.Valid(row.Image) {
 		letter.Payload = encode.AppendImported(nil, t.table, row)
-		e := new(cdc.Event)
 		if err := cdc.NewDecoder().Decode(e, letter.Payload, ""); err != nil {
 			return fmt.Errorf("write down a row that cannot be loaded: %w", err)
 		}
-		letter.EventID, letter.Keys = e.ID, change.LetterKeys(e, change.Effect{Table: t.table, Upsert: row})
+		letter.EventID, effect = e.ID, change.Effect{Table: t.table, Upsert: row}
 	}
+	letter.Keys, letter.Rows = change.LetterKeys(e, effect)
 	return t.persist(ctx, "write down a row that cannot be loaded", func() error {
 		return t.cfg.Dead.PutRow(t.deadLetters(), f.name, line, letter)
 	})
@@ -160,10 +160,13 @@ func (t *tableImport) noteRefused(ctx context.Context) (int, error) {
 		if err := t.cfg.Dead.DropEarlier(t.deadLetters()); err != nil {
 			return 0, err
 		}
+		if err := t.cfg.Dead.Replaced(t.cfg.Destination.Identity, t.table.Name, t.export.clock); err != nil {
+			return 0, err
+		}
 	}
-	n, err := t.countRefused(t.table.Name, t.job)
+	n := t.countRefused(t.table.Name, t.job)
 	if n > 0 {
 		t.cfg.Logger.WarnContext(ctx, "rows could not be loaded; they are dead letters", "table", t.table.Name, "rows", n, "see", "eds dlq list --table "+t.table.Name)
 	}
-	return n, err
+	return n, nil
 }

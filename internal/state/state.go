@@ -70,6 +70,12 @@ func Open(path string) (*Dir, error) {
 	return d, nil
 }
 
+// Exists reports whether path is a data directory.
+func Exists(path string) bool {
+	_, err := os.Stat(filepath.Join(path, fileName))
+	return err == nil
+}
+
 // Look opens the data directory at path to look at it, and changes nothing in it:
 // while it is open it is locked as after Open. A directory that does not exist looks
 // empty. Changes fail, but for SaveSchema, which keeps nothing.

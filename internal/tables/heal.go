@@ -32,6 +32,21 @@ func (s *Set) Mark(ctx context.Context, destination Sink, found []sink.TableStat
 	return s.Flush(ctx, destination)
 }
 
+// Lack records that dead letters of tables were given up, for the given reason. It waits
+// until the main pipeline is between two batches.
+func (s *Set) Lack(ctx context.Context, destination Sink, names []string, reason string) error {
+	if err := s.main.take(ctx); err != nil {
+		return err
+	}
+	defer s.main.giveBack()
+	s.mu.Lock()
+	for _, name := range names {
+		s.lack(name, reason)
+	}
+	s.mu.Unlock()
+	return s.Flush(ctx, destination)
+}
+
 // Postpone records that the next attempt to import the tables begins no earlier than next.
 // A reason that is not "" replaces theirs.
 func (s *Set) Postpone(ctx context.Context, destination Sink, names []string, next time.Time, reason string) error {

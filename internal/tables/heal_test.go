@@ -240,3 +240,39 @@ type migrating struct {
 }
 
 func (m *migrating) Migrate(context.Context, []*schema.Table) ([]string, error) { return m.lines, nil }
+
+// TestLack leaves tables that are followed incomplete at once, others once they are.
+func TestLack(t *testing.T) {
+	lost := errors.New("there is no room")
+	behind := sink.TableState{Table: "b", State: sink.Behind, Cause: sink.CauseDenied, Applied: at(5)}
+	accepted := sink.TableState{Table: "c", State: sink.Incomplete, Cause: sink.CauseGap, Gap: "trimmed", Reason: "trimmed", Applied: at(4), Accepted: true}
+	s, d := newSet(behind, accepted)
+	main := s.Main(d)
+	lane, _ := s.Begin(d, []sink.TableState{behind})
+	main.Lack("a", lost)
+	main.Lack("c", lost)
+	lane.Lack("b", lost)
+	got := make(map[string]sink.TableState)
+	for _, state := range s.States() {
+		got[state.Table] = state
+	}
+	for name, want := range map[string]sink.TableState{
+		"a": {State: sink.Incomplete, Cause: sink.CauseLetters, Applied: at(10)},
+		"b": {State: sink.Behind, Cause: sink.CauseDenied, Applied: at(5)},
+		"c": {State: sink.Incomplete, Cause: sink.CauseLetters, Applied: at(10)},
+	} {
+		if g := got[name]; g.State != want.State || g.Cause != want.Cause || g.Applied.Sequence != want.Applied.Sequence || g.Gap != lost.Error() || g.Accepted {
+			t.Errorf("%s is %+v, want %+v", name, g, want)
+		}
+	}
+	if !main.Applies("a", at(11)) || main.Applies("b", at(11)) {
+		t.Error("changes of an incomplete table are applied, those of one that is behind are not")
+	}
+	main.Lack("a", lost)
+	if again := s.States()[0]; again != got["a"] {
+		t.Errorf("the same again changes the state: %+v", again)
+	}
+	if err := s.Flush(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -3,6 +3,7 @@ package tables
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
@@ -106,6 +107,27 @@ func (m *Main) Fail(table string, p cdc.Position, cause sink.Cause, reason error
 	s.put(s.failed(t, cause, reason))
 }
 
+// Lack leaves the table Incomplete, or as soon as it is not Behind any more.
+func (m *Main) Lack(table string, reason error) {
+	m.set.mu.Lock()
+	defer m.set.mu.Unlock()
+	m.set.lack(table, reason.Error())
+}
+
+// lack records that dead letters of a table were given up. The lock is held.
+func (s *Set) lack(table, reason string) {
+	t := s.states[table]
+	if t.Gap == reason && !t.Accepted {
+		return
+	}
+	t.Table, t.Gap, t.Accepted = table, reason, false
+	if t.State != sink.Behind && t.State != sink.Missing {
+		t.Applied = later(t.Applied, s.position)
+		t.State, t.Cause, t.Reason, t.Since = sink.Incomplete, sink.CauseLetters, reason, s.now().UTC().Truncate(time.Millisecond)
+	}
+	s.put(t)
+}
+
 // Denied returns false: the lane decides.
 func (m *Main) Denied(string) bool { return false }
 
@@ -198,6 +220,13 @@ func (l *Lane) Fail(table string, _ cdc.Position, cause sink.Cause, reason error
 	defer s.mu.Unlock()
 	delete(s.members, table)
 	s.put(s.failed(s.states[table], cause, reason))
+}
+
+// Lack records that the table lacks changes, for when it is not Behind any more.
+func (l *Lane) Lack(table string, reason error) {
+	l.set.mu.Lock()
+	defer l.set.mu.Unlock()
+	l.set.lack(table, reason.Error())
 }
 
 // Denied reports whether HQ has denied the table's changes for so long, while it knows
