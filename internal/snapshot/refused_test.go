@@ -7,9 +7,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/fault"
@@ -279,6 +281,36 @@ func TestRefusedRows_AreForgottenIfTheirFileIsLoadedAgain(t *testing.T) {
 		expect(t, d, everyRow)
 		if letters := w.letters(); len(letters) > 0 {
 			t.Errorf("there are dead letters: %q", letters)
+		}
+	})
+}
+
+// TestImport_SupersedesDeadLettersOfEarlierChanges, of the tables whose rows it replaces.
+func TestImport_SupersedesDeadLettersOfEarlierChanges(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		for i, e := range []dlq.Entry{
+			{Table: "order", Clock: everyClock["order"], Keys: []string{"a"}, Rows: [][]string{{"a"}}},
+			{Table: "order", Clock: cdc.Timestamp{Wall: everyClock["order"].Wall + 1}, Keys: []string{"b"}, Rows: [][]string{{"b"}}},
+			{Table: "part", Clock: everyClock["order"], Keys: []string{"c"}, Rows: [][]string{{"c"}}},
+			{Table: "order"},
+		} {
+			e.Sequence, e.Stored, e.Destination = uint64(i), everyClock["order"].Wall-int64(time.Hour), named("disk://"+d.root).Identity
+			if err := w.queue().Put(e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := w.run(t.Context(), d, w.keeping); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for e, err := range w.queue().List(dlq.Filter{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, fmt.Sprint(e.Sequence, " ", e.State))
+		}
+		if diff := cmp.Diff([]string{"0 superseded", "1 waiting", "2 waiting", "3 superseded"}, got); diff != "" {
+			t.Error(diff)
 		}
 	})
 }
