@@ -4,8 +4,10 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,6 +49,12 @@ func run(t *testing.T, h *localhq.HQ, health *telemetry.Health, crashes ...Crash
 // is called.
 func start(t *testing.T, h *localhq.HQ, change func(c *Config)) (heard func(message string), stop func()) {
 	t.Helper()
+	return startUntil(t, t.Context(), h, change)
+}
+
+// startUntil is start of a server that is also told to stop when until ends.
+func startUntil(t *testing.T, until context.Context, h *localhq.HQ, change func(c *Config)) (heard func(message string), stop func()) {
+	t.Helper()
 	dir, err := state.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +73,7 @@ func start(t *testing.T, h *localhq.HQ, change func(c *Config)) (heard func(mess
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(until)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx, t.Context()) }()
 	stop = sync.OnceFunc(func() {
@@ -171,5 +179,50 @@ func TestAServerThatWaitsForHQIsUnhealthyUntilItAnswers(t *testing.T) {
 	heard("the stream is not followed")
 	if r := health.Report(); r.Status == telemetry.Unhealthy {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestServer_EndsASessionThatHQStartsWhileItStops: HQ has the session, and its answer is on
+// the way.
+func TestServer_EndsASessionThatHQStartsWhileItStops(t *testing.T) {
+	for name, test := range map[string]struct {
+		session int // whose start is slow
+		renew   time.Duration
+	}{"the first": {1, time.Hour}, "a renewal": {2, time.Millisecond}} {
+		t.Run(name, func(t *testing.T) {
+			h := startHQ(t, localhq.Options{})
+			started, answer := make(chan struct{}), make(chan struct{})
+			var starts atomic.Int64
+			h.Disturb(func(r *http.Request) localhq.Fault {
+				if r.Method != http.MethodPost || r.URL.Path != "/v3/eds/internal" || starts.Add(1) != int64(test.session) {
+					return nil
+				}
+				return func(next http.Handler) http.Handler {
+					return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						recorded := httptest.NewRecorder()
+						next.ServeHTTP(recorded, r)
+						close(started)
+						<-answer
+						w.WriteHeader(recorded.Code)
+						_, _ = w.Write(recorded.Body.Bytes())
+					})
+				}
+			})
+			until, end := context.WithCancel(t.Context())
+			_, stop := startUntil(t, until, h, func(c *Config) { c.Options.RenewInterval = test.renew })
+			<-started
+			end()
+			close(answer)
+			stop()
+			sessions, err := h.Sessions()
+			if err != nil || len(sessions) != test.session {
+				t.Errorf("%d sessions, %v", len(sessions), err)
+			}
+			for _, s := range sessions {
+				if s.Ended.IsZero() || s.Errored {
+					t.Errorf("session %+v", s)
+				}
+			}
+		})
 	}
 }
