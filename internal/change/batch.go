@@ -223,9 +223,6 @@ func (b *Builder) Pass(p cdc.Position) {
 // Len returns the number of events added.
 func (b *Builder) Len() int { return len(b.batch.Events) }
 
-// Bytes returns the size of the payloads added.
-func (b *Builder) Bytes() int { return b.batch.Bytes }
-
 // Empty reports whether nothing was added or passed.
 func (b *Builder) Empty() bool { return b.batch.First == (cdc.Position{}) }
 

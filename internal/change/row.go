@@ -63,9 +63,6 @@ const slabSpans = 8192
 // NewSplitter returns a Splitter for rows of t.
 func NewSplitter(t *schema.Table) *Splitter { return &Splitter{table: t} }
 
-// Table returns the table whose rows are split.
-func (s *Splitter) Table() *schema.Table { return s.table }
-
 // Split validates image, which must be one JSON object, and returns where the
 // columns' values stand in it. Of a name that comes twice the last one counts.
 // Members that the table has no column for are passed over.

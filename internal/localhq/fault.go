@@ -46,19 +46,6 @@ func Refuse(status int, retryAfter time.Duration) Fault {
 	}
 }
 
-// Delay answers after a while, unless the client goes first.
-func Delay(d time.Duration) Fault {
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			select {
-			case <-time.After(d):
-				next.ServeHTTP(w, r)
-			case <-r.Context().Done():
-			}
-		})
-	}
-}
-
 // Cut breaks the connection after n bytes of the answer's body.
 func Cut(n int) Fault {
 	return func(next http.Handler) http.Handler {
