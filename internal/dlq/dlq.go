@@ -124,14 +124,16 @@ type Queue struct {
 	// Limits bound the queue. They are DefaultLimits unless changed before its use.
 	Limits Limits
 
-	dir  string
-	live atomic.Int64 // how many entries are not superseded, read without the lock
+	dir   string
+	live  atomic.Int64 // how many entries are not superseded, read without the lock
+	keyed atomic.Int64 // how many of these have keys, likewise
 	mu   sync.Mutex
 	// entries are all entries, by name, without what only their files have.
 	entries map[string]*Entry
 	// rows are the entries that are not superseded, by the rows that they may concern.
 	rows   map[row]map[*Entry]struct{}
 	counts map[string]Counts // by destination
+	tables map[string]int    // how many of rows are of each table
 	bytes  int64             // on the disk
 	seen   time.Time         // when the directory last changed, as Refresh has seen it
 }
@@ -153,7 +155,7 @@ func Open(dir string) (*Queue, error) {
 
 // Look returns the queue in dir for listing, showing and dropping only. Nothing is made.
 func Look(dir string) *Queue {
-	return &Queue{dir: dir, Limits: DefaultLimits, entries: make(map[string]*Entry), rows: make(map[row]map[*Entry]struct{}), counts: make(map[string]Counts)}
+	return &Queue{dir: dir, Limits: DefaultLimits, entries: make(map[string]*Entry), rows: make(map[row]map[*Entry]struct{}), counts: make(map[string]Counts), tables: make(map[string]int)}
 }
 
 // sweep removes the temporary files of a process that died.
@@ -179,6 +181,10 @@ func (q *Queue) enter(e *Entry) {
 	if e.State == Superseded {
 		return
 	}
+	if len(e.Keys) > 0 {
+		q.keyed.Add(1)
+		q.tables[e.Table]++
+	}
 	for _, key := range e.Keys {
 		r := row{e.Table, key}
 		if q.rows[r] == nil {
@@ -197,6 +203,15 @@ func (q *Queue) leave(name string) {
 	delete(q.entries, name)
 	q.bytes -= e.space()
 	q.count(e, -1)
+	if e.State == Superseded {
+		return
+	}
+	if len(e.Keys) > 0 {
+		q.keyed.Add(-1)
+		if q.tables[e.Table]--; q.tables[e.Table] == 0 {
+			delete(q.tables, e.Table)
+		}
+	}
 	for _, key := range e.Keys {
 		r := row{e.Table, key}
 		if delete(q.rows[r], e); len(q.rows[r]) == 0 {
@@ -294,11 +309,21 @@ func (q *Queue) Bytes() int64 {
 	return q.bytes
 }
 
+// Concerns reports whether changes of the table may supersede an entry.
+func (q *Queue) Concerns(table string) bool {
+	if q.keyed.Load() == 0 {
+		return false
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.tables[table] > 0
+}
+
 // Supersede records, durably, that the destination has the rows with the given keys as of
 // p, or as of an event that is itself an entry: entries of earlier positions need not be
-// applied to these rows. It costs nothing while the queue is empty.
+// applied to these rows.
 func (q *Queue) Supersede(destination, table string, keys []string, p cdc.Position) error {
-	if q.Empty() {
+	if !q.Concerns(table) {
 		return nil
 	}
 	q.mu.Lock()

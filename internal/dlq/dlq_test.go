@@ -302,6 +302,39 @@ func TestSupersede_TakesEveryRowOfAnEntry(t *testing.T) {
 	}
 }
 
+// TestConcerns_TablesOfEntriesWithKeys: others cost the pipeline nothing.
+func TestConcerns_TablesOfEntriesWithKeys(t *testing.T) {
+	dir := t.TempDir()
+	q := open(t, dir)
+	put(t, q, entry(1, "order"), entry(2, ""))
+	concerns := func(want ...string) {
+		t.Helper()
+		for _, q := range []*dlq.Queue{q, open(t, dir)} {
+			var got []string
+			for _, table := range []string{"", "order", "part"} {
+				if q.Concerns(table) {
+					got = append(got, table)
+				}
+			}
+			equal(t, want, got)
+		}
+	}
+	concerns()
+	put(t, q, entry(3, "part", "a"), entry(4, "part", "b"), entry(4, "part", "b"))
+	concerns("part")
+	for _, key := range []string{"a", "b"} {
+		concerns("part")
+		if err := q.Supersede("d", "part", []string{key}, cdc.Position{Sequence: 9, Stored: 90}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	concerns()
+	if err := q.Put(entry(3, "part", "a")); err != nil {
+		t.Fatal(err)
+	}
+	concerns("part")
+}
+
 func TestDelivered_LeavesTheOtherRow(t *testing.T) {
 	q := open(t, t.TempDir())
 	e := entry(1, "order", "a", "b")

@@ -154,8 +154,8 @@ func (a *applier) leavePlace(ctx context.Context, it *item, through cdc.Position
 // supersede marks the dead letters of rows that the events change.
 func (a *applier) supersede(ctx context.Context, events []*item) error {
 	for _, it := range events {
-		if a.p.c.Dead.Empty() {
-			return nil
+		if !a.p.c.Dead.Concerns(it.event.Table) {
+			continue
 		}
 		keys := change.RowKeys(it.event, it.effect)
 		err := a.p.persist(ctx, troubleDeadLetters, func() error {
