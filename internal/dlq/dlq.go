@@ -127,7 +127,7 @@ type Queue struct {
 	dir   string
 	live  atomic.Int64 // how many entries are not superseded, read without the lock
 	keyed atomic.Int64 // how many of these have keys, likewise
-	mu   sync.Mutex
+	mu    sync.Mutex
 	// entries are all entries, by name, without what only their files have.
 	entries map[string]*Entry
 	// rows are the entries that are not superseded, by the rows that they may concern.
