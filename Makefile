@@ -55,7 +55,7 @@ lint: ## check format, vet, static analysis, modules, the rules of the code's st
 	GOFLAGS="$$(./test/goflags) -race" go vet -tags 'grammar outage' ./internal/drivers/... # make test does not run these
 	GOFLAGS="$$(./test/goflags) -race" "$$(go tool -n staticcheck)" ./...
 	go mod tidy -diff
-	go test ./internal/lint
+	go test ./internal/testing/lint
 	@$(MAKE) --no-print-directory cross
 
 golden: ## write the golden files anew; look at the difference before you commit it
@@ -71,4 +71,4 @@ chart: ## check the Helm chart
 	./packaging/chart
 
 cross: ## check that the program can be compiled for every platform of releases, without making any code
-	go run ./internal/lint/cross .
+	go run ./internal/testing/lint/cross .

@@ -14,7 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/localhq"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/state"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // orphanLimitVariable is the environment variable with the limit of workers that tests start.
@@ -124,7 +124,7 @@ func newOrphan(t *testing.T, limit time.Duration) *orphan {
 	}
 	args := []string{
 		"--data-dir", o.data, "--api-key", h.APIKey(localhq.KeyOptions{ServerID: "s"}),
-		"--api-url", behind("hq", h.APIURL()), "--url", behind("destination", testpeers.Postgres(t)),
+		"--api-url", behind("hq", h.APIURL()), "--url", behind("destination", peers.Postgres(t)),
 	}
 	if out, errs, code := eds(t, nil, append([]string{"import", "--no-confirm"}, args...)...); code != 0 {
 		t.Fatalf("import: %d\n%s%s", code, out, errs)

@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/shopmonkeyus/eds/internal/golden"
+	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
 // machine is a host of nothing but a directory, which notes what tools are called.

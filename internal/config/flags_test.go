@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/shopmonkeyus/eds/internal/config"
-	"github.com/shopmonkeyus/eds/internal/golden"
+	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
 func environment(vars map[string]string) config.Lookup {

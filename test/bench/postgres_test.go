@@ -23,7 +23,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/localhq/shop"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 var widths = []int{20, 60}
@@ -45,7 +45,7 @@ func BenchmarkPostgres(b *testing.B) {
 }
 
 func benchmarkPostgres(b *testing.B, columns int) {
-	pg := testpeers.StartPostgres(b)
+	pg := peers.StartPostgres(b)
 	database := pg.Database(b)
 	w := newWorld(b, columns, rowsBefore())
 	w.export()
@@ -117,7 +117,7 @@ func rawCopy(b *testing.B, database string) float64 {
 }
 
 // copyOf returns the name of a copy of the database as it is now.
-func copyOf(b *testing.B, pg *testpeers.PostgresServer, database string) string {
+func copyOf(b *testing.B, pg *peers.PostgresServer, database string) string {
 	b.Helper()
 	u, err := url.Parse(database)
 	if err != nil {
@@ -133,7 +133,7 @@ func copyOf(b *testing.B, pg *testpeers.PostgresServer, database string) string 
 // the database, then sends what was recorded to other copies: once with nothing
 // else going on, once while a bare loop reads and acknowledges the same events,
 // which somebody must. It returns the events a second of both.
-func replayed(b *testing.B, w *world, pg *testpeers.PostgresServer, base string, columns, n int) (alone, beside float64) {
+func replayed(b *testing.B, w *world, pg *peers.PostgresServer, base string, columns, n int) (alone, beside float64) {
 	b.Helper()
 	admin := connect(b, pg.URL("postgres"))
 	defer admin.Close(context.Background())
@@ -217,7 +217,7 @@ func BenchmarkIdle(b *testing.B) {
 
 func benchmarkIdle(b *testing.B) {
 	ctx := context.Background()
-	pg := testpeers.StartPostgres(b)
+	pg := peers.StartPostgres(b)
 	database := pg.Database(b)
 	w := newWorld(b, 20, 1000)
 	w.export()

@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // database is a PostgreSQL database of the shared test server.
@@ -25,7 +25,7 @@ type database struct {
 
 func newDatabase(t *testing.T) *database {
 	t.Helper()
-	return databaseAt(t, testpeers.Postgres(t))
+	return databaseAt(t, peers.Postgres(t))
 }
 
 func databaseAt(t *testing.T, target string) *database {

@@ -17,7 +17,7 @@ import (
 	"testing"
 
 	"github.com/shopmonkeyus/eds/internal/localhq"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // place is a destination that a test looks into: events returns what it holds, each as
@@ -183,7 +183,7 @@ func TestServer_KnowsADestinationByAnySpelling(t *testing.T) {
 			return []string{"sqlite://" + dir + "/shop.db", "sqlite://" + dir + "/./x/../shop.db?busy_timeout=3s", "sqlite://" + dir + "-link/sh%6Fp.db", "sqlite:///${E2E_DIR}/shop.db"}
 		},
 		"postgres": func(t *testing.T) []string {
-			raw := testpeers.Postgres(t)
+			raw := peers.Postgres(t)
 			u, err := url.Parse(raw)
 			if err != nil {
 				t.Fatal(err)

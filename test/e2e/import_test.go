@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/localhq"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // put writes rows into a table of the destination.
@@ -96,7 +96,7 @@ func TestImport_LeavesForeignTablesAloneIfHQOrdersIt(t *testing.T) {
 // TestImport_TwoAtOnce imports the same tables from two data directories.
 func TestImport_TwoAtOnce(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, testpeers.Postgres(t), localhq.Options{})
+	w := newWorld(t, peers.Postgres(t), localhq.Options{})
 	var both []*exec.Cmd
 	var outputs [2]strings.Builder
 	for i := range outputs {

@@ -15,7 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/shopmonkeyus/eds/internal/localhq"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // asReference makes the data directory one of the reference server, whose import was
@@ -100,7 +100,7 @@ var totalEvents = regexp.MustCompile(`(?m)^eds_total_events(?:_total)? (\S+)$`)
 // acknowledged what came in the months after its import.
 func TestReference_LeavesItsConsumer(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, testpeers.Postgres(t), localhq.Options{Rate: 400})
+	w := newWorld(t, peers.Postgres(t), localhq.Options{Rate: 400})
 	began := time.Now()
 	w.imports()
 	w.asReference(began)

@@ -10,14 +10,14 @@ import (
 	"testing"
 
 	"github.com/shopmonkeyus/eds/internal/localhq"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // TestPassword_IsRotatedWhileTheServerRuns changes the password of the database's user
 // first, and the file that holds it for eds later. Meanwhile the server is restarted, too.
 func TestPassword_IsRotatedWhileTheServerRuns(t *testing.T) {
 	t.Parallel()
-	pg := testpeers.StartPostgres(t)
+	pg := peers.StartPostgres(t)
 	d := databaseAt(t, pg.Database(t))
 	d.execute("CREATE ROLE eds LOGIN PASSWORD 'FirstPassword'; GRANT CREATE ON SCHEMA public TO eds")
 	pg.Authenticate(t, "host all eds 127.0.0.1/32 scram-sha-256", "host all all 127.0.0.1/32 trust")

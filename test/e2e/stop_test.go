@@ -9,7 +9,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/localhq"
 	"github.com/shopmonkeyus/eds/internal/state"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // TestServer_ExitsZeroIfItIsStoppedWhileASessionEnds stops a server that ends a session
@@ -25,7 +25,7 @@ func TestServer_ExitsZeroIfItIsStoppedWhileASessionEnds(t *testing.T) {
 	} {
 		t.Run(reason, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, testpeers.Postgres(t), localhq.Options{Rate: 200})
+			w := newWorld(t, peers.Postgres(t), localhq.Options{Rate: 200})
 			w.imports()
 			p := w.serve("--renew-interval", test.interval)
 			session := w.session(p, "")

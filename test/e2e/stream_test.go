@@ -11,12 +11,12 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/localhq"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // destinations are what every promise about rows is tested on.
 var destinations = map[string]func(*testing.T) string{
-	"postgres": func(t *testing.T) string { return testpeers.Postgres(t) },
+	"postgres": func(t *testing.T) string { return peers.Postgres(t) },
 	"sqlite":   sqlite,
 }
 
@@ -89,7 +89,7 @@ func TestTwentyKillsInARowLoseNothing(t *testing.T) {
 
 func TestADestinationThatIsDownIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	pg := testpeers.StartPostgres(t)
+	pg := peers.StartPostgres(t)
 	w := newWorld(t, pg.Database(t), localhq.Options{Rate: 400})
 	w.imports()
 	p := w.serve()
@@ -109,7 +109,7 @@ func TestADestinationThatIsDownIsWaitedFor(t *testing.T) {
 
 func TestANATSThatIsDownIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, testpeers.Postgres(t), localhq.Options{Rate: 400})
+	w := newWorld(t, peers.Postgres(t), localhq.Options{Rate: 400})
 	w.imports()
 	p := w.serve()
 	for n := uint64(1); n <= 3; n++ {
@@ -126,7 +126,7 @@ func TestANATSThatIsDownIsWaitedFor(t *testing.T) {
 
 func TestAServerStartsWhileItsDestinationIsDown(t *testing.T) {
 	t.Parallel()
-	pg := testpeers.StartPostgres(t)
+	pg := peers.StartPostgres(t)
 	w := newWorld(t, pg.Database(t), localhq.Options{Rate: 200})
 	w.imports()
 	pg.Stop(t)
@@ -143,7 +143,7 @@ func TestAServerStartsWhileItsDestinationIsDown(t *testing.T) {
 
 func TestASecondSignalEndsAtOnce(t *testing.T) {
 	t.Parallel()
-	pg := testpeers.StartPostgres(t)
+	pg := peers.StartPostgres(t)
 	w := newWorld(t, pg.Database(t), localhq.Options{Rate: 200})
 	w.imports()
 	p := w.serve()
@@ -170,7 +170,7 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 
 func TestASecondServerOfOneIDWaits(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, testpeers.Postgres(t), localhq.Options{Rate: 100})
+	w := newWorld(t, peers.Postgres(t), localhq.Options{Rate: 100})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 10)
@@ -191,7 +191,7 @@ func TestASecondServerOfOneIDWaits(t *testing.T) {
 
 func TestAPoisonEventIsSetAsideAndTheRestGoesOn(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, testpeers.Postgres(t), localhq.Options{Rate: 200})
+	w := newWorld(t, peers.Postgres(t), localhq.Options{Rate: 200})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 50)
@@ -226,7 +226,7 @@ func clock() string { return time.Now().Add(time.Hour).Format("20060102150405") 
 
 func TestAnExpiredSubscriptionGoesOnWhereItWas(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, testpeers.Postgres(t), localhq.Options{Rate: 300})
+	w := newWorld(t, peers.Postgres(t), localhq.Options{Rate: 300})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 300)
@@ -243,7 +243,7 @@ func TestAnExpiredSubscriptionGoesOnWhereItWas(t *testing.T) {
 
 func TestChangesThatTheStreamHasLostAreTold(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, testpeers.Postgres(t), localhq.Options{Rate: 300})
+	w := newWorld(t, peers.Postgres(t), localhq.Options{Rate: 300})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 100)

@@ -16,7 +16,7 @@ import (
 	"testing"
 
 	"github.com/shopmonkeyus/eds/internal/localhq"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // programVariable is the environment variable with the program that a process of the
@@ -296,7 +296,7 @@ func TestWrapped_EndsInOrderWithItsParent(t *testing.T) {
 
 func TestWrapped_EndsWithinAMinuteOfItsParent(t *testing.T) {
 	t.Parallel()
-	pg := testpeers.StartPostgres(t)
+	pg := peers.StartPostgres(t)
 	w := newWorld(t, pg.Database(t), localhq.Options{Rate: 200})
 	w.imports()
 	p := w.serveWrapped()

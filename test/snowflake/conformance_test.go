@@ -17,7 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/drivers/snowflake"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	peer "github.com/shopmonkeyus/eds/internal/testpeers/snowflake"
+	peer "github.com/shopmonkeyus/eds/internal/testing/peers/snowflake"
 )
 
 func TestMain(m *testing.M) {

@@ -12,7 +12,7 @@ import (
 	"github.com/duckdb/duckdb-go/v2"
 
 	"github.com/shopmonkeyus/eds/internal/rawjson"
-	peer "github.com/shopmonkeyus/eds/internal/testpeers/snowflake"
+	peer "github.com/shopmonkeyus/eds/internal/testing/peers/snowflake"
 )
 
 // translated is a statement for DuckDB.

@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // postgres is a database of the shared test server. Copies are databases beside
@@ -26,7 +26,7 @@ type postgres struct {
 
 func newPostgres(t *testing.T, _ string) Destination {
 	t.Helper()
-	target := testpeers.Postgres(t)
+	target := peers.Postgres(t)
 	u, err := url.Parse(target)
 	if err != nil {
 		t.Fatal(err)

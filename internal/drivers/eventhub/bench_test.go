@@ -11,7 +11,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azeventhubs/v2"
 
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
+	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
 // BenchmarkApply writes batches to a hub that forgets them, and in turns the same

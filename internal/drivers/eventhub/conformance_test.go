@@ -7,7 +7,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
+	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
 func TestConformance(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
+	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
 // namespace is what the tests talk to. Each has hubs of its own there.

@@ -6,8 +6,8 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/shopmonkeyus/eds/internal/encode"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
 // maxHub is the length of a hub's name that Azure allows.

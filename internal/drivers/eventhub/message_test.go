@@ -8,9 +8,9 @@ import (
 	"testing"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
-	"github.com/shopmonkeyus/eds/internal/golden"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
+	"github.com/shopmonkeyus/eds/internal/testing/golden"
+	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
 // story are changes of every kind.

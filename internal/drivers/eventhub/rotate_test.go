@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
+	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
 func TestKey_IsReadForEachSession(t *testing.T) {

@@ -30,7 +30,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
+	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
 // issue writes a certificate for localhost that signs itself, and its key.

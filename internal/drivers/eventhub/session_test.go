@@ -11,7 +11,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	peer "github.com/shopmonkeyus/eds/internal/testpeers/eventhub"
+	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
 // TestOnlyStandstillEndsPatience: what moves slowly is waited for, however long it

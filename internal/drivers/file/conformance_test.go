@@ -12,9 +12,9 @@ import (
 	"testing"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
-	"github.com/shopmonkeyus/eds/internal/lake/laketest"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+	"github.com/shopmonkeyus/eds/internal/testing/laketest"
 )
 
 func TestMain(m *testing.M) { sinktest.Main(m) }

@@ -14,10 +14,10 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/durable"
-	"github.com/shopmonkeyus/eds/internal/encode"
 	"github.com/shopmonkeyus/eds/internal/fault"
-	"github.com/shopmonkeyus/eds/internal/lake"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/encode"
+	"github.com/shopmonkeyus/eds/internal/sink/lake"
 )
 
 // Driver returns the description of the destination.

@@ -13,11 +13,11 @@ import (
 	"slices"
 
 	"github.com/shopmonkeyus/eds/internal/change"
-	"github.com/shopmonkeyus/eds/internal/encode"
 	"github.com/shopmonkeyus/eds/internal/fault"
-	"github.com/shopmonkeyus/eds/internal/lake"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/encode"
+	"github.com/shopmonkeyus/eds/internal/sink/lake"
 )
 
 // snapshot is the load of one table into NDJSON files: each file of the

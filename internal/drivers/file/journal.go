@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
-	"github.com/shopmonkeyus/eds/internal/lake"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/lake"
 )
 
 // journal is what one consumer has written durably: the position that it

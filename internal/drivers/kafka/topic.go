@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/shopmonkeyus/eds/internal/encode"
+	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
 // maxTopic is the length of a topic's name, in bytes, that Kafka allows.

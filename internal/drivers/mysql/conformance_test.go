@@ -9,18 +9,18 @@ import (
 	"github.com/shopmonkeyus/eds/internal/drivers/mysql"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	sinktest.Run(t, sinktest.Config{Driver: mysql.Driver(), URL: testpeers.MariaDB, Untouched: untouched(""), Foreign: foreign, LoseStage: loseStage, SQL: run, Views: true, Faulty: faulty})
+	sinktest.Run(t, sinktest.Config{Driver: mysql.Driver(), URL: peers.MariaDB, Untouched: untouched(""), Foreign: foreign, LoseStage: loseStage, SQL: run, Views: true, Faulty: faulty})
 }
 
 // untouched makes an empty database, and lists its tables.
 func untouched(query string) func(t testing.TB) (string, func() string) {
 	return func(t testing.TB) (string, func() string) {
-		server := testpeers.MariaDB(t)
+		server := peers.MariaDB(t)
 		db := beside(t, server)
 		return server + query, func() string {
 			return fmt.Sprint(db.Lines(t, "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() ORDER BY table_name"))
@@ -46,9 +46,9 @@ func run(t testing.TB, server, statement string) {
 }
 
 // beside opens a session beside the sink's, which ends with the test.
-func beside(t testing.TB, server string) *testpeers.MySQL {
+func beside(t testing.TB, server string) *peers.MySQL {
 	t.Helper()
-	db, err := testpeers.OpenMySQL(server)
+	db, err := peers.OpenMySQL(server)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func faulty(t testing.TB, server string, env sink.Env) (sink.Sink, sinktest.Faul
 // the same.
 func TestConformanceWithoutLocalInfile(t *testing.T) {
 	t.Parallel()
-	sinktest.Run(t, sinktest.Config{Driver: mysql.Driver(), URL: func(t testing.TB) string { return testpeers.MariaDB(t) + "?local_infile=false" }, Untouched: untouched("?local_infile=false"), Foreign: func(t testing.TB, server, table string) {
+	sinktest.Run(t, sinktest.Config{Driver: mysql.Driver(), URL: func(t testing.TB) string { return peers.MariaDB(t) + "?local_infile=false" }, Untouched: untouched("?local_infile=false"), Foreign: func(t testing.TB, server, table string) {
 		foreign(t, strings.TrimSuffix(server, "?local_infile=false"), table)
 	}, LoseStage: func(t testing.TB, server, job, table, id string) {
 		loseStage(t, strings.TrimSuffix(server, "?local_infile=false"), job, table, id)

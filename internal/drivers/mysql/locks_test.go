@@ -15,11 +15,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // reader opens a session of another program, which waits for nothing for long.
-func (d *destination) reader() *testpeers.MySQL {
+func (d *destination) reader() *peers.MySQL {
 	d.t.Helper()
 	db := beside(d.t, d.url)
 	db.Run(d.t, "SET lock_wait_timeout = 10")
@@ -74,7 +74,7 @@ func TestMigrate_NamesTheReaderThatItWaitsFor(t *testing.T) {
 		"transactions": {nil, "open transactions: connection %s (user"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			server := testpeers.StartMariaDB(t, c.settings...)
+			server := peers.StartMariaDB(t, c.settings...)
 			d := openURL(t, server.Database(t), sink.Env{}, "lock_timeout=1s")
 			d.apply(sinktest.NewChanges(t, 0).Put(sinktest.Table(t, "thing", 1, "id string", "n integer"), `{"id":"a","n":1}`).Batch())
 			long := d.reader()
@@ -120,7 +120,7 @@ func TestFinish_LetsReadersInWhileItWaits(t *testing.T) {
 
 func TestInspect_PassesOverLockedTables(t *testing.T) {
 	thing := sinktest.Table(t, "thing", 1, "id string", "n integer")
-	d := openURL(t, testpeers.MariaDB(t), sink.Env{ID: "id"})
+	d := openURL(t, peers.MariaDB(t), sink.Env{ID: "id"})
 	l := d.begin("job", thing, sink.Replace)
 	defer l.Close(context.Background())
 	if !l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: "thing", Job: "job"}) {
@@ -158,7 +158,7 @@ func wantSilent(t *testing.T, err error) {
 
 func TestApply_LeavesAServerThatDoesNotAnswer(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
-		server := testpeers.MariaDB(t)
+		server := peers.MariaDB(t)
 		u, err := url.Parse(server)
 		if err != nil {
 			t.Fatal(err)

@@ -19,7 +19,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 func TestMain(m *testing.M) { sinktest.Main(m) }
@@ -29,7 +29,7 @@ type destination struct {
 	*sqlsink.Sink
 	t        testing.TB
 	url      string
-	db       *testpeers.MySQL
+	db       *peers.MySQL
 	adjusted map[string]int // rule -> times
 	log      *bytes.Buffer
 }
@@ -37,7 +37,7 @@ type destination struct {
 // open opens a sink on a new database; options go to its URL.
 func open(t testing.TB, options ...string) *destination {
 	t.Helper()
-	return openURL(t, testpeers.MariaDB(t), sink.Env{}, options...)
+	return openURL(t, peers.MariaDB(t), sink.Env{}, options...)
 }
 
 func openURL(t testing.TB, raw string, env sink.Env, options ...string) *destination {
@@ -66,7 +66,7 @@ func openURL(t testing.TB, raw string, env sink.Env, options ...string) *destina
 }
 
 // beside is a session beside the sink's, and kept.
-func (d *destination) beside() *testpeers.MySQL {
+func (d *destination) beside() *peers.MySQL {
 	d.t.Helper()
 	if d.db == nil {
 		d.db = beside(d.t, d.url)

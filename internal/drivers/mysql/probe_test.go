@@ -14,7 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // openError opens a URL and returns the error of doing so.
@@ -34,7 +34,7 @@ func openError(t *testing.T, raw string) error {
 }
 
 func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
-	server := testpeers.StartMariaDB(t)
+	server := peers.StartMariaDB(t)
 	database := server.Database(t)
 	d := openURL(t, database, sink.Env{})
 	d.exec("CREATE USER `p@ss` IDENTIFIED BY 'p/w%@:#?'; GRANT ALL ON *.* TO `p@ss`; CREATE USER poor; GRANT SELECT, CREATE ON " + d.query("SELECT DATABASE()")[0] + ".* TO poor; CREATE USER none; CREATE USER away@'10.0.0.1'")
@@ -101,7 +101,7 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 }
 
 func TestCredentialsThatStopWorkingAreWaitedFor(t *testing.T) {
-	d := openURL(t, testpeers.MariaDB(t), sink.Env{})
+	d := openURL(t, peers.MariaDB(t), sink.Env{})
 	d.exec("CREATE USER leaver IDENTIFIED BY 'first'; GRANT ALL ON *.* TO leaver")
 	t.Cleanup(func() { d.exec("DROP USER leaver") })
 	order := sinktest.Table(t, "order", 1, "id string")
@@ -121,14 +121,14 @@ func TestCredentialsThatStopWorkingAreWaitedFor(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	server := testpeers.StartMariaDB(t)
+	server := peers.StartMariaDB(t)
 	authority := server.EnableTLS(t, "localhost")
 	u, err := url.Parse(server.Database(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	other := filepath.Join(t.TempDir(), "other.pem")
-	if err := os.WriteFile(other, testpeers.Authority(t), 0o600); err != nil {
+	if err := os.WriteFile(other, peers.Authority(t), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	byName := "localhost:" + u.Port()
@@ -159,7 +159,7 @@ func TestTLS(t *testing.T) {
 }
 
 func TestAServerWithoutLocalInfileIsWrittenToAndSaidOnce(t *testing.T) {
-	server := testpeers.StartMariaDB(t, "local_infile=0")
+	server := peers.StartMariaDB(t, "local_infile=0")
 	d := openURL(t, server.Database(t), sink.Env{})
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)

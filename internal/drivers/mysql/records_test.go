@@ -13,13 +13,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // TestRecords_WithoutPrivileges: a user who may not make or change tables goes on with
 // the checkpoint of an earlier version, and is told what to grant.
 func TestRecords_WithoutPrivileges(t *testing.T) {
-	server := testpeers.StartMariaDB(t)
+	server := peers.StartMariaDB(t)
 	database := server.Database(t)
 	d := openURL(t, database, sink.Env{})
 	name := d.query("SELECT DATABASE()")[0]
@@ -56,7 +56,7 @@ func TestRecords_WithoutPrivileges(t *testing.T) {
 // TestPlacing_OutlivesItsImport: the server still carries the RENAME out that an import
 // has sent before it was killed.
 func TestPlacing_OutlivesItsImport(t *testing.T) {
-	d := openURL(t, testpeers.MariaDB(t), place)
+	d := openURL(t, peers.MariaDB(t), place)
 	order, h := sinktest.Table(t, "order", 1, "id string"), sinktest.NewChanges(t, 0)
 	begin := func() sink.Records {
 		t.Helper()

@@ -20,7 +20,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // place names where checkpoints are kept in these tests.
@@ -48,7 +48,7 @@ func (d *destination) lost(b *change.Batch) {
 
 func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
-		server := testpeers.MariaDB(t)
+		server := peers.MariaDB(t)
 		d := openURL(t, server, place, option)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		if got := d.checkpoint(); got != (cdc.Position{}) {
@@ -89,7 +89,7 @@ func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
 
 func TestAnotherWriterIsNoticed(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
-		server := testpeers.MariaDB(t)
+		server := peers.MariaDB(t)
 		one, two := openURL(t, server, place, option), openURL(t, server, place, option)
 		order := sinktest.Table(t, "order", 1, "id string", "who string")
 		h := sinktest.NewChanges(t, 0)
@@ -178,7 +178,7 @@ func (w *wall) copy(to io.Writer, from io.Reader, passes func(text string) bool)
 
 func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
-		server := testpeers.MariaDB(t)
+		server := peers.MariaDB(t)
 		w := newWall(t, server)
 		d := openURL(t, w.url, place, option, "tls=false")
 		d.url = server
@@ -205,7 +205,7 @@ func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 
 func TestASessionThatWasEndedIsMadeAnewAtOnce(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
-		d := openURL(t, testpeers.MariaDB(t), place, option)
+		d := openURL(t, peers.MariaDB(t), place, option)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		h := sinktest.NewChanges(t, 0)
 		for i := range 3 {
@@ -220,7 +220,7 @@ func TestASessionThatWasEndedIsMadeAnewAtOnce(t *testing.T) {
 
 func TestWhatWasDroppedUnderUsIsMadeAnew(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
-		d := openURL(t, testpeers.MariaDB(t), place, option)
+		d := openURL(t, peers.MariaDB(t), place, option)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer", "w string")
 		h := sinktest.NewChanges(t, 0)
 		put := func() {
@@ -243,7 +243,7 @@ func TestWhatWasDroppedUnderUsIsMadeAnew(t *testing.T) {
 }
 
 func TestADroppedDatabaseIsWaitedFor(t *testing.T) {
-	d := openURL(t, testpeers.MariaDB(t), place)
+	d := openURL(t, peers.MariaDB(t), place)
 	order := sinktest.Table(t, "order", 1, "id string")
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(order, `{"id":"1"}`).Batch())
@@ -264,7 +264,7 @@ func TestADroppedDatabaseIsWaitedFor(t *testing.T) {
 // TestAServerThatDiesUnderLoadLosesNothing applies batches while the server is
 // stopped and killed, as the pipeline does, and compares with what was applied.
 func TestAServerThatDiesUnderLoadLosesNothing(t *testing.T) {
-	server := testpeers.StartMariaDB(t)
+	server := peers.StartMariaDB(t)
 	d := openURL(t, server.Database(t), place)
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
@@ -321,7 +321,7 @@ func TestAServerThatDiesUnderLoadLosesNothing(t *testing.T) {
 }
 
 func TestALockOfSomebodyElseIsWaitedFor(t *testing.T) {
-	d := openURL(t, testpeers.MariaDB(t), place, "lock_timeout=1s")
+	d := openURL(t, peers.MariaDB(t), place, "lock_timeout=1s")
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(order, `{"id":"lock","v":0}`).Batch())
@@ -338,7 +338,7 @@ func TestALockOfSomebodyElseIsWaitedFor(t *testing.T) {
 }
 
 func TestACancelledBatchLeavesNothingAndTheSinkUsable(t *testing.T) {
-	d := openURL(t, testpeers.MariaDB(t), place)
+	d := openURL(t, peers.MariaDB(t), place)
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(order, `{"id":"lock","v":0}`).Batch())
@@ -355,7 +355,7 @@ func TestACancelledBatchLeavesNothingAndTheSinkUsable(t *testing.T) {
 }
 
 func TestErrorsHaveTheirClass(t *testing.T) {
-	server := testpeers.StartMariaDB(t)
+	server := peers.StartMariaDB(t)
 	d := openURL(t, server.Database(t), place)
 	d.exec("CREATE TABLE `order` (id varchar(255) PRIMARY KEY, n bigint, u varchar(20) UNIQUE, CONSTRAINT small CHECK (n < 10)); " +
 		"CREATE TRIGGER tr BEFORE INSERT ON `order` FOR EACH ROW IF NEW.u = 'raise' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no raise here'; END IF")
@@ -397,7 +397,7 @@ func TestErrorsHaveTheirClass(t *testing.T) {
 // TestAFullTableIsWaitedFor: a table in memory is full as one on a full disk is.
 func TestAFullTableIsWaitedFor(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
-		d := openURL(t, testpeers.MariaDB(t), place, option)
+		d := openURL(t, peers.MariaDB(t), place, option)
 		d.exec("SET max_heap_table_size = 524288; CREATE TABLE `order` (id varchar(255) PRIMARY KEY, v varchar(4000)) ENGINE=MEMORY")
 		order := sinktest.Table(t, "order", 1, "id string", "v enum")
 		h := sinktest.NewChanges(t, 0)

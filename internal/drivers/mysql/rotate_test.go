@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // rows returns what makes batches of one row each.
@@ -25,7 +25,7 @@ func rows(t *testing.T) func(id int) *change.Batch {
 }
 
 func TestPassword_IsReadAtEachConnection(t *testing.T) {
-	server := testpeers.StartMariaDB(t)
+	server := peers.StartMariaDB(t)
 	admin := openURL(t, server.Database(t), sink.Env{})
 	admin.exec("CREATE USER eds IDENTIFIED BY 'first'; GRANT ALL ON *.* TO eds")
 	u, err := url.Parse(admin.url)
@@ -56,7 +56,7 @@ func TestPassword_IsReadAtEachConnection(t *testing.T) {
 }
 
 func TestCertificates_AreReadAtEachConnection(t *testing.T) {
-	server := testpeers.StartMariaDB(t)
+	server := peers.StartMariaDB(t)
 	database := server.Database(t)
 	u, err := url.Parse(database)
 	if err != nil {

@@ -10,12 +10,12 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // TestBegin_BoundsLockWaitsBehindAPooler: what a session sets is not kept there.
 func TestBegin_BoundsLockWaitsBehindAPooler(t *testing.T) {
-	server := testpeers.Postgres(t)
+	server := peers.Postgres(t)
 	other, err := pgx.Connect(t.Context(), server)
 	if err != nil {
 		t.Fatal(err)

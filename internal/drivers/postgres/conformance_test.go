@@ -12,15 +12,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/drivers/postgres"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 func TestConformance(t *testing.T) {
 	sinktest.Run(t, sinktest.Config{
 		Driver: postgres.Driver(),
-		URL:    testpeers.Postgres,
+		URL:    peers.Postgres,
 		Untouched: func(t testing.TB) (string, func() string) {
-			server := testpeers.Postgres(t)
+			server := peers.Postgres(t)
 			return server + "&schema=100%25%20mine", func() string {
 				conn, err := pgx.Connect(t.Context(), server)
 				if err != nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // session opens a session of another program, which waits for nothing for long.
@@ -80,7 +80,7 @@ func TestApply_NamesWhoHoldsLocks(t *testing.T) {
 // TestApply_NamesWhoHoldsLocksWithoutPrivileges: the server keeps the times of others'
 // sessions to itself.
 func TestApply_NamesWhoHoldsLocksWithoutPrivileges(t *testing.T) {
-	server := testpeers.StartPostgres(t)
+	server := peers.StartPostgres(t)
 	d := openURL(t, server.Database(t), sink.Env{})
 	d.exec("CREATE USER plain; CREATE SCHEMA plain AUTHORIZATION plain")
 	u, err := url.Parse(d.url)

@@ -14,14 +14,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // openImported opens, as a server does, a new database into which a row of the table was
 // imported.
 func openImported(t *testing.T, thing *schema.Table) *destination {
 	t.Helper()
-	importing := openURL(t, testpeers.Postgres(t), sink.Env{ID: "id"})
+	importing := openURL(t, peers.Postgres(t), sink.Env{ID: "id"})
 	l := importing.begin("job", thing, sink.Replace)
 	if !l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: thing.Name, Clock: cdc.Timestamp{Wall: 5000}, Job: "job"}) {
 		t.Fatal("the load keeps no records")

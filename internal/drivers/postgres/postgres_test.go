@@ -19,7 +19,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 func TestMain(m *testing.M) { sinktest.Main(m) }
@@ -36,7 +36,7 @@ type destination struct {
 // open opens a sink on a new database; options go to its URL.
 func open(t testing.TB, options ...string) *destination {
 	t.Helper()
-	return openURL(t, testpeers.Postgres(t), sink.Env{}, options...)
+	return openURL(t, peers.Postgres(t), sink.Env{}, options...)
 }
 
 func openURL(t testing.TB, raw string, env sink.Env, options ...string) *destination {

@@ -14,7 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // openError opens a URL and returns the error of doing so.
@@ -34,7 +34,7 @@ func openError(t *testing.T, raw string) error {
 }
 
 func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
-	server := testpeers.StartPostgres(t)
+	server := peers.StartPostgres(t)
 	database := server.Database(t)
 	d := openURL(t, database, sink.Env{})
 	d.exec(`CREATE ROLE shut LOGIN PASSWORD 'right'; CREATE ROLE poor LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC`)
@@ -89,7 +89,7 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 }
 
 func TestCredentialsThatStopWorkingAreWaitedFor(t *testing.T) {
-	server := testpeers.StartPostgres(t)
+	server := peers.StartPostgres(t)
 	database := server.Database(t)
 	order := sinktest.Table(t, "order", 1, "id string")
 	d := openURL(t, database, sink.Env{})
@@ -105,14 +105,14 @@ func TestCredentialsThatStopWorkingAreWaitedFor(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	server := testpeers.StartPostgres(t)
+	server := peers.StartPostgres(t)
 	authority := server.EnableTLS(t, "localhost")
 	u, err := url.Parse(server.Database(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	other := filepath.Join(t.TempDir(), "other.pem")
-	if err := os.WriteFile(other, testpeers.Authority(t), 0o600); err != nil {
+	if err := os.WriteFile(other, peers.Authority(t), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	byName := "localhost:" + u.Port()

@@ -8,13 +8,13 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // TestRecords_WithoutPrivileges: a role that may not make or change tables goes on with
 // the checkpoint of an earlier version, and is told what it lacks.
 func TestRecords_WithoutPrivileges(t *testing.T) {
-	server := testpeers.Postgres(t)
+	server := peers.Postgres(t)
 	d := openURL(t, server, sink.Env{})
 	role := "poor_" + d.query("SELECT current_database()")[0]
 	d.exec(fmt.Sprintf(`CREATE TABLE _eds_checkpoint (stream text, consumer text, filter text, position bigint NOT NULL, stored bigint NOT NULL, PRIMARY KEY (stream, consumer, filter));

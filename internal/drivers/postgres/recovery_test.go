@@ -20,7 +20,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // place names where checkpoints are kept in these tests.
@@ -48,7 +48,7 @@ func (d *destination) lost(b *change.Batch) {
 
 func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
-		server := testpeers.Postgres(t)
+		server := peers.Postgres(t)
 		d := openURL(t, server, place)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		if got := d.checkpoint(); got != (cdc.Position{}) {
@@ -89,7 +89,7 @@ func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
 
 func TestAnotherWriterIsNoticed(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
-		server := testpeers.Postgres(t)
+		server := peers.Postgres(t)
 		one, two := openURL(t, server, place), openURL(t, server, place)
 		order := sinktest.Table(t, "order", 1, "id string", "who string")
 		h := sinktest.NewChanges(t, 0)
@@ -169,7 +169,7 @@ func (w *wall) pipe(client net.Conn, target string) {
 
 func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
-		server := testpeers.Postgres(t)
+		server := peers.Postgres(t)
 		w := newWall(t, server)
 		d := openURL(t, w.url, place)
 		d.url = server
@@ -194,7 +194,7 @@ func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 
 func TestASessionThatWasEndedIsMadeAnewAtOnce(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
-		d := openURL(t, testpeers.Postgres(t), place)
+		d := openURL(t, peers.Postgres(t), place)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		h := sinktest.NewChanges(t, 0)
 		for i := range 3 {
@@ -207,7 +207,7 @@ func TestASessionThatWasEndedIsMadeAnewAtOnce(t *testing.T) {
 
 func TestWhatWasDroppedUnderUsIsMadeAnew(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
-		d := openURL(t, testpeers.Postgres(t), place)
+		d := openURL(t, peers.Postgres(t), place)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer", "w string")
 		h := sinktest.NewChanges(t, 0)
 		put := func() {
@@ -233,7 +233,7 @@ func TestWhatWasDroppedUnderUsIsMadeAnew(t *testing.T) {
 }
 
 func TestAServerThatStopsIsComeBackTo(t *testing.T) {
-	server := testpeers.StartPostgres(t)
+	server := peers.StartPostgres(t)
 	d := openURL(t, server.Database(t), place)
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
@@ -256,7 +256,7 @@ func TestAServerThatStopsIsComeBackTo(t *testing.T) {
 }
 
 func TestACancelledBatchLeavesNothingAndTheSinkUsable(t *testing.T) {
-	d := openURL(t, testpeers.Postgres(t), place)
+	d := openURL(t, peers.Postgres(t), place)
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(order, `{"id":"lock","v":0}`).Batch())
@@ -274,7 +274,7 @@ func TestACancelledBatchLeavesNothingAndTheSinkUsable(t *testing.T) {
 }
 
 func TestErrorsHaveTheirClass(t *testing.T) {
-	d := openURL(t, testpeers.Postgres(t), place)
+	d := openURL(t, peers.Postgres(t), place)
 	d.exec(`CREATE TABLE "order" (id text PRIMARY KEY, n bigint CHECK (n < 10), u text UNIQUE);
 		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.u = 'raise' THEN RAISE 'no % here', NEW.u; END IF; RETURN NEW; END $$;
 		CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH ROW EXECUTE FUNCTION refuse()`)

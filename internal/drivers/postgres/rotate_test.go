@@ -12,11 +12,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 func TestPassword_IsReadAtEachConnection(t *testing.T) {
-	server := testpeers.StartPostgres(t)
+	server := peers.StartPostgres(t)
 	database := server.Database(t)
 	admin := openURL(t, database, sink.Env{})
 	admin.exec("CREATE ROLE eds LOGIN PASSWORD 'first'; GRANT CREATE ON SCHEMA public TO eds")
@@ -58,7 +58,7 @@ func TestPassword_IsReadAtEachConnection(t *testing.T) {
 }
 
 func TestCertificates_AreReadAtEachConnection(t *testing.T) {
-	server := testpeers.StartPostgres(t)
+	server := peers.StartPostgres(t)
 	database := server.Database(t)
 	admin := openURL(t, database, sink.Env{})
 	admin.exec("CREATE ROLE eds LOGIN; GRANT CREATE ON SCHEMA public TO eds")

@@ -18,12 +18,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
-	"github.com/shopmonkeyus/eds/internal/lake"
-	"github.com/shopmonkeyus/eds/internal/lake/laketest"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/lake"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/laketest"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // openAs opens a destination with an environment of the test's.
@@ -67,7 +67,7 @@ func TestBatchesOfParquetHaveTheTablesTypes(t *testing.T) {
 	}
 	mustApply(t, openAs(t, raw, env), order(t, 1), order(t, 2))
 	bucket, prefix := bucketOf(t, raw)
-	for name, content := range testpeers.S3(t).Objects(t, bucket, prefix) {
+	for name, content := range peers.S3(t).Objects(t, bucket, prefix) {
 		table, rows := laketest.Rows(t, content)
 		if table != "order" || len(rows) != 2 || rows[1]["total"] != "2" || rows[1]["_eds_sequence"] != "2" || rows[1]["_eds_rest"] != "" {
 			t.Errorf("%s holds %s %v", name, table, rows)
@@ -103,7 +103,7 @@ func noise(n int) []byte {
 // TestLargeObjectsAreUploadedInParts, with and without checksums, and are nothing
 // until they are whole.
 func TestLargeObjectsAreUploadedInParts(t *testing.T) {
-	server, f := testpeers.S3(t), newFront(t)
+	server, f := peers.S3(t), newFront(t)
 	content := noise(2*partSize + 1<<20)
 	for _, query := range []string{"checksums=when-required", "checksums=when-supported"} {
 		bucket := server.Bucket(t)

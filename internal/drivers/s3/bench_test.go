@@ -19,11 +19,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
-	"github.com/shopmonkeyus/eds/internal/lake"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/lake"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // BenchmarkApply uploads batches, and in turn with each the same with the SDK alone,
@@ -81,7 +81,7 @@ func BenchmarkApply(b *testing.B) {
 
 // benchmark measures eds, and beside it uploads of what make makes.
 func benchmark(b *testing.B, query string, rows int, objects func(events []*cdc.Event) [][]byte) {
-	server := testpeers.S3(b)
+	server := peers.S3(b)
 	const tasks = 64
 	events := sinktest.WideEvents(b, rows, rows, 20)
 	apply := sinktest.Batch(events...)
@@ -174,7 +174,7 @@ func bare(addr string, tasks int) (*s3.Client, *http.Transport) {
 	transport.MaxIdleConnsPerHost = tasks
 	return s3.New(s3.Options{
 		BaseEndpoint: aws.String("http://" + addr), Region: "us-east-1", UsePathStyle: true, HTTPClient: &http.Client{Transport: transport},
-		Credentials:                credentials.NewStaticCredentialsProvider(testpeers.S3Key, testpeers.S3Secret, ""),
+		Credentials:                credentials.NewStaticCredentialsProvider(peers.S3Key, peers.S3Secret, ""),
 		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired,
 	}), transport
 }

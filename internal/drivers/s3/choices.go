@@ -10,9 +10,9 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
-	"github.com/shopmonkeyus/eds/internal/encode"
-	"github.com/shopmonkeyus/eds/internal/lake"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/encode"
+	"github.com/shopmonkeyus/eds/internal/sink/lake"
 )
 
 // choices are what the URL says.

@@ -7,14 +7,14 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 func TestConformance(t *testing.T) {
 	for name, query := range map[string]string{"an event an object": "", "parquet": "format=parquet&layout=%7Btable%7D/of-%7Bcompany%7D"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := testpeers.S3(t)
+			server := peers.S3(t)
 			proxy := sinktest.NewProxy(t, server.Addr())
 			bucket := server.Bucket(t)
 			sinktest.Run(t, sinktest.Config{

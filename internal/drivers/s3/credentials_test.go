@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 const far = "2099-01-01T00:00:00Z"
@@ -40,18 +40,18 @@ func amazon(t *testing.T, answers map[string]string) (address string, asked map[
 
 // keysIn returns the keys of the account that may do everything, in a JSON object.
 func keysIn(token string) string {
-	return fmt.Sprintf(`{"Code":"Success","AccessKeyId":%q,"SecretAccessKey":%q,%q:"","Expiration":%q}`, testpeers.S3Key, testpeers.S3Secret, token, far)
+	return fmt.Sprintf(`{"Code":"Success","AccessKeyId":%q,"SecretAccessKey":%q,%q:"","Expiration":%q}`, peers.S3Key, peers.S3Secret, token, far)
 }
 
 func stsAnswer(action string) string {
 	return fmt.Sprintf(`<%[1]sResponse><%[1]sResult><Credentials><AccessKeyId>%[2]s</AccessKeyId><SecretAccessKey>%[3]s</SecretAccessKey><SessionToken></SessionToken><Expiration>%[4]s</Expiration></Credentials></%[1]sResult></%[1]sResponse>`,
-		action, testpeers.S3Key, testpeers.S3Secret, far)
+		action, peers.S3Key, peers.S3Secret, far)
 }
 
 // TestEveryPlaceOfTheChainIsAsked that AWS hands out keys at: each is the only one
 // that has any, and a change is written with them.
 func TestEveryPlaceOfTheChainIsAsked(t *testing.T) {
-	server := testpeers.S3(t)
+	server := peers.S3(t)
 	bucket := server.Bucket(t)
 	write := func(t *testing.T, query string) {
 		t.Helper()
@@ -107,7 +107,7 @@ func TestEveryPlaceOfTheChainIsAsked(t *testing.T) {
 		}
 	})
 	t.Run("a profile that signs on", func(t *testing.T) {
-		address, asked := amazon(t, map[string]string{"GET /federation/credentials": fmt.Sprintf(`{"roleCredentials":{"accessKeyId":%q,"secretAccessKey":%q,"sessionToken":"","expiration":4070908800000}}`, testpeers.S3Key, testpeers.S3Secret)})
+		address, asked := amazon(t, map[string]string{"GET /federation/credentials": fmt.Sprintf(`{"roleCredentials":{"accessKeyId":%q,"secretAccessKey":%q,"sessionToken":"","expiration":4070908800000}}`, peers.S3Key, peers.S3Secret)})
 		t.Setenv("AWS_ENDPOINT_URL_SSO", address)
 		sum := sha1.Sum([]byte("corp"))
 		token := file(t, ".aws/sso/cache/"+hex.EncodeToString(sum[:])+".json", fmt.Sprintf(`{"accessToken":"a token","expiresAt":%q}`, far))
@@ -119,7 +119,7 @@ func TestEveryPlaceOfTheChainIsAsked(t *testing.T) {
 		}
 	})
 	t.Run("a process", func(t *testing.T) {
-		keys := file(t, "keys", fmt.Sprintf(`{"Version":1,"AccessKeyId":%q,"SecretAccessKey":%q}`, testpeers.S3Key, testpeers.S3Secret))
+		keys := file(t, "keys", fmt.Sprintf(`{"Version":1,"AccessKeyId":%q,"SecretAccessKey":%q}`, peers.S3Key, peers.S3Secret))
 		t.Setenv("AWS_CONFIG_FILE", file(t, "config", "[profile shop]\ncredential_process = cat "+keys+"\n"))
 		write(t, "?profile=shop")
 	})

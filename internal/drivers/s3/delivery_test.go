@@ -22,7 +22,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // stored returns the objects below the prefix that a URL names.
@@ -30,7 +30,7 @@ func stored(t testing.TB, raw string) map[string]string {
 	t.Helper()
 	bucket, prefix := bucketOf(t, raw)
 	all := make(map[string]string)
-	for name, text := range testpeers.S3(t).Objects(t, bucket, prefix) {
+	for name, text := range peers.S3(t).Objects(t, bucket, prefix) {
 		all[name] = string(text)
 	}
 	return all
@@ -38,7 +38,7 @@ func stored(t testing.TB, raw string) map[string]string {
 
 func newTarget(t testing.TB, query string) string {
 	t.Helper()
-	server := testpeers.S3(t)
+	server := peers.S3(t)
 	return at(server.Addr(), newPrefix(server.Bucket(t)), query)
 }
 
@@ -132,7 +132,7 @@ type front struct {
 func newFront(t testing.TB) *front {
 	t.Helper()
 	f := &front{}
-	server := testpeers.S3(t)
+	server := peers.S3(t)
 	forward := &httputil.ReverseProxy{
 		Transport: &http.Transport{MaxIdleConnsPerHost: 100},
 		Rewrite: func(r *httputil.ProxyRequest) { // the signature holds the host's name
@@ -175,7 +175,7 @@ func refuse(w http.ResponseWriter, r *http.Request, status int, code string) boo
 // TestAStoreThatThrottlesIsWaitedFor: a storm of 503 fails the batch for a while
 // and stops nothing; once it is over everything is there.
 func TestAStoreThatThrottlesIsWaitedFor(t *testing.T) {
-	server, f := testpeers.S3(t), newFront(t)
+	server, f := peers.S3(t), newFront(t)
 	path := newPrefix(server.Bucket(t))
 	s := mustOpen(t, at(f.addr(), path, "max-retries=0&uploadTasks=8"))
 	var events []*cdc.Event
@@ -206,7 +206,7 @@ func TestAStoreThatThrottlesIsWaitedFor(t *testing.T) {
 
 // TestTheClientTriesAgainByItself as often as max-retries says.
 func TestTheClientTriesAgainByItself(t *testing.T) {
-	server, f := testpeers.S3(t), newFront(t)
+	server, f := peers.S3(t), newFront(t)
 	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=1"))
 	var refused atomic.Int64
 	f.set(func(w http.ResponseWriter, r *http.Request) bool {
@@ -220,7 +220,7 @@ func TestTheClientTriesAgainByItself(t *testing.T) {
 }
 
 func TestWhatTheStoreAnswersHasAClass(t *testing.T) {
-	server, f := testpeers.S3(t), newFront(t)
+	server, f := peers.S3(t), newFront(t)
 	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=0"))
 	expiring := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=0"))
 	renew := expiring.(*objects).renew
@@ -264,7 +264,7 @@ func TestWhatTheStoreAnswersHasAClass(t *testing.T) {
 
 // TestAConnectionThatIsCutMidUpload, in the middle of a large object.
 func TestAConnectionThatIsCutMidUpload(t *testing.T) {
-	server := testpeers.S3(t)
+	server := peers.S3(t)
 	f := newFront(t)
 	path := newPrefix(server.Bucket(t))
 	s := mustOpen(t, at(f.addr(), path, "max-retries=0"))
@@ -289,7 +289,7 @@ func TestAConnectionThatIsCutMidUpload(t *testing.T) {
 
 // TestAStoreThatSaysNothingIsLeftInTime, after timeout=.
 func TestAStoreThatSaysNothingIsLeftInTime(t *testing.T) {
-	server := testpeers.S3(t)
+	server := peers.S3(t)
 	proxy := sinktest.NewProxy(t, server.Addr())
 	path := newPrefix(server.Bucket(t))
 	s := mustOpen(t, at(proxy.Addr(), path, "timeout=500ms&max-retries=0"))
@@ -308,7 +308,7 @@ func TestAStoreThatSaysNothingIsLeftInTime(t *testing.T) {
 }
 
 func TestUploadsAreBounded(t *testing.T) {
-	server, f := testpeers.S3(t), newFront(t)
+	server, f := peers.S3(t), newFront(t)
 	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "uploadTasks=3"))
 	var mu sync.Mutex
 	running, most := 0, 0
@@ -344,7 +344,7 @@ func TestUploadsAreBounded(t *testing.T) {
 }
 
 func TestCloseInterruptsABatch(t *testing.T) {
-	server := testpeers.S3(t)
+	server := peers.S3(t)
 	proxy := sinktest.NewProxy(t, server.Addr())
 	s := mustOpen(t, at(proxy.Addr(), newPrefix(server.Bucket(t)), ""))
 	proxy.Stall()
@@ -360,7 +360,7 @@ func TestCloseInterruptsABatch(t *testing.T) {
 
 // TestWhatIsAskedOfTheStore goes with each object.
 func TestWhatIsAskedOfTheStore(t *testing.T) {
-	server, f := testpeers.S3(t), newFront(t)
+	server, f := peers.S3(t), newFront(t)
 	options := "sse=aws:kms&kms-key=arn:aws:kms:x&storage-class=STANDARD_IA&acl=bucket-owner-full-control"
 	var mu sync.Mutex
 	seen := make(map[string]string)

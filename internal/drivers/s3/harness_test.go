@@ -14,11 +14,11 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
-	"github.com/shopmonkeyus/eds/internal/lake/laketest"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/laketest"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // TestMain keeps the machine's own settings of the SDK out of the tests.
@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 // at returns the URL of a bucket and prefix of the server at addr, with the keys
 // of the account that may do everything.
 func at(addr, path, query string) string {
-	keys := url.Values{"access-key-id": {testpeers.S3Key}, "secret-access-key": {testpeers.S3Secret}}
+	keys := url.Values{"access-key-id": {peers.S3Key}, "secret-access-key": {peers.S3Secret}}
 	raw := "s3://" + addr + "/" + path + "?" + keys.Encode()
 	if query != "" {
 		raw += "&" + query
@@ -113,7 +113,7 @@ func history(t testing.TB, raw string) []sinktest.Stored {
 	t.Helper()
 	bucket, prefix := bucketOf(t, raw)
 	var all []sinktest.Stored
-	objects := testpeers.S3(t).Objects(t, bucket, prefix)
+	objects := peers.S3(t).Objects(t, bucket, prefix)
 	for _, name := range slices.Sorted(maps.Keys(objects)) {
 		if strings.HasSuffix(name, ".json") {
 			all = append(all, sinktest.Stored{Place: name, Event: objects[name]})

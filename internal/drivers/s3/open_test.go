@@ -15,7 +15,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 func TestURLsSayWhereObjectsGo(t *testing.T) {
@@ -128,7 +128,7 @@ func TestSecretsAreMasked(t *testing.T) {
 
 // TestWhatOnlyAPersonCanMendIsRefusedAtStart asks a real server.
 func TestWhatOnlyAPersonCanMendIsRefusedAtStart(t *testing.T) {
-	server := testpeers.S3(t)
+	server := peers.S3(t)
 	bucket := server.Bucket(t)
 	with := func(id, secret, path, query string) string {
 		return "s3://" + server.Addr() + "/" + path + "?" + url.Values{"access-key-id": {id}, "secret-access-key": {secret}}.Encode() + query
@@ -136,8 +136,8 @@ func TestWhatOnlyAPersonCanMendIsRefusedAtStart(t *testing.T) {
 	for name, c := range map[string]struct{ raw, want string }{
 		"a bucket that is missing":   {at(server.Addr(), "nowhere/p", ""), "the bucket does not exist; make it, or correct the url (the store answers 404 NoSuchBucket)"},
 		"an access key nobody knows": {with("nobody", "secret", bucket, ""), "correct access-key-id="},
-		"a wrong secret key":         {with(testpeers.S3Key, "WRONGSECRET", bucket, ""), "correct secret-access-key="},
-		"no permission":              {with(testpeers.S3PowerlessKey, testpeers.S3PowerlessSecret, bucket, ""), "allow s3:PutObject on the bucket's prefix"},
+		"a wrong secret key":         {with(peers.S3Key, "WRONGSECRET", bucket, ""), "correct secret-access-key="},
+		"no permission":              {with(peers.S3PowerlessKey, peers.S3PowerlessSecret, bucket, ""), "allow s3:PutObject on the bucket's prefix"},
 		"another region":             {at(server.Addr(), bucket, "region=eu-west-1"), "write region=us-east-1 in the s3 url"},
 		"no TLS there":               {at(server.Addr(), bucket, "tls=true&max-retries=0"), "add tls=false"},
 	} {
@@ -161,13 +161,13 @@ func TestWhatOnlyAPersonCanMendIsRefusedAtStart(t *testing.T) {
 
 // TestCredentialsComeFromTheSDKsOwnChain, where the URL has none.
 func TestCredentialsComeFromTheSDKsOwnChain(t *testing.T) {
-	server := testpeers.S3(t)
+	server := peers.S3(t)
 	raw := "s3://" + server.Addr() + "/" + server.Bucket(t) + "/p"
 	if _, err := tryOpen(t, raw); err == nil || fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "there are no AWS credentials: add access-key-id=") {
 		t.Errorf("without any: %v", err)
 	}
 	credentials := filepath.Join(t.TempDir(), "credentials")
-	text := fmt.Sprintf("[shop]\naws_access_key_id = %s\naws_secret_access_key = %s\n", testpeers.S3Key, testpeers.S3Secret)
+	text := fmt.Sprintf("[shop]\naws_access_key_id = %s\naws_secret_access_key = %s\n", peers.S3Key, peers.S3Secret)
 	if err := os.WriteFile(credentials, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -180,8 +180,8 @@ func TestCredentialsComeFromTheSDKsOwnChain(t *testing.T) {
 		}
 	})
 	t.Run("the environment", func(t *testing.T) {
-		t.Setenv("AWS_ACCESS_KEY_ID", testpeers.S3Key)
-		t.Setenv("AWS_SECRET_ACCESS_KEY", testpeers.S3Secret)
+		t.Setenv("AWS_ACCESS_KEY_ID", peers.S3Key)
+		t.Setenv("AWS_SECRET_ACCESS_KEY", peers.S3Secret)
 		t.Setenv("AWS_REGION", "eu-central-1") // that of AWS, not of this store
 		mustApply(t, mustOpen(t, raw), order(t, 1))
 	})
@@ -190,7 +190,7 @@ func TestCredentialsComeFromTheSDKsOwnChain(t *testing.T) {
 		tokens := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_ = r.ParseForm()
 			asked = r.Form
-			fmt.Fprintf(w, `<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>%s</AccessKeyId><SecretAccessKey>%s</SecretAccessKey><SessionToken></SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>`, testpeers.S3Key, testpeers.S3Secret)
+			fmt.Fprintf(w, `<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>%s</AccessKeyId><SecretAccessKey>%s</SecretAccessKey><SessionToken></SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>`, peers.S3Key, peers.S3Secret)
 		}))
 		defer tokens.Close()
 		t.Setenv("AWS_ENDPOINT_URL_STS", tokens.URL)
@@ -214,7 +214,7 @@ func TestCredentialsComeFromTheSDKsOwnChain(t *testing.T) {
 }
 
 func TestOpen_BeginsNoUpload(t *testing.T) {
-	server, f := testpeers.S3(t), newFront(t)
+	server, f := peers.S3(t), newFront(t)
 	var asked []string
 	f.set(func(_ http.ResponseWriter, r *http.Request) bool {
 		asked = append(asked, r.Method+" "+r.URL.Query().Get("uploadId"))

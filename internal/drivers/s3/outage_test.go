@@ -14,9 +14,9 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/fault"
-	"github.com/shopmonkeyus/eds/internal/lake/laketest"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/laketest"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // outage is how long the store is away.
@@ -29,7 +29,7 @@ func TestAStoreThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
 	for _, format := range []string{"json", "ndjson", "parquet"} {
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()
-			server := testpeers.StartS3(t)
+			server := peers.StartS3(t)
 			bucket := server.Bucket(t)
 			s := openAs(t, at(server.Addr(), bucket, "format="+format), consumer)
 			mustApply(t, s, orders(t, 1, 30)...)

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/lake"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/sink/lake"
 )
 
 // Driver returns the description of the destination.

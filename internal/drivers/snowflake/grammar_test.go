@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/testpeers/sqlgrammar"
+	"github.com/shopmonkeyus/eds/internal/testing/peers/sqlgrammar"
 )
 
 // TestStatementsAreSnowflakes parses every statement with sqlfluff's grammar of

@@ -20,7 +20,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/drivers/snowflake"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
-	peer "github.com/shopmonkeyus/eds/internal/testpeers/snowflake"
+	peer "github.com/shopmonkeyus/eds/internal/testing/peers/snowflake"
 )
 
 func TestMain(m *testing.M) {

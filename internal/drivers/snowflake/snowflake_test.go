@@ -21,7 +21,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
-	peer "github.com/shopmonkeyus/eds/internal/testpeers/snowflake"
+	peer "github.com/shopmonkeyus/eds/internal/testing/peers/snowflake"
 )
 
 // wantFatal checks that an error is fatal and says what it should.

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
-	peer "github.com/shopmonkeyus/eds/internal/testpeers/snowflake"
+	peer "github.com/shopmonkeyus/eds/internal/testing/peers/snowflake"
 )
 
 // verbs returns the first words of statements.

@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
-	"github.com/shopmonkeyus/eds/internal/testpeers/tds"
+	"github.com/shopmonkeyus/eds/internal/testing/peers/tds"
 )
 
 // TestMain has properties checked fewer times than elsewhere: what they are about

@@ -27,7 +27,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
-	"github.com/shopmonkeyus/eds/internal/testpeers/tds"
+	"github.com/shopmonkeyus/eds/internal/testing/peers/tds"
 )
 
 // newSession opens a session in a new database of the server, in which the

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/testpeers/sqlgrammar"
+	"github.com/shopmonkeyus/eds/internal/testing/peers/sqlgrammar"
 )
 
 // TestStatementsAreTSQL parses every statement with sqlfluff's grammar of T-SQL.

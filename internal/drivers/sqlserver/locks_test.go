@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
-	"github.com/shopmonkeyus/eds/internal/testpeers/tds"
+	"github.com/shopmonkeyus/eds/internal/testing/peers/tds"
 )
 
 // openSink opens a sink on a database of the server, at the address of the server or of what

@@ -6,10 +6,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/golden"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
 // real describes a real column, as the catalogue would.

@@ -1,15 +1,15 @@
-package testpeers_test
+package peers_test
 
 import (
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 // lines runs a query on a session of its own.
 func lines(t *testing.T, server, sql string) []string {
 	t.Helper()
-	db, err := testpeers.OpenMySQL(server)
+	db, err := peers.OpenMySQL(server)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -18,7 +18,7 @@ func lines(t *testing.T, server, sql string) []string {
 }
 
 func TestEachTestHasAMariaDBDatabaseOfItsOwn(t *testing.T) {
-	one, two := testpeers.MariaDB(t), testpeers.MariaDB(t)
+	one, two := peers.MariaDB(t), peers.MariaDB(t)
 	a, b := lines(t, one, "SELECT DATABASE()"), lines(t, two, "SELECT DATABASE()")
 	if a[0] == b[0] {
 		t.Errorf("both databases are %s", a[0])
@@ -29,9 +29,9 @@ func TestEachTestHasAMariaDBDatabaseOfItsOwn(t *testing.T) {
 }
 
 func TestWhatMariaDBCommittedSurvivesAKill(t *testing.T) {
-	server := testpeers.StartMariaDB(t)
+	server := peers.StartMariaDB(t)
 	database := server.Database(t)
-	db, err := testpeers.OpenMySQL(database)
+	db, err := peers.OpenMySQL(database)
 	if err != nil {
 		t.Fatal(err)
 	}

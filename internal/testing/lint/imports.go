@@ -76,7 +76,7 @@ func CheckImports(module string, packages []Package, rules []Rule) []string {
 		}
 		i := slices.IndexFunc(rules, func(r Rule) bool { return matches(r.Package, name) })
 		if i < 0 {
-			problems = append(problems, fmt.Sprintf("%s has no place among the import rules: give it one in internal/lint", name))
+			problems = append(problems, fmt.Sprintf("%s has no place among the import rules: give it one in internal/testing/lint", name))
 			continue
 		}
 		problems = append(problems, rules[i].check(internal, name, p)...)

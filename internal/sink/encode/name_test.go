@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
-	"github.com/shopmonkeyus/eds/internal/encode"
+	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
 var hostile = []string{

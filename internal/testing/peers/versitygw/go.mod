@@ -1,4 +1,4 @@
-module github.com/shopmonkeyus/eds/internal/testpeers/versitygw
+module github.com/shopmonkeyus/eds/internal/testing/peers/versitygw
 
 go 1.26.8
 
@@ -69,4 +69,4 @@ require (
 	golang.org/x/text v0.41.0 // indirect
 	golang.org/x/time v0.15.0 // indirect
 )
-tool github.com/shopmonkeyus/eds/internal/testpeers/versitygw
+tool github.com/shopmonkeyus/eds/internal/testing/peers/versitygw

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
-	"github.com/shopmonkeyus/eds/internal/encode"
+	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
 // Layout is a template of directories, as {table}/dt=YYYY-MM-DD/. It is safe for

@@ -60,7 +60,7 @@ func (f File) Test() bool { return strings.HasSuffix(f.Path, "_test.go") }
 func (f File) beside() bool {
 	dir := path.Dir(f.Path)
 	return f.Test() || strings.HasSuffix(dir, "test") || strings.HasPrefix(f.Path, "test/") ||
-		within(dir, "internal/testpeers") || within(dir, "internal/golden") || within(dir, "internal/lint")
+		within(dir, "internal/testing")
 }
 
 func within(dir, parent string) bool { return dir == parent || strings.HasPrefix(dir, parent+"/") }

@@ -1,4 +1,4 @@
-package testpeers
+package peers
 
 import (
 	"crypto/ecdsa"

@@ -9,7 +9,7 @@ const Module = "github.com/shopmonkeyus/eds"
 func House() []Rule {
 	core := []string{"rawjson", "value", "fault", "cdc", "schema"}
 	changes := append(slices.Clone(core), "change")
-	sinks := append(slices.Clone(changes), "sink", "encode", "lake")
+	sinks := append(slices.Clone(changes), "sink", "sink/encode", "sink/lake")
 
 	// Databases and brokers by their clients.
 	sql := []string{"github.com/jackc/pgx/...", "modernc.org/...", "github.com/go-sql-driver/...", "github.com/microsoft/...", "github.com/snowflakedb/...", "github.com/aws/..."}
@@ -17,7 +17,7 @@ func House() []Rule {
 	// What stands above everything else.
 	top := []string{"cli", "supervisor", "localhq/..."}
 	// What only tests use.
-	tests := []string{"golden", "sink/sinktest", "lake/laketest", "testpeers/...", "lint"}
+	tests := []string{"sink/sinktest", "testing/golden", "testing/laketest", "testing/lint", "testing/peers/..."}
 	destinations := append([]string{"drivers/...", "sink/sqlsink"}, sql...)
 
 	none := []string{}
@@ -41,15 +41,15 @@ func House() []Rule {
 
 		// Destinations.
 		{Package: "sink/sinktest"},
-		{Package: "lake/laketest"},
+		{Package: "testing/laketest"},
 		{Package: "sink/sqlsink", Only: sinks, Never: never(middle, nats, sql)},
 		{Package: "sink", Only: changes, Never: ground},
-		{Package: "encode", Only: append(slices.Clone(changes), "sink"), Never: ground},
+		{Package: "sink/encode", Only: append(slices.Clone(changes), "sink"), Never: ground},
 		// The Parquet library drags net/http in.
-		{Package: "lake", Only: append(slices.Clone(changes), "sink", "encode"), Never: never(middle, nats, sql)},
-		{Package: "awscredentials", Only: []string{"fault"}, Never: tests},
+		{Package: "sink/lake", Only: append(slices.Clone(changes), "sink", "sink/encode"), Never: never(middle, nats, sql)},
+		{Package: "drivers/awscredentials", Only: []string{"fault"}, Never: tests},
 		{Package: "drivers", Only: []string{"fault", "sink", "drivers/+"}, Never: never(middle, nats)},
-		{Package: "drivers/...", Only: append(slices.Clone(sinks), "sink/sqlsink", "awscredentials", "durable", "drivers/+"), Never: never(middle, nats), NeverDirectly: []string{"drivers"}},
+		{Package: "drivers/...", Only: append(slices.Clone(sinks), "sink/sqlsink", "durable", "drivers/+"), Never: never(middle, nats), NeverDirectly: []string{"drivers"}},
 
 		// The stream and the snapshot, which know no destination.
 		{Package: "pipeline", Never: never(middle, nats, destinations, []string{"source/...", "hq", "config"})},
@@ -76,10 +76,10 @@ func House() []Rule {
 		{Package: "cli", Never: tests},
 
 		// Programs and packages beside the program.
-		{Package: "lint", Only: none},
-		{Package: "lint/cross", Only: none},
-		{Package: "testpeers/..."},
-		{Package: "golden", Only: none},
+		{Package: "testing/lint", Only: none},
+		{Package: "testing/lint/cross", Only: none},
+		{Package: "testing/peers/..."},
+		{Package: "testing/golden", Only: none},
 	}
 	for i, r := range rules {
 		// Not even transitively would be better, but client libraries do it.

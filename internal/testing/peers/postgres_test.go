@@ -1,4 +1,4 @@
-package testpeers_test
+package peers_test
 
 import (
 	"bufio"
@@ -14,7 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/shopmonkeyus/eds/internal/testpeers"
+	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
 func query(t *testing.T, server, sql string) string {
@@ -32,7 +32,7 @@ func query(t *testing.T, server, sql string) string {
 }
 
 func TestEachTestHasADatabaseOfItsOwn(t *testing.T) {
-	one, two := testpeers.Postgres(t), testpeers.Postgres(t)
+	one, two := peers.Postgres(t), peers.Postgres(t)
 	a, b := query(t, one, "SELECT current_database()"), query(t, two, "SELECT current_database()")
 	if a == b {
 		t.Errorf("both databases are %s", a)
@@ -46,7 +46,7 @@ func TestEachTestHasADatabaseOfItsOwn(t *testing.T) {
 }
 
 func TestWhatWasCommittedSurvivesAKill(t *testing.T) {
-	server := testpeers.StartPostgres(t)
+	server := peers.StartPostgres(t)
 	database := server.Database(t)
 	query(t, database, "WITH made AS (SELECT 1) SELECT 'x' FROM made")
 	conn, err := pgx.Connect(t.Context(), database)
@@ -77,11 +77,11 @@ const childVariable = "EDS_TESTPEERS_CHILD"
 
 func TestNothingOutlivesAKilledTestProcess(t *testing.T) {
 	if os.Getenv(childVariable) != "" {
-		os.Stdout.WriteString(testpeers.Postgres(t) + "\n")
+		os.Stdout.WriteString(peers.Postgres(t) + "\n")
 		<-t.Context().Done()
 		return
 	}
-	temp, err := os.MkdirTemp("", "eds-testpeers-")
+	temp, err := os.MkdirTemp("", "eds-peers-")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,10 +1,10 @@
-// Package testpeers starts the servers that tests talk to: private ones, on free
+// Package peers starts the servers that tests talk to: private ones, on free
 // loopback ports, in temporary directories. Nothing of them outlives the test
 // process, not even when it is killed. A peer that can not be had fails the
 // test and says what to install; it is never skipped.
 //
 // Only tests import this package.
-package testpeers
+package peers
 
 import (
 	"bytes"
