@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"math"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -98,8 +99,8 @@ func (m *Metrics) lag() float64 {
 	return math.NaN()
 }
 
-// label bounds the length of what the stream calls a table.
-func label(table string) string { return table[:min(len(table), 128)] }
+// label bounds the length of what the stream calls a table, and makes it text.
+func label(table string) string { return strings.ToValidUTF8(table[:min(len(table), 128)], "\ufffd") }
 
 func (m *Metrics) arrived(messages int) {
 	m.held.Add(int64(messages))

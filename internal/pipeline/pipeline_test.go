@@ -409,7 +409,7 @@ func TestSkippedMessagesMoveTheCheckpointAndAreSettledSoon(t *testing.T) {
 }
 
 func TestASinkWithoutACheckpointGetsNoEmptyBatches(t *testing.T) {
-	inBubble(t, []string{at("50", put("a", "1", "x")), "nonsense", at("200", put("a", "2", "y")), `{"operation":"INSERT","table":"unknown to the schema","mvccTimestamp":"201"}`}, func(t *testing.T, r *rig) {
+	inBubble(t, []string{at("50", put("a", "1", "x")), "nonsense", at("200", put("a", "2", "y")), `{"operation":"INSERT","table":"unknown_to_the_schema","mvccTimestamp":"201"}`}, func(t *testing.T, r *rig) {
 		j := &journal{}
 		r.config.Sink, r.config.KeepsRows, r.config.Tables = j, false, nil
 		r.config.SnapshotClock = func(string) (cdc.Timestamp, bool) { return cdc.Timestamp{Wall: 100}, true }

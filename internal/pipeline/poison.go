@@ -12,6 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
@@ -92,8 +93,12 @@ func (a *applier) bury(ctx context.Context, it *item, stage string, reason error
 		}
 		return err
 	})
-	if g := a.p.c.Gate; errors.Is(err, dlq.ErrFull) && g != nil && e.Table != "" {
-		g.Lack(e.Table, errLetterLost)
+	if g := a.p.c.Gate; errors.Is(err, dlq.ErrFull) && g != nil {
+		table := e.Table
+		if schema.CheckTable(table) != nil {
+			table = sink.OtherTables
+		}
+		g.Lack(table, errLetterLost)
 		err = nil
 	}
 	if err != nil {
@@ -116,7 +121,7 @@ func (a *applier) letter(it *item, stage string, reason error) dlq.Entry {
 	if it.event == nil {
 		// dbchange.<table>.<operation>.<company>...
 		if tokens := strings.Split(m.Subject, "."); len(tokens) > 3 {
-			e.Table, e.Operation = tokens[1], tokens[2]
+			e.Table, e.Operation = label(tokens[1]), label(tokens[2])
 		}
 	}
 	if ev := it.event; ev != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
 func TestPoisonInTheMiddleIsSetAsideAndTheRestGoesOn(t *testing.T) {
@@ -462,5 +463,37 @@ func TestAFatalSchemaErrorEndsTheRunAfterWhatCameBefore(t *testing.T) {
 		}
 		equal(t, []string{"a/1"}, sortedKeys(r.table.snapshot()))
 		equal(t, 1, r.stream.settled.Sequence)
+	})
+}
+
+// TestPipeline_DeadLettersEventsOfTablesThatCannotBe: no gate and no destination gets to
+// see a name that it could not record, or that means something else to it.
+func TestPipeline_DeadLettersEventsOfTablesThatCannotBe(t *testing.T) {
+	names := []string{"*", "a b", "a.b", ">", `a\u0000b`, "\xff", `\n`, strings.Repeat("x", 5000), "\u00a0"}
+	var payloads []string
+	for i, name := range names {
+		payloads = append(payloads, strings.Replace(put("TABLE", fmt.Sprint(i), "x"), "TABLE", name, 1))
+	}
+	gated(t, append(payloads, put("a", "1", "x")), func(*rig, *gate) {}, func(t *testing.T, r *rig, g *gate) {
+		equal(t, nil, g.failures())
+		equal(t, []string{"a/1"}, sortedKeys(r.table.snapshot()))
+		for i, letter := range r.mustLetters(t) {
+			if !strings.Contains(letter, " schema: table ") || !strings.HasSuffix(letter, schema.ErrName.Error()) || i >= len(names) {
+				t.Errorf("%.200q", letter)
+			}
+		}
+		equal(t, len(names), r.dead.Count("").Lacks())
+	})
+}
+
+// TestALetterOfAnOddTable is told of by a label that is valid text.
+func TestALetterOfAnOddTable(t *testing.T) {
+	inBubble(t, []string{"nonsense", "nonsense", put("a", "1", "x")}, func(t *testing.T, r *rig) {
+		r.stream.messages[0].Subject = "dbchange.\xff.UPDATE.company.location.PUBLIC.x"
+		r.stream.messages[1].Subject = "dbchange." + strings.Repeat("ä", 200) + "a.UPDATE.company.location.PUBLIC.x"
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, dlq.Counts{Unknown: 2}, r.dead.Count(""))
+		equal(t, []string{"a/1"}, sortedKeys(r.table.snapshot()))
 	})
 }

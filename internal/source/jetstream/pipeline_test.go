@@ -18,6 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/dlq"
+	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/schema"
@@ -161,7 +162,18 @@ func (w *world) start() {
 	e := recorded(w.journal.last)
 	e.Destination.Stores = true
 	e.Destination.Checkpoint, _ = w.table.Checkpoint(w.tb.Context())
-	source := open(w.tb, w.config, e)
+	var source *Source
+	eventually(w.tb, "the source opens", func() bool { // the broker may be restarting, or deleting the consumer
+		var err error
+		if source, err = tryOpen(w.tb, w.config, e); err != nil && fault.Of(err) != fault.Transient {
+			w.tb.Fatal(err)
+		}
+		if err != nil {
+			w.tb.Log("the source does not open: ", err)
+		}
+		return err == nil
+	})
+	w.tb.Cleanup(sync.OnceFunc(func() { closeSource(w.tb, source) }))
 	p, err := pipeline.New(pipeline.Config{
 		Source: source, Sink: w.table, KeepsRows: true, Tables: w.catalogue, Checkpoint: e.Destination.Checkpoint, Dead: w.dead, Metrics: w.metrics,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), MaxRows: 1 + w.number(150), MaxInFlight: source.MaxAckPending(),
