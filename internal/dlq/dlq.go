@@ -133,7 +133,8 @@ type Queue struct {
 	rows   map[row]map[*Entry]struct{}
 	counts map[string]Counts // by destination
 	bytes  int64             // on the disk
-	seen   time.Time         // when the directory last changed, as Refresh has seen it
+	seen   time.Time         // when the directory last changed, as refresh has seen it
+	lines  int               // of the index
 }
 
 // row is a row that an entry may concern.
@@ -296,7 +297,8 @@ func (q *Queue) Bytes() int64 {
 
 // Supersede records, durably, that the destination has the rows with the given keys as of
 // p, or as of an event that is itself an entry: entries of earlier positions need not be
-// applied to these rows. It costs nothing while the queue is empty.
+// applied to these rows, nor that of p at all. If the event at p is rejected again, Put must
+// follow. It costs nothing while the queue is empty.
 func (q *Queue) Supersede(destination, table string, keys []string, p cdc.Position) error {
 	if q.Empty() {
 		return nil
@@ -313,6 +315,13 @@ func (q *Queue) Supersede(destination, table string, keys []string, p cdc.Positi
 	}
 	for e, keys := range hit {
 		if err := q.changed(e, keys); err != nil {
+			return fmt.Errorf("mark an entry of the dead-letter queue: %w", err)
+		}
+	}
+	// The event itself may have been an entry: changes are read again, and one that was
+	// refused may be accepted.
+	if own := q.entries[nameOf(p, destination)]; own != nil && own.State != Superseded {
+		if err := q.mark(own); err != nil {
 			return fmt.Errorf("mark an entry of the dead-letter queue: %w", err)
 		}
 	}
@@ -355,41 +364,47 @@ func (q *Queue) changed(e *Entry, keys []string) error {
 	if err != nil {
 		return err
 	}
+	if whole.Stage == stageDamaged { // meanwhile; what is left of it stays as it is
+		whole = whole.summary()
+		q.enter(&whole)
+		return nil
+	}
 	whole.Changed = next.Changed
 	return q.write(&whole)
 }
 
-// mark renames an entry's file, so that it is superseded. The lock is held.
-func (q *Queue) mark(e *Entry) error {
-	err := os.Rename(q.path(e.name, live), q.path(e.name, superseded))
-	if errors.Is(err, fs.ErrNotExist) { // another process has dropped it
-		q.leave(e.name)
+// mark renames the files of entries, so that they are superseded. The lock is held.
+func (q *Queue) mark(entries ...*Entry) error {
+	for _, e := range entries {
+		err := os.Rename(q.path(e.name, live), q.path(e.name, superseded))
+		if errors.Is(err, fs.ErrNotExist) { // another process has dropped it
+			q.leave(e.name)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		marked := e.summary()
+		marked.State = Superseded
+		q.enter(&marked)
+	}
+	if len(entries) == 0 {
 		return nil
 	}
-	if err == nil {
-		err = durable.SyncDir(q.dir)
-	}
-	if err != nil {
-		return err
-	}
-	marked := e.summary()
-	marked.State = Superseded
-	q.enter(&marked)
-	return nil
+	return durable.SyncDir(q.dir)
 }
 
 // older reports whether the event at a came before the one at b. The sequence
 // of a stream that was made anew is lower, though what it holds is newer.
 func older(a, b cdc.Position) bool { return a.Sequence < b.Sequence || a.Stored < b.Stored }
 
-// remove deletes an entry. The lock is held.
+// remove deletes an entry, whether or not another process has marked it meanwhile. The lock
+// is held.
 func (q *Queue) remove(e *Entry) error {
-	extension := live
-	if e.State == Superseded {
-		extension = superseded
-	}
-	if err := removeFile(q.path(e.name, extension)); err != nil {
-		return err
+	for _, extension := range []string{live, superseded} {
+		if err := removeFile(q.path(e.name, extension)); err != nil {
+			return err
+		}
 	}
 	q.leave(e.name)
 	return nil

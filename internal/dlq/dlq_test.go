@@ -243,10 +243,10 @@ func TestSupersede_MarksOlderEntriesOfTheRow(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	mark("d", "customer", "z", 5, 50)
-	mark("another", "order", "a", 5, 50)
+	mark("d", "customer", "z", 5, 55)
+	mark("another", "order", "a", 5, 55)
 	equal(t, []int{1, 2, 3, 4 + unknown, 5 + unknown, 6}, list(t, q, dlq.Filter{}))
-	mark("d", "order", "a", 5, 50) // 4 and 5 may be of other rows
+	mark("d", "order", "a", 5, 55) // 4 and 5 may be of other rows
 	equal(t, []int{-1, 2, 3, 4 + unknown, 5 + unknown, 6}, list(t, q, dlq.Filter{}))
 	mark("d", "order", "b", 1, 1000) // of a stream made anew
 	want := []int{-1, -2, 3, 4 + unknown, 5 + unknown, 6}
@@ -341,7 +341,7 @@ func TestPut_KeepsTheEntriesOfTwoDestinationsApart(t *testing.T) {
 func TestDropRemovesWhatIsChosen(t *testing.T) {
 	q := open(t, t.TempDir())
 	put(t, q, entry(1, "order", "a"), entry(2, "customer", "b"), entry(3, "order", "c"))
-	if err := q.Supersede("d", "order", []string{"a"}, cdc.Position{Sequence: 2, Stored: 20}); err != nil {
+	if err := q.Supersede("d", "order", []string{"a"}, cdc.Position{Sequence: 2, Stored: 25}); err != nil {
 		t.Fatal(err)
 	}
 	n, err := q.Drop(dlq.Filter{Table: "order"})

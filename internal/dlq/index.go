@@ -44,6 +44,7 @@ func (q *Queue) load() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	known, lines := q.readIndex()
+	q.lines = lines
 	if err := q.scan(known); err != nil {
 		return err
 	}
@@ -60,6 +61,11 @@ func (q *Queue) load() error {
 func (q *Queue) Refresh() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	return q.refresh()
+}
+
+// refresh is Refresh. The lock is held.
+func (q *Queue) refresh() error {
 	info, err := os.Stat(q.dir)
 	if err != nil {
 		return err
@@ -173,7 +179,13 @@ func (q *Queue) note(e *Entry) {
 	}
 	_, _ = f.Write(text)
 	_ = f.Close()
+	if q.lines++; q.lines > 2*len(q.entries)+spareLines {
+		_ = q.writeIndex()
+	}
 }
+
+// spareLines is how many lines of entries that are gone the index has in any case.
+const spareLines = 1000
 
 // writeIndex writes the index of all entries anew.
 func (q *Queue) writeIndex() error {
@@ -192,6 +204,7 @@ func (q *Queue) writeIndex() error {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
+	q.lines = len(q.entries)
 	return os.Rename(f.Name(), q.indexPath())
 }
 

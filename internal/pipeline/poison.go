@@ -85,13 +85,7 @@ func errTooMany(last error) error {
 // bury makes an event a dead letter. If the queue is full, its table lacks the event.
 func (a *applier) bury(ctx context.Context, it *item, stage string, reason error) error {
 	e := a.letter(it, stage, reason)
-	err := a.p.persist(ctx, troubleDeadLetters, func() error {
-		err := a.p.c.Dead.Put(e)
-		if errors.Is(err, dlq.ErrFull) {
-			err = fault.Mark(fault.Fatal, err)
-		}
-		return err
-	})
+	err := a.p.persist(ctx, troubleDeadLetters, func() error { return a.p.c.Dead.Put(e) })
 	if g := a.p.c.Gate; errors.Is(err, dlq.ErrFull) && g != nil && e.Table != "" {
 		g.Lack(e.Table, errLetterLost)
 		err = nil
