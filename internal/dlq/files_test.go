@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/shopmonkeyus/eds/internal/dlq"
 )
@@ -141,5 +142,66 @@ func TestPut_KeepsTheIndexShort(t *testing.T) {
 	index, err := os.ReadFile(filepath.Join(dir, "index"))
 	if lines := bytes.Count(index, []byte("\n")); err != nil || lines > 1500 {
 		t.Errorf("%d lines, %v", lines, err)
+	}
+}
+
+// TestOpen_ReadsADamagedEntryAgain: its file may be restored as it was, with its time.
+func TestOpen_ReadsADamagedEntryAgain(t *testing.T) {
+	dir := t.TempDir()
+	put(t, open(t, dir), entry(1, "order", "a"))
+	files, err := filepath.Glob(filepath.Join(dir, "*.event"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	whole, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "index")); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		content []byte
+		want    dlq.Counts
+	}{
+		{bytes.Repeat([]byte("x"), len(whole)), dlq.Counts{Unknown: 1}},
+		{whole, dlq.Counts{Waiting: 1}},
+	} {
+		if err := os.WriteFile(files[0], c.content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(files[0], time.Time{}, time.Unix(1_000_000, 0)); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, c.want, open(t, dir).Count("d"))
+	}
+}
+
+// TestOpen_ReplacesAnIndexThatIsNoFile, and does not follow where it leads.
+func TestOpen_ReplacesAnIndexThatIsNoFile(t *testing.T) {
+	dir, other := t.TempDir(), filepath.Join(t.TempDir(), "other")
+	if err := os.WriteFile(other, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	index := filepath.Join(dir, "index")
+	for name, target := range map[string]string{"a file": other, "nothing": other + "-", "a device": "/dev/zero"} {
+		if err := os.RemoveAll(index); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(target, index); err != nil {
+			t.Fatal(err)
+		}
+		q := open(t, dir)
+		put(t, q, entry(1, "order", "a"))
+		equal(t, dlq.Counts{Waiting: 1}, open(t, dir).Count("d"))
+		if info, err := os.Lstat(index); err != nil || !info.Mode().IsRegular() {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+	}
+	if text, err := os.ReadFile(other); string(text) != "mine" || err != nil {
+		t.Errorf("the other file has %q, %v", text, err)
+	}
+	if _, err := os.Lstat(other + "-"); err == nil {
+		t.Error("a file was made elsewhere")
 	}
 }

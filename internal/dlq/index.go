@@ -133,6 +133,9 @@ func (q *Queue) find(name string, known map[string]indexed) (Entry, error) {
 
 // readIndex returns the index, by name, and how many lines it has.
 func (q *Queue) readIndex() (map[string]indexed, int) {
+	if info, err := os.Lstat(q.indexPath()); err == nil && !info.Mode().IsRegular() { // another kind may block, or have no end
+		_ = os.Remove(q.indexPath())
+	}
 	f, err := os.Open(q.indexPath())
 	if err != nil {
 		return nil, 0
@@ -153,8 +156,12 @@ func (q *Queue) readIndex() (map[string]indexed, int) {
 	}
 }
 
-// line returns the line of the index of an entry.
+// line returns the line of the index of an entry. A damaged one has none: its file may be
+// restored, with its size and time.
 func (q *Queue) line(e *Entry) ([]byte, error) {
+	if e.Stage == stageDamaged {
+		return nil, errors.New("the entry is damaged")
+	}
 	extension := live
 	if e.State == Superseded {
 		extension = superseded
