@@ -208,8 +208,11 @@ func (q *Queue) leave(name string) {
 
 // nameOf names the entry of the event at p that a destination lacks.
 func nameOf(p cdc.Position, destination string) string {
-	return fmt.Sprintf("%020d-%019d-%s", p.Sequence, p.Stored, digest(destination))
+	return positionName(p) + "-" + digest(destination)
 }
+
+// positionName is the name in versions that did not record the destination.
+func positionName(p cdc.Position) string { return fmt.Sprintf("%020d-%019d", p.Sequence, p.Stored) }
 
 // Put adds an entry. When it returns nil the entry is durable. An entry of the same
 // position and destination is replaced. It returns ErrFull if the queue has no room.
@@ -320,9 +323,11 @@ func (q *Queue) Supersede(destination, table string, keys []string, p cdc.Positi
 	}
 	// The event itself may have been an entry: changes are read again, and one that was
 	// refused may be accepted.
-	if own := q.entries[nameOf(p, destination)]; own != nil && own.State != Superseded {
-		if err := q.mark(own); err != nil {
-			return fmt.Errorf("mark an entry of the dead-letter queue: %w", err)
+	for _, name := range []string{nameOf(p, destination), positionName(p)} {
+		if own := q.entries[name]; own != nil && own.State != Superseded {
+			if err := q.mark(own); err != nil {
+				return fmt.Errorf("mark an entry of the dead-letter queue: %w", err)
+			}
 		}
 	}
 	return nil
