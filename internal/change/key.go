@@ -97,7 +97,11 @@ func LetterKeys(e *cdc.Event, effect Effect) (keys []string, rows [][]string) {
 	case len(moved) == 0 && len(keys) == 0:
 		return nil, nil
 	case len(moved) == 0 && !idChanges(e):
-		return keys, [][]string{slices.Clone(keys)}
+		own := keys
+		if n := len(elements); n > 0 && !hasID(e, elements[n-1]) { // the id may be the key of another row
+			own = appendHash(nil, elements...)
+		}
+		return keys, [][]string{slices.Clone(own)}
 	case len(elements) > 1 && len(moved) > 0: // the rest of the other key is not known
 		return nil, nil
 	}
@@ -112,6 +116,17 @@ func LetterKeys(e *cdc.Event, effect Effect) (keys []string, rows [][]string) {
 
 // idChanges reports whether the images of the row have different ids.
 func idChanges(e *cdc.Event) bool {
+	ids := imageIDs(e)
+	return len(ids) == 2 && !same(ids[0], ids[1])
+}
+
+// hasID reports whether no image of the row has another id.
+func hasID(e *cdc.Event, id []byte) bool {
+	return !slices.ContainsFunc(imageIDs(e), func(other []byte) bool { return !same(other, id) })
+}
+
+// imageIDs returns the ids in the images of the row, after and before.
+func imageIDs(e *cdc.Event) [][]byte {
 	var ids [][]byte
 	for _, image := range [][]byte{e.After, e.Before} {
 		eachMember(image, func(name, value []byte) {
@@ -120,7 +135,7 @@ func idChanges(e *cdc.Event) bool {
 			}
 		})
 	}
-	return len(ids) == 2 && !same(ids[0], ids[1])
+	return ids
 }
 
 // Without returns the effect without the rows of which one of the keys, hashed as
@@ -164,12 +179,8 @@ func possibleKeys(e *cdc.Event, elements [][]byte) []string {
 		keys = appendHash(keys, elements...)
 		keys = appendHash(keys, elements[n-1])
 	}
-	for _, image := range [][]byte{e.After, e.Before} {
-		eachMember(image, func(name, value []byte) {
-			if string(name) == "id" && !rawjson.IsNull(value) {
-				keys = appendHash(keys, value)
-			}
-		})
+	for _, id := range imageIDs(e) {
+		keys = appendHash(keys, id)
 	}
 	return keys
 }
@@ -178,12 +189,8 @@ func possibleKeys(e *cdc.Event, elements [][]byte) []string {
 // "" if there is none.
 func KeyText(e *cdc.Event) string {
 	elements := keyElements(e)
-	for _, image := range [][]byte{e.After, e.Before} {
-		eachMember(image, func(name, value []byte) {
-			if len(elements) == 0 && string(name) == "id" && !rawjson.IsNull(value) {
-				elements = [][]byte{value}
-			}
-		})
+	if ids := imageIDs(e); len(elements) == 0 && len(ids) > 0 {
+		elements = ids[:1]
 	}
 	texts := make([]string, len(elements))
 	for i, raw := range elements {

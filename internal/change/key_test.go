@@ -144,6 +144,7 @@ func TestLetterKeys_TellWhichRowAKeyIsOf(t *testing.T) {
 		"moves, layout unknown":          {id, move, false, [][]string{{key("2")}, {key("1")}}},
 		"moves, no key, unknown":         {id, `"operation":"UPDATE","before":{"id":"1"},"after":{"id":"2"}`, false, nil},
 		"two candidates, layout unknown": {id, `"operation":"UPDATE","key":["2"],"before":{"id":"1","n":"3"},"after":{"id":"2","n":"2"}`, false, nil},
+		"keyed by another column":        {[]string{"code"}, `"operation":"UPDATE","key":["1"],"after":{"id":"2","code":"1"}`, false, [][]string{{key("1")}}}, // not by 2, which may be another row
 		"composite moves, unknown":       {both, `"operation":"UPDATE","key":["d","1"],"before":{"company":"c","id":"1"},"after":{"company":"d","id":"1"}`, false, nil},
 	} {
 		e := decoded(t, c.letter)

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -297,8 +298,8 @@ func printLetters(w io.Writer, all []letterReport, digits int) error {
 	row("DESTINATION", "ID", "STATE", "REJECTED", "TABLE", "KEY", "OPERATION", "STAGE", "REASON")
 	for i := range all {
 		e := &all[i]
-		row(dash(visible(e.Destination)), e.ID[:digits], string(e.State), e.Rejected.Format(time.RFC3339), dash(visible(e.Table)), dash(short(visible(e.Key))),
-			dash(visible(e.Operation)), e.Stage, visible(e.Reason))
+		row(dash(visible(e.Destination)), e.ID[:digits], string(e.State), e.Rejected.Format(time.RFC3339), dash(short(visible(e.Table))), dash(short(visible(e.Key))),
+			dash(short(visible(e.Operation))), short(visible(e.Stage)), visible(e.Reason))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -306,32 +307,39 @@ func printLetters(w io.Writer, all []letterReport, digits int) error {
 	if len(unknown) == 0 {
 		return nil
 	}
-	delete(unknown, "")
+	// The operator copies the command into a shell, and subjects of messages may name anything.
+	maps.DeleteFunc(unknown, func(table string, _ bool) bool { return !plainTable.MatchString(table) })
 	command := "eds import"
 	if len(unknown) > 0 {
 		command += " --only " + strings.Join(slices.Sorted(maps.Keys(unknown)), ",")
 	}
-	_, err := fmt.Fprintf(w, "\nOf unknown entries it is not known which rows the destination lacks; an import tells: %s\n", visible(command))
+	_, err := fmt.Fprintf(w, "\nOf unknown entries it is not known which rows the destination lacks; an import tells: %s\n", command)
 	return err
 }
 
-// visible returns text without what controls a terminal.
+// plainTable matches names of tables that a shell takes for nothing else.
+var plainTable = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$`)
+
+// visible returns text without characters that control a terminal, that are not seen, or
+// that change the order in which others are.
 func visible(text string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
+		if hidden(r) {
 			return '\ufffd'
 		}
 		return r
 	}, strings.ToValidUTF8(text, "\ufffd"))
 }
 
-// short returns the beginning of a long key.
-func short(key string) string {
+func hidden(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }
+
+// short returns the beginning of a long text.
+func short(text string) string {
 	const most = 40
-	if runes := []rune(key); len(runes) > most {
+	if runes := []rune(text); len(runes) > most {
 		return string(runes[:most-3]) + "..."
 	}
-	return key
+	return text
 }
 
 func dash(s string) string {
@@ -423,7 +431,7 @@ func legible(e *dlq.Entry) string {
 }
 
 func printable(text []byte) bool {
-	return utf8.Valid(text) && !bytes.ContainsFunc(text, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\r' && r != '\t' })
+	return utf8.Valid(text) && !bytes.ContainsFunc(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")), func(r rune) bool { return hidden(r) && r != '\n' && r != '\t' })
 }
 
 func newDeadLetterDrop(p Process, common *config.CommonFlags) *cobra.Command {
@@ -480,7 +488,7 @@ of its table; a line that is no row stays. The server must not run meanwhile.`,
 		if err != nil {
 			return err
 		}
-		return withQueue(p, common, dlq.Open, func(s *setup, q *dlq.Queue) error {
+		return withQueue(p, common, look, func(s *setup, q *dlq.Queue) error {
 			if err := flags.check(q); err != nil {
 				return err
 			}
@@ -488,11 +496,20 @@ of its table; a line that is no row stays. The server must not run meanwhile.`,
 			if err != nil {
 				return usage(err)
 			}
-			done, err := replay(cmd.Context(), p, s, o, force, func(apply func(context.Context, dlq.Entry) error) (dlq.Replayed, error) {
-				filter.Destination = reconciler.Named(o.URL.Reveal(), p.Lookup).Identity
+			elsewhere := 0
+			done, err := replay(cmd.Context(), p, s, o, force, func(dir string, apply func(context.Context, dlq.Entry) error) (dlq.Replayed, error) {
+				q, err := dlq.Open(dir)
+				if err != nil {
+					return dlq.Replayed{}, err
+				}
+				identity := reconciler.Named(o.URL.Reveal(), p.Lookup).Identity
+				if elsewhere, err = countElsewhere(q, filter, identity); err != nil {
+					return dlq.Replayed{}, err
+				}
+				filter.Destination = identity
 				return q.Replay(cmd.Context(), filter, force, apply)
 			})
-			if err := printReplayed(out(cmd), done, flags.asJSON); err != nil {
+			if err := printReplayed(out(cmd), done, elsewhere, flags.asJSON); err != nil {
 				return err
 			}
 			if err == nil && done.Rejected > 0 {
@@ -504,25 +521,47 @@ of its table; a line that is no row stays. The server must not run meanwhile.`,
 	return cmd
 }
 
-func printReplayed(w io.Writer, done dlq.Replayed, asJSON bool) error {
+// countElsewhere returns how many of the entries that the filter chooses belong to other
+// destinations than the one of the given identity. It is an error if they are named.
+func countElsewhere(q *dlq.Queue, f dlq.Filter, identity string) (n int, err error) {
+	for e, err := range q.List(f) {
+		switch {
+		case err != nil:
+			return 0, err
+		case e.Destination == "" || e.Destination == identity:
+		case len(f.IDs) > 0:
+			return 0, usagef("the entry %s belongs to another destination; give its URL with --url", e.ID)
+		default:
+			n++
+		}
+	}
+	return n, nil
+}
+
+func printReplayed(w io.Writer, done dlq.Replayed, elsewhere int, asJSON bool) error {
 	if asJSON {
 		return printJSON(w, struct {
 			Applied    int `json:"applied"`
 			Rejected   int `json:"rejected"`
 			Superseded int `json:"superseded"`
 			Unknown    int `json:"unknown"`
-		}{done.Applied, done.Rejected, done.Superseded, done.Unknown})
+			Elsewhere  int `json:"elsewhere"` // of other destinations
+		}{done.Applied, done.Rejected, done.Superseded, done.Unknown, elsewhere})
 	}
 	text := fmt.Sprintf("%d applied, %d rejected again, %d superseded", done.Applied, done.Rejected, done.Superseded)
 	if done.Unknown > 0 {
 		text += fmt.Sprintf(", %d of unknown rows left (look at them, then name them to apply them)", done.Unknown)
 	}
+	if elsewhere > 0 {
+		text += fmt.Sprintf(", %d of other destinations left", elsewhere)
+	}
 	_, err := fmt.Fprintln(w, text)
 	return err
 }
 
-// replay opens what applying takes and hands each entry to the destination.
-func replay(ctx context.Context, p Process, s *setup, o config.Server, force bool, each func(func(context.Context, dlq.Entry) error) (dlq.Replayed, error)) (dlq.Replayed, error) {
+// replay opens what applying takes, and gives each the directory of the queue, which no
+// server uses meanwhile, and a function that applies an entry.
+func replay(ctx context.Context, p Process, s *setup, o config.Server, force bool, each func(dir string, apply func(context.Context, dlq.Entry) error) (dlq.Replayed, error)) (dlq.Replayed, error) {
 	dir, err := state.Open(s.common.DataDir) // which also keeps a server out
 	if err != nil {
 		return dlq.Replayed{}, err
@@ -550,7 +589,7 @@ func replay(ctx context.Context, p Process, s *setup, o config.Server, force boo
 			return dlq.Replayed{}, err
 		}
 	}
-	return each(r.apply)
+	return each(dir.Path("dlq"), r.apply)
 }
 
 // errNoDestination says that a command needs a destination.

@@ -61,8 +61,8 @@ func TestReplay_WritesRowsOfTheLastImport(t *testing.T) {
 		says string
 		want map[string]string
 	}{
-		{nil, "1 applied, 1 rejected again, 1 superseded\n", map[string]string{"9": "x", "3": "of the last import"}},
-		{[]string{"--force"}, "1 applied, 1 rejected again, 0 superseded\n", map[string]string{"9": "x", "3": "of the last import", "5": "of the import before"}},
+		{nil, "1 applied, 1 rejected again, 1 superseded, 1 of other destinations left\n", map[string]string{"9": "x", "3": "of the last import"}},
+		{[]string{"--force"}, "1 applied, 1 rejected again, 0 superseded, 1 of other destinations left\n", map[string]string{"9": "x", "3": "of the last import", "5": "of the import before"}},
 	} {
 		out := w.eds(append([]string{"dlq", "replay"}, c.args...)...)
 		if !strings.HasPrefix(out, c.says) {

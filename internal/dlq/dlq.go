@@ -127,7 +127,9 @@ type Queue struct {
 	dir   string
 	live  atomic.Int64 // how many entries are not superseded, read without the lock
 	keyed atomic.Int64 // how many of these have keys, likewise
-	mu    sync.Mutex
+	// newest is the highest sequence of an entry that is or was not superseded.
+	newest atomic.Uint64
+	mu     sync.Mutex
 	// entries are all entries, by name, without what only their files have.
 	entries map[string]*Entry
 	// rows are the entries that are not superseded, by the rows that they may concern.
@@ -135,7 +137,8 @@ type Queue struct {
 	counts map[string]Counts // by destination
 	tables map[string]int    // how many of rows are of each table
 	bytes  int64             // on the disk
-	seen   time.Time         // when the directory last changed, as Refresh has seen it
+	seen   time.Time         // when the directory last changed, as refresh has seen it
+	lines  int               // of the index
 }
 
 // row is a row that an entry may concern.
@@ -181,6 +184,7 @@ func (q *Queue) enter(e *Entry) {
 	if e.State == Superseded {
 		return
 	}
+	q.newest.Store(max(q.newest.Load(), e.Sequence))
 	if len(e.Keys) > 0 {
 		q.keyed.Add(1)
 		q.tables[e.Table]++
@@ -222,8 +226,11 @@ func (q *Queue) leave(name string) {
 
 // nameOf names the entry of the event at p that a destination lacks.
 func nameOf(p cdc.Position, destination string) string {
-	return fmt.Sprintf("%020d-%019d-%s", p.Sequence, p.Stored, digest(destination))
+	return positionName(p) + "-" + digest(destination)
 }
+
+// positionName is the name in versions that did not record the destination.
+func positionName(p cdc.Position) string { return fmt.Sprintf("%020d-%019d", p.Sequence, p.Stored) }
 
 // Put adds an entry. When it returns nil the entry is durable. An entry of the same
 // position and destination is replaced. It returns ErrFull if the queue has no room.
@@ -309,9 +316,14 @@ func (q *Queue) Bytes() int64 {
 	return q.bytes
 }
 
-// Concerns reports whether changes of the table may supersede an entry.
-func (q *Queue) Concerns(table string) bool {
-	if q.keyed.Load() == 0 {
+// Concerns reports whether a change of the table at p may supersede an entry.
+func (q *Queue) Concerns(table string, p cdc.Position) bool {
+	switch {
+	case q.Empty():
+		return false
+	case p.Sequence <= q.newest.Load(): // it may be one
+		return true
+	case q.keyed.Load() == 0:
 		return false
 	}
 	q.mu.Lock()
@@ -321,9 +333,10 @@ func (q *Queue) Concerns(table string) bool {
 
 // Supersede records, durably, that the destination has the rows with the given keys as of
 // p, or as of an event that is itself an entry: entries of earlier positions need not be
-// applied to these rows.
+// applied to these rows, nor that of p at all. If the event at p is rejected again, Put must
+// follow.
 func (q *Queue) Supersede(destination, table string, keys []string, p cdc.Position) error {
-	if !q.Concerns(table) {
+	if !q.Concerns(table, p) {
 		return nil
 	}
 	q.mu.Lock()
@@ -339,6 +352,15 @@ func (q *Queue) Supersede(destination, table string, keys []string, p cdc.Positi
 	for e, keys := range hit {
 		if err := q.changed(e, keys); err != nil {
 			return fmt.Errorf("mark an entry of the dead-letter queue: %w", err)
+		}
+	}
+	// The event itself may have been an entry: changes are read again, and one that was
+	// refused may be accepted.
+	for _, name := range []string{nameOf(p, destination), positionName(p)} {
+		if own := q.entries[name]; own != nil && own.State != Superseded {
+			if err := q.mark(own); err != nil {
+				return fmt.Errorf("mark an entry of the dead-letter queue: %w", err)
+			}
 		}
 	}
 	return nil
@@ -380,41 +402,47 @@ func (q *Queue) changed(e *Entry, keys []string) error {
 	if err != nil {
 		return err
 	}
+	if whole.Stage == stageDamaged { // meanwhile; what is left of it stays as it is
+		whole = whole.summary()
+		q.enter(&whole)
+		return nil
+	}
 	whole.Changed = next.Changed
 	return q.write(&whole)
 }
 
-// mark renames an entry's file, so that it is superseded. The lock is held.
-func (q *Queue) mark(e *Entry) error {
-	err := os.Rename(q.path(e.name, live), q.path(e.name, superseded))
-	if errors.Is(err, fs.ErrNotExist) { // another process has dropped it
-		q.leave(e.name)
+// mark renames the files of entries, so that they are superseded. The lock is held.
+func (q *Queue) mark(entries ...*Entry) error {
+	for _, e := range entries {
+		err := os.Rename(q.path(e.name, live), q.path(e.name, superseded))
+		if errors.Is(err, fs.ErrNotExist) { // another process has dropped it
+			q.leave(e.name)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		marked := e.summary()
+		marked.State = Superseded
+		q.enter(&marked)
+	}
+	if len(entries) == 0 {
 		return nil
 	}
-	if err == nil {
-		err = durable.SyncDir(q.dir)
-	}
-	if err != nil {
-		return err
-	}
-	marked := e.summary()
-	marked.State = Superseded
-	q.enter(&marked)
-	return nil
+	return durable.SyncDir(q.dir)
 }
 
 // older reports whether the event at a came before the one at b. The sequence
 // of a stream that was made anew is lower, though what it holds is newer.
 func older(a, b cdc.Position) bool { return a.Sequence < b.Sequence || a.Stored < b.Stored }
 
-// remove deletes an entry. The lock is held.
+// remove deletes an entry, whether or not another process has marked it meanwhile. The lock
+// is held.
 func (q *Queue) remove(e *Entry) error {
-	extension := live
-	if e.State == Superseded {
-		extension = superseded
-	}
-	if err := removeFile(q.path(e.name, extension)); err != nil {
-		return err
+	for _, extension := range []string{live, superseded} {
+		if err := removeFile(q.path(e.name, extension)); err != nil {
+			return err
+		}
 	}
 	q.leave(e.name)
 	return nil

@@ -49,15 +49,40 @@ func (q *Queue) write(e *Entry) error {
 const stageDamaged = "damaged"
 
 // damaged is what the name of a file tells.
-func damaged(name string) Entry {
-	e := Entry{Stage: stageDamaged, Reason: "the entry's file is damaged"}
+func damaged(name, reason string) Entry {
+	e := Entry{Stage: stageDamaged, Reason: reason}
 	_, _ = fmt.Sscanf(name, "%020d-%019d", &e.Sequence, &e.Stored) // what it can't tell stays 0
 	return e
 }
 
-// read reads the file called name, its payload only if asked to.
+// read reads the file called name, its payload only if asked to. If there is such a file,
+// but it cannot be read, the entry says so: it must not vanish, nor keep others from being
+// read. The error is fs.ErrNotExist.
 func (q *Queue) read(name string, payload bool) (Entry, error) {
-	f, err := os.Open(filepath.Join(q.dir, name))
+	path := filepath.Join(q.dir, name)
+	info, err := os.Lstat(path)
+	switch {
+	case err == nil && !info.Mode().IsRegular(): // another kind may block, or have no end
+		err = errors.New("it is no regular file")
+	case err == nil:
+		var e Entry
+		if e, err = readEntry(path, name, payload); err == nil {
+			return e, nil
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return Entry{}, err
+	}
+	if of, ok := errors.AsType[*fs.PathError](err); ok {
+		err = of.Err
+	}
+	e := damaged(name, fmt.Sprintf("the entry's file cannot be read: %v", err))
+	e.identify(name)
+	return e, nil
+}
+
+func readEntry(path, name string, payload bool) (Entry, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -69,7 +94,7 @@ func (q *Queue) read(name string, payload bool) (Entry, error) {
 	}
 	var e Entry
 	if json.Unmarshal(header, &e) != nil {
-		e = damaged(name)
+		e = damaged(name, "the entry's file is damaged")
 	}
 	old := e.Keys == nil || e.Rows == nil && len(e.Keys) > 0 && e.Destination == ""
 	if payload || old {
@@ -89,14 +114,16 @@ func (q *Queue) read(name string, payload bool) (Entry, error) {
 
 // identify fills in what the name of the file tells.
 func (e *Entry) identify(name string) {
-	var marked bool
-	if e.name, marked = strings.CutSuffix(name, superseded); !marked {
-		e.name = strings.TrimSuffix(name, live)
-	}
+	e.name = entryName(name)
 	e.ID = idOf(e.name)
-	if e.State = e.judge(); marked {
+	if e.State = e.judge(); strings.HasSuffix(name, superseded) {
 		e.State = Superseded
 	}
+}
+
+// entryName returns the name of a file without its extension.
+func entryName(name string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(name, superseded), live)
 }
 
 // keysOf returns the keys of an entry whose file does not tell them as this version does.
@@ -129,5 +156,7 @@ func (q *Queue) names() ([]string, error) {
 		return strings.HasPrefix(name, temporary) || !strings.HasSuffix(name, live) && !strings.HasSuffix(name, superseded)
 	})
 	slices.Sort(names)
-	return names, nil
+	// After a power cut an entry may have both files. Then it was put again, and live, which
+	// comes first, counts.
+	return slices.CompactFunc(names, func(a, b string) bool { return entryName(a) == entryName(b) }), nil
 }

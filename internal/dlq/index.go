@@ -44,6 +44,7 @@ func (q *Queue) load() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	known, lines := q.readIndex()
+	q.lines = lines
 	if err := q.scan(known); err != nil {
 		return err
 	}
@@ -60,6 +61,11 @@ func (q *Queue) load() error {
 func (q *Queue) Refresh() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	return q.refresh()
+}
+
+// refresh is Refresh. The lock is held.
+func (q *Queue) refresh() error {
 	info, err := os.Stat(q.dir)
 	if err != nil {
 		return err
@@ -127,6 +133,9 @@ func (q *Queue) find(name string, known map[string]indexed) (Entry, error) {
 
 // readIndex returns the index, by name, and how many lines it has.
 func (q *Queue) readIndex() (map[string]indexed, int) {
+	if info, err := os.Lstat(q.indexPath()); err == nil && !info.Mode().IsRegular() { // another kind may block, or have no end
+		_ = os.Remove(q.indexPath())
+	}
 	f, err := os.Open(q.indexPath())
 	if err != nil {
 		return nil, 0
@@ -147,8 +156,12 @@ func (q *Queue) readIndex() (map[string]indexed, int) {
 	}
 }
 
-// line returns the line of the index of an entry.
+// line returns the line of the index of an entry. A damaged one has none: its file may be
+// restored, with its size and time.
 func (q *Queue) line(e *Entry) ([]byte, error) {
+	if e.Stage == stageDamaged {
+		return nil, errors.New("the entry is damaged")
+	}
 	extension := live
 	if e.State == Superseded {
 		extension = superseded
@@ -173,7 +186,13 @@ func (q *Queue) note(e *Entry) {
 	}
 	_, _ = f.Write(text)
 	_ = f.Close()
+	if q.lines++; q.lines > 2*len(q.entries)+spareLines {
+		_ = q.writeIndex()
+	}
 }
+
+// spareLines is how many lines of entries that are gone the index has in any case.
+const spareLines = 1000
 
 // writeIndex writes the index of all entries anew.
 func (q *Queue) writeIndex() error {
@@ -192,6 +211,7 @@ func (q *Queue) writeIndex() error {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
+	q.lines = len(q.entries)
 	return os.Rename(f.Name(), q.indexPath())
 }
 

@@ -3,11 +3,13 @@ package dlq
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
 // Limits bound a queue.
@@ -23,7 +25,7 @@ type Limits struct {
 var DefaultLimits = Limits{Bytes: 256 << 20, Age: 90 * 24 * time.Hour, SupersededAge: 7 * 24 * time.Hour}
 
 // ErrFull says that the queue has no room for another entry.
-var ErrFull = errors.New("the dead-letter queue is full; see: eds dlq list, and replay or drop entries")
+var ErrFull = fault.Mark(fault.Fatal, errors.New("the dead-letter queue is full; see: eds dlq list, and replay or drop entries"))
 
 // block is what a file takes of the disk at least, in bytes.
 const block = 4096
@@ -37,33 +39,48 @@ func (e *Entry) space() int64 { return (int64(e.Size) + headerSize + block - 1) 
 // makeRoom deletes superseded entries, the oldest first, until there is room for e. The
 // lock is held.
 func (q *Queue) makeRoom(e *Entry) error {
-	need := e.space()
-	if was := q.entries[e.name]; was != nil {
-		need -= was.space()
-	}
-	if q.bytes+need <= q.Limits.Bytes {
-		return nil
-	}
-	room := q.Limits.Bytes - q.bytes
-	var gone []*Entry
-	for _, old := range q.byAge() {
-		if old.State == Superseded && old.name != e.name && room < need {
-			gone = append(gone, old)
-			room += old.space()
+	gone, ok := q.room(e)
+	if !ok {
+		if err := q.refresh(); err != nil { // another process may have dropped entries
+			return err
 		}
+		gone, ok = q.room(e)
 	}
-	if room < need {
+	if !ok {
 		return ErrFull
 	}
 	_, err := q.removeAll(gone)
 	return err
 }
 
-// byAge returns the entries, those that were rejected first coming first. The lock is held.
-func (q *Queue) byAge() []*Entry {
-	all := make([]*Entry, 0, len(q.entries))
+// room returns the entries whose deletion makes room for e, if there is or may be any. The
+// lock is held.
+func (q *Queue) room(e *Entry) (gone []*Entry, ok bool) {
+	need := e.space()
+	if was := q.entries[e.name]; was != nil {
+		need -= was.space()
+	}
+	room := q.Limits.Bytes - q.bytes
+	if room >= need {
+		return nil, true
+	}
+	for _, old := range q.supersededByAge() {
+		if old.name != e.name && room < need {
+			gone = append(gone, old)
+			room += old.space()
+		}
+	}
+	return gone, room >= need
+}
+
+// supersededByAge returns the superseded entries, those that were rejected first coming
+// first. The lock is held.
+func (q *Queue) supersededByAge() []*Entry {
+	var all []*Entry
 	for _, e := range q.entries {
-		all = append(all, e)
+		if e.State == Superseded {
+			all = append(all, e)
+		}
 	}
 	slices.SortFunc(all, func(a, b *Entry) int { return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.name, b.name)) })
 	return all
@@ -127,6 +144,7 @@ func (q *Queue) Replaced(destination, table string, clock cdc.Timestamp) error {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	var replaced []*Entry
 	for _, e := range q.entries {
 		if e.State == Superseded || e.Table != table || e.Stage == StageImport || !e.of(destination) {
 			continue
@@ -134,10 +152,11 @@ func (q *Queue) Replaced(destination, table string, clock cdc.Timestamp) error {
 		// What is stored was committed before; when, is not known of what cannot be read.
 		shown := e.Clock.IsZero() && cdc.At(time.Unix(0, e.Stored).Add(storeDelay)).Compare(clock) <= 0
 		if shown || !e.Clock.IsZero() && e.Clock.Compare(clock) <= 0 {
-			if err := q.mark(e); err != nil {
-				return err
-			}
+			replaced = append(replaced, e)
 		}
+	}
+	if err := q.mark(replaced...); err != nil {
+		return fmt.Errorf("mark entries of the dead-letter queue: %w", err)
 	}
 	return nil
 }

@@ -100,7 +100,7 @@ func TestOpen_ReadsTheIndexOnly(t *testing.T) {
 	for n := uint64(1); n <= 9; n++ {
 		put(t, q, entry(n, "order", fmt.Sprint(n)))
 	}
-	if err := q.Supersede("d", "order", []string{"3"}, cdc.Position{Sequence: 9, Stored: 90}); err != nil {
+	if err := q.Supersede("d", "order", []string{"3"}, cdc.Position{Sequence: 10, Stored: 100}); err != nil {
 		t.Fatal(err)
 	}
 	entries, err := filepath.Glob(filepath.Join(dir, "0*"))

@@ -1,6 +1,7 @@
 package dlq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -174,7 +175,7 @@ func (q *Queue) Replay(ctx context.Context, f Filter, force bool, apply func(ctx
 		switch {
 		case err == nil:
 			done.Applied++
-			err = q.applied(&e)
+			err = q.applied(&e, cmp.Or(e.Destination, f.Destination))
 		case errors.Is(err, ErrSuperseded):
 			done.Superseded++
 			err = q.supersede(&e)
@@ -189,15 +190,16 @@ func (q *Queue) Replay(ctx context.Context, f Filter, force bool, apply func(ctx
 	return done, nil
 }
 
-// applied removes e, and keeps what is older of its row from being replayed later.
-func (q *Queue) applied(e *Entry) error {
-	q.mu.Lock()
-	_, err := q.removeAll([]*Entry{e})
-	q.mu.Unlock()
-	if err != nil {
+// applied removes e, which the destination has. Before that it keeps older entries of its
+// rows from being replayed later.
+func (q *Queue) applied(e *Entry, destination string) error {
+	if err := q.Supersede(destination, e.Table, e.Keys, e.Position()); err != nil {
 		return err
 	}
-	return q.Supersede(e.Destination, e.Table, e.Keys, e.Position())
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_, err := q.removeAll([]*Entry{e})
+	return err
 }
 
 // supersede keeps e from being replayed later.

@@ -86,13 +86,7 @@ func errTooMany(last error) error {
 // bury makes an event a dead letter. If the queue is full, its table lacks the event.
 func (a *applier) bury(ctx context.Context, it *item, stage string, reason error) error {
 	e := a.letter(it, stage, reason)
-	err := a.p.persist(ctx, troubleDeadLetters, func() error {
-		err := a.p.c.Dead.Put(e)
-		if errors.Is(err, dlq.ErrFull) {
-			err = fault.Mark(fault.Fatal, err)
-		}
-		return err
-	})
+	err := a.p.persist(ctx, troubleDeadLetters, func() error { return a.p.c.Dead.Put(e) })
 	if g := a.p.c.Gate; errors.Is(err, dlq.ErrFull) && g != nil {
 		table := e.Table
 		if schema.CheckTable(table) != nil {
@@ -159,7 +153,7 @@ func (a *applier) leavePlace(ctx context.Context, it *item, through cdc.Position
 // supersede marks the dead letters of rows that the events change.
 func (a *applier) supersede(ctx context.Context, events []*item) error {
 	for _, it := range events {
-		if !a.p.c.Dead.Concerns(it.event.Table) {
+		if !a.p.c.Dead.Concerns(it.event.Table, it.message.Position) {
 			continue
 		}
 		keys := change.RowKeys(it.event, it.effect)

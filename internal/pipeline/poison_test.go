@@ -370,6 +370,29 @@ func TestALetterOfTheSameBatchIsSupersededToo(t *testing.T) {
 	})
 }
 
+// TestALetterThatIsAppliedAfterAll is superseded: events are read again, by lanes and after
+// crashes, and the destination may accept one that it refused before.
+func TestALetterThatIsAppliedAfterAll(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x"), move("a", "A", "B", "x"), put("a", "2", "poison")}, func(t *testing.T, r *rig) {
+		r.table.before = func(_ int, b *change.Batch) error {
+			if len(b.Events) > 0 {
+				return fault.Mark(fault.Poison, errors.New("not yet"))
+			}
+			return nil
+		}
+		r.mustStart(t)
+		synctest.Wait()
+		r.mustStop(t)
+		equal(t, dlq.Counts{Waiting: 3}, r.dead.Count(""))
+		again := newTable()
+		r.table, r.config.Sink, r.stream.settled = again, again, cdc.Position{}
+		r.mustStart(t)
+		synctest.Wait()
+		equal(t, []string{"1 a apply: not yet, superseded", "2 a apply: not yet, superseded", "3 a apply: value out of range"}, r.mustLetters(t))
+		equal(t, map[string]string{"a/1": "id=1 v=x", "a/B": "id=B v=x"}, r.table.snapshot())
+	})
+}
+
 func TestAnEventThatCanNotBeReadHasTheTableOfItsSubject(t *testing.T) {
 	inBubble(t, []string{"nonsense", put("b", "2", "x")}, func(t *testing.T, r *rig) {
 		r.config.MaxRows = 1

@@ -4,9 +4,11 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -260,6 +262,14 @@ func TestWatch_TellsOfDeadLetters(t *testing.T) {
 	warns("the destination lacks a change or row, which is a dead letter; see: eds dlq list")
 	if n, err := dlq.Look(dir.Path("dlq")).Drop(dlq.Filter{}); n != 1 || err != nil {
 		t.Fatal(n, err)
+	}
+	warns()
+	if err := os.RemoveAll(dir.Path("dlq")); err != nil {
+		t.Fatal(err)
+	}
+	warns(fmt.Sprintf("the dead-letter queue cannot be kept: stat %s: no such file or directory; the server's user needs to read and write its directory", dir.Path("dlq")))
+	if err := os.Mkdir(dir.Path("dlq"), 0o700); err != nil {
+		t.Fatal(err)
 	}
 	warns()
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,9 +50,11 @@ func (s *Server) judge(status pipeline.Status) {
 
 // watchDeadLetters tells of what the destination lacks, and of what was dropped meanwhile.
 func (s *Server) watchDeadLetters(now time.Time) {
-	if err := errors.Join(s.dead.Refresh(), s.dead.DropSuperseded(now)); err != nil {
-		s.Logger.Warn("the dead-letter queue cannot be read", "error", err)
+	broken := ""
+	if err := cmp.Or(s.dead.Refresh(), s.dead.DropSuperseded(now)); err != nil {
+		broken = fmt.Sprintf("the dead-letter queue cannot be kept: %v; the server's user needs to read and write its directory", err)
 	}
+	s.Health.Warn("dead-letter queue", broken)
 	c, warning := s.deadLetters(), ""
 	s.metrics.CountLetters(c)
 	switch n := c.Lacks(); {

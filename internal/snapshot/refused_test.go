@@ -314,3 +314,21 @@ func TestImport_SupersedesDeadLettersOfEarlierChanges(t *testing.T) {
 		}
 	})
 }
+
+// TestRefusedRows_FailTheTableIfTheQueueIsFull at once: it does not get room by waiting.
+func TestRefusedRows_FailTheTableIfTheQueueIsFull(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		d.row = refusingRows(`"r00069"`)
+		began := time.Now()
+		_, err := w.run(t.Context(), d, func(c *snapshot.Config) {
+			w.keeping(c)
+			c.Dead.Limits.Bytes = 0
+		})
+		if !errors.Is(err, dlq.ErrFull) {
+			t.Errorf("got %v", err)
+		}
+		if waited := time.Since(began); waited > time.Second {
+			t.Errorf("after %v", waited)
+		}
+	})
+}

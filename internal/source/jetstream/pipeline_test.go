@@ -73,7 +73,7 @@ func (t *table) Checkpoint(context.Context) (cdc.Position, error) {
 // reach waits until the checkpoint is at n.
 func (t *table) reach(tb testing.TB, n uint64) {
 	tb.Helper()
-	timeout := time.NewTimer(30 * time.Second)
+	timeout := time.NewTimer(2 * time.Minute)
 	defer timeout.Stop()
 	for {
 		t.mu.Lock()
