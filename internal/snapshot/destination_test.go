@@ -34,6 +34,8 @@ type destination struct {
 	probe    error
 	// fail is asked before each operation, and where the name ends in "ed" after it.
 	fail func(operation, table, file string) error
+	// hang, where set, is called before fail, and may take its time.
+	hang func(operation, table string)
 	// row is asked for each row of a file; errEnough ends the file as if it were loaded.
 	row func(n int, r *change.Row) error
 }
@@ -57,6 +59,9 @@ func newDestination(t testing.TB, root string) *destination {
 }
 
 func (d *destination) check(operation, table, file string) error {
+	if d.hang != nil {
+		d.hang(operation, table)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.fail == nil {

@@ -56,12 +56,16 @@ type Config struct {
 	Confirm func(Plan) error
 	// Present returns the present time by HQ's clock; nil means time.Now.
 	Present func() time.Time
-	// Patience is how long HQ, downloads and the destination are waited for
-	// while they bring nothing; 0 means 5 minutes.
+	// Patience is how long HQ, downloads and the destination are waited for, after an
+	// attempt has failed, while they bring nothing; 0 means 5 minutes.
 	Patience time.Duration
 	// Poll and Retry time the questions for an export's state and attempts
 	// after errors. The zero values are 1 to 15 s, and 0.1 to 30 s.
 	Poll, Retry fault.Backoff
+	// Stalled, where set, is called when a part of the import, such as one table's, has made
+	// no progress for 30 seconds, with what it waits for, and again later; with "" when it
+	// goes on or ends. Calls for one part are serial. It must not block.
+	Stalled func(what, reason string)
 	// BringForward, where set, is called for a table that is to be replaced as a whole,
 	// after its last file was loaded. The clock is that of the loaded rows. It applies
 	// later changes of the stream to the load, which is sealed, and returns the position
