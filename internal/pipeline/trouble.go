@@ -14,6 +14,7 @@ const (
 	troubleSchema      trouble = "schema"
 	troubleDestination trouble = "destination"
 	troubleDeadLetters trouble = "dead letters"
+	troubleTables      trouble = "tables that are behind" // to join
 )
 
 // ordeal is a trouble that lasts.

@@ -80,6 +80,7 @@ type Reconciler struct {
 
 	mu       sync.Mutex
 	running  *pipeline.Pipeline // nil while the stream is not followed
+	lane     *pipeline.Pipeline // nil while no table is brought forward by a lane
 	last     pipeline.Status    // of the latest pipeline
 	progress string             // of an import under way
 	tables   *tables.Set        // of the destination; nil if it does not record their states
@@ -253,6 +254,24 @@ func (r *Reconciler) Status() pipeline.Status {
 		last.State, last.Reason = pipeline.Paused, desired.obstacle()
 	}
 	return last
+}
+
+// LaneStatus returns what the lane is doing that brings tables forward; the zero value if
+// none does.
+func (r *Reconciler) LaneStatus() pipeline.Status {
+	r.mu.Lock()
+	p := r.lane
+	r.mu.Unlock()
+	if p == nil {
+		return pipeline.Status{}
+	}
+	return p.Status()
+}
+
+func (r *Reconciler) setLane(p *pipeline.Pipeline) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lane = p
 }
 
 func (r *Reconciler) setRunning(p *pipeline.Pipeline) {

@@ -236,7 +236,9 @@ type watchedAdvancer struct {
 
 func (a watchedAdvancer) Advance(ctx context.Context, b *change.Batch) error {
 	err := a.Advancer.Advance(ctx, b)
-	if err == nil {
+	if err != nil {
+		a.watch.failed(fmt.Errorf("bring the loaded rows forward: %w", err))
+	} else {
 		a.watch.progress()
 	}
 	return err
