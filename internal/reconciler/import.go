@@ -107,14 +107,22 @@ func (r *run) importSnapshot(ctx context.Context, d *Destination, request Import
 		return report, err
 	}
 	defer r.Health.Set(conditionImport, nil)
-	destination, err := d.open(ctx, env)
+	var destination sink.Sink
+	err = r.retry(ctx, conditionImport, func() (err error) {
+		destination, err = d.open(ctx, env)
+		return err
+	})
 	if err != nil {
 		return report, fmt.Errorf("open the destination %s: %w", d.Masked, err)
 	}
 	defer r.closeSink(ctx, destination)
 	options := request.Options
 	if len(options.CompanyIDs) == 0 {
-		if options.CompanyIDs, err = r.limited(ctx, destination); err != nil {
+		err = r.retry(ctx, conditionImport, func() (err error) {
+			options.CompanyIDs, err = r.limited(ctx, destination)
+			return err
+		})
+		if err != nil {
 			return report, err
 		}
 	}

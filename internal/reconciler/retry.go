@@ -42,10 +42,14 @@ func (r *Reconciler) retry(ctx context.Context, condition string, fn func() erro
 
 // label is how a condition of health is called in a sentence.
 func label(condition string) string {
-	if condition == "nats" {
+	switch condition {
+	case "nats":
 		return "NATS"
+	case conditionImport:
+		return "the destination of the import"
+	default:
+		return "the " + condition
 	}
-	return "the " + condition
 }
 
 // sleep waits, unless ctx ends first.
