@@ -96,7 +96,7 @@ func TestImport_AsksTheRunningServer(t *testing.T) {
 	if diff := cmp.Diff(want, o.options); diff != "" || o.identity != "" {
 		t.Errorf("destination %q: %s", o.identity, diff)
 	}
-	table := "  table  rows  files  bytes  result\n  order     5      1   2048    done\n\n5 rows of 1 tables in 1s, 5 rows/s.\n"
+	table := "  table  rows  files  bytes  result\n  order     5      1   2048    done\n\n5 rows of 1 table in 1s, 5 rows/s.\n"
 	if diff := cmp.Diff(table, stdout); diff != "" || code != 0 {
 		t.Errorf("exit code %d: %s", code, diff)
 	}
@@ -137,7 +137,7 @@ func TestImport_GoesOnWatchingAServerThatHasCrashed(t *testing.T) {
 	}()
 	stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--no-confirm")
 	(<-again)()
-	if code != 0 || !strings.Contains(stdout, "5 rows of 1 tables") || !strings.Contains(stderr, "waiting for it") {
+	if code != 0 || !strings.Contains(stdout, "5 rows of 1 table") || !strings.Contains(stderr, "waiting for it") {
 		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
 }
@@ -160,7 +160,7 @@ func TestImport_AsksAgainForTheSameImport(t *testing.T) {
 	dir := t.TempDir()
 	defer start(t, dir, a)()
 	stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--no-confirm")
-	if code != 0 || len(a.ids) != 2 || a.ids[0] != a.ids[1] || !strings.Contains(stdout, "5 rows of 1 tables") {
+	if code != 0 || len(a.ids) != 2 || a.ids[0] != a.ids[1] || !strings.Contains(stdout, "5 rows of 1 table") {
 		t.Errorf("exit code %d, imports %q\n%s\n%s", code, a.ids, stdout, stderr)
 	}
 }

@@ -233,7 +233,7 @@ func printReports(w io.Writer, all, bad []verify.Report) error {
 		return err
 	}
 	if len(bad) == 0 {
-		_, err := fmt.Fprintf(w, "\nAll %d rows of %d tables are equal.\n", rows, len(all))
+		_, err := fmt.Fprintf(w, "\nAll %s of %s are equal.\n", snapshot.Count(rows, "row", "rows"), snapshot.Count(len(all), "table", "tables"))
 		return err
 	}
 	fmt.Fprintln(w)

@@ -259,7 +259,7 @@ func TestADownloadThatBringsNothingIsGivenUp(t *testing.T) {
 		}
 		began := time.Now()
 		_, err := w.run(t.Context(), d, nil)
-		want := "1 of 1 tables were not imported: order: file " + file + ": download: the server answers 503 Service Unavailable"
+		want := "1 of 1 table was not imported: order: file " + file + ": download: the server answers 503 Service Unavailable"
 		if err == nil || err.Error() != want || time.Since(began) > 10*time.Minute {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
@@ -351,7 +351,7 @@ func TestAURLThatIsRefusedForGoodFailsTheTable(t *testing.T) {
 			return true
 		}
 		_, err := w.run(t.Context(), d, nil)
-		want := "1 of 1 tables were not imported: order: file " + file + ": download: the download url is refused: the server answers 403 Forbidden"
+		want := "1 of 1 table was not imported: order: file " + file + ": download: the download url is refused: the server answers 403 Forbidden"
 		if err == nil || err.Error() != want {
 			t.Errorf("got %v", err)
 		}

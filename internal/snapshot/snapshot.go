@@ -165,6 +165,21 @@ type TableReport struct {
 	Err     error
 }
 
+// Count returns n with the word that suits it.
+func Count[N int | int64](n N, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// RefusedError says that rows could not be loaded, and are dead letters.
+type RefusedError struct{ Rows int }
+
+func (e RefusedError) Error() string {
+	return Count(e.Rows, "row", "rows") + " could not be loaded; the tables have all others; see: eds dlq list"
+}
+
 // TablesError says which tables were not imported. The others were.
 type TablesError struct {
 	Failed []TableReport
@@ -172,7 +187,7 @@ type TablesError struct {
 }
 
 func (e *TablesError) Error() string {
-	text := fmt.Sprintf("%d of %d tables were not imported:", len(e.Failed), e.Of)
+	text := fmt.Sprintf("%d of %s not imported:", len(e.Failed), Count(e.Of, "table was", "tables were"))
 	for i, t := range e.Failed {
 		if i > 0 {
 			text += ";"
