@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/shopmonkeyus/eds/internal/control"
+	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/server"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
@@ -26,6 +27,7 @@ type operated struct {
 	id, identity string
 	options      snapshot.Options
 	canceled     string
+	verified     reconciler.Verification
 }
 
 func (o *operated) Report() server.Report { return o.report }
@@ -45,6 +47,11 @@ func (o *operated) WatchImport(_ context.Context, id string, observe func(snapsh
 
 func (o *operated) CancelImport(id string) error {
 	o.canceled = id
+	return nil
+}
+
+func (o *operated) Verified(_ string, v reconciler.Verification) error {
+	o.verified = v
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/server"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
@@ -52,6 +53,12 @@ func (c *Client) AcceptGap(ctx context.Context, id, table string) ([]string, err
 	var a gapAnswer
 	err := c.call(ctx, http.MethodPost, "/accept-gap", gapRequest{id, table}, &a)
 	return a.Tables, err
+}
+
+// Verified tells the server of the tables of a destination, of the given identity, whose
+// rows were found equal.
+func (c *Client) Verified(ctx context.Context, identity string, v reconciler.Verification) error {
+	return c.call(ctx, http.MethodPost, "/verified", verifiedRequest{identity, v}, new(struct{}))
 }
 
 // CancelImport ends an import. Its tables keep the rows that they have.
