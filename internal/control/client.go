@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/server"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
@@ -57,7 +56,7 @@ func (c *Client) AcceptGap(ctx context.Context, id, table string) ([]string, err
 
 // Verified tells the server of the tables of a destination, of the given identity, whose
 // rows were found equal.
-func (c *Client) Verified(ctx context.Context, identity string, v reconciler.Verification) error {
+func (c *Client) Verified(ctx context.Context, identity string, v server.Verification) error {
 	return c.call(ctx, http.MethodPost, "/verified", verifiedRequest{identity, v}, new(struct{}))
 }
 

@@ -15,7 +15,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/server"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
@@ -39,7 +38,7 @@ type Handler interface {
 	AcceptGap(id, table string) (tables []string, err error)
 	// Verified ends warnings about tables whose rows were compared. An error is as of
 	// RequestImport.
-	Verified(identity string, v reconciler.Verification) error
+	Verified(identity string, v server.Verification) error
 }
 
 // ErrNoServer says that no server answers for the data directory.
@@ -98,7 +97,7 @@ type gapRequest struct {
 // verifiedRequest is the body of POST /verified.
 type verifiedRequest struct {
 	Destination string `json:"destination"` // its identity
-	reconciler.Verification
+	server.Verification
 }
 
 // gapAnswer is what it is answered with.

@@ -18,7 +18,6 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/control"
-	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/server"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
@@ -33,7 +32,7 @@ type scripted struct {
 	cancel  func(id string) error
 	accept  func(id, table string) ([]string, error)
 
-	verified func(identity string, v reconciler.Verification) error
+	verified func(identity string, v server.Verification) error
 }
 
 func (s scripted) Report() server.Report { return s.report() }
@@ -48,7 +47,7 @@ func (s scripted) WatchImport(ctx context.Context, id string, observe func(snaps
 
 func (s scripted) CancelImport(id string) error { return s.cancel(id) }
 
-func (s scripted) Verified(identity string, v reconciler.Verification) error {
+func (s scripted) Verified(identity string, v server.Verification) error {
 	return s.verified(identity, v)
 }
 
@@ -316,15 +315,15 @@ func TestCancelImport_AndAcceptGap(t *testing.T) {
 }
 
 func TestVerified(t *testing.T) {
-	var got reconciler.Verification
-	client, _, _ := serve(t, scripted{verified: func(identity string, v reconciler.Verification) error {
+	var got server.Verification
+	client, _, _ := serve(t, scripted{verified: func(identity string, v server.Verification) error {
 		if identity != "postgres://h/db" {
 			return &server.OtherDestinationError{Destination: "postgres://h/db"}
 		}
 		got = v
 		return nil
 	}})
-	want := reconciler.Verification{Began: time.Date(2026, time.November, 22, 7, 0, 0, 0, time.UTC), Tables: []string{"order", "part"}, All: true}
+	want := server.Verification{Began: time.Date(2026, time.November, 22, 7, 0, 0, 0, time.UTC), Tables: []string{"order", "part"}, All: true}
 	if err := client.Verified(t.Context(), "postgres://h/db", want); err != nil {
 		t.Fatal(err)
 	}

@@ -44,8 +44,11 @@ func (s *Server) AcceptGap(id, table string) ([]string, error) {
 	return s.reconciler.AcceptGap(id, table)
 }
 
+// Verification says which tables were found equal.
+type Verification = reconciler.Verification
+
 // Verified ends warnings about tables of the destination with the given identity.
-func (s *Server) Verified(identity string, v reconciler.Verification) error {
+func (s *Server) Verified(identity string, v Verification) error {
 	if err := s.isDestination(identity); err != nil {
 		return err
 	}

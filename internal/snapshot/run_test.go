@@ -46,6 +46,12 @@ func inWorld(t *testing.T, f func(t *testing.T, w *world, d *destination)) {
 	})
 }
 
+// hangs has the first call of an operation on a table take that long.
+func (d *destination) hangs(operation, table string, long time.Duration) {
+	d.hang = sync.OnceFunc(func() { time.Sleep(long) })
+	d.hanging = [2]string{operation, table}
+}
+
 // everyRow is what the destination must hold in the end.
 var everyRow = map[string][]string{"order": rows(0, 205), "customer": rows(0, 3), "vendor": {}}
 

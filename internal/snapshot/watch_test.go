@@ -35,13 +35,7 @@ func TestStalled_SaysWhatMakesNoProgress(t *testing.T) {
 	} {
 		t.Run(operation, func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world, d *destination) {
-				hung := false
-				d.hang = func(what, table string) {
-					if table == "order" && what == operation && !hung {
-						hung = true
-						time.Sleep(70 * time.Second)
-					}
-				}
+				d.hangs(operation, "order", 70*time.Second)
 				calls, err := w.stalls(d)
 				if err != nil {
 					t.Fatal(err)
@@ -92,11 +86,7 @@ func TestPatience_BeginsWithTheFirstFailure(t *testing.T) {
 		t.Run(operation, func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world, d *destination) {
 				failed := false
-				d.hang = func(what, table string) {
-					if table == "order" && what == operation && !failed {
-						time.Sleep(15 * time.Minute)
-					}
-				}
+				d.hangs(operation, "order", 15*time.Minute)
 				d.fail = func(what, table, _ string) error {
 					if table == "order" && what == operation && !failed {
 						failed = true
