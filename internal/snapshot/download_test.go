@@ -406,3 +406,25 @@ func TestDownloadsAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// TestStalled_LeavesOutTablesThatWaitForTheDownloadsOfOthers has each file come late, and
+// more files than are downloaded at once.
+func TestStalled_LeavesOutTablesThatWaitForTheDownloadsOfOthers(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		for _, table := range []string{"order", "customer", "vendor"} {
+			var texts []string
+			for i := range 8 {
+				texts = append(texts, rowsOf(i, 1))
+			}
+			w.put(table, texts...)
+		}
+		w.serve = func(http.ResponseWriter, *http.Request, string, int) bool {
+			time.Sleep(25 * time.Second)
+			return false
+		}
+		calls, err := w.stalls(d)
+		if err != nil || len(calls) > 0 {
+			t.Errorf("it reports %v, and ends with %v", calls, err)
+		}
+	})
+}

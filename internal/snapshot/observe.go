@@ -126,6 +126,11 @@ func (p *tableProgress) change(atOnce bool, f func(*Progress)) {
 	if p.now.Rows > before.Rows || p.now.Downloaded > before.Downloaded || p.now.Files > before.Files {
 		p.watch.progress()
 	}
+	if p.now.Downloaded > before.Downloaded {
+		for _, other := range t.tables {
+			other.watch.downloaded()
+		}
+	}
 	p.now.TotalBytes = p.estimate()
 	t.totals.Rows += p.now.Rows - before.Rows
 	t.totals.Bytes += p.now.Bytes - before.Bytes
@@ -164,7 +169,7 @@ func (p *tableProgress) estimate() int64 {
 	return sum
 }
 
-// watched has the watch know of rows and bytes.
+// watched has the watch know of rows and bytes; nil: none.
 func (p *tableProgress) watched(w *watch) {
 	p.change(false, func(*Progress) { p.watch = w })
 }

@@ -85,6 +85,7 @@ func (t *tableImport) work(ctx context.Context) {
 	t.watch = t.run.watch(fmt.Sprintf("table %q", t.table.Name), "begin the load")
 	t.progress.watched(t.watch)
 	defer t.watch.end()
+	defer t.progress.watched(nil)
 	err := t.persistently(ctx)
 	if ctx.Err() != nil && err != nil {
 		return // neither done nor failed: it goes on in another run
@@ -299,7 +300,7 @@ func (t *tableImport) loadFiles(ctx context.Context, load sink.Load) error {
 	}
 	arrivals := t.fetchAhead(ctx, &fetching, pending)
 	for _, f := range pending {
-		t.watch.doing("download file " + f.name)
+		t.watch.downloading(f.name)
 		arrival, ok := receive(ctx, arrivals)
 		if !ok {
 			return context.Cause(ctx)

@@ -17,6 +17,7 @@ type watch struct {
 	mu        sync.Mutex
 	timer     *time.Timer
 	operation string        // under way
+	downloads bool          // it is a download, which may wait for those of other tables
 	failure   string        // of the operation, since the latest progress; "": none
 	moved     time.Time     // of the latest progress
 	next      time.Duration // without progress, until it is reported
@@ -52,8 +53,28 @@ func (w *watch) doing(operation string) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.operation = operation
+	w.operation, w.downloads = operation, false
 	if w.failure == "" {
+		w.move()
+	}
+}
+
+// downloading is doing of the download of a file.
+func (w *watch) downloading(file string) {
+	w.doing("download file " + file)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.downloads = true
+}
+
+// downloaded notes that bytes of any table have come.
+func (w *watch) downloaded() {
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.downloads {
 		w.move()
 	}
 }
