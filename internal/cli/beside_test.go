@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/shopmonkeyus/eds/internal/control"
+	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/server"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
@@ -26,6 +27,7 @@ type operated struct {
 	id, identity string
 	options      snapshot.Options
 	canceled     string
+	verified     reconciler.Verification
 }
 
 func (o *operated) Report() server.Report { return o.report }
@@ -45,6 +47,11 @@ func (o *operated) WatchImport(_ context.Context, id string, observe func(snapsh
 
 func (o *operated) CancelImport(id string) error {
 	o.canceled = id
+	return nil
+}
+
+func (o *operated) Verified(_ string, v reconciler.Verification) error {
+	o.verified = v
 	return nil
 }
 
@@ -96,7 +103,7 @@ func TestImport_AsksTheRunningServer(t *testing.T) {
 	if diff := cmp.Diff(want, o.options); diff != "" || o.identity != "" {
 		t.Errorf("destination %q: %s", o.identity, diff)
 	}
-	table := "  table  rows  files  bytes  result\n  order     5      1   2048    done\n\n5 rows of 1 tables in 1s, 5 rows/s.\n"
+	table := "  table  rows  files  bytes  result\n  order     5      1   2048    done\n\n5 rows of 1 table in 1s, 5 rows/s.\n"
 	if diff := cmp.Diff(table, stdout); diff != "" || code != 0 {
 		t.Errorf("exit code %d: %s", code, diff)
 	}
@@ -137,7 +144,7 @@ func TestImport_GoesOnWatchingAServerThatHasCrashed(t *testing.T) {
 	}()
 	stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--no-confirm")
 	(<-again)()
-	if code != 0 || !strings.Contains(stdout, "5 rows of 1 tables") || !strings.Contains(stderr, "waiting for it") {
+	if code != 0 || !strings.Contains(stdout, "5 rows of 1 table") || !strings.Contains(stderr, "waiting for it") {
 		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
 }
@@ -160,7 +167,7 @@ func TestImport_AsksAgainForTheSameImport(t *testing.T) {
 	dir := t.TempDir()
 	defer start(t, dir, a)()
 	stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--no-confirm")
-	if code != 0 || len(a.ids) != 2 || a.ids[0] != a.ids[1] || !strings.Contains(stdout, "5 rows of 1 tables") {
+	if code != 0 || len(a.ids) != 2 || a.ids[0] != a.ids[1] || !strings.Contains(stdout, "5 rows of 1 table") {
 		t.Errorf("exit code %d, imports %q\n%s\n%s", code, a.ids, stdout, stderr)
 	}
 }

@@ -335,7 +335,7 @@ func TestImport_TellsTablesThatTheExportLacks(t *testing.T) {
 	}
 	out, stderr, code = eds(t, env, append(args, "--dir", files)...)
 	row := regexp.MustCompile(`(?m)^ +order +0 +0 +0 +not in the export$`)
-	if code != 0 || !row.MatchString(out) || !strings.Contains(out, " rows of 15 tables in ") || !strings.Contains(out, "1 tables are not in the export; they stay as they are.") {
+	if code != 0 || !row.MatchString(out) || !strings.Contains(out, " rows of 15 tables in ") || !strings.Contains(out, "1 table is not in the export; it stays as it is.") {
 		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
 }

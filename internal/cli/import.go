@@ -254,7 +254,7 @@ func (im *importer) conclude(report snapshot.Report, err error) error {
 	case err != nil:
 		err = tablesError{err}
 	case report.Refused > 0:
-		err = tablesError{fmt.Errorf("%d rows could not be loaded; the tables have all others; see: eds dlq list", report.Refused)}
+		err = tablesError{snapshot.RefusedError{Rows: report.Refused}}
 	}
 	return errors.Join(im.printReport(report), err)
 }
@@ -318,7 +318,7 @@ func (im *importer) printReport(r snapshot.Report) error {
 			result = "done before"
 		}
 		if table.Refused > 0 {
-			result += fmt.Sprintf(", %d rows refused", table.Refused)
+			result += ", " + snapshot.Count(table.Refused, "row refused", "rows refused")
 		}
 		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%s\t\n", table.Table, table.Rows, table.Files, table.Bytes, result)
 	}
@@ -326,18 +326,18 @@ func (im *importer) printReport(r snapshot.Report) error {
 		return err
 	}
 	rate := float64(r.Rows) / max(r.Elapsed.Seconds(), 0.001)
-	_, err := fmt.Fprintf(im.out, "\n%d rows of %d tables in %v, %.0f rows/s.\n", r.Rows, len(r.Tables)-failed-kept-absent, r.Elapsed.Round(10*time.Millisecond), rate)
+	_, err := fmt.Fprintf(im.out, "\n%s of %s in %v, %.0f rows/s.\n", snapshot.Count(r.Rows, "row", "rows"), snapshot.Count(len(r.Tables)-failed-kept-absent, "table", "tables"), r.Elapsed.Round(10*time.Millisecond), rate)
 	if r.Refused > 0 {
-		fmt.Fprintf(im.out, "%d rows could not be loaded. eds dlq list shows each with its file, line and reason; once the reason is gone, eds dlq replay brings them in.\n", r.Refused)
+		fmt.Fprintln(im.out, snapshot.Count(r.Refused, "row", "rows")+" could not be loaded. eds dlq list shows file, line and reason; once the reason is gone, use eds dlq replay.")
 	}
 	if failed > 0 {
-		fmt.Fprintf(im.out, "%d tables failed; the rows that they had stay. Run the import again to go on with them.\n", failed)
+		fmt.Fprintln(im.out, snapshot.Count(failed, "table failed; the rows that it had stay. Run the import again to go on with it.", "tables failed; the rows that they had stay. Run the import again to go on with them."))
 	}
 	if kept > 0 {
-		fmt.Fprintf(im.out, "%d tables were kept, because the snapshot has no rows for them; --allow-empty empties them.\n", kept)
+		fmt.Fprintln(im.out, snapshot.Count(kept, "table was kept, because the snapshot has no rows for it; --allow-empty empties it.", "tables were kept, because the snapshot has no rows for them; --allow-empty empties them."))
 	}
 	if absent > 0 {
-		fmt.Fprintf(im.out, "%d tables are not in the export; they stay as they are.\n", absent)
+		fmt.Fprintln(im.out, snapshot.Count(absent, "table is not in the export; it stays as it is.", "tables are not in the export; they stay as they are."))
 	}
 	if r.Dir != "" && im.o.Dir == "" {
 		fmt.Fprintf(im.out, "The downloaded files are in %s.\n", r.Dir)

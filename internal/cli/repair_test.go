@@ -6,6 +6,7 @@ import (
 	"errors"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/server"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
@@ -142,6 +144,29 @@ func TestVerify_RepairAsksTheRunningServer(t *testing.T) {
 				t.Errorf("identity %q: %s", test.server.identity, diff)
 			}
 		})
+	}
+}
+
+func TestVerify_TellsTheRunningServerWhatIsEqual(t *testing.T) {
+	s := newShop(t)
+	told := func(args ...string) reconciler.Verification {
+		var o operated
+		s.eds(operate(t, &o), append([]string{"verify"}, args...)...)
+		if o.verified.Began.IsZero() {
+			t.Error("it does not say when it began")
+		}
+		o.verified.Began = time.Time{}
+		return o.verified
+	}
+	if v := told(); !v.All || !slices.Contains(v.Tables, "vendor") || !slices.Contains(v.Tables, "user") {
+		t.Errorf("of equal tables: %+v", v)
+	}
+	if diff := cmp.Diff(reconciler.Verification{Tables: []string{"user"}}, told("--only", "user")); diff != "" {
+		t.Errorf("of one table: %s", diff)
+	}
+	s.damage()
+	if v := told(); v.All || slices.Contains(v.Tables, "vendor") || !slices.Contains(v.Tables, "user") {
+		t.Errorf("of tables that differ: %+v", v)
 	}
 }
 

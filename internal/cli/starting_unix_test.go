@@ -44,7 +44,7 @@ func TestServerThatStarts(t *testing.T) {
 	go func() { started <- start(t, dir, o) }() // the import may come before or after
 	stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--no-confirm")
 	(<-started)()
-	if code != 0 || !strings.Contains(stdout, "5 rows of 1 tables") {
+	if code != 0 || !strings.Contains(stdout, "5 rows of 1 table") {
 		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
 }

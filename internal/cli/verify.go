@@ -12,11 +12,13 @@ import (
 	"slices"
 	"sync"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/control"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
 	"github.com/shopmonkeyus/eds/internal/reconciler"
@@ -72,6 +74,7 @@ The exit code is 0 if all rows are equal, with --repair at the end, else 1.`,
 			return err
 		}
 		if !repair {
+			v.tellServer(cmd.Context())
 			return v.conclude(asJSON)
 		}
 		log := out(cmd)
@@ -82,6 +85,7 @@ The exit code is 0 if all rows are equal, with --repair at the end, else 1.`,
 		if failed != nil && !errors.As(failed, new(tablesError)) {
 			return failed
 		}
+		v.tellServer(cmd.Context())
 		return cmp.Or(failed, v.conclude(asJSON))
 	}
 	return cmd
@@ -95,6 +99,8 @@ type verifier struct {
 	// repaired is set once tables that differed were imported. A server may still be
 	// applying what was changed since.
 	repaired bool
+	began    time.Time // the first comparison
+	whole    bool      // all tables are compared, with all their rows
 	mu       sync.Mutex
 	reports  map[string]verify.Report // by table; of one that cannot be compared, why
 }
@@ -120,6 +126,9 @@ func (v *verifier) run(ctx context.Context) error {
 	var ok bool
 	if v.reader, ok = destination.(sink.Reader); !ok {
 		return usagef("%s keeps events, which cannot be compared or repaired; compare the destination that they flow into", sink.MaskURL(im.o.URL.Reveal()))
+	}
+	if v.began.IsZero() {
+		v.began, v.whole = time.Now(), len(im.o.Only)+len(im.o.CompanyIDs)+len(im.o.LocationIDs) == 0
 	}
 	for round := 1; ; round++ {
 		if err := v.compare(ctx, client); err != nil {
@@ -188,6 +197,23 @@ func (v *verifier) compare(ctx context.Context, client *hq.Client) (err error) {
 	return nil
 }
 
+// tellServer tells the server that runs with the data directory, if there is one, which
+// tables are equal: it may warn that they are not known to be.
+func (v *verifier) tellServer(ctx context.Context) {
+	all, bad := v.sorted()
+	equal := reconciler.Verification{Began: v.began, All: v.whole && len(bad) == 0}
+	for _, r := range all {
+		if r.Equal() {
+			equal.Tables = append(equal.Tables, r.Table)
+		}
+	}
+	im := &v.im
+	err := control.NewClient(im.s.common.DataDir).Verified(ctx, reconciler.Named(im.o.URL.Reveal(), im.p.Lookup).Identity, equal)
+	if err != nil {
+		im.s.logger.Debug("no server is told which tables are equal", "error", err)
+	}
+}
+
 // sorted returns the reports by table: all, and those of tables that differ.
 func (v *verifier) sorted() (all, bad []verify.Report) {
 	for _, name := range slices.Sorted(maps.Keys(v.reports)) {
@@ -233,7 +259,7 @@ func printReports(w io.Writer, all, bad []verify.Report) error {
 		return err
 	}
 	if len(bad) == 0 {
-		_, err := fmt.Fprintf(w, "\nAll %d rows of %d tables are equal.\n", rows, len(all))
+		_, err := fmt.Fprintf(w, "\nAll %s of %s are equal.\n", snapshot.Count(rows, "row", "rows"), snapshot.Count(len(all), "table", "tables"))
 		return err
 	}
 	fmt.Fprintln(w)

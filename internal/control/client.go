@@ -54,6 +54,12 @@ func (c *Client) AcceptGap(ctx context.Context, id, table string) ([]string, err
 	return a.Tables, err
 }
 
+// Verified tells the server of the tables of a destination, of the given identity, whose
+// rows were found equal.
+func (c *Client) Verified(ctx context.Context, identity string, v server.Verification) error {
+	return c.call(ctx, http.MethodPost, "/verified", verifiedRequest{identity, v}, new(struct{}))
+}
+
 // CancelImport ends an import. Its tables keep the rows that they have.
 func (c *Client) CancelImport(ctx context.Context, id string) error {
 	return c.call(ctx, http.MethodDelete, importPath(id), nil, new(struct{}))

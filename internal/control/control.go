@@ -7,6 +7,7 @@
 //	GET /import?id=ID      watch an import
 //	DELETE /import?id=ID   end an import
 //	POST /accept-gap       accept that tables are incomplete
+//	POST /verified         end warnings about tables whose rows were found equal
 package control
 
 import (
@@ -35,6 +36,9 @@ type Handler interface {
 	CancelImport(id string) error
 	// AcceptGap accepts a gap, of all its tables or of one, and returns their names.
 	AcceptGap(id, table string) (tables []string, err error)
+	// Verified ends warnings about tables whose rows were compared. An error is as of
+	// RequestImport.
+	Verified(identity string, v server.Verification) error
 }
 
 // ErrNoServer says that no server answers for the data directory.
@@ -88,6 +92,12 @@ func (o Options) snapshot() snapshot.Options {
 type gapRequest struct {
 	ID    string `json:"id"`
 	Table string `json:"table,omitempty"` // "": all of the gap
+}
+
+// verifiedRequest is the body of POST /verified.
+type verifiedRequest struct {
+	Destination string `json:"destination"` // its identity
+	server.Verification
 }
 
 // gapAnswer is what it is answered with.

@@ -31,6 +31,8 @@ type scripted struct {
 	watch   func(ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error)
 	cancel  func(id string) error
 	accept  func(id, table string) ([]string, error)
+
+	verified func(identity string, v server.Verification) error
 }
 
 func (s scripted) Report() server.Report { return s.report() }
@@ -44,6 +46,10 @@ func (s scripted) WatchImport(ctx context.Context, id string, observe func(snaps
 }
 
 func (s scripted) CancelImport(id string) error { return s.cancel(id) }
+
+func (s scripted) Verified(identity string, v server.Verification) error {
+	return s.verified(identity, v)
+}
 
 func (s scripted) AcceptGap(id, table string) ([]string, error) { return s.accept(id, table) }
 
@@ -305,6 +311,27 @@ func TestCancelImport_AndAcceptGap(t *testing.T) {
 	}
 	if _, err := client.AcceptGap(t.Context(), "x", ""); fmt.Sprint(err) != "there is no gap" {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestVerified(t *testing.T) {
+	var got server.Verification
+	client, _, _ := serve(t, scripted{verified: func(identity string, v server.Verification) error {
+		if identity != "postgres://h/db" {
+			return &server.OtherDestinationError{Destination: "postgres://h/db"}
+		}
+		got = v
+		return nil
+	}})
+	want := server.Verification{Began: time.Date(2026, time.November, 22, 7, 0, 0, 0, time.UTC), Tables: []string{"order", "part"}, All: true}
+	if err := client.Verified(t.Context(), "postgres://h/db", want); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if err := client.Verified(t.Context(), "sqlite:///x.db", want); err == nil {
+		t.Error("another destination is accepted")
 	}
 }
 

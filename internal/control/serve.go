@@ -59,6 +59,7 @@ func routes(h Handler) http.Handler {
 	mux.HandleFunc("GET /import", s.watchImport)
 	mux.HandleFunc("DELETE /import", s.cancelImport)
 	mux.HandleFunc("POST /accept-gap", s.acceptGap)
+	mux.HandleFunc("POST /verified", s.verified)
 	return mux
 }
 
@@ -108,6 +109,18 @@ func (s service) acceptGap(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, gapAnswer{tables})
+}
+
+func (s service) verified(w http.ResponseWriter, r *http.Request) {
+	var q verifiedRequest
+	if !read(w, r, &q) {
+		return
+	}
+	if err := s.Verified(q.Destination, q.Verification); err != nil {
+		refuse(w, err)
+		return
+	}
+	answer(w, struct{}{})
 }
 
 // read decodes the body of a request. If it cannot, it answers the request.

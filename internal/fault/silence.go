@@ -2,6 +2,7 @@ package fault
 
 import (
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -25,4 +26,12 @@ func Attempt(silent func(), fn func() error) error {
 		}
 	}()
 	return fn()
+}
+
+// After returns err with why the attempt before failed, unless that is "".
+func After(err error, failure string) error {
+	if failure == "" {
+		return err
+	}
+	return fmt.Errorf("%w; the attempt before: %s", err, failure)
 }

@@ -207,7 +207,7 @@ func (w *worker) item(m *Message, e *cdc.Event) (item, error) {
 	it.event, it.size = e, len(e.Payload)
 	w.growth += it.size - len(m.Data)
 	m.Data = nil // the event holds its text
-	if err := schema.CheckTable(e.Table); err != nil {
+	if err := schema.CheckStreamTable(e.Table); err != nil {
 		it.stage, it.poison = stageSchema, err
 		return it, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
@@ -46,9 +47,12 @@ func (a *applier) enter(ctx context.Context) (leave func(), err error) {
 	if g == nil {
 		return func() {}, nil
 	}
-	if err := g.Enter(ctx); err != nil {
+	began := time.Now()
+	err = fault.Attempt(func() { a.p.status.silent(troubleTables, began) }, func() error { return g.Enter(ctx) })
+	if err != nil {
 		return nil, err
 	}
+	a.p.status.recovered(troubleTables)
 	return g.Leave, nil
 }
 

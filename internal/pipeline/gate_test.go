@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
@@ -25,10 +27,17 @@ type gate struct {
 	lacks  []string // tables, and what for
 	bury   bool
 	known  map[string]bool
+	enter  func() // nil: batches do not wait
 }
 
-func (*gate) Enter(context.Context) error { return nil }
-func (*gate) Leave()                      {}
+func (g *gate) Enter(context.Context) error {
+	if g.enter != nil {
+		g.enter()
+	}
+	return nil
+}
+
+func (*gate) Leave() {}
 
 func (g *gate) Withholds() bool {
 	g.mu.Lock()
@@ -83,6 +92,22 @@ func gated(t *testing.T, payloads []string, arrange func(r *rig, g *gate), check
 		synctest.Wait()
 		r.mustStop(t)
 		check(t, r, g)
+	})
+}
+
+func TestGate_SaysThatTheBatchWaits(t *testing.T) {
+	var reason string
+	gated(t, []string{put("a", "1", "x")}, func(r *rig, g *gate) {
+		g.enter = func() {
+			time.Sleep(fault.Silence + time.Second)
+			reason = r.Status().Reason
+		}
+	}, func(t *testing.T, r *rig, _ *gate) {
+		equal(t, "waiting for the tables that are behind: there was no answer for 30s", reason)
+		equal(t, "", r.Status().Reason)
+		if logs := r.logs.String(); strings.Count(logs, "waiting for the tables that are behind") != 1 {
+			t.Errorf("it logs %s", logs)
+		}
 	})
 }
 

@@ -89,7 +89,7 @@ func (a *applier) bury(ctx context.Context, it *item, stage string, reason error
 	err := a.p.persist(ctx, troubleDeadLetters, func() error { return a.p.c.Dead.Put(e) })
 	if g := a.p.c.Gate; errors.Is(err, dlq.ErrFull) && g != nil {
 		table := e.Table
-		if schema.CheckTable(table) != nil {
+		if schema.CheckStreamTable(table) != nil {
 			table = sink.OtherTables
 		}
 		g.Lack(table, errLetterLost)

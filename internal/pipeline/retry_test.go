@@ -96,6 +96,28 @@ func TestADestinationThatDoesNotAnswerIsTold(t *testing.T) {
 	})
 }
 
+func TestStatus_KeepsTheReasonWhileTheNextAttemptIsSilent(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
+		r.table.before = func(call int, _ *change.Batch) error {
+			if call <= 2 { // as a wait for a lock of another session
+				time.Sleep(fault.Silence + time.Second)
+				return errors.New("locks are held by pid 7")
+			}
+			return nil
+		}
+		r.mustStart(t)
+		time.Sleep(fault.Silence + 2*time.Second)
+		synctest.Wait()
+		equal(t, "waiting for the destination: locks are held by pid 7", r.Status().Reason)
+		if logs := r.logs.String(); strings.Count(logs, "locks are held by pid 7") != 1 {
+			t.Errorf("the first failure is not logged once: %s", logs)
+		}
+		time.Sleep(fault.Silence - 500*time.Millisecond)
+		synctest.Wait()
+		equal(t, "waiting for the destination: there was no answer for 30s; the attempt before: locks are held by pid 7", r.Status().Reason)
+	})
+}
+
 func TestADestinationsOwnWaitIsHonoured(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
 		r.table.before = func(call int, _ *change.Batch) error {

@@ -149,7 +149,7 @@ func (p *Pipeline) Status() Status {
 	if ill != nil {
 		s.State, s.Reason, s.Since = Waiting, "waiting for the stream: "+ill.Error(), since
 	}
-	for _, what := range []trouble{troubleSource, troubleSchema, troubleDeadLetters, troubleDestination} {
+	for _, what := range []trouble{troubleSource, troubleSchema, troubleDeadLetters, troubleTables, troubleDestination} {
 		if o := t.ordeals[what]; o != nil {
 			s.State, s.Reason, s.Since = Waiting, "waiting for the "+string(what)+": "+o.reason, o.since
 		}

@@ -14,13 +14,15 @@ const (
 	troubleSchema      trouble = "schema"
 	troubleDestination trouble = "destination"
 	troubleDeadLetters trouble = "dead letters"
+	troubleTables      trouble = "tables that are behind" // to join
 )
 
 // ordeal is a trouble that lasts.
 type ordeal struct {
 	since    time.Time
 	reason   string
-	attempts int
+	failure  string // of the latest attempt that has returned; "": none has
+	attempts int    // that have returned
 	logged   time.Time
 	quiet    time.Duration // how long after logged the next line may come
 }
@@ -43,13 +45,14 @@ func (t *tracker) trouble(what trouble, began time.Time, err error) {
 // silent records an attempt that began at a time and has not returned for fault.Silence.
 func (t *tracker) silent(what trouble, began time.Time) {
 	if o, log := t.failed(what, began, fault.ErrSilence, 0); log {
-		t.logger.Warn("waiting for the "+string(what), "error", fault.ErrSilence, "since", o.since.Format(time.RFC3339))
+		t.logger.Warn("waiting for the "+string(what), "error", o.reason, "since", o.since.Format(time.RFC3339))
 	}
 }
 
 // failed records why an attempt that began at a time has no success yet, and how many have
-// ended since the last call, and reports whether that is to be logged. The caller logs, because a log that blocks must not block those
-// who ask for the status.
+// ended since the last call, and reports whether that is to be logged, as the first failure
+// always is. The caller logs, because a log that blocks must not block those who ask for the
+// status.
 func (t *tracker) failed(what trouble, began time.Time, reason error, ended int) (o ordeal, log bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -60,10 +63,16 @@ func (t *tracker) failed(what trouble, began time.Time, reason error, ended int)
 		t.ordeals[what] = current
 		t.troubled.Add(1)
 	}
+	log = ended > 0 && current.attempts == 0 || now.Sub(current.logged) >= current.quiet
 	current.attempts += ended
+	if ended > 0 {
+		current.failure = reason.Error()
+	} else {
+		reason = fault.After(reason, current.failure)
+	}
 	current.reason = reason.Error()
 	t.lastError, t.lastErrorAt = current.reason, now
-	if log = now.Sub(current.logged) >= current.quiet; log {
+	if log {
 		current.logged, current.quiet = now, min(max(2*current.quiet, firstQuiet), lastQuiet)
 	}
 	return *current, log

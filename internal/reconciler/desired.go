@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/shopmonkeyus/eds/internal/snapshot"
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
@@ -164,7 +165,7 @@ func (d *desired) finish(job *importJob, err error) {
 	case err != nil:
 		answer.Error = err.Error()
 	case job.report.Refused > 0:
-		answer.Note = fmt.Sprintf("%d rows could not be loaded; the tables have all others; see: eds dlq list", job.report.Refused)
+		answer.Note = snapshot.RefusedError{Rows: job.report.Refused}.Error()
 	}
 	d.Answers = append(d.Answers, answer)
 }

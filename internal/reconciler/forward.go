@@ -11,6 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/continuity"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/pipeline"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/source/jetstream"
@@ -142,7 +143,11 @@ func (s *staged) within(ctx context.Context, l *lanes) (cdc.Position, error) {
 	config.SnapshotClock = func(table string) (cdc.Timestamp, bool) { return s.clock, table == s.table }
 	var at cdc.Position
 	left := false
-	err = runUntil(soft, hard, config, func(ctx context.Context) (err error) {
+	p, err := pipeline.New(config)
+	if err != nil {
+		return cdc.Position{}, err
+	}
+	err = runUntil(soft, hard, p, func(ctx context.Context) (err error) {
 		at, left, err = s.join(ctx, l, source)
 		return err
 	})

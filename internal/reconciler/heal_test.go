@@ -100,6 +100,7 @@ func (g *healing) run(imports map[string]imported, states ...sink.TableState) {
 	}
 	g.h.inspection = &inspection{
 		Inspector: g.destination, set: set, imports: imports, dir: g.State, at: g.d.Destination, filled: make(map[string]uint64),
+		doubts: make(map[string]time.Time), verified: g.process.verifiedSince,
 	}
 }
 

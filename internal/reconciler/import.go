@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
+	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
 // startImport starts the job unless it was started already. It goes on until it ends or
@@ -104,21 +107,29 @@ func (r *run) importSnapshot(ctx context.Context, d *Destination, request Import
 		return report, err
 	}
 	defer r.Health.Set(conditionImport, nil)
-	destination, err := d.open(ctx, env)
+	var destination sink.Sink
+	err = r.retry(ctx, conditionImport, func() (err error) {
+		destination, err = d.open(ctx, env)
+		return err
+	})
 	if err != nil {
 		return report, fmt.Errorf("open the destination %s: %w", d.Masked, err)
 	}
 	defer r.closeSink(ctx, destination)
 	options := request.Options
 	if len(options.CompanyIDs) == 0 {
-		if options.CompanyIDs, err = r.limited(ctx, destination); err != nil {
+		err = r.retry(ctx, conditionImport, func() (err error) {
+			options.CompanyIDs, err = r.limited(ctx, destination)
+			return err
+		})
+		if err != nil {
 			return report, err
 		}
 	}
 	r.Logger.Info("importing, as requested", "id", request.ID, "byHQ", request.HQ, "only", options.Only, "schemaOnly", options.SchemaOnly, "destination", d.Masked, "onlyCompanies", options.CompanyIDs)
 	report, err = snapshot.Run(ctx, snapshot.Config{
 		HQ: r.HQ, Schemas: r.Tables, Sink: destination, State: r.State, Dead: r.Dead, Destination: d.Destination, ID: env.ID,
-		Logger: r.Logger, Present: r.HQ.Present, Observe: observe, Options: options, BringForward: r.bringForward,
+		Logger: r.Logger, Present: r.HQ.Present, Observe: observe, Options: options, BringForward: r.bringForward, Stalled: stalls(r.Health),
 	})
 	if failed := new(snapshot.TablesError); errors.As(err, &failed) {
 		return report, failed
@@ -132,6 +143,21 @@ func (r *run) importSnapshot(ctx context.Context, d *Destination, request Import
 
 // conditionImport is the condition of health that the destination works for an import.
 const conditionImport = "import"
+
+// stalls returns what warns, in health, of the parts of an import that make no progress. It
+// is safe for concurrent use.
+func stalls(health *telemetry.Health) func(what, reason string) {
+	var mu sync.Mutex
+	reasons := make(map[string]string) // by part
+	return func(what, reason string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if reasons[what] = reason; reason == "" {
+			delete(reasons, what)
+		}
+		health.Warn(conditionImport, strings.Join(slices.Sorted(maps.Values(reasons)), "; "))
+	}
+}
 
 // limited returns the companies whose rows an import replaces, if the destination may
 // hold rows of others; nil if all of its rows are replaced.

@@ -71,6 +71,10 @@ type inspection struct {
 	// filled has, of the tables that the last look found rows in, how many deletes had
 	// ended before it.
 	filled map[string]uint64
+	// doubts has the tables that are unverified, and since when; verified says whether one
+	// was found equal by a comparison that began after that.
+	doubts   map[string]time.Time
+	verified func(table string, since time.Time) bool
 }
 
 // look returns the tables that were lost, in their new states, and what is unverified.
@@ -109,7 +113,7 @@ func (i *inspection) look(ctx context.Context, now time.Time) (lost []sink.Table
 			case byOthers:
 				lost = append(lost, sink.TableState{Table: table, State: sink.Incomplete, Cause: sink.CauseEmptied, Reason: reasonEmptied, Gap: reasonEmptied})
 			case !known:
-				unverified = append(unverified, table+" is empty, and what deleted its rows is not known")
+				unverified = i.unverified(unverified, table, "is empty, and what deleted its rows is not known", now)
 			}
 			if known && !slices.Contains(emptied, table) {
 				emptied = append(emptied, table)
@@ -119,9 +123,10 @@ func (i *inspection) look(ctx context.Context, now time.Time) (lost []sink.Table
 		case sink.FoundLocked: // the next look may know more
 			continue
 		case sink.FoundAnother:
-			unverified = append(unverified, table+" is another table than the one that was imported")
+			unverified = i.unverified(unverified, table, "is another table than the one that was imported", now)
 		default:
 			i.filled[table] = ended[table]
+			delete(i.doubts, table)
 		}
 		emptied = slices.DeleteFunc(emptied, func(name string) bool { return name == table })
 	}
@@ -129,6 +134,19 @@ func (i *inspection) look(ctx context.Context, now time.Time) (lost []sink.Table
 		err = i.dir.SetTables(state.EmptiedTables, i.at, emptied)
 	}
 	return lost, unverified, err
+}
+
+// unverified appends what is wrong with a table, unless it was verified since.
+func (i *inspection) unverified(all []string, table, problem string, now time.Time) []string {
+	since, ok := i.doubts[table]
+	if !ok {
+		since = now
+		i.doubts[table] = since
+	}
+	if i.verified(table, since) {
+		return all
+	}
+	return append(all, table+" "+problem)
 }
 
 // absence says why a table is absent.

@@ -64,6 +64,21 @@ func TestInspect(t *testing.T) {
 			g.looks(sink.FoundAnother, "", warnAnother)
 			g.looks(filled, "", "")
 		},
+		"another, and equal": func(g *healing) {
+			g.looks(sink.FoundAnother, "", warnAnother)
+			time.Sleep(time.Second)
+			g.process.Verified(Verification{Began: time.Now(), Tables: []string{"b"}})
+			g.looks(sink.FoundAnother, "", warnAnother)
+			g.process.Verified(Verification{Began: time.Now(), Tables: []string{"a"}})
+			g.looks(sink.FoundAnother, "", "")
+			time.Sleep(time.Second)
+			g.looks(filled, "", "")
+			g.looks(sink.FoundAnother, "", warnAnother)
+		},
+		"another, compared before": func(g *healing) {
+			g.process.Verified(Verification{Began: time.Now().Add(-time.Second), Tables: []string{"a"}})
+			g.looks(sink.FoundAnother, "", warnAnother)
+		},
 		"emptied since the last look": func(g *healing) {
 			g.looks(filled, "", "")
 			g.looks(sink.FoundEmpty, sink.CauseEmptied, "")

@@ -156,11 +156,12 @@ func (l *lanes) runBeside(due, hard context.Context, main *pipeline.Pipeline) er
 // follow brings tables forward until due ends. Its errors are those that concern the main
 // pipeline as well.
 func (l *lanes) follow(due, hard context.Context) error {
+	defer l.Health.Warn("lane", "")
 	var backoff fault.Backoff
 	for due.Err() == nil {
 		changed := l.set.Changed()
 		behind, next := l.set.Due()
-		err := l.set.Flush(due, l.destination)
+		err := l.flush(due)
 		if len(behind) == 0 && err == nil {
 			await(due, changed, next)
 			continue
@@ -182,6 +183,20 @@ func (l *lanes) follow(due, hard context.Context) error {
 		}
 	}
 	return nil
+}
+
+// flush records the states of tables that are not recorded yet.
+func (l *lanes) flush(ctx context.Context) error {
+	silent := false
+	err := fault.Attempt(func() {
+		silent = true
+		l.Logger.Warn("waiting for the destination to record the states of tables", "error", fault.ErrSilence)
+		l.Health.Warn("lane", fmt.Sprintf("the states of tables are not recorded: %v", fault.ErrSilence))
+	}, func() error { return l.set.Flush(ctx, l.destination) })
+	if silent && err == nil {
+		l.Health.Warn("lane", "")
+	}
+	return err
 }
 
 // await waits for a change, or until a time that is not zero, or until ctx ends.
@@ -215,8 +230,14 @@ func (l *lanes) bring(due, hard context.Context, behind []sink.TableState) error
 	l.Logger.Info("bringing tables forward", "tables", sink.Names(names), "after", after.Sequence)
 	config := l.config
 	config.Source, config.Sink, config.Gate = source, lane, lane
-	err = l.lose(runUntil(due, hard, config, func(ctx context.Context) error { return l.join(ctx, lane, source, len(behind)) }))
-	return errors.Join(err, l.set.Flush(context.WithoutCancel(hard), l.destination))
+	p, err := pipeline.New(config)
+	if err != nil {
+		return err
+	}
+	l.setLane(p)
+	defer l.setLane(nil)
+	err = l.lose(runUntil(due, hard, p, func(ctx context.Context) error { return l.join(ctx, lane, source, len(behind)) }))
+	return errors.Join(err, l.flush(context.WithoutCancel(hard)))
 }
 
 // open opens a reader of the changes of the named tables after a message.
@@ -236,11 +257,7 @@ func (l *lanes) leave(source *jetstream.Lane) {
 
 // runUntil runs a pipeline until caughtUp returns or soft ends. Its error is the first one
 // of the two.
-func runUntil(soft, hard context.Context, config pipeline.Config, caughtUp func(context.Context) error) error {
-	p, err := pipeline.New(config)
-	if err != nil {
-		return err
-	}
+func runUntil(soft, hard context.Context, p *pipeline.Pipeline, caughtUp func(context.Context) error) error {
 	soft, stop := context.WithCancel(soft)
 	defer stop()
 	var group errgroup.Group

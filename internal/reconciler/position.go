@@ -123,7 +123,7 @@ func (r *run) warnUnverified(reason string) {
 		reason += "; to compare the destination with the source, run: eds verify"
 		r.Logger.Warn("eds cannot check that the destination has every change", "reason", reason)
 	}
-	r.Health.Warn("continuity", reason)
+	r.doubt(reason)
 }
 
 // evidence collects what the destination and the data directory know.

@@ -79,15 +79,18 @@ type Reconciler struct {
 	dropped *continuity.GapError
 
 	mu       sync.Mutex
-	running  *pipeline.Pipeline // nil while the stream is not followed
-	last     pipeline.Status    // of the latest pipeline
-	progress string             // of an import under way
-	tables   *tables.Set        // of the destination; nil if it does not record their states
-	jobs     []*importJob       // the last few imports, oldest first
-	held     map[string]bool    // tables whose rows an import is about to replace
-	lanes    *lanes             // of the stream that is followed; nil if none is
-	left     time.Time          // when it was last followed
-	entered  chan struct{}      // closed when lanes changes; nil if no caller waits
+	running  *pipeline.Pipeline   // nil while the stream is not followed
+	lane     *pipeline.Pipeline   // nil while no table is brought forward by a lane
+	last     pipeline.Status      // of the latest pipeline
+	progress string               // of an import under way
+	tables   *tables.Set          // of the destination; nil if it does not record their states
+	jobs     []*importJob         // the last few imports, oldest first
+	held     map[string]bool      // tables whose rows an import is about to replace
+	lanes    *lanes               // of the stream that is followed; nil if none is
+	left     time.Time            // when it was last followed
+	entered  chan struct{}        // closed when lanes changes; nil if no caller waits
+	verified map[string]time.Time // tables whose rows were found equal, and when the comparison began
+	doubted  time.Time            // when the latest doubt about the stream began or ended
 
 	laneMetrics *pipeline.Metrics // of lanes, which nobody reads
 }
@@ -253,6 +256,24 @@ func (r *Reconciler) Status() pipeline.Status {
 		last.State, last.Reason = pipeline.Paused, desired.obstacle()
 	}
 	return last
+}
+
+// LaneStatus returns what the lane is doing that brings tables forward; the zero value if
+// none does.
+func (r *Reconciler) LaneStatus() pipeline.Status {
+	r.mu.Lock()
+	p := r.lane
+	r.mu.Unlock()
+	if p == nil {
+		return pipeline.Status{}
+	}
+	return p.Status()
+}
+
+func (r *Reconciler) setLane(p *pipeline.Pipeline) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lane = p
 }
 
 func (r *Reconciler) setRunning(p *pipeline.Pipeline) {

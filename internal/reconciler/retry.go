@@ -14,10 +14,12 @@ import (
 // logs, and sets the condition of health.
 func Retry(ctx context.Context, health *telemetry.Health, logger *slog.Logger, condition string, fn func() error) error {
 	var backoff fault.Backoff
+	failure := "" // of the latest attempt
 	for {
 		err := fault.Attempt(func() {
-			health.Set(condition, fault.ErrSilence)
-			logger.Warn("waiting for "+label(condition), "error", fault.ErrSilence)
+			silence := fault.After(fault.ErrSilence, failure)
+			health.Set(condition, silence)
+			logger.Warn("waiting for "+label(condition), "error", silence)
 		}, fn)
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -27,6 +29,7 @@ func Retry(ctx context.Context, health *telemetry.Health, logger *slog.Logger, c
 			return err
 		}
 		wait := backoff.Next(err)
+		failure = err.Error()
 		health.Set(condition, err)
 		logger.Warn("waiting for "+label(condition)+", and trying again", "error", err, "wait", wait.Round(time.Millisecond))
 		sleep(ctx, wait)
@@ -39,10 +42,14 @@ func (r *Reconciler) retry(ctx context.Context, condition string, fn func() erro
 
 // label is how a condition of health is called in a sentence.
 func label(condition string) string {
-	if condition == "nats" {
+	switch condition {
+	case "nats":
 		return "NATS"
+	case conditionImport:
+		return "the destination of the import"
+	default:
+		return "the " + condition
 	}
-	return "the " + condition
 }
 
 // sleep waits, unless ctx ends first.

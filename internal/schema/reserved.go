@@ -30,27 +30,28 @@ func Reserved(name string) bool {
 
 // CheckTable returns an error, which is poison, if a table cannot have the name.
 func CheckTable(name string) error {
-	switch {
-	case Reserved(name):
+	if Reserved(name) {
 		return fault.Mark(fault.Poison, fmt.Errorf("table %.80q: %w", name, ErrReserved))
-	case !nameable(name):
-		return fault.Mark(fault.Poison, fmt.Errorf("table %.80q: %w", name, ErrName))
 	}
 	return nil
 }
 
-// ErrName says that no table of the source has such a name.
-var ErrName = fmt.Errorf("names of tables have 1 to %d bytes of UTF-8, without white space, control characters, '.', '*' and '>'", maxTableName)
+// ErrName says that no subject of the stream can have the name of a table.
+var ErrName = fmt.Errorf("in the stream, names of tables have 1 to %d bytes of UTF-8, without white space, control characters, '.', '*' and '>'", maxStreamName)
 
-// maxTableName bounds the name of a table, in bytes.
-const maxTableName = 255
+// maxStreamName bounds the name of a table in the stream, in bytes.
+const maxStreamName = 255
 
-// nameable reports whether a subject of the stream can have the name as one token, so that
-// the changes of the table can be asked for.
-func nameable(name string) bool {
-	return name != "" && len(name) <= maxTableName && utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool {
+// CheckStreamTable is CheckTable of a change in the stream, whose subject has the name of
+// its table as one token.
+func CheckStreamTable(name string) error {
+	possible := name != "" && len(name) <= maxStreamName && utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool {
 		return r == '.' || r == '*' || r == '>' || unicode.IsSpace(r) || unicode.IsControl(r)
 	})
+	if !possible {
+		return fault.Mark(fault.Poison, fmt.Errorf("table %.80q: %w", name, ErrName))
+	}
+	return CheckTable(name)
 }
 
 // Check returns an error, which is poison, if the table or a column of it has a name

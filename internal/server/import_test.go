@@ -167,7 +167,7 @@ func TestImport_NamesRowsThatCouldNotBeLoaded(t *testing.T) {
 	})
 	url := "sqlite://" + filepath.Join(t.TempDir(), "shop.db")
 	answer := importFor(t, h, url, unlimited)
-	if message, _ := answer["message"].(string); answer["success"] != true || !strings.HasPrefix(message, "1 rows could not be loaded;") {
+	if message, _ := answer["message"].(string); answer["success"] != true || !strings.HasPrefix(message, "1 row could not be loaded;") {
 		t.Errorf("HQ is answered %v", answer)
 	}
 	if counts := vendorsOf(t, url); len(counts) == 0 {

@@ -22,8 +22,8 @@ func (e *OtherDestinationError) Error() string {
 // the destination with the given identity; "" is the server's, and another one is an
 // *OtherDestinationError. If the import is known, it does nothing.
 func (s *Server) RequestImport(id, identity string, o snapshot.Options) error {
-	if d := s.reconciler.Destination(); d != nil && identity != "" && identity != d.Identity {
-		return &OtherDestinationError{d.Masked}
+	if err := s.isDestination(identity); err != nil {
+		return err
 	}
 	_, err := s.reconciler.RequestImport(reconciler.ImportRequest{ID: id, Options: o})
 	return err
@@ -42,4 +42,25 @@ func (s *Server) CancelImport(id string) error { return s.reconciler.CancelImpor
 // their names.
 func (s *Server) AcceptGap(id, table string) ([]string, error) {
 	return s.reconciler.AcceptGap(id, table)
+}
+
+// Verification says which tables were found equal.
+type Verification = reconciler.Verification
+
+// Verified ends warnings about tables of the destination with the given identity.
+func (s *Server) Verified(identity string, v Verification) error {
+	if err := s.isDestination(identity); err != nil {
+		return err
+	}
+	s.reconciler.Verified(v)
+	return nil
+}
+
+// isDestination returns an *OtherDestinationError if the identity is not that of the
+// server's destination; "" is.
+func (s *Server) isDestination(identity string) error {
+	if d := s.reconciler.Destination(); d != nil && identity != "" && identity != d.Identity {
+		return &OtherDestinationError{d.Masked}
+	}
+	return nil
 }

@@ -28,7 +28,7 @@ func (s *Server) watch(ctx context.Context) {
 	for {
 		select {
 		case <-ticker.C:
-			s.judge(s.Status())
+			s.judge(s.Status(), s.reconciler.LaneStatus())
 			s.watchDeadLetters(time.Now())
 			if s.Beat != nil {
 				s.Beat()
@@ -39,13 +39,26 @@ func (s *Server) watch(ctx context.Context) {
 	}
 }
 
-// judge turns a pipeline's state into health.
-func (s *Server) judge(status pipeline.Status) {
+// judge turns the states of the pipeline and of the lane into health.
+func (s *Server) judge(main, lane pipeline.Status) {
 	var err error
-	if status.State == pipeline.Waiting && time.Since(status.Since) > patience {
-		err = errors.New(status.Reason)
+	if reason := overdue(main); reason != "" {
+		err = errors.New(reason)
 	}
 	s.Health.Set("pipeline", err)
+	warning := overdue(lane)
+	if warning != "" {
+		warning = "tables that are behind are not brought forward: " + warning
+	}
+	s.Health.Warn("behind", warning)
+}
+
+// overdue returns what a pipeline has waited for too long; "" if there is nothing.
+func overdue(status pipeline.Status) string {
+	if status.State != pipeline.Waiting || time.Since(status.Since) <= patience {
+		return ""
+	}
+	return status.Reason
 }
 
 // watchDeadLetters tells of what the destination lacks, and of what was dropped meanwhile.

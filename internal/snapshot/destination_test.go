@@ -34,6 +34,10 @@ type destination struct {
 	probe    error
 	// fail is asked before each operation, and where the name ends in "ed" after it.
 	fail func(operation, table, file string) error
+	// hang, where set, is called before fail, of the operation and table in hanging. It may
+	// take its time.
+	hang    func()
+	hanging [2]string
 	// row is asked for each row of a file; errEnough ends the file as if it were loaded.
 	row func(n int, r *change.Row) error
 }
@@ -57,6 +61,9 @@ func newDestination(t testing.TB, root string) *destination {
 }
 
 func (d *destination) check(operation, table, file string) error {
+	if d.hang != nil && d.hanging == [2]string{operation, table} {
+		d.hang()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.fail == nil {

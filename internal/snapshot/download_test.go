@@ -259,7 +259,7 @@ func TestADownloadThatBringsNothingIsGivenUp(t *testing.T) {
 		}
 		began := time.Now()
 		_, err := w.run(t.Context(), d, nil)
-		want := "1 of 1 tables were not imported: order: file " + file + ": download: the server answers 503 Service Unavailable"
+		want := "1 of 1 table was not imported: order: file " + file + ": download: the server answers 503 Service Unavailable"
 		if err == nil || err.Error() != want || time.Since(began) > 10*time.Minute {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
@@ -351,7 +351,7 @@ func TestAURLThatIsRefusedForGoodFailsTheTable(t *testing.T) {
 			return true
 		}
 		_, err := w.run(t.Context(), d, nil)
-		want := "1 of 1 tables were not imported: order: file " + file + ": download: the download url is refused: the server answers 403 Forbidden"
+		want := "1 of 1 table was not imported: order: file " + file + ": download: the download url is refused: the server answers 403 Forbidden"
 		if err == nil || err.Error() != want {
 			t.Errorf("got %v", err)
 		}
@@ -403,6 +403,28 @@ func TestDownloadsAreBounded(t *testing.T) {
 		}
 		if most != 4 {
 			t.Errorf("%d downloads at a time", most)
+		}
+	})
+}
+
+// TestStalled_LeavesOutTablesThatWaitForTheDownloadsOfOthers has each file come late, and
+// more files than are downloaded at once.
+func TestStalled_LeavesOutTablesThatWaitForTheDownloadsOfOthers(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world, d *destination) {
+		for _, table := range []string{"order", "customer", "vendor"} {
+			var texts []string
+			for i := range 8 {
+				texts = append(texts, rowsOf(i, 1))
+			}
+			w.put(table, texts...)
+		}
+		w.serve = func(http.ResponseWriter, *http.Request, string, int) bool {
+			time.Sleep(25 * time.Second)
+			return false
+		}
+		calls, err := w.stalls(d)
+		if err != nil || len(calls) > 0 {
+			t.Errorf("it reports %v, and ends with %v", calls, err)
 		}
 	})
 }

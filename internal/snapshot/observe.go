@@ -76,6 +76,7 @@ type tableProgress struct {
 	have    map[string]int64 // downloaded of files
 	files   map[string]bool  // that are loaded
 	told    time.Time
+	watch   *watch // told of progress; nil: none
 }
 
 func newTracker(o Observer) *tracker {
@@ -122,6 +123,14 @@ func (p *tableProgress) change(atOnce bool, f func(*Progress)) {
 	defer t.mu.Unlock()
 	before := p.now
 	f(&p.now)
+	if p.now.Rows > before.Rows || p.now.Downloaded > before.Downloaded || p.now.Files > before.Files {
+		p.watch.progress()
+	}
+	if p.now.Downloaded > before.Downloaded {
+		for _, other := range t.tables {
+			other.watch.downloaded()
+		}
+	}
 	p.now.TotalBytes = p.estimate()
 	t.totals.Rows += p.now.Rows - before.Rows
 	t.totals.Bytes += p.now.Bytes - before.Bytes
@@ -158,6 +167,11 @@ func (p *tableProgress) estimate() int64 {
 		sum += sum / int64(len(p.sizes)) * unknown
 	}
 	return sum
+}
+
+// watched has the watch know of rows and bytes; nil: none.
+func (p *tableProgress) watched(w *watch) {
+	p.change(false, func(*Progress) { p.watch = w })
 }
 
 func (p *tableProgress) phase(to Phase) {

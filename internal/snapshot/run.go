@@ -104,7 +104,10 @@ func newRun(c Config) *run {
 // the destination, the key, the tables.
 func (r *run) check(ctx context.Context) error {
 	if p, ok := r.cfg.Sink.(sink.Prober); ok && !r.cfg.DryRun {
-		if err := p.Probe(ctx); err != nil {
+		w := r.watch("all tables", "test the destination")
+		err := p.Probe(ctx)
+		w.end()
+		if err != nil {
 			return &ProbeError{err}
 		}
 	}
@@ -273,15 +276,29 @@ func (r *run) migrateTogether(ctx context.Context, m sink.Migrator, names []stri
 // persist calls f until it succeeds, fails for good, or has failed for longer
 // than is waited.
 func (r *run) persist(ctx context.Context, operation string, f func() error) error {
-	backoff, began := r.cfg.Retry, time.Now()
+	w := r.watch("all tables", operation)
+	defer w.end()
+	return r.retry(ctx, w, operation, f)
+}
+
+func (r *run) retry(ctx context.Context, w *watch, operation string, f func() error) error {
+	w.doing(operation)
+	backoff := r.cfg.Retry
+	var since time.Time // of the first failure
 	for {
 		err := f()
 		if err == nil {
+			w.progress()
 			return nil
 		}
+		if since.IsZero() {
+			since = time.Now()
+		}
+		failure := fmt.Errorf("%s: %w", operation, err)
+		w.failed(failure)
 		wait := backoff.Next(err)
-		if ctx.Err() != nil || fault.Of(err) != fault.Transient || time.Since(began)+wait > r.cfg.Patience {
-			return fmt.Errorf("%s: %w", operation, err)
+		if ctx.Err() != nil || fault.Of(err) != fault.Transient || time.Since(since)+wait > r.cfg.Patience {
+			return failure
 		}
 		r.cfg.Logger.WarnContext(ctx, "trying again", "operation", operation, "wait", wait, "error", err)
 		if err := pause(ctx, wait); err != nil {

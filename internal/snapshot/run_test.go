@@ -46,6 +46,12 @@ func inWorld(t *testing.T, f func(t *testing.T, w *world, d *destination)) {
 	})
 }
 
+// hangs has the first call of an operation on a table take that long.
+func (d *destination) hangs(operation, table string, long time.Duration) {
+	d.hang = sync.OnceFunc(func() { time.Sleep(long) })
+	d.hanging = [2]string{operation, table}
+}
+
 // everyRow is what the destination must hold in the end.
 var everyRow = map[string][]string{"order": rows(0, 205), "customer": rows(0, 3), "vendor": {}}
 
@@ -612,7 +618,7 @@ func TestATableThatWasAskedForAndIsNotExported(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		w.export = func(hq.ExportRequest) hq.Export { return hq.Export{Completed: true} }
 		_, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Only = []string{"vendor"} })
-		if err == nil || err.Error() != "1 of 1 tables were not imported: vendor: the export does not have it" {
+		if err == nil || err.Error() != "1 of 1 table was not imported: vendor: the export does not have it" {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -648,5 +654,13 @@ func (w *world) states(f func(d *state.Dir) error) {
 	defer dir.Close()
 	if err := f(dir); err != nil {
 		w.t.Fatal(err)
+	}
+}
+
+func TestCount(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 rows", 1: "1 row", 2: "2 rows"} {
+		if got := snapshot.Count(n, "row", "rows"); got != want {
+			t.Errorf("%d: %q", n, got)
+		}
 	}
 }

@@ -56,12 +56,16 @@ type Config struct {
 	Confirm func(Plan) error
 	// Present returns the present time by HQ's clock; nil means time.Now.
 	Present func() time.Time
-	// Patience is how long HQ, downloads and the destination are waited for
-	// while they bring nothing; 0 means 5 minutes.
+	// Patience is how long HQ, downloads and the destination are waited for, after an
+	// attempt has failed, while they bring nothing; 0 means 5 minutes.
 	Patience time.Duration
 	// Poll and Retry time the questions for an export's state and attempts
 	// after errors. The zero values are 1 to 15 s, and 0.1 to 30 s.
 	Poll, Retry fault.Backoff
+	// Stalled, where set, is called when a part of the import, such as one table's, has made
+	// no progress for 30 seconds, with what it waits for, and again later; with "" when it
+	// goes on or ends. Calls for one part are serial. It must not block.
+	Stalled func(what, reason string)
 	// BringForward, where set, is called for a table that is to be replaced as a whole,
 	// after its last file was loaded. The clock is that of the loaded rows. It applies
 	// later changes of the stream to the load, which is sealed, and returns the position
@@ -161,6 +165,21 @@ type TableReport struct {
 	Err     error
 }
 
+// Count returns n with the word that suits it.
+func Count[N int | int64](n N, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// RefusedError says that rows could not be loaded, and are dead letters.
+type RefusedError struct{ Rows int }
+
+func (e RefusedError) Error() string {
+	return Count(e.Rows, "row", "rows") + " could not be loaded; the tables have all others; see: eds dlq list"
+}
+
 // TablesError says which tables were not imported. The others were.
 type TablesError struct {
 	Failed []TableReport
@@ -168,7 +187,7 @@ type TablesError struct {
 }
 
 func (e *TablesError) Error() string {
-	text := fmt.Sprintf("%d of %d tables were not imported:", len(e.Failed), e.Of)
+	text := fmt.Sprintf("%d of %s not imported:", len(e.Failed), Count(e.Of, "table was", "tables were"))
 	for i, t := range e.Failed {
 		if i > 0 {
 			text += ";"

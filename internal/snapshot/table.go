@@ -43,6 +43,7 @@ type tableImport struct {
 	rows     int64                       // put in place; -1 if the destination does not count them
 	recorded string                      // id of the destination, if it records the snapshot
 	progress *tableProgress
+	watch    *watch
 	unknown  map[string]bool
 	refused  refusals
 }
@@ -81,6 +82,10 @@ func (t *tableImport) work(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
+	t.watch = t.run.watch(fmt.Sprintf("table %q", t.table.Name), "begin the load")
+	t.progress.watched(t.watch)
+	defer t.watch.end()
+	defer t.progress.watched(nil)
 	err := t.persistently(ctx)
 	if ctx.Err() != nil && err != nil {
 		return // neither done nor failed: it goes on in another run
@@ -125,7 +130,8 @@ func (t *tableImport) persistently(ctx context.Context) error {
 	if err := t.cfg.State.RecordTable(t.table.Name, state.ImportTable{Job: t.job}); err != nil {
 		return err
 	}
-	backoff, progress := t.cfg.Retry, time.Now()
+	backoff := t.cfg.Retry
+	var failing time.Time // since the first failure after progress
 	for lost := 0; ; {
 		files := t.files
 		err := t.attempt(ctx)
@@ -133,20 +139,24 @@ func (t *tableImport) persistently(ctx context.Context) error {
 			return err
 		}
 		if t.files > files {
-			progress = time.Now()
+			failing = time.Time{}
 			backoff.Reset()
 		}
+		if failing.IsZero() {
+			failing = time.Now()
+		}
+		t.watch.failed(err)
 		wait := backoff.Next(err)
 		narrow := new(sink.NarrowLoadError)
 		switch {
 		case errors.As(err, &narrow): // each time it has more columns
-			t.table, progress = narrow.Table, time.Now()
+			t.table, failing = narrow.Table, time.Now()
 		case errors.Is(err, sink.ErrLoadLost):
 			lost++
 		case !errors.As(err, new(destinationError)) || fault.Of(err) != fault.Transient:
 			return err
 		}
-		if lost > maxLost || time.Since(progress)+wait > t.cfg.Patience {
+		if lost > maxLost || time.Since(failing)+wait > t.cfg.Patience {
 			return err
 		}
 		t.cfg.Logger.WarnContext(ctx, "loading a table was interrupted; it goes on", "table", t.table.Name, "wait", wait, "error", err)
@@ -161,6 +171,7 @@ func (t *tableImport) persistently(ctx context.Context) error {
 func (t *tableImport) attempt(ctx context.Context) (err error) {
 	t.progress.phase(Loading)
 	t.refused = refusals{}
+	t.watch.doing("begin the load")
 	load, err := t.loader.BeginLoad(ctx, t.job, t.table, t.mode, t.scope())
 	if err != nil {
 		return destinationError{fmt.Errorf("begin the load: %w", err)}
@@ -204,12 +215,34 @@ func (t *tableImport) bringForward(ctx context.Context, load sink.Load) (done fu
 	if err := t.persist(ctx, "make sure of what was loaded", func() error { return advancer.Seal(ctx) }); err != nil {
 		return nil, err
 	}
-	applied, done, err := t.cfg.BringForward(ctx, t.table, t.export.clock, advancer)
+	t.watch.doing("bring the loaded rows forward")
+	applied, done, err := t.cfg.BringForward(ctx, t.table, t.export.clock, watchedAdvancer{advancer, t.watch})
 	if err != nil {
 		return nil, fmt.Errorf("bring what was loaded forward: %w", err)
 	}
 	t.record(load, applied)
 	return done, nil
+}
+
+// persist is run.persist, as a part of the table's import.
+func (t *tableImport) persist(ctx context.Context, operation string, f func() error) error {
+	return t.retry(ctx, t.watch, operation, f)
+}
+
+// watchedAdvancer is a load whose advances are progress.
+type watchedAdvancer struct {
+	sink.Advancer
+	watch *watch
+}
+
+func (a watchedAdvancer) Advance(ctx context.Context, b *change.Batch) error {
+	err := a.Advancer.Advance(ctx, b)
+	if err != nil {
+		a.watch.failed(fmt.Errorf("bring the loaded rows forward: %w", err))
+	} else {
+		a.watch.progress()
+	}
+	return err
 }
 
 // forget forgets a file that an earlier run or attempt loaded, and that is not loaded
@@ -267,6 +300,7 @@ func (t *tableImport) loadFiles(ctx context.Context, load sink.Load) error {
 	}
 	arrivals := t.fetchAhead(ctx, &fetching, pending)
 	for _, f := range pending {
+		t.watch.downloading(f.name)
 		arrival, ok := receive(ctx, arrivals)
 		if !ok {
 			return context.Cause(ctx)
@@ -278,6 +312,7 @@ func (t *tableImport) loadFiles(ctx context.Context, load sink.Load) error {
 		if err != nil {
 			return &FileError{File: f.name, Err: err}
 		}
+		t.watch.doing("load file " + f.name)
 		if err := t.loadFile(ctx, load, f); err != nil {
 			return err
 		}

@@ -6,10 +6,12 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/telemetry"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
@@ -58,9 +60,31 @@ func TestPassword_IsRotatedWhileTheServerRuns(t *testing.T) {
 	w.waitsAtOnce(p, "no such file")
 	put("SecondPassword")
 	w.drain(p)
+
+	d.execute("ALTER ROLE eds PASSWORD 'ThirdPassword'; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'eds'")
+	w.waitsAtOnce(p, refused)
+	type outcome struct {
+		out  string
+		code int
+	}
+	imported := make(chan outcome, 1)
+	go func() {
+		out, code := w.importEnds("--only", "customer")
+		imported <- outcome{out, code}
+	}()
+	eventually(t, "health says what the import waits for", func() bool {
+		_, report := p.health()
+		return slices.ContainsFunc(report.Reasons, func(r telemetry.Reason) bool {
+			return r.Condition == "import" && strings.Contains(r.Message, refused)
+		})
+	}, p.output)
+	put("ThirdPassword")
+	if got := <-imported; got.code != 0 {
+		t.Errorf("the import ends with %d\n%s", got.code, got.out)
+	}
 	w.quiet(p)
 	p.stop()
-	u.User = url.UserPassword("eds", "SecondPassword")
+	u.User = url.UserPassword("eds", "ThirdPassword")
 	w.url = u.String()
 	w.equal()
 }

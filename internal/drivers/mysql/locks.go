@@ -33,14 +33,14 @@ func (s *session) waitShortly(ctx context.Context, do func() error) error {
 }
 
 // working asks by another session whether the server is at work on the call.
-func (s *session) working(ctx context.Context) bool {
+func (s *session) working(ctx context.Context) sqlsink.Work {
 	other, err := s.dialect.connect(ctx)
 	if err != nil {
-		return false
+		return sqlsink.Work{}
 	}
 	defer other.Close(ctx)
 	rows, err := other.query(ctx, "ask whether the server is at work", "SELECT COUNT(*) FROM information_schema.processlist WHERE id = "+s.id+" AND command <> 'Sleep'")
-	return err == nil && len(rows) == 1 && rows[0][0] == "1"
+	return sqlsink.Work{Active: err == nil && len(rows) == 1 && rows[0][0] == "1"}
 }
 
 // kill ends the session at the server, which does not notice that a client is gone while it

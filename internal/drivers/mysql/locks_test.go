@@ -154,6 +154,9 @@ func wantSilent(t *testing.T, err error) {
 	if fault.Of(err) != fault.Transient || !errors.As(err, new(*sqlsink.SilentError)) {
 		t.Fatalf("want a transient *sqlsink.SilentError, got: %v", err)
 	}
+	if strings.Contains(err.Error(), "roll back") {
+		t.Errorf("what a lost connection cannot do is reported: %v", err)
+	}
 }
 
 func TestApply_LeavesAServerThatDoesNotAnswer(t *testing.T) {

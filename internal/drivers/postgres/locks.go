@@ -20,15 +20,31 @@ func (s *session) lockWait(d time.Duration) string {
 
 // working asks by another session whether the server is at work on the call. Behind a
 // pooler sessions have no numbers: there the server only has to answer.
-func (s *session) working(ctx context.Context) bool {
+func (s *session) working(ctx context.Context) sqlsink.Work {
+	const what = "ask whether the server is at work"
 	other, err := s.dialect.connect(ctx)
 	if err != nil {
-		return false
+		return sqlsink.Work{}
 	}
 	defer other.Close(ctx)
-	rows, err := other.query(ctx, "ask whether the server is at work", "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE pid = $1::int AND state = 'active'", fmt.Sprint(s.pg.PID()))
-	return err == nil && len(rows) == 1 && (!s.can.Keeps || rows[0].text(0) == "1")
+	pid := fmt.Sprint(s.pg.PID())
+	rows, err := other.query(ctx, what, "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE pid = $1::int AND state = 'active'", pid)
+	work := sqlsink.Work{Active: err == nil && len(rows) == 1 && (!s.can.Keeps || rows[0].text(0) == "1")}
+	if !work.Active || !s.can.Keeps {
+		return work
+	}
+	rows, err = other.query(ctx, what, indexProgress, pid)
+	if err == nil && len(rows) == 1 {
+		work.Progress = rows[0].text(0)
+	}
+	return work
 }
+
+// indexProgress tells how far the building of an index is. Versions before 12 do not know.
+const indexProgress = `
+SELECT concat_ws(' ', p.phase, p.blocks_done, p.tuples_done, p.lockers_done, p.index_relid, a.wait_event)
+  FROM pg_catalog.pg_stat_progress_create_index p JOIN pg_catalog.pg_stat_activity a USING (pid)
+ WHERE pid = $1::int`
 
 // blockersQuery lists the sessions that have or await locks on tables, the one that has been
 // in its transaction for longest first. Its parameters are those of catalogueQuery, and whether

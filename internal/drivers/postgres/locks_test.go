@@ -185,7 +185,12 @@ func TestInspect_PassesOverLockedTables(t *testing.T) {
 // called.
 func (d *destination) stop() (resume func()) {
 	d.t.Helper()
-	number := d.query("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'eds' ORDER BY backend_start DESC")[0]
+	return d.stopProcess(d.query("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'eds' ORDER BY backend_start DESC")[0])
+}
+
+// stopProcess is stop of the server process of the given number.
+func (d *destination) stopProcess(number string) (resume func()) {
+	d.t.Helper()
 	pid, err := strconv.Atoi(number)
 	if err != nil {
 		d.t.Fatal(err)
@@ -208,6 +213,9 @@ func wantSilent(t *testing.T, err error) {
 	t.Helper()
 	if fault.Of(err) != fault.Transient || !errors.As(err, new(*sqlsink.SilentError)) {
 		t.Fatalf("want a transient *sqlsink.SilentError, got: %v", err)
+	}
+	if strings.Contains(err.Error(), "roll back") {
+		t.Errorf("what a lost connection cannot do is reported: %v", err)
 	}
 }
 
@@ -307,4 +315,45 @@ func TestMigrate_MayTakeLong(t *testing.T) {
 	d.exec("CREATE FUNCTION doze() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(5); END'")
 	d.exec("CREATE EVENT TRIGGER doze ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION doze()")
 	d.migrate(things(t))
+}
+
+// indexing has the making of any table also build an index, slowly: it takes the given
+// number of rows, a block each, half a second a row. The returned query answers a row while
+// it does.
+func (d *destination) indexing(rows int) (under string) {
+	d.exec("CREATE TABLE slow (x text, g int); ALTER TABLE slow ALTER x SET STORAGE PLAIN")
+	d.exec(fmt.Sprintf("INSERT INTO slow SELECT repeat('x', 7000), g FROM generate_series(1, %d) g", rows))
+	d.exec("CREATE FUNCTION doze(g int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.5); RETURN g; END'")
+	d.exec("CREATE FUNCTION build() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN CREATE INDEX ON slow (doze(g)); END'")
+	d.exec("CREATE EVENT TRIGGER build ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION build()")
+	return "SELECT pid FROM pg_stat_progress_create_index WHERE datname = current_database() AND blocks_done > 1"
+}
+
+// TestMigrate_LetsAnIndexTakeLong: the server says that it makes progress.
+func TestMigrate_LetsAnIndexTakeLong(t *testing.T) {
+	d := open(t, "statement_timeout=1s")
+	d.indexing(12)
+	d.migrate(things(t))
+	if n := d.query("SELECT count(*) FROM pg_index WHERE indrelid = 'slow'::regclass AND indisvalid"); n[0] == "0" {
+		t.Error("no index was built")
+	}
+}
+
+// TestMigrate_LeavesAServerProcessThatStoppedInAnIndex: the server says that the process is
+// active, but how far it is stays the same.
+func TestMigrate_LeavesAServerProcessThatStoppedInAnIndex(t *testing.T) {
+	d := open(t, "statement_timeout=1s")
+	under := d.indexing(20)
+	done := make(chan error)
+	go func() {
+		_, err := d.Migrate(t.Context(), []*schema.Table{things(t)})
+		done <- err
+	}()
+	resume := d.stopProcess(d.awaitRows(under)[0])
+	err := <-done
+	wantSilent(t, err)
+	if silent := new(sqlsink.SilentError); errors.As(err, &silent) && silent.Limit > 10*time.Second {
+		t.Errorf("it was left after %v", silent.Limit)
+	}
+	resume()
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/shopmonkeyus/eds/internal/change"
@@ -42,6 +43,9 @@ func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 			var refused []string
 			n, err := l.(sink.RowLoad).LoadRows(t.Context(), "one", images(t, order, rows...), func(row *change.Row, number int64, reason error) error {
 				refused = append(refused, fmt.Sprint(number, " ", string(row.Image), " ", fault.Of(reason)))
+				if strings.Contains(reason.Error(), "_eds_") {
+					t.Errorf("the reason names the staging table: %v", reason)
+				}
 				return nil
 			})
 			if err != nil || n != 5000 {

@@ -29,11 +29,11 @@ func (s *session) waitShortly(ctx context.Context, do func() error) error {
 
 // working reports whether the server accepts another session. Only users with VIEW SERVER
 // STATE can see what it does for this one.
-func (s *session) working(ctx context.Context) bool {
+func (s *session) working(ctx context.Context) sqlsink.Work {
 	other, err := s.dialect.connect(ctx)
 	if err != nil {
-		return false
+		return sqlsink.Work{}
 	}
 	_ = other.Close(ctx)
-	return true
+	return sqlsink.Work{Active: true}
 }

@@ -43,6 +43,15 @@ var recordDefects = []struct {
 			return w.recordingSink.Begin(ctx, b)
 		}
 	}},
+	{"an import is taken for something else", []string{"records that changed since they were read are read again"}, func(w *worseRecorder) {
+		w.begin = func(ctx context.Context, b sink.Beginning) (int64, error) {
+			epoch, err := w.recordingSink.Begin(ctx, b)
+			if reopen := new(sink.ReopenError); errors.As(err, &reopen) {
+				reopen.Imported = false
+			}
+			return epoch, err
+		}
+	}},
 	{"the checkpoint is forgotten", []string{"a checkpoint of an earlier version is taken over", "a changed filter goes on where each subject is"}, recording(func(r *sink.Records) { r.Checkpoint = nil })},
 	{"a snapshot is forgotten", []string{"a complete snapshot replaces the others of its table"}, recording(func(r *sink.Records) { r.Snapshots = r.Snapshots[:max(1, len(r.Snapshots))-1] })},
 	{

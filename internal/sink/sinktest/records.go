@@ -301,6 +301,13 @@ func checkChangedRecords(h *harness) {
 	_, err := one.(sink.Recorder).Begin(h.ctx, sink.Beginning{})
 	h.wantReopen(err, false)
 	h.goOn(one)
+	t := customers(h)
+	for i, job := range []string{"first", "second"} {
+		h.records(one)
+		h.importSnapshot(t, job, sink.Snapshot{Clock: at(int64(5 + i))}, `{"id":"1","name":"`+job+`"}`)
+		_, err = one.(sink.Recorder).Begin(h.ctx, sink.Beginning{})
+		h.wantReopen(err, true)
+	}
 }
 
 // importSnapshot loads a table in a process of its own, and records it as s.

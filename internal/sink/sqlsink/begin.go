@@ -277,7 +277,7 @@ func (s *Sink) Begin(ctx context.Context, b sink.Beginning) (epoch int64, err er
 			return nil
 		}
 		if !ours && !s.begun.same(now) {
-			return fault.Mark(fault.Fatal, &sink.ReopenError{Reason: "the records of the destination have changed"})
+			return fault.Mark(fault.Fatal, s.begun.reopen(now))
 		}
 		found, err := s.identify(ctx, conn, now)
 		if err != nil {
@@ -349,6 +349,25 @@ func (r *records) same(now *records) bool {
 		return false
 	}
 	return r.own == nil || r.own.position == now.own.position && r.own.epoch == now.own.epoch && r.own.generation == now.own.generation
+}
+
+// reopen says how records that are not the same differ.
+func (r *records) reopen(now *records) *sink.ReopenError {
+	was, is := latestSnapshot(r.snapshots), latestSnapshot(now.snapshots)
+	before, after := *r, *now
+	before.snapshots, after.snapshots = nil, nil
+	if r.id == "" { // the first import has made it
+		before.id = now.id
+	}
+	if r.own != nil && now.own != nil {
+		own := *now.own
+		own.generation = r.own.generation // an import counts it up
+		after.own = &own
+	}
+	if is > was && before.same(&after) {
+		return &sink.ReopenError{Reason: "tables have been imported", Imported: true}
+	}
+	return &sink.ReopenError{Reason: "the records of the destination have changed"}
 }
 
 // begin writes what Begin does.

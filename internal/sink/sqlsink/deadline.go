@@ -38,31 +38,43 @@ func (e *SilentError) Error() string {
 	return fmt.Sprintf("the server made no progress for %v, so the connection was given up; check that the server is not stopped or overloaded, or raise statement_timeout in the url", e.Limit)
 }
 
+// Work is what a server says of a call that it has not answered.
+type Work struct {
+	Active bool // the server is at work on the call
+	// Progress changes while the server goes on; "": it does not say how far it is. A
+	// process that was stopped is active, and makes no progress.
+	Progress string
+}
+
 // Deadline ends a call with which a server makes no progress.
 type Deadline struct {
 	limit   time.Duration
-	working func(ctx context.Context) bool
+	working func(ctx context.Context) Work
 	cancel  context.CancelCauseFunc
 
 	asking sync.Mutex // held while the time has run out and the server is asked
 
 	mu     sync.Mutex
 	timer  *time.Timer
-	since  time.Time // of the latest progress
-	looks  int       // how often the server has said since that it is at work
+	since  time.Time // of the latest progress, or answer that the server is at work
+	looks  int       // how often the server has said since the latest progress that it is at work
+	far    string    // the latest Work.Progress
 	paused bool
 	ended  bool
 }
 
-// mostLooks bounds how often a server may say that it is at work on a call. It says so of a
-// process, too, that was stopped.
-const mostLooks = 72
+// Bounds of how often in a row a server may say that it is at work on a call: without
+// progress, and if it does not say how far it is.
+const (
+	stuckLooks = 3
+	mostLooks  = 72
+)
 
 // Await returns the context of a call, which is done if the server makes no progress for
 // limit. A server answers nothing while it builds an index or moves many rows: if working
 // is not nil, it is asked then, by another session, whether the server is still at work on
 // the call. End must follow.
-func Await(ctx context.Context, limit time.Duration, working func(ctx context.Context) bool) (context.Context, *Deadline) {
+func Await(ctx context.Context, limit time.Duration, working func(ctx context.Context) Work) (context.Context, *Deadline) {
 	d := &Deadline{limit: limit, working: working, since: time.Now()}
 	ctx, d.cancel = context.WithCancelCause(ctx)
 	d.mu.Lock()
@@ -108,8 +120,7 @@ func (d *Deadline) expire(ctx context.Context) {
 	d.asking.Lock()
 	defer d.asking.Unlock()
 	rest, looks := d.rest()
-	if rest == 0 && looks < mostLooks && d.atWork(ctx) {
-		d.looked(looks + 1)
+	if rest == 0 && d.look(d.ask(ctx)) {
 		rest = d.limit
 	}
 	if rest == 0 {
@@ -123,21 +134,34 @@ func (d *Deadline) expire(ctx context.Context) {
 	}
 }
 
-// atWork asks whether the server is at work on the call. It has to answer in time as well.
-func (d *Deadline) atWork(ctx context.Context) bool {
+// ask asks whether the server is at work on the call. It has to answer in time as well.
+func (d *Deadline) ask(ctx context.Context) Work {
 	if d.working == nil {
-		return false
+		return Work{}
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.limit)
 	defer cancel()
-	return d.working(ctx) && ctx.Err() == nil
+	work := d.working(ctx)
+	work.Active = work.Active && ctx.Err() == nil
+	return work
 }
 
-// looked gives the server more time.
-func (d *Deadline) looked(looks int) {
+// look reports whether the server has more time, after what it has said.
+func (d *Deadline) look(work Work) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.since, d.looks = time.Now(), looks
+	most := mostLooks
+	switch {
+	case work.Progress != "" && work.Progress != d.far:
+		d.looks, d.far = 0, work.Progress
+	case work.Progress != "":
+		most = stuckLooks
+	}
+	if !work.Active || d.looks >= most {
+		return false
+	}
+	d.since, d.looks = time.Now(), d.looks+1
+	return true
 }
 
 // rest returns how much time is left, and how often the server was asked before.
@@ -163,15 +187,20 @@ func CallError(ctx context.Context, err error) error {
 type Patience struct {
 	Limit time.Duration // without progress
 	// Working asks by another session whether the server is at work on a call that may take
-	// long.
-	Working func(ctx context.Context) bool
+	// long, and how far it is.
+	Working func(ctx context.Context) Work
 
 	long atomic.Bool // calls may take as long as the server is at work on them
 }
 
 // Await begins a call; see the function Await.
 func (p *Patience) Await(ctx context.Context) (context.Context, *Deadline) {
-	return Await(ctx, p.Limit, func(ctx context.Context) bool { return p.long.Load() && p.Working(ctx) })
+	return Await(ctx, p.Limit, func(ctx context.Context) Work {
+		if !p.long.Load() {
+			return Work{}
+		}
+		return p.Working(ctx)
+	})
 }
 
 // TakeTime lets calls take as long as the server is at work on them, until Hurry, which it

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/url"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,8 +16,17 @@ import (
 func TestAwait(t *testing.T) {
 	const limit = time.Minute
 	const wait = limit - time.Second
+	active := func(context.Context) sqlsink.Work { return sqlsink.Work{Active: true} }
+	stuck := func(context.Context) sqlsink.Work { return sqlsink.Work{Active: true, Progress: "7"} }
+	going := func(looks int) func(context.Context) sqlsink.Work { // progress once in so many looks
+		n := 0
+		return func(context.Context) sqlsink.Work {
+			n++
+			return sqlsink.Work{Active: true, Progress: strconv.Itoa(n / looks)}
+		}
+	}
 	for name, test := range map[string]struct {
-		working func(ctx context.Context) bool
+		working func(ctx context.Context) sqlsink.Work
 		call    func(call *sqlsink.Deadline)
 		silent  bool
 	}{
@@ -32,10 +42,14 @@ func TestAwait(t *testing.T) {
 			time.Sleep(limit + time.Second)
 		}, silent: true},
 		"progress while paused":       {call: func(call *sqlsink.Deadline) { call.Pause(); call.Progress(); time.Sleep(10 * limit) }},
-		"server at work":              {working: func(context.Context) bool { return true }, call: func(*sqlsink.Deadline) { time.Sleep(10 * limit) }},
-		"server at work for too long": {working: func(context.Context) bool { return true }, call: func(*sqlsink.Deadline) { time.Sleep(100 * limit) }, silent: true},
-		"server not at work":          {working: func(context.Context) bool { return false }, call: func(*sqlsink.Deadline) { time.Sleep(limit + time.Second) }, silent: true},
-		"question without answer":     {working: func(ctx context.Context) bool { <-ctx.Done(); return true }, call: func(*sqlsink.Deadline) { time.Sleep(10 * limit) }, silent: true},
+		"server at work":              {working: active, call: func(*sqlsink.Deadline) { time.Sleep(10 * limit) }},
+		"server at work for too long": {working: active, call: func(*sqlsink.Deadline) { time.Sleep(100 * limit) }, silent: true},
+		"server goes on":              {working: going(1), call: func(*sqlsink.Deadline) { time.Sleep(1000 * limit) }},
+		"server goes on slowly":       {working: going(3), call: func(*sqlsink.Deadline) { time.Sleep(1000 * limit) }},
+		"server is stuck":             {working: stuck, call: func(*sqlsink.Deadline) { time.Sleep(4*limit + time.Second) }, silent: true},
+		"server is stuck briefly":     {working: stuck, call: func(*sqlsink.Deadline) { time.Sleep(4*limit - time.Second) }},
+		"server not at work":          {working: func(context.Context) sqlsink.Work { return sqlsink.Work{Progress: "7"} }, call: func(*sqlsink.Deadline) { time.Sleep(limit + time.Second) }, silent: true},
+		"question without answer":     {working: func(ctx context.Context) sqlsink.Work { <-ctx.Done(); return sqlsink.Work{Active: true} }, call: func(*sqlsink.Deadline) { time.Sleep(10 * limit) }, silent: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

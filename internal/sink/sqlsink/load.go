@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/change"
@@ -227,7 +228,7 @@ func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change
 		})
 	})
 	if err != nil {
-		return 0, err
+		return 0, l.nameLive(err)
 	}
 	if !l.Loaded(file) {
 		l.files[file] = added
@@ -235,6 +236,23 @@ func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change
 	}
 	return count, nil
 }
+
+// nameLive returns the error of a row that is refused with the live table's name in the
+// place of the staging table's, which means nothing to the operator.
+func (l *load) nameLive(err error) error {
+	if fault.Of(err) != fault.Poison || l.live == nil {
+		return err
+	}
+	return &namedError{strings.ReplaceAll(err.Error(), l.stageName(), l.live.Real.Name), err}
+}
+
+type namedError struct {
+	text string
+	err  error
+}
+
+func (e *namedError) Error() string { return e.text }
+func (e *namedError) Unwrap() error { return e.err }
 
 // Record has Finish record a snapshot.
 func (l *load) Record(s sink.Snapshot) bool {

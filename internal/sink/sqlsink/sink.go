@@ -247,7 +247,7 @@ func (s *Sink) transact(ctx context.Context, conn Conn, do func(tx Tx) error) er
 	}
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 	defer cancel()
-	if failed := tx.Rollback(undo); failed != nil {
+	if failed := tx.Rollback(undo); failed != nil && !s.dialect.Classify(err).Lost { // a lost connection cannot
 		return &lostError{err, failed}
 	}
 	return err

@@ -110,7 +110,7 @@ func (c *LaneConfig) selection() (filters []string, err error) {
 	}
 	tables := make(map[string]bool, len(c.Tables))
 	for _, table := range c.Tables {
-		if schema.CheckTable(table) != nil { // its changes can have any subject
+		if schema.CheckStreamTable(table) != nil { // its changes can have any subject
 			return c.Filters, nil
 		}
 		tables[table] = true
