@@ -106,8 +106,18 @@ func (m *Main) Fail(table string, p cdc.Position, cause sink.Cause, reason error
 	s.put(s.failed(t, cause, reason))
 }
 
-// Denied returns false: the lane decides.
-func (m *Main) Denied(string) bool { return false }
+// maxStates bounds the tables that are left to the lane because HQ denies them: the stream
+// can name any number.
+const maxStates = 1000
+
+// Denied returns false: the lane decides. If there are too many tables already, changes of
+// further ones become dead letters.
+func (m *Main) Denied(table string) bool {
+	m.set.mu.Lock()
+	defer m.set.mu.Unlock()
+	_, known := m.set.states[table]
+	return !known && len(m.set.states) >= maxStates
+}
 
 // Known remembers that HQ knows a newer version of a denied table.
 func (m *Main) Known(table string) {
