@@ -100,7 +100,7 @@ func TestText_TakesNoMemoryForATooLargeMessage(t *testing.T) {
 	} {
 		d := cdc.NewDecoder()
 		large := 0
-		d.Large = func() error { large++; return nil }
+		d.Large = func(int) error { large++; return nil }
 		var err error
 		took := allocated(func() { _, err = d.Text(c.payload, c.encoding) })
 		if err == nil || !strings.Contains(err.Error(), c.want) || len(err.Error()) > 200 {
@@ -121,7 +121,7 @@ func TestText_AnnouncesALargeMessage(t *testing.T) {
 	for encoding, payload := range map[string][]byte{"gzip/json": zipOf(t, 6<<20), "msgpack": packed} {
 		d := cdc.NewDecoder()
 		asked := 0
-		d.Large = func() error {
+		d.Large = func(int) error {
 			if asked++; asked == 1 {
 				return no
 			}

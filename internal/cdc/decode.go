@@ -29,8 +29,9 @@ type Decoder struct {
 	// the row into columns need not look for them again.
 	Members bool
 	// Large, if set, is called before memory is taken for a payload that decompresses
-	// to more than LargePayload. Its error ends the call of Decode or Text.
-	Large func() error
+	// to more than LargePayload, with its size in bytes. Its error ends the call of
+	// Decode or Text.
+	Large func(size int) error
 
 	interned map[string]string
 	gzip     *gzip.Reader
@@ -160,7 +161,7 @@ func (d *Decoder) admit(size int) error {
 	case size > MaxPayload:
 		return errTooLarge
 	case size > LargePayload && d.Large != nil:
-		return d.Large()
+		return d.Large(size)
 	}
 	return nil
 }

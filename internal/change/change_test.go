@@ -405,3 +405,37 @@ func TestEffect_TakesARowOfAnyNumberOfMembers(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
+
+// TestEffect_FindsAKeyApartInTheEvent would take the memory of a large row twice if the key
+// that the row lacks was appended to it.
+func TestEffect_FindsAKeyApartInTheEvent(t *testing.T) {
+	e := event(t, 2, `{"table":"order","operation":"INSERT","key":["c","9"],"after":{"a":"x"}}`)
+	effect, err := change.NewSplitter(table(t, "1", "id", "a")).Effect(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := effect.Upsert
+	if string(row.Value(0)) != `"9"` || string(row.Value(1)) != `"x"` || &row.Image[0] != &e.Payload[0] {
+		t.Errorf("the row %s has the values %s and %s", row.Image, row.Value(0), row.Value(1))
+	}
+}
+
+func TestEffect_RefusesALargeKey(t *testing.T) {
+	for size, want := range map[int]string{
+		change.MaxKey: "", change.MaxKey + 1: `the value of "id" of the primary key is larger than 1 MiB`,
+	} {
+		key := `"` + strings.Repeat("k", size-2) + `"`
+		for _, payload := range []string{
+			`{"table":"order","operation":"INSERT","after":{"id":` + key + `}}`,
+			`{"table":"order","operation":"INSERT","key":[` + key + `],"after":{"a":"x"}}`,
+			`{"table":"order","operation":"DELETE","before":{"id":` + key + `}}`,
+			`{"table":"order","operation":"DELETE","key":[` + key + `]}`,
+			`{"table":"order","operation":"UPDATE","before":{"id":` + key + `},"after":{"id":"2"}}`,
+		} {
+			_, err := change.NewSplitter(table(t, "1", "id", "a")).Effect(event(t, 1, payload))
+			if got := fmt.Sprint(err); got != cmp.Or(want, "<nil>") {
+				t.Errorf("%.80s of %d bytes: %s, want %q", payload, size, got, want)
+			}
+		}
+	}
+}

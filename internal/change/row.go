@@ -3,6 +3,7 @@
 package change
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -158,9 +159,33 @@ type Effect struct {
 	Delete *Row // key columns only; nil for an INSERT
 }
 
+// MaxKey bounds the value of a column of the primary key, in bytes of JSON. Batches copy
+// keys to compact by them, and most destinations take far shorter ones.
+const MaxKey = 1 << 20
+
+// CheckKey returns an error if a key column has a value of more than MaxKey bytes.
+func CheckKey(t *schema.Table, row *Row) error {
+	for slot, c := range t.Key() {
+		if len(row.Value(slot)) > MaxKey {
+			return fmt.Errorf("the value of %q of the primary key is larger than %d MiB", c.Name, MaxKey>>20)
+		}
+	}
+	return nil
+}
+
 // Effect interprets e, an event of the splitter's table. An error means that
 // the event can never be applied; it names no value.
 func (s *Splitter) Effect(e *cdc.Event) (Effect, error) {
+	effect, err := s.effect(e)
+	for _, row := range []*Row{effect.Upsert, effect.Delete} {
+		if row != nil && err == nil {
+			err = CheckKey(s.table, row)
+		}
+	}
+	return effect, err
+}
+
+func (s *Splitter) effect(e *cdc.Event) (Effect, error) {
 	if e.Op == cdc.Delete {
 		key, err := s.deletedKey(e)
 		return Effect{Table: s.table, Delete: key}, err
@@ -187,9 +212,14 @@ func (s *Splitter) fillKey(row *Row, e *cdc.Event) error {
 			if err != nil {
 				return err
 			}
-			// Spans point into one text, so key and row become one.
-			offset := uint32(len(row.Image))
-			row.Image = append(row.Image[:offset:offset], key.Image...)
+			// Spans point into one text, which mostly has the key as well. Else key and
+			// row become one.
+			at := bytes.Index(row.Image, key.Image)
+			if at < 0 {
+				at = len(row.Image)
+				row.Image = append(row.Image[:at:at], key.Image...)
+			}
+			offset := uint32(at)
 			for i := range s.table.Keys {
 				if row.IsNull(i) {
 					row.Spans[i] = rawjson.Span{Start: key.Spans[i].Start + offset, End: key.Spans[i].End + offset}

@@ -114,9 +114,10 @@ func (s *setup) security(o config.HQ) *hq.Security {
 	return &hq.Security{Require: o.RequireTLS, Hosts: hosts(s.common.DataDir), Logger: s.logger}
 }
 
-// memoryGoal is how much memory the program aims to stay below, in bytes: what is
-// in flight is bounded to a fraction of it, so the collector can hold it.
-const memoryGoal = 208 << 20
+// memoryGoal is how much memory of the Go runtime the program aims to stay below, in bytes:
+// pipeline.DefaultBudget bounds what is in flight to a fraction of it, so the collector can
+// hold it. Peaks of the process are higher by its code and by what is allocated meanwhile.
+const memoryGoal = 112 << 20
 
 // boundMemory has the garbage collector work harder as memory comes near the
 // goal, unless the environment says otherwise.

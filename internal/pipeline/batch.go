@@ -128,7 +128,10 @@ func (f *former) take() {
 		f.queue = f.queue[1:]
 		f.full = f.endsWith(it) || f.builder.Len() >= c.MaxRows || f.batch.bytes >= c.MaxBytes || f.batch.messages >= max(1, c.MaxInFlight/2)
 	}
-	if taken := len(queued) - len(f.queue); taken > 0 {
+	if f.full {
+		f.p.flow.closeBatch(f.batch.messages)
+	}
+	if taken := len(queued) - len(f.queue); taken > 0 { // later, or the next message is admitted beside a full batch
 		f.p.flow.accept(queued[taken-1].message.Position.Sequence)
 	}
 	if f.full {
@@ -210,6 +213,7 @@ func (f *former) due(ending bool) time.Duration {
 func (f *former) close() *batch {
 	b := f.batch
 	if b.change == nil {
+		f.p.flow.closeBatch(b.messages)
 		b.change = f.builder.Batch()
 	}
 	f.batch = batch{began: time.Now(), pending: b.pending, events: make([]*item, 0, len(b.events))}

@@ -55,7 +55,7 @@ func (p *Pipeline) decodeChunks(ctx, intake context.Context, failed *intakeFailu
 		splitters: make(map[version]*change.Splitter), layouts: make(map[*schema.Table]*change.Splitter),
 	}
 	w.decoder.Members = p.c.KeepsRows
-	w.decoder.Large = w.beginLarge
+	w.decoder.Large = w.reserveLarge
 	for {
 		select {
 		case c, ok := <-p.decode:
@@ -81,8 +81,11 @@ type worker struct {
 
 	chunk  *chunk
 	events []cdc.Event // of the messages of chunk that have no item
-	growth int         // bytes that decoding added to what is in flight, and that are not counted there
-	large  bool        // the message that is being decoded was admitted as a large one
+
+	// What decoding changed and flow does not count yet, in bytes.
+	raw      int // of messages, as they came, that are decoded
+	growth   int // added to what is in flight
+	reserved int // counted by flow already, for growth
 }
 
 type version struct{ table, model string }
@@ -93,10 +96,7 @@ func (w *worker) decode(c *chunk) (err error) {
 	w.chunk, w.events = c, make([]cdc.Event, len(c.messages))
 	c.items = make([]item, 0, len(c.messages))
 	for err == nil && len(w.chunk.items) < len(w.chunk.messages) {
-		if w.growth >= cdc.LargePayload {
-			err = w.admit(false)
-		}
-		if err == nil {
+		if err = w.reserveSmall(); err == nil {
 			err = w.next()
 		}
 	}
@@ -118,7 +118,6 @@ func (w *worker) next() (err error) {
 	data := m.Data
 	var it item
 	defer func() {
-		w.endLarge()
 		if r := recover(); r != nil {
 			m.Data = data
 			w.p.c.Logger.Error("a message made the decoder panic", "sequence", m.Position.Sequence, "panic", panicText(r), "stack", string(debug.Stack()))
@@ -126,6 +125,8 @@ func (w *worker) next() (err error) {
 			err = nil
 		}
 		if err == nil {
+			w.raw += len(data)
+			w.growth += it.size - len(data)
 			w.chunk.items, w.events = append(w.chunk.items, it), w.events[1:]
 		}
 	}()
@@ -133,47 +134,65 @@ func (w *worker) next() (err error) {
 	return err
 }
 
-// admit hands over what comes before the next message, and waits until there is
-// memory for the message, or the intake ends.
-func (w *worker) admit(large bool) error {
+// smallReserve is how much a decoder reserves at once for messages that are not large.
+const smallReserve = 2 * cdc.LargePayload
+
+// reserveSmall waits until there is memory for the next message, if it is not large. A
+// message that is not encoded takes no more than it does already.
+func (w *worker) reserveSmall() error {
+	if w.chunk.messages[len(w.chunk.items)].Encoding == "" || w.reserved-w.growth >= cdc.LargePayload {
+		return nil
+	}
+	return w.reserve(smallReserve - max(0, w.reserved-w.growth))
+}
+
+// reserveLarge waits until there is memory for the message that is being decoded, which is
+// a large one. Before, it hands over what was decoded, and its own reserve.
+func (w *worker) reserveLarge(size int) error {
 	w.count()
-	if c, n := w.chunk, len(w.chunk.items); n > 0 {
-		c.rest = &chunk{
-			messages: c.messages[n:], before: c.messages[n-1].Position.Sequence, received: c.received, existed: c.existed,
-			done: make(chan struct{}), items: make([]item, 0, len(c.messages)-n),
+	return w.reserve(size)
+}
+
+// reserve waits until there are so many bytes for the next message, or the intake ends.
+// Before it waits, it hands over what comes before the message.
+func (w *worker) reserve(bytes int) error {
+	before := w.chunk.before
+	if n := len(w.chunk.items); n > 0 {
+		before = w.chunk.messages[n-1].Position.Sequence
+	}
+	if !w.p.flow.tryReserve(before, bytes) {
+		w.handOver()
+		if w.p.flow.reserve(w.intake, before, bytes) != nil {
+			return errEnding
 		}
-		c.messages = c.messages[:n]
-		w.chunk = c.rest
-		close(c.done)
 	}
-	if w.p.flow.admit(w.intake, w.chunk.before, large) != nil {
-		return errEnding
-	}
+	w.reserved += bytes
 	return nil
 }
 
-// count counts what decoding has added to what is in flight.
+// handOver hands over the items that the chunk has, and goes on with the rest of it.
+func (w *worker) handOver() {
+	w.count()
+	c, n := w.chunk, len(w.chunk.items)
+	if n == 0 {
+		return
+	}
+	c.rest = &chunk{
+		messages: c.messages[n:], before: c.messages[n-1].Position.Sequence, received: c.received, existed: c.existed,
+		done: make(chan struct{}), items: make([]item, 0, len(c.messages)-n),
+	}
+	c.messages = c.messages[:n]
+	w.chunk = c.rest
+	close(c.done)
+}
+
+// count has flow count what decoding has changed, and gives back what is left of the
+// reserve.
 func (w *worker) count() {
-	if w.growth != 0 {
-		w.p.flow.release(0, -w.growth)
-		w.growth = 0
+	if w.raw != 0 || w.growth != w.reserved {
+		w.p.flow.decoded(w.raw, w.growth-w.reserved)
 	}
-}
-
-// beginLarge waits until there is memory for the message that is being decoded,
-// which is a large one, and no other is.
-func (w *worker) beginLarge() error {
-	err := w.admit(true)
-	w.large = err == nil
-	return err
-}
-
-func (w *worker) endLarge() {
-	if w.large {
-		w.count()
-		w.large = false
-		w.p.flow.endLarge()
-	}
+	w.raw, w.growth, w.reserved = 0, 0, 0
 }
 
 // panicText describes a panic without quoting what may be a value of a row.
@@ -205,7 +224,6 @@ func (w *worker) item(m *Message, e *cdc.Event) (item, error) {
 		*e, e = cdc.Event{}, &own
 	}
 	it.event, it.size = e, len(e.Payload)
-	w.growth += it.size - len(m.Data)
 	m.Data = nil // the event holds its text
 	if err := schema.CheckStreamTable(e.Table); err != nil {
 		it.stage, it.poison = stageSchema, err
@@ -219,7 +237,6 @@ func (w *worker) item(m *Message, e *cdc.Event) (item, error) {
 		it.skipped = skip
 		return it, nil
 	}
-	w.endLarge() // HQ may let what follows wait
 	if !w.p.c.KeepsRows {
 		return it, nil
 	}

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/pipeline"
 )
 
 // childBacklog names the backlog that a child process carries, to be measured.
@@ -67,9 +68,9 @@ func zip(text string) []byte {
 }
 
 // mostMemory is what the heap of a pipeline may take, in MB, whatever the stream
-// holds: two batches and a message after them, each of the largest size, one that
-// is being decompressed, and as much again that is not collected yet.
-const mostMemory = 512
+// holds: the budget and a message of the largest size beyond it, what is being
+// decompressed, and as much again that is not collected yet.
+const mostMemory = 320
 
 func TestDecode_BoundsTheMemoryOfABacklog(t *testing.T) {
 	for name := range backlogs() {
@@ -159,7 +160,7 @@ func TestDecode_AdmitsLargeMessagesInAnyArrangement(t *testing.T) {
 									m.Data, m.Encoding = broken, encoding
 								}
 							}
-							r.config.Decoders, r.config.MaxInFlightBytes, r.config.MaxBytes = decoders, room, 3<<20
+							r.config.Decoders, r.config.Budget, r.config.MaxBytes = decoders, pipeline.NewBudget(room), 3<<20
 							r.config.Ends = recorded
 							var down atomic.Bool
 							down.Store(true)
@@ -204,7 +205,7 @@ func TestDecode_StopsWhileALargeMessageWaits(t *testing.T) {
 		for i := range r.stream.messages {
 			r.stream.messages[i].Data, r.stream.messages[i].Encoding = large, "gzip/json"
 		}
-		r.config.MaxInFlightBytes, r.config.MaxBytes = 1, 1
+		r.config.Budget, r.config.MaxBytes = pipeline.NewBudget(1), 1
 		var down atomic.Bool
 		down.Store(true)
 		r.table.before = func(int, *change.Batch) error {

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"math"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +32,9 @@ type Metrics struct {
 	deadLettersUnknown prometheus.Gauge
 	skipped            *prometheus.CounterVec
 	migrations         prometheus.Counter
+
+	tables       tableNames // that changes were applied to
+	letterTables tableNames // that dead letters are of
 
 	running atomic.Pointer[Pipeline] // nil: none
 	held    atomic.Int64
@@ -99,8 +103,42 @@ func (m *Metrics) lag() float64 {
 	return math.NaN()
 }
 
+// The stream can name any number of tables. Of those beyond maxTables the figures are
+// told together, as those of otherTables.
+const (
+	maxTables    = 1000
+	maxTableName = 128 // bytes
+	otherTables  = "(other tables)"
+)
+
+// tableNames are the names that figures are told by. It is safe for concurrent use; the
+// zero value is empty.
+type tableNames struct {
+	mu    sync.Mutex
+	known map[string]bool
+}
+
 // label bounds the length of what the stream calls a table, and makes it text.
-func label(table string) string { return strings.ToValidUTF8(table[:min(len(table), 128)], "\ufffd") }
+func label(table string) string {
+	return strings.ToValidUTF8(table[:min(len(table), maxTableName)], "\ufffd")
+}
+
+// of returns the name by which a table's figures are told.
+func (n *tableNames) of(table string) string {
+	table = label(table)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.known == nil {
+		n.known = make(map[string]bool)
+	}
+	if !n.known[table] {
+		if len(n.known) >= maxTables {
+			return otherTables
+		}
+		n.known[strings.Clone(table)] = true
+	}
+	return table
+}
 
 func (m *Metrics) arrived(messages int) {
 	m.held.Add(int64(messages))
@@ -123,7 +161,6 @@ func (m *Metrics) applied(tables map[string]*TableStatus, events int, c *change.
 	}
 	m.batchRows.Observe(float64(rows))
 	for table, s := range tables {
-		table = label(table)
 		m.tableLag.WithLabelValues(table).Set(s.LastApplied.Sub(s.LastChange).Seconds())
 		m.lastApplied.WithLabelValues(table).Set(float64(s.LastApplied.UnixMilli()) / 1000)
 		for operation, n := range map[string]uint64{"INSERT": s.Inserts, "UPDATE": s.Updates, "DELETE": s.Deletes} {

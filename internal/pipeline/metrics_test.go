@@ -111,3 +111,43 @@ func TestTheNextPipelineGoesOnWithTheSameFigures(t *testing.T) {
 		})
 	}
 }
+
+func TestMetrics_BoundTheTablesThatAreToldApart(t *testing.T) {
+	const tables = 1500 // more than are told apart
+	registry := prometheus.NewRegistry()
+	metrics := pipeline.NewMetrics(registry)
+	var payloads []string
+	for i := range tables {
+		payloads = append(payloads, put(fmt.Sprint("applied", i), "1", "x"), "nonsense")
+	}
+	for range 2 { // a session, and the next one
+		inBubble(t, payloads, func(t *testing.T, r *rig) {
+			for i := range r.stream.messages {
+				r.stream.messages[i].Subject = fmt.Sprintf("dbchange.broken%d.UPDATE.c.l.PUBLIC.x", i)
+			}
+			r.config.Metrics, r.config.Sink, r.config.KeepsRows = metrics, &journal{}, false
+			r.mustStart(t)
+			if err := r.stream.await(t.Context(), 2*tables); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			all := r.Status().Tables
+			if len(all) > 1001 {
+				t.Errorf("the status has %d tables", len(all))
+			}
+			updates := uint64(0)
+			for _, s := range all {
+				updates += s.Updates
+			}
+			equal(t, tables, updates)
+			r.mustStop(t)
+		})
+	}
+	series := make(map[string]int)
+	for _, line := range gathered(t, registry) {
+		series[strings.Fields(line)[0]]++
+	}
+	for _, name := range []string{"eds_applied_rows_total", "eds_last_applied_timestamp_seconds", "eds_table_lag_seconds", "eds_dead_letters_total"} {
+		equal(t, 1001, series[name])
+	}
+}

@@ -73,9 +73,9 @@ type Config struct {
 	MinLatency time.Duration
 	MaxLatency time.Duration
 
-	MaxInFlight      int // messages received and not acknowledged; default DefaultMaxInFlight
-	MaxInFlightBytes int // likewise, in bytes; default: twice MaxBytes and an eighth
-	Decoders         int // default: one a processor, at most 4
+	MaxInFlight int     // messages received and not acknowledged; default DefaultMaxInFlight
+	Budget      *Budget // of their memory; default: DefaultBudget, which no other pipeline shares
+	Decoders    int     // default: one a processor, at most 4
 }
 
 // Defaults of Config.
@@ -108,7 +108,9 @@ func (c *Config) complete() error {
 		c.MaxBytes = min(c.Limits.Bytes, DefaultMaxBytes)
 	}
 	defaults(&c.MaxBytes, DefaultMaxBytes)
-	defaults(&c.MaxInFlightBytes, c.MaxBytes*2+c.MaxBytes/8)
+	if c.Budget == nil {
+		c.Budget = NewBudget(DefaultBudget)
+	}
 	defaults(&c.Decoders, min(runtime.GOMAXPROCS(0), 4))
 	if c.MinLatency == 0 && c.MaxLatency == 0 {
 		c.MinLatency = c.Limits.Age
@@ -155,7 +157,7 @@ func New(c Config) (*Pipeline, error) {
 	_, checkpointing := c.Sink.(sink.Checkpointer)
 	p := &Pipeline{
 		c: c, checkpointing: checkpointing,
-		flow:    newFlow(c.MaxInFlight, c.MaxInFlightBytes),
+		flow:    newFlow(c.MaxInFlight, c.Budget),
 		status:  newTracker(c.Logger, c.Metrics),
 		decode:  make(chan *chunk, c.Decoders),
 		ordered: make(chan *chunk, 2*c.Decoders),

@@ -202,7 +202,7 @@ func TestWhatIsInFlightIsBounded(t *testing.T) {
 	}
 	inBubble(t, payloads, func(t *testing.T, r *rig) {
 		const most = 100_000
-		r.config.MaxBytes, r.config.MaxInFlightBytes, r.config.MaxInFlight = most/4, most, 500
+		r.config.MaxBytes, r.config.Budget, r.config.MaxInFlight = most/4, pipeline.NewBudget(most), 500
 		run := 10
 		r.stream.run = func() int { return run }
 		r.mustStart(t)

@@ -56,7 +56,7 @@ func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) e
 		}
 		messages, err := p.c.Source.Receive(waiting)
 		interrupted := waiting.Err() != nil
-		p.flow.leave(len(messages), size(messages))
+		p.flow.leave(messages)
 		switch {
 		case err == nil:
 			if backoff != (fault.Backoff{}) {

@@ -64,10 +64,8 @@ func (s Status) After(earlier Status) Status {
 	}
 	for name, t := range s.Tables {
 		before := tables[name]
-		tables[name] = TableStatus{
-			t.Inserts + before.Inserts, t.Updates + before.Updates, t.Deletes + before.Deletes,
-			later(before.LastApplied, t.LastApplied), later(before.LastChange, t.LastChange),
-		}
+		t.add(&before)
+		tables[name] = t
 	}
 	s.Tables = tables
 	return s
@@ -85,6 +83,14 @@ type TableStatus struct {
 	Inserts, Updates, Deletes uint64
 	LastApplied               time.Time
 	LastChange                time.Time // by the source's clock
+}
+
+// add adds what was applied to t before, or to another table.
+func (t *TableStatus) add(other *TableStatus) {
+	t.Inserts += other.Inserts
+	t.Updates += other.Updates
+	t.Deletes += other.Deletes
+	t.LastApplied, t.LastChange = later(t.LastApplied, other.LastApplied), later(t.LastChange, other.LastChange)
 }
 
 // tracker gathers what Status and the metrics tell. It is safe for concurrent use.
@@ -218,6 +224,7 @@ func (t *tracker) applied(events []*item, c *change.Batch, took time.Duration) {
 			s.LastChange = at
 		}
 	}
+	counts = t.named(counts)
 	t.metrics.applied(counts, len(events), c, took)
 
 	t.mu.Lock()
@@ -228,14 +235,26 @@ func (t *tracker) applied(events []*item, c *change.Batch, took time.Duration) {
 	t.rate.add(now, len(events))
 	for table, s := range counts {
 		was := t.status.Tables[table]
-		s.Inserts += was.Inserts
-		s.Updates += was.Updates
-		s.Deletes += was.Deletes
+		s.add(&was)
 		t.status.Tables[table] = *s
 		if s.LastChange.After(t.status.LastChange) {
 			t.status.LastChange = s.LastChange
 		}
 	}
+}
+
+// named returns the counts by the names that they are told by.
+func (t *tracker) named(counts map[string]*TableStatus) map[string]*TableStatus {
+	named := make(map[string]*TableStatus, len(counts))
+	for table, s := range counts {
+		name := t.metrics.tables.of(table)
+		if sum := named[name]; sum != nil {
+			sum.add(s)
+		} else {
+			named[name] = s
+		}
+	}
+	return named
 }
 
 // changed returns when the source made the change.
@@ -264,7 +283,7 @@ func (t *tracker) delivered(b *batch, letters dlq.Counts) {
 }
 
 func (t *tracker) buried(e *dlq.Entry) {
-	t.metrics.deadLetters.WithLabelValues(label(e.Table), e.Stage).Inc()
+	t.metrics.deadLetters.WithLabelValues(t.metrics.letterTables.of(e.Table), e.Stage).Inc()
 	t.logger.Error("an event can not be applied; it is in the dead-letter queue", "table", e.Table, "operation", e.Operation,
 		"event", e.EventID, "sequence", e.Sequence, "stage", e.Stage, "reason", e.Reason)
 	t.mu.Lock()

@@ -40,6 +40,7 @@ func (r *run) runPipeline(due, hard context.Context, d *Destination) (err error)
 		},
 		Checkpoint: applied, Rules: r.Rules, Unknown: &r.unknown, Dead: r.Dead, Destination: d.Identity, Metrics: r.Metrics, Logger: r.Logger,
 		MaxRows: r.Options.MaxPendingBuffer, MaxInFlight: r.Options.MaxAckPending,
+		Budget:     pipeline.NewBudget(pipeline.DefaultBudget), // which lanes share
 		MinLatency: r.Options.MinPendingLatency, MaxLatency: r.Options.MaxPendingLatency,
 	}
 	if limits.Stable {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
@@ -81,10 +82,22 @@ func (t *TableState) Remedy() string {
 	case t.Table == OtherTables:
 		return "eds import"
 	case t.State == Behind && t.Cause == CausePoison:
-		return "eds dlq list --table " + t.Table
+		return "eds dlq list --table " + argument(t.Table)
 	default:
-		return "eds import --only " + t.Table
+		return "eds import --only " + argument(t.Table)
 	}
+}
+
+// argument returns a name as it is written on the command line of a shell: the stream can
+// name a table as it likes.
+func argument(name string) string {
+	plain := name != "" && !strings.ContainsFunc(name, func(r rune) bool {
+		return r != '_' && r != '-' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	})
+	if plain && name[0] != '-' {
+		return name
+	}
+	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
 }
 
 // gapIDBytes is how many bytes of a hash make a gap's id: few to type, enough to tell the

@@ -32,9 +32,20 @@ const (
 	// keptBlock is the largest block whose memory is used again.
 	keptBlock = 4 << 20
 	// blocks is how many of a file are in flight: one being unpacked, one being
-	// split, one being loaded.
+	// split, one being loaded. A file with long lines has one.
 	blocks = 3
+	// shortLines is how much the lines in flight of all files may have, in bytes, while
+	// each is as long as files that are loaded side by side may have them.
+	shortLines = 16 << 20
 )
+
+// shortLine returns how long lines may be, in bytes, of as many files as are loaded side by
+// side.
+func shortLine(files int) int { return max(blockSize, shortLines/(blocks*files)) }
+
+// errLongLine says that a file has to be loaded alone, because one of its lines is longer
+// than those of files that are loaded side by side.
+var errLongLine = errors.New("a line is too long to load the file beside others")
 
 // FileError says where in an export file what went wrong. It holds no value of
 // a row.
@@ -92,6 +103,9 @@ type fileDecoder struct {
 	table *schema.Table
 	clock cdc.Timestamp // of the rows
 	limit int           // of a line, in bytes
+	// alone says that no other file is loaded meanwhile: one block is in flight. Beside
+	// others, a line over the limit is an errLongLine.
+	alone, beside bool
 	// unknown is called with each name of a member that the table lacks.
 	unknown func(name []byte)
 	// passed is called after each block of rows, with the number of rows.
@@ -139,7 +153,11 @@ func (d *fileDecoder) Rows(ctx context.Context, r io.Reader) iter.Seq2[*change.R
 			yield(nil, err)
 		}
 		free, unpacked, split := make(chan *block, blocks), make(chan *block, blocks), make(chan *block, blocks)
-		for range blocks {
+		n := blocks
+		if d.alone {
+			n = 1
+		}
+		for range n {
 			free <- new(block)
 		}
 		stages.Go(func() { d.unpack(ctx, r, free, unpacked) })
@@ -258,7 +276,12 @@ func (d *fileDecoder) fill(b *block, r io.Reader, rest []byte) []byte {
 	}
 }
 
-func (d *fileDecoder) tooLong() error { return fmt.Errorf("it is longer than %d MiB", d.limit>>20) }
+func (d *fileDecoder) tooLong() error {
+	if d.beside {
+		return errLongLine
+	}
+	return fmt.Errorf("it is longer than %d MiB", d.limit>>20)
+}
 
 func (d *fileDecoder) damaged(line int64, err error) *FileError {
 	switch {
@@ -328,7 +351,7 @@ func (d *fileDecoder) splitBlock(s *change.Splitter, b *block) *FileError {
 			continue
 		}
 		row, err := d.splitLine(s, line)
-		if err != nil && d.refused != nil {
+		if err != nil && d.refused != nil && err != errLongLine {
 			b.bad = append(b.bad, badLine{b.line + int64(n), line, err})
 			continue
 		}
@@ -354,5 +377,5 @@ func (d *fileDecoder) splitLine(s *change.Splitter, line []byte) (change.Row, er
 			return row, fmt.Errorf("the row has no value for %q of its primary key", c.Name)
 		}
 	}
-	return row, nil
+	return row, change.CheckKey(d.table, &row)
 }

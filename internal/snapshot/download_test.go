@@ -195,6 +195,31 @@ func TestAServerThatConfusesRangesDoesNoHarm(t *testing.T) {
 	}
 }
 
+func TestDownload_EndsAtTheAnnouncedSize(t *testing.T) {
+	const endless = 64 << 20
+	oneTable(t, func(t *testing.T, w *world, d *destination, file string) {
+		body, sent := w.files[file], 0
+		w.serve = func(rw http.ResponseWriter, _ *http.Request, _ string, n int) bool {
+			if n > 1 {
+				return false
+			}
+			rw.Header().Set("Content-Range", fmt.Sprintf("bytes 0-%d/%d", len(body)-1, len(body)))
+			rw.WriteHeader(http.StatusPartialContent)
+			for more := body; sent < endless; more = make([]byte, 1<<20) {
+				written, err := rw.Write(more)
+				if sent += written; err != nil {
+					break
+				}
+			}
+			return true
+		}
+		imports(t, w, d)
+		if most := len(body) + 8<<20; sent > most { // what buffers on the way take
+			t.Errorf("the server could send %d bytes of a file of %d", sent, len(body))
+		}
+	})
+}
+
 func TestAPartThatIsWholeIsTakenAsItIs(t *testing.T) {
 	oneTable(t, func(t *testing.T, w *world, d *destination, file string) {
 		body := w.files[file]

@@ -25,6 +25,8 @@ const (
 	tagSuffix  = ".tag"  // of what tells whether the rest of it is still to be had
 	// stallTimeout is how long a download may bring nothing.
 	stallTimeout = time.Minute
+	// maxUnannounced bounds a file whose size the server does not announce, in bytes.
+	maxUnannounced = 16 << 30
 	// maxRefusals is how often fresh URLs of a file may be refused.
 	maxRefusals = 4
 )
@@ -272,7 +274,15 @@ func (p *part) begin(of tag) error {
 	return os.WriteFile(p.path+tagSuffix, text, 0o600)
 }
 
+// write appends b, unless the file gets larger than it was said to be: then nothing of it
+// is kept.
 func (p *part) write(b []byte) error {
+	switch size := p.have + int64(len(b)); {
+	case p.tag.Size >= 0 && size > p.tag.Size:
+		return errors.Join(p.restart(), fmt.Errorf("the server sent more than the %d bytes it announced", p.tag.Size))
+	case p.tag.Size < 0 && size > maxUnannounced:
+		return fault.Mark(fault.Fatal, errors.Join(p.restart(), fmt.Errorf("the server sent more than %d GiB of a file whose size it did not announce", maxUnannounced>>30)))
+	}
 	n, err := p.file.Write(b)
 	p.have += int64(n)
 	return err
@@ -281,9 +291,6 @@ func (p *part) write(b []byte) error {
 // finish checks the length of the file and gives it its name, durably.
 func (p *part) finish() error {
 	if p.tag.Size >= 0 && p.have != p.tag.Size {
-		if p.have > p.tag.Size {
-			return errors.Join(p.restart(), fmt.Errorf("the server sent more than the %d bytes it announced", p.tag.Size))
-		}
 		return fmt.Errorf("the download ended at %d of %d bytes", p.have, p.tag.Size)
 	}
 	// Closed first: a file that is open can't be renamed everywhere.

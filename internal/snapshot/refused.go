@@ -75,6 +75,11 @@ func (r *run) countRefused(table, job string) int {
 // loadRows loads the rows of a file. If one is refused, it has the destination load the
 // others.
 func (t *tableImport) loadRows(ctx context.Context, load sink.Load, f exportFile) (now state.ImportFile, err error) {
+	share := t.share()
+	if err := t.loading.Acquire(ctx, share); err != nil {
+		return now, context.Cause(ctx)
+	}
+	defer t.loading.Release(share)
 	if t.lenient() {
 		if err := t.cfg.Dead.DropFile(t.deadLetters(), f.name); err != nil {
 			return now, err
@@ -109,7 +114,10 @@ func isRefused(err error) bool {
 
 // decoder returns a decoder of a file.
 func (t *tableImport) decoder(ctx context.Context, f exportFile) *fileDecoder {
-	d := &fileDecoder{name: f.name, table: t.table, clock: f.clock, limit: MaxLine, unknown: t.noteUnknown}
+	d := &fileDecoder{name: f.name, table: t.table, clock: f.clock, limit: MaxLine, alone: t.alone, beside: !t.alone, unknown: t.noteUnknown}
+	if d.beside {
+		d.limit = shortLine(t.cfg.Parallel)
+	}
 	if t.lenient() {
 		d.refused = func(line int64, text []byte, reason error) error { return t.refuse(ctx, f, line, nil, text, reason) }
 	}

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
@@ -61,6 +63,9 @@ type run struct {
 	previous *state.Import     // an import that this one takes the place of
 	sources  map[string]source // by job
 
+	// loading has a share for each table at a time. A file that is loaded holds one, or all.
+	loading *semaphore.Weighted
+
 	mu      sync.Mutex
 	results map[string]TableReport
 }
@@ -89,7 +94,8 @@ func newRun(c Config) *run {
 	}
 	r := &run{
 		cfg: c, tracker: newTracker(c.Observe), refused: make(map[string]error), sources: make(map[string]source), results: make(map[string]TableReport),
-		fetch: &fetcher{client: c.HTTP, log: c.Logger, slots: make(chan struct{}, downloads), patience: c.Patience, backoff: c.Retry},
+		loading: semaphore.NewWeighted(int64(c.Parallel)),
+		fetch:   &fetcher{client: c.HTTP, log: c.Logger, slots: make(chan struct{}, downloads), patience: c.Patience, backoff: c.Retry},
 	}
 	switch {
 	case c.NoDelete || !c.TimeOffset.IsZero(): // a part of a table must not take the place of the whole

@@ -46,6 +46,7 @@ type tableImport struct {
 	watch    *watch
 	unknown  map[string]bool
 	refused  refusals
+	alone    bool // it has long lines: no other file is loaded beside one of its
 }
 
 func (r *run) newTable(job, name string, e exportTable) *tableImport {
@@ -137,6 +138,10 @@ func (t *tableImport) persistently(ctx context.Context) error {
 		err := t.attempt(ctx)
 		if err == nil || ctx.Err() != nil {
 			return err
+		}
+		if errors.Is(err, errLongLine) {
+			t.alone = true
+			continue
 		}
 		if t.files > files {
 			failing = time.Time{}
@@ -364,6 +369,17 @@ func (t *tableImport) fetchFile(ctx context.Context, file string) error {
 	return t.fetch.fetch(ctx, transfer, func(ctx context.Context, stale string) (string, error) {
 		return t.source.locate(ctx, t.table.Name, file, stale)
 	})
+}
+
+// share returns how much of loading a file of the table takes: that of one file, or all. So
+// few lines are in memory, or the long ones of one file. A load that is met by a long line
+// is left, and begun again alone: while it waits for the others it holds nothing of the
+// destination that they may need.
+func (t *tableImport) share() int64 {
+	if t.alone {
+		return int64(t.cfg.Parallel)
+	}
+	return 1
 }
 
 // loadFile loads one file that was downloaded, and removes it where it was

@@ -3,6 +3,7 @@ package tables
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"testing"
 	"time"
@@ -274,5 +275,23 @@ func TestLack(t *testing.T) {
 	}
 	if err := s.Flush(t.Context(), d); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestMain_DeniedBoundsTheTablesThatWaitForHQ(t *testing.T) {
+	s := New(nil, cdc.Position{Sequence: 1}, slog.New(slog.DiscardHandler))
+	m := s.Main(nil)
+	for i := range maxStates {
+		table := fmt.Sprint("invented", i)
+		if m.Denied(table) {
+			t.Fatalf("a change of table %d becomes a dead letter", i)
+		}
+		m.Fail(table, cdc.Position{Sequence: 1}, sink.CauseDenied, errors.New("no such table"))
+	}
+	if m.Denied("invented1") {
+		t.Error("a change of a table that waits already becomes a dead letter")
+	}
+	if !m.Denied("another") {
+		t.Error("the stream can make any number of tables wait")
 	}
 }

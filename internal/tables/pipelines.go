@@ -116,7 +116,11 @@ func (m *Main) Lack(table string, reason error) {
 
 // lack records that dead letters of a table were given up. The lock is held.
 func (s *Set) lack(table, reason string) {
-	t := s.states[table]
+	t, known := s.states[table]
+	if !known && len(s.states) >= maxStates {
+		table = sink.OtherTables
+		t = s.states[table]
+	}
 	if t.Gap == reason && !t.Accepted {
 		return
 	}
@@ -128,8 +132,18 @@ func (s *Set) lack(table, reason string) {
 	s.put(t)
 }
 
-// Denied returns false: the lane decides.
-func (m *Main) Denied(string) bool { return false }
+// maxStates bounds the tables that are left to the lane because HQ denies them, and those
+// whose dead letters are given up: the stream can name any number.
+const maxStates = 1000
+
+// Denied returns false: the lane decides. If there are too many tables already, changes of
+// further ones become dead letters.
+func (m *Main) Denied(table string) bool {
+	m.set.mu.Lock()
+	defer m.set.mu.Unlock()
+	_, known := m.set.states[table]
+	return !known && len(m.set.states) >= maxStates
+}
 
 // Known remembers that HQ knows a newer version of a denied table.
 func (m *Main) Known(table string) {

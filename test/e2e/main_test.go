@@ -14,8 +14,8 @@ import (
 // tags choose the drivers of the program under test.
 const tags = "use_custom_driver,use_postgres,use_sqlite,use_file,use_webhook"
 
-// program is the eds binary under test.
-var program string
+// program is the eds binary under test; directory is where it was built.
+var program, directory string
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -34,12 +34,20 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	program = filepath.Join(dir, "eds")
-	build := exec.Command("go", "build", "-race", "-ldflags", "-s -w -linkmode=internal", "-tags", tags, "-o", program, "github.com/shopmonkeyus/eds")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "build eds:", err)
+	directory, program = dir, filepath.Join(dir, "eds")
+	if err := build(program, "1", "-race", "-ldflags", "-s -w -linkmode=internal"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return m.Run()
+}
+
+// build builds the program under test, with or without cgo ("1" or "0").
+func build(path, cgo string, options ...string) error {
+	cmd := exec.Command("go", append(append([]string{"build"}, options...), "-tags", tags, "-o", path, "github.com/shopmonkeyus/eds")...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build eds: %w\n%s", err, out)
+	}
+	return nil
 }

@@ -96,6 +96,11 @@ func (tx *transaction) eachChunk(sh *shape, statements []string, indexes []int, 
 		for _, sql := range statements {
 			tx.flight.run(tx.statement(sql, types), what, sh, false, params)
 		}
+		for i := range params {
+			if cap(params[i]) > keepBuffer {
+				params[i] = nil
+			}
+		}
 		rows = rows[n:]
 	}
 	return nil
@@ -120,9 +125,6 @@ func (tx *transaction) encodeArrays(sh *shape, indexes []int, rows []change.Row,
 	for i, index := range indexes {
 		types[i] = sh.arrays[index]
 		buf := tx.params[i][:0]
-		if cap(buf) > keepBuffer {
-			buf = nil
-		}
 		buf = appendArrayHeader(buf, sh.element(index), len(rows))
 		for r := range rows {
 			var err error

@@ -100,7 +100,9 @@ func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
 			err = fmt.Errorf("it is longer than %d characters", c.length)
 		}
 	}
-	c.text = text
+	if cap(text) <= keepBuffer {
+		c.text = text
+	}
 	if err != nil {
 		return dst, err
 	}

@@ -36,8 +36,15 @@ func newLines(s *session) *lines {
 	return &lines{s: s, plain: s.plain[:0]}
 }
 
+// keepBuffer is the size up to which a buffer is kept for the next use, in bytes.
+const keepBuffer = 4 << 20
+
 // release gives the memory back to the session.
-func (b *lines) release() { b.s.plain = b.plain[:0] }
+func (b *lines) release() {
+	if cap(b.plain) <= keepBuffer {
+		b.s.plain = b.plain[:0]
+	}
+}
 
 // chunk is how much is compressed at a time.
 const chunk = 128 << 10

@@ -49,6 +49,7 @@ func (t *tx) drain(ctx context.Context, a *appender) (added int64, err error) {
 		if err != nil {
 			return added, fmt.Errorf("row %d: %w", count+1, err)
 		}
+		c.args.Reset() // large rows let go of their memory
 		a.free <- c
 	}
 	return added, nil
@@ -57,6 +58,8 @@ func (t *tx) drain(ctx context.Context, a *appender) (added int64, err error) {
 const (
 	chunksAhead = 3 // as many chunks there are, full, being filled and being written
 	chunkSize   = 512 << 10
+	// largeChunk is the size above which no other chunk is filled meanwhile, in bytes.
+	largeChunk = 4 << 20
 )
 
 // chunk is a number of rows, ready to be bound.
@@ -87,7 +90,6 @@ func (a *appender) fill(ctx context.Context, rows iter.Seq2[*change.Row, error])
 		if c == nil {
 			select {
 			case c = <-a.free:
-				c.args.Reset()
 			case <-ctx.Done():
 				return ctx.Err()
 			}
@@ -96,13 +98,31 @@ func (a *appender) fill(ctx context.Context, rows iter.Seq2[*change.Row, error])
 		if err := a.encoder.row(&c.args, a.upsert.takes, row, now); err != nil {
 			return fmt.Errorf("row %d: %w", count, err)
 		}
-		if c.args.Size() >= chunkSize {
+		if size := c.args.Size(); size >= chunkSize {
 			a.full <- c // there is room for all chunks there are
 			c = nil
+			if size > largeChunk {
+				if err := a.empty(ctx); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	if c != nil {
 		a.full <- c
+	}
+	return nil
+}
+
+// empty waits until all chunks are written.
+func (a *appender) empty(ctx context.Context) error {
+	for range chunksAhead {
+		select {
+		case c := <-a.free:
+			defer func() { a.free <- c }() // there is room for all chunks there are
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	return nil
 }

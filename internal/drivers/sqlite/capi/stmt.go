@@ -34,11 +34,13 @@ func (s *Stmt) Finalize() {
 func (s *Stmt) Params() int { return s.params }
 
 // Exec executes the statement, which yields no rows, once for each set of values
-// in args, and returns how many times it did.
+// in args, and returns how many times it did. Large args are of no use afterwards.
 func (s *Stmt) Exec(args *Args) (int, error) {
 	if err := s.hold(args); err != nil {
 		return 0, err
 	}
+	defer s.trim()
+	args.trim() // SQLite reads the copy
 	if s.params == 0 {
 		return 1, s.exec(nil)
 	}
@@ -58,6 +60,7 @@ func (s *Stmt) ExecElse(other *Stmt, args *Args) (n, changed int, err error) {
 	if err := s.hold(args); err != nil {
 		return 0, 0, err
 	}
+	defer s.trim()
 	held := false
 	for cells := args.cells; len(cells) > 0; n++ {
 		if err := s.exec(cells[:s.params]); err != nil {
@@ -71,6 +74,7 @@ func (s *Stmt) ExecElse(other *Stmt, args *Args) (n, changed int, err error) {
 				if err := other.hold(args); err != nil {
 					return n, changed, err
 				}
+				defer other.trim()
 			}
 			if err := other.exec(cells[:s.params]); err != nil {
 				return n, changed, err
@@ -106,12 +110,8 @@ const keep = 1 << 20
 func (s *Stmt) hold(args *Args) error {
 	// There must be some memory, or an empty text would stand at 0, which is NULL.
 	if s.memory == 0 || len(args.text) > s.size || s.size > keep && len(args.text) <= keep/2 {
-		if s.memory != 0 {
-			// What is bound still points there.
-			sqlite3.Xsqlite3_clear_bindings(s.db.tls, s.stmt)
-			libc.Xfree(s.db.tls, s.memory)
-		}
-		s.size = max(4096, len(args.text)+len(args.text)/4)
+		s.release()
+		s.size = max(4096, len(args.text)+min(len(args.text)/4, keep))
 		s.memory = libc.Xmalloc(s.db.tls, libc.Tsize_t(s.size))
 		if s.memory == 0 {
 			s.size = 0
@@ -120,6 +120,23 @@ func (s *Stmt) hold(args *Args) error {
 	}
 	copy(bytesAt(s.memory, s.size), args.text)
 	return nil
+}
+
+// trim releases the memory for texts if it is more than is kept between executions.
+func (s *Stmt) trim() {
+	if s.size > keep {
+		s.release()
+	}
+}
+
+// release releases the memory for texts.
+func (s *Stmt) release() {
+	if s.memory != 0 {
+		// What is bound still points there.
+		sqlite3.Xsqlite3_clear_bindings(s.db.tls, s.stmt)
+		libc.Xfree(s.db.tls, s.memory)
+	}
+	s.memory, s.size = 0, 0
 }
 
 func (s *Stmt) bind(cells []cell) error {
@@ -223,8 +240,21 @@ const (
 	text
 )
 
+// keepText is the size up to which the memory of values is kept for the next ones, in bytes.
+const keepText = 4 << 20
+
 // Reset empties a.
-func (a *Args) Reset() { a.cells, a.text = a.cells[:0], a.text[:0] }
+func (a *Args) Reset() {
+	a.trim()
+	a.cells, a.text = a.cells[:0], a.text[:0]
+}
+
+// trim lets go of the texts if they have more memory than is kept.
+func (a *Args) trim() {
+	if cap(a.text) > keepText {
+		a.text = nil
+	}
+}
 
 // Null appends NULL.
 func (a *Args) Null() { a.cells = append(a.cells, cell{kind: null}) }
