@@ -207,10 +207,14 @@ func loading(alter func(l *memoryLoad, w *worseLoad)) func(w *worse) {
 	}
 }
 
-// onceOnly makes the first sink worse that is opened.
+// onceOnly makes the first sink worse that is opened of a destination.
 func onceOnly(with func(w *worse)) func(w *worse) {
-	var once sync.Once
-	return func(w *worse) { once.Do(func() { with(w) }) }
+	var opened sync.Map // by destination
+	return func(w *worse) {
+		if _, again := opened.LoadOrStore(w.m, true); !again {
+			with(w)
+		}
+	}
 }
 
 // withKeys makes sets whose keys went through alter.
