@@ -29,8 +29,8 @@ type applier struct {
 
 // delivered is what the settler acknowledges.
 type delivered struct {
-	upTo            cdc.Position
-	messages, bytes int
+	upTo             cdc.Position
+	messages, memory int
 }
 
 // applyBatches is the fourth stage.
@@ -49,7 +49,7 @@ func (p *Pipeline) applyBatches(ctx context.Context) error {
 			return err
 		}
 		select {
-		case p.applied <- delivered{b.change.Last, b.messages, b.bytes}:
+		case p.applied <- delivered{b.change.Last, b.messages, b.memory}:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

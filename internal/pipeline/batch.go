@@ -15,8 +15,9 @@ type batch struct {
 	rejects  []*item
 	denied   []*item // by HQ, their schema version
 	skipped  map[skipReason]int
-	messages int // all of them
-	bytes    int
+	messages int       // all of them
+	bytes    int       // of their payloads
+	memory   int       // that they take
 	pending  uint64    // messages in the stream behind its last one
 	began    time.Time // when its first message was received
 }
@@ -114,6 +115,10 @@ func (f *former) accept() bool {
 	return !c.cut
 }
 
+// maxBatchMemory ends a batch of sparse rows of wide tables, in bytes. Other batches reach
+// MaxBytes before.
+const maxBatchMemory = 2 * DefaultMaxBytes
+
 // take moves items from the queue into the batch, as many as fit.
 func (f *former) take() {
 	c := &f.p.c
@@ -126,7 +131,7 @@ func (f *former) take() {
 		}
 		f.add(it)
 		f.queue = f.queue[1:]
-		f.full = f.endsWith(it) || f.builder.Len() >= c.MaxRows || f.batch.bytes >= c.MaxBytes || f.batch.messages >= max(1, c.MaxInFlight/2)
+		f.full = f.endsWith(it) || f.builder.Len() >= c.MaxRows || f.batch.bytes >= c.MaxBytes || f.batch.memory >= maxBatchMemory || f.batch.messages >= max(1, c.MaxInFlight/2)
 	}
 	if f.full {
 		f.p.flow.closeBatch(f.batch.messages)
@@ -161,6 +166,7 @@ func (f *former) add(it *item) {
 	b := &f.batch
 	b.messages++
 	b.bytes += it.size
+	b.memory += it.memory
 	if it.skipped != "" {
 		b.skip(it.skipped, 1)
 		f.builder.Pass(it.message.Position)

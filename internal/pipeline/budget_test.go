@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
 // TestBudget_IsSharedByPipelines would hang if a pipeline waited for memory that another
@@ -94,4 +97,77 @@ func TestBudget_IsGivenBackByAPipelineThatIsStopped(t *testing.T) {
 		<-r.ended.Done()
 		equal(t, 0, budget.Used())
 	})
+}
+
+// TestBudget_CountsTheColumnsOfSparseRows: each event takes far more memory than its text.
+func TestBudget_CountsTheColumnsOfSparseRows(t *testing.T) {
+	const (
+		columns  = 1000
+		rowBytes = 8 * columns
+		room     = 1 << 20
+	)
+	all := []schema.Column{{Name: "id", Type: schema.String}}
+	for i := range columns - 1 {
+		all = append(all, schema.Column{Name: fmt.Sprint("column", i), Type: schema.String})
+	}
+	layout, err := schema.New("a", "v1", []string{"id"}, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	payloads := make([]string, 10_000)
+	for i := range payloads {
+		payloads[i] = put("a", fmt.Sprint(i), "x")
+	}
+	inBubble(t, payloads, func(t *testing.T, r *rig) {
+		budget := pipeline.NewBudget(room)
+		r.config.Budget, r.config.Tables = budget, one{layout}
+		r.stream.run = func() int { return 10 }
+		r.table.before = func(int, *change.Batch) error { return errors.New("connection refused") }
+		r.mustStart(t)
+		synctest.Wait()
+		held, used := r.Status().InFlight, budget.Used()
+		if used < held*rowBytes {
+			t.Errorf("%d messages in flight count as %d bytes", held, used)
+		}
+		// Beyond the budget there may be a batch, and runs that were received beside it.
+		if most := room + 2*pipeline.DefaultMaxBytes + 20*10*rowBytes; used > most {
+			t.Errorf("%d bytes are in flight, more than %d", used, most)
+		}
+		r.hard()
+		<-r.ended.Done()
+		equal(t, 0, budget.Used())
+	})
+}
+
+// TestBudget_BoundsEventsThatHaveNoRow: the places of their members would take three times
+// their text.
+func TestBudget_BoundsEventsThatHaveNoRow(t *testing.T) {
+	payloads := make([]string, 40)
+	for i := range payloads {
+		payloads[i] = `{"operation":"UPDATE","table":"no table","after":{"id":"1"` + strings.Repeat(`,"":1`, 40_000) + `}}`
+	}
+	payloads[0] = put("a", "1", "x")
+	inBubble(t, payloads, func(t *testing.T, r *rig) {
+		budget := pipeline.NewBudget(pipeline.DefaultBudget)
+		r.config.Budget = budget
+		r.config.MaxRows, r.config.MaxInFlight = 1, 1000
+		r.table.before = func(int, *change.Batch) error { return errors.New("connection refused") }
+		before := liveHeap()
+		r.mustStart(t)
+		synctest.Wait()
+		used, live := budget.Used(), liveHeap()-before
+		if live > 2*used {
+			t.Errorf("%d bytes count as %d", live, used)
+		}
+		r.hard()
+		<-r.ended.Done()
+	})
+}
+
+// liveHeap returns how many bytes of the heap are in use.
+func liveHeap() int {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
 }

@@ -8,10 +8,12 @@ import (
 	"runtime/debug"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
@@ -20,6 +22,7 @@ import (
 type item struct {
 	message *Message
 	size    int           // of its payload in memory
+	memory  int           // size, and what the event takes beside its payload
 	event   *cdc.Event    // nil where it is skipped unread, or can not be decoded
 	effect  change.Effect // of event on rows; none where the sink keeps history
 	skipped skipReason    // "" where it is to be applied or rejected
@@ -125,13 +128,28 @@ func (w *worker) next() (err error) {
 			err = nil
 		}
 		if err == nil {
+			it.measure()
 			w.raw += len(data)
-			w.growth += it.size - len(data)
+			w.growth += it.memory - len(data)
 			w.chunk.items, w.events = append(w.chunk.items, it), w.events[1:]
 		}
 	}()
 	it, err = w.item(m, e)
 	return err
+}
+
+// measure drops what the event does not need any more, and computes its memory without
+// the part that is the same for each event: MaxInFlight bounds that.
+func (it *item) measure() {
+	it.memory = it.size
+	if it.event == nil {
+		return
+	}
+	it.event.Members = nil // the effect has them by slot; they may take more than the row
+	it.memory += len(it.event.ID) + len(it.event.MVCC)
+	if row := it.effect.Upsert; row != nil { // a sparse row of a wide table takes more than its text
+		it.memory += len(row.Spans) * int(unsafe.Sizeof(rawjson.Span{}))
+	}
 }
 
 // smallReserve is how much a decoder reserves at once for messages that are not large.
@@ -277,7 +295,6 @@ func (w *worker) split(it *item) error {
 		return err
 	}
 	effect, err := s.Effect(it.event)
-	it.event.Members = nil // the effect has them by slot; they would weigh as much as the row
 	if err != nil {
 		it.stage, it.poison = stageDecode, err
 		return nil

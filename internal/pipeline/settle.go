@@ -10,7 +10,7 @@ func (p *Pipeline) settle(hard context.Context) error {
 			select {
 			case next, ok := <-p.applied:
 				if more = ok; ok {
-					d = delivered{d.upTo.Advance(next.upTo), d.messages + next.messages, d.bytes + next.bytes}
+					d = delivered{d.upTo.Advance(next.upTo), d.messages + next.messages, d.memory + next.memory}
 				}
 			default:
 				more = false
@@ -21,7 +21,7 @@ func (p *Pipeline) settle(hard context.Context) error {
 			return err
 		}
 		p.settled.Store(d.upTo.Sequence)
-		p.flow.release(d.messages, d.bytes)
+		p.flow.release(d.messages, d.memory)
 		p.status.settled(d)
 	}
 	return nil
