@@ -151,7 +151,7 @@ func (b *broker) connect(u user, name string, options ...nats.Option) (*nats.Con
 
 // ensureStream creates the stream, or brings its limits to what is asked for.
 func ensureStream(ctx context.Context, conn *nats.Conn, o Options) error {
-	js, err := jetstream.New(conn)
+	js, err := openJetStream(conn)
 	if err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
@@ -171,9 +171,16 @@ func ensureStream(ctx context.Context, conn *nats.Conn, o Options) error {
 // ever has under way.
 const recentMessages = 2 * windowMessages
 
+// streamTimeout bounds a call of JetStream. The machine may be busy with more than this HQ.
+const streamTimeout = time.Minute
+
+func openJetStream(conn *nats.Conn) (jetstream.JetStream, error) {
+	return jetstream.New(conn, jetstream.WithDefaultTimeout(streamTimeout))
+}
+
 // recentIDs returns the ids of the newest messages of the stream.
 func recentIDs(ctx context.Context, conn *nats.Conn) (map[string]bool, error) {
-	js, err := jetstream.New(conn)
+	js, err := openJetStream(conn)
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}

@@ -134,7 +134,7 @@ func (h *HQ) PurgeStream(ctx context.Context, below uint64) error {
 // and counting from 1.
 func (h *HQ) RecreateStream(ctx context.Context) error {
 	return h.worker.exclusively(ctx, func() error {
-		js, err := jetstream.New(h.admin)
+		js, err := openJetStream(h.admin)
 		if err != nil {
 			return fmt.Errorf("open JetStream: %w", err)
 		}
@@ -146,7 +146,7 @@ func (h *HQ) RecreateStream(ctx context.Context) error {
 }
 
 func (h *HQ) stream(ctx context.Context) (jetstream.Stream, error) {
-	js, err := jetstream.New(h.admin)
+	js, err := openJetStream(h.admin)
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}

@@ -28,8 +28,11 @@ func (s *store) upload(ctx context.Context, key, contentType string, r io.Reader
 	}
 	err = s.uploadParts(ctx, key, id, r, size)
 	if err != nil {
-		// The bucket's own rules remove what can't be removed now.
-		_ = s.abort(context.WithoutCancel(ctx), key, id)
+		// The store may take a part that was on its way after the first abort. The bucket's own
+		// rules remove what can't be removed now.
+		for range 2 {
+			_ = s.abort(context.WithoutCancel(ctx), key, id)
+		}
 	}
 	return err
 }
