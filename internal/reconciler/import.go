@@ -98,6 +98,7 @@ func (r *run) startImports(ctx context.Context) {
 // importSnapshot copies a snapshot into d. If the stream is followed meanwhile, that
 // notices each table that is put in place, and leaves it to a lane.
 func (r *run) importSnapshot(ctx context.Context, d *Destination, request ImportRequest, observe snapshot.Observer) (report snapshot.Report, err error) {
+	began := time.Now()
 	env, err := r.identified(d)
 	if err != nil {
 		return report, err
@@ -138,7 +139,36 @@ func (r *run) importSnapshot(ctx context.Context, d *Destination, request Import
 		return report, err
 	}
 	r.Logger.Info("imported", "tables", len(report.Tables), "rows", report.Rows, "refused", report.Refused, "took", report.Elapsed.Round(time.Millisecond))
-	return report, nil
+	return report, r.coverOthers(d, began)
+}
+
+// coverOthers records that tables of which nothing is recorded lack nothing, if an import
+// that began at the given time has replaced the rows of every table of the source: those
+// have left it. While the stream is followed, it begins again after each table, and may have
+// done so for the last one before the import was known to be of all.
+func (r *run) coverOthers(d *Destination, began time.Time) error {
+	set := r.currentTables()
+	if set == nil {
+		return nil
+	}
+	snapshots, err := r.State.Snapshots(d.Destination)
+	if err != nil {
+		return err
+	}
+	for _, s := range snapshots {
+		if s.Whole && !s.Partial && s.ImportedAt.After(began) {
+			set.CoverOthers(earlierOf(began, s.Clock.Time()))
+			return nil
+		}
+	}
+	return nil
+}
+
+func earlierOf(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // conditionImport is the condition of health that the destination works for an import.

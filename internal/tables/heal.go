@@ -32,6 +32,17 @@ func (s *Set) Mark(ctx context.Context, destination Sink, found []sink.TableStat
 	return s.Flush(ctx, destination)
 }
 
+// CoverOthers records that tables of which nothing is recorded lack nothing from before the
+// given time.
+func (s *Set) CoverOthers(before time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, ok := s.states[sink.OtherTables]
+	if ok && t.State == sink.Incomplete && t.Since.Before(before) {
+		s.put(sink.TableState{Table: t.Table, State: sink.OK, Applied: t.Applied})
+	}
+}
+
 // Lack records that dead letters of tables were given up, for the given reason. It waits
 // until the main pipeline is between two batches.
 func (s *Set) Lack(ctx context.Context, destination Sink, names []string, reason string) error {

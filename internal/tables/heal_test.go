@@ -295,3 +295,24 @@ func TestMain_DeniedBoundsTheTablesThatWaitForHQ(t *testing.T) {
 		t.Error("the stream can make any number of tables wait")
 	}
 }
+
+// TestCoverOthers takes back what was recorded before a time, and not what was since.
+func TestCoverOthers(t *testing.T) {
+	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	others := sink.TableState{Table: sink.OtherTables, State: sink.Incomplete, Cause: sink.CauseGap, Gap: "trimmed", Reason: "trimmed", Since: since, Applied: at(3)}
+	part := others
+	part.Table = "part"
+	for name, c := range map[string]struct {
+		before time.Time
+		left   int
+	}{"earlier": {since, 2}, "later": {since.Add(time.Second), 1}} {
+		s, d := newSet(others, part)
+		s.CoverOthers(c.before)
+		if err := s.Flush(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.States(); len(got) != c.left || got[len(got)-1].Table != "part" {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
