@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -227,18 +228,14 @@ func (q *Queue) Short() (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	ids := make([]string, len(names))
+	for i, name := range names {
+		ids[i] = idOf(entryName(name))
+	}
+	slices.Sort(ids)
 	least := 6
-	seen := make(map[string]bool, len(names))
-	for again := true; again && least < digits; {
-		again = false
-		clear(seen)
-		for _, name := range names {
-			var e Entry
-			e.identify(name)
-			again = again || seen[e.ID[:least]]
-			seen[e.ID[:least]] = true
-		}
-		if again {
+	for i := 1; i < len(ids); i++ {
+		for least < digits && ids[i][:least] == ids[i-1][:least] {
 			least++
 		}
 	}

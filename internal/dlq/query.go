@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"slices"
 	"strings"
@@ -64,25 +63,11 @@ func (q *Queue) each(f Filter, payload bool) iter.Seq2[Entry, error] {
 			if e.identify(name); !f.names(&e) {
 				continue
 			}
-			e, err := q.read(name, false)
-			switch {
-			case errors.Is(err, fs.ErrNotExist): // dropped or superseded meanwhile
-				continue
-			case err != nil:
-				yield(Entry{}, fmt.Errorf("read the dead-letter queue: %w", err))
-				return
-			case !f.match(&e):
+			e, err := q.read(name, payload)
+			if err != nil || !f.match(&e) { // it was dropped or superseded meanwhile, or is not chosen
 				continue
 			}
-			if payload {
-				if e, err = q.read(name, true); errors.Is(err, fs.ErrNotExist) {
-					continue
-				}
-				if err != nil {
-					err = fmt.Errorf("read the dead-letter queue: %w", err)
-				}
-			}
-			if !yield(e, err) || err != nil {
+			if !yield(e, nil) {
 				return
 			}
 		}

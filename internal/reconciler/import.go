@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
@@ -157,18 +158,11 @@ func (r *run) coverOthers(d *Destination, began time.Time) error {
 	}
 	for _, s := range snapshots {
 		if s.Whole && !s.Partial && s.ImportedAt.After(began) {
-			set.CoverOthers(earlierOf(began, s.Clock.Time()))
+			set.CoverOthers(earlier(cdc.At(began), s.Clock.Timestamp).Time())
 			return nil
 		}
 	}
 	return nil
-}
-
-func earlierOf(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }
 
 // conditionImport is the condition of health that the destination works for an import.
