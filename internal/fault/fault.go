@@ -3,7 +3,6 @@ package fault
 
 import (
 	"errors"
-	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
@@ -104,32 +103,6 @@ func ParseRetryAfter(text string, now time.Time) time.Duration {
 	}
 	return 0
 }
-
-// Backoff yields growing, jittered waits. The zero value begins at 100 ms and
-// doubles up to 30 s, each wait drawn from its upper half so that many clients
-// do not come back at once.
-type Backoff struct {
-	Min, Max time.Duration
-	step     time.Duration
-}
-
-// Next returns how long to wait before the next attempt after err: at least
-// what err's other side asked for.
-func (b *Backoff) Next(err error) time.Duration {
-	low, high := b.Min, b.Max
-	if low <= 0 {
-		low = 100 * time.Millisecond
-	}
-	if high <= 0 {
-		high = 30 * time.Second
-	}
-	b.step = min(max(b.step*2, low), high)
-	wait := b.step/2 + rand.N(b.step/2+1)
-	return max(wait, RetryAfter(err))
-}
-
-// Reset begins again at the shortest wait.
-func (b *Backoff) Reset() { b.step = 0 }
 
 // Innermost returns the cause of an error, without what is wrapped around it.
 func Innermost(err error) error {

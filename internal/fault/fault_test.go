@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
 func TestClassIsTheOutermostOneGiven(t *testing.T) {
@@ -32,31 +33,13 @@ func TestClassIsTheOutermostOneGiven(t *testing.T) {
 	}
 }
 
-func TestBackoffGrowsWithinItsBoundsAndHonoursRetryAfter(t *testing.T) {
-	b := fault.Backoff{Min: 100 * time.Millisecond, Max: time.Second}
-	for i, high := range []time.Duration{100, 200, 400, 800, 1000, 1000} {
-		high *= time.Millisecond
-		if got := b.Next(nil); got < high/2 || got > high {
-			t.Errorf("wait %d is %v, want between %v and %v", i, got, high/2, high)
-		}
-	}
-	b.Reset()
-	if got := b.Next(nil); got > 100*time.Millisecond {
-		t.Errorf("after Reset: %v", got)
-	}
-	asked := &fault.Error{RetryAfter: time.Minute, Err: errors.New("429")}
-	if got := b.Next(fmt.Errorf("wrapped: %w", asked)); got != time.Minute {
-		t.Errorf("asked for a minute, got %v", got)
-	}
-}
-
 func TestRetryAfter_IsBounded(t *testing.T) {
 	for _, asked := range []time.Duration{time.Hour, 68 * 365 * 24 * time.Hour, math.MaxInt64} {
 		err := fmt.Errorf("wrapped: %w", &fault.Error{RetryAfter: asked, Err: errors.New("429")})
 		if got := fault.RetryAfter(err); got != 10*time.Minute {
 			t.Errorf("RetryAfter of %v is %v", asked, got)
 		}
-		if got := new(fault.Backoff).Next(err); got != 10*time.Minute {
+		if got := new(retry.Backoff).Next(err); got != 10*time.Minute {
 			t.Errorf("Next after %v is %v", asked, got)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
 const (
@@ -181,7 +182,7 @@ func (c *Client) request(operation, method, path string, in any) (request, error
 
 // send tries r until it is answered for good.
 func (c *Client) send(ctx context.Context, r request) (*answer, error) {
-	backoff := fault.Backoff{Min: 250 * time.Millisecond, Max: 30 * time.Second}
+	backoff := retry.Backoff{Min: 250 * time.Millisecond, Max: 30 * time.Second}
 	began := time.Now()
 	for {
 		a, err := c.attempt(ctx, r)

@@ -14,7 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
 const (
@@ -154,7 +154,7 @@ func (p *publisher) oldest() uint64 {
 
 // run sends until ctx is done.
 func (p *publisher) run(ctx context.Context) {
-	backoff := fault.Backoff{Min: 20 * time.Millisecond, Max: time.Second}
+	backoff := retry.Backoff{Min: 20 * time.Millisecond, Max: time.Second}
 	for ctx.Err() == nil {
 		progress, err := p.serve(ctx)
 		if ctx.Err() != nil {

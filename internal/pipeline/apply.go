@@ -11,6 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
@@ -256,10 +257,10 @@ func (a *applier) migrateTables(ctx context.Context, tables []*schema.Table) err
 // persist calls attempt until it succeeds, fails with an error that is not
 // transient, or ctx ends. An attempt that does not return is a trouble, too.
 func (p *Pipeline) persist(ctx context.Context, what trouble, attempt func() error) error {
-	var backoff fault.Backoff
+	var backoff retry.Backoff
 	for {
 		began := time.Now()
-		err := fault.Attempt(func() { p.status.silent(what, began) }, attempt)
+		err := retry.Watch(func() { p.status.silent(what, began) }, attempt)
 		switch {
 		case err == nil || fault.Of(err) != fault.Transient:
 			p.status.recovered(what)

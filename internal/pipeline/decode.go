@@ -14,6 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
@@ -388,14 +389,14 @@ func (p *Pipeline) denialPatience() time.Duration {
 // is there. HQ is given time to publish a version only once, when its first event
 // comes, and all versions that the stream holds by then share that time.
 func (w *worker) layout(v version) (*schema.Table, error) {
-	var backoff fault.Backoff
+	var backoff retry.Backoff
 	for {
 		if w.intake.Err() != nil {
 			return nil, errEnding
 		}
 		began := time.Now()
 		var t *schema.Table
-		err := fault.Attempt(func() { w.p.status.silent(troubleSchema, began) }, func() (err error) {
+		err := retry.Watch(func() { w.p.status.silent(troubleSchema, began) }, func() (err error) {
 			t, err = w.p.c.Tables.Version(w.intake, v.table, v.model)
 			return err
 		})

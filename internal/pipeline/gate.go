@@ -9,6 +9,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
@@ -48,7 +49,7 @@ func (a *applier) enter(ctx context.Context) (leave func(), err error) {
 		return func() {}, nil
 	}
 	began := time.Now()
-	err = fault.Attempt(func() { a.p.status.silent(troubleTables, began) }, func() error { return g.Enter(ctx) })
+	err = retry.Watch(func() { a.p.status.silent(troubleTables, began) }, func() error { return g.Enter(ctx) })
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
@@ -99,7 +100,7 @@ func TestGate_SaysThatTheBatchWaits(t *testing.T) {
 	var reason string
 	gated(t, []string{put("a", "1", "x")}, func(r *rig, g *gate) {
 		g.enter = func() {
-			time.Sleep(fault.Silence + time.Second)
+			time.Sleep(retry.HangTimeout + time.Second)
 			reason = r.Status().Reason
 		}
 	}, func(t *testing.T, r *rig, _ *gate) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
 // chunk is a run of messages on its way through a decoder.
@@ -47,7 +48,7 @@ func (f *intakeFailure) err() error {
 func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) error {
 	defer close(p.ordered)
 	defer close(p.decode)
-	var backoff fault.Backoff
+	var backoff retry.Backoff
 	var b backlog
 	for {
 		waiting, err := p.flow.enter(intake)
@@ -59,7 +60,7 @@ func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) e
 		p.flow.leave(messages)
 		switch {
 		case err == nil:
-			if backoff != (fault.Backoff{}) {
+			if backoff != (retry.Backoff{}) {
 				backoff.Reset()
 				p.status.recovered(troubleSource)
 			}

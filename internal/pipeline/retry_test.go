@@ -13,6 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
 func TestADestinationThatIsDownIsWaitedForWithTheSameBatch(t *testing.T) {
@@ -66,13 +67,13 @@ func TestADestinationThatDoesNotAnswerIsTold(t *testing.T) {
 		r.table.before = func(call int, _ *change.Batch) error {
 			if call == 1 {
 				began = time.Now()
-				time.Sleep(fault.Silence + 2*time.Second)
+				time.Sleep(retry.HangTimeout + 2*time.Second)
 				return errors.New("connection reset")
 			}
 			return nil
 		}
 		r.mustStart(t)
-		time.Sleep(fault.Silence - time.Second)
+		time.Sleep(retry.HangTimeout - time.Second)
 		synctest.Wait()
 		equal(t, pipeline.Running, r.Status().State)
 		time.Sleep(2 * time.Second)
@@ -100,19 +101,19 @@ func TestStatus_KeepsTheReasonWhileTheNextAttemptIsSilent(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
 		r.table.before = func(call int, _ *change.Batch) error {
 			if call <= 2 { // as a wait for a lock of another session
-				time.Sleep(fault.Silence + time.Second)
+				time.Sleep(retry.HangTimeout + time.Second)
 				return errors.New("locks are held by pid 7")
 			}
 			return nil
 		}
 		r.mustStart(t)
-		time.Sleep(fault.Silence + 2*time.Second)
+		time.Sleep(retry.HangTimeout + 2*time.Second)
 		synctest.Wait()
 		equal(t, "waiting for the destination: locks are held by pid 7", r.Status().Reason)
 		if logs := r.logs.String(); strings.Count(logs, "locks are held by pid 7") != 1 {
 			t.Errorf("the first failure is not logged once: %s", logs)
 		}
-		time.Sleep(fault.Silence - 500*time.Millisecond)
+		time.Sleep(retry.HangTimeout - 500*time.Millisecond)
 		synctest.Wait()
 		equal(t, "waiting for the destination: there was no answer for 30s; the attempt before: locks are held by pid 7", r.Status().Reason)
 	})

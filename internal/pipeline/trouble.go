@@ -3,7 +3,7 @@ package pipeline
 import (
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
 // trouble names what the pipeline waits for while it tries again.
@@ -42,9 +42,9 @@ func (t *tracker) trouble(what trouble, began time.Time, err error) {
 	}
 }
 
-// silent records an attempt that began at a time and has not returned for fault.Silence.
+// silent records an attempt that began at a time and has not returned for retry.HangTimeout.
 func (t *tracker) silent(what trouble, began time.Time) {
-	if o, log := t.failed(what, began, fault.ErrSilence, 0); log {
+	if o, log := t.failed(what, began, retry.ErrNoAnswer, 0); log {
 		t.logger.Warn("waiting for the "+string(what), "error", o.reason, "since", o.since.Format(time.RFC3339))
 	}
 }
@@ -68,7 +68,7 @@ func (t *tracker) failed(what trouble, began time.Time, reason error, ended int)
 	if ended > 0 {
 		current.failure = reason.Error()
 	} else {
-		reason = fault.After(reason, current.failure)
+		reason = retry.After(reason, current.failure)
 	}
 	current.reason = reason.Error()
 	t.lastError, t.lastErrorAt = current.reason, now

@@ -12,6 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/continuity"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/source/jetstream"
@@ -80,7 +81,7 @@ type staged struct {
 
 // bring brings it forward, over any number of sessions.
 func (s *staged) bring(ctx context.Context) (cdc.Position, error) {
-	var backoff fault.Backoff
+	var backoff retry.Backoff
 	for began := time.Now(); ; {
 		l, leave, err := s.awaitLanes(ctx)
 		if l == nil {

@@ -11,8 +11,8 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/continuity"
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/source/jetstream"
 	"github.com/shopmonkeyus/eds/internal/tables"
@@ -157,7 +157,7 @@ func (l *lanes) runBeside(due, hard context.Context, main *pipeline.Pipeline) er
 // pipeline as well.
 func (l *lanes) follow(due, hard context.Context) error {
 	defer l.Health.Warn("lane", "")
-	var backoff fault.Backoff
+	var backoff retry.Backoff
 	for due.Err() == nil {
 		changed := l.set.Changed()
 		behind, next := l.set.Due()
@@ -188,10 +188,10 @@ func (l *lanes) follow(due, hard context.Context) error {
 // flush records the states of tables that are not recorded yet.
 func (l *lanes) flush(ctx context.Context) error {
 	silent := false
-	err := fault.Attempt(func() {
+	err := retry.Watch(func() {
 		silent = true
-		l.Logger.Warn("waiting for the destination to record the states of tables", "error", fault.ErrSilence)
-		l.Health.Warn("lane", fmt.Sprintf("the states of tables are not recorded: %v", fault.ErrSilence))
+		l.Logger.Warn("waiting for the destination to record the states of tables", "error", retry.ErrNoAnswer)
+		l.Health.Warn("lane", fmt.Sprintf("the states of tables are not recorded: %v", retry.ErrNoAnswer))
 	}, func() error { return l.set.Flush(ctx, l.destination) })
 	if silent && err == nil {
 		l.Health.Warn("lane", "")
@@ -297,7 +297,7 @@ func (l *lanes) join(ctx context.Context, lane *tables.Lane, source *jetstream.L
 // less than a batch behind, until it succeeds, ctx ends, or ends returns true for the
 // latest error, which may be nil. It reports whether attempt has succeeded.
 func (l *lanes) catchUp(ctx context.Context, source *jetstream.Lane, attempt func(hold time.Duration) error, ends func(error) bool) (bool, error) {
-	pace := fault.Backoff{Min: 50 * time.Millisecond, Max: 2 * time.Second}
+	pace := retry.Backoff{Min: 50 * time.Millisecond, Max: 2 * time.Second}
 	for hold := firstHold; ctx.Err() == nil; {
 		_, pending, err := source.Delivered(ctx)
 		if err == nil && pending <= uint64(l.config.MaxRows) {

@@ -22,6 +22,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/source/jetstream"
@@ -130,7 +131,7 @@ func (r *Reconciler) Run(due, hard context.Context, s Session) (gap, err error) 
 }
 
 func (r *run) reconcile(due, hard context.Context) (gap, err error) {
-	backoff := fault.Backoff{Max: 2 * time.Second} // of reopening
+	backoff := retry.Backoff{Max: 2 * time.Second} // of reopening
 	started, _ := r.desired.now()
 	for filled := started.filled; ; {
 		desired, changed := r.desired.now()

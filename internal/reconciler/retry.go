@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
@@ -13,11 +14,11 @@ import (
 // is done, whose cause is then the error. While retrying, or if fn does not return, it
 // logs, and sets the condition of health.
 func Retry(ctx context.Context, health *telemetry.Health, logger *slog.Logger, condition string, fn func() error) error {
-	var backoff fault.Backoff
+	var backoff retry.Backoff
 	failure := "" // of the latest attempt
 	for {
-		err := fault.Attempt(func() {
-			silence := fault.After(fault.ErrSilence, failure)
+		err := retry.Watch(func() {
+			silence := retry.After(retry.ErrNoAnswer, failure)
 			health.Set(condition, silence)
 			logger.Warn("waiting for "+label(condition), "error", silence)
 		}, fn)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
 const (
@@ -32,7 +33,7 @@ type fetcher struct {
 	log     *slog.Logger
 	observe func(Progress)
 	stall   time.Duration
-	backoff fault.Backoff
+	backoff retry.Backoff
 }
 
 func newFetcher(o Options) fetcher {
@@ -53,7 +54,7 @@ func newFetcher(o Options) fetcher {
 	}
 	return fetcher{
 		http: client, agent: "Shopmonkey EDS Server/" + o.Version, log: o.Logger, observe: o.Observe, stall: stallTimeout,
-		backoff: fault.Backoff{Min: 500 * time.Millisecond, Max: 10 * time.Second},
+		backoff: retry.Backoff{Min: 500 * time.Millisecond, Max: 10 * time.Second},
 	}
 }
 

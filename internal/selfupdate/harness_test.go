@@ -21,7 +21,7 @@ import (
 	"github.com/ProtonMail/gopenpgp/v3/crypto"
 	"go.uber.org/goleak"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
 func TestMain(m *testing.M) {
@@ -209,7 +209,7 @@ func (w *world) updater() *Updater {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	u.fetch.backoff = fault.Backoff{Min: time.Microsecond, Max: time.Microsecond}
+	u.fetch.backoff = retry.Backoff{Min: time.Microsecond, Max: time.Microsecond}
 	return u
 }
 

@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
 // askVersion runs "<program> version" with an empty environment in an empty
@@ -42,7 +42,7 @@ func (u *Updater) askVersion(ctx context.Context, program string) (string, error
 // run runs the program, and again while its file is held open for writing: any
 // process that was forked while it was written holds it until it has called exec.
 func (u *Updater) run(ctx context.Context, program, dir string) (string, error) {
-	backoff := fault.Backoff{Min: 10 * time.Millisecond, Max: time.Second}
+	backoff := retry.Backoff{Min: 10 * time.Millisecond, Max: time.Second}
 	for {
 		said, err := u.runOnce(ctx, program, dir)
 		if !errors.Is(err, syscall.ETXTBSY) {

@@ -22,6 +22,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/hq"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
 	"github.com/shopmonkeyus/eds/internal/reconciler"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/rules"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
@@ -225,7 +226,7 @@ func (s *Server) Run(soft, hard context.Context) error {
 		}
 	}()
 
-	var backoff fault.Backoff
+	var backoff retry.Backoff
 	for {
 		began := time.Now()
 		err := s.session(soft, hard)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/durable"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
 const (
@@ -42,7 +43,7 @@ type fetcher struct {
 	log      *slog.Logger
 	slots    chan struct{} // one for each download at a time
 	patience time.Duration
-	backoff  fault.Backoff
+	backoff  retry.Backoff
 }
 
 // transfer is the download of one file.

@@ -13,9 +13,9 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/shopmonkeyus/eds/internal/drivers/sqlite"
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
 	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
@@ -97,7 +97,7 @@ func TestAWholeShopBecomesASQLiteDatabase(t *testing.T) {
 	catalogue := schema.NewCatalogue(client, dir)
 	report, err := snapshot.Run(t.Context(), snapshot.Config{
 		HQ: client, Schemas: catalogue, Sink: destination, State: dir, Destination: named(target), Present: client.Present,
-		Poll: fault.Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond}, Retry: fault.Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond},
+		Poll: retry.Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond}, Retry: retry.Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond},
 	})
 	if err != nil {
 		t.Fatal(err)

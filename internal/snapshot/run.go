@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/state"
@@ -89,8 +90,8 @@ func newRun(c Config) *run {
 	if c.Parallel <= 0 {
 		c.Parallel = defaultParallel
 	}
-	if c.Poll == (fault.Backoff{}) {
-		c.Poll = fault.Backoff{Min: time.Second, Max: 15 * time.Second}
+	if c.Poll == (retry.Backoff{}) {
+		c.Poll = retry.Backoff{Min: time.Second, Max: 15 * time.Second}
 	}
 	r := &run{
 		cfg: c, tracker: newTracker(c.Observe), refused: make(map[string]error), sources: make(map[string]source), results: make(map[string]TableReport),

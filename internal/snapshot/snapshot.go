@@ -15,8 +15,8 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/dlq"
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/state"
@@ -61,7 +61,7 @@ type Config struct {
 	Patience time.Duration
 	// Poll and Retry time the questions for an export's state and attempts
 	// after errors. The zero values are 1 to 15 s, and 0.1 to 30 s.
-	Poll, Retry fault.Backoff
+	Poll, Retry retry.Backoff
 	// Stalled, where set, is called when a part of the import, such as one table's, has made
 	// no progress for 30 seconds, with what it waits for, and again later; with "" when it
 	// goes on or ends. Calls for one part are serial. It must not block.

@@ -5,10 +5,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// watch reports an import, or a part of it, that makes no progress for fault.Silence, and
+// watch reports an import, or a part of it, that makes no progress for retry.HangTimeout, and
 // again after twice as long, and so on. Its methods may be called concurrently. A nil watch
 // reports nothing.
 type watch struct {
@@ -27,7 +27,7 @@ type watch struct {
 // watch watches an operation, which is a table's import or one that concerns all tables,
 // until end is called.
 func (r *run) watch(what, operation string) *watch {
-	w := &watch{operation: operation, moved: time.Now(), next: fault.Silence}
+	w := &watch{operation: operation, moved: time.Now(), next: retry.HangTimeout}
 	w.report = func(reason string) {
 		if reason != "" {
 			r.cfg.Logger.Warn("the import makes no progress", "import", what, "reason", reason)
@@ -101,8 +101,8 @@ func (w *watch) progress() {
 
 func (w *watch) move() {
 	w.failure, w.moved = "", time.Now()
-	if w.next > fault.Silence && !w.ended {
-		w.next = fault.Silence
+	if w.next > retry.HangTimeout && !w.ended {
+		w.next = retry.HangTimeout
 		w.timer.Reset(w.next)
 		w.report("")
 	}
@@ -129,7 +129,7 @@ func (w *watch) expire() {
 		if w.failure == "" {
 			reason = fmt.Errorf("%s: %w", w.operation, reason)
 		}
-		w.report(fault.After(reason, w.failure).Error())
+		w.report(retry.After(reason, w.failure).Error())
 		w.next *= 2
 	}
 	w.timer.Reset(w.next - still)

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
 // Kind says how a worker ended that should not have.
@@ -133,7 +133,7 @@ type policy struct {
 	limits    Limits
 	noRestart bool
 	crash     string // where tombstones are
-	backoff   fault.Backoff
+	backoff   retry.Backoff
 	started   bool // a worker could be started
 	crashes   int  // unexpected ends without healthy minutes between
 }

@@ -30,7 +30,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
 // Exit codes by which the worker tells the parent what shall follow.
@@ -234,7 +234,7 @@ func newSupervisor(c Config) *supervisor {
 	}
 	return &supervisor{Config: c, start: c.start, policy: policy{
 		limits: c.Limits, noRestart: c.NoRestart, crash: crashDir(c.Dir),
-		backoff: fault.Backoff{Min: c.Limits.BackoffMin, Max: c.Limits.BackoffMax},
+		backoff: retry.Backoff{Min: c.Limits.BackoffMin, Max: c.Limits.BackoffMax},
 	}}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
@@ -32,7 +33,7 @@ func TestANamespaceThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
 
 	applied := make(chan error, 1)
 	go func() {
-		backoff := fault.Backoff{Min: 100 * time.Millisecond, Max: 30 * time.Second}
+		backoff := retry.Backoff{Min: 100 * time.Millisecond, Max: 30 * time.Second}
 		for {
 			err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 31, 60))
 			if err == nil || fault.Of(err) != fault.Transient {

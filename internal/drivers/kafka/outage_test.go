@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
@@ -35,7 +36,7 @@ func TestABrokerThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
 
 			applied := make(chan error, 1)
 			go func() {
-				backoff := fault.Backoff{Min: 100 * time.Millisecond, Max: 30 * time.Second}
+				backoff := retry.Backoff{Min: 100 * time.Millisecond, Max: 30 * time.Second}
 				for {
 					err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 31, 60))
 					if err == nil || fault.Of(err) != fault.Transient {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testing/laketest"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
@@ -37,7 +38,7 @@ func TestAStoreThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
 
 			applied := make(chan error, 1)
 			go func() {
-				backoff := fault.Backoff{Min: 100 * time.Millisecond, Max: 30 * time.Second}
+				backoff := retry.Backoff{Min: 100 * time.Millisecond, Max: 30 * time.Second}
 				for {
 					err := s.Apply(t.Context(), sinktest.Batch(orders(t, 31, 60)...))
 					if err == nil || fault.Of(err) != fault.Transient {

@@ -29,6 +29,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/continuity"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
 // Source is a pipeline.Source. Receive and Close belong to one goroutine; the
@@ -49,7 +50,7 @@ type Source struct {
 	tables []string // that are read; nil: all
 
 	subscription *subscription // nil: to be made
-	backoff      fault.Backoff
+	backoff      retry.Backoff
 
 	began   cdc.Position
 	planned bool // where reading begins was decided just now

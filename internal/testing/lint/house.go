@@ -30,6 +30,7 @@ func House() []Rule {
 		{Package: "rawjson", Only: none, Never: ground},
 		{Package: "value", Only: []string{"rawjson"}, Never: ground},
 		{Package: "fault", Only: none, Never: ground},
+		{Package: "retry", Only: []string{"fault"}, Never: ground},
 		{Package: "cdc", Only: []string{"rawjson", "fault"}, Never: ground},
 		{Package: "schema", Only: []string{"rawjson", "fault"}, Never: ground},
 		{Package: "continuity", Only: []string{"cdc"}, Never: ground},
@@ -72,7 +73,7 @@ func House() []Rule {
 		{Package: "doctor", Never: never(top, tests, []string{"server"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
 		{Package: "localhq/...", Never: never(tests, []string{"cli", "supervisor"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
 		// The parent process, which is to be small: hardly anything but the standard library.
-		{Package: "supervisor", Only: []string{"fault", "durable"}, Never: ground},
+		{Package: "supervisor", Only: []string{"fault", "retry", "durable"}, Never: ground},
 		{Package: "cli", Never: tests},
 
 		// Programs and packages beside the program.

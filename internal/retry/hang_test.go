@@ -1,4 +1,4 @@
-package fault_test
+package retry_test
 
 import (
 	"errors"
@@ -6,16 +6,16 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-func TestAttempt_TellsOfSilenceOnce(t *testing.T) {
+func TestWatch_ReportsAHangOnce(t *testing.T) {
 	failure := errors.New("no route")
-	for takes, want := range map[time.Duration]int{0: 0, fault.Silence - time.Nanosecond: 0, fault.Silence + time.Nanosecond: 1, time.Hour: 1} {
+	for takes, want := range map[time.Duration]int{0: 0, retry.HangTimeout - time.Nanosecond: 0, retry.HangTimeout + time.Nanosecond: 1, time.Hour: 1} {
 		synctest.Test(t, func(t *testing.T) {
 			began, told := time.Now(), 0
-			err := fault.Attempt(func() {
-				if told++; time.Since(began) != fault.Silence {
+			err := retry.Watch(func() {
+				if told++; time.Since(began) != retry.HangTimeout {
 					t.Errorf("told after %v", time.Since(began))
 				}
 			}, func() error {

@@ -1,0 +1,37 @@
+package retry
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// HangTimeout is how long a call may run before Watch reports it.
+const HangTimeout = 30 * time.Second
+
+// ErrNoAnswer is the error to report for a call that has run for HangTimeout.
+var ErrNoAnswer = errors.New("there was no answer for " + HangTimeout.String())
+
+// Watch calls fn and returns its error. If fn runs longer than HangTimeout, Watch calls
+// hangs once, in another goroutine. hangs has returned when Watch returns.
+func Watch(hangs func(), fn func() error) error {
+	reported := make(chan struct{})
+	timer := time.AfterFunc(HangTimeout, func() {
+		defer close(reported)
+		hangs()
+	})
+	defer func() {
+		if !timer.Stop() {
+			<-reported
+		}
+	}()
+	return fn()
+}
+
+// After adds the failure of the previous attempt to err, unless failure is "".
+func After(err error, failure string) error {
+	if failure == "" {
+		return err
+	}
+	return fmt.Errorf("%w; the previous attempt: %s", err, failure)
+}
