@@ -91,11 +91,11 @@ func open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 // newSink makes the sink that the choices ask for.
 func newSink(d disk, c choices, env sink.Env) (sink.Sink, error) {
 	env = env.Complete()
-	s := newStore(d, env)
+	s := newFileStore(d, env)
 	if c.files.Format != "" {
-		return newLines(s, c), nil
+		return newRollingSink(s, c), nil
 	}
-	return newObjects(s, c), nil
+	return newFileSink(s, c), nil
 }
 
 func parse(target *url.URL) (choices, error) {
