@@ -46,9 +46,7 @@ type lines struct {
 var (
 	_ sink.Sink         = (*lines)(nil)
 	_ sink.Checkpointer = (*lines)(nil)
-	_ sink.Loader       = (*lines)(nil)
 	_ sink.Pacer        = (*lines)(nil)
-	_ sink.Prober       = (*lines)(nil)
 )
 
 func newLines(s *store, c choices) *lines {

@@ -25,11 +25,7 @@ type objects struct {
 	path *encode.Path
 }
 
-var (
-	_ sink.Sink   = (*objects)(nil)
-	_ sink.Loader = (*objects)(nil)
-	_ sink.Prober = (*objects)(nil)
-)
+var _ sink.Sink = (*objects)(nil)
 
 func newObjects(s *store, c choices) *objects {
 	o := &objects{store: s, path: c.path}

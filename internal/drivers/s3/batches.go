@@ -34,10 +34,8 @@ type batches struct {
 }
 
 var (
-	_ sink.Sink   = (*batches)(nil)
-	_ sink.Prober = (*batches)(nil)
-	_ sink.Loader = (*batches)(nil)
-	_ sink.Pacer  = (*batches)(nil)
+	_ sink.Sink  = (*batches)(nil)
+	_ sink.Pacer = (*batches)(nil)
 )
 
 // spools bounds how many objects are made at once: each is encoded by one

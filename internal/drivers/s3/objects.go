@@ -33,10 +33,8 @@ type objects struct {
 }
 
 var (
-	_ sink.Sink   = (*objects)(nil)
-	_ sink.Prober = (*objects)(nil)
-	_ sink.Loader = (*objects)(nil)
-	_ sink.Pacer  = (*objects)(nil)
+	_ sink.Sink  = (*objects)(nil)
+	_ sink.Pacer = (*objects)(nil)
 )
 
 func newObjects(c choices, env sink.Env, s *store) *objects {
