@@ -71,7 +71,7 @@ type Server struct {
 	keyless  bool // there is no HQ to hold a session with, only its NATS
 	dead     *dlq.Queue
 	metrics  *pipeline.Metrics
-	commands   *prometheus.CounterVec
+	commands *prometheus.CounterVec
 	began    time.Time
 	stop     context.CancelCauseFunc // ends Run in good order
 	uploads  chan struct{}           // holds a token while nobody sends logs

@@ -26,7 +26,7 @@ type hqSession struct {
 	sess     hq.Session
 	serverID string // as asked for, else as the credential says
 	conn     *nats.Conn
-	channel     *hq.ControlChannel // nil: there is no HQ
+	channel  *hq.ControlChannel // nil: there is no HQ
 	filters  []string
 
 	// term ends when the session has to; due, with it, or earlier if the session is to
