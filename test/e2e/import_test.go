@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
@@ -31,7 +31,7 @@ func (w *world) has(table, id string) bool {
 // then by an order of HQ to a server that is limited to it.
 func TestImport_ReplacesOnlyRowsOfTheGivenCompanies(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{})
+	w := newWorld(t, sqlite(t), devhq.Options{})
 	companies := w.hq.Shop().Companies()
 	ghost := func(id, company string) string { return fmt.Sprintf(`{"id":%q,"companyId":%q}`, id, company) }
 	w.imports()
@@ -58,7 +58,7 @@ func TestImport_ReplacesOnlyRowsOfTheGivenCompanies(t *testing.T) {
 // the operator then lets eds have.
 func TestImport_LeavesForeignTablesAloneIfHQOrdersIt(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "", localhq.Options{})
+	w := newWorld(t, "", devhq.Options{})
 	p := w.serve()
 	session := w.session(p, "")
 	w.url = sqlite(t)
@@ -96,7 +96,7 @@ func TestImport_LeavesForeignTablesAloneIfHQOrdersIt(t *testing.T) {
 // TestImport_TwoAtOnce imports the same tables from two data directories.
 func TestImport_TwoAtOnce(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, peers.Postgres(t), localhq.Options{})
+	w := newWorld(t, peers.Postgres(t), devhq.Options{})
 	var both []*exec.Cmd
 	var outputs [2]strings.Builder
 	for i := range outputs {
