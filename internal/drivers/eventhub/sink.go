@@ -29,11 +29,7 @@ type Sink struct {
 	session *hubSession // nil: none is open
 }
 
-var (
-	_ sink.Sink   = (*Sink)(nil)
-	_ sink.Prober = (*Sink)(nil)
-	_ sink.Loader = (*Sink)(nil)
-)
+var _ sink.Sink = (*Sink)(nil)
 
 func newSink(c choices, env sink.Env) *Sink {
 	s := &Sink{choices: c, env: env}

@@ -32,7 +32,6 @@ func Driver() sink.Driver {
 			{Name: "Directory", Type: "string", Description: "the directory to write into; it is made if there is none", Required: true},
 		},
 		Limits:   limits,
-		Imports:  true,
 		URL:      urlOf,
 		Identity: identity,
 		Open:     open,

@@ -148,7 +148,7 @@ func TestApply_RetriesDiskErrors(t *testing.T) {
 			if !errors.Is(err, errno) || fault.Of(err) != fault.Transient {
 				t.Errorf("%s%v: the error is %v: %v", query, errno, fault.Of(err), err)
 			}
-			if err := s.(sink.Prober).Probe(t.Context()); !errors.Is(err, errno) || fault.Of(err) != fault.Transient {
+			if err := s.Probe(t.Context()); !errors.Is(err, errno) || fault.Of(err) != fault.Transient {
 				t.Errorf("%s%v: the probe: %v", query, errno, err)
 			}
 			broken.Mend()
@@ -321,7 +321,7 @@ func TestStore_SweepsOldTemporaryDirectoriesWhenItWrites(t *testing.T) {
 	}
 	s := openIn(t, dir, "")
 	before := tree(t, dir)
-	if err := s.(sink.Prober).Probe(t.Context()); err != nil {
+	if err := s.Probe(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if after := tree(t, dir); after != before || !strings.Contains(before, "dead") {

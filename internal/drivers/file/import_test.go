@@ -42,7 +42,7 @@ func rows(t testing.TB, table *schema.Table, ids ...string) iter.Seq2[*change.Ro
 
 func beginLoad(t testing.TB, s sink.Sink, job string, table *schema.Table) sink.Load {
 	t.Helper()
-	l, err := s.(sink.Loader).BeginLoad(t.Context(), job, table, sink.Replace, sink.Scope{})
+	l, err := s.BeginLoad(t.Context(), job, table, sink.Replace, sink.Scope{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,9 +45,7 @@ type rollingSink struct {
 var (
 	_ sink.Sink         = (*rollingSink)(nil)
 	_ sink.Checkpointer = (*rollingSink)(nil)
-	_ sink.Loader       = (*rollingSink)(nil)
 	_ sink.Pacer        = (*rollingSink)(nil)
-	_ sink.Prober       = (*rollingSink)(nil)
 )
 
 func newRollingSink(s *fileStore, c choices) *rollingSink {

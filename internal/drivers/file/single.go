@@ -25,11 +25,7 @@ type fileSink struct {
 	path *encode.Path
 }
 
-var (
-	_ sink.Sink   = (*fileSink)(nil)
-	_ sink.Loader = (*fileSink)(nil)
-	_ sink.Prober = (*fileSink)(nil)
-)
+var _ sink.Sink = (*fileSink)(nil)
 
 func newFileSink(s *fileStore, c choices) *fileSink {
 	o := &fileSink{fileStore: s, path: c.path}

@@ -36,11 +36,7 @@ type Sink struct {
 	session *producerSession // nil: none is open
 }
 
-var (
-	_ sink.Sink   = (*Sink)(nil)
-	_ sink.Prober = (*Sink)(nil)
-	_ sink.Loader = (*Sink)(nil)
-)
+var _ sink.Sink = (*Sink)(nil)
 
 func newSink(c choices, env sink.Env) *Sink {
 	s := &Sink{choices: c, env: env}

@@ -33,10 +33,8 @@ type batchSink struct {
 }
 
 var (
-	_ sink.Sink   = (*batchSink)(nil)
-	_ sink.Prober = (*batchSink)(nil)
-	_ sink.Loader = (*batchSink)(nil)
-	_ sink.Pacer  = (*batchSink)(nil)
+	_ sink.Sink  = (*batchSink)(nil)
+	_ sink.Pacer = (*batchSink)(nil)
 )
 
 // maxSpools bounds how many objects are built at a time. Each is encoded by one goroutine and stays

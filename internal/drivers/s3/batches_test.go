@@ -164,7 +164,7 @@ func TestLoad_RepeatedImportReplacesItsObjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		load, err := s.(sink.Loader).BeginLoad(t.Context(), "job", table, sink.Replace, sink.Scope{})
+		load, err := s.BeginLoad(t.Context(), "job", table, sink.Replace, sink.Scope{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -187,7 +187,7 @@ func TestObjectSink_RetriesWhileThrottled(t *testing.T) {
 	if fault.Of(err) != fault.Transient || !strings.Contains(fmt.Sprint(err), "503 SlowDown, request REQUEST1") || strings.Contains(fmt.Sprint(err), "SECRET") || strings.Contains(fmt.Sprint(err), "k1") {
 		t.Errorf("in the storm the error is %v: %v", fault.Of(err), err)
 	}
-	if err := s.(sink.Prober).Probe(t.Context()); fault.Of(err) != fault.Transient {
+	if err := s.Probe(t.Context()); fault.Of(err) != fault.Transient {
 		t.Errorf("in the storm the probe says %v", err)
 	}
 	var passed atomic.Int64 // every other request is rejected
@@ -380,7 +380,7 @@ func TestPut_SendsTheObjectOptions(t *testing.T) {
 		return true
 	})
 	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), options))
-	if err := s.(sink.Prober).Probe(t.Context()); err != nil {
+	if err := s.Probe(t.Context()); err != nil {
 		t.Error(err)
 	}
 	mustApply(t, s, order(t, 1))

@@ -33,10 +33,8 @@ type objectSink struct {
 }
 
 var (
-	_ sink.Sink   = (*objectSink)(nil)
-	_ sink.Prober = (*objectSink)(nil)
-	_ sink.Loader = (*objectSink)(nil)
-	_ sink.Pacer  = (*objectSink)(nil)
+	_ sink.Sink  = (*objectSink)(nil)
+	_ sink.Pacer = (*objectSink)(nil)
 )
 
 func newObjectSink(c choices, env sink.Env, s *bucketStore) *objectSink {

@@ -23,7 +23,6 @@ func Driver() sink.Driver {
 		Options:  options,
 		Fields:   fields,
 		Limits:   limits,
-		Imports:  true,
 		URL:      urlOf,
 		Identity: identity,
 		Open:     open,

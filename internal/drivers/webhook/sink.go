@@ -41,10 +41,8 @@ type Sink struct {
 }
 
 var (
-	_ sink.Sink   = (*Sink)(nil)
-	_ sink.Loader = (*Sink)(nil)
-	_ sink.Pacer  = (*Sink)(nil)
-	_ sink.Prober = (*Sink)(nil)
+	_ sink.Sink  = (*Sink)(nil)
+	_ sink.Pacer = (*Sink)(nil)
 )
 
 var (
