@@ -10,7 +10,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-func TestAFileIsReplacedWholeOrNotAtAll(t *testing.T) {
+func TestReplace_IsAtomic(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "state")
 	text := func(s string) func(io.Writer) error {
@@ -62,7 +62,7 @@ func TestExisting_FindsTheNearestDirectory(t *testing.T) {
 	}
 }
 
-func TestADirectoryThatIsNotThereCanNotBeSynced(t *testing.T) {
+func TestSyncDir_FailsOnAMissingDirectory(t *testing.T) {
 	if err := durable.SyncDir(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}

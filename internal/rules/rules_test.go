@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rules"
 )
 
-// directory writes files, given by name, and returns where.
+// directory writes files, by name, and returns their directory.
 func directory(t testing.TB, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -47,7 +47,7 @@ func event(t testing.TB, payload string) *cdc.Event {
 	return e
 }
 
-// verdict is what Check returns.
+// verdict is the result of Check.
 type verdict struct {
 	Skip           bool
 	Reason, Object string
@@ -64,7 +64,7 @@ const orderSchema = `{"type":"object","required":["after"],"properties":{
 
 const orderPath = `{{.table}}/received/{{.table}}_{{.mvccTimestamp}}_{{.id}}.json`
 
-func TestRulesDecideWhichChangesPassAndWhatTheyAreCalled(t *testing.T) {
+func TestCheck_SkipsAndNamesChanges(t *testing.T) {
 	r := load(t, map[string]string{
 		"config.json":     `{"order":{"schema":"order.json","path":"` + orderPath + `"},"part":{"schema":"./sub/any.json"}}`,
 		"order.json":      orderSchema,
@@ -101,7 +101,7 @@ func TestRulesDecideWhichChangesPassAndWhatTheyAreCalled(t *testing.T) {
 	}
 }
 
-func TestReasonsHoldNoValues(t *testing.T) {
+func TestCheck_ReasonsHoldNoValues(t *testing.T) {
 	const secret = "SECRETVALUE"
 	r := load(t, map[string]string{
 		"config.json": `{"order":{"schema":"order.json","path":"{{.after.name.first}}"}}`,
@@ -122,7 +122,7 @@ func TestReasonsHoldNoValues(t *testing.T) {
 	}
 }
 
-func TestLongReasonsAreCut(t *testing.T) {
+func TestCheck_CutsLongReasons(t *testing.T) {
 	r := load(t, map[string]string{
 		"config.json": `{"t":{"schema":"s.json"}}`,
 		"s.json":      `{"allOf":[false,false,false,false,false]}`,
@@ -133,7 +133,7 @@ func TestLongReasonsAreCut(t *testing.T) {
 	}
 }
 
-func TestObjectNamesStayWhereTheyBegin(t *testing.T) {
+func TestCheck_ObjectNamesStayInTheirDirectory(t *testing.T) {
 	const fails = "the path template makes a name that is not a relative path of plain elements"
 	const control = "the path template makes a name with control characters in it"
 	const lacks = "the path template prints a field that the change lacks, or one with a NUL in it"
@@ -169,7 +169,7 @@ func TestObjectNamesStayWhereTheyBegin(t *testing.T) {
 	}
 }
 
-func TestTemplatesMayAskWhetherAFieldIsThere(t *testing.T) {
+func TestCheck_TemplatesMayTestForAField(t *testing.T) {
 	r := load(t, map[string]string{
 		"config.json": `{"t":{"schema":"s.json","path":"{{or .locationId \"NONE\"}}/{{if .companyId}}{{.companyId}}{{else}}none{{end}}/{{with .after}}{{.n}}{{$.id}}{{end}}{{range .key}}-{{.}}{{end}}{{if eq .userId \"\"}}!{{end}}"}}`,
 		"s.json":      "{}",
@@ -186,7 +186,7 @@ func TestTemplatesMayAskWhetherAFieldIsThere(t *testing.T) {
 	}
 }
 
-func TestSchemasMayReferToEachOther(t *testing.T) {
+func TestLoad_SchemasMayReferToEachOther(t *testing.T) {
 	r := load(t, map[string]string{
 		"config.json":      `{"a":{"schema":"a.json"},"b":{"schema":"b.json"},"c":{"schema":"c.json"}}`,
 		"a.json":           `{"$ref":"sub/common.json#/$defs/row"}`,
@@ -206,7 +206,7 @@ func TestSchemasMayReferToEachOther(t *testing.T) {
 	}
 }
 
-func TestBadRulesAreErrorsThatNameThePlace(t *testing.T) {
+func TestLoad_ErrorsNameThePosition(t *testing.T) {
 	outside := directory(t, map[string]string{"secret.json": "{}"})
 	for name, c := range map[string]struct {
 		files map[string]string
@@ -238,7 +238,7 @@ func TestBadRulesAreErrorsThatNameThePlace(t *testing.T) {
 	}
 }
 
-func TestLinksOutOfTheDirectoryAreNotFollowed(t *testing.T) {
+func TestLoad_FollowsNoLinkOutOfTheDirectory(t *testing.T) {
 	dir := directory(t, map[string]string{"config.json": `{"t":{"schema":"s.json"}}`})
 	outside := directory(t, map[string]string{"secret.json": "{}"})
 	if err := os.Symlink(filepath.Join(outside, "secret.json"), filepath.Join(dir, "s.json")); err != nil {
@@ -249,7 +249,7 @@ func TestLinksOutOfTheDirectoryAreNotFollowed(t *testing.T) {
 	}
 }
 
-func TestHostileChangesOnlyFail(t *testing.T) {
+func TestCheck_HostileChangesOnlyFail(t *testing.T) {
 	r := load(t, map[string]string{
 		"config.json": `{"t":{"schema":"s.json"}}`,
 		"s.json":      `{"properties":{"after":{"properties":{"n":{"minimum":1,"multipleOf":0.01}}}}}`,
@@ -273,7 +273,7 @@ func TestHostileChangesOnlyFail(t *testing.T) {
 	}
 }
 
-func TestRulesAreSafeForConcurrentUse(t *testing.T) {
+func TestCheck_IsSafeForConcurrentUse(t *testing.T) {
 	r := load(t, map[string]string{"config.json": `{"order":{"schema":"order.json","path":"` + orderPath + `"}}`, "order.json": orderSchema})
 	e := event(t, `{"table":"order","operation":"INSERT","id":"e1","mvccTimestamp":"1","after":{"total":1}}`)
 	var all sync.WaitGroup

@@ -19,7 +19,7 @@ const orderV1 = `{"table":"order","modelVersion":"v1","primaryKeys":["companyId"
 "createdDate":{"type":"string","format":"date-time","nullable":true},"meta":{"type":"object","additionalProperties":true,"$comment":"free form"},
 "taxed":{"type":"boolean"},"rate":{"type":"number","deprecated":true},"odd":{"type":"something new"}}}`
 
-func TestDecodeOrdersKeysFirstThenByName(t *testing.T) {
+func TestDecode_OrdersKeysFirstThenByName(t *testing.T) {
 	got, err := schema.Decode([]byte(orderV1))
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func TestDecodeOrdersKeysFirstThenByName(t *testing.T) {
 	}
 }
 
-func TestASchemaWithoutAKeyIsAnErrorUnlessItHasAnID(t *testing.T) {
+func TestDecode_NeedsAKeyOrAnID(t *testing.T) {
 	for text, ok := range map[string]bool{
 		`{"table":"t","properties":{"id":{"type":"string"}}}`:                             true,
 		`{"table":"t","properties":{"name":{"type":"string"}}}`:                           false,
@@ -71,7 +71,7 @@ func TestASchemaWithoutAKeyIsAnErrorUnlessItHasAnID(t *testing.T) {
 	}
 }
 
-// hq is a fetcher that counts what it is asked.
+// hq is a fetcher that counts its requests.
 type hq struct {
 	latest   map[string]json.RawMessage
 	versions map[string]json.RawMessage
@@ -104,7 +104,7 @@ func (m memoryCache) SaveSchema(object, version string, text json.RawMessage) er
 	return nil
 }
 
-func TestCatalogueAsksOnceAVersionAndSharesLayouts(t *testing.T) {
+func TestCatalogue_AsksOncePerVersionAndSharesLayouts(t *testing.T) {
 	v1 := `{"table":"order","modelVersion":"v1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}`
 	v2 := `{"table":"order","modelVersion":"v2","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}`
 	v3 := `{"table":"order","modelVersion":"v3","primaryKeys":["id"],"properties":{"id":{"type":"string"},"n":{"type":"integer"}}}`
@@ -142,7 +142,7 @@ func TestCatalogueAsksOnceAVersionAndSharesLayouts(t *testing.T) {
 	}
 }
 
-func TestASchemaThatCanNotBeUsedHidesNoOther(t *testing.T) {
+func TestLatest_AMalformedSchemaHidesNoOther(t *testing.T) {
 	good := `{"table":"order","modelVersion":"v1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}`
 	fetch := &hq{latest: map[string]json.RawMessage{"RepairOrder": json.RawMessage(good), "Odd": json.RawMessage(`{"table":"odd"}`), "None": json.RawMessage(`7`)}}
 	c := schema.NewCatalogue(fetch, memoryCache{})
@@ -159,7 +159,7 @@ func TestASchemaThatCanNotBeUsedHidesNoOther(t *testing.T) {
 	}
 }
 
-// TestReserved knows names in any case, and nothing else that looks like them.
+// TestReserved recognises names in any case, and no similar names.
 func TestReserved(t *testing.T) {
 	for name, want := range map[string]bool{
 		"_eds_checkpoint": true, "_EDS_CHECKPOINT": true, "_Eds_x": true, "_eds_": true, "_ed\u017f_op": true,
@@ -171,8 +171,8 @@ func TestReserved(t *testing.T) {
 	}
 }
 
-// TestCatalogue_RefusesReservedNames: a table or column that has one is left out, and
-// its changes can never be applied, whatever HQ calls the schema.
+// TestCatalogue_RefusesReservedNames: a table or column with such a name is left out, and its
+// changes can never be applied, whatever name HQ states in the schema.
 func TestCatalogue_RefusesReservedNames(t *testing.T) {
 	const key = `"primaryKeys":["id"],"properties":{"id":{"type":"string"}`
 	fetch := &hq{latest: map[string]json.RawMessage{
