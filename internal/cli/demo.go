@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/drivers"
 	"github.com/shopmonkeyus/eds/internal/hq"
-	"github.com/shopmonkeyus/eds/internal/localhq"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/server"
@@ -64,10 +64,10 @@ type demo struct {
 	url    string
 	dir    string
 	length time.Duration
-	hq     localhq.Options
+	hq     devhq.Options
 
 	s    *setup
-	shop *localhq.HQ
+	shop *devhq.HQ
 }
 
 func (d *demo) run(ctx context.Context) (err error) {
@@ -90,7 +90,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	d.hq.DataDir, d.hq.Logger = filepath.Join(d.dir, "hq"), d.s.logger
 	d.say("Starting an HQ and a repair shop on this machine ...")
 	// The shop outlives a Ctrl-C: the comparison at the end needs it.
-	if d.shop, err = localhq.Start(hard(ctx), d.hq); err != nil {
+	if d.shop, err = devhq.Start(hard(ctx), d.hq); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.shop.Close()) }()
@@ -231,8 +231,8 @@ func (d *demo) compare(ctx context.Context, dir *state.Dir, e hq.Enrolment) erro
 		return err
 	}
 	defer destination.Close(ctx)
-	reader, ok := destination.(sink.Reader)
-	if !ok {
+	reader := destination.Reader
+	if reader == nil {
 		d.say("Everything is applied. This kind of destination keeps no rows to compare with; look at %s.", sink.MaskURL(d.url))
 		return nil
 	}

@@ -8,12 +8,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shopmonkeyus/eds/internal/config"
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 func newHQ(p Process, common *config.CommonFlags) *cobra.Command {
 	var httpPort, natsPort int
-	o := localhq.Options{Open: true}
+	o := devhq.Options{Open: true}
 	cmd := &cobra.Command{
 		Use:   "hq",
 		Short: "Run a small HQ of your own, with a simulated repair shop as its data",
@@ -43,7 +43,7 @@ Everything is kept in the data directory, so that it goes on where it was.`,
 		defer s.close()
 		o.DataDir, o.Logger = s.common.DataDir, s.logger
 		o.HTTPAddr, o.NATSAddr = fmt.Sprintf("127.0.0.1:%d", httpPort), fmt.Sprintf("127.0.0.1:%d", natsPort)
-		hq, err := localhq.Start(cmd.Context(), o)
+		hq, err := devhq.Start(cmd.Context(), o)
 		if err != nil {
 			return err
 		}
@@ -67,7 +67,7 @@ func closing(c io.Closer, err error) error {
 }
 
 // introduce says what runs where, and how to use it.
-func introduce(w io.Writer, hq *localhq.HQ, o localhq.Options) error {
+func introduce(w io.Writer, hq *devhq.HQ, o devhq.Options) error {
 	code, err := hq.NewEnrolment()
 	if err != nil {
 		return err

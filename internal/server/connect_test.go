@@ -9,9 +9,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
-	"github.com/shopmonkeyus/eds/internal/localhq"
 	"github.com/shopmonkeyus/eds/internal/state"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
@@ -38,7 +38,7 @@ func TestServer_WarnsOfHQWithoutTLS(t *testing.T) {
 }
 
 func TestServer_WarnsOfAPIWithoutTLS(t *testing.T) {
-	h := startHQ(t, localhq.Options{})
+	h := startHQ(t, devhq.Options{})
 	health := telemetry.NewHealth()
 	s := newServer(t, h, health, func(o *config.Server) { o.APIURL = elsewhere(h.APIURL()) })
 	if _, err := s.client.LatestSchemas(t.Context()); err != nil {
@@ -50,7 +50,7 @@ func TestServer_WarnsOfAPIWithoutTLS(t *testing.T) {
 }
 
 func TestServer_RequireTLSRefusesHQ(t *testing.T) {
-	h := startHQ(t, localhq.Options{})
+	h := startHQ(t, devhq.Options{})
 	yes := true
 	s := newServer(t, h, telemetry.NewHealth(), func(o *config.Server) { o.RequireTLS = &yes })
 	err := s.Run(t.Context(), t.Context())
@@ -60,7 +60,7 @@ func TestServer_RequireTLSRefusesHQ(t *testing.T) {
 }
 
 // newServer returns a server that is not run.
-func newServer(t *testing.T, h *localhq.HQ, health *telemetry.Health, change func(*config.Server)) *Server {
+func newServer(t *testing.T, h *devhq.HQ, health *telemetry.Health, change func(*config.Server)) *Server {
 	t.Helper()
 	dir, err := state.Open(t.TempDir())
 	if err != nil {
@@ -73,7 +73,7 @@ func newServer(t *testing.T, h *localhq.HQ, health *telemetry.Health, change fun
 	})
 	o := config.Server{
 		Common: config.Common{DataDir: t.TempDir()}, Servers: []string{h.NATSURL()},
-		HQ: config.HQ{APIKey: config.NewSecret(h.APIKey(localhq.KeyOptions{ServerID: "s"}))},
+		HQ: config.HQ{APIKey: config.NewSecret(h.APIKey(devhq.KeyOptions{ServerID: "s"}))},
 	}
 	change(&o)
 	s, err := New(Config{

@@ -14,8 +14,8 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/build"
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/drivers"
-	"github.com/shopmonkeyus/eds/internal/localhq"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/state"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
@@ -24,7 +24,7 @@ import (
 // controlled is a running server and the HQ that controls it.
 type controlled struct {
 	t       *testing.T
-	hq      *localhq.HQ
+	hq      *devhq.HQ
 	session string
 	health  *telemetry.Health
 	file    string // config.toml
@@ -35,7 +35,7 @@ type controlled struct {
 // the test ends. It returns once HQ can send commands.
 func control(t *testing.T, environment map[string]string, changes ...func(*config.Server)) *controlled {
 	t.Helper()
-	h := startHQ(t, localhq.Options{})
+	h := startHQ(t, devhq.Options{})
 	dir, err := state.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +44,7 @@ func control(t *testing.T, environment map[string]string, changes ...func(*confi
 	c := &controlled{t: t, hq: h, health: telemetry.NewHealth(), file: filepath.Join(t.TempDir(), config.FileName), ended: make(chan error, 1)}
 	o := config.Server{
 		Common: config.Common{DataDir: filepath.Dir(c.file)}, Servers: []string{h.NATSURL()}, RenewInterval: time.Hour,
-		HQ: config.HQ{APIKey: config.NewSecret(h.APIKey(localhq.KeyOptions{ServerID: "s"}))},
+		HQ: config.HQ{APIKey: config.NewSecret(h.APIKey(devhq.KeyOptions{ServerID: "s"}))},
 	}
 	for _, change := range changes {
 		change(&o)

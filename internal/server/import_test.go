@@ -16,10 +16,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/drivers"
-	"github.com/shopmonkeyus/eds/internal/localhq"
 	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
@@ -47,7 +48,7 @@ func vendorsOf(t *testing.T, url string) map[string]int {
 	}
 	defer s.Close(context.WithoutCancel(t.Context()))
 	table, counts := vendors(t), make(map[string]int)
-	for row, err := range s.(sink.Reader).Read(t.Context(), table) {
+	for row, err := range s.Reader.Read(t.Context(), table) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -58,7 +59,7 @@ func vendorsOf(t *testing.T, url string) map[string]int {
 
 // importFor runs a server into a destination, has HQ order an import from it, and
 // returns the answer.
-func importFor(t *testing.T, h *localhq.HQ, url string, change func(c *Config)) map[string]any {
+func importFor(t *testing.T, h *devhq.HQ, url string, change func(c *Config)) map[string]any {
 	t.Helper()
 	session := make(chan string, 1)
 	_, stop := start(t, h, func(c *Config) {
@@ -87,7 +88,7 @@ func unlimited(*Config) {}
 
 // TestImport_ReplacesTablesWhoseRowsAreThisServers: rows that are no longer at the source go.
 func TestImport_ReplacesTablesWhoseRowsAreThisServers(t *testing.T) {
-	h := startHQ(t, localhq.Options{})
+	h := startHQ(t, devhq.Options{})
 	url := "sqlite://" + filepath.Join(t.TempDir(), "shop.db")
 	apply(t, url, h, h.Shop().Companies(), `{"id":"stale","companyId":"none"}`)
 	if answer := importFor(t, h, url, unlimited); answer["success"] != true {
@@ -101,12 +102,12 @@ func TestImport_ReplacesTablesWhoseRowsAreThisServers(t *testing.T) {
 // TestImport_MergesIfTheDestinationHoldsOtherCompanies: an export for some companies
 // does not take away the rows of others.
 func TestImport_MergesIfTheDestinationHoldsOtherCompanies(t *testing.T) {
-	h := startHQ(t, localhq.Options{})
+	h := startHQ(t, devhq.Options{})
 	companies := h.Shop().Companies()
 	for name, change := range map[string]func(c *Config){
 		"limited by --companyIds": func(c *Config) { c.Options.CompanyIDs = companies[:1] },
 		"limited by HQ": func(c *Config) {
-			c.Options.HQ.APIKey = config.NewSecret(h.APIKey(localhq.KeyOptions{ServerID: "s", Companies: companies[:1]}))
+			c.Options.HQ.APIKey = config.NewSecret(h.APIKey(devhq.KeyOptions{ServerID: "s", Companies: companies[:1]}))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -125,8 +126,8 @@ func TestImport_MergesIfTheDestinationHoldsOtherCompanies(t *testing.T) {
 // TestImport_KeepsTablesThatHQHasNoRowsFor: HQ's order does not empty a table, and HQ is
 // told so.
 func TestImport_KeepsTablesThatHQHasNoRowsFor(t *testing.T) {
-	h := startHQ(t, localhq.Options{})
-	h.Disturb(func(r *http.Request) localhq.Fault {
+	h := startHQ(t, devhq.Options{})
+	h.Disturb(func(r *http.Request) devhq.Fault {
 		if r.Method != http.MethodGet || !strings.HasPrefix(r.URL.Path, "/v3/export/bulk/") {
 			return nil
 		}
@@ -148,8 +149,8 @@ func TestImport_KeepsTablesThatHQHasNoRowsFor(t *testing.T) {
 // TestImport_NamesRowsThatCouldNotBeLoaded: the import has succeeded, and HQ is told of the
 // rows that it has left out.
 func TestImport_NamesRowsThatCouldNotBeLoaded(t *testing.T) {
-	h := startHQ(t, localhq.Options{})
-	h.Disturb(func(r *http.Request) localhq.Fault {
+	h := startHQ(t, devhq.Options{})
+	h.Disturb(func(r *http.Request) devhq.Fault {
 		if !strings.HasPrefix(r.URL.Path, "/storage/exports/") || !strings.Contains(r.URL.Path, "-vendor-") {
 			return nil
 		}
@@ -196,7 +197,7 @@ func withoutVendors(t *testing.T, next http.Handler, w http.ResponseWriter, r *h
 }
 
 // apply writes a vendor into a destination, as a server does that follows companies.
-func apply(t *testing.T, url string, h *localhq.HQ, companies []string, vendor string) {
+func apply(t *testing.T, url string, h *devhq.HQ, companies []string, vendor string) {
 	t.Helper()
 	var table *schema.Table
 	for _, text := range h.Shop().LatestSchemas() {
@@ -228,7 +229,7 @@ func TestWatch_TellsOfDeadLetters(t *testing.T) {
 	defer dir.Close()
 	health := telemetry.NewHealth()
 	s, err := New(Config{
-		Options: config.Server{Common: config.Common{DataDir: data}, HQ: config.HQ{APIKey: config.NewSecret(startHQ(t, localhq.Options{}).APIKey(localhq.KeyOptions{ServerID: "s"}))}},
+		Options: config.Server{Common: config.Common{DataDir: data}, HQ: config.HQ{APIKey: config.NewSecret(startHQ(t, devhq.Options{}).APIKey(devhq.KeyOptions{ServerID: "s"}))}},
 		State:   dir, Registry: prometheus.NewRegistry(), Health: health,
 		Logger: slog.New(slog.DiscardHandler), Lookup: func(string) (string, bool) { return "", false },
 	})

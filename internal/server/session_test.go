@@ -16,16 +16,16 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/build"
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/hq"
-	"github.com/shopmonkeyus/eds/internal/localhq"
 	"github.com/shopmonkeyus/eds/internal/state"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-func startHQ(t *testing.T, o localhq.Options) *localhq.HQ {
+func startHQ(t *testing.T, o devhq.Options) *devhq.HQ {
 	t.Helper()
 	o.DataDir, o.Customers = t.TempDir(), 2
-	h, err := localhq.Start(t.Context(), o)
+	h, err := devhq.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func startHQ(t *testing.T, o localhq.Options) *localhq.HQ {
 
 // run runs a server that has no destination until the test ends. Heard returns
 // once its log has had a message.
-func run(t *testing.T, h *localhq.HQ, health *telemetry.Health, crashes ...Crash) (heard func(message string)) {
+func run(t *testing.T, h *devhq.HQ, health *telemetry.Health, crashes ...Crash) (heard func(message string)) {
 	t.Helper()
 	heard, _ = start(t, h, func(c *Config) { c.Health, c.Crashes = health, crashes })
 	return heard
@@ -47,13 +47,13 @@ func run(t *testing.T, h *localhq.HQ, health *telemetry.Health, crashes ...Crash
 
 // start runs a server with a configuration of its own until the test ends, or stop
 // is called.
-func start(t *testing.T, h *localhq.HQ, change func(c *Config)) (heard func(message string), stop func()) {
+func start(t *testing.T, h *devhq.HQ, change func(c *Config)) (heard func(message string), stop func()) {
 	t.Helper()
 	return startUntil(t, t.Context(), h, change)
 }
 
 // startUntil is start of a server that is also told to stop when until ends.
-func startUntil(t *testing.T, until context.Context, h *localhq.HQ, change func(c *Config)) (heard func(message string), stop func()) {
+func startUntil(t *testing.T, until context.Context, h *devhq.HQ, change func(c *Config)) (heard func(message string), stop func()) {
 	t.Helper()
 	dir, err := state.Open(t.TempDir())
 	if err != nil {
@@ -63,7 +63,7 @@ func startUntil(t *testing.T, until context.Context, h *localhq.HQ, change func(
 	c := Config{
 		Options: config.Server{
 			Common: config.Common{DataDir: t.TempDir()}, Servers: []string{h.NATSURL()}, RenewInterval: time.Hour,
-			HQ: config.HQ{APIKey: config.NewSecret(h.APIKey(localhq.KeyOptions{ServerID: "s"}))},
+			HQ: config.HQ{APIKey: config.NewSecret(h.APIKey(devhq.KeyOptions{ServerID: "s"}))},
 		},
 		Build: build.Info{Version: "1.2.3"}, State: dir, Registry: prometheus.NewRegistry(), Health: telemetry.NewHealth(), Logger: slog.New(log),
 		Lookup: func(string) (string, bool) { return "", false },
@@ -110,8 +110,8 @@ func (l *listener) Handle(_ context.Context, r slog.Record) error {
 // TestEveryCrashIsReported reports one whose session HQ would wait for, one whose
 // session HQ has forgotten, and one that left none. The first report fails.
 func TestEveryCrashIsReported(t *testing.T) {
-	h := startHQ(t, localhq.Options{SessionGrace: time.Hour})
-	key, err := hq.ParseKey(h.APIKey(localhq.KeyOptions{ServerID: "s"}))
+	h := startHQ(t, devhq.Options{SessionGrace: time.Hour})
+	key, err := hq.ParseKey(h.APIKey(devhq.KeyOptions{ServerID: "s"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,10 +122,10 @@ func TestEveryCrashIsReported(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused := false
-	h.Disturb(func(r *http.Request) localhq.Fault {
+	h.Disturb(func(r *http.Request) devhq.Fault {
 		if strings.HasSuffix(r.URL.Path, open.ID) && !refused {
 			refused = true
-			return localhq.Refuse(http.StatusInternalServerError, 0)
+			return devhq.Refuse(http.StatusInternalServerError, 0)
 		}
 		return nil
 	})
@@ -160,15 +160,15 @@ func TestEveryCrashIsReported(t *testing.T) {
 
 // TestAnExpiredCredentialIsReplaced has HQ hand out what NATS does not accept.
 func TestAnExpiredCredentialIsReplaced(t *testing.T) {
-	h := startHQ(t, localhq.Options{CredentialLife: -time.Hour})
+	h := startHQ(t, devhq.Options{CredentialLife: -time.Hour})
 	heard := run(t, h, telemetry.NewHealth())
 	heard("the session ended; beginning another")
 	heard("the session began")
 }
 
 func TestAServerThatWaitsForHQIsUnhealthyUntilItAnswers(t *testing.T) {
-	h := startHQ(t, localhq.Options{})
-	h.Disturb(func(*http.Request) localhq.Fault { return localhq.Refuse(http.StatusServiceUnavailable, 0) })
+	h := startHQ(t, devhq.Options{})
+	h.Disturb(func(*http.Request) devhq.Fault { return devhq.Refuse(http.StatusServiceUnavailable, 0) })
 	health := telemetry.NewHealth()
 	heard := run(t, h, health)
 	heard("hq does not answer; trying again")
@@ -190,10 +190,10 @@ func TestServer_EndsASessionThatHQStartsWhileItStops(t *testing.T) {
 		renew   time.Duration
 	}{"the first": {1, time.Hour}, "a renewal": {2, time.Millisecond}} {
 		t.Run(name, func(t *testing.T) {
-			h := startHQ(t, localhq.Options{})
+			h := startHQ(t, devhq.Options{})
 			started, answer := make(chan struct{}), make(chan struct{})
 			var starts atomic.Int64
-			h.Disturb(func(r *http.Request) localhq.Fault {
+			h.Disturb(func(r *http.Request) devhq.Fault {
 				if r.Method != http.MethodPost || r.URL.Path != "/v3/eds/internal" || starts.Add(1) != int64(test.session) {
 					return nil
 				}

@@ -20,8 +20,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
-	"github.com/shopmonkeyus/eds/internal/localhq/shop"
+	"github.com/shopmonkeyus/eds/internal/devhq"
+	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 )
 
 // Peak memory of the worker while it catches up, in bytes. docs/operations.md promises both.
@@ -44,8 +44,8 @@ type generated struct {
 
 func newGenerated(t *testing.T, url string, columns int) *generated {
 	t.Helper()
-	w := newWorld(t, url, localhq.Options{Customers: 1})
-	w.key = w.hq.APIKey(localhq.KeyOptions{ServerID: w.id, Companies: []string{"*"}})
+	w := newWorld(t, url, devhq.Options{Customers: 1})
+	w.key = w.hq.APIKey(devhq.KeyOptions{ServerID: w.id, Companies: []string{"*"}})
 	var err error
 	if w.program, err = release(); err != nil {
 		t.Fatal(err)
@@ -59,12 +59,12 @@ func newGenerated(t *testing.T, url string, columns int) *generated {
 }
 
 // answers has HQ know the generator's table only, whose export is one file.
-func (g *generated) answers(file string) func(r *http.Request) localhq.Fault {
+func (g *generated) answers(file string) func(r *http.Request) devhq.Fault {
 	var row []byte
 	for image := range g.generator.Rows() {
 		row = zipped(append(bytes.Clone(image), '\n'))
 	}
-	return func(r *http.Request) localhq.Fault {
+	return func(r *http.Request) devhq.Fault {
 		var body any
 		switch path := r.URL.Path; {
 		case path == "/v3/schema":
@@ -86,7 +86,7 @@ func (g *generated) answers(file string) func(r *http.Request) localhq.Fault {
 	}
 }
 
-func answer(body []byte) localhq.Fault {
+func answer(body []byte) devhq.Fault {
 	return func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) })
 	}

@@ -22,8 +22,8 @@ func Driver() sink.Driver {
 		Options:   options(),
 		Fields:    fields,
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
-		KeepsRows: true, Imports: true,
-		URL: buildURL, Open: open, Identity: identity,
+		KeepsRows: true,
+		URL:       buildURL, Open: open, Identity: identity,
 	}
 }
 

@@ -14,8 +14,13 @@ func BenchmarkColumn(b *testing.B) {
 		kind kind
 		raw  string
 	}{
-		{"text", kindText, `"an invoice for \"brakes\""`}, {"bool", kindBool, `true`}, {"int", kindInt8, `1234567`}, {"float", kindFloat8, `1234.5678901234567`},
-		{"numeric", kindNumeric, `1234.50`}, {"timestamp", kindTimestampTZ, `"2026-01-02T03:04:05.123Z"`}, {"jsonb", kindJSONB, `{"a":[1,2.50,"x"]}`},
+		{"text", kindText, `"an invoice for \"brakes\""`},
+		{"bool", kindBool, `true`},
+		{"int", kindInt8, `1234567`},
+		{"float", kindFloat8, `1234.5678901234567`},
+		{"numeric", kindNumeric, `1234.50`},
+		{"timestamp", kindTimestampTZ, `"2026-01-02T03:04:05.123Z"`},
+		{"jsonb", kindJSONB, `{"a":[1,2.50,"x"]}`},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -27,8 +27,8 @@ func Driver() sink.Driver {
 		Options:   options(tokenOptions),
 		Fields:    passwordFields,
 		Limits:    limits,
-		KeepsRows: true, Imports: true,
-		URL: buildPasswordURL, Open: open, Identity: identity,
+		KeepsRows: true,
+		URL:       buildPasswordURL, Open: open, Identity: identity,
 	}
 }
 
@@ -43,8 +43,8 @@ func KeyPair() sink.Driver {
 		Options:   options(keyOptions),
 		Fields:    keyPairFields,
 		Limits:    limits,
-		KeepsRows: true, Imports: true,
-		URL: buildKeyPairURL, Open: open, Identity: identity,
+		KeepsRows: true,
+		URL:       buildKeyPairURL, Open: open, Identity: identity,
 	}
 }
 
