@@ -69,7 +69,7 @@ var rules = sqlsink.Rules{
 // newColumn returns the encoder for a target of a layout.
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, native bool, adjusted func(table, column, rule string)) column {
 	return column{
-		Decoder: sqlsink.NewDecoder(l, t, &rules, adjusted), attribute: t.Real.Native.(*attribute), name: t.Real.Name, native: native,
+		Decoder: sqlsink.NewDecoder(l, t, rules, adjusted), attribute: t.Real.Native.(*attribute), name: t.Real.Name, native: native,
 	}
 }
 

@@ -69,7 +69,7 @@ var rules = sqlsink.Rules{
 // newColumn returns the encoder for a target of a layout.
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
 	a := t.Real.Native.(*attribute)
-	c := column{Decoder: sqlsink.NewDecoder(l, t, &rules, adjusted), name: t.Real.Name, kind: a.kind, scale: -1, precision: microDigits}
+	c := column{Decoder: sqlsink.NewDecoder(l, t, rules, adjusted), name: t.Real.Name, kind: a.kind, scale: -1, precision: microDigits}
 	switch {
 	case a.kind == kindNumeric && a.typmod >= 4:
 		// Since PostgreSQL 15 the scale has eleven bits and a sign. Before, it was never negative.

@@ -60,7 +60,7 @@ var rules = sqlsink.Rules{
 
 // newColumn returns the encoder for a target of a layout.
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
-	return column{Decoder: sqlsink.NewDecoder(l, t, &rules, adjusted), attribute: *t.Real.Native.(*attribute)}
+	return column{Decoder: sqlsink.NewDecoder(l, t, rules, adjusted), attribute: *t.Real.Native.(*attribute)}
 }
 
 // append appends the value as a JSON string. VARIANT, OBJECT and ARRAY get JSON as it is. The error

@@ -98,7 +98,7 @@ type columnEncoder struct {
 }
 
 func newColumnEncoder(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) columnEncoder {
-	c := columnEncoder{Decoder: sqlsink.NewDecoder(l, t, &rules, adjusted), kind: t.Type, affinity: t.Real.Native.(*column).affinity}
+	c := columnEncoder{Decoder: sqlsink.NewDecoder(l, t, rules, adjusted), kind: t.Type, affinity: t.Real.Native.(*column).affinity}
 	c.Type = cmp.Or(c.Type, "no type")
 	return c
 }

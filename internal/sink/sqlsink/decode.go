@@ -30,14 +30,14 @@ type Decoder struct {
 
 // NewDecoder returns the decoder for a target of a layout. It calls adjusted, if that is not nil,
 // for each value that a rule changes.
-func NewDecoder(l *Layout, t *Target, rules *Rules, adjusted func(table, column, rule string)) Decoder {
+func NewDecoder(l *Layout, t *Target, rules Rules, adjusted func(table, column, rule string)) Decoder {
 	source := t.Real.Name
 	if t.Slot >= 0 {
 		source = l.Table.Columns[t.Slot].Name
 	}
 	return Decoder{
 		Type: t.Real.Type, Key: t.Key, Boolean: t.Type == schema.Boolean, JSON: t.Type.IsJSON(),
-		table: l.Table.Name, column: source, rules: rules, adjusted: adjusted,
+		table: l.Table.Name, column: source, rules: &rules, adjusted: adjusted,
 	}
 }
 
@@ -72,7 +72,7 @@ func (d *Decoder) Replaced(flaws value.Flaw) (err error) {
 	if flaws == 0 {
 		return nil
 	}
-	for _, f := range &flawAdjustments {
+	for _, f := range flawAdjustments {
 		if flaws&f.flaw != 0 && err == nil {
 			err = d.Adjust(f.adjustment)
 		}

@@ -30,7 +30,7 @@ type Rule struct{ Name, Help string }
 type Rules [adjustments]Rule
 
 // List returns the rules in use.
-func (r *Rules) List() []Rule {
+func (r Rules) List() []Rule {
 	var list []Rule
 	for _, rule := range r {
 		if rule.Name != "" {
@@ -41,7 +41,7 @@ func (r *Rules) List() []Rule {
 }
 
 // Help describes the rules for a driver's help, one per line.
-func (r *Rules) Help() string {
+func (r Rules) Help() string {
 	var b strings.Builder
 	for _, rule := range r.List() {
 		fmt.Fprintf(&b, "    %-26s %s\n", rule.Name, rule.Help)
