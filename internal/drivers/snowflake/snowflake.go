@@ -4,7 +4,6 @@ package snowflake
 
 import (
 	"context"
-	"fmt"
 	"net/url"
 	"strings"
 	"time"
@@ -106,9 +105,7 @@ Values that a column can not hold are set aside in the dead-letter queue. These
 are adjusted instead, and counted by rule:
 
 `)
-	for _, r := range rules {
-		fmt.Fprintf(&b, "    %-26s %s\n", r.name, r.what)
-	}
+	b.WriteString(rules.Help())
 	return b.String()
 }
 

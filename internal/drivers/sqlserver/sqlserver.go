@@ -137,9 +137,7 @@ are keys that end in a blank, which SQL Server takes for the same key without it
 These are adjusted instead, and counted by rule:
 
 `)
-	for _, r := range rules() {
-		fmt.Fprintf(&b, "    %-26s %s\n", r.name, r.what)
-	}
+	b.WriteString(rules.Help())
 	return b.String()
 }
 
