@@ -83,8 +83,10 @@ func TestResolve_FollowsLinksToNothing(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]string{
-		in("real", "below"): in("real", "below"), in("link"): in("real"), in("twice", "x", "y"): in("real", "below", "x", "y"), in("link", "..", "a"): in("a"),
-		in("dangling", "shop.db"): in("unmounted", "data", "shop.db"), in("no", "such"): in("no", "such"), in("loop", "a"): in("loop", "a"), "/": "/",
+		in("real", "below"): in("real", "below"), in("link"): in("real"), in("twice", "x", "y"): in("real", "below", "x", "y"),
+		in("link", "..", "a"):     in("a"),
+		in("dangling", "shop.db"): in("unmounted", "data", "shop.db"), in("no", "such"): in("no", "such"), in("loop", "a"): in("loop", "a"),
+		"/": "/",
 	} {
 		if got := durable.Resolve(path); got != want {
 			t.Errorf("Resolve(%s) = %s, want %s", path, got, want)

@@ -43,8 +43,9 @@ func (c Class) String() string {
 
 // Error adds a class, and possibly a wait, to its cause.
 type Error struct {
-	Class      Class
-	RetryAfter time.Duration // of transient errors: the wait that the other side asked for, or 0. Read it with the function RetryAfter, which bounds it.
+	Class Class
+	// of transient errors: the wait that the other side asked for, or 0. Read it with the function RetryAfter, which bounds it.
+	RetryAfter time.Duration
 	Err        error
 }
 

@@ -16,7 +16,8 @@ var samples = []string{
 	`[[[[[[[[[[{"a":[{}]}]]]]]]]]]]`, `"0123456789abcdef0123456789\n0123456789"`,
 	// and texts that are not JSON
 	``, `{`, `}`, `[`, `]`, `{]`, `[}`, `[1,]`, `[,1]`, `{"a"}`, `{"a":}`, `{"a":1,}`, `{a:1}`, `{1:1}`, `01`, `-`, `1.`, `.5`, `1e`, `1e+`,
-	`+1`, `tru`, `nul`, `falsey`, `"`, `"\`, `"\x"`, `"\u12"`, `"\u12g4"`, "\"\n\"", "\"01234567\x01\"", `1 2`, `{} {}`, `[1 2]`, `{"a":1 "b":2}`, `NaN`, `'a'`,
+	`+1`, `tru`, `nul`, `falsey`, `"`, `"\`, `"\x"`, `"\u12"`, `"\u12g4"`, "\"\n\"", "\"01234567\x01\"", `1 2`, `{} {}`, `[1 2]`,
+	`{"a":1 "b":2}`, `NaN`, `'a'`,
 	"\xef\xbb\xbf1", `[1]x`,
 }
 
@@ -31,8 +32,10 @@ func TestValid_AgreesWithTheStandardLibrary(t *testing.T) {
 
 func TestCompact_FindsAllWhiteSpace(t *testing.T) {
 	for text, want := range map[string]bool{
-		`{}`: true, `{"a":1}`: true, `{"a b":"c d\" e"}`: true, `{"a":"\\"}`: true, `{"a":"\\\""}`: true, `"x y"`: true, `-1.5e+3`: true, `""`: true, `[[],{"a":[1,"b ",{}]}]`: true,
-		`{ }`: false, `{"a": 1}`: false, `{"a" :1}`: false, `{"a":1,` + "\n" + `"b":2}`: false, `{"a":1` + "\r" + `,"b":2}`: false, `[1,2] `: false, ` "x"`: false, `{"a":"\\" }`: false,
+		`{}`: true, `{"a":1}`: true, `{"a b":"c d\" e"}`: true, `{"a":"\\"}`: true, `{"a":"\\\""}`: true, `"x y"`: true, `-1.5e+3`: true,
+		`""`: true, `[[],{"a":[1,"b ",{}]}]`: true,
+		`{ }`: false, `{"a": 1}`: false, `{"a" :1}`: false, `{"a":1,` + "\n" + `"b":2}`: false, `{"a":1` + "\r" + `,"b":2}`: false,
+		`[1,2] `: false, ` "x"`: false, `{"a":"\\" }`: false,
 		`["a\"b" ,1]`: false, `[[1,{"a":[` + "\t" + `]}]]`: false, `{"a":{"b" :1}}`: false, `{"a`: false, `1 1`: false,
 	} {
 		if got := rawjson.Compact([]byte(text)); got != want {
@@ -162,7 +165,8 @@ func FuzzValid(f *testing.F) {
 		if err := json.Unmarshal(raw, &want2); err != nil {
 			t.Fatal(err)
 		}
-		if got := strings.ToValidUTF8(string(rawjson.Text(raw[:end])), "\ufffd"); strings.ReplaceAll(got, "\ufffd", "") != strings.ReplaceAll(want2, "\ufffd", "") {
+		if got := strings.ToValidUTF8(string(rawjson.Text(raw[:end])), "\ufffd"); strings.ReplaceAll(got, "\ufffd",
+			"") != strings.ReplaceAll(want2, "\ufffd", "") {
 			t.Fatalf("Text(%q) = %q, encoding/json says %q", raw[:end], got, want2)
 		}
 	})

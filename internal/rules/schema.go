@@ -100,7 +100,8 @@ func compile(c *jsonschema.Compiler, file string) (*jsonschema.Schema, error) {
 		var v *jsonschema.ValidationError
 		if errors.As(e.Err, &v) {
 			leaf := leaves(v, nil)[0]
-			return nil, fmt.Errorf("it is not a JSON Schema: %s is wrong: %s", pointer(leaf.InstanceLocation), leaf.ErrorKind.LocalizedString(message.NewPrinter(language.English)))
+			return nil, fmt.Errorf("it is not a JSON Schema: %s is wrong: %s", pointer(leaf.InstanceLocation),
+				leaf.ErrorKind.LocalizedString(message.NewPrinter(language.English)))
 		}
 	}
 	return nil, errors.New(strings.ReplaceAll(err.Error(), base, ""))

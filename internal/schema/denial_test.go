@@ -71,7 +71,8 @@ func (h *slowHQ) requests() []string {
 }
 
 func text(table, version string) json.RawMessage {
-	return json.RawMessage(fmt.Sprintf(`{"table":%q,"modelVersion":%q,"primaryKeys":["id"],"properties":{"id":{"type":"string"}}}`, table, version))
+	return json.RawMessage(fmt.Sprintf(`{"table":%q,"modelVersion":%q,"primaryKeys":["id"],"properties":{"id":{"type":"string"}}}`, table,
+		version))
 }
 
 func denied(t *testing.T, err error) *schema.DeniedError {
@@ -100,7 +101,8 @@ func TestCatalogue_AsksForADeniedVersionAfterGrowingWaits(t *testing.T) {
 				t.Fatal("a denied version is known")
 			}
 			age, wait := time.Since(d.Since), time.Until(d.Next)
-			if wait < 125*time.Millisecond || wait > 10*time.Minute || age > time.Minute && (wait < age/5 && wait < 5*time.Minute || wait > age) {
+			if wait < 125*time.Millisecond || wait > 10*time.Minute || age > time.Minute && (wait < age/5 && wait < 5*time.Minute ||
+				wait > age) {
 				t.Fatalf("%v after the first denial the wait is %v", age, wait)
 			}
 			if age < 15*time.Second && wait > 8*time.Second {

@@ -35,7 +35,8 @@ func CheckTable(name string) error {
 }
 
 // ErrName reports that no subject of the stream can contain the name of a table.
-var ErrName = fmt.Errorf("in the stream, names of tables have 1 to %d bytes of UTF-8, without white space, control characters, '.', '*' and '>'", maxStreamName)
+var ErrName = fmt.Errorf("in the stream, names of tables have 1 to %d bytes of UTF-8, without white space, control characters, '.', "+
+	"'*' and '>'", maxStreamName)
 
 // maxStreamName bounds the name of a table in the stream, in bytes.
 const maxStreamName = 255

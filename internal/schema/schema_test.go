@@ -16,7 +16,8 @@ import (
 const orderV1 = `{"table":"order","modelVersion":"v1","primaryKeys":["companyId","id"],"required":["id","companyId","total"],
 "properties":{"total":{"type":"integer"},"id":{"type":"string"},"companyId":{"type":"string"},
 "status":{"type":"array","items":{"type":"string","enum":["a","b"]}},"tags":{"type":"array","items":{"type":"string"}},
-"createdDate":{"type":"string","format":"date-time","nullable":true},"meta":{"type":"object","additionalProperties":true,"$comment":"free form"},
+"createdDate":{"type":"string","format":"date-time","nullable":true},
+"meta":{"type":"object","additionalProperties":true,"$comment":"free form"},
 "taxed":{"type":"boolean"},"rate":{"type":"number","deprecated":true},"odd":{"type":"something new"}}}`
 
 func TestDecode_OrdersKeysFirstThenByName(t *testing.T) {
@@ -144,7 +145,10 @@ func TestCatalogue_AsksOncePerVersionAndSharesLayouts(t *testing.T) {
 
 func TestLatest_AMalformedSchemaHidesNoOther(t *testing.T) {
 	good := `{"table":"order","modelVersion":"v1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}`
-	fetch := &hq{latest: map[string]json.RawMessage{"RepairOrder": json.RawMessage(good), "Odd": json.RawMessage(`{"table":"odd"}`), "None": json.RawMessage(`7`)}}
+	fetch := &hq{latest: map[string]json.RawMessage{
+		"RepairOrder": json.RawMessage(good), "Odd": json.RawMessage(`{"table":"odd"}`),
+		"None": json.RawMessage(`7`),
+	}}
 	c := schema.NewCatalogue(fetch, memoryCache{})
 	tables, err := c.Latest(context.Background())
 	malformed := new(schema.MalformedError)
@@ -163,7 +167,8 @@ func TestLatest_AMalformedSchemaHidesNoOther(t *testing.T) {
 func TestReserved(t *testing.T) {
 	for name, want := range map[string]bool{
 		"_eds_checkpoint": true, "_EDS_CHECKPOINT": true, "_Eds_x": true, "_eds_": true, "_ed\u017f_op": true,
-		"": false, "_eds": false, "_": false, "eds_checkpoint": false, "_edsel": false, "__eds_op": false, "order_eds_": false, "_ed": false, "\xff_eds_": false,
+		"": false, "_eds": false, "_": false, "eds_checkpoint": false, "_edsel": false, "__eds_op": false, "order_eds_": false,
+		"_ed": false, "\xff_eds_": false,
 	} {
 		if got := schema.Reserved(name); got != want {
 			t.Errorf("Reserved(%q) = %v", name, got)
@@ -179,7 +184,8 @@ func TestCatalogue_RefusesReservedNames(t *testing.T) {
 		"order":      json.RawMessage(`{"table":"order","modelVersion":"1",` + key + `}}`),
 		"checkpoint": json.RawMessage(`{"table":"_EDS_Checkpoint","modelVersion":"1",` + key + `}}`),
 		"column":     json.RawMessage(`{"table":"column","modelVersion":"1",` + key + `,"_Eds_version":{"type":"string"}}}`),
-		"keyed":      json.RawMessage(`{"table":"keyed","modelVersion":"1","primaryKeys":["_eds_row"],"properties":{"_eds_row":{"type":"string"}}}`),
+		"keyed": json.RawMessage(`{"table":"keyed","modelVersion":"1","primaryKeys":["_eds_row"],` +
+			`"properties":{"_eds_row":{"type":"string"}}}`),
 	}}
 	fetch.versions = map[string]json.RawMessage{
 		"order/2":  json.RawMessage(`{"table":"order","modelVersion":"2",` + key + `,"_eds_op":{"type":"string"}}}`),

@@ -75,7 +75,8 @@ func (h *Hosts) Add(protocol, host string) error {
 	err := os.MkdirAll(h.dir, 0o700)
 	if err == nil {
 		err = durable.Replace(path, ".new-*", func(w io.Writer) error {
-			_, err := fmt.Fprintf(w, "%s at %s has used TLS, so eds refuses it without. If TLS was turned off there on purpose, remove this file.\n", protocol, canonical(host))
+			_, err := fmt.Fprintf(w, "%s at %s has used TLS, so eds refuses it without. If TLS was turned off there on purpose, remove "+
+				"this file.\n", protocol, canonical(host))
 			return err
 		})
 	}

@@ -10,7 +10,10 @@ import (
 )
 
 func TestBoolean_ReadsAnySpelling(t *testing.T) {
-	for raw, want := range map[string]bool{`true`: true, `"t"`: true, `1`: true, `"true"`: true, `false`: false, `"f"`: false, `0`: false, `"0"`: false} {
+	for raw, want := range map[string]bool{
+		`true`: true, `"t"`: true, `1`: true, `"true"`: true, `false`: false, `"f"`: false, `0`: false,
+		`"0"`: false,
+	} {
 		if got, err := value.Boolean([]byte(raw)); got != want || err != nil {
 			t.Errorf("Truth(%s) = %v, %v; want %v", raw, got, err, want)
 		}

@@ -22,7 +22,10 @@ func TestAppendText_NamesReplacedFlaws(t *testing.T) {
 		{raw: `"\ud83d alone"`, text: "\ufffd alone", flaws: value.Surrogate},
 		{raw: `"\ude00\ud83d"`, text: "\ufffd\ufffd", flaws: value.Surrogate},
 		{raw: "\"a\xffb\"", text: "a\ufffdb", flaws: value.UTF8},
-		{raw: "\"\\u0000\xff\\udfff\"", text: "\ufffd\ufffd\ufffd", flaws: value.NUL | value.UTF8 | value.Surrogate, nulStays: "\x00\ufffd\ufffd"},
+		{
+			raw: "\"\\u0000\xff\\udfff\"", text: "\ufffd\ufffd\ufffd", flaws: value.NUL | value.UTF8 | value.Surrogate,
+			nulStays: "\x00\ufffd\ufffd",
+		},
 		{raw: `"\ufffd"`, text: "\ufffd"}, // the source's own
 		{raw: `12.50`, text: "12.50"},
 		{raw: `{"a":"\u0000"}`, text: `{"a":"\u0000"}`}, // of other values, the text
@@ -56,7 +59,8 @@ func TestAppendJSON_KeepsTheText(t *testing.T) {
 			t.Errorf("%s: %s with flaws %b, want %s with %b", c.raw, text, flaws, c.text, c.flaws)
 		}
 		stay := value.NUL | value.Surrogate
-		if text, flaws := value.AppendJSON(nil, []byte(c.raw), stay); flaws != c.flaws&^stay || c.flaws&value.UTF8 == 0 && string(text) != c.raw {
+		if text, flaws := value.AppendJSON(nil, []byte(c.raw), stay); flaws != c.flaws&^stay || c.flaws&value.UTF8 == 0 &&
+			string(text) != c.raw {
 			t.Errorf("%s where everything stays: %s with flaws %b", c.raw, text, flaws)
 		}
 	}
