@@ -36,13 +36,13 @@ type attribute struct {
 }
 
 // columnQuery lists the columns of a schema's tables and views, with the base types of aliases.
-const columnQuery = `SELECT o.name, c.name, COALESCE(b.name, u.name), c.max_length, c.precision, c.scale, c.collation_name,
-c.is_nullable, c.is_identity, c.is_computed,
+const columnQuery = `SELECT o.name, c.name, COALESCE(b.name, u.name), c.max_length, c.precision, c.scale, c.collation_name, ` +
+	`c.is_nullable, c.is_identity, c.is_computed,
 CASE WHEN c.default_object_id <> 0 THEN 1 ELSE 0 END, c.generated_always_type,
 CASE WHEN EXISTS (SELECT 1 FROM sys.index_columns AS x WHERE x.object_id = c.object_id AND x.column_id = c.column_id)
   OR EXISTS (SELECT 1 FROM sys.foreign_key_columns AS f WHERE f.parent_object_id = c.object_id AND f.parent_column_id = c.column_id)
-  OR EXISTS (SELECT 1 FROM sys.sql_expression_dependencies AS d
-    WHERE d.referenced_id = c.object_id AND d.referenced_minor_id = c.column_id AND d.is_schema_bound_reference = 1)
+  OR EXISTS (SELECT 1 FROM sys.sql_expression_dependencies AS d ` +
+	`WHERE d.referenced_id = c.object_id AND d.referenced_minor_id = c.column_id AND d.is_schema_bound_reference = 1)
   THEN 1 ELSE 0 END
 FROM sys.columns AS c
 INNER JOIN sys.objects AS o ON o.object_id = c.object_id
@@ -59,8 +59,8 @@ COALESCE((SELECT t.temporal_type FROM sys.tables AS t WHERE t.object_id = o.obje
 (SELECT COUNT(*) FROM sys.triggers AS g WHERE g.parent_id = o.object_id AND g.is_disabled = 0),
 (SELECT COUNT(*) FROM sys.triggers AS g WHERE g.parent_id = o.object_id AND g.is_instead_of_trigger = 1),
 (SELECT COUNT(*) FROM sys.foreign_keys AS f WHERE f.parent_object_id = o.object_id OR f.referenced_object_id = o.object_id),
-(SELECT COUNT(*) FROM sys.sql_expression_dependencies AS d
-  INNER JOIN sys.indexes AS v ON v.object_id = d.referencing_id WHERE d.referenced_id = o.object_id),
+(SELECT COUNT(*) FROM sys.sql_expression_dependencies AS d ` +
+	`INNER JOIN sys.indexes AS v ON v.object_id = d.referencing_id WHERE d.referenced_id = o.object_id),
 (SELECT COUNT(*) FROM sys.indexes AS i WHERE i.object_id = o.object_id AND i.has_filter = 1),
 o.object_id
 FROM sys.objects AS o
