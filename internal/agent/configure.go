@@ -51,7 +51,7 @@ func (s *hqSession) describeDrivers(_ context.Context, cmd hq.Command) error {
 		}
 		form := driverForm{Metadata: driverMetadata{
 			Scheme: d.Schemes[0], Name: d.Title, Description: d.Summary, ExampleURL: d.Example, Help: d.Help,
-			SupportsImport: d.Imports, SupportsMigration: d.KeepsRows,
+			SupportsImport: true, SupportsMigration: d.KeepsRows,
 		}}
 		for _, f := range d.Fields {
 			form.Fields = append(form.Fields, driverField(f))
