@@ -231,8 +231,8 @@ func (d *demo) compare(ctx context.Context, dir *state.Dir, e hq.Enrolment) erro
 		return err
 	}
 	defer destination.Close(ctx)
-	reader, ok := destination.(sink.Reader)
-	if !ok {
+	reader := destination.Reader
+	if reader == nil {
 		d.say("Everything is applied. This kind of destination keeps no rows to compare with; look at %s.", sink.MaskURL(d.url))
 		return nil
 	}

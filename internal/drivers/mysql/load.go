@@ -32,17 +32,6 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 	})
 }
 
-// covered reports whether the layout has every writable column of the real table.
-func (ts *tableStatements) covered() bool {
-	written := 0
-	for _, c := range ts.layout.Real.Columns {
-		if !c.Generated {
-			written++
-		}
-	}
-	return written == len(ts.columns)
-}
-
 // Stage creates a staging table. It is a copy of the live table if it may replace that one; then
 // the same constraints apply to rows as they are loaded. Otherwise it has only the columns that
 // rows have. The key is its primary key, so the last of duplicate rows stays. It is transactional,
@@ -56,7 +45,7 @@ func stageText(ts *tableStatements, stage string) string {
 	if r := ts.layout.Real.Native.(*relation); r.transactional() && ts.keyOnly {
 		return "CREATE TABLE " + stage + " LIKE " + ts.table
 	}
-	return "CREATE TABLE " + stage + " (\n" + ts.definitions(ts.all(), true) + "\n) ENGINE=InnoDB DEFAULT" + utf8mb4 + " ROW_FORMAT=DYNAMIC"
+	return "CREATE TABLE " + stage + " (\n" + ts.definitions(ts.layout.All(), true) + "\n) ENGINE=InnoDB DEFAULT" + utf8mb4 + " ROW_FORMAT=DYNAMIC"
 }
 
 // Append loads the rows of a snapshot into a staging table.
@@ -120,7 +109,7 @@ func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
 	if err != nil || len(found) != 2 {
 		return err
 	}
-	if likeness(found[0]) != likeness(found[1]) || !ts.covered() || !ts.keyOnly {
+	if likeness(found[0]) != likeness(found[1]) || !ts.layout.Covers(ts.layout.Real) || !ts.keyOnly {
 		return nil
 	}
 	rows, err := s.query(ctx, "inspect the live table", dependentsQuery, live.Real.Name, live.Real.Name, live.Real.Name)

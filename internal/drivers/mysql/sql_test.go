@@ -146,7 +146,7 @@ func writes(t testing.TB, srv *server, table described) []titled {
 	show("delete many rows from "+table.name, append([]string{ts.deleteStage.create, file + ts.deleteStage.writer.load}, ts.deleteStage.apply...)...)
 	stage := quote("_eds_load_" + table.name)
 	show("make a stage for "+table.name, stageText(ts, stage))
-	show("load into it", file+ts.loadText("IGNORE ", stage, ts.all()), file+ts.loadText("REPLACE ", stage, ts.all()))
+	show("load into it", file+ts.loadText("IGNORE ", stage, ts.layout.All()), file+ts.loadText("REPLACE ", stage, ts.layout.All()))
 	show("put it in place of "+table.name, placeTexts(ts, stage, sink.Replace)...)
 	show("merge it into "+table.name, placeTexts(ts, stage, sink.Merge)...)
 	live.Scope = []sqlsink.Within{{Column: live.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}

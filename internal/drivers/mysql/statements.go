@@ -5,7 +5,6 @@ import (
 	"hash/fnv"
 	"strings"
 
-	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -74,30 +73,15 @@ func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
 func newTableStatements(server server, l *sqlsink.Layout, adjusted func(table, column, rule string)) *tableStatements {
 	ts := &tableStatements{layout: l, server: server, table: quote(l.Real.Name), label: fmt.Sprintf("table %q", l.Table.Name)}
 	for i := range l.Columns {
-		t := &l.Columns[i]
-		ts.columns = append(ts.columns, column{
-			Adjuster: sqlsink.NewAdjuster(l, t, textRules, adjusted), attribute: t.Real.Native.(*attribute),
-			name: t.Real.Name, spelling: t.Real.Type,
-			json: t.Type.IsJSON(), truth: t.Type == schema.Boolean, native: !server.maria,
-		})
+		ts.columns = append(ts.columns, newColumn(l, &l.Columns[i], !server.maria, adjusted))
 	}
-	key := make([]string, l.Keys)
 	exact := true
-	for i := range key {
-		key[i] = l.Columns[i].Real.Name
+	for i := range l.Keys {
 		exact = exact && ts.columns[i].exact() && !l.Columns[i].Real.Nullable
 	}
-	ts.keyOnly = exact && l.Real.Native.(*relation).keyed(key)
+	ts.keyOnly = exact && l.Real.Native.(*relation).keyed(l.KeyNames())
 	ts.build()
 	return ts
-}
-
-func (ts *tableStatements) all() []int {
-	indexes := make([]int, len(ts.columns))
-	for i := range indexes {
-		indexes[i] = i
-	}
-	return indexes
 }
 
 // names returns the quoted names of columns.
@@ -145,19 +129,9 @@ func (ts *tableStatements) matches(expression func(i int) string) (string, []int
 	return strings.Join(terms, " AND "), takes
 }
 
-// meta returns the index of a metadata column, or -1.
-func (ts *tableStatements) meta(m sqlsink.Meta) int {
-	for i, t := range ts.layout.Columns {
-		if t.Meta == m {
-			return i
-		}
-	}
-	return -1
-}
-
 // notNewer returns the condition that the real row is not newer than version.
 func (ts *tableStatements) notNewer(version string) string {
-	column := ts.of(ts.meta(sqlsink.MetaVersion))
+	column := ts.of(ts.layout.Meta(sqlsink.MetaVersion))
 	return fmt.Sprintf("(%s IS NULL OR %s <= %s)", column, column, version)
 }
 
@@ -167,7 +141,7 @@ func (ts *tableStatements) onDuplicate(guard bool, expression func(i int) string
 	var sets []string
 	set := func(i int) {
 		if guard {
-			condition := ts.notNewer(expression(ts.meta(sqlsink.MetaVersion)))
+			condition := ts.notNewer(expression(ts.layout.Meta(sqlsink.MetaVersion)))
 			sets = append(sets, fmt.Sprintf("%s = IF(%s, %s, %s)", ts.of(i), condition, expression(i), ts.of(i)))
 			return
 		}
@@ -175,7 +149,7 @@ func (ts *tableStatements) onDuplicate(guard bool, expression func(i int) string
 	}
 	last := -1
 	if guard {
-		last = ts.meta(sqlsink.MetaVersion)
+		last = ts.layout.Meta(sqlsink.MetaVersion)
 	}
 	for i := ts.layout.Keys; i < len(ts.columns); i++ {
 		if i != last {
@@ -199,7 +173,7 @@ func (ts *tableStatements) upsertFrom(table string, guard bool) []string {
 	for i := range ts.columns {
 		values = append(values, from(i))
 	}
-	insert := "INSERT INTO " + ts.table + " (" + ts.names(ts.all()) + ") SELECT " + strings.Join(values, ", ") + " FROM " + table
+	insert := "INSERT INTO " + ts.table + " (" + ts.names(ts.layout.All()) + ") SELECT " + strings.Join(values, ", ") + " FROM " + table
 	if ts.keyOnly {
 		return []string{insert + ts.onDuplicate(guard, from)}
 	}
@@ -208,7 +182,7 @@ func (ts *tableStatements) upsertFrom(table string, guard bool) []string {
 	if len(ts.columns) == ts.layout.Keys {
 		return []string{insert}
 	}
-	return []string{ts.updateFrom(table, ts.all()[ts.layout.Keys:], guard), insert}
+	return []string{ts.updateFrom(table, ts.layout.All()[ts.layout.Keys:], guard), insert}
 }
 
 // updateFrom returns the statement that updates columns from another table's rows with the same
@@ -222,27 +196,15 @@ func (ts *tableStatements) updateFrom(table string, columns []int, guard bool) s
 	}
 	text := "UPDATE " + table + " STRAIGHT_JOIN " + ts.table + " ON " + match + " SET " + strings.Join(sets, ", ")
 	if guard {
-		text += " WHERE " + ts.notNewer(from(ts.meta(sqlsink.MetaVersion)))
+		text += " WHERE " + ts.notNewer(from(ts.layout.Meta(sqlsink.MetaVersion)))
 	}
 	return text
-}
-
-// deleteMarks returns the non-key columns that a delete uses: all metadata if deletes are soft, the
-// version if rows are guarded.
-func (ts *tableStatements) deleteMarks() []int {
-	var marks []int
-	for i, t := range ts.layout.Columns {
-		if ts.layout.Soft && t.Meta != 0 || ts.layout.Guard && t.Meta == sqlsink.MetaVersion {
-			marks = append(marks, i)
-		}
-	}
-	return marks
 }
 
 // build builds the text of all statements.
 func (ts *tableStatements) build() {
 	ts.buildSingle()
-	all := ts.all()
+	all := ts.layout.All()
 	if ts.keyOnly {
 		given := func(i int) string { return "VALUES(" + quote(ts.columns[i].name) + ")" }
 		ts.upsertRows = ts.rowWriter("upsert into "+ts.label, ts.table, all, ts.onDuplicate(ts.layout.Guard, given))
@@ -250,7 +212,7 @@ func (ts *tableStatements) build() {
 	ts.upsertStage = ts.tempStage("_eds_up_", all, "upsert into "+ts.label)
 	ts.upsertStage.apply = ts.upsertFrom(ts.upsertStage.name, ts.layout.Guard)
 
-	marks := ts.deleteMarks()
+	marks := ts.layout.DeleteExtras()
 	ts.deleteStage = ts.tempStage("_eds_del_", append(all[:ts.layout.Keys:ts.layout.Keys], marks...), "delete from "+ts.label)
 	table := ts.deleteStage.name
 	if ts.layout.Soft {
@@ -260,7 +222,7 @@ func (ts *tableStatements) build() {
 	match, _ := ts.matches(func(i int) string { return table + "." + quote(ts.columns[i].name) })
 	text := "DELETE " + ts.table + " FROM " + table + " STRAIGHT_JOIN " + ts.table + " ON " + match
 	if ts.layout.Guard {
-		text += " WHERE " + ts.notNewer(table+"."+quote(ts.columns[ts.meta(sqlsink.MetaVersion)].name))
+		text += " WHERE " + ts.notNewer(table+"."+quote(ts.columns[ts.layout.Meta(sqlsink.MetaVersion)].name))
 	}
 	ts.deleteStage.apply = []string{text}
 }
@@ -272,7 +234,7 @@ func (ts *tableStatements) buildSingle() {
 	where := match
 	takes := keys
 	if ts.layout.Guard {
-		version := ts.meta(sqlsink.MetaVersion)
+		version := ts.layout.Meta(sqlsink.MetaVersion)
 		where += " AND " + ts.notNewer("?")
 		takes = append(keys[:len(keys):len(keys)], version)
 	}
@@ -286,7 +248,7 @@ func (ts *tableStatements) buildSingle() {
 			takes: append(columns[:len(columns):len(columns)], takes...),
 		}
 	}
-	if rest := ts.all()[ts.layout.Keys:]; len(rest) > 0 {
+	if rest := ts.layout.All()[ts.layout.Keys:]; len(rest) > 0 {
 		ts.updateRow = set(rest)
 	}
 	var values []string
@@ -294,12 +256,12 @@ func (ts *tableStatements) buildSingle() {
 		values = append(values, bind(i))
 	}
 	ts.insertRow = rowStatement{
-		sql: "INSERT INTO " + ts.table + " (" + ts.names(ts.all()) + ") SELECT " + strings.Join(values, ", ") +
+		sql: "INSERT INTO " + ts.table + " (" + ts.names(ts.layout.All()) + ") SELECT " + strings.Join(values, ", ") +
 			" FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM " + ts.table + " WHERE " + match + ")",
-		takes: append(ts.all(), keys...),
+		takes: append(ts.layout.All(), keys...),
 	}
 	if ts.layout.Soft {
-		ts.deleteRows = set(ts.deleteMarks())
+		ts.deleteRows = set(ts.layout.DeleteExtras())
 	} else {
 		ts.deleteRows = rowStatement{sql: "DELETE FROM " + ts.table + " WHERE ", condition: "(" + where + ")", takes: takes}
 	}
@@ -319,7 +281,7 @@ func (ts *tableStatements) rowWriter(what, table string, columns []int, suffix s
 
 // stagingWriter returns the writer of a staging table, which has one row per key.
 func (ts *tableStatements) stagingWriter() *rowWriter {
-	to := ts.rowWriter("load into "+ts.label, ts.table, ts.all(), "")
+	to := ts.rowWriter("load into "+ts.label, ts.table, ts.layout.All(), "")
 	replace := *to
 	replace.load = ts.loadText("REPLACE ", ts.table, to.columns)
 	replace.insert = "REPLACE" + strings.TrimPrefix(to.insert, "INSERT")
@@ -381,7 +343,7 @@ func (ts *tableStatements) definitions(columns []int, keyed bool) string {
 	}
 	for _, i := range columns {
 		c := &ts.columns[i]
-		spelling := c.spelling
+		spelling := c.Type
 		collation := c.collation
 		if i < ts.layout.Keys {
 			key = append(key, quote(c.name))

@@ -234,7 +234,7 @@ func (s *session) insert(ctx context.Context, to *rowWriter, n int, values []dri
 
 // tooLarge returns the error of a value that exceeds the server's limit.
 func tooLarge(c *column, most int) error {
-	return c.Refuse(c.spelling, fmt.Errorf("it is larger than the server's max_allowed_packet of %d bytes; raise that on the server", most))
+	return c.Refuse(fmt.Errorf("it is larger than the server's max_allowed_packet of %d bytes; raise that on the server", most))
 }
 
 // Checkpoint moves the stored checkpoint from the expected position.

@@ -56,7 +56,7 @@ func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change
 func readText(ts *tableStatements) string {
 	text := "SELECT " + strings.Join(ts.names(0), ", ") + " FROM " + ts.table
 	if ts.layout.Soft {
-		text += " WHERE " + quote(ts.columns[ts.meta(sqlsink.MetaDeleted)].name) + " IS NOT TRUE"
+		text += " WHERE " + quote(ts.columns[ts.layout.Meta(sqlsink.MetaDeleted)].name) + " IS NOT TRUE"
 	}
 	return text
 }

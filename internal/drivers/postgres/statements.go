@@ -5,7 +5,6 @@ import (
 	"hash/fnv"
 	"strings"
 
-	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -35,7 +34,7 @@ type tableStatements struct {
 	arrays []uint32 // types of unnest's parameters, by column
 
 	upsertArrays []string // parameters: one array per column
-	deleteArrays string   // parameters: one array per key column and per column of deleteExtras
+	deleteArrays string   // parameters: one array per column of deleteColumns
 	stage        string   // quoted name of the temporary table
 	createStage  string
 	copyStage    string
@@ -57,41 +56,16 @@ func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
 func newTableStatements(server *server, l *sqlsink.Layout, adjusted func(table, column, rule string)) *tableStatements {
 	ts := &tableStatements{layout: l, server: server, table: server.qualify(l.Real.Name), label: fmt.Sprintf("table %q", l.Table.Name)}
 	for i := range l.Columns {
-		t := &l.Columns[i]
-		a := t.Real.Native.(*attribute)
-		c := column{
-			Adjuster: sqlsink.NewAdjuster(l, t, textRules, adjusted), name: t.Real.Name, spelling: t.Real.Type,
-			kind: a.kind, truth: t.Type == schema.Boolean,
-		}
-		c.limit(a)
+		c := newColumn(l, &l.Columns[i], adjusted)
 		ts.casted = ts.casted || ts.casts(&c)
 		ts.columns = append(ts.columns, c)
-		ts.arrays = append(ts.arrays, ts.arrayOf(&c, a))
+		ts.arrays = append(ts.arrays, ts.arrayOf(&c, l.Columns[i].Real.Native.(*attribute)))
 	}
 	r := l.Real.Native.(*relation)
-	key := make([]string, l.Keys)
-	for i := range key {
-		key[i] = l.Columns[i].Real.Name
-	}
-	ts.unique = r.upsertable(key)
+	ts.unique = r.upsertable(l.KeyNames())
 	ts.direct = r.plain && !ts.casted && !l.Guard && !l.Soft && len(l.Columns) == len(l.Real.Columns)
 	ts.build()
 	return ts
-}
-
-// limit sets the bounds that the type's modifier imposes.
-func (c *column) limit(a *attribute) {
-	c.scale, c.precision = -1, 6
-	switch {
-	case a.kind == kindNumeric && a.typmod >= 4:
-		// Since PostgreSQL 15 the scale is a signed number of 11 bits; before, it was never
-		// negative.
-		c.scale = int(int16(uint16(a.typmod-4)<<5)) >> 5
-	case a.kind == kindText && a.typmod >= 4:
-		c.length = int(a.typmod - 4)
-	case (a.kind == kindTimestamp || a.kind == kindTimestampTZ) && a.typmod >= 0:
-		c.precision = int(a.typmod)
-	}
 }
 
 // casts reports whether the column's values are sent as text that the server casts.
@@ -169,23 +143,13 @@ func (ts *tableStatements) matches(src source) string {
 	return strings.Join(terms, " AND ")
 }
 
-// meta returns the index of a metadata column, or -1.
-func (ts *tableStatements) meta(m sqlsink.Meta) int {
-	for i, t := range ts.layout.Columns {
-		if t.Meta == m {
-			return i
-		}
-	}
-	return -1
-}
-
 // guard returns word and the condition that row t is not newer than version; "" if rows are not
 // guarded.
 func (ts *tableStatements) guard(word, version string) string {
 	if !ts.layout.Guard {
 		return ""
 	}
-	column := "t." + quote(ts.columns[ts.meta(sqlsink.MetaVersion)].name)
+	column := "t." + quote(ts.columns[ts.layout.Meta(sqlsink.MetaVersion)].name)
 	return fmt.Sprintf(" %s (%s IS NULL OR %s <= %s)", word, column, column, version)
 }
 
@@ -205,7 +169,7 @@ func (ts *tableStatements) upsert(src source) []string {
 		}
 		text += "UPDATE SET " + strings.Join(sets, ", ")
 		if ts.layout.Guard {
-			text += ts.guard("WHERE", "excluded."+quote(ts.columns[ts.meta(sqlsink.MetaVersion)].name))
+			text += ts.guard("WHERE", "excluded."+quote(ts.columns[ts.layout.Meta(sqlsink.MetaVersion)].name))
 		}
 		return []string{text}
 	}
@@ -220,24 +184,12 @@ func (ts *tableStatements) upsert(src source) []string {
 	}
 	update := fmt.Sprintf("UPDATE %s AS t SET %s FROM %s WHERE %s", ts.table, strings.Join(sets, ", "), src.from, ts.matches(src))
 	if ts.layout.Guard {
-		update += ts.guard("AND", src.expressions[ts.meta(sqlsink.MetaVersion)])
+		update += ts.guard("AND", src.expressions[ts.layout.Meta(sqlsink.MetaVersion)])
 	}
 	return []string{update, insert}
 }
 
-// deleteExtras returns the non-key columns that a delete takes as parameters: all metadata if
-// deletes are soft, the version if rows are guarded.
-func (ts *tableStatements) deleteExtras() []int {
-	var extras []int
-	for i, t := range ts.layout.Columns {
-		if ts.layout.Soft && t.Meta != 0 || ts.layout.Guard && t.Meta == sqlsink.MetaVersion {
-			extras = append(extras, i)
-		}
-	}
-	return extras
-}
-
-// deleteText returns the statement that deletes rows, by arrays of keys and of deleteExtras.
+// deleteText returns the statement that deletes rows, by arrays of deleteColumns.
 func (ts *tableStatements) deleteText() string {
 	picked := &tableStatements{layout: ts.layout, server: ts.server, table: ts.table}
 	indexes := ts.deleteColumns()
@@ -251,7 +203,7 @@ func (ts *tableStatements) deleteText() string {
 	src := picked.unnest(len(indexes))
 	guard := ""
 	if ts.layout.Guard {
-		guard = picked.guard("AND", src.expressions[picked.meta(sqlsink.MetaVersion)])
+		guard = picked.guard("AND", src.expressions[layout.Meta(sqlsink.MetaVersion)])
 	}
 	if !ts.layout.Soft {
 		return fmt.Sprintf("DELETE FROM %s AS t USING %s WHERE %s%s", ts.table, src.from, picked.matches(src), guard)
@@ -265,11 +217,7 @@ func (ts *tableStatements) deleteText() string {
 
 // deleteColumns returns the columns that a delete takes as parameters.
 func (ts *tableStatements) deleteColumns() []int {
-	var indexes []int
-	for i := range ts.layout.Keys {
-		indexes = append(indexes, i)
-	}
-	return append(indexes, ts.deleteExtras()...)
+	return append(ts.layout.All()[:ts.layout.Keys], ts.layout.DeleteExtras()...)
 }
 
 // build builds the text of all statements.
@@ -279,7 +227,7 @@ func (ts *tableStatements) build() {
 	names := strings.Join(ts.names(0), ", ")
 	var columns []string
 	for i := range ts.columns {
-		spelling := ts.columns[i].spelling
+		spelling := ts.columns[i].Type
 		if ts.casts(&ts.columns[i]) {
 			spelling = "text"
 		}

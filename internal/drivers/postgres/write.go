@@ -62,15 +62,7 @@ func (tx *transaction) Write(_ context.Context, w *sqlsink.Write) error {
 	if len(w.Upserts) >= stageRows && tx.features.canStage() {
 		return tx.stageRows(ts, w)
 	}
-	return tx.eachChunk(ts, ts.upsertArrays, allColumns(ts), "upsert into "+ts.label, w.Upserts, w.Synced)
-}
-
-func allColumns(ts *tableStatements) []int {
-	indexes := make([]int, len(ts.columns))
-	for i := range indexes {
-		indexes[i] = i
-	}
-	return indexes
+	return tx.eachChunk(ts, ts.upsertArrays, ts.layout.All(), "upsert into "+ts.label, w.Upserts, w.Synced)
 }
 
 // deleteRows deletes the rows of the given keys, or marks them as deleted.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -49,11 +48,7 @@ func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
 		merges: make(map[operationFilter]string),
 	}
 	for i := range l.Columns {
-		t := &l.Columns[i]
-		ts.columns = append(ts.columns, column{
-			Adjuster: sqlsink.NewAdjuster(l, t, textRules, s.dialect.env.Adjusted), attribute: *t.Real.Native.(*attribute),
-			spelling: t.Real.Type, truth: t.Type == schema.Boolean,
-		})
+		ts.columns = append(ts.columns, newColumn(l, &l.Columns[i], s.dialect.env.Adjusted))
 		ts.members = append(ts.members, fmt.Sprintf(`,"c%d":`, i))
 	}
 	l.Native = ts
@@ -83,9 +78,9 @@ func (ts *tableStatements) value(i int, row string) string {
 	case kindVariant:
 		return path
 	case kindObject, kindArray:
-		return path + "::" + c.spelling
+		return path + "::" + c.Type
 	default:
-		return text + "::" + c.spelling
+		return text + "::" + c.Type
 	}
 }
 
@@ -97,18 +92,6 @@ func (ts *tableStatements) names() string {
 		names[i] = ts.name(i)
 	}
 	return strings.Join(names, ", ")
-}
-
-// version returns the index of the version column.
-func (ts *tableStatements) version() int { return ts.meta(sqlsink.MetaVersion) }
-
-func (ts *tableStatements) meta(m sqlsink.Meta) int {
-	for i, t := range ts.layout.Columns {
-		if t.Meta == m {
-			return i
-		}
-	}
-	return -1
 }
 
 // Sources of rows: a file of the stage, or the parameter.
@@ -154,7 +137,7 @@ func (ts *tableStatements) match(prefix string) string {
 func (ts *tableStatements) mergeClauses() string {
 	guard := ""
 	if ts.layout.Guard {
-		v := ts.version()
+		v := ts.layout.Meta(sqlsink.MetaVersion)
 		guard = fmt.Sprintf(` AND (t.%s IS NULL OR t.%[1]s <= s."c%d")`, ts.name(v), v)
 	}
 	remove := "DELETE"
@@ -223,25 +206,10 @@ func (ts *tableStatements) deduplicate() string {
 		ts.table, ts.keyNames(), row, ts.matchNames())
 }
 
-// covers reports whether the layout has every writable column of the real table, so replacing a row
-// loses no value.
-func (ts *tableStatements) covers() bool {
-	written := make(map[string]bool, len(ts.layout.Columns))
-	for _, t := range ts.layout.Columns {
-		written[t.Real.Name] = true
-	}
-	for _, c := range ts.layout.Real.Columns {
-		if !written[c.Name] && !c.Generated {
-			return false
-		}
-	}
-	return true
-}
-
 // replace returns the statements that replace the table's rows with the staged ones. The table
 // stays, with its grants, views, streams and other dependents.
 func (ts *tableStatements) replace(staging *tableStatements) []string {
-	if !ts.covers() || ts.layout.Scope != nil { // rows out of scope and columns out of the layout stay
+	if !ts.layout.Covers(ts.layout.Real) || ts.layout.Scope != nil { // rows out of scope and columns out of the layout stay
 		terms := append(ts.inScope(), fmt.Sprintf("NOT EXISTS (SELECT 1 FROM %s AS s WHERE %s)", staging.table, ts.matchNames()))
 		missing := "DELETE FROM " + ts.table + " AS t WHERE " + strings.Join(terms, " AND ")
 		return []string{missing, ts.mergeStage(staging, false)}
@@ -296,7 +264,7 @@ func (ts *tableStatements) mergeStage(staging *tableStatements, guarded bool) st
 	}
 	guard := ""
 	if guarded && ts.layout.Guard {
-		guard = fmt.Sprintf(" AND (t.%s IS NULL OR t.%[1]s <= s.%[1]s)", ts.name(ts.version()))
+		guard = fmt.Sprintf(" AND (t.%s IS NULL OR t.%[1]s <= s.%[1]s)", ts.name(ts.layout.Meta(sqlsink.MetaVersion)))
 	}
 	return fmt.Sprintf("MERGE INTO %s AS t USING %s AS s ON %s\nWHEN MATCHED%s THEN UPDATE SET %s\n"+
 		"WHEN NOT MATCHED THEN INSERT (%s) VALUES (%s)",

@@ -76,7 +76,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 		return 0, err
 	}
 	ts := tx.tableStatements(stage)
-	load := tx.bulk(ctx, ts, ts.table, ts.all())
+	load := tx.bulk(ctx, ts, ts.table, ts.layout.All())
 	now := time.Now().UTC()
 	var count int64
 	for row, err := range rows {
@@ -154,7 +154,7 @@ func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 
 // duplicatesText returns the query that counts the rows that deduplicateText removes.
 func duplicatesText(stage *tableStatements) string {
-	keys := stage.names(stage.all()[:stage.layout.Keys], "")
+	keys := stage.names(stage.layout.All()[:stage.layout.Keys], "")
 	return fmt.Sprintf("SELECT COALESCE(SUM(n - 1), 0)\nFROM (SELECT COUNT_BIG(*) AS n FROM %s GROUP BY %s HAVING COUNT_BIG(*) > 1) AS S;",
 		stage.table, keys)
 }
@@ -223,7 +223,7 @@ func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, m
 func placeTexts(ts *tableStatements, stage string, mode sink.LoadMode) []string {
 	source := stage + " AS S"
 	drop := "DROP TABLE " + stage
-	names := ts.names(ts.all(), "")
+	names := ts.names(ts.layout.All(), "")
 	switch {
 	case mode == sink.Merge:
 		return []string{ts.upsertText(source, true), drop}

@@ -44,12 +44,8 @@ func readText(ts *tableStatements) string {
 	}
 	text += " FROM " + ts.table
 	if ts.layout.Soft {
-		for i, t := range ts.layout.Columns {
-			if t.Meta == sqlsink.MetaDeleted {
-				name := ts.columns[i].name
-				text += " WHERE " + name + " IS NULL OR " + name + " = 0"
-			}
-		}
+		name := ts.columns[ts.layout.Meta(sqlsink.MetaDeleted)].name
+		text += " WHERE " + name + " IS NULL OR " + name + " = 0"
 	}
 	return text
 }
@@ -93,7 +89,7 @@ func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 		}
 		return append(v.UTC().AppendFormat(append(dst, '"'), sqlsink.TimeFormat), '"'), nil
 	case string:
-		if c.json && isJSON(v) {
+		if c.JSON && isJSON(v) {
 			return append(dst, v...), nil
 		}
 		return rawjson.AppendQuoted(dst, v), nil

@@ -59,24 +59,10 @@ func (ts *tableStatements) text(name string, build func() string) string {
 	return text
 }
 
-func (ts *tableStatements) all() []int {
-	indexes := make([]int, len(ts.columns))
-	for i := range indexes {
-		indexes[i] = i
-	}
-	return indexes
-}
-
 // deleteColumns returns the columns that a delete reads: the key, and the version or, if deletes
 // are soft, all metadata.
 func (ts *tableStatements) deleteColumns() []int {
-	var indexes []int
-	for i, t := range ts.layout.Columns {
-		if i < ts.layout.Keys || t.Meta != 0 && (ts.layout.Soft || t.Meta == sqlsink.MetaVersion) {
-			indexes = append(indexes, i)
-		}
-	}
-	return indexes
+	return append(ts.layout.All()[:ts.layout.Keys], ts.layout.DeleteExtras()...)
 }
 
 func (ts *tableStatements) names(indexes []int, prefix string) string {
@@ -111,13 +97,8 @@ func (ts *tableStatements) guard() string {
 	if !ts.layout.Guard {
 		return ""
 	}
-	for i, t := range ts.layout.Columns {
-		if t.Meta == sqlsink.MetaVersion {
-			c := &ts.columns[i]
-			return "(T." + c.name + " IS NULL OR T." + c.name + " <= S." + c.name + " COLLATE " + c.binaryCollation() + ")"
-		}
-	}
-	return ""
+	c := &ts.columns[ts.layout.Meta(sqlsink.MetaVersion)]
+	return "(T." + c.name + " IS NULL OR T." + c.name + " <= S." + c.name + " COLLATE " + c.binaryCollation() + ")"
 }
 
 // expression returns a column of S as its real type.
@@ -155,8 +136,8 @@ func (ts *tableStatements) upsertText(source string, guarded bool) string {
 	if g := ts.guard(); guarded && g != "" {
 		guard = " AND " + g
 	}
-	set := ts.assignments("", ts.all())
-	names := ts.names(ts.all(), "")
+	set := ts.assignments("", ts.layout.All())
+	names := ts.names(ts.layout.All(), "")
 	if ts.merges {
 		text := "MERGE INTO " + ts.table + " WITH (HOLDLOCK) AS T\nUSING " + source + "\nON " + ts.matches()
 		if set != "" {

@@ -68,7 +68,7 @@ func (ts *tableStatements) deleteOperation() *rowOperation {
 
 func (ts *tableStatements) upsertOperation() *rowOperation {
 	upsert := func(source string) string { return ts.upsertText(source, true) }
-	return &rowOperation{ts, "upsert into " + ts.label, ts.upsertStage, ts.all(), upsert}
+	return &rowOperation{ts, "upsert into " + ts.label, ts.upsertStage, ts.layout.All(), upsert}
 }
 
 // apply writes rows: few as parameters, many with a bulk load.
