@@ -233,8 +233,8 @@ func (d *demo) compare(ctx context.Context, dir *state.Dir, e hq.Enrolment) erro
 		return err
 	}
 	defer destination.Close(ctx)
-	reader, ok := destination.(sink.Reader)
-	if !ok {
+	reader := destination.Reader
+	if reader == nil {
 		d.say("Every change is applied. eds cannot read rows from this kind of destination to compare them; see %s.", sink.MaskURL(d.url))
 		return nil
 	}

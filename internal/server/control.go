@@ -24,23 +24,23 @@ type action struct {
 	// slow actions run beside the others; the rest are done in the order in
 	// which HQ asked for them.
 	slow bool
-	do   func(sh *shift, ctx context.Context, o hq.Order) error
+	do   func(sh *hqSession, ctx context.Context, cmd hq.Command) error
 }
 
 // actions returns what HQ may ask for, by name.
 func actions() map[string]action {
 	return map[string]action{
-		"ping":         {do: (*shift).ping},
-		"pause":        {do: (*shift).pause},
-		"unpause":      {do: (*shift).unpause},
-		"restart":      {do: (*shift).restart},
-		"shutdown":     {do: (*shift).shutDown},
-		"driverconfig": {do: (*shift).describeDrivers},
-		"validate":     {do: (*shift).validate},
-		"import":       {do: (*shift).orderImport},
-		"configure":    {do: (*shift).configure, slow: true},
-		"sendlogs":     {do: (*shift).sendLogsNow, slow: true},
-		"upgrade":      {do: (*shift).upgrade, slow: true},
+		"ping":         {do: (*hqSession).ping},
+		"pause":        {do: (*hqSession).pause},
+		"unpause":      {do: (*hqSession).unpause},
+		"restart":      {do: (*hqSession).restart},
+		"shutdown":     {do: (*hqSession).shutDown},
+		"driverconfig": {do: (*hqSession).describeDrivers},
+		"validate":     {do: (*hqSession).validate},
+		"import":       {do: (*hqSession).handleImport},
+		"configure":    {do: (*hqSession).configure, slow: true},
+		"sendlogs":     {do: (*hqSession).sendLogsNow, slow: true},
+		"upgrade":      {do: (*hqSession).upgrade, slow: true},
 	}
 }
 
@@ -52,21 +52,21 @@ const (
 	resultMalformed = "malformed"
 )
 
-// obey does what HQ asks for until ctx ends.
-func (sh *shift) obey(ctx context.Context) {
+// handleCommands does what HQ asks for until ctx ends.
+func (sh *hqSession) handleCommands(ctx context.Context) {
 	s := sh.s
 	if f := s.takeFailedUpgrade(); f != nil {
-		outcome := sh.line.Outcome("", fmt.Errorf("version %s was taken back: %s", f.Version, f.Reason))
+		outcome := hq.NewOutcome(sh.sess.ID, "", fmt.Errorf("version %s was taken back: %s", f.Version, f.Reason))
 		outcome.Version = f.Version
-		sh.told(sh.line.Answer("upgrade", outcome))
+		sh.logSendError(sh.channel.Respond("upgrade", outcome))
 	}
 	known := actions()
 	var slow errgroup.Group
 	defer func() { _ = slow.Wait() }() // they have no errors
 	for {
-		o, err := sh.line.Next(ctx)
+		cmd, err := sh.channel.Next(ctx)
 		if errors.As(err, new(*hq.MalformedError)) {
-			s.orders.WithLabelValues("", resultMalformed).Inc()
+			s.commands.WithLabelValues("", resultMalformed).Inc()
 			s.Logger.Warn("hq sent what is no control message", "error", err)
 			continue
 		}
@@ -76,70 +76,70 @@ func (sh *shift) obey(ctx context.Context) {
 			}
 			return
 		}
-		a, ok := known[o.Action]
+		a, ok := known[cmd.Action]
 		switch {
 		case !ok:
-			s.orders.WithLabelValues("", resultUnknown).Inc()
-			s.Logger.Warn("hq asks for what this version does not know; upgrade it", "action", fmt.Sprintf("%.40q", o.Action))
+			s.commands.WithLabelValues("", resultUnknown).Inc()
+			s.Logger.Warn("hq asks for what this version does not know; upgrade it", "action", fmt.Sprintf("%.40q", cmd.Action))
 		case a.slow:
-			slow.Go(func() error { sh.do(ctx, a, o); return nil })
+			slow.Go(func() error { sh.do(ctx, a, cmd); return nil })
 		default:
-			sh.do(ctx, a, o)
+			sh.do(ctx, a, cmd)
 		}
 	}
 }
 
 // do carries an order out, and counts it.
-func (sh *shift) do(ctx context.Context, a action, o hq.Order) {
-	sh.s.Logger.Info("hq asks for an action", "action", o.Action)
+func (sh *hqSession) do(ctx context.Context, a action, cmd hq.Command) {
+	sh.s.Logger.Info("hq asks for an action", "action", cmd.Action)
 	result := resultDone
-	if err := a.do(sh, ctx, o); err != nil {
+	if err := a.do(sh, ctx, cmd); err != nil {
 		result = resultFailed
-		sh.s.Logger.Warn("an action that hq asked for failed", "action", o.Action, "error", err)
+		sh.s.Logger.Warn("an action that hq asked for failed", "action", cmd.Action, "error", err)
 	}
-	sh.s.orders.WithLabelValues(o.Action, result).Inc()
+	sh.s.commands.WithLabelValues(cmd.Action, result).Inc()
 }
 
 // answer publishes the outcome of an action as its response, and returns cause.
-func (sh *shift) answer(action string, cause error) error {
-	return errors.Join(cause, sh.line.Answer(action, sh.line.Outcome(action, cause)))
+func (sh *hqSession) answer(action string, cause error) error {
+	return errors.Join(cause, sh.channel.Respond(action, hq.NewOutcome(sh.sess.ID, action, cause)))
 }
 
-func (sh *shift) ping(_ context.Context, o hq.Order) error {
+func (sh *hqSession) ping(_ context.Context, cmd hq.Command) error {
 	var data struct {
 		Subject string `json:"subject"`
 	}
-	if err := o.Decode(&data); err != nil {
+	if err := cmd.Decode(&data); err != nil {
 		return err
 	}
 	if data.Subject == "" {
 		return errors.New("it names no subject to answer at")
 	}
-	return sh.line.Pong(data.Subject)
+	return sh.channel.Pong(data.Subject)
 }
 
-func (sh *shift) pause(context.Context, hq.Order) error {
+func (sh *hqSession) pause(context.Context, hq.Command) error {
 	return sh.answer("pause", sh.s.reconciler.Pause(true))
 }
 
-func (sh *shift) unpause(context.Context, hq.Order) error {
+func (sh *hqSession) unpause(context.Context, hq.Command) error {
 	return sh.answer("unpause", sh.s.reconciler.Pause(false))
 }
 
 // restart applies what was received and renews the session; its response is
-// sayGoodbye's.
-func (sh *shift) restart(context.Context, hq.Order) error {
-	err := sh.line.Status("restart", "restarting")
+// closeChannel's.
+func (sh *hqSession) restart(context.Context, hq.Command) error {
+	err := sh.channel.Acknowledge("restart", "restarting")
 	sh.end(errRestart)
 	return err
 }
 
-func (sh *shift) shutDown(_ context.Context, o hq.Order) error {
+func (sh *hqSession) shutDown(_ context.Context, cmd hq.Command) error {
 	var data struct {
 		Message string  `json:"message"`
 		Deleted hq.Bool `json:"deleted"`
 	}
-	if err := o.Decode(&data); err != nil {
+	if err := cmd.Decode(&data); err != nil {
 		return err
 	}
 	sh.s.Logger.Warn("hq shuts this server down", "message", data.Message, "deleted", data.Deleted)
@@ -151,29 +151,29 @@ func (sh *shift) shutDown(_ context.Context, o hq.Order) error {
 	return err
 }
 
-func (sh *shift) orderImport(_ context.Context, o hq.Order) error {
+func (sh *hqSession) handleImport(_ context.Context, cmd hq.Command) error {
 	var data struct {
 		Backfill hq.Bool `json:"backfill"`
 	}
-	err := o.Decode(&data)
+	err := cmd.Decode(&data)
 	sh.importing.Lock()
 	defer sh.importing.Unlock()
 	if err == nil {
 		_, err = sh.s.reconciler.RequestImport(reconciler.ImportRequest{Options: snapshot.Options{SchemaOnly: !bool(data.Backfill), OwnTables: true}, HQ: true})
 	}
 	if err != nil {
-		return errors.Join(err, sh.line.Answer("import", sh.line.Outcome("", err)))
+		return errors.Join(err, sh.channel.Respond("import", hq.NewOutcome(sh.sess.ID, "", err)))
 	}
-	return sh.line.Status("import", "the import begins")
+	return sh.channel.Acknowledge("import", "the import begins")
 }
 
-func (sh *shift) sendLogsNow(ctx context.Context, _ hq.Order) error {
+func (sh *hqSession) sendLogsNow(ctx context.Context, _ hq.Command) error {
 	path, err := sh.s.sendLogs(ctx, sh.sess.ID)
 	answer := struct {
 		Path      string `json:"path"`
 		SessionID string `json:"sessionId"`
 	}{path, sh.sess.ID}
-	return errors.Join(err, sh.line.Answer("sendlogs", answer))
+	return errors.Join(err, sh.channel.Respond("sendlogs", answer))
 }
 
 // FailedUpgrade says that a version was begun and did not prove itself.
@@ -190,11 +190,11 @@ func (s *Server) takeFailedUpgrade() *FailedUpgrade {
 
 var errNoParent = errors.New("this server can not be replaced while it runs; stop it, and run: eds upgrade")
 
-func (sh *shift) upgrade(ctx context.Context, o hq.Order) error {
+func (sh *hqSession) upgrade(ctx context.Context, cmd hq.Command) error {
 	var data struct {
 		Version string `json:"version"`
 	}
-	err := errors.Join(o.Decode(&data), sh.line.Status("upgrade", "upgrading"))
+	err := errors.Join(cmd.Decode(&data), sh.channel.Acknowledge("upgrade", "upgrading"))
 	switch {
 	case err != nil:
 	case data.Version == "":
@@ -204,9 +204,9 @@ func (sh *shift) upgrade(ctx context.Context, o hq.Order) error {
 	default:
 		err = sh.s.Upgrade(ctx, data.Version)
 	}
-	outcome := sh.line.Outcome("", err)
+	outcome := hq.NewOutcome(sh.sess.ID, "", err)
 	outcome.Version = data.Version
-	told := sh.line.Answer("upgrade", outcome)
+	told := sh.channel.Respond("upgrade", outcome)
 	if err == nil {
 		sh.s.stop(ErrReplaced)
 	}
@@ -238,7 +238,7 @@ type driverForm struct {
 	Fields   []driverField  `json:"fields"`
 }
 
-func (sh *shift) describeDrivers(_ context.Context, o hq.Order) error {
+func (sh *hqSession) describeDrivers(_ context.Context, cmd hq.Command) error {
 	forms := make(map[string]driverForm)
 	for _, d := range drivers.All() {
 		if len(d.Fields) == 0 {
@@ -246,14 +246,14 @@ func (sh *shift) describeDrivers(_ context.Context, o hq.Order) error {
 		}
 		form := driverForm{Metadata: driverMetadata{
 			Scheme: d.Schemes[0], Name: d.Title, Description: d.Summary, ExampleURL: d.Example, Help: d.Help,
-			SupportsImport: d.Imports, SupportsMigration: d.KeepsRows,
+			SupportsImport: true, SupportsMigration: d.KeepsRows,
 		}}
 		for _, f := range d.Fields {
 			form.Fields = append(form.Fields, driverField(f))
 		}
 		forms[d.Schemes[0]] = form
 	}
-	return sh.line.Reply(o, struct {
+	return sh.channel.Reply(cmd, struct {
 		Drivers   map[string]driverForm `json:"drivers"`
 		SessionID string                `json:"sessionId"`
 	}{forms, sh.sess.ID})
@@ -269,8 +269,8 @@ type validation struct {
 	FieldErrors []sink.FieldError `json:"field_errors,omitempty"`
 }
 
-func (sh *shift) validate(_ context.Context, o hq.Order) error {
-	url, wrong, err := buildURL(o)
+func (sh *hqSession) validate(_ context.Context, cmd hq.Command) error {
+	url, wrong, err := buildURL(cmd)
 	v := validation{Success: err == nil && len(wrong) == 0, SessionID: sh.sess.ID, URL: url, FieldErrors: wrong}
 	switch {
 	case err != nil:
@@ -282,16 +282,16 @@ func (sh *shift) validate(_ context.Context, o hq.Order) error {
 		v.URL = ""
 	}
 	v.Messsage = v.Message
-	return sh.line.Reply(o, v)
+	return sh.channel.Reply(cmd, v)
 }
 
 // buildURL makes a URL of the values of a form.
-func buildURL(o hq.Order) (string, []sink.FieldError, error) {
+func buildURL(cmd hq.Command) (string, []sink.FieldError, error) {
 	var data struct {
 		Driver string                     `json:"driver"`
 		Config map[string]json.RawMessage `json:"config"`
 	}
-	if err := o.Decode(&data); err != nil {
+	if err := cmd.Decode(&data); err != nil {
 		return "", nil, err
 	}
 	driver, err := drivers.Find(data.Driver)
@@ -347,13 +347,13 @@ type configured struct {
 
 // configure tests a destination, keeps it where it works, and follows the stream
 // into it from then on.
-func (sh *shift) configure(ctx context.Context, o hq.Order) error {
+func (sh *hqSession) configure(ctx context.Context, cmd hq.Command) error {
 	var data struct {
 		URL            string  `json:"url"`
 		Backfill       hq.Bool `json:"backfill"`
 		UpdateStrategy string  `json:"updateStrategy"`
 	}
-	err := o.Decode(&data)
+	err := cmd.Decode(&data)
 	answer := configured{SessionID: sh.sess.ID, Backfill: bool(data.Backfill)}
 	if err == nil {
 		answer.MaskedURL, err = sh.moveTo(ctx, strings.TrimSpace(data.URL), data.UpdateStrategy)
@@ -362,10 +362,10 @@ func (sh *shift) configure(ctx context.Context, o hq.Order) error {
 	if err != nil {
 		answer.Message = err.Error()
 	}
-	return errors.Join(err, sh.line.Reply(o, answer))
+	return errors.Join(err, sh.channel.Reply(cmd, answer))
 }
 
-func (sh *shift) moveTo(ctx context.Context, raw, strategy string) (masked string, err error) {
+func (sh *hqSession) moveTo(ctx context.Context, raw, strategy string) (masked string, err error) {
 	s := sh.s
 	if raw == "" {
 		return "", errors.New("there is no url")

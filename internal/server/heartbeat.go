@@ -14,11 +14,11 @@ import (
 const beatEvery = time.Minute
 
 // beat tells HQ at once, and then every minute, how the server is.
-func (sh *shift) beat(ctx context.Context) {
+func (sh *hqSession) beat(ctx context.Context) {
 	ticker := time.NewTicker(beatEvery)
 	defer ticker.Stop()
 	for {
-		sh.told(sh.line.Beat(sh.s.heartbeat(ctx)))
+		sh.logSendError(sh.channel.SendHeartbeat(sh.s.heartbeat(ctx)))
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():

@@ -48,7 +48,7 @@ func vendorsOf(t *testing.T, url string) map[string]int {
 	}
 	defer s.Close(context.WithoutCancel(t.Context()))
 	table, counts := vendors(t), make(map[string]int)
-	for row, err := range s.(sink.Reader).Read(t.Context(), table) {
+	for row, err := range s.Reader.Read(t.Context(), table) {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,7 +21,7 @@ const sendEvery = time.Hour
 var errNoLog = errors.New("this server keeps no log file")
 
 // sendLogsHourly sends HQ the log every hour, and at first what earlier runs left.
-func (sh *shift) sendLogsHourly(ctx context.Context) {
+func (sh *hqSession) sendLogsHourly(ctx context.Context) {
 	if sh.s.Log == nil {
 		return
 	}

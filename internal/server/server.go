@@ -71,13 +71,13 @@ type Server struct {
 	keyless  bool // there is no HQ to hold a session with, only its NATS
 	dead     *dlq.Queue
 	metrics  *pipeline.Metrics
-	orders   *prometheus.CounterVec
+	commands *prometheus.CounterVec
 	began    time.Time
 	stop     context.CancelCauseFunc // ends Run in good order
 	uploads  chan struct{}           // holds a token while nobody sends logs
 
 	reconciler *reconciler.Reconciler
-	renewed    *shift // the next session, begun before this one ended
+	renewed    *hqSession // the next session, begun before this one ended
 
 	mu       sync.Mutex
 	identity string // of this server, by the latest session
@@ -119,11 +119,11 @@ func New(c Config) (*Server, error) {
 		Name: "eds_adjusted_values_total",
 		Help: "Values that the destination's type can't hold and that a documented rule changed.",
 	}, []string{"table", "column", "rule"})
-	s.orders = prometheus.NewCounterVec(prometheus.CounterOpts{
+	s.commands = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "eds_control_messages_total",
 		Help: "Control messages of HQ, by action and by what became of them.",
 	}, []string{"action", "result"})
-	c.Registry.MustRegister(adjusted, s.orders)
+	c.Registry.MustRegister(adjusted, s.commands)
 	s.reconciler, err = reconciler.New(reconciler.Config{
 		Options: c.Options, Version: c.Build.Version, State: c.State, Lookup: c.Lookup, HQ: s.client, Tables: schema.NewCatalogue(s.client.Patient(), c.State),
 		Dead: s.dead, Rules: loaded, Metrics: s.metrics, Probation: c.Probation, Health: c.Health, Logger: c.Logger,

@@ -19,14 +19,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// shift is one session with HQ. Its control channel is open from its start, also while
+// hqSession is one session with HQ. Its control channel is open from its start, also while
 // the stream is still followed with the credential of the session before.
-type shift struct {
+type hqSession struct {
 	s        *Server
 	sess     hq.Session
 	serverID string // as asked for, else as the credential says
 	conn     *nats.Conn
-	line     *hq.Line // nil: there is no HQ
+	channel  *hq.ControlChannel // nil: there is no HQ
 	filters  []string
 
 	// term ends when the session has to; due, with it, or earlier if the session is to
@@ -66,7 +66,7 @@ func (s *Server) session(soft, hard context.Context) (err error) {
 // openSession begins a session, however long that takes, unless ctx ends, and has HQ's
 // commands handled from then on. Former is the session that it renews, if any. Soft and
 // hard are those of Run. Before each wait it tells waits what for.
-func (s *Server) openSession(ctx, soft, hard context.Context, former *shift, waits func(error)) (sh *shift, err error) {
+func (s *Server) openSession(ctx, soft, hard context.Context, former *hqSession, waits func(error)) (sh *hqSession, err error) {
 	sess, err := s.startSession(ctx, waits)
 	if err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func (s *Server) openSession(ctx, soft, hard context.Context, former *shift, wai
 	if err != nil {
 		return nil, err
 	}
-	sh = &shift{s: s, sess: sess, serverID: sess.Credential.ServerID(), filters: reconciler.Subjects(companies), taken: make(chan struct{})}
+	sh = &hqSession{s: s, sess: sess, serverID: sess.Credential.ServerID(), filters: reconciler.Subjects(companies), taken: make(chan struct{})}
 	if s.Options.ServerID != "" {
 		sh.serverID = s.Options.ServerID
 	}
@@ -95,7 +95,7 @@ func (s *Server) openSession(ctx, soft, hard context.Context, former *shift, wai
 	}
 	sh.conn = conn
 	if sess.ID != "" {
-		if sh.line, err = hq.OpenLine(conn, sess.ID); err != nil {
+		if sh.channel, err = hq.OpenControlChannel(conn, sess.ID); err != nil {
 			conn.Close()
 			return nil, err
 		}
@@ -105,7 +105,7 @@ func (s *Server) openSession(ctx, soft, hard context.Context, former *shift, wai
 }
 
 // begin starts what the session does beside following the stream.
-func (sh *shift) begin(soft, hard context.Context, former *shift, denied <-chan error) {
+func (sh *hqSession) begin(soft, hard context.Context, former *hqSession, denied <-chan error) {
 	sh.term, sh.end = context.WithCancelCause(soft)
 	sh.due, sh.renew = context.WithCancelCause(sh.term)
 	sh.hard, sh.abandon = context.WithCancelCause(hard)
@@ -121,10 +121,10 @@ func (sh *shift) begin(soft, hard context.Context, former *shift, denied <-chan 
 		return nil
 	})
 	sh.duties.Go(func() error { sh.boundDrain(on, soft, former); return nil })
-	if sh.line != nil {
+	if sh.channel != nil {
 		sh.reports.Go(func() error { sh.beat(reporting); return nil })
 		sh.reports.Go(func() error { sh.answerImports(reporting); return nil })
-		sh.duties.Go(func() error { sh.obey(on); return nil })
+		sh.duties.Go(func() error { sh.handleCommands(on); return nil })
 		sh.duties.Go(func() error { sh.sendLogsHourly(on); return nil })
 		sh.duties.Go(func() error { sh.renewInTime(soft, hard, former); return nil })
 	}
@@ -132,7 +132,7 @@ func (sh *shift) begin(soft, hard context.Context, former *shift, denied <-chan 
 
 // reconcile follows the stream until the session ends or is to be renewed. A gap matters
 // at the end only: another session would meet it again.
-func (sh *shift) reconcile() error {
+func (sh *hqSession) reconcile() error {
 	gap, err := sh.s.reconciler.Run(sh.due, sh.hard, reconciler.Session{Conn: sh.conn, Consumer: sh.consumer(), Filters: sh.filters})
 	if errors.Is(err, pipeline.ErrAbandoned) && errors.Is(context.Cause(sh.hard), errDrain) {
 		sh.s.Logger.Warn("the destination takes too long; the next session receives again what it has not applied")
@@ -149,7 +149,7 @@ var errDrain = errors.New("the destination takes too long")
 
 // boundDrain bounds for how long the session goes on with what was received once its term
 // has ended, and its former session with it. If the server stops, its caller decides.
-func (sh *shift) boundDrain(on, soft context.Context, former *shift) {
+func (sh *hqSession) boundDrain(on, soft context.Context, former *hqSession) {
 	select {
 	case <-sh.term.Done():
 	case <-on.Done():
@@ -157,7 +157,7 @@ func (sh *shift) boundDrain(on, soft context.Context, former *shift) {
 	if soft.Err() != nil {
 		return
 	}
-	sleep(on, farewell)
+	sleep(on, closeTimeout)
 	if on.Err() != nil || soft.Err() != nil {
 		return
 	}
@@ -168,12 +168,12 @@ func (sh *shift) boundDrain(on, soft context.Context, former *shift) {
 }
 
 // close ends the duties of the session, which has ended with err, and its connection.
-func (sh *shift) close(err error) {
+func (sh *hqSession) close(err error) {
 	sh.off()
 	sh.renew(nil)
 	sh.end(nil)
 	_, _ = sh.duties.Wait(), sh.reports.Wait() // they have no errors
-	sh.sayGoodbye(err)
+	sh.closeChannel(err)
 	sh.conn.Close()
 	sh.abandon(nil)
 }
@@ -181,7 +181,7 @@ func (sh *shift) close(err error) {
 // answerImports sends HQ the outcome of each import that it has requested, in whichever
 // session that was. After a crash, or if the connection breaks meanwhile, HQ may receive
 // one twice.
-func (sh *shift) answerImports(ctx context.Context) {
+func (sh *hqSession) answerImports(ctx context.Context) {
 	s := sh.s
 	for {
 		answer, ok := s.reconciler.AwaitAnswer(ctx)
@@ -193,13 +193,13 @@ func (sh *shift) answerImports(ctx context.Context) {
 			err = s.reconciler.Answered(answer.ID)
 		}
 		if err != nil {
-			sh.told(fmt.Errorf("answer the import %s: %w", answer.ID, err))
+			sh.logSendError(fmt.Errorf("answer the import %s: %w", answer.ID, err))
 			return
 		}
 	}
 }
 
-func (sh *shift) answerImport(ctx context.Context, answer state.ImportOutcome) error {
+func (sh *hqSession) answerImport(ctx context.Context, answer state.ImportOutcome) error {
 	sh.importing.Lock()
 	defer sh.importing.Unlock()
 	var failed error
@@ -209,59 +209,59 @@ func (sh *shift) answerImport(ctx context.Context, answer state.ImportOutcome) e
 	if !sh.conn.IsConnected() {
 		return nats.ErrConnectionReconnecting // it would be sent later, and again
 	}
-	outcome := sh.line.Outcome("", failed)
+	outcome := hq.NewOutcome(sh.sess.ID, "", failed)
 	if failed == nil {
 		outcome.Message = answer.Note
 	}
-	if err := sh.line.Answer("import", outcome); err != nil {
+	if err := sh.channel.Respond("import", outcome); err != nil {
 		return err
 	}
 	// The session may end meanwhile, but not the answer.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
-	return sh.line.Flush(ctx)
+	return sh.channel.Flush(ctx)
 }
 
-// sayGoodbye answers what is answered last, and closes the line.
-func (sh *shift) sayGoodbye(err error) {
-	if sh.line == nil {
+// closeChannel answers what is answered last, and closes the line.
+func (sh *hqSession) closeChannel(err error) {
+	if sh.channel == nil {
 		return
 	}
 	if errors.Is(err, errRestart) {
-		sh.told(sh.line.Answer("restart", sh.line.Outcome("restart", nil)))
+		sh.logSendError(sh.channel.Respond("restart", hq.NewOutcome(sh.sess.ID, "restart", nil)))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), farewell)
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	if sh.conn.IsConnected() {
-		sh.told(sh.line.Flush(ctx))
+		sh.logSendError(sh.channel.Flush(ctx))
 	}
 	if !sh.conn.IsClosed() {
-		sh.told(sh.line.Close())
+		sh.logSendError(sh.channel.Close())
 	}
 }
 
-// told logs that HQ could not be told something.
-func (sh *shift) told(err error) {
+// logSendError logs that a message to HQ could not be sent.
+func (sh *hqSession) logSendError(err error) {
 	if err != nil {
-		sh.s.Logger.Warn("hq could not be told", "error", err)
+		sh.s.Logger.Warn("a message to hq could not be sent", "error", err)
 	}
 }
 
 // renewInTime begins the next session when this one has lasted its time, while the stream
 // is still followed with this one's credential. If the former session has not ended by
-// then, nor within farewell, because its destination does not answer, what it has not
+// then, nor within closeTimeout, because its destination does not answer, what it has not
 // applied is abandoned. The stream is followed for a while in each session, so that renewals
 // that come soon keep nothing from being applied.
-func (sh *shift) renewInTime(soft, hard context.Context, former *shift) {
+func (sh *hqSession) renewInTime(soft, hard context.Context, former *hqSession) {
 	s, ctx := sh.s, sh.term
 	sleep(ctx, s.Options.RenewInterval)
 	if former != nil {
-		drained, cancel := context.WithTimeout(ctx, farewell)
+		drained, cancel := context.WithTimeout(ctx, closeTimeout)
 		sh.awaitTaken(drained)
 		cancel()
 		former.abandon(errDrain)
 		sh.awaitTaken(ctx)
-		sleep(ctx, min(s.Options.RenewInterval, farewell))
+		sleep(ctx, min(s.Options.RenewInterval, closeTimeout))
 	}
 	sh.awaitTaken(ctx)
 	if ctx.Err() != nil {
@@ -284,7 +284,7 @@ func (sh *shift) renewInTime(soft, hard context.Context, former *shift) {
 }
 
 // awaitTaken waits until the stream is followed in this session, or ctx ends.
-func (sh *shift) awaitTaken(ctx context.Context) {
+func (sh *hqSession) awaitTaken(ctx context.Context) {
 	select {
 	case <-sh.taken:
 	case <-ctx.Done():
@@ -325,7 +325,7 @@ func (s *Server) endSession(sess hq.Session, errored bool) {
 	if sess.ID == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*farewell)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*closeTimeout)
 	defer cancel()
 	s.Logger.Info("the session ends", "session", sess.ID, "errored", errored)
 	s.sendOlderLogs(ctx, sess.ID)
@@ -359,7 +359,7 @@ func (s *Server) companies(c hq.Credential) ([]string, error) {
 }
 
 // consumer returns the name of the durable consumer.
-func (sh *shift) consumer() string {
+func (sh *hqSession) consumer() string {
 	name := "eds-" + sh.serverID
 	if suffix := sh.s.Options.ConsumerSuffix; suffix != "" {
 		name += "-" + suffix

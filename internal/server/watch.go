@@ -17,8 +17,8 @@ const (
 	// patience is how long the pipeline may wait for something until the server
 	// calls itself unhealthy.
 	patience = 30 * time.Second
-	// farewell bounds each step of an orderly end that needs somebody else.
-	farewell = 10 * time.Second
+	// closeTimeout bounds each step of an orderly end that needs somebody else.
+	closeTimeout = 10 * time.Second
 )
 
 // watch looks at the pipeline now and then.

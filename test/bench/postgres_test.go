@@ -181,7 +181,7 @@ func apply(b *testing.B, destination string, columns, n int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := s.(sink.Migrator).Migrate(ctx, []*schema.Table{table}); err != nil {
+	if _, err := s.Migrator.Migrate(ctx, []*schema.Table{table}); err != nil {
 		b.Fatal(err)
 	}
 	decoder, splitter := cdc.NewDecoder(), change.NewSplitter(table)

@@ -23,7 +23,7 @@ func (w *world) put(table string, images ...string) {
 // has reports whether a table of the destination has a row with the id.
 func (w *world) has(table, id string) bool {
 	w.t.Helper()
-	rows := sinktest.Rows(w.t, w.open().(sink.Reader), w.tables()[table])
+	rows := sinktest.Rows(w.t, w.open().Reader, w.tables()[table])
 	return slices.ContainsFunc(rows, func(row string) bool { return strings.Contains(row, fmt.Sprintf(`id=%q`, id)) })
 }
 
@@ -73,13 +73,13 @@ func TestImport_LeavesForeignTablesAloneIfHQOrdersIt(t *testing.T) {
 			t.Errorf("the import is refused with %v", answer)
 		}
 	}
-	if got := sinktest.Rows(t, w.open().(sink.Reader), theirs); !slices.Equal(got, []string{`id="theirs" remark="kept"`}) {
+	if got := sinktest.Rows(t, w.open().Reader, theirs); !slices.Equal(got, []string{`id="theirs" remark="kept"`}) {
 		t.Errorf("the foreign table has the rows %q", got)
 	}
-	if err := w.open().(sink.Adopter).Adopt(t.Context(), w.tables()["customer"]); !errors.Is(err, sink.ErrForeign) {
+	if err := w.open().Adopter.Adopt(t.Context(), w.tables()["customer"]); !errors.Is(err, sink.ErrForeign) {
 		t.Errorf("the foreign table was given columns: %v", err)
 	}
-	if rows := sinktest.Rows(t, w.open().(sink.Reader), w.tables()["vehicle"]); len(rows) == 0 {
+	if rows := sinktest.Rows(t, w.open().Reader, w.tables()["vehicle"]); len(rows) == 0 {
 		t.Error("the other tables were not imported")
 	}
 	p.stop()

@@ -318,8 +318,8 @@ func (w *world) drain(p *process) {
 func (w *world) equal() {
 	w.t.Helper()
 	destination := w.open()
-	reader, ok := destination.(sink.Reader)
-	if !ok {
+	reader := destination.Reader
+	if reader == nil {
 		w.t.Fatalf("%T can not be read", destination)
 	}
 	tables := w.tables()
@@ -344,7 +344,7 @@ func (w *world) equal() {
 }
 
 // open opens the destination.
-func (w *world) open() sink.Sink {
+func (w *world) open() *sink.Opened {
 	w.t.Helper()
 	_, s, err := drivers.Open(w.t.Context(), w.url, os.LookupEnv, sink.Env{Logger: slog.New(slog.DiscardHandler), Adjusted: func(string, string, string) {}})
 	if err != nil {

@@ -265,7 +265,7 @@ func (w *world) equal() {
 	defer destination.Close(ctx)
 	snap := w.hq.Shop().Snapshot()
 	for _, name := range w.hq.Shop().Tables() {
-		r, err := verify.Compare(ctx, tables[name], nil, verify.Rows(tables[name], snap.Rows(name, nil, nil)), destination.(sink.Reader).Read(ctx, tables[name]))
+		r, err := verify.Compare(ctx, tables[name], nil, verify.Rows(tables[name], snap.Rows(name, nil, nil)), destination.Reader.Read(ctx, tables[name]))
 		if err != nil {
 			w.t.Fatal(err)
 		}

@@ -96,12 +96,12 @@ func (sh *shape) decode(row *change.Row, values []driver.Value) error {
 func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 	switch v := v.(type) {
 	case int64:
-		if c.truth && v&^1 == 0 {
+		if c.Boolean && v&^1 == 0 {
 			return strconv.AppendBool(dst, v == 1), nil
 		}
 		return strconv.AppendInt(dst, v, 10), nil
 	case uint64:
-		if c.truth && v&^1 == 0 {
+		if c.Boolean && v&^1 == 0 {
 			return strconv.AppendBool(dst, v == 1), nil
 		}
 		return strconv.AppendUint(dst, v, 10), nil
@@ -138,7 +138,7 @@ func (c *column) appendRawText(dst, v []byte) ([]byte, error) {
 			return append(hex.AppendEncode(append(dst, `"\\x`...), v), '"'), nil
 		}
 	}
-	if c.json && rawjson.Valid(v) == nil {
+	if c.JSON && rawjson.Valid(v) == nil {
 		return append(dst, v...), nil
 	}
 	return rawjson.AppendQuoted(dst, v), nil

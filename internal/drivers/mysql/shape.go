@@ -5,7 +5,6 @@ import (
 	"hash/fnv"
 	"strings"
 
-	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -75,11 +74,7 @@ func (s *session) shape(l *sqlsink.Layout) *shape {
 func newShape(server server, l *sqlsink.Layout, adjusted func(table, column, rule string)) *shape {
 	sh := &shape{layout: l, server: server, table: quote(l.Real.Name), label: fmt.Sprintf("table %q", l.Table.Name)}
 	for i := range l.Columns {
-		t := &l.Columns[i]
-		sh.columns = append(sh.columns, column{
-			Adjuster: sqlsink.NewAdjuster(l, t, textRules, adjusted), attribute: t.Real.Native.(*attribute), name: t.Real.Name, spelling: t.Real.Type,
-			json: t.Type.IsJSON(), truth: t.Type == schema.Boolean, native: !server.maria,
-		})
+		sh.columns = append(sh.columns, newColumn(l, &l.Columns[i], !server.maria, adjusted))
 	}
 	key := make([]string, l.Keys)
 	exact := true
@@ -376,7 +371,7 @@ func (sh *shape) definitions(columns []int, keyed bool) string {
 	}
 	for _, i := range columns {
 		c := &sh.columns[i]
-		spelling := c.spelling
+		spelling := c.Type
 		collation := c.collation
 		if i < sh.layout.Keys {
 			key = append(key, quote(c.name))

@@ -228,7 +228,7 @@ func (s *session) insert(ctx context.Context, to *sheet, n int, values []driver.
 
 // tooLarge says that the server can not be sent a value.
 func tooLarge(c *column, most int) error {
-	return c.Refuse(c.spelling, fmt.Errorf("it is larger than the server's max_allowed_packet of %d bytes; raise that on the server", most))
+	return c.Refuse(fmt.Errorf("it is larger than the server's max_allowed_packet of %d bytes; raise that on the server", most))
 }
 
 // Checkpoint moves the stored checkpoint from where it is thought to be.

@@ -5,7 +5,6 @@ import (
 	"hash/fnv"
 	"strings"
 
-	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -58,13 +57,10 @@ func (s *session) shape(l *sqlsink.Layout) *shape {
 func newShape(server *server, l *sqlsink.Layout, adjusted func(table, column, rule string)) *shape {
 	sh := &shape{layout: l, server: server, table: server.qualify(l.Real.Name), label: fmt.Sprintf("table %q", l.Table.Name)}
 	for i := range l.Columns {
-		t := &l.Columns[i]
-		a := t.Real.Native.(*attribute)
-		c := column{Adjuster: sqlsink.NewAdjuster(l, t, textRules, adjusted), name: t.Real.Name, spelling: t.Real.Type, kind: a.kind, truth: t.Type == schema.Boolean}
-		c.limit(a)
+		c := newColumn(l, &l.Columns[i], adjusted)
 		sh.casted = sh.casted || sh.casts(&c)
 		sh.columns = append(sh.columns, c)
-		sh.arrays = append(sh.arrays, sh.arrayOf(&c, a))
+		sh.arrays = append(sh.arrays, sh.arrayOf(&c, l.Columns[i].Real.Native.(*attribute)))
 	}
 	r := l.Real.Native.(*relation)
 	key := make([]string, l.Keys)
@@ -75,20 +71,6 @@ func newShape(server *server, l *sqlsink.Layout, adjusted func(table, column, ru
 	sh.direct = r.plain && !sh.casted && !l.Guard && !l.Soft && len(l.Columns) == len(l.Real.Columns)
 	sh.write()
 	return sh
-}
-
-// limit takes the type's own bounds from its modifier.
-func (c *column) limit(a *attribute) {
-	c.scale, c.precision = -1, 6
-	switch {
-	case a.kind == kindNumeric && a.typmod >= 4:
-		// The scale is eleven bits with a sign since PostgreSQL 15; before it was never negative.
-		c.scale = int(int16(uint16(a.typmod-4)<<5)) >> 5
-	case a.kind == kindText && a.typmod >= 4:
-		c.length = int(a.typmod - 4)
-	case (a.kind == kindTimestamp || a.kind == kindTimestampTZ) && a.typmod >= 0:
-		c.precision = int(a.typmod)
-	}
 }
 
 // casts reports whether values travel as text and are cast by the server.
@@ -278,7 +260,7 @@ func (sh *shape) write() {
 	names := strings.Join(sh.names(0), ", ")
 	var columns []string
 	for i := range sh.columns {
-		spelling := sh.columns[i].spelling
+		spelling := sh.columns[i].Type
 		if sh.casts(&sh.columns[i]) {
 			spelling = "text"
 		}

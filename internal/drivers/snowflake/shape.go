@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -46,11 +45,7 @@ func (s *session) shape(l *sqlsink.Layout) *shape {
 	}
 	sh := &shape{layout: l, table: s.dialect.table(l.Real.Name), label: fmt.Sprintf("table %q", l.Real.Name), merges: make(map[filter]string)}
 	for i := range l.Columns {
-		t := &l.Columns[i]
-		sh.columns = append(sh.columns, column{
-			Adjuster: sqlsink.NewAdjuster(l, t, textRules, s.dialect.env.Adjusted), attribute: *t.Real.Native.(*attribute), spelling: t.Real.Type,
-			truth: t.Type == schema.Boolean,
-		})
+		sh.columns = append(sh.columns, newColumn(l, &l.Columns[i], s.dialect.env.Adjusted))
 		sh.members = append(sh.members, fmt.Sprintf(`,"c%d":`, i))
 	}
 	l.Native = sh
@@ -81,9 +76,9 @@ func (sh *shape) value(i int, row string) string {
 	case kindVariant:
 		return path
 	case kindObject, kindArray:
-		return path + "::" + c.spelling
+		return path + "::" + c.Type
 	default:
-		return text + "::" + c.spelling
+		return text + "::" + c.Type
 	}
 }
 

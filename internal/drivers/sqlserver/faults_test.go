@@ -316,7 +316,7 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 			}
 			s, err := Driver().Open(t.Context(), target, sink.Env{})
 			if err == nil {
-				if err := errors.Join(s.(sink.Prober).Probe(t.Context()), s.Close(t.Context())); err != nil {
+				if err := errors.Join(s.Probe(t.Context()), s.Close(t.Context())); err != nil {
 					t.Error(err)
 				}
 			}

@@ -94,7 +94,7 @@ func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 		}
 		return append(v.UTC().AppendFormat(append(dst, '"'), sqlsink.TimeFormat), '"'), nil
 	case string:
-		if c.json && isJSON(v) {
+		if c.JSON && isJSON(v) {
 			return append(dst, v...), nil
 		}
 		return rawjson.AppendQuoted(dst, v), nil

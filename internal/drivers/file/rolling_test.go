@@ -14,12 +14,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// lineName is the name of the file that begins with the nth event.
+// lineName returns the name of the file that begins with the nth event.
 func lineName(n int) string {
-	return fmt.Sprintf("%s/%019d-%020d-%s.ndjson", []string{"order", "part"}[n%2], 1700000000000000000+n, n, newJournal(env).id())
+	return fmt.Sprintf("%s/%019d-%020d-%s.ndjson", []string{"order", "part"}[n%2], 1700000000000000000+n, n, newFileJournal(env).id())
 }
 
-func TestFilesAreNamedByTheirFirstEvent(t *testing.T) {
+func TestRolling_NamesFilesByTheirFirstEvent(t *testing.T) {
 	dir := tempDir(t)
 	s := openIn(t, dir, "?format=ndjson")
 	apply(t, s, 1, 3)
@@ -36,11 +36,11 @@ func TestFilesAreNamedByTheirFirstEvent(t *testing.T) {
 	}
 }
 
-func TestFilesRoll(t *testing.T) {
+func TestRolling_BeginsNewFiles(t *testing.T) {
 	size := len(event(t, 1).Payload) + 1
 	for name, c := range map[string]struct {
 		query string
-		want  []string // of table part, whose events are odd
+		want  []string // of table part, which has the odd events
 	}{
 		"never":    {"", []string{lineName(1)}},
 		"by rows":  {"&roll-rows=2", []string{lineName(1), lineName(5), lineName(9)}},
@@ -49,7 +49,7 @@ func TestFilesRoll(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := tempDir(t)
-			s := openIn(t, dir, "?format=ndjson"+c.query).(*lines)
+			s := openIn(t, dir, "?format=ndjson"+c.query).(*rollingSink)
 			now := time.Now()
 			s.now = func() time.Time { return now }
 			for n := 1; n <= 9; n += 2 {
@@ -68,12 +68,12 @@ func TestFilesRoll(t *testing.T) {
 	}
 }
 
-func TestATornEndIsCutOffWhenTheSinkIsOpened(t *testing.T) {
+func TestRolling_TruncatesATornEnd(t *testing.T) {
 	for _, query := range []string{"?format=ndjson", "?format=ndjson&compress=gzip", "?format=ndjson&compress=zstd"} {
 		dir := tempDir(t)
 		apply(t, openIn(t, dir, query), 1, 3)
 		for _, f := range files(t, dir) {
-			// As a batch leaves it that a crash interrupts.
+			// The state after a crash within a batch.
 			torn := append(f.text, f.text[:len(f.text)/2]...)
 			if err := os.WriteFile(filepath.Join(dir, f.name), torn, 0o600); err != nil {
 				t.Fatal(err)
@@ -93,7 +93,7 @@ func TestATornEndIsCutOffWhenTheSinkIsOpened(t *testing.T) {
 	}
 }
 
-func TestAFileMayBeTakenAway(t *testing.T) {
+func TestRolling_ToleratesRemovedFiles(t *testing.T) {
 	for name, take := range map[string]func(path string) error{
 		"moved": os.Remove, "emptied": func(path string) error { return os.Truncate(path, 0) }, "cut": func(path string) error { return os.Truncate(path, 10) },
 	} {
@@ -116,7 +116,7 @@ func TestAFileMayBeTakenAway(t *testing.T) {
 	}
 }
 
-func TestAResetBeginsNewFiles(t *testing.T) {
+func TestRolling_ResetBeginsNewFiles(t *testing.T) {
 	dir := tempDir(t)
 	s := openIn(t, dir, "?format=ndjson")
 	apply(t, s, 1, 3)
@@ -136,13 +136,12 @@ func TestAResetBeginsNewFiles(t *testing.T) {
 	}
 }
 
-// TestALostJournalCostsNoFile: whoever deletes what eds keeps for itself loses
-// the checkpoint, and nothing else.
-func TestALostJournalCostsNoFile(t *testing.T) {
+// TestJournal_LostCostsNoFile: deleting eds's own directory loses the checkpoint, and nothing else.
+func TestJournal_LostCostsNoFile(t *testing.T) {
 	dir := tempDir(t)
 	apply(t, openIn(t, dir, "?format=ndjson"), 1, 3)
 	before := contents(t, dir)
-	if err := os.RemoveAll(filepath.Join(dir, own)); err != nil {
+	if err := os.RemoveAll(filepath.Join(dir, privateDir)); err != nil {
 		t.Fatal(err)
 	}
 	s := openIn(t, dir, "?format=ndjson")
@@ -157,11 +156,11 @@ func TestALostJournalCostsNoFile(t *testing.T) {
 	}
 }
 
-func TestADamagedJournalIsSaid(t *testing.T) {
+func TestJournal_DamageIsReported(t *testing.T) {
 	dir := tempDir(t)
 	s := openIn(t, dir, "?format=ndjson")
 	apply(t, s, 1, 3)
-	if err := os.WriteFile(filepath.Join(dir, newJournal(env).path()), []byte(`{"sequence":`), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, newFileJournal(env).path()), []byte(`{"sequence":`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	again := openIn(t, dir, "?format=ndjson")
@@ -169,11 +168,11 @@ func TestADamagedJournalIsSaid(t *testing.T) {
 		t.Errorf("the checkpoint: %v", err)
 	}
 	if err := again.Apply(t.Context(), batch(t, cdc.Position{}, 4, 5)); err == nil {
-		t.Error("a batch is applied though nobody knows where to")
+		t.Error("a batch was applied without a readable journal")
 	}
 }
 
-func TestAnotherCompressionBeginsAnotherFile(t *testing.T) {
+func TestRolling_NewCompressionBeginsANewFile(t *testing.T) {
 	dir := tempDir(t)
 	apply(t, openIn(t, dir, "?format=ndjson"), 1, 1)
 	apply(t, openIn(t, dir, "?format=ndjson&compress=zstd"), 3, 3)
@@ -183,8 +182,8 @@ func TestAnotherCompressionBeginsAnotherFile(t *testing.T) {
 	}
 }
 
-// TestConsumersKeepApart: two servers may share a directory.
-func TestConsumersKeepApart(t *testing.T) {
+// TestRolling_SeparatesConsumers: two servers may share a directory.
+func TestRolling_SeparatesConsumers(t *testing.T) {
 	dir := tempDir(t)
 	first := openIn(t, dir, "?format=ndjson")
 	other := env

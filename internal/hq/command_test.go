@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/hq"
 )
 
-func TestOrder_DecodesBooleans(t *testing.T) {
+func TestCommand_DecodesBooleans(t *testing.T) {
 	for text, want := range map[string]bool{
 		`true`: true, `false`: false, `null`: false,
 		`"true"`: true, `"false"`: false, `"True"`: true, `"FALSE"`: false, `" true "`: true, `""`: false,
@@ -17,20 +17,20 @@ func TestOrder_DecodesBooleans(t *testing.T) {
 		var data struct {
 			Backfill hq.Bool `json:"backfill"`
 		}
-		o := hq.Order{Action: "import", Data: json.RawMessage(`{"backfill":` + text + `}`)}
-		if err := o.Decode(&data); err != nil || bool(data.Backfill) != want {
+		m := hq.Command{Action: "import", Data: json.RawMessage(`{"backfill":` + text + `}`)}
+		if err := m.Decode(&data); err != nil || bool(data.Backfill) != want {
 			t.Errorf("%s: %v, %v", text, data.Backfill, err)
 		}
 	}
 }
 
-func TestOrder_RefusesOtherBooleans(t *testing.T) {
+func TestCommand_RefusesOtherBooleans(t *testing.T) {
 	for _, text := range []string{`"hunter2"`, `2`, `-1`, `1.5`, `"t"`, `"yes"`, `[true]`, `{"true":true}`} {
 		var data struct {
 			Backfill hq.Bool `json:"backfill"`
 		}
-		o := hq.Order{Action: "import", Data: json.RawMessage(`{"backfill":` + text + `}`)}
-		err := o.Decode(&data)
+		m := hq.Command{Action: "import", Data: json.RawMessage(`{"backfill":` + text + `}`)}
+		err := m.Decode(&data)
 		if err == nil || err.Error() != `the data of "import": backfill should be true or false` || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v, %v", text, data.Backfill, err)
 		}
