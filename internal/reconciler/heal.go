@@ -45,8 +45,8 @@ func (r *run) healerFor(d *Destination, l *lanes, k *recorded, source *jetstream
 		latest: r.Tables.Latest, retention: source.Retention,
 	}
 	h.backfill = r.Options.BackfillNewTables && h.heals() && slices.ContainsFunc(k.Records.Snapshots, func(s sink.Snapshot) bool { return s.Whole && s.Job != "" })
-	if inspector, ok := l.destination.(sink.Inspector); ok && !metered {
-		h.inspection = &inspection{Inspector: inspector, set: l.set, imports: h.imports, dir: r.State, at: k.at, filled: make(map[string]uint64), doubts: make(map[string]time.Time), verified: r.verifiedSince}
+	if l.inspector != nil && !metered {
+		h.inspection = &inspection{Inspector: l.inspector, set: l.set, imports: h.imports, dir: r.State, at: k.at, filled: make(map[string]uint64), doubts: make(map[string]time.Time), verified: r.verifiedSince}
 	}
 	return h
 }

@@ -109,7 +109,7 @@ func (r *run) importSnapshot(ctx context.Context, d *Destination, request Import
 		return report, err
 	}
 	defer r.Health.Set(conditionImport, nil)
-	var destination sink.Sink
+	var destination *sink.Opened
 	err = r.retry(ctx, conditionImport, func() (err error) {
 		destination, err = d.open(ctx, env)
 		return err
@@ -185,18 +185,17 @@ func stalls(health *telemetry.Health) func(what, reason string) {
 
 // limited returns the companies whose rows an import replaces, if the destination may
 // hold rows of others; nil if all of its rows are replaced.
-func (r *run) limited(ctx context.Context, destination sink.Sink) ([]string, error) {
+func (r *run) limited(ctx context.Context, destination *sink.Opened) ([]string, error) {
 	if slices.Contains(r.Filters, Subjects([]string{AllCompanies})[0]) {
 		return nil, nil
 	}
 	if ids := r.Options.CompanyIDs; len(ids) > 0 && !slices.Contains(ids, AllCompanies) {
 		return companies(r.Filters), nil
 	}
-	reader, ok := destination.(sink.FilterReader)
-	if !ok {
+	if destination.FilterReader == nil {
 		return nil, nil
 	}
-	others, err := reader.OtherFilters(ctx)
+	others, err := destination.FilterReader.OtherFilters(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("find out whose rows the destination holds: %w", err)
 	}

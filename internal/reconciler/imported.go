@@ -10,7 +10,6 @@ import (
 	"github.com/shopmonkeyus/eds/internal/continuity"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/source/jetstream"
-	"github.com/shopmonkeyus/eds/internal/tables"
 )
 
 // leaveImported leaves tables that were imported since the stream was last followed behind,
@@ -20,7 +19,7 @@ import (
 // are left behind as of there in any case.
 func (r *run) leaveImported(ctx context.Context, k *recorded, config jetstream.Config, e continuity.Evidence, plan continuity.Plan) (continuity.Plan, error) {
 	position := e.Position()
-	if _, ok := k.recorder.(tables.Sink); !ok || position.Sequence == 0 {
+	if k.recorder == nil || position.Sequence == 0 {
 		return plan, nil
 	}
 	others := e

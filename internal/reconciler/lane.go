@@ -29,6 +29,7 @@ type lanes struct {
 	*run
 	set         *tables.Set
 	destination tables.Sink
+	inspector   sink.Inspector  // nil: the destination cannot be inspected
 	config      pipeline.Config // of a lane's pipeline; Source, Sink and Gate are missing
 	healer      *healer
 
@@ -317,19 +318,26 @@ func (l *lanes) catchUp(ctx context.Context, source *jetstream.Lane, attempt fun
 	return false, nil
 }
 
+// tableSink is an open sink that records the states of its tables.
+type tableSink struct {
+	sink.Sink
+	sink.Recorder
+	sink.Migrator
+}
+
 // lanesFor returns what brings tables forward, and the destination as the main pipeline
 // sees it; nil if the destination does not record the states of tables.
-func (r *run) lanesFor(destination sink.Sink, k *recorded, config *pipeline.Config, position cdc.Position) (*lanes, error) {
-	recorder, ok := destination.(tables.Sink)
-	if !ok || k.recorder == nil {
+func (r *run) lanesFor(destination *sink.Opened, k *recorded, config *pipeline.Config, position cdc.Position) (*lanes, error) {
+	if destination.Migrator == nil || k.recorder == nil {
 		r.setTables(nil)
 		return nil, r.importAlone()
 	}
 	set := tables.New(k.Records.Tables, position, r.Logger)
 	r.setTables(set)
+	recorder := tableSink{destination, destination.Recorder, destination.Migrator}
 	main := set.Main(recorder)
 	config.Sink, config.Gate = main, main
-	l := &lanes{run: r, set: set, destination: recorder, config: *config}
+	l := &lanes{run: r, set: set, destination: recorder, inspector: destination.Inspector, config: *config}
 	l.config.Metrics, l.config.Checkpoint, l.config.Ends, l.config.RecordEnds = r.laneMetrics, cdc.Position{}, nil, nil
 	if l.config.MaxRows <= 0 {
 		l.config.MaxRows = max(config.Limits.Rows, 1)

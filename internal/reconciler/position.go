@@ -45,7 +45,7 @@ const recordInterval = 5 * time.Second
 
 // subscribe opens the stream where continuity.Decide says that reading begins. It
 // also returns the position up to which everything is applied.
-func (r *run) subscribe(ctx context.Context, d *Destination, destination sink.Sink, k *recorded) (*jetstream.Source, cdc.Position, error) {
+func (r *run) subscribe(ctx context.Context, d *Destination, destination *sink.Opened, k *recorded) (*jetstream.Source, cdc.Position, error) {
 	var source *jetstream.Source
 	var plan continuity.Plan
 	err := r.retry(ctx, "stream", func() error {
@@ -127,7 +127,7 @@ func (r *run) warnUnverified(reason string) {
 }
 
 // evidence collects what the destination and the data directory know.
-func (r *run) evidence(ctx context.Context, d *Destination, destination sink.Sink) (*recorded, error) {
+func (r *run) evidence(ctx context.Context, d *Destination, destination *sink.Opened) (*recorded, error) {
 	k, err := r.readRecords(ctx, d, destination)
 	if err != nil {
 		return nil, err
@@ -143,7 +143,7 @@ func (r *run) evidence(ctx context.Context, d *Destination, destination sink.Sin
 		}
 		k.Destination.Lost = !own && k.Checkpoint == nil
 		settled.Elsewhere = settled.Elsewhere || settled.Filter != "" && settled.Filter != r.filter()
-	} else if _, ok := destination.(sink.Checkpointer); ok && !k.Destination.Lost {
+	} else if destination.Checkpointer != nil && !k.Destination.Lost {
 		if k.Destination.Checkpoint, err = r.checkpoint(ctx, destination); err != nil {
 			return nil, err
 		}
@@ -171,10 +171,10 @@ func (r *run) filter() string {
 }
 
 // stream is the configuration of the stream's source.
-func (r *run) stream(k *recorded, destination sink.Sink) jetstream.Config {
+func (r *run) stream(k *recorded, destination *sink.Opened) jetstream.Config {
 	// If the destination stores the position, the record here may lag.
 	every := time.Duration(0)
-	if _, ok := destination.(sink.Checkpointer); ok {
+	if destination.Checkpointer != nil {
 		every = recordInterval
 	}
 	return jetstream.Config{
@@ -190,14 +190,13 @@ func (r *run) stream(k *recorded, destination sink.Sink) jetstream.Config {
 
 // checkpoint returns the position that the destination has stored; zero where
 // it has none.
-func (r *run) checkpoint(ctx context.Context, destination sink.Sink) (cdc.Position, error) {
+func (r *run) checkpoint(ctx context.Context, destination *sink.Opened) (cdc.Position, error) {
 	var position cdc.Position
-	c, ok := destination.(sink.Checkpointer)
-	if !ok {
+	if destination.Checkpointer == nil {
 		return position, nil
 	}
 	err := r.retry(ctx, "destination", func() (err error) {
-		position, err = c.Checkpoint(ctx)
+		position, err = destination.Checkpointer.Checkpoint(ctx)
 		return err
 	})
 	if err != nil {
@@ -209,8 +208,8 @@ func (r *run) checkpoint(ctx context.Context, destination sink.Sink) (cdc.Positi
 // storeCheckpoint makes the destination store a position that only the data directory
 // has, as after a change of the filter. Else, until the next batch, the missing
 // checkpoint would look like a loss.
-func storeCheckpoint(ctx context.Context, destination sink.Sink, at cdc.Position) error {
-	if _, ok := destination.(sink.Checkpointer); !ok {
+func storeCheckpoint(ctx context.Context, destination *sink.Opened, at cdc.Position) error {
+	if destination.Checkpointer == nil {
 		return nil
 	}
 	if err := destination.Apply(ctx, &change.Batch{First: at, Last: at}); err != nil {
@@ -222,15 +221,14 @@ func storeCheckpoint(ctx context.Context, destination sink.Sink, at cdc.Position
 // forget drops what the recorded positions say, after the source has been opened and
 // has recorded where it begins. If the program ends before, the old positions lead to
 // the same plan again.
-func (r *run) forget(ctx context.Context, destination sink.Sink, k *recorded) error {
+func (r *run) forget(ctx context.Context, destination *sink.Opened, k *recorded) error {
 	if err := r.State.RecordEnds(r.Consumer, k.at, nil); err != nil {
 		return err
 	}
-	c, ok := destination.(sink.Checkpointer)
-	if !ok || k.recorder != nil {
+	if destination.Checkpointer == nil || k.recorder != nil {
 		return nil
 	}
-	if err := c.ResetCheckpoint(ctx); err != nil {
+	if err := destination.Checkpointer.ResetCheckpoint(ctx); err != nil {
 		return fmt.Errorf("reset the checkpoint of the destination: %w", err)
 	}
 	return nil

@@ -72,7 +72,7 @@ type Reconciler struct {
 
 	open        *Destination // the destination that is open; nil: none
 	openFilter  string       // and for which filters
-	destination sink.Sink    // it
+	destination *sink.Opened // it
 	watched     bool         // that no other server writes to it
 	gaveWay     bool         // to another server of the same consumer
 	started     time.Time

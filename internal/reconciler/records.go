@@ -31,11 +31,11 @@ type recorded struct {
 }
 
 // readRecords reads what the destination records about itself.
-func (r *run) readRecords(ctx context.Context, d *Destination, destination sink.Sink) (*recorded, error) {
+func (r *run) readRecords(ctx context.Context, d *Destination, destination *sink.Opened) (*recorded, error) {
 	k := &recorded{at: d.Destination}
 	k.Beginning, k.Now = r.Options.Restart, time.Now()
-	recorder, ok := destination.(sink.Recorder)
-	if !ok {
+	recorder := destination.Recorder
+	if recorder == nil {
 		return k, r.readID(ctx, destination, k)
 	}
 	err := r.retry(ctx, "destination", func() (err error) {
@@ -60,9 +60,8 @@ func (r *run) readRecords(ctx context.Context, d *Destination, destination sink.
 
 // readID finds out whether a destination that keeps events still holds the id that it
 // was found to hold.
-func (r *run) readID(ctx context.Context, destination sink.Sink, k *recorded) (err error) {
-	var ok bool
-	if k.identifier, ok = destination.(sink.Identifier); !ok {
+func (r *run) readID(ctx context.Context, destination *sink.Opened, k *recorded) (err error) {
+	if k.identifier = destination.Identifier; k.identifier == nil {
 		return nil
 	}
 	if k.id, err = r.State.HeldID(k.at.Identity); err != nil || k.id == "" {
