@@ -19,12 +19,21 @@ func advances(c capabilities) bool { return c.records }
 
 var advanceChecks = []check{
 	{"a load is brought forward before it is put in place", advances, checkAdvance},
-	{"a load is brought forward with metadata columns", func(c capabilities) bool { return advances(c) && c.metadata }, func(h *harness) { h.checkAdvance(h.option("metadata=true")) }},
-	{"a load is brought forward with soft deletes", func(c capabilities) bool { return advances(c) && c.softDelete }, func(h *harness) { h.checkAdvance(h.option("delete=soft")) }},
+	{
+		"a load is brought forward with metadata columns", func(c capabilities) bool { return advances(c) && c.metadata },
+		func(h *harness) { h.checkAdvance(h.option("metadata=true")) },
+	},
+	{
+		"a load is brought forward with soft deletes", func(c capabilities) bool { return advances(c) && c.softDelete },
+		func(h *harness) { h.checkAdvance(h.option("delete=soft")) },
+	},
 	{"a load that is brought forward keeps older changes out", advances, checkAdvanceGuard},
 	{"a load without rows empties no table, whatever comes later", advances, checkAdvanceEmpty},
 	{"a load that was brought forward starts afresh", advances, checkAdvanceResumed},
-	{"a stage that was brought forward and lost its rows is not put in place", func(c capabilities) bool { return advances(c) && c.losesStage }, checkAdvanceLost},
+	{"a stage that was brought forward and lost its rows is not put in place", func(c capabilities) bool {
+		return advances(c) &&
+			c.losesStage
+	}, checkAdvanceLost},
 	{"the columns change twice while a load is brought forward", advances, checkAdvanceColumns},
 	{"a load is brought forward, wherever it breaks", func(c capabilities) bool { return advances(c) && c.faulty }, checkAdvanceFaults},
 }
@@ -80,7 +89,8 @@ func (h *harness) checkAdvance(raw string) {
 			h.Errorf("seal again: %v", err)
 		}
 	}
-	first := h.batchOf(h.update(t, `{"id":"1","name":"later","visits":9007199254740993}`), h.insert(t, `{"id":"4"}`), h.delete(t, `{"id":"3"}`))
+	first := h.batchOf(h.update(t, `{"id":"1","name":"later","visits":9007199254740993}`), h.insert(t, `{"id":"4"}`),
+		h.delete(t, `{"id":"3"}`))
 	for range 2 { // as if the answer had been lost
 		if err := a.Advance(h.ctx, first); err != nil {
 			h.Fatalf("bring a load forward: %v", err)

@@ -68,7 +68,10 @@ func checkFields(h *harness) {
 		h.Errorf("of no values at all it misses %q, want %q", missing, required)
 	}
 	for _, f := range d.Fields {
-		for _, hostile := range []string{"", " ", "a b", "a/b", "a?b#c", "a@b:c", "%", "%zz", "ä", "a\x00b", "${X}", "'\"", "-1", "99999999999", strings.Repeat("x", 10_000)} {
+		for _, hostile := range []string{
+			"", " ", "a b", "a/b", "a?b#c", "a@b:c", "%", "%zz", "ä", "a\x00b", "${X}", "'\"", "-1",
+			"99999999999", strings.Repeat("x", 10_000),
+		} {
 			values := make(map[string]string)
 			for k, v := range full {
 				values[k] = v

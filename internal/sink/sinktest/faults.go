@@ -40,7 +40,10 @@ const (
 var faultChecks = []check{
 	{"a batch converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.faulty }, checkFaults},
 	{"a destination that does not answer is left in time", func(c capabilities) bool { return c.rows && c.faulty }, checkStalled},
-	{"a migration converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.migrates && c.faulty }, checkMigrationFaults},
+	{
+		"a migration converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.migrates && c.faulty },
+		checkMigrationFaults,
+	},
 	{"a load converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.faulty }, checkLoadFaults},
 	{"finishing a load converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.faulty }, checkFinishFaults},
 }
@@ -69,8 +72,10 @@ func checkFaults(h *harness) {
 	h.migrate(s, t)
 	batch := func() []step {
 		return []step{
-			h.insert(t, fmt.Sprintf(`{"id":"new %d","n":1}`, *h.sequence)), h.update(t, fmt.Sprintf(`{"id":"a","n":%d,"text":"it's"}`, *h.sequence)),
-			h.delete(t, fmt.Sprintf(`{"id":"new %d"}`, *h.sequence-4)), h.move(t, `{"id":"b"}`, fmt.Sprintf(`{"id":"b","n":%d}`, *h.sequence)),
+			h.insert(t, fmt.Sprintf(`{"id":"new %d","n":1}`, *h.sequence)),
+			h.update(t, fmt.Sprintf(`{"id":"a","n":%d,"text":"it's"}`, *h.sequence)),
+			h.delete(t, fmt.Sprintf(`{"id":"new %d"}`, *h.sequence-4)),
+			h.move(t, `{"id":"b"}`, fmt.Sprintf(`{"id":"b","n":%d}`, *h.sequence)),
 		}
 	}
 	h.apply(s, batch()...)

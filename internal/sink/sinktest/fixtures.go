@@ -69,7 +69,10 @@ func (c *Changes) Event(op cdc.Op, t *schema.Table, image string) *Changes {
 func (c *Changes) EventAt(clock cdc.Timestamp, op cdc.Op, t *schema.Table, image string) *Changes {
 	c.t.Helper()
 	c.Clock++
-	e := &cdc.Event{Position: cdc.Position{Sequence: uint64(c.Clock), Stored: c.Clock}, Op: op, Table: t.Name, Clock: clock, Payload: []byte(image)}
+	e := &cdc.Event{
+		Position: cdc.Position{Sequence: uint64(c.Clock), Stored: c.Clock}, Op: op, Table: t.Name, Clock: clock,
+		Payload: []byte(image),
+	}
 	if op == cdc.Delete {
 		e.Before = []byte(image)
 	} else {
@@ -173,7 +176,8 @@ func Event(t testing.TB, n int, payload string) *cdc.Event {
 // Numbered makes the nth event of a stream over three rows.
 func Numbered(t testing.TB, n int) *cdc.Event {
 	t.Helper()
-	return Event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k%d"],"companyId":"c","after":{"id":"k%d","n":%d},"timestamp":%d,"mvccTimestamp":"%d"}`,
+	return Event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k%d"],"companyId":"c",`+
+		`"after":{"id":"k%d","n":%d},"timestamp":%d,"mvccTimestamp":"%d"}`,
 		n, n%3, n%3, n, 1700000000000+n, 1700000000000000000+n))
 }
 
@@ -249,7 +253,8 @@ func WideEvents(t testing.TB, count, rows, columns int) []*cdc.Event {
 		for c := range columns {
 			fmt.Fprintf(&row, `,"column%02d":"a value of this column, %08d %s"`, c, n*7919+c, "0123456789abcdef")
 		}
-		payload := fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c","after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"%d"}`,
+		payload := fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c",`+
+			`"after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"%d"}`,
 			n, n%rows, n%rows, row.String(), 1_700_000_000_000_000_000+n)
 		if err := decoder.Decode(e, []byte(payload), ""); err != nil {
 			t.Fatal(err)

@@ -99,7 +99,8 @@ func checkHistory(h *harness) {
 	var steps []step
 	for i := range 30 {
 		id := i % 4
-		steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"%d","name":"it's %d"}`, id, i)), h.update(t, fmt.Sprintf(`{"id":"%d","visits":%d}`, id, i)),
+		steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"%d","name":"it's %d"}`, id, i)),
+			h.update(t, fmt.Sprintf(`{"id":"%d","visits":%d}`, id, i)),
 			h.insert(other, fmt.Sprintf(`{"a":"%d","b":%d}`, id, 9007199254740993)), h.delete(t, fmt.Sprintf(`{"id":"%d"}`, id)))
 	}
 	h.apply(s, steps[:50]...)
@@ -168,7 +169,10 @@ func checkLargeEvents(h *harness) {
 	t := valueTable(h)
 	s := h.open()
 	h.migrate(s, t)
-	steps := []step{h.insert(t, `{"id":"small"}`), h.insert(t, fmt.Sprintf(`{"id":"large","col_string":"%s"}`, tenMegabytes())), h.update(t, `{"id":"large"}`)}
+	steps := []step{
+		h.insert(t, `{"id":"small"}`), h.insert(t, fmt.Sprintf(`{"id":"large","col_string":"%s"}`, tenMegabytes())),
+		h.update(t, `{"id":"large"}`),
+	}
 	h.apply(s, steps...)
 	h.expectHistory(steps)
 }
@@ -176,7 +180,11 @@ func checkLargeEvents(h *harness) {
 func checkHistoryNames(h *harness) {
 	s := h.open()
 	var steps []step
-	names := append([]string{"..", ".", "../..", "/etc/passwd", "a/../../b", "CON", "nul.json", "a\x00b", "%2e%2e", "%", "a%b", ".hidden", "trailing.", "trailing ", strings.Repeat("k", 300), strings.Repeat("k", 300) + "2", "A", "a", "a-b", "a-b-c"}, hostileNames...)
+	names := append([]string{
+		"..", ".", "../..", "/etc/passwd", "a/../../b", "CON", "nul.json", "a\x00b", "%2e%2e", "%", "a%b",
+		".hidden", "trailing.", "trailing ", strings.Repeat("k", 300), strings.Repeat("k", 300) + "2", "A", "a", "a-b", "a-b-c",
+	},
+		hostileNames...)
 	for _, name := range names {
 		t := newTable(h, name, "1", 1, column("id", schema.String))
 		steps = append(steps, h.insert(t, `{"id":"1"}`), h.insert(customers(h), fmt.Sprintf(`{"id":%s}`, quoted(name))))
@@ -200,10 +208,14 @@ func checkHistoryImport(h *harness) {
 	streamed = append(streamed, h.insert(t, `{"id":"s","name":"streamed"}`))
 	h.apply(s, streamed...)
 
-	files := map[string][]string{"one": {`{"id":"1","name":"it's"}`, `{"id":"2","visits":9007199254740993}`}, "two": {`{"id":"3","name":"\u0000"}`}}
+	files := map[string][]string{
+		"one": {`{"id":"1","name":"it's"}`, `{"id":"2","visits":9007199254740993}`},
+		"two": {`{"id":"3","name":"\u0000"}`},
+	}
 	importAll := func(job string) {
 		l := h.begin(s, job, t, sink.Replace)
-		if _, err := l.LoadFile(h.ctx, "broken", failing(imagesOf(h, t, files["two"]...), errBroken)); !errors.Is(err, errBroken) || l.Loaded("broken") {
+		if _, err := l.LoadFile(h.ctx, "broken", failing(imagesOf(h, t, files["two"]...), errBroken)); !errors.Is(err, errBroken) ||
+			l.Loaded("broken") {
 			h.Errorf("a file that breaks: %v, loaded: %v", err, l.Loaded("broken"))
 		}
 		for _, name := range []string{"one", "two"} {
@@ -254,7 +266,10 @@ func checkHistoryFaults(h *harness) {
 	h.migrate(s, t)
 	var all []step
 	batch := func() []step {
-		steps := []step{h.update(t, fmt.Sprintf(`{"id":"a","visits":%d}`, *h.sequence)), h.update(t, fmt.Sprintf(`{"id":"a","name":"%d"}`, *h.sequence)), h.insert(t, fmt.Sprintf(`{"id":"%d"}`, *h.sequence))}
+		steps := []step{
+			h.update(t, fmt.Sprintf(`{"id":"a","visits":%d}`, *h.sequence)),
+			h.update(t, fmt.Sprintf(`{"id":"a","name":"%d"}`, *h.sequence)), h.insert(t, fmt.Sprintf(`{"id":"%d"}`, *h.sequence)),
+		}
 		all = append(all, steps...)
 		return steps
 	}

@@ -441,7 +441,10 @@ func checkDuplicateKeys(h *harness) {
 	s, t := withOldRows(h)
 	for _, mode := range []sink.LoadMode{sink.Replace, sink.Merge} {
 		l := h.begin(s, "job", t, mode)
-		files := [][]string{{`{"id":"a","name":"1"}`, `{"id":"b","name":"1"}`, `{"id":"a","name":"2"}`}, {`{"id":"b","name":"2"}`, `{"id":"2","name":"2"}`}}
+		files := [][]string{
+			{`{"id":"a","name":"1"}`, `{"id":"b","name":"1"}`, `{"id":"a","name":"2"}`},
+			{`{"id":"b","name":"2"}`, `{"id":"2","name":"2"}`},
+		}
 		if mode == sink.Replace {
 			h.models[t.Name] = newModel()
 		}
@@ -536,7 +539,10 @@ func checkLoadsOfLikeNames(h *harness) {
 	s := h.open()
 	tables := make(map[string]*schema.Table)
 	loads := make(map[string]sink.Load)
-	names := []string{"thing", "thing_old", "thing_key", "thing_new", "thing_stage", strings.Repeat("long", 30), strings.Repeat("long", 30) + "_old", strings.Repeat("long", 30) + "_key"}
+	names := []string{
+		"thing", "thing_old", "thing_key", "thing_new", "thing_stage", strings.Repeat("long", 30),
+		strings.Repeat("long", 30) + "_old", strings.Repeat("long", 30) + "_key",
+	}
 	for _, name := range names {
 		t := newTable(h, name, "1", 1, column("id", schema.String))
 		h.migrate(s, t)
@@ -582,7 +588,8 @@ func checkChangesAfterLoad(h *harness) {
 	h.model(t.Name).load(h, t, images...)
 	h.apply(s, h.update(t, `{"id":"1","name":"changed","visits":2}`), h.delete(t, `{"id":"9"}`), h.insert(t, `{"id":"10"}`))
 	h.expect(s, t)
-	wider := newTable(h, t.Name, "2", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Number), column("email", schema.String))
+	wider := newTable(h, t.Name, "2", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Number),
+		column("email", schema.String))
 	l = h.begin(s, "next", wider, sink.Merge)
 	h.loadFile(l, wider, "one", `{"id":"10","name":"x","visits":1.5,"email":"e"}`)
 	h.end(l, true)

@@ -19,7 +19,10 @@ var loadRowsChecks = []check{
 	{"of a file with rows that are refused the others are loaded", loadsRows, checkLoadRows},
 	{"a file with rows that are refused is loaded whole or counts as not loaded", loadsRows, checkLoadRowsInterrupted},
 	{"a file of which every row is refused is loaded", loadsRows, checkLoadRowsNone},
-	{"a load that leaves rows out converges, wherever it breaks", func(c capabilities) bool { return c.faulty && loadsRows(c) }, checkLoadRowsFaults},
+	{
+		"a load that leaves rows out converges, wherever it breaks", func(c capabilities) bool { return c.faulty && loadsRows(c) },
+		checkLoadRowsFaults,
+	},
 }
 
 // withRefusedRows returns a table, images of rows of which some are refused, and the
@@ -140,7 +143,8 @@ func checkLoadRowsNone(h *harness) {
 	l := h.begin(s, "job", t, sink.ReplaceOrEmpty)
 	images := []string{row("a"), row("b"), row("c")}
 	n, refused, err := h.loadRows(l, "bad", imagesOf(h, t, images...), 0)
-	if want := []string{"1 " + images[0], "2 " + images[1], "3 " + images[2]}; err != nil || n != 0 || !slices.Equal(refused, want) || !l.Loaded("bad") {
+	if want := []string{"1 " + images[0], "2 " + images[1], "3 " + images[2]}; err != nil || n != 0 || !slices.Equal(refused, want) ||
+		!l.Loaded("bad") {
 		h.Errorf("%d rows, loaded: %v, refused %q, %v", n, l.Loaded("bad"), refused, err)
 	}
 	h.expectOthers(s, l, t, nil, nil)

@@ -91,7 +91,8 @@ func (s *logSink) Apply(ctx context.Context, b *change.Batch) error {
 func logs(with func(*logSink) sink.Sink) Config {
 	stores := make(map[string]*logStore)
 	c := Config{Driver: sink.Driver{
-		Name: "log", Title: "Log", Schemes: []string{"log"}, Example: "log://name", Summary: "Keeps events in memory.", Help: "It is gone when the program ends.",
+		Name: "log", Title: "Log", Schemes: []string{"log"}, Example: "log://name", Summary: "Keeps events in memory.",
+		Help:   "It is gone when the program ends.",
 		Limits: sink.Limits{Rows: 100, Bytes: 1 << 20},
 	}}
 	c.URL = func(testing.TB) string {
@@ -165,27 +166,60 @@ var historyDefects = []struct {
 	checks []string
 	with   func(*logSink) sink.Sink
 }{
-	{"the last event of a batch is lost", []string{"every event is kept, in the order of its row", "any batches and replays keep every event", "a history converges, wherever a batch breaks"}, events(func(all []*cdc.Event) []*cdc.Event { return all[:max(0, len(all)-1)] })},
+	{
+		"the last event of a batch is lost",
+		[]string{
+			"every event is kept, in the order of its row",
+			"any batches and replays keep every event", "a history converges, wherever a batch breaks",
+		},
+		events(func(all []*cdc.Event) []*cdc.Event { return all[:max(0, len(all)-1)] }),
+	},
 	{"deletes are left out", []string{"every event is kept, in the order of its row"}, events(func(all []*cdc.Event) []*cdc.Event {
 		return slices.DeleteFunc(all, func(e *cdc.Event) bool { return e.Op == cdc.Delete })
 	})},
-	{"events are turned round", []string{"every event is kept, in the order of its row", "any batches and replays keep every event"}, events(func(all []*cdc.Event) []*cdc.Event { slices.Reverse(all); return all })},
-	{"events are compacted", []string{"every event is kept, in the order of its row", "any batches and replays keep every event"}, events(func(all []*cdc.Event) []*cdc.Event {
-		last := make(map[string]*cdc.Event)
-		for _, e := range all {
-			last[e.Table+string(e.Key)] = e
-		}
-		return slices.DeleteFunc(all, func(e *cdc.Event) bool { return last[e.Table+string(e.Key)] != e })
-	})},
-	{"a replay stores events twice", []string{"any batches and replays keep every event", "a history converges, wherever a batch breaks"}, func(s *logSink) sink.Sink {
+	{
+		"events are turned round",
+		[]string{"every event is kept, in the order of its row", "any batches and replays keep every event"},
+		events(func(all []*cdc.Event) []*cdc.Event { slices.Reverse(all); return all }),
+	},
+	{
+		"events are compacted",
+		[]string{"every event is kept, in the order of its row", "any batches and replays keep every event"},
+		events(func(all []*cdc.Event) []*cdc.Event {
+			last := make(map[string]*cdc.Event)
+			for _, e := range all {
+				last[e.Table+string(e.Key)] = e
+			}
+			return slices.DeleteFunc(all, func(e *cdc.Event) bool { return last[e.Table+string(e.Key)] != e })
+		}),
+	},
+	{"a replay stores events twice", []string{
+		"any batches and replays keep every event",
+		"a history converges, wherever a batch breaks",
+	}, func(s *logSink) sink.Sink {
 		return placed(func(e *cdc.Event) string { return fmt.Sprint(e.ID, " ", s.store.steps) })(s)
 	}},
-	{"names are cut", []string{"hostile names, keys and ids stay apart"}, placed(func(e *cdc.Event) string { n := encode.ObjectName(e); return n[:min(len(n), 40)] })},
-	{"names lead elsewhere", []string{"hostile names, keys and ids stay apart"}, placed(func(e *cdc.Event) string { return strings.ToLower(e.RowID() + "-" + e.ID) })},
-	{"numbers are rounded", []string{"every event is kept, in the order of its row", "every value is kept in an event", "an import adds an INSERT a row"}, texts(func(text []byte) []byte {
+	{
+		"names are cut",
+		[]string{"hostile names, keys and ids stay apart"},
+		placed(func(e *cdc.Event) string { n := encode.ObjectName(e); return n[:min(len(n), 40)] }),
+	},
+	{
+		"names lead elsewhere",
+		[]string{"hostile names, keys and ids stay apart"},
+		placed(func(e *cdc.Event) string { return strings.ToLower(e.RowID() + "-" + e.ID) }),
+	},
+	{"numbers are rounded", []string{
+		"every event is kept, in the order of its row", "every value is kept in an event",
+		"an import adds an INSERT a row",
+	}, texts(func(text []byte) []byte {
 		return bytes.ReplaceAll(text, []byte("9007199254740993"), []byte("9007199254740992"))
 	})},
-	{"U+0000 is lost", []string{"every value is kept in an event"}, texts(func(text []byte) []byte { return bytes.ReplaceAll(text, []byte(`\u0000`), nil) })},
+	{
+		"U+0000 is lost",
+		[]string{"every value is kept in an event"},
+		texts(func(text []byte) []byte { return bytes.ReplaceAll(text, []byte(`\u0000`), nil) }),
+	},
 	{"long events are cut", []string{"events of ten megabytes"}, texts(func(text []byte) []byte { return text[:min(len(text), 1<<20)] })},
 	{"an event takes several lines", []string{"every event is kept, in the order of its row"}, texts(func(text []byte) []byte {
 		var out bytes.Buffer

@@ -25,7 +25,10 @@ var lostChecks = []check{
 	{"a table that was imported without rows is no finding", losesTables, checkImportedEmpty},
 	{"rows that were deleted softly are rows", func(c capabilities) bool { return losesTables(c) && c.softDelete }, checkSoftlyDeleted},
 	{"a view in the place of a table", takesViews, checkView},
-	{"a table without the key's columns is refused, the others are made", func(c capabilities) bool { return c.inspects && c.foreign }, checkLacksKey},
+	{
+		"a table without the key's columns is refused, the others are made", func(c capabilities) bool { return c.inspects && c.foreign },
+		checkLacksKey,
+	},
 }
 
 // wantTableError checks that err says that the destination cannot hold the table.

@@ -27,7 +27,10 @@ type memoryLoad struct {
 }
 
 func (s *memorySink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
-	l := &memoryLoad{s: s, job: job, t: t, mode: mode, files: make(map[string]int64), stage: &memoryTable{rows: make(map[string]*memoryRow)}, rows: -1}
+	l := &memoryLoad{
+		s: s, job: job, t: t, mode: mode, files: make(map[string]int64),
+		stage: &memoryTable{rows: make(map[string]*memoryRow)}, rows: -1,
+	}
 	var ok bool
 	if l.scope, ok = scope.Columns(t); !ok && mode.Replaces() {
 		return nil, fault.Mark(fault.Fatal, fmt.Errorf("table %q does not tell which rows are in the scope", t.Name))
@@ -81,7 +84,9 @@ func (l *memoryLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*
 	})
 }
 
-func (l *memoryLoad) LoadRows(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error) (int64, error) {
+func (l *memoryLoad) LoadRows(ctx context.Context, file string, rows iter.Seq2[*change.Row, error],
+	refused func(*change.Row, int64, error) error,
+) (int64, error) {
 	if n, ok := l.files[file]; ok {
 		return n, nil
 	}

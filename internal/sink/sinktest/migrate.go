@@ -31,7 +31,8 @@ func keepsTables(c capabilities) bool { return c.rows && c.migrates }
 
 func checkMigrateTwice(h *harness) {
 	v1, other := customers(h), newTable(h, "other", "1", 1, column("id", schema.String))
-	v2 := newTable(h, "customer", "2", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Number), column("email", schema.String))
+	v2 := newTable(h, "customer", "2", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Number),
+		column("email", schema.String))
 	s := h.open()
 	if lines := h.migrate(s, v1); len(lines) == 0 {
 		h.Error("nothing was said about a new table")
@@ -230,13 +231,15 @@ func checkLeftColumns(h *harness) {
 	required := func(name string, kind schema.Type) schema.Column {
 		return schema.Column{Name: name, Type: kind, Required: true}
 	}
-	was := newTable(h, "reading", "1", 1, column("id", schema.String), required("gone", schema.Integer), required("soft", schema.String), column("stays", schema.String))
+	was := newTable(h, "reading", "1", 1, column("id", schema.String), required("gone", schema.Integer),
+		required("soft", schema.String), column("stays", schema.String))
 	is := newTable(h, "reading", "2", 1, column("id", schema.String), column("soft", schema.String), column("stays", schema.String))
 	s := h.open()
 	h.migrate(s, was)
 	h.apply(s, h.insert(was, `{"id":"1","gone":1,"soft":"a","stays":"a"}`), h.insert(was, `{"id":"2","gone":2,"soft":"b","stays":"b"}`))
 	h.migrate(s, is)
-	h.apply(s, h.update(is, `{"id":"1","soft":null,"stays":"new"}`), h.insert(is, `{"id":"3","stays":"c"}`), h.delete(is, `{"id":"2"}`), h.insert(is, `{"id":"2","stays":"anew"}`))
+	h.apply(s, h.update(is, `{"id":"1","soft":null,"stays":"new"}`), h.insert(is, `{"id":"3","stays":"c"}`), h.delete(is, `{"id":"2"}`),
+		h.insert(is, `{"id":"2","stays":"anew"}`))
 	h.expect(s, was)
 }
 
@@ -267,15 +270,20 @@ func checkWideTable(h *harness) {
 const foreignRow = `{"id":"old","n":7,"s":"short","must":"there","extra":"kept"}`
 
 func foreignColumns() []schema.Column {
-	return []schema.Column{column("id", schema.String), column("n", schema.Integer), column("s", schema.String), column("must", schema.String), column("extra", schema.String)}
+	return []schema.Column{
+		column("id", schema.String), column("n", schema.Integer), column("s", schema.String),
+		column("must", schema.String), column("extra", schema.String),
+	}
 }
 
 func checkForeignTable(h *harness) {
 	h.config.Foreign(h.outer, h.url, "thing")
 	old := newTable(h, "thing", "0", 1, foreignColumns()...)
 	h.model("thing").load(h, old, foreignRow)
-	t := newTable(h, "thing", "1", 1, column("id", schema.String), column("n", schema.Integer), column("s", schema.String), column("fresh", schema.Boolean))
-	all := newTable(h, "thing", "2", 1, column("id", schema.String), column("n", schema.Integer), column("s", schema.String), column("fresh", schema.Boolean), column("must", schema.String), column("extra", schema.String))
+	t := newTable(h, "thing", "1", 1, column("id", schema.String), column("n", schema.Integer), column("s", schema.String),
+		column("fresh", schema.Boolean))
+	all := newTable(h, "thing", "2", 1, column("id", schema.String), column("n", schema.Integer), column("s", schema.String),
+		column("fresh", schema.Boolean), column("must", schema.String), column("extra", schema.String))
 	s := h.open()
 	h.expect(s, old)
 	if lines := h.migrate(s, t); len(lines) == 0 {
@@ -297,7 +305,8 @@ func checkForeignTable(h *harness) {
 // hostileNames are names that a table or column of the source might have.
 var hostileNames = []string{
 	"order", "select", "table", "user", "group", "primary", "from", "null", "default", "index", "key", "values", "rowid", "ctid", "oid_",
-	"a b", " a", `a"b`, `"a"`, "a'b", "a`b", "[a]", "a]b", "a.b", "a..b", "a/b", `a\b`, "../a", "a;b", "a--b", "a/*b*/", "$1", "$$", "?", ":a", "@a", "%s", "#a",
+	"a b", " a", `a"b`, `"a"`, "a'b", "a`b", "[a]", "a]b", "a.b", "a..b", "a/b", `a\b`, "../a", "a;b", "a--b", "a/*b*/", "$1", "$$",
+	"?", ":a", "@a", "%s", "#a",
 	"x'; DROP TABLE names; --", `x"; DROP TABLE names; --`, "äöü", "日本語", "😀", "1a", "-", "_", "a\tb", "a\nb", "Upper", "camelCase",
 	strings.Repeat("n", 63), strings.Repeat("n", 64), strings.Repeat("n", 65) + "1", strings.Repeat("n", 65) + "2", strings.Repeat("日", 60),
 }
@@ -322,7 +331,8 @@ func checkNames(h *harness) {
 	for i, name := range hostileNames {
 		t := newTable(h, name, "1", 1, column("id", schema.String), column(name, schema.Integer))
 		tables = append(tables, t)
-		steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"a","%s":1}`, "x")), h.insert(t, fmt.Sprintf(`{"id":"b",%s:%d}`, quoted(name), i)), h.delete(t, `{"id":"a"}`))
+		steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"a","%s":1}`, "x")),
+			h.insert(t, fmt.Sprintf(`{"id":"b",%s:%d}`, quoted(name), i)), h.delete(t, `{"id":"a"}`))
 	}
 	h.migrate(s, tables...)
 	h.apply(s, steps...)
@@ -340,8 +350,12 @@ func checkReservedNames(h *harness) {
 	t := customers(h)
 	h.apply(s, h.insert(t, `{"id":"1"}`))
 	text := column("id", schema.String)
-	checkpoint := []schema.Column{column("stream", schema.String), column("consumer", schema.String), column("filter", schema.String), column("position", schema.Integer), column("stored", schema.Integer)}
-	row := fmt.Sprintf(`{"stream":%q,"consumer":%q,"filter":%q,"position":9999,"stored":9999,"id":"1"}`, h.env().Stream, h.env().Consumer, h.env().Filter)
+	checkpoint := []schema.Column{
+		column("stream", schema.String), column("consumer", schema.String), column("filter", schema.String),
+		column("position", schema.Integer), column("stored", schema.Integer),
+	}
+	row := fmt.Sprintf(`{"stream":%q,"consumer":%q,"filter":%q,"position":9999,"stored":9999,"id":"1"}`, h.env().Stream,
+		h.env().Consumer, h.env().Filter)
 	for _, bad := range []*schema.Table{
 		newTable(h, "_eds_checkpoint", "", 3, checkpoint...),
 		newTable(h, "_EDS_CHECKPOINT", "1", 3, checkpoint...),

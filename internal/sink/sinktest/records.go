@@ -42,7 +42,10 @@ var recordChecks = []check{
 	{"a whole import", func(c capabilities) bool { return c.records }, checkWholeImport},
 	{"a changed filter goes on where each subject is", keepsRecords, checkChangedFilter},
 	{"closing releases the checkpoint", keepsRecords, checkRelease},
-	{"an import that is killed leaves records that fit the rows", func(c capabilities) bool { return c.records && c.faulty }, checkKilledImport},
+	{
+		"an import that is killed leaves records that fit the rows", func(c capabilities) bool { return c.records && c.faulty },
+		checkKilledImport,
+	},
 	{"beginning converges, wherever it breaks", func(c capabilities) bool { return c.records && c.faulty }, checkBeginFaults},
 	{"a batch of a writer converges, wherever it breaks", func(c capabilities) bool { return c.records && c.faulty }, checkWriterFaults},
 }
@@ -111,7 +114,8 @@ func (h *harness) goOn(s sink.Sink) {
 func (h *harness) expectRecords(got, want sink.Records) {
 	h.Helper()
 	ignored := cmp.Options{
-		cmpopts.IgnoreFields(sink.Recorded{}, "Epoch", "Followed"), cmpopts.IgnoreFields(sink.Snapshot{}, "Generation", "Imported", "Object"), cmpopts.EquateEmpty(),
+		cmpopts.IgnoreFields(sink.Recorded{}, "Epoch", "Followed"), cmpopts.IgnoreFields(sink.Snapshot{}, "Generation", "Imported",
+			"Object"), cmpopts.EquateEmpty(),
 		cmpopts.SortSlices(func(a, b sink.Snapshot) bool {
 			return fmt.Sprint(a.Table, a.Merged, a.Scope) < fmt.Sprint(b.Table, b.Merged, b.Scope)
 		}),
@@ -278,8 +282,10 @@ func checkEarlierWriter(h *harness) {
 }
 
 func checkEarlierCheckpoint(h *harness) {
-	h.sql("CREATE TABLE _eds_checkpoint (stream varchar(255) NOT NULL, consumer varchar(255) NOT NULL, filter varchar(255) NOT NULL, position bigint NOT NULL, stored bigint NOT NULL, PRIMARY KEY (stream, consumer, filter))")
-	h.sql(fmt.Sprintf("INSERT INTO _eds_checkpoint (stream, consumer, filter, position, stored) VALUES ('%s', '%s', '%s', 7, 70)", h.env().Stream, h.env().Consumer, h.env().Filter))
+	h.sql("CREATE TABLE _eds_checkpoint (stream varchar(255) NOT NULL, consumer varchar(255) NOT NULL, filter varchar(255) NOT " +
+		"NULL, position bigint NOT NULL, stored bigint NOT NULL, PRIMARY KEY (stream, consumer, filter))")
+	h.sql(fmt.Sprintf("INSERT INTO _eds_checkpoint (stream, consumer, filter, position, stored) VALUES ('%s', '%s', '%s', 7, 70)",
+		h.env().Stream, h.env().Consumer, h.env().Filter))
 	at := cdc.Position{Sequence: 7, Stored: 70}
 	s := h.open(process("one"))
 	h.expectRecords(h.records(s), sink.Records{Checkpoint: &sink.Recorded{Position: at}})
@@ -291,7 +297,8 @@ func checkEarlierCheckpoint(h *harness) {
 	h.expectRecords(h.records(h.open()), sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{Position: h.position()}})
 	// The earlier version goes on with it.
 	h.sql("UPDATE _eds_checkpoint SET position = 9, stored = 90")
-	h.expectRecords(h.records(h.open()), sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{Position: cdc.Position{Sequence: 9, Stored: 90}}})
+	h.expectRecords(h.records(h.open()),
+		sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{Position: cdc.Position{Sequence: 9, Stored: 90}}})
 }
 
 func checkChangedRecords(h *harness) {
@@ -341,7 +348,10 @@ func checkImportBeside(h *harness) {
 	h.wantReopen(s.(sink.Recorder).Check(h.ctx), true)
 	h.wantReopen(h.refused(s, t), true)
 	r := h.records(s)
-	want := sink.Records{ID: "id of one", Checkpoint: r.Checkpoint, Snapshots: []sink.Snapshot{{Table: t.Name, Clock: at(5), Rows: 2, Job: "job"}}}
+	want := sink.Records{
+		ID: "id of one", Checkpoint: r.Checkpoint,
+		Snapshots: []sink.Snapshot{{Table: t.Name, Clock: at(5), Rows: 2, Job: "job"}},
+	}
 	h.expectRecords(r, want)
 	if g := r.Snapshots[0].Generation; g <= r.Checkpoint.Followed || r.Snapshots[0].Imported.IsZero() {
 		h.Errorf("the snapshot of generation %d, of %v, is followed: %d", g, r.Snapshots[0].Imported, r.Checkpoint.Followed)
@@ -372,7 +382,10 @@ func checkSnapshots(h *harness) {
 		h.importSnapshot(t, fmt.Sprint("job ", i), s, fmt.Sprintf(`{"id":"%d"}`, i))
 	}
 	first := h.records(h.open())
-	h.expectRecords(first, sink.Records{ID: "id of importing", Snapshots: []sink.Snapshot{part(one, "job 4"), part(two, "job 1"), part(three, "job 2"), part(long, "job 3")}})
+	h.expectRecords(first, sink.Records{ID: "id of importing", Snapshots: []sink.Snapshot{
+		part(one, "job 4"), part(two, "job 1"),
+		part(three, "job 2"), part(long, "job 3"),
+	}})
 	whole := sink.Snapshot{Clock: at(3)}
 	h.importSnapshot(t, "job 5", whole, `{"id":"5"}`)
 	r := h.records(h.open())
@@ -389,19 +402,28 @@ func checkSnapshots(h *harness) {
 	h.records(s)
 	seed := sink.Snapshot{Table: "other", Clock: at(1), Rows: 7, Job: "old", Imported: writerSince}
 	h.beginAt(s, cdc.Position{}, seed)
-	h.expectRecords(h.records(h.open()), sink.Records{ID: "id of importing", Checkpoint: &sink.Recorded{}, Snapshots: []sink.Snapshot{part(whole, "job 5"), seed}})
+	h.expectRecords(h.records(h.open()), sink.Records{
+		ID: "id of importing", Checkpoint: &sink.Recorded{},
+		Snapshots: []sink.Snapshot{part(whole, "job 5"), seed},
+	})
 
 	// A server has followed all but the last two.
 	for i, s := range []sink.Snapshot{{Clock: at(7), Merged: true}, {Clock: at(8), Merged: true}} {
 		h.importSnapshot(t, fmt.Sprint("job ", 6+i), s, `{"id":"6"}`)
 	}
 	seven := part(sink.Snapshot{Clock: at(7), Merged: true}, "job 7")
-	h.expectRecords(h.records(h.open()), sink.Records{ID: "id of importing", Checkpoint: &sink.Recorded{}, Snapshots: []sink.Snapshot{part(whole, "job 5"), seed, seven}})
+	h.expectRecords(h.records(h.open()), sink.Records{
+		ID: "id of importing", Checkpoint: &sink.Recorded{},
+		Snapshots: []sink.Snapshot{part(whole, "job 5"), seed, seven},
+	})
 	s = h.open()
 	h.beginAt(s, h.records(s).Checkpoint.Position)
 	h.importSnapshot(t, "job 8", sink.Snapshot{Clock: at(9), Merged: true}, `{"id":"6"}`)
 	eight := part(sink.Snapshot{Clock: at(9), Merged: true}, "job 8")
-	h.expectRecords(h.records(h.open()), sink.Records{ID: "id of importing", Checkpoint: &sink.Recorded{}, Snapshots: []sink.Snapshot{part(whole, "job 5"), seed, eight}})
+	h.expectRecords(h.records(h.open()), sink.Records{
+		ID: "id of importing", Checkpoint: &sink.Recorded{},
+		Snapshots: []sink.Snapshot{part(whole, "job 5"), seed, eight},
+	})
 }
 
 func checkBeginBesideImport(h *harness) {
@@ -415,7 +437,10 @@ func checkBeginBesideImport(h *harness) {
 	h.end(l, true)
 	h.model(t.Name).load(h, t, `{"id":"1"}`)
 	h.wantReopen(h.refused(s, t), true)
-	h.expectRecords(h.records(s), sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{}, Snapshots: []sink.Snapshot{{Table: t.Name, Clock: at(1), Rows: 1, Job: "job"}}})
+	h.expectRecords(h.records(s), sink.Records{
+		ID: "id of one", Checkpoint: &sink.Recorded{},
+		Snapshots: []sink.Snapshot{{Table: t.Name, Clock: at(1), Rows: 1, Job: "job"}},
+	})
 }
 
 func checkLoadsAtOnce(h *harness) {
@@ -507,7 +532,8 @@ func checkLoadsAreFollowed(h *harness) {
 		r, found := begin()
 		for _, snapshot := range r.Snapshots {
 			if snapshot.Generation <= r.Checkpoint.Followed && !seen[snapshot.Table] {
-				h.Errorf("the snapshot of %s has generation %d, and %d is followed, but no server has seen it", snapshot.Table, snapshot.Generation, r.Checkpoint.Followed)
+				h.Errorf("the snapshot of %s has generation %d, and %d is followed, but no server has seen it", snapshot.Table,
+					snapshot.Generation, r.Checkpoint.Followed)
 			}
 		}
 		seen = found
@@ -524,7 +550,8 @@ func checkWholeImport(h *harness) {
 	}
 	h.importSnapshot(t, "part", sink.Snapshot{Clock: at(2), Merged: true}, `{"id":"1"}`)
 	unknown := sink.Scope{Companies: []string{"c1"}} // of which there is no snapshot
-	if err := h.open(importing).(sink.Recorder).FinishImport(h.ctx, unknown, []string{other.Name}, []string{left.Name, t.Name, other.Name}); err != nil {
+	if err := h.open(importing).(sink.Recorder).FinishImport(h.ctx, unknown, []string{other.Name},
+		[]string{left.Name, t.Name, other.Name}); err != nil {
 		h.Fatal(err)
 	}
 	err := h.open(importing).(sink.Recorder).FinishImport(h.ctx, sink.Scope{}, []string{t.Name, left.Name}, []string{t.Name, other.Name})
@@ -536,7 +563,8 @@ func checkWholeImport(h *harness) {
 		{Table: t.Name, Clock: at(2), Rows: 1, Job: "part", Merged: true},
 		{Table: other.Name, Clock: at(1), Rows: 1, Job: "job"},
 	}})
-	if err := h.open(importing).(sink.Recorder).FinishImport(h.ctx, sink.Scope{}, []string{t.Name}, []string{t.Name, other.Name}); err != nil {
+	if err := h.open(importing).(sink.Recorder).FinishImport(h.ctx, sink.Scope{}, []string{t.Name},
+		[]string{t.Name, other.Name}); err != nil {
 		h.Error(err)
 	}
 }
@@ -604,7 +632,8 @@ func (h *harness) importAll(t *schema.Table) {
 
 func checkRelease(h *harness) {
 	seen := func() []string {
-		return h.rowsOf(h.open(importing), newTable(h, "_eds_checkpoint", "1", 3, column("stream", schema.String), column("consumer", schema.String), column("filter", schema.String), column("seen", schema.Integer)))
+		return h.rowsOf(h.open(importing), newTable(h, "_eds_checkpoint", "1", 3, column("stream", schema.String),
+			column("consumer", schema.String), column("filter", schema.String), column("seen", schema.Integer)))
 	}
 	s := h.openAt(h.url, h.env())
 	h.goOn(s)

@@ -60,7 +60,8 @@ func checkHistories(h *harness) {
 		h := h.within(t)
 		keys := rapid.IntRange(1, 2).Draw(t, "key columns")
 		table := func(version string, others ...schema.Column) *schema.Table {
-			return newTable(h, fmt.Sprintf("history_%d", number), version, keys, append([]schema.Column{column("id", schema.String), column("a", schema.Integer)}, others...)...)
+			return newTable(h, fmt.Sprintf("history_%d", number), version, keys,
+				append([]schema.Column{column("id", schema.String), column("a", schema.Integer)}, others...)...)
 		}
 		v1, v2 := table("1", column("b", schema.String)), table("2", column("c", schema.Object))
 		both := table("3", column("b", schema.String), column("c", schema.Object))

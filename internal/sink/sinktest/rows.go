@@ -59,7 +59,8 @@ func checkEmptyTable(h *harness) {
 }
 
 func checkCompositeKeys(h *harness) {
-	t := newTable(h, "line", "1", 3, column("z", schema.String), column("n", schema.Integer), column("a", schema.String), column("value", schema.String))
+	t := newTable(h, "line", "1", 3, column("z", schema.String), column("n", schema.Integer), column("a", schema.String),
+		column("value", schema.String))
 	s := h.open()
 	h.migrate(s, t)
 	h.apply(s,
@@ -89,7 +90,8 @@ func checkIntegerKeys(h *harness) {
 	}
 	h.apply(s, steps...)
 	h.expect(s, t)
-	h.apply(s, h.update(t, `{"id":9007199254740993,"value":"new"}`), h.delete(t, `{"id":9}`), h.update(t, `{"id":1.0,"value":"the same row"}`))
+	h.apply(s, h.update(t, `{"id":9007199254740993,"value":"new"}`), h.delete(t, `{"id":9}`),
+		h.update(t, `{"id":1.0,"value":"the same row"}`))
 	h.expect(s, t)
 }
 
@@ -98,7 +100,10 @@ func checkKeysThatLookAlike(h *harness) {
 	s := h.open()
 	h.migrate(s, t)
 	var steps []step
-	for i, id := range []string{"a", "A", "á", "Á", " a", "", "aa", "ss", "ß", "é", `e\u0301`, "1", "01", "1.0", "null", "%", "_", `\\`, "'", `\"`} {
+	for i, id := range []string{
+		"a", "A", "á", "Á", " a", "", "aa", "ss", "ß", "é", `e\u0301`, "1", "01", "1.0", "null", "%", "_",
+		`\\`, "'", `\"`,
+	} {
 		steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"%s","name":"row %d","visits":%d}`, id, i, i)))
 	}
 	h.apply(s, steps...)
@@ -123,7 +128,10 @@ func checkUnportableKeys(h *harness) {
 	h.migrate(s, t)
 	long := strings.Repeat("k", 250)
 	want := make(map[string]string)
-	for i, id := range []string{`a\u0000b`, `a\ufffdb`, "a\xffb", "a\xfeb", "a\xff\xffb", long + "12345", long + "123456", long + "123457", strings.Repeat(long, 12) + "1", strings.Repeat(long, 12) + "2", strings.Repeat(long, 400)} {
+	for i, id := range []string{
+		`a\u0000b`, `a\ufffdb`, "a\xffb", "a\xfeb", "a\xff\xffb", long + "12345", long + "123456",
+		long + "123457", strings.Repeat(long, 12) + "1", strings.Repeat(long, 12) + "2", strings.Repeat(long, 400),
+	} {
 		visits := fmt.Sprint(i)
 		err := h.try(s, h.insert(t, fmt.Sprintf(`{"id":"%s","visits":%s}`, id, visits)))
 		if rule, changed := h.adjusted.take(t.Name, "id"); changed {
@@ -175,10 +183,12 @@ func checkMovedKeys(h *harness) {
 
 func checkRowsStartAnew(h *harness) {
 	v1 := customers(h)
-	v2 := newTable(h, "customer", "2", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Integer), column("email", schema.String))
+	v2 := newTable(h, "customer", "2", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Integer),
+		column("email", schema.String))
 	s := h.open()
 	h.migrate(s, v2)
-	h.apply(s, h.insert(v2, `{"id":"1","name":"a","email":"a@x"}`), h.insert(v2, `{"id":"2","name":"b","email":"b@x"}`), h.insert(v2, `{"id":"3","name":"c","email":"c@x"}`))
+	h.apply(s, h.insert(v2, `{"id":"1","name":"a","email":"a@x"}`), h.insert(v2, `{"id":"2","name":"b","email":"b@x"}`),
+		h.insert(v2, `{"id":"3","name":"c","email":"c@x"}`))
 	// Of each row, the email is of no concern to the older layout.
 	h.apply(s,
 		h.update(v1, `{"id":"1","name":"keeps the email"}`),
@@ -191,8 +201,10 @@ func checkRowsStartAnew(h *harness) {
 
 func checkTwoLayouts(h *harness) {
 	v1 := customers(h)
-	v2 := newTable(h, "customer", "2", 1, column("id", schema.String), column("name", schema.String), column("aaa", schema.Boolean), column("zzz", schema.DateTime))
-	both := newTable(h, "customer", "3", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Integer), column("aaa", schema.Boolean), column("zzz", schema.DateTime))
+	v2 := newTable(h, "customer", "2", 1, column("id", schema.String), column("name", schema.String), column("aaa", schema.Boolean),
+		column("zzz", schema.DateTime))
+	both := newTable(h, "customer", "3", 1, column("id", schema.String), column("name", schema.String),
+		column("visits", schema.Integer), column("aaa", schema.Boolean), column("zzz", schema.DateTime))
 	s := h.open()
 	h.migrate(s, v1, v2)
 	h.apply(s,
@@ -216,7 +228,8 @@ func checkLargeBatch(h *harness) {
 	s := h.open()
 	var tables []*schema.Table
 	for i := range 5 {
-		tables = append(tables, newTable(h, fmt.Sprintf("t%d", i), "1", 1, column("id", schema.String), column("n", schema.Integer), column("text", schema.String)))
+		tables = append(tables, newTable(h, fmt.Sprintf("t%d", i), "1", 1, column("id", schema.String), column("n", schema.Integer),
+			column("text", schema.String)))
 	}
 	h.migrate(s, tables...)
 	const rows = 3000

@@ -114,7 +114,8 @@ type check struct {
 }
 
 // checks are all properties, in the order in which a new driver should care.
-var checks = concat(driverChecks, rowChecks, replayChecks, migrationChecks, valueChecks, poisonChecks, loadChecks, loadRowsChecks, scopeChecks, metadataChecks, faultChecks, recordChecks, stateChecks, lostChecks, advanceChecks, historyChecks)
+var checks = concat(driverChecks, rowChecks, replayChecks, migrationChecks, valueChecks, poisonChecks, loadChecks, loadRowsChecks,
+	scopeChecks, metadataChecks, faultChecks, recordChecks, stateChecks, lostChecks, advanceChecks, historyChecks)
 
 func concat(lists ...[]check) []check {
 	var all []check
@@ -136,7 +137,10 @@ type capabilities struct {
 func capabilitiesOf(t testing.TB, c Config) capabilities {
 	h := newHarness(t, c)
 	s := h.open()
-	can := capabilities{foreign: c.Foreign != nil, faulty: c.Faulty != nil, history: c.History != nil, losesStage: c.LoseStage != nil, sql: c.SQL != nil, views: c.Views}
+	can := capabilities{
+		foreign: c.Foreign != nil, faulty: c.Faulty != nil, history: c.History != nil, losesStage: c.LoseStage != nil,
+		sql: c.SQL != nil, views: c.Views,
+	}
 	does := sink.CapabilitiesOf(s)
 	can.rows, can.checkpoints, can.filters = does.Reader != nil, does.Checkpointer != nil, does.FilterReader != nil
 	can.migrates, can.records = does.Migrator != nil, does.Recorder != nil
@@ -177,7 +181,10 @@ type T interface {
 }
 
 func newHarness(t testing.TB, c Config) *harness {
-	return &harness{T: t, outer: t, config: c, url: c.URL(t), ctx: t.Context(), stream: newStream(t, new(uint64)), adjusted: new(adjustments)}
+	return &harness{
+		T: t, outer: t, config: c, url: c.URL(t), ctx: t.Context(), stream: newStream(t, new(uint64)),
+		adjusted: new(adjustments),
+	}
 }
 
 // within returns the same surroundings for one run of a property: with models

@@ -80,7 +80,10 @@ func checkBehind(h *harness) {
 	}
 	h.expectStates(main, forward)
 
-	ahead := sink.TableState{Table: late.Name, State: sink.OK, Applied: cdc.Position{Sequence: main.Sequence + 1, Stored: main.Stored + 1}, Since: writerSince}
+	ahead := sink.TableState{Table: late.Name, State: sink.OK, Applied: cdc.Position{
+		Sequence: main.Sequence + 1,
+		Stored:   main.Stored + 1,
+	}, Since: writerSince}
 	h.advance(s, []step{h.update(late, `{"id":"1","name":"last"}`)}, ahead)
 	h.expectStates(main, ahead)
 	h.applyTables(s, h.insert(t, `{"id":"3"}`), ahead) // the checkpoint passes it

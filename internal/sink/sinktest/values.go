@@ -72,14 +72,23 @@ func values() []value {
 	}
 	add(schema.String, strings1()...)
 	add(schema.Enum, `"open"`, `""`, `"it's \"quoted\""`, `"日本語"`)
-	add(schema.Integer, `0`, `-0`, `1`, `-1`, `2147483648`, `4294967296`, `9007199254740991`, `9007199254740993`, `-9007199254740993`, `9223372036854775807`, `-9223372036854775808`, `1.0`, `1e3`, `"42"`)
-	add(schema.Number, `0`, `-0.0`, `0.1`, `-0.1`, `1e15`, `123456789.123`, `0.12345678901234568`, `3.0000000000000004`, `1.7976931348623157e308`, `2.2250738585072014e-308`, `5e-324`, `99999999999999.99`, `1e22`, `1e23`, `9007199254740992`, `9223372036854775808`, `"1.5"`)
+	add(schema.Integer, `0`, `-0`, `1`, `-1`, `2147483648`, `4294967296`, `9007199254740991`, `9007199254740993`, `-9007199254740993`,
+		`9223372036854775807`, `-9223372036854775808`, `1.0`, `1e3`, `"42"`)
+	add(schema.Number, `0`, `-0.0`, `0.1`, `-0.1`, `1e15`, `123456789.123`, `0.12345678901234568`, `3.0000000000000004`,
+		`1.7976931348623157e308`, `2.2250738585072014e-308`, `5e-324`, `99999999999999.99`, `1e22`, `1e23`, `9007199254740992`,
+		`9223372036854775808`, `"1.5"`)
 	add(schema.Boolean, `true`, `false`)
-	add(schema.DateTime, `"2026-01-02T03:04:05Z"`, `"2026-01-02T03:04:05.000001Z"`, `"2026-01-02T03:04:05.999999Z"`, `"2026-01-02T03:04:05.1Z"`, `"2026-01-02T03:04:05+05:45"`, `"2026-01-02T03:04:05.123456-11:30"`, `"2026-01-02T03:04:05"`, `"2026-01-02 03:04:05"`,
-		`"2026-01-02"`, `"1970-01-01T00:00:00Z"`, `"1969-12-31T23:59:59.999999Z"`, `"1969-07-20T20:17:40.5Z"`, `"1899-12-31T00:00:00Z"`, `"1582-10-10T00:00:00Z"`, `"1000-01-01T00:00:00Z"`, `"2038-01-19T03:14:08Z"`, `"2106-02-07T06:28:16Z"`, `"9999-12-31T23:59:59Z"`, `"2024-02-29T12:00:00Z"`, `"2026-03-29T02:30:00+01:00"`, `"2026-01-02T03:04:05.123456789Z"`)
+	add(schema.DateTime, `"2026-01-02T03:04:05Z"`, `"2026-01-02T03:04:05.000001Z"`, `"2026-01-02T03:04:05.999999Z"`,
+		`"2026-01-02T03:04:05.1Z"`, `"2026-01-02T03:04:05+05:45"`, `"2026-01-02T03:04:05.123456-11:30"`, `"2026-01-02T03:04:05"`,
+		`"2026-01-02 03:04:05"`,
+		`"2026-01-02"`, `"1970-01-01T00:00:00Z"`, `"1969-12-31T23:59:59.999999Z"`, `"1969-07-20T20:17:40.5Z"`, `"1899-12-31T00:00:00Z"`,
+		`"1582-10-10T00:00:00Z"`, `"1000-01-01T00:00:00Z"`, `"2038-01-19T03:14:08Z"`, `"2106-02-07T06:28:16Z"`,
+		`"9999-12-31T23:59:59Z"`, `"2024-02-29T12:00:00Z"`, `"2026-03-29T02:30:00+01:00"`, `"2026-01-02T03:04:05.123456789Z"`)
 	for _, kind := range []schema.Type{schema.Object, schema.Array} {
-		add(kind, `{}`, `[]`, `{"a":1,"b":[true,false,null],"c":{"d":"e"}}`, `{"b":1,"a":2,"b":3}`, `[1,1.0,1e2,0.1,-0,9007199254740993,12345678901234567890]`, `"a scalar"`, `""`, `"null"`, `"{}"`, `12.50`, `true`, `false`,
-			`{"":""}`, `{"it's":"\"$1 $$ \\ \n \t"}`, `{"😀":"\u0041\ud83d\ude00"}`, ` { "spaced" : [ 1 , 2 ] } `, `"2026-01-02T03:04:05Z"`, nested(100), `{"text":`+strings1()[1]+`}`)
+		add(kind, `{}`, `[]`, `{"a":1,"b":[true,false,null],"c":{"d":"e"}}`, `{"b":1,"a":2,"b":3}`,
+			`[1,1.0,1e2,0.1,-0,9007199254740993,12345678901234567890]`, `"a scalar"`, `""`, `"null"`, `"{}"`, `12.50`, `true`, `false`,
+			`{"":""}`, `{"it's":"\"$1 $$ \\ \n \t"}`, `{"😀":"\u0041\ud83d\ude00"}`, ` { "spaced" : [ 1 , 2 ] } `,
+			`"2026-01-02T03:04:05Z"`, nested(100), `{"text":`+strings1()[1]+`}`)
 	}
 	return append(all, unportable()...)
 }
@@ -87,9 +96,12 @@ func values() []value {
 // strings1 are strings that a destination has to keep as they are.
 func strings1() []string {
 	texts := []string{
-		`""`, `"it's '' quoted"`, `"say \"hi\" \"\""`, `"back\\slash \\\\ \\' \\n \\N \\."`, `"$$ $1 $tag$ $tag$ ? :a @a %s %d {{.}} ${HOME}"`, `"'; DROP TABLE customer; --"`,
-		`"x' OR '1'='1"`, `"/* comment */ -- comment"`, `"tab\t newline\n return\r bell\u0007 escape\u001b delete\u007f"`, `"\r\n"`, `" blanks "`, `"\\N"`, `"\\."`, `"NULL"`, `"null"`, `"\u0001\u0002\u001f"`,
-		`"2026-01-02T03:04:05Z"`, `"2026-01-02"`, `"1e5"`, `"007"`, `"0x1F"`, `"true"`, `"12345678901234567890"`, `"1.10"`, `"NaN"`, `"{}"`, `"[1,2]"`, `"{a,b}"`, `"日本語 äöü ß İı"`, `"😀 \ud83d\ude00"`, `"\u2028\u2029\ufeff\u200b\u00a0"`, `"e\u0301 and é"`,
+		`""`, `"it's '' quoted"`, `"say \"hi\" \"\""`, `"back\\slash \\\\ \\' \\n \\N \\."`,
+		`"$$ $1 $tag$ $tag$ ? :a @a %s %d {{.}} ${HOME}"`, `"'; DROP TABLE customer; --"`,
+		`"x' OR '1'='1"`, `"/* comment */ -- comment"`, `"tab\t newline\n return\r bell\u0007 escape\u001b delete\u007f"`, `"\r\n"`,
+		`" blanks "`, `"\\N"`, `"\\."`, `"NULL"`, `"null"`, `"\u0001\u0002\u001f"`,
+		`"2026-01-02T03:04:05Z"`, `"2026-01-02"`, `"1e5"`, `"007"`, `"0x1F"`, `"true"`, `"12345678901234567890"`, `"1.10"`, `"NaN"`,
+		`"{}"`, `"[1,2]"`, `"{a,b}"`, `"日本語 äöü ß İı"`, `"😀 \ud83d\ude00"`, `"\u2028\u2029\ufeff\u200b\u00a0"`, `"e\u0301 and é"`,
 		`"\ufffe\uffff"`, `"<a href='x'>&amp;</a>"`, `"a,b;c|d"`, `"\\x41 \\101 \\u0041"`, `"E'\\\\x'"`, `12.50`, `true`, `{"a": 1}`,
 	}
 	return append(texts, quoted(strings.Repeat("long text, not in vain. ", 4000)))
@@ -100,7 +112,8 @@ func strings1() []string {
 func unportable() []value {
 	var all []value
 	for text, exact := range map[string]string{
-		`U+0000 a\u0000b`: `\u0000`, `\u0000`: `\u0000`, "not UTF-8 a\xffb": "\xff", "cut short \xe2\x82": "\xe2\x82", "encoded surrogate \xed\xa0\x80": "\xed\xa0\x80", "overlong \xc0\xaf": "\xc0\xaf",
+		`U+0000 a\u0000b`: `\u0000`, `\u0000`: `\u0000`, "not UTF-8 a\xffb": "\xff", "cut short \xe2\x82": "\xe2\x82",
+		"encoded surrogate \xed\xa0\x80": "\xed\xa0\x80", "overlong \xc0\xaf": "\xc0\xaf",
 		`lone surrogate a\ud83db`: `\ud83d`, `\ude00\ud83d`: `\ude00`,
 	} {
 		all = append(all, value{schema.String, `"` + text + `"`, true, exact},
@@ -165,7 +178,8 @@ func checkLargeValues(h *harness) {
 	h.migrate(s, t)
 	h.apply(s, h.insert(t, `{"id":"small","col_string":"before"}`))
 	h.apply(s, h.insert(t, fmt.Sprintf(`{"id":"text","col_string":"%s"}`, tenMegabytes())),
-		h.insert(t, fmt.Sprintf(`{"id":"json","col_object":{"text":"%s","a":[1]}}`, tenMegabytes())), h.insert(t, `{"id":"after","col_string":"after"}`))
+		h.insert(t, fmt.Sprintf(`{"id":"json","col_object":{"text":"%s","a":[1]}}`, tenMegabytes())),
+		h.insert(t, `{"id":"after","col_string":"after"}`))
 	h.expect(s, t)
 }
 
@@ -282,9 +296,12 @@ func checkTypes(h *harness) {
 	t := valueTable(h)
 	s := h.open()
 	h.migrate(s, t)
-	row := `{"id":"%s","col_string":"it's","col_enum":"open","col_date_time":"1969-12-31T23:59:59.5+01:00","col_integer":-9223372036854775808,"col_number":-0.12345678901234568,"col_boolean":false,"col_object":{"a":{"b":[]}},"col_array":[{},[],"x",null]}`
+	row := `{"id":"%s","col_string":"it's","col_enum":"open","col_date_time":"1969-12-31T23:59:59.5+01:00",` +
+		`"col_integer":-9223372036854775808,"col_number":-0.12345678901234568,"col_boolean":false,"col_object":{"a":{"b":[]}},` +
+		`"col_array":[{},[],"x",null]}`
 	h.apply(s, h.insert(t, fmt.Sprintf(row, "1")), h.insert(t, fmt.Sprintf(row, "2")), h.insert(t, `{"id":"3"}`),
-		h.insert(t, `{"id":"4","col_string":null,"col_enum":null,"col_date_time":null,"col_integer":null,"col_number":null,"col_boolean":null,"col_object":null,"col_array":null}`))
+		h.insert(t, `{"id":"4","col_string":null,"col_enum":null,"col_date_time":null,"col_integer":null,"col_number":null,`+
+			`"col_boolean":null,"col_object":null,"col_array":null}`))
 	h.expect(s, t)
 	h.apply(s, h.update(t, fmt.Sprintf(row, "3")), h.update(t, `{"id":"1"}`), h.delete(t, fmt.Sprintf(row, "2")))
 	h.expect(s, t)
