@@ -49,17 +49,18 @@ var rowDefects = []rowDefect{
 		withKeys(func(s string) string { return strings.TrimRight(s, " ") }),
 	},
 	{
-		"rows do not start anew",
-		[]string{"a row deleted and inserted again starts anew", "any history, any batches, any replay"},
+		"rows keep their old values",
+		[]string{"a row deleted and inserted again starts empty", "any history, any batches, any replay"},
 		rewriting(func(s *change.Set) {
 			s.Deletes = slices.DeleteFunc(s.Deletes, func(d change.Row) bool {
-				return slices.ContainsFunc(s.Upserts, func(u change.Row) bool { return canonicalKey(s.Table, &u) == canonicalKey(s.Table, &d) })
+				return slices.ContainsFunc(s.Upserts,
+					func(u change.Row) bool { return canonicalKey(s.Table, &u) == canonicalKey(s.Table, &d) })
 			})
 		}),
 	},
 	{
 		"columns of other layouts are forgotten",
-		[]string{"two layouts of a table", "a row deleted and inserted again starts anew"},
+		[]string{"two layouts of a table", "a row deleted and inserted again starts empty"},
 		rewriting(func(s *change.Set) { s.Deletes = append(s.Deletes, s.Upserts...) }),
 	},
 	{"a second set is lost", []string{"many rows and tables in one batch", "two layouts of a table"}, func(w *worse) {
@@ -132,11 +133,11 @@ var rowDefects = []rowDefect{
 			return bytes.Replace(raw, []byte(`"last"`), []byte(`"first"`), 1)
 		}),
 	},
-	{"what follows a refusal is skipped", []string{"what is left when a poison event is taken out is applied"}, func(w *worse) {
+	{"changes after a refusal are skipped", []string{"the rest of a batch applies once its poison event is removed"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			err := w.memorySink.Apply(ctx, b)
 			if fault.Of(err) == fault.Poison {
-				w.m.checkpoints[w.place()] = b.Last
+				w.m.checkpoints[w.checkpointKey()] = b.Last
 			}
 			return err
 		}
@@ -158,7 +159,7 @@ var rowDefects = []rowDefect{
 		[]string{"inserts, updates and deletes", "any history, any batches, any replay"},
 		rewriting(func(s *change.Set) { s.Upserts, s.Deletes = nil, nil }),
 	},
-	{"filters of other consumers are not told", []string{"the filters of checkpoints"}, func(w *worse) {
+	{"filters of other consumers are not reported", []string{"the filters of checkpoints"}, func(w *worse) {
 		w.filters = func(context.Context) ([]string, error) { return nil, nil }
 	}},
 	{"checkpoints are shared", []string{"each consumer and filter has a checkpoint of its own"}, func(w *worse) { w.env.Filter = "" }},
@@ -169,25 +170,25 @@ var rowDefects = []rowDefect{
 	}},
 	{"a covered batch is applied again", []string{"a batch that the checkpoint covers changes nothing"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
-			was := w.m.checkpoints[w.place()]
-			delete(w.m.checkpoints, w.place())
+			was := w.m.checkpoints[w.checkpointKey()]
+			delete(w.m.checkpoints, w.checkpointKey())
 			err := w.memorySink.Apply(ctx, b)
 			if w.m.checkpoints == nil {
 				w.m.checkpoints = make(map[[3]string]cdc.Position)
 			}
-			w.m.checkpoints[w.place()] = was.Advance(b.Last)
+			w.m.checkpoints[w.checkpointKey()] = was.Advance(b.Last)
 			return err
 		}
 	}},
-	{"only the sequence counts", []string{"a stream that was made anew is not covered"}, func(w *worse) {
+	{"only the sequence counts", []string{"a recreated stream is not covered"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
-			if b.Last.Sequence <= w.m.checkpoints[w.place()].Sequence {
+			if b.Last.Sequence <= w.m.checkpoints[w.checkpointKey()].Sequence {
 				return nil
 			}
 			return w.memorySink.Apply(ctx, b)
 		}
 	}},
-	{"a cancelled call is fatal", []string{"a cancelled call is no verdict on the batch"}, func(w *worse) {
+	{"a cancelled call is fatal", []string{"a cancelled call is transient"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			return fault.Mark(fault.Fatal, w.memorySink.Apply(ctx, b))
 		}
@@ -199,7 +200,7 @@ var rowDefects = []rowDefect{
 			return []string{"one", "two"}, err
 		}
 	}},
-	{"a sink changes what it has made", []string{"what a sink has made suits it when it is opened again"}, func(w *worse) {
+	{"a sink changes what it has made", []string{"a reopened sink leaves its own tables alone"}, func(w *worse) {
 		w.migrate = func(ctx context.Context, tables []*schema.Table) ([]string, error) {
 			lines, err := w.memorySink.Migrate(ctx, tables)
 			w.env.Logger.Info("migrated", "step", "widened a column")
@@ -317,12 +318,12 @@ var rowDefects = []rowDefect{
 		}),
 	},
 	{
-		"U+0000 is dropped and nobody is told",
+		"U+0000 is dropped silently",
 		[]string{"every value survives, or is refused by name"},
 		reading(func(_ schema.Column, raw []byte) []byte { return bytes.ReplaceAll(raw, []byte(`\u0000`), nil) }),
 	},
 	{
-		"U+0000 is replaced and nobody is told",
+		"U+0000 is replaced silently",
 		[]string{"every value survives, or is refused by name"},
 		reading(func(_ schema.Column, raw []byte) []byte {
 			return bytes.ReplaceAll(raw, []byte(`\u0000`), []byte(`\ufffd`))
@@ -348,7 +349,7 @@ var rowDefects = []rowDefect{
 			return raw
 		}),
 	},
-	{"a refusal tells the value", []string{"every value survives, or is refused by name"}, func(w *worse) {
+	{"a refusal contains the value", []string{"every value survives, or is refused by name"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			err := w.memorySink.Apply(ctx, b)
 			if err != nil {
@@ -377,7 +378,7 @@ var rowDefects = []rowDefect{
 	}},
 	{"a refused row is there", []string{
 		"every value survives, or is refused by name",
-		"of a batch with a poison event nothing is applied",
+		"a batch with a poison event applies nothing",
 	}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			err := w.memorySink.Apply(ctx, b)
@@ -391,11 +392,11 @@ var rowDefects = []rowDefect{
 			return err
 		}
 	}},
-	{"a refused batch moves the checkpoint", []string{"of a batch with a poison event nothing is applied"}, func(w *worse) {
+	{"a refused batch moves the checkpoint", []string{"a batch with a poison event applies nothing"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			err := w.memorySink.Apply(ctx, b)
 			if err != nil {
-				w.m.checkpoints[w.place()] = b.Last
+				w.m.checkpoints[w.checkpointKey()] = b.Last
 			}
 			return err
 		}
@@ -451,12 +452,12 @@ var rowDefects = []rowDefect{
 			return err
 		}
 	}},
-	{"errors are fatal", []string{"a batch converges, wherever it breaks"}, func(w *worse) {
+	{"errors are fatal", []string{"a batch survives a fault at any step"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			return fault.Mark(fault.Fatal, w.memorySink.Apply(ctx, b))
 		}
 	}},
-	{"a migration that fails is given up", []string{"a migration converges, wherever it breaks"}, func(w *worse) {
+	{"a migration that fails is given up", []string{"a migration survives a fault at any step"}, func(w *worse) {
 		w.migrate = func(ctx context.Context, tables []*schema.Table) ([]string, error) {
 			lines, err := w.memorySink.Migrate(ctx, tables)
 			return lines, fault.Mark(fault.Fatal, err)
@@ -464,26 +465,26 @@ var rowDefects = []rowDefect{
 	}},
 	{
 		"keys are cut",
-		[]string{"keys that can not be kept are refused, or stay apart"},
+		[]string{"keys that the destination cannot keep are refused or stay apart"},
 		withKeys(func(s string) string { return s[:min(len(s), 255)] }),
 	},
 	{
 		"U+0000 in keys is replaced",
-		[]string{"keys that can not be kept are refused, or stay apart"},
+		[]string{"keys that the destination cannot keep are refused or stay apart"},
 		withKeys(func(s string) string { return strings.ReplaceAll(s, "\x00", "\ufffd") }),
 	},
-	{"deadlines are forgotten", []string{"a destination that does not answer is left in time"}, func(w *worse) {
+	{"deadlines are forgotten", []string{"a call to a silent destination ends in time"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			return w.memorySink.Apply(context.WithoutCancel(ctx), b)
 		}
 	}},
-	{"an error is forgotten", []string{"a batch converges, wherever it breaks"}, func(w *worse) {
+	{"an error is forgotten", []string{"a batch survives a fault at any step"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			_ = w.memorySink.Apply(ctx, b)
 			return nil
 		}
 	}},
-	{"a sink that failed never works again", []string{"a batch converges, wherever it breaks"}, func(w *worse) {
+	{"a sink that failed never works again", []string{"a batch survives a fault at any step"}, func(w *worse) {
 		failed := false
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			if failed {
@@ -496,8 +497,8 @@ var rowDefects = []rowDefect{
 	}},
 }
 
-// TestTheSuiteFindsDefects proves of every check that it can fail.
-func TestTheSuiteFindsDefects(t *testing.T) {
+// TestRun_FindsDefects proves that every check of rows can fail.
+func TestRun_FindsDefects(t *testing.T) {
 	for _, d := range slices.Concat(rowDefects, loadDefects) {
 		t.Run(d.name, func(t *testing.T) {
 			c := memories(func(s *memorySink) sink.Sink {
@@ -505,7 +506,7 @@ func TestTheSuiteFindsDefects(t *testing.T) {
 				d.with(w)
 				return w
 			})
-			c.Patience = 3 * time.Second // what hangs here hangs on purpose
+			c.Patience = 3 * time.Second // defects that hang do so on purpose
 			for _, name := range d.checks {
 				mustFail(t, c, name)
 			}

@@ -21,8 +21,8 @@ var historyChecks = []check{
 	{"every value is kept in an event", keepsHistory, checkHistoryValues},
 	{"events of ten megabytes", keepsHistory, checkLargeEvents},
 	{"hostile names, keys and ids stay apart", keepsHistory, checkHistoryNames},
-	{"an import adds an INSERT a row", func(c capabilities) bool { return c.history }, checkHistoryImport},
-	{"a history converges, wherever a batch breaks", func(c capabilities) bool { return c.history && c.faulty }, checkHistoryFaults},
+	{"an import adds one INSERT per row", func(c capabilities) bool { return c.history }, checkHistoryImport},
+	{"a history survives a fault at any step of a batch", func(c capabilities) bool { return c.history && c.faulty }, checkHistoryFaults},
 }
 
 func keepsHistory(c capabilities) bool { return c.history }
@@ -33,19 +33,19 @@ type recorded struct {
 	Imported                  bool
 }
 
-// recall reads back the history, by table and key, in order. An event that is
-// stored again is left out where the destination may do so.
+// recall reads the history, by table and key, in order. It leaves out repeated events if the
+// destination may repeat them.
 func (h *harness) recall() map[string][]recorded {
 	h.Helper()
 	history := make(map[string][]recorded)
 	places := make(map[string]bool)
 	for _, stored := range h.config.History(h.outer, h.url) {
 		if places[stored.Place] {
-			h.Errorf("%s is there twice", stored.Place)
+			h.Errorf("%s is stored twice", stored.Place)
 		}
 		places[stored.Place] = true
 		if !json.Valid(stored.Event) || strings.ContainsRune(strings.TrimSuffix(string(stored.Event), "\n"), '\n') {
-			h.Errorf("%s holds no JSON of one line: %.100q", stored.Place, stored.Event)
+			h.Errorf("%s is not one line of JSON: %.100q", stored.Place, stored.Event)
 			continue
 		}
 		var e cdc.Event
@@ -70,7 +70,7 @@ func recordOf(e *cdc.Event) recorded {
 	return recorded{ID: e.ID, Table: e.Table, Key: key, Op: e.Op.String(), After: after, Imported: e.Imported}
 }
 
-// expectHistory compares what is stored with the steps, row by row.
+// expectHistory compares the stored events with the steps, row by row.
 func (h *harness) expectHistory(steps []step) {
 	h.Helper()
 	want := make(map[string][]recorded)
@@ -88,7 +88,7 @@ func (h *harness) expectHistory(steps []step) {
 		delete(got, row)
 	}
 	for row := range got {
-		h.Errorf("row %.100q has events that nobody sent", row)
+		h.Errorf("row %.100q has events that were not sent", row)
 	}
 }
 
@@ -142,7 +142,7 @@ func checkHistoryReplays(h *harness) {
 			switch rapid.IntRange(0, 9).Draw(t, "replay") {
 			case 0:
 				h.apply(s, steps[next-n:next]...)
-			case 1, 2, 3: // killed, and opened anew
+			case 1, 2, 3: // killed, and opened again
 				h.close(s)
 				s = h.open()
 				next = h.resume(s, steps, rapid.IntRange(0, next).Draw(t, "place"))
@@ -278,11 +278,11 @@ func checkHistoryFaults(h *harness) {
 	h.apply(s, batch()...)
 	total := faults.Steps() - before
 	for _, mode := range []Mode{Lost, Answered} {
-		for _, n := range places(total, mostPlaces) {
+		for _, n := range breakpoints(total, mostBreaks) {
 			steps := batch()
 			faults.Break(n, mode)
 			err := h.tryBroken(s, steps)
-			faults.Mend()
+			faults.Repair()
 			if err == nil {
 				continue
 			}

@@ -18,7 +18,7 @@ import (
 var loadDefects = []rowDefect{
 	{"a load is seen at once", []string{
 		"a load replaces a table, when it is finished and not before",
-		"an interrupted load goes on where it was",
+		"an interrupted load resumes",
 	}, loading(func(l *memoryLoad, w *worseLoad) {
 		w.loadFile = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
 			n, err := l.LoadFile(ctx, file, rows)
@@ -30,17 +30,17 @@ var loadDefects = []rowDefect{
 	})},
 	{"replace merges", []string{
 		"a load replaces a table, when it is finished and not before",
-		"a load without rows empties a table only if it is told to",
+		"a load without rows empties a table only on request",
 	}, loading(func(l *memoryLoad, _ *worseLoad) { l.mode = sink.Merge })},
 	{
 		"merge replaces",
-		[]string{"a load merges into a table", "a load without rows empties a table only if it is told to"},
+		[]string{"a load merges into a table", "a load without rows empties a table only on request"},
 		loading(func(l *memoryLoad, _ *worseLoad) { l.mode = sink.Replace }),
 	},
 	{"rows before an error stay staged", []string{
-		"of a file that fails nothing is staged", "an interrupted load goes on where it was",
+		"a file that fails stages nothing", "an interrupted load resumes",
 		"a cancelled load leaves the table alone",
-		"of a file with a row that is refused nothing is staged",
+		"a file with a refused row stages nothing",
 	}, loading(func(l *memoryLoad, w *worseLoad) {
 		w.loadFile = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
 			return l.LoadFile(ctx, file, func(yield func(*change.Row, error) bool) {
@@ -55,13 +55,13 @@ var loadDefects = []rowDefect{
 			})
 		}
 	})},
-	{"an error of a file is swallowed", []string{"of a file that fails nothing is staged"}, loading(func(l *memoryLoad, w *worseLoad) {
+	{"an error of a file is swallowed", []string{"a file that fails stages nothing"}, loading(func(l *memoryLoad, w *worseLoad) {
 		w.loadFile = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
 			n, _ := l.LoadFile(ctx, file, rows)
 			return n, nil
 		}
 	})},
-	{"loads are forgotten", []string{"an interrupted load goes on where it was"}, func(w *worse) {
+	{"loads are forgotten", []string{"an interrupted load resumes"}, func(w *worse) {
 		w.begin = func(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 			clear(w.m.loads)
 			return w.memorySink.BeginLoad(ctx, job, t, mode, scope)
@@ -69,7 +69,7 @@ var loadDefects = []rowDefect{
 	}},
 	{
 		"every file counts as loaded",
-		[]string{"an interrupted load goes on where it was", "of a file that fails nothing is staged"},
+		[]string{"an interrupted load resumes", "a file that fails stages nothing"},
 		loading(func(_ *memoryLoad, w *worseLoad) { w.loaded = func(string) bool { return true } }),
 	},
 	{"all jobs are one", []string{"another job starts afresh"}, func(w *worse) {
@@ -79,7 +79,7 @@ var loadDefects = []rowDefect{
 	}},
 	{
 		"the first of two rows of a key stays",
-		[]string{"of a key that comes twice the last row stays"},
+		[]string{"the last row of a repeated key stays"},
 		loading(func(l *memoryLoad, w *worseLoad) {
 			w.loadFile = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
 				var kept []change.Row
@@ -109,7 +109,7 @@ var loadDefects = []rowDefect{
 				if _, err := l.Finish(ctx); err != nil {
 					return 0, err
 				}
-				for range 1000 { // time to look
+				for range 1000 { // time for a reader
 					runtime.Gosched()
 					_ = slices.Collect(maps.Keys(staged))
 				}
@@ -132,7 +132,7 @@ var loadDefects = []rowDefect{
 		loading(func(_ *memoryLoad, w *worseLoad) { w.discarded = func(context.Context) error { return nil } }),
 	},
 	{"finishing does nothing", []string{
-		"a load of a large file", "tables load concurrently", "changes go on after a load",
+		"a load of a large file", "tables load concurrently", "changes apply after a load",
 		"a file is loaded once",
 	}, loading(func(_ *memoryLoad, w *worseLoad) {
 		w.finish = func(context.Context) (int64,
@@ -143,7 +143,7 @@ var loadDefects = []rowDefect{
 	})},
 
 	{"files outlive their stage", []string{"a load resumed without its stage starts afresh"}, func() func(w *worse) {
-		loaded := make(map[string]bool) // by whatever sink
+		loaded := make(map[string]bool) // by any sink
 		return loading(func(l *memoryLoad, bad *worseLoad) {
 			bad.loaded = func(file string) bool { return loaded[file] || l.Loaded(file) }
 			bad.loadFile = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
@@ -153,7 +153,7 @@ var loadDefects = []rowDefect{
 			}
 		})
 	}()},
-	{"what was staged for other columns stays", []string{"a load resumed under another schema starts afresh"}, func(w *worse) {
+	{"rows staged for other columns stay", []string{"a load resumed under another schema starts afresh"}, func(w *worse) {
 		w.begin = func(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 			if was := w.m.loads[[2]string{job, t.Name}]; was != nil {
 				was.t = t
@@ -186,11 +186,11 @@ var loadDefects = []rowDefect{
 		}),
 	},
 	{
-		"a stage that is gone is taken for one that is in place",
+		"a missing stage counts as in place",
 		[]string{"a stage that is gone is not put in place"},
 		loading(func(l *memoryLoad, w *worseLoad) {
 			w.finish = func(ctx context.Context) (int64, error) {
-				if l.s.m.loads[l.place()] != l {
+				if l.s.m.loads[l.stageKey()] != l {
 					return 0, nil
 				}
 				return l.Finish(ctx)
@@ -199,16 +199,16 @@ var loadDefects = []rowDefect{
 	},
 	{
 		"a load without rows empties a table",
-		[]string{"a load without rows empties a table only if it is told to"},
+		[]string{"a load without rows empties a table only on request"},
 		loading(func(l *memoryLoad, _ *worseLoad) {
 			if l.mode == sink.Replace {
 				l.mode = sink.ReplaceOrEmpty
 			}
 		}),
 	},
-	{"the rows of files are counted, not those of the table", []string{
-		"of a key that comes twice the last row stays",
-		"a load converges, wherever it breaks",
+	{"rows of files are counted, not rows of the table", []string{
+		"the last row of a repeated key stays",
+		"a load survives a fault at any step",
 	}, func(w *worse) {
 		loading(func(l *memoryLoad, bad *worseLoad) {
 			var all int64
@@ -223,7 +223,7 @@ var loadDefects = []rowDefect{
 			}
 		})(w)
 	}},
-	{"finishing again is an error", []string{"finishing a load converges, wherever it breaks"}, loading(func(l *memoryLoad, w *worseLoad) {
+	{"finishing again is an error", []string{"finishing a load survives a fault at any step"}, loading(func(l *memoryLoad, w *worseLoad) {
 		w.finish = func(ctx context.Context) (int64, error) {
 			rows, err := l.Finish(ctx)
 			if err != nil {
@@ -232,7 +232,7 @@ var loadDefects = []rowDefect{
 			return rows, err
 		}
 	})},
-	{"stages share a name", []string{"loads of tables whose names are alike stay apart"}, func(w *worse) {
+	{"stages share a name", []string{"loads of tables with similar names stay apart"}, func(w *worse) {
 		w.begin = func(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 			delete(w.m.loads, [2]string{job, strings.TrimSuffix(t.Name, "_old")})
 			return w.memorySink.BeginLoad(ctx, job, t, mode, scope)
@@ -255,15 +255,15 @@ var loadDefects = []rowDefect{
 	},
 	{"a load of some companies removes nothing", []string{
 		"a load of some companies replaces only their rows",
-		"a load of some companies without rows removes theirs only if it is told to",
+		"a load of some companies without rows removes theirs only on request",
 	}, loading(func(l *memoryLoad, _ *worseLoad) {
 		if l.scope != nil {
 			l.mode = sink.Merge
 		}
 	})},
 	{
-		"rows that belong to no company are replaced by those of one",
-		[]string{"a load of some companies needs a column that tells them"},
+		"rows of no company are replaced by those of one",
+		[]string{"a load of some companies needs a column that names them"},
 		func(w *worse) {
 			w.begin = func(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 				if _, ok := scope.Columns(t); !ok {
@@ -275,7 +275,7 @@ var loadDefects = []rowDefect{
 	},
 	{
 		"a load adds to what another has put in place",
-		[]string{"loads of one table by two jobs at once leave the rows of one"},
+		[]string{"concurrent loads of one table by two jobs leave the rows of one"},
 		loading(func(l *memoryLoad, _ *worseLoad) {
 			l.mode = sink.Merge
 		}),
@@ -299,8 +299,8 @@ var loadDefects = []rowDefect{
 		}
 	})},
 	{
-		"rows that are refused are left out without a word",
-		[]string{"of a file with rows that are refused the others are loaded"},
+		"refused rows are left out silently",
+		[]string{"a file loads without its refused rows"},
 		loading(func(l *memoryLoad, w *worseLoad) {
 			w.loadRows = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], _ refusedRow) (int64, error) {
 				return l.LoadRows(ctx, file, rows, func(*change.Row, int64, error) error { return nil })
@@ -309,7 +309,7 @@ var loadDefects = []rowDefect{
 	},
 	{
 		"rows that are refused are numbered from 0",
-		[]string{"of a file with rows that are refused the others are loaded"},
+		[]string{"a file loads without its refused rows"},
 		loading(func(l *memoryLoad, w *worseLoad) {
 			w.loadRows = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused refusedRow) (int64, error) {
 				return l.LoadRows(ctx, file, rows, func(row *change.Row, number int64, reason error) error {
@@ -320,8 +320,8 @@ var loadDefects = []rowDefect{
 		}),
 	},
 	{"the rows of a file end with the first that is refused", []string{
-		"of a file with rows that are refused the others are loaded",
-		"a file with rows that are refused is loaded whole or counts as not loaded",
+		"a file loads without its refused rows",
+		"an interrupted file with refused rows counts as not loaded",
 	}, loading(func(l *memoryLoad, w *worseLoad) {
 		w.loadRows = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused refusedRow) (int64, error) {
 			ended := false
@@ -339,7 +339,7 @@ var loadDefects = []rowDefect{
 	})},
 	{
 		"a file that is interrupted counts as loaded",
-		[]string{"a file with rows that are refused is loaded whole or counts as not loaded"},
+		[]string{"an interrupted file with refused rows counts as not loaded"},
 		loading(func(l *memoryLoad, w *worseLoad) {
 			w.loadRows = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused refusedRow) (int64, error) {
 				n, err := l.LoadRows(ctx, file, rows, refused)
@@ -351,8 +351,8 @@ var loadDefects = []rowDefect{
 		}),
 	},
 	{
-		"a file of which every row is refused fails",
-		[]string{"a file of which every row is refused is loaded"},
+		"a file with only refused rows fails",
+		[]string{"a file with only refused rows counts as loaded"},
 		loading(func(l *memoryLoad, w *worseLoad) {
 			w.loadRows = func(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused refusedRow) (int64, error) {
 				n, err := l.LoadRows(ctx, file, rows, refused)
@@ -364,8 +364,8 @@ var loadDefects = []rowDefect{
 		}),
 	},
 	{"an error of finishing is forgotten", []string{
-		"a load converges, wherever it breaks",
-		"a load that leaves rows out converges, wherever it breaks",
+		"a load survives a fault at any step",
+		"a load that leaves rows out survives a fault at any step",
 	}, loading(func(l *memoryLoad, w *worseLoad) {
 		w.finish = func(ctx context.Context) (int64, error) {
 			rows, _ := l.Finish(ctx)

@@ -25,7 +25,7 @@ func checkMetadataGuard(h *harness) {
 	h.checkGuard(h.openURL(h.option("metadata=true")))
 }
 
-// checkGuard applies changes whose clocks do not agree with their order.
+// checkGuard applies changes whose clocks contradict their order.
 func (h *harness) checkGuard(s sink.Sink) {
 	h.Helper()
 	t := customers(h)
@@ -62,7 +62,7 @@ func (h *harness) checkGuard(s sink.Sink) {
 	h.expectRows(h.open(), t, want)
 }
 
-// metaTable is t with the columns of the metadata, as another tool would see it.
+// metaTable is t with the metadata columns, as another tool sees it.
 func metaTable(h *harness, t *schema.Table, names ...string) *schema.Table {
 	columns := append([]schema.Column{}, t.Columns...)
 	for _, name := range names {
@@ -117,7 +117,7 @@ func checkSoftDelete(h *harness) {
 	h.apply(s, h.insert(t, `{"id":"1","name":"one","visits":1}`), h.insert(t, `{"id":"2","name":"two","visits":2}`),
 		h.insert(t, `{"id":"3","name":"three"}`))
 	h.apply(s, h.delete(t, `{"id":"2"}`), h.delete(t, `{"id":"3"}`), h.delete(t, `{"id":"never there"}`))
-	h.expect(s, t) // reading passes over what is deleted
+	h.expect(s, t) // reading skips deleted rows
 	// A later change of the row brings it back; an older one does not.
 	h.apply(s, h.insert(t, `{"id":"3","name":"again"}`))
 	h.apply(s, h.at(t, cdc.Insert, "", `{"id":"2","name":"older than its end"}`, startClock+1))
@@ -151,7 +151,7 @@ func checkLoadedMetadata(h *harness) {
 	want.load(h, meta, fmt.Sprintf(`{"id":"1","name":"loaded","_eds_op":"INSERT","_eds_version":%q}`,
 		cdc.Timestamp{Wall: startClock}.Sortable()))
 	h.expectRows(h.open(), meta, want)
-	// What the snapshot holds already does not overwrite it.
+	// A change that the snapshot covers does not overwrite it.
 	h.apply(s, h.at(t, cdc.Update, "", `{"id":"1","name":"older"}`, startClock-1))
 	h.expectRows(h.open(), meta, want)
 }

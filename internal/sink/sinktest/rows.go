@@ -14,10 +14,10 @@ var rowChecks = []check{
 	{"tables without a batch are empty", keepsRows, checkEmptyTable},
 	{"composite keys", keepsRows, checkCompositeKeys},
 	{"integer keys", keepsRows, checkIntegerKeys},
-	{"keys that differ by case, accents and spaces", keepsRows, checkKeysThatLookAlike},
-	{"keys that can not be kept are refused, or stay apart", keepsRows, checkUnportableKeys},
+	{"keys that differ by case, accents and spaces", keepsRows, checkSimilarKeys},
+	{"keys that the destination cannot keep are refused or stay apart", keepsRows, checkUnportableKeys},
 	{"keys that move", keepsRows, checkMovedKeys},
-	{"a row deleted and inserted again starts anew", keepsRows, checkRowsStartAnew},
+	{"a row deleted and inserted again starts empty", keepsRows, checkRowsStartEmpty},
 	{"two layouts of a table", keepsRows, checkTwoLayouts},
 	{"many rows and tables in one batch", keepsRows, checkLargeBatch},
 	{"batches that settle without changing rows", keepsRows, checkBatchWithoutRows},
@@ -40,9 +40,9 @@ func checkChanges(h *harness) {
 	h.apply(s,
 		h.update(t, `{"id":"2","name":null}`), // both values become NULL
 		h.delete(t, `{"id":"3","name":"Cid","visits":3}`),
-		h.update(t, `{"id":"4","name":"Dan","visits":4}`), // of a row that is not there
+		h.update(t, `{"id":"4","name":"Dan","visits":4}`), // of a missing row
 		h.delete(t, `{"id":"5"}`),                         // of a row that is not there
-		h.insert(t, `{"id":"1","name":"Ann again"}`),      // of a row that is
+		h.insert(t, `{"id":"1","name":"Ann again"}`),      // of an existing row
 	)
 	h.expect(s, t)
 	h.apply(s, h.update(t, `{"id":"4","name":"","visits":0}`)) // neither is NULL
@@ -53,7 +53,7 @@ func checkChanges(h *harness) {
 func checkEmptyTable(h *harness) {
 	t := customers(h)
 	s := h.open()
-	h.expect(s, t) // no such table yet: no rows
+	h.expect(s, t) // no table, no rows
 	h.migrate(s, t)
 	h.expect(s, t)
 }
@@ -95,7 +95,7 @@ func checkIntegerKeys(h *harness) {
 	h.expect(s, t)
 }
 
-func checkKeysThatLookAlike(h *harness) {
+func checkSimilarKeys(h *harness) {
 	t := customers(h)
 	s := h.open()
 	h.migrate(s, t)
@@ -111,7 +111,7 @@ func checkKeysThatLookAlike(h *harness) {
 	blank := h.insert(t, `{"id":"a ","name":"a blank","visits":0}`)
 	if h.config.PadsKeys {
 		h.model(t.Name).forget(t, h, `{"id":"a "}`)
-		h.wantClass(h.try(s, blank), fault.Poison)
+		h.expectClass(h.try(s, blank), fault.Poison)
 	} else {
 		h.apply(s, blank)
 	}
@@ -120,8 +120,8 @@ func checkKeysThatLookAlike(h *harness) {
 	h.expect(s, t)
 }
 
-// checkUnportableKeys: rows must not become one because a column cuts their keys,
-// or a rule makes them alike: such a key is refused.
+// checkUnportableKeys checks that two rows never become one because a column cuts their keys, or a
+// rule makes them equal. The sink refuses such keys.
 func checkUnportableKeys(h *harness) {
 	t := customers(h)
 	s := h.open()
@@ -141,9 +141,9 @@ func checkUnportableKeys(h *harness) {
 			want[visits] = id
 			continue
 		}
-		h.wantClass(err, fault.Poison)
+		h.expectClass(err, fault.Poison)
 		if text := err.Error(); !strings.Contains(text, t.Name) || strings.Contains(text, id) {
-			h.Errorf("key %.20q: the error names not table %s, or tells the key: %.300s", id, t.Name, text)
+			h.Errorf("key %.20q: the error does not name table %s, or contains the key: %.300s", id, t.Name, text)
 		}
 	}
 	got := make(map[string]bool)
@@ -155,7 +155,7 @@ func checkUnportableKeys(h *harness) {
 	}
 	for visits, id := range want {
 		if !got[visits] {
-			h.Errorf("the row of key %.20q... was accepted, and another row has taken its place", id)
+			h.Errorf("the row of key %.20q... was accepted, and another row has replaced it", id)
 		}
 	}
 	if len(want) < 3 {
@@ -170,7 +170,7 @@ func checkMovedKeys(h *harness) {
 	h.apply(s, h.insert(t, `{"id":"1","name":"one"}`), h.insert(t, `{"id":"2","name":"two"}`), h.insert(t, `{"id":"7","name":"seven"}`))
 	h.apply(s, h.move(t, `{"id":"7","name":"seven"}`, `{"id":"8","name":"seven"}`))
 	h.expect(s, t)
-	// Two rows change places by way of a third key, within a batch.
+	// Two rows swap keys through a third key, within one batch.
 	h.apply(s,
 		h.move(t, `{"id":"1","name":"one"}`, `{"id":"x","name":"one"}`),
 		h.move(t, `{"id":"2","name":"two"}`, `{"id":"1","name":"two"}`),
@@ -181,7 +181,7 @@ func checkMovedKeys(h *harness) {
 	h.expect(s, t)
 }
 
-func checkRowsStartAnew(h *harness) {
+func checkRowsStartEmpty(h *harness) {
 	v1 := customers(h)
 	v2 := newTable(h, "customer", "2", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Integer),
 		column("email", schema.String))
@@ -189,7 +189,7 @@ func checkRowsStartAnew(h *harness) {
 	h.migrate(s, v2)
 	h.apply(s, h.insert(v2, `{"id":"1","name":"a","email":"a@x"}`), h.insert(v2, `{"id":"2","name":"b","email":"b@x"}`),
 		h.insert(v2, `{"id":"3","name":"c","email":"c@x"}`))
-	// Of each row, the email is of no concern to the older layout.
+	// The older layout leaves the email of each row alone.
 	h.apply(s,
 		h.update(v1, `{"id":"1","name":"keeps the email"}`),
 		h.delete(v1, `{"id":"2"}`),
