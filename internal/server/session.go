@@ -133,7 +133,7 @@ func (sh *shift) begin(soft, hard context.Context, former *shift, denied <-chan 
 // reconcile follows the stream until the session ends or is to be renewed. A gap matters
 // at the end only: another session would meet it again.
 func (sh *shift) reconcile() error {
-	gap, err := sh.s.reconciler.Run(sh.due, sh.hard, reconciler.Session{Conn: sh.conn, Consumer: sh.consumer(), Filters: sh.filters})
+	gap, err := sh.s.reconciler.Run(sh.due, sh.hard, reconciler.Subscription{Conn: sh.conn, Consumer: sh.consumer(), Filters: sh.filters})
 	if errors.Is(err, pipeline.ErrAbandoned) && errors.Is(context.Cause(sh.hard), errDrain) {
 		sh.s.Logger.Warn("the destination takes too long; the next session receives again what it has not applied")
 		err = context.Cause(sh.due)
@@ -184,13 +184,13 @@ func (sh *shift) close(err error) {
 func (sh *shift) answerImports(ctx context.Context) {
 	s := sh.s
 	for {
-		answer, ok := s.reconciler.AwaitAnswer(ctx)
+		answer, ok := s.reconciler.AwaitOutcome(ctx)
 		if !ok {
 			return
 		}
 		err := reconciler.Retry(ctx, s.Health, s.Logger, "nats", func() error { return sh.answerImport(ctx, answer) })
 		if err == nil {
-			err = s.reconciler.Answered(answer.ID)
+			err = s.reconciler.OutcomeReceived(answer.ID)
 		}
 		if err != nil {
 			sh.told(fmt.Errorf("answer the import %s: %w", answer.ID, err))
