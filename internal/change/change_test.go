@@ -36,14 +36,14 @@ func event(t rapid.TB, sequence uint64, payload string) *cdc.Event {
 	t.Helper()
 	e := &cdc.Event{Position: cdc.Position{Sequence: sequence, Stored: int64(sequence)}}
 	d := cdc.NewDecoder()
-	d.Members = sequence%2 == 0 // it is all one to whoever splits the row
+	d.Members = sequence%2 == 0 // the result must not depend on it
 	if err := d.Decode(e, []byte(payload), ""); err != nil {
 		t.Fatal(err)
 	}
 	return e
 }
 
-// show writes a batch's sets as text, a change a line.
+// show writes a batch's sets as text, one change per line.
 func show(b *change.Batch) []string {
 	var lines []string
 	for _, s := range b.Sets {
@@ -63,7 +63,7 @@ func show(b *change.Batch) []string {
 	return lines
 }
 
-func TestSplitFindsColumnsInAnyOrder(t *testing.T) {
+func TestSplit_FindsColumnsInAnyOrder(t *testing.T) {
 	s := change.NewSplitter(table(t, "1", "id", "a", "b"))
 	var unknown []string
 	s.Unknown = func(name []byte) { unknown = append(unknown, string(name)) }
@@ -97,7 +97,7 @@ func TestSplitFindsColumnsInAnyOrder(t *testing.T) {
 	}
 }
 
-func TestEffectFindsTheKeyWhereverItIs(t *testing.T) {
+func TestEffect_FindsTheKey(t *testing.T) {
 	one := table(t, "1", "id", "a")
 	two, err := schema.New("order", "2", []string{"company", "id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "company", Type: schema.String}})
 	if err != nil {
@@ -146,7 +146,7 @@ func TestEffectFindsTheKeyWhereverItIs(t *testing.T) {
 	}
 }
 
-func TestOneChangeAKeyTheLastOneWins(t *testing.T) {
+func TestBatch_KeepsTheLastChangeOfAKey(t *testing.T) {
 	s := change.NewSplitter(table(t, "1", "id", "a"))
 	var b change.Builder
 	for i, p := range []string{
@@ -155,8 +155,8 @@ func TestOneChangeAKeyTheLastOneWins(t *testing.T) {
 		`"operation":"INSERT","after":{"id":"2"}`,
 		`"operation":"DELETE","key":["2"]`, // insert then delete is a delete
 		`"operation":"DELETE","key":["3"]`,
-		`"operation":"INSERT","after":{"id":"3"}`,      // delete then insert starts the row anew
-		`"operation":"DELETE","key":["\u0031\u0030"]`,  // "10", spelt otherwise
+		`"operation":"INSERT","after":{"id":"3"}`,      // delete then insert starts the row again
+		`"operation":"DELETE","key":["\u0031\u0030"]`,  // "10", spelt differently
 		`"operation":"INSERT","after":{"id":"10"}`,     //
 		`"operation":"UPDATE","after":{"id":"\u0034"}`, // "4"
 		`"operation":"DELETE","key":["4"]`,
@@ -181,7 +181,7 @@ func TestOneChangeAKeyTheLastOneWins(t *testing.T) {
 	}
 }
 
-func TestAKeyUnderTwoLayoutsClosesTheBatch(t *testing.T) {
+func TestAccepts_RefusesAKeyUnderTwoLayouts(t *testing.T) {
 	v1, v2 := change.NewSplitter(table(t, "1", "id", "a")), change.NewSplitter(table(t, "2", "id", "a", "b"))
 	effect := func(s *change.Splitter, payload string) change.Effect {
 		effect, err := s.Effect(event(t, 1, payload))
@@ -203,7 +203,7 @@ func TestAKeyUnderTwoLayoutsClosesTheBatch(t *testing.T) {
 	}
 }
 
-func TestKeysAreEqualWhereADatabaseWouldSaySo(t *testing.T) {
+func TestAppendKey_EqualLikeInADatabase(t *testing.T) {
 	for _, same := range [][]string{
 		{`"a"`, `"\u0061"`},
 		{`1`, `1.0`, `1e0`, `10e-1`},
@@ -227,9 +227,9 @@ func TestKeysAreEqualWhereADatabaseWouldSaySo(t *testing.T) {
 	}
 }
 
-// TestAnySplitIntoBatchesIsNaiveApplication applies random histories batch by
-// batch, and event by event, to a map; both must end alike.
-func TestAnySplitIntoBatchesIsNaiveApplication(t *testing.T) {
+// TestBatch_AnySplitEqualsNaiveApplication applies random histories to a map, batch by batch and
+// event by event, and compares the results.
+func TestBatch_AnySplitEqualsNaiveApplication(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		layouts := []*schema.Table{table(t, "1", "id", "a"), table(t, "2", "id", "a", "b")}
 		splitters := []*change.Splitter{change.NewSplitter(layouts[0]), change.NewSplitter(layouts[1])}
@@ -300,9 +300,9 @@ func (r rows) apply(b *change.Batch) {
 	}
 }
 
-// TestRowsAreSortedByKey compares the sort with the naive one, over keys that
-// share beginnings, differ in length and kind, or are missing.
-func TestRowsAreSortedByKey(t *testing.T) {
+// TestSortByKey_EqualsTheNaiveSort, over keys that share beginnings, differ in length and kind, or
+// are missing.
+func TestSortByKey_EqualsTheNaiveSort(t *testing.T) {
 	table, err := schema.New("t", "1", []string{"a", "b"}, []schema.Column{{Name: "a", Type: schema.String}, {Name: "b", Type: schema.Integer}})
 	if err != nil {
 		t.Fatal(err)
@@ -340,7 +340,7 @@ func TestRowsAreSortedByKey(t *testing.T) {
 	}
 }
 
-// naive orders nothing, then numbers by length and digits, then strings.
+// naive orders missing values first, then numbers by length and digits, then strings.
 func naive(x, y []byte) int {
 	rank := func(raw []byte) int {
 		if len(raw) == 0 {
@@ -354,8 +354,8 @@ func naive(x, y []byte) int {
 	return cmp.Or(cmp.Compare(rank(x), rank(y)), bytes.Compare(x, y))
 }
 
-// TestSplit_FindsColumnsAmongAnyMembers splits rows of more members, and of longer
-// names, than are remembered.
+// TestSplit_FindsColumnsAmongAnyMembers splits rows with more members, and longer names, than a
+// Splitter remembers.
 func TestSplit_FindsColumnsAmongAnyMembers(t *testing.T) {
 	s := change.NewSplitter(table(t, "1", "id", "a", "b"))
 	var many strings.Builder
@@ -398,7 +398,7 @@ func TestEffect_TakesARowOfAnyNumberOfMembers(t *testing.T) {
 		t.Fatal(err)
 	}
 	if e.Members != nil {
-		t.Errorf("%d members are remembered", len(e.Members))
+		t.Errorf("%d members are recorded", len(e.Members))
 	}
 	got, err := change.NewSplitter(table(t, "1", "id", "a")).Effect(&e)
 	if err != nil || string(got.Upsert.Value(0)) != `"1"` || string(got.Upsert.Value(1)) != `"2"` {
@@ -406,8 +406,8 @@ func TestEffect_TakesARowOfAnyNumberOfMembers(t *testing.T) {
 	}
 }
 
-// TestEffect_FindsAKeyApartInTheEvent would take the memory of a large row twice if the key
-// that the row lacks was appended to it.
+// TestEffect_FindsAKeyApartInTheEvent: appending the missing key to a large row would double its
+// memory.
 func TestEffect_FindsAKeyApartInTheEvent(t *testing.T) {
 	e := event(t, 2, `{"table":"order","operation":"INSERT","key":["c","9"],"after":{"a":"x"}}`)
 	effect, err := change.NewSplitter(table(t, "1", "id", "a")).Effect(e)

@@ -45,8 +45,8 @@ func effectOf(t *testing.T, table *schema.Table, e *cdc.Event) change.Effect {
 	return effect
 }
 
-// TestLetterKeys_MeetTheKeysOfChangesOfTheRow compares a dead letter, whose table's
-// layout is or is not known, with a change that is applied later.
+// TestLetterKeys_MeetTheKeysOfChangesOfTheRow compares a dead letter, with and without a known
+// layout, with a change that is applied later.
 func TestLetterKeys_MeetTheKeysOfChangesOfTheRow(t *testing.T) {
 	const (
 		update = `"operation":"UPDATE",`
@@ -104,9 +104,9 @@ func TestLetterKeys_MeetTheKeysOfChangesOfTheRow(t *testing.T) {
 				t.Errorf("%s, layout %s: keys %v and %v of a change", name, layout, got, keys)
 			}
 		}
-		if c.same && len(c.key) == 1 { // a history knows no layouts
+		if c.same && len(c.key) == 1 { // a history has no layouts
 			if got, _ := change.LetterKeys(letter, change.Effect{}); !slices.ContainsFunc(got, func(key string) bool { return slices.Contains(change.RowKeys(applied, change.Effect{}), key) }) {
-				t.Errorf("%s: without layouts the keys differ", name)
+				t.Errorf("%s: without layouts, the keys differ", name)
 			}
 		}
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/shopmonkeyus/eds/internal/cli"
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
@@ -140,9 +140,9 @@ func TestAnEmptyDeadLetterQueueSaysSo(t *testing.T) {
 	}
 }
 
-func startHQ(t *testing.T) *localhq.HQ {
+func startHQ(t *testing.T) *devhq.HQ {
 	t.Helper()
-	h, err := localhq.Start(t.Context(), localhq.Options{DataDir: t.TempDir(), Customers: 5, Seed: 3})
+	h, err := devhq.Start(t.Context(), devhq.Options{DataDir: t.TempDir(), Customers: 5, Seed: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +203,7 @@ func TestEnroll_KeepsTheCodeIfTheKeyCannotBeKept(t *testing.T) {
 
 func TestImportRefusesBeforeAnythingElse(t *testing.T) {
 	h := startHQ(t)
-	good := h.APIKey(localhq.KeyOptions{ServerID: "s"})
+	good := h.APIKey(devhq.KeyOptions{ServerID: "s"})
 	blocked := filepath.Join(t.TempDir(), "a file")
 	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -213,7 +213,7 @@ func TestImportRefusesBeforeAnythingElse(t *testing.T) {
 		code     int
 		want     string
 	}{
-		"expired key":               {h.APIKey(localhq.KeyOptions{ServerID: "s", Life: -time.Hour}), "file://" + t.TempDir(), 3, "the api key has expired"},
+		"expired key":               {h.APIKey(devhq.KeyOptions{ServerID: "s", Life: -time.Hour}), "file://" + t.TempDir(), 3, "the api key has expired"},
 		"refused key":               {good[:len(good)-4] + "AAAA", "file://" + t.TempDir(), 3, "hq refuses the api key"},
 		"no destination":            {good, "", 3, "there is no destination"},
 		"unknown scheme":            {good, "postgras://h/db", 3, `did you mean "postgres"?`},
@@ -259,7 +259,7 @@ func tree(t *testing.T, dir string) map[string]string {
 // before there is anything and after an import.
 func TestImport_LooksWithoutATrace(t *testing.T) {
 	h, dir := startHQ(t), t.TempDir()
-	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	for _, url := range []string{"sqlite://" + filepath.Join(dir, "a", "shop.db"), "file://" + filepath.Join(dir, "b", "changes"), "file://" + filepath.Join(dir, "c") + "?format=ndjson"} {
 		data := filepath.Join(dir, "data", url[:4])
 		for _, after := range []bool{false, true} {
@@ -292,7 +292,7 @@ func TestImport_LooksWithoutATrace(t *testing.T) {
 
 func TestImport_RefusesADirectoryWithoutExportFiles(t *testing.T) {
 	h, dir := startHQ(t), t.TempDir()
-	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	destination := "file://" + filepath.Join(dir, "changes")
 	args := []string{"import", "--data-dir", filepath.Join(dir, "data"), "--url", destination, "--no-confirm"}
 	files := filepath.Join(dir, "files")
@@ -314,7 +314,7 @@ func TestImport_RefusesADirectoryWithoutExportFiles(t *testing.T) {
 
 func TestImport_TellsTablesThatTheExportLacks(t *testing.T) {
 	h, dir := startHQ(t), t.TempDir()
-	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	files := filepath.Join(dir, "files")
 	args := []string{"import", "--data-dir", filepath.Join(dir, "data"), "--url", "file://" + filepath.Join(dir, "changes"), "--no-confirm"}
 	if _, stderr, code := eds(t, env, append(args, "--download-dir", files)...); code != 0 {
@@ -342,7 +342,7 @@ func TestImport_TellsTablesThatTheExportLacks(t *testing.T) {
 
 func TestImportAsksForConfirmationBeforeItReplaces(t *testing.T) {
 	h := startHQ(t)
-	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	url := "sqlite://" + filepath.Join(t.TempDir(), "shop.db")
 	dir := t.TempDir()
 	if _, stderr, code := eds(t, env, "import", "--data-dir", dir, "--url", url); code != 3 || !strings.Contains(stderr, "--no-confirm") {
@@ -363,7 +363,7 @@ func TestAPortThatIsTakenIsTold(t *testing.T) {
 	taken := httptest.NewServer(http.NotFoundHandler())
 	defer taken.Close()
 	port := taken.URL[strings.LastIndexByte(taken.URL, ':')+1:]
-	t.Setenv("SM_APIKEY", h.APIKey(localhq.KeyOptions{ServerID: "s"})) // which the worker inherits
+	t.Setenv("SM_APIKEY", h.APIKey(devhq.KeyOptions{ServerID: "s"})) // which the worker inherits
 	_, stderr, code := eds(t, map[string]string{"SM_APIKEY": os.Getenv("SM_APIKEY")},
 		"server", "--data-dir", t.TempDir(), "--url", "file://"+t.TempDir(), "--host", "127.0.0.1", "--port", port)
 	if code != 1 || !strings.Contains(stderr, "another program has it") {
@@ -373,7 +373,7 @@ func TestAPortThatIsTakenIsTold(t *testing.T) {
 
 func TestAWrongDestinationEndsAServerWithThree(t *testing.T) {
 	h := startHQ(t)
-	t.Setenv("SM_APIKEY", h.APIKey(localhq.KeyOptions{ServerID: "s"})) // which the worker inherits
+	t.Setenv("SM_APIKEY", h.APIKey(devhq.KeyOptions{ServerID: "s"})) // which the worker inherits
 	env := map[string]string{"SM_APIKEY": os.Getenv("SM_APIKEY")}
 	blocked := filepath.Join(t.TempDir(), "a file")
 	if err := os.WriteFile(blocked, nil, 0o600); err != nil {

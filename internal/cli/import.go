@@ -167,7 +167,7 @@ func (im *importer) env() sink.Env {
 }
 
 // open opens the destination. If it is down, the operator is told at once.
-func (im *importer) open(ctx context.Context, env sink.Env) (sink.Sink, error) {
+func (im *importer) open(ctx context.Context, env sink.Env) (*sink.Opened, error) {
 	_, destination, err := drivers.Open(ctx, im.o.URL.Reveal(), im.p.Lookup, env)
 	if err != nil {
 		return nil, usageError{err}

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/state"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
@@ -91,7 +91,7 @@ func TestWorker_ExitsZeroAfterAnOrderlyEnd(t *testing.T) {
 // orphan is a worker whose parent the test plays.
 type orphan struct {
 	t     *testing.T
-	hq    *localhq.HQ
+	hq    *devhq.HQ
 	peers map[string]*sinktest.Proxy // in front of everything that the worker talks to
 	data  string
 	log   terminal
@@ -103,7 +103,7 @@ type orphan struct {
 
 func newOrphan(t *testing.T, limit time.Duration) *orphan {
 	t.Helper()
-	h, err := localhq.Start(t.Context(), localhq.Options{DataDir: t.TempDir(), Customers: 20, Rate: 100})
+	h, err := devhq.Start(t.Context(), devhq.Options{DataDir: t.TempDir(), Customers: 20, Rate: 100})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func newOrphan(t *testing.T, limit time.Duration) *orphan {
 		return u.String()
 	}
 	args := []string{
-		"--data-dir", o.data, "--api-key", h.APIKey(localhq.KeyOptions{ServerID: "s"}),
+		"--data-dir", o.data, "--api-key", h.APIKey(devhq.KeyOptions{ServerID: "s"}),
 		"--api-url", behind("hq", h.APIURL()), "--url", behind("destination", peers.Postgres(t)),
 	}
 	if out, errs, code := eds(t, nil, append([]string{"import", "--no-confirm"}, args...)...); code != 0 {

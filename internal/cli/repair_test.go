@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/reconciler"
 	"github.com/shopmonkeyus/eds/internal/server"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
@@ -31,7 +31,7 @@ func newShop(t *testing.T) *shop {
 	t.Helper()
 	h := startHQ(t)
 	file := filepath.Join(t.TempDir(), "shop.db")
-	s := &shop{t: t, env: map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}, url: "sqlite://" + file}
+	s := &shop{t: t, env: map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}, url: "sqlite://" + file}
 	if _, stderr, code := s.eds(t.TempDir(), "import", "--no-confirm"); code != 0 {
 		t.Fatalf("import: exit code %d\n%s", code, stderr)
 	}
@@ -172,7 +172,7 @@ func TestVerify_TellsTheRunningServerWhatIsEqual(t *testing.T) {
 
 func TestVerify_RepairIsRefused(t *testing.T) {
 	h := startHQ(t)
-	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	for want, args := range map[string][]string{
 		"pass --no-confirm to say that you want that, as there is no terminal to ask at": {"--repair"},
 		"--no-confirm is for --repair":                       {"--no-confirm"},
@@ -187,7 +187,7 @@ func TestVerify_RepairIsRefused(t *testing.T) {
 // TestVerify_GoesOnWithoutATableThatCannotBeRead: the others are compared, and repaired.
 func TestVerify_GoesOnWithoutATableThatCannotBeRead(t *testing.T) {
 	h := startHQ(t)
-	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	file := filepath.Join(t.TempDir(), "shop.db")
 	args := []string{"--data-dir", t.TempDir(), "--url", "sqlite://" + file}
 	if _, stderr, code := eds(t, env, append([]string{"import", "--no-confirm"}, args...)...); code != 0 {

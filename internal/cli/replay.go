@@ -168,7 +168,7 @@ func connectHQ(s *setup, o config.HQ) (*hq.Client, error) {
 
 type replayer struct {
 	driver      sink.Driver
-	destination sink.Sink
+	destination *sink.Opened
 	tables      *schema.Catalogue
 	force       bool // apply to rows that have changed since, too
 	// imported are the last snapshots of tables, whose rows are not replaced; nil: they are.

@@ -14,7 +14,7 @@ import (
 	"github.com/creack/pty"
 
 	"github.com/shopmonkeyus/eds/internal/cli"
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // person sits at a terminal at which a command runs.
@@ -201,7 +201,7 @@ func TestHelpIsColouredOnATerminalUnlessTheEnvironmentForbids(t *testing.T) {
 // import that waits for the display does.
 func TestImport_EndsOnATerminal(t *testing.T) {
 	h := startHQ(t)
-	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	for range 5 {
 		var imports []*person
 		for range 10 {
@@ -223,7 +223,7 @@ func TestImport_EndsOnATerminal(t *testing.T) {
 
 func TestImport_ShowsProgressOnlyWhileItImports(t *testing.T) {
 	h := startHQ(t)
-	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	for name, c := range map[string]struct {
 		flags  []string
 		answer string
@@ -253,7 +253,7 @@ func TestImport_ShowsProgressOnlyWhileItImports(t *testing.T) {
 // TestImport_TearsNoLine reads what a terminal shows of a log and a display together.
 func TestImport_TearsNoLine(t *testing.T) {
 	h, dir := startHQ(t), t.TempDir()
-	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"}), "NO_COLOR": "1"}
+	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"}), "NO_COLOR": "1"}
 	p := sitDown(t, env, "import", "--data-dir", dir, "--url", "sqlite://"+filepath.Join(t.TempDir(), "shop.db"), "--verbose")
 	p.sees("Go on? [y/N] ", 1)
 	p.types("y")
@@ -281,7 +281,7 @@ func TestImport_TearsNoLine(t *testing.T) {
 
 func TestTerminal_GetsNoEscapesIfItIsDumb(t *testing.T) {
 	h := startHQ(t)
-	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"}), "TERM": "dumb"}
+	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"}), "TERM": "dumb"}
 	dir, url := t.TempDir(), "sqlite://"+filepath.Join(t.TempDir(), "shop.db")
 	for _, c := range []struct {
 		want string

@@ -11,12 +11,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 func TestVerifyNamesTheRowsThatDiffer(t *testing.T) {
 	h := startHQ(t)
-	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	file := filepath.Join(t.TempDir(), "shop.db")
 	args := []string{"--data-dir", t.TempDir(), "--url", "sqlite://" + file}
 	if _, stderr, code := eds(t, env, append([]string{"import", "--no-confirm"}, args...)...); code != 0 {
@@ -56,7 +56,7 @@ func TestVerifyNamesTheRowsThatDiffer(t *testing.T) {
 // code and the report say which is not.
 func TestImport_KeepsTablesWithoutRowsInTheExport(t *testing.T) {
 	h := startHQ(t)
-	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	file := filepath.Join(t.TempDir(), "shop.db")
 	args := []string{"import", "--no-confirm", "--data-dir", t.TempDir(), "--url", "sqlite://" + file}
 	if _, stderr, code := eds(t, env, args...); code != 0 {
@@ -93,7 +93,7 @@ func TestImport_KeepsTablesWithoutRowsInTheExport(t *testing.T) {
 
 func TestDoctorSaysWhatToDo(t *testing.T) {
 	h := startHQ(t)
-	env := map[string]string{"SM_APIKEY": h.APIKey(localhq.KeyOptions{ServerID: "s"})}
+	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	dir := t.TempDir()
 	out, _, code := eds(t, nil, "doctor", "--data-dir", dir)
 	if code != 1 || !strings.Contains(out, "-> run: eds enroll CODE") {

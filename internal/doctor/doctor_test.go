@@ -13,14 +13,14 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/build"
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/doctor"
-	"github.com/shopmonkeyus/eds/internal/localhq"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
 // TestEachFailureIsNamedWithWhatToDo breaks one thing after the other.
 func TestEachFailureIsNamedWithWhatToDo(t *testing.T) {
-	h, err := localhq.Start(t.Context(), localhq.Options{DataDir: t.TempDir(), Customers: 2})
+	h, err := devhq.Start(t.Context(), devhq.Options{DataDir: t.TempDir(), Customers: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,16 +29,16 @@ func TestEachFailureIsNamedWithWhatToDo(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	key := func(o localhq.KeyOptions) config.Secret { o.ServerID = "s"; return config.NewSecret(h.APIKey(o)) }
+	key := func(o devhq.KeyOptions) config.Secret { o.ServerID = "s"; return config.NewSecret(h.APIKey(o)) }
 	blocked := filepath.Join(t.TempDir(), "a file")
 	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	refuse := func(path string, status int) func() {
 		return func() {
-			h.Disturb(func(r *http.Request) localhq.Fault {
+			h.Disturb(func(r *http.Request) devhq.Fault {
 				if r.URL.Path == path {
-					return localhq.Refuse(status, 0)
+					return devhq.Refuse(status, 0)
 				}
 				return nil
 			})
@@ -67,8 +67,8 @@ func TestEachFailureIsNamedWithWhatToDo(t *testing.T) {
 		"the data directory": {change: func(c *doctor.Config) { c.Options.DataDir = filepath.Join(blocked, "x") }, want: map[string]doctor.Result{"data directory": doctor.Failed, "disk": doctor.Warning, "configuration": doctor.Failed}},
 		"the configuration":  {change: func(c *doctor.Config) { c.Problem = os.ErrInvalid }, want: map[string]doctor.Result{"configuration": doctor.Failed}},
 		"no key":             {change: func(c *doctor.Config) { c.Options.APIKey = config.Secret{} }, want: with(skipped("HQ", "schema", "clock", "NATS"), "api key", doctor.Failed)},
-		"a key that ends":    {change: func(c *doctor.Config) { c.Options.APIKey = key(localhq.KeyOptions{Life: time.Hour}) }, want: map[string]doctor.Result{"api key": doctor.Warning}},
-		"a key that ended":   {change: func(c *doctor.Config) { c.Options.APIKey = key(localhq.KeyOptions{Life: -time.Hour}) }, want: with(skipped("HQ", "schema", "clock", "NATS"), "api key", doctor.Failed)},
+		"a key that ends":    {change: func(c *doctor.Config) { c.Options.APIKey = key(devhq.KeyOptions{Life: time.Hour}) }, want: map[string]doctor.Result{"api key": doctor.Warning}},
+		"a key that ended":   {change: func(c *doctor.Config) { c.Options.APIKey = key(devhq.KeyOptions{Life: -time.Hour}) }, want: with(skipped("HQ", "schema", "clock", "NATS"), "api key", doctor.Failed)},
 		"HQ":                 {before: refuse("/v3/schema", http.StatusUnauthorized), want: with(skipped("schema", "clock", "NATS"), "HQ", doctor.Failed)},
 		"another server":     {before: refuse("/v3/eds/internal", http.StatusConflict), want: map[string]doctor.Result{"NATS": doctor.Warning}},
 		"NATS":               {change: func(c *doctor.Config) { c.Options.Servers = []string{"nats://127.0.0.1:1"} }, want: map[string]doctor.Result{"NATS": doctor.Failed}},
@@ -83,7 +83,7 @@ func TestEachFailureIsNamedWithWhatToDo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := config.Server{
-				Common: config.Common{DataDir: t.TempDir()}, HQ: config.HQ{APIKey: key(localhq.KeyOptions{})},
+				Common: config.Common{DataDir: t.TempDir()}, HQ: config.HQ{APIKey: key(devhq.KeyOptions{})},
 				URL: config.NewSecret("sqlite://" + filepath.Join(t.TempDir(), "shop.db")), Servers: []string{h.NATSURL()},
 			}
 			config := doctor.Config{Options: o, Build: build.Info{Version: "1.2.3"}, Lookup: os.LookupEnv, Logger: slog.New(slog.DiscardHandler)}

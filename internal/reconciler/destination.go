@@ -88,12 +88,16 @@ func Named(raw string, lookup sink.Lookup) state.Destination {
 }
 
 // open opens d with the current secrets.
-func (d *Destination) open(ctx context.Context, env sink.Env) (sink.Sink, error) {
+func (d *Destination) open(ctx context.Context, env sink.Env) (*sink.Opened, error) {
 	target, err := sink.Renew(env.Access, d.Target, func(target *url.URL) (*url.URL, error) { return target, nil })
 	if err != nil {
 		return nil, env.Access.Judge(err)
 	}
-	return d.Driver.Open(ctx, target, env)
+	s, err := d.Driver.Open(ctx, target, env)
+	if err != nil {
+		return nil, err
+	}
+	return sink.NewOpened(s), nil
 }
 
 // DestinationError is a failure to open the destination.
@@ -120,9 +124,7 @@ func (r *Reconciler) Test(ctx context.Context, d *Destination) error {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", d.Driver.Title, err)
 	}
-	if prober, ok := destination.(sink.Prober); ok {
-		err = prober.Probe(ctx)
-	}
+	err = destination.Probe(ctx)
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	return errors.Join(err, destination.Close(closing))
@@ -131,7 +133,7 @@ func (r *Reconciler) Test(ctx context.Context, d *Destination) error {
 // openDestination opens d, and retries transient errors until ctx ends. If d is already open,
 // it is used again, unless HQ has changed the filters since: each filter has a checkpoint of its
 // own.
-func (r *follower) openDestination(ctx context.Context, d *Destination) (sink.Sink, error) {
+func (r *follower) openDestination(ctx context.Context, d *Destination) (*sink.Opened, error) {
 	filter := joinFilters(r.Filters)
 	if r.open == d && r.openFilter == filter {
 		return r.destination, nil
@@ -206,8 +208,8 @@ func Identify(env sink.Env, dir *state.Dir, identity, version string, since time
 
 // awaitWriters returns a *sink.WriterError if another server writes to the open destination. If
 // another server of the same consumer has taken over, awaitWriters waits until that one ends.
-func (r *follower) awaitWriters(ctx context.Context, destination sink.Sink) error {
-	if recorder, ok := destination.(sink.Recorder); ok && !r.watched {
+func (r *follower) awaitWriters(ctx context.Context, destination *sink.Opened) error {
+	if recorder := destination.Recorder; recorder != nil && !r.watched {
 		if err := r.retry(ctx, conditionDestination, func() error { return recorder.AwaitWriters(ctx, r.gaveWay) }); err != nil {
 			return err
 		}

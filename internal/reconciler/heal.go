@@ -47,9 +47,9 @@ func (r *follower) healerFor(d *Destination, l *lanes, ev *evidence, source *jet
 	}
 	importedAll := slices.ContainsFunc(ev.Records.Snapshots, func(s sink.Snapshot) bool { return s.Whole && s.Job != "" })
 	h.backfill = r.Options.BackfillNewTables && h.enabled() && importedAll
-	if inspector, ok := l.destination.(sink.Inspector); ok && !metered {
+	if l.inspector != nil && !metered {
 		h.inspection = &inspection{
-			Inspector: inspector, set: l.set, imports: h.imports, dir: r.State, at: ev.at, filled: make(map[string]uint64),
+			Inspector: l.inspector, set: l.set, imports: h.imports, dir: r.State, at: ev.at, filled: make(map[string]uint64),
 			unverifiedSince: make(map[string]time.Time), verified: r.verifiedSince,
 		}
 	}

@@ -110,7 +110,7 @@ func (r *follower) importSnapshot(
 		return report, err
 	}
 	defer r.Health.Set(conditionImport, nil)
-	var destination sink.Sink
+	var destination *sink.Opened
 	err = r.retry(ctx, conditionImport, func() (err error) {
 		destination, err = d.open(ctx, env)
 		return err
@@ -189,18 +189,17 @@ func stalls(health *telemetry.Health) func(part, reason string) {
 
 // companiesToReplace returns the companies whose rows an import replaces; nil: all rows of
 // the destination. It limits the import if the destination may hold rows of other companies.
-func (r *follower) companiesToReplace(ctx context.Context, destination sink.Sink) ([]string, error) {
+func (r *follower) companiesToReplace(ctx context.Context, destination *sink.Opened) ([]string, error) {
 	if slices.Contains(r.Filters, Subjects([]string{AllCompanies})[0]) {
 		return nil, nil
 	}
 	if ids := r.Options.CompanyIDs; len(ids) > 0 && !slices.Contains(ids, AllCompanies) {
 		return companies(r.Filters), nil
 	}
-	reader, ok := destination.(sink.FilterReader)
-	if !ok {
+	if destination.FilterReader == nil {
 		return nil, nil
 	}
-	others, err := reader.OtherFilters(ctx)
+	others, err := destination.FilterReader.OtherFilters(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("find the companies whose rows the destination holds: %w", err)
 	}

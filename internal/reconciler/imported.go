@@ -10,7 +10,6 @@ import (
 	"github.com/shopmonkeyus/eds/internal/continuity"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/source/jetstream"
-	"github.com/shopmonkeyus/eds/internal/tables"
 )
 
 // leaveImported records tables as behind that were imported since the stream was last
@@ -22,7 +21,7 @@ func (r *follower) leaveImported(
 	ctx context.Context, ev *evidence, config jetstream.Config, e continuity.Evidence, plan continuity.Plan,
 ) (continuity.Plan, error) {
 	position := e.Position()
-	if _, ok := ev.recorder.(tables.Sink); !ok || position.Sequence == 0 {
+	if ev.recorder == nil || position.Sequence == 0 {
 		return plan, nil
 	}
 	others := e

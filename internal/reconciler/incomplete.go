@@ -8,7 +8,6 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/continuity"
 	"github.com/shopmonkeyus/eds/internal/sink"
-	"github.com/shopmonkeyus/eds/internal/tables"
 )
 
 // markIncomplete records that tables lack the changes of a gap, so that all other changes can
@@ -16,7 +15,7 @@ import (
 // than before: then nothing can be applied before an import.
 func (r *follower) markIncomplete(ev *evidence, plan continuity.Plan) bool {
 	gap := plan.Gap
-	if _, ok := ev.recorder.(tables.Sink); !ok || gap.Reason != continuity.Trimmed && gap.Reason != continuity.Recreated {
+	if ev.recorder == nil || gap.Reason != continuity.Trimmed && gap.Reason != continuity.Recreated {
 		return false
 	}
 	states := make(map[string]sink.TableState)

@@ -30,24 +30,34 @@ type lanes struct {
 	*follower
 	set         *tables.Set
 	destination tables.Sink
+	inspector   sink.Inspector  // nil: the destination cannot be inspected
 	config      pipeline.Config // of a lane's pipeline, without Source, Sink and Gate
 	healer      *healer
+}
+
+// tableSink is an open sink that records the states of its tables.
+type tableSink struct {
+	sink.Sink
+	sink.Recorder
+	sink.Migrator
 }
 
 // lanesFor returns the lanes of the destination, and makes the set of its tables the gate
 // of the main pipeline's config. It returns nil if the destination does not record the states of
 // tables.
-func (r *follower) lanesFor(destination sink.Sink, ev *evidence, config *pipeline.Config, position cdc.Position) (*lanes, error) {
-	recorder, ok := destination.(tables.Sink)
-	if !ok || ev.recorder == nil {
+func (r *follower) lanesFor(
+	destination *sink.Opened, ev *evidence, config *pipeline.Config, position cdc.Position,
+) (*lanes, error) {
+	if destination.Migrator == nil || ev.recorder == nil {
 		r.setTables(nil)
 		return nil, r.importAlone()
 	}
 	set := tables.New(ev.Records.Tables, position, r.Logger)
 	r.setTables(set)
+	recorder := tableSink{destination, destination.Recorder, destination.Migrator}
 	main := set.Main(recorder)
 	config.Sink, config.Gate = main, main
-	l := &lanes{follower: r, set: set, destination: recorder, config: *config}
+	l := &lanes{follower: r, set: set, destination: recorder, inspector: destination.Inspector, config: *config}
 	l.config.Metrics, l.config.Checkpoint, l.config.Ends, l.config.RecordEnds = r.laneMetrics, cdc.Position{}, nil, nil
 	if l.config.MaxRows <= 0 {
 		l.config.MaxRows = max(config.Limits.Rows, 1)

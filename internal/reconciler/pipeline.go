@@ -6,7 +6,6 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/pipeline"
-	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 // runPipeline opens the destination and the stream, and runs the pipeline between them until
@@ -29,8 +28,8 @@ func (r *follower) runPipeline(due, hard context.Context, d *Destination) (err e
 	}
 	defer func() { err = errors.Join(err, closeSource(source)) }()
 	limits := d.Driver.Limits
-	if pacer, ok := destination.(sink.Pacer); ok {
-		limits = pacer.Limits()
+	if destination.Pacer != nil {
+		limits = destination.Pacer.Limits()
 	}
 	config := pipeline.Config{
 		Source: source, Sink: destination, KeepsRows: d.Driver.KeepsRows, Limits: limits, Tables: r.Tables,

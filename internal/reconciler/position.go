@@ -46,7 +46,7 @@ const recordInterval = 5 * time.Second
 // subscribe opens the stream at the start that continuity.Decide chooses. It also returns the
 // position up to which everything is applied.
 func (r *follower) subscribe(
-	ctx context.Context, d *Destination, destination sink.Sink, ev *evidence,
+	ctx context.Context, d *Destination, destination *sink.Opened, ev *evidence,
 ) (*jetstream.Source, cdc.Position, error) {
 	var source *jetstream.Source
 	var plan continuity.Plan
@@ -129,7 +129,7 @@ func (r *follower) warnUnverified(reason string) {
 }
 
 // collectEvidence reads the records of the destination and of the data directory.
-func (r *follower) collectEvidence(ctx context.Context, d *Destination, destination sink.Sink) (*evidence, error) {
+func (r *follower) collectEvidence(ctx context.Context, d *Destination, destination *sink.Opened) (*evidence, error) {
 	ev, err := r.readRecords(ctx, d, destination)
 	if err != nil {
 		return nil, err
@@ -145,7 +145,7 @@ func (r *follower) collectEvidence(ctx context.Context, d *Destination, destinat
 		}
 		ev.Destination.Lost = !own && ev.Checkpoint == nil
 		settled.Elsewhere = settled.Elsewhere || settled.Filter != "" && settled.Filter != r.filter()
-	} else if _, ok := destination.(sink.Checkpointer); ok && !ev.Destination.Lost {
+	} else if destination.Checkpointer != nil && !ev.Destination.Lost {
 		if ev.Destination.Checkpoint, err = r.checkpoint(ctx, destination); err != nil {
 			return nil, err
 		}
@@ -173,10 +173,10 @@ func (r *follower) filter() string {
 }
 
 // sourceConfig returns the configuration of the stream's source.
-func (r *follower) sourceConfig(ev *evidence, destination sink.Sink) jetstream.Config {
+func (r *follower) sourceConfig(ev *evidence, destination *sink.Opened) jetstream.Config {
 	// If the destination stores the position, the local record may lag.
 	every := time.Duration(0)
-	if _, ok := destination.(sink.Checkpointer); ok {
+	if destination.Checkpointer != nil {
 		every = recordInterval
 	}
 	return jetstream.Config{
@@ -192,14 +192,13 @@ func (r *follower) sourceConfig(ev *evidence, destination sink.Sink) jetstream.C
 }
 
 // checkpoint returns the position that the destination has stored; zero if there is none.
-func (r *follower) checkpoint(ctx context.Context, destination sink.Sink) (cdc.Position, error) {
+func (r *follower) checkpoint(ctx context.Context, destination *sink.Opened) (cdc.Position, error) {
 	var position cdc.Position
-	c, ok := destination.(sink.Checkpointer)
-	if !ok {
+	if destination.Checkpointer == nil {
 		return position, nil
 	}
 	err := r.retry(ctx, "destination", func() (err error) {
-		position, err = c.Checkpoint(ctx)
+		position, err = destination.Checkpointer.Checkpoint(ctx)
 		return err
 	})
 	if err != nil {
@@ -211,8 +210,8 @@ func (r *follower) checkpoint(ctx context.Context, destination sink.Sink) (cdc.P
 // storeCheckpoint stores a position in the destination that only the data directory has, as
 // after a change of the filter. Otherwise the missing checkpoint would look like a loss until the
 // next batch.
-func storeCheckpoint(ctx context.Context, destination sink.Sink, at cdc.Position) error {
-	if _, ok := destination.(sink.Checkpointer); !ok {
+func storeCheckpoint(ctx context.Context, destination *sink.Opened, at cdc.Position) error {
+	if destination.Checkpointer == nil {
 		return nil
 	}
 	if err := destination.Apply(ctx, &change.Batch{First: at, Last: at}); err != nil {
@@ -223,15 +222,14 @@ func storeCheckpoint(ctx context.Context, destination sink.Sink, at cdc.Position
 
 // forget drops the recorded positions. It is called after the opened source has recorded its
 // start. If the program ends before that, the old positions lead to the same plan again.
-func (r *follower) forget(ctx context.Context, destination sink.Sink, ev *evidence) error {
+func (r *follower) forget(ctx context.Context, destination *sink.Opened, ev *evidence) error {
 	if err := r.State.RecordBatchBoundaries(r.Consumer, ev.at, nil); err != nil {
 		return err
 	}
-	c, ok := destination.(sink.Checkpointer)
-	if !ok || ev.recorder != nil {
+	if destination.Checkpointer == nil || ev.recorder != nil {
 		return nil
 	}
-	if err := c.ResetCheckpoint(ctx); err != nil {
+	if err := destination.Checkpointer.ResetCheckpoint(ctx); err != nil {
 		return fmt.Errorf("reset the checkpoint of the destination: %w", err)
 	}
 	return nil

@@ -9,7 +9,6 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/schema"
-	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/state"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
@@ -47,7 +46,7 @@ func TestOpenDestination_StoresACheckpointForEachFilter(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := destination.(sink.Checkpointer).Checkpoint(t.Context())
+			got, err := destination.Checkpointer.Checkpoint(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -72,7 +72,7 @@ type Reconciler struct {
 
 	open        *Destination // the open destination; nil: none
 	openFilter  string       // the filters that it was opened for
-	destination sink.Sink    // the sink of open
+	destination *sink.Opened // the sink of open
 	watched     bool         // whether no other server writes to it
 	gaveWay     bool         // whether another server of the same consumer took it over
 	started     time.Time

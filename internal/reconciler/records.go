@@ -31,11 +31,11 @@ type evidence struct {
 }
 
 // readRecords reads the records of the destination.
-func (r *follower) readRecords(ctx context.Context, d *Destination, destination sink.Sink) (*evidence, error) {
+func (r *follower) readRecords(ctx context.Context, d *Destination, destination *sink.Opened) (*evidence, error) {
 	ev := &evidence{at: d.Destination}
 	ev.Beginning, ev.Now = r.Options.Restart, time.Now()
-	recorder, ok := destination.(sink.Recorder)
-	if !ok {
+	recorder := destination.Recorder
+	if recorder == nil {
 		return ev, r.readID(ctx, destination, ev)
 	}
 	err := r.retry(ctx, "destination", func() (err error) {
@@ -59,9 +59,8 @@ func (r *follower) readRecords(ctx context.Context, d *Destination, destination 
 }
 
 // readID checks whether a destination that keeps events still holds its recorded id.
-func (r *follower) readID(ctx context.Context, destination sink.Sink, ev *evidence) (err error) {
-	var ok bool
-	if ev.identifier, ok = destination.(sink.Identifier); !ok {
+func (r *follower) readID(ctx context.Context, destination *sink.Opened, ev *evidence) (err error) {
+	if ev.identifier = destination.Identifier; ev.identifier == nil {
 		return nil
 	}
 	if ev.id, err = r.State.HeldID(ev.at.Identity); err != nil || ev.id == "" {

@@ -9,15 +9,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
-	"github.com/shopmonkeyus/eds/internal/localhq"
 	"github.com/shopmonkeyus/eds/internal/state"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// elsewhere returns an address that is none of this machine by its looks, but leads
-// to it.
+// elsewhere returns an address of this machine that eds takes for another machine's.
 func elsewhere(url string) string { return strings.Replace(url, "127.0.0.1", "0.0.0.0", 1) }
 
 func TestServer_WarnsOfHQWithoutTLS(t *testing.T) {
@@ -38,7 +37,7 @@ func TestServer_WarnsOfHQWithoutTLS(t *testing.T) {
 }
 
 func TestServer_WarnsOfAPIWithoutTLS(t *testing.T) {
-	h := startHQ(t, localhq.Options{})
+	h := startHQ(t, devhq.Options{})
 	health := telemetry.NewHealth()
 	s := newServer(t, h, health, func(o *config.Server) { o.APIURL = elsewhere(h.APIURL()) })
 	if _, err := s.client.LatestSchemas(t.Context()); err != nil {
@@ -50,7 +49,7 @@ func TestServer_WarnsOfAPIWithoutTLS(t *testing.T) {
 }
 
 func TestServer_RequireTLSRefusesHQ(t *testing.T) {
-	h := startHQ(t, localhq.Options{})
+	h := startHQ(t, devhq.Options{})
 	yes := true
 	s := newServer(t, h, telemetry.NewHealth(), func(o *config.Server) { o.RequireTLS = &yes })
 	err := s.Run(t.Context(), t.Context())
@@ -60,7 +59,7 @@ func TestServer_RequireTLSRefusesHQ(t *testing.T) {
 }
 
 // newServer returns a server that is not run.
-func newServer(t *testing.T, h *localhq.HQ, health *telemetry.Health, change func(*config.Server)) *Server {
+func newServer(t *testing.T, h *devhq.HQ, health *telemetry.Health, change func(*config.Server)) *Server {
 	t.Helper()
 	dir, err := state.Open(t.TempDir())
 	if err != nil {
@@ -73,7 +72,7 @@ func newServer(t *testing.T, h *localhq.HQ, health *telemetry.Health, change fun
 	})
 	o := config.Server{
 		Common: config.Common{DataDir: t.TempDir()}, Servers: []string{h.NATSURL()},
-		HQ: config.HQ{APIKey: config.NewSecret(h.APIKey(localhq.KeyOptions{ServerID: "s"}))},
+		HQ: config.HQ{APIKey: config.NewSecret(h.APIKey(devhq.KeyOptions{ServerID: "s"}))},
 	}
 	change(&o)
 	s, err := New(Config{

@@ -12,9 +12,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/drivers/sqlite"
 	"github.com/shopmonkeyus/eds/internal/hq"
-	"github.com/shopmonkeyus/eds/internal/localhq"
 	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
@@ -24,9 +24,9 @@ import (
 )
 
 // startHQ starts an HQ whose shop stands still and whose exports have many files.
-func startHQ(t *testing.T) *localhq.HQ {
+func startHQ(t *testing.T) *devhq.HQ {
 	t.Helper()
-	h, err := localhq.Start(t.Context(), localhq.Options{DataDir: t.TempDir(), Seed: 1, Customers: 200, FileRows: 150})
+	h, err := devhq.Start(t.Context(), devhq.Options{DataDir: t.TempDir(), Seed: 1, Customers: 200, FileRows: 150})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,16 +74,16 @@ func TestAWholeShopBecomesASQLiteDatabase(t *testing.T) {
 	session(t, h, client, enrolment.ServerID)
 
 	var calls, cuts, files atomic.Int64
-	h.Disturb(func(r *http.Request) localhq.Fault {
+	h.Disturb(func(r *http.Request) devhq.Fault {
 		if strings.HasPrefix(r.URL.Path, "/storage/") {
 			if files.Add(1)%3 == 1 {
 				cuts.Add(1)
-				return localhq.Cut(3000)
+				return devhq.Cut(3000)
 			}
 			return nil
 		}
 		if calls.Add(1)%2 == 1 {
-			return localhq.Refuse(http.StatusServiceUnavailable, 0)
+			return devhq.Refuse(http.StatusServiceUnavailable, 0)
 		}
 		return nil
 	})
@@ -113,7 +113,7 @@ func TestAWholeShopBecomesASQLiteDatabase(t *testing.T) {
 }
 
 // session shows that HQ takes the description of this machine, and NATS the credential.
-func session(t *testing.T, h *localhq.HQ, client *hq.Client, serverID string) {
+func session(t *testing.T, h *devhq.HQ, client *hq.Client, serverID string) {
 	t.Helper()
 	start := hq.SessionStart{Version: "test", ServerID: serverID}
 	hq.DescribeHost(t.Context(), &start)
@@ -160,7 +160,7 @@ func openSQLite(t *testing.T, target string) sink.Sink {
 }
 
 // compare compares every table of the destination with the shop.
-func compare(t *testing.T, h *localhq.HQ, client *hq.Client, catalogue *schema.Catalogue, destination sink.Sink) {
+func compare(t *testing.T, h *devhq.HQ, client *hq.Client, catalogue *schema.Catalogue, destination sink.Sink) {
 	t.Helper()
 	h.Disturb(nil)
 	tables, err := catalogue.Latest(t.Context())
@@ -178,11 +178,11 @@ func compare(t *testing.T, h *localhq.HQ, client *hq.Client, catalogue *schema.C
 	}
 }
 
-func TestKeysThatTheLocalHQRefuses(t *testing.T) {
+func TestKeysThatTheDevHQRefuses(t *testing.T) {
 	h := startHQ(t)
-	good := h.APIKey(localhq.KeyOptions{})
+	good := h.APIKey(devhq.KeyOptions{})
 	for want, token := range map[hq.KeyProblem]string{
-		hq.KeyExpired: h.APIKey(localhq.KeyOptions{Life: -time.Hour}),
+		hq.KeyExpired: h.APIKey(devhq.KeyOptions{Life: -time.Hour}),
 		hq.KeyRefused: good[:strings.LastIndexByte(good, '.')+1] + "forged",
 	} {
 		_, err := clientOf(t, token).LatestSchemas(t.Context())

@@ -14,7 +14,7 @@ import (
 // Sink is a destination that records the states of tables.
 type Sink interface {
 	sink.Sink
-	sink.TableRecorder
+	sink.Recorder
 	sink.Migrator
 }
 

@@ -60,3 +60,47 @@ func TestFloatsTellWhetherTheyAreExact(t *testing.T) {
 		}
 	})
 }
+
+// The numbers are written with as many decimal places as scale.
+func TestDecimal_RoundsHalfAwayFromZero(t *testing.T) {
+	for _, c := range []struct {
+		raw              string
+		precision, scale int
+		want             string
+		exact            bool
+	}{
+		{"0", 5, 2, "0.00", true},
+		{"-0.0", 5, 2, "0.00", true},
+		{"1.5", 5, 2, "1.50", true},
+		{"-1.5", 5, 0, "-2", false},
+		{"1.005", 5, 2, "1.01", false},
+		{"1.00499999", 5, 2, "1.00", false},
+		{"999.994", 5, 2, "999.99", false},
+		{"999.995", 5, 2, "", false},
+		{"1000", 5, 2, "", false},
+		{"0.001", 5, 2, "0.00", false},
+		{"-0.001", 5, 2, "0.00", false},
+		{"0.005", 5, 2, "0.01", false},
+		{"0.0000001", 5, 2, "0.00", false},
+		{"12e2", 5, 0, "1200", true},
+		{"1e99999", 38, 0, "", false},
+		{"1e-99999", 38, 18, "0.000000000000000000", false},
+		{"0.99999", 5, 5, "0.99999", true},
+		{"0.999995", 5, 5, "", false},
+		{"9223372036854775807", 38, 18, "9223372036854775807.000000000000000000", true},
+		{"9.9", 3, 0, "10", false},
+	} {
+		d, err := value.ParseDecimal(nil, []byte(c.raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, exact := d.Round(c.scale)
+		got := ""
+		if d.Point <= c.precision-c.scale || len(d.Digits) == 0 {
+			got = string(d.AppendText(nil, c.scale))
+		}
+		if got != c.want || got != "" && exact != c.exact {
+			t.Errorf("%s as DECIMAL(%d, %d): %q, exact %v; want %q, exact %v", c.raw, c.precision, c.scale, got, exact, c.want, c.exact)
+		}
+	}
+}

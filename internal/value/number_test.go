@@ -11,12 +11,12 @@ import (
 
 func TestTruthInAnySpelling(t *testing.T) {
 	for raw, want := range map[string]bool{`true`: true, `"t"`: true, `1`: true, `"true"`: true, `false`: false, `"f"`: false, `0`: false, `"0"`: false} {
-		if got, err := value.Truth([]byte(raw)); got != want || err != nil {
+		if got, err := value.Boolean([]byte(raw)); got != want || err != nil {
 			t.Errorf("Truth(%s) = %v, %v; want %v", raw, got, err, want)
 		}
 	}
 	for _, raw := range []string{`2`, `"yes"`, `""`, `{}`, `"TRUE"`, `1.0`} {
-		if _, err := value.Truth([]byte(raw)); err == nil {
+		if _, err := value.Boolean([]byte(raw)); err == nil {
 			t.Errorf("Truth(%s) is one", raw)
 		}
 	}
@@ -56,7 +56,7 @@ func TestEveryNumberInJSON(t *testing.T) {
 }
 
 func TestRoomIsUsedAgain(t *testing.T) {
-	var room value.Room
+	var room value.DigitBuffer
 	long := []byte(strings.Repeat("9", 5000))
 	for range 2 {
 		if got := room.For(long); len(got) != 0 || cap(got) < len(long) {

@@ -19,8 +19,8 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 	"github.com/shopmonkeyus/eds/internal/drivers"
-	"github.com/shopmonkeyus/eds/internal/localhq/shop"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
@@ -176,12 +176,12 @@ func apply(b *testing.B, destination string, columns, n int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	g := shop.Generate(1, "bench", columns, rowsBefore(), time.Now())
+	g := shop.NewChangeGenerator(1, "bench", columns, rowsBefore(), time.Now())
 	table, err := schema.Decode(g.Schema())
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := s.(sink.Migrator).Migrate(ctx, []*schema.Table{table}); err != nil {
+	if _, err := s.Migrator.Migrate(ctx, []*schema.Table{table}); err != nil {
 		b.Fatal(err)
 	}
 	decoder, splitter := cdc.NewDecoder(), change.NewSplitter(table)

@@ -21,17 +21,17 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
-	"github.com/shopmonkeyus/eds/internal/localhq/shop"
+	"github.com/shopmonkeyus/eds/internal/devhq"
+	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 )
 
 // world is an HQ whose only table is a generator's.
 type world struct {
 	b         *testing.B
-	hq        *localhq.HQ
+	hq        *devhq.HQ
 	key       string
 	data      string
-	generator *shop.Generator
+	generator *shop.ChangeGenerator
 	files     []string // of the export
 	clock     string   // of the export, as CockroachDB writes it in file names
 }
@@ -41,7 +41,7 @@ const fileRows = 50_000
 
 func newWorld(b *testing.B, columns, rows int) *world {
 	b.Helper()
-	h, err := localhq.Start(b.Context(), localhq.Options{DataDir: b.TempDir(), Customers: 1, Seed: 1, SessionGrace: 50 * time.Millisecond})
+	h, err := devhq.Start(b.Context(), devhq.Options{DataDir: b.TempDir(), Customers: 1, Seed: 1, SessionGrace: 50 * time.Millisecond})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func newWorld(b *testing.B, columns, rows int) *world {
 		}
 	})
 	begin := time.Now().UTC().Add(-time.Hour)
-	w := &world{b: b, hq: h, key: h.APIKey(localhq.KeyOptions{ServerID: "bench", Companies: []string{"*"}}), data: b.TempDir(), generator: shop.Generate(1, "bench", columns, rows, begin)}
+	w := &world{b: b, hq: h, key: h.APIKey(devhq.KeyOptions{ServerID: "bench", Companies: []string{"*"}}), data: b.TempDir(), generator: shop.NewChangeGenerator(1, "bench", columns, rows, begin)}
 	w.clock = begin.Format("20060102150405.000000000")
 	w.clock = strings.Replace(w.clock, ".", "", 1) + "0000000000"
 	h.Disturb(w.answer)
@@ -59,7 +59,7 @@ func newWorld(b *testing.B, columns, rows int) *world {
 }
 
 // answer serves the generator's schema and export in the place of the shop's.
-func (w *world) answer(r *http.Request) localhq.Fault {
+func (w *world) answer(r *http.Request) devhq.Fault {
 	var body any
 	switch path := r.URL.Path; {
 	case path == "/v3/schema":

@@ -10,7 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // readers read tables of the database all the time.
@@ -101,7 +101,7 @@ const besideRate = 200
 func TestImport_BesideItsServerShowsNoOlderRows(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{Rate: besideRate})
+	w := newWorld(t, d.url, devhq.Options{Rate: besideRate})
 	w.imports()
 	p := w.serve()
 	w.follows(p)
@@ -129,7 +129,7 @@ func TestImport_BesideItsServerShowsNoOlderRows(t *testing.T) {
 func TestImport_BesideItsServerIsKilled(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{Rate: besideRate / 2})
+	w := newWorld(t, d.url, devhq.Options{Rate: besideRate / 2})
 	w.imports()
 	p := w.serve()
 	w.follows(p)

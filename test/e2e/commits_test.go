@@ -7,7 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // commits hold transactions of eds just before they commit, at the points that are armed.
@@ -97,7 +97,7 @@ func (h *held) release() {
 func TestImport_BesideItsServerIsKilledAroundEachCommit(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{Rate: besideRate / 2})
+	w := newWorld(t, d.url, devhq.Options{Rate: besideRate / 2})
 	w.imports()
 	p := w.serve()
 	w.follows(p)
@@ -135,7 +135,7 @@ func TestImport_BesideItsServerIsKilledAroundEachCommit(t *testing.T) {
 func TestImport_TakesLongerThanTheStreamKeeps(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
 	w.goesOn(p, 100)

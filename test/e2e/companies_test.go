@@ -5,13 +5,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // mayRead gives the server a key for some companies only.
 func (w *world) mayRead(companies ...string) {
 	w.companies = companies
-	w.key = w.hq.APIKey(localhq.KeyOptions{ServerID: w.id, Companies: companies})
+	w.key = w.hq.APIKey(devhq.KeyOptions{ServerID: w.id, Companies: companies})
 }
 
 // warnsOf expects health to warn of a company, and of nothing worse.
@@ -36,7 +36,7 @@ func TestCompany_IsNamedUntilAnImportCoversIt(t *testing.T) {
 		for cover, limited := range map[string]bool{"whole import": false, "import of the company": true} {
 			t.Run(name+", "+cover, func(t *testing.T) {
 				t.Parallel()
-				w := newWorld(t, destination(t), localhq.Options{})
+				w := newWorld(t, destination(t), devhq.Options{})
 				all := w.hq.Shop().Companies()
 				w.mayRead(all[0])
 				w.imports()
@@ -76,7 +76,7 @@ func TestCompany_IsNamedUntilAnImportCoversIt(t *testing.T) {
 // it again: what was changed meanwhile is read from the stream.
 func TestCompany_ThatIsRemovedRaisesNoAlarm(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{})
+	w := newWorld(t, sqlite(t), devhq.Options{})
 	all := w.hq.Shop().Companies()
 	w.mayRead(all[0], all[1])
 	w.imports()
@@ -102,7 +102,7 @@ func TestCompany_ImportOfTheServersCompaniesIsWhole(t *testing.T) {
 	for name, byHQ := range map[string]bool{"by the operator": false, "by hq": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, newDatabase(t).url, localhq.Options{})
+			w := newWorld(t, newDatabase(t).url, devhq.Options{})
 			w.companies = w.hq.Shop().Companies()[:1]
 			only := []string{"--companyIds", w.companies[0]}
 			w.imports(only...)

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // follows waits until the server follows the stream, and expects no alarm.
@@ -26,7 +26,7 @@ func (w *world) follows(p *process) {
 // with another filter and the next start.
 func TestServer_RestartsQuietlyUnderAnotherFilter(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 300})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 300})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 100)
@@ -49,7 +49,7 @@ func TestServer_RestartsQuietlyUnderAnotherFilter(t *testing.T) {
 func TestServer_ReadsAgainForAFormerDestination(t *testing.T) {
 	t.Parallel()
 	one, other := t.TempDir(), t.TempDir()
-	w := newWorld(t, "file://"+one, localhq.Options{Rate: 300})
+	w := newWorld(t, "file://"+one, devhq.Options{Rate: 300})
 	w.imports()
 	p := w.serve()
 	w.acknowledged(p, w.changes(100))

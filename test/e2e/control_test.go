@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // session waits for a session that lives and is not the given one.
@@ -74,7 +74,7 @@ func want(t *testing.T, answer map[string]any, key string, value any) {
 // configure, import, pause, and end a server that has begun without anything.
 func TestAServerIsSetUpByHQ(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "", localhq.Options{Rate: 200})
+	w := newWorld(t, "", devhq.Options{Rate: 200})
 	p := w.serve()
 	session := w.session(p, "")
 
@@ -193,7 +193,7 @@ func logged(t *testing.T, w *world, path any) {
 // TestASessionIsRenewedWhileTheStreamGoesOn renews sessions often.
 func TestASessionIsRenewedWhileTheStreamGoesOn(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 200})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.imports()
 	p := w.serve("--renew-interval", "1s")
 	session := w.session(p, "")

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/server"
 )
 
@@ -40,7 +40,7 @@ func (w *world) customer(before, id, name string) {
 func TestDeadLetters_OfARowThatMoves(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	d.execute(`ALTER TABLE customer ADD CONSTRAINT liked CHECK ("firstName" <> 'disliked')`)
 	p := w.serve()
@@ -75,7 +75,7 @@ func TestDeadLetters_OfARowThatMoves(t *testing.T) {
 func TestDeadLetters_OfGarbage(t *testing.T) {
 	t.Parallel()
 	const garbage = 5
-	w := newWorld(t, newDatabase(t).url, localhq.Options{})
+	w := newWorld(t, newDatabase(t).url, devhq.Options{})
 	w.imports()
 	p := w.serve()
 	publish := func() {

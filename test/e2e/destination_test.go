@@ -16,7 +16,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
@@ -98,7 +98,7 @@ func TestServer_ContinuesAtAFormerDirectory(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a, b := filePlace(t, t.TempDir(), query), filePlace(t, t.TempDir(), query)
-			w := newWorld(t, "", localhq.Options{Rate: 60, Customers: 20})
+			w := newWorld(t, "", devhq.Options{Rate: 60, Customers: 20})
 			for _, at := range []place{a, b} {
 				w.url = at.url
 				w.imports()
@@ -148,7 +148,7 @@ func TestServer_ReturnsToTheDestinationThatHQConfiguredBefore(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a, b := make(t), make(t)
-			w := newWorld(t, "", localhq.Options{Rate: 60, Customers: 20})
+			w := newWorld(t, "", devhq.Options{Rate: 60, Customers: 20})
 			p := w.serve()
 			session := w.session(p, "")
 			for n, at := range []place{a, b} {
@@ -197,7 +197,7 @@ func TestServer_KnowsADestinationByAnySpelling(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			all := spellings(t)
-			w := newWorld(t, all[0], localhq.Options{Rate: 300})
+			w := newWorld(t, all[0], devhq.Options{Rate: 300})
 			first, err := url.Parse(all[0])
 			if err != nil {
 				t.Fatal(err)
@@ -233,7 +233,7 @@ func TestServer_ReportsADirectoryThatIsNotMounted(t *testing.T) {
 			t.Parallel()
 			dir := filepath.Join(t.TempDir(), "mounted")
 			at := filePlace(t, dir, query)
-			w := newWorld(t, at.url, localhq.Options{Rate: 60, Customers: 20})
+			w := newWorld(t, at.url, devhq.Options{Rate: 60, Customers: 20})
 			w.imports()
 			p := w.serve()
 			w.acknowledged(p, w.changes(100))
@@ -279,7 +279,7 @@ func TestServer_ReportsADirectoryThatIsNotMounted(t *testing.T) {
 func TestServer_GoesOnAfterAnImportIntoAnEmptiedDirectory(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "mounted")
-	w := newWorld(t, "file://"+dir, localhq.Options{Rate: 60, Customers: 20})
+	w := newWorld(t, "file://"+dir, devhq.Options{Rate: 60, Customers: 20})
 	w.imports()
 	p := w.serve()
 	w.acknowledged(p, w.changes(100))

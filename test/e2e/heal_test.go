@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // TestHeal_DroppedAndTruncatedTables come back by themselves under a running server, and
@@ -18,7 +18,7 @@ func TestHeal_DroppedAndTruncatedTables(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDatabase(t)
-			w := newWorld(t, d.url, localhq.Options{})
+			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
 			w.goesOn(p, 100)
@@ -37,7 +37,7 @@ func TestHeal_DroppedAndTruncatedTables(t *testing.T) {
 func TestHeal_Off(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve("--heal=off")
 	w.goesOn(p, 100)

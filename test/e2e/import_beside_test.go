@@ -5,14 +5,14 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // TestImport_IsRefusedWhileAnotherDataDirectoryWrites changes nothing.
 func TestImport_IsRefusedWhileAnotherDataDirectoryWrites(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{Rate: 100})
+	w := newWorld(t, d.url, devhq.Options{Rate: 100})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 100)
@@ -53,7 +53,7 @@ func TestImport_FollowsAServerThatHasEnded(t *testing.T) {
 			t.Run(name+", "+directory+" data directory", func(t *testing.T) {
 				t.Parallel()
 				d := newDatabase(t)
-				w := newWorld(t, d.url, localhq.Options{})
+				w := newWorld(t, d.url, devhq.Options{})
 				w.imports()
 				p := w.serve()
 				w.goesOn(p, 100)
@@ -79,7 +79,7 @@ func TestImport_FollowsAServerThatHasEnded(t *testing.T) {
 func TestImport_FromANewDataDirectoryClosesAGap(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
 	w.goesOn(p, 100)
@@ -108,7 +108,7 @@ func backlogs(t *testing.T, f func(t *testing.T, w *world, target string)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDatabase(t)
-			w := newWorld(t, d.url, localhq.Options{})
+			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
 			w.goesOn(p, 100)

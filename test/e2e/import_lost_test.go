@@ -7,7 +7,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // TestImport_ResumedIntoAnEmptiedDatabaseLacksNothing kills an import. Before it is run
@@ -19,7 +19,7 @@ func TestImport_ResumedIntoAnEmptiedDatabaseLacksNothing(t *testing.T) {
 		t.Parallel()
 		d := newDatabase(t)
 		empty := d.copy()
-		w := newWorld(t, d.url, localhq.Options{})
+		w := newWorld(t, d.url, devhq.Options{})
 		w.killedImport(files, 12)
 		d.restore(empty)
 		w.imports()
@@ -30,7 +30,7 @@ func TestImport_ResumedIntoAnEmptiedDatabaseLacksNothing(t *testing.T) {
 	})
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
-		w := newWorld(t, sqlite(t), localhq.Options{})
+		w := newWorld(t, sqlite(t), devhq.Options{})
 		w.killedImport(files, 12)
 		for _, suffix := range []string{"", "-wal", "-shm"} {
 			_ = os.Remove(strings.TrimPrefix(w.url, "sqlite://") + suffix)
@@ -48,7 +48,7 @@ func TestImport_LosesTheDatabaseMeanwhile(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
 	empty := d.copy()
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	held, release := w.hold(requests(http.MethodGet, "/storage/exports/"), 12)
 	i := w.importing()
 	<-held
@@ -69,7 +69,7 @@ func TestImport_LosesTheDatabaseMeanwhile(t *testing.T) {
 func (w *world) hold(at func(*http.Request) bool, n int) (reached <-chan struct{}, release func()) {
 	var mu sync.Mutex
 	held, released := make(chan struct{}), make(chan struct{})
-	w.hq.Disturb(func(r *http.Request) localhq.Fault {
+	w.hq.Disturb(func(r *http.Request) devhq.Fault {
 		mu.Lock()
 		defer mu.Unlock()
 		if !at(r) {
@@ -98,7 +98,7 @@ func TestImport_BesideAServerThatStartsMeanwhile(t *testing.T) {
 	for name, destination := range destinations {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, destination(t), localhq.Options{})
+			w := newWorld(t, destination(t), devhq.Options{})
 			w.imports()
 			p := w.serve()
 			w.goesOn(p, 100)

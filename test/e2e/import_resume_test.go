@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/hq"
-	"github.com/shopmonkeyus/eds/internal/localhq"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/state"
 )
@@ -46,7 +46,7 @@ func TestImport_OfAnOldExportIsBroughtForward(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDatabase(t)
-			w := newWorld(t, d.url, localhq.Options{})
+			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
 			w.goesOn(p, 100)
@@ -108,7 +108,7 @@ func TestImport_ResumedDaysLaterIsBroughtForward(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDatabase(t)
-			w := newWorld(t, d.url, localhq.Options{})
+			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
 			w.goesOn(p, 100)
@@ -159,7 +159,7 @@ func (w *world) asksForImport(p *process) (asks bool) {
 func TestImport_KilledAtAnyStepLosesNothing(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	files := requests(http.MethodGet, "/storage/exports/")
 	for _, step := range []struct {
@@ -223,7 +223,7 @@ func TestImport_ClosesAGapAlthoughATableHasLeft(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDatabase(t)
-			w := newWorld(t, d.url, localhq.Options{})
+			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
 			w.goesOn(p, 100)
@@ -264,7 +264,7 @@ func (w *world) drop(table string) {
 		w.t.Fatalf("there is no table %s", table)
 	}
 	w.dropped = table
-	w.hq.Disturb(func(r *http.Request) localhq.Fault {
+	w.hq.Disturb(func(r *http.Request) devhq.Fault {
 		switch {
 		case r.URL.Path == "/v3/schema":
 			return edited(func(answer map[string]any) { delete(answer, object) })
@@ -280,7 +280,7 @@ func (w *world) drop(table string) {
 }
 
 // edited changes an answer of HQ.
-func edited(change func(answer map[string]any)) localhq.Fault {
+func edited(change func(answer map[string]any)) devhq.Fault {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			answer, all := httptest.NewRecorder(), make(map[string]any)

@@ -10,13 +10,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // exports appends lines to each export file of a table.
 func (w *world) exports(table, lines string) {
 	w.t.Helper()
-	w.hq.Disturb(func(r *http.Request) localhq.Fault {
+	w.hq.Disturb(func(r *http.Request) devhq.Fault {
 		if !strings.HasPrefix(r.URL.Path, "/storage/exports/") || !strings.Contains(r.URL.Path, "-"+table+"-") {
 			return nil
 		}
@@ -63,7 +63,7 @@ func (w *world) letters() string {
 func TestImport_LeavesRowsOutThatCannotBeLoaded(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	before := d.query("SELECT count(*) FROM customer")
 	d.execute("ALTER TABLE customer ADD CONSTRAINT liked CHECK (id <> 'disliked')")

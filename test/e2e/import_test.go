@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
@@ -23,7 +23,7 @@ func (w *world) put(table string, images ...string) {
 // has reports whether a table of the destination has a row with the id.
 func (w *world) has(table, id string) bool {
 	w.t.Helper()
-	rows := sinktest.Rows(w.t, w.open().(sink.Reader), w.tables()[table])
+	rows := sinktest.Rows(w.t, w.open().Reader, w.tables()[table])
 	return slices.ContainsFunc(rows, func(row string) bool { return strings.Contains(row, fmt.Sprintf(`id=%q`, id)) })
 }
 
@@ -31,7 +31,7 @@ func (w *world) has(table, id string) bool {
 // then by an order of HQ to a server that is limited to it.
 func TestImport_ReplacesOnlyRowsOfTheGivenCompanies(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{})
+	w := newWorld(t, sqlite(t), devhq.Options{})
 	companies := w.hq.Shop().Companies()
 	ghost := func(id, company string) string { return fmt.Sprintf(`{"id":%q,"companyId":%q}`, id, company) }
 	w.imports()
@@ -58,7 +58,7 @@ func TestImport_ReplacesOnlyRowsOfTheGivenCompanies(t *testing.T) {
 // the operator then lets eds have.
 func TestImport_LeavesForeignTablesAloneIfHQOrdersIt(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "", localhq.Options{})
+	w := newWorld(t, "", devhq.Options{})
 	p := w.serve()
 	session := w.session(p, "")
 	w.url = sqlite(t)
@@ -73,13 +73,13 @@ func TestImport_LeavesForeignTablesAloneIfHQOrdersIt(t *testing.T) {
 			t.Errorf("the import is refused with %v", answer)
 		}
 	}
-	if got := sinktest.Rows(t, w.open().(sink.Reader), theirs); !slices.Equal(got, []string{`id="theirs" remark="kept"`}) {
+	if got := sinktest.Rows(t, w.open().Reader, theirs); !slices.Equal(got, []string{`id="theirs" remark="kept"`}) {
 		t.Errorf("the foreign table has the rows %q", got)
 	}
-	if err := w.open().(sink.Adopter).Adopt(t.Context(), w.tables()["customer"]); !errors.Is(err, sink.ErrForeign) {
+	if err := w.open().Adopter.Adopt(t.Context(), w.tables()["customer"]); !errors.Is(err, sink.ErrForeign) {
 		t.Errorf("the foreign table was given columns: %v", err)
 	}
-	if rows := sinktest.Rows(t, w.open().(sink.Reader), w.tables()["vehicle"]); len(rows) == 0 {
+	if rows := sinktest.Rows(t, w.open().Reader, w.tables()["vehicle"]); len(rows) == 0 {
 		t.Error("the other tables were not imported")
 	}
 	p.stop()
@@ -96,7 +96,7 @@ func TestImport_LeavesForeignTablesAloneIfHQOrdersIt(t *testing.T) {
 // TestImport_TwoAtOnce imports the same tables from two data directories.
 func TestImport_TwoAtOnce(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, peers.Postgres(t), localhq.Options{})
+	w := newWorld(t, peers.Postgres(t), devhq.Options{})
 	var both []*exec.Cmd
 	var outputs [2]strings.Builder
 	for i := range outputs {

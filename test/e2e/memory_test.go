@@ -20,8 +20,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
-	"github.com/shopmonkeyus/eds/internal/localhq/shop"
+	"github.com/shopmonkeyus/eds/internal/devhq"
+	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 )
 
 // Peak memory of the worker while it catches up, in bytes. docs/operations.md promises both.
@@ -39,19 +39,19 @@ var release = sync.OnceValues(func() (string, error) {
 // generated is a world whose only table is a generator's, with one row.
 type generated struct {
 	*world
-	generator *shop.Generator
+	generator *shop.ChangeGenerator
 }
 
 func newGenerated(t *testing.T, url string, columns int) *generated {
 	t.Helper()
-	w := newWorld(t, url, localhq.Options{Customers: 1})
-	w.key = w.hq.APIKey(localhq.KeyOptions{ServerID: w.id, Companies: []string{"*"}})
+	w := newWorld(t, url, devhq.Options{Customers: 1})
+	w.key = w.hq.APIKey(devhq.KeyOptions{ServerID: w.id, Companies: []string{"*"}})
 	var err error
 	if w.program, err = release(); err != nil {
 		t.Fatal(err)
 	}
 	begin := time.Now().UTC().Add(-time.Hour)
-	g := &generated{w, shop.Generate(1, "bench", columns, 1, begin)}
+	g := &generated{w, shop.NewChangeGenerator(1, "bench", columns, 1, begin)}
 	clock := strings.Replace(begin.Format("20060102150405.000000000"), ".", "", 1) + "0000000000"
 	g.hq.Disturb(g.answers(clock + "-bench-1-1-00000000-bench-1.ndjson.gz"))
 	w.imports()
@@ -59,12 +59,12 @@ func newGenerated(t *testing.T, url string, columns int) *generated {
 }
 
 // answers has HQ know the generator's table only, whose export is one file.
-func (g *generated) answers(file string) func(r *http.Request) localhq.Fault {
+func (g *generated) answers(file string) func(r *http.Request) devhq.Fault {
 	var row []byte
 	for image := range g.generator.Rows() {
 		row = zipped(append(bytes.Clone(image), '\n'))
 	}
-	return func(r *http.Request) localhq.Fault {
+	return func(r *http.Request) devhq.Fault {
 		var body any
 		switch path := r.URL.Path; {
 		case path == "/v3/schema":
@@ -86,7 +86,7 @@ func (g *generated) answers(file string) func(r *http.Request) localhq.Fault {
 	}
 }
 
-func answer(body []byte) localhq.Fault {
+func answer(body []byte) devhq.Fault {
 	return func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) })
 	}

@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // down starts a server into a PostgreSQL that can be cut off, cuts it off while changes
@@ -34,7 +34,7 @@ func (w *world) down(d *database) (p *process, between *proxy, session string) {
 // still waits for the destination.
 func TestControl_IsHeardWhileTheDestinationIsDown(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "", localhq.Options{Rate: 100})
+	w := newWorld(t, "", devhq.Options{Rate: 100})
 	p, _, session := w.down(newDatabase(t))
 	w.notify(session, "pause", nil)
 	want(t, w.heard(p, session, "pause-response", 1), "success", true)
@@ -53,7 +53,7 @@ func TestControl_IsHeardWhileTheDestinationIsDown(t *testing.T) {
 // TestControl_RestartsAndEndsWhileTheDestinationIsDown loses nothing.
 func TestControl_RestartsAndEndsWhileTheDestinationIsDown(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "", localhq.Options{Rate: 100})
+	w := newWorld(t, "", devhq.Options{Rate: 100})
 	p, between, session := w.down(newDatabase(t))
 	w.notify(session, "restart", nil)
 	want(t, w.heard(p, session, "restart-response", 1), "success", true)
@@ -77,7 +77,7 @@ func TestControl_RestartsAndEndsWhileTheDestinationIsDown(t *testing.T) {
 // TestPause_SurvivesACrash kills the worker of a paused server.
 func TestPause_SurvivesACrash(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 100})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 100})
 	w.imports()
 	p := w.serve()
 	session := w.session(p, "")
@@ -106,7 +106,7 @@ func TestPause_SurvivesACrash(t *testing.T) {
 // TestConfigure_WaitsForTheImportOverRestarts restarts the session, and kills the worker.
 func TestConfigure_WaitsForTheImportOverRestarts(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "", localhq.Options{Rate: 100})
+	w := newWorld(t, "", devhq.Options{Rate: 100})
 	p := w.serve()
 	session := w.session(p, "")
 	w.url = sqlite(t)
@@ -134,12 +134,12 @@ func TestImport_ThatHQRequestedGoesOnOverRenewalsAndCrashes(t *testing.T) {
 	for name, crashes := range map[string]bool{"renewals": false, "a crash": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, sqlite(t), localhq.Options{Rate: 50})
+			w := newWorld(t, sqlite(t), devhq.Options{Rate: 50})
 			var held atomic.Bool
 			held.Store(true)
 			release, reached := make(chan struct{}), make(chan struct{}, 100)
 			asked := requests(http.MethodGet, "/v3/export/bulk/")
-			w.hq.Disturb(func(r *http.Request) localhq.Fault {
+			w.hq.Disturb(func(r *http.Request) devhq.Fault {
 				if !asked(r) || !held.Load() {
 					return nil
 				}

@@ -17,7 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.etcd.io/bbolt"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
@@ -310,7 +310,7 @@ func TestUpgrade_IsRolledBackAndRepeatedQuietly(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDatabase(t)
-			w := newWorld(t, d.url, localhq.Options{})
+			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			old := previousRelease(w, d)
 			old.work(100)
@@ -333,7 +333,7 @@ func TestUpgrade_IsRolledBackAndRepeatedQuietly(t *testing.T) {
 func TestUpgrade_BeforeTheFirstChange(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	old := previousRelease(w, d)
 	w.work(100)
@@ -353,7 +353,7 @@ func TestUpgrade_BeforeTheFirstChange(t *testing.T) {
 func TestUpgrade_AfterAnImportOfThePreviousRelease(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	old := previousRelease(w, d)
 	old.work(100)

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // TestRole_ThatMayNotCreateWorksAsBefore writes into tables that another owner has made
@@ -13,7 +13,7 @@ func TestRole_ThatMayNotCreateWorksAsBefore(t *testing.T) {
 	t.Parallel()
 	role := newRole(t)
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	old := previousRelease(w, d)
 	old.work(100)

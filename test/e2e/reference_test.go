@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
@@ -71,7 +71,7 @@ func (w *world) changes(n uint64) uint64 {
 // recorded time is the newest, and after it.
 func TestReference_LeavesItsImport(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 400})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 400})
 	w.imports()
 	w.changes(200)
 	w.asReference(time.Now())
@@ -100,7 +100,7 @@ var totalEvents = regexp.MustCompile(`(?m)^eds_total_events(?:_total)? (\S+)$`)
 // acknowledged what came in the months after its import.
 func TestReference_LeavesItsConsumer(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, peers.Postgres(t), localhq.Options{Rate: 400})
+	w := newWorld(t, peers.Postgres(t), devhq.Options{Rate: 400})
 	began := time.Now()
 	w.imports()
 	w.asReference(began)
@@ -162,7 +162,7 @@ func TestReference_LeavesItsConsumer(t *testing.T) {
 // before HQ has ordered an import.
 func TestReference_IsNotGuessed(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 200})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.imports()
 	w.asReference(time.Now())
 	w.writeReference("*3\r\n$3\r\nset\r\n$12\r\ntable-export\r\n$40")
@@ -188,7 +188,7 @@ func TestReference_IsNotGuessed(t *testing.T) {
 // TestReference_IsOvertakenByAnImport has the operator do as the error says.
 func TestReference_IsOvertakenByAnImport(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 200})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.writeReference("?")
 	w.imports()
 	p := w.serve()

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // replacements put an older copy in the place of a database.
@@ -21,7 +21,7 @@ func TestRestore_IsFollowedWhileTheShopWorks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDatabase(t)
-			w := newWorld(t, d.url, localhq.Options{Rate: 300})
+			w := newWorld(t, d.url, devhq.Options{Rate: 300})
 			w.imports()
 			p := w.serve()
 			w.applied(p, 100)
@@ -49,7 +49,7 @@ func TestRestore_IsFollowedAtTheNextChange(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDatabase(t)
-			w := newWorld(t, d.url, localhq.Options{})
+			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
 			w.goesOn(p, 100)
@@ -73,7 +73,7 @@ func TestRestore_IsFollowedAtTheNextChange(t *testing.T) {
 func TestRestore_OfARunningServerIsAGapIfTheStreamWasTrimmed(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
 	w.goesOn(p, 100)
@@ -98,7 +98,7 @@ type restoreCase struct{ database, data string }
 func TestRestore_IsFollowedFromTheDatabase(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	databases, data := make(map[string]*database), map[string]string{"lost": ""}
 	save := func(name string) { databases[name], data[name] = d.copy(), w.saved() }
 	w.imports()

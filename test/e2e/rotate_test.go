@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
@@ -36,7 +36,7 @@ func TestPassword_IsRotatedWhileTheServerRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := newWorld(t, "postgres://eds:${file:"+file+"}@"+u.Host+u.Path, localhq.Options{Rate: 400})
+	w := newWorld(t, "postgres://eds:${file:"+file+"}@"+u.Host+u.Path, devhq.Options{Rate: 400})
 	put("mistyped")
 	if code := w.serve().wait(); code != 3 {
 		t.Fatalf("with a mistyped password the first start ends with %d", code)

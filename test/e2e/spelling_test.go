@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // spellings returns URLs of one database, which a proxy offers at PostgreSQL's own port,
@@ -56,7 +56,7 @@ func (p *process) events() float64 {
 func TestDestination_IsTheSameUnderAnotherSpelling(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	urls, plain, env := spellings(t, d)
 	w.extraEnv, w.url = env, plain
 	w.imports()
@@ -96,7 +96,7 @@ func (w *world) configure(p *process, session, target string, imports int, backf
 func TestDestination_GoesOnUnderAnotherSpellingThatHQConfigures(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, "", localhq.Options{})
+	w := newWorld(t, "", devhq.Options{})
 	p := w.serve()
 	session := w.session(p, "")
 	w.configure(p, session, d.url, 1, true)
@@ -115,7 +115,7 @@ func TestDestination_GoesOnUnderAnotherSpellingThatHQConfigures(t *testing.T) {
 func TestDestination_AnotherDatabaseNeedsAnImport(t *testing.T) {
 	t.Parallel()
 	a, b := newDatabase(t), newDatabase(t)
-	w := newWorld(t, a.url, localhq.Options{})
+	w := newWorld(t, a.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
 	w.goesOn(p, 200)
@@ -139,7 +139,7 @@ func TestDestination_AnotherDatabaseNeedsAnImport(t *testing.T) {
 func TestDestination_GoesOnWhenHQConfiguresItAgain(t *testing.T) {
 	t.Parallel()
 	a, b := newDatabase(t), newDatabase(t)
-	w := newWorld(t, "", localhq.Options{})
+	w := newWorld(t, "", devhq.Options{})
 	p := w.serve()
 	session := w.session(p, "")
 	w.configure(p, session, a.url, 1, true)
@@ -164,7 +164,7 @@ func TestDestination_CloneIsFollowedFromItsOwnCheckpoint(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDatabase(t)
-			w := newWorld(t, d.url, localhq.Options{})
+			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
 			w.goesOn(p, 100)

@@ -7,7 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/state"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
@@ -25,7 +25,7 @@ func TestServer_ExitsZeroIfItIsStoppedWhileASessionEnds(t *testing.T) {
 	} {
 		t.Run(reason, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, peers.Postgres(t), localhq.Options{Rate: 200})
+			w := newWorld(t, peers.Postgres(t), devhq.Options{Rate: 200})
 			w.imports()
 			p := w.serve("--renew-interval", test.interval)
 			session := w.session(p, "")
@@ -69,7 +69,7 @@ func TestServer_ExitsZeroIfItIsStoppedWhileASessionEnds(t *testing.T) {
 
 func TestServer_ExitsZeroIfItIsStoppedWhileItWaitsForItsDataDirectory(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{})
+	w := newWorld(t, sqlite(t), devhq.Options{})
 	held, err := state.Open(w.data)
 	if err != nil {
 		t.Fatal(err)

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
@@ -25,7 +25,7 @@ func TestASnapshotThenEveryChangeWhileTheSchemaEvolves(t *testing.T) {
 	for name, destination := range destinations {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, destination(t), localhq.Options{Rate: 400})
+			w := newWorld(t, destination(t), devhq.Options{Rate: 400})
 			w.imports()
 			p := w.serve("--backfill-new-tables=false")
 			w.applied(p, 200)
@@ -50,7 +50,7 @@ func TestASnapshotThenEveryChangeWhileTheSchemaEvolves(t *testing.T) {
 	}
 }
 
-func sessions(t *testing.T, w *world) []localhq.Session {
+func sessions(t *testing.T, w *world) []devhq.Session {
 	t.Helper()
 	all, err := w.hq.Sessions()
 	if err != nil {
@@ -67,7 +67,7 @@ func TestTwentyKillsInARowLoseNothing(t *testing.T) {
 	for name, destination := range destinations {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, destination(t), localhq.Options{Rate: 600})
+			w := newWorld(t, destination(t), devhq.Options{Rate: 600})
 			w.imports()
 			random := rand.New(rand.NewPCG(1, 2))
 			for range 20 {
@@ -90,7 +90,7 @@ func TestTwentyKillsInARowLoseNothing(t *testing.T) {
 func TestADestinationThatIsDownIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	pg := peers.StartPostgres(t)
-	w := newWorld(t, pg.Database(t), localhq.Options{Rate: 400})
+	w := newWorld(t, pg.Database(t), devhq.Options{Rate: 400})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 300)
@@ -109,7 +109,7 @@ func TestADestinationThatIsDownIsWaitedFor(t *testing.T) {
 
 func TestANATSThatIsDownIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, peers.Postgres(t), localhq.Options{Rate: 400})
+	w := newWorld(t, peers.Postgres(t), devhq.Options{Rate: 400})
 	w.imports()
 	p := w.serve()
 	for n := uint64(1); n <= 3; n++ {
@@ -127,7 +127,7 @@ func TestANATSThatIsDownIsWaitedFor(t *testing.T) {
 func TestAServerStartsWhileItsDestinationIsDown(t *testing.T) {
 	t.Parallel()
 	pg := peers.StartPostgres(t)
-	w := newWorld(t, pg.Database(t), localhq.Options{Rate: 200})
+	w := newWorld(t, pg.Database(t), devhq.Options{Rate: 200})
 	w.imports()
 	pg.Stop(t)
 	p := w.serve()
@@ -144,7 +144,7 @@ func TestAServerStartsWhileItsDestinationIsDown(t *testing.T) {
 func TestASecondSignalEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	pg := peers.StartPostgres(t)
-	w := newWorld(t, pg.Database(t), localhq.Options{Rate: 200})
+	w := newWorld(t, pg.Database(t), devhq.Options{Rate: 200})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 50)
@@ -170,7 +170,7 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 
 func TestASecondServerOfOneIDWaits(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, peers.Postgres(t), localhq.Options{Rate: 100})
+	w := newWorld(t, peers.Postgres(t), devhq.Options{Rate: 100})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 10)
@@ -191,7 +191,7 @@ func TestASecondServerOfOneIDWaits(t *testing.T) {
 
 func TestAPoisonEventIsSetAsideAndTheRestGoesOn(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, peers.Postgres(t), localhq.Options{Rate: 200})
+	w := newWorld(t, peers.Postgres(t), devhq.Options{Rate: 200})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 50)
@@ -226,7 +226,7 @@ func clock() string { return time.Now().Add(time.Hour).Format("20060102150405") 
 
 func TestAnExpiredSubscriptionGoesOnWhereItWas(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, peers.Postgres(t), localhq.Options{Rate: 300})
+	w := newWorld(t, peers.Postgres(t), devhq.Options{Rate: 300})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 300)
@@ -243,7 +243,7 @@ func TestAnExpiredSubscriptionGoesOnWhereItWas(t *testing.T) {
 
 func TestChangesThatTheStreamHasLostAreTold(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, peers.Postgres(t), localhq.Options{Rate: 300})
+	w := newWorld(t, peers.Postgres(t), devhq.Options{Rate: 300})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 100)
@@ -287,7 +287,7 @@ func (w *world) reportsGap(p *process, event string) {
 
 func TestServer_ReportsAStreamThatWasCreatedAgainAndGrew(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 300})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 300})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 100)
@@ -316,7 +316,7 @@ func TestServer_ReportsADestinationThatWasEmptied(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, sqlite(t), localhq.Options{Rate: 300})
+			w := newWorld(t, sqlite(t), devhq.Options{Rate: 300})
 			w.imports()
 			w.followed()
 			w = between(w)
@@ -349,7 +349,7 @@ func (w *world) followedAfresh() *world {
 
 func TestAnotherImportRewindsNothingThatIsNewer(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 300})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 300})
 	for n := range uint64(3) {
 		w.imports()
 		p := w.serve()

@@ -17,13 +17,13 @@ import (
 
 	"github.com/ProtonMail/gopenpgp/v3/crypto"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/selfupdate"
 )
 
 func TestAWorkerThatIsKilledIsStartedAgainAndReported(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 200})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.imports()
 	p := w.serve()
 	session := w.session(p, "")
@@ -58,7 +58,7 @@ func TestAWorkerThatIsKilledIsStartedAgainAndReported(t *testing.T) {
 
 func TestAWorkerOutlivesItsParentOnlyToFinish(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 200})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.imports()
 	p := w.serve()
 	session := w.session(p, "")
@@ -81,7 +81,7 @@ func TestAWorkerOutlivesItsParentOnlyToFinish(t *testing.T) {
 
 func TestSecretsAreOnNoCommandLineOfTheWorker(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{})
+	w := newWorld(t, sqlite(t), devhq.Options{})
 	w.imports()
 	p := w.serve("--api-key", w.key)
 	w.session(p, "")
@@ -167,7 +167,7 @@ func (r *releases) release(t *testing.T, version string, program []byte) {
 // TestHQUpgradesAServer has HQ order a version that fails, and one that works.
 func TestHQUpgradesAServer(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 200})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.program = filepath.Join(t.TempDir(), "eds")
 	text, err := os.ReadFile(program)
 	if err != nil {
@@ -221,24 +221,24 @@ func TestHQUpgradesAServer(t *testing.T) {
 // TestAServerThatWaitsCanBeStopped stops one that has not got as far as the stream.
 func TestAServerThatWaitsCanBeStopped(t *testing.T) {
 	t.Parallel()
-	refuse := func(status int) func(*localhq.HQ) {
-		return func(h *localhq.HQ) {
-			h.Disturb(func(r *http.Request) localhq.Fault {
+	refuse := func(status int) func(*devhq.HQ) {
+		return func(h *devhq.HQ) {
+			h.Disturb(func(r *http.Request) devhq.Fault {
 				if r.URL.Path == "/v3/eds/internal" {
-					return localhq.Refuse(status, 0)
+					return devhq.Refuse(status, 0)
 				}
 				return nil
 			})
 		}
 	}
-	for waiting, disturb := range map[string]func(*localhq.HQ){
+	for waiting, disturb := range map[string]func(*devhq.HQ){
 		"hq does not answer; trying again":                        refuse(http.StatusServiceUnavailable),
 		"another server runs with this id; waiting for it to end": refuse(http.StatusConflict),
-		"waiting for NATS, and trying again":                      (*localhq.HQ).StopNATS,
+		"waiting for NATS, and trying again":                      (*devhq.HQ).StopNATS,
 	} {
 		t.Run(waiting, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, sqlite(t), localhq.Options{})
+			w := newWorld(t, sqlite(t), devhq.Options{})
 			disturb(w.hq)
 			p := w.serve()
 			eventually(t, "it waits", func() bool { return strings.Contains(p.output(), waiting) }, p.output)

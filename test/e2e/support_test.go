@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
@@ -167,7 +167,7 @@ func (w *world) killedImport(at func(*http.Request) bool, n int) {
 	w.t.Helper()
 	var mu sync.Mutex
 	reached := make(chan struct{})
-	w.hq.Disturb(func(r *http.Request) localhq.Fault {
+	w.hq.Disturb(func(r *http.Request) devhq.Fault {
 		mu.Lock()
 		defer mu.Unlock()
 		if !at(r) {

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // recorded waits until the destination records the table as given, "" for OK.
@@ -22,7 +22,7 @@ func (d *database) recorded(p *process, table, state string) {
 func TestTable_RefusedByTheDestination(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
 	w.goesOn(p, 100)
@@ -53,7 +53,7 @@ func TestTable_RefusedByTheDestination(t *testing.T) {
 func TestTable_ReplacedByAView(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve("--heal", "off")
 	w.goesOn(p, 100)
@@ -75,7 +75,7 @@ func TestTable_ReplacedByAView(t *testing.T) {
 func TestTable_ImportedAlone(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
 	w.goesOn(p, 300)
@@ -109,7 +109,7 @@ func (d *database) joined(p *process) {
 func TestGap_IsAcceptedOrImported(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
 	w.goesOn(p, 100)

@@ -21,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // gate is what the server takes for NATS. It offers TLS, or it strips the offer and
@@ -147,7 +147,7 @@ func (g *gate) overheard() string {
 // TestServer_SendsNoCredentialToNATSThatStopsOfferingTLS has someone strip the offer
 // of TLS, between two runs of the server and in the middle of one.
 func TestServer_SendsNoCredentialToNATSThatStopsOfferingTLS(t *testing.T) {
-	w := newWorld(t, "", localhq.Options{})
+	w := newWorld(t, "", devhq.Options{})
 	g := newGate(t, w.hq.NATSURL())
 	w.nats = g.url()
 	p := w.serve()

@@ -14,7 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
@@ -105,7 +105,7 @@ func TestServer_ReportsChangesThatTheStreamDropsWhileItIs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, sqlite(t), localhq.Options{Rate: 400})
+			w := newWorld(t, sqlite(t), devhq.Options{Rate: 400})
 			w.imports()
 			p := w.serve("--maxAckPending", "50")
 			w.applied(p, 100)
@@ -162,7 +162,7 @@ func whileDown(w *world, p *process, trim func(*world)) *process {
 
 func TestServer_ReportsAStreamThatWasCreatedAgainBesideIt(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 300})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 300})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 100)
@@ -191,7 +191,7 @@ func TestServer_ReportsAStreamThatWasCreatedAgainBesideIt(t *testing.T) {
 // of the destination back, and has the stream drop what came after it.
 func TestServer_ReportsLossesThatComeTogether(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 300})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 300})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 100)
@@ -259,7 +259,7 @@ func (w *world) foreign(n int) {
 // others, and nothing that the server has not read.
 func TestServer_IsQuietAmongOtherTenants(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 300})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 300})
 	w.imports()
 	p := w.serve()
 	drop := func() {
@@ -306,7 +306,7 @@ func TestServer_FollowsASourceWhoseClockDiffers(t *testing.T) {
 	for _, ahead := range []time.Duration{5 * time.Minute, 20 * time.Minute, -5 * time.Minute, -20 * time.Minute} {
 		t.Run(ahead.String(), func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, sqlite(t), localhq.Options{Rate: 300, ClockOffset: ahead})
+			w := newWorld(t, sqlite(t), devhq.Options{Rate: 300, ClockOffset: ahead})
 			w.changes(50) // before the import, too
 			w.imports()
 			w.changes(50)

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // TestTable_UnknownToHQ has changes of 500 tables that HQ does not know, and messages that
@@ -17,7 +17,7 @@ func TestTable_UnknownToHQ(t *testing.T) {
 	t.Parallel()
 	const unknown, garbage = 500, 150
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
 	w.goesOn(p, 50)

@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 var importDone = regexp.MustCompile(`(?m)^ *(\w+) .* done *$`)
@@ -20,7 +20,7 @@ func TestVerify_Repair(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDatabase(t)
-			w := newWorld(t, d.url, localhq.Options{})
+			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
 			w.goesOn(p, 200)

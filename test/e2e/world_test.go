@@ -22,9 +22,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/drivers"
 	"github.com/shopmonkeyus/eds/internal/hq"
-	"github.com/shopmonkeyus/eds/internal/localhq"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/state"
@@ -37,7 +37,7 @@ const patience = 3 * time.Minute
 // world is a local HQ with its shop, one destination, and one data directory.
 type world struct {
 	t    *testing.T
-	hq   *localhq.HQ
+	hq   *devhq.HQ
 	key  string
 	id   string // of the server
 	data string
@@ -56,7 +56,7 @@ type world struct {
 	dropped string
 }
 
-func newWorld(t *testing.T, url string, o localhq.Options) *world {
+func newWorld(t *testing.T, url string, o devhq.Options) *world {
 	t.Helper()
 	o.DataDir, o.SessionGrace = t.TempDir(), 100*time.Millisecond
 	if o.Customers == 0 {
@@ -65,7 +65,7 @@ func newWorld(t *testing.T, url string, o localhq.Options) *world {
 	if o.Seed == 0 {
 		o.Seed = 7
 	}
-	h, err := localhq.Start(t.Context(), o)
+	h, err := devhq.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func newWorld(t *testing.T, url string, o localhq.Options) *world {
 		}
 	})
 	w := &world{t: t, hq: h, id: "e2e", data: t.TempDir(), url: url, nats: h.NATSURL(), program: program}
-	w.hqDir, w.key = o.DataDir, h.APIKey(localhq.KeyOptions{ServerID: w.id})
+	w.hqDir, w.key = o.DataDir, h.APIKey(devhq.KeyOptions{ServerID: w.id})
 	t.Cleanup(func() { w.keepSecrets(w.servers) })
 	return w
 }
@@ -318,8 +318,8 @@ func (w *world) drain(p *process) {
 func (w *world) equal() {
 	w.t.Helper()
 	destination := w.open()
-	reader, ok := destination.(sink.Reader)
-	if !ok {
+	reader := destination.Reader
+	if reader == nil {
 		w.t.Fatalf("%T can not be read", destination)
 	}
 	tables := w.tables()
@@ -344,7 +344,7 @@ func (w *world) equal() {
 }
 
 // open opens the destination.
-func (w *world) open() sink.Sink {
+func (w *world) open() *sink.Opened {
 	w.t.Helper()
 	_, s, err := drivers.Open(w.t.Context(), w.url, os.LookupEnv, sink.Env{Logger: slog.New(slog.DiscardHandler), Adjusted: func(string, string, string) {}})
 	if err != nil {

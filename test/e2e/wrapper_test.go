@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
@@ -157,7 +157,7 @@ func (w *world) orderly() {
 
 func TestWrapped_FollowsTheStreamUntilItIsStopped(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 200})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.imports()
 	p := w.serveWrapped()
 	session := w.session(p, "")
@@ -178,7 +178,7 @@ func TestWrapped_FollowsTheStreamUntilItIsStopped(t *testing.T) {
 // and the parent process pass the signal on.
 func TestWrapped_EndsInOrderIfItIsSignalledTwice(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 200})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.imports()
 	p := w.serveWrapped()
 	w.session(p, "")
@@ -195,7 +195,7 @@ func TestWrapped_EndsInOrderIfItIsSignalledTwice(t *testing.T) {
 
 func TestWrapped_EndsOnAShutdownOrder(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 200})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.imports()
 	p := w.serveWrapped()
 	session := w.session(p, "")
@@ -208,7 +208,7 @@ func TestWrapped_EndsOnAShutdownOrder(t *testing.T) {
 
 func TestWrapped_IsStartedAgainAfterAnUpgradeOfTheParent(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 200})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.imports()
 	p := w.serveWrapped()
 	session := w.session(p, "")
@@ -228,7 +228,7 @@ func TestWrapped_IsStartedAgainAfterAnUpgradeOfTheParent(t *testing.T) {
 
 func TestWrapped_RecoversFromCrashes(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 200})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.imports()
 	p := w.serveWrapped()
 	session := w.session(p, "")
@@ -258,7 +258,7 @@ func TestWrapped_ExitsOneIfTheOperatorIsNeeded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, sqlite(t), localhq.Options{})
+			w := newWorld(t, sqlite(t), devhq.Options{})
 			if test.url != "" {
 				w.url = test.url
 			}
@@ -277,7 +277,7 @@ func TestWrapped_ExitsOneIfTheOperatorIsNeeded(t *testing.T) {
 
 func TestWrapped_EndsInOrderWithItsParent(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, sqlite(t), localhq.Options{Rate: 200})
+	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.imports()
 	p := w.serveWrapped()
 	w.session(p, "")
@@ -297,7 +297,7 @@ func TestWrapped_EndsInOrderWithItsParent(t *testing.T) {
 func TestWrapped_EndsWithinAMinuteOfItsParent(t *testing.T) {
 	t.Parallel()
 	pg := peers.StartPostgres(t)
-	w := newWorld(t, pg.Database(t), localhq.Options{Rate: 200})
+	w := newWorld(t, pg.Database(t), devhq.Options{Rate: 200})
 	w.imports()
 	p := w.serveWrapped()
 	w.session(p, "")

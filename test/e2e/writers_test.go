@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // givesWay waits until a server reports that another one writes to its destination.
@@ -66,7 +66,7 @@ func TestWriter_GivesWayToTheServerWithTheSession(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDatabase(t)
-			w := newWorld(t, d.url, localhq.Options{Rate: 100})
+			w := newWorld(t, d.url, devhq.Options{Rate: 100})
 			w.imports()
 			other := w.from(t.TempDir())
 			nats := newProxy(t, "127.0.0.1:0", strings.TrimPrefix(w.hq.NATSURL(), "nats://"))
@@ -95,13 +95,13 @@ func TestWriter_GivesWayToAServerOfAnotherID(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDatabase(t)
-			w := newWorld(t, d.url, localhq.Options{Rate: 100})
+			w := newWorld(t, d.url, devhq.Options{Rate: 100})
 			w.imports()
 			first := w.serve()
 			w.applied(first, 50)
 			other := w.from(t.TempDir())
 			other.id = "other"
-			other.key = w.hq.APIKey(localhq.KeyOptions{ServerID: other.id})
+			other.key = w.hq.APIKey(devhq.KeyOptions{ServerID: other.id})
 			if suffix != nil {
 				other.id += "-b" // of the consumer
 			}
@@ -120,7 +120,7 @@ func TestWriter_GivesWayToAServerOfAnotherID(t *testing.T) {
 func TestWriter_SuffixesTakeTurns(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	suffixed := w.from(w.data)
 	suffixed.id += "-b" // of the consumer
@@ -143,7 +143,7 @@ func TestWriter_SuffixesTakeTurns(t *testing.T) {
 func TestWriter_IsSucceededByAnotherHost(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	w := newWorld(t, d.url, localhq.Options{})
+	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
 	w.goesOn(p, 100)

@@ -18,9 +18,9 @@ import (
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
 
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/drivers"
 	"github.com/shopmonkeyus/eds/internal/hq"
-	"github.com/shopmonkeyus/eds/internal/localhq"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	_ "github.com/shopmonkeyus/eds/internal/source/jetstream" // so that go.sum has what its tests need
@@ -83,13 +83,13 @@ func TestServer_AsksForAConsumerResetOnce(t *testing.T) {
 // world is a local HQ, a SQLite database and a data directory.
 type world struct {
 	t                       *testing.T
-	hq                      *localhq.HQ
+	hq                      *devhq.HQ
 	key, program, data, url string
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	h, err := localhq.Start(t.Context(), localhq.Options{DataDir: t.TempDir(), Customers: 20, Seed: 7, SessionGrace: 100 * time.Millisecond})
+	h, err := devhq.Start(t.Context(), devhq.Options{DataDir: t.TempDir(), Customers: 20, Seed: 7, SessionGrace: 100 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func newWorld(t *testing.T) *world {
 	})
 	dir := t.TempDir()
 	w := &world{
-		t: t, hq: h, key: h.APIKey(localhq.KeyOptions{ServerID: serverID}), program: filepath.Join(dir, "eds"),
+		t: t, hq: h, key: h.APIKey(devhq.KeyOptions{ServerID: serverID}), program: filepath.Join(dir, "eds"),
 		data: t.TempDir(), url: "sqlite://" + filepath.Join(dir, "shop.db"),
 	}
 	build := exec.CommandContext(t.Context(), "go", "build", "-tags", "use_custom_driver,use_sqlite", "-o", w.program, ".")
@@ -265,7 +265,7 @@ func (w *world) equal() {
 	defer destination.Close(ctx)
 	snap := w.hq.Shop().Snapshot()
 	for _, name := range w.hq.Shop().Tables() {
-		r, err := verify.Compare(ctx, tables[name], nil, verify.Rows(tables[name], snap.Rows(name, nil, nil)), destination.(sink.Reader).Read(ctx, tables[name]))
+		r, err := verify.Compare(ctx, tables[name], nil, verify.Rows(tables[name], snap.Rows(name, nil, nil)), destination.Reader.Read(ctx, tables[name]))
 		if err != nil {
 			w.t.Fatal(err)
 		}

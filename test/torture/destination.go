@@ -48,9 +48,8 @@ func (r reader) Read(ctx context.Context, f func(sink.Reader) error) error {
 		return err
 	}
 	defer func() { _ = s.Close(context.WithoutCancel(ctx)) }() // nothing was written
-	rows, ok := s.(sink.Reader)
-	if !ok {
+	if s.Reader == nil {
 		return fmt.Errorf("the rows of %T cannot be read", s)
 	}
-	return f(rows)
+	return f(s.Reader)
 }

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/shopmonkeyus/eds/internal/localhq/shop"
+	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/verify"

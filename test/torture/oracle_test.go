@@ -14,8 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 	"github.com/shopmonkeyus/eds/internal/drivers"
-	"github.com/shopmonkeyus/eds/internal/localhq/shop"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/verify"
@@ -350,7 +350,7 @@ func load(t *testing.T, s *shop.Shop, url string) {
 	snapshot := s.Snapshot()
 	for _, name := range s.Tables() {
 		layout := schemaOf(t, s, name)
-		l, err := destination.(sink.Loader).BeginLoad(t.Context(), "job", layout, sink.Replace, sink.Scope{})
+		l, err := destination.BeginLoad(t.Context(), "job", layout, sink.Replace, sink.Scope{})
 		if err != nil {
 			t.Fatal(err)
 		}

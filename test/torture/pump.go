@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 const (
@@ -18,7 +18,7 @@ const (
 // pump makes the shop work, up to a limit. The shop's changes depend only on its
 // seed and on the limits, not on time.
 type pump struct {
-	hq   *localhq.HQ
+	hq   *devhq.HQ
 	turn sync.Mutex // held while the shop works
 
 	mu      sync.Mutex
@@ -30,7 +30,7 @@ type pump struct {
 	changed chan struct{} // closed at every change of these fields
 }
 
-func newPump(h *localhq.HQ) *pump { return &pump{hq: h, changed: make(chan struct{})} }
+func newPump(h *devhq.HQ) *pump { return &pump{hq: h, changed: make(chan struct{})} }
 
 // run works until ctx is done.
 func (p *pump) run(ctx context.Context) {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/verify"
 )
@@ -40,7 +40,7 @@ type Round struct {
 	// why it is not.
 	Patience time.Duration
 
-	hq       *localhq.HQ
+	hq       *devhq.HQ
 	pump     *pump
 	service  *service
 	schedule Schedule
@@ -75,7 +75,7 @@ func (r *Round) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer log.Close()
-	r.hq, err = localhq.Start(ctx, localhq.Options{
+	r.hq, err = devhq.Start(ctx, devhq.Options{
 		DataDir: filepath.Join(r.Dir, "hq"), Seed: r.Seed, Customers: 30, SessionGrace: 100 * time.Millisecond,
 		Logger: slog.New(slog.NewJSONHandler(log, nil)),
 	})
@@ -94,7 +94,7 @@ func (r *Round) Run(ctx context.Context) (err error) {
 	r.service = &service{
 		program: r.Program, dir: r.Dir, logPath: filepath.Join(r.Dir, "server.log"), note: r.note,
 		args: []string{"server", "--server", r.hq.NATSURL(), "--host", "127.0.0.1", "--port", "0"},
-		env:  append(os.Environ(), "SM_APIKEY="+r.hq.APIKey(localhq.KeyOptions{ServerID: serverID}), "NO_COLOR=1", "EDS_UPGRADE_IN_CONTAINER=true"),
+		env:  append(os.Environ(), "SM_APIKEY="+r.hq.APIKey(devhq.KeyOptions{ServerID: serverID}), "NO_COLOR=1", "EDS_UPGRADE_IN_CONTAINER=true"),
 	}
 	defer r.service.close()
 

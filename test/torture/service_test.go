@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/localhq"
+	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
 // script starts a service whose program is a shell script. $n is its number of starts.
@@ -160,7 +160,7 @@ func TestPump_StopsAtItsLimit(t *testing.T) {
 	t.Parallel()
 	made := make(map[uint64]bool)
 	for range 2 {
-		h, err := localhq.Start(t.Context(), localhq.Options{DataDir: t.TempDir(), Seed: 4, Customers: 5})
+		h, err := devhq.Start(t.Context(), devhq.Options{DataDir: t.TempDir(), Seed: 4, Customers: 5})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/localhq/shop"
+	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 )
 
 // perform carries out a step. It also records the tables that may miss changes

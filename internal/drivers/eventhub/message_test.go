@@ -13,7 +13,7 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
-// story are changes of every kind.
+// story returns changes of every kind.
 func story(t testing.TB) []*cdc.Event {
 	t.Helper()
 	var events []*cdc.Event
@@ -45,7 +45,7 @@ func show(events []peer.Event) string {
 	return b.String()
 }
 
-func TestEventsOnTheWire(t *testing.T) {
+func TestApply_WritesGoldenMessages(t *testing.T) {
 	for name, query := range map[string]string{"all": "", "contract": "?properties=false"} {
 		hub := newHub(t, peer.Settings{})
 		sinktest.Apply(t, mustOpen(t, urlTo(hub, query)), sinktest.Batch(story(t)...))
@@ -53,9 +53,9 @@ func TestEventsOnTheWire(t *testing.T) {
 	}
 }
 
-// TestPartitionKeysAreAsTheProtocolSaysAsLongAsAzureTakesThem: 128 UTF-16 code
-// units, and what is longer stays one text for each row.
-func TestPartitionKeysAreAsTheProtocolSaysAsLongAsAzureTakesThem(t *testing.T) {
+// TestPartitionKey_HonoursAzuresLimit: at most 128 UTF-16 code units. A longer key becomes a
+// shorter one that is unique per row.
+func TestPartitionKey_HonoursAzuresLimit(t *testing.T) {
 	key := func(row string) string {
 		key, _ := partitionKey(&cdc.Event{Table: "t", Key: []byte(`["` + row + `"]`)})
 		return key
@@ -76,7 +76,7 @@ func TestPartitionKeysAreAsTheProtocolSaysAsLongAsAzureTakesThem(t *testing.T) {
 	}
 }
 
-func TestAnInvalidByteIsReplacedAndCounted(t *testing.T) {
+func TestApply_ReplacesAndCountsInvalidUTF8(t *testing.T) {
 	hub := newHub(t, peer.Settings{})
 	counted := env
 	var seen []string
@@ -91,7 +91,7 @@ func TestAnInvalidByteIsReplacedAndCounted(t *testing.T) {
 	}
 }
 
-func TestHubNamesAreLegal(t *testing.T) {
+func TestLegal_ReturnsNamesAzureAccepts(t *testing.T) {
 	long := strings.Repeat("x", 300)
 	for text, want := range map[string]string{"": "0", ".": "0.0", "a b/c%ü": "a_b_c___0", "ok.A-1_a": "ok.A-1_a", "_x": "0_x"} {
 		if got := legal(text); got != want {

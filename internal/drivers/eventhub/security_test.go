@@ -33,7 +33,7 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
-// issue writes a certificate for localhost that signs itself, and its key.
+// issue writes a self-signed certificate for localhost, and its key.
 func issue(t testing.TB) (certificate, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -64,8 +64,7 @@ func writePEM(t testing.TB, kind string, der []byte) string {
 	return path
 }
 
-// secureAddress starts a port that speaks TLS, for localhost, and returns it with
-// the certificate.
+// secureAddress starts a TLS port for localhost. It returns the address and the certificate's file.
 func secureAddress(t testing.TB) (address, certificate string) {
 	t.Helper()
 	certificate, key := issue(t)
@@ -76,7 +75,7 @@ func secureAddress(t testing.TB) (address, certificate string) {
 	return "localhost:" + port, certificate
 }
 
-func TestEncryption(t *testing.T) {
+func TestOpen_VerifiesTheCertificate(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	address, certificate := secureAddress(t)
@@ -87,8 +86,8 @@ func TestEncryption(t *testing.T) {
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	wantOnce(t, hub, 1, 3)
 	_, err := tryOpen(t, at(address, ""), env)
-	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "not trusted; where a proxy or gateway has its own, name its authority by tls-ca=") {
-		t.Errorf("a certificate that nobody knows: %v: %v", fault.Of(err), err)
+	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "not trusted; if a proxy or gateway has its own, name its authority with tls-ca=") {
+		t.Errorf("an unknown certificate: %v: %v", fault.Of(err), err)
 	}
 	_, err = tryOpen(t, at(strings.Replace(address, "localhost", "127.0.0.1", 1), "?tls-ca="+certificate), env)
 	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "certificate is for another name") {
@@ -96,7 +95,7 @@ func TestEncryption(t *testing.T) {
 	}
 }
 
-func TestWebSockets(t *testing.T) {
+func TestApply_OverWebSockets(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{Max: 20 << 20})
 	s := mustOpen(t, urlAt(namespace.WebSocket, hub.Name, "?transport=websockets"))
@@ -110,14 +109,13 @@ func TestWebSockets(t *testing.T) {
 	web := httptest.NewServer(http.NotFoundHandler())
 	defer web.Close()
 	_, err := tryOpen(t, urlAt(web.Listener.Addr().String(), hub.Name, "?transport=websockets"), env)
-	if err == nil || !strings.Contains(err.Error(), "open a WebSocket: the other side answers 404 Not Found") {
+	if err == nil || !strings.Contains(err.Error(), "open a WebSocket: the server answers 404 Not Found") {
 		t.Errorf("no WebSockets there: %v", err)
 	}
 }
 
-// TestAProxyIsAskedForTheWebSocket: the one that proxy= names, and the one in the
-// environment, unless proxy=none.
-func TestAProxyIsAskedForTheWebSocket(t *testing.T) {
+// TestApply_OverWebSocketsUsesTheProxy that proxy= names.
+func TestApply_OverWebSocketsUsesTheProxy(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	var mu sync.Mutex
@@ -140,7 +138,7 @@ func TestAProxyIsAskedForTheWebSocket(t *testing.T) {
 	}
 }
 
-func TestProxiesOfTheEnvironment(t *testing.T) {
+func TestParseProxy_HonoursTheEnvironment(t *testing.T) {
 	environment := func(name string) (string, bool) {
 		value, ok := map[string]string{"https_proxy": "http://u:p@proxy:3128", "NO_PROXY": ".inside.example"}[name]
 		return value, ok
@@ -172,11 +170,10 @@ func TestProxiesOfTheEnvironment(t *testing.T) {
 	}
 }
 
-// entra is Entra ID as far as a client that has a secret, a certificate or a
-// federated token sees it.
+// entra fakes Entra ID for clients with a secret, a certificate or a federated token.
 type entra struct {
 	token  string
-	status int // of answers to requests for a token; 0 means 200
+	status int // of replies to token requests; 0: 200
 	err    error
 	forms  []url.Values
 }
@@ -211,8 +208,8 @@ func (e *entra) Do(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewBufferString(body)), Request: r}, nil
 }
 
-// TestTokensOfEntraID sends with each kind of credential that asks over HTTP.
-func TestTokensOfEntraID(t *testing.T) {
+// TestEntraID_Tokens sends with each kind of credential that requests tokens over HTTP.
+func TestEntraID_Tokens(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	address, authority := secureAddress(t)
@@ -235,7 +232,7 @@ func TestTokensOfEntraID(t *testing.T) {
 			t.Fatal(err)
 		}
 		id := identityOf(target.Query(), environment)
-		c.credential = lazily(func() (azcore.TokenCredential, error) {
+		c.credential = newLazyCredential(func() (azcore.TokenCredential, error) {
 			return id.credential(auth, azcore.ClientOptions{Transport: e, Retry: policy.RetryOptions{MaxRetries: -1}})
 		})
 		s := newSink(c, env.Complete())
@@ -276,7 +273,7 @@ func TestTokensOfEntraID(t *testing.T) {
 	}
 }
 
-// clientCertificate writes a certificate and its key, which must be of RSA.
+// clientCertificate writes an RSA certificate and its key to one file.
 func clientCertificate(t testing.TB) string {
 	t.Helper()
 	private, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -304,9 +301,8 @@ func clientCertificate(t testing.TB) string {
 	return path
 }
 
-// TestCredentialsAreMadeWhenTheyAreNeeded: what can not be had is told of then,
-// and for good.
-func TestCredentialsAreMadeWhenTheyAreNeeded(t *testing.T) {
+// TestCredentials_AreCreatedOnFirstUse: a credential that cannot be created is reported only then.
+func TestCredentials_AreCreatedOnFirstUse(t *testing.T) {
 	environment := func(name string) (string, bool) {
 		value, ok := map[string]string{"AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c", "AZURE_CLIENT_CERTIFICATE_PATH": "/nope"}[name]
 		return value, ok
@@ -321,7 +317,7 @@ func TestCredentialsAreMadeWhenTheyAreNeeded(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = c.credential.GetToken(t.Context(), policy.TokenRequestOptions{})
-	err = newSession(&c).explain(err)
+	err = newHubSession(&c).classify(err)
 	if fault.Of(err) != fault.Refused || !strings.Contains(err.Error(), "read AZURE_CLIENT_CERTIFICATE_PATH") {
 		t.Errorf("%v: %v", fault.Of(err), err)
 	}

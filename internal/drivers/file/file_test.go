@@ -23,7 +23,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// openIn opens the destination in a directory as the program does.
+// openIn opens the destination in a directory, as the program does.
 func openIn(t testing.TB, dir, query string) sink.Sink {
 	t.Helper()
 	s, err := tryOpen(t, "file://"+dir+query)
@@ -54,7 +54,7 @@ func apply(t testing.TB, s sink.Sink, first, last int) {
 	}
 }
 
-// contents returns what a consumer finds in a directory.
+// contents returns the files that a consumer finds in a directory.
 func contents(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
@@ -68,7 +68,7 @@ func names(t testing.TB, dir string) []string {
 	return slices.Sorted(maps.Keys(contents(t, dir)))
 }
 
-func TestURLsAndFields(t *testing.T) {
+func TestURLOf_RoundTrips(t *testing.T) {
 	here, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +106,7 @@ func TestURLsAndFields(t *testing.T) {
 	}
 }
 
-func TestBadURLsAreFatal(t *testing.T) {
+func TestOpen_RejectsBadURLs(t *testing.T) {
 	dir := tempDir(t)
 	for query, want := range map[string]string{
 		"?format=xml": "json, ndjson or parquet", "?compress=gzip": "compress needs format=ndjson", "?roll-rows=5": "roll-rows needs format=ndjson", "?format=ndjson&path=x": "path needs format=json",
@@ -124,7 +124,7 @@ func TestBadURLsAreFatal(t *testing.T) {
 	}
 }
 
-func TestAPathThatIsAFileIsFatal(t *testing.T) {
+func TestOpen_RejectsAFileAsDirectory(t *testing.T) {
 	dir := tempDir(t)
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -136,8 +136,8 @@ func TestAPathThatIsAFileIsFatal(t *testing.T) {
 	}
 }
 
-// TestWhatPassesIsWaitedFor: a directory that can't be written to just now.
-func TestWhatPassesIsWaitedFor(t *testing.T) {
+// TestApply_RetriesDiskErrors of a directory that is temporarily unwritable.
+func TestApply_RetriesDiskErrors(t *testing.T) {
 	for _, errno := range []syscall.Errno{syscall.EROFS, syscall.EACCES, syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.ESTALE} {
 		for _, query := range []string{"", "?format=ndjson", "?format=parquet"} {
 			broken := newFaultyDisk(newMemDisk())
@@ -148,7 +148,7 @@ func TestWhatPassesIsWaitedFor(t *testing.T) {
 			if !errors.Is(err, errno) || fault.Of(err) != fault.Transient {
 				t.Errorf("%s%v: the error is %v: %v", query, errno, fault.Of(err), err)
 			}
-			if err := s.(sink.Prober).Probe(t.Context()); !errors.Is(err, errno) || fault.Of(err) != fault.Transient {
+			if err := s.Probe(t.Context()); !errors.Is(err, errno) || fault.Of(err) != fault.Transient {
 				t.Errorf("%s%v: the probe: %v", query, errno, err)
 			}
 			broken.Mend()
@@ -157,7 +157,7 @@ func TestWhatPassesIsWaitedFor(t *testing.T) {
 	}
 }
 
-func TestEachEventHasAFileOfItsName(t *testing.T) {
+func TestFileSink_WritesAFilePerEvent(t *testing.T) {
 	dir := tempDir(t)
 	s := openIn(t, dir, "")
 	apply(t, s, 1, 3)
@@ -183,7 +183,7 @@ func TestEachEventHasAFileOfItsName(t *testing.T) {
 	}
 }
 
-func TestEventsThatShareAPathReplaceEachOther(t *testing.T) {
+func TestFileSink_KeepsTheLastEventOfAPath(t *testing.T) {
 	dir := tempDir(t)
 	s := openIn(t, dir, "?path="+url.QueryEscape("{{.table}}/latest-{{.key}}.json"))
 	apply(t, s, 1, 12)
@@ -197,9 +197,9 @@ func TestEventsThatShareAPathReplaceEachOther(t *testing.T) {
 	}
 }
 
-// TestAnEventInTheWayIsPoison: where one event's file needs the name of another's
-// directory only that event is refused, and nothing of its batch is written.
-func TestAnEventInTheWayIsPoison(t *testing.T) {
+// TestFileSink_RejectsNameConflicts: if an event's file has the name of another's directory, that
+// event is rejected and nothing of its batch is written.
+func TestFileSink_RejectsNameConflicts(t *testing.T) {
 	for name, objects := range map[string][]string{
 		"in one batch, directory first": {"a/b", "a"}, "in one batch, file first": {"x", "x/y"}, "deep": {"d/e/f", "d/e"},
 		"a file of another batch": {"fine", "old/new"}, "a directory of another batch": {"fine", "olddir"}, "far below a file": {"fine", "old/a/b/c"},
@@ -230,7 +230,7 @@ func TestAnEventInTheWayIsPoison(t *testing.T) {
 		if diff := cmp.Diff(before, contents(t, dir)); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
-		// One by one, only the last is refused.
+		// One by one, only the last is rejected.
 		if err := add(objects[0]); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -238,7 +238,7 @@ func TestAnEventInTheWayIsPoison(t *testing.T) {
 	}
 }
 
-func TestATemplateThatFailsIsPoison(t *testing.T) {
+func TestFileSink_RejectsAFailingTemplate(t *testing.T) {
 	s := openIn(t, tempDir(t), "?path="+url.QueryEscape("{{index .key 5}}"))
 	err := s.Apply(t.Context(), batch(t, cdc.Position{}, 1, 1))
 	if fault.Of(err) != fault.Poison || !strings.Contains(err.Error(), `"part"`) || strings.Contains(err.Error(), "k1") {
@@ -246,7 +246,7 @@ func TestATemplateThatFailsIsPoison(t *testing.T) {
 	}
 }
 
-func TestTheDirectoryMayBeMadeAnew(t *testing.T) {
+func TestApply_RecreatesTheDirectory(t *testing.T) {
 	for _, query := range []string{"", "?format=ndjson", "?format=parquet"} {
 		dir := filepath.Join(tempDir(t), "changes")
 		s := openIn(t, dir, query)
@@ -261,7 +261,7 @@ func TestTheDirectoryMayBeMadeAnew(t *testing.T) {
 		if err := os.RemoveAll(filepath.Join(dir, "order")); err != nil {
 			t.Fatal(err)
 		}
-		// A directory that was there just now: it takes one attempt to notice.
+		// It takes one attempt to notice that the directory is gone.
 		if err := s.Apply(t.Context(), batch(t, cdc.Position{}, 7, 8)); err != nil {
 			if fault.Of(err) != fault.Transient {
 				t.Errorf("%s: %v", query, err)
@@ -274,7 +274,7 @@ func TestTheDirectoryMayBeMadeAnew(t *testing.T) {
 	}
 }
 
-func TestInvalidUTF8IsReplacedAndCounted(t *testing.T) {
+func TestApply_ReplacesAndCountsInvalidUTF8(t *testing.T) {
 	for _, query := range []string{"", "?format=ndjson"} {
 		var rules []string
 		counting := env
@@ -307,7 +307,7 @@ func TestInvalidUTF8IsReplacedAndCounted(t *testing.T) {
 func TestStore_SweepsOldTemporaryDirectoriesWhenItWrites(t *testing.T) {
 	dir := tempDir(t)
 	for name, age := range map[string]time.Duration{"dead": 2 * staleAfter, "alive": staleAfter / 2} {
-		temp := filepath.Join(dir, own, "tmp", name)
+		temp := filepath.Join(dir, privateDir, "tmp", name)
 		if err := os.MkdirAll(temp, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -321,16 +321,16 @@ func TestStore_SweepsOldTemporaryDirectoriesWhenItWrites(t *testing.T) {
 	}
 	s := openIn(t, dir, "")
 	before := tree(t, dir)
-	if err := s.(sink.Prober).Probe(t.Context()); err != nil {
+	if err := s.Probe(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if after := tree(t, dir); after != before || !strings.Contains(before, "dead") {
-		t.Errorf("before anything is written there is\n%s", after)
+		t.Errorf("before the first write there is\n%s", after)
 	}
 	if err := s.Apply(t.Context(), &change.Batch{}); err != nil {
 		t.Fatal(err)
 	}
-	left, err := os.ReadDir(filepath.Join(dir, own, "tmp"))
+	left, err := os.ReadDir(filepath.Join(dir, privateDir, "tmp"))
 	if err != nil || len(left) != 1 || left[0].Name() != "alive" {
 		t.Errorf("left: %v, %v", left, err)
 	}

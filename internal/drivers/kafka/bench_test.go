@@ -14,8 +14,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// BenchmarkApply writes batches to brokers that forget them, and in turn with each
-// the same messages, made beforehand, with the client library alone.
+// BenchmarkApply writes batches to brokers that discard them, and by turns the same messages, built
+// beforehand, with the client library alone.
 func BenchmarkApply(b *testing.B) {
 	for _, columns := range []int{20, 60} {
 		for _, codec := range []string{"none", "zstd"} {
@@ -45,7 +45,7 @@ func benchmark(b *testing.B, columns int, codec string) {
 		b.Fatal(err)
 	}
 	defer client.Close()
-	produceBare(b, client, records) // connects, as s has
+	produceBare(b, client, records) // now it is connected, like s
 	sinktest.Apply(b, s, apply)
 	var ours, theirs time.Duration
 	for b.Loop() {

@@ -18,7 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// story are changes of every kind.
+// story returns changes of every kind.
 func story(t testing.TB) []*cdc.Event {
 	t.Helper()
 	var events []*cdc.Event
@@ -53,7 +53,7 @@ func show(messages []independent.Message) string {
 	return b.String()
 }
 
-func TestMessagesOnTheWire(t *testing.T) {
+func TestApply_WritesGoldenMessages(t *testing.T) {
 	cluster := newCluster(t)
 	for name, query := range map[string]string{
 		"eds": "", "rows": "?key=row", "flat": "?format=flat&headers=false", "debezium": "?format=debezium&headers=false&compress=none",
@@ -64,9 +64,9 @@ func TestMessagesOnTheWire(t *testing.T) {
 	}
 }
 
-// TestARowKeepsItsPartition computes the partition as the protocol defines it,
-// for the number of partitions that the topic has.
-func TestARowKeepsItsPartition(t *testing.T) {
+// TestApply_KeepsARowInItsPartition computes the partition as the protocol defines it, from the
+// topic's number of partitions.
+func TestApply_KeepsARowInItsPartition(t *testing.T) {
 	cluster := newCluster(t)
 	for _, partitions := range []int{1, 7, 12} {
 		name := fmt.Sprintf("of-%d", partitions)
@@ -96,8 +96,8 @@ func header(m independent.Message, name string) string {
 	return string(m.Headers[i].Value)
 }
 
-// TestFlat_RefusesColumnsOfReservedNames: a row cannot say in eds's place what happened
-// to it. Other formats have no place for it to take.
+// TestFlat_RefusesColumnsOfReservedNames: a row cannot forge the columns that describe its change.
+// Other formats have no such columns.
 func TestFlat_RefusesColumnsOfReservedNames(t *testing.T) {
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "reserved", 1)
@@ -122,7 +122,7 @@ func TestFlat_RefusesColumnsOfReservedNames(t *testing.T) {
 	}
 }
 
-func TestAnInvalidByteIsReplacedAndCounted(t *testing.T) {
+func TestApply_ReplacesAndCountsInvalidUTF8(t *testing.T) {
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "bytes", 1)
 	counted := env
@@ -138,7 +138,7 @@ func TestAnInvalidByteIsReplacedAndCounted(t *testing.T) {
 	}
 }
 
-func TestATemplateMakesATopicATable(t *testing.T) {
+func TestApply_RoutesByTopicTemplate(t *testing.T) {
 	cluster := newCluster(t)
 	newTopic(t, cluster, "eds.c1.order", 1)
 	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/eds.{{.companyId}}.{{.table}}?create-topics=true&partitions=3")
@@ -149,11 +149,11 @@ func TestATemplateMakesATopicATable(t *testing.T) {
 		}
 	}
 	if n := len(cluster.PartitionInfos("eds..part")); n != 3 {
-		t.Errorf("the topic was made with %d partitions, want 3", n)
+		t.Errorf("the topic was created with %d partitions, want 3", n)
 	}
 }
 
-func TestTopicNamesAreLegal(t *testing.T) {
+func TestLegal_ReturnsNamesKafkaAccepts(t *testing.T) {
 	long := strings.Repeat("x", 300)
 	for text, want := range map[string]string{"": "_", ".": "_", "..": "_.", "a b/c%ü": "a_b_c___", "ok.A-1_": "ok.A-1_"} {
 		if got := legal(text); got != want {

@@ -14,13 +14,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// outage is how long the broker is away.
+// outage is how long the broker is down.
 const outage = 10 * time.Minute
 
-// TestABrokerThatDiesForTenMinutesIsWaitedFor stops a broker that keeps its
-// messages on disk, tries a batch until it is back, as the pipeline does, and
-// reads everything. It is run by itself: go test -tags outage -run TenMinutes -timeout 20m.
-func TestABrokerThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
+// TestApply_SurvivesATenMinuteOutage stops a broker that keeps its messages on disk, retries a
+// batch until it is back, as the pipeline does, and reads everything. Run it alone: go test -tags
+// outage -run TenMinute -timeout 20m.
+func TestApply_SurvivesATenMinuteOutage(t *testing.T) {
 	for name, query := range map[string]string{"default": "", "transactions": "?transactional=true"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -48,7 +48,7 @@ func TestABrokerThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
 			}()
 			select {
 			case err := <-applied:
-				t.Fatalf("a batch ended while the broker was away: %v", err)
+				t.Fatalf("a batch ended during the outage: %v", err)
 			case <-time.After(outage):
 			}
 			again, err := kfake.NewCluster(opts...)

@@ -47,9 +47,9 @@ func TestPassword_IsReadAtEachConnection(t *testing.T) {
 }
 
 func TestCertificates_AreReadAtEachConnection(t *testing.T) {
-	first, second := newAuthority(t), newAuthority(t)
+	first, second := newTestCA(t), newTestCA(t)
 	var config atomic.Pointer[tls.Config]
-	serve := func(a *authority) {
+	serve := func(a *testCA) {
 		_, _, pair := a.issue("server", net.IPv4(127, 0, 0, 1))
 		clients := x509.NewCertPool()
 		clients.AddCert(a.cert)

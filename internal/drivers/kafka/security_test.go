@@ -26,7 +26,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-func TestCredentials(t *testing.T) {
+func TestOpen_SignsIn(t *testing.T) {
 	cluster := newCluster(t, kfake.EnableSASL(), kfake.Superuser("PLAIN", "plain", "p@ss"), kfake.Superuser("SCRAM-SHA-256", "short", "p@ss"), kfake.Superuser("SCRAM-SHA-512", "long", "p@ss"))
 	if err := cluster.CreateTopic("topic", 1, nil); err != nil {
 		t.Fatal(err)
@@ -41,8 +41,8 @@ func TestCredentials(t *testing.T) {
 		sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	}
 	for _, bad := range []string{"plain:SECRET" + at, "nobody:SECRET" + at, "short:SECRET" + at + "&auth=scram-sha-256", "long:SECRET" + at + "&auth=scram-sha-512", at[1:] + "&auth=oauthbearer&token=SECRET"} {
-		// These brokers hang up on wrong credentials, so that what is told is where
-		// the last attempt had come to in the time there was.
+		// These brokers hang up on wrong credentials, so the error depends on how far the last
+		// attempt got in time.
 		if _, err := tryOpen(t, "kafka://"+bad, env); err == nil || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%s: %v", bad, err)
 		}
@@ -50,7 +50,7 @@ func TestCredentials(t *testing.T) {
 	if _, err := tryOpen(t, "kafka://"+at[1:], env); err == nil || !strings.Contains(err.Error(), "SASL") {
 		t.Errorf("without credentials: %v", err)
 	}
-	// Kafka's own brokers say so.
+	// Kafka's own brokers return an error code.
 	cluster.KeepControl()
 	cluster.ControlKey(int16(kmsg.SASLAuthenticate), func(request kmsg.Request) (kmsg.Response, error, bool) {
 		cluster.KeepControl()
@@ -64,7 +64,7 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-func TestPermissions(t *testing.T) {
+func TestOpen_ChecksPermissions(t *testing.T) {
 	allow := func(resource kmsg.ACLResourceType, name string, op kmsg.ACLOperation) kfake.ACL {
 		return kfake.ACL{Resource: resource, Name: name, Pattern: kmsg.ACLResourcePatternTypeLiteral, Operation: op, Allow: true}
 	}
@@ -86,21 +86,21 @@ func TestPermissions(t *testing.T) {
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	_, err = tryOpen(t, "kafka://writer"+strings.Replace(at, "/topic?", "/other?create-topics=true&", 1), env)
 	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "CREATE") {
-		t.Errorf("a topic that the user may not make: %v", err)
+		t.Errorf("a topic that the user may not create: %v", err)
 	}
 }
 
-// authority issues certificates for tests.
-type authority struct {
+// testCA issues certificates for tests.
+type testCA struct {
 	t    testing.TB
 	dir  string
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-func newAuthority(t testing.TB) *authority {
+func newTestCA(t testing.TB) *testCA {
 	t.Helper()
-	a := &authority{t: t, dir: t.TempDir()}
+	a := &testCA{t: t, dir: t.TempDir()}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +118,7 @@ func newAuthority(t testing.TB) *authority {
 	return a
 }
 
-func (a *authority) write(name, kind string, der []byte) string {
+func (a *testCA) write(name, kind string, der []byte) string {
 	a.t.Helper()
 	path := filepath.Join(a.dir, name)
 	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
@@ -128,7 +128,7 @@ func (a *authority) write(name, kind string, der []byte) string {
 }
 
 // issue writes a certificate and its key, and returns both.
-func (a *authority) issue(name string, ip net.IP) (cert, key string, pair tls.Certificate) {
+func (a *testCA) issue(name string, ip net.IP) (cert, key string, pair tls.Certificate) {
 	a.t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -153,8 +153,8 @@ func (a *authority) issue(name string, ip net.IP) (cert, key string, pair tls.Ce
 	return cert, key, pair
 }
 
-func TestEncryption(t *testing.T) {
-	a := newAuthority(t)
+func TestOpen_VerifiesTheCertificate(t *testing.T) {
+	a := newTestCA(t)
 	ca := filepath.Join(a.dir, "ca.pem")
 	cert, key, _ := a.issue("client", net.IPv4(127, 0, 0, 1))
 	_, _, server := a.issue("server", net.IPv4(127, 0, 0, 1))
@@ -195,7 +195,7 @@ func TestEncryption(t *testing.T) {
 	}
 }
 
-// initial returns what a mechanism first says to a broker.
+// initial returns a mechanism's first message to a broker.
 func initial(t testing.TB, raw, broker string) string {
 	t.Helper()
 	u := parsed(t, raw)
@@ -212,8 +212,8 @@ func initial(t testing.TB, raw, broker string) string {
 
 const mskBroker = "b-1.shop.abc123.c2.kafka.eu-west-1.amazonaws.com"
 
-// TestMSKCredentialsComeFromTheURLOrTheSDKsChain, which the environment leads.
-func TestMSKCredentialsComeFromTheURLOrTheSDKsChain(t *testing.T) {
+// TestMSK_TakesCredentialsFromTheURLOrTheSDK, which looks first at the environment.
+func TestMSK_TakesCredentialsFromTheURLOrTheSDK(t *testing.T) {
 	says := func(t *testing.T, user string, want ...string) {
 		t.Helper()
 		said := initial(t, "kafka://"+user+mskBroker+":9098/t?auth=aws-msk-iam", mskBroker)
@@ -256,8 +256,8 @@ func TestMSKCredentialsComeFromTheURLOrTheSDKsChain(t *testing.T) {
 	})
 }
 
-// TestMSKCredentialsThatAreNowhereAreAnError which says where they may be.
-func TestMSKCredentialsThatAreNowhereAreAnError(t *testing.T) {
+// TestMSK_ReportsMissingCredentials and says where to put them.
+func TestMSK_ReportsMissingCredentials(t *testing.T) {
 	u := parsed(t, "kafka://"+mskBroker+":9098/t?auth=aws-msk-iam")
 	mechanism, err := parseAuth(u, []string{u.Host}, true)
 	if err != nil {
@@ -269,7 +269,7 @@ func TestMSKCredentialsThatAreNowhereAreAnError(t *testing.T) {
 	}
 }
 
-func TestTokens(t *testing.T) {
+func TestOAuth_Tokens(t *testing.T) {
 	asked := 0
 	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked++

@@ -6,7 +6,6 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
-	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
 // FuzzValue: whatever JSON a value is, it is encoded or refused as poison, and
@@ -25,7 +24,7 @@ func FuzzValue(f *testing.F) {
 		}
 		raw = raw[:end]
 		for k := kindCast; k <= kindArray; k++ {
-			c := column{Adjuster: sqlsink.Adjuster{Table: "t", Source: "c", Text: textRules}, kind: k, scale: -1, precision: 6}
+			c := testColumn(k)
 			dst, err := c.append([]byte("before"), raw)
 			if err != nil {
 				if fault.Of(err) != fault.Poison || string(dst) != "before" {

@@ -15,8 +15,7 @@ import (
 
 const far = "2099-01-01T00:00:00Z"
 
-// amazon stands for the services of AWS that hand out keys, each at a path, and counts
-// what it is asked for.
+// amazon fakes the AWS services that issue keys, each at a path. It counts their requests.
 func amazon(t *testing.T, answers map[string]string) (address string, asked map[string]int) {
 	asked = make(map[string]int)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -38,7 +37,7 @@ func amazon(t *testing.T, answers map[string]string) (address string, asked map[
 	return server.URL, asked
 }
 
-// keysIn returns the keys of the account that may do everything, in a JSON object.
+// keysIn returns the keys of the privileged account as JSON.
 func keysIn(token string) string {
 	return fmt.Sprintf(`{"Code":"Success","AccessKeyId":%q,"SecretAccessKey":%q,%q:"","Expiration":%q}`, peers.S3Key, peers.S3Secret, token, far)
 }
@@ -48,9 +47,9 @@ func stsAnswer(action string) string {
 		action, peers.S3Key, peers.S3Secret, far)
 }
 
-// TestEveryPlaceOfTheChainIsAsked that AWS hands out keys at: each is the only one
-// that has any, and a change is written with them.
-func TestEveryPlaceOfTheChainIsAsked(t *testing.T) {
+// TestCredentials_ComeFromEachSource of AWS: each is the only source of keys in turn, and writes a
+// change with them.
+func TestCredentials_ComeFromEachSource(t *testing.T) {
 	server := peers.S3(t)
 	bucket := server.Bucket(t)
 	write := func(t *testing.T, query string) {

@@ -18,7 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-func TestURLsSayWhereObjectsGo(t *testing.T) {
+func TestParse_ReadsBucketPrefixAndEndpoint(t *testing.T) {
 	for raw, want := range map[string]place{
 		"s3://bucket":                                                     {bucket: "bucket", aws: true},
 		"s3://bucket/":                                                    {bucket: "bucket", aws: true},
@@ -55,7 +55,7 @@ func TestURLsSayWhereObjectsGo(t *testing.T) {
 	}
 }
 
-func TestOptionsThatUsersHave(t *testing.T) {
+func TestParse_ReadsOptions(t *testing.T) {
 	c, err := parse(parsed(t, "s3://bucket/prefix?region=us-west-2&access-key-id=AKIA1&secret-access-key=a%2Bb%2Fc&session-token=t&max-retries=7&maxBatchSize=250&uploadTasks=9"))
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +69,7 @@ func TestOptionsThatUsersHave(t *testing.T) {
 	}
 }
 
-func TestWhatAURLMayNotSayIsNamed(t *testing.T) {
+func TestOpen_RejectsBadURLs(t *testing.T) {
 	for raw, want := range map[string]string{
 		"s3://": "s3://bucket/prefix", "s3:///p": "s3://bucket/prefix", "s3://a": "names no bucket", "s3://key:secret@bucket/p": "access-key-id=", "s3://bucket/p#x": "write # as %23",
 		"s3://minio:9000": "names no bucket", "s3://minio:9000/": "names no bucket", "s3://bucket/a//b": "one that is empty", "s3://bucket/a/../b": "an element . or ..",
@@ -90,7 +90,7 @@ func TestWhatAURLMayNotSayIsNamed(t *testing.T) {
 	}
 }
 
-func TestFieldsMakeURLs(t *testing.T) {
+func TestURLOf_BuildsTheURL(t *testing.T) {
 	for want, values := range map[string]map[string]string{
 		"s3://bucket":                      {"Bucket": "bucket"},
 		"s3://bucket/a/b?region=eu-west-1": {"Bucket": " bucket ", "Prefix": "/a/b/", "Region": "eu-west-1"},
@@ -119,27 +119,27 @@ func TestFieldsMakeURLs(t *testing.T) {
 	}
 }
 
-func TestSecretsAreMasked(t *testing.T) {
+func TestMaskURL_HidesSecrets(t *testing.T) {
 	masked := sink.MaskURL("s3://bucket/p?access-key-id=AKIASECRET&secret-access-key=SECRET&session-token=SECRET&region=eu-west-1")
 	if strings.Contains(masked, "SECRET") || !strings.Contains(masked, "region=eu-west-1") {
 		t.Error(masked)
 	}
 }
 
-// TestWhatOnlyAPersonCanMendIsRefusedAtStart asks a real server.
-func TestWhatOnlyAPersonCanMendIsRefusedAtStart(t *testing.T) {
+// TestOpen_ReportsAMisconfiguredStore, with a real server.
+func TestOpen_ReportsAMisconfiguredStore(t *testing.T) {
 	server := peers.S3(t)
 	bucket := server.Bucket(t)
 	with := func(id, secret, path, query string) string {
 		return "s3://" + server.Addr() + "/" + path + "?" + url.Values{"access-key-id": {id}, "secret-access-key": {secret}}.Encode() + query
 	}
 	for name, c := range map[string]struct{ raw, want string }{
-		"a bucket that is missing":   {at(server.Addr(), "nowhere/p", ""), "the bucket does not exist; make it, or correct the url (the store answers 404 NoSuchBucket)"},
-		"an access key nobody knows": {with("nobody", "secret", bucket, ""), "correct access-key-id="},
-		"a wrong secret key":         {with(peers.S3Key, "WRONGSECRET", bucket, ""), "correct secret-access-key="},
-		"no permission":              {with(peers.S3PowerlessKey, peers.S3PowerlessSecret, bucket, ""), "allow s3:PutObject on the bucket's prefix"},
-		"another region":             {at(server.Addr(), bucket, "region=eu-west-1"), "write region=us-east-1 in the s3 url"},
-		"no TLS there":               {at(server.Addr(), bucket, "tls=true&max-retries=0"), "add tls=false"},
+		"a bucket that is missing": {at(server.Addr(), "nowhere/p", ""), "the bucket does not exist; create it, or correct the url (the store returned 404 NoSuchBucket)"},
+		"an unknown access key":    {with("nobody", "secret", bucket, ""), "correct access-key-id="},
+		"a wrong secret key":       {with(peers.S3Key, "WRONGSECRET", bucket, ""), "correct secret-access-key="},
+		"no permission":            {with(peers.S3PowerlessKey, peers.S3PowerlessSecret, bucket, ""), "allow s3:PutObject on the bucket's prefix"},
+		"another region":           {at(server.Addr(), bucket, "region=eu-west-1"), "write region=us-east-1 in the s3 url"},
+		"no TLS there":             {at(server.Addr(), bucket, "tls=true&max-retries=0"), "add tls=false"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := tryOpen(t, c.raw)
@@ -159,8 +159,8 @@ func TestWhatOnlyAPersonCanMendIsRefusedAtStart(t *testing.T) {
 	}
 }
 
-// TestCredentialsComeFromTheSDKsOwnChain, where the URL has none.
-func TestCredentialsComeFromTheSDKsOwnChain(t *testing.T) {
+// TestOpen_UsesTheSDKsCredentialChain if the URL has no keys.
+func TestOpen_UsesTheSDKsCredentialChain(t *testing.T) {
 	server := peers.S3(t)
 	raw := "s3://" + server.Addr() + "/" + server.Bucket(t) + "/p"
 	if _, err := tryOpen(t, raw); err == nil || fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "there are no AWS credentials: add access-key-id=") {
@@ -182,7 +182,7 @@ func TestCredentialsComeFromTheSDKsOwnChain(t *testing.T) {
 	t.Run("the environment", func(t *testing.T) {
 		t.Setenv("AWS_ACCESS_KEY_ID", peers.S3Key)
 		t.Setenv("AWS_SECRET_ACCESS_KEY", peers.S3Secret)
-		t.Setenv("AWS_REGION", "eu-central-1") // that of AWS, not of this store
+		t.Setenv("AWS_REGION", "eu-central-1") // a region of AWS, not of this store
 		mustApply(t, mustOpen(t, raw), order(t, 1))
 	})
 	t.Run("a role", func(t *testing.T) {
@@ -214,7 +214,7 @@ func TestCredentialsComeFromTheSDKsOwnChain(t *testing.T) {
 }
 
 func TestOpen_BeginsNoUpload(t *testing.T) {
-	server, f := peers.S3(t), newFront(t)
+	server, f := peers.S3(t), newInterceptor(t)
 	var asked []string
 	f.set(func(_ http.ResponseWriter, r *http.Request) bool {
 		asked = append(asked, r.Method+" "+r.URL.Query().Get("uploadId"))
@@ -226,8 +226,8 @@ func TestOpen_BeginsNoUpload(t *testing.T) {
 	}
 }
 
-// TestTheBucketsRegionIsFoundOut where nobody names one.
-func TestTheBucketsRegionIsFoundOut(t *testing.T) {
+// TestOpen_FindsTheBucketsRegion if none is configured.
+func TestOpen_FindsTheBucketsRegion(t *testing.T) {
 	var regions []string
 	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		scope := strings.Split(r.Header.Get("Authorization"), "/")

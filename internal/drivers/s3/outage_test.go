@@ -20,13 +20,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// outage is how long the store is away.
+// outage is how long the store is down.
 const outage = 10 * time.Minute
 
-// TestAStoreThatDiesForTenMinutesIsWaitedFor ends a server in the middle of the
-// stream, tries a batch until the server is back, as the pipeline does, and reads
-// every object. It is run by itself: go test -tags outage -run TenMinutes -timeout 20m.
-func TestAStoreThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
+// TestApply_SurvivesATenMinuteOutage stops a server in the middle of the stream, retries a batch
+// until it is back, as the pipeline does, and reads every object. Run it alone: go test -tags
+// outage -run TenMinute -timeout 20m.
+func TestApply_SurvivesATenMinuteOutage(t *testing.T) {
 	for _, format := range []string{"json", "ndjson", "parquet"} {
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()
@@ -50,7 +50,7 @@ func TestAStoreThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
 			}()
 			select {
 			case err := <-applied:
-				t.Fatalf("a batch ended while the store was away: %v", err)
+				t.Fatalf("a batch ended during the outage: %v", err)
 			case <-time.After(outage):
 			}
 			server.Start(t)
@@ -83,11 +83,11 @@ func TestAStoreThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
 					got, clocks = append(got, e.ID), append(clocks, e.Clock)
 				}
 			}
-			if format == "json" { // names tell the change, not the order
+			if format == "json" { // names identify the change, not the order
 				slices.Sort(want)
 				slices.Sort(got)
 			} else if !slices.IsSortedFunc(clocks, cdc.Timestamp.Compare) {
-				t.Errorf("names and what they hold are not in the order of the stream: %v", got)
+				t.Errorf("names and contents are not in the order of the stream: %v", got)
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Error(diff)
@@ -96,7 +96,7 @@ func TestAStoreThatDiesForTenMinutesIsWaitedFor(t *testing.T) {
 	}
 }
 
-// orders makes the events of the stream from the first to the last.
+// orders returns the events of the stream from first to last.
 func orders(t testing.TB, first, last int) []*cdc.Event {
 	t.Helper()
 	var events []*cdc.Event

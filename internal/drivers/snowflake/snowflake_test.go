@@ -151,7 +151,7 @@ func TestOpen_MakesNoSchema(t *testing.T) {
 	if got := made(); len(got) > 0 {
 		t.Errorf("opening and reading make something: %q", got)
 	}
-	if err := opened.(sink.Prober).Probe(t.Context()); err != nil {
+	if err := opened.Probe(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	const own = `"SHOP"."_eds_probe_7"`
@@ -164,7 +164,7 @@ func TestOpen_MakesNoSchema(t *testing.T) {
 		t.Error(diff)
 	}
 	s.refuse("CREATE TRANSIENT SCHEMA", 3001, "42501", "Insufficient privileges to operate on database 'SHOP'.")
-	wantFatal(t, opened.(sink.Prober).Probe(t.Context()), `schema "SHOP"."PUBLIC"`, `GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA "SHOP"."PUBLIC" TO ROLE "EDS"`)
+	wantFatal(t, opened.Probe(t.Context()), `schema "SHOP"."PUBLIC"`, `GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA "SHOP"."PUBLIC" TO ROLE "EDS"`)
 	before := len(made())
 	_, _ = opened.(sink.Migrator).Migrate(t.Context(), []*schema.Table{order}) // the script has no tables to find afterwards
 	if got := made()[before:]; len(got) < 3 || got[0] != `CREATE SCHEMA IF NOT EXISTS "SHOP"."PUBLIC"` || got[1] != `USE SCHEMA "SHOP"."PUBLIC"` || !strings.HasPrefix(got[2], `CREATE TABLE`) {
@@ -186,7 +186,7 @@ func TestProbeNamesWhatIsMissing(t *testing.T) {
 			s := newScript()
 			s.refuse(c.prefix, c.code, c.state, "No.")
 			opened := mustOpen(t, address(serve(t, s)))
-			wantFatal(t, opened.(sink.Prober).Probe(t.Context()), c.parts...)
+			wantFatal(t, opened.Probe(t.Context()), c.parts...)
 		})
 	}
 }

@@ -152,7 +152,7 @@ func TestRowsOfASnapshotAreCounted(t *testing.T) {
 	s := newScript()
 	opened, _, _ := warm(t, s)
 	s.on("COPY", func(peer.Query) (*peer.Result, error) { return named([]string{"file", "rows_loaded"}, "f", "1"), nil })
-	l, err := opened.(sink.Loader).BeginLoad(t.Context(), "job", customers(t), sink.Replace, sink.Scope{})
+	l, err := opened.BeginLoad(t.Context(), "job", customers(t), sink.Replace, sink.Scope{})
 	if err != nil {
 		t.Fatal(err)
 	}

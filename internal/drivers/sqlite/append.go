@@ -20,7 +20,7 @@ func (t *tx) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*
 		return t.appendByRow(ctx, st, rows)
 	}
 	a := appender{
-		insert: insertSQL(stage, "VALUES "+parameters(len(stage.Columns))), upsert: &st.upsert[0], encoder: &st.encoder,
+		insert: insertSQL(stage, "VALUES "+parameters(len(stage.Columns))), upsert: &st.upsert[0], encoder: st.encoder,
 		free: make(chan *chunk, chunksAhead), full: make(chan *chunk, chunksAhead),
 	}
 	for range chunksAhead {
@@ -95,7 +95,7 @@ func (a *appender) fill(ctx context.Context, rows iter.Seq2[*change.Row, error])
 			}
 		}
 		count++
-		if err := a.encoder.row(&c.args, a.upsert.takes, row, now); err != nil {
+		if err := a.encoder.row(&c.args, a.upsert.columns, row, now); err != nil {
 			return fmt.Errorf("row %d: %w", count, err)
 		}
 		if size := c.args.Size(); size >= chunkSize {
@@ -146,7 +146,7 @@ func (t *tx) write(ctx context.Context, a *appender, args *capi.Args) (n, added 
 }
 
 // appendByRow is for stages whose key nothing makes unique.
-func (t *tx) appendByRow(ctx context.Context, st *statements, rows iter.Seq2[*change.Row, error]) (int64, error) {
+func (t *tx) appendByRow(ctx context.Context, st *tableStatements, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	var count, added int64
 	now := time.Now()
 	err := t.within(ctx, func() error {

@@ -165,7 +165,7 @@ func BenchmarkLoad(b *testing.B) {
 				b.StopTimer()
 				s := benchSink(b, "")
 				b.StartTimer()
-				l, err := s.(sink.Loader).BeginLoad(b.Context(), "job", t, sink.Replace, sink.Scope{})
+				l, err := s.BeginLoad(b.Context(), "job", t, sink.Replace, sink.Scope{})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -99,7 +99,7 @@ func TestOpen_LeavesTheFileAsItIs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := s.(sink.Prober).Probe(t.Context()); err != nil {
+			if err := s.Probe(t.Context()); err != nil {
 				t.Error(err)
 			}
 			rows := 0

@@ -161,7 +161,7 @@ func keepLoading(ctx context.Context, s sink.Sink) error {
 		return err
 	}
 	for n := 0; ; n++ {
-		l, err := s.(sink.Loader).BeginLoad(ctx, fmt.Sprintf("job %d", n), t, sink.Replace, sink.Scope{})
+		l, err := s.BeginLoad(ctx, fmt.Sprintf("job %d", n), t, sink.Replace, sink.Scope{})
 		if err != nil {
 			return err
 		}

@@ -27,10 +27,10 @@ func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) 
 			// A constraint that names its own table, say.
 			err = s.db.Exec(plainCopy(live, name))
 		}
-		if err != nil || relationOf(live).unique(keyNames(live)) {
+		if err != nil || relationOf(live).unique(live.KeyNames()) {
 			return err
 		}
-		return s.db.Exec(fmt.Sprintf("CREATE INDEX %s ON %s (%s)", quote(sqlsink.Beside("key", name)), quote(name), strings.Join(names(live.Columns[:live.Keys]), ", ")))
+		return s.db.Exec(fmt.Sprintf("CREATE INDEX %s ON %s (%s)", quote(sqlsink.Beside("key", name)), quote(name), strings.Join(keyNames(live), ", ")))
 	})
 }
 
@@ -42,8 +42,8 @@ func plainCopy(live *sqlsink.Layout, name string) string {
 			columns = append(columns, quote(c.Name)+" "+c.Type)
 		}
 	}
-	if relationOf(live).unique(keyNames(live)) {
-		columns = append(columns, fmt.Sprintf("UNIQUE (%s)", strings.Join(names(live.Columns[:live.Keys]), ", ")))
+	if relationOf(live).unique(live.KeyNames()) {
+		columns = append(columns, fmt.Sprintf("UNIQUE (%s)", strings.Join(keyNames(live), ", ")))
 	}
 	return fmt.Sprintf("CREATE TABLE %s (%s)", quote(name), strings.Join(columns, ", "))
 }
@@ -93,10 +93,7 @@ func (t *tx) execAll(statements ...string) error {
 func swappable(stage, live *sqlsink.Layout, now *sqlsink.Table) bool {
 	r := now.Native.(*relation)
 	copied, err := renamed(r.sql, stage.Real.Name)
-	own := slices.ContainsFunc(now.Columns, func(c sqlsink.Column) bool {
-		return !c.Generated && !slices.ContainsFunc(live.Columns, func(t sqlsink.Target) bool { return t.Real.Name == c.Name })
-	})
-	return err == nil && !r.triggers && !own && copied == relationOf(stage).sql
+	return err == nil && !r.triggers && live.Covers(now) && copied == relationOf(stage).sql
 }
 
 // swap drops the live table and gives its name to the stage, which costs nothing

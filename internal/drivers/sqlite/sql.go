@@ -18,21 +18,17 @@ const here = `"_here"`
 // there names a row of a stage.
 const there = `"_there"`
 
-func names(targets []sqlsink.Target) []string {
-	list := make([]string, len(targets))
-	for i, t := range targets {
-		list[i] = quote(t.Real.Name)
+// names returns the quoted names of columns, given by their indexes.
+func names(l *sqlsink.Layout, columns []int) []string {
+	list := make([]string, len(columns))
+	for k, i := range columns {
+		list[k] = quote(l.Columns[i].Real.Name)
 	}
 	return list
 }
 
-func keyNames(l *sqlsink.Layout) []string {
-	list := make([]string, l.Keys)
-	for i := range list {
-		list[i] = l.Columns[i].Real.Name
-	}
-	return list
-}
+// keyNames returns the quoted names of the key's columns.
+func keyNames(l *sqlsink.Layout) []string { return names(l, l.All()[:l.Keys]) }
 
 // parameters returns (?, ?, ...).
 func parameters(n int) string { return "(" + strings.Repeat("?, ", n-1) + "?)" }
@@ -45,7 +41,7 @@ func upsertSQL(l *sqlsink.Layout, source string) string {
 	}
 	text := onConflict(l, source) + "UPDATE SET " + assignments(l, "excluded.")
 	if l.Guard {
-		text += "\nWHERE " + guard(l, "excluded."+quote(version(l).Real.Name))
+		text += "\nWHERE " + guard(l, "excluded."+version(l))
 	}
 	return text
 }
@@ -54,28 +50,28 @@ func upsertSQL(l *sqlsink.Layout, source string) string {
 func insertSQL(l *sqlsink.Layout, source string) string { return onConflict(l, source) + "NOTHING" }
 
 func onConflict(l *sqlsink.Layout, source string) string {
-	columns := names(l.Columns)
+	columns := names(l, l.All())
 	return fmt.Sprintf("INSERT INTO %s AS %s (%s)\n%s\nON CONFLICT (%s) DO ", quote(l.Real.Name), here, strings.Join(columns, ", "), source, strings.Join(columns[:l.Keys], ", "))
 }
 
 // assignments sets the columns that are not of the key to those of the same name
 // with the prefix.
 func assignments(l *sqlsink.Layout, prefix string) string {
-	sets := names(l.Columns[l.Keys:])
+	sets := names(l, l.All()[l.Keys:])
 	for i, c := range sets {
 		sets[i] = c + " = " + prefix + c
 	}
 	return strings.Join(sets, ", ")
 }
 
-// version returns the column of the row's clock.
-func version(l *sqlsink.Layout) sqlsink.Target {
-	return l.Columns[slices.IndexFunc(l.Columns, func(t sqlsink.Target) bool { return t.Meta == sqlsink.MetaVersion })]
+// version returns the quoted name of the column of the row's clock.
+func version(l *sqlsink.Layout) string {
+	return quote(l.Columns[l.Meta(sqlsink.MetaVersion)].Real.Name)
 }
 
 // guard is true where the row that is here is not newer than the given version.
 func guard(l *sqlsink.Layout, newer string) string {
-	c := here + "." + quote(version(l).Real.Name)
+	c := here + "." + version(l)
 	return fmt.Sprintf("(%s IS NULL OR %s <= %s)", c, c, newer)
 }
 
@@ -83,7 +79,7 @@ func guard(l *sqlsink.Layout, newer string) string {
 // or of the columns with the prefix. Keys are compared byte by byte, whatever the
 // column's own order.
 func sameKey(l *sqlsink.Layout, prefix string) string {
-	terms := names(l.Columns[:l.Keys])
+	terms := keyNames(l)
 	for i, c := range terms {
 		other := "?"
 		if prefix != "" {
@@ -96,11 +92,11 @@ func sameKey(l *sqlsink.Layout, prefix string) string {
 
 // update updates a row that is there.
 func update(l *sqlsink.Layout) command {
-	sets := names(l.Columns)
+	sets := names(l, l.All())
 	for i := range sets {
 		sets[i] += " = ?"
 	}
-	c := command{fmt.Sprintf("UPDATE %s AS %s SET %s\nWHERE %s", quote(l.Real.Name), here, strings.Join(sets, ", "), sameKey(l, "")), slices.Concat(l.Columns, l.Columns[:l.Keys])}
+	c := command{fmt.Sprintf("UPDATE %s AS %s SET %s\nWHERE %s", quote(l.Real.Name), here, strings.Join(sets, ", "), sameKey(l, "")), slices.Concat(l.All(), l.All()[:l.Keys])}
 	return c.guarded(l)
 }
 
@@ -108,8 +104,8 @@ func update(l *sqlsink.Layout) command {
 func insertion(l *sqlsink.Layout) command {
 	values := strings.Trim(parameters(len(l.Columns)), "()")
 	sql := fmt.Sprintf("INSERT INTO %s (%s)\nSELECT %s\nWHERE NOT EXISTS (SELECT 1 FROM %s AS %s WHERE %s)",
-		quote(l.Real.Name), strings.Join(names(l.Columns), ", "), values, quote(l.Real.Name), here, sameKey(l, ""))
-	return command{sql, slices.Concat(l.Columns, l.Columns[:l.Keys])}
+		quote(l.Real.Name), strings.Join(names(l, l.All()), ", "), values, quote(l.Real.Name), here, sameKey(l, ""))
+	return command{sql, slices.Concat(l.All(), l.All()[:l.Keys])}
 }
 
 // removal deletes a row, or marks it as deleted.
@@ -117,15 +113,15 @@ func removal(l *sqlsink.Layout) command {
 	table := fmt.Sprintf("%s AS %s", quote(l.Real.Name), here)
 	c := command{sql: "DELETE FROM " + table}
 	if l.Soft {
-		c.takes = slices.DeleteFunc(slices.Clone(l.Columns), func(t sqlsink.Target) bool { return t.Meta == 0 })
-		sets := names(c.takes)
+		c.columns = l.DeleteExtras()
+		sets := names(l, c.columns)
 		for i := range sets {
 			sets[i] += " = ?"
 		}
 		c.sql = fmt.Sprintf("UPDATE %s SET %s", table, strings.Join(sets, ", "))
 	}
 	c.sql += "\nWHERE " + sameKey(l, "")
-	c.takes = append(c.takes, l.Columns[:l.Keys]...)
+	c.columns = append(c.columns, l.All()[:l.Keys]...)
 	return c.guarded(l)
 }
 
@@ -133,7 +129,7 @@ func removal(l *sqlsink.Layout) command {
 func (c command) guarded(l *sqlsink.Layout) command {
 	if l.Guard {
 		c.sql += " AND " + guard(l, "?")
-		c.takes = append(c.takes, version(l))
+		c.columns = append(c.columns, l.Meta(sqlsink.MetaVersion))
 	}
 	return c
 }
@@ -169,8 +165,8 @@ func inScope(l *sqlsink.Layout) []string {
 // mergeSQL upserts the rows of a stage, of which there is one a key, into the
 // layout's table.
 func mergeSQL(l *sqlsink.Layout, stage string) []string {
-	columns := strings.Join(names(l.Columns), ", ")
-	if relationOf(l).unique(keyNames(l)) {
+	columns := strings.Join(names(l, l.All()), ", ")
+	if relationOf(l).unique(l.KeyNames()) {
 		return []string{upsertSQL(l, fmt.Sprintf("SELECT %s FROM %s WHERE true", columns, quote(stage)))}
 	}
 	from, same := fmt.Sprintf("%s AS %s", quote(stage), there), sameKey(l, there+".")
@@ -178,7 +174,7 @@ func mergeSQL(l *sqlsink.Layout, stage string) []string {
 	if len(l.Columns) > l.Keys {
 		update := fmt.Sprintf("UPDATE %s AS %s SET %s\nFROM %s\nWHERE %s", quote(l.Real.Name), here, assignments(l, there+"."), from, same)
 		if l.Guard {
-			update += " AND " + guard(l, there+"."+quote(version(l).Real.Name))
+			update += " AND " + guard(l, there+"."+version(l))
 		}
 		statements = append(statements, update)
 	}

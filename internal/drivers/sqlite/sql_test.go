@@ -112,8 +112,8 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", c.sql, err)
 			}
-			if p.Params() != len(c.takes) {
-				t.Errorf("%s: takes %d values", c.sql, len(c.takes))
+			if p.Params() != len(c.columns) {
+				t.Errorf("%s: takes %d values", c.sql, len(c.columns))
 			}
 			upsert = append(upsert, c.sql)
 		}

@@ -12,6 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/drivers/sqlite/capi"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/verify"
 )
 
@@ -67,9 +69,17 @@ func lines(t testing.TB, db *capi.DB, sql string) []string {
 	}
 }
 
-// stored binds a raw value of the given kind to a column that is declared so, and
-// returns what SQLite holds then, as type and literal, with what Read makes of
-// it; or the error.
+// encode appends a value of a column of type kind in the source to args, and returns the name of
+// the rule that has adjusted it, if any.
+func encode(args *capi.Args, kind schema.Type, a affinity, raw []byte) (rule string, err error) {
+	t := &sqlsink.Target{Slot: -1, Type: kind, Real: &sqlsink.Column{Native: &column{affinity: a}}}
+	c := newColumnEncoder(&sqlsink.Layout{Table: new(schema.Table)}, t, func(_, _, r string) { rule = r })
+	err = c.encode(args, raw)
+	return rule, err
+}
+
+// stored binds a raw value of the given kind to a column with the given declaration. It returns
+// the stored type and literal, and the value that Read returns if that differs; or the error.
 func stored(t *testing.T, kind schema.Type, declaration, raw string) string {
 	t.Helper()
 	db := memory(t)
@@ -153,8 +163,8 @@ func TestValuesAreStoredAsTheColumnKeepsThem(t *testing.T) {
 		{schema.Number, "REAL", `[1]`, `error: it is not a number`},
 		{schema.Boolean, "INTEGER", `true`, `integer|1`},
 		{schema.Boolean, "INTEGER", `false`, `integer|0`},
-		{schema.Boolean, "INTEGER", `2`, `error: the value is not a boolean`},
-		{schema.Boolean, "INTEGER", `"yes"`, `error: the value is not a boolean`},
+		{schema.Boolean, "INTEGER", `2`, `error: it is neither true nor false`},
+		{schema.Boolean, "INTEGER", `"yes"`, `error: it is neither true nor false`},
 		{schema.Object, "TEXT", `{"n": 12345678901234567890}`, `text|'{"n": 12345678901234567890}'`},
 		{schema.Object, "TEXT", `"a scalar"`, `text|'"a scalar"'`},
 		{schema.Object, "TEXT", `{"a":"\ud83d"}`, `text|'{"a":"\ud83d"}'`},
@@ -187,11 +197,11 @@ func TestValuesAreStoredAsTheColumnKeepsThem(t *testing.T) {
 		{schema.String, "INTEGER", `"42"`, `integer|42`},
 		{schema.String, "NUMERIC", `"1.5"`, `real|1.5`},
 		{schema.String, "REAL", `"5"`, `real|5.0`},
-		{schema.String, "INTEGER", `"007"`, `error: the column would take the text for a number, and change it`},
-		{schema.String, "NUMERIC", `" 5"`, `error: the column would take the text for a number, and change it`},
-		{schema.String, "NUMERIC", `"+5"`, `error: the column would take the text for a number, and change it`},
-		{schema.String, "NUMERIC", `"5."`, `error: the column would take the text for a number, and change it`},
-		{schema.String, "NUMERIC", `"123456789012345678901"`, `error: the column would take the text for a number, and change it`},
+		{schema.String, "INTEGER", `"007"`, `error: the column would convert the text to a number, and change it`},
+		{schema.String, "NUMERIC", `" 5"`, `error: the column would convert the text to a number, and change it`},
+		{schema.String, "NUMERIC", `"+5"`, `error: the column would convert the text to a number, and change it`},
+		{schema.String, "NUMERIC", `"5."`, `error: the column would convert the text to a number, and change it`},
+		{schema.String, "NUMERIC", `"123456789012345678901"`, `error: the column would convert the text to a number, and change it`},
 		{schema.String, "DATE", `"2026-01-02"`, `text|'2026-01-02'`},
 		{schema.String, "NUMERIC", `"0x1F"`, `text|'0x1F'`},
 		{schema.String, "NUMERIC", `"NaN"`, `text|'NaN'`},
@@ -328,3 +338,5 @@ func FuzzValues(f *testing.F) {
 		}
 	})
 }
+
+func TestRules_AreDocumented(t *testing.T) { sinktest.DocumentedRules(t, "sqlite", rules) }

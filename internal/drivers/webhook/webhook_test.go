@@ -30,12 +30,12 @@ func TestMain(m *testing.M) { sinktest.Main(m) }
 
 const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
-// endpoint is a receiver as a user might write it: it verifies signatures by
-// itself, and keeps what it took.
-type endpoint struct {
+// receiver is an endpoint as a user might write it: it verifies signatures on its own, and keeps
+// the changes.
+type receiver struct {
 	*httptest.Server
 	t      testing.TB
-	answer func(w http.ResponseWriter, body []byte) bool // false: it has answered
+	answer func(w http.ResponseWriter, body []byte) bool // false: it has written the response
 
 	mu       sync.Mutex
 	ids      []string
@@ -44,17 +44,17 @@ type endpoint struct {
 	count    int
 }
 
-func newEndpoint(t testing.TB) *endpoint {
-	e := &endpoint{t: t, lines: make(map[string][]string)}
+func newReceiver(t testing.TB) *receiver {
+	e := &receiver{t: t, lines: make(map[string][]string)}
 	e.Server = httptest.NewServer(e)
 	t.Cleanup(e.Close)
 	return e
 }
 
-func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (e *receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	raw, err := io.ReadAll(r.Body)
 	if err != nil {
-		return // it was cut
+		return // the request was cut off
 	}
 	if r.Method == http.MethodHead {
 		w.WriteHeader(http.StatusMethodNotAllowed)
@@ -82,8 +82,8 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// verify checks a signature as standardwebhooks.com describes it.
-func (e *endpoint) verify(r *http.Request, body []byte) {
+// verify checks a signature as standardwebhooks.com defines it.
+func (e *receiver) verify(r *http.Request, body []byte) {
 	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
 	if err != nil {
 		e.t.Error(err)
@@ -96,14 +96,14 @@ func (e *endpoint) verify(r *http.Request, body []byte) {
 	}
 }
 
-// taken returns the lines that were taken at a path.
-func (e *endpoint) taken(path string) []string {
+// taken returns the accepted lines of a path.
+func (e *receiver) taken(path string) []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return append([]string(nil), e.lines[path]...)
 }
 
-func (e *endpoint) url(query string) string { return e.URL + "/in?secret=" + secret + query }
+func (e *receiver) url(query string) string { return e.URL + "/in?secret=" + secret + query }
 
 func openURL(t testing.TB, raw string) (*Sink, error) {
 	t.Helper()
@@ -144,7 +144,7 @@ func payloads(first, last int) (all []string) {
 }
 
 func TestConformance(t *testing.T) {
-	e := newEndpoint(t)
+	e := newReceiver(t)
 	sinktest.Run(t, sinktest.Config{
 		Driver: Driver(),
 		URL: func(testing.TB) string {
@@ -181,9 +181,9 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// TestARequestOnTheWire is the contract with whoever wrote an endpoint.
-func TestARequestOnTheWire(t *testing.T) {
-	e := newEndpoint(t)
+// TestRequest_OnTheWire pins the contract with the authors of endpoints.
+func TestRequest_OnTheWire(t *testing.T) {
+	e := newReceiver(t)
 	u, err := url.Parse(e.URL + "/in?tenant=a+b&eds-secret=" + secret + "&eds-header=X-Team:%20shop&eds-secret-header=X-Team:two")
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +195,7 @@ func TestARequestOnTheWire(t *testing.T) {
 	}
 	r := e.requests[0]
 	got := []string{r.Method, r.RequestURI, r.Header.Get("Content-Type"), r.Header.Get("Webhook-Id"), r.Header.Get("Webhook-Timestamp"), r.Header.Get("Webhook-Signature"), strings.Join(r.Header["X-Team"], "|"), r.UserAgent()}
-	// The signature is what openssl dgst -sha256 -mac hmac makes of it.
+	// openssl dgst -sha256 -mac hmac computes the same signature.
 	want := []string{"POST", "/in?tenant=a+b", "application/x-ndjson", "eds_7-8_3a44644c1722122ff2d5e9a0", "1712345678", "v1,SL3aaxpA068+xOOuNSXzjfy7K/MX/MVNiHcIMuIdQJ8=", "shop|two", "eds"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -214,17 +214,16 @@ func mustSecret(t testing.TB) []byte {
 	return key
 }
 
-// TestTheSignatureIsThatOfTheStandard is the example that the Standard Webhooks
-// libraries share.
-func TestTheSignatureIsThatOfTheStandard(t *testing.T) {
+// TestSign_MatchesTheStandard uses the example of the Standard Webhooks libraries.
+func TestSign_MatchesTheStandard(t *testing.T) {
 	got := sign(mustSecret(t), "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", []byte(`{"test": 2432232314}`))
 	if want := "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
 
-func TestTheSameBatchHasTheSameID(t *testing.T) {
-	e := newEndpoint(t)
+func TestApply_SameBatchHasTheSameID(t *testing.T) {
+	e := newReceiver(t)
 	for range 2 {
 		s := mustOpen(t, e.url(""))
 		for _, b := range []*change.Batch{run(t, 1, 3), run(t, 4, 6)} {
@@ -238,14 +237,14 @@ func TestTheSameBatchHasTheSameID(t *testing.T) {
 	}
 }
 
-func TestAnswersHaveClasses(t *testing.T) {
-	e := newEndpoint(t)
+func TestApply_ClassifiesResponses(t *testing.T) {
+	e := newReceiver(t)
 	s := mustOpen(t, e.url(""))
 	status, after := 0, ""
 	e.answer = func(w http.ResponseWriter, body []byte) bool {
 		w.Header().Set("Retry-After", after)
 		w.WriteHeader(status)
-		_, _ = w.Write(body) // an endpoint may repeat what it refuses
+		_, _ = w.Write(body) // an endpoint may repeat the change that it rejects
 		return false
 	}
 	for _, c := range []struct {
@@ -278,12 +277,12 @@ func TestAnswersHaveClasses(t *testing.T) {
 		}
 	}
 	if lines := e.taken("/in"); lines != nil {
-		t.Errorf("it took %q", lines)
+		t.Errorf("it accepted %q", lines)
 	}
 }
 
-func TestARequestThatIsTooLargeIsHalved(t *testing.T) {
-	e := newEndpoint(t)
+func TestApply_HalvesAnOversizedRequest(t *testing.T) {
+	e := newReceiver(t)
 	s := mustOpen(t, e.url("&rows=20"))
 	e.answer = func(w http.ResponseWriter, body []byte) bool {
 		if bytes.Count(body, []byte("\n")) > 3 {
@@ -300,8 +299,8 @@ func TestARequestThatIsTooLargeIsHalved(t *testing.T) {
 	}
 }
 
-func TestRequestsAreAsLargeAsTheURLSays(t *testing.T) {
-	e := newEndpoint(t)
+func TestApply_BoundsRequests(t *testing.T) {
+	e := newReceiver(t)
 	most := 0
 	e.answer = func(_ http.ResponseWriter, body []byte) bool {
 		most = max(most, len(body))
@@ -319,9 +318,9 @@ func TestRequestsAreAsLargeAsTheURLSays(t *testing.T) {
 	}
 }
 
-// TestABodyThatIsStillReadIsNotWrittenOver: a client may read on when a request
-// has been answered, and close what it reads more than once.
-func TestABodyThatIsStillReadIsNotWrittenOver(t *testing.T) {
+// TestRequest_BodyIsNotReusedWhileRead: a client may still read after the response, and close a
+// reader more than once.
+func TestRequest_BodyIsNotReusedWhileRead(t *testing.T) {
 	s := mustOpen(t, "http://127.0.0.1:1/in")
 	first := s.body(run(t, 1, 3).Events)
 	sent, again := first.reader(), first.reader()
@@ -333,7 +332,7 @@ func TestABodyThatIsStillReadIsNotWrittenOver(t *testing.T) {
 	s.reuse(first)
 	second := s.body(run(t, 4, 6).Events)
 	if got, err := io.ReadAll(again); string(got) != strings.Join(payloads(1, 3), "\n")+"\n" || err != nil {
-		t.Errorf("a body that is read becomes %s, %v", got, err)
+		t.Errorf("a body became, while it was read, %s, %v", got, err)
 	}
 	if err := again.Close(); err != nil {
 		t.Error(err)
@@ -341,13 +340,13 @@ func TestABodyThatIsStillReadIsNotWrittenOver(t *testing.T) {
 	s.reuse(first)
 	third := s.body(run(t, 7, 9).Events)
 	if &third.text[0] != &first.text[0] || &third.text[0] == &second.text[0] {
-		t.Error("memory that nobody reads is not used again")
+		t.Error("unused memory is not reused")
 	}
 }
 
-func TestRedirectsStayAtTheirHost(t *testing.T) {
-	e := newEndpoint(t)
-	elsewhere := newEndpoint(t)
+func TestApply_FollowsRedirectsWithinAHost(t *testing.T) {
+	e := newReceiver(t)
+	elsewhere := newReceiver(t)
 	to := ""
 	e.answer = func(w http.ResponseWriter, _ []byte) bool {
 		if to == "" {
@@ -372,7 +371,7 @@ func TestRedirectsStayAtTheirHost(t *testing.T) {
 	}
 }
 
-func TestAnEndpointThatDoesNotAnswerIsLeftInTime(t *testing.T) {
+func TestApply_TimesOut(t *testing.T) {
 	release := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -389,7 +388,7 @@ func TestAnEndpointThatDoesNotAnswerIsLeftInTime(t *testing.T) {
 	}
 }
 
-func TestBadURLsAreRefusedWithWhatToChange(t *testing.T) {
+func TestOpen_RejectsBadURLs(t *testing.T) {
 	for raw, want := range map[string]string{
 		"http://example.com/in":                    "https://",
 		"https:///in":                              "https://host/path",
@@ -414,7 +413,7 @@ func TestBadURLsAreRefusedWithWhatToChange(t *testing.T) {
 	}
 }
 
-func TestThisMachineNeedsNoEncryption(t *testing.T) {
+func TestOpen_AllowsHTTPOnlyForLoopback(t *testing.T) {
 	for host, own := range map[string]bool{
 		"localhost": true, "LocalHost:80": true, "127.0.0.1": true, "127.5.5.5:80": true, "[::1]:80": true,
 		"localhost.example.com": false, "127.0.0.1.example.com": false, "0.0.0.0": false, "[::]": false, "10.0.0.1": false, "127.1": false,
@@ -426,7 +425,7 @@ func TestThisMachineNeedsNoEncryption(t *testing.T) {
 	}
 }
 
-func TestAnUntrustedCertificateIsRefused(t *testing.T) {
+func TestApply_RejectsAnUntrustedCertificate(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.StartTLS()

@@ -41,8 +41,8 @@ var faultChecks = []check{
 	{"a batch converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.faulty }, checkFaults},
 	{"a destination that does not answer is left in time", func(c capabilities) bool { return c.rows && c.faulty }, checkStalled},
 	{"a migration converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.migrates && c.faulty }, checkMigrationFaults},
-	{"a load converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.loads && c.faulty }, checkLoadFaults},
-	{"finishing a load converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.loads && c.faulty }, checkFinishFaults},
+	{"a load converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.faulty }, checkLoadFaults},
+	{"finishing a load converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.faulty }, checkFinishFaults},
 }
 
 // places spreads at most most places over steps 0 to n, both ends included and
@@ -322,7 +322,7 @@ func (h *harness) finishInTime(l sink.Load) (int64, error) {
 func (h *harness) loadOnce(s sink.Sink, t *schema.Table, images []string, job int) (rows int64, err error) {
 	ctx, cancel := context.WithTimeout(h.ctx, h.patience())
 	defer cancel()
-	l, err := s.(sink.Loader).BeginLoad(ctx, fmt.Sprint("job ", job), t, sink.Replace, sink.Scope{})
+	l, err := s.BeginLoad(ctx, fmt.Sprint("job ", job), t, sink.Replace, sink.Scope{})
 	if err != nil {
 		return 0, err
 	}

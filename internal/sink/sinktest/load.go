@@ -39,9 +39,9 @@ var loadChecks = []check{
 	{"a load of a large file", loadsRows, checkLargeLoad},
 }
 
-func loadsRows(c capabilities) bool { return c.rows && c.loads }
+func loadsRows(c capabilities) bool { return c.rows }
 
-func losesStage(c capabilities) bool { return c.loads && c.losesStage }
+func losesStage(c capabilities) bool { return c.losesStage }
 
 // imagesOf yields row objects in memory that is used again for the next row.
 func imagesOf(h *harness, t *schema.Table, images ...string) iter.Seq2[*change.Row, error] {
@@ -559,7 +559,7 @@ func checkLoadsOfLikeNames(h *harness) {
 
 // loadAll loads a table, ten rows a file.
 func loadAll(h *harness, s sink.Sink, job string, t *schema.Table, scope sink.Scope, images []string) error {
-	l, err := s.(sink.Loader).BeginLoad(h.ctx, job, t, sink.Replace, scope)
+	l, err := s.BeginLoad(h.ctx, job, t, sink.Replace, scope)
 	if err != nil {
 		return err
 	}

@@ -192,7 +192,7 @@ func checkLoadRowsFaults(h *harness) {
 func (h *harness) loadRowsOnce(s sink.Sink, t *schema.Table, images []string, job int, seen map[string]bool) (rows int64, err error) {
 	ctx, cancel := context.WithTimeout(h.ctx, h.patience())
 	defer cancel()
-	l, err := s.(sink.Loader).BeginLoad(ctx, fmt.Sprint("job ", job), t, sink.Replace, sink.Scope{})
+	l, err := s.BeginLoad(ctx, fmt.Sprint("job ", job), t, sink.Replace, sink.Scope{})
 	if err != nil {
 		return 0, err
 	}

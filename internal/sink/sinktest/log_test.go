@@ -71,6 +71,7 @@ type logSink struct {
 	alter func(text []byte) []byte
 }
 
+func (s *logSink) Probe(context.Context) error { return nil }
 func (s *logSink) Close(context.Context) error { return nil }
 
 func (s *logSink) Apply(ctx context.Context, b *change.Batch) error {
@@ -91,7 +92,7 @@ func logs(with func(*logSink) sink.Sink) Config {
 	stores := make(map[string]*logStore)
 	c := Config{Driver: sink.Driver{
 		Name: "log", Title: "Log", Schemes: []string{"log"}, Example: "log://name", Summary: "Keeps events in memory.", Help: "It is gone when the program ends.",
-		Limits: sink.Limits{Rows: 100, Bytes: 1 << 20}, Imports: true,
+		Limits: sink.Limits{Rows: 100, Bytes: 1 << 20},
 	}}
 	c.URL = func(testing.TB) string {
 		name := fmt.Sprint("l", len(stores))

@@ -56,7 +56,7 @@ func (m *Memory) Driver() sink.Driver {
 		Name: "memory", Title: "Memory", Schemes: []string{"memory"}, Example: "memory://name",
 		Summary: "Keeps rows in memory.", Help: "It is gone when the program ends.",
 		Options: []sink.Option{{Name: "metadata", Description: "true adds metadata columns"}, {Name: "delete", Description: "soft keeps deleted rows"}},
-		Limits:  sink.Limits{Rows: 1000, Bytes: 1 << 20}, KeepsRows: true, Imports: true,
+		Limits:  sink.Limits{Rows: 1000, Bytes: 1 << 20}, KeepsRows: true,
 		Open: m.open,
 	}
 }

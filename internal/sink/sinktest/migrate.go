@@ -90,9 +90,7 @@ func (h *harness) openedAgain(prefix, url string, after bool) {
 			batch = append(batch, make())
 		}
 		h.apply(s, batch...)
-		if _, ok := s.(sink.Loader); ok {
-			h.end(h.begin(s, job, tables[0], sink.Merge), true)
-		}
+		h.end(h.begin(s, job, tables[0], sink.Merge), true)
 		return lines
 	}
 	changed := func(env *sink.Env) { env.After = after }
@@ -362,10 +360,8 @@ func checkReservedNames(h *harness) {
 			_, err := m.Migrate(h.ctx, []*schema.Table{bad})
 			refused("migrate", err)
 		}
-		if l, ok := s.(sink.Loader); ok {
-			_, err := l.BeginLoad(h.ctx, "job", bad, sink.Replace, sink.Scope{})
-			refused("load", err)
-		}
+		_, err := s.BeginLoad(h.ctx, "job", bad, sink.Replace, sink.Scope{})
+		refused("load", err)
 		image := strings.Replace(row, `"id"`, quoted(bad.Columns[0].Name), 1)
 		refused("write", h.try(s, h.insert(bad, image)))
 	}

@@ -127,11 +127,9 @@ var recordDefects = []struct {
 // recordingSink is all that a SQL sink can do.
 type recordingSink interface {
 	sink.Sink
-	sink.TableRecorder
+	sink.Recorder
 	sink.FilterReader
 	sink.Migrator
-	sink.Prober
-	sink.Loader
 	sink.Reader
 	sink.Inspector
 }

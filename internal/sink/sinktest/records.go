@@ -34,15 +34,15 @@ var recordChecks = []check{
 	{"a writer of an earlier version is noticed", takesSQL, checkEarlierWriter},
 	{"a checkpoint of an earlier version is taken over", takesSQL, checkEarlierCheckpoint},
 	{"records that changed since they were read are read again", keepsRecords, checkChangedRecords},
-	{"an import is followed by a running server", func(c capabilities) bool { return c.records && c.loads }, checkImportBeside},
-	{"a complete snapshot replaces the others of its table", func(c capabilities) bool { return c.records && c.loads }, checkSnapshots},
-	{"a server that begins while an import runs", func(c capabilities) bool { return c.records && c.loads }, checkBeginBesideImport},
-	{"loads at once are recorded each", func(c capabilities) bool { return c.records && c.loads }, checkLoadsAtOnce},
-	{"loads at once are all followed, whichever ends first", func(c capabilities) bool { return c.records && c.loads }, checkLoadsAreFollowed},
-	{"a whole import", func(c capabilities) bool { return c.records && c.loads }, checkWholeImport},
+	{"an import is followed by a running server", func(c capabilities) bool { return c.records }, checkImportBeside},
+	{"a complete snapshot replaces the others of its table", func(c capabilities) bool { return c.records }, checkSnapshots},
+	{"a server that begins while an import runs", func(c capabilities) bool { return c.records }, checkBeginBesideImport},
+	{"loads at once are recorded each", func(c capabilities) bool { return c.records }, checkLoadsAtOnce},
+	{"loads at once are all followed, whichever ends first", func(c capabilities) bool { return c.records }, checkLoadsAreFollowed},
+	{"a whole import", func(c capabilities) bool { return c.records }, checkWholeImport},
 	{"a changed filter goes on where each subject is", keepsRecords, checkChangedFilter},
 	{"closing releases the checkpoint", keepsRecords, checkRelease},
-	{"an import that is killed leaves records that fit the rows", func(c capabilities) bool { return c.records && c.loads && c.faulty }, checkKilledImport},
+	{"an import that is killed leaves records that fit the rows", func(c capabilities) bool { return c.records && c.faulty }, checkKilledImport},
 	{"beginning converges, wherever it breaks", func(c capabilities) bool { return c.records && c.faulty }, checkBeginFaults},
 	{"a batch of a writer converges, wherever it breaks", func(c capabilities) bool { return c.records && c.faulty }, checkWriterFaults},
 }
@@ -429,7 +429,7 @@ func checkLoadsAtOnce(h *harness) {
 		want.Snapshots = append(want.Snapshots, snapshot)
 		rows := imagesOf(h, t, `{"id":"1"}`)
 		group.Go(func() {
-			l, err := s.(sink.Loader).BeginLoad(h.ctx, "job", t, sink.Replace, sink.Scope{})
+			l, err := s.BeginLoad(h.ctx, "job", t, sink.Replace, sink.Scope{})
 			if err == nil {
 				l.(sink.SnapshotLoad).Record(snapshot)
 				_, err = l.LoadFile(h.ctx, "one", rows)

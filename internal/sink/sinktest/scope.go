@@ -27,7 +27,7 @@ func adopts(c capabilities) bool { return c.adopts }
 // beginScope begins to load some rows of a table.
 func (h *harness) beginScope(s sink.Sink, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) sink.Load {
 	h.Helper()
-	l, err := s.(sink.Loader).BeginLoad(h.ctx, job, t, mode, scope)
+	l, err := s.BeginLoad(h.ctx, job, t, mode, scope)
 	if err != nil {
 		h.Fatalf("begin to load: %v", err)
 	}
@@ -125,7 +125,7 @@ func checkEmptyCompanies(h *harness) {
 
 func checkNoCompanies(h *harness) {
 	s, t := withOldRows(h)
-	if l, err := s.(sink.Loader).BeginLoad(h.ctx, "job", t, sink.Replace, sink.Scope{Companies: []string{"x"}}); err == nil {
+	if l, err := s.BeginLoad(h.ctx, "job", t, sink.Replace, sink.Scope{Companies: []string{"x"}}); err == nil {
 		h.end(l, false)
 		h.Error("a table whose rows belong to no company is replaced by those of one")
 	}

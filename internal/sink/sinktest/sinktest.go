@@ -126,26 +126,21 @@ func concat(lists ...[]check) []check {
 
 // capabilities are what the sink under test can do.
 type capabilities struct {
-	rows, checkpoints, migrates, probes, loads bool
-	filters                                    bool
-	foreign, faulty, history, losesStage       bool
-	metadata, softDelete, adopts               bool
-	records, sql, views, inspects              bool
+	rows, checkpoints, migrates          bool
+	filters                              bool
+	foreign, faulty, history, losesStage bool
+	metadata, softDelete, adopts         bool
+	records, sql, views, inspects        bool
 }
 
 func capabilitiesOf(t testing.TB, c Config) capabilities {
 	h := newHarness(t, c)
 	s := h.open()
 	can := capabilities{foreign: c.Foreign != nil, faulty: c.Faulty != nil, history: c.History != nil, losesStage: c.LoseStage != nil, sql: c.SQL != nil, views: c.Views}
-	_, can.rows = s.(sink.Reader)
-	_, can.checkpoints = s.(sink.Checkpointer)
-	_, can.filters = s.(sink.FilterReader)
-	_, can.migrates = s.(sink.Migrator)
-	_, can.probes = s.(sink.Prober)
-	_, can.loads = s.(sink.Loader)
-	_, can.records = s.(sink.Recorder)
-	_, can.adopts = s.(sink.Adopter)
-	_, can.inspects = s.(sink.Inspector)
+	does := sink.CapabilitiesOf(s)
+	can.rows, can.checkpoints, can.filters = does.Reader != nil, does.Checkpointer != nil, does.FilterReader != nil
+	can.migrates, can.records = does.Migrator != nil, does.Recorder != nil
+	can.adopts, can.inspects = does.Adopter != nil, does.Inspector != nil
 	for _, o := range c.Driver.Options {
 		can.metadata = can.metadata || o.Name == "metadata"
 		can.softDelete = can.softDelete || o.Name == "delete"

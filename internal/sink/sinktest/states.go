@@ -27,7 +27,7 @@ func behind(t *schema.Table, p cdc.Position) sink.TableState {
 // applyTables applies the step, and records states with it.
 func (h *harness) applyTables(s sink.Sink, st step, states ...sink.TableState) {
 	h.Helper()
-	if err := s.(sink.TableRecorder).ApplyTables(h.ctx, h.batches(h, []step{st})[0].batch, states); err != nil {
+	if err := s.(sink.Recorder).ApplyTables(h.ctx, h.batches(h, []step{st})[0].batch, states); err != nil {
 		h.Errorf("apply a batch with states: %v", err)
 	}
 }
@@ -35,7 +35,7 @@ func (h *harness) applyTables(s sink.Sink, st step, states ...sink.TableState) {
 // advance applies the steps of tables that are behind, and records their states.
 func (h *harness) advance(s sink.Sink, steps []step, states ...sink.TableState) {
 	h.Helper()
-	if err := s.(sink.TableRecorder).Advance(h.ctx, h.batches(h, steps)[0].batch, states); err != nil {
+	if err := s.(sink.Recorder).Advance(h.ctx, h.batches(h, steps)[0].batch, states); err != nil {
 		h.Errorf("advance: %v", err)
 	}
 }
@@ -115,7 +115,7 @@ func checkStateFaults(h *harness) {
 	h.migrate(s, late, t)
 	h.goOn(s)
 	start := h.position()
-	recorder := s.(sink.TableRecorder)
+	recorder := s.(sink.Recorder)
 	round := func(advance bool) func(ctx context.Context) error {
 		if advance {
 			b := h.batches(h, []step{h.insert(late, fmt.Sprintf(`{"id":"%d"}`, *h.sequence))})[0].batch

@@ -2,6 +2,7 @@ package sqlsink
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/schema"
@@ -131,4 +132,47 @@ func (s *Sink) hasKey(t *schema.Table, real *Table) error {
 
 func lacksKey(t *schema.Table, column string) error {
 	return refused(t.Name, fmt.Errorf("it has no column %q that can be written, which is part of the key: drop or rename the table, then import it", column))
+}
+
+// All returns the indexes of all columns.
+func (l *Layout) All() []int {
+	indexes := make([]int, len(l.Columns))
+	for i := range indexes {
+		indexes[i] = i
+	}
+	return indexes
+}
+
+// KeyNames returns the names of the real columns of the key, in the key's order.
+func (l *Layout) KeyNames() []string {
+	names := make([]string, l.Keys)
+	for i := range names {
+		names[i] = l.Columns[i].Real.Name
+	}
+	return names
+}
+
+// Meta returns the index of a metadata column, -1 if the layout has none.
+func (l *Layout) Meta(m Meta) int {
+	return slices.IndexFunc(l.Columns, func(t Target) bool { return t.Meta == m })
+}
+
+// DeleteExtras returns the indexes of the columns besides the key that a delete needs: all metadata
+// columns if it only marks rows, and the version if the layout has a Guard.
+func (l *Layout) DeleteExtras() []int {
+	var indexes []int
+	for i, t := range l.Columns {
+		if l.Soft && t.Meta != 0 || l.Guard && t.Meta == MetaVersion {
+			indexes = append(indexes, i)
+		}
+	}
+	return indexes
+}
+
+// Covers reports whether the layout writes every column of a real table, except generated ones.
+// Then a row can be replaced as a whole.
+func (l *Layout) Covers(real *Table) bool {
+	return !slices.ContainsFunc(real.Columns, func(c Column) bool {
+		return !c.Generated && !slices.ContainsFunc(l.Columns, func(t Target) bool { return t.Real.Name == c.Name })
+	})
 }

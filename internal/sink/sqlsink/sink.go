@@ -58,14 +58,12 @@ type Sink struct {
 }
 
 var (
-	_ sink.Sink          = (*Sink)(nil)
-	_ sink.TableRecorder = (*Sink)(nil)
-	_ sink.FilterReader  = (*Sink)(nil)
-	_ sink.Migrator      = (*Sink)(nil)
-	_ sink.Prober        = (*Sink)(nil)
-	_ sink.Loader        = (*Sink)(nil)
-	_ sink.Reader        = (*Sink)(nil)
-	_ sink.Inspector     = (*Sink)(nil)
+	_ sink.Sink         = (*Sink)(nil)
+	_ sink.Recorder     = (*Sink)(nil)
+	_ sink.FilterReader = (*Sink)(nil)
+	_ sink.Migrator     = (*Sink)(nil)
+	_ sink.Reader       = (*Sink)(nil)
+	_ sink.Inspector    = (*Sink)(nil)
 )
 
 // Open connects to the destination.

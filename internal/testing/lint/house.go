@@ -15,7 +15,7 @@ func House() []Rule {
 	sql := []string{"github.com/jackc/pgx/...", "modernc.org/...", "github.com/go-sql-driver/...", "github.com/microsoft/...", "github.com/snowflakedb/...", "github.com/aws/..."}
 	nats := []string{"github.com/nats-io/..."}
 	// What stands above everything else.
-	top := []string{"cli", "supervisor", "localhq/..."}
+	top := []string{"cli", "supervisor", "devhq/..."}
 	// What only tests use.
 	tests := []string{"sink/sinktest", "testing/golden", "testing/laketest", "testing/lint", "testing/peers/..."}
 	destinations := append([]string{"drivers/...", "sink/sqlsink"}, sql...)
@@ -23,7 +23,7 @@ func House() []Rule {
 	none := []string{}
 	never := func(lists ...[]string) []string { return slices.Concat(lists...) }
 	ground := never(sql, []string{"database/sql"}, nats, tests, []string{"net/http"})
-	middle := never(top, tests, []string{"server", "reconciler"})
+	middle := never(top, tests, []string{"server", "agent", "reconciler"})
 
 	rules := []Rule{
 		// What everything stands on.
@@ -69,9 +69,10 @@ func House() []Rule {
 		// through the list of drivers and know none of them.
 		{Package: "server", Never: never(top, tests), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
 		{Package: "control", Only: []string{"server", "snapshot", "telemetry"}, Never: never(top, tests)},
-		{Package: "reconciler", Never: never(top, tests, []string{"server"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
-		{Package: "doctor", Never: never(top, tests, []string{"server"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
-		{Package: "localhq/...", Never: never(tests, []string{"cli", "supervisor"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
+		{Package: "agent", Never: never(top, tests, []string{"server"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
+		{Package: "reconciler", Never: never(top, tests, []string{"server", "agent"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
+		{Package: "doctor", Never: never(top, tests, []string{"server", "agent"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
+		{Package: "devhq/...", Never: never(tests, []string{"cli", "supervisor"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
 		// The parent process, which is to be small: hardly anything but the standard library.
 		{Package: "supervisor", Only: []string{"fault", "retry", "durable"}, Never: ground},
 		{Package: "cli", Never: tests},

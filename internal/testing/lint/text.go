@@ -31,7 +31,8 @@ func CheckTexts(root fs.FS) ([]string, error) {
 			}
 			return nil
 		}
-		if info, err := d.Info(); err != nil || !info.Mode().IsRegular() || info.Size() > 1<<20 {
+		// In a worktree, .git is a file.
+		if info, err := d.Info(); err != nil || !info.Mode().IsRegular() || info.Size() > 1<<20 || name == ".git" {
 			return err
 		}
 		text, err := fs.ReadFile(root, name)

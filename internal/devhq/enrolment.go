@@ -1,0 +1,58 @@
+package devhq
+
+import (
+	"crypto/rand"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Enrolment is a one-time code and what became of it.
+type Enrolment struct {
+	Code      string    `json:"code"`
+	ServerID  string    `json:"serverId"`
+	Companies []string  `json:"companyIds,omitempty"` // that the server may read; none means all
+	Created   time.Time `json:"created"`
+	Used      time.Time `json:"used,omitzero"`
+}
+
+// codePrefix is the first letter of an HQ of one's own: it stands for
+// http://localhost:3101, where --api-url says nothing else.
+const codePrefix = "L"
+
+// NewEnrolment returns a code with which one server can enrol, once, to read
+// the given companies; none means all.
+func (h *HQ) NewEnrolment(companies ...string) (code string, err error) {
+	e := Enrolment{
+		Code: codePrefix + rand.Text()[:9], ServerID: newID(), Companies: companies, Created: time.Now().UTC(),
+	}
+	return e.Code, put(h.store, bucketEnrolments, e.Code, e)
+}
+
+// newID returns an id that is fit for a subject, a file and a consumer name.
+func newID() string { return strings.ToLower(rand.Text()) }
+
+func (h *HQ) enroll(r *http.Request) (any, error) {
+	e, err := update(h.store, bucketEnrolments, r.PathValue("code"), func(e *Enrolment) error {
+		if !e.Used.IsZero() {
+			return errNotFound
+		}
+		e.Used = time.Now().UTC()
+		return nil
+	})
+	if errors.Is(err, errNotFound) {
+		return nil, refuse(http.StatusNotFound, "the enrolment code is unknown, or was used")
+	}
+	if err != nil {
+		return nil, err
+	}
+	h.logger.Info("a server enrolled", "serverId", e.ServerID)
+	return struct {
+		Token    string `json:"token"`
+		ServerID string `json:"serverId"`
+	}{h.APIKey(KeyOptions{ServerID: e.ServerID, Companies: e.Companies}), e.ServerID}, nil
+}
+
+// APIKey returns an API key of this HQ, whose issuer is its URL.
+func (h *HQ) APIKey(o KeyOptions) string { return h.keys.issue(h.APIURL(), o, time.Now()) }

@@ -1,0 +1,211 @@
+package shop
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"slices"
+
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+	"github.com/shopmonkeyus/eds/internal/schema"
+)
+
+// column is one column of a layout: its schema, and how the model generates its values.
+type column struct {
+	name       string
+	typ        schema.Type
+	enum       []string
+	nulls      int    // percent of generated values that are null; 0 makes the column required
+	make       maker  // nil if the model sets every value
+	start      string // raw value of a new row without a value; "" means null
+	isManaged  bool   // only the model changes it, never a random edit
+	items      string // of an array: the type of its elements
+	comment    string
+	deprecated bool
+}
+
+// maker appends one raw JSON value.
+type maker func(g *generator, dst []byte) []byte
+
+func text(name string, m maker) column { return column{name: name, typ: schema.String, make: m} }
+func date(name string, m maker) column { return column{name: name, typ: schema.DateTime, make: m} }
+
+func integer(name string, m maker) column { return column{name: name, typ: schema.Integer, make: m} }
+func number(name string, m maker) column  { return column{name: name, typ: schema.Number, make: m} }
+func boolean(name string, percent int) column {
+	return column{name: name, typ: schema.Boolean, make: chance(percent)}
+}
+func object(name string, m maker) column { return column{name: name, typ: schema.Object, make: m} }
+
+func array(name, items string, m maker) column {
+	return column{name: name, typ: schema.Array, items: items, make: m}
+}
+
+func enum(name string, values ...string) column {
+	return column{name: name, typ: schema.Enum, enum: values, make: oneOf(values...)}
+}
+
+// null makes the column nullable and the given percentage of its values null.
+func (c column) null(percent int) column {
+	c.nulls = percent
+	return c
+}
+
+// nullable makes the column nullable, but no generated value null.
+func (c column) nullable() column {
+	c.nulls = -1
+	return c
+}
+
+// managed leaves changes of the column to the model.
+func (c column) managed() column {
+	c.isManaged = true
+	return c
+}
+
+// startingAt gives new rows a raw value and leaves its changes to the model.
+func (c column) startingAt(start string) column {
+	c.start = start
+	return c.managed()
+}
+
+func counter(name, start string) column { return integer(name, nil).startingAt(start) }
+func flagged(name string) column {
+	return column{name: name, typ: schema.Boolean}.startingAt("false")
+}
+
+// withComment gives the column a comment.
+func (c column) withComment(comment string) column {
+	c.comment = comment
+	return c
+}
+
+// asDeprecated marks the column deprecated.
+func (c column) asDeprecated() column {
+	c.deprecated = true
+	return c
+}
+
+func (c *column) required() bool { return c.nulls == 0 }
+
+// editable reports whether a generated value may replace the column's value without contradicting
+// another row.
+func (c *column) editable() bool { return c.make != nil && !c.isManaged }
+
+// layout is one version of a table's columns. It is immutable.
+type layout struct {
+	table, object, version string
+
+	columns []column
+	key     []int // slots of the primary key, in its order
+	slots   map[string]int
+	names   []string // `"name":` of each column
+
+	company, location, parent int // slots of the columns that name a row's owners; -1 if there is none
+
+	definition
+	schema json.RawMessage
+}
+
+// definition holds the properties that all layouts of a table share.
+type definition struct {
+	primaryKey []string
+	parent     string // column with the key of the parent row; "" if there is none
+	omitNulls  bool   // rows leave out null columns
+	companyKey bool   // keys of changes begin with the company
+	standalone bool   // rows are generated entirely and refer to no other row
+}
+
+func newLayout(table, object string, d definition, columns []column) *layout {
+	l := &layout{table: table, object: object, columns: columns, definition: d, slots: make(map[string]int, len(columns))}
+	for i, c := range columns {
+		l.slots[c.name] = i
+		l.names = append(l.names, string(rawjson.AppendQuoted(nil, c.name))+":")
+	}
+	for _, k := range d.primaryKey {
+		l.key = append(l.key, l.slots[k])
+	}
+	l.company, l.location, l.parent = l.slot("companyId"), l.slot("locationId"), l.slot(d.parent)
+	l.version = l.fingerprint()
+	l.schema = l.encode(l.version)
+	return l
+}
+
+func (l *layout) slot(name string) int {
+	if i, ok := l.slots[name]; ok {
+		return i
+	}
+	return -1
+}
+
+// fingerprint returns a version name that follows from the content, so that the same schema has the
+// same version everywhere.
+func (l *layout) fingerprint() string {
+	sum := sha256.Sum256(l.encode(""))
+	return hex.EncodeToString(sum[:8])
+}
+
+// with returns the version after l, in which c is added or replaces the column of its name.
+func (l *layout) with(c column) *layout {
+	columns := slices.Clone(l.columns)
+	if i := l.slot(c.name); i >= 0 {
+		columns[i] = c
+	} else {
+		columns = append(columns, c)
+	}
+	return newLayout(l.table, l.object, l.definition, columns)
+}
+
+type wireSchema struct {
+	Table        string                  `json:"table"`
+	ModelVersion string                  `json:"modelVersion"`
+	PrimaryKeys  []string                `json:"primaryKeys"`
+	Required     []string                `json:"required"`
+	Properties   map[string]wireProperty `json:"properties"`
+}
+
+type wireProperty struct {
+	Type                 string     `json:"type"`
+	Format               string     `json:"format,omitempty"`
+	Nullable             bool       `json:"nullable,omitempty"`
+	Items                *wireItems `json:"items,omitempty"`
+	AdditionalProperties bool       `json:"additionalProperties,omitempty"`
+	Comment              string     `json:"$comment,omitempty"`
+	Deprecated           bool       `json:"deprecated,omitempty"`
+}
+
+type wireItems struct {
+	Type string   `json:"type,omitempty"`
+	Enum []string `json:"enum,omitempty"`
+}
+
+// encode writes the layout as HQ sends a Schema.
+func (l *layout) encode(version string) json.RawMessage {
+	w := wireSchema{
+		Table: l.table, ModelVersion: version, PrimaryKeys: l.primaryKey, Required: []string{},
+		Properties: make(map[string]wireProperty, len(l.columns)),
+	}
+	for i := range l.columns {
+		c := &l.columns[i]
+		if c.required() {
+			w.Required = append(w.Required, c.name)
+		}
+		p := wireProperty{Type: c.typ.String(), Nullable: !c.required(), Comment: c.comment, Deprecated: c.deprecated}
+		switch c.typ {
+		case schema.DateTime:
+			p.Type, p.Format = "string", "date-time"
+		case schema.Enum:
+			p.Type, p.Items = "array", &wireItems{Type: "string", Enum: c.enum}
+		case schema.Array:
+			p.Items = &wireItems{Type: c.items}
+		case schema.Object:
+			p.AdditionalProperties = true
+		}
+		w.Properties[c.name] = p
+	}
+	encoded, err := json.Marshal(w)
+	if err != nil {
+		panic("shop: a schema of plain strings does not encode: " + err.Error())
+	}
+	return encoded
+}

@@ -1,0 +1,55 @@
+package shop
+
+import (
+	"cmp"
+	"encoding/json"
+	"iter"
+	"slices"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+)
+
+// Snapshot is the shop at one moment. It is immutable and safe for concurrent use. It costs the
+// memory of an index into the rows.
+type Snapshot struct {
+	// Clock is newer than every change in the snapshot and older than every later one.
+	Clock cdc.Timestamp
+
+	tables map[string][]slot
+	owners []string
+}
+
+// Tables returns the names of the tables, in the order of their creation.
+func (s *Shop) Tables() []string {
+	s.state.RLock()
+	defer s.state.RUnlock()
+	names := make([]string, len(s.model.tables))
+	for i, t := range s.model.tables {
+		names[i] = t.name()
+	}
+	return names
+}
+
+// Len returns the number of rows of a table.
+func (sn *Snapshot) Len(table string) int { return len(sn.tables[table]) }
+
+// Rows returns the rows of a table, ordered by the text of their keys. Each is a JSON object that
+// the caller must not change. If companies or locations are given, only their rows are returned. A
+// row that belongs to a whole company is a row of all its locations.
+func (sn *Snapshot) Rows(table string, companies, locations []string) iter.Seq[json.RawMessage] {
+	return func(yield func(json.RawMessage) bool) {
+		rows := slices.Clone(sn.tables[table])
+		slices.SortFunc(rows, func(a, b slot) int { return cmp.Compare(a.key, b.key) })
+		for _, r := range rows {
+			if len(companies) > 0 && !slices.Contains(companies, sn.owners[r.company]) {
+				continue
+			}
+			if len(locations) > 0 && r.location != 0 && !slices.Contains(locations, sn.owners[r.location]) {
+				continue
+			}
+			if !yield(r.image) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,218 @@
+package shop
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/rawjson"
+)
+
+// step is one business action in progress. It changes rows and collects the changes. Its random
+// values follow from the seed and the step's number.
+type step struct {
+	*generator
+	m        *model
+	clock    func() time.Time
+	spread   bool   // each change reads the clock; otherwise all have the step's time
+	user     string // that makes the changes, "" for the shop's machinery
+	imported bool
+
+	changes []Change
+	keep    bool // collect changes; false while a new shop is filled
+
+	sets  []assignment   // buffers
+	slab  []rawjson.Span // for rows that are read
+	image []byte
+}
+
+// begin begins the next step.
+func (st *step) begin() {
+	st.m.step++
+	st.reseed(st.m.seed, st.m.step, st.clock())
+	st.user, st.imported = "", false
+	st.spread = st.percent(50)
+	st.changes = st.changes[:0]
+}
+
+// value is a column's new value.
+type value struct {
+	column string
+	raw    []byte
+}
+
+func str(column, s string) value       { return value{column, rawjson.AppendQuoted(nil, s)} }
+func num(column string, n int64) value { return value{column, strconv.AppendInt(nil, n, 10)} }
+func raw(column, v string) value       { return value{column, []byte(v)} }
+func nullIn(column string) value       { return value{column, []byte("null")} }
+
+func flag(column string, b bool) value { return value{column, strconv.AppendBool(nil, b)} }
+
+// optional is a text, or null if it is empty.
+func optional(column, s string) value {
+	if s == "" {
+		return nullIn(column)
+	}
+	return str(column, s)
+}
+
+// hundredths is a number with two decimals; n is in hundredths.
+func hundredths(column string, n int64) value {
+	sign := ""
+	if n < 0 {
+		sign, n = "-", -n
+	}
+	return value{column, fmt.Appendf(nil, "%s%d.%02d", sign, n/100, n%100)}
+}
+
+// nowIn is the step's time in a date column.
+func (st *step) nowIn(column string) value { return value{column, instant(nil, st.now)} }
+
+func (st *step) table(name string) *table { return st.m.byName[name] }
+
+// actAt makes the company and location of r those of the rows inserted from now on.
+func (st *step) actAt(r row) {
+	st.company, st.location = r.text("companyId"), r.text("locationId")
+}
+
+func (st *step) tick() cdc.Timestamp {
+	if st.spread {
+		return st.m.tick(st.clock().UnixNano())
+	}
+	return st.m.tick(st.now.UnixNano())
+}
+
+func (st *step) assign(l *layout, values []value) []assignment {
+	st.sets = st.sets[:0]
+	for _, v := range values {
+		i := l.slot(v.column)
+		if i < 0 {
+			panic("shop: " + l.table + " has no column " + v.column)
+		}
+		st.sets = append(st.sets, assignment{i, v.raw})
+	}
+	slices.SortStableFunc(st.sets, func(a, b assignment) int { return a.column - b.column })
+	return st.sets
+}
+
+// insert adds a row with the given values, generates the others, and returns the row's key. If
+// values has no id, the row gets the next one.
+func (st *step) insert(name string, values ...value) string {
+	t := st.table(name)
+	id := ""
+	if !slices.ContainsFunc(values, func(v value) bool { return v.column == "id" }) {
+		id = hex24(st.m.seed, name, t.next)
+		values = append(values, str("id", id))
+	}
+	l := t.latest()
+	st.image = st.row(st.image[:0], l, st.assign(l, values))
+	st.apply(operation{op: cdc.Insert, table: t, image: bytes.Clone(st.image)})
+	return t.rows[len(t.rows)-1].key
+}
+
+// reinsert adds a row with the given image.
+func (st *step) reinsert(t *table, image []byte) {
+	st.apply(operation{op: cdc.Insert, table: t, image: image})
+}
+
+// update gives columns of a row new values. If none of them differs, it does nothing.
+func (st *step) update(r row, values ...value) {
+	t := r.table
+	st.check(r)
+	l := t.latest()
+	if i := l.slot("updatedDate"); i >= 0 {
+		values = append(values, st.nowIn("updatedDate"))
+	}
+	if i := l.slot("revision"); i >= 0 {
+		values = append(values, num("revision", r.int("revision")+1))
+	}
+	sets := st.assign(l, values)
+	var diff []string
+	if st.image, diff = r.rewrite(st.image, sets); len(diff) > 0 {
+		st.apply(operation{op: cdc.Update, table: t, sets: sets, row: &r, image: bytes.Clone(st.image), diff: diff})
+	}
+}
+
+// check panics if r is not the row in its slot any more.
+func (st *step) check(r row) {
+	if r.slot >= len(r.table.rows) || &r.image[0] != &r.table.rows[r.slot].image[0] {
+		panic("shop: a row of " + r.table.name() + " changed since it was read")
+	}
+}
+
+// edit gives up to n editable columns of a row generated values.
+func (st *step) edit(r row, n int) {
+	l := r.table.latest()
+	values := make([]value, 0, n)
+	for range n {
+		c := &l.columns[st.IntN(len(l.columns))]
+		if c.editable() && !slices.ContainsFunc(values, func(v value) bool { return v.column == c.name }) {
+			values = append(values, value{c.name, st.value(nil, c)})
+		}
+	}
+	st.update(r, values...)
+}
+
+func (st *step) delete(r row) {
+	st.check(r)
+	st.apply(operation{op: cdc.Delete, table: r.table, row: &r})
+}
+
+func (st *step) apply(o operation) {
+	o.clock, o.user, o.imported = st.tick(), st.user, st.imported
+	c := st.m.apply(&o)
+	if st.keep {
+		st.changes = append(st.changes, c)
+	}
+}
+
+// find returns the row with a key. It panics if there is none.
+func (st *step) find(name, key string) row {
+	r, ok := st.lookup(name, key)
+	if !ok {
+		panic("shop: there is no such " + name)
+	}
+	return r
+}
+
+// lookup returns the row with a key. The row is valid until the step changes it or removes any
+// row of its table.
+func (st *step) lookup(name, key string) (row, bool) {
+	t := st.table(name)
+	i, ok := t.byKey[key]
+	if !ok {
+		return row{}, false
+	}
+	return st.read(t, int(i)), true
+}
+
+// any returns a random row of a table; false if the table is empty.
+func (st *step) any(name string) (row, bool) {
+	t := st.table(name)
+	if len(t.rows) == 0 {
+		return row{}, false
+	}
+	return st.read(t, st.IntN(len(t.rows))), true
+}
+
+// read returns a row with spans of its own, which later reads do not overwrite.
+func (st *step) read(t *table, i int) row {
+	r := st.m.at(t, i)
+	if len(st.slab) < len(r.spans) {
+		st.slab = make([]rawjson.Span, 4096)
+	}
+	spans := st.slab[:len(r.spans):len(r.spans)]
+	st.slab = st.slab[len(spans):]
+	copy(spans, r.spans)
+	r.spans = spans
+	return r
+}
+
+// childKeys returns the keys of a table's rows that belong to a parent row. The result is a copy,
+// so that the caller may remove rows while it iterates.
+func (st *step) childKeys(name, parent string) []string {
+	return slices.Clone(st.table(name).children[parent])
+}

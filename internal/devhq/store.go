@@ -1,0 +1,136 @@
+package devhq
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// The buckets of hq.db. Every value but those of secrets is JSON.
+const (
+	bucketSecrets    = "secrets"    // name -> bytes
+	bucketEnrolments = "enrolments" // code -> Enrolment
+	bucketSessions   = "sessions"   // id -> Session
+	bucketJobs       = "jobs"       // id -> job
+)
+
+// errNotFound says that the store has no such key.
+var errNotFound = errors.New("not found")
+
+// store is what HQ remembers besides the stream, the shop and plain files. A
+// write is durable when it returns. The file's lock keeps a second HQ out.
+type store struct{ db *bolt.DB }
+
+func openStore(dir string) (*store, error) {
+	path := filepath.Join(dir, "hq.db")
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})
+	if errors.Is(err, berrors.ErrTimeout) {
+		return nil, fmt.Errorf("open %s: another HQ is using it", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		for _, name := range []string{bucketSecrets, bucketEnrolments, bucketSessions, bucketJobs} {
+			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare %s: %w", path, err), db.Close())
+	}
+	return &store{db}, nil
+}
+
+func (s *store) close() error { return s.db.Close() }
+
+// secret returns the named secret, which create makes the first time.
+func (s *store) secret(name string, create func() ([]byte, error)) ([]byte, error) {
+	var secret []byte
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte(bucketSecrets))
+		if known := b.Get([]byte(name)); known != nil {
+			secret = append([]byte(nil), known...)
+			return nil
+		}
+		var err error
+		if secret, err = create(); err != nil {
+			return err
+		}
+		return b.Put([]byte(name), secret)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("keep the secret %s: %w", name, err)
+	}
+	return secret, nil
+}
+
+// put stores value under key.
+func put[T any](s *store, bucket, key string, value T) error {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("encode %s %q: %w", bucket, key, err)
+	}
+	err = s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucket)).Put([]byte(key), text) })
+	if err != nil {
+		return fmt.Errorf("store %s %q: %w", bucket, key, err)
+	}
+	return nil
+}
+
+// update changes the value under key in one transaction. It returns errNotFound
+// where there is none, and what change returns, which then changed nothing.
+func update[T any](s *store, bucket, key string, change func(*T) error) (T, error) {
+	var value T
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte(bucket))
+		text := b.Get([]byte(key))
+		if text == nil {
+			return errNotFound
+		}
+		if err := json.Unmarshal(text, &value); err != nil {
+			return fmt.Errorf("decode %s %q: %w", bucket, key, err)
+		}
+		if err := change(&value); err != nil {
+			return err
+		}
+		text, err := json.Marshal(value)
+		if err != nil {
+			return fmt.Errorf("encode %s %q: %w", bucket, key, err)
+		}
+		return b.Put([]byte(key), text)
+	})
+	return value, err
+}
+
+// all returns every value of the bucket, in the order of the keys.
+func all[T any](s *store, bucket string) ([]T, error) {
+	var values []T
+	err := s.db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket([]byte(bucket)).ForEach(func(key, text []byte) error {
+			var value T
+			if err := json.Unmarshal(text, &value); err != nil {
+				return fmt.Errorf("decode %s %q: %w", bucket, key, err)
+			}
+			values = append(values, value)
+			return nil
+		})
+	})
+	return values, err
+}
+
+// remove forgets the key.
+func (s *store) remove(bucket, key string) error {
+	err := s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucket)).Delete([]byte(key)) })
+	if err != nil {
+		return fmt.Errorf("remove %s %q: %w", bucket, key, err)
+	}
+	return nil
+}

@@ -1,0 +1,263 @@
+package hq
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+	"github.com/shirou/gopsutil/v4/load"
+	"github.com/shirou/gopsutil/v4/mem"
+	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+)
+
+const (
+	headerEncoding = "content-encoding"
+	encodedMsgpack = "msgpack"
+)
+
+// ControlChannel connects a session with HQ over NATS: it receives HQ's commands, and
+// sends responses and heartbeats. It is safe for concurrent use, except Next.
+type ControlChannel struct {
+	conn       *nats.Conn
+	session    string
+	commands   *nats.Subscription
+	decoder    *cdc.Decoder
+	heartbeats atomic.Uint64
+}
+
+// OpenControlChannel opens the control channel of a session. The caller keeps conn open
+// while it uses the channel, and closes it.
+func OpenControlChannel(conn *nats.Conn, session string) (*ControlChannel, error) {
+	commands, err := conn.SubscribeSync("eds.notify." + session + ".>")
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to commands of hq: %w", err)
+	}
+	return &ControlChannel{conn: conn, session: session, commands: commands, decoder: cdc.NewDecoder()}, nil
+}
+
+// Close unsubscribes from HQ's commands.
+func (c *ControlChannel) Close() error {
+	if err := c.commands.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+		return fmt.Errorf("unsubscribe from commands of hq: %w", err)
+	}
+	return nil
+}
+
+// Command is a control message from HQ.
+type Command struct {
+	Action string          `json:"action"`
+	Data   json.RawMessage `json:"data"` // nil: none
+	reply  string          // subject for Reply; "": none
+}
+
+// Decode decodes the command's data into out. If the command has no data, out stays as it
+// is. Errors contain none of the data, which may be secret.
+func (m Command) Decode(out any) error {
+	if len(m.Data) == 0 || string(m.Data) == "null" {
+		return nil
+	}
+	if err := json.Unmarshal(m.Data, out); err != nil {
+		wrong := new(json.UnmarshalTypeError)
+		switch {
+		case !errors.As(err, &wrong) || wrong.Field == "":
+			return fmt.Errorf("the data of %q is malformed", m.Action)
+		case wrong.Type == reflect.TypeFor[Bool]():
+			return fmt.Errorf("the data of %q: %s should be true or false", m.Action, wrong.Field)
+		}
+		return fmt.Errorf("the data of %q: %s is not a %s", m.Action, wrong.Field, wrong.Type)
+	}
+	return nil
+}
+
+// Bool is a boolean in the data of a command. HQ also sends it as text or as a number.
+type Bool bool
+
+// UnmarshalJSON accepts true and false in any case, as text too, 1 and 0, and
+// null and "" for false.
+func (b *Bool) UnmarshalJSON(text []byte) error {
+	switch strings.ToLower(strings.TrimSpace(strings.Trim(string(text), `"`))) {
+	case "true", "1":
+		*b = true
+	case "false", "0", "", "null":
+		*b = false
+	default:
+		return &json.UnmarshalTypeError{Value: "value", Type: reflect.TypeFor[Bool]()}
+	}
+	return nil
+}
+
+// MalformedError reports a control message that cannot be decoded.
+type MalformedError struct{ Err error }
+
+func (e *MalformedError) Error() string { return "decode a control message of hq: " + e.Err.Error() }
+func (e *MalformedError) Unwrap() error { return e.Err }
+
+// Next waits for the next command. After a *MalformedError it can be called again; any
+// other error is final.
+func (c *ControlChannel) Next(ctx context.Context) (Command, error) {
+	for {
+		m, err := c.commands.NextMsgWithContext(ctx)
+		if errors.Is(err, nats.ErrSlowConsumer) {
+			continue // the connection reports it; the dropped messages are lost
+		}
+		if err != nil {
+			return Command{}, fmt.Errorf("receive a command of hq: %w", err)
+		}
+		text, err := c.decoder.Text(m.Data, m.Header.Get(headerEncoding))
+		if err != nil {
+			return Command{}, &MalformedError{err}
+		}
+		command := Command{reply: m.Reply}
+		if err := json.Unmarshal(text, &command); err != nil {
+			return Command{}, &MalformedError{errors.New("it is not an object with an action and data")}
+		}
+		if command.Action == "" {
+			return Command{}, &MalformedError{errors.New("it names no action")}
+		}
+		return command, nil
+	}
+}
+
+// Outcome is the response to most commands.
+type Outcome struct {
+	Success   bool   `json:"success"`
+	Message   string `json:"message,omitempty"`
+	SessionID string `json:"sessionId"`
+	Action    string `json:"action,omitempty"`
+	Version   string `json:"version,omitempty"` // of an upgrade
+}
+
+// NewOutcome returns the outcome of an action, which failed if err is not nil.
+func NewOutcome(session, action string, err error) Outcome {
+	o := Outcome{Success: err == nil, SessionID: session, Action: action}
+	if err != nil {
+		o.Message = err.Error()
+	}
+	return o
+}
+
+// Respond publishes body as <action>-response, in msgpack.
+func (c *ControlChannel) Respond(action string, body any) error {
+	return c.publish(action+"-response", body, nil)
+}
+
+// Acknowledge publishes <action>-status: the command is valid, and its action begins.
+func (c *ControlChannel) Acknowledge(action, message string) error {
+	return c.publish(action+"-status", Outcome{Success: true, Message: message, SessionID: c.session, Action: action}, nil)
+}
+
+// Reply publishes body to the command's own reply subject, in JSON. If the command has
+// none, it does nothing.
+func (c *ControlChannel) Reply(m Command, body any) error {
+	if m.reply == "" {
+		return nil
+	}
+	text, err := json.Marshal(body)
+	if err == nil {
+		err = c.conn.Publish(m.reply, text)
+	}
+	if err != nil {
+		return fmt.Errorf("reply to %q: %w", m.Action, err)
+	}
+	return nil
+}
+
+// Pong answers a ping at the subject that the ping names.
+func (c *ControlChannel) Pong(subject string) error {
+	if err := c.conn.Publish(subject, []byte("pong")); err != nil {
+		return fmt.Errorf("answer a ping: %w", err)
+	}
+	return nil
+}
+
+// Flush waits until HQ's NATS has received all published messages.
+func (c *ControlChannel) Flush(ctx context.Context) error { return c.conn.FlushWithContext(ctx) }
+
+// Heartbeat is sent to HQ every minute.
+type Heartbeat struct {
+	SessionID string     `json:"sessionId"`
+	Offset    uint64     `json:"offset"` // counts the session's heartbeats from 0
+	Uptime    int64      `json:"uptime"` // whole seconds
+	Stats     Stats      `json:"stats"`
+	Paused    *time.Time `json:"paused,omitempty"`
+	// Server extends the protocol; an HQ that does not know it ignores it.
+	Server ServerStats `json:"server"`
+}
+
+// Stats are the figures that the protocol defines.
+type Stats struct {
+	Metrics Metrics                `json:"metrics"`
+	Memory  *mem.VirtualMemoryStat `json:"memory"`
+	Load    *load.AvgStat          `json:"load"`
+}
+
+// Metrics are figures of the pipeline. A histogram is sent as its sample count.
+type Metrics struct {
+	FlushCount         uint64 `json:"flushCount"`
+	FlushDuration      uint64 `json:"flushDuration"`
+	ProcessingDuration uint64 `json:"processingDuration"`
+	PendingEvents      int64  `json:"pendingEvents"`
+	TotalEvents        uint64 `json:"totalEvents"`
+}
+
+// ServerStats are figures that only eds sends.
+type ServerStats struct {
+	Version     string   `json:"version"`
+	State       string   `json:"state"` // of the destination
+	Reason      string   `json:"reason,omitempty"`
+	LagSeconds  *float64 `json:"lagSeconds"` // null: not known
+	Rate        float64  `json:"rate"`       // events a second
+	Pending     *uint64  `json:"pending"`    // null: not known
+	DeadLetters int      `json:"deadLetters"`
+	Import      string   `json:"import,omitempty"` // progress of one under way
+	// Tables lists the tables that are not ok, sorted by name. A long list is truncated.
+	Tables []TableStats `json:"tables,omitempty"`
+	// TablesNotOK counts all tables that are not ok.
+	TablesNotOK int `json:"tablesNotOk"`
+}
+
+// TableStats is the state of one table that is not ok, with the command that repairs it.
+type TableStats struct {
+	Table    string    `json:"table"`
+	State    string    `json:"state"`
+	Cause    string    `json:"cause"`
+	Reason   string    `json:"reason"`
+	Since    time.Time `json:"since"`
+	Command  string    `json:"command,omitempty"`
+	Accepted bool      `json:"accepted,omitempty"`
+}
+
+// SendHeartbeat publishes a heartbeat. It fills in the session and the offset.
+func (c *ControlChannel) SendHeartbeat(h Heartbeat) error {
+	h.SessionID, h.Offset = c.session, c.heartbeats.Add(1)-1
+	return c.publish("heartbeat", h, nats.Header{nats.MsgIdHdr: {nuid.Next()}})
+}
+
+// publish publishes a value as msgpack with its JSON names.
+func (c *ControlChannel) publish(name string, value any, header nats.Header) error {
+	var body bytes.Buffer
+	encoder := msgpack.NewEncoder(&body)
+	encoder.SetCustomStructTag("json")
+	if err := encoder.Encode(value); err != nil {
+		return fmt.Errorf("encode %s for hq: %w", name, err)
+	}
+	if header == nil {
+		header = nats.Header{}
+	}
+	header.Set(headerEncoding, encodedMsgpack)
+	err := c.conn.PublishMsg(&nats.Msg{Subject: "eds.client." + c.session + "." + name, Header: header, Data: body.Bytes()})
+	if err != nil {
+		return fmt.Errorf("send %s to hq: %w", name, err)
+	}
+	return nil
+}
