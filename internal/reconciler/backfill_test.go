@@ -96,8 +96,10 @@ func TestBackfill_LeavesTablesToTheStream(t *testing.T) {
 		g.must(g.State.SetTables(state.SourceTables, g.d.Destination, []string{"a"}))
 		job := g.newJob(ImportRequest{ID: "id"}, g.d)
 		job.report.Tables = []snapshot.TableReport{
-			{Table: "a", Rows: 3}, {Table: "foreign", Err: sink.ErrForeign},
-			{Table: "new", Err: errors.New("the network is down")}, {Table: "none", Err: snapshot.ErrNotExported},
+			{Table: "a", Rows: 3},
+			{Table: "foreign", Err: sink.ErrForeign},
+			{Table: "new", Err: errors.New("the network is down")},
+			{Table: "none", Err: snapshot.ErrNotExported},
 		}
 		g.finishImport(t.Context(), job, &snapshot.TablesError{})
 		g.source("a", "foreign", "none")

@@ -34,29 +34,39 @@ func TestMergeSnapshots_CoversTheGrantedCompanies(t *testing.T) {
 			[]sink.Snapshot{of(3, "a")}, []string{"a"}, continuity.Snapshot{Clock: clock(3), Whole: true}, nil,
 		},
 		"one company of all": {
-			[]sink.Snapshot{of(3, "a")}, []string{"*"}, continuity.Snapshot{Clock: clock(3), Whole: true, Partial: true},
+			[]sink.Snapshot{of(3, "a")},
+			[]string{"*"},
+			continuity.Snapshot{Clock: clock(3), Whole: true, Partial: true},
 			[]string{"t"},
 		},
 		"one company of two": {
-			[]sink.Snapshot{of(3, "a")}, []string{"a", "b"}, continuity.Snapshot{Clock: clock(3), Whole: true, Partial: true},
+			[]sink.Snapshot{of(3, "a")},
+			[]string{"a", "b"},
+			continuity.Snapshot{Clock: clock(3), Whole: true, Partial: true},
 			[]string{"t"},
 		},
 		"another company": {
-			[]sink.Snapshot{of(3, "b")}, []string{"a"}, continuity.Snapshot{Clock: clock(3), Whole: true, Partial: true},
+			[]sink.Snapshot{of(3, "b")},
+			[]string{"a"},
+			continuity.Snapshot{Clock: clock(3), Whole: true, Partial: true},
 			[]string{"t"},
 		},
 		"two companies, one by one": {
 			[]sink.Snapshot{of(4, "b"), of(3, "a")}, []string{"a", "b"}, continuity.Snapshot{Clock: clock(3), Whole: true}, nil,
 		},
 		"two companies, one is followed": {
-			[]sink.Snapshot{of(2, "b"), of(3, "a")}, []string{"a", "b"},
-			continuity.Snapshot{Clock: clock(3), Whole: true, Partial: true}, nil,
+			[]sink.Snapshot{of(2, "b"), of(3, "a")},
+			[]string{"a", "b"},
+			continuity.Snapshot{Clock: clock(3), Whole: true, Partial: true},
+			nil,
 		},
 		"all rows, then the company": {
 			[]sink.Snapshot{of(2), of(3, "a")}, []string{"a"}, continuity.Snapshot{Clock: clock(3), Whole: true}, nil,
 		},
 		"all rows, then one company": {
-			[]sink.Snapshot{of(2), of(3, "a")}, []string{"a", "b"}, continuity.Snapshot{Clock: clock(3), Whole: true, Partial: true},
+			[]sink.Snapshot{of(2), of(3, "a")},
+			[]string{"a", "b"},
+			continuity.Snapshot{Clock: clock(3), Whole: true, Partial: true},
 			nil,
 		},
 		"all rows, then another company": {
