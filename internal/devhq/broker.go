@@ -149,17 +149,32 @@ func (b *broker) connect(u user, name string, options ...nats.Option) (*nats.Con
 	return conn, nil
 }
 
-// ensureStream creates the stream, or brings its limits to what is asked for.
-func ensureStream(ctx context.Context, conn *nats.Conn, o Options) error {
+// historyKey names the stream's metadata that holds the history of its changes; see
+// shop.Shop.History.
+const historyKey = "history"
+
+// ensureStream creates the stream, or sets its limits. A stream of another history is created again.
+func ensureStream(ctx context.Context, conn *nats.Conn, o Options, history string) error {
 	js, err := openJetStream(conn)
 	if err != nil {
-		return fmt.Errorf("open JetStream: %w", err)
+		return err
+	}
+	stream, err := js.Stream(ctx, streamName)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+	case err != nil:
+		return fmt.Errorf("look up the stream %s: %w", streamName, err)
+	case stream.CachedInfo().Config.Metadata[historyKey] != history:
+		o.Logger.Warn("the shop lost changes, so the stream begins again")
+		if err := js.DeleteStream(ctx, streamName); err != nil {
+			return fmt.Errorf("delete the stream %s: %w", streamName, err)
+		}
 	}
 	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: streamName, Subjects: []string{streamName + ".>"}, Storage: jetstream.FileStorage,
 		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld,
 		MaxAge: o.StreamAge, MaxBytes: o.StreamBytes, MaxMsgs: -1, MaxMsgSize: -1, MaxConsumers: -1, Replicas: 1,
-		Duplicates: min(dedupWindow, o.StreamAge),
+		Duplicates: min(dedupWindow, o.StreamAge), Metadata: map[string]string{historyKey: history},
 	})
 	if err != nil {
 		return fmt.Errorf("create the stream %s: %w", streamName, err)
@@ -167,54 +182,15 @@ func ensureStream(ctx context.Context, conn *nats.Conn, o Options) error {
 	return nil
 }
 
-// recentMessages is how many messages recentIDs looks at: more than the shop
-// ever has under way.
-const recentMessages = 2 * windowMessages
-
 // streamTimeout bounds a call of JetStream. The machine may be busy with more than this HQ.
 const streamTimeout = time.Minute
 
 func openJetStream(conn *nats.Conn) (jetstream.JetStream, error) {
-	return jetstream.New(conn, jetstream.WithDefaultTimeout(streamTimeout))
-}
-
-// recentIDs returns the ids of the newest messages of the stream.
-func recentIDs(ctx context.Context, conn *nats.Conn) (map[string]bool, error) {
-	js, err := openJetStream(conn)
+	js, err := jetstream.New(conn, jetstream.WithDefaultTimeout(streamTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	stream, err := js.Stream(ctx, streamName)
-	if err != nil {
-		return nil, fmt.Errorf("look up the stream %s: %w", streamName, err)
-	}
-	state := stream.CachedInfo().State
-	if state.Msgs == 0 {
-		return nil, nil
-	}
-	first := max(state.FirstSeq, state.LastSeq-min(state.LastSeq, recentMessages)+1)
-	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: first,
-		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, InactiveThreshold: time.Minute,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the stream %s: %w", streamName, err)
-	}
-	ids := make(map[string]bool)
-	for left := consumer.CachedInfo().NumPending; left > 0; {
-		batch, err := consumer.Fetch(int(left), jetstream.FetchContext(ctx))
-		if err != nil {
-			return nil, fmt.Errorf("read the stream %s: %w", streamName, err)
-		}
-		for msg := range batch.Messages() {
-			ids[msg.Headers().Get(nats.MsgIdHdr)] = true
-			left--
-		}
-		if err := batch.Error(); err != nil {
-			return nil, fmt.Errorf("read the stream %s: %w", streamName, err)
-		}
-	}
-	return ids, stream.DeleteConsumer(ctx, consumer.CachedInfo().Name)
+	return js, nil
 }
 
 // dialHost returns the name at which a listener bound to host is reached from

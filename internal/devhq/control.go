@@ -136,19 +136,19 @@ func (h *HQ) RecreateStream(ctx context.Context) error {
 	return h.worker.exclusively(ctx, func() error {
 		js, err := openJetStream(h.admin)
 		if err != nil {
-			return fmt.Errorf("open JetStream: %w", err)
+			return err
 		}
 		if err := js.DeleteStream(ctx, streamName); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return fmt.Errorf("delete the stream: %w", err)
 		}
-		return ensureStream(ctx, h.admin, h.options)
+		return ensureStream(ctx, h.admin, h.options, h.shop.History())
 	})
 }
 
 func (h *HQ) stream(ctx context.Context) (jetstream.Stream, error) {
 	js, err := openJetStream(h.admin)
 	if err != nil {
-		return nil, fmt.Errorf("open JetStream: %w", err)
+		return nil, err
 	}
 	stream, err := js.Stream(ctx, streamName)
 	if err != nil {

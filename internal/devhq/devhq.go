@@ -26,8 +26,10 @@ import (
 // Options say how an HQ runs. The zero value of a field means what its comment
 // says; only DataDir must be there.
 type Options struct {
-	// DataDir keeps everything: the stream, the shop, keys, sessions, exports,
-	// logs. An HQ that starts with the directory of another goes on as that one.
+	// DataDir keeps everything: the stream, the shop, keys, sessions, exports, logs. An HQ that
+	// starts with the directory of an earlier one continues it. If that one was killed, the shop
+	// is as in its last snapshot. Then the stream begins again and exports are deleted, because
+	// both may hold changes that the shop has lost.
 	DataDir string
 	// HTTPAddr and NATSAddr are host:port to listen at; port 0 is any free one.
 	// "" is 127.0.0.1:0.
@@ -152,11 +154,10 @@ func Start(ctx context.Context, o Options) (_ *HQ, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	known, err := recentIDs(ctx, h.admin)
-	if err != nil {
+	if err := ensureStream(ctx, h.admin, o, h.shop.History()); err != nil {
 		return nil, err
 	}
-	h.worker = newWorker(h.shop, h.publisher, known, o.Rate)
+	h.worker = newWorker(h.shop, h.publisher, o.Rate)
 	h.exports, err = newExporter(h.store, h.shop, filepath.Join(o.DataDir, "exports"), fileLimits{o.FileRows, o.FileBytes}, time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("load the export jobs: %w", err)
@@ -169,7 +170,7 @@ func Start(ctx context.Context, o Options) (_ *HQ, err error) {
 	return h, nil
 }
 
-// startBroker starts the NATS server and makes sure that the stream is there.
+// startBroker starts the NATS server and connects to it.
 func (h *HQ) startBroker(ctx context.Context) error {
 	host, port, err := splitAddr(h.options.NATSAddr)
 	if err != nil {
@@ -201,7 +202,7 @@ func (h *HQ) startBroker(ctx context.Context) error {
 	h.publisher = newPublisher(func() (*nats.Conn, error) {
 		return h.broker.connect(admin, "hq publisher", nats.NoReconnect())
 	}, h.logger)
-	return ensureStream(ctx, h.admin, h.options)
+	return nil
 }
 
 // run starts everything that goes on by itself.

@@ -26,6 +26,7 @@ const (
 // job is an export job.
 type job struct {
 	ID        string              `json:"id"`
+	History   string              `json:"history"` // of the shop
 	Created   time.Time           `json:"created"`
 	Since     int64               `json:"since"`                // rows changed before are left out, unix ms
 	Companies []string            `json:"companyIds,omitempty"` // none means all
@@ -63,8 +64,8 @@ type exporter struct {
 	work  chan struct{}
 }
 
-// newExporter loads the jobs. Those that were interrupted go on, with the
-// tables that are not there yet; those older than jobLife are forgotten.
+// newExporter loads the jobs. Interrupted ones continue with their pending tables. Jobs older than
+// jobLife and those of another history of the shop are deleted.
 func newExporter(s *store, sh *shop.Shop, dir string, limits fileLimits, now time.Time) (*exporter, error) {
 	e := &exporter{store: s, shop: sh, dir: dir, limits: limits, jobs: make(map[string]*job), work: make(chan struct{}, 1)}
 	jobs, err := all[*job](s, bucketJobs)
@@ -73,7 +74,7 @@ func newExporter(s *store, sh *shop.Shop, dir string, limits fileLimits, now tim
 	}
 	slices.SortFunc(jobs, func(a, b *job) int { return a.Created.Compare(b.Created) })
 	for _, j := range jobs {
-		if now.Sub(j.Created) > jobLife {
+		if now.Sub(j.Created) > jobLife || j.History != sh.History() {
 			if err := e.forget(j); err != nil {
 				return nil, err
 			}
@@ -204,7 +205,10 @@ func (h *HQ) startExport(r *http.Request) (any, error) {
 	if len(tables) == 0 {
 		tables = known
 	}
-	j := &job{ID: newID(), Created: time.Now().UTC(), Locations: body.LocationIDs, Tables: make(map[string]jobTable)}
+	j := &job{
+		ID: newID(), History: h.shop.History(), Created: time.Now().UTC(), Locations: body.LocationIDs,
+		Tables: make(map[string]jobTable),
+	}
 	for _, name := range tables {
 		if !slices.Contains(known, name) {
 			return nil, refuse(http.StatusBadRequest, "there is no table %q", name)

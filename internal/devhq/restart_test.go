@@ -1,15 +1,11 @@
 package devhq
 
 import (
-	"bufio"
-	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
-	"strconv"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -198,11 +194,11 @@ func TestAnInterruptedExportGoesOn(t *testing.T) {
 	o := options(t)
 	h := begin(t, o)
 	// An export that the end of HQ came before.
-	j := &job{ID: newID(), Created: time.Now(), Tables: map[string]jobTable{
+	j := &job{ID: newID(), History: h.shop.History(), Created: time.Now(), Tables: map[string]jobTable{
 		"order": {Status: statusPending},
 		"part":  {Status: statusCompleted, Cursor: "7"},
 	}}
-	old := &job{ID: newID(), Created: time.Now().Add(-2 * jobLife), Tables: map[string]jobTable{"order": {Status: statusPending}}}
+	old := &job{ID: newID(), History: h.shop.History(), Created: time.Now().Add(-2 * jobLife), Tables: map[string]jobTable{"order": {Status: statusPending}}}
 	for _, j := range []*job{j, old} {
 		if err := put(h.store, bucketJobs, j.ID, j); err != nil {
 			t.Fatal(err)
@@ -225,67 +221,42 @@ func TestAnInterruptedExportGoesOn(t *testing.T) {
 	}
 }
 
-// childDir names the directory in which this test program, started by itself,
-// runs an HQ until it is killed.
-const childDir = "DEVHQ_TEST_CHILD"
-
-func TestKillsLoseNothing(t *testing.T) {
+func TestStart_AfterKillBeginsNewStream(t *testing.T) {
 	o := options(t)
-	if dir := os.Getenv(childDir); dir != "" {
-		o.DataDir, o.Rate = dir, 20_000
-		h := begin(t, o)
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for began := messages(t, h); ; <-tick.C {
-			fmt.Println(messages(t, h) - began)
-		}
-	}
-	first, err := Start(t.Context(), o)
+	h, err := Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	have := shopNow(t, first)
-	if err := first.Close(); err != nil {
+	saved, err := os.ReadFile(filepath.Join(o.DataDir, "shop", "snapshot"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 5 {
-		runAndKill(t, o.DataDir, 1+i*i*80)
+	have := shopNow(t, h)
+	if _, err := h.Work(t.Context(), 500); err != nil {
+		t.Fatal(err)
 	}
-	o.Rate = 1 // so that what was not published is
-	h := begin(t, o)
-	before := messages(t, h)
-	eventually(t, "the shop goes on", func() bool { return messages(t, h) > before })
-	pause(t, h)
-	follow(newReader(t, h), have, messages(t, h))
-	have.checkAgainst(h)
-}
+	job, _ := h.client(t).export(`{"tables":["order"]}`)
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// A kill would have left the snapshot of the start.
+	if err := os.WriteFile(filepath.Join(o.DataDir, "shop", "snapshot"), saved, 0o600); err != nil {
+		t.Fatal(err)
+	}
 
-// runAndKill runs an HQ in a process of its own and kills it when it has stored
-// some messages.
-func runAndKill(t *testing.T, dir string, some int) {
-	t.Helper()
-	ctx, kill := context.WithCancel(t.Context())
-	defer kill()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestKillsLoseNothing$")
-	cmd.Env = append(os.Environ(), childDir+"="+dir)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
+	again := begin(t, o)
+	have.checkAgainst(again)
+	if state, err := again.StreamState(t.Context()); err != nil || state.LastSeq != 0 {
+		t.Errorf("the stream is %+v, %v, want a new one", state, err)
+	}
+	if status, message := again.client(t).call("GET", "/v3/export/bulk/"+job, "", nil); status != http.StatusNotFound {
+		t.Errorf("an export of lost changes: %d %s", status, message)
+	}
+	if _, err := again.Work(t.Context(), 500); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(out)
-	for stored := 0; stored < some; {
-		if !lines.Scan() {
-			t.Fatalf("the HQ in another process ended: %v", lines.Err())
-		}
-		if stored, err = strconv.Atoi(lines.Text()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	kill()
-	_ = cmd.Wait() // which says that it was killed
+	follow(newReader(t, again), have, messages(t, again))
+	have.checkAgainst(again)
 }
 
 func TestAFailureIsSaid(t *testing.T) {

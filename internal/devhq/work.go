@@ -32,10 +32,6 @@ type worker struct {
 	// turn holds a token while the shop may be put to work: whoever takes it is
 	// the only one to, so that changes reach the stream in their order.
 	turn chan struct{}
-	// known are the ids of the newest messages of the stream when HQ started.
-	// What the shop publishes again because its last run was killed is among
-	// them, however long ago that was. Guarded by turn.
-	known map[string]bool
 
 	mu      sync.Mutex
 	rate    float64 // changes a second
@@ -43,8 +39,8 @@ type worker struct {
 	changed chan struct{} // closed when rate or paused changes
 }
 
-func newWorker(s *shop.Shop, p *publisher, known map[string]bool, rate float64) *worker {
-	w := &worker{shop: s, publisher: p, known: known, rate: rate, turn: make(chan struct{}, 1), changed: make(chan struct{})}
+func newWorker(s *shop.Shop, p *publisher, rate float64) *worker {
+	w := &worker{shop: s, publisher: p, rate: rate, turn: make(chan struct{}, 1), changed: make(chan struct{})}
 	w.turn <- struct{}{}
 	return w
 }
@@ -129,17 +125,12 @@ func (w *worker) store(ctx context.Context, changes []shop.Change) (int, error) 
 	messages := make([]*nats.Msg, 0, len(changes))
 	for i := range changes {
 		c := &changes[i]
-		if w.known[c.ID] {
-			continue
-		}
 		messages = append(messages, &nats.Msg{
 			Subject: subjectOf(c), Header: nats.Header{nats.MsgIdHdr: {c.ID}},
 			Data: c.AppendJSON(make([]byte, 0, len(c.Before)+len(c.After)+1024)),
 		})
 	}
-	w.known = nil // everything from before was among the first changes
-	stored, err := w.publisher.store(ctx, messages)
-	return len(changes) - len(messages) + stored, err
+	return w.publisher.store(ctx, messages)
 }
 
 // subjectSpread is how many subjects the changes of one kind go to, in turn.

@@ -176,7 +176,7 @@ func apply(b *testing.B, destination string, columns, n int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	g := shop.Generate(1, "bench", columns, rowsBefore(), time.Now())
+	g := shop.NewChangeGenerator(1, "bench", columns, rowsBefore(), time.Now())
 	table, err := schema.Decode(g.Schema())
 	if err != nil {
 		b.Fatal(err)

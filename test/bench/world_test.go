@@ -31,7 +31,7 @@ type world struct {
 	hq        *devhq.HQ
 	key       string
 	data      string
-	generator *shop.Generator
+	generator *shop.ChangeGenerator
 	files     []string // of the export
 	clock     string   // of the export, as CockroachDB writes it in file names
 }
@@ -51,7 +51,7 @@ func newWorld(b *testing.B, columns, rows int) *world {
 		}
 	})
 	begin := time.Now().UTC().Add(-time.Hour)
-	w := &world{b: b, hq: h, key: h.APIKey(devhq.KeyOptions{ServerID: "bench", Companies: []string{"*"}}), data: b.TempDir(), generator: shop.Generate(1, "bench", columns, rows, begin)}
+	w := &world{b: b, hq: h, key: h.APIKey(devhq.KeyOptions{ServerID: "bench", Companies: []string{"*"}}), data: b.TempDir(), generator: shop.NewChangeGenerator(1, "bench", columns, rows, begin)}
 	w.clock = begin.Format("20060102150405.000000000")
 	w.clock = strings.Replace(w.clock, ".", "", 1) + "0000000000"
 	h.Disturb(w.answer)

@@ -23,7 +23,7 @@ func House() []Rule {
 	none := []string{}
 	never := func(lists ...[]string) []string { return slices.Concat(lists...) }
 	ground := never(sql, []string{"database/sql"}, nats, tests, []string{"net/http"})
-	middle := never(top, tests, []string{"server", "reconciler"})
+	middle := never(top, tests, []string{"server", "agent", "reconciler"})
 
 	rules := []Rule{
 		// What everything stands on.
@@ -69,8 +69,9 @@ func House() []Rule {
 		// through the list of drivers and know none of them.
 		{Package: "server", Never: never(top, tests), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
 		{Package: "control", Only: []string{"server", "snapshot", "telemetry"}, Never: never(top, tests)},
-		{Package: "reconciler", Never: never(top, tests, []string{"server"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
-		{Package: "doctor", Never: never(top, tests, []string{"server"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
+		{Package: "agent", Never: never(top, tests, []string{"server"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
+		{Package: "reconciler", Never: never(top, tests, []string{"server", "agent"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
+		{Package: "doctor", Never: never(top, tests, []string{"server", "agent"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
 		{Package: "devhq/...", Never: never(tests, []string{"cli", "supervisor"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
 		// The parent process, which is to be small: hardly anything but the standard library.
 		{Package: "supervisor", Only: []string{"fault", "retry", "durable"}, Never: ground},
