@@ -141,10 +141,10 @@ func (t *Table) fingerprint(seed maphash.Seed) uint64 {
 
 // hqSchema is HQ's form of a schema.
 type hqSchema struct {
-	Table        string                  `json:"table"`
-	ModelVersion string                  `json:"modelVersion"`
-	PrimaryKeys  []string                `json:"primaryKeys"`
-	Required     []string                `json:"required"`
+	Table        string                `json:"table"`
+	ModelVersion string                `json:"modelVersion"`
+	PrimaryKeys  []string              `json:"primaryKeys"`
+	Required     []string              `json:"required"`
 	Properties   map[string]hqProperty `json:"properties"`
 }
 
@@ -152,7 +152,7 @@ type hqProperty struct {
 	Type                 string          `json:"type"`
 	Format               string          `json:"format,omitempty"`
 	Nullable             bool            `json:"nullable,omitempty"`
-	Items                *hqItems      `json:"items,omitempty"`
+	Items                *hqItems        `json:"items,omitempty"`
 	AdditionalProperties json.RawMessage `json:"additionalProperties,omitempty"`
 	Comment              string          `json:"$comment,omitempty"`
 	Deprecated           bool            `json:"deprecated,omitempty"`
