@@ -17,7 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// openError opens a URL and returns the error of doing so.
+// openError opens a URL and returns the error.
 func openError(t *testing.T, raw string) error {
 	t.Helper()
 	target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
@@ -33,7 +33,7 @@ func openError(t *testing.T, raw string) error {
 	return err
 }
 
-func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
+func TestOpen_ExplainsErrors(t *testing.T) {
 	server := peers.StartMariaDB(t)
 	database := server.Database(t)
 	d := openURL(t, database, sink.Env{})
@@ -100,7 +100,7 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 	}
 }
 
-func TestCredentialsThatStopWorkingAreWaitedFor(t *testing.T) {
+func TestApply_RetriesRefusedCredentials(t *testing.T) {
 	d := openURL(t, peers.MariaDB(t), sink.Env{})
 	d.exec("CREATE USER leaver IDENTIFIED BY 'first'; GRANT ALL ON *.* TO leaver")
 	t.Cleanup(func() { d.exec("DROP USER leaver") })
@@ -120,7 +120,7 @@ func TestCredentialsThatStopWorkingAreWaitedFor(t *testing.T) {
 	leaver.apply(batch)
 }
 
-func TestTLS(t *testing.T) {
+func TestOpen_TLS(t *testing.T) {
 	server := peers.StartMariaDB(t)
 	authority := server.EnableTLS(t, "localhost")
 	u, err := url.Parse(server.Database(t))
@@ -158,7 +158,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-func TestAServerWithoutLocalInfileIsWrittenToAndSaidOnce(t *testing.T) {
+func TestApply_WarnsOnceWithoutLocalInfile(t *testing.T) {
 	server := peers.StartMariaDB(t, "local_infile=0")
 	d := openURL(t, server.Database(t), sink.Env{})
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
@@ -173,7 +173,7 @@ func TestAServerWithoutLocalInfileIsWrittenToAndSaidOnce(t *testing.T) {
 	}
 }
 
-func TestFieldsMakeAURL(t *testing.T) {
+func TestBuildURL_FromFields(t *testing.T) {
 	for name, c := range map[string]struct {
 		values map[string]string
 		url    string

@@ -15,7 +15,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// rows returns what makes batches of one row each.
+// rows returns a function that builds batches of one row each.
 func rows(t *testing.T) func(id int) *change.Batch {
 	thing, clock := sinktest.Table(t, "thing", 1, "id string", "n integer"), int64(0)
 	return func(id int) *change.Batch {

@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// TestLoadRows_FindsRowsThatConstraintsRefuse: what the user's constraints refuse is known
-// as it is loaded, and the load finishes without it.
+// TestLoadRows_FindsRowsThatConstraintsRefuse: the load names the rows that the user's constraints
+// refuse, and finishes without them.
 func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 	for name, ddl := range map[string]string{
 		"check":                           "ALTER TABLE `order` ADD CONSTRAINT small CHECK (n < 10)",

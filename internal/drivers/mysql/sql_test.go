@@ -11,16 +11,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// described is a table as the catalogue would describe it.
+// described is a table as the catalogue describes it.
 type described struct {
 	name    string
 	keys    int
 	columns []schema.Column
 	metas   []sqlsink.Meta
-	folds   bool // its keys are compared without regard to case
+	folds   bool // its keys ignore case
 }
 
-// native returns what is known of a column that eds has made.
+// native returns the attributes of a column that eds has created.
 func native(srv *server, c schema.Column, key, folds bool) *attribute {
 	kinds := map[schema.Type]attribute{
 		schema.String:   {kind: kindText, data: "longtext", length: 1<<32 - 1, charset: "utf8mb4", collation: "utf8mb4_general_ci"},
@@ -41,7 +41,7 @@ func native(srv *server, c schema.Column, key, folds bool) *attribute {
 	return &a
 }
 
-// layout maps all of the table's columns.
+// layout maps all columns of the table.
 func (d described) layout(t testing.TB, srv *server) *sqlsink.Layout {
 	t.Helper()
 	var key []string
@@ -76,7 +76,7 @@ func (d described) layout(t testing.TB, srv *server) *sqlsink.Layout {
 	return l
 }
 
-// titled is a statement, or several, with what they are for.
+// titled is one statement or more, with a title.
 type titled struct {
 	title      string
 	statements []string
@@ -84,7 +84,7 @@ type titled struct {
 
 func text(name string) schema.Column { return schema.Column{Name: name, Type: schema.String} }
 
-// tablesShown are of each shape that decides how a table is written.
+// tablesShown has one table for each way of writing.
 var tablesShown = []described{
 	{name: "order", keys: 2, columns: []schema.Column{text("companyId"), {Name: "id", Type: schema.Integer}, text("it's `odd`"), {Name: "meta", Type: schema.Object}, {Name: "at", Type: schema.DateTime}}},
 	{name: "link", keys: 2, columns: []schema.Column{text("a"), text("b")}},
@@ -154,9 +154,8 @@ func writes(t testing.TB, srv *server, table described) []titled {
 	return all
 }
 
-// TestStatementsAreTheGoldenOnes shows every SQL text in testdata, as MySQL 8 and
-// as MariaDB get them.
-func TestStatementsAreTheGoldenOnes(t *testing.T) {
+// TestStatements_MatchGolden compares every SQL text for MySQL 8 and for MariaDB with testdata.
+func TestStatements_MatchGolden(t *testing.T) {
 	for file, srv := range map[string]*server{
 		"mysql.sql":   {exact: "utf8mb4_0900_bin"},
 		"mariadb.sql": {maria: true, exact: "utf8mb4_nopad_bin"},

@@ -13,13 +13,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// ways are the paths of rows: few, many, and many without LOAD DATA.
+// ways are the write paths: few rows, many, and many without LOAD DATA.
 var ways = []struct {
 	rows   int
 	option string
 }{{1, "local_infile=auto"}, {100, "local_infile=auto"}, {100, "local_infile=false"}}
 
-// each runs a test for every path of rows, with an option that chooses it.
+// each runs a test for every write path, with the option that selects it.
 func each(t *testing.T, test func(t *testing.T, rows int, option string)) {
 	for _, w := range ways {
 		t.Run(fmt.Sprintf("rows=%d,%s", w.rows, w.option), func(t *testing.T) { test(t, w.rows, w.option) })
@@ -42,7 +42,7 @@ func (d *destination) columnsOf(name string) []string {
 		"FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = '" + name + "' ORDER BY ordinal_position")
 }
 
-func TestATableIsCreatedWithTheTypesOfTheSource(t *testing.T) {
+func TestMigrate_CreatesTypesOfTheSource(t *testing.T) {
 	d := open(t)
 	every := sinktest.Table(t, "every", 2, "company string", "id integer", "a string", "b enum", "c date-time", "d integer", "e number", "f boolean", "g object", "h array")
 	sinktest.Equal(t, []string{`created table "every" with 10 columns`}, d.migrate(every))
@@ -53,7 +53,7 @@ func TestATableIsCreatedWithTheTypesOfTheSource(t *testing.T) {
 	sinktest.Equal(t, nil, d.migrate(every))
 }
 
-func TestManyEnumerationsAndLongKeysFitIntoARow(t *testing.T) {
+func TestMigrate_FitsManyEnumerationsAndLongKeysIntoARow(t *testing.T) {
 	columns := []string{"a string", "b string", "c string", "d string", "e string"}
 	for i := range 90 {
 		columns = append(columns, fmt.Sprintf("e%02d enum", i))
@@ -62,7 +62,7 @@ func TestManyEnumerationsAndLongKeysFitIntoARow(t *testing.T) {
 	wide := sinktest.Table(t, "wide", 5, columns...)
 	d.apply(sinktest.NewChanges(t, 0).Put(wide, `{"a":"1","b":"2","c":"3","d":"4","e":"5","e89":"word"}`).Batch())
 	sinktest.Equal(t, []string{"1|word"}, d.query("SELECT a, e89 FROM wide"))
-	for i := range 20 { // as columns come one by one
+	for i := range 20 { // columns are added one by one
 		columns = append(columns, fmt.Sprintf("f%02d enum", i))
 	}
 	wider := sinktest.Table(t, "wide", 5, columns...)
@@ -70,7 +70,7 @@ func TestManyEnumerationsAndLongKeysFitIntoARow(t *testing.T) {
 	sinktest.Equal(t, []string{"x|y"}, d.query("SELECT e89, f19 FROM wide"))
 }
 
-func TestColumnsAreAddedAndTypesWidened(t *testing.T) {
+func TestMigrate_AddsColumnsAndWidensTypes(t *testing.T) {
 	d := open(t)
 	one := sinktest.Table(t, "order", 1, "id string", "n integer", "w integer", "b boolean", "at date-time", "f number", "j object", "e enum")
 	d.apply(sinktest.NewChanges(t, 0).Put(one, `{"id":"1","n":9007199254740993,"w":3,"b":true,"at":"2024-01-02T03:04:05.5Z","f":0.1,"j":{"a":1},"e":"word"}`).Batch())
@@ -92,7 +92,7 @@ func TestColumnsAreAddedAndTypesWidened(t *testing.T) {
 	sinktest.Equal(t, []string{"1.25"}, d.query("SELECT n FROM `order`"))
 }
 
-func TestWhatADefinitionSaysBesideTheTypeIsKept(t *testing.T) {
+func TestMigrate_KeepsTheRestOfADefinition(t *testing.T) {
 	d := open(t)
 	d.exec("CREATE TABLE `order` (id varchar(36) PRIMARY KEY COMMENT 'the key', n int NOT NULL DEFAULT 5 COMMENT 'n, NOT NULL', s varchar(9) NOT NULL COMMENT 'it''s s', w varchar(20) NOT NULL DEFAULT 'NOT NULL' COMMENT 'w')")
 	sinktest.Equal(t, []string{
@@ -108,7 +108,7 @@ func TestWhatADefinitionSaysBesideTheTypeIsKept(t *testing.T) {
 	}, d.query("SELECT column_name, column_type, is_nullable, NULLIF(column_default, 'NULL'), column_comment FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = 'order'"))
 }
 
-// sortedBy orders lines by the column that they name, and then as they are.
+// sortedBy orders lines by the named column, and then by themselves.
 func sortedBy(lines []string) []string {
 	column := func(line string) string { return strings.Split(line, `"`)[1] }
 	for i := range lines {
@@ -119,7 +119,7 @@ func sortedBy(lines []string) []string {
 	return lines
 }
 
-func TestAColumnThatLeftTheSchemaStaysAndMayBeNull(t *testing.T) {
+func TestMigrate_KeepsRemovedColumnsAsNullable(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, option)
 		d.exec("CREATE TABLE `order` (id varchar(255) PRIMARY KEY, gone text NOT NULL, required_before longtext NOT NULL, mine varchar(10) NOT NULL DEFAULT 'kept')")
@@ -133,7 +133,7 @@ func TestAColumnThatLeftTheSchemaStaysAndMayBeNull(t *testing.T) {
 	})
 }
 
-func TestTablesOfOthersAreUsedAsTheyAre(t *testing.T) {
+func TestApply_UsesForeignTablesAsTheyAre(t *testing.T) {
 	for name, ddl := range map[string]string{
 		"other types, order, defaults": "CREATE TABLE `order` (mine varchar(9) DEFAULT 'd', n smallint, name varchar(20), id char(36) PRIMARY KEY)",
 		"other character set":          "CREATE TABLE `order` (id varchar(100) PRIMARY KEY, name varchar(20), n int) CHARACTER SET latin1",
@@ -169,9 +169,9 @@ func TestTablesOfOthersAreUsedAsTheyAre(t *testing.T) {
 	}
 }
 
-// TestKeysThatACollationTakesForOneStayApart: of a table whose key folds case, a
-// row is refused that would take the place of another one.
-func TestKeysThatACollationTakesForOneStayApart(t *testing.T) {
+// TestApply_KeepsKeysApartThatACollationEquates: if a table's key ignores case, a row that would
+// replace another one is refused.
+func TestApply_KeepsKeysApartThatACollationEquates(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, option)
 		d.exec("CREATE TABLE `order` (id varchar(255) PRIMARY KEY, v int) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
@@ -192,9 +192,9 @@ func TestKeysThatACollationTakesForOneStayApart(t *testing.T) {
 	})
 }
 
-// TestARowNeverTakesThePlaceOfAnother: of a table with another unique index, a row
-// that has another's value there is refused.
-func TestARowNeverTakesThePlaceOfAnother(t *testing.T) {
+// TestApply_NeverReplacesAnotherRow: a row is refused if another row has its value in a unique
+// index.
+func TestApply_NeverReplacesAnotherRow(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, option)
 		d.exec("CREATE TABLE `order` (id varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin PRIMARY KEY, u bigint UNIQUE)")
@@ -208,7 +208,7 @@ func TestARowNeverTakesThePlaceOfAnother(t *testing.T) {
 	})
 }
 
-func TestTriggersAndForeignKeysSeeOnlyWhatHappens(t *testing.T) {
+func TestApply_TriggersAndForeignKeysSeeOnlyRealChanges(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, option)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
@@ -224,7 +224,7 @@ func TestTriggersAndForeignKeysSeeOnlyWhatHappens(t *testing.T) {
 	})
 }
 
-func TestHostileNames(t *testing.T) {
+func TestApply_HostileNames(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, option)
 		for _, name := range []string{"select", "or`der", `or"der`, `a.b/c\d`, `Mixed Case`, `'; DROP TABLE x; --`, `é😀`, `?`, strings.Repeat("long", 20), strings.Repeat("é", 70), `_eds`, ` `, `%s`, "trailing ", "7", "a\x00b"} {
@@ -249,7 +249,7 @@ func TestHostileNames(t *testing.T) {
 	})
 }
 
-func TestMetadataAndTheVersionGuard(t *testing.T) {
+func TestApply_MetadataAndVersionGuard(t *testing.T) {
 	for name, ddl := range map[string]string{"ours": "DO 1", "of others": "CREATE TABLE `order` (id varchar(255), v text)"} {
 		t.Run(name, func(t *testing.T) {
 			each(t, func(t *testing.T, rows int, option string) {
@@ -281,7 +281,7 @@ func TestMetadataAndTheVersionGuard(t *testing.T) {
 	}
 }
 
-func TestSoftDeletes(t *testing.T) {
+func TestApply_SoftDeletes(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, "delete=soft", option)
 		order := sinktest.Table(t, "order", 1, "id string", "v string")
@@ -295,8 +295,8 @@ func TestSoftDeletes(t *testing.T) {
 	})
 }
 
-// TestMigrate_WidensKeysAsFarAsTheyFit: what an index has no room for is not tried, at
-// this start or the next.
+// TestMigrate_WidensKeysAsFarAsTheyFit: eds tries no width beyond the index limit, at this start or
+// the next.
 func TestMigrate_WidensKeysAsFarAsTheyFit(t *testing.T) {
 	for name, c := range map[string]struct {
 		types []string
@@ -332,7 +332,7 @@ func TestMigrate_WidensKeysAsFarAsTheyFit(t *testing.T) {
 	}
 }
 
-// TestMigrate_RefusesColumnsThatDifferOnlyInCase is that of a table, and not of others.
+// TestMigrate_RefusesColumnsThatDifferOnlyInCase: only that table is refused.
 func TestMigrate_RefusesColumnsThatDifferOnlyInCase(t *testing.T) {
 	d := open(t)
 	twice, thing := sinktest.Table(t, "twice", 1, "id string", "userId string", "userID string"), sinktest.Table(t, "thing", 1, "id string")

@@ -9,8 +9,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// values are what columns of every real type make of a value of the source: the
-// text that the server shows, with the rule that changed it; "" where it is refused.
+// values are source values and their text at the server for columns of every real type, with the
+// rule that changed them; "" if the value is refused.
 var values = []struct{ real, source, raw, want, rule string }{
 	{"tinyint(1)", "boolean", `true`, "1", ""},
 	{"tinyint(1)", "boolean", `"false"`, "0", ""},
@@ -76,7 +76,7 @@ var values = []struct{ real, source, raw, want, rule string }{
 	{"inet6", "string", `"::1"`, "::1", ""},
 }
 
-func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
+func TestApply_StoresValuesUnchangedOrRefusesThem(t *testing.T) {
 	for _, w := range ways {
 		d := open(t, w.option)
 		d.beside()
@@ -120,7 +120,7 @@ func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
 	}
 }
 
-func TestAnErrorNamesTheColumnAndNotTheValue(t *testing.T) {
+func TestApply_ErrorsNameTheColumnNotTheValue(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, option)
 		order := sinktest.Table(t, "order", 1, "id string", "n integer")

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// TestBegin_BoundsLockWaitsBehindAPooler: what a session sets is not kept there.
+// TestBegin_BoundsLockWaitsBehindAPooler: a pooler does not keep the session's settings.
 func TestBegin_BoundsLockWaitsBehindAPooler(t *testing.T) {
 	server := peers.Postgres(t)
 	other, err := pgx.Connect(t.Context(), server)

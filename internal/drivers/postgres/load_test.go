@@ -18,7 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// images yields row images as a snapshot's file does, in one row's memory.
+// images yields row images like a snapshot's file, in one row's memory.
 func images(t testing.TB, table *schema.Table, lines ...string) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		splitter := change.NewSplitter(table)
@@ -51,7 +51,7 @@ func (d *destination) begin(job string, t *schema.Table, mode sink.LoadMode) sin
 	return l
 }
 
-// load loads files, one string of lines each, to the end.
+// load loads files, each a string of lines, and finishes the load.
 func (d *destination) load(job string, t *schema.Table, mode sink.LoadMode, files ...[]string) {
 	d.t.Helper()
 	l := d.begin(job, t, mode)
@@ -73,7 +73,7 @@ func (d *destination) load(job string, t *schema.Table, mode sink.LoadMode, file
 
 var loadable = []string{"id string", "v string", "n integer"}
 
-func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
+func TestLoad_ReplacesTheTableAtItsEnd(t *testing.T) {
 	for name, prepare := range map[string]string{
 		"a table of ours": ``,
 		"no table":        `DROP TABLE "order"`,
@@ -96,7 +96,7 @@ func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
 			if prepare != "" {
 				d.exec(prepare)
 			}
-			before := d.query(furniture)
+			before := d.query(dependents)
 			l := d.begin("job", order, sink.Replace)
 			rows := sinktest.Repeat(500, `{"id":"#","v":"new","n":7}`)
 			if _, err := l.LoadFile(t.Context(), "one", images(t, order, rows[250:]...)); err != nil {
@@ -111,7 +111,7 @@ func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
 			}
 			sinktest.Equal(t, sinktest.Repeat(500, "#|new|7"), d.query(`SELECT id, v, n::numeric::int FROM "order" ORDER BY id`))
 			if name != "no table" {
-				sinktest.Equal(t, before, d.query(furniture))
+				sinktest.Equal(t, before, d.query(dependents))
 			}
 			d.apply(sinktest.NewChanges(t, 9000).Put(order, sinktest.Repeat(500, `{"id":"#","v":"after","n":8}`)...).Batch())
 			sinktest.Equal(t, sinktest.Repeat(500, "#|after"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
@@ -121,8 +121,8 @@ func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
 	}
 }
 
-// furniture is what hangs on the table.
-const furniture = `
+// dependents describes the table and the objects that depend on it.
+const dependents = `
 SELECT 'acl ' || coalesce(relacl::text, '') || ' owner ' || relowner::regrole FROM pg_class WHERE oid = to_regclass('public.order')
 UNION ALL SELECT 'view ' || definition FROM pg_views WHERE schemaname = 'public'
 UNION ALL SELECT 'index ' || indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename = 'order'
@@ -133,7 +133,7 @@ UNION ALL SELECT 'publication ' || pubname FROM pg_publication_tables WHERE tabl
 UNION ALL SELECT 'column ' || attname || ' ' || format_type(atttypid, atttypmod) || ' ' || attnotnull || ' ' || attcollation::regcollation FROM pg_attribute WHERE attrelid = to_regclass('public.order') AND attnum > 0
 ORDER BY 1`
 
-func TestATableThatNothingHangsOnGivesWayToTheStagedOne(t *testing.T) {
+func TestLoad_SwapsATableWithoutDependents(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.migrate(order)
@@ -145,7 +145,7 @@ func TestATableThatNothingHangsOnGivesWayToTheStagedOne(t *testing.T) {
 	}
 }
 
-func TestAnExtraColumnKeepsItsValuesOverALoad(t *testing.T) {
+func TestLoad_KeepsValuesOfAnExtraColumn(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"kept"}`, `{"id":"gone"}`).Batch())
@@ -154,7 +154,7 @@ func TestAnExtraColumnKeepsItsValuesOverALoad(t *testing.T) {
 	sinktest.Equal(t, []string{"kept|new|note on kept", "other|new|NULL"}, d.query(`SELECT id, v, mine FROM "order" ORDER BY id`))
 }
 
-func TestFinish_KeepsWhatWasAddedToTheTableMeanwhile(t *testing.T) {
+func TestFinish_KeepsObjectsAddedMeanwhile(t *testing.T) {
 	for name, change := range map[string]string{
 		"column":  `ALTER TABLE "order" ADD COLUMN mine int DEFAULT 7`,
 		"index":   `CREATE INDEX by_n ON "order" (n)`,
@@ -169,17 +169,17 @@ func TestFinish_KeepsWhatWasAddedToTheTableMeanwhile(t *testing.T) {
 				t.Fatal(err)
 			}
 			d.exec(change)
-			before := d.query(furniture)
+			before := d.query(dependents)
 			if _, err := l.Finish(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			sinktest.Equal(t, before, d.query(furniture))
+			sinktest.Equal(t, before, d.query(dependents))
 			sinktest.Equal(t, sinktest.Repeat(5, "#|new"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
 		})
 	}
 }
 
-func TestAMergingLoadKeepsOtherRows(t *testing.T) {
+func TestLoad_MergeKeepsOtherRows(t *testing.T) {
 	for _, option := range []string{"metadata=false", "metadata=true"} {
 		t.Run(option, func(t *testing.T) {
 			d := open(t, option)
@@ -196,7 +196,7 @@ func TestAMergingLoadKeepsOtherRows(t *testing.T) {
 	}
 }
 
-func TestAnInterruptedLoadGoesOn(t *testing.T) {
+func TestLoad_ContinuesAfterAnInterruption(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	one := d.begin("job", order, sink.Replace)
@@ -238,7 +238,7 @@ func TestAnInterruptedLoadGoesOn(t *testing.T) {
 	sinktest.Equal(t, nil, d.query(`SELECT * FROM _eds_load`))
 }
 
-func TestALoadOfAnotherJobBeginsAnewAndOneThatIsDiscardedLeavesNothing(t *testing.T) {
+func TestLoad_StartsAgainForAnotherJobAndLeavesNothingIfDiscarded(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"live"}`).Batch())
@@ -263,9 +263,9 @@ func TestALoadOfAnotherJobBeginsAnewAndOneThatIsDiscardedLeavesNothing(t *testin
 	sinktest.Equal(t, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r'`))
 }
 
-// TestBeginLoad_RemovesWhatAbandonedLoadsStaged: those of earlier versions have no time,
-// and no job in the name of their staging table.
-func TestBeginLoad_RemovesWhatAbandonedLoadsStaged(t *testing.T) {
+// TestBeginLoad_RemovesStagingTablesOfAbandonedLoads: those of earlier versions have no time, and
+// no job in the name of their staging table.
+func TestBeginLoad_RemovesStagingTablesOfAbandonedLoads(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.exec(`CREATE TABLE _eds_load (target text, file text, job text, row_count bigint NOT NULL, PRIMARY KEY (target, file, job))`)
@@ -290,14 +290,14 @@ func TestBeginLoad_RemovesWhatAbandonedLoadsStaged(t *testing.T) {
 	}
 }
 
-func TestOfRowsLoadedTwiceTheLastOneStays(t *testing.T) {
+func TestLoad_KeepsTheLastOfDuplicateRows(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.load("job", order, sink.Replace, []string{`{"id":"1","v":"a"}`, `{"id":"2","v":"a"}`, `{"id":"1","v":"b"}`}, []string{`{"id":"1","v":"c"}`, `{"id":"3","v":"c"}`})
 	sinktest.Equal(t, []string{"1|c", "2|a", "3|c"}, d.query(`SELECT id, v FROM "order" ORDER BY id`))
 }
 
-func TestTablesLoadConcurrently(t *testing.T) {
+func TestLoad_RunsConcurrently(t *testing.T) {
 	d := open(t)
 	var loads sync.WaitGroup
 	tables := make([]*schema.Table, 6)

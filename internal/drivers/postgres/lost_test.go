@@ -17,8 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// openImported opens, as a server does, a new database into which a row of the table was
-// imported.
+// openImported opens a new database as a server does, after an import of one row.
 func openImported(t *testing.T, thing *schema.Table) *destination {
 	t.Helper()
 	importing := openURL(t, peers.Postgres(t), sink.Env{ID: "id"})
@@ -57,7 +56,7 @@ func (d *destination) wantFindings(want ...sink.Finding) {
 	}
 }
 
-// wantRefused checks that err says that the destination cannot hold the table.
+// wantRefused checks that err reports that the destination cannot store the table.
 func wantRefused(t *testing.T, err error, table string, missing bool) {
 	t.Helper()
 	refused := new(sink.TableError)
@@ -66,8 +65,7 @@ func wantRefused(t *testing.T, err error, table string, missing bool) {
 	}
 }
 
-// TestInspect_FindsNothingAfterARewrite is that of statements that give the same table
-// another file.
+// TestInspect_FindsNothingAfterARewrite: some statements give the same table another file.
 func TestInspect_FindsNothingAfterARewrite(t *testing.T) {
 	thing := things(t)
 	d := openImported(t, thing)
@@ -101,8 +99,8 @@ func TestInspect_FindsAnotherTable(t *testing.T) {
 	}
 }
 
-// TestInspect_FindsNothingInARestoredDatabase: all ids of a database that was restored
-// from a dump are others, and say nothing.
+// TestInspect_FindsNothingInARestoredDatabase: a restore from a dump changes all ids, so they prove
+// nothing.
 func TestInspect_FindsNothingInARestoredDatabase(t *testing.T) {
 	d := openImported(t, things(t))
 	for _, table := range []string{"thing", "_eds_checkpoint"} {
@@ -111,9 +109,9 @@ func TestInspect_FindsNothingInARestoredDatabase(t *testing.T) {
 	d.wantFindings()
 }
 
-// TestAnotherObjectInTheTablesPlace: what is not a table is not written to, and the table
-// is missing until an import puts it in place.
-func TestAnotherObjectInTheTablesPlace(t *testing.T) {
+// TestApply_RefusesAnotherObjectWithTheTablesName: eds does not write to another object, and the
+// table is missing until an import creates it.
+func TestApply_RefusesAnotherObjectWithTheTablesName(t *testing.T) {
 	for name, object := range map[string]struct{ statement, other string }{
 		"view":              {"CREATE VIEW thing AS SELECT 'a' AS id, 1 AS n", "a view"},
 		"view of a union":   {"CREATE TABLE other (id text, n bigint); CREATE VIEW thing AS SELECT * FROM other UNION ALL SELECT * FROM other", "a view"},
@@ -138,8 +136,8 @@ func TestAnotherObjectInTheTablesPlace(t *testing.T) {
 	}
 }
 
-// TestLoad_LeavesTheNameOfAnotherTablesKeyAlone puts a table in place while one that was
-// renamed keeps the name of its index.
+// TestLoad_LeavesTheNameOfAnotherTablesKeyAlone places a table while a renamed one keeps the name
+// of its index.
 func TestLoad_LeavesTheNameOfAnotherTablesKeyAlone(t *testing.T) {
 	thing := things(t)
 	d := openImported(t, thing)

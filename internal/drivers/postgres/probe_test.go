@@ -17,7 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// openError opens a URL and returns the error of doing so.
+// openError opens a URL and returns the error.
 func openError(t *testing.T, raw string) error {
 	t.Helper()
 	target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
@@ -33,7 +33,7 @@ func openError(t *testing.T, raw string) error {
 	return err
 }
 
-func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
+func TestOpen_ExplainsErrors(t *testing.T) {
 	server := peers.StartPostgres(t)
 	database := server.Database(t)
 	d := openURL(t, database, sink.Env{})
@@ -88,7 +88,7 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 	sinktest.Equal(t, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_probe%'`))
 }
 
-func TestCredentialsThatStopWorkingAreWaitedFor(t *testing.T) {
+func TestApply_RetriesRefusedCredentials(t *testing.T) {
 	server := peers.StartPostgres(t)
 	database := server.Database(t)
 	order := sinktest.Table(t, "order", 1, "id string")
@@ -104,7 +104,7 @@ func TestCredentialsThatStopWorkingAreWaitedFor(t *testing.T) {
 	d.apply(batch)
 }
 
-func TestTLS(t *testing.T) {
+func TestOpen_TLS(t *testing.T) {
 	server := peers.StartPostgres(t)
 	authority := server.EnableTLS(t, "localhost")
 	u, err := url.Parse(server.Database(t))
@@ -134,7 +134,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-func TestFieldsMakeAURL(t *testing.T) {
+func TestBuildURL_FromFields(t *testing.T) {
 	for name, c := range map[string]struct {
 		values map[string]string
 		url    string

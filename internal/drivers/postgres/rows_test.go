@@ -13,8 +13,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// TestLoadRows_FindsRowsThatConstraintsRefuse: what the user's constraints refuse is known
-// as it is loaded, and the load finishes without it.
+// TestLoadRows_FindsRowsThatConstraintsRefuse: the load names the rows that the user's constraints
+// refuse, and finishes without them.
 func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 	for name, c := range map[string]struct {
 		ddl, bad string
@@ -29,7 +29,7 @@ func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := open(t)
 			order := sinktest.Table(t, "order", 1, loadable...)
-			order.Columns[order.Slot([]byte("v"))].Required = true // else NOT NULL is relaxed
+			order.Columns[order.Slot([]byte("v"))].Required = true // otherwise NOT NULL is dropped
 			d.migrate(order)
 			d.exec(c.ddl)
 			const notNull = `SELECT attname, attnotnull FROM pg_attribute WHERE attrelid = to_regclass('public.order') AND attnum > 0 ORDER BY 1`
@@ -65,20 +65,20 @@ func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 	}
 }
 
-// TestLoad_LeavesChecksToTriggersThatChangeRows: what a trigger makes of a row may pass.
+// TestLoad_LeavesChecksToTriggersThatChangeRows: a row may satisfy the checks after a trigger
+// changed it.
 func TestLoad_LeavesChecksToTriggersThatChangeRows(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.migrate(order)
 	d.exec(`ALTER TABLE "order" ADD CHECK (n < 10), ALTER v SET NOT NULL;
-		CREATE FUNCTION mend() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.n := 9; NEW.v := coalesce(NEW.v, 'none'); RETURN NEW; END $$;
-		CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH ROW EXECUTE FUNCTION mend()`)
+		CREATE FUNCTION fix() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.n := 9; NEW.v := coalesce(NEW.v, 'none'); RETURN NEW; END $$;
+		CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH ROW EXECUTE FUNCTION fix()`)
 	d.load("job", order, sink.Replace, []string{`{"id":"1","n":11}`})
 	sinktest.Equal(t, []string{"1|none|9"}, d.query(`SELECT id, v, n FROM "order"`))
 }
 
-// TestLoad_StartsAgainIfAConstraintIsDropped: what was staged may lack rows that are good
-// now.
+// TestLoad_StartsAgainIfAConstraintIsDropped: staged rows may lack rows that are valid now.
 func TestLoad_StartsAgainIfAConstraintIsDropped(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)

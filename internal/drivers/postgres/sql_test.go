@@ -11,14 +11,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// described is a table as the catalogue would describe it.
+// described is a table as the catalogue describes it.
 type described struct {
 	name    string
 	keys    int
 	columns []schema.Column
 	metas   []sqlsink.Meta
 	loose   bool // without a primary key
-	foreign bool // a column is of a type that values are cast to
+	foreign bool // a column has a type that the server casts to
 }
 
 var natives = map[schema.Type]attribute{
@@ -28,7 +28,7 @@ var natives = map[schema.Type]attribute{
 	schema.Object:   {kind: kindJSONB, oid: 3802, array: 3807, spelling: "pg_catalog.jsonb", typmod: -1},
 }
 
-// layout maps all of the table's columns.
+// layout maps all columns of the table.
 func (d described) layout(t *testing.T) *sqlsink.Layout {
 	t.Helper()
 	var key []string
@@ -67,8 +67,8 @@ func (d described) layout(t *testing.T) *sqlsink.Layout {
 	return l
 }
 
-// TestStatementsAreTheGoldenOnes shows every SQL text in testdata/statements.sql.
-func TestStatementsAreTheGoldenOnes(t *testing.T) {
+// TestStatements_MatchGolden compares every SQL text with testdata/statements.sql.
+func TestStatements_MatchGolden(t *testing.T) {
 	var out strings.Builder
 	show := func(title string, statements ...string) {
 		fmt.Fprintf(&out, "-- %s\n%s;\n\n", title, strings.Join(statements, ";\n"))

@@ -12,10 +12,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// sizes are numbers of rows that take the two paths of narrow tables.
+// sizes are numbers of rows for the two write paths of narrow tables.
 var sizes = []int{1, 100}
 
-// each runs a test for few rows and for many.
+// each runs a test with few rows and with many.
 func each(t *testing.T, test func(t *testing.T, rows int)) {
 	for _, rows := range sizes {
 		t.Run(fmt.Sprintf("rows=%d", rows), func(t *testing.T) { test(t, rows) })
@@ -39,7 +39,7 @@ func (d *destination) columnsOf(name string) []string {
 		FROM pg_attribute a WHERE attrelid = '` + strings.ReplaceAll(`"`+strings.ReplaceAll(name, `"`, `""`)+`"`, `'`, `''`) + `'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum`)
 }
 
-func TestATableIsCreatedWithTheTypesOfTheSource(t *testing.T) {
+func TestMigrate_CreatesTypesOfTheSource(t *testing.T) {
 	d := open(t)
 	every := sinktest.Table(t, "every", 2, "company string", "id integer", "a string", "b enum", "c date-time", "d integer", "e number", "f boolean", "g object", "h array")
 	sinktest.Equal(t, []string{`created table "every" with 10 columns`}, d.migrate(every))
@@ -50,7 +50,7 @@ func TestATableIsCreatedWithTheTypesOfTheSource(t *testing.T) {
 	sinktest.Equal(t, nil, d.migrate(every))
 }
 
-func TestCompositeKeys(t *testing.T) {
+func TestApply_CompositeKeys(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		d := open(t)
 		part := sinktest.Table(t, "part", 2, "order string", "line integer", "what string")
@@ -60,7 +60,7 @@ func TestCompositeKeys(t *testing.T) {
 	})
 }
 
-func TestColumnsAreAddedAndTypesWidened(t *testing.T) {
+func TestMigrate_AddsColumnsAndWidensTypes(t *testing.T) {
 	d := open(t)
 	one := sinktest.Table(t, "order", 1, "id string", "n integer", "w integer", "b boolean", "at date-time", "f number", "j object")
 	d.apply(sinktest.NewChanges(t, 0).Put(one, `{"id":"1","n":9007199254740993,"w":3,"b":true,"at":"2024-01-02T03:04:05.5Z","f":0.1,"j":{"a":1}}`).Batch())
@@ -91,7 +91,7 @@ func fields(row string) []string {
 	return sorted(out)
 }
 
-func TestAColumnThatLeftTheSchemaStaysAndMayBeNull(t *testing.T) {
+func TestMigrate_KeepsRemovedColumnsAsNullable(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		d := open(t)
 		d.exec(`CREATE TABLE "order" (id text PRIMARY KEY, gone text NOT NULL, required_before text NOT NULL, mine text NOT NULL DEFAULT 'kept')`)
@@ -105,7 +105,7 @@ func TestAColumnThatLeftTheSchemaStaysAndMayBeNull(t *testing.T) {
 	})
 }
 
-func TestAViewKeepsItsColumnsFromBeingWidened(t *testing.T) {
+func TestMigrate_DoesNotWidenColumnsOfAView(t *testing.T) {
 	d := open(t)
 	d.apply(sinktest.NewChanges(t, 0).Put(sinktest.Table(t, "order", 1, "id string", "n integer"), `{"id":"1","n":1}`).Batch())
 	d.exec(`CREATE VIEW seen AS SELECT n FROM "order"`)
@@ -120,7 +120,7 @@ func TestAViewKeepsItsColumnsFromBeingWidened(t *testing.T) {
 	sinktest.Equal(t, []string{"1|1|NULL", "2|2|x"}, d.query(`SELECT * FROM "order" ORDER BY id`))
 }
 
-func TestTablesOfOthersAreUsedAsTheyAre(t *testing.T) {
+func TestApply_UsesForeignTablesAsTheyAre(t *testing.T) {
 	for name, ddl := range map[string]string{
 		"other types, order, defaults": `CREATE TABLE "order" (mine text DEFAULT 'd', n smallint, name varchar(20), id uuid PRIMARY KEY)`,
 		"no key":                       `CREATE TABLE "order" (id uuid, name text, n int)`,
@@ -157,7 +157,7 @@ func TestTablesOfOthersAreUsedAsTheyAre(t *testing.T) {
 	}
 }
 
-func TestHostileNames(t *testing.T) {
+func TestApply_HostileNames(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		d := open(t)
 		for _, name := range []string{`select`, `or"der`, `a.b/c\d`, `Mixed Case`, `'; DROP TABLE x; --`, `é😀`, `$1`, strings.Repeat("long", 20), strings.Repeat("é", 40), `_eds`, ` `, `%s`} {
@@ -182,7 +182,7 @@ func TestHostileNames(t *testing.T) {
 	})
 }
 
-func TestMetadataAndTheVersionGuard(t *testing.T) {
+func TestApply_MetadataAndVersionGuard(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		d := open(t, "metadata=true")
 		order := sinktest.Table(t, "order", 1, "id string", "v string")
@@ -206,7 +206,7 @@ func TestMetadataAndTheVersionGuard(t *testing.T) {
 	})
 }
 
-func TestTheGuardHoldsWithoutAUniqueIndexAndForRowsOfUnknownVersion(t *testing.T) {
+func TestApply_GuardsWithoutUniqueIndexAndForUnknownVersions(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		d := openURL(t, open(t).url, sink.Env{After: true})
 		d.exec(`CREATE TABLE "order" (id text, v text)`)
@@ -219,7 +219,7 @@ func TestTheGuardHoldsWithoutAUniqueIndexAndForRowsOfUnknownVersion(t *testing.T
 	})
 }
 
-func TestSoftDeletes(t *testing.T) {
+func TestApply_SoftDeletes(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		d := open(t, "delete=soft")
 		order := sinktest.Table(t, "order", 1, "id string", "v string")
@@ -233,7 +233,7 @@ func TestSoftDeletes(t *testing.T) {
 	})
 }
 
-func TestRowsReadBack(t *testing.T) {
+func TestRead_ReturnsWrittenRows(t *testing.T) {
 	d := open(t, "metadata=true")
 	every := sinktest.Table(t, "every", 1, "id string", "at date-time", "n integer", "f number", "b boolean", "j object", "l array", "e enum", "none string")
 	images := []string{
@@ -254,7 +254,7 @@ func TestRowsReadBack(t *testing.T) {
 	sinktest.Equal(t, []string{`id="1" n=9223372036854775807`, `id="2" n=-1`, `id="3" n=0`}, sinktest.Rows(t, d, sinktest.Table(t, "every", 1, "id string", "n integer", "lacking string")))
 }
 
-func TestASchemaIsMadeAndUsed(t *testing.T) {
+func TestOpen_CreatesAndUsesTheSchema(t *testing.T) {
 	d := open(t, "schema=My+Shop")
 	order := sinktest.Table(t, "order", 1, "id string")
 	d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(100, `{"id":"#"}`)...).Batch())
@@ -262,7 +262,7 @@ func TestASchemaIsMadeAndUsed(t *testing.T) {
 	sinktest.Equal(t, []string{"f"}, d.query(`SELECT to_regclass('public.order') IS NOT NULL`))
 }
 
-func TestLargeValues(t *testing.T) {
+func TestApply_LargeValues(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, "id string", "big string", "deep object")
 	big := strings.Repeat("0123456789", 1<<20)

@@ -9,8 +9,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// valueCase is a value on its way to a column of a real type. want is what the
-// server then says its text is; "" that the row is poison.
+// valueCase is a value for a column of a real type. want is its text at the server; "" if the row
+// is poison.
 type valueCase struct {
 	real, source string
 	raw          string
@@ -178,7 +178,7 @@ var values = []valueCase{
 const valueTypes = `CREATE EXTENSION citext; CREATE TYPE mood AS ENUM ('happy', 'sad');
 CREATE DOMAIN shortname AS varchar(5); CREATE DOMAIN positive AS integer CHECK (VALUE > 0)`
 
-func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
+func TestApply_StoresValuesUnchangedOrRefusesThem(t *testing.T) {
 	d := open(t)
 	d.exec(valueTypes)
 	for _, rows := range []int{1, 70} { // by arrays, and by COPY
@@ -223,7 +223,7 @@ func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
 	}
 }
 
-func TestAnErrorNamesTheColumnAndNotTheValue(t *testing.T) {
+func TestApply_ErrorsNameTheColumnNotTheValue(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, "id string", "n integer")
 	err := d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(order, `{"id":"1","n":"secret"}`).Batch())

@@ -15,13 +15,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// TestAccount runs the conformance suite on a real account, which costs some
-// credits:
+// TestAccount runs the conformance suite on a real account, which costs some credits:
 //
-//	EDS_TEST_SNOWFLAKE_URL='snowflake://user:password@account/DATABASE?warehouse=WH&role=R' go test -tags snowflake -run TestAccount -timeout 2h ./internal/drivers/snowflake
+//	export EDS_TEST_SNOWFLAKE_URL='snowflake://user:password@account/DATABASE?warehouse=WH&role=R'
+//	go test -tags snowflake -run TestAccount -timeout 2h ./internal/drivers/snowflake
 //
-// Each check has a schema of its own in the URL's database, which is dropped
-// when it ends. The role needs CREATE SCHEMA on the database.
+// Each check has its own schema in the URL's database, which is dropped afterwards. The role needs
+// CREATE SCHEMA on the database.
 func TestAccount(t *testing.T) {
 	raw := os.Getenv("EDS_TEST_SNOWFLAKE_URL")
 	base, err := url.Parse(raw)
@@ -71,8 +71,7 @@ func withEnvironment(open func(context.Context, *url.URL, sink.Env) (sink.Sink, 
 	}
 }
 
-// executeOn executes one statement on a session of its own, and returns the first value
-// of its answer.
+// executeOn executes one statement in its own session, and returns the first value of its result.
 func executeOn(t testing.TB, raw, sql string) string {
 	t.Helper()
 	target, err := url.Parse(raw)

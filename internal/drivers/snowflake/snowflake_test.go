@@ -24,7 +24,7 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/snowflake"
 )
 
-// wantFatal checks that an error is fatal and says what it should.
+// wantFatal checks that an error is fatal and has the expected text.
 func wantFatal(t *testing.T, err error, parts ...string) {
 	t.Helper()
 	if err == nil || fault.Of(err) != fault.Fatal {
@@ -37,7 +37,7 @@ func wantFatal(t *testing.T, err error, parts ...string) {
 	}
 }
 
-func TestEveryWayToLogIn(t *testing.T) {
+func TestOpen_EveryWayToLogIn(t *testing.T) {
 	key, err := privateKey()
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +75,7 @@ func TestEveryWayToLogIn(t *testing.T) {
 	}
 }
 
-func TestRefusedLoginsSayWhy(t *testing.T) {
+func TestOpen_ExplainsRefusedLogins(t *testing.T) {
 	server := serve(t, newScript())
 	tail := server.Host() + "/shop/public?protocol=http&account=test&warehouse=wh"
 	for raw, parts := range map[string][]string{
@@ -108,7 +108,7 @@ func TestRefusedLoginsSayWhy(t *testing.T) {
 	}
 }
 
-func TestSomethingThatIsNotThereIsNamedWithItsGrant(t *testing.T) {
+func TestOpen_NamesMissingObjectsWithTheirGrants(t *testing.T) {
 	for name, c := range map[string]struct {
 		at    []string // database, schema, warehouse
 		query string
@@ -172,7 +172,7 @@ func TestOpen_MakesNoSchema(t *testing.T) {
 	}
 }
 
-func TestProbeNamesWhatIsMissing(t *testing.T) {
+func TestProbe_NamesMissingPrivileges(t *testing.T) {
 	for name, c := range map[string]struct {
 		prefix, state string
 		code          int
@@ -191,7 +191,7 @@ func TestProbeNamesWhatIsMissing(t *testing.T) {
 	}
 }
 
-func TestServiceThatIsNotThereIsWaitedFor(t *testing.T) {
+func TestOpen_RetriesAnUnavailableService(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -204,7 +204,7 @@ func TestServiceThatIsNotThereIsWaitedFor(t *testing.T) {
 	}
 }
 
-func TestSessionHoldsWhateverTheAccountSays(t *testing.T) {
+func TestSession_OverridesAccountParameters(t *testing.T) {
 	server := serve(t, newScript())
 	mustOpen(t, address(server, "query-tag=nightly", "keep-alive=false"))
 	got := server.Parameters()
@@ -219,7 +219,7 @@ func TestSessionHoldsWhateverTheAccountSays(t *testing.T) {
 	}
 }
 
-func TestLimitsAreTheURLs(t *testing.T) {
+func TestLimits_ComeFromTheURL(t *testing.T) {
 	server := serve(t, newScript())
 	for option, want := range map[string]sink.Limits{
 		"role=r":                            {Rows: 50_000, Bytes: 64 << 20, Age: 10 * time.Second, Metered: true},
@@ -236,7 +236,7 @@ func TestLimitsAreTheURLs(t *testing.T) {
 	}
 }
 
-func TestURLsOfFields(t *testing.T) {
+func TestBuildURL_FromFields(t *testing.T) {
 	for _, c := range []struct {
 		driver sink.Driver
 		values map[string]string
@@ -260,7 +260,7 @@ func TestURLsOfFields(t *testing.T) {
 	}
 }
 
-func TestErrorsTellNoValues(t *testing.T) {
+func TestErrors_ContainNoValues(t *testing.T) {
 	s := newScript()
 	s.table("customer", "id TEXT", "name TEXT", "visits NUMBER")
 	s.refuse(`MERGE INTO "customer"`, 100038, "22018", "Numeric value 'SECRET' is not recognized")
@@ -271,7 +271,7 @@ func TestErrorsTellNoValues(t *testing.T) {
 	}
 }
 
-func TestErrorsAreClassifiedByNumber(t *testing.T) {
+func TestClassify_ByErrorNumber(t *testing.T) {
 	for _, c := range []struct {
 		code  int
 		state string
@@ -300,7 +300,7 @@ func TestErrorsAreClassifiedByNumber(t *testing.T) {
 	}
 }
 
-func TestTableGoneIsLookedForOnceMore(t *testing.T) {
+func TestApply_LooksOnceMoreForAMissingTable(t *testing.T) {
 	s := newScript()
 	s.table("customer", "id TEXT", "name TEXT", "visits NUMBER")
 	server := serve(t, s)

@@ -30,7 +30,7 @@ func real(name, kind string, numbers ...int) *sqlsink.Column {
 	return c
 }
 
-// layout maps columns onto real ones, the first keys of which are the key.
+// layout maps columns onto real ones. The first keys of them are the key.
 func layout(t testing.TB, name string, keys int, columns []*sqlsink.Column, metas ...sqlsink.Meta) *sqlsink.Layout {
 	t.Helper()
 	var declared []schema.Column
@@ -66,8 +66,8 @@ func layout(t testing.TB, name string, keys int, columns []*sqlsink.Column, meta
 	return l
 }
 
-// TestStatementsAreTheGoldenOnes shows every SQL text in testdata/statements.sql.
-func TestStatementsAreTheGoldenOnes(t *testing.T) {
+// TestStatements_MatchGolden compares every SQL text with testdata/statements.sql.
+func TestStatements_MatchGolden(t *testing.T) {
 	var out strings.Builder
 	allStatements(t, `it's "odd" %d`, func(title string, statements ...string) {
 		fmt.Fprintf(&out, "-- %s\n%s;\n\n", title, strings.Join(statements, ";\n"))
@@ -75,8 +75,7 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 	golden.Compare(t, "statements.sql", out.String())
 }
 
-// allStatements shows the statements for tables of every shape; odd is the name
-// of one column.
+// allStatements shows the statements for tables of every kind. odd is the name of one column.
 func allStatements(t *testing.T, odd string, show func(title string, statements ...string)) {
 	t.Helper()
 	d := &dialect{account: account{database: "SHOP", schema: "PUBLIC"}}

@@ -25,7 +25,7 @@ func verbs(statements []string) []string {
 	return out
 }
 
-// warm returns a sink that has met its tables, and how many statements that took.
+// warm returns a sink that knows its tables, and the number of statements so far.
 func warm(t *testing.T, s *script) (sink.Sink, *peer.Server, int) {
 	t.Helper()
 	s.table("customer", "id TEXT", "name TEXT", "visits NUMBER")
@@ -37,7 +37,7 @@ func warm(t *testing.T, s *script) (sink.Sink, *peer.Server, int) {
 	return opened, server, len(server.Statements())
 }
 
-func TestFewRowsAreOneParameterOfOneTransaction(t *testing.T) {
+func TestWrite_SendsFewRowsAsOneParameter(t *testing.T) {
 	s := newScript()
 	opened, server, before := warm(t, s)
 	if err := opened.Apply(t.Context(), batch(t, customers(t), 2, `{"id":"1","name":"it's","visits":9007199254740993}`, `{"id":"2"}`)); err != nil {
@@ -59,13 +59,13 @@ func many(n int) []string {
 	return images
 }
 
-func TestManyRowsAreAFileThatIsRemoved(t *testing.T) {
+func TestWrite_SendsManyRowsAsAFile(t *testing.T) {
 	s := newScript()
 	opened, server, before := warm(t, s)
 	if err := opened.Apply(t.Context(), batch(t, customers(t), 2, many(5000)...)); err != nil {
 		t.Fatal(err)
 	}
-	got := slices.Compact(verbs(server.Statements()[before:])) // the client asks twice for an address to upload to
+	got := slices.Compact(verbs(server.Statements()[before:])) // the driver requests an upload address twice
 	if diff := cmp.Diff([]string{"CREATE TEMPORARY STAGE", `PUT 'file:///eds/1.json.gz' '@"EDS_STAGE"'`, "BEGIN TRANSACTION", `MERGE INTO "customer"`, `UPDATE "_eds_checkpoint" SET`, "COMMIT", `REMOVE @"EDS_STAGE"/1.json.gz`}, got); diff != "" {
 		t.Error(diff)
 	}
@@ -77,7 +77,7 @@ func TestManyRowsAreAFileThatIsRemoved(t *testing.T) {
 	}
 }
 
-func TestStatementsThatTakeLongAreWaitedFor(t *testing.T) {
+func TestWrite_WaitsForLongStatements(t *testing.T) {
 	opened, server, _ := warm(t, newScript())
 	server.Slow()
 	if err := opened.Apply(t.Context(), batch(t, customers(t), 2, `{"id":"1"}`)); err != nil {
@@ -85,7 +85,7 @@ func TestStatementsThatTakeLongAreWaitedFor(t *testing.T) {
 	}
 }
 
-func TestRowsThatWereNotWrittenAreNoticed(t *testing.T) {
+func TestWrite_NoticesUnwrittenRows(t *testing.T) {
 	for name, rows := range map[string][]string{"of a parameter": many(2), "of a file": many(5000)} {
 		t.Run(name, func(t *testing.T) {
 			opened, server, before := warm(t, newScriptThat("MERGE INTO \"customer\"", 2))
@@ -103,8 +103,8 @@ func TestRowsThatWereNotWrittenAreNoticed(t *testing.T) {
 	}
 }
 
-// newScriptThat returns a script that counts one row, and none from the n-th
-// time on that a statement begins with the prefix.
+// newScriptThat returns a script that counts one row, and none from the n-th statement on that
+// begins with the prefix.
 func newScriptThat(prefix string, n int) *script {
 	s := newScript()
 	times := 0
@@ -119,7 +119,7 @@ func newScriptThat(prefix string, n int) *script {
 	return s
 }
 
-func TestGuardedRowsOfAFileAreCountedBeforeTheMerge(t *testing.T) {
+func TestWrite_CountsGuardedRowsOfAFileBeforeTheMerge(t *testing.T) {
 	s := newScript()
 	s.table("customer", "id TEXT", "name TEXT", "visits NUMBER", "_eds_op TEXT", "_eds_version TEXT", "_eds_synced_at TIMESTAMP_TZ")
 	server := serve(t, s)
@@ -136,7 +136,7 @@ func TestGuardedRowsOfAFileAreCountedBeforeTheMerge(t *testing.T) {
 	}
 }
 
-func TestCheckpointThatMovedIsFatal(t *testing.T) {
+func TestCheckpoint_MovedIsFatal(t *testing.T) {
 	s := newScript()
 	opened, _, _ := warm(t, s)
 	s.on("UPDATE \"_eds_checkpoint\"", func(peer.Query) (*peer.Result, error) {
@@ -148,7 +148,7 @@ func TestCheckpointThatMovedIsFatal(t *testing.T) {
 	}
 }
 
-func TestRowsOfASnapshotAreCounted(t *testing.T) {
+func TestLoad_CountsRows(t *testing.T) {
 	s := newScript()
 	opened, _, _ := warm(t, s)
 	s.on("COPY", func(peer.Query) (*peer.Result, error) { return named([]string{"file", "rows_loaded"}, "f", "1"), nil })
@@ -172,7 +172,7 @@ func TestRowsOfASnapshotAreCounted(t *testing.T) {
 	}
 }
 
-func TestTablesOfToolsThatDoNotQuoteAreFound(t *testing.T) {
+func TestTables_FindsUpperCaseNames(t *testing.T) {
 	s := newScript()
 	s.table("CUSTOMER", "ID TEXT", "NAME TEXT", "VISITS NUMBER")
 	server := serve(t, s)
@@ -192,7 +192,7 @@ func TestTablesOfToolsThatDoNotQuoteAreFound(t *testing.T) {
 	}
 }
 
-func TestWideningThatWasInterruptedIsFinished(t *testing.T) {
+func TestTables_FinishesInterruptedWidenings(t *testing.T) {
 	s := newScript()
 	s.table("customer", "id TEXT", "_eds_wide_s_name TEXT", "visits NUMBER", "_eds_wide_n_visits NUMBER")
 	server := serve(t, s)
@@ -218,7 +218,7 @@ func TestWideningThatWasInterruptedIsFinished(t *testing.T) {
 	}
 }
 
-func TestBusyService_IsLeftAloneAsItAsks(t *testing.T) {
+func TestBusyService_IsRetriedAfterTheTimeItAsks(t *testing.T) {
 	opened, server, _ := warm(t, newScript())
 	b := batch(t, customers(t), 2, `{"id":"1"}`)
 	for asked, want := range map[string]time.Duration{

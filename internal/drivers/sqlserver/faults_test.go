@@ -30,8 +30,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers/tds"
 )
 
-// newSession opens a session in a new database of the server, in which the
-// statements were run.
+// newSession runs statements in a new database of the server, and opens a session there.
 func newSession(t testing.TB, server *tds.Server, statements string) *session {
 	t.Helper()
 	server.Exec(t, "shop", statements)
@@ -78,7 +77,7 @@ func (s *session) layoutFor(t testing.TB, table string, keys int, columns ...str
 	return l
 }
 
-// write writes rows in a transaction of their own.
+// write writes rows in their own transaction.
 func (s *session) write(t testing.TB, l *sqlsink.Layout, images ...string) error {
 	t.Helper()
 	w := &sqlsink.Write{Layout: l, Synced: time.Now()}
@@ -122,7 +121,7 @@ func (s *session) contents(t testing.TB, l *sqlsink.Layout) []string {
 
 const thing = "CREATE TABLE [thing] ([id] NVARCHAR(255) COLLATE Latin1_General_100_BIN2 NOT NULL PRIMARY KEY, [n] NVARCHAR(MAX) NULL);"
 
-func TestErrorsMeanWhatTheirNumbersSay(t *testing.T) {
+func TestClassify_ByErrorNumber(t *testing.T) {
 	server := tds.Start(t, tds.Options{})
 	s := newSession(t, server, thing)
 	l := s.layoutFor(t, "thing", 1, "id", "n")
@@ -153,14 +152,14 @@ func TestErrorsMeanWhatTheirNumbersSay(t *testing.T) {
 	}
 }
 
-func TestMessagesThatQuoteValuesAreLeftOut(t *testing.T) {
+func TestServerError_LeavesOutMessagesThatQuoteValues(t *testing.T) {
 	server := tds.Start(t, tds.Options{})
 	s := newSession(t, server, "CREATE TABLE [loose] ([id] NVARCHAR(40) NOT NULL PRIMARY KEY, [n] NVARCHAR(MAX) NULL)")
 	l := s.layoutFor(t, "loose", 1, "id", "n")
 	if err := s.write(t, l, `{"id":"private"}`); err != nil {
 		t.Fatal(err)
 	}
-	// The column's own collation takes both for the same, which the source does not.
+	// The column's collation equates the two, unlike the source.
 	err := s.write(t, l, `{"id":"PRIVATE"}`)
 	if v := s.dialect.Classify(err); v.Class != fault.Poison || strings.Contains(strings.ToLower(fmt.Sprint(err)), "private") || !strings.Contains(fmt.Sprint(err), "a unique constraint has the key already (error 2627") {
 		t.Errorf("%+v: %v", v, err)
@@ -170,7 +169,7 @@ func TestMessagesThatQuoteValuesAreLeftOut(t *testing.T) {
 	}
 }
 
-func TestATransactionIsTheStatementsBetweenItsEnds(t *testing.T) {
+func TestTransaction_SendsItsStatementsBetweenBeginAndCommit(t *testing.T) {
 	server := tds.Start(t, tds.Options{Durability: 2})
 	s := newSession(t, server, thing)
 	l := s.layoutFor(t, "thing", 1, "id", "n")
@@ -185,7 +184,7 @@ func TestATransactionIsTheStatementsBetweenItsEnds(t *testing.T) {
 		}
 		return words
 	}
-	// With delayed durability forced, a commit is durable once the log was flushed.
+	// With forced delayed durability, a commit is durable only after a flush of the log.
 	if diff := cmp.Diff([]string{"BEGIN TRANSACTION", "MERGE INTO", "COMMIT TRANSACTION", "EXECUTE sys.sp_flush_log"}, objectKinds(`{"id":"1"}`)); diff != "" {
 		t.Error(diff)
 	}
@@ -205,7 +204,7 @@ func TestATransactionIsTheStatementsBetweenItsEnds(t *testing.T) {
 	}
 }
 
-func TestAConnectionIsCut(t *testing.T) {
+func TestSession_LosesItsConnection(t *testing.T) {
 	for name, c := range map[string]struct {
 		fault tds.Error
 		rows  int
@@ -233,7 +232,7 @@ func TestAConnectionIsCut(t *testing.T) {
 	}
 }
 
-func TestTablesThatMergeHasDefectsWithAreUpdatedAndInserted(t *testing.T) {
+func TestWrite_AvoidsMergeOnTablesWithDefects(t *testing.T) {
 	for name, odd := range map[string]string{
 		"a filtered index":     `INSERT INTO [sys].[indexes] (object_id, index_id, name, is_primary_key, is_unique, is_disabled, has_filter, is_hypothetical) SELECT object_id, 2, N'filtered', 0, 0, 0, 1, 0 FROM sys.objects`,
 		"a trigger instead of": `INSERT INTO [sys].[triggers] (parent_id, is_disabled, is_instead_of_trigger) SELECT object_id, 0, 1 FROM sys.objects`,
@@ -259,7 +258,7 @@ func TestTablesThatMergeHasDefectsWithAreUpdatedAndInserted(t *testing.T) {
 	}
 }
 
-// certificate makes a certificate for 127.0.0.1, and the file of it.
+// certificate returns a certificate for 127.0.0.1, and its file.
 func certificate(t *testing.T) (*tls.Certificate, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -278,7 +277,7 @@ func certificate(t *testing.T) (*tls.Certificate, string) {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, file
 }
 
-func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
+func TestOpen_ExplainsErrors(t *testing.T) {
 	shown, file := certificate(t)
 	plain := tds.Start(t, tds.Options{Exists: func(name string) bool { return name == "shop" }})
 	encrypted := tds.Start(t, tds.Options{Certificate: shown, Encrypt: true})
@@ -287,7 +286,7 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 	for name, c := range map[string]struct {
 		url   string
 		class fault.Class
-		says  string // "" where nothing is wrong
+		says  string // "" if nothing is wrong
 	}{
 		"good":                 {user + plain.Addr() + "/shop", 0, ""},
 		"the other scheme":     {"mssql://eds:Passw0rd%21@" + plain.Addr() + "/shop", 0, ""},
@@ -330,7 +329,7 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 	}
 }
 
-func TestAProbeNamesThePermissionThatIsMissing(t *testing.T) {
+func TestProbe_NamesTheMissingPermission(t *testing.T) {
 	for number, grant := range map[int32]string{
 		262:  "GRANT CREATE TABLE TO [eds]",
 		2760: "GRANT SELECT, INSERT, UPDATE, DELETE, ALTER, REFERENCES ON SCHEMA::[dbo] TO [eds]",

@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestFieldsMakeAURL(t *testing.T) {
+func TestBuildURL_FromFields(t *testing.T) {
 	for _, c := range []struct {
 		values map[string]string
 		url    string

@@ -16,8 +16,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers/tds"
 )
 
-// openSink opens a sink on a database of the server, at the address of the server or of what
-// stands before it.
+// openSink opens a sink on a database of the server, at the server's address or a proxy's.
 func openSink(t *testing.T, server *tds.Server, address, options string) *sqlsink.Sink {
 	t.Helper()
 	u, err := url.Parse(server.URL("shop"))
@@ -52,7 +51,7 @@ func TestMigrate_TriesAgainWhileTheTableIsLocked(t *testing.T) {
 	if _, err := s.Migrate(t.Context(), []*schema.Table{thing}); err != nil {
 		t.Fatal(err)
 	}
-	// A change of a table waits shortly, other statements do not.
+	// Only a change of a table limits its wait.
 	statements := server.Statements()
 	for i, statement := range statements {
 		if !strings.HasPrefix(statement, "CREATE TABLE [dbo].[thing]") {

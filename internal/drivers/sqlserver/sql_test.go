@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// real describes a real column, as the catalogue would.
+// real describes a real column like the catalogue.
 func real(name, base string, length, precision, scale int, collation string) sqlsink.Column {
 	units := length
 	if strings.HasPrefix(base, "n") && length > 0 {
@@ -21,8 +21,8 @@ func real(name, base string, length, precision, scale int, collation string) sql
 	return describe(resultRow{"t", name, base, int64(units), int64(precision), int64(scale), collation, true, false, false, int64(0), int64(0), int64(0)})
 }
 
-// layoutOf maps columns of the source onto real ones of the same name; the first
-// keys of them are the key, and those that are metadata by their name are.
+// layoutOf maps source columns onto real ones of the same name. The first keys of them are the key;
+// names select metadata columns.
 func layoutOf(t testing.TB, table string, r relation, keys int, columns ...sqlsink.Column) *sqlsink.Layout {
 	t.Helper()
 	metas := map[string]sqlsink.Meta{"_eds_op": sqlsink.MetaOp, "_eds_version": sqlsink.MetaVersion, "_eds_synced_at": sqlsink.MetaSynced, "_eds_deleted": sqlsink.MetaDeleted}
@@ -79,7 +79,7 @@ var (
 	oddTable   = relation{}
 )
 
-// allStatements are all the shapes of statements that the driver sends.
+// allStatements returns all kinds of statements that the driver sends.
 func allStatements(t testing.TB) *script {
 	s := new(script)
 	namespace := "dbo"
@@ -157,7 +157,7 @@ func addDDL(s *script, d *dialect) {
 	s.add("relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "order", Real: &relaxed})...)
 }
 
-// TestStatementsAreTheGoldenOnes shows every SQL text in testdata/statements.sql.
-func TestStatementsAreTheGoldenOnes(t *testing.T) {
+// TestStatements_MatchGolden compares every SQL text with testdata/statements.sql.
+func TestStatements_MatchGolden(t *testing.T) {
 	golden.Compare(t, "statements.sql", allStatements(t).String())
 }
