@@ -113,7 +113,10 @@ func benchBatches(b *testing.B, t *schema.Table, batches, size int) []benchBatch
 			default:
 				key = fmt.Sprintf("5f3c%08d-0000-4000-8000-000000000000", n%100)
 			}
-			e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}, Op: cdc.Update, Table: t.Name, After: []byte(benchRow(columns, key, n))}
+			e := &cdc.Event{
+				Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}, Op: cdc.Update, Table: t.Name,
+				After: []byte(benchRow(columns, key, n)),
+			}
 			e.Payload = e.After
 			latest[key] = n
 			effect, err := splitter.Effect(e)

@@ -61,26 +61,30 @@ func (d *destination) load(job string, t *schema.Table, mode sink.LoadMode, file
 		d.t.Errorf("close the load: %v", err)
 	}
 	sinktest.Equal(d.t, nil, d.query(`SELECT * FROM _eds_load`))
-	sinktest.Equal(d.t, nil, d.query(`SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name LIKE '\_eds\_load\_%'`))
+	sinktest.Equal(d.t, nil, d.query(`SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() `+
+		`AND table_name LIKE '\_eds\_load\_%'`))
 }
 
 var loadable = []string{"id string", "v string", "n integer"}
 
 func TestLoad_ReplacesTheTableAtItsEnd(t *testing.T) {
 	for name, prepare := range map[string]string{
-		"a table of ours":   "DO 1",
-		"a view on it":      "CREATE VIEW seen AS SELECT * FROM `order`",
-		"grants":            "CREATE USER IF NOT EXISTS analyst; GRANT SELECT ON `order` TO analyst; GRANT UPDATE (v) ON `order` TO analyst",
-		"a trigger":         "CREATE TRIGGER tr BEFORE INSERT ON `order` FOR EACH ROW SET NEW.n = NEW.n",
-		"foreign key to it": "DELETE FROM `order` WHERE id <> '000'; CREATE TABLE line (o varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin, FOREIGN KEY (o) REFERENCES `order` (id)); INSERT INTO line VALUES ('000')",
-		"foreign key of it": "CREATE TABLE kind (n bigint PRIMARY KEY); INSERT INTO kind VALUES (1), (7), (8); ALTER TABLE `order` ADD FOREIGN KEY (n) REFERENCES kind (n)",
-		"extra column":      "ALTER TABLE `order` ADD COLUMN mine varchar(9) DEFAULT 'x'",
-		"index and comment": "CREATE INDEX by_v ON `order` (v(20)); ALTER TABLE `order` COMMENT 'orders', MODIFY COLUMN n BIGINT COMMENT 'n'",
-		"another unique":    "CREATE UNIQUE INDEX by_v ON `order` (id, n)",
-		"check":             "ALTER TABLE `order` ADD CONSTRAINT small CHECK (n < 100)",
-		"generated":         "ALTER TABLE `order` ADD COLUMN twice bigint AS (n * 2) STORED",
-		"partitioned":       "ALTER TABLE `order` PARTITION BY KEY (id) PARTITIONS 2",
-		"system versioned":  "ALTER TABLE `order` ADD SYSTEM VERSIONING",
+		"a table of ours": "DO 1",
+		"a view on it":    "CREATE VIEW seen AS SELECT * FROM `order`",
+		"grants":          "CREATE USER IF NOT EXISTS analyst; GRANT SELECT ON `order` TO analyst; GRANT UPDATE (v) ON `order` TO analyst",
+		"a trigger":       "CREATE TRIGGER tr BEFORE INSERT ON `order` FOR EACH ROW SET NEW.n = NEW.n",
+		"foreign key to it": "DELETE FROM `order` WHERE id <> '000'; CREATE TABLE line (o varchar(255) " +
+			"CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin, FOREIGN KEY (o) REFERENCES `order` (id)); INSERT INTO line VALUES ('000')",
+		"foreign key of it": "CREATE TABLE kind (n bigint PRIMARY KEY); INSERT INTO kind VALUES (1), (7), (8); " +
+			"ALTER TABLE `order` ADD FOREIGN KEY (n) REFERENCES kind (n)",
+		"extra column": "ALTER TABLE `order` ADD COLUMN mine varchar(9) DEFAULT 'x'",
+		"index and comment": "CREATE INDEX by_v ON `order` (v(20)); ALTER TABLE `order` COMMENT 'orders', " +
+			"MODIFY COLUMN n BIGINT COMMENT 'n'",
+		"another unique":   "CREATE UNIQUE INDEX by_v ON `order` (id, n)",
+		"check":            "ALTER TABLE `order` ADD CONSTRAINT small CHECK (n < 100)",
+		"generated":        "ALTER TABLE `order` ADD COLUMN twice bigint AS (n * 2) STORED",
+		"partitioned":      "ALTER TABLE `order` PARTITION BY KEY (id) PARTITIONS 2",
+		"system versioned": "ALTER TABLE `order` ADD SYSTEM VERSIONING",
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, option := range []string{"local_infile=auto", "local_infile=false"} {
@@ -120,9 +124,12 @@ func (d *destination) dependents() []string {
 	lines := d.query("SHOW CREATE TABLE `order`")
 	lines = append(lines, d.query("SELECT trigger_name FROM information_schema.triggers WHERE event_object_schema = DATABASE()")...)
 	lines = append(lines, d.query("SELECT table_name, view_definition FROM information_schema.views WHERE table_schema = DATABASE()")...)
-	lines = append(lines, d.query("SELECT table_name, constraint_name, referenced_table_name FROM information_schema.key_column_usage WHERE table_schema = DATABASE() AND referenced_table_name IS NOT NULL")...)
-	lines = append(lines, d.query("SELECT privilege_type FROM information_schema.table_privileges WHERE table_schema = DATABASE() AND table_name = 'order'")...)
-	return append(lines, d.query("SELECT column_name, privilege_type FROM information_schema.column_privileges WHERE table_schema = DATABASE() AND table_name = 'order'")...)
+	lines = append(lines, d.query("SELECT table_name, constraint_name, referenced_table_name "+
+		"FROM information_schema.key_column_usage WHERE table_schema = DATABASE() AND referenced_table_name IS NOT NULL")...)
+	lines = append(lines, d.query("SELECT privilege_type FROM information_schema.table_privileges WHERE table_schema = DATABASE() "+
+		"AND table_name = 'order'")...)
+	return append(lines, d.query("SELECT column_name, privilege_type FROM information_schema.column_privileges "+
+		"WHERE table_schema = DATABASE() AND table_name = 'order'")...)
 }
 
 // created returns an identity that distinguishes tables of one name.
@@ -168,7 +175,8 @@ func TestLoadFile_FailedFileLeavesNothingBesideANonTransactionalTable(t *testing
 func TestLoad_KeepsTheLiveTableWithoutTriggerPrivilege(t *testing.T) {
 	server := open(t)
 	name := server.query("SELECT DATABASE()")[0]
-	server.exec("CREATE USER IF NOT EXISTS blind; GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP ON " + name + ".* TO blind")
+	server.exec("CREATE USER IF NOT EXISTS blind; GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP ON " + name +
+		".* TO blind")
 	t.Cleanup(func() { server.exec("DROP USER blind") })
 	d := openURL(t, asUser(t, server.url, "blind", ""), sink.Env{})
 	order := sinktest.Table(t, "order", 1, loadable...)

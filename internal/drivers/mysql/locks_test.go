@@ -70,7 +70,10 @@ func TestMigrate_NamesTheReaderThatItWaitsFor(t *testing.T) {
 		settings []string
 		want     string
 	}{
-		"locks":        {[]string{"performance_schema=ON", "performance_schema_instrument=wait/lock/metadata/sql/mdl=ON"}, `locks on "thing" are held by connection %s (user`},
+		"locks": {
+			[]string{"performance_schema=ON", "performance_schema_instrument=wait/lock/metadata/sql/mdl=ON"},
+			`locks on "thing" are held by connection %s (user`,
+		},
 		"transactions": {nil, "open transactions: connection %s (user"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -23,11 +23,14 @@ func TestRecords_WithoutPrivileges(t *testing.T) {
 	database := server.Database(t)
 	d := openURL(t, database, sink.Env{})
 	name := d.query("SELECT DATABASE()")[0]
-	d.exec("CREATE TABLE _eds_checkpoint (stream varchar(255), consumer varchar(255), filter varchar(255), position bigint NOT NULL, stored bigint NOT NULL, PRIMARY KEY (stream, consumer, filter)); " +
-		fmt.Sprintf("INSERT INTO _eds_checkpoint VALUES ('%s', '%s', '%s', 1, 1); CREATE TABLE `order` (id varchar(255) PRIMARY KEY); ", writerEnv.Stream, writerEnv.Consumer, writerEnv.Filter) +
+	d.exec("CREATE TABLE _eds_checkpoint (stream varchar(255), consumer varchar(255), filter varchar(255), position bigint NOT NULL, " +
+		"stored bigint NOT NULL, PRIMARY KEY (stream, consumer, filter)); " +
+		fmt.Sprintf("INSERT INTO _eds_checkpoint VALUES ('%s', '%s', '%s', 1, 1); CREATE TABLE `order` (id varchar(255) PRIMARY KEY); ",
+			writerEnv.Stream, writerEnv.Consumer, writerEnv.Filter) +
 		"CREATE USER poor; GRANT SELECT, INSERT, UPDATE, DELETE ON " + name + ".* TO poor")
 	order, h := sinktest.Table(t, "order", 1, "id string"), sinktest.NewChanges(t, 1)
-	grant := "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP, TRIGGER, REFERENCES, CREATE TEMPORARY TABLES ON `" + name + "`.* TO 'poor'"
+	grant := "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP, TRIGGER, REFERENCES, CREATE TEMPORARY TABLES ON `" +
+		name + "`.* TO 'poor'"
 	for _, says := range []string{"run: " + grant, ""} {
 		poor := openURL(t, asUser(t, database, "poor", ""), writerEnv)
 		r, err := poor.Records(t.Context())
@@ -107,7 +110,8 @@ func killImport(t *testing.T, d *destination, table *schema.Table) {
 		t.Fatal(err)
 	}
 	// A view has the name to which the import renames the live table.
-	stage := d.query("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name LIKE '\\_eds\\_load\\_%'")[0]
+	stage := d.query("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() " +
+		"AND table_name LIKE '\\_eds\\_load\\_%'")[0]
 	view := "`" + sqlsink.Beside("old", stage) + "`"
 	d.exec("CREATE VIEW " + view + " AS SELECT 1")
 	if _, err := l.Finish(t.Context()); err == nil {

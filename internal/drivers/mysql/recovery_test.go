@@ -278,7 +278,8 @@ func TestApply_LosesNothingIfTheServerDies(t *testing.T) {
 			for v := 1; ; v++ {
 				batch := h.Put(order, sinktest.Repeat(100, fmt.Sprintf(`{"id":"#","v":%d}`, round*1_000_000+v))...).Batch()
 				var err error
-				for err = d.Apply(ctx, batch); err != nil && fault.Of(err) == fault.Transient && ctx.Err() == nil; err = d.Apply(ctx, batch) {
+				for err = d.Apply(ctx, batch); err != nil && fault.Of(err) == fault.Transient &&
+					ctx.Err() == nil; err = d.Apply(ctx, batch) {
 				}
 				if err != nil {
 					done <- err
@@ -328,7 +329,8 @@ func TestApply_WaitsForLocksOfOthers(t *testing.T) {
 	for _, lock := range []string{"LOCK TABLES `order` WRITE", "START TRANSACTION; UPDATE `order` SET v = 1"} {
 		d.exec(lock)
 		batch := h.Put(order, `{"id":"lock","v":2}`).Batch()
-		if err := d.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "Lock wait timeout exceeded") {
+		if err := d.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient ||
+			!strings.Contains(err.Error(), "Lock wait timeout exceeded") {
 			t.Errorf("%s: error %v of class %v", lock, err, fault.Of(err))
 		}
 		d.exec("ROLLBACK; UNLOCK TABLES")
@@ -358,14 +360,18 @@ func TestApply_ClassifiesErrors(t *testing.T) {
 	server := peers.StartMariaDB(t)
 	d := openURL(t, server.Database(t), writerEnv)
 	d.exec("CREATE TABLE `order` (id varchar(255) PRIMARY KEY, n bigint, u varchar(20) UNIQUE, CONSTRAINT small CHECK (n < 10)); " +
-		"CREATE TRIGGER tr BEFORE INSERT ON `order` FOR EACH ROW IF NEW.u = 'raise' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no raise here'; END IF")
+		"CREATE TRIGGER tr BEFORE INSERT ON `order` FOR EACH ROW IF NEW.u = 'raise' THEN SIGNAL SQLSTATE '45000' " +
+		"SET MESSAGE_TEXT = 'no raise here'; END IF")
 	order := sinktest.Table(t, "order", 1, "id string", "n integer", "u enum")
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(order, `{"id":"1","u":"taken"}`).Batch())
 	for image, want := range map[string]string{
-		`{"id":"2","n":11}`:      "apply the batch: upsert into table \"order\": CONSTRAINT `small` failed for `eds_test_1`.`order` (error 4025)",
-		`{"id":"2","u":"taken"}`: `apply the batch: upsert into table "order": the server refused a value: another row has the same value in a unique index (error 1062)`,
-		`{"id":"2","u":"raise"}`: `apply the batch: upsert into table "order": the server refused a value: a trigger raised an error (error 1644)`,
+		`{"id":"2","n":11}`: "apply the batch: upsert into table \"order\": CONSTRAINT `small` failed for `eds_test_1`.`order` " +
+			"(error 4025)",
+		`{"id":"2","u":"taken"}`: `apply the batch: upsert into table "order": the server refused a value: another row has the same ` +
+			`value in a unique index (error 1062)`,
+		`{"id":"2","u":"raise"}`: `apply the batch: upsert into table "order": the server refused a value: a trigger raised an error ` +
+			`(error 1644)`,
 	} {
 		err := d.Apply(t.Context(), h.Put(order, image).Batch())
 		got := strings.ReplaceAll(fmt.Sprint(err), d.query("SELECT DATABASE()")[0], "eds_test_1")
@@ -376,7 +382,8 @@ func TestApply_ClassifiesErrors(t *testing.T) {
 			t.Errorf("%s: class %v", image, fault.Of(err))
 		}
 	}
-	d.exec("CREATE USER reader; GRANT SELECT ON *.* TO reader; CREATE USER writer; GRANT ALL ON *.* TO writer; REVOKE SUPER, READ_ONLY ADMIN ON *.* FROM writer")
+	d.exec("CREATE USER reader; GRANT SELECT ON *.* TO reader; CREATE USER writer; GRANT ALL ON *.* TO writer; " +
+		"REVOKE SUPER, READ_ONLY ADMIN ON *.* FROM writer")
 	reader := openURL(t, asUser(t, d.url, "reader", ""), writerEnv)
 	if err := reader.Apply(t.Context(), h.Put(order, `{"id":"9"}`).Batch()); fault.Of(err) != fault.Fatal {
 		t.Errorf("without a privilege: %v is %v", err, fault.Of(err))

@@ -84,7 +84,8 @@ func TestApply_StoresValuesUnchangedOrRefusesThem(t *testing.T) {
 			t.Run(fmt.Sprintf("%d rows/%s/%s/%.30s", w.rows, w.option, c.real, c.raw), func(t *testing.T) {
 				d.t = t
 				name := fmt.Sprintf("value_%d", i)
-				d.exec(fmt.Sprintf("CREATE TABLE %s (id varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin PRIMARY KEY, v %s)", name, c.real))
+				d.exec(fmt.Sprintf("CREATE TABLE %s (id varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin PRIMARY KEY, v %s)",
+					name, c.real))
 				source := sinktest.Table(t, name, 1, "id string", "v "+c.source)
 				h := sinktest.NewChanges(t, 0)
 				for r := range w.rows {

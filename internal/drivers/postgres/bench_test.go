@@ -14,9 +14,9 @@ import (
 // benchTable is a table of every type with the given number of columns.
 func benchTable(b *testing.B, columns int) *schema.Table {
 	names := []string{"id string"}
-	objectKinds := []string{"string", "string", "date-time", "integer", "number", "boolean", "enum", "string", "string", "object"}
+	kinds := []string{"string", "string", "date-time", "integer", "number", "boolean", "enum", "string", "string", "object"}
 	for i := range columns - 1 {
-		names = append(names, fmt.Sprintf("c%02d %s", i, objectKinds[i%len(objectKinds)]))
+		names = append(names, fmt.Sprintf("c%02d %s", i, kinds[i%len(kinds)]))
 	}
 	return sinktest.Table(b, "order", 1, names...)
 }
@@ -68,7 +68,10 @@ func benchBatches(b *testing.B, t *schema.Table, batches, size int) []*change.Ba
 			default:
 				key = fmt.Sprintf("5f3c%08d-0000-4000-8000-000000000000", n%100)
 			}
-			e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}, Op: cdc.Update, Table: t.Name, After: []byte(benchRow(columns, key, n))}
+			e := &cdc.Event{
+				Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}, Op: cdc.Update, Table: t.Name,
+				After: []byte(benchRow(columns, key, n)),
+			}
 			e.Payload = e.After
 			effect, err := splitter.Effect(e)
 			if err != nil {

@@ -61,7 +61,10 @@ func TestDescribeBlocker(t *testing.T) {
 		row  []string
 		want string
 	}{
-		{[]string{"7", "bob", "psql", "idle in transaction", "60", "50"}, `pid 7 (user "bob", application "psql", idle in transaction, transaction for 60 s, last statement began 50 s ago)`},
+		{
+			[]string{"7", "bob", "psql", "idle in transaction", "60", "50"},
+			`pid 7 (user "bob", application "psql", idle in transaction, transaction for 60 s, last statement began 50 s ago)`,
+		},
 		{[]string{"7", "bob", "", "active", "60", "50"}, `pid 7 (user "bob", active, transaction for 60 s, statement for 50 s)`},
 		{[]string{"7", "bob", "psql", "", "", ""}, `pid 7 (user "bob", application "psql")`},
 	} {

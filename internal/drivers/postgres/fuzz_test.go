@@ -11,7 +11,10 @@ import (
 // FuzzValue: any JSON value is either encoded or refused as poison, and encoded text is valid in
 // PostgreSQL.
 func FuzzValue(f *testing.F) {
-	for _, s := range []string{`"a\u0000\ud83d\ude00"`, `-12.50e3`, `[1,["x",null]]`, `{"a":1e400}`, `"2024-02-29T24:00:00.1234567+05:30"`, `true`, "\"\xff\"", `"\\x0g"`} {
+	for _, s := range []string{
+		`"a\u0000\ud83d\ude00"`, `-12.50e3`, `[1,["x",null]]`, `{"a":1e400}`,
+		`"2024-02-29T24:00:00.1234567+05:30"`, `true`, "\"\xff\"", `"\\x0g"`,
+	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {

@@ -78,10 +78,12 @@ func TestLoad_ReplacesTheTableAtItsEnd(t *testing.T) {
 		"a table of ours": ``,
 		"no table":        `DROP TABLE "order"`,
 		"a view on it":    `CREATE VIEW seen AS SELECT * FROM "order"`,
-		"grants":          `DO $$ BEGIN CREATE ROLE analyst; EXCEPTION WHEN duplicate_object THEN END $$; GRANT SELECT ON "order" TO analyst`,
+		"grants": `DO $$ BEGIN CREATE ROLE analyst; EXCEPTION WHEN duplicate_object THEN END $$; ` +
+			`GRANT SELECT ON "order" TO analyst`,
 		"a trigger": `CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
 			CREATE TRIGGER tr BEFORE INSERT ON "order" FOR EACH ROW EXECUTE FUNCTION note()`,
-		"foreign key to it": `DELETE FROM "order" WHERE id <> '000'; CREATE TABLE line (o text REFERENCES "order"); INSERT INTO line VALUES ('000')`,
+		"foreign key to it": `DELETE FROM "order" WHERE id <> '000'; CREATE TABLE line (o text REFERENCES "order"); ` +
+			`INSERT INTO line VALUES ('000')`,
 		"extra column":      `ALTER TABLE "order" ADD COLUMN mine text DEFAULT 'x'`,
 		"index and comment": `CREATE INDEX by_v ON "order" (v); COMMENT ON TABLE "order" IS 'orders'; COMMENT ON COLUMN "order".v IS 'v'`,
 		"other types":       `ALTER TABLE "order" ALTER COLUMN n TYPE money`,
@@ -127,10 +129,12 @@ SELECT 'acl ' || coalesce(relacl::text, '') || ' owner ' || relowner::regrole FR
 UNION ALL SELECT 'view ' || definition FROM pg_views WHERE schemaname = 'public'
 UNION ALL SELECT 'index ' || indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename = 'order'
 UNION ALL SELECT 'trigger ' || tgname FROM pg_trigger WHERE tgrelid = to_regclass('public.order') AND NOT tgisinternal
-UNION ALL SELECT 'constraint ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = to_regclass('public.order') OR confrelid = to_regclass('public.order')
+UNION ALL SELECT 'constraint ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+  WHERE conrelid = to_regclass('public.order') OR confrelid = to_regclass('public.order')
 UNION ALL SELECT 'comment ' || description FROM pg_description WHERE objoid = to_regclass('public.order')
 UNION ALL SELECT 'publication ' || pubname FROM pg_publication_tables WHERE tablename = 'order'
-UNION ALL SELECT 'column ' || attname || ' ' || format_type(atttypid, atttypmod) || ' ' || attnotnull || ' ' || attcollation::regcollation FROM pg_attribute WHERE attrelid = to_regclass('public.order') AND attnum > 0
+UNION ALL SELECT 'column ' || attname || ' ' || format_type(atttypid, atttypmod) || ' ' || attnotnull || ' ' ||
+  attcollation::regcollation FROM pg_attribute WHERE attrelid = to_regclass('public.order') AND attnum > 0
 ORDER BY 1`
 
 func TestLoad_SwapsATableWithoutDependents(t *testing.T) {
@@ -189,9 +193,13 @@ func TestLoad_MergeKeepsOtherRows(t *testing.T) {
 			h.Clock = 9000
 			h.Put(order, `{"id":"newer","v":"newer"}`)
 			d.apply(h.Batch())
-			d.load("job", order, sink.Merge, []string{`{"id":"same","v":"loaded"}`, `{"id":"newer","v":"loaded"}`, `{"id":"fresh","v":"loaded"}`})
+			d.load("job", order, sink.Merge, []string{
+				`{"id":"same","v":"loaded"}`, `{"id":"newer","v":"loaded"}`,
+				`{"id":"fresh","v":"loaded"}`,
+			})
 			newer := map[string]string{"metadata=false": "newer|loaded", "metadata=true": "newer|newer"}[option]
-			sinktest.Equal(t, []string{"fresh|loaded", newer, "other|stays", "same|loaded"}, d.query(`SELECT id, v FROM "order" ORDER BY id`))
+			sinktest.Equal(t, []string{"fresh|loaded", newer, "other|stays", "same|loaded"},
+				d.query(`SELECT id, v FROM "order" ORDER BY id`))
 		})
 	}
 }
@@ -269,7 +277,8 @@ func TestBeginLoad_RemovesStagingTablesOfAbandonedLoads(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.exec(`CREATE TABLE _eds_load (target text, file text, job text, row_count bigint NOT NULL, PRIMARY KEY (target, file, job))`)
-	d.exec(`INSERT INTO _eds_load VALUES ('order', 'a', '00112233445566778899aabbccddeeff', 1), ('other', 'a', '00112233445566778899aabbccddeeff', 1)`)
+	d.exec(`INSERT INTO _eds_load VALUES ('order', 'a', '00112233445566778899aabbccddeeff', 1), ('other', 'a', ` +
+		`'00112233445566778899aabbccddeeff', 1)`)
 	d.exec(`CREATE TABLE _eds_load_order (id text)`)
 	abandoned, running := d.begin("abandoned", order, sink.Replace), d.begin("running", order, sink.Replace)
 	for _, l := range []sink.Load{abandoned, running} {
@@ -277,11 +286,13 @@ func TestBeginLoad_RemovesStagingTablesOfAbandonedLoads(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d.exec(`UPDATE _eds_load SET staged = staged - 25 * 3600 * 1000 WHERE job LIKE '` + strings.Split(sqlsink.StageName("abandoned", ""), "_")[3] + `%'`)
+	d.exec(`UPDATE _eds_load SET staged = staged - 25 * 3600 * 1000 WHERE job LIKE '` +
+		strings.Split(sqlsink.StageName("abandoned", ""), "_")[3] + `%'`)
 	d.begin("next", order, sink.Replace)
 	sinktest.Equal(t, slices.Sorted(slices.Values([]string{sqlsink.StageName("next", "order"), sqlsink.StageName("running", "order")})),
 		d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r' ORDER BY relname`))
-	sinktest.Equal(t, []string{"order|_eds_start", "order|_eds_start", "order|a", "other|a"}, d.query(`SELECT target, file FROM _eds_load ORDER BY target, file`))
+	sinktest.Equal(t, []string{"order|_eds_start", "order|_eds_start", "order|a", "other|a"},
+		d.query(`SELECT target, file FROM _eds_load ORDER BY target, file`))
 	if _, err := running.Finish(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -293,7 +304,8 @@ func TestBeginLoad_RemovesStagingTablesOfAbandonedLoads(t *testing.T) {
 func TestLoad_KeepsTheLastOfDuplicateRows(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
-	d.load("job", order, sink.Replace, []string{`{"id":"1","v":"a"}`, `{"id":"2","v":"a"}`, `{"id":"1","v":"b"}`}, []string{`{"id":"1","v":"c"}`, `{"id":"3","v":"c"}`})
+	d.load("job", order, sink.Replace, []string{`{"id":"1","v":"a"}`, `{"id":"2","v":"a"}`, `{"id":"1","v":"b"}`},
+		[]string{`{"id":"1","v":"c"}`, `{"id":"3","v":"c"}`})
 	sinktest.Equal(t, []string{"1|c", "2|a", "3|c"}, d.query(`SELECT id, v FROM "order" ORDER BY id`))
 }
 
@@ -306,7 +318,8 @@ func TestLoad_RunsConcurrently(t *testing.T) {
 		l := d.begin("job", tables[i], sink.Replace)
 		loads.Go(func() {
 			for _, file := range []string{"a", "b", "c"} {
-				if _, err := l.LoadFile(t.Context(), file, images(t, tables[i], sinktest.Repeat(300, `{"id":"`+file+`#","n":1}`)...)); err != nil {
+				if _, err := l.LoadFile(t.Context(), file,
+					images(t, tables[i], sinktest.Repeat(300, `{"id":"`+file+`#","n":1}`)...)); err != nil {
 					t.Error(err)
 				}
 			}

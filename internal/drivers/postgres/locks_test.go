@@ -59,14 +59,20 @@ func TestApply_NamesHoldersOfLocks(t *testing.T) {
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(thing, `{"id":"a","n":1}`).Batch())
 	other := d.session()
-	for _, lock := range []string{"LOCK TABLE thing IN ACCESS EXCLUSIVE MODE", "LOCK TABLE thing IN SHARE MODE", "UPDATE thing SET n = 2 -- a secret"} {
+	for _, lock := range []string{
+		"LOCK TABLE thing IN ACCESS EXCLUSIVE MODE", "LOCK TABLE thing IN SHARE MODE",
+		"UPDATE thing SET n = 2 -- a secret",
+	} {
 		run(t, other, "BEGIN; "+lock)
 		batch := h.Put(thing, `{"id":"a","n":3}`).Batch()
 		err := d.Apply(t.Context(), batch)
 		if fault.Of(err) != fault.Transient || errors.As(err, new(*sink.TableError)) {
 			t.Fatalf("%s: the error is not transient: %v", lock, err)
 		}
-		for _, part := range []string{fmt.Sprintf("pid %d ", other.PgConn().PID()), `application "report"`, `"thing"`, "idle in transaction", "transaction for ", "55P03"} {
+		for _, part := range []string{
+			fmt.Sprintf("pid %d ", other.PgConn().PID()), `application "report"`, `"thing"`,
+			"idle in transaction", "transaction for ", "55P03",
+		} {
 			if err == nil || !strings.Contains(err.Error(), part) || strings.Contains(err.Error(), "secret") {
 				t.Errorf("%s: want an error with %q, got: %v", lock, part, err)
 			}
@@ -94,7 +100,8 @@ func TestApply_NamesHoldersOfLocksWithoutPrivileges(t *testing.T) {
 	other := d.session()
 	run(t, other, "BEGIN; UPDATE plain.thing SET n = 2")
 	err = plain.Apply(t.Context(), h.Put(things(t), `{"id":"a","n":3}`).Batch())
-	if part := fmt.Sprintf("pid %d (user %q, application \"report\")", other.PgConn().PID(), other.Config().User); err == nil || !strings.Contains(err.Error(), part) {
+	if part := fmt.Sprintf("pid %d (user %q, application \"report\")", other.PgConn().PID(), other.Config().User); err == nil ||
+		!strings.Contains(err.Error(), part) {
 		t.Errorf("want an error with %q, got: %v", part, err)
 	}
 	run(t, other, "ROLLBACK")
@@ -184,7 +191,8 @@ func TestInspect_PassesOverLockedTables(t *testing.T) {
 // stop stops the server process of the sink's latest session until the returned function is called.
 func (d *destination) stop() (resume func()) {
 	d.t.Helper()
-	return d.stopProcess(d.query("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'eds' ORDER BY backend_start DESC")[0])
+	return d.stopProcess(d.query("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'eds' " +
+		"ORDER BY backend_start DESC")[0])
 }
 
 // stopProcess is stop for the server process of the given number.

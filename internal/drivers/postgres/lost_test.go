@@ -72,7 +72,8 @@ func TestInspect_FindsNothingAfterARewrite(t *testing.T) {
 	d.wantFindings()
 	d.exec("CREATE INDEX thing_n ON thing (n)")
 	for _, statement := range []string{
-		"VACUUM FULL thing", "VACUUM FULL _eds_checkpoint", "CLUSTER thing USING thing_n", "REINDEX TABLE thing", "ALTER TABLE thing ALTER n TYPE numeric",
+		"VACUUM FULL thing", "VACUUM FULL _eds_checkpoint", "CLUSTER thing USING thing_n", "REINDEX TABLE thing",
+		"ALTER TABLE thing ALTER n TYPE numeric",
 		"ALTER TABLE thing RENAME TO other; ALTER TABLE other RENAME TO thing", "ALTER TABLE thing SET UNLOGGED",
 	} {
 		before := d.query("SELECT oid FROM pg_class WHERE relname = 'thing'")
@@ -88,8 +89,10 @@ func TestInspect_FindsNothingAfterARewrite(t *testing.T) {
 
 func TestInspect_FindsAnotherTable(t *testing.T) {
 	for name, statements := range map[string]string{
-		"dropped and made again": "CREATE TABLE again (LIKE thing INCLUDING ALL); DROP TABLE thing; ALTER TABLE again RENAME TO thing; INSERT INTO thing VALUES ('x', 1)",
-		"partitioned":            "DROP TABLE thing; CREATE TABLE thing (id text PRIMARY KEY, n bigint) PARTITION BY HASH (id); CREATE TABLE p PARTITION OF thing FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+		"dropped and made again": "CREATE TABLE again (LIKE thing INCLUDING ALL); DROP TABLE thing; " +
+			"ALTER TABLE again RENAME TO thing; INSERT INTO thing VALUES ('x', 1)",
+		"partitioned": "DROP TABLE thing; CREATE TABLE thing (id text PRIMARY KEY, n bigint) PARTITION BY HASH (id); " +
+			"CREATE TABLE p PARTITION OF thing FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := openImported(t, things(t))
@@ -104,7 +107,8 @@ func TestInspect_FindsAnotherTable(t *testing.T) {
 func TestInspect_FindsNothingInARestoredDatabase(t *testing.T) {
 	d := openImported(t, things(t))
 	for _, table := range []string{"thing", "_eds_checkpoint"} {
-		d.exec(fmt.Sprintf("CREATE TABLE again (LIKE %[1]s INCLUDING ALL); INSERT INTO again SELECT * FROM %[1]s; DROP TABLE %[1]s; ALTER TABLE again RENAME TO %[1]s", table))
+		d.exec(fmt.Sprintf("CREATE TABLE again (LIKE %[1]s INCLUDING ALL); INSERT INTO again SELECT * FROM %[1]s; DROP TABLE %[1]s; "+
+			"ALTER TABLE again RENAME TO %[1]s", table))
 	}
 	d.wantFindings()
 }
@@ -113,13 +117,15 @@ func TestInspect_FindsNothingInARestoredDatabase(t *testing.T) {
 // table is missing until an import creates it.
 func TestApply_RefusesAnotherObjectWithTheTablesName(t *testing.T) {
 	for name, object := range map[string]struct{ statement, other string }{
-		"view":              {"CREATE VIEW thing AS SELECT 'a' AS id, 1 AS n", "a view"},
-		"view of a union":   {"CREATE TABLE other (id text, n bigint); CREATE VIEW thing AS SELECT * FROM other UNION ALL SELECT * FROM other", "a view"},
+		"view": {"CREATE VIEW thing AS SELECT 'a' AS id, 1 AS n", "a view"},
+		"view of a union": {"CREATE TABLE other (id text, n bigint); CREATE VIEW thing AS SELECT * FROM other UNION ALL SELECT * " +
+			"FROM other", "a view"},
 		"materialized view": {"CREATE MATERIALIZED VIEW thing AS SELECT 'a' AS id, 1 AS n", "a materialized view"},
 		"sequence":          {"CREATE SEQUENCE thing", "a sequence"},
 		"index":             {"CREATE TABLE other (id text); CREATE INDEX thing ON other (id)", "an index"},
 		"type":              {"CREATE TYPE thing AS (id text, n bigint)", "a type"},
-		"foreign table":     {"CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE thing (id text, n bigint) SERVER s", "a foreign table"},
+		"foreign table": {"CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; " +
+			"CREATE FOREIGN TABLE thing (id text, n bigint) SERVER s", "a foreign table"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			thing := things(t)
@@ -167,7 +173,8 @@ func TestMigrate_RefusesMoreColumnsThanATableCanHave(t *testing.T) {
 	lines, err := d.Migrate(t.Context(), []*schema.Table{wide, thing})
 	wantRefused(t, err, "wide", false)
 	sinktest.Equal(t, []string{`created table "thing" with 2 columns`}, lines)
-	wantRefused(t, d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(wide, `{"id":"a"}`).Put(thing, `{"id":"a","n":1}`).Batch()), "wide", false)
+	wantRefused(t, d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(wide, `{"id":"a"}`).Put(thing, `{"id":"a","n":1}`).Batch()), "wide",
+		false)
 	sinktest.Equal(t, nil, d.query("SELECT id, n FROM thing"))
 	d.apply(sinktest.NewChanges(t, 2).Put(thing, `{"id":"a","n":1}`).Batch())
 	sinktest.Equal(t, []string{"a|1"}, d.query("SELECT id, n FROM thing"))

@@ -175,7 +175,8 @@ func TestCommit_IsNotRepeatedIfItsResponseIsLost(t *testing.T) {
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		h := sinktest.NewChanges(t, 0)
 		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
-		d.exec(`CREATE TABLE writes (n int); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO writes VALUES (1); RETURN NEW; END $$;
+		d.exec(`CREATE TABLE writes (n int); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO writes
+			  VALUES (1); RETURN NEW; END $$;
 			CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH STATEMENT EXECUTE FUNCTION note()`)
 		w.lose.Store(true)
 		batch := h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":2}`)...).Batch()
@@ -275,15 +276,19 @@ func TestApply_CancelledLeavesNothing(t *testing.T) {
 func TestApply_ClassifiesErrors(t *testing.T) {
 	d := openURL(t, peers.Postgres(t), writerEnv)
 	d.exec(`CREATE TABLE "order" (id text PRIMARY KEY, n bigint CHECK (n < 10), u text UNIQUE);
-		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.u = 'raise' THEN RAISE 'no % here', NEW.u; END IF; RETURN NEW; END $$;
+		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.u = 'raise' THEN RAISE 'no % here', NEW.u;
+		  END IF; RETURN NEW; END $$;
 		CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH ROW EXECUTE FUNCTION refuse()`)
 	order := sinktest.Table(t, "order", 1, "id string", "n integer", "u string")
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(order, `{"id":"1","u":"taken"}`).Batch())
 	for image, want := range map[string]string{
-		`{"id":"2","n":11}`:      `apply the batch: upsert into table "order": new row for relation "order" violates check constraint "order_n_check" (SQLSTATE 23514)`,
-		`{"id":"2","u":"taken"}`: `apply the batch: upsert into table "order": duplicate key value violates unique constraint "order_u_key" (SQLSTATE 23505)`,
-		`{"id":"2","u":"raise"}`: `apply the batch: upsert into table "order": the server refused a value: a trigger raised an exception (SQLSTATE P0001)`,
+		`{"id":"2","n":11}`: `apply the batch: upsert into table "order": new row for relation "order" violates check ` +
+			`constraint "order_n_check" (SQLSTATE 23514)`,
+		`{"id":"2","u":"taken"}`: `apply the batch: upsert into table "order": duplicate key value violates unique constraint ` +
+			`"order_u_key" (SQLSTATE 23505)`,
+		`{"id":"2","u":"raise"}`: `apply the batch: upsert into table "order": the server refused a value: a trigger raised an ` +
+			`exception (SQLSTATE P0001)`,
 	} {
 		err := d.Apply(t.Context(), h.Put(order, image).Batch())
 		if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {

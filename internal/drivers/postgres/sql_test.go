@@ -45,7 +45,10 @@ func (d described) layout(t *testing.T) *sqlsink.Layout {
 	}
 	real := &sqlsink.Table{Name: d.name, Key: key, Native: r}
 	l := &sqlsink.Layout{Table: table, Real: real, Keys: d.keys}
-	types := map[sqlsink.Meta]schema.Type{sqlsink.MetaOp: schema.String, sqlsink.MetaVersion: schema.String, sqlsink.MetaSynced: schema.DateTime, sqlsink.MetaDeleted: schema.String}
+	types := map[sqlsink.Meta]schema.Type{
+		sqlsink.MetaOp: schema.String, sqlsink.MetaVersion: schema.String,
+		sqlsink.MetaSynced: schema.DateTime, sqlsink.MetaDeleted: schema.String,
+	}
 	add := func(slot int, meta sqlsink.Meta, name string, kind schema.Type) {
 		native := natives[kind]
 		column := &sqlsink.Column{Name: name, Type: strings.TrimPrefix(native.spelling, "pg_catalog."), Native: &native}
@@ -91,17 +94,34 @@ func TestStatements_MatchGolden(t *testing.T) {
 		{Name: "tags", Type: schema.Array},
 		{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
 	}})...)
-	show("add a column", d.DDL(sqlsink.Step{Kind: sqlsink.AddColumn, Table: "order", Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}}})...)
+	show("add a column", d.DDL(sqlsink.Step{
+		Kind: sqlsink.AddColumn, Table: "order",
+		Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}},
+	})...)
 	show("relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "order", Real: real(schema.String)})...)
-	show("widen integers to numbers", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.Integer), To: schema.Number})...)
-	show("widen instants to text", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.DateTime), To: schema.String})...)
+	show("widen integers to numbers", d.DDL(sqlsink.Step{
+		Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.Integer),
+		To: schema.Number,
+	})...)
+	show("widen instants to text", d.DDL(sqlsink.Step{
+		Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.DateTime),
+		To: schema.String,
+	})...)
 
 	text := func(name string) schema.Column { return schema.Column{Name: name, Type: schema.String} }
 	for _, table := range []described{
-		{name: "order", keys: 2, columns: []schema.Column{text("companyId"), {Name: "id", Type: schema.Integer}, text(`it's "odd"`), {Name: "meta", Type: schema.Object}}},
+		{name: "order", keys: 2, columns: []schema.Column{
+			text("companyId"),
+			{Name: "id", Type: schema.Integer},
+			text(`it's "odd"`),
+			{Name: "meta", Type: schema.Object},
+		}},
 		{name: "link", keys: 2, columns: []schema.Column{text("a"), text("b")}},
 		{name: "loose", keys: 1, columns: []schema.Column{text("id"), text("n")}, loose: true},
-		{name: "guarded", keys: 1, columns: []schema.Column{text("id"), text("n")}, metas: []sqlsink.Meta{sqlsink.MetaOp, sqlsink.MetaVersion, sqlsink.MetaSynced, sqlsink.MetaDeleted}},
+		{
+			name: "guarded", keys: 1, columns: []schema.Column{text("id"), text("n")},
+			metas: []sqlsink.Meta{sqlsink.MetaOp, sqlsink.MetaVersion, sqlsink.MetaSynced, sqlsink.MetaDeleted},
+		},
 		{name: "newer", keys: 1, columns: []schema.Column{text("id"), text("n")}, metas: []sqlsink.Meta{sqlsink.MetaVersion}, loose: true},
 		{name: "paint", keys: 1, columns: []schema.Column{text("id"), text("colour")}, foreign: true},
 	} {

@@ -50,11 +50,13 @@ func TestAccount(t *testing.T) {
 			u.Path = "/" + database + "/" + schema
 			t.Cleanup(func() { executeOn(t, u.String(), "DROP SCHEMA IF EXISTS "+quote(schema)) })
 			return u.String(), func() string {
-				return executeOn(t, u.String(), "SELECT LISTAGG(SCHEMA_NAME, ' ') WITHIN GROUP (ORDER BY SCHEMA_NAME) FROM INFORMATION_SCHEMA.SCHEMATA")
+				return executeOn(t, u.String(), "SELECT LISTAGG(SCHEMA_NAME, ' ') WITHIN GROUP (ORDER BY SCHEMA_NAME) "+
+					"FROM INFORMATION_SCHEMA.SCHEMATA")
 			}
 		},
 		Foreign: func(t testing.TB, target, table string) {
-			executeOn(t, target, "CREATE TABLE "+quote(table)+` ("id" STRING PRIMARY KEY, "n" NUMBER(9,0), "s" VARCHAR(10), "must" STRING NOT NULL, "extra" STRING)`)
+			executeOn(t, target, "CREATE TABLE "+quote(table)+
+				` ("id" STRING PRIMARY KEY, "n" NUMBER(9,0), "s" VARCHAR(10), "must" STRING NOT NULL, "extra" STRING)`)
 			executeOn(t, target, "INSERT INTO "+quote(table)+` VALUES ('old', 7, 'short', 'there', 'kept')`)
 		},
 		LoseStage: func(t testing.TB, target, job, table, id string) {
@@ -64,7 +66,8 @@ func TestAccount(t *testing.T) {
 }
 
 // withEnvironment lets options name variables of the test's environment.
-func withEnvironment(open func(context.Context, *url.URL, sink.Env) (sink.Sink, error)) func(context.Context, *url.URL, sink.Env) (sink.Sink, error) {
+func withEnvironment(open func(context.Context, *url.URL, sink.Env) (sink.Sink, error)) func(context.Context, *url.URL,
+	sink.Env) (sink.Sink, error) {
 	return func(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 		env.Lookup = os.LookupEnv
 		return open(ctx, target, env)

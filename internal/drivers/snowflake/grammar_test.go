@@ -20,7 +20,8 @@ func TestStatements_AreSnowflakes(t *testing.T) {
 	seen := make(map[string]bool)
 	allStatements(t, "odd", func(title string, statements ...string) {
 		words := strings.Fields(title)
-		if table := words[len(words)-1]; table == "link" || table == "newer" || table == "foreign" && words[0] != "replace" || words[0] == "delete" || table == "order" && words[1] == "many" {
+		if table := words[len(words)-1]; table == "link" || table == "newer" || table == "foreign" && words[0] != "replace" ||
+			words[0] == "delete" || table == "order" && words[1] == "many" {
 			return
 		}
 		for _, text := range statements {
@@ -36,7 +37,8 @@ func TestStatements_AreSnowflakes(t *testing.T) {
 	})
 	// The grammar must reject invalid SQL.
 	wrong := len(texts)
-	texts = append(texts, `CREATE TABEL "a" ("b" STRING);`, `MERGE INTO "a" AS t USING "b" AS s WHEN MATCHED THEN UPDATE;`, `COPY "a" FROM @"s"/f;`)
+	texts = append(texts, `CREATE TABEL "a" ("b" STRING);`, `MERGE INTO "a" AS t USING "b" AS s WHEN MATCHED THEN UPDATE;`,
+		`COPY "a" FROM @"s"/f;`)
 	for i, found := range sqlgrammar.Unparsable(t, "snowflake", texts) {
 		switch {
 		case i < wrong && found:

@@ -93,7 +93,10 @@ func encrypt(t testing.TB, der []byte, passphrase string) []byte {
 	}
 	scheme := pbes2{
 		KDF: pkix.AlgorithmIdentifier{Algorithm: oidPBKDF2, Parameters: raw(kdf{
-			Salt: salt, Iterations: 2048, PRF: pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 2, 9}, Parameters: asn1.NullRawValue},
+			Salt: salt, Iterations: 2048, PRF: pkix.AlgorithmIdentifier{
+				Algorithm:  asn1.ObjectIdentifier{1, 2, 840, 113549, 2, 9},
+				Parameters: asn1.NullRawValue,
+			},
 		})},
 		Cipher: pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 1, 42}, Parameters: raw(initial)},
 	}
@@ -117,15 +120,18 @@ func TestParseKey_EveryForm(t *testing.T) {
 		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
 	}
 	for name, text := range map[string]string{
-		"PKCS#8": armoured("PRIVATE KEY", der), "PKCS#1": armoured("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key)), "base64": base64.StdEncoding.EncodeToString(der),
-		"encrypted": armoured("ENCRYPTED PRIVATE KEY", encrypt(t, der, "p")), "encrypted, base64": base64.StdEncoding.EncodeToString(encrypt(t, der, "p")),
+		"PKCS#8": armoured("PRIVATE KEY", der), "PKCS#1": armoured("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key)),
+		"base64":            base64.StdEncoding.EncodeToString(der),
+		"encrypted":         armoured("ENCRYPTED PRIVATE KEY", encrypt(t, der, "p")),
+		"encrypted, base64": base64.StdEncoding.EncodeToString(encrypt(t, der, "p")),
 	} {
 		if got, err := parseKey(text, "p"); err != nil || !got.Equal(key) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for name, text := range map[string]string{
-		"nothing": "", "words": "not a key at all", "cut": armoured("PRIVATE KEY", der[:100]), "half encrypted": armoured("ENCRYPTED PRIVATE KEY", encrypt(t, der, "p")[:60]),
+		"nothing": "", "words": "not a key at all", "cut": armoured("PRIVATE KEY", der[:100]),
+		"half encrypted": armoured("ENCRYPTED PRIVATE KEY", encrypt(t, der, "p")[:60]),
 	} {
 		if _, err := parseKey(text, "p"); err == nil {
 			t.Errorf("%s is taken for a key", name)

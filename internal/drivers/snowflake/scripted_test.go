@@ -109,7 +109,8 @@ func (s *script) Query(_ context.Context, q peer.Query) (*peer.Result, error) {
 	case strings.HasPrefix(q.SQL, "UPDATE"):
 		return named([]string{"number of rows updated"}, "1"), nil
 	case strings.HasPrefix(q.SQL, "MERGE"):
-		return named([]string{"number of rows inserted", "number of rows updated", "number of rows deleted"}, fmt.Sprint(s.arrived(q)), "0", "0"), nil
+		return named([]string{"number of rows inserted", "number of rows updated", "number of rows deleted"}, fmt.Sprint(s.arrived(q)),
+			"0", "0"), nil
 	case strings.HasPrefix(q.SQL, "COPY"):
 		return named([]string{"file", "rows_loaded"}, "f", fmt.Sprint(s.arrived(q))), nil
 	}
@@ -134,7 +135,10 @@ func (s *script) store(q peer.Query) {
 		}
 	}
 	if strings.HasPrefix(q.SQL, `MERGE INTO "_eds_checkpoint" AS t USING (SELECT ?`) {
-		s.checkpoint = map[string]string{"stream": q.Args[2], "consumer": q.Args[3], "filter": q.Args[4], "position": q.Args[0], "stored": q.Args[1]}
+		s.checkpoint = map[string]string{
+			"stream": q.Args[2], "consumer": q.Args[3], "filter": q.Args[4], "position": q.Args[0],
+			"stored": q.Args[1],
+		}
 	}
 	if strings.HasPrefix(q.SQL, `UPDATE "_eds_checkpoint" SET "position"`) {
 		s.checkpoint["position"], s.checkpoint["stored"] = q.Args[0], q.Args[1]
@@ -218,14 +222,16 @@ func serve(t *testing.T, s *script) *peer.Server {
 		t.Fatal(err)
 	}
 	return peer.New(t, s, peer.Users{
-		Passwords: map[string]string{"eds": "p@ss/w%rd"}, Keys: map[string]*rsa.PublicKey{"eds": &key.PublicKey}, Tokens: map[string]string{"eds": "PAT"}, OAuth: "BEARER",
+		Passwords: map[string]string{"eds": "p@ss/w%rd"}, Keys: map[string]*rsa.PublicKey{"eds": &key.PublicKey},
+		Tokens: map[string]string{"eds": "PAT"}, OAuth: "BEARER",
 	})
 }
 
 // address returns the URL of a server, with a password and options.
 func address(server *peer.Server, options ...string) string {
 	return (&url.URL{
-		Scheme: "snowflake", User: url.UserPassword("eds", "p@ss/w%rd"), Host: server.Host(), Path: "/shop/public", RawQuery: strings.Join(append([]string{"protocol=http&account=test&warehouse=wh"}, options...), "&"),
+		Scheme: "snowflake", User: url.UserPassword("eds", "p@ss/w%rd"), Host: server.Host(), Path: "/shop/public",
+		RawQuery: strings.Join(append([]string{"protocol=http&account=test&warehouse=wh"}, options...), "&"),
 	}).String()
 }
 
@@ -271,7 +277,8 @@ func mustOpen(t *testing.T, raw string) sink.Sink {
 // customers is a table of the source.
 func customers(t testing.TB) *schema.Table {
 	t.Helper()
-	table, err := schema.New("customer", "1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "name", Type: schema.String}, {Name: "visits", Type: schema.Integer}})
+	table, err := schema.New("customer", "1", []string{"id"},
+		[]schema.Column{{Name: "id", Type: schema.String}, {Name: "name", Type: schema.String}, {Name: "visits", Type: schema.Integer}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,9 +55,12 @@ func layout(t testing.TB, name string, keys int, columns []*sqlsink.Column, meta
 		l.Real.Columns = append(l.Real.Columns, *c)
 		l.Columns = append(l.Columns, sqlsink.Target{Slot: slot, Type: table.Columns[slot].Type, Key: i < keys, Real: c})
 	}
-	objectKinds := map[sqlsink.Meta]string{sqlsink.MetaOp: "TEXT", sqlsink.MetaVersion: "TEXT", sqlsink.MetaSynced: "TIMESTAMP_TZ", sqlsink.MetaDeleted: "BOOLEAN"}
+	types := map[sqlsink.Meta]string{
+		sqlsink.MetaOp: "TEXT", sqlsink.MetaVersion: "TEXT", sqlsink.MetaSynced: "TIMESTAMP_TZ",
+		sqlsink.MetaDeleted: "BOOLEAN",
+	}
 	for _, m := range metas {
-		c := real(m.Name(), objectKinds[m])
+		c := real(m.Name(), types[m])
 		l.Real.Columns = append(l.Real.Columns, *c)
 		l.Columns = append(l.Columns, sqlsink.Target{Slot: -1, Type: c.Holds, Meta: m, Real: c})
 		l.Guard = l.Guard || m == sqlsink.MetaVersion
@@ -88,8 +91,10 @@ func allStatements(t *testing.T, odd string, show func(title string, statements 
 	showDDL(d, odd, show)
 
 	all := []*sqlsink.Column{
-		real("companyId", "TEXT"), real("id", "NUMBER", 38, 0), real(odd, "TEXT", 10), real("amount", "NUMBER", 38, 18), real("rate", "FLOAT"), real("vip", "BOOLEAN"),
-		real("at", "TIMESTAMP_TZ"), real("local", "TIMESTAMP_LTZ", 3), real("naive", "TIMESTAMP_NTZ"), real("day", "DATE"), real("meta", "VARIANT"), real("map", "OBJECT"), real("list", "ARRAY"), real("place", "GEOGRAPHY"),
+		real("companyId", "TEXT"), real("id", "NUMBER", 38, 0), real(odd, "TEXT", 10), real("amount", "NUMBER", 38, 18),
+		real("rate", "FLOAT"), real("vip", "BOOLEAN"),
+		real("at", "TIMESTAMP_TZ"), real("local", "TIMESTAMP_LTZ", 3), real("naive", "TIMESTAMP_NTZ"), real("day", "DATE"),
+		real("meta", "VARIANT"), real("map", "OBJECT"), real("list", "ARRAY"), real("place", "GEOGRAPHY"),
 	}
 	orders := layout(t, "order", 2, all)
 	foreign := layout(t, "foreign", 1, []*sqlsink.Column{real("id", "TEXT"), real("n", "NUMBER", 38, 0)})
@@ -97,7 +102,8 @@ func allStatements(t *testing.T, odd string, show func(title string, statements 
 	d.actual.Store("upper", "UPPER")
 	for _, l := range []*sqlsink.Layout{
 		orders, layout(t, "link", 2, []*sqlsink.Column{real("a", "TEXT"), real("b", "TEXT")}), foreign,
-		layout(t, "upper", 1, []*sqlsink.Column{real("ID", "TEXT"), real("NAME", "TEXT")}, sqlsink.MetaOp, sqlsink.MetaVersion, sqlsink.MetaSynced, sqlsink.MetaDeleted),
+		layout(t, "upper", 1, []*sqlsink.Column{real("ID", "TEXT"), real("NAME", "TEXT")}, sqlsink.MetaOp, sqlsink.MetaVersion,
+			sqlsink.MetaSynced, sqlsink.MetaDeleted),
 		layout(t, "newer", 1, []*sqlsink.Column{real("id", "TEXT"), real("n", "FLOAT")}, sqlsink.MetaVersion),
 	} {
 		name := l.Real.Name
@@ -134,7 +140,10 @@ func showDDL(d *dialect, odd string, show func(title string, statements ...strin
 		{Name: "tags", Type: schema.Array},
 		{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
 	}})...)
-	show("add a column", d.DDL(sqlsink.Step{Kind: sqlsink.AddColumn, Table: "order", Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}}})...)
+	show("add a column", d.DDL(sqlsink.Step{
+		Kind: sqlsink.AddColumn, Table: "order",
+		Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}},
+	})...)
 	show("relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "order", Real: real("must", "TEXT")})...)
 	for _, w := range []struct {
 		title string

@@ -40,13 +40,16 @@ func warm(t *testing.T, s *script) (sink.Sink, *peer.Server, int) {
 func TestWrite_SendsFewRowsAsOneParameter(t *testing.T) {
 	s := newScript()
 	opened, server, before := warm(t, s)
-	if err := opened.Apply(t.Context(), batch(t, customers(t), 2, `{"id":"1","name":"it's","visits":9007199254740993}`, `{"id":"2"}`)); err != nil {
+	if err := opened.Apply(t.Context(), batch(t, customers(t), 2, `{"id":"1","name":"it's","visits":9007199254740993}`,
+		`{"id":"2"}`)); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"BEGIN TRANSACTION", `MERGE INTO "customer"`, `UPDATE "_eds_checkpoint" SET`, "COMMIT"}, verbs(server.Statements()[before:])); diff != "" {
+	if diff := cmp.Diff([]string{"BEGIN TRANSACTION", `MERGE INTO "customer"`, `UPDATE "_eds_checkpoint" SET`, "COMMIT"},
+		verbs(server.Statements()[before:])); diff != "" {
 		t.Errorf("a batch is these statements, and none about the catalogue: %s", diff)
 	}
-	if diff := cmp.Diff([]string{`{"o":"u","c0":"1","c1":"it's","c2":"9007199254740993"}`, `{"o":"u","c0":"2"}`}, s.lines()[1:]); diff != "" {
+	if diff := cmp.Diff([]string{`{"o":"u","c0":"1","c1":"it's","c2":"9007199254740993"}`, `{"o":"u","c0":"2"}`},
+		s.lines()[1:]); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -66,7 +69,10 @@ func TestWrite_SendsManyRowsAsAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := slices.Compact(verbs(server.Statements()[before:])) // the driver requests an upload address twice
-	if diff := cmp.Diff([]string{"CREATE TEMPORARY STAGE", `PUT 'file:///eds/1.json.gz' '@"EDS_STAGE"'`, "BEGIN TRANSACTION", `MERGE INTO "customer"`, `UPDATE "_eds_checkpoint" SET`, "COMMIT", `REMOVE @"EDS_STAGE"/1.json.gz`}, got); diff != "" {
+	if diff := cmp.Diff([]string{
+		"CREATE TEMPORARY STAGE", `PUT 'file:///eds/1.json.gz' '@"EDS_STAGE"'`, "BEGIN TRANSACTION",
+		`MERGE INTO "customer"`, `UPDATE "_eds_checkpoint" SET`, "COMMIT", `REMOVE @"EDS_STAGE"/1.json.gz`,
+	}, got); diff != "" {
 		t.Error(diff)
 	}
 	if n := len(s.lines()); n != 5001 {
@@ -93,7 +99,8 @@ func TestWrite_NoticesUnwrittenRows(t *testing.T) {
 			if err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "did not write as many rows") {
 				t.Errorf("want a transient error about the count, got %v", err)
 			}
-			if statements := verbs(server.Statements()[before:]); slices.Contains(statements, "COMMIT") || !slices.Contains(statements, "ROLLBACK") {
+			if statements := verbs(server.Statements()[before:]); slices.Contains(statements, "COMMIT") ||
+				!slices.Contains(statements, "ROLLBACK") {
 				t.Errorf("the transaction was not rolled back: %q", statements)
 			}
 			if n := server.Files(); n != 0 {
@@ -131,7 +138,8 @@ func TestWrite_CountsGuardedRowsOfAFileBeforeTheMerge(t *testing.T) {
 		t.Errorf("nothing counts the rows: %q", verbs(server.Statements()))
 	}
 	s.on("SELECT COUNT(*)", func(peer.Query) (*peer.Result, error) { return named([]string{"COUNT(*)"}, "4999"), nil })
-	if err := opened.Apply(t.Context(), batch(t, customers(t), 3, many(5000)...)); err == nil || !strings.Contains(err.Error(), "4999 of 5000") {
+	if err := opened.Apply(t.Context(), batch(t, customers(t), 3, many(5000)...)); err == nil ||
+		!strings.Contains(err.Error(), "4999 of 5000") {
 		t.Errorf("want an error about the count, got %v", err)
 	}
 }
@@ -181,7 +189,8 @@ func TestTables_FindsUpperCaseNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, sql := range server.Statements() {
-		if strings.HasPrefix(sql, "MERGE") && strings.Contains(sql, `"customer"`) || strings.Contains(sql, `CREATE TABLE IF NOT EXISTS "customer"`) {
+		if strings.HasPrefix(sql, "MERGE") && strings.Contains(sql, `"customer"`) ||
+			strings.Contains(sql, `CREATE TABLE IF NOT EXISTS "customer"`) {
 			t.Errorf("the table was not found: %s", sql)
 		}
 	}
@@ -228,7 +237,8 @@ func TestBusyService_IsRetriedAfterTheTimeItAsks(t *testing.T) {
 		server.Busy(asked)
 		for range 2 { // with its session, and without
 			err := opened.Apply(t.Context(), b)
-			if err == nil || fault.Of(err) != fault.Transient || fault.RetryAfter(err) != want || !strings.Contains(err.Error(), "HTTP status 503") {
+			if err == nil || fault.Of(err) != fault.Transient || fault.RetryAfter(err) != want ||
+				!strings.Contains(err.Error(), "HTTP status 503") {
 				t.Errorf("%s: want a transient error for %v, got %v, %v", asked, want, err, fault.RetryAfter(err))
 			}
 		}

@@ -107,7 +107,8 @@ func database(t testing.TB, raw string) string {
 
 // foreign creates a table like another tool would.
 func foreign(table string) string {
-	return fmt.Sprintf(`CREATE TABLE %[1]s (id NVARCHAR(40) NOT NULL PRIMARY KEY, n INT NULL, s VARCHAR(10) NULL, must NVARCHAR(MAX) NOT NULL, extra NVARCHAR(MAX) NULL);
+	return fmt.Sprintf(`CREATE TABLE %[1]s (id NVARCHAR(40) NOT NULL PRIMARY KEY, n INT NULL, s VARCHAR(10) NULL,
+		  must NVARCHAR(MAX) NOT NULL, extra NVARCHAR(MAX) NULL);
 INSERT INTO %[1]s (id, n, s, must, extra) VALUES (N'old', 7, N'short', N'there', N'kept');`, quote(table))
 }
 

@@ -57,13 +57,15 @@ func TestMigrate_TriesAgainWhileTheTableIsLocked(t *testing.T) {
 		if !strings.HasPrefix(statement, "CREATE TABLE [dbo].[thing]") {
 			continue
 		}
-		before := slices.DeleteFunc(slices.Clone(statements[:i]), func(other string) bool { return !strings.Contains(other, "SET LOCK_TIMEOUT ") })
+		before := slices.DeleteFunc(slices.Clone(statements[:i]),
+			func(other string) bool { return !strings.Contains(other, "SET LOCK_TIMEOUT ") })
 		if last := before[len(before)-1]; last != "SET LOCK_TIMEOUT 1000;" {
 			t.Errorf("before it: %s", last)
 		}
 	}
 	after := slices.DeleteFunc(statements, func(other string) bool { return !strings.HasPrefix(other, "SET LOCK_TIMEOUT ") })
-	sinktest.Equal(t, []string{"SET LOCK_TIMEOUT 1000;", "SET LOCK_TIMEOUT 30000;", "SET LOCK_TIMEOUT 1000;", "SET LOCK_TIMEOUT 30000;"}, after)
+	sinktest.Equal(t, []string{"SET LOCK_TIMEOUT 1000;", "SET LOCK_TIMEOUT 30000;", "SET LOCK_TIMEOUT 1000;", "SET LOCK_TIMEOUT 30000;"},
+		after)
 }
 
 func TestApply_LeavesAServerThatDoesNotAnswer(t *testing.T) {
