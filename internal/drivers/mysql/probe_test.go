@@ -50,13 +50,13 @@ func TestOpen_ExplainsErrors(t *testing.T) {
 		says  string
 	}{
 		"wrong password":   {"mysql://p%40ss:wrong@" + host + path, fault.Fatal, host + ` refuses the password of user "p@ss"`},
-		"nobody we know":   {"mysql://stranger:wrong@" + host + path, fault.Fatal, `refuses the password of user "stranger"`},
+		"unknown user":     {"mysql://stranger:wrong@" + host + path, fault.Fatal, `refuses the password of user "stranger"`},
 		"missing database": {"mysql://root@" + host + "/absent", fault.Fatal, "run: CREATE DATABASE `absent`"},
 		"no right to it": {
 			"mysql://none@" + host + path, fault.Fatal,
 			"user \"none\" may not use the database; run: GRANT SELECT, INSERT",
 		},
-		"nobody there": {
+		"no server": {
 			"mysql://root@127.0.0.1:1/x", fault.Transient,
 			`connect to 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused`,
 		},

@@ -411,7 +411,7 @@ func TestApply_RetriesAFullTable(t *testing.T) {
 		batch := h.Put(order, sinktest.Repeat(max(rows, 60), `{"id":"#","v":"x"}`)...).Batch()
 		err := d.Apply(t.Context(), batch)
 		if err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "is full") {
-			t.Errorf("error %v of class %v, want a transient one that says what is full", err, fault.Of(err))
+			t.Errorf("error %v of class %v, want a transient one that names the full table", err, fault.Of(err))
 		}
 		d.exec("SET max_heap_table_size = 16777216; ALTER TABLE `order` MAX_ROWS = 100000")
 		d.apply(batch)

@@ -39,7 +39,7 @@ func TestOpen_ExplainsErrors(t *testing.T) {
 	d := openURL(t, database, sink.Env{})
 	d.exec(`CREATE ROLE shut LOGIN PASSWORD 'right'; CREATE ROLE poor LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC`)
 	d.conn = nil
-	server.Authenticate(t, "host all shut 127.0.0.1/32 scram-sha-256", "host all nobody 127.0.0.1/32 reject",
+	server.Authenticate(t, "host all shut 127.0.0.1/32 scram-sha-256", "host all outsider 127.0.0.1/32 reject",
 		"host all all 127.0.0.1/32 trust")
 	u, err := url.Parse(database)
 	if err != nil {
@@ -55,9 +55,9 @@ func TestOpen_ExplainsErrors(t *testing.T) {
 			"postgres://shut:wrong@" + host + path, fault.Fatal,
 			`connect: ` + host + ` refuses the password of user "shut": password authentication failed for user "shut" (SQLSTATE 28P01)`,
 		},
-		"no entry":         {"postgres://nobody@" + host + path + "?sslmode=disable", fault.Fatal, `does not let user "nobody" in`},
+		"no entry":         {"postgres://outsider@" + host + path + "?sslmode=disable", fault.Fatal, `does not let user "outsider" in`},
 		"missing database": {"postgres://postgres@" + host + "/absent", fault.Fatal, `run: CREATE DATABASE "absent"`},
-		"nobody there": {
+		"no server": {
 			"postgres://postgres@127.0.0.1:1/x", fault.Transient,
 			`connect to 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused`,
 		},

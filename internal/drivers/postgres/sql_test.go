@@ -137,11 +137,11 @@ func TestStatements_MatchGolden(t *testing.T) {
 		stage := newTableStatements(srv, table.layout(t), nil)
 		show("make a stage for "+live.Real.Name, stageText(ts, stage.table))
 		show("seal it", sealText(stage))
-		show("remove what was loaded twice from it", duplicatesText(stage), deduplicateText(stage))
-		show("put it in the place of what "+live.Real.Name+" holds", placeTexts(stage, ts, sink.Replace)...)
+		show("remove rows that were loaded twice", duplicatesText(stage), deduplicateText(stage))
+		show("put it in place of "+live.Real.Name, placeTexts(stage, ts, sink.Replace)...)
 		show("merge it into "+live.Real.Name, placeTexts(stage, ts, sink.Merge)...)
 		live.Scope = []sqlsink.Within{{Column: live.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}
-		show("put it in the place of some rows of "+live.Real.Name, append(placeTexts(stage, ts, sink.Replace), countText(ts))...)
+		show("put it in place of some rows of "+live.Real.Name, append(placeTexts(stage, ts, sink.Replace), countText(ts))...)
 	}
 	show("move a checkpoint", fmt.Sprintf(checkpointSQL, srv.qualify("_eds_checkpoint")))
 	show("describe tables", strings.TrimSpace(catalogueQuery))

@@ -83,7 +83,7 @@ func allStatements(t *testing.T, odd string, show func(title string, statements 
 	t.Helper()
 	d := &dialect{account: account{database: "SHOP", schema: "PUBLIC"}}
 	s := &session{dialect: d}
-	show("look around", sessionSQL)
+	show("inspect the session", sessionSQL)
 	show("describe tables", catalogueSQL, keysSQL)
 	show("make the session's stage", stageSQL)
 	show("make the schema", `CREATE SCHEMA IF NOT EXISTS "SHOP"."PUBLIC"`, `USE SCHEMA "SHOP"."PUBLIC"`)
@@ -116,7 +116,7 @@ func allStatements(t *testing.T, odd string, show func(title string, statements 
 		show("write many rows to "+name, ts.merge(fmt.Sprintf(fromStage, "7.json.gz"), allRows))
 		show("delete and insert rows again in "+name, ts.merge(fromParameter, opDelete), ts.merge(fromParameter, opUpsert))
 		show("stage a snapshot of "+name, ts.createStage(st.table), st.copyInto("7.json.gz"))
-		show("remove what was staged twice of "+name, st.duplicates(), st.deduplicate())
+		show("remove rows that were staged twice of "+name, st.duplicates(), st.deduplicate())
 		show("replace the rows of "+name, ts.replace(st)...)
 		show("merge the staged rows into "+name, ts.mergeStage(st, true))
 		l.Scope = []sqlsink.Within{{Column: l.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}

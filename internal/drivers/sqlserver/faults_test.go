@@ -54,7 +54,7 @@ func newSession(t testing.TB, server *tds.Server, statements string) *session {
 	return s
 }
 
-// layout maps text columns onto the real table of the name.
+// layoutFor maps text columns onto the real table of the name.
 func (s *session) layoutFor(t testing.TB, table string, keys int, columns ...string) *sqlsink.Layout {
 	t.Helper()
 	found, err := s.Tables(t.Context(), []string{table})
@@ -316,7 +316,7 @@ func TestOpen_ExplainsErrors(t *testing.T) {
 			user + plain.Addr() + "/absent", fault.Fatal,
 			`run: CREATE DATABASE [absent], and in it: CREATE USER [eds] FOR LOGIN [eds]`,
 		},
-		"nobody there": {user + "127.0.0.1:1/shop", fault.Transient, `connect to 127.0.0.1:1: `},
+		"no server": {user + "127.0.0.1:1/shop", fault.Transient, `connect to 127.0.0.1:1: `},
 		"unknown authority": {
 			user + encrypted.Addr() + "/shop?encrypt=true", fault.Fatal,
 			`tls with ` + encrypted.Addr() + `: its certificate is signed by an authority that is not trusted; ` +
