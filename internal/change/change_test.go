@@ -99,7 +99,10 @@ func TestSplit_FindsColumnsInAnyOrder(t *testing.T) {
 
 func TestEffect_FindsTheKey(t *testing.T) {
 	one := table(t, "1", "id", "a")
-	two, err := schema.New("order", "2", []string{"company", "id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "company", Type: schema.String}})
+	two, err := schema.New("order", "2", []string{"company", "id"}, []schema.Column{
+		{Name: "id", Type: schema.String},
+		{Name: "company", Type: schema.String},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,19 +111,28 @@ func TestEffect_FindsTheKey(t *testing.T) {
 		payload string
 		want    []string // nil: an error
 	}{
-		"insert":                  {one, `{"operation":"INSERT","after":{"id":"1","a":"x"}}`, []string{`1 put id="1" a="x"`}},
-		"key only in the event":   {one, `{"operation":"INSERT","key":["c","9"],"after":{"a":"x"}}`, []string{`1 put id="9" a="x"`}},
-		"delete by image":         {one, `{"operation":"DELETE","before":{"id":"1"}}`, []string{`1 del "1"`}},
-		"delete by key":           {one, `{"operation":"DELETE","key":["c","1"]}`, []string{`1 del "1"`}},
-		"delete, poor image":      {one, `{"operation":"DELETE","key":["1"],"before":{"a":"x"}}`, []string{`1 del "1"`}},
-		"composite":               {two, `{"operation":"INSERT","after":{"id":"1","company":"c"}}`, []string{`2 put company="c" id="1"`}},
-		"composite key":           {two, `{"operation":"DELETE","key":["c","1"]}`, []string{`2 del "c"`}},
-		"composite, half a key":   {two, `{"operation":"INSERT","key":["c","1"],"after":{"id":"1"}}`, []string{`2 put company="c" id="1"`}},
-		"composite, short key":    {two, `{"operation":"DELETE","key":["1"]}`, nil},
-		"the key moved":           {one, `{"operation":"UPDATE","before":{"id":"1"},"after":{"id":"2"},"diff":["id"]}`, []string{`1 put id="2"`, `1 del "1"`}},
-		"the key moved, no diff":  {one, `{"operation":"UPDATE","before":{"id":"1"},"after":{"id":"2"}}`, []string{`1 put id="2"`, `1 del "1"`}},
-		"the key is spelt anew":   {one, `{"operation":"UPDATE","before":{"id":"A"},"after":{"id":"\u0041"}}`, []string{`1 put id="\u0041"`}},
-		"diff names what is not":  {one, `{"operation":"UPDATE","after":{"id":"1"},"diff":["a"]}`, []string{`1 put id="1"`}},
+		"insert":                {one, `{"operation":"INSERT","after":{"id":"1","a":"x"}}`, []string{`1 put id="1" a="x"`}},
+		"key only in the event": {one, `{"operation":"INSERT","key":["c","9"],"after":{"a":"x"}}`, []string{`1 put id="9" a="x"`}},
+		"delete by image":       {one, `{"operation":"DELETE","before":{"id":"1"}}`, []string{`1 del "1"`}},
+		"delete by key":         {one, `{"operation":"DELETE","key":["c","1"]}`, []string{`1 del "1"`}},
+		"delete, poor image":    {one, `{"operation":"DELETE","key":["1"],"before":{"a":"x"}}`, []string{`1 del "1"`}},
+		"composite":             {two, `{"operation":"INSERT","after":{"id":"1","company":"c"}}`, []string{`2 put company="c" id="1"`}},
+		"composite key":         {two, `{"operation":"DELETE","key":["c","1"]}`, []string{`2 del "c"`}},
+		"composite, half a key": {two, `{"operation":"INSERT","key":["c","1"],"after":{"id":"1"}}`, []string{`2 put company="c" id="1"`}},
+		"composite, short key":  {two, `{"operation":"DELETE","key":["1"]}`, nil},
+		"the key moved": {
+			one, `{"operation":"UPDATE","before":{"id":"1"},"after":{"id":"2"},"diff":["id"]}`,
+			[]string{`1 put id="2"`, `1 del "1"`},
+		},
+		"the key moved, no diff": {one, `{"operation":"UPDATE","before":{"id":"1"},"after":{"id":"2"}}`, []string{
+			`1 put id="2"`,
+			`1 del "1"`,
+		}},
+		"the key has another spelling": {
+			one, `{"operation":"UPDATE","before":{"id":"A"},"after":{"id":"\u0041"}}`,
+			[]string{`1 put id="\u0041"`},
+		},
+		"diff names no change":    {one, `{"operation":"UPDATE","after":{"id":"1"},"diff":["a"]}`, []string{`1 put id="1"`}},
 		"no image":                {one, `{"operation":"UPDATE","key":["1"]}`, nil},
 		"no key":                  {one, `{"operation":"INSERT","after":{"a":"x"}}`, nil},
 		"null key":                {one, `{"operation":"DELETE","key":[null]}`, nil},
@@ -173,7 +185,10 @@ func TestBatch_KeepsTheLastChangeOfAKey(t *testing.T) {
 	}
 	b.Pass(cdc.Position{Sequence: 40, Stored: 3})
 	batch := b.Batch()
-	if diff := gocmp.Diff([]string{`1 put id="1" a="y"`, `1 put id="10"`, `1 put id="3"`, `1 del "2"`, `1 del "3"`, `1 del "4"`, `1 del "\u0031\u0030"`}, show(batch)); diff != "" {
+	if diff := gocmp.Diff([]string{
+		`1 put id="1" a="y"`, `1 put id="10"`, `1 put id="3"`, `1 del "2"`, `1 del "3"`, `1 del "4"`,
+		`1 del "\u0031\u0030"`,
+	}, show(batch)); diff != "" {
 		t.Error(diff)
 	}
 	if batch.First.Sequence != 1 || batch.Last != (cdc.Position{Sequence: 40, Stored: 10}) || len(batch.Events) != 10 || !b.Empty() {
@@ -244,7 +259,8 @@ func TestBatch_AnySplitEqualsNaiveApplication(t *testing.T) {
 				payload = fmt.Sprintf(`{"table":"order","operation":"DELETE","key":["%s"]}`, id)
 			case 1:
 				old := rapid.SampledFrom([]string{"1", "2", "3"}).Draw(t, "old")
-				payload = fmt.Sprintf(`{"table":"order","operation":"UPDATE","before":{"id":"%s"},"after":{"id":"%s","a":"%d","b":"%d"}}`, old, id, i, i)
+				payload = fmt.Sprintf(`{"table":"order","operation":"UPDATE","before":{"id":"%s"},"after":{"id":"%s","a":"%d","b":"%d"}}`,
+					old, id, i, i)
 			default:
 				payload = fmt.Sprintf(`{"table":"order","operation":"INSERT","after":{"id":"%s","a":"%d","b":"%d"}}`, id, i, i)
 			}
@@ -303,14 +319,20 @@ func (r rows) apply(b *change.Batch) {
 // TestSortByKey_EqualsTheNaiveSort, over keys that share beginnings, differ in length and kind, or
 // are missing.
 func TestSortByKey_EqualsTheNaiveSort(t *testing.T) {
-	table, err := schema.New("t", "1", []string{"a", "b"}, []schema.Column{{Name: "a", Type: schema.String}, {Name: "b", Type: schema.Integer}})
+	table, err := schema.New("t", "1", []string{"a", "b"}, []schema.Column{
+		{Name: "a", Type: schema.String},
+		{Name: "b", Type: schema.Integer},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	families := [][]string{
 		{`"shop-0000001"`, `"shop-0000002"`, `"shop-00000020"`, `"shop-0000002a-and-more"`, `"shop-0000002a-and-less"`, `"shop-"`},
-		{`1`, `2`, `10`, `-7`, `123456789012`, `123456789013`, strings.Repeat("9", 300), strings.Repeat("1", 301), strings.Repeat("8", 300)},
+		{
+			`1`, `2`, `10`, `-7`, `123456789012`, `123456789013`, strings.Repeat("9", 300), strings.Repeat("1", 301),
+			strings.Repeat("8", 300),
+		},
 		{`""`, `"a"`, `"ab"`, `"\u0000"`, `"é"`, `5`, `17`, ``},
 		{`"same"`},
 	}

@@ -57,7 +57,7 @@ func (d described) layout(t testing.TB, srv *server) *sqlsink.Layout {
 	types := map[sqlsink.Meta]schema.Type{sqlsink.MetaOp: schema.String, sqlsink.MetaVersion: schema.String, sqlsink.MetaSynced: schema.DateTime, sqlsink.MetaDeleted: schema.Boolean}
 	add := func(slot int, meta sqlsink.Meta, c schema.Column) {
 		key := slot >= 0 && slot < d.keys
-		spelling, _, _ := strings.Cut(srv.define(c.Type), " ")
+		spelling, _, _ := strings.Cut(srv.typeOf(c.Type), " ")
 		if key && c.Type == schema.String || meta == sqlsink.MetaVersion {
 			spelling = "VARCHAR(255)"
 		}
@@ -127,7 +127,7 @@ func migrations(srv *server) []titled {
 func writes(t testing.TB, srv *server, table described) []titled {
 	t.Helper()
 	live := table.layout(t, srv)
-	sh := newShape(*srv, live, nil)
+	ts := newTableStatements(*srv, live, nil)
 	var all []titled
 	show := func(title string, statements ...string) { all = append(all, titled{title, statements}) }
 	step := sqlsink.Step{Kind: sqlsink.CreateTable, Table: table.name, Keys: table.keys}
@@ -135,22 +135,22 @@ func writes(t testing.TB, srv *server, table described) []titled {
 		step.Columns = append(step.Columns, sqlsink.NewColumn{Name: c.Real.Name, Type: c.Type, Key: c.Key, Meta: c.Meta})
 	}
 	show("make "+table.name, srv.createTable(step))
-	if sh.fast {
-		show("upsert a few rows into "+table.name, sh.upsert.insert+sh.upsert.row+", "+sh.upsert.row+sh.upsert.after)
+	if ts.keyOnly {
+		show("upsert a few rows into "+table.name, ts.upsertRows.insert+ts.upsertRows.row+", "+ts.upsertRows.row+ts.upsertRows.suffix)
 	} else {
-		show("upsert a row into "+table.name, sh.update.sql, sh.insert.sql)
+		show("upsert a row into "+table.name, ts.updateRow.sql, ts.insertRow.sql)
 	}
-	show("delete from "+table.name, sh.remove.sql+sh.remove.where)
+	show("delete from "+table.name, ts.deleteRows.sql+ts.deleteRows.condition)
 	file := "LOAD DATA LOCAL INFILE 'Reader::rows' "
-	show("upsert many rows into "+table.name, append([]string{sh.through.make, file + sh.through.into.load}, sh.through.then...)...)
-	show("delete many rows from "+table.name, append([]string{sh.outward.make, file + sh.outward.into.load}, sh.outward.then...)...)
+	show("upsert many rows into "+table.name, append([]string{ts.upsertStage.create, file + ts.upsertStage.writer.load}, ts.upsertStage.apply...)...)
+	show("delete many rows from "+table.name, append([]string{ts.deleteStage.create, file + ts.deleteStage.writer.load}, ts.deleteStage.apply...)...)
 	stage := quote("_eds_load_" + table.name)
-	show("make a stage for "+table.name, stageText(sh, stage))
-	show("load into it", file+sh.loadText("IGNORE ", stage, sh.all()), file+sh.loadText("REPLACE ", stage, sh.all()))
-	show("put it in place of "+table.name, placeTexts(sh, stage, sink.Replace)...)
-	show("merge it into "+table.name, placeTexts(sh, stage, sink.Merge)...)
+	show("make a stage for "+table.name, stageText(ts, stage))
+	show("load into it", file+ts.loadText("IGNORE ", stage, ts.layout.All()), file+ts.loadText("REPLACE ", stage, ts.layout.All()))
+	show("put it in place of "+table.name, placeTexts(ts, stage, sink.Replace)...)
+	show("merge it into "+table.name, placeTexts(ts, stage, sink.Merge)...)
 	live.Scope = []sqlsink.Within{{Column: live.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}
-	show("put it in place of some rows of "+table.name, append(placeTexts(sh, stage, sink.Replace), srv.countText(live))...)
+	show("put it in place of some rows of "+table.name, append(placeTexts(ts, stage, sink.Replace), srv.countText(live))...)
 	return all
 }
 

@@ -14,9 +14,9 @@ import (
 // benchTable is a table of every type, of so many columns.
 func benchTable(b *testing.B, columns int) *schema.Table {
 	names := []string{"id string"}
-	kinds := []string{"string", "string", "date-time", "integer", "number", "boolean", "enum", "string", "string", "object"}
+	objectKinds := []string{"string", "string", "date-time", "integer", "number", "boolean", "enum", "string", "string", "object"}
 	for i := range columns - 1 {
-		names = append(names, fmt.Sprintf("c%02d %s", i, kinds[i%len(kinds)]))
+		names = append(names, fmt.Sprintf("c%02d %s", i, objectKinds[i%len(objectKinds)]))
 	}
 	return sinktest.Table(b, "order", 1, names...)
 }

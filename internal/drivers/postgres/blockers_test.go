@@ -65,7 +65,7 @@ func TestDescribeBlocker(t *testing.T) {
 		{[]string{"7", "bob", "", "active", "60", "50"}, `pid 7 (user "bob", active, transaction for 60 s, statement for 50 s)`},
 		{[]string{"7", "bob", "psql", "", "", ""}, `pid 7 (user "bob", application "psql")`},
 	} {
-		row := make(answer, len(c.row))
+		row := make(resultRow, len(c.row))
 		for i, text := range c.row {
 			row[i] = []byte(text)
 		}

@@ -45,7 +45,7 @@ func (d described) layout(t *testing.T) *sqlsink.Layout {
 	}
 	real := &sqlsink.Table{Name: d.name, Key: key, Native: r}
 	l := &sqlsink.Layout{Table: table, Real: real, Keys: d.keys}
-	kinds := map[sqlsink.Meta]schema.Type{sqlsink.MetaOp: schema.String, sqlsink.MetaVersion: schema.String, sqlsink.MetaSynced: schema.DateTime, sqlsink.MetaDeleted: schema.String}
+	types := map[sqlsink.Meta]schema.Type{sqlsink.MetaOp: schema.String, sqlsink.MetaVersion: schema.String, sqlsink.MetaSynced: schema.DateTime, sqlsink.MetaDeleted: schema.String}
 	add := func(slot int, meta sqlsink.Meta, name string, kind schema.Type) {
 		native := natives[kind]
 		column := &sqlsink.Column{Name: name, Type: strings.TrimPrefix(native.spelling, "pg_catalog."), Native: &native}
@@ -60,7 +60,7 @@ func (d described) layout(t *testing.T) *sqlsink.Layout {
 		add(slot, 0, c.Name, c.Type)
 	}
 	for _, m := range d.metas {
-		add(-1, m, m.Name(), kinds[m])
+		add(-1, m, m.Name(), types[m])
 		l.Guard = l.Guard || m == sqlsink.MetaVersion
 		l.Soft = l.Soft || m == sqlsink.MetaDeleted
 	}
@@ -73,7 +73,7 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 	show := func(title string, statements ...string) {
 		fmt.Fprintf(&out, "-- %s\n%s;\n\n", title, strings.Join(statements, ";\n"))
 	}
-	srv := &server{namespace: "shop", can: abilities{Keeps: true, Temp: true}}
+	srv := &server{namespace: "shop", features: serverFeatures{KeepsState: true, TempTables: true}}
 	d := &dialect{}
 	d.server.Store(srv)
 	real := func(kind schema.Type) *sqlsink.Column {
@@ -106,22 +106,22 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 		{name: "paint", keys: 1, columns: []schema.Column{text("id"), text("colour")}, foreign: true},
 	} {
 		live := table.layout(t)
-		sh := newShape(srv, live, nil)
-		show("upsert a few rows into "+table.name, sh.upsertArrays...)
-		show("delete from "+table.name, sh.deleteArrays)
-		show("upsert many rows into "+table.name, append([]string{sh.makeStage, sh.copyStage}, sh.upsertStage...)...)
-		if sh.direct {
-			show("copy wide rows into "+table.name, sh.copyTable)
+		ts := newTableStatements(srv, live, nil)
+		show("upsert a few rows into "+table.name, ts.upsertArrays...)
+		show("delete from "+table.name, ts.deleteArrays)
+		show("upsert many rows into "+table.name, append([]string{ts.createStage, ts.copyStage}, ts.upsertStage...)...)
+		if ts.direct {
+			show("copy wide rows into "+table.name, ts.copyTable)
 		}
 		table.name = "_eds_load_" + table.name
-		stage := newShape(srv, table.layout(t), nil)
-		show("make a stage for "+live.Real.Name, stageText(sh, stage.table))
+		stage := newTableStatements(srv, table.layout(t), nil)
+		show("make a stage for "+live.Real.Name, stageText(ts, stage.table))
 		show("seal it", sealText(stage))
-		show("remove what was loaded twice from it", duplicatesText(stage), dedupText(stage))
-		show("put it in the place of what "+live.Real.Name+" holds", placeTexts(stage, sh, sink.Replace)...)
-		show("merge it into "+live.Real.Name, placeTexts(stage, sh, sink.Merge)...)
+		show("remove what was loaded twice from it", duplicatesText(stage), deduplicateText(stage))
+		show("put it in the place of what "+live.Real.Name+" holds", placeTexts(stage, ts, sink.Replace)...)
+		show("merge it into "+live.Real.Name, placeTexts(stage, ts, sink.Merge)...)
 		live.Scope = []sqlsink.Within{{Column: live.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}
-		show("put it in the place of some rows of "+live.Real.Name, append(placeTexts(stage, sh, sink.Replace), countText(sh))...)
+		show("put it in the place of some rows of "+live.Real.Name, append(placeTexts(stage, ts, sink.Replace), countText(ts))...)
 	}
 	show("move a checkpoint", fmt.Sprintf(checkpointSQL, srv.qualify("_eds_checkpoint")))
 	show("describe tables", strings.TrimSpace(catalogueQuery))

@@ -74,7 +74,8 @@ func TestObjectSink_KeepsTheLastEventOfAName(t *testing.T) {
 	mustApply(t, s, events...)
 	mustApply(t, s, order(t, 41))
 	want := map[string]string{
-		"latest/order-k0.json": string(order(t, 39).Payload) + "\n", "latest/order-k1.json": string(order(t, 40).Payload) + "\n", "latest/order-k2.json": string(order(t, 41).Payload) + "\n",
+		"latest/order-k0.json": string(order(t, 39).Payload) + "\n", "latest/order-k1.json": string(order(t, 40).Payload) + "\n",
+		"latest/order-k2.json": string(order(t, 41).Payload) + "\n",
 	}
 	if diff := cmp.Diff(want, stored(t, raw)); diff != "" {
 		t.Error(diff)
@@ -88,7 +89,8 @@ func TestObjectSink_RejectsALongName(t *testing.T) {
 		t.Errorf("the error is %v: %v", fault.Of(err), err)
 	}
 	template := mustOpen(t, newTarget(t, "path="+url.QueryEscape("{{index .key 5}}")))
-	if err := template.Apply(t.Context(), sinktest.Batch(order(t, 1))); fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "k1") {
+	if err := template.Apply(t.Context(), sinktest.Batch(order(t, 1))); fault.Of(err) != fault.Poison ||
+		strings.Contains(err.Error(), "k1") {
 		t.Errorf("a template that fails: %v: %v", fault.Of(err), err)
 	}
 }
@@ -184,7 +186,8 @@ func TestObjectSink_RetriesWhileThrottled(t *testing.T) {
 	}
 	f.set(func(w http.ResponseWriter, r *http.Request) bool { return refuse(w, r, 503, "SlowDown") })
 	err := s.Apply(t.Context(), sinktest.Batch(events...))
-	if fault.Of(err) != fault.Transient || !strings.Contains(fmt.Sprint(err), "503 SlowDown, request REQUEST1") || strings.Contains(fmt.Sprint(err), "SECRET") || strings.Contains(fmt.Sprint(err), "k1") {
+	if fault.Of(err) != fault.Transient || !strings.Contains(fmt.Sprint(err), "503 SlowDown, request REQUEST1") ||
+		strings.Contains(fmt.Sprint(err), "SECRET") || strings.Contains(fmt.Sprint(err), "k1") {
 		t.Errorf("in the storm the error is %v: %v", fault.Of(err), err)
 	}
 	if err := s.Probe(t.Context()); fault.Of(err) != fault.Transient {
@@ -256,7 +259,8 @@ func TestClassify_StoreResponses(t *testing.T) {
 			into = expiring
 		}
 		err := into.Apply(t.Context(), sinktest.Batch(order(t, 1)))
-		if err == nil || fault.Of(err) != c.class || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "SECRET") || strings.Contains(err.Error(), "k1") {
+		if err == nil || fault.Of(err) != c.class || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "SECRET") ||
+			strings.Contains(err.Error(), "k1") {
 			t.Errorf("%d %s is %v: %v", c.status, c.code, fault.Of(err), err)
 		}
 	}
@@ -268,7 +272,8 @@ func TestObjectSink_RetriesAnInterruptedUpload(t *testing.T) {
 	f := newInterceptor(t)
 	path := newPrefix(server.Bucket(t))
 	s := mustOpen(t, at(f.addr(), path, "max-retries=0"))
-	large := event(t, 1, fmt.Sprintf(`{"operation":"INSERT","id":"ev1","table":"order","key":["k1"],"after":{"id":"k1","text":"%s"},"timestamp":1700000000000,"mvccTimestamp":"1"}`, strings.Repeat("0123456789", 500_000)))
+	large := event(t, 1, fmt.Sprintf(`{"operation":"INSERT","id":"ev1","table":"order","key":["k1"],"after":{"id":"k1","text":"%s"},`+
+		`"timestamp":1700000000000,"mvccTimestamp":"1"}`, strings.Repeat("0123456789", 500_000)))
 	f.set(func(_ http.ResponseWriter, r *http.Request) bool {
 		_, _ = io.CopyN(io.Discard, r.Body, 1<<20)
 		panic(http.ErrAbortHandler)
@@ -367,7 +372,10 @@ func TestPut_SendsTheObjectOptions(t *testing.T) {
 	f.set(func(w http.ResponseWriter, r *http.Request) bool {
 		mu.Lock()
 		defer mu.Unlock()
-		for _, name := range []string{"X-Amz-Server-Side-Encryption", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", "X-Amz-Storage-Class", "X-Amz-Acl", "Content-Type"} {
+		for _, name := range []string{
+			"X-Amz-Server-Side-Encryption", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", "X-Amz-Storage-Class",
+			"X-Amz-Acl", "Content-Type",
+		} {
 			seen[r.Method+" "+name] = r.Header.Get(name)
 		}
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -386,8 +394,9 @@ func TestPut_SendsTheObjectOptions(t *testing.T) {
 	mustApply(t, s, order(t, 1))
 	for _, method := range []string{http.MethodPost, http.MethodPut} {
 		for name, want := range map[string]string{
-			"X-Amz-Server-Side-Encryption": "aws:kms", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id": "arn:aws:kms:x", "X-Amz-Storage-Class": "STANDARD_IA",
-			"X-Amz-Acl": "bucket-owner-full-control", "Content-Type": "application/json",
+			"X-Amz-Server-Side-Encryption": "aws:kms", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id": "arn:aws:kms:x",
+			"X-Amz-Storage-Class": "STANDARD_IA",
+			"X-Amz-Acl":           "bucket-owner-full-control", "Content-Type": "application/json",
 		} {
 			if got := seen[method+" "+name]; got != want {
 				t.Errorf("%s %s is %q, want %q", method, name, got, want)

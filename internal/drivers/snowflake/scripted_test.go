@@ -63,7 +63,7 @@ func (s *script) Open(peer.Place) (peer.Session, error) { return s, nil }
 
 func (s *script) Close() error { return nil }
 
-// table adds a table to the catalogue, of columns spelled "name TYPE".
+// table adds a table to the catalogue, of columns textExpression "name TYPE".
 func (s *script) table(name string, columns ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -55,9 +55,9 @@ func layout(t testing.TB, name string, keys int, columns []*sqlsink.Column, meta
 		l.Real.Columns = append(l.Real.Columns, *c)
 		l.Columns = append(l.Columns, sqlsink.Target{Slot: slot, Type: table.Columns[slot].Type, Key: i < keys, Real: c})
 	}
-	kinds := map[sqlsink.Meta]string{sqlsink.MetaOp: "TEXT", sqlsink.MetaVersion: "TEXT", sqlsink.MetaSynced: "TIMESTAMP_TZ", sqlsink.MetaDeleted: "BOOLEAN"}
+	objectKinds := map[sqlsink.Meta]string{sqlsink.MetaOp: "TEXT", sqlsink.MetaVersion: "TEXT", sqlsink.MetaSynced: "TIMESTAMP_TZ", sqlsink.MetaDeleted: "BOOLEAN"}
 	for _, m := range metas {
-		c := real(m.Name(), kinds[m])
+		c := real(m.Name(), objectKinds[m])
 		l.Real.Columns = append(l.Real.Columns, *c)
 		l.Columns = append(l.Columns, sqlsink.Target{Slot: -1, Type: c.Holds, Meta: m, Real: c})
 		l.Guard = l.Guard || m == sqlsink.MetaVersion
@@ -81,7 +81,7 @@ func allStatements(t *testing.T, odd string, show func(title string, statements 
 	t.Helper()
 	d := &dialect{account: account{database: "SHOP", schema: "PUBLIC"}}
 	s := &session{dialect: d}
-	show("look around", whereSQL)
+	show("look around", sessionSQL)
 	show("describe tables", catalogueSQL, keysSQL)
 	show("make the session's stage", stageSQL)
 	show("make the schema", `CREATE SCHEMA IF NOT EXISTS "SHOP"."PUBLIC"`, `USE SCHEMA "SHOP"."PUBLIC"`)
@@ -102,21 +102,21 @@ func allStatements(t *testing.T, odd string, show func(title string, statements 
 		layout(t, "newer", 1, []*sqlsink.Column{real("id", "TEXT"), real("n", "FLOAT")}, sqlsink.MetaVersion),
 	} {
 		name := l.Real.Name
-		sh := s.shape(l)
+		ts := s.tableStatements(l)
 		stage := *l
 		stage.Native, stage.Guard, stage.Soft = nil, false, false
 		stage.Real = &sqlsink.Table{Name: "_eds_load_" + name, Columns: l.Real.Columns}
-		st := s.shape(&stage)
-		show("write a few rows to "+name, sh.merge(fromParameter, everyRow))
-		show("write many rows to "+name, sh.merge(fmt.Sprintf(fromStage, "7.json.gz"), everyRow))
-		show("delete and insert rows again in "+name, sh.merge(fromParameter, opDelete), sh.merge(fromParameter, opUpsert))
-		show("stage a snapshot of "+name, sh.makeStage(st.table), st.copyInto("7.json.gz"))
+		st := s.tableStatements(&stage)
+		show("write a few rows to "+name, ts.merge(fromParameter, allRows))
+		show("write many rows to "+name, ts.merge(fmt.Sprintf(fromStage, "7.json.gz"), allRows))
+		show("delete and insert rows again in "+name, ts.merge(fromParameter, opDelete), ts.merge(fromParameter, opUpsert))
+		show("stage a snapshot of "+name, ts.createStage(st.table), st.copyInto("7.json.gz"))
 		show("remove what was staged twice of "+name, st.duplicates(), st.deduplicate())
-		show("replace the rows of "+name, sh.replace(st)...)
-		show("merge the staged rows into "+name, sh.mergeStage(st, true))
+		show("replace the rows of "+name, ts.replace(st)...)
+		show("merge the staged rows into "+name, ts.mergeStage(st, true))
 		l.Scope = []sqlsink.Within{{Column: l.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}
-		show("replace some rows of "+name, append(sh.replace(st), sh.countRows())...)
-		read, _ := sh.selection()
+		show("replace some rows of "+name, append(ts.replace(st), ts.countRows())...)
+		read, _ := ts.selection()
 		show("read "+name, read)
 	}
 	show("store the first checkpoint", fmt.Sprintf(startSQL, quote("_eds_checkpoint")))

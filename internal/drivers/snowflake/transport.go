@@ -26,22 +26,22 @@ const (
 type transport struct {
 	base *http.Transport
 
-	mu       sync.Mutex
-	idle     *sync.Cond
-	call     context.Context // of the call at hand; nil between calls
-	progress func()          // notes that the service answers or takes something
-	running  int             // requests that have no answer yet
-	refusal  refusal         // the call's last
+	mu          sync.Mutex
+	idle        *sync.Cond
+	call        context.Context // of the call at hand; nil between calls
+	progress    func()          // notes that the service answers or takes something
+	inFlight    int             // requests that have no answer yet
+	httpRefusal httpRefusal     // the call's last
 }
 
-// refusal is an answer of HTTP that is an error. Snowflake's driver tells little
+// httpRefusal is an answer of HTTP that is an error. Snowflake's driver tells little
 // of it.
-type refusal struct {
+type httpRefusal struct {
 	status int // 0: none
 	after  time.Duration
 }
 
-func (r *refusal) Error() string {
+func (r *httpRefusal) Error() string {
 	return fmt.Sprintf("the service answered with HTTP status %d", r.status)
 }
 
@@ -58,11 +58,11 @@ func newTransport() *transport {
 // begin binds requests to ctx until the returned function is called, which ends
 // those that are left. Meanwhile progress is called for what the service takes and
 // answers.
-func (t *transport) begin(ctx context.Context, progress func()) func() {
+func (t *transport) bind(ctx context.Context, progress func()) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.call, t.progress, t.refusal = ctx, progress, refusal{}
+	t.call, t.progress, t.httpRefusal = ctx, progress, httpRefusal{}
 	return func() {
 		cancel()
 		t.mu.Lock()
@@ -75,7 +75,7 @@ func (t *transport) begin(ctx context.Context, progress func()) func() {
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	t.mu.Lock()
 	call, progress := t.call, t.progress
-	t.running++
+	t.inFlight++
 	t.mu.Unlock()
 	defer t.answered()
 	ctx, cancel := context.WithCancel(r.Context())
@@ -95,39 +95,39 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	})
 	r = r.WithContext(ctx)
 	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = &body{r.Body, func() {}, progress}
+		r.Body = &trackedBody{r.Body, func() {}, progress}
 	}
 	response, err := t.base.RoundTrip(r)
 	if err != nil {
 		done()
 		return nil, err
 	}
-	t.note(response)
+	t.recordRefusal(response)
 	progress()
-	response.Body = &body{response.Body, done, progress}
+	response.Body = &trackedBody{response.Body, done, progress}
 	return response, nil
 }
 
 // note remembers an answer that is an error.
-func (t *transport) note(r *http.Response) {
+func (t *transport) recordRefusal(r *http.Response) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.refusal = (refusal{}); r.StatusCode >= 400 {
-		t.refusal = refusal{r.StatusCode, fault.ParseRetryAfter(r.Header.Get("Retry-After"), time.Now())}
+	if t.httpRefusal = (httpRefusal{}); r.StatusCode >= 400 {
+		t.httpRefusal = httpRefusal{r.StatusCode, fault.ParseRetryAfter(r.Header.Get("Retry-After"), time.Now())}
 	}
 }
 
 // refused returns the call's last refusal.
-func (t *transport) refused() refusal {
+func (t *transport) refused() httpRefusal {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.refusal
+	return t.httpRefusal
 }
 
 func (t *transport) answered() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.running--
+	t.inFlight--
 	t.idle.Broadcast()
 }
 
@@ -135,7 +135,7 @@ func (t *transport) answered() {
 // connections.
 func (t *transport) close() {
 	t.mu.Lock()
-	for t.running > 0 {
+	for t.inFlight > 0 {
 		t.idle.Wait()
 	}
 	t.mu.Unlock()
@@ -143,12 +143,12 @@ func (t *transport) close() {
 }
 
 // body is what a request sends, or its answer, which ends it when it is closed.
-type body struct {
+type trackedBody struct {
 	io.ReadCloser
 	done, progress func()
 }
 
-func (b *body) Read(p []byte) (int, error) {
+func (b *trackedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.progress()
 	if err != nil {
@@ -157,7 +157,7 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *body) Close() error {
+func (b *trackedBody) Close() error {
 	defer b.done()
 	return b.ReadCloser.Close()
 }

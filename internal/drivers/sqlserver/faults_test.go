@@ -174,7 +174,7 @@ func TestATransactionIsTheStatementsBetweenItsEnds(t *testing.T) {
 	server := tds.Start(t, tds.Options{Durability: 2})
 	s := newSession(t, server, thing)
 	l := s.layoutFor(t, "thing", 1, "id", "n")
-	kinds := func(images ...string) []string {
+	objectKinds := func(images ...string) []string {
 		before := len(server.Statements())
 		if err := s.write(t, l, images...); err != nil {
 			t.Fatal(err)
@@ -186,7 +186,7 @@ func TestATransactionIsTheStatementsBetweenItsEnds(t *testing.T) {
 		return words
 	}
 	// With delayed durability forced, a commit is durable once the log was flushed.
-	if diff := cmp.Diff([]string{"BEGIN TRANSACTION", "MERGE INTO", "COMMIT TRANSACTION", "EXECUTE sys.sp_flush_log"}, kinds(`{"id":"1"}`)); diff != "" {
+	if diff := cmp.Diff([]string{"BEGIN TRANSACTION", "MERGE INTO", "COMMIT TRANSACTION", "EXECUTE sys.sp_flush_log"}, objectKinds(`{"id":"1"}`)); diff != "" {
 		t.Error(diff)
 	}
 	var many []string
@@ -194,10 +194,10 @@ func TestATransactionIsTheStatementsBetweenItsEnds(t *testing.T) {
 		many = append(many, fmt.Sprintf(`{"id":"%d","n":"it's"}`, i))
 	}
 	load := []string{"SET FMTONLY", "select *", "INSERT BULK", "MERGE INTO", "COMMIT TRANSACTION", "EXECUTE sys.sp_flush_log"}
-	if diff := cmp.Diff(append([]string{"BEGIN TRANSACTION", "CREATE TABLE"}, load...), kinds(many...)); diff != "" {
+	if diff := cmp.Diff(append([]string{"BEGIN TRANSACTION", "CREATE TABLE"}, load...), objectKinds(many...)); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(append([]string{"BEGIN TRANSACTION"}, load...), kinds(many...)); diff != "" {
+	if diff := cmp.Diff(append([]string{"BEGIN TRANSACTION"}, load...), objectKinds(many...)); diff != "" {
 		t.Errorf("the temporary table is kept: %s", diff)
 	}
 	if got := len(s.contents(t, l)); got != len(many) {

@@ -18,7 +18,7 @@ func real(name, base string, length, precision, scale int, collation string) sql
 	if strings.HasPrefix(base, "n") && length > 0 {
 		units *= 2
 	}
-	return describe(answer{"t", name, base, int64(units), int64(precision), int64(scale), collation, true, false, false, int64(0), int64(0), int64(0)})
+	return describe(resultRow{"t", name, base, int64(units), int64(precision), int64(scale), collation, true, false, false, int64(0), int64(0), int64(0)})
 }
 
 // layoutOf maps columns of the source onto real ones of the same name; the first
@@ -85,7 +85,7 @@ func allStatements(t testing.TB) *script {
 	namespace := "dbo"
 	d := &dialect{}
 	d.namespace.Store(&namespace)
-	s.add("set up a session", settings+lockWait(30*time.Second), lookAround, "SELECT name FROM sys.schemas WHERE name = @p1", "CREATE SCHEMA [shop]")
+	s.add("set up a session", settings+lockWait(30*time.Second), sessionQuery, "SELECT name FROM sys.schemas WHERE name = @p1", "CREATE SCHEMA [shop]")
 	s.add("read the catalogue", fmt.Sprintf(columnQuery, "@p2, @p3"), fmt.Sprintf(tableQuery, "@p2, @p3"), fmt.Sprintf(keyQuery, "@p2, @p3"))
 	addDDL(s, d)
 
@@ -101,20 +101,20 @@ func allStatements(t testing.TB) *script {
 		layoutOf(t, "guarded", plainTable, 1, text, name, version), layoutOf(t, "odd guarded", oddTable, 1, text, name, version),
 		layoutOf(t, "soft", plainTable, 1, text, name, real("_eds_op", "nvarchar", 255, 0, 0, binary), version, real("_eds_synced_at", "datetimeoffset", 10, 26, 6, ""), real("_eds_deleted", "bit", 1, 1, 0, "")),
 	} {
-		sh := newShape(l, "[dbo]."+quote(l.Real.Name), nil)
-		for _, op := range []*operation{sh.removing(), sh.upserting()} {
+		ts := newTableStatements(l, "[dbo]."+quote(l.Real.Name), nil)
+		for _, op := range []*rowOperation{ts.deleteOperation(), ts.upsertOperation()} {
 			s.add(op.what+" by parameters "+op.declarations(op.indexes, 2), op.statement(op.values(op.indexes, 2)))
-			s.add(op.what+" by a temporary table", op.makeTemporary(op.stage, op.indexes), op.fromStage())
+			s.add(op.what+" by a temporary table", op.createTemporary(op.stage, op.indexes), op.fromStage())
 		}
-		s.add("read "+l.Real.Name, readText(sh))
-		s.add("stage a load of "+l.Real.Name, stageText(sh, "[dbo].[_eds_load_x]"))
-		s.add("replace the rows of "+l.Real.Name, placeTexts(sh, "[dbo].[_eds_load_x]", sink.Replace)...)
-		s.add("merge into "+l.Real.Name, placeTexts(sh, "[dbo].[_eds_load_x]", sink.Merge)...)
+		s.add("read "+l.Real.Name, readText(ts))
+		s.add("stage a load of "+l.Real.Name, stageText(ts, "[dbo].[_eds_load_x]"))
+		s.add("replace the rows of "+l.Real.Name, placeTexts(ts, "[dbo].[_eds_load_x]", sink.Replace)...)
+		s.add("merge into "+l.Real.Name, placeTexts(ts, "[dbo].[_eds_load_x]", sink.Merge)...)
 		l.Scope = []sqlsink.Within{{Column: l.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}
-		s.add("replace some rows of "+l.Real.Name, append(placeTexts(sh, "[dbo].[_eds_load_x]", sink.Replace), countText(sh))...)
+		s.add("replace some rows of "+l.Real.Name, append(placeTexts(ts, "[dbo].[_eds_load_x]", sink.Replace), countText(ts))...)
 	}
-	stage := newShape(layoutOf(t, "_eds_load_x", plainTable, 2, text, n, name), "[dbo].[_eds_load_x]", nil)
-	s.add("seal a stage", countText(stage), sealText(stage), duplicatesText(stage), dedupText(stage), "DROP TABLE IF EXISTS [dbo].[_eds_load_x]")
+	stage := newTableStatements(layoutOf(t, "_eds_load_x", plainTable, 2, text, n, name), "[dbo].[_eds_load_x]", nil)
+	s.add("seal a stage", countText(stage), sealText(stage), duplicatesText(stage), deduplicateText(stage), "DROP TABLE IF EXISTS [dbo].[_eds_load_x]")
 	s.add("move the checkpoint", fmt.Sprintf(insertCheckpoint, "[dbo].[_eds_checkpoint]"), fmt.Sprintf(updateCheckpoint, "[dbo].[_eds_checkpoint]"))
 	s.add("end a transaction", "BEGIN TRANSACTION", "COMMIT TRANSACTION", "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION", "EXECUTE sys.sp_flush_log")
 	return s

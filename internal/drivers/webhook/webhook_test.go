@@ -91,7 +91,8 @@ func (e *receiver) verify(r *http.Request, body []byte) {
 	mac := hmac.New(sha256.New, key)
 	fmt.Fprintf(mac, "%s.%s.%s", r.Header.Get("webhook-id"), r.Header.Get("webhook-timestamp"), body)
 	want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
-	if got := r.Header.Get("webhook-signature"); got != want || r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/x-ndjson" {
+	if got := r.Header.Get("webhook-signature"); got != want || r.Method != http.MethodPost ||
+		r.Header.Get("Content-Type") != "application/x-ndjson" {
 		e.t.Errorf("a %s of %s is signed %q, want %q", r.Method, r.Header.Get("Content-Type"), got, want)
 	}
 }
@@ -124,7 +125,8 @@ func mustOpen(t testing.TB, raw string) *Sink {
 }
 
 func payload(n int) string {
-	return fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k"],"after":{"id":"k","n":%d},"mvccTimestamp":"%d"}`, n, n, n)
+	return fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k"],"after":{"id":"k","n":%d},"mvccTimestamp":"%d"}`, n,
+		n, n)
 }
 
 func run(t testing.TB, first, last int) *change.Batch {
@@ -194,9 +196,15 @@ func TestRequest_OnTheWire(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := e.requests[0]
-	got := []string{r.Method, r.RequestURI, r.Header.Get("Content-Type"), r.Header.Get("Webhook-Id"), r.Header.Get("Webhook-Timestamp"), r.Header.Get("Webhook-Signature"), strings.Join(r.Header["X-Team"], "|"), r.UserAgent()}
+	got := []string{
+		r.Method, r.RequestURI, r.Header.Get("Content-Type"), r.Header.Get("Webhook-Id"), r.Header.Get("Webhook-Timestamp"),
+		r.Header.Get("Webhook-Signature"), strings.Join(r.Header["X-Team"], "|"), r.UserAgent(),
+	}
 	// openssl dgst -sha256 -mac hmac computes the same signature.
-	want := []string{"POST", "/in?tenant=a+b", "application/x-ndjson", "eds_7-8_3a44644c1722122ff2d5e9a0", "1712345678", "v1,SL3aaxpA068+xOOuNSXzjfy7K/MX/MVNiHcIMuIdQJ8=", "shop|two", "eds"}
+	want := []string{
+		"POST", "/in?tenant=a+b", "application/x-ndjson", "eds_7-8_3a44644c1722122ff2d5e9a0", "1712345678",
+		"v1,SL3aaxpA068+xOOuNSXzjfy7K/MX/MVNiHcIMuIdQJ8=", "shop|two", "eds",
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -407,7 +415,8 @@ func TestOpen_RejectsBadURLs(t *testing.T) {
 		"https://h/in?header=A:x%0d%0aB:%20HIDDEN": "Name:value",
 	} {
 		_, err := openURL(t, raw)
-		if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "HIDDEN ") || strings.Contains(err.Error(), "HIDDEN:") {
+		if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "HIDDEN ") ||
+			strings.Contains(err.Error(), "HIDDEN:") {
 			t.Errorf("%s: %v, want %q", raw, err, want)
 		}
 	}
