@@ -111,7 +111,7 @@ func TestConfigure_WaitsForTheImportOverRestarts(t *testing.T) {
 	session := w.session(p, "")
 	w.url = sqlite(t)
 	want(t, w.ask(p, session, "configure", map[string]any{"url": w.url, "backfill": true}), "success", true)
-	const waits = "the destination was configured anew, and waits for an import"
+	const waits = "the destination is newly configured and waits for an import"
 	for range 2 {
 		w.notify(session, "restart", nil)
 		want(t, w.received(p, session, "restart-response", 1), "success", true)

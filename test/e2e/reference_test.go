@@ -80,7 +80,7 @@ func TestReference_LeavesItsImport(t *testing.T) {
 	w.drain(p)
 	p.stop()
 	w.equal()
-	if !strings.Contains(p.output(), "going on after the import of the reference server") {
+	if !strings.Contains(p.output(), "continuing after the import of the reference server") {
 		t.Errorf("it is not said:\n%s", p.output())
 	}
 	p = w.serve() // it is taken over once
