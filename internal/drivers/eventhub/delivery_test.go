@@ -144,9 +144,8 @@ func TestApply_GivesUpOnASilentNamespace(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	proxy := sinktest.NewProxy(t, namespace.Addr)
-	s := mustOpen(t, urlAt(proxy.Addr(), hub.Name, ""))
+	s := mustOpen(t, urlAt(proxy.Addr(), hub.Name, "?timeout=2s"))
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
-	s.patience = time.Second
 	hub.Fail(t, peer.Fault{Kind: "silent", After: 1, Times: 1})
 	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); !errors.Is(err, errSilent) || fault.Of(err) != fault.Transient {
 		t.Errorf("one unanswered message: %v: %v", fault.Of(err), err)
