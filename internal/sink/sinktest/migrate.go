@@ -342,7 +342,8 @@ func checkNames(h *harness) {
 	h.expect(s, wide)
 }
 
-// checkReservedNames writes to tables and columns that have the names of the sink's own, as a faulty or malicious source might. They are refused, and the sink's own rows stay.
+// checkReservedNames writes to tables and columns that have the names of the sink's own, as a faulty
+// or malicious source might. They are refused, and the sink's own rows stay.
 func checkReservedNames(h *harness) {
 	s := h.open()
 	t := customers(h)
