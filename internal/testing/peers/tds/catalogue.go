@@ -53,7 +53,8 @@ INSERT INTO "sys.types" VALUES (231, 'nvarchar'), (167, 'varchar'), (239, 'nchar
 CREATE TABLE "sys.objects" (object_id INTEGER PRIMARY KEY, name TEXT NVARCHAR(128) COLLATE NOCASE, schema_id INT,
   type TEXT NVARCHAR(2), definition TEXT, UNIQUE (schema_id, name));
 CREATE TABLE "sys.tables" (object_id INT PRIMARY KEY, is_memory_optimized INT, temporal_type INT);
-CREATE TABLE "sys.columns" (object_id INT, column_id INT, name TEXT NVARCHAR(128), max_length INT, precision INT, scale INT, collation_name TEXT NVARCHAR(128),
+CREATE TABLE "sys.columns" (object_id INT, column_id INT, name TEXT NVARCHAR(128), max_length INT, precision INT, scale INT,
+  collation_name TEXT NVARCHAR(128),
   is_nullable INT, is_identity INT, is_computed INT,
   default_object_id INT, generated_always_type INT, user_type_id INT, system_type_id INT);
 CREATE TABLE "sys.indexes" (object_id INT, index_id INT, name TEXT NVARCHAR(128), is_primary_key INT,
