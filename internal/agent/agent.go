@@ -79,14 +79,14 @@ type ControlChannel interface {
 // Reconciler follows the stream and imports. reconciler.Reconciler documents the methods.
 // Calls of Run do not overlap; the other methods are called concurrently.
 type Reconciler interface {
-	Run(due, hard context.Context, s reconciler.Session) (gap, err error)
+	Run(due, hard context.Context, s reconciler.Subscription) (gap, err error)
 	Destination() *reconciler.Destination
 	SetDestination(d *reconciler.Destination, save func() error) error
 	Test(ctx context.Context, d *reconciler.Destination) error
 	Pause(on bool) error
 	RequestImport(q reconciler.ImportRequest) (id string, err error)
-	AwaitAnswer(ctx context.Context) (state.ImportOutcome, bool)
-	Answered(id string) error
+	AwaitOutcome(ctx context.Context) (state.ImportOutcome, bool)
+	OutcomeReceived(id string) error
 }
 
 // Config is the configuration of an Agent. Fields are required unless their comments say

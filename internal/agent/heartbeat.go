@@ -35,13 +35,13 @@ func (s *hqSession) sendHeartbeats(ctx context.Context) {
 func (s *hqSession) sendImportOutcomes(ctx context.Context) {
 	a := s.agent
 	for {
-		outcome, ok := a.Reconciler.AwaitAnswer(ctx)
+		outcome, ok := a.Reconciler.AwaitOutcome(ctx)
 		if !ok {
 			return
 		}
 		err := reconciler.Retry(ctx, a.Health, a.Logger, "nats", func() error { return s.sendImportOutcome(ctx, outcome) })
 		if err == nil {
-			err = a.Reconciler.Answered(outcome.ID)
+			err = a.Reconciler.OutcomeReceived(outcome.ID)
 		}
 		if err != nil {
 			s.logSendError(fmt.Errorf("send the outcome of the import %s: %w", outcome.ID, err))

@@ -46,7 +46,10 @@ func TestText_TakesExactlyTheMemoryOfAMessage(t *testing.T) {
 	if _, err := d.Text(zipOf(t, 10), "gzip/json"); err != nil { // also allocates the reusable memory
 		t.Fatal(err)
 	}
-	for _, size := range []int{2, 1000, cdc.LargePayload - 1, cdc.LargePayload, cdc.LargePayload + 1, 2*cdc.LargePayload + 2, 2*cdc.LargePayload + 3, cdc.MaxPayload} {
+	for _, size := range []int{
+		2, 1000, cdc.LargePayload - 1, cdc.LargePayload, cdc.LargePayload + 1, 2*cdc.LargePayload + 2,
+		2*cdc.LargePayload + 3, cdc.MaxPayload,
+	} {
 		zipped := zipOf(t, size)
 		packed, err := msgpack.Marshal(strings.Repeat("0", min(size, 5<<20)-2))
 		if err != nil {
@@ -158,7 +161,8 @@ func TestText_KeepsCharactersWhole(t *testing.T) {
 				t.Fatal(err)
 			}
 			for name, value := range back {
-				if want := strings.ToValidUTF8(text, ""); strings.ReplaceAll(value, "\ufffd", "") != want || !strings.HasPrefix(value, name[:3000]) {
+				if want := strings.ToValidUTF8(text, ""); strings.ReplaceAll(value, "\ufffd", "") != want ||
+					!strings.HasPrefix(value, name[:3000]) {
 					t.Errorf("%q after %d: %d bytes became %d", part, offset, len(text), len(value))
 				}
 			}

@@ -107,7 +107,12 @@ func TestDecode_ReadsEveryEncoding(t *testing.T) {
 func TestDecode_MsgpackBecomesTheSameJSON(t *testing.T) {
 	when := time.Date(2026, 1, 2, 3, 4, 5, 678900000, time.UTC)
 	packed, err := msgpack.Marshal(map[string]any{"after": map[string]any{
-		"a": []any{int8(-1), uint8(200), int64(math.MinInt64), 1.5, float32(0.1), true, nil, "é\"\x00", []byte{1, 2}, when, map[string]any{}},
+		"a": []any{
+			int8(-1), uint8(200), int64(math.MinInt64), 1.5, float32(0.1), true, nil, "é\"\x00",
+			[]byte{1, 2},
+			when,
+			map[string]any{},
+		},
 	}, "table": "t", "operation": "INSERT"})
 	if err != nil {
 		t.Fatal(err)

@@ -309,7 +309,8 @@ func (s *Splitter) eventKey(e *cdc.Event) (*Row, error) {
 	case len(elements) > 0 && s.table.Keys == 1:
 		elements = elements[len(elements)-1:]
 	default:
-		return nil, fmt.Errorf("the event has neither the key columns of table %q in its row image nor a key of %d elements", e.Table, s.table.Keys)
+		return nil, fmt.Errorf("the event has neither the key columns of table %q in its row image nor a key of %d elements", e.Table,
+			s.table.Keys)
 	}
 	for _, el := range elements {
 		if rawjson.IsNull(e.Key[el.Start:el.End]) {

@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// TestIntegersOfAnySpelling compares with arithmetic of any size.
-func TestIntegersOfAnySpelling(t *testing.T) {
+// TestParseInt_ReadsAnySpelling compares with big arithmetic.
+func TestParseInt_ReadsAnySpelling(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.StringMatching(`-?(0|[1-9][0-9]{0,21})(\.[0-9]{1,5})?([eE][+-]?[0-9]{1,2})?`).Draw(t, "text")
 		exact, ok := new(big.Rat).SetString(text)
@@ -36,9 +36,9 @@ func TestIntegersOfAnySpelling(t *testing.T) {
 	})
 }
 
-// TestFloatsTellWhetherTheyAreExact: a float's shortest form, however spelt, is;
-// what reads as the same float and is another number is not.
-func TestFloatsTellWhetherTheyAreExact(t *testing.T) {
+// TestParseFloat_ReportsExactness: any spelling of a float's shortest form is exact; a different
+// number that rounds to the same float is not.
+func TestParseFloat_ReportsExactness(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := rapid.Float64().Draw(t, "f")
 		short := strconv.FormatFloat(f, 'e', -1, 64)

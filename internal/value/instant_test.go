@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// written returns an instant in the one form that they are all written in.
+// written returns an instant in the form of AppendText.
 func written(text string) (out []byte, cut bool, err error) {
 	t, err := value.ParseInstant([]byte(text))
 	if err != nil {
@@ -18,7 +18,7 @@ func written(text string) (out []byte, cut bool, err error) {
 	return append(out, 'Z'), t.Cut, err
 }
 
-func TestInstantsBecomeUTCWithMicroseconds(t *testing.T) {
+func TestParseInstant_ReturnsUTCWithMicroseconds(t *testing.T) {
 	for text, want := range map[string]string{
 		"2026-01-02T03:04:05Z":            "2026-01-02T03:04:05.000000Z",
 		"2026-01-02T03:04:05.1Z":          "2026-01-02T03:04:05.100000Z",
@@ -77,7 +77,7 @@ func TestInstantsBecomeUTCWithMicroseconds(t *testing.T) {
 	}
 }
 
-// FuzzInstant compares with package time where that reads the text.
+// FuzzInstant compares with package time if that reads the text.
 func FuzzInstant(f *testing.F) {
 	for _, s := range []string{"2026-01-02T03:04:05.123456Z", "2026-12-31T23:59:59+01:00", "2026-01-02", "0000-02-29T00:00:00-23:59"} {
 		f.Add(s)

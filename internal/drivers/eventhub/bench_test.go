@@ -42,7 +42,10 @@ func benchmark(b *testing.B, columns, rows int) {
 		for n := range q.events {
 			e, _ := newMessageWriter(true).write(q, n, true)
 			id := e.Properties.MessageID.(string)
-			made[i] = append(made[i], &azeventhubs.EventData{Body: e.Body.Data[0], ContentType: e.Properties.ContentType, MessageID: &id, Properties: e.ApplicationProperties})
+			made[i] = append(made[i], &azeventhubs.EventData{
+				Body: e.Body.Data[0], ContentType: e.Properties.ContentType, MessageID: &id,
+				Properties: e.ApplicationProperties,
+			})
 		}
 	}
 	session := newHubSession(&s.choices)

@@ -52,7 +52,8 @@ func parseConnection(text string) (connection, error) {
 	host = strings.TrimLeft(strings.TrimPrefix(strings.TrimPrefix(strings.TrimSpace(host), "sb:"), "amqps:"), "/")
 	host, hub, _ := strings.Cut(host, "/")
 	if strings.Contains(hub, "=") {
-		return c, errors.New("the connection string lacks a ; after its host; it should read host/;SharedAccessKeyName=name;SharedAccessKey=key;EntityPath=hub")
+		return c, errors.New("the connection string lacks a ; after its host; it should read " +
+			"host/;SharedAccessKeyName=name;SharedAccessKey=key;EntityPath=hub")
 	}
 	if hub = strings.Trim(hub, "/"); hub != "" {
 		if c.hub != "" && c.hub != hub {
@@ -77,7 +78,8 @@ func knownPair(name string) string {
 func unknownPair(name string) error {
 	name = strings.TrimLeft(strings.TrimSpace(name), "/")
 	if strings.EqualFold(name, "SharedAccessSignature") {
-		return errors.New("the connection string holds a SharedAccessSignature, which expires; use SharedAccessKeyName and SharedAccessKey, or auth= for Entra ID")
+		return errors.New("the connection string holds a SharedAccessSignature, which expires; use SharedAccessKeyName and " +
+			"SharedAccessKey, or auth= for Entra ID")
 	}
 	hint := "known ones are " + strings.Join(pairNames, ", ")
 	if best := sink.Nearest(name, pairNames); best != "" {

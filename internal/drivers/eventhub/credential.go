@@ -18,7 +18,8 @@ import (
 
 // parseAuth reads how eds authenticates to Event Hubs.
 func (c *choices) parseAuth(query url.Values, lookup sink.Lookup) error {
-	auth, err := sink.ChoiceOf(query, "auth", "sas", "managed-identity", "workload-identity", "client-secret", "client-certificate", "azure-cli", "default")
+	auth, err := sink.ChoiceOf(query, "auth", "sas", "managed-identity", "workload-identity", "client-secret", "client-certificate",
+		"azure-cli", "default")
 	if err != nil {
 		return err
 	}
@@ -29,7 +30,8 @@ func (c *choices) parseAuth(query url.Values, lookup sink.Lookup) error {
 			}
 		}
 		if c.key == "" {
-			return errors.New("the eventhub url has no credentials; add ;SharedAccessKeyName=name;SharedAccessKey=${EVENTHUB_KEY}, or auth=managed-identity or another Entra ID credential")
+			return errors.New("the eventhub url has no credentials; add ;SharedAccessKeyName=name;SharedAccessKey=${EVENTHUB_KEY}, or " +
+				"auth=managed-identity or another Entra ID credential")
 		}
 		return nil
 	}
@@ -83,11 +85,14 @@ func (c *choices) parseIdentity(auth string, query url.Values, lookup sink.Looku
 	var err error
 	switch auth {
 	case "client-secret":
-		err = need(id.tenant, "tenant-id= or AZURE_TENANT_ID", id.client, "client-id= or AZURE_CLIENT_ID", id.secret, "AZURE_CLIENT_SECRET in the environment")
+		err = need(id.tenant, "tenant-id= or AZURE_TENANT_ID", id.client, "client-id= or AZURE_CLIENT_ID", id.secret,
+			"AZURE_CLIENT_SECRET in the environment")
 	case "client-certificate":
-		err = need(id.tenant, "tenant-id= or AZURE_TENANT_ID", id.client, "client-id= or AZURE_CLIENT_ID", id.certificate, "AZURE_CLIENT_CERTIFICATE_PATH in the environment")
+		err = need(id.tenant, "tenant-id= or AZURE_TENANT_ID", id.client, "client-id= or AZURE_CLIENT_ID", id.certificate,
+			"AZURE_CLIENT_CERTIFICATE_PATH in the environment")
 	case "workload-identity":
-		err = need(id.tenant, "tenant-id= or AZURE_TENANT_ID", id.client, "client-id= or AZURE_CLIENT_ID", id.tokenFile, "AZURE_FEDERATED_TOKEN_FILE in the environment, which Kubernetes sets if the pod has the label azure.workload.identity/use")
+		err = need(id.tenant, "tenant-id= or AZURE_TENANT_ID", id.client, "client-id= or AZURE_CLIENT_ID", id.tokenFile,
+			"AZURE_FEDERATED_TOKEN_FILE in the environment, which Kubernetes sets if the pod has the label azure.workload.identity/use")
 	}
 	if err != nil {
 		return err
@@ -106,9 +111,13 @@ func (id *identity) credential(auth string, o azcore.ClientOptions) (azcore.Toke
 		}
 		return azidentity.NewManagedIdentityCredential(options)
 	case "workload-identity":
-		return azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{ClientOptions: o, ClientID: id.client, TenantID: id.tenant, TokenFilePath: id.tokenFile})
+		return azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{
+			ClientOptions: o, ClientID: id.client,
+			TenantID: id.tenant, TokenFilePath: id.tokenFile,
+		})
 	case "client-secret":
-		return azidentity.NewClientSecretCredential(id.tenant, id.client, id.secret, &azidentity.ClientSecretCredentialOptions{ClientOptions: o})
+		return azidentity.NewClientSecretCredential(id.tenant, id.client, id.secret,
+			&azidentity.ClientSecretCredentialOptions{ClientOptions: o})
 	case "client-certificate":
 		text, err := os.ReadFile(id.certificate)
 		if err != nil {
@@ -116,9 +125,12 @@ func (id *identity) credential(auth string, o azcore.ClientOptions) (azcore.Toke
 		}
 		certificates, key, err := azidentity.ParseCertificates(text, []byte(id.password))
 		if err != nil {
-			return nil, errors.New("read AZURE_CLIENT_CERTIFICATE_PATH: it should hold a certificate and its key, as PEM or PKCS#12, with AZURE_CLIENT_CERTIFICATE_PASSWORD if it has a password")
+			return nil, errors.New("read AZURE_CLIENT_CERTIFICATE_PATH: it should hold a certificate and its key, as PEM " +
+				"or PKCS#12, with " +
+				"AZURE_CLIENT_CERTIFICATE_PASSWORD if it has a password")
 		}
-		return azidentity.NewClientCertificateCredential(id.tenant, id.client, certificates, key, &azidentity.ClientCertificateCredentialOptions{ClientOptions: o})
+		return azidentity.NewClientCertificateCredential(id.tenant, id.client, certificates, key,
+			&azidentity.ClientCertificateCredentialOptions{ClientOptions: o})
 	case "azure-cli":
 		return azidentity.NewAzureCLICredential(&azidentity.AzureCLICredentialOptions{TenantID: id.tenant})
 	default:

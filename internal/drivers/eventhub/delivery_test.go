@@ -34,9 +34,13 @@ func TestApply_ResendsOnlyTheRefusedMessage(t *testing.T) {
 	for _, after := range []int{0, 1, 2} {
 		before := hub.Counts(t)
 		first := 31 + 30*after
-		hub.Fail(t, peer.Fault{Kind: "reject", Condition: "com.microsoft:server-busy", Description: "SECRET TrackingId:xyz_G1", After: after, Times: 1})
+		hub.Fail(t, peer.Fault{
+			Kind: "reject", Condition: "com.microsoft:server-busy", Description: "SECRET TrackingId:xyz_G1",
+			After: after, Times: 1,
+		})
 		err := s.Apply(t.Context(), sinktest.NumberedBatch(t, first, first+29))
-		if fault.Of(err) != fault.Transient || fault.RetryAfter(err) != busyPause || !strings.Contains(err.Error(), "server-busy, TrackingId:xyz_G1") || strings.Contains(err.Error(), "SECRET") {
+		if fault.Of(err) != fault.Transient || fault.RetryAfter(err) != busyPause ||
+			!strings.Contains(err.Error(), "server-busy, TrackingId:xyz_G1") || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("throttled: %v, after %v: %v", fault.Of(err), fault.RetryAfter(err), err)
 		}
 		// A caller may retry a part of the batch, and then the rest.
@@ -56,7 +60,10 @@ func TestApply_ReattachesDetachedLinks(t *testing.T) {
 	hub := newHub(t, peer.Settings{})
 	s := mustOpen(t, urlTo(hub, ""))
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
-	for i, condition := range []string{"amqp:link:detach-forced", "amqp:unauthorized-access", "com.microsoft:timeout", "amqp:internal-error"} {
+	for i, condition := range []string{
+		"amqp:link:detach-forced", "amqp:unauthorized-access", "com.microsoft:timeout",
+		"amqp:internal-error",
+	} {
 		before := hub.Counts(t)
 		hub.Fail(t, peer.Fault{Kind: "detach", Condition: condition, After: 1, Times: 1})
 		sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 31+30*i, 60+30*i))
@@ -79,7 +86,12 @@ func TestApply_ReopensLostConnections(t *testing.T) {
 	s := mustOpen(t, urlTo(hub, ""))
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
 	for i, f := range []peer.Fault{
-		{Kind: "close", Condition: "amqp:connection:forced"}, {Kind: "cut"}, {Kind: "cut", After: 2}, {Kind: "lose"}, {Kind: "lose", After: 1}, {Kind: "lose", After: 2},
+		{Kind: "close", Condition: "amqp:connection:forced"},
+		{Kind: "cut"},
+		{Kind: "cut", After: 2},
+		{Kind: "lose"},
+		{Kind: "lose", After: 1},
+		{Kind: "lose", After: 2},
 	} {
 		f.Times = 1
 		hub.Fail(t, f)
@@ -118,7 +130,7 @@ func TestApply_LosesNothingInALongOutage(t *testing.T) {
 						t.Fatalf("the error is %v: %v", fault.Of(err), err)
 					}
 				}
-				proxy.Mend()
+				proxy.Repair()
 				sinktest.ApplyWithin(t, 20, s, b)
 			}
 			wantInOrder(t, hub, 1, 120)
@@ -132,9 +144,8 @@ func TestApply_GivesUpOnASilentNamespace(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	proxy := sinktest.NewProxy(t, namespace.Addr)
-	s := mustOpen(t, urlAt(proxy.Addr(), hub.Name, ""))
+	s := mustOpen(t, urlAt(proxy.Addr(), hub.Name, "?timeout=2s"))
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
-	s.patience = time.Second
 	hub.Fail(t, peer.Fault{Kind: "silent", After: 1, Times: 1})
 	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); !errors.Is(err, errSilent) || fault.Of(err) != fault.Transient {
 		t.Errorf("one unanswered message: %v: %v", fault.Of(err), err)
@@ -144,7 +155,7 @@ func TestApply_GivesUpOnASilentNamespace(t *testing.T) {
 	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 7, 9)); !errors.Is(err, errSilent) || fault.Of(err) != fault.Transient {
 		t.Errorf("a stalled connection: %v: %v", fault.Of(err), err)
 	}
-	proxy.Mend()
+	proxy.Repair()
 	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 7, 9))
 	wantInOrder(t, hub, 1, 9)
 }
@@ -161,7 +172,7 @@ func TestApply_EndsWhenCancelled(t *testing.T) {
 	if err := s.Apply(ctx, sinktest.NumberedBatch(t, 4, 6)); !errors.Is(err, context.DeadlineExceeded) || fault.Of(err) != fault.Transient {
 		t.Fatalf("got %v", err)
 	}
-	proxy.Mend()
+	proxy.Repair()
 	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 4, 6))
 	wantInOrder(t, hub, 1, 6)
 }
@@ -171,7 +182,8 @@ func TestApply_RejectsAnOversizedEventAndSendsTheRest(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{Max: 4000})
 	s := mustOpen(t, urlTo(hub, ""))
-	large := sinktest.Event(t, 2, fmt.Sprintf(`{"operation":"INSERT","id":"ev2","table":"order","key":["k2"],"companyId":"c","after":{"id":"k2","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("SECRET", 800)))
+	large := sinktest.Event(t, 2, fmt.Sprintf(`{"operation":"INSERT","id":"ev2","table":"order","key":["k2"],"companyId":"c",`+
+		`"after":{"id":"k2","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("SECRET", 800)))
 	err := s.Apply(t.Context(), sinktest.Batch(sinktest.Numbered(t, 1), large, sinktest.Numbered(t, 3)))
 	if fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "SECRET") || !strings.Contains(err.Error(), hub.Name) {
 		t.Errorf("got %v: %v", fault.Of(err), err)
@@ -232,9 +244,11 @@ func TestApply_ClassifiesRejections(t *testing.T) {
 	hub := newHub(t, peer.Settings{})
 	s := mustOpen(t, urlTo(hub, ""))
 	for condition, want := range map[string]fault.Class{
-		"amqp:unauthorized-access": fault.Transient, "amqp:not-found": fault.Transient, "com.microsoft:entity-disabled": fault.Transient, "amqp:resource-deleted": fault.Transient,
+		"amqp:unauthorized-access": fault.Transient, "amqp:not-found": fault.Transient, "com.microsoft:entity-disabled": fault.Transient,
+		"amqp:resource-deleted":        fault.Transient,
 		"com.microsoft:argument-error": fault.Poison, "amqp:link:message-size-exceeded": fault.Poison,
-		"com.microsoft:timeout": fault.Transient, "com.microsoft:operation-cancelled": fault.Transient, "amqp:resource-limit-exceeded": fault.Transient,
+		"com.microsoft:timeout": fault.Transient, "com.microsoft:operation-cancelled": fault.Transient,
+		"amqp:resource-limit-exceeded": fault.Transient,
 	} {
 		hub.Fail(t, peer.Fault{Kind: "reject", Condition: condition, Description: "SECRET", Times: 1})
 		err := s.Apply(t.Context(), sinktest.Batch(sinktest.Numbered(t, 1)))
@@ -259,7 +273,8 @@ func TestApply_RoutesByHubTemplate(t *testing.T) {
 		}
 	}
 	lost := sinktest.Event(t, 6, `{"operation":"INSERT","id":"e6","table":"part","key":["1"],"after":{},"mvccTimestamp":"1"}`)
-	if err := s.Apply(t.Context(), sinktest.Batch(lost)); fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), `hub "shop.part": the hub does not exist`) {
+	if err := s.Apply(t.Context(), sinktest.Batch(lost)); fault.Of(err) != fault.Transient ||
+		!strings.Contains(err.Error(), `hub "shop.part": the hub does not exist`) {
 		t.Errorf("a table whose hub is missing: %v: %v", fault.Of(err), err)
 	}
 }
@@ -270,7 +285,8 @@ func TestApply_ReportsADeletedHub(t *testing.T) {
 	s := mustOpen(t, urlTo(hub, ""))
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	hub.Remove(t)
-	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "create it") {
+	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); fault.Of(err) != fault.Transient ||
+		!strings.Contains(err.Error(), "create it") {
 		t.Errorf("a hub that was deleted: %v: %v", fault.Of(err), err)
 	}
 }

@@ -35,8 +35,10 @@ func (e *serviceError) Error() string { return e.text }
 func (e *serviceError) Unwrap() error { return e.cause }
 
 const (
-	hintUnauthorized = "Event Hubs refuses the credentials; check SharedAccessKeyName and SharedAccessKey, that the policy has the claim Send and is one of this hub or of the namespace, and this machine's clock; with Entra ID, that the identity has the role Azure Event Hubs Data Sender"
-	hintMissing      = "the hub does not exist; create it, or correct EntityPath="
+	hintUnauthorized = "Event Hubs refuses the credentials; check SharedAccessKeyName and SharedAccessKey, that the policy has the claim " +
+		"Send and is one of this hub or of the namespace, and this machine's clock; with Entra ID, that the identity has the role Azure " +
+		"Event Hubs Data Sender"
+	hintMissing = "the hub does not exist; create it, or correct EntityPath="
 )
 
 // fatal lists the conditions that only the operator can fix.
@@ -56,7 +58,8 @@ var poison = map[amqp.ErrCond]string{
 	amqp.ErrCondInvalidField:              "Event Hubs refuses the event",
 }
 
-const hintTooLarge = "the event is larger than Event Hubs accepts in the namespace's tier; raise the tier, or the hub's maximum message size, and start eds again"
+const hintTooLarge = "the event is larger than Event Hubs accepts in the namespace's tier; raise the tier, or the hub's maximum message " +
+	"size, and start eds again"
 
 // busy is the condition of a throttled namespace, which asks for some seconds of quiet.
 const (
@@ -141,7 +144,8 @@ func (s *hubSession) classify(err error) error {
 		condition := conditionOf(err)
 		return fault.Mark(fault.Poison, &serviceError{poison[condition] + " (" + string(condition) + tracking(err) + ")", err})
 	case errors.As(err, &coded) && coded.Code == azeventhubs.ErrorCodeUnauthorizedAccess:
-		return fault.Mark(fault.Refused, &serviceError{hintUnauthorized + " (" + string(amqp.ErrCondUnauthorizedAccess) + tracking(err) + ")", err})
+		return fault.Mark(fault.Refused, &serviceError{hintUnauthorized + " (" + string(amqp.ErrCondUnauthorizedAccess) + tracking(err) +
+			")", err})
 	}
 	return s.classifyLoss(err)
 }
@@ -191,7 +195,7 @@ func (s *hubSession) classifyLoss(err error) error {
 	return fmt.Errorf("connect to %s: %w", s.host, cause)
 }
 
-// tlsHint returns what is wrong with the TLS configuration, or "".
+// tlsHint returns the remedy for an error of TLS, or "" for any other error.
 func tlsHint(err error) string {
 	var (
 		unknown x509.UnknownAuthorityError
@@ -252,8 +256,10 @@ func (e *identityError) classify() error {
 	if !errors.As(e.err, &refused) {
 		return fault.Mark(fault.Refused, &serviceError{"there is no credential to ask Entra ID with: " + firstLine(e.err), e.err})
 	}
-	if r := refused.RawResponse; r != nil && r.StatusCode < 500 && r.StatusCode != http.StatusTooManyRequests && r.StatusCode != http.StatusRequestTimeout {
-		return fault.Mark(fault.Refused, &serviceError{fmt.Sprintf("Entra ID refuses the identity; check AZURE_TENANT_ID, AZURE_CLIENT_ID and its secret or certificate%s", named), e.err})
+	if r := refused.RawResponse; r != nil && r.StatusCode < 500 && r.StatusCode != http.StatusTooManyRequests &&
+		r.StatusCode != http.StatusRequestTimeout {
+		return fault.Mark(fault.Refused, &serviceError{fmt.Sprintf("Entra ID refuses the identity; check AZURE_TENANT_ID, AZURE_CLIENT_ID "+
+			"and its secret or certificate%s", named), e.err})
 	}
 	return &serviceError{"Entra ID gives no token now" + named, e.err}
 }

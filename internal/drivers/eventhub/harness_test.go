@@ -46,7 +46,8 @@ func newHub(t testing.TB, s peer.Settings) *peer.Hub {
 
 // urlAt returns the URL of a hub that is reached at an address.
 func urlAt(address, hub, query string) string {
-	return "eventhub://" + address + "/;SharedAccessKeyName=" + peer.KeyName + ";SharedAccessKey=" + peer.Key + ";EntityPath=" + hub + ";UseDevelopmentEmulator=true" + query
+	return "eventhub://" + address + "/;SharedAccessKeyName=" + peer.KeyName + ";SharedAccessKey=" + peer.Key + ";EntityPath=" + hub +
+		";UseDevelopmentEmulator=true" + query
 }
 
 func urlTo(hub *peer.Hub, query string) string { return urlAt(namespace.Addr, hub.Name, query) }

@@ -42,7 +42,8 @@ func issue(t testing.TB) (certificate, key string) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature, DNSNames: []string{"localhost"},
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		DNSNames: []string{"localhost"},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
@@ -86,7 +87,8 @@ func TestOpen_VerifiesTheCertificate(t *testing.T) {
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	wantOnce(t, hub, 1, 3)
 	_, err := tryOpen(t, at(address, ""), env)
-	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "not trusted; if a proxy or gateway has its own, name its authority with tls-ca=") {
+	if fault.Of(err) != fault.Fatal ||
+		!strings.Contains(err.Error(), "not trusted; if a proxy or gateway has its own, name its authority with tls-ca=") {
 		t.Errorf("an unknown certificate: %v: %v", fault.Of(err), err)
 	}
 	_, err = tryOpen(t, at(strings.Replace(address, "localhost", "127.0.0.1", 1), "?tls-ca="+certificate), env)
@@ -100,7 +102,8 @@ func TestApply_OverWebSockets(t *testing.T) {
 	hub := newHub(t, peer.Settings{Max: 20 << 20})
 	s := mustOpen(t, urlAt(namespace.WebSocket, hub.Name, "?transport=websockets"))
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
-	large := sinktest.Event(t, 31, fmt.Sprintf(`{"operation":"UPDATE","id":"ev31","table":"order","key":["k1"],"companyId":"c","after":{"id":"k1","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("x", 3<<20)))
+	large := sinktest.Event(t, 31, fmt.Sprintf(`{"operation":"UPDATE","id":"ev31","table":"order","key":["k1"],"companyId":"c",`+
+		`"after":{"id":"k1","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("x", 3<<20)))
 	sinktest.Apply(t, s, sinktest.Batch(large))
 	hub.Fail(t, peer.Fault{Kind: "close", Condition: "amqp:connection:forced", After: 1, Times: 1})
 	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 32, 60))
@@ -186,9 +189,12 @@ func (e *entra) Do(r *http.Request) (*http.Response, error) {
 	body, status := "", http.StatusOK
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/discovery/instance"):
-		body = `{"tenant_discovery_endpoint":"` + authority + `/v2.0/.well-known/openid-configuration","metadata":[{"preferred_network":"login.microsoftonline.com","preferred_cache":"login.windows.net","aliases":["login.microsoftonline.com"]}]}`
+		body = `{"tenant_discovery_endpoint":"` + authority +
+			`/v2.0/.well-known/openid-configuration","metadata":[{"preferred_network":"login.microsoftonline.com",` +
+			`"preferred_cache":"login.windows.net","aliases":["login.microsoftonline.com"]}]}`
 	case strings.HasSuffix(r.URL.Path, "/openid-configuration"):
-		body = `{"token_endpoint":"` + authority + `/oauth2/v2.0/token","authorization_endpoint":"` + authority + `/oauth2/v2.0/authorize","issuer":"` + authority + `/v2.0"}`
+		body = `{"token_endpoint":"` + authority + `/oauth2/v2.0/token","authorization_endpoint":"` + authority +
+			`/oauth2/v2.0/authorize","issuer":"` + authority + `/v2.0"}`
 	default:
 		text, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -205,7 +211,10 @@ func (e *entra) Do(r *http.Request) (*http.Response, error) {
 			body = `{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret SECRET provided."}`
 		}
 	}
-	return &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewBufferString(body)), Request: r}, nil
+	return &http.Response{
+		StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(bytes.NewBufferString(body)), Request: r,
+	}, nil
 }
 
 // TestEntraID_Tokens sends with each kind of credential that requests tokens over HTTP.
@@ -241,7 +250,10 @@ func TestEntraID_Tokens(t *testing.T) {
 	}
 	hub.Accept(t, "the token")
 	n := 0
-	for auth, field := range map[string]string{"client-secret": "client_secret", "client-certificate": "client_assertion", "workload-identity": "client_assertion"} {
+	for auth, field := range map[string]string{
+		"client-secret": "client_secret", "client-certificate": "client_assertion",
+		"workload-identity": "client_assertion",
+	} {
 		e := &entra{token: "the token"}
 		s := opened(auth, e)
 		if err := s.Probe(t.Context()); err != nil {
@@ -251,7 +263,8 @@ func TestEntraID_Tokens(t *testing.T) {
 		s.env.Adjusted = func(_, _, _ string) {}
 		sinktest.Apply(t, s, sinktest.NumberedBatch(t, n+1, n+3))
 		n += 3
-		if len(e.forms) != 1 || e.forms[0].Get(field) == "" || e.forms[0].Get("client_id") != "client" || !strings.Contains(e.forms[0].Get("scope"), "eventhubs.azure.net") {
+		if len(e.forms) != 1 || e.forms[0].Get(field) == "" || e.forms[0].Get("client_id") != "client" ||
+			!strings.Contains(e.forms[0].Get("scope"), "eventhubs.azure.net") {
 			t.Errorf("auth=%s: Entra ID was asked %v", auth, e.forms)
 		}
 	}
@@ -262,9 +275,10 @@ func TestEntraID_Tokens(t *testing.T) {
 		want  string
 	}{
 		"a token without the role": {&entra{token: "SECRET"}, fault.Fatal, "role Azure Event Hubs Data Sender"},
-		"a wrong secret":           {&entra{status: 401}, fault.Fatal, "refuses the identity; check AZURE_TENANT_ID, AZURE_CLIENT_ID and its secret or certificate (AADSTS7000215)"},
-		"a failure of Entra ID":    {&entra{status: 503}, fault.Transient, "gives no token now"},
-		"no Entra ID":              {&entra{err: &net.OpError{Op: "dial", Err: errors.New("SECRET")}}, fault.Transient, "Entra ID"},
+		"a wrong secret": {&entra{status: 401}, fault.Fatal, "refuses the identity; check AZURE_TENANT_ID, AZURE_CLIENT_ID and " +
+			"its secret or certificate (AADSTS7000215)"},
+		"a failure of Entra ID": {&entra{status: 503}, fault.Transient, "gives no token now"},
+		"no Entra ID":           {&entra{err: &net.OpError{Op: "dial", Err: errors.New("SECRET")}}, fault.Transient, "Entra ID"},
 	} {
 		err := opened("client-secret", c.e).Probe(t.Context())
 		if fault.Of(err) != c.class || err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "SECRET") {
@@ -280,7 +294,10 @@ func clientCertificate(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "client"}, NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "client"},
+		NotAfter: time.Now().Add(time.Hour),
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
 		t.Fatal(err)

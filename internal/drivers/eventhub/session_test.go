@@ -32,7 +32,8 @@ func TestSession_PatienceEndsOnlyAtAStandstill(t *testing.T) {
 			<-ctx.Done()
 			return ctx.Err()
 		})
-		if waited := time.Since(stopped); !errors.Is(err, errSilent) || stopped.IsZero() || waited < time.Second || waited > 1250*time.Millisecond {
+		if waited := time.Since(stopped); !errors.Is(err, errSilent) || stopped.IsZero() || waited < time.Second ||
+			waited > 1250*time.Millisecond {
 			t.Errorf("after %v: %v", waited, err)
 		}
 	})
@@ -42,7 +43,8 @@ func TestClassify_NamesAnUnknownHost(t *testing.T) {
 	s := newHubSession(&choices{connection: connection{host: "ns.example"}})
 	s.dialErr = &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "ns.example", IsNotFound: true}}
 	err := s.classify(errors.New("lost"))
-	if fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "connect to ns.example: no such host; check the namespace's name") {
+	if fault.Of(err) != fault.Transient ||
+		!strings.Contains(err.Error(), "connect to ns.example: no such host; check the namespace's name") {
 		t.Errorf("%v: %v", fault.Of(err), err)
 	}
 }

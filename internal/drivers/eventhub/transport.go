@@ -59,7 +59,10 @@ func (c *choices) overWebSockets(proxy proxyFunc) dialer {
 		defer cancel()
 		// The transport gives up the connection, so it keeps no idle one.
 		transport := &http.Transport{Proxy: proxy, TLSClientConfig: c.tls.Clone()}
-		conn, answer, err := websocket.Dial(ctx, address, &websocket.DialOptions{Subprotocols: []string{"amqp"}, HTTPClient: &http.Client{Transport: transport}})
+		conn, answer, err := websocket.Dial(ctx, address, &websocket.DialOptions{
+			Subprotocols: []string{"amqp"},
+			HTTPClient:   &http.Client{Transport: transport},
+		})
 		if err != nil {
 			if answer != nil && answer.StatusCode != http.StatusSwitchingProtocols {
 				return nil, fmt.Errorf("open a WebSocket: the server answers %d %s", answer.StatusCode, http.StatusText(answer.StatusCode))
@@ -87,7 +90,8 @@ func parseProxy(option string, lookup sink.Lookup) (proxyFunc, error) {
 		return nil, errors.New("option proxy should be like http://proxy:8080, or none")
 	}
 	if u.User != nil {
-		return nil, errors.New("option proxy should hold no password, which logs would show; put the proxy with its user and password into the environment, as HTTPS_PROXY")
+		return nil, errors.New("option proxy should hold no password, which logs would show; put the proxy with its user and password " +
+			"into the environment, as HTTPS_PROXY")
 	}
 	return http.ProxyURL(u), nil
 }

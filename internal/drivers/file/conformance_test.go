@@ -20,7 +20,10 @@ import (
 func TestMain(m *testing.M) { sinktest.Main(m) }
 
 func TestConformance(t *testing.T) {
-	for name, query := range map[string]string{"json": "", "ndjson": "?format=ndjson&compress=zstd&layout=%7Btable%7D/dt=YYYY-MM-DD&roll-rows=7&roll-bytes=4k", "parquet": "?format=parquet"} {
+	for name, query := range map[string]string{
+		"json":   "",
+		"ndjson": "?format=ndjson&compress=zstd&layout=%7Btable%7D/dt=YYYY-MM-DD&roll-rows=7&roll-bytes=4k", "parquet": "?format=parquet",
+	} {
 		t.Run(name, func(t *testing.T) {
 			sinktest.Run(t, sinktest.Config{
 				Driver: Driver(),

@@ -21,7 +21,8 @@ import (
 // event returns the nth event of a stream over two tables.
 func event(t testing.TB, n int) *cdc.Event {
 	t.Helper()
-	payload := fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"%s","key":["k%d"],"companyId":"c","after":{"id":"k%d","n":%d},"timestamp":%d,"mvccTimestamp":"%d"}`,
+	payload := fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"%s","key":["k%d"],"companyId":"c","after":{"id":"k%d","n":%d},`+
+		`"timestamp":%d,"mvccTimestamp":"%d"}`,
 		n, []string{"order", "part"}[n%2], n%3, n%3, n, 1700000000000+n, 1700000000000000000+n)
 	e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: int64(1700000000000000000 + n)}}
 	if err := cdc.NewDecoder().Decode(e, []byte(payload), ""); err != nil {

@@ -74,15 +74,18 @@ func TestURLOf_RoundTrips(t *testing.T) {
 		t.Fatal(err)
 	}
 	for raw, want := range map[string]string{
-		"file:///var/lib/eds": "/var/lib/eds", "file:///var/lib/eds/": "/var/lib/eds", "file://changes": filepath.Join(here, "changes"), "file://a/b/c": filepath.Join(here, "a/b/c"),
-		"file://./a%20b/%C3%A9": filepath.Join(here, "a b/é"), "file:///a%2523b": "/a%23b", "file://../x": filepath.Join(filepath.Dir(here), "x"), "file:///": "/",
+		"file:///var/lib/eds": "/var/lib/eds", "file:///var/lib/eds/": "/var/lib/eds", "file://changes": filepath.Join(here, "changes"),
+		"file://a/b/c":          filepath.Join(here, "a/b/c"),
+		"file://./a%20b/%C3%A9": filepath.Join(here, "a b/é"), "file:///a%2523b": "/a%23b", "file://../x": filepath.Join(filepath.Dir(here),
+			"x"), "file:///": "/",
 	} {
 		if got := parsed(t, raw).directory; got != want {
 			t.Errorf("%s is %s, want %s", raw, got, want)
 		}
 	}
 	for directory, want := range map[string]string{
-		"/var/lib/eds": "/var/lib/eds", " /var/x ": "/var/x", "changes": filepath.Join(here, "changes"), "./a b": filepath.Join(here, "a b"), "a:b/c#d?e%f": filepath.Join(here, "a:b/c#d?e%f"),
+		"/var/lib/eds": "/var/lib/eds", " /var/x ": "/var/x", "changes": filepath.Join(here, "changes"), "./a b": filepath.Join(here,
+			"a b"), "a:b/c#d?e%f": filepath.Join(here, "a:b/c#d?e%f"),
 		"/x#y?z%41": "/x#y?z%41", "é@ü": filepath.Join(here, "é@ü"), "[x]": filepath.Join(here, "[x]"),
 	} {
 		raw, problems := urlOf(map[string]string{"Directory": directory})
@@ -109,9 +112,12 @@ func TestURLOf_RoundTrips(t *testing.T) {
 func TestOpen_RejectsBadURLs(t *testing.T) {
 	dir := tempDir(t)
 	for query, want := range map[string]string{
-		"?format=xml": "json, ndjson or parquet", "?compress=gzip": "compress needs format=ndjson", "?roll-rows=5": "roll-rows needs format=ndjson", "?format=ndjson&path=x": "path needs format=json",
-		"?format=ndjson&compress=brotli": "none, gzip or zstd", "?format=ndjson&roll-rows=0": "roll-rows", "?format=ndjson&roll-rows=x": "roll-rows", "?format=ndjson&roll-bytes=5t": "roll-bytes",
-		"?format=ndjson&roll-bytes=9999999g": "roll-bytes", "?format=ndjson&roll-bytes=-1": "roll-bytes", "?format=ndjson&roll-age=5": "roll-age", "?format=ndjson&roll-age=1ms": "roll-age",
+		"?format=xml": "json, ndjson or parquet", "?compress=gzip": "compress needs format=ndjson",
+		"?roll-rows=5": "roll-rows needs format=ndjson", "?format=ndjson&path=x": "path needs format=json",
+		"?format=ndjson&compress=brotli": "none, gzip or zstd", "?format=ndjson&roll-rows=0": "roll-rows",
+		"?format=ndjson&roll-rows=x": "roll-rows", "?format=ndjson&roll-bytes=5t": "roll-bytes",
+		"?format=ndjson&roll-bytes=9999999g": "roll-bytes", "?format=ndjson&roll-bytes=-1": "roll-bytes",
+		"?format=ndjson&roll-age=5": "roll-age", "?format=ndjson&roll-age=1ms": "roll-age",
 		"?path=%7B%7B.nope%7D%7D": "a field that no change has", "?fromat=json": `did you mean "format"?`, "#x": "write @ as %40",
 	} {
 		_, err := tryOpen(t, "file://"+dir+query)
@@ -151,7 +157,7 @@ func TestApply_RetriesDiskErrors(t *testing.T) {
 			if err := s.Probe(t.Context()); !errors.Is(err, errno) || fault.Of(err) != fault.Transient {
 				t.Errorf("%s%v: the probe: %v", query, errno, err)
 			}
-			broken.Mend()
+			broken.Repair()
 			apply(t, s, 1, 3)
 		}
 	}
@@ -189,8 +195,10 @@ func TestFileSink_KeepsTheLastEventOfAPath(t *testing.T) {
 	apply(t, s, 1, 12)
 	apply(t, s, 13, 13)
 	want := map[string]string{
-		"order/latest-k0.json": string(event(t, 12).Payload) + "\n", "order/latest-k1.json": string(event(t, 10).Payload) + "\n", "order/latest-k2.json": string(event(t, 8).Payload) + "\n",
-		"part/latest-k0.json": string(event(t, 9).Payload) + "\n", "part/latest-k1.json": string(event(t, 13).Payload) + "\n", "part/latest-k2.json": string(event(t, 11).Payload) + "\n",
+		"order/latest-k0.json": string(event(t, 12).Payload) + "\n", "order/latest-k1.json": string(event(t, 10).Payload) + "\n",
+		"order/latest-k2.json": string(event(t, 8).Payload) + "\n",
+		"part/latest-k0.json":  string(event(t, 9).Payload) + "\n", "part/latest-k1.json": string(event(t, 13).Payload) + "\n",
+		"part/latest-k2.json": string(event(t, 11).Payload) + "\n",
 	}
 	if diff := cmp.Diff(want, contents(t, dir)); diff != "" {
 		t.Error(diff)
@@ -202,7 +210,10 @@ func TestFileSink_KeepsTheLastEventOfAPath(t *testing.T) {
 func TestFileSink_RejectsNameConflicts(t *testing.T) {
 	for name, objects := range map[string][]string{
 		"in one batch, directory first": {"a/b", "a"}, "in one batch, file first": {"x", "x/y"}, "deep": {"d/e/f", "d/e"},
-		"a file of another batch": {"fine", "old/new"}, "a directory of another batch": {"fine", "olddir"}, "far below a file": {"fine", "old/a/b/c"},
+		"a file of another batch": {"fine", "old/new"}, "a directory of another batch": {"fine", "olddir"}, "far below a file": {
+			"fine",
+			"old/a/b/c",
+		},
 	} {
 		dir := tempDir(t)
 		s := openIn(t, dir, "")
@@ -222,7 +233,8 @@ func TestFileSink_RejectsNameConflicts(t *testing.T) {
 		poison := func(objects ...string) {
 			t.Helper()
 			err := add(objects...)
-			if fault.Of(err) != fault.Poison || !strings.Contains(fmt.Sprint(err), "write an event of table") || strings.Contains(fmt.Sprint(err), "old") {
+			if fault.Of(err) != fault.Poison || !strings.Contains(fmt.Sprint(err), "write an event of table") ||
+				strings.Contains(fmt.Sprint(err), "old") {
 				t.Errorf("%s: %q: the error is %v: %v", name, objects, fault.Of(err), err)
 			}
 		}
@@ -285,7 +297,8 @@ func TestApply_ReplacesAndCountsInvalidUTF8(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := &cdc.Event{Position: cdc.Position{Sequence: 1, Stored: 1}}
-		if err := cdc.NewDecoder().Decode(e, []byte("{\"table\":\"t\",\"operation\":\"INSERT\",\"id\":\"e\",\"after\":{\"id\":\"a\xffb\"}}"), ""); err != nil {
+		if err := cdc.NewDecoder().Decode(e,
+			[]byte("{\"table\":\"t\",\"operation\":\"INSERT\",\"id\":\"e\",\"after\":{\"id\":\"a\xffb\"}}"), ""); err != nil {
 			t.Fatal(err)
 		}
 		var b change.Builder

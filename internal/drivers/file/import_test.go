@@ -20,7 +20,10 @@ import (
 // snapshotTable returns the table of imports.
 func snapshotTable(t testing.TB) *schema.Table {
 	t.Helper()
-	table, err := schema.New("order", "v1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "n", Type: schema.Integer}})
+	table, err := schema.New("order", "v1", []string{"id"}, []schema.Column{
+		{Name: "id", Type: schema.String},
+		{Name: "n", Type: schema.Integer},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,7 +52,10 @@ func newRollingSink(s *fileStore, c choices) *rollingSink {
 	l := &rollingSink{fileStore: s, files: c.files, encoder: lake.NewEncoder(c.files, s.env.Adjusted), now: time.Now, needsRecovery: true}
 	l.planner = lake.Planner{Layout: c.files.Layout, Rows: math.MaxInt, Bytes: math.MaxInt}
 	if l.wholeFiles() {
-		l.planner = lake.Planner{Layout: c.files.Layout, Schemas: true, Rows: l.Limits().Rows, Bytes: l.Limits().Bytes, Versions: s.env.Tables}
+		l.planner = lake.Planner{
+			Layout: c.files.Layout, Schemas: true, Rows: l.Limits().Rows, Bytes: l.Limits().Bytes,
+			Versions: s.env.Tables,
+		}
 	}
 	l.loader = encode.Loader{ApplyFrom: l.loadRows, Limits: l.Limits(), Journal: journalFiles{s}}
 	return l
@@ -244,7 +247,8 @@ func (l *rollingSink) prepare(appends []*fileAppend) (changed map[string]bool, e
 // chooseFile finds the file to append to, or names a new one.
 func (l *rollingSink) chooseFile(a *fileAppend) error {
 	f, ok := l.journal.Open[a.Dir]
-	if ok && !l.wholeFiles() && f.Rows < l.files.RollRows && f.Size < l.files.RollBytes && l.now().Sub(f.Begun) < l.files.RollAge && strings.HasSuffix(f.Name, l.journal.id()+l.encoder.Extension()) {
+	if ok && !l.wholeFiles() && f.Rows < l.files.RollRows && f.Size < l.files.RollBytes && l.now().Sub(f.Begun) < l.files.RollAge &&
+		strings.HasSuffix(f.Name, l.journal.id()+l.encoder.Extension()) {
 		info, err := l.disk.stat(path.Join(a.Dir, f.Name))
 		if err == nil && info.Size() >= f.Size {
 			a.file = f

@@ -95,7 +95,8 @@ func TestRolling_TruncatesATornEnd(t *testing.T) {
 
 func TestRolling_ToleratesRemovedFiles(t *testing.T) {
 	for name, take := range map[string]func(path string) error{
-		"moved": os.Remove, "emptied": func(path string) error { return os.Truncate(path, 0) }, "cut": func(path string) error { return os.Truncate(path, 10) },
+		"moved": os.Remove, "emptied": func(path string) error { return os.Truncate(path, 0) },
+		"cut": func(path string) error { return os.Truncate(path, 10) },
 	} {
 		for _, reopen := range []bool{false, true} {
 			dir := tempDir(t)
@@ -164,7 +165,8 @@ func TestJournal_DamageIsReported(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := openIn(t, dir, "?format=ndjson")
-	if _, err := again.(sink.Checkpointer).Checkpoint(t.Context()); err == nil || !strings.Contains(err.Error(), "read the journal of written files") {
+	if _, err := again.(sink.Checkpointer).Checkpoint(t.Context()); err == nil ||
+		!strings.Contains(err.Error(), "read the journal of written files") {
 		t.Errorf("the checkpoint: %v", err)
 	}
 	if err := again.Apply(t.Context(), batch(t, cdc.Position{}, 4, 5)); err == nil {

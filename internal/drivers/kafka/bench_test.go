@@ -39,7 +39,8 @@ func benchmark(b *testing.B, columns int, codec string) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.DefaultProduceTopic("topic"), kgo.ProducerBatchCompression(codecs[codec]...),
+	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.DefaultProduceTopic("topic"),
+		kgo.ProducerBatchCompression(codecs[codec]...),
 		kgo.ProducerLinger(0), kgo.RecordPartitioner(partitioner{}))
 	if err != nil {
 		b.Fatal(err)

@@ -28,7 +28,8 @@ func TestConformance(t *testing.T) {
 					return newTopic(t, cluster, fmt.Sprintf("topic-%d", made.Add(1)), 3) + c.query
 				},
 				Untouched: func(t testing.TB) (string, func() string) {
-					url := fmt.Sprintf("kafka://%s/topic-%d%s&create-topics=true", strings.Join(cluster.ListenAddrs(), ","), made.Add(1), c.query)
+					url := fmt.Sprintf("kafka://%s/topic-%d%s&create-topics=true", strings.Join(cluster.ListenAddrs(), ","), made.Add(1),
+						c.query)
 					topic := parsed(t, url).Path[1:]
 					return url, func() string { return fmt.Sprint(cluster.TopicInfo(topic)) }
 				},

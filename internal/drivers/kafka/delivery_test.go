@@ -73,8 +73,10 @@ func wantRows(t testing.TB, got map[string][]string, first, last int) {
 // middle of batches of many requests.
 func TestApply_RetriesTransientBrokerErrors(t *testing.T) {
 	for _, err := range []*kerr.Error{
-		kerr.NotLeaderForPartition, kerr.LeaderNotAvailable, kerr.RequestTimedOut, kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend,
-		kerr.KafkaStorageError, kerr.NetworkException, kerr.ThrottlingQuotaExceeded, kerr.OutOfOrderSequenceNumber, kerr.UnknownTopicOrPartition, kerr.FencedLeaderEpoch,
+		kerr.NotLeaderForPartition, kerr.LeaderNotAvailable, kerr.RequestTimedOut, kerr.NotEnoughReplicas,
+		kerr.NotEnoughReplicasAfterAppend,
+		kerr.KafkaStorageError, kerr.NetworkException, kerr.ThrottlingQuotaExceeded, kerr.OutOfOrderSequenceNumber,
+		kerr.UnknownTopicOrPartition, kerr.FencedLeaderEpoch,
 	} {
 		t.Run(err.Message, func(t *testing.T) {
 			t.Parallel()
@@ -112,7 +114,7 @@ func TestApply_LosesNothingInALongOutage(t *testing.T) {
 						t.Fatalf("the error is %v: %v", fault.Of(err), err)
 					}
 				}
-				proxy.Mend()
+				proxy.Repair()
 				sinktest.ApplyWithin(t, 20, s, b)
 			}
 			wantAll(t, cluster.ListenAddrs()[0], "topic", 1, 120)
@@ -129,7 +131,7 @@ func TestApply_ResendsPartsOfASentBatch(t *testing.T) {
 	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 1, 6)); err == nil {
 		t.Fatal("a batch was applied during the outage")
 	}
-	proxy.Mend()
+	proxy.Repair()
 	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 1, 3))
 	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 4, 6))
 	wantOnce(t, cluster.ListenAddrs()[0], "topic", 1, 6)
@@ -146,7 +148,7 @@ func TestApply_EndsWhenCancelledAndWithdrawsNothing(t *testing.T) {
 	if err := s.Apply(ctx, sinktest.NumberedBatch(t, 4, 6)); !errors.Is(err, context.DeadlineExceeded) || fault.Of(err) != fault.Transient {
 		t.Fatalf("got %v", err)
 	}
-	proxy.Mend()
+	proxy.Repair()
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 4, 6))
 	wantOnce(t, cluster.ListenAddrs()[0], "topic", 1, 6)
 }
@@ -157,7 +159,8 @@ func TestApply_RejectsAnOversizedMessageAndSendsTheRest(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/small")
-	large := sinktest.Event(t, 2, fmt.Sprintf(`{"operation":"INSERT","id":"ev2","table":"order","key":["k2"],"companyId":"c","after":{"id":"k2","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("SECRET", 500)))
+	large := sinktest.Event(t, 2, fmt.Sprintf(`{"operation":"INSERT","id":"ev2","table":"order","key":["k2"],"companyId":"c",`+
+		`"after":{"id":"k2","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("SECRET", 500)))
 	err := s.Apply(t.Context(), sinktest.Batch(sinktest.Numbered(t, 1), large, sinktest.Numbered(t, 3)))
 	if fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "SECRET") || !strings.Contains(err.Error(), `"small"`) {
 		t.Errorf("got %v: %v", fault.Of(err), err)
@@ -191,7 +194,8 @@ func TestApply_ClassifiesBrokerErrors(t *testing.T) {
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 1)
 	for err, want := range map[*kerr.Error]fault.Class{
-		kerr.TopicAuthorizationFailed: fault.Transient, kerr.ClusterAuthorizationFailed: fault.Transient, kerr.InvalidTopicException: fault.Fatal,
+		kerr.TopicAuthorizationFailed: fault.Transient, kerr.ClusterAuthorizationFailed: fault.Transient,
+		kerr.InvalidTopicException:       fault.Fatal,
 		kerr.UnsupportedForMessageFormat: fault.Fatal, kerr.UnsupportedCompressionType: fault.Fatal, kerr.InvalidRequiredAcks: fault.Fatal,
 		kerr.MessageTooLarge: fault.Poison, kerr.RecordListTooLarge: fault.Poison, kerr.InvalidRecord: fault.Poison,
 		kerr.UnknownServerError: fault.Transient,
@@ -226,7 +230,10 @@ func TestTransaction_IsAtomic(t *testing.T) {
 	for p := range partitions {
 		broken = max(broken, p)
 	}
-	handle := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "topic", Partitions: []int32{int32(broken)}, Err: kerr.InvalidRecord, Count: -1})
+	handle := cluster.Fault(kfake.Fault{
+		Keys: []kmsg.Key{kmsg.Produce}, Topic: "topic", Partitions: []int32{int32(broken)},
+		Err: kerr.InvalidRecord, Count: -1,
+	})
 	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 31, 60)); fault.Of(err) != fault.Poison {
 		t.Fatalf("got %v", err)
 	}

@@ -35,25 +35,31 @@ func (e *brokerError) Unwrap() error { return e.code }
 
 // fatal lists the codes that only the operator can fix.
 var fatal = map[*kerr.Error]string{
-	kerr.SaslAuthenticationFailed:           "the brokers refuse the user or the password; check them, and that option auth names the mechanism that the user was created for",
-	kerr.UnsupportedSaslMechanism:           "the brokers do not know the mechanism of option auth; ask for the one that they are set to",
-	kerr.IllegalSaslState:                   "the brokers expect no credentials here; leave the user out, or name another port",
-	kerr.SecurityDisabled:                   "the brokers have no security features enabled",
-	kerr.TopicAuthorizationFailed:           "the user may not write to the topic; allow it the operations DESCRIBE and WRITE on it, and CREATE with create-topics=true",
-	kerr.ClusterAuthorizationFailed:         "the user may not do that in the cluster; allow it IDEMPOTENT_WRITE on the cluster, and CREATE with create-topics=true",
-	kerr.TransactionalIDAuthorizationFailed: "the user may not use transactions; allow it WRITE and DESCRIBE on transactional ids that begin with eds-, or leave transactional=true out",
-	kerr.UnknownTopicOrPartition:            "the topic does not exist; create it, or add create-topics=true",
-	kerr.UnknownTopicID:                     "the topic was deleted; create it, or add create-topics=true",
-	kerr.InvalidTopicException:              "the brokers refuse the topic's name",
-	kerr.PolicyViolation:                    "a policy of the brokers forbids that; create the topic by hand, or change partitions= and replication=",
-	kerr.InvalidReplicationFactor:           "the brokers cannot create a topic with that replication; set replication= to their number at most",
-	kerr.InvalidPartitions:                  "the brokers cannot create a topic with that many partitions; set partitions=",
-	kerr.InvalidConfig:                      "the brokers refuse the configuration of the topic",
-	kerr.UnsupportedVersion:                 "the brokers are too old for that",
-	kerr.UnsupportedForMessageFormat:        "the topic keeps messages in a format that is too old; upgrade its log.message.format.version",
-	kerr.UnsupportedCompressionType:         "the brokers do not know the compression; set compress= to snappy, lz4, gzip or none",
-	kerr.InvalidTransactionTimeout:          "the brokers allow no transactions of a minute; raise their transaction.max.timeout.ms",
-	kerr.InvalidRequiredAcks:                "the brokers do not accept acks=all",
+	kerr.SaslAuthenticationFailed: "the brokers refuse the user or the password; check them, and that option auth names the " +
+		"mechanism that the user was created for",
+	kerr.UnsupportedSaslMechanism: "the brokers do not know the mechanism of option auth; ask for the one that they are set to",
+	kerr.IllegalSaslState:         "the brokers expect no credentials here; leave the user out, or name another port",
+	kerr.SecurityDisabled:         "the brokers have no security features enabled",
+	kerr.TopicAuthorizationFailed: "the user may not write to the topic; allow it the operations DESCRIBE and WRITE on it, and " +
+		"CREATE with create-topics=true",
+	kerr.ClusterAuthorizationFailed: "the user may not do that in the cluster; allow it IDEMPOTENT_WRITE on the cluster, and " +
+		"CREATE with create-topics=true",
+	kerr.TransactionalIDAuthorizationFailed: "the user may not use transactions; allow it WRITE and DESCRIBE on transactional ids that " +
+		"begin with eds-, or leave transactional=true out",
+	kerr.UnknownTopicOrPartition: "the topic does not exist; create it, or add create-topics=true",
+	kerr.UnknownTopicID:          "the topic was deleted; create it, or add create-topics=true",
+	kerr.InvalidTopicException:   "the brokers refuse the topic's name",
+	kerr.PolicyViolation: "a policy of the brokers forbids that; create the topic by hand, or change " +
+		"partitions= and replication=",
+	kerr.InvalidReplicationFactor: "the brokers cannot create a topic with that replication; set replication= to " +
+		"their number at most",
+	kerr.InvalidPartitions:           "the brokers cannot create a topic with that many partitions; set partitions=",
+	kerr.InvalidConfig:               "the brokers refuse the configuration of the topic",
+	kerr.UnsupportedVersion:          "the brokers are too old for that",
+	kerr.UnsupportedForMessageFormat: "the topic keeps messages in a format that is too old; upgrade its log.message.format.version",
+	kerr.UnsupportedCompressionType:  "the brokers do not know the compression; set compress= to snappy, lz4, gzip or none",
+	kerr.InvalidTransactionTimeout:   "the brokers allow no transactions of a minute; raise their transaction.max.timeout.ms",
+	kerr.InvalidRequiredAcks:         "the brokers do not accept acks=all",
 }
 
 // refusals are the fatal codes that depend on credentials, permissions and topics, which change
@@ -97,12 +103,13 @@ func classify(err error) error {
 		return fault.Mark(fault.Refused, fmt.Errorf("%s: %w", hint, err))
 	}
 	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("the broker closed the connection, as some do on wrong credentials or encryption; check the user, the password, auth= and tls=, and the port: %w", err)
+		return fmt.Errorf("the broker closed the connection, as some do on wrong credentials or encryption; check the user, the password, "+
+			"auth= and tls=, and the port: %w", err)
 	}
 	return err
 }
 
-// tlsHint returns what is wrong with the TLS configuration, or "".
+// tlsHint returns the remedy for an error of TLS, or "" for any other error.
 func tlsHint(err error) string {
 	var (
 		unknown x509.UnknownAuthorityError

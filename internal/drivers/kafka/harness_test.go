@@ -29,7 +29,10 @@ func TestMain(m *testing.M) {
 			os.Unsetenv(name)
 		}
 	}
-	for name, value := range map[string]string{"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull} {
+	for name, value := range map[string]string{
+		"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.DevNull,
+		"AWS_SHARED_CREDENTIALS_FILE": os.DevNull,
+	} {
 		os.Setenv(name, value)
 	}
 	sinktest.Main(m)
@@ -147,7 +150,8 @@ func consumeCommitted(t testing.TB, broker, topic string) []*kgo.Record {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	newClient := func(opts ...kgo.Opt) *kgo.Client {
-		client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(broker), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(), kgo.FetchMaxWait(50*time.Millisecond))...)
+		client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(broker), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+			kgo.KeepControlRecords(), kgo.FetchMaxWait(50*time.Millisecond))...)
 		if err != nil {
 			t.Fatal(err)
 		}

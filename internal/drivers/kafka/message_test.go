@@ -23,13 +23,21 @@ func story(t testing.TB) []*cdc.Event {
 	t.Helper()
 	var events []*cdc.Event
 	for i, payload := range []string{
-		`{"operation":"INSERT","id":"e1","table":"order","key":["c1","o-1"],"modelVersion":"v7","companyId":"c1","locationId":"l1","after":{"id":"o-1","total":12345678901234567890,"price":1.50,"note":"it's \u0041 \"quote\""},"timestamp":1712345678901,"mvccTimestamp":"1712345678901234567.0000000002"}`,
-		`{"operation":"UPDATE","id":"e2","table":"order","key":["c1","o-1"],"modelVersion":"v7","companyId":"c1","locationId":null,"before":{"id":"o-1","total":1},"after":{"id":"o-1", "total":2},"diff":["total"],"timestamp":1712345678902,"mvccTimestamp":"1712345678902000000"}`,
-		`{"operation":"UPDATE","id":"e3","table":"order","key":["c1","o-2"],"modelVersion":"v7","companyId":"c1","before":{"id":"o-1"},"after":{"id":"o-2"},"diff":["id"],"timestamp":1712345678903,"mvccTimestamp":"1712345678903000000"}`,
-		`{"operation":"DELETE","id":"e4","table":"order","key":["c1","o-\u0032"],"modelVersion":"v7","companyId":"c1","before":{"id":"o-2"},"timestamp":1712345678904,"mvccTimestamp":"1712345678904000000"}`,
+		`{"operation":"INSERT","id":"e1","table":"order","key":["c1","o-1"],"modelVersion":"v7","companyId":"c1","locationId":"l1",` +
+			`"after":{"id":"o-1","total":12345678901234567890,"price":1.50,"note":"it's \u0041 \"quote\""},"timestamp":1712345678901,` +
+			`"mvccTimestamp":"1712345678901234567.0000000002"}`,
+		`{"operation":"UPDATE","id":"e2","table":"order","key":["c1","o-1"],"modelVersion":"v7","companyId":"c1","locationId":null,` +
+			`"before":{"id":"o-1","total":1},"after":{"id":"o-1", "total":2},"diff":["total"],"timestamp":1712345678902,` +
+			`"mvccTimestamp":"1712345678902000000"}`,
+		`{"operation":"UPDATE","id":"e3","table":"order","key":["c1","o-2"],"modelVersion":"v7","companyId":"c1","before":{"id":"o-1"},` +
+			`"after":{"id":"o-2"},"diff":["id"],"timestamp":1712345678903,"mvccTimestamp":"1712345678903000000"}`,
+		`{"operation":"DELETE","id":"e4","table":"order","key":["c1","o-\u0032"],"modelVersion":"v7","companyId":"c1",` +
+			`"before":{"id":"o-2"},"timestamp":1712345678904,"mvccTimestamp":"1712345678904000000"}`,
 		`{"operation":"DELETE","id":"e5","table":"part","key":[12],"timestamp":1712345678905,"mvccTimestamp":"1712345678905000000"}`,
-		`{"operation":"INSERT","id":"e6","table":"part","after":{"id":"p\/1"},"timestamp":1712345678906,"mvccTimestamp":"1712345678906000000","imported":true}`,
-		"{\"operation\":\"INSERT\",\"id\":\"e7\",\"table\":\"part\",\"after\":{},\"key\":[\"b\xff\"],\"timestamp\":1712345678907,\"mvccTimestamp\":\"1712345678907000000\"}",
+		`{"operation":"INSERT","id":"e6","table":"part","after":{"id":"p\/1"},"timestamp":1712345678906,` +
+			`"mvccTimestamp":"1712345678906000000","imported":true}`,
+		"{\"operation\":\"INSERT\",\"id\":\"e7\",\"table\":\"part\",\"after\":{},\"key\":[\"b\xff\"],\"timestamp\":1712345678907," +
+			"\"mvccTimestamp\":\"1712345678907000000\"}",
 	} {
 		events = append(events, sinktest.Event(t, i+1, payload))
 	}
@@ -142,7 +150,8 @@ func TestApply_RoutesByTopicTemplate(t *testing.T) {
 	cluster := newCluster(t)
 	newTopic(t, cluster, "eds.c1.order", 1)
 	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/eds.{{.companyId}}.{{.table}}?create-topics=true&partitions=3")
-	sinktest.Apply(t, s, sinktest.Batch(append(story(t), sinktest.Event(t, 8, `{"operation":"INSERT","id":"e8","table":"a/b ü","companyId":"c1","key":["1"],"after":{},"mvccTimestamp":"1"}`))...))
+	sinktest.Apply(t, s, sinktest.Batch(append(story(t), sinktest.Event(t, 8,
+		`{"operation":"INSERT","id":"e8","table":"a/b ü","companyId":"c1","key":["1"],"after":{},"mvccTimestamp":"1"}`))...))
 	for topic, want := range map[string]int{"eds.c1.order": 4, "eds..part": 3, "eds.c1.a_2Fb_20_C3_BC": 1} {
 		if got := len(consume(t, cluster.ListenAddrs()[0], topic)); got != want {
 			t.Errorf("topic %s has %d messages, want %d", topic, got, want)

@@ -13,13 +13,14 @@ import (
 // TestOpen_RejectsBadURLs: each error says what to change. No case connects to a broker.
 func TestOpen_RejectsBadURLs(t *testing.T) {
 	for raw, want := range map[string]string{
-		"kafka://h:9092":                                            "names no topic",
-		"kafka:///topic":                                            "should name brokers like",
-		"kafka://h:9092,:1/topic":                                   "should name brokers like",
-		"kafka://h/a/b":                                             "slash",
-		"kafka://h/t%C3%B6pic":                                      "letters, digits and . _ - only",
-		"kafka://h/.":                                               "letters, digits and . _ - only",
-		"kafka://h/{{.tabel}}":                                      `topic template: it names a field that no change has; did you mean "table"?`,
+		"kafka://h:9092":          "names no topic",
+		"kafka:///topic":          "should name brokers like",
+		"kafka://h:9092,:1/topic": "should name brokers like",
+		"kafka://h/a/b":           "slash",
+		"kafka://h/t%C3%B6pic":    "letters, digits and . _ - only",
+		"kafka://h/.":             "letters, digits and . _ - only",
+		"kafka://h/{{.tabel}}": `topic template: it names a field that no change has; ` +
+			`did you mean "table"?`,
 		"kafka://h/{{.table":                                        "topic template",
 		"kafka://h/one?topic=two":                                   "leave one out",
 		"kafka://h/t#x":                                             "write # as %23",
@@ -61,7 +62,8 @@ func TestOpen_RejectsBadURLs(t *testing.T) {
 
 func TestParseBrokers_KeepsTheirOrder(t *testing.T) {
 	for list, want := range map[string]string{
-		"a": "a:9092", "a,b:1": "a:9092 b:1", "a:9092,b:9093,c:9094": "a:9092 b:9093 c:9094", "[::1]:9092": "[::1]:9092", "[::1],10.0.0.1": "[::1]:9092 10.0.0.1:9092",
+		"a": "a:9092", "a,b:1": "a:9092 b:1", "a:9092,b:9093,c:9094": "a:9092 b:9093 c:9094", "[::1]:9092": "[::1]:9092",
+		"[::1],10.0.0.1": "[::1]:9092 10.0.0.1:9092",
 	} {
 		got, err := parseBrokers(list)
 		if err != nil || strings.Join(got, " ") != want {
@@ -100,7 +102,8 @@ func TestOpen_ReportsMissingTopicsAndBrokers(t *testing.T) {
 	cluster := newCluster(t)
 	addr := cluster.ListenAddrs()[0]
 	_, err := tryOpen(t, "kafka://"+addr+"/missing", env)
-	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), `topic "missing": the topic does not exist; create it, or add create-topics=true`) {
+	if fault.Of(err) != fault.Fatal ||
+		!strings.Contains(err.Error(), `topic "missing": the topic does not exist; create it, or add create-topics=true`) {
 		t.Errorf("a missing topic: %v", err)
 	}
 	s, err := tryOpen(t, "kafka://"+addr+"/made?create-topics=true&partitions=2&replication=1", env)
@@ -114,7 +117,8 @@ func TestOpen_ReportsMissingTopicsAndBrokers(t *testing.T) {
 	if n := len(cluster.PartitionInfos("made")); n != 2 {
 		t.Errorf("it was created with %d partitions, want 2", n)
 	}
-	if _, err := tryOpen(t, "kafka://"+addr+"/odd?create-topics=true&replication=100", env); err == nil || !strings.Contains(err.Error(), `create topic "odd"`) {
+	if _, err := tryOpen(t, "kafka://"+addr+"/odd?create-topics=true&replication=100", env); err == nil ||
+		!strings.Contains(err.Error(), `create topic "odd"`) {
 		t.Errorf("a topic that cannot be created: %v", err)
 	}
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
@@ -142,7 +146,8 @@ func TestApply_ReportsADeletedTopic(t *testing.T) {
 	if err := cluster.DeleteTopic("topic"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "create it") {
+	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); fault.Of(err) != fault.Transient ||
+		!strings.Contains(err.Error(), "create it") {
 		t.Errorf("a topic that was deleted: %v: %v", fault.Of(err), err)
 	}
 }
@@ -160,7 +165,10 @@ func TestApply_RecreatesADeletedTopicIfAllowed(t *testing.T) {
 }
 
 func FuzzURL(f *testing.F) {
-	for _, seed := range []string{"kafka://a:1,b:2/t", "kafka://u:p@h/{{.table}}?key=row&format=flat", "kafka://h/t?auth=oauthbearer&token=x&linger=1s", "kafka://[::1]/{{index .key 1}}"} {
+	for _, seed := range []string{
+		"kafka://a:1,b:2/t", "kafka://u:p@h/{{.table}}?key=row&format=flat",
+		"kafka://h/t?auth=oauthbearer&token=x&linger=1s", "kafka://[::1]/{{index .key 1}}",
+	} {
 		f.Add(seed)
 	}
 	e := sinktest.Numbered(f, 1)

@@ -27,12 +27,16 @@ import (
 )
 
 func TestOpen_SignsIn(t *testing.T) {
-	cluster := newCluster(t, kfake.EnableSASL(), kfake.Superuser("PLAIN", "plain", "p@ss"), kfake.Superuser("SCRAM-SHA-256", "short", "p@ss"), kfake.Superuser("SCRAM-SHA-512", "long", "p@ss"))
+	cluster := newCluster(t, kfake.EnableSASL(), kfake.Superuser("PLAIN", "plain", "p@ss"), kfake.Superuser("SCRAM-SHA-256", "short",
+		"p@ss"), kfake.Superuser("SCRAM-SHA-512", "long", "p@ss"))
 	if err := cluster.CreateTopic("topic", 1, nil); err != nil {
 		t.Fatal(err)
 	}
 	at := "@" + cluster.ListenAddrs()[0] + "/topic?timeout=2s"
-	for _, ok := range []string{"plain:p%40ss" + at, "plain:p%40ss" + at + "&auth=plain", "short:p%40ss" + at + "&auth=scram-sha-256", "long:p%40ss" + at + "&auth=scram-sha-512"} {
+	for _, ok := range []string{
+		"plain:p%40ss" + at, "plain:p%40ss" + at + "&auth=plain", "short:p%40ss" + at + "&auth=scram-sha-256",
+		"long:p%40ss" + at + "&auth=scram-sha-512",
+	} {
 		s, err := tryOpen(t, "kafka://"+ok, env)
 		if err != nil {
 			t.Errorf("%s: %v", ok, err)
@@ -40,7 +44,8 @@ func TestOpen_SignsIn(t *testing.T) {
 		}
 		sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	}
-	for _, bad := range []string{"plain:SECRET" + at, "nobody:SECRET" + at, "short:SECRET" + at + "&auth=scram-sha-256", "long:SECRET" + at + "&auth=scram-sha-512", at[1:] + "&auth=oauthbearer&token=SECRET"} {
+	for _, bad := range []string{"plain:SECRET" + at, "unknown:SECRET" + at, "short:SECRET" + at + "&auth=scram-sha-256", "long:SECRET" +
+		at + "&auth=scram-sha-512", at[1:] + "&auth=oauthbearer&token=SECRET"} {
 		// These brokers hang up on wrong credentials, so the error depends on how far the last
 		// attempt got in time.
 		if _, err := tryOpen(t, "kafka://"+bad, env); err == nil || strings.Contains(err.Error(), "SECRET") {
@@ -59,7 +64,8 @@ func TestOpen_SignsIn(t *testing.T) {
 		return answer, nil, true
 	})
 	_, err := tryOpen(t, "kafka://plain:SECRET"+at, env)
-	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "refuse the user or the password") || strings.Contains(err.Error(), "SECRET") {
+	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "refuse the user or the password") ||
+		strings.Contains(err.Error(), "SECRET") {
 		t.Errorf("wrong credentials: %v: %v", fault.Of(err), err)
 	}
 }
@@ -70,12 +76,14 @@ func TestOpen_ChecksPermissions(t *testing.T) {
 	}
 	cluster := newCluster(t, kfake.EnableSASL(), kfake.EnableACLs(), kfake.SeedTopics(1, "topic"),
 		kfake.User("PLAIN", "reader", "p", allow(kmsg.ACLResourceTypeTopic, "topic", kmsg.ACLOperationRead)),
-		kfake.User("PLAIN", "writer", "p", allow(kmsg.ACLResourceTypeTopic, "topic", kmsg.ACLOperationWrite), allow(kmsg.ACLResourceTypeCluster, "kafka-cluster", kmsg.ACLOperationIdempotentWrite)),
-		kfake.User("PLAIN", "nobody", "p"))
+		kfake.User("PLAIN", "writer", "p", allow(kmsg.ACLResourceTypeTopic, "topic", kmsg.ACLOperationWrite),
+			allow(kmsg.ACLResourceTypeCluster, "kafka-cluster", kmsg.ACLOperationIdempotentWrite)),
+		kfake.User("PLAIN", "unknown", "p"))
 	at := ":p@" + cluster.ListenAddrs()[0] + "/topic?timeout=2s"
-	for user, want := range map[string]string{"reader": "WRITE", "nobody": "DESCRIBE"} {
+	for user, want := range map[string]string{"reader": "WRITE", "unknown": "DESCRIBE"} {
 		_, err := tryOpen(t, "kafka://"+user+at, env)
-		if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "may not write to the topic") || !strings.Contains(err.Error(), want) {
+		if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "may not write to the topic") ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v: %v", user, fault.Of(err), err)
 		}
 	}
@@ -105,7 +113,11 @@ func newTestCA(t testing.TB) *testCA {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +147,8 @@ func (a *testCA) issue(name string, ip net.IP) (cert, key string, pair tls.Certi
 		a.t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter:    time.Now().Add(time.Hour),
 		IPAddresses: []net.IP{ip}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &private.PublicKey, a.key)
@@ -171,7 +184,10 @@ func TestOpen_VerifiesTheCertificate(t *testing.T) {
 	other := httptest.NewServer(http.NotFoundHandler()) // it answers in the clear
 	t.Cleanup(other.Close)
 	clear := "kafka://" + other.Listener.Addr().String() + "/topic?timeout=2s"
-	for _, ok := range []string{open + "&tls=true&tls-ca=" + ca, open + "&tls=skip-verify", misnamed + "&tls=skip-verify", mutual + "&tls=true&tls-ca=" + ca + "&tls-cert=" + cert + "&tls-key=" + key} {
+	for _, ok := range []string{
+		open + "&tls=true&tls-ca=" + ca, open + "&tls=skip-verify", misnamed + "&tls=skip-verify",
+		mutual + "&tls=true&tls-ca=" + ca + "&tls-cert=" + cert + "&tls-key=" + key,
+	} {
 		s, err := tryOpen(t, ok, env)
 		if err != nil {
 			t.Errorf("%s: %v", ok, err)
@@ -247,7 +263,8 @@ func TestMSK_TakesCredentialsFromTheURLOrTheSDK(t *testing.T) {
 				http.Error(w, "who are you?", http.StatusForbidden)
 				return
 			}
-			_, _ = w.Write([]byte(`{"AccessKeyId":"AKROLE","SecretAccessKey":"s","Token":"role-session","Expiration":"2099-01-01T00:00:00Z"}`))
+			_, _ = w.Write([]byte(`{"AccessKeyId":"AKROLE","SecretAccessKey":"s","Token":"role-session",` +
+				`"Expiration":"2099-01-01T00:00:00Z"}`))
 		}))
 		t.Cleanup(agent.Close)
 		t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", agent.URL)
@@ -274,7 +291,8 @@ func TestOAuth_Tokens(t *testing.T) {
 	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked++
 		id, secret, _ := r.BasicAuth()
-		if err := r.ParseForm(); err != nil || r.Method != http.MethodPost || r.Form.Get("grant_type") != "client_credentials" || r.Form.Get("scope") != "kafka" {
+		if err := r.ParseForm(); err != nil || r.Method != http.MethodPost || r.Form.Get("grant_type") != "client_credentials" ||
+			r.Form.Get("scope") != "kafka" {
 			t.Errorf("asked by %s with %v: %v", r.Method, r.Form, err)
 		}
 		if id != "id" || secret != "p%40ss" {

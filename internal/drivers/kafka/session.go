@@ -58,7 +58,8 @@ func newProducerSession(c *choices, transaction string, logger kgo.Logger) (*pro
 		kgo.SeedBrokers(c.brokers...),
 		kgo.ClientID("eds"), kgo.SoftwareNameAndVersion("eds", "1"), kgo.DisableClientMetrics(),
 		kgo.WithLogger(logger),
-		kgo.DialTimeout(dialTimeout), kgo.ConnIdleTimeout(c.idle), kgo.RetryTimeout(c.patience), kgo.RequestTimeoutOverhead(min(max(time.Second, c.patience), 10*time.Minute)),
+		kgo.DialTimeout(dialTimeout), kgo.ConnIdleTimeout(c.idle), kgo.RetryTimeout(c.patience),
+		kgo.RequestTimeoutOverhead(min(max(time.Second, c.patience), 10*time.Minute)),
 		kgo.MetadataMinAge(250 * time.Millisecond),
 		kgo.RetryBackoffFn(backoff),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
@@ -253,7 +254,8 @@ func (s *producerSession) checkSizes(records []*kgo.Record) error {
 			size += len(h.Value)
 		}
 		if limit := s.limit(r.Topic); size > int(limit) {
-			return fault.Mark(fault.Poison, fmt.Errorf("the message has %d bytes, and topic %q accepts at most %d; raise its max.message.bytes, and start eds again", size, r.Topic, limit))
+			return fault.Mark(fault.Poison, fmt.Errorf("the message has %d bytes, and topic %q accepts at most %d; raise its "+
+				"max.message.bytes, and start eds again", size, r.Topic, limit))
 		}
 	}
 	return nil
@@ -331,7 +333,8 @@ func (s *producerSession) diagnose(ctx context.Context, left int64) error {
 	defer cancel()
 	err := s.client.Ping(ctx)
 	if err == nil {
-		return fmt.Errorf("%d messages wait; the brokers answer, but acknowledged none for %v: partitions may lack a leader or in-sync replicas", left, s.patience)
+		return fmt.Errorf("%d messages wait; the brokers answer, but acknowledged none for %v: partitions may lack a leader or in-sync "+
+			"replicas", left, s.patience)
 	}
 	return fmt.Errorf("%d messages wait; brokers acknowledged none for %v: %w", left, s.patience, classify(err))
 }

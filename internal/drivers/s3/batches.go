@@ -45,7 +45,10 @@ func newBatchSink(c choices, env sink.Env, s *bucketStore) *batchSink {
 	b := &batchSink{
 		bucketStore: s, serialCalls: &serialCalls{}, env: env, id: lake.ID(env),
 		encoder: lake.NewEncoder(c.files, env.Adjusted),
-		planner: lake.Planner{Layout: c.files.Layout, Schemas: c.files.Format == lake.Parquet, Rows: c.limits.Rows, Bytes: c.limits.Bytes, Versions: env.Tables},
+		planner: lake.Planner{
+			Layout: c.files.Layout, Schemas: c.files.Format == lake.Parquet, Rows: c.limits.Rows, Bytes: c.limits.Bytes,
+			Versions: env.Tables,
+		},
 	}
 	b.loader = encode.Loader{ApplyFrom: b.applyRows, Limits: c.limits}
 	return b
@@ -99,7 +102,8 @@ func (b *batchSink) write(ctx context.Context, planner lake.Planner, events []*c
 			}
 			key := b.below(path.Join(p.Dir, name(n, p)+b.encoder.Extension()))
 			if len(key) > maxName {
-				return fault.Mark(fault.Poison, fmt.Errorf("name an object of table %q: with the prefix it has %d bytes, more than %d", p.Table, len(key), maxName))
+				return fault.Mark(fault.Poison, fmt.Errorf("name an object of table %q: with the prefix it has %d bytes, more than %d",
+					p.Table, len(key), maxName))
 			}
 			err := b.encoder.Spool(p, func(f *os.File, size int64) error { return b.upload(ctx, key, b.encoder.ContentType(), f, size) })
 			if err != nil {

@@ -46,7 +46,8 @@ func TestBatchSink_WritesAnObjectPerTableAndDay(t *testing.T) {
 	mustApply(t, s, order(t, 1), order(t, 2), later, other)
 	id := lake.ID(consumer)
 	want := map[string]string{
-		"order/dt=2023-11-14/1700000000000000001-00000000000000000001-00000000000000000002-" + id + ".ndjson": string(order(t, 1).Payload) + "\n" + string(order(t, 2).Payload) + "\n",
+		"order/dt=2023-11-14/1700000000000000001-00000000000000000001-00000000000000000002-" + id + ".ndjson": string(order(t, 1).Payload) +
+			"\n" + string(order(t, 2).Payload) + "\n",
 		"order/dt=2023-11-15/1700000000000000003-00000000000000000003-00000000000000000003-" + id + ".ndjson": string(later.Payload) + "\n",
 		"a%2Fb/dt=2023-11-15/1700000000000000004-00000000000000000004-00000000000000000004-" + id + ".ndjson": string(other.Payload) + "\n",
 	}
@@ -63,7 +64,10 @@ func TestBatchSink_ParquetHasTheTablesTypes(t *testing.T) {
 	raw := newTarget(t, "format=parquet&layout="+url.QueryEscape("{table}"))
 	env := consumer
 	env.Tables = func(_ context.Context, table, version string) (*schema.Table, error) {
-		return schema.New(table, version, []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "total", Type: schema.Integer}})
+		return schema.New(table, version, []string{"id"}, []schema.Column{
+			{Name: "id", Type: schema.String},
+			{Name: "total", Type: schema.Integer},
+		})
 	}
 	mustApply(t, openAs(t, raw, env), order(t, 1), order(t, 2))
 	bucket, prefix := bucketOf(t, raw)
@@ -80,7 +84,8 @@ func TestBatchSink_LimitsComeFromTheURL(t *testing.T) {
 	if got, want := s.(sink.Pacer).Limits(), (sink.Limits{Rows: 7, Bytes: 1 << 20, Age: 5 * time.Minute, Stable: true}); got != want {
 		t.Errorf("they are %+v, want %+v", got, want)
 	}
-	if _, err := tryOpen(t, newTarget(t, "format=ndjson&maxBatchSize=5")); fault.Of(err) != fault.Fatal || !strings.Contains(fmt.Sprint(err), "roll-rows") {
+	if _, err := tryOpen(t, newTarget(t, "format=ndjson&maxBatchSize=5")); fault.Of(err) != fault.Fatal ||
+		!strings.Contains(fmt.Sprint(err), "roll-rows") {
 		t.Errorf("maxBatchSize: %v", err)
 	}
 }

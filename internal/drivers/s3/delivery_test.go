@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
 	"net/url"
 	"strings"
 	"sync"
@@ -74,7 +72,8 @@ func TestObjectSink_KeepsTheLastEventOfAName(t *testing.T) {
 	mustApply(t, s, events...)
 	mustApply(t, s, order(t, 41))
 	want := map[string]string{
-		"latest/order-k0.json": string(order(t, 39).Payload) + "\n", "latest/order-k1.json": string(order(t, 40).Payload) + "\n", "latest/order-k2.json": string(order(t, 41).Payload) + "\n",
+		"latest/order-k0.json": string(order(t, 39).Payload) + "\n", "latest/order-k1.json": string(order(t, 40).Payload) + "\n",
+		"latest/order-k2.json": string(order(t, 41).Payload) + "\n",
 	}
 	if diff := cmp.Diff(want, stored(t, raw)); diff != "" {
 		t.Error(diff)
@@ -88,7 +87,8 @@ func TestObjectSink_RejectsALongName(t *testing.T) {
 		t.Errorf("the error is %v: %v", fault.Of(err), err)
 	}
 	template := mustOpen(t, newTarget(t, "path="+url.QueryEscape("{{index .key 5}}")))
-	if err := template.Apply(t.Context(), sinktest.Batch(order(t, 1))); fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "k1") {
+	if err := template.Apply(t.Context(), sinktest.Batch(order(t, 1))); fault.Of(err) != fault.Poison ||
+		strings.Contains(err.Error(), "k1") {
 		t.Errorf("a template that fails: %v: %v", fault.Of(err), err)
 	}
 }
@@ -122,56 +122,6 @@ func TestObjectSink_CorrectsAWrongClock(t *testing.T) {
 	}
 }
 
-// interceptor is a proxy of the server that answers some requests itself.
-type interceptor struct {
-	*httptest.Server
-	answer atomic.Pointer[func(w http.ResponseWriter, r *http.Request) bool]
-	asked  atomic.Int64
-}
-
-func newInterceptor(t testing.TB) *interceptor {
-	t.Helper()
-	f := &interceptor{}
-	server := peers.S3(t)
-	forward := &httputil.ReverseProxy{
-		Transport: &http.Transport{MaxIdleConnsPerHost: 100},
-		Rewrite: func(r *httputil.ProxyRequest) { // the signature covers the host's name
-			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", server.Addr(), r.In.Host
-		},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
-	}
-	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		f.asked.Add(1)
-		if answer := f.answer.Load(); answer != nil && (*answer)(w, r) {
-			return
-		}
-		forward.ServeHTTP(w, r)
-	}))
-	t.Cleanup(func() {
-		f.Close()
-		forward.Transport.(*http.Transport).CloseIdleConnections()
-	})
-	return f
-}
-
-// set makes the interceptor answer the requests for which answer returns true.
-func (f *interceptor) set(answer func(w http.ResponseWriter, r *http.Request) bool) {
-	f.answer.Store(&answer)
-}
-
-func (f *interceptor) passAll() { f.answer.Store(nil) }
-
-func (f *interceptor) addr() string { return strings.TrimPrefix(f.URL, "http://") }
-
-// refuse writes an error response like S3's.
-func refuse(w http.ResponseWriter, r *http.Request, status int, code string) bool {
-	_, _ = io.Copy(io.Discard, r.Body)
-	w.Header().Set("X-Amz-Request-Id", "REQUEST1")
-	w.WriteHeader(status)
-	fmt.Fprintf(w, `<Error><Code>%s</Code><Message>SECRET %s</Message></Error>`, code, r.URL.Path)
-	return true
-}
-
 // TestObjectSink_RetriesWhileThrottled: a storm of 503 responses fails the batch for a while.
 // Afterwards every object is stored.
 func TestObjectSink_RetriesWhileThrottled(t *testing.T) {
@@ -184,7 +134,8 @@ func TestObjectSink_RetriesWhileThrottled(t *testing.T) {
 	}
 	f.set(func(w http.ResponseWriter, r *http.Request) bool { return refuse(w, r, 503, "SlowDown") })
 	err := s.Apply(t.Context(), sinktest.Batch(events...))
-	if fault.Of(err) != fault.Transient || !strings.Contains(fmt.Sprint(err), "503 SlowDown, request REQUEST1") || strings.Contains(fmt.Sprint(err), "SECRET") || strings.Contains(fmt.Sprint(err), "k1") {
+	if fault.Of(err) != fault.Transient || !strings.Contains(fmt.Sprint(err), "503 SlowDown, request REQUEST1") ||
+		strings.Contains(fmt.Sprint(err), "SECRET") || strings.Contains(fmt.Sprint(err), "k1") {
 		t.Errorf("in the storm the error is %v: %v", fault.Of(err), err)
 	}
 	if err := s.Probe(t.Context()); fault.Of(err) != fault.Transient {
@@ -256,7 +207,8 @@ func TestClassify_StoreResponses(t *testing.T) {
 			into = expiring
 		}
 		err := into.Apply(t.Context(), sinktest.Batch(order(t, 1)))
-		if err == nil || fault.Of(err) != c.class || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "SECRET") || strings.Contains(err.Error(), "k1") {
+		if err == nil || fault.Of(err) != c.class || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "SECRET") ||
+			strings.Contains(err.Error(), "k1") {
 			t.Errorf("%d %s is %v: %v", c.status, c.code, fault.Of(err), err)
 		}
 	}
@@ -268,7 +220,8 @@ func TestObjectSink_RetriesAnInterruptedUpload(t *testing.T) {
 	f := newInterceptor(t)
 	path := newPrefix(server.Bucket(t))
 	s := mustOpen(t, at(f.addr(), path, "max-retries=0"))
-	large := event(t, 1, fmt.Sprintf(`{"operation":"INSERT","id":"ev1","table":"order","key":["k1"],"after":{"id":"k1","text":"%s"},"timestamp":1700000000000,"mvccTimestamp":"1"}`, strings.Repeat("0123456789", 500_000)))
+	large := event(t, 1, fmt.Sprintf(`{"operation":"INSERT","id":"ev1","table":"order","key":["k1"],"after":{"id":"k1","text":"%s"},`+
+		`"timestamp":1700000000000,"mvccTimestamp":"1"}`, strings.Repeat("0123456789", 500_000)))
 	f.set(func(_ http.ResponseWriter, r *http.Request) bool {
 		_, _ = io.CopyN(io.Discard, r.Body, 1<<20)
 		panic(http.ErrAbortHandler)
@@ -297,7 +250,7 @@ func TestObjectSink_TimesOutOnASilentStore(t *testing.T) {
 	if err := s.Apply(t.Context(), sinktest.Batch(order(t, 1))); err == nil || fault.Of(err) != fault.Transient {
 		t.Errorf("the error is %v", err)
 	}
-	proxy.Mend()
+	proxy.Repair()
 	var err error
 	for range 5 {
 		if err = s.Apply(t.Context(), sinktest.Batch(order(t, 1))); err == nil {
@@ -355,7 +308,7 @@ func TestClose_InterruptsABatch(t *testing.T) {
 	if err := <-failed; err == nil || fault.Of(err) != fault.Transient || !errors.Is(err, context.Canceled) && !errors.Is(err, errClosed) {
 		t.Errorf("the batch ends with %v", err)
 	}
-	proxy.Mend()
+	proxy.Repair()
 }
 
 // TestPut_SendsTheObjectOptions with each object.
@@ -367,7 +320,10 @@ func TestPut_SendsTheObjectOptions(t *testing.T) {
 	f.set(func(w http.ResponseWriter, r *http.Request) bool {
 		mu.Lock()
 		defer mu.Unlock()
-		for _, name := range []string{"X-Amz-Server-Side-Encryption", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", "X-Amz-Storage-Class", "X-Amz-Acl", "Content-Type"} {
+		for _, name := range []string{
+			"X-Amz-Server-Side-Encryption", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", "X-Amz-Storage-Class",
+			"X-Amz-Acl", "Content-Type",
+		} {
 			seen[r.Method+" "+name] = r.Header.Get(name)
 		}
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -386,8 +342,9 @@ func TestPut_SendsTheObjectOptions(t *testing.T) {
 	mustApply(t, s, order(t, 1))
 	for _, method := range []string{http.MethodPost, http.MethodPut} {
 		for name, want := range map[string]string{
-			"X-Amz-Server-Side-Encryption": "aws:kms", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id": "arn:aws:kms:x", "X-Amz-Storage-Class": "STANDARD_IA",
-			"X-Amz-Acl": "bucket-owner-full-control", "Content-Type": "application/json",
+			"X-Amz-Server-Side-Encryption": "aws:kms", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id": "arn:aws:kms:x",
+			"X-Amz-Storage-Class": "STANDARD_IA",
+			"X-Amz-Acl":           "bucket-owner-full-control", "Content-Type": "application/json",
 		} {
 			if got := seen[method+" "+name]; got != want {
 				t.Errorf("%s %s is %q, want %q", method, name, got, want)

@@ -53,25 +53,32 @@ func (e *regionError) Unwrap() error { return e.err }
 
 // fatal lists the codes that only the operator can fix.
 var fatal = map[string]string{
-	"NoSuchBucket":                    "the bucket does not exist; create it, or correct the url",
-	"InvalidBucketName":               "the store does not accept the bucket's name; correct the url",
-	"AccessDenied":                    "access is denied; allow s3:PutObject on the bucket's prefix, and kms:GenerateDataKey on the key that objects are encrypted with",
-	"Forbidden":                       "access is denied; allow s3:PutObject on the bucket's prefix, and kms:GenerateDataKey on the key that objects are encrypted with",
-	"AllAccessDisabled":               "all access to the bucket is disabled",
-	"AccountProblem":                  "there is a problem with the account; ask its owner",
-	"NotSignedUp":                     "the account is not signed up for the store",
-	"UserSuspended":                   "the account is suspended",
-	"UserProjectMissing":              "the bucket lets the requester pay, which eds does not",
-	"InvalidAccessKeyId":              "the access key is not known; correct access-key-id=, or the keys that the AWS SDK's own chain finds",
-	"SignatureDoesNotMatch":           "the secret key does not fit the access key; correct secret-access-key=, writing + as %2B and / as %2F, or put it in the environment",
-	"InvalidToken":                    "the session token is not valid; correct session-token=, or leave it out",
-	"TokenRefreshRequired":            "the session token must be renewed",
-	"MethodNotAllowed":                "the store does not allow that on the bucket",
-	"NotImplemented":                  "the store does not support one of the options: check sse=, acl=, storage-class= and checksums=",
-	"InvalidArgument":                 "the store refuses one of the options: check sse=, kms-key=, acl=, storage-class= and region=",
-	"InvalidRequest":                  "the store refuses one of the options: check sse=, kms-key=, acl=, storage-class= and checksums=",
-	"InvalidStorageClass":             "the store has no such storage class; correct storage-class=",
-	"InvalidEncryptionAlgorithmError": "the store does not know the encryption; correct sse=",
+	"NoSuchBucket":      "the bucket does not exist; create it, or correct the url",
+	"InvalidBucketName": "the store does not accept the bucket's name; correct the url",
+	"AccessDenied": "access is denied; allow s3:PutObject on the bucket's prefix, and kms:GenerateDataKey on the key " +
+		"that objects are encrypted with",
+	"Forbidden": "access is denied; allow s3:PutObject on the bucket's prefix, and kms:GenerateDataKey on the key " +
+		"that objects are encrypted with",
+	"AllAccessDisabled":  "all access to the bucket is disabled",
+	"AccountProblem":     "there is a problem with the account; ask its owner",
+	"NotSignedUp":        "the account is not signed up for the store",
+	"UserSuspended":      "the account is suspended",
+	"UserProjectMissing": "the bucket lets the requester pay, which eds does not",
+	"InvalidAccessKeyId": "the access key is not known; correct access-key-id=, or the keys that the AWS " +
+		"SDK's own chain finds",
+	"SignatureDoesNotMatch": "the secret key does not fit the access key; correct secret-access-key=, writing + as %2B and / as " +
+		"%2F, or put it in the environment",
+	"InvalidToken":         "the session token is not valid; correct session-token=, or leave it out",
+	"TokenRefreshRequired": "the session token must be renewed",
+	"MethodNotAllowed":     "the store does not allow that on the bucket",
+	"NotImplemented": "the store does not support one of the options: check sse=, acl=, " +
+		"storage-class= and checksums=",
+	"InvalidArgument": "the store refuses one of the options: check sse=, kms-key=, acl=, " +
+		"storage-class= and region=",
+	"InvalidRequest": "the store refuses one of the options: check sse=, kms-key=, acl=, " +
+		"storage-class= and checksums=",
+	"InvalidStorageClass":                            "the store has no such storage class; correct storage-class=",
+	"InvalidEncryptionAlgorithmError":                "the store does not know the encryption; correct sse=",
 	"ServerSideEncryptionConfigurationNotFoundError": "the store has no server-side encryption; leave sse= out",
 	"AccessControlListNotSupported":                  "the bucket accepts no ACLs; leave acl= out",
 	"KMS.NotFoundException":                          "there is no such KMS key; correct kms-key=",
@@ -84,14 +91,16 @@ var fatal = map[string]string{
 // refusals are the fatal codes that depend on keys, permissions and the bucket, which change while
 // eds runs.
 var refusals = map[string]bool{
-	"NoSuchBucket": true, "AccessDenied": true, "Forbidden": true, "AllAccessDisabled": true, "AccountProblem": true, "NotSignedUp": true, "UserSuspended": true,
+	"NoSuchBucket": true, "AccessDenied": true, "Forbidden": true, "AllAccessDisabled": true, "AccountProblem": true, "NotSignedUp": true,
+	"UserSuspended":      true,
 	"InvalidAccessKeyId": true, "SignatureDoesNotMatch": true, "InvalidToken": true, "TokenRefreshRequired": true,
 	"KMS.NotFoundException": true, "KMS.DisabledException": true, "KMS.KMSInvalidStateException": true,
 }
 
 // otherRegion lists the codes of a store that has the bucket in another region.
 var otherRegion = map[string]bool{
-	"PermanentRedirect": true, "AuthorizationHeaderMalformed": true, "IllegalLocationConstraintException": true, "IncorrectEndpoint": true, "MovedPermanently": true,
+	"PermanentRedirect": true, "AuthorizationHeaderMalformed": true, "IllegalLocationConstraintException": true, "IncorrectEndpoint": true,
+	"MovedPermanently": true,
 }
 
 // poison lists the codes that concern one object.
@@ -196,7 +205,7 @@ func regionOf(header http.Header, message string) string {
 	return ""
 }
 
-// tlsHint returns what is wrong with the TLS configuration, or "".
+// tlsHint returns the remedy for an error of TLS, or "" for any other error.
 func tlsHint(err error) string {
 	var (
 		unknown x509.UnknownAuthorityError

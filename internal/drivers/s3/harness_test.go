@@ -87,7 +87,8 @@ func event(t testing.TB, n int, payload string) *cdc.Event {
 // order returns the nth event of the stream, an UPDATE of one of three orders.
 func order(t testing.TB, n int) *cdc.Event {
 	t.Helper()
-	return event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k%d"],"companyId":"c","after":{"id":"k%[2]d","total":%[1]d},"timestamp":1700000000000,"mvccTimestamp":"%[3]d"}`, n, n%3, 1_700_000_000_000_000_000+n))
+	return event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k%d"],"companyId":"c",`+
+		`"after":{"id":"k%[2]d","total":%[1]d},"timestamp":1700000000000,"mvccTimestamp":"%[3]d"}`, n, n%3, 1_700_000_000_000_000_000+n))
 }
 
 func mustApply(t testing.TB, s sink.Sink, events ...*cdc.Event) {

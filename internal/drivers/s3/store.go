@@ -80,14 +80,18 @@ func (s *bucketStore) connect(ctx context.Context) error {
 	}
 	s.transport.MaxIdleConns, s.transport.MaxIdleConnsPerHost = 0, c.tasks
 	s.transport.ResponseHeaderTimeout = c.timeout
-	client := &http.Client{Transport: s.transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := &http.Client{
+		Transport:     s.transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	s.client = s3.NewFromConfig(cfg, func(o *s3.Options) {
 		o.HTTPClient = client
 		o.UsePathStyle = c.pathStyle
 		if c.endpoint != "" {
 			o.BaseEndpoint = aws.String(c.endpoint)
 		}
-		o.RequestChecksumCalculation, o.ResponseChecksumValidation = aws.RequestChecksumCalculationWhenRequired, aws.ResponseChecksumValidationWhenRequired
+		o.RequestChecksumCalculation, o.ResponseChecksumValidation = aws.RequestChecksumCalculationWhenRequired,
+			aws.ResponseChecksumValidationWhenRequired
 		if c.checksums {
 			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenSupported
 		}
@@ -132,12 +136,13 @@ func configuration(ctx context.Context, c *choices) (aws.Config, error) {
 	}
 	cfg.Region = cmp.Or(cfg.Region, "us-east-1")
 	if c.keys.role != "" {
-		cfg.Credentials = aws.NewCredentialsCache(stscreds.NewAssumeRoleProvider(sts.NewFromConfig(cfg), c.keys.role, func(o *stscreds.AssumeRoleOptions) {
-			o.RoleSessionName = "eds"
-			if c.keys.externalID != "" {
-				o.ExternalID = aws.String(c.keys.externalID)
-			}
-		}))
+		cfg.Credentials = aws.NewCredentialsCache(stscreds.NewAssumeRoleProvider(sts.NewFromConfig(cfg), c.keys.role,
+			func(o *stscreds.AssumeRoleOptions) {
+				o.RoleSessionName = "eds"
+				if c.keys.externalID != "" {
+					o.ExternalID = aws.String(c.keys.externalID)
+				}
+			}))
 	}
 	if cfg.Credentials == nil {
 		return cfg, awscredentials.None(remedy)

@@ -49,7 +49,8 @@ var (
 	errClosed   = errors.New("the sink is closed")
 	errURL      = fault.Mark(fault.Fatal, errors.New("the url is not an endpoint's"))
 	errTooLarge = errors.New("the endpoint says that the request is too large")
-	errRedirect = fault.Mark(fault.Fatal, errors.New("the endpoint redirects to another host or without encryption; put its address into the url, if you trust it"))
+	errRedirect = fault.Mark(fault.Fatal, errors.New("the endpoint redirects to another host or without encryption; put its address into "+
+		"the url, if you trust it"))
 )
 
 func newSink(c choices, env sink.Env) *Sink {
@@ -174,8 +175,12 @@ func (s *Sink) classifyResponse(response *http.Response, n int) error {
 		return fault.Mark(fault.Poison, err)
 	case code == http.StatusUnprocessableEntity:
 		return fault.Mark(fault.Poison, fmt.Errorf("%w for one of %d changes", err, n))
-	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500 && code != http.StatusNotImplemented:
-		return &fault.Error{Class: fault.Transient, RetryAfter: fault.ParseRetryAfter(response.Header.Get("Retry-After"), s.now()), Err: err}
+	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500 &&
+		code != http.StatusNotImplemented:
+		return &fault.Error{
+			Class: fault.Transient, RetryAfter: fault.ParseRetryAfter(response.Header.Get("Retry-After"), s.now()),
+			Err: err,
+		}
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		class, err = fault.Refused, fmt.Errorf("%w; check secret= and header= in the url", err)
 	case code == http.StatusNotFound, code == http.StatusGone:

@@ -13,10 +13,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-func TestGeneratedChangesAreThoseOfATable(t *testing.T) {
+func TestChangeGenerator_ChangesDescribeItsRows(t *testing.T) {
 	for _, columns := range []int{20, 60} {
 		begin := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-		g, again := shop.Generate(5, "wide", columns, 300, begin), shop.Generate(5, "wide", columns, 300, begin)
+		g, again := shop.NewChangeGenerator(5, "wide", columns, 300, begin), shop.NewChangeGenerator(5, "wide", columns, 300, begin)
 		var w wireSchema
 		must(t, json.Unmarshal(g.Schema(), &w))
 		table, err := schema.Decode(g.Schema())
@@ -58,7 +58,7 @@ func TestGeneratedChangesAreThoseOfATable(t *testing.T) {
 			t.Error(diff)
 		}
 		if g.Len() != len(model["wide"]) || g.Len() != 300+ops[cdc.Insert] {
-			t.Errorf("%d rows, %d by their keys, %d inserted", g.Len(), len(model["wide"]), ops[cdc.Insert])
+			t.Errorf("%d rows, %d different keys, %d inserted", g.Len(), len(model["wide"]), ops[cdc.Insert])
 		}
 		if got := ops[cdc.Insert] * 100 / n; got < 17 || got > 23 {
 			t.Errorf("%d %% are inserts", got)
@@ -75,10 +75,10 @@ func TestGeneratedChangesAreThoseOfATable(t *testing.T) {
 	}
 }
 
-func BenchmarkGenerate(b *testing.B) {
+func BenchmarkChangeGenerator(b *testing.B) {
 	for _, columns := range []int{20, 60} {
 		b.Run(fmt.Sprint(columns, " columns"), func(b *testing.B) {
-			g := shop.Generate(1, "order", columns, 100_000, time.Unix(1_700_000_000, 0))
+			g := shop.NewChangeGenerator(1, "order", columns, 100_000, time.Unix(1_700_000_000, 0))
 			var text []byte
 			total := 0
 			for b.Loop() {

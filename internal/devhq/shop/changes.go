@@ -9,19 +9,18 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// Generator makes the changes of one table as fast as memory allows, for
-// measurements: no model stands behind it, and nothing is kept but a counter a
-// row. Of a hundred changes 20 insert a row, 20 update one of the hundred hot
-// rows, and 60 update any row. An update gives one group of four columns new
-// values, and counts in the column revision. With both row images an event of
-// 20 columns is some 1.3 KB of JSON on average, one of 60 some 3.2 KB.
+// ChangeGenerator generates the changes of one table as fast as memory allows, for benchmarks. It
+// has no model and keeps only a counter per row. Of 100 changes, 20 insert a row, 20 update one of
+// the 100 hot rows, and 60 update any row. An update gives one group of four columns new values and
+// increments the column revision. With both row images, an event of 20 columns is some 1.3 KB of
+// JSON on average, one of 60 columns some 3.2 KB.
 //
-// A row is a function of its number and how often it was updated, so any image
-// can be written at any time. A Generator is not safe for concurrent use.
-type Generator struct {
+// A row is a function of its number and its number of updates, so any image can be written at any
+// time. A ChangeGenerator is not safe for concurrent use.
+type ChangeGenerator struct {
 	layout    *layout
 	groups    []group
-	pen       *pen
+	values    *generator
 	seed      uint64
 	clock     cdc.Timestamp
 	seq       uint64
@@ -33,11 +32,10 @@ type Generator struct {
 	prefix    string // of the changes' ids
 }
 
-// group is a few neighbouring columns, of which the rows' images are put
-// together: ready pieces of JSON.
+// group is a few neighbouring columns as ready pieces of JSON. Row images consist of such pieces.
 type group struct {
 	pieces [variants]string
-	diffs  [variants][]string // the columns that differ from the next variant, and revision
+	diffs  [variants][]string // revision and the columns that differ from the next variant
 }
 
 const (
@@ -46,15 +44,15 @@ const (
 	hotRows      = 100
 )
 
-// Generate returns a generator of a table of the given number of columns, at
-// least 8, that already holds the given number of rows. The clocks of the
-// changes are microseconds apart, the first one after begin.
-func Generate(seed uint64, table string, columns, rows int, begin time.Time) *Generator {
-	g := &Generator{
-		pen: newPen(), seed: seed, prefix: "g" + strconv.FormatUint(seed, 36) + "-",
+// NewChangeGenerator returns a generator for a table with the given number of columns, at least 8,
+// that already has the given number of rows. The clocks of the changes are microseconds apart, the
+// first one after begin.
+func NewChangeGenerator(seed uint64, table string, columns, rows int, begin time.Time) *ChangeGenerator {
+	g := &ChangeGenerator{
+		values: newGenerator(), seed: seed, prefix: "g" + strconv.FormatUint(seed, 36) + "-",
 		revisions: make([]uint32, rows), clock: cdc.At(begin),
 	}
-	g.pen.dip(seed, 1, begin)
+	g.values.reseed(seed, 1, begin)
 	own := []column{text("id", nil), text("companyId", nil), text("locationId", nil), counter("revision", "0")}
 	for i := len(own); i < max(columns, 8); i++ {
 		own = append(own, benchmarkColumn(i))
@@ -67,8 +65,8 @@ func Generate(seed uint64, table string, columns, rows int, begin time.Time) *Ge
 	return g
 }
 
-// benchmarkColumn returns a column of the mix of types that a wide business
-// table has: text, numbers, instants, flags, a little JSON.
+// benchmarkColumn returns a column. The types are those of a wide business table: text, numbers,
+// instants, flags, a little JSON.
 func benchmarkColumn(i int) column {
 	name := "column" + strconv.Itoa(i)
 	switch i % 10 {
@@ -98,14 +96,14 @@ func benchmarkColumn(i int) column {
 	}
 }
 
-// group writes the variants of a group of columns.
-func (g *Generator) group(columns []column, names []string) {
+// group adds a group of columns and generates its variants.
+func (g *ChangeGenerator) group(columns []column, names []string) {
 	var values [variants][]string
 	var made group
 	for v := range variants {
 		var piece []byte
 		for i := range columns {
-			raw := g.pen.value(nil, &columns[i])
+			raw := g.values.value(nil, &columns[i])
 			values[v] = append(values[v], string(raw))
 			piece = append(append(append(piece, ','), names[i]...), raw...)
 		}
@@ -123,11 +121,10 @@ func (g *Generator) group(columns []column, names []string) {
 }
 
 // Schema returns the schema of the table.
-func (g *Generator) Schema() json.RawMessage { return g.layout.schema }
+func (g *ChangeGenerator) Schema() json.RawMessage { return g.layout.schema }
 
-// Rows returns the rows as they are after the changes made so far. Each is
-// valid until the next.
-func (g *Generator) Rows() iter.Seq[json.RawMessage] {
+// Rows returns the rows after the changes so far. Each is valid until the next.
+func (g *ChangeGenerator) Rows() iter.Seq[json.RawMessage] {
 	return func(yield func(json.RawMessage) bool) {
 		var image []byte
 		for n, revision := range g.revisions {
@@ -139,13 +136,12 @@ func (g *Generator) Rows() iter.Seq[json.RawMessage] {
 }
 
 // Len returns the number of rows.
-func (g *Generator) Len() int { return len(g.revisions) }
+func (g *ChangeGenerator) Len() int { return len(g.revisions) }
 
-// Next makes the next change. It and all that it points to are valid until the
-// call after.
-func (g *Generator) Next() *Change {
+// Next returns the next change. The change and its slices are valid until the next call.
+func (g *ChangeGenerator) Next() *Change {
 	c := &g.change
-	roll := g.pen.Uint64()
+	roll := g.values.Uint64()
 	kind, at := int(roll%100), roll>>8
 	rows := uint64(len(g.revisions))
 	var n int
@@ -170,7 +166,7 @@ func (g *Generator) Next() *Change {
 	return c
 }
 
-func (g *Generator) update(c *Change, n int) {
+func (g *ChangeGenerator) update(c *Change, n int) {
 	g.before = g.appendRow(g.before[:0], n, g.revisions[n])
 	revision := g.revisions[n]
 	moves := int(revision) % len(g.groups)
@@ -178,15 +174,15 @@ func (g *Generator) update(c *Change, n int) {
 	g.revisions[n]++
 }
 
-// identify gives the change its id, key and place.
-func (g *Generator) identify(c *Change, n int) {
+// identify sets the id, key, company and location of the change.
+func (g *ChangeGenerator) identify(c *Change, n int) {
 	c.ID = g.prefix + strconv.FormatUint(g.seq, 10)
 	g.key = append(appendRowID(append(g.key[:0], '['), n), ']')
 	c.Key = g.key
-	c.CompanyID, c.LocationID = benchmarkPlace(n)
+	c.CompanyID, c.LocationID = benchmarkOwners(n)
 }
 
-func benchmarkPlace(n int) (company, location string) {
+func benchmarkOwners(n int) (company, location string) {
 	companies := [...]string{"6500000000000000000000c1", "6500000000000000000000c2"}
 	locations := [...]string{"650000000000000000000a01", "650000000000000000000a02", "650000000000000000000b01", "650000000000000000000b02"}
 	return companies[n&1], locations[n&3]
@@ -203,10 +199,9 @@ func appendRowID(dst []byte, n int) []byte {
 	return dst
 }
 
-// appendRow writes row n as it is after the given number of updates: update r
-// moved the group r modulo the number of groups to its next variant.
-func (g *Generator) appendRow(dst []byte, n int, revision uint32) []byte {
-	company, location := benchmarkPlace(n)
+// appendRow appends row n as it is after the given number of updates.
+func (g *ChangeGenerator) appendRow(dst []byte, n int, revision uint32) []byte {
+	company, location := benchmarkOwners(n)
 	dst = append(dst, `{"id":`...)
 	dst = appendRowID(dst, n)
 	dst = append(append(append(dst, `,"companyId":"`...), company...), '"')
@@ -219,9 +214,9 @@ func (g *Generator) appendRow(dst []byte, n int, revision uint32) []byte {
 	return append(dst, '}')
 }
 
-// variant returns which variant of a group row n has after the given number of
-// updates. Update r moves the group r modulo the number of groups to its next.
-func (g *Generator) variant(n, group int, revision uint32) uint32 {
+// variant returns the variant of a group in row n after the given number of updates. Update r moves
+// group r modulo the number of groups to its next variant.
+func (g *ChangeGenerator) variant(n, group int, revision uint32) uint32 {
 	groups := uint32(len(g.groups))
 	moved := (revision + groups - 1 - uint32(group)) / groups
 	return (uint32((g.seed^uint64(n))*0x9e3779b97f4a7c15>>(20+group&31)) + moved) % variants
