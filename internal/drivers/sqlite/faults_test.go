@@ -37,7 +37,7 @@ func (f *faulty) Break(n int, mode sinktest.Mode) {
 	f.breakAt, f.mode = f.steps+n, mode
 }
 
-func (f *faulty) Mend() {
+func (f *faulty) Repair() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.breakAt = -1
