@@ -221,7 +221,7 @@ type fakeReconciler struct {
 	outcomes    chan state.ImportOutcome
 }
 
-func (r *fakeReconciler) Run(due, hard context.Context, s reconciler.Session) (gap, err error) {
+func (r *fakeReconciler) Run(due, hard context.Context, s reconciler.Subscription) (gap, err error) {
 	r.add("follow %s %v", s.Consumer, s.Filters)
 	if r.run != nil {
 		return r.run(due, hard)
