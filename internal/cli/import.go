@@ -166,7 +166,7 @@ func (im *importer) env() sink.Env {
 }
 
 // open opens the destination. If it is down, that is an error at once: the operator waits.
-func (im *importer) open(ctx context.Context, env sink.Env) (sink.Sink, error) {
+func (im *importer) open(ctx context.Context, env sink.Env) (*sink.Opened, error) {
 	_, destination, err := drivers.Open(ctx, im.o.URL.Reveal(), im.p.Lookup, env)
 	if err != nil {
 		return nil, usageError{err}

@@ -175,7 +175,7 @@ func connectHQ(s *setup, o config.HQ) (*hq.Client, error) {
 
 type replayer struct {
 	driver      sink.Driver
-	destination sink.Sink
+	destination *sink.Opened
 	tables      *schema.Catalogue
 	force       bool // replace newer rows, too
 	// imported has the last snapshot of each table, to skip superseded entries; nil skips none.

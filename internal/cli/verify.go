@@ -123,8 +123,7 @@ func (v *verifier) run(ctx context.Context) error {
 		return err
 	}
 	defer destination.Close(hard(ctx))
-	var ok bool
-	if v.reader, ok = destination.(sink.Reader); !ok {
+	if v.reader = destination.Reader; v.reader == nil {
 		return usagef("%s keeps events, which cannot be compared or repaired", sink.MaskURL(im.o.URL.Reveal()))
 	}
 	if v.began.IsZero() {
@@ -277,13 +276,8 @@ func printReports(w io.Writer, all, bad []verify.Report) error {
 	return err
 }
 
-// Apply is never called: a verifier follows no stream.
-func (v *verifier) Apply(context.Context, *change.Batch) error {
-	return errors.New("a comparison applies no changes")
-}
-
-// Close does nothing: run closes the destination.
-func (v *verifier) Close(context.Context) error { return nil }
+// Probe does nothing: the destination is only read.
+func (v *verifier) Probe(context.Context) error { return nil }
 
 // BeginLoad begins the comparison of a table.
 func (v *verifier) BeginLoad(ctx context.Context, _ string, t *schema.Table, _ sink.LoadMode, _ sink.Scope) (sink.Load, error) {

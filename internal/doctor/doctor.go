@@ -324,10 +324,7 @@ func (d *doctor) destination(ctx context.Context) {
 		Logger: d.Logger, Adjusted: func(string, string, string) {}, After: d.Options.UpdateStrategy == config.After,
 	})
 	if err == nil {
-		if prober, ok := destination.(sink.Prober); ok {
-			err = prober.Probe(ctx)
-		}
-		err = errors.Join(err, destination.Close(context.WithoutCancel(ctx)))
+		err = errors.Join(destination.Probe(ctx), destination.Close(context.WithoutCancel(ctx)))
 	}
 	if err != nil {
 		d.say(name, Failed, fmt.Sprintf("%s: %v", sink.MaskURL(raw), err), strings.TrimSpace("see: eds server help "+driver.Name))

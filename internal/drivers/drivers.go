@@ -83,8 +83,8 @@ func Identity(raw string, lookup sink.Lookup) (string, error) {
 	return d.Identity(target), nil
 }
 
-// Open connects to the destination that raw names.
-func Open(ctx context.Context, raw string, lookup sink.Lookup, env sink.Env) (sink.Driver, sink.Sink, error) {
+// Open connects to the destination that raw names, and resolves what its sink can do.
+func Open(ctx context.Context, raw string, lookup sink.Lookup, env sink.Env) (sink.Driver, *sink.Opened, error) {
 	env.Lookup = lookup
 	if env.Access == nil {
 		env.Access = sink.NewAccess(Expander(raw, lookup, nil), false, nil)
@@ -97,5 +97,5 @@ func Open(ctx context.Context, raw string, lookup sink.Lookup, env sink.Env) (si
 	if err != nil {
 		return d, nil, fmt.Errorf("open %s: %w", d.Title, err)
 	}
-	return d, s, nil
+	return d, sink.NewOpened(s), nil
 }

@@ -83,10 +83,8 @@ func fails(t *testing.T, raw string, lookup sink.Lookup) string {
 		return err.Error()
 	}
 	text := ""
-	if prober, ok := s.(sink.Prober); ok {
-		if err := prober.Probe(ctx); err != nil {
-			text = err.Error()
-		}
+	if err := s.Probe(ctx); err != nil {
+		text = err.Error()
 	}
 	if err := s.Close(t.Context()); err != nil {
 		text += err.Error()

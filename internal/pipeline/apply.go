@@ -38,8 +38,8 @@ type delivered struct {
 func (p *Pipeline) applyBatches(ctx context.Context) error {
 	defer close(p.applied)
 	a := &applier{p: p, migrated: make(map[*schema.Table]bool), poison: make(map[string]*poisonRate), ends: slices.Clone(p.c.Ends), through: p.c.Checkpoint}
-	if m, ok := p.c.Sink.(sink.Migrator); ok && p.c.KeepsRows {
-		a.migrator = m
+	if p.c.KeepsRows {
+		a.migrator = p.sink.Migrator
 	}
 	for {
 		b, err := a.next(ctx)
@@ -61,8 +61,8 @@ func (p *Pipeline) applyBatches(ctx context.Context) error {
 // destination now and then.
 func (a *applier) next(ctx context.Context) (*batch, error) {
 	var due <-chan time.Time
-	checker, ok := a.p.c.Sink.(sink.Recorder)
-	if ok && !a.p.c.Limits.Metered {
+	recorder := a.p.sink.Recorder
+	if recorder != nil && !a.p.c.Limits.Metered {
 		ticker := time.NewTicker(sink.CheckEvery)
 		defer ticker.Stop()
 		due = ticker.C
@@ -75,7 +75,7 @@ func (a *applier) next(ctx context.Context) (*batch, error) {
 		case b := <-a.p.batches:
 			return b, nil
 		case <-due:
-			err := a.p.persist(ctx, troubleDestination, func() error { return checker.Check(ctx) })
+			err := a.p.persist(ctx, troubleDestination, func() error { return recorder.Check(ctx) })
 			if err != nil {
 				return nil, fmt.Errorf("check the destination: %w", err)
 			}
@@ -113,7 +113,7 @@ func (a *applier) apply(ctx context.Context, b *batch) error {
 		if err := a.applyEvents(ctx, b.events, b.change); err != nil {
 			return err
 		}
-	case a.p.checkpointing:
+	case a.p.sink.Checkpointer != nil:
 		// Acknowledgement must not overtake the stored checkpoint.
 		if err := a.deliver(ctx, b.change); err != nil {
 			return err
@@ -178,7 +178,7 @@ func build(events []*item) *change.Batch {
 
 // passOver moves the stored checkpoint over a dead letter.
 func (a *applier) passOver(ctx context.Context, through cdc.Position) error {
-	if !a.p.checkpointing {
+	if a.p.sink.Checkpointer == nil {
 		return nil
 	}
 	return a.deliver(ctx, &change.Batch{First: through, Last: through})

@@ -25,16 +25,23 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/dlq"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
+
+// Sink is what a pipeline applies batches to, as sink.Sink describes it. A sink that is a
+// sink.Checkpointer, sink.Recorder or sink.Migrator as well is used as one.
+type Sink interface {
+	Apply(ctx context.Context, b *change.Batch) error
+}
 
 // Config is what a pipeline is made of. Source, Sink, Dead, Metrics and Logger
 // are required, and Tables where KeepsRows is set; other zero fields mean the
 // documented default.
 type Config struct {
 	Source Source
-	Sink   sink.Sink
+	Sink   Sink
 	// KeepsRows and Limits are those of the sink's driver, or Limits the sink's own. Without KeepsRows
 	// events are not split into columns, and no schema is needed.
 	KeepsRows bool
@@ -134,8 +141,8 @@ var ErrAbandoned = errors.New("stopped before everything that was received had b
 
 // Pipeline is one run of changes from a source to a sink.
 type Pipeline struct {
-	c             Config
-	checkpointing bool // the sink is a Checkpointer
+	c    Config
+	sink sink.Capabilities // of c.Sink
 
 	flow    *flow
 	status  *tracker
@@ -154,9 +161,8 @@ func New(c Config) (*Pipeline, error) {
 	if err := c.complete(); err != nil {
 		return nil, err
 	}
-	_, checkpointing := c.Sink.(sink.Checkpointer)
 	p := &Pipeline{
-		c: c, checkpointing: checkpointing,
+		c: c, sink: sink.CapabilitiesOf(c.Sink),
 		flow:    newFlow(c.MaxInFlight, c.Budget),
 		status:  newTracker(c.Logger, c.Metrics),
 		decode:  make(chan *chunk, c.Decoders),

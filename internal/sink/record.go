@@ -7,11 +7,12 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Recorder is a Checkpointer whose destination records what is known about it: its
-// identity, its snapshots, and who writes to it.
+// Recorder is a Checkpointer whose destination records its identity, its snapshots, the
+// states of its tables, and who writes to it.
 type Recorder interface {
 	Checkpointer
 	// Records reads the records. It makes their tables, but writes nothing into them.
@@ -34,6 +35,13 @@ type Recorder interface {
 	// and are not merged, as Whole. It forgets those of tables that are not in source,
 	// which have left it.
 	FinishImport(ctx context.Context, scope Scope, imported, source []string) error
+	// ApplyTables is Apply that also records states of tables, in the same transaction. A
+	// state of OK whose Applied is at or below the checkpoint deletes the record.
+	ApplyTables(ctx context.Context, b *change.Batch, states []TableState) error
+	// Advance applies changes of the tables of states, and records the states, in one
+	// transaction that leaves the checkpoint's position alone. Batch b has no changes
+	// of other tables. If every state's Applied is recorded already, it does nothing.
+	Advance(ctx context.Context, b *change.Batch, states []TableState) error
 }
 
 // CheckEvery is how often Check is called.

@@ -28,6 +28,16 @@ import (
 // help. They name no value of a row and no secret.
 type Sink interface {
 	Apply(ctx context.Context, b *change.Batch) error
+	// Probe reports whether the sink would work: the destination is reachable, takes the
+	// credentials, and grants the permissions. It may write, but leaves nothing, even if
+	// the table, file or topic that the sink writes to does not exist yet.
+	Probe(ctx context.Context) error
+	// BeginLoad begins the load of one table from a snapshot, or continues the load of
+	// the same job that was interrupted. A sink that keeps rows stages them beside the
+	// live table, which stays as it is until Finish. Loads of different tables, and of
+	// different jobs, may run concurrently. If mode replaces, t has the columns that tell
+	// the rows of the scope.
+	BeginLoad(ctx context.Context, job string, t *schema.Table, mode LoadMode, scope Scope) (Load, error)
 	// Close releases the destination. It flushes nothing: what was not applied
 	// is not promised.
 	Close(ctx context.Context) error
@@ -83,13 +93,6 @@ type Adopter interface {
 	Adopt(ctx context.Context, t *schema.Table) error
 }
 
-// Prober is a sink that can say whether it would work: reachable, credentials
-// accepted, permissions there. It may write, but leaves nothing, also if what the
-// sink writes to does not exist yet.
-type Prober interface {
-	Probe(ctx context.Context) error
-}
-
 // LoadMode says what a load does with the rows that a table has already.
 type LoadMode uint8
 
@@ -113,16 +116,6 @@ var ErrWouldEmpty = errors.New("the snapshot has no rows for the table, but the 
 // ErrLoadLost says that what a load staged is gone, or is not what was staged, or no
 // longer fits the table. The load is forgotten: it has to begin again.
 var ErrLoadLost = errors.New("what was loaded is lost")
-
-// Loader is a sink that takes whole tables from a snapshot.
-type Loader interface {
-	// BeginLoad begins the load of one table, or goes on with the load of the
-	// same job that was interrupted. Rows are staged beside the live table,
-	// which nobody sees change before Finish. Loads of different tables, and of
-	// different jobs, may run concurrently. If mode replaces, t has the columns that
-	// the scope is told by.
-	BeginLoad(ctx context.Context, job string, t *schema.Table, mode LoadMode, scope Scope) (Load, error)
-}
 
 // Load is the load of one table. Its methods are called serially.
 type Load interface {
@@ -241,9 +234,6 @@ type Driver struct {
 	// KeepsRows is true where the sink applies Batch.Sets, false where it
 	// writes Batch.Events.
 	KeepsRows bool
-	// Imports is true where the sink takes a snapshot: as a Loader, else as
-	// INSERT events with imported set.
-	Imports bool
 
 	// Borrows says which secret of this machine target has eds send to the destination:
 	// an option, or what is missing; "" if none. Only a URL of the operator may do that;

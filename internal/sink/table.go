@@ -11,7 +11,6 @@ import (
 	"unicode"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
-	"github.com/shopmonkeyus/eds/internal/change"
 )
 
 // State says how far the rows of a table can be relied on.
@@ -113,19 +112,6 @@ func (t *TableState) GapID() string {
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d", t.Cause, t.Since.Unix()))
 	return hex.EncodeToString(sum[:gapIDBytes])
-}
-
-// TableRecorder is a Recorder whose destination records the states of tables. They are
-// part of Records.
-type TableRecorder interface {
-	Recorder
-	// ApplyTables is Apply that also records states, in the same transaction. A state
-	// of OK whose Applied is at or below the checkpoint deletes the record.
-	ApplyTables(ctx context.Context, b *change.Batch, states []TableState) error
-	// Advance applies changes of the tables of states, and records the states, in one
-	// transaction that leaves the checkpoint's position alone. Batch b has no changes
-	// of other tables. If every state's Applied is recorded already, it does nothing.
-	Advance(ctx context.Context, b *change.Batch, states []TableState) error
 }
 
 // ErrMissing says that a table that was imported does not exist any more. Only an import

@@ -12,8 +12,8 @@ import (
 // refuseForeign refuses tables that are not eds's to replace, before anything is
 // changed.
 func (r *run) refuseForeign(ctx context.Context) error {
-	adopter, ok := r.cfg.Sink.(sink.Adopter)
-	if !ok || !r.cfg.OwnTables {
+	adopter := r.sink.Adopter
+	if adopter == nil || !r.cfg.OwnTables {
 		return nil
 	}
 	adopted, err := r.adopted()

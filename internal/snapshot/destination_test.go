@@ -44,11 +44,7 @@ type destination struct {
 
 var errEnough = errors.New("enough")
 
-var (
-	_ sink.Loader   = (*destination)(nil)
-	_ sink.Migrator = (*destination)(nil)
-	_ sink.Prober   = (*destination)(nil)
-)
+var _ sink.Migrator = (*destination)(nil)
 
 func newDestination(t testing.TB, root string) *destination {
 	d := &destination{root: root + "/destination", clocks: make(map[string]cdc.Timestamp)}

@@ -30,7 +30,7 @@ func newHistory() *history {
 }
 
 func (h *history) Apply(context.Context, *change.Batch) error { return errors.New("unused") }
-func (h *history) Close(context.Context) error                { return nil }
+func (h *history) Probe(context.Context) error                { return nil }
 
 func (h *history) apply(_ context.Context, b *change.Batch, from encode.Origin) error {
 	h.mu.Lock()

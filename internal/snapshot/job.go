@@ -147,7 +147,7 @@ func (r *run) discard(ctx context.Context, i *state.Import) {
 
 // discardTable has the destination drop what an earlier job staged of a table.
 func (r *run) discardTable(ctx context.Context, name, job string) {
-	load, err := r.loader.BeginLoad(ctx, job, r.tables[name], sink.Merge, sink.Scope{})
+	load, err := r.cfg.Sink.BeginLoad(ctx, job, r.tables[name], sink.Merge, sink.Scope{})
 	if err == nil {
 		err = errors.Join(load.Discard(ctx), load.Close(ctx))
 	}

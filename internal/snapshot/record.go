@@ -19,8 +19,8 @@ import (
 // awaitWriters makes sure that no server writes to the destination: changes that it
 // applies while a table is loaded would be lost with the rows that are replaced.
 func (r *run) awaitWriters(ctx context.Context) error {
-	recorder, ok := r.cfg.Sink.(sink.Recorder)
-	if !ok || r.cfg.DryRun || r.cfg.SchemaOnly {
+	recorder := r.sink.Recorder
+	if recorder == nil || r.cfg.DryRun || r.cfg.SchemaOnly {
 		return nil
 	}
 	if err := recorder.AwaitWriters(ctx, true); err != nil {
@@ -31,11 +31,11 @@ func (r *run) awaitWriters(ctx context.Context) error {
 
 // readRecords finds out whether the destination records what is imported.
 func (r *run) readRecords(ctx context.Context) error {
-	if identifier, ok := r.cfg.Sink.(sink.Identifier); ok {
-		return r.holdID(ctx, identifier)
+	if r.sink.Identifier != nil {
+		return r.holdID(ctx, r.sink.Identifier)
 	}
-	recorder, ok := r.cfg.Sink.(sink.Recorder)
-	if !ok {
+	recorder := r.sink.Recorder
+	if recorder == nil {
 		return nil
 	}
 	records, err := recorder.Records(ctx)

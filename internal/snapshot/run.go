@@ -34,8 +34,8 @@ const (
 
 // run is one run of an import.
 type run struct {
-	cfg    Config
-	loader sink.Loader
+	cfg  Config
+	sink sink.Capabilities // of cfg.Sink
 	// recorder records what is imported, under the destination's id; nil: nothing does.
 	recorder  sink.Recorder
 	snapshots []sink.Snapshot // that it has recorded
@@ -94,7 +94,7 @@ func newRun(c Config) *run {
 		c.Poll = retry.Backoff{Min: time.Second, Max: 15 * time.Second}
 	}
 	r := &run{
-		cfg: c, tracker: newTracker(c.Observe), refused: make(map[string]error), sources: make(map[string]source), results: make(map[string]TableReport),
+		cfg: c, sink: sink.CapabilitiesOf(c.Sink), tracker: newTracker(c.Observe), refused: make(map[string]error), sources: make(map[string]source), results: make(map[string]TableReport),
 		loading: semaphore.NewWeighted(int64(c.Parallel)),
 		fetch:   &fetcher{client: c.HTTP, log: c.Logger, slots: make(chan struct{}, downloads), patience: c.Patience, backoff: c.Retry},
 	}
@@ -110,9 +110,9 @@ func newRun(c Config) *run {
 // check finds out, before anything is changed, whether the import can work:
 // the destination, the key, the tables.
 func (r *run) check(ctx context.Context) error {
-	if p, ok := r.cfg.Sink.(sink.Prober); ok && !r.cfg.DryRun {
+	if !r.cfg.DryRun {
 		w := r.watch("all tables", "test the destination")
-		err := p.Probe(ctx)
+		err := r.cfg.Sink.Probe(ctx)
 		w.end()
 		if err != nil {
 			return &ProbeError{err}
@@ -136,14 +136,8 @@ func (r *run) check(ctx context.Context) error {
 	if r.cfg.ValidateOnly {
 		return nil
 	}
-	if r.wanted, err = r.selectTables(); err != nil {
-		return err
-	}
-	var ok bool
-	if r.loader, ok = r.cfg.Sink.(sink.Loader); !ok && !r.cfg.SchemaOnly {
-		return fault.Mark(fault.Fatal, errNoLoader)
-	}
-	return nil
+	r.wanted, err = r.selectTables()
+	return err
 }
 
 // selectTables returns the names of the tables to import.
@@ -245,8 +239,8 @@ func (r *run) makeTables(ctx context.Context) error {
 // migrate makes the destination have the given tables, and returns those that
 // it refuses, with the reason. An error is one of all of them.
 func (r *run) migrate(ctx context.Context, names []string) (refused map[string]error, err error) {
-	m, ok := r.cfg.Sink.(sink.Migrator)
-	if !ok || len(names) == 0 {
+	m := r.sink.Migrator
+	if m == nil || len(names) == 0 {
 		return nil, nil
 	}
 	err = r.migrateTogether(ctx, m, names)

@@ -16,7 +16,6 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
-	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
 	"github.com/shopmonkeyus/eds/internal/schema"
@@ -394,13 +393,8 @@ func TestChecksComeFirst(t *testing.T) {
 		if !errors.As(err, new(*hq.Unauthorized)) {
 			t.Errorf("got %v", err)
 		}
-		for _, refused := range []func(c *snapshot.Config){
-			func(c *snapshot.Config) { c.Sink = struct{ sink.Sink }{d} }, // no Loader
-			func(c *snapshot.Config) { c.Confirm = func(snapshot.Plan) error { return broken } },
-		} {
-			if _, err = w.run(t.Context(), d, refused); err == nil {
-				t.Error("no error")
-			}
+		if _, err = w.run(t.Context(), d, func(c *snapshot.Config) { c.Confirm = func(snapshot.Plan) error { return broken } }); err == nil {
+			t.Error("no error")
 		}
 		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.ValidateOnly = true }); err != nil {
 			t.Error(err)
@@ -532,23 +526,6 @@ func TestSchemaOnlyRecordsThePresent(t *testing.T) {
 		}
 	})
 }
-
-func TestADestinationThatTakesNoSnapshotTakesTheSchema(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world, d *destination) {
-		_, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Sink, c.SchemaOnly = logSink{}, true })
-		if err != nil {
-			t.Error(err)
-		}
-		if clocks, _ := w.clocks(); len(clocks) != 3 {
-			t.Errorf("clocks %v", clocks)
-		}
-	})
-}
-
-type logSink struct{}
-
-func (logSink) Apply(context.Context, *change.Batch) error { return nil }
-func (logSink) Close(context.Context) error                { return nil }
 
 func TestAGivenJobIsImported(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {

@@ -6,7 +6,6 @@ package snapshot
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -33,11 +32,18 @@ type Schemas interface {
 	Latest(ctx context.Context) (map[string]*schema.Table, error)
 }
 
+// Sink is what an import loads rows into, as sink.Sink describes it. The optional interfaces
+// of a sink are used if it has them.
+type Sink interface {
+	Probe(ctx context.Context) error
+	BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error)
+}
+
 // Config is what an import needs.
 type Config struct {
 	HQ      Exporter
 	Schemas Schemas
-	Sink    sink.Sink
+	Sink    Sink
 	State   *state.Dir
 	// Dead takes the rows that cannot be loaded. If it is nil, such a row fails its table,
 	// as it does with Strict.
@@ -325,6 +331,3 @@ func (r *run) schemaOnly(ctx context.Context) (Report, error) {
 	}
 	return report, nil
 }
-
-// errNoLoader says that a destination takes no snapshots.
-var errNoLoader = errors.New("this destination can't take a snapshot; import the schema only, with --schema-only")

@@ -67,7 +67,7 @@ func (r *run) modeOf(t *schema.Table) sink.LoadMode {
 	if _, ok := scope.Columns(t); ok || !r.mode.Replaces() {
 		return r.mode
 	}
-	if _, ok := r.cfg.Sink.(sink.Migrator); ok {
+	if r.sink.Migrator != nil {
 		r.cfg.Logger.Warn("a table does not tell the company or location of its rows; rows that the snapshot lacks are kept", "table", t.Name)
 	}
 	return sink.Merge
@@ -177,7 +177,7 @@ func (t *tableImport) attempt(ctx context.Context) (err error) {
 	t.progress.phase(Loading)
 	t.refused = refusals{}
 	t.watch.doing("begin the load")
-	load, err := t.loader.BeginLoad(ctx, t.job, t.table, t.mode, t.scope())
+	load, err := t.cfg.Sink.BeginLoad(ctx, t.job, t.table, t.mode, t.scope())
 	if err != nil {
 		return destinationError{fmt.Errorf("begin the load: %w", err)}
 	}

@@ -23,7 +23,7 @@ func (w *world) put(table string, images ...string) {
 // has reports whether a table of the destination has a row with the id.
 func (w *world) has(table, id string) bool {
 	w.t.Helper()
-	rows := sinktest.Rows(w.t, w.open().(sink.Reader), w.tables()[table])
+	rows := sinktest.Rows(w.t, w.open().Reader, w.tables()[table])
 	return slices.ContainsFunc(rows, func(row string) bool { return strings.Contains(row, fmt.Sprintf(`id=%q`, id)) })
 }
 
@@ -45,7 +45,7 @@ func TestImport_ReplacesOnlyRowsOfTheGivenCompanies(t *testing.T) {
 	p := w.serve("--companyIds", companies[0])
 	session := w.session(p, "")
 	w.notify(session, "import", map[string]any{"backfill": true})
-	want(t, w.heard(p, session, "import-response", 1), "success", true)
+	want(t, w.received(p, session, "import-response", 1), "success", true)
 	p.stop()
 	if w.has("customer", "ghost-of-0") || !w.has("customer", "ghost-of-1") {
 		t.Errorf("an import of one company that hq ordered has kept its row, or removed that of another\n%s", p.output())
@@ -67,19 +67,20 @@ func TestImport_LeavesForeignTablesAloneIfHQOrdersIt(t *testing.T) {
 	want(t, w.ask(p, session, "configure", map[string]any{"url": w.url, "backfill": true}), "success", true)
 	for i, backfill := range []bool{false, true} {
 		w.notify(session, "import", map[string]any{"backfill": backfill})
-		answer := w.heard(p, session, "import-response", i+1)
+		answer := w.received(p, session, "import-response", i+1)
 		want(t, answer, "success", false)
-		if message, _ := answer["message"].(string); !strings.Contains(message, "eds import --only customer") || strings.Contains(message, "vehicle") {
+		if message, _ := answer["message"].(string); !strings.Contains(message, "eds import --only customer") ||
+			strings.Contains(message, "vehicle") {
 			t.Errorf("the import is refused with %v", answer)
 		}
 	}
-	if got := sinktest.Rows(t, w.open().(sink.Reader), theirs); !slices.Equal(got, []string{`id="theirs" remark="kept"`}) {
+	if got := sinktest.Rows(t, w.open().Reader, theirs); !slices.Equal(got, []string{`id="theirs" remark="kept"`}) {
 		t.Errorf("the foreign table has the rows %q", got)
 	}
-	if err := w.open().(sink.Adopter).Adopt(t.Context(), w.tables()["customer"]); !errors.Is(err, sink.ErrForeign) {
+	if err := w.open().Adopter.Adopt(t.Context(), w.tables()["customer"]); !errors.Is(err, sink.ErrForeign) {
 		t.Errorf("the foreign table was given columns: %v", err)
 	}
-	if rows := sinktest.Rows(t, w.open().(sink.Reader), w.tables()["vehicle"]); len(rows) == 0 {
+	if rows := sinktest.Rows(t, w.open().Reader, w.tables()["vehicle"]); len(rows) == 0 {
 		t.Error("the other tables were not imported")
 	}
 	p.stop()
@@ -88,7 +89,7 @@ func TestImport_LeavesForeignTablesAloneIfHQOrdersIt(t *testing.T) {
 	p = w.serve()
 	session = w.session(p, session)
 	w.notify(session, "import", map[string]any{"backfill": true})
-	want(t, w.heard(p, session, "import-response", 1), "success", true)
+	want(t, w.received(p, session, "import-response", 1), "success", true)
 	p.stop()
 	w.equal()
 }

@@ -20,7 +20,6 @@ func Driver() sink.Driver {
 		Options:  options,
 		Fields:   fields,
 		Limits:   limits,
-		Imports:  true,
 		URL:      urlOf,
 		Identity: destinationOf,
 		Open:     open,

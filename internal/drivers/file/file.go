@@ -32,7 +32,6 @@ func Driver() sink.Driver {
 			{Name: "Directory", Type: "string", Description: "the directory to write into; it is made if there is none", Required: true},
 		},
 		Limits:   limits,
-		Imports:  true,
 		URL:      urlOf,
 		Identity: identity,
 		Open:     open,
@@ -91,11 +90,11 @@ func open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 // newSink makes the sink that the choices ask for.
 func newSink(d disk, c choices, env sink.Env) (sink.Sink, error) {
 	env = env.Complete()
-	s := newStore(d, env)
+	s := newFileStore(d, env)
 	if c.files.Format != "" {
-		return newLines(s, c), nil
+		return newRollingSink(s, c), nil
 	}
-	return newObjects(s, c), nil
+	return newFileSink(s, c), nil
 }
 
 func parse(target *url.URL) (choices, error) {

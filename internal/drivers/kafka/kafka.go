@@ -21,7 +21,6 @@ func Driver() sink.Driver {
 		Options:  options,
 		Fields:   fields,
 		Limits:   limits,
-		Imports:  true,
 		URL:      urlOf,
 		Identity: identity,
 		Open:     open,

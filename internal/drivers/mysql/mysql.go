@@ -3,7 +3,6 @@ package mysql
 
 import (
 	"context"
-	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -23,8 +22,8 @@ func Driver() sink.Driver {
 		Options:   options(),
 		Fields:    fields,
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
-		KeepsRows: true, Imports: true,
-		URL: buildURL, Open: open, Identity: identity,
+		KeepsRows: true,
+		URL:       buildURL, Open: open, Identity: identity,
 	}
 }
 
@@ -98,9 +97,7 @@ Values that a column can not hold are set aside in the dead-letter queue. These
 are adjusted instead, and counted by rule:
 
 `)
-	for _, r := range rules {
-		fmt.Fprintf(&b, "    %-26s %s\n", r.name, r.what)
-	}
+	b.WriteString(rules.Help())
 	return b.String()
 }
 

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/url"
 	"slices"
@@ -29,8 +28,8 @@ func Driver() sink.Driver {
 		Options:   options(),
 		Fields:    fields,
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
-		KeepsRows: true, Imports: true,
-		URL: buildURL, Open: open, Borrows: borrows, Identity: identity,
+		KeepsRows: true,
+		URL:       buildURL, Open: open, Borrows: borrows, Identity: identity,
 	}
 }
 
@@ -132,9 +131,7 @@ Values that a column can not hold are set aside in the dead-letter queue. These
 are adjusted instead, and counted by rule:
 
 `)
-	for _, r := range rules {
-		fmt.Fprintf(&b, "    %-26s %s\n", r.name, r.what)
-	}
+	b.WriteString(rules.Help())
 	return b.String()
 }
 

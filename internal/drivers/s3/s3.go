@@ -23,7 +23,6 @@ func Driver() sink.Driver {
 		Options:  options,
 		Fields:   fields,
 		Limits:   limits,
-		Imports:  true,
 		URL:      urlOf,
 		Identity: identity,
 		Open:     open,
@@ -193,16 +192,16 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 }
 
 func connect(ctx context.Context, c choices, env sink.Env) (sink.Sink, error) {
-	store, err := newStore(ctx, c, env.Access)
+	store, err := newBucketStore(ctx, c, env.Access)
 	if err != nil {
 		return nil, err
 	}
-	if err := store.reach(ctx); err != nil {
+	if err := store.checkWritable(ctx); err != nil {
 		store.close()
 		return nil, err
 	}
 	if c.files.Format != "" {
-		return newBatches(c, env, store), nil
+		return newBatchSink(c, env, store), nil
 	}
-	return newObjects(c, env, store), nil
+	return newObjectSink(c, env, store), nil
 }

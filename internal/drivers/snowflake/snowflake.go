@@ -4,7 +4,6 @@ package snowflake
 
 import (
 	"context"
-	"fmt"
 	"net/url"
 	"strings"
 	"time"
@@ -28,8 +27,8 @@ func Driver() sink.Driver {
 		Options:   options(tokenOptions),
 		Fields:    passwordFields,
 		Limits:    limits,
-		KeepsRows: true, Imports: true,
-		URL: buildPasswordURL, Open: open, Identity: identity,
+		KeepsRows: true,
+		URL:       buildPasswordURL, Open: open, Identity: identity,
 	}
 }
 
@@ -44,8 +43,8 @@ func KeyPair() sink.Driver {
 		Options:   options(keyOptions),
 		Fields:    keyPairFields,
 		Limits:    limits,
-		KeepsRows: true, Imports: true,
-		URL: buildKeyPairURL, Open: open, Identity: identity,
+		KeepsRows: true,
+		URL:       buildKeyPairURL, Open: open, Identity: identity,
 	}
 }
 
@@ -106,9 +105,7 @@ Values that a column can not hold are set aside in the dead-letter queue. These
 are adjusted instead, and counted by rule:
 
 `)
-	for _, r := range rules {
-		fmt.Fprintf(&b, "    %-26s %s\n", r.name, r.what)
-	}
+	b.WriteString(rules.Help())
 	return b.String()
 }
 

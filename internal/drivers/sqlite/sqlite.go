@@ -34,7 +34,6 @@ func Driver() sink.Driver {
 		},
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 32 << 20},
 		KeepsRows: true,
-		Imports:   true,
 		URL:       urlOf,
 		Identity:  identity,
 		Open:      open,

@@ -27,8 +27,8 @@ func Driver() sink.Driver {
 		Options:   options(),
 		Fields:    fields(),
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
-		KeepsRows: true, Imports: true,
-		URL: buildURL, Open: open, Borrows: borrows, Identity: identity,
+		KeepsRows: true,
+		URL:       buildURL, Open: open, Borrows: borrows, Identity: identity,
 	}
 }
 
@@ -137,9 +137,7 @@ are keys that end in a blank, which SQL Server takes for the same key without it
 These are adjusted instead, and counted by rule:
 
 `)
-	for _, r := range rules() {
-		fmt.Fprintf(&b, "    %-26s %s\n", r.name, r.what)
-	}
+	b.WriteString(rules.Help())
 	return b.String()
 }
 

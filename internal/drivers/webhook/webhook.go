@@ -30,7 +30,6 @@ func Driver() sink.Driver {
 			{Name: "Secret", Type: "string", Format: "password", Description: "secret that requests are signed with, whsec_ and base64"},
 		},
 		Limits:   limits,
-		Imports:  true,
 		URL:      urlOf,
 		Identity: identity,
 		Open:     open,
