@@ -249,7 +249,7 @@ func (r *fakeReconciler) RequestImport(q reconciler.ImportRequest) (string, erro
 	return "", r.failed
 }
 
-func (r *fakeReconciler) AwaitAnswer(ctx context.Context) (state.ImportOutcome, bool) {
+func (r *fakeReconciler) AwaitOutcome(ctx context.Context) (state.ImportOutcome, bool) {
 	select {
 	case o := <-r.outcomes:
 		return o, true
@@ -258,8 +258,8 @@ func (r *fakeReconciler) AwaitAnswer(ctx context.Context) (state.ImportOutcome, 
 	}
 }
 
-func (r *fakeReconciler) Answered(id string) error {
-	r.add("answered %s", id)
+func (r *fakeReconciler) OutcomeReceived(id string) error {
+	r.add("received the outcome of %s", id)
 	return nil
 }
 

@@ -181,8 +181,8 @@ func TestSession_SendsOutcomesOfImports(t *testing.T) {
 		time.Sleep(time.Second)
 		b.reconciler.outcomes <- state.ImportOutcome{ID: "i2", Error: "no such table"}
 		synctest.Wait()
-		b.expect(t, "s1: respond import {true 2 rows could not be loaded s1  }", "answered i1",
-			"s1: respond import {false no such table s1  }", "answered i2")
+		b.expect(t, "s1: respond import {true 2 rows could not be loaded s1  }", "received the outcome of i1",
+			"s1: respond import {false no such table s1  }", "received the outcome of i2")
 		b.end(nil)
 	})
 }
