@@ -158,7 +158,7 @@ func wantSilent(t *testing.T, err error) {
 		t.Fatalf("want a transient *sqlsink.SilentError, got: %v", err)
 	}
 	if strings.Contains(err.Error(), "roll back") {
-		t.Errorf("what a lost connection cannot do is reported: %v", err)
+		t.Errorf("a lost connection is reported: %v", err)
 	}
 }
 

@@ -94,13 +94,13 @@ func TestOpen_ExplainsErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			err := openError(t, c.url)
 			if err == nil || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("error %v, want it to say %s", err, c.says)
+				t.Errorf("error %v, want %s in it", err, c.says)
 			}
 			if fault.Of(err) != c.class {
 				t.Errorf("class %v, want %v", fault.Of(err), c.class)
 			}
 			if strings.Contains(fmt.Sprint(err), "secret") || strings.Contains(fmt.Sprint(err), "wrong") {
-				t.Errorf("the error tells the password: %v", err)
+				t.Errorf("the error contains the password: %v", err)
 			}
 		})
 	}
@@ -178,7 +178,7 @@ func TestOpen_TLS(t *testing.T) {
 			continue
 		}
 		if err := openError(t, raw); !strings.Contains(fmt.Sprint(err), c.says) || fault.Of(err) != fault.Fatal {
-			t.Errorf("%s: error %v of class %v, want it to say %s", c.options, err, fault.Of(err), c.says)
+			t.Errorf("%s: error %v of class %v, want %s in it", c.options, err, fault.Of(err), c.says)
 		}
 	}
 }
@@ -194,7 +194,7 @@ func TestApply_WarnsOnceWithoutLocalInfile(t *testing.T) {
 	}
 	sinktest.Equal(t, sinktest.Repeat(500, "#|2"), d.query("SELECT id, v FROM `order` ORDER BY id"))
 	if n := strings.Count(d.log.String(), "LOAD DATA LOCAL INFILE"); n != 1 {
-		t.Errorf("it was said %d times:\n%s", n, d.log)
+		t.Errorf("it was logged %d times:\n%s", n, d.log)
 	}
 }
 

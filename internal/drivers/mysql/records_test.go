@@ -38,7 +38,7 @@ func TestRecords_WithoutPrivileges(t *testing.T) {
 			t.Fatal(err)
 		}
 		if (r.Unavailable == nil) != (says == "") || !strings.Contains(fmt.Sprint(r.Unavailable), says) {
-			t.Errorf("records are unavailable: %v; want it to say %s", r.Unavailable, says)
+			t.Errorf("records are unavailable: %v; want %s in it", r.Unavailable, says)
 		}
 		if r.Checkpoint == nil || r.Checkpoint.Position.Sequence == 0 {
 			t.Fatalf("the checkpoint is %v", r.Checkpoint)

@@ -190,7 +190,7 @@ func TestCommit_IsNotRepeatedIfItsResponseIsLost(t *testing.T) {
 		batch := h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":2}`)...).Batch()
 		d.apply(batch) // the engine notices
 		if w.lose.Load() {
-			t.Error("no answer was lost")
+			t.Error("no response was lost")
 		}
 		sinktest.Equal(t, []string{fmt.Sprint(rows)}, d.query("SELECT COUNT(*) FROM writes"))
 		sinktest.Equal(t, sinktest.Repeat(rows, "#|2"), d.query("SELECT id, v FROM `order` ORDER BY id"))
@@ -392,10 +392,10 @@ func TestApply_ClassifiesErrors(t *testing.T) {
 	d.exec("SET GLOBAL read_only = 1")
 	batch := h.Put(order, `{"id":"8"}`).Batch()
 	if err := writer.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient {
-		t.Errorf("of a server that takes only reads: %v is %v", err, fault.Of(err))
+		t.Errorf("on a read-only server: %v is %v", err, fault.Of(err))
 	}
 	if err := writer.Probe(t.Context()); fault.Of(err) != fault.Fatal || !strings.Contains(fmt.Sprint(err), "name the primary") {
-		t.Errorf("the probe of a server that takes only reads: %v", err)
+		t.Errorf("on a read-only server: %v", err)
 	}
 	d.exec("SET GLOBAL read_only = 0")
 	writer.apply(batch)

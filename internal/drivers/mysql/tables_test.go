@@ -274,7 +274,7 @@ func TestApply_HostileNames(t *testing.T) {
 				got = append(got, string(row.Value(0)))
 				if one, two := string(row.Value(tb.Slot([]byte(long+"1")))),
 					string(row.Value(tb.Slot([]byte(long+"2")))); one != `"one"` || two != `"two"` {
-					t.Errorf("%s: long names hold %s and %s", name, one, two)
+					t.Errorf("%s: long names have %s and %s", name, one, two)
 				}
 			}
 			sinktest.Equal(t, want, sorted(got))

@@ -297,7 +297,7 @@ func TestBeginLoad_RemovesStagingTablesOfAbandonedLoads(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := abandoned.Finish(t.Context()); !errors.Is(err, sink.ErrLoadLost) {
-		t.Errorf("an abandoned load goes on: %v", err)
+		t.Errorf("an abandoned load continues: %v", err)
 	}
 }
 

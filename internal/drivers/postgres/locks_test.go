@@ -222,7 +222,7 @@ func wantSilent(t *testing.T, err error) {
 		t.Fatalf("want a transient *sqlsink.SilentError, got: %v", err)
 	}
 	if strings.Contains(err.Error(), "roll back") {
-		t.Errorf("what a lost connection cannot do is reported: %v", err)
+		t.Errorf("a lost connection is reported: %v", err)
 	}
 }
 
@@ -359,7 +359,7 @@ func TestMigrate_LeavesAServerProcessThatStoppedInAnIndex(t *testing.T) {
 	err := <-done
 	wantSilent(t, err)
 	if silent := new(sqlsink.SilentError); errors.As(err, &silent) && silent.Limit > 10*time.Second {
-		t.Errorf("it was left after %v", silent.Limit)
+		t.Errorf("eds gave it up after %v", silent.Limit)
 	}
 	resume()
 }

@@ -52,7 +52,7 @@ func (d *destination) wantFindings(want ...sink.Finding) {
 		d.t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		d.t.Errorf("the findings are not as wanted (-want +got)\n%s", diff)
+		d.t.Errorf("findings (-want +got)\n%s", diff)
 	}
 }
 
@@ -89,7 +89,7 @@ func TestInspect_FindsNothingAfterARewrite(t *testing.T) {
 
 func TestInspect_FindsAnotherTable(t *testing.T) {
 	for name, statements := range map[string]string{
-		"dropped and made again": "CREATE TABLE again (LIKE thing INCLUDING ALL); DROP TABLE thing; " +
+		"dropped and created again": "CREATE TABLE again (LIKE thing INCLUDING ALL); DROP TABLE thing; " +
 			"ALTER TABLE again RENAME TO thing; INSERT INTO thing VALUES ('x', 1)",
 		"partitioned": "DROP TABLE thing; CREATE TABLE thing (id text PRIMARY KEY, n bigint) PARTITION BY HASH (id); " +
 			"CREATE TABLE p PARTITION OF thing FOR VALUES WITH (MODULUS 1, REMAINDER 0)",

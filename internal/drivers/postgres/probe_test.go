@@ -86,13 +86,13 @@ func TestOpen_ExplainsErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			err := openError(t, c.url)
 			if err == nil || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("error %v, want it to say %s", err, c.says)
+				t.Errorf("error %v, want %s in it", err, c.says)
 			}
 			if fault.Of(err) != c.class {
 				t.Errorf("class %v, want %v", fault.Of(err), c.class)
 			}
 			if strings.Contains(fmt.Sprint(err), "secret") || strings.Contains(fmt.Sprint(err), "wrong@") {
-				t.Errorf("the error tells the password: %v", err)
+				t.Errorf("the error contains the password: %v", err)
 			}
 		})
 	}
@@ -148,7 +148,7 @@ func TestOpen_TLS(t *testing.T) {
 		case c.says == "" && err != nil:
 			t.Errorf("%s: %v", c.options, err)
 		case c.says != "" && (!strings.Contains(fmt.Sprint(err), c.says) || fault.Of(err) != fault.Fatal):
-			t.Errorf("%s: error %v of class %v, want it to say %s", c.options, err, fault.Of(err), c.says)
+			t.Errorf("%s: error %v of class %v, want %s in it", c.options, err, fault.Of(err), c.says)
 		}
 	}
 }

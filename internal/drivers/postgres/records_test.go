@@ -53,7 +53,7 @@ func TestRecords_WithoutPrivileges(t *testing.T) {
 		}
 		for _, says := range step.says {
 			if !strings.Contains(fmt.Sprint(r.Unavailable), says) {
-				t.Errorf("the error %v does not say %s", r.Unavailable, says)
+				t.Errorf("the error %v lacks %s", r.Unavailable, says)
 			}
 		}
 		if r.Checkpoint == nil || r.Checkpoint.Position.Sequence == 0 {

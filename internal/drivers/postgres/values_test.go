@@ -217,7 +217,7 @@ func TestApply_StoresValuesUnchangedOrRefusesThem(t *testing.T) {
 						t.Fatalf("error %v of class %v, want poison", err, fault.Of(err))
 					}
 					if value := strings.Trim(c.raw, `"`); len(value) > 3 && strings.Contains(err.Error(), value) {
-						t.Errorf("the error tells the value: %v", err)
+						t.Errorf("the error contains the value: %v", err)
 					}
 					sinktest.Equal(t, nil, d.query("SELECT id FROM "+name))
 					return
