@@ -8,13 +8,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/shopmonkeyus/eds/internal/drivers/postgres"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
 // openError opens a URL and returns the error.
@@ -113,14 +112,14 @@ func TestApply_RetriesRefusedCredentials(t *testing.T) {
 	order := sinktest.Table(t, "order", 1, "id string")
 	d := openURL(t, database, sink.Env{})
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(order, `{"id":"1"}`).Batch())
+	d.MustApply(h.Put(order, `{"id":"1"}`).Batch())
 	server.Authenticate(t, "host all all 127.0.0.1/32 reject")
 	batch := h.Put(order, `{"id":"2"}`).Batch()
 	if err := d.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient {
 		t.Errorf("error %v of class %v, want transient", err, fault.Of(err))
 	}
 	server.Authenticate(t, "host all all 127.0.0.1/32 trust")
-	d.apply(batch)
+	d.MustApply(batch)
 }
 
 func TestOpen_TLS(t *testing.T) {
@@ -178,13 +177,7 @@ func TestBuildURL_FromFields(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, wrong := postgres.Driver().URL(c.values)
-			if got != c.url {
-				t.Errorf("url %s, want %s", got, c.url)
-			}
-			if diff := cmp.Diff(c.wrong, wrong); diff != "" {
-				t.Error(diff)
-			}
+			sqltest.WantURL(t, postgres.Driver(), c.values, c.url, c.wrong)
 		})
 	}
 }

@@ -200,7 +200,7 @@ func TestApply_StoresValuesUnchangedOrRefusesThem(t *testing.T) {
 	for _, rows := range []int{1, 70} { // by arrays, and by COPY
 		for i, c := range values {
 			t.Run(fmt.Sprintf("%d rows/%s/%s", rows, c.real, c.raw), func(t *testing.T) {
-				d.t = t
+				d.T = t
 				name := fmt.Sprintf("value_%d_%d", rows, i)
 				// A view keeps the type as it is.
 				d.exec(fmt.Sprintf(`CREATE TABLE %[1]s (id text PRIMARY KEY, v %[2]s); CREATE VIEW seen_%[1]s AS SELECT * FROM %[1]s`,
@@ -210,7 +210,7 @@ func TestApply_StoresValuesUnchangedOrRefusesThem(t *testing.T) {
 				for r := range rows {
 					h.Put(source, fmt.Sprintf(`{"id":"%d","v":%s}`, r, c.raw))
 				}
-				clear(d.adjusted)
+				clear(d.Adjusted)
 				err := d.Apply(t.Context(), h.Batch())
 				if c.want == "" && c.raw != `""` || c.want == "" && c.real != "text" {
 					if fault.Of(err) != fault.Poison {
@@ -234,7 +234,7 @@ func TestApply_StoresValuesUnchangedOrRefusesThem(t *testing.T) {
 				for _, rule := range strings.Fields(c.rule) {
 					rules[rule] = rows
 				}
-				d.adjustments(rules)
+				d.WantAdjusted(rules)
 			})
 		}
 	}
