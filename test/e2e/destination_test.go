@@ -180,7 +180,10 @@ func TestServer_KnowsADestinationByAnySpelling(t *testing.T) {
 			if err := os.Symlink(dir, dir+"-link"); err != nil {
 				t.Fatal(err)
 			}
-			return []string{"sqlite://" + dir + "/shop.db", "sqlite://" + dir + "/./x/../shop.db?busy_timeout=3s", "sqlite://" + dir + "-link/sh%6Fp.db", "sqlite:///${E2E_DIR}/shop.db"}
+			return []string{
+				"sqlite://" + dir + "/shop.db", "sqlite://" + dir + "/./x/../shop.db?busy_timeout=3s",
+				"sqlite://" + dir + "-link/sh%6Fp.db", "sqlite:///${E2E_DIR}/shop.db",
+			}
 		},
 		"postgres": func(t *testing.T) []string {
 			raw := peers.Postgres(t)

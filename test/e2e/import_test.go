@@ -69,7 +69,8 @@ func TestImport_LeavesForeignTablesAloneIfHQOrdersIt(t *testing.T) {
 		w.notify(session, "import", map[string]any{"backfill": backfill})
 		answer := w.received(p, session, "import-response", i+1)
 		want(t, answer, "success", false)
-		if message, _ := answer["message"].(string); !strings.Contains(message, "eds import --only customer") || strings.Contains(message, "vehicle") {
+		if message, _ := answer["message"].(string); !strings.Contains(message, "eds import --only customer") ||
+			strings.Contains(message, "vehicle") {
 			t.Errorf("the import is refused with %v", answer)
 		}
 	}

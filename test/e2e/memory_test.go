@@ -165,7 +165,8 @@ func (g *generated) hostile(shape hostile) func(i int) *nats.Msg {
 			data = append(data, zipped([]byte(piece))...)
 		}
 		return &nats.Msg{
-			Subject: "dbchange.bench.UPDATE.6500000000000000000000c1.NONE.PUBLIC.h", Data: data, Header: nats.Header{"content-encoding": {"gzip/json"}},
+			Subject: "dbchange.bench.UPDATE.6500000000000000000000c1.NONE.PUBLIC.h", Data: data,
+			Header: nats.Header{"content-encoding": {"gzip/json"}},
 		}
 	}
 }

@@ -109,8 +109,9 @@ func TestReference_LeavesItsConsumer(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := js.CreateConsumer(t.Context(), "dbchange", jetstream.ConsumerConfig{
-		Durable: "eds-" + w.id, AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &began,
-		MaxWaiting: 1, AckWait: 5 * time.Minute, MaxDeliver: 20, MaxAckPending: 1000, InactiveThreshold: 72 * time.Hour,
+		Durable: "eds-" + w.id, AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverByStartTimePolicy,
+		OptStartTime: &began,
+		MaxWaiting:   1, AckWait: 5 * time.Minute, MaxDeliver: 20, MaxAckPending: 1000, InactiveThreshold: 72 * time.Hour,
 		FilterSubject: "dbchange.*.*." + w.hq.Shop().Companies()[0] + ".*.PUBLIC.>",
 	}); err != nil {
 		t.Fatal(err)

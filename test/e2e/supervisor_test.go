@@ -177,7 +177,8 @@ func TestHQUpgradesAServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := filepath.Join(t.TempDir(), "eds")
-	build := exec.Command("go", "build", "-race", "-tags", tags, "-ldflags", "-s -w -linkmode=internal -X github.com/shopmonkeyus/eds/internal/cli.version=1.0.2", "-o", good, "github.com/shopmonkeyus/eds")
+	build := exec.Command("go", "build", "-race", "-tags", tags, "-ldflags",
+		"-s -w -linkmode=internal -X github.com/shopmonkeyus/eds/internal/cli.version=1.0.2", "-o", good, "github.com/shopmonkeyus/eds")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

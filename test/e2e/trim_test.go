@@ -244,7 +244,8 @@ func (w *world) foreign(n int) {
 		w.t.Fatal(err)
 	}
 	for range n {
-		if _, err := js.PublishAsync("dbchange.order.UPDATE.another.NONE.PUBLIC.x", []byte(`{"a":1}`), jetstream.WithStallWait(patience)); err != nil {
+		if _, err := js.PublishAsync("dbchange.order.UPDATE.another.NONE.PUBLIC.x", []byte(`{"a":1}`),
+			jetstream.WithStallWait(patience)); err != nil {
 			w.t.Fatal(err)
 		}
 	}

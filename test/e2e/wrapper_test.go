@@ -303,7 +303,8 @@ func TestWrapped_EndsWithinAMinuteOfItsParent(t *testing.T) {
 	w.session(p, "")
 	w.applied(p, 50)
 	pg.Kill(t)
-	eventually(t, "it waits for the destination", func() bool { return strings.Contains(p.output(), "waiting for the destination") }, p.output)
+	eventually(t, "it waits for the destination", func() bool { return strings.Contains(p.output(), "waiting for the destination") },
+		p.output)
 	family := p.family()
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)

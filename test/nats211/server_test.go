@@ -258,14 +258,18 @@ func (w *world) equal() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	_, destination, err := drivers.Open(ctx, w.url, os.LookupEnv, sink.Env{Logger: slog.New(slog.DiscardHandler), Adjusted: func(string, string, string) {}})
+	_, destination, err := drivers.Open(ctx, w.url, os.LookupEnv, sink.Env{
+		Logger:   slog.New(slog.DiscardHandler),
+		Adjusted: func(string, string, string) {},
+	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	defer destination.Close(ctx)
 	snap := w.hq.Shop().Snapshot()
 	for _, name := range w.hq.Shop().Tables() {
-		r, err := verify.Compare(ctx, tables[name], nil, verify.Rows(tables[name], snap.Rows(name, nil, nil)), destination.Reader.Read(ctx, tables[name]))
+		r, err := verify.Compare(ctx, tables[name], nil, verify.Rows(tables[name], snap.Rows(name, nil, nil)),
+			destination.Reader.Read(ctx, tables[name]))
 		if err != nil {
 			w.t.Fatal(err)
 		}
