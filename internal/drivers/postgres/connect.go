@@ -17,7 +17,7 @@ func (d *dialect) explainConnect(err error) error {
 	where := net.JoinHostPort(d.config.Host, fmt.Sprint(d.config.Port))
 	e := &pgconn.PgError{}
 	if !errors.As(err, &e) {
-		return &connectionError{explainNetwork(where, err)}
+		return &sqlsink.ConnectionError{Err: explainNetwork(where, err)}
 	}
 	what := "connect to " + where
 	switch {
@@ -30,7 +30,7 @@ func (d *dialect) explainConnect(err error) error {
 	case e.Code == "42501":
 		what = fmt.Sprintf("user %q may not connect; run: GRANT CONNECT ON DATABASE %s TO %s", d.config.User, quote(d.config.Database), quote(d.config.User))
 	}
-	return &connectionError{&serverError{code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, what: what}}
+	return &sqlsink.ConnectionError{Err: &serverError{code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, what: what}}
 }
 
 // explainNetwork explains an error that came before the server said anything.
