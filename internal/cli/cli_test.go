@@ -92,7 +92,7 @@ func TestWrongUsageSaysWhatWasMeantAndEndsWithThree(t *testing.T) {
 		`--locationIds: its value is empty`:    {"import", "--data-dir", dir, "--locationIds="},
 		`give the ids of the entries to drop`:  {"dlq", "drop", "--data-dir", dir},
 		`there is no api key`:                  {"import", "--data-dir", dir, "--url", "file://x"},
-		`the api key is not one`:               {"import", "--data-dir", dir, "--url", "file://x", "--api-key", "SECRET"},
+		`the api key is malformed`:             {"import", "--data-dir", dir, "--url", "file://x", "--api-key", "SECRET"},
 		`this is not an enrolment code`:        {"enroll", "--data-dir", dir, "X123"},
 		`want a time like 2026-01-31T00:00:00`: {"dlq", "list", "--data-dir", dir, "--since", "never"},
 	} {

@@ -89,9 +89,9 @@ func (s *server) countText(l *sqlsink.Layout) string {
 
 // inScope returns the conditions for a row to be in the layout's scope.
 func (s *server) inScope(l *sqlsink.Layout) []string {
-	return l.InScope(literal, func(c *sqlsink.Column, list string) string {
-		return fmt.Sprintf("CONVERT(%s.%s USING utf8mb4) COLLATE %s IN (%s)", quote(l.Real.Name), quote(c.Name), s.exact, list)
-	})
+	return l.ScopeTerms(func(name string) string {
+		return "CONVERT(" + quote(l.Real.Name) + "." + quote(name) + " USING utf8mb4) COLLATE " + s.exact
+	}, literal)
 }
 
 // Seal finds out whether the staging table can take the live table's name without losing objects

@@ -85,13 +85,13 @@ func countText(ts *tableStatements) string {
 
 // inScope returns the conditions for row t to be in the layout's scope.
 func (ts *tableStatements) inScope() []string {
-	return ts.layout.InScope(literal, func(c *sqlsink.Column, list string) string {
-		term := "t." + quote(c.Name) + "::text"
+	return ts.layout.ScopeTerms(func(name string) string {
+		text := "t." + quote(name) + "::text"
 		if !ts.server.features.Cockroach { // its default is bytewise
-			term += ` COLLATE "C"`
+			text += ` COLLATE "C"`
 		}
-		return term + " IN (" + list + ")"
-	})
+		return text
+	}, literal)
 }
 
 // count returns the single number that a query selects.

@@ -233,9 +233,7 @@ func (ts *tableStatements) countRows() string {
 
 // inScope returns the conditions for a row of t to be in the layout's scope.
 func (ts *tableStatements) inScope() []string {
-	return ts.layout.InScope(literal, func(c *sqlsink.Column, list string) string {
-		return fmt.Sprintf("t.%s::VARCHAR IN (%s)", quote(c.Name), list)
-	})
+	return ts.layout.ScopeTerms(func(name string) string { return "t." + quote(name) + "::VARCHAR" }, literal)
 }
 
 // matchNames returns the condition that the keys of t and s are equal. Both have the real column

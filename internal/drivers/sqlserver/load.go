@@ -110,9 +110,9 @@ func countText(ts *tableStatements) string {
 
 // inScope returns the conditions for a row of T to be in the layout's scope.
 func (ts *tableStatements) inScope() []string {
-	return ts.layout.InScope(literal, func(c *sqlsink.Column, list string) string {
-		return fmt.Sprintf("CAST(T.%s AS NVARCHAR(MAX)) COLLATE %s IN (%s)", quote(c.Name), binary, list)
-	})
+	return ts.layout.ScopeTerms(func(name string) string {
+		return "CAST(T." + quote(name) + " AS NVARCHAR(MAX)) COLLATE " + binary
+	}, literal)
 }
 
 // count returns the single number that a query selects.
