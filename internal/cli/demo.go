@@ -155,11 +155,14 @@ func (d *demo) stream(ctx context.Context, e hq.Enrolment) error {
 	if err != nil {
 		return err
 	}
-	web, err := telemetry.Listen(ctx, telemetry.HTTPOptions{Host: "127.0.0.1", Health: health, Metrics: registry, Build: d.s.build, Logger: d.s.logger})
+	web, err := telemetry.Listen(ctx, telemetry.HTTPOptions{
+		Host: "127.0.0.1", Health: health, Metrics: registry, Build: d.s.build, Logger: d.s.logger,
+	})
 	if err != nil {
 		return err
 	}
-	d.say("\nFollowing the stream, %g changes per second. Meanwhile, see\n  %s\n  http://%s/         health\n  http://%[3]s/metrics  metrics\n", d.o.Rate, sink.MaskURL(d.url), web.Addr())
+	d.say("\nFollowing the stream, %g changes per second. Meanwhile, see\n  %s", d.o.Rate, sink.MaskURL(d.url))
+	d.say("  http://%[1]s/         health\n  http://%[1]s/metrics  metrics\n", web.Addr())
 
 	serving, stop := context.WithCancel(hard(ctx))
 	defer stop()
@@ -254,7 +257,8 @@ func (d *demo) compare(ctx context.Context, dir *state.Dir, e hq.Enrolment) erro
 	var bad []verify.Report
 	rows := int64(0)
 	for _, name := range d.hq.Shop().Tables() {
-		r, err := verify.Compare(ctx, tables[name], nil, verify.Rows(tables[name], snap.Rows(name, nil, nil)), reader.Read(ctx, tables[name]))
+		want := verify.Rows(tables[name], snap.Rows(name, nil, nil))
+		r, err := verify.Compare(ctx, tables[name], nil, want, reader.Read(ctx, tables[name]))
 		if err != nil {
 			return err
 		}
@@ -294,7 +298,8 @@ func newLiveLine(s *screen) *liveLine {
 }
 
 func (l *liveLine) show(elapsed time.Duration, s pipeline.Status) {
-	text := fmt.Sprintf("%5.0fs  %9d events  %7.0f events/s  lag %-8v  %d tables  %s", elapsed.Seconds(), s.Applied, s.Rate, s.Lag.Round(time.Millisecond), len(s.Tables), s.State)
+	text := fmt.Sprintf("%5.0fs  %9d events  %7.0f events/s  lag %-8v  %d tables  %s",
+		elapsed.Seconds(), s.Applied, s.Rate, s.Lag.Round(time.Millisecond), len(s.Tables), s.State)
 	if s.Reason != "" {
 		text += ": " + s.Reason
 	}

@@ -19,17 +19,17 @@ import (
 
 const (
 	streamName = "dbchange"
-	// maxPayload is the largest message, in bytes: the most that a NATS server allows.
+	// maxPayload is the size of the largest message, in bytes. A NATS server allows no more.
 	maxPayload = 64 << 20
-	// startTimeout bounds the start of the NATS server, which reads its store.
+	// startTimeout bounds the start of the NATS server. It reads its store then.
 	startTimeout = time.Minute
 )
 
 // errBrokerDown says that the NATS server is stopped.
 var errBrokerDown = errors.New("the NATS server is stopped")
 
-// broker is the embedded NATS server. It can be stopped and started again: it
-// comes back at the same port with the same store.
+// broker is the embedded NATS server. It can be stopped and started again, with the same port and
+// store.
 type broker struct {
 	dir       string // of the store
 	authority *authority
@@ -37,14 +37,14 @@ type broker struct {
 	logger    *slog.Logger
 
 	mu      sync.Mutex
-	host    string // to listen at
-	port    int    // -1 until the first start, where any free one will do
+	host    string // to listen on
+	port    int    // -1 means any free port; the first start sets it
 	srv     *server.Server
 	started time.Time
-	seen    map[string]time.Time // by the public keys of users, when lastSeen saw them
+	seen    map[string]time.Time // public key of a user -> result of lastSeen
 }
 
-// start starts the server, unless it runs, and waits until it serves.
+// start starts the server, unless it runs, and waits until it is ready.
 func (b *broker) start() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -82,7 +82,7 @@ func (b *broker) start() error {
 	return nil
 }
 
-// stop stops the server, where it runs, and waits until its store is closed.
+// stop stops the server and waits until its store is closed.
 func (b *broker) stop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -100,8 +100,8 @@ func (b *broker) url() string {
 	return "nats://" + net.JoinHostPort(dialHost(b.host), strconv.Itoa(b.port))
 }
 
-// lastSeen returns when a connection of the user is known to have been open:
-// now where one is, the zero time where none was since the server started.
+// lastSeen returns the last time that the user had a connection: now if there is one, the zero time
+// if there was none since the server started.
 func (b *broker) lastSeen(publicKey string) (time.Time, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -128,7 +128,7 @@ func (b *broker) lastSeen(publicKey string) (time.Time, error) {
 	return last, nil
 }
 
-// upSince returns when the server last started.
+// upSince returns the time of the last start.
 func (b *broker) upSince() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -182,7 +182,7 @@ func ensureStream(ctx context.Context, conn *nats.Conn, o Options, history strin
 	return nil
 }
 
-// streamTimeout bounds a call of JetStream. The machine may be busy with more than this HQ.
+// streamTimeout bounds a call of JetStream. It is long because tests keep machines busy.
 const streamTimeout = time.Minute
 
 func openJetStream(conn *nats.Conn) (jetstream.JetStream, error) {
@@ -193,8 +193,7 @@ func openJetStream(conn *nats.Conn) (jetstream.JetStream, error) {
 	return js, nil
 }
 
-// dialHost returns the name at which a listener bound to host is reached from
-// this machine.
+// dialHost returns the host under which this machine reaches a listener bound to host.
 func dialHost(host string) string {
 	switch host {
 	case "", "0.0.0.0", "::":
@@ -203,13 +202,13 @@ func dialHost(host string) string {
 	return host
 }
 
-// natsLogger passes on what the NATS server has to complain about.
+// natsLogger forwards the NATS server's log.
 type natsLogger struct {
 	logger *slog.Logger
-	fatal  chan string // holds why the server can't go on
+	fatal  chan string // holds the reason of a fatal error
 }
 
-// wait waits until the server serves, or says why it can't.
+// wait waits until the server is ready. It returns an error if the server cannot start.
 func (l *natsLogger) wait(srv *server.Server) error {
 	const slice = 100 * time.Millisecond
 	for waited := time.Duration(0); waited < startTimeout; waited += slice {
@@ -222,7 +221,7 @@ func (l *natsLogger) wait(srv *server.Server) error {
 		default:
 		}
 	}
-	return fmt.Errorf("it did not serve within %s", startTimeout)
+	return fmt.Errorf("not ready after %s", startTimeout)
 }
 
 func (l *natsLogger) Noticef(format string, v ...any) { l.log(slog.LevelDebug, format, v) }

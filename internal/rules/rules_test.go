@@ -47,15 +47,15 @@ func event(t testing.TB, payload string) *cdc.Event {
 	return e
 }
 
-// verdict is the result of Check.
-type verdict struct {
+// checkResult is the result of Check.
+type checkResult struct {
 	Skip           bool
 	Reason, Object string
 }
 
-func check(r *rules.Rules, e *cdc.Event) verdict {
+func check(r *rules.Rules, e *cdc.Event) checkResult {
 	skip, reason, object := r.Check(e)
-	return verdict{skip, reason, object}
+	return checkResult{skip, reason, object}
 }
 
 const orderSchema = `{"type":"object","required":["after"],"properties":{
@@ -76,24 +76,24 @@ func TestCheck_SkipsAndNamesChanges(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		payload string
-		want    verdict
+		want    checkResult
 	}{
-		"no rule": {`{"table":"vendor","operation":"INSERT"}`, verdict{Skip: true}},
+		"no rule": {`{"table":"vendor","operation":"INSERT"}`, checkResult{Skip: true}},
 		"a rule without a path": {
-			`{"table":"part","operation":"DELETE","key":["1"]}`, verdict{},
+			`{"table":"part","operation":"DELETE","key":["1"]}`, checkResult{},
 		},
 		"named": {
 			`{"table":"order","operation":"INSERT","id":"e1","mvccTimestamp":"1712345678901234567.0000000003",` +
 				`"after":{"total":9007199254740993}}`,
-			verdict{Object: "order/received/order_1712345678901234567.0000000003_e1.json"},
+			checkResult{Object: "order/received/order_1712345678901234567.0000000003_e1.json"},
 		},
 		"numbers are exact": {
 			`{"table":"order","operation":"INSERT","id":"e1","mvccTimestamp":"1","after":{"total":9007199254740994}}`,
-			verdict{Skip: true, Reason: "the change fails the schema at order.json#/properties/after/properties/total/maximum"},
+			checkResult{Skip: true, Reason: "the change fails the schema at order.json#/properties/after/properties/total/maximum"},
 		},
 		"every failure has its place": {
 			`{"table":"order","operation":"DELETE"}`,
-			verdict{Skip: true, Reason: "the change fails the schema at order.json#/required, order.json#/properties/operation/enum"},
+			checkResult{Skip: true, Reason: "the change fails the schema at order.json#/required, order.json#/properties/operation/enum"},
 		},
 	} {
 		if diff := cmp.Diff(c.want, check(r, event(t, c.payload))); diff != "" {
@@ -129,7 +129,7 @@ func TestCheck_CutsLongReasons(t *testing.T) {
 		"config.json": `{"t":{"schema":"s.json"}}`,
 		"s.json":      `{"allOf":[false,false,false,false,false]}`,
 	})
-	want := verdict{Skip: true, Reason: "the change fails the schema at s.json#/allOf/0, s.json#/allOf/1, s.json#/allOf/2, 2 more"}
+	want := checkResult{Skip: true, Reason: "the change fails the schema at s.json#/allOf/0, s.json#/allOf/1, s.json#/allOf/2, 2 more"}
 	if diff := cmp.Diff(want, check(r, event(t, `{"table":"t","operation":"INSERT"}`))); diff != "" {
 		t.Error(diff)
 	}
@@ -140,7 +140,7 @@ func TestCheck_ObjectNamesStayInTheirDirectory(t *testing.T) {
 	const control = "the path template makes a name with control characters in it"
 	const lacks = "the path template prints a field that the change lacks, or one with a NUL in it"
 	r := load(t, map[string]string{"config.json": `{"t":{"schema":"s.json","path":"{{.id}}"}}`, "s.json": "{}"})
-	for id, want := range map[string]verdict{
+	for id, want := range map[string]checkResult{
 		`a`:                         {Object: "a"},
 		`a/b c/é.json`:              {Object: "a/b c/é.json"},
 		`12:30:00`:                  {Object: "12:30:00"},
@@ -178,7 +178,7 @@ func TestCheck_TemplatesMayTestForAField(t *testing.T) {
 			`.userId \"\"}}!{{end}}"}}`,
 		"s.json": "{}",
 	})
-	for payload, want := range map[string]verdict{
+	for payload, want := range map[string]checkResult{
 		`{"table":"t","operation":"INSERT","id":"i","companyId":"c","locationId":null,"after":{"n":12345678901234567890},` +
 			`"key":["k"]}`: {Object: "NONE/c/12345678901234567890i-k!"},
 		`{"table":"t","operation":"INSERT","id":"i","locationId":"l","userId":"u","after":{"n":1.10}}`: {Object: "l/none/1.10i"},
@@ -318,7 +318,7 @@ func TestCheck_IsSafeForConcurrentUse(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for range 100 {
-				if got := check(r, e); got != (verdict{Object: "order/received/order_1_e1.json"}) {
+				if got := check(r, e); got != (checkResult{Object: "order/received/order_1_e1.json"}) {
 					t.Errorf("%+v", got)
 				}
 			}

@@ -139,26 +139,26 @@ func (t *Table) fingerprint(seed maphash.Seed) uint64 {
 	return h.Sum64()
 }
 
-// wire is HQ's form of a schema.
-type wire struct {
-	Table        string                  `json:"table"`
-	ModelVersion string                  `json:"modelVersion"`
-	PrimaryKeys  []string                `json:"primaryKeys"`
-	Required     []string                `json:"required"`
-	Properties   map[string]wireProperty `json:"properties"`
+// hqSchema is HQ's form of a schema.
+type hqSchema struct {
+	Table        string                `json:"table"`
+	ModelVersion string                `json:"modelVersion"`
+	PrimaryKeys  []string              `json:"primaryKeys"`
+	Required     []string              `json:"required"`
+	Properties   map[string]hqProperty `json:"properties"`
 }
 
-type wireProperty struct {
+type hqProperty struct {
 	Type                 string          `json:"type"`
 	Format               string          `json:"format,omitempty"`
 	Nullable             bool            `json:"nullable,omitempty"`
-	Items                *wireItems      `json:"items,omitempty"`
+	Items                *hqItems        `json:"items,omitempty"`
 	AdditionalProperties json.RawMessage `json:"additionalProperties,omitempty"`
 	Comment              string          `json:"$comment,omitempty"`
 	Deprecated           bool            `json:"deprecated,omitempty"`
 }
 
-type wireItems struct {
+type hqItems struct {
 	Type   string   `json:"type,omitempty"`
 	Enum   []string `json:"enum,omitempty"`
 	Format string   `json:"format,omitempty"`
@@ -167,7 +167,7 @@ type wireItems struct {
 // Decode reads one schema in HQ's form. It reads an unknown type as a string, which can have any
 // value. A name that is eds's own is an error.
 func Decode(text []byte) (*Table, error) {
-	var w wire
+	var w hqSchema
 	if err := json.Unmarshal(text, &w); err != nil {
 		return nil, fmt.Errorf("decode a schema: %w", err)
 	}
@@ -195,7 +195,7 @@ func Decode(text []byte) (*Table, error) {
 	return t, nil
 }
 
-func (p wireProperty) columnType() Type {
+func (p hqProperty) columnType() Type {
 	switch p.Type {
 	case "integer":
 		return Integer
@@ -219,7 +219,7 @@ func (p wireProperty) columnType() Type {
 
 // Encode writes t in HQ's form. Decode of the result equals t.
 func Encode(t *Table) ([]byte, error) {
-	w := wire{Table: t.Name, ModelVersion: t.Version, Properties: make(map[string]wireProperty, len(t.Columns))}
+	w := hqSchema{Table: t.Name, ModelVersion: t.Version, Properties: make(map[string]hqProperty, len(t.Columns))}
 	for _, c := range t.Columns {
 		if c.PrimaryKey {
 			w.PrimaryKeys = append(w.PrimaryKeys, c.Name)
@@ -227,12 +227,12 @@ func Encode(t *Table) ([]byte, error) {
 		if c.Required {
 			w.Required = append(w.Required, c.Name)
 		}
-		p := wireProperty{Type: c.Type.String(), Nullable: !c.Required, Comment: c.Comment, Deprecated: c.Deprecated}
+		p := hqProperty{Type: c.Type.String(), Nullable: !c.Required, Comment: c.Comment, Deprecated: c.Deprecated}
 		switch c.Type {
 		case DateTime:
 			p.Type, p.Format = "string", "date-time"
 		case Enum:
-			p.Type, p.Items = "array", &wireItems{Type: "string", Enum: []string{"…"}}
+			p.Type, p.Items = "array", &hqItems{Type: "string", Enum: []string{"…"}}
 		}
 		w.Properties[c.Name] = p
 	}

@@ -74,7 +74,7 @@ func control(t *testing.T, environment map[string]string, changes ...func(*confi
 		}
 	})
 	c.session = <-sessions
-	if _, err := h.AwaitHeard(t.Context(), c.session, "heartbeat", 0); err != nil {
+	if _, err := h.AwaitReceived(t.Context(), c.session, "heartbeat", 0); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -130,7 +130,7 @@ func TestCommands_ConfigureKeepsURLAsWritten(t *testing.T) {
 			t.Errorf("%s is saved as %s: %s, want %s; masked %s, %v", p, saved, target.Path, want, sink.MaskURL(saved), reply["maskedURL"])
 		}
 		c.notify("import", map[string]any{"backfill": true})
-		received, err := c.hq.AwaitHeard(t.Context(), c.session, "import-response", i)
+		received, err := c.hq.AwaitReceived(t.Context(), c.session, "import-response", i)
 		if err != nil || received.Data["success"] != true {
 			t.Errorf("%s: the import ends with %v, %v", p, received.Data, err)
 		}
@@ -208,7 +208,7 @@ func TestCommands_CommandsTakeTextAsWritten(t *testing.T) {
 		t.Error(err)
 	}
 	c.notify("upgrade", map[string]any{"version": "${SM_APIKEY}"})
-	received, err := c.hq.AwaitHeard(t.Context(), c.session, "upgrade-response", 0)
+	received, err := c.hq.AwaitReceived(t.Context(), c.session, "upgrade-response", 0)
 	if err != nil || received.Data["version"] != "${SM_APIKEY}" {
 		t.Errorf("%v, %v", received.Data, err)
 	}
@@ -218,7 +218,7 @@ func TestCommands_CommandsTakeTextAsWritten(t *testing.T) {
 func (c *controlled) ask(action string, data any) map[string]any {
 	c.t.Helper()
 	reply := make(map[string]any)
-	if err := c.hq.Ask(c.t.Context(), c.session, action, data, &reply); err != nil {
+	if err := c.hq.Request(c.t.Context(), c.session, action, data, &reply); err != nil {
 		c.t.Fatal(err)
 	}
 	return reply
@@ -273,7 +273,7 @@ func TestCommands_ImportTakesBackfillAsText(t *testing.T) {
 	c := control(t, nil)
 	c.ask("configure", map[string]any{"url": "file://" + t.TempDir()})
 	c.notify("import", map[string]any{"backfill": "true"})
-	received, err := c.hq.AwaitHeard(t.Context(), c.session, "import-response", 0)
+	received, err := c.hq.AwaitReceived(t.Context(), c.session, "import-response", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -71,13 +71,13 @@ func importFor(t *testing.T, h *devhq.HQ, url string, change func(c *Config)) ma
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	id := <-session
-	if _, err := h.AwaitHeard(ctx, id, "heartbeat", 0); err != nil {
+	if _, err := h.AwaitReceived(ctx, id, "heartbeat", 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.Notify(ctx, id, "import", map[string]any{"backfill": true}); err != nil {
 		t.Fatal(err)
 	}
-	response, err := h.AwaitHeard(ctx, id, "import-response", 0)
+	response, err := h.AwaitReceived(ctx, id, "import-response", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

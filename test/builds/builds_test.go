@@ -59,7 +59,8 @@ type build struct {
 func newBuild(t *testing.T, tags string) build {
 	t.Helper()
 	b := build{make(map[string][]string), make(map[string]string)}
-	for line := range strings.Lines(run(t, "go", "list", "-deps", "-tags", tags, "-f", `{{.ImportPath}}|{{join .Deps " "}}|{{join .GoFiles " "}}`, ".")) {
+	list := run(t, "go", "list", "-deps", "-tags", tags, "-f", `{{.ImportPath}}|{{join .Deps " "}}|{{join .GoFiles " "}}`, ".")
+	for line := range strings.Lines(list) {
 		path, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "|")
 		deps, files, _ := strings.Cut(rest, "|")
 		b.packages[path] = strings.Fields(deps)

@@ -178,7 +178,7 @@ func TestReference_IsNotGuessed(t *testing.T) {
 	session := w.session(p, "")
 	w.refuses(p)
 	w.notify(session, "import", map[string]any{"backfill": true})
-	want(t, w.heard(p, session, "import-response", 1), "success", true)
+	want(t, w.received(p, session, "import-response", 1), "success", true)
 	w.applied(p, 50)
 	w.drain(p)
 	p.stop()

@@ -163,7 +163,7 @@ func TestWrapped_FollowsTheStreamUntilItIsStopped(t *testing.T) {
 	session := w.session(p, "")
 	w.applied(p, 50)
 	w.notify(session, "restart", nil)
-	w.heard(p, session, "restart-response", 1)
+	w.received(p, session, "restart-response", 1)
 	w.session(p, session)
 	w.drain(p)
 	family := p.family()

@@ -54,7 +54,7 @@ func TestServer_AsksForAConsumerResetOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		if _, err := w.hq.AwaitHeard(ctx, session, action+"-response", 0); err != nil {
+		if _, err := w.hq.AwaitReceived(ctx, session, action+"-response", 0); err != nil {
 			t.Fatalf("%v\n%s", err, p.output())
 		}
 		cancel()
@@ -202,7 +202,7 @@ func (w *world) session(p *process) (id string) {
 			w.t.Fatal(err)
 		}
 		for _, s := range all {
-			if s.Ended.IsZero() && len(w.hq.Heard(s.ID, "heartbeat")) > 0 {
+			if s.Ended.IsZero() && len(w.hq.Received(s.ID, "heartbeat")) > 0 {
 				id = s.ID
 			}
 		}

@@ -104,7 +104,7 @@ func (m *model) loadTable(t *table, r *reader) {
 	t.next = next
 }
 
-// checksumWriter buffers, sums up what is written, and keeps the first error.
+// checksumWriter buffers writes, sums them up, and keeps the first error.
 type checksumWriter struct {
 	w   *bufio.Writer
 	sum hash.Hash32

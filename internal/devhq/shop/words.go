@@ -33,8 +33,14 @@ var (
 		"Denver", "München", "São Paulo", "Kraków", "Saint-Étienne", "東京", "Reykjavík", "Winston-Salem", "Coeur d'Alene", "Malmö",
 		"القاهرة", "Hanoi",
 	}
-	makes  = []string{"Ford", "Citroën", "Škoda", "Toyota", "Mercedes-Benz", "Chevrolet", "BYD 比亚迪", "Lada (ВАЗ)", "Subaru", "Hyundai", "Land Rover", "RAM"}
-	models = []string{"F-150", "2CV", "Octavia", "Corolla", "Sprinter 2.1 CDI", "Silverado 1500", "海豚", "Niva 4x4", "Outback", "IONIQ 5", "Defender 110", "Model \"T\""}
+	makes = []string{
+		"Ford", "Citroën", "Škoda", "Toyota", "Mercedes-Benz", "Chevrolet", "BYD 比亚迪", "Lada (ВАЗ)", "Subaru", "Hyundai",
+		"Land Rover", "RAM",
+	}
+	models = []string{
+		"F-150", "2CV", "Octavia", "Corolla", "Sprinter 2.1 CDI", "Silverado 1500", "海豚", "Niva 4x4", "Outback", "IONIQ 5",
+		"Defender 110", "Model \"T\"",
+	}
 	colors = []string{"black", "white", "silver", "rouge métallisé", "British racing green", "azul", "灰色", "two-tone (red/white)"}
 	works  = []string{
 		"Oil & filter change", "Brake pads, front", "Brake discs 12\" rear", "Timing belt", "Diagnose check-engine light",
@@ -59,7 +65,9 @@ var (
 		"2024-02-30T25:61:00Z", "{\"looks\":\"like json\"}", "Ελέγξτε τα φρένα", "تحقق من الفرامل", "ตรวจเบรก", "a\u0301 is not á",
 		"zero\u200bwidth", "1e400",
 	}
-	tags = []string{"fleet", "vip", "warranty", "follow up", "no-show", "très bon client", "現金のみ", "it's complicated", "back\\slash", "quote\"d", ""}
+	tags = []string{
+		"fleet", "vip", "warranty", "follow up", "no-show", "très bon client", "現金のみ", "it's complicated", "back\\slash", "quote\"d", "",
+	}
 )
 
 func firstName(g *generator, dst []byte) []byte { return quoted(dst, pick(g, givenNames)) }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
@@ -36,15 +35,9 @@ func TestApply_SurvivesATenMinuteOutage(t *testing.T) {
 
 			applied := make(chan error, 1)
 			go func() {
-				backoff := retry.Backoff{Min: 100 * time.Millisecond, Max: 30 * time.Second}
-				for {
-					err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 31, 60))
-					if err == nil || fault.Of(err) != fault.Transient {
-						applied <- err
-						return
-					}
-					<-time.After(backoff.Next(err))
-				}
+				applied <- retry.Do(t.Context(), retry.Policy{}, func() error {
+					return s.Apply(t.Context(), sinktest.NumberedBatch(t, 31, 60))
+				})
 			}()
 			select {
 			case err := <-applied:

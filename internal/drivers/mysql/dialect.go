@@ -158,7 +158,7 @@ func keyLength(texts int) int { return min(255, (maxIndex-12*8)/4/max(1, texts))
 const maxIndex = 3072
 
 // maxShort is how many bytes the short texts of a row may take together. A row has at most 65,535
-// bytes, of which long texts take few.
+// bytes; long texts count little.
 const maxShort = 48 << 10
 
 // DDL returns the statements of a migration step, for the server of the newest session.

@@ -55,6 +55,8 @@ type connectionError struct{ err error }
 func (e *connectionError) Error() string { return e.err.Error() }
 func (e *connectionError) Unwrap() error { return e.err }
 
+// sessionError converts an error of the driver: to a serverError, or to a connectionError if the
+// server did not return it. ctx is the call's; what names the failed operation.
 func (s *session) sessionError(ctx context.Context, what string, err error) error {
 	if e := new(mysql.MySQLError); errors.As(err, &e) {
 		return &serverError{number: e.Number, state: string(e.SQLState[:]), message: e.Message, what: what}

@@ -10,10 +10,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// FuzzField: whatever JSON a value is, it is refused as poison, or it is one field
-// of a line that reads back as the value's text.
+// FuzzField: any JSON value is either refused as poison or becomes one field of a line that decodes
+// to the value's text.
 func FuzzField(f *testing.F) {
-	for _, s := range []string{`"a\u0000\ud83d\ude00\\N\t\n"`, `-12.50e3`, `[1,["x",null,"\\\n"]]`, `{"a":1e400}`, `"2024-02-29T24:00:00.1234567+05:30"`, `true`, "\"\xff\"", `"\\x0g"`, "{\n\"a\":\t1}"} {
+	for _, s := range []string{
+		`"a\u0000\ud83d\ude00\\N\t\n"`, `-12.50e3`, `[1,["x",null,"\\\n"]]`, `{"a":1e400}`,
+		`"2024-02-29T24:00:00.1234567+05:30"`, `true`, "\"\xff\"", `"\\x0g"`, "{\n\"a\":\t1}",
+	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
@@ -82,7 +85,7 @@ func everyColumn() []*column {
 	return all
 }
 
-// unescape reads a field as LOAD DATA does.
+// unescape decodes a field like LOAD DATA.
 func unescape(field []byte) []byte {
 	out := []byte{}
 	for i := 0; i < len(field); i++ {

@@ -116,6 +116,7 @@ func (r *rowReader) appendLine(row *change.Row) error {
 // errNoInfile reports that the server refused LOAD DATA LOCAL INFILE before it read from the file.
 var errNoInfile = errors.New("load data local infile is not allowed")
 
+// noInfileWarning is logged once.
 const noInfileWarning = "the server does not allow LOAD DATA LOCAL INFILE, so eds writes rows with INSERT statements, which is slower; " +
 	"to allow it, run: SET GLOBAL local_infile = ON"
 

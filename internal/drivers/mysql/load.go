@@ -45,7 +45,8 @@ func stageText(ts *tableStatements, stage string) string {
 	if r := ts.layout.Real.Native.(*relation); r.transactional() && ts.keyOnly {
 		return "CREATE TABLE " + stage + " LIKE " + ts.table
 	}
-	return "CREATE TABLE " + stage + " (\n" + ts.definitions(ts.layout.All(), true) + "\n) ENGINE=InnoDB DEFAULT" + utf8mb4 + " ROW_FORMAT=DYNAMIC"
+	return "CREATE TABLE " + stage + " (\n" + ts.definitions(ts.layout.All(), true) +
+		"\n) ENGINE=InnoDB DEFAULT" + utf8mb4 + " ROW_FORMAT=DYNAMIC"
 }
 
 // Append loads the rows of a snapshot into a staging table.

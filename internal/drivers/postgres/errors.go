@@ -14,7 +14,7 @@ type serverError struct {
 	code, severity     string
 	message            string
 	constraint, column string
-	what               string // what was being done
+	what               string // the operation
 	checkpoint         bool   // of the statement that moves the checkpoint
 }
 
@@ -67,7 +67,7 @@ type connectionError struct{ err error }
 func (e *connectionError) Error() string { return e.err.Error() }
 func (e *connectionError) Unwrap() error { return e.err }
 
-// newServerError converts an error of pgconn. what is the operation that failed.
+// newServerError converts an error of pgconn. what names the failed operation.
 func newServerError(what string, e *pgconn.PgError) *serverError {
 	return &serverError{
 		code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, constraint: e.ConstraintName, column: e.ColumnName, what: what,
@@ -75,7 +75,7 @@ func newServerError(what string, e *pgconn.PgError) *serverError {
 }
 
 // sessionError converts an error of pgconn: to a serverError, or to a connectionError if the
-// connection broke. what is the operation that failed.
+// connection broke. what names the failed operation.
 func (s *session) sessionError(what string, err error) error {
 	if err == nil {
 		return nil

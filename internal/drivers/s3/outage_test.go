@@ -13,7 +13,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testing/laketest"
@@ -38,15 +37,9 @@ func TestApply_SurvivesATenMinuteOutage(t *testing.T) {
 
 			applied := make(chan error, 1)
 			go func() {
-				backoff := retry.Backoff{Min: 100 * time.Millisecond, Max: 30 * time.Second}
-				for {
-					err := s.Apply(t.Context(), sinktest.Batch(orders(t, 31, 60)...))
-					if err == nil || fault.Of(err) != fault.Transient {
-						applied <- err
-						return
-					}
-					<-time.After(backoff.Next(err))
-				}
+				applied <- retry.Do(t.Context(), retry.Policy{}, func() error {
+					return s.Apply(t.Context(), sinktest.Batch(orders(t, 31, 60)...))
+				})
 			}()
 			select {
 			case err := <-applied:

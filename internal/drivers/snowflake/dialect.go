@@ -156,6 +156,7 @@ const (
 	wideTexts    = "_eds_wide_s_"
 )
 
+// widenedFrom returns the column that a new column of a widening replaces.
 func widenedFrom(name string) (of string, ok bool) {
 	for _, prefix := range []string{wideDecimals, wideTexts} {
 		if of, ok := strings.CutPrefix(name, prefix); ok && of != "" {

@@ -88,6 +88,8 @@ type connectionError struct{ err error }
 func (e *connectionError) Error() string { return e.err.Error() }
 func (e *connectionError) Unwrap() error { return e.err }
 
+// sessionError converts an error of Snowflake's driver: to a serverError, or to a connectionError
+// if the server did not return it or the call timed out. The session is in an unknown state then.
 func (s *session) sessionError(ctx context.Context, what string, err error) error {
 	if ctx.Err() != nil {
 		s.broken = true
@@ -96,7 +98,7 @@ func (s *session) sessionError(ctx context.Context, what string, err error) erro
 	e := new(sf.SnowflakeError)
 	if !errors.As(err, &e) {
 		s.broken = true
-		if r := s.transport.refused(); r.status != 0 {
+		if r := s.transport.lastRefusal(); r.status != 0 {
 			return &connectionError{fmt.Errorf("%s: %w", what, &r)}
 		}
 		return &connectionError{fmt.Errorf("%s: %w", what, network(err))}

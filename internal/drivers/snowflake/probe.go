@@ -51,6 +51,7 @@ func (s *session) Own(table string) string {
 	return fmt.Sprintf("GRANT OWNERSHIP ON TABLE %s TO ROLE %s COPY CURRENT GRANTS", s.dialect.table(table), quote(s.role))
 }
 
+// missingPrivilege returns an error that names a missing privilege on the schema, and its grant.
 func (s *session) missingPrivilege(what, privileges string, err error) error {
 	schema := quote(s.dialect.account.database) + "." + quote(s.dialect.account.schema)
 	return fault.Mark(fault.Fatal, fmt.Errorf("role %q may not %s in schema %s; run: GRANT %s ON SCHEMA %s TO ROLE %s: %w",

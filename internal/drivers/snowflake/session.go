@@ -104,7 +104,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	end()
 	if err != nil {
 		t.close()
-		if r := t.refused(); login.Err() != nil {
+		if r := t.lastRefusal(); login.Err() != nil {
 			err = context.Cause(login)
 		} else if r.status != 0 {
 			err = &r
@@ -195,6 +195,7 @@ func (s *session) Close(ctx context.Context) error {
 	return err
 }
 
+// queryResult is the result of a statement.
 type queryResult struct {
 	columns []string
 	rows    [][]driver.Value
@@ -206,6 +207,7 @@ func (r *queryResult) text(row, column int) string {
 	return text
 }
 
+// sumColumns returns the sum of the named columns over all rows.
 func (r *queryResult) sumColumns(names ...string) (int64, error) {
 	var sum int64
 	for i, c := range r.columns {

@@ -35,6 +35,7 @@ const (
 // operationFilter selects the rows of a MERGE: all, or those of one operation.
 type operationFilter string
 
+// allRows selects the rows of all operations.
 const allRows operationFilter = ""
 
 // tableStatements returns the layout's statements. It builds them on first use and keeps them in
@@ -134,6 +135,7 @@ func (ts *tableStatements) match(prefix string) string {
 	return strings.Join(terms, " AND ")
 }
 
+// mergeClauses returns the actions of a MERGE for the rows of s.
 func (ts *tableStatements) mergeClauses() string {
 	guard := ""
 	if ts.layout.Guard {
@@ -242,6 +244,8 @@ func (ts *tableStatements) inScope() []string {
 	return terms
 }
 
+// matchNames returns the condition that the keys of t and s are equal. Both have the real column
+// names.
 func (ts *tableStatements) matchNames() string {
 	var terms []string
 	for i := range ts.layout.Keys {

@@ -21,6 +21,8 @@ const stageName = "EDS_STAGE"
 const stageSQL = `CREATE TEMPORARY STAGE IF NOT EXISTS "` + stageName + `" ` +
 	`FILE_FORMAT = (TYPE = JSON COMPRESSION = GZIP ALLOW_DUPLICATE = TRUE)`
 
+// ndjsonBuffer collects rows as JSON lines. It compresses them once they are too large for a
+// parameter.
 type ndjsonBuffer struct {
 	s          *session
 	plain      []byte // not compressed yet

@@ -33,6 +33,7 @@ type transaction struct {
 	after      []string // DDL to run after the commit, because DDL commits
 }
 
+// queuedStatement is executed by Commit.
 type queuedStatement struct {
 	what, sql string
 	args      []string

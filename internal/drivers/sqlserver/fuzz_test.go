@@ -13,10 +13,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// FuzzValue: whatever JSON a value is, it is encoded as what the driver binds for
-// the type and as what the type holds, or refused as poison.
+// FuzzValue: any JSON value is either refused as poison, or encoded as a value that the driver can
+// bind and the type can store.
 func FuzzValue(f *testing.F) {
-	for _, s := range []string{`"a\u0000\ud83d\ude00"`, `-12.50e3`, `[1,["x",null]]`, `{"a":1e400}`, `"2024-02-29T24:00:00.1234567+05:30"`, `true`, "\"\xff\"", `"0x0g"`, `"blank "`, `0.00499`, `-0.0`, `999999999.995`} {
+	for _, s := range []string{
+		`"a\u0000\ud83d\ude00"`, `-12.50e3`, `[1,["x",null]]`, `{"a":1e400}`,
+		`"2024-02-29T24:00:00.1234567+05:30"`, `true`, "\"\xff\"", `"0x0g"`, `"blank "`, `0.00499`, `-0.0`, `999999999.995`,
+	} {
 		f.Add([]byte(s))
 	}
 	var columns []column
@@ -71,7 +74,7 @@ func FuzzValue(f *testing.F) {
 	})
 }
 
-// checkHeld checks that the column's type holds v.
+// checkHeld checks that the column's type can store v.
 func checkHeld(t *testing.T, c *column, v any) {
 	t.Helper()
 	ok := true

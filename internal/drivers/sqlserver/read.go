@@ -50,6 +50,7 @@ func readText(ts *tableStatements) string {
 	return text
 }
 
+// readExpression returns the expression that reads the column.
 func (c *column) readExpression() string {
 	switch {
 	case c.kind == kindBinary:

@@ -143,6 +143,7 @@ func (s *session) abortOnDone(ctx context.Context) (release func()) {
 
 var errBroken = errors.New("the connection is broken")
 
+// checkUsable returns an error if the session is broken or ctx has ended.
 func (s *session) checkUsable(ctx context.Context, what string) error {
 	switch {
 	case s.broken:
@@ -160,6 +161,9 @@ func (s *session) exec(ctx context.Context, what, sql string) error {
 	return err
 }
 
+// execParams runs statements with parameters of the given declaration, such as "@p1 BIGINT, @p2
+// NVARCHAR(MAX)", and returns how many rows they changed. The declaration decides the types, not
+// the values, so the server can reuse its plan.
 func (s *session) execParams(ctx context.Context, what, sql, declaration string, values []any) (int64, error) {
 	args := make([]driver.NamedValue, 0, len(values)+2)
 	for _, v := range append([]any{sql, declaration}, values...) {
@@ -215,6 +219,8 @@ func (s *session) query(ctx context.Context, what, sql string, params ...string)
 	return all, err
 }
 
+// streamRows runs one statement and passes each row of its result to yield, until yield returns
+// false. The row is valid during the call.
 func (s *session) streamRows(ctx context.Context, what, sql string, params []string, yield func(row []driver.Value) (bool, error)) error {
 	if err := s.checkUsable(ctx, what); err != nil {
 		return err

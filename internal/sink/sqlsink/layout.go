@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// metadata are the engine's columns in the order in which they are made.
+// metadata are the engine's columns in the order of their creation.
 var metadata = []struct {
 	meta Meta
 	name string
@@ -23,9 +23,9 @@ var metadata = []struct {
 // Name returns the name of the metadata column.
 func (m Meta) Name() string { return metadata[m-1].name }
 
-// metaColumns returns the metadata columns that tables have.
+// metaColumns returns the metadata columns that t's real table should have.
 func (s *Sink) metaColumns(t *schema.Table) []NewColumn {
-	if s.own(t) {
+	if s.isOwn(t) {
 		return nil
 	}
 	var columns []NewColumn
@@ -44,9 +44,8 @@ func (s *Sink) metaColumns(t *schema.Table) []NewColumn {
 	return columns
 }
 
-// columns returns the columns that the destination should have for t, the key's
-// first, and the slot of each, -1 of a metadata column. Two that the database
-// would take for one are an error.
+// columns returns the columns that the destination should have for t, the key's first, and the slot
+// of each, -1 for a metadata column. It is an error if the database cannot tell two names apart.
 func (s *Sink) columns(t *schema.Table) ([]NewColumn, []int, error) {
 	columns := make([]NewColumn, 0, len(t.Columns)+len(metadata))
 	slots := make([]int, 0, cap(columns))
@@ -66,14 +65,15 @@ func (s *Sink) columns(t *schema.Table) ([]NewColumn, []int, error) {
 		}
 		folded := s.fold(c.Name)
 		if other, twice := seen[folded]; twice {
-			return nil, nil, refused(t.Name, fmt.Errorf("columns %q and %q would be one column of the database, which does not tell upper from lower case", other, source))
+			err := fmt.Errorf("columns %q and %q would be one column, because the database ignores case", other, source)
+			return nil, nil, refused(t.Name, err)
 		}
 		seen[folded] = source
 	}
 	return columns, slots, nil
 }
 
-// fold returns the form in which names are compared.
+// fold returns the form of a name for comparisons.
 func (s *Sink) fold(name string) string {
 	if s.dialect.FoldsCase() {
 		return strings.ToLower(name)
@@ -92,7 +92,7 @@ func (s *Sink) find(real *Table, name string) *Column {
 	return nil
 }
 
-// newLayout maps t onto real, which is in step with it.
+// newLayout maps t onto real, which matches it.
 func (s *Sink) newLayout(t *schema.Table, real *Table) (*Layout, error) {
 	columns, slots, err := s.columns(t)
 	if err != nil {
@@ -123,7 +123,7 @@ func (s *Sink) newLayout(t *schema.Table, real *Table) (*Layout, error) {
 // hasKey returns an error if the real table lacks a column of t's key.
 func (s *Sink) hasKey(t *schema.Table, real *Table) error {
 	for _, c := range t.Columns[:t.Keys] {
-		if name := s.dialect.Name(c.Name); s.find(real, name) == nil && !s.own(t) {
+		if name := s.dialect.Name(c.Name); s.find(real, name) == nil && !s.isOwn(t) {
 			return lacksKey(t, name)
 		}
 	}
@@ -131,7 +131,8 @@ func (s *Sink) hasKey(t *schema.Table, real *Table) error {
 }
 
 func lacksKey(t *schema.Table, column string) error {
-	return refused(t.Name, fmt.Errorf("it has no column %q that can be written, which is part of the key: drop or rename the table, then import it", column))
+	return refused(t.Name, fmt.Errorf(
+		"it has no writable column %q, which is part of the key: drop or rename the table, then import it", column))
 }
 
 // All returns the indexes of all columns.

@@ -43,7 +43,7 @@ func House() []Rule {
 		// Destinations.
 		{Package: "sink/sinktest"},
 		{Package: "testing/laketest"},
-		{Package: "sink/sqlsink", Only: sinks, Never: never(middle, nats, sql)},
+		{Package: "sink/sqlsink", Only: append(slices.Clone(sinks), "retry"), Never: never(middle, nats, sql)},
 		{Package: "sink", Only: changes, Never: ground},
 		{Package: "sink/encode", Only: append(slices.Clone(changes), "sink"), Never: ground},
 		// The Parquet library drags net/http in.
