@@ -24,9 +24,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// TestABadFileFailsItsTableAlone: the others are finished; the next run goes on
-// at that file, downloaded again where it was damaged, and loads no other again.
-func TestABadFileFailsItsTableAlone(t *testing.T) {
+// TestRun_FailsOnlyTheTableOfABadFile, and finishes the others. The next run continues with that file
+// and loads no other again. It downloads a damaged file again.
+func TestRun_FailsOnlyTheTableOfABadFile(t *testing.T) {
 	file := fileName("order", 2)
 	good := zipped(rowsOf(100, 100))
 	badLine := zipped(rowsOf(100, 49) + `{"id":"SECRET","n":` + "\n" + rowsOf(150, 50))
@@ -34,7 +34,7 @@ func TestABadFileFailsItsTableAlone(t *testing.T) {
 	for name, c := range map[string]struct {
 		file  []byte
 		want  string
-		again bool // the file is downloaded again by itself
+		again bool // whether the next run downloads the file again
 	}{
 		"truncated":     {good[:len(good)-50], "the file is truncated", true},
 		"damaged":       {append(slices.Clone(good[:len(good)-5]), "xxxxx"...), "the file is damaged: gzip: invalid checksum", true},
@@ -46,7 +46,9 @@ func TestABadFileFailsItsTableAlone(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world, d *destination) {
 				w.files[file] = c.file
 				_, err := w.run(t.Context(), d, nil)
-				if err == nil || !strings.HasPrefix(err.Error(), "1 of 3 tables were not imported: order: file "+file+", line ") || !strings.HasSuffix(err.Error(), c.want) {
+				if err == nil || !strings.HasPrefix(
+					err.Error(), oneOfThree+"order: file "+file+", line ",
+				) || !strings.HasSuffix(err.Error(), c.want) {
 					t.Errorf("got %v", err)
 				}
 				expect(t, d, map[string][]string{"order": {"old"}, "customer": rows(0, 3), "vendor": {}})
@@ -55,7 +57,7 @@ func TestABadFileFailsItsTableAlone(t *testing.T) {
 					t.Errorf("under way: %v, clocks: %v", underWay, clocks)
 				}
 				w.files[file] = good
-				if !c.again { // what HQ made is bad, and a person has put a good one there
+				if !c.again { // the export is bad, and the operator has replaced the file
 					path := filepath.Join(w.root, "data", "import", "job-job1", file)
 					if err := os.WriteFile(path, good, 0o600); err != nil {
 						t.Fatal(err)
@@ -70,7 +72,9 @@ func TestABadFileFailsItsTableAlone(t *testing.T) {
 					t.Errorf("under way: %v, clocks: %v", underWay, clocks)
 				}
 				slices.Sort(d.loaded)
-				if diff := cmp.Diff([]string{fileName("customer", 1), fileName("order", 1), fileName("order", 2), fileName("order", 3)}, d.loaded); diff != "" {
+				if diff := cmp.Diff(
+					[]string{fileName("customer", 1), fileName("order", 1), fileName("order", 2), fileName("order", 3)}, d.loaded,
+				); diff != "" {
 					t.Errorf("loaded: %s", diff)
 				}
 				if report.Rows != 208 || len(w.requests) != 1 || !report.Plan.Resumed {
@@ -81,11 +85,11 @@ func TestABadFileFailsItsTableAlone(t *testing.T) {
 	}
 }
 
-func TestARowThatTheDestinationRefuses(t *testing.T) {
+func TestRun_NamesTheLineOfARefusedRow(t *testing.T) {
 	refused := fault.Mark(fault.Poison, errors.New("value out of range"))
 	for want, refuse := range map[string]func(n int) error{
 		"line 70: value out of range": func(n int) error {
-			if n == 90 { // the answer comes later than the row
+			if n == 90 { // the destination reports the row later
 				return &sink.RowError{Row: 70, Err: errors.New("value out of range")}
 			}
 			return nil
@@ -101,7 +105,8 @@ func TestARowThatTheDestinationRefuses(t *testing.T) {
 			d.row = func(n int, _ *change.Row) error { return refuse(n) }
 			began := time.Now()
 			_, err := w.run(t.Context(), d, nil)
-			if err == nil || err.Error() != "1 of 3 tables were not imported: order: file "+fileName("order", 1)+", "+want || time.Since(began) > 0 {
+			want := oneOfThree + "order: file " + fileName("order", 1) + ", " + want
+			if err == nil || err.Error() != want || time.Since(began) > 0 {
 				t.Errorf("after %v: %v", time.Since(began), err)
 			}
 			expect(t, d, map[string][]string{"order": {"old"}, "customer": rows(0, 3), "vendor": {}})
@@ -114,7 +119,7 @@ func TestARowThatTheDestinationRefuses(t *testing.T) {
 	}
 }
 
-func TestADestinationThatLeavesOutRowsIsCaught(t *testing.T) {
+func TestRun_DetectsThatTheDestinationSkipsRows(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		d.row = func(n int, _ *change.Row) error {
 			if n == 50 {
@@ -123,16 +128,15 @@ func TestADestinationThatLeavesOutRowsIsCaught(t *testing.T) {
 			return nil
 		}
 		_, err := w.run(t.Context(), d, nil)
-		if err == nil || err.Error() != "1 of 3 tables were not imported: order: file "+fileName("order", 1)+": the destination left out rows" {
+		if err == nil || err.Error() != oneOfThree+"order: file "+fileName("order", 1)+": the destination left out rows" {
 			t.Errorf("got %v", err)
 		}
 		expect(t, d, map[string][]string{"order": {"old"}})
 	})
 }
 
-// TestADestinationThatIsAwayIsWaitedFor breaks each operation for a while, and
-// after it was done, so that only the answer is lost.
-func TestADestinationThatIsAwayIsWaitedFor(t *testing.T) {
+// TestRun_WaitsForTheDestination while an operation fails, or its result is lost.
+func TestRun_WaitsForTheDestination(t *testing.T) {
 	for _, broken := range []string{"migrate", "begin", "load", "loaded", "finish", "finished"} {
 		t.Run(broken, func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world, d *destination) {
@@ -162,7 +166,7 @@ func TestADestinationThatIsAwayIsWaitedFor(t *testing.T) {
 	}
 }
 
-func TestADestinationThatStaysAwayFailsItsTables(t *testing.T) {
+func TestRun_FailsTheTablesOfADestinationThatStaysDown(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		d.fail = func(operation, table, _ string) error {
 			if operation == "finish" && table == "order" {
@@ -171,7 +175,7 @@ func TestADestinationThatStaysAwayFailsItsTables(t *testing.T) {
 			return nil
 		}
 		_, err := w.run(t.Context(), d, nil)
-		if err == nil || err.Error() != "1 of 3 tables were not imported: order: put the table in place: connection reset" {
+		if err == nil || err.Error() != oneOfThree+"order: put the table in place: connection reset" {
 			t.Errorf("got %v", err)
 		}
 		if d.staged("order") != 3 {
@@ -189,9 +193,8 @@ func TestADestinationThatStaysAwayFailsItsTables(t *testing.T) {
 	})
 }
 
-// TestImport_LoadsAgainWhatTheDestinationHasLost: the files are downloaded and loaded
-// again, a few times at most, and the rows that are reported are those of the table.
-func TestImport_LoadsAgainWhatTheDestinationHasLost(t *testing.T) {
+// TestRun_LoadsLostFilesAgain, a few times at most, and reports the rows of the table.
+func TestRun_LoadsLostFilesAgain(t *testing.T) {
 	for losses, loads := range map[int]int{1: 2, 2: 3, 3: 3} {
 		inWorld(t, func(t *testing.T, w *world, d *destination) {
 			d.fail = func(operation, table, _ string) error {
@@ -206,7 +209,7 @@ func TestImport_LoadsAgainWhatTheDestinationHasLost(t *testing.T) {
 				t.Errorf("a file was downloaded %d times, not %d", n, loads)
 			}
 			if loads == 3 && losses == 0 && err != nil {
-				if want := "1 of 3 tables were not imported: order: put the table in place: what was loaded is lost"; err.Error() != want {
+				if want := oneOfThree + "order: put the table in place: the loaded rows are lost"; err.Error() != want {
 					t.Errorf("got %v", err)
 				}
 				expect(t, d, map[string][]string{"order": {"old"}, "customer": rows(0, 3)})
@@ -223,7 +226,7 @@ func TestImport_LoadsAgainWhatTheDestinationHasLost(t *testing.T) {
 	}
 }
 
-func TestImport_ReportsTheRowsOfTheTable(t *testing.T) {
+func TestRun_ReportsTheRowsOfTheTable(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		w.put("order", rowsOf(0, 100), rowsOf(50, 100), rowsOf(200, 5))
 		report, err := w.run(t.Context(), d, nil)
@@ -244,7 +247,7 @@ func TestImport_ReportsTheRowsOfTheTable(t *testing.T) {
 	})
 }
 
-func TestAFatalErrorIsNotTriedAgain(t *testing.T) {
+func TestRun_DoesNotRetryAFatalError(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		began := time.Now()
 		d.fail = func(operation, table, _ string) error {
@@ -254,15 +257,14 @@ func TestAFatalErrorIsNotTriedAgain(t *testing.T) {
 			return nil
 		}
 		_, err := w.run(t.Context(), d, nil)
-		if err == nil || err.Error() != "1 of 3 tables were not imported: order: begin the load: permission denied" || time.Since(began) > 0 {
+		if err == nil || err.Error() != oneOfThree+"order: begin the load: permission denied" || time.Since(began) > 0 {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 	})
 }
 
-// TestAnInterruptedImportGoesOn interrupts at each thing that happens, one
-// after the other, and each time runs the import again.
-func TestAnInterruptedImportGoesOn(t *testing.T) {
+// TestRun_ResumesAfterAnInterruption at each event, one after the other.
+func TestRun_ResumesAfterAnInterruption(t *testing.T) {
 	interrupted := errors.New("interrupted")
 	happened := true
 	for n := 1; happened; n++ {
@@ -326,9 +328,9 @@ func TestAnInterruptedImportGoesOn(t *testing.T) {
 	}
 }
 
-// TestAnyFaultsEndInTheSameTables lets anything fail at any time, runs the
-// import until it succeeds, and compares.
-func TestAnyFaultsEndInTheSameTables(t *testing.T) {
+// TestRun_EndsInTheSameTablesAfterAnyFaults: operations fail at random, and the import runs until it
+// succeeds.
+func TestRun_EndsInTheSameTablesAfterAnyFaults(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		faults := rapid.SliceOfN(rapid.SampledFrom([]string{"", "", "", "lost", "poison", "fatal", "cancel"}), 0, 60).Draw(rt, "faults")
 		parallel := rapid.IntRange(1, 3).Draw(rt, "parallel")
@@ -393,7 +395,7 @@ func interrupt(t *testing.T, w *world, d *destination, change func(*snapshot.Con
 	d.fail = nil
 }
 
-func TestAnotherImportDiscardsTheInterruptedOne(t *testing.T) {
+func TestRun_DiscardsAnInterruptedImportWithOtherOptions(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		interrupt(t, w, d, nil)
 		report, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Only = []string{"customer"} })
@@ -401,7 +403,7 @@ func TestAnotherImportDiscardsTheInterruptedOne(t *testing.T) {
 			t.Fatal(report.Plan, err)
 		}
 		if d.staged("order") != 0 {
-			t.Error("what was staged is still there")
+			t.Error("the staged rows are still there")
 		}
 		if left, err := os.ReadDir(w.root + "/data/import"); err != nil || len(left) > 0 {
 			t.Errorf("%v, %v is left", err, left)
@@ -410,7 +412,7 @@ func TestAnotherImportDiscardsTheInterruptedOne(t *testing.T) {
 	})
 }
 
-func TestAJobThatHQHasForgottenIsDoneOver(t *testing.T) {
+func TestRun_ReplacesAnExportThatHQNoLongerHas(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		interrupt(t, w, d, nil)
 		delete(w.jobs, "job1")
@@ -425,9 +427,9 @@ func TestAJobThatHQHasForgottenIsDoneOver(t *testing.T) {
 	})
 }
 
-// TestASnapshotThatTheServerHasPassedIsTakenAnew: the tables that are missing
-// come from a new export, since the stream has gone on.
-func TestASnapshotThatTheServerHasPassedIsTakenAnew(t *testing.T) {
+// TestRun_ReexportsTablesAfterTheServerHasContinued: the missing tables come from a new export, because
+// the server has read the stream beyond the old one.
+func TestRun_ReexportsTablesAfterTheServerHasContinued(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		interrupt(t, w, d, nil)
 		w.states(func(dir *state.Dir) error { return dir.MarkBegun("customer") })
@@ -441,7 +443,7 @@ func TestASnapshotThatTheServerHasPassedIsTakenAnew(t *testing.T) {
 	})
 }
 
-func TestNoCleanupKeepsTheFilesAndDirUsesThem(t *testing.T) {
+func TestRun_NoCleanupKeepsFilesThatDirUses(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		report, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.NoCleanup = true })
 		if err != nil {
@@ -471,19 +473,19 @@ func TestNoCleanupKeepsTheFilesAndDirUsesThem(t *testing.T) {
 		expect(t, d, everyRow)
 		delete(w.jobs, "job1")
 		clear(w.files)
-		check("when hq has forgotten the job")
+		check("when hq no longer has the job")
 		expect(t, d, everyRow)
 		if err := os.Remove(filepath.Join(report.Dir, "export.json")); err != nil {
 			t.Fatal(err)
 		}
-		check("when nothing but the names is known")
+		check("when only the names are known")
 		expect(t, d, map[string][]string{"order": rows(0, 205), "customer": rows(0, 3), "vendor": {}})
 	})
 }
 
-// TestImport_StartsAfreshWithOtherFilesInDir: what an interrupted import has loaded of
-// an older export is no part of the newer one.
-func TestImport_StartsAfreshWithOtherFilesInDir(t *testing.T) {
+// TestRun_StartsOverWithOtherFilesInDir: the loaded files of an older export are not part of the newer
+// one.
+func TestRun_StartsOverWithOtherFilesInDir(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		dir := t.TempDir()
 		fill := func(names ...string) {
@@ -519,7 +521,7 @@ func TestImport_StartsAfreshWithOtherFilesInDir(t *testing.T) {
 	})
 }
 
-func TestAFileThatIsMissingInDirFailsItsTable(t *testing.T) {
+func TestRun_FailsATableWithAMissingFileInDir(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		report, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.NoCleanup = true })
 		if err != nil {
@@ -533,7 +535,8 @@ func TestAFileThatIsMissingInDirFailsItsTable(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = w.run(t.Context(), d, func(c *snapshot.Config) { c.Dir = report.Dir })
-		want := "1 of 3 tables were not imported: order: file " + fileName("order", 2) + ": download: the file is not in the directory; to download it, name the directory with --download-dir and the export with --job-id"
+		want := oneOfThree + "order: file " + fileName("order", 2) + ": download: the file is not in the directory; " +
+			"to download it, name the directory with --download-dir and the export with --job-id"
 		if err == nil || err.Error() != want {
 			t.Errorf("got %v", err)
 		}
@@ -541,7 +544,7 @@ func TestAFileThatIsMissingInDirFailsItsTable(t *testing.T) {
 	})
 }
 
-func TestRun_DownloadsIntoDownloadDirAndGoesOnThere(t *testing.T) {
+func TestRun_ResumesInDownloadDir(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		dir := filepath.Join(w.root, "some", "dir")
 		into := func(c *snapshot.Config) { c.DownloadDir = dir }
@@ -559,7 +562,7 @@ func TestRun_DownloadsIntoDownloadDirAndGoesOnThere(t *testing.T) {
 		w.serve = nil
 		report, err := w.run(t.Context(), d, into)
 		if err != nil || report.Dir != dir || !report.Plan.Resumed {
-			t.Fatalf("it goes on: %+v, %v", report.Plan, err)
+			t.Fatalf("resumed: %+v, %v", report.Plan, err)
 		}
 		expect(t, d, everyRow)
 		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 5 {
@@ -568,9 +571,11 @@ func TestRun_DownloadsIntoDownloadDirAndGoesOnThere(t *testing.T) {
 		if len(w.requests) != 1 || w.gets[fileName("order", 1)] != 1 {
 			t.Errorf("%d exports, downloads %v", len(w.requests), w.gets)
 		}
-		// Another export must not lie among its files.
+		// The directory must not get files of another export.
 		_, err = w.run(t.Context(), d, into)
-		if dirErr := new(snapshot.DirError); !errors.As(err, &dirErr) || !strings.Contains(err.Error(), "the export job1 was downloaded into it already") || len(w.requests) != 1 {
+		if dirErr := new(snapshot.DirError); !errors.As(err, &dirErr) || !strings.Contains(
+			err.Error(), "the export job1 was downloaded into it already",
+		) || len(w.requests) != 1 {
 			t.Errorf("again: %v, %d exports", err, len(w.requests))
 		}
 		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Dir = dir }); err != nil || len(w.requests) != 1 {
@@ -588,7 +593,9 @@ func TestRun_NeedsExportFilesInDir(t *testing.T) {
 					t.Fatal(err)
 				}
 				if file != "." {
-					if err := os.WriteFile(filepath.Join(path, file), []byte(`{"job":"job1","complete":true,"tables":{}}`), 0o600); err != nil {
+					if err := os.WriteFile(
+						filepath.Join(path, file), []byte(`{"job":"job1","complete":true,"tables":{}}`), 0o600,
+					); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -596,21 +603,25 @@ func TestRun_NeedsExportFilesInDir(t *testing.T) {
 			return path
 		}
 		w.jobs["given"] = w.everything()
-		none := "there are no export files in it: none of its files is named like <33 digits>-<hash>-<n>-<n>-<8 digits>-<table>-<schema id>.ndjson.gz"
+		none := "there are no export files in it: " +
+			"none of its files is named like <33 digits>-<hash>-<n>-<n>-<8 digits>-<table>-<schema id>.ndjson.gz"
 		for name, c := range map[string]struct{ dir, job, want string }{
-			"missing":                 {filepath.Join(w.root, "nowhere"), "", "no such file or directory"},
-			"a file":                  {filepath.Join(dir("with", "notes.txt"), "notes.txt"), "", "not a directory"},
-			"empty":                   {dir("empty"), "", none},
-			"empty, with a job":       {dir("empty"), "given", none},
-			"other files":             {dir("other", "order.ndjson.gz", "notes.txt"), "", none},
-			"files below":             {dir("below", "sub/"+fileName("order", 1)), "", none},
-			"parts of files":          {dir("parts", fileName("order", 1)+".part", fileName("order", 1)+".tag"), "", none},
-			"a manifest alone":        {dir("manifest", "export.json"), "", none},
-			"files of another export": {dir("export", "export.json", fileName("order", 1)), "given", "its files are of the export job1, not of given"},
+			"missing":           {filepath.Join(w.root, "nowhere"), "", "no such file or directory"},
+			"a file":            {filepath.Join(dir("with", "notes.txt"), "notes.txt"), "", "not a directory"},
+			"empty":             {dir("empty"), "", none},
+			"empty, with a job": {dir("empty"), "given", none},
+			"other files":       {dir("other", "order.ndjson.gz", "notes.txt"), "", none},
+			"files below":       {dir("below", "sub/"+fileName("order", 1)), "", none},
+			"parts of files":    {dir("parts", fileName("order", 1)+".part", fileName("order", 1)+".tag"), "", none},
+			"a manifest alone":  {dir("manifest", "export.json"), "", none},
+			"files of another export": {
+				dir("export", "export.json", fileName("order", 1)), "given", "its files belong to the export job1, not to given",
+			},
 		} {
 			for _, dry := range []bool{false, true} {
 				_, err := w.run(t.Context(), d, func(c2 *snapshot.Config) { c2.Dir, c2.JobID, c2.DryRun = c.dir, c.job, dry })
-				if dirErr := new(snapshot.DirError); !errors.As(err, &dirErr) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), c.dir) {
+				dirErr := new(snapshot.DirError)
+				if !errors.As(err, &dirErr) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), c.dir) {
 					t.Errorf("%s: %v, want %q", name, err, c.want)
 				}
 			}
@@ -641,7 +652,9 @@ func TestRun_LoadsNoPartOfADownloadFromDir(t *testing.T) {
 		}
 		w.status = nil
 		_, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Dir = dir })
-		if dirErr := new(snapshot.DirError); !errors.As(err, &dirErr) || !strings.Contains(err.Error(), "the download of the export job1 into it was interrupted; go on with it with --download-dir") {
+		if dirErr := new(snapshot.DirError); !errors.As(err, &dirErr) || !strings.Contains(
+			err.Error(), "the download of the export job1 into it was interrupted; continue it with --download-dir",
+		) {
 			t.Errorf("a part: %v", err)
 		}
 		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.DownloadDir = dir }); err != nil || len(w.requests) != 1 {
@@ -651,8 +664,8 @@ func TestRun_LoadsNoPartOfADownloadFromDir(t *testing.T) {
 	})
 }
 
-// TestRun_LeavesDirAsItIs loads files of an export that HQ lists, one of them damaged.
-func TestRun_LeavesDirAsItIs(t *testing.T) {
+// TestRun_DoesNotChangeDir, also if HQ lists the export and a file is damaged.
+func TestRun_DoesNotChangeDir(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		dir := filepath.Join(w.root, "dir")
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -661,7 +674,7 @@ func TestRun_LeavesDirAsItIs(t *testing.T) {
 		w.jobs["given"] = w.everything()
 		for name, body := range w.files {
 			if name == fileName("order", 3) {
-				continue // is missing
+				continue // missing
 			}
 			if name == fileName("customer", 1) {
 				body = body[:len(body)/2]
@@ -672,7 +685,9 @@ func TestRun_LeavesDirAsItIs(t *testing.T) {
 		}
 		before, _ := os.ReadDir(dir)
 		_, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Dir, c.JobID = dir, "given" })
-		if err == nil || !strings.Contains(err.Error(), fileName("order", 3)+": download: the file is not in the directory") || !strings.Contains(err.Error(), "customer: file "+fileName("customer", 1)) {
+		if err == nil || !strings.Contains(
+			err.Error(), fileName("order", 3)+": download: the file is not in the directory",
+		) || !strings.Contains(err.Error(), "customer: file "+fileName("customer", 1)) {
 			t.Errorf("got %v", err)
 		}
 		after, _ := os.ReadDir(dir)
@@ -683,7 +698,7 @@ func TestRun_LeavesDirAsItIs(t *testing.T) {
 	})
 }
 
-func TestRun_OrdersNoExportThatItCannotDownload(t *testing.T) {
+func TestRun_RequestsNoExportThatItCannotDownload(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		blocked := filepath.Join(w.root, "file")
 		if err := os.WriteFile(blocked, nil, 0o600); err != nil {
@@ -697,7 +712,9 @@ func TestRun_OrdersNoExportThatItCannotDownload(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = w.run(t.Context(), d, nil)
-		if err == nil || !strings.Contains(err.Error(), "make sure that files can be downloaded into "+filepath.Join(w.root, "data", "import")) {
+		if err == nil || !strings.Contains(
+			err.Error(), "check that files can be downloaded into "+filepath.Join(w.root, "data", "import"),
+		) {
 			t.Errorf("into the data directory: %v", err)
 		}
 		if len(w.requests) > 0 || len(d.migrated) > 0 {
@@ -706,7 +723,7 @@ func TestRun_OrdersNoExportThatItCannotDownload(t *testing.T) {
 	})
 }
 
-func TestColumnsThatTheSchemaLacksAreSaid(t *testing.T) {
+func TestRun_LogsUnknownColumnsOnce(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		w.put("customer", `{"id":"r00000","n":0,"extra":1,"more":2}`+"\n"+`{"id":"r00001","n":1,"extra":1}`+"\n"+`{"id":"r00002","n":2}`)
 		if _, err := w.run(t.Context(), d, nil); err != nil {
@@ -715,13 +732,13 @@ func TestColumnsThatTheSchemaLacksAreSaid(t *testing.T) {
 		expect(t, d, everyRow)
 		for _, column := range []string{"extra", "more"} {
 			if n := strings.Count(w.log.String(), fmt.Sprintf("table=customer column=%s", column)); n != 1 {
-				t.Errorf("%s is said %d times", column, n)
+				t.Errorf("%s is logged %d times", column, n)
 			}
 		}
 	})
 }
 
-func TestFilesOfOneNameAreOneFileOrAnError(t *testing.T) {
+func TestRun_TreatsFilesOfOneNameAsOneFile(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		w.export = func(hq.ExportRequest) hq.Export {
 			e := w.everything()
@@ -732,7 +749,7 @@ func TestFilesOfOneNameAreOneFileOrAnError(t *testing.T) {
 			return e
 		}
 		_, err := w.run(t.Context(), d, nil)
-		if err == nil || err.Error() != "1 of 3 tables were not imported: customer: export: two different files have the name "+fileName("customer", 1) {
+		if err == nil || err.Error() != oneOfThree+"customer: export: two different files have the name "+fileName("customer", 1) {
 			t.Errorf("got %v", err)
 		}
 		expect(t, d, map[string][]string{"order": rows(0, 205), "customer": {"old"}, "vendor": {}})
