@@ -1,6 +1,7 @@
 package value_test
 
 import (
+	"errors"
 	"math"
 	"math/big"
 	"strconv"
@@ -101,6 +102,22 @@ func TestDecimal_RoundsHalfAwayFromZero(t *testing.T) {
 		}
 		if got != c.want || got != "" && exact != c.exact {
 			t.Errorf("%s as DECIMAL(%d, %d): %q, exact %v; want %q, exact %v", c.raw, c.precision, c.scale, got, exact, c.want, c.exact)
+		}
+	}
+}
+
+func TestParseUint(t *testing.T) {
+	for text, want := range map[string]uint64{"0": 0, "-0": 0, "1e3": 1000, "12.0": 12, "18446744073709551615": math.MaxUint64} {
+		if got, err := value.ParseUint(nil, []byte(text)); got != want || err != nil {
+			t.Errorf("%s: %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for text, want := range map[string]error{
+		"-1": value.ErrRange, "18446744073709551616": value.ErrRange, "99999999999999999999": value.ErrRange, "1e99": value.ErrRange,
+		"0.5": value.ErrNotInteger, "x": value.ErrNotNumber,
+	} {
+		if got, err := value.ParseUint(nil, []byte(text)); !errors.Is(err, want) {
+			t.Errorf("%s: %d, %v; want %v", text, got, err, want)
 		}
 	}
 }

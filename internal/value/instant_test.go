@@ -101,3 +101,27 @@ func FuzzInstant(f *testing.F) {
 		}
 	})
 }
+
+func TestInstant_TruncatesTowardsThePast(t *testing.T) {
+	for _, c := range []struct {
+		text   string
+		digits int
+		want   string
+		cut    bool
+	}{
+		{"2026-01-02T03:04:05.123456Z", 6, "2026-01-02T03:04:05.123456Z", false},
+		{"2026-01-02T03:04:05.123456Z", 3, "2026-01-02T03:04:05.123000Z", true},
+		{"2026-01-02T03:04:05.123Z", 3, "2026-01-02T03:04:05.123000Z", false},
+		{"2026-01-02T03:04:05.999999Z", 0, "2026-01-02T03:04:05.000000Z", true},
+		{"1969-12-31T00:00:00.5+01:00", 0, "1969-12-30T23:00:00.000000Z", true},
+	} {
+		parsed, err := value.ParseInstant([]byte(c.text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := parsed.Truncate(c.digits)
+		if text, err := kept.AppendText(nil, 'T'); string(text)+"Z" != c.want || kept.Cut != c.cut || err != nil {
+			t.Errorf("%s to %d digits: %sZ, cut %v, %v; want %s", c.text, c.digits, text, kept.Cut, err, c.want)
+		}
+	}
+}

@@ -15,12 +15,12 @@ func TestBoolean_ReadsAnySpelling(t *testing.T) {
 		`"0"`: false,
 	} {
 		if got, err := value.Boolean([]byte(raw)); got != want || err != nil {
-			t.Errorf("Truth(%s) = %v, %v; want %v", raw, got, err, want)
+			t.Errorf("Boolean(%s) = %v, %v; want %v", raw, got, err, want)
 		}
 	}
 	for _, raw := range []string{`2`, `"yes"`, `""`, `{}`, `"TRUE"`, `1.0`} {
 		if _, err := value.Boolean([]byte(raw)); err == nil {
-			t.Errorf("Truth(%s) is one", raw)
+			t.Errorf("Boolean(%s) is one", raw)
 		}
 	}
 }

@@ -40,7 +40,7 @@ func TestAppendText_NamesReplacedFlaws(t *testing.T) {
 		}
 		text, flaws = value.AppendText(nil, []byte(c.raw), value.NUL)
 		if string(text) != want || flaws != c.flaws&^value.NUL {
-			t.Errorf("%s where U+0000 stays: %q with flaws %b, want %q", c.raw, text, flaws, want)
+			t.Errorf("%s with U+0000 kept: %q with flaws %b, want %q", c.raw, text, flaws, want)
 		}
 	}
 }
@@ -61,7 +61,7 @@ func TestAppendJSON_KeepsTheText(t *testing.T) {
 		stay := value.NUL | value.Surrogate
 		if text, flaws := value.AppendJSON(nil, []byte(c.raw), stay); flaws != c.flaws&^stay || c.flaws&value.UTF8 == 0 &&
 			string(text) != c.raw {
-			t.Errorf("%s where everything stays: %s with flaws %b", c.raw, text, flaws)
+			t.Errorf("%s with everything kept: %s with flaws %b", c.raw, text, flaws)
 		}
 	}
 }

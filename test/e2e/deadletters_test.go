@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/server"
 )
 
-// report returns what "eds status --json" prints.
+// report returns the output of "eds status --json".
 func (w *world) report() (r server.Report) {
 	w.t.Helper()
 	out, stderr, _ := w.eds("status", "--json", "--data-dir", w.data)
@@ -26,7 +26,8 @@ func (w *world) customer(before, id, name string) {
 	w.t.Helper()
 	row := map[string]any{"id": id, "firstName": name}
 	change := map[string]any{
-		"operation": "UPDATE", "table": "customer", "id": "change of " + id, "key": []string{id}, "modelVersion": w.tables()["customer"].Version,
+		"operation": "UPDATE", "table": "customer", "id": "change of " + id, "key": []string{id},
+		"modelVersion":  w.tables()["customer"].Version,
 		"mvccTimestamp": clock(), "after": row,
 	}
 	if before != id {
@@ -35,8 +36,8 @@ func (w *world) customer(before, id, name string) {
 	w.publish("customer", "UPDATE", change)
 }
 
-// TestDeadLetters_OfARowThatMoves: the source does not have the row in its old place, and
-// its new one comes later.
+// TestDeadLetters_OfARowThatMoves dead-letters a change of a row's key. The source lacks the old
+// row, and the new one arrives later.
 func TestDeadLetters_OfARowThatMoves(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
@@ -55,13 +56,14 @@ func TestDeadLetters_OfARowThatMoves(t *testing.T) {
 		if got := ids(); got != rows {
 			t.Errorf("the rows are %q, want %q", got, rows)
 		}
-		if letters := w.letters(); !regexp.MustCompile(` `+state+` .* customer +B +UPDATE +apply `).MatchString(letters) || strings.Count(letters, "\n") != 2 {
+		if letters := w.letters(); !regexp.MustCompile(` `+state+` .* customer +B +UPDATE +apply `).MatchString(letters) ||
+			strings.Count(letters, "\n") != 2 {
 			t.Errorf("want one dead letter that is %s:\n%s", state, letters)
 		}
 	}
 	w.customer("A", "B", "disliked")
 	expect("", "waiting")
-	w.customer("A", "A", "another") // with the key of the old place
+	w.customer("A", "A", "another") // with the old key
 	expect("A another", "waiting")
 	eventually(t, "health warns", func() bool { return len(w.report().Health.Warnings) == 1 }, p.output)
 	w.customer("B", "B", "good")
@@ -70,8 +72,8 @@ func TestDeadLetters_OfARowThatMoves(t *testing.T) {
 	p.stop()
 }
 
-// TestDeadLetters_OfGarbage stay visible everywhere, over changes of every row of the table
-// and a restart, until they are dropped or the table is imported.
+// TestDeadLetters_OfGarbage expects dead letters to stay visible everywhere, through changes of
+// every row of the table and a restart, until they are dropped or the table is imported.
 func TestDeadLetters_OfGarbage(t *testing.T) {
 	t.Parallel()
 	const garbage = 5
@@ -92,9 +94,11 @@ func TestDeadLetters_OfGarbage(t *testing.T) {
 			if code, text := p.get("/metrics"); code == 200 {
 				metrics = text
 			}
-			warns := len(r.Health.Warnings) == 1 && strings.Contains(r.Health.Warnings[0].Message, fmt.Sprintf("%d of unknown rows; see: eds dlq list", n))
+			warns := len(r.Health.Warnings) == 1 && strings.Contains(r.Health.Warnings[0].Message,
+				fmt.Sprintf("%d of unknown rows; see: eds dlq list", n))
 			return r.DeadLetters == n && r.DeadUnknown == n && warns == (n > 0) && len(r.Health.Reasons) == 0 &&
-				strings.Contains(metrics, fmt.Sprintf("\neds_dead_letters %d\n", n)) && strings.Contains(metrics, fmt.Sprintf("\neds_dead_letters_unknown %d\n", n))
+				strings.Contains(metrics, fmt.Sprintf("\neds_dead_letters %d\n", n)) && strings.Contains(metrics,
+				fmt.Sprintf("\neds_dead_letters_unknown %d\n", n))
 		}, func() string { return fmt.Sprintf("%+v\n%s", w.report().Health, w.letters()) })
 	}
 	publish()
@@ -108,10 +112,12 @@ func TestDeadLetters_OfGarbage(t *testing.T) {
 	if !strings.Contains(status, fmt.Sprintf("%d, %d of unknown rows; see: eds dlq list\n", garbage, garbage)) {
 		t.Errorf("status:\n%s", status)
 	}
-	if letters := w.letters(); strings.Count(letters, "  unknown  ") != garbage || !strings.HasSuffix(letters, "an import tells: eds import --only customer\n") {
+	if letters := w.letters(); strings.Count(letters, "  unknown  ") != garbage || !strings.HasSuffix(letters,
+		"an import tells: eds import --only customer\n") {
 		t.Errorf("dead letters:\n%s", letters)
 	}
-	if out, _, code := w.eds("dlq", "drop", "--all", "--state", "unknown", "--data-dir", w.data); code != 0 || out != fmt.Sprintf("%d dropped\n", garbage) {
+	if out, _, code := w.eds("dlq", "drop", "--all", "--state", "unknown", "--data-dir", w.data); code != 0 ||
+		out != fmt.Sprintf("%d dropped\n", garbage) {
 		t.Errorf("dlq drop ends with %d: %s", code, out)
 	}
 	visible(0) // without a change or a restart

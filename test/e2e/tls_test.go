@@ -24,8 +24,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
-// gate is what the server takes for NATS. It offers TLS, or it strips the offer and
-// reads along.
+// gate is a proxy in front of NATS. It offers TLS, or strips the offer and reads the traffic.
 type gate struct {
 	listener net.Listener
 	backend  string
@@ -34,7 +33,7 @@ type gate struct {
 
 	mu    sync.Mutex
 	strip bool
-	read  bytes.Buffer // in the clear
+	read  bytes.Buffer // plain text
 	conns []net.Conn
 }
 
@@ -45,7 +44,10 @@ func newGate(t *testing.T, nats string) *gate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, DNSNames: []string{"localhost"}}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true,
+		BasicConstraintsValid: true, DNSNames: []string{"localhost"},
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +65,10 @@ func newGate(t *testing.T, nats string) *gate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gate{listener: listener, backend: u.Host, config: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}}
+	g := &gate{
+		listener: listener, backend: u.Host,
+		config: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}},
+	}
 	g.tasks.Go(func() {
 		for {
 			conn, err := listener.Accept()
@@ -131,7 +136,7 @@ func (g *gate) relay(client net.Conn) {
 	_, _ = io.Copy(to, client)
 }
 
-// Write remembers what was sent in the clear.
+// Write keeps the plain text.
 func (g *gate) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -144,8 +149,8 @@ func (g *gate) overheard() string {
 	return g.read.String()
 }
 
-// TestServer_SendsNoCredentialToNATSThatStopsOfferingTLS has someone strip the offer
-// of TLS, between two runs of the server and in the middle of one.
+// TestServer_SendsNoCredentialToNATSThatStopsOfferingTLS strips the offer of TLS, between two runs
+// of the server and during one.
 func TestServer_SendsNoCredentialToNATSThatStopsOfferingTLS(t *testing.T) {
 	w := newWorld(t, "", devhq.Options{})
 	g := newGate(t, w.hq.NATSURL())
@@ -160,7 +165,8 @@ func TestServer_SendsNoCredentialToNATSThatStopsOfferingTLS(t *testing.T) {
 		t.Helper()
 		eventually(t, "the server is unhealthy because of NATS", func() bool {
 			code, body := p.get("")
-			return code == http.StatusServiceUnavailable && strings.Contains(body, "must use TLS because it has used TLS before") || g.overheard() != ""
+			return code == http.StatusServiceUnavailable && strings.Contains(body, "must use TLS because it has used TLS before") ||
+				g.overheard() != ""
 		}, p.output)
 		if text := g.overheard(); text != "" {
 			t.Fatalf("it was sent in the clear: %.40s", text)

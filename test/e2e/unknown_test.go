@@ -11,8 +11,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
-// TestTable_UnknownToHQ has changes of 500 tables that HQ does not know, and messages that
-// are no changes, come between those of others. One lane reads all of these tables.
+// TestTable_UnknownToHQ mixes changes of 500 tables that HQ does not know, and invalid messages,
+// with other changes. One consumer reads all of these tables.
 func TestTable_UnknownToHQ(t *testing.T) {
 	t.Parallel()
 	const unknown, garbage = 500, 150
@@ -20,11 +20,12 @@ func TestTable_UnknownToHQ(t *testing.T) {
 	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
-	w.goesOn(p, 50)
+	w.continues(p, 50)
 	for i := range unknown {
 		table := fmt.Sprintf("unknown_%d", i)
 		w.publish(table, "INSERT", map[string]any{
-			"operation": "INSERT", "table": table, "id": table, "key": []string{"1"}, "modelVersion": "m1", "after": map[string]any{"id": "1"}, "mvccTimestamp": clock(),
+			"operation": "INSERT", "table": table, "id": table, "key": []string{"1"}, "modelVersion": "m1",
+			"after": map[string]any{"id": "1"}, "mvccTimestamp": clock(),
 		})
 		if i < garbage {
 			w.publish("customer", "INSERT", nil)
@@ -35,7 +36,8 @@ func TestTable_UnknownToHQ(t *testing.T) {
 	behind := func() string {
 		return d.query(`SELECT count(*)::text FROM _eds_table WHERE kind = 'table' AND state = 'behind' AND cause = 'schema denied'`)
 	}
-	eventually(t, "the tables are recorded as behind", func() bool { return behind() == fmt.Sprint(unknown) }, func() string { return behind() + "\n" + p.output() })
+	eventually(t, "the tables are recorded as behind", func() bool { return behind() == fmt.Sprint(unknown) },
+		func() string { return behind() + "\n" + p.output() })
 	healthy := func(lanes int) {
 		t.Helper()
 		if code, report := p.health(); code != http.StatusOK || len(report.Tables) == 0 {
@@ -58,7 +60,7 @@ func TestTable_UnknownToHQ(t *testing.T) {
 	w.follows(p)
 	w.work(100)
 	w.drain(p)
-	healthy(2) // NATS keeps the consumer of the killed lane for some minutes
+	healthy(2) // NATS keeps the consumer of the killed worker for some minutes
 	if n := behind(); n != fmt.Sprint(unknown) {
 		t.Errorf("after a crash %s tables are behind", n)
 	}

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	// Rounds wait more than they work.
+	// Rounds wait more than they compute.
 	err := flag.Set("test.parallel", "6")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -70,7 +70,8 @@ func TestTorture(t *testing.T) {
 				r := newRound(t, name, start)
 				r.Seed, r.Kinds = n, chosen(t, i, name, n)
 				if err := r.finish(t); err != nil {
-					t.Fatalf("%s\nto replay it:\n\n  make torture ON=%s SEED=%d FOR=0 KINDS=%s\n", r.Report(err), name, n, cmp.Or(Names(r.Kinds), "none"))
+					t.Fatalf("%s\nto replay it:\n\n  make torture ON=%s SEED=%d FOR=0 KINDS=%s\n", r.Report(err), name, n,
+						cmp.Or(Names(r.Kinds), "none"))
 				}
 			}
 			if *kinds == "all" {
@@ -184,5 +185,5 @@ func TestRound_FailsForAWrongDestination(t *testing.T) {
 type falsifier struct{ *sqlite }
 
 func (f falsifier) Truncate(ctx context.Context, _ string) error {
-	return f.execute(ctx, `UPDATE "company" SET "name" = 'somebody else'`)
+	return f.execute(ctx, `UPDATE "company" SET "name" = 'another name'`)
 }

@@ -75,8 +75,12 @@ func TestOpen_BeginsAnotherHistoryAfterKill(t *testing.T) {
 	copied := killed(t, dir)
 	closed(t, s)
 
+	must(t, os.WriteFile(filepath.Join(copied, "snapshot-1.tmp"), nil, 0o600)) // killed while it saved
 	again := open(t, copied, 0, c)
 	defer closed(t, again)
+	if files, err := os.ReadDir(copied); err != nil || len(files) != 1 {
+		t.Errorf("the directory has %v, %v, want only the snapshot", files, err)
+	}
 	if again.History() == s.History() {
 		t.Error("the history is the same")
 	}

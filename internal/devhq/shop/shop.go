@@ -40,6 +40,9 @@ type Options struct {
 // saveAfter is the number of changes after which the snapshot file is written.
 const saveAfter = 50_000
 
+// temporary is the pattern of the snapshot file's name while it is written.
+const temporary = "snapshot-*.tmp"
+
 // Shop is a simulated shop. It is safe for concurrent use. It does one piece of work at a time.
 type Shop struct {
 	path      string // of the snapshot file
@@ -78,8 +81,15 @@ func Open(dir string, o Options) (*Shop, error) {
 }
 
 func (s *Shop) open(o Options) error {
-	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
+	dir := filepath.Dir(s.path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
+	}
+	unfinished, _ := filepath.Glob(filepath.Join(dir, temporary)) // after a kill
+	for _, path := range unfinished {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
 	}
 	m, closed, err := load(s.path)
 	switch {
@@ -99,7 +109,7 @@ func (s *Shop) open(o Options) error {
 // save replaces the snapshot file. closed says that the stream has every change of it, and that no
 // change follows. The caller holds state.
 func (s *Shop) save(closed bool) error {
-	err := durable.Replace(s.path, "snapshot-*.tmp", func(w io.Writer) error { return s.model.save(w, closed) })
+	err := durable.Replace(s.path, temporary, func(w io.Writer) error { return s.model.save(w, closed) })
 	if err != nil {
 		return fmt.Errorf("write the shop's snapshot: %w", err)
 	}

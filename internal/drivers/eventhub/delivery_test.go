@@ -130,7 +130,7 @@ func TestApply_LosesNothingInALongOutage(t *testing.T) {
 						t.Fatalf("the error is %v: %v", fault.Of(err), err)
 					}
 				}
-				proxy.Mend()
+				proxy.Repair()
 				sinktest.ApplyWithin(t, 20, s, b)
 			}
 			wantInOrder(t, hub, 1, 120)
@@ -155,7 +155,7 @@ func TestApply_GivesUpOnASilentNamespace(t *testing.T) {
 	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 7, 9)); !errors.Is(err, errSilent) || fault.Of(err) != fault.Transient {
 		t.Errorf("a stalled connection: %v: %v", fault.Of(err), err)
 	}
-	proxy.Mend()
+	proxy.Repair()
 	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 7, 9))
 	wantInOrder(t, hub, 1, 9)
 }
@@ -172,7 +172,7 @@ func TestApply_EndsWhenCancelled(t *testing.T) {
 	if err := s.Apply(ctx, sinktest.NumberedBatch(t, 4, 6)); !errors.Is(err, context.DeadlineExceeded) || fault.Of(err) != fault.Transient {
 		t.Fatalf("got %v", err)
 	}
-	proxy.Mend()
+	proxy.Repair()
 	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 4, 6))
 	wantInOrder(t, hub, 1, 6)
 }

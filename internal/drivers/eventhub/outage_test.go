@@ -15,10 +15,10 @@ import (
 // outage is how long the namespace is down.
 const outage = 10 * time.Minute
 
-// TestApply_SurvivesATenMinuteOutage kills a namespace that keeps its events on disk in the middle
+// TestApply_SurvivesAnOutageOfTenMinutes kills a namespace that keeps its events on disk in the middle
 // of a batch, retries the batch until it is back, as the pipeline does, and reads everything. Run
-// it alone: go test -tags outage -run TenMinute -timeout 20m.
-func TestApply_SurvivesATenMinuteOutage(t *testing.T) {
+// it alone: go test -tags outage -run TenMinutes -timeout 20m.
+func TestApply_SurvivesAnOutageOfTenMinutes(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
 	before, err := peer.StartAt("127.0.0.1:0", log)
 	if err != nil {

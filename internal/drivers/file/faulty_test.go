@@ -35,7 +35,7 @@ func (d *faultyDisk) Break(n int, mode sinktest.Mode) {
 	d.limit, d.mode = d.steps+n, mode
 }
 
-func (d *faultyDisk) Mend() { d.Break(0, "") }
+func (d *faultyDisk) Repair() { d.Break(0, "") }
 
 // call counts and runs a call, or fails before or after it.
 func (d *faultyDisk) call(op, name string, do func() error) error {

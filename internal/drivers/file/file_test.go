@@ -157,7 +157,7 @@ func TestApply_RetriesDiskErrors(t *testing.T) {
 			if err := s.Probe(t.Context()); !errors.Is(err, errno) || fault.Of(err) != fault.Transient {
 				t.Errorf("%s%v: the probe: %v", query, errno, err)
 			}
-			broken.Mend()
+			broken.Repair()
 			apply(t, s, 1, 3)
 		}
 	}

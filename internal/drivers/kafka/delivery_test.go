@@ -114,7 +114,7 @@ func TestApply_LosesNothingInALongOutage(t *testing.T) {
 						t.Fatalf("the error is %v: %v", fault.Of(err), err)
 					}
 				}
-				proxy.Mend()
+				proxy.Repair()
 				sinktest.ApplyWithin(t, 20, s, b)
 			}
 			wantAll(t, cluster.ListenAddrs()[0], "topic", 1, 120)
@@ -131,7 +131,7 @@ func TestApply_ResendsPartsOfASentBatch(t *testing.T) {
 	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 1, 6)); err == nil {
 		t.Fatal("a batch was applied during the outage")
 	}
-	proxy.Mend()
+	proxy.Repair()
 	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 1, 3))
 	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 4, 6))
 	wantOnce(t, cluster.ListenAddrs()[0], "topic", 1, 6)
@@ -148,7 +148,7 @@ func TestApply_EndsWhenCancelledAndWithdrawsNothing(t *testing.T) {
 	if err := s.Apply(ctx, sinktest.NumberedBatch(t, 4, 6)); !errors.Is(err, context.DeadlineExceeded) || fault.Of(err) != fault.Transient {
 		t.Fatalf("got %v", err)
 	}
-	proxy.Mend()
+	proxy.Repair()
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 4, 6))
 	wantOnce(t, cluster.ListenAddrs()[0], "topic", 1, 6)
 }

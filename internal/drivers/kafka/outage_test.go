@@ -16,10 +16,10 @@ import (
 // outage is how long the broker is down.
 const outage = 10 * time.Minute
 
-// TestApply_SurvivesATenMinuteOutage stops a broker that keeps its messages on disk, retries a
+// TestApply_SurvivesAnOutageOfTenMinutes stops a broker that keeps its messages on disk, retries a
 // batch until it is back, as the pipeline does, and reads everything. Run it alone: go test -tags
-// outage -run TenMinute -timeout 20m.
-func TestApply_SurvivesATenMinuteOutage(t *testing.T) {
+// outage -run TenMinutes -timeout 20m.
+func TestApply_SurvivesAnOutageOfTenMinutes(t *testing.T) {
 	for name, query := range map[string]string{"default": "", "transactions": "?transactional=true"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

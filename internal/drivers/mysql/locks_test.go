@@ -182,7 +182,7 @@ func TestApply_LeavesAServerThatDoesNotAnswer(t *testing.T) {
 		batch := h.Batch()
 		proxy.Stall()
 		wantSilent(t, d.Apply(t.Context(), batch))
-		proxy.Mend()
+		proxy.Repair()
 		d.apply(batch)
 		d.apply(h.Put(thing, `{"id":"a","n":3}`).Batch())
 		sinktest.Equal(t, []string{fmt.Sprintf("%d|%d", rows+1, 2*rows+3)}, d.query("SELECT COUNT(*), SUM(n) FROM thing"))

@@ -86,7 +86,7 @@ func TestCertificates_AreReadAtEachConnection(t *testing.T) {
 	files.Put("authority", []byte("half a cert"))
 	files.Waits("half a file", s.Apply(t.Context(), row(2)), "the file that option tls-ca names holds no certificate in PEM")
 	trust(other)
-	files.WaitsOnceTold("the first client's certificate", func() error { return s.Apply(t.Context(), row(2)) },
+	files.WaitsEventually("the first client's certificate", func() error { return s.Apply(t.Context(), row(2)) },
 		"the server refuses the connection; it may want a client's certificate")
 	certify()
 	files.Works("the second certificates", s.Apply(t.Context(), row(2)))

@@ -250,7 +250,7 @@ func TestObjectSink_TimesOutOnASilentStore(t *testing.T) {
 	if err := s.Apply(t.Context(), sinktest.Batch(order(t, 1))); err == nil || fault.Of(err) != fault.Transient {
 		t.Errorf("the error is %v", err)
 	}
-	proxy.Mend()
+	proxy.Repair()
 	var err error
 	for range 5 {
 		if err = s.Apply(t.Context(), sinktest.Batch(order(t, 1))); err == nil {
@@ -308,7 +308,7 @@ func TestClose_InterruptsABatch(t *testing.T) {
 	if err := <-failed; err == nil || fault.Of(err) != fault.Transient || !errors.Is(err, context.Canceled) && !errors.Is(err, errClosed) {
 		t.Errorf("the batch ends with %v", err)
 	}
-	proxy.Mend()
+	proxy.Repair()
 }
 
 // TestPut_SendsTheObjectOptions with each object.

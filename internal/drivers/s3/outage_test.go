@@ -22,10 +22,10 @@ import (
 // outage is how long the store is down.
 const outage = 10 * time.Minute
 
-// TestApply_SurvivesATenMinuteOutage stops a server in the middle of the stream, retries a batch
+// TestApply_SurvivesAnOutageOfTenMinutes stops a server in the middle of the stream, retries a batch
 // until it is back, as the pipeline does, and reads every object. Run it alone: go test -tags
-// outage -run TenMinute -timeout 20m.
-func TestApply_SurvivesATenMinuteOutage(t *testing.T) {
+// outage -run TenMinutes -timeout 20m.
+func TestApply_SurvivesAnOutageOfTenMinutes(t *testing.T) {
 	for _, format := range []string{"json", "ndjson", "parquet"} {
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()

@@ -25,8 +25,11 @@ func TestAppender_HoldsOneLargeChunk(t *testing.T) {
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		real := &sqlsink.Column{Name: "v", Native: &column{affinity: asText}}
-		l := &sqlsink.Layout{Table: &schema.Table{Columns: []schema.Column{{Name: "v"}}}, Columns: []sqlsink.Target{{Type: schema.String, Real: real}}}
+		real := &sqlsink.Column{Name: "v", Native: &attribute{affinity: asText}}
+		l := &sqlsink.Layout{
+			Table:   &schema.Table{Columns: []schema.Column{{Name: "v"}}},
+			Columns: []sqlsink.Target{{Type: schema.String, Real: real}},
+		}
 		a := appender{
 			upsert: &command{columns: l.All()}, encoder: newEncoder(l, nil),
 			free: make(chan *chunk, chunksAhead), full: make(chan *chunk, chunksAhead),

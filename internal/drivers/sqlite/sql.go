@@ -11,11 +11,11 @@ import (
 
 func relationOf(l *sqlsink.Layout) *relation { return l.Real.Native.(*relation) }
 
-// here names the row that is in the table. Qualified by it, a column that is gone
-// is an error; alone in double quotes it would be a string.
+// here is the alias of the real table. A qualified column that is gone is an error; without the alias,
+// its name in double quotes would be a string.
 const here = `"_here"`
 
-// there names a row of a stage.
+// there is the alias of a stage.
 const there = `"_there"`
 
 // names returns the quoted names of columns, given by their indexes.
@@ -33,8 +33,7 @@ func keyNames(l *sqlsink.Layout) []string { return names(l, l.All()[:l.Keys]) }
 // parameters returns (?, ?, ...).
 func parameters(n int) string { return "(" + strings.Repeat("?, ", n-1) + "?)" }
 
-// upsertSQL inserts rows from source, VALUES or a SELECT, and where the key is
-// there already updates the other columns.
+// upsertSQL inserts rows from source, VALUES or a SELECT. If the key exists, it updates the other columns.
 func upsertSQL(l *sqlsink.Layout, source string) string {
 	if len(l.Columns) == l.Keys {
 		return insertSQL(l, source)
@@ -46,16 +45,16 @@ func upsertSQL(l *sqlsink.Layout, source string) string {
 	return text
 }
 
-// insertSQL inserts those rows from source whose key is not there.
+// insertSQL inserts rows from source whose keys do not exist.
 func insertSQL(l *sqlsink.Layout, source string) string { return onConflict(l, source) + "NOTHING" }
 
 func onConflict(l *sqlsink.Layout, source string) string {
 	columns := names(l, l.All())
-	return fmt.Sprintf("INSERT INTO %s AS %s (%s)\n%s\nON CONFLICT (%s) DO ", quote(l.Real.Name), here, strings.Join(columns, ", "), source, strings.Join(columns[:l.Keys], ", "))
+	return fmt.Sprintf("INSERT INTO %s AS %s (%s)\n%s\nON CONFLICT (%s) DO ",
+		quote(l.Real.Name), here, strings.Join(columns, ", "), source, strings.Join(columns[:l.Keys], ", "))
 }
 
-// assignments sets the columns that are not of the key to those of the same name
-// with the prefix.
+// assignments sets the columns outside the key to those of the same name with the prefix.
 func assignments(l *sqlsink.Layout, prefix string) string {
 	sets := names(l, l.All()[l.Keys:])
 	for i, c := range sets {
@@ -69,15 +68,14 @@ func version(l *sqlsink.Layout) string {
 	return quote(l.Columns[l.Meta(sqlsink.MetaVersion)].Real.Name)
 }
 
-// guard is true where the row that is here is not newer than the given version.
+// guard returns the condition that the existing row is not newer than the given version.
 func guard(l *sqlsink.Layout, newer string) string {
 	c := here + "." + version(l)
 	return fmt.Sprintf("(%s IS NULL OR %s <= %s)", c, c, newer)
 }
 
-// sameKey is true of the row that is here where its key is that of the parameters,
-// or of the columns with the prefix. Keys are compared byte by byte, whatever the
-// column's own order.
+// sameKey returns the condition that the existing row has the key in the parameters, or in the columns
+// with the prefix. It compares byte by byte, whatever the column's collation.
 func sameKey(l *sqlsink.Layout, prefix string) string {
 	terms := keyNames(l)
 	for i, c := range terms {
@@ -90,17 +88,17 @@ func sameKey(l *sqlsink.Layout, prefix string) string {
 	return strings.Join(terms, " AND ")
 }
 
-// update updates a row that is there.
+// update returns the command that updates an existing row.
 func update(l *sqlsink.Layout) command {
 	sets := names(l, l.All())
 	for i := range sets {
 		sets[i] += " = ?"
 	}
-	c := command{fmt.Sprintf("UPDATE %s AS %s SET %s\nWHERE %s", quote(l.Real.Name), here, strings.Join(sets, ", "), sameKey(l, "")), slices.Concat(l.All(), l.All()[:l.Keys])}
-	return c.guarded(l)
+	sql := fmt.Sprintf("UPDATE %s AS %s SET %s\nWHERE %s", quote(l.Real.Name), here, strings.Join(sets, ", "), sameKey(l, ""))
+	return command{sql, slices.Concat(l.All(), l.All()[:l.Keys])}.guarded(l)
 }
 
-// insertion inserts a row that is not there.
+// insertion returns the command that inserts a row unless its key exists.
 func insertion(l *sqlsink.Layout) command {
 	values := strings.Trim(parameters(len(l.Columns)), "()")
 	sql := fmt.Sprintf("INSERT INTO %s (%s)\nSELECT %s\nWHERE NOT EXISTS (SELECT 1 FROM %s AS %s WHERE %s)",
@@ -108,7 +106,7 @@ func insertion(l *sqlsink.Layout) command {
 	return command{sql, slices.Concat(l.All(), l.All()[:l.Keys])}
 }
 
-// removal deletes a row, or marks it as deleted.
+// removal returns the command that deletes a row or marks it as deleted.
 func removal(l *sqlsink.Layout) command {
 	table := fmt.Sprintf("%s AS %s", quote(l.Real.Name), here)
 	c := command{sql: "DELETE FROM " + table}
@@ -125,7 +123,7 @@ func removal(l *sqlsink.Layout) command {
 	return c.guarded(l)
 }
 
-// guarded makes the command, whose condition comes last, spare newer rows.
+// guarded adds the guard to the command's condition, which is at the end.
 func (c command) guarded(l *sqlsink.Layout) command {
 	if l.Guard {
 		c.sql += " AND " + guard(l, "?")
@@ -134,9 +132,10 @@ func (c command) guarded(l *sqlsink.Layout) command {
 	return c
 }
 
-// pruneSQL deletes the rows in the layout's scope that a stage does not have.
+// pruneSQL deletes the rows in the layout's scope that are not in the stage.
 func pruneSQL(l *sqlsink.Layout, stage string) string {
-	terms := append(inScope(l), fmt.Sprintf("NOT EXISTS (SELECT 1 FROM %s AS %s WHERE %s)", quote(stage), there, sameKey(l, there+".")))
+	staged := fmt.Sprintf("SELECT 1 FROM %s AS %s WHERE %s", quote(stage), there, sameKey(l, there+"."))
+	terms := append(inScope(l), "NOT EXISTS ("+staged+")")
 	return fmt.Sprintf("DELETE FROM %s AS %s\nWHERE %s", quote(l.Real.Name), here, strings.Join(terms, " AND "))
 }
 
@@ -149,21 +148,14 @@ func countSQL(l *sqlsink.Layout) string {
 	return text
 }
 
-// inScope returns the conditions that the row that is here is in the layout's scope.
+// inScope returns the conditions that the existing row is in the layout's scope.
 func inScope(l *sqlsink.Layout) []string {
-	var terms []string
-	for _, w := range l.Scope {
-		values := make([]string, len(w.Values))
-		for i, v := range w.Values {
-			values[i] = literal(v)
-		}
-		terms = append(terms, fmt.Sprintf("CAST(%s.%s AS TEXT) COLLATE BINARY IN (%s)", here, quote(w.Column.Name), strings.Join(values, ", ")))
-	}
-	return terms
+	return l.ScopeTerms(func(name string) string {
+		return "CAST(" + here + "." + quote(name) + " AS TEXT) COLLATE BINARY"
+	}, literal)
 }
 
-// mergeSQL upserts the rows of a stage, of which there is one a key, into the
-// layout's table.
+// mergeSQL upserts the rows of a stage, one per key, into the layout's table.
 func mergeSQL(l *sqlsink.Layout, stage string) []string {
 	columns := strings.Join(names(l, l.All()), ", ")
 	if relationOf(l).unique(l.KeyNames()) {
@@ -172,7 +164,8 @@ func mergeSQL(l *sqlsink.Layout, stage string) []string {
 	from, same := fmt.Sprintf("%s AS %s", quote(stage), there), sameKey(l, there+".")
 	var statements []string
 	if len(l.Columns) > l.Keys {
-		update := fmt.Sprintf("UPDATE %s AS %s SET %s\nFROM %s\nWHERE %s", quote(l.Real.Name), here, assignments(l, there+"."), from, same)
+		update := fmt.Sprintf("UPDATE %s AS %s SET %s\nFROM %s\nWHERE %s",
+			quote(l.Real.Name), here, assignments(l, there+"."), from, same)
 		if l.Guard {
 			update += " AND " + guard(l, there+"."+version(l))
 		}
@@ -182,14 +175,18 @@ func mergeSQL(l *sqlsink.Layout, stage string) []string {
 		quote(l.Real.Name), columns, columns, from, quote(l.Real.Name), here, same))
 }
 
-// checkpointSQL moves a checkpoint: its parameters are the new position, the
-// names it is stored under and, unless it is the first, the position it was at.
+// checkpointSQL moves a checkpoint. Its parameters are the new position, the seen time if it has an epoch,
+// its names and, unless it is new, the old position, then the epoch and generation if it has an epoch.
 func checkpointSQL(l *sqlsink.Layout, c *sqlsink.Checkpoint, from cdc.Position) string {
+	const unmoved = ` WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ? AND "stored" = ?`
+	table := quote(l.Real.Name)
 	switch {
 	case c.New(from):
-		return fmt.Sprintf(`INSERT INTO %s ("position", "stored", "stream", "consumer", "filter") VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, quote(l.Real.Name))
+		return "INSERT INTO " + table + ` ("position", "stored", "stream", "consumer", "filter") VALUES (?, ?, ?, ?, ?)` +
+			" ON CONFLICT DO NOTHING"
 	case c.Epoch > 0:
-		return fmt.Sprintf(`UPDATE %s SET "position" = ?, "stored" = ?, "seen" = ? WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ? AND "stored" = ? AND "epoch" = ? AND coalesce("generation", 0) = ?`, quote(l.Real.Name))
+		return "UPDATE " + table + ` SET "position" = ?, "stored" = ?, "seen" = ?` + unmoved +
+			` AND "epoch" = ? AND coalesce("generation", 0) = ?`
 	}
-	return fmt.Sprintf(`UPDATE %s SET "position" = ?, "stored" = ? WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ? AND "stored" = ?`, quote(l.Real.Name))
+	return "UPDATE " + table + ` SET "position" = ?, "stored" = ?` + unmoved
 }

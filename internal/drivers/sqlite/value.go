@@ -51,24 +51,27 @@ func affinityOf(declared string) affinity {
 
 // rules name the adjustments of values that a column cannot store.
 var rules = sqlsink.Rules{
-	sqlsink.ReplaceSurrogate: {Name: "sqlite_surrogate", Help: "half of a surrogate pair becomes U+FFFD; in JSON it stays as it was escaped"},
-	sqlsink.ReplaceUTF8:      {Name: "sqlite_invalid_utf8", Help: "bytes that are not UTF-8 become U+FFFD"},
-	sqlsink.CutSecond:        {Name: "sqlite_time_precision", Help: "digits of a second beyond microseconds are cut off"},
-	sqlsink.RoundFloat:       {Name: "sqlite_float_precision", Help: "a number with more digits than a REAL holds becomes the nearest one"},
+	sqlsink.ReplaceSurrogate: {
+		Name: "sqlite_surrogate",
+		Help: "half of a surrogate pair becomes U+FFFD; in JSON it stays as it was escaped",
+	},
+	sqlsink.ReplaceUTF8: {Name: "sqlite_invalid_utf8", Help: "bytes that are not UTF-8 become U+FFFD"},
+	sqlsink.CutSecond:   {Name: "sqlite_time_precision", Help: "digits of a second beyond microseconds are cut off"},
+	sqlsink.RoundFloat:  {Name: "sqlite_float_precision", Help: "a number with more digits than a REAL holds becomes the nearest one"},
 }
 
 // encoder encodes rows of a layout as values that SQLite stores unchanged. Values that a column
 // cannot store are poison. One goroutine at a time uses it.
 type encoder struct {
 	layout  *sqlsink.Layout
-	columns []columnEncoder // those of the layout, in its order
+	columns []column // those of the layout, in its order
 	scratch []byte
 }
 
 func newEncoder(l *sqlsink.Layout, adjusted func(table, column, rule string)) *encoder {
-	e := &encoder{layout: l, columns: make([]columnEncoder, len(l.Columns))}
+	e := &encoder{layout: l, columns: make([]column, len(l.Columns))}
 	for i := range e.columns {
-		e.columns[i] = newColumnEncoder(l, &l.Columns[i], adjusted)
+		e.columns[i] = newColumn(l, &l.Columns[i], adjusted)
 	}
 	return e
 }
@@ -90,21 +93,21 @@ func (e *encoder) row(args *capi.Args, columns []int, row *change.Row, synced ti
 	return nil
 }
 
-// columnEncoder encodes the values of one column.
-type columnEncoder struct {
+// column encodes the values of one column.
+type column struct {
 	sqlsink.Decoder
 	kind     schema.Type // of the source's column
 	affinity affinity
 }
 
-func newColumnEncoder(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) columnEncoder {
-	c := columnEncoder{Decoder: sqlsink.NewDecoder(l, t, rules, adjusted), kind: t.Type, affinity: t.Real.Native.(*column).affinity}
+func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
+	c := column{Decoder: sqlsink.NewDecoder(l, t, rules, adjusted), kind: t.Type, affinity: t.Real.Native.(*attribute).affinity}
 	c.Type = cmp.Or(c.Type, "no type")
 	return c
 }
 
 // encode appends the value of raw, which is not null, to args.
-func (c *columnEncoder) encode(args *capi.Args, raw []byte) error {
+func (c *column) encode(args *capi.Args, raw []byte) error {
 	switch c.kind {
 	case schema.DateTime:
 		return c.encodeInstant(args, raw)
@@ -122,19 +125,19 @@ func (c *columnEncoder) encode(args *capi.Args, raw []byte) error {
 }
 
 // convertsText reports whether the column converts text that looks like a number to a number.
-func (c *columnEncoder) convertsText() bool { return c.affinity != asText && c.affinity != asIs }
+func (c *column) convertsText() bool { return c.affinity != asText && c.affinity != asIs }
 
 // encodeInstant appends a text. No affinity takes an instant for a number.
-func (c *columnEncoder) encodeInstant(args *capi.Args, raw []byte) error {
+func (c *column) encodeInstant(args *capi.Args, raw []byte) error {
 	t, err := c.Instant(raw, microDigits)
 	if err != nil {
 		return err
 	}
-	buffer, err := appendInstant(args.Begun(), t)
+	buffer, err := appendInstant(args.Begin(), t)
 	if err != nil {
 		return err
 	}
-	args.Ended(buffer)
+	args.End(buffer)
 	return nil
 }
 
@@ -148,7 +151,7 @@ func appendInstant(dst []byte, t value.Instant) ([]byte, error) {
 }
 
 // encodeInteger appends an integer of 64 bits. A larger one is a text, if the column keeps texts.
-func (c *columnEncoder) encodeInteger(args *capi.Args, raw []byte) error {
+func (c *column) encodeInteger(args *capi.Args, raw []byte) error {
 	text, err := value.Number(raw, false)
 	if err != nil {
 		return value.ErrNotInteger
@@ -160,7 +163,7 @@ func (c *columnEncoder) encodeInteger(args *capi.Args, raw []byte) error {
 	case err != nil:
 		return err
 	case c.affinity == asText:
-		args.Ended(appendInt(args.Begun(), n))
+		args.End(appendInt(args.Begin(), n))
 	case c.affinity == asReal && !exactFloat(n):
 		return value.ErrRange
 	default:
@@ -170,7 +173,7 @@ func (c *columnEncoder) encodeInteger(args *capi.Args, raw []byte) error {
 }
 
 // encodeNumber appends a number exactly, if the column can keep it so, else the nearest REAL.
-func (c *columnEncoder) encodeNumber(args *capi.Args, raw []byte) error {
+func (c *column) encodeNumber(args *capi.Args, raw []byte) error {
 	text, err := value.Number(raw, false)
 	if err != nil {
 		return err
@@ -197,7 +200,7 @@ func (c *columnEncoder) encodeNumber(args *capi.Args, raw []byte) error {
 
 // encodeExact appends a number as a REAL, or as an INTEGER if the column keeps these, and reports
 // whether one of them is exact. It appends nothing if none is.
-func (c *columnEncoder) encodeExact(args *capi.Args, text []byte) (bool, error) {
+func (c *column) encodeExact(args *capi.Args, text []byte) (bool, error) {
 	f, exact, err := value.ParseFloat(c.Digits(text), text, 64)
 	if err == nil && exact {
 		args.Float(f)
@@ -213,7 +216,7 @@ func (c *columnEncoder) encodeExact(args *capi.Args, text []byte) (bool, error) 
 	return false, err
 }
 
-func (c *columnEncoder) encodeBoolean(args *capi.Args, raw []byte) error {
+func (c *column) encodeBoolean(args *capi.Args, raw []byte) error {
 	b, err := value.Boolean(raw)
 	switch {
 	case err != nil:
@@ -232,23 +235,23 @@ func (c *columnEncoder) encodeBoolean(args *capi.Args, raw []byte) error {
 
 // encodeString appends a text. If the column would convert it to a number, it appends the number,
 // provided that the number's own text is the same.
-func (c *columnEncoder) encodeString(args *capi.Args, raw []byte) error {
+func (c *column) encodeString(args *capi.Args, raw []byte) error {
 	// SQLite stores the length of a text, so it can keep U+0000.
-	buffer, flaws := value.AppendText(args.Begun(), raw, value.NUL)
+	buffer, flaws := value.AppendText(args.Begin(), raw, value.NUL)
 	if c.convertsText() {
-		if text := buffer[len(args.Begun()):]; looksNumeric(text) {
+		if text := buffer[len(args.Begin()):]; looksNumeric(text) {
 			return c.encodeNumeral(args, text)
 		}
 	}
 	if err := c.Replaced(flaws); err != nil {
 		return err
 	}
-	args.Ended(buffer)
+	args.End(buffer)
 	return nil
 }
 
 // encodeNumeral appends the number whose own text is text, which looks like a number.
-func (c *columnEncoder) encodeNumeral(args *capi.Args, text []byte) error {
+func (c *column) encodeNumeral(args *capi.Args, text []byte) error {
 	raw, err := value.Number(text, false)
 	if err != nil {
 		return errNumeral
@@ -272,7 +275,7 @@ var errNumeral = errors.New("the column would convert the text to a number, and 
 
 // encodeJSON appends JSON text as it is. If the column would convert a bare number, it appends the
 // number, provided that it is exact.
-func (c *columnEncoder) encodeJSON(args *capi.Args, raw []byte) error {
+func (c *column) encodeJSON(args *capi.Args, raw []byte) error {
 	if c.convertsText() && (raw[0] == '-' || raw[0]-'0' <= 9) {
 		exact, err := c.encodeExact(args, raw)
 		if !exact && err == nil {
@@ -280,10 +283,10 @@ func (c *columnEncoder) encodeJSON(args *capi.Args, raw []byte) error {
 		}
 		return err
 	}
-	buffer, flaws := value.AppendValid(args.Begun(), raw)
+	buffer, flaws := value.AppendValid(args.Begin(), raw)
 	if err := c.Replaced(flaws); err != nil {
 		return err
 	}
-	args.Ended(buffer)
+	args.End(buffer)
 	return nil
 }

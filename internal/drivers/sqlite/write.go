@@ -26,7 +26,7 @@ type tableStatements struct {
 }
 
 // statementsOf returns the statements of the layout. The first call makes them.
-func (s *session) statementsOf(l *sqlsink.Layout) *tableStatements {
+func (s *fileSession) statementsOf(l *sqlsink.Layout) *tableStatements {
 	if l.Native == nil {
 		l.Native = newStatements(l, s.dialect.adjusted)
 	}
@@ -62,7 +62,7 @@ func (t *tx) Write(ctx context.Context, w *sqlsink.Write) error {
 }
 
 // upsert writes a row, and reports whether the second of two commands did.
-func (s *session) upsert(ctx context.Context, st *tableStatements, row *change.Row, synced time.Time) (second bool, err error) {
+func (s *fileSession) upsert(ctx context.Context, st *tableStatements, row *change.Row, synced time.Time) (second bool, err error) {
 	for i := range st.upsert {
 		if i > 0 && s.db.Changes() > 0 {
 			return false, nil
@@ -75,7 +75,7 @@ func (s *session) upsert(ctx context.Context, st *tableStatements, row *change.R
 }
 
 // execRow executes the command with the row's values.
-func (s *session) execRow(ctx context.Context, c *command, e *encoder, row *change.Row, synced time.Time) error {
+func (s *fileSession) execRow(ctx context.Context, c *command, e *encoder, row *change.Row, synced time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (s *session) execRow(ctx context.Context, c *command, e *encoder, row *chan
 	return err
 }
 
-// Checkpoint moves the stored checkpoint from where it is thought to be.
+// Checkpoint moves the stored checkpoint, if it is at from.
 func (t *tx) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	return t.within(ctx, func() error {
 		sql := checkpointSQL(l, &c, from)

@@ -87,7 +87,7 @@ func TestApply_LeavesAServerThatDoesNotAnswer(t *testing.T) {
 			if err := s.Apply(t.Context(), batch); fault.Of(err) != fault.Transient || !errors.As(err, new(*sqlsink.SilentError)) {
 				t.Fatalf("want a transient *sqlsink.SilentError, got: %v", err)
 			}
-			proxy.Mend()
+			proxy.Repair()
 			if err := s.Apply(t.Context(), batch); err != nil {
 				t.Fatal(err)
 			}

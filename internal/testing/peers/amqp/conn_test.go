@@ -88,7 +88,10 @@ func serve(t *testing.T) (net.Conn, *echo) {
 func dial(t *testing.T) (*amqp.Session, *echo) {
 	t.Helper()
 	conn, e := serve(t)
-	client, err := amqp.NewConn(t.Context(), conn, &amqp.ConnOptions{SASLType: amqp.SASLTypeAnonymous(), IdleTimeout: 100 * time.Millisecond})
+	client, err := amqp.NewConn(t.Context(), conn, &amqp.ConnOptions{
+		SASLType:    amqp.SASLTypeAnonymous(),
+		IdleTimeout: 100 * time.Millisecond,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +136,8 @@ func TestConn_TakesMessagesOfManyFrames(t *testing.T) {
 	}
 }
 
-// TestConn_GrantsCreditAndWindow sends more messages, and more frames, than a client may send at first.
+// TestConn_GrantsCreditAndWindow sends more messages, and more frames, than a client may send at
+// first.
 func TestConn_GrantsCreditAndWindow(t *testing.T) {
 	session, e := dial(t)
 	var group sync.WaitGroup
@@ -261,7 +265,10 @@ func (r *raw) send(p performative, payload string) {
 
 // attach opens a link, with handle 0, that sends.
 func (r *raw) attach() {
-	r.send(&attach{Name: "link", Target: Described{uint64(0x29), List{"a"}}, Source: Described{uint64(0x28), List{}}, InitialDeliveryCount: new(uint32)}, "")
+	r.send(&attach{
+		Name: "link", Target: Described{uint64(0x29), List{"a"}}, Source: Described{uint64(0x28), List{}},
+		InitialDeliveryCount: new(uint32),
+	}, "")
 }
 
 // transfer sends a frame of a delivery.
@@ -304,22 +311,49 @@ func TestConn_ReportsViolations(t *testing.T) {
 		violate func(r *raw)
 		want    string
 	}{
-		"frame that is too large":          {func(r *raw) { r.bytes("\x00\x01\x00\x01\x02\x00\x00\x00") }, "closing amqp:connection:framing-error"},
-		"frame that is too small":          {func(r *raw) { r.bytes("\x00\x00\x00\x07\x02\x00\x00\x00") }, "closing amqp:connection:framing-error"},
-		"data offset behind the frame":     {func(r *raw) { r.bytes("\x00\x00\x00\x08\x03\x00\x00\x00") }, "closing amqp:connection:framing-error"},
-		"frame that is no performative":    {func(r *raw) { r.bytes("\x00\x00\x00\x09\x02\x00\x00\x00\x40") }, "closing amqp:decode-error"},
-		"performative without a field":     {func(r *raw) { r.bytes("\x00\x00\x00\x0c\x02\x00\x00\x00\x00\x53\x14\x45") }, "closing amqp:invalid-field"},
-		"session twice":                    {func(r *raw) { r.send(&begin{}, "") }, "closing amqp:not-allowed"},
-		"payload of another frame":         {func(r *raw) { r.send(&flow{}, "x") }, "closing amqp:decode-error"},
-		"handle twice":                     {func(r *raw) { r.attach() }, "end amqp:session:handle-in-use"},
-		"handle without a link":            {func(r *raw) { r.send(&detach{Handle: 7}, "") }, "end amqp:session:unattached-handle"},
-		"sender without a delivery count":  {func(r *raw) { r.send(&attach{Name: "x", Handle: 1}, "") }, "end amqp:invalid-field"},
-		"transfer without a delivery id":   {func(r *raw) { r.send(&transfer{DeliveryTag: []byte("t"), MessageFormat: &zero}, message) }, "detach amqp:invalid-field"},
-		"transfer without a delivery tag":  {func(r *raw) { r.send(&transfer{DeliveryID: &zero, MessageFormat: &zero}, message) }, "detach amqp:invalid-field"},
-		"transfer without a format":        {func(r *raw) { r.send(&transfer{DeliveryID: &zero, DeliveryTag: []byte("t")}, message) }, "detach amqp:invalid-field"},
-		"message larger than the link's":   {func(r *raw) { r.large() }, "detach amqp:link:message-size-exceeded"},
-		"delivery within another delivery": {func(r *raw) { r.transfer(0, true, "x"); r.transfer(1, false, "x") }, "detach amqp:invalid-field"},
-		"delivery id that goes back":       {func(r *raw) { r.transfer(5, false, message); r.transfer(5, false, message) }, "detach amqp:invalid-field"},
+		"frame that is too large": {
+			func(r *raw) { r.bytes("\x00\x01\x00\x01\x02\x00\x00\x00") },
+			"closing amqp:connection:framing-error",
+		},
+		"frame that is too small": {
+			func(r *raw) { r.bytes("\x00\x00\x00\x07\x02\x00\x00\x00") },
+			"closing amqp:connection:framing-error",
+		},
+		"data offset behind the frame": {
+			func(r *raw) { r.bytes("\x00\x00\x00\x08\x03\x00\x00\x00") },
+			"closing amqp:connection:framing-error",
+		},
+		"frame that is no performative": {func(r *raw) { r.bytes("\x00\x00\x00\x09\x02\x00\x00\x00\x40") }, "closing amqp:decode-error"},
+		"performative without a field": {
+			func(r *raw) { r.bytes("\x00\x00\x00\x0c\x02\x00\x00\x00\x00\x53\x14\x45") },
+			"closing amqp:invalid-field",
+		},
+		"session twice":                   {func(r *raw) { r.send(&begin{}, "") }, "closing amqp:not-allowed"},
+		"payload of another frame":        {func(r *raw) { r.send(&flow{}, "x") }, "closing amqp:decode-error"},
+		"handle twice":                    {func(r *raw) { r.attach() }, "end amqp:session:handle-in-use"},
+		"handle without a link":           {func(r *raw) { r.send(&detach{Handle: 7}, "") }, "end amqp:session:unattached-handle"},
+		"sender without a delivery count": {func(r *raw) { r.send(&attach{Name: "x", Handle: 1}, "") }, "end amqp:invalid-field"},
+		"transfer without a delivery id": {func(r *raw) {
+			r.send(&transfer{DeliveryTag: []byte("t"), MessageFormat: &zero},
+				message)
+		}, "detach amqp:invalid-field"},
+		"transfer without a delivery tag": {
+			func(r *raw) { r.send(&transfer{DeliveryID: &zero, MessageFormat: &zero}, message) },
+			"detach amqp:invalid-field",
+		},
+		"transfer without a format": {
+			func(r *raw) { r.send(&transfer{DeliveryID: &zero, DeliveryTag: []byte("t")}, message) },
+			"detach amqp:invalid-field",
+		},
+		"message larger than the link's": {func(r *raw) { r.large() }, "detach amqp:link:message-size-exceeded"},
+		"delivery within another delivery": {
+			func(r *raw) { r.transfer(0, true, "x"); r.transfer(1, false, "x") },
+			"detach amqp:invalid-field",
+		},
+		"delivery id that goes back": {
+			func(r *raw) { r.transfer(5, false, message); r.transfer(5, false, message) },
+			"detach amqp:invalid-field",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -342,22 +376,23 @@ func (r *raw) large() {
 }
 
 func TestLink_BoundsCreditAndSession(t *testing.T) {
-	l := &Link{Sends: true, session: &session{conn: NewConn(discard{}, new(echo)), incomingWindow: 1}}
+	l := &Link{Sends: true, session: &sessionEndpoint{conn: NewConn(discard{}, new(echo)), incomingWindow: 1}}
 	id, format := uint32(0), uint32(0)
 	first := &transfer{DeliveryID: &id, DeliveryTag: []byte("t"), MessageFormat: &format}
 	if _, err := l.receive(first, nil); err == nil || err.Condition != TransferLimitExceeded {
 		t.Errorf("without credit: %v", err)
 	}
-	s := &session{conn: l.session.conn, links: map[uint32]*Link{}}
+	s := &sessionEndpoint{conn: l.session.conn, links: map[uint32]*Link{}}
 	s.conn.mu.Lock()
 	defer s.conn.mu.Unlock()
 	s.transfer(first, nil)
-	if violations := s.conn.handler.(*echo).violations; !s.ended || len(violations) != 1 || !strings.Contains(violations[0].Error(), string(WindowViolation)) {
+	if violations := s.conn.handler.(*echo).violations; !s.ended || len(violations) != 1 || !strings.Contains(violations[0].Error(),
+		string(WindowViolation)) {
 		t.Errorf("beyond the window: %v", violations)
 	}
 }
 
-// discard is a connection that takes what is written.
+// discard is a connection that discards writes.
 type discard struct{ net.Conn }
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }

@@ -120,16 +120,19 @@ func TestParseMessage_ChecksSections(t *testing.T) {
 	section := func(code uint64, v any) string { return string(Append(nil, Described{Descriptor: code, Value: v})) }
 	data := section(sectionData, []byte("x"))
 	for name, c := range map[string]struct{ message, want string }{
-		"no body":                      {section(sectionProperties, List{"id"}), "has no body"},
-		"no section":                   {"\x40", "section <nil>"},
-		"sections in another order":    {data + section(sectionProperties, List{}), "section 115 after section 0x75"},
-		"a section twice":              {section(sectionProperties, List{}) + section(sectionProperties, List{}), "after section"},
-		"two kinds of body":            {data + section(sectionValue, "x"), "bodies of two kinds"},
-		"text as data":                 {section(sectionData, "x"), "data is a string"},
-		"annotation without a symbol":  {section(sectionAnnotations, Map{"k": "v"}) + data, "annotation is a string"},
-		"property without a name":      {section(sectionApplicationProperties, Map{Symbol("k"): "v"}) + data, "property is a amqp.Symbol"},
-		"compound property":            {section(sectionApplicationProperties, Map{"k": List{}}) + data, "property k is a amqp.List"},
-		"content type that is no name": {section(sectionProperties, List{nil, nil, nil, nil, nil, nil, "text"}) + data, "content-type is a string"},
+		"no body":                     {section(sectionProperties, List{"id"}), "has no body"},
+		"no section":                  {"\x40", "section <nil>"},
+		"sections in another order":   {data + section(sectionProperties, List{}), "section 115 after section 0x75"},
+		"a section twice":             {section(sectionProperties, List{}) + section(sectionProperties, List{}), "after section"},
+		"two kinds of body":           {data + section(sectionValue, "x"), "bodies of two kinds"},
+		"text as data":                {section(sectionData, "x"), "data is a string"},
+		"annotation without a symbol": {section(sectionAnnotations, Map{"k": "v"}) + data, "annotation is a string"},
+		"property without a name":     {section(sectionApplicationProperties, Map{Symbol("k"): "v"}) + data, "property is a amqp.Symbol"},
+		"compound property":           {section(sectionApplicationProperties, Map{"k": List{}}) + data, "property k is a amqp.List"},
+		"content type that is no name": {
+			section(sectionProperties, List{nil, nil, nil, nil, nil, nil, "text"}) + data,
+			"content-type is a string",
+		},
 	} {
 		if _, err := ParseMessage([]byte(c.message)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)

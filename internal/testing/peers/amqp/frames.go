@@ -123,7 +123,8 @@ func readFrame(r io.Reader) (frame, error) {
 		return frame{}, &Error{Condition: FramingError, Description: fmt.Sprintf("a frame of %d bytes", size)}
 	}
 	if offset < frameHeader || offset > int(size) {
-		return frame{}, &Error{Condition: FramingError, Description: fmt.Sprintf("a data offset of %d in a frame of %d bytes", offset, size)}
+		return frame{}, &Error{Condition: FramingError, Description: fmt.Sprintf("a data offset of %d in a frame of %d bytes", offset,
+			size)}
 	}
 	body := make([]byte, size-frameHeader)
 	if _, err := io.ReadFull(r, body); err != nil {

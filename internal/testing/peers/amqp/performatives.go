@@ -24,7 +24,8 @@ func (o *open) fields() []field {
 		required("container-id", &o.ContainerID), optional("hostname", &o.Hostname), nullable("max-frame-size", &o.MaxFrameSize),
 		nullable("channel-max", &o.ChannelMax), nullable("idle-time-out", &o.IdleTimeout),
 		optional("outgoing-locales", &o.ignored[0]), optional("incoming-locales", &o.ignored[1]),
-		optional("offered-capabilities", &o.ignored[2]), optional("desired-capabilities", &o.ignored[3]), optional("properties", &o.ignored[4]),
+		optional("offered-capabilities", &o.ignored[2]), optional("desired-capabilities", &o.ignored[3]),
+		optional("properties", &o.ignored[4]),
 	}
 }
 
@@ -42,8 +43,10 @@ func (*begin) descriptor() uint64 { return 0x11 }
 func (b *begin) fields() []field {
 	return []field{
 		nullable("remote-channel", &b.RemoteChannel), required("next-outgoing-id", &b.NextOutgoingID),
-		required("incoming-window", &b.IncomingWindow), required("outgoing-window", &b.OutgoingWindow), nullable("handle-max", &b.HandleMax),
-		optional("offered-capabilities", &b.ignored[0]), optional("desired-capabilities", &b.ignored[1]), optional("properties", &b.ignored[2]),
+		required("incoming-window", &b.IncomingWindow), required("outgoing-window", &b.OutgoingWindow),
+		nullable("handle-max", &b.HandleMax),
+		optional("offered-capabilities", &b.ignored[0]), optional("desired-capabilities", &b.ignored[1]),
+		optional("properties", &b.ignored[2]),
 	}
 }
 

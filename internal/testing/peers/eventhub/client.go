@@ -44,7 +44,10 @@ func (c *client) Attach(l *amqp.Link) *amqp.Error {
 	case h == nil:
 		return notFound(l.Target)
 	case !slices.Contains(c.granted[h.Name], "Send"):
-		return &amqp.Error{Condition: "amqp:unauthorized-access", Description: "Unauthorized access. 'Send' claim(s) are required. TrackingId:def_G3"}
+		return &amqp.Error{
+			Condition:   "amqp:unauthorized-access",
+			Description: "Unauthorized access. 'Send' claim(s) are required. TrackingId:def_G3",
+		}
 	case h.disabled:
 		return &amqp.Error{Condition: "com.microsoft:entity-disabled", Description: "disabled"}
 	}
@@ -54,7 +57,8 @@ func (c *client) Attach(l *amqp.Link) *amqp.Error {
 }
 
 func notFound(address string) *amqp.Error {
-	return &amqp.Error{Condition: "amqp:not-found", Description: "The messaging entity '" + address + "' could not be found. TrackingId:def_G2"}
+	return &amqp.Error{Condition: "amqp:not-found", Description: "The messaging entity '" + address +
+		"' could not be found. TrackingId:def_G2"}
 }
 
 // Message takes tokens and events.

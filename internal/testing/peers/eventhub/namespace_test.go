@@ -25,7 +25,8 @@ func sign(keyName, key, audience string, expiry time.Time) string {
 	escaped, until := url.QueryEscape(audience), fmt.Sprint(expiry.Unix())
 	sum := hmac.New(sha256.New, []byte(key))
 	_, _ = io.WriteString(sum, escaped+"\n"+until)
-	return "SharedAccessSignature sr=" + escaped + "&sig=" + url.QueryEscape(base64.StdEncoding.EncodeToString(sum.Sum(nil))) + "&se=" + until + "&skn=" + keyName
+	return "SharedAccessSignature sr=" + escaped + "&sig=" + url.QueryEscape(base64.StdEncoding.EncodeToString(sum.Sum(nil))) + "&se=" +
+		until + "&skn=" + keyName
 }
 
 func TestCheckSignature_NamesTheProblem(t *testing.T) {
@@ -68,7 +69,8 @@ func connect(t *testing.T, n *Namespace) *amqp.Session {
 	}
 	reply := "replies"
 	err = sender.Send(t.Context(), &amqp.Message{
-		Properties: &amqp.MessageProperties{MessageID: "1", ReplyTo: &reply}, Value: sign(KeyName, Key, audience, time.Now().Add(time.Hour)),
+		Properties: &amqp.MessageProperties{MessageID: "1", ReplyTo: &reply}, Value: sign(KeyName, Key, audience,
+			time.Now().Add(time.Hour)),
 		ApplicationProperties: map[string]any{"operation": "put-token", "type": "servicebus.windows.net:sastoken", "name": audience},
 	}, nil)
 	if err != nil {
@@ -122,17 +124,26 @@ func TestHub_ChecksMessages(t *testing.T) {
 		message *amqp.Message
 		want    string // "": it is taken
 	}{
-		"event":                   {event("k", "1"), ""},
-		"longest key":             {event(strings.Repeat("😀", 64), "1"), ""},
-		"longer key":              {event(strings.Repeat("😀", 64)+"x", "1"), "has 129 UTF-16 code units"},
-		"key that is no text":     {event(int64(1), "1"), "the partition key is a int64"},
-		"batch":                   {batch(t, "k", event("k", "1"), event("k", "2")), ""},
-		"batch with another key":  {batch(t, "k", event("k", "1"), event("l", "2")), `event 1 has the partition key "l" in a message of "k"`},
-		"batch of no messages":    {&amqp.Message{Format: batchFormat, Data: [][]byte{{1}}}, "event 0"},
-		"body that is no binary":  {&amqp.Message{Value: "text"}, "event 0 has no binary body"},
-		"message id of a number":  {&amqp.Message{Data: [][]byte{{1}}, Properties: &amqp.MessageProperties{MessageID: uint64(1)}}, "message-id of type uint64"},
-		"unknown format":          {&amqp.Message{Format: 7, Data: [][]byte{{1}}}, "message format 0x7"},
-		"property that is a list": {&amqp.Message{Data: [][]byte{{1}}, ApplicationProperties: map[string]any{"p": []any{1}}}, "property p is a amqp.List"},
+		"event":               {event("k", "1"), ""},
+		"longest key":         {event(strings.Repeat("😀", 64), "1"), ""},
+		"longer key":          {event(strings.Repeat("😀", 64)+"x", "1"), "has 129 UTF-16 code units"},
+		"key that is no text": {event(int64(1), "1"), "the partition key is a int64"},
+		"batch":               {batch(t, "k", event("k", "1"), event("k", "2")), ""},
+		"batch with another key": {
+			batch(t, "k", event("k", "1"), event("l", "2")),
+			`event 1 has the partition key "l" in a message of "k"`,
+		},
+		"batch of no messages":   {&amqp.Message{Format: batchFormat, Data: [][]byte{{1}}}, "event 0"},
+		"body that is no binary": {&amqp.Message{Value: "text"}, "event 0 has no binary body"},
+		"message id of a number": {
+			&amqp.Message{Data: [][]byte{{1}}, Properties: &amqp.MessageProperties{MessageID: uint64(1)}},
+			"message-id of type uint64",
+		},
+		"unknown format": {&amqp.Message{Format: 7, Data: [][]byte{{1}}}, "message format 0x7"},
+		"property that is a list": {
+			&amqp.Message{Data: [][]byte{{1}}, ApplicationProperties: map[string]any{"p": []any{1}}},
+			"property p is a amqp.List",
+		},
 	} {
 		before := len(hub.Stored(t))
 		err := sender.Send(t.Context(), c.message, nil)
@@ -140,7 +151,8 @@ func TestHub_ChecksMessages(t *testing.T) {
 		switch {
 		case c.want == "" && err != nil:
 			t.Errorf("%s: %v", name, err)
-		case c.want != "" && (!errors.As(err, &refusal) || refusal.Condition != "com.microsoft:argument-error" || !strings.Contains(err.Error(), c.want)):
+		case c.want != "" && (!errors.As(err, &refusal) || refusal.Condition != "com.microsoft:argument-error" ||
+			!strings.Contains(err.Error(), c.want)):
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		case (len(hub.Stored(t)) > before) != (c.want == ""):
 			t.Errorf("%s: %d events are stored", name, len(hub.Stored(t))-before)

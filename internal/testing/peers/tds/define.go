@@ -10,7 +10,7 @@ import (
 // defaultCollation is the database's.
 const defaultCollation = "SQL_Latin1_General_CP1_CI_AS"
 
-// define carries out DDL.
+// define executes DDL.
 func (e *engine) define(ctx context.Context, tokens []token) error {
 	switch {
 	case begins(tokens, "CREATE", "SCHEMA") && len(tokens) == 3:
@@ -63,7 +63,8 @@ func (e *engine) createTable(ctx context.Context, tokens []token) error {
 // keyOf reads PRIMARY KEY [CLUSTERED | NONCLUSTERED] (a, b).
 func keyOf(tokens []token) ([]string, error) {
 	open := slices.IndexFunc(tokens, func(t token) bool { return t.is("(") })
-	if !begins(tokens, "PRIMARY", "KEY") || open < 2 || open == 3 && !tokens[2].is("CLUSTERED") && !tokens[2].is("NONCLUSTERED") || open > 3 {
+	if !begins(tokens, "PRIMARY", "KEY") || open < 2 || open == 3 && !tokens[2].is("CLUSTERED") && !tokens[2].is("NONCLUSTERED") ||
+		open > 3 {
 		return nil, syntaxError(plain(tokens))
 	}
 	var key []string
@@ -108,7 +109,7 @@ func columnOf(tokens []token) (c definedColumn, key bool, err error) {
 	return c, key, nil
 }
 
-// make makes a table at the engine below, and enters it into the catalogue.
+// make makes a table in SQLite and enters it into the catalogue.
 func (e *engine) make(ctx context.Context, object string, d *definition) error {
 	if err := e.makeBelow(ctx, table(object), d); err != nil {
 		return err
@@ -119,7 +120,7 @@ func (e *engine) make(ctx context.Context, object string, d *definition) error {
 func (e *engine) makeBelow(ctx context.Context, named string, d *definition) error {
 	var lines []string
 	for _, c := range d.Columns {
-		lines = append(lines, c.below())
+		lines = append(lines, c.sqlite())
 	}
 	if d.Key != nil {
 		lines = append(lines, "PRIMARY KEY ("+namesOf(d.Key)+")")
@@ -138,19 +139,19 @@ UPDATE %[3]s SET %[4]s = (SELECT COALESCE(MAX(%[4]s), 0) + 1 FROM %[3]s) WHERE r
 END`, schema, name("numbers of "+own), own, number))
 }
 
-// below defines the column for the engine below.
-func (c definedColumn) below() string {
+// sqlite returns SQLite's definition of the column.
+func (c definedColumn) sqlite() string {
 	line := name(c.Name) + " " + c.Type.storage()
 	if c.Collation != "" {
 		line += " COLLATE " + collationOf(c.Collation)
 	}
-	if c.NotNull && !c.Identity { // a trigger numbers a row right after it came
+	if c.NotNull && !c.Identity { // a trigger numbers the row after it is inserted
 		line += " NOT NULL"
 	}
 	return line + c.checks()
 }
 
-// checks refuses what the type does not hold.
+// checks returns constraints that refuse values outside the type.
 func (c definedColumn) checks() string {
 	n := name(c.Name)
 	switch {
@@ -158,7 +159,8 @@ func (c definedColumn) checks() string {
 		return fmt.Sprintf(" CONSTRAINT tsql_2628 CHECK (length(%s) <= %d)", n, c.Type.Length)
 	case c.Type.storage() == c.Type.Name:
 		low, high := c.Type.bounds()
-		return fmt.Sprintf(" CONSTRAINT tsql_8115 CHECK (%s IS NULL OR typeof(%s) = 'integer' AND %s BETWEEN %d + 0 AND %d)", n, n, n, low, high)
+		return fmt.Sprintf(" CONSTRAINT tsql_8115 CHECK (%s IS NULL OR typeof(%s) = 'integer' AND %s BETWEEN %d + 0 AND %d)", n,
+			n, n, low, high)
 	}
 	return ""
 }
@@ -184,13 +186,15 @@ func (e *engine) dropTable(ctx context.Context, tokens []token) error {
 		if ifExists {
 			return nil
 		}
-		return &Error{Number: 3701, Class: 11, State: 5, Message: "Cannot drop the table, because it does not exist or you do not have permission."}
+		return &Error{Number: 3701, Class: 11, State: 5, Message: "Cannot drop the table, because it does not exist or you do " +
+			"not have permission."}
 	}
 	if err := e.do(ctx, "DROP TABLE "+table(o)); err != nil {
 		return err
 	}
-	schema, own := place(o)
-	ids := `(SELECT o.object_id FROM "sys.objects" AS o JOIN "sys.schemas" AS s ON s.schema_id = o.schema_id WHERE s.name = ? AND o.name = ?)`
+	schema, own := schemaAndName(o)
+	ids := `(SELECT o.object_id FROM "sys.objects" AS o JOIN "sys.schemas" AS s ON s.schema_id = o.schema_id WHERE s.name = ? ` +
+		`AND o.name = ?)`
 	for _, view := range []string{"sys.columns", "sys.indexes", "sys.index_columns", "sys.tables", "sys.objects"} {
 		if err := e.do(ctx, "DELETE FROM "+name(view)+" WHERE object_id IN "+ids, schema, own); err != nil {
 			return err
@@ -199,7 +203,7 @@ func (e *engine) dropTable(ctx context.Context, tokens []token) error {
 	return nil
 }
 
-// alterTable carries out ADD column, ALTER COLUMN, DROP COLUMN and ADD PRIMARY KEY.
+// alterTable executes ADD column, ALTER COLUMN, DROP COLUMN and ADD PRIMARY KEY.
 func (e *engine) alterTable(ctx context.Context, tokens []token) error {
 	o, n, err := object(tokens)
 	if err != nil {
@@ -207,7 +211,8 @@ func (e *engine) alterTable(ctx context.Context, tokens []token) error {
 	}
 	was, err := e.definition(ctx, o)
 	if err != nil {
-		return &Error{Number: 4902, Class: 16, State: 1, Message: "Cannot find the object because it does not exist or you do not have permissions."}
+		return &Error{Number: 4902, Class: 16, State: 1, Message: "Cannot find the object because it does not exist or you do " +
+			"not have permissions."}
 	}
 	is := &definition{Columns: slices.Clone(was.Columns), Key: was.Key}
 	switch rest := tokens[n:]; {
@@ -227,7 +232,7 @@ func (e *engine) alterTable(ctx context.Context, tokens []token) error {
 			return &Error{Number: 2705, Class: 16, State: 4, Message: "Column names in each table must be unique."}
 		}
 		is.Columns = append(is.Columns, c)
-		if err := e.do(ctx, "ALTER TABLE "+table(o)+" ADD COLUMN "+c.below()); err != nil {
+		if err := e.do(ctx, "ALTER TABLE "+table(o)+" ADD COLUMN "+c.sqlite()); err != nil {
 			return err
 		}
 		return e.enter(ctx, o, is)
@@ -251,7 +256,7 @@ func (e *engine) alterTable(ctx context.Context, tokens []token) error {
 	return e.remake(ctx, o, was, is)
 }
 
-// remake gives a table another definition, and its rows' values other types.
+// remake gives a table another definition, and converts the values of its rows.
 func (e *engine) remake(ctx context.Context, object string, was, is *definition) error {
 	temporary := "temp." + name("remade "+object)
 	if err := e.makeBelow(ctx, temporary, is); err != nil {
@@ -270,18 +275,22 @@ func (e *engine) remake(ctx context.Context, object string, was, is *definition)
 			from = append(from, fmt.Sprintf("tsql_convert(%s, %s, 0)", name(c.Name), literal(c.Type.String())))
 		}
 	}
-	err := e.do(ctx, fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s ORDER BY rowid", temporary, strings.Join(into, ", "), strings.Join(from, ", "), table(object)))
+	err := e.do(ctx, fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s ORDER BY rowid", temporary, strings.Join(into, ", "),
+		strings.Join(from, ", "), table(object)))
 	if err != nil {
 		return err
 	}
 	if err := e.do(ctx, "DROP TABLE "+table(object)); err != nil {
 		return err
 	}
-	// To rename a table costs more than to copy it again.
+	// Copying the table again costs less than renaming it.
 	if err := e.makeBelow(ctx, table(object), is); err != nil {
 		return err
 	}
-	for _, text := range []string{fmt.Sprintf("INSERT INTO %s SELECT * FROM %s ORDER BY rowid", table(object), temporary), "DROP TABLE " + temporary} {
+	for _, text := range []string{
+		fmt.Sprintf("INSERT INTO %s SELECT * FROM %s ORDER BY rowid", table(object), temporary),
+		"DROP TABLE " + temporary,
+	} {
 		if err := e.do(ctx, text); err != nil {
 			return err
 		}
@@ -289,15 +298,16 @@ func (e *engine) remake(ctx context.Context, object string, was, is *definition)
 	return e.enter(ctx, object, is)
 }
 
-// addKey makes a primary key of columns that a table has.
+// addKey makes a primary key of existing columns.
 func (e *engine) addKey(ctx context.Context, object string, is *definition) error {
-	_, own := place(object)
+	_, own := schemaAndName(object)
 	err := e.do(ctx, fmt.Sprintf("CREATE UNIQUE INDEX main.%s ON %s (%s)", name("key of "+object), name(object), namesOf(is.Key)))
 	if err == nil {
 		return e.enter(ctx, object, is)
 	}
 	if e, ok := translate(err).(*Error); ok && e.Number == 2627 {
-		return &Error{Number: 1505, Class: 16, State: 1, Message: fmt.Sprintf("The CREATE UNIQUE INDEX statement terminated because a duplicate key was found for %q. %s", own, e.Message)}
+		return &Error{Number: 1505, Class: 16, State: 1, Message: fmt.Sprintf("The CREATE UNIQUE INDEX statement terminated "+
+			"because a duplicate key was found for %q. %s", own, e.Message)}
 	}
 	return err
 }

@@ -44,16 +44,18 @@ func (e *engine) control(ctx context.Context, statement []token) (result, error)
 	return result{}, syntaxError(plain(statement))
 }
 
-// settings reports whether the statement sets options that there are.
+// settings reports whether the statement sets known options.
 func settings(statement []token) bool {
 	known := map[string]bool{
-		"XACT_ABORT": true, "ANSI_NULLS": true, "ANSI_PADDING": true, "ANSI_WARNINGS": true, "ARITHABORT": true, "CONCAT_NULL_YIELDS_NULL": true,
-		"QUOTED_IDENTIFIER": true, "NUMERIC_ROUNDABORT": true, "IMPLICIT_TRANSACTIONS": true, "NOCOUNT": true,
+		"XACT_ABORT": true, "ANSI_NULLS": true, "ANSI_PADDING": true, "ANSI_WARNINGS": true, "ARITHABORT": true,
+		"CONCAT_NULL_YIELDS_NULL": true,
+		"QUOTED_IDENTIFIER":       true, "NUMERIC_ROUNDABORT": true, "IMPLICIT_TRANSACTIONS": true, "NOCOUNT": true,
 	}
 	if !statement[0].is("SET") {
 		return false
 	}
-	if text := strings.ToUpper(plain(statement[1:])); strings.HasPrefix(text, "LOCK_TIMEOUT ") || text == "TRANSACTION ISOLATION LEVEL READ COMMITTED" {
+	if text := strings.ToUpper(plain(statement[1:])); strings.HasPrefix(text, "LOCK_TIMEOUT ") ||
+		text == "TRANSACTION ISOLATION LEVEL READ COMMITTED" {
 		return true
 	}
 	last := statement[len(statement)-1]
@@ -68,7 +70,7 @@ func settings(statement []token) bool {
 	return true
 }
 
-// statement runs one statement of a shape that the double knows.
+// statement runs one statement of a known kind.
 func (e *engine) statement(ctx context.Context, statement []token, arguments map[string]any) (result, error) {
 	w := &rewriter{session: e}
 	switch {
@@ -103,12 +105,12 @@ func (e *engine) run(ctx context.Context, arguments map[string]any, rewrite func
 
 // joined is FROM table AS T INNER JOIN source ON condition WHERE condition.
 type joined struct {
-	target    string // how the engine below calls the table
-	source    string // "" where there is none
+	target    string // the table's name in SQLite
+	source    string // "" for none
 	condition string
 }
 
-// joined rewrites what follows UPDATE T SET ... or DELETE T, beginning with FROM.
+// joined rewrites the FROM and later clauses of UPDATE T SET ... and DELETE T.
 func (w *rewriter) joined(tokens []token) (joined, error) {
 	o, n, err := object(tokens[1:])
 	if err != nil {
@@ -204,7 +206,7 @@ func (w *rewriter) remove(tokens []token) (string, error) {
 	return "DELETE FROM " + j.target + " AS T WHERE EXISTS (SELECT 1 FROM " + j.source + " WHERE " + j.condition + ")", err
 }
 
-// merge carries out MERGE INTO table WITH (HOLDLOCK) AS T USING source ON
+// merge executes MERGE INTO table WITH (HOLDLOCK) AS T USING source ON
 // condition WHEN MATCHED ... THEN UPDATE SET ... WHEN NOT MATCHED BY TARGET THEN
 // INSERT (...) VALUES (...).
 func (e *engine) merge(ctx context.Context, w *rewriter, tokens []token, arguments map[string]any) (result, error) {
@@ -246,13 +248,16 @@ func (e *engine) merge(ctx context.Context, w *rewriter, tokens []token, argumen
 	if err != nil {
 		return all, err
 	}
-	inserted, err := e.change(ctx, fmt.Sprintf("INSERT INTO %s %s SELECT %s FROM %s WHERE NOT EXISTS (SELECT 1 FROM %s AS T WHERE %s)", table(o), columns, expressions, source, table(o), condition), arguments)
+	inserted, err := e.change(ctx, fmt.Sprintf("INSERT INTO %s %s SELECT %s FROM %s WHERE NOT EXISTS (SELECT 1 FROM %s AS T WHERE %s)",
+		table(o), columns, expressions, source, table(o), condition), arguments)
 	all.rows += inserted
 	return all, err
 }
 
-// mergeMatched updates the rows that there are. A row that is met twice is an error.
-func (e *engine) mergeMatched(ctx context.Context, w *rewriter, target, source, condition string, tokens []token, arguments map[string]any) (result, error) {
+// mergeMatched updates the existing rows. A row that matches twice is an error.
+func (e *engine) mergeMatched(ctx context.Context, w *rewriter, target, source, condition string, tokens []token,
+	arguments map[string]any,
+) (result, error) {
 	then := find(tokens, "THEN", "UPDATE", "SET")
 	if then < 0 {
 		return result{}, syntaxError(plain(tokens))
@@ -268,13 +273,17 @@ func (e *engine) mergeMatched(ctx context.Context, w *rewriter, target, source, 
 	if err != nil {
 		return result{}, err
 	}
-	twice := fmt.Sprintf("SELECT 1 FROM %s AS T INNER JOIN %s ON %s GROUP BY T.rowid HAVING COUNT(*) > 1 LIMIT 1", target, source, condition)
+	twice := fmt.Sprintf("SELECT 1 FROM %s AS T INNER JOIN %s ON %s GROUP BY T.rowid HAVING COUNT(*) > 1 LIMIT 1", target, source,
+		condition)
 	found, err := e.ask(ctx, twice, named(twice, arguments)...)
 	if err != nil {
 		return result{}, err
 	}
 	if len(found) > 0 {
-		return result{}, &Error{Number: 8672, Class: 16, State: 1, Message: "The MERGE statement attempted to UPDATE or DELETE the same row more than once."}
+		return result{}, &Error{
+			Number: 8672, Class: 16, State: 1,
+			Message: "The MERGE statement attempted to UPDATE or DELETE the same row more than once.",
+		}
 	}
 	n, err := e.change(ctx, fmt.Sprintf("UPDATE %s AS T %s FROM %s WHERE %s", target, assignments, source, condition), arguments)
 	return result{rows: n}, err

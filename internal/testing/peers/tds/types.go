@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Type is a type of T-SQL: its name in upper case, and what stands in its parentheses.
+// Type is a type of T-SQL: its name in upper case, and the numbers in its parentheses.
 type Type struct {
 	Name      string
 	Length    int // -1: MAX
@@ -20,7 +20,7 @@ type Type struct {
 
 var typePattern = regexp.MustCompile(`(?i)^\s*([a-z0-9_]+)\s*(?:\(\s*(-?\d+|max)\s*(?:,\s*(\d+)\s*)?\))?\s*$`)
 
-// parseType reads a type as statements have it, and as the engine below declares it.
+// parseType reads a type from a statement or from SQLite's declaration.
 func parseType(text string) (Type, error) {
 	for _, affinity := range []string{"TEXT ", "REAL ", "INTEGER ", "BLOB "} {
 		text = strings.TrimPrefix(text, affinity)
@@ -75,8 +75,8 @@ func (t Type) String() string {
 // text reports whether values are characters.
 func (t Type) text() bool { return strings.HasSuffix(t.Name, "CHAR") }
 
-// storage is how the engine below declares a column: with the affinity that keeps
-// values as they are, and the type's own name.
+// storage returns SQLite's declaration of a column: an affinity that keeps values unchanged, and
+// the type's name.
 func (t Type) storage() string {
 	switch t.Name {
 	case "TINYINT", "SMALLINT", "INT", "BIGINT":
@@ -91,11 +91,10 @@ func (t Type) storage() string {
 	return "TEXT " + t.String()
 }
 
-// stored is how instants are kept: their order is that of their texts.
+// stored is the format of stored instants. Their texts sort in order of time.
 const stored = "2006-01-02 15:04:05.000000"
 
-// convert returns v as the engine below stores a value of the type, which
-// conversion, implicit or not, makes of it.
+// convert converts v to the type, implicitly or not, and returns the value to store.
 func (t Type) convert(v any) (any, error) {
 	if v == nil {
 		return nil, nil
@@ -109,7 +108,8 @@ func (t Type) convert(v any) (any, error) {
 	case "TINYINT", "SMALLINT", "INT", "BIGINT":
 		n, err := integer(v)
 		if low, high := t.bounds(); err == nil && (n < low || n > high) {
-			err = &Error{Number: 8115, Class: 16, State: 2, Message: "Arithmetic overflow error converting expression to data type " + t.Name + "."}
+			err = &Error{Number: 8115, Class: 16, State: 2, Message: "Arithmetic overflow error converting expression to data type " +
+				t.Name + "."}
 		}
 		return n, err
 	case "FLOAT", "REAL":
@@ -120,7 +120,10 @@ func (t Type) convert(v any) (any, error) {
 		if b, ok := v.([]byte); ok {
 			return b, nil
 		}
-		return nil, &Error{Number: 257, Class: 16, State: 3, Message: "Implicit conversion from data type nvarchar to varbinary is not allowed."}
+		return nil, &Error{
+			Number: 257, Class: 16, State: 3,
+			Message: "Implicit conversion from data type nvarchar to varbinary is not allowed.",
+		}
 	}
 	return t.toInstant(v)
 }
@@ -145,20 +148,22 @@ func (t Type) toText(v any) (any, error) {
 	case int64:
 		text = strconv.FormatInt(v, 10)
 	case float64:
-		text = strconv.FormatFloat(v, 'g', 6, 64) // as the server's own conversion rounds
+		text = strconv.FormatFloat(v, 'g', 6, 64) // rounds like the server
 	case []byte:
 		text = string(v)
 	case time.Time:
 		text = v.UTC().Format(stored)
 	}
 	if t.Length > 0 && len(ucs2(text))/2 > t.Length {
-		return nil, &Error{Number: 2628, Class: 16, State: 1, Message: "String or binary data would be truncated. Truncated value: '" + text[:min(len(text), 20)] + "'."}
+		return nil, &Error{Number: 2628, Class: 16, State: 1, Message: "String or binary data would be truncated. Truncated value: '" +
+			text[:min(len(text), 20)] + "'."}
 	}
 	return text, nil
 }
 
 func conversionError(v any, to string) error {
-	return &Error{Number: 245, Class: 16, State: 1, Message: fmt.Sprintf("Conversion failed when converting the nvarchar value '%.40v' to data type %s.", v, to)}
+	return &Error{Number: 245, Class: 16, State: 1, Message: fmt.Sprintf("Conversion failed when converting the nvarchar value "+
+		"'%.40v' to data type %s.", v, to)}
 }
 
 func integer(v any) (int64, error) {
@@ -201,7 +206,10 @@ func (t Type) toDecimal(v any) (any, error) {
 	text := r.FloatString(t.Scale)
 	whole, _, _ := strings.Cut(strings.TrimPrefix(text, "-"), ".")
 	if len(strings.TrimLeft(whole, "0")) > t.Precision-t.Scale {
-		return nil, &Error{Number: 8115, Class: 16, State: 8, Message: "Arithmetic overflow error converting nvarchar to data type numeric."}
+		return nil, &Error{
+			Number: 8115, Class: 16, State: 8,
+			Message: "Arithmetic overflow error converting nvarchar to data type numeric.",
+		}
 	}
 	return text, nil
 }
@@ -214,7 +222,10 @@ func (t Type) toInstant(v any) (any, error) {
 		ok = err == nil
 	}
 	if !ok {
-		return nil, &Error{Number: 241, Class: 16, State: 1, Message: "Conversion failed when converting date and/or time from character string."}
+		return nil, &Error{
+			Number: 241, Class: 16, State: 1,
+			Message: "Conversion failed when converting date and/or time from character string.",
+		}
 	}
 	at = at.UTC()
 	switch t.Name {
