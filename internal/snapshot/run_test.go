@@ -465,3 +465,29 @@ func TestCount_ChoosesSingularOrPlural(t *testing.T) {
 		}
 	}
 }
+
+func TestRun_BeginsAfterTheConfirmation(t *testing.T) {
+	for name, schemaOnly := range map[string]bool{"rows": false, "schema only": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world, d *destination) {
+				w.status = func(job string, _ int) (hq.Export, error) {
+					time.Sleep(time.Second)
+					return w.jobs[job], nil
+				}
+				report, err := w.run(t.Context(), d, func(c *snapshot.Config) {
+					c.SchemaOnly = schemaOnly
+					c.Confirm = func(snapshot.Plan) error {
+						time.Sleep(time.Hour)
+						if len(w.events) > 0 {
+							t.Errorf("progress before the confirmation: %v", w.events)
+						}
+						return nil
+					}
+				})
+				if err != nil || report.Elapsed > time.Minute || report.Elapsed == 0 && !schemaOnly {
+					t.Errorf("took %v, %v", report.Elapsed, err)
+				}
+			})
+		})
+	}
+}
