@@ -123,7 +123,7 @@ func (d *demo) enroll(ctx context.Context) (hq.Enrolment, error) {
 }
 
 func (d *demo) snapshot(ctx context.Context, e hq.Enrolment) error {
-	d.say("Copying the snapshot into %s ...", sink.MaskURL(d.url))
+	d.say("Copying the snapshot into %s ...", drivers.MaskURL(d.url))
 	common := d.s.common
 	common.Silent = false // which shows the progress
 	im := importer{p: d.p, s: d.s, out: d.out, o: config.Import{
@@ -157,7 +157,7 @@ func (d *demo) stream(ctx context.Context, e hq.Enrolment) error {
 	if err != nil {
 		return err
 	}
-	d.say("\nFollowing the stream, %g changes a second. Meanwhile, look at\n  %s\n  http://%s/         health\n  http://%[3]s/metrics  metrics\n", d.hq.Rate, sink.MaskURL(d.url), web.Addr())
+	d.say("\nFollowing the stream, %g changes a second. Meanwhile, look at\n  %s\n  http://%s/         health\n  http://%[3]s/metrics  metrics\n", d.hq.Rate, drivers.MaskURL(d.url), web.Addr())
 
 	serving, stop := context.WithCancel(hard(ctx))
 	defer stop()
@@ -233,7 +233,7 @@ func (d *demo) compare(ctx context.Context, dir *state.Dir, e hq.Enrolment) erro
 	defer destination.Close(ctx)
 	reader := destination.Reader
 	if reader == nil {
-		d.say("Everything is applied. This kind of destination keeps no rows to compare with; look at %s.", sink.MaskURL(d.url))
+		d.say("Everything is applied. This kind of destination keeps no rows to compare with; look at %s.", drivers.MaskURL(d.url))
 		return nil
 	}
 	client, err := connectHQ(d.s, config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.shop.APIURL()})

@@ -45,7 +45,7 @@ func benchmark(b *testing.B, columns, rows int) {
 			made[i] = append(made[i], &azeventhubs.EventData{Body: e.Body.Data[0], ContentType: e.Properties.ContentType, MessageID: &id, Properties: e.ApplicationProperties})
 		}
 	}
-	session := newSession(&s.choices)
+	session := newSession(&s.config)
 	defer session.close(true)
 	client, err := session.client(hub.Name)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"sync"
 	"time"
@@ -17,14 +16,11 @@ import (
 )
 
 // parseAuth reads who eds is to Event Hubs.
-func (c *choices) parseAuth(query url.Values, lookup sink.Lookup) error {
-	auth, err := sink.ChoiceOf(query, "auth", "sas", "managed-identity", "workload-identity", "client-secret", "client-certificate", "azure-cli", "default")
-	if err != nil {
-		return err
-	}
+func (c *config) parseAuth(v sink.Values, lookup sink.Lookup) error {
+	auth := v.Text("auth")
 	if auth == "sas" {
 		for _, name := range []string{"client-id", "tenant-id"} {
-			if query.Get(name) != "" {
+			if v.Given(name) {
 				return fmt.Errorf("option %s needs an option auth that asks Entra ID, as auth=managed-identity", name)
 			}
 		}
@@ -39,7 +35,7 @@ func (c *choices) parseAuth(query url.Values, lookup sink.Lookup) error {
 	if c.emulator {
 		return errors.New("the emulator knows no Entra ID; leave auth= out, or UseDevelopmentEmulator")
 	}
-	return c.parseIdentity(auth, query, lookup)
+	return c.parseIdentity(auth, v, lookup)
 }
 
 // identity is what Entra ID is told.
@@ -52,10 +48,10 @@ type identity struct {
 }
 
 // identityOf reads what the URL and the environment say of the identity.
-func identityOf(query url.Values, lookup sink.Lookup) identity {
+func identityOf(v sink.Values, lookup sink.Lookup) identity {
 	first := func(option, variable string) string {
-		if option != "" && query.Get(option) != "" {
-			return query.Get(option)
+		if option != "" && v.Given(option) {
+			return v.Text(option)
 		}
 		value, _ := lookup(variable)
 		return value
@@ -67,10 +63,10 @@ func identityOf(query url.Values, lookup sink.Lookup) identity {
 	}
 }
 
-func (c *choices) parseIdentity(auth string, query url.Values, lookup sink.Lookup) error {
-	id := identityOf(query, lookup)
+func (c *config) parseIdentity(auth string, v sink.Values, lookup sink.Lookup) error {
+	id := identityOf(v, lookup)
 	if auth == "managed-identity" {
-		id.client = query.Get("client-id") // the variable is of an application
+		id.client = v.Text("client-id") // the variable is of an application
 	}
 	need := func(pairs ...string) error {
 		for i := 0; i < len(pairs); i += 2 {

@@ -17,7 +17,7 @@ import (
 // session is the connections to the namespace: one for each hub that was written
 // to. Its methods may be called concurrently, but for close.
 type session struct {
-	*choices
+	*config
 	moved atomic.Int64 // counts acknowledgements, and what was written
 
 	mu      sync.Mutex
@@ -27,8 +27,8 @@ type session struct {
 	closed  bool
 }
 
-func newSession(c *choices) *session {
-	return &session{choices: c, clients: make(map[string]*azeventhubs.ProducerClient), conns: make(map[net.Conn]struct{})}
+func newSession(c *config) *session {
+	return &session{config: c, clients: make(map[string]*azeventhubs.ProducerClient), conns: make(map[net.Conn]struct{})}
 }
 
 // client returns the client of a hub, which connects when it is first used.

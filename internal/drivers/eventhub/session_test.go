@@ -18,7 +18,7 @@ import (
 // takes; what does not move is not.
 func TestOnlyStandstillEndsPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSession(&choices{patience: time.Second})
+		s := newSession(&config{patience: time.Second})
 		var stopped time.Time
 		err := s.within(t.Context(), func(ctx context.Context) error {
 			for range 20 {
@@ -40,7 +40,7 @@ func TestOnlyStandstillEndsPatience(t *testing.T) {
 }
 
 func TestANamespaceWithoutAnAddressIsNamed(t *testing.T) {
-	s := newSession(&choices{connection: connection{host: "ns.example"}})
+	s := newSession(&config{connection: connection{host: "ns.example"}})
 	s.failure = &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "ns.example", IsNotFound: true}}
 	err := s.explain(errors.New("lost"))
 	if fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "connect to ns.example: no such host; check the namespace's name") {

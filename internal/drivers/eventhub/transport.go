@@ -27,7 +27,7 @@ const (
 )
 
 // overTCP returns what opens connections to the namespace's port of AMQP.
-func (c *choices) overTCP() dialer {
+func (c *config) overTCP() dialer {
 	port := securePort
 	if c.emulator {
 		port = plainPort
@@ -48,7 +48,7 @@ func (c *choices) overTCP() dialer {
 const dialTimeout = 10 * time.Second
 
 // overWebSockets returns what opens connections to the namespace's port of HTTPS.
-func (c *choices) overWebSockets(proxy proxyOf) dialer {
+func (c *config) overWebSockets(proxy proxyOf) dialer {
 	scheme := "wss://"
 	if c.emulator {
 		scheme = "ws://" // it has no certificate

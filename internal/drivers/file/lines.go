@@ -49,7 +49,7 @@ var (
 	_ sink.Pacer        = (*lines)(nil)
 )
 
-func newLines(s *store, c choices) *lines {
+func newLines(s *store, c config) *lines {
 	l := &lines{store: s, files: c.files, encoder: lake.NewEncoder(c.files, s.env.Adjusted), now: time.Now, unsure: true}
 	l.planner = lake.Planner{Layout: c.files.Layout, Rows: math.MaxInt, Bytes: math.MaxInt}
 	if l.whole() {

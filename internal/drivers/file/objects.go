@@ -27,7 +27,7 @@ type objects struct {
 
 var _ sink.Sink = (*objects)(nil)
 
-func newObjects(s *store, c choices) *objects {
+func newObjects(s *store, c config) *objects {
 	o := &objects{store: s, path: c.path}
 	o.Loader = &encode.Loader{Apply: o.Apply, Limits: limits, Journal: journalFiles{s}}
 	return o

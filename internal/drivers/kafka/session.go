@@ -43,7 +43,7 @@ const (
 // on sending them; the next call waits for them again. So a broker that was away
 // finds each of them once, in order, however often a batch is tried.
 type session struct {
-	*choices
+	*config
 	client *kgo.Client
 	flight *flight // nil: all is acknowledged
 	// spent says that the client is of no further use.
@@ -53,8 +53,8 @@ type session struct {
 	limits map[string]int32 // of the topics that are known to exist, in bytes
 }
 
-func newSession(c *choices, transaction string, logger kgo.Logger) (*session, error) {
-	s := &session{choices: c, limits: make(map[string]int32)}
+func newSession(c *config, transaction string, logger kgo.Logger) (*session, error) {
+	s := &session{config: c, limits: make(map[string]int32)}
 	opts := append([]kgo.Opt{
 		kgo.SeedBrokers(c.brokers...),
 		kgo.ClientID("eds"), kgo.SoftwareNameAndVersion("eds", "1"), kgo.DisableClientMetrics(),

@@ -58,7 +58,7 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 		"no TLS":           {"postgres://postgres@" + host + path + "?sslmode=require", fault.Transient, `server refused TLS connection`},
 		"no database":      {"postgres://postgres@" + host, fault.Fatal, `the postgres url names no database`},
 		"unknown option":   {"postgres://postgres@" + host + path + "?sslmod=disable", fault.Fatal, `did you mean "sslmode"?`},
-		"bad option":       {"postgres://postgres:secret@" + host + path + "?sslmode=maybe", fault.Fatal, `option sslmode should be prefer, disable, `},
+		"bad option":       {"postgres://postgres:secret@" + host + path + "?sslmode=maybe", fault.Fatal, `option sslmode should be disable, allow, `},
 		"missing file":     {"postgres://postgres:secret@" + host + path + "?sslmode=verify-full&sslrootcert=/absent", fault.Fatal, `read the file that option sslrootcert names: no such file`},
 		"bad metadata":     {"postgres://postgres@" + host + path + "?metadata=perhaps", fault.Fatal, `option metadata should be true or false`},
 		"bad delete":       {"postgres://postgres@" + host + path + "?delete=never", fault.Fatal, `option delete should be hard or soft`},

@@ -42,7 +42,7 @@ var (
 // goroutine and lies on the local disk until it is uploaded.
 const spools = 8
 
-func newBatches(c choices, env sink.Env, s *store) *batches {
+func newBatches(c config, env sink.Env, s *store) *batches {
 	b := &batches{
 		store: s, uploads: &uploads{}, env: env, id: lake.ID(env),
 		encoder: lake.NewEncoder(c.files, env.Adjusted),

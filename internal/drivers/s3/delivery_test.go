@@ -224,7 +224,7 @@ func TestWhatTheStoreAnswersHasAClass(t *testing.T) {
 	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=0"))
 	expiring := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=0"))
 	renew := expiring.(*objects).renew
-	expiring.(*objects).renew = func() (choices, error) {
+	expiring.(*objects).renew = func() (config, error) {
 		c, err := renew()
 		c.keys.token = "t"
 		return c, err

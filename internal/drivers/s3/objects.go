@@ -37,7 +37,7 @@ var (
 	_ sink.Pacer = (*objects)(nil)
 )
 
-func newObjects(c choices, env sink.Env, s *store) *objects {
+func newObjects(c config, env sink.Env, s *store) *objects {
 	o := &objects{store: s, uploads: &uploads{}, env: env}
 	o.loader = encode.Loader{Apply: o.Apply, Limits: c.limits}
 	return o
@@ -124,11 +124,11 @@ func (o *objects) names(events []*cdc.Event) ([]string, []*cdc.Event, error) {
 }
 
 // below returns the name of an object below the prefix.
-func (p place) below(name string) string {
-	if p.prefix == "" {
+func (l location) below(name string) string {
+	if l.prefix == "" {
 		return name
 	}
-	return p.prefix + "/" + name
+	return l.prefix + "/" + name
 }
 
 // reach makes sure that the store answers, has the bucket, and takes the keys: it asks

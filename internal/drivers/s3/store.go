@@ -12,7 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
-	"github.com/aws/aws-sdk-go-v2/config"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -28,7 +28,7 @@ import (
 // store is a bucket of the store that the URL names. It is safe for concurrent
 // use.
 type store struct {
-	choices
+	config
 	client    *s3.Client
 	transport *http.Transport
 	access    *sink.Access
@@ -58,14 +58,14 @@ func (s *store) ready(ctx context.Context) error {
 }
 
 // newStore finds credentials and makes a client. It asks the store for nothing.
-func newStore(ctx context.Context, c choices, access *sink.Access) (*store, error) {
-	s := &store{choices: c, access: access}
+func newStore(ctx context.Context, c config, access *sink.Access) (*store, error) {
+	s := &store{config: c, access: access}
 	return s, s.connect(ctx)
 }
 
 // connect makes the client.
 func (s *store) connect(ctx context.Context) error {
-	c := &s.choices
+	c := &s.config
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	cfg, err := configuration(ctx, c)
@@ -101,27 +101,27 @@ const remedy = "add access-key-id= and secret-access-key= to the s3 url"
 
 // configuration is what the SDK reads from the environment, the profiles and the
 // URL. Requests are signed with the keys that c has when they are made.
-func configuration(ctx context.Context, c *choices) (aws.Config, error) {
-	from := []func(*config.LoadOptions) error{
-		config.WithHTTPClient(awshttp.NewBuildableClient()),
-		config.WithLogger(logging.Nop{}), // it would write to standard error
-		config.WithRetryer(func() aws.Retryer {
+func configuration(ctx context.Context, c *config) (aws.Config, error) {
+	from := []func(*awsconfig.LoadOptions) error{
+		awsconfig.WithHTTPClient(awshttp.NewBuildableClient()),
+		awsconfig.WithLogger(logging.Nop{}), // it would write to standard error
+		awsconfig.WithRetryer(func() aws.Retryer {
 			return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts = c.retries + 1 })
 		}),
 	}
 	if c.region != "" {
-		from = append(from, config.WithRegion(c.region))
+		from = append(from, awsconfig.WithRegion(c.region))
 	}
 	if c.keys.profile != "" {
-		from = append(from, config.WithSharedConfigProfile(c.keys.profile))
+		from = append(from, awsconfig.WithSharedConfigProfile(c.keys.profile))
 	}
 	given := aws.CredentialsProviderFunc(func(ctx context.Context) (aws.Credentials, error) {
 		return credentials.NewStaticCredentialsProvider(c.keys.id, c.keys.secret, c.keys.token).Retrieve(ctx)
 	})
 	if c.keys.id != "" {
-		from = append(from, config.WithCredentialsProvider(given))
+		from = append(from, awsconfig.WithCredentialsProvider(given))
 	}
-	cfg, err := config.LoadDefaultConfig(ctx, from...)
+	cfg, err := awsconfig.LoadDefaultConfig(ctx, from...)
 	if err != nil {
 		return cfg, awscredentials.Misconfigured(err)
 	}

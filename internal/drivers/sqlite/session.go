@@ -31,7 +31,7 @@ const maxStatements = 256
 // Connect opens the database file if it exists. It makes none: the first write does, but
 // never once the file was seen. One that has gone missing is for a person to bring back.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
-	if _, err := d.place(); err != nil {
+	if _, err := d.existingDir(); err != nil {
 		return nil, err
 	}
 	s := &session{dialect: d, statements: make(map[string]*capi.Stmt)}
@@ -234,7 +234,7 @@ func (s *session) CanWrite(ctx context.Context) error {
 	if !s.stands {
 		return s.canWriteHere(ctx)
 	}
-	place, err := s.dialect.place()
+	place, err := s.dialect.existingDir()
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ import (
 // session returns a session on a new file, with the tables that the statements make.
 func newSession(t testing.TB, statements ...string) *session {
 	t.Helper()
-	d, err := newDialect(&url.URL{Scheme: "sqlite", Path: filepath.Join(t.TempDir(), "shop.db")}, sink.Env{})
+	d, _, err := parse(&url.URL{Scheme: "sqlite", Path: filepath.Join(t.TempDir(), "shop.db")}, sink.Env{})
 	if err != nil {
 		t.Fatal(err)
 	}

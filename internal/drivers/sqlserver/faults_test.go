@@ -306,7 +306,7 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 		"unknown option":       {user + plain.Addr() + "/shop?encript=true", fault.Fatal, `did you mean "encrypt"?`},
 		"bad option":           {"sqlserver://eds:secret@" + plain.Addr() + "/shop?encrypt=maybe", fault.Fatal, `option encrypt should be true, strict, false or disable`},
 		"missing file":         {"sqlserver://eds:secret@" + plain.Addr() + "/shop?encrypt=true&certificate=/absent.pem", fault.Fatal, `read the file that option certificate names: no such file`},
-		"bad Entra ID":         {"sqlserver://eds:secret@" + plain.Addr() + "/shop?fedauth=Nonsense", fault.Fatal, `option fedauth names no way to sign in`},
+		"bad Entra ID":         {"sqlserver://eds:secret@" + plain.Addr() + "/shop?fedauth=Nonsense", fault.Fatal, `option fedauth should be ActiveDirectoryDefault, `},
 		"bad delete":           {user + plain.Addr() + "/shop?delete=never", fault.Fatal, `option delete should be hard or soft`},
 	} {
 		t.Run(name, func(t *testing.T) {
