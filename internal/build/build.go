@@ -1,4 +1,4 @@
-// Package build knows which version of the program this is.
+// Package build identifies the version of the program.
 package build
 
 import (
@@ -7,18 +7,18 @@ import (
 	"strings"
 )
 
-// unreleased is the version of a build that nobody has given one.
+// unreleased is the version of a build without one.
 const unreleased = "0.0.0-dev"
 
-// Info says what was built, from what, with what.
+// Info describes the build.
 type Info struct {
 	Version   string // without a leading v
-	Commit    string // of the sources; "" where unknown, ending in "-dirty" where they had been changed
+	Commit    string // of the sources; "" if unknown, with the suffix "-dirty" if they were modified
 	GoVersion string
 }
 
-// Read returns what the linker stamped into the binary, else what the Go tool
-// recorded there. The version is the one that main was given by -ldflags, or "".
+// Read returns the linker's stamp, else the build information of the Go tool. version is main's
+// version, set with -ldflags, or "".
 func Read(version string) Info {
 	recorded, ok := debug.ReadBuildInfo()
 	if !ok {

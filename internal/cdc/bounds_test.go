@@ -16,8 +16,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// zipOf returns a JSON string of size bytes, quotes included, compressed: as members
-// of a MiB at most, which take no time to make.
+// zipOf returns a compressed JSON string of size bytes, quotes included. It consists of gzip
+// members of at most a MiB, which are quick to build.
 func zipOf(t *testing.T, size int) []byte {
 	t.Helper()
 	member := func(text string) []byte {
@@ -43,10 +43,13 @@ func allocated(do func()) uint64 {
 
 func TestText_TakesExactlyTheMemoryOfAMessage(t *testing.T) {
 	d := cdc.NewDecoder()
-	if _, err := d.Text(zipOf(t, 10), "gzip/json"); err != nil { // and makes what is used again
+	if _, err := d.Text(zipOf(t, 10), "gzip/json"); err != nil { // also allocates the reusable memory
 		t.Fatal(err)
 	}
-	for _, size := range []int{2, 1000, cdc.LargePayload - 1, cdc.LargePayload, cdc.LargePayload + 1, 2*cdc.LargePayload + 2, 2*cdc.LargePayload + 3, cdc.MaxPayload} {
+	for _, size := range []int{
+		2, 1000, cdc.LargePayload - 1, cdc.LargePayload, cdc.LargePayload + 1, 2*cdc.LargePayload + 2,
+		2*cdc.LargePayload + 3, cdc.MaxPayload,
+	} {
 		zipped := zipOf(t, size)
 		packed, err := msgpack.Marshal(strings.Repeat("0", min(size, 5<<20)-2))
 		if err != nil {
@@ -55,12 +58,12 @@ func TestText_TakesExactlyTheMemoryOfAMessage(t *testing.T) {
 		for encoding, payload := range map[string][]byte{"gzip/json": zipped, "msgpack": packed} {
 			var text []byte
 			size := size
-			if encoding == "msgpack" { // which takes longer
+			if encoding == "msgpack" { // which is slower
 				size = min(size, 5<<20)
 			}
 			took := allocated(func() { text, err = d.Text(payload, encoding) })
 			if err != nil || len(text) != size || cap(text) > size+size/4+64 || text[0] != '"' || text[size-1] != '"' {
-				t.Errorf("%s of %d bytes: %d with room for %d, %v", encoding, size, len(text), cap(text), err)
+				t.Errorf("%s of %d bytes: %d with capacity %d, %v", encoding, size, len(text), cap(text), err)
 			}
 			if took > uint64(size+size/4+64<<10) {
 				t.Errorf("%s of %d bytes took %d", encoding, size, took)
@@ -158,7 +161,8 @@ func TestText_KeepsCharactersWhole(t *testing.T) {
 				t.Fatal(err)
 			}
 			for name, value := range back {
-				if want := strings.ToValidUTF8(text, ""); strings.ReplaceAll(value, "\ufffd", "") != want || !strings.HasPrefix(value, name[:3000]) {
+				if want := strings.ToValidUTF8(text, ""); strings.ReplaceAll(value, "\ufffd", "") != want ||
+					!strings.HasPrefix(value, name[:3000]) {
 					t.Errorf("%q after %d: %d bytes became %d", part, offset, len(text), len(value))
 				}
 			}

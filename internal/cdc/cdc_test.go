@@ -16,7 +16,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-func TestTimestampsCompareExactly(t *testing.T) {
+func TestTimestamp_ComparesExactly(t *testing.T) {
 	ascending := []string{
 		"0", "1", "1712345678901234567", "1712345678901234567.0000000001", "1712345678901234567.0000000002",
 		"1712345678901234567.0000000010", "1712345678901234567.2147483647", "1712345678901234568", "9223372036854775807.0000000001",
@@ -38,7 +38,7 @@ func TestTimestampsCompareExactly(t *testing.T) {
 	}
 }
 
-func TestMalformedTimestampsAreErrors(t *testing.T) {
+func TestParseTimestamp_RejectsMalformedClocks(t *testing.T) {
 	for _, s := range []string{"", "x", "-1", "1.", "1.x", "1.00000000001", "1e9", "9223372036854775808", " 1", "1.9999999999"} {
 		if ts, err := cdc.ParseTimestamp(s); err == nil {
 			t.Errorf("ParseTimestamp(%q) = %v, want an error", s, ts)
@@ -50,7 +50,7 @@ const change = `{"operation":"UPDATE","id":"ev1","table":"order","key":["c1","o1
 "before":{"id":"o1","total":1},"after":{"id":"o1","total":9007199254740993,"note":"a\u0000b"},"diff":["total"],
 "timestamp":1712345678901,"mvccTimestamp":"1712345678901234567.0000000003","imported":false,"unknown":{"x":[1]}}`
 
-func TestDecodeKeepsRowsRaw(t *testing.T) {
+func TestDecode_KeepsRowsRaw(t *testing.T) {
 	var got cdc.Event
 	got.Position = cdc.Position{Sequence: 7, Stored: 9}
 	d := cdc.NewDecoder()
@@ -79,7 +79,7 @@ func TestDecodeKeepsRowsRaw(t *testing.T) {
 	}
 }
 
-func TestDecodeReadsEveryEncoding(t *testing.T) {
+func TestDecode_ReadsEveryEncoding(t *testing.T) {
 	var zipped bytes.Buffer
 	w := gzip.NewWriter(&zipped)
 	_, _ = w.Write([]byte(change))
@@ -94,7 +94,7 @@ func TestDecodeReadsEveryEncoding(t *testing.T) {
 	}
 	d := cdc.NewDecoder()
 	var e cdc.Event
-	for range 2 { // the second time through reused state
+	for range 2 { // the second time with reused state
 		if err := d.Decode(&e, zipped.Bytes(), "gzip/json"); err != nil || e.ID != "ev1" || string(e.Payload) != change {
 			t.Fatalf("gzip/json: %+v, %v", e, err)
 		}
@@ -104,10 +104,15 @@ func TestDecodeReadsEveryEncoding(t *testing.T) {
 	}
 }
 
-func TestMsgpackBecomesTheSameJSON(t *testing.T) {
+func TestDecode_MsgpackBecomesTheSameJSON(t *testing.T) {
 	when := time.Date(2026, 1, 2, 3, 4, 5, 678900000, time.UTC)
 	packed, err := msgpack.Marshal(map[string]any{"after": map[string]any{
-		"a": []any{int8(-1), uint8(200), int64(math.MinInt64), 1.5, float32(0.1), true, nil, "é\"\x00", []byte{1, 2}, when, map[string]any{}},
+		"a": []any{
+			int8(-1), uint8(200), int64(math.MinInt64), 1.5, float32(0.1), true, nil, "é\"\x00",
+			[]byte{1, 2},
+			when,
+			map[string]any{},
+		},
 	}, "table": "t", "operation": "INSERT"})
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +127,7 @@ func TestMsgpackBecomesTheSameJSON(t *testing.T) {
 	}
 }
 
-func TestUndecodablePayloadsAreErrorsWithoutValues(t *testing.T) {
+func TestDecode_ErrorsHoldNoValue(t *testing.T) {
 	const secret = "SECRETVALUE"
 	for name, c := range map[string]struct{ payload, encoding string }{
 		"not json":          {`{"table":"` + secret, ""},
@@ -143,12 +148,12 @@ func TestUndecodablePayloadsAreErrorsWithoutValues(t *testing.T) {
 		if err == nil {
 			t.Errorf("%s: no error", name)
 		} else if strings.Contains(err.Error(), secret) {
-			t.Errorf("%s: the error tells a value: %v", name, err)
+			t.Errorf("%s: the error reveals a value: %v", name, err)
 		}
 	}
 }
 
-func TestRowIDFallsBackToTheRow(t *testing.T) {
+func TestRowID_FallsBackToTheRow(t *testing.T) {
 	for payload, want := range map[string]string{
 		`{"table":"t","operation":"DELETE","key":[],"before":{"id":"b"}}`:            "b",
 		`{"table":"t","operation":"INSERT","after":{"id":12},"before":{"id":"no"}}`:  "12",
@@ -165,7 +170,7 @@ func TestRowIDFallsBackToTheRow(t *testing.T) {
 	}
 }
 
-func TestPositionOfARemadeStreamIsNotCovered(t *testing.T) {
+func TestCovers_ExcludesARecreatedStream(t *testing.T) {
 	checkpoint := cdc.Position{Sequence: 100, Stored: 1000}
 	for _, c := range []struct {
 		p    cdc.Position
@@ -174,7 +179,7 @@ func TestPositionOfARemadeStreamIsNotCovered(t *testing.T) {
 		{cdc.Position{Sequence: 100, Stored: 1000}, true},
 		{cdc.Position{Sequence: 7, Stored: 70}, true},
 		{cdc.Position{Sequence: 101, Stored: 1001}, false},
-		{cdc.Position{Sequence: 7, Stored: 2000}, false}, // the stream began again
+		{cdc.Position{Sequence: 7, Stored: 2000}, false}, // the stream was recreated
 	} {
 		if got := checkpoint.Covers(c.p); got != c.want {
 			t.Errorf("Covers(%v) = %v", c.p, got)

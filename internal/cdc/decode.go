@@ -14,8 +14,7 @@ import (
 )
 
 const (
-	// MaxPayload bounds a message of the stream, and a row of a snapshot, in bytes
-	// of JSON.
+	// MaxPayload bounds a message of the stream, and a row of a snapshot, in bytes of JSON.
 	MaxPayload = 64 << 20
 	// LargePayload is the size above which a payload is large, in bytes of JSON.
 	LargePayload = 1 << 20
@@ -25,35 +24,32 @@ var errTooLarge = fmt.Errorf("the message is larger than %d MiB of json", MaxPay
 
 // Decoder decodes events. It is not safe for concurrent use; make one per goroutine.
 type Decoder struct {
-	// Members asks that events hold those of their new row image, so that splitting
-	// the row into columns need not look for them again.
+	// Members makes Decode record the members of the new row image, so that splitting the row into
+	// columns need not find them again.
 	Members bool
-	// Large, if set, is called before memory is taken for a payload that decompresses
-	// to more than LargePayload, with its size in bytes. Its error ends the call of
-	// Decode or Text.
+	// Large, if set, is called before memory is allocated for a payload that decompresses to more
+	// than LargePayload, with its size in bytes. Its error ends the call of Decode or Text.
 	Large func(size int) error
 
 	interned map[string]string
 	gzip     *gzip.Reader
-	scratch  []byte // payloads up to LargePayload are decompressed here
+	scratch  []byte // decompressed payloads up to LargePayload
 	slab     []rawjson.Member
 }
 
 const (
 	// slabMembers is how many members are allocated at once.
 	slabMembers = 4096
-	// maxMembers bounds the members of a row that are remembered. No table has as
-	// many columns.
+	// maxMembers bounds the recorded members of a row. No table has as many columns.
 	maxMembers = 1 << 16
 )
 
 // NewDecoder returns a Decoder.
 func NewDecoder() *Decoder { return &Decoder{interned: make(map[string]string)} }
 
-// Decode decodes one payload into e, whose Position it leaves alone. The
-// content-encoding is "" or "json" for JSON, "gzip/json", or "msgpack". The
-// event keeps payload's memory. An error means that the payload can never be
-// decoded; it names no value of a row.
+// Decode decodes one payload into e, except its Position. The content-encoding is "" or "json" for
+// JSON, "gzip/json", or "msgpack". The event keeps payload's memory. After an error the payload can
+// never be decoded; the error names no value of a row.
 func (d *Decoder) Decode(e *Event, payload []byte, encoding string) error {
 	text, err := d.Text(payload, encoding)
 	if err != nil {
@@ -62,8 +58,7 @@ func (d *Decoder) Decode(e *Event, payload []byte, encoding string) error {
 	return d.decodeJSON(e, text)
 }
 
-// Text returns a payload of the given content-encoding as JSON text, of at most
-// MaxPayload bytes.
+// Text returns a payload of the given content-encoding as JSON text, of at most MaxPayload bytes.
 func (d *Decoder) Text(payload []byte, encoding string) ([]byte, error) {
 	switch encoding {
 	case "", "json", "application/json":
@@ -73,25 +68,25 @@ func (d *Decoder) Text(payload []byte, encoding string) ([]byte, error) {
 		return payload, nil
 	case "gzip/json":
 		text, err := d.gunzip(payload)
-		return text, explain("decompress the payload", err)
+		return text, describe("decompress the payload", err)
 	case "msgpack":
 		text, err := d.transcode(payload)
-		return text, explain("not valid msgpack", err)
+		return text, describe("not valid msgpack", err)
 	default:
 		return nil, fmt.Errorf("unknown content-encoding %.40q", encoding)
 	}
 }
 
-// explain says what err is about, unless it says so itself.
-func explain(what string, err error) error {
+// describe adds the operation to err. errTooLarge needs none.
+func describe(what string, err error) error {
 	if err == nil || errors.Is(err, errTooLarge) {
 		return err
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// gunzip decompresses a payload. It measures a large one before it takes memory
-// for it, because the size that gzip states is only what the sender says.
+// gunzip decompresses a payload. It measures a large one before it allocates memory, because the
+// size in the gzip trailer cannot be trusted.
 func (d *Decoder) gunzip(payload []byte) ([]byte, error) {
 	if err := d.rewind(payload); err != nil {
 		return nil, err
@@ -131,7 +126,7 @@ func (d *Decoder) rewind(payload []byte) (err error) {
 	return err
 }
 
-// fill reads until b is full or r ends, and reports whether r goes on.
+// fill reads until b is full or r ends, and reports whether r may have more.
 func fill(r io.Reader, b []byte) (n int, more bool, err error) {
 	for n < len(b) {
 		m, err := r.Read(b[n:])
@@ -146,8 +141,8 @@ func fill(r io.Reader, b []byte) (n int, more bool, err error) {
 	return n, true, nil
 }
 
-// buffer returns memory that is used again for each payload: a byte more than one
-// that is not large, with room for a piece of msgpack after it.
+// buffer returns reusable memory: one byte more than LargePayload, with capacity for a piece of
+// msgpack after it.
 func (d *Decoder) buffer() []byte {
 	if d.scratch == nil {
 		d.scratch = make([]byte, LargePayload+1, LargePayload+8*pieceSize)
@@ -155,7 +150,7 @@ func (d *Decoder) buffer() []byte {
 	return d.scratch
 }
 
-// admit decides whether a payload may take size bytes of memory, and when.
+// admit decides whether, and when, a payload may use size bytes of memory.
 func (d *Decoder) admit(size int) error {
 	switch {
 	case size > MaxPayload:
@@ -200,8 +195,7 @@ func (d *Decoder) decodeJSON(e *Event, text []byte) error {
 	return nil
 }
 
-// after reads the new row image and remembers where its members stand, so that it
-// need not be read again.
+// after reads the new row image and records its members' spans.
 func (d *Decoder) after(e *Event, m *rawjson.Members) bool {
 	if cap(d.slab)-len(d.slab) < 128 {
 		d.slab = make([]rawjson.Member, 0, slabMembers)
@@ -211,11 +205,11 @@ func (d *Decoder) after(e *Event, m *rawjson.Members) bool {
 		return false
 	}
 	e.After = m.Value()
-	if members == nil { // there are too many
+	if members == nil { // too many
 		return true
 	}
 	e.Members = members[:len(members):len(members)]
-	if len(d.slab)+len(members) <= cap(d.slab) { // else they moved to memory of their own
+	if len(d.slab)+len(members) <= cap(d.slab) { // else append has moved them out of the slab
 		d.slab = d.slab[:len(d.slab)+len(members)]
 	}
 	return true
@@ -279,8 +273,8 @@ func object(value []byte) ([]byte, error) {
 	return value, nil
 }
 
-// millis reads unix milliseconds. Senders that count in floats write a fraction
-// or an exponent, which the event's own clock makes irrelevant.
+// millis reads unix milliseconds. Senders that count in floats write a fraction or an exponent. It
+// may be dropped, because the event's clock decides its order.
 func millis(text []byte) (int64, error) {
 	if n, err := strconv.ParseInt(string(text), 10, 64); err == nil {
 		return n, nil
@@ -299,11 +293,11 @@ func (d *Decoder) internString(value []byte) (string, error) {
 	return d.intern(rawjson.Text(value)), nil
 }
 
-// maxInterned bounds the memory that names from the stream can pin.
+// maxInterned bounds the number of interned names.
 const maxInterned = 4096
 
-// intern returns text as a string, the same one each time, because a stream
-// repeats few tables, versions, companies and users.
+// intern returns text as a string, the same one each time: a stream repeats few tables, versions,
+// companies and users.
 func (d *Decoder) intern(text []byte) string {
 	if s, ok := d.interned[string(text)]; ok {
 		return s

@@ -1,5 +1,5 @@
-// Package cdc knows what a change is: the events of the stream, their clocks
-// and positions, and how to decode them from the wire.
+// Package cdc defines changes: the events of the stream, their clocks and positions, and how to
+// decode them from the wire.
 package cdc
 
 import (
@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// Op is what happened to a row.
+// Op is the operation on a row.
 type Op uint8
 
 const (
@@ -30,7 +30,7 @@ func (o Op) String() string {
 	}
 }
 
-// ParseOp reads the operation's name as the wire spells it.
+// ParseOp reads an operation's name on the wire.
 func ParseOp(name []byte) (Op, error) {
 	switch string(name) {
 	case "INSERT":
@@ -45,9 +45,9 @@ func ParseOp(name []byte) (Op, error) {
 
 // Position is a place in the stream.
 //
-// Only Sequence tells order. Stored guards against a stream that was made anew
-// and counts from 1 again: a message that is at or below a recorded sequence
-// but was stored later than anything recorded there is not a replay.
+// Only Sequence defines order. Stored guards against a recreated stream that counts from 1 again: a
+// message at or below a recorded sequence, but stored later than anything recorded, is not a
+// replay.
 type Position struct {
 	Sequence uint64 // of the stream, from 1
 	Stored   int64  // when the stream stored it, nanoseconds since 1970 UTC
@@ -63,8 +63,8 @@ func (p Position) Advance(q Position) Position {
 	return Position{q.Sequence, max(p.Stored, q.Stored)}
 }
 
-// Event is one change of one row, decoded but not interpreted: rows stay raw
-// JSON, so that no number is ever rounded. An Event is immutable once decoded.
+// Event is one change of one row, decoded but not interpreted: rows stay raw JSON, so that no
+// number is ever rounded. An Event is immutable once decoded.
 type Event struct {
 	Position Position
 
@@ -72,13 +72,13 @@ type Event struct {
 	ID           string // of the change, not of the row
 	Table        string
 	ModelVersion string
-	CompanyID    string // "" where absent or null
+	CompanyID    string // "" if absent or null
 	LocationID   string
 	UserID       string
-	Key          []byte // raw JSON array, the primary key; nil where absent
-	Before       []byte // raw JSON object, the whole row; nil where absent or null
+	Key          []byte // raw JSON array, the primary key; nil if absent
+	Before       []byte // raw JSON object, the whole row; nil if absent or null
 	After        []byte
-	Diff         []byte // raw JSON array of the columns an UPDATE changed; nil where absent
+	Diff         []byte // raw JSON array of the columns an UPDATE changed; nil if absent
 	Timestamp    int64  // unix milliseconds
 	Clock        Timestamp
 	MVCC         string // mvccTimestamp as it was sent
@@ -87,18 +87,16 @@ type Event struct {
 	// Payload is the whole event as JSON text. Before, After, Key and Diff are
 	// slices of it.
 	Payload []byte
-	// Compact says that there is no white space between the values of Payload.
+	// Compact reports that there is no white space between the values of Payload.
 	Compact bool
-	// Members are the members of After, by their place in Payload, where the decoder
-	// was asked for them.
+	// Members has the members of After, as spans of Payload, if Decoder.Members is set.
 	Members []rawjson.Member
-	// Object names the object that a schema-validator rule asks file and object
-	// stores to write the event to; "" where none does.
+	// Object is the name for the event's file or object that a schema-validator rule sets; "" if
+	// none does.
 	Object string
 }
 
-// RowID returns the row's own id: the key's last element, else the id of the
-// row image, else "".
+// RowID returns the row's own id: the key's last element, else the id in the row image, else "".
 func (e *Event) RowID() string { return string(e.rowID()) }
 
 // AppendRowID appends RowID's result to dst.
@@ -107,7 +105,7 @@ func (e *Event) AppendRowID(dst []byte) []byte { return append(dst, e.rowID()...
 func (e *Event) rowID() []byte {
 	var last []byte
 	if e.Key != nil {
-		// The key was validated when the event was decoded.
+		// The decoder has validated the key.
 		_ = rawjson.Elements(e.Key, func(s rawjson.Span) error {
 			last = e.Key[s.Start:s.End]
 			return nil

@@ -17,10 +17,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// transcode writes one msgpack value as JSON text. Integers keep all their
-// digits; floats are written in their shortest exact form; binary becomes
-// base64, and the timestamp extension RFC 3339, as a JSON encoder would have
-// sent them. It measures a large text before it takes memory for it.
+// transcode writes one msgpack value as JSON text. Integers keep all their digits; floats have
+// their shortest exact form; binary becomes base64, and the timestamp extension RFC 3339, as a JSON
+// encoder would have sent them. It measures a large text before it allocates memory.
 func (d *Decoder) transcode(payload []byte) ([]byte, error) {
 	measure := newTranscoder(payload, d.buffer()[:0])
 	measure.bounded = true
@@ -43,10 +42,9 @@ func (d *Decoder) transcode(payload []byte) ([]byte, error) {
 type transcoder struct {
 	in   *msgpack.Decoder
 	text []byte
-	rest *bytes.Reader // what in has not read of text
+	rest *bytes.Reader // the unread part of text
 	out  []byte
-	// bounded lets out hold no more than LargePayload: what is more is dropped and
-	// counted, up to MaxPayload.
+	// bounded keeps out below LargePayload: more is dropped and counted, up to MaxPayload.
 	bounded bool
 	dropped int
 }
@@ -56,7 +54,7 @@ func newTranscoder(payload, out []byte) *transcoder {
 	return &transcoder{in: msgpack.NewDecoder(r), text: payload, rest: r, out: out}
 }
 
-// whole writes the value that the whole text is.
+// whole writes the single value of the text.
 func (t *transcoder) whole() error {
 	if err := t.value(0); err != nil {
 		return err
@@ -67,8 +65,7 @@ func (t *transcoder) whole() error {
 	return t.bound()
 }
 
-// bound keeps out within its bounds. It is called before each value and each
-// piece of one, which is small.
+// bound keeps out within its bounds. It is called before each value and each piece of one.
 func (t *transcoder) bound() error {
 	if !t.bounded || len(t.out) <= LargePayload {
 		return nil
@@ -81,9 +78,9 @@ func (t *transcoder) bound() error {
 	return nil
 }
 
-// head returns how long the code and the length are of the string, binary or
-// extension that comes next, and how long what follows them is. It is an error if
-// that reaches past the end: the library would take memory for it.
+// head returns the length of the next string's, binary's or extension's code and length, and the
+// length of its data. Data past the end is an error, because the library would allocate memory for
+// it.
 func (t *transcoder) head(code byte) (head, n int, err error) {
 	head = 1
 	switch {
@@ -109,7 +106,7 @@ func (t *transcoder) head(code byte) (head, n int, err error) {
 	return head, n, nil
 }
 
-// bytes reads the string or binary that comes next, without a copy.
+// bytes reads the next string or binary, without a copy.
 func (t *transcoder) bytes(code byte) ([]byte, error) {
 	head, n, err := t.head(code)
 	if err != nil {
@@ -120,8 +117,8 @@ func (t *transcoder) bytes(code byte) ([]byte, error) {
 	return t.text[start : start+n], err
 }
 
-// pieceSize is how much of a string is written at once, in bytes; a multiple of 3,
-// which base64 writes without padding.
+// pieceSize is how much of a string is written at once, in bytes. It is a multiple of 3, which
+// base64 encodes without padding.
 const pieceSize = 3 << 10
 
 // quote writes text as a JSON string.

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Timestamp is a hybrid logical clock as CockroachDB's changefeeds write it:
-// nanoseconds since 1970 UTC, then a logical counter that orders events of one
-// nanosecond. The zero Timestamp is older than every event.
+// Timestamp is a hybrid logical clock in the form of CockroachDB's changefeeds: nanoseconds since
+// 1970 UTC, and a logical counter that orders events within a nanosecond. The zero Timestamp is
+// older than every event.
 type Timestamp struct {
 	Wall    int64  // nanoseconds since 1970-01-01 UTC
 	Logical uint32 // order within one nanosecond
@@ -30,7 +30,7 @@ func ParseTimestamp(s string) (Timestamp, error) {
 		if frac == "" || len(frac) > 10 {
 			return Timestamp{}, fmt.Errorf("clock %.40q has a logical part that is not one to ten digits", s)
 		}
-		// The digits are a fraction: fewer than ten of them are its leading ones.
+		// The digits are a fraction: fewer than ten are its leading ones.
 		padded := (frac + "0000000000")[:10]
 		logical, err := strconv.ParseUint(padded, 10, 32)
 		if err != nil {
@@ -58,14 +58,14 @@ func (t Timestamp) IsZero() bool { return t == Timestamp{} }
 // Time returns the wall part.
 func (t Timestamp) Time() time.Time { return time.Unix(0, t.Wall).UTC() }
 
-// String returns the form that ParseTimestamp reads, always with the logical
-// part in ten digits, so that equal clocks have equal texts.
+// String returns the form that ParseTimestamp reads, always with ten digits of the logical part, so
+// that equal clocks have equal texts.
 func (t Timestamp) String() string {
 	return string(t.Append(make([]byte, 0, 30)))
 }
 
-// Sortable returns the clock as thirty digits, nineteen and a dot and ten, whose
-// order as text is the order of the clocks: the form that databases store.
+// Sortable returns the clock as nineteen digits, a dot and ten digits. The order of such texts is
+// the order of the clocks. Databases store this form.
 func (t Timestamp) Sortable() string {
 	return string(t.AppendSortable(make([]byte, 0, 30)))
 }
@@ -76,8 +76,7 @@ func (t Timestamp) AppendSortable(dst []byte) []byte {
 	return appendPadded(append(dst, '.'), int64(t.Logical), 10)
 }
 
-// appendPadded appends n in decimal, with zeros before it up to width digits, 19
-// at most.
+// appendPadded appends n in decimal, padded with zeros to width digits, at most 19.
 func appendPadded(dst []byte, n int64, width int) []byte {
 	const zeros = "0000000000000000000"
 	digits := strconv.AppendInt(make([]byte, 0, 20), n, 10)

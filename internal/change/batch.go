@@ -10,18 +10,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Batch is a run of events in ascending stream order, with their effect on rows
-// compacted to the last state of each key.
+// Batch is a run of events in ascending stream order, with their effect on rows compacted to the
+// last state of each key.
 type Batch struct {
-	// First and Last are the positions of the first and last message that the
-	// batch settles, skipped and rejected ones included. Last is the checkpoint
-	// once the batch is durable.
+	// First and Last are the positions of the batch's first and last message, including skipped and
+	// rejected ones. Last is the checkpoint once the batch is durable.
 	First, Last cdc.Position
-	// Sets are the effect on rows. A key stands in one set only. Sinks that keep
-	// rows apply the sets in any order, and of each set the deletes first.
+	// Sets are the effect on rows. A key is in one set only. Sinks that keep rows apply the sets in
+	// any order, and the deletes of each set first.
 	Sets []*Set
-	// Events are the batch's events in stream order, uncompacted. Sinks that
-	// keep history write these.
+	// Events are the batch's events in stream order, uncompacted, for sinks that keep history.
 	Events []*cdc.Event
 	// Bytes is the size of the payloads.
 	Bytes int
@@ -30,22 +28,22 @@ type Batch struct {
 // Set is the compacted effect on the rows of one table layout.
 type Set struct {
 	Table *schema.Table
-	// Upserts are whole rows, one a key at most.
+	// Upserts are whole rows, at most one per key.
 	Upserts []Row
-	// Deletes are key columns only, one a key at most. A key that is here and
-	// in Upserts was deleted and inserted again: nothing of the old row stays.
+	// Deletes are key columns only, at most one per key. A key that is also in Upserts was deleted
+	// and inserted again: nothing of the old row stays.
 	Deletes []Row
 }
 
-// SortByKey orders both halves of the set by primary key, bytewise, which is
-// what databases write fastest. Numbers sort by length first, then by digits.
+// SortByKey sorts both halves of the set by primary key, bytewise, the order that databases write
+// fastest. Numbers sort by length first, then by digits.
 func (s *Set) SortByKey() {
 	s.Upserts = sortByKey(s.Upserts, s.Table.Keys)
 	s.Deletes = sortByKey(s.Deletes, s.Table.Keys)
 }
 
-// handle stands for a row while rows are sorted: most comparisons end at the
-// prefix, so they neither follow a row to its image nor move it.
+// handle represents a row during sorting. Most comparisons end at the prefix, so they neither read
+// a row's image nor move the row.
 type handle struct {
 	prefix uint64
 	row    uint32
@@ -74,8 +72,8 @@ func sortByKey(rows []Row, keys int) []Row {
 	return sorted
 }
 
-// commonPrefix returns with how many same bytes, opening quote included, the
-// values in the first column begin; 0 unless they are strings.
+// commonPrefix returns the length of the common prefix of the first column's values, opening quote
+// included; 0 unless they are strings.
 func commonPrefix(rows []Row) int {
 	first := rows[0].Value(0)
 	n := len(first)
@@ -95,9 +93,9 @@ func commonPrefix(rows []Row) int {
 	return n
 }
 
-// prefixOf returns bytes of a raw key value such that where those of two values
-// differ, the values are in the same order. The first same bytes are passed over;
-// without any, a number is told from a string and begins with its length.
+// prefixOf returns leading bytes of a raw key value, as a number. If two values' prefixes differ,
+// the values have the same order. It skips the first same bytes. If same is 0, the prefix separates
+// numbers from strings, and a number's begins with its length.
 func prefixOf(raw []byte, same int) uint64 {
 	var p [8]byte
 	switch {
@@ -110,7 +108,7 @@ func prefixOf(raw []byte, same int) uint64 {
 	case len(raw) < 0xfe:
 		p[0] = byte(len(raw))
 		copy(p[1:], raw)
-	default: // lengths that do not fit are left to the whole comparison
+	default: // longer numbers need the full comparison
 		p[0] = 0xfe
 	}
 	return binary.BigEndian.Uint64(p[:])
@@ -126,7 +124,7 @@ func compareKeys(a, b *Row, keys int) int {
 	return 0
 }
 
-// compareKey orders nothing before numbers, and numbers before strings.
+// compareKey orders missing values before numbers, and numbers before strings.
 func compareKey(x, y []byte) int {
 	class := func(raw []byte) int {
 		switch {
@@ -147,7 +145,7 @@ func compareKey(x, y []byte) int {
 	return bytes.Compare(x, y)
 }
 
-// Rows returns the number of changes the sets hold.
+// Rows returns the number of upserts and deletes of the sets.
 func (b *Batch) Rows() int {
 	n := 0
 	for _, s := range b.Sets {
@@ -156,31 +154,30 @@ func (b *Batch) Rows() int {
 	return n
 }
 
-// Builder forms one batch. The zero value is ready, and keeps every event
-// without compacting.
+// Builder builds one batch. The zero value is ready.
 type Builder struct {
 	batch  Batch
-	tables map[string]map[string]place // table name -> canonical key -> its change
-	sets   map[*schema.Table]*growing
+	tables map[string]map[string]keyState // table name -> canonical key -> its change
+	sets   map[*schema.Table]*growingSet
 	key    []byte
 }
 
-// place is where a key's changes stand in the halves of its set; -1 is nowhere.
-type place struct {
-	set            *growing
+// keyState locates a key's changes in the halves of its set; -1: none.
+type keyState struct {
+	set            *growingSet
 	upsert, delete int
 }
 
-// growing is a set under construction. An upsert that a delete supersedes is
-// emptied and dropped at the end, so that places stay valid.
-type growing struct {
+// growingSet is a set under construction. A superseded upsert is emptied and dropped at the end, so
+// that indexes stay valid.
+type growingSet struct {
 	table            *schema.Table
 	upserts, deletes []Row
 }
 
-// Accepts reports whether effect can join the batch without loss. It can not
-// where the batch holds a change of the same row under another layout of the
-// table: merging the two would forget columns that one of them lacks.
+// Accepts reports whether effect can join the batch without loss. It cannot if the batch has a
+// change of the same row under another layout of the table: merging the two would lose columns that
+// one of them lacks.
 func (b *Builder) Accepts(effect Effect) bool {
 	for _, row := range []*Row{effect.Upsert, effect.Delete} {
 		if row == nil {
@@ -194,8 +191,7 @@ func (b *Builder) Accepts(effect Effect) bool {
 	return true
 }
 
-// Add appends an event with its effect. An effect whose Table is nil has none
-// on rows.
+// Add appends an event with its effect. An effect without a Table concerns no rows.
 func (b *Builder) Add(e *cdc.Event, effect Effect) {
 	b.batch.Events = append(b.batch.Events, e)
 	b.batch.Bytes += len(e.Payload)
@@ -211,8 +207,8 @@ func (b *Builder) Add(e *cdc.Event, effect Effect) {
 	}
 }
 
-// Pass records that the batch settles the message at p, of which it may hold
-// nothing: skipped, or rejected.
+// Pass records that the batch covers the message at p, even if nothing of it is added because it is
+// skipped or rejected.
 func (b *Builder) Pass(p cdc.Position) {
 	if b.batch.First == (cdc.Position{}) {
 		b.batch.First = p
@@ -236,24 +232,24 @@ func (b *Builder) keyOf(t *schema.Table, row *Row) []byte {
 
 func (b *Builder) put(t *schema.Table, row *Row, deletes bool) {
 	if b.tables == nil {
-		b.tables = make(map[string]map[string]place)
-		b.sets = make(map[*schema.Table]*growing)
+		b.tables = make(map[string]map[string]keyState)
+		b.sets = make(map[*schema.Table]*growingSet)
 	}
 	keys := b.tables[t.Name]
 	if keys == nil {
-		keys = make(map[string]place)
+		keys = make(map[string]keyState)
 		b.tables[t.Name] = keys
 	}
 	set := b.sets[t]
 	if set == nil {
-		set = &growing{table: t}
+		set = &growingSet{table: t}
 		b.sets[t] = set
 	}
 	key := b.keyOf(t, row)
 	p, known := keys[string(key)]
 	was := p
 	if !known {
-		p = place{set, -1, -1}
+		p = keyState{set, -1, -1}
 	}
 	if deletes {
 		if p.upsert >= 0 {
@@ -269,7 +265,7 @@ func (b *Builder) put(t *schema.Table, row *Row, deletes bool) {
 	}
 }
 
-// replace puts row at *index of rows, or at their end where that is nowhere.
+// replace stores row at *index of rows, or appends it if *index is -1.
 func replace(rows *[]Row, index *int, row *Row) {
 	if *index >= 0 {
 		(*rows)[*index] = *row
@@ -292,8 +288,8 @@ func (b *Builder) Batch() *Batch {
 		s.SortByKey()
 		out.Sets = append(out.Sets, s)
 	}
-	// The same order every time: two servers, or a server and its retry, then
-	// take locks in one order.
+	// Always the same order, so that two servers, or a server and its retry, take locks in one
+	// order.
 	slices.SortFunc(out.Sets, func(a, b *Set) int {
 		return compareTables(a.Table, b.Table)
 	})

@@ -26,7 +26,9 @@ func BenchmarkDecode(b *testing.B) {
 			}
 			payloads := make([][]byte, 10_000)
 			for i := range payloads {
-				payloads[i] = fmt.Appendf(nil, `{"operation":"UPDATE","id":"event%d","table":"order","key":["row%d"],"modelVersion":"v1","companyId":"c","locationId":"l","after":{"id":"row%d"%s},"diff":["column01"],"timestamp":1712345678901,"mvccTimestamp":"1712345678901234567.0000000003"}`, i, i%8000, i%8000, row.String())
+				payloads[i] = fmt.Appendf(nil, `{"operation":"UPDATE","id":"event%d","table":"order","key":["row%d"],"modelVersion":"v1",`+
+					`"companyId":"c","locationId":"l","after":{"id":"row%d"%s},"diff":["column01"],"timestamp":1712345678901,`+
+					`"mvccTimestamp":"1712345678901234567.0000000003"}`, i, i%8000, i%8000, row.String())
 			}
 			b.SetBytes(int64(len(payloads[0])))
 			b.ReportAllocs()

@@ -15,9 +15,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// AppendKey appends a canonical form of one key column's raw value to dst, such
-// that values that a database holds for equal have equal forms and a sequence of
-// forms is unambiguous: strings by their text, numbers by their value.
+// AppendKey appends a canonical form of one key column's raw value to dst: strings by their text,
+// numbers by their value. Values that a database considers equal have equal forms, and a sequence
+// of forms is unambiguous.
 func AppendKey(dst, raw []byte) []byte {
 	kind, text := byte('v'), raw
 	switch {
@@ -31,8 +31,8 @@ func AppendKey(dst, raw []byte) []byte {
 	return append(dst, text...)
 }
 
-// canonicalNumber returns one spelling for every number of one value. Plain
-// integers, all that a sane key holds, are their own.
+// canonicalNumber returns one spelling for all spellings of a number. Plain integers, the usual
+// keys, are their own.
 func canonicalNumber(raw []byte) []byte {
 	if string(raw) == "-0" {
 		return raw[1:]
@@ -41,7 +41,7 @@ func canonicalNumber(raw []byte) []byte {
 		return raw
 	}
 	exponent := bytes.IndexAny(raw, "eE")
-	if exponent >= 0 && len(raw)-exponent > 5 { // 1e99999 stays as it is written
+	if exponent >= 0 && len(raw)-exponent > 5 { // 1e99999 keeps its spelling
 		return raw
 	}
 	if r, ok := new(big.Rat).SetString(string(raw)); ok {
@@ -50,16 +50,15 @@ func canonicalNumber(raw []byte) []byte {
 	return raw
 }
 
-// RowKeys and LetterKeys recognise events of one row by hashes of the row's key. An
-// event that is applied has the key that batches compact by. Of a dead letter, whose
-// table's layout may not be known, only the keys are known that it may have. If the
-// two have a hash in common they may concern the same row. The hashes do not tell a
-// number from a string of its digits, nor two spellings of a UUID: what is the same
-// depends on the type of a column that may not be known.
+// RowKeys and LetterKeys recognise events of one row by hashes of the row's key. An applied event
+// has the key that batches compact by. A dead letter may be of a table with unknown layout, so only
+// its possible keys are known. If the two have a common hash they may concern the same row. The
+// hashes do not separate a number from a string of its digits, nor two spellings of a UUID: whether
+// these are equal depends on the type of a column, which may be unknown.
 
-// RowKeys returns hashes of the keys of the rows that e writes and deletes, given its
-// effect: if an UPDATE changed the key, of the key before and after. Without an effect
-// they are the keys that the rows may have. There are none if e has no key.
+// RowKeys returns hashes of the keys of the rows that e writes and deletes, given its effect: if an
+// UPDATE changed the key, of the key before and after. Without an effect it returns the possible
+// keys. There are none if e has no key.
 func RowKeys(e *cdc.Event, effect Effect) []string {
 	elements := keyElements(e)
 	if effect.Table == nil {
@@ -69,17 +68,17 @@ func RowKeys(e *cdc.Event, effect Effect) []string {
 	if len(elements) == effect.Table.Keys {
 		return keys
 	}
-	for _, key := range possibleKeys(e, elements) { // those that letters of such events have
+	for _, key := range possibleKeys(e, elements) { // dead letters of such events have these
 		keys = appendNew(keys, key)
 	}
 	return keys
 }
 
-// LetterKeys returns what is known of the rows of e, whatever the layout of its table:
-// hashes of all keys that they may have, none if e may concern any row, and for each row,
-// at most the one that e writes and the one that it deletes, those of the keys by which a
-// later change of it is recognised. There are no rows if it is not known which key
-// belongs to which. The effect may be none.
+// LetterKeys returns the known keys of the rows of e, whatever the layout of its table. keys has
+// hashes of all their possible keys, none if e may concern any row. rows has, for each row, at most
+// the written and the deleted one, the hashes of the keys by which a later change of it is
+// recognised. rows is nil if it is unknown which key belongs to which row. effect may be the zero
+// Effect.
 func LetterKeys(e *cdc.Event, effect Effect) (keys []string, rows [][]string) {
 	elements := keyElements(e)
 	keys = possibleKeys(e, elements)
@@ -102,7 +101,7 @@ func LetterKeys(e *cdc.Event, effect Effect) (keys []string, rows [][]string) {
 			own = appendHash(nil, elements...)
 		}
 		return keys, [][]string{slices.Clone(own)}
-	case len(elements) > 1 && len(moved) > 0: // the rest of the other key is not known
+	case len(elements) > 1 && len(moved) > 0: // the rest of the other key is unknown
 		return nil, nil
 	}
 	for _, value := range moved {
@@ -114,18 +113,18 @@ func LetterKeys(e *cdc.Event, effect Effect) (keys []string, rows [][]string) {
 	return keys, rows
 }
 
-// idChanges reports whether the images of the row have different ids.
+// idChanges reports whether the row images have different ids.
 func idChanges(e *cdc.Event) bool {
 	ids := imageIDs(e)
 	return len(ids) == 2 && !same(ids[0], ids[1])
 }
 
-// hasID reports whether no image of the row has another id.
+// hasID reports whether no row image has another id.
 func hasID(e *cdc.Event, id []byte) bool {
 	return !slices.ContainsFunc(imageIDs(e), func(other []byte) bool { return !same(other, id) })
 }
 
-// imageIDs returns the ids in the images of the row, after and before.
+// imageIDs returns the ids in the row images, after and before.
 func imageIDs(e *cdc.Event) [][]byte {
 	var ids [][]byte
 	for _, image := range [][]byte{e.After, e.Before} {
@@ -138,8 +137,7 @@ func imageIDs(e *cdc.Event) [][]byte {
 	return ids
 }
 
-// Without returns the effect without the rows of which one of the keys, hashed as
-// LetterKeys has them, is among the given ones.
+// Without returns the effect without the rows that have one of the keys, hashed like LetterKeys.
 func (e Effect) Without(keys []string) Effect {
 	if e.Upsert != nil && slices.Contains(keys, rowKey(e.Table, e.Upsert)) {
 		e.Upsert = nil
@@ -150,7 +148,7 @@ func (e Effect) Without(keys []string) Effect {
 	return e
 }
 
-// exactKeys returns the hashes of the keys of the rows of an effect.
+// exactKeys returns the hashes of the keys of an effect's rows.
 func exactKeys(effect Effect) []string {
 	var keys []string
 	for _, row := range []*Row{effect.Upsert, effect.Delete} {
@@ -170,9 +168,8 @@ func rowKey(table *schema.Table, row *Row) string {
 	return appendHash(nil, values...)[0]
 }
 
-// possibleKeys returns hashes of the keys that rows of e may have: the event's own
-// key, the key's last element, which is the row's own id, and the id in both images of
-// the row.
+// possibleKeys returns hashes of the keys that rows of e may have: the event's own key, the key's
+// last element, which is the row's own id, and the id in both row images.
 func possibleKeys(e *cdc.Event, elements [][]byte) []string {
 	var keys []string
 	if n := len(elements); n > 0 {
@@ -185,8 +182,8 @@ func possibleKeys(e *cdc.Event, elements [][]byte) []string {
 	return keys
 }
 
-// KeyText returns the key of the event's row for people, its elements separated by commas;
-// "" if there is none.
+// KeyText returns the key of the event's row for display, its elements separated by commas; "" if
+// there is none.
 func KeyText(e *cdc.Event) string {
 	elements := keyElements(e)
 	if ids := imageIDs(e); len(elements) == 0 && len(ids) > 0 {
@@ -202,16 +199,16 @@ func KeyText(e *cdc.Event) string {
 	return strings.Join(texts, ", ")
 }
 
-// maxKeyColumns is of how many members it is asked whether they are columns of a key.
+// maxKeyColumns bounds the members that are considered as key columns.
 const maxKeyColumns = 64
 
-// movedValues returns the values, before and after, of members that an UPDATE changed
-// and that may be columns of the key, because one of the values is an element of it.
+// movedValues returns the values, before and after, of members that an UPDATE changed and that may
+// be key columns, because one of the values is an element of the key.
 func movedValues(e *cdc.Event, elements [][]byte) [][]byte {
 	if e.Op != cdc.Update || len(elements) == 0 {
 		return nil
 	}
-	columns := make(map[string][]byte) // by name, the value before
+	columns := make(map[string][]byte) // by name; the value before
 	for _, image := range [][]byte{e.After, e.Before} {
 		eachMember(image, func(name, value []byte) {
 			if len(columns) < maxKeyColumns && slices.ContainsFunc(elements, func(el []byte) bool { return same(el, value) }) {
@@ -235,7 +232,7 @@ func movedValues(e *cdc.Event, elements [][]byte) [][]byte {
 
 func same(a, b []byte) bool { return string(looseText(a)) == string(looseText(b)) }
 
-// keyElements returns the values of the event's own key, none if one is null.
+// keyElements returns the elements of the event's own key; nil if one is null.
 func keyElements(e *cdc.Event) [][]byte {
 	if e.Key == nil {
 		return nil
@@ -253,7 +250,7 @@ func keyElements(e *cdc.Event) [][]byte {
 	return elements
 }
 
-// eachMember calls yield with the members of a row image, if there is one.
+// eachMember calls yield for each member of a row image, if there is one.
 func eachMember(image []byte, yield func(name, value []byte)) {
 	if image == nil {
 		return
@@ -267,7 +264,7 @@ func eachMember(image []byte, yield func(name, value []byte)) {
 	}
 }
 
-// appendHash appends the hash of a key of the given raw values, unless keys has it.
+// appendHash appends the hash of a key with the given raw values, unless keys has it.
 func appendHash(keys []string, values ...[]byte) []string {
 	var text []byte
 	for _, raw := range values {
@@ -285,7 +282,7 @@ func appendNew(keys []string, key string) []string {
 	return append(keys, key)
 }
 
-// looseText returns one text for all values that some type of column holds for equal.
+// looseText returns one text for all values that some type of column considers equal.
 func looseText(raw []byte) []byte {
 	if !rawjson.IsString(raw) {
 		return canonicalNumber(raw)
@@ -297,8 +294,8 @@ func looseText(raw []byte) []byte {
 	return text
 }
 
-// canonicalUUID returns the digits of a UUID in lower case. Databases read UUIDs in
-// braces, without hyphens, and in upper case too.
+// canonicalUUID returns the digits of a UUID in lower case. Databases also read UUIDs in braces,
+// without hyphens, and in upper case.
 func canonicalUUID(text []byte) ([]byte, bool) {
 	if len(text) < 32 || len(text) > 41 {
 		return nil, false

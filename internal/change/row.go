@@ -1,5 +1,5 @@
-// Package change holds what is to be applied: row images by column slot, and
-// batches of events compacted to the last state of each key.
+// Package change holds the changes to apply: row images by column slot, and batches of events
+// compacted to the last state of each key.
 package change
 
 import (
@@ -14,18 +14,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Row is one row image of a table: a raw JSON value a column, by the column's
-// slot in schema.Table.Columns. Its memory is shared with the event or file it
-// came from; nobody writes to it.
+// Row is one row image of a table: one raw JSON value per column, by the column's slot in
+// schema.Table.Columns. It shares the memory of its event or file, and must not be modified.
 type Row struct {
-	Image []byte         // the text that Spans points into
-	Spans []rawjson.Span // one a column; of a key-only row, one a key column
+	Image []byte         // the text that Spans index
+	Spans []rawjson.Span // one per column; in a key-only row, one per key column
 	Op    cdc.Op
 	Clock cdc.Timestamp
 }
 
-// Value returns the raw JSON value in the given slot: nil where the row has
-// none, the literal null where it is null. Both mean SQL NULL.
+// Value returns the raw JSON value in the given slot: nil if the row has none, the literal null if
+// it is null. Both mean SQL NULL.
 func (r *Row) Value(slot int) []byte {
 	s := r.Spans[slot]
 	if s.IsZero() {
@@ -34,27 +33,28 @@ func (r *Row) Value(slot int) []byte {
 	return r.Image[s.Start:s.End]
 }
 
-// IsNull reports whether the slot has no value or holds null.
+// IsNull reports whether the slot has no value or null.
 func (r *Row) IsNull(slot int) bool {
 	v := r.Value(slot)
 	return v == nil || rawjson.IsNull(v)
 }
 
-// Splitter cuts row objects of one table into slots. It remembers the order in
-// which members came last time and expects them so again, which makes finding a
-// slot one comparison. It is not safe for concurrent use.
+// Splitter splits row objects of one table into slots. It remembers the order of the previous row's
+// members and expects it again, which makes finding a slot one comparison. It is not safe for
+// concurrent use.
 type Splitter struct {
 	table *schema.Table
-	order []member
+	order []memberSlot
 	slab  []rawjson.Span
-	// Unknown, where set, is called with each name of a member that the table
-	// has no column for. The name is valid during the call.
+	// Unknown, if set, is called with the name of each member that the table has no column for. The
+	// name is valid during the call.
 	Unknown func(name []byte)
 }
 
-type member struct {
+// memberSlot is the slot of a member of the previous row.
+type memberSlot struct {
 	name  string
-	plain string // the name where it stands for itself in JSON, else ""
+	plain string // the name if JSON needs no escapes for it, else ""
 	slot  int    // -1: no such column
 }
 
@@ -64,9 +64,8 @@ const slabSpans = 8192
 // NewSplitter returns a Splitter for rows of t.
 func NewSplitter(t *schema.Table) *Splitter { return &Splitter{table: t} }
 
-// Split validates image, which must be one JSON object, and returns where the
-// columns' values stand in it. Of a name that comes twice the last one counts.
-// Members that the table has no column for are passed over.
+// Split validates image, which must be one JSON object, and returns the spans of the columns'
+// values. If a name occurs twice the last one counts. Members without a column are skipped.
 func (s *Splitter) Split(image []byte) ([]rawjson.Span, error) {
 	if len(image) > math.MaxUint32 {
 		return nil, errors.New("the row is larger than 4 GiB")
@@ -85,20 +84,20 @@ func (s *Splitter) Split(image []byte) ([]rawjson.Span, error) {
 		if !m.Next() {
 			return spans, m.Err()
 		}
-		s.place(spans, i, m.Name(), m.Span())
+		s.setSlot(spans, i, m.Name(), m.Span())
 	}
 }
 
 const (
-	// spareMembers is of how many members the order is remembered beyond twice as
-	// many as there are columns.
+	// spareMembers is how many members beyond twice the number of columns have their order
+	// remembered.
 	spareMembers = 64
-	// maxName bounds the names that are remembered, in bytes.
+	// maxName bounds the remembered names, in bytes.
 	maxName = 256
 )
 
-// place puts the i-th member of a row into its slot.
-func (s *Splitter) place(spans []rawjson.Span, i int, name []byte, value rawjson.Span) {
+// setSlot stores the span of a row's i-th member in its slot.
+func (s *Splitter) setSlot(spans []rawjson.Span, i int, name []byte, value rawjson.Span) {
 	if slot := s.slot(i, name); slot >= 0 {
 		spans[slot] = value
 	} else if s.Unknown != nil {
@@ -120,7 +119,7 @@ func (s *Splitter) slot(i int, name []byte) int {
 	return s.order[i].slot
 }
 
-// row returns the row that an event's After is.
+// row returns the row of an event's After.
 func (s *Splitter) row(e *cdc.Event) (*Row, error) {
 	if e.Members == nil { // not decoded from the wire, or an empty object
 		spans, err := s.Split(e.After)
@@ -128,13 +127,13 @@ func (s *Splitter) row(e *cdc.Event) (*Row, error) {
 	}
 	spans := s.spans(len(s.table.Columns))
 	for i, m := range e.Members {
-		s.place(spans, i, rawjson.Text(e.Payload[m.Name.Start:m.Name.End]), m.Value)
+		s.setSlot(spans, i, rawjson.Text(e.Payload[m.Name.Start:m.Name.End]), m.Value)
 	}
 	return &Row{Image: e.Payload, Spans: spans, Op: e.Op, Clock: e.Clock}, nil
 }
 
-func (s *Splitter) member(name []byte) member {
-	m := member{name: string(name), slot: s.table.Slot(name)}
+func (s *Splitter) member(name []byte) memberSlot {
+	m := memberSlot{name: string(name), slot: s.table.Slot(name)}
 	special := func(c byte) bool { return c < 0x20 || c == '"' || c == '\\' }
 	if !slices.ContainsFunc(name, special) {
 		m.plain = m.name
@@ -151,16 +150,16 @@ func (s *Splitter) spans(n int) []rawjson.Span {
 	return spans
 }
 
-// Effect is what an event does to its table: a row to write, a key to delete,
-// or both where an UPDATE changed the primary key.
+// Effect is an event's effect on its table: a row to write, a key to delete, or both if an UPDATE
+// changed the primary key.
 type Effect struct {
 	Table  *schema.Table
 	Upsert *Row // the whole row; nil for a DELETE
 	Delete *Row // key columns only; nil for an INSERT
 }
 
-// MaxKey bounds the value of a column of the primary key, in bytes of JSON. Batches copy
-// keys to compact by them, and most destinations take far shorter ones.
+// MaxKey bounds a value of the primary key, in bytes of JSON. Batches copy keys to compact by them,
+// and most destinations accept only far shorter ones.
 const MaxKey = 1 << 20
 
 // CheckKey returns an error if a key column has a value of more than MaxKey bytes.
@@ -173,8 +172,8 @@ func CheckKey(t *schema.Table, row *Row) error {
 	return nil
 }
 
-// Effect interprets e, an event of the splitter's table. An error means that
-// the event can never be applied; it names no value.
+// Effect interprets e, an event of the splitter's table. After an error the event can never be
+// applied; the error names no value.
 func (s *Splitter) Effect(e *cdc.Event) (Effect, error) {
 	effect, err := s.effect(e)
 	for _, row := range []*Row{effect.Upsert, effect.Delete} {
@@ -212,8 +211,8 @@ func (s *Splitter) fillKey(row *Row, e *cdc.Event) error {
 			if err != nil {
 				return err
 			}
-			// Spans point into one text, which mostly has the key as well. Else key and
-			// row become one.
+			// Spans index one text. It usually contains the key as well; otherwise the key is
+			// appended.
 			at := bytes.Index(row.Image, key.Image)
 			if at < 0 {
 				at = len(row.Image)
@@ -231,8 +230,8 @@ func (s *Splitter) fillKey(row *Row, e *cdc.Event) error {
 	return nil
 }
 
-// deletedKey returns the key of the row that a DELETE removes: from the row as
-// it was, else from the event's key.
+// deletedKey returns the key of the row that a DELETE removes: from the former row, else from the
+// event's key.
 func (s *Splitter) deletedKey(e *cdc.Event) (*Row, error) {
 	if e.Before != nil {
 		key, err := s.keyOf(e.Before)
@@ -247,8 +246,7 @@ func (s *Splitter) deletedKey(e *cdc.Event) (*Row, error) {
 	return s.eventKey(e)
 }
 
-// movedKey returns the key that an UPDATE's row had before, where the update
-// changed it, else nil.
+// movedKey returns the row's former key if an UPDATE changed it, else nil.
 func (s *Splitter) movedKey(e *cdc.Event, row *Row) (*Row, error) {
 	if e.Op != cdc.Update || e.Before == nil || e.Diff != nil && !s.diffNamesKey(e.Diff) {
 		return nil, nil
@@ -279,7 +277,7 @@ func (s *Splitter) diffNamesKey(diff []byte) bool {
 	return named
 }
 
-// keyOf returns the key columns of a row image, or nil where it lacks one.
+// keyOf returns the key columns of a row image, or nil if it lacks one.
 func (s *Splitter) keyOf(image []byte) (*Row, error) {
 	spans, err := s.Split(image)
 	if err != nil {
@@ -294,9 +292,8 @@ func (s *Splitter) keyOf(image []byte) (*Row, error) {
 	return key, nil
 }
 
-// eventKey returns the row's key as the event's own key tells it: element by
-// element where there are as many as key columns, the last one alone where the
-// table's key is one column.
+// eventKey returns the row's key from the event's own key: all its elements if there are as many as
+// key columns, the last one if the table's key is one column.
 func (s *Splitter) eventKey(e *cdc.Event) (*Row, error) {
 	var elements []rawjson.Span
 	if e.Key != nil {
@@ -312,7 +309,8 @@ func (s *Splitter) eventKey(e *cdc.Event) (*Row, error) {
 	case len(elements) > 0 && s.table.Keys == 1:
 		elements = elements[len(elements)-1:]
 	default:
-		return nil, fmt.Errorf("the event has neither the key columns of table %q in its row image nor a key of %d elements", e.Table, s.table.Keys)
+		return nil, fmt.Errorf("the event has neither the key columns of table %q in its row image nor a key of %d elements", e.Table,
+			s.table.Keys)
 	}
 	for _, el := range elements {
 		if rawjson.IsNull(e.Key[el.Start:el.End]) {

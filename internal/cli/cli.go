@@ -22,8 +22,8 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"github.com/shopmonkeyus/eds/internal/agent"
 	"github.com/shopmonkeyus/eds/internal/config"
-	"github.com/shopmonkeyus/eds/internal/server"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
@@ -201,7 +201,7 @@ func execute(ctx context.Context, p Process) int {
 	if err == nil {
 		return exitOK
 	}
-	if !errors.As(err, new(silentError)) && !errors.As(err, new(codeError)) && !errors.Is(err, server.ErrReplaced) {
+	if !errors.As(err, new(silentError)) && !errors.As(err, new(codeError)) && !errors.Is(err, agent.ErrReplaced) {
 		fmt.Fprintf(p.Stderr, "eds: %v\n", err)
 	}
 	if p.wrapped() {
@@ -220,7 +220,7 @@ func exitCode(err error) int {
 		return int(*coded)
 	case errors.As(err, new(usageError)):
 		return exitUsage
-	case errors.Is(err, server.ErrReplaced):
+	case errors.Is(err, agent.ErrReplaced):
 		return exitRestart
 	}
 	return exitError

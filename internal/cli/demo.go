@@ -1,3 +1,5 @@
+//go:build !use_custom_driver || use_devhq
+
 package cli
 
 import (
@@ -30,26 +32,26 @@ func newDemo(p Process) *cobra.Command {
 	d := demo{p: p}
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "See it all work on this machine: a shop, a snapshot, a stream, a comparison",
+		Short: "Try everything on this machine: a shop, a snapshot, a stream, a comparison",
 		Long: `Starts a small HQ with a simulated repair shop on this machine, enrols, copies the
-snapshot, follows the changes, and at the end compares every row and column of the
-destination with the shop. It needs nothing installed.`,
+snapshot, follows the changes, and then compares every row and column of the
+destination with the shop. Nothing has to be installed.`,
 		Example: `  eds demo
   eds demo --for 2m --rate 500 --url 'postgres://user:${PASSWORD}@localhost:5432/demo'`,
 		Args: noArgs,
 	}
 	cmd.Flags().StringVar(&d.url, "url", "", "destination (default a SQLite file, shop.db in --dir)")
-	cmd.Flags().StringVar(&d.dir, "dir", "eds-demo", "`directory` of everything the demo keeps")
+	cmd.Flags().StringVar(&d.dir, "dir", "eds-demo", "`directory` for all files of the demo")
 	cmd.Flags().DurationVar(&d.length, "for", 30*time.Second, "how long to follow the stream; 0 until Ctrl-C")
-	cmd.Flags().Float64Var(&d.hq.Rate, "rate", 200, "changes a second")
-	cmd.Flags().IntVar(&d.hq.Customers, "customers", 500, "customers that a new shop begins with")
-	cmd.Flags().Uint64Var(&d.hq.Seed, "seed", 1, "seed of a new shop")
+	cmd.Flags().Float64Var(&d.o.Rate, "rate", 200, "changes per second")
+	cmd.Flags().IntVar(&d.o.Customers, "customers", 500, "customers of a new shop")
+	cmd.Flags().Uint64Var(&d.o.Seed, "seed", 1, "seed of a new shop")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		switch {
 		case d.length < 0:
-			return usagef("--for: want a time like 30s, or 0")
-		case d.hq.Rate < 0 || d.hq.Customers < 1:
-			return usagef("--rate: want 0 or more changes a second; --customers: want at least 1")
+			return usagef("--for: want a duration like 30s, or 0")
+		case d.o.Rate < 0 || d.o.Customers < 1:
+			return usagef("--rate: want 0 or more changes per second; --customers: want at least 1")
 		}
 		d.out = out(cmd)
 		return d.run(cmd.Context())
@@ -64,10 +66,10 @@ type demo struct {
 	url    string
 	dir    string
 	length time.Duration
-	hq     devhq.Options
+	o      devhq.Options
 
-	s    *setup
-	shop *devhq.HQ
+	s  *setup
+	hq *devhq.HQ
 }
 
 func (d *demo) run(ctx context.Context) (err error) {
@@ -77,7 +79,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if d.url == "" {
 		d.url = "sqlite://" + filepath.ToSlash(filepath.Join(d.dir, "shop.db"))
 	}
-	flags := config.BindCommon(pflag.NewFlagSet("demo", pflag.ContinueOnError)) // with none of them given
+	flags := config.BindCommon(pflag.NewFlagSet("demo", pflag.ContinueOnError)) // all flags at their defaults
 	if d.s, err = begin(d.p, flags, ""); err != nil {
 		return err
 	}
@@ -87,14 +89,14 @@ func (d *demo) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.s.close()) }()
 
-	d.hq.DataDir, d.hq.Logger = filepath.Join(d.dir, "hq"), d.s.logger
-	d.say("Starting an HQ and a repair shop on this machine ...")
-	// The shop outlives a Ctrl-C: the comparison at the end needs it.
-	if d.shop, err = devhq.Start(hard(ctx), d.hq); err != nil {
+	d.o.DataDir, d.o.Logger = filepath.Join(d.dir, "hq"), d.s.logger
+	d.say("Starting HQ and a repair shop on this machine ...")
+	// HQ outlives a Ctrl-C, because the comparison at the end needs it.
+	if d.hq, err = devhq.Start(hard(ctx), d.o); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.shop.Close()) }()
-	d.say("  API   %s\n  NATS  %s\n", d.shop.APIURL(), d.shop.NATSURL())
+	defer func() { err = errors.Join(err, d.hq.Close()) }()
+	d.say("  API   %s\n  NATS  %s\n", d.hq.APIURL(), d.hq.NATSURL())
 
 	key, err := d.enroll(ctx)
 	if err != nil {
@@ -108,13 +110,13 @@ func (d *demo) run(ctx context.Context) (err error) {
 
 func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, format+"\n", args...) }
 
-// enroll enrols as a server would, and returns the key.
+// enroll enrols as a server does, and returns its key.
 func (d *demo) enroll(ctx context.Context) (hq.Enrolment, error) {
-	code, err := d.shop.NewEnrolment()
+	code, err := d.hq.NewEnrolment()
 	if err != nil {
 		return hq.Enrolment{}, err
 	}
-	e, err := enroll(ctx, d.s, config.HQ{APIURL: d.shop.APIURL()}, code)
+	e, err := enroll(ctx, d.s, config.HQ{APIURL: d.hq.APIURL()}, code)
 	if err != nil {
 		return hq.Enrolment{}, err
 	}
@@ -125,16 +127,16 @@ func (d *demo) enroll(ctx context.Context) (hq.Enrolment, error) {
 func (d *demo) snapshot(ctx context.Context, e hq.Enrolment) error {
 	d.say("Copying the snapshot into %s ...", drivers.MaskURL(d.url))
 	common := d.s.common
-	common.Silent = false // which shows the progress
+	common.Silent = false // show the progress
 	im := importer{p: d.p, s: d.s, out: d.out, o: config.Import{
-		Common: common, HQ: config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.shop.APIURL()},
+		Common: common, HQ: config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.hq.APIURL()},
 		URL: config.NewSecret(d.url), NoConfirm: true, Parallel: 4,
 	}}
 	return im.run(ctx)
 }
 
-// stream follows the changes for as long as was asked, then stops the shop,
-// lets the destination catch up, and compares.
+// stream follows the changes for d.length, stops the shop, lets the destination catch up, and
+// compares.
 func (d *demo) stream(ctx context.Context, e hq.Enrolment) error {
 	dir, err := state.Open(d.s.common.DataDir)
 	if err != nil {
@@ -145,19 +147,22 @@ func (d *demo) stream(ctx context.Context, e hq.Enrolment) error {
 	registry := telemetry.NewRegistry(d.s.build, health)
 	worker, err := server.New(server.Config{
 		Options: config.Server{
-			Common: d.s.common, HQ: config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.shop.APIURL()}, URL: config.NewSecret(d.url),
-			ServerID: e.ServerID, Servers: []string{d.shop.NATSURL()}, RenewInterval: 24 * time.Hour,
+			Common: d.s.common, HQ: config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.hq.APIURL()}, URL: config.NewSecret(d.url),
+			ServerID: e.ServerID, Servers: []string{d.hq.NATSURL()}, RenewInterval: 24 * time.Hour,
 		},
 		Build: d.s.build, State: dir, Lookup: d.p.Lookup, Registry: registry, Health: health, Logger: d.s.logger,
 	})
 	if err != nil {
 		return err
 	}
-	web, err := telemetry.Listen(ctx, telemetry.HTTPOptions{Host: "127.0.0.1", Health: health, Metrics: registry, Build: d.s.build, Logger: d.s.logger})
+	web, err := telemetry.Listen(ctx, telemetry.HTTPOptions{
+		Host: "127.0.0.1", Health: health, Metrics: registry, Build: d.s.build, Logger: d.s.logger,
+	})
 	if err != nil {
 		return err
 	}
-	d.say("\nFollowing the stream, %g changes a second. Meanwhile, look at\n  %s\n  http://%s/         health\n  http://%[3]s/metrics  metrics\n", d.hq.Rate, drivers.MaskURL(d.url), web.Addr())
+	d.say("\nFollowing the stream, %g changes per second. Meanwhile, see\n  %s", d.o.Rate, drivers.MaskURL(d.url))
+	d.say("  http://%[1]s/         health\n  http://%[1]s/metrics  metrics\n", web.Addr())
 
 	serving, stop := context.WithCancel(hard(ctx))
 	defer stop()
@@ -175,8 +180,8 @@ func (d *demo) stream(ctx context.Context, e hq.Enrolment) error {
 	return d.compare(hard(ctx), dir, e)
 }
 
-// watch shows one live line until the time is up, stops the shop, and goes on
-// until everything that the shop did is applied.
+// watch shows one live line until the time is up, stops the shop, and continues until every change
+// of the shop is applied.
 func (d *demo) watch(ctx, failed context.Context, worker *server.Server) error {
 	line := newLiveLine(d.s.screen)
 	defer line.end()
@@ -214,14 +219,14 @@ func (d *demo) watch(ctx, failed context.Context, worker *server.Server) error {
 
 // quiesce stops the shop and returns the sequence of its last change.
 func (d *demo) quiesce(ctx context.Context) (uint64, error) {
-	if err := d.shop.Pause(ctx); err != nil {
+	if err := d.hq.Pause(ctx); err != nil {
 		return 0, err
 	}
-	s, err := d.shop.StreamState(ctx)
+	s, err := d.hq.StreamState(ctx)
 	return s.LastSeq, err
 }
 
-// errDiffers says that the demo failed; the table has said how.
+// errDiffers says that the demo failed. The printed table has the details.
 var errDiffers = errors.New("the destination differs from the shop")
 
 // compare compares every row and column of the destination with the shop.
@@ -233,10 +238,10 @@ func (d *demo) compare(ctx context.Context, dir *state.Dir, e hq.Enrolment) erro
 	defer destination.Close(ctx)
 	reader := destination.Reader
 	if reader == nil {
-		d.say("Everything is applied. This kind of destination keeps no rows to compare with; look at %s.", drivers.MaskURL(d.url))
+		d.say("Every change is applied. eds cannot read rows from this kind of destination to compare them; see %s.", drivers.MaskURL(d.url))
 		return nil
 	}
-	client, err := connectHQ(d.s, config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.shop.APIURL()})
+	client, err := connectHQ(d.s, config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.hq.APIURL()})
 	if err != nil {
 		return err
 	}
@@ -246,13 +251,14 @@ func (d *demo) compare(ctx context.Context, dir *state.Dir, e hq.Enrolment) erro
 		return err
 	}
 	d.say("Comparing every row and column with the shop:\n")
-	snap := d.shop.Shop().Snapshot()
+	snap := d.hq.Shop().Snapshot()
 	t := tabwriter.NewWriter(d.out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "table\trows there\trows here\tdifferent\t")
+	fmt.Fprintln(t, "table\tshop\tdestination\tdifferent\t")
 	var bad []verify.Report
 	rows := int64(0)
-	for _, name := range d.shop.Shop().Tables() {
-		r, err := verify.Compare(ctx, tables[name], nil, verify.Rows(tables[name], snap.Rows(name, nil, nil)), reader.Read(ctx, tables[name]))
+	for _, name := range d.hq.Shop().Tables() {
+		want := verify.Rows(tables[name], snap.Rows(name, nil, nil))
+		r, err := verify.Compare(ctx, tables[name], nil, want, reader.Read(ctx, tables[name]))
 		if err != nil {
 			return err
 		}
@@ -271,12 +277,12 @@ func (d *demo) compare(ctx context.Context, dir *state.Dir, e hq.Enrolment) erro
 	if len(bad) > 0 {
 		return errDiffers
 	}
-	d.say("\nAll %d rows are equal. Everything is in %s; run the demo again to go on.", rows, d.dir)
+	d.say("\nAll %d rows are equal. The files are in %s; the next demo continues there.", rows, d.dir)
 	return nil
 }
 
-// liveLine shows the state of a server: one line that changes on a terminal, a
-// line every few seconds elsewhere.
+// liveLine shows the state of a server: one changing line on a terminal, a line every few seconds
+// elsewhere.
 type liveLine struct {
 	screen  *screen
 	every   time.Duration
@@ -292,7 +298,8 @@ func newLiveLine(s *screen) *liveLine {
 }
 
 func (l *liveLine) show(elapsed time.Duration, s pipeline.Status) {
-	text := fmt.Sprintf("%5.0fs  %9d events  %7.0f events/s  lag %-8v  %d tables  %s", elapsed.Seconds(), s.Applied, s.Rate, s.Lag.Round(time.Millisecond), len(s.Tables), s.State)
+	text := fmt.Sprintf("%5.0fs  %9d events  %7.0f events/s  lag %-8v  %d tables  %s",
+		elapsed.Seconds(), s.Applied, s.Rate, s.Lag.Round(time.Millisecond), len(s.Tables), s.State)
 	if s.Reason != "" {
 		text += ": " + s.Reason
 	}

@@ -1,6 +1,9 @@
+//go:build !use_custom_driver || use_devhq
+
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,23 +19,26 @@ func newHQ(p Process, common *config.CommonFlags) *cobra.Command {
 	o := devhq.Options{Open: true}
 	cmd := &cobra.Command{
 		Use:   "hq",
-		Short: "Run a small HQ of your own, with a simulated repair shop as its data",
-		Long: `Runs the other side of eds on this machine: its API, its NATS and a simulated
-auto-repair shop whose rows keep changing. Good for trying eds out and for tests.
-Everything is kept in the data directory, so that it goes on where it was.`,
+		Short: "Run a small HQ on this machine, with a simulated repair shop as its data",
+		Long: `Runs an HQ for development: the API, NATS, and a simulated auto-repair shop whose
+rows keep changing. Use it to try eds and for tests.
+
+It keeps everything in the data directory and continues there the next time. If it
+is killed, the shop loses its last changes and the stream begins again; then eds
+server asks for an import.`,
 		Example: "  eds hq --rate 200",
 		Args:    noArgs,
 	}
 	cmd.Flags().IntVar(&httpPort, "http-port", 3101, "`port` of the API, 0 for any free one")
 	cmd.Flags().IntVar(&natsPort, "nats-port", 4222, "`port` of NATS, 0 for any free one")
-	cmd.Flags().Float64Var(&o.Rate, "rate", 50, "changes a second; 0 for none")
-	cmd.Flags().Uint64Var(&o.Seed, "seed", 1, "seed of the shop; the same one makes the same shop")
-	cmd.Flags().IntVar(&o.Customers, "customers", 500, "customers that a new shop begins with")
+	cmd.Flags().Float64Var(&o.Rate, "rate", 50, "changes per second; 0 for none")
+	cmd.Flags().Uint64Var(&o.Seed, "seed", 1, "seed of a new shop; the same seed makes the same shop")
+	cmd.Flags().IntVar(&o.Customers, "customers", 500, "customers of a new shop")
 	cmd.Flags().DurationVar(&o.EvolveEvery, "evolve-every", 0, "how often the schema changes; 0 for never")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		switch {
 		case o.Rate < 0:
-			return usagef("--rate: want 0 or more changes a second")
+			return usagef("--rate: want 0 or more changes per second")
 		case o.Customers < 1:
 			return usagef("--customers: want at least 1")
 		}
@@ -48,25 +54,18 @@ Everything is kept in the data directory, so that it goes on where it was.`,
 			return err
 		}
 		if err := introduce(out(cmd), hq, o); err != nil {
-			return closing(hq, err)
+			return errors.Join(err, hq.Close())
 		}
 		select {
 		case <-cmd.Context().Done():
 		case <-hq.Done():
 		}
-		return closing(hq, nil)
+		return hq.Close()
 	}
 	return cmd
 }
 
-func closing(c io.Closer, err error) error {
-	if closeErr := c.Close(); err == nil {
-		err = closeErr
-	}
-	return err
-}
-
-// introduce says what runs where, and how to use it.
+// introduce prints the addresses of hq and the commands to use it.
 func introduce(w io.Writer, hq *devhq.HQ, o devhq.Options) error {
 	code, err := hq.NewEnrolment()
 	if err != nil {
@@ -77,12 +76,12 @@ func introduce(w io.Writer, hq *devhq.HQ, o devhq.Options) error {
 		eds = "eds"
 	}
 	url := "sqlite://shop.db"
-	_, err = fmt.Fprintf(w, `HQ runs.
+	_, err = fmt.Fprintf(w, `HQ is running.
 
   API   %[1]s
   NATS  %[2]s
   data  %[3]s
-  shop  %[4]g changes a second, seed %[5]d
+  shop  %[4]g changes per second, seed %[5]d
 
 Follow it from another terminal:
 
@@ -90,7 +89,7 @@ Follow it from another terminal:
   %[6]s import --data-dir ./eds-data --url %[8]s
   %[6]s server --data-dir ./eds-data --url %[8]s --server %[2]s
 
-The code works once. Stop with Ctrl-C.
+The enrolment code works once. Stop with Ctrl-C.
 `, hq.APIURL(), hq.NATSURL(), o.DataDir, o.Rate, o.Seed, eds, code, url)
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/shopmonkeyus/eds/internal/agent"
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/control"
 	"github.com/shopmonkeyus/eds/internal/fault"
@@ -46,7 +47,7 @@ Health is at http://<host>:<port>/ and metrics are at /metrics.`,
 		if err != nil {
 			return err
 		}
-		if server.Unknown(o) {
+		if server.NeedsEnrolment(o) {
 			if err := enrollAtTerminal(cmd.Context(), p, s, o.HQ); err != nil {
 				return err
 			}
@@ -122,7 +123,7 @@ func follow(soft, hard context.Context, p Process, s *setup, c server.Config) er
 	switch {
 	case errors.As(err, new(*reconciler.DestinationError)):
 		err = usageError{err}
-	case errors.Is(err, server.ErrReplaced):
+	case errors.Is(err, agent.ErrReplaced):
 		return errors.Join(g.Wait(), err)
 	}
 	if err = errors.Join(err, g.Wait()); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/shopmonkeyus/eds/internal/agent"
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/selfupdate"
 	"github.com/shopmonkeyus/eds/internal/server"
@@ -138,7 +139,7 @@ func newWorker(p Process) *cobra.Command {
 				}
 			}()
 			err = work(ctx, p, w, start)
-			if err != nil && !errors.As(err, new(silentError)) && !errors.Is(err, server.ErrReplaced) {
+			if err != nil && !errors.As(err, new(silentError)) && !errors.Is(err, agent.ErrReplaced) {
 				fmt.Fprintf(p.Stderr, "eds: %v\n", err)
 				err = silentError{err}
 			}
@@ -178,7 +179,7 @@ func work(ctx context.Context, p Process, w *supervisor.Worker, start supervisor
 		Beat: beats(w, health), Upgrade: upgrades(p, s, w, flags.release()), Probation: probation(p, s, flags.release()),
 	}
 	if u := start.Note.Upgrade; u != nil && u.Failed {
-		c.FailedUpgrade = &server.FailedUpgrade{Version: u.Version, Reason: u.Reason}
+		c.FailedUpgrade = &agent.FailedUpgrade{Version: u.Version, Reason: u.Reason}
 	}
 	alive, end := context.WithCancel(hard(ctx))
 	stopNow, abandon := context.WithCancelCause(alive)
@@ -202,14 +203,14 @@ func beats(w *supervisor.Worker, health *telemetry.Health) func() {
 }
 
 // crashes returns the ends of earlier workers that HQ has not been told of.
-func crashes(s *setup) []server.Crash {
+func crashes(s *setup) []agent.Crash {
 	tombstones, err := supervisor.Tombstones(s.common.DataDir)
 	if err != nil {
 		s.logger.Warn("what is known of earlier crashes can not be read", "error", err)
 	}
-	var all []server.Crash
+	var all []agent.Crash
 	for _, t := range tombstones {
-		all = append(all, server.Crash{Session: t.Session, Kind: string(t.Kind), Stderr: t.Reason + "\n" + t.Message + "\n\n" + t.Stderr, Forget: t.Remove})
+		all = append(all, agent.Crash{Session: t.Session, Kind: string(t.Kind), Stderr: t.Reason + "\n" + t.Message + "\n\n" + t.Stderr, Forget: t.Remove})
 	}
 	return all
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-func TestAnEnrolmentCodeIsUsedOnce(t *testing.T) {
+func TestEnroll_TakesACodeOnce(t *testing.T) {
 	h := begin(t, options(t))
 	code, err := h.NewEnrolment("c1")
 	if err != nil {
@@ -21,9 +21,9 @@ func TestAnEnrolmentCodeIsUsedOnce(t *testing.T) {
 	if !strings.HasPrefix(code, "L") {
 		t.Errorf("the code %q does not begin with an L", code)
 	}
-	anybody := client{t, h.APIURL(), ""}
+	anonymous := client{t, h.APIURL(), ""}
 	var got struct{ Token, ServerID string }
-	if status, message := anybody.call("GET", "/v3/eds/internal/enroll/"+code, "", &got); status != http.StatusOK {
+	if status, message := anonymous.call("GET", "/v3/eds/internal/enroll/"+code, "", &got); status != http.StatusOK {
 		t.Fatalf("enrol: %d %s", status, message)
 	}
 	claims, err := h.keys.check(got.Token, time.Now())
@@ -36,13 +36,13 @@ func TestAnEnrolmentCodeIsUsedOnce(t *testing.T) {
 		t.Error(diff)
 	}
 	for _, bad := range []string{code, "Lunknown", "x"} {
-		if status, _ := anybody.call("GET", "/v3/eds/internal/enroll/"+bad, "", nil); status != http.StatusNotFound {
+		if status, _ := anonymous.call("GET", "/v3/eds/internal/enroll/"+bad, "", nil); status != http.StatusNotFound {
 			t.Errorf("enrol with %q: %d, want 404", bad, status)
 		}
 	}
 }
 
-func TestAKeyIsNeededAndMustBeGood(t *testing.T) {
+func TestAPI_RequiresAValidKey(t *testing.T) {
 	h := begin(t, options(t))
 	good := h.APIKey(KeyOptions{ServerID: "s1"})
 	foreign := (&keyring{secret: []byte("another")}).issue(h.APIURL(), KeyOptions{ServerID: "s1"}, time.Now())
@@ -56,8 +56,8 @@ func TestAKeyIsNeededAndMustBeGood(t *testing.T) {
 		{"POST", "/v3/export/bulk"},
 		{"GET", "/v3/export/bulk/x"},
 	}
-	for _, bad := range []struct{ name, key, says string }{
-		{"none", "", "an API key is needed"},
+	for _, bad := range []struct{ name, key, message string }{
+		{"none", "", "the API key is missing"},
 		{"not a JWT", "secret", "malformed"},
 		{"no claims", "a..b", "malformed"},
 		{"changed", good[:len(good)-4] + "AAAA", "not issued by this HQ"},
@@ -66,14 +66,14 @@ func TestAKeyIsNeededAndMustBeGood(t *testing.T) {
 	} {
 		for _, call := range calls {
 			status, message := client{t, h.APIURL(), bad.key}.call(call.method, call.path, "{}", nil)
-			if status != http.StatusUnauthorized || !strings.Contains(message, bad.says) {
+			if status != http.StatusUnauthorized || !strings.Contains(message, bad.message) {
 				t.Errorf("%s %s with a key that is %s: %d %q", call.method, call.path, bad.name, status, message)
 			}
 		}
 	}
 }
 
-func TestSchemasComeUnwrapped(t *testing.T) {
+func TestSchemas_HaveNoEnvelope(t *testing.T) {
 	h := begin(t, options(t))
 	c := h.client(t)
 	var latest map[string]json.RawMessage
@@ -105,7 +105,7 @@ func TestSchemasComeUnwrapped(t *testing.T) {
 	}
 }
 
-func TestUnknownCallsAndBodiesAreRefused(t *testing.T) {
+func TestAPI_RefusesUnknownCallsAndBodies(t *testing.T) {
 	c := begin(t, options(t)).client(t)
 	for _, call := range []struct {
 		method, path, body string
@@ -125,7 +125,7 @@ func TestUnknownCallsAndBodiesAreRefused(t *testing.T) {
 	}
 }
 
-func TestFaults(t *testing.T) {
+func TestDisturb_AppliesFaults(t *testing.T) {
 	h := begin(t, options(t))
 	c := h.client(t)
 	h.Disturb(func(r *http.Request) Fault {
@@ -146,10 +146,10 @@ func TestFaults(t *testing.T) {
 	}
 	h.Disturb(func(*http.Request) Fault { return Cut(5) })
 	r.Header.Set("Authorization", "Bearer "+c.key)
-	if answer, err := http.DefaultClient.Do(r); err == nil {
-		body, err := readAll(answer)
+	if response, err := http.DefaultClient.Do(r); err == nil {
+		body, err := readAll(response)
 		if err == nil || len(body) > 5 {
-			t.Errorf("a cut answer reads as %q, %v", body, err)
+			t.Errorf("a cut response was read as %q, %v", body, err)
 		}
 	}
 	h.Disturb(nil)

@@ -17,7 +17,7 @@ import (
 type KeyOptions struct {
 	ServerID  string        // of the server that the key is for
 	Companies []string      // that it may read; none means all
-	Life      time.Duration // until it expires; 0 means ten years, less than 0 that it has expired
+	Life      time.Duration // until it expires; 0 means ten years, negative means expired
 }
 
 // keyClaims are the claims of an API key, a JWT signed by HQ (HS256).
@@ -36,8 +36,7 @@ const (
 	secretSize = 32
 )
 
-// keyring issues and checks what HQ signs with its own secret: API keys, and
-// URLs that need none.
+// keyring issues and checks API keys and signed URLs. Both are signed with HQ's own secret.
 type keyring struct{ secret []byte }
 
 func loadKeyring(s *store) (*keyring, error) {
@@ -73,7 +72,7 @@ func (k *keyring) issue(issuer string, o KeyOptions, now time.Time) string {
 	return text + "." + encode(k.sign(text))
 }
 
-// check returns the claims of an API key that HQ issued and that is still good.
+// check returns the claims of a valid API key that HQ issued.
 func (k *keyring) check(key string, now time.Time) (keyClaims, error) {
 	var claims keyClaims
 	cut := strings.LastIndexByte(key, '.')

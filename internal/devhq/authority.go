@@ -9,9 +9,8 @@ import (
 	"github.com/nats-io/nkeys"
 )
 
-// authority is the root of trust of the NATS server: an operator, the account
-// that holds the stream, and the account in which the server talks to itself.
-// Its keys stay the same over the life of a data directory.
+// authority is the root of trust of the NATS server: an operator, the account of the stream, and the
+// server's system account. A data directory keeps its keys.
 type authority struct {
 	operator, account, system nkeys.KeyPair
 	operatorClaims            *jwt.OperatorClaims
@@ -19,7 +18,7 @@ type authority struct {
 	accountJWT, systemJWT     string
 }
 
-// user is a NATS user as a client presents itself.
+// user is a NATS user with its credentials.
 type user struct {
 	publicKey string
 	jwt       string
@@ -54,7 +53,7 @@ func loadAuthority(s *store) (*authority, error) {
 	return a, a.issue()
 }
 
-// issue writes the claims of the operator and of the accounts.
+// issue creates the claims of the operator and of the accounts.
 func (a *authority) issue() error {
 	operatorKey, err := a.operator.PublicKey()
 	if err != nil {
@@ -86,8 +85,8 @@ func (a *authority) issue() error {
 	return nil
 }
 
-// sessionUser issues the user of a session: named after the server, allowed
-// to do what a server must and nothing else, until it expires.
+// sessionUser issues the user of a session. Its name is the server's id. It has only the permissions
+// that a server needs, and expires.
 func (a *authority) sessionUser(serverID, sessionID string, companies []string, life time.Duration) (user, error) {
 	var sub jwt.StringList
 	for _, company := range companies {
@@ -109,13 +108,13 @@ func (a *authority) sessionUser(serverID, sessionID string, companies []string, 
 	})
 }
 
-// adminUser issues HQ's own user, which may do everything in the account.
+// adminUser issues HQ's own user, which has all permissions in the account.
 func (a *authority) adminUser() (user, error) {
 	return a.newUser(func(c *jwt.UserClaims) { c.Name = "hq" })
 }
 
-// devUser issues the user that stands for clients without a credential: it
-// reads every company and speaks for every session.
+// devUser issues the user for clients without a credential. It reads every company and may send for
+// every session.
 func (a *authority) devUser() (user, error) {
 	return a.newUser(func(c *jwt.UserClaims) {
 		c.Name = "dev"

@@ -2,7 +2,7 @@ package devhq
 
 import "testing"
 
-// BenchmarkShop measures how fast the shop can work into the stream.
+// BenchmarkShop measures the changes per second that the shop can publish.
 func BenchmarkShop(b *testing.B) {
 	o := options(b)
 	o.Customers = 500
@@ -16,7 +16,7 @@ func BenchmarkShop(b *testing.B) {
 	b.ReportMetric(float64(messages(b, h))/b.Elapsed().Seconds(), "changes/s")
 }
 
-// BenchmarkExport measures how fast a snapshot is written.
+// BenchmarkExport measures the rows per second of an export.
 func BenchmarkExport(b *testing.B) {
 	o := options(b)
 	o.Customers = 2000

@@ -19,17 +19,17 @@ import (
 
 const (
 	streamName = "dbchange"
-	// maxPayload is the largest message, in bytes: the most that a NATS server allows.
+	// maxPayload is the size of the largest message, in bytes. A NATS server allows no more.
 	maxPayload = 64 << 20
-	// startTimeout bounds the start of the NATS server, which reads its store.
+	// startTimeout bounds the start of the NATS server. It reads its store then.
 	startTimeout = time.Minute
 )
 
 // errBrokerDown says that the NATS server is stopped.
 var errBrokerDown = errors.New("the NATS server is stopped")
 
-// broker is the embedded NATS server. It can be stopped and started again: it
-// comes back at the same port with the same store.
+// broker is the embedded NATS server. It can be stopped and started again, with the same port and
+// store.
 type broker struct {
 	dir       string // of the store
 	authority *authority
@@ -37,14 +37,14 @@ type broker struct {
 	logger    *slog.Logger
 
 	mu      sync.Mutex
-	host    string // to listen at
-	port    int    // -1 until the first start, where any free one will do
+	host    string // to listen on
+	port    int    // -1 means any free port; the first start sets it
 	srv     *server.Server
 	started time.Time
-	seen    map[string]time.Time // by the public keys of users, when lastSeen saw them
+	seen    map[string]time.Time // public key of a user -> result of lastSeen
 }
 
-// start starts the server, unless it runs, and waits until it serves.
+// start starts the server, unless it runs, and waits until it is ready.
 func (b *broker) start() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -82,7 +82,7 @@ func (b *broker) start() error {
 	return nil
 }
 
-// stop stops the server, where it runs, and waits until its store is closed.
+// stop stops the server and waits until its store is closed.
 func (b *broker) stop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -100,8 +100,8 @@ func (b *broker) url() string {
 	return "nats://" + net.JoinHostPort(dialHost(b.host), strconv.Itoa(b.port))
 }
 
-// lastSeen returns when a connection of the user is known to have been open:
-// now where one is, the zero time where none was since the server started.
+// lastSeen returns the last time that the user had a connection: now if there is one, the zero time
+// if there was none since the server started.
 func (b *broker) lastSeen(publicKey string) (time.Time, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -128,7 +128,7 @@ func (b *broker) lastSeen(publicKey string) (time.Time, error) {
 	return last, nil
 }
 
-// upSince returns when the server last started.
+// upSince returns the time of the last start.
 func (b *broker) upSince() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -149,17 +149,32 @@ func (b *broker) connect(u user, name string, options ...nats.Option) (*nats.Con
 	return conn, nil
 }
 
-// ensureStream creates the stream, or brings its limits to what is asked for.
-func ensureStream(ctx context.Context, conn *nats.Conn, o Options) error {
+// historyKey names the stream's metadata that holds the history of its changes; see
+// shop.Shop.History.
+const historyKey = "history"
+
+// ensureStream creates the stream, or sets its limits. A stream of another history is created again.
+func ensureStream(ctx context.Context, conn *nats.Conn, o Options, history string) error {
 	js, err := openJetStream(conn)
 	if err != nil {
-		return fmt.Errorf("open JetStream: %w", err)
+		return err
+	}
+	stream, err := js.Stream(ctx, streamName)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+	case err != nil:
+		return fmt.Errorf("look up the stream %s: %w", streamName, err)
+	case stream.CachedInfo().Config.Metadata[historyKey] != history:
+		o.Logger.Warn("the shop lost changes, so the stream begins again")
+		if err := js.DeleteStream(ctx, streamName); err != nil {
+			return fmt.Errorf("delete the stream %s: %w", streamName, err)
+		}
 	}
 	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: streamName, Subjects: []string{streamName + ".>"}, Storage: jetstream.FileStorage,
 		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld,
 		MaxAge: o.StreamAge, MaxBytes: o.StreamBytes, MaxMsgs: -1, MaxMsgSize: -1, MaxConsumers: -1, Replicas: 1,
-		Duplicates: min(dedupWindow, o.StreamAge),
+		Duplicates: min(dedupWindow, o.StreamAge), Metadata: map[string]string{historyKey: history},
 	})
 	if err != nil {
 		return fmt.Errorf("create the stream %s: %w", streamName, err)
@@ -167,58 +182,18 @@ func ensureStream(ctx context.Context, conn *nats.Conn, o Options) error {
 	return nil
 }
 
-// recentMessages is how many messages recentIDs looks at: more than the shop
-// ever has under way.
-const recentMessages = 2 * windowMessages
-
-// streamTimeout bounds a call of JetStream. The machine may be busy with more than this HQ.
+// streamTimeout bounds a call of JetStream. It is long because tests keep machines busy.
 const streamTimeout = time.Minute
 
 func openJetStream(conn *nats.Conn) (jetstream.JetStream, error) {
-	return jetstream.New(conn, jetstream.WithDefaultTimeout(streamTimeout))
-}
-
-// recentIDs returns the ids of the newest messages of the stream.
-func recentIDs(ctx context.Context, conn *nats.Conn) (map[string]bool, error) {
-	js, err := openJetStream(conn)
+	js, err := jetstream.New(conn, jetstream.WithDefaultTimeout(streamTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	stream, err := js.Stream(ctx, streamName)
-	if err != nil {
-		return nil, fmt.Errorf("look up the stream %s: %w", streamName, err)
-	}
-	state := stream.CachedInfo().State
-	if state.Msgs == 0 {
-		return nil, nil
-	}
-	first := max(state.FirstSeq, state.LastSeq-min(state.LastSeq, recentMessages)+1)
-	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: first,
-		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, InactiveThreshold: time.Minute,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the stream %s: %w", streamName, err)
-	}
-	ids := make(map[string]bool)
-	for left := consumer.CachedInfo().NumPending; left > 0; {
-		batch, err := consumer.Fetch(int(left), jetstream.FetchContext(ctx))
-		if err != nil {
-			return nil, fmt.Errorf("read the stream %s: %w", streamName, err)
-		}
-		for msg := range batch.Messages() {
-			ids[msg.Headers().Get(nats.MsgIdHdr)] = true
-			left--
-		}
-		if err := batch.Error(); err != nil {
-			return nil, fmt.Errorf("read the stream %s: %w", streamName, err)
-		}
-	}
-	return ids, stream.DeleteConsumer(ctx, consumer.CachedInfo().Name)
+	return js, nil
 }
 
-// dialHost returns the name at which a listener bound to host is reached from
-// this machine.
+// dialHost returns the host under which this machine reaches a listener bound to host.
 func dialHost(host string) string {
 	switch host {
 	case "", "0.0.0.0", "::":
@@ -227,13 +202,13 @@ func dialHost(host string) string {
 	return host
 }
 
-// natsLogger passes on what the NATS server has to complain about.
+// natsLogger forwards the NATS server's log.
 type natsLogger struct {
 	logger *slog.Logger
-	fatal  chan string // holds why the server can't go on
+	fatal  chan string // holds the reason of a fatal error
 }
 
-// wait waits until the server serves, or says why it can't.
+// wait waits until the server is ready. It returns an error if the server cannot start.
 func (l *natsLogger) wait(srv *server.Server) error {
 	const slice = 100 * time.Millisecond
 	for waited := time.Duration(0); waited < startTimeout; waited += slice {
@@ -246,7 +221,7 @@ func (l *natsLogger) wait(srv *server.Server) error {
 		default:
 		}
 	}
-	return fmt.Errorf("it did not serve within %s", startTimeout)
+	return fmt.Errorf("not ready after %s", startTimeout)
 }
 
 func (l *natsLogger) Noticef(format string, v ...any) { l.log(slog.LevelDebug, format, v) }

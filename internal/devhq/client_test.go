@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/hq"
 )
 
-// edsClient returns the client that eds has for a key of h.
+// edsClient returns the client of eds with a key of h.
 func edsClient(t *testing.T, h *HQ, key string) *hq.Client {
 	t.Helper()
 	o := hq.Options{BaseURL: h.APIURL(), Version: "1.2.3", Patience: 5 * time.Second}
@@ -32,7 +32,7 @@ func edsClient(t *testing.T, h *HQ, key string) *hq.Client {
 	return c
 }
 
-func TestTheClientOfEdsGetsAlong(t *testing.T) {
+func TestClient_MakesAllCalls(t *testing.T) {
 	h := begin(t, options(t))
 	ctx := t.Context()
 	code, err := h.NewEnrolment()
@@ -44,7 +44,7 @@ func TestTheClientOfEdsGetsAlong(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := edsClient(t, h, "").Enroll(ctx, code); !hq.NotFound(err) {
-		t.Errorf("a code that was used: %v", err)
+		t.Errorf("a used code: %v", err)
 	}
 	c := edsClient(t, h, enrolment.Token)
 	if latest, err := c.LatestSchemas(ctx); err != nil || !cmp.Equal(latest, h.Shop().LatestSchemas()) {
@@ -93,20 +93,20 @@ func TestTheClientOfEdsGetsAlong(t *testing.T) {
 		}
 		return export.Completed
 	})
-	if diff := cmp.Diff(shopRows(h, "customer", nil, nil), lines(t, export.Tables["customer"].URLs)); diff != "" {
+	if diff := cmp.Diff(shopRows(h, "customer", nil, nil), downloadRows(t, export.Tables["customer"].URLs)); diff != "" {
 		t.Error(diff)
 	}
 }
 
-func TestTheClientOfEdsGetsThroughAStorm(t *testing.T) {
+func TestClient_RetriesFaults(t *testing.T) {
 	h := begin(t, options(t))
-	storm := make(chan Fault, 3)
-	storm <- Refuse(http.StatusTooManyRequests, time.Second)
-	storm <- Refuse(http.StatusServiceUnavailable, 0)
-	storm <- Cut(10)
+	faults := make(chan Fault, 3)
+	faults <- Refuse(http.StatusTooManyRequests, time.Second)
+	faults <- Refuse(http.StatusServiceUnavailable, 0)
+	faults <- Cut(10)
 	h.Disturb(func(*http.Request) Fault {
 		select {
-		case f := <-storm:
+		case f := <-faults:
 			return f
 		default:
 			return nil
@@ -116,12 +116,12 @@ func TestTheClientOfEdsGetsThroughAStorm(t *testing.T) {
 	if _, err := edsClient(t, h, h.APIKey(KeyOptions{})).LatestSchemas(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if len(storm) != 0 || time.Since(began) < time.Second {
-		t.Errorf("the client is through after %s, with %d faults to come", time.Since(began), len(storm))
+	if len(faults) != 0 || time.Since(began) < time.Second {
+		t.Errorf("the client succeeded after %s, with %d faults left", time.Since(began), len(faults))
 	}
 }
 
-func TestTheClientOfEdsSaysWhyAKeyIsRefused(t *testing.T) {
+func TestClient_ReportsWhyAKeyIsRefused(t *testing.T) {
 	h := begin(t, options(t))
 	foreign := (&keyring{secret: []byte("another")}).issue(h.APIURL(), KeyOptions{}, time.Now())
 	_, err := edsClient(t, h, foreign).LatestSchemas(t.Context())

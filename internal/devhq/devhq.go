@@ -1,6 +1,6 @@
-// Package devhq is an HQ of one's own: the other side of the protocol, on one
-// machine. It embeds a NATS server with JetStream and the permissions of the
-// real one, serves the HTTP API, and gets its data from a simulated shop.
+// Package devhq is an HQ for development: the other side of the protocol, on one machine. It embeds
+// a NATS server with JetStream and the permissions of the real HQ, serves the HTTP API, and gets its
+// data from a simulated shop.
 package devhq
 
 import (
@@ -23,40 +23,40 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 )
 
-// Options say how an HQ runs. The zero value of a field means what its comment
-// says; only DataDir must be there.
+// Options configure an HQ. Only DataDir is required.
 type Options struct {
-	// DataDir keeps everything: the stream, the shop, keys, sessions, exports,
-	// logs. An HQ that starts with the directory of another goes on as that one.
+	// DataDir keeps everything: the stream, the shop, keys, sessions, exports, logs. An HQ that
+	// starts with the directory of an earlier one continues it. If that one was killed, the shop
+	// is as in its last snapshot. Then the stream begins again and exports are deleted, because
+	// both may hold changes that the shop has lost.
 	DataDir string
-	// HTTPAddr and NATSAddr are host:port to listen at; port 0 is any free one.
-	// "" is 127.0.0.1:0.
+	// HTTPAddr and NATSAddr are host:port to listen on. Port 0 means any free one, "" means
+	// 127.0.0.1:0.
 	HTTPAddr, NATSAddr string
 
-	Rate        float64       // changes a second; 0 is none
-	Seed        uint64        // of the shop, when it is made
-	Customers   int           // of the shop, when it is made; 0 is 500
-	EvolveEvery time.Duration // how often the schema changes; 0 is never
-	// ClockOffset is how far the clock of the shop's database is ahead of NATS.
+	Rate        float64       // changes per second; 0 means none
+	Seed        uint64        // of a new shop
+	Customers   int           // of a new shop; 0 means 500
+	EvolveEvery time.Duration // time between changes of the schema; 0 means that it never changes
+	// ClockOffset is the time by which the clock of the shop's database is ahead of NATS.
 	ClockOffset time.Duration
 
-	// Open lets clients without a credential read every company, as the
-	// protocol allows a server on localhost to do.
+	// Open lets clients without a credential read every company, as the protocol allows on
+	// localhost.
 	Open bool
-	// SessionGrace is how long a session counts as live without a connection to
-	// NATS; 0 is five seconds.
+	// SessionGrace is the time that a session without a connection to NATS counts as live; 0
+	// means five seconds.
 	SessionGrace time.Duration
-	// CredentialLife is how long the credential of a session works; 0 is seven days.
+	// CredentialLife is the time until the credential of a session expires; 0 means seven days.
 	CredentialLife time.Duration
-	// StreamAge and StreamBytes bound what the stream keeps; 0 is seven days and
-	// 32 GiB.
+	// StreamAge and StreamBytes bound the messages in the stream; 0 means seven days and 32 GiB.
 	StreamAge   time.Duration
 	StreamBytes int64
-	// FileRows and FileBytes, before compression, bound a file of an export; 0
-	// is 20,000 and 16 MiB.
+	// FileRows and FileBytes, before compression, bound a file of an export; 0 means 20,000 and
+	// 16 MiB.
 	FileRows, FileBytes int
 
-	Logger *slog.Logger // nil discards
+	Logger *slog.Logger // nil means no log
 }
 
 func (o Options) withDefaults() Options {
@@ -89,8 +89,8 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// answerTimeout bounds what waits for an answer that comes at once, or never.
-const answerTimeout = 10 * time.Second
+// replyTimeout bounds waits for replies that arrive at once or never.
+const replyTimeout = 10 * time.Second
 
 // HQ is a running HQ. Its methods are safe for concurrent use.
 type HQ struct {
@@ -101,32 +101,32 @@ type HQ struct {
 	keys      *keyring
 	broker    *broker
 	admin     *nats.Conn
-	hearing   *hearing
+	received  *receivedLog
 	shop      *shop.Shop
 	publisher *publisher
-	worker    *worker
+	workload  *workload
 	exports   *exporter
 	apiURL    string
 	web       *http.Server
 
-	disturb  atomic.Pointer[func(*http.Request) Fault]
-	starting sync.Mutex // held while a session starts
+	chooseFault atomic.Pointer[func(*http.Request) Fault]
+	starting    sync.Mutex // held while a session starts
 
-	work    *errgroup.Group // serves, works and exports
+	work    *errgroup.Group // serves the API, runs the workload and exports
 	stop    context.CancelFunc
 	failed  <-chan struct{}
 	sending sync.WaitGroup     // the publisher
-	abort   context.CancelFunc // ends it, and whatever waits for it
+	abort   context.CancelFunc // stops the publisher and its callers
 
 	closing  sync.Once
 	closeErr error
 }
 
-// Start starts an HQ. When it returns, everything is there: the stream, the
-// API, the shop at work. The context bounds the start alone.
+// Start starts an HQ and returns when it is ready: the stream exists, the API answers, the shop
+// works. The context bounds only the start.
 func Start(ctx context.Context, o Options) (_ *HQ, err error) {
 	o = o.withDefaults()
-	h := &HQ{options: o, logger: o.Logger, hearing: newHearing()}
+	h := &HQ{options: o, logger: o.Logger, received: newReceivedLog()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.release())
@@ -152,24 +152,23 @@ func Start(ctx context.Context, o Options) (_ *HQ, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	known, err := recentIDs(ctx, h.admin)
-	if err != nil {
+	if err := ensureStream(ctx, h.admin, o, h.shop.History()); err != nil {
 		return nil, err
 	}
-	h.worker = newWorker(h.shop, h.publisher, known, o.Rate)
+	h.workload = newWorkload(h.shop, h.publisher, o.Rate)
 	h.exports, err = newExporter(h.store, h.shop, filepath.Join(o.DataDir, "exports"), fileLimits{o.FileRows, o.FileBytes}, time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("load the export jobs: %w", err)
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.HTTPAddr)
 	if err != nil {
-		return nil, fmt.Errorf("listen at %s: %w", o.HTTPAddr, err)
+		return nil, fmt.Errorf("listen on %s: %w", o.HTTPAddr, err)
 	}
 	h.run(context.WithoutCancel(ctx), listener)
 	return h, nil
 }
 
-// startBroker starts the NATS server and makes sure that the stream is there.
+// startBroker starts the NATS server and connects to it.
 func (h *HQ) startBroker(ctx context.Context) error {
 	host, port, err := splitAddr(h.options.NATSAddr)
 	if err != nil {
@@ -195,18 +194,18 @@ func (h *HQ) startBroker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := h.hearing.listen(h.admin); err != nil {
+	if err := h.received.subscribe(h.admin); err != nil {
 		return err
 	}
 	h.publisher = newPublisher(func() (*nats.Conn, error) {
 		return h.broker.connect(admin, "hq publisher", nats.NoReconnect())
 	}, h.logger)
-	return ensureStream(ctx, h.admin, h.options)
+	return nil
 }
 
-// run starts everything that goes on by itself.
+// run starts the goroutines.
 func (h *HQ) run(ctx context.Context, listener net.Listener) {
-	host, _, _ := net.SplitHostPort(h.options.HTTPAddr) // it has been listened at
+	host, _, _ := net.SplitHostPort(h.options.HTTPAddr) // valid: the listener has it
 	port := listener.Addr().(*net.TCPAddr).Port
 	h.apiURL = "http://" + net.JoinHostPort(dialHost(host), strconv.Itoa(port))
 	h.web = &http.Server{
@@ -228,33 +227,33 @@ func (h *HQ) run(ctx context.Context, listener net.Listener) {
 		}
 		return nil
 	})
-	h.work.Go(func() error { return h.worker.run(working, hard) })
+	h.work.Go(func() error { return h.workload.run(working, hard) })
 	h.work.Go(func() error { return h.exports.run(working) })
 	if h.options.EvolveEvery > 0 {
-		h.work.Go(func() error { return h.worker.evolveEvery(working, hard, h.options.EvolveEvery, h.logger) })
+		h.work.Go(func() error { return h.workload.evolveEvery(working, hard, h.options.EvolveEvery, h.logger) })
 	}
 }
 
-// Done is closed when HQ has failed, and when it is closed. Close says why.
+// Done is closed when HQ fails or is closed. Close returns the reason.
 func (h *HQ) Done() <-chan struct{} { return h.failed }
 
-// Close stops HQ: whatever it has begun is finished and on disk. It returns why
-// HQ failed, where it did.
+// Close finishes the work in progress, saves everything and stops HQ. If HQ failed, it returns the
+// error.
 func (h *HQ) Close() error {
 	h.closing.Do(func() { h.closeErr = h.close() })
 	return h.closeErr
 }
 
 func (h *HQ) close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), replyTimeout)
 	defer cancel()
-	if err := h.web.Shutdown(ctx); err != nil { // a client that does not let go
+	if err := h.web.Shutdown(ctx); err != nil { // a client keeps its connection
 		_ = h.web.Close()
 	}
-	// What the shop has done belongs into the stream, also where that was stopped.
+	// The stream must get the pending changes, also if NATS was stopped.
 	err := h.broker.start()
 	h.stop()
-	giveUp := time.AfterFunc(answerTimeout, h.abort)
+	giveUp := time.AfterFunc(replyTimeout, h.abort)
 	err = errors.Join(err, h.work.Wait())
 	giveUp.Stop()
 	h.abort()
@@ -262,7 +261,7 @@ func (h *HQ) close() error {
 	return errors.Join(err, h.release())
 }
 
-// release closes what was opened, in the opposite order.
+// release closes everything that Start opened.
 func (h *HQ) release() error {
 	var errs []error
 	if h.shop != nil {
@@ -280,7 +279,7 @@ func (h *HQ) release() error {
 	return errors.Join(errs...)
 }
 
-// Shop returns the shop, to be asked for its rows. HQ alone puts it to work.
+// Shop returns the shop for reading its rows. Only HQ makes it work.
 func (h *HQ) Shop() *shop.Shop { return h.shop }
 
 // APIURL returns the URL of the HTTP API.
@@ -298,7 +297,7 @@ func splitAddr(addr string) (host string, port int, err error) {
 		return "", 0, fmt.Errorf("address %q is not host:port: %w", addr, err)
 	}
 	if port == 0 {
-		port = -1 // which is how the NATS server spells any free port
+		port = -1 // the NATS server's value for any free port
 	}
 	return host, port, nil
 }

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Enrolment is a one-time code and what became of it.
+// Enrolment is a one-time code and its use.
 type Enrolment struct {
 	Code      string    `json:"code"`
 	ServerID  string    `json:"serverId"`
@@ -17,12 +17,12 @@ type Enrolment struct {
 	Used      time.Time `json:"used,omitzero"`
 }
 
-// codePrefix is the first letter of an HQ of one's own: it stands for
-// http://localhost:3101, where --api-url says nothing else.
+// codePrefix is the first letter of the codes of an HQ for development. Without --api-url, eds
+// looks for that HQ at http://localhost:3101.
 const codePrefix = "L"
 
-// NewEnrolment returns a code with which one server can enrol, once, to read
-// the given companies; none means all.
+// NewEnrolment returns a code with which one server can enrol once to read the given companies. No
+// company means all.
 func (h *HQ) NewEnrolment(companies ...string) (code string, err error) {
 	e := Enrolment{
 		Code: codePrefix + rand.Text()[:9], ServerID: newID(), Companies: companies, Created: time.Now().UTC(),
@@ -30,7 +30,7 @@ func (h *HQ) NewEnrolment(companies ...string) (code string, err error) {
 	return e.Code, put(h.store, bucketEnrolments, e.Code, e)
 }
 
-// newID returns an id that is fit for a subject, a file and a consumer name.
+// newID returns an id that is valid in a subject, a file name and a consumer name.
 func newID() string { return strings.ToLower(rand.Text()) }
 
 func (h *HQ) enroll(r *http.Request) (any, error) {
@@ -42,7 +42,7 @@ func (h *HQ) enroll(r *http.Request) (any, error) {
 		return nil
 	})
 	if errors.Is(err, errNotFound) {
-		return nil, refuse(http.StatusNotFound, "the enrolment code is unknown, or was used")
+		return nil, httpErrorf(http.StatusNotFound, "the enrolment code is unknown or was used")
 	}
 	if err != nil {
 		return nil, err
@@ -54,5 +54,5 @@ func (h *HQ) enroll(r *http.Request) (any, error) {
 	}{h.APIKey(KeyOptions{ServerID: e.ServerID, Companies: e.Companies}), e.ServerID}, nil
 }
 
-// APIKey returns an API key of this HQ, whose issuer is its URL.
+// APIKey returns an API key of this HQ. Its issuer is the URL of the API.
 func (h *HQ) APIKey(o KeyOptions) string { return h.keys.issue(h.APIURL(), o, time.Now()) }

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 )
 
-// exportPath is where export files are: the rest of the path is <job>/<file>.
+// exportPath is the path of export files, followed by <job>/<file>.
 const exportPath = "/storage/exports/"
 
 // The states of a table in an export job.
@@ -23,25 +23,26 @@ const (
 	statusFailed    = "Failed"
 )
 
-// job is an export job.
-type job struct {
-	ID        string              `json:"id"`
-	Created   time.Time           `json:"created"`
-	Since     int64               `json:"since"`                // rows changed before are left out, unix ms
-	Companies []string            `json:"companyIds,omitempty"` // none means all
-	Locations []string            `json:"locationIds,omitempty"`
-	Tables    map[string]jobTable `json:"tables"`
+// exportJob is an export of some tables, which HQ runs in the background.
+type exportJob struct {
+	ID        string                 `json:"id"`
+	History   string                 `json:"history"` // of the shop
+	Created   time.Time              `json:"created"`
+	Since     int64                  `json:"since"`                // rows that changed before are left out; unix ms
+	Companies []string               `json:"companyIds,omitempty"` // none means all
+	Locations []string               `json:"locationIds,omitempty"`
+	Tables    map[string]exportTable `json:"tables"`
 }
 
-// jobTable is one table of a job. It is a value: a new state replaces the old.
-type jobTable struct {
+// exportTable is the state of one table of a job. It is immutable: a new state replaces it.
+type exportTable struct {
 	Status string       `json:"status"`
 	Error  string       `json:"error,omitempty"`
 	Cursor string       `json:"cursor,omitempty"` // of the snapshot, unix nanoseconds
 	Files  []exportFile `json:"files,omitempty"`
 }
 
-func (j *job) completed() bool {
+func (j *exportJob) completed() bool {
 	for _, t := range j.Tables {
 		if t.Status == statusPending {
 			return false
@@ -58,23 +59,23 @@ type exporter struct {
 	limits fileLimits
 
 	mu    sync.Mutex
-	jobs  map[string]*job
-	queue []string // ids of jobs that are not completed, in order
+	jobs  map[string]*exportJob
+	queue []string // ids of jobs to run, in order
 	work  chan struct{}
 }
 
-// newExporter loads the jobs. Those that were interrupted go on, with the
-// tables that are not there yet; those older than jobLife are forgotten.
+// newExporter loads the jobs. Interrupted ones continue with their pending tables. Jobs older than
+// jobLife and those of another history of the shop are deleted.
 func newExporter(s *store, sh *shop.Shop, dir string, limits fileLimits, now time.Time) (*exporter, error) {
-	e := &exporter{store: s, shop: sh, dir: dir, limits: limits, jobs: make(map[string]*job), work: make(chan struct{}, 1)}
-	jobs, err := all[*job](s, bucketJobs)
+	e := &exporter{store: s, shop: sh, dir: dir, limits: limits, jobs: make(map[string]*exportJob), work: make(chan struct{}, 1)}
+	jobs, err := all[*exportJob](s, bucketJobs)
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(jobs, func(a, b *job) int { return a.Created.Compare(b.Created) })
+	slices.SortFunc(jobs, func(a, b *exportJob) int { return a.Created.Compare(b.Created) })
 	for _, j := range jobs {
-		if now.Sub(j.Created) > jobLife {
-			if err := e.forget(j); err != nil {
+		if now.Sub(j.Created) > jobLife || j.History != sh.History() {
+			if err := e.remove(j); err != nil {
 				return nil, err
 			}
 			continue
@@ -88,8 +89,8 @@ func newExporter(s *store, sh *shop.Shop, dir string, limits fileLimits, now tim
 	return e, nil
 }
 
-// start records a job, which run then does.
-func (e *exporter) start(j *job) error {
+// start stores a job and queues it.
+func (e *exporter) start(j *exportJob) error {
 	if err := put(e.store, bucketJobs, j.ID, j); err != nil {
 		return err
 	}
@@ -101,8 +102,8 @@ func (e *exporter) start(j *job) error {
 	return nil
 }
 
-// run does the jobs until ctx is done. What it could not finish by then is
-// still to be done.
+// run runs the jobs until ctx is done. A job that it could not finish continues after the next
+// start.
 func (e *exporter) run(ctx context.Context) error {
 	for {
 		j := e.next()
@@ -123,8 +124,8 @@ func (e *exporter) run(ctx context.Context) error {
 	}
 }
 
-// next takes the oldest job off the queue.
-func (e *exporter) next() *job {
+// next removes the oldest job from the queue and returns it, nil if there is none.
+func (e *exporter) next() *exportJob {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.queue) == 0 {
@@ -135,22 +136,22 @@ func (e *exporter) next() *job {
 	return j
 }
 
-// do exports every table of the job that is pending, all from one snapshot. A
-// table that can't be written fails; an error is one of HQ's own store.
-func (e *exporter) do(ctx context.Context, j *job) error {
+// do exports every pending table of the job, all from one snapshot. If a table cannot be written,
+// its state is failed. An error means that HQ's own store failed.
+func (e *exporter) do(ctx context.Context, j *exportJob) error {
 	snap, known := e.shop.Snapshot(), e.shop.Tables()
 	for _, name := range e.pending(j) {
 		w := tableWriter{
 			dir: filepath.Join(e.dir, j.ID), table: name, schemaID: slices.Index(known, name) + 1,
 			job: j.ID, clock: snap.Clock, limits: e.limits, since: j.Since,
 		}
-		done := jobTable{Status: statusCompleted, Cursor: strconv.FormatInt(snap.Clock.Wall, 10)}
+		done := exportTable{Status: statusCompleted, Cursor: strconv.FormatInt(snap.Clock.Wall, 10)}
 		files, err := w.write(ctx, snap.Rows(name, j.Companies, j.Locations))
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case err != nil:
-			done = jobTable{Status: statusFailed, Error: err.Error()}
+			done = exportTable{Status: statusFailed, Error: err.Error()}
 		default:
 			done.Files = files
 		}
@@ -161,7 +162,7 @@ func (e *exporter) do(ctx context.Context, j *job) error {
 	return nil
 }
 
-func (e *exporter) pending(j *job) []string {
+func (e *exporter) pending(j *exportJob) []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var names []string
@@ -174,8 +175,8 @@ func (e *exporter) pending(j *job) []string {
 	return names
 }
 
-// record stores what became of a table before anybody can see it.
-func (e *exporter) record(j *job, table string, t jobTable) error {
+// record stores the new state of a table before clients can see it.
+func (e *exporter) record(j *exportJob, table string, t exportTable) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	j.Tables[table] = t
@@ -204,12 +205,15 @@ func (h *HQ) startExport(r *http.Request) (any, error) {
 	if len(tables) == 0 {
 		tables = known
 	}
-	j := &job{ID: newID(), Created: time.Now().UTC(), Locations: body.LocationIDs, Tables: make(map[string]jobTable)}
+	j := &exportJob{
+		ID: newID(), History: h.shop.History(), Created: time.Now().UTC(), Locations: body.LocationIDs,
+		Tables: make(map[string]exportTable),
+	}
 	for _, name := range tables {
 		if !slices.Contains(known, name) {
-			return nil, refuse(http.StatusBadRequest, "there is no table %q", name)
+			return nil, httpErrorf(http.StatusBadRequest, "there is no table %q", name)
 		}
-		j.Tables[name] = jobTable{Status: statusPending}
+		j.Tables[name] = exportTable{Status: statusPending}
 	}
 	if len(body.CompanyIDs) > 0 || len(claims.Companies) > 0 {
 		if j.Companies, err = h.permitted(claims, body.CompanyIDs); err != nil {
@@ -228,13 +232,13 @@ func (h *HQ) startExport(r *http.Request) (any, error) {
 	}{j.ID}, nil
 }
 
-// exportAnswer is what a poll of a job gets.
-type exportAnswer struct {
-	Completed bool                   `json:"completed"`
-	Tables    map[string]tableAnswer `json:"tables"`
+// exportResponse is the response to a poll of a job.
+type exportResponse struct {
+	Completed bool                     `json:"completed"`
+	Tables    map[string]tableResponse `json:"tables"`
 }
 
-type tableAnswer struct {
+type tableResponse struct {
 	Status string   `json:"status"`
 	Error  string   `json:"error"`
 	URLs   []string `json:"urls"`
@@ -245,40 +249,40 @@ func (h *HQ) exportStatus(r *http.Request) (any, error) {
 	if _, err := h.authorize(r); err != nil {
 		return nil, err
 	}
-	answer, err := h.exports.status(r.PathValue("job"), func(job, file string) string {
+	response, err := h.exports.status(r.PathValue("job"), func(job, file string) string {
 		return h.keys.signedURL(h.APIURL(), http.MethodGet, exportPath+job+"/"+file, time.Now())
 	})
 	if errors.Is(err, errNotFound) {
-		return nil, refuse(http.StatusNotFound, "there is no export job %q", r.PathValue("job"))
+		return nil, httpErrorf(http.StatusNotFound, "there is no export job %q", r.PathValue("job"))
 	}
-	return answer, err
+	return response, err
 }
 
-func (e *exporter) status(id string, url func(job, file string) string) (exportAnswer, error) {
+func (e *exporter) status(id string, url func(job, file string) string) (exportResponse, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	j, ok := e.jobs[id]
 	if !ok {
-		return exportAnswer{}, errNotFound
+		return exportResponse{}, errNotFound
 	}
-	answer := exportAnswer{Completed: j.completed(), Tables: make(map[string]tableAnswer, len(j.Tables))}
+	response := exportResponse{Completed: j.completed(), Tables: make(map[string]tableResponse, len(j.Tables))}
 	for name, t := range j.Tables {
 		urls := make([]string, len(t.Files))
 		for i, f := range t.Files {
 			urls[i] = url(id, f.Name)
 		}
-		answer.Tables[name] = tableAnswer{Status: t.Status, Error: t.Error, URLs: urls, Cursor: t.Cursor}
+		response.Tables[name] = tableResponse{Status: t.Status, Error: t.Error, URLs: urls, Cursor: t.Cursor}
 	}
-	return answer, nil
+	return response, nil
 }
 
-// serveExport answers with a file, or the ranges of it that were asked for.
+// serveExport serves a file of an export, or ranges of it.
 func (h *HQ) serveExport(w http.ResponseWriter, r *http.Request) {
 	if err := h.keys.checkURL(r, time.Now()); err != nil {
-		h.refuse(w, r, err)
+		h.writeError(w, r, err)
 		return
 	}
 	if err := h.exports.serve(w, r, r.PathValue("job"), r.PathValue("file")); err != nil {
-		h.refuse(w, r, err)
+		h.writeError(w, r, err)
 	}
 }

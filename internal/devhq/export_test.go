@@ -21,32 +21,32 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// export starts a job and returns its answer when it is completed.
-func (c client) export(body string) (id string, answer exportAnswer) {
+// export runs a job and returns the response when it is completed.
+func (c client) export(body string) (id string, response exportResponse) {
 	c.t.Helper()
 	var started struct{ JobID string }
 	if status, message := c.call("POST", "/v3/export/bulk", body, &started); status != http.StatusOK {
 		c.t.Fatalf("start an export: %d %s", status, message)
 	}
-	answer = c.completed(started.JobID)
-	for table, got := range answer.Tables {
+	response = c.completed(started.JobID)
+	for table, got := range response.Tables {
 		if got.Status != statusCompleted || got.Error != "" {
 			c.t.Errorf("export of %s: %+v", table, got)
 		}
 	}
-	return started.JobID, answer
+	return started.JobID, response
 }
 
-func (c client) completed(job string) (answer exportAnswer) {
+func (c client) completed(job string) (response exportResponse) {
 	c.t.Helper()
 	eventually(c.t, "the job is completed", func() bool {
-		answer = exportAnswer{}
-		if status, message := c.call("GET", "/v3/export/bulk/"+job, "", &answer); status != http.StatusOK {
+		response = exportResponse{}
+		if status, message := c.call("GET", "/v3/export/bulk/"+job, "", &response); status != http.StatusOK {
 			c.t.Fatalf("poll an export: %d %s", status, message)
 		}
-		return answer.Completed
+		return response.Completed
 	})
-	return answer
+	return response
 }
 
 func fetch(t testing.TB, url, ranges string) response {
@@ -61,8 +61,8 @@ func fetch(t testing.TB, url, ranges string) response {
 	return do(t, r)
 }
 
-// lines downloads files and returns their rows.
-func lines(t testing.TB, urls []string) []string {
+// downloadRows downloads files and returns their rows.
+func downloadRows(t testing.TB, urls []string) []string {
 	t.Helper()
 	var all []string
 	for _, url := range urls {
@@ -91,8 +91,7 @@ func shopRows(h *HQ, table string, companies, locations []string) []string {
 	return all
 }
 
-// fileTime returns the clock in the name that a URL ends with, and checks the
-// rest of the name.
+// fileTime returns the clock in the file name of a URL, and checks the rest of the name.
 func fileTime(t *testing.T, url, table string, number int) cdc.Timestamp {
 	t.Helper()
 	name := path.Base(strings.Split(url, "?")[0])
@@ -110,19 +109,19 @@ func fileTime(t *testing.T, url, table string, number int) cdc.Timestamp {
 	return cdc.Timestamp{Wall: at.UnixNano() + int64(nanos), Logical: uint32(logical)}
 }
 
-func TestAnExportHoldsEveryRowOfOneMoment(t *testing.T) {
+func TestExport_HasEveryRowOfOneMoment(t *testing.T) {
 	o := options(t)
 	o.FileRows, o.FileBytes = 100, 50_000
 	h := begin(t, o)
 	before := h.Shop().Snapshot().Clock
-	_, answer := h.client(t).export(`{}`)
+	_, response := h.client(t).export(`{}`)
 	after := h.Shop().Snapshot().Clock
 
-	if len(answer.Tables) != len(h.Shop().Tables()) {
-		t.Errorf("the job has %d tables, the shop %d", len(answer.Tables), len(h.Shop().Tables()))
+	if len(response.Tables) != len(h.Shop().Tables()) {
+		t.Errorf("the job has %d tables, the shop %d", len(response.Tables), len(h.Shop().Tables()))
 	}
 	times := make(map[cdc.Timestamp]bool)
-	for table, got := range answer.Tables {
+	for table, got := range response.Tables {
 		if got.Status != "Completed" || got.Error != "" {
 			t.Errorf("%s: %+v", table, got)
 		}
@@ -132,28 +131,28 @@ func TestAnExportHoldsEveryRowOfOneMoment(t *testing.T) {
 			if want := strconv.FormatInt(at.Wall, 10); got.Cursor != want {
 				t.Errorf("%s: the cursor is %s, want %s", table, got.Cursor, want)
 			}
-			if n := len(lines(t, []string{url})); n > o.FileRows {
-				t.Errorf("%s: a file of %d rows", table, n)
+			if n := len(downloadRows(t, []string{url})); n > o.FileRows {
+				t.Errorf("%s: a file with %d rows", table, n)
 			}
 		}
-		if diff := cmp.Diff(shopRows(h, table, nil, nil), lines(t, got.URLs)); diff != "" {
+		if diff := cmp.Diff(shopRows(h, table, nil, nil), downloadRows(t, got.URLs)); diff != "" {
 			t.Errorf("%s: %s", table, diff)
 		}
 	}
 	if len(times) != 1 {
-		t.Errorf("the files are of %d moments", len(times))
+		t.Errorf("the files have %d different times", len(times))
 	}
 	for at := range times {
 		if at.Compare(before) <= 0 || at.Compare(after) >= 0 {
-			t.Errorf("the files are of %s, which is not between %s and %s", at, before, after)
+			t.Errorf("the files have the time %s, which is not between %s and %s", at, before, after)
 		}
 	}
-	if n := len(answer.Tables["inventory_part"].URLs); n < 2 {
-		t.Errorf("the parts on the shelves are in %d files", n)
+	if n := len(response.Tables["inventory_part"].URLs); n < 2 {
+		t.Errorf("the parts in stock are in %d files", n)
 	}
 }
 
-func TestFileNamesAreThoseOfCockroachDB(t *testing.T) {
+func TestExport_NamesFilesLikeCockroachDB(t *testing.T) {
 	w := tableWriter{
 		job: "j", table: "repair_order", schemaID: 26, // 1a in hexadecimal
 		clock: cdc.Timestamp{Wall: time.Date(2024, 3, 4, 5, 6, 7, 89, time.UTC).UnixNano(), Logical: 12},
@@ -164,7 +163,7 @@ func TestFileNamesAreThoseOfCockroachDB(t *testing.T) {
 	}
 }
 
-func TestAnExportIsFiltered(t *testing.T) {
+func TestExport_SelectsTablesCompaniesAndLocations(t *testing.T) {
 	h := begin(t, options(t))
 	tables, companies := h.Shop().Tables(), h.Shop().Companies()
 	two, locations := companies[1:], h.Shop().Locations()[1:3]
@@ -181,13 +180,13 @@ func TestAnExportIsFiltered(t *testing.T) {
 		{name: "the key", body: ``, key: KeyOptions{Companies: two}, tables: tables, companies: two},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, answer := client{t, h.APIURL(), h.APIKey(test.key)}.export(test.body)
-			if len(answer.Tables) != len(test.tables) {
-				t.Errorf("%d tables, want %d", len(answer.Tables), len(test.tables))
+			_, response := client{t, h.APIURL(), h.APIKey(test.key)}.export(test.body)
+			if len(response.Tables) != len(test.tables) {
+				t.Errorf("%d tables, want %d", len(response.Tables), len(test.tables))
 			}
 			for _, table := range test.tables {
 				want := shopRows(h, table, test.companies, test.locations)
-				if diff := cmp.Diff(want, lines(t, answer.Tables[table].URLs)); diff != "" {
+				if diff := cmp.Diff(want, downloadRows(t, response.Tables[table].URLs)); diff != "" {
 					t.Errorf("%s: %s", table, diff)
 				}
 			}
@@ -199,10 +198,10 @@ func TestAnExportIsFiltered(t *testing.T) {
 	}
 }
 
-func TestAnExportLeavesOutWhatChangedBefore(t *testing.T) {
+func TestExport_LeavesOutRowsChangedBefore(t *testing.T) {
 	h := begin(t, options(t))
 	since := time.Now().Add(-200 * 24 * time.Hour).Truncate(time.Millisecond)
-	_, answer := h.client(t).export(fmt.Sprintf(`{"tables":["order"],"timeOffset":%d}`, since.UnixMilli()))
+	_, response := h.client(t).export(fmt.Sprintf(`{"tables":["order"],"timeOffset":%d}`, since.UnixMilli()))
 	var want []string
 	all := shopRows(h, "order", nil, nil)
 	for _, row := range all {
@@ -217,22 +216,23 @@ func TestAnExportLeavesOutWhatChangedBefore(t *testing.T) {
 	if len(want) == 0 || len(want) == len(all) {
 		t.Fatalf("%d of %d orders changed since", len(want), len(all))
 	}
-	if diff := cmp.Diff(want, lines(t, answer.Tables["order"].URLs)); diff != "" {
+	if diff := cmp.Diff(want, downloadRows(t, response.Tables["order"].URLs)); diff != "" {
 		t.Error(diff)
 	}
 }
 
-func TestExportFilesAreServedAsAnObjectStoreDoes(t *testing.T) {
+func TestExport_ServesFilesLikeAnObjectStore(t *testing.T) {
 	h := begin(t, options(t))
-	_, answer := h.client(t).export(`{"tables":["order"]}`)
-	url := answer.Tables["order"].URLs[0]
+	_, response := h.client(t).export(`{"tables":["order"]}`)
+	url := response.Tables["order"].URLs[0]
 
 	whole := fetch(t, url, "")
 	sum := md5.Sum(whole.body)
 	if got, want := whole.Header.Get("ETag"), `"`+hex.EncodeToString(sum[:])+`"`; got != want {
 		t.Errorf("ETag %s, want %s", got, want)
 	}
-	if whole.ContentLength != int64(len(whole.body)) || whole.Header.Get("Accept-Ranges") != "bytes" || whole.Header.Get("Content-Encoding") != "" {
+	if whole.ContentLength != int64(len(whole.body)) || whole.Header.Get("Accept-Ranges") != "bytes" ||
+		whole.Header.Get("Content-Encoding") != "" {
 		t.Errorf("headers are %v", whole.Header)
 	}
 	rest := fetch(t, url, "bytes=100-")
@@ -263,7 +263,8 @@ func TestExportFilesAreServedAsAnObjectStoreDoes(t *testing.T) {
 			t.Errorf("%s: %d, want 403", name, got.StatusCode)
 		}
 	}
-	if expired := fetch(t, h.keys.signedURL(h.APIURL(), http.MethodGet, exportPath+"x/y", time.Now().Add(-2*urlLife)), ""); expired.StatusCode != http.StatusForbidden {
-		t.Errorf("an expired URL: %d, want 403", expired.StatusCode)
+	expired := h.keys.signedURL(h.APIURL(), http.MethodGet, exportPath+"x/y", time.Now().Add(-2*urlLife))
+	if got := fetch(t, expired, ""); got.StatusCode != http.StatusForbidden {
+		t.Errorf("an expired URL: %d, want 403", got.StatusCode)
 	}
 }

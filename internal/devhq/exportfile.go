@@ -21,13 +21,14 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/durable"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// jobLife is how long a job and its files are kept.
+// jobLife is the time until a job and its files are deleted.
 const jobLife = 72 * time.Hour
 
-// fileLimits say when an export goes on in another file.
+// fileLimits bound a file of an export.
 type fileLimits struct {
 	rows  int
 	bytes int // before compression
@@ -47,12 +48,11 @@ type tableWriter struct {
 	schemaID        int
 	clock           cdc.Timestamp
 	limits          fileLimits
-	since           int64 // rows that say they changed before are left out, unix ms
+	since           int64 // rows with an earlier updatedDate are left out; unix ms
 }
 
-// fileName returns the name that CockroachDB's changefeeds give a file: the
-// snapshot's time, the job, the node, the sink, the number of the file, the
-// table, and the version of its schema.
+// fileName returns the name of a file as CockroachDB's changefeeds form it: the snapshot's time, the
+// job, the node, the sink, the number of the file, the table, and the version of its schema.
 func (w *tableWriter) fileName(number int) string {
 	t := w.clock.Time()
 	session := fnv.New64a()
@@ -69,7 +69,7 @@ func (w *tableWriter) write(ctx context.Context, rows iter.Seq[json.RawMessage])
 	var out *rowFile
 	defer func() {
 		if out != nil {
-			err = errors.Join(err, out.abandon())
+			err = errors.Join(err, out.discard())
 		}
 	}()
 	finish := func() error {
@@ -78,7 +78,7 @@ func (w *tableWriter) write(ctx context.Context, rows iter.Seq[json.RawMessage])
 		return err
 	}
 	for row := range rows {
-		if !w.wanted(row) {
+		if !w.selects(row) {
 			continue
 		}
 		if out == nil {
@@ -104,9 +104,9 @@ func (w *tableWriter) write(ctx context.Context, rows iter.Seq[json.RawMessage])
 	return files, err
 }
 
-// wanted reports whether the row changed at or after since. One that does not
-// say when it changed is wanted.
-func (w *tableWriter) wanted(row []byte) bool {
+// selects reports whether the row changed at or after since. A row without an updatedDate counts as
+// changed.
+func (w *tableWriter) selects(row []byte) bool {
 	if w.since == 0 {
 		return true
 	}
@@ -123,7 +123,7 @@ func (w *tableWriter) wanted(row []byte) bool {
 	return true
 }
 
-// rowFile is a file that is being written. It gets its name when it is finished.
+// rowFile is a file that is being written. finish gives it its name.
 type rowFile struct {
 	name   string
 	file   *os.File
@@ -164,28 +164,28 @@ func (f *rowFile) finish() (exportFile, error) {
 	if err = errors.Join(err, seekErr, f.file.Close()); err != nil {
 		return exportFile{}, errors.Join(err, os.Remove(part))
 	}
-	err = install(part, filepath.Join(filepath.Dir(part), f.name))
+	err = errors.Join(os.Rename(part, filepath.Join(filepath.Dir(part), f.name)), durable.SyncDir(filepath.Dir(part)))
 	return exportFile{Name: f.name, Rows: f.rows, Size: size, MD5: hex.EncodeToString(f.sum.Sum(nil))}, err
 }
 
-func (f *rowFile) abandon() error {
+func (f *rowFile) discard() error {
 	return errors.Join(f.file.Close(), os.Remove(f.file.Name()))
 }
 
-// serve answers with a file of a job.
+// serve serves a file of a job.
 func (e *exporter) serve(w http.ResponseWriter, r *http.Request, job, name string) error {
 	known, ok := e.file(job, name)
 	if !ok {
-		return refuse(http.StatusNotFound, "there is no such file")
+		return httpErrorf(http.StatusNotFound, "there is no such file")
 	}
 	f, err := os.Open(filepath.Join(e.dir, job, known.Name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return refuse(http.StatusNotFound, "the file is gone")
+		return httpErrorf(http.StatusNotFound, "the file is gone")
 	}
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }() // it was only read
+	defer func() { _ = f.Close() }() // read-only
 	stat, err := f.Stat()
 	if err != nil {
 		return err
@@ -211,8 +211,8 @@ func (e *exporter) file(job, name string) (exportFile, bool) {
 	return exportFile{}, false
 }
 
-// forget removes a job and its files.
-func (e *exporter) forget(j *job) error {
+// remove deletes a job and its files.
+func (e *exporter) remove(j *exportJob) error {
 	if err := os.RemoveAll(filepath.Join(e.dir, j.ID)); err != nil {
 		return fmt.Errorf("remove the files of export %s: %w", j.ID, err)
 	}

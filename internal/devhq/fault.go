@@ -6,22 +6,23 @@ import (
 	"time"
 )
 
-// Fault disturbs the answer to a request.
+// Fault changes the response to a request.
 type Fault func(next http.Handler) http.Handler
 
-// Disturb asks choose, for every HTTP request from now on, for a fault; nil
-// means none. A nil choose ends all faults. Choose is called concurrently.
+// Disturb calls choose for each HTTP request and applies the fault that it returns, nil for none.
+// Disturb(nil) ends all faults. choose is called concurrently.
 func (h *HQ) Disturb(choose func(r *http.Request) Fault) {
 	if choose == nil {
-		h.disturb.Store(nil)
+		h.chooseFault.Store(nil)
 		return
 	}
-	h.disturb.Store(&choose)
+	h.chooseFault.Store(&choose)
 }
 
-func (h *HQ) intercepted(next http.Handler) http.Handler {
+// faulty applies the faults of Disturb.
+func (h *HQ) faulty(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if choose := h.disturb.Load(); choose != nil {
+		if choose := h.chooseFault.Load(); choose != nil {
 			if fault := (*choose)(r); fault != nil {
 				fault(next).ServeHTTP(w, r)
 				return
@@ -31,8 +32,8 @@ func (h *HQ) intercepted(next http.Handler) http.Handler {
 	})
 }
 
-// Refuse answers with an error of the given status and, where retryAfter is
-// more than 0, with how many seconds to wait.
+// Refuse responds with the given status. If retryAfter is positive, the response has a Retry-After
+// header.
 func Refuse(status int, retryAfter time.Duration) Fault {
 	return func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -46,7 +47,7 @@ func Refuse(status int, retryAfter time.Duration) Fault {
 	}
 }
 
-// Cut breaks the connection after n bytes of the answer's body.
+// Cut closes the connection after n bytes of the response's body.
 func Cut(n int) Fault {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

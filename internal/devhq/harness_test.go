@@ -13,13 +13,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// options are those of a small HQ whose shop stands still.
+// options returns the options of a small HQ whose shop does not work.
 func options(t testing.TB) Options {
 	t.Helper()
 	return Options{DataDir: t.TempDir(), Seed: 1, Customers: 20}
 }
 
-// begin starts an HQ, which is closed at the end of the test.
+// begin starts an HQ and closes it at the end of the test.
 func begin(t testing.TB, o Options) *HQ {
 	t.Helper()
 	h, err := Start(t.Context(), o)
@@ -42,7 +42,7 @@ func pause(t testing.TB, h *HQ) {
 	}
 }
 
-// messages returns how many messages the stream holds.
+// messages returns the number of messages in the stream.
 func messages(t testing.TB, h *HQ) uint64 {
 	t.Helper()
 	state, err := h.StreamState(t.Context())
@@ -52,7 +52,7 @@ func messages(t testing.TB, h *HQ) uint64 {
 	return state.Msgs
 }
 
-// client calls the API as a server does.
+// client calls the API like a server.
 type client struct {
 	t   testing.TB
 	url string
@@ -63,29 +63,29 @@ func (h *HQ) client(t testing.TB) client {
 	return client{t, h.APIURL(), h.APIKey(KeyOptions{ServerID: "s1"})}
 }
 
-// call makes a call, decodes the data of a successful answer into data, and
-// returns the status and the message.
+// call makes a call, decodes the data of a successful response into data, and returns the status and
+// the message.
 func (c client) call(method, path, body string, data any) (status int, message string) {
 	c.t.Helper()
-	var answer struct {
+	var response struct {
 		Success bool
 		Message string
 		Data    json.RawMessage
 	}
-	status = c.raw(method, path, body, &answer)
-	if answer.Success != (status == http.StatusOK) {
-		c.t.Fatalf("%s %s: status %d and success %v", method, path, status, answer.Success)
+	status = c.raw(method, path, body, &response)
+	if response.Success != (status == http.StatusOK) {
+		c.t.Fatalf("%s %s: status %d and success %v", method, path, status, response.Success)
 	}
-	if data != nil && answer.Success {
-		if err := json.Unmarshal(answer.Data, data); err != nil {
+	if data != nil && response.Success {
+		if err := json.Unmarshal(response.Data, data); err != nil {
 			c.t.Fatalf("%s %s: %v", method, path, err)
 		}
 	}
-	return status, answer.Message
+	return status, response.Message
 }
 
-// raw makes a call and decodes the whole answer.
-func (c client) raw(method, path, body string, answer any) (status int) {
+// raw makes a call and decodes the response without an envelope.
+func (c client) raw(method, path, body string, into any) (status int) {
 	c.t.Helper()
 	r, err := http.NewRequestWithContext(c.t.Context(), method, c.url+path, strings.NewReader(body))
 	if err != nil {
@@ -96,41 +96,41 @@ func (c client) raw(method, path, body string, answer any) (status int) {
 	}
 	response := do(c.t, r)
 	if response.Header.Get("X-Request-Id") == "" {
-		c.t.Errorf("%s %s: the answer has no request id", method, path)
+		c.t.Errorf("%s %s: the response has no request id", method, path)
 	}
-	if err := json.Unmarshal(response.body, answer); err != nil {
+	if err := json.Unmarshal(response.body, into); err != nil {
 		c.t.Fatalf("%s %s: %v in %q", method, path, err, response.body)
 	}
 	return response.StatusCode
 }
 
-// response is an answer whose body was read.
+// response is a response with its body.
 type response struct {
 	*http.Response
 	body []byte
 }
 
-// do makes a request and reads the answer.
+// do makes a request and reads the response.
 func do(t testing.TB, r *http.Request) response {
 	t.Helper()
-	answer, err := http.DefaultClient.Do(r)
+	raw, err := http.DefaultClient.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := readAll(answer)
+	body, err := readAll(raw)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return response{answer, body}
+	return response{raw, body}
 }
 
-func readAll(answer *http.Response) ([]byte, error) {
-	defer answer.Body.Close()
-	return io.ReadAll(answer.Body)
+func readAll(r *http.Response) ([]byte, error) {
+	defer r.Body.Close()
+	return io.ReadAll(r.Body)
 }
 
 // eventually waits until the condition holds.
-func eventually(t testing.TB, what string, holds func() bool) {
+func eventually(t testing.TB, condition string, holds func() bool) {
 	t.Helper()
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
@@ -139,7 +139,7 @@ func eventually(t testing.TB, what string, holds func() bool) {
 		select {
 		case <-again.C:
 		case <-late:
-			t.Fatalf("never: %s", what)
+			t.Fatalf("timed out: %s", condition)
 		}
 	}
 }

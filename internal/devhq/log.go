@@ -3,30 +3,33 @@ package devhq
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
 const (
-	// logPath is where logs are uploaded: the rest of the path is <session>/<file>.
+	// logPath is the path of uploaded logs, followed by <session>/<file>.
 	logPath = "/storage/logs/"
 	// maxLog bounds an uploaded log, in bytes.
 	maxLog = 64 << 20
-	// logType is the content type that an upload must have.
+	// logType is the required content type of an upload.
 	logType = "application/x-tgz"
 )
 
-// Log is a log that a server has uploaded.
+// Log is a log that a server uploaded.
 type Log struct {
 	SessionID string
-	Path      string // of its upload URL, which is its storage path
+	Path      string // of its upload URL
 	File      string // on this machine
 	Size      int64
-	Errored   bool // uploaded to the errorUrl of a session's end
+	Errored   bool // uploaded to the errorUrl of an ended session
 	Stored    time.Time
 }
 
@@ -54,7 +57,7 @@ func (h *HQ) Logs() ([]Log, error) {
 
 func (h *HQ) logDir() string { return filepath.Join(h.options.DataDir, "logs") }
 
-// logURL returns a URL to upload one log of a session to.
+// logURL returns a URL for the upload of one log of a session.
 func (h *HQ) logURL(session, kind string) string {
 	return h.keys.signedURL(h.APIURL(), http.MethodPut, logPath+session+"/"+kind+"-"+newID()+".tgz", time.Now())
 }
@@ -66,7 +69,7 @@ func (h *HQ) offerLog(r *http.Request) (any, error) {
 	session := r.PathValue("session")
 	_, err := update(h.store, bucketSessions, session, func(*Session) error { return nil })
 	if errors.Is(err, errNotFound) {
-		return nil, refuse(http.StatusNotFound, "there is no session %q", session)
+		return nil, httpErrorf(http.StatusNotFound, "there is no session %q", session)
 	}
 	if err != nil {
 		return nil, err
@@ -76,23 +79,32 @@ func (h *HQ) offerLog(r *http.Request) (any, error) {
 	}{h.logURL(session, "log")}, nil
 }
 
-// storeLog takes an upload. The signature of its URL, which HQ made, vouches
-// for the names in its path.
+// storeLog stores an uploaded log. HQ signed the URL, so the names in its path are valid.
 func (h *HQ) storeLog(w http.ResponseWriter, r *http.Request) {
 	err := h.keys.checkURL(r, time.Now())
 	if err == nil && r.Header.Get("Content-Type") != logType {
-		err = refuse(http.StatusForbidden, "the content type is not %s", logType)
+		err = httpErrorf(http.StatusForbidden, "the content type is not %s", logType)
 	}
 	if err == nil {
 		body := http.MaxBytesReader(w, r.Body, maxLog)
-		err = writeFile(filepath.Join(h.logDir(), r.PathValue("session"), r.PathValue("file")), body)
+		err = writeLog(filepath.Join(h.logDir(), r.PathValue("session"), r.PathValue("file")), body)
 	}
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		err = refuse(http.StatusRequestEntityTooLarge, "the log is larger than %d bytes", maxLog)
+		err = httpErrorf(http.StatusRequestEntityTooLarge, "the log is larger than %d bytes", maxLog)
 	}
 	if err != nil {
-		h.refuse(w, r, err)
+		h.writeError(w, r, err)
 		return
 	}
 	w.WriteHeader(http.StatusOK)
+}
+
+func writeLog(path string, body io.Reader) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return durable.Replace(path, ".part-*", func(w io.Writer) error {
+		_, err := io.Copy(w, body)
+		return err
+	})
 }

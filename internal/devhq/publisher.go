@@ -18,24 +18,23 @@ import (
 )
 
 const (
-	// dedupWindow is how long the stream knows a message's id, so that what a
-	// lost acknowledgement makes the publisher send again is stored once.
+	// dedupWindow is the time that the stream remembers a message's id, so that it stores a
+	// message once if the publisher sends it again after a lost acknowledgement.
 	dedupWindow = 2 * time.Minute
-	// The window of what is sent and not yet acknowledged. JetStream refuses
-	// messages of a stream beyond 10,000, or 128 MB, that wait to be stored.
+	// The bounds of unacknowledged messages. JetStream refuses messages if more than 10,000, or
+	// 128 MB, of a stream wait to be stored.
 	windowMessages = 8192
 	windowBytes    = 48 << 20
-	// ackTimeout is how long the stream may store nothing before the connection
-	// counts as lost.
+	// ackTimeout is the time without an acknowledgement after which the connection counts as
+	// lost.
 	ackTimeout = 10 * time.Second
 )
 
-// publisher stores messages in the stream, in the order in which they were
-// handed over, each once: whatever is not acknowledged when a connection is
-// lost is sent again, in order, on the next one.
+// publisher stores messages in the stream, in the order of the calls, each once. After a lost
+// connection it sends all unacknowledged messages again, in order.
 //
-// Connections never reconnect by themselves, because what a client library
-// buffers then would overtake what was lost on the way.
+// Its connections do not reconnect by themselves. If they did, messages that the client library
+// buffers would overtake lost ones.
 type publisher struct {
 	connect func() (*nats.Conn, error)
 	logger  *slog.Logger
@@ -43,25 +42,24 @@ type publisher struct {
 	mu      sync.Mutex
 	queue   []*nats.Msg   // unacknowledged, oldest first
 	head    uint64        // number of queue[0]; the first message is 0
-	sent    int           // how many of queue went out on the present connection
+	sent    int           // number of messages of queue sent on this connection
 	bytes   int           // of queue
-	waiting []waiter      // for an acknowledgement, by number
-	room    chan struct{} // holds a token where the window may have room
-	work    chan struct{} // holds a token where there may be something to send
+	waiting []waiter      // in the order of their numbers
+	space   chan struct{} // holds a token if the window may have space
+	work    chan struct{} // holds a token if there may be messages to send
 }
 
 type waiter struct {
-	number uint64 // of the first message that need not be stored
+	number uint64 // of the first message that it does not wait for
 	done   chan struct{}
 }
 
 func newPublisher(connect func() (*nats.Conn, error), logger *slog.Logger) *publisher {
-	return &publisher{connect: connect, logger: logger, room: make(chan struct{}, 1), work: make(chan struct{}, 1)}
+	return &publisher{connect: connect, logger: logger, space: make(chan struct{}, 1), work: make(chan struct{}, 1)}
 }
 
-// publish takes over a message, waiting while the window is full, and returns
-// its number: it will be stored, unless the stream has seen its id within the
-// last two minutes.
+// publish adds a message to the queue and returns its number. It waits while the window is full.
+// The message will be stored, unless the stream has seen its id within dedupWindow.
 func (p *publisher) publish(ctx context.Context, msg *nats.Msg) (number uint64, err error) {
 	if !strings.HasPrefix(msg.Subject, streamName+".") {
 		return 0, fmt.Errorf("publish: the subject is not one of the stream %s", streamName)
@@ -77,20 +75,20 @@ func (p *publisher) publish(ctx context.Context, msg *nats.Msg) (number uint64, 
 			p.bytes += len(msg.Data)
 			p.mu.Unlock()
 			give(p.work)
-			give(p.room) // another caller may fit in too
+			give(p.space) // another message may fit in, too
 			return number, nil
 		}
 		p.mu.Unlock()
 		select {
-		case <-p.room:
+		case <-p.space:
 		case <-ctx.Done():
 			return 0, fmt.Errorf("publish: %w", context.Cause(ctx))
 		}
 	}
 }
 
-// store publishes messages, waits until they are stored, and returns how many of
-// them, from the first on, were when it stopped to wait. The others still will be.
+// store publishes messages and waits until they are stored. If it fails, it returns how many of them,
+// from the first on, are stored; the others will be stored later.
 func (p *publisher) store(ctx context.Context, messages []*nats.Msg) (stored int, err error) {
 	var first uint64
 	for i, msg := range messages {
@@ -114,15 +112,14 @@ func (p *publisher) store(ctx context.Context, messages []*nats.Msg) (stored int
 	}
 }
 
-// storedOf returns how many of the n messages from number first on are stored.
+// storedOf returns how many of the n messages, from number first on, are stored.
 func (p *publisher) storedOf(first uint64, n int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return min(n, int(p.head-min(first, p.head)))
 }
 
-// storedUpTo returns a channel that is closed once every message below number
-// is stored.
+// storedUpTo returns a channel that is closed once every message below number is stored.
 func (p *publisher) storedUpTo(number uint64) <-chan struct{} {
 	done := make(chan struct{})
 	p.mu.Lock()
@@ -141,8 +138,7 @@ func (p *publisher) pending() int {
 	return len(p.queue)
 }
 
-// oldest returns one more than the number of the oldest unacknowledged message,
-// or 0 where there is none.
+// oldest returns one more than the number of the oldest unacknowledged message, 0 if there is none.
 func (p *publisher) oldest() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,15 +160,14 @@ func (p *publisher) run(ctx context.Context) {
 			backoff.Reset()
 		}
 		p.logger.Debug("the publisher lost its connection", "error", err, "pending", p.pending())
-		select {
-		case <-time.After(backoff.Next(err)):
-		case <-ctx.Done():
+		if retry.Sleep(ctx, backoff.Next(err)) != nil {
+			return
 		}
 	}
 }
 
-// serve sends everything over one connection, until it fails or ctx is done. It
-// reports whether anything was stored.
+// serve sends messages over one connection until it fails or ctx is done. It reports whether a
+// message was stored.
 func (p *publisher) serve(ctx context.Context) (progress bool, err error) {
 	conn, err := p.connect()
 	if err != nil {
@@ -198,14 +193,14 @@ func (p *publisher) serve(ctx context.Context) (progress bool, err error) {
 		select {
 		case <-p.work:
 		case ack := <-acks:
-			if err := p.settle(ack, len(inbox)+1); err != nil {
+			if err := p.handleAck(ack, len(inbox)+1); err != nil {
 				return progress, err
 			}
 			progress = true
 		case <-watch.C:
 			oldest := p.oldest()
 			if oldest > 0 && oldest == watched {
-				return progress, fmt.Errorf("the stream stored nothing in %s", ackTimeout)
+				return progress, fmt.Errorf("no acknowledgement in %s", ackTimeout)
 			}
 			watched = oldest
 		case <-closed:
@@ -216,7 +211,7 @@ func (p *publisher) serve(ctx context.Context) (progress bool, err error) {
 	}
 }
 
-// send sends what has not gone out on this connection.
+// send sends the messages that were not sent on this connection.
 func (p *publisher) send(conn *nats.Conn, inbox string) error {
 	p.mu.Lock()
 	unsent, number := p.queue[p.sent:], p.head+uint64(p.sent)
@@ -232,9 +227,9 @@ func (p *publisher) send(conn *nats.Conn, inbox string) error {
 	return nil
 }
 
-// settle takes the acknowledgement of the oldest message. Another one's, or an
-// error, means that the order is at stake, and ends the connection.
-func (p *publisher) settle(ack *nats.Msg, prefix int) error {
+// handleAck takes the acknowledgement of the oldest message. A refusal, or an acknowledgement of
+// another message, is an error, which ends the connection to keep the order.
+func (p *publisher) handleAck(ack *nats.Msg, prefix int) error {
 	if bytes.Contains(ack.Data, []byte(`"error"`)) || len(ack.Data) == 0 {
 		return fmt.Errorf("the stream refused a message: %.200s%.200s", ack.Header.Get("Status"), ack.Data)
 	}
@@ -252,7 +247,7 @@ func (p *publisher) settle(ack *nats.Msg, prefix int) error {
 	p.queue = p.queue[1:]
 	p.head++
 	p.sent--
-	give(p.room)
+	give(p.space)
 	p.waiting = slices.DeleteFunc(p.waiting, func(w waiter) bool {
 		if w.number <= p.head {
 			close(w.done)
@@ -262,7 +257,7 @@ func (p *publisher) settle(ack *nats.Msg, prefix int) error {
 	return nil
 }
 
-// give puts a token into c, unless it holds one.
+// give adds a token to c, unless it holds one.
 func give(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

@@ -1,15 +1,11 @@
 package devhq
 
 import (
-	"bufio"
-	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
-	"strconv"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +24,7 @@ func addr(t *testing.T, text string) string {
 	return u.Host
 }
 
-func TestARestartKeepsEverything(t *testing.T) {
+func TestHQ_KeepsEverythingOverARestart(t *testing.T) {
 	o := options(t)
 	o.Rate = 2000
 	h := begin(t, o)
@@ -64,7 +60,7 @@ func TestARestartKeepsEverything(t *testing.T) {
 		t.Errorf("the addresses changed: %s", diff)
 	}
 	have.checkAgainst(again)
-	if got := messages(t, again); got != stored+1 { // and the one that was published to be read
+	if got := messages(t, again); got != stored+1 { // and the one that readsFromConsumer published
 		t.Errorf("the stream holds %d messages, want %d", got, stored+1)
 	}
 	consumers, err := again.Consumers(t.Context())
@@ -74,17 +70,17 @@ func TestARestartKeepsEverything(t *testing.T) {
 	if len(consumers) != 1 || consumers["eds-s1"] == nil || consumers["eds-s1"].Delivered.Consumer != 1 {
 		t.Errorf("consumers are %v", consumers)
 	}
-	dial(t, again, creds) // a credential of before still works
+	dial(t, again, creds) // the credential is still valid
 	for code, want := range map[string]int{unused: 200, used: 404} {
 		if status, message := c.call("GET", "/v3/eds/internal/enroll/"+code, "", nil); status != want {
 			t.Errorf("enrol with %s: %d %s, want %d", code, status, message, want)
 		}
 	}
-	if diff := cmp.Diff(shopRows(again, "order", nil, nil), lines(t, c.completed(job).Tables["order"].URLs)); diff != "" {
+	if diff := cmp.Diff(shopRows(again, "order", nil, nil), downloadRows(t, c.completed(job).Tables["order"].URLs)); diff != "" {
 		t.Error(diff)
 	}
 	if got := fetch(t, before.Tables["order"].URLs[0], ""); got.StatusCode != http.StatusOK {
-		t.Errorf("a URL from before: %d", got.StatusCode)
+		t.Errorf("a URL from before the restart: %d", got.StatusCode)
 	}
 	sessions, err := again.Sessions()
 	if err != nil {
@@ -99,7 +95,7 @@ func TestARestartKeepsEverything(t *testing.T) {
 	}
 }
 
-func TestASessionOutlivesARestart(t *testing.T) {
+func TestStartSession_RefusesASecondServerAfterARestart(t *testing.T) {
 	o := options(t)
 	o.SessionGrace = time.Hour
 	h := begin(t, o)
@@ -140,7 +136,7 @@ func TestASessionOutlivesARestart(t *testing.T) {
 	}
 }
 
-// age makes sessions, and the last start of NATS, look a day old.
+// age moves the start of sessions and of NATS back by a day.
 func age(t *testing.T, h *HQ) {
 	t.Helper()
 	sessions, err := h.Sessions()
@@ -158,7 +154,7 @@ func age(t *testing.T, h *HQ) {
 	h.broker.started = h.broker.started.Add(-24 * time.Hour)
 }
 
-func TestASecondHQIsKeptOut(t *testing.T) {
+func TestStart_FailsInADirectoryInUse(t *testing.T) {
 	o := options(t)
 	begin(t, o)
 	h, err := Start(t.Context(), o)
@@ -171,7 +167,7 @@ func TestASecondHQIsKeptOut(t *testing.T) {
 	}
 }
 
-func TestATakenPortIsSaid(t *testing.T) {
+func TestStart_ReportsAPortInUse(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -186,7 +182,7 @@ func TestATakenPortIsSaid(t *testing.T) {
 		h, err := Start(t.Context(), o)
 		if err == nil {
 			h.Close()
-			t.Fatalf("%s at a port that is taken", name)
+			t.Fatalf("%s started on a port in use", name)
 		}
 		if !strings.Contains(err.Error(), taken.Addr().String()) || !strings.Contains(err.Error(), "address already in use") {
 			t.Errorf("%s: %v", name, err)
@@ -194,16 +190,19 @@ func TestATakenPortIsSaid(t *testing.T) {
 	}
 }
 
-func TestAnInterruptedExportGoesOn(t *testing.T) {
+func TestExport_ContinuesAfterARestart(t *testing.T) {
 	o := options(t)
 	h := begin(t, o)
-	// An export that the end of HQ came before.
-	j := &job{ID: newID(), Created: time.Now(), Tables: map[string]jobTable{
+	// HQ ended before it ran this export.
+	j := &exportJob{ID: newID(), History: h.shop.History(), Created: time.Now(), Tables: map[string]exportTable{
 		"order": {Status: statusPending},
 		"part":  {Status: statusCompleted, Cursor: "7"},
 	}}
-	old := &job{ID: newID(), Created: time.Now().Add(-2 * jobLife), Tables: map[string]jobTable{"order": {Status: statusPending}}}
-	for _, j := range []*job{j, old} {
+	old := &exportJob{
+		ID: newID(), History: h.shop.History(), Created: time.Now().Add(-2 * jobLife),
+		Tables: map[string]exportTable{"order": {Status: statusPending}},
+	}
+	for _, j := range []*exportJob{j, old} {
 		if err := put(h.store, bucketJobs, j.ID, j); err != nil {
 			t.Fatal(err)
 		}
@@ -213,101 +212,76 @@ func TestAnInterruptedExportGoesOn(t *testing.T) {
 	}
 	again := begin(t, o)
 	c := again.client(t)
-	answer := c.completed(j.ID)
-	if diff := cmp.Diff(tableAnswer{Status: statusCompleted, URLs: []string{}, Cursor: "7"}, answer.Tables["part"]); diff != "" {
-		t.Errorf("a table that was there before: %s", diff)
+	response := c.completed(j.ID)
+	if diff := cmp.Diff(tableResponse{Status: statusCompleted, URLs: []string{}, Cursor: "7"}, response.Tables["part"]); diff != "" {
+		t.Errorf("the completed table: %s", diff)
 	}
-	if diff := cmp.Diff(shopRows(again, "order", nil, nil), lines(t, answer.Tables["order"].URLs)); diff != "" {
+	if diff := cmp.Diff(shopRows(again, "order", nil, nil), downloadRows(t, response.Tables["order"].URLs)); diff != "" {
 		t.Error(diff)
 	}
 	if status, _ := c.call("GET", "/v3/export/bulk/"+old.ID, "", nil); status != http.StatusNotFound {
-		t.Errorf("an export past its time: %d", status)
+		t.Errorf("an expired export: %d", status)
 	}
 }
 
-// childDir names the directory in which this test program, started by itself,
-// runs an HQ until it is killed.
-const childDir = "DEVHQ_TEST_CHILD"
-
-func TestKillsLoseNothing(t *testing.T) {
+func TestStart_AfterKillBeginsNewStream(t *testing.T) {
 	o := options(t)
-	if dir := os.Getenv(childDir); dir != "" {
-		o.DataDir, o.Rate = dir, 20_000
-		h := begin(t, o)
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for began := messages(t, h); ; <-tick.C {
-			fmt.Println(messages(t, h) - began)
-		}
-	}
-	first, err := Start(t.Context(), o)
+	h, err := Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	have := shopNow(t, first)
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 5 {
-		runAndKill(t, o.DataDir, 1+i*i*80)
-	}
-	o.Rate = 1 // so that what was not published is
-	h := begin(t, o)
-	before := messages(t, h)
-	eventually(t, "the shop goes on", func() bool { return messages(t, h) > before })
-	pause(t, h)
-	follow(newReader(t, h), have, messages(t, h))
-	have.checkAgainst(h)
-}
-
-// runAndKill runs an HQ in a process of its own and kills it when it has stored
-// some messages.
-func runAndKill(t *testing.T, dir string, some int) {
-	t.Helper()
-	ctx, kill := context.WithCancel(t.Context())
-	defer kill()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestKillsLoseNothing$")
-	cmd.Env = append(os.Environ(), childDir+"="+dir)
-	out, err := cmd.StdoutPipe()
+	saved, err := os.ReadFile(filepath.Join(o.DataDir, "shop", "snapshot"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	have := shopNow(t, h)
+	if _, err := h.Work(t.Context(), 500); err != nil {
 		t.Fatal(err)
 	}
-	lines := bufio.NewScanner(out)
-	for stored := 0; stored < some; {
-		if !lines.Scan() {
-			t.Fatalf("the HQ in another process ended: %v", lines.Err())
-		}
-		if stored, err = strconv.Atoi(lines.Text()); err != nil {
-			t.Fatal(err)
-		}
+	job, _ := h.client(t).export(`{"tables":["order"]}`)
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
 	}
-	kill()
-	_ = cmd.Wait() // which says that it was killed
+	// A kill would have left the snapshot of the start.
+	if err := os.WriteFile(filepath.Join(o.DataDir, "shop", "snapshot"), saved, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	again := begin(t, o)
+	have.checkAgainst(again)
+	if state, err := again.StreamState(t.Context()); err != nil || state.LastSeq != 0 {
+		t.Errorf("the stream is %+v, %v, want a new one", state, err)
+	}
+	if status, message := again.client(t).call("GET", "/v3/export/bulk/"+job, "", nil); status != http.StatusNotFound {
+		t.Errorf("an export of lost changes: %d %s", status, message)
+	}
+	if _, err := again.Work(t.Context(), 500); err != nil {
+		t.Fatal(err)
+	}
+	follow(newReader(t, again), have, messages(t, again))
+	have.checkAgainst(again)
 }
 
-func TestAFailureIsSaid(t *testing.T) {
+func TestClose_ReturnsTheFailure(t *testing.T) {
 	h, err := Start(t.Context(), options(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.shop.Close(); err != nil { // as a disk that is full would
+	if err := h.shop.Close(); err != nil { // like a full disk
 		t.Fatal(err)
 	}
 	h.SetRate(100)
 	select {
 	case <-h.Done():
 	case <-time.After(30 * time.Second):
-		t.Error("HQ goes on without a shop")
+		t.Error("HQ still runs without a shop")
 	}
 	if err := h.Close(); err == nil || !strings.Contains(err.Error(), "work in the shop") {
-		t.Errorf("Close says %v", err)
+		t.Errorf("Close returned %v", err)
 	}
 }
 
-func TestURLsNameTheHostThatWasAskedFor(t *testing.T) {
+func TestHQ_URLsHaveTheConfiguredHost(t *testing.T) {
 	o := options(t)
 	o.HTTPAddr, o.NATSAddr = "localhost:0", ":0"
 	h := begin(t, o)

@@ -16,7 +16,7 @@ func (h *HQ) schemaVersion(r *http.Request) (any, error) {
 	object, version := r.PathValue("object"), r.PathValue("version")
 	text, ok := h.shop.Schema(object, version)
 	if !ok {
-		return nil, refuse(http.StatusNotFound, "there is no version %q of the schema of %q", version, object)
+		return nil, httpErrorf(http.StatusNotFound, "there is no version %q of the schema of %q", version, object)
 	}
 	return text, nil
 }

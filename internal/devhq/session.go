@@ -26,10 +26,10 @@ type Session struct {
 	Started   time.Time       `json:"started"`
 	Ended     time.Time       `json:"ended,omitzero"`
 	Errored   bool            `json:"errored"`
-	Lost      bool            `json:"lost"` // the server went without a word
+	Lost      bool            `json:"lost"` // the server did not end it
 }
 
-// SessionDriver is the destination that a server has told about.
+// SessionDriver is the destination that a server reports.
 type SessionDriver struct {
 	ID          string `json:"id"`
 	Name        string `json:"name"`
@@ -57,7 +57,7 @@ type sessionRequest struct {
 	CompanyIDs []string        `json:"companyIds"`
 }
 
-type sessionAnswer struct {
+type sessionResponse struct {
 	SessionID  string `json:"sessionId"`
 	Credential string `json:"credential"`
 }
@@ -76,7 +76,7 @@ func (h *HQ) startSession(r *http.Request) (any, error) {
 		IPAddress: body.IPAddress, MachineID: body.MachineID, OSInfo: body.OSInfo, Driver: body.Driver, Started: time.Now().UTC(),
 	}
 	if s.ServerID == "" || strings.ContainsAny(s.ServerID, " \t\r\n.*>/\\") {
-		return nil, refuse(http.StatusBadRequest, "the server id is empty, or is not fit for the name of a consumer")
+		return nil, httpErrorf(http.StatusBadRequest, "the server id is empty or cannot be part of a consumer's name")
 	}
 	if s.Companies, err = h.permitted(claims, body.CompanyIDs); err != nil {
 		return nil, err
@@ -100,29 +100,28 @@ func (h *HQ) startSession(r *http.Request) (any, error) {
 		return nil, err
 	}
 	h.logger.Info("a session started", "serverId", s.ServerID, "sessionId", s.ID, "version", s.Version)
-	return sessionAnswer{s.ID, base64.StdEncoding.EncodeToString(creds)}, nil
+	return sessionResponse{s.ID, base64.StdEncoding.EncodeToString(creds)}, nil
 }
 
-// permitted returns the companies that a key may read out of those asked for;
-// nothing, or *, asked for means all that it may read.
-func (h *HQ) permitted(claims keyClaims, asked []string) ([]string, error) {
+// permitted returns the requested companies if the key may read them. An empty request, or *, means
+// all companies of the key.
+func (h *HQ) permitted(claims keyClaims, requested []string) ([]string, error) {
 	allowed := claims.Companies
 	if len(allowed) == 0 {
 		allowed = h.shop.Companies()
 	}
-	if len(asked) == 0 || slices.Contains(asked, "*") {
+	if len(requested) == 0 || slices.Contains(requested, "*") {
 		return allowed, nil
 	}
-	for _, company := range asked {
+	for _, company := range requested {
 		if !slices.Contains(allowed, company) {
-			return nil, refuse(http.StatusForbidden, "the API key may not read company %q", company)
+			return nil, httpErrorf(http.StatusForbidden, "the API key may not read company %q", company)
 		}
 	}
-	return asked, nil
+	return requested, nil
 }
 
-// displace ends what is left of the sessions of a server that has gone, and
-// refuses where one lives.
+// displace ends the sessions of a server that is gone. If one is alive, it returns an error.
 func (h *HQ) displace(serverID string) error {
 	sessions, err := h.Sessions()
 	if err != nil {
@@ -137,7 +136,7 @@ func (h *HQ) displace(serverID string) error {
 			return err
 		}
 		if alive {
-			return refuse(http.StatusConflict, "another server runs with the id %q", serverID)
+			return httpErrorf(http.StatusConflict, "another server with the id %q is running", serverID)
 		}
 		_, err = update(h.store, bucketSessions, s.ID, func(s *Session) error {
 			s.Ended, s.Lost = time.Now().UTC(), true
@@ -151,10 +150,9 @@ func (h *HQ) displace(serverID string) error {
 	return nil
 }
 
-// alive reports whether the owner of a session that has not ended is there: it
-// has a connection, or had one, or began, or could have come back after a
-// restart of NATS, no longer than SessionGrace ago. While NATS is stopped
-// nobody can tell, and the answer is yes.
+// alive reports whether the server of a session that has not ended may still run. It is alive if it
+// has a connection, or if the last connection, the session's start or the last start of NATS is less
+// than SessionGrace ago. While NATS is stopped, every session counts as alive.
 func (h *HQ) alive(s Session) (bool, error) {
 	last, err := h.broker.lastSeen(s.User)
 	if errors.Is(err, errBrokerDown) {
@@ -182,13 +180,13 @@ func (h *HQ) endSession(r *http.Request) (any, error) {
 		return nil, err
 	}
 	s, err := update(h.store, bucketSessions, r.PathValue("session"), func(s *Session) error {
-		if s.Ended.IsZero() || s.Lost { // a repeated request changes nothing
+		if s.Ended.IsZero() || s.Lost { // otherwise the request is a repetition
 			s.Ended, s.Errored, s.Lost = time.Now().UTC(), body.Errored, false
 		}
 		return nil
 	})
 	if errors.Is(err, errNotFound) {
-		return nil, refuse(http.StatusNotFound, "there is no session %q", r.PathValue("session"))
+		return nil, httpErrorf(http.StatusNotFound, "there is no session %q", r.PathValue("session"))
 	}
 	if err != nil {
 		return nil, err

@@ -25,7 +25,7 @@ const sessionBody = `{"version":"1.2.3","hostname":"host","ipAddress":"10.0.0.1"
 // open starts a session and returns its id and credential.
 func (c client) open(body string) (id string, creds []byte) {
 	c.t.Helper()
-	var got sessionAnswer
+	var got sessionResponse
 	if status, message := c.call("POST", "/v3/eds/internal", body, &got); status != http.StatusOK {
 		c.t.Fatalf("start a session: %d %s", status, message)
 	}
@@ -47,7 +47,7 @@ func dial(t testing.TB, h *HQ, creds []byte, options ...nats.Option) *nats.Conn 
 	return conn
 }
 
-func TestASessionHasExactlyThePermissionsOfTheProtocol(t *testing.T) {
+func TestSession_HasThePermissionsOfTheProtocol(t *testing.T) {
 	h := begin(t, options(t))
 	id, creds := h.client(t).open(sessionBody)
 	token, err := jwt.ParseDecoratedJWT(creds)
@@ -80,7 +80,7 @@ func TestASessionHasExactlyThePermissionsOfTheProtocol(t *testing.T) {
 	}
 }
 
-func TestASessionReadsOnlyTheCompaniesItMay(t *testing.T) {
+func TestSession_ReadsOnlyItsCompanies(t *testing.T) {
 	h := begin(t, options(t))
 	all := h.Shop().Companies()
 	c := client{t, h.APIURL(), h.APIKey(KeyOptions{ServerID: "s1", Companies: all[1:]})}
@@ -104,7 +104,7 @@ func TestASessionReadsOnlyTheCompaniesItMay(t *testing.T) {
 	}
 }
 
-func TestASecondServerIsRefusedWhileTheFirstLives(t *testing.T) {
+func TestStartSession_RefusesASecondServer(t *testing.T) {
 	o := options(t)
 	o.SessionGrace = time.Hour
 	h := begin(t, o)
@@ -121,18 +121,18 @@ func TestASecondServerIsRefusedWhileTheFirstLives(t *testing.T) {
 	age(t, h)
 	refused("while the first is connected")
 	conn.Close()
-	refused("right after the first has gone")
-	c.open(strings.Replace(sessionBody, `"s1"`, `"s2"`, 1)) // another id is another server
+	refused("right after the first disconnected")
+	c.open(strings.Replace(sessionBody, `"s1"`, `"s2"`, 1)) // a server with another id
 }
 
-func TestAServerThatWasKilledCanComeBack(t *testing.T) {
+func TestStartSession_ReplacesALostSession(t *testing.T) {
 	o := options(t)
 	o.SessionGrace = time.Millisecond
 	h := begin(t, o)
 	c := h.client(t)
 	first, creds := c.open(sessionBody)
 	dial(t, h, creds).Close()
-	eventually(t, "the server can come back", func() bool {
+	eventually(t, "the server can start again", func() bool {
 		status, _ := c.call("POST", "/v3/eds/internal", sessionBody, nil)
 		return status == http.StatusOK
 	})
@@ -145,14 +145,14 @@ func TestAServerThatWasKilledCanComeBack(t *testing.T) {
 	}
 }
 
-func TestASessionThatEndedIsFree(t *testing.T) {
+func TestEndSession_LetsTheServerStartAgain(t *testing.T) {
 	o := options(t)
 	o.SessionGrace = time.Hour
 	h := begin(t, o)
 	c := h.client(t)
 	id, _ := c.open(sessionBody)
 	var urls struct{ URL, ErrorURL string }
-	for range 2 { // a repeated request changes nothing
+	for range 2 { // a repetition changes nothing
 		if status, message := c.call("POST", "/v3/eds/internal/"+id, `{"errored":true}`, &urls); status != http.StatusOK {
 			t.Fatalf("end: %d %s", status, message)
 		}
@@ -180,7 +180,7 @@ func TestASessionThatEndedIsFree(t *testing.T) {
 	}
 }
 
-func TestLogsAreStored(t *testing.T) {
+func TestLogs_ReturnsUploads(t *testing.T) {
 	h := begin(t, options(t))
 	c := h.client(t)
 	id, _ := c.open(sessionBody)
@@ -237,15 +237,15 @@ func upload(t *testing.T, url, contentType, body string) int {
 		t.Fatal(err)
 	}
 	r.Header.Set("Content-Type", contentType)
-	answer, err := http.DefaultClient.Do(r)
+	response, err := http.DefaultClient.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _ = readAll(answer)
-	return answer.StatusCode
+	_, _ = readAll(response)
+	return response.StatusCode
 }
 
-func TestAnOpenHQNeedsNoCredential(t *testing.T) {
+func TestOpen_AllowsClientsWithoutCredential(t *testing.T) {
 	o := options(t)
 	h := begin(t, o)
 	if conn, err := nats.Connect(h.NATSURL()); err == nil {
@@ -263,7 +263,7 @@ func TestAnOpenHQNeedsNoCredential(t *testing.T) {
 	readsFromConsumer(t, h, conn, "eds-dev", "*")
 }
 
-func TestNotificationsReachTheirSessionAlone(t *testing.T) {
+func TestNotify_ReachesOnlyItsSession(t *testing.T) {
 	h := begin(t, options(t))
 	one, creds := h.client(t).open(sessionBody)
 	_, otherCreds := h.client(t).open(strings.Replace(sessionBody, `"s1"`, `"s2"`, 1))
@@ -273,7 +273,7 @@ func TestNotificationsReachTheirSessionAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := <-refused; !strings.Contains(err.Error(), "permissions violation") {
-		t.Errorf("listening to another session: %v", err)
+		t.Errorf("subscribe to another session: %v", err)
 	}
 
 	conn := dial(t, h, creds)
@@ -296,7 +296,7 @@ func TestNotificationsReachTheirSessionAlone(t *testing.T) {
 	}
 }
 
-func TestACredentialExpires(t *testing.T) {
+func TestCredential_Expires(t *testing.T) {
 	o := options(t)
 	o.CredentialLife = time.Second
 	h := begin(t, o)

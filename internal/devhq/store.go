@@ -11,19 +11,19 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 )
 
-// The buckets of hq.db. Every value but those of secrets is JSON.
+// The buckets of hq.db. All values are JSON, except those of secrets.
 const (
 	bucketSecrets    = "secrets"    // name -> bytes
 	bucketEnrolments = "enrolments" // code -> Enrolment
 	bucketSessions   = "sessions"   // id -> Session
-	bucketJobs       = "jobs"       // id -> job
+	bucketJobs       = "jobs"       // id -> exportJob
 )
 
 // errNotFound says that the store has no such key.
 var errNotFound = errors.New("not found")
 
-// store is what HQ remembers besides the stream, the shop and plain files. A
-// write is durable when it returns. The file's lock keeps a second HQ out.
+// store keeps HQ's secrets, enrolments, sessions and export jobs. A write is durable when it returns.
+// The lock of the file excludes a second HQ.
 type store struct{ db *bolt.DB }
 
 func openStore(dir string) (*store, error) {
@@ -51,7 +51,7 @@ func openStore(dir string) (*store, error) {
 
 func (s *store) close() error { return s.db.Close() }
 
-// secret returns the named secret, which create makes the first time.
+// secret returns the named secret. The first time, create makes it.
 func (s *store) secret(name string, create func() ([]byte, error)) ([]byte, error) {
 	var secret []byte
 	err := s.db.Update(func(tx *bolt.Tx) error {
@@ -72,7 +72,7 @@ func (s *store) secret(name string, create func() ([]byte, error)) ([]byte, erro
 	return secret, nil
 }
 
-// put stores value under key.
+// put sets the value of key.
 func put[T any](s *store, bucket, key string, value T) error {
 	text, err := json.Marshal(value)
 	if err != nil {
@@ -85,8 +85,8 @@ func put[T any](s *store, bucket, key string, value T) error {
 	return nil
 }
 
-// update changes the value under key in one transaction. It returns errNotFound
-// where there is none, and what change returns, which then changed nothing.
+// update changes the value of key in one transaction. If there is none, it returns errNotFound. If
+// change fails, update stores nothing and returns the error.
 func update[T any](s *store, bucket, key string, change func(*T) error) (T, error) {
 	var value T
 	err := s.db.Update(func(tx *bolt.Tx) error {
@@ -110,7 +110,7 @@ func update[T any](s *store, bucket, key string, change func(*T) error) (T, erro
 	return value, err
 }
 
-// all returns every value of the bucket, in the order of the keys.
+// all returns the values of a bucket, in the order of their keys.
 func all[T any](s *store, bucket string) ([]T, error) {
 	var values []T
 	err := s.db.View(func(tx *bolt.Tx) error {
@@ -126,7 +126,7 @@ func all[T any](s *store, bucket string) ([]T, error) {
 	return values, err
 }
 
-// remove forgets the key.
+// remove deletes the key.
 func (s *store) remove(bucket, key string) error {
 	err := s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucket)).Delete([]byte(key)) })
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 
 const subject = "dbchange.order.INSERT.c1.l1.PUBLIC.v1"
 
-// readsFromConsumer proves that a connection can create a consumer of a
-// company, and pull and acknowledge a message with it.
+// readsFromConsumer checks that a connection can create a consumer for a company, and pull and
+// acknowledge a message.
 func readsFromConsumer(t *testing.T, h *HQ, conn *nats.Conn, name, company string) {
 	t.Helper()
 	js, err := jetstream.New(conn)
@@ -53,7 +53,7 @@ func readsFromConsumer(t *testing.T, h *HQ, conn *nats.Conn, name, company strin
 	}
 }
 
-func TestASessionCanReadAndNothingElse(t *testing.T) {
+func TestSession_CanOnlyRead(t *testing.T) {
 	h := begin(t, options(t))
 	id, creds := h.client(t).open(sessionBody)
 	refused := make(chan error, 16)
@@ -68,7 +68,7 @@ func TestASessionCanReadAndNothingElse(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := <-refused; !errors.Is(err, nats.ErrPermissionViolation) {
-			t.Errorf("publishing to %s: %v", subject, err)
+			t.Errorf("publish to %s: %v", subject, err)
 		}
 	}
 	for _, subject := range []string{"dbchange.>", "dbchange.*.*.foreign.*.PUBLIC.>", "eds.client." + id + ".>", "$JS.API.>", ">"} {
@@ -77,7 +77,7 @@ func TestASessionCanReadAndNothingElse(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := <-refused; !errors.Is(err, nats.ErrPermissionViolation) {
-			t.Errorf("subscribing to %s: %v", subject, err)
+			t.Errorf("subscribe to %s: %v", subject, err)
 		}
 		_ = sub.Unsubscribe() // the server has no such subscription
 	}
@@ -86,15 +86,14 @@ func TestASessionCanReadAndNothingElse(t *testing.T) {
 	}
 }
 
-// reader reads the whole stream from where it stopped before, as a server with
-// a session for every company does.
-type reader struct {
+// streamReader reads the stream like a server with a session for every company.
+type streamReader struct {
 	t        testing.TB
 	consumer jetstream.Consumer
 	read     uint64
 }
 
-func newReader(t testing.TB, h *HQ) *reader {
+func newReader(t testing.TB, h *HQ) *streamReader {
 	t.Helper()
 	js, err := jetstream.New(h.Conn())
 	if err != nil {
@@ -110,11 +109,11 @@ func newReader(t testing.TB, h *HQ) *reader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &reader{t: t, consumer: consumer}
+	return &streamReader{t: t, consumer: consumer}
 }
 
-// each yields the events up to the end of a stream of n messages.
-func (r *reader) each(n uint64, yield func(*cdc.Event, nats.Header)) {
+// each yields the next events, up to the n-th message.
+func (r *streamReader) each(n uint64, yield func(*cdc.Event, nats.Header)) {
 	r.t.Helper()
 	decoder := cdc.NewDecoder()
 	for r.read < n {
@@ -140,10 +139,10 @@ func (r *reader) each(n uint64, yield func(*cdc.Event, nats.Header)) {
 	}
 }
 
-// model is the rows of a shop, by table and primary key.
+// model holds rows by table and primary key.
 type model struct {
 	t    testing.TB
-	keys map[string][]string // columns of the primary key, by table
+	keys map[string][]string // table -> columns of the primary key
 	rows map[string]map[string]string
 }
 
@@ -167,7 +166,7 @@ func keysOf(t testing.TB, h *HQ) map[string][]string {
 	return keys
 }
 
-// shopNow returns the rows as the shop has them.
+// shopNow returns the current rows of the shop.
 func shopNow(t testing.TB, h *HQ) *model {
 	t.Helper()
 	m := newModel(t, h)
@@ -199,7 +198,7 @@ func (m *model) put(table string, row []byte) {
 	m.rows[table][m.key(table, row)] = string(row)
 }
 
-// apply does what the stream says.
+// apply applies a change.
 func (m *model) apply(e *cdc.Event) {
 	if e.Op == cdc.Delete {
 		delete(m.rows[e.Table], m.key(e.Table, e.Before))
@@ -216,14 +215,13 @@ func (m *model) checkAgainst(h *HQ) {
 	}
 }
 
-// follow applies what the stream has had since the reader stopped, and fails
-// unless the clocks of the changes ascend and each is there once.
-func follow(r *reader, m *model, n uint64) {
+// follow applies the changes up to the n-th message, and checks that their clocks ascend.
+func follow(r *streamReader, m *model, n uint64) {
 	m.t.Helper()
 	var clock cdc.Timestamp
 	r.each(n, func(e *cdc.Event, header nats.Header) {
 		if clock.Compare(e.Clock) >= 0 {
-			m.t.Fatalf("the change at %s comes behind the one at %s", e.Clock, clock)
+			m.t.Fatalf("the change at %s follows the one at %s", e.Clock, clock)
 		}
 		if header.Get(nats.MsgIdHdr) != e.ID {
 			m.t.Fatalf("the message id %q is not the change's, %q", header.Get(nats.MsgIdHdr), e.ID)
@@ -233,7 +231,7 @@ func follow(r *reader, m *model, n uint64) {
 	})
 }
 
-func TestASnapshotAndTheStreamBehindItMakeTheShop(t *testing.T) {
+func TestStream_TurnsASnapshotIntoTheShop(t *testing.T) {
 	o := options(t)
 	o.Rate = 5000
 	o.EvolveEvery = 50 * time.Millisecond
@@ -245,12 +243,12 @@ func TestASnapshotAndTheStreamBehindItMakeTheShop(t *testing.T) {
 	h.Resume()
 	eventually(t, "the shop works", func() bool { return messages(t, h) > start+2000 })
 	pause(t, h)
-	have.keys = keysOf(t, h) // there are new tables
+	have.keys = keysOf(t, h) // evolutions added tables
 	follow(r, have, messages(t, h))
 	have.checkAgainst(h)
 }
 
-func TestAnOutageOfNATSLosesRepeatsAndReordersNothing(t *testing.T) {
+func TestPublisher_KeepsOrderOverOutages(t *testing.T) {
 	o := options(t)
 	h := begin(t, o)
 	have := shopNow(t, h)
@@ -269,7 +267,7 @@ func TestAnOutageOfNATSLosesRepeatsAndReordersNothing(t *testing.T) {
 	have.checkAgainst(h)
 }
 
-func TestTheRateIsKept(t *testing.T) {
+func TestSetRate_SetsTheSpeed(t *testing.T) {
 	h := begin(t, options(t))
 	if got := messages(t, h); got != 0 {
 		t.Errorf("%d changes without a rate", got)
@@ -282,15 +280,15 @@ func TestTheRateIsKept(t *testing.T) {
 	}
 	pause(t, h)
 	made := messages(t, h)
-	if what, err := h.Evolve(t.Context()); err != nil || what == "" {
-		t.Errorf("Evolve = %q, %v", what, err)
+	if description, err := h.Evolve(t.Context()); err != nil || description == "" {
+		t.Errorf("Evolve = %q, %v", description, err)
 	}
 	evolved := messages(t, h)
 	if evolved == made || evolved > made+50 {
 		t.Errorf("an evolution made %d changes", evolved-made)
 	}
 	h.Resume()
-	eventually(t, "the shop goes on", func() bool { return messages(t, h) > evolved })
+	eventually(t, "the shop continues", func() bool { return messages(t, h) > evolved })
 }
 
 func TestWork_RepeatsItselfFromTheSeed(t *testing.T) {
@@ -309,21 +307,21 @@ func TestWork_RepeatsItselfFromTheSeed(t *testing.T) {
 		return all
 	}
 	if diff := cmp.Diff(history(), history()); diff != "" {
-		t.Errorf("two shops of one seed differ: %s", diff)
+		t.Errorf("two shops with one seed differ: %s", diff)
 	}
 }
 
-func TestHugeMessagesAreStored(t *testing.T) {
+func TestPublish_TakesHugeMessages(t *testing.T) {
 	h := begin(t, options(t))
 	huge := []byte(strings.Repeat("x", 12<<20))
 	if err := h.Publish(t.Context(), subject, nats.Header{"content-encoding": {"json"}}, huge); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.Publish(t.Context(), subject, nil, make([]byte, maxPayload+1)); err == nil {
-		t.Error("a message beyond the limit was taken")
+		t.Error("a message beyond the limit was stored")
 	}
 	if err := h.Publish(t.Context(), "other.subject", nil, nil); err == nil {
-		t.Error("a message for no stream was taken")
+		t.Error("a message of no stream was stored")
 	}
 	state, err := h.StreamState(t.Context())
 	if err != nil {
@@ -334,7 +332,7 @@ func TestHugeMessagesAreStored(t *testing.T) {
 	}
 }
 
-func TestAnIDIsStoredOnce(t *testing.T) {
+func TestPublish_StoresAnIDOnce(t *testing.T) {
 	h := begin(t, options(t))
 	for _, id := range []string{"1", "2", "3", "2", "3", "4"} {
 		if err := h.Publish(t.Context(), subject, nats.Header{nats.MsgIdHdr: {id}}, nil); err != nil {
@@ -346,7 +344,7 @@ func TestAnIDIsStoredOnce(t *testing.T) {
 	}
 }
 
-func TestConsumersCanBeSeenAndTakenAway(t *testing.T) {
+func TestConsumers_ListsAndDeletes(t *testing.T) {
 	h := begin(t, options(t))
 	_, creds := h.client(t).open(sessionBody)
 	readsFromConsumer(t, h, dial(t, h, creds), "eds-s1", "c1")
@@ -365,7 +363,7 @@ func TestConsumersCanBeSeenAndTakenAway(t *testing.T) {
 	}
 }
 
-func TestTheStreamCanBeCutAndMadeAnew(t *testing.T) {
+func TestStream_CanBePurgedAndRecreated(t *testing.T) {
 	h := begin(t, options(t))
 	for range 4 {
 		if err := h.Publish(t.Context(), subject, nil, nil); err != nil {
@@ -385,6 +383,6 @@ func TestTheStreamCanBeCutAndMadeAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	if state, err := h.StreamState(t.Context()); err != nil || state.FirstSeq != 1 || state.LastSeq != 1 {
-		t.Errorf("the stream made anew is %+v, %v", state, err)
+		t.Errorf("the recreated stream is %+v, %v", state, err)
 	}
 }

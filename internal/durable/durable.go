@@ -1,5 +1,4 @@
-// Package durable writes files such that a power cut leaves the old or the new,
-// never a part.
+// Package durable replaces files such that a power cut leaves the old or the new one, never a part.
 package durable
 
 import (
@@ -12,10 +11,9 @@ import (
 	"syscall"
 )
 
-// Replace puts what write writes in the place of the file at path, with mode
-// 0600. The temporary file lies beside it, and its name is temporary's, of which
-// "*" is replaced by something unique, as os.CreateTemp has it. After a power cut
-// one may be left.
+// Replace replaces the file at path, with mode 0600, by the output of write. It writes a temporary
+// file beside it, with a unique name from the pattern temporary, like os.CreateTemp. After a power
+// cut that file may remain.
 func Replace(path, temporary string, write func(io.Writer) error) error {
 	r, err := Prepare(path, temporary)
 	if err != nil {
@@ -25,13 +23,13 @@ func Replace(path, temporary string, write func(io.Writer) error) error {
 	return r.Put(write)
 }
 
-// Replacement is the temporary file that is to replace another.
+// Replacement is a temporary file that will replace another.
 type Replacement struct {
 	path string
-	file *os.File // nil once it is in place, or removed
+	file *os.File // nil once it is in place or removed
 }
 
-// Prepare makes the temporary file of Replace. Discard must follow.
+// Prepare creates the temporary file of Replace. Discard must follow.
 func Prepare(path, temporary string) (*Replacement, error) {
 	f, err := os.CreateTemp(filepath.Dir(path), temporary)
 	if err != nil {
@@ -40,13 +38,13 @@ func Prepare(path, temporary string) (*Replacement, error) {
 	return &Replacement{path, f}, nil
 }
 
-// Reserve takes room for n bytes on the disk, so that Put finds it.
+// Reserve allocates n bytes on the disk, so that a later Put has the space.
 func (r *Replacement) Reserve(n int) error {
 	_, err := r.file.WriteAt(make([]byte, n), 0)
 	return errors.Join(err, r.file.Sync())
 }
 
-// Put writes the content and puts it in the place of the file.
+// Put writes the content and renames the temporary file to its path.
 func (r *Replacement) Put(write func(io.Writer) error) error {
 	if err := write(r.file); err != nil {
 		return err
@@ -55,7 +53,7 @@ func (r *Replacement) Put(write func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	// Closed first: a file that is open can't be renamed everywhere.
+	// It is closed first: some systems cannot rename an open file.
 	if err := errors.Join(r.file.Truncate(size), r.file.Sync(), r.file.Close()); err != nil {
 		return err
 	}
@@ -71,13 +69,13 @@ func (r *Replacement) Discard() {
 	if r.file == nil {
 		return
 	}
-	_ = r.file.Close() // again, if Put has
+	_ = r.file.Close() // closed twice if Put has closed it
 	_ = os.Remove(r.file.Name())
 	r.file = nil
 }
 
-// Existing returns the directory at path or, if there is none, the nearest above it that
-// exists, in which it would be made. That something else stands in the way is an error.
+// Existing returns the directory at path or, if there is none, the nearest existing one above it,
+// in which it would be created. It is an error if something else has one of the names.
 func Existing(path string) (string, error) {
 	for {
 		info, err := os.Stat(path)
@@ -89,19 +87,19 @@ func Existing(path string) (string, error) {
 		case !errors.Is(err, fs.ErrNotExist) || filepath.Dir(path) == path:
 			return "", err
 		}
-		if _, err := os.Lstat(path); err == nil { // a link to nothing
+		if _, err := os.Lstat(path); err == nil { // a dangling link
 			return "", &fs.PathError{Op: "mkdir", Path: path, Err: syscall.EEXIST}
 		}
 		path = filepath.Dir(path)
 	}
 }
 
-// maxLinks is how many symbolic links a path may lead through.
+// maxLinks bounds the symbolic links of a path.
 const maxLinks = 255
 
-// Resolve returns an absolute path without symbolic links, also if it does not exist or
-// a link leads to nothing, as to a file system that is not mounted. A path that cannot be
-// resolved is returned as it is.
+// Resolve returns an absolute path without symbolic links, even if it does not exist or a link
+// dangles, for example because a file system is not mounted. It returns a path that cannot be
+// resolved unchanged.
 func Resolve(path string) string {
 	whole := filepath.Clean(path)
 	for range maxLinks {
@@ -121,8 +119,8 @@ func Resolve(path string) string {
 	return filepath.Clean(path)
 }
 
-// firstLink returns the part of path that leads to its first symbolic link, and what
-// follows; "" if there is none.
+// firstLink returns the part of path that leads to its first symbolic link, and the rest; "" if
+// there is none.
 func firstLink(path string) (link, rest string) {
 	for end := len(filepath.VolumeName(path)) + 1; end <= len(path); end++ {
 		if end < len(path) && !os.IsPathSeparator(path[end]) {
@@ -139,8 +137,8 @@ func firstLink(path string) (link, rest string) {
 	return "", ""
 }
 
-// SyncDir makes the names in dir durable: what was created, renamed and removed
-// there. Windows has no way to ask for it, and orders renames itself.
+// SyncDir makes the names in dir durable: created, renamed and removed ones. Windows has no call
+// for it, and orders renames itself.
 func SyncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil

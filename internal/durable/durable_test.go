@@ -10,7 +10,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-func TestAFileIsReplacedWholeOrNotAtAll(t *testing.T) {
+func TestReplace_IsAtomic(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "state")
 	text := func(s string) func(io.Writer) error {
@@ -62,7 +62,7 @@ func TestExisting_FindsTheNearestDirectory(t *testing.T) {
 	}
 }
 
-func TestADirectoryThatIsNotThereCanNotBeSynced(t *testing.T) {
+func TestSyncDir_FailsOnAMissingDirectory(t *testing.T) {
 	if err := durable.SyncDir(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
@@ -83,8 +83,10 @@ func TestResolve_FollowsLinksToNothing(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]string{
-		in("real", "below"): in("real", "below"), in("link"): in("real"), in("twice", "x", "y"): in("real", "below", "x", "y"), in("link", "..", "a"): in("a"),
-		in("dangling", "shop.db"): in("unmounted", "data", "shop.db"), in("no", "such"): in("no", "such"), in("loop", "a"): in("loop", "a"), "/": "/",
+		in("real", "below"): in("real", "below"), in("link"): in("real"), in("twice", "x", "y"): in("real", "below", "x", "y"),
+		in("link", "..", "a"):     in("a"),
+		in("dangling", "shop.db"): in("unmounted", "data", "shop.db"), in("no", "such"): in("no", "such"), in("loop", "a"): in("loop", "a"),
+		"/": "/",
 	} {
 		if got := durable.Resolve(path); got != want {
 			t.Errorf("Resolve(%s) = %s, want %s", path, got, want)

@@ -1,4 +1,4 @@
-// Package fault sorts errors by what the program has to do about them.
+// Package fault classifies errors by how the program handles them.
 package fault
 
 import (
@@ -8,24 +8,23 @@ import (
 	"time"
 )
 
-// Class says what happens to the work that an error interrupted.
+// Class decides what happens to the work that an error interrupted.
 type Class uint8
 
 const (
-	// Transient work is tried again, in place, until it succeeds: the network,
-	// a deadlock, throttling, a full disk, a server that restarts. It is the
-	// class of every error that nobody has classified.
+	// Transient work is retried in place until it succeeds: the network, a deadlock, throttling, a
+	// full disk, a restarting server. It is the class of every unclassified error.
 	Transient Class = iota
-	// Poison is one event or row that can never be applied: it is set aside in
-	// the dead-letter queue with its reason, and the rest goes on.
+	// Poison is one event or row that can never be applied: it goes to the dead-letter queue with
+	// its reason, and the rest continues.
 	Poison
-	// Fatal needs a person: wrong credentials, a missing permission, bad
-	// configuration. The program drains, reports, and stops.
+	// Fatal needs the operator: wrong credentials, a missing permission, bad configuration. The
+	// program drains, reports, and stops.
 	Fatal
-	// Refused is access that the other side denies, or that this side cannot ask for:
-	// credentials, certificates, a missing file of them. A person may have made a mistake,
-	// or may be rotating a secret. Only a sink returns it to itself: sink.Access makes it
-	// Fatal before the destination has worked, and Transient afterwards.
+	// Refused is access that the other side denies, or that this side cannot request: credentials,
+	// certificates, a missing file of them. The operator may have made a mistake, or may be
+	// rotating a secret. Only a sink returns it to itself: sink.Access makes it Fatal before the
+	// destination has worked, and Transient afterwards.
 	Refused
 )
 
@@ -42,17 +41,18 @@ func (c Class) String() string {
 	}
 }
 
-// Error carries a class, and possibly how long to wait, beside its cause.
+// Error adds a class, and possibly a wait, to its cause.
 type Error struct {
-	Class      Class
-	RetryAfter time.Duration // transient errors: the wait that the other side asked for, or 0; the function RetryAfter bounds it
+	Class Class
+	// of transient errors: the wait that the other side asked for, or 0. Read it with the function RetryAfter, which bounds it.
+	RetryAfter time.Duration
 	Err        error
 }
 
 func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
-// Mark gives err the class c; nil stays nil. A class given further in is overruled.
+// Mark gives err the class c; nil stays nil. It overrides the classes of wrapped errors.
 func Mark(c Class, err error) error {
 	if err == nil {
 		return nil
@@ -60,7 +60,7 @@ func Mark(c Class, err error) error {
 	return &Error{Class: c, Err: err}
 }
 
-// Of returns the class of err: the outermost one given to it, else Transient.
+// Of returns the class of err: the outermost Error's, else Transient.
 func Of(err error) Class {
 	var e *Error
 	if errors.As(err, &e) {
@@ -69,14 +69,13 @@ func Of(err error) Class {
 	return Transient
 }
 
-// longestRetryAfter bounds how long another side may ask to be left alone.
+// longestRetryAfter bounds the waits that another side may ask for.
 const longestRetryAfter = 10 * time.Minute
 
-// BoundRetryAfter limits a wait that another side asks for: 0 to 10 minutes.
+// BoundRetryAfter limits a wait to 0 to 10 minutes.
 func BoundRetryAfter(d time.Duration) time.Duration { return min(max(0, d), longestRetryAfter) }
 
-// RetryAfter returns how long the other side asked to be left alone: 0 to 10
-// minutes, whatever it asked for.
+// RetryAfter returns the wait that the other side asked for, limited to 0 to 10 minutes.
 func RetryAfter(err error) time.Duration {
 	var e *Error
 	if errors.As(err, &e) {
@@ -85,8 +84,8 @@ func RetryAfter(err error) time.Duration {
 	return 0
 }
 
-// ParseRetryAfter reads the value of the HTTP header Retry-After, seconds or a
-// date (RFC 9110 sections 10.2.3 and 5.6.7): 0 to 10 minutes, 0 if it is neither.
+// ParseRetryAfter reads the HTTP header Retry-After, seconds or a date (RFC 9110 sections 10.2.3
+// and 5.6.7): 0 to 10 minutes, 0 if it is neither.
 func ParseRetryAfter(text string, now time.Time) time.Duration {
 	text = strings.TrimSpace(text)
 	if text != "" && strings.Trim(text, "0123456789") == "" {
@@ -104,7 +103,7 @@ func ParseRetryAfter(text string, now time.Time) time.Duration {
 	return 0
 }
 
-// Innermost returns the cause of an error, without what is wrapped around it.
+// Innermost returns the innermost wrapped error.
 func Innermost(err error) error {
 	for {
 		inner := errors.Unwrap(err)

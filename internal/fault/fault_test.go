@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-func TestClassIsTheOutermostOneGiven(t *testing.T) {
+func TestOf_ReturnsTheOutermostClass(t *testing.T) {
 	cause := errors.New("cause")
 	for _, c := range []struct {
 		err  error

@@ -184,7 +184,7 @@ func TestStartSession_AwaitsASessionThatHQStarts(t *testing.T) {
 func TestUnknownThingsAreNotFound(t *testing.T) {
 	c, _ := answering(t, 404, `{"success":false,"message":"no such code"}`)
 	_, err := c.Enroll(t.Context(), "P1")
-	if !hq.NotFound(err) || !strings.Contains(err.Error(), "the code is unknown, or was used already") {
+	if !hq.NotFound(err) || !strings.Contains(err.Error(), "the code is unknown or was used already") {
 		t.Errorf("enroll: %v", err)
 	}
 	_, err = c.Schema(t.Context(), "o", "1")

@@ -1,6 +1,5 @@
-// Package hq is the client of HQ, the control plane of eds: enrolment,
-// sessions, schemas and snapshot exports over HTTP, and the credential that
-// opens its NATS.
+// Package hq is the client of HQ, the control plane of eds: enrolment, sessions, schemas and
+// snapshot exports over HTTP, and the control channel and the credential of its NATS.
 package hq
 
 import (
@@ -23,48 +22,45 @@ import (
 )
 
 const (
-	// maxAnswer bounds an answer in bytes. The schemas of a thousand tables are
-	// a hundredth of it.
-	maxAnswer = 256 << 20
+	// maxResponse bounds a response in bytes. The schemas of a thousand tables take a
+	// hundredth of it.
+	maxResponse = 256 << 20
 	// callTimeout bounds one attempt of a call.
 	callTimeout = time.Minute
-	// defaultPatience is how long a bounded call is tried.
+	// defaultPatience is the default of Options.Patience.
 	defaultPatience = 30 * time.Second
-	// lateAnswer bounds the wait for an answer that is awaited although the call's
-	// context has ended.
-	lateAnswer = 10 * time.Second
+	// lateTimeout bounds the wait for a response after the call's context has ended.
+	lateTimeout = 10 * time.Second
 )
 
 // Options configure a Client.
 type Options struct {
-	// BaseURL is where HQ's API is, as BaseURL or EnrollURL resolved it.
+	// BaseURL is the address of HQ's API, as returned by BaseURL or EnrollURL.
 	BaseURL string
 	// Key is the API key; the zero Key for enrolment.
 	Key Key
-	// Version of eds, told in the User-Agent.
+	// Version of eds, for the User-Agent.
 	Version string
-	// HTTP makes the requests; nil means a client that heeds the proxy settings
-	// of the environment.
+	// HTTP makes the requests; nil: a client that uses the proxy settings of the
+	// environment.
 	HTTP *http.Client
-	// Logger is told of each wait before another attempt.
+	// Logger logs each wait before another attempt; nil: none.
 	Logger *slog.Logger
 	// Security decides whether HQ may be reached without TLS; nil: the zero one.
 	Security *Security
-	// Patience bounds how long a call is tried, from its first attempt to the
-	// beginning of its last; 0 means 30 s.
+	// Patience bounds how long a failing call is retried; 0 means 30 s.
 	Patience time.Duration
 }
 
-// Client calls HQ. A call is tried again, with growing waits, while HQ can't be
-// reached or answers 408, 429, 502, 503 or 504. It is safe for concurrent use.
+// Client calls HQ. It retries a call, with growing waits, while HQ cannot be reached or
+// responds with 408, 429, 502, 503 or 504. It is safe for concurrent use.
 type Client struct {
 	base     string
 	key      Key
 	agent    string
 	http     *http.Client
 	log      *slog.Logger
-	patience time.Duration // negative: as long as the context lasts
-	waits    func(error)   // told before each wait
+	patience time.Duration // 0: until the context ends
 	skew     *atomic.Int64 // how far HQ's clock is behind ours, nanoseconds
 	security *Security
 }
@@ -73,25 +69,21 @@ type Client struct {
 func New(o Options) *Client {
 	c := &Client{
 		base: o.BaseURL, key: o.Key, agent: "Shopmonkey EDS Server/" + o.Version,
-		log: o.Logger, patience: o.Patience, skew: new(atomic.Int64), waits: func(error) {},
+		log: o.Logger, patience: cmp.Or(o.Patience, defaultPatience), skew: new(atomic.Int64),
 		security: cmp.Or(o.Security, new(Security)),
 	}
 	c.http = &http.Client{Transport: newTransport()}
 	if o.HTTP != nil {
 		*c.http = *o.HTTP
 	}
-	c.http.CheckRedirect = c.redirects
+	c.http.CheckRedirect = c.checkRedirect
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
-	}
-	if c.patience == 0 {
-		c.patience = defaultPatience
 	}
 	return c
 }
 
-// newTransport returns a transport of our own, so that nobody else's settings
-// change what a request does.
+// newTransport returns a transport of its own, so that other packages cannot change it.
 func newTransport() *http.Transport {
 	return &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
@@ -104,33 +96,25 @@ func newTransport() *http.Transport {
 	}
 }
 
-// Patient returns a client whose calls are tried until they succeed, are
-// refused, or their context ends.
+// Patient returns a client whose calls are retried until they succeed, are refused, or their
+// context ends.
 func (c *Client) Patient() *Client {
 	patient := *c
-	patient.patience = -1
+	patient.patience = 0
 	return &patient
 }
 
-// Telling returns a client that calls waits before each wait for HQ, with what
-// has gone wrong.
-func (c *Client) Telling(waits func(error)) *Client {
-	telling := *c
-	telling.waits = waits
-	return &telling
-}
-
-// Close closes the connections that no call uses.
+// Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Present returns the present time by our clock or, where HQ's latest answer
-// showed its clock to be behind ours, by HQ's: never later than either.
+// Present returns the earlier of the present times of this machine and of HQ, as far as HQ's
+// latest response showed its clock.
 func (c *Client) Present() time.Time {
 	return time.Now().Add(-max(0, c.Skew()))
 }
 
-// Skew returns how far HQ's clock was behind ours at its latest answer, negative
-// where it was ahead, to the second.
+// Skew returns how far HQ's clock was behind ours at its latest response, to the second. It
+// is negative if HQ's clock was ahead.
 func (c *Client) Skew() time.Duration { return time.Duration(c.skew.Load()) }
 
 // request is one call.
@@ -142,22 +126,24 @@ type request struct {
 	header    http.Header
 	timeout   time.Duration
 	keyless   bool
-	// awaited says that HQ keeps what the call makes: once it is on its way, its answer is
-	// awaited for up to lateAnswer after the context has ended.
+	// awaited means that HQ creates something that the caller has to know: once the request
+	// is sent, the attempt waits up to lateTimeout for the response after the context's end.
 	awaited bool
+	// waits is called before each wait for another attempt; nil: not called.
+	waits func(err error, wait time.Duration)
 }
 
-// call makes a JSON call and decodes the data of HQ's answer into out.
+// call makes a JSON call and decodes the data of HQ's response into out.
 func (c *Client) call(ctx context.Context, operation, method, path string, in, out any) error {
-	answer, err := c.exchange(ctx, operation, method, path, in)
+	response, err := c.exchange(ctx, operation, method, path, in)
 	if err != nil {
 		return err
 	}
-	return answer.unwrap(out)
+	return response.unwrap(out)
 }
 
-// exchange makes a JSON call and returns HQ's answer as it came.
-func (c *Client) exchange(ctx context.Context, operation, method, path string, in any) (*answer, error) {
+// exchange makes a JSON call and returns HQ's response.
+func (c *Client) exchange(ctx context.Context, operation, method, path string, in any) (*apiResponse, error) {
 	r, err := c.request(operation, method, path, in)
 	if err != nil {
 		return nil, err
@@ -165,7 +151,7 @@ func (c *Client) exchange(ctx context.Context, operation, method, path string, i
 	return c.send(ctx, r)
 }
 
-// request returns a JSON call; in is nil if it has no body.
+// request returns a JSON call; in is nil if the call has no body.
 func (c *Client) request(operation, method, path string, in any) (request, error) {
 	r := request{operation: operation, method: method, url: c.base + path, timeout: callTimeout, header: http.Header{}}
 	r.header.Set("Content-Type", "application/json")
@@ -180,54 +166,46 @@ func (c *Client) request(operation, method, path string, in any) (request, error
 	return r, nil
 }
 
-// send tries r until it is answered for good.
-func (c *Client) send(ctx context.Context, r request) (*answer, error) {
-	backoff := retry.Backoff{Min: 250 * time.Millisecond, Max: 30 * time.Second}
+// send makes the request, and retries it as long as the client's patience allows.
+func (c *Client) send(ctx context.Context, r request) (*apiResponse, error) {
+	var response *apiResponse
+	var final error // that no other attempt changes
 	began := time.Now()
-	for {
-		a, err := c.attempt(ctx, r)
-		if err == nil {
-			return a, nil
+	err := retry.Do(ctx, retry.Policy{
+		Backoff: retry.Backoff{Min: 250 * time.Millisecond}, Patience: c.patience,
+		Retryable: func(error) bool { return c.patience == 0 || time.Since(began) <= c.patience },
+		Failed: func(err error, wait time.Duration) {
+			if r.waits != nil {
+				r.waits(err, wait)
+			}
+			c.log.WarnContext(ctx, "hq does not answer; trying again", "wait", wait.Round(time.Millisecond), "error", err)
+		},
+	}, func() (err error) {
+		response, err = c.attempt(ctx, r)
+		retryable, ok := errors.AsType[*retryableError](err)
+		if !ok {
+			final = err
+			return nil
 		}
-		var retry *retryable
-		if !errors.As(err, &retry) {
-			return nil, err
-		}
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("%s: %w", r.operation, context.Cause(ctx))
-		}
-		wait := backoff.Next(err)
-		if c.patience >= 0 && time.Since(began)+wait > c.patience {
-			return nil, retry.err
-		}
-		c.waits(retry.err)
-		c.log.WarnContext(ctx, "hq does not answer; trying again", "wait", wait.Round(time.Millisecond), "error", retry.err)
-		if err := sleep(ctx, wait); err != nil {
-			return nil, fmt.Errorf("%s: %w", r.operation, err)
-		}
+		return retryable.err
+	})
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("%s: %w", r.operation, err)
 	}
+	if err = cmp.Or(err, final); err != nil {
+		return nil, err
+	}
+	return response, nil
 }
 
-// sleep waits, unless ctx ends first.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
-}
-
-// attempt makes the request once. Errors worth another attempt are retryable.
-func (c *Client) attempt(ctx context.Context, r request) (*answer, error) {
+// attempt makes the request once. An error worth another attempt is a *retryableError.
+func (c *Client) attempt(ctx context.Context, r request) (*apiResponse, error) {
 	if r.awaited && ctx.Err() == nil {
-		late, cancel := outlast(ctx, lateAnswer)
+		late, cancel := outlast(ctx, lateTimeout)
 		defer cancel()
 		ctx = late
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, r.timeout, fmt.Errorf("no answer in %v", r.timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, r.timeout, fmt.Errorf("no response within %v", r.timeout))
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, r.method, r.url, bytes.NewReader(r.body))
 	if err != nil {
@@ -246,19 +224,19 @@ func (c *Client) attempt(ctx context.Context, r request) (*answer, error) {
 		return nil, fmt.Errorf("%s: %w", r.operation, refused)
 	}
 	if err != nil {
-		return nil, &retryable{err: connectionError(ctx, r.operation, req, err)}
+		return nil, &retryableError{connectionError(ctx, r.operation, req, err)}
 	}
 	defer response.Body.Close()
 	if req.URL.Scheme == "https" && !r.keyless {
 		c.security.secured(peerAPI, req.URL.Hostname())
 	}
-	a := &answer{operation: r.operation, status: response.StatusCode, requestID: response.Header.Get("X-Request-Id")}
-	c.noteTime(response.Header)
+	a := &apiResponse{operation: r.operation, status: response.StatusCode, requestID: response.Header.Get("X-Request-Id")}
+	c.noteClock(response.Header)
 	if a.body, err = readAll(response.Body); err != nil {
 		if errors.Is(err, errTooLarge) {
 			return nil, fmt.Errorf("%s: %w", r.operation, err)
 		}
-		return nil, &retryable{err: connectionError(ctx, r.operation, req, err)}
+		return nil, &retryableError{connectionError(ctx, r.operation, req, err)}
 	}
 	if a.status/100 == 2 {
 		return a, nil
@@ -266,14 +244,14 @@ func (c *Client) attempt(ctx context.Context, r request) (*answer, error) {
 	return nil, c.refusal(a, response.Header, r.keyless)
 }
 
-// outlast returns a context for a request that ends with ctx unless the request has been
-// sent by then, else d later. The caller calls the function once the answer is there.
+// outlast returns a context for a request. It ends with ctx if the request has not been sent
+// by then, else d later. The caller calls the returned function once it has the response.
 func outlast(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	late, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	var sent atomic.Bool
 	stop := context.AfterFunc(ctx, func() {
 		if sent.Load() {
-			_ = sleep(late, d) // whether the caller ends it or the time, it has ended
+			_ = retry.Sleep(late, d) // an error means that the caller has ended it
 		}
 		end(context.Cause(ctx))
 	})
@@ -281,7 +259,7 @@ func outlast(ctx context.Context, d time.Duration) (context.Context, context.Can
 	return httptrace.WithClientTrace(late, trace), func() { stop(); end(nil) }
 }
 
-// maxRedirects is how many redirects a call follows.
+// maxRedirects bounds the redirects that a call follows.
 const maxRedirects = 10
 
 // redirectError says why a redirect is not followed.
@@ -289,8 +267,8 @@ type redirectError struct{ why string }
 
 func (e *redirectError) Error() string { return "hq answers with a redirect " + e.why }
 
-// redirects refuses redirects that leave TLS: net/http would send the key along.
-func (c *Client) redirects(next *http.Request, via []*http.Request) error {
+// checkRedirect refuses redirects that leave TLS: net/http would send the key along.
+func (c *Client) checkRedirect(next *http.Request, via []*http.Request) error {
 	switch {
 	case len(via) >= maxRedirects:
 		return &redirectError{fmt.Sprintf("for the %dth time", maxRedirects)}
@@ -303,18 +281,18 @@ func (c *Client) redirects(next *http.Request, via []*http.Request) error {
 	return nil
 }
 
-var errTooLarge = errors.New("hq's answer is larger than 256 MiB")
+var errTooLarge = errors.New("hq's response is larger than 256 MiB")
 
 func readAll(body io.Reader) ([]byte, error) {
-	text, err := io.ReadAll(io.LimitReader(body, maxAnswer+1))
-	if err == nil && len(text) > maxAnswer {
+	text, err := io.ReadAll(io.LimitReader(body, maxResponse+1))
+	if err == nil && len(text) > maxResponse {
 		err = errTooLarge
 	}
 	return text, err
 }
 
-// noteTime notes by how much HQ's clock is behind ours.
-func (c *Client) noteTime(h http.Header) {
+// noteClock notes how far HQ's clock is behind ours.
+func (c *Client) noteClock(h http.Header) {
 	if date, err := http.ParseTime(h.Get("Date")); err == nil {
 		c.skew.Store(int64(time.Since(date)))
 	}

@@ -22,15 +22,15 @@ import (
 )
 
 const (
-	// natsTimeout bounds the making of a connection to NATS, and each step of it.
+	// natsTimeout bounds an attempt to connect to NATS, and each step of it.
 	natsTimeout = 10 * time.Second
 	// maxGreeting bounds the greeting of a NATS server in bytes.
 	maxGreeting = 1 << 20
 )
 
-// Connect connects to HQ's NATS, at addresses as Servers returns them, with TLS as
-// security says. The credential is sent only once it does. The connection repairs
-// itself under the same rules.
+// Connect connects to HQ's NATS at the addresses that Servers returned. It uses TLS if
+// security requires it or the server offers it, and only then sends the credential. The
+// connection reconnects by itself with the same rules.
 func Connect(servers string, credential Credential, security *Security, options ...nats.Option) (*nats.Conn, error) {
 	return connect(servers, credential, &dialer{security: security, dial: new(net.Dialer).DialContext}, options...)
 }
@@ -46,8 +46,8 @@ func connect(servers string, credential Credential, d *dialer, options ...nats.O
 	return nats.Connect(servers, append(all, options...)...)
 }
 
-// dialer makes connections to NATS servers, and encrypts them before the client of
-// NATS sees them. It is safe for concurrent use.
+// dialer connects to NATS servers, and encrypts the connection before the NATS client reads
+// it. It is safe for concurrent use.
 type dialer struct {
 	security *Security
 	dial     func(ctx context.Context, network, address string) (net.Conn, error)
@@ -55,14 +55,14 @@ type dialer struct {
 
 	hosts     []string // of the configured servers
 	websocket bool     // they are ws:// or wss://
-	tls       bool     // one of them is tls:// or wss://, so that all have to use TLS
+	tls       bool     // one of them is tls:// or wss://: all have to use TLS
 
 	mu       sync.Mutex
-	dialed   string // the host that was dialed last
-	verified string // the host whose certificate was verified last
+	dialed   string // the last dialed host
+	verified string // the last host whose certificate was verified
 }
 
-// configure reads the addresses, which are comma separated.
+// configure parses the addresses, which are comma separated.
 func (d *dialer) configure(servers string) error {
 	for server := range strings.SplitSeq(servers, ",") {
 		server = strings.TrimSpace(server)
@@ -80,8 +80,8 @@ func (d *dialer) configure(servers string) error {
 	return nil
 }
 
-// overWSS has the client of NATS encrypt wss:// itself, from the first byte on:
-// nothing announces it that could be stripped.
+// overWSS lets the NATS client encrypt wss:// itself. That starts with the first byte, so
+// there is no offer of TLS that could be stripped.
 func (d *dialer) overWSS(o *nats.Options) error {
 	o.TLSConfig = d.config("")
 	o.TLSConfig.VerifyConnection = func(tls.ConnectionState) error {
@@ -94,7 +94,7 @@ func (d *dialer) overWSS(o *nats.Options) error {
 	return nil
 }
 
-// SkipTLSHandshake tells the client of NATS that connections are encrypted already.
+// SkipTLSHandshake reports to the NATS client that connections are encrypted already.
 func (d *dialer) SkipTLSHandshake() bool { return !d.websocket }
 
 // Dial implements nats.CustomDialer.
@@ -123,14 +123,14 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	}
 	conn, err := d.greet(ctx, network, address, d.secure(host, required))
 	if errors.As(err, new(*optionalError)) {
-		// Until a host has used TLS, one that can do without goes on without.
+		// The host has never used TLS, and allows connections without it.
 		conn, err = d.greet(ctx, network, address, d.unsecured(host))
 	}
 	return conn, err
 }
 
-// requires returns an error if the host must use TLS: a configured one as security
-// or an address says, one that another server has named if any of those must.
+// requires returns an error if the host must use TLS: a configured host because of security
+// or an address, a host that another server named if any configured host must.
 func (d *dialer) requires(host string) error {
 	if d.tls {
 		return &InsecureError{peerNATS, host, "an address of nats begins with tls:// or wss://", ""}
@@ -147,24 +147,23 @@ func (d *dialer) requires(host string) error {
 	return nil
 }
 
-// greeting is what a server says first, as far as it matters here.
+// greeting is the first message of a server, as far as it matters here.
 type greeting struct {
 	Required  bool `json:"tls_required"`
 	Available bool `json:"tls_available"`
 }
 
-// optionalError says that a server does not insist on TLS, and that eds cannot use it
-// there.
+// optionalError says that a server does not require TLS, and that eds cannot use TLS there.
 type optionalError struct{ error }
 
 func (e *optionalError) Unwrap() error { return e.error }
 
-// talk begins to talk to a server after its greeting, of which it returns what the
-// client of NATS may see.
-type talk func(ctx context.Context, conn net.Conn, line []byte, offer greeting) (net.Conn, []byte, error)
+// upgrade continues a connection after the greeting. It returns the connection to use, and
+// the greeting that the NATS client may read.
+type upgrade func(ctx context.Context, conn net.Conn, line []byte, offer greeting) (net.Conn, []byte, error)
 
 // greet connects to a server and reads its greeting.
-func (d *dialer) greet(ctx context.Context, network, address string, begin talk) (_ net.Conn, err error) {
+func (d *dialer) greet(ctx context.Context, network, address string, upgrade upgrade) (_ net.Conn, err error) {
 	conn, err := d.dial(ctx, network, address)
 	if err != nil {
 		return nil, err
@@ -187,21 +186,20 @@ func (d *dialer) greet(ctx context.Context, network, address string, begin talk)
 	if json.Unmarshal(line[len(greetingPrefix):], &offer) != nil {
 		return nil, fmt.Errorf("read the greeting of nats at %s: %w", address, errNotNATS)
 	}
-	// What comes behind the greeting, unencrypted, is part of a handshake, which fails
-	// by it.
-	talking, line, err := begin(ctx, &reading{conn, r}, line, offer)
+	// Unencrypted bytes after the greeting become part of the handshake, which then fails.
+	upgraded, line, err := upgrade(ctx, &bufferedConn{conn, r}, line, offer)
 	if err != nil {
 		return nil, err
 	}
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
-	return &reading{talking, io.MultiReader(bytes.NewReader(line), talking)}, nil
+	return &bufferedConn{upgraded, io.MultiReader(bytes.NewReader(line), upgraded)}, nil
 }
 
-// secure encrypts the connection if the server offers that. If it does not, required
-// is the error, nil if it may go on.
-func (d *dialer) secure(host string, required error) talk {
+// secure encrypts the connection if the server offers that, else it fails with required;
+// nil: it continues without TLS.
+func (d *dialer) secure(host string, required error) upgrade {
 	return func(ctx context.Context, conn net.Conn, line []byte, offer greeting) (net.Conn, []byte, error) {
 		if !offer.Required && !offer.Available {
 			if required != nil {
@@ -222,11 +220,11 @@ func (d *dialer) secure(host string, required error) talk {
 	}
 }
 
-// unsecured goes on without encryption, if that may be.
-func (d *dialer) unsecured(host string) talk {
+// unsecured continues without encryption, if security allows that.
+func (d *dialer) unsecured(host string) upgrade {
 	return func(_ context.Context, conn net.Conn, line []byte, offer greeting) (net.Conn, []byte, error) {
 		if offer.Required {
-			return nil, nil, fmt.Errorf("nats at %s asks for TLS, and did not a moment ago", host)
+			return nil, nil, fmt.Errorf("nats at %s requires TLS, and did not a moment ago", host)
 		}
 		return conn, line, d.security.plain(peerNATS, host)
 	}
@@ -234,9 +232,9 @@ func (d *dialer) unsecured(host string) talk {
 
 const greetingPrefix = "INFO "
 
-var errNotNATS = errors.New("what answers is no nats server")
+var errNotNATS = errors.New("the server there is not a nats server")
 
-// readGreeting reads the first line.
+// readGreeting reads the first line, up to maxGreeting bytes.
 func readGreeting(r *bufio.Reader) ([]byte, error) {
 	var line []byte
 	for {
@@ -245,7 +243,7 @@ func readGreeting(r *bufio.Reader) ([]byte, error) {
 		switch {
 		case err != nil && !errors.Is(err, bufio.ErrBufferFull):
 			return nil, err
-		case len(line) < len(greetingPrefix), !strings.EqualFold(string(line[:len(greetingPrefix)]), greetingPrefix), len(line) > maxGreeting:
+		case len(line) < len(greetingPrefix), len(line) > maxGreeting, !strings.EqualFold(string(line[:len(greetingPrefix)]), greetingPrefix):
 			return nil, errNotNATS
 		case err == nil:
 			return line, nil
@@ -253,10 +251,10 @@ func readGreeting(r *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// withoutNames takes the names of other servers out of a greeting, which was not
-// encrypted: anybody can have written them, with a certificate of their own. An
-// address may stay, as the server there has to show the certificate of a name that
-// is known. Servers tell of the others again once the connection is encrypted.
+// withoutNames removes the names of other servers from a greeting. The greeting was not
+// encrypted, so an attacker may have written names that he has certificates for. Addresses
+// stay: the server there has to show the certificate of a known name. Servers send the names
+// again once the connection is encrypted.
 func withoutNames(line []byte) []byte {
 	const key = "connect_urls"
 	var members map[string]json.RawMessage
@@ -268,17 +266,17 @@ func withoutNames(line []byte) []byte {
 		host, _, err := net.SplitHostPort(other)
 		return err != nil || net.ParseIP(host) == nil
 	})
-	// Neither can fail: both are JSON again.
+	// Neither can fail: both were JSON.
 	members[key], _ = json.Marshal(others)
 	text, _ := json.Marshal(members)
 	return slices.Concat([]byte(greetingPrefix), text, []byte("\r\n"))
 }
 
-// handshake encrypts the connection. The server has to show a certificate for its
-// name; one that is known by its address alone, because another server has named
-// it, for the name of that one. If TLS is optional, a server that asks for a certificate
-// of its client, which eds does not have, is an error: it would close the connection
-// after the handshake.
+// handshake encrypts the connection. The server has to show a certificate for its name. If
+// only its address is known, because another server named it, the certificate has to be for
+// the name of that server. If TLS is optional, it is an error that the server asks for a
+// client certificate: eds has none, and the server would close the connection after the
+// handshake.
 func (d *dialer) handshake(ctx context.Context, conn net.Conn, host string, optional bool) (net.Conn, error) {
 	name := host
 	if net.ParseIP(host) != nil && !slices.Contains(d.hosts, host) {
@@ -286,7 +284,9 @@ func (d *dialer) handshake(ctx context.Context, conn net.Conn, host string, opti
 	}
 	config := d.config(name)
 	if optional {
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return nil, errClientCertificate }
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return nil, errClientCertificate
+		}
 	}
 	encrypted := tls.Client(conn, config)
 	if err := encrypted.HandshakeContext(ctx); err != nil {
@@ -302,7 +302,7 @@ func (d *dialer) config(name string) *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: d.roots, ServerName: name}
 }
 
-// known returns the name that servers known by an address have to prove.
+// known returns the name whose certificate a server without a name has to show.
 func (d *dialer) known() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -316,10 +316,10 @@ func (d *dialer) confirm(name string) {
 	d.verified = name
 }
 
-// reading is a connection that is read by way of r.
-type reading struct {
+// bufferedConn is a connection whose bytes are read from r.
+type bufferedConn struct {
 	net.Conn
 	r io.Reader
 }
 
-func (c *reading) Read(p []byte) (int, error) { return c.r.Read(p) }
+func (c *bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }

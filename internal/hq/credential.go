@@ -16,9 +16,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Credential opens HQ's NATS for one session. It lives in memory alone and
-// shows its secrets to nobody: every way of printing or encoding it gives
-// "[redacted]".
+// Credential opens HQ's NATS for one session. It is kept in memory only. Every way to print
+// or encode it gives "[redacted]".
 type Credential struct {
 	secret    *secret // nil: anonymous
 	serverID  string
@@ -32,14 +31,14 @@ type secret struct {
 	seed []byte
 }
 
-// Anonymous returns the credential for a NATS server on this machine that asks
-// for none: server id "dev", every company.
+// Anonymous returns the credential for a NATS server on this machine that needs none: server
+// id "dev", every company.
 func Anonymous() Credential {
 	return Credential{serverID: "dev", companies: []string{"*"}}
 }
 
-// ParseCredential reads the base64 of a NATS creds file: a user JWT and its
-// seed. Errors hold nothing of either.
+// ParseCredential parses the base64 of a NATS creds file: a user JWT and its seed. Errors
+// contain no part of either.
 func ParseCredential(text string) (Credential, error) {
 	fail := func(why string) (Credential, error) {
 		return Credential{}, fault.Mark(fault.Fatal, errors.New("read the credential for nats: "+why))
@@ -79,7 +78,7 @@ func ParseCredential(text string) (Credential, error) {
 	return c, nil
 }
 
-// decodeBase64 accepts both alphabets, padded or not, and line breaks.
+// decodeBase64 accepts both alphabets, with or without padding, and line breaks.
 func decodeBase64(text string) ([]byte, error) {
 	text = strings.Join(strings.Fields(text), "")
 	text = strings.TrimRight(strings.NewReplacer("-", "+", "_", "/").Replace(text), "=")
@@ -89,8 +88,8 @@ func decodeBase64(text string) ([]byte, error) {
 	return base64.RawStdEncoding.DecodeString(text)
 }
 
-// readSubjects finds companies and session in the subjects that may be
-// subscribed to: dbchange.*.*.<company>.*.PUBLIC.> and eds.notify.<session>.>.
+// readSubjects sets companies and session from the subjects that the credential may
+// subscribe to: dbchange.*.*.<company>.*.PUBLIC.> and eds.notify.<session>.>.
 func (c *Credential) readSubjects(allowed []string) {
 	for _, subject := range allowed {
 		// A queue group may follow a space.
@@ -108,19 +107,19 @@ func (c *Credential) readSubjects(allowed []string) {
 	slices.Sort(c.companies)
 }
 
-// ServerID returns the id of this server, which is the user's name.
+// ServerID returns the id of this server, the user's name.
 func (c Credential) ServerID() string { return c.serverID }
 
-// SessionID returns the session that the credential is for; "" where it does not say.
+// SessionID returns the session of the credential; "" if the credential names none.
 func (c Credential) SessionID() string { return c.sessionID }
 
-// CompanyIDs returns the companies whose changes may be read, sorted; "*" is every one.
+// CompanyIDs returns the companies whose changes may be read, sorted; "*" is every company.
 func (c Credential) CompanyIDs() []string { return slices.Clone(c.companies) }
 
-// Expiry returns when the credential expires; the zero time where it does not.
+// Expiry returns the time at which the credential expires; the zero time if it has none.
 func (c Credential) Expiry() time.Time { return c.expiry }
 
-// Option returns the option with which nats.Connect proves who we are.
+// Option returns the option with which nats.Connect authenticates.
 func (c Credential) Option() nats.Option {
 	s := c.secret
 	if s == nil {

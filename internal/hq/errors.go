@@ -13,12 +13,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Error is an answer in which HQ refuses.
+// Error is a response in which HQ refuses a request.
 type Error struct {
-	Operation string // what was asked, as "start a session"
+	Operation string // such as "start a session"
 	Status    int    // of HTTP
-	Message   string // HQ's own words; may be ""
-	RequestID string // by which HQ's people find the request; may be ""
+	Message   string // of HQ; may be ""
+	RequestID string // identifies the request in HQ's logs; may be ""
 }
 
 func (e *Error) Error() string {
@@ -40,12 +40,12 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// NotFound reports whether HQ knows nothing of what was asked for: an enrolment
-// code unknown or used, a schema version, an export job.
+// NotFound reports whether HQ does not know the requested object: an enrolment code (which
+// may be used), a schema version, an export job.
 func (e *Error) NotFound() bool { return e.Status == http.StatusNotFound }
 
-// definite reports whether HQ would answer the same request the same way again,
-// whoever has a key that it accepts.
+// definite reports whether HQ would refuse the same request again from any caller whose key
+// it accepts.
 func (e *Error) definite() bool {
 	switch e.Status {
 	case http.StatusUnauthorized, http.StatusProxyAuthRequired, http.StatusRequestTimeout, http.StatusTooManyRequests:
@@ -54,21 +54,19 @@ func (e *Error) definite() bool {
 	return e.Status/100 == 4 || e.Status/100 == 2
 }
 
-// NotFound reports whether err is HQ's answer that it knows nothing of what was
-// asked for.
+// NotFound reports whether err is an Error whose NotFound reports true.
 func NotFound(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.NotFound()
 }
 
-// Conflict reports whether err is HQ's answer that another server runs with
-// this server's id.
+// Conflict reports whether HQ refused because another server runs with this server's id.
 func Conflict(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Status == http.StatusConflict
 }
 
-// KeyProblem is what is wrong with an API key.
+// KeyProblem is a reason to reject an API key.
 type KeyProblem uint8
 
 const (
@@ -78,11 +76,11 @@ const (
 	KeyRefused              // HQ does not accept it
 )
 
-// Unauthorized says why there is no access to HQ. It is fatal.
+// Unauthorized says why HQ cannot be accessed. It is fatal.
 type Unauthorized struct {
 	Problem KeyProblem
-	Detail  string // more about it, for people; may be ""
-	Err     error  // HQ's answer, where it was asked; may be nil
+	Detail  string // of the problem, for the operator; may be ""
+	Err     error  // HQ's response; nil if HQ was not asked
 }
 
 func (e *Unauthorized) Error() string {
@@ -91,7 +89,7 @@ func (e *Unauthorized) Error() string {
 	case KeyMissing:
 		text = "there is no api key; run eds enroll, or pass --api-key"
 	case KeyMalformed:
-		text = "the api key is not one: copy it whole, it has three parts with dots between them"
+		text = "the api key is malformed: copy it whole, it has three parts with dots between them"
 	case KeyExpired:
 		text = "the api key has expired; make a new one, or run eds enroll again"
 	default:
@@ -113,14 +111,14 @@ func unauthorized(problem KeyProblem, detail string, err error) error {
 	return fault.Mark(fault.Fatal, &Unauthorized{Problem: problem, Detail: detail, Err: err})
 }
 
-// retryable marks an error that another attempt may not meet.
-type retryable struct{ err error }
+// retryableError marks an error that another attempt may avoid.
+type retryableError struct{ err error }
 
-func (e *retryable) Error() string { return e.err.Error() }
-func (e *retryable) Unwrap() error { return e.err }
+func (e *retryableError) Error() string { return e.err.Error() }
+func (e *retryableError) Unwrap() error { return e.err }
 
-// connectionError describes a request that got no answer. Of the URL it holds
-// the host alone: paths and queries of upload URLs are secrets.
+// connectionError describes a request without a response. It names only the host of the
+// URL: paths and queries of upload URLs are secrets.
 func connectionError(ctx context.Context, operation string, req *http.Request, err error) error {
 	if e := new(url.Error); errors.As(err, &e) {
 		err = e.Err
@@ -128,29 +126,30 @@ func connectionError(ctx context.Context, operation string, req *http.Request, e
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return fmt.Errorf("%s: no answer from %s: %w", operation, req.URL.Host, err)
+	return fmt.Errorf("%s: no response from %s: %w", operation, req.URL.Host, err)
 }
 
-// refusal turns an answer other than 2xx into an error.
-func (c *Client) refusal(a *answer, h http.Header, keyless bool) error {
-	err := error(a.refused())
-	switch a.status {
+// refusal returns the error of a response other than 2xx.
+func (c *Client) refusal(r *apiResponse, h http.Header, keyless bool) error {
+	err := error(r.refused())
+	switch r.status {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests,
 		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return &retryable{&fault.Error{Class: fault.Transient, RetryAfter: fault.ParseRetryAfter(h.Get("Retry-After"), time.Now()), Err: err}}
+		after := fault.ParseRetryAfter(h.Get("Retry-After"), time.Now())
+		return &retryableError{&fault.Error{Class: fault.Transient, RetryAfter: after, Err: err}}
 	case http.StatusUnauthorized, http.StatusForbidden:
 		if keyless {
 			return fault.Mark(fault.Fatal, err)
 		}
 		return c.keyRefused(err)
 	}
-	if a.status/100 == 4 {
+	if r.status/100 == 4 {
 		return fault.Mark(fault.Fatal, err)
 	}
 	return err
 }
 
-// keyRefused finds the reason why HQ did not accept the key.
+// keyRefused returns the reason why HQ did not accept the key.
 func (c *Client) keyRefused(err error) error {
 	if c.key.IsZero() {
 		return unauthorized(KeyMissing, "", err)
@@ -161,79 +160,78 @@ func (c *Client) keyRefused(err error) error {
 	return unauthorized(KeyRefused, "", err)
 }
 
-// answer is what HQ answered.
-type answer struct {
+// apiResponse is a response of HQ's API.
+type apiResponse struct {
 	operation string
 	status    int
 	requestID string
 	body      []byte
 }
 
-// envelope wraps the data of most answers, and the message of errors.
+// envelope wraps the data of most responses, and the message of errors.
 type envelope struct {
 	Success *bool           `json:"success"`
 	Message string          `json:"message"`
 	Data    json.RawMessage `json:"data"`
 }
 
-// refused returns the error that the answer is. A body that is not HQ's, as a
-// proxy's page, has no message.
-func (a *answer) refused() *Error {
+// refused returns the response as an error. If the body is not HQ's, such as the page of a
+// proxy, the error has no message.
+func (r *apiResponse) refused() *Error {
 	var e envelope
-	_ = json.Unmarshal(a.body, &e)
+	_ = json.Unmarshal(r.body, &e)
 	message := strings.Join(strings.Fields(e.Message), " ")
 	if len(message) > 500 {
 		message = strings.ToValidUTF8(message[:500], "") + "..."
 	}
-	return &Error{Operation: a.operation, Status: a.status, Message: message, RequestID: a.requestID}
+	return &Error{Operation: r.operation, Status: r.status, Message: message, RequestID: r.requestID}
 }
 
-// unwrap decodes the data of the answer into out.
-func (a *answer) unwrap(out any) error {
+// unwrap decodes the data of the response into out.
+func (r *apiResponse) unwrap(out any) error {
 	var e envelope
-	if err := json.Unmarshal(a.body, &e); err != nil {
-		return a.undecodable(err)
+	if err := json.Unmarshal(r.body, &e); err != nil {
+		return r.undecodable(err)
 	}
 	if e.Success != nil && !*e.Success {
-		return a.refused()
+		return r.refused()
 	}
 	if out == nil {
 		return nil
 	}
 	if len(e.Data) == 0 || string(e.Data) == "null" {
-		return a.undecodable(errors.New("it has no data"))
+		return r.undecodable(errors.New("it has no data"))
 	}
 	if err := json.Unmarshal(e.Data, out); err != nil {
-		return a.undecodable(err)
+		return r.undecodable(err)
 	}
 	return nil
 }
 
-// bare returns the body of an answer that is not wrapped; where it is wrapped
-// all the same, what is inside.
-func (a *answer) bare() (json.RawMessage, error) {
+// bare returns the body of a response that needs no envelope or, if it has one, the data.
+func (r *apiResponse) bare() (json.RawMessage, error) {
 	var e envelope
 	var probe map[string]json.RawMessage
-	if err := json.Unmarshal(a.body, &probe); err != nil {
-		return nil, a.undecodable(err)
+	if err := json.Unmarshal(r.body, &probe); err != nil {
+		return nil, r.undecodable(err)
 	}
-	if _, wrapped := probe["success"]; wrapped && json.Unmarshal(a.body, &e) == nil && e.Success != nil {
+	if _, wrapped := probe["success"]; wrapped && json.Unmarshal(r.body, &e) == nil && e.Success != nil {
 		if !*e.Success {
-			return nil, a.refused()
+			return nil, r.refused()
 		}
 		if len(e.Data) > 0 {
 			return e.Data, nil
 		}
 	}
-	return a.body, nil
+	return r.body, nil
 }
 
-// undecodable says that the answer is not of the form that was expected. The
-// cause is of encoding/json, whose errors quote at most a character or a name.
-func (a *answer) undecodable(err error) error {
+// undecodable returns the error for an unexpected response. The cause is an error of
+// encoding/json, which quotes at most a character or a name.
+func (r *apiResponse) undecodable(err error) error {
 	id := ""
-	if a.requestID != "" {
-		id = " (request " + a.requestID + ")"
+	if r.requestID != "" {
+		id = " (request " + r.requestID + ")"
 	}
-	return fmt.Errorf("%s: understand hq's answer%s: %w", a.operation, id, err)
+	return fmt.Errorf("%s: decode hq's response%s: %w", r.operation, id, err)
 }

@@ -18,13 +18,13 @@ type OSInfo struct {
 	GoVersion string         `json:"go_version"`
 }
 
-// DescribeHost fills in what HQ is told of this machine. What the machine does
-// not tell stays empty; nothing here keeps a server from starting.
+// DescribeHost fills in the description of this machine. Fields that it cannot determine
+// stay empty; errors are ignored.
 func DescribeHost(ctx context.Context, start *SessionStart) {
 	start.MachineID = machineID()
 	start.OSInfo = OSInfo{Host: &host.InfoStat{}, NumCPU: runtime.NumCPU(), GoVersion: runtime.Version()}
 	if stat, err := host.InfoWithContext(ctx); err == nil && stat != nil {
-		// The raw id of the machine stays on the machine.
+		// The machine's raw id is not sent.
 		stat.HostID = start.MachineID
 		start.OSInfo.Host = stat
 	}
@@ -34,8 +34,8 @@ func DescribeHost(ctx context.Context, start *SessionStart) {
 	start.IPAddress = address()
 }
 
-// machineID returns a hash of the machine's id that is ours alone, or "" on a
-// machine that has no id, as some containers.
+// machineID returns a hash of the machine's id that is specific to eds; "" on a machine
+// without an id, such as some containers.
 func machineID() string {
 	if raw, err := machineid.ID(); err != nil || raw == "" {
 		return ""
@@ -47,19 +47,19 @@ func machineID() string {
 	return id
 }
 
-// address returns this machine's address.
+// address returns this machine's address; "" if there is none.
 func address() string {
 	addresses, err := net.InterfaceAddrs()
 	if err != nil {
 		return ""
 	}
-	var found []netip.Addr
+	var all []netip.Addr
 	for _, a := range addresses {
 		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
-			found = append(found, prefix.Addr())
+			all = append(all, prefix.Addr())
 		}
 	}
-	return bestAddress(found)
+	return bestAddress(all)
 }
 
 // bestAddress returns the first private IPv4 address, else the first other IPv4

@@ -264,14 +264,14 @@ func TestUnauthorizedSaysWhy(t *testing.T) {
 
 func TestBodiesThatAreNotHQs(t *testing.T) {
 	for body, want := range map[string]string{
-		`<html>Bad gateway</html>`:           `start an export: understand hq's answer (request req-1): `,
+		`<html>Bad gateway</html>`:           `start an export: decode hq's response (request req-1): `,
 		`{"success":true}`:                   `it has no data`,
 		`{"success":true,"data":null}`:       `it has no data`,
-		`{"success":true,"data":{}}`:         `hq's answer has no job id`,
-		`{"success":true,"data":{"jobId":7}`: `understand hq's answer`,
+		`{"success":true,"data":{}}`:         `hq's response has no job id`,
+		`{"success":true,"data":{"jobId":7}`: `decode hq's response`,
 		`{"success":false}`:                  `hq answers 200 OK (request req-1)`,
 		`{"success":false,"message":"a\nb"}`: `hq answers "a b" (request req-1)`,
-		``:                                   `understand hq's answer`,
+		``:                                   `decode hq's response`,
 	} {
 		c, _ := answering(t, 200, body)
 		if _, err := c.StartExport(t.Context(), hq.ExportRequest{}); err == nil || !strings.Contains(err.Error(), want) {

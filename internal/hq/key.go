@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// DefaultURL is HQ's API where nothing says otherwise.
+	// DefaultURL is the default address of HQ's API.
 	DefaultURL = "https://api.shopmonkey.cloud"
-	// DefaultServer is HQ's NATS where nothing says otherwise.
+	// DefaultServer is the default address of HQ's NATS.
 	DefaultServer = "nats://connect.nats.shopmonkey.pub"
 
 	sandboxURL   = "https://sandbox-api.shopmonkey.cloud"
@@ -27,16 +27,15 @@ const (
 	redacted     = "[redacted]"
 )
 
-// Key is an API key. It shows itself to nobody: every way of printing or
-// encoding it gives "[redacted]".
+// Key is an API key. Every way to print or encode it gives "[redacted]".
 type Key struct {
-	secret *string // behind a pointer, so that no printing verb reaches it
+	secret *string // a pointer, so that no printing verb reaches it
 	issuer string
 	expiry time.Time
 }
 
-// ParseKey reads an API key, a JWT, without verifying it: only HQ can. An error
-// is Unauthorized, for a missing or malformed key, and holds nothing of it.
+// ParseKey parses an API key, a JWT. Only HQ can verify it. An error is an *Unauthorized for
+// a missing or malformed key, and contains no part of it.
 func ParseKey(text string) (Key, error) {
 	text = strings.TrimSpace(text)
 	if text == "" {
@@ -48,7 +47,7 @@ func ParseKey(text string) (Key, error) {
 	}
 	for i := range len(text) {
 		if c := text[i]; c <= ' ' || c > '~' {
-			return Key{}, unauthorized(KeyMalformed, "it has a character that no key has", nil)
+			return Key{}, unauthorized(KeyMalformed, "it has a character that is invalid in a key", nil)
 		}
 	}
 	payload, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
@@ -71,10 +70,10 @@ func ParseKey(text string) (Key, error) {
 	return k, nil
 }
 
-// maxDate is the last second of the year 9999, where RFC 3339 ends.
+// maxDate is the last second of the year 9999, the end of RFC 3339.
 const maxDate = 253402300799
 
-// numericDate reads seconds since 1970 as of RFC 7519, less any fraction.
+// numericDate parses a NumericDate (RFC 7519 section 2) without its fraction.
 func numericDate(text string) (time.Time, error) {
 	whole, _, _ := strings.Cut(text, ".")
 	seconds, err := strconv.ParseInt(whole, 10, 64)
@@ -87,19 +86,20 @@ func numericDate(text string) (time.Time, error) {
 // IsZero reports whether there is no key.
 func (k Key) IsZero() bool { return k.secret == nil }
 
-// Issuer returns the claim iss; "" where there is none.
+// Issuer returns the claim iss; "" if there is none.
 func (k Key) Issuer() string { return k.issuer }
 
-// Expiry returns when the key expires; the zero time where it does not say.
+// Expiry returns the time at which the key expires; the zero time if it has none.
 func (k Key) Expiry() time.Time { return k.expiry }
 
-// Check returns an Unauthorized error where the key is missing or has expired by now.
+// Check returns an *Unauthorized if the key is missing or has expired.
 func (k Key) Check(now time.Time) error {
 	switch {
 	case k.IsZero():
 		return unauthorized(KeyMissing, "", nil)
 	case !k.expiry.IsZero() && !now.Before(k.expiry):
-		return unauthorized(KeyExpired, fmt.Sprintf("it ended at %s, now is %s", k.expiry.Format(time.RFC3339), now.UTC().Format(time.RFC3339)), nil)
+		detail := fmt.Sprintf("it expired at %s, now is %s", k.expiry.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		return unauthorized(KeyExpired, detail, nil)
 	}
 	return nil
 }
@@ -111,8 +111,8 @@ func (k Key) GoString() string             { return redacted }
 func (k Key) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 func (k Key) LogValue() slog.Value         { return slog.StringValue(redacted) }
 
-// BaseURL returns where HQ's API is: at apiURL (--api-url) where given, else
-// where the key was issued, else at DefaultURL.
+// BaseURL returns the address of HQ's API: apiURL (--api-url) unless that is "", else the
+// issuer of the key, else DefaultURL.
 func BaseURL(apiURL string, key Key) (string, error) {
 	if apiURL != "" {
 		return parseBase(apiURL)
@@ -129,14 +129,15 @@ func BaseURL(apiURL string, key Key) (string, error) {
 
 func parseBase(raw string) (string, error) {
 	u, err := url.Parse(strings.TrimRight(strings.TrimSpace(raw), "/"))
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	valid := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
+	if !valid || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return "", fault.Mark(fault.Fatal, errors.New("the address of hq's api must be like https://host or http://host:port"))
 	}
 	return u.String(), nil
 }
 
-// EnrollURL returns where the HQ is that issued an enrolment code: at apiURL
-// where given, else where the code's first letter tells.
+// EnrollURL returns the address of the HQ that issued an enrolment code: apiURL unless that
+// is "", else the one that the code's first letter stands for.
 func EnrollURL(apiURL, code string) (string, error) {
 	if apiURL != "" {
 		return parseBase(apiURL)
@@ -157,8 +158,8 @@ func EnrollURL(apiURL, code string) (string, error) {
 	return "", fault.Mark(fault.Fatal, errors.New("this is not an enrolment code: they begin with P, S, E or L"))
 }
 
-// Servers returns the addresses of HQ's NATS, comma separated: server (--server)
-// where given, else that which belongs to the API at baseURL.
+// Servers returns the addresses of HQ's NATS, comma separated: server (--server) unless that
+// is "", else the one that belongs to the API at baseURL.
 func Servers(server, baseURL string) string {
 	switch {
 	case server != "":

@@ -69,7 +69,7 @@ func TestCheckFindsAnExpiredKey(t *testing.T) {
 	}
 	err := key.Check(at)
 	var e *hq.Unauthorized
-	if !errors.As(err, &e) || e.Problem != hq.KeyExpired || !strings.Contains(err.Error(), "it ended at 2023-11-14T22:13:20Z") {
+	if !errors.As(err, &e) || e.Problem != hq.KeyExpired || !strings.Contains(err.Error(), "it expired at 2023-11-14T22:13:20Z") {
 		t.Errorf("got %v", err)
 	}
 	if err := parseKey(t, `{}`).Check(at); err != nil {

@@ -12,21 +12,19 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Security decides which of HQ's hosts, of its API and of its NATS, must use TLS.
-// A host that has used TLS must use it from then on: someone between it and eds
-// could strip the offer, read the key and the credential, and give orders. What
-// counts is a host whose certificate was verified, so that nobody else can make it
-// require TLS. It is safe for concurrent use.
+// Security decides which hosts of HQ's API and NATS must use TLS. A host that has used TLS
+// must use it from then on: an attacker in between could strip the offer of TLS, read the key
+// and the credential, and send commands. Only a verified certificate counts, so that an
+// attacker cannot make a host require TLS. It is safe for concurrent use.
 type Security struct {
-	// Require: true requires TLS of every host, on this machine too; false only of
-	// hosts that have used it; nil also of the hosts that are HQ's by default, which
-	// are reached over the Internet.
+	// Require true requires TLS of every host, also on this machine; false only of hosts that
+	// have used it; nil also of HQ's default hosts, which are on the Internet.
 	Require *bool
-	// Hosts remembers the hosts that have used TLS; nil: nothing is remembered.
+	// Hosts remembers the hosts that have used TLS; nil: no host is remembered.
 	Hosts TLSHosts
-	// Logger is told of connections without TLS that leave this machine; nil: none.
+	// Logger warns of connections without TLS that leave this machine; nil: no logger.
 	Logger *slog.Logger
-	// Warn is told what Logger is, of HQ's API ("hq") or of its NATS ("nats"), and ""
+	// Warn is called with the warning of a peer, HQ's API ("hq") or NATS ("nats"), and with ""
 	// once the connection uses TLS; may be nil.
 	Warn func(peer, warning string)
 
@@ -34,20 +32,19 @@ type Security struct {
 	warned map[string]bool // by peer and host
 }
 
-// TLSHosts remembers hosts, by protocol ("hq" or "nats"), durably. It is safe for
-// concurrent use.
+// TLSHosts stores hosts durably, by protocol ("hq" or "nats"). It is safe for concurrent use.
 type TLSHosts interface {
 	Has(protocol, host string) (bool, error)
 	Add(protocol, host string) error
-	// Path returns the file to remove for a host to be forgotten.
+	// Path returns the file of a host. Removing it forgets the host.
 	Path(protocol, host string) string
 }
 
-// InsecureError says that a host does not use TLS and must. Nothing was sent to it.
+// InsecureError says that a host must use TLS and does not. Nothing was sent to it.
 type InsecureError struct {
 	Peer, Host string
 	Why        string
-	Do         string // besides finding out who is in between; may be ""
+	Do         string // a remedy besides looking for an attacker; may be ""
 }
 
 func (e *InsecureError) Error() string {
@@ -61,13 +58,13 @@ func (e *InsecureError) Error() string {
 	return fmt.Sprintf("%s at %s %s, and must use TLS because %s; nothing was sent to it; %s", e.Peer, e.Host, what, e.Why, do)
 }
 
-// What HQ is reached by, for people and in Security.Hosts.
+// The peers of HQ, in messages and in Security.Hosts.
 const (
 	peerAPI  = "hq"
 	peerNATS = "nats"
 )
 
-// publicHosts are the hosts that are HQ's if nothing says otherwise.
+// publicHosts returns HQ's default hosts.
 func publicHosts() []string {
 	var hosts []string
 	for _, raw := range []string{DefaultURL, sandboxURL, edgeURL, DefaultServer} {
@@ -78,18 +75,18 @@ func publicHosts() []string {
 	return hosts
 }
 
-// requires returns why TLS is required of a host, as an InsecureError; nil if it is
-// not required.
+// requires returns an *InsecureError with the reason if the host must use TLS, else nil.
 func (s *Security) requires(peer, host string) error {
 	if s.Require != nil && *s.Require {
-		return &InsecureError{peer, host, "require_tls is set", "set up TLS there, or take require_tls = true back"}
+		return &InsecureError{peer, host, "require_tls is set", "set up TLS there, or remove require_tls = true"}
 	}
 	if s.Hosts != nil {
 		switch known, err := s.Hosts.Has(peer, host); {
 		case err != nil:
 			return err
 		case known:
-			return &InsecureError{peer, host, "it has used TLS before", "if TLS was turned off there on purpose, remove " + s.Hosts.Path(peer, host)}
+			remedy := "if TLS was turned off there on purpose, remove " + s.Hosts.Path(peer, host)
+			return &InsecureError{peer, host, "it has used TLS before", remedy}
 		}
 	}
 	if s.Require == nil && slices.Contains(publicHosts(), strings.TrimSuffix(strings.ToLower(host), ".")) {
@@ -98,8 +95,8 @@ func (s *Security) requires(peer, host string) error {
 	return nil
 }
 
-// plain is called before anything secret goes to a host without TLS. It returns an
-// error if that must not be, and else warns, once for each host.
+// plain is called before a secret is sent to a host without TLS. It returns an error if that
+// is not allowed, else it warns, once for each host.
 func (s *Security) plain(peer, host string) error {
 	if err := s.requires(peer, host); err != nil {
 		return err
@@ -107,26 +104,28 @@ func (s *Security) plain(peer, host string) error {
 	if loopback(host) {
 		return nil
 	}
-	if s.tell(peer, host) {
-		s.logger().Warn("a connection is not encrypted: others on the way can read what is sent, and give orders; set up TLS there, and then require_tls = true", "peer", peer, "host", host)
+	const unencrypted = " is not encrypted: others on the way can read it and send commands; set up TLS there"
+	if s.firstWarning(peer, host) {
+		s.logger().Warn("a connection"+unencrypted+", and then require_tls = true", "peer", peer, "host", host)
 	}
-	s.warn(peer, "the connection to "+peer+" at "+host+" is not encrypted: others on the way can read what is sent, and give orders; set up TLS there")
+	s.warn(peer, "the connection to "+peer+" at "+host+unencrypted)
 	return nil
 }
 
-// tell reports whether a warning about the host is to be logged.
-func (s *Security) tell(peer, host string) bool {
+// firstWarning reports whether no warning about the host has been logged yet.
+func (s *Security) firstWarning(peer, host string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.warned == nil {
 		s.warned = make(map[string]bool)
 	}
-	told := s.warned[peer+" "+host]
-	s.warned[peer+" "+host] = true
-	return !told
+	key := peer + " " + host
+	first := !s.warned[key]
+	s.warned[key] = true
+	return first
 }
 
-// secured is called when a host has shown a certificate that is valid for it.
+// secured is called after a host has shown a valid certificate.
 func (s *Security) secured(peer, host string) {
 	s.warn(peer, "")
 	if s.Hosts == nil {
@@ -150,8 +149,8 @@ func (s *Security) logger() *slog.Logger {
 	return s.Logger
 }
 
-// checkURL refuses a URL of HTTP that must not be used, and warns about one that
-// should not be. It is fatal: what the URL says is wrong.
+// checkURL refuses an http:// URL that must not be used, and warns of one that should not
+// be. The error is fatal: the URL has to be changed.
 func (s *Security) checkURL(u *url.URL) error {
 	if u.Scheme != "http" {
 		return nil

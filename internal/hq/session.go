@@ -13,16 +13,17 @@ import (
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
 const (
-	// conflictWait is how long to wait for another server of our id to end.
+	// conflictWait is the wait before another attempt if another server with this id runs.
 	conflictWait = 5 * time.Second
 	// uploadTimeout bounds one attempt to upload a log.
 	uploadTimeout = 15 * time.Minute
 )
 
-// Enrolment is what an enrolment code is worth.
+// Enrolment is HQ's response to an enrolment code.
 type Enrolment struct {
 	Token    string `json:"token"` // the API key: a secret
 	ServerID string `json:"serverId"`
@@ -38,21 +39,21 @@ func (e Enrolment) LogValue() slog.Value         { return slog.StringValue(e.Str
 // Enroll redeems an enrolment code, which works once. An error for which
 // NotFound reports true means that the code is unknown or used.
 func (c *Client) Enroll(ctx context.Context, code string) (Enrolment, error) {
-	// A code that was redeemed by an attempt whose answer was lost is used.
+	// If the response to an attempt is lost, the code is used all the same.
 	var e Enrolment
 	if err := c.call(ctx, "enroll", http.MethodGet, "/v3/eds/internal/enroll/"+url.PathEscape(code), nil, &e); err != nil {
 		if NotFound(err) {
-			return Enrolment{}, fmt.Errorf("the code is unknown, or was used already; make a new one: %w", err)
+			return Enrolment{}, fmt.Errorf("the code is unknown or was used already; make a new one: %w", err)
 		}
 		return Enrolment{}, err
 	}
 	if e.Token == "" {
-		return Enrolment{}, errors.New("enroll: hq's answer has no token")
+		return Enrolment{}, errors.New("enroll: hq's response has no token")
 	}
 	return e, nil
 }
 
-// SessionStart is what HQ is told when a server starts.
+// SessionStart describes a server to HQ when it starts a session.
 type SessionStart struct {
 	Version    string         `json:"version"`
 	Hostname   string         `json:"hostname"`
@@ -64,7 +65,7 @@ type SessionStart struct {
 	CompanyIDs []string       `json:"companyIds,omitempty"`
 }
 
-// SessionDriver is the destination, as HQ is told of it.
+// SessionDriver describes the destination to HQ.
 type SessionDriver struct {
 	ID          string `json:"id"`
 	Name        string `json:"name"`
@@ -72,17 +73,21 @@ type SessionDriver struct {
 	URL         string `json:"url"` // masked
 }
 
-// Session is what a started session is.
+// Session is a started session.
 type Session struct {
 	ID string
-	// Credential opens NATS. It is Anonymous where HQ sent none.
+	// Credential opens NATS. It is Anonymous if HQ sent none.
 	Credential Credential
 }
 
-// StartSession starts a session. An error for which Conflict reports true means
-// that another server runs with this server's id. If ctx ends while HQ starts one, the
-// answer is awaited for another 10 s, so that the caller can end that session.
+// StartSession starts a session. An error for which Conflict reports true means that another
+// server runs with this server's id. If ctx ends while HQ handles the request, StartSession
+// waits another 10 s for the response, so that the caller can end the session.
 func (c *Client) StartSession(ctx context.Context, start SessionStart) (Session, error) {
+	return c.startSession(ctx, start, nil)
+}
+
+func (c *Client) startSession(ctx context.Context, start SessionStart, waits func(err error, wait time.Duration)) (Session, error) {
 	var data struct {
 		SessionID  string `json:"sessionId"`
 		Credential string `json:"credential"`
@@ -91,16 +96,16 @@ func (c *Client) StartSession(ctx context.Context, start SessionStart) (Session,
 	if err != nil {
 		return Session{}, err
 	}
-	r.awaited = true
-	answer, err := c.send(ctx, r)
+	r.awaited, r.waits = true, waits
+	response, err := c.send(ctx, r)
 	if err != nil {
 		return Session{}, err
 	}
-	if err := answer.unwrap(&data); err != nil {
+	if err := response.unwrap(&data); err != nil {
 		return Session{}, err
 	}
 	if data.SessionID == "" {
-		return Session{}, errors.New("start a session: hq's answer has no session id")
+		return Session{}, errors.New("start a session: hq's response has no session id")
 	}
 	s := Session{ID: data.SessionID, Credential: Anonymous()}
 	if data.Credential != "" {
@@ -113,25 +118,26 @@ func (c *Client) StartSession(ctx context.Context, start SessionStart) (Session,
 	return s, nil
 }
 
-// AwaitSession starts a session; while another server runs with this server's
-// id it waits 5 s and tries again, until ctx ends. It calls waiting, where set,
-// before each wait.
-func (c *Client) AwaitSession(ctx context.Context, start SessionStart, waiting func(err error, wait time.Duration)) (Session, error) {
+// AwaitSession is StartSession that retries until ctx ends, also while another server runs
+// with this server's id: then the wait is 5 s, and the error one for which Conflict reports
+// true. It calls waits, unless that is nil, before each wait.
+func (c *Client) AwaitSession(ctx context.Context, start SessionStart, waits func(err error, wait time.Duration)) (Session, error) {
+	patient := c.Patient()
 	for {
-		s, err := c.StartSession(ctx, start)
+		s, err := patient.startSession(ctx, start, waits)
 		if !Conflict(err) {
 			return s, err
 		}
-		if waiting != nil {
-			waiting(err, conflictWait)
+		if waits != nil {
+			waits(err, conflictWait)
 		}
-		if err := sleep(ctx, conflictWait); err != nil {
+		if err := retry.Sleep(ctx, conflictWait); err != nil {
 			return Session{}, fmt.Errorf("start a session: another server runs with this id: %w", err)
 		}
 	}
 }
 
-// SessionEnd holds the upload URLs for the last log of a session; secrets, both.
+// SessionEnd holds the upload URLs for the last log of a session. Both are secrets.
 type SessionEnd struct {
 	URL      string `json:"url"`      // for the log
 	ErrorURL string `json:"errorUrl"` // for the standard error of a server that crashed
@@ -144,7 +150,7 @@ func (SessionEnd) GoString() string             { return redacted }
 func (SessionEnd) MarshalJSON() ([]byte, error) { return json.Marshal(redacted) }
 func (SessionEnd) LogValue() slog.Value         { return slog.StringValue(redacted) }
 
-// EndSession ends a session; errored says whether by a failure.
+// EndSession ends a session; errored reports whether it failed.
 func (c *Client) EndSession(ctx context.Context, session string, errored bool) (SessionEnd, error) {
 	in := struct {
 		Errored bool `json:"errored"`
@@ -154,37 +160,47 @@ func (c *Client) EndSession(ctx context.Context, session string, errored bool) (
 	return end, err
 }
 
-// LogURL asks for a URL to which a log of the session can be uploaded: a secret.
+// AwaitSessionEnd ends a session that has not failed. It retries until ctx ends.
+func (c *Client) AwaitSessionEnd(ctx context.Context, session string) error {
+	_, err := c.Patient().EndSession(ctx, session, false)
+	return err
+}
+
+// LogURL returns a URL for the upload of a log of the session. It is a secret.
 func (c *Client) LogURL(ctx context.Context, session string) (string, error) {
 	var data struct {
 		URL string `json:"url"`
 	}
-	err := c.call(ctx, "ask where to upload a log", http.MethodPost, "/v3/eds/internal/"+url.PathEscape(session)+"/log", struct{}{}, &data)
+	const operation = "ask where to upload a log"
+	err := c.call(ctx, operation, http.MethodPost, "/v3/eds/internal/"+url.PathEscape(session)+"/log", struct{}{}, &data)
 	if err == nil && data.URL == "" {
-		err = errors.New("ask where to upload a log: hq's answer has no url")
+		err = errors.New(operation + ": hq's response has no url")
 	}
 	return data.URL, err
 }
 
-// Upload puts a gzipped log at an upload URL and returns its storage path, the
-// path of that URL. It reads the log from its start for each attempt.
+// Upload uploads a gzipped log to an upload URL, and returns its storage path: the path of
+// that URL. It reads the log from its start.
 func (c *Client) Upload(ctx context.Context, uploadURL string, log io.ReadSeeker) (string, error) {
 	const operation = "upload a log"
 	u, err := url.Parse(uploadURL)
 	if err != nil || u.Host == "" {
-		return "", fault.Mark(fault.Fatal, errors.New(operation+": hq gave an upload url that is not one"))
+		return "", fault.Mark(fault.Fatal, errors.New(operation+": hq sent an upload url that is malformed"))
 	}
 	if _, err := log.Seek(0, io.SeekStart); err != nil {
 		return "", fmt.Errorf("%s: %w", operation, err)
 	}
-	// Logs are rotated at some megabytes; what is sent is one of these, packed.
+	// A log is rotated at some megabytes, and is compressed here.
 	var body bytes.Buffer
-	if _, err := io.Copy(&body, io.LimitReader(log, maxAnswer)); err != nil {
+	if _, err := io.Copy(&body, io.LimitReader(log, maxResponse)); err != nil {
 		return "", fmt.Errorf("%s: %w", operation, err)
 	}
 	header := http.Header{}
 	header.Set("Content-Type", "application/x-tgz")
-	r := request{operation: operation, method: http.MethodPut, url: uploadURL, body: body.Bytes(), header: header, timeout: uploadTimeout, keyless: true}
+	r := request{
+		operation: operation, method: http.MethodPut, url: uploadURL, body: body.Bytes(), header: header,
+		timeout: uploadTimeout, keyless: true,
+	}
 	if _, err := c.send(ctx, r); err != nil {
 		return "", err
 	}

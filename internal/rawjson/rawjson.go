@@ -1,8 +1,7 @@
-// Package rawjson reads JSON text in place. It finds and validates values and
-// hands out the bytes they stand in, so that a number never becomes a float and
-// a row never becomes a map. The grammar is RFC 8259; the one liberty it takes
-// is that bytes of a string need not be valid UTF-8, because what to do with
-// such a string is for each destination to decide.
+// Package rawjson reads JSON text in place. It finds and validates values and returns their bytes,
+// so that a number never becomes a float and a row never becomes a map. The grammar is RFC 8259,
+// except that strings need not be valid UTF-8: each destination decides how to handle such a
+// string.
 package rawjson
 
 import (
@@ -15,22 +14,22 @@ import (
 // MaxDepth bounds the nesting of arrays and objects.
 const MaxDepth = 10_000
 
-// ErrDepth says that a value is nested deeper than MaxDepth.
+// ErrDepth reports that a value is nested deeper than MaxDepth.
 var ErrDepth = errors.New("json is nested too deeply")
 
-// SyntaxError names the place at which text stopped being JSON. It never holds
-// any of the text.
+// SyntaxError reports the position of the first byte that is not JSON. It never contains any of the
+// text.
 type SyntaxError struct {
 	Offset int    // index of the offending byte
-	Want   string // what would have been right there
+	Want   string // the expected input
 }
 
 func (e *SyntaxError) Error() string {
 	return fmt.Sprintf("not valid json at byte %d: want %s", e.Offset, e.Want)
 }
 
-// Span is the half-open range [Start, End) of a value in the text that holds it.
-// The zero Span means that there is no value.
+// Span is the half-open range [Start, End) of a value in its text. The zero Span means that there
+// is no value.
 type Span struct{ Start, End uint32 }
 
 // IsZero reports whether there is no value.
@@ -44,7 +43,7 @@ func SkipSpace(b []byte, i int) int {
 	return i
 }
 
-// Valid reports, by a nil error, that b is one JSON value and nothing else.
+// Valid returns nil if b is one JSON value and nothing else.
 func Valid(b []byte) error {
 	end, err := Skip(b, SkipSpace(b, 0))
 	if err != nil {
@@ -56,8 +55,8 @@ func Valid(b []byte) error {
 	return nil
 }
 
-// Compact reports whether b is one valid JSON value without white space around
-// it or between the values in it.
+// Compact reports whether b is one valid JSON value without white space around it or between the
+// values in it.
 func Compact(b []byte) bool {
 	end, spaced, err := skip(b, 0)
 	return err == nil && !spaced && end == len(b)
@@ -69,8 +68,7 @@ func Skip(b []byte, i int) (int, error) {
 	return end, err
 }
 
-// skip is Skip that also tells whether there is white space between the values
-// within the value.
+// skip is Skip, and also reports white space between the values within the value.
 func skip(b []byte, i int) (end int, spaced bool, err error) {
 	if i >= len(b) {
 		return i, false, &SyntaxError{i, "a value"}
@@ -153,9 +151,9 @@ const (
 	msb = 0x8080808080808080
 )
 
-// special marks, by the high bit of each byte of w, the bytes that end or
-// interrupt a run of plain string text: control characters, quote, backslash.
-// A mark may be false only above a true one, so the lowest mark is exact.
+// special marks, by the high bit of each byte of w, the bytes that end or interrupt a run of plain
+// string text: control characters, quote, backslash. A mark may be false only above a true one, so
+// the lowest mark is exact.
 func special(w uint64) uint64 {
 	control := (w - lsb*0x20) &^ w
 	quote := w ^ lsb*'"'
@@ -230,12 +228,11 @@ func hex4(b []byte, i int) (rune, bool) {
 	return r, true
 }
 
-// skipNested validates an array or object without recursion, so that depth
-// costs a bit a level and never the stack.
+// skipNested validates an array or object without recursion: each level costs one bit and no stack.
 func skipNested(b []byte, i int) (end int, spaced bool, err error) {
 	var first [4]uint64
-	levels := first[:] // bit d is set where level d, which encloses the present one, is an object
-	depth := 0         // how many levels enclose the present one
+	levels := first[:] // bit d: the enclosing level d is an object
+	depth := 0         // number of enclosing levels
 	object := b[i] == '{'
 	empty := true // nothing has been read at this level yet
 	i++
@@ -307,8 +304,7 @@ func skipNested(b []byte, i int) (end int, spaced bool, err error) {
 	}
 }
 
-// skipName validates a member's name and its colon, and returns where its value
-// begins.
+// skipName validates a member's name and its colon, and returns the index of its value.
 func skipName(b []byte, i int) (value int, spaced bool, err error) {
 	if i >= len(b) || b[i] != '"' {
 		return i, false, &SyntaxError{i, "a member's name"}

@@ -14,13 +14,14 @@ var samples = []string{
 	`{}`, `[]`, `0`, `-0`, `1.5e-7`, `12345678901234567890123`, `""`, `"a\"b\\c\/\b\f\n\r\t\u00e9\ud83d\ude00"`,
 	`{"a":1,"b":[true,false,null,{"c":{}}]}`, " \t\r\n[1 , 2 ] ", `{"a" : "x" , "a" : "y"}`,
 	`[[[[[[[[[[{"a":[{}]}]]]]]]]]]]`, `"0123456789abcdef0123456789\n0123456789"`,
-	// and what is not JSON
+	// and texts that are not JSON
 	``, `{`, `}`, `[`, `]`, `{]`, `[}`, `[1,]`, `[,1]`, `{"a"}`, `{"a":}`, `{"a":1,}`, `{a:1}`, `{1:1}`, `01`, `-`, `1.`, `.5`, `1e`, `1e+`,
-	`+1`, `tru`, `nul`, `falsey`, `"`, `"\`, `"\x"`, `"\u12"`, `"\u12g4"`, "\"\n\"", "\"01234567\x01\"", `1 2`, `{} {}`, `[1 2]`, `{"a":1 "b":2}`, `NaN`, `'a'`,
+	`+1`, `tru`, `nul`, `falsey`, `"`, `"\`, `"\x"`, `"\u12"`, `"\u12g4"`, "\"\n\"", "\"01234567\x01\"", `1 2`, `{} {}`, `[1 2]`,
+	`{"a":1 "b":2}`, `NaN`, `'a'`,
 	"\xef\xbb\xbf1", `[1]x`,
 }
 
-func TestValidAgreesWithTheStandardLibrary(t *testing.T) {
+func TestValid_AgreesWithTheStandardLibrary(t *testing.T) {
 	for _, s := range samples {
 		got, want := rawjson.Valid([]byte(s)) == nil, json.Valid([]byte(s))
 		if got != want {
@@ -29,10 +30,12 @@ func TestValidAgreesWithTheStandardLibrary(t *testing.T) {
 	}
 }
 
-func TestWhiteSpaceIsFoundWhereverItIs(t *testing.T) {
+func TestCompact_FindsAllWhiteSpace(t *testing.T) {
 	for text, want := range map[string]bool{
-		`{}`: true, `{"a":1}`: true, `{"a b":"c d\" e"}`: true, `{"a":"\\"}`: true, `{"a":"\\\""}`: true, `"x y"`: true, `-1.5e+3`: true, `""`: true, `[[],{"a":[1,"b ",{}]}]`: true,
-		`{ }`: false, `{"a": 1}`: false, `{"a" :1}`: false, `{"a":1,` + "\n" + `"b":2}`: false, `{"a":1` + "\r" + `,"b":2}`: false, `[1,2] `: false, ` "x"`: false, `{"a":"\\" }`: false,
+		`{}`: true, `{"a":1}`: true, `{"a b":"c d\" e"}`: true, `{"a":"\\"}`: true, `{"a":"\\\""}`: true, `"x y"`: true, `-1.5e+3`: true,
+		`""`: true, `[[],{"a":[1,"b ",{}]}]`: true,
+		`{ }`: false, `{"a": 1}`: false, `{"a" :1}`: false, `{"a":1,` + "\n" + `"b":2}`: false, `{"a":1` + "\r" + `,"b":2}`: false,
+		`[1,2] `: false, ` "x"`: false, `{"a":"\\" }`: false,
 		`["a\"b" ,1]`: false, `[[1,{"a":[` + "\t" + `]}]]`: false, `{"a":{"b" :1}}`: false, `{"a`: false, `1 1`: false,
 	} {
 		if got := rawjson.Compact([]byte(text)); got != want {
@@ -71,7 +74,7 @@ func TestObject_ReturnsNoMembersBeyondTheLimit(t *testing.T) {
 	}
 }
 
-func TestDepthIsBoundedAndCostsNoStack(t *testing.T) {
+func TestSkip_BoundsDepthWithoutStack(t *testing.T) {
 	deep := func(n int) []byte { return []byte(strings.Repeat("[", n) + strings.Repeat("]", n)) }
 	if err := rawjson.Valid(deep(rawjson.MaxDepth)); err != nil {
 		t.Errorf("at the bound: %v", err)
@@ -81,7 +84,7 @@ func TestDepthIsBoundedAndCostsNoStack(t *testing.T) {
 	}
 }
 
-func TestTextUnescapes(t *testing.T) {
+func TestText_Unescapes(t *testing.T) {
 	for raw, want := range map[string]string{
 		`"plain"`:                  "plain",
 		`"\u0041\ud83d\ude00\n\/"`: "A😀\n/",
@@ -98,7 +101,7 @@ func TestTextUnescapes(t *testing.T) {
 	}
 }
 
-func TestQuotedTextComesBack(t *testing.T) {
+func TestAppendQuoted_RoundTrips(t *testing.T) {
 	for _, s := range []string{"", "a", "\"\\/\b\f\n\r\t\x00\x1f", "é😀\u2028", strings.Repeat("x", 100)} {
 		raw := rawjson.AppendQuoted(nil, s)
 		if err := rawjson.Valid(raw); err != nil {
@@ -113,7 +116,7 @@ func TestQuotedTextComesBack(t *testing.T) {
 	}
 }
 
-func TestMembersAndElements(t *testing.T) {
+func TestMembers_AndElements(t *testing.T) {
 	m, err := rawjson.OpenObject([]byte(` {"a":1,"\u0062":[2, 3] , "c" : null} `))
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +165,8 @@ func FuzzValid(f *testing.F) {
 		if err := json.Unmarshal(raw, &want2); err != nil {
 			t.Fatal(err)
 		}
-		if got := strings.ToValidUTF8(string(rawjson.Text(raw[:end])), "\ufffd"); strings.ReplaceAll(got, "\ufffd", "") != strings.ReplaceAll(want2, "\ufffd", "") {
+		if got := strings.ToValidUTF8(string(rawjson.Text(raw[:end])), "\ufffd"); strings.ReplaceAll(got, "\ufffd",
+			"") != strings.ReplaceAll(want2, "\ufffd", "") {
 			t.Fatalf("Text(%q) = %q, encoding/json says %q", raw[:end], got, want2)
 		}
 	})

@@ -6,9 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// AppendString appends the text of the valid JSON string raw, quotes included
-// there and gone here, to dst. An escaped surrogate without its other half
-// becomes U+FFFD; bytes that are not UTF-8 stay as they are.
+// AppendString appends the text of the valid JSON string raw, which includes its quotes, to dst. A
+// lone escaped surrogate becomes U+FFFD; bytes that are not UTF-8 are kept.
 func AppendString(dst, raw []byte) []byte {
 	raw = raw[1 : len(raw)-1]
 	for {
@@ -34,15 +33,15 @@ func AppendString(dst, raw []byte) []byte {
 			dst = append(dst, '\r')
 		case 't':
 			dst = append(dst, '\t')
-		default: // quote, backslash, slash stand for themselves
+		default: // quote, backslash and slash are their own text
 			dst = append(dst, raw[1])
 		}
 		raw = raw[2:]
 	}
 }
 
-// unescapeRune reads the \uXXXX at the start of raw, and the second one where
-// the first is half of a pair, and returns the rest.
+// unescapeRune reads the \uXXXX at the start of raw, and the next one if both form a surrogate
+// pair. It returns the rest.
 func unescapeRune(raw []byte) (rune, []byte) {
 	r, _ := hex4(raw, 2)
 	raw = raw[6:]
@@ -58,9 +57,8 @@ func unescapeRune(raw []byte) (rune, []byte) {
 	return utf8.RuneError, raw
 }
 
-// Text returns the text of raw: a string's own text without its quotes and
-// escapes, any other value as it stands. Where nothing needs unescaping the
-// result shares raw's memory.
+// Text returns the text of raw: a string's text without quotes and escapes, any other value
+// unchanged. If nothing needs unescaping the result shares raw's memory.
 func Text(raw []byte) []byte {
 	if !IsString(raw) {
 		return raw
@@ -73,13 +71,12 @@ func Text(raw []byte) []byte {
 
 const hexDigits = "0123456789abcdef"
 
-// AppendQuoted appends text to dst as a JSON string. Bytes that are not UTF-8
-// become U+FFFD.
+// AppendQuoted appends text to dst as a JSON string. Bytes that are not UTF-8 become U+FFFD.
 func AppendQuoted[T string | []byte](dst []byte, text T) []byte {
 	return append(AppendEscaped(append(dst, '"'), text), '"')
 }
 
-// AppendEscaped appends what AppendQuoted does, without the quotes.
+// AppendEscaped is AppendQuoted without the quotes.
 func AppendEscaped[T string | []byte](dst []byte, text T) []byte {
 	for i := 0; i < len(text); {
 		c := text[i]

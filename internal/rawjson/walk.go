@@ -1,22 +1,21 @@
 package rawjson
 
-// Member is one member of an object: where its name, quotes included, and its
-// value stand in the text.
+// Member has the spans of one member's name, quotes included, and of its value.
 type Member struct{ Name, Value Span }
 
-// Members walks the members of one object. Use it so:
+// Members walks the members of one object:
 //
 //	m, err := rawjson.OpenObject(text)
 //	for m.Next() { use m.Name(), m.Value() }
 //	err = m.Err()
 type Members struct {
 	text       []byte
-	pos        int // of what comes next; of the value between NextName and what reads it
+	pos        int // of the next token; of the value between NextName and the call that reads it
 	name       Span
 	value      Span
 	expected   string
 	seenMember bool
-	nested     bool // text goes on behind the object
+	nested     bool // text continues after the object
 	spaced     bool // there is white space between values
 	err        error
 }
@@ -75,7 +74,7 @@ func (m *Members) NextName() bool {
 	return true
 }
 
-// space is SkipSpace, and remembers whether there was any.
+// space is SkipSpace, and records white space.
 func (m *Members) space(i int) int {
 	at := SkipSpace(m.text, i)
 	m.spaced = m.spaced || at != i
@@ -97,9 +96,8 @@ func (m *Members) SkipValue() bool {
 // AtObject reports whether the value that NextName found begins an object.
 func (m *Members) AtObject() bool { return m.pos < len(m.text) && m.text[m.pos] == '{' }
 
-// Object validates the value of the member that NextName found, which must be
-// an object, and appends its members to dst. If there are more than limit it
-// returns none.
+// Object validates the value of the member that NextName found, which must be an object, and
+// appends its members to dst. If there are more than limit it returns none.
 func (m *Members) Object(dst []Member, limit int) ([]Member, bool) {
 	if !m.AtObject() {
 		return dst, m.fail(&SyntaxError{m.pos, "an object"})
@@ -128,27 +126,26 @@ func (m *Members) fail(err error) bool {
 	return false
 }
 
-// Expect says what the next member's name probably is, which makes finding its
-// end cheap where that is so. The name must be one that needs no escapes.
+// Expect announces the probable name of the next member, which makes finding its end cheap if it is
+// right. The name must need no escapes.
 func (m *Members) Expect(name string) { m.expected = name }
 
 // Name returns the member's name, unescaped. It stays valid as long as the text does.
 func (m *Members) Name() []byte { return Text(m.text[m.name.Start:m.name.End]) }
 
-// Value returns the member's value as it stands in the text.
+// Value returns the member's raw value.
 func (m *Members) Value() []byte { return m.text[m.value.Start:m.value.End] }
 
-// Span returns where in the text the member's value stands.
+// Span returns the span of the member's value.
 func (m *Members) Span() Span { return m.value }
 
-// Spaced reports whether there is white space between the values of what has been
-// walked.
+// Spaced reports whether there is white space between the values walked so far.
 func (m *Members) Spaced() bool { return m.spaced }
 
-// Err returns what ended the walk early, if anything did.
+// Err returns the error that ended the walk early, or nil.
 func (m *Members) Err() error { return m.err }
 
-// Elements calls yield with each element of the array that text is.
+// Elements calls yield with each element of the array text.
 func Elements(text []byte, yield func(element Span) error) error {
 	i := SkipSpace(text, 0)
 	if i >= len(text) || text[i] != '[' {

@@ -13,17 +13,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// sourceInterval is how often the tables are compared with those of HQ.
+// sourceInterval is the time between two comparisons of the tables with those of HQ.
 const sourceInterval = time.Hour
 
 // Why a table that is new at HQ is not OK.
 const (
 	reasonNew         = "it is new at HQ and was not imported yet"
-	reasonNotBackfill = "it is new at HQ and cannot or is not to be imported, so it gets the changes from the stream"
+	reasonNotBackfill = "it is new at HQ and is not imported, so it gets the changes from the stream"
 )
 
-// watchSource compares the tables with those of HQ: at first, every hour, and after the
-// stream has made or changed one, until ctx ends.
+// watchSource compares the tables with those of HQ until ctx ends: at once, every hour, and
+// after the stream has made or changed a table.
 func (h *healer) watchSource(ctx context.Context) {
 	for ctx.Err() == nil {
 		wait := sourceInterval
@@ -33,35 +33,29 @@ func (h *healer) watchSource(ctx context.Context) {
 			wait = healInterval
 			h.Logger.Warn("the tables cannot be compared with those of HQ; trying again in a minute", "error", err)
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-h.set.Migrated():
-		case <-ctx.Done():
-		}
-		timer.Stop()
+		awaitChange(ctx, h.set.Migrated(), time.Now().Add(wait))
 	}
 }
 
-// compareSource marks tables that are new at HQ as missing, and tells the set which tables
-// HQ does not have any more.
+// compareSource marks tables that are new at HQ as missing, and records in the set the tables
+// that HQ no longer has.
 func (h *healer) compareSource(ctx context.Context) error {
 	latest, err := h.latest(ctx)
 	malformed := errors.As(err, new(*schema.MalformedError))
 	if err != nil && !malformed {
 		return err
 	}
-	if !malformed && len(latest) > 0 { // else a table that is not listed may be there
+	if !malformed && len(latest) > 0 { // otherwise HQ may have tables that it does not list
 		h.set.SetGone(func(table string) bool { return latest[table] != nil })
 	}
-	var waiting []string // tables that are new and wait for their import
+	var waiting []string // new tables that wait for their import
 	for _, t := range h.set.States() {
 		if t.Cause == sink.CauseNew {
 			waiting = append(waiting, t.Table)
 		}
 	}
 	if !h.backfill {
-		return h.set.Release(ctx, h.destination, waiting, reasonNotBackfill)
+		return h.set.LeaveToStream(ctx, h.destination, waiting, reasonNotBackfill)
 	}
 	known, err := h.sourceTables(latest, waiting)
 	if err != nil {
@@ -76,13 +70,13 @@ func (h *healer) compareSource(ctx context.Context) error {
 		fresh = append(fresh, sink.TableState{Table: table, State: sink.Missing, Cause: sink.CauseNew, Reason: reasonNew})
 	}
 	unobtainable := slices.DeleteFunc(waiting, func(table string) bool { return !slices.Contains(known, table) })
-	return errors.Join(h.set.Mark(ctx, h.destination, fresh), h.set.Release(ctx, h.destination, unobtainable, reasonNotBackfill))
+	return errors.Join(h.set.Mark(ctx, h.destination, fresh), h.set.LeaveToStream(ctx, h.destination, unobtainable, reasonNotBackfill))
 }
 
 // sourceTables returns the tables that are not new at HQ. An import of all tables records
-// them. If the data directory knows of none, as after an earlier version's import, none of
-// the present ones is new, except those that wait already: HQ lists tables of which it has
-// no rows to export.
+// them. If there is no record, as after an import by an earlier version, all current tables
+// count as known, except those that wait for their import. HQ also lists tables without rows,
+// which it does not export.
 func (h *healer) sourceTables(latest map[string]*schema.Table, waiting []string) ([]string, error) {
 	known, recorded, err := h.State.Tables(state.SourceTables, h.at.Destination)
 	if err != nil || recorded || len(latest) == 0 {
@@ -96,10 +90,10 @@ func (h *healer) sourceTables(latest map[string]*schema.Table, waiting []string)
 	return known, h.State.SetTables(state.SourceTables, h.at.Destination, known)
 }
 
-// noteUnobtainable remembers the tables that the job could not import and that a later
-// import could not either: HQ has no rows of them, or the destination has a table of that
-// name that is not eds's. If they are new, they get the changes from the stream.
-func (r *Reconciler) noteUnobtainable(job *importJob) error {
+// recordUnobtainable records the tables that no import can bring: HQ has no rows of them, or
+// the destination has a table of that name that eds does not own. If they are new, they get the
+// changes from the stream.
+func (r *Reconciler) recordUnobtainable(job *importJob) error {
 	var names []string
 	for _, t := range job.report.Tables {
 		if errors.Is(t.Err, snapshot.ErrNotExported) || errors.Is(t.Err, sink.ErrForeign) {
@@ -110,5 +104,6 @@ func (r *Reconciler) noteUnobtainable(job *importJob) error {
 	if err != nil || !recorded || len(names) == 0 {
 		return err
 	}
-	return r.State.SetTables(state.SourceTables, job.destination.Destination, slices.Compact(slices.Sorted(slices.Values(append(known, names...)))))
+	known = slices.Compact(slices.Sorted(slices.Values(append(known, names...))))
+	return r.State.SetTables(state.SourceTables, job.destination.Destination, known)
 }

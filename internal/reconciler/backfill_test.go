@@ -18,8 +18,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tables"
 )
 
-// lists has HQ list tables, or fail.
-func (g *healing) lists(err error, names ...string) {
+// lists sets the tables that HQ lists, or its error.
+func (g *healerTest) lists(err error, names ...string) {
 	latest := make(map[string]*schema.Table)
 	for _, name := range names {
 		latest[name] = &schema.Table{Name: name}
@@ -27,8 +27,8 @@ func (g *healing) lists(err error, names ...string) {
 	g.h.latest = func(context.Context) (map[string]*schema.Table, error) { return latest, err }
 }
 
-// source requires which tables are known not to be new.
-func (g *healing) source(want ...string) {
+// source checks the tables that are recorded as known.
+func (g *healerTest) source(want ...string) {
 	g.t.Helper()
 	names, _, err := g.State.Tables(state.SourceTables, g.d.Destination)
 	g.must(err)
@@ -37,8 +37,8 @@ func (g *healing) source(want ...string) {
 	}
 }
 
-// compares requires the states after a comparison with HQ.
-func (g *healing) compares(want ...sink.TableState) {
+// compares checks the states after a comparison with HQ.
+func (g *healerTest) compares(want ...sink.TableState) {
 	g.t.Helper()
 	g.must(g.h.compareSource(g.t.Context()))
 	if diff := cmp.Diff(want, g.h.set.States()); diff != "" {
@@ -47,17 +47,20 @@ func (g *healing) compares(want ...sink.TableState) {
 }
 
 func fresh(name string) sink.TableState {
-	return sink.TableState{Table: name, State: sink.Missing, Cause: sink.CauseNew, Reason: reasonNew, Applied: cdc.Position{Sequence: 10}, Since: time.Now().UTC()}
+	return sink.TableState{
+		Table: name, State: sink.Missing, Cause: sink.CauseNew, Reason: reasonNew, Applied: cdc.Position{Sequence: 10},
+		Since: time.Now().UTC(),
+	}
 }
 
-func released(name string) sink.TableState {
+func leftToStream(name string) sink.TableState {
 	t := fresh(name)
 	t.State, t.Cause, t.Reason = sink.Behind, sink.CauseImporting, reasonNotBackfill
 	return t
 }
 
-// TestBackfill_ImportsTablesThatAreNew since the import of all tables.
-func TestBackfill_ImportsTablesThatAreNew(t *testing.T) {
+// TestBackfill_ImportsNewTables since the import of all tables.
+func TestBackfill_ImportsNewTables(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newHealing(t, imports("a", "b"))
 		g.h.backfill = true
@@ -69,9 +72,9 @@ func TestBackfill_ImportsTablesThatAreNew(t *testing.T) {
 	})
 }
 
-// TestBackfill_TakesTheFirstListForKnown if no import has recorded one, except tables that
-// wait for their import.
-func TestBackfill_TakesTheFirstListForKnown(t *testing.T) {
+// TestBackfill_TreatsTheFirstListAsKnown if no import has recorded one, except tables that wait
+// for their import.
+func TestBackfill_TreatsTheFirstListAsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newHealing(t, imports("a", "b"), fresh("waiting"))
 		g.h.backfill = true
@@ -85,7 +88,7 @@ func TestBackfill_TakesTheFirstListForKnown(t *testing.T) {
 	})
 }
 
-// TestBackfill_LeavesTablesToTheStream that no import can bring, or none is to.
+// TestBackfill_LeavesTablesToTheStream that are not to be imported or that no import can bring.
 func TestBackfill_LeavesTablesToTheStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newHealing(t, imports("a"), fresh("foreign"), fresh("new"), fresh("none"))
@@ -93,18 +96,21 @@ func TestBackfill_LeavesTablesToTheStream(t *testing.T) {
 		g.must(g.State.SetTables(state.SourceTables, g.d.Destination, []string{"a"}))
 		job := g.newJob(ImportRequest{ID: "id"}, g.d)
 		job.report.Tables = []snapshot.TableReport{
-			{Table: "a", Rows: 3}, {Table: "foreign", Err: sink.ErrForeign}, {Table: "new", Err: errors.New("the network is down")}, {Table: "none", Err: snapshot.ErrNotExported},
+			{Table: "a", Rows: 3},
+			{Table: "foreign", Err: sink.ErrForeign},
+			{Table: "new", Err: errors.New("the network is down")},
+			{Table: "none", Err: snapshot.ErrNotExported},
 		}
-		g.finishImport(job, &snapshot.TablesError{})
+		g.finishImport(t.Context(), job, &snapshot.TablesError{})
 		g.source("a", "foreign", "none")
 		g.lists(nil, "a", "foreign", "new", "none")
-		g.compares(released("foreign"), fresh("new"), released("none"))
+		g.compares(leftToStream("foreign"), fresh("new"), leftToStream("none"))
 		g.h.backfill = false
-		g.compares(released("foreign"), released("new"), released("none"))
+		g.compares(leftToStream("foreign"), leftToStream("new"), leftToStream("none"))
 	})
 }
 
-// TestCompareSource_FindsDeniedTablesThatHaveLeft unless HQ's list may lack some.
+// TestCompareSource_FindsDeniedTablesThatHaveLeft unless HQ's list may be incomplete.
 func TestCompareSource_FindsDeniedTablesThatHaveLeft(t *testing.T) {
 	for name, c := range map[string]struct {
 		err   error
@@ -118,25 +124,26 @@ func TestCompareSource_FindsDeniedTablesThatHaveLeft(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := newHealing(t, imports("b"), sink.TableState{Table: "a", State: sink.Behind, Cause: sink.CauseDenied, Since: time.Now()})
+				denied := sink.TableState{Table: "a", State: sink.Behind, Cause: sink.CauseDenied, Since: time.Now()}
+				g := newHealing(t, imports("b"), denied)
 				g.lists(c.err, c.names...)
 				g.must(g.h.compareSource(t.Context()))
 				lane, _ := g.h.set.Begin(tables.Sink(g.destination), g.h.set.States())
 				if lane.Denied("a") {
-					t.Error("its changes are given up at once")
+					t.Error("its changes become dead letters at once")
 				}
 				time.Sleep(time.Hour)
 				if got := lane.Denied("a"); got != c.gone {
-					t.Errorf("after an hour, its changes are given up: %t", got)
+					t.Errorf("after an hour, its changes become dead letters: %t", got)
 				}
 			})
 		})
 	}
 }
 
-// TestHealer_WatchSource compares at first, each hour, after a migration, a minute after a
-// failure, and not on probation.
-func TestHealer_WatchSource(t *testing.T) {
+// TestHealer_WatchSourceCompares at once, every hour, after a migration, a minute after a failure,
+// and not on probation.
+func TestHealer_WatchSourceCompares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newHealing(t, imports("a"))
 		began := time.Now()

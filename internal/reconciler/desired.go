@@ -13,27 +13,27 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// desired is what the reconciler is to do.
+// desired is the desired state.
 type desired struct {
 	state.Desired              // the part that survives the process
 	destination   *Destination // to follow the stream into; nil: none yet
 	job           *importJob   // of Import; nil: none
-	filled        int          // counts the imports that filled a destination
+	filled        int          // number of imports that filled a destination
 }
 
-// needsImport reports whether HQ has configured a destination that holds no snapshot,
-// and will request an import.
+// needsImport reports whether HQ has configured a destination that holds no snapshot. HQ
+// requests an import next.
 func (d desired) needsImport() bool {
 	return d.destination != nil && slices.Contains(d.NeedsImport, d.destination.Identity)
 }
 
-// beside reports whether the stream is followed while the import runs.
+// beside reports whether the import runs beside the followed stream.
 func (d desired) beside() bool { return d.Import != nil && d.Import.Beside }
 
-// follows reports whether the stream is to be followed.
+// follows reports whether the stream shall be followed.
 func (d desired) follows() bool { return d.obstacle() == "" }
 
-// obstacle says why the stream is not to be followed; "" if it is.
+// obstacle returns why the stream shall not be followed; "" if it shall.
 func (d desired) obstacle() string {
 	switch {
 	case d.job != nil && !d.beside():
@@ -43,12 +43,12 @@ func (d desired) obstacle() string {
 	case !d.Paused.IsZero():
 		return "HQ has paused this server"
 	case d.needsImport():
-		return "the destination was configured anew, and waits for an import"
+		return "the destination is newly configured and waits for an import"
 	}
 	return ""
 }
 
-// desiredState holds the present desired state. It is safe for concurrent use.
+// desiredState holds the current desired state. It is safe for concurrent use.
 type desiredState struct {
 	dir     *state.Dir
 	mu      sync.Mutex
@@ -56,8 +56,7 @@ type desiredState struct {
 	changed chan struct{} // closed at the next change; nil if no caller waits
 }
 
-// now returns the present desired state, and a channel that is closed when it
-// changes.
+// now returns the current desired state, and a channel that is closed when it changes.
 func (s *desiredState) now() (desired, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,20 +66,20 @@ func (s *desiredState) now() (desired, <-chan struct{}) {
 	return s.desired, s.changed
 }
 
-// change applies do once its result is on disk. If do or the disk fails, nothing
-// changes.
+// change lets do edit the desired state, and applies the result once it is on disk. If do or
+// the disk fails, nothing changes.
 func (s *desiredState) change(do func(*desired) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := s.desired
-	next.NeedsImport, next.Answers = slices.Clone(next.NeedsImport), slices.Clone(next.Answers)
+	next.NeedsImport, next.Outcomes = slices.Clone(next.NeedsImport), slices.Clone(next.Outcomes)
 	next.Healed = slices.Clone(next.Healed)
 	if err := do(&next); err != nil {
 		return err
 	}
 	if !reflect.DeepEqual(next.Desired, s.desired.Desired) {
 		if err := s.dir.SetDesired(next.Desired); err != nil {
-			return fmt.Errorf("remember what this server is to do: %w", err)
+			return fmt.Errorf("record the desired state: %w", err)
 		}
 	}
 	s.desired = next
@@ -91,7 +90,7 @@ func (s *desiredState) change(do func(*desired) error) error {
 	return nil
 }
 
-// await waits until the desired state is as reached says, or ctx ends.
+// await waits until reached returns true for the desired state, or ctx ends.
 func (s *desiredState) await(ctx context.Context, reached func(desired) bool) {
 	for {
 		now, changed := s.now()
@@ -106,13 +105,13 @@ func (s *desiredState) await(ctx context.Context, reached func(desired) bool) {
 	}
 }
 
-// awaitOther waits until anything but following the stream into d is desired.
+// awaitOther waits until the stream shall no longer be followed into d, or ctx ends.
 func (s *desiredState) awaitOther(ctx context.Context, d *Destination) {
 	s.await(ctx, func(now desired) bool { return now.destination != d || !now.follows() })
 }
 
-// restore continues what an earlier process was asked for, with the destination d; nil:
-// there is none. A request for an import into another destination has failed.
+// restore continues requests to an earlier process, with the destination d; nil: there is
+// none. A requested import into another destination fails.
 func (r *Reconciler) restore(d *Destination) error {
 	recorded, err := r.State.Desired()
 	if err != nil {
@@ -123,7 +122,7 @@ func (r *Reconciler) restore(d *Destination) error {
 	if i := recorded.Import; i != nil {
 		q := ImportRequest{ID: i.ID, HQ: i.HQ}
 		if err := json.Unmarshal(i.Options, &q.Options); err != nil {
-			return fmt.Errorf("read the import that was requested: %w", err)
+			return fmt.Errorf("read the requested import: %w", err)
 		}
 		job = r.newJob(q, d)
 	}
@@ -146,7 +145,7 @@ func (r *Reconciler) restore(d *Destination) error {
 	})
 }
 
-// fill notes that d needs no import any more.
+// fill records that a destination no longer needs an import.
 func (d *desired) fill(at *Destination) {
 	d.NeedsImport = slices.DeleteFunc(d.NeedsImport, func(identity string) bool { return identity == at.Identity })
 	if len(d.NeedsImport) == 0 {
@@ -154,26 +153,26 @@ func (d *desired) fill(at *Destination) {
 	}
 }
 
-// finish ends the import of the job, whose outcome HQ has yet to receive if it asked.
+// finish records that the job has ended. If HQ requested it, HQ has yet to receive the outcome.
 func (d *desired) finish(job *importJob, err error) {
 	d.job, d.Import = nil, nil
 	if !job.HQ {
 		return
 	}
-	answer := state.ImportOutcome{ID: job.ID}
+	outcome := state.ImportOutcome{ID: job.ID}
 	switch {
 	case err != nil:
-		answer.Error = err.Error()
+		outcome.Error = err.Error()
 	case job.report.Refused > 0:
-		answer.Note = snapshot.RefusedError{Rows: job.report.Refused}.Error()
+		outcome.Note = snapshot.RefusedError{Rows: job.report.Refused}.Error()
 	}
-	d.Answers = append(d.Answers, answer)
+	d.Outcomes = append(d.Outcomes, outcome)
 }
 
-// SetDestination has the stream followed into d, after keep has saved its configuration.
-// If d holds no snapshot, that waits for an import. An import into another destination is
-// canceled. If keep fails, the destination stays as it was.
-func (r *Reconciler) SetDestination(d *Destination, keep func() error) error {
+// SetDestination makes d the desired destination, after save has saved its configuration.
+// If d holds no snapshot, following the stream waits for an import. SetDestination cancels an
+// import into another destination. If save fails, the destination stays the same.
+func (r *Reconciler) SetDestination(d *Destination, save func() error) error {
 	snapshots, err := r.State.Snapshots(d.Destination)
 	if err != nil {
 		return err
@@ -182,7 +181,7 @@ func (r *Reconciler) SetDestination(d *Destination, keep func() error) error {
 	if err != nil {
 		return err
 	}
-	// First, because after a crash the configuration alone would have the stream followed.
+	// This comes first: after a crash, the saved configuration alone would start the pipeline.
 	err = r.desired.change(func(now *desired) error {
 		switch {
 		case len(snapshots) == 0 && !slices.Contains(now.NeedsImport, d.Identity):
@@ -195,7 +194,7 @@ func (r *Reconciler) SetDestination(d *Destination, keep func() error) error {
 	if err != nil {
 		return err
 	}
-	if err := keep(); err != nil {
+	if err := save(); err != nil {
 		return err
 	}
 	var job *importJob
@@ -209,14 +208,14 @@ func (r *Reconciler) SetDestination(d *Destination, keep func() error) error {
 	return err
 }
 
-// Destination returns the desired destination, nil if there is none yet.
+// Destination returns the desired destination; nil if there is none yet.
 func (r *Reconciler) Destination() *Destination {
 	desired, _ := r.desired.now()
 	return desired.destination
 }
 
-// Pause stops applying changes, or resumes it, also over restarts. A pause that lasts
-// already goes on.
+// Pause stops or resumes applying changes. The pause survives restarts. To pause again changes
+// nothing.
 func (r *Reconciler) Pause(on bool) error {
 	return r.desired.change(func(d *desired) error {
 		switch {
@@ -229,30 +228,30 @@ func (r *Reconciler) Pause(on bool) error {
 	})
 }
 
-// Paused returns since when changes are not applied; zero if they are.
+// Paused returns when the pause began; zero if there is none.
 func (r *Reconciler) Paused() time.Time {
 	desired, _ := r.desired.now()
 	return desired.Paused
 }
 
-// AwaitAnswer waits for the outcome of an import that HQ requested and has not received,
-// and returns the oldest. It returns false if ctx ends first.
-func (r *Reconciler) AwaitAnswer(ctx context.Context) (a state.ImportOutcome, ok bool) {
+// AwaitOutcome waits for the outcome of an import that HQ requested, and returns the oldest
+// that HQ has not received. It returns false if ctx ends first.
+func (r *Reconciler) AwaitOutcome(ctx context.Context) (o state.ImportOutcome, ok bool) {
 	r.desired.await(ctx, func(now desired) bool {
-		if ok = len(now.Answers) > 0; ok {
-			a = now.Answers[0]
+		if ok = len(now.Outcomes) > 0; ok {
+			o = now.Outcomes[0]
 		}
 		return ok
 	})
-	return a, ok
+	return o, ok
 }
 
-// Answered records that HQ has received the outcome of the import.
-func (r *Reconciler) Answered(id string) error {
+// OutcomeReceived records that HQ has received the outcome of the import.
+func (r *Reconciler) OutcomeReceived(id string) error {
 	return r.desired.change(func(d *desired) error {
-		d.Answers = slices.DeleteFunc(d.Answers, func(a state.ImportOutcome) bool { return a.ID == id })
-		if len(d.Answers) == 0 {
-			d.Answers = nil
+		d.Outcomes = slices.DeleteFunc(d.Outcomes, func(o state.ImportOutcome) bool { return o.ID == id })
+		if len(d.Outcomes) == 0 {
+			d.Outcomes = nil
 		}
 		return nil
 	})

@@ -16,7 +16,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// process is a reconciler with a data directory, which the next process has, too.
+// process is a reconciler with a data directory that survives it.
 type process struct {
 	*Reconciler
 	t    *testing.T
@@ -46,7 +46,7 @@ func (p *process) crash() {
 	}
 }
 
-// next returns the process after a crash.
+// next crashes the process and starts the next one with the same data directory.
 func (p *process) next(d *Destination) *process {
 	p.t.Helper()
 	p.crash()
@@ -68,17 +68,20 @@ func (p *process) obstacle(want string) {
 	}
 }
 
-func (p *process) answers(want ...state.ImportOutcome) {
+func (p *process) outcomes(want ...state.ImportOutcome) {
 	p.t.Helper()
 	now, _ := p.desired.now()
-	if diff := cmp.Diff(want, now.Answers); diff != "" {
+	if diff := cmp.Diff(want, now.Outcomes); diff != "" {
 		p.t.Error(diff)
 	}
 }
 
 func destination(t *testing.T) *Destination {
 	t.Helper()
-	d, err := ParseDestination(config.NewSecret("sqlite://"+filepath.Join(t.TempDir(), "shop.db")), config.Standard, func(string) (string, bool) { return "", false })
+	d, err := ParseDestination(
+		config.NewSecret("sqlite://"+filepath.Join(t.TempDir(), "shop.db")), config.Standard,
+		func(string) (string, bool) { return "", false },
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,10 +96,10 @@ func TestPause_SurvivesACrash(t *testing.T) {
 	p.must(p.Pause(true))
 	since := p.Paused()
 	p = p.next(d)
-	p.must(p.Pause(true)) // it lasts already
+	p.must(p.Pause(true)) // changes nothing
 	p.obstacle("HQ has paused this server")
 	if got := p.Paused(); !got.Equal(since) || got.IsZero() {
-		t.Errorf("it is paused since %v, want %v", got, since)
+		t.Errorf("paused at %v, want %v", got, since)
 	}
 	p.must(p.Pause(false))
 	p = p.next(d)
@@ -105,7 +108,7 @@ func TestPause_SurvivesACrash(t *testing.T) {
 
 func TestSetDestination_WaitsForTheImportAfterACrash(t *testing.T) {
 	d, other := destination(t), destination(t)
-	const waits = "the destination was configured anew, and waits for an import"
+	const waits = "the destination is newly configured and waits for an import"
 	p := begin(t, t.TempDir(), nil)
 	refused := errors.New("the disk is full")
 	if err := p.SetDestination(d, func() error { return refused }); !errors.Is(err, refused) || p.Destination() != nil {
@@ -114,7 +117,7 @@ func TestSetDestination_WaitsForTheImportAfterACrash(t *testing.T) {
 	p.must(p.SetDestination(d, saved))
 	p = p.next(d)
 	p.obstacle(waits)
-	p = p.next(other) // the operator's
+	p = p.next(other) // the operator has configured it
 	p.obstacle("")
 	p = p.next(d)
 	p.obstacle(waits)
@@ -122,7 +125,7 @@ func TestSetDestination_WaitsForTheImportAfterACrash(t *testing.T) {
 	p.must(p.State.FinishTable(d.Destination, state.Snapshot{Table: "order"}))
 	p = p.next(d)
 	p.obstacle(waits)
-	p.must(p.State.FinishImport()) // the operator's, by eds import
+	p.must(p.State.FinishImport()) // by eds import
 	p = p.next(d)
 	p.obstacle("")
 	p = p.next(d)
@@ -136,7 +139,11 @@ func TestRequestImport_SurvivesACrash(t *testing.T) {
 		t.Error(err)
 	}
 	p.must(p.SetDestination(d, saved))
-	q := ImportRequest{Options: snapshot.Options{Only: []string{"order"}, CompanyIDs: []string{"c"}, OwnTables: true, TimeOffset: time.Unix(1, 2).UTC()}, HQ: true}
+	q := ImportRequest{
+		Options: snapshot.Options{
+			Only: []string{"order"}, CompanyIDs: []string{"c"}, OwnTables: true, TimeOffset: time.Unix(1, 2).UTC(),
+		}, HQ: true,
+	}
 	id, err := p.RequestImport(q)
 	p.must(err)
 	if _, err := p.RequestImport(q); !errors.Is(err, errUnderWay) {
@@ -153,29 +160,29 @@ func TestRequestImport_SurvivesACrash(t *testing.T) {
 	if diff := cmp.Diff(q, job.ImportRequest); diff != "" {
 		t.Error(diff)
 	}
-	p.answers()
-	p.finishImport(job, nil)
-	p = p.next(d) // HQ has not received the answer
-	p.answers(state.ImportOutcome{ID: id})
-	p.obstacle("the destination was configured anew, and waits for an import") // one of all tables
-	p.must(p.Answered(id))
+	p.outcomes()
+	p.finishImport(t.Context(), job, nil)
+	p = p.next(d) // HQ has not received the outcome
+	p.outcomes(state.ImportOutcome{ID: id})
+	p.obstacle("the destination is newly configured and waits for an import") // of all tables
+	p.must(p.OutcomeReceived(id))
 	p = p.next(d)
-	p.answers()
+	p.outcomes()
 }
 
-func TestSetDestination_CancelsTheImportIntoTheFormer(t *testing.T) {
+func TestSetDestination_CancelsTheImportIntoThePreviousOne(t *testing.T) {
 	d, other := destination(t), destination(t)
 	for name, configure := range map[string]func(*process) *process{
 		"while it runs":  func(p *process) *process { p.must(p.SetDestination(other, saved)); return p },
 		"during a crash": func(p *process) *process { return p.next(other) },
-		"by nothing":     func(p *process) *process { return p.next(nil) },
+		"by none":        func(p *process) *process { return p.next(nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := begin(t, t.TempDir(), d)
 			id, err := p.RequestImport(ImportRequest{HQ: true})
 			p.must(err)
 			p = configure(p)
-			p.answers(state.ImportOutcome{ID: id, Error: errOtherDestination.Error()})
+			p.outcomes(state.ImportOutcome{ID: id, Error: errOtherDestination.Error()})
 			if _, err := p.WatchImport(t.Context(), id, nil); !errors.Is(err, errOtherDestination) {
 				t.Error(err)
 			}
@@ -242,7 +249,7 @@ func TestWatchImport_ReturnsTheOutcomeToEveryWatcher(t *testing.T) {
 	}
 	p.obstacle("")
 	if _, err := p.WatchImport(t.Context(), "other", nil); err == nil {
-		t.Error("an import that was never requested is watched")
+		t.Error("an unknown import is watched")
 	}
 }
 

@@ -15,12 +15,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// Destination is a parsed URL.
+// Destination is a destination with its parsed URL.
 type Destination struct {
-	state.Destination // of which the data directory keeps records
+	state.Destination // identifies its records in the data directory
 	Driver            sink.Driver
 	Target            *url.URL
-	after             bool // update strategy
+	after             bool // the update strategy is config.After
 	expand            func() (*url.URL, error)
 }
 
@@ -36,9 +36,9 @@ func ParseDestination(raw config.Secret, strategy config.UpdateStrategy, lookup 
 	}, nil
 }
 
-// RestoreDestination parses a destination's URL when the process starts. If a file that the
-// URL names cannot be read, and the destination has worked, the secret is being rotated: the
-// file is waited for when the destination is opened.
+// RestoreDestination parses a destination's URL when the process starts. If a file that the URL
+// names cannot be read, and the destination has worked before, the secret is being rotated:
+// opening the destination then waits for the file.
 func RestoreDestination(raw config.Secret, strategy config.UpdateStrategy, lookup sink.Lookup, dir *state.Dir) (*Destination, error) {
 	d, err := ParseDestination(raw, strategy, lookup)
 	if fault.Of(err) != fault.Refused {
@@ -56,9 +56,9 @@ func RestoreDestination(raw config.Secret, strategy config.UpdateStrategy, looku
 	return d, nil
 }
 
-// ParseForeignDestination parses a URL that does not come from the operator. It may take
-// nothing from the environment or from files by placeholders, and may not ask for a secret
-// of this machine, now or at a later connection. Raw is the URL as sink.Literal returns it.
+// ParseForeignDestination parses a URL that does not come from the operator. Placeholders in it
+// are not expanded. It must not use a secret of this machine, now or at a later connection. raw is
+// the URL that sink.Literal returns.
 func ParseForeignDestination(raw config.Secret, strategy config.UpdateStrategy, lookup sink.Lookup) (*Destination, error) {
 	d, err := ParseDestination(raw, strategy, lookup)
 	if err != nil {
@@ -68,8 +68,8 @@ func ParseForeignDestination(raw config.Secret, strategy config.UpdateStrategy, 
 	return d, sink.CheckForeign(d.Driver, d.Target)
 }
 
-// Named returns how the data directory knows the destination of a URL. A URL that cannot
-// be parsed is known by its spelling.
+// Named returns how the data directory identifies the destination of a URL. It identifies a URL
+// that cannot be parsed by its spelling.
 func Named(raw string, lookup sink.Lookup) state.Destination {
 	masked := drivers.MaskURL(raw)
 	at := state.Destination{Identity: sink.Spelling(masked), Masked: masked, Spelled: sink.Spelling(masked)}
@@ -81,13 +81,13 @@ func Named(raw string, lookup sink.Lookup) state.Destination {
 		if err == nil && identity == at.Identity {
 			return true
 		}
-		// A spelling lacks what tells some destinations apart.
+		// Some destinations differ only in parts that a spelling lacks.
 		return (err != nil || recorded == sink.Spelling(recorded)) && sink.Spelling(recorded) == at.Spelled
 	}
 	return at
 }
 
-// open opens d with the secrets that there are now.
+// open opens d with the current secrets.
 func (d *Destination) open(ctx context.Context, env sink.Env) (*sink.Opened, error) {
 	target, err := sink.Renew(env.Access, d.Target, func(target *url.URL) (*url.URL, error) { return target, nil })
 	if err != nil {
@@ -100,25 +100,25 @@ func (d *Destination) open(ctx context.Context, env sink.Env) (*sink.Opened, err
 	return sink.NewOpened(s), nil
 }
 
-// DestinationError says that the destination did not work when it was opened.
+// DestinationError is a failure to open the destination.
 type DestinationError struct{ Err error }
 
 func (e *DestinationError) Error() string { return e.Err.Error() }
 func (e *DestinationError) Unwrap() error { return e.Err }
 
-// closeTimeout bounds each step of an orderly end that depends on another program.
+// closeTimeout bounds each step of a graceful stop that depends on another program.
 const closeTimeout = 10 * time.Second
 
-// env is what a sink gets for d. It stores no checkpoints.
+// env returns the environment of a sink of d that stores no checkpoints.
 func (r *Reconciler) env(d *Destination) sink.Env {
 	return sink.Env{
 		Access: sink.NewAccess(d.expand, false, nil),
-		Logger: r.Logger.With("destination", d.Driver.Name), Stream: streamName, After: d.after, Lookup: r.Lookup, Tables: r.Tables.Version,
-		Adjusted: r.Adjusted,
+		Logger: r.Logger.With("destination", d.Driver.Name), Stream: streamName, After: d.after,
+		Lookup: r.Lookup, Tables: r.Tables.Version, Adjusted: r.Adjusted,
 	}
 }
 
-// Test opens d, finds out whether it would work, and closes it.
+// Test opens d, checks whether it would work, and closes it.
 func (r *Reconciler) Test(ctx context.Context, d *Destination) error {
 	destination, err := d.Driver.Open(ctx, d.Target, r.env(d))
 	if err != nil {
@@ -130,11 +130,11 @@ func (r *Reconciler) Test(ctx context.Context, d *Destination) error {
 	return errors.Join(err, destination.Close(closing))
 }
 
-// openDestination opens d, and retries transient errors until ctx ends. If d is
-// open already, it is used again, unless HQ has changed the filters since: each
-// filter has a checkpoint of its own.
-func (r *run) openDestination(ctx context.Context, d *Destination) (*sink.Opened, error) {
-	filter := joined(r.Filters)
+// openDestination opens d, and retries transient errors until ctx ends. If d is already open,
+// it is used again, unless HQ has changed the filters since: each filter has a checkpoint of its
+// own.
+func (r *follower) openDestination(ctx context.Context, d *Destination) (*sink.Opened, error) {
+	filter := joinFilters(r.Filters)
 	if r.open == d && r.openFilter == filter {
 		return r.destination, nil
 	}
@@ -142,7 +142,7 @@ func (r *run) openDestination(ctx context.Context, d *Destination) (*sink.Opened
 	if err := r.State.Adopt(d.Destination); err != nil {
 		return nil, err
 	}
-	env, err := r.identified(d)
+	env, err := r.envWithIdentity(d)
 	if err != nil {
 		return nil, err
 	}
@@ -161,12 +161,12 @@ func (r *run) openDestination(ctx context.Context, d *Destination) (*sink.Opened
 	return r.destination, nil
 }
 
-// conditionDestination is the condition of health that the open destination works.
+// conditionDestination is the health condition of the open destination.
 const conditionDestination = "destination"
 
-// access returns the access of a sink that is opened for d. A destination that has worked
-// once, in this process or an earlier one, is waited for while it refuses access: the
-// condition of health says why, at once.
+// access returns the access of a sink of d. If the destination refuses access and has worked
+// before, in this process or an earlier one, eds waits and retries. The health condition shows
+// the reason at once.
 func (r *Reconciler) access(d *Destination, condition string) (*sink.Access, error) {
 	worked, err := r.State.Worked(d.Identity)
 	if err != nil {
@@ -178,19 +178,21 @@ func (r *Reconciler) access(d *Destination, condition string) (*sink.Access, err
 			return
 		}
 		if err := r.State.RecordWorked(d.Identity); err != nil {
-			r.Logger.Warn("that the destination works is not recorded; if it refuses the next start, that will not wait", "error", err)
+			r.Logger.Warn(
+				"eds cannot record that the destination works; if it refuses access at the next start, eds will not wait", "error",
+				err,
+			)
 		}
 	}), nil
 }
 
-// identified returns an env under which d keeps records.
-func (r *Reconciler) identified(d *Destination) (sink.Env, error) {
+// envWithIdentity returns the environment of a sink of d that keeps records.
+func (r *Reconciler) envWithIdentity(d *Destination) (sink.Env, error) {
 	return Identify(r.env(d), r.State, d.Identity, r.Version, r.started)
 }
 
-// Identify adds to env what the destination with the given identity records of this
-// process: the id under which the data directory knows it, and the writer, of the given
-// version and since when.
+// Identify adds to env what the destination with the given identity records about this
+// process: its id in the data directory, and the writer with the given version and start time.
 func Identify(env sink.Env, dir *state.Dir, identity, version string, since time.Time) (sink.Env, error) {
 	host, err := os.Hostname()
 	if err != nil {
@@ -204,10 +206,9 @@ func Identify(env sink.Env, dir *state.Dir, identity, version string, since time
 	return env, err
 }
 
-// awaitWriters returns a *sink.WriterError if another server writes to the open
-// destination. After this server has given way to another one of the same consumer, it
-// waits for the end of that one.
-func (r *run) awaitWriters(ctx context.Context, destination *sink.Opened) error {
+// awaitWriters returns a *sink.WriterError if another server writes to the open destination. If
+// another server of the same consumer has taken over, awaitWriters waits until that one ends.
+func (r *follower) awaitWriters(ctx context.Context, destination *sink.Opened) error {
 	if recorder := destination.Recorder; recorder != nil && !r.watched {
 		if err := r.retry(ctx, conditionDestination, func() error { return recorder.AwaitWriters(ctx, r.gaveWay) }); err != nil {
 			return err

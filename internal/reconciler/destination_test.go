@@ -2,9 +2,8 @@ package reconciler
 
 import "testing"
 
-// TestNamed_KnowsWhatEarlierVersionsRecorded has masked URLs, of imports, and spellings,
-// of positions.
-func TestNamed_KnowsWhatEarlierVersionsRecorded(t *testing.T) {
+// TestNamed_OwnsRecordsOfEarlierVersions: imports have masked URLs, and positions have spellings.
+func TestNamed_OwnsRecordsOfEarlierVersions(t *testing.T) {
 	lookup := func(name string) (string, bool) { return "db", name == "HOST" }
 	for _, c := range []struct {
 		url, recorded string

@@ -19,29 +19,32 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tables"
 )
 
-// sessionPatience is for how long an import waits, after the stream was last followed, to
-// bring what it has loaded forward. Otherwise a lane does that once the rows are in place.
+// sessionPatience is how long an import waits, after the stream was last followed, to bring
+// its loaded rows forward. Otherwise a lane does that once the rows are in place.
 const sessionPatience = time.Minute
 
 // errNotCovered says that the stream may have dropped changes since the snapshot. Whether
 // any are missing is decided when the stream is read from the snapshot on.
 var errNotCovered = errors.New("the stream does not reach back to the snapshot")
 
-// bringForward brings the loaded rows of a table to the position of the main pipeline,
-// which leaves the table there until done is called. If the stream is not followed, it
-// returns how far it came; zero: nowhere.
-func (r *Reconciler) bringForward(ctx context.Context, t *schema.Table, clock cdc.Timestamp, load sink.Advancer) (applied cdc.Position, done func(), err error) {
+// bringForward brings the loaded rows of a table to the position of the main pipeline. The
+// pipeline skips the table's changes after that position until the caller calls done. If the
+// stream is not followed, bringForward returns the position that the rows have reached; zero if
+// that is only the snapshot.
+func (r *Reconciler) bringForward(
+	ctx context.Context, t *schema.Table, clock cdc.Timestamp, load sink.Advancer,
+) (applied cdc.Position, done func(), err error) {
 	r.hold(t.Name)
 	release := func() { r.release(t.Name) }
-	s := &staged{Reconciler: r, table: t.Name, clock: clock, load: load}
-	if applied, err = s.bring(ctx); err != nil {
+	s := &stagedTable{Reconciler: r, table: t.Name, clock: clock, load: load}
+	if applied, err = s.bringForward(ctx); err != nil {
 		release()
 		return cdc.Position{}, nil, err
 	}
 	return applied, release, nil
 }
 
-// hold keeps lanes from bringing a table forward whose rows are about to be replaced.
+// hold stops lanes from bringing a table forward whose rows are about to be replaced.
 func (r *Reconciler) hold(table string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -54,43 +57,46 @@ func (r *Reconciler) hold(table string) {
 	}
 }
 
+// release ends hold.
 func (r *Reconciler) release(table string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.held, table)
 	if r.tables != nil {
-		r.tables.LetGo(table)
+		r.tables.Unhold(table)
 	}
 }
 
-// staged is what an import has loaded into one table, while it is brought forward. It is
-// the sink and the gate of a pipeline.
-type staged struct {
+// stagedTable is the loaded rows of one table of an import while they are brought forward.
+// It is the sink and the gate of a pipeline.
+type stagedTable struct {
 	*Reconciler
 	table string
 	clock cdc.Timestamp // of the snapshot
 	load  sink.Advancer
 
 	mu       sync.Mutex
-	reached  cdc.Position // up to which it has every change; zero before the first attempt
-	advanced bool         // it has some
-	failure  error        // why it cannot be brought forward
+	reached  cdc.Position // up to which the rows have every change; zero before the first attempt
+	advanced bool         // whether changes have been applied
+	failure  error        // why the rows cannot be brought forward
 	stop     func()       // ends the pipeline
 	changed  chan struct{}
 }
 
-// bring brings it forward, over any number of sessions.
-func (s *staged) bring(ctx context.Context) (cdc.Position, error) {
+// bringForward brings the rows forward, over any number of sessions.
+func (s *stagedTable) bringForward(ctx context.Context) (cdc.Position, error) {
 	var backoff retry.Backoff
 	for began := time.Now(); ; {
-		l, leave, err := s.awaitLanes(ctx)
-		if l == nil {
-			return s.position(), err
-		}
-		at, err := s.within(ctx, l)
-		ended := l.due.Err() != nil
-		leave()
+		var at cdc.Position
+		var err error
+		ended := false // the session
+		followed := s.withLanes(ctx, func(due, hard context.Context, l *lanes) {
+			at, err = s.runPipeline(ctx, due, hard, l)
+			ended = due.Err() != nil
+		})
 		switch {
+		case !followed:
+			return s.position(), context.Cause(ctx)
 		case err == nil:
 			return at, nil
 		case ctx.Err() != nil:
@@ -108,13 +114,13 @@ func (s *staged) bring(ctx context.Context) (cdc.Position, error) {
 			s.Logger.Warn("loaded rows cannot be brought forward before they are put in place", "table", s.table, "error", err)
 			return s.position(), nil
 		}
-		sleep(ctx, backoff.Next(err))
+		_ = retry.Sleep(ctx, backoff.Next(err))
 	}
 }
 
 // position returns the position up to which the rows have every change; zero if that is
 // only the snapshot.
-func (s *staged) position() cdc.Position {
+func (s *stagedTable) position() cdc.Position {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.advanced {
@@ -123,33 +129,34 @@ func (s *staged) position() cdc.Position {
 	return s.reached
 }
 
-// within brings it forward within one session.
-func (s *staged) within(ctx context.Context, l *lanes) (cdc.Position, error) {
+// runPipeline brings the rows forward within one session, whose contexts are due and
+// sessionHard.
+func (s *stagedTable) runPipeline(ctx, due, sessionHard context.Context, l *lanes) (cdc.Position, error) {
 	soft, stop := context.WithCancel(ctx)
 	defer stop()
-	defer context.AfterFunc(l.due, stop)()
+	defer context.AfterFunc(due, stop)()
 	hard, abandon := context.WithCancel(ctx)
 	defer abandon()
-	defer context.AfterFunc(l.hard, abandon)()
-	source, err := s.open(soft, l)
+	defer context.AfterFunc(sessionHard, abandon)()
+	source, err := s.openLane(soft, l)
 	if err != nil {
 		return cdc.Position{}, err
 	}
-	defer l.leave(source)
+	defer l.closeLane(source)
 	s.mu.Lock()
 	s.stop = stop
 	s.mu.Unlock()
 	config := l.config
 	config.Source, config.Sink, config.Gate = source, s, s
 	config.SnapshotClock = func(table string) (cdc.Timestamp, bool) { return s.clock, table == s.table }
-	var at cdc.Position
-	left := false
 	p, err := pipeline.New(config)
 	if err != nil {
 		return cdc.Position{}, err
 	}
+	var at cdc.Position
+	joined := false
 	err = runUntil(soft, hard, p, func(ctx context.Context) (err error) {
-		at, left, err = s.join(ctx, l, source)
+		at, joined, err = s.join(ctx, l, source)
 		return err
 	})
 	s.mu.Lock()
@@ -159,29 +166,30 @@ func (s *staged) within(ctx context.Context, l *lanes) (cdc.Position, error) {
 		return cdc.Position{}, s.failure
 	case err != nil:
 		return cdc.Position{}, err
-	case !left:
+	case !joined:
 		return cdc.Position{}, errors.New("the session has ended")
-	case s.reached.Sequence > at.Sequence: // what was received after the table was left
+	case s.reached.Sequence > at.Sequence: // it applied more before the pipeline ended
 		at = s.reached
 	}
 	return at, nil
 }
 
-// open opens a lane of the changes that the rows lack.
-func (s *staged) open(ctx context.Context, l *lanes) (*jetstream.Lane, error) {
+// openLane opens a lane of the changes that the rows lack.
+func (s *stagedTable) openLane(ctx context.Context, l *lanes) (*jetstream.Lane, error) {
 	s.mu.Lock()
 	after := s.reached
 	s.mu.Unlock()
 	from := continuity.Snapshot{Clock: s.clock}.Start()
 	first := after == cdc.Position{}
 	if first {
-		before, err := jetstream.Before(ctx, jetstream.Config{Conn: l.Conn, Stream: streamName, Name: l.Consumer, Filters: l.Filters, Logger: l.Logger}, from)
+		config := jetstream.Config{Conn: l.Conn, Stream: streamName, Name: l.Consumer, Filters: l.Filters, Logger: l.Logger}
+		before, err := jetstream.Before(ctx, config, from)
 		if err != nil {
 			return nil, err
 		}
 		after.Sequence = before
 	}
-	source, err := l.open(ctx, []string{s.table}, after.Sequence)
+	source, err := l.openLane(ctx, []string{s.table}, after.Sequence)
 	if err != nil || !first {
 		return source, err
 	}
@@ -190,7 +198,7 @@ func (s *staged) open(ctx context.Context, l *lanes) (*jetstream.Lane, error) {
 		err = errNotCovered
 	}
 	if err != nil {
-		l.leave(source)
+		l.closeLane(source)
 		return nil, err
 	}
 	s.mu.Lock()
@@ -200,30 +208,31 @@ func (s *staged) open(ctx context.Context, l *lanes) (*jetstream.Lane, error) {
 	return source, nil
 }
 
-// join has the main pipeline leave the table where the rows are, once they have caught up.
-// It returns false if ctx ends before.
-func (s *staged) join(ctx context.Context, l *lanes, source *jetstream.Lane) (at cdc.Position, left bool, err error) {
+// join makes the main pipeline leave the table at the position of the rows, once they have
+// caught up. It returns false if ctx ends first.
+func (s *stagedTable) join(ctx context.Context, l *lanes, source *jetstream.Lane) (at cdc.Position, joined bool, err error) {
 	delivered := tables.Delivered(source.Delivered)
-	left, err = l.catchUp(ctx, source, func(hold time.Duration) (err error) {
-		at, err = l.set.Replace(ctx, s.table, l.destination, hold, func(ctx context.Context, at cdc.Position) error {
-			return delivered.AwaitApplied(ctx, func() (reached, target uint64, changed <-chan struct{}) {
-				reached, changed = s.applied()
-				return reached, at.Sequence, changed
-			})
+	caughtUp := func(ctx context.Context, at cdc.Position) error {
+		return delivered.AwaitApplied(ctx, func() (reached, target uint64, changed <-chan struct{}) {
+			reached, changed = s.applied()
+			return reached, at.Sequence, changed
 		})
+	}
+	joined, err = l.catchUp(ctx, source, func(hold time.Duration) (err error) {
+		at, err = l.set.Replace(ctx, s.table, l.destination, hold, caughtUp)
 		return err
 	}, func(err error) bool {
 		return err != nil && !errors.Is(err, tables.ErrNotCaughtUp) && ctx.Err() == nil && fault.Of(err) != fault.Transient
 	})
-	if left {
+	if joined {
 		s.Logger.Info("loaded rows have caught up", "table", s.table, "applied", at.Sequence)
 	}
-	return at, left, err
+	return at, joined, err
 }
 
 // applied returns the sequence up to which the rows have every change, and a channel that
 // is closed when that changes.
-func (s *staged) applied() (reached uint64, changed <-chan struct{}) {
+func (s *stagedTable) applied() (reached uint64, changed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.changed == nil {
@@ -233,7 +242,7 @@ func (s *staged) applied() (reached uint64, changed <-chan struct{}) {
 }
 
 // Apply applies a batch to the load.
-func (s *staged) Apply(ctx context.Context, b *change.Batch) error {
+func (s *stagedTable) Apply(ctx context.Context, b *change.Batch) error {
 	if len(b.Sets) > 0 {
 		if err := s.load.Advance(ctx, b); err != nil {
 			return err
@@ -249,33 +258,34 @@ func (s *staged) Apply(ctx context.Context, b *change.Batch) error {
 	return nil
 }
 
-// Close does nothing: the load is the import's.
-func (s *staged) Close(context.Context) error { return nil }
+// Close does nothing: the import owns the load.
+func (s *stagedTable) Close(context.Context) error { return nil }
 
-// Checkpoint returns how far the rows are, so that batches without any come, too.
-func (s *staged) Checkpoint(context.Context) (cdc.Position, error) { return s.position(), nil }
+// Checkpoint returns the position of the rows. A sink with a checkpoint also receives
+// batches without rows.
+func (s *stagedTable) Checkpoint(context.Context) (cdc.Position, error) { return s.position(), nil }
 
 // ResetCheckpoint does nothing.
-func (s *staged) ResetCheckpoint(context.Context) error { return nil }
+func (s *stagedTable) ResetCheckpoint(context.Context) error { return nil }
 
-// Enter does not wait: nothing else applies changes to the load.
-func (s *staged) Enter(context.Context) error { return nil }
+// Enter does not wait: no other pipeline applies changes to the load.
+func (s *stagedTable) Enter(context.Context) error { return nil }
 
 // Leave does nothing.
-func (s *staged) Leave() {}
+func (s *stagedTable) Leave() {}
 
-// Withholds returns true: the load is of one table.
-func (s *staged) Withholds() bool { return true }
+// Withholds returns true: the load has one table.
+func (s *stagedTable) Withholds() bool { return true }
 
-// Applies reports whether the change is of the table, and everything before was applied.
-func (s *staged) Applies(table string, _ cdc.Position) bool {
+// Applies reports whether the change is of the table and no earlier one has failed.
+func (s *stagedTable) Applies(table string, _ cdc.Position) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return table == s.table && s.failure == nil
 }
 
-// Fail gives the load up.
-func (s *staged) Fail(_ string, _ cdc.Position, _ sink.Cause, reason error) {
+// Fail gives up the load.
+func (s *stagedTable) Fail(_ string, _ cdc.Position, _ sink.Cause, reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.failure == nil {
@@ -284,11 +294,11 @@ func (s *staged) Fail(_ string, _ cdc.Position, _ sink.Cause, reason error) {
 	s.stop()
 }
 
-// Lack gives the load up: the rows that the table has lack nothing more.
-func (s *staged) Lack(table string, reason error) { s.Fail(table, cdc.Position{}, "", reason) }
+// Lack gives up the load. The live table lacks nothing more.
+func (s *stagedTable) Lack(table string, reason error) { s.Fail(table, cdc.Position{}, "", reason) }
 
 // Denied returns false: the table keeps its rows, and the main pipeline or a lane decides.
-func (s *staged) Denied(string) bool { return false }
+func (s *stagedTable) Denied(string) bool { return false }
 
 // Known does nothing.
-func (s *staged) Known(string) {}
+func (s *stagedTable) Known(string) {}

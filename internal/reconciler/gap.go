@@ -8,9 +8,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// AcceptGap records that the operator accepts a gap: its tables stay incomplete and leave
-// the alerts. If table is not "", only that one is accepted. It returns the names of the
-// tables. The id is that of sink.TableState.GapID.
+// AcceptGap records that the operator accepts a gap: its tables stay incomplete and no longer
+// cause alerts. If table is not "", it accepts the gap of that table only. It returns the names of
+// the tables. The id is that of sink.TableState.GapID.
 func (r *Reconciler) AcceptGap(id, table string) (tables []string, err error) {
 	set := r.currentTables()
 	if set == nil {
@@ -22,8 +22,8 @@ func (r *Reconciler) AcceptGap(id, table string) (tables []string, err error) {
 	return tables, err
 }
 
-// gapTables returns the names of the tables of the gap with the given id, sorted; if table
-// is not "", of that one. An error names the gaps, or tables, that there are.
+// gapTables returns the sorted names of the tables of the gap with the given id, or only table
+// if that is not "". An error names the existing gaps or tables.
 func gapTables(states []sink.TableState, id, table string) ([]string, error) {
 	var known, all []string
 	for i := range states {

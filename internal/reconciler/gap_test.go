@@ -10,7 +10,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-func TestGapTables(t *testing.T) {
+func TestGapTables_SelectsByIDAndTable(t *testing.T) {
 	at := time.Unix(1_800_000_000, 0)
 	states := []sink.TableState{
 		{Table: "part", State: sink.Incomplete, Cause: sink.CauseGap, Since: at},
@@ -19,6 +19,7 @@ func TestGapTables(t *testing.T) {
 		{Table: "labor", State: sink.Missing, Cause: sink.CauseAbsent, Since: at},
 	}
 	gap, emptied := states[0].GapID(), states[2].GapID()
+	gaps := gap + ` (table part), ` + gap + ` (table order), ` + emptied + ` (table user)`
 	type outcome struct {
 		Tables []string
 		Error  string
@@ -32,8 +33,8 @@ func TestGapTables(t *testing.T) {
 		"one table":     {states, gap, "part", outcome{Tables: []string{"part"}}},
 		"another gap":   {states, emptied, "", outcome{Tables: []string{"user"}}},
 		"another table": {states, gap, "user", outcome{Error: `table "user" is not in the gap ` + gap + `; its tables are order, part`}},
-		"unknown":       {states, "abc", "", outcome{Error: `there is no gap "abc"; the gaps are ` + gap + ` (table part), ` + gap + ` (table order), ` + emptied + ` (table user)`}},
-		"empty":         {states, "", "", outcome{Error: `there is no gap ""; the gaps are ` + gap + ` (table part), ` + gap + ` (table order), ` + emptied + ` (table user)`}},
+		"unknown":       {states, "abc", "", outcome{Error: `there is no gap "abc"; the gaps are ` + gaps}},
+		"empty":         {states, "", "", outcome{Error: `there is no gap ""; the gaps are ` + gaps}},
 		"no gaps":       {states[3:], gap, "", outcome{Error: `there is no gap "` + gap + `": no table is incomplete`}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -16,51 +16,57 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tables"
 )
 
-// Bounds of the imports that the server requests by itself.
+// Bounds of the imports that the server requests itself.
 const (
-	healInterval = time.Minute    // between two looks at the tables
-	healAgain    = 24 * time.Hour // between two imports of a table
-	healAtOnce   = 4              // tables per import
+	healInterval  = time.Minute    // between two inspections of the tables
+	healAgain     = 24 * time.Hour // between two imports of a table
+	healMaxTables = 4              // per import
 )
 
-// healer finds tables that were lost or are new at HQ while the stream is followed, and
-// requests imports of them.
+// healer finds tables that were lost or are new at HQ, and requests imports of them. It runs
+// while the stream is followed.
 type healer struct {
 	*Reconciler
-	inspection  *inspection // nil: the destination cannot be inspected, or inspecting it costs money
+	inspection  *inspection // nil: the destination cannot be inspected, or charges for it
 	at          *Destination
 	set         *tables.Set
 	destination tables.Sink
-	imports     map[string]imported
-	backfill    bool   // import tables that are new at HQ
-	warned      string // of what could not be verified, "": nothing
+	imports     map[string]importedTable
+	backfill    bool   // whether to import tables that are new at HQ
+	warned      string // latest warning about unverified tables; "": none
 	latest      func(context.Context) (map[string]*schema.Table, error)
 	retention   func(context.Context) (oldest time.Time, first uint64, err error)
 }
 
-// healerFor returns the healer of what l applies to.
-func (r *run) healerFor(d *Destination, l *lanes, k *recorded, source *jetstream.Source, metered bool) *healer {
+// healerFor returns the healer of the lanes' destination.
+func (r *follower) healerFor(d *Destination, l *lanes, ev *evidence, source *jetstream.Source, metered bool) *healer {
 	h := &healer{
-		Reconciler: r.Reconciler, at: d, set: l.set, destination: l.destination, imports: importsOf(k),
-		latest: r.Tables.Latest, retention: source.Retention,
+		Reconciler: r.Reconciler, at: d, set: l.set, destination: l.destination,
+		imports: importedTables(ev.Evidence.Snapshots, ev.Records.Snapshots),
+		latest:  r.Tables.Latest, retention: source.Retention,
 	}
-	h.backfill = r.Options.BackfillNewTables && h.heals() && slices.ContainsFunc(k.Records.Snapshots, func(s sink.Snapshot) bool { return s.Whole && s.Job != "" })
+	importedAll := slices.ContainsFunc(ev.Records.Snapshots, func(s sink.Snapshot) bool { return s.Whole && s.Job != "" })
+	h.backfill = r.Options.BackfillNewTables && h.enabled() && importedAll
 	if l.inspector != nil && !metered {
-		h.inspection = &inspection{Inspector: l.inspector, set: l.set, imports: h.imports, dir: r.State, at: k.at, filled: make(map[string]uint64), doubts: make(map[string]time.Time), verified: r.verifiedSince}
+		h.inspection = &inspection{
+			Inspector: l.inspector, set: l.set, imports: h.imports, dir: r.State, at: ev.at, filled: make(map[string]uint64),
+			unverifiedSince: make(map[string]time.Time), verified: r.verifiedSince,
+		}
 	}
 	return h
 }
 
-// heals reports whether any table is to be imported without being asked.
-func (h *healer) heals() bool {
+// enabled reports whether the server may request imports itself.
+func (h *healer) enabled() bool {
 	return h.Options.Heal == config.HealTables || h.Options.Heal == config.HealAll
 }
 
-// onProbation reports whether this version has yet to prove itself. If it is rolled back,
-// the former one must find the tables as they were.
+// onProbation reports whether this version is on probation. If it is rolled back, the previous
+// version must find the tables unchanged.
 func (h *healer) onProbation() bool { return h.Probation != nil && h.Probation() }
 
-// watch inspects the tables and their dead letters each minute, and heals them, until due ends.
+// watch inspects the tables and their dead letters every minute, and heals them, until due
+// ends.
 func (h *healer) watch(due, hard context.Context) {
 	tick := time.NewTicker(healInterval)
 	defer tick.Stop()
@@ -75,45 +81,46 @@ func (h *healer) watch(due, hard context.Context) {
 	}
 }
 
-// expire gives up dead letters that are too old, and records that their tables lack them.
+// expire drops dead letters that are too old, and records that their tables lack them.
 func (h *healer) expire(ctx context.Context) error {
 	now := time.Now()
 	names := h.Dead.Expired(h.at.Identity, now)
 	if len(names) == 0 || h.onProbation() {
 		return nil
 	}
-	reason := fmt.Sprintf("dead letters of it were older than %d days and were given up", int(h.Dead.Limits.Age.Hours()/24))
+	reason := fmt.Sprintf("dead letters of the table were older than %d days and were dropped", int(h.Dead.Limits.Age.Hours()/24))
 	if err := h.set.Lack(ctx, h.destination, names, reason); err != nil {
 		return err
 	}
 	return h.Dead.DropExpired(h.at.Identity, names, now)
 }
 
-// heal requests an import of tables that are missing or incomplete, if one may be
-// requested now.
+// heal requests an import of tables that are missing or incomplete, if it may request one now.
 func (h *healer) heal(due, hard context.Context) error {
 	now := time.Now()
-	names := h.lost(now)
+	names := h.tablesToImport(now)
 	if len(names) == 0 || h.onProbation() {
 		return nil
 	}
-	names, slow, err := h.split(due, names)
+	names, slow, err := h.splitByRetention(due, names)
 	if err != nil {
 		return err
 	}
 	next := now.Add(healAgain)
 	for name, reason := range slow {
-		h.Logger.Error("a table is not imported without being asked: the stream would lose changes meanwhile", "table", name, "reason", reason)
+		h.Logger.Error(
+			"the server does not import a table by itself: the stream would lose changes meanwhile", "table", name, "reason", reason,
+		)
 		if err := h.set.Postpone(hard, h.destination, []string{name}, next, reason); err != nil {
 			return err
 		}
 	}
-	if names = names[:min(len(names), healAtOnce)]; len(names) == 0 {
+	if names = names[:min(len(names), healMaxTables)]; len(names) == 0 {
 		return nil
 	}
 	id, err := h.requestHealing(h.at, names, now)
 	if errors.Is(err, errUnderWay) || errors.Is(err, errOtherDestination) {
-		return nil // the next look finds the tables again
+		return nil // the next call finds the tables again
 	}
 	if err != nil {
 		return fmt.Errorf("request an import of tables that are missing or incomplete: %w", err)
@@ -122,12 +129,12 @@ func (h *healer) heal(due, hard context.Context) error {
 	return h.set.Postpone(hard, h.destination, names, next, "")
 }
 
-// lost returns the names of the tables to import now.
-func (h *healer) lost(now time.Time) (names []string) {
-	if !h.heals() {
+// tablesToImport returns the names of the tables to import now.
+func (h *healer) tablesToImport(now time.Time) (names []string) {
+	if !h.enabled() {
 		return nil
 	}
-	lost, recent := 0, h.healed(now)
+	lost, recent := 0, h.recentlyHealed(now)
 	for _, t := range h.set.States() {
 		if t.Table == sink.OtherTables || t.State != sink.Missing && (t.State != sink.Incomplete || t.Accepted) {
 			continue
@@ -145,18 +152,19 @@ func (h *healer) lost(now time.Time) (names []string) {
 	return names
 }
 
-// split returns those of the tables whose import is expected to be faster than the stream
+// splitByRetention returns the tables whose import is expected to be faster than the stream
 // drops changes, and a reason for each of the others.
-func (h *healer) split(ctx context.Context, names []string) (fast []string, slow map[string]string, err error) {
+func (h *healer) splitByRetention(ctx context.Context, names []string) (fast []string, slow map[string]string, err error) {
 	oldest, first, err := h.retention(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("find out for how long the stream keeps changes: %w", err)
+		return nil, nil, fmt.Errorf("read how long the stream keeps changes: %w", err)
 	}
 	keeps := time.Since(oldest)
 	slow = make(map[string]string)
 	for _, name := range names {
 		if took := h.imports[name].took; first > 1 && took > keeps {
-			slow[name] = fmt.Sprintf("its last import took %s, and the stream keeps changes for %s, so eds does not import it without being asked", took.Round(time.Second), keeps.Round(time.Second))
+			slow[name] = fmt.Sprintf("its last import took %s, and the stream keeps changes for %s, so eds does not import it by itself",
+				took.Round(time.Second), keeps.Round(time.Second))
 		} else {
 			fast = append(fast, name)
 		}
@@ -164,9 +172,9 @@ func (h *healer) split(ctx context.Context, names []string) (fast []string, slow
 	return fast, slow, nil
 }
 
-// healed returns the tables of the destination that were imported, without being asked,
-// within the last day.
-func (h *healer) healed(now time.Time) map[string]bool {
+// recentlyHealed returns the tables of the destination that the server itself requested to
+// import within the last day.
+func (h *healer) recentlyHealed(now time.Time) map[string]bool {
 	desired, _ := h.desired.now()
 	recent := make(map[string]bool)
 	for _, past := range desired.Healed {
@@ -177,8 +185,7 @@ func (h *healer) healed(now time.Time) map[string]bool {
 	return recent
 }
 
-// requestHealing requests an import of tables into d, and remembers that, also over
-// restarts.
+// requestHealing requests an import of tables into d. The record of it survives restarts.
 func (r *Reconciler) requestHealing(d *Destination, names []string, now time.Time) (id string, err error) {
 	q := ImportRequest{Options: snapshot.Options{Only: names, OwnTables: true}}
 	return r.requestImport(q, func(desired *desired) error {

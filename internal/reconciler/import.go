@@ -16,9 +16,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// startImport starts the job unless it was started already. It goes on until it ends or
-// the Reconciler is closed, over any number of sessions.
-func (r *run) startImport(job *importJob, beside bool) {
+// startImport starts the job unless it has been started. The import continues over any
+// number of sessions, until it ends or the Reconciler is closed.
+func (r *follower) startImport(job *importJob, beside bool) {
 	if job.started.Swap(true) {
 		return
 	}
@@ -29,26 +29,40 @@ func (r *run) startImport(job *importJob, beside bool) {
 	r.imports.Go(func() { r.runImport(job) })
 }
 
-// runImport runs the job. If the Reconciler is closed meanwhile, the job stays requested:
-// the next process resumes it.
-func (r *run) runImport(job *importJob) {
+// startImports starts imports that are requested while the stream is followed, until ctx
+// ends.
+func (r *follower) startImports(ctx context.Context) {
+	for ctx.Err() == nil {
+		desired, changed := r.desired.now()
+		if desired.job != nil && desired.beside() {
+			r.startImport(desired.job, true)
+		}
+		awaitChange(ctx, changed, time.Time{})
+	}
+}
+
+// runImport runs the job. If the Reconciler is closed meanwhile, the job stays requested
+// and the next process resumes it.
+func (r *follower) runImport(job *importJob) {
+	ctx, end := r.untilClosed()
+	defer end()
 	observe := r.observe()
-	report, err := r.importSnapshot(job.ctx, job.destination, job.ImportRequest, func(p snapshot.Progress, t snapshot.Totals) {
+	report, err := r.importSnapshot(job.begin(ctx), job.destination, job.ImportRequest, func(p snapshot.Progress, t snapshot.Totals) {
 		job.progress.observe(p, t)
 		observe(p, t)
 	})
 	r.setProgress("")
-	if err != nil && r.life.Err() != nil {
+	if err != nil && ctx.Err() != nil {
 		r.Logger.Info("the requested import is interrupted; it continues when this server starts again")
 		return
 	}
 	job.report = report
-	r.finishImport(job, err)
+	r.finishImport(ctx, job, err)
 }
 
-// finishImport records the outcome of the job. One that filled the destination closes a
-// gap, and is not needed again.
-func (r *Reconciler) finishImport(job *importJob, err error) {
+// finishImport records the outcome of the job, and retries that until ctx ends. An import
+// that filled the destination closes a gap, and HQ need not request it again.
+func (r *Reconciler) finishImport(ctx context.Context, job *importJob, err error) {
 	failed := new(snapshot.TablesError)
 	filled := err == nil || errors.As(err, &failed) && failed.Final()
 	o := job.Options
@@ -56,14 +70,14 @@ func (r *Reconciler) finishImport(job *importJob, err error) {
 		r.Health.Set("stream", nil)
 	}
 	switch {
-	case err != nil && errors.Is(context.Cause(job.ctx), errCanceled):
-		r.Logger.Info("the requested import was canceled; the tables that it had not put in place keep their rows", "id", job.ID)
+	case err != nil && job.isCanceled():
+		r.Logger.Info("the requested import was canceled; tables that it had not put in place keep their rows", "id", job.ID)
 	case err != nil:
 		r.Logger.Error("the requested import failed; the tables keep their rows", "id", job.ID, "error", err)
 	default:
 		r.Logger.Info("the requested import is done", "id", job.ID)
 	}
-	recorded := r.retry(r.life, "state", func() error {
+	recorded := r.retry(ctx, "state", func() error {
 		return r.desired.change(func(d *desired) error {
 			d.finish(job, err)
 			if filled {
@@ -72,7 +86,7 @@ func (r *Reconciler) finishImport(job *importJob, err error) {
 					d.fill(job.destination)
 				}
 			}
-			return r.noteUnobtainable(job)
+			return r.recordUnobtainable(job)
 		})
 	})
 	if recorded != nil {
@@ -81,30 +95,17 @@ func (r *Reconciler) finishImport(job *importJob, err error) {
 	job.finish(err)
 }
 
-// startImports starts the imports that are requested while the stream is followed, until
-// ctx ends.
-func (r *run) startImports(ctx context.Context) {
-	for ctx.Err() == nil {
-		desired, changed := r.desired.now()
-		if desired.job != nil && desired.beside() {
-			r.startImport(desired.job, true)
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
-	}
-}
-
-// importSnapshot copies a snapshot into d. If the stream is followed meanwhile, that
+// importSnapshot copies a snapshot into d. A pipeline that follows the stream meanwhile
 // notices each table that is put in place, and leaves it to a lane.
-func (r *run) importSnapshot(ctx context.Context, d *Destination, request ImportRequest, observe snapshot.Observer) (report snapshot.Report, err error) {
+func (r *follower) importSnapshot(
+	ctx context.Context, d *Destination, request ImportRequest, observe snapshot.Observer,
+) (report snapshot.Report, err error) {
 	began := time.Now()
-	env, err := r.identified(d)
+	env, err := r.envWithIdentity(d)
 	if err != nil {
 		return report, err
 	}
-	env.Filter = joined(r.Filters)
+	env.Filter = joinFilters(r.Filters)
 	if env.Access, err = r.access(d, conditionImport); err != nil {
 		return report, err
 	}
@@ -121,17 +122,19 @@ func (r *run) importSnapshot(ctx context.Context, d *Destination, request Import
 	options := request.Options
 	if len(options.CompanyIDs) == 0 {
 		err = r.retry(ctx, conditionImport, func() (err error) {
-			options.CompanyIDs, err = r.limited(ctx, destination)
+			options.CompanyIDs, err = r.companiesToReplace(ctx, destination)
 			return err
 		})
 		if err != nil {
 			return report, err
 		}
 	}
-	r.Logger.Info("importing, as requested", "id", request.ID, "byHQ", request.HQ, "only", options.Only, "schemaOnly", options.SchemaOnly, "destination", d.Masked, "onlyCompanies", options.CompanyIDs)
+	r.Logger.Info("importing, as requested", "id", request.ID, "byHQ", request.HQ, "only", options.Only,
+		"schemaOnly", options.SchemaOnly, "destination", d.Masked, "onlyCompanies", options.CompanyIDs)
 	report, err = snapshot.Run(ctx, snapshot.Config{
 		HQ: r.HQ, Schemas: r.Tables, Sink: destination, State: r.State, Dead: r.Dead, Destination: d.Destination, ID: env.ID,
-		Logger: r.Logger, Present: r.HQ.Present, Observe: observe, Options: options, BringForward: r.bringForward, Stalled: stalls(r.Health),
+		Logger: r.Logger, Present: r.HQ.Present, Observe: observe, Options: options, BringForward: r.bringForward,
+		Stalled: stalls(r.Health),
 	})
 	if failed := new(snapshot.TablesError); errors.As(err, &failed) {
 		return report, failed
@@ -139,15 +142,16 @@ func (r *run) importSnapshot(ctx context.Context, d *Destination, request Import
 	if err != nil {
 		return report, err
 	}
-	r.Logger.Info("imported", "tables", len(report.Tables), "rows", report.Rows, "refused", report.Refused, "took", report.Elapsed.Round(time.Millisecond))
+	r.Logger.Info("imported", "tables", len(report.Tables), "rows", report.Rows, "refused", report.Refused,
+		"took", report.Elapsed.Round(time.Millisecond))
 	return report, r.coverOthers(d, began)
 }
 
-// coverOthers records that tables of which nothing is recorded lack nothing, if an import
-// that began at the given time has replaced the rows of every table of the source: those
-// have left it. While the stream is followed, it begins again after each table, and may have
-// done so for the last one before the import was known to be of all.
-func (r *run) coverOthers(d *Destination, began time.Time) error {
+// coverOthers records that tables without a record lack nothing, if an import that began at
+// the given time has replaced all rows of every table of the source: tables without a record
+// have left the source. A running pipeline starts again after each imported table. For the last
+// one, it may have done so before the import was known to be of all tables.
+func (r *Reconciler) coverOthers(d *Destination, began time.Time) error {
 	set := r.currentTables()
 	if set == nil {
 		return nil
@@ -165,27 +169,27 @@ func (r *run) coverOthers(d *Destination, began time.Time) error {
 	return nil
 }
 
-// conditionImport is the condition of health that the destination works for an import.
+// conditionImport is the health condition for the destination of an import.
 const conditionImport = "import"
 
-// stalls returns what warns, in health, of the parts of an import that make no progress. It
-// is safe for concurrent use.
-func stalls(health *telemetry.Health) func(what, reason string) {
+// stalls returns a function that sets the health warnings for parts of an import that make
+// no progress; "" ends the warning of a part. It is safe for concurrent use.
+func stalls(health *telemetry.Health) func(part, reason string) {
 	var mu sync.Mutex
 	reasons := make(map[string]string) // by part
-	return func(what, reason string) {
+	return func(part, reason string) {
 		mu.Lock()
 		defer mu.Unlock()
-		if reasons[what] = reason; reason == "" {
-			delete(reasons, what)
+		if reasons[part] = reason; reason == "" {
+			delete(reasons, part)
 		}
 		health.Warn(conditionImport, strings.Join(slices.Sorted(maps.Values(reasons)), "; "))
 	}
 }
 
-// limited returns the companies whose rows an import replaces, if the destination may
-// hold rows of others; nil if all of its rows are replaced.
-func (r *run) limited(ctx context.Context, destination *sink.Opened) ([]string, error) {
+// companiesToReplace returns the companies whose rows an import replaces; nil: all rows of
+// the destination. It limits the import if the destination may hold rows of other companies.
+func (r *follower) companiesToReplace(ctx context.Context, destination *sink.Opened) ([]string, error) {
 	if slices.Contains(r.Filters, Subjects([]string{AllCompanies})[0]) {
 		return nil, nil
 	}
@@ -197,9 +201,9 @@ func (r *run) limited(ctx context.Context, destination *sink.Opened) ([]string, 
 	}
 	others, err := destination.FilterReader.OtherFilters(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("find out whose rows the destination holds: %w", err)
+		return nil, fmt.Errorf("find the companies whose rows the destination holds: %w", err)
 	}
-	for _, subject := range strings.Fields(joined(others)) {
+	for _, subject := range strings.Fields(joinFilters(others)) {
 		if !slices.Contains(r.Filters, subject) {
 			return companies(r.Filters), nil
 		}
@@ -207,7 +211,7 @@ func (r *run) limited(ctx context.Context, destination *sink.Opened) ([]string, 
 	return nil, nil
 }
 
-// progressInterval is how often the log reports an import's progress.
+// progressInterval is the time between two log lines about an import's progress.
 const progressInterval = 5 * time.Second
 
 // observe returns an observer that keeps the progress for heartbeats and logs it.
@@ -217,7 +221,8 @@ func (r *Reconciler) observe() snapshot.Observer {
 		r.setProgress(fmt.Sprintf("%d of %d tables, %d rows", t.Done, t.Tables, t.Rows))
 		if now := time.Now(); now.Sub(logged) >= progressInterval {
 			logged = now
-			r.Logger.Info("importing", "tables", t.Done, "of", t.Tables, "failed", t.Failed, "rows", t.Rows, "bytes", t.Bytes, "ofBytes", t.TotalBytes)
+			r.Logger.Info("importing", "tables", t.Done, "of", t.Tables, "failed", t.Failed, "rows", t.Rows,
+				"bytes", t.Bytes, "ofBytes", t.TotalBytes)
 		}
 	}
 }
@@ -229,7 +234,7 @@ func (r *Reconciler) Progress() string {
 	return r.progress
 }
 
-// ImportID returns the id of the import that is requested; "" if there is none.
+// ImportID returns the id of the requested import; "" if there is none.
 func (r *Reconciler) ImportID() string {
 	if now, _ := r.desired.now(); now.job != nil {
 		return now.job.ID

@@ -12,14 +12,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/source/jetstream"
 )
 
-// leaveImported leaves tables that were imported since the stream was last followed behind,
-// as of their snapshots, and returns the plan of the others, which go on from the
-// checkpoint. If there are no others, or the destination does not record states, all
-// tables are read from the snapshots on, as planned. Snapshots that were brought forward
-// are left behind as of there in any case.
-func (r *run) leaveImported(ctx context.Context, k *recorded, config jetstream.Config, e continuity.Evidence, plan continuity.Plan) (continuity.Plan, error) {
+// leaveImported records tables as behind that were imported since the stream was last
+// followed, at the position of their snapshot, and returns the plan for the others: they continue
+// from the checkpoint. If there are no others, or the destination does not record states, it
+// returns the given plan: all tables are read from the snapshots on. Snapshots that were brought
+// forward are always recorded as behind, at the position that they have reached.
+func (r *follower) leaveImported(
+	ctx context.Context, ev *evidence, config jetstream.Config, e continuity.Evidence, plan continuity.Plan,
+) (continuity.Plan, error) {
 	position := e.Position()
-	if k.recorder == nil || position.Sequence == 0 {
+	if ev.recorder == nil || position.Sequence == 0 {
 		return plan, nil
 	}
 	others := e
@@ -33,22 +35,22 @@ func (r *run) leaveImported(ctx context.Context, k *recorded, config jetstream.C
 			others.Snapshots[table] = s
 		}
 	}
-	going := continuity.Decide(others)
-	if len(behind) == 0 || !forward && len(behind) == len(e.Snapshots) || going.Gap != nil || going.Applied != position {
+	continued := continuity.Decide(others)
+	if len(behind) == 0 || !forward && len(behind) == len(e.Snapshots) || continued.Gap != nil || continued.Applied != position {
 		return plan, nil
 	}
-	going.Unverified, going.Blind = plan.Unverified, plan.Blind
-	states, err := r.behindSnapshots(ctx, config, behind, position)
+	continued.Unverified, continued.Blind = plan.Unverified, plan.Blind
+	states, err := behindSnapshots(ctx, config, behind, position)
 	if err != nil {
 		return plan, err
 	}
-	k.Records.Tables = withImported(k.Records.Tables, states)
-	return going, nil
+	ev.Records.Tables = withImported(ev.Records.Tables, states)
+	return continued, nil
 }
 
-// withoutImported returns the states of tables of which an import has not replaced all rows
-// since the stream was last followed. An import of all tables replaces those that have no
-// snapshot, too: they have left the source.
+// withoutImported returns the states without those of tables whose rows an import has replaced
+// since the stream was last followed. An import of all tables also covers tables without a
+// snapshot: they have left the source.
 func withoutImported(states []sink.TableState, snapshots map[string]continuity.Snapshot) []sink.TableState {
 	whole := false
 	for _, s := range snapshots {
@@ -60,8 +62,8 @@ func withoutImported(states []sink.TableState, snapshots map[string]continuity.S
 	})
 }
 
-// withImported returns the states with those of imported tables. If a table has a state
-// already, only some of its rows were imported, so it still lacks what it lacked.
+// withImported adds the states of imported tables. If a table already has a state, only some of
+// its rows were imported, and it still lacks the same changes.
 func withImported(states, imported []sink.TableState) []sink.TableState {
 	for _, t := range imported {
 		i := slices.IndexFunc(states, func(old sink.TableState) bool { return old.Table == t.Table })
@@ -81,9 +83,11 @@ func withImported(states, imported []sink.TableState) []sink.TableState {
 	return states
 }
 
-// behindSnapshots returns the states of tables that have the given snapshots, and lack what
-// came after. They need nothing after the position if their snapshots are newer.
-func (r *run) behindSnapshots(ctx context.Context, config jetstream.Config, behind map[string]continuity.Snapshot, position cdc.Position) ([]sink.TableState, error) {
+// behindSnapshots returns the states of tables that have the given snapshots and lack later
+// changes. A snapshot that is newer than the position lacks the changes after the position only.
+func behindSnapshots(
+	ctx context.Context, config jetstream.Config, behind map[string]continuity.Snapshot, position cdc.Position,
+) ([]sink.TableState, error) {
 	var states []sink.TableState
 	starts := make(map[time.Time]uint64)
 	for _, table := range slices.Sorted(maps.Keys(behind)) {

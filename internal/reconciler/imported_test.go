@@ -11,8 +11,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// TestImported_InPartHealsNothing imports some rows of a table that has another state.
-func TestImported_InPartHealsNothing(t *testing.T) {
+// TestWithImported_KeepsTheProblemsOfATable of which only some rows were imported.
+func TestWithImported_KeepsTheProblemsOfATable(t *testing.T) {
 	at := func(n uint64) cdc.Position { return cdc.Position{Sequence: n, Stored: int64(n)} }
 	importing := func(n uint64) sink.TableState {
 		return sink.TableState{Table: "t", State: sink.Behind, Cause: sink.CauseImporting, Applied: at(n)}
@@ -46,8 +46,9 @@ func TestImported_InPartHealsNothing(t *testing.T) {
 	}
 }
 
-// TestImported_OfAllTablesEndsTheGapOfOthers if it replaced all rows of theirs.
-func TestImported_OfAllTablesEndsTheGapOfOthers(t *testing.T) {
+// TestWithoutImported_EndsTheGapOfOtherTables after an import that replaced all rows of all
+// tables.
+func TestWithoutImported_EndsTheGapOfOtherTables(t *testing.T) {
 	others := sink.TableState{Table: sink.OtherTables, State: sink.Incomplete, Cause: sink.CauseGap, Gap: "g"}
 	for name, c := range map[string]struct {
 		snapshot continuity.Snapshot

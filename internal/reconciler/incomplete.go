@@ -10,21 +10,21 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// leaveIncomplete records that tables lack the changes of a gap, so that everything else
-// can go on. It returns false if the destination does not record states, or if it is not
-// known to be the one that has the tables: then nothing can be applied before an import.
-func (r *run) leaveIncomplete(k *recorded, plan continuity.Plan) bool {
+// markIncomplete records that tables lack the changes of a gap, so that all other changes can
+// be applied. It returns false if the destination does not record states, or may be another one
+// than before: then nothing can be applied before an import.
+func (r *follower) markIncomplete(ev *evidence, plan continuity.Plan) bool {
 	gap := plan.Gap
-	if k.recorder == nil || gap.Reason != continuity.Trimmed && gap.Reason != continuity.Recreated {
+	if ev.recorder == nil || gap.Reason != continuity.Trimmed && gap.Reason != continuity.Recreated {
 		return false
 	}
 	states := make(map[string]sink.TableState)
-	for _, t := range k.Records.Tables {
+	for _, t := range ev.Records.Tables {
 		states[t.Table] = t
 	}
 	names := slices.Clone(gap.Tables)
 	if gap.Others {
-		names = slices.AppendSeq(names, maps.Keys(k.Evidence.Snapshots))
+		names = slices.AppendSeq(names, maps.Keys(ev.Evidence.Snapshots))
 		names = append(names, sink.OtherTables)
 	}
 	if gap.Reason == continuity.Recreated { // positions in the old stream mean nothing now
@@ -42,7 +42,7 @@ func (r *run) leaveIncomplete(k *recorded, plan continuity.Plan) bool {
 		}
 		states[name] = t
 	}
-	k.Records.Tables = slices.Collect(maps.Values(states))
-	r.Logger.Error("changes are missing; what comes now is applied", "error", gap)
+	ev.Records.Tables = slices.Collect(maps.Values(states))
+	r.Logger.Error("changes are missing; later changes are applied", "error", gap)
 	return true
 }

@@ -21,44 +21,75 @@ import (
 type ImportRequest struct {
 	ID      string // "": RequestImport chooses one
 	Options snapshot.Options
-	HQ      bool // HQ asked, and is answered
+	HQ      bool // HQ requested it and receives the outcome
 }
 
-// What ends an import besides its own outcome, or keeps one from being requested.
+// Why an import ends early, or cannot be requested.
 var (
 	errNoDestination    = fault.Mark(fault.Fatal, errors.New("this server has no destination yet; configure one first"))
-	errUnderWay         = errors.New("an import is under way already")
+	errUnderWay         = errors.New("an import is already under way")
 	errOtherDestination = errors.New("another destination was configured")
 	errCanceled         = errors.New("it was canceled")
 	errStopped          = errors.New("the server stops; the import continues when it starts again")
 )
 
-// keptJobs is how many imports are kept for WatchImport.
+// keptJobs is the number of latest imports that WatchImport knows.
 const keptJobs = 8
 
 // importJob is an import from its request to its end.
 type importJob struct {
 	ImportRequest
 	destination *Destination
-	ctx         context.Context // of the import, which outlives its caller
-	cancel      context.CancelCauseFunc
-	started     atomic.Bool // or canceled before that
-	progress    progress
-	done        chan struct{} // closed at the end, after which report and err stay
+	started     atomic.Bool // or stopped before
+	progress    importProgress
+	done        chan struct{} // closed at the end; report and err do not change after it
 	report      snapshot.Report
 	err         error
+
+	mu      sync.Mutex
+	stopped error                   // why it is to end early; nil: it is not
+	cancel  context.CancelCauseFunc // of its context while it runs
+}
+
+// begin returns the context of the running import.
+func (j *importJob) begin(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancelCause(ctx)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.cancel = cancel
+	if j.stopped != nil {
+		cancel(j.stopped)
+	}
+	return ctx
+}
+
+// stop ends the import early. The first reason counts.
+func (j *importJob) stop(reason error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.stopped == nil {
+		j.stopped = reason
+	}
+	if j.cancel != nil {
+		j.cancel(j.stopped)
+	}
+}
+
+// isCanceled reports whether the operator or HQ has canceled the import.
+func (j *importJob) isCanceled() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return errors.Is(j.stopped, errCanceled)
 }
 
 func (j *importJob) finish(err error) {
 	j.err = err
-	j.cancel(nil)
 	close(j.done)
 }
 
-// newJob returns a job, which WatchImport finds.
+// newJob returns a job that WatchImport knows.
 func (r *Reconciler) newJob(q ImportRequest, d *Destination) *importJob {
 	job := &importJob{ImportRequest: q, destination: d, done: make(chan struct{})}
-	job.ctx, job.cancel = context.WithCancelCause(r.life)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.jobs = append(r.jobs, job)
@@ -77,19 +108,19 @@ func (r *Reconciler) job(id string) (*importJob, error) {
 	return nil, fmt.Errorf("this server knows no import %q", id)
 }
 
-// RequestImport requests an import, which also survives a restart, and returns its id. It
-// fails if another one is under way, or there is no destination. If the import of
-// ImportRequest.ID is known, it does nothing.
+// RequestImport requests an import and returns its id. The request survives restarts.
+// RequestImport fails if another import is under way or there is no destination. It does
+// nothing if it knows the import of ImportRequest.ID.
 func (r *Reconciler) RequestImport(q ImportRequest) (id string, err error) {
 	return r.requestImport(q, func(*desired) error { return nil })
 }
 
-// requestImport is RequestImport that also changes the desired state as do says. If do
-// fails, no import is requested.
+// requestImport is RequestImport that also lets do edit the desired state. If do fails, it
+// requests no import.
 func (r *Reconciler) requestImport(q ImportRequest, do func(*desired) error) (id string, err error) {
 	options, err := json.Marshal(q.Options)
 	if err != nil {
-		return "", fmt.Errorf("remember the options of an import: %w", err)
+		return "", fmt.Errorf("record the options of an import: %w", err)
 	}
 	if q.ID == "" {
 		q.ID = uuid.NewString()
@@ -102,7 +133,9 @@ func (r *Reconciler) requestImport(q ImportRequest, do func(*desired) error) (id
 		case d.destination == nil:
 			return errNoDestination
 		case d.job != nil:
-			return fmt.Errorf("%w: watch it with eds import --watch %s, or end it with eds import --cancel %s", errUnderWay, d.job.ID, d.job.ID)
+			return fmt.Errorf(
+				"%w: watch it with eds import --watch %s, or end it with eds import --cancel %s", errUnderWay, d.job.ID, d.job.ID,
+			)
 		}
 		if err := do(d); err != nil {
 			return err
@@ -114,7 +147,7 @@ func (r *Reconciler) requestImport(q ImportRequest, do func(*desired) error) (id
 	})
 }
 
-// importAlone has the import under way keep the stream from being followed.
+// importAlone stops following the stream until the import under way has ended.
 func (r *Reconciler) importAlone() error {
 	return r.desired.change(func(d *desired) error {
 		if d.beside() {
@@ -126,11 +159,13 @@ func (r *Reconciler) importAlone() error {
 	})
 }
 
-// WatchImport calls observe with the progress of the import until it ends, and returns
-// its outcome, also of one of the last few that have ended. Observe is called for each
-// table that has changed since its last call, and may take its time. If ctx ends, the
-// import goes on.
-func (r *Reconciler) WatchImport(ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
+// WatchImport calls observe with the progress of the import until it ends, and returns its
+// outcome. It also knows the last few imports that have ended. It calls observe for each table
+// that has changed since the previous call; observe may be slow. If ctx ends, the import
+// continues.
+func (r *Reconciler) WatchImport(
+	ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals),
+) (snapshot.Report, error) {
 	job, err := r.job(id)
 	if err != nil {
 		return snapshot.Report{}, err
@@ -153,14 +188,14 @@ func (r *Reconciler) WatchImport(ctx context.Context, id string, observe func(sn
 		case <-job.done:
 		case <-ctx.Done():
 			return snapshot.Report{}, context.Cause(ctx)
-		case <-r.life.Done():
+		case <-r.closed:
 			return snapshot.Report{}, errStopped
 		}
 	}
 }
 
-// CancelImport ends an import; its tables keep their rows. One that has ended already
-// stays as it is.
+// CancelImport ends an import. Its tables keep their rows. It does nothing if the import has
+// ended.
 func (r *Reconciler) CancelImport(id string) error {
 	job, err := r.job(id)
 	if err == nil {
@@ -170,49 +205,53 @@ func (r *Reconciler) CancelImport(id string) error {
 }
 
 func (r *Reconciler) cancelImport(job *importJob, cause error) {
-	job.cancel(cause)
+	job.stop(cause)
 	if !job.started.Swap(true) {
-		r.finishImport(job, cause)
+		ctx, end := r.untilClosed()
+		defer end()
+		r.finishImport(ctx, job, cause)
 	}
 }
 
-// progress is how far an import is, for any number of watchers, each at its own pace.
-type progress struct {
+// importProgress is the progress of an import, for any number of watchers that each read
+// at their own pace.
+type importProgress struct {
 	mu      sync.Mutex
-	version int // counts the calls of observe
-	tables  map[string]tableProgress
+	version int // number of calls of observe
+	tables  map[string]versionedProgress
 	totals  snapshot.Totals
 	changed chan struct{} // closed at the next call; nil if no caller waits
 }
 
-type tableProgress struct {
+// versionedProgress is the progress of a table, and the version at which it last changed.
+type versionedProgress struct {
 	snapshot.Progress
 	version int
 }
 
-func (p *progress) observe(t snapshot.Progress, totals snapshot.Totals) {
+func (p *importProgress) observe(t snapshot.Progress, totals snapshot.Totals) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.tables == nil {
-		p.tables = make(map[string]tableProgress)
+		p.tables = make(map[string]versionedProgress)
 	}
 	p.version++
-	p.tables[t.Table], p.totals = tableProgress{t, p.version}, totals
+	p.tables[t.Table], p.totals = versionedProgress{t, p.version}, totals
 	if p.changed != nil {
 		close(p.changed)
 		p.changed = nil
 	}
 }
 
-// since returns the progress of the tables that have changed since a version, oldest
-// change first, the present version, and a channel that is closed when it changes.
-func (p *progress) since(version int) (changes []snapshot.Progress, totals snapshot.Totals, now int, changed <-chan struct{}) {
+// since returns the progress of the tables that have changed since a version, oldest change
+// first, the current version, and a channel that is closed when it changes.
+func (p *importProgress) since(version int) (changes []snapshot.Progress, totals snapshot.Totals, now int, changed <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.changed == nil {
 		p.changed = make(chan struct{})
 	}
-	for _, t := range slices.SortedFunc(maps.Values(p.tables), func(a, b tableProgress) int { return a.version - b.version }) {
+	for _, t := range slices.SortedFunc(maps.Values(p.tables), func(a, b versionedProgress) int { return a.version - b.version }) {
 		if t.version > version {
 			changes = append(changes, t.Progress)
 		}

@@ -8,20 +8,20 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// rowsOf names the rows of one company in a table. The company may be AllCompanies.
+// rowsOf identifies the rows of one company in a table. The company may be AllCompanies.
 type rowsOf struct{ table, company string }
 
-// merged returns one snapshot per table of those that a destination records, for a server
-// of the granted companies. If there is a checkpoint, some snapshots have been followed.
-// Imports that replaced the rows of each granted company are as good as one of all rows.
-func merged(records []sink.Snapshot, granted []string, checkpoint *sink.Recorded) map[string]continuity.Snapshot {
+// mergeSnapshots merges the recorded snapshots of a destination into one per table, for a
+// server of the granted companies. The checkpoint says which of them have been followed.
+// Imports that together replaced the rows of each granted company count as one of all rows.
+func mergeSnapshots(records []sink.Snapshot, granted []string, checkpoint *sink.Recorded) map[string]continuity.Snapshot {
 	var followed int64
 	if checkpoint != nil {
 		followed = checkpoint.Followed
 	}
-	latest := replaced(records, granted)
+	latest := latestReplacements(records, granted)
 	all := make(map[string]continuity.Snapshot)
-	begun := make(map[string]bool) // some of the replaced rows have been followed
+	begun := make(map[string]bool) // tables of which some replaced rows have been followed
 	for _, s := range records {
 		if !slices.ContainsFunc(granted, func(company string) bool {
 			return s.Replaces(company) && s.Generation == latest[rowsOf{s.Table, company}]
@@ -32,11 +32,12 @@ func merged(records []sink.Snapshot, granted []string, checkpoint *sink.Recorded
 		now := continuity.Snapshot{Clock: s.Clock, Followed: s.Generation <= followed, Partial: !complete, Whole: s.Whole}
 		begun[s.Table] = begun[s.Table] || now.Followed
 		if before, ok := all[s.Table]; ok {
-			now.Followed, now.Whole, now.Clock = now.Followed && before.Followed, now.Whole && before.Whole, earlier(now.Clock, before.Clock)
+			now.Followed, now.Whole = now.Followed && before.Followed, now.Whole && before.Whole
+			now.Clock = earlier(now.Clock, before.Clock)
 		}
 		all[s.Table] = now
 	}
-	pending := make(map[string]sink.Snapshot) // that are not followed, with the earliest clock
+	pending := make(map[string]sink.Snapshot) // not followed yet, with the earliest clock
 	for _, s := range records {
 		if _, ok := all[s.Table]; !ok {
 			all[s.Table] = continuity.Snapshot{Clock: s.Clock, Followed: s.Generation <= followed, Partial: true, Whole: s.Whole}
@@ -51,7 +52,7 @@ func merged(records []sink.Snapshot, granted []string, checkpoint *sink.Recorded
 	}
 	for table, p := range pending {
 		s := all[table]
-		// If the table was complete and followed, what was added later is a part.
+		// If the table was complete and followed, the later import added a part.
 		s.Partial = s.Partial || begun[table]
 		s.Clock, s.Followed, s.Applied = p.Clock, false, p.Applied
 		all[table] = s
@@ -59,8 +60,9 @@ func merged(records []sink.Snapshot, granted []string, checkpoint *sink.Recorded
 	return all
 }
 
-// replaced returns the generation of the latest snapshot that replaced a company's rows.
-func replaced(records []sink.Snapshot, granted []string) map[rowsOf]int64 {
+// latestReplacements returns the generation of the latest snapshot that replaced a company's
+// rows.
+func latestReplacements(records []sink.Snapshot, granted []string) map[rowsOf]int64 {
 	latest := make(map[rowsOf]int64)
 	for _, s := range records {
 		for _, company := range granted {
@@ -72,7 +74,7 @@ func replaced(records []sink.Snapshot, granted []string) map[rowsOf]int64 {
 	return latest
 }
 
-// superseded reports whether later snapshots have replaced all rows of s that are of the
+// superseded reports whether later snapshots have replaced all rows of s that belong to the
 // granted companies.
 func superseded(s *sink.Snapshot, granted []string, latest map[rowsOf]int64) bool {
 	return !slices.ContainsFunc(granted, func(company string) bool {
@@ -88,13 +90,15 @@ func earlier(a, b cdc.Timestamp) cdc.Timestamp {
 	return b
 }
 
-// partial returns the tables, sorted, of which the imports have not loaded all rows of
-// each granted company.
-func partial(records []sink.Snapshot, granted []string) []string {
+// partialTables returns the tables, sorted, whose imports have not loaded all rows of each
+// granted company.
+func partialTables(records []sink.Snapshot, granted []string) []string {
 	var tables []string
 	for _, s := range records {
 		lacks := slices.ContainsFunc(granted, func(company string) bool {
-			return !slices.ContainsFunc(records, func(o sink.Snapshot) bool { return o.Table == s.Table && o.Scope.Has(company) })
+			return !slices.ContainsFunc(records, func(other sink.Snapshot) bool {
+				return other.Table == s.Table && other.Scope.Has(company)
+			})
 		})
 		if lacks && !slices.Contains(tables, s.Table) {
 			tables = append(tables, s.Table)

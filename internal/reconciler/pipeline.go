@@ -8,9 +8,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/pipeline"
 )
 
-// runPipeline opens the destination and the stream, and runs the pipeline between
-// them until due ends.
-func (r *run) runPipeline(due, hard context.Context, d *Destination) (err error) {
+// runPipeline opens the destination and the stream, and runs the pipeline between them until
+// due ends.
+func (r *follower) runPipeline(due, hard context.Context, d *Destination) (err error) {
 	destination, err := r.openDestination(due, d)
 	if err != nil {
 		return err
@@ -18,11 +18,11 @@ func (r *run) runPipeline(due, hard context.Context, d *Destination) (err error)
 	if err := r.awaitWriters(due, destination); err != nil {
 		return err
 	}
-	known, err := r.evidence(due, d, destination)
+	ev, err := r.collectEvidence(due, d, destination)
 	if err != nil {
 		return err
 	}
-	source, applied, err := r.subscribe(due, d, destination, known)
+	source, applied, err := r.subscribe(due, d, destination, ev)
 	if err != nil {
 		return err
 	}
@@ -34,21 +34,22 @@ func (r *run) runPipeline(due, hard context.Context, d *Destination) (err error)
 	config := pipeline.Config{
 		Source: source, Sink: destination, KeepsRows: d.Driver.KeepsRows, Limits: limits, Tables: r.Tables,
 		SnapshotClock: func(table string) (cdc.Timestamp, bool) {
-			snap, ok := known.Evidence.Snapshots[table]
+			snap, ok := ev.Evidence.Snapshots[table]
 			return snap.Clock, ok && snap.Replaces()
 		},
-		Checkpoint: applied, Rules: r.Rules, Unknown: &r.unknown, Dead: r.Dead, Destination: d.Identity, Metrics: r.Metrics, Logger: r.Logger,
+		Checkpoint: applied, Rules: r.Rules, Unknown: &r.unknown, Dead: r.Dead, Destination: d.Identity,
+		Metrics: r.Metrics, Logger: r.Logger,
 		MaxRows: r.Options.MaxPendingBuffer, MaxInFlight: r.Options.MaxAckPending,
-		Budget:     pipeline.NewBudget(pipeline.DefaultBudget), // which lanes share
+		Budget:     pipeline.NewBudget(pipeline.DefaultBudget), // shared with lanes
 		MinLatency: r.Options.MinPendingLatency, MaxLatency: r.Options.MaxPendingLatency,
 	}
 	if limits.Stable {
-		if config.Ends, err = r.State.Ends(r.Consumer, known.at); err != nil {
+		if config.Ends, err = r.State.BatchBoundaries(r.Consumer, ev.at); err != nil {
 			return err
 		}
-		config.RecordEnds = func(ends []uint64) error { return r.State.RecordEnds(r.Consumer, known.at, ends) }
+		config.RecordEnds = func(ends []uint64) error { return r.State.RecordBatchBoundaries(r.Consumer, ev.at, ends) }
 	}
-	beside, err := r.lanesFor(destination, known, &config, source.Began())
+	beside, err := r.lanesFor(destination, ev, &config, source.Began())
 	if err != nil {
 		return err
 	}
@@ -60,8 +61,8 @@ func (r *run) runPipeline(due, hard context.Context, d *Destination) (err error)
 	defer r.setRunning(nil)
 	r.Health.Ready()
 	if beside != nil {
-		beside.healer = r.healerFor(d, beside, known, source, limits.Metered)
-		return beside.runBeside(due, hard, p)
+		beside.healer = r.healerFor(d, beside, ev, source, limits.Metered)
+		return beside.run(due, hard, p)
 	}
 	return p.Run(due, hard)
 }

@@ -23,7 +23,7 @@ import (
 // streamName is HQ's stream of changes.
 const streamName = "dbchange"
 
-// AllCompanies stands for every company.
+// AllCompanies is the id that means every company.
 const AllCompanies = "*"
 
 // Subjects returns the subjects of the companies' changes, sorted.
@@ -36,21 +36,23 @@ func Subjects(companies []string) []string {
 	return slices.Compact(filters)
 }
 
-// joined is the name of a set of filters at the destination.
-func joined(filters []string) string { return strings.Join(filters, " ") }
+// joinFilters returns the name of a set of filters in the destination.
+func joinFilters(filters []string) string { return strings.Join(filters, " ") }
 
-// recordInterval is how often the data directory stores a position that the
-// destination stores with each batch.
+// recordInterval is the time between two records of the position in the data directory, if the
+// destination stores the position with each batch.
 const recordInterval = 5 * time.Second
 
-// subscribe opens the stream where continuity.Decide says that reading begins. It
-// also returns the position up to which everything is applied.
-func (r *run) subscribe(ctx context.Context, d *Destination, destination *sink.Opened, k *recorded) (*jetstream.Source, cdc.Position, error) {
+// subscribe opens the stream at the start that continuity.Decide chooses. It also returns the
+// position up to which everything is applied.
+func (r *follower) subscribe(
+	ctx context.Context, d *Destination, destination *sink.Opened, ev *evidence,
+) (*jetstream.Source, cdc.Position, error) {
 	var source *jetstream.Source
 	var plan continuity.Plan
 	err := r.retry(ctx, "stream", func() error {
-		e := k.Evidence
-		config := r.stream(k, destination)
+		e := ev.Evidence
+		config := r.sourceConfig(ev, destination)
 		if err := jetstream.Observe(ctx, config, &e); err != nil {
 			return err
 		}
@@ -58,12 +60,12 @@ func (r *run) subscribe(ctx context.Context, d *Destination, destination *sink.O
 		if plan.Gap == nil && r.dropped != nil {
 			plan.Gap = r.dropped
 		}
-		k.Records.Tables = withoutImported(k.Records.Tables, e.Snapshots)
-		if plan.Gap != nil && !r.leaveIncomplete(k, plan) {
+		ev.Records.Tables = withoutImported(ev.Records.Tables, e.Snapshots)
+		if plan.Gap != nil && !r.markIncomplete(ev, plan) {
 			return fault.Mark(fault.Fatal, plan.Gap)
 		}
 		var err error
-		if plan, err = r.leaveImported(ctx, k, config, e, plan); err != nil {
+		if plan, err = r.leaveImported(ctx, ev, config, e, plan); err != nil {
 			return err
 		}
 		if plan.Applied.Sequence > 0 && !e.Destination.Stores {
@@ -77,10 +79,10 @@ func (r *run) subscribe(ctx context.Context, d *Destination, destination *sink.O
 			return err
 		}
 		if plan.Forget {
-			err = r.forget(ctx, destination, k)
+			err = r.forget(ctx, destination, ev)
 		}
 		if err == nil {
-			err = r.begin(ctx, d, k, plan, opened, &e)
+			err = r.recordBeginning(ctx, ev, plan, opened, &e)
 		}
 		if err != nil {
 			return errors.Join(err, closeSource(opened))
@@ -93,104 +95,104 @@ func (r *run) subscribe(ctx context.Context, d *Destination, destination *sink.O
 	}
 	r.dropped = nil
 	r.Health.Set("stream", nil)
-	r.logStart(plan, limited(k, companies(r.Filters)))
-	if k.Unread != nil { // from now on the position says where to go on
-		err = r.State.SettleReference(k.at)
+	r.reportStart(plan, describeMissingRows(ev, companies(r.Filters)))
+	if ev.Unread != nil { // from now on the position decides
+		err = r.State.FinishReference(ev.at)
 	}
-	return source, plan.Applied, errors.Join(err, r.State.MarkBegun(slices.Collect(maps.Keys(k.Evidence.Snapshots))...))
+	return source, plan.Applied, errors.Join(err, r.State.MarkBegun(slices.Collect(maps.Keys(ev.Evidence.Snapshots))...))
 }
 
-// logStart logs where reading begins, unless it simply goes on, and whether that
-// could be verified.
-func (r *run) logStart(plan continuity.Plan, limited string) {
+// reportStart logs the start of reading, unless it just continues. It warns if eds cannot
+// verify the start, or if the destination lacks some rows, as missing describes.
+func (r *follower) reportStart(plan continuity.Plan, missing string) {
 	if plan.Note != "" {
 		r.Logger.Warn(plan.Note)
 	}
-	if limited != "" {
-		r.Logger.Warn(limited)
+	if missing != "" {
+		r.Logger.Warn(missing)
 	}
-	r.Health.Warn("scope", limited)
+	r.Health.Warn("scope", missing)
 	r.warnUnverified(plan.Unverified)
 	if plan.Start.From == continuity.FromTime {
 		r.Logger.Info("following the stream from the time of the snapshot", "time", plan.Start.Time.UTC().Format(time.RFC3339))
 	}
 }
 
-// warnUnverified warns that eds cannot rule out that changes are missing, for a reason;
-// "" ends the warning.
-func (r *run) warnUnverified(reason string) {
+// warnUnverified warns that eds cannot rule out missing changes, for a reason; "" ends the
+// warning.
+func (r *follower) warnUnverified(reason string) {
 	if reason != "" {
 		reason += "; to compare the destination with the source, run: eds verify"
 		r.Logger.Warn("eds cannot check that the destination has every change", "reason", reason)
 	}
-	r.doubt(reason)
+	r.setUnverified(reason)
 }
 
-// evidence collects what the destination and the data directory know.
-func (r *run) evidence(ctx context.Context, d *Destination, destination *sink.Opened) (*recorded, error) {
-	k, err := r.readRecords(ctx, d, destination)
+// collectEvidence reads the records of the destination and of the data directory.
+func (r *follower) collectEvidence(ctx context.Context, d *Destination, destination *sink.Opened) (*evidence, error) {
+	ev, err := r.readRecords(ctx, d, destination)
 	if err != nil {
 		return nil, err
 	}
-	settled, own, err := r.settled(k)
+	settled, own, err := r.settled(ev)
 	if err != nil {
 		return nil, err
 	}
-	if k.recorder != nil {
-		k.Destination.Stores, k.Destination.Records, k.Destination.Begun = true, true, k.Checkpoint != nil
-		if k.Checkpoint != nil {
-			k.Destination.Checkpoint = k.Checkpoint.Position
+	if ev.recorder != nil {
+		ev.Destination.Stores, ev.Destination.Records, ev.Destination.Begun = true, true, ev.Checkpoint != nil
+		if ev.Checkpoint != nil {
+			ev.Destination.Checkpoint = ev.Checkpoint.Position
 		}
-		k.Destination.Lost = !own && k.Checkpoint == nil
+		ev.Destination.Lost = !own && ev.Checkpoint == nil
 		settled.Elsewhere = settled.Elsewhere || settled.Filter != "" && settled.Filter != r.filter()
-	} else if destination.Checkpointer != nil && !k.Destination.Lost {
-		if k.Destination.Checkpoint, err = r.checkpoint(ctx, destination); err != nil {
+	} else if destination.Checkpointer != nil && !ev.Destination.Lost {
+		if ev.Destination.Checkpoint, err = r.checkpoint(ctx, destination); err != nil {
 			return nil, err
 		}
-		// Each filter has a checkpoint of its own. Under another one than before
-		// there is none yet, and the record says where to go on.
-		k.Destination.Stores = k.Destination.Checkpoint.Sequence > 0 || settled.Position.Sequence == 0 || settled.Filter == r.filter()
+		// Each filter has a checkpoint of its own. A new filter has none yet: then the record
+		// decides.
+		ev.Destination.Stores = ev.Destination.Checkpoint.Sequence > 0 || settled.Position.Sequence == 0 || settled.Filter == r.filter()
 	}
-	k.Record = continuity.Record{Settled: settled.Position, Scanned: settled.Scanned, Elsewhere: settled.Elsewhere}
+	ev.Record = continuity.Record{Settled: settled.Position, Scanned: settled.Scanned, Elsewhere: settled.Elsewhere}
 	if !settled.Exact && settled.Position.Stored > 0 {
-		// The message may be newer than Stored says, but not than the record, if the
-		// clocks agree within the margin.
-		k.Record.Settled.Stored = max(settled.Position.Stored, settled.At.Add(continuity.ClockMargin).UnixNano())
+		// The message may be newer than Stored, but not newer than the record, if the clocks
+		// agree within the margin.
+		ev.Record.Settled.Stored = max(settled.Position.Stored, settled.At.Add(continuity.ClockMargin).UnixNano())
 	}
-	if k.Unread, err = r.takeOver(d); err != nil {
+	if ev.Unread, err = r.takeOver(d); err != nil {
 		return nil, err
 	}
-	k.Evidence.Snapshots, err = r.snapshots(d, k)
-	return k, err
+	ev.Evidence.Snapshots, err = r.snapshots(ev)
+	return ev, err
 }
 
-// filter names the consumer's filters in the record.
-func (r *run) filter() string {
-	sum := sha256.Sum256([]byte(joined(r.Filters)))
+// filter returns the name of the consumer's filters in the record.
+func (r *follower) filter() string {
+	sum := sha256.Sum256([]byte(joinFilters(r.Filters)))
 	return hex.EncodeToString(sum[:8])
 }
 
-// stream is the configuration of the stream's source.
-func (r *run) stream(k *recorded, destination *sink.Opened) jetstream.Config {
-	// If the destination stores the position, the record here may lag.
+// sourceConfig returns the configuration of the stream's source.
+func (r *follower) sourceConfig(ev *evidence, destination *sink.Opened) jetstream.Config {
+	// If the destination stores the position, the local record may lag.
 	every := time.Duration(0)
 	if destination.Checkpointer != nil {
 		every = recordInterval
 	}
 	return jetstream.Config{
-		Conn: r.Conn, Stream: streamName, Name: r.Consumer, Filters: r.Filters, MaxAckPending: r.Options.MaxAckPending, Silence: r.Silence,
+		Conn: r.Conn, Stream: streamName, Name: r.Consumer, Filters: r.Filters,
+		MaxAckPending: r.Options.MaxAckPending, Silence: r.Silence,
 		Logger: r.Logger, RecordEvery: every, Unverified: r.warnUnverified,
 		Record: func(read continuity.Record) error {
-			return r.State.RecordSettled(r.Consumer, k.at, state.Settled{
+			return r.State.RecordSettled(r.Consumer, ev.at, state.Settled{
 				Position: read.Settled, Scanned: read.Scanned, At: time.Now().UTC(), Exact: true, Filter: r.filter(),
 			})
 		},
 	}
 }
 
-// checkpoint returns the position that the destination has stored; zero where
-// it has none.
-func (r *run) checkpoint(ctx context.Context, destination *sink.Opened) (cdc.Position, error) {
+// checkpoint returns the position that the destination has stored; zero if there is none.
+func (r *follower) checkpoint(ctx context.Context, destination *sink.Opened) (cdc.Position, error) {
 	var position cdc.Position
 	if destination.Checkpointer == nil {
 		return position, nil
@@ -205,9 +207,9 @@ func (r *run) checkpoint(ctx context.Context, destination *sink.Opened) (cdc.Pos
 	return position, nil
 }
 
-// storeCheckpoint makes the destination store a position that only the data directory
-// has, as after a change of the filter. Else, until the next batch, the missing
-// checkpoint would look like a loss.
+// storeCheckpoint stores a position in the destination that only the data directory has, as
+// after a change of the filter. Otherwise the missing checkpoint would look like a loss until the
+// next batch.
 func storeCheckpoint(ctx context.Context, destination *sink.Opened, at cdc.Position) error {
 	if destination.Checkpointer == nil {
 		return nil
@@ -218,14 +220,13 @@ func storeCheckpoint(ctx context.Context, destination *sink.Opened, at cdc.Posit
 	return nil
 }
 
-// forget drops what the recorded positions say, after the source has been opened and
-// has recorded where it begins. If the program ends before, the old positions lead to
-// the same plan again.
-func (r *run) forget(ctx context.Context, destination *sink.Opened, k *recorded) error {
-	if err := r.State.RecordEnds(r.Consumer, k.at, nil); err != nil {
+// forget drops the recorded positions. It is called after the opened source has recorded its
+// start. If the program ends before that, the old positions lead to the same plan again.
+func (r *follower) forget(ctx context.Context, destination *sink.Opened, ev *evidence) error {
+	if err := r.State.RecordBatchBoundaries(r.Consumer, ev.at, nil); err != nil {
 		return err
 	}
-	if destination.Checkpointer == nil || k.recorder != nil {
+	if destination.Checkpointer == nil || ev.recorder != nil {
 		return nil
 	}
 	if err := destination.Checkpointer.ResetCheckpoint(ctx); err != nil {

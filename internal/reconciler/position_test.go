@@ -20,8 +20,8 @@ func TestSubjects_AreSortedAndDistinct(t *testing.T) {
 	}
 }
 
-// TestOpenDestination_StoresACheckpointForEachFilter has HQ grant another company
-// when the session is renewed, while the destination stays open.
+// TestOpenDestination_StoresACheckpointForEachFilter: HQ grants another company in a later
+// session, while the destination stays open.
 func TestOpenDestination_StoresACheckpointForEachFilter(t *testing.T) {
 	dir, err := state.Open(t.TempDir())
 	if err != nil {
@@ -33,13 +33,15 @@ func TestOpenDestination_StoresACheckpointForEachFilter(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := New(Config{State: dir, Logger: slog.New(slog.DiscardHandler), Health: telemetry.NewHealth(), Tables: schema.NewCatalogue(nil, nil)}, d)
+		r, err := New(Config{
+			State: dir, Logger: slog.New(slog.DiscardHandler), Health: telemetry.NewHealth(), Tables: schema.NewCatalogue(nil, nil),
+		}, d)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer r.Close()
 		for n, company := range []string{"a", "b", "b", "a"} {
-			session := &run{r, Session{Consumer: "eds-test", Filters: Subjects([]string{company})}}
+			session := &follower{r, Subscription{Consumer: "eds-test", Filters: Subjects([]string{company})}}
 			destination, err := session.openDestination(t.Context(), d)
 			if err != nil {
 				t.Fatal(err)

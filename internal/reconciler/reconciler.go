@@ -1,7 +1,7 @@
-// Package reconciler makes the running program match what is desired of it: it
-// follows the stream into a destination, imports a snapshot, or stands still.
+// Package reconciler makes the running program match its desired state: it follows
+// the stream into a destination, imports a snapshot, or does nothing.
 //
-// The desired state is one value. The agent that talks to HQ changes it; the
+// The desired state is one value. The agent that talks to HQ changes it. The
 // reconciler observes it, and does one thing at a time.
 package reconciler
 
@@ -31,8 +31,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// Config is what a Reconciler works with. All fields are required, except Rules and
-// Probation.
+// Config configures a Reconciler. All fields are required, except Rules and Probation.
 type Config struct {
 	Options config.Server
 	Version string // of eds
@@ -46,91 +45,110 @@ type Config struct {
 	Silence *jetstream.Silence
 	// Adjusted counts a value that a documented rule changed.
 	Adjusted func(table, column, rule string)
-	// Probation reports whether this version is on probation after an upgrade: then no
-	// table is imported without being asked; nil: it is not.
+	// Probation reports whether this version is on probation after an upgrade. During
+	// probation, only requested tables are imported. Nil: it is not on probation.
 	Probation func() bool
 	Health    *telemetry.Health
 	Logger    *slog.Logger
 }
 
-// Session is what a session with HQ gives to the reconciler.
-type Session struct {
+// Subscription is how the reconciler reads the stream during one session with HQ.
+type Subscription struct {
 	Conn     *nats.Conn
 	Consumer string   // name of the durable consumer
 	Filters  []string // its subjects, sorted
 }
 
 // Reconciler follows the stream into one destination. Run and Close belong to one
-// goroutine; the rest is safe for concurrent use.
+// goroutine; the other methods are safe for concurrent use.
 type Reconciler struct {
 	Config
 	desired desiredState
-	life    context.Context // of imports: from New to Close
-	end     context.CancelFunc
+	closing sync.Once
+	closed  chan struct{} // closed when Close begins
 	imports sync.WaitGroup
+	visits  chan visit              // requests of imports to the lanes of the followed stream
 	unknown pipeline.UnknownColumns // columns that the schema lacks, logged once
 
-	open        *Destination // the destination that is open; nil: none
-	openFilter  string       // and for which filters
-	destination *sink.Opened // it
-	watched     bool         // that no other server writes to it
-	gaveWay     bool         // to another server of the same consumer
+	open        *Destination // the open destination; nil: none
+	openFilter  string       // the filters that it was opened for
+	destination *sink.Opened // the sink of open
+	watched     bool         // whether no other server writes to it
+	gaveWay     bool         // whether another server of the same consumer took it over
 	started     time.Time
-	// dropped is what the stream dropped while it was followed, until that is recorded.
+	// dropped is the gap that the source found while it ran, until it is recorded.
 	dropped *continuity.GapError
 
-	mu       sync.Mutex
-	running  *pipeline.Pipeline   // nil while the stream is not followed
-	lane     *pipeline.Pipeline   // nil while no table is brought forward by a lane
-	last     pipeline.Status      // of the latest pipeline
-	progress string               // of an import under way
-	tables   *tables.Set          // of the destination; nil if it does not record their states
-	jobs     []*importJob         // the last few imports, oldest first
-	held     map[string]bool      // tables whose rows an import is about to replace
-	lanes    *lanes               // of the stream that is followed; nil if none is
-	left     time.Time            // when it was last followed
-	entered  chan struct{}        // closed when lanes changes; nil if no caller waits
-	verified map[string]time.Time // tables whose rows were found equal, and when the comparison began
-	doubted  time.Time            // when the latest doubt about the stream began or ended
+	mu           sync.Mutex
+	running      *pipeline.Pipeline   // nil while the stream is not followed
+	lane         *pipeline.Pipeline   // nil while no lane brings a table forward
+	last         pipeline.Status      // of the latest pipeline
+	progress     string               // of the running import
+	tables       *tables.Set          // of the destination; nil if it does not record their states
+	jobs         []*importJob         // the last few imports, oldest first
+	held         map[string]bool      // tables whose rows an import is about to replace
+	followed     bool                 // whether lanes run now
+	left         time.Time            // when they last stopped
+	verified     map[string]time.Time // when the latest comparison began that found a table equal
+	unverifiedAt time.Time            // when the stream last became unverified, or verified again
 
-	laneMetrics *pipeline.Metrics // of lanes, which nobody reads
+	laneMetrics *pipeline.Metrics // of lanes; not exported
 }
 
-// New returns a reconciler that follows the stream into d; nil: into none yet. It
-// continues what an earlier process was asked for.
+// New returns a reconciler that follows the stream into d; nil: there is no destination
+// yet. It continues requests to an earlier process.
 func New(c Config, d *Destination) (*Reconciler, error) {
-	r := &Reconciler{Config: c, started: time.Now(), left: time.Now(), desired: desiredState{dir: c.State}, laneMetrics: pipeline.NewMetrics(prometheus.NewRegistry())}
-	r.life, r.end = context.WithCancel(context.Background())
+	r := &Reconciler{
+		Config: c, started: time.Now(), left: time.Now(), desired: desiredState{dir: c.State},
+		closed: make(chan struct{}), visits: make(chan visit),
+		laneMetrics: pipeline.NewMetrics(prometheus.NewRegistry()),
+	}
 	if err := r.restore(d); err != nil {
-		r.end()
 		return nil, err
 	}
 	return r, nil
 }
 
-// Close interrupts an import, which the next process resumes, and closes the destination
-// if one is open.
+// Close interrupts a running import, which the next process resumes, and closes the
+// destination if one is open.
 func (r *Reconciler) Close() {
-	r.end()
+	r.closing.Do(func() { close(r.closed) })
 	r.imports.Wait()
 	r.closeDestination()
 }
 
-// run is the reconciler within one session.
-type run struct {
+// untilClosed returns a context that ends with Close. The caller calls end.
+func (r *Reconciler) untilClosed() (ctx context.Context, end func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		select {
+		case <-r.closed:
+			cancel(errStopped)
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() {
+		cancel(nil)
+		watcher.Wait()
+	}
+}
+
+// follower is the reconciler within one session.
+type follower struct {
 	*Reconciler
-	Session
+	Subscription
 }
 
-// Run reconciles until due ends, whose cause it returns, or something fails that
-// another attempt would not change. Imports go on. If hard ends, Run stops at once:
-// unacknowledged messages come again. The first result is the gap that keeps the stream
-// from being followed, if there is one.
-func (r *Reconciler) Run(due, hard context.Context, s Session) (gap, err error) {
-	return (&run{r, s}).reconcile(due, hard)
+// Run reconciles until due ends, and returns its cause. It returns earlier if something
+// fails that another attempt would not change. Imports continue after Run. If hard ends, Run
+// stops at once: the stream delivers unacknowledged messages again. The first result is the
+// gap that keeps the stream from being followed, if there is one.
+func (r *Reconciler) Run(due, hard context.Context, s Subscription) (gap, err error) {
+	return (&follower{r, s}).reconcile(due, hard)
 }
 
-func (r *run) reconcile(due, hard context.Context) (gap, err error) {
+func (r *follower) reconcile(due, hard context.Context) (gap, err error) {
 	backoff := retry.Backoff{Max: 2 * time.Second} // of reopening
 	started, _ := r.desired.now()
 	for filled := started.filled; ; {
@@ -149,10 +167,7 @@ func (r *run) reconcile(due, hard context.Context) (gap, err error) {
 				r.Logger.Info("the stream is not followed", "because", desired.obstacle())
 			}
 			r.Health.Ready()
-			select {
-			case <-changed:
-			case <-due.Done():
-			}
+			awaitChange(due, changed, time.Time{})
 			continue
 		}
 		began := time.Now()
@@ -160,21 +175,21 @@ func (r *run) reconcile(due, hard context.Context) (gap, err error) {
 		if time.Since(began) > time.Minute {
 			backoff.Reset()
 		}
-		if r.notesDropped(err) {
+		if r.recordDropped(err) {
 			continue
 		}
 		reopen := new(sink.ReopenError)
 		switch {
 		case errors.Is(err, errChanged):
 		case errors.As(err, &reopen) && reopen.Imported:
-			r.Logger.Info("going on with what was imported", "because", reopen.Reason)
+			r.Logger.Info("continuing with the imported rows", "because", reopen.Reason)
 			r.closeDestination()
 		case errors.As(err, &reopen):
-			r.Logger.Warn("going on from what the destination records", "because", err)
+			r.Logger.Warn("continuing from the destination's own record", "because", err)
 			r.closeDestination()
-			sleep(due, backoff.Next(err))
+			_ = retry.Sleep(due, backoff.Next(err))
 		case errors.As(err, new(*continuity.GapError)):
-			// Starting again would not help, and going on would hide the loss.
+			// Another attempt would not help, and to continue would hide the loss.
 			gap = err
 			r.Health.Set("stream", err)
 			r.Logger.Error("changes are missing, so nothing is applied until an import", "error", err)
@@ -184,9 +199,10 @@ func (r *run) reconcile(due, hard context.Context) (gap, err error) {
 	}
 }
 
-// notesDropped remembers a gap that the running source has found. It returns false if
-// remembering does not help, or err is another error.
-func (r *run) notesDropped(err error) bool {
+// recordDropped records a gap that the running source has found, so that the next
+// subscription marks the tables as incomplete. It returns false if err is another error, or if
+// that does not help.
+func (r *follower) recordDropped(err error) bool {
 	found := new(continuity.GapError)
 	switch {
 	case r.dropped != nil, r.currentTables() == nil, !errors.As(err, &found):
@@ -203,10 +219,10 @@ func (r *run) notesDropped(err error) bool {
 // errChanged says that the desired state has changed.
 var errChanged = errors.New("the desired state has changed")
 
-// follow follows the stream into d until due ends or the desired state changes.
-// Received changes are applied first. If that takes too long, and another
-// destination is desired, they are left: they come again.
-func (r *run) follow(due, hard context.Context, d *Destination) error {
+// follow follows the stream into d until due ends or the desired state changes. It first
+// applies received changes. If that takes longer than closeTimeout while another destination
+// is desired, it abandons them: the stream delivers them again.
+func (r *follower) follow(due, hard context.Context, d *Destination) error {
 	due, end := context.WithCancelCause(due)
 	defer end(nil)
 	abandoned, abandon := context.WithCancel(hard)
@@ -217,7 +233,7 @@ func (r *run) follow(due, hard context.Context, d *Destination) error {
 		r.desired.awaitOther(over, d)
 		end(errChanged)
 		if desired, _ := r.desired.now(); desired.destination != d {
-			sleep(over, closeTimeout)
+			_ = retry.Sleep(over, closeTimeout)
 			abandon()
 		}
 		return nil
@@ -229,7 +245,7 @@ func (r *run) follow(due, hard context.Context, d *Destination) error {
 		r.closeDestination()
 	}
 	if errors.Is(err, pipeline.ErrAbandoned) {
-		r.closeDestination() // in the middle of what it did
+		r.closeDestination() // a call to it may not have returned
 	}
 	cause := context.Cause(due)
 	ended()
@@ -243,8 +259,8 @@ func (r *run) follow(due, hard context.Context, d *Destination) error {
 	return err
 }
 
-// Status returns what the pipeline is doing, or, while the stream is not followed,
-// what it last did. Its counts are of all sessions.
+// Status returns the state of the running pipeline. While the stream is not followed, it
+// returns the last state of the latest one. The counts are those of all sessions.
 func (r *Reconciler) Status() pipeline.Status {
 	r.mu.Lock()
 	p, last := r.running, r.last
@@ -259,8 +275,8 @@ func (r *Reconciler) Status() pipeline.Status {
 	return last
 }
 
-// LaneStatus returns what the lane is doing that brings tables forward; the zero value if
-// none does.
+// LaneStatus returns the state of the lane that brings tables forward; the zero value if
+// there is none.
 func (r *Reconciler) LaneStatus() pipeline.Status {
 	r.mu.Lock()
 	p := r.lane

@@ -7,21 +7,20 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// takeOver records what the reference server imported, if eds is started with its data
-// directory for the first time: the destination has it, and lacks the changes since.
-// Tables that eds itself has imported are left alone. If the import cannot be read,
-// unread says why.
+// takeOver records the snapshots of the reference server, if eds runs with its data directory
+// for the first time. The destination holds them and lacks later changes. It skips tables that
+// eds itself has imported. If the file of the reference server cannot be read, unread says why.
 func (r *Reconciler) takeOver(d *Destination) (unread, err error) {
 	if pending, err := r.State.HasReference(); err != nil || !pending {
 		return nil, err
 	}
-	own, err := r.imported(d)
+	own, err := r.ownSnapshots(d)
 	if err != nil {
 		return nil, err
 	}
 	for _, snap := range own {
 		if snap.Whole {
-			return nil, r.State.SettleReference(d.Destination)
+			return nil, r.State.FinishReference(d.Destination)
 		}
 	}
 	times, err := r.State.ReferenceTimes()
@@ -36,14 +35,14 @@ func (r *Reconciler) takeOver(d *Destination) (unread, err error) {
 		}
 	}
 	if len(taken) > 0 {
-		r.Logger.Info("going on after the import of the reference server", "tables", len(taken))
+		r.Logger.Info("continuing after the import of the reference server", "tables", len(taken))
 	}
-	return nil, r.State.SettleReference(d.Destination, taken...)
+	return nil, r.State.FinishReference(d.Destination, taken...)
 }
 
-// imported returns the snapshots whose rows eds has imported into d, by table. An import
-// of the schema alone leaves the rows that were there.
-func (r *Reconciler) imported(d *Destination) (map[string]state.Snapshot, error) {
+// ownSnapshots returns the snapshots whose rows eds has imported into d, by table. An import of
+// the schema alone does not count: it leaves the rows unchanged.
+func (r *Reconciler) ownSnapshots(d *Destination) (map[string]state.Snapshot, error) {
 	all, err := r.State.Snapshots(d.Destination)
 	maps.DeleteFunc(all, func(_ string, s state.Snapshot) bool { return s.Job == "" && s.Rows == 0 })
 	return all, err

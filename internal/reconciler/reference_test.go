@@ -38,16 +38,33 @@ func TestTakeOver_RecordsTheImportOfTheReferenceServer(t *testing.T) {
 		want   snapshots
 		unread bool
 	}{
-		"no reference server":               {want: snapshots{}},
-		"its import":                        {file: readable, want: snapshots{"order": order, "customer": customer}},
-		"an import of one table since":      {file: readable, own: []state.Snapshot{imported}, want: snapshots{"order": own, "customer": customer}},
-		"an import of all tables since":     {file: readable, own: with(func(s *state.Snapshot) { s.Whole = true }), want: snapshots{"order": {Clock: own.Clock, Whole: true}}},
-		"an import of the schema since":     {file: readable, own: with(func(s *state.Snapshot) { s.Job, s.Rows, s.Whole = "", 0, true }), want: snapshots{"order": order, "customer": customer}},
-		"the same, after what is no file":   {file: "?", own: with(func(s *state.Snapshot) { s.Job, s.Rows, s.Whole = "", 0, true }), want: snapshots{"order": {Clock: own.Clock, Whole: true}}, unread: true},
-		"an import somewhere else":          {file: readable, own: with(func(s *state.Snapshot) { s.Destination, s.Whole = there, true }), want: snapshots{"order": order, "customer": customer}},
-		"what cannot be read":               {file: "?", want: snapshots{}, unread: true},
-		"the same, and one table since":     {file: "?", own: []state.Snapshot{imported}, want: snapshots{"order": own}, unread: true},
-		"the same, and all tables since":    {file: "?", own: with(func(s *state.Snapshot) { s.Whole = true }), want: snapshots{"order": {Clock: own.Clock, Whole: true}}},
+		"no reference server": {want: snapshots{}},
+		"its import":          {file: readable, want: snapshots{"order": order, "customer": customer}},
+		"an import of one table since": {
+			file: readable, own: []state.Snapshot{imported}, want: snapshots{"order": own, "customer": customer},
+		},
+		"an import of all tables since": {
+			file: readable, own: with(func(s *state.Snapshot) { s.Whole = true }),
+			want: snapshots{"order": {Clock: own.Clock, Whole: true}},
+		},
+		"an import of the schema since": {
+			file: readable, own: with(func(s *state.Snapshot) { s.Job, s.Rows, s.Whole = "", 0, true }),
+			want: snapshots{"order": order, "customer": customer},
+		},
+		"the same, after an unreadable one": {
+			file: "?", own: with(func(s *state.Snapshot) { s.Job, s.Rows, s.Whole = "", 0, true }),
+			want: snapshots{"order": {Clock: own.Clock, Whole: true}}, unread: true,
+		},
+		"an import somewhere else": {
+			file: readable, own: with(func(s *state.Snapshot) { s.Destination, s.Whole = there, true }),
+			want: snapshots{"order": order, "customer": customer},
+		},
+		"unreadable":                    {file: "?", want: snapshots{}, unread: true},
+		"the same, and one table since": {file: "?", own: []state.Snapshot{imported}, want: snapshots{"order": own}, unread: true},
+		"the same, and all tables since": {
+			file: "?", own: with(func(s *state.Snapshot) { s.Whole = true }),
+			want: snapshots{"order": {Clock: own.Clock, Whole: true}},
+		},
 		"a reference server with no import": {file: "*1\r\n$7\r\nflushdb\r\n", want: snapshots{}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -70,7 +87,7 @@ func TestTakeOver_RecordsTheImportOfTheReferenceServer(t *testing.T) {
 			if err != nil || (unread != nil) != c.unread || unread != nil && !errors.As(unread, new(*state.ReferenceError)) {
 				t.Errorf("takeOver: %v, %v", unread, err)
 			}
-			got, err := (&run{Reconciler: r}).snapshots(here, &recorded{at: here.Destination})
+			got, err := (&follower{Reconciler: r}).snapshots(&evidence{at: here.Destination})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -78,13 +95,13 @@ func TestTakeOver_RecordsTheImportOfTheReferenceServer(t *testing.T) {
 				t.Error(diff)
 			}
 			if pending, err := dir.HasReference(); err != nil || pending != c.unread {
-				t.Errorf("the reference server is still to be taken over: %v, %v", pending, err)
+				t.Errorf("a reference server is pending: %v, %v", pending, err)
 			}
 		})
 	}
 }
 
-// record records snapshots, each of its destination.
+// record records snapshots, each for its own destination.
 func record(dir *state.Dir, all []state.Snapshot) error {
 	for _, s := range all {
 		if err := dir.RecordSnapshots(Named(s.Destination, nil), s); err != nil {
@@ -94,7 +111,7 @@ func record(dir *state.Dir, all []state.Snapshot) error {
 	return nil
 }
 
-// TestTakeOver_HappensOnce has the reference server import again later, on a way back.
+// TestTakeOver_HappensOnce even if the reference server imports again later, after a rollback.
 func TestTakeOver_HappensOnce(t *testing.T) {
 	path := t.TempDir()
 	dir, err := state.Open(path)
@@ -110,6 +127,6 @@ func TestTakeOver_HappensOnce(t *testing.T) {
 		t.Errorf("takeOver: %v, %v", unread, err)
 	}
 	if all, err := dir.Snapshots(state.Destination{}); err != nil || len(all) > 0 {
-		t.Errorf("recorded are %v, %v", slices.Collect(maps.Keys(all)), err)
+		t.Errorf("recorded: %v, %v", slices.Collect(maps.Keys(all)), err)
 	}
 }

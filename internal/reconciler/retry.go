@@ -5,43 +5,36 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// Retry calls fn until it succeeds, returns an error that is not transient, or ctx
-// is done, whose cause is then the error. While retrying, or if fn does not return, it
-// logs, and sets the condition of health.
+// Retry calls fn until it succeeds, fails with an error that is not transient, or ctx ends.
+// It returns nil, that error, or the cause of ctx. While fn fails or hangs, Retry logs and sets
+// the health condition, which it clears before it returns.
 func Retry(ctx context.Context, health *telemetry.Health, logger *slog.Logger, condition string, fn func() error) error {
-	var backoff retry.Backoff
-	failure := "" // of the latest attempt
-	for {
-		err := retry.Watch(func() {
-			silence := retry.After(retry.ErrNoAnswer, failure)
-			health.Set(condition, silence)
-			logger.Warn("waiting for "+label(condition), "error", silence)
-		}, fn)
-		if err != nil && ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		if err == nil || ctx.Err() != nil || fault.Of(err) != fault.Transient {
-			health.Set(condition, nil)
-			return err
-		}
-		wait := backoff.Next(err)
-		failure = err.Error()
-		health.Set(condition, err)
-		logger.Warn("waiting for "+label(condition)+", and trying again", "error", err, "wait", wait.Round(time.Millisecond))
-		sleep(ctx, wait)
+	waiting := "waiting for " + label(condition)
+	policy := retry.Policy{
+		Failed: func(err error, wait time.Duration) {
+			health.Set(condition, err)
+			logger.Warn(waiting+", and trying again", "error", err, "wait", wait.Round(time.Millisecond))
+		},
+		Hangs: func(failure string) {
+			err := retry.After(retry.ErrNoAnswer, failure)
+			health.Set(condition, err)
+			logger.Warn(waiting, "error", err)
+		},
 	}
+	err := retry.Do(ctx, policy, fn)
+	health.Set(condition, nil)
+	return err
 }
 
 func (r *Reconciler) retry(ctx context.Context, condition string, fn func() error) error {
 	return Retry(ctx, r.Health, r.Logger, condition, fn)
 }
 
-// label is how a condition of health is called in a sentence.
+// label returns the name of a health condition for use in a sentence.
 func label(condition string) string {
 	switch condition {
 	case "nats":
@@ -50,15 +43,5 @@ func label(condition string) string {
 		return "the destination of the import"
 	default:
 		return "the " + condition
-	}
-}
-
-// sleep waits, unless ctx ends first.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
 	}
 }

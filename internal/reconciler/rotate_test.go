@@ -18,17 +18,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// handler hands each log record on.
-type handler struct {
+// messageHandler sends the message of each log record to a channel.
+type messageHandler struct {
 	slog.Handler
 	records chan<- string
 }
 
-func (h handler) Enabled(context.Context, slog.Level) bool { return true }
+func (h messageHandler) Enabled(context.Context, slog.Level) bool { return true }
 
-func (h handler) WithAttrs([]slog.Attr) slog.Handler { return h }
+func (h messageHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 
-func (h handler) Handle(_ context.Context, r slog.Record) error {
+func (h messageHandler) Handle(_ context.Context, r slog.Record) error {
 	h.records <- r.Message
 	return nil
 }
@@ -45,7 +45,8 @@ func TestRestoreDestination_WaitsForAFileOfADestinationThatHasWorked(t *testing.
 	t.Cleanup(func() { dir.Close() })
 	file := filepath.Join(t.TempDir(), "secret")
 	raw := config.NewSecret(endpoint.URL + "/in?secret=${file:" + file + "}")
-	if _, err := RestoreDestination(raw, config.Standard, noVariables, dir); fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "no such file") {
+	_, err = RestoreDestination(raw, config.Standard, noVariables, dir)
+	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "no such file") {
 		t.Fatalf("at the first start: %v: %v", fault.Of(err), err)
 	}
 	if err := dir.RecordWorked(Named(endpoint.URL+"/in", noVariables).Identity); err != nil {
@@ -56,21 +57,25 @@ func TestRestoreDestination_WaitsForAFileOfADestinationThatHasWorked(t *testing.
 		t.Fatal(err)
 	}
 	records, health := make(chan string, 100), telemetry.NewHealth()
-	r, err := New(Config{State: dir, Logger: slog.New(handler{slog.DiscardHandler, records}), Health: health, Lookup: noVariables, Tables: schema.NewCatalogue(nil, nil)}, d)
+	r, err := New(Config{
+		State: dir, Logger: slog.New(messageHandler{slog.DiscardHandler, records}), Health: health,
+		Lookup: noVariables, Tables: schema.NewCatalogue(nil, nil),
+	}, d)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.Close)
 	opened := make(chan error)
 	go func() {
-		_, err := (&run{r, Session{Consumer: "eds-test", Filters: Subjects([]string{"a"})}}).openDestination(t.Context(), d)
+		_, err := (&follower{r, Subscription{Consumer: "eds-test", Filters: Subjects([]string{"a"})}}).openDestination(t.Context(), d)
 		opened <- err
 	}()
-	if said := <-records; said != "waiting for the destination, and trying again" {
-		t.Errorf("it logs %q", said)
+	if message := <-records; message != "waiting for the destination, and trying again" {
+		t.Errorf("it logs %q", message)
 	}
-	if reasons := health.Report().Reasons; len(reasons) != 1 || reasons[0].Condition != "destination" || !strings.Contains(reasons[0].Message, "no such file") {
-		t.Errorf("health says %v", reasons)
+	reasons := health.Report().Reasons
+	if len(reasons) != 1 || reasons[0].Condition != "destination" || !strings.Contains(reasons[0].Message, "no such file") {
+		t.Errorf("health reports %v", reasons)
 	}
 	if err := os.WriteFile(file, []byte("secret"), 0o600); err != nil {
 		t.Fatal(err)
@@ -79,7 +84,7 @@ func TestRestoreDestination_WaitsForAFileOfADestinationThatHasWorked(t *testing.
 		t.Error(err)
 	}
 	if reasons := health.Report().Reasons; len(reasons) > 0 {
-		t.Errorf("once the file is there health says %v", reasons)
+		t.Errorf("once the file exists, health reports %v", reasons)
 	}
 }
 
@@ -96,7 +101,7 @@ func TestAccess_RecordsThatTheDestinationHasWorked(t *testing.T) {
 	}
 	t.Cleanup(r.Close)
 	refusal := fault.Mark(fault.Refused, os.ErrPermission)
-	judged := func() (fault.Class, int) {
+	classify := func() (fault.Class, int) {
 		a, err := r.access(d, conditionDestination)
 		if err != nil {
 			t.Fatal(err)
@@ -108,18 +113,18 @@ func TestAccess_RecordsThatTheDestinationHasWorked(t *testing.T) {
 		}
 		return class, reasons
 	}
-	if class, reasons := judged(); class != fault.Fatal || reasons != 0 {
+	if class, reasons := classify(); class != fault.Fatal || reasons != 0 {
 		t.Errorf("before it has worked a refusal is %v, with %d reasons in health", class, reasons)
 	}
-	if class, reasons := judged(); class != fault.Transient || reasons != 1 {
+	if class, reasons := classify(); class != fault.Transient || reasons != 1 {
 		t.Errorf("after it has worked a refusal is %v, with %d reasons in health", class, reasons)
 	}
 	if reasons := health.Report().Reasons; len(reasons) > 0 {
-		t.Errorf("once it works again health says %v", reasons)
+		t.Errorf("once it works again, health reports %v", reasons)
 	}
 }
 
-func TestParseForeignDestination_BorrowsNoSecretLater(t *testing.T) {
+func TestParseForeignDestination_UsesNoSecretOfTheMachine(t *testing.T) {
 	t.Setenv("PGPASSWORD", "")
 	t.Setenv("PGPASSFILE", filepath.Join(t.TempDir(), "absent"))
 	d, err := ParseForeignDestination(config.NewSecret(sink.Literal("postgres://eds@db.example.com/shop")), config.Standard, noVariables)
@@ -137,7 +142,8 @@ func TestParseForeignDestination_BorrowsNoSecretLater(t *testing.T) {
 	if err := os.WriteFile(file, []byte("of this machine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d, err = ParseForeignDestination(config.NewSecret(sink.Literal("postgres://eds:p@db.example.com/${file:"+file+"}")), config.Standard, noVariables)
+	raw := config.NewSecret(sink.Literal("postgres://eds:p@db.example.com/${file:" + file + "}"))
+	d, err = ParseForeignDestination(raw, config.Standard, noVariables)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,16 +2,15 @@ package reconciler
 
 import "time"
 
-// Verification says that rows of the destination were compared with those of the source,
-// and are equal.
+// Verification is a comparison that found rows of the destination equal to those of the source.
 type Verification struct {
-	Began  time.Time `json:"began"` // of the comparison: later doubts are not about it
+	Began  time.Time `json:"began"` // it says nothing about later warnings
 	Tables []string  `json:"tables"`
-	All    bool      `json:"all"` // all tables of the source, whole, are equal
+	All    bool      `json:"all"` // all tables of the source are equal, with all rows
 }
 
-// Verified ends warnings, of before the comparison began, that eds cannot rule out that
-// the destination lacks changes or rows. Those about single tables end within a minute.
+// Verified ends warnings from before the comparison that eds cannot rule out missing changes
+// or rows. Warnings about single tables end within a minute.
 func (r *Reconciler) Verified(v Verification) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -21,24 +20,23 @@ func (r *Reconciler) Verified(v Verification) {
 	for _, table := range v.Tables {
 		r.verified[table] = v.Began
 	}
-	if v.All && r.doubted.Before(v.Began) {
+	if v.All && r.unverifiedAt.Before(v.Began) {
 		r.Health.Warn("continuity", "")
 	}
 }
 
-// verifiedSince reports whether a table was found equal by a comparison that began after a
-// time.
+// verifiedSince reports whether a comparison that began after a time found a table equal.
 func (r *Reconciler) verifiedSince(table string, t time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.verified[table].After(t)
 }
 
-// doubt warns that eds cannot rule out that changes are missing, for a reason; "" ends the
+// setUnverified warns that eds cannot rule out missing changes, for a reason; "" ends the
 // warning.
-func (r *Reconciler) doubt(reason string) {
+func (r *Reconciler) setUnverified(reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.doubted = time.Now()
+	r.unverifiedAt = time.Now()
 	r.Health.Warn("continuity", reason)
 }

@@ -20,19 +20,18 @@ var fields = []string{
 	"before", "after", "diff", "timestamp", "mvccTimestamp", "imported",
 }
 
-// parseName parses the template of an object's name. A field that no change has
-// is an error.
+// parseName parses the template of an object's name. A field that no change has is an error.
 func parseName(table, text string) (*template.Template, error) {
 	t, err := template.New(table).Option("missingkey=error").Parse(text)
 	if err != nil {
 		return nil, err
 	}
-	// Of templates defined inside it nobody knows what their dot will be.
+	// Templates defined inside it may be executed with any dot, so only the root is checked.
 	return t, checkFields(t.Root, true)
 }
 
-// checkFields looks through the nodes for fields of the change itself: those of
-// the dot as long as it is the change (top), and those of $ anywhere.
+// checkFields searches the nodes for fields of the change itself: those of the dot while it is the
+// change (top), and those of $ anywhere.
 func checkFields(node parse.Node, top bool) error {
 	switch n := node.(type) {
 	case *parse.ListNode:
@@ -101,14 +100,13 @@ func checkField(name string) error {
 	return fmt.Errorf("the template uses %q, which no change has; %s", "."+name, hint)
 }
 
-// absent stands for a field that the change lacks or has as null: false in a
-// condition, equal to "", and an error where it would be printed, since no name
-// may hold a NUL.
+// absent is a field that the change lacks or has as null: false in a condition, equal to "", and an
+// error if it is printed, since no name may contain a NUL.
 type absent string
 
 func (absent) String() string { return "\x00" }
 
-// absentList stands for an array that is absent: it has no elements.
+// absentList is an absent array: it has no elements.
 type absentList []any
 
 func (absentList) String() string { return "\x00" }
@@ -130,15 +128,14 @@ func present(value any) any {
 	return value
 }
 
-// MaxName bounds an object's name, in bytes: what S3 allows.
+// MaxName is the longest object name, in bytes: the limit of S3.
 const MaxName = 1024
 
-// name returns the object's name of the change that doc, which it alters,
-// holds. Errors hold no value.
+// name returns the object's name for the change doc, which it modifies. Errors contain no value.
 func name(t *template.Template, doc any) (string, error) {
 	members, ok := present(doc).(map[string]any)
 	if !ok {
-		return "", errors.New("the change is no object")
+		return "", errors.New("the change is not an object")
 	}
 	for _, f := range fields {
 		if value := members[f]; value != nil && value != absent("") {
@@ -172,8 +169,8 @@ func (l *limited) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// checkName returns the name where it is a relative, slash-separated path that
-// stays where it begins, on any system.
+// checkName returns the name if it is a relative, slash-separated path that stays in its directory,
+// on any system.
 func checkName(name string) (string, error) {
 	switch {
 	case strings.Contains(name, "\x00"):
@@ -186,7 +183,7 @@ func checkName(name string) (string, error) {
 	return name, nil
 }
 
-// drive reports whether Windows would take the name's beginning for a drive.
+// drive reports whether Windows would read the name's beginning as a drive.
 func drive(name string) bool {
 	return len(name) >= 2 && name[1] == ':' && unicode.IsLetter(rune(name[0]))
 }

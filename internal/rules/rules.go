@@ -1,6 +1,5 @@
-// Package rules holds the user's own rules about changes: which tables are
-// wanted, which JSON Schema a change has to satisfy, and what the object that
-// holds it is called.
+// Package rules holds the operator's rules about changes: the wanted tables, the JSON Schema that a
+// change must satisfy, and the name of the change's object.
 package rules
 
 import (
@@ -23,22 +22,21 @@ import (
 // ConfigName is the file of a rules directory that maps tables to rules.
 const ConfigName = "config.json"
 
-// Rules decide, change by change. They are immutable: all methods may be called
-// concurrently.
+// Rules check changes one by one. They are immutable: all methods may be called concurrently.
 type Rules struct{ tables map[string]*rule }
 
 type rule struct {
 	schema *jsonschema.Schema
-	name   *template.Template // of the object; nil where the rule gives none
+	name   *template.Template // of the object; nil if the rule has none
 }
 
 // Load reads the rules of a directory: config.json, which reads
 //
 //	{"<table>": {"schema": "<file>", "path": "<template>"}, ...}
 //
-// and the JSON Schemas it names, in files below the directory; path is
-// optional. Nothing outside the directory is read, over the network neither.
-// Errors name the file and the place.
+// and the JSON Schemas that it names, in files below the directory; path is optional. It reads
+// nothing outside the directory, and nothing over the network. Errors name the file and the
+// position.
 func Load(dir string) (*Rules, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -52,8 +50,8 @@ func Load(dir string) (*Rules, error) {
 	return r, nil
 }
 
-// entry is a rule as config.json has it.
-type entry struct {
+// entry is a rule in config.json.
+type ruleEntry struct {
 	Schema string `json:"schema"`
 	Path   string `json:"path"`
 }
@@ -63,9 +61,9 @@ func load(dir fs.FS) (*Rules, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries := make(map[string]entry)
+	entries := make(map[string]ruleEntry)
 	if err := json.Unmarshal(text, &entries); err != nil {
-		return nil, fmt.Errorf("%s%s", ConfigName, place(text, err))
+		return nil, fmt.Errorf("%s%s", ConfigName, position(text, err))
 	}
 	compiler := newCompiler(dir)
 	r := &Rules{tables: make(map[string]*rule, len(entries))}
@@ -80,7 +78,7 @@ func load(dir fs.FS) (*Rules, error) {
 	return r, errors.Join(problems...)
 }
 
-func newRule(compiler *jsonschema.Compiler, table string, e entry) (*rule, error) {
+func newRule(compiler *jsonschema.Compiler, table string, e ruleEntry) (*rule, error) {
 	if e.Schema == "" {
 		return nil, errors.New(`it names no "schema" file`)
 	}
@@ -107,11 +105,10 @@ func newRule(compiler *jsonschema.Compiler, table string, e entry) (*rule, error
 // Tables returns the tables that have a rule, in order.
 func (r *Rules) Tables() []string { return slices.Sorted(maps.Keys(r.tables)) }
 
-// Check reports whether e is to be skipped, and why, else the name of the object
-// that its rule gives it, "" where the rule gives none. A change is skipped
-// whose table has no rule, which has no reason worth a line in a log, whose
-// text fails its schema, or whose object can't be named. The reason names
-// places of the rules, never a value of the change.
+// Check reports whether to skip e, and why; otherwise it returns the object's name that the rule
+// sets, "" if it sets none. A change is skipped if its table has no rule, its text fails its
+// schema, or its object cannot be named. The reason is "" without a rule, which is not worth
+// logging. It names positions in the rules, never a value of the change.
 func (r *Rules) Check(e *cdc.Event) (skip bool, reason, object string) {
 	rule, ok := r.tables[e.Table]
 	if !ok {
@@ -139,8 +136,8 @@ func (r *rule) check(e *cdc.Event) (object string, err error) {
 	return name(r.name, doc)
 }
 
-// place returns where in text err happened, as ":line:column: what".
-func place(text []byte, err error) string {
+// position returns the position of err in text, as ":line:column: message".
+func position(text []byte, err error) string {
 	var offset int64
 	what := err.Error()
 	if e := new(json.SyntaxError); errors.As(err, &e) {

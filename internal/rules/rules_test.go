@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rules"
 )
 
-// directory writes files, given by name, and returns where.
+// directory writes files, by name, and returns their directory.
 func directory(t testing.TB, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -47,15 +47,15 @@ func event(t testing.TB, payload string) *cdc.Event {
 	return e
 }
 
-// verdict is what Check returns.
-type verdict struct {
+// checkResult is the result of Check.
+type checkResult struct {
 	Skip           bool
 	Reason, Object string
 }
 
-func check(r *rules.Rules, e *cdc.Event) verdict {
+func check(r *rules.Rules, e *cdc.Event) checkResult {
 	skip, reason, object := r.Check(e)
-	return verdict{skip, reason, object}
+	return checkResult{skip, reason, object}
 }
 
 const orderSchema = `{"type":"object","required":["after"],"properties":{
@@ -64,7 +64,7 @@ const orderSchema = `{"type":"object","required":["after"],"properties":{
 
 const orderPath = `{{.table}}/received/{{.table}}_{{.mvccTimestamp}}_{{.id}}.json`
 
-func TestRulesDecideWhichChangesPassAndWhatTheyAreCalled(t *testing.T) {
+func TestCheck_SkipsAndNamesChanges(t *testing.T) {
 	r := load(t, map[string]string{
 		"config.json":     `{"order":{"schema":"order.json","path":"` + orderPath + `"},"part":{"schema":"./sub/any.json"}}`,
 		"order.json":      orderSchema,
@@ -76,23 +76,24 @@ func TestRulesDecideWhichChangesPassAndWhatTheyAreCalled(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		payload string
-		want    verdict
+		want    checkResult
 	}{
-		"no rule": {`{"table":"vendor","operation":"INSERT"}`, verdict{Skip: true}},
+		"no rule": {`{"table":"vendor","operation":"INSERT"}`, checkResult{Skip: true}},
 		"a rule without a path": {
-			`{"table":"part","operation":"DELETE","key":["1"]}`, verdict{},
+			`{"table":"part","operation":"DELETE","key":["1"]}`, checkResult{},
 		},
 		"named": {
-			`{"table":"order","operation":"INSERT","id":"e1","mvccTimestamp":"1712345678901234567.0000000003","after":{"total":9007199254740993}}`,
-			verdict{Object: "order/received/order_1712345678901234567.0000000003_e1.json"},
+			`{"table":"order","operation":"INSERT","id":"e1","mvccTimestamp":"1712345678901234567.0000000003",` +
+				`"after":{"total":9007199254740993}}`,
+			checkResult{Object: "order/received/order_1712345678901234567.0000000003_e1.json"},
 		},
 		"numbers are exact": {
 			`{"table":"order","operation":"INSERT","id":"e1","mvccTimestamp":"1","after":{"total":9007199254740994}}`,
-			verdict{Skip: true, Reason: "the change fails the schema at order.json#/properties/after/properties/total/maximum"},
+			checkResult{Skip: true, Reason: "the change fails the schema at order.json#/properties/after/properties/total/maximum"},
 		},
 		"every failure has its place": {
 			`{"table":"order","operation":"DELETE"}`,
-			verdict{Skip: true, Reason: "the change fails the schema at order.json#/required, order.json#/properties/operation/enum"},
+			checkResult{Skip: true, Reason: "the change fails the schema at order.json#/required, order.json#/properties/operation/enum"},
 		},
 	} {
 		if diff := cmp.Diff(c.want, check(r, event(t, c.payload))); diff != "" {
@@ -101,13 +102,14 @@ func TestRulesDecideWhichChangesPassAndWhatTheyAreCalled(t *testing.T) {
 	}
 }
 
-func TestReasonsHoldNoValues(t *testing.T) {
+func TestCheck_ReasonsHoldNoValues(t *testing.T) {
 	const secret = "SECRETVALUE"
 	r := load(t, map[string]string{
 		"config.json": `{"order":{"schema":"order.json","path":"{{.after.name.first}}"}}`,
 		"order.json": `{"properties":{"after":{"additionalProperties":false,"properties":{
 			"a":{"const":1},"b":{"enum":[1]},"c":{"pattern":"^x$"},"d":{"type":"integer"},"e":{"maxLength":1},"f":{"format":"date-time"},
-			"g":{"not":{"type":"string"}},"h":{"oneOf":[{"const":1},{"const":2}]},"i":{"propertyNames":{"maxLength":2}},"j":{"uniqueItems":true},
+			"g":{"not":{"type":"string"}},"h":{"oneOf":[{"const":1},{"const":2}]},"i":{"propertyNames":{"maxLength":2}},
+"j":{"uniqueItems":true},
 			"name":true}}}}`,
 	})
 	for _, after := range []string{
@@ -122,23 +124,23 @@ func TestReasonsHoldNoValues(t *testing.T) {
 	}
 }
 
-func TestLongReasonsAreCut(t *testing.T) {
+func TestCheck_CutsLongReasons(t *testing.T) {
 	r := load(t, map[string]string{
 		"config.json": `{"t":{"schema":"s.json"}}`,
 		"s.json":      `{"allOf":[false,false,false,false,false]}`,
 	})
-	want := verdict{Skip: true, Reason: "the change fails the schema at s.json#/allOf/0, s.json#/allOf/1, s.json#/allOf/2, 2 more"}
+	want := checkResult{Skip: true, Reason: "the change fails the schema at s.json#/allOf/0, s.json#/allOf/1, s.json#/allOf/2, 2 more"}
 	if diff := cmp.Diff(want, check(r, event(t, `{"table":"t","operation":"INSERT"}`))); diff != "" {
 		t.Error(diff)
 	}
 }
 
-func TestObjectNamesStayWhereTheyBegin(t *testing.T) {
+func TestCheck_ObjectNamesStayInTheirDirectory(t *testing.T) {
 	const fails = "the path template makes a name that is not a relative path of plain elements"
 	const control = "the path template makes a name with control characters in it"
 	const lacks = "the path template prints a field that the change lacks, or one with a NUL in it"
 	r := load(t, map[string]string{"config.json": `{"t":{"schema":"s.json","path":"{{.id}}"}}`, "s.json": "{}"})
-	for id, want := range map[string]verdict{
+	for id, want := range map[string]checkResult{
 		`a`:                         {Object: "a"},
 		`a/b c/é.json`:              {Object: "a/b c/é.json"},
 		`12:30:00`:                  {Object: "12:30:00"},
@@ -169,16 +171,24 @@ func TestObjectNamesStayWhereTheyBegin(t *testing.T) {
 	}
 }
 
-func TestTemplatesMayAskWhetherAFieldIsThere(t *testing.T) {
+func TestCheck_TemplatesMayTestForAField(t *testing.T) {
 	r := load(t, map[string]string{
-		"config.json": `{"t":{"schema":"s.json","path":"{{or .locationId \"NONE\"}}/{{if .companyId}}{{.companyId}}{{else}}none{{end}}/{{with .after}}{{.n}}{{$.id}}{{end}}{{range .key}}-{{.}}{{end}}{{if eq .userId \"\"}}!{{end}}"}}`,
-		"s.json":      "{}",
+		"config.json": `{"t":{"schema":"s.json","path":"{{or .locationId \"NONE\"}}/{{if ` +
+			`.companyId}}{{.companyId}}{{else}}none{{end}}/{{with .after}}{{.n}}{{$.id}}{{end}}{{range .key}}-{{.}}{{end}}{{if eq ` +
+			`.userId \"\"}}!{{end}}"}}`,
+		"s.json": "{}",
 	})
-	for payload, want := range map[string]verdict{
-		`{"table":"t","operation":"INSERT","id":"i","companyId":"c","locationId":null,"after":{"n":12345678901234567890},"key":["k"]}`: {Object: "NONE/c/12345678901234567890i-k!"},
-		`{"table":"t","operation":"INSERT","id":"i","locationId":"l","userId":"u","after":{"n":1.10}}`:                                 {Object: "l/none/1.10i"},
-		`{"table":"t","operation":"INSERT","id":"i","after":{"x":1}}`:                                                                  {Skip: true, Reason: "the path template fails: it uses a member that the change lacks or one of another type"},
-		`{"table":"t","operation":"INSERT","id":"i","after":{"n":null}}`:                                                               {Skip: true, Reason: "the path template prints a field that the change lacks, or one with a NUL in it"},
+	for payload, want := range map[string]checkResult{
+		`{"table":"t","operation":"INSERT","id":"i","companyId":"c","locationId":null,"after":{"n":12345678901234567890},` +
+			`"key":["k"]}`: {Object: "NONE/c/12345678901234567890i-k!"},
+		`{"table":"t","operation":"INSERT","id":"i","locationId":"l","userId":"u","after":{"n":1.10}}`: {Object: "l/none/1.10i"},
+		`{"table":"t","operation":"INSERT","id":"i","after":{"x":1}}`: {Skip: true, Reason: "the path template fails: it uses a member " +
+			"that the change lacks or one of another type"},
+		`{"table":"t","operation":"INSERT","id":"i","after":{"n":null}}`: {
+			Skip: true,
+			Reason: "the path template prints a field that the " +
+				"change lacks, or one with a NUL in it",
+		},
 	} {
 		if diff := cmp.Diff(want, check(r, event(t, payload))); diff != "" {
 			t.Errorf("%s: %s", payload, diff)
@@ -186,7 +196,7 @@ func TestTemplatesMayAskWhetherAFieldIsThere(t *testing.T) {
 	}
 }
 
-func TestSchemasMayReferToEachOther(t *testing.T) {
+func TestLoad_SchemasMayReferToEachOther(t *testing.T) {
 	r := load(t, map[string]string{
 		"config.json":      `{"a":{"schema":"a.json"},"b":{"schema":"b.json"},"c":{"schema":"c.json"}}`,
 		"a.json":           `{"$ref":"sub/common.json#/$defs/row"}`,
@@ -206,30 +216,55 @@ func TestSchemasMayReferToEachOther(t *testing.T) {
 	}
 }
 
-func TestBadRulesAreErrorsThatNameThePlace(t *testing.T) {
+func TestLoad_ErrorsNameThePosition(t *testing.T) {
 	outside := directory(t, map[string]string{"secret.json": "{}"})
 	for name, c := range map[string]struct {
 		files map[string]string
 		want  string
 	}{
-		"no config":       {nil, "config.json: no such file"},
-		"not JSON":        {map[string]string{"config.json": "{\n  \"t\": {,\n}"}, "config.json:2:9: invalid character"},
-		"not an object":   {map[string]string{"config.json": `[1]`}, `config.json:1:1: want {"table"`},
-		"not a rule":      {map[string]string{"config.json": "{\"t\":\n 7}"}, `config.json:2:2: want {"table"`},
-		"no schema":       {map[string]string{"config.json": `{"t":{"path":"x"}}`}, `table "t": it names no "schema" file`},
-		"missing schema":  {map[string]string{"config.json": `{"t":{"schema":"s.json"}}`}, `schema "s.json": openat s.json: no such file`},
-		"broken schema":   {map[string]string{"config.json": `{"t":{"schema":"s.json"}}`, "s.json": "{\n\"type\" 1}"}, `schema "s.json": s.json:2:8: invalid character`},
-		"not a schema":    {map[string]string{"config.json": `{"t":{"schema":"s.json"}}`, "s.json": `{"properties":{"a":{"type":"text"}}}`}, `/properties/a/type is wrong`},
+		"no config":      {nil, "config.json: no such file"},
+		"not JSON":       {map[string]string{"config.json": "{\n  \"t\": {,\n}"}, "config.json:2:9: invalid character"},
+		"not an object":  {map[string]string{"config.json": `[1]`}, `config.json:1:1: want {"table"`},
+		"not a rule":     {map[string]string{"config.json": "{\"t\":\n 7}"}, `config.json:2:2: want {"table"`},
+		"no schema":      {map[string]string{"config.json": `{"t":{"path":"x"}}`}, `table "t": it names no "schema" file`},
+		"missing schema": {map[string]string{"config.json": `{"t":{"schema":"s.json"}}`}, `schema "s.json": openat s.json: no such file`},
+		"broken schema": {
+			map[string]string{"config.json": `{"t":{"schema":"s.json"}}`, "s.json": "{\n\"type\" 1}"},
+			`schema "s.json": s.json:2:8: invalid character`,
+		},
+		"not a schema": {
+			map[string]string{"config.json": `{"t":{"schema":"s.json"}}`, "s.json": `{"properties":{"a":{"type":"text"}}}`},
+			`/properties/a/type is wrong`,
+		},
 		"bad pattern":     {map[string]string{"config.json": `{"t":{"schema":"s.json"}}`, "s.json": `{"pattern":"("}`}, `regex`},
 		"absolute schema": {map[string]string{"config.json": `{"t":{"schema":"` + outside + `/secret.json"}}`}, "must be in the directory"},
 		"escaping schema": {map[string]string{"config.json": `{"t":{"schema":"../secret.json"}}`}, "must be in the directory"},
-		"escaping $ref":   {map[string]string{"config.json": `{"t":{"schema":"s.json"}}`, "s.json": `{"$ref":"../../../../../../etc/passwd"}`}, "load etc/passwd"},
-		"file $ref":       {map[string]string{"config.json": `{"t":{"schema":"s.json"}}`, "s.json": `{"$ref":"file:///etc/passwd"}`}, "nothing is fetched from elsewhere"},
-		"network $ref":    {map[string]string{"config.json": `{"t":{"schema":"s.json"}}`, "s.json": `{"$ref":"http://127.0.0.1:1/x"}`}, "nothing is fetched from elsewhere"},
-		"broken template": {map[string]string{"config.json": `{"t":{"schema":"s.json","path":"{{.id"}}`, "s.json": `{}`}, `table "t": path: template: t:1`},
-		"unknown field":   {map[string]string{"config.json": `{"t":{"schema":"s.json","path":"{{.mvcctimestamp}}"}}`, "s.json": `{}`}, `did you mean "mvccTimestamp"?`},
-		"hidden field":    {map[string]string{"config.json": `{"t":{"schema":"s.json","path":"{{with .after}}{{range .}}{{if (eq $.idd .)}}{{end}}{{end}}{{end}}"}}`, "s.json": `{}`}, `".idd"`},
-		"two problems":    {map[string]string{"config.json": `{"t":{"schema":"s.json","path":"{{.x}}"},"u":{}}`, "s.json": `{}`}, "table \"u\": it names no"},
+		"escaping $ref": {map[string]string{
+			"config.json": `{"t":{"schema":"s.json"}}`,
+			"s.json":      `{"$ref":"../../../../../../etc/passwd"}`,
+		}, "load etc/passwd"},
+		"file $ref": {
+			map[string]string{"config.json": `{"t":{"schema":"s.json"}}`, "s.json": `{"$ref":"file:///etc/passwd"}`},
+			"nothing is fetched from elsewhere",
+		},
+		"network $ref": {
+			map[string]string{"config.json": `{"t":{"schema":"s.json"}}`, "s.json": `{"$ref":"http://127.0.0.1:1/x"}`},
+			"nothing is fetched from elsewhere",
+		},
+		"broken template": {
+			map[string]string{"config.json": `{"t":{"schema":"s.json","path":"{{.id"}}`, "s.json": `{}`},
+			`table "t": path: template: t:1`,
+		},
+		"unknown field": {
+			map[string]string{"config.json": `{"t":{"schema":"s.json","path":"{{.mvcctimestamp}}"}}`, "s.json": `{}`},
+			`did you mean "mvccTimestamp"?`,
+		},
+		"hidden field": {map[string]string{"config.json": `{"t":{"schema":"s.json","path":"{{with .after}}{{range .}}{{if (eq $.idd ` +
+			`.)}}{{end}}{{end}}{{end}}"}}`, "s.json": `{}`}, `".idd"`},
+		"two problems": {
+			map[string]string{"config.json": `{"t":{"schema":"s.json","path":"{{.x}}"},"u":{}}`, "s.json": `{}`},
+			"table \"u\": it names no",
+		},
 	} {
 		_, err := rules.Load(directory(t, c.files))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -238,7 +273,7 @@ func TestBadRulesAreErrorsThatNameThePlace(t *testing.T) {
 	}
 }
 
-func TestLinksOutOfTheDirectoryAreNotFollowed(t *testing.T) {
+func TestLoad_FollowsNoLinkOutOfTheDirectory(t *testing.T) {
 	dir := directory(t, map[string]string{"config.json": `{"t":{"schema":"s.json"}}`})
 	outside := directory(t, map[string]string{"secret.json": "{}"})
 	if err := os.Symlink(filepath.Join(outside, "secret.json"), filepath.Join(dir, "s.json")); err != nil {
@@ -249,7 +284,7 @@ func TestLinksOutOfTheDirectoryAreNotFollowed(t *testing.T) {
 	}
 }
 
-func TestHostileChangesOnlyFail(t *testing.T) {
+func TestCheck_HostileChangesOnlyFail(t *testing.T) {
 	r := load(t, map[string]string{
 		"config.json": `{"t":{"schema":"s.json"}}`,
 		"s.json":      `{"properties":{"after":{"properties":{"n":{"minimum":1,"multipleOf":0.01}}}}}`,
@@ -273,14 +308,17 @@ func TestHostileChangesOnlyFail(t *testing.T) {
 	}
 }
 
-func TestRulesAreSafeForConcurrentUse(t *testing.T) {
-	r := load(t, map[string]string{"config.json": `{"order":{"schema":"order.json","path":"` + orderPath + `"}}`, "order.json": orderSchema})
+func TestCheck_IsSafeForConcurrentUse(t *testing.T) {
+	r := load(t, map[string]string{
+		"config.json": `{"order":{"schema":"order.json","path":"` + orderPath + `"}}`,
+		"order.json":  orderSchema,
+	})
 	e := event(t, `{"table":"order","operation":"INSERT","id":"e1","mvccTimestamp":"1","after":{"total":1}}`)
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
 			for range 100 {
-				if got := check(r, e); got != (verdict{Object: "order/received/order_1_e1.json"}) {
+				if got := check(r, e); got != (checkResult{Object: "order/received/order_1_e1.json"}) {
 					t.Errorf("%+v", got)
 				}
 			}
@@ -290,7 +328,10 @@ func TestRulesAreSafeForConcurrentUse(t *testing.T) {
 }
 
 func BenchmarkCheck(b *testing.B) {
-	r := load(b, map[string]string{"config.json": `{"order":{"schema":"order.json","path":"` + orderPath + `"}}`, "order.json": orderSchema})
+	r := load(b, map[string]string{
+		"config.json": `{"order":{"schema":"order.json","path":"` + orderPath + `"}}`,
+		"order.json":  orderSchema,
+	})
 	row := `"total":5`
 	for _, c := range "abcdefghijklmnopqrstuvwxyz" {
 		row += `,"` + string(c) + `":"some text of a column","` + string(c) + `_n":123.45`

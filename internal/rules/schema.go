@@ -15,8 +15,8 @@ import (
 	"golang.org/x/text/message"
 )
 
-// base is the URL that stands for the directory. Schemas refer to each other
-// relative to it, or by the $id that they give themselves.
+// base is the URL of the directory. Schemas refer to each other relative to it, or by their own
+// $id.
 const base = "rules:///"
 
 func newCompiler(dir fs.FS) *jsonschema.Compiler {
@@ -28,7 +28,7 @@ func newCompiler(dir fs.FS) *jsonschema.Compiler {
 // loader finds schemas in the directory and nowhere else.
 type loader struct {
 	dir fs.FS
-	ids map[string]string // files by the $id that is in them; nil until needed
+	ids map[string]string // files by their $id; nil until needed
 }
 
 // Load implements jsonschema.URLLoader.
@@ -56,15 +56,15 @@ func (l *loader) read(file string) (any, error) {
 	}
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
 	if err != nil {
-		return nil, fmt.Errorf("%s%s", file, place(text, err))
+		return nil, fmt.Errorf("%s%s", file, position(text, err))
 	}
 	return doc, nil
 }
 
-// findIDs reads the $id of every JSON file. Files that are no schemas have none.
+// findIDs reads the $id of every JSON file. Files that are not schemas have none.
 func (l *loader) findIDs() map[string]string {
 	ids := make(map[string]string)
-	// A directory that can't be read hides its schemas: the reference says so.
+	// A directory that cannot be read hides its schemas: the reference reports that.
 	_ = fs.WalkDir(l.dir, ".", func(file string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || path.Ext(file) != ".json" {
 			return nil
@@ -84,7 +84,7 @@ func (l *loader) findIDs() map[string]string {
 	return ids
 }
 
-// compile compiles the schema in file and what it refers to.
+// compile compiles the schema in file and the schemas that it refers to.
 func compile(c *jsonschema.Compiler, file string) (*jsonschema.Schema, error) {
 	schema, err := c.Compile(base + (&url.URL{Path: file}).EscapedPath())
 	if err == nil {
@@ -100,23 +100,22 @@ func compile(c *jsonschema.Compiler, file string) (*jsonschema.Schema, error) {
 		var v *jsonschema.ValidationError
 		if errors.As(e.Err, &v) {
 			leaf := leaves(v, nil)[0]
-			return nil, fmt.Errorf("it is no JSON Schema: %s is wrong there: %s", pointer(leaf.InstanceLocation), leaf.ErrorKind.LocalizedString(message.NewPrinter(language.English)))
+			return nil, fmt.Errorf("it is not a JSON Schema: %s is wrong: %s", pointer(leaf.InstanceLocation),
+				leaf.ErrorKind.LocalizedString(message.NewPrinter(language.English)))
 		}
 	}
 	return nil, errors.New(strings.ReplaceAll(err.Error(), base, ""))
 }
 
-// maxLocations bounds how many places of a schema a reason names.
+// maxLocations bounds the locations in a reason.
 const maxLocations = 3
 
-// validate checks doc and returns an error that names the places of the schema
-// that it fails, and nothing of doc.
+// validate checks doc. Its error names the locations of the schema that fail, and nothing of doc.
 func validate(schema *jsonschema.Schema, doc any) (err error) {
 	defer func() {
-		// The library does arithmetic on numbers of any size, and gives up on
-		// those with an exponent of millions.
+		// The library does arithmetic on numbers of any size, and panics on exponents of millions.
 		if recover() != nil {
-			err = errors.New("the change holds a number too large to be validated")
+			err = errors.New("the change has a number too large to be validated")
 		}
 	}()
 	err = schema.Validate(doc)
@@ -125,14 +124,14 @@ func validate(schema *jsonschema.Schema, doc any) (err error) {
 		return err
 	}
 	all := leaves(failed, nil)
-	var places []string
+	var locations []string
 	for _, leaf := range all[:min(len(all), maxLocations)] {
-		places = append(places, location(leaf))
+		locations = append(locations, location(leaf))
 	}
 	if more := len(all) - maxLocations; more > 0 {
-		places = append(places, fmt.Sprintf("%d more", more))
+		locations = append(locations, fmt.Sprintf("%d more", more))
 	}
-	return fmt.Errorf("the change fails the schema at %s", strings.Join(places, ", "))
+	return fmt.Errorf("the change fails the schema at %s", strings.Join(locations, ", "))
 }
 
 // leaves appends the causes that have no cause of their own.
@@ -146,7 +145,7 @@ func leaves(e *jsonschema.ValidationError, all []*jsonschema.ValidationError) []
 	return all
 }
 
-// location returns the place in the schema that e failed, file first.
+// location returns the location in the schema that e failed, file first.
 func location(e *jsonschema.ValidationError) string {
 	file, fragment, _ := strings.Cut(strings.TrimPrefix(e.SchemaURL, base), "#")
 	return file + "#" + fragment + pointer(e.ErrorKind.KeywordPath())

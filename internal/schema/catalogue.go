@@ -15,13 +15,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Fetcher asks HQ for schemas, as the JSON text that HQ answers with.
+// Fetcher reads schemas from HQ, as HQ's own JSON text.
 type Fetcher interface {
 	// LatestSchemas returns the newest Schema of every object, by object name.
 	LatestSchemas(ctx context.Context) (map[string]json.RawMessage, error)
-	// Schema returns one version of one object, which never changes. If HQ denies
-	// it, because it does not know it or for any other reason that another attempt
-	// would meet too, the error is poison.
+	// Schema returns one version of one object, which never changes. The error is poison if HQ
+	// denies it: HQ does not know it, or another attempt would fail in the same way.
 	Schema(ctx context.Context, object, modelVersion string) (json.RawMessage, error)
 }
 
@@ -31,9 +30,9 @@ type Cache interface {
 	SaveSchema(object, modelVersion string, text json.RawMessage) error
 }
 
-// Catalogue knows every version of every table: from memory, else from the
-// cache, else from HQ. Versions of one layout share one *Table, so that a
-// pointer identifies a layout. It is safe for concurrent use.
+// Catalogue returns every version of every table: from memory, else from the cache, else from HQ.
+// Versions of one layout share one *Table, so that a pointer identifies a layout. It is safe for
+// concurrent use.
 type Catalogue struct {
 	fetch Fetcher
 	cache Cache
@@ -50,14 +49,13 @@ type Catalogue struct {
 
 type versionKey struct{ table, version string }
 
-// question is what HQ is asked for: one version, or the list of objects.
+// question is a request to HQ: for one version, or for the list of objects.
 type question struct {
 	versionKey
 	list bool
 }
 
-// relist is how long after HQ has listed its objects it is not asked again for
-// those of tables that the list lacks.
+// relist is how long a list of objects is trusted not to lack a table.
 const relist = 5 * time.Second
 
 // NewCatalogue returns an empty catalogue over fetch and cache.
@@ -69,7 +67,7 @@ func NewCatalogue(fetch Fetcher, cache Cache) *Catalogue {
 	}
 }
 
-// MalformedError says which objects have schemas that can't be used.
+// MalformedError reports the objects whose schemas cannot be used.
 type MalformedError struct {
 	Objects map[string]error // by object name
 }
@@ -82,8 +80,8 @@ func (e *MalformedError) Error() string {
 	return strings.Join(lines, "; ")
 }
 
-// Latest asks HQ for the newest version of every table, by table name. Where some
-// can't be used it returns the others with a MalformedError.
+// Latest fetches the newest version of every table, by table name. If some cannot be used it
+// returns the others with a MalformedError.
 func (c *Catalogue) Latest(ctx context.Context) (map[string]*Table, error) {
 	answer, err := c.fetch.LatestSchemas(ctx)
 	if err != nil {
@@ -111,10 +109,10 @@ func (c *Catalogue) Latest(ctx context.Context) (map[string]*Table, error) {
 	return tables, nil
 }
 
-// Version returns the given version of a table. It blocks while HQ is asked,
-// which happens once a version however many callers want it. If HQ denies the
-// version the error is a *DeniedError. It stands for later calls too: HQ is asked
-// again after ever longer waits. If a name is eds's own the error is poison.
+// Version returns the given version of a table. It blocks while HQ is asked, which happens once per
+// version however many callers want it. If HQ denies the version the error is a *DeniedError. A
+// denial also answers later calls: HQ is asked again after growing waits. If the table has one of
+// eds's own names the error is poison.
 func (c *Catalogue) Version(ctx context.Context, table, modelVersion string) (*Table, error) {
 	if err := CheckTable(table); err != nil {
 		return nil, err
@@ -136,8 +134,8 @@ func (c *Catalogue) Version(ctx context.Context, table, modelVersion string) (*T
 	}
 }
 
-// claim lets one caller at a time ask HQ q, and returns what that caller calls
-// once it has the answer. The others wait until then and get nil.
+// claim lets one caller at a time ask HQ q; that caller calls done once it has the answer. Other
+// callers wait for that and get nil.
 func (c *Catalogue) claim(ctx context.Context, q question) (done func(), err error) {
 	c.mu.Lock()
 	asking := c.asking[q]
@@ -161,14 +159,14 @@ func (c *Catalogue) claim(ctx context.Context, q question) (done func(), err err
 	}
 }
 
-// ask takes a version from the cache, else from HQ.
+// ask reads a version from the cache, else from HQ.
 func (c *Catalogue) ask(ctx context.Context, key versionKey) (*Table, error) {
 	object, err := c.object(ctx, key.table)
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
-	t := c.versions[key] // asking for the object may have brought it
+	t := c.versions[key] // looking up the object may have loaded it
 	c.mu.Unlock()
 	if t != nil {
 		return t, nil
@@ -178,7 +176,7 @@ func (c *Catalogue) ask(ctx context.Context, key versionKey) (*Table, error) {
 		return nil, err
 	}
 	if hit {
-		if t, err = Decode(text); err != nil { // an older eds may have kept what this one refuses
+		if t, err = Decode(text); err != nil { // an older eds may have cached a schema that this one refuses
 			hit = false
 		}
 	}
@@ -197,13 +195,12 @@ func (c *Catalogue) ask(ctx context.Context, key versionKey) (*Table, error) {
 			return nil, err
 		}
 	}
-	// The answer is for what was asked, whatever it calls itself.
+	// The answer is for the requested names, whatever names it states.
 	t.Name, t.Version = key.table, key.version
 	return c.add(object, t), nil
 }
 
-// object returns the name under which HQ knows a table. A table that HQ does
-// not list is asked for by its own name.
+// object returns HQ's name for a table. A table that HQ does not list is requested by its own name.
 func (c *Catalogue) object(ctx context.Context, table string) (string, error) {
 	for {
 		c.mu.Lock()
@@ -222,7 +219,7 @@ func (c *Catalogue) object(ctx context.Context, table string) (string, error) {
 	}
 }
 
-// list asks HQ for all objects, or waits while another caller does.
+// list fetches all objects, or waits while another caller does.
 func (c *Catalogue) list(ctx context.Context) error {
 	done, err := c.claim(ctx, question{list: true})
 	if done == nil {
@@ -235,7 +232,7 @@ func (c *Catalogue) list(ctx context.Context) error {
 	return nil
 }
 
-// known returns a version that is known, or the denial that stands.
+// known returns a known version, or a current denial.
 func (c *Catalogue) known(key versionKey) (*Table, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -261,14 +258,14 @@ func (c *Catalogue) add(object string, t *Table) *Table {
 	if known := c.versions[key]; known != nil {
 		return known
 	}
-	print := t.fingerprint(c.seed)
-	for _, layout := range c.layouts[print] {
+	fingerprint := t.fingerprint(c.seed)
+	for _, layout := range c.layouts[fingerprint] {
 		if layout.SameLayout(t) {
 			c.versions[key] = layout
 			return layout
 		}
 	}
-	c.layouts[print] = append(c.layouts[print], t)
+	c.layouts[fingerprint] = append(c.layouts[fingerprint], t)
 	c.versions[key] = t
 	return t
 }

@@ -9,13 +9,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// DeniedError says that HQ has answered, and has no schema of that version that
-// can be used. It is poison, as no event of the version can be understood.
+// DeniedError reports that HQ has answered, but has no usable schema of that version. It is poison:
+// events of the version cannot be decoded.
 type DeniedError struct {
 	Table, Version string
 	Since          time.Time // of the first denial; zero if HQ was not asked
-	Next           time.Time // HQ is not asked again before
-	Err            error     // why
+	Next           time.Time // HQ is not asked again earlier
+	Err            error     // the reason
 }
 
 func (e *DeniedError) Error() string {
@@ -24,24 +24,24 @@ func (e *DeniedError) Error() string {
 
 func (e *DeniedError) Unwrap() error { return e.Err }
 
-// NotFound reports true: for whoever asks, there is no such version.
+// NotFound reports true: to its callers, the version does not exist.
 func (e *DeniedError) NotFound() bool { return true }
 
 const (
-	// HQ is asked again for a denied version after half the time since the first
-	// denial, within these bounds.
+	// HQ is asked again for a denied version after half the time since the first denial, within
+	// these bounds.
 	shortestDenial = 250 * time.Millisecond
 	longestDenial  = 10 * time.Minute
-	// maxDenials bounds the denials that are remembered.
+	// maxDenials bounds the remembered denials.
 	maxDenials = 1000
-	// maxName bounds the names that HQ is asked for, in bytes.
+	// maxName bounds the requested names, in bytes.
 	maxName = 256
 )
 
 var errLongName = errors.New("the name is longer than any that hq uses")
 
-// denials remembers the versions that HQ has denied. If there are too many, it
-// forgets the one that was not asked for longest. It is not safe for concurrent use.
+// denials remembers the versions that HQ has denied. If there are too many, it forgets the least
+// recently used. It is not safe for concurrent use.
 type denials struct {
 	known map[versionKey]*denial
 }
@@ -51,7 +51,7 @@ type denial struct {
 	used time.Time
 }
 
-// of returns the denial of a version, if HQ is not to be asked yet.
+// of returns the denial of a version, unless HQ may be asked again.
 func (d *denials) of(key versionKey, now time.Time) error {
 	if len(key.table) > maxName || len(key.version) > maxName {
 		return fault.Mark(fault.Poison, &DeniedError{Table: key.table, Version: key.version, Err: errLongName})
@@ -68,7 +68,7 @@ func (d *denials) of(key versionKey, now time.Time) error {
 	return fault.Mark(fault.Poison, &e)
 }
 
-// add records that HQ has denied a version just now, and returns the denial.
+// add records that HQ has just denied a version, and returns the denial.
 func (d *denials) add(key versionKey, cause error, now time.Time) error {
 	known := d.known[key]
 	if known == nil {
@@ -84,7 +84,7 @@ func (d *denials) add(key versionKey, cause error, now time.Time) error {
 	return fault.Mark(fault.Poison, &e)
 }
 
-// forgetOne makes room for another denial.
+// forgetOne drops the least recently used denial if there are too many.
 func (d *denials) forgetOne() {
 	if len(d.known) < maxDenials {
 		return

@@ -17,12 +17,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// slowHQ is a fetcher that takes a second for an answer. It is safe for concurrent use.
+// slowHQ is a fetcher that answers after a second. It is safe for concurrent use.
 type slowHQ struct {
 	mu      sync.Mutex
 	listed  map[string]json.RawMessage
-	answers map[string]json.RawMessage // by "object/version"; the others are denied
-	down    error                      // answers everything
+	answers map[string]json.RawMessage // by "object/version"; others are denied
+	down    error                      // the error of every request
 	asked   []string
 }
 
@@ -61,7 +61,7 @@ func (h *slowHQ) Schema(ctx context.Context, object, version string) (json.RawMe
 	return nil, fault.Mark(fault.Poison, errors.New("404 Not Found"))
 }
 
-// requests returns what was asked since the last call.
+// requests returns the requests since the last call.
 func (h *slowHQ) requests() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -71,7 +71,8 @@ func (h *slowHQ) requests() []string {
 }
 
 func text(table, version string) json.RawMessage {
-	return json.RawMessage(fmt.Sprintf(`{"table":%q,"modelVersion":%q,"primaryKeys":["id"],"properties":{"id":{"type":"string"}}}`, table, version))
+	return json.RawMessage(fmt.Sprintf(`{"table":%q,"modelVersion":%q,"primaryKeys":["id"],"properties":{"id":{"type":"string"}}}`, table,
+		version))
 }
 
 func denied(t *testing.T, err error) *schema.DeniedError {
@@ -100,7 +101,8 @@ func TestCatalogue_AsksForADeniedVersionAfterGrowingWaits(t *testing.T) {
 				t.Fatal("a denied version is known")
 			}
 			age, wait := time.Since(d.Since), time.Until(d.Next)
-			if wait < 125*time.Millisecond || wait > 10*time.Minute || age > time.Minute && (wait < age/5 && wait < 5*time.Minute || wait > age) {
+			if wait < 125*time.Millisecond || wait > 10*time.Minute || age > time.Minute && (wait < age/5 && wait < 5*time.Minute ||
+				wait > age) {
 				t.Fatalf("%v after the first denial the wait is %v", age, wait)
 			}
 			if age < 15*time.Second && wait > 8*time.Second {
@@ -245,7 +247,7 @@ func TestCatalogue_DeniesAnAnswerThatIsNoSchema(t *testing.T) {
 	})
 }
 
-func TestCatalogue_GoesOnAfterACallerGivesUp(t *testing.T) {
+func TestCatalogue_ContinuesAfterACallerGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hq := &slowHQ{answers: map[string]json.RawMessage{"order/v1": text("order", "v1")}}
 		c := schema.NewCatalogue(hq, memoryCache{})

@@ -10,15 +10,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// reserved begins the names of eds's own tables and columns.
+// reserved is the prefix of the names of eds's own tables and columns.
 const reserved = "_eds_"
 
-// ErrReserved says that a table or column of the source has a name that eds keeps for
-// its own.
+// ErrReserved reports that a table or column of the source has one of eds's own names.
 var ErrReserved = errors.New("names that begin with _eds_ are reserved for eds")
 
-// Reserved reports whether a name is eds's own. Case does not matter, as it does not to
-// some databases.
+// Reserved reports whether a name is one of eds's own. It ignores case, like some databases.
 func Reserved(name string) bool {
 	rest := name
 	for range len(reserved) {
@@ -36,14 +34,15 @@ func CheckTable(name string) error {
 	return nil
 }
 
-// ErrName says that no subject of the stream can have the name of a table.
-var ErrName = fmt.Errorf("in the stream, names of tables have 1 to %d bytes of UTF-8, without white space, control characters, '.', '*' and '>'", maxStreamName)
+// ErrName reports that no subject of the stream can contain the name of a table.
+var ErrName = fmt.Errorf("in the stream, names of tables have 1 to %d bytes of UTF-8, without white space, control characters, '.', "+
+	"'*' and '>'", maxStreamName)
 
 // maxStreamName bounds the name of a table in the stream, in bytes.
 const maxStreamName = 255
 
-// CheckStreamTable is CheckTable of a change in the stream, whose subject has the name of
-// its table as one token.
+// CheckStreamTable is CheckTable for a change in the stream, whose subject contains the table's
+// name as one token.
 func CheckStreamTable(name string) error {
 	possible := name != "" && len(name) <= maxStreamName && utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool {
 		return r == '.' || r == '*' || r == '>' || unicode.IsSpace(r) || unicode.IsControl(r)
@@ -54,8 +53,8 @@ func CheckStreamTable(name string) error {
 	return CheckTable(name)
 }
 
-// Check returns an error, which is poison, if the table or a column of it has a name
-// that it cannot have.
+// Check returns an error, which is poison, if the table or one of its columns has a name that it
+// cannot have.
 func (t *Table) Check() error {
 	if err := CheckTable(t.Name); err != nil {
 		return err

@@ -10,7 +10,7 @@ import (
 	"slices"
 )
 
-// Type is the kind of value that a column holds.
+// Type is the type of a column's values.
 type Type uint8
 
 const (
@@ -31,7 +31,7 @@ var typeNames = map[Type]string{
 
 func (t Type) String() string { return typeNames[t] }
 
-// IsJSON reports whether the column holds JSON text.
+// IsJSON reports whether the column has JSON text.
 func (t Type) IsJSON() bool { return t == Object || t == Array }
 
 // Column is one column of a table.
@@ -39,7 +39,7 @@ type Column struct {
 	Name       string
 	Type       Type
 	PrimaryKey bool
-	Required   bool // the source never leaves it out and never sets it to null
+	Required   bool // the source never omits it and never sets it to null
 	Comment    string
 	Deprecated bool
 }
@@ -48,7 +48,7 @@ type Column struct {
 type Table struct {
 	Name    string
 	Version string // modelVersion
-	// Columns are the primary key's, in the key's order, then the rest by name.
+	// Columns has the primary key's columns, in the key's order, then the rest by name.
 	Columns []Column
 	// Keys is the number of columns of the primary key, at least 1.
 	Keys int
@@ -56,8 +56,8 @@ type Table struct {
 	slots map[string]int
 }
 
-// New returns a table of the given columns, which it reorders: those named in
-// key first, then the rest by name.
+// New returns a table of the given columns, in another order: those named in key first, then the
+// rest by name.
 func New(name, version string, key []string, columns []Column) (*Table, error) {
 	if name == "" {
 		return nil, errors.New("a table has no name")
@@ -120,15 +120,15 @@ func (t *Table) Names() []string {
 	return names
 }
 
-// SameLayout reports whether rows of t and u have the same columns of the same
-// types in the same slots, so that one can stand for the other.
+// SameLayout reports whether rows of t and u have the same columns of the same types in the same
+// slots, so that t and u are interchangeable.
 func (t *Table) SameLayout(u *Table) bool {
 	return t == u || t.Name == u.Name && t.Keys == u.Keys && slices.EqualFunc(t.Columns, u.Columns, func(a, b Column) bool {
 		return a.Name == b.Name && a.Type == b.Type && a.Required == b.Required
 	})
 }
 
-// fingerprint hashes what SameLayout compares.
+// fingerprint hashes everything that SameLayout compares.
 func (t *Table) fingerprint(seed maphash.Seed) uint64 {
 	var h maphash.Hash
 	h.SetSeed(seed)
@@ -139,35 +139,35 @@ func (t *Table) fingerprint(seed maphash.Seed) uint64 {
 	return h.Sum64()
 }
 
-// wire is a Schema as HQ sends it.
-type wire struct {
-	Table        string                  `json:"table"`
-	ModelVersion string                  `json:"modelVersion"`
-	PrimaryKeys  []string                `json:"primaryKeys"`
-	Required     []string                `json:"required"`
-	Properties   map[string]wireProperty `json:"properties"`
+// hqSchema is HQ's form of a schema.
+type hqSchema struct {
+	Table        string                `json:"table"`
+	ModelVersion string                `json:"modelVersion"`
+	PrimaryKeys  []string              `json:"primaryKeys"`
+	Required     []string              `json:"required"`
+	Properties   map[string]hqProperty `json:"properties"`
 }
 
-type wireProperty struct {
+type hqProperty struct {
 	Type                 string          `json:"type"`
 	Format               string          `json:"format,omitempty"`
 	Nullable             bool            `json:"nullable,omitempty"`
-	Items                *wireItems      `json:"items,omitempty"`
+	Items                *hqItems        `json:"items,omitempty"`
 	AdditionalProperties json.RawMessage `json:"additionalProperties,omitempty"`
 	Comment              string          `json:"$comment,omitempty"`
 	Deprecated           bool            `json:"deprecated,omitempty"`
 }
 
-type wireItems struct {
+type hqItems struct {
 	Type   string   `json:"type,omitempty"`
 	Enum   []string `json:"enum,omitempty"`
 	Format string   `json:"format,omitempty"`
 }
 
-// Decode reads one Schema as HQ sends it. A type it does not know is read as a
-// string, which holds any value. A name that is eds's own is an error.
+// Decode reads one schema in HQ's form. It reads an unknown type as a string, which can have any
+// value. A name that is eds's own is an error.
 func Decode(text []byte) (*Table, error) {
-	var w wire
+	var w hqSchema
 	if err := json.Unmarshal(text, &w); err != nil {
 		return nil, fmt.Errorf("decode a schema: %w", err)
 	}
@@ -195,7 +195,7 @@ func Decode(text []byte) (*Table, error) {
 	return t, nil
 }
 
-func (p wireProperty) columnType() Type {
+func (p hqProperty) columnType() Type {
 	switch p.Type {
 	case "integer":
 		return Integer
@@ -217,9 +217,9 @@ func (p wireProperty) columnType() Type {
 	return String
 }
 
-// Encode writes t as HQ sends a Schema, so that what Decode reads back is equal to t.
+// Encode writes t in HQ's form. Decode of the result equals t.
 func Encode(t *Table) ([]byte, error) {
-	w := wire{Table: t.Name, ModelVersion: t.Version, Properties: make(map[string]wireProperty, len(t.Columns))}
+	w := hqSchema{Table: t.Name, ModelVersion: t.Version, Properties: make(map[string]hqProperty, len(t.Columns))}
 	for _, c := range t.Columns {
 		if c.PrimaryKey {
 			w.PrimaryKeys = append(w.PrimaryKeys, c.Name)
@@ -227,12 +227,12 @@ func Encode(t *Table) ([]byte, error) {
 		if c.Required {
 			w.Required = append(w.Required, c.Name)
 		}
-		p := wireProperty{Type: c.Type.String(), Nullable: !c.Required, Comment: c.Comment, Deprecated: c.Deprecated}
+		p := hqProperty{Type: c.Type.String(), Nullable: !c.Required, Comment: c.Comment, Deprecated: c.Deprecated}
 		switch c.Type {
 		case DateTime:
 			p.Type, p.Format = "string", "date-time"
 		case Enum:
-			p.Type, p.Items = "array", &wireItems{Type: "string", Enum: []string{"…"}}
+			p.Type, p.Items = "array", &hqItems{Type: "string", Enum: []string{"…"}}
 		}
 		w.Properties[c.Name] = p
 	}

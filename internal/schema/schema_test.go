@@ -16,10 +16,11 @@ import (
 const orderV1 = `{"table":"order","modelVersion":"v1","primaryKeys":["companyId","id"],"required":["id","companyId","total"],
 "properties":{"total":{"type":"integer"},"id":{"type":"string"},"companyId":{"type":"string"},
 "status":{"type":"array","items":{"type":"string","enum":["a","b"]}},"tags":{"type":"array","items":{"type":"string"}},
-"createdDate":{"type":"string","format":"date-time","nullable":true},"meta":{"type":"object","additionalProperties":true,"$comment":"free form"},
+"createdDate":{"type":"string","format":"date-time","nullable":true},
+"meta":{"type":"object","additionalProperties":true,"$comment":"free form"},
 "taxed":{"type":"boolean"},"rate":{"type":"number","deprecated":true},"odd":{"type":"something new"}}}`
 
-func TestDecodeOrdersKeysFirstThenByName(t *testing.T) {
+func TestDecode_OrdersKeysFirstThenByName(t *testing.T) {
 	got, err := schema.Decode([]byte(orderV1))
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +56,7 @@ func TestDecodeOrdersKeysFirstThenByName(t *testing.T) {
 	}
 }
 
-func TestASchemaWithoutAKeyIsAnErrorUnlessItHasAnID(t *testing.T) {
+func TestDecode_NeedsAKeyOrAnID(t *testing.T) {
 	for text, ok := range map[string]bool{
 		`{"table":"t","properties":{"id":{"type":"string"}}}`:                             true,
 		`{"table":"t","properties":{"name":{"type":"string"}}}`:                           false,
@@ -71,7 +72,7 @@ func TestASchemaWithoutAKeyIsAnErrorUnlessItHasAnID(t *testing.T) {
 	}
 }
 
-// hq is a fetcher that counts what it is asked.
+// hq is a fetcher that counts its requests.
 type hq struct {
 	latest   map[string]json.RawMessage
 	versions map[string]json.RawMessage
@@ -104,7 +105,7 @@ func (m memoryCache) SaveSchema(object, version string, text json.RawMessage) er
 	return nil
 }
 
-func TestCatalogueAsksOnceAVersionAndSharesLayouts(t *testing.T) {
+func TestCatalogue_AsksOncePerVersionAndSharesLayouts(t *testing.T) {
 	v1 := `{"table":"order","modelVersion":"v1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}`
 	v2 := `{"table":"order","modelVersion":"v2","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}`
 	v3 := `{"table":"order","modelVersion":"v3","primaryKeys":["id"],"properties":{"id":{"type":"string"},"n":{"type":"integer"}}}`
@@ -142,9 +143,12 @@ func TestCatalogueAsksOnceAVersionAndSharesLayouts(t *testing.T) {
 	}
 }
 
-func TestASchemaThatCanNotBeUsedHidesNoOther(t *testing.T) {
+func TestLatest_AMalformedSchemaHidesNoOther(t *testing.T) {
 	good := `{"table":"order","modelVersion":"v1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}`
-	fetch := &hq{latest: map[string]json.RawMessage{"RepairOrder": json.RawMessage(good), "Odd": json.RawMessage(`{"table":"odd"}`), "None": json.RawMessage(`7`)}}
+	fetch := &hq{latest: map[string]json.RawMessage{
+		"RepairOrder": json.RawMessage(good), "Odd": json.RawMessage(`{"table":"odd"}`),
+		"None": json.RawMessage(`7`),
+	}}
 	c := schema.NewCatalogue(fetch, memoryCache{})
 	tables, err := c.Latest(context.Background())
 	malformed := new(schema.MalformedError)
@@ -159,11 +163,12 @@ func TestASchemaThatCanNotBeUsedHidesNoOther(t *testing.T) {
 	}
 }
 
-// TestReserved knows names in any case, and nothing else that looks like them.
+// TestReserved recognises names in any case, and no similar names.
 func TestReserved(t *testing.T) {
 	for name, want := range map[string]bool{
 		"_eds_checkpoint": true, "_EDS_CHECKPOINT": true, "_Eds_x": true, "_eds_": true, "_ed\u017f_op": true,
-		"": false, "_eds": false, "_": false, "eds_checkpoint": false, "_edsel": false, "__eds_op": false, "order_eds_": false, "_ed": false, "\xff_eds_": false,
+		"": false, "_eds": false, "_": false, "eds_checkpoint": false, "_edsel": false, "__eds_op": false, "order_eds_": false,
+		"_ed": false, "\xff_eds_": false,
 	} {
 		if got := schema.Reserved(name); got != want {
 			t.Errorf("Reserved(%q) = %v", name, got)
@@ -171,15 +176,16 @@ func TestReserved(t *testing.T) {
 	}
 }
 
-// TestCatalogue_RefusesReservedNames: a table or column that has one is left out, and
-// its changes can never be applied, whatever HQ calls the schema.
+// TestCatalogue_RefusesReservedNames: a table or column with such a name is left out, and its
+// changes can never be applied, whatever name HQ states in the schema.
 func TestCatalogue_RefusesReservedNames(t *testing.T) {
 	const key = `"primaryKeys":["id"],"properties":{"id":{"type":"string"}`
 	fetch := &hq{latest: map[string]json.RawMessage{
 		"order":      json.RawMessage(`{"table":"order","modelVersion":"1",` + key + `}}`),
 		"checkpoint": json.RawMessage(`{"table":"_EDS_Checkpoint","modelVersion":"1",` + key + `}}`),
 		"column":     json.RawMessage(`{"table":"column","modelVersion":"1",` + key + `,"_Eds_version":{"type":"string"}}}`),
-		"keyed":      json.RawMessage(`{"table":"keyed","modelVersion":"1","primaryKeys":["_eds_row"],"properties":{"_eds_row":{"type":"string"}}}`),
+		"keyed": json.RawMessage(`{"table":"keyed","modelVersion":"1","primaryKeys":["_eds_row"],` +
+			`"properties":{"_eds_row":{"type":"string"}}}`),
 	}}
 	fetch.versions = map[string]json.RawMessage{
 		"order/2":  json.RawMessage(`{"table":"order","modelVersion":"2",` + key + `,"_eds_op":{"type":"string"}}}`),

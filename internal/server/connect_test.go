@@ -16,8 +16,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// elsewhere returns an address that is none of this machine by its looks, but leads
-// to it.
+// elsewhere returns an address of this machine that eds takes for another machine's.
 func elsewhere(url string) string { return strings.Replace(url, "127.0.0.1", "0.0.0.0", 1) }
 
 func TestServer_WarnsOfHQWithoutTLS(t *testing.T) {

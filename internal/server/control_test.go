@@ -20,7 +20,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// controlled is a running server and the HQ that controls it.
+// controlled is a running server, and the HQ that controls it.
 type controlled struct {
 	t       *testing.T
 	hq      *devhq.HQ
@@ -30,8 +30,8 @@ type controlled struct {
 	ended   chan error
 }
 
-// control runs a server that has no destination, in the given environment, until
-// the test ends. It returns once HQ can send commands.
+// control runs a server without a destination in the given environment until the test ends.
+// It returns once HQ can send commands.
 func control(t *testing.T, environment map[string]string, changes ...func(*config.Server)) *controlled {
 	t.Helper()
 	h := startHQ(t, devhq.Options{})
@@ -73,13 +73,14 @@ func control(t *testing.T, environment map[string]string, changes ...func(*confi
 		}
 	})
 	c.session = <-sessions
-	if _, err := h.AwaitHeard(t.Context(), c.session, "heartbeat", 0); err != nil {
+	if _, err := h.AwaitReceived(t.Context(), c.session, "heartbeat", 0); err != nil {
 		t.Fatal(err)
 	}
 	return c
 }
 
-// expanding is an environment, and a file, whose values nobody may learn.
+// expanding returns an environment with a secret, and placeholders that expand to a secret of
+// the environment or of a file.
 func expanding(t *testing.T) (environment map[string]string, placeholders []string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "shadow")
@@ -89,7 +90,7 @@ func expanding(t *testing.T) (environment map[string]string, placeholders []stri
 	return map[string]string{"SM_APIKEY": "hunter2"}, []string{"${SM_APIKEY}", "${file:" + file + "}", "$${SM_APIKEY}", "%24${SM_APIKEY}"}
 }
 
-func TestControl_ConfigureRepliesWithNoSecret(t *testing.T) {
+func TestCommands_ConfigureRepliesWithNoSecret(t *testing.T) {
 	environment, placeholders := expanding(t)
 	c := control(t, environment)
 	for _, p := range placeholders {
@@ -106,9 +107,9 @@ func TestControl_ConfigureRepliesWithNoSecret(t *testing.T) {
 	}
 }
 
-// TestControl_ConfigureKeepsURLAsWritten configures destinations whose names look
-// like placeholders, and reads the configuration again, as the next start does.
-func TestControl_ConfigureKeepsURLAsWritten(t *testing.T) {
+// TestCommands_ConfigureKeepsURLAsWritten: names of destinations look like placeholders. The
+// next start reads the same names.
+func TestCommands_ConfigureKeepsURLAsWritten(t *testing.T) {
 	environment, placeholders := expanding(t)
 	lookup := func(name string) (string, bool) { value, ok := environment[name]; return value, ok }
 	c := control(t, environment)
@@ -128,9 +129,9 @@ func TestControl_ConfigureKeepsURLAsWritten(t *testing.T) {
 			t.Errorf("%s is saved as %s: %s, want %s; masked %s, %v", p, saved, target.Path, want, drivers.MaskURL(saved), reply["maskedURL"])
 		}
 		c.notify("import", map[string]any{"backfill": true})
-		heard, err := c.hq.AwaitHeard(t.Context(), c.session, "import-response", i)
-		if err != nil || heard.Data["success"] != true {
-			t.Errorf("%s: the import ends with %v, %v", p, heard.Data, err)
+		received, err := c.hq.AwaitReceived(t.Context(), c.session, "import-response", i)
+		if err != nil || received.Data["success"] != true {
+			t.Errorf("%s: the import ends with %v, %v", p, received.Data, err)
 		}
 		entries, err := os.ReadDir(dir)
 		if err != nil || len(entries) != 1 || entries[0].Name() != name {
@@ -139,9 +140,9 @@ func TestControl_ConfigureKeepsURLAsWritten(t *testing.T) {
 	}
 }
 
-// TestControl_ConfigureSendsNoSecretToTheDestination has HQ name files and identities of
-// this machine, which the destination, which HQ chooses, would be sent.
-func TestControl_ConfigureSendsNoSecretToTheDestination(t *testing.T) {
+// TestCommands_ConfigureSendsNoSecretToTheDestination: HQ names files and identities of this
+// machine, which eds would send to a destination of HQ's choice.
+func TestCommands_ConfigureSendsNoSecretToTheDestination(t *testing.T) {
 	c := control(t, nil)
 	file := filepath.Join(t.TempDir(), "secrets")
 	if err := os.WriteFile(file, []byte("[default]\naws_secret_access_key = hunter2\n"), 0o600); err != nil {
@@ -168,7 +169,7 @@ func TestControl_ConfigureSendsNoSecretToTheDestination(t *testing.T) {
 	}
 }
 
-func TestControl_ValidateTakesFieldsAsWritten(t *testing.T) {
+func TestCommands_ValidateTakesFieldsAsWritten(t *testing.T) {
 	environment, placeholders := expanding(t)
 	c := control(t, environment)
 	for _, d := range drivers.All() {
@@ -194,7 +195,7 @@ func TestControl_ValidateTakesFieldsAsWritten(t *testing.T) {
 	}
 }
 
-func TestControl_CommandsTakeTextAsWritten(t *testing.T) {
+func TestCommands_CommandsTakeTextAsWritten(t *testing.T) {
 	environment, _ := expanding(t)
 	c := control(t, environment)
 	pongs, err := c.hq.Conn().SubscribeSync("_INBOX.${SM_APIKEY}")
@@ -206,9 +207,9 @@ func TestControl_CommandsTakeTextAsWritten(t *testing.T) {
 		t.Error(err)
 	}
 	c.notify("upgrade", map[string]any{"version": "${SM_APIKEY}"})
-	heard, err := c.hq.AwaitHeard(t.Context(), c.session, "upgrade-response", 0)
-	if err != nil || heard.Data["version"] != "${SM_APIKEY}" {
-		t.Errorf("%v, %v", heard.Data, err)
+	received, err := c.hq.AwaitReceived(t.Context(), c.session, "upgrade-response", 0)
+	if err != nil || received.Data["version"] != "${SM_APIKEY}" {
+		t.Errorf("%v, %v", received.Data, err)
 	}
 }
 
@@ -216,7 +217,7 @@ func TestControl_CommandsTakeTextAsWritten(t *testing.T) {
 func (c *controlled) ask(action string, data any) map[string]any {
 	c.t.Helper()
 	reply := make(map[string]any)
-	if err := c.hq.Ask(c.t.Context(), c.session, action, data, &reply); err != nil {
+	if err := c.hq.Request(c.t.Context(), c.session, action, data, &reply); err != nil {
 		c.t.Fatal(err)
 	}
 	return reply
@@ -230,7 +231,7 @@ func (c *controlled) notify(action string, data any) {
 	}
 }
 
-// configuration returns what is in config.toml.
+// configuration returns the contents of config.toml.
 func (c *controlled) configuration() config.File {
 	c.t.Helper()
 	f, _, err := config.ReadFile(c.file)
@@ -240,7 +241,7 @@ func (c *controlled) configuration() config.File {
 	return f
 }
 
-func TestControl_ShutdownTakesDeletedAsText(t *testing.T) {
+func TestCommands_ShutdownTakesDeletedAsText(t *testing.T) {
 	c := control(t, nil)
 	if err := config.Update(c.file, func(f *config.File) { f.ServerID = "s" }); err != nil {
 		t.Fatal(err)
@@ -259,7 +260,7 @@ func TestControl_ShutdownTakesDeletedAsText(t *testing.T) {
 	}
 }
 
-func TestControl_ConfigureTakesBackfillAsText(t *testing.T) {
+func TestCommands_ConfigureTakesBackfillAsText(t *testing.T) {
 	c := control(t, nil)
 	reply := c.ask("configure", map[string]any{"url": "file://" + t.TempDir(), "backfill": "true"})
 	if reply["success"] != true || reply["backfill"] != true {
@@ -267,15 +268,15 @@ func TestControl_ConfigureTakesBackfillAsText(t *testing.T) {
 	}
 }
 
-func TestControl_ImportTakesBackfillAsText(t *testing.T) {
+func TestCommands_ImportTakesBackfillAsText(t *testing.T) {
 	c := control(t, nil)
 	c.ask("configure", map[string]any{"url": "file://" + t.TempDir()})
 	c.notify("import", map[string]any{"backfill": "true"})
-	heard, err := c.hq.AwaitHeard(t.Context(), c.session, "import-response", 0)
+	received, err := c.hq.AwaitReceived(t.Context(), c.session, "import-response", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if heard.Data["success"] != true {
-		t.Errorf("the response is %v", heard.Data)
+	if received.Data["success"] != true {
+		t.Errorf("the response is %v", received.Data)
 	}
 }

@@ -10,41 +10,26 @@ import (
 	"github.com/shopmonkeyus/eds/internal/hq"
 )
 
-// beatEvery is how often HQ is told that the server lives.
-const beatEvery = time.Minute
-
-// beat tells HQ at once, and then every minute, how the server is.
-func (sh *hqSession) beat(ctx context.Context) {
-	ticker := time.NewTicker(beatEvery)
-	defer ticker.Stop()
-	for {
-		sh.logSendError(sh.channel.SendHeartbeat(sh.s.heartbeat(ctx)))
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
+// heartbeat returns the figures that the agent sends to HQ.
 func (s *Server) heartbeat(ctx context.Context) hq.Heartbeat {
-	counts, status := s.metrics.Counts(), s.Status()
+	status := s.Status()
 	h := hq.Heartbeat{
 		Uptime: int64(time.Since(s.began) / time.Second),
 		Stats: hq.Stats{
-			Metrics: hq.Metrics(counts),
+			Metrics: hq.Metrics(s.metrics.Counts()),
 			Memory:  &mem.VirtualMemoryStat{}, Load: &load.AvgStat{},
 		},
 		Server: hq.ServerStats{
-			Version: s.Build.Version, State: string(status.State), Reason: status.Reason, LagSeconds: known(status.LagKnown, status.Lag.Seconds()),
-			Rate: status.Rate, Pending: known(status.PendingKnown, status.Pending), DeadLetters: s.deadLetters().Lacks(), Import: s.reconciler.Progress(),
+			Version: s.Build.Version, State: string(status.State), Reason: status.Reason, Rate: status.Rate,
+			LagSeconds: known(status.LagKnown, status.Lag.Seconds()), Pending: known(status.PendingKnown, status.Pending),
+			DeadLetters: s.deadLetters().Lacks(), Import: s.reconciler.Progress(),
 		},
 	}
 	h.Server.Tables, h.Server.TablesNotOK = tableStats(s.reconciler.TableStates())
 	if h.Server.State == "" { // the stream was not followed yet
 		h.Server.State = string(s.Health.Report().Status)
 	}
-	// What the machine does not tell stays zero.
+	// Figures that the machine does not provide stay zero.
 	if memory, err := mem.VirtualMemoryWithContext(ctx); err == nil {
 		h.Stats.Memory = memory
 	}

@@ -29,7 +29,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// vendors is the part of a table of the shop that these tests look at.
+// vendors returns the columns of a table of the shop that these tests read.
 func vendors(t *testing.T) *schema.Table {
 	t.Helper()
 	table, err := schema.New("vendor", "1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "companyId", Type: schema.String}})
@@ -57,8 +57,8 @@ func vendorsOf(t *testing.T, url string) map[string]int {
 	return counts
 }
 
-// importFor runs a server into a destination, has HQ order an import from it, and
-// returns the answer.
+// importFor runs a server into a destination, has HQ request an import, and returns the
+// response.
 func importFor(t *testing.T, h *devhq.HQ, url string, change func(c *Config)) map[string]any {
 	t.Helper()
 	session := make(chan string, 1)
@@ -71,22 +71,22 @@ func importFor(t *testing.T, h *devhq.HQ, url string, change func(c *Config)) ma
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	id := <-session
-	if _, err := h.AwaitHeard(ctx, id, "heartbeat", 0); err != nil {
+	if _, err := h.AwaitReceived(ctx, id, "heartbeat", 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.Notify(ctx, id, "import", map[string]any{"backfill": true}); err != nil {
 		t.Fatal(err)
 	}
-	said, err := h.AwaitHeard(ctx, id, "import-response", 0)
+	response, err := h.AwaitReceived(ctx, id, "import-response", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return said.Data
+	return response.Data
 }
 
 func unlimited(*Config) {}
 
-// TestImport_ReplacesTablesWhoseRowsAreThisServers: rows that are no longer at the source go.
+// TestImport_ReplacesTablesWhoseRowsAreThisServers: it removes rows that the source lacks.
 func TestImport_ReplacesTablesWhoseRowsAreThisServers(t *testing.T) {
 	h := startHQ(t, devhq.Options{})
 	url := "sqlite://" + filepath.Join(t.TempDir(), "shop.db")
@@ -99,8 +99,8 @@ func TestImport_ReplacesTablesWhoseRowsAreThisServers(t *testing.T) {
 	}
 }
 
-// TestImport_MergesIfTheDestinationHoldsOtherCompanies: an export for some companies
-// does not take away the rows of others.
+// TestImport_MergesIfTheDestinationHoldsOtherCompanies: an export of some companies does not
+// remove the rows of others.
 func TestImport_MergesIfTheDestinationHoldsOtherCompanies(t *testing.T) {
 	h := startHQ(t, devhq.Options{})
 	companies := h.Shop().Companies()
@@ -123,8 +123,8 @@ func TestImport_MergesIfTheDestinationHoldsOtherCompanies(t *testing.T) {
 	}
 }
 
-// TestImport_KeepsTablesThatHQHasNoRowsFor: HQ's order does not empty a table, and HQ is
-// told so.
+// TestImport_KeepsTablesThatHQHasNoRowsFor: an import of HQ does not empty a table, and its
+// outcome says so.
 func TestImport_KeepsTablesThatHQHasNoRowsFor(t *testing.T) {
 	h := startHQ(t, devhq.Options{})
 	h.Disturb(func(r *http.Request) devhq.Fault {
@@ -146,8 +146,8 @@ func TestImport_KeepsTablesThatHQHasNoRowsFor(t *testing.T) {
 	}
 }
 
-// TestImport_NamesRowsThatCouldNotBeLoaded: the import has succeeded, and HQ is told of the
-// rows that it has left out.
+// TestImport_NamesRowsThatCouldNotBeLoaded: the import has succeeded, and its outcome counts
+// the rows that it left out.
 func TestImport_NamesRowsThatCouldNotBeLoaded(t *testing.T) {
 	h := startHQ(t, devhq.Options{})
 	h.Disturb(func(r *http.Request) devhq.Fault {
@@ -158,7 +158,7 @@ func TestImport_NamesRowsThatCouldNotBeLoaded(t *testing.T) {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				recorded := httptest.NewRecorder()
 				next.ServeHTTP(recorded, r)
-				z := gzip.NewWriter(recorded.Body) // what follows is one file with what is there
+				z := gzip.NewWriter(recorded.Body) // gzip members are one file
 				if _, err := z.Write([]byte("[]\n")); err != nil || z.Close() != nil {
 					t.Errorf("write an export file: %v", err)
 				}
@@ -176,7 +176,7 @@ func TestImport_NamesRowsThatCouldNotBeLoaded(t *testing.T) {
 	}
 }
 
-// withoutVendors answers for an export that has no files of the vendors.
+// withoutVendors removes the files of the vendors from the response to an export.
 func withoutVendors(t *testing.T, next http.Handler, w http.ResponseWriter, r *http.Request) {
 	recorded := httptest.NewRecorder()
 	next.ServeHTTP(recorded, r)
@@ -196,7 +196,7 @@ func withoutVendors(t *testing.T, next http.Handler, w http.ResponseWriter, r *h
 	}
 }
 
-// apply writes a vendor into a destination, as a server does that follows companies.
+// apply writes a vendor into a destination like a server that follows companies.
 func apply(t *testing.T, url string, h *devhq.HQ, companies []string, vendor string) {
 	t.Helper()
 	var table *schema.Table
@@ -219,8 +219,8 @@ func apply(t *testing.T, url string, h *devhq.HQ, companies []string, vendor str
 	}
 }
 
-// TestWatch_TellsOfDeadLetters as a warning, which `eds dlq drop` beside the server ends.
-func TestWatch_TellsOfDeadLetters(t *testing.T) {
+// TestWatch_WarnsOfDeadLetters until `eds dlq drop`, beside the server, drops them.
+func TestWatch_WarnsOfDeadLetters(t *testing.T) {
 	data := t.TempDir()
 	dir, err := state.Open(data)
 	if err != nil {

@@ -8,21 +8,21 @@ import (
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
 
-// OtherDestinationError says that the operator means another destination than the
-// server's.
+// OtherDestinationError says that a request is for another destination than the server's.
 type OtherDestinationError struct {
 	Destination string // the server's, masked
 }
 
 func (e *OtherDestinationError) Error() string {
-	return fmt.Sprintf("the server with this data directory writes to %s, which is not the destination of --url; leave --url out to import there, or name another data directory with --data-dir", e.Destination)
+	return fmt.Sprintf("the server with this data directory writes to %s, which is not the destination of --url; "+
+		"leave --url out to import there, or name another data directory with --data-dir", e.Destination)
 }
 
-// RequestImport requests an import for the operator, with an id that no other one has, into
-// the destination with the given identity; "" is the server's, and another one is an
-// *OtherDestinationError. If the import is known, it does nothing.
+// RequestImport requests an import for the operator, with a unique id, into the destination
+// with the given identity; "" is the server's. Another destination is an
+// *OtherDestinationError. If an import with this id exists, RequestImport does nothing.
 func (s *Server) RequestImport(id, identity string, o snapshot.Options) error {
-	if err := s.isDestination(identity); err != nil {
+	if err := s.checkDestination(identity); err != nil {
 		return err
 	}
 	_, err := s.reconciler.RequestImport(reconciler.ImportRequest{ID: id, Options: o})
@@ -30,7 +30,7 @@ func (s *Server) RequestImport(id, identity string, o snapshot.Options) error {
 }
 
 // WatchImport calls observe with the progress of an import until it ends, and returns its
-// outcome. If ctx ends, the import goes on.
+// outcome. If ctx ends, the import continues.
 func (s *Server) WatchImport(ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
 	return s.reconciler.WatchImport(ctx, id, observe)
 }
@@ -38,27 +38,27 @@ func (s *Server) WatchImport(ctx context.Context, id string, observe func(snapsh
 // CancelImport ends an import; its tables keep their rows.
 func (s *Server) CancelImport(id string) error { return s.reconciler.CancelImport(id) }
 
-// AcceptGap accepts that the tables of a gap are incomplete, or the one given, and returns
-// their names.
+// AcceptGap accepts that tables are incomplete: one table of a gap or, if table is "", all
+// of them. It returns their names.
 func (s *Server) AcceptGap(id, table string) ([]string, error) {
 	return s.reconciler.AcceptGap(id, table)
 }
 
-// Verification says which tables were found equal.
+// Verification names the tables that were found equal.
 type Verification = reconciler.Verification
 
 // Verified ends warnings about tables of the destination with the given identity.
 func (s *Server) Verified(identity string, v Verification) error {
-	if err := s.isDestination(identity); err != nil {
+	if err := s.checkDestination(identity); err != nil {
 		return err
 	}
 	s.reconciler.Verified(v)
 	return nil
 }
 
-// isDestination returns an *OtherDestinationError if the identity is not that of the
-// server's destination; "" is.
-func (s *Server) isDestination(identity string) error {
+// checkDestination returns an *OtherDestinationError unless identity is "" or that of the
+// server's destination.
+func (s *Server) checkDestination(identity string) error {
 	if d := s.reconciler.Destination(); d != nil && identity != "" && identity != d.Identity {
 		return &OtherDestinationError{d.Masked}
 	}

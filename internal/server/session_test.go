@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/shopmonkeyus/eds/internal/agent"
 	"github.com/shopmonkeyus/eds/internal/build"
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/devhq"
@@ -37,29 +38,28 @@ func startHQ(t *testing.T, o devhq.Options) *devhq.HQ {
 	return h
 }
 
-// run runs a server that has no destination until the test ends. Heard returns
-// once its log has had a message.
-func run(t *testing.T, h *devhq.HQ, health *telemetry.Health, crashes ...Crash) (heard func(message string)) {
+// run runs a server that has no destination until the test ends. AwaitLog waits for a
+// message in its log.
+func run(t *testing.T, h *devhq.HQ, health *telemetry.Health, crashes ...agent.Crash) (awaitLog func(message string)) {
 	t.Helper()
-	heard, _ = start(t, h, func(c *Config) { c.Health, c.Crashes = health, crashes })
-	return heard
+	awaitLog, _ = start(t, h, func(c *Config) { c.Health, c.Crashes = health, crashes })
+	return awaitLog
 }
 
-// start runs a server with a configuration of its own until the test ends, or stop
-// is called.
-func start(t *testing.T, h *devhq.HQ, change func(c *Config)) (heard func(message string), stop func()) {
+// start runs a server with a changed configuration until the test ends or stop is called.
+func start(t *testing.T, h *devhq.HQ, change func(c *Config)) (awaitLog func(message string), stop func()) {
 	t.Helper()
 	return startUntil(t, t.Context(), h, change)
 }
 
-// startUntil is start of a server that is also told to stop when until ends.
-func startUntil(t *testing.T, until context.Context, h *devhq.HQ, change func(c *Config)) (heard func(message string), stop func()) {
+// startUntil is start of a server that also stops when until ends.
+func startUntil(t *testing.T, until context.Context, h *devhq.HQ, change func(c *Config)) (awaitLog func(message string), stop func()) {
 	t.Helper()
 	dir, err := state.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &listener{messages: make(chan string, 1000)}
+	log := &logMessages{messages: make(chan string, 1000)}
 	c := Config{
 		Options: config.Server{
 			Common: config.Common{DataDir: t.TempDir()}, Servers: []string{h.NATSURL()}, RenewInterval: time.Hour,
@@ -95,21 +95,21 @@ func startUntil(t *testing.T, until context.Context, h *devhq.HQ, change func(c 
 	}, stop
 }
 
-// listener is a log that is listened to.
-type listener struct{ messages chan string }
+// logMessages is the handler of a log that sends its messages to a channel.
+type logMessages struct{ messages chan string }
 
-func (l *listener) Enabled(context.Context, slog.Level) bool { return true }
-func (l *listener) WithAttrs([]slog.Attr) slog.Handler       { return l }
-func (l *listener) WithGroup(string) slog.Handler            { return l }
+func (l *logMessages) Enabled(context.Context, slog.Level) bool { return true }
+func (l *logMessages) WithAttrs([]slog.Attr) slog.Handler       { return l }
+func (l *logMessages) WithGroup(string) slog.Handler            { return l }
 
-func (l *listener) Handle(_ context.Context, r slog.Record) error {
+func (l *logMessages) Handle(_ context.Context, r slog.Record) error {
 	l.messages <- r.Message
 	return nil
 }
 
-// TestEveryCrashIsReported reports one whose session HQ would wait for, one whose
-// session HQ has forgotten, and one that left none. The first report fails.
-func TestEveryCrashIsReported(t *testing.T) {
+// TestServer_ReportsEveryCrash: HQ waits for the end of the first crash's session, has
+// forgotten that of the second one, and the third one left none. The first report fails.
+func TestServer_ReportsEveryCrash(t *testing.T) {
 	h := startHQ(t, devhq.Options{SessionGrace: time.Hour})
 	key, err := hq.ParseKey(h.APIKey(devhq.KeyOptions{ServerID: "s"}))
 	if err != nil {
@@ -130,16 +130,16 @@ func TestEveryCrashIsReported(t *testing.T) {
 		return nil
 	})
 	var forgotten []string
-	crash := func(session string) Crash {
-		return Crash{Session: session, Kind: "panic", Stderr: "panic: " + session, Forget: func() error {
+	crash := func(session string) agent.Crash {
+		return agent.Crash{Session: session, Kind: "panic", Stderr: "panic: " + session, Forget: func() error {
 			forgotten = append(forgotten, session)
 			return nil
 		}}
 	}
-	heard := run(t, h, telemetry.NewHealth(), crash(open.ID), crash("long-ago"), crash(""))
-	heard("another server runs with this id; waiting for it to end")
+	awaitLog := run(t, h, telemetry.NewHealth(), crash(open.ID), crash("long-ago"), crash(""))
+	awaitLog("another server runs with this id; waiting for it to end")
 	for range 3 {
-		heard("hq was told of a crash")
+		awaitLog("a crash was reported to hq")
 	}
 	if diff := cmp.Diff([]string{open.ID, "long-ago", ""}, forgotten); diff != "" {
 		t.Error(diff)
@@ -158,32 +158,32 @@ func TestEveryCrashIsReported(t *testing.T) {
 	}
 }
 
-// TestAnExpiredCredentialIsReplaced has HQ hand out what NATS does not accept.
-func TestAnExpiredCredentialIsReplaced(t *testing.T) {
+// TestServer_ReplacesAnExpiredCredential: NATS does not accept what HQ hands out.
+func TestServer_ReplacesAnExpiredCredential(t *testing.T) {
 	h := startHQ(t, devhq.Options{CredentialLife: -time.Hour})
-	heard := run(t, h, telemetry.NewHealth())
-	heard("the session ended; beginning another")
-	heard("the session began")
+	awaitLog := run(t, h, telemetry.NewHealth())
+	awaitLog("the session ended; beginning another")
+	awaitLog("the session began")
 }
 
-func TestAServerThatWaitsForHQIsUnhealthyUntilItAnswers(t *testing.T) {
+func TestServer_IsUnhealthyUntilHQAnswers(t *testing.T) {
 	h := startHQ(t, devhq.Options{})
 	h.Disturb(func(*http.Request) devhq.Fault { return devhq.Refuse(http.StatusServiceUnavailable, 0) })
 	health := telemetry.NewHealth()
-	heard := run(t, h, health)
-	heard("hq does not answer; trying again")
+	awaitLog := run(t, h, health)
+	awaitLog("hq does not answer; trying again")
 	if r := health.Report(); r.Status != telemetry.Unhealthy || len(r.Reasons) != 1 || r.Reasons[0].Condition != "session" {
 		t.Errorf("%+v", r)
 	}
 	h.Disturb(nil)
-	heard("the stream is not followed")
+	awaitLog("the stream is not followed")
 	if r := health.Report(); r.Status == telemetry.Unhealthy {
 		t.Errorf("%+v", r)
 	}
 }
 
-// TestServer_EndsASessionThatHQStartsWhileItStops: HQ has the session, and its answer is on
-// the way.
+// TestServer_EndsASessionThatHQStartsWhileItStops: HQ has started the session and sends its
+// response late.
 func TestServer_EndsASessionThatHQStartsWhileItStops(t *testing.T) {
 	for name, test := range map[string]struct {
 		session int // whose start is slow

@@ -11,15 +11,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// TableReport is the state of one table, and what was applied to it since the server began.
+// TableReport is the state of one table, with the changes applied to it since the server began.
 type TableReport struct {
 	telemetry.TableState
-	// AppliedTo and AppliedAt are the last message that a table has that is not ok, and when
-	// the stream stored it.
+	// AppliedTo is the last message that was applied to a table that is not ok; AppliedAt is
+	// when the stream stored it.
 	AppliedTo uint64    `json:"appliedTo,omitempty"`
 	AppliedAt time.Time `json:"appliedAt,omitzero"`
-	// Attempts counts those to bring the table back that failed; Next is when the next may
-	// begin.
+	// Attempts counts failed attempts to repair the table; Next is the earliest time of the
+	// next one.
 	Attempts int       `json:"attempts,omitempty"`
 	Next     time.Time `json:"next,omitzero"`
 
@@ -30,14 +30,14 @@ type TableReport struct {
 	LastChange  time.Time `json:"lastChange,omitzero"` // by the source's clock
 }
 
-// tables reports on all tables that the server knows, by name: those that were imported or
-// changed, and those that are not ok.
+// tables returns reports on all known tables by name: those that were imported or changed,
+// and those that are not ok.
 func (s *Server) tables(status pipeline.Status) map[string]TableReport {
 	var imported []string
 	if d := s.reconciler.Destination(); d != nil {
 		snapshots, err := s.State.Snapshots(d.Destination)
 		if err != nil {
-			s.Logger.Warn("the states of imported tables are left out", "error", err)
+			s.Logger.Warn("imported tables are missing from the report", "error", err)
 		}
 		imported = slices.Collect(maps.Keys(snapshots))
 	}
@@ -64,11 +64,11 @@ func tableReports(imported []string, changed map[string]pipeline.TableStatus, no
 	return all
 }
 
-// describe adds what is wrong with the table.
+// describe adds the state of a table that is not ok.
 func (t *TableReport) describe(s *sink.TableState) {
 	t.TableState = telemetry.TableState{
-		State: string(s.State), Cause: string(s.Cause), Reason: telemetry.MaskText(s.Reason), Since: s.Since.UTC(), Command: s.Remedy(),
-		Gap: s.GapID(), Accepted: s.Accepted, Lost: lost(s),
+		State: string(s.State), Cause: string(s.Cause), Reason: telemetry.MaskText(s.Reason), Since: s.Since.UTC(),
+		Command: s.Remedy(), Gap: s.GapID(), Accepted: s.Accepted, Lost: needsOperator(s),
 	}
 	t.AppliedTo, t.Attempts, t.Next = s.Applied.Sequence, s.Attempts, s.Next
 	if s.Applied.Stored != 0 {
@@ -76,8 +76,8 @@ func (t *TableReport) describe(s *sink.TableState) {
 	}
 }
 
-// lost reports whether the table stays as it is without the operator.
-func lost(s *sink.TableState) bool {
+// needsOperator reports whether the table stays as it is until the operator acts.
+func needsOperator(s *sink.TableState) bool {
 	switch s.State {
 	case sink.Missing:
 		return true
@@ -97,10 +97,10 @@ func (s *Server) tableStates() map[string]telemetry.TableState {
 	return all
 }
 
-// mostTables is how many tables a heartbeat lists: what HQ takes of a message is bounded.
+// mostTables bounds the tables in a heartbeat, as HQ bounds the size of a message.
 const mostTables = 100
 
-// tableStats returns the tables that are not ok, for a heartbeat, and their number.
+// tableStats returns the tables of a heartbeat, at most mostTables, and the number of all.
 func tableStats(states []sink.TableState) (listed []hq.TableStats, all int) {
 	for i := range states[:min(len(states), mostTables)] {
 		s := &states[i]

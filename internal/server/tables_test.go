@@ -70,8 +70,8 @@ func TestTableStats_AreBounded(t *testing.T) {
 	}
 }
 
-// TestReport_HasStableKeys: programs read the output of eds status --json. A key may be
-// added; docs/operations.md describes each.
+// TestReport_HasStableKeys: programs read the output of eds status --json. Keys may be added;
+// docs/operations.md describes them.
 func TestReport_HasStableKeys(t *testing.T) {
 	reason := []telemetry.Reason{{Condition: "c", Message: "m", Since: tableSince}}
 	report := Report{
@@ -96,7 +96,7 @@ func TestReport_HasStableKeys(t *testing.T) {
 	golden.Compare(t, "report-keys.txt", lines)
 }
 
-// addKeys adds the paths of all keys of a JSON value, in which * is the name of a table.
+// addKeys adds the paths of all keys of a JSON value; * replaces the name of a table.
 func addKeys(keys map[string]bool, path string, value any) {
 	switch value := value.(type) {
 	case map[string]any:

@@ -12,23 +12,20 @@ import (
 )
 
 const (
-	// watchInterval is how often the pipeline is looked at, for health.
+	// watchInterval is the interval at which health is updated from the pipeline.
 	watchInterval = 5 * time.Second
-	// patience is how long the pipeline may wait for something until the server
-	// calls itself unhealthy.
+	// patience is how long the pipeline may wait before the server is unhealthy.
 	patience = 30 * time.Second
-	// closeTimeout bounds each step of an orderly end that needs somebody else.
-	closeTimeout = 10 * time.Second
 )
 
-// watch looks at the pipeline now and then.
+// watch updates health from the pipelines and the dead letters until ctx ends.
 func (s *Server) watch(ctx context.Context) {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
-			s.judge(s.Status(), s.reconciler.LaneStatus())
+			s.watchPipelines(s.Status(), s.reconciler.LaneStatus())
 			s.watchDeadLetters(time.Now())
 			if s.Beat != nil {
 				s.Beat()
@@ -39,8 +36,8 @@ func (s *Server) watch(ctx context.Context) {
 	}
 }
 
-// judge turns the states of the pipeline and of the lane into health.
-func (s *Server) judge(main, lane pipeline.Status) {
+// watchPipelines updates health from the states of the main pipeline and the lane.
+func (s *Server) watchPipelines(main, lane pipeline.Status) {
 	var err error
 	if reason := overdue(main); reason != "" {
 		err = errors.New(reason)
@@ -48,12 +45,12 @@ func (s *Server) judge(main, lane pipeline.Status) {
 	s.Health.Set("pipeline", err)
 	warning := overdue(lane)
 	if warning != "" {
-		warning = "tables that are behind are not brought forward: " + warning
+		warning = "tables that are behind do not catch up: " + warning
 	}
 	s.Health.Warn("behind", warning)
 }
 
-// overdue returns what a pipeline has waited for too long; "" if there is nothing.
+// overdue returns the reason why a pipeline has waited for too long; "": it has not.
 func overdue(status pipeline.Status) string {
 	if status.State != pipeline.Waiting || time.Since(status.Since) <= patience {
 		return ""
@@ -61,7 +58,8 @@ func overdue(status pipeline.Status) string {
 	return status.Reason
 }
 
-// watchDeadLetters tells of what the destination lacks, and of what was dropped meanwhile.
+// watchDeadLetters updates health from the dead-letter queue, after it has read entries that
+// another process dropped and has dropped superseded ones.
 func (s *Server) watchDeadLetters(now time.Time) {
 	broken := ""
 	if err := cmp.Or(s.dead.Refresh(), s.dead.DropSuperseded(now)); err != nil {
@@ -93,5 +91,5 @@ func (s *Server) deadLetters() dlq.Counts {
 	return s.dead.Count("")
 }
 
-// Status returns what the pipeline is doing. Its counts are of all sessions.
+// Status returns the state of the pipeline. Its counts cover all sessions.
 func (s *Server) Status() pipeline.Status { return s.reconciler.Status() }

@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-func TestJudge_SaysWhatThePipelineAndTheLaneWaitFor(t *testing.T) {
+func TestWatch_SaysWhatThePipelineAndTheLaneWaitFor(t *testing.T) {
 	s := &Server{Config: Config{Health: telemetry.NewHealth()}}
 	waiting := func(since time.Duration) pipeline.Status {
 		return pipeline.Status{State: pipeline.Waiting, Reason: "waiting for the destination: pid 7 has a lock", Since: time.Now().Add(-since)}
@@ -19,11 +19,11 @@ func TestJudge_SaysWhatThePipelineAndTheLaneWaitFor(t *testing.T) {
 		reason, warning string
 	}{
 		{name: "main", main: waiting(time.Minute), reason: "waiting for the destination: pid 7 has a lock"},
-		{name: "lane", lane: waiting(time.Minute), warning: "tables that are behind are not brought forward: waiting for the destination: pid 7 has a lock"},
+		{name: "lane", lane: waiting(time.Minute), warning: "tables that are behind do not catch up: waiting for the destination: pid 7 has a lock"},
 		{name: "briefly", main: waiting(time.Second), lane: waiting(time.Second)},
 		{name: "no lane"},
 	} {
-		s.judge(test.main, test.lane)
+		s.watchPipelines(test.main, test.lane)
 		first := func(reasons []telemetry.Reason) string {
 			if len(reasons) == 0 {
 				return ""

@@ -8,23 +8,23 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Desired is what HQ and the operator have asked of the server and is not done yet. It
-// survives the server's end.
+// Desired is the part of the desired state that survives the server's end: pending requests
+// of HQ and the operator.
 type Desired struct {
-	Paused time.Time `json:"paused,omitzero"` // since when changes are not applied; zero: they are
-	// NeedsImport are the identities of the destinations that were configured and have
-	// to be imported into before the stream is followed.
+	Paused time.Time `json:"paused,omitzero"` // when the pause began; zero: no pause
+	// NeedsImport are the identities of configured destinations that need an import before
+	// the stream is followed.
 	NeedsImport []string `json:"needsImport,omitempty"`
-	// Import was requested and has not ended; nil: there is none.
+	// Import is the requested import that has not ended; nil: there is none.
 	Import *RequestedImport `json:"import,omitempty"`
-	// Answers are the outcomes that HQ has yet to receive, oldest first.
-	Answers []ImportOutcome `json:"answers,omitempty"`
-	// Healed are the imports of the last day that the server requested by itself, one
-	// per table.
+	// Outcomes are those that HQ has yet to receive, oldest first.
+	Outcomes []ImportOutcome `json:"answers,omitempty"`
+	// Healed are the imports of the last day that the server requested itself, one per
+	// table.
 	Healed []Healing `json:"healed,omitempty"`
 }
 
-// Healing is an import of a table that the server requested by itself.
+// Healing is an import of a table that the server requested itself.
 type Healing struct {
 	Destination string    `json:"destination"` // its identity
 	Table       string    `json:"table"`
@@ -36,21 +36,21 @@ type RequestedImport struct {
 	ID          string `json:"id"`
 	Destination string `json:"destination"` // its identity
 	HQ          bool   `json:"hq,omitempty"`
-	// Beside reports whether the stream is followed meanwhile.
+	// Beside reports whether the import runs beside the followed stream.
 	Beside  bool            `json:"beside,omitempty"`
 	Options json.RawMessage `json:"options"`
 }
 
-// ImportOutcome is how an import that HQ requested has ended.
+// ImportOutcome is the outcome of an import that HQ requested.
 type ImportOutcome struct {
 	ID    string `json:"id"`
 	Error string `json:"error,omitempty"` // "" if it succeeded
-	Note  string `json:"note,omitempty"`  // what there is to say about one that succeeded
+	Note  string `json:"note,omitempty"`  // a remark about one that succeeded
 }
 
 const desiredKey = "desired"
 
-// Desired returns what SetDesired recorded last; the zero value if it never did.
+// Desired returns the value that SetDesired recorded last; the zero value if there is none.
 func (d *Dir) Desired() (desired Desired, err error) {
 	err = d.view(func(tx *bbolt.Tx) error {
 		if tx.Bucket(bucketValues) == nil {
@@ -62,13 +62,13 @@ func (d *Dir) Desired() (desired Desired, err error) {
 	return desired, err
 }
 
-// SetDesired records what is desired, in the place of what was.
+// SetDesired replaces the recorded desired state.
 func (d *Dir) SetDesired(desired Desired) error {
 	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketValues, desiredKey, desired) })
 }
 
-// Filled reports whether the destination holds a snapshot, and no import into it has yet
-// to be resumed.
+// Filled reports whether the destination holds a snapshot and no interrupted import into it
+// remains.
 func (d *Dir) Filled(at Destination) (bool, error) {
 	known, err := d.Snapshots(at)
 	unfinished, interrupted, e := d.Import()

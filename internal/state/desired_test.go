@@ -14,8 +14,8 @@ func TestDesired_SurvivesTheProcess(t *testing.T) {
 	path := t.TempDir()
 	want := []state.Desired{{}, {
 		Paused: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), NeedsImport: []string{"a", "b"},
-		Import:  &state.RequestedImport{ID: "i", Destination: "a", HQ: true, Options: json.RawMessage(`{"Only":["order"]}`)},
-		Answers: []state.ImportOutcome{{ID: "h"}, {ID: "g", Error: "refused"}},
+		Import:   &state.RequestedImport{ID: "i", Destination: "a", HQ: true, Options: json.RawMessage(`{"Only":["order"]}`)},
+		Outcomes: []state.ImportOutcome{{ID: "h"}, {ID: "g", Error: "refused"}},
 	}, {}}
 	for i, desired := range want {
 		d, err := state.Open(path)

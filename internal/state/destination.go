@@ -11,23 +11,23 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Destination says which records of the data directory are those of a destination.
+// Destination identifies the records of a destination in the data directory.
 type Destination struct {
-	// Identity is the same however the destination's URL is spelled.
+	// Identity does not depend on the spelling of the destination's URL.
 	Identity string
-	// ID is by which the destination records itself what is known about it; "" if it
-	// does not. Its position is then recorded under the id.
+	// ID is the id in the destination's own records; "" if it keeps none. If there is an ID,
+	// the position is recorded under it.
 	ID string
-	// Masked is the URL as it is spelled now, without secrets, and Spelled the part of it
-	// by which earlier versions know the destination.
+	// Masked is the current spelling of the URL, without secrets. Spelled is the part of it
+	// by which earlier versions identify the destination.
 	Masked, Spelled string
-	// Same reports whether a URL that an earlier version recorded, masked or only the
-	// part of it, names the destination; nil: none does.
+	// Same reports whether a URL that an earlier version recorded names the destination. The
+	// URL is masked, or only its Spelled part. Nil: none does.
 	Same func(recorded string) bool
 }
 
-// Owns reports whether a record is of the destination. Earlier versions recorded no key,
-// which is an identity or an id, but a spelling.
+// Owns reports whether a record belongs to the destination. The key is an identity or an id.
+// Earlier versions recorded only a spelling.
 func (at Destination) Owns(key, spelled string) bool {
 	if key != "" {
 		return key == at.ID || key == at.Identity
@@ -37,16 +37,16 @@ func (at Destination) Owns(key, spelled string) bool {
 
 func (at Destination) key() string { return cmp.Or(at.ID, at.Identity) }
 
-// aside is the key of a record about name that is not of the destination which name is
-// recorded for at present.
-func aside(name, destination string) string { return name + "\x00" + destination }
+// otherKey returns the key of a record about name that belongs to another destination than
+// the current record about name.
+func otherKey(name, destination string) string { return name + "\x00" + destination }
 
-// eachAside decodes the records about name that are kept aside.
-func eachAside[V any](tx *bbolt.Tx, bucket []byte, name string, use func(key string, v V)) error {
-	if tx.Bucket(bucket) == nil { // an earlier version made the database, and it is only looked at
+// eachOther decodes the records about name of other destinations.
+func eachOther[V any](tx *bbolt.Tx, bucket []byte, name string, use func(key string, v V)) error {
+	if tx.Bucket(bucket) == nil { // the database is from an earlier version and opened read-only
 		return nil
 	}
-	prefix := []byte(aside(name, ""))
+	prefix := []byte(otherKey(name, ""))
 	c := tx.Bucket(bucket).Cursor()
 	for key, text := c.Seek(prefix); bytes.HasPrefix(key, prefix); key, text = c.Next() {
 		var v V
@@ -58,7 +58,7 @@ func eachAside[V any](tx *bbolt.Tx, bucket []byte, name string, use func(key str
 	return nil
 }
 
-// The prefixes of what is kept about destinations in bucketValues.
+// The prefixes of keys about destinations in bucketValues.
 const (
 	destinationPrefix = "destination "
 	heldPrefix        = "held "
@@ -66,26 +66,25 @@ const (
 	workedPrefix      = "worked "
 )
 
-// DestinationID returns the id of the destination with the given identity. If none is
-// known, it makes one up and remembers it.
+// DestinationID returns the id of the destination with the given identity. If there is none, it
+// generates one and records it.
 func (d *Dir) DestinationID(identity string) (id string, err error) {
-	if id, err = d.Value(destinationPrefix + identity); id != "" || err != nil || d.looks {
+	if id, err = d.Value(destinationPrefix + identity); id != "" || err != nil || d.readOnly {
 		return id, err
 	}
 	id = uuid.NewString()
 	return id, d.RecordDestinationID(identity, id)
 }
 
-// RecordDestinationID remembers the id that a destination has by its own records.
+// RecordDestinationID records the id from the destination's own records.
 func (d *Dir) RecordDestinationID(identity, id string) error {
 	return d.SetValue(destinationPrefix+identity, id)
 }
 
-// HeldID returns the id that the destination with the given identity was found to hold,
-// "" if it was never found to hold one.
+// HeldID returns the id that RecordHeldID recorded; "" if there is none.
 func (d *Dir) HeldID(identity string) (string, error) { return d.Value(heldPrefix + identity) }
 
-// RecordHeldID remembers that the destination holds the id.
+// RecordHeldID records that the destination with the given identity holds the id.
 func (d *Dir) RecordHeldID(identity, id string) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketValues)
@@ -93,14 +92,14 @@ func (d *Dir) RecordHeldID(identity, id string) error {
 	})
 }
 
-// Worked reports whether the destination with the given identity has ever let this data
-// directory's eds in.
+// Worked reports whether the destination with the given identity has ever accepted a
+// connection of an eds with this data directory.
 func (d *Dir) Worked(identity string) (bool, error) {
 	worked, err := d.Value(workedPrefix + identity)
 	return worked != "", err
 }
 
-// RecordWorked remembers that the destination has let eds in.
+// RecordWorked records that the destination has accepted a connection.
 func (d *Dir) RecordWorked(identity string) error {
 	if worked, err := d.Worked(identity); worked || err != nil {
 		return err
@@ -108,8 +107,7 @@ func (d *Dir) RecordWorked(identity string) error {
 	return d.SetValue(workedPrefix+identity, "yes")
 }
 
-// Epoch returns the last epoch with which this data directory wrote to a destination, 0
-// if it never did.
+// Epoch returns the last epoch with which eds wrote to a destination; 0 if there is none.
 func (d *Dir) Epoch(id string) (epoch int64, err error) {
 	err = d.view(func(tx *bbolt.Tx) error {
 		_, err := get(tx, bucketValues, epochPrefix+id, &epoch)
@@ -118,13 +116,13 @@ func (d *Dir) Epoch(id string) (epoch int64, err error) {
 	return epoch, err
 }
 
-// RecordEpoch remembers the epoch.
+// RecordEpoch records the epoch.
 func (d *Dir) RecordEpoch(id string, epoch int64) error {
 	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketValues, epochPrefix+id, epoch) })
 }
 
-// MarkRecorded notes that the destination with the given id has recorded the snapshots
-// of the given tables.
+// MarkRecorded records that the destination with the given id has recorded the snapshots of the
+// given tables.
 func (d *Dir) MarkRecorded(id string, tables ...string) error {
 	if id == "" || len(tables) == 0 {
 		return nil

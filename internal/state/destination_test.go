@@ -15,8 +15,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// at returns a destination that earlier versions know by the given spellings, of which
-// the first is the present one.
+// at returns a destination that earlier versions know by the given spellings. The first is the
+// current one.
 func at(identity string, spellings ...string) state.Destination {
 	d := state.Destination{Identity: identity, Same: func(recorded string) bool { return slices.Contains(spellings, recorded) }}
 	if len(spellings) > 0 {
@@ -25,14 +25,14 @@ func at(identity string, spellings ...string) state.Destination {
 	return d
 }
 
-// earlier reads and writes a data directory as the release does that knows destinations
+// earlierVersion reads and writes a data directory like the release that identifies destinations
 // by their spelling.
-type earlier struct {
+type earlierVersion struct {
 	t    *testing.T
 	path string
 }
 
-func (e earlier) update(change func(tx *bbolt.Tx)) {
+func (e earlierVersion) update(change func(tx *bbolt.Tx)) {
 	e.t.Helper()
 	db, err := bbolt.Open(e.path+"/eds.db", 0o600, nil)
 	must(e.t, err)
@@ -40,16 +40,16 @@ func (e earlier) update(change func(tx *bbolt.Tx)) {
 	must(e.t, db.Close())
 }
 
-func (e earlier) put(bucket, key string, value any) {
+func (e earlierVersion) put(bucket, key string, value any) {
 	e.t.Helper()
 	text, err := json.Marshal(value)
 	must(e.t, err)
 	e.update(func(tx *bbolt.Tx) { must(e.t, tx.Bucket([]byte(bucket)).Put([]byte(key), text)) })
 }
 
-// position is what that release reads of a consumer and a spelling: the latest record,
-// or the one that was set aside.
-func (e earlier) position(consumer, spelling string) (sequence uint64) {
+// position returns the sequence that the earlier version reads for a consumer and a spelling: that
+// of the current record, or of the kept one.
+func (e earlierVersion) position(consumer, spelling string) (sequence uint64) {
 	e.t.Helper()
 	e.update(func(tx *bbolt.Tx) {
 		var s struct {
@@ -69,8 +69,8 @@ func settledAt(sequence uint64) state.Settled {
 	return state.Settled{Position: cdc.Position{Sequence: sequence, Stored: 1}, At: time.Unix(int64(sequence), 0).UTC()}
 }
 
-// TestSettled_IsKeptByDestination has a server follow the stream into one destination,
-// into another, and into the first again.
+// TestSettled_IsKeptByDestination follows the stream into one destination, into another, and
+// into the first again.
 func TestSettled_IsKeptByDestination(t *testing.T) {
 	d := open(t, t.TempDir())
 	one, other := at("one"), at("other")
@@ -84,7 +84,7 @@ func TestSettled_IsKeptByDestination(t *testing.T) {
 	expect(one, 0, false, false)
 	must(t, d.RecordSettled("eds", one, settledAt(200)))
 	expect(one, 200, true, false)
-	expect(other, 200, false, false) // the one that is known
+	expect(other, 200, false, false) // the record of the other destination
 	must(t, d.RecordSettled("eds", other, settledAt(300)))
 	must(t, d.RecordSettled("eds", other, settledAt(400)))
 	d = reopened(t, d)
@@ -98,12 +98,12 @@ func TestSettled_IsKeptByDestination(t *testing.T) {
 	}
 }
 
-// TestSettled_IsFoundAfterAnUpgradeAndARollback goes on with what an earlier version has
-// recorded under several spellings, and that version with what this one records.
+// TestSettled_IsFoundAfterAnUpgradeAndARollback reads records of an earlier version under several
+// spellings, and lets the earlier version read the new records.
 func TestSettled_IsFoundAfterAnUpgradeAndARollback(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)
-	e := earlier{t, path}
+	e := earlierVersion{t, path}
 	away := func(do func()) {
 		t.Helper()
 		must(t, d.Close())
@@ -133,7 +133,9 @@ func TestSettled_IsFoundAfterAnUpgradeAndARollback(t *testing.T) {
 	expect(one, 110)
 	expect(other, 100)
 	away(func() {
-		if got := []uint64{e.position("eds", "postgresql://one"), e.position("eds", "postgres://other")}; !slices.Equal(got, []uint64{110, 100}) {
+		if got := []uint64{
+			e.position("eds", "postgresql://one"), e.position("eds", "postgres://other"),
+		}; !slices.Equal(got, []uint64{110, 100}) {
 			t.Errorf("the earlier version finds %v", got)
 		}
 		// It follows the stream into the other one, and into the first again.
@@ -143,12 +145,12 @@ func TestSettled_IsFoundAfterAnUpgradeAndARollback(t *testing.T) {
 	expect(one, 120)
 	expect(other, 130)
 	away(func() { e.put("positions", "eds", record(140, "")) })
-	expect(one, 140) // it is not known whose it is
+	expect(one, 140) // a record of an unknown destination
 }
 
-// TestSettled_TellsDestinationsOfOneSpellingApart has two topics that are named by an
-// option, which earlier versions do not tell apart.
-func TestSettled_TellsDestinationsOfOneSpellingApart(t *testing.T) {
+// TestSettled_DistinguishesDestinationsOfOneSpelling uses two topics that differ in an option,
+// which earlier versions do not distinguish.
+func TestSettled_DistinguishesDestinationsOfOneSpelling(t *testing.T) {
 	d := open(t, t.TempDir())
 	a, b := at("kafka://b/a", "kafka://b"), at("kafka://b/b", "kafka://b")
 	must(t, d.RecordSettled("eds", a, settledAt(10)))
@@ -160,8 +162,8 @@ func TestSettled_TellsDestinationsOfOneSpellingApart(t *testing.T) {
 	}
 }
 
-// TestSettled_FollowsTheID has a database with an id be reached at another address, and
-// another database at its own.
+// TestSettled_FollowsTheID moves a database with an id to another address, and puts another
+// database at the old one.
 func TestSettled_FollowsTheID(t *testing.T) {
 	d := open(t, t.TempDir())
 	one := at("pg://one")
@@ -181,47 +183,49 @@ func TestSettled_FollowsTheID(t *testing.T) {
 	}
 }
 
-func TestEnds_AreKeptByConsumerAndDestination(t *testing.T) {
+func TestBatchBoundaries_AreKeptByConsumerAndDestination(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)
 	one, other := at("one", "a://one"), at("other", "a://other")
 	expect := func(consumer string, destination state.Destination, want ...uint64) {
 		t.Helper()
-		if got, err := d.Ends(consumer, destination); !slices.Equal(got, want) || err != nil {
+		if got, err := d.BatchBoundaries(consumer, destination); !slices.Equal(got, want) || err != nil {
 			t.Errorf("%s, %s: %v, %v, want %v", consumer, destination.Identity, got, err, want)
 		}
 	}
-	must(t, d.RecordEnds("eds", one, []uint64{7, 9007199254740993}))
-	must(t, d.RecordEnds("eds-2", one, []uint64{3}))
+	must(t, d.RecordBatchBoundaries("eds", one, []uint64{7, 9007199254740993}))
+	must(t, d.RecordBatchBoundaries("eds-2", one, []uint64{3}))
 	expect("eds", other)
-	must(t, d.RecordEnds("eds", other, []uint64{20}))
+	must(t, d.RecordBatchBoundaries("eds", other, []uint64{20}))
 	d = reopened(t, d)
 	expect("eds", one, 7, 9007199254740993)
 	expect("eds", other, 20)
 	expect("eds-2", one, 3)
-	must(t, d.RecordEnds("eds", other, nil))
+	must(t, d.RecordBatchBoundaries("eds", other, nil))
 	expect("eds", other)
 	expect("eds", one, 7, 9007199254740993)
-	// An earlier version goes on with the one that is followed.
+	// An earlier version continues with the followed destination.
 	must(t, d.RecordSettled("eds", one, settledAt(8)))
-	must(t, d.RecordEnds("eds", one, []uint64{30}))
+	must(t, d.RecordBatchBoundaries("eds", one, []uint64{30}))
 	must(t, d.Close())
-	earlier{t, path}.put("ends", "eds", []uint64{40})
+	earlierVersion{t, path}.put("ends", "eds", []uint64{40})
 	d = open(t, path)
 	expect("eds", one, 40)
 	expect("eds", other)
 }
 
 func snapshotOf(table string, clock int64, change ...func(*state.Snapshot)) state.Snapshot {
-	s := state.Snapshot{Table: table, Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: clock}}, Job: "j", Rows: 1, ImportedAt: time.Unix(clock, 0).UTC()}
+	s := state.Snapshot{
+		Table: table, Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: clock}}, Job: "j", Rows: 1, ImportedAt: time.Unix(clock, 0).UTC(),
+	}
 	for _, do := range change {
 		do(&s)
 	}
 	return s
 }
 
-// TestSnapshots_AreKeptByDestination imports into one destination, into another, and goes
-// back to the first.
+// TestSnapshots_AreKeptByDestination imports into one destination, into another, and into the
+// first again.
 func TestSnapshots_AreKeptByDestination(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)
@@ -253,14 +257,14 @@ func TestSnapshots_AreKeptByDestination(t *testing.T) {
 	expect(one, map[string]int64{"order": 1, "customer": 1})
 	all, err := d.Snapshots(one)
 	if must(t, err); !all["order"].Begun || all["customer"].Begun {
-		t.Errorf("followed are %+v", all)
+		t.Errorf("the followed snapshots are %+v", all)
 	}
 	must(t, d.FinishTable(one, snapshotOf("order", 3)))
 	expect(one, map[string]int64{"order": 3, "customer": 1})
 	expect(other, map[string]int64{"order": 2})
 	must(t, d.Close())
-	// An earlier version knows one snapshot per table, of what is followed now.
-	e := earlier{t, path}
+	// An earlier version knows one snapshot per table, that of the followed destination.
+	e := earlierVersion{t, path}
 	e.update(func(tx *bbolt.Tx) {
 		must(t, tx.Bucket([]byte("snapshots")).ForEach(func(key, text []byte) error {
 			var s state.Snapshot
@@ -275,13 +279,13 @@ func TestSnapshots_AreKeptByDestination(t *testing.T) {
 	expect(other, map[string]int64{"order": 4})
 }
 
-// TestAdopt_KeepsWhatAnEarlierVersionImportedUnderAnotherSpelling has the URL respelled at
-// the upgrade, and an environment variable of it change later.
-func TestAdopt_KeepsWhatAnEarlierVersionImportedUnderAnotherSpelling(t *testing.T) {
+// TestAdopt_KeepsSnapshotsOfAnEarlierVersionUnderAnotherSpelling respells the URL at the upgrade,
+// and changes an environment variable of it later.
+func TestAdopt_KeepsSnapshotsOfAnEarlierVersionUnderAnotherSpelling(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)
 	must(t, d.Close())
-	e := earlier{t, path}
+	e := earlierVersion{t, path}
 	e.put("snapshots", "order", snapshotOf("order", 1, func(s *state.Snapshot) { s.Destination = "postgres://${HOST}/shop" }))
 	d = open(t, path)
 	one := at("pg://one/shop", "postgresql://one/shop", "postgres://${HOST}/shop")
@@ -297,8 +301,8 @@ func TestAdopt_KeepsWhatAnEarlierVersionImportedUnderAnotherSpelling(t *testing.
 	}
 }
 
-// TestRecordSnapshots_KeepsTheClockOfTheLastReplacement, under whatever spelling, and of
-// this destination only.
+// TestRecordSnapshots_KeepsTheClockOfTheLastReplacement under any spelling, and only that of the
+// same destination.
 func TestRecordSnapshots_KeepsTheClockOfTheLastReplacement(t *testing.T) {
 	partial := func(s *state.Snapshot) { s.Partial = true }
 	one := at("one", "a://one")
@@ -323,7 +327,7 @@ func TestRecordSnapshots_KeepsTheClockOfTheLastReplacement(t *testing.T) {
 	}
 }
 
-// TestRecordSnapshots_KeepsTheClockThatWasNotFollowed of an earlier import, if a later one
+// TestRecordSnapshots_KeepsTheClockThatWasNotFollowed: that of an earlier import, if a later import
 // loads only some of the rows.
 func TestRecordSnapshots_KeepsTheClockThatWasNotFollowed(t *testing.T) {
 	part := func(s *state.Snapshot) { s.Partial = true }
@@ -356,7 +360,7 @@ func TestRecordSnapshots_KeepsTheClockThatWasNotFollowed(t *testing.T) {
 	}
 }
 
-func TestFinishWholeImport_ForgetsTablesThatLeft(t *testing.T) {
+func TestFinishWholeImport_RemovesTablesThatLeft(t *testing.T) {
 	d := open(t, t.TempDir())
 	here, there := at("here", "a://here"), at("there", "a://there")
 	must(t, d.RecordSnapshots(here, snapshotOf("imported", 1), snapshotOf("absent", 1), snapshotOf("left", 1)))
@@ -379,11 +383,11 @@ func TestFinishWholeImport_ForgetsTablesThatLeft(t *testing.T) {
 	}
 }
 
-func TestHeldID_IsKnownOnceItWasRecorded(t *testing.T) {
+func TestHeldID_IsKnownOnceRecorded(t *testing.T) {
 	d := open(t, t.TempDir())
 	made, err := d.DestinationID("one")
 	if must(t, err); made == "" {
-		t.Error("no id was made up")
+		t.Error("no id was generated")
 	}
 	if held, err := d.HeldID("one"); held != "" || err != nil {
 		t.Errorf("it holds %q, %v", held, err)
@@ -400,7 +404,7 @@ func TestHeldID_IsKnownOnceItWasRecorded(t *testing.T) {
 	}
 }
 
-func TestWorked_IsRememberedPerDestination(t *testing.T) {
+func TestWorked_IsRecordedPerDestination(t *testing.T) {
 	path := t.TempDir()
 	d, err := state.Open(path)
 	if err != nil {

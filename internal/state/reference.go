@@ -15,37 +15,35 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// referenceFile is the database of the reference server, whose data directory eds
-// may take over.
+// referenceFile is the database of the reference server. eds may take over its data directory.
 const referenceFile = "eds-data.db"
 
-// referenceKey is the key in bucketMeta that says that the import of the reference
-// server has not been taken over. It is set once, with the first state in its data
-// directory.
+// referenceKey is the key in bucketMeta that exists until the import of the reference server is
+// taken over. It is set once, when eds creates its database in that data directory.
 const referenceKey = "reference"
 
-// ReferenceError says that the file of the reference server cannot be used.
+// ReferenceError is a failure to read the file of the reference server.
 type ReferenceError struct {
 	Path string
 	Err  error
 }
 
 func (e *ReferenceError) Error() string {
-	return fmt.Sprintf("cannot read in %s when the reference server imported (%v); put back a copy that can be read, or, if that import no longer matters, move the file away", e.Path, e.Err)
+	return fmt.Sprintf("cannot read in %s when the reference server imported (%v); put back a readable copy, "+
+		"or, if that import no longer matters, move the file away", e.Path, e.Err)
 }
 
 func (e *ReferenceError) Unwrap() error { return e.Err }
 
-// noteReference notes that there is a reference server to take over from.
-func (d *Dir) noteReference(tx *bbolt.Tx) error {
+// detectReference sets referenceKey if there is a file of the reference server.
+func (d *Dir) detectReference(tx *bbolt.Tx) error {
 	if _, err := os.Lstat(d.Path(referenceFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return put(tx, bucketMeta, referenceKey, true)
 }
 
-// HasReference reports whether the import of the reference server has yet to be
-// taken over.
+// HasReference reports whether the import of the reference server remains to be taken over.
 func (d *Dir) HasReference() (pending bool, err error) {
 	err = d.view(func(tx *bbolt.Tx) error {
 		_, err := get(tx, bucketMeta, referenceKey, &pending)
@@ -54,10 +52,9 @@ func (d *Dir) HasReference() (pending bool, err error) {
 	return pending, err
 }
 
-// ReferenceTimes returns the times of the snapshots of the reference server's last
-// import, by table; none if it recorded no import. Each is the newest time of its
-// table's files: rows of the others may lack changes before it. The error is a
-// *ReferenceError.
+// ReferenceTimes returns the times of the snapshots of the reference server's last import, by
+// table; none if it recorded no import. Each is the newest time of its table's files: rows of
+// older files may lack changes before it. The error is a *ReferenceError.
 func (d *Dir) ReferenceTimes() (map[string]time.Time, error) {
 	path := d.Path(referenceFile)
 	times, err := readReferenceFile(path)
@@ -67,9 +64,9 @@ func (d *Dir) ReferenceTimes() (map[string]time.Time, error) {
 	return times, nil
 }
 
-// SettleReference records the snapshots of the destination that were taken over from the
-// reference server, and that nothing more is to be.
-func (d *Dir) SettleReference(at Destination, snapshots ...Snapshot) error {
+// FinishReference records snapshots of the destination that are taken over from the reference
+// server. HasReference returns false from then on.
+func (d *Dir) FinishReference(at Destination, snapshots ...Snapshot) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		for _, s := range snapshots {
 			if err := record(tx, at, s); err != nil {
@@ -82,13 +79,13 @@ func (d *Dir) SettleReference(at Destination, snapshots ...Snapshot) error {
 
 func readReferenceFile(path string) (map[string]time.Time, error) {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // it was moved away
+		return nil, nil // the operator has moved it away
 	}
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
-		return nil, errors.Unwrap(err) // the path is known
-	case !info.Mode().IsRegular(): // opening it could wait for ever
+		return nil, errors.Unwrap(err) // the caller adds the path
+	case !info.Mode().IsRegular(): // opening it could block for ever
 		return nil, errors.New("it is not a file")
 	}
 	f, err := os.Open(path)
@@ -102,14 +99,13 @@ func readReferenceFile(path string) (map[string]time.Time, error) {
 const (
 	// exportKey is the key of the snapshots' times.
 	exportKey = "table-export"
-	// maxExport bounds their text in bytes. A table takes less than a hundred.
+	// maxExport bounds their text, in bytes. A table takes less than a hundred.
 	maxExport = 16 << 20
 )
 
-// readReference reads a file of buntdb, which is a log of commands in the protocol
-// of Redis, and returns what the newest value of exportKey says. A command that is
-// cut off at the end of the file was never completed; it is an error if it could be
-// the only one about exportKey.
+// readReference reads a file of buntdb, which is a log of commands in the protocol of Redis. It
+// returns the times in the newest value of exportKey. A truncated command at the end of the file
+// was never completed. It is an error if it could be the only one about exportKey.
 func readReference(r io.Reader, now time.Time) (map[string]time.Time, error) {
 	log := commandLog{bufio.NewReaderSize(r, 64<<10)}
 	var export []byte
@@ -130,7 +126,7 @@ func readReference(r io.Reader, now time.Time) (map[string]time.Time, error) {
 	}
 }
 
-// parseExport returns the times that a value of exportKey holds.
+// parseExport returns the times in a value of exportKey.
 func parseExport(text []byte, now time.Time) (map[string]time.Time, error) {
 	if text == nil {
 		return nil, nil
@@ -150,7 +146,8 @@ func parseExport(text []byte, now time.Time) (map[string]time.Time, error) {
 		case t.Timestamp.Before(earliestImport):
 			return nil, fmt.Errorf("table %s has no time", t.Table)
 		case t.Timestamp.After(now.Add(clockSkew)):
-			return nil, fmt.Errorf("the time of table %s, %s, is in the future: check the clock of this machine", t.Table, t.Timestamp.UTC().Format(time.RFC3339))
+			return nil, fmt.Errorf("the time of table %s, %s, is in the future: check the clock of this machine",
+				t.Table, t.Timestamp.UTC().Format(time.RFC3339))
 		}
 		if known, ok := times[t.Table]; !ok || t.Timestamp.Before(known) {
 			times[t.Table] = t.Timestamp
@@ -161,42 +158,41 @@ func parseExport(text []byte, now time.Time) (map[string]time.Time, error) {
 
 var (
 	tableName = regexp.MustCompile(`^[a-z0-9_]{1,255}$`)
-	// earliestImport is before there was a reference server.
+	// earliestImport is earlier than the first reference server.
 	earliestImport = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 )
 
-// clockSkew is by how much the clocks of two machines may differ.
+// clockSkew is the largest assumed difference between the clocks of two machines.
 const clockSkew = 24 * time.Hour
 
-// commandLog reads commands one by one. It holds no more of them than is needed.
+// commandLog reads commands one by one. It keeps only the parts that eds needs.
 type commandLog struct{ r *bufio.Reader }
 
-// command is a command: set key value [ex|ae time], del key, or flushdb. Expiry
-// times do not matter here: a value that has expired may at most make more changes
-// apply again.
-type command struct {
+// logCommand is a command of the log: set key value [ex|ae time], del key, or flushdb. Expiry
+// times do not matter: an expired value can only make more changes apply again.
+type logCommand struct {
 	begun     bool
 	name, key string // "" before they are read
 	value     []byte // of a set of exportKey
 }
 
-// mayConcern reports whether a command of which the rest is missing may be about key.
-func (c command) mayConcern(key string) bool {
+// mayConcern reports whether a truncated command may be about key.
+func (c logCommand) mayConcern(key string) bool {
 	return c.begun && (c.key == key || c.key == "")
 }
 
 const (
 	maxName  = 16
 	maxParts = 5
-	// maxLength bounds the length of a part, so that it is an int everywhere.
+	// maxLength bounds the length of a part, in bytes, so that it fits an int everywhere.
 	maxLength = 1 << 30
 )
 
 var errNoLog = errors.New("it is not a log of commands")
 
-// next returns the next command. At the end of the file the error is io.EOF, and
-// the command holds what there is of it.
-func (l commandLog) next() (c command, err error) {
+// next returns the next command. At the end of the file the error is io.EOF, and the command
+// holds the parts that were read.
+func (l commandLog) next() (c logCommand, err error) {
 	if err := l.skipPadding(); err != nil {
 		return c, err
 	}
@@ -231,7 +227,8 @@ func (l commandLog) next() (c command, err error) {
 			return c, err
 		}
 	}
-	known := c.name == "flushdb" && parts == 1 || c.name == "del" && parts == 2 || c.name == "set" && (parts == 3 || parts == 5)
+	known := c.name == "flushdb" && parts == 1 || c.name == "del" && parts == 2 ||
+		c.name == "set" && (parts == 3 || parts == 5)
 	if !known {
 		return c, errNoLog
 	}
@@ -251,8 +248,7 @@ func (l commandLog) skipPadding() error {
 	}
 }
 
-// keyOf reads a key of the given length. If the length tells that it is not exportKey,
-// it is not kept.
+// keyOf reads a key of the given length. If the length rules out exportKey, it skips the key.
 func (l commandLog) keyOf(length int) (string, error) {
 	if length != len(exportKey) {
 		return "another", l.skip(length)
@@ -261,7 +257,7 @@ func (l commandLog) keyOf(length int) (string, error) {
 	return string(text), err
 }
 
-// number reads a line of a mark and a number of at most limit.
+// number reads a line that consists of a mark and a number of at most limit.
 func (l commandLog) number(mark byte, limit int) (int, error) {
 	line, err := l.r.ReadSlice('\n')
 	switch {
@@ -293,7 +289,7 @@ func (l commandLog) text(length int) ([]byte, error) {
 	return text, l.end()
 }
 
-// skip reads over a part of the given length.
+// skip skips a part of the given length.
 func (l commandLog) skip(length int) error {
 	if _, err := l.r.Discard(length); err != nil {
 		return cutOff(err)
@@ -315,7 +311,7 @@ func (l commandLog) end() error {
 	return nil
 }
 
-// cutOff returns io.EOF for the end of the file within a command.
+// cutOff returns io.EOF if the file ends within a command.
 func cutOff(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return io.EOF

@@ -10,8 +10,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// TestReferenceTimes_DoNotWaitForAPipe has one that nobody writes to.
-func TestReferenceTimes_DoNotWaitForAPipe(t *testing.T) {
+// TestReferenceTimes_DoesNotBlockOnAPipe that has no writer.
+func TestReferenceTimes_DoesNotBlockOnAPipe(t *testing.T) {
 	d := open(t, t.TempDir())
 	must(t, syscall.Mkfifo(d.Path("eds-data.db"), 0o600))
 	if _, err := d.ReferenceTimes(); !errors.As(err, new(*state.ReferenceError)) {

@@ -8,7 +8,7 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// LoadSchema returns a schema that SaveSchema kept, and whether it did.
+// LoadSchema returns a schema that SaveSchema saved, and whether there is one.
 func (d *Dir) LoadSchema(object, modelVersion string) (json.RawMessage, bool, error) {
 	var text json.RawMessage
 	err := d.view(func(tx *bbolt.Tx) error {
@@ -18,10 +18,10 @@ func (d *Dir) LoadSchema(object, modelVersion string) (json.RawMessage, bool, er
 	return text, text != nil, err
 }
 
-// SaveSchema keeps one version of an object's schema for ever. A version that
-// is kept already costs nothing, as versions do not change.
+// SaveSchema saves one version of an object's schema for ever. To save a version again costs no
+// write, as versions do not change.
 func (d *Dir) SaveSchema(object, modelVersion string, text json.RawMessage) error {
-	if d.looks {
+	if d.readOnly {
 		return nil
 	}
 	known, ok, err := d.LoadSchema(object, modelVersion)
@@ -33,7 +33,7 @@ func (d *Dir) SaveSchema(object, modelVersion string, text json.RawMessage) erro
 	})
 }
 
-// schemaKey is unambiguous whatever the names hold.
+// schemaKey returns a key that is unambiguous for any names.
 func schemaKey(object, modelVersion string) []byte {
 	key := binary.AppendUvarint(nil, uint64(len(object)))
 	key = append(key, object...)

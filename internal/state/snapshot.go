@@ -14,40 +14,40 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// Snapshot records what an import put into one table.
+// Snapshot is the record of an import of one table.
 type Snapshot struct {
 	Table string `json:"table"`
-	// Clock is the time that the snapshot shows: it holds every change up to
-	// and with it, and none after.
+	// Clock is the time of the snapshot. The snapshot holds every change up to and including
+	// it, and none after it.
 	Clock Clock `json:"clock"`
-	// Job is the export that it came from; "" where only the schema was imported.
+	// Job is the export that it came from; "" if only the schema was imported.
 	Job string `json:"job,omitempty"`
-	// Identity is that of the destination, and Destination its masked URL, by which
-	// earlier versions know it.
+	// Identity is that of the destination. Destination is its masked URL, for earlier
+	// versions.
 	Identity    string `json:"identity,omitempty"`
 	Destination string `json:"destination"`
-	// ID is that of the destination, if it has recorded the snapshot; else "".
+	// ID is that of the destination if it has recorded the snapshot; else "".
 	ID string `json:"id,omitempty"`
-	// Rows is how many rows it had.
+	// Rows is the number of rows.
 	Rows       int64     `json:"rows"`
 	ImportedAt time.Time `json:"importedAt"`
-	// Begun is true once the server has begun to follow the stream from it.
+	// Begun is true once the server has started to follow the stream from it.
 	Begun bool `json:"begun"`
-	// Partial reports whether only some of the rows were loaded, or rows were kept
-	// that the source may have deleted.
+	// Partial reports whether the import loaded only some of the rows, or kept rows that the
+	// source may have deleted.
 	Partial bool `json:"partial,omitempty"`
 	// Whole reports whether the import loaded every table of the source.
 	Whole bool `json:"whole,omitempty"`
-	// Reference reports whether the reference server imported it. Its clock is the newest
-	// time of the table's files, so that rows may lack earlier changes.
+	// Reference reports whether the reference server imported it. Its Clock is the newest
+	// time of the table's files, so rows may lack earlier changes.
 	Reference bool `json:"reference,omitempty"`
-	// Earlier is the clock of the last import before this one that replaced every row of
-	// the table at the destination, if this one did not; zero if there was none.
+	// Earlier is set if this import did not replace every row of the table: the clock of the
+	// last import before it that did; zero if there was none.
 	Earlier Clock `json:"earlier,omitzero"`
 }
 
-// Replaced returns the clock of the last import that replaced every row of the table at
-// the destination; zero if there was none.
+// Replaced returns the clock of the last import that replaced every row of the table in the
+// destination; zero if there was none.
 func (s *Snapshot) Replaced() cdc.Timestamp {
 	if s.replaces() {
 		return s.Clock.Timestamp
@@ -61,9 +61,8 @@ func (s *Snapshot) replaces() bool {
 	return !s.Partial && !s.Reference && !schemaOnly
 }
 
-// add makes s, which is partial, the record of before as well, which the stream has not
-// been read from yet.
-func (s *Snapshot) add(before *Snapshot) {
+// merge merges before into s, which is partial. The stream has not been read from before yet.
+func (s *Snapshot) merge(before *Snapshot) {
 	if before.Clock.Compare(s.Clock.Timestamp) < 0 {
 		s.Clock = before.Clock
 	}
@@ -72,7 +71,7 @@ func (s *Snapshot) add(before *Snapshot) {
 	}
 }
 
-// Clock is a cdc.Timestamp that is stored as its text.
+// Clock is a cdc.Timestamp that is stored as text.
 type Clock struct{ cdc.Timestamp }
 
 // MarshalText writes the form that cdc.ParseTimestamp reads.
@@ -87,8 +86,8 @@ func (c *Clock) UnmarshalText(text []byte) error {
 
 func (s *Snapshot) of(at Destination) bool { return at.Owns(s.Identity, s.Destination) }
 
-// Snapshots returns the latest snapshot of every table that was imported into the
-// destination, by table.
+// Snapshots returns the latest snapshot of every table that was imported into the destination,
+// by table.
 func (d *Dir) Snapshots(at Destination) (map[string]Snapshot, error) {
 	all := make(map[string]Snapshot)
 	err := d.view(func(tx *bbolt.Tx) (err error) {
@@ -110,7 +109,7 @@ func snapshots(tx *bbolt.Tx, at Destination) (map[string]Snapshot, error) {
 		}
 		return nil
 	}
-	if others := tx.Bucket(bucketOthers); others != nil { // else an earlier version made the database
+	if others := tx.Bucket(bucketOthers); others != nil { // nil: the database is from an earlier version
 		if err := others.ForEach(use); err != nil {
 			return nil, err
 		}
@@ -118,8 +117,8 @@ func snapshots(tx *bbolt.Tx, at Destination) (map[string]Snapshot, error) {
 	return all, tx.Bucket(bucketSnapshots).ForEach(use)
 }
 
-// RecordSnapshots records snapshots of the destination, all or none. They take the place
-// of its earlier ones of their tables.
+// RecordSnapshots records snapshots of the destination, all or none. They replace its earlier
+// snapshots of their tables.
 func (d *Dir) RecordSnapshots(at Destination, all ...Snapshot) error {
 	if len(all) == 0 {
 		return nil
@@ -140,7 +139,7 @@ func record(tx *bbolt.Tx, at Destination, s Snapshot) error {
 		return err
 	}
 	if s.Partial && before.Table != "" && !before.Begun && !before.Reference {
-		s.add(&before)
+		s.merge(&before)
 	}
 	if s.Replaced().IsZero() {
 		s.Earlier.Timestamp = before.Replaced()
@@ -153,8 +152,8 @@ func putSnapshot(tx *bbolt.Tx, at Destination, s Snapshot) error {
 	return put(tx, bucketSnapshots, s.Table, s)
 }
 
-// current returns the destination's snapshot of the table, zero if there is none. One of
-// another destination is kept aside.
+// current returns the destination's snapshot of the table; zero if there is none. If the current
+// record belongs to another destination, it keeps that one under otherKey.
 func current(tx *bbolt.Tx, at Destination, table string) (own Snapshot, err error) {
 	var last Snapshot
 	switch ok, err := get(tx, bucketSnapshots, table, &last); {
@@ -163,12 +162,12 @@ func current(tx *bbolt.Tx, at Destination, table string) (own Snapshot, err erro
 	case last.of(at):
 		own = last
 	case ok:
-		if err := put(tx, bucketOthers, aside(table, cmp.Or(last.Identity, last.Destination)), last); err != nil {
+		if err := put(tx, bucketOthers, otherKey(table, cmp.Or(last.Identity, last.Destination)), last); err != nil {
 			return own, err
 		}
 	}
 	var stale []string
-	err = eachAside(tx, bucketOthers, table, func(key string, s Snapshot) {
+	err = eachOther(tx, bucketOthers, table, func(key string, s Snapshot) {
 		if !s.of(at) {
 			return
 		}
@@ -183,8 +182,8 @@ func current(tx *bbolt.Tx, at Destination, table string) (own Snapshot, err erro
 	return own, err
 }
 
-// Adopt has the records of snapshots be those of the destination, under its present
-// spelling. Earlier versions know no others.
+// Adopt makes the destination's snapshots, under its current spelling, the current records.
+// Earlier versions know no other records.
 func (d *Dir) Adopt(at Destination) error {
 	return d.update(func(tx *bbolt.Tx) error { return adopt(tx, at) })
 }
@@ -201,8 +200,8 @@ func adopt(tx *bbolt.Tx, at Destination) error {
 	return err
 }
 
-// MarkBegun records that the server has begun to follow the stream from the
-// snapshots of the given tables. Tables without one are passed over.
+// MarkBegun records that the server has started to follow the stream from the snapshots of the
+// given tables. It skips tables without a snapshot.
 func (d *Dir) MarkBegun(tables ...string) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		for _, table := range tables {
@@ -231,20 +230,20 @@ func empty(tx *bbolt.Tx, bucket []byte) error {
 	return err
 }
 
-// Import is an import that has begun and not ended well.
+// Import is an import that has begun and not succeeded yet.
 type Import struct {
-	// Fingerprint tells the parameters and the spelling of the destination's URL, and
-	// Parameters the parameters alone, "" if an earlier version began the import.
+	// Fingerprint identifies the parameters and the spelling of the destination's URL.
+	// Parameters identifies the parameters alone; "" if an earlier version began the import.
 	Fingerprint string `json:"fingerprint"`
 	Parameters  string `json:"parameters,omitempty"`
 	// Identity is the destination's, and Destination its masked URL.
 	Identity    string    `json:"identity,omitempty"`
 	Destination string    `json:"destination"`
 	Started     time.Time `json:"started"`
-	// Jobs are the exports that it loads from, in the order in which they were
-	// started. A table belongs to the last one that names it.
+	// Jobs are the exports that it loads from, in the order of their start. A table belongs
+	// to the last one that names it.
 	Jobs []ImportJob `json:"jobs"`
-	// Tables are those that were begun, by name. They are stored one by one.
+	// Tables are the tables that were begun, by name. They are stored one by one.
 	Tables map[string]ImportTable `json:"-"`
 }
 
@@ -252,27 +251,25 @@ type Import struct {
 type ImportJob struct {
 	ID      string    `json:"id"`
 	Started time.Time `json:"started"`
-	// Tables are those that it is for; nil means every one that no later job names.
+	// Tables are the tables that it exports; nil: every table that no later job names.
 	Tables []string `json:"tables,omitempty"`
 }
 
-// ImportTable is how far the import of one table is.
+// ImportTable is the progress of the import of one table.
 type ImportTable struct {
 	Job  string `json:"job"`
 	Done bool   `json:"done"`
-	// ExportFailed is true where HQ failed to export the table: the job will
-	// never have it.
+	// ExportFailed is true if HQ failed to export the table: the job will never have it.
 	ExportFailed bool `json:"exportFailed,omitempty"`
 	// Rows and Clock are those of a table that is done.
 	Rows  int64 `json:"rows,omitempty"`
 	Clock Clock `json:"clock"`
-	// Files are what is known of files that are loaded, by name. Whether a file is
-	// loaded a destination that stages rows tells: it may know of more of them, or
-	// of fewer. They are stored one by one.
+	// Files are the recorded files, by name. They are stored one by one. If the destination
+	// stages rows, its own record decides whether a file is loaded: it may have more or fewer.
 	Files map[string]ImportFile `json:"-"`
 }
 
-// ImportFile is what a loaded file held.
+// ImportFile describes a loaded file.
 type ImportFile struct {
 	Rows  int64 `json:"rows"`
 	Bytes int64 `json:"bytes"` // of the file, compressed
@@ -284,7 +281,7 @@ const (
 	filePrefix  = "file/"
 )
 
-// Import returns the import that has not ended well, and whether there is one.
+// Import returns the import that has not succeeded yet, and whether there is one.
 func (d *Dir) Import() (Import, bool, error) {
 	i := Import{Tables: make(map[string]ImportTable)}
 	var ok bool
@@ -292,13 +289,13 @@ func (d *Dir) Import() (Import, bool, error) {
 		if ok, err = get(tx, bucketImport, importKey, &i); err != nil || !ok {
 			return err
 		}
-		if err := each(tx, tablePrefix, func(table string, t ImportTable) {
+		if err := eachImportValue(tx, tablePrefix, func(table string, t ImportTable) {
 			t.Files = make(map[string]ImportFile)
 			i.Tables[table] = t
 		}); err != nil {
 			return err
 		}
-		return each(tx, filePrefix, func(key string, f ImportFile) {
+		return eachImportValue(tx, filePrefix, func(key string, f ImportFile) {
 			slash := strings.LastIndexByte(key, '/') // no export file has one in its name
 			if t, ok := i.Tables[key[:max(slash, 0)]]; ok {
 				t.Files[key[slash+1:]] = f
@@ -308,8 +305,8 @@ func (d *Dir) Import() (Import, bool, error) {
 	return i, ok, err
 }
 
-// each decodes the import's values whose keys begin with prefix.
-func each[V any](tx *bbolt.Tx, prefix string, use func(name string, v V)) error {
+// eachImportValue decodes the import's values whose keys begin with prefix.
+func eachImportValue[V any](tx *bbolt.Tx, prefix string, use func(name string, v V)) error {
 	c := tx.Bucket(bucketImport).Cursor()
 	for key, text := c.Seek([]byte(prefix)); key != nil; key, text = c.Next() {
 		name, ok := strings.CutPrefix(string(key), prefix)
@@ -325,7 +322,7 @@ func each[V any](tx *bbolt.Tx, prefix string, use func(name string, v V)) error 
 	return nil
 }
 
-// BeginImport records an import that has begun no table, in the place of any other.
+// BeginImport records an import that has begun no table. It replaces any other.
 func (d *Dir) BeginImport(i Import) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		if err := empty(tx, bucketImport); err != nil {
@@ -347,18 +344,18 @@ func (d *Dir) RecordJobs(jobs []ImportJob) error {
 	})
 }
 
-// RecordTable records how far the import of one table is.
+// RecordTable records the progress of the import of one table.
 func (d *Dir) RecordTable(table string, t ImportTable) error {
 	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketImport, tablePrefix+table, t) })
 }
 
-// RecordFile records what a loaded file held.
+// RecordFile records a loaded file.
 func (d *Dir) RecordFile(table, file string, f ImportFile) error {
 	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketImport, filePrefix+table+"/"+file, f) })
 }
 
-// FinishTable records that a table's import into the destination is done, and its
-// snapshot, in one.
+// FinishTable records that a table's import into the destination is done, together with its
+// snapshot.
 func (d *Dir) FinishTable(at Destination, s Snapshot) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		done := ImportTable{Job: s.Job, Done: true, Rows: s.Rows, Clock: s.Clock}
@@ -369,14 +366,14 @@ func (d *Dir) FinishTable(at Destination, s Snapshot) error {
 	})
 }
 
-// FinishImport forgets the import, which ended well. Its snapshots stay.
+// FinishImport removes the record of the import, which has succeeded. Its snapshots stay.
 func (d *Dir) FinishImport() error {
 	return d.update(func(tx *bbolt.Tx) error { return empty(tx, bucketImport) })
 }
 
-// FinishWholeImport is FinishImport after an import of every table of the source into
-// the destination. The snapshots of the imported tables are marked as Whole. Those of
-// tables that are not in source have left it and are forgotten.
+// FinishWholeImport is FinishImport after an import of every table of the source into the
+// destination. It marks the snapshots of the imported tables as Whole, and removes those of tables
+// that are not in source: they have left it.
 func (d *Dir) FinishWholeImport(at Destination, imported, source []string) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		if err := markWhole(tx, at, imported, source); err != nil {

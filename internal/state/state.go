@@ -1,5 +1,5 @@
-// Package state is the data directory: the only place where eds remembers
-// anything besides the destination itself.
+// Package state is the data directory. Besides the destination itself, it is the only place
+// that keeps state of eds.
 package state
 
 import (
@@ -22,10 +22,10 @@ import (
 // fileName is the database in the data directory.
 const fileName = "eds.db"
 
-// lockTimeout is how long another eds that is just ending is waited for.
+// lockTimeout is how long Open waits for another eds that is about to end.
 const lockTimeout = 2 * time.Second
 
-// format is the layout of the database; a newer one is not touched.
+// format is the version of the database layout. eds does not open a newer one.
 const format = 1
 
 // The buckets of the database.
@@ -34,34 +34,33 @@ var (
 	bucketSchemas   = []byte("schemas")   // object, version -> Schema as HQ sent it
 	bucketSnapshots = []byte("snapshots") // table -> Snapshot
 	bucketImport    = []byte("import")    // "job" -> Import, "table/<name>" -> ImportTable, "file/<table>/<name>" -> ImportFile
-	bucketPositions = []byte("positions") // consumer -> Settled, and of other destinations, by aside
-	bucketEnds      = []byte("ends")      // consumer -> sequences that ended batches, and each destination's, by aside
-	bucketOthers    = []byte("others")    // aside of a table -> Snapshot of another destination
+	bucketPositions = []byte("positions") // consumer -> Settled; otherKey -> Settled of another destination
+	bucketEnds      = []byte("ends")      // consumer -> batch boundaries; otherKey -> those of one destination
+	bucketOthers    = []byte("others")    // otherKey of a table -> Snapshot of another destination
 	bucketValues    = []byte("values")    // key -> value
 )
 
 // ErrInUse says that another process uses the data directory.
 var ErrInUse = errors.New("another eds is using it")
 
-// Dir is an open data directory, which no other process uses until it is
-// closed. Every change is on disk, whole, when its method returns: after a
-// crash it is there or it is not. It is safe for concurrent use.
+// Dir is an open data directory. No other process can use it until Close. Every change is
+// atomic, and durable when its method returns. Dir is safe for concurrent use.
 type Dir struct {
-	path  string
-	db    *bbolt.DB // nil: there is no database to look at
-	looks bool      // nothing is changed
+	path     string
+	db       *bbolt.DB // nil: opened read-only, and there is no database
+	readOnly bool
 }
 
-// Open opens the data directory at path, which it makes, for its owner alone,
-// where it is missing. An error for which errors.Is(err, ErrInUse) means that
-// another eds is using it; it is fatal, as is that the state is damaged.
+// Open opens the data directory at path. If it is missing, Open creates it, for its owner alone.
+// If another eds is using it, errors.Is(err, ErrInUse). That error is fatal, and so is damaged
+// state.
 func Open(path string) (*Dir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("find the data directory: %w", err)
 	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, fault.Mark(fault.Fatal, fmt.Errorf("make the data directory: %w", err))
+		return nil, fault.Mark(fault.Fatal, fmt.Errorf("create the data directory: %w", err))
 	}
 	d := &Dir{path: path}
 	if err := d.open(); err != nil {
@@ -76,15 +75,15 @@ func Exists(path string) bool {
 	return err == nil
 }
 
-// Look opens the data directory at path to look at it, and changes nothing in it:
-// while it is open it is locked as after Open. A directory that does not exist looks
-// empty. Changes fail, but for SaveSchema, which keeps nothing.
+// Look opens the data directory at path read-only. While it is open, it is locked as after Open.
+// A directory that does not exist appears empty. Changes fail, except SaveSchema, which saves
+// nothing.
 func Look(path string) (*Dir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("find the data directory: %w", err)
 	}
-	d := &Dir{path: path, looks: true}
+	d := &Dir{path: path, readOnly: true}
 	file, err := os.Stat(d.Path(fileName))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && file.Size() == 0 {
 		return d, nil
@@ -95,24 +94,24 @@ func Look(path string) (*Dir, error) {
 	return d, nil
 }
 
-// Await opens the data directory at path. Where another eds is using it, it calls
-// waiting, once, and tries again for as long as one takes that is just ending.
+// Await opens the data directory at path. If another eds is using it, Await calls waiting once,
+// and tries again until patience has passed or ctx ends. Each attempt waits for lockTimeout.
 func Await(ctx context.Context, path string, patience time.Duration, waiting func()) (*Dir, error) {
-	told := false
+	waits := false
 	for deadline := time.Now().Add(patience); ; {
 		d, err := Open(path)
 		if err == nil || !errors.Is(err, ErrInUse) || ctx.Err() != nil || time.Now().After(deadline) {
 			return d, err
 		}
-		if !told {
-			told = true
+		if !waits {
+			waits = true
 			waiting()
 		}
 	}
 }
 
 func (d *Dir) open() error {
-	db, err := openFile(d.Path(fileName), d.looks)
+	db, err := openFile(d.Path(fileName), d.readOnly)
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return fmt.Errorf("open the data directory %s: %w; stop that one first, or choose another with --data-dir", d.path, ErrInUse)
@@ -124,7 +123,7 @@ func (d *Dir) open() error {
 	d.db = db
 	if err = guard(func() error { return check(db) }); err != nil {
 		err = d.damaged(err)
-	} else if d.looks {
+	} else if d.readOnly {
 		err = d.view(checkFormat)
 	} else {
 		err = d.update(d.prepare)
@@ -139,11 +138,11 @@ func (d *Dir) open() error {
 	return nil
 }
 
-// errUnprepared says that the database holds nothing yet.
-var errUnprepared = errors.New("the state holds nothing yet")
+// errUnprepared says that the database has no buckets yet.
+var errUnprepared = errors.New("the state is empty")
 
-// openFile opens the database. A damaged one can make bbolt panic, or fault on
-// a page that the file does not have.
+// openFile opens the database. If it is damaged, bbolt can panic, or fault on a page that the
+// file does not have.
 func openFile(path string, readOnly bool) (db *bbolt.DB, err error) {
 	err = guard(func() error {
 		var err error
@@ -164,8 +163,7 @@ func guard(f func() error) (err error) {
 	return f()
 }
 
-// check reads everything once, so that damage shows at the start and not in the
-// middle of the work.
+// check reads everything once, so that damage shows at the start.
 func check(db *bbolt.DB) error {
 	return db.View(func(tx *bbolt.Tx) error {
 		file, err := os.Stat(db.Path())
@@ -173,7 +171,7 @@ func check(db *bbolt.DB) error {
 			return err
 		}
 		if file.Size() < tx.Size() {
-			return fmt.Errorf("it has %d bytes, where it should have %d", file.Size(), tx.Size())
+			return fmt.Errorf("it has %d bytes and should have %d", file.Size(), tx.Size())
 		}
 		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
 			return b.ForEach(func(_, _ []byte) error { return nil })
@@ -181,15 +179,17 @@ func check(db *bbolt.DB) error {
 	})
 }
 
-// prepare makes the buckets and checks the format.
+// prepare creates the buckets and checks the format.
 func (d *Dir) prepare(tx *bbolt.Tx) error {
-	for _, name := range [][]byte{bucketMeta, bucketSchemas, bucketSnapshots, bucketImport, bucketPositions, bucketEnds, bucketOthers, bucketValues} {
+	for _, name := range [][]byte{
+		bucketMeta, bucketSchemas, bucketSnapshots, bucketImport, bucketPositions, bucketEnds, bucketOthers, bucketValues,
+	} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}
 	}
 	if tx.Bucket(bucketMeta).Get([]byte("format")) == nil { // it is new
-		return errors.Join(put(tx, bucketMeta, "format", format), d.noteReference(tx))
+		return errors.Join(put(tx, bucketMeta, "format", format), d.detectReference(tx))
 	}
 	return checkFormat(tx)
 }
@@ -208,10 +208,11 @@ func checkFormat(tx *bbolt.Tx) error {
 	return nil
 }
 
-// damaged says that the state can't be read, and what can be done.
+// damaged returns an error that says that the state cannot be read, and the remedies.
 func (d *Dir) damaged(cause error) error {
 	file := d.Path(fileName)
-	return fmt.Errorf("the state in %s is damaged (%w): put a copy of it back; or move it away and run eds import again, since without it eds does not know what was imported", file, cause)
+	return fmt.Errorf("the state in %s is damaged (%w): put back a copy of it; or move it away and run eds import again, "+
+		"because without it eds does not know what was imported", file, cause)
 }
 
 // Path returns the path of a file in the data directory.
@@ -219,7 +220,7 @@ func (d *Dir) Path(elements ...string) string {
 	return filepath.Join(append([]string{d.path}, elements...)...)
 }
 
-// Close lets others use the data directory.
+// Close releases the data directory.
 func (d *Dir) Close() error {
 	if d.db == nil {
 		return nil
@@ -230,10 +231,10 @@ func (d *Dir) Close() error {
 	return nil
 }
 
-// update makes one change, durable when it returns.
+// update makes one change, which is durable when it returns.
 func (d *Dir) update(change func(tx *bbolt.Tx) error) error {
-	if d.looks {
-		return fmt.Errorf("write the state in %s: it was opened to look at", d.Path(fileName))
+	if d.readOnly {
+		return fmt.Errorf("write the state in %s: it was opened read-only", d.Path(fileName))
 	}
 	if err := guard(func() error { return d.db.Update(change) }); err != nil {
 		return fmt.Errorf("write the state in %s: %w", d.Path(fileName), err)
@@ -241,7 +242,7 @@ func (d *Dir) update(change func(tx *bbolt.Tx) error) error {
 	return nil
 }
 
-// view reads. Nothing of the transaction may be kept.
+// view reads. The caller keeps nothing of the transaction.
 func (d *Dir) view(read func(tx *bbolt.Tx) error) error {
 	if d.db == nil {
 		return nil
@@ -252,7 +253,7 @@ func (d *Dir) view(read func(tx *bbolt.Tx) error) error {
 	return nil
 }
 
-// get decodes the value of key into out, and reports whether there is one.
+// get decodes the value of key into out. It reports whether there is one.
 func get(tx *bbolt.Tx, bucket []byte, key string, out any) (bool, error) {
 	text := tx.Bucket(bucket).Get([]byte(key))
 	if text == nil {

@@ -54,7 +54,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func TestTheDirectoryIsMadeForItsOwnerAlone(t *testing.T) {
+func TestOpen_CreatesTheDirectoryForItsOwnerOnly(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a", "b")
 	d := open(t, path)
 	for file, want := range map[string]fs.FileMode{d.Path(): 0o700 | fs.ModeDir, d.Path("eds.db"): 0o600} {
@@ -65,16 +65,17 @@ func TestTheDirectoryIsMadeForItsOwnerAlone(t *testing.T) {
 	}
 }
 
-func TestOneEdsADirectory(t *testing.T) {
+func TestOpen_RefusesADirectoryInUse(t *testing.T) {
 	d := open(t, t.TempDir())
 	_, err := state.Open(d.Path())
-	if !errors.Is(err, state.ErrInUse) || fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "another eds is using it") || !strings.Contains(err.Error(), d.Path()) {
+	if !errors.Is(err, state.ErrInUse) || fault.Of(err) != fault.Fatal ||
+		!strings.Contains(err.Error(), "another eds is using it") || !strings.Contains(err.Error(), d.Path()) {
 		t.Errorf("got %v", err)
 	}
 	reopened(t, d)
 }
 
-// content returns the names below a directory, with what files hold.
+// content returns the files below a directory, with their content.
 func content(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
@@ -136,7 +137,7 @@ func TestLook_ChangesNothing(t *testing.T) {
 	look(2)
 }
 
-func TestADirectoryThatCanNotBeMade(t *testing.T) {
+func TestOpen_FailsIfTheDirectoryCannotBeCreated(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	must(t, os.WriteFile(file, nil, 0o600))
 	if _, err := state.Open(filepath.Join(file, "data")); err == nil || fault.Of(err) != fault.Fatal {
@@ -144,14 +145,16 @@ func TestADirectoryThatCanNotBeMade(t *testing.T) {
 	}
 }
 
-func TestSchemasAreKept(t *testing.T) {
+func TestSaveSchema_SurvivesTheProcess(t *testing.T) {
 	d := open(t, t.TempDir())
 	must(t, d.SaveSchema("order", "1", []byte(`{"a":1}`)))
 	must(t, d.SaveSchema("order", "1", []byte(`{"a":1}`)))
 	must(t, d.SaveSchema("o", "rder1", []byte(`{"b":1}`)))
 	must(t, d.SaveSchema("", "order1", []byte(`{"c":1}`)))
 	d = reopened(t, d)
-	for key, want := range map[[2]string]string{{"order", "1"}: `{"a":1}`, {"o", "rder1"}: `{"b":1}`, {"", "order1"}: `{"c":1}`, {"order", "2"}: ""} {
+	for key, want := range map[[2]string]string{
+		{"order", "1"}: `{"a":1}`, {"o", "rder1"}: `{"b":1}`, {"", "order1"}: `{"c":1}`, {"order", "2"}: "",
+	} {
 		text, ok, err := d.LoadSchema(key[0], key[1])
 		if string(text) != want || ok != (want != "") || err != nil {
 			t.Errorf("%q: %s, %v, %v", key, text, ok, err)
@@ -159,7 +162,7 @@ func TestSchemasAreKept(t *testing.T) {
 	}
 }
 
-func TestSnapshotsAreKept(t *testing.T) {
+func TestRecordSnapshots_SurvivesTheProcess(t *testing.T) {
 	d := open(t, t.TempDir())
 	at := time.Date(2026, 11, 22, 1, 2, 3, 4, time.UTC)
 	order := state.Snapshot{
@@ -182,7 +185,7 @@ func TestSnapshotsAreKept(t *testing.T) {
 	}
 }
 
-func TestAnImportIsKeptUntilItEndsWell(t *testing.T) {
+func TestImport_IsKeptUntilItSucceeds(t *testing.T) {
 	d := open(t, t.TempDir())
 	if _, ok, err := d.Import(); ok || err != nil {
 		t.Fatalf("%v, %v", ok, err)
@@ -198,8 +201,11 @@ func TestAnImportIsKeptUntilItEndsWell(t *testing.T) {
 	must(t, d.RecordTable("a/b", state.ImportTable{Job: "j2", ExportFailed: true}))
 	must(t, d.RecordFile("a/b", "f1", state.ImportFile{Rows: 1, Bytes: 2}))
 	must(t, d.RecordFile("order", "f1", state.ImportFile{Rows: 3, Bytes: 4}))
-	must(t, d.RecordFile("nobody", "f1", state.ImportFile{}))
-	snapshot := state.Snapshot{Table: "order", Identity: here.Identity, Destination: here.Masked, Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: 5}}, Job: "j1", Rows: 3, ImportedAt: at}
+	must(t, d.RecordFile("unknown", "f1", state.ImportFile{}))
+	snapshot := state.Snapshot{
+		Table: "order", Identity: here.Identity, Destination: here.Masked, Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: 5}},
+		Job: "j1", Rows: 3, ImportedAt: at,
+	}
 	must(t, d.FinishTable(here, snapshot))
 	d = reopened(t, d)
 	want.Tables = map[string]state.ImportTable{
@@ -220,9 +226,12 @@ func TestAnImportIsKeptUntilItEndsWell(t *testing.T) {
 	}
 }
 
-func TestPositionsAndValuesAreKept(t *testing.T) {
+func TestDir_KeepsPositionsAndValues(t *testing.T) {
 	d := open(t, t.TempDir())
-	want := state.Settled{Key: here.Identity, Destination: here.Spelled, Position: cdc.Position{Sequence: 1 << 63, Stored: 1712345678901234567}, At: time.Date(2026, 1, 1, 0, 0, 0, 1, time.UTC)}
+	want := state.Settled{
+		Key: here.Identity, Destination: here.Spelled,
+		Position: cdc.Position{Sequence: 1 << 63, Stored: 1712345678901234567}, At: time.Date(2026, 1, 1, 0, 0, 0, 1, time.UTC),
+	}
 	must(t, d.RecordSettled("eds-1", here, want))
 	must(t, d.SetValue("a", "b"))
 	must(t, d.SetValue("c", "d"))
@@ -257,9 +266,8 @@ func filled(t *testing.T) []byte {
 	return text
 }
 
-// TestDamageIsSaidAtTheStart: an error and no panic, whatever part of the file
-// is gone, and the file is left as it is.
-func TestDamageIsSaidAtTheStart(t *testing.T) {
+// TestOpen_ReportsDamage returns an error, does not panic, and leaves the file unchanged.
+func TestOpen_ReportsDamage(t *testing.T) {
 	good := filled(t)
 	page := os.Getpagesize()
 	overwrite := func(from, to int) []byte {
@@ -296,7 +304,7 @@ func TestDamageIsSaidAtTheStart(t *testing.T) {
 	}
 }
 
-func TestOneDamagedMetaIsSurvived(t *testing.T) {
+func TestOpen_SurvivesOneDamagedMetaPage(t *testing.T) {
 	text := filled(t)
 	for i := range 64 {
 		text[i] = 0
@@ -309,7 +317,7 @@ func TestOneDamagedMetaIsSurvived(t *testing.T) {
 	}
 }
 
-func TestAStateOfANewerEdsIsLeftAlone(t *testing.T) {
+func TestOpen_RefusesTheStateOfANewerVersion(t *testing.T) {
 	d := open(t, t.TempDir())
 	must(t, d.Close())
 	db, err := bbolt.Open(d.Path("eds.db"), 0o600, nil)
@@ -325,7 +333,7 @@ func TestAStateOfANewerEdsIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestReference_IsNotedWithTheFirstState(t *testing.T) {
+func TestHasReference_IsSetWithTheFirstState(t *testing.T) {
 	pending := func(d *state.Dir) bool {
 		t.Helper()
 		pending, err := d.HasReference()
@@ -336,19 +344,22 @@ func TestReference_IsNotedWithTheFirstState(t *testing.T) {
 	d := open(t, path)
 	must(t, os.WriteFile(d.Path("eds-data.db"), nil, 0o600))
 	if d = reopened(t, d); pending(d) {
-		t.Error("it is noted although there was a state before")
+		t.Error("a reference server is pending although there was a state before")
 	}
 	must(t, d.Close())
 	must(t, os.Remove(d.Path("eds.db")))
 	d = open(t, path)
 	if !pending(d) {
-		t.Error("it is not noted")
+		t.Error("no reference server is pending")
 	}
-	snapshot := state.Snapshot{Table: "order", Identity: here.Identity, Destination: here.Masked, Reference: true, Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: 7}}}
-	must(t, d.SettleReference(here, snapshot))
+	snapshot := state.Snapshot{
+		Table: "order", Identity: here.Identity, Destination: here.Masked, Reference: true,
+		Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: 7}},
+	}
+	must(t, d.FinishReference(here, snapshot))
 	d = reopened(t, d)
 	if pending(d) {
-		t.Error("it is still noted")
+		t.Error("a reference server is still pending")
 	}
 	all, err := d.Snapshots(here)
 	must(t, err)
@@ -357,7 +368,7 @@ func TestReference_IsNotedWithTheFirstState(t *testing.T) {
 	}
 }
 
-func TestReferenceTimes_AreReadFromAFileOnly(t *testing.T) {
+func TestReferenceTimes_ReadsOnlyRegularFiles(t *testing.T) {
 	for name, c := range map[string]struct {
 		make func(path string) error
 		want string

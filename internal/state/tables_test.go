@@ -8,8 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// TestTables keeps each list of each destination apart.
-func TestTables(t *testing.T) {
+func TestTables_KeepsOneListPerDestination(t *testing.T) {
 	dir, err := state.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)

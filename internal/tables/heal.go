@@ -9,15 +9,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Mark records that tables are Missing or Incomplete, each with a Cause, a Reason, and a
-// Gap if it is Incomplete. It waits until the main pipeline is between two batches. Tables
-// that are Missing already keep their state. So do those that are Behind: a lane finds the
-// same when it brings them forward.
+// Mark records that tables are Missing or Incomplete. Each has a Cause and a Reason, and a Gap
+// if it is Incomplete. Mark waits until the main pipeline is between two batches. Tables that are
+// already Missing keep their state. So do tables that are Behind: the lane finds the same problem
+// when it brings them forward.
 func (s *Set) Mark(ctx context.Context, destination Sink, found []sink.TableState) error {
-	if err := s.main.take(ctx); err != nil {
+	if err := s.main.acquire(ctx); err != nil {
 		return err
 	}
-	defer s.main.giveBack()
+	defer s.main.release()
 	s.mu.Lock()
 	for _, t := range found {
 		was := s.states[t.Table]
@@ -32,7 +32,7 @@ func (s *Set) Mark(ctx context.Context, destination Sink, found []sink.TableStat
 	return s.Flush(ctx, destination)
 }
 
-// CoverOthers records that tables of which nothing is recorded lack nothing from before the
+// CoverOthers records that tables without a state of their own lack no changes from before the
 // given time.
 func (s *Set) CoverOthers(before time.Time) {
 	s.mu.Lock()
@@ -43,13 +43,13 @@ func (s *Set) CoverOthers(before time.Time) {
 	}
 }
 
-// Lack records that dead letters of tables were given up, for the given reason. It waits
-// until the main pipeline is between two batches.
+// Lack records that dead letters of tables were dropped, for the given reason. It waits until
+// the main pipeline is between two batches.
 func (s *Set) Lack(ctx context.Context, destination Sink, names []string, reason string) error {
-	if err := s.main.take(ctx); err != nil {
+	if err := s.main.acquire(ctx); err != nil {
 		return err
 	}
-	defer s.main.giveBack()
+	defer s.main.release()
 	s.mu.Lock()
 	for _, name := range names {
 		s.lack(name, reason)
@@ -58,8 +58,8 @@ func (s *Set) Lack(ctx context.Context, destination Sink, names []string, reason
 	return s.Flush(ctx, destination)
 }
 
-// Postpone records that the next attempt to import the tables begins no earlier than next.
-// A reason that is not "" replaces theirs.
+// Postpone records that the next attempt to import the tables begins no earlier than next. If
+// reason is not "", it replaces their reasons.
 func (s *Set) Postpone(ctx context.Context, destination Sink, names []string, next time.Time, reason string) error {
 	return s.changeMissing(ctx, destination, names, func(t *sink.TableState) {
 		t.Next, t.Reason = next.UTC().Truncate(time.Millisecond), cmp.Or(reason, t.Reason)
@@ -67,15 +67,15 @@ func (s *Set) Postpone(ctx context.Context, destination Sink, names []string, ne
 	})
 }
 
-// Release leaves tables Behind that are Missing, so that a lane applies the changes since.
-// It is for tables that no import can bring, and that have everything up to Applied.
-func (s *Set) Release(ctx context.Context, destination Sink, names []string, reason string) error {
+// LeaveToStream marks tables as Behind that are Missing, so that the lane applies their changes.
+// Use it for tables that no import can bring. They have every change up to Applied.
+func (s *Set) LeaveToStream(ctx context.Context, destination Sink, names []string, reason string) error {
 	return s.changeMissing(ctx, destination, names, func(t *sink.TableState) {
 		t.State, t.Cause, t.Reason, t.Attempts, t.Next = sink.Behind, sink.CauseImporting, reason, 0, time.Time{}
 	})
 }
 
-// changeMissing changes and records the states of those of the tables that are Missing or
+// changeMissing edits and records the states of the named tables that are Missing or
 // Incomplete.
 func (s *Set) changeMissing(ctx context.Context, destination Sink, names []string, edit func(*sink.TableState)) error {
 	s.mu.Lock()
@@ -89,8 +89,8 @@ func (s *Set) changeMissing(ctx context.Context, destination Sink, names []strin
 	return s.Flush(ctx, destination)
 }
 
-// SetGone says which of the tables that HQ denies it does not have at all any more. It
-// replaces what an earlier call said.
+// SetGone records which denied tables HQ no longer has: those for which has returns false. It
+// replaces the result of an earlier call.
 func (s *Set) SetGone(has func(table string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,14 +102,14 @@ func (s *Set) SetGone(has func(table string) bool) {
 	}
 }
 
-// deletes counts the deletes of a table's rows since the Set was made.
+// deletes counts the deletes of a table's rows since New.
 type deletes struct {
-	begun uint64 // before their transactions, so never less than those that are durable
-	ended uint64 // after them
+	begun uint64 // counted before their transactions, so never less than the durable ones
+	ended uint64 // counted after their transactions
 }
 
-// Deletes returns how many deletes of the table's rows were begun, and how many of these
-// have ended, durable or not. If Begun is what Ended was earlier, none took place between.
+// Deletes returns how many deletes of the table's rows have begun, and how many of these have
+// ended, durable or not. If begun equals an earlier ended, there were none in between.
 func (s *Set) Deletes(table string) (begun, ended uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -117,8 +117,7 @@ func (s *Set) Deletes(table string) (begun, ended uint64) {
 	return d.begun, d.ended
 }
 
-// countDeletes counts the deletes of b, and returns what is to be called after its
-// transaction.
+// countDeletes counts the deletes of b as begun. The caller calls ended after the transaction.
 func (s *Set) countDeletes(b *change.Batch) (ended func()) {
 	counts := make(map[string]uint64)
 	for _, set := range b.Sets {
@@ -142,5 +141,6 @@ func (s *Set) countDeletes(b *change.Batch) (ended func()) {
 	return func() { count(func(d *deletes, n uint64) { d.ended += n }) }
 }
 
-// Migrated returns a channel that receives after the main pipeline has changed a table.
+// Migrated returns a channel that receives a value after the main pipeline has changed the
+// layout of a table.
 func (s *Set) Migrated() <-chan struct{} { return s.migrated }

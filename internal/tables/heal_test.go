@@ -29,11 +29,13 @@ func newSet(states ...sink.TableState) (*Set, *destination) {
 	return s, d
 }
 
-// TestSet_Mark records what was found, at the main pipeline's position, and leaves alone
-// what is known to be worse or is to be found by a lane.
-func TestSet_Mark(t *testing.T) {
+// TestSet_MarkRecordsFoundStates at the main pipeline's position, and keeps states that are worse
+// or that the lane handles.
+func TestSet_MarkRecordsFoundStates(t *testing.T) {
 	earlier := start.Add(-time.Hour)
-	absent := sink.TableState{Table: "a", State: sink.Missing, Cause: sink.CauseAbsent, Reason: "it is absent", Next: start.Add(time.Minute)}
+	absent := sink.TableState{
+		Table: "a", State: sink.Missing, Cause: sink.CauseAbsent, Reason: "it is absent", Next: start.Add(time.Minute),
+	}
 	emptied := sink.TableState{Table: "a", State: sink.Incomplete, Cause: sink.CauseEmptied, Reason: "it is empty", Gap: "it is empty"}
 	with := func(t sink.TableState, edit func(*sink.TableState)) *sink.TableState { edit(&t); return &t }
 	now := func(t *sink.TableState) { t.Applied, t.Since = at(10), start }
@@ -45,14 +47,20 @@ func TestSet_Mark(t *testing.T) {
 		found sink.TableState
 		want  *sink.TableState
 	}{
-		"ok, absent":          {nil, absent, with(absent, now)},
-		"ok, emptied":         {nil, emptied, with(emptied, now)},
-		"ahead, absent":       {&sink.TableState{Table: "a", State: sink.OK, Applied: at(12)}, absent, with(absent, func(t *sink.TableState) { t.Applied, t.Since = at(12), start })},
+		"ok, absent":  {nil, absent, with(absent, now)},
+		"ok, emptied": {nil, emptied, with(emptied, now)},
+		"ahead, absent": {
+			&sink.TableState{Table: "a", State: sink.OK, Applied: at(12)}, absent,
+			with(absent, func(t *sink.TableState) { t.Applied, t.Since = at(12), start }),
+		},
 		"behind":              {behind, absent, behind},
 		"missing":             {fresh, absent, fresh},
 		"emptied, accepted":   {before, emptied, before},
 		"emptied, now absent": {before, absent, with(absent, func(t *sink.TableState) { now(t); t.Gap = emptied.Gap })},
-		"a gap, now emptied":  {&sink.TableState{Table: "a", State: sink.Incomplete, Cause: sink.CauseGap, Gap: "gap", Accepted: true}, emptied, with(emptied, now)},
+		"a gap, now emptied": {
+			&sink.TableState{Table: "a", State: sink.Incomplete, Cause: sink.CauseGap, Gap: "gap", Accepted: true},
+			emptied, with(emptied, now),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var states []sink.TableState
@@ -76,7 +84,6 @@ func TestSet_Mark(t *testing.T) {
 	}
 }
 
-// TestSet_MarkWaitsForTheBatch of the main pipeline.
 func TestSet_MarkWaitsForTheBatch(t *testing.T) {
 	s, d := newSet()
 	main := s.Main(d)
@@ -95,8 +102,8 @@ func TestSet_MarkWaitsForTheBatch(t *testing.T) {
 	}
 }
 
-// TestSet_PostponeAndRelease change tables that only an import brings back.
-func TestSet_PostponeAndRelease(t *testing.T) {
+// TestSet_PostponeAndLeaveToStream change only tables that are missing.
+func TestSet_PostponeAndLeaveToStream(t *testing.T) {
 	missing := sink.TableState{Table: "a", State: sink.Missing, Cause: sink.CauseNew, Reason: "it is new", Applied: at(4), Since: start}
 	behind := sink.TableState{Table: "b", State: sink.Behind, Cause: sink.CauseRefused, Reason: "no", Applied: at(4), Since: start}
 	s, d := newSet(missing, behind)
@@ -122,18 +129,20 @@ func TestSet_PostponeAndRelease(t *testing.T) {
 	}
 	missing.Attempts, missing.Next, missing.Reason = 2, next.Add(time.Hour), "too slow"
 	check(missing, behind)
-	if err := s.Release(t.Context(), d, []string{"a", "b"}, "no rows"); err != nil {
+	if err := s.LeaveToStream(t.Context(), d, []string{"a", "b"}, "no rows"); err != nil {
 		t.Fatal(err)
 	}
-	check(sink.TableState{Table: "a", State: sink.Behind, Cause: sink.CauseImporting, Reason: "no rows", Applied: at(4), Since: start}, behind)
+	check(
+		sink.TableState{Table: "a", State: sink.Behind, Cause: sink.CauseImporting, Reason: "no rows", Applied: at(4), Since: start},
+		behind,
+	)
 	if due, _ := s.Due(); len(due) != 2 {
-		t.Errorf("the lane is to bring %v forward, not both", due)
+		t.Errorf("the lane brings %v forward, want both", due)
 	}
 }
 
-// TestLane_Denied gives changes up an hour after HQ denied them, if it knows newer ones of
-// the table or does not have it any more.
-func TestLane_Denied(t *testing.T) {
+// TestLane_DeniedAfterAnHour if HQ knows newer versions of the table or no longer has it.
+func TestLane_DeniedAfterAnHour(t *testing.T) {
 	for name, c := range map[string]struct {
 		since time.Duration
 		known bool
@@ -154,22 +163,25 @@ func TestLane_Denied(t *testing.T) {
 			s.SetGone(func(string) bool { return c.has })
 			lane, _ := s.Begin(d, s.States())
 			if got := lane.Denied("a"); got != c.want {
-				t.Errorf("given up: %t", got)
+				t.Errorf("denied: %t", got)
 			}
 			s.SetGone(func(string) bool { return true })
 			if got := lane.Denied("a"); got != (c.want && c.known) {
-				t.Errorf("given up after the table has come back: %t", got)
+				t.Errorf("denied after the table has come back: %t", got)
 			}
 		})
 	}
 }
 
-// TestSet_Deletes counts those that may be durable already, and those that have ended.
-func TestSet_Deletes(t *testing.T) {
+// TestSet_CountsDeletes that may be durable already, and those that have ended.
+func TestSet_CountsDeletes(t *testing.T) {
 	type counts struct{ begun, ended uint64 }
 	s, d := newSet()
 	get := func() counts { b, e := s.Deletes("a"); return counts{b, e} }
-	b := &change.Batch{Last: at(11), Sets: []*change.Set{{Table: &schema.Table{Name: "a"}, Deletes: make([]change.Row, 3)}, {Table: &schema.Table{Name: "b"}, Upserts: make([]change.Row, 1)}}}
+	b := &change.Batch{Last: at(11), Sets: []*change.Set{
+		{Table: &schema.Table{Name: "a"}, Deletes: make([]change.Row, 3)},
+		{Table: &schema.Table{Name: "b"}, Upserts: make([]change.Row, 1)},
+	}}
 	during := counts{}
 	probe := &probed{destination: d, apply: func() { during = get() }}
 	if err := s.Main(probe).Apply(t.Context(), b); err != nil {
@@ -205,11 +217,11 @@ func (p *probed) Apply(ctx context.Context, b *change.Batch) error {
 	return p.destination.Apply(ctx, b)
 }
 
-// TestMain_TellsOfMigrations that have changed something.
-func TestMain_TellsOfMigrations(t *testing.T) {
+// TestMain_SignalsMigrations that have changed a table.
+func TestMain_SignalsMigrations(t *testing.T) {
 	s, d := newSet()
 	m := &migrating{destination: d}
-	told := func() bool {
+	signaled := func() bool {
 		select {
 		case <-s.Migrated():
 			return true
@@ -217,36 +229,41 @@ func TestMain_TellsOfMigrations(t *testing.T) {
 			return false
 		}
 	}
-	migrate := func(lines ...string) {
-		m.lines = lines
+	migrate := func(changes ...string) {
+		m.changes = changes
 		got, err := s.Main(m).Migrate(t.Context(), nil)
-		if diff := cmp.Diff(lines, got); err != nil || diff != "" {
+		if diff := cmp.Diff(changes, got); err != nil || diff != "" {
 			t.Error(err, diff)
 		}
 	}
 	migrate()
-	if told() {
-		t.Error("a migration that changed nothing is told")
+	if signaled() {
+		t.Error("a migration that changed nothing is signaled")
 	}
 	migrate("made table a")
 	migrate("made table b")
-	if !told() || told() {
-		t.Error("two migrations are not told once")
+	if !signaled() || signaled() {
+		t.Error("two migrations are not signaled once")
 	}
 }
 
 type migrating struct {
 	*destination
-	lines []string
+	changes []string
 }
 
-func (m *migrating) Migrate(context.Context, []*schema.Table) ([]string, error) { return m.lines, nil }
+func (m *migrating) Migrate(context.Context, []*schema.Table) ([]string, error) {
+	return m.changes, nil
+}
 
-// TestLack leaves tables that are followed incomplete at once, others once they are.
-func TestLack(t *testing.T) {
-	lost := errors.New("there is no room")
+// TestLack_MarksTablesIncomplete at once if they are followed, and otherwise once they have caught
+// up.
+func TestLack_MarksTablesIncomplete(t *testing.T) {
+	lost := errors.New("the disk is full")
 	behind := sink.TableState{Table: "b", State: sink.Behind, Cause: sink.CauseDenied, Applied: at(5)}
-	accepted := sink.TableState{Table: "c", State: sink.Incomplete, Cause: sink.CauseGap, Gap: "trimmed", Reason: "trimmed", Applied: at(4), Accepted: true}
+	accepted := sink.TableState{
+		Table: "c", State: sink.Incomplete, Cause: sink.CauseGap, Gap: "trimmed", Reason: "trimmed", Applied: at(4), Accepted: true,
+	}
 	s, d := newSet(behind, accepted)
 	main := s.Main(d)
 	lane, _ := s.Begin(d, []sink.TableState{behind})
@@ -262,16 +279,19 @@ func TestLack(t *testing.T) {
 		"b": {State: sink.Behind, Cause: sink.CauseDenied, Applied: at(5)},
 		"c": {State: sink.Incomplete, Cause: sink.CauseLetters, Applied: at(10)},
 	} {
-		if g := got[name]; g.State != want.State || g.Cause != want.Cause || g.Applied.Sequence != want.Applied.Sequence || g.Gap != lost.Error() || g.Accepted {
-			t.Errorf("%s is %+v, want %+v", name, g, want)
+		want.Gap = lost.Error()
+		g := got[name]
+		g.Table, g.Reason, g.Since, g.Applied.Stored = "", "", time.Time{}, 0
+		if diff := cmp.Diff(want, g); diff != "" {
+			t.Errorf("%s: %s", name, diff)
 		}
 	}
 	if !main.Applies("a", at(11)) || main.Applies("b", at(11)) {
-		t.Error("changes of an incomplete table are applied, those of one that is behind are not")
+		t.Error("want: changes of an incomplete table are applied, and those of one that is behind are not")
 	}
 	main.Lack("a", lost)
 	if again := s.States()[0]; again != got["a"] {
-		t.Errorf("the same again changes the state: %+v", again)
+		t.Errorf("the same reason changes the state again: %+v", again)
 	}
 	if err := s.Flush(t.Context(), d); err != nil {
 		t.Fatal(err)
@@ -296,10 +316,13 @@ func TestMain_DeniedBoundsTheTablesThatWaitForHQ(t *testing.T) {
 	}
 }
 
-// TestCoverOthers takes back what was recorded before a time, and not what was since.
-func TestCoverOthers(t *testing.T) {
+// TestCoverOthers_EndsGapsFromBeforeATime and keeps later ones.
+func TestCoverOthers_EndsGapsFromBeforeATime(t *testing.T) {
 	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	others := sink.TableState{Table: sink.OtherTables, State: sink.Incomplete, Cause: sink.CauseGap, Gap: "trimmed", Reason: "trimmed", Since: since, Applied: at(3)}
+	others := sink.TableState{
+		Table: sink.OtherTables, State: sink.Incomplete, Cause: sink.CauseGap, Gap: "trimmed", Reason: "trimmed", Since: since,
+		Applied: at(3),
+	}
 	part := others
 	part.Table = "part"
 	for name, c := range map[string]struct {

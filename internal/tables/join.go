@@ -13,35 +13,34 @@ import (
 
 // ErrNotCaughtUp says that a reader of the stream has not caught up with the main pipeline
 // in time.
-var ErrNotCaughtUp = errors.New("the changes of tables that are behind have not caught up in time")
+var ErrNotCaughtUp = errors.New("tables that are behind have not caught up in time")
 
-// Delivered says which message of a reader was delivered to it last, and how many that the
-// stream has were not.
+// Delivered returns the sequence of the last message that was delivered to a reader of the
+// stream, and the number of its messages that are still pending.
 type Delivered func(context.Context) (last, pending uint64, err error)
 
-// Join hands the lane's tables back to the main pipeline, which waits meanwhile, for at most
-// hold. If the lane does not catch up in time, Join returns ErrNotCaughtUp, and the main
-// pipeline goes on without these tables.
+// Join hands the lane's tables back to the main pipeline. The main pipeline waits meanwhile, at
+// most for hold. If the lane does not catch up in time, Join returns ErrNotCaughtUp, and the main
+// pipeline continues without these tables.
 func (s *Set) Join(ctx context.Context, l *Lane, hold time.Duration, delivered Delivered) error {
-	if err := s.main.take(ctx); err != nil {
+	if err := s.main.acquire(ctx); err != nil {
 		return err
 	}
-	defer s.main.giveBack()
+	defer s.main.release()
 	ctx, cancel := context.WithTimeoutCause(ctx, hold, ErrNotCaughtUp)
 	defer cancel()
 	if err := delivered.AwaitApplied(ctx, s.laneReached); err != nil {
 		return err
 	}
-	if err := s.lane.take(ctx); err != nil {
+	if err := s.lane.acquire(ctx); err != nil {
 		return err
 	}
-	defer s.lane.giveBack()
+	defer s.lane.release()
 	return s.handBack(context.WithoutCancel(ctx), l)
 }
 
-// laneReached returns up to where the lane has applied its messages, up to where it has to,
-// which is what the main pipeline has applied, and a channel that is closed when that
-// changes.
+// laneReached returns the sequence up to which the lane has applied its messages, the sequence
+// that the main pipeline has applied, and a channel that is closed when these change.
 func (s *Set) laneReached() (reached, target uint64, changed <-chan struct{}) {
 	changed = s.Changed()
 	s.mu.Lock()
@@ -52,8 +51,8 @@ func (s *Set) laneReached() (reached, target uint64, changed <-chan struct{}) {
 	return s.reached.Sequence, s.position.Sequence, changed
 }
 
-// AwaitApplied waits until a reader has applied all of its messages up to a target, or ctx
-// ends, whose cause it returns then. Progress returns the sequence that it has reached, the
+// AwaitApplied waits until a reader has applied all of its messages up to a target. If ctx ends
+// first, it returns the cause. progress returns the sequence that the reader has reached, the
 // target, and a channel that is closed when these change.
 func (d Delivered) AwaitApplied(ctx context.Context, progress func() (reached, target uint64, changed <-chan struct{})) error {
 	for {
@@ -63,7 +62,7 @@ func (d Delivered) AwaitApplied(ctx context.Context, progress func() (reached, t
 		}
 		last, pending, err := d(ctx)
 		if err != nil {
-			return fmt.Errorf("ask how far tables that are behind are read: %w", err)
+			return fmt.Errorf("read the progress of tables that are behind: %w", err)
 		}
 		if pending == 0 && reached >= last {
 			return nil
@@ -81,7 +80,7 @@ func (s *Set) handBack(ctx context.Context, l *Lane) error {
 	s.mu.Lock()
 	for name := range s.members {
 		t := s.states[name]
-		s.put(joined(t, later(t.Applied, s.reached), s.now()))
+		s.put(caughtUpState(t, later(t.Applied, s.reached), s.now()))
 		delete(s.known, name)
 	}
 	clear(s.members)
@@ -89,8 +88,8 @@ func (s *Set) handBack(ctx context.Context, l *Lane) error {
 	return s.Flush(ctx, l.Sink)
 }
 
-// joined returns the state of a table that has caught up.
-func joined(t sink.TableState, at cdc.Position, now time.Time) sink.TableState {
+// caughtUpState returns the state of a table that has caught up.
+func caughtUpState(t sink.TableState, at cdc.Position, now time.Time) sink.TableState {
 	next := sink.TableState{Table: t.Table, State: sink.OK, Applied: at, Accepted: t.Accepted, Gap: t.Gap}
 	if t.Gap != "" {
 		next.State, next.Cause, next.Reason, next.Since = sink.Incomplete, sink.CauseGap, t.Gap, now.UTC().Truncate(time.Millisecond)
@@ -98,8 +97,8 @@ func joined(t sink.TableState, at cdc.Position, now time.Time) sink.TableState {
 	return next
 }
 
-// Flush records the states that are not recorded yet, without changes. If it fails, they
-// are recorded with the next batch of either pipeline.
+// Flush records the states that are not recorded yet. If it fails, the next batch of either
+// pipeline records them.
 func (s *Set) Flush(ctx context.Context, destination Sink) error {
 	s.recording.Lock()
 	defer s.recording.Unlock()
@@ -114,6 +113,6 @@ func (s *Set) Flush(ctx context.Context, destination Sink) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stored(states, s.position)
+	s.markStored(states, s.position)
 	return nil
 }

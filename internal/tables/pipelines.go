@@ -18,7 +18,7 @@ type Sink interface {
 	sink.Migrator
 }
 
-// Main is the main pipeline's view of a Set: the sink that it applies to, and its Gate.
+// Main is the main pipeline's view of a Set. It is the sink and the Gate of that pipeline.
 type Main struct {
 	Sink
 	set *Set
@@ -27,13 +27,13 @@ type Main struct {
 // Main returns the view of the main pipeline, which applies to destination.
 func (s *Set) Main(destination Sink) *Main { return &Main{destination, s} }
 
-// Apply makes b durable, with the states that have changed.
+// Apply makes b durable, together with the states that have changed.
 func (m *Main) Apply(ctx context.Context, b *change.Batch) error {
 	s := m.set
 	s.recording.Lock()
 	defer s.recording.Unlock()
 	s.mu.Lock()
-	states := s.unstoredStates(func(t sink.TableState) bool { return t.State == sink.OK && t.Applied.Sequence <= b.Last.Sequence })
+	states := s.unstoredStates(func(t sink.TableState) bool { return t.State == sink.OK && !ahead(t, b.Last) })
 	s.mu.Unlock()
 	defer s.countDeletes(b)()
 	err := error(nil)
@@ -48,12 +48,12 @@ func (m *Main) Apply(ctx context.Context, b *change.Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.position = later(s.position, b.Last)
-	s.stored(states, s.position)
+	s.markStored(states, s.position)
 	return nil
 }
 
-// unstoredStates returns the states that are to be recorded, and others that are also to
-// be. The lock is held.
+// unstoredStates returns the states that are not recorded yet, and those for which also returns
+// true. The lock is held.
 func (s *Set) unstoredStates(also func(sink.TableState) bool) []sink.TableState {
 	var states []sink.TableState
 	for name, t := range s.states {
@@ -64,23 +64,24 @@ func (s *Set) unstoredStates(also func(sink.TableState) bool) []sink.TableState 
 	return states
 }
 
-// Migrate makes the destination able to hold rows of the tables.
+// Migrate makes the destination able to hold rows of the tables, and signals Migrated if it has
+// changed any.
 func (m *Main) Migrate(ctx context.Context, tables []*schema.Table) ([]string, error) {
 	lines, err := m.Sink.Migrate(ctx, tables)
 	if len(lines) > 0 {
 		select {
 		case m.set.migrated <- struct{}{}:
-		default: // the one before is not received yet
+		default: // the previous signal was not received yet
 		}
 	}
 	return lines, err
 }
 
 // Enter waits for the main pipeline's turn.
-func (m *Main) Enter(ctx context.Context) error { return m.set.main.take(ctx) }
+func (m *Main) Enter(ctx context.Context) error { return m.set.main.acquire(ctx) }
 
 // Leave ends it.
-func (m *Main) Leave() { m.set.main.giveBack() }
+func (m *Main) Leave() { m.set.main.release() }
 
 // Withholds reports whether any table is behind or ahead.
 func (m *Main) Withholds() bool {
@@ -89,15 +90,15 @@ func (m *Main) Withholds() bool {
 	return len(m.set.states) > 0
 }
 
-// Applies reports whether the table is not behind at p.
+// Applies reports whether the main pipeline applies the table's change at p.
 func (m *Main) Applies(table string, p cdc.Position) bool {
 	m.set.mu.Lock()
 	defer m.set.mu.Unlock()
 	t, ok := m.set.states[table]
-	return !ok || t.State.Applies() && p.Sequence > t.Applied.Sequence
+	return !ok || t.State.Applies() && lacks(t, p)
 }
 
-// Fail leaves the changes of the table to the lane.
+// Fail leaves the table's changes to the lane.
 func (m *Main) Fail(table string, p cdc.Position, cause sink.Cause, reason error) {
 	s := m.set
 	s.mu.Lock()
@@ -107,14 +108,15 @@ func (m *Main) Fail(table string, p cdc.Position, cause sink.Cause, reason error
 	s.put(s.failed(t, cause, reason))
 }
 
-// Lack leaves the table Incomplete, or as soon as it is not Behind any more.
+// Lack marks the table as Incomplete. A table that is Behind becomes Incomplete once it has
+// caught up.
 func (m *Main) Lack(table string, reason error) {
 	m.set.mu.Lock()
 	defer m.set.mu.Unlock()
 	m.set.lack(table, reason.Error())
 }
 
-// lack records that dead letters of a table were given up. The lock is held.
+// lack records that dead letters of a table were dropped. The lock is held.
 func (s *Set) lack(table, reason string) {
 	t, known := s.states[table]
 	if !known && len(s.states) >= maxStates {
@@ -132,12 +134,12 @@ func (s *Set) lack(table, reason string) {
 	s.put(t)
 }
 
-// maxStates bounds the tables that are left to the lane because HQ denies them, and those
-// whose dead letters are given up: the stream can name any number.
+// maxStates bounds the tables that are left to the lane because HQ denies them, and those whose
+// dead letters are dropped: the stream can name any number of tables.
 const maxStates = 1000
 
-// Denied returns false: the lane decides. If there are too many tables already, changes of
-// further ones become dead letters.
+// Denied returns false: the lane decides. If there are already too many tables, it returns true
+// for others: their changes become dead letters.
 func (m *Main) Denied(table string) bool {
 	m.set.mu.Lock()
 	defer m.set.mu.Unlock()
@@ -145,7 +147,7 @@ func (m *Main) Denied(table string) bool {
 	return !known && len(m.set.states) >= maxStates
 }
 
-// Known remembers that HQ knows a newer version of a denied table.
+// Known records that HQ knows a newer version of a denied table.
 func (m *Main) Known(table string) {
 	s := m.set
 	s.mu.Lock()
@@ -155,14 +157,14 @@ func (m *Main) Known(table string) {
 	}
 }
 
-// Lane is the lane's view of a Set: the sink that it applies to, and its Gate.
+// Lane is the lane's view of a Set. It is the sink and the Gate of the lane's pipeline.
 type Lane struct {
 	Sink
 	set *Set
 }
 
-// Begin makes the given tables, which are behind, the lane's. It begins after the lowest
-// position up to which one of them is applied, which it returns.
+// Begin gives the lane its tables, which are behind. It returns the position after which the
+// lane starts to read: the lowest one that a table has reached.
 func (s *Set) Begin(destination Sink, tables []sink.TableState) (*Lane, cdc.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -170,21 +172,20 @@ func (s *Set) Begin(destination Sink, tables []sink.TableState) (*Lane, cdc.Posi
 	s.reached = tables[0].Applied
 	for _, t := range tables {
 		s.members[t.Table] = true
-		if t.Applied.Sequence < s.reached.Sequence {
+		if lacks(t, s.reached) {
 			s.reached = t.Applied
 		}
 	}
 	return &Lane{destination, s}, s.reached
 }
 
-// Apply makes b durable, and with it that the lane's tables have all changes up to its
-// end.
+// Apply makes b durable, and records that the lane's tables have all changes up to its end.
 func (l *Lane) Apply(ctx context.Context, b *change.Batch) error {
 	s := l.set
 	s.recording.Lock()
 	defer s.recording.Unlock()
 	s.mu.Lock()
-	before := s.unstoredStates(func(t sink.TableState) bool { return s.members[t.Table] && t.Applied.Sequence < b.Last.Sequence })
+	before := s.unstoredStates(func(t sink.TableState) bool { return s.members[t.Table] && lacks(t, b.Last) })
 	after := slices.Clone(before)
 	for i := range after {
 		if t := &after[i]; s.members[t.Table] {
@@ -202,32 +203,32 @@ func (l *Lane) Apply(ctx context.Context, b *change.Batch) error {
 	for i, t := range before {
 		if s.states[t.Table] == t {
 			s.states[t.Table] = after[i]
-		} else if now := s.states[t.Table]; now.State == sink.Behind { // it has failed since
+		} else if now := s.states[t.Table]; now.State == sink.Behind { // it has failed meanwhile
 			now.Applied = later(now.Applied, after[i].Applied)
 			s.states[t.Table] = now
 		}
 	}
-	s.stored(after, s.position)
+	s.markStored(after, s.position)
 	return nil
 }
 
 // Enter waits for the lane's turn.
-func (l *Lane) Enter(ctx context.Context) error { return l.set.lane.take(ctx) }
+func (l *Lane) Enter(ctx context.Context) error { return l.set.lane.acquire(ctx) }
 
 // Leave ends it.
-func (l *Lane) Leave() { l.set.lane.giveBack() }
+func (l *Lane) Leave() { l.set.lane.release() }
 
-// Withholds returns true: the lane has some tables only.
+// Withholds returns true: the lane applies some tables only.
 func (l *Lane) Withholds() bool { return true }
 
-// Applies reports whether the table is the lane's, and lacks the change at p.
+// Applies reports whether the lane applies the table's change at p.
 func (l *Lane) Applies(table string, p cdc.Position) bool {
 	l.set.mu.Lock()
 	defer l.set.mu.Unlock()
-	return l.set.members[table] && p.Sequence > l.set.states[table].Applied.Sequence
+	return l.set.members[table] && lacks(l.set.states[table], p)
 }
 
-// Fail gives the table up until its next attempt.
+// Fail drops the table from the lane until its next attempt.
 func (l *Lane) Fail(table string, _ cdc.Position, cause sink.Cause, reason error) {
 	s := l.set
 	s.mu.Lock()
@@ -236,15 +237,15 @@ func (l *Lane) Fail(table string, _ cdc.Position, cause sink.Cause, reason error
 	s.put(s.failed(s.states[table], cause, reason))
 }
 
-// Lack records that the table lacks changes, for when it is not Behind any more.
+// Lack records that the table lacks changes. It becomes Incomplete once it has caught up.
 func (l *Lane) Lack(table string, reason error) {
 	l.set.mu.Lock()
 	defer l.set.mu.Unlock()
 	l.set.lack(table, reason.Error())
 }
 
-// Denied reports whether HQ has denied the table's changes for so long, while it knows
-// newer versions or does not have the table any more, that they are given up.
+// Denied reports whether the table's changes become dead letters: HQ has denied them for
+// denialPatience, and knows newer versions or no longer has the table.
 func (l *Lane) Denied(table string) bool {
 	s := l.set
 	s.mu.Lock()

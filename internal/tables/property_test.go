@@ -16,12 +16,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// destination records what was applied to it, and loses nothing in a crash.
+// destination records applied changes, and loses nothing in a crash.
 type destination struct {
 	Sink   // no other method is called
 	main   cdc.Position
 	states map[string]sink.TableState
-	has    map[string]uint64 // by table: up to which of the table's changes it has all
+	has    map[string]uint64 // the latest change of each table
 	fails  bool
 	wrong  string
 }
@@ -67,7 +67,7 @@ func (d *destination) write(b *change.Batch) {
 		if before := n - min(n, uint64(len(names))); d.has[e.Table] < before {
 			d.wrong = fmt.Sprintf("change %d of table %s is applied, and change %d before it was not", n, e.Table, before)
 		}
-		d.has[e.Table] = n // a change that comes again brings the row back to what it was
+		d.has[e.Table] = n // applying a change again restores an older row
 	}
 }
 

@@ -16,12 +16,12 @@ import (
 
 func upTo(n uint64) cdc.Position { return cdc.Position{Sequence: n} }
 
-// TestSet_Replace leaves tables at the position of the main pipeline, or where they are.
-func TestSet_Replace(t *testing.T) {
+// TestSet_ReplaceLeavesTablesBehind at the position of the main pipeline, or at their own.
+func TestSet_ReplaceLeavesTablesBehind(t *testing.T) {
 	for name, c := range map[string]struct {
 		before *sink.TableState
 		want   cdc.Position
-		after  sink.TableState // less its reason and Since
+		after  sink.TableState // without Reason and Since
 	}{
 		"OK": {nil, upTo(10), sink.TableState{Table: "a", State: sink.Behind, Applied: upTo(10), Cause: sink.CauseImporting}},
 		"ahead": {
@@ -30,7 +30,9 @@ func TestSet_Replace(t *testing.T) {
 		},
 		"incomplete": {
 			&sink.TableState{Table: "a", State: sink.Incomplete, Cause: sink.CauseGap, Gap: "7 is lost", Accepted: true}, upTo(10),
-			sink.TableState{Table: "a", State: sink.Behind, Applied: upTo(10), Cause: sink.CauseImporting, Gap: "7 is lost", Accepted: true},
+			sink.TableState{
+				Table: "a", State: sink.Behind, Applied: upTo(10), Cause: sink.CauseImporting, Gap: "7 is lost", Accepted: true,
+			},
 		},
 		"behind": {
 			&sink.TableState{Table: "a", State: sink.Behind, Applied: upTo(4), Cause: sink.CauseRefused}, upTo(10),
@@ -56,7 +58,7 @@ func TestSet_Replace(t *testing.T) {
 				return nil
 			})
 			if err != nil || got != c.want || asked != c.want {
-				t.Errorf("left at %v, when the rows had caught up with %v, want %v: %v", got, asked, c.want, err)
+				t.Errorf("left at %v after catching up with %v, want %v: %v", got, asked, c.want, err)
 			}
 			recorded := d.states["a"]
 			recorded.Reason, recorded.Since = "", time.Time{}
@@ -64,12 +66,12 @@ func TestSet_Replace(t *testing.T) {
 				t.Errorf("the recorded state: %s", diff)
 			}
 			if s.Main(d).Applies("a", upTo(11)) && c.after.State != sink.Missing {
-				t.Error("the main pipeline goes on with the table")
+				t.Error("the main pipeline still applies the table")
 			}
 			if due, _ := s.Due(); len(due) > 0 {
 				t.Errorf("a lane takes %v", due)
 			}
-			s.LetGo("a")
+			s.Unhold("a")
 			if due, _ := s.Due(); (len(due) > 0) != (c.after.State == sink.Behind) {
 				t.Errorf("when it is released, a lane takes %v", due)
 			}
@@ -77,8 +79,8 @@ func TestSet_Replace(t *testing.T) {
 	}
 }
 
-// TestSet_ReplaceHoldsTheMainPipelineForSoLong goes on with the table afterwards.
-func TestSet_ReplaceHoldsTheMainPipelineForSoLong(t *testing.T) {
+// TestSet_ReplaceHoldsTheMainPipelineForALimitedTime and keeps following the table.
+func TestSet_ReplaceHoldsTheMainPipelineForALimitedTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &destination{main: upTo(10), states: make(map[string]sink.TableState), has: make(map[string]uint64)}
 		s := New(nil, upTo(10), slog.New(slog.DiscardHandler))
@@ -93,7 +95,7 @@ func TestSet_ReplaceHoldsTheMainPipelineForSoLong(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		if err := <-entered; err != nil || time.Since(began) != 3*time.Second {
-			t.Errorf("the main pipeline goes on after %v: %v", time.Since(began), err)
+			t.Errorf("the main pipeline continues after %v: %v", time.Since(began), err)
 		}
 		main.Leave()
 		if !main.Applies("a", upTo(11)) || len(d.states) > 0 {

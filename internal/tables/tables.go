@@ -1,11 +1,11 @@
-// Package tables holds the states of a destination's tables while its stream is followed,
-// and decides who applies the changes of which table.
+// Package tables holds the states of a destination's tables while the stream is followed,
+// and decides which pipeline applies the changes of which table.
 //
-// Two pipelines share a Set. The main one moves the checkpoint, and skips the changes of
-// tables that are behind. The lane reads these from the stream again, and brings the tables
-// forward. When it has caught up, Join hands them back to the main pipeline. Both apply
-// through one sink, one batch at a time, so whoever applies a change of a table knows that
-// the table has all earlier ones.
+// Two pipelines share a Set. The main pipeline moves the checkpoint, and skips the changes of
+// tables that are behind. The lane reads these changes from the stream again, and brings the
+// tables forward. When it has caught up, Join hands the tables back to the main pipeline. Both
+// apply through one sink, one batch at a time. So a pipeline that applies a change of a table
+// knows that the table has all earlier ones.
 package tables
 
 import (
@@ -20,9 +20,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Bounds of the wait between two attempts to bring a table forward that failed by the
-// table's own fault. It doubles. HQ often publishes a schema version just after its first
-// change, and nothing tells when it publishes one later.
+// Bounds of the wait before the next attempt to bring a table forward, after the table itself
+// has caused a failure. The wait doubles. It is shorter if HQ denies a schema version: HQ often
+// publishes a version just after its first change, and sends no notice when it does so later.
 const (
 	firstWait       = time.Minute
 	lastWait        = 24 * time.Hour
@@ -30,45 +30,46 @@ const (
 	lastDenialWait  = 10 * time.Minute
 )
 
-// denialPatience is for how long HQ may deny a schema version, while it knows newer ones
-// of the table or does not have the table any more, before changes of that version become
-// dead letters.
+// denialPatience is how long HQ may deny a schema version before changes of that version
+// become dead letters. It counts if HQ knows newer versions of the table or no longer has it.
 const denialPatience = time.Hour
 
 // maxReason bounds the text of a reason, in bytes.
 const maxReason = 1000
 
-// Set is the states of all tables. It is safe for concurrent use.
+// Set holds the states of all tables. It is safe for concurrent use.
 type Set struct {
 	logger *slog.Logger
 	now    func() time.Time
 	main   turn // held by the main pipeline while it applies a batch
-	lane   turn // likewise by the lane
-	// recording is held while states are recorded, so that older ones never follow newer.
+	lane   turn // held by the lane while it applies a batch
+	// recording is held while states are recorded, so that an older state never overwrites a
+	// newer one.
 	recording sync.Mutex
 	// migrated receives after the main pipeline has changed a table.
 	migrated chan struct{}
 
 	mu       sync.Mutex
 	states   map[string]sink.TableState // of tables that are not OK, or ahead of position
-	unstored map[string]bool            // states that are not recorded yet
-	known    map[string]bool            // denied tables of which HQ knows a newer version
-	gone     map[string]bool            // denied tables that HQ does not have any more
+	unstored map[string]bool            // tables whose state is not recorded yet
+	known    map[string]bool            // denied tables for which HQ knows a newer version
+	gone     map[string]bool            // denied tables that HQ no longer has
 	deletes  map[string]deletes         // by table
-	position cdc.Position               // that the main pipeline has applied
+	position cdc.Position               // the main pipeline has applied everything up to it
 	members  map[string]bool            // tables of the lane
 	held     map[string]bool            // tables that an import is about to replace
-	reached  cdc.Position               // that the lane has applied
-	changed  chan struct{}              // closed and replaced at each change; nil if no caller waits
+	reached  cdc.Position               // the lane has applied its tables' changes up to it
+	changed  chan struct{}              // closed at the next change; nil if no caller waits
 }
 
-// New returns a Set with recorded states, while the main pipeline has applied everything
-// up to position.
+// New returns a Set with recorded states. The main pipeline has applied everything up to
+// position.
 func New(states []sink.TableState, position cdc.Position, logger *slog.Logger) *Set {
 	s := &Set{
-		logger: logger, now: time.Now, main: newTurn(), lane: newTurn(), states: make(map[string]sink.TableState), unstored: make(map[string]bool),
-		known: make(map[string]bool), gone: make(map[string]bool), deletes: make(map[string]deletes), position: position, members: make(map[string]bool),
-		migrated: make(chan struct{}, 1), held: make(map[string]bool),
+		logger: logger, now: time.Now, main: newTurn(), lane: newTurn(), migrated: make(chan struct{}, 1),
+		states: make(map[string]sink.TableState), unstored: make(map[string]bool), position: position,
+		known: make(map[string]bool), gone: make(map[string]bool), deletes: make(map[string]deletes),
+		members: make(map[string]bool), held: make(map[string]bool),
 	}
 	for _, t := range states {
 		s.states[t.Table] = t
@@ -76,7 +77,7 @@ func New(states []sink.TableState, position cdc.Position, logger *slog.Logger) *
 	return s
 }
 
-// States returns the tables that are not OK, by name.
+// States returns the tables that are not OK, sorted by name.
 func (s *Set) States() []sink.TableState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,8 +90,8 @@ func (s *Set) States() []sink.TableState {
 	return all
 }
 
-// Due returns the tables that are behind and can be brought forward now, and when the next
-// one is due, zero if none is. Held tables wait.
+// Due returns the tables that are behind and can be brought forward now, and when the next one
+// is due; zero if there is none. It omits held tables.
 func (s *Set) Due() (due []sink.TableState, next time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,9 +109,9 @@ func (s *Set) Due() (due []sink.TableState, next time.Time) {
 	return due, next
 }
 
-// Lose records that the stream no longer has the changes of tables before message first.
-// They are brought forward from there, without the lost ones.
-func (s *Set) Lose(first uint64, reason error) {
+// RecordLoss records that the stream no longer has messages before first. The lane's tables
+// are brought forward without the lost changes.
+func (s *Set) RecordLoss(first uint64, reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name := range s.members {
@@ -137,14 +138,14 @@ func (s *Set) Accept(names []string) {
 	}
 }
 
-// Members returns how many tables the lane has.
+// Members returns the number of the lane's tables.
 func (s *Set) Members() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.members)
 }
 
-// Changed returns a channel that is closed at the next change.
+// Changed returns a channel that is closed at the next change of the Set.
 func (s *Set) Changed() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -154,7 +155,7 @@ func (s *Set) Changed() <-chan struct{} {
 	return s.changed
 }
 
-// notify wakes those who wait for a change. The lock is held.
+// notify closes the channel of Changed. The lock is held.
 func (s *Set) notify() {
 	if s.changed != nil {
 		close(s.changed)
@@ -178,25 +179,27 @@ func (s *Set) put(t sink.TableState) {
 	if t.State == sink.OK || t.Cause == sink.CauseImporting {
 		log = s.logger.Info
 	}
-	log("the state of a table has changed", "table", t.Table, "state", t.State, "cause", t.Cause, "reason", t.Reason, "remedy", t.Remedy())
+	log("the state of a table has changed", "table", t.Table, "state", t.State, "cause", t.Cause, "reason", t.Reason,
+		"remedy", t.Remedy())
 }
 
-// stored takes states for recorded. The lock is held.
-func (s *Set) stored(states []sink.TableState, through cdc.Position) {
+// markStored marks states as recorded. It drops those of tables that are OK at through. The
+// lock is held.
+func (s *Set) markStored(states []sink.TableState, through cdc.Position) {
 	for _, t := range states {
 		now, ok := s.states[t.Table]
 		if !ok || now != t {
 			continue // it has changed since
 		}
 		delete(s.unstored, t.Table)
-		if t.State == sink.OK && t.Applied.Sequence <= through.Sequence {
+		if t.State == sink.OK && !ahead(t, through) {
 			delete(s.states, t.Table)
 		}
 	}
 	s.notify()
 }
 
-// failed returns t after another failure.
+// failed returns the state t after another failure.
 func (s *Set) failed(t sink.TableState, cause sink.Cause, reason error) sink.TableState {
 	now := s.now().UTC().Truncate(time.Millisecond)
 	if t.State != sink.Behind || t.Cause != cause {
@@ -211,7 +214,7 @@ func (s *Set) failed(t sink.TableState, cause sink.Cause, reason error) sink.Tab
 		first, last = firstDenialWait, lastDenialWait
 	}
 	wait := last
-	if t.Attempts < 16 { // more would overflow
+	if t.Attempts < 16 { // a larger shift would overflow
 		wait = min(first<<t.Attempts, last)
 	}
 	t.Attempts++
@@ -219,12 +222,12 @@ func (s *Set) failed(t sink.TableState, cause sink.Cause, reason error) sink.Tab
 	return t
 }
 
-// turn is a lock that can be waited for until a context ends.
+// turn is a lock whose acquisition ends with a context.
 type turn chan struct{}
 
 func newTurn() turn { return make(turn, 1) }
 
-func (t turn) take(ctx context.Context) error {
+func (t turn) acquire(ctx context.Context) error {
 	select {
 	case t <- struct{}{}:
 		return nil
@@ -233,9 +236,15 @@ func (t turn) take(ctx context.Context) error {
 	}
 }
 
-func (t turn) giveBack() { <-t }
+func (t turn) release() { <-t }
 
-// later returns the later one of two positions.
+// ahead reports whether the table has changes after p.
+func ahead(t sink.TableState, p cdc.Position) bool { return t.Applied.Sequence > p.Sequence }
+
+// lacks reports whether the table lacks a change at p.
+func lacks(t sink.TableState, p cdc.Position) bool { return p.Sequence > t.Applied.Sequence }
+
+// later returns the later of two positions.
 func later(a, b cdc.Position) cdc.Position {
 	if a.Sequence >= b.Sequence {
 		return a

@@ -1,6 +1,5 @@
-// Package tlshosts remembers which hosts have used TLS, so that a connection
-// without it can be refused afterwards. It does so by protocol: what a host does for
-// one says nothing of another.
+// Package tlshosts remembers which hosts have used TLS, so that later connections without it can be
+// refused. It does so per protocol: a host may use TLS for one and not for another.
 package tlshosts
 
 import (
@@ -19,8 +18,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-// Hosts are the hosts of one data directory. Each has a file of its own, so that
-// several processes can add hosts at the same time. It is safe for concurrent use.
+// Hosts are the hosts of one data directory. Each has its own file, so that several processes can
+// add hosts at the same time. It is safe for concurrent use.
 type Hosts struct {
 	dir   string
 	looks bool // nothing is written
@@ -29,12 +28,12 @@ type Hosts struct {
 	known map[string]bool // paths that this process has added, on disk or not
 }
 
-// In returns the hosts that are remembered in a data directory.
+// In returns the remembered hosts of a data directory.
 func In(dataDir string) *Hosts {
 	return &Hosts{dir: filepath.Join(dataDir, "tls"), known: make(map[string]bool)}
 }
 
-// Look returns the hosts that are remembered in a data directory. What is added is
+// Look returns the remembered hosts of a data directory, without writing to it. Added hosts are
 // forgotten with the process.
 func Look(dataDir string) *Hosts {
 	h := In(dataDir)
@@ -60,8 +59,8 @@ func (h *Hosts) Has(protocol, host string) (bool, error) {
 	return true, nil
 }
 
-// Add remembers that the host has used TLS for the protocol, durably. If that fails
-// it is remembered for as long as the process lives.
+// Add remembers durably that the host has used TLS for the protocol. If that fails it remembers it
+// until the process ends.
 func (h *Hosts) Add(protocol, host string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -76,7 +75,8 @@ func (h *Hosts) Add(protocol, host string) error {
 	err := os.MkdirAll(h.dir, 0o700)
 	if err == nil {
 		err = durable.Replace(path, ".new-*", func(w io.Writer) error {
-			_, err := fmt.Fprintf(w, "%s at %s has used TLS, so eds refuses it without. If TLS was turned off there on purpose, remove this file.\n", protocol, canonical(host))
+			_, err := fmt.Fprintf(w, "%s at %s has used TLS, so eds refuses it without. If TLS was turned off there on purpose, remove "+
+				"this file.\n", protocol, canonical(host))
 			return err
 		})
 	}
@@ -89,7 +89,7 @@ func (h *Hosts) Add(protocol, host string) error {
 	return nil
 }
 
-// Path returns the file that remembers the host. Protocols have no - in their names.
+// Path returns the file that records the host. Protocols have no - in their names.
 func (h *Hosts) Path(protocol, host string) string {
 	return filepath.Join(h.dir, protocol+"-"+url.QueryEscape(canonical(host)))
 }

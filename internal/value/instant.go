@@ -3,19 +3,29 @@ package value
 import (
 	"errors"
 	"time"
+
+	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// ErrNotInstant says that a text is no date and time.
+// ErrNotInstant says that a value is not a date and time.
 var ErrNotInstant = errors.New("it is not a date and time of RFC 3339")
 
-// DayMicros is how many microseconds a day has.
+// DayMicros is the number of microseconds in a day.
 const DayMicros = 86400 * 1_000_000
 
 // Instant is a point in time as it was written.
 type Instant struct {
 	Days   int64 // since 1970-01-01 in the proleptic Gregorian calendar
-	Micros int64 // of the day; may lie outside of it, by offset or leap second
-	Cut    bool  // digits beyond microseconds, not all zero, were cut off
+	Micros int64 // since midnight; an offset or a leap second may move it out of the day
+	Cut    bool  // digits of the second, not all zero, were cut off
+}
+
+// ParseInstantJSON reads a JSON string that ParseInstant can read.
+func ParseInstantJSON(raw []byte) (Instant, error) {
+	if !rawjson.IsString(raw) {
+		return Instant{}, ErrNotInstant
+	}
+	return ParseInstant(rawjson.Text(raw))
 }
 
 // Time returns the instant in UTC.
@@ -25,12 +35,27 @@ func (t Instant) Time() time.Time {
 	return time.Unix((t.Days+days)*86400+micros/1_000_000, micros%1_000_000*1000).UTC()
 }
 
-// Midnight reports whether the instant is the beginning of a day in UTC.
+// Midnight reports whether the instant is the start of a day in UTC.
 func (t Instant) Midnight() bool { return t.Micros%DayMicros == 0 && !t.Cut }
 
-// AppendText appends the instant in UTC with six digits of the second, as
-// YYYY-MM-DD, the separator, and HH:MM:SS.ffffff, so that the order of the texts
-// is that of the instants. Years outside of 0000 to 9999 are ErrRange.
+// Truncate returns the latest instant up to t with at most so many digits of the second, 0 to 6.
+// It sets Cut if that is another instant.
+func (t Instant) Truncate(digits int) Instant {
+	if digits >= 6 {
+		return t
+	}
+	unit := int64(1)
+	for range 6 - digits {
+		unit *= 10
+	}
+	if kept := FloorDiv(t.Micros, unit) * unit; kept != t.Micros {
+		t.Micros, t.Cut = kept, true
+	}
+	return t
+}
+
+// AppendText appends the instant in UTC as YYYY-MM-DD, the separator, and HH:MM:SS.ffffff. The
+// texts sort like the instants. A year outside 0000 to 9999 is ErrRange.
 func (t Instant) AppendText(dst []byte, separator byte) ([]byte, error) {
 	u := t.Time()
 	year, month, day := u.Date()
@@ -65,9 +90,8 @@ func FloorDiv(a, b int64) int64 {
 	return q
 }
 
-// ParseInstant reads a date of ISO 8601, possibly with a time of day, possibly
-// with an offset; without one it is UTC. Years have four digits, or a sign and
-// up to six.
+// ParseInstant reads an ISO 8601 date with an optional time of day and an optional offset. The
+// default is midnight UTC. Years have four digits, or a sign and four to six.
 func ParseInstant(text []byte) (Instant, error) {
 	p := scanner{text: text}
 	year := p.year()
@@ -93,7 +117,7 @@ func ParseInstant(text []byte) (Instant, error) {
 	return t, nil
 }
 
-// scanner reads fixed-width fields; once something is wrong it stays bad.
+// scanner reads fixed-width fields. bad is set by the first error, and stays set.
 type scanner struct {
 	text []byte
 	pos  int
@@ -102,7 +126,7 @@ type scanner struct {
 
 func (p *scanner) done() bool { return p.pos >= len(p.text) }
 
-// peek returns the byte at hand, 0 at the end.
+// peek returns the next byte without consuming it, 0 at the end.
 func (p *scanner) peek() byte {
 	if p.done() {
 		return 0
@@ -122,7 +146,7 @@ func (p *scanner) expect(c byte) {
 	}
 }
 
-// two reads two digits.
+// two reads a number of two digits, from low to high.
 func (p *scanner) two(low, high int64) int64 {
 	a, b := p.next()-'0', p.next()-'0'
 	n := int64(a)*10 + int64(b)
@@ -153,7 +177,7 @@ func (p *scanner) year() int64 {
 	return sign * n
 }
 
-// clock reads a time of day: seconds and their fraction may be left out.
+// clock reads a time of day. Seconds and their fraction are optional.
 func (p *scanner) clock(t *Instant) {
 	hour := p.two(0, 24)
 	p.expect(':')
@@ -194,7 +218,7 @@ func (p *scanner) fraction(t *Instant) int64 {
 	return micros
 }
 
-// offset reads Z, +hh, +hhmm or +hh:mm, if it is there, possibly behind a space.
+// offset reads an optional Z, +hh, +hhmm or +hh:mm. A space may precede it.
 func (p *scanner) offset(t *Instant) {
 	if p.peek() == ' ' {
 		p.pos++
@@ -239,8 +263,8 @@ func daysIn(year, month int64) int {
 	}
 }
 
-// daysFromCivil returns days since 1970-01-01 in the proleptic Gregorian
-// calendar, after Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
+// daysFromCivil returns the days since 1970-01-01 in the proleptic Gregorian calendar. The
+// algorithm is Howard Hinnant's, from "chrono-Compatible Low-Level Date Algorithms".
 func daysFromCivil(year, month, day int64) int64 {
 	if month <= 2 {
 		year--

@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// written returns an instant in the one form that they are all written in.
+// written returns an instant in the form of AppendText.
 func written(text string) (out []byte, cut bool, err error) {
 	t, err := value.ParseInstant([]byte(text))
 	if err != nil {
@@ -18,7 +18,7 @@ func written(text string) (out []byte, cut bool, err error) {
 	return append(out, 'Z'), t.Cut, err
 }
 
-func TestInstantsBecomeUTCWithMicroseconds(t *testing.T) {
+func TestParseInstant_ReturnsUTCWithMicroseconds(t *testing.T) {
 	for text, want := range map[string]string{
 		"2026-01-02T03:04:05Z":            "2026-01-02T03:04:05.000000Z",
 		"2026-01-02T03:04:05.1Z":          "2026-01-02T03:04:05.100000Z",
@@ -77,7 +77,7 @@ func TestInstantsBecomeUTCWithMicroseconds(t *testing.T) {
 	}
 }
 
-// FuzzInstant compares with package time where that reads the text.
+// FuzzInstant compares with package time if that reads the text.
 func FuzzInstant(f *testing.F) {
 	for _, s := range []string{"2026-01-02T03:04:05.123456Z", "2026-12-31T23:59:59+01:00", "2026-01-02", "0000-02-29T00:00:00-23:59"} {
 		f.Add(s)
@@ -100,4 +100,28 @@ func FuzzInstant(f *testing.F) {
 			t.Fatalf("%q: %s reads as %s, %v", text, out, again, err)
 		}
 	})
+}
+
+func TestInstant_TruncatesTowardsThePast(t *testing.T) {
+	for _, c := range []struct {
+		text   string
+		digits int
+		want   string
+		cut    bool
+	}{
+		{"2026-01-02T03:04:05.123456Z", 6, "2026-01-02T03:04:05.123456Z", false},
+		{"2026-01-02T03:04:05.123456Z", 3, "2026-01-02T03:04:05.123000Z", true},
+		{"2026-01-02T03:04:05.123Z", 3, "2026-01-02T03:04:05.123000Z", false},
+		{"2026-01-02T03:04:05.999999Z", 0, "2026-01-02T03:04:05.000000Z", true},
+		{"1969-12-31T00:00:00.5+01:00", 0, "1969-12-30T23:00:00.000000Z", true},
+	} {
+		parsed, err := value.ParseInstant([]byte(c.text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := parsed.Truncate(c.digits)
+		if text, err := kept.AppendText(nil, 'T'); string(text)+"Z" != c.want || kept.Cut != c.cut || err != nil {
+			t.Errorf("%s to %d digits: %sZ, cut %v, %v; want %s", c.text, c.digits, text, kept.Cut, err, c.want)
+		}
+	}
 }

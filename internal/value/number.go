@@ -7,25 +7,25 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-var errNotTruth = errors.New("it is neither true nor false")
+var errNotBoolean = errors.New("it is neither true nor false")
 
-// Truth reads a truth value: true, t or 1, false, f or 0, as JSON or as a string.
-func Truth(raw []byte) (bool, error) {
+// Boolean reads true, t or 1, and false, f or 0, as a JSON value or as a string.
+func Boolean(raw []byte) (bool, error) {
 	switch string(rawjson.Text(raw)) {
 	case "true", "t", "1":
 		return true, nil
 	case "false", "f", "0":
 		return false, nil
 	}
-	return false, errNotTruth
+	return false, errNotBoolean
 }
 
-// Number returns the text of a number: of a JSON number, of a string that holds
-// one, and, where the source's column is one of truth values, 1 or 0 for these.
-func Number(raw []byte, truth bool) ([]byte, error) {
+// Number returns the text of a JSON number, or of a string that contains one. If boolean is set,
+// true is 1 and false is 0.
+func Number(raw []byte, boolean bool) ([]byte, error) {
 	switch raw[0] {
 	case 't', 'f':
-		if !truth {
+		if !boolean {
 			return nil, ErrNotNumber
 		}
 		if raw[0] == 't' {
@@ -47,8 +47,7 @@ func Number(raw []byte, truth bool) ([]byte, error) {
 
 var one, zero = []byte("1"), []byte("0")
 
-// Numbers calls check with the text of every number in a JSON value, and returns
-// its first error.
+// Numbers calls check with the text of every number in a JSON value, and returns the first error.
 func Numbers(raw []byte, check func(number []byte) error) error {
 	for i := 0; i < len(raw); {
 		switch b := raw[i]; {
@@ -75,14 +74,14 @@ func Numbers(raw []byte, check func(number []byte) error) error {
 
 var numberBytes = []byte("+-.eE")
 
-// Room is memory for the digits of one number at a time.
-type Room struct{ digits []byte }
+// DigitBuffer is memory for the digits of one number at a time.
+type DigitBuffer struct{ digits []byte }
 
-// For returns memory for the digits of raw, for ParseDecimal and its like. It is
-// used again by the next call.
-func (r *Room) For(raw []byte) []byte {
-	if cap(r.digits) < len(raw) {
-		r.digits = make([]byte, 0, 2*len(raw)+32)
+// For returns memory for the digits of raw, as ParseDecimal and the other functions take it. The
+// next call returns the same memory.
+func (b *DigitBuffer) For(raw []byte) []byte {
+	if cap(b.digits) < len(raw) {
+		b.digits = make([]byte, 0, 2*len(raw)+32)
 	}
-	return r.digits[:0]
+	return b.digits[:0]
 }

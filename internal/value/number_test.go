@@ -9,20 +9,23 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-func TestTruthInAnySpelling(t *testing.T) {
-	for raw, want := range map[string]bool{`true`: true, `"t"`: true, `1`: true, `"true"`: true, `false`: false, `"f"`: false, `0`: false, `"0"`: false} {
-		if got, err := value.Truth([]byte(raw)); got != want || err != nil {
-			t.Errorf("Truth(%s) = %v, %v; want %v", raw, got, err, want)
+func TestBoolean_ReadsAnySpelling(t *testing.T) {
+	for raw, want := range map[string]bool{
+		`true`: true, `"t"`: true, `1`: true, `"true"`: true, `false`: false, `"f"`: false, `0`: false,
+		`"0"`: false,
+	} {
+		if got, err := value.Boolean([]byte(raw)); got != want || err != nil {
+			t.Errorf("Boolean(%s) = %v, %v; want %v", raw, got, err, want)
 		}
 	}
 	for _, raw := range []string{`2`, `"yes"`, `""`, `{}`, `"TRUE"`, `1.0`} {
-		if _, err := value.Truth([]byte(raw)); err == nil {
-			t.Errorf("Truth(%s) is one", raw)
+		if _, err := value.Boolean([]byte(raw)); err == nil {
+			t.Errorf("Boolean(%s) is one", raw)
 		}
 	}
 }
 
-func TestTheTextOfANumber(t *testing.T) {
+func TestNumber_ReturnsItsText(t *testing.T) {
 	for raw, want := range map[string]string{`1`: "1", `-0.50`: "-0.50", `"12e3"`: "12e3", `9223372036854775808`: "9223372036854775808"} {
 		if got, err := value.Number([]byte(raw), false); string(got) != want || err != nil {
 			t.Errorf("Number(%s) = %q, %v; want %q", raw, got, err, want)
@@ -40,7 +43,7 @@ func TestTheTextOfANumber(t *testing.T) {
 	}
 }
 
-func TestEveryNumberInJSON(t *testing.T) {
+func TestNumbers_VisitsEveryNumber(t *testing.T) {
 	var got []string
 	err := value.Numbers([]byte(`{"1":[-1.5e+3,{"a\"2":0}],"b":"3","c":[true,null,4]}`), func(number []byte) error {
 		got = append(got, string(number))
@@ -55,15 +58,15 @@ func TestEveryNumberInJSON(t *testing.T) {
 	}
 }
 
-func TestRoomIsUsedAgain(t *testing.T) {
-	var room value.Room
+func TestDigitBuffer_ReusesMemory(t *testing.T) {
+	var buffer value.DigitBuffer
 	long := []byte(strings.Repeat("9", 5000))
 	for range 2 {
-		if got := room.For(long); len(got) != 0 || cap(got) < len(long) {
-			t.Fatalf("room for %d digits: %d of %d", len(long), len(got), cap(got))
+		if got := buffer.For(long); len(got) != 0 || cap(got) < len(long) {
+			t.Fatalf("memory for %d digits: length %d, capacity %d", len(long), len(got), cap(got))
 		}
 	}
-	if n := testing.AllocsPerRun(100, func() { room.For(long) }); n != 0 {
-		t.Errorf("room is made anew: %v times", n)
+	if n := testing.AllocsPerRun(100, func() { buffer.For(long) }); n != 0 {
+		t.Errorf("it allocates %v times", n)
 	}
 }

@@ -1,18 +1,18 @@
-// Package value reads the JSON values of rows as what columns hold: text,
-// numbers without rounding, instants. What not every destination can hold is
-// named, so that each keeps it, replaces it, or refuses it.
+// Package value reads the JSON values of rows: text, numbers without rounding, instants, bytes.
+// It names the flaws that some destinations cannot store. Each destination keeps, replaces or
+// refuses them.
 package value
 
 import (
 	"bytes"
+	"encoding/hex"
 	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// Flaw is a set of things in a string that not every destination can hold. What
-// a destination can not hold becomes U+FFFD, and is counted by the flaw's name.
+// Flaw is a set of flaws in a string that some destinations cannot store.
 type Flaw uint8
 
 const (
@@ -21,24 +21,23 @@ const (
 	UTF8                       // bytes that are not UTF-8
 )
 
-// Replacement stands for what could not be kept.
+// Replacement replaces a flaw.
 const Replacement = "\uFFFD"
 
-// AppendText appends the text of a JSON string, or any other value as it is
-// written, as valid UTF-8 without the flaws but for those that may stay: of them
-// only NUL can. It returns the flaws that were replaced.
-func AppendText(dst, raw []byte, stay Flaw) ([]byte, Flaw) {
+// AppendText appends the text of a JSON string, or any other value as it is written, as valid
+// UTF-8. It replaces flaws, except NUL if that is in keep, and returns those it has replaced.
+func AppendText(dst, raw []byte, keep Flaw) ([]byte, Flaw) {
 	if !rawjson.IsString(raw) {
 		return AppendValid(dst, raw)
 	}
 	text := raw[1 : len(raw)-1]
 	if bytes.IndexByte(text, '\\') >= 0 {
-		return appendUnescaped(dst, text, stay)
+		return appendUnescaped(dst, text, keep)
 	}
 	return AppendValid(dst, text)
 }
 
-// AppendValid appends text, which has no escapes, as valid UTF-8.
+// AppendValid appends text without escapes as valid UTF-8, and returns the flaws it has replaced.
 func AppendValid(dst, text []byte) ([]byte, Flaw) {
 	if utf8.Valid(text) {
 		return append(dst, text...), 0
@@ -51,7 +50,7 @@ func AppendValid(dst, text []byte) ([]byte, Flaw) {
 	return dst, UTF8
 }
 
-func appendUnescaped(dst, text []byte, stay Flaw) ([]byte, Flaw) {
+func appendUnescaped(dst, text []byte, keep Flaw) ([]byte, Flaw) {
 	var flaws Flaw
 	for {
 		n := bytes.IndexByte(text, '\\')
@@ -70,7 +69,7 @@ func appendUnescaped(dst, text []byte, stay Flaw) ([]byte, Flaw) {
 		case 'u':
 			var r rune
 			r, text, f = unescape(text)
-			if f &^= stay; f != 0 {
+			if f &^= keep; f != 0 {
 				flaws |= f
 				r = utf8.RuneError
 			}
@@ -93,8 +92,7 @@ func appendUnescaped(dst, text []byte, stay Flaw) ([]byte, Flaw) {
 	}
 }
 
-// unescape reads the \uXXXX, or the pair of them, that text begins with, and
-// returns the rest.
+// unescape reads the \uXXXX, or the surrogate pair, at the start of text, and returns the rest.
 func unescape(text []byte) (rune, []byte, Flaw) {
 	r := hex4(text[2:])
 	text = text[6:]
@@ -111,7 +109,7 @@ func unescape(text []byte) (rune, []byte, Flaw) {
 	return utf8.RuneError, text, Surrogate
 }
 
-// hex4 reads four hexadecimal digits, which were validated.
+// hex4 reads four valid hexadecimal digits.
 func hex4(b []byte) rune {
 	var r rune
 	for _, c := range b[:4] {
@@ -126,10 +124,9 @@ func hex4(b []byte) rune {
 	return r
 }
 
-// AppendJSON appends a JSON value as it is written, but for the flaws that may
-// not stay. Bytes that are not UTF-8 never stay. It returns the flaws that were
-// replaced.
-func AppendJSON(dst, raw []byte, stay Flaw) ([]byte, Flaw) {
+// AppendJSON appends a JSON value as it is written. It replaces flaws, except those in keep, and
+// returns those it has replaced. Bytes that are not UTF-8 are always replaced.
+func AppendJSON(dst, raw []byte, keep Flaw) ([]byte, Flaw) {
 	if bytes.IndexByte(raw, '\\') < 0 {
 		return AppendValid(dst, raw)
 	}
@@ -153,7 +150,7 @@ func AppendJSON(dst, raw []byte, stay Flaw) ([]byte, Flaw) {
 			continue
 		}
 		_, rest, f := unescape(raw)
-		if f &^= stay; f == 0 {
+		if f &^= keep; f == 0 {
 			dst = append(dst, raw[:len(raw)-len(rest)]...)
 		} else {
 			dst = append(dst, Replacement...)
@@ -161,4 +158,16 @@ func AppendJSON(dst, raw []byte, stay Flaw) ([]byte, Flaw) {
 		}
 		raw = rest
 	}
+}
+
+// AppendBytes appends the bytes of a JSON string. CockroachDB and PostgreSQL write bytes as \x and
+// hexadecimal digits. Other text is the bytes themselves.
+func AppendBytes(dst, raw []byte) []byte {
+	text := rawjson.Text(raw)
+	if digits, ok := bytes.CutPrefix(text, []byte(`\x`)); ok {
+		if grown, err := hex.AppendDecode(dst, digits); err == nil {
+			return grown
+		}
+	}
+	return append(dst, text...)
 }

@@ -10,11 +10,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-func TestTextNamesWhatItReplaces(t *testing.T) {
+func TestAppendText_NamesReplacedFlaws(t *testing.T) {
 	for _, c := range []struct {
 		raw, text string
 		flaws     value.Flaw
-		nulStays  string // the text where U+0000 may stay
+		nulStays  string // the text if U+0000 may stay
 	}{
 		{raw: `"plain"`, text: "plain"},
 		{raw: `"\u0041\ud83d\ude00\n\/\b\f\r\t\"\\"`, text: "A😀\n/\b\f\r\t\"\\"},
@@ -22,10 +22,13 @@ func TestTextNamesWhatItReplaces(t *testing.T) {
 		{raw: `"\ud83d alone"`, text: "\ufffd alone", flaws: value.Surrogate},
 		{raw: `"\ude00\ud83d"`, text: "\ufffd\ufffd", flaws: value.Surrogate},
 		{raw: "\"a\xffb\"", text: "a\ufffdb", flaws: value.UTF8},
-		{raw: "\"\\u0000\xff\\udfff\"", text: "\ufffd\ufffd\ufffd", flaws: value.NUL | value.UTF8 | value.Surrogate, nulStays: "\x00\ufffd\ufffd"},
-		{raw: `"\ufffd"`, text: "\ufffd"}, // by its own will
+		{
+			raw: "\"\\u0000\xff\\udfff\"", text: "\ufffd\ufffd\ufffd", flaws: value.NUL | value.UTF8 | value.Surrogate,
+			nulStays: "\x00\ufffd\ufffd",
+		},
+		{raw: `"\ufffd"`, text: "\ufffd"}, // the source's own
 		{raw: `12.50`, text: "12.50"},
-		{raw: `{"a":"\u0000"}`, text: `{"a":"\u0000"}`}, // of what is no string, the text
+		{raw: `{"a":"\u0000"}`, text: `{"a":"\u0000"}`}, // of other values, the text
 	} {
 		text, flaws := value.AppendText([]byte("> "), []byte(c.raw), 0)
 		if string(text) != "> "+c.text || flaws != c.flaws {
@@ -37,12 +40,12 @@ func TestTextNamesWhatItReplaces(t *testing.T) {
 		}
 		text, flaws = value.AppendText(nil, []byte(c.raw), value.NUL)
 		if string(text) != want || flaws != c.flaws&^value.NUL {
-			t.Errorf("%s where U+0000 stays: %q with flaws %b, want %q", c.raw, text, flaws, want)
+			t.Errorf("%s with U+0000 kept: %q with flaws %b, want %q", c.raw, text, flaws, want)
 		}
 	}
 }
 
-func TestJSONIsKeptAsItIsWritten(t *testing.T) {
+func TestAppendJSON_KeepsTheText(t *testing.T) {
 	for _, c := range []struct {
 		raw, text string
 		flaws     value.Flaw
@@ -56,13 +59,14 @@ func TestJSONIsKeptAsItIsWritten(t *testing.T) {
 			t.Errorf("%s: %s with flaws %b, want %s with %b", c.raw, text, flaws, c.text, c.flaws)
 		}
 		stay := value.NUL | value.Surrogate
-		if text, flaws := value.AppendJSON(nil, []byte(c.raw), stay); flaws != c.flaws&^stay || c.flaws&value.UTF8 == 0 && string(text) != c.raw {
-			t.Errorf("%s where everything stays: %s with flaws %b", c.raw, text, flaws)
+		if text, flaws := value.AppendJSON(nil, []byte(c.raw), stay); flaws != c.flaws&^stay || c.flaws&value.UTF8 == 0 &&
+			string(text) != c.raw {
+			t.Errorf("%s with everything kept: %s with flaws %b", c.raw, text, flaws)
 		}
 	}
 }
 
-// FuzzText: of any string, AppendText makes what encoding/json reads, and valid UTF-8.
+// FuzzText: AppendText returns the same text as encoding/json, and valid UTF-8.
 func FuzzText(f *testing.F) {
 	for _, s := range []string{`"a\u0000\ud83d\ude00\ud83d"`, "\"\xff\xfe\"", `"\n\/"`, `""`} {
 		f.Add([]byte(s))

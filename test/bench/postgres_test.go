@@ -52,7 +52,8 @@ func benchmarkPostgres(b *testing.B, columns int) {
 	took, memory := w.imports(database)
 	imported := float64(rowsBefore()) / took.Seconds()
 	raw := rawCopy(b, database)
-	report("import into PostgreSQL   %2d columns  %8.0f rows/s    raw COPY  %8.0f rows/s    ratio %.2f   memory %s", columns, imported, raw, imported/raw, mib(memory))
+	report("import into PostgreSQL   %2d columns  %8.0f rows/s    raw COPY  %8.0f rows/s    ratio %.2f   memory %s", columns, imported,
+		raw, imported/raw, mib(memory))
 	b.ReportMetric(imported, "import-rows/s")
 	b.ReportMetric(imported/raw, "import-ratio")
 
@@ -65,8 +66,10 @@ func benchmarkPostgres(b *testing.B, columns int) {
 	memory = p.stop()
 	rate, first, last := rates(samples)
 	alone, beside := replayed(b, w, pg, base, columns, n)
-	report("stream into PostgreSQL   %2d columns  %8.0f events/s  replayed  %8.0f events/s  ratio %.2f   memory %s   first tenth %.0f, last tenth %.0f events/s", columns, rate, beside, rate/beside, mib(memory), first, last)
-	report("                         eds itself spends %v of a core an event;  replayed with no stream to read  %8.0f events/s  ratio %.2f", cpu.Round(100*time.Nanosecond), alone, rate/alone)
+	report("stream into PostgreSQL   %2d columns  %8.0f events/s  replayed  %8.0f events/s  ratio %.2f   memory %s   first "+
+		"tenth %.0f, last tenth %.0f events/s", columns, rate, beside, rate/beside, mib(memory), first, last)
+	report("                         eds itself spends %v of a core an event;  replayed with no stream to read  %8.0f events/s  "+
+		"ratio %.2f", cpu.Round(100*time.Nanosecond), alone, rate/alone)
 	b.ReportMetric(rate, "events/s")
 	b.ReportMetric(rate/beside, "stream-ratio")
 	b.ReportMetric(float64(memory)/(1<<20), "MiB")
@@ -176,7 +179,7 @@ func apply(b *testing.B, destination string, columns, n int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	g := shop.Generate(1, "bench", columns, rowsBefore(), time.Now())
+	g := shop.NewChangeGenerator(1, "bench", columns, rowsBefore(), time.Now())
 	table, err := schema.Decode(g.Schema())
 	if err != nil {
 		b.Fatal(err)
@@ -249,7 +252,8 @@ func benchmarkIdle(b *testing.B) {
 	idle = p.cpu() - idle
 	p.stop()
 	share := 100 * idle.Seconds() / length.Seconds()
-	report("idle                     visible after %v (median), %v (99th percentile) at 50 events/s; %.2f %% of a core while nothing happens; %v from start to first change applied",
+	report("idle                     visible after %v (median), %v (99th percentile) at 50 events/s; %.2f %% of a core while "+
+		"nothing happens; %v from start to first change applied",
 		p50.Round(10*time.Microsecond), p99.Round(10*time.Microsecond), share, started.Round(time.Millisecond))
 	b.ReportMetric(float64(p50)/1e6, "ms-p50")
 	b.ReportMetric(float64(p99)/1e6, "ms-p99")
@@ -275,7 +279,8 @@ func (w *world) latency(conn *pgx.Conn) time.Duration {
 	}
 	for {
 		var found bool
-		err := conn.QueryRow(context.Background(), `SELECT EXISTS (SELECT FROM bench WHERE id = $1 AND revision::text = $2)`, strings.Trim(id, `"`), revision).Scan(&found)
+		err := conn.QueryRow(context.Background(), `SELECT EXISTS (SELECT FROM bench WHERE id = $1 AND revision::text = $2)`,
+			strings.Trim(id, `"`), revision).Scan(&found)
 		if err != nil {
 			w.b.Fatal(err)
 		}

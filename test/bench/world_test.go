@@ -31,7 +31,7 @@ type world struct {
 	hq        *devhq.HQ
 	key       string
 	data      string
-	generator *shop.Generator
+	generator *shop.ChangeGenerator
 	files     []string // of the export
 	clock     string   // of the export, as CockroachDB writes it in file names
 }
@@ -51,7 +51,10 @@ func newWorld(b *testing.B, columns, rows int) *world {
 		}
 	})
 	begin := time.Now().UTC().Add(-time.Hour)
-	w := &world{b: b, hq: h, key: h.APIKey(devhq.KeyOptions{ServerID: "bench", Companies: []string{"*"}}), data: b.TempDir(), generator: shop.Generate(1, "bench", columns, rows, begin)}
+	w := &world{
+		b: b, hq: h, key: h.APIKey(devhq.KeyOptions{ServerID: "bench", Companies: []string{"*"}}), data: b.TempDir(),
+		generator: shop.NewChangeGenerator(1, "bench", columns, rows, begin),
+	}
 	w.clock = begin.Format("20060102150405.000000000")
 	w.clock = strings.Replace(w.clock, ".", "", 1) + "0000000000"
 	h.Disturb(w.answer)
@@ -73,7 +76,10 @@ func (w *world) answer(r *http.Request) devhq.Fault {
 		for i, f := range w.files {
 			urls[i] = w.hq.APIURL() + "/bench-files/" + filepath.Base(f)
 		}
-		body = map[string]any{"success": true, "data": map[string]any{"completed": true, "tables": map[string]any{"bench": map[string]any{"status": "Completed", "urls": urls}}}}
+		body = map[string]any{"success": true, "data": map[string]any{
+			"completed": true,
+			"tables":    map[string]any{"bench": map[string]any{"status": "Completed", "urls": urls}},
+		}}
 	case strings.HasPrefix(path, "/bench-files/"):
 		return func(http.Handler) http.Handler {
 			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -137,7 +143,8 @@ func (w *world) fill(n int) {
 	}
 	for range n {
 		c := w.generator.Next()
-		if _, err := js.PublishMsgAsync(&nats.Msg{Subject: c.Subject(), Data: c.AppendJSON(nil)}, jetstream.WithStallWait(30*time.Second)); err != nil {
+		if _, err := js.PublishMsgAsync(&nats.Msg{Subject: c.Subject(), Data: c.AppendJSON(nil)},
+			jetstream.WithStallWait(30*time.Second)); err != nil {
 			w.b.Fatal(err)
 		}
 	}

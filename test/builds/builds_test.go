@@ -1,5 +1,5 @@
-// Package builds_test looks at the program with each of its drivers alone, as users
-// build it who want a small binary:
+// Package builds_test checks the small builds of the program: one driver, and no HQ for
+// development unless it is asked for.
 //
 //	go build -tags use_custom_driver,use_postgres
 package builds_test
@@ -23,7 +23,7 @@ const (
 // root is the directory of the main package, from here.
 const root = "../.."
 
-// run runs a command in the root and returns its output.
+// run runs a command in the root directory and returns its output.
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), name, args...)
@@ -36,12 +36,12 @@ func run(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// links returns the drivers by the names that build tags give them.
+// links returns the names of the drivers' build tags, without use_.
 func links(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root, "internal/drivers/builtin_*.go"))
 	if err != nil || len(files) < 3 {
-		t.Fatalf("files that link drivers: %v, %v", files, err)
+		t.Fatalf("list the files that link drivers: %v, %v", files, err)
 	}
 	names := make([]string, len(files))
 	for i, f := range files {
@@ -50,16 +50,17 @@ func links(t *testing.T) []string {
 	return names
 }
 
-// build is what the program is made of with some build tags.
+// build lists the packages of the program with some build tags.
 type build struct {
-	packages map[string][]string // with all that each is made of
-	files    map[string]string   // of the project's own packages
+	packages map[string][]string // import path -> dependencies, direct and indirect
+	files    map[string]string   // import path -> Go files; packages of this module only
 }
 
 func newBuild(t *testing.T, tags string) build {
 	t.Helper()
 	b := build{make(map[string][]string), make(map[string]string)}
-	for line := range strings.Lines(run(t, "go", "list", "-deps", "-tags", tags, "-f", `{{.ImportPath}}|{{join .Deps " "}}|{{join .GoFiles " "}}`, ".")) {
+	list := run(t, "go", "list", "-deps", "-tags", tags, "-f", `{{.ImportPath}}|{{join .Deps " "}}|{{join .GoFiles " "}}`, ".")
+	for line := range strings.Lines(list) {
 		path, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "|")
 		deps, files, _ := strings.Cut(rest, "|")
 		b.packages[path] = strings.Fields(deps)
@@ -70,19 +71,20 @@ func newBuild(t *testing.T, tags string) build {
 	return b
 }
 
-// destinations builds and runs what prints the destinations that build tags choose.
+// destinations returns the names of the destinations that the build tags select. It builds and
+// runs a program that prints them.
 func destinations(t *testing.T, tags string) []string {
 	t.Helper()
 	program, err := filepath.Abs(filepath.Join(t.TempDir(), "destinations"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	// With the race detector, because the tests have built most packages so.
+	// With the race detector: the build cache has most packages from the tests.
 	run(t, "go", "build", "-race", "-ldflags", "-s -w -linkmode=internal", "-tags", tags, "-o", program, "./test/builds/destinations")
 	return strings.Fields(run(t, program))
 }
 
-// libraries are what makes a binary large, by the driver that may hold it.
+// libraries are the large dependencies, and the driver that needs each.
 var libraries = map[string]string{
 	"github.com/jackc/pgx/":         "postgres",
 	"modernc.org/sqlite":            "sqlite",
@@ -94,21 +96,21 @@ var libraries = map[string]string{
 	"github.com/aws/aws-sdk-go-v2/": "s3",
 }
 
-// shared are libraries of one destination that the client of another needs.
+// shared are libraries of one driver that the client of another needs too.
 var shared = map[string]map[string]bool{
 	"kafka":     {"github.com/aws/aws-sdk-go-v2/": true},                                     // credentials for Amazon MSK
-	"snowflake": {"github.com/aws/aws-sdk-go-v2/": true, "github.com/Azure/azure-sdk": true}, // its stages lie there
+	"snowflake": {"github.com/aws/aws-sdk-go-v2/": true, "github.com/Azure/azure-sdk": true}, // its stages are in S3 or Azure
 	"sqlserver": {"github.com/Azure/azure-sdk": true},                                        // Entra ID
 }
 
-// helpers are packages beside the drivers, and which of these they are for.
+// helpers are packages beside the drivers, and the drivers that use them.
 var helpers = map[string][]string{"awscredentials": {"kafka", "s3"}}
 
-func TestABuildWithOneDriverHoldsNoOther(t *testing.T) {
+func TestCustomBuild_HoldsOneDriver(t *testing.T) {
 	bare := newBuild(t, "use_custom_driver")
 	for p := range bare.packages {
 		if strings.HasPrefix(p, drivers+"/") {
-			t.Errorf("a build without drivers holds %s", p)
+			t.Errorf("the build without drivers holds %s", p)
 		}
 	}
 	var all []string
@@ -117,33 +119,48 @@ func TestABuildWithOneDriverHoldsNoOther(t *testing.T) {
 		with := newBuild(t, tags)
 		for p, files := range bare.files {
 			if p != drivers && with.files[p] != files {
-				t.Errorf("build tags choose drivers, in package drivers alone; %s has other files with %s", p, tags)
+				t.Errorf("%s has other files with the tags %s; only package drivers may depend on a driver's tag", p, tags)
 			}
 		}
 		checkPackages(t, link, bare, with)
 		names := destinations(t, tags)
 		if len(names) == 0 {
-			t.Errorf("a build with %s has no destination", tags)
+			t.Errorf("the build with %s has no destination", tags)
 		}
 		all = append(all, names...)
 	}
 	slices.Sort(all)
 	if diff := cmp.Diff(destinations(t, ""), all); diff != "" {
-		t.Errorf("destinations of the whole program, and of the builds with one driver (-whole +one each)\n%s", diff)
+		t.Errorf("destinations of the full build (-) and of the builds with one driver together (+)\n%s", diff)
 	}
 }
 
-// checkPackages checks that a build holds nothing but what the program without
-// drivers and the one driver ask for.
+func TestCustomBuild_HoldsDevHQOnlyWithItsTag(t *testing.T) {
+	for tags, want := range map[string]bool{
+		"":                               true,
+		"use_custom_driver,use_postgres": false,
+		"use_custom_driver,use_postgres,use_devhq": true,
+	} {
+		packages := newBuild(t, tags).packages
+		for _, p := range []string{module + "/internal/devhq", "github.com/nats-io/nats-server/v2/server"} {
+			if _, got := packages[p]; got != want {
+				t.Errorf("the build with the tags %q holds %s: %v, want %v", tags, p, got, want)
+			}
+		}
+	}
+}
+
+// checkPackages checks that with holds only packages that bare holds or that the driver link
+// depends on.
 func checkPackages(t *testing.T, link string, bare, with build) {
 	t.Helper()
-	allowed, own, found := maps.Clone(bare.packages), false, make(map[string]bool)
+	allowed, hasDriver, found := maps.Clone(bare.packages), false, make(map[string]bool)
 	for p, deps := range with.packages {
 		name, ok := strings.CutPrefix(p, drivers+"/")
 		if !ok {
 			continue
 		}
-		own = true
+		hasDriver = true
 		if name, _, _ = strings.Cut(name, "/"); name != link && !slices.Contains(helpers[name], link) {
 			t.Errorf("the build with %s alone holds %s", link, p)
 		}
@@ -151,12 +168,12 @@ func checkPackages(t *testing.T, link string, bare, with build) {
 			allowed[d] = nil
 		}
 	}
-	if !own {
+	if !hasDriver {
 		t.Errorf("the build with %s alone holds no driver", link)
 	}
 	for p := range with.packages {
 		if _, ok := allowed[p]; !ok {
-			t.Errorf("the build with %s alone holds %s, which neither the program nor the driver asks for", link, p)
+			t.Errorf("the build with %s alone holds %s, which neither the program nor the driver imports", link, p)
 		}
 		for prefix, owner := range libraries {
 			switch {
@@ -170,7 +187,7 @@ func checkPackages(t *testing.T, link string, bare, with build) {
 	}
 	for prefix, owner := range libraries {
 		if owner == link && !found[prefix] {
-			t.Errorf("the build with %s alone does not hold %s: is the table of libraries still right?", link, prefix)
+			t.Errorf("the build with %s alone does not hold %s: update the table libraries", link, prefix)
 		}
 	}
 }

@@ -136,7 +136,10 @@ func TestImport_BesideItsServerIsKilled(t *testing.T) {
 	d.joined(p)
 	readers := d.read()
 	w.importing()
-	for _, at := range []string{"bringing loaded rows forward", "loaded rows have caught up", "has been imported", "loaded rows have caught up"} {
+	for _, at := range []string{
+		"bringing loaded rows forward", "loaded rows have caught up", "has been imported",
+		"loaded rows have caught up",
+	} {
 		before := strings.Count(p.output(), at)
 		eventually(t, "the server says: "+at, func() bool {
 			return strings.Count(p.output(), at) > before || strings.Contains(p.output(), "the requested import is done")

@@ -71,7 +71,8 @@ func (h *held) arm(point string) {
 }
 
 // waiting is the sessions whose commits wait.
-const waiting = "FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND NOT granted"
+const waiting = "FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = " +
+	"current_database()) AND NOT granted"
 
 // reached waits until a commit waits.
 func (h *held) reached(p *process, point string) {

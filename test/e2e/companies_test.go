@@ -120,7 +120,7 @@ func TestCompany_ImportOfTheServersCompaniesIsWhole(t *testing.T) {
 			if byHQ {
 				session := w.session(p, "")
 				w.notify(session, "import", map[string]any{"backfill": true})
-				want(t, w.heard(p, session, "import-response", 1), "success", true)
+				want(t, w.received(p, session, "import-response", 1), "success", true)
 			}
 			w.follows(p)
 			w.work(50)

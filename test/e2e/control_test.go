@@ -23,7 +23,7 @@ func (w *world) session(p *process, other string) string {
 			w.t.Fatal(err)
 		}
 		for _, s := range all {
-			if s.Ended.IsZero() && s.ID != other && len(w.hq.Heard(s.ID, "heartbeat")) > 0 {
+			if s.Ended.IsZero() && s.ID != other && len(w.hq.Received(s.ID, "heartbeat")) > 0 {
 				id = s.ID
 			}
 		}
@@ -32,16 +32,16 @@ func (w *world) session(p *process, other string) string {
 	return id
 }
 
-// heard waits until the session has said something for the nth time.
-func (w *world) heard(p *process, session, what string, n int) map[string]any {
+// received waits for the nth message of one kind from a session.
+func (w *world) received(p *process, session, kind string, n int) map[string]any {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
-	said, err := w.hq.AwaitHeard(ctx, session, what, n-1)
+	m, err := w.hq.AwaitReceived(ctx, session, kind, n-1)
 	if err != nil {
 		w.t.Fatalf("%v\n%s", err, p.output())
 	}
-	return said.Data
+	return m.Data
 }
 
 func (w *world) notify(session, action string, data any) {
@@ -56,7 +56,7 @@ func (w *world) ask(p *process, session, action string, data any) map[string]any
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
 	answer := make(map[string]any)
-	if err := w.hq.Ask(ctx, session, action, data, &answer); err != nil {
+	if err := w.hq.Request(ctx, session, action, data, &answer); err != nil {
 		w.t.Fatalf("%v\n%s", err, p.output())
 	}
 	return answer
@@ -78,7 +78,7 @@ func TestAServerIsSetUpByHQ(t *testing.T) {
 	p := w.serve()
 	session := w.session(p, "")
 
-	beat := w.heard(p, session, "heartbeat", 1)
+	beat := w.received(p, session, "heartbeat", 1)
 	want(t, beat, "sessionId", session)
 	for _, key := range []string{"offset", "uptime", "stats"} {
 		if _, ok := beat[key]; !ok {
@@ -120,32 +120,32 @@ func TestAServerIsSetUpByHQ(t *testing.T) {
 	}
 
 	w.notify(session, "import", map[string]any{"backfill": true})
-	want(t, w.heard(p, session, "import-status", 1), "success", true)
-	want(t, w.heard(p, session, "import-response", 1), "success", true)
+	want(t, w.received(p, session, "import-status", 1), "success", true)
+	want(t, w.received(p, session, "import-response", 1), "success", true)
 	w.applied(p, 100)
 
 	w.notify(session, "pause", nil)
-	want(t, w.heard(p, session, "pause-response", 1), "success", true)
-	want(t, w.heard(p, session, "pause-response", 1), "action", "pause")
+	want(t, w.received(p, session, "pause-response", 1), "success", true)
+	want(t, w.received(p, session, "pause-response", 1), "action", "pause")
 	eventually(t, "the stream stands still", func() bool {
 		return strings.Contains(p.output(), "HQ has paused this server")
 	}, p.output)
 	w.notify(session, "unpause", nil)
-	want(t, w.heard(p, session, "unpause-response", 1), "success", true)
+	want(t, w.received(p, session, "unpause-response", 1), "success", true)
 
 	w.notify(session, "dance", nil)
 	w.notify(session, "upgrade", map[string]any{"version": "not a version"})
-	want(t, w.heard(p, session, "upgrade-response", 1), "success", false)
+	want(t, w.received(p, session, "upgrade-response", 1), "success", false)
 	w.notify(session, "ping", map[string]any{"subject": "eds.client." + session + ".pong"})
-	w.heard(p, session, "pong", 1)
+	w.received(p, session, "pong", 1)
 
 	w.notify(session, "sendlogs", nil)
-	sent := w.heard(p, session, "sendlogs-response", 1)
+	sent := w.received(p, session, "sendlogs-response", 1)
 	logged(t, w, sent["path"])
 
 	w.notify(session, "restart", nil)
-	want(t, w.heard(p, session, "restart-status", 1), "success", true)
-	want(t, w.heard(p, session, "restart-response", 1), "success", true)
+	want(t, w.received(p, session, "restart-status", 1), "success", true)
+	want(t, w.received(p, session, "restart-response", 1), "success", true)
 	session = w.session(p, session)
 
 	w.drain(p)
@@ -212,7 +212,7 @@ func TestASessionIsRenewedWhileTheStreamGoesOn(t *testing.T) {
 	if strings.Contains(p.output(), `"level":"WARN"`) {
 		t.Errorf("a renewal is no reason for a warning:\n%s", p.output())
 	}
-	if said := w.hq.Heard("", "heartbeat"); len(said) < 4 || said[len(said)-1].At.Sub(said[0].At) < 2*time.Second {
-		t.Errorf("%d heartbeats were heard", len(said))
+	if beats := w.hq.Received("", "heartbeat"); len(beats) < 4 || beats[len(beats)-1].At.Sub(beats[0].At) < 2*time.Second {
+		t.Errorf("HQ received %d heartbeats", len(beats))
 	}
 }

@@ -160,7 +160,8 @@ func (d *database) tables() string {
 // stages returns the staging tables.
 func (d *database) stages() string {
 	d.t.Helper()
-	return d.query(`SELECT string_agg(tablename, ', ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'public' AND tablename LIKE '\_eds\_load\_%'`)
+	return d.query(`SELECT string_agg(tablename, ', ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'public' AND ` +
+		`tablename LIKE '\_eds\_load\_%'`)
 }
 
 // reaches waits until some checkpoint of the database is at a sequence or later.

@@ -26,7 +26,8 @@ func (w *world) customer(before, id, name string) {
 	w.t.Helper()
 	row := map[string]any{"id": id, "firstName": name}
 	change := map[string]any{
-		"operation": "UPDATE", "table": "customer", "id": "change of " + id, "key": []string{id}, "modelVersion": w.tables()["customer"].Version,
+		"operation": "UPDATE", "table": "customer", "id": "change of " + id, "key": []string{id},
+		"modelVersion":  w.tables()["customer"].Version,
 		"mvccTimestamp": clock(), "after": row,
 	}
 	if before != id {
@@ -55,7 +56,8 @@ func TestDeadLetters_OfARowThatMoves(t *testing.T) {
 		if got := ids(); got != rows {
 			t.Errorf("the rows are %q, want %q", got, rows)
 		}
-		if letters := w.letters(); !regexp.MustCompile(` `+state+` .* customer +B +UPDATE +apply `).MatchString(letters) || strings.Count(letters, "\n") != 2 {
+		if letters := w.letters(); !regexp.MustCompile(` `+state+` .* customer +B +UPDATE +apply `).MatchString(letters) ||
+			strings.Count(letters, "\n") != 2 {
 			t.Errorf("want one dead letter that is %s:\n%s", state, letters)
 		}
 	}
@@ -92,9 +94,11 @@ func TestDeadLetters_OfGarbage(t *testing.T) {
 			if code, text := p.get("/metrics"); code == 200 {
 				metrics = text
 			}
-			warns := len(r.Health.Warnings) == 1 && strings.Contains(r.Health.Warnings[0].Message, fmt.Sprintf("%d of unknown rows; see: eds dlq list", n))
+			warns := len(r.Health.Warnings) == 1 && strings.Contains(r.Health.Warnings[0].Message,
+				fmt.Sprintf("%d of unknown rows; see: eds dlq list", n))
 			return r.DeadLetters == n && r.DeadUnknown == n && warns == (n > 0) && len(r.Health.Reasons) == 0 &&
-				strings.Contains(metrics, fmt.Sprintf("\neds_dead_letters %d\n", n)) && strings.Contains(metrics, fmt.Sprintf("\neds_dead_letters_unknown %d\n", n))
+				strings.Contains(metrics, fmt.Sprintf("\neds_dead_letters %d\n", n)) && strings.Contains(metrics,
+				fmt.Sprintf("\neds_dead_letters_unknown %d\n", n))
 		}, func() string { return fmt.Sprintf("%+v\n%s", w.report().Health, w.letters()) })
 	}
 	publish()
@@ -108,10 +112,12 @@ func TestDeadLetters_OfGarbage(t *testing.T) {
 	if !strings.Contains(status, fmt.Sprintf("%d, %d of unknown rows; see: eds dlq list\n", garbage, garbage)) {
 		t.Errorf("status:\n%s", status)
 	}
-	if letters := w.letters(); strings.Count(letters, "  unknown  ") != garbage || !strings.HasSuffix(letters, "an import tells: eds import --only customer\n") {
+	if letters := w.letters(); strings.Count(letters, "  unknown  ") != garbage || !strings.HasSuffix(letters,
+		"an import tells: eds import --only customer\n") {
 		t.Errorf("dead letters:\n%s", letters)
 	}
-	if out, _, code := w.eds("dlq", "drop", "--all", "--state", "unknown", "--data-dir", w.data); code != 0 || out != fmt.Sprintf("%d dropped\n", garbage) {
+	if out, _, code := w.eds("dlq", "drop", "--all", "--state", "unknown", "--data-dir", w.data); code != 0 ||
+		out != fmt.Sprintf("%d dropped\n", garbage) {
 		t.Errorf("dlq drop ends with %d: %s", code, out)
 	}
 	visible(0) // without a change or a restart

@@ -154,7 +154,7 @@ func TestServer_ReturnsToTheDestinationThatHQConfiguredBefore(t *testing.T) {
 			for n, at := range []place{a, b} {
 				want(t, w.ask(p, session, "configure", map[string]any{"url": at.url, "backfill": true}), "success", true)
 				w.notify(session, "import", map[string]any{"backfill": true})
-				want(t, w.heard(p, session, "import-response", n+1), "success", true)
+				want(t, w.received(p, session, "import-response", n+1), "success", true)
 				w.acknowledged(p, w.changes(100))
 			}
 			want(t, w.ask(p, session, "configure", map[string]any{"url": a.url, "backfill": false}), "success", true)
@@ -180,7 +180,10 @@ func TestServer_KnowsADestinationByAnySpelling(t *testing.T) {
 			if err := os.Symlink(dir, dir+"-link"); err != nil {
 				t.Fatal(err)
 			}
-			return []string{"sqlite://" + dir + "/shop.db", "sqlite://" + dir + "/./x/../shop.db?busy_timeout=3s", "sqlite://" + dir + "-link/sh%6Fp.db", "sqlite:///${E2E_DIR}/shop.db"}
+			return []string{
+				"sqlite://" + dir + "/shop.db", "sqlite://" + dir + "/./x/../shop.db?busy_timeout=3s",
+				"sqlite://" + dir + "-link/sh%6Fp.db", "sqlite:///${E2E_DIR}/shop.db",
+			}
 		},
 		"postgres": func(t *testing.T) []string {
 			raw := peers.Postgres(t)

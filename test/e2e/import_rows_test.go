@@ -72,11 +72,14 @@ func TestImport_LeavesRowsOutThatCannotBeLoaded(t *testing.T) {
 	said := regexp.MustCompile(`(?m)^ *customer .* done, 2 rows refused *$`)
 	expect := func(how, out string, code int) {
 		t.Helper()
-		if code != 1 || !said.MatchString(out) || !strings.Contains(out, "eds: 2 rows could not be loaded; the tables have all others; see: eds dlq list") {
+		if code != 1 || !said.MatchString(out) || !strings.Contains(out, "eds: 2 rows could not be loaded; the tables have all "+
+			"others; see: eds dlq list") {
 			t.Errorf("the import %s ends with %d\n%s", how, code, out)
 		}
 		letters := w.letters()
-		for _, want := range []string{` waiting .* customer +undated +INSERT +import +file \S+-customer-\S+, line \d+: .*customer\.createdDate`, ` waiting .* customer +disliked +INSERT +import +file \S+-customer-\S+, line \d+: .*constraint "liked"`} {
+		for _, want := range []string{` waiting .* customer +undated +INSERT +import +file \S+-customer-\S+, line \d+: ` +
+			`.*customer\.createdDate`, ` waiting .* customer +disliked +INSERT +import +file \S+-customer-\S+, line \d+: ` +
+			`.*constraint "liked"`} {
 			if !regexp.MustCompile(want).MatchString(letters) {
 				t.Errorf("the dead letters after the import %s lack %s\n%s", how, want, letters)
 			}
@@ -93,7 +96,8 @@ func TestImport_LeavesRowsOutThatCannotBeLoaded(t *testing.T) {
 	out, code = w.importEnds("--only", "customer")
 	expect("again", out, code)
 	d.execute("UPDATE customer SET id = 'kept' WHERE id = (SELECT min(id) FROM customer)")
-	if out, code = w.importEnds("--only", "customer", "--strict"); code != 1 || !regexp.MustCompile(`(?m)^ *customer .* failed *$`).MatchString(out) || !w.has("customer", "kept") {
+	if out, code = w.importEnds("--only", "customer", "--strict"); code != 1 ||
+		!regexp.MustCompile(`(?m)^ *customer .* failed *$`).MatchString(out) || !w.has("customer", "kept") {
 		t.Errorf("the strict import ends with %d, or has replaced the rows\n%s", code, out)
 	}
 
@@ -101,7 +105,8 @@ func TestImport_LeavesRowsOutThatCannotBeLoaded(t *testing.T) {
 	w.complete(p)
 	out, code = w.importEnds("--only", "customer")
 	expect("beside the server", out, code)
-	if out, code = w.importEnds("--only", "customer", "--strict"); code != 1 || !strings.Contains(out, "customer-") || strings.Contains(out, "rows refused") {
+	if out, code = w.importEnds("--only", "customer", "--strict"); code != 1 || !strings.Contains(out, "customer-") ||
+		strings.Contains(out, "rows refused") {
 		t.Errorf("the strict import beside the server ends with %d\n%s", code, out)
 	}
 	p.stop()

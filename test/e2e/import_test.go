@@ -45,7 +45,7 @@ func TestImport_ReplacesOnlyRowsOfTheGivenCompanies(t *testing.T) {
 	p := w.serve("--companyIds", companies[0])
 	session := w.session(p, "")
 	w.notify(session, "import", map[string]any{"backfill": true})
-	want(t, w.heard(p, session, "import-response", 1), "success", true)
+	want(t, w.received(p, session, "import-response", 1), "success", true)
 	p.stop()
 	if w.has("customer", "ghost-of-0") || !w.has("customer", "ghost-of-1") {
 		t.Errorf("an import of one company that hq ordered has kept its row, or removed that of another\n%s", p.output())
@@ -67,9 +67,10 @@ func TestImport_LeavesForeignTablesAloneIfHQOrdersIt(t *testing.T) {
 	want(t, w.ask(p, session, "configure", map[string]any{"url": w.url, "backfill": true}), "success", true)
 	for i, backfill := range []bool{false, true} {
 		w.notify(session, "import", map[string]any{"backfill": backfill})
-		answer := w.heard(p, session, "import-response", i+1)
+		answer := w.received(p, session, "import-response", i+1)
 		want(t, answer, "success", false)
-		if message, _ := answer["message"].(string); !strings.Contains(message, "eds import --only customer") || strings.Contains(message, "vehicle") {
+		if message, _ := answer["message"].(string); !strings.Contains(message, "eds import --only customer") ||
+			strings.Contains(message, "vehicle") {
 			t.Errorf("the import is refused with %v", answer)
 		}
 	}
@@ -88,7 +89,7 @@ func TestImport_LeavesForeignTablesAloneIfHQOrdersIt(t *testing.T) {
 	p = w.serve()
 	session = w.session(p, session)
 	w.notify(session, "import", map[string]any{"backfill": true})
-	want(t, w.heard(p, session, "import-response", 1), "success", true)
+	want(t, w.received(p, session, "import-response", 1), "success", true)
 	p.stop()
 	w.equal()
 }

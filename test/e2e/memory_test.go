@@ -39,7 +39,7 @@ var release = sync.OnceValues(func() (string, error) {
 // generated is a world whose only table is a generator's, with one row.
 type generated struct {
 	*world
-	generator *shop.Generator
+	generator *shop.ChangeGenerator
 }
 
 func newGenerated(t *testing.T, url string, columns int) *generated {
@@ -51,7 +51,7 @@ func newGenerated(t *testing.T, url string, columns int) *generated {
 		t.Fatal(err)
 	}
 	begin := time.Now().UTC().Add(-time.Hour)
-	g := &generated{w, shop.Generate(1, "bench", columns, 1, begin)}
+	g := &generated{w, shop.NewChangeGenerator(1, "bench", columns, 1, begin)}
 	clock := strings.Replace(begin.Format("20060102150405.000000000"), ".", "", 1) + "0000000000"
 	g.hq.Disturb(g.answers(clock + "-bench-1-1-00000000-bench-1.ndjson.gz"))
 	w.imports()
@@ -165,7 +165,8 @@ func (g *generated) hostile(shape hostile) func(i int) *nats.Msg {
 			data = append(data, zipped([]byte(piece))...)
 		}
 		return &nats.Msg{
-			Subject: "dbchange.bench.UPDATE.6500000000000000000000c1.NONE.PUBLIC.h", Data: data, Header: nats.Header{"content-encoding": {"gzip/json"}},
+			Subject: "dbchange.bench.UPDATE.6500000000000000000000c1.NONE.PUBLIC.h", Data: data,
+			Header: nats.Header{"content-encoding": {"gzip/json"}},
 		}
 	}
 }

@@ -30,21 +30,21 @@ func (w *world) down(d *database) (p *process, between *proxy, session string) {
 	return p, between, w.session(p, session)
 }
 
-// TestControl_IsHeardWhileTheDestinationIsDown renews the session while the former one
+// TestControl_WorksWhileTheDestinationIsDown renews the session while the former one
 // still waits for the destination.
-func TestControl_IsHeardWhileTheDestinationIsDown(t *testing.T) {
+func TestControl_WorksWhileTheDestinationIsDown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", devhq.Options{Rate: 100})
 	p, _, session := w.down(newDatabase(t))
 	w.notify(session, "pause", nil)
-	want(t, w.heard(p, session, "pause-response", 1), "success", true)
+	want(t, w.received(p, session, "pause-response", 1), "success", true)
 	w.notify(session, "unpause", nil)
-	want(t, w.heard(p, session, "unpause-response", 1), "success", true)
+	want(t, w.received(p, session, "unpause-response", 1), "success", true)
 	w.url = sqlite(t)
 	want(t, w.ask(p, session, "configure", map[string]any{"url": w.url, "backfill": true}), "success", true)
 	w.notify(session, "import", map[string]any{"backfill": true})
-	eventually(t, "the import is answered", func() bool { return len(w.hq.Heard("", "import-response")) > 0 }, p.output)
-	want(t, w.hq.Heard("", "import-response")[0].Data, "success", true)
+	eventually(t, "the import is answered", func() bool { return len(w.hq.Received("", "import-response")) > 0 }, p.output)
+	want(t, w.hq.Received("", "import-response")[0].Data, "success", true)
 	w.drain(p)
 	p.stop()
 	w.equal()
@@ -56,13 +56,13 @@ func TestControl_RestartsAndEndsWhileTheDestinationIsDown(t *testing.T) {
 	w := newWorld(t, "", devhq.Options{Rate: 100})
 	p, between, session := w.down(newDatabase(t))
 	w.notify(session, "restart", nil)
-	want(t, w.heard(p, session, "restart-response", 1), "success", true)
+	want(t, w.received(p, session, "restart-response", 1), "success", true)
 	session = w.session(p, session)
 	w.notify(session, "pause", nil)
-	want(t, w.heard(p, session, "pause-response", 1), "success", true)
+	want(t, w.received(p, session, "pause-response", 1), "success", true)
 	between.mend()
 	w.notify(session, "unpause", nil)
-	want(t, w.heard(p, session, "unpause-response", 1), "success", true)
+	want(t, w.received(p, session, "unpause-response", 1), "success", true)
 	w.drain(p)
 	session = w.session(p, "")
 	between.cut()
@@ -83,10 +83,10 @@ func TestPause_SurvivesACrash(t *testing.T) {
 	session := w.session(p, "")
 	w.applied(p, 50)
 	w.notify(session, "pause", nil)
-	want(t, w.heard(p, session, "pause-response", 1), "success", true)
+	want(t, w.received(p, session, "pause-response", 1), "success", true)
 	p.crash()
 	session = w.session(p, session)
-	beat := w.heard(p, session, "heartbeat", 1)
+	beat := w.received(p, session, "heartbeat", 1)
 	server, _ := beat["server"].(map[string]any)
 	want(t, server, "state", "paused")
 	want(t, server, "reason", "HQ has paused this server")
@@ -97,7 +97,7 @@ func TestPause_SurvivesACrash(t *testing.T) {
 		t.Errorf("the status is %s%s", stdout, stderr)
 	}
 	w.notify(session, "unpause", nil)
-	want(t, w.heard(p, session, "unpause-response", 1), "success", true)
+	want(t, w.received(p, session, "unpause-response", 1), "success", true)
 	w.drain(p)
 	p.stop()
 	w.equal()
@@ -111,18 +111,18 @@ func TestConfigure_WaitsForTheImportOverRestarts(t *testing.T) {
 	session := w.session(p, "")
 	w.url = sqlite(t)
 	want(t, w.ask(p, session, "configure", map[string]any{"url": w.url, "backfill": true}), "success", true)
-	const waits = "the destination was configured anew, and waits for an import"
+	const waits = "the destination is newly configured and waits for an import"
 	for range 2 {
 		w.notify(session, "restart", nil)
-		want(t, w.heard(p, session, "restart-response", 1), "success", true)
+		want(t, w.received(p, session, "restart-response", 1), "success", true)
 		session = w.session(p, session)
 		p.crash()
 		session = w.session(p, session)
-		server, _ := w.heard(p, session, "heartbeat", 1)["server"].(map[string]any)
+		server, _ := w.received(p, session, "heartbeat", 1)["server"].(map[string]any)
 		want(t, server, "reason", waits)
 	}
 	w.notify(session, "import", map[string]any{"backfill": true})
-	want(t, w.heard(p, session, "import-response", 1), "success", true)
+	want(t, w.received(p, session, "import-response", 1), "success", true)
 	w.drain(p)
 	p.stop()
 	w.equal()
@@ -170,10 +170,10 @@ func TestImport_ThatHQRequestedGoesOnOverRenewalsAndCrashes(t *testing.T) {
 			}
 			held.Store(false)
 			close(release)
-			eventually(t, "the import is answered", func() bool { return len(w.hq.Heard("", "import-response")) > 0 }, p.output)
+			eventually(t, "the import is answered", func() bool { return len(w.hq.Received("", "import-response")) > 0 }, p.output)
 			w.drain(p)
 			p.stop()
-			answers := w.hq.Heard("", "import-response")
+			answers := w.hq.Received("", "import-response")
 			if len(answers) != 1 {
 				t.Errorf("the answers are %v", answers)
 			}

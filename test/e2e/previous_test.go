@@ -186,7 +186,8 @@ func (p *previous) receive(after uint64) []jetstream.Msg {
 		p.t.Fatal(err)
 	}
 	consumer, err := js.CreateConsumer(ctx, "dbchange", jetstream.ConsumerConfig{
-		Durable: p.consumer, Name: p.consumer, AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1,
+		Durable: p.consumer, Name: p.consumer, AckPolicy: jetstream.AckExplicitPolicy,
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1,
 		MaxDeliver: -1, MaxAckPending: 25_000, AckWait: time.Minute, InactiveThreshold: 7 * 24 * time.Hour, FilterSubjects: p.filters,
 	})
 	if err != nil {
@@ -230,7 +231,8 @@ func (p *previous) apply(ctx context.Context, tx pgx.Tx, text []byte) error {
 		row = change.Before
 	}
 	columns := strings.Join(key, ", ")
-	remove := fmt.Sprintf(`DELETE FROM %[1]s WHERE (%[2]s) = (SELECT %[2]s FROM jsonb_populate_record(NULL::%[1]s, $1::text::jsonb))`, table, columns)
+	remove := fmt.Sprintf(`DELETE FROM %[1]s WHERE (%[2]s) = (SELECT %[2]s FROM jsonb_populate_record(NULL::%[1]s, $1::text::jsonb))`,
+		table, columns)
 	if _, err := tx.Exec(ctx, remove, string(row)); err != nil {
 		return fmt.Errorf("%s: %w", remove, err)
 	}
@@ -291,7 +293,8 @@ func (p *previous) imports() {
 		}
 		for row := range snapshot.Rows(name, nil, nil) {
 			rows[name]++
-			if _, err := conn.Exec(p.t.Context(), fmt.Sprintf(`INSERT INTO %[1]s SELECT * FROM jsonb_populate_record(NULL::%[1]s, $1::text::jsonb)`, table), string(row)); err != nil {
+			if _, err := conn.Exec(p.t.Context(), fmt.Sprintf(`INSERT INTO %[1]s SELECT * FROM `+
+				`jsonb_populate_record(NULL::%[1]s, $1::text::jsonb)`, table), string(row)); err != nil {
 				p.t.Fatal(err)
 			}
 		}

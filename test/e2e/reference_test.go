@@ -80,7 +80,7 @@ func TestReference_LeavesItsImport(t *testing.T) {
 	w.drain(p)
 	p.stop()
 	w.equal()
-	if !strings.Contains(p.output(), "going on after the import of the reference server") {
+	if !strings.Contains(p.output(), "continuing after the import of the reference server") {
 		t.Errorf("it is not said:\n%s", p.output())
 	}
 	p = w.serve() // it is taken over once
@@ -109,8 +109,9 @@ func TestReference_LeavesItsConsumer(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := js.CreateConsumer(t.Context(), "dbchange", jetstream.ConsumerConfig{
-		Durable: "eds-" + w.id, AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &began,
-		MaxWaiting: 1, AckWait: 5 * time.Minute, MaxDeliver: 20, MaxAckPending: 1000, InactiveThreshold: 72 * time.Hour,
+		Durable: "eds-" + w.id, AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverByStartTimePolicy,
+		OptStartTime: &began,
+		MaxWaiting:   1, AckWait: 5 * time.Minute, MaxDeliver: 20, MaxAckPending: 1000, InactiveThreshold: 72 * time.Hour,
 		FilterSubject: "dbchange.*.*." + w.hq.Shop().Companies()[0] + ".*.PUBLIC.>",
 	}); err != nil {
 		t.Fatal(err)
@@ -178,7 +179,7 @@ func TestReference_IsNotGuessed(t *testing.T) {
 	session := w.session(p, "")
 	w.refuses(p)
 	w.notify(session, "import", map[string]any{"backfill": true})
-	want(t, w.heard(p, session, "import-response", 1), "success", true)
+	want(t, w.received(p, session, "import-response", 1), "success", true)
 	w.applied(p, 50)
 	w.drain(p)
 	p.stop()

@@ -36,7 +36,10 @@ func (w *world) keepSecrets(outputs []*process) {
 	for _, p := range outputs {
 		w.holdsNoSecret("the output of a server", []byte(p.output()))
 	}
-	for _, dir := range []string{filepath.Join(w.data, "logs"), filepath.Join(w.data, "crash"), filepath.Join(w.data, "dlq"), filepath.Join(w.hqDir, "logs")} {
+	for _, dir := range []string{
+		filepath.Join(w.data, "logs"), filepath.Join(w.data, "crash"), filepath.Join(w.data, "dlq"),
+		filepath.Join(w.hqDir, "logs"),
+	} {
 		err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || !entry.Type().IsRegular() {
 				return nil // it is not there, or has gone

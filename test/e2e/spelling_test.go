@@ -88,7 +88,7 @@ func (w *world) configure(p *process, session, target string, imports int, backf
 	want(w.t, answer, "success", true)
 	if imports > 0 {
 		w.notify(session, "import", map[string]any{"backfill": backfill})
-		want(w.t, w.heard(p, session, "import-response", imports), "success", true)
+		want(w.t, w.received(p, session, "import-response", imports), "success", true)
 	}
 }
 

@@ -46,12 +46,15 @@ func TestServer_ExitsZeroIfItIsStoppedWhileASessionEnds(t *testing.T) {
 			if reason == "restart order" {
 				w.notify(session, "restart", nil)
 			}
-			eventually(t, "the session is about to end", func() bool { return strings.Contains(p.output()[before:], test.pending) }, p.output)
+			eventually(t, "the session is about to end", func() bool { return strings.Contains(p.output()[before:], test.pending) },
+				p.output)
 			if reason == "renewal" {
-				eventually(t, "the next session begins", func() bool { return strings.Contains(p.output()[before:], "the session began") }, p.output)
+				eventually(t, "the next session begins",
+					func() bool { return strings.Contains(p.output()[before:], "the session began") }, p.output)
 			}
 			p.signal(syscall.SIGTERM)
-			eventually(t, "the server ends", func() bool { return strings.Contains(p.output(), "the server ends once it has applied") }, p.output)
+			eventually(t, "the server ends", func() bool { return strings.Contains(p.output(), "the server ends once it has applied") },
+				p.output)
 			if err := lock.Rollback(t.Context()); err != nil {
 				t.Fatal(err)
 			}

@@ -195,7 +195,10 @@ func TestAPoisonEventIsSetAsideAndTheRestGoesOn(t *testing.T) {
 	w.imports()
 	p := w.serve()
 	w.applied(p, 50)
-	w.publish("customer", "INSERT", map[string]any{"operation": "INSERT", "table": "customer", "id": "poison-1", "modelVersion": w.tables()["customer"].Version, "mvccTimestamp": clock()}) // without a row
+	w.publish("customer", "INSERT", map[string]any{
+		"operation": "INSERT", "table": "customer", "id": "poison-1",
+		"modelVersion": w.tables()["customer"].Version, "mvccTimestamp": clock(),
+	}) // without a row
 	w.publish("customer", "DELETE", map[string]any{"operation": "EXPLODE", "table": "customer", "id": "poison-2"})
 	w.drain(p)
 	p.stop()

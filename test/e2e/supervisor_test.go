@@ -177,7 +177,8 @@ func TestHQUpgradesAServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := filepath.Join(t.TempDir(), "eds")
-	build := exec.Command("go", "build", "-race", "-tags", tags, "-ldflags", "-s -w -linkmode=internal -X github.com/shopmonkeyus/eds/internal/cli.version=1.0.2", "-o", good, "github.com/shopmonkeyus/eds")
+	build := exec.Command("go", "build", "-race", "-tags", tags, "-ldflags",
+		"-s -w -linkmode=internal -X github.com/shopmonkeyus/eds/internal/cli.version=1.0.2", "-o", good, "github.com/shopmonkeyus/eds")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -193,16 +194,16 @@ func TestHQUpgradesAServer(t *testing.T) {
 	p := w.serve("--key", r.keyFile, "--releases-url", r.url)
 	session := w.session(p, "")
 	w.notify(session, "upgrade", map[string]any{"version": "1.0.1"})
-	want(t, w.heard(p, session, "upgrade-status", 1), "success", true)
-	want(t, w.heard(p, session, "upgrade-response", 1), "success", true)
+	want(t, w.received(p, session, "upgrade-status", 1), "success", true)
+	want(t, w.received(p, session, "upgrade-response", 1), "success", true)
 
 	session = w.session(p, session)
-	failed := w.heard(p, session, "upgrade-response", 1)
+	failed := w.received(p, session, "upgrade-response", 1)
 	want(t, failed, "success", false)
 	want(t, failed, "version", "1.0.1")
 
 	w.notify(session, "upgrade", map[string]any{"version": "1.0.2"})
-	want(t, w.heard(p, session, "upgrade-response", 1+1), "success", true)
+	want(t, w.received(p, session, "upgrade-response", 1+1), "success", true)
 	session = w.session(p, session)
 	version := ""
 	for _, s := range sessions(t, w) {

@@ -86,7 +86,8 @@ func TestTable_ImportedAlone(t *testing.T) {
 	p = w.serve()
 	w.goesOn(p, 100)
 	d.recorded(p, "order", "")
-	if !strings.Contains(p.output(), `bringing tables forward","tables":"order"`) || strings.Contains(p.output(), "from the time of the snapshot") {
+	if !strings.Contains(p.output(), `bringing tables forward","tables":"order"`) || strings.Contains(p.output(),
+		"from the time of the snapshot") {
 		t.Errorf("the table is not brought forward by itself\n%s", p.output())
 	}
 	p.stop()

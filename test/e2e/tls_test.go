@@ -45,7 +45,10 @@ func newGate(t *testing.T, nats string) *gate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, DNSNames: []string{"localhost"}}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true,
+		BasicConstraintsValid: true, DNSNames: []string{"localhost"},
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +66,10 @@ func newGate(t *testing.T, nats string) *gate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gate{listener: listener, backend: u.Host, config: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}}
+	g := &gate{
+		listener: listener, backend: u.Host,
+		config: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}},
+	}
 	g.tasks.Go(func() {
 		for {
 			conn, err := listener.Accept()
@@ -160,7 +166,8 @@ func TestServer_SendsNoCredentialToNATSThatStopsOfferingTLS(t *testing.T) {
 		t.Helper()
 		eventually(t, "the server is unhealthy because of NATS", func() bool {
 			code, body := p.get("")
-			return code == http.StatusServiceUnavailable && strings.Contains(body, "must use TLS because it has used TLS before") || g.overheard() != ""
+			return code == http.StatusServiceUnavailable && strings.Contains(body, "must use TLS because it has used TLS before") ||
+				g.overheard() != ""
 		}, p.output)
 		if text := g.overheard(); text != "" {
 			t.Fatalf("it was sent in the clear: %.40s", text)

@@ -146,7 +146,7 @@ func whileStalled(w *world, p *process, trim func(*world)) *process {
 func whilePaused(w *world, p *process, trim func(*world)) *process {
 	session := w.session(p, "")
 	w.notify(session, "pause", nil)
-	w.heard(p, session, "pause-response", 1)
+	w.received(p, session, "pause-response", 1)
 	w.waits(p, 200)
 	trim(w)
 	w.notify(session, "unpause", nil)
@@ -244,7 +244,8 @@ func (w *world) foreign(n int) {
 		w.t.Fatal(err)
 	}
 	for range n {
-		if _, err := js.PublishAsync("dbchange.order.UPDATE.another.NONE.PUBLIC.x", []byte(`{"a":1}`), jetstream.WithStallWait(patience)); err != nil {
+		if _, err := js.PublishAsync("dbchange.order.UPDATE.another.NONE.PUBLIC.x", []byte(`{"a":1}`),
+			jetstream.WithStallWait(patience)); err != nil {
 			w.t.Fatal(err)
 		}
 	}
@@ -281,7 +282,7 @@ func TestServer_IsQuietAmongOtherTenants(t *testing.T) {
 	goOn()
 	session := w.session(p, "")
 	w.notify(session, "pause", nil)
-	w.heard(p, session, "pause-response", 1)
+	w.received(p, session, "pause-response", 1)
 	w.foreign(3000)
 	w.notify(session, "unpause", nil)
 	goOn()

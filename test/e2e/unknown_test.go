@@ -24,7 +24,8 @@ func TestTable_UnknownToHQ(t *testing.T) {
 	for i := range unknown {
 		table := fmt.Sprintf("unknown_%d", i)
 		w.publish(table, "INSERT", map[string]any{
-			"operation": "INSERT", "table": table, "id": table, "key": []string{"1"}, "modelVersion": "m1", "after": map[string]any{"id": "1"}, "mvccTimestamp": clock(),
+			"operation": "INSERT", "table": table, "id": table, "key": []string{"1"}, "modelVersion": "m1",
+			"after": map[string]any{"id": "1"}, "mvccTimestamp": clock(),
 		})
 		if i < garbage {
 			w.publish("customer", "INSERT", nil)
@@ -35,7 +36,8 @@ func TestTable_UnknownToHQ(t *testing.T) {
 	behind := func() string {
 		return d.query(`SELECT count(*)::text FROM _eds_table WHERE kind = 'table' AND state = 'behind' AND cause = 'schema denied'`)
 	}
-	eventually(t, "the tables are recorded as behind", func() bool { return behind() == fmt.Sprint(unknown) }, func() string { return behind() + "\n" + p.output() })
+	eventually(t, "the tables are recorded as behind", func() bool { return behind() == fmt.Sprint(unknown) },
+		func() string { return behind() + "\n" + p.output() })
 	healthy := func(lanes int) {
 		t.Helper()
 		if code, report := p.health(); code != http.StatusOK || len(report.Tables) == 0 {

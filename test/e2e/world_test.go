@@ -329,7 +329,8 @@ func (w *world) equal() {
 		if name == w.dropped {
 			continue
 		}
-		r, err := verify.Compare(w.t.Context(), tables[name], nil, verify.Rows(tables[name], snap.Rows(name, w.companies, nil)), reader.Read(w.t.Context(), tables[name]))
+		r, err := verify.Compare(w.t.Context(), tables[name], nil, verify.Rows(tables[name], snap.Rows(name, w.companies, nil)),
+			reader.Read(w.t.Context(), tables[name]))
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -346,7 +347,10 @@ func (w *world) equal() {
 // open opens the destination.
 func (w *world) open() *sink.Opened {
 	w.t.Helper()
-	_, s, err := drivers.Open(w.t.Context(), w.url, os.LookupEnv, sink.Env{Logger: slog.New(slog.DiscardHandler), Adjusted: func(string, string, string) {}})
+	_, s, err := drivers.Open(w.t.Context(), w.url, os.LookupEnv, sink.Env{
+		Logger:   slog.New(slog.DiscardHandler),
+		Adjusted: func(string, string, string) {},
+	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -383,7 +387,8 @@ func (w *world) publish(table, operation string, change map[string]any) {
 		w.t.Fatal(err)
 	}
 	company := w.hq.Shop().Companies()[0]
-	if err := w.hq.Publish(w.t.Context(), strings.Join([]string{"dbchange", table, operation, company, "NONE", "PUBLIC.test"}, "."), nil, text); err != nil {
+	if err := w.hq.Publish(w.t.Context(), strings.Join([]string{"dbchange", table, operation, company, "NONE", "PUBLIC.test"}, "."),
+		nil, text); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -163,7 +163,7 @@ func TestWrapped_FollowsTheStreamUntilItIsStopped(t *testing.T) {
 	session := w.session(p, "")
 	w.applied(p, 50)
 	w.notify(session, "restart", nil)
-	w.heard(p, session, "restart-response", 1)
+	w.received(p, session, "restart-response", 1)
 	w.session(p, session)
 	w.drain(p)
 	family := p.family()
@@ -303,7 +303,8 @@ func TestWrapped_EndsWithinAMinuteOfItsParent(t *testing.T) {
 	w.session(p, "")
 	w.applied(p, 50)
 	pg.Kill(t)
-	eventually(t, "it waits for the destination", func() bool { return strings.Contains(p.output(), "waiting for the destination") }, p.output)
+	eventually(t, "it waits for the destination", func() bool { return strings.Contains(p.output(), "waiting for the destination") },
+		p.output)
 	family := p.family()
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)

@@ -19,14 +19,16 @@ func (p *process) givesWay() {
 	eventually(p.t, "the server names the one that writes", func() bool {
 		code, report := p.health()
 		for _, reason := range report.Reasons {
-			names := strings.Contains(reason.Message, "another server writes") && strings.Contains(reason.Message, "host "+host) && strings.Contains(reason.Message, "since ")
+			names := strings.Contains(reason.Message, "another server writes") && strings.Contains(reason.Message, "host "+host) &&
+				strings.Contains(reason.Message, "since ")
 			if names && code == http.StatusServiceUnavailable {
 				return true
 			}
 		}
 		return false
 	}, p.output)
-	eventually(p.t, "the log says why the server waits", func() bool { return strings.Contains(p.warnings(), "another server writes") }, p.output)
+	eventually(p.t, "the log says why the server waits", func() bool { return strings.Contains(p.warnings(), "another server writes") },
+		p.output)
 }
 
 // undisturbed has a server apply changes, and expects it to keep its worker and session.
@@ -76,7 +78,8 @@ func TestWriter_GivesWayToTheServerWithTheSession(t *testing.T) {
 			worker := first.worker()
 			nats.cut()
 			second := other.serve()
-			eventually(t, "the second server has a session", func() bool { return strings.Contains(second.output(), "the session began") }, second.output)
+			eventually(t, "the second server has a session",
+				func() bool { return strings.Contains(second.output(), "the session began") }, second.output)
 			other.follows(second)
 			nats.mend()
 			first.givesWay()

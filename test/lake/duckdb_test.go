@@ -105,7 +105,8 @@ func write(t *testing.T, options string, members ...string) (dir string) {
 	for i, text := range members {
 		n := i + 1
 		e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}}
-		payload := fmt.Sprintf(`{"id":"ev%d","table":"job","key":["j1"],"timestamp":%d,"mvccTimestamp":"%d",%s}`, n, 1_700_000_000_123+i*86_400_000, 1_700_000_000_123_456_789+i, text)
+		payload := fmt.Sprintf(`{"id":"ev%d","table":"job","key":["j1"],"timestamp":%d,"mvccTimestamp":"%d",%s}`, n,
+			1_700_000_000_123+i*86_400_000, 1_700_000_000_123_456_789+i, text)
 		if err := cdc.NewDecoder().Decode(e, []byte(payload), ""); err != nil {
 			t.Fatal(err)
 		}
@@ -131,18 +132,23 @@ func compare(t *testing.T, want, got []string) {
 func TestDuckDBReadsParquet(t *testing.T) {
 	for _, compression := range []string{"zstd", "gzip", "none"} {
 		dir := write(t, "format=parquet&compress="+compression,
-			`"operation":"INSERT","modelVersion":"1","after":{"id":"j1","at":"2023-11-14T22:13:20.123456+02:00","count":9223372036854775807,"price":12.34,"done":true,"tags":["a",1],"more":{"n":12345678901234567890},"name":"it's 😀 ü"}`,
+			`"operation":"INSERT","modelVersion":"1","after":{"id":"j1","at":"2023-11-14T22:13:20.123456+02:00",`+
+				`"count":9223372036854775807,"price":12.34,"done":true,"tags":["a",1],"more":{"n":12345678901234567890},"name":"it's 😀 ü"}`,
 			`"operation":"UPDATE","modelVersion":"1","after":{"id":"j1","count":9223372036854775808,"done":null,"name":"a\u0000b"}`)
 		db := open(t)
 		from := " FROM read_parquet('" + filepath.Join(dir, "job", "*.parquet") + "') ORDER BY _eds_sequence"
 		compare(t, []string{
 			"j1|2023-11-14 20:13:20.123456+00|9223372036854775807|12.34|true|1|12345678901234567890|it's 😀 ü|NULL",
 			`j1|NULL|NULL|NULL|NULL|NULL|NULL|a` + "\x00" + `b|{"count":9223372036854775808}`,
-		}, query(t, db, `SELECT id, "at"::VARCHAR, "count"::VARCHAR, price::VARCHAR, done::VARCHAR, tags->>1, more->>'n', name, _eds_rest::VARCHAR`+from))
+		}, query(t, db, `SELECT id, "at"::VARCHAR, "count"::VARCHAR, price::VARCHAR, done::VARCHAR, tags->>1, more->>'n', name, `+
+			`_eds_rest::VARCHAR`+from))
 		compare(t, []string{"TIMESTAMP WITH TIME ZONE|BIGINT|DOUBLE|BOOLEAN|JSON|JSON|VARCHAR|BIGINT|TIMESTAMP WITH TIME ZONE|JSON"},
-			query(t, db, `SELECT DISTINCT typeof("at"), typeof("count"), typeof(price), typeof(done), typeof(tags), typeof(more), typeof(name), typeof(_eds_sequence), typeof(_eds_time), typeof(_eds_key) FROM read_parquet('`+filepath.Join(dir, "job", "*.parquet")+`')`))
+			query(t, db, `SELECT DISTINCT typeof("at"), typeof("count"), typeof(price), typeof(done), typeof(tags), `+
+				`typeof(more), typeof(name), typeof(_eds_sequence), typeof(_eds_time), typeof(_eds_key) FROM read_parquet('`+
+				filepath.Join(dir, "job", "*.parquet")+`')`))
 		compare(t, []string{`INSERT|ev1|1|1700000000123456789.0000000000|2023-11-14 22:13:20.123+00|["j1"]|false`},
-			query(t, db, `SELECT _eds_operation, _eds_id, _eds_version, _eds_clock, _eds_time::VARCHAR, _eds_key::VARCHAR, _eds_imported::VARCHAR`+from+" LIMIT 1"))
+			query(t, db, `SELECT _eds_operation, _eds_id, _eds_version, _eds_clock, _eds_time::VARCHAR, _eds_key::VARCHAR, `+
+				`_eds_imported::VARCHAR`+from+" LIMIT 1"))
 	}
 }
 
@@ -157,12 +163,14 @@ func TestASchemaThatGrows(t *testing.T) {
 	all := "read_parquet('" + filepath.Join(dir, "job", "*", "*.parquet") + "', union_by_name = true, hive_partitioning = true)"
 	compare(t, []string{"j1|1|NULL|one|2023-11-14", "j1|2|7|NULL|2023-11-15", "j2|3|8|NULL|2023-11-16", "j2|3|8|NULL|2023-11-17"},
 		query(t, db, `SELECT id, "count"::VARCHAR, extra::VARCHAR, name, dt::VARCHAR FROM `+all+` ORDER BY _eds_sequence`))
-	compare(t, []string{"j1|2"}, query(t, db, `SELECT id, "count"::VARCHAR FROM (SELECT *, row_number() OVER (PARTITION BY id ORDER BY _eds_clock DESC, _eds_sequence DESC) AS n FROM `+all+`) WHERE n = 1 AND _eds_operation <> 'DELETE'`))
+	compare(t, []string{"j1|2"}, query(t, db, `SELECT id, "count"::VARCHAR FROM (SELECT *, row_number() OVER (PARTITION BY id `+
+		`ORDER BY _eds_clock DESC, _eds_sequence DESC) AS n FROM `+all+`) WHERE n = 1 AND _eds_operation <> 'DELETE'`))
 }
 
 func TestDuckDBReadsNDJSON(t *testing.T) {
 	for _, compression := range []string{"zstd", "gzip", "none"} {
-		dir := write(t, "format=ndjson&compress="+compression, `"operation":"INSERT","after":{"id":"j1","count":1}`, `"operation":"UPDATE","after":{"id":"j1","count":2}`)
+		dir := write(t, "format=ndjson&compress="+compression, `"operation":"INSERT","after":{"id":"j1","count":1}`,
+			`"operation":"UPDATE","after":{"id":"j1","count":2}`)
 		files, err := filepath.Glob(filepath.Join(dir, "job", "*"))
 		if err != nil || len(files) != 1 {
 			t.Fatalf("files: %v, %v", files, err)
@@ -170,6 +178,7 @@ func TestDuckDBReadsNDJSON(t *testing.T) {
 		if _, err := os.Stat(files[0]); err != nil {
 			t.Fatal(err)
 		}
-		compare(t, []string{"ev1|1", "ev2|2"}, query(t, open(t), `SELECT id, after.count::VARCHAR FROM read_json('`+files[0]+`', format = 'newline_delimited') ORDER BY id`))
+		compare(t, []string{"ev1|1", "ev2|2"}, query(t, open(t), `SELECT id, after.count::VARCHAR FROM read_json('`+files[0]+
+			`', format = 'newline_delimited') ORDER BY id`))
 	}
 }

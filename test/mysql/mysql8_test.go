@@ -31,7 +31,8 @@ func open(t *testing.T) *sql.DB {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := server.NewServer(server.Config{Protocol: "tcp", Address: listener.Addr().String(), Listener: listener}, engine, gms.NewContext, memory.NewSessionBuilder(provider), nil)
+	s, err := server.NewServer(server.Config{Protocol: "tcp", Address: listener.Addr().String(), Listener: listener}, engine,
+		gms.NewContext, memory.NewSessionBuilder(provider), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,7 +54,7 @@ func TestServer_AsksForAConsumerResetOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		if _, err := w.hq.AwaitHeard(ctx, session, action+"-response", 0); err != nil {
+		if _, err := w.hq.AwaitReceived(ctx, session, action+"-response", 0); err != nil {
 			t.Fatalf("%v\n%s", err, p.output())
 		}
 		cancel()
@@ -202,7 +202,7 @@ func (w *world) session(p *process) (id string) {
 			w.t.Fatal(err)
 		}
 		for _, s := range all {
-			if s.Ended.IsZero() && len(w.hq.Heard(s.ID, "heartbeat")) > 0 {
+			if s.Ended.IsZero() && len(w.hq.Received(s.ID, "heartbeat")) > 0 {
 				id = s.ID
 			}
 		}
@@ -258,14 +258,18 @@ func (w *world) equal() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	_, destination, err := drivers.Open(ctx, w.url, os.LookupEnv, sink.Env{Logger: slog.New(slog.DiscardHandler), Adjusted: func(string, string, string) {}})
+	_, destination, err := drivers.Open(ctx, w.url, os.LookupEnv, sink.Env{
+		Logger:   slog.New(slog.DiscardHandler),
+		Adjusted: func(string, string, string) {},
+	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	defer destination.Close(ctx)
 	snap := w.hq.Shop().Snapshot()
 	for _, name := range w.hq.Shop().Tables() {
-		r, err := verify.Compare(ctx, tables[name], nil, verify.Rows(tables[name], snap.Rows(name, nil, nil)), destination.Reader.Read(ctx, tables[name]))
+		r, err := verify.Compare(ctx, tables[name], nil, verify.Rows(tables[name], snap.Rows(name, nil, nil)),
+			destination.Reader.Read(ctx, tables[name]))
 		if err != nil {
 			w.t.Fatal(err)
 		}

@@ -37,7 +37,8 @@ func (d *destinations) open(t testing.TB) string {
 	e := newEngine(t)
 	server := peer.New(t, e, peer.Users{Passwords: map[string]string{"eds": "p@ss/w%rd"}})
 	raw := (&url.URL{
-		Scheme: "snowflake", User: url.UserPassword("eds", "p@ss/w%rd"), Host: server.Host(), Path: "/SHOP/PUBLIC", RawQuery: "account=test&protocol=http&warehouse=W",
+		Scheme: "snowflake", User: url.UserPassword("eds", "p@ss/w%rd"), Host: server.Host(), Path: "/SHOP/PUBLIC",
+		RawQuery: "account=test&protocol=http&warehouse=W",
 	}).String()
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -132,7 +132,8 @@ func (s *duckSession) Query(ctx context.Context, q peer.Query) (*peer.Result, er
 
 func conflicting(err error) bool {
 	text := err.Error()
-	return strings.Contains(text, "onflict") || strings.Contains(text, "write-write") || strings.Contains(text, "has been altered") || strings.Contains(text, "has been modified")
+	return strings.Contains(text, "onflict") || strings.Contains(text, "write-write") || strings.Contains(text, "has been altered") ||
+		strings.Contains(text, "has been modified")
 }
 
 // abortOthers rolls back the transactions of sessions that execute nothing.
@@ -155,7 +156,8 @@ func (s *duckSession) execute(ctx context.Context, q peer.Query) (*peer.Result, 
 	defer s.mu.Unlock()
 	switch {
 	case strings.HasPrefix(q.SQL, "SELECT CURRENT_DATABASE()"):
-		return row([]string{"D", "S", "W", "R", "I"}, unquote(s.place.Database), unquote(s.place.Schema), unquote(s.place.Warehouse), "R", fmt.Sprint(s.id)), nil
+		return row([]string{"D", "S", "W", "R", "I"}, unquote(s.place.Database), unquote(s.place.Schema), unquote(s.place.Warehouse),
+			"R", fmt.Sprint(s.id)), nil
 	case strings.HasPrefix(q.SQL, "CREATE TEMPORARY STAGE"):
 		return row([]string{"status"}, "Stage area EDS_STAGE successfully created."), nil
 	case strings.HasPrefix(q.SQL, "SHOW PRIMARY KEYS"):

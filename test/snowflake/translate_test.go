@@ -150,7 +150,8 @@ func (s *duckSession) stageLines(ctx context.Context, statement string, lines []
 	for i := range width {
 		definition = append(definition, fmt.Sprintf("c%d VARCHAR, c%[1]d_text VARCHAR", i))
 	}
-	if _, err := s.conn.ExecContext(ctx, fmt.Sprintf("DROP TABLE IF EXISTS temp.staged_%d; CREATE TEMP TABLE %s (%s)", max(0, s.staged-2), table, strings.Join(definition, ", "))); err != nil {
+	if _, err := s.conn.ExecContext(ctx, fmt.Sprintf("DROP TABLE IF EXISTS temp.staged_%d; CREATE TEMP TABLE %s (%s)",
+		max(0, s.staged-2), table, strings.Join(definition, ", "))); err != nil {
 		return "", err
 	}
 	return table, s.conn.Raw(func(conn any) error {

@@ -8,13 +8,15 @@ import (
 )
 
 func TestReadClaim(t *testing.T) {
-	const gap = "open the stream: the stream no longer has messages 243 to 315; changes since 2026-11-29T21:18:03Z are missing: import again"
+	const gap = "open the stream: the stream no longer has messages 243 to 315; changes since 2026-11-29T21:18:03Z are missing: " +
+		"import again"
 	for name, test := range map[string]struct {
 		text string
 		want Claim
 	}{
 		"status, healthy": {
-			`{"version":"1","health":{"status":"ok","reasons":[]},"state":"running","tables":{"order":{"inserts":1,"updates":2,"deletes":0}}}`,
+			`{"version":"1","health":{"status":"ok","reasons":[]},"state":"running","tables":{"order":{"inserts":1,"updates":2,` +
+				`"deletes":0}}}`,
 			Claim{Running: true},
 		},
 		"status, starting": {`{"health":{"status":"starting","reasons":[]},"state":"starting","tables":{}}`, Claim{}},
@@ -23,18 +25,21 @@ func TestReadClaim(t *testing.T) {
 			Claim{Whole: &Remedy{"stream: " + gap, "eds import"}},
 		},
 		"status, a gap of some tables": {
-			`{"health":{"status":"unhealthy","reasons":[{"condition":"stream","message":"changes may be missing: run eds import --only order,part"}]},"state":"unhealthy","tables":{"order":{"inserts":1}}}`,
+			`{"health":{"status":"unhealthy","reasons":[{"condition":"stream","message":"changes may be missing: run eds import ` +
+				`--only order,part"}]},"state":"unhealthy","tables":{"order":{"inserts":1}}}`,
 			Claim{Tables: map[string]Remedy{
 				"order": {"stream: changes may be missing: run eds import --only order,part", "eds import --only order,part"},
 				"part":  {"stream: changes may be missing: run eds import --only order,part", "eds import --only order,part"},
 			}},
 		},
 		"status, unverified": {
-			`{"health":{"status":"ok","reasons":[],"warnings":[{"condition":"continuity","message":"the stream is young"},{"condition":"tls","message":"no TLS"}]},"state":"running","tables":{}}`,
+			`{"health":{"status":"ok","reasons":[],"warnings":[{"condition":"continuity","message":"the stream is young"},` +
+				`{"condition":"tls","message":"no TLS"}]},"state":"running","tables":{}}`,
 			Claim{Running: true, Unverified: "the stream is young"},
 		},
 		"status, an outage": {
-			`{"health":{"status":"unhealthy","reasons":[{"condition":"destination","message":"connection refused"}]},"state":"waiting","tables":{}}`,
+			`{"health":{"status":"unhealthy","reasons":[{"condition":"destination","message":"connection refused"}]},` +
+				`"state":"waiting","tables":{}}`,
 			Claim{Alarms: []string{"destination: connection refused"}},
 		},
 		"status, states of tables": {
@@ -56,7 +61,8 @@ func TestReadClaim(t *testing.T) {
 			Claim{Whole: &Remedy{"stream: " + gap, "eds import"}},
 		},
 		"health, tables": {
-			`{"status":"ok","reasons":[],"tables":{"order":{"state":"missing","reason":"it was dropped","command":"eds import --only order"}}}`,
+			`{"status":"ok","reasons":[],"tables":{"order":{"state":"missing","reason":"it was dropped","command":"eds import ` +
+				`--only order"}}}`,
 			Claim{Running: true, Tables: map[string]Remedy{"order": {"missing: it was dropped", "eds import --only order"}}},
 		},
 	} {
@@ -81,7 +87,10 @@ not JSON
 {"level":"ERROR","msg":"eds stops","error":"the stream was made anew; changes may be missing: import again"}
 {"level":"INFO","msg":"the worker ends"}
 `)
-	want := Claim{Whole: &Remedy{"the server has exited: eds stops: the stream was made anew; changes may be missing: import again", "eds import"}}
+	want := Claim{Whole: &Remedy{
+		"the server has exited: eds stops: the stream was made anew; changes may be missing: import again",
+		"eds import",
+	}}
 	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
 		t.Error(diff)
 	}

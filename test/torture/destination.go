@@ -43,7 +43,10 @@ func Destinations() map[string]func(t *testing.T, dir string) Destination {
 type reader struct{ url string }
 
 func (r reader) Read(ctx context.Context, f func(sink.Reader) error) error {
-	_, s, err := drivers.Open(ctx, r.url, os.LookupEnv, sink.Env{Logger: slog.New(slog.DiscardHandler), Adjusted: func(string, string, string) {}})
+	_, s, err := drivers.Open(ctx, r.url, os.LookupEnv, sink.Env{
+		Logger:   slog.New(slog.DiscardHandler),
+		Adjusted: func(string, string, string) {},
+	})
 	if err != nil {
 		return err
 	}

@@ -20,11 +20,16 @@ type KnownFault struct {
 // KnownFaults returns the list, one line per kind and destination.
 func KnownFaults() []KnownFault {
 	return []KnownFault{
-		{"truncate-table", "", "", 1, Silence, "a table that gets rows again before the next look is not seen empty: only eds verify finds the others"},
+		{"truncate-table", "", "", 1, Silence, "a table that gets rows again before the next look is not seen empty: only eds " +
+			"verify finds the others"},
 		{"import-company", "", "", 1, Silence, "records of snapshots have no scope: nothing says that the other companies are missing"},
 		{"import-outgrow", "", "", 1, Unverified, "an import does not record the end of the stream before its export"},
-		{"import-trim-only", "", "", 1, Ineffective, "tables have no positions: imports of all tables, one after another, do not close a gap"},
-		{"import-killed-trim", "import-killed,trim,trim-applied,recreate,outgrow", "", 1, Ineffective, "an import goes on with an unfinished one, though the stream no longer has the changes since its export"},
+		{"import-trim-only", "", "", 1, Ineffective, "tables have no positions: imports of all tables, one after another, do " +
+			"not close a gap"},
+		{
+			"import-killed-trim", "import-killed,trim,trim-applied,recreate,outgrow", "", 1, Ineffective,
+			"an import goes on with an unfinished one, though the stream no longer has the changes since its export",
+		},
 	}
 }
 

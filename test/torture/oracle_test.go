@@ -47,18 +47,24 @@ func TestJudge(t *testing.T) {
 		idle    bool // the server does not follow the stream
 		want    Symptom
 	}{
-		"equal, and eds says so":               {reports: wrong()},
-		"wrong, and eds says nothing":          {reports: wrong("a"), want: Silence},
-		"wrong, and eds cannot check":          {reports: wrong("a"), claim: Claim{Unverified: "the stream is young"}, want: Unverified},
-		"equal, and eds cannot check":          {reports: wrong(), claim: Claim{Unverified: "the stream is young"}},
-		"wrong, which eds may know or not":     {reports: wrong("a"), may: suspects{names: []string{"a"}}, want: Silence},
-		"wrong, and eds names it":              {reports: wrong("a"), claim: Claim{Tables: names("eds import --only a", "a")}},
-		"wrong, and eds names another":         {reports: wrong("a"), claim: Claim{Tables: names("eds import --only b", "b")}, want: Misnamed},
+		"equal, and eds says so":           {reports: wrong()},
+		"wrong, and eds says nothing":      {reports: wrong("a"), want: Silence},
+		"wrong, and eds cannot check":      {reports: wrong("a"), claim: Claim{Unverified: "the stream is young"}, want: Unverified},
+		"equal, and eds cannot check":      {reports: wrong(), claim: Claim{Unverified: "the stream is young"}},
+		"wrong, which eds may know or not": {reports: wrong("a"), may: suspects{names: []string{"a"}}, want: Silence},
+		"wrong, and eds names it":          {reports: wrong("a"), claim: Claim{Tables: names("eds import --only a", "a")}},
+		"wrong, and eds names another": {
+			reports: wrong("a"), claim: Claim{Tables: names("eds import --only b", "b")},
+			want: Misnamed,
+		},
 		"wrong, and eds names another as well": {reports: wrong("a"), claim: Claim{Tables: names("eds import", "a", "b")}, want: Misnamed},
 		"wrong, and eds names a suspect as well": {
 			reports: wrong("a"), claim: Claim{Tables: names("eds import", "a", "b")}, may: suspects{names: []string{"b"}},
 		},
-		"two wrong, and eds names one":             {reports: wrong("a", "b"), claim: Claim{Tables: names("eds import", "a")}, want: Misnamed},
+		"two wrong, and eds names one": {
+			reports: wrong("a", "b"), claim: Claim{Tables: names("eds import", "a")},
+			want: Misnamed,
+		},
 		"two wrong, and eds waits because of one":  {reports: wrong("a", "b"), claim: Claim{Tables: names("eds import", "a")}, idle: true},
 		"wrong, and eds waits without a word":      {reports: wrong("a"), idle: true, want: Stuck},
 		"equal, and eds waits without a word":      {reports: wrong(), idle: true, want: Stuck},
@@ -70,7 +76,10 @@ func TestJudge(t *testing.T) {
 		"equal, and eds is not healthy":            {reports: wrong(), claim: Claim{Alarms: []string{"session: 503"}}, want: FalseAlarm},
 		"equal, and eds names a table":             {reports: wrong(), claim: Claim{Tables: names("eds import", "a")}, want: FalseAlarm},
 		"equal, and eds names the whole":           {reports: wrong(), claim: Claim{Whole: whole}, want: FalseAlarm},
-		"equal, and eds names a suspect":           {reports: wrong(), claim: Claim{Tables: names("eds import", "a")}, may: suspects{names: []string{"a"}}},
+		"equal, and eds names a suspect": {
+			reports: wrong(), claim: Claim{Tables: names("eds import", "a")},
+			may: suspects{names: []string{"a"}},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.claim.Running = !test.idle

@@ -95,7 +95,8 @@ func (p *postgres) Truncate(ctx context.Context, table string) error {
 // the connections, and tries again if a new one was faster.
 func (p *postgres) exclusive(ctx context.Context, database, statements string) error {
 	return retryOn(ctx, "55006", func() error {
-		return p.execute(ctx, p.server, fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '%s'", database), statements)
+		return p.execute(ctx, p.server, fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '%s'",
+			database), statements)
 	})
 }
 

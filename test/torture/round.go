@@ -94,7 +94,8 @@ func (r *Round) Run(ctx context.Context) (err error) {
 	r.service = &service{
 		program: r.Program, dir: r.Dir, logPath: filepath.Join(r.Dir, "server.log"), note: r.note,
 		args: []string{"server", "--server", r.hq.NATSURL(), "--host", "127.0.0.1", "--port", "0"},
-		env:  append(os.Environ(), "SM_APIKEY="+r.hq.APIKey(devhq.KeyOptions{ServerID: serverID}), "NO_COLOR=1", "EDS_UPGRADE_IN_CONTAINER=true"),
+		env: append(os.Environ(), "SM_APIKEY="+r.hq.APIKey(devhq.KeyOptions{ServerID: serverID}), "NO_COLOR=1",
+			"EDS_UPGRADE_IN_CONTAINER=true"),
 	}
 	defer r.service.close()
 

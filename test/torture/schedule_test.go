@@ -30,7 +30,10 @@ func TestGenerate_WithoutKindsOnlyChecks(t *testing.T) {
 }
 
 func TestGenerate_MakesValidSchedules(t *testing.T) {
-	needsNoServer := []Action{TrimUnapplied, OutgrowStream, RestoreData, LoseData, Import, ImportOnly, ImportMerge, ImportCompany, ImportKilled}
+	needsNoServer := []Action{
+		TrimUnapplied, OutgrowStream, RestoreData, LoseData, Import, ImportOnly, ImportMerge, ImportCompany,
+		ImportKilled,
+	}
 	seen := make(map[Action]bool)
 	for seed := range uint64(500) {
 		s := Generate(seed, Kinds(), someTables)
@@ -70,7 +73,8 @@ func TestGenerate_MakesValidSchedules(t *testing.T) {
 			}
 		}
 	}
-	for _, a := range append(needsNoServer, KillWorker, KillParent, KillBoth, Stop, Kill, RestartNATS, FailOver, RestoreDestination, EmptyDestination, DropTable, TruncateTable, TrimApplied, RecreateStream, Evolve) {
+	for _, a := range append(needsNoServer, KillWorker, KillParent, KillBoth, Stop, Kill, RestartNATS, FailOver, RestoreDestination,
+		EmptyDestination, DropTable, TruncateTable, TrimApplied, RecreateStream, Evolve) {
 		if !seen[a] {
 			t.Errorf("no schedule has the action %q", a)
 		}

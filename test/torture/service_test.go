@@ -109,7 +109,8 @@ func TestService_ReportsAServerThatIgnoresSIGTERM(t *testing.T) {
 
 func TestMonitor_ReportsAlarms(t *testing.T) {
 	t.Parallel()
-	const healthy, unhealthy = `{"status":"ok","reasons":[]}`, `{"status":"unhealthy","reasons":[{"condition":"stream","message":"it is gone"}]}`
+	const healthy, unhealthy = `{"status":"ok","reasons":[]}`, `{"status":"unhealthy","reasons":[{"condition":"stream",` +
+		`"message":"it is gone"}]}`
 	for name, test := range map[string]struct {
 		body, log string
 		want      bool

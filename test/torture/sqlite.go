@@ -46,7 +46,8 @@ func (s *sqlite) Restore(ctx context.Context, name string) error {
 			}
 			err = wait(ctx, 20*time.Millisecond, func() (bool, error) {
 				more, err := backup.Step(-1)
-				if e := new(driver.Error); errors.As(err, &e) && (e.Code()&0xff == sqlite3.SQLITE_BUSY || e.Code()&0xff == sqlite3.SQLITE_LOCKED) {
+				if e := new(driver.Error); errors.As(err, &e) && (e.Code()&0xff == sqlite3.SQLITE_BUSY ||
+					e.Code()&0xff == sqlite3.SQLITE_LOCKED) {
 					return false, nil
 				}
 				return err != nil || !more, err
@@ -72,7 +73,8 @@ func (s *sqlite) Truncate(ctx context.Context, table string) error {
 // one transaction.
 func (s *sqlite) forEach(ctx context.Context, statement, pattern string) error {
 	return s.with(ctx, func(conn *sql.Conn) error {
-		const list = `SELECT coalesce(group_concat(format(?, name), ';'), '') FROM sqlite_schema WHERE type = 'table' AND name LIKE ? AND name NOT LIKE 'sqlite\_%' ESCAPE '\'`
+		const list = `SELECT coalesce(group_concat(format(?, name), ';'), '') FROM sqlite_schema WHERE type = 'table' AND name ` +
+			`LIKE ? AND name NOT LIKE 'sqlite\_%' ESCAPE '\'`
 		var statements string
 		err := conn.QueryRowContext(ctx, list, statement, pattern).Scan(&statements)
 		if err == nil {

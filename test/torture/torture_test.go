@@ -70,7 +70,8 @@ func TestTorture(t *testing.T) {
 				r := newRound(t, name, start)
 				r.Seed, r.Kinds = n, chosen(t, i, name, n)
 				if err := r.finish(t); err != nil {
-					t.Fatalf("%s\nto replay it:\n\n  make torture ON=%s SEED=%d FOR=0 KINDS=%s\n", r.Report(err), name, n, cmp.Or(Names(r.Kinds), "none"))
+					t.Fatalf("%s\nto replay it:\n\n  make torture ON=%s SEED=%d FOR=0 KINDS=%s\n", r.Report(err), name, n,
+						cmp.Or(Names(r.Kinds), "none"))
 				}
 			}
 			if *kinds == "all" {

@@ -7,7 +7,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 )
 
-func TestReadersDoNotDisturbTheWork(t *testing.T) {
+func TestShop_WorksBesideReaders(t *testing.T) {
 	s := open(t, t.TempDir(), 41, newClock())
 	defer closed(t, s)
 	done := make(chan struct{})
@@ -34,7 +34,7 @@ func TestReadersDoNotDisturbTheWork(t *testing.T) {
 			}
 		})
 	}
-	s.CheckpointAfter(10_000)
+	s.SaveAfter(50)
 	do(t, s, 200)
 	_, err := s.Evolve(t.Context(), func(shop.Change) error { return nil })
 	must(t, err)
@@ -42,7 +42,7 @@ func TestReadersDoNotDisturbTheWork(t *testing.T) {
 	readers.Wait()
 }
 
-// shopOf makes a shop of n customers, on the disk as it is.
+// shopOf makes a shop with n customers.
 func shopOf(b *testing.B, n int) *shop.Shop {
 	b.Helper()
 	s, err := shop.Open(b.TempDir(), shop.Options{Seed: 1, Customers: n})

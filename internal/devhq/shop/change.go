@@ -1,20 +1,21 @@
 package shop
 
 import (
+	"cmp"
 	"encoding/json"
 	"strconv"
+	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// Change is one change of one row, as HQ publishes it. Its memory is never
-// written to again, so it may be kept.
+// Change is one change of one row, as HQ publishes it. It is immutable, so callers may keep it.
 type Change struct {
 	// Seq counts the shop's changes from 1, without gaps. It is not on the wire.
 	Seq uint64
-	// ID names the change. It is unique, and the same each time the change is
-	// published, which makes it the message id for deduplication.
+	// ID identifies the change. It is unique, and the same each time the change is published, so
+	// it is the message id for deduplication.
 	ID string
 
 	Op           cdc.Op
@@ -22,8 +23,8 @@ type Change struct {
 	Key          json.RawMessage // array of the primary key's values, the row's own id last
 	ModelVersion string
 	CompanyID    string
-	LocationID   string // "" where the row belongs to the whole company
-	UserID       string // who made the change; "" for the shop's own machinery
+	LocationID   string // "" if the row belongs to the whole company
+	UserID       string // "" for the shop's own machinery
 	Before       json.RawMessage
 	After        json.RawMessage
 	Diff         []string // the columns that an UPDATE changed
@@ -36,17 +37,12 @@ func (c *Change) Timestamp() int64 { return c.Clock.Wall / 1e6 }
 
 // Subject returns the subject under which the change is published.
 func (c *Change) Subject() string {
-	return "dbchange." + c.Table + "." + c.Op.String() + "." + orNone(c.CompanyID) + "." + orNone(c.LocationID) + ".PUBLIC." + c.ModelVersion
+	return strings.Join([]string{
+		"dbchange", c.Table, c.Op.String(), cmp.Or(c.CompanyID, "NONE"), cmp.Or(c.LocationID, "NONE"), "PUBLIC", c.ModelVersion,
+	}, ".")
 }
 
-func orNone(id string) string {
-	if id == "" {
-		return "NONE"
-	}
-	return id
-}
-
-// AppendJSON appends the change as it stands on the wire to dst.
+// AppendJSON appends the change as it is on the wire to dst.
 func (c *Change) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `{"operation":"`...)
 	dst = append(dst, c.Op.String()...)
@@ -90,7 +86,7 @@ func (c *Change) AppendJSON(dst []byte) []byte {
 	return append(dst, '}')
 }
 
-// appendMember appends a member whose value may be missing.
+// appendMember appends a member, unless its value is empty.
 func appendMember(dst []byte, name, value string) []byte {
 	if value == "" {
 		return dst

@@ -1,18 +1,18 @@
 package shop
 
-// common returns the columns that every table begins and ends with around its own.
+// common returns the columns that every table begins with, followed by its own.
 func common(own ...column) []column {
 	columns := []column{
 		text("id", nil),
-		text("companyId", companyID).kept(),
-		text("locationId", locationID).kept().nullable(),
-		date("createdDate", present).kept(),
-		date("updatedDate", present).kept().nullable(),
+		text("companyId", companyID).managed(),
+		text("locationId", locationID).managed().nullable(),
+		date("createdDate", present).managed(),
+		date("updatedDate", present).managed().nullable(),
 	}
 	return append(columns, own...)
 }
 
-// An order's statuses that the model itself acts on.
+// The statuses of an order that the model acts on.
 const (
 	statusEstimate = "Estimate"
 	statusApproved = "Approved"
@@ -54,7 +54,7 @@ func companyColumns() []column {
 		text("currency", oneOf("USD", "EUR", "JPY")),
 		object("settings", settings),
 		array("features", "string", list(4, oneOf(tags...))),
-		counter("revision", "0").says("counts the changes of the row"),
+		counter("revision", "0").withComment("counts the changes of the row"),
 		boolean("active", 100),
 	)
 }
@@ -69,7 +69,7 @@ func locationColumns() []column {
 		number("longitude", precise(-180, 180)),
 		counter("nextOrderNumber", "1000"),
 		counter("openOrders", "0"),
-		counter("revenueCents", "0").says("of paid orders, ever"),
+		counter("revenueCents", "0").withComment("of paid orders, ever"),
 		number("taxRate", decimal(0, 0.12, 4)),
 		object("openingHours", settings).null(10),
 		array("bays", "integer", list(8, between(1, 20))),
@@ -89,7 +89,7 @@ func userColumns() []column {
 		date("lastLoginDate", present).null(30),
 		array("certifications", "string", list(3, oneOf("ASE A1", "ASE A8", "EV-II", "Gasfachmann"))),
 		object("preferences", settings).null(20),
-		text("avatarUrl", pattern("https://img.example.com/u/########.png")).null(50).old(),
+		text("avatarUrl", pattern("https://img.example.com/u/########.png")).null(50).asDeprecated(),
 	)
 }
 
@@ -101,7 +101,7 @@ func vendorColumns() []column {
 		text("website", pattern("https://vendor-####.example.com/?q=a&b=%20")).null(50),
 		number("discount", precise(0, 1)),
 		counter("openPurchaseOrders", "0"),
-		integer("ledger", anyInteger).says("sum of all movements, in millionths"),
+		integer("ledger", anyInteger).withComment("sum of all movements, in millionths"),
 		boolean("preferred", 20).null(10),
 		date("contractEndDate", years(2026, 2055)).null(40),
 		object("terms", settings).null(30),
@@ -119,14 +119,14 @@ func inventoryColumns() []column {
 		integer("costCents", between(50, 50_000)),
 		integer("retailCents", between(100, 100_000)),
 		number("weight", decimal(0.01, 40, 3)),
-		counter("movements", "0").says("counts every use and delivery"),
+		counter("movements", "0").withComment("counts every use and delivery"),
 		boolean("taxable", 90),
 		array("fits", "string", list(4, oneOf(models...))),
 		object("attributes", settings).null(30),
 		date("lastCountDate", around(90, 0)).null(30),
 		text("bin", pattern("@-##-#")).null(20),
 	)
-	columns[2] = text("locationId", locationID).kept()
+	columns[2] = text("locationId", locationID).managed()
 	return columns
 }
 
@@ -178,7 +178,7 @@ func messageColumns() []column {
 		text("orderId", nil).nullable(),
 		text("body", longRemark(150, 60_000)),
 		enum("channel", "sms", "email", "call", "note"),
-		enum("status", "Draft", "Queued", "Sent", "Delivered", "Read", "Failed").kept(),
+		enum("status", "Draft", "Queued", "Sent", "Delivered", "Read", "Failed").managed(),
 		boolean("inbound", 40),
 		date("sentDate", nil).nullable(),
 		date("readDate", nil).nullable(),
@@ -193,7 +193,7 @@ func purchaseColumns() []column {
 	return common(
 		text("vendorId", nil),
 		integer("number", nil),
-		enum("status", "Draft", "Ordered", "Received", "Cancelled").kept(),
+		enum("status", "Draft", "Ordered", "Received", "Cancelled").managed(),
 		array("lines", "object", nil),
 		integer("totalCents", nil),
 		date("orderedDate", present),

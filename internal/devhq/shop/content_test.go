@@ -18,9 +18,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// TestEverythingThatTheWireCanCarryComesSoon makes sure that a short run meets
-// every kind of value and change, so that who passes against the shop has seen it.
-func TestEverythingThatTheWireCanCarryComesSoon(t *testing.T) {
+// TestShop_ProducesEveryKindOfChangeSoon checks that a short run has every kind of value and change,
+// so that a test against the shop covers them.
+func TestShop_ProducesEveryKindOfChangeSoon(t *testing.T) {
 	s := open(t, t.TempDir(), 23, newClock())
 	defer closed(t, s)
 	known := &schemas{shop: s}
@@ -54,7 +54,7 @@ func TestEverythingThatTheWireCanCarryComesSoon(t *testing.T) {
 		previous = c.Clock
 		seen["imported"] += count(c.Imported)
 		seen["by a user"] += count(c.UserID != "")
-		seen["by nobody"] += count(c.UserID == "")
+		seen["by no user"] += count(c.UserID == "")
 		seen["of a whole company"] += count(c.LocationID == "" && strings.Contains(c.Subject(), ".NONE.PUBLIC."))
 		seen["of a location"] += count(c.LocationID != "")
 		seen["a key with its company"] += count(strings.HasPrefix(string(c.Key), `["`+c.CompanyID+`","`) && c.Table == "order")
@@ -64,18 +64,22 @@ func TestEverythingThatTheWireCanCarryComesSoon(t *testing.T) {
 		}
 	}
 	want := []string{
-		"INSERT", "UPDATE", "DELETE", "inserted again", "one nanosecond, two changes", "a new nanosecond", "imported", "by a user", "by nobody",
+		"INSERT", "UPDATE", "DELETE", "inserted again", "one nanosecond, two changes", "a new nanosecond", "imported", "by a user",
+		"by no user",
 		"of a whole company", "of a location", "a key with its company", "a key with a number",
 		"string", "enum", "date-time", "integer", "number", "boolean", "object", "array", "null", "absent",
 		"beyond 2^53", "negative", "the largest", "the smallest", "seventeen digits", "microseconds", "before 1970", "after 2038",
-		"not ASCII", "beyond the basic plane", "a quote", "an apostrophe", "a line break", "long", "empty text", "json in a string", "an escaped letter",
+		"not ASCII", "beyond the basic plane", "a quote", "an apostrophe", "a line break", "long", "empty text", "json in a string",
+		"an escaped letter",
 	}
 	for _, table := range s.Tables() {
 		if table != "company" && table != "location" {
 			want = append(want, table+" UPDATE")
 		}
 	}
-	for _, table := range []string{"appointment", "customer", "inventory_part", "labor", "message", "order", "part", "payment", "service", "time_entry", "vehicle"} {
+	for _, table := range []string{
+		"appointment", "customer", "inventory_part", "labor", "message", "order", "part", "payment", "service", "time_entry", "vehicle",
+	} {
 		want = append(want, table+" INSERT", table+" DELETE")
 	}
 	for _, what := range want {
@@ -95,7 +99,7 @@ func count(b bool) int {
 	return 0
 }
 
-// noteValues counts the kinds of values of a row.
+// noteValues counts the kinds of values in a row.
 func noteValues(t testing.TB, seen map[string]int, w *wireSchema, row []byte) {
 	t.Helper()
 	values := members(t, row)
@@ -151,7 +155,7 @@ func noteText(seen map[string]int, text string) {
 	seen["empty text"] += count(text == "")
 }
 
-func TestDiffNamesTheColumnsThatDiffer(t *testing.T) {
+func TestChange_DiffNamesTheColumnsThatDiffer(t *testing.T) {
 	s := open(t, t.TempDir(), 24, newClock())
 	defer closed(t, s)
 	for range 13 {
@@ -164,8 +168,8 @@ func TestDiffNamesTheColumnsThatDiffer(t *testing.T) {
 	}
 }
 
-// checkDiff makes sure that the diff of an UPDATE is the columns whose values
-// differ. Of an INSERT there is none.
+// checkDiff checks that the diff of an UPDATE names the columns whose values differ. Other changes
+// have none.
 func checkDiff(t testing.TB, c *shop.Change) {
 	t.Helper()
 	if c.Op != cdc.Update {
@@ -193,7 +197,7 @@ func checkDiff(t testing.TB, c *shop.Change) {
 	}
 }
 
-func TestTheWireCarriesTheWholeChange(t *testing.T) {
+func TestChange_AppendJSONKeepsEverything(t *testing.T) {
 	s := open(t, t.TempDir(), 25, newClock())
 	defer closed(t, s)
 	decoder := cdc.NewDecoder()

@@ -2,25 +2,25 @@ package shop
 
 // evolution is one change of the schema.
 type evolution struct {
-	what   string
-	table  string
-	column column  // the column added, or widened; unless there is a layout
-	layout *layout // of a new table; nil otherwise
+	description string
+	table       string
+	column      column  // that is added or widened; unset for a new table
+	layout      *layout // of a new table; nil otherwise
 }
 
-// evolutions returns all that the shop's schema will go through, in order.
-// Columns that are added are nullable: the rows that are already there lack them.
+// evolutions returns all evolutions of the schema, in order. Added columns are nullable, because
+// existing rows lack them.
 func evolutions() []evolution {
 	inspection := newLayout("inspection", "Inspection", definition{primaryKey: []string{"id"}, standalone: true}, inspectionColumns())
 	loaner := newLayout("loaner_car", "LoanerCar", definition{primaryKey: []string{"companyId", "id"}, standalone: true}, loanerColumns())
 	add := func(table string, c column) evolution {
-		return evolution{what: "column " + table + "." + c.name + " added (" + c.typ.String() + ")", table: table, column: c}
+		return evolution{description: "column " + table + "." + c.name + " added (" + c.typ.String() + ")", table: table, column: c}
 	}
 	widen := func(table string, c column) evolution {
-		return evolution{what: "column " + table + "." + c.name + " widened to " + c.typ.String(), table: table, column: c}
+		return evolution{description: "column " + table + "." + c.name + " widened to " + c.typ.String(), table: table, column: c}
 	}
 	create := func(l *layout) evolution {
-		return evolution{what: "table " + l.table + " added", table: l.table, layout: l}
+		return evolution{description: "table " + l.table + " added", table: l.table, layout: l}
 	}
 	return []evolution{
 		add(orderTable, integer("warrantyMonths", between(0, 60)).null(30)),
@@ -63,12 +63,12 @@ func loanerColumns() []column {
 	)
 }
 
-// mileage makes an odometer's reading as people write it.
-func mileage(p *pen, dst []byte) []byte {
-	return quoted(dst, string(decimal(0, 400_000, 1)(p, nil))+pick(p, []string{"", " mi", " km", " Meilen (geschätzt)"}))
+// mileage makes an odometer reading as people write it.
+func mileage(g *generator, dst []byte) []byte {
+	return quoted(dst, string(decimal(0, 400_000, 1)(g, nil))+pick(g, []string{"", " mi", " km", " Meilen (geschätzt)"}))
 }
 
-// evolve makes the next evolution and returns it, or nil where none is left.
+// evolve makes the next evolution and returns it, or nil if none is left.
 func (m *model) evolve() *evolution {
 	all := evolutions()
 	if m.evolved == len(all) {
@@ -85,8 +85,8 @@ func (m *model) evolve() *evolution {
 	return e
 }
 
-// show makes an evolution visible at once: it writes a few rows of the table
-// in its new layout, and values into the column.
+// show writes a few rows of the table in its new layout, with values in the new column, so that
+// clients see the evolution at once.
 func (st *step) show(e *evolution) {
 	t := st.table(e.table)
 	if t.latest().standalone {
@@ -100,7 +100,7 @@ func (st *step) show(e *evolution) {
 			return
 		}
 		if e.layout == nil {
-			st.update(r, value{e.column.name, e.column.make(st.pen, nil)})
+			st.update(r, value{e.column.name, e.column.make(st.generator, nil)})
 		} else {
 			st.edit(r, 4)
 		}

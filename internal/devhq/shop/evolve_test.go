@@ -26,10 +26,10 @@ func latest(t testing.TB, s *shop.Shop) map[string]*schema.Table {
 	return tables
 }
 
-// wider says which types hold all that another one does.
+// wider maps a type to those that hold all its values.
 var wider = map[schema.Type][]schema.Type{schema.Integer: {schema.Number, schema.String}, schema.Number: {schema.String}}
 
-func TestTheSchemaOnlyEverGrows(t *testing.T) {
+func TestEvolve_OnlyExtendsTheSchema(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
 	s := open(t, dir, 31, c)
 	defer func() { closed(t, s) }()
@@ -37,21 +37,21 @@ func TestTheSchemaOnlyEverGrows(t *testing.T) {
 	kinds := map[string]int{}
 	for i := 0; ; i++ {
 		var changes []shop.Change
-		what, err := s.Evolve(t.Context(), keep(&changes))
+		description, err := s.Evolve(t.Context(), keep(&changes))
 		if errors.Is(err, shop.ErrEvolved) {
 			break
 		}
 		must(t, err)
 		if len(changes) == 0 {
-			t.Errorf("%s: no row shows it", what)
+			t.Errorf("%s: no row has it", description)
 		}
 		for _, ch := range changes {
 			if version := latest(t, s)[ch.Table].Version; ch.ModelVersion != version {
-				t.Errorf("%s: a row of version %s, want %s", what, ch.ModelVersion, version)
+				t.Errorf("%s: a row of version %s, want %s", description, ch.ModelVersion, version)
 			}
 		}
 		after := latest(t, s)
-		kinds[difference(t, what, before, after)]++
+		kinds[difference(t, description, before, after)]++
 		before = after
 		if i%3 == 0 {
 			closed(t, s)
@@ -64,7 +64,7 @@ func TestTheSchemaOnlyEverGrows(t *testing.T) {
 	if kinds["column"] < 2 || kinds["table"] < 2 || kinds["type"] < 2 {
 		t.Errorf("evolutions: %v", kinds)
 	}
-	// What there is no more of is no error of the shop: it works on.
+	// The shop works without evolutions, too.
 	do(t, s, 20)
 }
 
@@ -76,8 +76,8 @@ func versions(tables map[string]*schema.Table) map[string]string {
 	return out
 }
 
-// difference makes sure that one thing grew, and returns which.
-func difference(t testing.TB, what string, before, after map[string]*schema.Table) string {
+// difference checks that one thing changed, and returns its kind.
+func difference(t testing.TB, description string, before, after map[string]*schema.Table) string {
 	t.Helper()
 	var found []string
 	for name, now := range after {
@@ -90,35 +90,35 @@ func difference(t testing.TB, what string, before, after map[string]*schema.Tabl
 			same := now.Column(column.Name)
 			switch {
 			case same == nil:
-				t.Errorf("%s: %s.%s is gone", what, name, column.Name)
+				t.Errorf("%s: %s.%s is gone", description, name, column.Name)
 			case same.Type != column.Type:
 				found = append(found, "type")
 				if !slices.Contains(wider[column.Type], same.Type) {
-					t.Errorf("%s: %s.%s went from %v to %v", what, name, column.Name, column.Type, same.Type)
+					t.Errorf("%s: %s.%s went from %v to %v", description, name, column.Name, column.Type, same.Type)
 				}
 			case same.Required != column.Required:
-				t.Errorf("%s: %s.%s is required no more, or is now", what, name, column.Name)
+				t.Errorf("%s: required changed for %s.%s", description, name, column.Name)
 			}
 		}
 		for _, column := range now.Columns {
 			if was.Column(column.Name) == nil {
 				found = append(found, "column")
 				if column.Required {
-					t.Errorf("%s: %s.%s is required, but older rows lack it", what, name, column.Name)
+					t.Errorf("%s: %s.%s is required, but older rows lack it", description, name, column.Name)
 				}
 			}
 		}
 		if (now.Version != was.Version) != !now.SameLayout(was) {
-			t.Errorf("%s: versions %s and %s of table %s", what, was.Version, now.Version, name)
+			t.Errorf("%s: versions %s and %s of table %s", description, was.Version, now.Version, name)
 		}
 	}
 	if len(found) != 1 {
-		t.Fatalf("%s: %d differences", what, len(found))
+		t.Fatalf("%s: %d differences", description, len(found))
 	}
 	return found[0]
 }
 
-func TestOlderVersionsStayKnown(t *testing.T) {
+func TestSchema_ReturnsOlderVersions(t *testing.T) {
 	s := open(t, t.TempDir(), 32, newClock())
 	defer closed(t, s)
 	all := map[string]json.RawMessage{}
@@ -144,9 +144,8 @@ func TestOlderVersionsStayKnown(t *testing.T) {
 	}
 }
 
-// TestRowsTakeOnAnEvolutionWhenTheyAreWritten follows one column from integer to
-// number to text.
-func TestRowsTakeOnAnEvolutionWhenTheyAreWritten(t *testing.T) {
+// TestEvolve_ConvertsRowsWhenTheyAreWritten follows one column from integer to number to text.
+func TestEvolve_ConvertsRowsWhenTheyAreWritten(t *testing.T) {
 	s := open(t, t.TempDir(), 33, newClock())
 	defer closed(t, s)
 	forms := func() map[string]int {
@@ -165,18 +164,18 @@ func TestRowsTakeOnAnEvolutionWhenTheyAreWritten(t *testing.T) {
 		}
 		return counts
 	}
-	evolveTo := func(what string) []shop.Change {
+	evolveTo := func(description string) []shop.Change {
 		for {
 			var changes []shop.Change
 			did, err := s.Evolve(t.Context(), keep(&changes))
 			must(t, err)
-			if strings.Contains(did, what) {
+			if strings.Contains(did, description) {
 				return changes
 			}
 		}
 	}
 	if got := forms(); got["integer"] == 0 || got["text"]+got["fraction"] > 0 {
-		t.Errorf("in the beginning: %v", got)
+		t.Errorf("before the evolutions: %v", got)
 	}
 	evolveTo("vehicle.odometer widened to number")
 	if got := forms(); got["integer"] == 0 || got["fraction"] == 0 || got["text"] > 0 {
@@ -184,10 +183,10 @@ func TestRowsTakeOnAnEvolutionWhenTheyAreWritten(t *testing.T) {
 	}
 	evolveTo("vehicle.odometer widened to string")
 	if got := forms(); got["integer"] == 0 || got["text"] == 0 {
-		t.Errorf("as a text: %v", got)
+		t.Errorf("as text: %v", got)
 	}
 
-	// A row that is written again holds its number as a text.
+	// The next update of a row converts its number to text.
 	converted := 0
 	for range 40 {
 		for _, c := range do(t, s, 50) {
@@ -207,17 +206,17 @@ func TestRowsTakeOnAnEvolutionWhenTheyAreWritten(t *testing.T) {
 		}
 	}
 	if converted == 0 {
-		t.Error("no number became its text")
+		t.Error("no number was converted")
 	}
 }
 
-func TestRowsOfAnOlderVersionLackTheNewColumn(t *testing.T) {
+func TestEvolve_LeavesTheNewColumnOutOfOldRows(t *testing.T) {
 	s := open(t, t.TempDir(), 34, newClock())
 	defer closed(t, s)
-	what, err := s.Evolve(t.Context(), func(shop.Change) error { return nil })
+	description, err := s.Evolve(t.Context(), func(shop.Change) error { return nil })
 	must(t, err)
-	if !strings.Contains(what, "order.warrantyMonths") {
-		t.Fatal(what)
+	if !strings.Contains(description, "order.warrantyMonths") {
+		t.Fatal(description)
 	}
 	with, without := 0, 0
 	for row := range s.Snapshot().Rows("order", nil, nil) {
@@ -232,7 +231,7 @@ func TestRowsOfAnOlderVersionLackTheNewColumn(t *testing.T) {
 	}
 }
 
-func TestATableThatAnEvolutionBringsIsWorkedOn(t *testing.T) {
+func TestEvolve_NewTableHasEveryOperation(t *testing.T) {
 	s := open(t, t.TempDir(), 35, newClock())
 	defer closed(t, s)
 	for !slices.Contains(s.Tables(), "inspection") {

@@ -1,9 +1,4 @@
 package shop
 
-import "os"
-
-// CheckpointAfter makes s begin a new generation once its log has that many bytes.
-func (s *Shop) CheckpointAfter(bytes int64) { s.checkpointAfter = bytes }
-
-// Sync makes s call sync to make its log durable.
-func (s *Shop) Sync(sync func(*os.File) error) { s.store.sync = sync }
+// SaveAfter sets the number of changes after which s writes its snapshot file.
+func (s *Shop) SaveAfter(changes int) { s.saveAfter = changes }

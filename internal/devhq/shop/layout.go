@@ -10,23 +10,22 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// column is one column of a layout: what the schema says of it, and how the
-// model makes up values for it.
+// column is one column of a layout: its schema, and how the model generates its values.
 type column struct {
 	name       string
 	typ        schema.Type
 	enum       []string
-	nulls      int    // percent of made up values that are null; 0 makes the column required
-	make       maker  // nil where the model gives every value
-	start      string // raw value of a row that is given none; null where empty
-	own        bool   // only the model changes it, never a random edit
+	nulls      int    // percent of generated values that are null; 0 makes the column required
+	make       maker  // nil if the model sets every value
+	start      string // raw value of a new row without a value; "" means null
+	isManaged  bool   // only the model changes it, never a random edit
 	items      string // of an array: the type of its elements
 	comment    string
 	deprecated bool
 }
 
 // maker appends one raw JSON value.
-type maker func(p *pen, dst []byte) []byte
+type maker func(g *generator, dst []byte) []byte
 
 func text(name string, m maker) column { return column{name: name, typ: schema.String, make: m} }
 func date(name string, m maker) column { return column{name: name, typ: schema.DateTime, make: m} }
@@ -52,46 +51,46 @@ func (c column) null(percent int) column {
 	return c
 }
 
-// nullable makes the column nullable, but no made up value null.
+// nullable makes the column nullable, but no generated value null.
 func (c column) nullable() column {
 	c.nulls = -1
 	return c
 }
 
-// kept leaves the column's changes to the model.
-func (c column) kept() column {
-	c.own = true
+// managed leaves changes of the column to the model.
+func (c column) managed() column {
+	c.isManaged = true
 	return c
 }
 
-// from is the raw value that the column has until the model gives it one.
-func (c column) from(start string) column {
+// startingAt gives new rows a raw value and leaves its changes to the model.
+func (c column) startingAt(start string) column {
 	c.start = start
-	return c.kept()
+	return c.managed()
 }
 
-func counter(name, start string) column { return integer(name, nil).from(start) }
+func counter(name, start string) column { return integer(name, nil).startingAt(start) }
 func flagged(name string) column {
-	return column{name: name, typ: schema.Boolean}.from("false")
+	return column{name: name, typ: schema.Boolean}.startingAt("false")
 }
 
-// says gives the column a comment.
-func (c column) says(comment string) column {
+// withComment gives the column a comment.
+func (c column) withComment(comment string) column {
 	c.comment = comment
 	return c
 }
 
-// old marks the column deprecated.
-func (c column) old() column {
+// asDeprecated marks the column deprecated.
+func (c column) asDeprecated() column {
 	c.deprecated = true
 	return c
 }
 
 func (c *column) required() bool { return c.nulls == 0 }
 
-// editable reports whether made up values may take the place of a column's
-// value without contradicting another row.
-func (c *column) editable() bool { return c.make != nil && !c.own }
+// editable reports whether a generated value may replace the column's value without contradicting
+// another row.
+func (c *column) editable() bool { return c.make != nil && !c.isManaged }
 
 // layout is one version of a table's columns. It is immutable.
 type layout struct {
@@ -100,21 +99,21 @@ type layout struct {
 	columns []column
 	key     []int // slots of the primary key, in its order
 	slots   map[string]int
-	names   []string // `"name":` a column
+	names   []string // `"name":` of each column
 
-	company, location, parent int // slots of the columns that place a row; -1 where there is none
+	company, location, parent int // slots of the columns that name a row's owners; -1 if there is none
 
 	definition
 	schema json.RawMessage
 }
 
-// definition is what a table's layouts have in common.
+// definition holds the properties that all layouts of a table share.
 type definition struct {
 	primaryKey []string
-	parent     string // column by which rows are found from the row above them; "" for none
-	omitNulls  bool   // null columns are left out of the row instead of written
-	companyKey bool   // changes name the company before the row's id in their key
-	standalone bool   // rows can be made up entirely, and come and go as they like
+	parent     string // column with the key of the parent row; "" if there is none
+	omitNulls  bool   // rows leave out null columns
+	companyKey bool   // keys of changes begin with the company
+	standalone bool   // rows are generated entirely and refer to no other row
 }
 
 func newLayout(table, object string, d definition, columns []column) *layout {
@@ -139,15 +138,14 @@ func (l *layout) slot(name string) int {
 	return -1
 }
 
-// fingerprint names the version by what it holds, so that one history of a
-// schema has the same version names everywhere.
+// fingerprint returns a version name that follows from the content, so that the same schema has the
+// same version everywhere.
 func (l *layout) fingerprint() string {
 	sum := sha256.Sum256(l.encode(""))
 	return hex.EncodeToString(sum[:8])
 }
 
-// with returns the version of the table that follows l once column c is added,
-// or put in the place of the one that has its name.
+// with returns the version after l, in which c is added or replaces the column of its name.
 func (l *layout) with(c column) *layout {
 	columns := slices.Clone(l.columns)
 	if i := l.slot(c.name); i >= 0 {

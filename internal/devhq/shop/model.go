@@ -1,7 +1,6 @@
 package shop
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 
@@ -9,12 +8,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// model is the shop's whole state. It changes only by apply, evolve and tick,
-// which the log records; so whoever replays the log has the same model.
+// model is the shop's whole state. Only apply, evolve, tick and step.begin change it.
 type model struct {
 	seed      uint64
-	customers int   // how many customers the shop was made for
-	born      int64 // when it was made, unix nanoseconds; part of every change's id
+	customers int   // that the shop was made for
+	history   int64 // when the history began, unix nanoseconds; part of every change's id
 
 	step    uint64 // steps done
 	seq     uint64 // changes made
@@ -23,19 +21,18 @@ type model struct {
 
 	tables  []*table
 	byName  map[string]*table
-	places  []string // ids of companies and locations, 0 is none
-	placeID map[string]uint16
+	owners  []string // ids of companies and locations; owners[0] is ""
+	ownerID map[string]uint16
 
-	open, closed []string // orders that are worked on, and those that are done, ascending
+	open, closed []string // keys of unpaid and of paid orders, ascending
 
-	spans   []rawjson.Span // buffers
-	scratch []byte
+	spans []rawjson.Span // buffer
 }
 
-func newModel(seed uint64, customers int, born int64) *model {
+func newModel(seed uint64, customers int, history int64) *model {
 	m := &model{
-		seed: seed, customers: customers, born: born,
-		byName: make(map[string]*table), places: []string{""}, placeID: map[string]uint16{"": 0},
+		seed: seed, customers: customers, history: history,
+		byName: make(map[string]*table), owners: []string{""}, ownerID: map[string]uint16{"": 0},
 	}
 	for _, l := range firstLayouts() {
 		m.addTable(l)
@@ -49,8 +46,7 @@ func (m *model) addTable(l *layout) {
 	m.byName[l.table] = t
 }
 
-// tick returns a clock that is newer than every one before it, and is now's
-// where that is possible.
+// tick returns a clock that is newer than every one before it: now's if that is newer.
 func (m *model) tick(now int64) cdc.Timestamp {
 	if now > m.clock.Wall {
 		m.clock = cdc.Timestamp{Wall: now}
@@ -60,13 +56,14 @@ func (m *model) tick(now int64) cdc.Timestamp {
 	return m.clock
 }
 
-func (m *model) place(id []byte) uint16 {
-	if n, ok := m.placeID[string(id)]; ok {
+// owner returns the index of an id in owners.
+func (m *model) owner(id []byte) uint16 {
+	if n, ok := m.ownerID[string(id)]; ok {
 		return n
 	}
-	n := uint16(len(m.places))
-	m.places = append(m.places, string(id))
-	m.placeID[string(id)] = n
+	n := uint16(len(m.owners))
+	m.owners = append(m.owners, string(id))
+	m.ownerID[string(id)] = n
 	return n
 }
 
@@ -78,7 +75,7 @@ func (m *model) at(t *table, i int) row {
 	return row{table: t, layout: l, slot: i, image: s.image, spans: m.spans}
 }
 
-// apply performs o and returns the change that it is.
+// apply performs o and returns the change.
 func (m *model) apply(o *operation) Change {
 	switch o.op {
 	case cdc.Insert:
@@ -98,51 +95,38 @@ func (m *model) insert(o *operation) Change {
 	c.After = o.image
 	m.put(&r, len(t.layouts)-1)
 	if t.name() == orderTable {
-		m.file(r.keyOf(), "", r.text("status"))
+		m.fileOrder(r.keyOf(), "", r.text("status"))
 	}
 	return c
 }
 
-// put adds a row that is already an image to its table.
+// put adds a row to its table.
 func (m *model) put(r *row, layout int) {
 	l := r.layout
 	r.slot = r.table.add(slot{
 		key: r.keyOf(), image: r.image, layout: uint16(layout),
-		company: m.place(text0(r.raw(l.company))), location: m.place(text0(r.raw(l.location))),
-	}, string(text0(r.raw(l.parent))))
+		company: m.owner(textOrNil(r.raw(l.company))), location: m.owner(textOrNil(r.raw(l.location))),
+	}, string(textOrNil(r.raw(l.parent))))
 }
 
-// text0 returns the text of a raw value, empty where it is missing or null.
-func text0(raw []byte) []byte {
+// textOrNil returns the text of a raw value, nil if it is missing or null.
+func textOrNil(raw []byte) []byte {
 	if isNull(raw) {
 		return nil
 	}
 	return rawjson.Text(raw)
 }
 
-// target returns the row that o is about.
-func (m *model) target(o *operation) *row {
-	if o.row == nil {
-		r := m.at(o.table, o.slot)
-		o.row = &r
-	}
-	return o.row
-}
-
 func (m *model) update(o *operation) Change {
-	t, r := o.table, m.target(o)
+	t, r := o.table, o.row
 	c := m.change(o, r)
 	c.Before, c.After, c.Diff = r.image, o.image, o.diff
-	if c.After == nil {
-		m.scratch, c.Diff = r.rewrite(m.scratch, o.sets)
-		c.After = bytes.Clone(m.scratch)
-	}
-	s := &t.rows[o.slot]
+	s := &t.rows[r.slot]
 	s.image, s.layout = c.After, uint16(len(t.layouts)-1)
 	if t.name() == orderTable {
 		for _, set := range o.sets {
 			if t.latest().columns[set.column].name == "status" {
-				m.file(s.key, r.text("status"), string(rawjson.Text(set.value)))
+				m.fileOrder(s.key, r.text("status"), string(rawjson.Text(set.value)))
 			}
 		}
 	}
@@ -150,31 +134,31 @@ func (m *model) update(o *operation) Change {
 }
 
 func (m *model) delete(o *operation) Change {
-	r := m.target(o)
+	r := o.row
 	c := m.change(o, r)
 	c.Before = r.image
 	if o.table.name() == orderTable {
-		m.file(r.key(), r.text("status"), "")
+		m.fileOrder(r.key(), r.text("status"), "")
 	}
-	o.table.remove(o.slot, string(text0(r.raw(r.layout.parent))))
+	o.table.remove(r.slot, string(textOrNil(r.raw(r.layout.parent))))
 	return c
 }
 
-// change begins the change that o makes to r.
+// change returns the change that o makes to r, without the images.
 func (m *model) change(o *operation, r *row) Change {
 	m.seq++
 	m.clock = o.clock
 	return Change{
 		Seq: m.seq, ID: m.changeID(m.seq), Op: o.op, Table: o.table.name(), Key: r.wireKey(), ModelVersion: o.table.latest().version,
-		CompanyID: m.places[m.place(text0(r.raw(r.layout.company)))], LocationID: m.places[m.place(text0(r.raw(r.layout.location)))],
-		UserID: o.user, Clock: o.clock, Imported: o.imported,
+		CompanyID:  m.owners[m.owner(textOrNil(r.raw(r.layout.company)))],
+		LocationID: m.owners[m.owner(textOrNil(r.raw(r.layout.location)))],
+		UserID:     o.user, Clock: o.clock, Imported: o.imported,
 	}
 }
 
-// changeID returns the id of a change in the form of a UUID whose last twelve
-// digits are seq.
+// changeID returns the id of a change: a UUID whose last twelve digits are seq.
 func (m *model) changeID(seq uint64) string {
-	h := mix(m.seed ^ mix(uint64(m.born)))
+	h := mix(m.seed ^ mix(uint64(m.history)))
 	const digits = "0123456789abcdef"
 	id := []byte("00000000-0000-8000-8000-000000000000")
 	for i, at := range [...]int{0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 15, 16, 17} {
@@ -187,7 +171,7 @@ func (m *model) changeID(seq uint64) string {
 	return string(id)
 }
 
-// mix is the finaliser of SplitMix64: it spreads neighbouring numbers apart.
+// mix is the finaliser of SplitMix64. It maps neighbouring numbers to distant ones.
 func mix(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
@@ -195,17 +179,17 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// file moves an order between the lists of open and closed ones as its status
-// changes; "" is the status of an order that does not exist.
-func (m *model) file(key, was, now string) {
-	from, to := m.drawer(was), m.drawer(now)
+// fileOrder moves an order between the lists of open and closed ones as its status changes; "" is
+// the status of an order that does not exist.
+func (m *model) fileOrder(key, was, now string) {
+	from, to := m.orderList(was), m.orderList(now)
 	if from == to {
 		return
 	}
 	if from != nil {
 		i, found := slices.BinarySearch(*from, key)
 		if !found {
-			panic(fmt.Sprintf("shop: an order that is %s is not filed so", was))
+			panic(fmt.Sprintf("shop: an order with the status %s is not in its list", was))
 		}
 		*from = slices.Delete(*from, i, i+1)
 	}
@@ -215,7 +199,8 @@ func (m *model) file(key, was, now string) {
 	}
 }
 
-func (m *model) drawer(status string) *[]string {
+// orderList returns the list that holds orders of a status, nil for "".
+func (m *model) orderList(status string) *[]string {
 	switch status {
 	case "":
 		return nil

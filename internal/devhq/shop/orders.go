@@ -1,7 +1,7 @@
 package shop
 
-// hotOrder returns one of the orders that are worked on, most often one of the
-// newest few, which change many times a second.
+// hotOrder returns an open order, most often one of the newest few, which change many times a
+// second.
 func (st *step) hotOrder() (row, bool) {
 	open := st.m.open
 	if len(open) == 0 {
@@ -10,7 +10,7 @@ func (st *step) hotOrder() (row, bool) {
 	return st.find(orderTable, open[len(open)-1-st.skewed(len(open))]), true
 }
 
-// arrive begins an order: a customer comes, with or without an appointment.
+// arrive begins an order: a customer arrives, with or without an appointment.
 func (st *step) arrive() {
 	if len(st.m.open) > 20+st.m.customers/8 {
 		return
@@ -21,7 +21,7 @@ func (st *step) arrive() {
 		vehicle = st.newVehicle(customer)
 		customer = st.find("customer", customer.key())
 	}
-	st.at(location)
+	st.actAt(location)
 	n := location.int("nextOrderNumber")
 	values := []value{
 		num("number", n), str("customerId", customer.key()), str("vehicleId", vehicle), str("serviceWriterId", writer),
@@ -35,12 +35,12 @@ func (st *step) arrive() {
 	if appointment != nil {
 		st.update(*appointment, str("orderId", order), raw("status", `"Arrived"`))
 	}
-	st.update(location, num("nextOrderNumber", n+1), num("openOrders", location.int("openOrders")+1), st.when("lastActivityDate"))
-	st.update(customer, num("orderCount", customer.int("orderCount")+1), st.when("lastVisitDate"))
+	st.update(location, num("nextOrderNumber", n+1), num("openOrders", location.int("openOrders")+1), st.nowIn("lastActivityDate"))
+	st.update(customer, num("orderCount", customer.int("orderCount")+1), st.nowIn("lastVisitDate"))
 }
 
-// visitor returns a customer with the vehicle brought, by appointment where
-// the first one looked at is still to come.
+// visitor returns a customer and a vehicle. If it picks an appointment that has no order yet, it
+// returns that too.
 func (st *step) visitor() (customer, location row, vehicle string, appointment *row) {
 	if a, ok := st.any("appointment"); ok && a.text("orderId") == "" && st.percent(70) {
 		if c, ok := st.lookup("customer", a.text("customerId")); ok {
@@ -48,20 +48,20 @@ func (st *step) visitor() (customer, location row, vehicle string, appointment *
 		}
 	}
 	customer, location = st.someCustomer()
-	if keys := st.below("vehicle", customer.key()); len(keys) > 0 {
-		vehicle = pick(st.pen, keys)
+	if keys := st.childKeys("vehicle", customer.key()); len(keys) > 0 {
+		vehicle = pick(st.generator, keys)
 	}
 	return customer, location, vehicle, nil
 }
 
-// advanceOrder does what an order that is worked on needs next.
+// advanceOrder does the next piece of work on an open order.
 func (st *step) advanceOrder() {
 	o, ok := st.hotOrder()
 	if !ok {
 		return
 	}
 	st.clerk()
-	st.at(o)
+	st.actAt(o)
 	switch o.text("status") {
 	case statusEstimate:
 		switch {
@@ -85,8 +85,7 @@ func (st *step) advanceOrder() {
 	}
 }
 
-// totals returns the values of an order's sums once labour and parts, in cents,
-// have been added to it.
+// totals returns the values of an order's sums after adding labour and parts, in cents.
 func (st *step) totals(o row, laborCents, partsCents int64) []value {
 	labor, parts := o.int("laborCents")+laborCents, o.int("partsCents")+partsCents
 	subtotal := labor + parts + o.int("feesCents") - o.int("discountCents")
@@ -98,7 +97,7 @@ func (st *step) totals(o row, laborCents, partsCents int64) []value {
 	}
 }
 
-// addService puts a service on an estimate, with its labour and parts.
+// addService adds a service with its labour and parts to an estimate.
 func (st *step) addService(o row) {
 	service := st.insert("service", str("orderId", o.key()))
 	var laborCents, partsCents, hours int64
@@ -122,8 +121,7 @@ func (st *step) addService(o row) {
 		hundredths("laborHours", o.hundredths("laborHours")+hours))...)
 }
 
-// addPart puts a part on an order and reserves it in the stock, and returns its
-// price in cents.
+// addPart adds a part to an order, reserves it in the stock, and returns its price in cents.
 func (st *step) addPart(o row, service string) int64 {
 	values := []value{str("orderId", o.key()), str("serviceId", service)}
 	quantity, cost := 1+st.Int64N(8), 100+st.Int64N(20_000)
@@ -133,19 +131,21 @@ func (st *step) addPart(o row, service string) int64 {
 		st.update(stock, num("reserved", stock.int("reserved")+quantity), num("movements", stock.int("movements")+1))
 	}
 	total := cost * 3 / 2 * quantity
-	st.insert("part", append(values, num("quantity", quantity), num("costCents", cost), num("retailCents", cost*3/2), num("totalCents", total))...)
+	st.insert("part", append(values, num("quantity", quantity), num("costCents", cost), num("retailCents", cost*3/2),
+		num("totalCents", total))...)
 	return total
 }
 
 func (st *step) approve(o row) {
-	for _, key := range st.below("service", o.key()) {
-		st.update(st.find("service", key), flag("authorized", true), st.when("authorizedDate"))
+	for _, key := range st.childKeys("service", o.key()) {
+		st.update(st.find("service", key), flag("authorized", true), st.nowIn("authorizedDate"))
 	}
-	st.update(o, raw("status", `"`+statusApproved+`"`), flag("authorized", true), st.when("authorizedDate"), num("messageCount", o.int("messageCount")+1))
+	st.update(o, raw("status", `"`+statusApproved+`"`), flag("authorized", true), st.nowIn("authorizedDate"),
+		num("messageCount", o.int("messageCount")+1))
 	st.send(o.text("customerId"), o.key(), "Queued")
 }
 
-// decline drops an estimate: the draft is deleted with all that belongs to it.
+// decline deletes an estimate with all its rows.
 func (st *step) decline(o row) {
 	location := st.locationOf(o)
 	st.removeOrder(o.key())
@@ -154,32 +154,32 @@ func (st *step) decline(o row) {
 
 func (st *step) start(o row) {
 	technician, _ := st.any("user")
-	st.update(o, raw("status", `"`+statusProgress+`"`), str("assignedTechnicianId", technician.key()), st.when("startedDate"))
+	st.update(o, raw("status", `"`+statusProgress+`"`), str("assignedTechnicianId", technician.key()), st.nowIn("startedDate"))
 	st.clockIn(o, technician.key())
 }
 
-// clockIn opens a time entry, whose id counts within the order.
+// clockIn opens a time entry. Its id counts within the order.
 func (st *step) clockIn(o row, technician string) {
-	st.insert("time_entry", str("orderId", o.key()), num("id", int64(1+len(st.below("time_entry", o.key())))), str("userId", technician))
+	id := int64(1 + len(st.childKeys("time_entry", o.key())))
+	st.insert("time_entry", str("orderId", o.key()), num("id", id), str("userId", technician))
 }
 
-// labour does some of an order's work: a labour line is completed, a part is
-// built in, time is booked.
+// labour does some of an order's work: it completes a labour line or books time.
 func (st *step) labour(o row) {
 	done := o.hundredths("progress")
 	values := []value{hundredths("progress", min(done+5+st.Int64N(20), 100))}
-	if keys := st.below("labor", o.key()); len(keys) > 0 {
-		l := st.find("labor", pick(st.pen, keys))
+	if keys := st.childKeys("labor", o.key()); len(keys) > 0 {
+		l := st.find("labor", pick(st.generator, keys))
 		if l.text("completed") == "false" {
-			st.update(l, flag("completed", true), st.when("completedDate"), optional("technicianId", o.text("assignedTechnicianId")))
+			st.update(l, flag("completed", true), st.nowIn("completedDate"), optional("technicianId", o.text("assignedTechnicianId")))
 		} else {
 			st.edit(l, 2)
 		}
 	}
-	if keys := st.below("time_entry", o.key()); len(keys) > 0 {
-		e := st.find("time_entry", pick(st.pen, keys))
+	if keys := st.childKeys("time_entry", o.key()); len(keys) > 0 {
+		e := st.find("time_entry", pick(st.generator, keys))
 		if e.text("clockOutDate") == "" {
-			st.update(e, st.when("clockOutDate"), hundredths("hours", st.Int64N(400)))
+			st.update(e, st.nowIn("clockOutDate"), hundredths("hours", st.Int64N(400)))
 		} else if len(keys) < 20 {
 			st.clockIn(o, e.text("userId"))
 		}
@@ -189,13 +189,13 @@ func (st *step) labour(o row) {
 
 func (st *step) invoice(o row) {
 	st.update(o, append(st.totals(o, 0, 0), raw("status", `"`+statusInvoiced+`"`), flag("invoiced", true), flag("readyForPickup", true),
-		st.when("completedDate"), st.when("invoicedDate"))...)
+		st.nowIn("completedDate"), st.nowIn("invoicedDate"))...)
 	customer := st.find("customer", o.text("customerId"))
 	st.update(customer, num("balanceCents", customer.int("balanceCents")+o.int("remainingCents")))
 	st.send(customer.key(), o.key(), "Sent")
 }
 
-// pay pays an order, in part or all of it; then the order is closed.
+// pay pays an order, in part or in full. A fully paid order is closed.
 func (st *step) pay(o row) {
 	rest := o.int("remainingCents")
 	amount := rest
@@ -209,10 +209,12 @@ func (st *step) pay(o row) {
 	values := []value{num("paidCents", o.int("paidCents")+amount), num("remainingCents", rest-amount)}
 	open := location.int("openOrders")
 	if amount == rest {
-		values = append(values, raw("status", `"`+statusPaid+`"`), flag("paid", true), st.when("paidDate"))
+		values = append(values, raw("status", `"`+statusPaid+`"`), flag("paid", true), st.nowIn("paidDate"))
 		open--
 	}
 	st.update(o, values...)
-	st.update(customer, num("balanceCents", customer.int("balanceCents")-amount), num("lifetimeCents", customer.int("lifetimeCents")+amount))
-	st.update(location, num("openOrders", open), num("revenueCents", location.int("revenueCents")+amount), st.when("lastActivityDate"))
+	st.update(customer, num("balanceCents", customer.int("balanceCents")-amount),
+		num("lifetimeCents", customer.int("lifetimeCents")+amount))
+	st.update(location, num("openOrders", open), num("revenueCents", location.int("revenueCents")+amount),
+		st.nowIn("lastActivityDate"))
 }

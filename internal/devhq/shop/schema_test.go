@@ -18,7 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// wireSchema is a Schema as far as rows are checked against it.
+// wireSchema holds the parts of a Schema that rows are checked against.
 type wireSchema struct {
 	Table, ModelVersion string
 	PrimaryKeys         []string
@@ -33,10 +33,10 @@ type wireSchema struct {
 	}
 }
 
-// schemas finds the schema of any version of any table.
+// schemas looks up the schema of any version of any table.
 type schemas struct {
 	shop    *shop.Shop
-	objects map[string]string // by table
+	objects map[string]string // table -> object
 	known   map[string]*wireSchema
 }
 
@@ -63,7 +63,7 @@ func (s *schemas) version(t testing.TB, table, version string) *wireSchema {
 	return w
 }
 
-// check makes sure that a row is one of its schema.
+// check checks that a row conforms to the schema.
 func (w *wireSchema) check(t testing.TB, row []byte) {
 	t.Helper()
 	if !utf8.Valid(row) {
@@ -90,11 +90,11 @@ func (w *wireSchema) check(t testing.TB, row []byte) {
 		if p.Items != nil && len(p.Items.Enum) > 0 {
 			kind = "enum"
 			if !slices.Contains(p.Items.Enum, string(rawjson.Text([]byte(value)))) {
-				t.Fatalf("%s.%s is none of its set: %s", w.Table, name, value)
+				t.Fatalf("%s.%s is not in its set: %s", w.Table, name, value)
 			}
 		}
 		if !isA(kind, p.Format, value) {
-			t.Fatalf("%s.%s is no %s: %s", w.Table, name, kind, value)
+			t.Fatalf("%s.%s is not of type %s: %s", w.Table, name, kind, value)
 		}
 	}
 }
@@ -123,11 +123,11 @@ func isA(kind, format, value string) bool {
 	return value[0] == '"'
 }
 
-func TestEveryRowIsOneOfItsSchemaVersion(t *testing.T) {
+func TestShop_RowsConformToTheirSchemaVersion(t *testing.T) {
 	s := open(t, t.TempDir(), 21, newClock())
 	defer closed(t, s)
 	known := &schemas{shop: s}
-	versions := map[string]string{} // of each row, by table and key
+	versions := map[string]string{} // table and key -> version of the row
 	for table, rows := range held(t, s, s.Snapshot()) {
 		latest := latestVersion(t, s, table)
 		for key, row := range rows {
@@ -148,7 +148,7 @@ func TestEveryRowIsOneOfItsSchemaVersion(t *testing.T) {
 		keys := primaryKeys(t, s)
 		for _, c := range changes {
 			if c.Before != nil {
-				// The row as it was is of the version in which it was written.
+				// The row before has the version that it was written with.
 				known.version(t, c.Table, versions[c.Table+rowKey(t, keys[c.Table], c.Before)]).check(t, c.Before)
 			}
 			if c.After != nil {
@@ -172,7 +172,7 @@ func latestVersion(t testing.TB, s *shop.Shop, table string) string {
 	return ""
 }
 
-func TestTheSchemaIsThatOfALargeShop(t *testing.T) {
+func TestShop_HasTheSchemaOfALargeShop(t *testing.T) {
 	s := open(t, t.TempDir(), 22, newClock())
 	defer closed(t, s)
 	columns, composite, renamed := map[string]int{}, 0, 0
@@ -201,10 +201,10 @@ func TestTheSchemaIsThatOfALargeShop(t *testing.T) {
 		}
 	}
 	if columns["order"] < 60 || columns["customer"] != 45 || composite < 2 || renamed < 1 {
-		t.Errorf("order has %d columns, customer %d; %d tables have composite keys, %d another name than their object",
+		t.Errorf("order has %d columns, customer %d; %d tables have composite keys, %d are not named like their object",
 			columns["order"], columns["customer"], composite, renamed)
 	}
 	if _, ok := s.Schema("RepairOrder", "nope"); ok {
-		t.Error("there is a schema of a version that never was")
+		t.Error("there is a schema of an unknown version")
 	}
 }

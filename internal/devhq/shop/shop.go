@@ -1,9 +1,10 @@
-// Package shop is a simulated auto-repair shop: companies with locations,
-// customers with vehicles, appointments that become estimates, repair orders,
-// invoices and payments. It is the source of data of a local HQ. Everything it
-// does follows from a seed and the time, every change of a row is written to a
-// log before anyone hears of it, and what it holds at any moment can be asked
-// for, so that what arrived somewhere can be compared with it.
+// Package shop simulates an auto-repair shop: companies with locations, customers with vehicles,
+// appointments that become estimates, repair orders, invoices and payments. It is the data source
+// of the HQ for development. Everything it does follows from a seed and the time, and its rows can
+// be read at any moment, so that a destination can be compared with them.
+//
+// The rows are in memory. A snapshot file keeps them from one run to the next: it is written when
+// the shop opens, after every saveAfter changes, when the schema changes, and when the shop closes.
 package shop
 
 import (
@@ -11,49 +12,59 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
+
+	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
 // ErrEvolved says that the schema has gone through all its evolutions.
-var ErrEvolved = errors.New("no evolution of the schema is left")
+var ErrEvolved = errors.New("the schema has no evolution left")
 
-// Options shape a shop when it is made. A shop that is there already keeps what
-// it was made with, except for Now.
+var errClosed = errors.New("the shop is closed")
+
+// Options configure a new shop. An existing shop keeps its seed and its customers.
 type Options struct {
 	Seed      uint64
-	Customers int              // how many there are in the beginning; 500 where it is 0
-	Now       func() time.Time // time.Now where it is nil
+	Customers int              // of a new shop; 0 means 500
+	Now       func() time.Time // nil means time.Now
 }
 
-// checkpointAfter is the size of the log, in bytes, at which a new generation begins.
-const checkpointAfter = 64 << 20
+// saveAfter is the number of changes after which the snapshot file is written.
+const saveAfter = 50_000
 
-// Shop is a simulated shop in a directory. It is safe for concurrent use; its
-// work is done one piece at a time.
+// temporary is the pattern of the snapshot file's name while it is written.
+const temporary = "snapshot-*.tmp"
+
+// Shop is a simulated shop. It is safe for concurrent use. It does one piece of work at a time.
 type Shop struct {
-	now             func() time.Time
-	checkpointAfter int64
+	path      string // of the snapshot file
+	now       func() time.Time
+	saveAfter int
 
-	work    sync.Mutex // held while a step is done and published
-	store   store
+	work    sync.Mutex // held while changes are made and published
 	step    *step
 	actions []action
-	records []byte
-	pending []Change // in the log, perhaps not in the stream
+	pending []Change // made, but perhaps not in the stream
+	unsaved int      // changes since the snapshot file was written
 
-	state  sync.RWMutex // held while the model or the log changes
+	state  sync.RWMutex // guards model and closed
 	model  *model
-	broken error // why no more work can be done
+	closed bool
 }
 
-// Open opens the shop in dir, which is made, with a new shop in it, where there
-// is none. The directory must not be open twice; who owns the data directory
-// around it sees to that.
+// Open opens the shop in dir. If there is none, it makes the directory and a new shop. The caller
+// must not open a directory twice.
+//
+// A shop that was killed opens as its snapshot file has it, so it may have published changes that
+// it does not know any more. Then it begins a new history: see History.
 func Open(dir string, o Options) (*Shop, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -61,73 +72,74 @@ func Open(dir string, o Options) (*Shop, error) {
 	if o.Customers <= 0 {
 		o.Customers = 500
 	}
-	s := &Shop{now: o.Now, checkpointAfter: checkpointAfter, store: store{dir: dir, sync: (*os.File).Sync}, actions: actions()}
+	s := &Shop{path: filepath.Join(dir, "snapshot"), now: o.Now, saveAfter: saveAfter, actions: actions()}
 	if err := s.open(o); err != nil {
 		return nil, fmt.Errorf("open the shop in %s: %w", dir, err)
 	}
-	s.step = &step{pen: newPen(), m: s.model, clock: s.now, keep: true}
+	s.step = &step{generator: newGenerator(), m: s.model, clock: s.now, keep: true}
 	return s, nil
 }
 
 func (s *Shop) open(o Options) error {
-	if err := os.MkdirAll(s.store.dir, 0o700); err != nil {
+	dir := filepath.Dir(s.path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	generation, err := newest(s.store.dir)
-	if err != nil {
-		return err
+	unfinished, _ := filepath.Glob(filepath.Join(dir, temporary)) // after a kill
+	for _, path := range unfinished {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
 	}
-	if generation == 0 {
+	m, closed, err := load(s.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		now := o.Now()
-		s.model = newModel(o.Seed, o.Customers, now.UnixNano())
-		s.model.found(now)
-		return s.store.checkpoint(s.model)
-	}
-	s.store.generation = generation
-	if s.model, err = load(filepath.Join(s.store.dir, checkpointName(generation))); err != nil {
+		m = newModel(o.Seed, o.Customers, now.UnixNano())
+		m.seedShop(now)
+	case err != nil:
 		return err
+	case !closed:
+		m.history = max(m.history+1, o.Now().UnixNano())
 	}
-	if err := s.store.openLog(s.replay); err != nil {
-		return err
+	s.model = m
+	return s.save(false)
+}
+
+// save replaces the snapshot file. closed says that the stream has every change of it, and that no
+// change follows. The caller holds state.
+func (s *Shop) save(closed bool) error {
+	err := durable.Replace(s.path, temporary, func(w io.Writer) error { return s.model.save(w, closed) })
+	if err != nil {
+		return fmt.Errorf("write the shop's snapshot: %w", err)
 	}
-	if err := s.store.sweep(); err != nil {
-		return errors.Join(err, s.store.log.Close())
-	}
+	s.unsaved = 0
 	return nil
 }
 
-// replay performs one record, and remembers its changes until a later record
-// says that they were published.
-func (s *Shop) replay(payload []byte) error {
-	if payload[0] == recordPublished {
-		r := reader{rest: payload[1:]}
-		upTo := r.uint()
-		s.pending = slices.DeleteFunc(s.pending, func(c Change) bool { return c.Seq <= upTo })
-		return r.err
-	}
-	return s.model.replay(payload, func(c Change) { s.pending = append(s.pending, c) })
-}
-
-// Close ends the work. What was not published is published after the next Open.
+// Close saves the shop and ends its work. If changes are not published, the shop has another
+// history after the next Open.
 func (s *Shop) Close() error {
 	s.work.Lock()
 	defer s.work.Unlock()
 	s.state.Lock()
 	defer s.state.Unlock()
-	if s.broken == nil {
-		s.broken = errors.New("the shop is closed")
+	if s.closed {
+		return nil
 	}
-	return errors.Join(s.store.sync(s.store.log), s.store.log.Close())
+	s.closed = true
+	return s.save(len(s.pending) == 0)
 }
 
-// Do does one step of the shop's work: one thing that happens in a shop, which
-// changes a few rows. It calls publish with each of the changes, in commit
-// order, once they are durable in the log. A nil answer means that the stream
-// has the change. After an error Do returns, and the change and those behind it
-// are published again, in order, before anything new happens: by the next call,
-// or by the first one after the shop was closed or killed and opened again. So
-// the stream may be given a change twice, always with the same ID, but never
-// misses one and never sees two in the wrong order.
+// History identifies the shop's history. All changes published in one history follow from each
+// other. If it differs from the history of a stream or of an export, these may contradict the
+// shop's rows.
+func (s *Shop) History() string { return strconv.FormatInt(s.model.history, 36) }
+
+// Do does one step of the shop's work: one business action, which changes a few rows. It calls
+// publish with each change, in commit order. After an error Do returns, and the next call
+// publishes the change and those after it again, in order, before it makes new ones. So the stream
+// may receive a change twice, always with the same ID, but misses none and sees none out of order.
 func (s *Shop) Do(ctx context.Context, publish func(Change) error) error {
 	return s.Work(ctx, 1, each(publish))
 }
@@ -143,188 +155,119 @@ func each(publish func(Change) error) func([]Change) (int, error) {
 	}
 }
 
-// Work does as many steps as make at least the given number of changes, with
-// one write to the log and one call of publish for all of them, which is many
-// times faster than as many calls of Do. Publish returns how many of the
-// changes, from the first on, the stream has; with a nil error it has all. The
-// slice is good until publish returns. Otherwise Work keeps Do's promises.
+// Work does steps until they make at least the given number of changes, and calls publish once for
+// all of them. If publish fails, it returns how many of the changes, from the first on, are in the
+// stream. The slice is valid until publish returns. Otherwise Work is like Do.
 func (s *Shop) Work(ctx context.Context, changes int, publish func([]Change) (int, error)) error {
 	s.work.Lock()
 	defer s.work.Unlock()
-	if err := s.settle(ctx, publish); err != nil {
+	if err := s.publishPending(ctx, publish); err != nil {
 		return err
 	}
-	err := s.commit(func() {
-		for ok := true; ok; ok = len(s.pending) < changes {
+	err := s.change(func() error {
+		for len(s.pending) == 0 || len(s.pending) < changes {
 			s.step.begin()
 			s.step.work(s.actions)
-			s.log()
+			s.collect()
 		}
+		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return s.settle(ctx, publish)
+	if err := s.publishPending(ctx, publish); err != nil || s.unsaved < s.saveAfter {
+		return err
+	}
+	s.state.RLock()
+	defer s.state.RUnlock()
+	return s.save(false)
 }
 
-// Evolve makes the next evolution of the schema, says what it is, and changes
-// a few rows of the table, which are published as by Do; should that fail, the
-// evolution has happened all the same. Once there is none left it returns
-// ErrEvolved.
-func (s *Shop) Evolve(ctx context.Context, publish func(Change) error) (what string, err error) {
+// Evolve makes the next evolution of the schema and returns its description. It also changes a few
+// rows of the table and publishes them as Do does; if that fails, the evolution has happened. If
+// none is left, Evolve returns ErrEvolved.
+func (s *Shop) Evolve(ctx context.Context, publish func(Change) error) (description string, err error) {
 	s.work.Lock()
 	defer s.work.Unlock()
-	if err := s.settle(ctx, each(publish)); err != nil {
+	if err := s.publishPending(ctx, each(publish)); err != nil {
 		return "", err
 	}
-	err = s.commit(func() {
+	err = s.change(func() error {
 		e := s.model.evolve()
 		if e == nil {
-			return
+			return ErrEvolved
 		}
-		what = e.what
-		s.records = appendRecord(s.records, recordEvolution, func(dst []byte) []byte { return appendNumber(dst, s.model.evolved) })
+		description = e.description
 		s.step.begin()
 		s.step.show(e)
-		s.log()
+		s.collect()
+		return s.save(false) // a schema that clients have seen must not disappear
 	})
 	if err != nil {
 		return "", err
 	}
-	if what == "" {
-		return "", ErrEvolved
-	}
-	return what, s.settle(ctx, each(publish))
+	return description, s.publishPending(ctx, each(publish))
 }
 
-// log adds the step just done to what is to be written.
-func (s *Shop) log() {
-	s.records = appendRecord(s.records, recordStep, func(dst []byte) []byte {
-		return append(appendNumber(dst, s.model.step), s.step.record...)
-	})
+// change calls act, which changes the model.
+func (s *Shop) change(act func() error) error {
+	s.state.Lock()
+	defer s.state.Unlock()
+	if s.closed {
+		return errClosed
+	}
+	return act()
+}
+
+// collect adds the changes of the last step to those that are pending.
+func (s *Shop) collect() {
 	s.pending = append(s.pending, s.step.changes...)
+	s.unsaved += len(s.step.changes)
 	clear(s.step.changes)
 }
 
-// commit lets act change the model, and makes what it did durable before anyone
-// can see it.
-func (s *Shop) commit(act func()) error {
-	s.state.Lock()
-	defer s.state.Unlock()
-	if s.broken != nil {
-		return s.broken
-	}
-	s.records = s.records[:0]
-	act()
-	return s.write(s.records, true)
-}
-
-// write appends to the log. Should that fail, the model is ahead of the log,
-// and only opening the shop again can mend it.
-func (s *Shop) write(records []byte, durable bool) error {
-	if err := s.store.append(records, durable); err != nil {
-		s.broken = fmt.Errorf("write the shop's log: %w", err)
-	}
-	return s.broken
-}
-
-// settle publishes what is pending, notes that in the log, and begins a new
-// generation where the log has become long.
-func (s *Shop) settle(ctx context.Context, publish func([]Change) (int, error)) error {
+// publishPending publishes the pending changes.
+func (s *Shop) publishPending(ctx context.Context, publish func([]Change) (int, error)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := s.usable(); err != nil { // else what is pending may not be in the log
+	if err := s.change(func() error { return nil }); err != nil {
 		return err
 	}
-	published := 0
-	var refused error
-	if len(s.pending) > 0 {
-		published, refused = publish(s.pending)
-		if refused == nil {
-			published = len(s.pending)
-		}
+	if len(s.pending) == 0 {
+		return nil
 	}
-	if err := s.note(published); err != nil {
-		return err
+	published, err := publish(s.pending)
+	if err != nil {
+		s.pending = slices.Delete(s.pending, 0, published)
+		return fmt.Errorf("publish the shop's changes: %w", err)
 	}
-	if refused != nil {
-		return fmt.Errorf("publish the shop's changes: %w", refused)
-	}
+	s.pending = slices.Delete(s.pending, 0, len(s.pending))
 	return nil
 }
 
-// usable returns why no more work can be done, if that is so.
-func (s *Shop) usable() error {
-	s.state.RLock()
-	defer s.state.RUnlock()
-	return s.broken
-}
-
-// Published tells the shop that the stream ends with the change of the given
-// id, so that neither it nor those before it are published again. Called after
-// Open it makes publishing exactly once, whatever the stream remembers of the
-// ids of its messages. An id that is none of those still to be published says
-// nothing.
-func (s *Shop) Published(id string) error {
-	s.work.Lock()
-	defer s.work.Unlock()
-	return s.note(1 + slices.IndexFunc(s.pending, func(c Change) bool { return c.ID == id }))
-}
-
-// note records that the first n pending changes are in the stream.
-func (s *Shop) note(n int) error {
-	s.state.Lock()
-	defer s.state.Unlock()
-	if s.broken != nil || n == 0 {
-		return s.broken
-	}
-	upTo := s.pending[n-1].Seq
-	s.pending = slices.Delete(s.pending, 0, n)
-	s.records = appendRecord(s.records[:0], recordPublished, func(dst []byte) []byte { return appendNumber(dst, upTo) })
-	// Forgetting this costs no more than publishing again.
-	if err := s.write(s.records, false); err != nil || len(s.pending) > 0 {
-		return err
-	}
-	if s.store.size < s.checkpointAfter {
-		return nil
-	}
-	if err := s.store.checkpoint(s.model); err != nil {
-		s.broken = fmt.Errorf("write a checkpoint of the shop: %w", err)
-	}
-	return s.broken
-}
-
-// Snapshot returns the shop as it is now, whether or not the last changes are
-// published yet. It takes some ten milliseconds a million rows.
+// Snapshot returns the shop as it is now, with the changes that are not published yet. It takes
+// some ten milliseconds per million rows.
 func (s *Shop) Snapshot() *Snapshot {
 	s.state.Lock()
 	defer s.state.Unlock()
-	sn := &Snapshot{Clock: s.model.tick(s.now().UnixNano()), tables: make(map[string][]slot), places: slices.Clone(s.model.places)}
+	sn := &Snapshot{Clock: s.model.tick(s.now().UnixNano()), tables: make(map[string][]slot), owners: slices.Clone(s.model.owners)}
 	for _, t := range s.model.tables {
 		sn.tables[t.name()] = slices.Clone(t.rows)
-	}
-	if s.broken == nil {
-		// The clock must not be handed out again after a restart. Where it can't
-		// be written down the shop is at an end, and no change follows. The next
-		// step's record makes it durable together with itself.
-		_ = s.write(appendRecord(nil, recordClock, func(dst []byte) []byte { return appendClock(dst, sn.Clock) }), false)
 	}
 	return sn
 }
 
 // Companies returns the ids of the companies.
-func (s *Shop) Companies() []string {
-	s.state.RLock()
-	defer s.state.RUnlock()
-	return slices.Sorted(maps.Keys(s.model.byName["company"].byKey))
-}
+func (s *Shop) Companies() []string { return s.keys("company") }
 
 // Locations returns the ids of the locations.
-func (s *Shop) Locations() []string {
+func (s *Shop) Locations() []string { return s.keys("location") }
+
+func (s *Shop) keys(table string) []string {
 	s.state.RLock()
 	defer s.state.RUnlock()
-	return slices.Sorted(maps.Keys(s.model.byName["location"].byKey))
+	return slices.Sorted(maps.Keys(s.model.byName[table].byKey))
 }
 
 // LatestSchemas returns the newest schema of every object, by object name.

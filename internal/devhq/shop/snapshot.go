@@ -9,18 +9,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// Snapshot is the shop as it was at one moment. It never changes, costs the
-// memory of an index into the rows, and is safe for concurrent use.
+// Snapshot is the shop at one moment. It is immutable and safe for concurrent use. It costs the
+// memory of an index into the rows.
 type Snapshot struct {
-	// Clock is the moment: it is newer than every change that the snapshot
-	// holds, and older than every other.
+	// Clock is newer than every change in the snapshot and older than every later one.
 	Clock cdc.Timestamp
 
 	tables map[string][]slot
-	places []string
+	owners []string
 }
 
-// Tables returns the names of the tables, in the order they came to be.
+// Tables returns the names of the tables, in the order of their creation.
 func (s *Shop) Tables() []string {
 	s.state.RLock()
 	defer s.state.RUnlock()
@@ -34,19 +33,18 @@ func (s *Shop) Tables() []string {
 // Len returns the number of rows of a table.
 func (sn *Snapshot) Len(table string) int { return len(sn.tables[table]) }
 
-// Rows returns the rows of a table in the order of their keys' texts, each a
-// JSON object that must not be written to. Only rows of the given companies are
-// among them, where any are given; likewise of the given locations, where rows
-// that belong to a whole company count as of all its locations.
+// Rows returns the rows of a table, ordered by the text of their keys. Each is a JSON object that
+// the caller must not change. If companies or locations are given, only their rows are returned. A
+// row that belongs to a whole company is a row of all its locations.
 func (sn *Snapshot) Rows(table string, companies, locations []string) iter.Seq[json.RawMessage] {
 	return func(yield func(json.RawMessage) bool) {
 		rows := slices.Clone(sn.tables[table])
 		slices.SortFunc(rows, func(a, b slot) int { return cmp.Compare(a.key, b.key) })
 		for _, r := range rows {
-			if len(companies) > 0 && !slices.Contains(companies, sn.places[r.company]) {
+			if len(companies) > 0 && !slices.Contains(companies, sn.owners[r.company]) {
 				continue
 			}
-			if len(locations) > 0 && r.location != 0 && !slices.Contains(locations, sn.places[r.location]) {
+			if len(locations) > 0 && r.location != 0 && !slices.Contains(locations, sn.owners[r.location]) {
 				continue
 			}
 			if !yield(r.image) {

@@ -11,33 +11,31 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// step is one business action under way: it changes rows, and remembers what
-// it did for the log and for the stream. Its randomness follows from the seed
-// and its number, so a step needs nothing but the model to be repeated.
+// step is one business action in progress. It changes rows and collects the changes. Its random
+// values follow from the seed and the step's number.
 type step struct {
-	*pen
+	*generator
 	m        *model
 	clock    func() time.Time
-	spread   bool   // changes take their own time, not the step's
-	user     string // who acts
+	spread   bool   // each change reads the clock; otherwise all have the step's time
+	user     string // that makes the changes, "" for the shop's machinery
 	imported bool
 
 	changes []Change
-	record  []byte // of the log; empty while the shop is being made
-	keep    bool   // whether changes and record are wanted
-	sets    []assignment
-	slab    []rawjson.Span // for the rows that are read
-	image   []byte
+	keep    bool // collect changes; false while a new shop is filled
+
+	sets  []assignment   // buffers
+	slab  []rawjson.Span // for rows that are read
+	image []byte
 }
 
-// begin makes st ready for the next step.
+// begin begins the next step.
 func (st *step) begin() {
 	st.m.step++
-	st.dip(st.m.seed, st.m.step, st.clock())
+	st.reseed(st.m.seed, st.m.step, st.clock())
 	st.user, st.imported = "", false
 	st.spread = st.percent(50)
 	st.changes = st.changes[:0]
-	st.record = st.record[:0]
 }
 
 // value is a column's new value.
@@ -49,19 +47,19 @@ type value struct {
 func str(column, s string) value       { return value{column, rawjson.AppendQuoted(nil, s)} }
 func num(column string, n int64) value { return value{column, strconv.AppendInt(nil, n, 10)} }
 func raw(column, v string) value       { return value{column, []byte(v)} }
-func nothing(column string) value      { return value{column, []byte("null")} }
+func nullIn(column string) value       { return value{column, []byte("null")} }
 
 func flag(column string, b bool) value { return value{column, strconv.AppendBool(nil, b)} }
 
-// optional is a text that may be missing.
+// optional is a text, or null if it is empty.
 func optional(column, s string) value {
 	if s == "" {
-		return nothing(column)
+		return nullIn(column)
 	}
 	return str(column, s)
 }
 
-// hundredths is a number with two decimals.
+// hundredths is a number with two decimals; n is in hundredths.
 func hundredths(column string, n int64) value {
 	sign := ""
 	if n < 0 {
@@ -70,13 +68,13 @@ func hundredths(column string, n int64) value {
 	return value{column, fmt.Appendf(nil, "%s%d.%02d", sign, n/100, n%100)}
 }
 
-// when is the present in a date column.
-func (st *step) when(column string) value { return value{column, instant(nil, st.now)} }
+// nowIn is the step's time in a date column.
+func (st *step) nowIn(column string) value { return value{column, instant(nil, st.now)} }
 
 func (st *step) table(name string) *table { return st.m.byName[name] }
 
-// at makes the place of the rows inserted from here on.
-func (st *step) at(r row) {
+// actAt makes the company and location of r those of the rows inserted from now on.
+func (st *step) actAt(r row) {
 	st.company, st.location = r.text("companyId"), r.text("locationId")
 }
 
@@ -100,8 +98,8 @@ func (st *step) assign(l *layout, values []value) []assignment {
 	return st.sets
 }
 
-// insert adds a row with the given values and made up ones, and returns its
-// key. Without an id among the values it is given the next one.
+// insert adds a row with the given values, generates the others, and returns the row's key. If
+// values has no id, the row gets the next one.
 func (st *step) insert(name string, values ...value) string {
 	t := st.table(name)
 	id := ""
@@ -115,18 +113,18 @@ func (st *step) insert(name string, values ...value) string {
 	return t.rows[len(t.rows)-1].key
 }
 
-// reinsert adds a row with another's image.
+// reinsert adds a row with the given image.
 func (st *step) reinsert(t *table, image []byte) {
 	st.apply(operation{op: cdc.Insert, table: t, image: image})
 }
 
-// update gives a row's columns new values, if any of them differ.
+// update gives columns of a row new values. If none of them differs, it does nothing.
 func (st *step) update(r row, values ...value) {
 	t := r.table
 	st.check(r)
 	l := t.latest()
 	if i := l.slot("updatedDate"); i >= 0 {
-		values = append(values, st.when("updatedDate"))
+		values = append(values, st.nowIn("updatedDate"))
 	}
 	if i := l.slot("revision"); i >= 0 {
 		values = append(values, num("revision", r.int("revision")+1))
@@ -134,18 +132,18 @@ func (st *step) update(r row, values ...value) {
 	sets := st.assign(l, values)
 	var diff []string
 	if st.image, diff = r.rewrite(st.image, sets); len(diff) > 0 {
-		st.apply(operation{op: cdc.Update, table: t, slot: r.slot, sets: sets, row: &r, image: bytes.Clone(st.image), diff: diff})
+		st.apply(operation{op: cdc.Update, table: t, sets: sets, row: &r, image: bytes.Clone(st.image), diff: diff})
 	}
 }
 
-// check makes sure that r is what its slot holds.
+// check panics if r is not the row in its slot any more.
 func (st *step) check(r row) {
 	if r.slot >= len(r.table.rows) || &r.image[0] != &r.table.rows[r.slot].image[0] {
 		panic("shop: a row of " + r.table.name() + " changed since it was read")
 	}
 }
 
-// edit gives some columns of a row that nobody reckons with made up values.
+// edit gives up to n editable columns of a row generated values.
 func (st *step) edit(r row, n int) {
 	l := r.table.latest()
 	values := make([]value, 0, n)
@@ -160,21 +158,18 @@ func (st *step) edit(r row, n int) {
 
 func (st *step) delete(r row) {
 	st.check(r)
-	st.apply(operation{op: cdc.Delete, table: r.table, slot: r.slot, row: &r})
+	st.apply(operation{op: cdc.Delete, table: r.table, row: &r})
 }
 
 func (st *step) apply(o operation) {
 	o.clock, o.user, o.imported = st.tick(), st.user, st.imported
-	if st.keep {
-		st.record = appendOperation(st.record, &o)
-	}
 	c := st.m.apply(&o)
 	if st.keep {
 		st.changes = append(st.changes, c)
 	}
 }
 
-// find returns the row with a key, which must exist.
+// find returns the row with a key. It panics if there is none.
 func (st *step) find(name, key string) row {
 	r, ok := st.lookup(name, key)
 	if !ok {
@@ -183,8 +178,8 @@ func (st *step) find(name, key string) row {
 	return r
 }
 
-// lookup returns the row with a key. It stays valid until the step changes it
-// or removes any row of its table.
+// lookup returns the row with a key. The row is valid until the step changes it or removes any
+// row of its table.
 func (st *step) lookup(name, key string) (row, bool) {
 	t := st.table(name)
 	i, ok := t.byKey[key]
@@ -194,7 +189,7 @@ func (st *step) lookup(name, key string) (row, bool) {
 	return st.read(t, int(i)), true
 }
 
-// any returns some row of a table.
+// any returns a random row of a table; false if the table is empty.
 func (st *step) any(name string) (row, bool) {
 	t := st.table(name)
 	if len(t.rows) == 0 {
@@ -203,7 +198,7 @@ func (st *step) any(name string) (row, bool) {
 	return st.read(t, st.IntN(len(t.rows))), true
 }
 
-// read cuts a row into columns of its own memory.
+// read returns a row with spans of its own, which later reads do not overwrite.
 func (st *step) read(t *table, i int) row {
 	r := st.m.at(t, i)
 	if len(st.slab) < len(r.spans) {
@@ -216,8 +211,8 @@ func (st *step) read(t *table, i int) row {
 	return r
 }
 
-// below returns the keys of a table's rows that belong to a parent row. They
-// are a copy, so that rows may be removed while they are walked.
-func (st *step) below(name, parent string) []string {
+// childKeys returns the keys of a table's rows that belong to a parent row. The result is a copy,
+// so that the caller may remove rows while it iterates.
+func (st *step) childKeys(name, parent string) []string {
 	return slices.Clone(st.table(name).children[parent])
 }

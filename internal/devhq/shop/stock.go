@@ -2,8 +2,7 @@ package shop
 
 import "strconv"
 
-// hotPart returns a part of the stock, most often one of the few that every
-// job needs.
+// hotPart returns a part in stock, most often one of the few that every job needs.
 func (st *step) hotPart() (row, bool) {
 	t := st.table("inventory_part")
 	if len(t.rows) == 0 {
@@ -12,36 +11,37 @@ func (st *step) hotPart() (row, bool) {
 	return st.read(t, st.skewed(len(t.rows))), true
 }
 
-// takeFromStock builds a part in: its counter falls, its line is installed, and
-// the order's sums change.
+// takeFromStock installs a part: it lowers the part's quantity, marks its line installed, and changes
+// the order's sums.
 func (st *step) takeFromStock() {
 	o, ok := st.hotOrder()
 	if !ok {
 		return
 	}
 	st.clerk()
-	st.at(o)
+	st.actAt(o)
 	stock, ok := st.hotPart()
 	if !ok {
 		return
 	}
 	n := 1 + st.Int64N(3)
-	st.update(stock, num("quantity", stock.int("quantity")-n), num("reserved", max(0, stock.int("reserved")-n)), num("movements", stock.int("movements")+1))
-	if keys := st.below("part", o.key()); len(keys) > 0 {
-		p := st.find("part", pick(st.pen, keys))
-		st.update(p, flag("installed", true), st.when("installedDate"))
+	st.update(stock, num("quantity", stock.int("quantity")-n), num("reserved", max(0, stock.int("reserved")-n)),
+		num("movements", stock.int("movements")+1))
+	if keys := st.childKeys("part", o.key()); len(keys) > 0 {
+		p := st.find("part", pick(st.generator, keys))
+		st.update(p, flag("installed", true), st.nowIn("installedDate"))
 	}
 	if s := o.text("status"); s != statusInvoiced {
 		st.update(o, st.totals(o, 0, n*stock.int("retailCents")%10_000)...)
 	}
 }
 
-// orderParts orders from a vendor what is short.
+// orderParts orders parts from a vendor.
 func (st *step) orderParts() {
 	st.clerk()
 	v, _ := st.any("vendor")
 	location, _ := st.any("location")
-	st.at(location)
+	st.actAt(location)
 	var total int64
 	lines := []byte{'['}
 	for i := range 1 + st.IntN(4) {
@@ -51,7 +51,7 @@ func (st *step) orderParts() {
 		cents := 100 + st.Int64N(100_000)
 		total += cents
 		lines = append(lines, `{"name":`...)
-		lines = oneOf(partNames...)(st.pen, lines)
+		lines = oneOf(partNames...)(st.generator, lines)
 		lines = append(lines, `,"cents":`...)
 		lines = strconv.AppendInt(lines, cents, 10)
 		lines = append(lines, '}')
@@ -59,17 +59,17 @@ func (st *step) orderParts() {
 	n := st.table("purchase_order").next
 	st.insert("purchase_order", str("vendorId", v.key()), num("number", int64(n)), raw("status", `"Ordered"`),
 		value{"lines", append(lines, ']')}, num("totalCents", total))
-	st.update(v, num("openPurchaseOrders", v.int("openPurchaseOrders")+1), value{"ledger", anyInteger(st.pen, nil)})
+	st.update(v, num("openPurchaseOrders", v.int("openPurchaseOrders")+1), value{"ledger", anyInteger(st.generator, nil)})
 }
 
-// receiveDelivery takes in a purchase order: several counters rise at once.
+// receiveDelivery receives a purchase order and raises the quantities of several parts.
 func (st *step) receiveDelivery() {
 	p, ok := st.any("purchase_order")
 	if !ok || p.text("status") == "Received" {
 		return
 	}
 	st.clerk()
-	st.update(p, raw("status", `"Received"`), st.when("receivedDate"))
+	st.update(p, raw("status", `"Received"`), st.nowIn("receivedDate"))
 	for range 3 + st.IntN(6) {
 		stock, _ := st.hotPart()
 		st.update(stock, num("quantity", stock.int("quantity")+5+st.Int64N(40)), num("movements", stock.int("movements")+1))
@@ -79,8 +79,7 @@ func (st *step) receiveDelivery() {
 	}
 }
 
-// recount replaces a row of the stock: it is deleted, and inserted again under
-// the same key with what was counted.
+// recount deletes a row of the stock and inserts it again with the same key and the counted quantity.
 func (st *step) recount() {
 	t := st.table("inventory_part")
 	if len(t.rows) == 0 {
@@ -88,7 +87,7 @@ func (st *step) recount() {
 	}
 	st.clerk()
 	r := st.read(t, st.IntN(len(t.rows)))
-	image, _ := r.rewrite(nil, st.assign(t.latest(), []value{num("quantity", st.Int64N(200)), num("reserved", 0), st.when("updatedDate")}))
+	image, _ := r.rewrite(nil, st.assign(t.latest(), []value{num("quantity", st.Int64N(200)), num("reserved", 0), st.nowIn("updatedDate")}))
 	st.delete(r)
 	st.reinsert(t, image)
 }

@@ -13,15 +13,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// table holds the rows of one table, each as the JSON text in which it is
-// published. Everything in it follows from the rows that were put in and the
-// order in which that happened, so that replaying the log restores it exactly.
+// table holds the rows of one table, each as the JSON text that is published. Its state follows
+// from the rows and the order in which they were added, so that loading a snapshot restores it
+// exactly.
 type table struct {
 	index    int // in model.tables
 	layouts  []*layout
-	rows     []slot // in no order; a removed row's place is taken by the last one
+	rows     []slot // in no order; remove moves the last row into the gap
 	byKey    map[string]int32
-	children map[string][]string // keys of the rows below another row, ascending; see definition.parent
+	children map[string][]string // parent key -> keys of its rows, ascending; see definition.parent
 	next     uint64              // rows ever inserted
 }
 
@@ -30,14 +30,14 @@ type slot struct {
 	key               string
 	image             []byte // immutable
 	layout            uint16 // in table.layouts
-	company, location uint16 // in model.places
+	company, location uint16 // in model.owners
 }
 
 func (t *table) latest() *layout { return t.layouts[len(t.layouts)-1] }
 func (t *table) name() string    { return t.layouts[0].table }
 
-// row is one row cut into columns. It is immutable, but its spans are only as
-// long-lived as the buffer they were cut into.
+// row is one row cut into columns. It is immutable. Its spans are valid as long as the buffer that
+// they were cut into.
 type row struct {
 	table  *table
 	layout *layout
@@ -46,8 +46,8 @@ type row struct {
 	spans  []rawjson.Span
 }
 
-// cut finds the columns of an image, which pen.row or rewrite wrote: in the
-// layout's order, some left out, without white space.
+// cut returns the spans of the columns of an image that generator.row or rewrite wrote: columns in
+// the layout's order, some left out, no white space.
 func cut(l *layout, image []byte, spans []rawjson.Span) []rawjson.Span {
 	spans = slices.Grow(spans[:0], len(l.columns))[:len(l.columns)]
 	clear(spans)
@@ -57,7 +57,7 @@ func cut(l *layout, image []byte, spans []rawjson.Span) []rawjson.Span {
 			continue
 		}
 		start := at + len(name)
-		end := pass(image, start)
+		end := skipValue(image, start)
 		spans[i] = rawjson.Span{Start: uint32(start), End: uint32(end)}
 		at = end + 1
 	}
@@ -67,17 +67,17 @@ func cut(l *layout, image []byte, spans []rawjson.Span) []rawjson.Span {
 	return spans
 }
 
-// pass returns the index after the value that begins at text[i], which is known
-// to be valid and inside an object.
-func pass(text []byte, i int) int {
+// skipValue returns the index after the value that begins at text[i]. The value must be valid and
+// inside an object.
+func skipValue(text []byte, i int) int {
 	switch text[i] {
 	case '"':
-		return passString(text, i)
+		return skipString(text, i)
 	case '{', '[':
 		for depth := 0; ; i++ {
 			switch text[i] {
 			case '"':
-				i = passString(text, i) - 1
+				i = skipString(text, i) - 1
 			case '{', '[':
 				depth++
 			case '}', ']':
@@ -94,7 +94,7 @@ func pass(text []byte, i int) int {
 	}
 }
 
-func passString(text []byte, i int) int {
+func skipString(text []byte, i int) int {
 	for {
 		i += 1 + bytes.IndexByte(text[i+1:], '"')
 		escapes := i
@@ -107,7 +107,7 @@ func passString(text []byte, i int) int {
 	}
 }
 
-// raw returns a column's raw value; nil where the row has none.
+// raw returns a column's raw value, nil if the row has none.
 func (r *row) raw(i int) []byte {
 	if i < 0 || r.spans[i].IsZero() {
 		return nil
@@ -128,7 +128,7 @@ func (r *row) int(column string) int64 {
 	return n
 }
 
-// hundredths returns a number of at most two decimals, times a hundred.
+// hundredths returns a number with at most two decimals, times a hundred.
 func (r *row) hundredths(column string) int64 {
 	whole, decimals, _ := strings.Cut(r.text(column), ".")
 	n, _ := strconv.ParseInt(whole+(decimals + "00")[:2], 10, 64)
@@ -137,7 +137,7 @@ func (r *row) hundredths(column string) int64 {
 
 func (r *row) key() string { return r.table.rows[r.slot].key }
 
-// keyOf returns the text by which a row is found: its key columns' texts.
+// keyOf returns the key of a row in table.byKey: the texts of its key columns.
 func (r *row) keyOf() string {
 	if len(r.layout.key) == 1 {
 		return string(rawjson.Text(r.raw(r.layout.key[0])))
@@ -152,7 +152,7 @@ func (r *row) keyOf() string {
 	return string(key)
 }
 
-// wireKey returns the key as a change names it.
+// wireKey returns the key as it is on the wire.
 func (r *row) wireKey() json.RawMessage {
 	key := []byte{'['}
 	if r.layout.companyKey {
@@ -173,8 +173,8 @@ type assignment struct {
 	value  []byte
 }
 
-// rewrite returns the image of r in its table's newest layout with the given
-// values, which are in the layout's order, and the names of the columns that differ.
+// rewrite returns the image of r in its table's newest layout with new values, and the names of
+// the columns that differ. sets is in the layout's order.
 func (r *row) rewrite(scratch []byte, sets []assignment) (image []byte, diff []string) {
 	to := r.table.latest()
 	out := append(scratch[:0], '{')
@@ -207,8 +207,8 @@ func (r *row) rewrite(scratch []byte, sets []assignment) (image []byte, diff []s
 
 func isNull(raw []byte) bool { return raw == nil || rawjson.IsNull(raw) }
 
-// convert returns a value of an older layout as the type that its column was
-// widened to holds it: a number in a column that became text is its digits.
+// convert converts a value of an older layout to the type that its column was widened to. A number
+// becomes its digits if the column is text now.
 func convert(raw []byte, to schema.Type) []byte {
 	if to == schema.String && len(raw) > 0 && raw[0] != '"' && !rawjson.IsNull(raw) {
 		return rawjson.AppendQuoted(nil, raw)
@@ -216,7 +216,7 @@ func convert(raw []byte, to schema.Type) []byte {
 	return raw
 }
 
-// add puts a row in and returns its place.
+// add adds a row and returns its index.
 func (t *table) add(s slot, parent string) int {
 	if _, twice := t.byKey[s.key]; twice {
 		panic(fmt.Sprintf("shop: a row of %s is inserted twice", t.name()))
@@ -257,15 +257,14 @@ func (t *table) remove(at int, parent string) {
 	}
 }
 
-// operation is one change in the terms of the model: what the log holds of it.
+// operation is one change in the terms of the model.
 type operation struct {
 	op       cdc.Op
 	table    *table
-	slot     int          // of an UPDATE or DELETE
-	image    []byte       // of an INSERT; of an UPDATE where it is known
-	sets     []assignment // of an UPDATE, in the layout's order
-	row      *row         // the row in the slot, where it is known
-	diff     []string     // of an UPDATE whose image is known
+	row      *row         // UPDATE, DELETE: the row before the change
+	image    []byte       // INSERT, UPDATE: the row after the change
+	sets     []assignment // UPDATE: the new values, in the layout's order
+	diff     []string     // UPDATE: the columns that differ
 	clock    cdc.Timestamp
 	user     string
 	imported bool

@@ -5,142 +5,166 @@ import (
 	"strings"
 )
 
-// The words that the shop writes with: short lists, chosen to hold what real
-// data holds and software stumbles over.
+// The words of generated text: short lists with everything that real data contains and software
+// stumbles over.
 var (
 	givenNames = []string{
-		"Ana", "Bob", "Chloé", "Dmitri", "Eoin", "Fátima", "Günther", "Hana", "İbrahim", "José", "Kwame", "Łukasz", "María-José", "Ngọc", "Óscar",
-		"Priya", "Quinn", "Renée", "Søren", "Þóra", "Umut", "Václav", "Wei", "Xóchitl", "Yuki", "Zoë", "李娜", "太郎", "Олена", "محمد", "D'Angelo", "Jo",
+		"Ana", "Bob", "Chloé", "Dmitri", "Eoin", "Fátima", "Günther", "Hana", "İbrahim", "José", "Kwame", "Łukasz", "María-José", "Ngọc",
+		"Óscar",
+		"Priya", "Quinn", "Renée", "Søren", "Þóra", "Umut", "Václav", "Wei", "Xóchitl", "Yuki", "Zoë", "李娜", "太郎", "Олена", "محمد",
+		"D'Angelo", "Jo",
 	}
 	familyNames = []string{
-		"O'Brien", "Smith", "Müller", "García Márquez", "Nguyễn", "van der Berg", "Åkesson", "Dvořák", "Yılmaz", "Kowalski", "St. John", "Lee", "王", "山田",
-		"Іваненко", "Null", "Test", "O’Neill", `"Ace" Johnson`, "Smith-Jones", "de la Cruz", "Ó Súilleabháin", "Brandt", "Silva", "Patel", "Haddad", "Kim",
+		"O'Brien", "Smith", "Müller", "García Márquez", "Nguyễn", "van der Berg", "Åkesson", "Dvořák", "Yılmaz", "Kowalski", "St. John",
+		"Lee", "王", "山田",
+		"Іваненко", "Null", "Test", "O’Neill", `"Ace" Johnson`, "Smith-Jones", "de la Cruz", "Ó Súilleabháin", "Brandt", "Silva", "Patel",
+		"Haddad", "Kim",
 	}
 	firms = []string{
-		"Acme Fleet, Inc.", "Bäckerei Schröder GmbH", "Café Olé", "Dunder & Sons", `The "Quick" Courier Co.`, "Nordisk Frakt AS", "株式会社さくら運輸",
+		"Acme Fleet, Inc.", "Bäckerei Schröder GmbH", "Café Olé", "Dunder & Sons", `The "Quick" Courier Co.`, "Nordisk Frakt AS",
+		"株式会社さくら運輸",
 		"O'Hara Plumbing", "R\\D Labs", "São Paulo Táxis Ltda", "50% Off Rentals", "A_B Testing LLC", "Ünlü Nakliyat",
 	}
 	streets = []string{
-		"Main St", "Élysée Ave", "Straße des 17. Juni", "O'Farrell St", "Calle 8 #12-34", "King's Rd", "桜通り", "5th Avenue, Apt. \"B\"", "Plaça de l'Àngel", "Highway 61",
+		"Main St", "Élysée Ave", "Straße des 17. Juni", "O'Farrell St", "Calle 8 #12-34", "King's Rd", "桜通り", "5th Avenue, Apt. \"B\"",
+		"Plaça de l'Àngel", "Highway 61",
 	}
 	cities = []string{
-		"Denver", "München", "São Paulo", "Kraków", "Saint-Étienne", "東京", "Reykjavík", "Winston-Salem", "Coeur d'Alene", "Malmö", "القاهرة", "Hanoi",
+		"Denver", "München", "São Paulo", "Kraków", "Saint-Étienne", "東京", "Reykjavík", "Winston-Salem", "Coeur d'Alene", "Malmö",
+		"القاهرة", "Hanoi",
 	}
-	makes  = []string{"Ford", "Citroën", "Škoda", "Toyota", "Mercedes-Benz", "Chevrolet", "BYD 比亚迪", "Lada (ВАЗ)", "Subaru", "Hyundai", "Land Rover", "RAM"}
-	models = []string{"F-150", "2CV", "Octavia", "Corolla", "Sprinter 2.1 CDI", "Silverado 1500", "海豚", "Niva 4x4", "Outback", "IONIQ 5", "Defender 110", "Model \"T\""}
+	makes = []string{
+		"Ford", "Citroën", "Škoda", "Toyota", "Mercedes-Benz", "Chevrolet", "BYD 比亚迪", "Lada (ВАЗ)", "Subaru", "Hyundai",
+		"Land Rover", "RAM",
+	}
+	models = []string{
+		"F-150", "2CV", "Octavia", "Corolla", "Sprinter 2.1 CDI", "Silverado 1500", "海豚", "Niva 4x4", "Outback", "IONIQ 5",
+		"Defender 110", "Model \"T\"",
+	}
 	colors = []string{"black", "white", "silver", "rouge métallisé", "British racing green", "azul", "灰色", "two-tone (red/white)"}
 	works  = []string{
-		"Oil & filter change", "Brake pads, front", "Brake discs 12\" rear", "Timing belt", "Diagnose check-engine light", "Tyre rotation", "Wheel alignment ±0.5°",
-		"A/C recharge", "Battery replacement", "Klimaanlage prüfen", "車検整備", "Coolant flush", "Suspension: ball joints", "Transmission service", "Clutch kit",
+		"Oil & filter change", "Brake pads, front", "Brake discs 12\" rear", "Timing belt", "Diagnose check-engine light",
+		"Tyre rotation", "Wheel alignment ±0.5°",
+		"A/C recharge", "Battery replacement", "Klimaanlage prüfen", "車検整備", "Coolant flush", "Suspension: ball joints",
+		"Transmission service", "Clutch kit",
 	}
 	partNames = []string{
-		"5W-30 1qt", "Oil filter Ø76", "Brake pad set", "Wiper blade 22\"", "Spark plug", "Ölfilter 5µ", "ブレーキパッド", "Coolant 50/50", "Air filter", "Cabin filter",
-		"Bulb H7 12V", "Serpentine belt", "Tire 205/55R16", "Valve stem", "Gasket O-ring", "Fuse 10A", "Battery 70Ah", "Hose clamp 3/4\"", "Lug nut M12x1.5", "Rotor 300mm",
+		"5W-30 1qt", "Oil filter Ø76", "Brake pad set", "Wiper blade 22\"", "Spark plug", "Ölfilter 5µ", "ブレーキパッド", "Coolant 50/50",
+		"Air filter", "Cabin filter",
+		"Bulb H7 12V", "Serpentine belt", "Tire 205/55R16", "Valve stem", "Gasket O-ring", "Fuse 10A", "Battery 70Ah", "Hose clamp 3/4\"",
+		"Lug nut M12x1.5", "Rotor 300mm",
 	}
 	brands  = []string{"Bosch", "Mann+Hummel", "Brembo", "NGK", "Valvoline", "Motul®", "デンソー", "AC/Delco", "Kraft's Own"}
 	remarks = []string{
-		"Customer hears a squeak when braking.", "Please call before doing any work > $200.", "Keys in the drop box 🔑", "Won't start when cold ❄️ – battery?",
-		"He said: \"it just stopped\".", "It's the 3rd time this year…", "Prüfen: Öl, Bremsen, Licht", "左前タイヤの空気圧が低い", "Rattle @ 60–70 km/h; see photo", "C:\\photos\\IMG_0042.jpg",
-		"'; DROP TABLE orders; --", "naïve façade, 100% ok", "null", "0", "", " ", "Ready 👍🏽👩‍🔧", "tab\there", "Line one\nLine two", "CR\r\nLF", "<b>bold</b> & <i>more</i>", "$$not a quote$$",
-		"2024-02-30T25:61:00Z", "{\"looks\":\"like json\"}", "Ελέγξτε τα φρένα", "تحقق من الفرامل", "ตรวจเบรก", "a\u0301 is not á", "zero\u200bwidth", "1e400",
+		"Customer hears a squeak when braking.", "Please call before doing any work > $200.", "Keys in the drop box 🔑",
+		"Won't start when cold ❄️ – battery?",
+		"He said: \"it just stopped\".", "It's the 3rd time this year…", "Prüfen: Öl, Bremsen, Licht", "左前タイヤの空気圧が低い",
+		"Rattle @ 60–70 km/h; see photo", "C:\\photos\\IMG_0042.jpg",
+		"'; DROP TABLE orders; --", "naïve façade, 100% ok", "null", "0", "", " ", "Ready 👍🏽👩‍🔧", "tab\there", "Line one\nLine two",
+		"CR\r\nLF", "<b>bold</b> & <i>more</i>", "$$not a quote$$",
+		"2024-02-30T25:61:00Z", "{\"looks\":\"like json\"}", "Ελέγξτε τα φρένα", "تحقق من الفرامل", "ตรวจเบรก", "a\u0301 is not á",
+		"zero\u200bwidth", "1e400",
 	}
-	tags = []string{"fleet", "vip", "warranty", "follow up", "no-show", "très bon client", "現金のみ", "it's complicated", "back\\slash", "quote\"d", ""}
+	tags = []string{
+		"fleet", "vip", "warranty", "follow up", "no-show", "très bon client", "現金のみ", "it's complicated", "back\\slash", "quote\"d", "",
+	}
 )
 
-func firstName(p *pen, dst []byte) []byte { return quoted(dst, pick(p, givenNames)) }
-func lastName(p *pen, dst []byte) []byte  { return quoted(dst, pick(p, familyNames)) }
+func firstName(g *generator, dst []byte) []byte { return quoted(dst, pick(g, givenNames)) }
+func lastName(g *generator, dst []byte) []byte  { return quoted(dst, pick(g, familyNames)) }
 
-func email(p *pen, dst []byte) []byte {
+func email(g *generator, dst []byte) []byte {
 	dst = append(dst, '"')
-	for range 5 + p.IntN(6) {
-		dst = append(dst, 'a'+byte(p.IntN(26)))
+	for range 5 + g.IntN(6) {
+		dst = append(dst, 'a'+byte(g.IntN(26)))
 	}
-	dst = strconv.AppendInt(append(dst, '+'), int64(p.IntN(1000)), 10)
+	dst = strconv.AppendInt(append(dst, '+'), int64(g.IntN(1000)), 10)
 	return append(dst, `@example.com"`...)
 }
 
-func address(p *pen, dst []byte) []byte {
-	return quoted(dst, strconv.Itoa(1+p.IntN(9999))+" "+pick(p, streets))
+func address(g *generator, dst []byte) []byte {
+	return quoted(dst, strconv.Itoa(1+g.IntN(9999))+" "+pick(g, streets))
 }
 
-// remark makes a short text, sometimes two of them.
-func remark(p *pen, dst []byte) []byte {
-	s := pick(p, remarks)
-	if p.percent(20) {
-		s += "\n" + pick(p, remarks)
+// remark makes a short text, sometimes of two lines.
+func remark(g *generator, dst []byte) []byte {
+	s := pick(g, remarks)
+	if g.percent(20) {
+		s += "\n" + pick(g, remarks)
 	}
 	return quoted(dst, s)
 }
 
-// longRemark makes a remark that is a whole story one time in so many.
+// longRemark makes a remark that has up to most bytes once in oneIn times.
 func longRemark(oneIn, most int) maker {
-	return func(p *pen, dst []byte) []byte {
-		if p.IntN(oneIn) != 0 {
-			return remark(p, dst)
+	return func(g *generator, dst []byte) []byte {
+		if g.IntN(oneIn) != 0 {
+			return remark(g, dst)
 		}
-		n := most/2 + p.IntN(most/2)
+		n := most/2 + g.IntN(most/2)
 		var b strings.Builder
 		for b.Len() < n {
-			b.WriteString(pick(p, remarks))
-			b.WriteString(pick(p, []string{" ", "\n", "\n\n", " — "}))
+			b.WriteString(pick(g, remarks))
+			b.WriteString(pick(g, []string{" ", "\n", "\n\n", " — "}))
 		}
 		return quoted(dst, b.String())
 	}
 }
 
-// settings makes an object: flat, nested, empty, with JSON inside its strings.
-func settings(p *pen, dst []byte) []byte {
-	switch p.IntN(6) {
+// settings makes an object: flat, nested, empty, or with JSON in its strings.
+func settings(g *generator, dst []byte) []byte {
+	switch g.IntN(6) {
 	case 0:
 		return append(dst, "{}"...)
 	case 1:
 		return append(dst, `{"payload":"{\"inner\":\"a \\\"quoted\\\" word\",\"n\":[1,2,{\"deep\":null}]}","version":2}`...)
 	case 2:
 		dst = append(dst, `{"big":`...)
-		dst = anyInteger(p, dst)
+		dst = anyInteger(g, dst)
 		dst = append(dst, `,"ratio":`...)
-		dst = decimal(-1, 1, 15)(p, dst)
-		return append(dst, `,"flags":[true,false,null,1.50,-2e3],"escaped":"caf\u00e9 \ud83d\ude97\u2028 a\/b","é":"ü","a.b":{"c/d":{"e\"f":[[],[[]],{}]}}}`...)
+		dst = decimal(-1, 1, 15)(g, dst)
+		dst = append(dst, `,"flags":[true,false,null,1.50,-2e3],"escaped":"caf\u00e9 \ud83d\ude97\u2028 a\/b",`...)
+		return append(dst, `"é":"ü","a.b":{"c/d":{"e\"f":[[],[[]],{}]}}}`...)
 	case 3:
 		dst = append(dst, `{"source":`...)
-		dst = oneOf("web", "phone", "walk-in", "kiosk 📱")(p, dst)
+		dst = oneOf("web", "phone", "walk-in", "kiosk 📱")(g, dst)
 		dst = append(dst, `,"utm":{"campaign":`...)
-		dst = remark(p, dst)
+		dst = remark(g, dst)
 		dst = append(dst, `,"clicks":`...)
-		dst = between(0, 99)(p, dst)
+		dst = between(0, 99)(g, dst)
 		return append(dst, `}}`...)
 	default:
 		dst = append(dst, `{"sms":`...)
-		dst = chance(50)(p, dst)
+		dst = chance(50)(g, dst)
 		dst = append(dst, `,"email":`...)
-		dst = chance(50)(p, dst)
+		dst = chance(50)(g, dst)
 		dst = append(dst, `,"locale":`...)
-		dst = oneOf("en-US", "de-DE", "ja-JP", "pt-BR")(p, dst)
+		dst = oneOf("en-US", "de-DE", "ja-JP", "pt-BR")(g, dst)
 		return append(dst, '}')
 	}
 }
 
 // list makes an array of up to most elements.
 func list(most int, element maker) maker {
-	return func(p *pen, dst []byte) []byte {
+	return func(g *generator, dst []byte) []byte {
 		dst = append(dst, '[')
-		for i := range p.IntN(most + 1) {
+		for i := range g.IntN(most + 1) {
 			if i > 0 {
 				dst = append(dst, ',')
 			}
-			dst = element(p, dst)
+			dst = element(g, dst)
 		}
 		return append(dst, ']')
 	}
 }
 
 // photo makes an object as an element of a list.
-func photo(p *pen, dst []byte) []byte {
+func photo(g *generator, dst []byte) []byte {
 	dst = append(dst, `{"url":"https://img.example.com/`...)
-	dst = strconv.AppendUint(dst, p.Uint64(), 36)
+	dst = strconv.AppendUint(dst, g.Uint64(), 36)
 	dst = append(dst, `.jpg?w=640&h=480","caption":`...)
-	dst = remark(p, dst)
+	dst = remark(g, dst)
 	dst = append(dst, `,"bytes":`...)
-	dst = between(1_000, 9_000_000)(p, dst)
+	dst = between(1_000, 9_000_000)(g, dst)
 	return append(dst, '}')
 }

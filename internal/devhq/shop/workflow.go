@@ -1,7 +1,6 @@
 package shop
 
-// action is something that happens in a shop, and how often in comparison with
-// the others. It may find nothing to do.
+// action is a business action with its relative frequency. It may find nothing to do.
 type action struct {
 	weight int
 	do     func(*step)
@@ -27,7 +26,7 @@ func actions() []action {
 	}
 }
 
-// work does one step: one action that changes something.
+// work runs actions until one changes a row.
 func (st *step) work(all []action) {
 	total := 0
 	for _, a := range all {
@@ -45,8 +44,8 @@ func (st *step) work(all []action) {
 	}
 }
 
-// clerk makes one of the users act, now and then the machinery itself, and
-// returns the user's id.
+// clerk picks a user and returns the id. Most of the time the user makes the next changes, otherwise
+// the shop's machinery does.
 func (st *step) clerk() string {
 	users := st.table("user").rows
 	key := users[st.IntN(len(users))].key
@@ -56,16 +55,16 @@ func (st *step) clerk() string {
 	return key
 }
 
-// mostCustomers is how many customers the shop grows to.
+// mostCustomers is the number of customers that the shop grows to.
 func (m *model) mostCustomers() int { return 2*m.customers + 20 }
 
-// newCustomer inserts a customer of one location with a vehicle or two.
+// newCustomer inserts a customer of a location with one or two vehicles.
 func (st *step) newCustomer(location row) row {
-	st.at(location)
+	st.actAt(location)
 	if st.percent(15) {
 		st.location = "" // a customer of the whole company
 	}
-	key := st.insert("customer", nothing("lastVisitDate"))
+	key := st.insert("customer", nullIn("lastVisitDate"))
 	for range 1 + st.IntN(2) {
 		st.newVehicle(st.find("customer", key))
 	}
@@ -73,15 +72,15 @@ func (st *step) newCustomer(location row) row {
 }
 
 func (st *step) newVehicle(customer row) string {
-	st.at(customer)
+	st.actAt(customer)
 	key := st.insert("vehicle", str("customerId", customer.key()))
 	customer = st.find("customer", customer.key())
 	st.update(customer, num("vehicleCount", customer.int("vehicleCount")+1))
 	return key
 }
 
-// someCustomer returns a customer, a new one now and then while the shop has
-// room for more, and the location that deals with it.
+// someCustomer returns a customer and the location in charge. Until the shop has mostCustomers, it
+// adds a new one now and then.
 func (st *step) someCustomer() (customer, location row) {
 	if len(st.table("customer").rows) < st.m.mostCustomers() && st.percent(10) {
 		location, _ = st.any("location")
@@ -91,7 +90,7 @@ func (st *step) someCustomer() (customer, location row) {
 	return customer, st.locationOf(customer)
 }
 
-// locationOf returns a row's location, or any of its company's where it has none.
+// locationOf returns a row's location, or any of its company's locations if it has none.
 func (st *step) locationOf(r row) row {
 	if id := r.text("locationId"); id != "" {
 		return st.find("location", id)
@@ -104,7 +103,7 @@ func (st *step) locationOf(r row) row {
 	}
 }
 
-// book makes an appointment and confirms it by a message.
+// book makes an appointment and sends a message to confirm it.
 func (st *step) book() {
 	if len(st.table("appointment").rows) > st.m.customers+10 {
 		return
@@ -112,25 +111,25 @@ func (st *step) book() {
 	st.clerk()
 	customer, location := st.someCustomer()
 	vehicle := ""
-	if keys := st.below("vehicle", customer.key()); len(keys) > 0 {
-		vehicle = pick(st.pen, keys)
+	if keys := st.childKeys("vehicle", customer.key()); len(keys) > 0 {
+		vehicle = pick(st.generator, keys)
 	}
-	st.at(location)
+	st.actAt(location)
 	st.insert("appointment", str("customerId", customer.key()), optional("vehicleId", vehicle), raw("status", `"Booked"`))
 	st.send(customer.key(), "", "Sent")
 }
 
 // send inserts a message to a customer.
 func (st *step) send(customer, order, status string) {
-	sent := st.when("sentDate")
+	sent := st.nowIn("sentDate")
 	if status == "Draft" {
-		sent = nothing("sentDate")
+		sent = nullIn("sentDate")
 	}
-	st.insert("message", str("customerId", customer), optional("orderId", order), str("status", status), sent, nothing("readDate"))
+	st.insert("message", str("customerId", customer), optional("orderId", order), str("status", status), sent, nullIn("readDate"))
 }
 
-// reschedule moves an appointment: it is deleted and inserted again under the
-// same id, or updated.
+// reschedule moves an appointment. It updates the row, or deletes it and inserts it again with the
+// same id.
 func (st *step) reschedule() {
 	a, ok := st.any("appointment")
 	if !ok {
@@ -149,38 +148,37 @@ func (st *step) reschedule() {
 	st.reinsert(a.table, image)
 }
 
-// chat goes on with messages: a new one, or the state of an old one.
+// chat sends a new message or advances the status of an old one.
 func (st *step) chat() {
 	msg, ok := st.any("message")
 	if !ok || st.percent(40) && len(st.table("message").rows) < 6*st.m.customers+20 {
 		c, _ := st.any("customer")
-		st.at(c)
-		st.send(c.key(), "", pick(st.pen, []string{"Draft", "Queued", "Sent"}))
+		st.actAt(c)
+		st.send(c.key(), "", pick(st.generator, []string{"Draft", "Queued", "Sent"}))
 		return
 	}
 	switch msg.text("status") {
 	case "Draft":
-		st.update(msg, raw("status", `"Queued"`), value{"body", remark(st.pen, nil)})
+		st.update(msg, raw("status", `"Queued"`), value{"body", remark(st.generator, nil)})
 	case "Queued":
-		st.update(msg, raw("status", `"Sent"`), st.when("sentDate"))
+		st.update(msg, raw("status", `"Sent"`), st.nowIn("sentDate"))
 	case "Sent":
 		st.update(msg, raw("status", `"Delivered"`))
 	default:
-		st.update(msg, raw("status", `"Read"`), st.when("readDate"))
+		st.update(msg, raw("status", `"Read"`), st.nowIn("readDate"))
 	}
 }
 
-// discardDrafts deletes messages that were never sent, and read ones where
-// there are too many.
+// discardDrafts deletes drafts. If there are too many messages, it also deletes sent and read ones.
 func (st *step) discardDrafts() {
 	t := st.table("message")
-	crowded := len(t.rows) > 4*st.m.customers+10
+	tooMany := len(t.rows) > 4*st.m.customers+10
 	for range 8 {
 		msg, ok := st.any("message")
 		if !ok {
 			return
 		}
-		if s := msg.text("status"); s == "Draft" || crowded && (s == "Read" || s == "Sent") {
+		if s := msg.text("status"); s == "Draft" || tooMany && (s == "Read" || s == "Sent") {
 			st.delete(msg)
 		}
 	}
@@ -190,14 +188,14 @@ func (st *step) editCustomer() {
 	st.clerk()
 	c, _ := st.any("customer")
 	st.edit(c, 1+st.IntN(5))
-	if keys := st.below("vehicle", c.key()); len(keys) > 0 && st.percent(40) {
-		st.edit(st.find("vehicle", pick(st.pen, keys)), 1+st.IntN(4))
+	if keys := st.childKeys("vehicle", c.key()); len(keys) > 0 && st.percent(40) {
+		st.edit(st.find("vehicle", pick(st.generator, keys)), 1+st.IntN(4))
 	}
 }
 
-// editAnything changes a few columns of rows of any one table.
+// editAnything changes a few columns of a few rows of any table.
 func (st *step) editAnything() {
-	t := pick(st.pen, st.m.tables)
+	t := pick(st.generator, st.m.tables)
 	for range 1 + st.IntN(3) {
 		if len(t.rows) > 0 {
 			st.edit(st.read(t, st.skewed(len(t.rows))), 1+st.IntN(6))
@@ -205,8 +203,7 @@ func (st *step) editAnything() {
 	}
 }
 
-// routine goes on in the tables whose rows come and go by themselves: those
-// that evolutions brought.
+// routine inserts and deletes rows of the standalone tables, which evolutions added.
 func (st *step) routine() {
 	for _, t := range st.m.tables {
 		if !t.latest().standalone {
@@ -223,29 +220,28 @@ func (st *step) routine() {
 	}
 }
 
-// fill inserts a row into a table that the model knows nothing about, one that
-// an evolution brought.
+// fill inserts a generated row into a standalone table.
 func (st *step) fill(t *table) {
 	location, _ := st.any("location")
-	st.at(location)
+	st.actAt(location)
 	st.insert(t.name())
 }
 
-// importCustomers adds several customers in one go, as an import does.
+// importCustomers adds several customers at once, as an import does.
 func (st *step) importCustomers() {
 	if len(st.table("customer").rows) > st.m.mostCustomers()-10 {
 		return
 	}
 	location, _ := st.any("location")
-	st.at(location)
+	st.actAt(location)
 	st.imported = true
 	for range 2 + st.IntN(8) {
-		st.insert("customer", nothing("lastVisitDate"))
+		st.insert("customer", nullIn("lastVisitDate"))
 	}
 }
 
-// tidy keeps the shop at its size: it deletes the oldest closed order with all
-// that belongs to it, old purchase orders, and customers without anything.
+// tidy limits the size of the shop: it deletes the oldest closed order with all its rows, purchase
+// orders, and customers without orders.
 func (st *step) tidy() {
 	if len(st.m.closed) > 2*st.m.customers {
 		st.removeOrder(st.m.closed[0])
@@ -258,22 +254,22 @@ func (st *step) tidy() {
 	}
 }
 
-// removeCustomer deletes a customer who never had an order, with the vehicles.
+// removeCustomer picks a customer and deletes it with its vehicles if it never had an order.
 func (st *step) removeCustomer() {
 	c, _ := st.any("customer")
 	if c.int("orderCount") > 0 {
 		return
 	}
-	for _, key := range st.below("vehicle", c.key()) {
+	for _, key := range st.childKeys("vehicle", c.key()) {
 		st.delete(st.find("vehicle", key))
 	}
 	st.delete(st.find("customer", c.key()))
 }
 
-// removeOrder deletes an order and all that belongs to it.
+// removeOrder deletes an order with all its rows.
 func (st *step) removeOrder(key string) {
 	for _, name := range []string{"payment", "time_entry", "part", "labor", "service"} {
-		for _, child := range st.below(name, key) {
+		for _, child := range st.childKeys(name, key) {
 			st.delete(st.find(name, child))
 		}
 	}

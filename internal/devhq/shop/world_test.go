@@ -2,8 +2,6 @@ package shop_test
 
 import (
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,8 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// clock is a clock that goes on by a microsecond each time it is read, but
-// every third time stands still.
+// clock advances by a microsecond each time it is read, except every third time.
 type clock struct {
 	at    time.Time
 	reads int
@@ -30,14 +27,13 @@ func (c *clock) Now() time.Time {
 	return c.at
 }
 
-// open opens the shop in dir, a small one where there is none.
+// open opens the shop in dir. A new one is small.
 func open(t testing.TB, dir string, seed uint64, c *clock) *shop.Shop {
 	t.Helper()
 	s, err := shop.Open(dir, shop.Options{Seed: seed, Customers: 20, Now: c.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Sync(func(*os.File) error { return nil }) // it is the process that crashes here, not the machine
 	return s
 }
 
@@ -67,8 +63,8 @@ func keep(changes *[]shop.Change) func(shop.Change) error {
 	}
 }
 
-// lines returns changes as they stand on the wire.
-func lines(changes []shop.Change) []string {
+// wireLines returns changes with their subjects as they are on the wire.
+func wireLines(changes []shop.Change) []string {
 	out := make([]string, len(changes))
 	for i := range changes {
 		out[i] = changes[i].Subject() + " " + string(changes[i].AppendJSON(nil))
@@ -76,10 +72,10 @@ func lines(changes []shop.Change) []string {
 	return out
 }
 
-// contents is all rows of all tables, each table's by the text of its key.
+// contents holds all rows: table -> key -> row.
 type contents map[string]map[string]string
 
-// held returns what a snapshot holds.
+// held returns the rows of a snapshot.
 func held(t testing.TB, s *shop.Shop, sn *shop.Snapshot) contents {
 	t.Helper()
 	keys := primaryKeys(t, s)
@@ -96,8 +92,7 @@ func held(t testing.TB, s *shop.Shop, sn *shop.Snapshot) contents {
 	return all
 }
 
-// apply performs a change the simplest way there is, and makes sure that it
-// tells the truth about what was there before.
+// apply applies a change and checks its before image.
 func (all contents) apply(t testing.TB, keys map[string][]string, c *shop.Change) {
 	t.Helper()
 	rows := all[c.Table]
@@ -111,7 +106,7 @@ func (all contents) apply(t testing.TB, keys map[string][]string, c *shop.Change
 	}
 	key := rowKey(t, keys[c.Table], image)
 	if was, ok := rows[key]; ok != (c.Op != cdc.Insert) || was != string(c.Before) {
-		t.Fatalf("change %d, %v of %s: the row before it is not what was there", c.Seq, c.Op, c.Table)
+		t.Fatalf("change %d, %v of %s: before differs from the row", c.Seq, c.Op, c.Table)
 	}
 	if c.Op == cdc.Delete {
 		delete(rows, key)
@@ -169,19 +164,9 @@ func rowKey(t testing.TB, columns []string, row []byte) string {
 	}
 	must(t, m.Err())
 	if slices.Contains(key, "") {
-		t.Fatalf("a row lacks a part of its key, %s", columns)
+		t.Fatalf("a row lacks a key column of %s", columns)
 	}
 	return strings.Join(key, " ")
-}
-
-// one returns the only file that matches a pattern in dir.
-func one(t testing.TB, dir, pattern string) string {
-	t.Helper()
-	found, err := filepath.Glob(filepath.Join(dir, pattern))
-	if err != nil || len(found) != 1 {
-		t.Fatalf("%s: %v, %v", pattern, found, err)
-	}
-	return found[0]
 }
 
 func must(t testing.TB, err error) {
@@ -189,15 +174,4 @@ func must(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func clone(all contents) contents {
-	out := contents{}
-	for table, rows := range all {
-		out[table] = map[string]string{}
-		for key, row := range rows {
-			out[table][key] = row
-		}
-	}
-	return out
 }

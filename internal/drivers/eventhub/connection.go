@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// connection is what a connection string says.
+// connection holds the parts of a connection string.
 type connection struct {
 	host     string // host, or host:port
 	keyName  string
@@ -21,12 +21,12 @@ type connection struct {
 	emulator bool // plain AMQP
 }
 
-// pairNames are what a connection string may hold.
+// pairNames lists the names that a connection string may use.
 var pairNames = []string{"Endpoint", "SharedAccessKeyName", "SharedAccessKey", "EntityPath", "UseDevelopmentEmulator"}
 
-// parseConnection reads a connection string, with or without Endpoint=sb:// in
-// front: host/;Name=value;Name=value. Instead of EntityPath=hub it may say
-// host/hub. Errors hold none of its secrets.
+// parseConnection reads a connection string, with or without Endpoint=sb:// in front:
+// host/;Name=value;Name=value. host/hub may replace EntityPath=hub. Errors contain none of its
+// secrets.
 func parseConnection(text string) (connection, error) {
 	var c connection
 	if !strings.Contains(text, ";") {
@@ -52,7 +52,8 @@ func parseConnection(text string) (connection, error) {
 	host = strings.TrimLeft(strings.TrimPrefix(strings.TrimPrefix(strings.TrimSpace(host), "sb:"), "amqps:"), "/")
 	host, hub, _ := strings.Cut(host, "/")
 	if strings.Contains(hub, "=") {
-		return c, errors.New("the connection string lacks a ; after its host; it should read host/;SharedAccessKeyName=name;SharedAccessKey=key;EntityPath=hub")
+		return c, errors.New("the connection string lacks a ; after its host; it should read " +
+			"host/;SharedAccessKeyName=name;SharedAccessKey=key;EntityPath=hub")
 	}
 	if hub = strings.Trim(hub, "/"); hub != "" {
 		if c.hub != "" && c.hub != hub {
@@ -77,7 +78,8 @@ func knownPair(name string) string {
 func unknownPair(name string) error {
 	name = strings.TrimLeft(strings.TrimSpace(name), "/")
 	if strings.EqualFold(name, "SharedAccessSignature") {
-		return errors.New("the connection string holds a SharedAccessSignature, which expires; use SharedAccessKeyName and SharedAccessKey, or auth= for Entra ID")
+		return errors.New("the connection string holds a SharedAccessSignature, which expires; use SharedAccessKeyName and " +
+			"SharedAccessKey, or auth= for Entra ID")
 	}
 	hint := "known ones are " + strings.Join(pairNames, ", ")
 	if best := sink.Nearest(name, pairNames); best != "" {
@@ -95,7 +97,7 @@ func (c *connection) set(name, value string) error {
 	case "SharedAccessKeyName":
 		c.keyName = value
 	case "SharedAccessKey":
-		// Base64 has no blank: whoever decoded the URL as a form has made one of a +.
+		// Base64 has no blank: a tool that decoded the URL as a form turned a + into one.
 		c.key = strings.ReplaceAll(value, " ", "+")
 	case "EntityPath":
 		c.hub = strings.Trim(value, "/")
@@ -111,7 +113,7 @@ func (c *connection) set(name, value string) error {
 
 var escape = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
 
-// unescape undoes a second percent-encoding, which no value needs that is there.
+// unescape undoes a second percent-encoding. No valid value contains one.
 func unescape(value string) string {
 	if !escape.MatchString(value) {
 		return value
@@ -122,7 +124,7 @@ func unescape(value string) string {
 	return value
 }
 
-// check refuses what can not be a namespace, and half a key.
+// check rejects a host that cannot be a namespace, and half of a key pair.
 func (c *connection) check() error {
 	name, port := c.host, ""
 	if strings.Contains(c.host, ":") {
@@ -153,8 +155,8 @@ func notInHost(r rune) bool {
 	return r <= ' ' || r >= 0x7f || strings.ContainsRune("/@?#%\\\"<>^`{|}$,'!()*;=&+~", r)
 }
 
-// text returns the connection string as Azure's clients want it.
-func (c *connection) text(hub string) string {
+// connectionString returns the connection string in the form that Azure's clients expect.
+func (c *connection) connectionString(hub string) string {
 	text := "Endpoint=sb://" + c.host + "/;SharedAccessKeyName=" + c.keyName + ";SharedAccessKey=" + c.key + ";EntityPath=" + hub
 	if c.emulator {
 		text += ";UseDevelopmentEmulator=true"

@@ -15,17 +15,18 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// parseAuth reads who eds is to Event Hubs.
+// parseAuth reads how eds authenticates to Event Hubs.
 func (c *config) parseAuth(v sink.Values, lookup sink.Lookup) error {
 	auth := v.Text("auth")
 	if auth == "sas" {
 		for _, name := range []string{"client-id", "tenant-id"} {
 			if v.Given(name) {
-				return fmt.Errorf("option %s needs an option auth that asks Entra ID, as auth=managed-identity", name)
+				return fmt.Errorf("option %s needs an option auth for Entra ID, like auth=managed-identity", name)
 			}
 		}
 		if c.key == "" {
-			return errors.New("the eventhub url says not who eds is; add ;SharedAccessKeyName=name;SharedAccessKey=${EVENTHUB_KEY}, or auth=managed-identity or another one of Entra ID")
+			return errors.New("the eventhub url has no credentials; add ;SharedAccessKeyName=name;SharedAccessKey=${EVENTHUB_KEY}, or " +
+				"auth=managed-identity or another Entra ID credential")
 		}
 		return nil
 	}
@@ -33,21 +34,21 @@ func (c *config) parseAuth(v sink.Values, lookup sink.Lookup) error {
 		return fmt.Errorf("the eventhub url has both a SharedAccessKey and auth=%s; leave one out", auth)
 	}
 	if c.emulator {
-		return errors.New("the emulator knows no Entra ID; leave auth= out, or UseDevelopmentEmulator")
+		return errors.New("the emulator does not support Entra ID; leave auth= out, or UseDevelopmentEmulator")
 	}
 	return c.parseIdentity(auth, v, lookup)
 }
 
-// identity is what Entra ID is told.
+// identity holds the credentials that eds presents to Entra ID.
 type identity struct {
 	tenant, client string
 	secret         string
-	certificate    string // a file
+	certificate    string // path of a file
 	password       string // of the certificate
 	tokenFile      string
 }
 
-// identityOf reads what the URL and the environment say of the identity.
+// identityOf reads the identity from the URL and the environment.
 func identityOf(v sink.Values, lookup sink.Lookup) identity {
 	first := func(option, variable string) string {
 		if option != "" && v.Given(option) {
@@ -66,7 +67,7 @@ func identityOf(v sink.Values, lookup sink.Lookup) identity {
 func (c *config) parseIdentity(auth string, v sink.Values, lookup sink.Lookup) error {
 	id := identityOf(v, lookup)
 	if auth == "managed-identity" {
-		id.client = v.Text("client-id") // the variable is of an application
+		id.client = v.Text("client-id") // the variable names an application
 	}
 	need := func(pairs ...string) error {
 		for i := 0; i < len(pairs); i += 2 {
@@ -79,20 +80,23 @@ func (c *config) parseIdentity(auth string, v sink.Values, lookup sink.Lookup) e
 	var err error
 	switch auth {
 	case "client-secret":
-		err = need(id.tenant, "tenant-id= or AZURE_TENANT_ID", id.client, "client-id= or AZURE_CLIENT_ID", id.secret, "AZURE_CLIENT_SECRET in the environment")
+		err = need(id.tenant, "tenant-id= or AZURE_TENANT_ID", id.client, "client-id= or AZURE_CLIENT_ID", id.secret,
+			"AZURE_CLIENT_SECRET in the environment")
 	case "client-certificate":
-		err = need(id.tenant, "tenant-id= or AZURE_TENANT_ID", id.client, "client-id= or AZURE_CLIENT_ID", id.certificate, "AZURE_CLIENT_CERTIFICATE_PATH in the environment")
+		err = need(id.tenant, "tenant-id= or AZURE_TENANT_ID", id.client, "client-id= or AZURE_CLIENT_ID", id.certificate,
+			"AZURE_CLIENT_CERTIFICATE_PATH in the environment")
 	case "workload-identity":
-		err = need(id.tenant, "tenant-id= or AZURE_TENANT_ID", id.client, "client-id= or AZURE_CLIENT_ID", id.tokenFile, "AZURE_FEDERATED_TOKEN_FILE in the environment, which Kubernetes sets where the pod has the label azure.workload.identity/use")
+		err = need(id.tenant, "tenant-id= or AZURE_TENANT_ID", id.client, "client-id= or AZURE_CLIENT_ID", id.tokenFile,
+			"AZURE_FEDERATED_TOKEN_FILE in the environment, which Kubernetes sets if the pod has the label azure.workload.identity/use")
 	}
 	if err != nil {
 		return err
 	}
-	c.credential = lazily(func() (azcore.TokenCredential, error) { return id.credential(auth, azcore.ClientOptions{}) })
+	c.credential = newLazyCredential(func() (azcore.TokenCredential, error) { return id.credential(auth, azcore.ClientOptions{}) })
 	return nil
 }
 
-// credential returns what asks for tokens. It asks nobody yet.
+// credential returns a credential that requests tokens. It makes no request yet.
 func (id *identity) credential(auth string, o azcore.ClientOptions) (azcore.TokenCredential, error) {
 	switch auth {
 	case "managed-identity":
@@ -102,9 +106,13 @@ func (id *identity) credential(auth string, o azcore.ClientOptions) (azcore.Toke
 		}
 		return azidentity.NewManagedIdentityCredential(options)
 	case "workload-identity":
-		return azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{ClientOptions: o, ClientID: id.client, TenantID: id.tenant, TokenFilePath: id.tokenFile})
+		return azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{
+			ClientOptions: o, ClientID: id.client,
+			TenantID: id.tenant, TokenFilePath: id.tokenFile,
+		})
 	case "client-secret":
-		return azidentity.NewClientSecretCredential(id.tenant, id.client, id.secret, &azidentity.ClientSecretCredentialOptions{ClientOptions: o})
+		return azidentity.NewClientSecretCredential(id.tenant, id.client, id.secret,
+			&azidentity.ClientSecretCredentialOptions{ClientOptions: o})
 	case "client-certificate":
 		text, err := os.ReadFile(id.certificate)
 		if err != nil {
@@ -112,9 +120,12 @@ func (id *identity) credential(auth string, o azcore.ClientOptions) (azcore.Toke
 		}
 		certificates, key, err := azidentity.ParseCertificates(text, []byte(id.password))
 		if err != nil {
-			return nil, errors.New("read AZURE_CLIENT_CERTIFICATE_PATH: it should hold a certificate and its key, as PEM or PKCS#12, with AZURE_CLIENT_CERTIFICATE_PASSWORD where there is a password")
+			return nil, errors.New("read AZURE_CLIENT_CERTIFICATE_PATH: it should hold a certificate and its key, as PEM " +
+				"or PKCS#12, with " +
+				"AZURE_CLIENT_CERTIFICATE_PASSWORD if it has a password")
 		}
-		return azidentity.NewClientCertificateCredential(id.tenant, id.client, certificates, key, &azidentity.ClientCertificateCredentialOptions{ClientOptions: o})
+		return azidentity.NewClientCertificateCredential(id.tenant, id.client, certificates, key,
+			&azidentity.ClientCertificateCredentialOptions{ClientOptions: o})
 	case "azure-cli":
 		return azidentity.NewAzureCLICredential(&azidentity.AzureCLICredentialOptions{TenantID: id.tenant})
 	default:
@@ -122,25 +133,25 @@ func (id *identity) credential(auth string, o azcore.ClientOptions) (azcore.Toke
 	}
 }
 
-// lazy makes a credential when a token is first asked for. It is safe for
-// concurrent use.
-type lazy struct {
+// lazyCredential creates a credential when the first token is requested. It is safe for concurrent
+// use.
+type lazyCredential struct {
 	make func() (azcore.TokenCredential, error)
 
 	mu   sync.Mutex
 	made azcore.TokenCredential // nil: none yet
 }
 
-func lazily(make func() (azcore.TokenCredential, error)) azcore.TokenCredential {
-	return &lazy{make: make}
+func newLazyCredential(make func() (azcore.TokenCredential, error)) azcore.TokenCredential {
+	return &lazyCredential{make: make}
 }
 
-// tokenTimeout bounds how long Entra ID, or the machine's own service, is waited
-// for: the client asks without a bound.
+// tokenTimeout bounds a token request to Entra ID or to the machine's own service: the client sets
+// no bound.
 const tokenTimeout = time.Minute
 
-// GetToken returns a token, which the credential keeps until it expires.
-func (l *lazy) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+// GetToken returns a token, which the credential caches until it expires.
+func (l *lazyCredential) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.made == nil {

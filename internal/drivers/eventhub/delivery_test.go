@@ -13,7 +13,7 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
-func TestEventsComeOnceInTheOrderOfTheirRow(t *testing.T) {
+func TestApply_StoresEventsOnceInRowOrder(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	s := mustOpen(t, urlTo(hub, ""))
@@ -25,9 +25,8 @@ func TestEventsComeOnceInTheOrderOfTheirRow(t *testing.T) {
 	}
 }
 
-// TestARefusedMessageIsSentAgainAndTheOthersAreNot throttles the namespace in the
-// middle of a batch.
-func TestARefusedMessageIsSentAgainAndTheOthersAreNot(t *testing.T) {
+// TestApply_ResendsOnlyTheRefusedMessage throttles the namespace in the middle of a batch.
+func TestApply_ResendsOnlyTheRefusedMessage(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	s := mustOpen(t, urlTo(hub, ""))
@@ -35,12 +34,16 @@ func TestARefusedMessageIsSentAgainAndTheOthersAreNot(t *testing.T) {
 	for _, after := range []int{0, 1, 2} {
 		before := hub.Counts(t)
 		first := 31 + 30*after
-		hub.Fail(t, peer.Fault{Kind: "reject", Condition: "com.microsoft:server-busy", Description: "SECRET TrackingId:xyz_G1", After: after, Times: 1})
+		hub.Fail(t, peer.Fault{
+			Kind: "reject", Condition: "com.microsoft:server-busy", Description: "SECRET TrackingId:xyz_G1",
+			After: after, Times: 1,
+		})
 		err := s.Apply(t.Context(), sinktest.NumberedBatch(t, first, first+29))
-		if fault.Of(err) != fault.Transient || fault.RetryAfter(err) != busyPause || !strings.Contains(err.Error(), "server-busy, TrackingId:xyz_G1") || strings.Contains(err.Error(), "SECRET") {
+		if fault.Of(err) != fault.Transient || fault.RetryAfter(err) != busyPause ||
+			!strings.Contains(err.Error(), "server-busy, TrackingId:xyz_G1") || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("throttled: %v, after %v: %v", fault.Of(err), fault.RetryAfter(err), err)
 		}
-		// A part of what was tried, and then the rest, as a caller may.
+		// A caller may retry a part of the batch, and then the rest.
 		sinktest.Apply(t, s, sinktest.NumberedBatch(t, first, first+10))
 		sinktest.Apply(t, s, sinktest.NumberedBatch(t, first+11, first+29))
 		if after := hub.Counts(t); after.Links != before.Links {
@@ -50,14 +53,17 @@ func TestARefusedMessageIsSentAgainAndTheOthersAreNot(t *testing.T) {
 	wantOnce(t, hub, 1, 120)
 }
 
-// TestDetachedLinksAreAttachedAgain ends links as the service does where it
-// moves a hub, or a token has expired.
-func TestDetachedLinksAreAttachedAgain(t *testing.T) {
+// TestApply_ReattachesDetachedLinks detaches links, as the service does if it moves a hub or a
+// token has expired.
+func TestApply_ReattachesDetachedLinks(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	s := mustOpen(t, urlTo(hub, ""))
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
-	for i, condition := range []string{"amqp:link:detach-forced", "amqp:unauthorized-access", "com.microsoft:timeout", "amqp:internal-error"} {
+	for i, condition := range []string{
+		"amqp:link:detach-forced", "amqp:unauthorized-access", "com.microsoft:timeout",
+		"amqp:internal-error",
+	} {
 		before := hub.Counts(t)
 		hub.Fail(t, peer.Fault{Kind: "detach", Condition: condition, After: 1, Times: 1})
 		sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 31+30*i, 60+30*i))
@@ -69,18 +75,23 @@ func TestDetachedLinksAreAttachedAgain(t *testing.T) {
 	hub.Expire(t)
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 151, 180))
 	if after := hub.Counts(t); after.Claims == before.Claims {
-		t.Error("nobody has sent a new token")
+		t.Error("no new token was sent")
 	}
 	wantInOrder(t, hub, 1, 180)
 }
 
-func TestLostConnectionsAreOpenedAgain(t *testing.T) {
+func TestApply_ReopensLostConnections(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	s := mustOpen(t, urlTo(hub, ""))
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
 	for i, f := range []peer.Fault{
-		{Kind: "close", Condition: "amqp:connection:forced"}, {Kind: "cut"}, {Kind: "cut", After: 2}, {Kind: "lose"}, {Kind: "lose", After: 1}, {Kind: "lose", After: 2},
+		{Kind: "close", Condition: "amqp:connection:forced"},
+		{Kind: "cut"},
+		{Kind: "cut", After: 2},
+		{Kind: "lose"},
+		{Kind: "lose", After: 1},
+		{Kind: "lose", After: 2},
 	} {
 		f.Times = 1
 		hub.Fail(t, f)
@@ -89,7 +100,7 @@ func TestLostConnectionsAreOpenedAgain(t *testing.T) {
 			t.Errorf("%+v: %v: %v", f, fault.Of(err), err)
 		}
 		if hub.Counts(t).Faulty {
-			t.Fatalf("%+v has not happened", f)
+			t.Fatalf("%+v did not happen", f)
 		}
 		if err != nil {
 			sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 31+30*i, 60+30*i))
@@ -98,9 +109,8 @@ func TestLostConnectionsAreOpenedAgain(t *testing.T) {
 	wantInOrder(t, hub, 1, 210)
 }
 
-// TestALongOutageLosesNothing tries a batch again and again while the namespace
-// is away, as the pipeline does.
-func TestALongOutageLosesNothing(t *testing.T) {
+// TestApply_LosesNothingInALongOutage retries a batch during an outage, as the pipeline does.
+func TestApply_LosesNothingInALongOutage(t *testing.T) {
 	for _, mode := range []sinktest.Mode{sinktest.Lost, sinktest.Answered} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
@@ -114,13 +124,13 @@ func TestALongOutageLosesNothing(t *testing.T) {
 				for range 5 {
 					err := s.Apply(t.Context(), b)
 					if err == nil {
-						t.Fatal("a batch is applied while the namespace is away")
+						t.Fatal("a batch was applied during the outage")
 					}
 					if fault.Of(err) != fault.Transient {
 						t.Fatalf("the error is %v: %v", fault.Of(err), err)
 					}
 				}
-				proxy.Mend()
+				proxy.Repair()
 				sinktest.ApplyWithin(t, 20, s, b)
 			}
 			wantInOrder(t, hub, 1, 120)
@@ -128,30 +138,29 @@ func TestALongOutageLosesNothing(t *testing.T) {
 	}
 }
 
-// TestANamespaceThatSaysNothingIsLeft: a message is sent and never answered, or
-// the whole connection stands still.
-func TestANamespaceThatSaysNothingIsLeft(t *testing.T) {
+// TestApply_GivesUpOnASilentNamespace: one message is never answered, then the whole connection
+// stalls.
+func TestApply_GivesUpOnASilentNamespace(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	proxy := sinktest.NewProxy(t, namespace.Addr)
-	s := mustOpen(t, urlAt(proxy.Addr(), hub.Name, ""))
+	s := mustOpen(t, urlAt(proxy.Addr(), hub.Name, "?timeout=2s"))
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
-	s.patience = time.Second
 	hub.Fail(t, peer.Fault{Kind: "silent", After: 1, Times: 1})
 	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); !errors.Is(err, errSilent) || fault.Of(err) != fault.Transient {
-		t.Errorf("one that was not answered: %v: %v", fault.Of(err), err)
+		t.Errorf("one unanswered message: %v: %v", fault.Of(err), err)
 	}
 	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 4, 6))
 	proxy.Stall()
 	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 7, 9)); !errors.Is(err, errSilent) || fault.Of(err) != fault.Transient {
-		t.Errorf("none is answered: %v: %v", fault.Of(err), err)
+		t.Errorf("a stalled connection: %v: %v", fault.Of(err), err)
 	}
-	proxy.Mend()
+	proxy.Repair()
 	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 7, 9))
 	wantInOrder(t, hub, 1, 9)
 }
 
-func TestACancelledCallEndsAtOnce(t *testing.T) {
+func TestApply_EndsWhenCancelled(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	proxy := sinktest.NewProxy(t, namespace.Addr)
@@ -163,39 +172,39 @@ func TestACancelledCallEndsAtOnce(t *testing.T) {
 	if err := s.Apply(ctx, sinktest.NumberedBatch(t, 4, 6)); !errors.Is(err, context.DeadlineExceeded) || fault.Of(err) != fault.Transient {
 		t.Fatalf("got %v", err)
 	}
-	proxy.Mend()
+	proxy.Repair()
 	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 4, 6))
 	wantInOrder(t, hub, 1, 6)
 }
 
-// TestAnEventThatIsTooLargeIsPoisonAndTheRestGoesOn: no more of the batch is sent
-// twice than once.
-func TestAnEventThatIsTooLargeIsPoisonAndTheRestGoesOn(t *testing.T) {
+// TestApply_RejectsAnOversizedEventAndSendsTheRest also checks that no other event is stored twice.
+func TestApply_RejectsAnOversizedEventAndSendsTheRest(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{Max: 4000})
 	s := mustOpen(t, urlTo(hub, ""))
-	large := sinktest.Event(t, 2, fmt.Sprintf(`{"operation":"INSERT","id":"ev2","table":"order","key":["k2"],"companyId":"c","after":{"id":"k2","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("SECRET", 800)))
+	large := sinktest.Event(t, 2, fmt.Sprintf(`{"operation":"INSERT","id":"ev2","table":"order","key":["k2"],"companyId":"c",`+
+		`"after":{"id":"k2","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("SECRET", 800)))
 	err := s.Apply(t.Context(), sinktest.Batch(sinktest.Numbered(t, 1), large, sinktest.Numbered(t, 3)))
 	if fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "SECRET") || !strings.Contains(err.Error(), hub.Name) {
 		t.Errorf("got %v: %v", fault.Of(err), err)
 	}
 	sinktest.Apply(t, s, sinktest.Batch(sinktest.Numbered(t, 1)))
 	if err := s.Apply(t.Context(), sinktest.Batch(large)); fault.Of(err) != fault.Poison {
-		t.Errorf("alone it is %v: %v", fault.Of(err), err)
+		t.Errorf("alone %v: %v", fault.Of(err), err)
 	}
 	sinktest.Apply(t, s, sinktest.Batch(sinktest.Numbered(t, 3)))
 	if got := len(hub.Stored(t)); got != 2 {
 		t.Errorf("there are %d events, want 2", got)
 	}
-	// Where the service alone knows: its answer counts the same.
+	// A size limit that only the service knows has the same class.
 	hub.Fail(t, peer.Fault{Kind: "reject", Condition: "amqp:link:message-size-exceeded", Times: 1})
 	if err := s.Apply(t.Context(), sinktest.Batch(sinktest.Numbered(t, 4))); fault.Of(err) != fault.Poison {
 		t.Errorf("refused: %v: %v", fault.Of(err), err)
 	}
 }
 
-// TestManyEventsOfARowAreCutIntoMessages sends more than one message can hold.
-func TestManyEventsOfARowAreCutIntoMessages(t *testing.T) {
+// TestApply_SplitsEventsOfARowIntoMessages sends more events than one message can hold.
+func TestApply_SplitsEventsOfARowIntoMessages(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{Max: 4000})
 	s := mustOpen(t, urlTo(hub, ""))
@@ -210,35 +219,36 @@ func TestManyEventsOfARowAreCutIntoMessages(t *testing.T) {
 	}
 }
 
-// TestSeveralMessagesAreUnderWayButOneOfAKey sends many messages of each of three
-// keys to a hub that answers none before it has three.
-func TestSeveralMessagesAreUnderWayButOneOfAKey(t *testing.T) {
+// TestApply_SendsOneMessagePerKeyAtATime sends many messages of each of three keys to a hub that
+// answers only once it holds three.
+func TestApply_SendsOneMessagePerKeyAtATime(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{Max: 4000})
 	hub.Hold(t, 3)
 	sinktest.Apply(t, mustOpen(t, urlTo(hub, "")), sinktest.NumberedBatch(t, 1, 300))
 	wantOnce(t, hub, 1, 300)
 	if most := hub.Counts(t).Most; most != 3 {
-		t.Errorf("of three keys %d messages were under way at a time", most)
+		t.Errorf("with three keys, %d messages were in flight at a time", most)
 	}
 	one := newHub(t, peer.Settings{Max: 4000})
 	sinktest.Apply(t, mustOpen(t, urlTo(one, "?in-flight=1")), sinktest.NumberedBatch(t, 1, 60))
 	wantOnce(t, one, 1, 60)
 	if most := one.Counts(t).Most; most != 1 {
-		t.Errorf("with in-flight=1, %d messages were under way at a time", most)
+		t.Errorf("with in-flight=1, %d messages were in flight at a time", most)
 	}
 }
 
-// TestAnswersHaveClasses refuses messages for reasons that do not pass, and some
-// that do.
-func TestAnswersHaveClasses(t *testing.T) {
+// TestApply_ClassifiesRejections rejects messages for permanent and for transient reasons.
+func TestApply_ClassifiesRejections(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	s := mustOpen(t, urlTo(hub, ""))
 	for condition, want := range map[string]fault.Class{
-		"amqp:unauthorized-access": fault.Transient, "amqp:not-found": fault.Transient, "com.microsoft:entity-disabled": fault.Transient, "amqp:resource-deleted": fault.Transient,
+		"amqp:unauthorized-access": fault.Transient, "amqp:not-found": fault.Transient, "com.microsoft:entity-disabled": fault.Transient,
+		"amqp:resource-deleted":        fault.Transient,
 		"com.microsoft:argument-error": fault.Poison, "amqp:link:message-size-exceeded": fault.Poison,
-		"com.microsoft:timeout": fault.Transient, "com.microsoft:operation-cancelled": fault.Transient, "amqp:resource-limit-exceeded": fault.Transient,
+		"com.microsoft:timeout": fault.Transient, "com.microsoft:operation-cancelled": fault.Transient,
+		"amqp:resource-limit-exceeded": fault.Transient,
 	} {
 		hub.Fail(t, peer.Fault{Kind: "reject", Condition: condition, Description: "SECRET", Times: 1})
 		err := s.Apply(t.Context(), sinktest.Batch(sinktest.Numbered(t, 1)))
@@ -249,7 +259,7 @@ func TestAnswersHaveClasses(t *testing.T) {
 	}
 }
 
-func TestATemplateMakesAHubATable(t *testing.T) {
+func TestApply_RoutesByHubTemplate(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"shop.order", "shop.a_2Fb"} {
 		namespace.Make(t, name, peer.Settings{})
@@ -263,18 +273,20 @@ func TestATemplateMakesAHubATable(t *testing.T) {
 		}
 	}
 	lost := sinktest.Event(t, 6, `{"operation":"INSERT","id":"e6","table":"part","key":["1"],"after":{},"mvccTimestamp":"1"}`)
-	if err := s.Apply(t.Context(), sinktest.Batch(lost)); fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), `hub "shop.part": the hub does not exist`) {
+	if err := s.Apply(t.Context(), sinktest.Batch(lost)); fault.Of(err) != fault.Transient ||
+		!strings.Contains(err.Error(), `hub "shop.part": the hub does not exist`) {
 		t.Errorf("a table whose hub is missing: %v: %v", fault.Of(err), err)
 	}
 }
 
-func TestAHubThatVanishesIsReported(t *testing.T) {
+func TestApply_ReportsADeletedHub(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	s := mustOpen(t, urlTo(hub, ""))
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	hub.Remove(t)
-	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "make it") {
+	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); fault.Of(err) != fault.Transient ||
+		!strings.Contains(err.Error(), "create it") {
 		t.Errorf("a hub that was deleted: %v: %v", fault.Of(err), err)
 	}
 }

@@ -24,58 +24,59 @@ import (
 
 var errClosed = errors.New("the sink is closed")
 
-// refusal is an error that Event Hubs answered, by its own words no more than its
-// name and what support asks for.
-type refusal struct {
+// serviceError is an error that Event Hubs returned. Its text holds the condition's name and the
+// tracking id for support, and none of the service's own words.
+type serviceError struct {
 	text  string
 	cause error
 }
 
-func (e *refusal) Error() string { return e.text }
-func (e *refusal) Unwrap() error { return e.cause }
+func (e *serviceError) Error() string { return e.text }
+func (e *serviceError) Unwrap() error { return e.cause }
 
 const (
-	hintUnauthorized = "Event Hubs refuse the credentials; check SharedAccessKeyName and SharedAccessKey, that the policy has the claim Send and is one of this hub or of the namespace, and this machine's clock; with Entra ID, that the identity has the role Azure Event Hubs Data Sender"
-	hintMissing      = "the hub does not exist; make it, or correct EntityPath="
+	hintUnauthorized = "Event Hubs refuses the credentials; check SharedAccessKeyName and SharedAccessKey, that the policy has the claim " +
+		"Send and is one of this hub or of the namespace, and this machine's clock; with Entra ID, that the identity has the role Azure " +
+		"Event Hubs Data Sender"
+	hintMissing = "the hub does not exist; create it, or correct EntityPath="
 )
 
-// fatal are the conditions that only a person can do something about.
+// fatal lists the conditions that only the operator can fix.
 var fatal = map[amqp.ErrCond]string{
 	amqp.ErrCondUnauthorizedAccess:  hintUnauthorized,
 	amqp.ErrCondNotFound:            hintMissing,
-	amqp.ErrCondResourceDeleted:     "the hub was deleted; make it again, or correct EntityPath=",
+	amqp.ErrCondResourceDeleted:     "the hub was deleted; create it again, or correct EntityPath=",
 	"com.microsoft:entity-disabled": "the hub is disabled; set its status to Active",
 	amqp.ErrCondNotAllowed:          "the hub does not allow that; check that it is an event hub, and its status",
 }
 
-// poison are the conditions that are about what is in an event.
+// poison lists the conditions that concern the content of an event.
 var poison = map[amqp.ErrCond]string{
 	amqp.ErrCondMessageSizeExceeded:       hintTooLarge,
-	"com.microsoft:argument-error":        "Event Hubs refuse the event",
-	"com.microsoft:argument-out-of-range": "Event Hubs refuse the event",
-	amqp.ErrCondInvalidField:              "Event Hubs refuse the event",
+	"com.microsoft:argument-error":        "Event Hubs refuses the event",
+	"com.microsoft:argument-out-of-range": "Event Hubs refuses the event",
+	amqp.ErrCondInvalidField:              "Event Hubs refuses the event",
 }
 
-const hintTooLarge = "the event is larger than Event Hubs take in the namespace's tier; raise the tier, or the hub's maximum message size, and start eds again"
+const hintTooLarge = "the event is larger than Event Hubs accepts in the namespace's tier; raise the tier, or the hub's maximum message " +
+	"size, and start eds again"
 
-// busy is what a throttled namespace answers: it asks for some seconds of quiet.
+// busy is the condition of a throttled namespace, which asks for some seconds of quiet.
 const (
 	busy      = amqp.ErrCond("com.microsoft:server-busy")
 	busyPause = 4 * time.Second
 )
 
-// quoted is how the client tells, in the text of an error that hides its cause,
-// what the service has answered. It does so where it does not know the answer's
-// condition, and connects anew.
+// quoted matches the service's condition in the text of a client error that hides its cause. The
+// client writes one if it does not know the condition, and reconnects.
 var quoted = regexp.MustCompile(`^(?:\([a-z]+\): )?\*Error\{Condition: ([a-z0-9:._-]+),`)
 
-// conditionOf returns the condition that the service has named in an answer to a
-// message, or "".
+// conditionOf returns the condition that the service named in its reply to a message, or "".
 func conditionOf(err error) amqp.ErrCond {
 	var condition *amqp.Error
 	var link *amqp.LinkError
 	if errors.As(err, &link) {
-		return "" // the link's end is no answer
+		return "" // the end of a link is no reply
 	}
 	if errors.As(err, &condition) {
 		return condition.Condition
@@ -86,10 +87,10 @@ func conditionOf(err error) amqp.ErrCond {
 	return ""
 }
 
-// failed is how the client tells, in the same way, what $cbs has answered.
+// failed matches the status of a $cbs reply in such a text.
 var failed = regexp.MustCompile(`^(?:\([a-z]+\): )?rpc: failed, status code ([0-9]{3}) `)
 
-// statusOf returns the status that $cbs has answered, or 0.
+// statusOf returns the status of a $cbs reply, or 0.
 func statusOf(err error) int {
 	var status interface{ RPCCode() int }
 	if errors.As(err, &status) {
@@ -102,21 +103,21 @@ func statusOf(err error) int {
 	return 0
 }
 
-// refused reports whether err is about one message, and leaves its link as it is.
+// refused reports whether err concerns one message and leaves its link open.
 func refused(err error) bool {
 	condition := conditionOf(err)
 	return condition == busy || poison[condition] != "" || errors.Is(err, azeventhubs.ErrEventDataTooLarge)
 }
 
-// missing reports whether err says that there is no such hub.
+// missing reports whether err means that the hub does not exist.
 func missing(err error) bool {
 	var condition *amqp.Error
 	return errors.As(err, &condition) && condition.Condition == amqp.ErrCondNotFound || err != nil && statusOf(err) == http.StatusNotFound
 }
 
-// explain gives an error of the client its class, and a text that says what to
-// do. Texts of the service are left out: they may say anything.
-func (s *session) explain(err error) error {
+// classify gives an error of the client its class, and a text that says what to do. The text quotes
+// nothing of the service's own, which could hold anything.
+func (s *hubSession) classify(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -132,59 +133,60 @@ func (s *session) explain(err error) error {
 	case errors.Is(err, errClosed), errors.Is(err, errSilent), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	case errors.Is(err, azeventhubs.ErrEventDataTooLarge):
-		return fault.Mark(fault.Poison, &refusal{hintTooLarge, err})
+		return fault.Mark(fault.Poison, &serviceError{hintTooLarge, err})
 	case errors.As(err, &identity):
-		return identity.explain()
+		return identity.classify()
 	case errors.As(err, &condition):
-		return explainCondition(condition)
+		return classifyCondition(condition)
 	case statusOf(err) != 0:
-		return explainStatus(err, statusOf(err))
+		return classifyStatus(err, statusOf(err))
 	case poison[conditionOf(err)] != "":
 		condition := conditionOf(err)
-		return fault.Mark(fault.Poison, &refusal{poison[condition] + " (" + string(condition) + tracking(err) + ")", err})
+		return fault.Mark(fault.Poison, &serviceError{poison[condition] + " (" + string(condition) + tracking(err) + ")", err})
 	case errors.As(err, &coded) && coded.Code == azeventhubs.ErrorCodeUnauthorizedAccess:
-		return fault.Mark(fault.Refused, &refusal{hintUnauthorized + " (" + string(amqp.ErrCondUnauthorizedAccess) + tracking(err) + ")", err})
+		return fault.Mark(fault.Refused, &serviceError{hintUnauthorized + " (" + string(amqp.ErrCondUnauthorizedAccess) + tracking(err) +
+			")", err})
 	}
-	return s.explainLoss(err)
+	return s.classifyLoss(err)
 }
 
-func explainCondition(e *amqp.Error) error {
+func classifyCondition(e *amqp.Error) error {
 	named := " (" + string(e.Condition) + tracking(e) + ")"
 	if hint, ok := fatal[e.Condition]; ok {
-		return fault.Mark(fault.Refused, &refusal{hint + named, e})
+		return fault.Mark(fault.Refused, &serviceError{hint + named, e})
 	}
 	if hint, ok := poison[e.Condition]; ok {
-		return fault.Mark(fault.Poison, &refusal{hint + named, e})
+		return fault.Mark(fault.Poison, &serviceError{hint + named, e})
 	}
 	if e.Condition == busy {
-		err := &refusal{"the namespace is busy: it has reached its throughput units, or is being throttled" + named, e}
+		err := &serviceError{"the namespace is busy: it has reached its throughput units, or is being throttled" + named, e}
 		return &fault.Error{Class: fault.Transient, RetryAfter: busyPause, Err: err}
 	}
-	return &refusal{"Event Hubs answer " + string(e.Condition) + tracking(e), e}
+	return &serviceError{"Event Hubs answers " + string(e.Condition) + tracking(e), e}
 }
 
-// explainStatus explains what $cbs answers to a token.
-func explainStatus(err error, code int) error {
+// classifyStatus classifies a $cbs reply to a token.
+func classifyStatus(err error, code int) error {
 	named := fmt.Sprintf(" (status %d%s)", code, tracking(err))
 	switch code {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return fault.Mark(fault.Refused, &refusal{hintUnauthorized + named, err})
+		return fault.Mark(fault.Refused, &serviceError{hintUnauthorized + named, err})
 	case http.StatusNotFound, http.StatusGone:
-		return fault.Mark(fault.Refused, &refusal{hintMissing + named, err})
+		return fault.Mark(fault.Refused, &serviceError{hintMissing + named, err})
 	}
-	return &refusal{"Event Hubs do not take the token now" + named, err}
+	return &serviceError{"Event Hubs does not accept the token now" + named, err}
 }
 
-// explainLoss explains that there is no connection, or none any more.
-func (s *session) explainLoss(err error) error {
-	cause := s.lastFailure()
+// classifyLoss describes a failed dial or a lost connection.
+func (s *hubSession) classifyLoss(err error) error {
+	cause := s.lastDialError()
 	if cause == nil {
 		if network := net.Error(nil); errors.As(err, &network) || errors.Is(err, io.EOF) {
 			return fmt.Errorf("the connection to %s was lost: %w", s.host, err)
 		}
-		return &refusal{"the connection to " + s.host + " was lost" + tracking(err), err}
+		return &serviceError{"the connection to " + s.host + " was lost" + tracking(err), err}
 	}
-	if hint := misconfigured(cause); hint != "" {
+	if hint := tlsHint(cause); hint != "" {
 		return fault.Mark(fault.Refused, fmt.Errorf("connect to %s: %s: %w", s.host, hint, cause))
 	}
 	if lookup := new(net.DNSError); errors.As(cause, &lookup) && lookup.IsNotFound {
@@ -193,8 +195,8 @@ func (s *session) explainLoss(err error) error {
 	return fmt.Errorf("connect to %s: %w", s.host, cause)
 }
 
-// misconfigured tells what is wrong with encryption, where that is it.
-func misconfigured(err error) string {
+// tlsHint returns the remedy for an error of TLS, or "" for any other error.
+func tlsHint(err error) string {
 	var (
 		unknown x509.UnknownAuthorityError
 		invalid x509.CertificateInvalidError
@@ -206,16 +208,16 @@ func misconfigured(err error) string {
 	case errors.As(err, &host):
 		return "the certificate is for another name; use the namespace's own"
 	case errors.As(err, &unknown), errors.As(err, &invalid), errors.As(err, &verify):
-		return "the certificate is not trusted; where a proxy or gateway has its own, name its authority by tls-ca="
+		return "the certificate is not trusted; if a proxy or gateway has its own, name its authority with tls-ca="
 	case errors.As(err, &record):
-		return "the other side does not speak TLS at that port"
+		return "the server does not speak TLS at that port"
 	}
 	return ""
 }
 
 var trackingID = regexp.MustCompile(`TrackingId:[A-Za-z0-9_-]{1,80}`)
 
-// tracking returns the id by which support finds an answer, where it has one.
+// tracking returns the service's tracking id, which support asks for, or "".
 func tracking(err error) string {
 	if id := trackingID.FindString(err.Error()); id != "" {
 		return ", " + id
@@ -223,28 +225,28 @@ func tracking(err error) string {
 	return ""
 }
 
-// identityError is an error of a credential of Entra ID. Its own text may hold
-// the answer to a request for a token, so nobody sees it.
+// identityError is an error of an Entra ID credential. Its cause may quote the reply to a token
+// request, so Error leaves it out.
 type identityError struct {
 	err    error
-	unmade bool // there is no credential to ask with
+	unmade bool // the credential could not be created
 }
 
-// NonRetriable tells the client to hand the error on as it is.
+// NonRetriable makes the client return the error unchanged.
 func (e *identityError) NonRetriable() {}
 func (e *identityError) Error() string { return "Entra ID gives no token" }
 func (e *identityError) Unwrap() error { return e.err }
 
 var entraCode = regexp.MustCompile(`AADSTS[0-9]{2,10}`)
 
-// explain gives the error its class: what Entra ID answers is for a person, that
-// it does not is to be waited for.
-func (e *identityError) explain() error {
-	if e.unmade || errors.As(e.err, new(*fs.PathError)) { // whose cause looks like a network's
-		return fault.Mark(fault.Refused, &refusal{"there is no credential to ask Entra ID with: " + firstLine(e.err), e.err})
+// classify gives the error its class. The operator has to act on a serviceError by Entra ID. An outage
+// is retried.
+func (e *identityError) classify() error {
+	if e.unmade || errors.As(e.err, new(*fs.PathError)) { // its cause resembles a network error
+		return fault.Mark(fault.Refused, &serviceError{"there is no credential to ask Entra ID with: " + firstLine(e.err), e.err})
 	}
 	if network := net.Error(nil); errors.As(e.err, &network) || errors.Is(e.err, context.Canceled) {
-		return &refusal{"Entra ID can not be reached", e.err}
+		return &serviceError{"Entra ID cannot be reached", e.err}
 	}
 	named := ""
 	if code := entraCode.FindString(e.err.Error()); code != "" {
@@ -252,16 +254,17 @@ func (e *identityError) explain() error {
 	}
 	refused := new(azidentity.AuthenticationFailedError)
 	if !errors.As(e.err, &refused) {
-		return fault.Mark(fault.Refused, &refusal{"there is no credential to ask Entra ID with: " + firstLine(e.err), e.err})
+		return fault.Mark(fault.Refused, &serviceError{"there is no credential to ask Entra ID with: " + firstLine(e.err), e.err})
 	}
-	if r := refused.RawResponse; r != nil && r.StatusCode < 500 && r.StatusCode != http.StatusTooManyRequests && r.StatusCode != http.StatusRequestTimeout {
-		return fault.Mark(fault.Refused, &refusal{fmt.Sprintf("Entra ID refuses the identity; check AZURE_TENANT_ID, AZURE_CLIENT_ID and its secret or certificate%s", named), e.err})
+	if r := refused.RawResponse; r != nil && r.StatusCode < 500 && r.StatusCode != http.StatusTooManyRequests &&
+		r.StatusCode != http.StatusRequestTimeout {
+		return fault.Mark(fault.Refused, &serviceError{fmt.Sprintf("Entra ID refuses the identity; check AZURE_TENANT_ID, AZURE_CLIENT_ID "+
+			"and its secret or certificate%s", named), e.err})
 	}
-	return &refusal{"Entra ID gives no token now" + named, e.err}
+	return &serviceError{"Entra ID gives no token now" + named, e.err}
 }
 
-// firstLine returns the first line of an error's text, without the path if it is
-// the file system's.
+// firstLine returns the first line of an error's text, without the path of a file system error.
 func firstLine(err error) string {
 	if e := new(fs.PathError); errors.As(err, &e) {
 		err = e.Err

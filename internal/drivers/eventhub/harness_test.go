@@ -15,7 +15,7 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
-// namespace is what the tests talk to. Each has hubs of its own there.
+// namespace is the server of all tests. Each test creates its own hubs there.
 var namespace *peer.Namespace
 
 func TestMain(m *testing.M) {
@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 
 var hubs atomic.Int64
 
-// newHub makes a hub that only this test knows.
+// newHub creates a hub for one test.
 func newHub(t testing.TB, s peer.Settings) *peer.Hub {
 	t.Helper()
 	return namespace.Make(t, fmt.Sprintf("hub-%d", hubs.Add(1)), s)
@@ -46,7 +46,8 @@ func newHub(t testing.TB, s peer.Settings) *peer.Hub {
 
 // urlAt returns the URL of a hub that is reached at an address.
 func urlAt(address, hub, query string) string {
-	return "eventhub://" + address + "/;SharedAccessKeyName=" + peer.KeyName + ";SharedAccessKey=" + peer.Key + ";EntityPath=" + hub + ";UseDevelopmentEmulator=true" + query
+	return "eventhub://" + address + "/;SharedAccessKeyName=" + peer.KeyName + ";SharedAccessKey=" + peer.Key + ";EntityPath=" + hub +
+		";UseDevelopmentEmulator=true" + query
 }
 
 func urlTo(hub *peer.Hub, query string) string { return urlAt(namespace.Addr, hub.Name, query) }
@@ -86,8 +87,8 @@ func rows(t testing.TB, hub *peer.Hub) map[string][]string {
 	return all
 }
 
-// wantOnce checks that a hub holds the numbered events from first to last, each
-// once, in the order of its row.
+// wantOnce checks that a hub holds the numbered events from first to last, each once, in the order
+// of their row.
 func wantOnce(t testing.TB, hub *peer.Hub, first, last int) {
 	t.Helper()
 	wantRows(t, rows(t, hub), first, last)
@@ -110,7 +111,7 @@ func wantRows(t testing.TB, got map[string][]string, first, last int) {
 	}
 }
 
-// wantInOrder checks the same where events may have come again.
+// wantInOrder checks the same, but permits duplicates.
 func wantInOrder(t testing.TB, hub *peer.Hub, first, last int) {
 	t.Helper()
 	got := rows(t, hub)

@@ -11,8 +11,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 )
 
-// TestIdentity_ErrorsHoldNoValue makes credentials of values that cannot be used.
-// None of them comes to ask Entra ID.
+// TestIdentity_ErrorsHoldNoValue creates credentials from unusable values. None of them reaches
+// Entra ID.
 func TestIdentity_ErrorsHoldNoValue(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, []byte("-----BEGIN hunter2-----\naHVudGVyMg==\n-----END hunter2-----\n"), 0o600); err != nil {
@@ -34,19 +34,19 @@ func TestIdentity_ErrorsHoldNoValue(t *testing.T) {
 		"certificate's content": {"client-certificate", id(func(*identity) {})},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := lazily(func() (azcore.TokenCredential, error) { return c.id.credential(c.auth, azcore.ClientOptions{}) })
+			l := newLazyCredential(func() (azcore.TokenCredential, error) { return c.id.credential(c.auth, azcore.ClientOptions{}) })
 			_, err := l.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{"https://eventhubs.azure.net/.default"}})
 			if err == nil {
 				t.Fatal("there is a token")
 			}
-			if text := err.(*identityError).explain().Error(); strings.Contains(text, "hunter2") {
+			if text := err.(*identityError).classify().Error(); strings.Contains(text, "hunter2") {
 				t.Error(text)
 			}
 		})
 	}
 	_, unread := os.ReadFile("/nonexistent/hunter2")
 	for _, e := range []*identityError{{err: fmt.Errorf("read the token: %w", unread)}, {err: unread, unmade: true}} {
-		if text := e.explain().Error(); !strings.HasSuffix(text, "no such file or directory") || strings.Contains(text, "hunter2") {
+		if text := e.classify().Error(); !strings.HasSuffix(text, "no such file or directory") || strings.Contains(text, "hunter2") {
 			t.Error(text)
 		}
 	}

@@ -13,13 +13,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// maxPartitionKey is the length of a partition key that Event Hubs allows, in
-// UTF-16 code units.
+// maxPartitionKey is the longest partition key that Event Hubs allows, in UTF-16 code units.
 const maxPartitionKey = 128
 
-// partitionKey returns the event's partition key; one that is too long is cut,
-// and ends in a hash of all of it. Where plain is true the key is as the protocol
-// says, and ends in the row's id.
+// partitionKey returns the event's partition key. A key that is too long is cut and ends in a hash
+// of the whole. If plain is true, the key is the protocol's own and ends in the row's id.
 func partitionKey(e *cdc.Event) (key string, plain bool) {
 	raw := encode.PartitionKey(e)
 	key = clean(raw)
@@ -45,8 +43,8 @@ func utf16Length(text string) int {
 	return n
 }
 
-// clean returns text as AMQP can carry it: a U+FFFD for each byte that is not
-// UTF-8, as in an event's body.
+// clean returns text as AMQP can carry it: U+FFFD replaces each byte that is not UTF-8, as in an
+// event's body.
 func clean(text string) string {
 	if utf8.ValidString(text) {
 		return text
@@ -58,22 +56,22 @@ func clean(text string) string {
 	return b.String()
 }
 
-// writer makes events, one at a time: each is good until the next one is made.
-type writer struct {
-	all      bool // properties, beside objectId
+// messageWriter builds events, one at a time. Each is valid until the next one is built.
+type messageWriter struct {
+	all      bool // all properties, not only objectId
 	event    azeventhubs.AMQPAnnotatedMessage
-	rest     map[string]any // properties of events that are not the first of a message
-	previous [3]text        // table, version and row, which seldom change
+	rest     map[string]any    // properties of events after the first of a message
+	previous [3]cachedProperty // table, version and row, which seldom change
 }
 
-// text is a string, and what it is as a property.
-type text struct {
+// cachedProperty is a string and its value as a property.
+type cachedProperty struct {
 	plain    string
 	property any
 }
 
-func newWriter(all bool) *writer {
-	w := &writer{all: all, rest: make(map[string]any, 5)}
+func newMessageWriter(all bool) *messageWriter {
+	w := &messageWriter{all: all, rest: make(map[string]any, 5)}
 	kind := "application/json"
 	w.event.Properties = &azeventhubs.AMQPAnnotatedMessageProperties{ContentType: &kind}
 	w.event.Body.Data = make([][]byte, 1)
@@ -83,13 +81,13 @@ func newWriter(all bool) *writer {
 	return w
 }
 
-// operations are the properties that tell them.
+// operations maps each operation to its property value.
 var operations = map[cdc.Op]any{cdc.Insert: cdc.Insert.String(), cdc.Update: cdc.Update.String(), cdc.Delete: cdc.Delete.String()}
 
-// write returns the event that stands for the nth one of a lane; replaced says
-// that bytes that are not UTF-8 were. The first one of a message is the client's
-// until that is sent, but for its body.
-func (w *writer) write(l *lane, n int, first bool) (out *azeventhubs.AMQPAnnotatedMessage, replaced bool) {
+// write returns the message event for the nth event of a queue. replaced reports that invalid UTF-8
+// was replaced. The client keeps the properties of a message's first event until it is sent, but
+// not its body.
+func (w *messageWriter) write(l *keyQueue, n int, first bool) (out *azeventhubs.AMQPAnnotatedMessage, replaced bool) {
 	e := l.events[n]
 	w.event.Body.Data[0], replaced = encode.Text(e)
 	w.event.Properties.MessageID = clean(encode.MessageKey(e))
@@ -108,21 +106,21 @@ func (w *writer) write(l *lane, n int, first bool) (out *azeventhubs.AMQPAnnotat
 	return &w.event, replaced
 }
 
-// release lets go of what the writer has made.
-func (w *writer) release() {
+// release drops references to the caller's event.
+func (w *messageWriter) release() {
 	w.event.Body.Data[0], w.event.ApplicationProperties = nil, nil
 }
 
-func (t *text) of(plain string) any {
+func (t *cachedProperty) of(plain string) any {
 	if t.plain != plain {
-		*t = text{plain, clean(plain)}
+		*t = cachedProperty{plain, clean(plain)}
 	}
 	return t.property
 }
 
-// rowID returns the id of the row of an event of the lane: what follows three
-// names and three dots in the partition key.
-func (l *lane) rowID(e *cdc.Event) string {
+// rowID returns the row's id of an event of the queue. In a plain partition key it follows three
+// names and three dots.
+func (l *keyQueue) rowID(e *cdc.Event) string {
 	if !l.plain {
 		return e.RowID()
 	}

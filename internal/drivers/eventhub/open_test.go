@@ -18,8 +18,8 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
-// TestBadURLsAreRefusedWithWhatToChange: none of them gets as far as Azure.
-func TestBadURLsAreRefusedWithWhatToChange(t *testing.T) {
+// TestOpen_RejectsBadURLs: each error says what to change. No case connects to Azure.
+func TestOpen_RejectsBadURLs(t *testing.T) {
 	notPEM := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(notPEM, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
@@ -38,15 +38,17 @@ func TestBadURLsAreRefusedWithWhatToChange(t *testing.T) {
 		good + ";EntityPath=e;HIDDEN":                                                    "HIDDEN",
 		good + ";EntityPath=e;a+b/c==":                                                   "unknown name; known ones are",
 		good + ";EntityPath=e;UseDevelopmentEmulator=maybe":                              "true or false",
-		"eventhub://x.servicebus.windows.net/;SharedAccessKeyName=n;SharedAccessKey=HIDDEN;EntityPath=e;UseDevelopmentEmulator=true": "leaves encryption out",
-		"eventhub://h/;SharedAccessKeyName=n;EntityPath=e":                                                                           "no SharedAccessKey",
-		"eventhub://h/;SharedAccessKey=HIDDEN;EntityPath=e":                                                                          "no SharedAccessKeyName",
-		"eventhub://h/SharedAccessKeyName=n;SharedAccessKey=HIDDEN;EntityPath=e":                                                     "lacks a ;",
-		"eventhub://h/;EntityPath=SharedAccessKey=HIDDEN":                                                                            "has a =",
-		"eventhub://h/;SharedAccessSignature=SharedAccessSignature%20sr=x&sig=HIDDEN;EntityPath=e":                                   "expires; use SharedAccessKeyName",
-		"eventhub://h/e":                                                    "says not who eds is",
-		"eventhub://h/e?hub={{.tabel}}":                                     "leave one out",
-		good + "?hub={{.tabel}}":                                            `hub template: it names a field that no change has; did you mean "table"?`,
+		"eventhub://x.servicebus.windows.net/;SharedAccessKeyName=n;SharedAccessKey=HIDDEN;EntityPath=e;" +
+			"UseDevelopmentEmulator=true": "leaves encryption out",
+		"eventhub://h/;SharedAccessKeyName=n;EntityPath=e":                                         "no SharedAccessKey",
+		"eventhub://h/;SharedAccessKey=HIDDEN;EntityPath=e":                                        "no SharedAccessKeyName",
+		"eventhub://h/SharedAccessKeyName=n;SharedAccessKey=HIDDEN;EntityPath=e":                   "lacks a ;",
+		"eventhub://h/;EntityPath=SharedAccessKey=HIDDEN":                                          "has a =",
+		"eventhub://h/;SharedAccessSignature=SharedAccessSignature%20sr=x&sig=HIDDEN;EntityPath=e": "expires; use SharedAccessKeyName",
+		"eventhub://h/e":                "has no credentials",
+		"eventhub://h/e?hub={{.tabel}}": "leave one out",
+		good + "?hub={{.tabel}}": `hub template: it names a field that no change has; ` +
+			`did you mean "table"?`,
 		good + "?hub={{.table":                                              "hub template",
 		good + ";EntityPath=e?transport=amqps":                              "amqp or websockets",
 		good + ";EntityPath=e?proxy=http://p":                               "needs transport=websockets",
@@ -65,25 +67,30 @@ func TestBadURLsAreRefusedWithWhatToChange(t *testing.T) {
 		"eventhub://h/e?auth=client-secret&tenant-id=t&client-id=c":         "AZURE_CLIENT_SECRET",
 		"eventhub://h/e?auth=client-certificate&tenant-id=t&client-id=c":    "AZURE_CLIENT_CERTIFICATE_PATH",
 		"eventhub://h/e?auth=workload-identity&tenant-id=t&client-id=c":     "AZURE_FEDERATED_TOKEN_FILE",
-		"eventhub://h/e;UseDevelopmentEmulator=true?auth=default":           "emulator knows no Entra ID",
+		"eventhub://h/e;UseDevelopmentEmulator=true?auth=default":           "emulator does not support Entra ID",
 	} {
 		_, err := tryOpen(t, raw, env)
-		if err == nil || fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "HIDDEN") && want != "HIDDEN" {
+		if err == nil || fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "HIDDEN") &&
+			want != "HIDDEN" {
 			t.Errorf("%s: %v, want %q", raw, err, want)
 		}
 	}
 }
 
-// TestConnectionStringsAreReadHoweverTheyAreEscaped: keys are base64, with + / and
-// =, and have been through forms, shells and other tools.
-func TestConnectionStringsAreReadHoweverTheyAreEscaped(t *testing.T) {
+// TestParseConnection_AcceptsAnyEscaping: keys are base64 with + / and =, and may have passed
+// through forms, shells and other tools.
+func TestParseConnection_AcceptsAnyEscaping(t *testing.T) {
 	want := connection{host: "ns.servicebus.windows.net", keyName: "Root Manage", key: "ab+/cd+/+efg==", hub: "hub-1"}
 	for _, raw := range []string{
 		"eventhub://ns.servicebus.windows.net/;SharedAccessKeyName=Root Manage;SharedAccessKey=ab+/cd+/+efg==;EntityPath=hub-1",
-		"eventhub://ns.servicebus.windows.net/;SharedAccessKeyName=Root%20Manage;SharedAccessKey=ab%2B%2Fcd%2B%2F%2Befg%3D%3D;EntityPath=hub-1",
-		"eventhub://ns.servicebus.windows.net/;SharedAccessKeyName=Root%20Manage;SharedAccessKey=ab%252B%252Fcd%252B%252F%252Befg%253D%253D;EntityPath=hub-1",
-		"eventhub://ns.servicebus.windows.net/%3BSharedAccessKeyName%3DRoot%20Manage%3BSharedAccessKey%3Dab%2B%2Fcd%2B%2F%2Befg%3D%3D%3BEntityPath%3Dhub-1",
-		"eventhub://ns.servicebus.windows.net/%253BSharedAccessKeyName%253DRoot%2520Manage%253BSharedAccessKey%253Dab%252B%252Fcd%252B%252F%252Befg%253D%253D%253BEntityPath%253Dhub-1",
+		"eventhub://ns.servicebus.windows.net/;SharedAccessKeyName=Root%20Manage;" +
+			"SharedAccessKey=ab%2B%2Fcd%2B%2F%2Befg%3D%3D;EntityPath=hub-1",
+		"eventhub://ns.servicebus.windows.net/;SharedAccessKeyName=Root%20Manage;" +
+			"SharedAccessKey=ab%252B%252Fcd%252B%252F%252Befg%253D%253D;EntityPath=hub-1",
+		"eventhub://ns.servicebus.windows.net/%3BSharedAccessKeyName%3DRoot%20Manage" +
+			"%3BSharedAccessKey%3Dab%2B%2Fcd%2B%2F%2Befg%3D%3D%3BEntityPath%3Dhub-1",
+		"eventhub://ns.servicebus.windows.net/%253BSharedAccessKeyName%253DRoot%2520Manage" +
+			"%253BSharedAccessKey%253Dab%252B%252Fcd%252B%252F%252Befg%253D%253D%253BEntityPath%253Dhub-1",
 		"eventhub://ns.servicebus.windows.net/;SharedAccessKeyName=Root%20Manage;SharedAccessKey=ab%20/cd%20/%20efg==;EntityPath=hub-1",
 		"eventhub://ns.servicebus.windows.net;SharedAccessKey=ab+/cd+/+efg==;SharedAccessKeyName=Root Manage;EntityPath=hub-1",
 		"eventhub://ns.servicebus.windows.net/;sharedaccesskeyname=Root%20Manage; SharedAccessKey=${KEY} ;ENTITYPATH=hub-1;",
@@ -107,14 +114,19 @@ func TestConnectionStringsAreReadHoweverTheyAreEscaped(t *testing.T) {
 	}
 }
 
-func TestFieldsMakeAURL(t *testing.T) {
+func TestURLOf_ReadsPortalConnectionStrings(t *testing.T) {
 	const rest = ";SharedAccessKeyName=n;SharedAccessKey=a+/b=="
-	for text, want := range map[string]string{ // a URL, or what is wrong
-		"Endpoint=sb://ns.servicebus.windows.net/" + rest + ";EntityPath=hub":            "eventhub://ns.servicebus.windows.net/" + rest + ";EntityPath=hub",
-		" EntityPath=hub" + rest + ";Endpoint=sb://ns.servicebus.windows.net ":           "eventhub://ns.servicebus.windows.net/" + rest + ";EntityPath=hub",
-		"eventhub://ns.servicebus.windows.net/" + rest + ";EntityPath=hub":               "eventhub://ns.servicebus.windows.net/" + rest + ";EntityPath=hub",
-		"Endpoint=sb://ns/" + rest + ";EntityPath=eds.{{.table}}":                        "eventhub://ns/" + rest + ";EntityPath=eds.%7B%7B.table%7D%7D",
-		"Endpoint=sb://localhost:1" + rest + ";EntityPath=h;UseDevelopmentEmulator=true": "eventhub://localhost:1/" + rest + ";EntityPath=h;UseDevelopmentEmulator=true",
+	for text, want := range map[string]string{ // a URL, or an error
+		"Endpoint=sb://ns.servicebus.windows.net/" + rest + ";EntityPath=hub": "eventhub://ns.servicebus.windows.net/" + rest +
+			";EntityPath=hub",
+		" EntityPath=hub" + rest + ";Endpoint=sb://ns.servicebus.windows.net ": "eventhub://ns.servicebus.windows.net/" + rest +
+			";EntityPath=hub",
+		"eventhub://ns.servicebus.windows.net/" + rest + ";EntityPath=hub": "eventhub://ns.servicebus.windows.net/" + rest +
+			";EntityPath=hub",
+		"Endpoint=sb://ns/" + rest + ";EntityPath=eds.{{.table}}": "eventhub://ns/" + rest +
+			";EntityPath=eds.%7B%7B.table%7D%7D",
+		"Endpoint=sb://localhost:1" + rest + ";EntityPath=h;UseDevelopmentEmulator=true": "eventhub://localhost:1/" + rest +
+			";EntityPath=h;UseDevelopmentEmulator=true",
 		"Endpoint=sb://ns/" + rest:         "add ;EntityPath=hub",
 		"Endpoint=sb://ns/;EntityPath=hub": "it lacks SharedAccessKeyName",
 		rest:                               "host name",
@@ -124,7 +136,7 @@ func TestFieldsMakeAURL(t *testing.T) {
 		if problems != nil {
 			got = problems[0].Error
 			if strings.Contains(got, "a+/b") {
-				t.Errorf("%s: the error tells the key: %s", text, got)
+				t.Errorf("%s: the error reveals the key: %s", text, got)
 			}
 		}
 		if got != want && (problems == nil || !strings.Contains(got, want)) {
@@ -133,8 +145,8 @@ func TestFieldsMakeAURL(t *testing.T) {
 	}
 }
 
-// TestMaskedURLsTellNoKey: logs and HQ see them.
-func TestMaskedURLsTellNoKey(t *testing.T) {
+// TestMaskURL_HidesTheKey: masked URLs appear in logs and at HQ.
+func TestMaskURL_HidesTheKey(t *testing.T) {
 	for _, raw := range []string{
 		"eventhub://ns.x.net/;SharedAccessKeyName=n;SharedAccessKey=SECRET/SECRET==;EntityPath=h?transport=websockets",
 		"eventhub://ns.x.net;SharedAccessKeyName=n;SharedAccessKey=SECRET/SECRET==;EntityPath=h",
@@ -148,28 +160,33 @@ func TestMaskedURLsTellNoKey(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrongIsNoticedAtOpen(t *testing.T) {
+func TestOpen_ReportsAMisconfiguredHub(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	good := urlTo(hub, "")
 	refuse := func(what, raw, want string, class fault.Class) {
 		t.Helper()
 		_, err := tryOpen(t, raw, env)
-		if err == nil || fault.Of(err) != class || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), peer.Key) || strings.Contains(err.Error(), "SECRET") {
+		if err == nil || fault.Of(err) != class || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), peer.Key) ||
+			strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%s: %v: %v, want %q", what, fault.Of(err), err, want)
 		}
 	}
-	refuse("another key", strings.Replace(good, peer.Key, "SECRET+/==", 1), "refuse the credentials; check SharedAccessKeyName and SharedAccessKey", fault.Fatal)
+	refuse("another key", strings.Replace(good, peer.Key, "SECRET+/==", 1), "refuses the credentials; check SharedAccessKeyName and "+
+		"SharedAccessKey", fault.Fatal)
 	refuse("another policy", strings.Replace(good, "="+peer.KeyName, "=other", 1), "TrackingId:abc_G1", fault.Fatal)
-	refuse("a policy without Send", strings.Replace(good, "="+peer.KeyName, "="+peer.ListenKeyName, 1), "Data Sender (amqp:unauthorized-access, TrackingId:def_G3)", fault.Fatal)
-	refuse("no such hub", strings.Replace(good, hub.Name, "missing", 1), `the hub does not exist; make it, or correct EntityPath= (amqp:not-found, TrackingId:def_G2)`, fault.Fatal)
-	refuse("a key that is wrong, and a template", strings.Replace(strings.Replace(good, peer.Key, "SECRET", 1), hub.Name, "{{.table}}", 1), "refuse the credentials", fault.Fatal)
+	refuse("a policy without Send", strings.Replace(good, "="+peer.KeyName, "="+peer.ListenKeyName, 1),
+		"Data Sender (amqp:unauthorized-access, TrackingId:def_G3)", fault.Fatal)
+	refuse("no such hub", strings.Replace(good, hub.Name, "missing", 1), `the hub does not exist; create it, or correct EntityPath= `+
+		`(amqp:not-found, TrackingId:def_G2)`, fault.Fatal)
+	refuse("a key that is wrong, and a template", strings.Replace(strings.Replace(good, peer.Key, "SECRET", 1), hub.Name, "{{.table}}", 1),
+		"refuses the credentials", fault.Fatal)
 	hub.Refuse(t, 403)
-	refuse("forbidden", good, "refuse the credentials", fault.Fatal)
+	refuse("forbidden", good, "refuses the credentials", fault.Fatal)
 	hub.Refuse(t, 404)
-	refuse("nobody knows the hub", good, "does not exist", fault.Fatal)
+	refuse("an unknown hub", good, "does not exist", fault.Fatal)
 	hub.Refuse(t, 500)
-	refuse("an answer that passes", good, "do not take the token now (status 500", fault.Transient)
+	refuse("an answer that passes", good, "does not accept the token now (status 500", fault.Transient)
 	hub.Refuse(t, 0)
 	hub.Disable(t, true)
 	refuse("a disabled hub", good, "set its status to Active", fault.Fatal)
@@ -183,15 +200,18 @@ func TestWhatIsWrongIsNoticedAtOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed.Close()
-	refuse("nobody there", urlAt(closed.Addr().String(), "hub", ""), closed.Addr().String()+": connect: connection refused", fault.Transient)
+	refuse("no server", urlAt(closed.Addr().String(), "hub", ""), closed.Addr().String()+": connect: connection refused",
+		fault.Transient)
 	web := httptest.NewServer(http.NotFoundHandler())
 	defer web.Close()
-	refuse("no TLS there", strings.Replace(urlAt(web.Listener.Addr().String(), "hub", ""), ";UseDevelopmentEmulator=true", "", 1), "does not speak TLS at that port", fault.Fatal)
+	refuse("no TLS", strings.Replace(urlAt(web.Listener.Addr().String(), "hub", ""), ";UseDevelopmentEmulator=true", "", 1),
+		"does not speak TLS at that port", fault.Fatal)
 }
 
 func FuzzURL(f *testing.F) {
 	for _, seed := range []string{
-		"ns/;SharedAccessKeyName=n;SharedAccessKey=a+/b==;EntityPath=hub", "Endpoint=sb://ns:1/;EntityPath={{.table}};SharedAccessKeyName=n;SharedAccessKey=k", "ns/hub", "ns%3BEntityPath%3Dx",
+		"ns/;SharedAccessKeyName=n;SharedAccessKey=a+/b==;EntityPath=hub",
+		"Endpoint=sb://ns:1/;EntityPath={{.table}};SharedAccessKeyName=n;SharedAccessKey=k", "ns/hub", "ns%3BEntityPath%3Dx",
 	} {
 		f.Add(seed)
 	}
@@ -212,7 +232,7 @@ func FuzzURL(f *testing.F) {
 		if c.key == "" || strings.ContainsAny(c.key+c.keyName, "%") {
 			return
 		}
-		// What is made of it reads back the same.
+		// c.url() parses to the same connection.
 		u, err := url.Parse(c.url())
 		if err != nil {
 			t.Fatalf("the url of %q does not parse: %v", text, err)

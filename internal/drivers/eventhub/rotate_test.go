@@ -18,7 +18,8 @@ func TestKey_IsReadForEachSession(t *testing.T) {
 	files.Works("a batch", s.Apply(t.Context(), sinktest.NumberedBatch(t, 1, 3)))
 	files.Put("key", []byte("c29tZXRoaW5nIGVsc2U=\n"))
 	s.drop(s.session) // as if its connections had ended
-	files.Waits("another key", s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)), "Event Hubs refuse the credentials", "c29tZXRoaW5n", peer.Key)
+	files.Waits("another key", s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)), "Event Hubs refuses the credentials", "c29tZXRoaW5n",
+		peer.Key)
 	files.Put("key", []byte(peer.Key+"\n"))
 	files.Works("the right key again", s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)))
 	wantOnce(t, hub, 1, 6)

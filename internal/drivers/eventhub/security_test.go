@@ -34,7 +34,7 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
-// issue writes a certificate for localhost that signs itself, and its key.
+// issue writes a self-signed certificate for localhost, and its key.
 func issue(t testing.TB) (certificate, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -43,7 +43,8 @@ func issue(t testing.TB) (certificate, key string) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature, DNSNames: []string{"localhost"},
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		DNSNames: []string{"localhost"},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
@@ -65,8 +66,7 @@ func writePEM(t testing.TB, kind string, der []byte) string {
 	return path
 }
 
-// secureAddress starts a port that speaks TLS, for localhost, and returns it with
-// the certificate.
+// secureAddress starts a TLS port for localhost. It returns the address and the certificate's file.
 func secureAddress(t testing.TB) (address, certificate string) {
 	t.Helper()
 	certificate, key := issue(t)
@@ -77,7 +77,7 @@ func secureAddress(t testing.TB) (address, certificate string) {
 	return "localhost:" + port, certificate
 }
 
-func TestEncryption(t *testing.T) {
+func TestOpen_VerifiesTheCertificate(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	address, certificate := secureAddress(t)
@@ -88,8 +88,9 @@ func TestEncryption(t *testing.T) {
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	wantOnce(t, hub, 1, 3)
 	_, err := tryOpen(t, at(address, ""), env)
-	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "not trusted; where a proxy or gateway has its own, name its authority by tls-ca=") {
-		t.Errorf("a certificate that nobody knows: %v: %v", fault.Of(err), err)
+	if fault.Of(err) != fault.Fatal ||
+		!strings.Contains(err.Error(), "not trusted; if a proxy or gateway has its own, name its authority with tls-ca=") {
+		t.Errorf("an unknown certificate: %v: %v", fault.Of(err), err)
 	}
 	_, err = tryOpen(t, at(strings.Replace(address, "localhost", "127.0.0.1", 1), "?tls-ca="+certificate), env)
 	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "certificate is for another name") {
@@ -97,12 +98,13 @@ func TestEncryption(t *testing.T) {
 	}
 }
 
-func TestWebSockets(t *testing.T) {
+func TestApply_OverWebSockets(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{Max: 20 << 20})
 	s := mustOpen(t, urlAt(namespace.WebSocket, hub.Name, "?transport=websockets"))
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
-	large := sinktest.Event(t, 31, fmt.Sprintf(`{"operation":"UPDATE","id":"ev31","table":"order","key":["k1"],"companyId":"c","after":{"id":"k1","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("x", 3<<20)))
+	large := sinktest.Event(t, 31, fmt.Sprintf(`{"operation":"UPDATE","id":"ev31","table":"order","key":["k1"],"companyId":"c",`+
+		`"after":{"id":"k1","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("x", 3<<20)))
 	sinktest.Apply(t, s, sinktest.Batch(large))
 	hub.Fail(t, peer.Fault{Kind: "close", Condition: "amqp:connection:forced", After: 1, Times: 1})
 	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 32, 60))
@@ -111,14 +113,13 @@ func TestWebSockets(t *testing.T) {
 	web := httptest.NewServer(http.NotFoundHandler())
 	defer web.Close()
 	_, err := tryOpen(t, urlAt(web.Listener.Addr().String(), hub.Name, "?transport=websockets"), env)
-	if err == nil || !strings.Contains(err.Error(), "open a WebSocket: the other side answers 404 Not Found") {
+	if err == nil || !strings.Contains(err.Error(), "open a WebSocket: the server answers 404 Not Found") {
 		t.Errorf("no WebSockets there: %v", err)
 	}
 }
 
-// TestAProxyIsAskedForTheWebSocket: the one that proxy= names, and the one in the
-// environment, unless proxy=none.
-func TestAProxyIsAskedForTheWebSocket(t *testing.T) {
+// TestApply_OverWebSocketsUsesTheProxy that proxy= names.
+func TestApply_OverWebSocketsUsesTheProxy(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	var mu sync.Mutex
@@ -141,7 +142,7 @@ func TestAProxyIsAskedForTheWebSocket(t *testing.T) {
 	}
 }
 
-func TestProxiesOfTheEnvironment(t *testing.T) {
+func TestParseProxy_HonoursTheEnvironment(t *testing.T) {
 	environment := func(name string) (string, bool) {
 		value, ok := map[string]string{"https_proxy": "http://u:p@proxy:3128", "NO_PROXY": ".inside.example"}[name]
 		return value, ok
@@ -173,11 +174,10 @@ func TestProxiesOfTheEnvironment(t *testing.T) {
 	}
 }
 
-// entra is Entra ID as far as a client that has a secret, a certificate or a
-// federated token sees it.
+// entra fakes Entra ID for clients with a secret, a certificate or a federated token.
 type entra struct {
 	token  string
-	status int // of answers to requests for a token; 0 means 200
+	status int // of replies to token requests; 0: 200
 	err    error
 	forms  []url.Values
 }
@@ -190,9 +190,12 @@ func (e *entra) Do(r *http.Request) (*http.Response, error) {
 	body, status := "", http.StatusOK
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/discovery/instance"):
-		body = `{"tenant_discovery_endpoint":"` + authority + `/v2.0/.well-known/openid-configuration","metadata":[{"preferred_network":"login.microsoftonline.com","preferred_cache":"login.windows.net","aliases":["login.microsoftonline.com"]}]}`
+		body = `{"tenant_discovery_endpoint":"` + authority +
+			`/v2.0/.well-known/openid-configuration","metadata":[{"preferred_network":"login.microsoftonline.com",` +
+			`"preferred_cache":"login.windows.net","aliases":["login.microsoftonline.com"]}]}`
 	case strings.HasSuffix(r.URL.Path, "/openid-configuration"):
-		body = `{"token_endpoint":"` + authority + `/oauth2/v2.0/token","authorization_endpoint":"` + authority + `/oauth2/v2.0/authorize","issuer":"` + authority + `/v2.0"}`
+		body = `{"token_endpoint":"` + authority + `/oauth2/v2.0/token","authorization_endpoint":"` + authority +
+			`/oauth2/v2.0/authorize","issuer":"` + authority + `/v2.0"}`
 	default:
 		text, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -209,11 +212,14 @@ func (e *entra) Do(r *http.Request) (*http.Response, error) {
 			body = `{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret SECRET provided."}`
 		}
 	}
-	return &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewBufferString(body)), Request: r}, nil
+	return &http.Response{
+		StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(bytes.NewBufferString(body)), Request: r,
+	}, nil
 }
 
-// TestTokensOfEntraID sends with each kind of credential that asks over HTTP.
-func TestTokensOfEntraID(t *testing.T) {
+// TestEntraID_Tokens sends with each kind of credential that requests tokens over HTTP.
+func TestEntraID_Tokens(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	address, authority := secureAddress(t)
@@ -240,7 +246,7 @@ func TestTokensOfEntraID(t *testing.T) {
 			t.Fatal(err)
 		}
 		id := identityOf(v, environment)
-		c.credential = lazily(func() (azcore.TokenCredential, error) {
+		c.credential = newLazyCredential(func() (azcore.TokenCredential, error) {
 			return id.credential(auth, azcore.ClientOptions{Transport: e, Retry: policy.RetryOptions{MaxRetries: -1}})
 		})
 		s := newSink(c, env.Complete())
@@ -249,7 +255,10 @@ func TestTokensOfEntraID(t *testing.T) {
 	}
 	hub.Accept(t, "the token")
 	n := 0
-	for auth, field := range map[string]string{"client-secret": "client_secret", "client-certificate": "client_assertion", "workload-identity": "client_assertion"} {
+	for auth, field := range map[string]string{
+		"client-secret": "client_secret", "client-certificate": "client_assertion",
+		"workload-identity": "client_assertion",
+	} {
 		e := &entra{token: "the token"}
 		s := opened(auth, e)
 		if err := s.Probe(t.Context()); err != nil {
@@ -259,7 +268,8 @@ func TestTokensOfEntraID(t *testing.T) {
 		s.env.Adjusted = func(_, _, _ string) {}
 		sinktest.Apply(t, s, sinktest.NumberedBatch(t, n+1, n+3))
 		n += 3
-		if len(e.forms) != 1 || e.forms[0].Get(field) == "" || e.forms[0].Get("client_id") != "client" || !strings.Contains(e.forms[0].Get("scope"), "eventhubs.azure.net") {
+		if len(e.forms) != 1 || e.forms[0].Get(field) == "" || e.forms[0].Get("client_id") != "client" ||
+			!strings.Contains(e.forms[0].Get("scope"), "eventhubs.azure.net") {
 			t.Errorf("auth=%s: Entra ID was asked %v", auth, e.forms)
 		}
 	}
@@ -270,9 +280,10 @@ func TestTokensOfEntraID(t *testing.T) {
 		want  string
 	}{
 		"a token without the role": {&entra{token: "SECRET"}, fault.Fatal, "role Azure Event Hubs Data Sender"},
-		"a wrong secret":           {&entra{status: 401}, fault.Fatal, "refuses the identity; check AZURE_TENANT_ID, AZURE_CLIENT_ID and its secret or certificate (AADSTS7000215)"},
-		"a failure of Entra ID":    {&entra{status: 503}, fault.Transient, "gives no token now"},
-		"no Entra ID":              {&entra{err: &net.OpError{Op: "dial", Err: errors.New("SECRET")}}, fault.Transient, "Entra ID"},
+		"a wrong secret": {&entra{status: 401}, fault.Fatal, "refuses the identity; check AZURE_TENANT_ID, AZURE_CLIENT_ID and " +
+			"its secret or certificate (AADSTS7000215)"},
+		"a failure of Entra ID": {&entra{status: 503}, fault.Transient, "gives no token now"},
+		"no Entra ID":           {&entra{err: &net.OpError{Op: "dial", Err: errors.New("SECRET")}}, fault.Transient, "Entra ID"},
 	} {
 		err := opened("client-secret", c.e).Probe(t.Context())
 		if fault.Of(err) != c.class || err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "SECRET") {
@@ -281,14 +292,17 @@ func TestTokensOfEntraID(t *testing.T) {
 	}
 }
 
-// clientCertificate writes a certificate and its key, which must be of RSA.
+// clientCertificate writes an RSA certificate and its key to one file.
 func clientCertificate(t testing.TB) string {
 	t.Helper()
 	private, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "client"}, NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "client"},
+		NotAfter: time.Now().Add(time.Hour),
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
 		t.Fatal(err)
@@ -309,9 +323,8 @@ func clientCertificate(t testing.TB) string {
 	return path
 }
 
-// TestCredentialsAreMadeWhenTheyAreNeeded: what can not be had is told of then,
-// and for good.
-func TestCredentialsAreMadeWhenTheyAreNeeded(t *testing.T) {
+// TestCredentials_AreCreatedOnFirstUse: a credential that cannot be created is reported only then.
+func TestCredentials_AreCreatedOnFirstUse(t *testing.T) {
 	environment := func(name string) (string, bool) {
 		value, ok := map[string]string{"AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c", "AZURE_CLIENT_CERTIFICATE_PATH": "/nope"}[name]
 		return value, ok
@@ -326,7 +339,7 @@ func TestCredentialsAreMadeWhenTheyAreNeeded(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = c.credential.GetToken(t.Context(), policy.TokenRequestOptions{})
-	err = newSession(&c).explain(err)
+	err = newHubSession(&c).classify(err)
 	if fault.Of(err) != fault.Refused || !strings.Contains(err.Error(), "read AZURE_CLIENT_CERTIFICATE_PATH") {
 		t.Errorf("%v: %v", fault.Of(err), err)
 	}

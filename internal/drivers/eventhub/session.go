@@ -14,25 +14,25 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// session is the connections to the namespace: one for each hub that was written
-// to. Its methods may be called concurrently, but for close.
-type session struct {
+// session holds the connections to the namespace, one for each hub that was written to. Its
+// methods except close may be called concurrently.
+type hubSession struct {
 	*config
-	moved atomic.Int64 // counts acknowledgements, and what was written
+	progress atomic.Int64 // counts acknowledgements and large writes
 
 	mu      sync.Mutex
 	clients map[string]*azeventhubs.ProducerClient // by hub
-	conns   map[net.Conn]struct{}                  // that are open
-	failure error                                  // why the last connection was not opened
+	conns   map[net.Conn]struct{}                  // open connections
+	dialErr error                                  // why the last dial failed; nil if it succeeded
 	closed  bool
 }
 
-func newSession(c *config) *session {
-	return &session{config: c, clients: make(map[string]*azeventhubs.ProducerClient), conns: make(map[net.Conn]struct{})}
+func newHubSession(c *config) *hubSession {
+	return &hubSession{config: c, clients: make(map[string]*azeventhubs.ProducerClient), conns: make(map[net.Conn]struct{})}
 }
 
-// client returns the client of a hub, which connects when it is first used.
-func (s *session) client(hub string) (*azeventhubs.ProducerClient, error) {
+// client returns the client of a hub. It connects on first use.
+func (s *hubSession) client(hub string) (*azeventhubs.ProducerClient, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -43,30 +43,29 @@ func (s *session) client(hub string) (*azeventhubs.ProducerClient, error) {
 	}
 	client, err := s.newClient(hub)
 	if err != nil { // its text may quote the connection string
-		return nil, fault.Mark(fault.Refused, errors.New("the client does not take the connection string; copy it from the portal again"))
+		return nil, fault.Mark(fault.Refused, errors.New("the client rejects the connection string; copy it from the portal again"))
 	}
 	s.clients[hub] = client
 	return client, nil
 }
 
-func (s *session) newClient(hub string) (*azeventhubs.ProducerClient, error) {
+func (s *hubSession) newClient(hub string) (*azeventhubs.ProducerClient, error) {
 	options := &azeventhubs.ProducerClientOptions{
 		ApplicationID:    "eds",
 		NewWebSocketConn: s.connect,
-		// What failed is tried again from the start of the batch's remainder, by
-		// whoever knows how long to wait; only a link that was found detached is
-		// opened anew within a call.
+		// The sink retries from the first unacknowledged event of the batch, and the pipeline knows
+		// how long to wait. Within a call the client reattaches only a link that it found detached.
 		RetryOptions: azeventhubs.RetryOptions{MaxRetries: -1},
 	}
 	if s.credential != nil {
 		return azeventhubs.NewProducerClient(s.host, hub, s.credential, options)
 	}
-	return azeventhubs.NewProducerClientFromConnectionString(s.text(hub), "", options)
+	return azeventhubs.NewProducerClientFromConnectionString(s.connectionString(hub), "", options)
 }
 
-// connect opens a connection, which carries AMQP whatever the client takes it
-// for, and keeps hold of it.
-func (s *session) connect(ctx context.Context, _ azeventhubs.WebSocketConnParams) (net.Conn, error) {
+// connect dials the namespace and tracks the connection. It carries AMQP, although the client calls
+// it a WebSocket.
+func (s *hubSession) connect(ctx context.Context, _ azeventhubs.WebSocketConnParams) (net.Conn, error) {
 	now, err := s.now()
 	var conn net.Conn
 	if err == nil {
@@ -74,7 +73,7 @@ func (s *session) connect(ctx context.Context, _ azeventhubs.WebSocketConnParams
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.failure = err
+	s.dialErr = err
 	if err != nil {
 		return nil, err
 	}
@@ -83,56 +82,56 @@ func (s *session) connect(ctx context.Context, _ azeventhubs.WebSocketConnParams
 		return nil, errClosed
 	}
 	s.conns[conn] = struct{}{}
-	return &tracked{Conn: conn, session: s}, nil
+	return &trackedConn{Conn: conn, session: s}, nil
 }
 
-// tracked is a connection that the session knows to be open.
-type tracked struct {
+// trackedConn is a connection that the session closes if it is still open at the end.
+type trackedConn struct {
 	net.Conn
-	session *session
+	session *hubSession
 }
 
-// leastWrite is less than a message, and more than what keeps a connection alive.
+// leastWrite is smaller than a message and larger than a record-alive frame.
 const leastWrite = 256
 
-// Write counts as progress: a large message takes its time.
-func (t *tracked) Write(p []byte) (int, error) {
+// Write counts as progress: a large message takes time.
+func (t *trackedConn) Write(p []byte) (int, error) {
 	n, err := t.Conn.Write(p)
 	if n >= leastWrite {
-		t.session.moved.Add(1)
+		t.session.progress.Add(1)
 	}
 	return n, err
 }
 
-func (t *tracked) Close() error {
+func (t *trackedConn) Close() error {
 	t.session.mu.Lock()
 	delete(t.session.conns, t.Conn)
 	t.session.mu.Unlock()
 	return t.Conn.Close()
 }
 
-// reach makes sure that the hub can be written to, without writing anything.
-func (s *session) reach(ctx context.Context, hub string) error {
+// openLink checks that the hub accepts a link, without writing anything.
+func (s *hubSession) openLink(ctx context.Context, hub string) error {
 	client, err := s.client(hub)
 	if err != nil {
-		return s.explain(err)
+		return s.classify(err)
 	}
 	batch, err := client.NewEventDataBatch(ctx, nil)
 	if err != nil {
-		return s.explain(err)
+		return s.classify(err)
 	}
-	if err := batch.AddEventData(new(azeventhubs.EventData), nil); err != nil { // or every event would seem too large
-		return fault.Mark(fault.Fatal, errors.New("the other side does not say how large a message may be; check that it is Event Hubs"))
+	if err := batch.AddEventData(new(azeventhubs.EventData), nil); err != nil { // else every event would seem too large
+		return fault.Mark(fault.Fatal, errors.New("the server does not say how large a message may be; check that it is Event Hubs"))
 	}
 	return nil
 }
 
-// closeTimeout bounds how long the other side may take to take leave.
+// closeTimeout bounds how long the peer may take to close its links.
 const closeTimeout = 2 * time.Second
 
-// close ends the session; politely, unless it is broken. What was sent and not
-// acknowledged stays unknown, and nothing of it is sent any more.
-func (s *session) close(polite bool) {
+// close ends the session: gracefully, or at once if it is broken. Sent and unacknowledged events
+// stay unknown; nothing more is sent.
+func (s *hubSession) close(polite bool) {
 	s.mu.Lock()
 	s.closed = true
 	clients := s.clients
@@ -140,21 +139,21 @@ func (s *session) close(polite bool) {
 	if !polite {
 		s.cut()
 	}
-	// A write that nobody reads would be waited for longer.
+	// A write that the peer does not read would block longer than the context.
 	late := time.AfterFunc(closeTimeout, s.cut)
 	defer late.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	var group sync.WaitGroup
 	for _, client := range clients {
-		group.Go(func() { _ = client.Close(ctx) }) // it has nothing to say
+		group.Go(func() { _ = client.Close(ctx) }) // the outcome changes nothing
 	}
 	group.Wait()
 	s.cut()
 }
 
 // cut closes every connection.
-func (s *session) cut() {
+func (s *hubSession) cut() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for conn := range s.conns {
@@ -162,42 +161,41 @@ func (s *session) cut() {
 	}
 }
 
-// lastFailure returns why the last connection was not opened, or nil where it was.
-func (s *session) lastFailure() error {
+// lastDialError returns why the last dial failed, or nil if it succeeded.
+func (s *hubSession) lastDialError() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.failure
+	return s.dialErr
 }
 
 var errSilent = errors.New("nothing was acknowledged")
 
-// within calls f with a context that ends once the patience has passed without
-// any progress.
-func (s *session) within(ctx context.Context, f func(ctx context.Context) error) error {
-	within, cancel := context.WithCancelCause(ctx)
-	var watch sync.WaitGroup
-	watch.Go(func() { s.watch(within, cancel) })
-	err := f(within)
-	silent := errors.Is(context.Cause(within), errSilent)
+// withPatience calls f with a context that ends if nothing moves for the whole patience.
+func (s *hubSession) withPatience(ctx context.Context, f func(ctx context.Context) error) error {
+	withPatience, cancel := context.WithCancelCause(ctx)
+	var watchProgress sync.WaitGroup
+	watchProgress.Go(func() { s.watchProgress(withPatience, cancel) })
+	err := f(withPatience)
+	silent := errors.Is(context.Cause(withPatience), errSilent)
 	cancel(nil)
-	watch.Wait()
+	watchProgress.Wait()
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case silent:
-		return fmt.Errorf("event hubs at %s have acknowledged nothing for %v: %w", s.host, s.patience, errSilent)
+		return fmt.Errorf("event hubs at %s acknowledged nothing for %v: %w", s.host, s.patience, errSilent)
 	}
 	return err
 }
 
-// watch ends a context once a patience has passed in which nothing moved.
-func (s *session) watch(ctx context.Context, cancel context.CancelCauseFunc) {
-	const looks = 4 // in the time of the patience
+// watchProgress cancels the context if nothing moves for the whole patience.
+func (s *hubSession) watchProgress(ctx context.Context, cancel context.CancelCauseFunc) {
+	const looks = 4 // per patience
 	ticker := time.NewTicker(s.patience / looks)
 	defer ticker.Stop()
-	last, quiet := s.moved.Load(), 0
+	last, quiet := s.progress.Load(), 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -205,7 +203,7 @@ func (s *session) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 		case <-ticker.C:
 		}
 		quiet++
-		if now := s.moved.Load(); now != last {
+		if now := s.progress.Load(); now != last {
 			last, quiet = now, 0
 		}
 		if quiet == looks {

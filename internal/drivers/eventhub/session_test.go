@@ -14,42 +14,43 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
-// TestOnlyStandstillEndsPatience: what moves slowly is waited for, however long it
-// takes; what does not move is not.
-func TestOnlyStandstillEndsPatience(t *testing.T) {
+// TestSession_PatienceEndsOnlyAtAStandstill: slow progress is never cut off.
+func TestSession_PatienceEndsOnlyAtAStandstill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSession(&config{patience: time.Second})
+		s := newHubSession(&config{patience: time.Second})
 		var stopped time.Time
-		err := s.within(t.Context(), func(ctx context.Context) error {
+		err := s.withPatience(t.Context(), func(ctx context.Context) error {
 			for range 20 {
 				select {
 				case <-ctx.Done():
 					return ctx.Err()
 				case <-time.After(700 * time.Millisecond):
 				}
-				s.moved.Add(1)
+				s.progress.Add(1)
 			}
 			stopped = time.Now()
 			<-ctx.Done()
 			return ctx.Err()
 		})
-		if waited := time.Since(stopped); !errors.Is(err, errSilent) || stopped.IsZero() || waited < time.Second || waited > 1250*time.Millisecond {
+		if waited := time.Since(stopped); !errors.Is(err, errSilent) || stopped.IsZero() || waited < time.Second ||
+			waited > 1250*time.Millisecond {
 			t.Errorf("after %v: %v", waited, err)
 		}
 	})
 }
 
-func TestANamespaceWithoutAnAddressIsNamed(t *testing.T) {
-	s := newSession(&config{connection: connection{host: "ns.example"}})
-	s.failure = &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "ns.example", IsNotFound: true}}
-	err := s.explain(errors.New("lost"))
-	if fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "connect to ns.example: no such host; check the namespace's name") {
+func TestClassify_NamesAnUnknownHost(t *testing.T) {
+	s := newHubSession(&config{connection: connection{host: "ns.example"}})
+	s.dialErr = &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "ns.example", IsNotFound: true}}
+	err := s.classify(errors.New("lost"))
+	if fault.Of(err) != fault.Transient ||
+		!strings.Contains(err.Error(), "connect to ns.example: no such host; check the namespace's name") {
 		t.Errorf("%v: %v", fault.Of(err), err)
 	}
 }
 
-// TestAConnectionThatStandsStillIsCutAtTheEnd: nobody takes leave of it.
-func TestAConnectionThatStandsStillIsCutAtTheEnd(t *testing.T) {
+// TestClose_CutsAStalledConnection after closeTimeout.
+func TestClose_CutsAStalledConnection(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
 	proxy := sinktest.NewProxy(t, namespace.Addr)
@@ -64,6 +65,6 @@ func TestAConnectionThatStandsStillIsCutAtTheEnd(t *testing.T) {
 			t.Error(err)
 		}
 	case <-time.After(10 * closeTimeout):
-		t.Error("it is waited for")
+		t.Error("Close still waits")
 	}
 }

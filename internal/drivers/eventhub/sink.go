@@ -18,15 +18,15 @@ type Sink struct {
 	env    sink.Env
 	loader encode.Loader
 
-	mu        sync.Mutex // held by calls that send
-	unsettled unsettled
-	scratch   scratch
+	mu           sync.Mutex // held by calls that send
+	failedEvents failedEvents
+	scratch      scratch
 
-	counting sync.Mutex // held where env.Adjusted is called
+	counting sync.Mutex // held while env.Adjusted is called
 
 	state   sync.Mutex
 	closed  bool
-	session *session // nil: none is open
+	session *hubSession // nil: none is open
 }
 
 var _ sink.Sink = (*Sink)(nil)
@@ -38,34 +38,34 @@ func newSink(c config, env sink.Env) *Sink {
 }
 
 // current returns the open session, or opens one.
-func (s *Sink) current() (*session, error) {
+func (s *Sink) current() (*hubSession, error) {
 	s.state.Lock()
 	defer s.state.Unlock()
 	if s.closed {
 		return nil, errClosed
 	}
 	if s.session == nil {
-		fresh, err := s.fresh()
+		session, err := s.newSession()
 		if err != nil {
 			return nil, err
 		}
-		s.session = fresh
+		s.session = session
 	}
 	return s.session, nil
 }
 
-// fresh returns a session with the secrets that there are now.
-func (s *Sink) fresh() (*session, error) {
+// newSession returns a session with the current secrets.
+func (s *Sink) newSession() (*hubSession, error) {
 	now, err := s.now()
 	if err != nil {
 		return nil, err
 	}
 	now.renew = s.renew // for its connections
-	return newSession(&now), nil
+	return newHubSession(&now), nil
 }
 
-// drop closes a session that is broken.
-func (s *Sink) drop(old *session) {
+// drop closes a broken session.
+func (s *Sink) drop(old *hubSession) {
 	s.state.Lock()
 	if s.session == old {
 		s.session = nil
@@ -74,9 +74,9 @@ func (s *Sink) drop(old *session) {
 	old.close(false)
 }
 
-// Apply sends the batch's events and waits until Event Hubs have accepted every
-// one. What was accepted of a batch that failed is remembered, and not sent again
-// when the batch, or a part of it, is tried again.
+// Apply sends the batch's events and waits until Event Hubs has accepted every one. If the batch
+// fails, Apply remembers the accepted events and does not send them again when the batch, or a part
+// of it, is retried.
 func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,7 +92,7 @@ func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 
 func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
 	defer s.scratch.clear() // the events are the caller's
-	lanes, err := s.lanes(b.Events)
+	queues, err := s.keyQueues(b.Events)
 	if err != nil {
 		return err
 	}
@@ -100,25 +100,25 @@ func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
 	if err != nil {
 		return err
 	}
-	f := &flight{session: session, lanes: lanes, sink: s}
-	err = session.within(ctx, f.fly)
+	f := &inFlightBatch{session: session, queues: queues, sink: s}
+	err = session.withPatience(ctx, f.send)
 	if err == nil {
-		s.unsettled.settle(b.Events)
+		s.failedEvents.forget(b.Events)
 		return nil
 	}
-	s.unsettled.keep(lanes)
+	s.failedEvents.record(queues)
 	if !f.intact || fault.Of(err) == fault.Refused {
 		s.drop(session)
 	}
 	return err
 }
 
-// Probe makes sure that the namespace answers, takes the credentials, and lets
-// eds send to the hub, where there is only one.
+// Probe checks that the namespace answers, accepts the credentials, and lets eds send to the hub,
+// if there is only one.
 func (s *Sink) Probe(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	session, err := s.fresh()
+	session, err := s.newSession()
 	if err != nil {
 		return s.env.Access.Judge(err)
 	}
@@ -126,16 +126,15 @@ func (s *Sink) Probe(ctx context.Context) error {
 	if !fixed {
 		hub = anyHub
 	}
-	err = session.within(ctx, func(ctx context.Context) error { return session.reach(ctx, hub) })
+	err = session.withPatience(ctx, func(ctx context.Context) error { return session.openLink(ctx, hub) })
 	session.close(err == nil)
 	if !fixed && missing(err) {
-		err = nil // whoever is told so has been let in
+		err = nil // this answer proves that the credentials are accepted
 	}
 	return s.env.Access.Judge(err)
 }
 
-// anyHub is asked for where the hubs that there should be are not known yet. It
-// need not exist.
+// anyHub is probed if the hubs' names depend on the changes. It need not exist.
 const anyHub = "eds"
 
 // BeginLoad begins the load of one table.
@@ -143,7 +142,7 @@ func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode 
 	return s.loader.BeginLoad(ctx, job, t, mode, scope)
 }
 
-// Close ends the connections. What was sent and not acknowledged is not promised.
+// Close ends the connections. It makes no promise about unacknowledged events.
 func (s *Sink) Close(context.Context) error {
 	s.state.Lock()
 	s.closed = true
@@ -156,7 +155,7 @@ func (s *Sink) Close(context.Context) error {
 	return nil
 }
 
-// worse returns the error of the two that more depends on.
+// worse returns the error with the more severe class.
 func worse(a, b error) error {
 	if a == nil || b != nil && fault.Of(b) > fault.Of(a) {
 		return b

@@ -26,7 +26,7 @@ const (
 	plainPort  = "5672"
 )
 
-// overTCP returns what opens connections to the namespace's port of AMQP.
+// overTCP returns a dialer for the namespace's AMQP port.
 func (c *config) overTCP() dialer {
 	port := securePort
 	if c.emulator {
@@ -47,8 +47,8 @@ func (c *config) overTCP() dialer {
 // dialTimeout bounds how long a connection may take to open.
 const dialTimeout = 10 * time.Second
 
-// overWebSockets returns what opens connections to the namespace's port of HTTPS.
-func (c *config) overWebSockets(proxy proxyOf) dialer {
+// overWebSockets returns a dialer for the namespace's HTTPS port.
+func (c *config) overWebSockets(proxy proxyFunc) dialer {
 	scheme := "wss://"
 	if c.emulator {
 		scheme = "ws://" // it has no certificate
@@ -57,12 +57,15 @@ func (c *config) overWebSockets(proxy proxyOf) dialer {
 	return func(ctx context.Context) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
-		// The connection leaves this transport's hands: nothing stays idle in it.
+		// The transport gives up the connection, so it keeps no idle one.
 		transport := &http.Transport{Proxy: proxy, TLSClientConfig: c.tls.Clone()}
-		conn, answer, err := websocket.Dial(ctx, address, &websocket.DialOptions{Subprotocols: []string{"amqp"}, HTTPClient: &http.Client{Transport: transport}})
+		conn, answer, err := websocket.Dial(ctx, address, &websocket.DialOptions{
+			Subprotocols: []string{"amqp"},
+			HTTPClient:   &http.Client{Transport: transport},
+		})
 		if err != nil {
 			if answer != nil && answer.StatusCode != http.StatusSwitchingProtocols {
-				return nil, fmt.Errorf("open a WebSocket: the other side answers %d %s", answer.StatusCode, http.StatusText(answer.StatusCode))
+				return nil, fmt.Errorf("open a WebSocket: the server answers %d %s", answer.StatusCode, http.StatusText(answer.StatusCode))
 			}
 			return nil, fmt.Errorf("open a WebSocket: %w", err)
 		}
@@ -71,11 +74,11 @@ func (c *config) overWebSockets(proxy proxyOf) dialer {
 	}
 }
 
-// proxyOf says by which proxy a URL is reached; a nil URL is by none.
-type proxyOf func(*http.Request) (*url.URL, error)
+// proxyFunc returns the proxy for a request's URL; nil: none.
+type proxyFunc func(*http.Request) (*url.URL, error)
 
 // parseProxy reads the option proxy, or the environment's proxies.
-func parseProxy(option string, lookup sink.Lookup) (proxyOf, error) {
+func parseProxy(option string, lookup sink.Lookup) (proxyFunc, error) {
 	switch option {
 	case "":
 		return environmentProxy(lookup), nil
@@ -87,13 +90,14 @@ func parseProxy(option string, lookup sink.Lookup) (proxyOf, error) {
 		return nil, errors.New("option proxy should be like http://proxy:8080, or none")
 	}
 	if u.User != nil {
-		return nil, errors.New("option proxy should hold no password, which logs would show; put the proxy with its user and password into the environment, as HTTPS_PROXY")
+		return nil, errors.New("option proxy should hold no password, which logs would show; put the proxy with its user and password " +
+			"into the environment, as HTTPS_PROXY")
 	}
 	return http.ProxyURL(u), nil
 }
 
-// environmentProxy returns the proxies that HTTPS_PROXY and NO_PROXY name.
-func environmentProxy(lookup sink.Lookup) proxyOf {
+// environmentProxy returns a proxyFunc that follows HTTPS_PROXY and NO_PROXY.
+func environmentProxy(lookup sink.Lookup) proxyFunc {
 	first := func(names ...string) string {
 		for _, name := range names {
 			if value, ok := lookup(name); ok && value != "" {
@@ -105,7 +109,7 @@ func environmentProxy(lookup sink.Lookup) proxyOf {
 	config := httpproxy.Config{HTTPSProxy: first("HTTPS_PROXY", "https_proxy"), NoProxy: first("NO_PROXY", "no_proxy")}
 	choose := config.ProxyFunc()
 	return func(r *http.Request) (*url.URL, error) {
-		u := *r.URL // of a WebSocket, which proxies take for what it is over
+		u := *r.URL // a WebSocket's scheme, while proxies are configured for HTTP
 		u.Scheme = strings.Replace(u.Scheme, "ws", "http", 1)
 		return choose(&u)
 	}

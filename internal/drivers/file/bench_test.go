@@ -15,7 +15,11 @@ func BenchmarkApply(b *testing.B) {
 		query string
 		rows  int
 	}{
-		{"", 1000}, {"?format=ndjson", 1}, {"?format=ndjson", 10_000}, {"?format=ndjson&compress=gzip", 10_000}, {"?format=ndjson&compress=zstd", 10_000},
+		{"", 1000},
+		{"?format=ndjson", 1},
+		{"?format=ndjson", 10_000},
+		{"?format=ndjson&compress=gzip", 10_000},
+		{"?format=ndjson&compress=zstd", 10_000},
 	} {
 		b.Run(fmt.Sprintf("%s, %d a batch", strings.TrimPrefix(c.query, "?"), c.rows), func(b *testing.B) {
 			s := openIn(b, b.TempDir(), c.query)

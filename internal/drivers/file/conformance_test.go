@@ -20,7 +20,10 @@ import (
 func TestMain(m *testing.M) { sinktest.Main(m) }
 
 func TestConformance(t *testing.T) {
-	for name, query := range map[string]string{"json": "", "ndjson": "?format=ndjson&compress=zstd&layout=%7Btable%7D/dt=YYYY-MM-DD&roll-rows=7&roll-bytes=4k", "parquet": "?format=parquet"} {
+	for name, query := range map[string]string{
+		"json":   "",
+		"ndjson": "?format=ndjson&compress=zstd&layout=%7Btable%7D/dt=YYYY-MM-DD&roll-rows=7&roll-bytes=4k", "parquet": "?format=parquet",
+	} {
 		t.Run(name, func(t *testing.T) {
 			sinktest.Run(t, sinktest.Config{
 				Driver: Driver(),
@@ -36,7 +39,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// tree lists what is below a directory.
+// tree lists a directory's content.
 func tree(t testing.TB, dir string) string {
 	t.Helper()
 	var all []string
@@ -80,8 +83,8 @@ func parsed(t testing.TB, raw string) config {
 
 func directory(t testing.TB, raw string) string { return parsed(t, raw).directory }
 
-// history reads all events in a destination's directory: those of NDJSON files
-// as they come, those that have a file each by their clocks.
+// history reads all events of a destination's directory: NDJSON files in their order, single-event
+// files by clock.
 func history(t testing.TB, raw string) []sinktest.Stored {
 	t.Helper()
 	var all []sinktest.Stored
@@ -101,13 +104,13 @@ func history(t testing.TB, raw string) []sinktest.Stored {
 		case imported(a) != imported(b):
 			return imported(b) - imported(a) // the snapshot comes before the stream
 		default:
-			return 0 // as the files are named, and as they stand there
+			return 0 // ordered by file name, then by line
 		}
 	})
 	return all
 }
 
-// holdsMany reports whether the file of a name holds many events.
+// holdsMany reports whether a file of this name contains many events.
 func holdsMany(name string) bool {
 	return strings.Contains(name, ".ndjson") || strings.Contains(name, ".parquet")
 }
@@ -124,17 +127,17 @@ func clockOf(t testing.TB, s sinktest.Stored) cdc.Timestamp {
 }
 
 type storedFile struct {
-	name string // below the directory
+	name string // relative to the directory
 	text []byte
 }
 
-// files returns what a consumer would find, by name: nothing of eds's own.
+// files returns the files that a consumer finds, by name, without eds's own.
 func files(t testing.TB, dir string) []storedFile {
 	t.Helper()
 	var all []storedFile
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
-			if d != nil && d.Name() == own {
+			if d != nil && d.Name() == privateDir {
 				return filepath.SkipDir
 			}
 			return err
@@ -150,7 +153,7 @@ func files(t testing.TB, dir string) []storedFile {
 	return all
 }
 
-// expand returns what a file holds, a line an event.
+// expand returns a file's content, one event per line.
 func expand(t testing.TB, f storedFile) []byte {
 	t.Helper()
 	if !strings.HasSuffix(f.name, ".parquet") {

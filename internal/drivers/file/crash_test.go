@@ -18,10 +18,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// event makes the nth event of a stream: one of two tables.
+// event returns the nth event of a stream over two tables.
 func event(t testing.TB, n int) *cdc.Event {
 	t.Helper()
-	payload := fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"%s","key":["k%d"],"companyId":"c","after":{"id":"k%d","n":%d},"timestamp":%d,"mvccTimestamp":"%d"}`,
+	payload := fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"%s","key":["k%d"],"companyId":"c","after":{"id":"k%d","n":%d},`+
+		`"timestamp":%d,"mvccTimestamp":"%d"}`,
 		n, []string{"order", "part"}[n%2], n%3, n%3, n, 1700000000000+n, 1700000000000000000+n)
 	e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: int64(1700000000000000000 + n)}}
 	if err := cdc.NewDecoder().Decode(e, []byte(payload), ""); err != nil {
@@ -30,8 +31,7 @@ func event(t testing.TB, n int) *cdc.Event {
 	return e
 }
 
-// batch makes a batch of the events first to last, those excepted that the
-// position covers.
+// batch returns a batch of the events from first to last, without those that the position covers.
 func batch(t testing.TB, after cdc.Position, first, last int) *change.Batch {
 	t.Helper()
 	var b change.Builder
@@ -54,8 +54,8 @@ func mustOpen(t testing.TB, d disk, query string) sink.Sink {
 	return s
 }
 
-// sequences returns the events in the files, by table, in the order of the
-// files' names and lines. Parquet files may be given as they are.
+// sequences returns the events in the files, by table, in the order of names and lines. Parquet
+// files may be passed as they are.
 func sequences(t testing.TB, files map[string]string) map[string][]string {
 	t.Helper()
 	all := make(map[string][]string)
@@ -81,10 +81,9 @@ func sequences(t testing.TB, files map[string]string) map[string][]string {
 	return all
 }
 
-// TestALossOfPowerLosesNothingAcknowledged cuts the power before and after every
-// single call that three batches make, and starts again, from the checkpoint
-// where there is one, from an earlier event where there is none.
-func TestALossOfPowerLosesNothingAcknowledged(t *testing.T) {
+// TestCrash_LosesNothingAcknowledged cuts the power before and after every call that three batches
+// make. It starts again from the checkpoint, or from an earlier event if there is none.
+func TestCrash_LosesNothingAcknowledged(t *testing.T) {
 	for _, query := range []string{"", "?format=ndjson", "?format=ndjson&roll-rows=3", "?format=parquet&compress=none"} {
 		t.Run(query, func(t *testing.T) {
 			clean := newFaultyDisk(newMemDisk())
@@ -98,11 +97,11 @@ func TestALossOfPowerLosesNothingAcknowledged(t *testing.T) {
 	}
 }
 
-// batches are the events of three batches, and of what comes after the crash.
+// batches has the first and last event of each of three batches, and of one after the crash.
 var batches = [][2]int{{1, 4}, {5, 6}, {7, 13}, {14, 17}}
 
-// writeBatches applies the batches but the last until one fails, and returns how
-// many were acknowledged.
+// writeBatches applies all batches but the last until one fails. It returns the number of
+// acknowledged ones.
 func writeBatches(t testing.TB, s sink.Sink, from int) int {
 	t.Helper()
 	for i, b := range batches[from : len(batches)-1] {
@@ -124,7 +123,7 @@ func crashAt(t *testing.T, query string, n int, mode sinktest.Mode) {
 	memory = memory.crash()
 	s = mustOpen(t, memory, query)
 	var at cdc.Position
-	replayed := max(0, acknowledged-1) // the last acknowledged batch comes again
+	replayed := max(0, acknowledged-1) // the last acknowledged batch is redelivered
 	if c, ok := s.(sink.Checkpointer); ok {
 		var err error
 		if at, err = c.Checkpoint(t.Context()); err != nil {
@@ -134,7 +133,7 @@ func crashAt(t *testing.T, query string, n int, mode sinktest.Mode) {
 			t.Errorf("%s %d: the checkpoint is %d, %d was acknowledged", mode, n, at.Sequence, batches[acknowledged-1][1])
 		}
 	} else if acknowledged > 0 {
-		// Without a replay all that was acknowledged has to be there.
+		// All acknowledged events must be there without a replay.
 		want := sequencesUpTo(batches[acknowledged-1][1])
 		for table, ids := range want {
 			got := sequences(t, memory.files())[table]
@@ -144,7 +143,7 @@ func crashAt(t *testing.T, query string, n int, mode sinktest.Mode) {
 		}
 	}
 	for _, b := range batches[replayed:] {
-		// The batches are cut otherwise than before.
+		// The replayed batches have other boundaries.
 		for first := b[0]; first <= b[1]; first += 2 {
 			again := batch(t, at, first, min(first+1, b[1]))
 			if len(again.Events) == 0 {
@@ -169,9 +168,9 @@ func sequencesUpTo(last int) map[string][]string {
 	return want
 }
 
-// TestAFullDiskShowsNoHalfFile: whatever call fails for lack of space, what a
-// consumer sees afterwards is what it saw before.
-func TestAFullDiskShowsNoHalfFile(t *testing.T) {
+// TestFullDisk_ShowsNoHalfFile: whichever call fails for lack of space, consumers see the same
+// files as before.
+func TestFullDisk_ShowsNoHalfFile(t *testing.T) {
 	for _, query := range []string{"", "?format=ndjson", "?format=ndjson&compress=zstd", "?format=parquet"} {
 		t.Run(query, func(t *testing.T) {
 			for n := 0; ; n++ {
@@ -186,9 +185,9 @@ func TestAFullDiskShowsNoHalfFile(t *testing.T) {
 				err := s.Apply(t.Context(), batch(t, cdc.Position{}, 5, 9))
 				if err == nil {
 					if n == 0 {
-						t.Fatal("a full disk is no error")
+						t.Fatal("a full disk caused no error")
 					}
-					return // the batch makes no more calls than that
+					return // the batch makes fewer calls
 				}
 				if fault.Of(err) != fault.Transient || !errors.Is(err, syscall.ENOSPC) {
 					t.Errorf("call %d: the error is %v: %v", n, fault.Of(err), err)
@@ -204,14 +203,14 @@ func TestAFullDiskShowsNoHalfFile(t *testing.T) {
 	}
 }
 
-// fullDisk refuses only what needs space.
+// fullDisk fails only the calls that need space.
 type fullDisk struct{ *faultyDisk }
 
 func (d *fullDisk) rename(from, to string) error         { return d.disk.rename(from, to) }
 func (d *fullDisk) remove(name string) error             { return d.disk.remove(name) }
 func (d *fullDisk) syncDir(name string) error            { return d.disk.syncDir(name) }
 func (d *fullDisk) readFile(name string) ([]byte, error) { return d.disk.readFile(name) }
-func (d *fullDisk) fresh() (bool, error)                 { return d.disk.fresh() }
+func (d *fullDisk) ensure() (bool, error)                { return d.disk.ensure() }
 func (d *fullDisk) open(name string) (file, error) {
 	f, err := d.disk.open(name)
 	if err != nil {

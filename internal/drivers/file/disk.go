@@ -15,19 +15,19 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// disk is what the sinks need of a file system. Names are relative to the
-// destination's directory, with slashes, and can't leave it. Its methods are
-// safe for concurrent use. Nothing but what was synced need survive a crash: a
-// file's content by sync, its name by syncDir of its directory.
+// disk is the part of a file system that the sinks use. Names are relative to the destination's
+// directory, with slashes, and cannot leave it. Its methods are safe for concurrent use. Only
+// synced data must survive a crash: a file's content after its Sync, its name after syncDir of its
+// directory.
 type disk interface {
-	// fresh makes sure that the directory exists and is the one that its path names
-	// now, and reports whether it was another one so far.
-	fresh() (replaced bool, err error)
+	// ensure creates the directory if it is missing, reopens it if its path now names another one,
+	// and reports whether it did either.
+	ensure() (replaced bool, err error)
 	// exists reports whether the directory exists.
 	exists() (bool, error)
-	// standIn returns nil if the directory exists, else a disk in a new directory where
-	// that one would be made. Its end removes it.
-	standIn() (d disk, end func() error, err error)
+	// probeDir returns nil if the directory exists, else a disk in a new temporary directory where
+	// it would be created. end removes that one.
+	probeDir() (d disk, end func() error, err error)
 	create(name string) (file, error) // must not exist yet
 	open(name string) (file, error)   // for writing; must exist
 	rename(from, to string) error     // replaces a file
@@ -49,15 +49,14 @@ type file interface {
 	Close() error
 }
 
-// rootDisk is the real one: a directory that no name, and no symbolic link, leads
-// out of.
+// rootDisk is a real directory. No name and no symbolic link leads out of it.
 type rootDisk struct {
 	path string
 	mu   sync.RWMutex // held for writing while root is replaced
-	root *os.Root     // nil: the directory has yet to be made
+	root *os.Root     // nil: the directory does not exist yet
 }
 
-// openDisk opens the directory if it exists. It makes none.
+// openDisk opens the directory if it exists. It creates none.
 func openDisk(path string) (*rootDisk, error) {
 	d := &rootDisk{path: path}
 	above, err := durable.Existing(path)
@@ -70,9 +69,9 @@ func openDisk(path string) (*rootDisk, error) {
 	return d, nil
 }
 
-// fresh makes the directory if there is none, and opens it again if its path now names
-// another one: it was removed and made again, or something was mounted over it.
-func (d *rootDisk) fresh() (replaced bool, err error) {
+// ensure reopens the directory if it was removed and created again, or if a file system was mounted
+// over it.
+func (d *rootDisk) ensure() (replaced bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.root == nil {
@@ -99,10 +98,10 @@ func (d *rootDisk) exists() (bool, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	return err == nil && info.IsDir(), bare(err)
+	return err == nil && info.IsDir(), withoutNames(err)
 }
 
-func (d *rootDisk) standIn() (disk, func() error, error) {
+func (d *rootDisk) probeDir() (disk, func() error, error) {
 	above, err := durable.Existing(d.path)
 	if err != nil {
 		return nil, nil, classifyOpen(d.path, err)
@@ -112,11 +111,11 @@ func (d *rootDisk) standIn() (disk, func() error, error) {
 	}
 	path, err := os.MkdirTemp(above, ".eds-probe-*")
 	if err != nil {
-		return nil, nil, fmt.Errorf("make a directory in %s: %w", above, bare(err))
+		return nil, nil, fmt.Errorf("create a directory in %s: %w", above, withoutNames(err))
 	}
 	root, err := os.OpenRoot(path)
 	if err != nil {
-		return nil, nil, errors.Join(bare(err), os.Remove(path))
+		return nil, nil, errors.Join(withoutNames(err), os.Remove(path))
 	}
 	in := &rootDisk{path: path, root: root}
 	return in, func() error { return errors.Join(in.close(), os.RemoveAll(path)) }, nil
@@ -155,8 +154,8 @@ func (d *rootDisk) mkdir(name string) error {
 	return d.root.Mkdir(name, 0o755)
 }
 
-// syncDir makes the names in a directory durable. Windows does so by itself, and
-// has no call for it.
+// syncDir makes the names in a directory durable. Windows does so on its own and has no call for
+// it.
 func (d *rootDisk) syncDir(name string) error {
 	if runtime.GOOS == "windows" {
 		return nil
@@ -214,19 +213,18 @@ func compareNames(a, b string) int {
 	return 0
 }
 
-// classifyOpen says what it means that the directory can't be opened: a path
-// that leads through a file needs a person; anything else may pass.
+// classifyOpen gives the error of opening the directory its class: the operator has to fix a path
+// that leads through a file; anything else is retried.
 func classifyOpen(path string, err error) error {
 	class := fault.Transient
 	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG) || errors.Is(err, syscall.EEXIST) {
 		class = fault.Fatal
 	}
-	return fault.Mark(class, fmt.Errorf("open directory %s: %w", path, bare(err)))
+	return fault.Mark(class, fmt.Errorf("open directory %s: %w", path, withoutNames(err)))
 }
 
-// bare returns err without the names that the file system puts into errors: they
-// are made of keys of rows.
-func bare(err error) error {
+// withoutNames returns err without file names, which contain keys of rows.
+func withoutNames(err error) error {
 	if e := new(fs.PathError); errors.As(err, &e) {
 		return fmt.Errorf("%s: %w", e.Op, e.Err)
 	}
@@ -236,7 +234,7 @@ func bare(err error) error {
 	return err
 }
 
-// parents yields the directories that lead to name, from the top.
+// parents returns the directories that lead to name, from the top.
 func parents(name string) []string {
 	var all []string
 	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {

@@ -10,15 +10,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// faultyDisk is a disk whose calls can be made to fail, as on a full disk.
+// faultyDisk is a disk whose calls can fail, as on a full disk.
 type faultyDisk struct {
 	disk
-	err error // what a broken call returns
+	err error // error of a broken call
 
 	mu           sync.Mutex
 	steps, limit int
 	mode         sinktest.Mode
-	log          []string // of the calls
+	log          []string // of calls
 }
 
 func newFaultyDisk(d disk) *faultyDisk { return &faultyDisk{disk: d, err: syscall.ENOSPC} }
@@ -35,9 +35,9 @@ func (d *faultyDisk) Break(n int, mode sinktest.Mode) {
 	d.limit, d.mode = d.steps+n, mode
 }
 
-func (d *faultyDisk) Mend() { d.Break(0, "") }
+func (d *faultyDisk) Repair() { d.Break(0, "") }
 
-// call counts a call and runs it, unless it is to fail before or after.
+// call counts and runs a call, or fails before or after it.
 func (d *faultyDisk) call(op, name string, do func() error) error {
 	d.mu.Lock()
 	d.steps++
@@ -98,8 +98,8 @@ func (d *faultyDisk) readFile(name string) (text []byte, err error) {
 	return text, err
 }
 
-func (d *faultyDisk) fresh() (replaced bool, err error) {
-	err = d.call("fresh", ".", func() (err error) { replaced, err = d.disk.fresh(); return err })
+func (d *faultyDisk) ensure() (replaced bool, err error) {
+	err = d.call("fresh", ".", func() (err error) { replaced, err = d.disk.ensure(); return err })
 	return replaced, err
 }
 
@@ -108,7 +108,7 @@ func (d *faultyDisk) exists() (found bool, err error) {
 	return found, err
 }
 
-// faultyFile fails like its disk; of a write that fails half is written.
+// faultyFile fails like its disk. A failing write writes half.
 type faultyFile struct {
 	file
 	disk *faultyDisk
@@ -137,8 +137,8 @@ func (f *faultyFile) Truncate(size int64) error {
 
 func (f *faultyFile) Sync() error { return f.disk.call("sync", f.name, f.file.Sync) }
 
-// tempDir is a directory of the test's own, in memory where the system has such
-// a file system: what the tests prove does not depend on a disk's patience.
+// tempDir returns a test directory, in memory if the system has such a file system: the tests do
+// not depend on the disk's speed.
 func tempDir(t testing.TB) string {
 	t.Helper()
 	if info, err := os.Stat("/dev/shm"); err != nil || !info.IsDir() {

@@ -85,11 +85,11 @@ func open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 // newSink returns the sink of the format.
 func newSink(d disk, c config, env sink.Env) (sink.Sink, error) {
 	env = env.Complete()
-	s := newStore(d, env)
+	s := newFileStore(d, env)
 	if c.files.Format != "" {
-		return newLines(s, c), nil
+		return newRollingSink(s, c), nil
 	}
-	return newObjects(s, c), nil
+	return newFileSink(s, c), nil
 }
 
 func parse(target *url.URL) (config, error) {

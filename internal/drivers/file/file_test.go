@@ -23,7 +23,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// openIn opens the destination in a directory as the program does.
+// openIn opens the destination in a directory, as the program does.
 func openIn(t testing.TB, dir, query string) sink.Sink {
 	t.Helper()
 	s, err := tryOpen(t, "file://"+dir+query)
@@ -54,7 +54,7 @@ func apply(t testing.TB, s sink.Sink, first, last int) {
 	}
 }
 
-// contents returns what a consumer finds in a directory.
+// contents returns the files that a consumer finds in a directory.
 func contents(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
@@ -68,21 +68,24 @@ func names(t testing.TB, dir string) []string {
 	return slices.Sorted(maps.Keys(contents(t, dir)))
 }
 
-func TestURLsAndFields(t *testing.T) {
+func TestURLOf_RoundTrips(t *testing.T) {
 	here, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for raw, want := range map[string]string{
-		"file:///var/lib/eds": "/var/lib/eds", "file:///var/lib/eds/": "/var/lib/eds", "file://changes": filepath.Join(here, "changes"), "file://a/b/c": filepath.Join(here, "a/b/c"),
-		"file://./a%20b/%C3%A9": filepath.Join(here, "a b/é"), "file:///a%2523b": "/a%23b", "file://../x": filepath.Join(filepath.Dir(here), "x"), "file:///": "/",
+		"file:///var/lib/eds": "/var/lib/eds", "file:///var/lib/eds/": "/var/lib/eds", "file://changes": filepath.Join(here, "changes"),
+		"file://a/b/c":          filepath.Join(here, "a/b/c"),
+		"file://./a%20b/%C3%A9": filepath.Join(here, "a b/é"), "file:///a%2523b": "/a%23b", "file://../x": filepath.Join(filepath.Dir(here),
+			"x"), "file:///": "/",
 	} {
 		if got := parsed(t, raw).directory; got != want {
 			t.Errorf("%s is %s, want %s", raw, got, want)
 		}
 	}
 	for directory, want := range map[string]string{
-		"/var/lib/eds": "/var/lib/eds", " /var/x ": "/var/x", "changes": filepath.Join(here, "changes"), "./a b": filepath.Join(here, "a b"), "a:b/c#d?e%f": filepath.Join(here, "a:b/c#d?e%f"),
+		"/var/lib/eds": "/var/lib/eds", " /var/x ": "/var/x", "changes": filepath.Join(here, "changes"), "./a b": filepath.Join(here,
+			"a b"), "a:b/c#d?e%f": filepath.Join(here, "a:b/c#d?e%f"),
 		"/x#y?z%41": "/x#y?z%41", "é@ü": filepath.Join(here, "é@ü"), "[x]": filepath.Join(here, "[x]"),
 	} {
 		raw, problems := urlOf(map[string]string{"Directory": directory})
@@ -106,12 +109,15 @@ func TestURLsAndFields(t *testing.T) {
 	}
 }
 
-func TestBadURLsAreFatal(t *testing.T) {
+func TestOpen_RejectsBadURLs(t *testing.T) {
 	dir := tempDir(t)
 	for query, want := range map[string]string{
-		"?format=xml": "json, ndjson or parquet", "?compress=gzip": "compress needs format=ndjson", "?roll-rows=5": "roll-rows needs format=ndjson", "?format=ndjson&path=x": "path needs format=json",
-		"?format=ndjson&compress=brotli": "none, gzip or zstd", "?format=ndjson&roll-rows=0": "roll-rows", "?format=ndjson&roll-rows=x": "roll-rows", "?format=ndjson&roll-bytes=5t": "roll-bytes",
-		"?format=ndjson&roll-bytes=9999999g": "roll-bytes", "?format=ndjson&roll-bytes=-1": "roll-bytes", "?format=ndjson&roll-age=5": "roll-age", "?format=ndjson&roll-age=1ms": "roll-age",
+		"?format=xml": "json, ndjson or parquet", "?compress=gzip": "compress needs format=ndjson",
+		"?roll-rows=5": "roll-rows needs format=ndjson", "?format=ndjson&path=x": "path needs format=json",
+		"?format=ndjson&compress=brotli": "none, gzip or zstd", "?format=ndjson&roll-rows=0": "roll-rows",
+		"?format=ndjson&roll-rows=x": "roll-rows", "?format=ndjson&roll-bytes=5t": "roll-bytes",
+		"?format=ndjson&roll-bytes=9999999g": "roll-bytes", "?format=ndjson&roll-bytes=-1": "roll-bytes",
+		"?format=ndjson&roll-age=5": "roll-age", "?format=ndjson&roll-age=1ms": "roll-age",
 		"?path=%7B%7B.nope%7D%7D": "a field that no change has", "?fromat=json": `did you mean "format"?`, "#x": "write @ as %40",
 	} {
 		_, err := tryOpen(t, "file://"+dir+query)
@@ -124,7 +130,7 @@ func TestBadURLsAreFatal(t *testing.T) {
 	}
 }
 
-func TestAPathThatIsAFileIsFatal(t *testing.T) {
+func TestOpen_RejectsAFileAsDirectory(t *testing.T) {
 	dir := tempDir(t)
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -136,8 +142,8 @@ func TestAPathThatIsAFileIsFatal(t *testing.T) {
 	}
 }
 
-// TestWhatPassesIsWaitedFor: a directory that can't be written to just now.
-func TestWhatPassesIsWaitedFor(t *testing.T) {
+// TestApply_RetriesDiskErrors of a directory that is temporarily unwritable.
+func TestApply_RetriesDiskErrors(t *testing.T) {
 	for _, errno := range []syscall.Errno{syscall.EROFS, syscall.EACCES, syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.ESTALE} {
 		for _, query := range []string{"", "?format=ndjson", "?format=parquet"} {
 			broken := newFaultyDisk(newMemDisk())
@@ -151,13 +157,13 @@ func TestWhatPassesIsWaitedFor(t *testing.T) {
 			if err := s.Probe(t.Context()); !errors.Is(err, errno) || fault.Of(err) != fault.Transient {
 				t.Errorf("%s%v: the probe: %v", query, errno, err)
 			}
-			broken.Mend()
+			broken.Repair()
 			apply(t, s, 1, 3)
 		}
 	}
 }
 
-func TestEachEventHasAFileOfItsName(t *testing.T) {
+func TestFileSink_WritesAFilePerEvent(t *testing.T) {
 	dir := tempDir(t)
 	s := openIn(t, dir, "")
 	apply(t, s, 1, 3)
@@ -183,26 +189,31 @@ func TestEachEventHasAFileOfItsName(t *testing.T) {
 	}
 }
 
-func TestEventsThatShareAPathReplaceEachOther(t *testing.T) {
+func TestFileSink_KeepsTheLastEventOfAPath(t *testing.T) {
 	dir := tempDir(t)
 	s := openIn(t, dir, "?path="+url.QueryEscape("{{.table}}/latest-{{.key}}.json"))
 	apply(t, s, 1, 12)
 	apply(t, s, 13, 13)
 	want := map[string]string{
-		"order/latest-k0.json": string(event(t, 12).Payload) + "\n", "order/latest-k1.json": string(event(t, 10).Payload) + "\n", "order/latest-k2.json": string(event(t, 8).Payload) + "\n",
-		"part/latest-k0.json": string(event(t, 9).Payload) + "\n", "part/latest-k1.json": string(event(t, 13).Payload) + "\n", "part/latest-k2.json": string(event(t, 11).Payload) + "\n",
+		"order/latest-k0.json": string(event(t, 12).Payload) + "\n", "order/latest-k1.json": string(event(t, 10).Payload) + "\n",
+		"order/latest-k2.json": string(event(t, 8).Payload) + "\n",
+		"part/latest-k0.json":  string(event(t, 9).Payload) + "\n", "part/latest-k1.json": string(event(t, 13).Payload) + "\n",
+		"part/latest-k2.json": string(event(t, 11).Payload) + "\n",
 	}
 	if diff := cmp.Diff(want, contents(t, dir)); diff != "" {
 		t.Error(diff)
 	}
 }
 
-// TestAnEventInTheWayIsPoison: where one event's file needs the name of another's
-// directory only that event is refused, and nothing of its batch is written.
-func TestAnEventInTheWayIsPoison(t *testing.T) {
+// TestFileSink_RejectsNameConflicts: if an event's file has the name of another's directory, that
+// event is rejected and nothing of its batch is written.
+func TestFileSink_RejectsNameConflicts(t *testing.T) {
 	for name, objects := range map[string][]string{
 		"in one batch, directory first": {"a/b", "a"}, "in one batch, file first": {"x", "x/y"}, "deep": {"d/e/f", "d/e"},
-		"a file of another batch": {"fine", "old/new"}, "a directory of another batch": {"fine", "olddir"}, "far below a file": {"fine", "old/a/b/c"},
+		"a file of another batch": {"fine", "old/new"}, "a directory of another batch": {"fine", "olddir"}, "far below a file": {
+			"fine",
+			"old/a/b/c",
+		},
 	} {
 		dir := tempDir(t)
 		s := openIn(t, dir, "")
@@ -222,7 +233,8 @@ func TestAnEventInTheWayIsPoison(t *testing.T) {
 		poison := func(objects ...string) {
 			t.Helper()
 			err := add(objects...)
-			if fault.Of(err) != fault.Poison || !strings.Contains(fmt.Sprint(err), "write an event of table") || strings.Contains(fmt.Sprint(err), "old") {
+			if fault.Of(err) != fault.Poison || !strings.Contains(fmt.Sprint(err), "write an event of table") ||
+				strings.Contains(fmt.Sprint(err), "old") {
 				t.Errorf("%s: %q: the error is %v: %v", name, objects, fault.Of(err), err)
 			}
 		}
@@ -230,7 +242,7 @@ func TestAnEventInTheWayIsPoison(t *testing.T) {
 		if diff := cmp.Diff(before, contents(t, dir)); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
-		// One by one, only the last is refused.
+		// One by one, only the last is rejected.
 		if err := add(objects[0]); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -238,7 +250,7 @@ func TestAnEventInTheWayIsPoison(t *testing.T) {
 	}
 }
 
-func TestATemplateThatFailsIsPoison(t *testing.T) {
+func TestFileSink_RejectsAFailingTemplate(t *testing.T) {
 	s := openIn(t, tempDir(t), "?path="+url.QueryEscape("{{index .key 5}}"))
 	err := s.Apply(t.Context(), batch(t, cdc.Position{}, 1, 1))
 	if fault.Of(err) != fault.Poison || !strings.Contains(err.Error(), `"part"`) || strings.Contains(err.Error(), "k1") {
@@ -246,7 +258,7 @@ func TestATemplateThatFailsIsPoison(t *testing.T) {
 	}
 }
 
-func TestTheDirectoryMayBeMadeAnew(t *testing.T) {
+func TestApply_RecreatesTheDirectory(t *testing.T) {
 	for _, query := range []string{"", "?format=ndjson", "?format=parquet"} {
 		dir := filepath.Join(tempDir(t), "changes")
 		s := openIn(t, dir, query)
@@ -261,7 +273,7 @@ func TestTheDirectoryMayBeMadeAnew(t *testing.T) {
 		if err := os.RemoveAll(filepath.Join(dir, "order")); err != nil {
 			t.Fatal(err)
 		}
-		// A directory that was there just now: it takes one attempt to notice.
+		// It takes one attempt to notice that the directory is gone.
 		if err := s.Apply(t.Context(), batch(t, cdc.Position{}, 7, 8)); err != nil {
 			if fault.Of(err) != fault.Transient {
 				t.Errorf("%s: %v", query, err)
@@ -274,7 +286,7 @@ func TestTheDirectoryMayBeMadeAnew(t *testing.T) {
 	}
 }
 
-func TestInvalidUTF8IsReplacedAndCounted(t *testing.T) {
+func TestApply_ReplacesAndCountsInvalidUTF8(t *testing.T) {
 	for _, query := range []string{"", "?format=ndjson"} {
 		var rules []string
 		counting := env
@@ -285,7 +297,8 @@ func TestInvalidUTF8IsReplacedAndCounted(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := &cdc.Event{Position: cdc.Position{Sequence: 1, Stored: 1}}
-		if err := cdc.NewDecoder().Decode(e, []byte("{\"table\":\"t\",\"operation\":\"INSERT\",\"id\":\"e\",\"after\":{\"id\":\"a\xffb\"}}"), ""); err != nil {
+		if err := cdc.NewDecoder().Decode(e,
+			[]byte("{\"table\":\"t\",\"operation\":\"INSERT\",\"id\":\"e\",\"after\":{\"id\":\"a\xffb\"}}"), ""); err != nil {
 			t.Fatal(err)
 		}
 		var b change.Builder
@@ -307,7 +320,7 @@ func TestInvalidUTF8IsReplacedAndCounted(t *testing.T) {
 func TestStore_SweepsOldTemporaryDirectoriesWhenItWrites(t *testing.T) {
 	dir := tempDir(t)
 	for name, age := range map[string]time.Duration{"dead": 2 * staleAfter, "alive": staleAfter / 2} {
-		temp := filepath.Join(dir, own, "tmp", name)
+		temp := filepath.Join(dir, privateDir, "tmp", name)
 		if err := os.MkdirAll(temp, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -325,12 +338,12 @@ func TestStore_SweepsOldTemporaryDirectoriesWhenItWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	if after := tree(t, dir); after != before || !strings.Contains(before, "dead") {
-		t.Errorf("before anything is written there is\n%s", after)
+		t.Errorf("before the first write there is\n%s", after)
 	}
 	if err := s.Apply(t.Context(), &change.Batch{}); err != nil {
 		t.Fatal(err)
 	}
-	left, err := os.ReadDir(filepath.Join(dir, own, "tmp"))
+	left, err := os.ReadDir(filepath.Join(dir, privateDir, "tmp"))
 	if err != nil || len(left) != 1 || left[0].Name() != "alive" {
 		t.Errorf("left: %v, %v", left, err)
 	}

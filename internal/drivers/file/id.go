@@ -12,16 +12,16 @@ import (
 )
 
 var (
-	_ sink.Identifier = (*objects)(nil)
-	_ sink.Identifier = (*lines)(nil)
+	_ sink.Identifier = (*fileSink)(nil)
+	_ sink.Identifier = (*rollingSink)(nil)
 )
 
-// idFile holds the directory's id.
-var idFile = path.Join(own, "destination")
+// idFile contains the directory's id.
+var idFile = path.Join(privateDir, "destination")
 
-// ID returns the id that the directory holds. Another one at the same path, as where a
-// file system is not mounted, holds none or another one.
-func (s *store) ID(ctx context.Context) (string, error) {
+// ID returns the directory's id. Another directory at the same path, for example without its file
+// system mounted, has no id or another one.
+func (s *fileStore) ID(ctx context.Context) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -40,22 +40,22 @@ func (s *store) ID(ctx context.Context) (string, error) {
 	return s.readID()
 }
 
-func (s *store) readID() (string, error) {
+func (s *fileStore) readID() (string, error) {
 	text, err := s.disk.readFile(idFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("read the id of the directory: %w", bare(err))
+		return "", fmt.Errorf("read the id of the directory: %w", withoutNames(err))
 	}
 	return strings.TrimSpace(string(text)), nil
 }
 
 // SetID writes Env.ID into the directory if it has no id.
-func (s *store) SetID(ctx context.Context) error {
+func (s *fileStore) SetID(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.begin(ctx); err != nil {
+	if err := s.beginCall(ctx); err != nil {
 		return err
 	}
 	if id, err := s.readID(); err != nil || id != "" || s.env.ID == "" {

@@ -8,8 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// TestID_IsThatOfTheDirectory has the directory not exist at first, and another one be in
-// its place later.
+// TestID_IsThatOfTheDirectory, which does not exist at first and is replaced later.
 func TestID_IsThatOfTheDirectory(t *testing.T) {
 	for _, query := range []string{"", "?format=ndjson", "?format=parquet"} {
 		dir := filepath.Join(tempDir(t), "mounted")
@@ -41,7 +40,7 @@ func TestID_IsThatOfTheDirectory(t *testing.T) {
 		s := opened("one")
 		expect(s, "")
 		if _, err := os.Stat(dir); err == nil {
-			t.Error("to ask for the id makes the directory")
+			t.Error("reading the id creates the directory")
 		}
 		set(s)
 		expect(s, "one")

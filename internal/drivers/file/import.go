@@ -20,29 +20,28 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/lake"
 )
 
-// snapshot is the load of one table into NDJSON files: each file of the
-// snapshot becomes one, which is put in place when the load is finished.
-type snapshot struct {
-	lines *lines
+// tableLoad loads one table into NDJSON files. Each file of the snapshot becomes one, which Finish
+// puts in place.
+type tableLoad struct {
+	sink  *rollingSink
 	job   string
 	table *schema.Table
-	dir   string          // where the load's files are until it is finished
-	files map[string]bool // those that are loaded; true once they are in place
+	dir   string          // staging directory of the load's files
+	files map[string]bool // loaded files; true: in place
 }
 
-// BeginLoad begins or resumes the load of one table. What other jobs left
-// unfinished is removed.
-func (l *lines) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
-	if l.whole() || !l.files.Layout.TableOnly() {
+// BeginLoad begins or resumes the load of one table. It removes the unfinished loads of other jobs.
+func (l *rollingSink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
+	if l.wholeFiles() || !l.files.Layout.TableOnly() {
 		return l.loader.BeginLoad(ctx, job, t, mode, scope)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.begin(ctx); err != nil {
+	if err := l.beginCall(ctx); err != nil {
 		return nil, fmt.Errorf("begin to load table %q: %w", t.Name, err)
 	}
-	parent := path.Join(own, "load", encode.Segment(t.Name, maxDir))
-	s := &snapshot{lines: l, job: job, table: t, dir: path.Join(parent, encode.Segment(job, maxDir)), files: make(map[string]bool)}
+	parent := path.Join(privateDir, "load", encode.Segment(t.Name, maxDir))
+	s := &tableLoad{sink: l, job: job, table: t, dir: path.Join(parent, encode.Segment(job, maxDir)), files: make(map[string]bool)}
 	jobs, err := l.entries(parent)
 	for _, other := range jobs {
 		if dir := path.Join(parent, other); err == nil && dir != s.dir {
@@ -59,15 +58,15 @@ func (l *lines) BeginLoad(ctx context.Context, job string, t *schema.Table, mode
 	return s, nil
 }
 
-// loadRows writes rows of a snapshot as files that appear at once: those of one batch
-// may belong into many directories. A file that is loaded again replaces them.
-func (l *lines) loadRows(ctx context.Context, b *change.Batch, from encode.Origin) error {
+// loadRows writes rows of a snapshot as whole files: a batch's rows may belong to many directories.
+// A file that is loaded again replaces them.
+func (l *rollingSink) loadRows(ctx context.Context, b *change.Batch, from encode.Origin) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	failed := func(err error) error {
 		return fmt.Errorf("load table %q: %w", from.Table.Name, l.forgetDirs(err))
 	}
-	if err := l.begin(ctx); err != nil {
+	if err := l.beginCall(ctx); err != nil {
 		return failed(err)
 	}
 	planner := l.planner
@@ -96,8 +95,8 @@ func (l *lines) loadRows(ctx context.Context, b *change.Batch, from encode.Origi
 	return nil
 }
 
-// entries returns the names in a directory, none where there is no such one.
-func (s *store) entries(dir string) ([]string, error) {
+// entries returns the names in a directory, none if it does not exist.
+func (s *fileStore) entries(dir string) ([]string, error) {
 	entries, err := s.disk.readDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -106,24 +105,24 @@ func (s *store) entries(dir string) ([]string, error) {
 	for _, entry := range entries {
 		names = append(names, entry.Name())
 	}
-	return names, bare(err)
+	return names, withoutNames(err)
 }
 
-// nameOf names the file that a file of the snapshot becomes.
-func (s *snapshot) nameOf(file string) string {
-	return "import-" + encode.Segment(s.job, 80) + "~" + encode.Segment(file, 140) + s.lines.encoder.Extension()
+// nameOf returns the name for a file of the snapshot.
+func (s *tableLoad) nameOf(file string) string {
+	return "import-" + encode.Segment(s.job, 80) + "~" + encode.Segment(file, 140) + s.sink.encoder.Extension()
 }
 
-func (s *snapshot) Loaded(file string) bool {
+func (s *tableLoad) Loaded(file string) bool {
 	_, ok := s.files[s.nameOf(file)]
 	return ok
 }
 
-// LoadFile writes the rows of one file.
-func (s *snapshot) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
-	l := s.lines
+// LoadFile stages the rows of one file.
+func (s *tableLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
+	l := s.sink
 	l.mu.Lock()
-	err := l.begin(ctx)
+	err := l.beginCall(ctx)
 	temp, name := l.tempName(), path.Join(s.dir, s.nameOf(file))
 	changed := map[string]bool{s.dir: true}
 	if err == nil {
@@ -142,7 +141,7 @@ func (s *snapshot) LoadFile(ctx context.Context, file string, rows iter.Seq2[*ch
 		l.discard(temp)
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		return 0, fmt.Errorf("load table %q: %w", s.table.Name, l.forgetDirs(bare(err)))
+		return 0, fmt.Errorf("load table %q: %w", s.table.Name, l.forgetDirs(withoutNames(err)))
 	}
 	if err := l.syncDirs(changed); err != nil {
 		return 0, fmt.Errorf("load table %q: %w", s.table.Name, err)
@@ -152,20 +151,20 @@ func (s *snapshot) LoadFile(ctx context.Context, file string, rows iter.Seq2[*ch
 }
 
 // write writes the rows to a temporary file and makes it durable.
-func (s *snapshot) write(ctx context.Context, temp string, rows iter.Seq2[*change.Row, error]) (int64, error) {
-	failed := func(err error) error { return fmt.Errorf("load table %q: %w", s.table.Name, bare(err)) }
-	f, err := s.lines.disk.create(temp)
+func (s *tableLoad) write(ctx context.Context, temp string, rows iter.Seq2[*change.Row, error]) (int64, error) {
+	failed := func(err error) error { return fmt.Errorf("load table %q: %w", s.table.Name, withoutNames(err)) }
+	f, err := s.sink.disk.create(temp)
 	if err != nil {
 		return 0, failed(err)
 	}
 	buffer := bufio.NewWriterSize(f, 1<<18)
-	w, err := s.lines.encoder.FrameWriter(buffer)
+	w, err := s.sink.encoder.FrameWriter(buffer)
 	if err != nil {
 		return 0, failed(errors.Join(err, f.Close()))
 	}
 	n, err := s.copy(ctx, w, rows)
 	if err != nil {
-		// Whatever else fails now is of no interest.
+		// The first error matters; later ones do not.
 		_, _ = w.Close(), f.Close()
 		return 0, err
 	}
@@ -181,8 +180,8 @@ func (s *snapshot) write(ctx context.Context, temp string, rows iter.Seq2[*chang
 	return n, nil
 }
 
-// copy writes a line for each row.
-func (s *snapshot) copy(ctx context.Context, w io.Writer, rows iter.Seq2[*change.Row, error]) (int64, error) {
+// copy writes one line per row.
+func (s *tableLoad) copy(ctx context.Context, w io.Writer, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	var n int64
 	var line []byte
 	for row, err := range rows {
@@ -194,28 +193,28 @@ func (s *snapshot) copy(ctx context.Context, w io.Writer, rows iter.Seq2[*change
 		}
 		line = append(encode.AppendImported(line[:0], s.table, row), '\n')
 		if _, err := w.Write(line); err != nil {
-			return 0, fmt.Errorf("load table %q: %w", s.table.Name, bare(err))
+			return 0, fmt.Errorf("load table %q: %w", s.table.Name, withoutNames(err))
 		}
 	}
 	return n, ctx.Err()
 }
 
-// Finish puts the load's files in place, one after another. If it is interrupted it
-// goes on the next time.
-func (s *snapshot) Finish(ctx context.Context) (int64, error) {
-	l := s.lines
+// Finish puts the load's files in place, one after the other. If it is interrupted, the next call
+// continues.
+func (s *tableLoad) Finish(ctx context.Context) (int64, error) {
+	l := s.sink
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := s.place(ctx); err != nil {
+	if err := s.installFiles(ctx); err != nil {
 		return 0, fmt.Errorf("finish loading table %q: %w", s.table.Name, l.forgetDirs(err))
 	}
 	clear(s.files)
 	return -1, nil
 }
 
-func (s *snapshot) place(ctx context.Context) error {
-	l := s.lines
-	if err := l.begin(ctx); err != nil {
+func (s *tableLoad) installFiles(ctx context.Context) error {
+	l := s.sink
+	if err := l.beginCall(ctx); err != nil {
 		return err
 	}
 	staged, err := l.entries(s.dir)
@@ -229,7 +228,7 @@ func (s *snapshot) place(ctx context.Context) error {
 			continue
 		}
 		if !slices.Contains(staged, name) {
-			return s.lose(path.Join(s.dir, name))
+			return s.abandon(path.Join(s.dir, name))
 		}
 	}
 	for _, name := range staged {
@@ -237,7 +236,7 @@ func (s *snapshot) place(ctx context.Context) error {
 			return err
 		}
 		if err := l.disk.rename(path.Join(s.dir, name), path.Join(dir, name)); err != nil {
-			return bare(err)
+			return withoutNames(err)
 		}
 		s.files[name] = true
 	}
@@ -249,22 +248,22 @@ func (s *snapshot) place(ctx context.Context) error {
 	return l.removeAll(path.Dir(s.dir))
 }
 
-// lose forgets the load, because a file that it has loaded is gone.
-func (s *snapshot) lose(name string) error {
-	if err := s.lines.removeAll(path.Dir(s.dir)); err != nil {
+// abandon forgets the load, because one of its files is gone.
+func (s *tableLoad) abandon(name string) error {
+	if err := s.sink.removeAll(path.Dir(s.dir)); err != nil {
 		return err
 	}
 	clear(s.files)
-	clear(s.lines.dirs) // as much as that may be gone
+	clear(s.sink.dirs) // they may be gone too
 	return fault.Mark(fault.Fatal, fmt.Errorf("%w: %s does not exist any more", sink.ErrLoadLost, name))
 }
 
 // Discard removes the load's files.
-func (s *snapshot) Discard(ctx context.Context) error {
-	l := s.lines
+func (s *tableLoad) Discard(ctx context.Context) error {
+	l := s.sink
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	err := l.begin(ctx)
+	err := l.beginCall(ctx)
 	if err == nil {
 		err = l.removeAll(path.Dir(s.dir))
 	}
@@ -275,5 +274,5 @@ func (s *snapshot) Discard(ctx context.Context) error {
 	return nil
 }
 
-// Close keeps what is staged.
-func (s *snapshot) Close(context.Context) error { return nil }
+// Close keeps the staged files.
+func (s *tableLoad) Close(context.Context) error { return nil }

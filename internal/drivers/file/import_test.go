@@ -17,10 +17,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// snapshotTable and rows of it for imports.
+// snapshotTable returns the table of imports.
 func snapshotTable(t testing.TB) *schema.Table {
 	t.Helper()
-	table, err := schema.New("order", "v1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "n", Type: schema.Integer}})
+	table, err := schema.New("order", "v1", []string{"id"}, []schema.Column{
+		{Name: "id", Type: schema.String},
+		{Name: "n", Type: schema.Integer},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +52,7 @@ func beginLoad(t testing.TB, s sink.Sink, job string, table *schema.Table) sink.
 	return l
 }
 
-func TestAnImportGoesOnWhereItWas(t *testing.T) {
+func TestLoad_Resumes(t *testing.T) {
 	for _, query := range []string{"", "?format=ndjson", "?format=ndjson&compress=gzip"} {
 		dir := tempDir(t)
 		table := snapshotTable(t)
@@ -87,14 +90,13 @@ func TestAnImportGoesOnWhereItWas(t *testing.T) {
 		if len(all) != 3 || len(slices.Compact(all)) != 3 {
 			t.Errorf("%s: imported %v", query, all)
 		}
-		if left, err := os.ReadDir(filepath.Join(dir, own, "load")); err != nil || len(left) > 0 {
+		if left, err := os.ReadDir(filepath.Join(dir, privateDir, "load")); err != nil || len(left) > 0 {
 			t.Errorf("%s: left %v, %v", query, left, err)
 		}
 	}
 }
 
-// TestFinish_MissesFilesThatAreGone: what was loaded and is gone is not left out
-// silently, and the load starts afresh.
+// TestFinish_MissesFilesThatAreGone: a missing staged file is an error, and the load starts again.
 func TestFinish_MissesFilesThatAreGone(t *testing.T) {
 	dir := tempDir(t)
 	table := snapshotTable(t)
@@ -109,7 +111,7 @@ func TestFinish_MissesFilesThatAreGone(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		staged, err := filepath.Glob(filepath.Join(dir, own, "load", "order", "job", "*~a.ndjson"))
+		staged, err := filepath.Glob(filepath.Join(dir, privateDir, "load", "order", "job", "*~a.ndjson"))
 		if err != nil || len(staged) != 1 {
 			t.Fatal(staged, err)
 		}
@@ -128,7 +130,7 @@ func TestFinish_MissesFilesThatAreGone(t *testing.T) {
 	}
 }
 
-func TestAnNDJSONImportIsSeenWhenItIsFinished(t *testing.T) {
+func TestFinish_MakesRowsVisible(t *testing.T) {
 	dir := tempDir(t)
 	table := snapshotTable(t)
 	s := openIn(t, dir, "?format=ndjson")

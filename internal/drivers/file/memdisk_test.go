@@ -13,17 +13,16 @@ import (
 	"time"
 )
 
-// memDisk is a disk in memory as strict as a real one may be: what was not
-// synced is gone after a crash.
+// memDisk is a strict disk in memory: a crash loses everything that was not synced.
 type memDisk struct {
 	mu   sync.Mutex
 	dirs map[string]*memDir
 }
 
-// memDir maps names to nodes, as they are, and as they would be after a crash.
+// memDir maps names to nodes, now and after a crash.
 type memDir struct{ now, durable map[string]*memNode }
 
-// memNode is a file, or a directory, whose content stands in memDisk.dirs.
+// memNode is a file, or a directory whose content is in memDisk.dirs.
 type memNode struct {
 	dir          bool
 	now, durable []byte
@@ -37,7 +36,7 @@ func newMemDir() *memDir {
 	return &memDir{now: make(map[string]*memNode), durable: make(map[string]*memNode)}
 }
 
-// crash returns the disk as it is after a loss of power.
+// crash returns the disk after a loss of power.
 func (d *memDisk) crash() *memDisk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -46,7 +45,7 @@ func (d *memDisk) crash() *memDisk {
 	return after
 }
 
-// revive copies what was durable of a directory, and below it.
+// revive copies the durable content of a directory.
 func (d *memDisk) revive(from *memDisk, dir string) {
 	kept := newMemDir()
 	for name, node := range from.dirs[dir].durable {
@@ -59,7 +58,7 @@ func (d *memDisk) revive(from *memDisk, dir string) {
 	d.dirs[dir] = kept
 }
 
-// at finds the directory that a name is in; the caller holds mu.
+// at finds the directory of a name. The caller holds mu.
 func (d *memDisk) at(name string) (*memDir, string, error) {
 	dir := d.dirs[path.Dir(name)]
 	if dir == nil {
@@ -68,12 +67,12 @@ func (d *memDisk) at(name string) (*memDir, string, error) {
 	return dir, path.Base(name), nil
 }
 
-func (d *memDisk) standIn() (disk, func() error, error) { return nil, nil, nil }
+func (d *memDisk) probeDir() (disk, func() error, error) { return nil, nil, nil }
 
 func (d *memDisk) exists() (bool, error) { return true, nil }
 
-func (d *memDisk) fresh() (bool, error) { return false, nil }
-func (d *memDisk) close() error         { return nil }
+func (d *memDisk) ensure() (bool, error) { return false, nil }
+func (d *memDisk) close() error          { return nil }
 
 func (d *memDisk) create(name string) (file, error) {
 	d.mu.Lock()
@@ -195,13 +194,13 @@ func (d *memDisk) readFile(name string) ([]byte, error) {
 	return slices.Clone(dir.now[base].now), nil
 }
 
-// files returns the content of every file that is not eds's own, by name.
+// files returns the content of every file except eds's own, by name.
 func (d *memDisk) files() map[string]string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	all := make(map[string]string)
 	for dir, content := range d.dirs {
-		if dir == own || strings.HasPrefix(dir, own+"/") {
+		if dir == privateDir || strings.HasPrefix(dir, privateDir+"/") {
 			continue
 		}
 		for name, node := range content.now {
@@ -220,7 +219,7 @@ func (d *memDisk) temporary() []string {
 	var all []string
 	for dir, content := range d.dirs {
 		for name, node := range content.now {
-			if strings.HasPrefix(dir, path.Join(own, "tmp")) && !node.dir {
+			if strings.HasPrefix(dir, path.Join(privateDir, "tmp")) && !node.dir {
 				all = append(all, path.Join(dir, name))
 			}
 		}
@@ -285,7 +284,7 @@ func (i memInfo) Mode() fs.FileMode {
 	return 0o644
 }
 
-func TestMemDiskForgetsWhatWasNotSynced(t *testing.T) {
+func TestMemDisk_CrashLosesUnsyncedData(t *testing.T) {
 	d := newMemDisk()
 	write := func(name, text string, sync bool) {
 		f, err := d.create(name)

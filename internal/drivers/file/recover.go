@@ -7,17 +7,17 @@ import (
 	"path"
 )
 
-// recover makes the files what the journal on disk says that they are: longer
-// ones are cut, those of a batch that does not count are removed.
-func (l *lines) recover() error {
-	j, err := l.load()
+// recover restores the state of the journal on disk: it truncates longer files and removes those of
+// an uncommitted batch.
+func (l *rollingSink) recover() error {
+	j, err := l.readJournal()
 	if err != nil {
 		return err
 	}
 	for dir, f := range j.Open {
-		err := l.cut(path.Join(dir, f.Name), f.Size)
+		err := l.truncate(path.Join(dir, f.Name), f.Size)
 		if errors.Is(err, errShort) || errors.Is(err, fs.ErrNotExist) {
-			// Somebody has taken it away, or emptied it: a new one is begun.
+			// A consumer has taken it away or emptied it: the next batch begins a new file.
 			l.env.Logger.Warn("a file that eds appended to is gone, or shorter than it was", "file", path.Join(dir, f.Name))
 			delete(j.Open, dir)
 			continue
@@ -32,21 +32,21 @@ func (l *lines) recover() error {
 			err = l.disk.syncDir(path.Dir(name))
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove the files of an interrupted batch: %w", bare(err))
+			return fmt.Errorf("remove the files of an interrupted batch: %w", withoutNames(err))
 		}
 	}
 	j.Begun = nil
-	l.journal, l.unsure = j, false
+	l.journal, l.needsRecovery = j, false
 	return nil
 }
 
 var errShort = errors.New("the file is too short")
 
-// cut cuts a file that is longer than size.
-func (l *lines) cut(name string, size int64) error {
+// truncate shortens a file that is longer than size.
+func (l *rollingSink) truncate(name string, size int64) error {
 	info, err := l.disk.stat(name)
 	if err != nil {
-		return bare(err)
+		return withoutNames(err)
 	}
 	if info.Size() < size {
 		return errShort
@@ -56,11 +56,11 @@ func (l *lines) cut(name string, size int64) error {
 	}
 	f, err := l.disk.open(name)
 	if err != nil {
-		return bare(err)
+		return withoutNames(err)
 	}
 	err = f.Truncate(size)
 	if err == nil {
 		err = f.Sync()
 	}
-	return bare(errors.Join(err, f.Close()))
+	return withoutNames(errors.Join(err, f.Close()))
 }

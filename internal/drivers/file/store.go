@@ -17,36 +17,36 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// own is the directory that the sinks keep for themselves.
-const own = ".eds"
+// privateDir is the directory of the sinks' own files.
+const privateDir = ".eds"
 
-// writers bounds how many files are written at once: what lets a file system
-// commit the syncs of many together.
-const writers = 16
+// maxWriters bounds how many files are written at once. Concurrent syncs let a file system commit
+// them together.
+const maxWriters = 16
 
-// store is what the sinks of both formats share.
-type store struct {
+// fileStore is shared by the sinks of both kinds.
+type fileStore struct {
 	disk disk
 	env  sink.Env
 
 	mu     sync.Mutex // held by every call of a sink
 	closed bool
-	writes bool // begin has been called
+	writes bool // beginCall has been called
 
-	temp    string // a directory of this sink alone, for files that are not whole yet
+	temp    string // this sink's own directory of incomplete files
 	counter atomic.Int64
 
-	dirs map[string]bool // known to exist
+	dirs map[string]bool // directories known to exist
 }
 
-func newStore(d disk, env sink.Env) *store {
-	return &store{disk: d, env: env, temp: path.Join(own, "tmp", rand.Text()), dirs: make(map[string]bool)}
+func newFileStore(d disk, env sink.Env) *fileStore {
+	return &fileStore{disk: d, env: env, temp: path.Join(privateDir, "tmp", rand.Text()), dirs: make(map[string]bool)}
 }
 
 var errClosed = errors.New("the sink is closed")
 
-// begin readies the store for a call, and makes its directory. The caller holds mu.
-func (s *store) begin(ctx context.Context) error {
+// beginCall begins a call that writes, and creates the directory. The caller holds mu.
+func (s *fileStore) beginCall(ctx context.Context) error {
 	if s.closed {
 		return errClosed
 	}
@@ -56,21 +56,21 @@ func (s *store) begin(ctx context.Context) error {
 	err := s.refresh()
 	if err == nil && !s.writes {
 		s.writes = true
-		s.sweep()
+		s.removeStaleTemps()
 	}
 	return err
 }
 
-// refresh makes the directory if there is none, and notices that it was replaced.
-func (s *store) refresh() error {
-	replaced, err := s.disk.fresh()
+// refresh ensures the directory and notices that it was replaced.
+func (s *fileStore) refresh() error {
+	replaced, err := s.disk.ensure()
 	if replaced {
 		clear(s.dirs)
 	}
 	return err
 }
 
-func (s *store) close() error {
+func (s *fileStore) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -78,22 +78,22 @@ func (s *store) close() error {
 	}
 	s.closed = true
 	if s.writes {
-		// It is empty unless something failed; the next sink that writes sweeps.
+		// It is empty unless a call failed; the next sink that writes removes it.
 		if err := s.disk.remove(s.temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			s.env.Logger.Debug("leaving a temporary directory", "error", bare(err))
+			s.env.Logger.Debug("leaving a temporary directory", "error", withoutNames(err))
 		}
 	}
 	return s.disk.close()
 }
 
-// tempName names a new temporary file, whose directory exists.
-func (s *store) tempName() string {
+// tempName returns the name of a new temporary file.
+func (s *fileStore) tempName() string {
 	return path.Join(s.temp, fmt.Sprintf("%d", s.counter.Add(1)))
 }
 
-// makeDirs makes the directories that lead to name, and adds to changed each
-// directory that got a new entry by that. A file in the way is errInTheWay.
-func (s *store) makeDirs(name string, changed map[string]bool) error {
+// makeDirs creates the directories that lead to name, and adds each directory with a new entry to
+// changed. A file with the name of such a directory is errNameConflict.
+func (s *fileStore) makeDirs(name string, changed map[string]bool) error {
 	for _, dir := range parents(name) {
 		if s.dirs[dir] {
 			continue
@@ -105,31 +105,30 @@ func (s *store) makeDirs(name string, changed map[string]bool) error {
 		case errors.Is(err, fs.ErrExist):
 			info, err := s.disk.stat(dir)
 			if err != nil {
-				return bare(err)
+				return withoutNames(err)
 			}
 			if !info.IsDir() {
-				return errInTheWay
+				return errNameConflict
 			}
-			// Who made it may not have lived to sync it.
+			// Its creator may have crashed before syncing it.
 			changed[path.Dir(dir)] = true
 		default:
-			return bare(err)
+			return withoutNames(err)
 		}
 		s.dirs[dir] = true
 	}
 	return nil
 }
 
-// errInTheWay says that a path of an event can't be made because a file or
-// directory of another event has that name.
-var errInTheWay = fault.Mark(fault.Poison, errors.New("a file has the name of a directory that is needed, or a directory that of the file"))
+// errNameConflict reports that an event's path cannot be created because another event's file or
+// directory has that name.
+var errNameConflict = fault.Mark(fault.Poison, errors.New("another event's file or directory has the name"))
 
-// writeTemp writes a new temporary file and syncs it. Of a file that fails
-// nothing stays.
-func (s *store) writeTemp(name string, data []byte) error {
+// writeTemp writes a new temporary file and syncs it. It removes a file that fails.
+func (s *fileStore) writeTemp(name string, data []byte) error {
 	f, err := s.disk.create(name)
 	if err != nil {
-		return bare(err)
+		return withoutNames(err)
 	}
 	_, err = f.Write(data)
 	if err == nil {
@@ -137,32 +136,32 @@ func (s *store) writeTemp(name string, data []byte) error {
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		s.discard(name)
-		return bare(err)
+		return withoutNames(err)
 	}
 	return nil
 }
 
-// discard removes files that nobody will ever look for.
-func (s *store) discard(names ...string) {
+// discard removes temporary files that are no longer needed.
+func (s *fileStore) discard(names ...string) {
 	for _, name := range names {
 		if err := s.disk.remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			s.env.Logger.Debug("leaving a temporary file", "error", bare(err))
+			s.env.Logger.Debug("leaving a temporary file", "error", withoutNames(err))
 		}
 	}
 }
 
 // syncDirs makes the names in the directories durable.
-func (s *store) syncDirs(dirs map[string]bool) error {
+func (s *fileStore) syncDirs(dirs map[string]bool) error {
 	var group errgroup.Group
-	group.SetLimit(writers)
+	group.SetLimit(maxWriters)
 	for dir := range dirs {
-		group.Go(func() error { return bare(s.disk.syncDir(dir)) })
+		group.Go(func() error { return withoutNames(s.disk.syncDir(dir)) })
 	}
 	return group.Wait()
 }
 
-// replace writes a file of the store's own, durably and all at once.
-func (s *store) replace(name string, data []byte) error {
+// replace writes one of the store's own files, durably and atomically.
+func (s *fileStore) replace(name string, data []byte) error {
 	changed := map[string]bool{path.Dir(name): true}
 	temp := s.tempName()
 	if err := s.makeDirs(name, changed); err != nil {
@@ -176,18 +175,18 @@ func (s *store) replace(name string, data []byte) error {
 	}
 	if err := s.disk.rename(temp, name); err != nil {
 		s.discard(temp)
-		return s.forgetDirs(bare(err))
+		return s.forgetDirs(withoutNames(err))
 	}
 	return s.syncDirs(changed)
 }
 
-// removeAll removes what is at name, and below it.
-func (s *store) removeAll(name string) error {
+// removeAll removes name and everything below it.
+func (s *fileStore) removeAll(name string) error {
 	info, err := s.disk.stat(name)
 	if err == nil && info.IsDir() {
 		var entries []fs.DirEntry
 		if entries, err = s.disk.readDir(name); err != nil {
-			return bare(err)
+			return withoutNames(err)
 		}
 		for _, entry := range entries {
 			if err := s.removeAll(path.Join(name, entry.Name())); err != nil {
@@ -202,25 +201,24 @@ func (s *store) removeAll(name string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return bare(err)
+	return withoutNames(err)
 }
 
-// forgetDirs makes directories be looked for anew where one turns out to be
-// missing.
-func (s *store) forgetDirs(err error) error {
+// forgetDirs makes later calls check the directories again if one turns out to be missing.
+func (s *fileStore) forgetDirs(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		clear(s.dirs)
 	}
 	return err
 }
 
-// staleAfter is how old a temporary directory is that nobody uses any more.
+// staleAfter is the age from which a temporary directory is unused.
 const staleAfter = 24 * time.Hour
 
-// sweep removes what sinks that were killed long ago have left. It is no matter
-// where it fails.
-func (s *store) sweep() {
-	temps := path.Join(own, "tmp")
+// removeStaleTemps removes the temporary files of sinks that were killed long ago. Errors do not
+// matter.
+func (s *fileStore) removeStaleTemps() {
+	temps := path.Join(privateDir, "tmp")
 	entries, err := s.disk.readDir(temps)
 	if err != nil {
 		return
@@ -236,9 +234,8 @@ func (s *store) sweep() {
 	}
 }
 
-// probe writes a file, reads it back, and removes it: if the directory does not exist,
-// where it would be made.
-func (s *store) probe(ctx context.Context) (err error) {
+// probe writes, reads and removes a file in the directory, or where the directory would be created.
+func (s *fileStore) probe(ctx context.Context) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -247,7 +244,7 @@ func (s *store) probe(ctx context.Context) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	d, end, err := s.disk.standIn()
+	d, end, err := s.disk.probeDir()
 	if err != nil {
 		return err
 	}
@@ -257,11 +254,11 @@ func (s *store) probe(ctx context.Context) (err error) {
 		}
 		return s.writeProbe()
 	}
-	defer func() { err = errors.Join(err, bare(end())) }()
-	return newStore(d, s.env).writeProbe()
+	defer func() { err = errors.Join(err, withoutNames(end())) }()
+	return newFileStore(d, s.env).writeProbe()
 }
 
-func (s *store) writeProbe() error {
+func (s *fileStore) writeProbe() error {
 	name, renamed := ".eds-probe-"+rand.Text(), ".eds-probe-"+rand.Text()
 	defer s.discard(name, renamed)
 	content := []byte("eds tests whether it can write here\n")
@@ -269,23 +266,23 @@ func (s *store) writeProbe() error {
 		return fmt.Errorf("write a test file: %w", err)
 	}
 	if err := s.disk.rename(name, renamed); err != nil {
-		return fmt.Errorf("rename a test file: %w", bare(err))
+		return fmt.Errorf("rename a test file: %w", withoutNames(err))
 	}
 	read, err := s.disk.readFile(renamed)
 	if err != nil {
-		return fmt.Errorf("read a test file: %w", bare(err))
+		return fmt.Errorf("read a test file: %w", withoutNames(err))
 	}
 	if string(read) != string(content) {
-		return errors.New("read a test file: it is not what was written")
+		return errors.New("read a test file: its content differs")
 	}
 	if err := s.disk.remove(renamed); err != nil {
-		return fmt.Errorf("remove a test file: %w", bare(err))
+		return fmt.Errorf("remove a test file: %w", withoutNames(err))
 	}
 	if err := s.disk.syncDir("."); err != nil {
-		return fmt.Errorf("sync the directory: %w", bare(err))
+		return fmt.Errorf("sync the directory: %w", withoutNames(err))
 	}
 	return nil
 }
 
-// adjusted counts an event that is not the UTF-8 that it should be.
-func (s *store) adjusted(table string) { s.env.Adjusted(table, "", "invalid-utf8") }
+// adjusted counts an event whose invalid UTF-8 was replaced.
+func (s *fileStore) adjusted(table string) { s.env.Adjusted(table, "", "invalid-utf8") }

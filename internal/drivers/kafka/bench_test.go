@@ -14,8 +14,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// BenchmarkApply writes batches to brokers that forget them, and in turn with each
-// the same messages, made beforehand, with the client library alone.
+// BenchmarkApply writes batches to brokers that discard them, and by turns the same messages, built
+// beforehand, with the client library alone.
 func BenchmarkApply(b *testing.B) {
 	for _, columns := range []int{20, 60} {
 		for _, codec := range []string{"none", "zstd"} {
@@ -39,13 +39,14 @@ func benchmark(b *testing.B, columns int, codec string) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.DefaultProduceTopic("topic"), kgo.ProducerBatchCompression(codecs[codec]...),
+	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.DefaultProduceTopic("topic"),
+		kgo.ProducerBatchCompression(codecs[codec]...),
 		kgo.ProducerLinger(0), kgo.RecordPartitioner(partitioner{}))
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer client.Close()
-	produceBare(b, client, records) // connects, as s has
+	produceBare(b, client, records) // now it is connected, like s
 	sinktest.Apply(b, s, apply)
 	var ours, theirs time.Duration
 	for b.Loop() {

@@ -28,7 +28,8 @@ func TestConformance(t *testing.T) {
 					return newTopic(t, cluster, fmt.Sprintf("topic-%d", made.Add(1)), 3) + c.query
 				},
 				Untouched: func(t testing.TB) (string, func() string) {
-					url := fmt.Sprintf("kafka://%s/topic-%d%s&create-topics=true", strings.Join(cluster.ListenAddrs(), ","), made.Add(1), c.query)
+					url := fmt.Sprintf("kafka://%s/topic-%d%s&create-topics=true", strings.Join(cluster.ListenAddrs(), ","), made.Add(1),
+						c.query)
 					topic := parsed(t, url).Path[1:]
 					return url, func() string { return fmt.Sprint(cluster.TopicInfo(topic)) }
 				},
@@ -38,7 +39,7 @@ func TestConformance(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					return s, coarse{proxy}
+					return s, coarseProxy{proxy}
 				},
 				History:    c.history,
 				Duplicates: true,
@@ -47,38 +48,35 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// coarse is a proxy that breaks at every 48th byte of answers, an answer being
-// longer than that.
-type coarse struct{ *sinktest.Proxy }
+// coarseProxy breaks at every 48th byte of responses. Each response is longer.
+type coarseProxy struct{ *sinktest.Proxy }
 
 const grain = 48
 
-func (c coarse) Steps() int { return c.Proxy.Steps() / grain }
+func (c coarseProxy) Steps() int { return c.Proxy.Steps() / grain }
 
-func (c coarse) Break(n int, mode sinktest.Mode) { c.Proxy.Break(n*grain, mode) }
+func (c coarseProxy) Break(n int, mode sinktest.Mode) { c.Proxy.Break(n*grain, mode) }
 
-// history returns the events that a topic holds, those of aborted transactions
-// too.
+// history returns the events of a topic, including those of aborted transactions.
 func history(t testing.TB, raw string) []sinktest.Stored {
 	t.Helper()
 	u := parsed(t, raw)
 	var all []sinktest.Stored
 	for _, m := range consume(t, u.Host, strings.Trim(u.Path, "/")) {
-		if m.Value != nil { // no tombstone
+		if m.Value != nil { // not a tombstone
 			all = append(all, sinktest.Stored{Place: fmt.Sprintf("%d/%d", m.Partition, m.Offset), Event: m.Value})
 		}
 	}
 	return all
 }
 
-// committedHistory returns the events of a topic that consumers see who read what
-// is committed.
+// committedHistory returns the events that a read-committed consumer sees.
 func committedHistory(t testing.TB, raw string) []sinktest.Stored {
 	t.Helper()
 	u := parsed(t, raw)
 	var all []sinktest.Stored
 	for _, r := range consumeCommitted(t, u.Host, strings.Trim(u.Path, "/")) {
-		if r.Value != nil { // no tombstone
+		if r.Value != nil { // not a tombstone
 			all = append(all, sinktest.Stored{Place: fmt.Sprintf("%d/%d", r.Partition, r.Offset), Event: r.Value})
 		}
 	}

@@ -30,15 +30,14 @@ func ids(t testing.TB, messages []independent.Message) map[string][]string {
 	return all
 }
 
-// wantOnce checks that a topic holds the numbered events from first to last,
-// each once, in the order of its row.
+// wantOnce checks that a topic holds the numbered events from first to last, each once, in the
+// order of their row.
 func wantOnce(t testing.TB, broker, topic string, first, last int) {
 	t.Helper()
 	wantRows(t, ids(t, consume(t, broker, topic)), first, last)
 }
 
-// wantAll is wantOnce where a batch may have come again: the guarantee is at
-// least once, and events that come again are known by their ids.
+// wantAll checks the same, but permits duplicates.
 func wantAll(t testing.TB, broker, topic string, first, last int) {
 	t.Helper()
 	got := ids(t, consume(t, broker, topic))
@@ -70,12 +69,14 @@ func wantRows(t testing.TB, got map[string][]string, first, last int) {
 	}
 }
 
-// TestErrorsOfBrokersThatPassAreWaitedFor answers produce requests with each
-// error that passes, in the middle of batches of many requests.
-func TestErrorsOfBrokersThatPassAreWaitedFor(t *testing.T) {
+// TestApply_RetriesTransientBrokerErrors answers produce requests with each transient error, in the
+// middle of batches of many requests.
+func TestApply_RetriesTransientBrokerErrors(t *testing.T) {
 	for _, err := range []*kerr.Error{
-		kerr.NotLeaderForPartition, kerr.LeaderNotAvailable, kerr.RequestTimedOut, kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend,
-		kerr.KafkaStorageError, kerr.NetworkException, kerr.ThrottlingQuotaExceeded, kerr.OutOfOrderSequenceNumber, kerr.UnknownTopicOrPartition, kerr.FencedLeaderEpoch,
+		kerr.NotLeaderForPartition, kerr.LeaderNotAvailable, kerr.RequestTimedOut, kerr.NotEnoughReplicas,
+		kerr.NotEnoughReplicasAfterAppend,
+		kerr.KafkaStorageError, kerr.NetworkException, kerr.ThrottlingQuotaExceeded, kerr.OutOfOrderSequenceNumber,
+		kerr.UnknownTopicOrPartition, kerr.FencedLeaderEpoch,
 	} {
 		t.Run(err.Message, func(t *testing.T) {
 			t.Parallel()
@@ -91,10 +92,9 @@ func TestErrorsOfBrokersThatPassAreWaitedFor(t *testing.T) {
 	}
 }
 
-// TestALongOutageLosesNothingAndKeepsOrder tries a batch again and again
-// while the broker is away, as the pipeline does: before a request, in the
-// middle of one, and after one whose answer is lost.
-func TestALongOutageLosesNothingAndKeepsOrder(t *testing.T) {
+// TestApply_LosesNothingInALongOutage retries a batch during an outage, as the pipeline does. The
+// connection breaks before a request, within one, and after one whose response is lost.
+func TestApply_LosesNothingInALongOutage(t *testing.T) {
 	for _, mode := range []sinktest.Mode{sinktest.Lost, sinktest.Answered} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
@@ -108,13 +108,13 @@ func TestALongOutageLosesNothingAndKeepsOrder(t *testing.T) {
 				for range 5 {
 					err := s.Apply(t.Context(), b)
 					if err == nil {
-						t.Fatal("a batch is applied while the broker is away")
+						t.Fatal("a batch was applied during the outage")
 					}
 					if fault.Of(err) != fault.Transient {
 						t.Fatalf("the error is %v: %v", fault.Of(err), err)
 					}
 				}
-				proxy.Mend()
+				proxy.Repair()
 				sinktest.ApplyWithin(t, 20, s, b)
 			}
 			wantAll(t, cluster.ListenAddrs()[0], "topic", 1, 120)
@@ -122,23 +122,22 @@ func TestALongOutageLosesNothingAndKeepsOrder(t *testing.T) {
 	}
 }
 
-// TestPartsOfABatchThatWasSentAreSentAgain: what is tried after an outage may be
-// another batch than before; all of it is sent then.
-func TestPartsOfABatchThatWasSentAreSentAgain(t *testing.T) {
+// TestApply_ResendsPartsOfASentBatch: a retry after an outage may split the batch differently.
+func TestApply_ResendsPartsOfASentBatch(t *testing.T) {
 	cluster, proxy := faultyCluster(t)
 	raw := newTopic(t, cluster, "topic", 1)
 	s := mustOpen(t, raw+"?timeout=300ms")
 	proxy.Break(0, sinktest.Lost)
 	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 1, 6)); err == nil {
-		t.Fatal("a batch is applied while the broker is away")
+		t.Fatal("a batch was applied during the outage")
 	}
-	proxy.Mend()
+	proxy.Repair()
 	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 1, 3))
 	sinktest.ApplyWithin(t, 20, s, sinktest.NumberedBatch(t, 4, 6))
 	wantOnce(t, cluster.ListenAddrs()[0], "topic", 1, 6)
 }
 
-func TestACancelledCallEndsAtOnceAndTakesNothingBack(t *testing.T) {
+func TestApply_EndsWhenCancelledAndWithdrawsNothing(t *testing.T) {
 	cluster, proxy := faultyCluster(t)
 	raw := newTopic(t, cluster, "topic", 1)
 	s := mustOpen(t, raw+"?timeout=1h")
@@ -149,28 +148,29 @@ func TestACancelledCallEndsAtOnceAndTakesNothingBack(t *testing.T) {
 	if err := s.Apply(ctx, sinktest.NumberedBatch(t, 4, 6)); !errors.Is(err, context.DeadlineExceeded) || fault.Of(err) != fault.Transient {
 		t.Fatalf("got %v", err)
 	}
-	proxy.Mend()
+	proxy.Repair()
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 4, 6))
 	wantOnce(t, cluster.ListenAddrs()[0], "topic", 1, 6)
 }
 
-func TestAMessageThatIsTooLargeIsPoisonAndTheRestGoesOn(t *testing.T) {
+func TestApply_RejectsAnOversizedMessageAndSendsTheRest(t *testing.T) {
 	cluster := newCluster(t)
 	if err := cluster.CreateTopic("small", 1, map[string]string{"max.message.bytes": "2000"}); err != nil {
 		t.Fatal(err)
 	}
 	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/small")
-	large := sinktest.Event(t, 2, fmt.Sprintf(`{"operation":"INSERT","id":"ev2","table":"order","key":["k2"],"companyId":"c","after":{"id":"k2","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("SECRET", 500)))
+	large := sinktest.Event(t, 2, fmt.Sprintf(`{"operation":"INSERT","id":"ev2","table":"order","key":["k2"],"companyId":"c",`+
+		`"after":{"id":"k2","x":%q},"mvccTimestamp":"1"}`, strings.Repeat("SECRET", 500)))
 	err := s.Apply(t.Context(), sinktest.Batch(sinktest.Numbered(t, 1), large, sinktest.Numbered(t, 3)))
 	if fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "SECRET") || !strings.Contains(err.Error(), `"small"`) {
 		t.Errorf("got %v: %v", fault.Of(err), err)
 	}
 	if stored := consume(t, cluster.ListenAddrs()[0], "small"); len(stored) != 0 {
-		t.Errorf("of the batch %d messages were sent", len(stored))
+		t.Errorf("%d messages of the batch were sent", len(stored))
 	}
 	sinktest.Apply(t, s, sinktest.Batch(sinktest.Numbered(t, 1)))
 	if err := s.Apply(t.Context(), sinktest.Batch(large)); fault.Of(err) != fault.Poison {
-		t.Errorf("alone it is %v: %v", fault.Of(err), err)
+		t.Errorf("alone %v: %v", fault.Of(err), err)
 	}
 	sinktest.Apply(t, s, sinktest.Batch(sinktest.Numbered(t, 3)))
 	if got := len(consume(t, cluster.ListenAddrs()[0], "small")); got != 2 {
@@ -178,9 +178,8 @@ func TestAMessageThatIsTooLargeIsPoisonAndTheRestGoesOn(t *testing.T) {
 	}
 }
 
-// TestABatchOfManyMessagesIsCutToWhatTheTopicTakes sends more than one request
-// can hold.
-func TestABatchOfManyMessagesIsCutToWhatTheTopicTakes(t *testing.T) {
+// TestApply_SplitsABatchByTheTopicsLimit sends more than one request can hold.
+func TestApply_SplitsABatchByTheTopicsLimit(t *testing.T) {
 	cluster := newCluster(t)
 	if err := cluster.CreateTopic("small", 2, map[string]string{"max.message.bytes": "2000"}); err != nil {
 		t.Fatal(err)
@@ -190,13 +189,13 @@ func TestABatchOfManyMessagesIsCutToWhatTheTopicTakes(t *testing.T) {
 	wantOnce(t, cluster.ListenAddrs()[0], "small", 1, 300)
 }
 
-// TestErrorsOfBrokersHaveClasses answers produce requests with errors that do
-// not pass.
-func TestErrorsOfBrokersHaveClasses(t *testing.T) {
+// TestApply_ClassifiesBrokerErrors answers produce requests with permanent errors.
+func TestApply_ClassifiesBrokerErrors(t *testing.T) {
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 1)
 	for err, want := range map[*kerr.Error]fault.Class{
-		kerr.TopicAuthorizationFailed: fault.Transient, kerr.ClusterAuthorizationFailed: fault.Transient, kerr.InvalidTopicException: fault.Fatal,
+		kerr.TopicAuthorizationFailed: fault.Transient, kerr.ClusterAuthorizationFailed: fault.Transient,
+		kerr.InvalidTopicException:       fault.Fatal,
 		kerr.UnsupportedForMessageFormat: fault.Fatal, kerr.UnsupportedCompressionType: fault.Fatal, kerr.InvalidRequiredAcks: fault.Fatal,
 		kerr.MessageTooLarge: fault.Poison, kerr.RecordListTooLarge: fault.Poison, kerr.InvalidRecord: fault.Poison,
 		kerr.UnknownServerError: fault.Transient,
@@ -212,14 +211,13 @@ func TestErrorsOfBrokersHaveClasses(t *testing.T) {
 	}
 }
 
-// TestATransactionIsSeenWholeOrNotAtAll breaks a batch in the middle and reads
-// as consumers do that want committed messages only.
-func TestATransactionIsSeenWholeOrNotAtAll(t *testing.T) {
+// TestTransaction_IsAtomic breaks a batch in the middle and reads as a read-committed consumer.
+func TestTransaction_IsAtomic(t *testing.T) {
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 4)
 	s := mustOpen(t, raw+"?transactional=true&timeout=5s")
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
-	// Of the second batch one partition has got everything when another fails.
+	// One partition has its part of the second batch when another fails.
 	rows := ids(t, consume(t, cluster.ListenAddrs()[0], "topic"))
 	partitions := make(map[int]bool)
 	for _, m := range consume(t, cluster.ListenAddrs()[0], "topic") {
@@ -232,7 +230,10 @@ func TestATransactionIsSeenWholeOrNotAtAll(t *testing.T) {
 	for p := range partitions {
 		broken = max(broken, p)
 	}
-	handle := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "topic", Partitions: []int32{int32(broken)}, Err: kerr.InvalidRecord, Count: -1})
+	handle := cluster.Fault(kfake.Fault{
+		Keys: []kmsg.Key{kmsg.Produce}, Topic: "topic", Partitions: []int32{int32(broken)},
+		Err: kerr.InvalidRecord, Count: -1,
+	})
 	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 31, 60)); fault.Of(err) != fault.Poison {
 		t.Fatalf("got %v", err)
 	}
@@ -251,8 +252,7 @@ func TestATransactionIsSeenWholeOrNotAtAll(t *testing.T) {
 	}
 }
 
-// committed returns the keys of the messages that consumers see who read what is
-// committed.
+// committed returns the keys that a read-committed consumer sees.
 func committed(t testing.TB, cluster *kfake.Cluster, topic string) []string {
 	t.Helper()
 	var keys []string
@@ -262,9 +262,8 @@ func committed(t testing.TB, cluster *kfake.Cluster, topic string) []string {
 	return keys
 }
 
-// TestAServerThatStartsAgainEndsTheTransactionOfTheOneBefore: a sink that was
-// killed within a transaction does not keep consumers waiting.
-func TestAServerThatStartsAgainEndsTheTransactionOfTheOneBefore(t *testing.T) {
+// TestTransaction_OfAKilledServerIsAborted, so that it does not block consumers.
+func TestTransaction_OfAKilledServerIsAborted(t *testing.T) {
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 2) + "?transactional=true"
 	killed := mustOpen(t, raw)
@@ -279,7 +278,7 @@ func TestAServerThatStartsAgainEndsTheTransactionOfTheOneBefore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	session.flight = session.launch(t.Context(), records)
+	session.inFlight = session.produce(t.Context(), records)
 	if err := session.await(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -288,8 +287,8 @@ func TestAServerThatStartsAgainEndsTheTransactionOfTheOneBefore(t *testing.T) {
 	if got := committed(t, cluster, "topic"); len(got) != 6 {
 		t.Errorf("consumers see %d messages, want 6", len(got))
 	}
-	// The killed one turns out to live: it may not write any more.
+	// The older server is still alive: it may not commit.
 	if err := session.client.EndTransaction(t.Context(), kgo.TryCommit); err == nil {
-		t.Error("the older server commits in the newer one's place")
+		t.Error("the older server committed in the newer one's place")
 	}
 }

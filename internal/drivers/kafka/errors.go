@@ -18,61 +18,68 @@ var (
 	errClosed = errors.New("the sink is closed")
 )
 
-// codeError is an error that a broker answered.
-type codeError struct {
+// brokerError is an error code that a broker returned.
+type brokerError struct {
 	code *kerr.Error
 	hint string
 }
 
-func (e *codeError) Error() string {
+func (e *brokerError) Error() string {
 	if e.hint != "" {
 		return fmt.Sprintf("%s (%s)", e.hint, e.code.Message)
 	}
 	return e.code.Message + ": " + e.code.Description
 }
 
-func (e *codeError) Unwrap() error { return e.code }
+func (e *brokerError) Unwrap() error { return e.code }
 
-// fatal are the codes that only a person can do something about.
+// fatal lists the codes that only the operator can fix.
 var fatal = map[*kerr.Error]string{
-	kerr.SaslAuthenticationFailed:           "the brokers refuse the user or the password; check them, and that option auth names the mechanism that the user was made for",
-	kerr.UnsupportedSaslMechanism:           "the brokers do not know the mechanism of option auth; ask for the one that they are set to",
-	kerr.IllegalSaslState:                   "the brokers expect no credentials here; leave the user out, or name another port",
-	kerr.SecurityDisabled:                   "the brokers have no security features enabled",
-	kerr.TopicAuthorizationFailed:           "the user may not write to the topic; allow it the operations DESCRIBE and WRITE on it, and CREATE with create-topics=true",
-	kerr.ClusterAuthorizationFailed:         "the user may not do that in the cluster; allow it IDEMPOTENT_WRITE on the cluster, and CREATE with create-topics=true",
-	kerr.TransactionalIDAuthorizationFailed: "the user may not use transactions; allow it WRITE and DESCRIBE on transactional ids that begin with eds-, or leave transactional=true out",
-	kerr.UnknownTopicOrPartition:            "the topic does not exist; make it, or add create-topics=true",
-	kerr.UnknownTopicID:                     "the topic was deleted; make it, or add create-topics=true",
-	kerr.InvalidTopicException:              "the brokers refuse the topic's name",
-	kerr.PolicyViolation:                    "a policy of the brokers forbids that; make the topic by hand, or change partitions= and replication=",
-	kerr.InvalidReplicationFactor:           "the brokers can not make a topic with that replication; set replication= to their number at most",
-	kerr.InvalidPartitions:                  "the brokers can not make a topic with that many partitions; set partitions=",
-	kerr.InvalidConfig:                      "the brokers refuse the configuration of the topic",
-	kerr.UnsupportedVersion:                 "the brokers are too old for that",
-	kerr.UnsupportedForMessageFormat:        "the topic keeps messages in a format that is too old; upgrade its log.message.format.version",
-	kerr.UnsupportedCompressionType:         "the brokers do not know the compression; set compress= to snappy, lz4, gzip or none",
-	kerr.InvalidTransactionTimeout:          "the brokers allow no transactions of a minute; raise their transaction.max.timeout.ms",
-	kerr.InvalidRequiredAcks:                "the brokers do not take acks=all",
+	kerr.SaslAuthenticationFailed: "the brokers refuse the user or the password; check them, and that option auth names the " +
+		"mechanism that the user was created for",
+	kerr.UnsupportedSaslMechanism: "the brokers do not know the mechanism of option auth; ask for the one that they are set to",
+	kerr.IllegalSaslState:         "the brokers expect no credentials here; leave the user out, or name another port",
+	kerr.SecurityDisabled:         "the brokers have no security features enabled",
+	kerr.TopicAuthorizationFailed: "the user may not write to the topic; allow it the operations DESCRIBE and WRITE on it, and " +
+		"CREATE with create-topics=true",
+	kerr.ClusterAuthorizationFailed: "the user may not do that in the cluster; allow it IDEMPOTENT_WRITE on the cluster, and " +
+		"CREATE with create-topics=true",
+	kerr.TransactionalIDAuthorizationFailed: "the user may not use transactions; allow it WRITE and DESCRIBE on transactional ids that " +
+		"begin with eds-, or leave transactional=true out",
+	kerr.UnknownTopicOrPartition: "the topic does not exist; create it, or add create-topics=true",
+	kerr.UnknownTopicID:          "the topic was deleted; create it, or add create-topics=true",
+	kerr.InvalidTopicException:   "the brokers refuse the topic's name",
+	kerr.PolicyViolation: "a policy of the brokers forbids that; create the topic by hand, or change " +
+		"partitions= and replication=",
+	kerr.InvalidReplicationFactor: "the brokers cannot create a topic with that replication; set replication= to " +
+		"their number at most",
+	kerr.InvalidPartitions:           "the brokers cannot create a topic with that many partitions; set partitions=",
+	kerr.InvalidConfig:               "the brokers refuse the configuration of the topic",
+	kerr.UnsupportedVersion:          "the brokers are too old for that",
+	kerr.UnsupportedForMessageFormat: "the topic keeps messages in a format that is too old; upgrade its log.message.format.version",
+	kerr.UnsupportedCompressionType:  "the brokers do not know the compression; set compress= to snappy, lz4, gzip or none",
+	kerr.InvalidTransactionTimeout:   "the brokers allow no transactions of a minute; raise their transaction.max.timeout.ms",
+	kerr.InvalidRequiredAcks:         "the brokers do not accept acks=all",
 }
 
-// refusals are those of them that come and go with credentials, permissions and topics.
+// refusals are the fatal codes that depend on credentials, permissions and topics, which change
+// while eds runs.
 var refusals = map[*kerr.Error]bool{
 	kerr.SaslAuthenticationFailed: true, kerr.UnsupportedSaslMechanism: true, kerr.IllegalSaslState: true, kerr.SecurityDisabled: true,
 	kerr.TopicAuthorizationFailed: true, kerr.ClusterAuthorizationFailed: true, kerr.TransactionalIDAuthorizationFailed: true,
 	kerr.UnknownTopicOrPartition: true, kerr.UnknownTopicID: true,
 }
 
-// poison are the codes that are about what is in a message.
+// poison lists the codes that concern the content of a message.
 var poison = map[*kerr.Error]string{
 	kerr.MessageTooLarge:    "the message is larger than the topic's max.message.bytes",
 	kerr.RecordListTooLarge: "the message is larger than a segment of the topic",
 	kerr.InvalidRecord:      "the brokers refuse the message",
 }
 
-// explain gives an error of the client its class, and a text that says what to
-// do. Texts of brokers are left out: they may say anything.
-func explain(err error) error {
+// classify gives an error of the client its class, and a text that says what to do. The text quotes
+// nothing of the broker's own, which could hold anything.
+func classify(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -85,24 +92,25 @@ func explain(err error) error {
 			if refusals[code] {
 				class = fault.Refused
 			}
-			return fault.Mark(class, &codeError{code, hint})
+			return fault.Mark(class, &brokerError{code, hint})
 		}
 		if hint, ok := poison[code]; ok {
-			return fault.Mark(fault.Poison, &codeError{code, hint})
+			return fault.Mark(fault.Poison, &brokerError{code, hint})
 		}
-		return &codeError{code: code}
+		return &brokerError{code: code}
 	}
-	if hint := misconfigured(err); hint != "" {
+	if hint := tlsHint(err); hint != "" {
 		return fault.Mark(fault.Refused, fmt.Errorf("%s: %w", hint, err))
 	}
 	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("the broker closed the connection, as some do that want other credentials or encryption: check the user, the password, auth= and tls=, and the port: %w", err)
+		return fmt.Errorf("the broker closed the connection, as some do on wrong credentials or encryption; check the user, the password, "+
+			"auth= and tls=, and the port: %w", err)
 	}
 	return err
 }
 
-// misconfigured tells what is wrong with encryption, where that is it.
-func misconfigured(err error) string {
+// tlsHint returns the remedy for an error of TLS, or "" for any other error.
+func tlsHint(err error) string {
 	var (
 		unknown x509.UnknownAuthorityError
 		invalid x509.CertificateInvalidError
@@ -115,11 +123,11 @@ func misconfigured(err error) string {
 	case errors.As(err, &host):
 		return "the broker's certificate is for another name; use the name that it is for"
 	case errors.As(err, &unknown), errors.As(err, &invalid), errors.As(err, &verify):
-		return "the broker's certificate is not trusted; name its authority by tls-ca="
+		return "the broker's certificate is not trusted; name its authority with tls-ca="
 	case errors.As(err, &record):
 		return "the broker does not speak TLS at that port; leave tls=true out, or name another port"
 	case errors.As(err, &network) && network.Op == "remote error": // an alert
-		return "the broker refuses the TLS connection; it may want a client's certificate, by tls-cert= and tls-key="
+		return "the broker refuses the TLS connection; it may want a client's certificate, with tls-cert= and tls-key="
 	}
 	return ""
 }

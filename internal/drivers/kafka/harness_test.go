@@ -22,14 +22,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// TestMain keeps the machine's own settings of the AWS SDK out of the tests.
+// TestMain hides the machine's own AWS SDK settings from the tests.
 func TestMain(m *testing.M) {
 	for _, pair := range os.Environ() {
 		if name, _, _ := strings.Cut(pair, "="); strings.HasPrefix(name, "AWS_") {
 			os.Unsetenv(name)
 		}
 	}
-	for name, value := range map[string]string{"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull} {
+	for name, value := range map[string]string{
+		"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.DevNull,
+		"AWS_SHARED_CREDENTIALS_FILE": os.DevNull,
+	} {
 		os.Setenv(name, value)
 	}
 	sinktest.Main(m)
@@ -46,8 +49,7 @@ func newCluster(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
 	return c
 }
 
-// newTopic makes a topic that takes messages of 32 MiB, and returns the URL that
-// names it.
+// newTopic creates a topic that accepts messages of 32 MiB, and returns its URL.
 func newTopic(t testing.TB, c *kfake.Cluster, name string, partitions int32) string {
 	t.Helper()
 	if err := c.CreateTopic(name, partitions, map[string]string{"max.message.bytes": "33554432"}); err != nil {
@@ -76,8 +78,8 @@ func mustOpen(t testing.TB, raw string) *Sink {
 	return s
 }
 
-// consume reads all messages of a topic with a client by another hand, partition
-// by partition; those of aborted transactions too.
+// consume reads all messages of a topic with another client library, partition by partition,
+// including those of aborted transactions.
 func consume(t testing.TB, broker, topic string) []independent.Message {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -142,14 +144,14 @@ func consumePartition(ctx context.Context, t testing.TB, broker, topic string, p
 	return all
 }
 
-// consumeCommitted reads a topic as consumers do that want committed messages
-// only, up to the first transaction that is open.
+// consumeCommitted reads a topic as a read-committed consumer, up to the first open transaction.
 func consumeCommitted(t testing.TB, broker, topic string) []*kgo.Record {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	newClient := func(opts ...kgo.Opt) *kgo.Client {
-		client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(broker), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(), kgo.FetchMaxWait(50*time.Millisecond))...)
+		client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(broker), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+			kgo.KeepControlRecords(), kgo.FetchMaxWait(50*time.Millisecond))...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -171,13 +173,13 @@ func consumeCommitted(t testing.TB, broker, topic string) []*kgo.Record {
 	for len(ends) > 0 {
 		fetches := client.PollFetches(ctx)
 		if err := fetches.Err(); err != nil {
-			t.Fatalf("read what is committed in %s, up to %v: %v", topic, ends, err)
+			t.Fatalf("read committed messages in %s, up to %v: %v", topic, ends, err)
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
 			if !r.Attrs.IsControl() {
 				all = append(all, r)
 			}
-			if r.Offset+1 >= ends[r.Partition] { // what ends a transaction is a record too
+			if r.Offset+1 >= ends[r.Partition] { // the marker of a transaction's end is a record too
 				delete(ends, r.Partition)
 			}
 		})
@@ -185,8 +187,8 @@ func consumeCommitted(t testing.TB, broker, topic string) []*kgo.Record {
 	return all
 }
 
-// stableEnds returns the offset before which all transactions have ended, of each
-// partition that has records there.
+// stableEnds returns, for each partition with ended transactions, the offset before which all have
+// ended.
 func stableEnds(ctx context.Context, t testing.TB, client *kgo.Client, topic string) map[int32]int64 {
 	t.Helper()
 	meta := kmsg.NewPtrMetadataRequest()
@@ -226,19 +228,19 @@ func stableEnds(ctx context.Context, t testing.TB, client *kgo.Client, topic str
 	return ends
 }
 
-// isMarker reports whether m is none, but the end of a transaction, which the
-// other client shows as it is stored: a version, and whether it is a commit.
+// isMarker reports whether m is the marker of a transaction's end. The other client returns it as
+// stored: a version, and whether it is a commit.
 func isMarker(m independent.Message) bool {
 	return len(m.Headers) == 0 && len(m.Key) == 4 && len(m.Value) == 6 && m.Key[0]+m.Key[1]+m.Key[2] == 0
 }
 
-// behind is a listener that others reach by another address.
-type behind struct {
+// proxiedListener is a listener with the proxy's address.
+type proxiedListener struct {
 	net.Listener
 	addr net.Addr
 }
 
-func (b behind) Addr() net.Addr { return b.addr }
+func (b proxiedListener) Addr() net.Addr { return b.addr }
 
 // faultyCluster starts a broker behind a network that can break.
 func faultyCluster(t testing.TB, opts ...kfake.Opt) (*kfake.Cluster, *sinktest.Proxy) {
@@ -252,7 +254,7 @@ func faultyCluster(t testing.TB, opts ...kfake.Opt) (*kfake.Cluster, *sinktest.P
 		}
 		once.Do(func() { proxy = sinktest.NewProxy(t, l.Addr().String()) })
 		addr, err := net.ResolveTCPAddr("tcp", proxy.Addr())
-		return behind{l, addr}, err
+		return proxiedListener{l, addr}, err
 	})}, opts...)...)
 	return c, proxy
 }

@@ -17,16 +17,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// partitionHeader is the header that holds the text whose hash chooses the
-// partition. It is every record's first.
+// partitionHeader is the header whose hash chooses the partition. It is every record's first.
 const partitionHeader = "eds-partitionkey"
 
-// chunkEvents is how many events' messages are made at once.
+// chunkEvents is how many events one goroutine encodes.
 const chunkEvents = 512
 
-// records returns the messages of the events, in order, made by all processors.
-// They share no memory with the events, and are the sink's own until it reuses
-// them. An error is about one event.
+// records returns the messages of the events, in order, encoded on all processors. They share no
+// memory with the events, and belong to the sink until it reuses them. An error is about one event.
 func (s *Sink) records(events []*cdc.Event) ([]*kgo.Record, error) {
 	topics, err := s.topicsOf(events)
 	if err != nil {
@@ -39,7 +37,7 @@ func (s *Sink) records(events []*cdc.Event) ([]*kgo.Record, error) {
 	}
 	var group errgroup.Group
 	group.SetLimit(runtime.GOMAXPROCS(0))
-	var writers []*writer
+	var writers []*recordWriter
 	for first := 0; first < len(events); first += chunkEvents {
 		w, last := s.arena.take(s), min(first+chunkEvents, len(events))
 		writers = append(writers, w)
@@ -68,14 +66,14 @@ func (s *Sink) topicsOf(events []*cdc.Event) ([]string, error) {
 	return topics, nil
 }
 
-// arena lends the memory of messages again that brokers have acknowledged.
-type arena struct{ free, lent []*writer }
+// arena reuses the memory of messages that brokers have acknowledged.
+type arena struct{ free, lent []*recordWriter }
 
-// most is how much text a writer may keep for later.
-const most = 4 << 20
+// maxKeptText is how much text a writer may keep for reuse, in bytes.
+const maxKeptText = 4 << 20
 
-func (a *arena) take(s *Sink) *writer {
-	w := new(writer)
+func (a *arena) take(s *Sink) *recordWriter {
+	w := new(recordWriter)
 	if n := len(a.free); n > 0 {
 		w, a.free = a.free[n-1], a.free[:n-1]
 	}
@@ -84,10 +82,10 @@ func (a *arena) take(s *Sink) *writer {
 	return w
 }
 
-// reclaim takes back all that was lent. Nobody may hold any of it.
+// reclaim takes back all lent writers. No message of theirs may be in use.
 func (a *arena) reclaim() {
 	for _, w := range a.lent {
-		if cap(w.text) <= most && len(a.free) < 64 {
+		if cap(w.text) <= maxKeptText && len(a.free) < 64 {
 			a.free = append(a.free, w)
 		}
 	}
@@ -95,8 +93,8 @@ func (a *arena) reclaim() {
 	a.lent = a.lent[:0]
 }
 
-// writer makes messages. What it makes points into few large slabs.
-type writer struct {
+// recordWriter builds messages, which point into few large slabs.
+type recordWriter struct {
 	sink    *Sink
 	all     []*kgo.Record
 	slab    []kgo.Record
@@ -104,19 +102,18 @@ type writer struct {
 	text    []byte
 }
 
-// since returns the text that was written after mark; nothing is ever appended
-// to it in place.
-func (w *writer) since(mark int) []byte { return w.text[mark:len(w.text):len(w.text)] }
+// since returns the text written after mark. No later text is appended to it in place.
+func (w *recordWriter) since(mark int) []byte { return w.text[mark:len(w.text):len(w.text)] }
 
 // write adds text.
-func (w *writer) write(text string) []byte {
+func (w *recordWriter) write(text string) []byte {
 	mark := len(w.text)
 	w.text = append(w.text, text...)
 	return w.since(mark)
 }
 
-// events makes the messages of the events.
-func (w *writer) events(events []*cdc.Event, topics []string) error {
+// events builds the messages of the events.
+func (w *recordWriter) events(events []*cdc.Event, topics []string) error {
 	size := 0
 	for _, e := range events {
 		size += len(e.Payload) + 320
@@ -134,7 +131,7 @@ func (w *writer) events(events []*cdc.Event, topics []string) error {
 }
 
 // event adds the messages of e.
-func (w *writer) event(topic string, e *cdc.Event) error {
+func (w *recordWriter) event(topic string, e *cdc.Event) error {
 	mark := len(w.text)
 	var key, partition []byte
 	if w.sink.byRow {
@@ -163,7 +160,7 @@ func (w *writer) event(topic string, e *cdc.Event) error {
 	}
 	value := w.since(mark)
 	if w.sink.byRow {
-		if err := w.moved(topic, e); err != nil {
+		if err := w.tombstoneOldKey(topic, e); err != nil {
 			return err
 		}
 	}
@@ -174,9 +171,8 @@ func (w *writer) event(topic string, e *cdc.Event) error {
 	return nil
 }
 
-// moved adds a tombstone for the key that the row had before, where an UPDATE
-// changed the row's id.
-func (w *writer) moved(topic string, e *cdc.Event) error {
+// tombstoneOldKey adds a tombstone for the row's former key if an UPDATE changed its id.
+func (w *recordWriter) tombstoneOldKey(topic string, e *cdc.Event) error {
 	if e.Op != cdc.Update || e.Before == nil || e.Diff != nil && !bytes.Contains(e.Diff, []byte(`"id"`)) {
 		return nil
 	}
@@ -195,7 +191,7 @@ func (w *writer) moved(topic string, e *cdc.Event) error {
 }
 
 // add adds one message.
-func (w *writer) add(topic string, key, value, partition []byte, e *cdc.Event) {
+func (w *recordWriter) add(topic string, key, value, partition []byte, e *cdc.Event) {
 	first := len(w.headers)
 	w.headers = append(w.headers, kgo.RecordHeader{Key: partitionHeader, Value: partition})
 	if w.sink.config.headers {
@@ -209,16 +205,15 @@ func (w *writer) add(topic string, key, value, partition []byte, e *cdc.Event) {
 			kgo.RecordHeader{Key: "eds-clock", Value: clock},
 		)
 	}
-	if len(w.slab) == cap(w.slab) { // what points into the old one must stay
+	if len(w.slab) == cap(w.slab) { // pointers into the old slab stay valid
 		w.slab = make([]kgo.Record, 0, max(8, cap(w.slab)))
 	}
 	w.slab = append(w.slab, kgo.Record{Topic: topic, Key: key, Value: value, Headers: w.headers[first:len(w.headers):len(w.headers)]})
 	w.all = append(w.all, &w.slab[len(w.slab)-1])
 }
 
-// appendRowKey appends the event's table and primary key as a JSON array: one
-// text for each row, however the source writes its values. Where last is not
-// nil it stands for the key's last element.
+// appendRowKey appends the event's table and primary key as a JSON array: one text per row, however
+// the source writes its values. If last is not nil it replaces the key's last element.
 func appendRowKey(dst []byte, e *cdc.Event, last []byte) ([]byte, error) {
 	dst = rawjson.AppendQuoted(append(dst, '['), e.Table)
 	elements := 0
@@ -231,8 +226,8 @@ func appendRowKey(dst []byte, e *cdc.Event, last []byte) ([]byte, error) {
 			dst, _ = encode.AppendPart(dst, e, raw)
 		}
 	}
-	var held []byte                                          // an element, until it is known not to be the last one
-	_ = rawjson.Elements(e.Key, func(s rawjson.Span) error { // it was validated when the event was decoded
+	var held []byte                                          // an element that may be the last
+	_ = rawjson.Elements(e.Key, func(s rawjson.Span) error { // the decoder has validated it
 		if held != nil {
 			put(held)
 		}
@@ -253,13 +248,12 @@ func appendRowKey(dst []byte, e *cdc.Event, last []byte) ([]byte, error) {
 	return append(dst, ']'), nil
 }
 
-// format appends the value of the message of an event; replaced says that bytes
-// that are not UTF-8 were.
+// format appends the value of an event's message. replaced reports that invalid UTF-8 was replaced.
 type format func(dst []byte, e *cdc.Event) (out []byte, replaced bool)
 
 var formats = map[string]format{"eds": encode.AppendEvent, "flat": appendFlat, "debezium": appendDebezium}
 
-// appendFlat appends the row, with what happened to it beside its columns.
+// appendFlat appends the row with the columns that describe the change.
 func appendFlat(dst []byte, e *cdc.Event) ([]byte, bool) {
 	image := e.After
 	if e.Op == cdc.Delete {
@@ -281,8 +275,7 @@ func appendFlat(dst []byte, e *cdc.Event) ([]byte, bool) {
 	return append(dst, '}'), replaced
 }
 
-// checkColumns refuses a row with a column that would stand beside eds's own under a
-// name of theirs.
+// checkColumns rejects a row with a column that has one of eds's own names.
 func checkColumns(e *cdc.Event) error {
 	image := e.After
 	if e.Op == cdc.Delete {
@@ -303,8 +296,7 @@ func checkColumns(e *cdc.Event) error {
 	return nil
 }
 
-// before returns the row as it was, at least its id where that is to say which
-// row was deleted.
+// before returns the former row. For a DELETE it has at least the row's id.
 func before(e *cdc.Event) []byte {
 	if e.Before == nil && e.Op == cdc.Delete {
 		return append(rawjson.AppendQuoted([]byte(`{"id":`), e.RowID()), '}')
@@ -312,8 +304,7 @@ func before(e *cdc.Event) []byte {
 	return e.Before
 }
 
-// appendDebezium appends the envelope that Debezium's connectors write where
-// they are told to leave schemas out.
+// appendDebezium appends the envelope of Debezium's connectors with schemas disabled.
 func appendDebezium(dst []byte, e *cdc.Event) ([]byte, bool) {
 	replaced := false
 	image := func(name string, row []byte) {
@@ -371,7 +362,7 @@ type partitioner struct{}
 
 func (partitioner) ForTopic(string) kgo.TopicPartitioner { return partitioner{} }
 
-// RequiresConsistency says that a row keeps its partition while that is down.
+// RequiresConsistency keeps a row in its partition while that is down.
 func (partitioner) RequiresConsistency(*kgo.Record) bool { return true }
 
 func (partitioner) Partition(r *kgo.Record, n int) int {

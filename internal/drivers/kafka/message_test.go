@@ -18,18 +18,26 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// story are changes of every kind.
+// story returns changes of every kind.
 func story(t testing.TB) []*cdc.Event {
 	t.Helper()
 	var events []*cdc.Event
 	for i, payload := range []string{
-		`{"operation":"INSERT","id":"e1","table":"order","key":["c1","o-1"],"modelVersion":"v7","companyId":"c1","locationId":"l1","after":{"id":"o-1","total":12345678901234567890,"price":1.50,"note":"it's \u0041 \"quote\""},"timestamp":1712345678901,"mvccTimestamp":"1712345678901234567.0000000002"}`,
-		`{"operation":"UPDATE","id":"e2","table":"order","key":["c1","o-1"],"modelVersion":"v7","companyId":"c1","locationId":null,"before":{"id":"o-1","total":1},"after":{"id":"o-1", "total":2},"diff":["total"],"timestamp":1712345678902,"mvccTimestamp":"1712345678902000000"}`,
-		`{"operation":"UPDATE","id":"e3","table":"order","key":["c1","o-2"],"modelVersion":"v7","companyId":"c1","before":{"id":"o-1"},"after":{"id":"o-2"},"diff":["id"],"timestamp":1712345678903,"mvccTimestamp":"1712345678903000000"}`,
-		`{"operation":"DELETE","id":"e4","table":"order","key":["c1","o-\u0032"],"modelVersion":"v7","companyId":"c1","before":{"id":"o-2"},"timestamp":1712345678904,"mvccTimestamp":"1712345678904000000"}`,
+		`{"operation":"INSERT","id":"e1","table":"order","key":["c1","o-1"],"modelVersion":"v7","companyId":"c1","locationId":"l1",` +
+			`"after":{"id":"o-1","total":12345678901234567890,"price":1.50,"note":"it's \u0041 \"quote\""},"timestamp":1712345678901,` +
+			`"mvccTimestamp":"1712345678901234567.0000000002"}`,
+		`{"operation":"UPDATE","id":"e2","table":"order","key":["c1","o-1"],"modelVersion":"v7","companyId":"c1","locationId":null,` +
+			`"before":{"id":"o-1","total":1},"after":{"id":"o-1", "total":2},"diff":["total"],"timestamp":1712345678902,` +
+			`"mvccTimestamp":"1712345678902000000"}`,
+		`{"operation":"UPDATE","id":"e3","table":"order","key":["c1","o-2"],"modelVersion":"v7","companyId":"c1","before":{"id":"o-1"},` +
+			`"after":{"id":"o-2"},"diff":["id"],"timestamp":1712345678903,"mvccTimestamp":"1712345678903000000"}`,
+		`{"operation":"DELETE","id":"e4","table":"order","key":["c1","o-\u0032"],"modelVersion":"v7","companyId":"c1",` +
+			`"before":{"id":"o-2"},"timestamp":1712345678904,"mvccTimestamp":"1712345678904000000"}`,
 		`{"operation":"DELETE","id":"e5","table":"part","key":[12],"timestamp":1712345678905,"mvccTimestamp":"1712345678905000000"}`,
-		`{"operation":"INSERT","id":"e6","table":"part","after":{"id":"p\/1"},"timestamp":1712345678906,"mvccTimestamp":"1712345678906000000","imported":true}`,
-		"{\"operation\":\"INSERT\",\"id\":\"e7\",\"table\":\"part\",\"after\":{},\"key\":[\"b\xff\"],\"timestamp\":1712345678907,\"mvccTimestamp\":\"1712345678907000000\"}",
+		`{"operation":"INSERT","id":"e6","table":"part","after":{"id":"p\/1"},"timestamp":1712345678906,` +
+			`"mvccTimestamp":"1712345678906000000","imported":true}`,
+		"{\"operation\":\"INSERT\",\"id\":\"e7\",\"table\":\"part\",\"after\":{},\"key\":[\"b\xff\"],\"timestamp\":1712345678907," +
+			"\"mvccTimestamp\":\"1712345678907000000\"}",
 	} {
 		events = append(events, sinktest.Event(t, i+1, payload))
 	}
@@ -53,7 +61,7 @@ func show(messages []independent.Message) string {
 	return b.String()
 }
 
-func TestMessagesOnTheWire(t *testing.T) {
+func TestApply_WritesGoldenMessages(t *testing.T) {
 	cluster := newCluster(t)
 	for name, query := range map[string]string{
 		"eds": "", "rows": "?key=row", "flat": "?format=flat&headers=false", "debezium": "?format=debezium&headers=false&compress=none",
@@ -64,9 +72,9 @@ func TestMessagesOnTheWire(t *testing.T) {
 	}
 }
 
-// TestARowKeepsItsPartition computes the partition as the protocol defines it,
-// for the number of partitions that the topic has.
-func TestARowKeepsItsPartition(t *testing.T) {
+// TestApply_KeepsARowInItsPartition computes the partition as the protocol defines it, from the
+// topic's number of partitions.
+func TestApply_KeepsARowInItsPartition(t *testing.T) {
 	cluster := newCluster(t)
 	for _, partitions := range []int{1, 7, 12} {
 		name := fmt.Sprintf("of-%d", partitions)
@@ -96,8 +104,8 @@ func header(m independent.Message, name string) string {
 	return string(m.Headers[i].Value)
 }
 
-// TestFlat_RefusesColumnsOfReservedNames: a row cannot say in eds's place what happened
-// to it. Other formats have no place for it to take.
+// TestFlat_RefusesColumnsOfReservedNames: a row cannot forge the columns that describe its change.
+// Other formats have no such columns.
 func TestFlat_RefusesColumnsOfReservedNames(t *testing.T) {
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "reserved", 1)
@@ -122,7 +130,7 @@ func TestFlat_RefusesColumnsOfReservedNames(t *testing.T) {
 	}
 }
 
-func TestAnInvalidByteIsReplacedAndCounted(t *testing.T) {
+func TestApply_ReplacesAndCountsInvalidUTF8(t *testing.T) {
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "bytes", 1)
 	counted := env
@@ -138,22 +146,23 @@ func TestAnInvalidByteIsReplacedAndCounted(t *testing.T) {
 	}
 }
 
-func TestATemplateMakesATopicATable(t *testing.T) {
+func TestApply_RoutesByTopicTemplate(t *testing.T) {
 	cluster := newCluster(t)
 	newTopic(t, cluster, "eds.c1.order", 1)
 	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/eds.{{.companyId}}.{{.table}}?create-topics=true&partitions=3")
-	sinktest.Apply(t, s, sinktest.Batch(append(story(t), sinktest.Event(t, 8, `{"operation":"INSERT","id":"e8","table":"a/b ü","companyId":"c1","key":["1"],"after":{},"mvccTimestamp":"1"}`))...))
+	sinktest.Apply(t, s, sinktest.Batch(append(story(t), sinktest.Event(t, 8,
+		`{"operation":"INSERT","id":"e8","table":"a/b ü","companyId":"c1","key":["1"],"after":{},"mvccTimestamp":"1"}`))...))
 	for topic, want := range map[string]int{"eds.c1.order": 4, "eds..part": 3, "eds.c1.a_2Fb_20_C3_BC": 1} {
 		if got := len(consume(t, cluster.ListenAddrs()[0], topic)); got != want {
 			t.Errorf("topic %s has %d messages, want %d", topic, got, want)
 		}
 	}
 	if n := len(cluster.PartitionInfos("eds..part")); n != 3 {
-		t.Errorf("the topic was made with %d partitions, want 3", n)
+		t.Errorf("the topic was created with %d partitions, want 3", n)
 	}
 }
 
-func TestTopicNamesAreLegal(t *testing.T) {
+func TestLegal_ReturnsNamesKafkaAccepts(t *testing.T) {
 	long := strings.Repeat("x", 300)
 	for text, want := range map[string]string{"": "_", ".": "_", "..": "_.", "a b/c%ü": "a_b_c___", "ok.A-1_": "ok.A-1_"} {
 		if got := legal(text); got != want {

@@ -10,16 +10,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// TestBadURLsAreRefusedWithWhatToChange: none of them gets as far as a broker.
-func TestBadURLsAreRefusedWithWhatToChange(t *testing.T) {
+// TestOpen_RejectsBadURLs: each error says what to change. No case connects to a broker.
+func TestOpen_RejectsBadURLs(t *testing.T) {
 	for raw, want := range map[string]string{
-		"kafka://h:9092":                                            "names no topic",
-		"kafka:///topic":                                            "should name brokers like",
-		"kafka://h:9092,:1/topic":                                   "should name brokers like",
-		"kafka://h/a/b":                                             "slash",
-		"kafka://h/t%C3%B6pic":                                      "letters, digits and . _ -",
-		"kafka://h/.":                                               "letters, digits and . _ -",
-		"kafka://h/{{.tabel}}":                                      `topic template: it names a field that no change has; did you mean "table"?`,
+		"kafka://h:9092":          "names no topic",
+		"kafka:///topic":          "should name brokers like",
+		"kafka://h:9092,:1/topic": "should name brokers like",
+		"kafka://h/a/b":           "slash",
+		"kafka://h/t%C3%B6pic":    "letters, digits and . _ -",
+		"kafka://h/.":             "letters, digits and . _ -",
+		"kafka://h/{{.tabel}}": `topic template: it names a field that no change has; ` +
+			`did you mean "table"?`,
 		"kafka://h/{{.table":                                        "topic template",
 		"kafka://h/one?topic=two":                                   "leave one out",
 		"kafka://h/t#x":                                             "write # as %23",
@@ -59,9 +60,10 @@ func TestBadURLsAreRefusedWithWhatToChange(t *testing.T) {
 	}
 }
 
-func TestManyBrokersAreReadAsTheyAreWritten(t *testing.T) {
+func TestParseBrokers_KeepsTheirOrder(t *testing.T) {
 	for list, want := range map[string]string{
-		"a": "a:9092", "a,b:1": "a:9092 b:1", "a:9092,b:9093,c:9094": "a:9092 b:9093 c:9094", "[::1]:9092": "[::1]:9092", "[::1],10.0.0.1": "[::1]:9092 10.0.0.1:9092",
+		"a": "a:9092", "a,b:1": "a:9092 b:1", "a:9092,b:9093,c:9094": "a:9092 b:9093 c:9094", "[::1]:9092": "[::1]:9092",
+		"[::1],10.0.0.1": "[::1]:9092 10.0.0.1:9092",
 	} {
 		got, err := parseBrokers(list)
 		if err != nil || strings.Join(got, " ") != want {
@@ -70,7 +72,7 @@ func TestManyBrokersAreReadAsTheyAreWritten(t *testing.T) {
 	}
 }
 
-func TestFieldsMakeAURL(t *testing.T) {
+func TestURLOf_BuildsTheURL(t *testing.T) {
 	for _, c := range []struct {
 		host, port, topic string
 		want              string // a URL, or the fields that are wrong
@@ -96,26 +98,28 @@ func TestFieldsMakeAURL(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotThereIsNoticedAtOpen(t *testing.T) {
+func TestOpen_ReportsMissingTopicsAndBrokers(t *testing.T) {
 	cluster := newCluster(t)
 	addr := cluster.ListenAddrs()[0]
 	_, err := tryOpen(t, "kafka://"+addr+"/missing", env)
-	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), `topic "missing": the topic does not exist; make it, or add create-topics=true`) {
+	if fault.Of(err) != fault.Fatal ||
+		!strings.Contains(err.Error(), `topic "missing": the topic does not exist; create it, or add create-topics=true`) {
 		t.Errorf("a missing topic: %v", err)
 	}
 	s, err := tryOpen(t, "kafka://"+addr+"/made?create-topics=true&partitions=2&replication=1", env)
 	if err != nil {
-		t.Fatalf("a topic that may be made: %v", err)
+		t.Fatalf("a topic that may be created: %v", err)
 	}
 	if n := len(cluster.PartitionInfos("made")); n != 0 {
-		t.Errorf("opening made it with %d partitions", n)
+		t.Errorf("opening created it with %d partitions", n)
 	}
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	if n := len(cluster.PartitionInfos("made")); n != 2 {
-		t.Errorf("it was made with %d partitions, want 2", n)
+		t.Errorf("it was created with %d partitions, want 2", n)
 	}
-	if _, err := tryOpen(t, "kafka://"+addr+"/odd?create-topics=true&replication=100", env); err == nil || !strings.Contains(err.Error(), `make topic "odd"`) {
-		t.Errorf("a topic that cannot be made: %v", err)
+	if _, err := tryOpen(t, "kafka://"+addr+"/odd?create-topics=true&replication=100", env); err == nil ||
+		!strings.Contains(err.Error(), `create topic "odd"`) {
+		t.Errorf("a topic that cannot be created: %v", err)
 	}
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -124,11 +128,11 @@ func TestWhatIsNotThereIsNoticedAtOpen(t *testing.T) {
 	closed.Close()
 	_, err = tryOpen(t, "kafka://"+closed.Addr().String()+"/topic?timeout=500ms", env)
 	if err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), closed.Addr().String()) {
-		t.Errorf("nobody there: %v: %v", fault.Of(err), err)
+		t.Errorf("no broker: %v: %v", fault.Of(err), err)
 	}
 }
 
-func TestATopicThatVanishesIsReported(t *testing.T) {
+func TestApply_ReportsADeletedTopic(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 1)
@@ -142,12 +146,13 @@ func TestATopicThatVanishesIsReported(t *testing.T) {
 	if err := cluster.DeleteTopic("topic"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "make it") {
+	if err := s.Apply(t.Context(), sinktest.NumberedBatch(t, 4, 6)); fault.Of(err) != fault.Transient ||
+		!strings.Contains(err.Error(), "create it") {
 		t.Errorf("a topic that was deleted: %v: %v", fault.Of(err), err)
 	}
 }
 
-func TestATopicThatVanishesIsMadeAgainWhereItMayBe(t *testing.T) {
+func TestApply_RecreatesADeletedTopicIfAllowed(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t)
 	s := mustOpen(t, "kafka://"+cluster.ListenAddrs()[0]+"/topic?create-topics=true&partitions=1")
@@ -160,14 +165,17 @@ func TestATopicThatVanishesIsMadeAgainWhereItMayBe(t *testing.T) {
 }
 
 func FuzzURL(f *testing.F) {
-	for _, seed := range []string{"kafka://a:1,b:2/t", "kafka://u:p@h/{{.table}}?key=row&format=flat", "kafka://h/t?auth=oauthbearer&token=x&linger=1s", "kafka://[::1]/{{index .key 1}}"} {
+	for _, seed := range []string{
+		"kafka://a:1,b:2/t", "kafka://u:p@h/{{.table}}?key=row&format=flat",
+		"kafka://h/t?auth=oauthbearer&token=x&linger=1s", "kafka://[::1]/{{index .key 1}}",
+	} {
 		f.Add(seed)
 	}
 	e := sinktest.Numbered(f, 1)
 	f.Fuzz(func(t *testing.T, raw string) {
 		target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
 		if err != nil || strings.Contains(raw, "-file") || strings.Contains(raw, "tls-") {
-			return // files are not for a fuzzer to choose
+			return // a fuzzer must not choose files
 		}
 		c, err := parse(target)
 		if err != nil {

@@ -28,13 +28,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-func TestCredentials(t *testing.T) {
-	cluster := newCluster(t, kfake.EnableSASL(), kfake.Superuser("PLAIN", "plain", "p@ss"), kfake.Superuser("SCRAM-SHA-256", "short", "p@ss"), kfake.Superuser("SCRAM-SHA-512", "long", "p@ss"))
+func TestOpen_SignsIn(t *testing.T) {
+	cluster := newCluster(t, kfake.EnableSASL(), kfake.Superuser("PLAIN", "plain", "p@ss"), kfake.Superuser("SCRAM-SHA-256", "short",
+		"p@ss"), kfake.Superuser("SCRAM-SHA-512", "long", "p@ss"))
 	if err := cluster.CreateTopic("topic", 1, nil); err != nil {
 		t.Fatal(err)
 	}
 	at := "@" + cluster.ListenAddrs()[0] + "/topic?timeout=2s"
-	for _, ok := range []string{"plain:p%40ss" + at, "plain:p%40ss" + at + "&auth=plain", "short:p%40ss" + at + "&auth=scram-sha-256", "long:p%40ss" + at + "&auth=scram-sha-512"} {
+	for _, ok := range []string{
+		"plain:p%40ss" + at, "plain:p%40ss" + at + "&auth=plain", "short:p%40ss" + at + "&auth=scram-sha-256",
+		"long:p%40ss" + at + "&auth=scram-sha-512",
+	} {
 		s, err := tryOpen(t, "kafka://"+ok, env)
 		if err != nil {
 			t.Errorf("%s: %v", ok, err)
@@ -42,9 +46,10 @@ func TestCredentials(t *testing.T) {
 		}
 		sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	}
-	for _, bad := range []string{"plain:SECRET" + at, "nobody:SECRET" + at, "short:SECRET" + at + "&auth=scram-sha-256", "long:SECRET" + at + "&auth=scram-sha-512", at[1:] + "&auth=oauthbearer&token=SECRET"} {
-		// These brokers hang up on wrong credentials, so that what is told is where
-		// the last attempt had come to in the time there was.
+	for _, bad := range []string{"plain:SECRET" + at, "unknown:SECRET" + at, "short:SECRET" + at + "&auth=scram-sha-256", "long:SECRET" +
+		at + "&auth=scram-sha-512", at[1:] + "&auth=oauthbearer&token=SECRET"} {
+		// These brokers hang up on wrong credentials, so the error depends on how far the last
+		// attempt got in time.
 		if _, err := tryOpen(t, "kafka://"+bad, env); err == nil || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%s: %v", bad, err)
 		}
@@ -52,7 +57,7 @@ func TestCredentials(t *testing.T) {
 	if _, err := tryOpen(t, "kafka://"+at[1:], env); err == nil || !strings.Contains(err.Error(), "SASL") {
 		t.Errorf("without credentials: %v", err)
 	}
-	// Kafka's own brokers say so.
+	// Kafka's own brokers return an error code.
 	cluster.KeepControl()
 	cluster.ControlKey(int16(kmsg.SASLAuthenticate), func(request kmsg.Request) (kmsg.Response, error, bool) {
 		cluster.KeepControl()
@@ -61,23 +66,26 @@ func TestCredentials(t *testing.T) {
 		return answer, nil, true
 	})
 	_, err := tryOpen(t, "kafka://plain:SECRET"+at, env)
-	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "refuse the user or the password") || strings.Contains(err.Error(), "SECRET") {
+	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "refuse the user or the password") ||
+		strings.Contains(err.Error(), "SECRET") {
 		t.Errorf("wrong credentials: %v: %v", fault.Of(err), err)
 	}
 }
 
-func TestPermissions(t *testing.T) {
+func TestOpen_ChecksPermissions(t *testing.T) {
 	allow := func(resource kmsg.ACLResourceType, name string, op kmsg.ACLOperation) kfake.ACL {
 		return kfake.ACL{Resource: resource, Name: name, Pattern: kmsg.ACLResourcePatternTypeLiteral, Operation: op, Allow: true}
 	}
 	cluster := newCluster(t, kfake.EnableSASL(), kfake.EnableACLs(), kfake.SeedTopics(1, "topic"),
 		kfake.User("PLAIN", "reader", "p", allow(kmsg.ACLResourceTypeTopic, "topic", kmsg.ACLOperationRead)),
-		kfake.User("PLAIN", "writer", "p", allow(kmsg.ACLResourceTypeTopic, "topic", kmsg.ACLOperationWrite), allow(kmsg.ACLResourceTypeCluster, "kafka-cluster", kmsg.ACLOperationIdempotentWrite)),
-		kfake.User("PLAIN", "nobody", "p"))
+		kfake.User("PLAIN", "writer", "p", allow(kmsg.ACLResourceTypeTopic, "topic", kmsg.ACLOperationWrite),
+			allow(kmsg.ACLResourceTypeCluster, "kafka-cluster", kmsg.ACLOperationIdempotentWrite)),
+		kfake.User("PLAIN", "unknown", "p"))
 	at := ":p@" + cluster.ListenAddrs()[0] + "/topic?timeout=2s"
-	for user, want := range map[string]string{"reader": "WRITE", "nobody": "DESCRIBE"} {
+	for user, want := range map[string]string{"reader": "WRITE", "unknown": "DESCRIBE"} {
 		_, err := tryOpen(t, "kafka://"+user+at, env)
-		if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "may not write to the topic") || !strings.Contains(err.Error(), want) {
+		if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "may not write to the topic") ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v: %v", user, fault.Of(err), err)
 		}
 	}
@@ -88,26 +96,30 @@ func TestPermissions(t *testing.T) {
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 3))
 	_, err = tryOpen(t, "kafka://writer"+strings.Replace(at, "/topic?", "/other?create-topics=true&", 1), env)
 	if fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "CREATE") {
-		t.Errorf("a topic that the user may not make: %v", err)
+		t.Errorf("a topic that the user may not create: %v", err)
 	}
 }
 
-// authority issues certificates for tests.
-type authority struct {
+// testCA issues certificates for tests.
+type testCA struct {
 	t    testing.TB
 	dir  string
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-func newAuthority(t testing.TB) *authority {
+func newTestCA(t testing.TB) *testCA {
 	t.Helper()
-	a := &authority{t: t, dir: t.TempDir()}
+	a := &testCA{t: t, dir: t.TempDir()}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -120,7 +132,7 @@ func newAuthority(t testing.TB) *authority {
 	return a
 }
 
-func (a *authority) write(name, kind string, der []byte) string {
+func (a *testCA) write(name, kind string, der []byte) string {
 	a.t.Helper()
 	path := filepath.Join(a.dir, name)
 	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
@@ -130,14 +142,15 @@ func (a *authority) write(name, kind string, der []byte) string {
 }
 
 // issue writes a certificate and its key, and returns both.
-func (a *authority) issue(name string, ip net.IP) (cert, key string, pair tls.Certificate) {
+func (a *testCA) issue(name string, ip net.IP) (cert, key string, pair tls.Certificate) {
 	a.t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter:    time.Now().Add(time.Hour),
 		IPAddresses: []net.IP{ip}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &private.PublicKey, a.key)
@@ -155,8 +168,8 @@ func (a *authority) issue(name string, ip net.IP) (cert, key string, pair tls.Ce
 	return cert, key, pair
 }
 
-func TestEncryption(t *testing.T) {
-	a := newAuthority(t)
+func TestOpen_VerifiesTheCertificate(t *testing.T) {
+	a := newTestCA(t)
 	ca := filepath.Join(a.dir, "ca.pem")
 	cert, key, _ := a.issue("client", net.IPv4(127, 0, 0, 1))
 	_, _, server := a.issue("server", net.IPv4(127, 0, 0, 1))
@@ -173,7 +186,10 @@ func TestEncryption(t *testing.T) {
 	other := httptest.NewServer(http.NotFoundHandler()) // it answers in the clear
 	t.Cleanup(other.Close)
 	clear := "kafka://" + other.Listener.Addr().String() + "/topic?timeout=2s"
-	for _, ok := range []string{open + "&tls=true&tls-ca=" + ca, open + "&tls=skip-verify", misnamed + "&tls=skip-verify", mutual + "&tls=true&tls-ca=" + ca + "&tls-cert=" + cert + "&tls-key=" + key} {
+	for _, ok := range []string{
+		open + "&tls=true&tls-ca=" + ca, open + "&tls=skip-verify", misnamed + "&tls=skip-verify",
+		mutual + "&tls=true&tls-ca=" + ca + "&tls-cert=" + cert + "&tls-key=" + key,
+	} {
 		s, err := tryOpen(t, ok, env)
 		if err != nil {
 			t.Errorf("%s: %v", ok, err)
@@ -224,8 +240,8 @@ func initial(t testing.TB, raw, broker string) string {
 
 const mskBroker = "b-1.shop.abc123.c2.kafka.eu-west-1.amazonaws.com"
 
-// TestMSKCredentialsComeFromTheURLOrTheSDKsChain, which the environment leads.
-func TestMSKCredentialsComeFromTheURLOrTheSDKsChain(t *testing.T) {
+// TestMSK_TakesCredentialsFromTheURLOrTheSDK, which looks first at the environment.
+func TestMSK_TakesCredentialsFromTheURLOrTheSDK(t *testing.T) {
 	says := func(t *testing.T, user string, want ...string) {
 		t.Helper()
 		said := initial(t, "kafka://"+user+mskBroker+":9098/t?auth=aws-msk-iam", mskBroker)
@@ -259,7 +275,8 @@ func TestMSKCredentialsComeFromTheURLOrTheSDKsChain(t *testing.T) {
 				http.Error(w, "who are you?", http.StatusForbidden)
 				return
 			}
-			_, _ = w.Write([]byte(`{"AccessKeyId":"AKROLE","SecretAccessKey":"s","Token":"role-session","Expiration":"2099-01-01T00:00:00Z"}`))
+			_, _ = w.Write([]byte(`{"AccessKeyId":"AKROLE","SecretAccessKey":"s","Token":"role-session",` +
+				`"Expiration":"2099-01-01T00:00:00Z"}`))
 		}))
 		t.Cleanup(agent.Close)
 		t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", agent.URL)
@@ -268,8 +285,8 @@ func TestMSKCredentialsComeFromTheURLOrTheSDKsChain(t *testing.T) {
 	})
 }
 
-// TestMSKCredentialsThatAreNowhereAreAnError which says where they may be.
-func TestMSKCredentialsThatAreNowhereAreAnError(t *testing.T) {
+// TestMSK_ReportsMissingCredentials and says where to put them.
+func TestMSK_ReportsMissingCredentials(t *testing.T) {
 	mechanism := mechanismOf(t, "kafka://"+mskBroker+":9098/t?auth=aws-msk-iam")
 	_, _, err := mechanism.Authenticate(t.Context(), mskBroker+":9098")
 	if fault.Of(err) != fault.Refused || !strings.Contains(err.Error(), "there are no AWS credentials: put them in the kafka url") {
@@ -277,12 +294,13 @@ func TestMSKCredentialsThatAreNowhereAreAnError(t *testing.T) {
 	}
 }
 
-func TestTokens(t *testing.T) {
+func TestOAuth_Tokens(t *testing.T) {
 	asked := 0
 	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked++
 		id, secret, _ := r.BasicAuth()
-		if err := r.ParseForm(); err != nil || r.Method != http.MethodPost || r.Form.Get("grant_type") != "client_credentials" || r.Form.Get("scope") != "kafka" {
+		if err := r.ParseForm(); err != nil || r.Method != http.MethodPost || r.Form.Get("grant_type") != "client_credentials" ||
+			r.Form.Get("scope") != "kafka" {
 			t.Errorf("asked by %s with %v: %v", r.Method, r.Form, err)
 		}
 		if id != "id" || secret != "p%40ss" {

@@ -25,7 +25,7 @@ import (
 type Sink struct {
 	config
 	env         sink.Env
-	transaction string // the transactional id; "" where there are no transactions
+	transaction string // the transactional id; "" without transactions
 	loader      encode.Loader
 
 	mu    sync.Mutex // held by calls that produce
@@ -33,7 +33,7 @@ type Sink struct {
 
 	state   sync.Mutex
 	closed  bool
-	session *session // nil: none is open
+	session *producerSession // nil: none is open
 }
 
 var _ sink.Sink = (*Sink)(nil)
@@ -47,8 +47,8 @@ func newSink(c config, env sink.Env) *Sink {
 	return s
 }
 
-// transactionID returns the id by which a server that starts again ends what its
-// predecessor left open. An import has one of its own.
+// transactionID returns the id with which a restarted server aborts the open transaction of its
+// predecessor. An import has its own.
 func transactionID(env sink.Env) string {
 	if env.Consumer == "" {
 		return "eds-import-" + rand.Text()
@@ -58,24 +58,24 @@ func transactionID(env sink.Env) string {
 }
 
 // current returns the open session, or opens one.
-func (s *Sink) current() (*session, error) {
+func (s *Sink) current() (*producerSession, error) {
 	s.state.Lock()
 	defer s.state.Unlock()
 	if s.closed {
 		return nil, errClosed
 	}
 	if s.session == nil {
-		fresh, err := newSession(&s.config, s.transaction, logger{s.env.Logger})
+		session, err := newProducerSession(&s.config, s.transaction, logger{s.env.Logger})
 		if err != nil {
 			return nil, err
 		}
-		s.session = fresh
+		s.session = session
 	}
 	return s.session, nil
 }
 
-// drop closes the session, and what it has sent is not waited for.
-func (s *Sink) drop(old *session) {
+// drop closes the session without waiting for its messages.
+func (s *Sink) drop(old *producerSession) {
 	s.state.Lock()
 	if s.session == old {
 		s.session = nil
@@ -84,8 +84,7 @@ func (s *Sink) drop(old *session) {
 	old.client.Close()
 }
 
-// Apply produces the batch's events and waits until all in-sync replicas have
-// every one.
+// Apply produces the batch's events and waits until all in-sync replicas have every one.
 func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,7 +108,7 @@ func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
 	if err != nil {
 		return err
 	}
-	if session.flight != nil && !session.flight.same(records) {
+	if session.inFlight != nil && !session.inFlight.holds(records) {
 		s.drop(session)
 		if session, err = s.current(); err != nil {
 			return err
@@ -122,52 +121,52 @@ func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
 	if err == nil {
 		s.arena.reclaim()
 	} else {
-		s.arena = arena{} // the client may hold messages yet
+		s.arena = arena{} // the client may still hold messages
 	}
 	return err
 }
 
-// deliver gives messages to the client, unless it has them already, and waits
-// for their acknowledgement.
-func (s *session) deliver(ctx context.Context, records []*kgo.Record) error {
-	if s.flight == nil {
+// deliver hands messages to the client, unless it has them already, and waits for their
+// acknowledgement.
+func (s *producerSession) deliver(ctx context.Context, records []*kgo.Record) error {
+	if s.inFlight == nil {
 		if err := s.ensure(ctx, topicsOf(records)); err != nil {
 			return err
 		}
-		if err := s.fits(records); err != nil {
+		if err := s.checkSizes(records); err != nil {
 			return err
 		}
 		if s.transactional {
 			return s.transact(ctx, records)
 		}
-		s.flight = s.launch(ctx, records)
+		s.inFlight = s.produce(ctx, records)
 	}
 	err := s.await(ctx)
 	if s.create && (errors.Is(err, kerr.UnknownTopicOrPartition) || errors.Is(err, kerr.UnknownTopicID)) {
-		s.spent = true // the next session makes the topic that was deleted
+		s.spent = true // the next session creates the deleted topic
 		err = fault.Mark(fault.Transient, err)
 	}
 	return err
 }
 
-// transact delivers messages in a transaction. After an error nobody knows how
-// far that got, so the session is spent: the next one has the same transactional
-// id, and its first request aborts what is open.
-func (s *session) transact(ctx context.Context, records []*kgo.Record) error {
+// transact delivers messages in a transaction. After an error its state is unknown, so the session
+// is spent: the next one has the same transactional id, and its first request aborts the open
+// transaction.
+func (s *producerSession) transact(ctx context.Context, records []*kgo.Record) error {
 	s.spent = true
 	if err := s.client.BeginTransaction(); err != nil {
 		return wrap("begin a transaction", err)
 	}
-	s.flight = s.launch(ctx, records)
+	s.inFlight = s.produce(ctx, records)
 	if err := s.await(ctx); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
-	// Everything is acknowledged, so this aborts nothing. But it waits until the
-	// client has taken note of the partitions that it wrote to: where a topic is
-	// new to it, that may come after the acknowledgements, and EndTransaction
-	// aborts what is in partitions that it does not know, without an error.
+	// Everything is acknowledged, so this aborts nothing. But it waits until the client has
+	// registered the partitions that it wrote to. For a topic that is new to the client, that may
+	// come after the acknowledgements, and EndTransaction silently aborts the records of partitions
+	// that it does not know.
 	if err := s.client.AbortBufferedRecords(ctx); err != nil {
 		return wrap("wait for the end of a transaction's messages", err)
 	}
@@ -192,12 +191,12 @@ func topicsOf(records []*kgo.Record) []string {
 	return all
 }
 
-// Probe makes sure that brokers answer, take the credentials, and let eds write
-// to the topic, where there is only one.
+// Probe checks that brokers answer, accept the credentials, and let eds write to the topic, if
+// there is only one.
 func (s *Sink) Probe(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	session, err := newSession(&s.config, s.transaction, logger{s.env.Logger})
+	session, err := newProducerSession(&s.config, s.transaction, logger{s.env.Logger})
 	if err != nil {
 		return err
 	}
@@ -206,7 +205,7 @@ func (s *Sink) Probe(ctx context.Context) error {
 	if topic, fixed := s.topic.Fixed(); fixed {
 		topics = []string{topic}
 	}
-	return s.env.Access.Judge(session.check(ctx, topics...))
+	return s.env.Access.Judge(session.checkTopics(ctx, topics...))
 }
 
 // BeginLoad begins the load of one table.
@@ -214,8 +213,7 @@ func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode 
 	return s.loader.BeginLoad(ctx, job, t, mode, scope)
 }
 
-// Close ends the client. What it has sent and nobody has acknowledged is not
-// promised.
+// Close ends the client. It makes no promise about unacknowledged messages.
 func (s *Sink) Close(context.Context) error {
 	s.state.Lock()
 	s.closed = true
@@ -228,7 +226,7 @@ func (s *Sink) Close(context.Context) error {
 	return nil
 }
 
-// logger shows what the client says to whoever debugs.
+// logger passes the client's messages to the debug log.
 type logger struct{ to *slog.Logger }
 
 func (l logger) Level() kgo.LogLevel {

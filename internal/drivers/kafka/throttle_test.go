@@ -13,8 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// TestThrottle_IsBounded has a broker refuse a batch for now, and ask not to be
-// sent anything for 24 days.
+// TestThrottle_IsBounded rejects a batch once with a throttle time of 24 days.
 func TestThrottle_IsBounded(t *testing.T) {
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 1)

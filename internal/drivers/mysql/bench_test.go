@@ -19,7 +19,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// benchTable is a table of every type, of so many columns.
+// benchTable is a table of every type with the given number of columns.
 func benchTable(b *testing.B, columns int) *schema.Table {
 	names := []string{"id string"}
 	kinds := []string{"string", "string", "date-time", "integer", "number", "boolean", "enum", "string", "string", "object"}
@@ -29,7 +29,7 @@ func benchTable(b *testing.B, columns int) *schema.Table {
 	return sinktest.Table(b, "order", 1, names...)
 }
 
-// benchRow is about the shape of a row of a shop: 1.4 KB at 20 columns.
+// benchRow resembles a row of a shop: 1.4 KB with 20 columns.
 func benchRow(columns int, key string, n int) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, `{"id":"%s"`, key)
@@ -55,13 +55,13 @@ func benchRow(columns int, key string, n int) string {
 	return s.String() + "}"
 }
 
-// benchBatch is a batch, and its rows as LOAD DATA reads them, sorted by key.
+// benchBatch is a batch, with its rows encoded for LOAD DATA, sorted by key.
 type benchBatch struct {
 	*change.Batch
 	raw []byte
 }
 
-// rawRows returns rows by key, of benchRow's values, encoded for LOAD DATA.
+// rawRows returns rows by key, with benchRow's values, encoded for LOAD DATA.
 func rawRows(columns int, rows map[string]int) []byte {
 	var b bytes.Buffer
 	for _, key := range slices.Sorted(maps.Keys(rows)) {
@@ -91,8 +91,7 @@ func rawRows(columns int, rows map[string]int) []byte {
 	return b.Bytes()
 }
 
-// benchBatches forms batches of updates, inserts and hot keys, 60:20:20, over a
-// growing table.
+// benchBatches builds batches of updates, inserts and hot keys, 60:20:20, for a growing table.
 func benchBatches(b *testing.B, t *schema.Table, batches, size int) []benchBatch {
 	columns := len(t.Columns)
 	splitter := change.NewSplitter(t)
@@ -114,7 +113,10 @@ func benchBatches(b *testing.B, t *schema.Table, batches, size int) []benchBatch
 			default:
 				key = fmt.Sprintf("5f3c%08d-0000-4000-8000-000000000000", n%100)
 			}
-			e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}, Op: cdc.Update, Table: t.Name, After: []byte(benchRow(columns, key, n))}
+			e := &cdc.Event{
+				Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}, Op: cdc.Update, Table: t.Name,
+				After: []byte(benchRow(columns, key, n)),
+			}
 			e.Payload = e.After
 			latest[key] = n
 			effect, err := splitter.Effect(e)
@@ -128,8 +130,8 @@ func benchBatches(b *testing.B, t *schema.Table, batches, size int) []benchBatch
 	return out
 }
 
-// BenchmarkApply applies batches beside the same rows in the same table by LOAD
-// DATA ... REPLACE alone: the ratio of the two is what counts.
+// BenchmarkApply compares batches with plain LOAD DATA ... REPLACE of the same rows into the same
+// table: the ratio counts.
 func BenchmarkApply(b *testing.B) {
 	for _, columns := range []int{20, 60} {
 		for _, size := range []int{5_000, 20_000} {
@@ -178,7 +180,7 @@ func openMigrated(b *testing.B, t *schema.Table, options ...string) *destination
 	return d
 }
 
-// loadRaw loads encoded rows over a session beside the sink's.
+// loadRaw loads encoded rows in another session than the sink's.
 func (d *destination) loadRaw(b *testing.B, table string, rows []byte) {
 	b.Helper()
 	driver.RegisterReaderHandler("raw", func() io.Reader { return bytes.NewReader(rows) })
@@ -186,8 +188,8 @@ func (d *destination) loadRaw(b *testing.B, table string, rows []byte) {
 	d.exec("LOAD DATA LOCAL INFILE 'Reader::raw' REPLACE INTO TABLE `" + table + "` CHARACTER SET utf8mb4")
 }
 
-// BenchmarkLoad imports rows beside the same rows by LOAD DATA alone, both as
-// they come and in the order of their keys.
+// BenchmarkLoad compares an import with plain LOAD DATA of the same rows, in random order and in
+// key order.
 func BenchmarkLoad(b *testing.B) {
 	const rows = 100_000
 	for _, columns := range []int{20, 60} {

@@ -14,34 +14,33 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// relation is what we know of a table beside its columns.
+// relation is the dialect's knowledge of a table, besides its columns.
 type relation struct {
-	create string // its SHOW CREATE TABLE
-	// uniques are the columns of each unique index; of one that holds for parts
-	// of columns or for expressions, nil.
+	create string // the result of SHOW CREATE TABLE
+	// uniques are the columns of each unique index; nil for an index on prefixes or expressions.
 	uniques [][]string
 }
 
 // transactional reports whether the table's engine has transactions.
 func (r *relation) transactional() bool { return strings.Contains(r.create, "\n) ENGINE=InnoDB") }
 
-// attribute is what we know of a column beside what the engine does.
+// attribute is the dialect's knowledge of a column.
 type attribute struct {
 	kind       kind
 	data       string // the type's bare name
-	definition string // from SHOW CREATE TABLE, behind the name
+	definition string // from SHOW CREATE TABLE, after the name
 	key        bool   // part of the primary key
-	length     int    // characters of a text, or bytes of one that is not VARCHAR
-	most       int    // characters that a text of the primary key can have; 0 of other columns
-	scale      int    // decimal places; -1 is any number
-	whole      int    // digits before the decimal point; 0 is any number
-	precision  int    // digits of a second
+	length     int    // characters of VARCHAR, bytes of longer texts
+	most       int    // of a text in the primary key: the length that its index allows; 0 for other columns
+	scale      int    // decimal places; -1: any number
+	whole      int    // digits before the decimal point; 0: any number
+	precision  int    // digits of the second
 	unsigned   bool
 	charset    string
 	collation  string
 }
 
-// exact reports whether the column tells any two values apart.
+// exact reports whether the column distinguishes any two values.
 func (a *attribute) exact() bool {
 	switch {
 	case a.collation == "", strings.HasSuffix(a.collation, "_nopad_bin"), a.collation == "utf8mb4_0900_bin", a.collation == "binary":
@@ -50,15 +49,17 @@ func (a *attribute) exact() bool {
 	return false
 }
 
-const columnsQuery = "SELECT table_name, column_name, data_type, column_type, is_nullable, column_default, extra, character_maximum_length, numeric_precision, numeric_scale, datetime_precision, character_set_name, collation_name, column_key " +
+const columnsQuery = "SELECT table_name, column_name, data_type, column_type, is_nullable, column_default, extra, " +
+	"character_maximum_length, numeric_precision, numeric_scale, datetime_precision, character_set_name, collation_name, column_key " +
 	"FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name IN (%s) ORDER BY table_name, ordinal_position"
 
 const indexesQuery = "SELECT table_name, index_name, column_name, sub_part " +
-	"FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name IN (%s) AND non_unique = 0 ORDER BY table_name, index_name, seq_in_index"
+	"FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name IN (%s) AND non_unique = 0 " +
+	"ORDER BY table_name, index_name, seq_in_index"
 
 const tablesQuery = "SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name IN (%s)"
 
-// otherThanTable returns what a table_type of the catalogue is; "" of a table.
+// otherThanTable describes a table_type of the catalogue; "" for a table.
 func otherThanTable(kind string) string {
 	switch kind {
 	case "BASE TABLE", "SYSTEM VERSIONED":
@@ -71,18 +72,18 @@ func otherThanTable(kind string) string {
 	return "an object of type " + kind
 }
 
-// Objects describes those of the named objects that exist. They have no ids: InnoDB's
-// change as tables are altered, and only administrators see them.
+// Objects describes those of the named objects that exist. It returns no ids: InnoDB changes them
+// as tables are altered, and shows them only to administrators.
 func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
 	var objects []sqlsink.Object
 	for part := range slices.Chunk(names, namesAtOnce) {
-		args, asked := s.ask(part)
+		args, requested := s.nameArgs(part)
 		rows, err := s.query(ctx, "read the catalogue", fmt.Sprintf(tablesQuery, markers(len(part))), args...)
 		if err != nil {
 			return nil, err
 		}
 		for _, row := range rows {
-			if name, ok := asked[s.foldTable(row[0])]; ok {
+			if name, ok := requested[s.foldTable(row[0])]; ok {
 				objects = append(objects, sqlsink.Object{Name: name, Other: otherThanTable(row[1])})
 			}
 		}
@@ -113,23 +114,23 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	return indexes, nil
 }
 
-// namesAtOnce bounds how many tables one query asks for.
+// namesAtOnce bounds the number of tables per query.
 const namesAtOnce = 200
 
 func markers(n int) string { return strings.Repeat(", ?", n)[2:] }
 
-// ask returns names as parameters, and by the names that the catalogue has.
-func (s *session) ask(names []string) ([]driver.Value, map[string]string) {
+// nameArgs returns names as parameters, and a map to them from the catalogue's spelling.
+func (s *session) nameArgs(names []string) ([]driver.Value, map[string]string) {
 	args := make([]driver.Value, len(names))
-	asked := make(map[string]string, len(names))
+	requested := make(map[string]string, len(names))
 	for i, n := range names {
 		args[i] = n
-		asked[s.foldTable(n)] = n
+		requested[s.foldTable(n)] = n
 	}
-	return args, asked
+	return args, requested
 }
 
-// Tables describes those of the named tables that exist, and what else has such a name.
+// Tables describes those of the named tables that exist, and other objects with such a name.
 func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
 	var tables []*sqlsink.Table
 	for part := range slices.Chunk(names, namesAtOnce) {
@@ -145,7 +146,7 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
 	const what = "read the catalogue"
 	list := markers(len(names))
-	args, asked := s.ask(names)
+	args, requested := s.nameArgs(names)
 	var tables []*sqlsink.Table
 	byName := make(map[string]*sqlsink.Table)
 	rows, err := s.query(ctx, what, fmt.Sprintf(tablesQuery, list), args...)
@@ -153,8 +154,8 @@ func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Tabl
 		return nil, err
 	}
 	for _, row := range rows {
-		// The catalogue may compare names more kindly than the server does.
-		name, ok := asked[s.foldTable(row[0])]
+		// The catalogue's collation may match more names than the server does.
+		name, ok := requested[s.foldTable(row[0])]
 		if !ok {
 			continue
 		}
@@ -188,8 +189,8 @@ func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Tabl
 	return tables, nil
 }
 
-// limitKey finds out how long the texts of the table's primary key can become: as long
-// as in a table that eds makes, unless the other columns leave less room.
+// limitKey sets how long texts of the table's primary key may become: as long as in a table that
+// eds creates, unless the other columns leave less of the index entry.
 func limitKey(t *sqlsink.Table) {
 	var texts []*sqlsink.Column
 	size := 0
@@ -204,20 +205,20 @@ func limitKey(t *sqlsink.Table) {
 			texts = append(texts, c)
 		}
 	}
-	// The longest first: what it does not need of its share is the others'.
+	// The longest first: the others get what it leaves of its share.
 	slices.SortStableFunc(texts, func(a, b *sqlsink.Column) int {
 		return cmp.Compare(b.Native.(*attribute).length, a.Native.(*attribute).length)
 	})
-	room := max(0, maxIndex-size) / 4
+	spare := max(0, maxIndex-size) / 4
 	for i, c := range texts {
 		a := c.Native.(*attribute)
-		a.most = max(a.length, min(keyLength(len(texts)), a.length+room/(len(texts)-i)))
-		room -= a.most - a.length
+		a.most = max(a.length, min(keyLength(len(texts)), a.length+spare/(len(texts)-i)))
+		spare -= a.most - a.length
 		c.Narrow = a.length < a.most
 	}
 }
 
-// keySize returns how many bytes the column can take in an index.
+// keySize returns the bytes that the column may take in an index entry.
 func (a *attribute) keySize() int {
 	switch {
 	case a.kind == kindText && strings.HasPrefix(a.charset, "utf8"):
@@ -243,13 +244,13 @@ func (s *session) showCreate(ctx context.Context, t *sqlsink.Table) error {
 		return &sqlsink.StatementError{Table: t.Name, Err: err}
 	}
 	if len(rows) != 1 || len(rows[0]) < 2 {
-		return errors.New("read the catalogue: the server answered no definition of a table")
+		return errors.New("read the catalogue: the server returned no definition of a table")
 	}
 	r.create = rows[0][1]
 	return nil
 }
 
-// definitionOf returns what SHOW CREATE TABLE says of a column behind its name.
+// definitionOf returns the part of SHOW CREATE TABLE that follows a column's name.
 func (r *relation) definitionOf(column string) string {
 	_, rest, ok := strings.Cut(r.create, "\n  "+quote(column)+" ")
 	if !ok {
@@ -259,12 +260,13 @@ func (r *relation) definitionOf(column string) string {
 	return strings.TrimSuffix(line, ",")
 }
 
-// describeColumn reads a row of columnsQuery, less the table's name.
+// describeColumn reads a row of columnsQuery, without the table's name.
 func (s *session) describeColumn(r *relation, row []string) sqlsink.Column {
 	extra := strings.ToUpper(row[5])
 	c := sqlsink.Column{
 		Name: row[0], Type: row[2], Nullable: row[3] == "YES",
-		Filled:    row[4] != "" && row[4] != "NULL" || strings.Contains(extra, "AUTO_INCREMENT") || strings.Contains(r.definitionOf(row[0]), " DEFAULT "),
+		Filled: row[4] != "" && row[4] != "NULL" || strings.Contains(extra, "AUTO_INCREMENT") ||
+			strings.Contains(r.definitionOf(row[0]), " DEFAULT "),
 		Generated: strings.Contains(extra, " GENERATED") || extra == "PERSISTENT" || extra == "VIRTUAL",
 	}
 	if c.Nullable && (row[4] == "" || row[4] == "NULL") {
@@ -289,8 +291,8 @@ func (s *session) describeColumn(r *relation, row []string) sqlsink.Column {
 	return c
 }
 
-// holds tells how values travel to the type, what it is made for, and whether it
-// holds only some of that.
+// holds returns how values of the type are encoded, which schema type it holds, and whether it
+// holds only some of those values.
 func (a *attribute) holds(spelling string, checked bool) (kind, schema.Type, bool) {
 	foreign := a.charset != "utf8mb4"
 	switch a.data {
@@ -298,7 +300,7 @@ func (a *attribute) holds(spelling string, checked bool) (kind, schema.Type, boo
 		switch {
 		case a.data == "varchar" && a.length >= 255 && !foreign && !a.key:
 			return kindText, schema.Enum, true
-		case a.key: // limitKey says whether it is narrow
+		case a.key: // limitKey sets Narrow
 			return kindText, schema.String, false
 		}
 		return kindText, schema.String, true
@@ -324,7 +326,7 @@ func (a *attribute) holds(spelling string, checked bool) (kind, schema.Type, boo
 		return kindInt, schema.Integer, false
 	case "float", "double", "real":
 		switch {
-		case a.scale >= 0: // FLOAT(7,2) is rounded as a decimal is
+		case a.scale >= 0: // FLOAT(7,2) rounds like a decimal
 			return kindDecimal, schema.Number, false
 		case a.data == "float":
 			return kindFloat, schema.Number, true
@@ -374,8 +376,8 @@ func describeIndexes(tables map[string]*sqlsink.Table, rows [][]string) {
 	}
 }
 
-// keyed reports whether the table has one unique index, of exactly the given
-// columns: then a row that is there already can only be the one of the key.
+// keyed reports whether the only unique index of the table has exactly the given columns, so an
+// insert can conflict only with the row of its own key.
 func (r *relation) keyed(key []string) bool {
 	if len(r.uniques) != 1 || len(r.uniques[0]) != len(key) {
 		return false

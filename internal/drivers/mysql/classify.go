@@ -7,9 +7,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Classify goes by the server's error numbers (MySQL 8.0 Error Message
-// Reference; MariaDB Error Codes). Whatever is not the server's answer is the
-// network's: the session is lost.
+// Classify classifies by the server's error numbers (MySQL 8.0 Error Message Reference; MariaDB
+// Error Codes). An error that the server did not return comes from the network: the session is
+// lost.
 func (d *dialect) Classify(err error) sqlsink.Verdict {
 	lost := &connectionError{}
 	e := &serverError{}
@@ -22,7 +22,7 @@ func (d *dialect) Classify(err error) sqlsink.Verdict {
 	return v
 }
 
-// classifyNumber says what an error number means to the batch at hand.
+// classifyNumber returns what an error number means for the current batch.
 func classifyNumber(number uint16, state string) sqlsink.Verdict {
 	switch number {
 	case 1044, 1142, 1143, 1227, 1370, 1410: // a privilege is missing
@@ -33,43 +33,46 @@ func classifyNumber(number uint16, state string) sqlsink.Verdict {
 		return sqlsink.Verdict{Stale: true}
 	case 1031, 1288, 1348, 1356, 1393, 1394, 1395, 1471: // a view or a sequence has the name of the table
 		return sqlsink.Verdict{Stale: true}
-	case 1290, 1792, 1836: // this server is a replica now, or was set to take reads only
+	case 1290, 1792, 1836: // the server is a replica or read-only now
 		return sqlsink.Verdict{Lost: true}
-	case 1153: // a packet was too large, and the server hung up
+	case 1153: // a packet was too large, and the server closed the connection
 		return sqlsink.Verdict{Class: fault.Poison, Lost: true}
 	case 1205: // locked by another session
 		return sqlsink.Verdict{Locked: true}
 	case 1046: // the database was dropped under the session
 		return sqlsink.Verdict{Lost: true}
-	case 1040, 1042, 1043, 1047, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1927, 4031: // the connection was refused or ended
+	case 1040, 1042, 1043, 1047, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1927, 4031:
+		// The connection was refused or ended.
 		return sqlsink.Verdict{Lost: true}
 	}
 	if isPoison(number, state) {
 		return sqlsink.Verdict{Class: fault.Poison}
 	}
-	// Deadlocks (1213), space (1021, 1030, 1114, 1206), memory (1037, 1038,
-	// 1041), an administrator (1317, 1969, 3024), and everything unknown: it may
-	// work later.
+	// Deadlocks (1213), space (1021, 1030, 1114, 1206), memory (1037, 1038, 1041), an administrator
+	// (1317, 1969, 3024), and everything unknown: a later attempt may succeed.
 	return sqlsink.Verdict{}
 }
 
-// isPoison reports whether the row is at fault: its values, a constraint, a
-// limit, a trigger.
+// isPoison reports whether the row is invalid: its values, a constraint, a limit, a trigger.
 func isPoison(number uint16, state string) bool {
 	switch number {
-	case 1048, 1062, 1118, 1138, 1153, 1216, 1217, 1264, 1265, 1292, 1364, 1366, 1367, 1406, 1411, 1416, 1451, 1452, 1526, 1644, 1690, 3140, 3141, 3144, 3156, 3157, 3819, 4025:
+	case 1048, 1062, 1118, 1138, 1153, 1216, 1217, 1264, 1265, 1292, 1364, 1366, 1367, 1406, 1411, 1416, 1451, 1452, 1526, 1644, 1690,
+		3140, 3141, 3144, 3156, 3157, 3819, 4025:
 		return true
 	}
 	return state[:min(2, len(state))] == "22" || state[:min(2, len(state))] == "45"
 }
 
-// irreconcilable are what the server answers if a table can never be made or changed as
-// it was asked to: a limit, a name, an index, a foreign key or the values that are there forbid it.
-var irreconcilable = []uint16{1059, 1063, 1067, 1068, 1069, 1070, 1071, 1073, 1074, 1075, 1101, 1102, 1103, 1117, 1118, 1166, 1170, 1171, 1215, 1235, 1253, 1267, 1478, 1506, 1564, 1659, 1674, 1800, 1832, 1833, 1834, 1845, 1846, 3105, 3106, 3108, 3750, 3780, 3959, 4025}
+// permanentDDLNumbers are the errors for a table that can never be created or changed as requested,
+// because of a limit, a name, an index, a foreign key or existing values.
+var permanentDDLNumbers = []uint16{
+	1059, 1063, 1067, 1068, 1069, 1070, 1071, 1073, 1074, 1075, 1101, 1102, 1103, 1117, 1118, 1166, 1170, 1171, 1215, 1235, 1253,
+	1267, 1478, 1506, 1564, 1659, 1674, 1800, 1832, 1833, 1834, 1845, 1846, 3105, 3106, 3108, 3750, 3780, 3959, 4025,
+}
 
-// forbidden marks an error that says that DDL can never succeed.
-func forbidden(err error) error {
-	if numbered(err, irreconcilable...) {
+// permanentDDLError marks the error of DDL that can never succeed.
+func permanentDDLError(err error) error {
+	if numbered(err, permanentDDLNumbers...) {
 		return fault.Mark(fault.Poison, err)
 	}
 	return err

@@ -5,12 +5,13 @@ import (
 	"testing"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// TestNarrowColumnsTakeWhatTheyHold: columns that are widened where the server
-// lets them, and keep to their bounds where it does not.
-func TestNarrowColumnsTakeWhatTheyHold(t *testing.T) {
+// TestColumn_KeepsToItsBounds covers columns that the server does not let eds widen.
+func TestColumn_KeepsToItsBounds(t *testing.T) {
 	for _, c := range []struct {
 		attribute attribute
 		raw, want string // "" is refused
@@ -36,21 +37,26 @@ func TestNarrowColumnsTakeWhatTheyHold(t *testing.T) {
 		{attribute{kind: kindText, data: "varchar", length: 20, charset: "utf8mb3"}, `"😀"`, "", ""},
 	} {
 		var rule string
-		column := &column{attribute: &c.attribute, Adjuster: sqlsink.Adjuster{Table: "t", Source: "c", Text: textRules, Adjusted: func(_, _, r string) { rule = r }}, spelling: c.attribute.data}
+		column := testColumn(c.attribute, schema.String, func(_, _, r string) { rule = r })
 		text, err := column.append(nil, []byte(c.raw))
 		if string(text) != c.want || rule != c.rule || (c.want == "") != (fault.Of(err) == fault.Poison && err != nil) {
-			t.Errorf("%s of %.30s: %q by rule %q, %v; want %q by rule %q", column.spelling, c.raw, text, rule, err, c.want, c.rule)
+			t.Errorf("%s of %.30s: %q by rule %q, %v; want %q by rule %q", column.Type, c.raw, text, rule, err, c.want, c.rule)
 		}
 		column.Key = true
 		if _, err := column.append(nil, []byte(c.raw)); c.rule != "" && (err == nil || !strings.Contains(err.Error(), sqlsink.ErrKeyChanged.Error())) {
-			t.Errorf("%s of %.30s in a key: %v", column.spelling, c.raw, err)
+			t.Errorf("%s of %.30s in a key: %v", column.Type, c.raw, err)
 		}
 	}
 }
 
-// TestNamesStayApartAndWithinBounds: whatever MySQL can not have is changed, and
-// two names never become one.
-func TestNamesStayApartAndWithinBounds(t *testing.T) {
+// testColumn returns the encoder for column c of table t, whose source holds values of a type.
+func testColumn(a attribute, of schema.Type, adjusted func(table, column, rule string)) *column {
+	t := &sqlsink.Target{Slot: -1, Type: of, Real: &sqlsink.Column{Name: "c", Type: a.data, Native: &a}}
+	c := newColumn(&sqlsink.Layout{Table: &schema.Table{Name: "t"}}, t, true, adjusted)
+	return &c
+}
+
+func TestName_StaysUniqueAndWithinBounds(t *testing.T) {
 	d := &dialect{}
 	seen := make(map[string]string)
 	for _, name := range []string{
@@ -75,3 +81,5 @@ func TestNamesStayApartAndWithinBounds(t *testing.T) {
 		}
 	}
 }
+
+func TestRules_AreDocumented(t *testing.T) { sinktest.DocumentedRules(t, "mysql", rules) }

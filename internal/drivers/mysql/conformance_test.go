@@ -14,38 +14,43 @@ import (
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	sinktest.Run(t, sinktest.Config{Driver: mysql.Driver(), URL: peers.MariaDB, Untouched: untouched(""), Foreign: foreign, LoseStage: loseStage, SQL: run, Views: true, Faulty: faulty})
+	sinktest.Run(t, sinktest.Config{
+		Driver: mysql.Driver(), URL: peers.MariaDB, Untouched: untouched(""), Foreign: foreign,
+		LoseStage: loseStage, SQL: run, Views: true, Faulty: faulty,
+	})
 }
 
-// untouched makes an empty database, and lists its tables.
+// untouched creates an empty database, and lists its tables.
 func untouched(query string) func(t testing.TB) (string, func() string) {
 	return func(t testing.TB) (string, func() string) {
 		server := peers.MariaDB(t)
 		db := beside(t, server)
 		return server + query, func() string {
-			return fmt.Sprint(db.Lines(t, "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() ORDER BY table_name"))
+			return fmt.Sprint(db.Lines(t, "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() "+
+				"ORDER BY table_name"))
 		}
 	}
 }
 
-// foreign makes a table as another tool might have left it.
+// foreign creates a table like another tool would.
 func foreign(t testing.TB, server, table string) {
 	db := beside(t, server)
 	name := "`" + strings.ReplaceAll(table, "`", "``") + "`"
-	db.Run(t, fmt.Sprintf("CREATE TABLE %[1]s (id varchar(100) PRIMARY KEY, n int, s varchar(10), must text NOT NULL, extra text); INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')", name))
+	db.Run(t, fmt.Sprintf("CREATE TABLE %[1]s (id varchar(100) PRIMARY KEY, n int, s varchar(10), must text NOT NULL, extra text); "+
+		"INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')", name))
 }
 
 func loseStage(t testing.TB, server, job, table, id string) {
 	beside(t, server).Run(t, sinktest.LoseStageSQL("`", job, table, id))
 }
 
-// run runs a statement beside the sink.
+// run runs a statement in another session than the sink's.
 func run(t testing.TB, server, statement string) {
 	t.Helper()
 	beside(t, server).Run(t, statement)
 }
 
-// beside opens a session beside the sink's, which ends with the test.
+// beside opens another session than the sink's, which ends with the test.
 func beside(t testing.TB, server string) *peers.MySQL {
 	t.Helper()
 	db, err := peers.OpenMySQL(server)
@@ -71,13 +76,17 @@ func faulty(t testing.TB, server string, env sink.Env) (sink.Sink, sinktest.Faul
 	return s, proxy
 }
 
-// TestConformanceWithoutLocalInfile: where rows go by INSERT statements, all is
-// the same.
-func TestConformanceWithoutLocalInfile(t *testing.T) {
+// TestConformance_WithoutLocalInfile: with INSERT statements the behaviour is the same.
+func TestConformance_WithoutLocalInfile(t *testing.T) {
 	t.Parallel()
-	sinktest.Run(t, sinktest.Config{Driver: mysql.Driver(), URL: func(t testing.TB) string { return peers.MariaDB(t) + "?local_infile=false" }, Untouched: untouched("?local_infile=false"), Foreign: func(t testing.TB, server, table string) {
-		foreign(t, strings.TrimSuffix(server, "?local_infile=false"), table)
-	}, LoseStage: func(t testing.TB, server, job, table, id string) {
-		loseStage(t, strings.TrimSuffix(server, "?local_infile=false"), job, table, id)
-	}})
+	sinktest.Run(t, sinktest.Config{
+		Driver: mysql.Driver(), URL: func(t testing.TB) string { return peers.MariaDB(t) + "?local_infile=false" },
+		Untouched: untouched("?local_infile=false"),
+		Foreign: func(t testing.TB, server, table string) {
+			foreign(t, strings.TrimSuffix(server, "?local_infile=false"), table)
+		},
+		LoseStage: func(t testing.TB, server, job, table, id string) {
+			loseStage(t, strings.TrimSuffix(server, "?local_infile=false"), job, table, id)
+		},
+	})
 }

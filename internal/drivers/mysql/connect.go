@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// lastError keeps the last error that the driver logs. Of a connection that breaks, the
-// driver returns no more than that it did.
+// lastError keeps the last error that the driver logs. For a broken connection the driver itself
+// returns only that it broke.
 type lastError struct {
 	mu  sync.Mutex
 	err error
@@ -30,8 +30,8 @@ func (l *lastError) Print(values ...any) {
 	}
 }
 
-// behind returns why the connection broke, if err says that it did.
-func (l *lastError) behind(err error) error {
+// cause returns why the connection broke, if err reports that it did; otherwise err.
+func (l *lastError) cause(err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil && (errors.Is(err, mysql.ErrInvalidConn) || errors.Is(err, driver.ErrBadConn)) {
@@ -40,8 +40,7 @@ func (l *lastError) behind(err error) error {
 	return err
 }
 
-// explainConnect says what went wrong with a connection in words that help, and
-// without any of the URL's secrets.
+// explainConnect explains a failed connection to the operator, without any of the URL's secrets.
 func (d *dialect) explainConnect(err error) error {
 	e := new(mysql.MySQLError)
 	if !errors.As(err, &e) {
@@ -57,21 +56,25 @@ func (d *dialect) explainConnect(err error) error {
 	case 1044:
 		what = fmt.Sprintf("user %q may not use the database; run: GRANT %s ON %s.* TO %s", user, privileges, database, literal(user))
 	case 1130:
-		what = fmt.Sprintf("%s lets nobody in from this machine", d.where)
+		what = fmt.Sprintf("%s accepts no connections from this machine", d.where)
 	}
 	return &connectionError{&serverError{number: e.Number, state: string(e.SQLState[:]), message: e.Message, what: what}}
 }
 
-// explainNetwork explains an error that came before the server said anything.
-// What only the URL can put right is fatal.
+// explainNetwork explains an error that happened before the server responded. Errors that only
+// another URL can fix are fatal.
 func (d *dialect) explainNetwork(err error) error {
 	switch {
 	case errors.Is(err, mysql.ErrNoTLS):
-		return fault.Mark(fault.Refused, fmt.Errorf("tls with %s: the server does not offer it; set it up there, or write tls=preferred", d.where))
+		return fault.Mark(fault.Refused, fmt.Errorf("tls with %s: the server does not offer it; "+
+			"set it up there, or write tls=preferred", d.where))
 	case errors.Is(err, mysql.ErrCleartextPassword):
-		return fault.Mark(fault.Refused, fmt.Errorf("%s asks for the password in clear text; add allowCleartextPasswords=true to the url, with tls=true", d.where))
-	case errors.Is(err, mysql.ErrOldPassword), errors.Is(err, mysql.ErrNativePassword), errors.Is(err, mysql.ErrUnknownPlugin), errors.Is(err, mysql.ErrOldProtocol):
-		return fault.Mark(fault.Refused, fmt.Errorf("log in to %s: the user has a kind of password that can not be used; run: ALTER USER %s IDENTIFIED BY '...'", d.where, literal(d.config.User)))
+		return fault.Mark(fault.Refused, fmt.Errorf("%s asks for the password in clear text; "+
+			"add allowCleartextPasswords=true to the url, with tls=true", d.where))
+	case errors.Is(err, mysql.ErrOldPassword), errors.Is(err, mysql.ErrNativePassword),
+		errors.Is(err, mysql.ErrUnknownPlugin), errors.Is(err, mysql.ErrOldProtocol):
+		return fault.Mark(fault.Refused, fmt.Errorf("log in to %s: the user has a kind of password that eds cannot use; "+
+			"run: ALTER USER %s IDENTIFIED BY '...'", d.where, literal(d.config.User)))
 	}
 	server := sqlsink.Server{Where: d.where, Authority: "give it with tls-ca=FILE", Name: "give that with tls-server-name=NAME"}
 	if explained := server.Explain(err); explained != nil {

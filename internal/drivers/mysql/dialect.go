@@ -16,45 +16,44 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// dialect is MySQL, and MariaDB, to the SQL engine.
+// dialect implements sqlsink.Dialect for MySQL and MariaDB.
 type dialect struct {
-	target   *url.URL      // as it was when the destination was opened
-	config   *mysql.Config // the same; each connection has its own
+	target   *url.URL      // when the destination was opened
+	config   *mysql.Config // parsed from target; each connection parses its own
 	where    string        // the server's address, for messages
 	timeout  time.Duration
 	timeouts sqlsink.Timeouts
 	env      sink.Env
 
-	// noInfile is set where LOAD DATA LOCAL INFILE is not to be used, or turns
-	// out not to be allowed.
+	// noInfile is set if the URL or the server disallows LOAD DATA LOCAL INFILE.
 	noInfile atomic.Bool
-	// noTemp is set once the user turns out not to be allowed temporary tables.
+	// noTemp is set once the server refuses the user a temporary table.
 	noTemp atomic.Bool
-	// told is set once what differs from the best set-up was logged.
-	told atomic.Bool
-	// server is what the newest session found out about the other side.
+	// setupLogged is set once the warnings about the server's settings were logged.
+	setupLogged atomic.Bool
+	// server is the newest session's view of the server.
 	server atomic.Pointer[server]
 }
 
-// server is what differs between the servers that speak MySQL's protocol.
+// server has the differences between servers that speak MySQL's protocol.
 type server struct {
 	maria bool
-	// exact is the collation that tells any two texts apart.
+	// exact is the collation that distinguishes any two texts.
 	exact string
-	// foldsTables says that names of tables are compared without regard to case.
+	// foldsTables reports whether table names ignore case.
 	foldsTables bool
 }
 
-// Names have at most maxName characters, and a table's name, with whatever is not
-// an ASCII letter, digit or underscore written in five bytes, must do for a file's.
+// Names have at most maxName characters. A table's name is also a file's name, of at most
+// maxFileName bytes, in which a character other than an ASCII letter, digit or underscore takes
+// five bytes.
 const (
 	maxName     = 64
 	maxFileName = 200
 )
 
-// Name changes a name that MySQL can not have: one that is too long, ends in a
-// blank, or has characters beyond the Basic Multilingual Plane. A hash of all of
-// it keeps two such names two.
+// Name changes a name that MySQL does not allow: too long, ending in a blank, or with characters
+// beyond the Basic Multilingual Plane. A hash of the whole name keeps distinct names distinct.
 func (d *dialect) Name(name string) string {
 	fits := func(r rune) rune {
 		if r == 0 || r > 0xFFFF {
@@ -63,16 +62,16 @@ func (d *dialect) Name(name string) string {
 		return r
 	}
 	valid := strings.TrimRight(strings.Map(fits, strings.ToValidUTF8(name, value.Replacement)), " \t\n\r")
-	if valid == name && keeps(name, maxName, maxFileName) == len(name) && name != "" {
+	if valid == name && keptBytes(name, maxName, maxFileName) == len(name) && name != "" {
 		return name
 	}
 	h := fnv.New64a()
 	h.Write([]byte(name))
-	return fmt.Sprintf("%s_%016x", valid[:keeps(valid, maxName-17, maxFileName-17)], h.Sum64())
+	return fmt.Sprintf("%s_%016x", valid[:keptBytes(valid, maxName-17, maxFileName-17)], h.Sum64())
 }
 
-// keeps returns how many bytes of name are within the bounds of a name.
-func keeps(name string, characters, file int) int {
+// keptBytes returns how many bytes of name are within the bounds.
+func keptBytes(name string, characters, file int) int {
 	for i, r := range name {
 		characters--
 		file--
@@ -86,7 +85,7 @@ func keeps(name string, characters, file int) int {
 	return len(name)
 }
 
-// FoldsCase is true: names of columns are compared without regard to case.
+// FoldsCase is true: column names ignore case.
 func (d *dialect) FoldsCase() bool { return true }
 
 // quote quotes an identifier.
@@ -97,18 +96,18 @@ func literal(text string) string {
 	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(text) + "'"
 }
 
-// utf8mb4 is said of every text column, as a table of others may default to less.
+// utf8mb4 is part of the type of every text column, because other defaults may be narrower.
 const utf8mb4 = " CHARACTER SET utf8mb4"
 
-// enumType is the type of enumerated columns, which people index.
+// enumType is the type of enumerated columns, which users index.
 const enumType = "VARCHAR(255)" + utf8mb4
 
 // textType is the type of all other text.
 const textType = "LONGTEXT" + utf8mb4
 
-// define returns the type of a new column. MariaDB's JSON is text with a check
-// that refuses what is nested more than 32 deep; what eds writes is valid anyway.
-func (s *server) define(t schema.Type) string {
+// typeOf returns the type of a new column. MariaDB's JSON is text with a check that refuses more
+// than 32 levels of nesting; eds writes valid JSON anyway, so it uses text.
+func (s *server) typeOf(t schema.Type) string {
 	switch t {
 	case schema.DateTime:
 		return "DATETIME(6)"
@@ -130,39 +129,39 @@ func (s *server) define(t schema.Type) string {
 	}
 }
 
-// definition defines a new column, of a key with so many text columns.
+// definition defines a new column. texts is the number of text columns in its key.
 func (s *server) definition(c sqlsink.NewColumn, texts int) string {
 	switch {
 	case c.Key && keyText(c.Type):
 		return quote(c.Name) + " " + s.shortText(keyLength(texts)) + " NOT NULL"
 	case c.Key:
-		return quote(c.Name) + " " + s.define(c.Type) + " NOT NULL"
+		return quote(c.Name) + " " + s.typeOf(c.Type) + " NOT NULL"
 	case c.Meta == sqlsink.MetaVersion || c.Meta == sqlsink.MetaOp:
 		return quote(c.Name) + " " + s.shortText(keyLength(1))
 	}
-	return quote(c.Name) + " " + s.define(c.Type)
+	return quote(c.Name) + " " + s.typeOf(c.Type)
 }
 
-// shortText returns the type of texts that can be indexed, of at most so many characters.
+// shortText returns the type of texts of up to length characters that can be indexed.
 func (s *server) shortText(length int) string {
 	return fmt.Sprintf("VARCHAR(%d)%s COLLATE %s", length, utf8mb4, s.exact)
 }
 
-// keyText reports whether a key holds values of the type as short texts.
+// keyText reports whether a key stores values of the type as short texts.
 func keyText(t schema.Type) bool { return t == schema.String || t == schema.Enum || t.IsJSON() }
 
-// keyLength returns how many characters each of so many columns of an index of
-// InnoDB can have, beside a few integers, of at most 255.
+// keyLength returns how many characters each of so many text columns of an InnoDB index may have,
+// besides a few integers; 255 at most.
 func keyLength(texts int) int { return min(255, (maxIndex-12*8)/4/max(1, texts)) }
 
-// maxIndex is how many bytes an index entry of InnoDB can have.
+// maxIndex is the limit of an InnoDB index entry, in bytes.
 const maxIndex = 3072
 
-// maxShort is how many bytes the short texts of a row may take together: a row
-// has at most 65,535, in which long texts count little.
+// maxShort is how many bytes the short texts of a row may take together. A row has at most 65,535
+// bytes; long texts count little.
 const maxShort = 48 << 10
 
-// DDL carries out a migration step, on the server that the newest session met.
+// DDL returns the statements of a migration step, for the server of the newest session.
 func (d *dialect) DDL(step sqlsink.Step) []string {
 	s := d.server.Load()
 	table := quote(step.Table)
@@ -184,7 +183,7 @@ func (d *dialect) DDL(step sqlsink.Step) []string {
 }
 
 func (s *server) createTable(step sqlsink.Step) string {
-	var lines, key []string
+	var definitions, key []string
 	texts, short := 0, 0
 	for _, c := range step.Columns[:step.Keys] {
 		if keyText(c.Type) {
@@ -198,15 +197,16 @@ func (s *server) createTable(step sqlsink.Step) string {
 				c.Type = schema.String
 			}
 		}
-		lines = append(lines, "\t"+s.definition(c, texts))
+		definitions = append(definitions, "\t"+s.definition(c, texts))
 	}
-	lines = append(lines, "\tPRIMARY KEY ("+strings.Join(key, ", ")+")")
-	return "CREATE TABLE IF NOT EXISTS " + quote(step.Table) + " (\n" + strings.Join(lines, ",\n") + "\n) ENGINE=InnoDB DEFAULT" + utf8mb4 + " ROW_FORMAT=DYNAMIC"
+	definitions = append(definitions, "\tPRIMARY KEY ("+strings.Join(key, ", ")+")")
+	return "CREATE TABLE IF NOT EXISTS " + quote(step.Table) + " (\n" + strings.Join(definitions, ",\n") +
+		"\n) ENGINE=InnoDB DEFAULT" + utf8mb4 + " ROW_FORMAT=DYNAMIC"
 }
 
-// widen changes the column's type and keeps what else its definition says, as
-// far as the new type can have it. Integers become decimals, which hold them
-// exactly, as a floating-point type would not. A key stays one.
+// widen changes the column's type and keeps the rest of its definition, as far as the new type
+// allows. Integers become decimals, which are exact; a floating-point type is not. A key column
+// stays in the key.
 func (s *server) widen(step sqlsink.Step) []string {
 	a := step.Real.Native.(*attribute)
 	table, name := quote(step.Table), quote(step.Real.Name)
@@ -238,27 +238,27 @@ func (s *server) widen(step sqlsink.Step) []string {
 		text += rest[at:]
 	}
 	statements := []string{modify + text}
-	// The server's own text of a value is not always the source's.
+	// The server's text of a value may differ from the source's.
 	switch a.kind {
 	case kindDecimal:
 		if a.scale > 0 {
-			statements = append(statements, fmt.Sprintf("UPDATE %s SET %s = TRIM(TRAILING '.' FROM TRIM(TRAILING '0' FROM %s)) WHERE %s LIKE '%%.%%'", table, name, name, name))
+			statements = append(statements, fmt.Sprintf(
+				"UPDATE %s SET %[2]s = TRIM(TRAILING '.' FROM TRIM(TRAILING '0' FROM %[2]s)) WHERE %[2]s LIKE '%%.%%'", table, name))
 		}
 	case kindDateTime, kindTimestamp:
-		statements = append(statements, fmt.Sprintf("UPDATE %s SET %s = CONCAT(REPLACE(%s, ' ', 'T'), 'Z') WHERE %s LIKE '____-__-__ __:__:__%%'", table, name, name, name))
+		statements = append(statements, fmt.Sprintf(
+			"UPDATE %s SET %[2]s = CONCAT(REPLACE(%[2]s, ' ', 'T'), 'Z') WHERE %[2]s LIKE '____-__-__ __:__:__%%'", table, name))
 	}
 	return statements
 }
 
-// Digits of the decimal type that integers and other numbers share: the most
-// that there are.
+// The widest decimal type, for columns of integers and other numbers.
 const (
 	wideDigits = 65
 	wideScale  = 30
 )
 
-// replaceWords replaces the first occurrence of old in a column's definition
-// that is not within quotes.
+// replaceWords replaces the first occurrence of old outside quotes in a column's definition.
 func replaceWords(definition, old, with string) (string, bool) {
 	at, ok := findWords(definition, old)
 	if !ok {
@@ -267,7 +267,7 @@ func replaceWords(definition, old, with string) (string, bool) {
 	return definition[:at] + with + definition[at+len(old):], true
 }
 
-// findWords returns where words stand in a definition that are not within quotes.
+// findWords returns the index of words in a definition, outside quotes.
 func findWords(definition, words string) (int, bool) {
 	var quoted byte
 	for i := 0; i+len(words) <= len(definition); i++ {

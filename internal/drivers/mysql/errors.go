@@ -10,14 +10,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// serverError is an error that the server answered. Its text holds no value of a
-// row: the server's own message is left out where it may quote one.
+// serverError is an error that the server returned. Its text contains no value of a row: Error
+// leaves out server messages that may quote one.
 type serverError struct {
 	number  uint16
 	state   string
 	message string
-	what    string // what was being done
-	warned  bool   // it was a warning, about a value of a row
+	what    string // the operation
+	warned  bool   // a warning about a value of a row
 }
 
 func (e *serverError) Error() string {
@@ -34,26 +34,30 @@ func (e *serverError) Error() string {
 	return fmt.Sprintf("%s (error %d)", text, e.number)
 }
 
-// namesOnly are those errors that a row can cause whose messages name nothing
-// but tables, columns and constraints.
-var namesOnly = map[uint16]bool{1048: true, 1118: true, 1153: true, 1216: true, 1217: true, 1264: true, 1265: true, 1364: true, 1406: true, 1451: true, 1452: true, 3819: true, 4025: true}
+// namesOnly are the errors of rows whose messages name only tables, columns and constraints.
+var namesOnly = map[uint16]bool{
+	1048: true, 1118: true, 1153: true, 1216: true, 1217: true, 1264: true, 1265: true, 1364: true, 1406: true, 1451: true, 1452: true,
+	3819: true, 4025: true,
+}
 
-// conditions names the other errors that a row can cause.
+// conditions names the other errors of rows.
 var conditions = map[uint16]string{
-	1062: "another row has the same value in a unique index", 1292: "invalid for the column's type", 1366: "invalid for the column's type", 1367: "invalid for the column's type",
-	1411: "invalid for the column's type", 1416: "no geometry", 1526: "no partition for it", 1644: "a trigger raised an error", 1690: "out of range",
+	1062: "another row has the same value in a unique index",
+	1292: "invalid for the column's type", 1366: "invalid for the column's type",
+	1367: "invalid for the column's type", 1411: "invalid for the column's type",
+	1416: "no geometry", 1526: "no partition for it", 1644: "a trigger raised an error", 1690: "out of range",
 	3140: "invalid json", 3141: "invalid json", 3157: "json that is nested too deeply",
 }
 
-// connectionError is an error after which the session is of no use.
+// connectionError is an error after which the session is unusable.
 type connectionError struct{ err error }
 
 func (e *connectionError) Error() string { return e.err.Error() }
 func (e *connectionError) Unwrap() error { return e.err }
 
-// explain makes a serverError of an error of the driver, and marks a connection
-// that broke: whatever the server did not answer broke it. ctx is the call's.
-func (s *session) explain(ctx context.Context, what string, err error) error {
+// sessionError converts an error of the driver: to a serverError, or to a connectionError if the
+// server did not return it. ctx is the call's; what names the failed operation.
+func (s *session) sessionError(ctx context.Context, what string, err error) error {
 	if e := new(mysql.MySQLError); errors.As(err, &e) {
 		return &serverError{number: e.Number, state: string(e.SQLState[:]), message: e.Message, what: what}
 	}

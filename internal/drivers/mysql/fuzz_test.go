@@ -7,13 +7,16 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
-	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// FuzzField: whatever JSON a value is, it is refused as poison, or it is one field
-// of a line that reads back as the value's text.
+// FuzzField: any JSON value is either refused as poison or becomes one field of a line that decodes
+// to the value's text.
 func FuzzField(f *testing.F) {
-	for _, s := range []string{`"a\u0000\ud83d\ude00\\N\t\n"`, `-12.50e3`, `[1,["x",null,"\\\n"]]`, `{"a":1e400}`, `"2024-02-29T24:00:00.1234567+05:30"`, `true`, "\"\xff\"", `"\\x0g"`, "{\n\"a\":\t1}"} {
+	for _, s := range []string{
+		`"a\u0000\ud83d\ude00\\N\t\n"`, `-12.50e3`, `[1,["x",null,"\\\n"]]`, `{"a":1e400}`,
+		`"2024-02-29T24:00:00.1234567+05:30"`, `true`, "\"\xff\"", `"\\x0g"`, "{\n\"a\":\t1}",
+	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
@@ -29,20 +32,20 @@ func FuzzField(f *testing.F) {
 			text, refused := c.append([]byte("before"), raw)
 			line, err := c.appendField([]byte("before\t"), raw)
 			if (err == nil) != (refused == nil) {
-				t.Fatalf("%s: as a field %v, as a parameter %v", c.spelling, err, refused)
+				t.Fatalf("%s: as a field %v, as a parameter %v", c.Type, err, refused)
 			}
 			if err != nil {
 				if fault.Of(err) != fault.Poison || string(text) != "before" || string(line) != "before\t" {
-					t.Fatalf("%s: %v of class %v, %q, %q", c.spelling, err, fault.Of(err), text, line)
+					t.Fatalf("%s: %v of class %v, %q, %q", c.Type, err, fault.Of(err), text, line)
 				}
 				continue
 			}
 			field := line[len("before\t"):]
 			if bytes.ContainsAny(field, "\t\n\x00") || !utf8.Valid(field) || string(field) == `\N` {
-				t.Fatalf("%s: %q is not one field", c.spelling, field)
+				t.Fatalf("%s: %q is not one field", c.Type, field)
 			}
 			if got, want := unescape(field), text[len("before"):]; !bytes.Equal(got, want) {
-				t.Fatalf("%s: the field reads as %q, the parameter as %q", c.spelling, got, want)
+				t.Fatalf("%s: the field reads as %q, the parameter as %q", c.Type, got, want)
 			}
 		}
 	})
@@ -52,7 +55,11 @@ func FuzzField(f *testing.F) {
 func everyColumn() []*column {
 	var all []*column
 	add := func(a attribute, json bool) {
-		all = append(all, &column{attribute: &a, Adjuster: sqlsink.Adjuster{Table: "t", Source: "c", Text: textRules}, spelling: a.data, json: json, native: true})
+		of := schema.String
+		if json {
+			of = schema.Object
+		}
+		all = append(all, testColumn(a, of, nil))
 	}
 	add(attribute{kind: kindOther, data: "geometry"}, false)
 	add(attribute{kind: kindText, data: "longtext", length: 1 << 30}, false)
@@ -78,7 +85,7 @@ func everyColumn() []*column {
 	return all
 }
 
-// unescape reads a field as LOAD DATA does.
+// unescape decodes a field like LOAD DATA.
 func unescape(field []byte) []byte {
 	out := []byte{}
 	for i := 0; i < len(field); i++ {

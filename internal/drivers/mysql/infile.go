@@ -13,8 +13,8 @@ import (
 // cursor returns the next row, nil at the end.
 type cursor func() (*change.Row, error)
 
-// over returns a cursor over rows.
-func over(rows []change.Row) cursor {
+// rowCursor returns a cursor over rows.
+func rowCursor(rows []change.Row) cursor {
 	i := 0
 	return func() (*change.Row, error) {
 		if i == len(rows) {
@@ -25,36 +25,34 @@ func over(rows []change.Row) cursor {
 	}
 }
 
-// Sizes of what is sent at once, and of what is kept for the next time.
+// Sizes in bytes: of one read, of a buffer that is kept, and of one LOAD DATA statement whose rows
+// may have to be sent again.
 const (
-	sendBytes  = 128 << 10
-	keepBuffer = 4 << 20
-	// replayBytes bounds one LOAD DATA statement whose rows may have to be sent
-	// again.
+	sendBytes   = 128 << 10
+	keepBuffer  = 4 << 20
 	replayBytes = 16 << 20
 )
 
-// rowReader is the file that LOAD DATA LOCAL INFILE reads: rows as they are
-// encoded, a line each. The server asks for it while the statement runs.
+// rowReader is the file that LOAD DATA LOCAL INFILE reads, one line per row. It encodes rows while
+// the server reads.
 type rowReader struct {
-	shape   *shape
+	table   *tableStatements
 	columns []int
 	next    cursor
 	synced  time.Time
 	buffer  []byte
 	scratch []byte
 	at      int
-	done    bool // there are no more rows
+	done    bool // all rows were read
 	err     error
 
-	// A replayable file ends, long before the rows may, after replayBytes; sent is
-	// what it had.
+	// A replayable file ends after replayBytes even if more rows follow; sent is its content.
 	replayable bool
 	sent       []byte
-	count      int64 // rows of the file
+	count      int64 // rows in the file
 }
 
-// begin begins the next file.
+// begin starts the next file.
 func (r *rowReader) begin() { r.sent, r.count = r.sent[:0], 0 }
 
 func (r *rowReader) Read(p []byte) (int, error) {
@@ -91,7 +89,7 @@ func (r *rowReader) fill() error {
 			r.done = true
 			return nil
 		}
-		if err := r.line(row); err != nil {
+		if err := r.appendLine(row); err != nil {
 			return err
 		}
 		r.count++
@@ -99,15 +97,15 @@ func (r *rowReader) fill() error {
 	return nil
 }
 
-func (r *rowReader) line(row *change.Row) error {
+func (r *rowReader) appendLine(row *change.Row) error {
 	for k, i := range r.columns {
 		if k > 0 {
 			r.buffer = append(r.buffer, '\t')
 		}
 		var raw []byte
-		raw, r.scratch = r.shape.layout.Columns[i].Raw(row, r.synced, r.scratch[:0])
+		raw, r.scratch = r.table.layout.Columns[i].Raw(row, r.synced, r.scratch[:0])
 		var err error
-		if r.buffer, err = r.shape.columns[i].appendField(r.buffer, raw); err != nil {
+		if r.buffer, err = r.table.columns[i].appendField(r.buffer, raw); err != nil {
 			return err
 		}
 	}
@@ -115,16 +113,18 @@ func (r *rowReader) line(row *change.Row) error {
 	return nil
 }
 
-// errNoInfile says that the server does not take LOAD DATA LOCAL INFILE, and that
-// nothing was read of the file.
+// errNoInfile reports that the server refused LOAD DATA LOCAL INFILE before it read from the file.
 var errNoInfile = errors.New("load data local infile is not allowed")
 
-// loadData loads rows by LOAD DATA LOCAL INFILE, and returns how many the server has
-// written. What is wrong with a value is only a warning to the server: here it is an
-// error.
-func (s *session) loadData(ctx context.Context, sh *shape, to *sheet, next cursor, synced time.Time) (int64, error) {
+// noInfileWarning is logged once.
+const noInfileWarning = "the server does not allow LOAD DATA LOCAL INFILE, so eds writes rows with INSERT statements, which is slower; " +
+	"to allow it, run: SET GLOBAL local_infile = ON"
+
+// loadData loads rows with LOAD DATA LOCAL INFILE and returns the number of written rows. The
+// server only warns about invalid values; loadData returns the warning as an error.
+func (s *session) loadData(ctx context.Context, ts *tableStatements, to *rowWriter, next cursor, synced time.Time) (int64, error) {
 	r := &rowReader{
-		shape: sh, columns: to.columns, next: next, synced: synced, buffer: s.buffer[:0], scratch: s.scratch,
+		table: ts, columns: to.columns, next: next, synced: synced, buffer: s.buffer[:0], scratch: s.scratch,
 		replayable: to.replace != nil, sent: s.sent,
 	}
 	defer func() {
@@ -142,7 +142,7 @@ func (s *session) loadData(ctx context.Context, sh *shape, to *sheet, next curso
 		written, err := s.loadFrom(ctx, to.what, to.load, r)
 		switch {
 		case r.err != nil:
-			// The server has what came before, which the transaction's end undoes.
+			// Rolling back removes the rows that the server already has.
 			return 0, r.err
 		case numbered(err, 1148, 3948, 4166) && first && r.count == 0:
 			return 0, errNoInfile
@@ -162,15 +162,15 @@ func (s *session) loadData(ctx context.Context, sh *shape, to *sheet, next curso
 	return count, nil
 }
 
-// loadFrom loads what a reader yields, and returns how many rows that wrote.
+// loadFrom loads the file that from reads, and returns the number of written rows.
 func (s *session) loadFrom(ctx context.Context, what, load string, from io.Reader) (int64, error) {
 	s.source = from
 	defer func() { s.source = nil }()
 	return s.execRows(ctx, what, "LOAD DATA LOCAL INFILE 'Reader::"+s.handler+"' "+load)
 }
 
-// checkWarnings returns the first warning of the statement before as an error.
-func (s *session) checkWarnings(ctx context.Context, to *sheet) error {
+// checkWarnings returns the first warning of the previous statement as an error.
+func (s *session) checkWarnings(ctx context.Context, to *rowWriter) error {
 	rows, err := s.query(ctx, to.what, "SELECT @@warning_count")
 	if err != nil || len(rows) == 1 && rows[0][0] == "0" {
 		return err
@@ -181,39 +181,39 @@ func (s *session) checkWarnings(ctx context.Context, to *sheet) error {
 	return warning(to.what, rows)
 }
 
-// fill writes rows into a sheet, and returns how many were written: of those that
-// have the same key only one, if the sheet passes over keys that are there.
-func (s *session) fill(ctx context.Context, sh *shape, to *sheet, next cursor, synced time.Time) (int64, error) {
+// fill writes rows and returns the number of written rows. If the writer skips existing keys, it
+// counts each key once.
+func (s *session) fill(ctx context.Context, ts *tableStatements, to *rowWriter, next cursor, synced time.Time) (int64, error) {
 	if to.load != "" && !s.dialect.noInfile.Load() {
-		n, err := s.loadData(ctx, sh, to, next, synced)
+		n, err := s.loadData(ctx, ts, to, next, synced)
 		if !errors.Is(err, errNoInfile) {
 			return n, err
 		}
 		s.dialect.noInfile.Store(true)
-		s.dialect.env.Logger.Warn("the server does not allow LOAD DATA LOCAL INFILE, so rows are written by INSERT statements, which is slower; to allow it, run: SET GLOBAL local_infile = ON")
+		s.dialect.env.Logger.Warn(noInfileWarning)
 	}
-	return s.insertRows(ctx, sh, to, next, synced)
+	return s.insertRows(ctx, ts, to, next, synced)
 }
 
-// parametersOf returns the values of a command's parameters.
-func (s *session) parametersOf(sh *shape, columns []int, row *change.Row, synced time.Time, dst arguments) (arguments, error) {
+// parametersOf appends the values of a row's columns to dst.
+func (s *session) parametersOf(ts *tableStatements, columns []int, row *change.Row, synced time.Time, dst arguments) (arguments, error) {
 	for _, i := range columns {
 		var raw []byte
-		raw, s.scratch = sh.layout.Columns[i].Raw(row, synced, s.scratch[:0])
+		raw, s.scratch = ts.layout.Columns[i].Raw(row, synced, s.scratch[:0])
 		if raw == nil {
 			dst.values = append(dst.values, nil)
 			continue
 		}
 		start := len(dst.text)
 		var err error
-		if dst.text, err = sh.columns[i].append(dst.text, raw); err != nil {
+		if dst.text, err = ts.columns[i].append(dst.text, raw); err != nil {
 			return dst, err
 		}
 		if len(dst.text)-start > s.maxPacket-1024 {
-			return dst, tooLarge(&sh.columns[i], s.maxPacket)
+			return dst, tooLarge(&ts.columns[i], s.maxPacket)
 		}
 		if len(dst.text) == start {
-			dst.values = append(dst.values, "") // no bytes at all would be NULL
+			dst.values = append(dst.values, "") // empty bytes would be NULL
 			continue
 		}
 		dst.values = append(dst.values, dst.text[start:len(dst.text):len(dst.text)])

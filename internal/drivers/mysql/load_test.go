@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// images yields row images as a snapshot's file does, in one row's memory.
+// images yields row images like a snapshot's file, in one row's memory.
 func images(t testing.TB, table *schema.Table, lines ...string) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		splitter := change.NewSplitter(table)
@@ -41,7 +41,7 @@ func (d *destination) begin(job string, t *schema.Table, mode sink.LoadMode) sin
 	return l
 }
 
-// load loads files, one string of lines each, to the end.
+// load loads files, each a string of lines, and finishes the load.
 func (d *destination) load(job string, t *schema.Table, mode sink.LoadMode, files ...[]string) {
 	d.t.Helper()
 	l := d.begin(job, t, mode)
@@ -61,26 +61,30 @@ func (d *destination) load(job string, t *schema.Table, mode sink.LoadMode, file
 		d.t.Errorf("close the load: %v", err)
 	}
 	sinktest.Equal(d.t, nil, d.query(`SELECT * FROM _eds_load`))
-	sinktest.Equal(d.t, nil, d.query(`SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name LIKE '\_eds\_load\_%'`))
+	sinktest.Equal(d.t, nil, d.query(`SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() `+
+		`AND table_name LIKE '\_eds\_load\_%'`))
 }
 
 var loadable = []string{"id string", "v string", "n integer"}
 
-func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
+func TestLoad_ReplacesTheTableAtItsEnd(t *testing.T) {
 	for name, prepare := range map[string]string{
-		"a table of ours":   "DO 1",
-		"a view on it":      "CREATE VIEW seen AS SELECT * FROM `order`",
-		"grants":            "CREATE USER IF NOT EXISTS analyst; GRANT SELECT ON `order` TO analyst; GRANT UPDATE (v) ON `order` TO analyst",
-		"a trigger":         "CREATE TRIGGER tr BEFORE INSERT ON `order` FOR EACH ROW SET NEW.n = NEW.n",
-		"foreign key to it": "DELETE FROM `order` WHERE id <> '000'; CREATE TABLE line (o varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin, FOREIGN KEY (o) REFERENCES `order` (id)); INSERT INTO line VALUES ('000')",
-		"foreign key of it": "CREATE TABLE kind (n bigint PRIMARY KEY); INSERT INTO kind VALUES (1), (7), (8); ALTER TABLE `order` ADD FOREIGN KEY (n) REFERENCES kind (n)",
-		"extra column":      "ALTER TABLE `order` ADD COLUMN mine varchar(9) DEFAULT 'x'",
-		"index and comment": "CREATE INDEX by_v ON `order` (v(20)); ALTER TABLE `order` COMMENT 'orders', MODIFY COLUMN n BIGINT COMMENT 'n'",
-		"another unique":    "CREATE UNIQUE INDEX by_v ON `order` (id, n)",
-		"check":             "ALTER TABLE `order` ADD CONSTRAINT small CHECK (n < 100)",
-		"generated":         "ALTER TABLE `order` ADD COLUMN twice bigint AS (n * 2) STORED",
-		"partitioned":       "ALTER TABLE `order` PARTITION BY KEY (id) PARTITIONS 2",
-		"system versioned":  "ALTER TABLE `order` ADD SYSTEM VERSIONING",
+		"a table of ours": "DO 1",
+		"a view on it":    "CREATE VIEW seen AS SELECT * FROM `order`",
+		"grants":          "CREATE USER IF NOT EXISTS analyst; GRANT SELECT ON `order` TO analyst; GRANT UPDATE (v) ON `order` TO analyst",
+		"a trigger":       "CREATE TRIGGER tr BEFORE INSERT ON `order` FOR EACH ROW SET NEW.n = NEW.n",
+		"foreign key to it": "DELETE FROM `order` WHERE id <> '000'; CREATE TABLE line (o varchar(255) " +
+			"CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin, FOREIGN KEY (o) REFERENCES `order` (id)); INSERT INTO line VALUES ('000')",
+		"foreign key of it": "CREATE TABLE kind (n bigint PRIMARY KEY); INSERT INTO kind VALUES (1), (7), (8); " +
+			"ALTER TABLE `order` ADD FOREIGN KEY (n) REFERENCES kind (n)",
+		"extra column": "ALTER TABLE `order` ADD COLUMN mine varchar(9) DEFAULT 'x'",
+		"index and comment": "CREATE INDEX by_v ON `order` (v(20)); ALTER TABLE `order` COMMENT 'orders', " +
+			"MODIFY COLUMN n BIGINT COMMENT 'n'",
+		"another unique":   "CREATE UNIQUE INDEX by_v ON `order` (id, n)",
+		"check":            "ALTER TABLE `order` ADD CONSTRAINT small CHECK (n < 100)",
+		"generated":        "ALTER TABLE `order` ADD COLUMN twice bigint AS (n * 2) STORED",
+		"partitioned":      "ALTER TABLE `order` PARTITION BY KEY (id) PARTITIONS 2",
+		"system versioned": "ALTER TABLE `order` ADD SYSTEM VERSIONING",
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, option := range []string{"local_infile=auto", "local_infile=false"} {
@@ -88,7 +92,7 @@ func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
 				order := sinktest.Table(t, "order", 1, loadable...)
 				d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"000","v":"old","n":1}`, `{"id":"old","v":"old","n":1}`).Batch())
 				d.exec(prepare)
-				before := d.furniture()
+				before := d.dependents()
 				l := d.begin("job", order, sink.Replace)
 				rows := sinktest.Repeat(500, `{"id":"#","v":"new","n":7}`)
 				if _, err := l.LoadFile(t.Context(), "one", images(t, order, rows[250:]...)); err != nil {
@@ -105,7 +109,7 @@ func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
 					t.Fatal(err)
 				}
 				sinktest.Equal(t, sinktest.Repeat(500, "#|new|7"), d.query("SELECT id, v, n FROM `order` ORDER BY id"))
-				sinktest.Equal(t, before, d.furniture())
+				sinktest.Equal(t, before, d.dependents())
 				d.apply(sinktest.NewChanges(t, 9000).Put(order, sinktest.Repeat(500, `{"id":"#","v":"after","n":8}`)...).Batch())
 				sinktest.Equal(t, sinktest.Repeat(500, "#|after"), d.query("SELECT id, v FROM `order` ORDER BY id"))
 				d.load("next job", order, sink.Replace, []string{`{"id":"000","v":"again"}`})
@@ -115,20 +119,23 @@ func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
 	}
 }
 
-// furniture is what the table is, and what hangs on it.
-func (d *destination) furniture() []string {
+// dependents describes the table and the objects that depend on it.
+func (d *destination) dependents() []string {
 	lines := d.query("SHOW CREATE TABLE `order`")
 	lines = append(lines, d.query("SELECT trigger_name FROM information_schema.triggers WHERE event_object_schema = DATABASE()")...)
 	lines = append(lines, d.query("SELECT table_name, view_definition FROM information_schema.views WHERE table_schema = DATABASE()")...)
-	lines = append(lines, d.query("SELECT table_name, constraint_name, referenced_table_name FROM information_schema.key_column_usage WHERE table_schema = DATABASE() AND referenced_table_name IS NOT NULL")...)
-	lines = append(lines, d.query("SELECT privilege_type FROM information_schema.table_privileges WHERE table_schema = DATABASE() AND table_name = 'order'")...)
-	return append(lines, d.query("SELECT column_name, privilege_type FROM information_schema.column_privileges WHERE table_schema = DATABASE() AND table_name = 'order'")...)
+	lines = append(lines, d.query("SELECT table_name, constraint_name, referenced_table_name "+
+		"FROM information_schema.key_column_usage WHERE table_schema = DATABASE() AND referenced_table_name IS NOT NULL")...)
+	lines = append(lines, d.query("SELECT privilege_type FROM information_schema.table_privileges WHERE table_schema = DATABASE() "+
+		"AND table_name = 'order'")...)
+	return append(lines, d.query("SELECT column_name, privilege_type FROM information_schema.column_privileges "+
+		"WHERE table_schema = DATABASE() AND table_name = 'order'")...)
 }
 
-// created tells tables of one name apart.
+// created returns an identity that distinguishes tables of one name.
 const created = "SELECT table_id FROM information_schema.innodb_sys_tables WHERE name = CONCAT(DATABASE(), '/order')"
 
-func TestATableThatNothingHangsOnGivesWayToTheStagedOne(t *testing.T) {
+func TestLoad_SwapsATableWithoutDependents(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.migrate(order)
@@ -140,9 +147,9 @@ func TestATableThatNothingHangsOnGivesWayToTheStagedOne(t *testing.T) {
 	}
 }
 
-// TestLoadFile_LeavesNothingOfAFileThatFailsBesideATableWithoutTransactions: the
-// staging table has them.
-func TestLoadFile_LeavesNothingOfAFileThatFailsBesideATableWithoutTransactions(t *testing.T) {
+// TestLoadFile_FailedFileLeavesNothingBesideANonTransactionalTable: the staging table is
+// transactional.
+func TestLoadFile_FailedFileLeavesNothingBesideANonTransactionalTable(t *testing.T) {
 	for _, engine := range []string{"Aria", "MyISAM"} {
 		d := open(t)
 		order := sinktest.Table(t, "order", 1, loadable...)
@@ -165,10 +172,11 @@ func TestLoadFile_LeavesNothingOfAFileThatFailsBesideATableWithoutTransactions(t
 	}
 }
 
-func TestWithoutTheRightToSeeTriggersTheLiveTableStays(t *testing.T) {
+func TestLoad_KeepsTheLiveTableWithoutTriggerPrivilege(t *testing.T) {
 	server := open(t)
 	name := server.query("SELECT DATABASE()")[0]
-	server.exec("CREATE USER IF NOT EXISTS blind; GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP ON " + name + ".* TO blind")
+	server.exec("CREATE USER IF NOT EXISTS blind; GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP ON " + name +
+		".* TO blind")
 	t.Cleanup(func() { server.exec("DROP USER blind") })
 	d := openURL(t, asUser(t, server.url, "blind", ""), sink.Env{})
 	order := sinktest.Table(t, "order", 1, loadable...)
@@ -182,7 +190,7 @@ func TestWithoutTheRightToSeeTriggersTheLiveTableStays(t *testing.T) {
 	sinktest.Equal(t, []string{"new"}, server.query("SELECT id FROM note WHERE id = 'new'"))
 }
 
-func TestAnExtraColumnKeepsItsValuesOverALoad(t *testing.T) {
+func TestLoad_KeepsValuesOfAnExtraColumn(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"kept"}`, `{"id":"gone"}`).Batch())
@@ -191,7 +199,7 @@ func TestAnExtraColumnKeepsItsValuesOverALoad(t *testing.T) {
 	sinktest.Equal(t, []string{"kept|new|note on kept", "other|new|NULL"}, d.query("SELECT id, v, mine FROM `order` ORDER BY id"))
 }
 
-func TestATableThatChangesWhileItIsLoadedKeepsItsChange(t *testing.T) {
+func TestLoad_KeepsConcurrentChangesOfTheTable(t *testing.T) {
 	for name, change := range map[string]string{
 		"column":  "ALTER TABLE `order` ADD COLUMN mine int DEFAULT 7",
 		"index":   "CREATE INDEX by_n ON `order` (n)",
@@ -206,20 +214,20 @@ func TestATableThatChangesWhileItIsLoadedKeepsItsChange(t *testing.T) {
 				t.Fatal(err)
 			}
 			d.exec(change)
-			before := d.furniture()
+			before := d.dependents()
 			if _, err := l.Finish(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if err := l.Close(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			sinktest.Equal(t, before, d.furniture())
+			sinktest.Equal(t, before, d.dependents())
 			sinktest.Equal(t, sinktest.Repeat(5, "#|new"), d.query("SELECT id, v FROM `order` ORDER BY id"))
 		})
 	}
 }
 
-func TestWhatAnInterruptedSwapLeftIsSwept(t *testing.T) {
+func TestLoad_CleansUpAfterAnInterruptedSwap(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.migrate(order)

@@ -18,7 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// reader opens a session of another program, which waits for nothing for long.
+// reader opens a session of another program with short timeouts.
 func (d *destination) reader() *peers.MySQL {
 	d.t.Helper()
 	db := beside(d.t, d.url)
@@ -26,7 +26,7 @@ func (d *destination) reader() *peers.MySQL {
 	return db
 }
 
-// awaitRows waits until the query answers a row.
+// awaitRows waits until the query returns a row.
 func (d *destination) awaitRows(query string) []string {
 	d.t.Helper()
 	for d.t.Context().Err() == nil {
@@ -70,7 +70,10 @@ func TestMigrate_NamesTheReaderThatItWaitsFor(t *testing.T) {
 		settings []string
 		want     string
 	}{
-		"locks":        {[]string{"performance_schema=ON", "performance_schema_instrument=wait/lock/metadata/sql/mdl=ON"}, `locks on "thing" are held by connection %s (user`},
+		"locks": {
+			[]string{"performance_schema=ON", "performance_schema_instrument=wait/lock/metadata/sql/mdl=ON"},
+			`locks on "thing" are held by connection %s (user`,
+		},
 		"transactions": {nil, "open transactions: connection %s (user"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -148,7 +151,7 @@ func TestInspect_PassesOverLockedTables(t *testing.T) {
 	}
 }
 
-// wantSilent checks that err says that the server did not go on with a call.
+// wantSilent checks that err reports a call without progress.
 func wantSilent(t *testing.T, err error) {
 	t.Helper()
 	if fault.Of(err) != fault.Transient || !errors.As(err, new(*sqlsink.SilentError)) {
@@ -179,15 +182,15 @@ func TestApply_LeavesAServerThatDoesNotAnswer(t *testing.T) {
 		batch := h.Batch()
 		proxy.Stall()
 		wantSilent(t, d.Apply(t.Context(), batch))
-		proxy.Mend()
+		proxy.Repair()
 		d.apply(batch)
 		d.apply(h.Put(thing, `{"id":"a","n":3}`).Batch())
 		sinktest.Equal(t, []string{fmt.Sprintf("%d|%d", rows+1, 2*rows+3)}, d.query("SELECT COUNT(*), SUM(n) FROM thing"))
 	})
 }
 
-// TestApply_EndsWhatItGivesUp: a statement that goes on would keep its locks.
-func TestApply_EndsWhatItGivesUp(t *testing.T) {
+// TestApply_EndsAbandonedSessions: a statement that kept running would keep its locks.
+func TestApply_EndsAbandonedSessions(t *testing.T) {
 	d := open(t, "statement_timeout=2s")
 	thing := sinktest.Table(t, "thing", 1, "id string", "n integer")
 	h := sinktest.NewChanges(t, 0)
@@ -200,7 +203,7 @@ func TestApply_EndsWhatItGivesUp(t *testing.T) {
 	sinktest.Equal(t, []string{"a|2"}, d.query("SELECT id, n FROM thing"))
 }
 
-// TestFinish_MayTakeLong: the server says that it is at work on the rows.
+// TestFinish_MayTakeLong: the server reports that it still works on the rows.
 func TestFinish_MayTakeLong(t *testing.T) {
 	d := open(t, "statement_timeout=2s")
 	thing := sinktest.Table(t, "thing", 1, "id string", "n integer")

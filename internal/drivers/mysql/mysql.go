@@ -3,7 +3,6 @@ package mysql
 
 import (
 	"context"
-	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -114,9 +113,7 @@ A change with a value that a column cannot hold is dead-lettered. These values a
 adjusted instead, and counted by rule:
 
 `)
-	for _, r := range rules {
-		fmt.Fprintf(&b, "    %-26s %s\n", r.name, r.what)
-	}
+	b.WriteString(rules.Help())
 	return b.String()
 }
 

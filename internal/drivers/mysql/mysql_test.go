@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { sinktest.Main(m) }
 
-// destination is a sink over a database of its own.
+// destination is a sink on its own database.
 type destination struct {
 	*sqlsink.Sink
 	t        testing.TB
@@ -65,7 +65,7 @@ func openURL(t testing.TB, raw string, env sink.Env, options ...string) *destina
 	return d
 }
 
-// beside is a session beside the sink's, and kept.
+// beside is another session than the sink's, and kept.
 func (d *destination) beside() *peers.MySQL {
 	d.t.Helper()
 	if d.db == nil {
@@ -79,7 +79,7 @@ func (d *destination) exec(sql string) {
 	d.beside().Run(d.t, sql)
 }
 
-// query returns the rows of an answer, values joined by |.
+// query returns the rows of a result, values joined by |.
 func (d *destination) query(sql string) []string {
 	d.t.Helper()
 	return d.beside().Lines(d.t, sql)
@@ -99,7 +99,7 @@ func (d *destination) adjustments(want map[string]int) {
 	}
 }
 
-func TestBatchesOfAnySizeMakeTheSameRows(t *testing.T) {
+func TestApply_WritesBatchesOfAnySize(t *testing.T) {
 	for _, width := range []int{2, 40} {
 		for _, infile := range []string{"auto", "false"} {
 			for _, size := range []int{1, 10, 63, 64, 500, 3000} {

@@ -8,14 +8,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// privileges are what eds needs on its database.
+// privileges are those that eds needs on its database.
 const privileges = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP, TRIGGER, REFERENCES, CREATE TEMPORARY TABLES"
 
-// CanWrite makes a table, changes it, writes to it, and drops it.
+// CanWrite creates a table, changes it, writes to it, and drops it.
 func (s *session) CanWrite(ctx context.Context) error {
 	probe := quote("_eds_probe_" + s.id)
 	steps := []struct{ what, sql string }{
-		{"make a table", "CREATE TABLE " + probe + " (a INT PRIMARY KEY) ENGINE=InnoDB"},
+		{"create a table", "CREATE TABLE " + probe + " (a INT PRIMARY KEY) ENGINE=InnoDB"},
 		{"change a table", "ALTER TABLE " + probe + " ADD COLUMN b INT"},
 		{"write a row", "INSERT INTO " + probe + " VALUES (1, 1)"},
 		{"change a row", "UPDATE " + probe + " SET b = 2 WHERE a = 1"},
@@ -35,10 +35,10 @@ func (s *session) CanWrite(ctx context.Context) error {
 		config := s.dialect.config
 		switch e.number {
 		case 1044, 1142, 1143:
-			return fault.Mark(fault.Fatal, fmt.Errorf("user %q may not do in database %q all that is needed; run: GRANT %s ON %s.* TO %s: %w",
+			return fault.Mark(fault.Fatal, fmt.Errorf("user %q lacks privileges on database %q; run: GRANT %s ON %s.* TO %s: %w",
 				config.User, config.DBName, privileges, quote(config.DBName), literal(config.User), failed))
 		case 1290, 1792, 1836:
-			return fault.Mark(fault.Fatal, fmt.Errorf("the server only takes reads: it is a replica, or set to; name the primary: %w", failed))
+			return fault.Mark(fault.Fatal, fmt.Errorf("the server is read-only or a replica; name the primary: %w", failed))
 		}
 	}
 	return failed

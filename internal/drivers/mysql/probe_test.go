@@ -17,7 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// openError opens a URL and returns the error of doing so.
+// openError opens a URL and returns the error.
 func openError(t *testing.T, raw string) error {
 	t.Helper()
 	target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
@@ -33,11 +33,12 @@ func openError(t *testing.T, raw string) error {
 	return err
 }
 
-func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
+func TestOpen_ExplainsErrors(t *testing.T) {
 	server := peers.StartMariaDB(t)
 	database := server.Database(t)
 	d := openURL(t, database, sink.Env{})
-	d.exec("CREATE USER `p@ss` IDENTIFIED BY 'p/w%@:#?'; GRANT ALL ON *.* TO `p@ss`; CREATE USER poor; GRANT SELECT, CREATE ON " + d.query("SELECT DATABASE()")[0] + ".* TO poor; CREATE USER none; CREATE USER away@'10.0.0.1'")
+	d.exec("CREATE USER `p@ss` IDENTIFIED BY 'p/w%@:#?'; GRANT ALL ON *.* TO `p@ss`; CREATE USER poor; GRANT SELECT, CREATE ON " +
+		d.query("SELECT DATABASE()")[0] + ".* TO poor; CREATE USER none; CREATE USER away@'10.0.0.1'")
 	u, err := url.Parse(database)
 	if err != nil {
 		t.Fatal(err)
@@ -49,25 +50,46 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 		says  string
 	}{
 		"wrong password":   {"mysql://p%40ss:wrong@" + host + path, fault.Fatal, host + ` refuses the password of user "p@ss"`},
-		"nobody we know":   {"mysql://stranger:wrong@" + host + path, fault.Fatal, `refuses the password of user "stranger"`},
+		"unknown user":     {"mysql://stranger:wrong@" + host + path, fault.Fatal, `refuses the password of user "stranger"`},
 		"missing database": {"mysql://root@" + host + "/absent", fault.Fatal, "run: CREATE DATABASE `absent`"},
-		"no right to it":   {"mysql://none@" + host + path, fault.Fatal, "user \"none\" may not use the database; run: GRANT SELECT, INSERT"},
-		"nobody there":     {"mysql://root@127.0.0.1:1/x", fault.Transient, `connect to 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused`},
-		"no such host":     {"mysql://root@nowhere.invalid/x", fault.Transient, `nowhere.invalid`},
-		"no such socket":   {"mysql://root@/x?socket=/absent", fault.Transient, `connect to /absent`},
-		"no TLS":           {"mysql://root@" + host + path + "?tls=skip-verify", fault.Fatal, `the server does not offer it`},
-		"no database":      {"mysql://root@" + host, fault.Fatal, `the mysql url names no database`},
-		"no host":          {"mysql:///x", fault.Fatal, `the mysql url names no host`},
-		"host and socket":  {"mysql://root@" + host + path + "?socket=/x", fault.Fatal, `names a host and a socket`},
-		"unknown option":   {"mysql://root@" + host + path + "?tsl=true", fault.Fatal, `did you mean "tls"?`},
-		"bad tls":          {"mysql://root:secret@" + host + path + "?tls=maybe", fault.Fatal, `option tls should be false, preferred, skip-verify or true`},
-		"missing file":     {"mysql://root:secret@" + host + path + "?tls-ca=/absent", fault.Fatal, `read the file that option tls-ca names: no such file`},
-		"half a pair":      {"mysql://root:secret@" + host + path + "?tls-key=/absent", fault.Fatal, `go together`},
-		"bad timeout":      {"mysql://root@" + host + path + "?lock_timeout=soon", fault.Fatal, `option lock_timeout should be a duration like`},
-		"bad infile":       {"mysql://root@" + host + path + "?local_infile=perhaps", fault.Fatal, `option local_infile should be auto, true or false`},
-		"bad key":          {"mysql://root:secret@" + host + path + "?allowOldPasswords=secret", fault.Fatal, `option allowOldPasswords has a value that cannot be used`},
-		"bad metadata":     {"mysql://root@" + host + path + "?metadata=perhaps", fault.Fatal, `option metadata should be true or false`},
-		"bad delete":       {"mysql://root@" + host + path + "?delete=never", fault.Fatal, `option delete should be hard or soft`},
+		"no right to it": {
+			"mysql://none@" + host + path, fault.Fatal,
+			"user \"none\" may not use the database; run: GRANT SELECT, INSERT",
+		},
+		"no server": {
+			"mysql://root@127.0.0.1:1/x", fault.Transient,
+			`connect to 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused`,
+		},
+		"no such host":    {"mysql://root@nowhere.invalid/x", fault.Transient, `nowhere.invalid`},
+		"no such socket":  {"mysql://root@/x?socket=/absent", fault.Transient, `connect to /absent`},
+		"no TLS":          {"mysql://root@" + host + path + "?tls=skip-verify", fault.Fatal, `the server does not offer it`},
+		"no database":     {"mysql://root@" + host, fault.Fatal, `the mysql url names no database`},
+		"no host":         {"mysql:///x", fault.Fatal, `the mysql url names no host`},
+		"host and socket": {"mysql://root@" + host + path + "?socket=/x", fault.Fatal, `names a host and a socket`},
+		"unknown option":  {"mysql://root@" + host + path + "?tsl=true", fault.Fatal, `did you mean "tls"?`},
+		"bad tls": {
+			"mysql://root:secret@" + host + path + "?tls=maybe", fault.Fatal,
+			`option tls should be false, preferred, skip-verify or true`,
+		},
+		"missing file": {
+			"mysql://root:secret@" + host + path + "?tls-ca=/absent", fault.Fatal,
+			`read the file that option tls-ca names: no such file`,
+		},
+		"half a pair": {"mysql://root:secret@" + host + path + "?tls-key=/absent", fault.Fatal, `go together`},
+		"bad timeout": {
+			"mysql://root@" + host + path + "?lock_timeout=soon", fault.Fatal,
+			`option lock_timeout should be a duration like`,
+		},
+		"bad infile": {
+			"mysql://root@" + host + path + "?local_infile=perhaps", fault.Fatal,
+			`option local_infile should be auto, true or false`,
+		},
+		"bad key": {
+			"mysql://root:secret@" + host + path + "?allowOldPasswords=secret", fault.Fatal,
+			`option allowOldPasswords has a value that cannot be used`,
+		},
+		"bad metadata": {"mysql://root@" + host + path + "?metadata=perhaps", fault.Fatal, `option metadata should be true or false`},
+		"bad delete":   {"mysql://root@" + host + path + "?delete=never", fault.Fatal, `option delete should be hard or soft`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := openError(t, c.url)
@@ -95,12 +117,14 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 	}
 	poor := openURL(t, "mysql://poor@"+host+path, sink.Env{})
 	err = poor.Probe(t.Context())
-	if text := fmt.Sprint(err); fault.Of(err) != fault.Fatal || !strings.Contains(text, "run: GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER") || !strings.Contains(text, "ALTER command denied") {
+	if text := fmt.Sprint(err); fault.Of(err) != fault.Fatal ||
+		!strings.Contains(text, "run: GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER") ||
+		!strings.Contains(text, "ALTER command denied") {
 		t.Errorf("without the privilege: %v", err)
 	}
 }
 
-func TestCredentialsThatStopWorkingAreWaitedFor(t *testing.T) {
+func TestApply_RetriesRefusedCredentials(t *testing.T) {
 	d := openURL(t, peers.MariaDB(t), sink.Env{})
 	d.exec("CREATE USER leaver IDENTIFIED BY 'first'; GRANT ALL ON *.* TO leaver")
 	t.Cleanup(func() { d.exec("DROP USER leaver") })
@@ -120,7 +144,7 @@ func TestCredentialsThatStopWorkingAreWaitedFor(t *testing.T) {
 	leaver.apply(batch)
 }
 
-func TestTLS(t *testing.T) {
+func TestOpen_TLS(t *testing.T) {
 	server := peers.StartMariaDB(t)
 	authority := server.EnableTLS(t, "localhost")
 	u, err := url.Parse(server.Database(t))
@@ -148,7 +172,8 @@ func TestTLS(t *testing.T) {
 			if err := d.Probe(t.Context()); err != nil {
 				t.Errorf("%s: %v", c.options, err)
 			}
-			encrypted := d.query("SELECT COUNT(*) > 0 FROM information_schema.global_status WHERE variable_name = 'SSL_ACCEPTS' AND variable_value > 0")
+			encrypted := d.query("SELECT COUNT(*) > 0 FROM information_schema.global_status WHERE variable_name = 'SSL_ACCEPTS' " +
+				"AND variable_value > 0")
 			sinktest.Equal(t, []string{"1"}, encrypted)
 			continue
 		}
@@ -158,7 +183,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-func TestAServerWithoutLocalInfileIsWrittenToAndSaidOnce(t *testing.T) {
+func TestApply_WarnsOnceWithoutLocalInfile(t *testing.T) {
 	server := peers.StartMariaDB(t, "local_infile=0")
 	d := openURL(t, server.Database(t), sink.Env{})
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
@@ -173,19 +198,24 @@ func TestAServerWithoutLocalInfileIsWrittenToAndSaidOnce(t *testing.T) {
 	}
 }
 
-func TestFieldsMakeAURL(t *testing.T) {
+func TestBuildURL_FromFields(t *testing.T) {
 	for name, c := range map[string]struct {
 		values map[string]string
 		url    string
 		wrong  []sink.FieldError
 	}{
 		"all": {
-			map[string]string{"Database": "my shop", "Username": "u@x", "Password": "p:/?#@%", "Hostname": "db.example.com", "Port": "6432"},
+			map[string]string{
+				"Database": "my shop", "Username": "u@x", "Password": "p:/?#@%", "Hostname": "db.example.com",
+				"Port": "6432",
+			},
 			"mysql://u%40x:p%3A%2F%3F%23%40%25@db.example.com:6432/my%20shop", nil,
 		},
 		"least": {map[string]string{"Database": "d", "Username": "u", "Hostname": "::1"}, "mysql://u@[::1]:3306/d", nil},
 		"nothing": {nil, "", []sink.FieldError{
-			{Field: "Database", Error: "a value is needed"}, {Field: "Username", Error: "a value is needed"}, {Field: "Hostname", Error: "a value is needed"},
+			{Field: "Database", Error: "a value is needed"},
+			{Field: "Username", Error: "a value is needed"},
+			{Field: "Hostname", Error: "a value is needed"},
 		}},
 		"nonsense": {map[string]string{"Database": "d/e", "Username": "u", "Hostname": "http://x", "Port": "65536"}, "", []sink.FieldError{
 			{Field: "Hostname", Error: "it should be a host name or an address, without a port or a scheme"},

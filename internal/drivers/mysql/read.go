@@ -19,29 +19,29 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// Read yields the rows of a table as they are streamed by the server.
+// Read yields the rows of a table while the server streams them.
 func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
-		// A reader that stops early gives up the session with the query.
+		// If the caller stops early, the session is lost with the query.
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer s.calls.TakeTime()()
 		ctx, call := s.calls.Await(ctx)
 		defer call.End()
-		sh := s.shape(l)
-		rows, err := s.conn.QueryContext(ctx, readText(sh), nil)
+		ts := s.tableStatements(l)
+		rows, err := s.conn.QueryContext(ctx, readText(ts), nil)
 		if err != nil {
-			yield(nil, s.explain(ctx, "read "+sh.label, err))
+			yield(nil, s.sessionError(ctx, "read "+ts.label, err))
 			return
 		}
-		values := make([]driver.Value, len(sh.columns))
+		values := make([]driver.Value, len(ts.columns))
 		row := &change.Row{Op: cdc.Insert}
 		for {
 			if err = rows.Next(values); err != nil {
 				break
 			}
 			call.Pause()
-			if err = sh.decode(row, values); err != nil {
+			if err = ts.decode(row, values); err != nil {
 				cancel()
 				_ = rows.Close()
 				yield(nil, err)
@@ -55,53 +55,53 @@ func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change
 			call.Resume()
 		}
 		if !errors.Is(err, io.EOF) {
-			yield(nil, s.explain(ctx, "read "+sh.label, err))
+			yield(nil, s.sessionError(ctx, "read "+ts.label, err))
 		}
 		_ = rows.Close()
 	}
 }
 
-func readText(sh *shape) string {
+func readText(ts *tableStatements) string {
 	var columns []string
-	for i := range sh.columns {
-		c := &sh.columns[i]
+	for i := range ts.columns {
+		c := &ts.columns[i]
 		name := quote(c.name)
 		switch c.kind {
 		case kindFloat:
-			// As text it would have six digits.
+			// As text, the server would round it to six digits.
 			name = "(" + name + " + 0e0)"
 		case kindBit:
 			name = "(" + name + " + 0)"
 		}
 		columns = append(columns, name)
 	}
-	text := "SELECT " + strings.Join(columns, ", ") + " FROM " + sh.table
-	if sh.layout.Soft {
-		text += " WHERE NOT " + quote(sh.columns[sh.meta(sqlsink.MetaDeleted)].name) + " <=> 1"
+	text := "SELECT " + strings.Join(columns, ", ") + " FROM " + ts.table
+	if ts.layout.Soft {
+		text += " WHERE NOT " + quote(ts.columns[ts.layout.Meta(sqlsink.MetaDeleted)].name) + " <=> 1"
 	}
 	return text
 }
 
-// decode makes a row of the server's values, in the memory of the last one.
-func (sh *shape) decode(row *change.Row, values []driver.Value) error {
-	return sh.layout.ReadRow(row, func(dst []byte, i int) ([]byte, error) {
+// decode decodes the server's values into row and reuses its memory.
+func (ts *tableStatements) decode(row *change.Row, values []driver.Value) error {
+	return ts.layout.ReadRow(row, func(dst []byte, i int) ([]byte, error) {
 		if values[i] == nil {
 			return dst, nil
 		}
-		return sh.columns[i].appendRaw(dst, values[i])
+		return ts.columns[i].appendRaw(dst, values[i])
 	})
 }
 
-// appendRaw appends the raw JSON value that stands for a value of the server.
+// appendRaw appends a value of the driver as a raw JSON value.
 func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 	switch v := v.(type) {
 	case int64:
-		if c.truth && v&^1 == 0 {
+		if c.Boolean && v&^1 == 0 {
 			return strconv.AppendBool(dst, v == 1), nil
 		}
 		return strconv.AppendInt(dst, v, 10), nil
 	case uint64:
-		if c.truth && v&^1 == 0 {
+		if c.Boolean && v&^1 == 0 {
 			return strconv.AppendBool(dst, v == 1), nil
 		}
 		return strconv.AppendUint(dst, v, 10), nil
@@ -122,7 +122,7 @@ func (c *column) appendRawText(dst, v []byte) ([]byte, error) {
 	switch c.kind {
 	case kindDateTime, kindTimestamp:
 		t, err := value.ParseInstant(v)
-		if err != nil { // 0000-00-00 00:00:00, which eds never wrote
+		if err != nil { // 0000-00-00 00:00:00; eds never writes it
 			return rawjson.AppendQuoted(dst, v), nil
 		}
 		if dst, err = t.AppendText(append(dst, '"'), 'T'); err != nil {
@@ -138,13 +138,13 @@ func (c *column) appendRawText(dst, v []byte) ([]byte, error) {
 			return append(hex.AppendEncode(append(dst, `"\\x`...), v), '"'), nil
 		}
 	}
-	if c.json && rawjson.Valid(v) == nil {
+	if c.JSON && rawjson.Valid(v) == nil {
 		return append(dst, v...), nil
 	}
 	return rawjson.AppendQuoted(dst, v), nil
 }
 
-// appendTrimmed appends a decimal without the zeros that fill its scale.
+// appendTrimmed appends a decimal without trailing zeros of the fraction.
 func appendTrimmed(dst, v []byte) []byte {
 	text := string(v)
 	if strings.Contains(text, ".") {

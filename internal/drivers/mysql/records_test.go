@@ -16,20 +16,23 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// TestRecords_WithoutPrivileges: a user who may not make or change tables goes on with
-// the checkpoint of an earlier version, and is told what to grant.
+// TestRecords_WithoutPrivileges: a user who may not create or change tables continues with the
+// checkpoint of an earlier version, and eds names the missing grant.
 func TestRecords_WithoutPrivileges(t *testing.T) {
 	server := peers.StartMariaDB(t)
 	database := server.Database(t)
 	d := openURL(t, database, sink.Env{})
 	name := d.query("SELECT DATABASE()")[0]
-	d.exec("CREATE TABLE _eds_checkpoint (stream varchar(255), consumer varchar(255), filter varchar(255), position bigint NOT NULL, stored bigint NOT NULL, PRIMARY KEY (stream, consumer, filter)); " +
-		fmt.Sprintf("INSERT INTO _eds_checkpoint VALUES ('%s', '%s', '%s', 1, 1); CREATE TABLE `order` (id varchar(255) PRIMARY KEY); ", place.Stream, place.Consumer, place.Filter) +
+	d.exec("CREATE TABLE _eds_checkpoint (stream varchar(255), consumer varchar(255), filter varchar(255), position bigint NOT NULL, " +
+		"stored bigint NOT NULL, PRIMARY KEY (stream, consumer, filter)); " +
+		fmt.Sprintf("INSERT INTO _eds_checkpoint VALUES ('%s', '%s', '%s', 1, 1); CREATE TABLE `order` (id varchar(255) PRIMARY KEY); ",
+			writerEnv.Stream, writerEnv.Consumer, writerEnv.Filter) +
 		"CREATE USER poor; GRANT SELECT, INSERT, UPDATE, DELETE ON " + name + ".* TO poor")
 	order, h := sinktest.Table(t, "order", 1, "id string"), sinktest.NewChanges(t, 1)
-	grant := "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP, TRIGGER, REFERENCES, CREATE TEMPORARY TABLES ON `" + name + "`.* TO 'poor'"
+	grant := "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP, TRIGGER, REFERENCES, CREATE TEMPORARY TABLES ON `" +
+		name + "`.* TO 'poor'"
 	for _, says := range []string{"run: " + grant, ""} {
-		poor := openURL(t, asUser(t, database, "poor", ""), place)
+		poor := openURL(t, asUser(t, database, "poor", ""), writerEnv)
 		r, err := poor.Records(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -53,10 +56,9 @@ func TestRecords_WithoutPrivileges(t *testing.T) {
 	sinktest.Equal(t, []string{"1"}, d.query("SELECT COUNT(*) FROM _eds_destination"))
 }
 
-// TestPlacing_OutlivesItsImport: the server still carries the RENAME out that an import
-// has sent before it was killed.
+// TestPlacing_OutlivesItsImport: the server still executes the RENAME of an import that was killed.
 func TestPlacing_OutlivesItsImport(t *testing.T) {
-	d := openURL(t, peers.MariaDB(t), place)
+	d := openURL(t, peers.MariaDB(t), writerEnv)
 	order, h := sinktest.Table(t, "order", 1, "id string"), sinktest.NewChanges(t, 0)
 	begin := func() sink.Records {
 		t.Helper()
@@ -95,7 +97,7 @@ func TestPlacing_OutlivesItsImport(t *testing.T) {
 	sinktest.Equal(t, []string{"4", "new"}, d.query("SELECT id FROM `order` ORDER BY id"))
 }
 
-// killImport loads a table, and ends before that takes the live one's place.
+// killImport loads a table, and ends before the table takes the live one's place.
 func killImport(t *testing.T, d *destination, table *schema.Table) {
 	t.Helper()
 	l, err := openURL(t, d.url, sink.Env{}).BeginLoad(t.Context(), "job", table, sink.Replace, sink.Scope{})
@@ -107,8 +109,9 @@ func killImport(t *testing.T, d *destination, table *schema.Table) {
 	if _, err := l.LoadFile(t.Context(), "one", func(yield func(*change.Row, error) bool) { yield(&row, nil) }); err != nil {
 		t.Fatal(err)
 	}
-	// A view has the name that the live table would get.
-	stage := d.query("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name LIKE '\\_eds\\_load\\_%'")[0]
+	// A view has the name to which the import renames the live table.
+	stage := d.query("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() " +
+		"AND table_name LIKE '\\_eds\\_load\\_%'")[0]
 	view := "`" + sqlsink.Beside("old", stage) + "`"
 	d.exec("CREATE VIEW " + view + " AS SELECT 1")
 	if _, err := l.Finish(t.Context()); err == nil {

@@ -23,8 +23,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// place names where checkpoints are kept in these tests.
-var place = sink.Env{Stream: "dbchange", Consumer: "eds-1", Filter: "dbchange.*.*.c.>"}
+// writerEnv names the checkpoint of these tests.
+var writerEnv = sink.Env{Stream: "dbchange", Consumer: "eds-1", Filter: "dbchange.*.*.c.>"}
 
 func (d *destination) checkpoint() cdc.Position {
 	d.t.Helper()
@@ -46,10 +46,10 @@ func (d *destination) lost(b *change.Batch) {
 	}
 }
 
-func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
+func TestCheckpoint_MovesWithTheBatch(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		server := peers.MariaDB(t)
-		d := openURL(t, server, place, option)
+		d := openURL(t, server, writerEnv, option)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		if got := d.checkpoint(); got != (cdc.Position{}) {
 			t.Errorf("a new checkpoint is %v", got)
@@ -60,11 +60,11 @@ func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
 		if got := d.checkpoint(); got != last {
 			t.Errorf("the checkpoint is %v, want %v", got, last)
 		}
-		again := openURL(t, server, place, option)
+		again := openURL(t, server, writerEnv, option)
 		if got := again.checkpoint(); got != last {
 			t.Errorf("another session's checkpoint is %v, want %v", got, last)
 		}
-		elsewhere := place
+		elsewhere := writerEnv
 		elsewhere.Filter = strings.Repeat("dbchange.*.*.company.>,", 100)
 		other := openURL(t, server, elsewhere)
 		if got := other.checkpoint(); got != (cdc.Position{}) {
@@ -87,10 +87,10 @@ func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
 	})
 }
 
-func TestAnotherWriterIsNoticed(t *testing.T) {
+func TestApply_NoticesAnotherWriter(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		server := peers.MariaDB(t)
-		one, two := openURL(t, server, place, option), openURL(t, server, place, option)
+		one, two := openURL(t, server, writerEnv, option), openURL(t, server, writerEnv, option)
 		order := sinktest.Table(t, "order", 1, "id string", "who string")
 		h := sinktest.NewChanges(t, 0)
 		one.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"one"}`)...).Batch())
@@ -103,18 +103,18 @@ func TestAnotherWriterIsNoticed(t *testing.T) {
 	})
 }
 
-// wall is a proxy before a server that loses the answer to a commit when it is
-// told to.
-type wall struct {
+// lossyProxy is a proxy in front of a server. On request it drops the response to a COMMIT and
+// closes the connection.
+type lossyProxy struct {
 	url       string
 	listener  net.Listener
-	lose      atomic.Bool // lose the answer to the next COMMIT
-	committed atomic.Bool // it was sent
+	lose      atomic.Bool // drop the response to the next COMMIT
+	committed atomic.Bool // the COMMIT was sent
 	work      sync.WaitGroup
 }
 
-// newWall starts a proxy before the server of a URL.
-func newWall(t *testing.T, server string) *wall {
+// newLossyProxy starts a proxy in front of the server of a URL.
+func newLossyProxy(t *testing.T, server string) *lossyProxy {
 	t.Helper()
 	u, err := url.Parse(server)
 	if err != nil {
@@ -126,7 +126,7 @@ func newWall(t *testing.T, server string) *wall {
 		t.Fatal(err)
 	}
 	u.Host = l.Addr().String()
-	w := &wall{url: u.String(), listener: l}
+	w := &lossyProxy{url: u.String(), listener: l}
 	w.work.Go(func() {
 		for {
 			client, err := l.Accept()
@@ -143,7 +143,7 @@ func newWall(t *testing.T, server string) *wall {
 	return w
 }
 
-func (w *wall) pipe(client net.Conn, target string) {
+func (w *lossyProxy) pipe(client net.Conn, target string) {
 	defer client.Close()
 	server, err := net.Dial("tcp", target)
 	if err != nil {
@@ -162,8 +162,8 @@ func (w *wall) pipe(client net.Conn, target string) {
 	w.copy(client, server, func(string) bool { return !w.committed.Swap(false) || !w.lose.CompareAndSwap(true, false) })
 }
 
-// copy copies what passes lets through, until it does not.
-func (w *wall) copy(to io.Writer, from io.Reader, passes func(text string) bool) {
+// copy copies data until passes returns false.
+func (w *lossyProxy) copy(to io.Writer, from io.Reader, passes func(text string) bool) {
 	buf := make([]byte, 1<<16)
 	for {
 		n, err := from.Read(buf)
@@ -176,11 +176,11 @@ func (w *wall) copy(to io.Writer, from io.Reader, passes func(text string) bool)
 	}
 }
 
-func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
+func TestCommit_IsNotRepeatedIfItsResponseIsLost(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		server := peers.MariaDB(t)
-		w := newWall(t, server)
-		d := openURL(t, w.url, place, option, "tls=false")
+		w := newLossyProxy(t, server)
+		d := openURL(t, w.url, writerEnv, option, "tls=false")
 		d.url = server
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		h := sinktest.NewChanges(t, 0)
@@ -188,7 +188,7 @@ func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 		d.exec("CREATE TABLE writes (n int); CREATE TRIGGER tr AFTER UPDATE ON `order` FOR EACH ROW INSERT INTO writes VALUES (1)")
 		w.lose.Store(true)
 		batch := h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":2}`)...).Batch()
-		d.apply(batch) // the engine finds out by itself
+		d.apply(batch) // the engine notices
 		if w.lose.Load() {
 			t.Error("no answer was lost")
 		}
@@ -203,9 +203,9 @@ func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 	})
 }
 
-func TestASessionThatWasEndedIsMadeAnewAtOnce(t *testing.T) {
+func TestApply_ReconnectsAtOnceAfterALostSession(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
-		d := openURL(t, peers.MariaDB(t), place, option)
+		d := openURL(t, peers.MariaDB(t), writerEnv, option)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		h := sinktest.NewChanges(t, 0)
 		for i := range 3 {
@@ -218,9 +218,9 @@ func TestASessionThatWasEndedIsMadeAnewAtOnce(t *testing.T) {
 	})
 }
 
-func TestWhatWasDroppedUnderUsIsMadeAnew(t *testing.T) {
+func TestApply_CreatesDroppedObjectsAgain(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
-		d := openURL(t, peers.MariaDB(t), place, option)
+		d := openURL(t, peers.MariaDB(t), writerEnv, option)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer", "w string")
 		h := sinktest.NewChanges(t, 0)
 		put := func() {
@@ -242,8 +242,8 @@ func TestWhatWasDroppedUnderUsIsMadeAnew(t *testing.T) {
 	})
 }
 
-func TestADroppedDatabaseIsWaitedFor(t *testing.T) {
-	d := openURL(t, peers.MariaDB(t), place)
+func TestApply_RetriesADroppedDatabase(t *testing.T) {
+	d := openURL(t, peers.MariaDB(t), writerEnv)
 	order := sinktest.Table(t, "order", 1, "id string")
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(order, `{"id":"1"}`).Batch())
@@ -261,11 +261,11 @@ func TestADroppedDatabaseIsWaitedFor(t *testing.T) {
 	sinktest.Equal(t, []string{"2"}, d.query("SELECT id FROM `order`"))
 }
 
-// TestAServerThatDiesUnderLoadLosesNothing applies batches while the server is
-// stopped and killed, as the pipeline does, and compares with what was applied.
-func TestAServerThatDiesUnderLoadLosesNothing(t *testing.T) {
+// TestApply_LosesNothingIfTheServerDies applies batches like the pipeline while the server is
+// stopped and killed, and compares the rows with the batches.
+func TestApply_LosesNothingIfTheServerDies(t *testing.T) {
 	server := peers.StartMariaDB(t)
-	d := openURL(t, server.Database(t), place)
+	d := openURL(t, server.Database(t), writerEnv)
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(order, sinktest.Repeat(100, `{"id":"#","v":0}`)...).Batch())
@@ -278,7 +278,8 @@ func TestAServerThatDiesUnderLoadLosesNothing(t *testing.T) {
 			for v := 1; ; v++ {
 				batch := h.Put(order, sinktest.Repeat(100, fmt.Sprintf(`{"id":"#","v":%d}`, round*1_000_000+v))...).Batch()
 				var err error
-				for err = d.Apply(ctx, batch); err != nil && fault.Of(err) == fault.Transient && ctx.Err() == nil; err = d.Apply(ctx, batch) {
+				for err = d.Apply(ctx, batch); err != nil && fault.Of(err) == fault.Transient &&
+					ctx.Err() == nil; err = d.Apply(ctx, batch) {
 				}
 				if err != nil {
 					done <- err
@@ -312,7 +313,7 @@ func TestAServerThatDiesUnderLoadLosesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		// The batch at hand when it stopped may be there as well, wholly.
+		// The batch in flight may be complete as well.
 		db := beside(t, d.url)
 		got := db.Lines(t, "SELECT COUNT(*), MIN(v) = MAX(v), MIN(v) >= "+fmt.Sprint(last)+" FROM `order`")
 		db.Close()
@@ -320,15 +321,16 @@ func TestAServerThatDiesUnderLoadLosesNothing(t *testing.T) {
 	}
 }
 
-func TestALockOfSomebodyElseIsWaitedFor(t *testing.T) {
-	d := openURL(t, peers.MariaDB(t), place, "lock_timeout=1s")
+func TestApply_WaitsForLocksOfOthers(t *testing.T) {
+	d := openURL(t, peers.MariaDB(t), writerEnv, "lock_timeout=1s")
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(order, `{"id":"lock","v":0}`).Batch())
 	for _, lock := range []string{"LOCK TABLES `order` WRITE", "START TRANSACTION; UPDATE `order` SET v = 1"} {
 		d.exec(lock)
 		batch := h.Put(order, `{"id":"lock","v":2}`).Batch()
-		if err := d.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "Lock wait timeout exceeded") {
+		if err := d.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient ||
+			!strings.Contains(err.Error(), "Lock wait timeout exceeded") {
 			t.Errorf("%s: error %v of class %v", lock, err, fault.Of(err))
 		}
 		d.exec("ROLLBACK; UNLOCK TABLES")
@@ -337,8 +339,8 @@ func TestALockOfSomebodyElseIsWaitedFor(t *testing.T) {
 	}
 }
 
-func TestACancelledBatchLeavesNothingAndTheSinkUsable(t *testing.T) {
-	d := openURL(t, peers.MariaDB(t), place)
+func TestApply_CancelledLeavesNothing(t *testing.T) {
+	d := openURL(t, peers.MariaDB(t), writerEnv)
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(order, `{"id":"lock","v":0}`).Batch())
@@ -354,18 +356,22 @@ func TestACancelledBatchLeavesNothingAndTheSinkUsable(t *testing.T) {
 	sinktest.Equal(t, []string{"101"}, d.query("SELECT COUNT(*) FROM `order`"))
 }
 
-func TestErrorsHaveTheirClass(t *testing.T) {
+func TestApply_ClassifiesErrors(t *testing.T) {
 	server := peers.StartMariaDB(t)
-	d := openURL(t, server.Database(t), place)
+	d := openURL(t, server.Database(t), writerEnv)
 	d.exec("CREATE TABLE `order` (id varchar(255) PRIMARY KEY, n bigint, u varchar(20) UNIQUE, CONSTRAINT small CHECK (n < 10)); " +
-		"CREATE TRIGGER tr BEFORE INSERT ON `order` FOR EACH ROW IF NEW.u = 'raise' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no raise here'; END IF")
+		"CREATE TRIGGER tr BEFORE INSERT ON `order` FOR EACH ROW IF NEW.u = 'raise' THEN SIGNAL SQLSTATE '45000' " +
+		"SET MESSAGE_TEXT = 'no raise here'; END IF")
 	order := sinktest.Table(t, "order", 1, "id string", "n integer", "u enum")
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(order, `{"id":"1","u":"taken"}`).Batch())
 	for image, want := range map[string]string{
-		`{"id":"2","n":11}`:      "apply the batch: upsert into table \"order\": CONSTRAINT `small` failed for `eds_test_1`.`order` (error 4025)",
-		`{"id":"2","u":"taken"}`: `apply the batch: upsert into table "order": the server refused a value: another row has the same value in a unique index (error 1062)`,
-		`{"id":"2","u":"raise"}`: `apply the batch: upsert into table "order": the server refused a value: a trigger raised an error (error 1644)`,
+		`{"id":"2","n":11}`: "apply the batch: upsert into table \"order\": CONSTRAINT `small` failed for `eds_test_1`.`order` " +
+			"(error 4025)",
+		`{"id":"2","u":"taken"}`: `apply the batch: upsert into table "order": the server refused a value: another row has the same ` +
+			`value in a unique index (error 1062)`,
+		`{"id":"2","u":"raise"}`: `apply the batch: upsert into table "order": the server refused a value: a trigger raised an error ` +
+			`(error 1644)`,
 	} {
 		err := d.Apply(t.Context(), h.Put(order, image).Batch())
 		got := strings.ReplaceAll(fmt.Sprint(err), d.query("SELECT DATABASE()")[0], "eds_test_1")
@@ -376,8 +382,9 @@ func TestErrorsHaveTheirClass(t *testing.T) {
 			t.Errorf("%s: class %v", image, fault.Of(err))
 		}
 	}
-	d.exec("CREATE USER reader; GRANT SELECT ON *.* TO reader; CREATE USER writer; GRANT ALL ON *.* TO writer; REVOKE SUPER, READ_ONLY ADMIN ON *.* FROM writer")
-	reader := openURL(t, asUser(t, d.url, "reader", ""), place)
+	d.exec("CREATE USER reader; GRANT SELECT ON *.* TO reader; CREATE USER writer; GRANT ALL ON *.* TO writer; " +
+		"REVOKE SUPER, READ_ONLY ADMIN ON *.* FROM writer")
+	reader := openURL(t, asUser(t, d.url, "reader", ""), writerEnv)
 	if err := reader.Apply(t.Context(), h.Put(order, `{"id":"9"}`).Batch()); fault.Of(err) != fault.Fatal {
 		t.Errorf("without a privilege: %v is %v", err, fault.Of(err))
 	}
@@ -394,17 +401,17 @@ func TestErrorsHaveTheirClass(t *testing.T) {
 	writer.apply(batch)
 }
 
-// TestAFullTableIsWaitedFor: a table in memory is full as one on a full disk is.
-func TestAFullTableIsWaitedFor(t *testing.T) {
+// TestApply_RetriesAFullTable: a full table in memory fails like one on a full disk.
+func TestApply_RetriesAFullTable(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
-		d := openURL(t, peers.MariaDB(t), place, option)
+		d := openURL(t, peers.MariaDB(t), writerEnv, option)
 		d.exec("SET max_heap_table_size = 524288; CREATE TABLE `order` (id varchar(255) PRIMARY KEY, v varchar(4000)) ENGINE=MEMORY")
 		order := sinktest.Table(t, "order", 1, "id string", "v enum")
 		h := sinktest.NewChanges(t, 0)
 		batch := h.Put(order, sinktest.Repeat(max(rows, 60), `{"id":"#","v":"x"}`)...).Batch()
 		err := d.Apply(t.Context(), batch)
 		if err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "is full") {
-			t.Errorf("error %v of class %v, want a transient one that says what is full", err, fault.Of(err))
+			t.Errorf("error %v of class %v, want a transient one that names the full table", err, fault.Of(err))
 		}
 		d.exec("SET max_heap_table_size = 16777216; ALTER TABLE `order` MAX_ROWS = 100000")
 		d.apply(batch)

@@ -15,7 +15,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// rows returns what makes batches of one row each.
+// rows returns a function that builds batches of one row each.
 func rows(t *testing.T) func(id int) *change.Batch {
 	thing, clock := sinktest.Table(t, "thing", 1, "id string", "n integer"), int64(0)
 	return func(id int) *change.Batch {
@@ -77,7 +77,8 @@ func TestCertificates_AreReadAtEachConnection(t *testing.T) {
 	}
 	trust(server.EnableTLS(t, "db.example.com"))
 	certify()
-	s, err := files.Open(mysql.Driver(), "mysql://root@"+u.Host+u.Path+"?tls-server-name=db.example.com&tls-ca="+files.Path("authority")+"&tls-cert="+files.Path("certificate")+"&tls-key="+files.Path("key"), sink.Env{})
+	s, err := files.Open(mysql.Driver(), "mysql://root@"+u.Host+u.Path+"?tls-server-name=db.example.com&tls-ca="+files.Path("authority")+
+		"&tls-cert="+files.Path("certificate")+"&tls-key="+files.Path("key"), sink.Env{})
 	files.Works("the first certificates", err)
 	files.Works("a batch", s.Apply(t.Context(), row(1)))
 	other := server.EnableTLS(t, "db.example.com")
@@ -85,7 +86,8 @@ func TestCertificates_AreReadAtEachConnection(t *testing.T) {
 	files.Put("authority", []byte("half a cert"))
 	files.Waits("half a file", s.Apply(t.Context(), row(2)), "the file that option tls-ca names holds no certificate in PEM")
 	trust(other)
-	files.WaitsOnceTold("the first client's certificate", func() error { return s.Apply(t.Context(), row(2)) }, "the server refuses the connection; it may want a client's certificate")
+	files.WaitsEventually("the first client's certificate", func() error { return s.Apply(t.Context(), row(2)) },
+		"the server refuses the connection; it may want a client's certificate")
 	certify()
 	files.Works("the second certificates", s.Apply(t.Context(), row(2)))
 }

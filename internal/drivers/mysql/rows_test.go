@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// TestLoadRows_FindsRowsThatConstraintsRefuse: what the user's constraints refuse is known
-// as it is loaded, and the load finishes without it.
+// TestLoadRows_FindsRowsThatConstraintsRefuse: the load names the rows that the user's constraints
+// refuse, and finishes without them.
 func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 	for name, ddl := range map[string]string{
 		"check":                           "ALTER TABLE `order` ADD CONSTRAINT small CHECK (n < 10)",
@@ -32,13 +32,14 @@ func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 					t.Fatalf("a row that is refused: %v is %v", err, fault.Of(err))
 				}
 				var refused []string
-				n, err := l.(sink.RowLoad).LoadRows(t.Context(), "one", images(t, order, rows...), func(row *change.Row, number int64, reason error) error {
-					refused = append(refused, fmt.Sprint(number, " ", string(row.Image), " ", fault.Of(reason)))
-					if strings.Contains(reason.Error(), "_eds_") {
-						t.Errorf("the reason names the staging table: %v", reason)
-					}
-					return nil
-				})
+				n, err := l.(sink.RowLoad).LoadRows(t.Context(), "one", images(t, order, rows...),
+					func(row *change.Row, number int64, reason error) error {
+						refused = append(refused, fmt.Sprint(number, " ", string(row.Image), " ", fault.Of(reason)))
+						if strings.Contains(reason.Error(), "_eds_") {
+							t.Errorf("the reason names the staging table: %v", reason)
+						}
+						return nil
+					})
 				if err != nil || n != 5000 {
 					t.Fatalf("%d rows, %v", n, err)
 				}

@@ -22,24 +22,24 @@ type session struct {
 	server
 	dialect *dialect
 	conn    connection
-	id      string // the server's number of the connection
+	id      string // the server's number for the connection
 
 	statements map[string]driver.Stmt // prepared, by text
-	temps      map[string]bool        // temporary tables; true of those that may have rows
-	maxPacket  int                    // bytes of a statement, or of a value
-	call       *sqlsink.Deadline      // of the statement that is executed
+	temps      map[string]bool        // temporary tables; true: may contain rows
+	maxPacket  int                    // limit of a statement and of a value, in bytes
+	call       *sqlsink.Deadline      // of the running statement
 	calls      sqlsink.Patience
-	unanswered bool // a call was given up: the server may still be at work on it
-	// source is what the next LOAD DATA LOCAL INFILE reads.
+	unanswered bool // a call timed out: the server may still run it
+	// source is read by the next LOAD DATA LOCAL INFILE.
 	source  io.Reader
-	handler string // the name under which the server asks for it
+	handler string // the name by which the server requests it
 
-	buffer  []byte // room for rows on their way
-	sent    []byte // room for those that may be sent again
-	scratch []byte // room for a metadata value
+	buffer  []byte // reused for encoded rows
+	sent    []byte // reused for rows that may have to be sent again
+	scratch []byte // reused for a metadata value
 }
 
-// connection is what a connection of go-sql-driver can do.
+// connection is a connection of go-sql-driver.
 type connection interface {
 	driver.Conn
 	driver.ExecerContext
@@ -47,7 +47,7 @@ type connection interface {
 	driver.ConnPrepareContext
 }
 
-// maxStatements bounds how many prepared statements a session keeps.
+// maxStatements bounds the prepared statements that a session keeps.
 const maxStatements = 512
 
 // Connect opens a session.
@@ -74,7 +74,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 		if within.Err() != nil && ctx.Err() == nil {
 			err = within.Err()
 		}
-		return nil, now.explainConnect(logged.behind(err))
+		return nil, now.explainConnect(logged.cause(err))
 	}
 	conn, ok := opened.(connection)
 	if !ok {
@@ -83,7 +83,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	s := &session{dialect: d, conn: conn, statements: make(map[string]driver.Stmt), temps: make(map[string]bool)}
 	s.calls.Limit, s.calls.Working = d.timeouts.Statement, s.working
 	s.handler = fmt.Sprintf("eds_%p", s)
-	mysql.RegisterReaderHandler(s.handler, func() io.Reader { return asked{s} })
+	mysql.RegisterReaderHandler(s.handler, func() io.Reader { return pausingReader{s} })
 	if err := s.prepareSession(within); err != nil {
 		_ = s.Close(ctx)
 		return nil, err
@@ -92,25 +92,26 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// settings of a session: errors instead of changed values, zero as any other
-// number where a column counts up by itself, and whatever somebody has set for
-// all sessions that would end a long statement or refuse one.
-const settings = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', autocommit = 1, " +
+// settings make the server reject values instead of changing them, and store zero in AUTO_INCREMENT
+// columns. They also override global settings that would end or refuse long statements.
+const settings = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION', " +
+	"time_zone = '+00:00', autocommit = 1, " +
 	"lock_wait_timeout = %[1]d, innodb_lock_wait_timeout = %[1]d, net_read_timeout = 600, net_write_timeout = 600, max_error_count = 16, " +
 	"sql_safe_updates = 0, sql_select_limit = DEFAULT, sql_big_selects = 1"
 
-// prepareSession finds out whom we talk to, and how.
+// prepareSession sets the session up and inspects the server.
 func (s *session) prepareSession(ctx context.Context) error {
 	d := s.dialect
 	if err := s.exec(ctx, "set up the session", fmt.Sprintf(settings, s.lockWait())); err != nil {
 		return err
 	}
-	rows, err := s.query(ctx, "look around", "SELECT VERSION(), CONNECTION_ID(), @@local_infile, @@max_allowed_packet, @@lower_case_table_names, @@innodb_flush_log_at_trx_commit")
+	rows, err := s.query(ctx, "inspect the session", "SELECT VERSION(), CONNECTION_ID(), @@local_infile, @@max_allowed_packet, "+
+		"@@lower_case_table_names, @@innodb_flush_log_at_trx_commit")
 	if err != nil {
 		return err
 	}
 	if len(rows) != 1 {
-		return errors.New("look around: the server answered no row")
+		return errors.New("inspect the session: the server returned no row")
 	}
 	row := rows[0]
 	s.maria = strings.Contains(row[0], "MariaDB")
@@ -118,7 +119,7 @@ func (s *session) prepareSession(ctx context.Context) error {
 	s.exact = exactCollation(row[0], s.maria)
 	s.foldsTables = row[4] != "0"
 	if s.maxPacket, err = strconv.Atoi(row[3]); err != nil {
-		return fmt.Errorf("look around: max_allowed_packet is no number: %w", err)
+		return fmt.Errorf("inspect the session: max_allowed_packet is not a number: %w", err)
 	}
 	if s.maria {
 		if err := s.exec(ctx, "set up the session", "SET SESSION max_statement_time = 0"); err != nil {
@@ -126,12 +127,13 @@ func (s *session) prepareSession(ctx context.Context) error {
 		}
 	}
 	infile := row[2] == "1" || row[2] == "ON"
-	if !d.told.Swap(true) {
+	if !d.setupLogged.Swap(true) {
 		if !infile && !d.noInfile.Load() {
-			d.env.Logger.Warn("the server does not allow LOAD DATA LOCAL INFILE, so rows are written by INSERT statements, which is slower; to allow it, run: SET GLOBAL local_infile = ON")
+			d.env.Logger.Warn(noInfileWarning)
 		}
 		if row[5] != "1" {
-			d.env.Logger.Warn("the server may lose what it has acknowledged when it crashes; for durability, run: SET GLOBAL innodb_flush_log_at_trx_commit = 1", "innodb_flush_log_at_trx_commit", row[5])
+			d.env.Logger.Warn("the server may lose committed transactions when it crashes; for durability, run: "+
+				"SET GLOBAL innodb_flush_log_at_trx_commit = 1", "innodb_flush_log_at_trx_commit", row[5])
 		}
 	}
 	if !infile {
@@ -140,9 +142,9 @@ func (s *session) prepareSession(ctx context.Context) error {
 	return nil
 }
 
-// exactCollation returns the collation that compares texts by their bytes, all
-// of them: trailing blanks as well. MySQL has one since 8.0.17; what is older
-// takes keys that differ in trailing blanks for one, so that they are refused.
+// exactCollation returns a collation that compares texts by all their bytes, including trailing
+// blanks. MySQL has one since 8.0.17. Older versions treat keys that differ only in trailing blanks
+// as equal, so such keys are refused.
 func exactCollation(version string, maria bool) string {
 	if maria {
 		return "utf8mb4_nopad_bin"
@@ -155,13 +157,13 @@ func exactCollation(version string, maria bool) string {
 	return "utf8mb4_bin"
 }
 
-// Close ends the session, and what the server may still be doing for it.
+// Close ends the session. If a call timed out, it kills the session at the server.
 func (s *session) Close(ctx context.Context) error {
 	mysql.DeregisterReaderHandler(s.handler)
 	if s.unanswered {
 		s.kill(ctx)
 	}
-	// What the server says to a good-bye is of no concern.
+	// The session has no open transaction to lose, so an error does not matter.
 	_ = s.conn.Close()
 	return nil
 }
@@ -172,7 +174,7 @@ func (s *session) exec(ctx context.Context, what, sql string, args ...driver.Val
 	return err
 }
 
-// execRows runs one statement and returns how many rows it found.
+// execRows runs one statement and returns the number of matched rows.
 func (s *session) execRows(ctx context.Context, what, sql string, args ...driver.Value) (int64, error) {
 	ctx, call := s.calls.Await(ctx)
 	s.call = call
@@ -185,7 +187,7 @@ func (s *session) execRows(ctx context.Context, what, sql string, args ...driver
 		result, err = s.execPrepared(ctx, sql, args)
 	}
 	if err != nil {
-		return 0, s.explain(ctx, what, err)
+		return 0, s.sessionError(ctx, what, err)
 	}
 	return result.RowsAffected()
 }
@@ -195,7 +197,7 @@ func (s *session) execPrepared(ctx context.Context, sql string, args []driver.Va
 	if st == nil {
 		if len(s.statements) >= maxStatements {
 			for text, old := range s.statements {
-				_ = old.Close() // it frees memory of the server's
+				_ = old.Close() // frees the server's memory
 				delete(s.statements, text)
 			}
 		}
@@ -216,13 +218,13 @@ func (s *session) execPrepared(ctx context.Context, sql string, args []driver.Va
 	return executor.ExecContext(ctx, named)
 }
 
-// query runs one statement and returns all of its answer as text; NULL is "".
+// query runs one statement and returns its rows as text; NULL is "".
 func (s *session) query(ctx context.Context, what, sql string, args ...driver.Value) ([][]string, error) {
 	ctx, call := s.calls.Await(ctx)
 	defer call.End()
 	rows, err := s.open(ctx, sql, args)
 	if err != nil {
-		return nil, s.explain(ctx, what, err)
+		return nil, s.sessionError(ctx, what, err)
 	}
 	defer rows.Close()
 	var all [][]string
@@ -232,7 +234,7 @@ func (s *session) query(ctx context.Context, what, sql string, args ...driver.Va
 		case errors.Is(err, io.EOF):
 			return all, nil
 		case err != nil:
-			return nil, s.explain(ctx, what, err)
+			return nil, s.sessionError(ctx, what, err)
 		}
 		row := make([]string, len(values))
 		for i, v := range values {
@@ -271,7 +273,7 @@ func (s *session) open(ctx context.Context, sql string, args []driver.Value) (dr
 	return &preparedRows{rows, st}, nil
 }
 
-// preparedRows are the rows of a statement that is closed with them.
+// preparedRows close their statement when they are closed.
 type preparedRows struct {
 	driver.Rows
 	st driver.Stmt

@@ -11,16 +11,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// described is a table as the catalogue would describe it.
+// described is a table as the catalogue describes it.
 type described struct {
 	name    string
 	keys    int
 	columns []schema.Column
 	metas   []sqlsink.Meta
-	folds   bool // its keys are compared without regard to case
+	folds   bool // its keys ignore case
 }
 
-// native returns what is known of a column that eds has made.
+// native returns the attributes of a column that eds has created.
 func native(srv *server, c schema.Column, key, folds bool) *attribute {
 	kinds := map[schema.Type]attribute{
 		schema.String:   {kind: kindText, data: "longtext", length: 1<<32 - 1, charset: "utf8mb4", collation: "utf8mb4_general_ci"},
@@ -41,7 +41,7 @@ func native(srv *server, c schema.Column, key, folds bool) *attribute {
 	return &a
 }
 
-// layout maps all of the table's columns.
+// layout maps all columns of the table.
 func (d described) layout(t testing.TB, srv *server) *sqlsink.Layout {
 	t.Helper()
 	var key []string
@@ -54,14 +54,20 @@ func (d described) layout(t testing.TB, srv *server) *sqlsink.Layout {
 	}
 	real := &sqlsink.Table{Name: d.name, Key: key, Native: &relation{create: "\n) ENGINE=InnoDB", uniques: [][]string{key}}}
 	l := &sqlsink.Layout{Table: table, Real: real, Keys: d.keys}
-	types := map[sqlsink.Meta]schema.Type{sqlsink.MetaOp: schema.String, sqlsink.MetaVersion: schema.String, sqlsink.MetaSynced: schema.DateTime, sqlsink.MetaDeleted: schema.Boolean}
+	types := map[sqlsink.Meta]schema.Type{
+		sqlsink.MetaOp: schema.String, sqlsink.MetaVersion: schema.String,
+		sqlsink.MetaSynced: schema.DateTime, sqlsink.MetaDeleted: schema.Boolean,
+	}
 	add := func(slot int, meta sqlsink.Meta, c schema.Column) {
 		key := slot >= 0 && slot < d.keys
-		spelling, _, _ := strings.Cut(srv.define(c.Type), " ")
+		spelling, _, _ := strings.Cut(srv.typeOf(c.Type), " ")
 		if key && c.Type == schema.String || meta == sqlsink.MetaVersion {
 			spelling = "VARCHAR(255)"
 		}
-		column := &sqlsink.Column{Name: c.Name, Type: strings.ToLower(spelling), Nullable: !key, Native: native(srv, c, key || meta == sqlsink.MetaVersion, d.folds && key)}
+		column := &sqlsink.Column{
+			Name: c.Name, Type: strings.ToLower(spelling), Nullable: !key,
+			Native: native(srv, c, key || meta == sqlsink.MetaVersion, d.folds && key),
+		}
 		real.Columns = append(real.Columns, *column)
 		l.Columns = append(l.Columns, sqlsink.Target{Slot: slot, Type: c.Type, Meta: meta, Key: key, Real: column})
 	}
@@ -76,7 +82,7 @@ func (d described) layout(t testing.TB, srv *server) *sqlsink.Layout {
 	return l
 }
 
-// titled is a statement, or several, with what they are for.
+// titled is one statement or more, with a title.
 type titled struct {
 	title      string
 	statements []string
@@ -84,12 +90,21 @@ type titled struct {
 
 func text(name string) schema.Column { return schema.Column{Name: name, Type: schema.String} }
 
-// tablesShown are of each shape that decides how a table is written.
+// tablesShown has one table for each way of writing.
 var tablesShown = []described{
-	{name: "order", keys: 2, columns: []schema.Column{text("companyId"), {Name: "id", Type: schema.Integer}, text("it's `odd`"), {Name: "meta", Type: schema.Object}, {Name: "at", Type: schema.DateTime}}},
+	{name: "order", keys: 2, columns: []schema.Column{
+		text("companyId"),
+		{Name: "id", Type: schema.Integer},
+		text("it's `odd`"),
+		{Name: "meta", Type: schema.Object},
+		{Name: "at", Type: schema.DateTime},
+	}},
 	{name: "link", keys: 2, columns: []schema.Column{text("a"), text("b")}},
 	{name: "folding", keys: 1, columns: []schema.Column{text("id"), text("n")}, folds: true},
-	{name: "guarded", keys: 1, columns: []schema.Column{text("id"), text("n")}, metas: []sqlsink.Meta{sqlsink.MetaOp, sqlsink.MetaVersion, sqlsink.MetaSynced, sqlsink.MetaDeleted}},
+	{
+		name: "guarded", keys: 1, columns: []schema.Column{text("id"), text("n")},
+		metas: []sqlsink.Meta{sqlsink.MetaOp, sqlsink.MetaVersion, sqlsink.MetaSynced, sqlsink.MetaDeleted},
+	},
 	{name: "newer", keys: 1, columns: []schema.Column{text("id"), text("n")}, metas: []sqlsink.Meta{sqlsink.MetaVersion}, folds: true},
 }
 
@@ -116,10 +131,22 @@ func migrations(srv *server) []titled {
 			{Name: "note", Type: schema.String},
 			{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
 		}})},
-		{"add a column", d.DDL(sqlsink.Step{Kind: sqlsink.AddColumn, Table: "every", Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}}})},
-		{"relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "every", Real: real(schema.Integer, "bigint", " NOT NULL DEFAULT 5 COMMENT 'is NOT NULL'")})},
-		{"widen integers to numbers", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "every", Real: real(schema.Integer, "bigint", " DEFAULT NULL"), To: schema.Number, Nullable: true})},
-		{"widen instants to text", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "every", Real: real(schema.DateTime, "datetime(6)", " DEFAULT NULL COMMENT 'when'"), To: schema.String, Nullable: true})},
+		{"add a column", d.DDL(sqlsink.Step{
+			Kind: sqlsink.AddColumn, Table: "every",
+			Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}},
+		})},
+		{"relax a column", d.DDL(sqlsink.Step{
+			Kind: sqlsink.RelaxColumn, Table: "every",
+			Real: real(schema.Integer, "bigint", " NOT NULL DEFAULT 5 COMMENT 'is NOT NULL'"),
+		})},
+		{"widen integers to numbers", d.DDL(sqlsink.Step{
+			Kind: sqlsink.WidenColumn, Table: "every",
+			Real: real(schema.Integer, "bigint", " DEFAULT NULL"), To: schema.Number, Nullable: true,
+		})},
+		{"widen instants to text", d.DDL(sqlsink.Step{
+			Kind: sqlsink.WidenColumn, Table: "every",
+			Real: real(schema.DateTime, "datetime(6)", " DEFAULT NULL COMMENT 'when'"), To: schema.String, Nullable: true,
+		})},
 	}
 }
 
@@ -127,7 +154,7 @@ func migrations(srv *server) []titled {
 func writes(t testing.TB, srv *server, table described) []titled {
 	t.Helper()
 	live := table.layout(t, srv)
-	sh := newShape(*srv, live, nil)
+	ts := newTableStatements(*srv, live, nil)
 	var all []titled
 	show := func(title string, statements ...string) { all = append(all, titled{title, statements}) }
 	step := sqlsink.Step{Kind: sqlsink.CreateTable, Table: table.name, Keys: table.keys}
@@ -135,28 +162,29 @@ func writes(t testing.TB, srv *server, table described) []titled {
 		step.Columns = append(step.Columns, sqlsink.NewColumn{Name: c.Real.Name, Type: c.Type, Key: c.Key, Meta: c.Meta})
 	}
 	show("make "+table.name, srv.createTable(step))
-	if sh.fast {
-		show("upsert a few rows into "+table.name, sh.upsert.insert+sh.upsert.row+", "+sh.upsert.row+sh.upsert.after)
+	if ts.keyOnly {
+		show("upsert a few rows into "+table.name, ts.upsertRows.insert+ts.upsertRows.row+", "+ts.upsertRows.row+ts.upsertRows.suffix)
 	} else {
-		show("upsert a row into "+table.name, sh.update.sql, sh.insert.sql)
+		show("upsert a row into "+table.name, ts.updateRow.sql, ts.insertRow.sql)
 	}
-	show("delete from "+table.name, sh.remove.sql+sh.remove.where)
+	show("delete from "+table.name, ts.deleteRows.sql+ts.deleteRows.condition)
 	file := "LOAD DATA LOCAL INFILE 'Reader::rows' "
-	show("upsert many rows into "+table.name, append([]string{sh.through.make, file + sh.through.into.load}, sh.through.then...)...)
-	show("delete many rows from "+table.name, append([]string{sh.outward.make, file + sh.outward.into.load}, sh.outward.then...)...)
+	show("upsert many rows into "+table.name, append([]string{ts.upsertStage.create, file + ts.upsertStage.writer.load},
+		ts.upsertStage.apply...)...)
+	show("delete many rows from "+table.name, append([]string{ts.deleteStage.create, file + ts.deleteStage.writer.load},
+		ts.deleteStage.apply...)...)
 	stage := quote("_eds_load_" + table.name)
-	show("make a stage for "+table.name, stageText(sh, stage))
-	show("load into it", file+sh.loadText("IGNORE ", stage, sh.all()), file+sh.loadText("REPLACE ", stage, sh.all()))
-	show("put it in place of "+table.name, placeTexts(sh, stage, sink.Replace)...)
-	show("merge it into "+table.name, placeTexts(sh, stage, sink.Merge)...)
+	show("make a stage for "+table.name, stageText(ts, stage))
+	show("load into it", file+ts.loadText("IGNORE ", stage, ts.layout.All()), file+ts.loadText("REPLACE ", stage, ts.layout.All()))
+	show("put it in place of "+table.name, placeTexts(ts, stage, sink.Replace)...)
+	show("merge it into "+table.name, placeTexts(ts, stage, sink.Merge)...)
 	live.Scope = []sqlsink.Within{{Column: live.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}
-	show("put it in place of some rows of "+table.name, append(placeTexts(sh, stage, sink.Replace), srv.countText(live))...)
+	show("put it in place of some rows of "+table.name, append(placeTexts(ts, stage, sink.Replace), srv.countText(live))...)
 	return all
 }
 
-// TestStatementsAreTheGoldenOnes shows every SQL text in testdata, as MySQL 8 and
-// as MariaDB get them.
-func TestStatementsAreTheGoldenOnes(t *testing.T) {
+// TestStatements_MatchGolden compares every SQL text for MySQL 8 and for MariaDB with testdata.
+func TestStatements_MatchGolden(t *testing.T) {
 	for file, srv := range map[string]*server{
 		"mysql.sql":   {exact: "utf8mb4_0900_bin"},
 		"mariadb.sql": {maria: true, exact: "utf8mb4_nopad_bin"},

@@ -9,8 +9,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// values are what columns of every real type make of a value of the source: the
-// text that the server shows, with the rule that changed it; "" where it is refused.
+// values are source values and their text at the server for columns of every real type, with the
+// rule that changed them; "" if the value is refused.
 var values = []struct{ real, source, raw, want, rule string }{
 	{"tinyint(1)", "boolean", `true`, "1", ""},
 	{"tinyint(1)", "boolean", `"false"`, "0", ""},
@@ -76,7 +76,7 @@ var values = []struct{ real, source, raw, want, rule string }{
 	{"inet6", "string", `"::1"`, "::1", ""},
 }
 
-func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
+func TestApply_StoresValuesUnchangedOrRefusesThem(t *testing.T) {
 	for _, w := range ways {
 		d := open(t, w.option)
 		d.beside()
@@ -84,7 +84,8 @@ func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
 			t.Run(fmt.Sprintf("%d rows/%s/%s/%.30s", w.rows, w.option, c.real, c.raw), func(t *testing.T) {
 				d.t = t
 				name := fmt.Sprintf("value_%d", i)
-				d.exec(fmt.Sprintf("CREATE TABLE %s (id varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin PRIMARY KEY, v %s)", name, c.real))
+				d.exec(fmt.Sprintf("CREATE TABLE %s (id varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin PRIMARY KEY, v %s)",
+					name, c.real))
 				source := sinktest.Table(t, name, 1, "id string", "v "+c.source)
 				h := sinktest.NewChanges(t, 0)
 				for r := range w.rows {
@@ -120,7 +121,7 @@ func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
 	}
 }
 
-func TestAnErrorNamesTheColumnAndNotTheValue(t *testing.T) {
+func TestApply_ErrorsNameTheColumnNotTheValue(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, option)
 		order := sinktest.Table(t, "order", 1, "id string", "n integer")

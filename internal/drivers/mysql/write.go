@@ -16,17 +16,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// bulkRows is from how many rows on they go through a temporary table.
+// bulkRows is the number of rows from which a temporary table pays off.
 const bulkRows = 64
 
 // transaction implements sqlsink.Tx.
 type transaction struct {
 	*session
 	begun bool
-	drops []string // tables to drop once the transaction is durable: DDL ends one
+	drops []string // dropped after the commit: DDL ends a transaction
 }
 
-// Begin begins a transaction, which the server hears of with the first statement.
+// Begin begins a transaction. It sends nothing yet.
 func (s *session) Begin(context.Context) (sqlsink.Tx, error) { return &transaction{session: s}, nil }
 
 func (tx *transaction) start(ctx context.Context) error {
@@ -42,30 +42,30 @@ func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
 	if err := tx.start(ctx); err != nil {
 		return err
 	}
-	sh := tx.shape(w.Layout)
-	if err := tx.remove(ctx, sh, w.Deletes, w.Synced); err != nil {
+	ts := tx.tableStatements(w.Layout)
+	if err := tx.deleteRows(ctx, ts, w.Deletes, w.Synced); err != nil {
 		return sqlsink.About(w.Layout, err)
 	}
-	return sqlsink.About(w.Layout, tx.upsert(ctx, sh, w.Upserts, w.Synced))
+	return sqlsink.About(w.Layout, tx.upsert(ctx, ts, w.Upserts, w.Synced))
 }
 
-func (tx *transaction) upsert(ctx context.Context, sh *shape, rows []change.Row, synced time.Time) error {
+func (tx *transaction) upsert(ctx context.Context, ts *tableStatements, rows []change.Row, synced time.Time) error {
 	d := tx.dialect
-	if len(rows) >= bulkRows && !d.noTemp.Load() && (!sh.fast || !d.noInfile.Load()) {
-		if done, err := tx.pass(ctx, sh, sh.through, rows, synced); done || err != nil {
+	if len(rows) >= bulkRows && !d.noTemp.Load() && (!ts.keyOnly || !d.noInfile.Load()) {
+		if done, err := tx.writeViaStage(ctx, ts, ts.upsertStage, rows, synced); done || err != nil {
 			return err
 		}
 	}
-	if sh.fast {
-		_, err := tx.insertRows(ctx, sh, sh.upsert, over(rows), synced)
+	if ts.keyOnly {
+		_, err := tx.insertRows(ctx, ts, ts.upsertRows, rowCursor(rows), synced)
 		return err
 	}
 	for i := range rows {
-		for _, c := range []command{sh.update, sh.insert} {
+		for _, c := range []rowStatement{ts.updateRow, ts.insertRow} {
 			if c.sql == "" {
 				continue
 			}
-			if err := tx.run(ctx, sh, "upsert into "+sh.label, c, rows[i:i+1], synced); err != nil {
+			if err := tx.run(ctx, ts, "upsert into "+ts.label, c, rows[i:i+1], synced); err != nil {
 				return err
 			}
 		}
@@ -73,19 +73,19 @@ func (tx *transaction) upsert(ctx context.Context, sh *shape, rows []change.Row,
 	return nil
 }
 
-// remove deletes, or marks as deleted, the rows of the given keys.
-func (tx *transaction) remove(ctx context.Context, sh *shape, rows []change.Row, synced time.Time) error {
+// deleteRows deletes the rows of the given keys, or marks them as deleted.
+func (tx *transaction) deleteRows(ctx context.Context, ts *tableStatements, rows []change.Row, synced time.Time) error {
 	if len(rows) >= bulkRows && !tx.dialect.noTemp.Load() {
-		if done, err := tx.pass(ctx, sh, sh.outward, rows, synced); done || err != nil {
+		if done, err := tx.writeViaStage(ctx, ts, ts.deleteStage, rows, synced); done || err != nil {
 			return err
 		}
 	}
 	for len(rows) > 0 {
 		n := 1
-		if sh.remove.where != "" {
-			n = portion(len(rows), 64)
+		if ts.deleteRows.condition != "" {
+			n = chunkSize(len(rows), 64)
 		}
-		if err := tx.run(ctx, sh, "delete from "+sh.label, sh.remove, rows[:n], synced); err != nil {
+		if err := tx.run(ctx, ts, "delete from "+ts.label, ts.deleteRows, rows[:n], synced); err != nil {
 			return err
 		}
 		rows = rows[n:]
@@ -93,9 +93,9 @@ func (tx *transaction) remove(ctx context.Context, sh *shape, rows []change.Row,
 	return nil
 }
 
-// portion returns the largest power of four that is at most n and most, so that
-// few different statements do for any number of rows.
-func portion(n, most int) int {
+// chunkSize returns the largest power of four up to n and most, so that few distinct statements
+// serve any number of rows.
+func chunkSize(n, most int) int {
 	p := 1
 	for p*4 <= min(n, most) {
 		p *= 4
@@ -103,31 +103,37 @@ func portion(n, most int) int {
 	return p
 }
 
-// run runs a command for rows.
-func (tx *transaction) run(ctx context.Context, sh *shape, what string, c command, rows []change.Row, synced time.Time) error {
+// run runs a statement for rows.
+func (tx *transaction) run(
+	ctx context.Context, ts *tableStatements, what string, c rowStatement, rows []change.Row, synced time.Time,
+) error {
 	var args arguments
 	for i := range rows {
 		var err error
-		if args, err = tx.parametersOf(sh, c.takes, &rows[i], synced, args); err != nil {
+		if args, err = tx.parametersOf(ts, c.takes, &rows[i], synced, args); err != nil {
 			return err
 		}
 	}
 	sql := c.sql
-	if c.where != "" {
-		sql += strings.Repeat(" OR "+c.where, len(rows))[len(" OR "):]
+	if c.condition != "" {
+		sql += strings.Repeat(" OR "+c.condition, len(rows))[len(" OR "):]
 	}
 	return tx.exec(ctx, what, sql, args.values...)
 }
 
-// pass writes rows through a temporary table. It reports false, and has done
-// nothing, where the user may not have one.
-func (tx *transaction) pass(ctx context.Context, sh *shape, t *through, rows []change.Row, synced time.Time) (bool, error) {
-	used, made := tx.temps[t.name]
-	if !made {
-		err := tx.exec(ctx, "make a temporary table for "+sh.label, t.make)
+// writeViaStage writes rows through a temporary table. It reports false, with nothing written, if
+// the user may not create one.
+func (tx *transaction) writeViaStage(
+	ctx context.Context, ts *tableStatements, t *tempStage, rows []change.Row, synced time.Time,
+) (bool, error) {
+	used, created := tx.temps[t.name]
+	if !created {
+		err := tx.exec(ctx, "create a temporary table for "+ts.label, t.create)
 		if numbered(err, 1044, 1142, 1787) {
 			tx.dialect.noTemp.Store(true)
-			tx.dialect.env.Logger.Warn("the user may not make temporary tables, so rows are written by INSERT statements, which is slower; to allow it, run: " +
+			tx.dialect.env.Logger.Warn("the user may not create temporary tables, " +
+				"so eds writes rows with INSERT statements, which is slower; " +
+				"to allow it, run: " +
 				"GRANT CREATE TEMPORARY TABLES ON " + quote(tx.dialect.config.DBName) + ".* TO " + literal(tx.dialect.config.User))
 			return false, nil
 		}
@@ -141,45 +147,45 @@ func (tx *transaction) pass(ctx context.Context, sh *shape, t *through, rows []c
 			return false, tx.lostTemp(t, err)
 		}
 	}
-	if _, err := tx.fill(ctx, sh, t.into, over(rows), synced); err != nil {
+	if _, err := tx.fill(ctx, ts, t.writer, rowCursor(rows), synced); err != nil {
 		return false, err
 	}
-	for _, sql := range t.then {
-		if err := tx.exec(ctx, t.into.what, sql); err != nil {
+	for _, sql := range t.apply {
+		if err := tx.exec(ctx, t.writer.what, sql); err != nil {
 			return false, err
 		}
 	}
 	return true, nil
 }
 
-// lostTemp forgets a temporary table that is gone without the session.
-func (tx *transaction) lostTemp(t *through, err error) error {
+// lostTemp forgets a temporary table that the server has dropped.
+func (tx *transaction) lostTemp(t *tempStage, err error) error {
 	if numbered(err, 1146) {
 		delete(tx.temps, t.name)
 	}
 	return err
 }
 
-// arguments are values of parameters, and the text that they point into.
+// arguments are parameter values that point into text.
 type arguments struct {
 	values []driver.Value
 	text   []byte
 }
 
-// maxParameters is how many a statement can have.
+// maxParameters is the limit of a statement's parameters.
 const maxParameters = 65535
 
-// insertRows writes rows by statements of many rows, sized to max_allowed_packet. It
-// returns how many rows the server says that it wrote.
-func (s *session) insertRows(ctx context.Context, sh *shape, to *sheet, next cursor, synced time.Time) (int64, error) {
-	most := portion(max(1, maxParameters/len(to.columns)), 1024)
+// insertRows writes rows with statements of many rows that fit into max_allowed_packet. It returns
+// the number of rows that the server reports as written.
+func (s *session) insertRows(ctx context.Context, ts *tableStatements, to *rowWriter, next cursor, synced time.Time) (int64, error) {
+	most := chunkSize(max(1, maxParameters/len(to.columns)), 1024)
 	var count int64
 	var args arguments
 	pending := 0
 	flush := func() error {
 		values := args.values
 		for pending > 0 {
-			n := portion(pending, most)
+			n := chunkSize(pending, most)
 			written, err := s.insert(ctx, to, n, values[:n*len(to.columns)])
 			if err != nil {
 				return err
@@ -201,7 +207,7 @@ func (s *session) insertRows(ctx context.Context, sh *shape, to *sheet, next cur
 			err := flush()
 			return count, err
 		}
-		if args, err = s.parametersOf(sh, to.columns, row, synced, args); err != nil {
+		if args, err = s.parametersOf(ts, to.columns, row, synced, args); err != nil {
 			return 0, err
 		}
 		if pending++; pending == most || len(args.text) >= min(s.maxPacket/4, keepBuffer) {
@@ -212,10 +218,10 @@ func (s *session) insertRows(ctx context.Context, sh *shape, to *sheet, next cur
 	}
 }
 
-// insert writes n rows by one statement, and by a second one if the first has passed
-// over some. It returns how many rows the first has written.
-func (s *session) insert(ctx context.Context, to *sheet, n int, values []driver.Value) (int64, error) {
-	rows := strings.Repeat(", "+to.row, n)[2:] + to.after
+// insert writes n rows with one statement, and with a second one if the first has skipped rows. It
+// returns how many rows the first has written.
+func (s *session) insert(ctx context.Context, to *rowWriter, n int, values []driver.Value) (int64, error) {
+	rows := strings.Repeat(", "+to.row, n)[2:] + to.suffix
 	written, err := s.execRows(ctx, to.what, to.insert+rows, values...)
 	if err != nil || to.replace == nil {
 		return written, err
@@ -226,12 +232,12 @@ func (s *session) insert(ctx context.Context, to *sheet, n int, values []driver.
 	return written, s.exec(ctx, to.what, to.replace.insert+rows, values...)
 }
 
-// tooLarge says that the server can not be sent a value.
+// tooLarge returns the error of a value that exceeds the server's limit.
 func tooLarge(c *column, most int) error {
-	return c.Refuse(c.spelling, fmt.Errorf("it is larger than the server's max_allowed_packet of %d bytes; raise that on the server", most))
+	return c.Refuse(fmt.Errorf("it is larger than the server's max_allowed_packet of %d bytes; raise that on the server", most))
 }
 
-// Checkpoint moves the stored checkpoint from where it is thought to be.
+// Checkpoint moves the stored checkpoint from the expected position.
 func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	if err := tx.start(ctx); err != nil {
 		return err
@@ -241,7 +247,8 @@ func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from c
 	number := func(n int64) driver.Value { return strconv.FormatInt(n, 10) }
 	position, stored := number(int64(c.Position.Sequence)), number(c.Position.Stored)
 	if c.New(from) {
-		err := tx.exec(ctx, what, "INSERT INTO "+table+" (`stream`, `consumer`, `filter`, `position`, `stored`) VALUES (?, ?, ?, ?, ?)", c.Stream, c.Consumer, c.Filter, position, stored)
+		err := tx.exec(ctx, what, "INSERT INTO "+table+" (`stream`, `consumer`, `filter`, `position`, `stored`) VALUES (?, ?, ?, ?, ?)",
+			c.Stream, c.Consumer, c.Filter, position, stored)
 		if numbered(err, 1062) {
 			return sqlsink.ErrMoved
 		}
@@ -253,22 +260,24 @@ func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from c
 		set, where = ", `seen` = ?", " AND `epoch` = ? AND COALESCE(`generation`, 0) = ?"
 		args = append(slices.Insert(args, 2, number(c.Seen)), number(c.Epoch), number(c.Generation))
 	}
-	found, err := tx.execRows(ctx, what, "UPDATE "+table+" SET `position` = ?, `stored` = ?"+set+" WHERE `stream` = ? AND `consumer` = ? AND `filter` = ? AND `position` = ? AND `stored` = ?"+where, args...)
+	found, err := tx.execRows(ctx, what, "UPDATE "+table+" SET `position` = ?, `stored` = ?"+set+
+		" WHERE `stream` = ? AND `consumer` = ? AND `filter` = ? AND `position` = ? AND `stored` = ?"+where, args...)
 	if err == nil && found != 1 {
 		return sqlsink.ErrMoved
 	}
 	return err
 }
 
-// Raise raises the generation of all checkpoints.
+// Raise increments the generation of all checkpoints.
 func (tx *transaction) Raise(ctx context.Context, l *sqlsink.Layout) error {
 	if err := tx.start(ctx); err != nil {
 		return err
 	}
-	return tx.exec(ctx, "raise the generation of the checkpoints", "UPDATE "+quote(l.Real.Name)+" SET `generation` = COALESCE(`generation`, 0) + 1")
+	return tx.exec(ctx, "raise the generation of the checkpoints",
+		"UPDATE "+quote(l.Real.Name)+" SET `generation` = COALESCE(`generation`, 0) + 1")
 }
 
-// Commit makes the transaction durable, and then drops what it has done with.
+// Commit commits the transaction, and then drops the tables that it replaced.
 func (tx *transaction) Commit(ctx context.Context) error {
 	if tx.begun {
 		if err := tx.exec(ctx, "commit", "COMMIT"); err != nil {
@@ -294,7 +303,7 @@ func (tx *transaction) Rollback(ctx context.Context) error {
 	return tx.exec(ctx, "roll back", "ROLLBACK")
 }
 
-// warning makes an error of the first row of SHOW WARNINGS.
+// warning converts the first row of SHOW WARNINGS to an error.
 func warning(what string, rows [][]string) error {
 	if len(rows) == 0 || len(rows[0]) < 3 {
 		return fault.Mark(fault.Poison, errors.New(what+": the server changed a value"))

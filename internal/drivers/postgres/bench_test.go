@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// benchTable is a table of every type, of so many columns.
+// benchTable is a table of every type with the given number of columns.
 func benchTable(b *testing.B, columns int) *schema.Table {
 	names := []string{"id string"}
 	kinds := []string{"string", "string", "date-time", "integer", "number", "boolean", "enum", "string", "string", "object"}
@@ -21,7 +21,7 @@ func benchTable(b *testing.B, columns int) *schema.Table {
 	return sinktest.Table(b, "order", 1, names...)
 }
 
-// benchRow is about the shape of a row of a shop: 1.4 KB at 20 columns.
+// benchRow resembles a row of a shop: 1.4 KB with 20 columns.
 func benchRow(columns int, key string, n int) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, `{"id":"%s"`, key)
@@ -47,8 +47,7 @@ func benchRow(columns int, key string, n int) string {
 	return s.String() + "}"
 }
 
-// benchBatches forms batches of updates, inserts and hot keys, 60:20:20, over a
-// growing table.
+// benchBatches builds batches of updates, inserts and hot keys, 60:20:20, for a growing table.
 func benchBatches(b *testing.B, t *schema.Table, batches, size int) []*change.Batch {
 	columns := len(t.Columns)
 	splitter := change.NewSplitter(t)
@@ -69,7 +68,10 @@ func benchBatches(b *testing.B, t *schema.Table, batches, size int) []*change.Ba
 			default:
 				key = fmt.Sprintf("5f3c%08d-0000-4000-8000-000000000000", n%100)
 			}
-			e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}, Op: cdc.Update, Table: t.Name, After: []byte(benchRow(columns, key, n))}
+			e := &cdc.Event{
+				Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}, Op: cdc.Update, Table: t.Name,
+				After: []byte(benchRow(columns, key, n)),
+			}
 			e.Payload = e.After
 			effect, err := splitter.Effect(e)
 			if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// TestBegin_BoundsLockWaitsBehindAPooler: what a session sets is not kept there.
+// TestBegin_BoundsLockWaitsBehindAPooler: a pooler does not keep the session's settings.
 func TestBegin_BoundsLockWaitsBehindAPooler(t *testing.T) {
 	server := peers.Postgres(t)
 	other, err := pgx.Connect(t.Context(), server)
@@ -61,11 +61,14 @@ func TestDescribeBlocker(t *testing.T) {
 		row  []string
 		want string
 	}{
-		{[]string{"7", "bob", "psql", "idle in transaction", "60", "50"}, `pid 7 (user "bob", application "psql", idle in transaction, transaction for 60 s, last statement began 50 s ago)`},
+		{
+			[]string{"7", "bob", "psql", "idle in transaction", "60", "50"},
+			`pid 7 (user "bob", application "psql", idle in transaction, transaction for 60 s, last statement began 50 s ago)`,
+		},
 		{[]string{"7", "bob", "", "active", "60", "50"}, `pid 7 (user "bob", active, transaction for 60 s, statement for 50 s)`},
 		{[]string{"7", "bob", "psql", "", "", ""}, `pid 7 (user "bob", application "psql")`},
 	} {
-		row := make(answer, len(c.row))
+		row := make(resultRow, len(c.row))
 		for i, text := range c.row {
 			row[i] = []byte(text)
 		}

@@ -12,14 +12,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// relation is what we know of a table beside its columns.
+// relation is the dialect's knowledge of a table, besides its columns.
 type relation struct {
 	oid string
-	// plain: nothing reacts to how rows are written. It is an ordinary table
-	// without triggers, rules, foreign keys from or to it, row security,
-	// partitions or heirs.
+	// plain tables have no side effects on writes: an ordinary table without triggers, rules,
+	// foreign keys from or to it, row security, partitions or child tables.
 	plain bool
-	// checked: rows are checked as they come, because no trigger changes them before.
+	// checked: constraints see rows unchanged, because no trigger changes them first.
 	checked bool
 	checks  []check
 	// uniques are the columns of each unique index that an upsert can name.
@@ -30,18 +29,18 @@ type relation struct {
 type check struct {
 	Name       string
 	Definition string
-	Columns    []string // that it is about
+	Columns    []string // that it refers to
 }
 
-// attribute is what we know of a column beside what the engine does. Of a
-// column whose type is a domain, it is about the type below.
+// attribute is the dialect's knowledge of a column. If the column's type is a domain, it describes
+// the base type.
 type attribute struct {
 	kind      kind
 	oid       uint32 // of the type
-	array     uint32 // of arrays of the type; 0 where there is none
-	spelling  string // of the type, qualified and quoted, which stands for any length
+	array     uint32 // of arrays of the type; 0 if there is none
+	spelling  string // of the type, qualified and quoted, without a length
 	typmod    int32
-	collation string // qualified and quoted, where it is not the type's own
+	collation string // qualified and quoted; "" if it is the type's own
 }
 
 // catalogueQuery lists the columns of tables. Its parameters are the schema and
@@ -52,7 +51,8 @@ SELECT c.oid::text, c.relname,
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid OR h.inhrelid = c.oid),
        a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull OR t.typnotnull,
        a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attgenerated <> '' OR a.attidentity = 'a',
-       b.oid::text, b.typname, b.typtype::text, b.typcategory::text, b.typarray::text, pg_catalog.quote_ident(bs.nspname) || '."' || replace(b.typname, '"', '""') || '"',
+       b.oid::text, b.typname, b.typtype::text, b.typcategory::text, b.typarray::text, ` +
+	`pg_catalog.quote_ident(bs.nspname) || '."' || replace(b.typname, '"', '""') || '"',
        CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END::text,
        coalesce((SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.collname)
                    FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
@@ -67,8 +67,8 @@ SELECT c.oid::text, c.relname,
  WHERE s.nspname = $1 AND c.relname IN (SELECT json_array_elements_text($2::json))
  ORDER BY c.relname, a.attnum`
 
-// indexQuery lists unique indexes of the same tables that hold for every row at
-// once, primary keys first.
+// indexQuery lists the unique indexes of the same tables, primary keys first. It leaves out
+// deferred, partial and expression indexes.
 const indexQuery = `
 SELECT c.relname, i.indisprimary,
        (SELECT json_agg(a.attname ORDER BY k.n)
@@ -82,34 +82,36 @@ SELECT c.relname, i.indisprimary,
    AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
  ORDER BY c.relname, i.indisprimary DESC, i.indexrelid`
 
-// checkQuery lists the same tables with their constraints. One that is about no column, or
-// about the row as a whole, is left out.
+// checkQuery lists the check constraints of the same tables. It leaves out constraints on no column
+// or on the whole row.
 const checkQuery = `
 SELECT c.relname,
        NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND t.tgtype & 7 = 7),
        (SELECT json_agg(json_build_object('name', k.conname, 'definition', pg_catalog.pg_get_constraintdef(k.oid), 'columns',
-                 (SELECT json_agg(a.attname) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY (k.conkey))) ORDER BY k.conname)
+                 (SELECT json_agg(a.attname) FROM pg_catalog.pg_attribute a
+                   WHERE a.attrelid = c.oid AND a.attnum = ANY (k.conkey))) ORDER BY k.conname)
           FROM pg_catalog.pg_constraint k
          WHERE k.conrelid = c.oid AND k.contype = 'c' AND 0 < ALL (k.conkey))::text
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
  WHERE s.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relname IN (SELECT json_array_elements_text($2::json))`
 
-// kinds are what has the name of a table and is none (pg_class.relkind). Partitioned tables
-// are tables.
-var kinds = map[string]string{
-	"v": "a view", "m": "a materialized view", "S": "a sequence", "f": "a foreign table", "i": "an index", "I": "an index", "c": "a type",
+// objectKinds describes other relations than tables, by pg_class.relkind. Partitioned tables are
+// tables.
+var objectKinds = map[string]string{
+	"v": "a view", "m": "a materialized view", "S": "a sequence", "f": "a foreign table",
+	"i": "an index", "I": "an index", "c": "a type",
 }
 
-// objectsQuery lists objects. Its parameters are those of catalogueQuery.
+// objectsQuery lists objects. It takes the parameters of catalogueQuery.
 const objectsQuery = `
 SELECT c.relname, c.relkind::text, c.oid::text
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
  WHERE s.nspname = $1 AND c.relname IN (SELECT json_array_elements_text($2::json))`
 
-// Objects describes those of the named objects that exist, with their oids. In
-// CockroachDB, TRUNCATE changes those.
+// Objects describes those of the named objects that exist, with their oids. On CockroachDB it
+// leaves out the oids, because TRUNCATE changes them.
 func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
 	list, err := json.Marshal(names)
 	if err != nil {
@@ -121,8 +123,8 @@ func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object
 	}
 	objects := make([]sqlsink.Object, 0, len(rows))
 	for _, row := range rows {
-		o := sqlsink.Object{Name: row.text(0), Other: kinds[row.text(1)]}
-		if !s.can.Cockroach {
+		o := sqlsink.Object{Name: row.text(0), Other: objectKinds[row.text(1)]}
+		if !s.features.Cockroach {
 			o.ID = row.text(2)
 		}
 		objects = append(objects, o)
@@ -130,12 +132,12 @@ func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object
 	return objects, nil
 }
 
-// PlacedID returns the oid of the table whose name the live one has after Place.
+// PlacedID returns the oid that the live table has after Place.
 func (s *session) PlacedID(stage, live *sqlsink.Layout, mode sink.LoadMode) string {
 	switch {
-	case s.can.Cockroach:
+	case s.features.Cockroach:
 		return ""
-	case s.shape(live).swaps(mode):
+	case s.tableStatements(live).swaps(mode):
 		return stage.Real.Native.(*relation).oid
 	default:
 		return live.Real.Native.(*relation).oid
@@ -152,7 +154,7 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows := answersOf(results[len(results)-1])
+	rows := resultRows(results[len(results)-1])
 	indexes := make([]int, len(rows))
 	for i, row := range rows {
 		if indexes[i], err = strconv.Atoi(row.text(0)); err != nil {
@@ -162,7 +164,7 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	return indexes, nil
 }
 
-// Tables describes those of the named tables that exist, and what else has such a name.
+// Tables describes those of the named tables that exist, and other objects with such a name.
 func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
 	list, err := json.Marshal(names)
 	if err != nil {
@@ -177,7 +179,8 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 	for _, row := range rows {
 		t := byName[row.text(1)]
 		if t == nil {
-			t = &sqlsink.Table{Name: row.text(1), Other: kinds[row.text(17)], Native: &relation{oid: row.text(0), plain: row.text(2) == "t"}}
+			r := &relation{oid: row.text(0), plain: row.text(2) == "t"}
+			t = &sqlsink.Table{Name: row.text(1), Other: objectKinds[row.text(17)], Native: r}
 			byName[t.Name] = t
 			tables = append(tables, t)
 		}
@@ -196,10 +199,10 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 	return tables, s.describeChecks(ctx, byName, string(list))
 }
 
-// describeChecks leaves out what CockroachDB checks, where a staging table then only checks
-// types.
+// describeChecks reads check constraints. On CockroachDB it reads none, so a staging table checks
+// only types.
 func (s *session) describeChecks(ctx context.Context, tables map[string]*sqlsink.Table, list string) error {
-	if len(tables) == 0 || s.can.Cockroach {
+	if len(tables) == 0 || s.features.Cockroach {
 		return nil
 	}
 	rows, err := s.query(ctx, "read the catalogue", checkQuery, s.namespace, list)
@@ -252,8 +255,10 @@ func (s *session) describeKeys(ctx context.Context, tables map[string]*sqlsink.T
 }
 
 // describe reads a row of catalogueQuery.
-func describe(row answer) (sqlsink.Column, error) {
-	c := sqlsink.Column{Name: row.text(3), Type: row.text(4), Nullable: row.text(5) == "f", Filled: row.text(6) == "t", Generated: row.text(7) == "t"}
+func describe(row resultRow) (sqlsink.Column, error) {
+	c := sqlsink.Column{
+		Name: row.text(3), Type: row.text(4), Nullable: row.text(5) == "f", Filled: row.text(6) == "t", Generated: row.text(7) == "t",
+	}
 	oid, err := strconv.ParseUint(row.text(8), 10, 32)
 	if err != nil {
 		return c, err
@@ -266,15 +271,17 @@ func describe(row answer) (sqlsink.Column, error) {
 	if err != nil {
 		return c, err
 	}
-	a := &attribute{oid: uint32(oid), array: uint32(array), spelling: row.text(13), typmod: int32(typmod), collation: row.text(15)}
+	a := &attribute{
+		oid: uint32(oid), array: uint32(array), spelling: row.text(13), typmod: int32(typmod), collation: row.text(15),
+	}
 	a.kind, c.Holds = kindOf(row.text(9), row.text(10), row.text(11))
-	c.Narrow = a.narrow() && row.text(16) == "f" // a domain is what somebody wanted
+	c.Narrow = a.narrow() && row.text(16) == "f" // domains stay as they are
 	c.Native = a
 	return c, nil
 }
 
-// narrow reports whether the type holds only some values of its kind. An enum
-// and a numeric of some precision are narrow on purpose.
+// narrow reports whether the type holds only some values of its kind. An enum and a numeric with a
+// precision are narrow on purpose.
 func (a *attribute) narrow() bool {
 	switch a.kind {
 	case kindInt2, kindInt4, kindFloat4:
@@ -285,8 +292,8 @@ func (a *attribute) narrow() bool {
 	return false
 }
 
-// kindOf tells how values travel to a type, by its name, pg_type.typtype and
-// typcategory, and what the type is made for.
+// kindOf returns how values of a type are encoded and which schema type it holds. Its parameters
+// are the type's name, pg_type.typtype and typcategory.
 func kindOf(name, typtype, category string) (kind, schema.Type) {
 	switch {
 	case typtype == "e":
@@ -329,7 +336,7 @@ func kindOf(name, typtype, category string) (kind, schema.Type) {
 	return kindCast, 0
 }
 
-// upsertable reports whether some unique index is of exactly the given columns.
+// upsertable reports whether a unique index has exactly the given columns.
 func (r *relation) upsertable(key []string) bool {
 	return slices.ContainsFunc(r.uniques, func(unique []string) bool {
 		return len(unique) == len(key) && !slices.ContainsFunc(key, func(k string) bool { return !slices.Contains(unique, k) })

@@ -7,8 +7,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Classify goes by SQLSTATE (PostgreSQL documentation, appendix A). Whatever is
-// not the server's answer is the network's: the session is lost.
+// Classify classifies by SQLSTATE (PostgreSQL documentation, appendix A). An error that the server
+// did not return comes from the network: the session is lost.
 func (d *dialect) Classify(err error) sqlsink.Verdict {
 	lost := &connectionError{}
 	e := &serverError{}
@@ -24,39 +24,41 @@ func (d *dialect) Classify(err error) sqlsink.Verdict {
 	return v
 }
 
-// classifyState says what a SQLSTATE means to the batch at hand.
+// classifyState returns what a SQLSTATE means for the current batch.
 func classifyState(code string) sqlsink.Verdict {
 	switch code {
 	case "42501": // a privilege is missing
 		return sqlsink.Verdict{Class: fault.Fatal}
-	case "42P01", "42703", "42704", "42P10", "42804", "42846", "42883", "42P16", "42809", "55000": // what the catalogue named is not there any more, or is something else, as a view
+	case "42P01", "42703", "42704", "42P10", "42804", "42846", "42883", "42P16", "42809", "55000":
+		// An object of the catalogue is gone, or became something else, such as a view.
 		return sqlsink.Verdict{Stale: true}
-	case "42701", "42P07", "42710", "42P06": // somebody else has just made it
+	case "42701", "42P07", "42710", "42P06": // another session has just created it
 		return sqlsink.Verdict{Stale: true}
-	case "0A000", "2BP01": // a plan is out of date, or an object depends on what was to be replaced
+	case "0A000", "2BP01": // a plan is out of date, or an object depends on the replaced one
 		return sqlsink.Verdict{Stale: true}
-	case "26000", "42P05", "25P03", "25006": // a pooler changed the server under us; we idled too long; this server is a replica now
+	case "26000", "42P05", "25P03", "25006":
+		// A pooler switched servers, the session idled too long, or the server is a replica now.
 		return sqlsink.Verdict{Lost: true}
 	case "55P03": // lock_timeout
 		return sqlsink.Verdict{Locked: true}
-	case "3F000": // the schema is gone: a new session makes it again
+	case "3F000": // the schema is gone: a new session creates it
 		return sqlsink.Verdict{Lost: true}
-	case "3D000": // the database is gone, or was never there
+	case "3D000": // the database does not exist
 		return sqlsink.Verdict{Class: fault.Refused, Lost: true}
 	}
 	switch code[:min(2, len(code))] {
-	case "22", "23", "21", "44", "54", "P0": // the row is at fault: its values, a constraint, a limit, a trigger
+	case "22", "23", "21", "44", "54", "P0": // the row is invalid: its values, a constraint, a limit, a trigger
 		return sqlsink.Verdict{Class: fault.Poison}
 	case "28": // credentials
 		return sqlsink.Verdict{Class: fault.Refused, Lost: true}
 	case "08": // connection
 		return sqlsink.Verdict{Lost: true}
 	}
-	// 40 rollback, 53 resources, 55 not now, 57 intervention, 58 system, XX
-	// internal, and everything unknown: it may work later.
+	// 40 rollback, 53 resources, 55 not now, 57 intervention, 58 system, XX internal, and
+	// everything unknown: a later attempt may succeed.
 	return sqlsink.Verdict{}
 }
 
-// movedState is what the checkpoint's statement fails with where the stored
-// position is not the expected one: it divides by zero then.
+// movedState is the error of the checkpoint's statement if the stored position is not the expected
+// one: the statement then divides by zero.
 const movedState = "22012"

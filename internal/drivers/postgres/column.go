@@ -3,7 +3,6 @@ package postgres
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -14,11 +13,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// kind is how a value travels to a real type.
+// kind is the form in which a value travels to the server.
 type kind uint8
 
 const (
-	kindCast kind = iota // as text, which the server casts to the type
+	kindCast kind = iota // text, which the server casts to the type
 	kindText
 	kindBool
 	kindInt2
@@ -34,48 +33,60 @@ const (
 	kindJSONB
 	kindUUID
 	kindBytea
-	kindArray // an array of any type, as its literal, which the server casts
+	kindArray // the literal of an array of any type, which the server casts
 )
 
 // column encodes the values of one real column. It is used by one goroutine at a time.
 type column struct {
-	sqlsink.Adjuster
+	sqlsink.Decoder
 	name      string // of the real column
-	spelling  string // of the type, for messages and casts
 	kind      kind
-	length    int  // characters at most; 0 is any number
-	scale     int  // of numeric: decimal places at most; -1 is any number
-	precision int  // of timestamps: digits of a second at most
-	truth     bool // the source holds truth values
-	room      value.Room
+	length    int // of text: maximum number of characters, 0 for any number
+	scale     int // of numeric: decimal places, negative for any number
+	precision int // of timestamps: digits of the second
 }
 
-// Names of the rules that change a value which the column can not hold as it is.
-const (
-	ruleNUL           = "postgres_nul"             // U+0000 becomes U+FFFD
-	ruleSurrogate     = "postgres_surrogate"       // a lone surrogate becomes U+FFFD
-	ruleUTF8          = "postgres_utf8"            // bytes that are not UTF-8 become U+FFFD
-	ruleTimePrecision = "postgres_time_precision"  // digits beyond microseconds are cut off
-	ruleDateOnly      = "postgres_date_only"       // a date column drops the time of day
-	ruleFloat         = "postgres_float_precision" // the nearest number of the column's type
-	ruleScale         = "postgres_numeric_scale"   // rounded to the column's decimal places
-)
-
-var textRules = sqlsink.TextRules{NUL: ruleNUL, Surrogate: ruleSurrogate, UTF8: ruleUTF8}
-
-// rules describes them for the help text.
-var rules = []struct{ name, what string }{
-	{ruleNUL, "U+0000, which PostgreSQL can not store, becomes U+FFFD"},
-	{ruleSurrogate, "half of a surrogate pair becomes U+FFFD"},
-	{ruleUTF8, "bytes that are not UTF-8 become U+FFFD"},
-	{ruleTimePrecision, "digits of a second beyond microseconds, or the column's own precision, are cut off"},
-	{ruleDateOnly, "a column of type date drops the time of day"},
-	{ruleFloat, "a number with more digits than the column's floating-point type holds becomes the nearest one"},
-	{ruleScale, "a number with more decimal places than the column's numeric type is rounded to them"},
+// rules name the adjustments of values that a column cannot store.
+var rules = sqlsink.Rules{
+	sqlsink.ReplaceNUL:       {Name: "postgres_nul", Help: "U+0000, which PostgreSQL cannot store, becomes U+FFFD, in text and in JSON"},
+	sqlsink.ReplaceSurrogate: {Name: "postgres_surrogate", Help: "half of a surrogate pair becomes U+FFFD"},
+	sqlsink.ReplaceUTF8:      {Name: "postgres_utf8", Help: "bytes that are not UTF-8 become U+FFFD"},
+	sqlsink.CutSecond: {
+		Name: "postgres_time_precision",
+		Help: "digits of a second beyond microseconds, or the column's own precision, are cut off",
+	},
+	sqlsink.DropTime: {Name: "postgres_date_only", Help: "a column of type date drops the time of day"},
+	sqlsink.RoundFloat: {
+		Name: "postgres_float_precision",
+		Help: "a number with more digits than the column's floating-point type holds becomes the nearest one",
+	},
+	sqlsink.RoundDecimal: {
+		Name: "postgres_numeric_scale",
+		Help: "a number with more decimal places than the column's numeric type is rounded to them",
+	},
 }
 
-// append appends the value's length and its binary form; raw nil is NULL. The
-// error is poison and names the column, never the value.
+// newColumn returns the encoder for a target of a layout.
+func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
+	a := t.Real.Native.(*attribute)
+	c := column{Decoder: sqlsink.NewDecoder(l, t, rules, adjusted), name: t.Real.Name, kind: a.kind, scale: -1, precision: microDigits}
+	switch {
+	case a.kind == kindNumeric && a.typmod >= 4:
+		// Since PostgreSQL 15 the scale has eleven bits and a sign. Before, it was never negative.
+		c.scale = int(int16(uint16(a.typmod-4)<<5)) >> 5
+	case a.kind == kindText && a.typmod >= 4:
+		c.length = int(a.typmod - 4)
+	case (a.kind == kindTimestamp || a.kind == kindTimestampTZ) && a.typmod >= 0:
+		c.precision = int(a.typmod)
+	}
+	return c
+}
+
+// microDigits is the number of digits of a second in a timestamp.
+const microDigits = 6
+
+// append appends the value's length and its binary form. raw nil is NULL. The error is poison and
+// names the column, but never the value.
 func (c *column) append(dst, raw []byte) ([]byte, error) {
 	start := len(dst)
 	if raw == nil || rawjson.IsNull(raw) {
@@ -83,17 +94,17 @@ func (c *column) append(dst, raw []byte) ([]byte, error) {
 	}
 	dst, err := c.appendValue(append(dst, 0, 0, 0, 0), raw)
 	if err != nil {
-		return dst[:start], c.Refuse(c.spelling, err)
+		return dst[:start], c.Refuse(err)
 	}
 	size := len(dst) - start - 4
 	if size > maxField {
-		return dst[:start], c.Refuse(c.spelling, errors.New("it is larger than 1 GB"))
+		return dst[:start], c.Refuse(errors.New("it is larger than 1 GB"))
 	}
 	binary.BigEndian.PutUint32(dst[start:], uint32(size))
 	return dst, nil
 }
 
-// maxField is the largest value that PostgreSQL stores, in bytes.
+// maxField bounds the size of a value, in bytes.
 const maxField = 1<<30 - 1<<16
 
 func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
@@ -118,19 +129,19 @@ func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
 			dst = append(dst, 1) // the version of the binary form
 		}
 		dst, flaws := value.AppendJSON(dst, raw, 0)
-		return dst, c.Note(flaws)
+		return dst, c.Replaced(flaws)
 	case kindUUID:
 		return appendUUID(dst, raw)
 	case kindBytea:
-		return c.appendBytea(dst, raw)
+		return value.AppendBytes(dst, raw), nil
 	case kindArray:
 		if raw[0] == '[' {
 			dst, flaws, err := appendArray(dst, raw, 0)
-			return dst, errors.Join(err, c.Note(flaws))
+			return dst, errors.Join(err, c.Replaced(flaws))
 		}
 	}
 	dst, flaws := value.AppendText(dst, raw, 0)
-	return dst, c.Note(flaws)
+	return dst, c.Replaced(flaws)
 }
 
 func (c *column) appendText(dst, raw []byte) ([]byte, error) {
@@ -139,29 +150,29 @@ func (c *column) appendText(dst, raw []byte) ([]byte, error) {
 	if c.length > 0 && len(dst)-start > c.length && utf8.RuneCount(dst[start:]) > c.length {
 		return dst, fmt.Errorf("it is longer than %d characters", c.length)
 	}
-	return dst, c.Note(flaws)
+	return dst, c.Replaced(flaws)
 }
 
 func appendBool(dst, raw []byte) ([]byte, error) {
-	truth, err := value.Truth(raw)
+	b, err := value.Boolean(raw)
 	switch {
 	case err != nil:
 		return dst, err
-	case truth:
+	case b:
 		return append(dst, 1), nil
 	default:
 		return append(dst, 0), nil
 	}
 }
 
-// checkNumbers finds a number in JSON text that jsonb, which keeps numbers as
-// numeric, can not hold. Only an exponent makes one so large in little space.
+// checkNumbers returns an error if JSON text contains a number that is out of range for numeric,
+// which is how jsonb stores numbers. Only an exponent makes a short number that large.
 func (c *column) checkNumbers(raw []byte) error {
 	return value.Numbers(raw, func(number []byte) error {
 		if !bytes.ContainsAny(number, "eE") && len(number) <= maxNumericScale {
 			return nil
 		}
-		d, err := value.ParseDecimal(c.room.For(number), number)
+		d, err := value.ParseDecimal(c.Digits(number), number)
 		if err == nil && (d.Point > maxNumericWhole || d.Scale > maxNumericScale) {
 			err = fmt.Errorf("a number in it: %w", value.ErrRange)
 		}
@@ -170,23 +181,17 @@ func (c *column) checkNumbers(raw []byte) error {
 }
 
 func (c *column) appendInt(dst, raw []byte) ([]byte, error) {
-	raw, err := value.Number(raw, c.truth)
-	if err != nil {
-		return dst, err
+	switch c.kind {
+	case kindInt2:
+		n, err := c.Int(raw, 16)
+		return binary.BigEndian.AppendUint16(dst, uint16(n)), err
+	case kindInt4:
+		n, err := c.Int(raw, 32)
+		return binary.BigEndian.AppendUint32(dst, uint32(n)), err
+	default:
+		n, err := c.Int(raw, 64)
+		return binary.BigEndian.AppendUint64(dst, uint64(n)), err
 	}
-	n, err := value.ParseInt(c.room.For(raw), raw)
-	if err != nil {
-		return dst, err
-	}
-	switch {
-	case c.kind == kindInt8:
-		return binary.BigEndian.AppendUint64(dst, uint64(n)), nil
-	case c.kind == kindInt4 && n == int64(int32(n)):
-		return binary.BigEndian.AppendUint32(dst, uint32(n)), nil
-	case c.kind == kindInt2 && n == int64(int16(n)):
-		return binary.BigEndian.AppendUint16(dst, uint16(n)), nil
-	}
-	return dst, value.ErrRange
 }
 
 func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
@@ -194,20 +199,11 @@ func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 	if c.kind == kindFloat4 {
 		bits = 32
 	}
-	f, special := specialFloat(raw)
-	if !special {
-		text, err := value.Number(raw, c.truth)
-		if err != nil {
+	f, ok := value.NonFinite(raw)
+	if !ok {
+		var err error
+		if f, err = c.Float(raw, bits); err != nil {
 			return dst, err
-		}
-		var exact bool
-		if f, exact, err = value.ParseFloat(c.room.For(text), text, bits); err != nil {
-			return dst, err
-		}
-		if !exact {
-			if err := c.Adjust(ruleFloat); err != nil {
-				return dst, err
-			}
 		}
 	}
 	if bits == 32 {
@@ -216,83 +212,39 @@ func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 	return binary.BigEndian.AppendUint64(dst, math.Float64bits(f)), nil
 }
 
-// specialFloat reads the strings that stand for what JSON numbers can not say.
-func specialFloat(raw []byte) (float64, bool) {
-	switch string(raw) {
-	case `"NaN"`:
-		return math.NaN(), true
-	case `"Infinity"`:
-		return math.Inf(1), true
-	case `"-Infinity"`:
-		return math.Inf(-1), true
-	}
-	return 0, false
-}
-
 func (c *column) appendNumeric(dst, raw []byte) ([]byte, error) {
-	if f, special := specialFloat(raw); special {
-		sign := uint64(0xC000) // NaN
-		switch {
-		case f > 0:
-			sign = 0xD000
-		case f < 0:
-			sign = 0xF000
-		}
-		return binary.BigEndian.AppendUint64(dst, sign<<16), nil
+	if f, ok := value.NonFinite(raw); ok {
+		return appendNonFinite(dst, f), nil
 	}
-	text, err := value.Number(raw, c.truth)
+	var d value.Decimal
+	var err error
+	if c.scale < 0 {
+		d, err = c.Decimal(raw)
+	} else {
+		d, err = c.Fixed(raw, maxNumericWhole, c.scale)
+	}
 	if err != nil {
 		return dst, err
-	}
-	d, err := value.ParseDecimal(c.room.For(text), text)
-	if err != nil {
-		return dst, err
-	}
-	if c.scale >= 0 && len(d.Significant())-d.Point > c.scale {
-		if err := c.Adjust(ruleScale); err != nil {
-			return dst, err
-		}
 	}
 	return appendNumeric(dst, d)
 }
 
 func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
-	if !rawjson.IsString(raw) {
-		return dst, value.ErrNotInstant
-	}
-	t, err := value.ParseInstant(rawjson.Text(raw))
-	if err != nil {
-		return dst, err
-	}
 	if c.kind == kindDate {
-		days, whole, err := date(t)
+		t, err := c.Date(raw)
 		if err != nil {
 			return dst, err
 		}
-		if !whole {
-			if err := c.Adjust(ruleDateOnly); err != nil {
-				return dst, err
-			}
-		}
-		return binary.BigEndian.AppendUint32(dst, uint32(days)), nil
+		days, err := date(t)
+		return binary.BigEndian.AppendUint32(dst, uint32(days)), err
 	}
-	micros, err := timestamp(t)
+	t, err := c.Instant(raw, c.precision)
 	if err != nil {
 		return dst, err
 	}
-	if over := micros % powersOfTen[6-c.precision]; over != 0 {
-		micros -= (over + powersOfTen[6-c.precision]) % powersOfTen[6-c.precision] // towards the past, before 2000 too
-		t.Cut = true
-	}
-	if t.Cut {
-		if err := c.Adjust(ruleTimePrecision); err != nil {
-			return dst, err
-		}
-	}
-	return binary.BigEndian.AppendUint64(dst, uint64(micros)), nil
+	micros, err := timestamp(t)
+	return binary.BigEndian.AppendUint64(dst, uint64(micros)), err
 }
-
-var powersOfTen = [...]int64{1, 10, 100, 1000, 10_000, 100_000, 1_000_000}
 
 func appendUUID(dst, raw []byte) ([]byte, error) {
 	bad := errors.New("it is not a uuid")
@@ -331,19 +283,7 @@ func hexDigit(c byte) (byte, bool) {
 	return 0, false
 }
 
-// appendBytea reads text of the form \x0123, as CockroachDB and PostgreSQL write
-// bytes, and takes any other text for the bytes themselves.
-func (c *column) appendBytea(dst, raw []byte) ([]byte, error) {
-	text := rawjson.Text(raw)
-	if digits, ok := bytes.CutPrefix(text, []byte(`\x`)); ok {
-		if grown, err := hex.AppendDecode(dst, digits); err == nil {
-			return grown, nil
-		}
-	}
-	return append(dst, text...), nil
-}
-
-// maxArrayDepth is how many dimensions an array of PostgreSQL has at most.
+// maxArrayDepth bounds the dimensions of an array.
 const maxArrayDepth = 6
 
 // appendArray appends the literal of an array: {1,"a, b",NULL,{2}}.

@@ -28,8 +28,10 @@ func TestConformance(t *testing.T) {
 				}
 				defer conn.Close(context.Background())
 				var all string
-				if err := conn.QueryRow(t.Context(), `SELECT (SELECT string_agg(nspname, ' ' ORDER BY nspname) FROM pg_namespace WHERE nspname NOT LIKE 'pg_t%')
-|| ': ' || (SELECT coalesce(string_agg(relname, ' ' ORDER BY relname), '') FROM pg_class WHERE relnamespace NOT IN (SELECT oid FROM pg_namespace WHERE nspname LIKE 'pg_%' OR nspname = 'information_schema'))`).Scan(&all); err != nil {
+				if err := conn.QueryRow(t.Context(), `SELECT (SELECT string_agg(nspname, ' ' ORDER BY nspname) FROM pg_namespace
+					  WHERE nspname NOT LIKE 'pg_t%')
+|| ': ' || (SELECT coalesce(string_agg(relname, ' ' ORDER BY relname), '') FROM pg_class WHERE relnamespace NOT IN (SELECT oid
+  FROM pg_namespace WHERE nspname LIKE 'pg_%' OR nspname = 'information_schema'))`).Scan(&all); err != nil {
 					t.Fatal(err)
 				}
 				return all
@@ -61,7 +63,7 @@ INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')`, name))
 	})
 }
 
-// beside runs statements in a session beside the sink's.
+// beside runs statements in another session than the sink's.
 func beside(t testing.TB, server, statements string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), server)

@@ -6,12 +6,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// epochDays is the number of days from 1970-01-01 to 2000-01-01, from which
-// PostgreSQL counts.
+// epochDays is the number of days from 1970-01-01 to PostgreSQL's epoch, 2000-01-01.
 const epochDays = 10957
 
-// Bounds of timestamp, in microseconds since 2000: from 4714-11-24 BC up to, and
-// not including, the year 294277.
+// Bounds of timestamp in microseconds since 2000: from 4714-11-24 BC to the end of the year 294276.
 const (
 	minTimestamp = -211813488000000000
 	endTimestamp = 9223371331200000000
@@ -23,7 +21,7 @@ func timestamp(t value.Instant) (int64, error) {
 	if days < minTimestamp/value.DayMicros-1 || days > endTimestamp/value.DayMicros+1 {
 		return 0, value.ErrRange
 	}
-	// Both terms are so small that only the sum's upper end can overflow.
+	// Only the upper end of the sum can overflow.
 	whole := days * value.DayMicros
 	if whole > math.MaxInt64-max(0, t.Micros) {
 		return 0, value.ErrRange
@@ -34,11 +32,11 @@ func timestamp(t value.Instant) (int64, error) {
 	return 0, value.ErrRange
 }
 
-// date returns the instant's day since 2000 and whether that is the whole of it.
-func date(t value.Instant) (int32, bool, error) {
+// date returns the day of the instant, counted from 2000-01-01.
+func date(t value.Instant) (int32, error) {
 	days := t.Days - epochDays + value.FloorDiv(t.Micros, value.DayMicros)
 	if days < -2451545 || days > 2145031948 {
-		return 0, false, value.ErrRange
+		return 0, value.ErrRange
 	}
-	return int32(days), t.Midnight(), nil
+	return int32(days), nil
 }

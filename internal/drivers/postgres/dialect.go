@@ -16,33 +16,33 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// dialect is PostgreSQL, and its relatives, to the SQL engine.
+// dialect implements sqlsink.Dialect for PostgreSQL and its relatives.
 type dialect struct {
-	target   *url.URL       // as it was when the destination was opened
-	config   *pgconn.Config // the same; each connection has its own
+	target   *url.URL       // when the destination was opened
+	config   *pgconn.Config // parsed from target; each connection parses its own
 	schema   string         // the URL's; "" is the user's own default
 	timeouts sqlsink.Timeouts
 	env      sink.Env
-	// pooled is set once a session turns out not to keep its statements.
+	// pooled is set once a session turns out to lose its prepared statements.
 	pooled atomic.Bool
-	// server is what the newest session found out about the other side.
+	// server is the newest session's view of the server.
 	server atomic.Pointer[server]
 }
 
-// server is what DDL has to know of the other side.
+// server is the part of a session that DDL depends on.
 type server struct {
 	namespace string // the schema of every table
-	can       abilities
+	features  serverFeatures
 }
 
 // qualify returns the quoted name of a table, with its schema.
 func (s *server) qualify(table string) string { return quote(s.namespace) + "." + quote(table) }
 
-// maxName is the length of a name in bytes that PostgreSQL keeps.
+// maxName is the longest name that PostgreSQL keeps, in bytes.
 const maxName = 63
 
-// Name shortens a long name: to its beginning, and a hash of all of it, so that
-// two long names stay two. The names of system columns get a hash as well.
+// Name shortens a long name and appends a hash of the whole name, so that distinct names stay
+// distinct. Names of system columns get a hash as well.
 func (d *dialect) Name(name string) string {
 	name = strings.ToValidUTF8(strings.ReplaceAll(name, "\x00", value.Replacement), value.Replacement)
 	if len(name) <= maxName && !systemColumns[name] {
@@ -60,7 +60,7 @@ func (d *dialect) Name(name string) string {
 	return fmt.Sprintf("%s_%016x", name[:cut], h.Sum64())
 }
 
-// systemColumns are names that every table has columns of already.
+// systemColumns are the names of columns that every table already has.
 var systemColumns = map[string]bool{"tableoid": true, "xmin": true, "cmin": true, "xmax": true, "cmax": true, "ctid": true}
 
 // FoldsCase is false: quoted names keep their case.
@@ -69,7 +69,7 @@ func (d *dialect) FoldsCase() bool { return false }
 // quote quotes an identifier.
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
-// literal returns text as a string constant, whatever standard_conforming_strings is.
+// literal returns text as a string constant that does not depend on standard_conforming_strings.
 func literal(text string) string {
 	text = strings.ReplaceAll(text, "'", "''")
 	if strings.Contains(text, `\`) {
@@ -78,28 +78,28 @@ func literal(text string) string {
 	return "'" + text + "'"
 }
 
-// types are those of the columns that we create.
+// types are the types of new columns.
 var types = map[schema.Type]string{
 	schema.String: "text", schema.Enum: "text", schema.DateTime: "timestamptz", schema.Integer: "bigint",
 	schema.Number: "double precision", schema.Boolean: "boolean", schema.Object: "jsonb", schema.Array: "jsonb",
 }
 
-// DDL carries out a migration step, on the server that the newest session met.
+// DDL returns the statements of a migration step, for the server of the newest session.
 func (d *dialect) DDL(step sqlsink.Step) []string {
 	server := d.server.Load()
 	table := server.qualify(step.Table)
 	switch step.Kind {
 	case sqlsink.CreateTable:
-		lines := make([]string, 0, len(step.Columns)+1)
+		definitions := make([]string, 0, len(step.Columns)+1)
 		var key []string
 		for _, c := range step.Columns {
-			lines = append(lines, "\t"+server.definition(c))
+			definitions = append(definitions, "\t"+server.definition(c))
 			if c.Key {
 				key = append(key, quote(c.Name))
 			}
 		}
-		lines = append(lines, "\tPRIMARY KEY ("+strings.Join(key, ", ")+")")
-		return []string{"CREATE TABLE IF NOT EXISTS " + table + " (\n" + strings.Join(lines, ",\n") + "\n)"}
+		definitions = append(definitions, "\tPRIMARY KEY ("+strings.Join(key, ", ")+")")
+		return []string{"CREATE TABLE IF NOT EXISTS " + table + " (\n" + strings.Join(definitions, ",\n") + "\n)"}
 	case sqlsink.AddColumn:
 		return []string{"ALTER TABLE " + table + " ADD COLUMN IF NOT EXISTS " + server.definition(step.Columns[0])}
 	case sqlsink.WidenColumn:
@@ -109,11 +109,11 @@ func (d *dialect) DDL(step sqlsink.Step) []string {
 	}
 }
 
-// definition defines a new column. Keys and versions are compared bytewise,
-// which is what they mean, and faster.
+// definition defines a new column. Keys and versions compare bytewise: that is their order in eds,
+// and faster.
 func (s *server) definition(c sqlsink.NewColumn) string {
 	text := quote(c.Name) + " " + types[c.Type]
-	if types[c.Type] == "text" && (c.Key || c.Meta == sqlsink.MetaVersion) && !s.can.Cockroach {
+	if types[c.Type] == "text" && (c.Key || c.Meta == sqlsink.MetaVersion) && !s.features.Cockroach {
 		text += ` COLLATE "C"`
 	}
 	if c.Key {
@@ -122,9 +122,8 @@ func (s *server) definition(c sqlsink.NewColumn) string {
 	return text
 }
 
-// widened returns the wider type and how values get there. Integers become
-// numeric, which holds them exactly, as a floating-point type would not.
-// Instants become text of RFC 3339.
+// widened returns the wider type and the conversion to it. Integers become numeric, which is exact;
+// a floating-point type is not. Instants become text in RFC 3339.
 func widened(step sqlsink.Step) string {
 	name := quote(step.Real.Name)
 	switch {

@@ -8,14 +8,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// serverError is an error that the server answered. Its text holds no value of a
-// row: the server's own message is left out where it may quote one.
+// serverError is an error that the server returned. Its text contains no value of a row: Error
+// leaves out server messages that may quote one.
 type serverError struct {
 	code, severity     string
 	message            string
 	constraint, column string
-	what               string // what was being done
-	checkpoint         bool   // the statement was the checkpoint's
+	what               string // the operation
+	checkpoint         bool   // of the statement that moves the checkpoint
 }
 
 func (e *serverError) Error() string {
@@ -38,8 +38,8 @@ func (e *serverError) Error() string {
 	return fmt.Sprintf("%s (SQLSTATE %s)", text, e.code)
 }
 
-// quotable reports whether messages of the error's class name only objects.
-// Data exceptions quote the datum; errors that triggers raise say what they like.
+// quotable reports whether messages of the error's class name only objects. Data exceptions quote
+// the datum; triggers raise errors with any text.
 func (e *serverError) quotable() bool {
 	switch e.class() {
 	case "08", "0A", "21", "23", "25", "26", "28", "2B", "34", "3D", "3F", "40", "42", "53", "54", "55", "57", "58":
@@ -52,27 +52,36 @@ func (e *serverError) class() string { return e.code[:min(2, len(e.code))] }
 
 // conditions names the data exceptions that a row can cause.
 var conditions = map[string]string{
-	"22000": "data exception", "22001": "too long", "22003": "out of range", "22007": "invalid date or time", "22008": "date or time out of range",
+	"22000": "data exception", "22001": "too long", "22003": "out of range",
+	"22007": "invalid date or time", "22008": "date or time out of range",
 	"22009": "invalid offset", "22012": "division by zero", "22021": "not in the character set", "22023": "invalid parameter",
 	"22025": "invalid escape sequence", "22P02": "invalid text for the type", "22P03": "invalid binary form", "22P04": "bad copy format",
-	"22P05": "untranslatable character", "22P06": "nonstandard use of an escape character", "22030": "duplicate json key", "22032": "invalid json", "2200N": "invalid xml",
+	"22P05": "untranslatable character", "22P06": "nonstandard use of an escape character",
+	"22030": "duplicate json key", "22032": "invalid json", "2200N": "invalid xml",
 	"P0001": "a trigger raised an exception",
 }
 
-// connectionError is an error after which the session is of no use.
+// connectionError is an error after which the session is unusable.
 type connectionError struct{ err error }
 
 func (e *connectionError) Error() string { return e.err.Error() }
 func (e *connectionError) Unwrap() error { return e.err }
 
-// explain makes a serverError of an error of pgconn, and marks a connection that
-// broke.
-func (s *session) explain(what string, err error) error {
+// newServerError converts an error of pgconn. what names the failed operation.
+func newServerError(what string, e *pgconn.PgError) *serverError {
+	return &serverError{
+		code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, constraint: e.ConstraintName, column: e.ColumnName, what: what,
+	}
+}
+
+// sessionError converts an error of pgconn: to a serverError, or to a connectionError if the
+// connection broke. what names the failed operation.
+func (s *session) sessionError(what string, err error) error {
 	if err == nil {
 		return nil
 	}
 	if e := new(pgconn.PgError); errors.As(err, &e) {
-		err = &serverError{code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, constraint: e.ConstraintName, column: e.ColumnName, what: what}
+		err = newServerError(what, e)
 	} else {
 		err = fmt.Errorf("%s: %w", what, err)
 	}

@@ -6,13 +6,15 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
-	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// FuzzValue: whatever JSON a value is, it is encoded or refused as poison, and
-// text is what PostgreSQL takes for text.
+// FuzzValue: any JSON value is either encoded or refused as poison, and encoded text is valid in
+// PostgreSQL.
 func FuzzValue(f *testing.F) {
-	for _, s := range []string{`"a\u0000\ud83d\ude00"`, `-12.50e3`, `[1,["x",null]]`, `{"a":1e400}`, `"2024-02-29T24:00:00.1234567+05:30"`, `true`, "\"\xff\"", `"\\x0g"`} {
+	for _, s := range []string{
+		`"a\u0000\ud83d\ude00"`, `-12.50e3`, `[1,["x",null]]`, `{"a":1e400}`,
+		`"2024-02-29T24:00:00.1234567+05:30"`, `true`, "\"\xff\"", `"\\x0g"`,
+	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
@@ -25,7 +27,7 @@ func FuzzValue(f *testing.F) {
 		}
 		raw = raw[:end]
 		for k := kindCast; k <= kindArray; k++ {
-			c := column{Adjuster: sqlsink.Adjuster{Table: "t", Source: "c", Text: textRules}, kind: k, scale: -1, precision: 6}
+			c := testColumn(k)
 			dst, err := c.append([]byte("before"), raw)
 			if err != nil {
 				if fault.Of(err) != fault.Poison || string(dst) != "before" {

@@ -19,37 +19,36 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 	if err == nil {
 		s.lacksSchema = false
 	}
-	return depends(err)
+	return permanentDDLError(err)
 }
 
-// Stage makes a staging table: the columns that rows have, in the order of the
-// live table's, which it may replace. A column whose values the server casts is text. What
-// the live table would refuse in a row by itself is refused as it is loaded, while it is
-// known where the row comes from.
+// Stage creates a staging table with the columns that rows have, in the live table's order, because
+// it may replace that table. Columns that the server casts are text. Constraints of the live table
+// apply to each row as it is loaded, while its source is known.
 func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
-	return s.exec(ctx, "make a staging table", stageText(s.shape(live), s.qualify(name)))
+	return s.exec(ctx, "create a staging table", stageText(s.tableStatements(live), s.qualify(name)))
 }
 
-func stageText(sh *shape, stage string) string {
-	written := make(map[string]int, len(sh.columns))
-	for i := range sh.columns {
-		written[sh.columns[i].name] = i
+func stageText(ts *tableStatements, stage string) string {
+	written := make(map[string]int, len(ts.columns))
+	for i := range ts.columns {
+		written[ts.columns[i].name] = i
 	}
 	var columns []string
-	relation := sh.layout.Real.Native.(*relation)
-	for _, real := range sh.layout.Real.Columns {
+	relation := ts.layout.Real.Native.(*relation)
+	for _, real := range ts.layout.Real.Columns {
 		i, ok := written[real.Name]
 		if !ok {
 			continue
 		}
 		spelling := real.Type
-		if sh.casts(&sh.columns[i]) {
+		if ts.casts(&ts.columns[i]) {
 			spelling = "text"
 		}
 		if collation := real.Native.(*attribute).collation; collation != "" {
 			spelling += " COLLATE " + collation
 		}
-		if !real.Nullable && (i < sh.layout.Keys || relation.checked) {
+		if !real.Nullable && (i < ts.layout.Keys || relation.checked) {
 			spelling += " NOT NULL"
 		}
 		columns = append(columns, "\t"+quote(real.Name)+" "+spelling)
@@ -57,7 +56,7 @@ func stageText(sh *shape, stage string) string {
 	for _, c := range relation.checks {
 		if !slices.ContainsFunc(c.Columns, func(name string) bool {
 			i, ok := written[name]
-			return !ok || sh.casts(&sh.columns[i])
+			return !ok || ts.casts(&ts.columns[i])
 		}) {
 			columns = append(columns, "\tCONSTRAINT "+quote(c.Name)+" "+c.Definition)
 		}
@@ -65,7 +64,7 @@ func stageText(sh *shape, stage string) string {
 	return "CREATE TABLE " + stage + " (\n" + strings.Join(columns, ",\n") + "\n)"
 }
 
-// sealedName is the name of the constraint that seals a staging table.
+// sealedName is the name of a sealed staging table's primary key.
 func sealedName(stage *sqlsink.Layout) string {
 	return sqlsink.Beside("key", stage.Real.Name)
 }
@@ -73,27 +72,27 @@ func sealedName(stage *sqlsink.Layout) string {
 // Count counts the rows of a table.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
 	defer s.calls.TakeTime()()
-	return s.count(ctx, "count rows", countText(s.shape(l)))
+	return s.count(ctx, "count rows", countText(s.tableStatements(l)))
 }
 
-func countText(sh *shape) string {
-	text := "SELECT count(*) FROM " + sh.table + " AS t"
-	if terms := sh.inScope(); len(terms) > 0 {
+func countText(ts *tableStatements) string {
+	text := "SELECT count(*) FROM " + ts.table + " AS t"
+	if terms := ts.inScope(); len(terms) > 0 {
 		text += " WHERE " + strings.Join(terms, " AND ")
 	}
 	return text
 }
 
-// inScope returns the conditions that the row t is in the layout's scope.
-func (sh *shape) inScope() []string {
+// inScope returns the conditions for row t to be in the layout's scope.
+func (ts *tableStatements) inScope() []string {
 	var terms []string
-	for _, w := range sh.layout.Scope {
+	for _, w := range ts.layout.Scope {
 		values := make([]string, len(w.Values))
 		for i, v := range w.Values {
 			values[i] = literal(v)
 		}
 		term := "t." + quote(w.Column.Name) + "::text"
-		if !sh.server.can.Cockroach { // which compares by bytes unless a column says otherwise
+		if !ts.server.features.Cockroach { // its default is bytewise
 			term += ` COLLATE "C"`
 		}
 		terms = append(terms, term+" IN ("+strings.Join(values, ", ")+")")
@@ -101,27 +100,27 @@ func (sh *shape) inScope() []string {
 	return terms
 }
 
-// count returns the one number that a query answers.
+// count returns the single number that a query selects.
 func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
 	rows, err := s.query(ctx, what, sql)
 	if err != nil {
 		return 0, err
 	}
 	if len(rows) != 1 {
-		return 0, fmt.Errorf("%s: the server answered no row", what)
+		return 0, fmt.Errorf("%s: the server returned no row", what)
 	}
 	return strconv.ParseInt(rows[0].text(0), 10, 64)
 }
 
-// Seal gives the staging table its primary key, and finds out how it can take the
-// live table's place.
+// Seal adds the primary key to the staging table, and finds out how the table can replace the live
+// one.
 func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
 	defer s.calls.TakeTime()()
 	if len(stage.Real.Key) == 0 {
-		sh := s.shape(stage)
-		err := s.exec(ctx, "index the staged rows", sealText(sh))
+		ts := s.tableStatements(stage)
+		err := s.exec(ctx, "index the staged rows", sealText(ts))
 		if e := new(serverError); errors.As(err, &e) && e.code == "23505" {
-			rows, err := s.count(ctx, "count rows that were staged twice", duplicatesText(sh))
+			rows, err := s.count(ctx, "count rows that were staged twice", duplicatesText(ts))
 			if err != nil {
 				return err
 			}
@@ -131,53 +130,55 @@ func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
 			return err
 		}
 	}
-	rows, err := s.query(ctx, "look at the live table", swapQuery, live.Real.Native.(*relation).oid, stage.Real.Native.(*relation).oid, keyName(live))
+	rows, err := s.query(ctx, "inspect the live table", swapQuery,
+		live.Real.Native.(*relation).oid, stage.Real.Native.(*relation).oid, keyName(live))
 	if err != nil {
 		return err
 	}
-	sh := s.shape(live)
-	sh.swap = len(rows) == 1 && rows[0].text(0) == "t" && sh.direct && sh.unique
+	ts := s.tableStatements(live)
+	ts.swap = len(rows) == 1 && rows[0].text(0) == "t" && ts.direct && ts.unique
 	return nil
 }
 
-func sealText(stage *shape) string {
+func sealText(stage *tableStatements) string {
 	return fmt.Sprintf("ALTER TABLE %s ADD CONSTRAINT %s PRIMARY KEY (%s)", stage.table, quote(sealedName(stage.layout)), stage.keyNames())
 }
 
-// keyNames returns the quoted names of the key's columns.
-func (sh *shape) keyNames() string { return strings.Join(sh.names(0)[:sh.layout.Keys], ", ") }
+func (ts *tableStatements) keyNames() string { return strings.Join(ts.names(0)[:ts.layout.Keys], ", ") }
 
-// duplicatesText counts the rows that dedupText removes.
-func duplicatesText(stage *shape) string {
-	return fmt.Sprintf("SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM %s GROUP BY %s HAVING count(*) > 1) AS s", stage.table, stage.keyNames())
+// duplicatesText returns the query that counts the rows that deduplicateText removes.
+func duplicatesText(stage *tableStatements) string {
+	return fmt.Sprintf("SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM %s GROUP BY %s HAVING count(*) > 1) AS s",
+		stage.table, stage.keyNames())
 }
 
 // Deduplicate keeps the last row of each key.
 func (tx *transaction) Deduplicate(_ context.Context, stage *sqlsink.Layout) error {
-	sh := tx.shape(stage)
+	ts := tx.tableStatements(stage)
 	tx.calls.TakeTime()
-	tx.flight.simple(dedupText(sh), "remove rows that were staged twice", sh)
+	tx.pipeline.sendSimple(deduplicateText(ts), "remove rows that were staged twice", ts)
 	return nil
 }
 
-// dedupText keeps the last row of each key: rows stand in a table in the order in
-// which they were copied.
-func dedupText(stage *shape) string {
+// deduplicateText returns the statement that keeps the last row of each key. Rows are stored in the
+// order in which they were copied.
+func deduplicateText(stage *tableStatements) string {
 	var terms []string
 	for _, name := range stage.names(0)[:stage.layout.Keys] {
 		terms = append(terms, "t."+name+" = s."+name)
 	}
-	return fmt.Sprintf(`DELETE FROM %[1]s AS t USING (SELECT %[2]s, max(ctid) AS last FROM %[1]s GROUP BY %[2]s HAVING count(*) > 1) AS s WHERE %[3]s AND t.ctid < s.last`,
+	return fmt.Sprintf(`DELETE FROM %[1]s AS t USING (SELECT %[2]s, max(ctid) AS last FROM %[1]s GROUP BY %[2]s HAVING count(*) > 1) AS s `+
+		`WHERE %[3]s AND t.ctid < s.last`,
 		stage.table, stage.keyNames(), strings.Join(terms, " AND "))
 }
 
-// keyName is the name that PostgreSQL gives the primary key of a table.
+// keyName is PostgreSQL's default name for the primary key of a table.
 func keyName(l *sqlsink.Layout) string { return (*dialect)(nil).Name(l.Real.Name + "_pkey") }
 
-// swapQuery tells whether the table of the first oid can be dropped for the one of the
-// second without any loss: nothing hangs on it but its primary key and what the system
-// keeps for every table, both have the same owner and grants, and no other relation has
-// the name of the key, which is the third argument.
+// swapQuery returns whether the table of the second oid can replace that of the first without loss:
+// nothing depends on the first but its primary key and the objects that every table has, both
+// tables have the same owner and grants, and no other relation has the name of the key, which is
+// the third argument.
 const swapQuery = `
 SELECT c.relowner = n.relowner AND c.relacl IS NOT DISTINCT FROM n.relacl AND c.reltablespace = n.reltablespace
    AND c.reloptions IS NULL AND c.relpersistence = 'p' AND c.relreplident = 'd' AND c.reloftype = 0
@@ -199,75 +200,76 @@ SELECT c.relowner = n.relowner AND c.relacl IS NOT DISTINCT FROM n.relacl AND c.
   FROM pg_catalog.pg_class c, pg_catalog.pg_class n
  WHERE c.oid = $1::oid AND n.oid = $2::oid`
 
-// Place puts the staged rows in place: by taking the live table's name if nothing
-// hangs on that table; else by replacing its rows. If something may react to how rows
-// come and go, or only some rows are replaced, it touches only those that differ in key,
-// and locks the table against another load that does the same.
+// Place replaces or merges rows. If nothing depends on the live table, the staging table takes its
+// name; otherwise Place replaces rows. If other objects react to changes of rows, or only some rows
+// are replaced, it touches only the rows that differ in key, and locks the table against another
+// such load.
 func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
-	st, sh := tx.shape(stage), tx.shape(live)
-	if !sh.swaps(mode) {
+	staging, ts := tx.tableStatements(stage), tx.tableStatements(live)
+	if !ts.swaps(mode) {
 		tx.calls.TakeTime()
 	}
-	texts := placeTexts(st, sh, mode)
+	texts := placeTexts(staging, ts, mode)
 	switch {
-	case sh.swaps(mode): // readers wait for the end of the transaction
+	case ts.swaps(mode): // readers wait until the transaction ends
 		texts[0] = tx.lockWait(sqlsink.ShortLockWait) + texts[0]
-	case sh.truncates(mode): // later locks keep no reader out who is not kept out anyway
+	case ts.truncates(mode): // TRUNCATE blocks readers already, so later locks may wait longer
 		texts[0] = tx.lockWait(sqlsink.ShortLockWait) + texts[0]
 		texts[1] = tx.lockWait(tx.dialect.timeouts.Lock) + texts[1]
 	}
 	for _, statement := range texts {
-		tx.flight.simple(statement, "put rows into "+sh.label, sh)
+		tx.pipeline.sendSimple(statement, "put rows into "+ts.label, ts)
 	}
 	return nil
 }
 
-// swaps reports whether Place has a staging table take the live one's name.
-func (sh *shape) swaps(mode sink.LoadMode) bool {
-	return sh.swap && mode != sink.Merge && sh.layout.Scope == nil
+// swaps reports whether Place gives the live table's name to the staging table.
+func (ts *tableStatements) swaps(mode sink.LoadMode) bool {
+	return ts.swap && mode != sink.Merge && ts.layout.Scope == nil
 }
 
-// truncates reports whether Place empties the live table and fills it.
-func (sh *shape) truncates(mode sink.LoadMode) bool {
-	return mode != sink.Merge && sh.layout.Scope == nil && !sh.swap && sh.layout.Real.Native.(*relation).plain && len(sh.columns) == len(sh.layout.Real.Columns)
+// truncates reports whether Place empties and refills the live table.
+func (ts *tableStatements) truncates(mode sink.LoadMode) bool {
+	return mode != sink.Merge && ts.layout.Scope == nil && !ts.swap &&
+		ts.layout.Real.Native.(*relation).plain && len(ts.columns) == len(ts.layout.Real.Columns)
 }
 
-func placeTexts(st, sh *shape, mode sink.LoadMode) []string {
-	src := sh.staged(st.table)
-	drop := "DROP TABLE " + st.table
-	names := strings.Join(sh.names(0), ", ")
+func placeTexts(staging, ts *tableStatements, mode sink.LoadMode) []string {
+	src := ts.staged(staging.table)
+	drop := "DROP TABLE " + staging.table
+	names := strings.Join(ts.names(0), ", ")
 	switch {
 	case mode == sink.Merge:
-		return append(sh.upsert(src), drop)
-	case sh.swaps(mode):
+		return append(ts.upsert(src), drop)
+	case ts.swaps(mode):
 		return []string{
-			"DROP TABLE " + sh.table,
-			"ALTER TABLE " + st.table + " RENAME TO " + quote(sh.layout.Real.Name),
-			"ALTER TABLE " + sh.table + " RENAME CONSTRAINT " + quote(sealedName(st.layout)) + " TO " + quote(keyName(sh.layout)),
+			"DROP TABLE " + ts.table,
+			"ALTER TABLE " + staging.table + " RENAME TO " + quote(ts.layout.Real.Name),
+			"ALTER TABLE " + ts.table + " RENAME CONSTRAINT " + quote(sealedName(staging.layout)) + " TO " + quote(keyName(ts.layout)),
 		}
-	case sh.truncates(mode):
+	case ts.truncates(mode):
 		return []string{
-			"TRUNCATE " + sh.table,
-			fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s", sh.table, names, strings.Join(src.expressions, ", "), src.from),
+			"TRUNCATE " + ts.table,
+			fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s", ts.table, names, strings.Join(src.expressions, ", "), src.from),
 			drop,
 		}
 	}
 	var texts []string
-	// Only tables can be locked, and they have keys. CockroachDB needs no lock: its
-	// transactions are serializable.
-	if len(sh.layout.Real.Key) > 0 && !sh.server.can.Cockroach {
-		texts = append(texts, "LOCK TABLE "+sh.table+" IN SHARE ROW EXCLUSIVE MODE")
+	// Only tables can be locked, and tables have keys. CockroachDB needs no lock: its transactions
+	// are serializable.
+	if len(ts.layout.Real.Key) > 0 && !ts.server.features.Cockroach {
+		texts = append(texts, "LOCK TABLE "+ts.table+" IN SHARE ROW EXCLUSIVE MODE")
 	}
-	missing := fmt.Sprintf("NOT EXISTS (SELECT FROM %s WHERE %s)", src.from, sh.matches(src))
-	texts = append(texts, "DELETE FROM "+sh.table+" AS t WHERE "+strings.Join(append(sh.inScope(), missing), " AND "))
-	return append(append(texts, sh.upsertAnyway(src)...), drop)
+	missing := fmt.Sprintf("NOT EXISTS (SELECT FROM %s WHERE %s)", src.from, ts.matches(src))
+	texts = append(texts, "DELETE FROM "+ts.table+" AS t WHERE "+strings.Join(append(ts.inScope(), missing), " AND "))
+	return append(append(texts, ts.upsertUnguarded(src)...), drop)
 }
 
-// upsertAnyway is upsert without the guard: a snapshot that replaces a table
-// replaces newer rows too.
-func (sh *shape) upsertAnyway(src source) []string {
-	unguarded := *sh
-	layout := *sh.layout
+// upsertUnguarded is upsert without the guard: a snapshot that replaces a table also replaces newer
+// rows.
+func (ts *tableStatements) upsertUnguarded(src source) []string {
+	unguarded := *ts
+	layout := *ts.layout
 	layout.Guard = false
 	unguarded.layout = &layout
 	return unguarded.upsert(src)
@@ -275,6 +277,6 @@ func (sh *shape) upsertAnyway(src source) []string {
 
 // Drop drops a staging table.
 func (tx *transaction) Drop(_ context.Context, table string) error {
-	tx.flight.simple("DROP TABLE IF EXISTS "+tx.qualify(table), fmt.Sprintf("drop table %q", table), nil)
+	tx.pipeline.sendSimple("DROP TABLE IF EXISTS "+tx.qualify(table), fmt.Sprintf("drop table %q", table), nil)
 	return nil
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// images yields row images as a snapshot's file does, in one row's memory.
+// images yields row images like a snapshot's file, in one row's memory.
 func images(t testing.TB, table *schema.Table, lines ...string) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		splitter := change.NewSplitter(table)
@@ -51,7 +51,7 @@ func (d *destination) begin(job string, t *schema.Table, mode sink.LoadMode) sin
 	return l
 }
 
-// load loads files, one string of lines each, to the end.
+// load loads files, each a string of lines, and finishes the load.
 func (d *destination) load(job string, t *schema.Table, mode sink.LoadMode, files ...[]string) {
 	d.t.Helper()
 	l := d.begin(job, t, mode)
@@ -73,15 +73,17 @@ func (d *destination) load(job string, t *schema.Table, mode sink.LoadMode, file
 
 var loadable = []string{"id string", "v string", "n integer"}
 
-func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
+func TestLoad_ReplacesTheTableAtItsEnd(t *testing.T) {
 	for name, prepare := range map[string]string{
 		"a table of ours": ``,
 		"no table":        `DROP TABLE "order"`,
 		"a view on it":    `CREATE VIEW seen AS SELECT * FROM "order"`,
-		"grants":          `DO $$ BEGIN CREATE ROLE analyst; EXCEPTION WHEN duplicate_object THEN END $$; GRANT SELECT ON "order" TO analyst`,
+		"grants": `DO $$ BEGIN CREATE ROLE analyst; EXCEPTION WHEN duplicate_object THEN END $$; ` +
+			`GRANT SELECT ON "order" TO analyst`,
 		"a trigger": `CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
 			CREATE TRIGGER tr BEFORE INSERT ON "order" FOR EACH ROW EXECUTE FUNCTION note()`,
-		"foreign key to it": `DELETE FROM "order" WHERE id <> '000'; CREATE TABLE line (o text REFERENCES "order"); INSERT INTO line VALUES ('000')`,
+		"foreign key to it": `DELETE FROM "order" WHERE id <> '000'; CREATE TABLE line (o text REFERENCES "order"); ` +
+			`INSERT INTO line VALUES ('000')`,
 		"extra column":      `ALTER TABLE "order" ADD COLUMN mine text DEFAULT 'x'`,
 		"index and comment": `CREATE INDEX by_v ON "order" (v); COMMENT ON TABLE "order" IS 'orders'; COMMENT ON COLUMN "order".v IS 'v'`,
 		"other types":       `ALTER TABLE "order" ALTER COLUMN n TYPE money`,
@@ -96,7 +98,7 @@ func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
 			if prepare != "" {
 				d.exec(prepare)
 			}
-			before := d.query(furniture)
+			before := d.query(dependents)
 			l := d.begin("job", order, sink.Replace)
 			rows := sinktest.Repeat(500, `{"id":"#","v":"new","n":7}`)
 			if _, err := l.LoadFile(t.Context(), "one", images(t, order, rows[250:]...)); err != nil {
@@ -111,7 +113,7 @@ func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
 			}
 			sinktest.Equal(t, sinktest.Repeat(500, "#|new|7"), d.query(`SELECT id, v, n::numeric::int FROM "order" ORDER BY id`))
 			if name != "no table" {
-				sinktest.Equal(t, before, d.query(furniture))
+				sinktest.Equal(t, before, d.query(dependents))
 			}
 			d.apply(sinktest.NewChanges(t, 9000).Put(order, sinktest.Repeat(500, `{"id":"#","v":"after","n":8}`)...).Batch())
 			sinktest.Equal(t, sinktest.Repeat(500, "#|after"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
@@ -121,19 +123,21 @@ func TestALoadReplacesTheTableAtItsEnd(t *testing.T) {
 	}
 }
 
-// furniture is what hangs on the table.
-const furniture = `
+// dependents describes the table and the objects that depend on it.
+const dependents = `
 SELECT 'acl ' || coalesce(relacl::text, '') || ' owner ' || relowner::regrole FROM pg_class WHERE oid = to_regclass('public.order')
 UNION ALL SELECT 'view ' || definition FROM pg_views WHERE schemaname = 'public'
 UNION ALL SELECT 'index ' || indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename = 'order'
 UNION ALL SELECT 'trigger ' || tgname FROM pg_trigger WHERE tgrelid = to_regclass('public.order') AND NOT tgisinternal
-UNION ALL SELECT 'constraint ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = to_regclass('public.order') OR confrelid = to_regclass('public.order')
+UNION ALL SELECT 'constraint ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+  WHERE conrelid = to_regclass('public.order') OR confrelid = to_regclass('public.order')
 UNION ALL SELECT 'comment ' || description FROM pg_description WHERE objoid = to_regclass('public.order')
 UNION ALL SELECT 'publication ' || pubname FROM pg_publication_tables WHERE tablename = 'order'
-UNION ALL SELECT 'column ' || attname || ' ' || format_type(atttypid, atttypmod) || ' ' || attnotnull || ' ' || attcollation::regcollation FROM pg_attribute WHERE attrelid = to_regclass('public.order') AND attnum > 0
+UNION ALL SELECT 'column ' || attname || ' ' || format_type(atttypid, atttypmod) || ' ' || attnotnull || ' ' ||
+  attcollation::regcollation FROM pg_attribute WHERE attrelid = to_regclass('public.order') AND attnum > 0
 ORDER BY 1`
 
-func TestATableThatNothingHangsOnGivesWayToTheStagedOne(t *testing.T) {
+func TestLoad_SwapsATableWithoutDependents(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.migrate(order)
@@ -145,7 +149,7 @@ func TestATableThatNothingHangsOnGivesWayToTheStagedOne(t *testing.T) {
 	}
 }
 
-func TestAnExtraColumnKeepsItsValuesOverALoad(t *testing.T) {
+func TestLoad_KeepsValuesOfAnExtraColumn(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"kept"}`, `{"id":"gone"}`).Batch())
@@ -154,7 +158,7 @@ func TestAnExtraColumnKeepsItsValuesOverALoad(t *testing.T) {
 	sinktest.Equal(t, []string{"kept|new|note on kept", "other|new|NULL"}, d.query(`SELECT id, v, mine FROM "order" ORDER BY id`))
 }
 
-func TestFinish_KeepsWhatWasAddedToTheTableMeanwhile(t *testing.T) {
+func TestFinish_KeepsObjectsAddedMeanwhile(t *testing.T) {
 	for name, change := range map[string]string{
 		"column":  `ALTER TABLE "order" ADD COLUMN mine int DEFAULT 7`,
 		"index":   `CREATE INDEX by_n ON "order" (n)`,
@@ -169,17 +173,17 @@ func TestFinish_KeepsWhatWasAddedToTheTableMeanwhile(t *testing.T) {
 				t.Fatal(err)
 			}
 			d.exec(change)
-			before := d.query(furniture)
+			before := d.query(dependents)
 			if _, err := l.Finish(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			sinktest.Equal(t, before, d.query(furniture))
+			sinktest.Equal(t, before, d.query(dependents))
 			sinktest.Equal(t, sinktest.Repeat(5, "#|new"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
 		})
 	}
 }
 
-func TestAMergingLoadKeepsOtherRows(t *testing.T) {
+func TestLoad_MergeKeepsOtherRows(t *testing.T) {
 	for _, option := range []string{"metadata=false", "metadata=true"} {
 		t.Run(option, func(t *testing.T) {
 			d := open(t, option)
@@ -189,14 +193,18 @@ func TestAMergingLoadKeepsOtherRows(t *testing.T) {
 			h.Clock = 9000
 			h.Put(order, `{"id":"newer","v":"newer"}`)
 			d.apply(h.Batch())
-			d.load("job", order, sink.Merge, []string{`{"id":"same","v":"loaded"}`, `{"id":"newer","v":"loaded"}`, `{"id":"fresh","v":"loaded"}`})
+			d.load("job", order, sink.Merge, []string{
+				`{"id":"same","v":"loaded"}`, `{"id":"newer","v":"loaded"}`,
+				`{"id":"fresh","v":"loaded"}`,
+			})
 			newer := map[string]string{"metadata=false": "newer|loaded", "metadata=true": "newer|newer"}[option]
-			sinktest.Equal(t, []string{"fresh|loaded", newer, "other|stays", "same|loaded"}, d.query(`SELECT id, v FROM "order" ORDER BY id`))
+			sinktest.Equal(t, []string{"fresh|loaded", newer, "other|stays", "same|loaded"},
+				d.query(`SELECT id, v FROM "order" ORDER BY id`))
 		})
 	}
 }
 
-func TestAnInterruptedLoadGoesOn(t *testing.T) {
+func TestLoad_ContinuesAfterAnInterruption(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	one := d.begin("job", order, sink.Replace)
@@ -238,7 +246,7 @@ func TestAnInterruptedLoadGoesOn(t *testing.T) {
 	sinktest.Equal(t, nil, d.query(`SELECT * FROM _eds_load`))
 }
 
-func TestALoadOfAnotherJobBeginsAnewAndOneThatIsDiscardedLeavesNothing(t *testing.T) {
+func TestLoad_StartsAgainForAnotherJobAndLeavesNothingIfDiscarded(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"live"}`).Batch())
@@ -263,13 +271,14 @@ func TestALoadOfAnotherJobBeginsAnewAndOneThatIsDiscardedLeavesNothing(t *testin
 	sinktest.Equal(t, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r'`))
 }
 
-// TestBeginLoad_RemovesWhatAbandonedLoadsStaged: those of earlier versions have no time,
-// and no job in the name of their staging table.
-func TestBeginLoad_RemovesWhatAbandonedLoadsStaged(t *testing.T) {
+// TestBeginLoad_RemovesStagingTablesOfAbandonedLoads: those of earlier versions have no time, and
+// no job in the name of their staging table.
+func TestBeginLoad_RemovesStagingTablesOfAbandonedLoads(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.exec(`CREATE TABLE _eds_load (target text, file text, job text, row_count bigint NOT NULL, PRIMARY KEY (target, file, job))`)
-	d.exec(`INSERT INTO _eds_load VALUES ('order', 'a', '00112233445566778899aabbccddeeff', 1), ('other', 'a', '00112233445566778899aabbccddeeff', 1)`)
+	d.exec(`INSERT INTO _eds_load VALUES ('order', 'a', '00112233445566778899aabbccddeeff', 1), ('other', 'a', ` +
+		`'00112233445566778899aabbccddeeff', 1)`)
 	d.exec(`CREATE TABLE _eds_load_order (id text)`)
 	abandoned, running := d.begin("abandoned", order, sink.Replace), d.begin("running", order, sink.Replace)
 	for _, l := range []sink.Load{abandoned, running} {
@@ -277,11 +286,13 @@ func TestBeginLoad_RemovesWhatAbandonedLoadsStaged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d.exec(`UPDATE _eds_load SET staged = staged - 25 * 3600 * 1000 WHERE job LIKE '` + strings.Split(sqlsink.StageName("abandoned", ""), "_")[3] + `%'`)
+	d.exec(`UPDATE _eds_load SET staged = staged - 25 * 3600 * 1000 WHERE job LIKE '` +
+		strings.Split(sqlsink.StageName("abandoned", ""), "_")[3] + `%'`)
 	d.begin("next", order, sink.Replace)
 	sinktest.Equal(t, slices.Sorted(slices.Values([]string{sqlsink.StageName("next", "order"), sqlsink.StageName("running", "order")})),
 		d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r' ORDER BY relname`))
-	sinktest.Equal(t, []string{"order|_eds_start", "order|_eds_start", "order|a", "other|a"}, d.query(`SELECT target, file FROM _eds_load ORDER BY target, file`))
+	sinktest.Equal(t, []string{"order|_eds_start", "order|_eds_start", "order|a", "other|a"},
+		d.query(`SELECT target, file FROM _eds_load ORDER BY target, file`))
 	if _, err := running.Finish(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -290,14 +301,15 @@ func TestBeginLoad_RemovesWhatAbandonedLoadsStaged(t *testing.T) {
 	}
 }
 
-func TestOfRowsLoadedTwiceTheLastOneStays(t *testing.T) {
+func TestLoad_KeepsTheLastOfDuplicateRows(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
-	d.load("job", order, sink.Replace, []string{`{"id":"1","v":"a"}`, `{"id":"2","v":"a"}`, `{"id":"1","v":"b"}`}, []string{`{"id":"1","v":"c"}`, `{"id":"3","v":"c"}`})
+	d.load("job", order, sink.Replace, []string{`{"id":"1","v":"a"}`, `{"id":"2","v":"a"}`, `{"id":"1","v":"b"}`},
+		[]string{`{"id":"1","v":"c"}`, `{"id":"3","v":"c"}`})
 	sinktest.Equal(t, []string{"1|c", "2|a", "3|c"}, d.query(`SELECT id, v FROM "order" ORDER BY id`))
 }
 
-func TestTablesLoadConcurrently(t *testing.T) {
+func TestLoad_RunsConcurrently(t *testing.T) {
 	d := open(t)
 	var loads sync.WaitGroup
 	tables := make([]*schema.Table, 6)
@@ -306,7 +318,8 @@ func TestTablesLoadConcurrently(t *testing.T) {
 		l := d.begin("job", tables[i], sink.Replace)
 		loads.Go(func() {
 			for _, file := range []string{"a", "b", "c"} {
-				if _, err := l.LoadFile(t.Context(), file, images(t, tables[i], sinktest.Repeat(300, `{"id":"`+file+`#","n":1}`)...)); err != nil {
+				if _, err := l.LoadFile(t.Context(), file,
+					images(t, tables[i], sinktest.Repeat(300, `{"id":"`+file+`#","n":1}`)...)); err != nil {
 					t.Error(err)
 				}
 			}

@@ -9,28 +9,29 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// lockWait sets how long the transaction waits for each lock, with a semicolon. It is empty
-// for CockroachDB, which changes tables without blocking readers.
+// lockWait returns the statement that bounds how long the transaction waits for each lock, with a
+// semicolon. It returns "" for CockroachDB, which changes tables without blocking readers.
 func (s *session) lockWait(d time.Duration) string {
-	if s.can.Cockroach {
+	if s.features.Cockroach {
 		return ""
 	}
 	return "SET LOCAL lock_timeout = " + milliseconds(d) + "; "
 }
 
-// working asks by another session whether the server is at work on the call. Behind a
-// pooler sessions have no numbers: there the server only has to answer.
+// working asks the server, in another session, whether it still works on the call. Behind a pooler
+// sessions have no numbers: there it is enough that the server responds.
 func (s *session) working(ctx context.Context) sqlsink.Work {
-	const what = "ask whether the server is at work"
+	const what = "ask whether the server still works on a call"
 	other, err := s.dialect.connect(ctx)
 	if err != nil {
 		return sqlsink.Work{}
 	}
 	defer other.Close(ctx)
 	pid := fmt.Sprint(s.pg.PID())
-	rows, err := other.query(ctx, what, "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE pid = $1::int AND state = 'active'", pid)
-	work := sqlsink.Work{Active: err == nil && len(rows) == 1 && (!s.can.Keeps || rows[0].text(0) == "1")}
-	if !work.Active || !s.can.Keeps {
+	rows, err := other.query(ctx, what,
+		"SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE pid = $1::int AND state = 'active'", pid)
+	work := sqlsink.Work{Active: err == nil && len(rows) == 1 && (!s.features.KeepsState || rows[0].text(0) == "1")}
+	if !work.Active || !s.features.KeepsState {
 		return work
 	}
 	rows, err = other.query(ctx, what, indexProgress, pid)
@@ -40,19 +41,19 @@ func (s *session) working(ctx context.Context) sqlsink.Work {
 	return work
 }
 
-// indexProgress tells how far the building of an index is. Versions before 12 do not know.
+// indexProgress returns how far the build of an index is. Versions before 12 do not report it.
 const indexProgress = `
 SELECT concat_ws(' ', p.phase, p.blocks_done, p.tuples_done, p.lockers_done, p.index_relid, a.wait_event)
   FROM pg_catalog.pg_stat_progress_create_index p JOIN pg_catalog.pg_stat_activity a USING (pid)
  WHERE pid = $1::int`
 
-// blockersQuery lists the sessions that have or await locks on tables, the one that has been
-// in its transaction for longest first. Its parameters are those of catalogueQuery, and whether
-// locks of readers count. Without the role pg_read_all_stats, the server keeps the times of
-// other users' sessions to itself.
+// blockersQuery lists the sessions that hold or await locks on tables, the longest transaction
+// first. It takes the parameters of catalogueQuery, and whether readers' locks count. Without the
+// role pg_read_all_stats the server hides the times of other users' sessions.
 const blockersQuery = `
 SELECT a.pid::text, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.state, ''),
-       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start)::bigint::text, ''), coalesce(extract(epoch FROM clock_timestamp() - a.query_start)::bigint::text, '')
+       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start)::bigint::text, ''),
+       coalesce(extract(epoch FROM clock_timestamp() - a.query_start)::bigint::text, '')
   FROM pg_catalog.pg_stat_activity a
  WHERE a.pid <> pg_backend_pid()
    AND a.pid IN (SELECT l.pid
@@ -65,16 +66,16 @@ SELECT a.pid::text, coalesce(a.usename, ''), coalesce(a.application_name, ''), c
  ORDER BY a.xact_start NULLS LAST
  LIMIT 3`
 
-// Blockers describes the sessions that have locks on tables.
+// Blockers describes the sessions that hold locks on tables.
 func (s *session) Blockers(ctx context.Context, tables []string, change bool) (string, error) {
-	if s.can.Cockroach {
+	if s.features.Cockroach {
 		return "", nil
 	}
 	list, err := json.Marshal(tables)
 	if err != nil {
 		return "", err
 	}
-	rows, err := s.query(ctx, "ask who has locks", blockersQuery, s.namespace, string(list), fmt.Sprint(change))
+	rows, err := s.query(ctx, "list the holders of locks", blockersQuery, s.namespace, string(list), fmt.Sprint(change))
 	if err != nil {
 		return "", err
 	}
@@ -86,7 +87,7 @@ func (s *session) Blockers(ctx context.Context, tables []string, change bool) (s
 }
 
 // describeBlocker describes a row of blockersQuery.
-func describeBlocker(row answer) string {
+func describeBlocker(row resultRow) string {
 	text := fmt.Sprintf("pid %s (user %q", row.text(0), row.text(1))
 	if application := row.text(2); application != "" {
 		text += fmt.Sprintf(", application %q", application)

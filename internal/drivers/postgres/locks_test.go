@@ -21,7 +21,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// session opens a session of another program, which waits for nothing for long.
+// session opens a session of another program with short timeouts.
 func (d *destination) session() *pgx.Conn {
 	d.t.Helper()
 	conn, err := pgx.Connect(context.Background(), d.url+"&application_name=report&statement_timeout=10s")
@@ -39,7 +39,7 @@ func run(t *testing.T, conn *pgx.Conn, statements string) {
 	}
 }
 
-// awaitRows waits until the query answers a row.
+// awaitRows waits until the query returns a row.
 func (d *destination) awaitRows(query string) []string {
 	d.t.Helper()
 	for d.t.Context().Err() == nil {
@@ -53,20 +53,26 @@ func (d *destination) awaitRows(query string) []string {
 
 const exclusiveWait = "SELECT pid FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock' AND relation = 'thing'::regclass"
 
-func TestApply_NamesWhoHoldsLocks(t *testing.T) {
+func TestApply_NamesHoldersOfLocks(t *testing.T) {
 	d := open(t, "lock_timeout=1s")
 	thing := things(t)
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(thing, `{"id":"a","n":1}`).Batch())
 	other := d.session()
-	for _, lock := range []string{"LOCK TABLE thing IN ACCESS EXCLUSIVE MODE", "LOCK TABLE thing IN SHARE MODE", "UPDATE thing SET n = 2 -- a secret"} {
+	for _, lock := range []string{
+		"LOCK TABLE thing IN ACCESS EXCLUSIVE MODE", "LOCK TABLE thing IN SHARE MODE",
+		"UPDATE thing SET n = 2 -- a secret",
+	} {
 		run(t, other, "BEGIN; "+lock)
 		batch := h.Put(thing, `{"id":"a","n":3}`).Batch()
 		err := d.Apply(t.Context(), batch)
 		if fault.Of(err) != fault.Transient || errors.As(err, new(*sink.TableError)) {
 			t.Fatalf("%s: the error is not transient: %v", lock, err)
 		}
-		for _, part := range []string{fmt.Sprintf("pid %d ", other.PgConn().PID()), `application "report"`, `"thing"`, "idle in transaction", "transaction for ", "55P03"} {
+		for _, part := range []string{
+			fmt.Sprintf("pid %d ", other.PgConn().PID()), `application "report"`, `"thing"`,
+			"idle in transaction", "transaction for ", "55P03",
+		} {
 			if err == nil || !strings.Contains(err.Error(), part) || strings.Contains(err.Error(), "secret") {
 				t.Errorf("%s: want an error with %q, got: %v", lock, part, err)
 			}
@@ -77,9 +83,9 @@ func TestApply_NamesWhoHoldsLocks(t *testing.T) {
 	}
 }
 
-// TestApply_NamesWhoHoldsLocksWithoutPrivileges: the server keeps the times of others'
-// sessions to itself.
-func TestApply_NamesWhoHoldsLocksWithoutPrivileges(t *testing.T) {
+// TestApply_NamesHoldersOfLocksWithoutPrivileges: the server hides the times of other users'
+// sessions.
+func TestApply_NamesHoldersOfLocksWithoutPrivileges(t *testing.T) {
 	server := peers.StartPostgres(t)
 	d := openURL(t, server.Database(t), sink.Env{})
 	d.exec("CREATE USER plain; CREATE SCHEMA plain AUTHORIZATION plain")
@@ -94,7 +100,8 @@ func TestApply_NamesWhoHoldsLocksWithoutPrivileges(t *testing.T) {
 	other := d.session()
 	run(t, other, "BEGIN; UPDATE plain.thing SET n = 2")
 	err = plain.Apply(t.Context(), h.Put(things(t), `{"id":"a","n":3}`).Batch())
-	if part := fmt.Sprintf("pid %d (user %q, application \"report\")", other.PgConn().PID(), other.Config().User); err == nil || !strings.Contains(err.Error(), part) {
+	if part := fmt.Sprintf("pid %d (user %q, application \"report\")", other.PgConn().PID(), other.Config().User); err == nil ||
+		!strings.Contains(err.Error(), part) {
 		t.Errorf("want an error with %q, got: %v", part, err)
 	}
 	run(t, other, "ROLLBACK")
@@ -181,14 +188,14 @@ func TestInspect_PassesOverLockedTables(t *testing.T) {
 	d.wantFindings(sink.Finding{Table: "thing", Kind: sink.FoundEmpty})
 }
 
-// stop stops the server process of the sink's latest session until the returned function is
-// called.
+// stop stops the server process of the sink's latest session until the returned function is called.
 func (d *destination) stop() (resume func()) {
 	d.t.Helper()
-	return d.stopProcess(d.query("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'eds' ORDER BY backend_start DESC")[0])
+	return d.stopProcess(d.query("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'eds' " +
+		"ORDER BY backend_start DESC")[0])
 }
 
-// stopProcess is stop of the server process of the given number.
+// stopProcess is stop for the server process of the given number.
 func (d *destination) stopProcess(number string) (resume func()) {
 	d.t.Helper()
 	pid, err := strconv.Atoi(number)
@@ -203,12 +210,12 @@ func (d *destination) stopProcess(number string) (resume func()) {
 	signal(syscall.SIGSTOP)
 	return func() {
 		signal(syscall.SIGCONT)
-		// It has nothing more to do with the sink.
+		// The sink does not use it any more.
 		d.awaitRows(fmt.Sprintf("SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %d)", pid))
 	}
 }
 
-// wantSilent checks that err says that the server did not go on with a call.
+// wantSilent checks that err reports a call without progress.
 func wantSilent(t *testing.T, err error) {
 	t.Helper()
 	if fault.Of(err) != fault.Transient || !errors.As(err, new(*sqlsink.SilentError)) {
@@ -244,7 +251,7 @@ func TestLoadFile_LeavesAStoppedServerProcess(t *testing.T) {
 	d.migrate(wide)
 	l := d.begin("job", wide, sink.Replace)
 	defer l.Close(context.Background())
-	// More than the buffers between the two take.
+	// More than fits into the buffers in between.
 	lines, text := make([]string, 2000), strings.Repeat("x", 16<<10)
 	for i := range lines {
 		lines[i] = fmt.Sprintf(`{"id":"%d","text":"%s"}`, i, text)
@@ -294,8 +301,8 @@ func TestClose_LeavesAStoppedServerProcess(t *testing.T) {
 	resume()
 }
 
-// TestApply_CancelsWhatItGivesUp: a statement that goes on would keep its locks.
-func TestApply_CancelsWhatItGivesUp(t *testing.T) {
+// TestApply_CancelsAbandonedCalls: a statement that kept running would keep its locks.
+func TestApply_CancelsAbandonedCalls(t *testing.T) {
 	d := open(t, "statement_timeout=2s")
 	thing := things(t)
 	h := sinktest.NewChanges(t, 0)
@@ -309,7 +316,7 @@ func TestApply_CancelsWhatItGivesUp(t *testing.T) {
 	sinktest.Equal(t, []string{"a|2"}, d.query("SELECT id, n FROM thing"))
 }
 
-// TestMigrate_MayTakeLong: the server says that it is at work on a change of a table.
+// TestMigrate_MayTakeLong: the server reports that it still changes the table.
 func TestMigrate_MayTakeLong(t *testing.T) {
 	d := open(t, "statement_timeout=2s")
 	d.exec("CREATE FUNCTION doze() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(5); END'")
@@ -317,9 +324,8 @@ func TestMigrate_MayTakeLong(t *testing.T) {
 	d.migrate(things(t))
 }
 
-// indexing has the making of any table also build an index, slowly: it takes the given
-// number of rows, a block each, half a second a row. The returned query answers a row while
-// it does.
+// indexing makes every CREATE TABLE also build an index slowly, of the given number of rows, one
+// block each, at half a second per row. The returned query returns a row while the build runs.
 func (d *destination) indexing(rows int) (under string) {
 	d.exec("CREATE TABLE slow (x text, g int); ALTER TABLE slow ALTER x SET STORAGE PLAIN")
 	d.exec(fmt.Sprintf("INSERT INTO slow SELECT repeat('x', 7000), g FROM generate_series(1, %d) g", rows))
@@ -329,7 +335,7 @@ func (d *destination) indexing(rows int) (under string) {
 	return "SELECT pid FROM pg_stat_progress_create_index WHERE datname = current_database() AND blocks_done > 1"
 }
 
-// TestMigrate_LetsAnIndexTakeLong: the server says that it makes progress.
+// TestMigrate_LetsAnIndexTakeLong: the server reports progress.
 func TestMigrate_LetsAnIndexTakeLong(t *testing.T) {
 	d := open(t, "statement_timeout=1s")
 	d.indexing(12)
@@ -339,8 +345,8 @@ func TestMigrate_LetsAnIndexTakeLong(t *testing.T) {
 	}
 }
 
-// TestMigrate_LeavesAServerProcessThatStoppedInAnIndex: the server says that the process is
-// active, but how far it is stays the same.
+// TestMigrate_LeavesAServerProcessThatStoppedInAnIndex: the server reports an active process
+// without progress.
 func TestMigrate_LeavesAServerProcessThatStoppedInAnIndex(t *testing.T) {
 	d := open(t, "statement_timeout=1s")
 	under := d.indexing(20)

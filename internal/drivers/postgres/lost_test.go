@@ -17,8 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// openImported opens, as a server does, a new database into which a row of the table was
-// imported.
+// openImported opens a new database as a server does, after an import of one row.
 func openImported(t *testing.T, thing *schema.Table) *destination {
 	t.Helper()
 	importing := openURL(t, peers.Postgres(t), sink.Env{ID: "id"})
@@ -57,7 +56,7 @@ func (d *destination) wantFindings(want ...sink.Finding) {
 	}
 }
 
-// wantRefused checks that err says that the destination cannot hold the table.
+// wantRefused checks that err reports that the destination cannot store the table.
 func wantRefused(t *testing.T, err error, table string, missing bool) {
 	t.Helper()
 	refused := new(sink.TableError)
@@ -66,15 +65,15 @@ func wantRefused(t *testing.T, err error, table string, missing bool) {
 	}
 }
 
-// TestInspect_FindsNothingAfterARewrite is that of statements that give the same table
-// another file.
+// TestInspect_FindsNothingAfterARewrite: some statements give the same table another file.
 func TestInspect_FindsNothingAfterARewrite(t *testing.T) {
 	thing := things(t)
 	d := openImported(t, thing)
 	d.wantFindings()
 	d.exec("CREATE INDEX thing_n ON thing (n)")
 	for _, statement := range []string{
-		"VACUUM FULL thing", "VACUUM FULL _eds_checkpoint", "CLUSTER thing USING thing_n", "REINDEX TABLE thing", "ALTER TABLE thing ALTER n TYPE numeric",
+		"VACUUM FULL thing", "VACUUM FULL _eds_checkpoint", "CLUSTER thing USING thing_n", "REINDEX TABLE thing",
+		"ALTER TABLE thing ALTER n TYPE numeric",
 		"ALTER TABLE thing RENAME TO other; ALTER TABLE other RENAME TO thing", "ALTER TABLE thing SET UNLOGGED",
 	} {
 		before := d.query("SELECT oid FROM pg_class WHERE relname = 'thing'")
@@ -90,8 +89,10 @@ func TestInspect_FindsNothingAfterARewrite(t *testing.T) {
 
 func TestInspect_FindsAnotherTable(t *testing.T) {
 	for name, statements := range map[string]string{
-		"dropped and made again": "CREATE TABLE again (LIKE thing INCLUDING ALL); DROP TABLE thing; ALTER TABLE again RENAME TO thing; INSERT INTO thing VALUES ('x', 1)",
-		"partitioned":            "DROP TABLE thing; CREATE TABLE thing (id text PRIMARY KEY, n bigint) PARTITION BY HASH (id); CREATE TABLE p PARTITION OF thing FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+		"dropped and made again": "CREATE TABLE again (LIKE thing INCLUDING ALL); DROP TABLE thing; " +
+			"ALTER TABLE again RENAME TO thing; INSERT INTO thing VALUES ('x', 1)",
+		"partitioned": "DROP TABLE thing; CREATE TABLE thing (id text PRIMARY KEY, n bigint) PARTITION BY HASH (id); " +
+			"CREATE TABLE p PARTITION OF thing FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := openImported(t, things(t))
@@ -101,27 +102,30 @@ func TestInspect_FindsAnotherTable(t *testing.T) {
 	}
 }
 
-// TestInspect_FindsNothingInARestoredDatabase: all ids of a database that was restored
-// from a dump are others, and say nothing.
+// TestInspect_FindsNothingInARestoredDatabase: a restore from a dump changes all ids, so they prove
+// nothing.
 func TestInspect_FindsNothingInARestoredDatabase(t *testing.T) {
 	d := openImported(t, things(t))
 	for _, table := range []string{"thing", "_eds_checkpoint"} {
-		d.exec(fmt.Sprintf("CREATE TABLE again (LIKE %[1]s INCLUDING ALL); INSERT INTO again SELECT * FROM %[1]s; DROP TABLE %[1]s; ALTER TABLE again RENAME TO %[1]s", table))
+		d.exec(fmt.Sprintf("CREATE TABLE again (LIKE %[1]s INCLUDING ALL); INSERT INTO again SELECT * FROM %[1]s; DROP TABLE %[1]s; "+
+			"ALTER TABLE again RENAME TO %[1]s", table))
 	}
 	d.wantFindings()
 }
 
-// TestAnotherObjectInTheTablesPlace: what is not a table is not written to, and the table
-// is missing until an import puts it in place.
-func TestAnotherObjectInTheTablesPlace(t *testing.T) {
+// TestApply_RefusesAnotherObjectWithTheTablesName: eds does not write to another object, and the
+// table is missing until an import creates it.
+func TestApply_RefusesAnotherObjectWithTheTablesName(t *testing.T) {
 	for name, object := range map[string]struct{ statement, other string }{
-		"view":              {"CREATE VIEW thing AS SELECT 'a' AS id, 1 AS n", "a view"},
-		"view of a union":   {"CREATE TABLE other (id text, n bigint); CREATE VIEW thing AS SELECT * FROM other UNION ALL SELECT * FROM other", "a view"},
+		"view": {"CREATE VIEW thing AS SELECT 'a' AS id, 1 AS n", "a view"},
+		"view of a union": {"CREATE TABLE other (id text, n bigint); CREATE VIEW thing AS SELECT * FROM other UNION ALL SELECT * " +
+			"FROM other", "a view"},
 		"materialized view": {"CREATE MATERIALIZED VIEW thing AS SELECT 'a' AS id, 1 AS n", "a materialized view"},
 		"sequence":          {"CREATE SEQUENCE thing", "a sequence"},
 		"index":             {"CREATE TABLE other (id text); CREATE INDEX thing ON other (id)", "an index"},
 		"type":              {"CREATE TYPE thing AS (id text, n bigint)", "a type"},
-		"foreign table":     {"CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE thing (id text, n bigint) SERVER s", "a foreign table"},
+		"foreign table": {"CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; " +
+			"CREATE FOREIGN TABLE thing (id text, n bigint) SERVER s", "a foreign table"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			thing := things(t)
@@ -138,8 +142,8 @@ func TestAnotherObjectInTheTablesPlace(t *testing.T) {
 	}
 }
 
-// TestLoad_LeavesTheNameOfAnotherTablesKeyAlone puts a table in place while one that was
-// renamed keeps the name of its index.
+// TestLoad_LeavesTheNameOfAnotherTablesKeyAlone places a table while a renamed one keeps the name
+// of its index.
 func TestLoad_LeavesTheNameOfAnotherTablesKeyAlone(t *testing.T) {
 	thing := things(t)
 	d := openImported(t, thing)
@@ -169,7 +173,8 @@ func TestMigrate_RefusesMoreColumnsThanATableCanHave(t *testing.T) {
 	lines, err := d.Migrate(t.Context(), []*schema.Table{wide, thing})
 	wantRefused(t, err, "wide", false)
 	sinktest.Equal(t, []string{`created table "thing" with 2 columns`}, lines)
-	wantRefused(t, d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(wide, `{"id":"a"}`).Put(thing, `{"id":"a","n":1}`).Batch()), "wide", false)
+	wantRefused(t, d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(wide, `{"id":"a"}`).Put(thing, `{"id":"a","n":1}`).Batch()), "wide",
+		false)
 	sinktest.Equal(t, nil, d.query("SELECT id, n FROM thing"))
 	d.apply(sinktest.NewChanges(t, 2).Put(thing, `{"id":"a","n":1}`).Batch())
 	sinktest.Equal(t, []string{"a|1"}, d.query("SELECT id, n FROM thing"))

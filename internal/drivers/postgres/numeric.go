@@ -6,15 +6,26 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// Bounds of numeric, of which a value has at most so many digits before and
-// after the decimal point.
+// Bounds of numeric.
 const (
-	maxNumericWhole = 131072
-	maxNumericScale = 16383
+	maxNumericWhole = 131072 // digits before the decimal point
+	maxNumericScale = 16383  // digits after it
 )
 
-// appendNumeric appends the binary form of numeric: groups of four decimal
-// digits, aligned at the decimal point.
+// appendNonFinite appends the binary form of NaN or an infinity.
+func appendNonFinite(dst []byte, f float64) []byte {
+	sign := uint64(0xC000) // NaN
+	switch {
+	case f > 0:
+		sign = 0xD000
+	case f < 0:
+		sign = 0xF000
+	}
+	return binary.BigEndian.AppendUint64(dst, sign<<16)
+}
+
+// appendNumeric appends the binary form of a number: groups of four decimal digits, aligned at the
+// decimal point.
 func appendNumeric(dst []byte, d value.Decimal) ([]byte, error) {
 	digits := d.Significant()
 	if d.Point > maxNumericWhole || d.Scale > maxNumericScale && len(digits) > 0 {
@@ -25,7 +36,7 @@ func appendNumeric(dst []byte, d value.Decimal) ([]byte, error) {
 		dst = append(dst, 0, 0, 0, 0, 0, 0)
 		return binary.BigEndian.AppendUint16(dst, uint16(scale)), nil
 	}
-	// The first group holds the lead digits that stand before a multiple of four.
+	// The first group has lead digits. All groups after it have four.
 	weight := int(value.FloorDiv(int64(d.Point-1), 4))
 	lead := d.Point - weight*4 // 1 to 4
 	groups := 1 + (max(0, len(digits)-lead)+3)/4

@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { sinktest.Main(m) }
 
-// destination is a sink over a database of its own.
+// destination is a sink on its own database.
 type destination struct {
 	*sqlsink.Sink
 	t        testing.TB
@@ -64,7 +64,7 @@ func openURL(t testing.TB, raw string, env sink.Env, options ...string) *destina
 	return d
 }
 
-// connection is beside the sink's, and kept.
+// connection is another session than the sink's, and kept.
 func (d *destination) connection() *pgx.Conn {
 	d.t.Helper()
 	if d.conn == nil {
@@ -84,7 +84,7 @@ func (d *destination) exec(sql string) {
 	}
 }
 
-// query returns the rows of an answer, values joined by |.
+// query returns the rows of a result, values joined by |.
 func (d *destination) query(sql string) []string {
 	d.t.Helper()
 	rows, err := d.connection().Query(context.Background(), sql, pgx.QueryExecModeSimpleProtocol)
@@ -124,7 +124,7 @@ func (d *destination) adjustments(want map[string]int) {
 	}
 }
 
-func TestBatchesOfAnySizeMakeTheSameRows(t *testing.T) {
+func TestApply_WritesBatchesOfAnySize(t *testing.T) {
 	for _, width := range []int{2, 40} {
 		for _, size := range []int{1, 10, 63, 64, 500, 5000} {
 			t.Run(fmt.Sprintf("columns=%d,rows=%d", width, size), func(t *testing.T) {

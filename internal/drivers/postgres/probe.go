@@ -8,19 +8,21 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// CanWrite makes a table, and the schema if it does not exist, writes to it, and rolls
-// back.
+// CanWrite creates a table, and the schema if it does not exist, writes to it, and rolls back.
 func (s *session) CanWrite(ctx context.Context) error {
 	probe := s.qualify(fmt.Sprintf("_eds_probe_%d", s.pg.PID()))
-	err := s.exec(ctx, "make a table", "BEGIN; "+s.makeSchema()+fmt.Sprintf("CREATE TABLE %[1]s (a text); INSERT INTO %[1]s VALUES ('x'); DROP TABLE %[1]s", probe))
+	write := fmt.Sprintf("CREATE TABLE %[1]s (a text); INSERT INTO %[1]s VALUES ('x'); DROP TABLE %[1]s", probe)
+	err := s.exec(ctx, "create a table", "BEGIN; "+s.makeSchema()+write)
 	rollback := s.exec(ctx, "roll back", "ROLLBACK")
 	if e := new(serverError); errors.As(err, &e) {
 		user, namespace := s.dialect.config.User, s.namespace
 		switch e.code {
 		case "42501":
-			return fault.Mark(fault.Fatal, fmt.Errorf("user %q may not make tables in schema %q; run: GRANT USAGE, CREATE ON SCHEMA %s TO %s: %w", user, namespace, quote(namespace), quote(user), err))
+			return fault.Mark(fault.Fatal, fmt.Errorf("user %q may not create tables in schema %q; "+
+				"run: GRANT USAGE, CREATE ON SCHEMA %s TO %s: %w", user, namespace, quote(namespace), quote(user), err))
 		case "25006":
-			return fault.Mark(fault.Fatal, fmt.Errorf("the server only takes reads: it is a replica, or set to; name the primary, or add target_session_attrs=read-write to the url: %w", err))
+			return fault.Mark(fault.Fatal, fmt.Errorf("the server is read-only or a replica; "+
+				"name the primary, or add target_session_attrs=read-write to the url: %w", err))
 		}
 	}
 	return errors.Join(err, rollback)
@@ -31,11 +33,14 @@ func (s *session) Own(table string) string {
 	return fmt.Sprintf("ALTER TABLE %s OWNER TO %s", s.qualify(table), quote(s.dialect.config.User))
 }
 
-// depends marks an error that says that something depends on what DDL was to
-// change, so that it never can be.
-func depends(err error) error {
-	if e := new(serverError); errors.As(err, &e) && (e.code == "0A000" || e.code == "2BP01" || e.code == "42804" || e.code == "42846" || e.code == "42P16" || e.code == "42809") {
-		return fault.Mark(fault.Poison, err)
+// permanentDDLError marks the error of DDL that can never succeed, because something depends on the
+// object to be changed.
+func permanentDDLError(err error) error {
+	if e := new(serverError); errors.As(err, &e) {
+		switch e.code {
+		case "0A000", "2BP01", "42804", "42846", "42P16", "42809":
+			return fault.Mark(fault.Poison, err)
+		}
 	}
 	return err
 }

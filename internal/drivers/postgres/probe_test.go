@@ -17,7 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// openError opens a URL and returns the error of doing so.
+// openError opens a URL and returns the error.
 func openError(t *testing.T, raw string) error {
 	t.Helper()
 	target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
@@ -33,13 +33,14 @@ func openError(t *testing.T, raw string) error {
 	return err
 }
 
-func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
+func TestOpen_ExplainsErrors(t *testing.T) {
 	server := peers.StartPostgres(t)
 	database := server.Database(t)
 	d := openURL(t, database, sink.Env{})
 	d.exec(`CREATE ROLE shut LOGIN PASSWORD 'right'; CREATE ROLE poor LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC`)
 	d.conn = nil
-	server.Authenticate(t, "host all shut 127.0.0.1/32 scram-sha-256", "host all nobody 127.0.0.1/32 reject", "host all all 127.0.0.1/32 trust")
+	server.Authenticate(t, "host all shut 127.0.0.1/32 scram-sha-256", "host all outsider 127.0.0.1/32 reject",
+		"host all all 127.0.0.1/32 trust")
 	u, err := url.Parse(database)
 	if err != nil {
 		t.Fatal(err)
@@ -50,19 +51,37 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 		class fault.Class
 		says  string
 	}{
-		"wrong password":   {"postgres://shut:wrong@" + host + path, fault.Fatal, `connect: ` + host + ` refuses the password of user "shut": password authentication failed for user "shut" (SQLSTATE 28P01)`},
-		"no entry":         {"postgres://nobody@" + host + path + "?sslmode=disable", fault.Fatal, `does not let user "nobody" in`},
+		"wrong password": {
+			"postgres://shut:wrong@" + host + path, fault.Fatal,
+			`connect: ` + host + ` refuses the password of user "shut": password authentication failed for user "shut" (SQLSTATE 28P01)`,
+		},
+		"no entry":         {"postgres://outsider@" + host + path + "?sslmode=disable", fault.Fatal, `does not let user "outsider" in`},
 		"missing database": {"postgres://postgres@" + host + "/absent", fault.Fatal, `run: CREATE DATABASE "absent"`},
-		"nobody there":     {"postgres://postgres@127.0.0.1:1/x", fault.Transient, `connect to 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused`},
-		"no such host":     {"postgres://postgres@nowhere.invalid/x", fault.Transient, `nowhere.invalid`},
-		"no TLS":           {"postgres://postgres@" + host + path + "?sslmode=require", fault.Transient, `server refused TLS connection`},
-		"no database":      {"postgres://postgres@" + host, fault.Fatal, `the postgres url names no database`},
-		"unknown option":   {"postgres://postgres@" + host + path + "?sslmod=disable", fault.Fatal, `did you mean "sslmode"?`},
-		"bad option":       {"postgres://postgres:secret@" + host + path + "?sslmode=maybe", fault.Fatal, `option sslmode should be disable, allow, `},
-		"missing file":     {"postgres://postgres:secret@" + host + path + "?sslmode=verify-full&sslrootcert=/absent", fault.Fatal, `read the file that option sslrootcert names: no such file`},
-		"bad metadata":     {"postgres://postgres@" + host + path + "?metadata=perhaps", fault.Fatal, `option metadata should be true or false`},
-		"bad delete":       {"postgres://postgres@" + host + path + "?delete=never", fault.Fatal, `option delete should be hard or soft`},
-		"schema forbidden": {"postgres://poor@" + host + path + "?schema=mine", fault.Fatal, `run: CREATE SCHEMA "mine" AUTHORIZATION "poor"`},
+		"no server": {
+			"postgres://postgres@127.0.0.1:1/x", fault.Transient,
+			`connect to 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused`,
+		},
+		"no such host":   {"postgres://postgres@nowhere.invalid/x", fault.Transient, `nowhere.invalid`},
+		"no TLS":         {"postgres://postgres@" + host + path + "?sslmode=require", fault.Transient, `server refused TLS connection`},
+		"no database":    {"postgres://postgres@" + host, fault.Fatal, `the postgres url names no database`},
+		"unknown option": {"postgres://postgres@" + host + path + "?sslmod=disable", fault.Fatal, `did you mean "sslmode"?`},
+		"bad option": {
+			"postgres://postgres:secret@" + host + path + "?sslmode=maybe", fault.Fatal,
+			`option sslmode should be disable, allow, `,
+		},
+		"missing file": {
+			"postgres://postgres:secret@" + host + path + "?sslmode=verify-full&sslrootcert=/absent", fault.Fatal,
+			`read the file that option sslrootcert names: no such file`,
+		},
+		"bad metadata": {
+			"postgres://postgres@" + host + path + "?metadata=perhaps", fault.Fatal,
+			`option metadata should be true or false`,
+		},
+		"bad delete": {"postgres://postgres@" + host + path + "?delete=never", fault.Fatal, `option delete should be hard or soft`},
+		"schema forbidden": {
+			"postgres://poor@" + host + path + "?schema=mine", fault.Fatal,
+			`run: CREATE SCHEMA "mine" AUTHORIZATION "poor"`,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := openError(t, c.url)
@@ -88,7 +107,7 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 	sinktest.Equal(t, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_probe%'`))
 }
 
-func TestCredentialsThatStopWorkingAreWaitedFor(t *testing.T) {
+func TestApply_RetriesRefusedCredentials(t *testing.T) {
 	server := peers.StartPostgres(t)
 	database := server.Database(t)
 	order := sinktest.Table(t, "order", 1, "id string")
@@ -104,7 +123,7 @@ func TestCredentialsThatStopWorkingAreWaitedFor(t *testing.T) {
 	d.apply(batch)
 }
 
-func TestTLS(t *testing.T) {
+func TestOpen_TLS(t *testing.T) {
 	server := peers.StartPostgres(t)
 	authority := server.EnableTLS(t, "localhost")
 	u, err := url.Parse(server.Database(t))
@@ -134,22 +153,28 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-func TestFieldsMakeAURL(t *testing.T) {
+func TestBuildURL_FromFields(t *testing.T) {
 	for name, c := range map[string]struct {
 		values map[string]string
 		url    string
 		wrong  []sink.FieldError
 	}{
 		"all": {
-			map[string]string{"Database": "my shop", "Username": "u@x", "Password": "p:/?#@%", "Hostname": "db.example.com", "Port": "6432"},
+			map[string]string{
+				"Database": "my shop", "Username": "u@x", "Password": "p:/?#@%", "Hostname": "db.example.com",
+				"Port": "6432",
+			},
 			"postgres://u%40x:p%3A%2F%3F%23%40%25@db.example.com:6432/my%20shop", nil,
 		},
 		"least": {map[string]string{"Database": "d", "Username": "u", "Hostname": "::1"}, "postgres://u@[::1]:5432/d", nil},
 		"nothing": {nil, "", []sink.FieldError{
-			{Field: "Database", Error: "a value is needed"}, {Field: "Username", Error: "a value is needed"}, {Field: "Hostname", Error: "a value is needed"},
+			{Field: "Database", Error: "a value is needed"},
+			{Field: "Username", Error: "a value is needed"},
+			{Field: "Hostname", Error: "a value is needed"},
 		}},
 		"nonsense": {map[string]string{"Database": "d", "Username": "u", "Hostname": "http://x", "Port": "65536"}, "", []sink.FieldError{
-			{Field: "Hostname", Error: "it should be a host name or an address, without a port or a scheme"}, {Field: "Port", Error: "it should be a number from 1 to 65535"},
+			{Field: "Hostname", Error: "it should be a host name or an address, without a port or a scheme"},
+			{Field: "Port", Error: "it should be a number from 1 to 65535"},
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

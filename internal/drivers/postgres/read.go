@@ -17,25 +17,25 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// Read yields the rows of a table as they are streamed by the server.
+// Read yields the rows of a table while the server streams them.
 func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
-		// A reader that stops early gives up the session with the query.
+		// If the caller stops early, the session is lost with the query.
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer s.calls.TakeTime()()
 		within, call := s.calls.Await(ctx)
 		defer call.End()
-		sh := s.shape(l)
-		formats := make([]int16, 0, len(sh.columns))
-		for i := range sh.columns {
-			formats = append(formats, sh.columns[i].format())
+		ts := s.tableStatements(l)
+		formats := make([]int16, 0, len(ts.columns))
+		for i := range ts.columns {
+			formats = append(formats, ts.columns[i].format())
 		}
-		result := s.pg.ExecParams(within, readText(sh), nil, nil, nil, formats)
+		result := s.pg.ExecParams(within, readText(ts), nil, nil, nil, formats)
 		row := &change.Row{Op: cdc.Insert}
 		for ; result.NextRow(); call.Resume() {
 			call.Pause()
-			if err := sh.decode(row, result.Values()); err != nil {
+			if err := ts.decode(row, result.Values()); err != nil {
 				cancel()
 				_, _ = result.Close()
 				yield(nil, err)
@@ -48,21 +48,21 @@ func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change
 			}
 		}
 		if _, err := result.Close(); err != nil {
-			yield(nil, s.explain("read "+sh.label, sqlsink.CallError(within, err)))
+			yield(nil, s.sessionError("read "+ts.label, sqlsink.CallError(within, err)))
 		}
 	}
 }
 
-func readText(sh *shape) string {
-	text := "SELECT " + strings.Join(sh.names(0), ", ") + " FROM " + sh.table
-	if sh.layout.Soft {
-		text += " WHERE " + quote(sh.columns[sh.meta(sqlsink.MetaDeleted)].name) + " IS NOT TRUE"
+func readText(ts *tableStatements) string {
+	text := "SELECT " + strings.Join(ts.names(0), ", ") + " FROM " + ts.table
+	if ts.layout.Soft {
+		text += " WHERE " + quote(ts.columns[ts.layout.Meta(sqlsink.MetaDeleted)].name) + " IS NOT TRUE"
 	}
 	return text
 }
 
-// format asks for instants and floats in binary, so that no setting of the
-// session changes them, and for everything else as text.
+// format returns 1 (binary) for instants and floats, so that no setting of the session changes
+// them, and 0 (text) for everything else.
 func (c *column) format() int16 {
 	switch c.kind {
 	case kindTimestampTZ, kindTimestamp, kindDate, kindFloat4, kindFloat8:
@@ -71,17 +71,17 @@ func (c *column) format() int16 {
 	return 0
 }
 
-// decode makes a row of the server's values, in the memory of the last one.
-func (sh *shape) decode(row *change.Row, values [][]byte) error {
-	return sh.layout.ReadRow(row, func(dst []byte, i int) ([]byte, error) {
+// decode decodes the server's values into row and reuses its memory.
+func (ts *tableStatements) decode(row *change.Row, values [][]byte) error {
+	return ts.layout.ReadRow(row, func(dst []byte, i int) ([]byte, error) {
 		if values[i] == nil {
 			return dst, nil
 		}
-		return sh.columns[i].appendRaw(dst, values[i])
+		return ts.columns[i].appendRaw(dst, values[i])
 	})
 }
 
-// appendRaw appends the raw JSON value that stands for a value of the server.
+// appendRaw appends a value of the server as a raw JSON value.
 func (c *column) appendRaw(dst, v []byte) ([]byte, error) {
 	switch c.kind {
 	case kindBool:
@@ -133,11 +133,11 @@ func appendFloat(dst []byte, f float64, bits int) []byte {
 	return strconv.AppendFloat(dst, f, 'g', -1, bits)
 }
 
-// epoch2000 is where PostgreSQL counts from, in seconds since 1970.
+// epoch2000 is PostgreSQL's epoch, in seconds since 1970.
 const epoch2000 = epochDays * 86400
 
-// appendInstant appends microseconds since 2000 as RFC 3339 in UTC. Years beyond
-// four digits have a sign, and so have those before year 0.
+// appendInstant appends microseconds since 2000 as RFC 3339 in UTC. Years before 0 and years of
+// more than four digits have a sign.
 func appendInstant(dst []byte, micros int64) []byte {
 	switch micros {
 	case math.MaxInt64:

@@ -11,15 +11,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// TestRecords_WithoutPrivileges: a role that may not make or change tables goes on with
-// the checkpoint of an earlier version, and is told what it lacks.
+// TestRecords_WithoutPrivileges: a role that may not create or change tables continues with the
+// checkpoint of an earlier version, and eds names the missing privilege.
 func TestRecords_WithoutPrivileges(t *testing.T) {
 	server := peers.Postgres(t)
 	d := openURL(t, server, sink.Env{})
 	role := "poor_" + d.query("SELECT current_database()")[0]
-	d.exec(fmt.Sprintf(`CREATE TABLE _eds_checkpoint (stream text, consumer text, filter text, position bigint NOT NULL, stored bigint NOT NULL, PRIMARY KEY (stream, consumer, filter));
+	d.exec(fmt.Sprintf(`CREATE TABLE _eds_checkpoint (stream text, consumer text, filter text, position bigint NOT NULL,
+		  stored bigint NOT NULL, PRIMARY KEY (stream, consumer, filter));
 		INSERT INTO _eds_checkpoint VALUES ('%s', '%s', '%s', 1, 1); CREATE TABLE "order" (id text PRIMARY KEY);
-		CREATE ROLE %s LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO %[4]s`, place.Stream, place.Consumer, place.Filter, role))
+		CREATE ROLE %s LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO %[4]s`, writerEnv.Stream,
+		writerEnv.Consumer, writerEnv.Filter, role))
 	t.Cleanup(func() {
 		d.exec(fmt.Sprintf("ALTER TABLE _eds_checkpoint OWNER TO postgres; DROP OWNED BY %s; DROP ROLE %[1]s", role))
 	})
@@ -34,11 +36,14 @@ func TestRecords_WithoutPrivileges(t *testing.T) {
 		says []string
 		help string
 	}{
-		{[]string{own, fmt.Sprintf(`run: GRANT USAGE, CREATE ON SCHEMA "public" TO "%s"`, role)}, fmt.Sprintf("GRANT USAGE, CREATE ON SCHEMA public TO %s", role)},
+		{
+			[]string{own, fmt.Sprintf(`run: GRANT USAGE, CREATE ON SCHEMA "public" TO "%s"`, role)},
+			fmt.Sprintf("GRANT USAGE, CREATE ON SCHEMA public TO %s", role),
+		},
 		{[]string{own}, fmt.Sprintf("ALTER TABLE _eds_checkpoint OWNER TO %s", role)},
 		{},
 	} {
-		poor := openURL(t, u.String(), place)
+		poor := openURL(t, u.String(), writerEnv)
 		r, err := poor.Records(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -23,8 +23,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// place names where checkpoints are kept in these tests.
-var place = sink.Env{Stream: "dbchange", Consumer: "eds-1", Filter: "dbchange.*.*.c.>"}
+// writerEnv names the checkpoint of these tests.
+var writerEnv = sink.Env{Stream: "dbchange", Consumer: "eds-1", Filter: "dbchange.*.*.c.>"}
 
 func (d *destination) checkpoint() cdc.Position {
 	d.t.Helper()
@@ -46,10 +46,10 @@ func (d *destination) lost(b *change.Batch) {
 	}
 }
 
-func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
+func TestCheckpoint_MovesWithTheBatch(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		server := peers.Postgres(t)
-		d := openURL(t, server, place)
+		d := openURL(t, server, writerEnv)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		if got := d.checkpoint(); got != (cdc.Position{}) {
 			t.Errorf("a new checkpoint is %v", got)
@@ -60,11 +60,11 @@ func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
 		if got := d.checkpoint(); got != last {
 			t.Errorf("the checkpoint is %v, want %v", got, last)
 		}
-		again := openURL(t, server, place)
+		again := openURL(t, server, writerEnv)
 		if got := again.checkpoint(); got != last {
 			t.Errorf("another session's checkpoint is %v, want %v", got, last)
 		}
-		elsewhere := place
+		elsewhere := writerEnv
 		elsewhere.Filter = strings.Repeat("dbchange.*.*.company.>,", 100)
 		other := openURL(t, server, elsewhere)
 		if got := other.checkpoint(); got != (cdc.Position{}) {
@@ -87,10 +87,10 @@ func TestTheCheckpointMovesWithTheBatch(t *testing.T) {
 	})
 }
 
-func TestAnotherWriterIsNoticed(t *testing.T) {
+func TestApply_NoticesAnotherWriter(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		server := peers.Postgres(t)
-		one, two := openURL(t, server, place), openURL(t, server, place)
+		one, two := openURL(t, server, writerEnv), openURL(t, server, writerEnv)
 		order := sinktest.Table(t, "order", 1, "id string", "who string")
 		h := sinktest.NewChanges(t, 0)
 		one.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"one"}`)...).Batch())
@@ -103,18 +103,17 @@ func TestAnotherWriterIsNoticed(t *testing.T) {
 	})
 }
 
-// wall is a proxy before a server that loses answers when it is told to.
-type wall struct {
+// lossyProxy is a proxy in front of a server. On request it drops the response to a COMMIT and
+// closes the connection.
+type lossyProxy struct {
 	url      string
 	listener net.Listener
-	// deafAfter, where positive, counts down the statements that come through;
-	// the answers after the last one are lost, and the connection with them.
-	lose atomic.Bool // lose the answers to the next COMMIT
-	work sync.WaitGroup
+	lose     atomic.Bool // drop the response to the next COMMIT
+	work     sync.WaitGroup
 }
 
-// newWall starts a proxy before the server of a URL.
-func newWall(t *testing.T, server string) *wall {
+// newLossyProxy starts a proxy in front of the server of a URL.
+func newLossyProxy(t *testing.T, server string) *lossyProxy {
 	t.Helper()
 	u, err := url.Parse(server)
 	if err != nil {
@@ -126,7 +125,7 @@ func newWall(t *testing.T, server string) *wall {
 		t.Fatal(err)
 	}
 	u.Host = l.Addr().String()
-	w := &wall{url: u.String(), listener: l}
+	w := &lossyProxy{url: u.String(), listener: l}
 	w.work.Go(func() {
 		for {
 			client, err := l.Accept()
@@ -143,7 +142,7 @@ func newWall(t *testing.T, server string) *wall {
 	return w
 }
 
-func (w *wall) pipe(client net.Conn, target string) {
+func (w *lossyProxy) pipe(client net.Conn, target string) {
 	defer client.Close()
 	server, err := net.Dial("tcp", target)
 	if err != nil {
@@ -157,7 +156,7 @@ func (w *wall) pipe(client net.Conn, target string) {
 	buf := make([]byte, 1<<16)
 	for {
 		n, err := server.Read(buf)
-		// The tag of a commit's answer tells that it is durable.
+		// The response's tag shows that the commit is durable.
 		if strings.Contains(string(buf[:n]), "COMMIT\x00") && w.lose.CompareAndSwap(true, false) {
 			return
 		}
@@ -167,20 +166,21 @@ func (w *wall) pipe(client net.Conn, target string) {
 	}
 }
 
-func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
+func TestCommit_IsNotRepeatedIfItsResponseIsLost(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		server := peers.Postgres(t)
-		w := newWall(t, server)
-		d := openURL(t, w.url, place)
+		w := newLossyProxy(t, server)
+		d := openURL(t, w.url, writerEnv)
 		d.url = server
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		h := sinktest.NewChanges(t, 0)
 		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
-		d.exec(`CREATE TABLE writes (n int); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO writes VALUES (1); RETURN NEW; END $$;
+		d.exec(`CREATE TABLE writes (n int); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO writes
+			  VALUES (1); RETURN NEW; END $$;
 			CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH STATEMENT EXECUTE FUNCTION note()`)
 		w.lose.Store(true)
 		batch := h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":2}`)...).Batch()
-		d.apply(batch) // the engine finds out by itself
+		d.apply(batch) // the engine notices
 		wrote := d.query("SELECT count(*) FROM writes")
 		sinktest.Equal(t, sinktest.Repeat(rows, "#|2"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
 		if got := d.checkpoint(); got != batch.Last {
@@ -192,9 +192,9 @@ func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 	})
 }
 
-func TestASessionThatWasEndedIsMadeAnewAtOnce(t *testing.T) {
+func TestApply_ReconnectsAtOnceAfterALostSession(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
-		d := openURL(t, peers.Postgres(t), place)
+		d := openURL(t, peers.Postgres(t), writerEnv)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		h := sinktest.NewChanges(t, 0)
 		for i := range 3 {
@@ -205,9 +205,9 @@ func TestASessionThatWasEndedIsMadeAnewAtOnce(t *testing.T) {
 	})
 }
 
-func TestWhatWasDroppedUnderUsIsMadeAnew(t *testing.T) {
+func TestApply_CreatesDroppedObjectsAgain(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
-		d := openURL(t, peers.Postgres(t), place)
+		d := openURL(t, peers.Postgres(t), writerEnv)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer", "w string")
 		h := sinktest.NewChanges(t, 0)
 		put := func() {
@@ -232,9 +232,9 @@ func TestWhatWasDroppedUnderUsIsMadeAnew(t *testing.T) {
 	})
 }
 
-func TestAServerThatStopsIsComeBackTo(t *testing.T) {
+func TestApply_ReturnsToARestartedServer(t *testing.T) {
 	server := peers.StartPostgres(t)
-	d := openURL(t, server.Database(t), place)
+	d := openURL(t, server.Database(t), writerEnv)
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(order, sinktest.Repeat(100, `{"id":"#","v":1}`)...).Batch())
@@ -255,8 +255,8 @@ func TestAServerThatStopsIsComeBackTo(t *testing.T) {
 	}
 }
 
-func TestACancelledBatchLeavesNothingAndTheSinkUsable(t *testing.T) {
-	d := openURL(t, peers.Postgres(t), place)
+func TestApply_CancelledLeavesNothing(t *testing.T) {
+	d := openURL(t, peers.Postgres(t), writerEnv)
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(order, `{"id":"lock","v":0}`).Batch())
@@ -273,18 +273,22 @@ func TestACancelledBatchLeavesNothingAndTheSinkUsable(t *testing.T) {
 	sinktest.Equal(t, []string{"101"}, d.query(`SELECT count(*) FROM "order"`))
 }
 
-func TestErrorsHaveTheirClass(t *testing.T) {
-	d := openURL(t, peers.Postgres(t), place)
+func TestApply_ClassifiesErrors(t *testing.T) {
+	d := openURL(t, peers.Postgres(t), writerEnv)
 	d.exec(`CREATE TABLE "order" (id text PRIMARY KEY, n bigint CHECK (n < 10), u text UNIQUE);
-		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.u = 'raise' THEN RAISE 'no % here', NEW.u; END IF; RETURN NEW; END $$;
+		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.u = 'raise' THEN RAISE 'no % here', NEW.u;
+		  END IF; RETURN NEW; END $$;
 		CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH ROW EXECUTE FUNCTION refuse()`)
 	order := sinktest.Table(t, "order", 1, "id string", "n integer", "u string")
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(order, `{"id":"1","u":"taken"}`).Batch())
 	for image, want := range map[string]string{
-		`{"id":"2","n":11}`:      `apply the batch: upsert into table "order": new row for relation "order" violates check constraint "order_n_check" (SQLSTATE 23514)`,
-		`{"id":"2","u":"taken"}`: `apply the batch: upsert into table "order": duplicate key value violates unique constraint "order_u_key" (SQLSTATE 23505)`,
-		`{"id":"2","u":"raise"}`: `apply the batch: upsert into table "order": the server refused a value: a trigger raised an exception (SQLSTATE P0001)`,
+		`{"id":"2","n":11}`: `apply the batch: upsert into table "order": new row for relation "order" violates check ` +
+			`constraint "order_n_check" (SQLSTATE 23514)`,
+		`{"id":"2","u":"taken"}`: `apply the batch: upsert into table "order": duplicate key value violates unique constraint ` +
+			`"order_u_key" (SQLSTATE 23505)`,
+		`{"id":"2","u":"raise"}`: `apply the batch: upsert into table "order": the server refused a value: a trigger raised an ` +
+			`exception (SQLSTATE P0001)`,
 	} {
 		err := d.Apply(t.Context(), h.Put(order, image).Batch())
 		if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
@@ -301,7 +305,7 @@ func TestErrorsHaveTheirClass(t *testing.T) {
 		t.Fatal(err)
 	}
 	u.User = url.User("reader")
-	reader := openURL(t, u.String(), place)
+	reader := openURL(t, u.String(), writerEnv)
 	if err := reader.Apply(t.Context(), h.Put(order, `{"id":"9"}`).Batch()); fault.Of(err) != fault.Fatal {
 		t.Errorf("without a privilege: %v is %v", err, fault.Of(err))
 	}
@@ -309,7 +313,7 @@ func TestErrorsHaveTheirClass(t *testing.T) {
 	d.t.Cleanup(func() {
 		d.exec(`SET default_transaction_read_only = off; ALTER ROLE postgres RESET default_transaction_read_only`)
 	})
-	replica := openURL(t, d.url, place)
+	replica := openURL(t, d.url, writerEnv)
 	if err := replica.Apply(t.Context(), h.Put(order, `{"id":"9"}`).Batch()); err == nil || fault.Of(err) != fault.Transient {
 		t.Errorf("on a replica: %v is %v", err, fault.Of(err))
 	}

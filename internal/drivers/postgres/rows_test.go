@@ -13,26 +13,32 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// TestLoadRows_FindsRowsThatConstraintsRefuse: what the user's constraints refuse is known
-// as it is loaded, and the load finishes without it.
+// TestLoadRows_FindsRowsThatConstraintsRefuse: the load names the rows that the user's constraints
+// refuse, and finishes without them.
 func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 	for name, c := range map[string]struct {
 		ddl, bad string
 	}{
-		"check":        {`ALTER TABLE "order" ADD CONSTRAINT "it's small" CHECK (n < 10)`, `{"id":"bad","v":"","n":11}`},
-		"not valid":    {`ALTER TABLE "order" ADD CONSTRAINT small CHECK (n < 10) NOT VALID`, `{"id":"bad","n":11}`},
-		"two columns":  {`ALTER TABLE "order" ADD CHECK (n < 10 OR v IS NULL), ADD COLUMN mine int DEFAULT 7 CHECK (mine < 8)`, `{"id":"bad","n":11,"v":"x"}`},
-		"not null":     {`ALTER TABLE "order" ALTER v SET NOT NULL`, `{"id":"bad","n":1}`},
-		"domain":       {`CREATE DOMAIN small AS bigint CHECK (VALUE < 10); ALTER TABLE "order" ALTER n TYPE small`, `{"id":"bad","n":11}`},
-		"partitioning": {`DROP TABLE "order"; CREATE TABLE "order" (id text PRIMARY KEY, v text, n bigint CHECK (n < 10)) PARTITION BY HASH (id); CREATE TABLE part PARTITION OF "order" FOR VALUES WITH (MODULUS 1, REMAINDER 0)`, `{"id":"bad","n":11}`},
+		"check":     {`ALTER TABLE "order" ADD CONSTRAINT "it's small" CHECK (n < 10)`, `{"id":"bad","v":"","n":11}`},
+		"not valid": {`ALTER TABLE "order" ADD CONSTRAINT small CHECK (n < 10) NOT VALID`, `{"id":"bad","n":11}`},
+		"two columns": {
+			`ALTER TABLE "order" ADD CHECK (n < 10 OR v IS NULL), ADD COLUMN mine int DEFAULT 7 CHECK (mine < 8)`,
+			`{"id":"bad","n":11,"v":"x"}`,
+		},
+		"not null": {`ALTER TABLE "order" ALTER v SET NOT NULL`, `{"id":"bad","n":1}`},
+		"domain":   {`CREATE DOMAIN small AS bigint CHECK (VALUE < 10); ALTER TABLE "order" ALTER n TYPE small`, `{"id":"bad","n":11}`},
+		"partitioning": {`DROP TABLE "order"; CREATE TABLE "order" (id text PRIMARY KEY, v text, ` +
+			`n bigint CHECK (n < 10)) PARTITION BY HASH (id); CREATE TABLE part PARTITION OF "order" FOR ` +
+			`VALUES WITH (MODULUS 1, REMAINDER 0)`, `{"id":"bad","n":11}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := open(t)
 			order := sinktest.Table(t, "order", 1, loadable...)
-			order.Columns[order.Slot([]byte("v"))].Required = true // else NOT NULL is relaxed
+			order.Columns[order.Slot([]byte("v"))].Required = true // otherwise NOT NULL is dropped
 			d.migrate(order)
 			d.exec(c.ddl)
-			const notNull = `SELECT attname, attnotnull FROM pg_attribute WHERE attrelid = to_regclass('public.order') AND attnum > 0 ORDER BY 1`
+			const notNull = `SELECT attname, attnotnull FROM pg_attribute WHERE attrelid = to_regclass('public.order') ` +
+				`AND attnum > 0 ORDER BY 1`
 			before := d.query(notNull)
 			l := d.begin("job", order, sink.Replace)
 			rows := sinktest.Repeat(5000, `{"id":"#","v":"new","n":1}`)
@@ -41,13 +47,14 @@ func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 				t.Fatalf("a row that is refused: %v is %v", err, fault.Of(err))
 			}
 			var refused []string
-			n, err := l.(sink.RowLoad).LoadRows(t.Context(), "one", images(t, order, rows...), func(row *change.Row, number int64, reason error) error {
-				refused = append(refused, fmt.Sprint(number, " ", string(row.Image), " ", fault.Of(reason)))
-				if strings.Contains(reason.Error(), "_eds_") {
-					t.Errorf("the reason names the staging table: %v", reason)
-				}
-				return nil
-			})
+			n, err := l.(sink.RowLoad).LoadRows(t.Context(), "one", images(t, order, rows...),
+				func(row *change.Row, number int64, reason error) error {
+					refused = append(refused, fmt.Sprint(number, " ", string(row.Image), " ", fault.Of(reason)))
+					if strings.Contains(reason.Error(), "_eds_") {
+						t.Errorf("the reason names the staging table: %v", reason)
+					}
+					return nil
+				})
 			if err != nil || n != 5000 {
 				t.Fatalf("%d rows, %v", n, err)
 			}
@@ -65,20 +72,20 @@ func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 	}
 }
 
-// TestLoad_LeavesChecksToTriggersThatChangeRows: what a trigger makes of a row may pass.
+// TestLoad_LeavesChecksToTriggersThatChangeRows: a row may satisfy the checks after a trigger
+// changed it.
 func TestLoad_LeavesChecksToTriggersThatChangeRows(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.migrate(order)
 	d.exec(`ALTER TABLE "order" ADD CHECK (n < 10), ALTER v SET NOT NULL;
-		CREATE FUNCTION mend() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.n := 9; NEW.v := coalesce(NEW.v, 'none'); RETURN NEW; END $$;
-		CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH ROW EXECUTE FUNCTION mend()`)
+		CREATE FUNCTION fix() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.n := 9; NEW.v := coalesce(NEW.v, 'none'); RETURN NEW; END $$;
+		CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH ROW EXECUTE FUNCTION fix()`)
 	d.load("job", order, sink.Replace, []string{`{"id":"1","n":11}`})
 	sinktest.Equal(t, []string{"1|none|9"}, d.query(`SELECT id, v, n FROM "order"`))
 }
 
-// TestLoad_StartsAgainIfAConstraintIsDropped: what was staged may lack rows that are good
-// now.
+// TestLoad_StartsAgainIfAConstraintIsDropped: staged rows may lack rows that are valid now.
 func TestLoad_StartsAgainIfAConstraintIsDropped(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
@@ -87,7 +94,8 @@ func TestLoad_StartsAgainIfAConstraintIsDropped(t *testing.T) {
 	l := d.begin("job", order, sink.Replace)
 	load := func() {
 		t.Helper()
-		_, err := l.(sink.RowLoad).LoadRows(t.Context(), "one", images(t, order, `{"id":"1","n":11}`, `{"id":"2","n":1}`), func(*change.Row, int64, error) error { return nil })
+		_, err := l.(sink.RowLoad).LoadRows(t.Context(), "one", images(t, order, `{"id":"1","n":11}`, `{"id":"2","n":1}`),
+			func(*change.Row, int64, error) error { return nil })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -22,40 +22,38 @@ type session struct {
 	server
 	dialect *dialect
 	pg      *pgconn.PgConn
-	// front is what flights are sent by. The connection's own frontend is also its
-	// reader's, which says good-bye by it when the connection is lost, whatever is
-	// being sent meanwhile.
+	// front sends pipelines. The connection's own frontend also belongs to its reader, which sends
+	// Terminate if it loses the connection, even during another send.
 	front *pgproto3.Frontend
 
-	begin, commit *statement
-	wait          *statement            // sets a transaction's lock_timeout; nil if the session keeps it
-	statements    map[string]*statement // by text
-	names         int                   // statements named so far
-	stages        map[string]bool       // temporary tables of the session
-	lacksSchema   bool                  // the schema that the URL names does not exist yet
+	begin, commit *preparedStatement
+	setLockWait   *preparedStatement            // sets a transaction's lock_timeout; nil if the session keeps it
+	statements    map[string]*preparedStatement // by text
+	names         int                           // prepared so far
+	tempTables    map[string]bool
+	lacksSchema   bool // the URL's schema does not exist yet
 	calls         sqlsink.Patience
-	unanswered    bool // a call was given up: the server may still be at work on it
+	unanswered    bool // a call timed out: the server may still run it
 
 	copyBuffer []byte
-	params     [][]byte // room for a statement's parameters
-	scratch    []byte   // room for a metadata value
+	params     [][]byte // reused for a statement's parameters
+	scratch    []byte   // reused for a metadata value
 }
 
-// abilities are what differs between the servers that speak PostgreSQL's
-// protocol, and between what stands before them.
-type abilities struct {
-	// Cockroach is a server with its own idea of types and collations.
+// serverFeatures are the differences between servers that speak PostgreSQL's protocol, and between
+// the poolers in front of them.
+type serverFeatures struct {
+	// Cockroach servers have their own types and collations.
 	Cockroach bool
-	// Keeps says that the session's prepared statements and temporary tables
-	// stay, as they do not behind a pooler that hands out servers by the
-	// transaction.
-	Keeps bool
-	// Temp says that temporary tables may be made.
-	Temp bool
+	// KeepsState reports whether prepared statements and temporary tables last as long as the
+	// session. They do not behind a pooler that assigns a server per transaction.
+	KeepsState bool
+	// TempTables reports whether the user may create temporary tables.
+	TempTables bool
 }
 
-// stages reports whether rows may go through a temporary table.
-func (a abilities) stages() bool { return a.Keeps && a.Temp && !a.Cockroach }
+// canStage reports whether rows may go through a temporary table.
+func (f serverFeatures) canStage() bool { return f.KeepsState && f.TempTables && !f.Cockroach }
 
 // Connect opens a session.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
@@ -74,7 +72,10 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, now.explainConnect(sqlsink.CallError(within, err))
 	}
-	s := &session{dialect: d, pg: pg, front: pgproto3.NewFrontend(pg.Conn(), pg.Conn()), statements: make(map[string]*statement), stages: make(map[string]bool)}
+	s := &session{
+		dialect: d, pg: pg, front: pgproto3.NewFrontend(pg.Conn(), pg.Conn()),
+		statements: make(map[string]*preparedStatement), tempTables: make(map[string]bool),
+	}
 	s.calls.Limit, s.calls.Working = d.timeouts.Statement, s.working
 	if err := s.prepare(ctx); err != nil {
 		_ = s.Close(ctx)
@@ -84,74 +85,81 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// prepare finds out whom we talk to.
+// prepare sets the session up and inspects the server.
 func (s *session) prepare(ctx context.Context) error {
-	s.can.Cockroach = s.pg.ParameterStatus("crdb_version") != ""
-	rows, err := s.query(ctx, "look around", "SELECT coalesce(current_schema(), ''), pg_backend_pid()::text, current_setting('synchronous_commit', true)")
+	s.features.Cockroach = s.pg.ParameterStatus("crdb_version") != ""
+	rows, err := s.query(ctx, "inspect the session",
+		"SELECT coalesce(current_schema(), ''), pg_backend_pid()::text, current_setting('synchronous_commit', true)")
 	if err != nil {
 		return err
 	}
 	if len(rows) != 1 {
-		return errors.New("look around: the server answered no row")
+		return errors.New("inspect the session: the server returned no row")
 	}
 	s.namespace = rows[0].text(0)
-	// A pooler answers the start of a session itself, with a number of its own.
-	s.can.Keeps = !s.can.Cockroach && rows[0].text(1) == fmt.Sprint(s.pg.PID()) && !s.dialect.pooled.Load()
-	if err := s.findTemp(ctx); err != nil {
+	// A pooler answers the start of a session itself, with its own process number.
+	s.features.KeepsState = !s.features.Cockroach && rows[0].text(1) == fmt.Sprint(s.pg.PID()) && !s.dialect.pooled.Load()
+	if err := s.findTempPrivilege(ctx); err != nil {
 		return err
 	}
-	if s.can.Keeps {
-		// A deadline of the server's knows of no progress, and a server that is stopped keeps none:
-		// eds has its own.
-		settings := "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = " + milliseconds(s.dialect.timeouts.Lock)
+	if s.features.KeepsState {
+		// The server's deadlines know nothing of progress, and a stopped server enforces none: eds
+		// has its own.
+		settings := "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; " +
+			"SET lock_timeout = " + milliseconds(s.dialect.timeouts.Lock)
 		if rows[0].text(2) == "off" {
-			// A batch is acknowledged when its commit is: it must be durable then.
+			// eds acknowledges a batch after its commit, which has to be durable.
 			settings += "; SET synchronous_commit = on"
 		}
 		if err := s.exec(ctx, "set up the session", settings); err != nil {
 			return err
 		}
 	}
-	s.begin, s.commit = s.statement("BEGIN", nil), s.statement("COMMIT", nil)
-	if !s.can.Keeps && !s.can.Cockroach {
-		s.wait = s.statement(strings.TrimSuffix(s.lockWait(s.dialect.timeouts.Lock), "; "), nil)
+	s.begin, s.commit = s.prepared("BEGIN", nil), s.prepared("COMMIT", nil)
+	if !s.features.KeepsState && !s.features.Cockroach {
+		s.setLockWait = s.prepared(strings.TrimSuffix(s.lockWait(s.dialect.timeouts.Lock), "; "), nil)
 	}
 	return s.findSchema(ctx)
 }
 
-func (s *session) findTemp(ctx context.Context) error {
-	if s.can.Cockroach {
+func (s *session) findTempPrivilege(ctx context.Context) error {
+	if s.features.Cockroach {
 		return nil
 	}
-	rows, err := s.query(ctx, "look around", "SELECT has_database_privilege(current_database(), 'TEMP') AND NOT pg_is_in_recovery()")
-	s.can.Temp = err == nil && len(rows) == 1 && rows[0].text(0) == "t"
+	rows, err := s.query(ctx, "inspect the session",
+		"SELECT has_database_privilege(current_database(), 'TEMP') AND NOT pg_is_in_recovery()")
+	s.features.TempTables = err == nil && len(rows) == 1 && rows[0].text(0) == "t"
 	return err
 }
 
-// findSchema looks for the schema that the URL names. One that does not exist is made
-// with the first table.
+// schemaQuery returns whether the user may create schemas, and whether the schema exists.
+const schemaQuery = `SELECT has_database_privilege(current_database(), 'CREATE'),
+       EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)`
+
+// findSchema looks for the URL's schema. If it does not exist, the first DDL creates it.
 func (s *session) findSchema(ctx context.Context) error {
 	if s.dialect.schema == "" {
 		if s.namespace == "" {
-			return fault.Mark(fault.Fatal, fmt.Errorf("user %q has no schema to write to: its search_path names none that exists; add schema=public, or another, to the url", s.dialect.config.User))
+			return fault.Mark(fault.Fatal, fmt.Errorf("user %q has no schema to write to: its search_path names none that exists; "+
+				"add schema=public, or another, to the url", s.dialect.config.User))
 		}
 		return nil
 	}
 	s.namespace = s.dialect.schema
-	rows, err := s.query(ctx, "look for the schema", "SELECT has_database_privilege(current_database(), 'CREATE'), EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)", s.namespace)
+	rows, err := s.query(ctx, "look for the schema", schemaQuery, s.namespace)
 	if err != nil || len(rows) != 1 {
 		return err
 	}
 	s.lacksSchema = rows[0].text(1) != "t"
 	if s.lacksSchema && rows[0].text(0) != "t" {
-		return fault.Mark(fault.Fatal, fmt.Errorf("schema %q does not exist and user %q may not create it; run: CREATE SCHEMA %s AUTHORIZATION %s",
-			s.namespace, s.dialect.config.User, quote(s.namespace), quote(s.dialect.config.User)))
+		return fault.Mark(fault.Fatal, fmt.Errorf("schema %q does not exist and user %q may not create it; "+
+			"run: CREATE SCHEMA %s AUTHORIZATION %s", s.namespace, s.dialect.config.User, quote(s.namespace), quote(s.dialect.config.User)))
 	}
 	return nil
 }
 
-// makeSchema is the statement that makes the schema, followed by a semicolon; empty if
-// it exists.
+// makeSchema returns the statement that creates the schema, followed by a semicolon; "" if it
+// exists.
 func (s *session) makeSchema() string {
 	if !s.lacksSchema {
 		return ""
@@ -159,13 +167,13 @@ func (s *session) makeSchema() string {
 	return "CREATE SCHEMA IF NOT EXISTS " + quote(s.namespace) + "; "
 }
 
-// milliseconds returns a duration as a setting has it.
+// milliseconds formats a duration as the value of a setting.
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
-// Close ends the session, and what the server may still be doing for it.
+// Close ends the session. If a call timed out, it asks the server to cancel it.
 func (s *session) Close(ctx context.Context) error {
 	if s.unanswered && !s.pg.IsClosed() {
-		_ = s.pg.CancelRequest(ctx) // a server that does not answer cannot
+		_ = s.pg.CancelRequest(ctx) // best effort: the server may not answer
 	}
 	err := s.pg.Close(ctx)
 	select {
@@ -175,12 +183,12 @@ func (s *session) Close(ctx context.Context) error {
 	return err
 }
 
-// statement returns the session's statement of the given text.
-func (s *session) statement(sql string, oids []uint32) *statement {
+// prepared returns the session's prepared statement of the given text.
+func (s *session) prepared(sql string, oids []uint32) *preparedStatement {
 	st := s.statements[sql]
 	if st == nil {
-		st = &statement{sql: sql, oids: oids}
-		if s.can.Keeps {
+		st = &preparedStatement{sql: sql, oids: oids}
+		if s.features.KeepsState {
 			st.name = s.nextName("new")
 		}
 		s.statements[sql] = st
@@ -188,8 +196,7 @@ func (s *session) statement(sql string, oids []uint32) *statement {
 	return st
 }
 
-// nextName returns a name that no statement of the session has; an unnamed
-// statement stays so.
+// nextName returns an unused statement name; "" for an unnamed statement.
 func (s *session) nextName(old string) string {
 	if old == "" {
 		return ""
@@ -198,14 +205,14 @@ func (s *session) nextName(old string) string {
 	return fmt.Sprintf("eds_%d", s.names)
 }
 
-// answer is a row of an answer, in text format.
-type answer [][]byte
+// resultRow is a row of a result, in text format.
+type resultRow [][]byte
 
-func (a answer) text(i int) string { return string(a[i]) }
-func (a answer) isNull(i int) bool { return a[i] == nil }
+func (r resultRow) text(i int) string { return string(r[i]) }
+func (r resultRow) isNull(i int) bool { return r[i] == nil }
 
-// query runs one statement with text parameters and returns all of its answer.
-func (s *session) query(ctx context.Context, what, sql string, params ...string) ([]answer, error) {
+// query runs one statement with text parameters and returns its rows.
+func (s *session) query(ctx context.Context, what, sql string, params ...string) ([]resultRow, error) {
 	values := make([][]byte, len(params))
 	for i, p := range params {
 		values[i] = []byte(p)
@@ -213,28 +220,27 @@ func (s *session) query(ctx context.Context, what, sql string, params ...string)
 	within, call := s.calls.Await(ctx)
 	defer call.End()
 	result := s.pg.ExecParams(within, sql, values, nil, nil, nil).Read()
-	return answersOf(result), s.explain(what, sqlsink.CallError(within, result.Err))
+	return resultRows(result), s.sessionError(what, sqlsink.CallError(within, result.Err))
 }
 
-func answersOf(result *pgconn.Result) []answer {
-	rows := make([]answer, len(result.Rows))
+func resultRows(result *pgconn.Result) []resultRow {
+	rows := make([]resultRow, len(result.Rows))
 	for i, row := range result.Rows {
 		rows[i] = row
 	}
 	return rows
 }
 
-// exec runs one or several statements as one simple query: several are one
-// transaction.
+// exec runs one or more statements as one simple query, which is one transaction.
 func (s *session) exec(ctx context.Context, what, sql string) error {
 	_, err := s.execAll(ctx, what, sql)
 	return err
 }
 
-// execAll is exec that returns what the statements answered.
+// execAll is exec, and returns the statements' results.
 func (s *session) execAll(ctx context.Context, what, sql string) ([]*pgconn.Result, error) {
 	within, call := s.calls.Await(ctx)
 	defer call.End()
 	results, err := s.pg.Exec(within, sql).ReadAll()
-	return results, s.explain(what, sqlsink.CallError(within, err))
+	return results, s.sessionError(what, sqlsink.CallError(within, err))
 }

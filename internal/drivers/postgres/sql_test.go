@@ -11,14 +11,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// described is a table as the catalogue would describe it.
+// described is a table as the catalogue describes it.
 type described struct {
 	name    string
 	keys    int
 	columns []schema.Column
 	metas   []sqlsink.Meta
 	loose   bool // without a primary key
-	foreign bool // a column is of a type that values are cast to
+	foreign bool // a column has a type that the server casts to
 }
 
 var natives = map[schema.Type]attribute{
@@ -28,7 +28,7 @@ var natives = map[schema.Type]attribute{
 	schema.Object:   {kind: kindJSONB, oid: 3802, array: 3807, spelling: "pg_catalog.jsonb", typmod: -1},
 }
 
-// layout maps all of the table's columns.
+// layout maps all columns of the table.
 func (d described) layout(t *testing.T) *sqlsink.Layout {
 	t.Helper()
 	var key []string
@@ -45,7 +45,10 @@ func (d described) layout(t *testing.T) *sqlsink.Layout {
 	}
 	real := &sqlsink.Table{Name: d.name, Key: key, Native: r}
 	l := &sqlsink.Layout{Table: table, Real: real, Keys: d.keys}
-	kinds := map[sqlsink.Meta]schema.Type{sqlsink.MetaOp: schema.String, sqlsink.MetaVersion: schema.String, sqlsink.MetaSynced: schema.DateTime, sqlsink.MetaDeleted: schema.String}
+	types := map[sqlsink.Meta]schema.Type{
+		sqlsink.MetaOp: schema.String, sqlsink.MetaVersion: schema.String,
+		sqlsink.MetaSynced: schema.DateTime, sqlsink.MetaDeleted: schema.String,
+	}
 	add := func(slot int, meta sqlsink.Meta, name string, kind schema.Type) {
 		native := natives[kind]
 		column := &sqlsink.Column{Name: name, Type: strings.TrimPrefix(native.spelling, "pg_catalog."), Native: &native}
@@ -60,20 +63,20 @@ func (d described) layout(t *testing.T) *sqlsink.Layout {
 		add(slot, 0, c.Name, c.Type)
 	}
 	for _, m := range d.metas {
-		add(-1, m, m.Name(), kinds[m])
+		add(-1, m, m.Name(), types[m])
 		l.Guard = l.Guard || m == sqlsink.MetaVersion
 		l.Soft = l.Soft || m == sqlsink.MetaDeleted
 	}
 	return l
 }
 
-// TestStatementsAreTheGoldenOnes shows every SQL text in testdata/statements.sql.
-func TestStatementsAreTheGoldenOnes(t *testing.T) {
+// TestStatements_MatchGolden compares every SQL text with testdata/statements.sql.
+func TestStatements_MatchGolden(t *testing.T) {
 	var out strings.Builder
 	show := func(title string, statements ...string) {
 		fmt.Fprintf(&out, "-- %s\n%s;\n\n", title, strings.Join(statements, ";\n"))
 	}
-	srv := &server{namespace: "shop", can: abilities{Keeps: true, Temp: true}}
+	srv := &server{namespace: "shop", features: serverFeatures{KeepsState: true, TempTables: true}}
 	d := &dialect{}
 	d.server.Store(srv)
 	real := func(kind schema.Type) *sqlsink.Column {
@@ -91,37 +94,54 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 		{Name: "tags", Type: schema.Array},
 		{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
 	}})...)
-	show("add a column", d.DDL(sqlsink.Step{Kind: sqlsink.AddColumn, Table: "order", Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}}})...)
+	show("add a column", d.DDL(sqlsink.Step{
+		Kind: sqlsink.AddColumn, Table: "order",
+		Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}},
+	})...)
 	show("relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "order", Real: real(schema.String)})...)
-	show("widen integers to numbers", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.Integer), To: schema.Number})...)
-	show("widen instants to text", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.DateTime), To: schema.String})...)
+	show("widen integers to numbers", d.DDL(sqlsink.Step{
+		Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.Integer),
+		To: schema.Number,
+	})...)
+	show("widen instants to text", d.DDL(sqlsink.Step{
+		Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.DateTime),
+		To: schema.String,
+	})...)
 
 	text := func(name string) schema.Column { return schema.Column{Name: name, Type: schema.String} }
 	for _, table := range []described{
-		{name: "order", keys: 2, columns: []schema.Column{text("companyId"), {Name: "id", Type: schema.Integer}, text(`it's "odd"`), {Name: "meta", Type: schema.Object}}},
+		{name: "order", keys: 2, columns: []schema.Column{
+			text("companyId"),
+			{Name: "id", Type: schema.Integer},
+			text(`it's "odd"`),
+			{Name: "meta", Type: schema.Object},
+		}},
 		{name: "link", keys: 2, columns: []schema.Column{text("a"), text("b")}},
 		{name: "loose", keys: 1, columns: []schema.Column{text("id"), text("n")}, loose: true},
-		{name: "guarded", keys: 1, columns: []schema.Column{text("id"), text("n")}, metas: []sqlsink.Meta{sqlsink.MetaOp, sqlsink.MetaVersion, sqlsink.MetaSynced, sqlsink.MetaDeleted}},
+		{
+			name: "guarded", keys: 1, columns: []schema.Column{text("id"), text("n")},
+			metas: []sqlsink.Meta{sqlsink.MetaOp, sqlsink.MetaVersion, sqlsink.MetaSynced, sqlsink.MetaDeleted},
+		},
 		{name: "newer", keys: 1, columns: []schema.Column{text("id"), text("n")}, metas: []sqlsink.Meta{sqlsink.MetaVersion}, loose: true},
 		{name: "paint", keys: 1, columns: []schema.Column{text("id"), text("colour")}, foreign: true},
 	} {
 		live := table.layout(t)
-		sh := newShape(srv, live, nil)
-		show("upsert a few rows into "+table.name, sh.upsertArrays...)
-		show("delete from "+table.name, sh.deleteArrays)
-		show("upsert many rows into "+table.name, append([]string{sh.makeStage, sh.copyStage}, sh.upsertStage...)...)
-		if sh.direct {
-			show("copy wide rows into "+table.name, sh.copyTable)
+		ts := newTableStatements(srv, live, nil)
+		show("upsert a few rows into "+table.name, ts.upsertArrays...)
+		show("delete from "+table.name, ts.deleteArrays)
+		show("upsert many rows into "+table.name, append([]string{ts.createStage, ts.copyStage}, ts.upsertStage...)...)
+		if ts.direct {
+			show("copy wide rows into "+table.name, ts.copyTable)
 		}
 		table.name = "_eds_load_" + table.name
-		stage := newShape(srv, table.layout(t), nil)
-		show("make a stage for "+live.Real.Name, stageText(sh, stage.table))
+		stage := newTableStatements(srv, table.layout(t), nil)
+		show("make a stage for "+live.Real.Name, stageText(ts, stage.table))
 		show("seal it", sealText(stage))
-		show("remove what was loaded twice from it", duplicatesText(stage), dedupText(stage))
-		show("put it in the place of what "+live.Real.Name+" holds", placeTexts(stage, sh, sink.Replace)...)
-		show("merge it into "+live.Real.Name, placeTexts(stage, sh, sink.Merge)...)
+		show("remove rows that were loaded twice", duplicatesText(stage), deduplicateText(stage))
+		show("put it in place of "+live.Real.Name, placeTexts(stage, ts, sink.Replace)...)
+		show("merge it into "+live.Real.Name, placeTexts(stage, ts, sink.Merge)...)
 		live.Scope = []sqlsink.Within{{Column: live.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}
-		show("put it in the place of some rows of "+live.Real.Name, append(placeTexts(stage, sh, sink.Replace), countText(sh))...)
+		show("put it in place of some rows of "+live.Real.Name, append(placeTexts(stage, ts, sink.Replace), countText(ts))...)
 	}
 	show("move a checkpoint", fmt.Sprintf(checkpointSQL, srv.qualify("_eds_checkpoint")))
 	show("describe tables", strings.TrimSpace(catalogueQuery))

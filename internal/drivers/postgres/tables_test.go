@@ -12,10 +12,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// sizes are numbers of rows that take the two paths of narrow tables.
+// sizes are numbers of rows for the two write paths of narrow tables.
 var sizes = []int{1, 100}
 
-// each runs a test for few rows and for many.
+// each runs a test with few rows and with many.
 func each(t *testing.T, test func(t *testing.T, rows int)) {
 	for _, rows := range sizes {
 		t.Run(fmt.Sprintf("rows=%d", rows), func(t *testing.T) { test(t, rows) })
@@ -34,14 +34,17 @@ func (d *destination) migrate(tables ...*schema.Table) []string {
 // columnsOf lists the real columns of a table.
 func (d *destination) columnsOf(name string) []string {
 	d.t.Helper()
-	return d.query(`SELECT a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END ||
+	return d.query(`SELECT a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || 
+		CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END ||
 		CASE WHEN a.attcollation = '"C"'::regcollation THEN ' COLLATE C' ELSE '' END
-		FROM pg_attribute a WHERE attrelid = '` + strings.ReplaceAll(`"`+strings.ReplaceAll(name, `"`, `""`)+`"`, `'`, `''`) + `'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum`)
+		FROM pg_attribute a WHERE attrelid = '` + strings.ReplaceAll(`"`+strings.ReplaceAll(name, `"`, `""`)+`"`, `'`, `''`) +
+		`'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum`)
 }
 
-func TestATableIsCreatedWithTheTypesOfTheSource(t *testing.T) {
+func TestMigrate_CreatesTypesOfTheSource(t *testing.T) {
 	d := open(t)
-	every := sinktest.Table(t, "every", 2, "company string", "id integer", "a string", "b enum", "c date-time", "d integer", "e number", "f boolean", "g object", "h array")
+	every := sinktest.Table(t, "every", 2, "company string", "id integer", "a string", "b enum", "c date-time", "d integer", "e number",
+		"f boolean", "g object", "h array")
 	sinktest.Equal(t, []string{`created table "every" with 10 columns`}, d.migrate(every))
 	sinktest.Equal(t, []string{
 		"company text NOT NULL COLLATE C", "id bigint NOT NULL", "a text", "b text", "c timestamp with time zone", "d bigint",
@@ -50,21 +53,25 @@ func TestATableIsCreatedWithTheTypesOfTheSource(t *testing.T) {
 	sinktest.Equal(t, nil, d.migrate(every))
 }
 
-func TestCompositeKeys(t *testing.T) {
+func TestApply_CompositeKeys(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		d := open(t)
 		part := sinktest.Table(t, "part", 2, "order string", "line integer", "what string")
-		d.apply(sinktest.NewChanges(t, 0).Put(part, sinktest.Repeat(rows, `{"order":"o#","line":1,"what":"first"}`)...).Put(part, sinktest.Repeat(rows, `{"order":"o#","line":2,"what":"x"}`)...).Batch())
-		d.apply(sinktest.NewChanges(t, 0).Put(part, sinktest.Repeat(rows, `{"order":"o#","line":1,"what":"second"}`)...).Delete(part, sinktest.Repeat(rows, `{"order":"o#","line":2}`)...).Batch())
+		d.apply(sinktest.NewChanges(t, 0).Put(part, sinktest.Repeat(rows, `{"order":"o#","line":1,"what":"first"}`)...).
+			Put(part, sinktest.Repeat(rows, `{"order":"o#","line":2,"what":"x"}`)...).Batch())
+		d.apply(sinktest.NewChanges(t, 0).Put(part, sinktest.Repeat(rows, `{"order":"o#","line":1,"what":"second"}`)...).
+			Delete(part, sinktest.Repeat(rows, `{"order":"o#","line":2}`)...).Batch())
 		sinktest.Equal(t, sinktest.Repeat(rows, "o#|1|second"), d.query(`SELECT "order", line, what FROM part ORDER BY 1, 2`))
 	})
 }
 
-func TestColumnsAreAddedAndTypesWidened(t *testing.T) {
+func TestMigrate_AddsColumnsAndWidensTypes(t *testing.T) {
 	d := open(t)
 	one := sinktest.Table(t, "order", 1, "id string", "n integer", "w integer", "b boolean", "at date-time", "f number", "j object")
-	d.apply(sinktest.NewChanges(t, 0).Put(one, `{"id":"1","n":9007199254740993,"w":3,"b":true,"at":"2024-01-02T03:04:05.5Z","f":0.1,"j":{"a":1}}`).Batch())
-	two := sinktest.Table(t, "order", 1, "id string", "n number", "w string", "b string", "at string", "f string", "j string", "new date-time")
+	d.apply(sinktest.NewChanges(t, 0).Put(one, `{"id":"1","n":9007199254740993,"w":3,"b":true,"at":"2024-01-02T03:04:05.5Z","f":0.1,`+
+		`"j":{"a":1}}`).Batch())
+	two := sinktest.Table(t, "order", 1, "id string", "n number", "w string", "b string", "at string", "f string", "j string",
+		"new date-time")
 	sinktest.Equal(t, []string{
 		`widened column "at" of table "order" from timestamp with time zone to hold any string`,
 		`widened column "b" of table "order" from boolean to hold any string`,
@@ -73,9 +80,14 @@ func TestColumnsAreAddedAndTypesWidened(t *testing.T) {
 		`added column "new" to table "order"`,
 		`widened column "w" of table "order" from bigint to hold any string`,
 	}, d.migrate(two))
-	sinktest.Equal(t, []string{`at="2024-01-02T03:04:05.500000Z"`, `b="true"`, `f="0.1"`, `id="1"`, `j={"a": 1}`, `n=9007199254740993`, `w="3"`}, fields(sinktest.Rows(t, d, two)[0]))
-	d.apply(sinktest.NewChanges(t, 0).Put(two, `{"id":"1","n":1.25,"w":"x","b":"y","at":"z","f":"q","j":"r","new":"2024-01-02T00:00:00Z"}`).Batch())
-	sinktest.Equal(t, []string{`at="z"`, `b="y"`, `f="q"`, `id="1"`, `j="r"`, `n=1.25`, `new="2024-01-02T00:00:00.000000Z"`, `w="x"`}, fields(sinktest.Rows(t, d, two)[0]))
+	sinktest.Equal(t, []string{
+		`at="2024-01-02T03:04:05.500000Z"`, `b="true"`, `f="0.1"`, `id="1"`, `j={"a": 1}`, `n=9007199254740993`,
+		`w="3"`,
+	}, fields(sinktest.Rows(t, d, two)[0]))
+	d.apply(sinktest.NewChanges(t, 0).
+		Put(two, `{"id":"1","n":1.25,"w":"x","b":"y","at":"z","f":"q","j":"r","new":"2024-01-02T00:00:00Z"}`).Batch())
+	sinktest.Equal(t, []string{`at="z"`, `b="y"`, `f="q"`, `id="1"`, `j="r"`, `n=1.25`, `new="2024-01-02T00:00:00.000000Z"`, `w="x"`},
+		fields(sinktest.Rows(t, d, two)[0]))
 }
 
 // fields splits a row without spaces in its strings, sorted by name.
@@ -91,13 +103,17 @@ func fields(row string) []string {
 	return sorted(out)
 }
 
-func TestAColumnThatLeftTheSchemaStaysAndMayBeNull(t *testing.T) {
+func TestMigrate_KeepsRemovedColumnsAsNullable(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		d := open(t)
-		d.exec(`CREATE TABLE "order" (id text PRIMARY KEY, gone text NOT NULL, required_before text NOT NULL, mine text NOT NULL DEFAULT 'kept')`)
+		d.exec(`CREATE TABLE "order" (id text PRIMARY KEY, gone text NOT NULL, required_before text NOT NULL, ` +
+			`mine text NOT NULL DEFAULT 'kept')`)
 		d.exec(`INSERT INTO "order" SELECT to_char(i, 'FM000'), 'old', 'x', 'mine' FROM generate_series(0, 0) i`)
 		order := sinktest.Table(t, "order", 1, "id string", "required_before string")
-		sinktest.Equal(t, []string{`allowed NULL in column "required_before" of table "order"`, `allowed NULL in column "gone" of table "order"`}, d.migrate(order))
+		sinktest.Equal(t, []string{
+			`allowed NULL in column "required_before" of table "order"`,
+			`allowed NULL in column "gone" of table "order"`,
+		}, d.migrate(order))
 		d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","required_before":null}`)...).Batch())
 		want := sinktest.Repeat(rows, "#|NULL|NULL|kept")
 		want[0] = "000|old|NULL|mine"
@@ -105,7 +121,7 @@ func TestAColumnThatLeftTheSchemaStaysAndMayBeNull(t *testing.T) {
 	})
 }
 
-func TestAViewKeepsItsColumnsFromBeingWidened(t *testing.T) {
+func TestMigrate_DoesNotWidenColumnsOfAView(t *testing.T) {
 	d := open(t)
 	d.apply(sinktest.NewChanges(t, 0).Put(sinktest.Table(t, "order", 1, "id string", "n integer"), `{"id":"1","n":1}`).Batch())
 	d.exec(`CREATE VIEW seen AS SELECT n FROM "order"`)
@@ -120,25 +136,33 @@ func TestAViewKeepsItsColumnsFromBeingWidened(t *testing.T) {
 	sinktest.Equal(t, []string{"1|1|NULL", "2|2|x"}, d.query(`SELECT * FROM "order" ORDER BY id`))
 }
 
-func TestTablesOfOthersAreUsedAsTheyAre(t *testing.T) {
+func TestApply_UsesForeignTablesAsTheyAre(t *testing.T) {
 	for name, ddl := range map[string]string{
 		"other types, order, defaults": `CREATE TABLE "order" (mine text DEFAULT 'd', n smallint, name varchar(20), id uuid PRIMARY KEY)`,
 		"no key":                       `CREATE TABLE "order" (id uuid, name text, n int)`,
-		"unique index":                 `CREATE TABLE "order" (id uuid, name text, n int); CREATE UNIQUE INDEX ON "order" (id) INCLUDE (name)`,
-		"partial unique index":         `CREATE TABLE "order" (id uuid, name text, n int); CREATE UNIQUE INDEX ON "order" (id) WHERE n > 0`,
-		"another key":                  `CREATE TABLE "order" (serial bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id uuid, name text, n int)`,
-		"identity":                     `CREATE TABLE "order" (serial bigint GENERATED BY DEFAULT AS IDENTITY, id uuid PRIMARY KEY, name text, n int)`,
-		"generated column":             `CREATE TABLE "order" (id uuid PRIMARY KEY, name text, n int, twice int GENERATED ALWAYS AS (n * 2) STORED)`,
+		"unique index": `CREATE TABLE "order" (id uuid, name text, n int); ` +
+			`CREATE UNIQUE INDEX ON "order" (id) INCLUDE (name)`,
+		"partial unique index": `CREATE TABLE "order" (id uuid, name text, n int); CREATE UNIQUE INDEX ON "order" (id) WHERE n > 0`,
+		"another key": `CREATE TABLE "order" (serial bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id uuid, ` +
+			`name text, n int)`,
+		"identity": `CREATE TABLE "order" (serial bigint GENERATED BY DEFAULT AS IDENTITY, id uuid PRIMARY KEY, ` +
+			`name text, n int)`,
+		"generated column": `CREATE TABLE "order" (id uuid PRIMARY KEY, name text, n int, ` +
+			`twice int GENERATED ALWAYS AS (n * 2) STORED)`,
 		"trigger": `CREATE TABLE "order" (id uuid PRIMARY KEY, name text, n int);
-			CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'saw a row that is quite long %', repeat('x', 200); RETURN NEW; END $$;
+			CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'saw a row that is quite long %',
+			  repeat('x', 200); RETURN NEW; END $$;
 			CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH ROW EXECUTE FUNCTION note()`,
 		"foreign key to it": `CREATE TABLE "order" (id uuid PRIMARY KEY, name text, n int); CREATE TABLE line (o uuid REFERENCES "order")`,
 		"partitioned": `CREATE TABLE "order" (id uuid PRIMARY KEY, name text, n int) PARTITION BY HASH (id);
-			CREATE TABLE p0 PARTITION OF "order" FOR VALUES WITH (MODULUS 2, REMAINDER 0); CREATE TABLE p1 PARTITION OF "order" FOR VALUES WITH (MODULUS 2, REMAINDER 1)`,
-		"rule":         `CREATE TABLE "order" (id uuid PRIMARY KEY, name text, n int); CREATE TABLE log (id uuid); CREATE RULE r AS ON DELETE TO "order" DO ALSO INSERT INTO log VALUES (old.id)`,
+			CREATE TABLE p0 PARTITION OF "order" FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+			  CREATE TABLE p1 PARTITION OF "order" FOR VALUES WITH (MODULUS 2, REMAINDER 1)`,
+		"rule": `CREATE TABLE "order" (id uuid PRIMARY KEY, name text, n int); CREATE TABLE log (id uuid); ` +
+			`CREATE RULE r AS ON DELETE TO "order" DO ALSO INSERT INTO log VALUES (old.id)`,
 		"row security": `CREATE TABLE "order" (id uuid PRIMARY KEY, name text, n int); ALTER TABLE "order" ENABLE ROW LEVEL SECURITY`,
-		"domains":      `CREATE DOMAIN key AS uuid; CREATE DOMAIN small AS int CHECK (VALUE >= 0); CREATE TABLE "order" (id key PRIMARY KEY, name text, n small)`,
-		"odd types":    `CREATE TABLE "order" (id uuid PRIMARY KEY, name char(12), n money)`,
+		"domains": `CREATE DOMAIN key AS uuid; CREATE DOMAIN small AS int CHECK (VALUE >= 0); ` +
+			`CREATE TABLE "order" (id key PRIMARY KEY, name text, n small)`,
+		"odd types": `CREATE TABLE "order" (id uuid PRIMARY KEY, name char(12), n money)`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			each(t, func(t *testing.T, rows int) {
@@ -149,22 +173,30 @@ func TestTablesOfOthersAreUsedAsTheyAre(t *testing.T) {
 					order = sinktest.Table(t, "order", 1, "id string", "name string", "n integer")
 				}
 				const id = `{"id":"00000000-0000-0000-0000-000000000#",`
-				d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, id+`"name":"first","n":1}`)...).Put(order, sinktest.Repeat(2, `{"id":"10000000-0000-0000-0000-000000000#","name":"gone","n":1}`)...).Batch())
-				d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, id+`"name":"second","n":2}`)...).Delete(order, sinktest.Repeat(2, `{"id":"10000000-0000-0000-0000-000000000#"}`)...).Batch())
-				sinktest.Equal(t, sinktest.Repeat(rows, "00000000-0000-0000-0000-000000000#|second|2"), d.query(`SELECT id, rtrim(name), n::numeric::int FROM "order" ORDER BY id`))
+				d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, id+`"name":"first","n":1}`)...).
+					Put(order, sinktest.Repeat(2, `{"id":"10000000-0000-0000-0000-000000000#","name":"gone","n":1}`)...).Batch())
+				d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, id+`"name":"second","n":2}`)...).
+					Delete(order, sinktest.Repeat(2, `{"id":"10000000-0000-0000-0000-000000000#"}`)...).Batch())
+				sinktest.Equal(t, sinktest.Repeat(rows, "00000000-0000-0000-0000-000000000#|second|2"),
+					d.query(`SELECT id, rtrim(name), n::numeric::int FROM "order" ORDER BY id`))
 			})
 		})
 	}
 }
 
-func TestHostileNames(t *testing.T) {
+func TestApply_HostileNames(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		d := open(t)
-		for _, name := range []string{`select`, `or"der`, `a.b/c\d`, `Mixed Case`, `'; DROP TABLE x; --`, `é😀`, `$1`, strings.Repeat("long", 20), strings.Repeat("é", 40), `_eds`, ` `, `%s`} {
-			tb := sinktest.Table(t, name, 1, name+" string", `user integer`, `x"y'z string`, strings.Repeat("long", 20)+"1 string", strings.Repeat("long", 20)+"2 string")
+		for _, name := range []string{
+			`select`, `or"der`, `a.b/c\d`, `Mixed Case`, `'; DROP TABLE x; --`, `é😀`, `$1`,
+			strings.Repeat("long", 20), strings.Repeat("é", 40), `_eds`, ` `, `%s`,
+		} {
+			tb := sinktest.Table(t, name, 1, name+" string", `user integer`, `x"y'z string`, strings.Repeat("long", 20)+"1 string",
+				strings.Repeat("long", 20)+"2 string")
 			long := strings.Repeat("long", 20)
 			image := `{` + quoted(name) + `:"#","user":1,"x\"y'z":"v","` + long + `1":"one","` + long + `2":"two"}`
-			d.apply(sinktest.NewChanges(t, 0).Put(tb, sinktest.Repeat(rows, image)...).Put(tb, strings.ReplaceAll(image, "#", "gone")).Batch())
+			d.apply(sinktest.NewChanges(t, 0).Put(tb, sinktest.Repeat(rows, image)...).Put(tb, strings.ReplaceAll(image, "#", "gone")).
+				Batch())
 			d.apply(sinktest.NewChanges(t, 0).Delete(tb, strings.ReplaceAll(image, "#", "gone")).Batch())
 			want := sinktest.Repeat(rows, `"#"`)
 			var got []string
@@ -173,7 +205,8 @@ func TestHostileNames(t *testing.T) {
 					t.Fatalf("%s: %v", name, err)
 				}
 				got = append(got, string(row.Value(0)))
-				if one, two := string(row.Value(tb.Slot([]byte(long+"1")))), string(row.Value(tb.Slot([]byte(long+"2")))); one != `"one"` || two != `"two"` {
+				if one, two := string(row.Value(tb.Slot([]byte(long+"1")))),
+					string(row.Value(tb.Slot([]byte(long+"2")))); one != `"one"` || two != `"two"` {
 					t.Errorf("%s: long names hold %s and %s", name, one, two)
 				}
 			}
@@ -182,7 +215,7 @@ func TestHostileNames(t *testing.T) {
 	})
 }
 
-func TestMetadataAndTheVersionGuard(t *testing.T) {
+func TestApply_MetadataAndVersionGuard(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		d := open(t, "metadata=true")
 		order := sinktest.Table(t, "order", 1, "id string", "v string")
@@ -198,7 +231,8 @@ func TestMetadataAndTheVersionGuard(t *testing.T) {
 		at(3000, cdc.Update, `{"id":"#","v":"third"}`)
 		at(2000, cdc.Update, `{"id":"#","v":"second, late"}`)
 		at(2500, cdc.Delete, `{"id":"#"}`)
-		sinktest.Equal(t, sinktest.Repeat(rows, "#|third|UPDATE|0000000000000003000.0000000007|t"), d.query(`SELECT id, v, _eds_op, _eds_version, _eds_synced_at BETWEEN now() - interval '1 hour' AND now() FROM "order" ORDER BY id`))
+		sinktest.Equal(t, sinktest.Repeat(rows, "#|third|UPDATE|0000000000000003000.0000000007|t"), d.query(`SELECT id, v, _eds_op, `+
+			`_eds_version, _eds_synced_at BETWEEN now() - interval '1 hour' AND now() FROM "order" ORDER BY id`))
 		at(3000, cdc.Update, `{"id":"#","v":"third again"}`)
 		sinktest.Equal(t, sinktest.Repeat(rows, "#|third again"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
 		at(4000, cdc.Delete, `{"id":"#"}`)
@@ -206,7 +240,7 @@ func TestMetadataAndTheVersionGuard(t *testing.T) {
 	})
 }
 
-func TestTheGuardHoldsWithoutAUniqueIndexAndForRowsOfUnknownVersion(t *testing.T) {
+func TestApply_GuardsWithoutUniqueIndexAndForUnknownVersions(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		d := openURL(t, open(t).url, sink.Env{After: true})
 		d.exec(`CREATE TABLE "order" (id text, v text)`)
@@ -219,7 +253,7 @@ func TestTheGuardHoldsWithoutAUniqueIndexAndForRowsOfUnknownVersion(t *testing.T
 	})
 }
 
-func TestSoftDeletes(t *testing.T) {
+func TestApply_SoftDeletes(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		d := open(t, "delete=soft")
 		order := sinktest.Table(t, "order", 1, "id string", "v string")
@@ -233,9 +267,10 @@ func TestSoftDeletes(t *testing.T) {
 	})
 }
 
-func TestRowsReadBack(t *testing.T) {
+func TestRead_ReturnsWrittenRows(t *testing.T) {
 	d := open(t, "metadata=true")
-	every := sinktest.Table(t, "every", 1, "id string", "at date-time", "n integer", "f number", "b boolean", "j object", "l array", "e enum", "none string")
+	every := sinktest.Table(t, "every", 1, "id string", "at date-time", "n integer", "f number", "b boolean", "j object", "l array",
+		"e enum", "none string")
 	images := []string{
 		`{"id":"1","at":"0001-01-01T00:00:00Z","n":9223372036854775807,"f":0.30000000000000004,"b":true,"j":"scalar","l":[1,"a"],"e":"X"}`,
 		`{"id":"2","at":"+010000-01-01T00:00:00.000001Z","n":-1,"f":-0.5,"b":false,"j":{},"l":[],"e":""}`,
@@ -251,10 +286,11 @@ func TestRowsReadBack(t *testing.T) {
 	for range d.Read(t.Context(), every) { // a reader may stop early
 		break
 	}
-	sinktest.Equal(t, []string{`id="1" n=9223372036854775807`, `id="2" n=-1`, `id="3" n=0`}, sinktest.Rows(t, d, sinktest.Table(t, "every", 1, "id string", "n integer", "lacking string")))
+	sinktest.Equal(t, []string{`id="1" n=9223372036854775807`, `id="2" n=-1`, `id="3" n=0`},
+		sinktest.Rows(t, d, sinktest.Table(t, "every", 1, "id string", "n integer", "lacking string")))
 }
 
-func TestASchemaIsMadeAndUsed(t *testing.T) {
+func TestOpen_CreatesAndUsesTheSchema(t *testing.T) {
 	d := open(t, "schema=My+Shop")
 	order := sinktest.Table(t, "order", 1, "id string")
 	d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(100, `{"id":"#"}`)...).Batch())
@@ -262,7 +298,7 @@ func TestASchemaIsMadeAndUsed(t *testing.T) {
 	sinktest.Equal(t, []string{"f"}, d.query(`SELECT to_regclass('public.order') IS NOT NULL`))
 }
 
-func TestLargeValues(t *testing.T) {
+func TestApply_LargeValues(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, "id string", "big string", "deep object")
 	big := strings.Repeat("0123456789", 1<<20)
@@ -270,7 +306,8 @@ func TestLargeValues(t *testing.T) {
 	h := sinktest.NewChanges(t, 0)
 	d.apply(h.Put(order, `{"id":"one","big":"`+big+`","deep":`+deep+`}`).Batch())
 	d.apply(h.Put(order, sinktest.Repeat(100, `{"id":"#","big":"small"}`)...).Put(order, `{"id":"two","big":"`+big+`"}`).Batch())
-	sinktest.Equal(t, []string{"one|10485760|4000", "two|10485760|NULL"}, d.query(`SELECT id, length(big), length(deep::text) FROM "order" WHERE length(big) > 10 ORDER BY id`))
+	sinktest.Equal(t, []string{"one|10485760|4000", "two|10485760|NULL"},
+		d.query(`SELECT id, length(big), length(deep::text) FROM "order" WHERE length(big) > 10 ORDER BY id`))
 	tooDeep := strings.Repeat(`[`, 9999) + strings.Repeat(`]`, 9999)
 	if err := d.Apply(t.Context(), h.Put(order, `{"id":"three","deep":`+tooDeep+`}`).Batch()); err != nil && fault.Of(err) != fault.Poison {
 		t.Errorf("too deep: %v is %v", err, fault.Of(err))

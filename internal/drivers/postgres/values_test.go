@@ -9,8 +9,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// valueCase is a value on its way to a column of a real type. want is what the
-// server then says its text is; "" that the row is poison.
+// valueCase is a value for a column of a real type. want is its text at the server; "" if the row
+// is poison.
 type valueCase struct {
 	real, source string
 	raw          string
@@ -82,7 +82,10 @@ var values = []valueCase{
 	{real: "double precision", source: "number", raw: `-0`, want: "-0"},
 	{real: "double precision", source: "number", raw: `9007199254740993`, want: "9.007199254740992e+15", rule: "postgres_float_precision"},
 	{real: "double precision", source: "number", raw: `0.10000000000000000000`, want: "0.1"},
-	{real: "double precision", source: "number", raw: `3.14159265358979323846`, want: "3.141592653589793", rule: "postgres_float_precision"},
+	{
+		real: "double precision", source: "number", raw: `3.14159265358979323846`, want: "3.141592653589793",
+		rule: "postgres_float_precision",
+	},
 	{real: "double precision", source: "number", raw: `100000000000000000000`, want: "1e+20"},
 	{real: "double precision", source: "number", raw: `"NaN"`, want: "NaN"},
 	{real: "double precision", source: "number", raw: `"1.5"`, want: "1.5"},
@@ -118,7 +121,10 @@ var values = []valueCase{
 	{real: "timestamptz", source: "date-time", raw: `"2024-01-02T03:04:05Z"`, want: "2024-01-02 03:04:05+00"},
 	{real: "timestamptz", source: "date-time", raw: `"2024-01-02T03:04:05.123456Z"`, want: "2024-01-02 03:04:05.123456+00"},
 	{real: "timestamptz", source: "date-time", raw: `"2024-01-02T03:04:05.123456000Z"`, want: "2024-01-02 03:04:05.123456+00"},
-	{real: "timestamptz", source: "date-time", raw: `"2024-01-02T03:04:05.1234567Z"`, want: "2024-01-02 03:04:05.123456+00", rule: "postgres_time_precision"},
+	{
+		real: "timestamptz", source: "date-time", raw: `"2024-01-02T03:04:05.1234567Z"`, want: "2024-01-02 03:04:05.123456+00",
+		rule: "postgres_time_precision",
+	},
 	{real: "timestamptz", source: "date-time", raw: `"1969-12-31T23:59:59.999999Z"`, want: "1969-12-31 23:59:59.999999+00"},
 	{real: "timestamptz", source: "date-time", raw: `"2038-01-19T03:14:08+00:00"`, want: "2038-01-19 03:14:08+00"},
 	{real: "timestamptz", source: "date-time", raw: `"0001-01-01T00:00:00Z"`, want: "0001-01-01 00:00:00+00"},
@@ -140,8 +146,14 @@ var values = []valueCase{
 	{real: "timestamptz", source: "date-time", raw: `"2024-01-02T03:04:05Zx"`},
 	{real: "timestamptz", source: "date-time", raw: `""`},
 	{real: "timestamptz", source: "date-time", raw: `1704164645000`},
-	{real: "timestamptz(3)", source: "date-time", raw: `"2024-01-02T03:04:05.123987Z"`, want: "2024-01-02 03:04:05.123+00", rule: "postgres_time_precision"},
-	{real: "timestamptz(3)", source: "date-time", raw: `"1969-01-02T03:04:05.123987Z"`, want: "1969-01-02 03:04:05.123+00", rule: "postgres_time_precision"},
+	{
+		real: "timestamptz(3)", source: "date-time", raw: `"2024-01-02T03:04:05.123987Z"`, want: "2024-01-02 03:04:05.123+00",
+		rule: "postgres_time_precision",
+	},
+	{
+		real: "timestamptz(3)", source: "date-time", raw: `"1969-01-02T03:04:05.123987Z"`, want: "1969-01-02 03:04:05.123+00",
+		rule: "postgres_time_precision",
+	},
 	{real: "timestamptz(0)", source: "date-time", raw: `"1969-01-02T03:04:05Z"`, want: "1969-01-02 03:04:05+00"},
 	{real: "timestamp", source: "date-time", raw: `"2024-01-02T03:04:05+05:30"`, want: "2024-01-01 21:34:05"},
 	{real: "date", source: "date-time", raw: `"2024-01-02"`, want: "2024-01-02"},
@@ -157,7 +169,11 @@ var values = []valueCase{
 	{real: "jsonb", source: "object", raw: `"scalar"`, want: `"scalar"`},
 	{real: "jsonb", source: "object", raw: `12`, want: `12`},
 	{real: "jsonb", source: "object", raw: `12345678901234567890.10`, want: `12345678901234567890.10`},
-	{real: "jsonb", source: "object", raw: `{"a":"\u0000","\u0000":"\ud800x","p":"\ud83d\ude00","q":"\\u0000"}`, want: `{"a": "` + "\ufffd" + `", "p": "😀", "q": "\\u0000", "` + "\ufffd" + `": "` + "\ufffd" + `x"}`, rule: "postgres_nul postgres_surrogate"},
+	{
+		real: "jsonb", source: "object", raw: `{"a":"\u0000","\u0000":"\ud800x","p":"\ud83d\ude00","q":"\\u0000"}`,
+		want: `{"a": "` + "\ufffd" + `", "p": "😀", "q": "\\u0000", "` + "\ufffd" + `": "` + "\ufffd" + `x"}`,
+		rule: "postgres_nul postgres_surrogate",
+	},
 	{real: "jsonb", source: "object", raw: "{\"a\":\"\xff\"}", want: "{\"a\": \"\ufffd\"}", rule: "postgres_utf8"},
 	{real: "jsonb", source: "object", raw: `1e999999`},
 	{real: "jsonb", source: "array", raw: `[]`, want: `[]`},
@@ -178,7 +194,7 @@ var values = []valueCase{
 const valueTypes = `CREATE EXTENSION citext; CREATE TYPE mood AS ENUM ('happy', 'sad');
 CREATE DOMAIN shortname AS varchar(5); CREATE DOMAIN positive AS integer CHECK (VALUE > 0)`
 
-func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
+func TestApply_StoresValuesUnchangedOrRefusesThem(t *testing.T) {
 	d := open(t)
 	d.exec(valueTypes)
 	for _, rows := range []int{1, 70} { // by arrays, and by COPY
@@ -187,7 +203,8 @@ func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
 				d.t = t
 				name := fmt.Sprintf("value_%d_%d", rows, i)
 				// A view keeps the type as it is.
-				d.exec(fmt.Sprintf(`CREATE TABLE %[1]s (id text PRIMARY KEY, v %[2]s); CREATE VIEW seen_%[1]s AS SELECT * FROM %[1]s`, name, c.real))
+				d.exec(fmt.Sprintf(`CREATE TABLE %[1]s (id text PRIMARY KEY, v %[2]s); CREATE VIEW seen_%[1]s AS SELECT * FROM %[1]s`,
+					name, c.real))
 				h := sinktest.NewChanges(t, 0)
 				source := sinktest.Table(t, name, 1, "id string", "v "+c.source)
 				for r := range rows {
@@ -223,7 +240,7 @@ func TestValuesArriveAsTheyAreOrNotAtAll(t *testing.T) {
 	}
 }
 
-func TestAnErrorNamesTheColumnAndNotTheValue(t *testing.T) {
+func TestApply_ErrorsNameTheColumnNotTheValue(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, "id string", "n integer")
 	err := d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(order, `{"id":"1","n":"secret"}`).Batch())

@@ -17,15 +17,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/lake"
 )
 
-// batches is the sink that writes an object for each table, and day, of a batch.
+// batchSink writes one object per table and day of a batch.
 //
-// A sink can't hold acknowledgement back while an object grows over many batches:
-// what Apply has returned for is acknowledged. So it is the batch that grows, by
-// the sink's Limits, as long as roll-age says, and each is uploaded whole: objects
-// are complete, and nothing but them need survive a crash.
-type batches struct {
-	*store
-	*uploads
+// Events are acknowledged once Apply returns, so a sink cannot keep an object growing over many
+// batches. Instead the batch grows, by the sink's Limits, as long as roll-age says, and is uploaded
+// whole: objects are complete, and only they have to survive a crash.
+type batchSink struct {
+	*bucketStore
+	*serialCalls
 	env     sink.Env
 	id      string
 	encoder *lake.Encoder
@@ -34,42 +33,44 @@ type batches struct {
 }
 
 var (
-	_ sink.Sink  = (*batches)(nil)
-	_ sink.Pacer = (*batches)(nil)
+	_ sink.Sink  = (*batchSink)(nil)
+	_ sink.Pacer = (*batchSink)(nil)
 )
 
-// spools bounds how many objects are made at once: each is encoded by one
-// goroutine and lies on the local disk until it is uploaded.
-const spools = 8
+// maxSpools bounds how many objects are built at a time. Each is encoded by one goroutine and stays
+// on the local disk until it is uploaded.
+const maxSpools = 8
 
-func newBatches(c config, env sink.Env, s *store) *batches {
-	b := &batches{
-		store: s, uploads: &uploads{}, env: env, id: lake.ID(env),
+func newBatchSink(c config, env sink.Env, s *bucketStore) *batchSink {
+	b := &batchSink{
+		bucketStore: s, serialCalls: &serialCalls{}, env: env, id: lake.ID(env),
 		encoder: lake.NewEncoder(c.files, env.Adjusted),
-		planner: lake.Planner{Layout: c.files.Layout, Schemas: c.files.Format == lake.Parquet, Rows: c.limits.Rows, Bytes: c.limits.Bytes, Versions: env.Tables},
+		planner: lake.Planner{
+			Layout: c.files.Layout, Schemas: c.files.Format == lake.Parquet, Rows: c.limits.Rows, Bytes: c.limits.Bytes,
+			Versions: env.Tables,
+		},
 	}
-	b.loader = encode.Loader{ApplyFrom: b.load, Limits: c.limits}
+	b.loader = encode.Loader{ApplyFrom: b.applyRows, Limits: c.limits}
 	return b
 }
 
-// Limits are those that the URL asks for.
-func (b *batches) Limits() sink.Limits { return b.limits }
+// Limits returns the limits that the URL sets.
+func (b *batchSink) Limits() sink.Limits { return b.limits }
 
 // Apply uploads the batch's events.
-func (b *batches) Apply(ctx context.Context, batch *change.Batch) error {
+func (b *batchSink) Apply(ctx context.Context, batch *change.Batch) error {
 	return b.deliver(ctx, b.planner, batch.Events, func(_ int, p *lake.Part) string { return p.Name(b.id) })
 }
 
-// load uploads rows of a snapshot.
-func (b *batches) load(ctx context.Context, batch *change.Batch, from encode.Origin) error {
+// applyRows uploads rows of a snapshot.
+func (b *batchSink) applyRows(ctx context.Context, batch *change.Batch, from encode.Origin) error {
 	planner := b.planner
 	planner.Versions = func(context.Context, string, string) (*schema.Table, error) { return from.Table, nil }
 	return b.deliver(ctx, planner, batch.Events, func(n int, _ *lake.Part) string { return lake.ImportName(from, n+1) })
 }
 
-// deliver uploads events as objects, the nth of which has the name that name
-// returns.
-func (b *batches) deliver(ctx context.Context, planner lake.Planner, events []*cdc.Event, name func(n int, p *lake.Part) string) error {
+// deliver uploads events as objects; name returns the name of the nth.
+func (b *batchSink) deliver(ctx context.Context, planner lake.Planner, events []*cdc.Event, name func(n int, p *lake.Part) string) error {
 	if len(events) == 0 {
 		return nil
 	}
@@ -78,22 +79,22 @@ func (b *batches) deliver(ctx context.Context, planner lake.Planner, events []*c
 		return fmt.Errorf("upload %d changes: %w", len(events), err)
 	}
 	defer done()
-	if err = b.ready(ctx); err == nil {
+	if err = b.prepareCall(ctx); err == nil {
 		err = b.write(ctx, planner, events, name)
 	}
 	if err != nil {
 		err = fmt.Errorf("upload %d changes: %w", len(events), err)
 	}
-	return b.settle(err)
+	return b.finishCall(err)
 }
 
-func (b *batches) write(ctx context.Context, planner lake.Planner, events []*cdc.Event, name func(n int, p *lake.Part) string) error {
+func (b *batchSink) write(ctx context.Context, planner lake.Planner, events []*cdc.Event, name func(n int, p *lake.Part) string) error {
 	parts, err := planner.Plan(ctx, events)
 	if err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(min(spools, b.tasks))
+	group.SetLimit(min(maxSpools, b.tasks))
 	for n, p := range parts {
 		group.Go(func() error {
 			if err := ctx.Err(); err != nil {
@@ -101,7 +102,8 @@ func (b *batches) write(ctx context.Context, planner lake.Planner, events []*cdc
 			}
 			key := b.below(path.Join(p.Dir, name(n, p)+b.encoder.Extension()))
 			if len(key) > maxName {
-				return fault.Mark(fault.Poison, fmt.Errorf("name an object of table %q: with the prefix it has %d bytes, more than %d", p.Table, len(key), maxName))
+				return fault.Mark(fault.Poison, fmt.Errorf("name an object of table %q: with the prefix it has %d bytes, more than %d",
+					p.Table, len(key), maxName))
 			}
 			err := b.encoder.Spool(p, func(f *os.File, size int64) error { return b.upload(ctx, key, b.encoder.ContentType(), f, size) })
 			if err != nil {
@@ -114,13 +116,13 @@ func (b *batches) write(ctx context.Context, planner lake.Planner, events []*cdc
 }
 
 // BeginLoad begins the load of one table.
-func (b *batches) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
+func (b *batchSink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 	return b.loader.BeginLoad(ctx, job, t, mode, scope)
 }
 
-// Close interrupts a batch that is being uploaded.
-func (b *batches) Close(context.Context) error {
-	b.leave()
+// Close interrupts a running upload.
+func (b *batchSink) Close(context.Context) error {
+	b.shutDown()
 	b.close()
 	return nil
 }

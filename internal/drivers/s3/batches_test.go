@@ -38,7 +38,7 @@ func openAs(t testing.TB, raw string, env sink.Env) sink.Sink {
 
 var consumer = sink.Env{Stream: "dbchange", Consumer: "eds-1", Filter: "*"}
 
-func TestABatchIsAnObjectATableAndDay(t *testing.T) {
+func TestBatchSink_WritesAnObjectPerTableAndDay(t *testing.T) {
 	raw := newTarget(t, "format=ndjson&compress=none")
 	s := openAs(t, raw, consumer)
 	later := event(t, 3, `{"operation":"DELETE","id":"ev3","table":"order","key":["k1"],"timestamp":1700086400000,"mvccTimestamp":"3"}`)
@@ -46,7 +46,8 @@ func TestABatchIsAnObjectATableAndDay(t *testing.T) {
 	mustApply(t, s, order(t, 1), order(t, 2), later, other)
 	id := lake.ID(consumer)
 	want := map[string]string{
-		"order/dt=2023-11-14/1700000000000000001-00000000000000000001-00000000000000000002-" + id + ".ndjson": string(order(t, 1).Payload) + "\n" + string(order(t, 2).Payload) + "\n",
+		"order/dt=2023-11-14/1700000000000000001-00000000000000000001-00000000000000000002-" + id + ".ndjson": string(order(t, 1).Payload) +
+			"\n" + string(order(t, 2).Payload) + "\n",
 		"order/dt=2023-11-15/1700000000000000003-00000000000000000003-00000000000000000003-" + id + ".ndjson": string(later.Payload) + "\n",
 		"a%2Fb/dt=2023-11-15/1700000000000000004-00000000000000000004-00000000000000000004-" + id + ".ndjson": string(other.Payload) + "\n",
 	}
@@ -59,11 +60,14 @@ func TestABatchIsAnObjectATableAndDay(t *testing.T) {
 	}
 }
 
-func TestBatchesOfParquetHaveTheTablesTypes(t *testing.T) {
+func TestBatchSink_ParquetHasTheTablesTypes(t *testing.T) {
 	raw := newTarget(t, "format=parquet&layout="+url.QueryEscape("{table}"))
 	env := consumer
 	env.Tables = func(_ context.Context, table, version string) (*schema.Table, error) {
-		return schema.New(table, version, []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "total", Type: schema.Integer}})
+		return schema.New(table, version, []string{"id"}, []schema.Column{
+			{Name: "id", Type: schema.String},
+			{Name: "total", Type: schema.Integer},
+		})
 	}
 	mustApply(t, openAs(t, raw, env), order(t, 1), order(t, 2))
 	bucket, prefix := bucketOf(t, raw)
@@ -75,24 +79,25 @@ func TestBatchesOfParquetHaveTheTablesTypes(t *testing.T) {
 	}
 }
 
-func TestBatchesGrowAsTheURLSays(t *testing.T) {
+func TestBatchSink_LimitsComeFromTheURL(t *testing.T) {
 	s := mustOpen(t, newTarget(t, "format=parquet&roll-rows=7&roll-bytes=1m&roll-age=5m"))
 	if got, want := s.(sink.Pacer).Limits(), (sink.Limits{Rows: 7, Bytes: 1 << 20, Age: 5 * time.Minute, Stable: true}); got != want {
 		t.Errorf("they are %+v, want %+v", got, want)
 	}
-	if _, err := tryOpen(t, newTarget(t, "format=ndjson&maxBatchSize=5")); fault.Of(err) != fault.Fatal || !strings.Contains(fmt.Sprint(err), "roll-rows") {
+	if _, err := tryOpen(t, newTarget(t, "format=ndjson&maxBatchSize=5")); fault.Of(err) != fault.Fatal ||
+		!strings.Contains(fmt.Sprint(err), "roll-rows") {
 		t.Errorf("maxBatchSize: %v", err)
 	}
 }
 
-func TestABatchWhoseNameIsTooLongIsPoison(t *testing.T) {
+func TestBatchSink_RejectsALongName(t *testing.T) {
 	s := mustOpen(t, newTarget(t, "format=ndjson&layout="+url.QueryEscape("{table}/"+strings.Repeat(strings.Repeat("p", 200)+"/", 5))))
 	if err := s.Apply(t.Context(), sinktest.Batch(order(t, 1))); fault.Of(err) != fault.Poison {
 		t.Errorf("the error is %v: %v", fault.Of(err), err)
 	}
 }
 
-// noise is what no compression makes smaller.
+// noise returns n incompressible bytes.
 func noise(n int) []byte {
 	text := make([]byte, n)
 	random := rand.NewChaCha8([32]byte{1})
@@ -100,19 +105,19 @@ func noise(n int) []byte {
 	return text
 }
 
-// TestLargeObjectsAreUploadedInParts, with and without checksums, and are nothing
-// until they are whole.
-func TestLargeObjectsAreUploadedInParts(t *testing.T) {
-	server, f := peers.S3(t), newFront(t)
+// TestUpload_SendsLargeObjectsInParts, with and without checksums. No object exists until it is
+// whole.
+func TestUpload_SendsLargeObjectsInParts(t *testing.T) {
+	server, f := peers.S3(t), newInterceptor(t)
 	content := noise(2*partSize + 1<<20)
 	for _, query := range []string{"checksums=when-required", "checksums=when-supported"} {
 		bucket := server.Bucket(t)
-		open := func(addr string) *store {
+		open := func(addr string) *bucketStore {
 			c, err := parse(parsed(t, at(addr, bucket, "max-retries=0&"+query)))
 			if err != nil {
 				t.Fatal(err)
 			}
-			s, err := newStore(t.Context(), c, sink.Env{}.Complete().Access)
+			s, err := newBucketStore(t.Context(), c, sink.Env{}.Complete().Access)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,7 +137,7 @@ func TestLargeObjectsAreUploadedInParts(t *testing.T) {
 		if err == nil || fault.Of(err) != fault.Transient {
 			t.Errorf("%s: cut: %v", query, err)
 		}
-		// The server may be at work on a part that was cut.
+		// The server may still be processing the interrupted part.
 		for deadline := time.After(20 * time.Second); len(server.Unfinished(t, bucket)) > 0; {
 			select {
 			case <-deadline:
@@ -143,7 +148,7 @@ func TestLargeObjectsAreUploadedInParts(t *testing.T) {
 		if got := server.Objects(t, bucket, ""); len(got) != 0 {
 			t.Errorf("%s: cut, there are %v", query, slices.Collect(maps.Keys(got)))
 		}
-		f.mend()
+		f.passAll()
 		if err := s.upload(t.Context(), "large", "application/json", bytes.NewReader(content), int64(len(content))); err != nil {
 			t.Errorf("%s: %v", query, err)
 		}
@@ -156,7 +161,7 @@ func TestLargeObjectsAreUploadedInParts(t *testing.T) {
 	}
 }
 
-func TestAnImportIsReplacedByItself(t *testing.T) {
+func TestLoad_RepeatedImportReplacesItsObjects(t *testing.T) {
 	raw := newTarget(t, "format=ndjson&compress=gzip&roll-rows=2")
 	s := openAs(t, raw, sink.Env{})
 	table, err := schema.New("order", "1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}})

@@ -26,9 +26,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// BenchmarkApply uploads batches, and in turn with each the same with the SDK alone,
-// for NDJSON after the compressor, and for Parquet after parquet-go's writer, which is
-// given rows that were made before.
+// BenchmarkApply uploads batches, and by turns the same with the SDK alone: for NDJSON after the
+// compressor, for Parquet after parquet-go's writer, whose rows are built beforehand.
 func BenchmarkApply(b *testing.B) {
 	b.Run("an event an object", func(b *testing.B) {
 		benchmark(b, "format=json", 1000, func(events []*cdc.Event) [][]byte {
@@ -79,7 +78,7 @@ func BenchmarkApply(b *testing.B) {
 	})
 }
 
-// benchmark measures eds, and beside it uploads of what make makes.
+// benchmark measures eds, and beside it uploads of the objects that objects returns.
 func benchmark(b *testing.B, query string, rows int, objects func(events []*cdc.Event) [][]byte) {
 	server := peers.S3(b)
 	const tasks = 64
@@ -90,7 +89,7 @@ func benchmark(b *testing.B, query string, rows int, objects func(events []*cdc.
 	client, transport := bare(server.Addr(), tasks)
 	defer transport.CloseIdleConnections()
 	bucket, prefix, _ := strings.Cut(newPrefix(server.Bucket(b)), "/")
-	_ = objects(events) // warms up, and makes what is not measured
+	_ = objects(events) // warms up, and builds the unmeasured part
 	var ours, theirs time.Duration
 	for b.Loop() {
 		began := time.Now()
@@ -116,7 +115,7 @@ func wideTable(_ context.Context, table, version string) (*schema.Table, error) 
 	return schema.New(table, version, []string{"id"}, columns)
 }
 
-// parquetRows returns the rows that a file of the events holds, and its schema.
+// parquetRows returns the rows of a file of the events, and its schema.
 func parquetRows(b *testing.B, events []*cdc.Event) (*parquet.Schema, []parquet.Row) {
 	table, err := wideTable(b.Context(), events[0].Table, events[0].ModelVersion)
 	if err != nil {
@@ -167,8 +166,7 @@ func putBare(b *testing.B, client *s3.Client, bucket, prefix string, objects [][
 	}
 }
 
-// bare is a client of the SDK, which needs its transport widened to keep that many
-// connections.
+// bare returns a client of the SDK, whose transport must be widened for that many connections.
 func bare(addr string, tasks int) (*s3.Client, *http.Transport) {
 	transport := awshttp.NewBuildableClient().GetTransport()
 	transport.MaxIdleConnsPerHost = tasks

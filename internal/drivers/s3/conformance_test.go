@@ -28,13 +28,13 @@ func TestConformance(t *testing.T) {
 				},
 				Faulty: func(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Faults) {
 					t.Helper()
-					// Opening asks the store something, which does not count.
+					// Requests of Open do not count.
 					through := strings.Replace(raw, server.Addr(), proxy.Addr(), 1) + "&max-retries=0"
 					s, err := Driver().Open(t.Context(), parsed(t, through), env)
 					if err != nil {
 						t.Fatal(err)
 					}
-					return s, coarse{proxy}
+					return s, coarseProxy{proxy}
 				},
 				History:    history,
 				Duplicates: query != "",
@@ -43,12 +43,11 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// coarse is a proxy that breaks at every 64th byte of answers, an answer being
-// longer than that.
-type coarse struct{ *sinktest.Proxy }
+// coarseProxy breaks at every 64th byte of responses. Each response is longer.
+type coarseProxy struct{ *sinktest.Proxy }
 
 const grain = 64
 
-func (c coarse) Steps() int { return c.Proxy.Steps() / grain }
+func (c coarseProxy) Steps() int { return c.Proxy.Steps() / grain }
 
-func (c coarse) Break(n int, mode sinktest.Mode) { c.Proxy.Break(n*grain, mode) }
+func (c coarseProxy) Break(n int, mode sinktest.Mode) { c.Proxy.Break(n*grain, mode) }

@@ -15,8 +15,7 @@ import (
 
 const far = "2099-01-01T00:00:00Z"
 
-// amazon stands for the services of AWS that hand out keys, each at a path, and counts
-// what it is asked for.
+// amazon fakes the AWS services that issue keys, each at a path. It counts their requests.
 func amazon(t *testing.T, answers map[string]string) (address string, asked map[string]int) {
 	asked = make(map[string]int)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -38,19 +37,22 @@ func amazon(t *testing.T, answers map[string]string) (address string, asked map[
 	return server.URL, asked
 }
 
-// keysIn returns the keys of the account that may do everything, in a JSON object.
+// keysIn returns the keys of the privileged account as JSON.
 func keysIn(token string) string {
-	return fmt.Sprintf(`{"Code":"Success","AccessKeyId":%q,"SecretAccessKey":%q,%q:"","Expiration":%q}`, peers.S3Key, peers.S3Secret, token, far)
+	return fmt.Sprintf(`{"Code":"Success","AccessKeyId":%q,"SecretAccessKey":%q,%q:"","Expiration":%q}`, peers.S3Key, peers.S3Secret, token,
+		far)
 }
 
 func stsAnswer(action string) string {
-	return fmt.Sprintf(`<%[1]sResponse><%[1]sResult><Credentials><AccessKeyId>%[2]s</AccessKeyId><SecretAccessKey>%[3]s</SecretAccessKey><SessionToken></SessionToken><Expiration>%[4]s</Expiration></Credentials></%[1]sResult></%[1]sResponse>`,
+	return fmt.Sprintf(`<%[1]sResponse><%[1]sResult><Credentials><AccessKeyId>%[2]s</AccessKeyId>`+
+		`<SecretAccessKey>%[3]s</SecretAccessKey><SessionToken></SessionToken>`+
+		`<Expiration>%[4]s</Expiration></Credentials></%[1]sResult></%[1]sResponse>`,
 		action, peers.S3Key, peers.S3Secret, far)
 }
 
-// TestEveryPlaceOfTheChainIsAsked that AWS hands out keys at: each is the only one
-// that has any, and a change is written with them.
-func TestEveryPlaceOfTheChainIsAsked(t *testing.T) {
+// TestCredentials_ComeFromEachSource of AWS: each is the only source of keys in turn, and writes a
+// change with them.
+func TestCredentials_ComeFromEachSource(t *testing.T) {
 	server := peers.S3(t)
 	bucket := server.Bucket(t)
 	write := func(t *testing.T, query string) {
@@ -100,19 +102,23 @@ func TestEveryPlaceOfTheChainIsAsked(t *testing.T) {
 	t.Run("a profile that assumes a role", func(t *testing.T) {
 		address, asked := amazon(t, map[string]string{"AssumeRole": stsAnswer("AssumeRole")})
 		t.Setenv("AWS_ENDPOINT_URL_STS", address)
-		t.Setenv("AWS_CONFIG_FILE", file(t, "config", "[profile base]\naws_access_key_id = a\naws_secret_access_key = b\n[profile shop]\nregion = eu-west-1\nrole_arn = arn:aws:iam::123456789012:role/eds\nsource_profile = base\n"))
+		t.Setenv("AWS_CONFIG_FILE", file(t, "config", "[profile base]\naws_access_key_id = a\naws_secret_access_key = b\n[profile "+
+			"shop]\nregion = eu-west-1\nrole_arn = arn:aws:iam::123456789012:role/eds\nsource_profile = base\n"))
 		write(t, "?profile=shop")
 		if asked["AssumeRole"] == 0 {
 			t.Errorf("it asked for %v", asked)
 		}
 	})
 	t.Run("a profile that signs on", func(t *testing.T) {
-		address, asked := amazon(t, map[string]string{"GET /federation/credentials": fmt.Sprintf(`{"roleCredentials":{"accessKeyId":%q,"secretAccessKey":%q,"sessionToken":"","expiration":4070908800000}}`, peers.S3Key, peers.S3Secret)})
+		address, asked := amazon(t, map[string]string{"GET /federation/credentials": fmt.Sprintf(`{"roleCredentials":{"accessKeyId":%q,`+
+			`"secretAccessKey":%q,"sessionToken":"","expiration":4070908800000}}`,
+			peers.S3Key, peers.S3Secret)})
 		t.Setenv("AWS_ENDPOINT_URL_SSO", address)
 		sum := sha1.Sum([]byte("corp"))
 		token := file(t, ".aws/sso/cache/"+hex.EncodeToString(sum[:])+".json", fmt.Sprintf(`{"accessToken":"a token","expiresAt":%q}`, far))
 		t.Setenv("HOME", filepath.Join(filepath.Dir(token), "..", "..", ".."))
-		t.Setenv("AWS_CONFIG_FILE", file(t, "config", "[sso-session corp]\nsso_region = eu-west-1\nsso_start_url = https://corp.example.com\n[profile shop]\nsso_session = corp\nsso_account_id = 123456789012\nsso_role_name = eds\n"))
+		t.Setenv("AWS_CONFIG_FILE", file(t, "config", "[sso-session corp]\nsso_region = eu-west-1\nsso_start_url = "+
+			"https://corp.example.com\n[profile shop]\nsso_session = corp\nsso_account_id = 123456789012\nsso_role_name = eds\n"))
 		write(t, "?profile=shop")
 		if asked["GET /federation/credentials"] == 0 {
 			t.Errorf("it asked for %v", asked)

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
 	"net/url"
 	"strings"
 	"sync"
@@ -25,7 +23,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// stored returns the objects below the prefix that a URL names.
+// stored returns the objects below a URL's prefix.
 func stored(t testing.TB, raw string) map[string]string {
 	t.Helper()
 	bucket, prefix := bucketOf(t, raw)
@@ -42,7 +40,7 @@ func newTarget(t testing.TB, query string) string {
 	return at(server.Addr(), newPrefix(server.Bucket(t)), query)
 }
 
-func TestEachEventHasAnObjectOfItsName(t *testing.T) {
+func TestObjectSink_WritesAnObjectPerEvent(t *testing.T) {
 	raw := newTarget(t, "")
 	s := mustOpen(t, raw)
 	ruled := order(t, 4)
@@ -64,7 +62,7 @@ func TestEachEventHasAnObjectOfItsName(t *testing.T) {
 	}
 }
 
-func TestOfEventsThatShareANameTheLastStays(t *testing.T) {
+func TestObjectSink_KeepsTheLastEventOfAName(t *testing.T) {
 	raw := newTarget(t, "path="+url.QueryEscape("latest/{{.table}}-{{.key}}.json"))
 	s := mustOpen(t, raw)
 	var events []*cdc.Event
@@ -74,28 +72,30 @@ func TestOfEventsThatShareANameTheLastStays(t *testing.T) {
 	mustApply(t, s, events...)
 	mustApply(t, s, order(t, 41))
 	want := map[string]string{
-		"latest/order-k0.json": string(order(t, 39).Payload) + "\n", "latest/order-k1.json": string(order(t, 40).Payload) + "\n", "latest/order-k2.json": string(order(t, 41).Payload) + "\n",
+		"latest/order-k0.json": string(order(t, 39).Payload) + "\n", "latest/order-k1.json": string(order(t, 40).Payload) + "\n",
+		"latest/order-k2.json": string(order(t, 41).Payload) + "\n",
 	}
 	if diff := cmp.Diff(want, stored(t, raw)); diff != "" {
 		t.Error(diff)
 	}
 }
 
-func TestANameThatIsTooLongIsPoison(t *testing.T) {
+func TestObjectSink_RejectsALongName(t *testing.T) {
 	raw := newTarget(t, "path="+url.QueryEscape(strings.Repeat(strings.Repeat("p", 200)+"/", 5)+strings.Repeat("q", 15)+"{{.id}}"))
 	err := mustOpen(t, raw).Apply(t.Context(), sinktest.Batch(order(t, 1)))
 	if fault.Of(err) != fault.Poison || !strings.Contains(err.Error(), "more than 1024") {
 		t.Errorf("the error is %v: %v", fault.Of(err), err)
 	}
 	template := mustOpen(t, newTarget(t, "path="+url.QueryEscape("{{index .key 5}}")))
-	if err := template.Apply(t.Context(), sinktest.Batch(order(t, 1))); fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "k1") {
+	if err := template.Apply(t.Context(), sinktest.Batch(order(t, 1))); fault.Of(err) != fault.Poison ||
+		strings.Contains(err.Error(), "k1") {
 		t.Errorf("a template that fails: %v: %v", fault.Of(err), err)
 	}
 }
 
-// TestAClockThatIsOffIsCorrected: within, it is the year 2000. The server refuses
+// TestObjectSink_CorrectsAWrongClock: in the bubble it is the year 2000, and the server rejects
 // signatures of another time than its own.
-func TestAClockThatIsOffIsCorrected(t *testing.T) {
+func TestObjectSink_CorrectsAWrongClock(t *testing.T) {
 	raw := newTarget(t, "")
 	synctest.Test(t, func(t *testing.T) {
 		if year := time.Now().Year(); year != 2000 {
@@ -105,12 +105,12 @@ func TestAClockThatIsOffIsCorrected(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		st, err := newStore(t.Context(), c, sink.Env{}.Complete().Access)
+		st, err := newBucketStore(t.Context(), c, sink.Env{}.Complete().Access)
 		if err != nil {
 			t.Fatal(err)
 		}
-		st.transport.DisableKeepAlives = true // time stands still while a connection is read from
-		s := newObjects(c, sink.Env{}, st)
+		st.transport.DisableKeepAlives = true // the bubble's time stops while a connection is read
+		s := newObjectSink(c, sink.Env{}, st)
 		if err := s.Probe(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -122,60 +122,10 @@ func TestAClockThatIsOffIsCorrected(t *testing.T) {
 	}
 }
 
-// front stands in front of the server and answers some requests itself.
-type front struct {
-	*httptest.Server
-	answer atomic.Pointer[func(w http.ResponseWriter, r *http.Request) bool]
-	asked  atomic.Int64
-}
-
-func newFront(t testing.TB) *front {
-	t.Helper()
-	f := &front{}
-	server := peers.S3(t)
-	forward := &httputil.ReverseProxy{
-		Transport: &http.Transport{MaxIdleConnsPerHost: 100},
-		Rewrite: func(r *httputil.ProxyRequest) { // the signature holds the host's name
-			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", server.Addr(), r.In.Host
-		},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
-	}
-	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		f.asked.Add(1)
-		if answer := f.answer.Load(); answer != nil && (*answer)(w, r) {
-			return
-		}
-		forward.ServeHTTP(w, r)
-	}))
-	t.Cleanup(func() {
-		f.Close()
-		forward.Transport.(*http.Transport).CloseIdleConnections()
-	})
-	return f
-}
-
-// set makes f answer requests for which answer returns true.
-func (f *front) set(answer func(w http.ResponseWriter, r *http.Request) bool) {
-	f.answer.Store(&answer)
-}
-
-func (f *front) mend() { f.answer.Store(nil) }
-
-func (f *front) addr() string { return strings.TrimPrefix(f.URL, "http://") }
-
-// refuse answers as S3 does.
-func refuse(w http.ResponseWriter, r *http.Request, status int, code string) bool {
-	_, _ = io.Copy(io.Discard, r.Body)
-	w.Header().Set("X-Amz-Request-Id", "REQUEST1")
-	w.WriteHeader(status)
-	fmt.Fprintf(w, `<Error><Code>%s</Code><Message>SECRET %s</Message></Error>`, code, r.URL.Path)
-	return true
-}
-
-// TestAStoreThatThrottlesIsWaitedFor: a storm of 503 fails the batch for a while
-// and stops nothing; once it is over everything is there.
-func TestAStoreThatThrottlesIsWaitedFor(t *testing.T) {
-	server, f := peers.S3(t), newFront(t)
+// TestObjectSink_RetriesWhileThrottled: a storm of 503 responses fails the batch for a while.
+// Afterwards every object is stored.
+func TestObjectSink_RetriesWhileThrottled(t *testing.T) {
+	server, f := peers.S3(t), newInterceptor(t)
 	path := newPrefix(server.Bucket(t))
 	s := mustOpen(t, at(f.addr(), path, "max-retries=0&uploadTasks=8"))
 	var events []*cdc.Event
@@ -184,29 +134,30 @@ func TestAStoreThatThrottlesIsWaitedFor(t *testing.T) {
 	}
 	f.set(func(w http.ResponseWriter, r *http.Request) bool { return refuse(w, r, 503, "SlowDown") })
 	err := s.Apply(t.Context(), sinktest.Batch(events...))
-	if fault.Of(err) != fault.Transient || !strings.Contains(fmt.Sprint(err), "503 SlowDown, request REQUEST1") || strings.Contains(fmt.Sprint(err), "SECRET") || strings.Contains(fmt.Sprint(err), "k1") {
+	if fault.Of(err) != fault.Transient || !strings.Contains(fmt.Sprint(err), "503 SlowDown, request REQUEST1") ||
+		strings.Contains(fmt.Sprint(err), "SECRET") || strings.Contains(fmt.Sprint(err), "k1") {
 		t.Errorf("in the storm the error is %v: %v", fault.Of(err), err)
 	}
 	if err := s.Probe(t.Context()); fault.Of(err) != fault.Transient {
 		t.Errorf("in the storm the probe says %v", err)
 	}
-	var passed atomic.Int64 // every other request is refused
+	var passed atomic.Int64 // every other request is rejected
 	f.set(func(w http.ResponseWriter, r *http.Request) bool {
 		return passed.Add(1)%2 == 0 && refuse(w, r, 503, "SlowDown")
 	})
 	if err := s.Apply(t.Context(), sinktest.Batch(events...)); fault.Of(err) != fault.Transient || err == nil {
 		t.Errorf("in half a storm: %v", err)
 	}
-	f.mend()
+	f.passAll()
 	mustApply(t, s, events...)
 	if got := stored(t, at(server.Addr(), path, "")); len(got) != len(events) {
 		t.Errorf("there are %d objects, want %d", len(got), len(events))
 	}
 }
 
-// TestTheClientTriesAgainByItself as often as max-retries says.
-func TestTheClientTriesAgainByItself(t *testing.T) {
-	server, f := peers.S3(t), newFront(t)
+// TestObjectSink_ClientRetries as often as max-retries says.
+func TestObjectSink_ClientRetries(t *testing.T) {
+	server, f := peers.S3(t), newInterceptor(t)
 	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=1"))
 	var refused atomic.Int64
 	f.set(func(w http.ResponseWriter, r *http.Request) bool {
@@ -219,12 +170,12 @@ func TestTheClientTriesAgainByItself(t *testing.T) {
 	}
 }
 
-func TestWhatTheStoreAnswersHasAClass(t *testing.T) {
-	server, f := peers.S3(t), newFront(t)
+func TestClassify_StoreResponses(t *testing.T) {
+	server, f := peers.S3(t), newInterceptor(t)
 	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=0"))
 	expiring := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=0"))
-	renew := expiring.(*objects).renew
-	expiring.(*objects).renew = func() (config, error) {
+	renew := expiring.(*objectSink).renew
+	expiring.(*objectSink).renew = func() (config, error) {
 		c, err := renew()
 		c.keys.token = "t"
 		return c, err
@@ -235,7 +186,7 @@ func TestWhatTheStoreAnswersHasAClass(t *testing.T) {
 		class  fault.Class
 		want   string
 	}{
-		{404, "NoSuchBucket", fault.Transient, "make it, or correct the url"},
+		{404, "NoSuchBucket", fault.Transient, "create it, or correct the url"},
 		{403, "AccessDenied", fault.Transient, "allow s3:PutObject"},
 		{403, "SomethingNew", fault.Transient, "allow s3:PutObject"},
 		{403, "ExpiredToken", fault.Transient, "renew session-token="},
@@ -256,19 +207,21 @@ func TestWhatTheStoreAnswersHasAClass(t *testing.T) {
 			into = expiring
 		}
 		err := into.Apply(t.Context(), sinktest.Batch(order(t, 1)))
-		if err == nil || fault.Of(err) != c.class || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "SECRET") || strings.Contains(err.Error(), "k1") {
+		if err == nil || fault.Of(err) != c.class || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "SECRET") ||
+			strings.Contains(err.Error(), "k1") {
 			t.Errorf("%d %s is %v: %v", c.status, c.code, fault.Of(err), err)
 		}
 	}
 }
 
-// TestAConnectionThatIsCutMidUpload, in the middle of a large object.
-func TestAConnectionThatIsCutMidUpload(t *testing.T) {
+// TestObjectSink_RetriesAnInterruptedUpload of a large object.
+func TestObjectSink_RetriesAnInterruptedUpload(t *testing.T) {
 	server := peers.S3(t)
-	f := newFront(t)
+	f := newInterceptor(t)
 	path := newPrefix(server.Bucket(t))
 	s := mustOpen(t, at(f.addr(), path, "max-retries=0"))
-	large := event(t, 1, fmt.Sprintf(`{"operation":"INSERT","id":"ev1","table":"order","key":["k1"],"after":{"id":"k1","text":"%s"},"timestamp":1700000000000,"mvccTimestamp":"1"}`, strings.Repeat("0123456789", 500_000)))
+	large := event(t, 1, fmt.Sprintf(`{"operation":"INSERT","id":"ev1","table":"order","key":["k1"],"after":{"id":"k1","text":"%s"},`+
+		`"timestamp":1700000000000,"mvccTimestamp":"1"}`, strings.Repeat("0123456789", 500_000)))
 	f.set(func(_ http.ResponseWriter, r *http.Request) bool {
 		_, _ = io.CopyN(io.Discard, r.Body, 1<<20)
 		panic(http.ErrAbortHandler)
@@ -278,17 +231,17 @@ func TestAConnectionThatIsCutMidUpload(t *testing.T) {
 		t.Errorf("the error is %v: %.300v", fault.Of(err), err)
 	}
 	if got := stored(t, at(server.Addr(), path, "")); len(got) != 0 {
-		t.Error("there is an object that was not uploaded")
+		t.Error("there is an object although the upload failed")
 	}
-	f.mend()
+	f.passAll()
 	mustApply(t, s, large)
 	if got := stored(t, at(server.Addr(), path, "")); got["order/1700000000-k1-ev1.json"] != string(large.Payload)+"\n" {
-		t.Errorf("the object is not what was uploaded: there are %d", len(got))
+		t.Errorf("the object differs from the upload; there are %d", len(got))
 	}
 }
 
-// TestAStoreThatSaysNothingIsLeftInTime, after timeout=.
-func TestAStoreThatSaysNothingIsLeftInTime(t *testing.T) {
+// TestObjectSink_TimesOutOnASilentStore after timeout=.
+func TestObjectSink_TimesOutOnASilentStore(t *testing.T) {
 	server := peers.S3(t)
 	proxy := sinktest.NewProxy(t, server.Addr())
 	path := newPrefix(server.Bucket(t))
@@ -297,18 +250,18 @@ func TestAStoreThatSaysNothingIsLeftInTime(t *testing.T) {
 	if err := s.Apply(t.Context(), sinktest.Batch(order(t, 1))); err == nil || fault.Of(err) != fault.Transient {
 		t.Errorf("the error is %v", err)
 	}
-	proxy.Mend()
+	proxy.Repair()
 	var err error
 	for range 5 {
 		if err = s.Apply(t.Context(), sinktest.Batch(order(t, 1))); err == nil {
 			return
 		}
 	}
-	t.Errorf("it does not come back: %v", err)
+	t.Errorf("it does not recover: %v", err)
 }
 
-func TestUploadsAreBounded(t *testing.T) {
-	server, f := peers.S3(t), newFront(t)
+func TestObjectSink_BoundsConcurrentUploads(t *testing.T) {
+	server, f := peers.S3(t), newInterceptor(t)
 	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "uploadTasks=3"))
 	var mu sync.Mutex
 	running, most := 0, 0
@@ -324,7 +277,7 @@ func TestUploadsAreBounded(t *testing.T) {
 			}
 		}
 		mu.Unlock()
-		<-full // the first three are there at once
+		<-full // the first three arrive together
 		mu.Lock()
 		running--
 		mu.Unlock()
@@ -343,31 +296,34 @@ func TestUploadsAreBounded(t *testing.T) {
 	}
 }
 
-func TestCloseInterruptsABatch(t *testing.T) {
+func TestClose_InterruptsABatch(t *testing.T) {
 	server := peers.S3(t)
 	proxy := sinktest.NewProxy(t, server.Addr())
 	s := mustOpen(t, at(proxy.Addr(), newPrefix(server.Bucket(t)), ""))
 	proxy.Stall()
 	failed := make(chan error, 1)
 	go func() { failed <- s.Apply(t.Context(), sinktest.Batch(order(t, 1))) }()
-	// Whether Close comes before or after the batch has begun is all the same.
+	// Close may come before or after the batch has begun.
 	closeSink(t, s)
 	if err := <-failed; err == nil || fault.Of(err) != fault.Transient || !errors.Is(err, context.Canceled) && !errors.Is(err, errClosed) {
 		t.Errorf("the batch ends with %v", err)
 	}
-	proxy.Mend()
+	proxy.Repair()
 }
 
-// TestWhatIsAskedOfTheStore goes with each object.
-func TestWhatIsAskedOfTheStore(t *testing.T) {
-	server, f := peers.S3(t), newFront(t)
+// TestPut_SendsTheObjectOptions with each object.
+func TestPut_SendsTheObjectOptions(t *testing.T) {
+	server, f := peers.S3(t), newInterceptor(t)
 	options := "sse=aws:kms&kms-key=arn:aws:kms:x&storage-class=STANDARD_IA&acl=bucket-owner-full-control"
 	var mu sync.Mutex
 	seen := make(map[string]string)
 	f.set(func(w http.ResponseWriter, r *http.Request) bool {
 		mu.Lock()
 		defer mu.Unlock()
-		for _, name := range []string{"X-Amz-Server-Side-Encryption", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", "X-Amz-Storage-Class", "X-Amz-Acl", "Content-Type"} {
+		for _, name := range []string{
+			"X-Amz-Server-Side-Encryption", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", "X-Amz-Storage-Class",
+			"X-Amz-Acl", "Content-Type",
+		} {
 			seen[r.Method+" "+name] = r.Header.Get(name)
 		}
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -386,8 +342,9 @@ func TestWhatIsAskedOfTheStore(t *testing.T) {
 	mustApply(t, s, order(t, 1))
 	for _, method := range []string{http.MethodPost, http.MethodPut} {
 		for name, want := range map[string]string{
-			"X-Amz-Server-Side-Encryption": "aws:kms", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id": "arn:aws:kms:x", "X-Amz-Storage-Class": "STANDARD_IA",
-			"X-Amz-Acl": "bucket-owner-full-control", "Content-Type": "application/json",
+			"X-Amz-Server-Side-Encryption": "aws:kms", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id": "arn:aws:kms:x",
+			"X-Amz-Storage-Class": "STANDARD_IA",
+			"X-Amz-Acl":           "bucket-owner-full-control", "Content-Type": "application/json",
 		} {
 			if got := seen[method+" "+name]; got != want {
 				t.Errorf("%s %s is %q, want %q", method, name, got, want)
@@ -396,8 +353,8 @@ func TestWhatIsAskedOfTheStore(t *testing.T) {
 	}
 }
 
-// TestTheServerChecksChecksums: with them the SDK sends a trailer.
-func TestTheServerChecksChecksums(t *testing.T) {
+// TestPut_SendsChecksums in a trailer, which the server verifies.
+func TestPut_SendsChecksums(t *testing.T) {
 	raw := newTarget(t, "checksums=when-supported")
 	mustApply(t, mustOpen(t, raw), order(t, 1))
 	if got := stored(t, raw); len(got) != 1 || got["order/1700000000-k1-ev1.json"] != string(order(t, 1).Payload)+"\n" {

@@ -20,18 +20,18 @@ import (
 
 var errClosed = errors.New("the sink is closed")
 
-// answerError is an error that the store answered. What it says beside its code
-// is left out: it may repeat names of objects, which are made of keys of rows.
-type answerError struct {
+// responseError is an error that the store returned. Its text leaves out the store's message, which
+// may repeat objects' names, and these contain keys of rows.
+type responseError struct {
 	status        int
 	code, request string
 	hint          string
 }
 
-func (e *answerError) Error() string {
-	text := fmt.Sprintf("the store answers %d %s", e.status, e.code)
+func (e *responseError) Error() string {
+	text := fmt.Sprintf("the store returned %d %s", e.status, e.code)
 	if e.code == "" {
-		text = fmt.Sprintf("the store answers %d %s", e.status, http.StatusText(e.status))
+		text = fmt.Sprintf("the store returned %d %s", e.status, http.StatusText(e.status))
 	}
 	if e.hint != "" {
 		text = e.hint + " (" + text + ")"
@@ -42,82 +42,91 @@ func (e *answerError) Error() string {
 	return text
 }
 
-// regionError says that the bucket is elsewhere.
+// regionError reports that the bucket is in another region.
 type regionError struct {
-	region string // "" where the store does not tell
+	region string // "" if unknown
 	err    error
 }
 
 func (e *regionError) Error() string { return e.err.Error() }
 func (e *regionError) Unwrap() error { return e.err }
 
-// fatal are the codes that only a person can do something about.
+// fatal lists the codes that only the operator can fix.
 var fatal = map[string]string{
-	"NoSuchBucket":                    "the bucket does not exist; make it, or correct the url",
-	"InvalidBucketName":               "the store does not take the bucket's name; correct the url",
-	"AccessDenied":                    "access is denied; allow s3:PutObject on the bucket's prefix, and kms:GenerateDataKey on the key that objects are encrypted with",
-	"Forbidden":                       "access is denied; allow s3:PutObject on the bucket's prefix, and kms:GenerateDataKey on the key that objects are encrypted with",
-	"AllAccessDisabled":               "all access to the bucket is disabled",
-	"AccountProblem":                  "there is a problem with the account; ask its owner",
-	"NotSignedUp":                     "the account is not signed up for the store",
-	"UserSuspended":                   "the account is suspended",
-	"UserProjectMissing":              "the bucket lets the requester pay, which eds does not",
-	"InvalidAccessKeyId":              "the access key is not known; correct access-key-id=, or what the AWS SDK's own chain finds",
-	"SignatureDoesNotMatch":           "the secret key does not fit the access key; correct secret-access-key=, writing + as %2B and / as %2F, or put it in the environment",
-	"InvalidToken":                    "the session token is not valid; correct session-token=, or leave it out",
-	"TokenRefreshRequired":            "the session token has to be renewed",
-	"MethodNotAllowed":                "the store does not allow that on the bucket",
-	"NotImplemented":                  "the store can not do what an option asks for: look at sse=, acl=, storage-class= and checksums=",
-	"InvalidArgument":                 "the store refuses what an option asks for: look at sse=, kms-key=, acl=, storage-class= and region=",
-	"InvalidRequest":                  "the store refuses what an option asks for: look at sse=, kms-key=, acl=, storage-class= and checksums=",
-	"InvalidStorageClass":             "the store has no such storage class; correct storage-class=",
-	"InvalidEncryptionAlgorithmError": "the store does not know the encryption; correct sse=",
+	"NoSuchBucket":      "the bucket does not exist; create it, or correct the url",
+	"InvalidBucketName": "the store does not accept the bucket's name; correct the url",
+	"AccessDenied": "access is denied; allow s3:PutObject on the bucket's prefix, and kms:GenerateDataKey on the key " +
+		"that objects are encrypted with",
+	"Forbidden": "access is denied; allow s3:PutObject on the bucket's prefix, and kms:GenerateDataKey on the key " +
+		"that objects are encrypted with",
+	"AllAccessDisabled":  "all access to the bucket is disabled",
+	"AccountProblem":     "there is a problem with the account; ask its owner",
+	"NotSignedUp":        "the account is not signed up for the store",
+	"UserSuspended":      "the account is suspended",
+	"UserProjectMissing": "the bucket lets the requester pay, which eds does not",
+	"InvalidAccessKeyId": "the access key is not known; correct access-key-id=, or the keys that the AWS " +
+		"SDK's own chain finds",
+	"SignatureDoesNotMatch": "the secret key does not fit the access key; correct secret-access-key=, writing + as %2B and / as " +
+		"%2F, or put it in the environment",
+	"InvalidToken":         "the session token is not valid; correct session-token=, or leave it out",
+	"TokenRefreshRequired": "the session token must be renewed",
+	"MethodNotAllowed":     "the store does not allow that on the bucket",
+	"NotImplemented": "the store does not support one of the options: check sse=, acl=, " +
+		"storage-class= and checksums=",
+	"InvalidArgument": "the store refuses one of the options: check sse=, kms-key=, acl=, " +
+		"storage-class= and region=",
+	"InvalidRequest": "the store refuses one of the options: check sse=, kms-key=, acl=, " +
+		"storage-class= and checksums=",
+	"InvalidStorageClass":                            "the store has no such storage class; correct storage-class=",
+	"InvalidEncryptionAlgorithmError":                "the store does not know the encryption; correct sse=",
 	"ServerSideEncryptionConfigurationNotFoundError": "the store has no server-side encryption; leave sse= out",
-	"AccessControlListNotSupported":                  "the bucket takes no ACLs; leave acl= out",
+	"AccessControlListNotSupported":                  "the bucket accepts no ACLs; leave acl= out",
 	"KMS.NotFoundException":                          "there is no such KMS key; correct kms-key=",
-	"KMS.DisabledException":                          "the KMS key is disabled; enable it, or name another by kms-key=",
-	"KMS.KMSInvalidStateException":                   "the KMS key can not be used in its state; enable it, or name another by kms-key=",
-	"KMS.InvalidKeyUsageException":                   "the KMS key is not one to encrypt with; name another by kms-key=",
+	"KMS.DisabledException":                          "the KMS key is disabled; enable it, or name another with kms-key=",
+	"KMS.KMSInvalidStateException":                   "the KMS key cannot be used in its state; enable it, or name another with kms-key=",
+	"KMS.InvalidKeyUsageException":                   "the KMS key does not encrypt; name another with kms-key=",
 	"KMSNotConfigured":                               "the store has no key management; leave sse= and kms-key= out",
 }
 
-// refusals are those of them that come and go with keys, permissions and the bucket.
+// refusals are the fatal codes that depend on keys, permissions and the bucket, which change while
+// eds runs.
 var refusals = map[string]bool{
-	"NoSuchBucket": true, "AccessDenied": true, "Forbidden": true, "AllAccessDisabled": true, "AccountProblem": true, "NotSignedUp": true, "UserSuspended": true,
+	"NoSuchBucket": true, "AccessDenied": true, "Forbidden": true, "AllAccessDisabled": true, "AccountProblem": true, "NotSignedUp": true,
+	"UserSuspended":      true,
 	"InvalidAccessKeyId": true, "SignatureDoesNotMatch": true, "InvalidToken": true, "TokenRefreshRequired": true,
 	"KMS.NotFoundException": true, "KMS.DisabledException": true, "KMS.KMSInvalidStateException": true,
 }
 
-// elsewhere are the codes of a store that has the bucket in another region.
-var elsewhere = map[string]bool{
-	"PermanentRedirect": true, "AuthorizationHeaderMalformed": true, "IllegalLocationConstraintException": true, "IncorrectEndpoint": true, "MovedPermanently": true,
+// otherRegion lists the codes of a store that has the bucket in another region.
+var otherRegion = map[string]bool{
+	"PermanentRedirect": true, "AuthorizationHeaderMalformed": true, "IllegalLocationConstraintException": true, "IncorrectEndpoint": true,
+	"MovedPermanently": true,
 }
 
-// poison are the codes that are about one object.
+// poison lists the codes that concern one object.
 var poison = map[string]string{
 	"KeyTooLongError": "the object's name is too long for the store",
 	"EntityTooLarge":  "the object is too large for the store",
 }
 
-// explain gives an error of the client its class, and a text that says what to
-// do.
-func (s *store) explain(err error) error {
+// classify gives an error of the client its class, and a text that says what to do.
+func (s *bucketStore) classify(err error) error {
 	if err == nil {
 		return nil
 	}
-	if e := new(fault.Error); errors.As(err, &e) { // of finding credentials
+	if e := new(fault.Error); errors.As(err, &e) { // from the credentials provider
 		return e
 	}
 	var api smithy.APIError
 	var response *awshttp.ResponseError
 	if errors.As(err, &api) || errors.As(err, &response) && response.HTTPStatusCode() > 0 {
-		return s.judge(err)
+		return s.classifyResponse(err)
 	}
 	// The client's own errors quote the URL, which names the object.
 	if e := new(url.Error); errors.As(err, &e) {
 		err = e.Err
 	}
-	if hint := misconfigured(err); hint != "" {
+	if hint := tlsHint(err); hint != "" {
 		return fault.Mark(fault.Refused, fmt.Errorf("%s: %w", hint, err))
 	}
 	for _, known := range []error{context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF} {
@@ -134,9 +143,9 @@ func (s *store) explain(err error) error {
 	return fault.Innermost(err)
 }
 
-// judge tells what an answer of the store means.
-func (s *store) judge(err error) error {
-	answer := &answerError{}
+// classifyResponse gives an error response its class.
+func (s *bucketStore) classifyResponse(err error) error {
+	answer := &responseError{}
 	header := make(http.Header)
 	var api smithy.APIError
 	message := ""
@@ -150,9 +159,9 @@ func (s *store) judge(err error) error {
 		}
 	}
 	switch {
-	case elsewhere[answer.code] || answer.status == http.StatusMovedPermanently:
+	case otherRegion[answer.code] || answer.status == http.StatusMovedPermanently:
 		moved := &regionError{region: regionOf(header, message), err: answer}
-		answer.hint = "the bucket is in another region; name it by region="
+		answer.hint = "the bucket is in another region; name it with region="
 		if moved.region != "" {
 			answer.hint = "the bucket is in the region " + moved.region + "; write region=" + moved.region + " in the s3 url"
 		}
@@ -185,7 +194,7 @@ func (s *store) judge(err error) error {
 
 var expectedRegion = regexp.MustCompile(`expecting ['"]([a-z0-9-]+)['"]`)
 
-// regionOf finds where the bucket is in an answer that says that it is elsewhere.
+// regionOf returns the bucket's region from a redirect, or "".
 func regionOf(header http.Header, message string) string {
 	if region := header.Get("X-Amz-Bucket-Region"); regionName.MatchString(region) {
 		return region
@@ -196,8 +205,8 @@ func regionOf(header http.Header, message string) string {
 	return ""
 }
 
-// misconfigured tells what is wrong with encryption, where that is it.
-func misconfigured(err error) string {
+// tlsHint returns the remedy for an error of TLS, or "" for any other error.
+func tlsHint(err error) string {
 	var (
 		unknown x509.UnknownAuthorityError
 		invalid x509.CertificateInvalidError
@@ -209,7 +218,7 @@ func misconfigured(err error) string {
 	case errors.As(err, &host):
 		return "the store's certificate is for another name; with a bucket whose name has dots try path-style=true"
 	case errors.As(err, &unknown), errors.As(err, &invalid), errors.As(err, &verify):
-		return "the store's certificate is not trusted; name its authority by the environment variable AWS_CA_BUNDLE"
+		return "the store's certificate is not trusted; name its authority in the environment variable AWS_CA_BUNDLE"
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return "the store does not speak TLS at that port; add tls=false to the s3 url, or name another port"
 	}

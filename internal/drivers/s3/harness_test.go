@@ -21,7 +21,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// TestMain keeps the machine's own settings of the SDK out of the tests.
+// TestMain hides the machine's own AWS SDK settings from the tests.
 func TestMain(m *testing.M) {
 	for _, pair := range os.Environ() {
 		if name, _, _ := strings.Cut(pair, "="); strings.HasPrefix(name, "AWS_") {
@@ -37,8 +37,8 @@ func TestMain(m *testing.M) {
 	sinktest.Main(m)
 }
 
-// at returns the URL of a bucket and prefix of the server at addr, with the keys
-// of the account that may do everything.
+// at returns the URL of a bucket and prefix of the server at addr, with the keys of the privileged
+// account.
 func at(addr, path, query string) string {
 	keys := url.Values{"access-key-id": {peers.S3Key}, "secret-access-key": {peers.S3Secret}}
 	raw := "s3://" + addr + "/" + path + "?" + keys.Encode()
@@ -74,7 +74,7 @@ func closeSink(t testing.TB, s sink.Sink) {
 	}
 }
 
-// event makes the nth event of the stream.
+// event returns the nth event of the stream.
 func event(t testing.TB, n int, payload string) *cdc.Event {
 	t.Helper()
 	e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: 1_700_000_000_000_000_000 + int64(n)}}
@@ -84,10 +84,11 @@ func event(t testing.TB, n int, payload string) *cdc.Event {
 	return e
 }
 
-// order makes the nth event of the stream, an UPDATE of one of three orders.
+// order returns the nth event of the stream, an UPDATE of one of three orders.
 func order(t testing.TB, n int) *cdc.Event {
 	t.Helper()
-	return event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k%d"],"companyId":"c","after":{"id":"k%[2]d","total":%[1]d},"timestamp":1700000000000,"mvccTimestamp":"%[3]d"}`, n, n%3, 1_700_000_000_000_000_000+n))
+	return event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k%d"],"companyId":"c",`+
+		`"after":{"id":"k%[2]d","total":%[1]d},"timestamp":1700000000000,"mvccTimestamp":"%[3]d"}`, n, n%3, 1_700_000_000_000_000_000+n))
 }
 
 func mustApply(t testing.TB, s sink.Sink, events ...*cdc.Event) {
@@ -97,7 +98,7 @@ func mustApply(t testing.TB, s sink.Sink, events ...*cdc.Event) {
 	}
 }
 
-// bucketOf returns the bucket and the prefix that a URL names.
+// bucketOf returns the bucket and prefix of a URL.
 func bucketOf(t testing.TB, raw string) (bucket, prefix string) {
 	t.Helper()
 	c, err := parse(parsed(t, raw))
@@ -107,8 +108,7 @@ func bucketOf(t testing.TB, raw string) (bucket, prefix string) {
 	return c.bucket, c.prefix
 }
 
-// history reads the events of a destination from the server's disk, in the order
-// of their clocks.
+// history reads the events of a destination from the server's disk, in the order of their clocks.
 func history(t testing.TB, raw string) []sinktest.Stored {
 	t.Helper()
 	bucket, prefix := bucketOf(t, raw)
@@ -138,7 +138,7 @@ func clockOf(t testing.TB, s sinktest.Stored) cdc.Timestamp {
 
 var prefixes atomic.Int64
 
-// newPrefix returns a bucket and a prefix that nobody else uses.
+// newPrefix returns a bucket and an unused prefix.
 func newPrefix(bucket string) string { return fmt.Sprintf("%s/in/%d", bucket, prefixes.Add(1)) }
 
 // rowsOf yields rows of a snapshot with the given ids.

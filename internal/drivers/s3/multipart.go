@@ -10,34 +10,34 @@ import (
 )
 
 const (
-	// partSize is that of a part: large enough that the 10,000 parts that S3 allows
-	// are 160 GB, small enough to be sent again.
+	// partSize is the size of a part: large enough for 160 GB in the 10,000 parts that S3 allows,
+	// small enough to send again.
 	partSize = 16 << 20
-	// partsAtOnce bounds the parts of one object that are sent at a time.
+	// partsAtOnce bounds the parts of one object in flight.
 	partsAtOnce = 4
 )
 
-// upload uploads size bytes of r: in parts, where that is more than two of them.
-func (s *store) upload(ctx context.Context, key, contentType string, r io.ReaderAt, size int64) error {
+// upload uploads size bytes of r, in parts if that makes more than two of them.
+func (s *bucketStore) upload(ctx context.Context, key, contentType string, r io.ReaderAt, size int64) error {
 	if size <= 2*partSize {
 		return s.putFrom(ctx, key, contentType, io.NewSectionReader(r, 0, size), size)
 	}
-	id, err := s.begin(ctx, key, contentType)
+	id, err := s.beginUpload(ctx, key, contentType)
 	if err != nil {
 		return err
 	}
 	err = s.uploadParts(ctx, key, id, r, size)
 	if err != nil {
-		// The store may take a part that was on its way after the first abort. The bucket's own
-		// rules remove what can't be removed now.
+		// The store may accept a part that was in flight after the first abort. If both fail, a
+		// lifecycle rule of the bucket removes the parts.
 		for range 2 {
-			_ = s.abort(context.WithoutCancel(ctx), key, id)
+			_ = s.abortUpload(context.WithoutCancel(ctx), key, id)
 		}
 	}
 	return err
 }
 
-func (s *store) uploadParts(ctx context.Context, key, id string, r io.ReaderAt, size int64) error {
+func (s *bucketStore) uploadParts(ctx context.Context, key, id string, r io.ReaderAt, size int64) error {
 	parts := make([]types.CompletedPart, (size+partSize-1)/partSize)
 	group, uploading := errgroup.WithContext(ctx)
 	group.SetLimit(partsAtOnce)
@@ -52,22 +52,22 @@ func (s *store) uploadParts(ctx context.Context, key, id string, r io.ReaderAt, 
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return s.complete(ctx, key, id, size, parts...)
+	return s.completeUpload(ctx, key, id, size, parts...)
 }
 
-// complete makes an object of the parts of an upload.
-func (s *store) complete(ctx context.Context, key, id string, size int64, parts ...types.CompletedPart) error {
-	ctx, cancel := s.within(ctx, size)
+// completeUpload joins the parts of an upload into an object.
+func (s *bucketStore) completeUpload(ctx context.Context, key, id string, size int64, parts ...types.CompletedPart) error {
+	ctx, cancel := s.withTimeout(ctx, size)
 	defer cancel()
 	_, err := s.client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
 		Bucket: &s.bucket, Key: &key, UploadId: &id, MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
 	})
-	return s.explain(err)
+	return s.classify(err)
 }
 
-func (s *store) uploadPart(ctx context.Context, key, id string, number int32, r *io.SectionReader) (types.CompletedPart, error) {
+func (s *bucketStore) uploadPart(ctx context.Context, key, id string, number int32, r *io.SectionReader) (types.CompletedPart, error) {
 	size := r.Size()
-	ctx, cancel := s.within(ctx, size)
+	ctx, cancel := s.withTimeout(ctx, size)
 	defer cancel()
 	input := &s3.UploadPartInput{Bucket: &s.bucket, Key: &key, UploadId: &id, PartNumber: &number, Body: r, ContentLength: &size}
 	if s.checksums {
@@ -75,7 +75,7 @@ func (s *store) uploadPart(ctx context.Context, key, id string, number int32, r 
 	}
 	part, err := s.client.UploadPart(ctx, input)
 	if err != nil {
-		return types.CompletedPart{}, s.explain(err)
+		return types.CompletedPart{}, s.classify(err)
 	}
 	return types.CompletedPart{
 		PartNumber: &number, ETag: part.ETag, ChecksumCRC32: part.ChecksumCRC32, ChecksumCRC32C: part.ChecksumCRC32C,

@@ -20,34 +20,34 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// maxName is the longest name of an object that S3 takes, in bytes.
+// maxName is the longest object name that S3 allows, in bytes.
 const maxName = 1024
 
-// objects is the sink that writes one object an event. That an event comes again
-// replaces its object, so their order is of no matter.
-type objects struct {
-	*store
-	*uploads
+// objectSink writes one object per event. An event that is delivered again replaces its object, so
+// order does not matter.
+type objectSink struct {
+	*bucketStore
+	*serialCalls
 	env    sink.Env
 	loader encode.Loader
 }
 
 var (
-	_ sink.Sink  = (*objects)(nil)
-	_ sink.Pacer = (*objects)(nil)
+	_ sink.Sink  = (*objectSink)(nil)
+	_ sink.Pacer = (*objectSink)(nil)
 )
 
-func newObjects(c config, env sink.Env, s *store) *objects {
-	o := &objects{store: s, uploads: &uploads{}, env: env}
+func newObjectSink(c config, env sink.Env, s *bucketStore) *objectSink {
+	o := &objectSink{bucketStore: s, serialCalls: &serialCalls{}, env: env}
 	o.loader = encode.Loader{Apply: o.Apply, Limits: c.limits}
 	return o
 }
 
-// Limits are those that the URL asks for.
-func (o *objects) Limits() sink.Limits { return o.limits }
+// Limits returns the limits that the URL sets.
+func (o *objectSink) Limits() sink.Limits { return o.limits }
 
 // Apply uploads an object for each of the batch's events.
-func (o *objects) Apply(ctx context.Context, b *change.Batch) error {
+func (o *objectSink) Apply(ctx context.Context, b *change.Batch) error {
 	if len(b.Events) == 0 {
 		return nil
 	}
@@ -56,16 +56,16 @@ func (o *objects) Apply(ctx context.Context, b *change.Batch) error {
 		return fmt.Errorf("upload %d changes: %w", len(b.Events), err)
 	}
 	defer done()
-	if err = o.ready(ctx); err == nil {
+	if err = o.prepareCall(ctx); err == nil {
 		err = o.apply(ctx, b.Events)
 	}
 	if err != nil {
 		err = fmt.Errorf("upload %d changes: %w", len(b.Events), err)
 	}
-	return o.settle(err)
+	return o.finishCall(err)
 }
 
-func (o *objects) apply(ctx context.Context, events []*cdc.Event) error {
+func (o *objectSink) apply(ctx context.Context, events []*cdc.Event) error {
 	names, events, err := o.names(events)
 	if err != nil {
 		return err
@@ -85,7 +85,7 @@ func (o *objects) apply(ctx context.Context, events []*cdc.Event) error {
 	return group.Wait()
 }
 
-func (o *objects) upload(ctx context.Context, name string, e *cdc.Event) error {
+func (o *objectSink) upload(ctx context.Context, name string, e *cdc.Event) error {
 	text, replaced := encode.AppendEvent(make([]byte, 0, len(e.Payload)+1), e)
 	if replaced {
 		o.env.Adjusted(e.Table, "", "invalid-utf8")
@@ -96,12 +96,12 @@ func (o *objects) upload(ctx context.Context, name string, e *cdc.Event) error {
 	return nil
 }
 
-// names returns the objects of the events: of those that have one name the last
-// event, as if they had been uploaded one after another.
-func (o *objects) names(events []*cdc.Event) ([]string, []*cdc.Event, error) {
+// names returns the objects of the events. Of events with the same name it keeps the last, as if
+// they were uploaded one after the other.
+func (o *objectSink) names(events []*cdc.Event) ([]string, []*cdc.Event, error) {
 	names := make([]string, 0, len(events))
 	kept := make([]*cdc.Event, 0, len(events))
-	places := make(map[string]int, len(events))
+	index := make(map[string]int, len(events))
 	for _, e := range events {
 		name, err := o.path.NameOf(e)
 		if err == nil {
@@ -113,11 +113,11 @@ func (o *objects) names(events []*cdc.Event) ([]string, []*cdc.Event, error) {
 		if err != nil {
 			return nil, nil, fault.Mark(fault.Poison, fmt.Errorf("name an event of table %q: %w", e.Table, err))
 		}
-		if i, known := places[name]; known {
+		if i, known := index[name]; known {
 			kept[i] = e
 			continue
 		}
-		places[name] = len(names)
+		index[name] = len(names)
 		names, kept = append(names, name), append(kept, e)
 	}
 	return names, kept, nil
@@ -131,13 +131,13 @@ func (l location) below(name string) string {
 	return l.prefix + "/" + name
 }
 
-// reach makes sure that the store answers, has the bucket, and takes the keys: it asks
-// to complete an upload that was never begun. A store that would let eds write says that
-// there is no such upload.
-func (s *store) reach(ctx context.Context) error {
+// checkWritable checks that the store answers, has the bucket, and accepts the keys. It completes
+// an upload that was never begun: a store that would let eds write reports that there is no such
+// upload.
+func (s *bucketStore) checkWritable(ctx context.Context) error {
 	part := types.CompletedPart{PartNumber: aws.Int32(1), ETag: aws.String(`"d41d8cd98f00b204e9800998ecf8427e"`)}
-	err := s.complete(ctx, s.below(".eds-probe-"+rand.Text()), "none", 0, part)
-	if answer := new(answerError); errors.As(err, &answer) && noUpload[answer.code] {
+	err := s.completeUpload(ctx, s.below(".eds-probe-"+rand.Text()), "none", 0, part)
+	if answer := new(responseError); errors.As(err, &answer) && unknownUpload[answer.code] {
 		return nil
 	}
 	if err != nil {
@@ -146,18 +146,18 @@ func (s *store) reach(ctx context.Context) error {
 	return nil
 }
 
-// noUpload are the codes of stores that find no upload of an id, or take it for none.
-var noUpload = map[string]bool{"NoSuchUpload": true, "InvalidArgument": true, "InvalidRequest": true, "InvalidPart": true}
+// unknownUpload lists the codes of stores that do not find the upload, or reject its id.
+var unknownUpload = map[string]bool{"NoSuchUpload": true, "InvalidArgument": true, "InvalidRequest": true, "InvalidPart": true}
 
-// Probe makes sure that the store answers, takes the keys, and would take
-// objects: it begins an upload that it does not finish.
-func (s *store) Probe(ctx context.Context) error {
+// Probe checks that the store answers, accepts the keys, and would accept objects: it begins an
+// upload and aborts it.
+func (s *bucketStore) Probe(ctx context.Context) error {
 	name := s.below(".eds-probe-" + rand.Text())
-	id, err := s.begin(ctx, name, "application/json")
+	id, err := s.beginUpload(ctx, name, "application/json")
 	if err == nil {
-		err = s.abort(ctx, name, id)
+		err = s.abortUpload(ctx, name, id)
 		if class := fault.Of(err); class == fault.Fatal || class == fault.Refused {
-			return nil // eds may write, though not forget what it began
+			return nil // eds may write, but not abort
 		}
 	}
 	if err != nil {
@@ -167,28 +167,28 @@ func (s *store) Probe(ctx context.Context) error {
 }
 
 // BeginLoad begins the load of one table.
-func (o *objects) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
+func (o *objectSink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 	return o.loader.BeginLoad(ctx, job, t, mode, scope)
 }
 
-// Close interrupts a batch that is being uploaded.
-func (o *objects) Close(context.Context) error {
-	o.leave()
+// Close interrupts a running upload.
+func (o *objectSink) Close(context.Context) error {
+	o.shutDown()
 	o.close()
 	return nil
 }
 
-// uploads are the calls that upload, which closing interrupts. They are serial.
-type uploads struct {
-	mu sync.Mutex // held while a batch is uploaded
+// serialCalls runs uploading calls one after the other. Closing the sink interrupts them.
+type serialCalls struct {
+	mu sync.Mutex // held by the running call
 
 	state  sync.Mutex
 	closed bool
-	abort  context.CancelFunc // of the batch that is being uploaded; nil where none is
+	abort  context.CancelFunc // of the running call; nil if there is none
 }
 
-// enter waits for its turn and returns a context that leave cancels.
-func (u *uploads) enter(ctx context.Context) (context.Context, func(), error) {
+// enter waits for its turn and returns a context that shutDown cancels.
+func (u *serialCalls) enter(ctx context.Context) (context.Context, func(), error) {
 	u.mu.Lock()
 	u.state.Lock()
 	defer u.state.Unlock()
@@ -207,14 +207,14 @@ func (u *uploads) enter(ctx context.Context) (context.Context, func(), error) {
 	}, nil
 }
 
-// leave interrupts a call, and waits until it has ended. Later ones are refused.
-func (u *uploads) leave() {
+// shutDown interrupts a running call and waits for its end. Later calls fail.
+func (u *serialCalls) shutDown() {
 	u.state.Lock()
 	u.closed = true
 	if u.abort != nil {
 		u.abort()
 	}
 	u.state.Unlock()
-	u.mu.Lock() // once the call has ended
+	u.mu.Lock() // until the call has ended
 	defer u.mu.Unlock()
 }

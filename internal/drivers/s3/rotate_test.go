@@ -17,7 +17,9 @@ func TestKeys_AreReadForEachBatch(t *testing.T) {
 		files.Put("secret", []byte(secret+"\n"))
 	}
 	put(peers.S3Key, peers.S3Secret)
-	s, err := files.Open(Driver(), "s3://"+server.Addr()+"/"+path+"?access-key-id="+files.Placeholder("id")+"&secret-access-key="+files.Placeholder("secret"), sink.Env{})
+	s, err := files.Open(Driver(),
+		"s3://"+server.Addr()+"/"+path+"?access-key-id="+files.Placeholder("id")+"&secret-access-key="+files.Placeholder("secret"),
+		sink.Env{})
 	files.Works("the right key", err)
 	files.Works("a batch", s.Apply(t.Context(), sinktest.Batch(order(t, 1))))
 	put("AKIAANOTHER", peers.S3Secret)

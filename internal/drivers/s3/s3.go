@@ -214,16 +214,16 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 }
 
 func connect(ctx context.Context, c config, env sink.Env) (sink.Sink, error) {
-	store, err := newStore(ctx, c, env.Access)
+	store, err := newBucketStore(ctx, c, env.Access)
 	if err != nil {
 		return nil, err
 	}
-	if err := store.reach(ctx); err != nil {
+	if err := store.checkWritable(ctx); err != nil {
 		store.close()
 		return nil, err
 	}
 	if c.files.Format != "" {
-		return newBatches(c, env, store), nil
+		return newBatchSink(c, env, store), nil
 	}
-	return newObjects(c, env, store), nil
+	return newObjectSink(c, env, store), nil
 }

@@ -25,26 +25,25 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// store is a bucket of the store that the URL names. It is safe for concurrent
-// use.
-type store struct {
+// bucketStore accesses the bucket that the URL names. It is safe for concurrent use.
+type bucketStore struct {
 	config
 	client    *s3.Client
 	transport *http.Transport
 	access    *sink.Access
-	refused   bool // the client's credentials or authorities, by the last call
+	refused   bool // the last call's credentials or authorities
 }
 
-// settle ends a call that uploads, with its outcome.
-func (s *store) settle(err error) error {
+// finishCall ends an uploading call and records whether the store refused it.
+func (s *bucketStore) finishCall(err error) error {
 	s.refused = fault.Of(err) == fault.Refused
 	return s.access.Judge(err)
 }
 
-// ready begins a call that uploads, with the keys that the URL names now. It replaces a
-// client that was refused: its profile, its role or the authorities that it trusts may have
-// changed. Calls that upload are serial.
-func (s *store) ready(ctx context.Context) error {
+// prepareCall begins an uploading call with the current keys of the URL. It replaces a client that
+// was refused, because its profile, role or trusted authorities may have changed. Uploading calls
+// are serial.
+func (s *bucketStore) prepareCall(ctx context.Context) error {
 	now, err := s.now()
 	if err != nil {
 		return err
@@ -57,14 +56,14 @@ func (s *store) ready(ctx context.Context) error {
 	return s.connect(ctx)
 }
 
-// newStore finds credentials and makes a client. It asks the store for nothing.
-func newStore(ctx context.Context, c config, access *sink.Access) (*store, error) {
-	s := &store{config: c, access: access}
+// newBucketStore finds credentials and creates a client. It sends the store nothing.
+func newBucketStore(ctx context.Context, c config, access *sink.Access) (*bucketStore, error) {
+	s := &bucketStore{config: c, access: access}
 	return s, s.connect(ctx)
 }
 
-// connect makes the client.
-func (s *store) connect(ctx context.Context) error {
+// connect creates the client.
+func (s *bucketStore) connect(ctx context.Context) error {
 	c := &s.config
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -72,8 +71,8 @@ func (s *store) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// What the environment says of trusted authorities is in the SDK's transport;
-	// a copy of it is one whose connections can be closed.
+	// The SDK's transport trusts the authorities that the environment names. A copy of it can close
+	// its connections.
 	if built, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok {
 		s.transport = built.GetTransport()
 	} else {
@@ -81,14 +80,18 @@ func (s *store) connect(ctx context.Context) error {
 	}
 	s.transport.MaxIdleConns, s.transport.MaxIdleConnsPerHost = 0, c.tasks
 	s.transport.ResponseHeaderTimeout = c.timeout
-	client := &http.Client{Transport: s.transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := &http.Client{
+		Transport:     s.transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	s.client = s3.NewFromConfig(cfg, func(o *s3.Options) {
 		o.HTTPClient = client
 		o.UsePathStyle = c.pathStyle
 		if c.endpoint != "" {
 			o.BaseEndpoint = aws.String(c.endpoint)
 		}
-		o.RequestChecksumCalculation, o.ResponseChecksumValidation = aws.RequestChecksumCalculationWhenRequired, aws.ResponseChecksumValidationWhenRequired
+		o.RequestChecksumCalculation, o.ResponseChecksumValidation = aws.RequestChecksumCalculationWhenRequired,
+			aws.ResponseChecksumValidationWhenRequired
 		if c.checksums {
 			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenSupported
 		}
@@ -96,11 +99,11 @@ func (s *store) connect(ctx context.Context) error {
 	return nil
 }
 
-// remedy is how a URL can have credentials.
+// remedy says how to give the URL credentials.
 const remedy = "add access-key-id= and secret-access-key= to the s3 url"
 
-// configuration is what the SDK reads from the environment, the profiles and the
-// URL. Requests are signed with the keys that c has when they are made.
+// configuration reads the SDK's configuration from the environment, the profiles and the URL. Each
+// request is signed with the keys that c holds at that time.
 func configuration(ctx context.Context, c *config) (aws.Config, error) {
 	from := []func(*awsconfig.LoadOptions) error{
 		awsconfig.WithHTTPClient(awshttp.NewBuildableClient()),
@@ -126,19 +129,20 @@ func configuration(ctx context.Context, c *config) (aws.Config, error) {
 		return cfg, awscredentials.Misconfigured(err)
 	}
 	if c.keys.id != "" {
-		cfg.Credentials = given // not cached, as the SDK would
+		cfg.Credentials = given // not cached, unlike in the SDK
 	}
 	if c.region == "" && c.endpoint != "" && !c.aws {
-		cfg.Region = "" // the environment's is one of AWS
+		cfg.Region = "" // the environment's region is one of AWS
 	}
 	cfg.Region = cmp.Or(cfg.Region, "us-east-1")
 	if c.keys.role != "" {
-		cfg.Credentials = aws.NewCredentialsCache(stscreds.NewAssumeRoleProvider(sts.NewFromConfig(cfg), c.keys.role, func(o *stscreds.AssumeRoleOptions) {
-			o.RoleSessionName = "eds"
-			if c.keys.externalID != "" {
-				o.ExternalID = aws.String(c.keys.externalID)
-			}
-		}))
+		cfg.Credentials = aws.NewCredentialsCache(stscreds.NewAssumeRoleProvider(sts.NewFromConfig(cfg), c.keys.role,
+			func(o *stscreds.AssumeRoleOptions) {
+				o.RoleSessionName = "eds"
+				if c.keys.externalID != "" {
+					o.ExternalID = aws.String(c.keys.externalID)
+				}
+			}))
 	}
 	if cfg.Credentials == nil {
 		return cfg, awscredentials.None(remedy)
@@ -149,23 +153,22 @@ func configuration(ctx context.Context, c *config) (aws.Config, error) {
 	return cfg, nil
 }
 
-// slowest is the rate that a connection has to reach, in bytes a second.
-const slowest = 64 << 10
+// minRate is the slowest acceptable upload, in bytes per second.
+const minRate = 64 << 10
 
-// within bounds how long a request that sends size bytes may take, with what
-// the client itself tries again.
-func (s *store) within(ctx context.Context, size int64) (context.Context, context.CancelFunc) {
-	once := s.timeout + time.Duration(size/slowest)*time.Second
+// withTimeout bounds a request that sends size bytes, including the client's own retries.
+func (s *bucketStore) withTimeout(ctx context.Context, size int64) (context.Context, context.CancelFunc) {
+	once := s.timeout + time.Duration(size/minRate)*time.Second
 	return context.WithTimeout(ctx, time.Duration(s.retries+1)*once)
 }
 
 // put uploads one object.
-func (s *store) put(ctx context.Context, key, contentType string, text []byte) error {
+func (s *bucketStore) put(ctx context.Context, key, contentType string, text []byte) error {
 	return s.putFrom(ctx, key, contentType, bytes.NewReader(text), int64(len(text)))
 }
 
-func (s *store) putFrom(ctx context.Context, key, contentType string, body io.ReadSeeker, size int64) error {
-	ctx, cancel := s.within(ctx, size)
+func (s *bucketStore) putFrom(ctx context.Context, key, contentType string, body io.ReadSeeker, size int64) error {
+	ctx, cancel := s.withTimeout(ctx, size)
 	defer cancel()
 	input := &s3.PutObjectInput{
 		Bucket: &s.bucket, Key: &key, Body: body, ContentLength: &size, ContentType: &contentType,
@@ -175,12 +178,12 @@ func (s *store) putFrom(ctx context.Context, key, contentType string, body io.Re
 		input.SSEKMSKeyId = &s.kmsKey
 	}
 	_, err := s.client.PutObject(ctx, input)
-	return s.explain(err)
+	return s.classify(err)
 }
 
-// begin begins a multipart upload.
-func (s *store) begin(ctx context.Context, key, contentType string) (id string, err error) {
-	ctx, cancel := s.within(ctx, 0)
+// beginUpload begins a multipart upload and returns its id.
+func (s *bucketStore) beginUpload(ctx context.Context, key, contentType string) (id string, err error) {
+	ctx, cancel := s.withTimeout(ctx, 0)
 	defer cancel()
 	input := &s3.CreateMultipartUploadInput{
 		Bucket: &s.bucket, Key: &key, ContentType: &contentType,
@@ -189,26 +192,26 @@ func (s *store) begin(ctx context.Context, key, contentType string) (id string, 
 	if s.kmsKey != "" {
 		input.SSEKMSKeyId = &s.kmsKey
 	}
-	if s.checksums { // of its parts, which the SDK computes
+	if s.checksums { // of its parts; the SDK computes them
 		input.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32
 	}
 	begun, err := s.client.CreateMultipartUpload(ctx, input)
 	if err != nil {
-		return "", s.explain(err)
+		return "", s.classify(err)
 	}
 	if begun.UploadId == nil {
-		return "", errors.New("the store names no upload that it began")
+		return "", errors.New("the store returned no upload id")
 	}
 	return *begun.UploadId, nil
 }
 
-// abort forgets a multipart upload. Where that fails what was uploaded stays,
-// seen by nobody, until a rule of the bucket removes it.
-func (s *store) abort(ctx context.Context, key, id string) error {
-	ctx, cancel := s.within(ctx, 0)
+// abortUpload discards a multipart upload. If that fails its parts stay, invisible, until a
+// lifecycle rule of the bucket removes them.
+func (s *bucketStore) abortUpload(ctx context.Context, key, id string) error {
+	ctx, cancel := s.withTimeout(ctx, 0)
 	defer cancel()
 	_, err := s.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &s.bucket, Key: &key, UploadId: &id})
-	return s.explain(err)
+	return s.classify(err)
 }
 
-func (s *store) close() { s.transport.CloseIdleConnections() }
+func (s *bucketStore) close() { s.transport.CloseIdleConnections() }

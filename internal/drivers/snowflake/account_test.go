@@ -15,13 +15,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// TestAccount runs the conformance suite on a real account, which costs some
-// credits:
+// TestAccount runs the conformance suite on a real account, which costs some credits:
 //
-//	EDS_TEST_SNOWFLAKE_URL='snowflake://user:password@account/DATABASE?warehouse=WH&role=R' go test -tags snowflake -run TestAccount -timeout 2h ./internal/drivers/snowflake
+//	export EDS_TEST_SNOWFLAKE_URL='snowflake://user:password@account/DATABASE?warehouse=WH&role=R'
+//	go test -tags snowflake -run TestAccount -timeout 2h ./internal/drivers/snowflake
 //
-// Each check has a schema of its own in the URL's database, which is dropped
-// when it ends. The role needs CREATE SCHEMA on the database.
+// Each check has its own schema in the URL's database, which is dropped afterwards. The role needs
+// CREATE SCHEMA on the database.
 func TestAccount(t *testing.T) {
 	raw := os.Getenv("EDS_TEST_SNOWFLAKE_URL")
 	base, err := url.Parse(raw)
@@ -50,11 +50,13 @@ func TestAccount(t *testing.T) {
 			u.Path = "/" + database + "/" + schema
 			t.Cleanup(func() { executeOn(t, u.String(), "DROP SCHEMA IF EXISTS "+quote(schema)) })
 			return u.String(), func() string {
-				return executeOn(t, u.String(), "SELECT LISTAGG(SCHEMA_NAME, ' ') WITHIN GROUP (ORDER BY SCHEMA_NAME) FROM INFORMATION_SCHEMA.SCHEMATA")
+				return executeOn(t, u.String(), "SELECT LISTAGG(SCHEMA_NAME, ' ') WITHIN GROUP (ORDER BY SCHEMA_NAME) "+
+					"FROM INFORMATION_SCHEMA.SCHEMATA")
 			}
 		},
 		Foreign: func(t testing.TB, target, table string) {
-			executeOn(t, target, "CREATE TABLE "+quote(table)+` ("id" STRING PRIMARY KEY, "n" NUMBER(9,0), "s" VARCHAR(10), "must" STRING NOT NULL, "extra" STRING)`)
+			executeOn(t, target, "CREATE TABLE "+quote(table)+
+				` ("id" STRING PRIMARY KEY, "n" NUMBER(9,0), "s" VARCHAR(10), "must" STRING NOT NULL, "extra" STRING)`)
 			executeOn(t, target, "INSERT INTO "+quote(table)+` VALUES ('old', 7, 'short', 'there', 'kept')`)
 		},
 		LoseStage: func(t testing.TB, target, job, table, id string) {
@@ -64,15 +66,15 @@ func TestAccount(t *testing.T) {
 }
 
 // withEnvironment lets options name variables of the test's environment.
-func withEnvironment(open func(context.Context, *url.URL, sink.Env) (sink.Sink, error)) func(context.Context, *url.URL, sink.Env) (sink.Sink, error) {
+func withEnvironment(open func(context.Context, *url.URL, sink.Env) (sink.Sink, error)) func(context.Context, *url.URL,
+	sink.Env) (sink.Sink, error) {
 	return func(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 		env.Lookup = os.LookupEnv
 		return open(ctx, target, env)
 	}
 }
 
-// executeOn executes one statement on a session of its own, and returns the first value
-// of its answer.
+// executeOn executes one statement in its own session, and returns the first value of its result.
 func executeOn(t testing.TB, raw, sql string) string {
 	t.Helper()
 	target, err := url.Parse(raw)

@@ -11,17 +11,18 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// attribute is what we know of a column beside what the engine does.
+// attribute is the dialect's knowledge of a column.
 type attribute struct {
 	kind      kind
-	length    int // of text: characters at most
+	length    int // of text: limit in characters
 	precision int // of numbers: digits; of instants: digits of the second
 	scale     int // of numbers: decimal places
 }
 
-// catalogueSQL lists the columns of tables of the session's schema. Its
-// parameter is a JSON array of names.
-const catalogueSQL = `SELECT TABLE_NAME, COLUMN_NAME, DATA_TYPE, TO_VARCHAR(CHARACTER_MAXIMUM_LENGTH), TO_VARCHAR(NUMERIC_PRECISION), TO_VARCHAR(NUMERIC_SCALE), TO_VARCHAR(DATETIME_PRECISION), IS_NULLABLE, COLUMN_DEFAULT, IS_IDENTITY
+// catalogueSQL lists the columns of tables in the session's schema. Its parameter is a JSON array
+// of names.
+const catalogueSQL = `SELECT TABLE_NAME, COLUMN_NAME, DATA_TYPE, TO_VARCHAR(CHARACTER_MAXIMUM_LENGTH), ` +
+	`TO_VARCHAR(NUMERIC_PRECISION), TO_VARCHAR(NUMERIC_SCALE), TO_VARCHAR(DATETIME_PRECISION), IS_NULLABLE, COLUMN_DEFAULT, IS_IDENTITY
 FROM INFORMATION_SCHEMA.COLUMNS
 WHERE TABLE_SCHEMA = CURRENT_SCHEMA() AND TABLE_NAME IN (SELECT VALUE::VARCHAR FROM TABLE(FLATTEN(INPUT => PARSE_JSON(?))))
 ORDER BY TABLE_NAME, ORDINAL_POSITION`
@@ -29,17 +30,17 @@ ORDER BY TABLE_NAME, ORDINAL_POSITION`
 // keysSQL lists the primary keys of the session's schema.
 const keysSQL = "SHOW PRIMARY KEYS IN SCHEMA"
 
-// objectsSQL lists objects of the session's schema. Its parameter is a JSON array of names.
+// objectsSQL lists objects in the session's schema. Its parameter is a JSON array of names.
 const objectsSQL = `SELECT TABLE_NAME, TABLE_TYPE
 FROM INFORMATION_SCHEMA.TABLES
 WHERE TABLE_SCHEMA = CURRENT_SCHEMA() AND TABLE_NAME IN (SELECT VALUE::VARCHAR FROM TABLE(FLATTEN(INPUT => PARSE_JSON(?))))`
 
-// kinds are what has the name of a table and is none (TABLES.TABLE_TYPE).
-var kinds = map[string]string{"VIEW": "a view", "MATERIALIZED VIEW": "a materialized view", "EXTERNAL TABLE": "an external table"}
+// objectKinds describes other objects than tables, by TABLES.TABLE_TYPE.
+var objectKinds = map[string]string{"VIEW": "a view", "MATERIALIZED VIEW": "a materialized view", "EXTERNAL TABLE": "an external table"}
 
-// Objects describes those of the named objects that exist, as Tables finds them.
+// Objects describes those of the named objects that exist. It finds names like Tables.
 func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
-	list, err := spellings(names)
+	list, err := nameSpellings(names)
 	if err != nil {
 		return nil, err
 	}
@@ -60,15 +61,15 @@ func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object
 			}
 		}
 		if ok {
-			objects = append(objects, sqlsink.Object{Name: n, Other: kinds[kind]})
+			objects = append(objects, sqlsink.Object{Name: n, Other: objectKinds[kind]})
 		}
 	}
 	return objects, nil
 }
 
-// spellings returns the names as a JSON array: as they are, and as a tool makes them that
-// does not quote names.
-func spellings(names []string) (string, error) {
+// nameSpellings returns the names as a JSON array: each as it is, and in upper case, as a tool
+// creates it that does not quote names.
+func nameSpellings(names []string) (string, error) {
 	wanted := make([]string, 0, 2*len(names))
 	for _, n := range names {
 		wanted = append(wanted, n, strings.ToUpper(n))
@@ -96,8 +97,8 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	return indexes, nil
 }
 
-// Tables describes those of the named tables that exist: under the very name, or
-// as a tool would have made it that does not quote names.
+// Tables describes those of the named tables that exist, by exact name or in upper case, as a tool
+// creates them that does not quote names. It also finishes interrupted widenings.
 func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
 	tables, err := s.describe(ctx, names)
 	if err != nil {
@@ -113,13 +114,13 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 		}
 	}
 	for _, t := range tables {
-		hideSuccessors(t)
+		hideUnfinished(t)
 	}
 	return tables, s.describeKeys(ctx, tables)
 }
 
 func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
-	list, err := spellings(names)
+	list, err := nameSpellings(names)
 	if err != nil {
 		return nil, err
 	}
@@ -159,13 +160,12 @@ func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Tabl
 	return tables, nil
 }
 
-// finishWidening renames columns that are to take another's place, where that
-// other is gone already.
+// finishWidening renames the new columns of interrupted widenings whose old columns are gone.
 func (s *session) finishWidening(ctx context.Context, tables []*sqlsink.Table) (finished bool, err error) {
 	for _, t := range tables {
 		for i := range t.Columns {
-			of, ok := successor(t.Columns[i].Name)
-			if !ok || find(t, of) {
+			of, ok := widenedFrom(t.Columns[i].Name)
+			if !ok || hasColumn(t, of) {
 				continue
 			}
 			sql := "ALTER TABLE " + s.dialect.table(t.Name) + " RENAME COLUMN " + quote(t.Columns[i].Name) + " TO " + quote(of)
@@ -178,7 +178,7 @@ func (s *session) finishWidening(ctx context.Context, tables []*sqlsink.Table) (
 	return finished, nil
 }
 
-func find(t *sqlsink.Table, column string) bool {
+func hasColumn(t *sqlsink.Table, column string) bool {
 	for i := range t.Columns {
 		if t.Columns[i].Name == column {
 			return true
@@ -187,12 +187,12 @@ func find(t *sqlsink.Table, column string) bool {
 	return false
 }
 
-// hideSuccessors takes columns out of the description that are not in place yet,
-// and the number that rows of staging tables have.
-func hideSuccessors(t *sqlsink.Table) {
+// hideUnfinished hides the new columns of unfinished widenings, and the row numbers of staging
+// tables.
+func hideUnfinished(t *sqlsink.Table) {
 	var kept []sqlsink.Column
 	for _, c := range t.Columns {
-		if of, ok := successor(c.Name); c.Name == rowColumn || ok && find(t, of) {
+		if of, ok := widenedFrom(c.Name); c.Name == rowColumn || ok && hasColumn(t, of) {
 			continue
 		}
 		kept = append(kept, c)
@@ -228,7 +228,7 @@ func (s *session) describeKeys(ctx context.Context, tables []*sqlsink.Table) err
 }
 
 // describe reads a row of catalogueSQL.
-func describe(found *answer, row int) (sqlsink.Column, error) {
+func describe(found *queryResult, row int) (sqlsink.Column, error) {
 	c := sqlsink.Column{Name: found.text(row, 1), Type: found.text(row, 2), Nullable: found.text(row, 7) == "YES"}
 	c.Filled = found.rows[row][8] != nil || found.text(row, 9) == "YES"
 	a := &attribute{}
@@ -269,11 +269,11 @@ func describe(found *answer, row int) (sqlsink.Column, error) {
 }
 
 const (
-	defaultLength = 16777216 // of a VARCHAR that has none
-	integerDigits = 19       // of an integer of 64 bits
+	defaultLength = 16777216 // of a VARCHAR without a length
+	integerDigits = 19       // of a 64-bit integer
 )
 
-// kindOf tells how values travel to a type, and what the type is made for.
+// kindOf returns how values of a type are encoded and which schema type it holds.
 func kindOf(name string) (kind, schema.Type) {
 	switch name {
 	case "TEXT":

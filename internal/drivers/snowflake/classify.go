@@ -2,22 +2,23 @@ package snowflake
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Classify goes by Snowflake's error numbers and SQLSTATE. Whatever is not the
-// server's answer is the network's: the session is lost.
+// Classify classifies by Snowflake's error numbers and SQLSTATEs. An error that the server did not
+// return comes from the network: the session is lost.
 func (d *dialect) Classify(err error) sqlsink.Verdict {
 	lost := &connectionError{}
 	e := &serverError{}
 	if !errors.As(err, &e) {
 		marked := &fault.Error{}
-		if busy := new(refusal); errors.As(err, &busy) {
+		if busy := new(httpRefusal); errors.As(err, &busy) {
 			return sqlsink.Verdict{Lost: true, RetryAfter: busy.after}
 		}
-		return sqlsink.Verdict{Lost: errors.As(err, &lost) || !errors.As(err, &marked) && !errors.Is(err, errCounts)}
+		return sqlsink.Verdict{Lost: errors.As(err, &lost) || !errors.As(err, &marked) && !errors.Is(err, errRowCount)}
 	}
 	v := classify(e)
 	v.Lost = v.Lost || errors.As(err, &lost)
@@ -28,17 +29,17 @@ func classify(e *serverError) sqlsink.Verdict {
 	switch n := e.number; {
 	case n == numberDenied: // a privilege is missing
 		return sqlsink.Verdict{Class: fault.Fatal}
-	case n == numberMissing, n == numberAbsent, n == numberInvalid: // what the catalogue named is not there any more
+	case n == numberMissing, n == numberAbsent, n == numberInvalid: // an object of the catalogue is gone
 		return sqlsink.Verdict{Stale: true}
 	case n == 390111, n == 390112, n == 390114, n == 390115: // the session is gone, or its token has expired
 		return sqlsink.Verdict{Lost: true}
 	case n >= 390100 && n < 390500, n >= 394300 && n < 395000: // credentials, policies
 		return sqlsink.Verdict{Class: fault.Refused, Lost: true}
-	case n >= 260000 && n < 280000: // Snowflake's driver about itself, or about what it could not reach
+	case n >= 260000 && n < 280000: // Snowflake's driver itself failed, or could not reach the server
 		return sqlsink.Verdict{Lost: true}
 	case n == 100132, n == 100143: // a function failed
 		return sqlsink.Verdict{}
-	case n >= 100000 && n < 110000: // execution: the row is at fault
+	case n >= 100000 && n < 110000: // execution: the row is invalid
 		return sqlsink.Verdict{Class: fault.Poison}
 	}
 	switch e.state {
@@ -55,14 +56,18 @@ func classify(e *serverError) sqlsink.Verdict {
 			return sqlsink.Verdict{Lost: true}
 		}
 	}
-	// 57 intervention, 53 resources, a warehouse that does not run, locks, and
-	// everything unknown: it may work later.
+	// 57 intervention, 53 resources, a warehouse that does not run, locks, and everything unknown:
+	// a later attempt may succeed.
 	return sqlsink.Verdict{}
 }
 
-// immovable marks an error that says that a column can not be changed as DDL asked.
-func immovable(err error) error {
-	if e := new(serverError); errors.As(err, &e) && !e.denied() && e.number != numberInvalid && len(e.state) >= 2 && (e.state[:2] == "42" || e.state[:2] == "0A") {
+// permanentDDLError marks the error of DDL that can never succeed.
+func permanentDDLError(err error) error {
+	e := new(serverError)
+	if !errors.As(err, &e) || e.denied() || e.number == numberInvalid {
+		return err
+	}
+	if strings.HasPrefix(e.state, "42") || strings.HasPrefix(e.state, "0A") {
 		return fault.Mark(fault.Poison, err)
 	}
 	return err

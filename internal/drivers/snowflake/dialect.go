@@ -14,21 +14,20 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// dialect is Snowflake to the SQL engine.
+// dialect implements sqlsink.Dialect for Snowflake.
 type dialect struct {
-	target  *url.URL // as it was when the destination was opened
-	account account  // the same; each session signs in with its own
+	target  *url.URL // when the destination was opened
+	account account  // parsed from target; each session parses its own
 	env     sink.Env
-	// actual are the names of tables that the catalogue knows under others than
-	// Name says, by that name.
+	// actual maps a table's name, as Name returns it, to the catalogue's if that differs.
 	actual sync.Map
 }
 
-// maxName is the length of a name in characters that Snowflake keeps.
+// maxName is the longest name that Snowflake keeps, in characters.
 const maxName = 255
 
-// Name shortens a long name, and replaces what a name can not hold: then it ends
-// in a hash of all of it, so that two names stay two.
+// Name shortens a long name and replaces characters that a name cannot hold. Such a name ends in a
+// hash of the original, so that distinct names stay distinct.
 func (d *dialect) Name(name string) string {
 	clean := strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
@@ -47,9 +46,8 @@ func (d *dialect) Name(name string) string {
 	return fmt.Sprintf("%s_%016x", clean, h.Sum64())
 }
 
-// FoldsCase is true: people select columns without quotes, and earlier tools
-// made them in upper case, so that two names which differ in case only are
-// better taken for one.
+// FoldsCase is true: users select columns without quotes, and earlier tools created them in upper
+// case, so two names that differ only in case are better one column.
 func (d *dialect) FoldsCase() bool { return true }
 
 // quote quotes an identifier.
@@ -68,7 +66,7 @@ func quoted(name string) string {
 	return quote(name)
 }
 
-// table returns the quoted name of the real table that the engine calls name.
+// table returns the quoted name of the real table for the engine's name.
 func (d *dialect) table(name string) string {
 	if actual, ok := d.actual.Load(name); ok {
 		return quote(actual.(string))
@@ -76,26 +74,26 @@ func (d *dialect) table(name string) string {
 	return quote(name)
 }
 
-// types are those of the columns that we create.
+// types are the types of new columns.
 var types = map[schema.Type]string{
 	schema.String: "STRING", schema.Enum: "STRING", schema.DateTime: "TIMESTAMP_TZ(9)", schema.Integer: "NUMBER(38,0)",
 	schema.Number: "FLOAT", schema.Boolean: "BOOLEAN", schema.Object: "VARIANT", schema.Array: "VARIANT",
 }
 
-// DDL carries out a migration step. Snowflake commits each statement by itself.
+// DDL returns the statements of a migration step. Snowflake commits each one.
 func (d *dialect) DDL(step sqlsink.Step) []string {
 	table := d.table(step.Table)
 	switch step.Kind {
 	case sqlsink.CreateTable:
-		var lines, key []string
+		var definitions, key []string
 		for _, c := range step.Columns {
-			lines = append(lines, "\t"+definition(c))
+			definitions = append(definitions, "\t"+definition(c))
 			if c.Key {
 				key = append(key, quote(c.Name))
 			}
 		}
-		lines = append(lines, "\tPRIMARY KEY ("+strings.Join(key, ", ")+")")
-		return []string{"CREATE TABLE IF NOT EXISTS " + table + " (\n" + strings.Join(lines, ",\n") + "\n)"}
+		definitions = append(definitions, "\tPRIMARY KEY ("+strings.Join(key, ", ")+")")
+		return []string{"CREATE TABLE IF NOT EXISTS " + table + " (\n" + strings.Join(definitions, ",\n") + "\n)"}
 	case sqlsink.AddColumn:
 		return []string{"ALTER TABLE " + table + " ADD COLUMN IF NOT EXISTS " + definition(step.Columns[0])}
 	case sqlsink.WidenColumn:
@@ -114,18 +112,18 @@ func definition(c sqlsink.NewColumn) string {
 	return text
 }
 
-// Types of columns that were widened. Integers become decimals, which hold them
-// exactly as a floating-point type would not: any of 64 bits, and 18 places.
+// Types of widened columns. Integers become decimals, which hold any 64-bit integer and 18 decimal
+// places exactly; a floating-point type does not.
 const (
 	wideInteger = "NUMBER(38,0)"
 	wideDecimal = "NUMBER(38,18)"
 	wideText    = "VARCHAR(16777216)"
 )
 
-// widen returns the statements that widen a column. Snowflake lengthens a type
-// in place; to another type a column gets by way of a second one, which takes its
-// name at last. Whichever statement is the last to be executed, tables shows
-// either the old column whole or the new one (Tables finishes the renaming).
+// widen returns the statements that widen a column. Snowflake lengthens a type in place. To change
+// the type, they fill a second column, which then takes the first one's name. Whenever they are
+// interrupted, the table has either the complete old column or the complete new one; Tables
+// finishes the renaming.
 func widen(table string, step sqlsink.Step) []string {
 	c := step.Real
 	alter := "ALTER TABLE " + table + " "
@@ -141,7 +139,7 @@ func widen(table string, step sqlsink.Step) []string {
 	expression := quote(c.Name)
 	if step.To == schema.String {
 		prefix, to = wideTexts, wideText
-		expression = spelled(quote(c.Name), c.Native.(*attribute))
+		expression = textExpression(quote(c.Name), c.Native.(*attribute))
 	}
 	next := quote(prefix + c.Name)
 	return []string{
@@ -152,15 +150,14 @@ func widen(table string, step sqlsink.Step) []string {
 	}
 }
 
-// Prefixes of the columns that are to take another's place.
+// Prefixes of the new columns of unfinished widenings.
 const (
 	wideDecimals = "_eds_wide_n_"
 	wideTexts    = "_eds_wide_s_"
 )
 
-// successor returns the name of the column that the named one is to take the
-// place of.
-func successor(name string) (of string, ok bool) {
+// widenedFrom returns the column that a new column of a widening replaces.
+func widenedFrom(name string) (of string, ok bool) {
 	for _, prefix := range []string{wideDecimals, wideTexts} {
 		if of, ok := strings.CutPrefix(name, prefix); ok && of != "" {
 			return of, true
@@ -169,11 +166,11 @@ func successor(name string) (of string, ok bool) {
 	return "", false
 }
 
-// instantFormat spells instants as RFC 3339 with six digits of the second.
+// instantFormat formats instants as RFC 3339 with six fractional digits.
 const instantFormat = `'YYYY-MM-DD"T"HH24:MI:SS.FF6"Z"'`
 
-// spelled returns an expression for the text of a column's values.
-func spelled(column string, a *attribute) string {
+// textExpression returns an expression for a column's values as text.
+func textExpression(column string, a *attribute) string {
 	switch a.kind {
 	case kindText:
 		return column
@@ -186,7 +183,7 @@ func spelled(column string, a *attribute) string {
 	case kindVariant, kindObject, kindArray:
 		return "TO_JSON(" + column + ")"
 	case kindFixed:
-		if a.scale > 0 { // without zeros at the end
+		if a.scale > 0 { // without trailing zeros
 			return "RTRIM(RTRIM(TO_VARCHAR(" + column + "), '0'), '.')"
 		}
 	}

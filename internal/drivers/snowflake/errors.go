@@ -15,15 +15,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// serverError is an error that the server answered, or that Snowflake's driver
-// numbers. Its text holds no value of a row: the message is left out where it
-// may quote one.
+// serverError is an error that the server or Snowflake's driver numbers. Its text contains no value
+// of a row: Error leaves out messages that may quote one.
 type serverError struct {
 	number  int
 	state   string // SQLSTATE
 	message string
-	query   string // by which the query history has it
-	what    string // what was being done
+	query   string // id in the query history
+	what    string // the operation
 }
 
 func (e *serverError) Error() string {
@@ -43,8 +42,8 @@ func (e *serverError) Error() string {
 	return fmt.Sprintf("%s (error %06d, SQLSTATE %s)", text, e.number, e.state)
 }
 
-// quotable reports whether messages of such errors name only objects, as those
-// of the compiler and of the service do. Errors of data quote the datum.
+// quotable reports whether the message only names objects, as those of the compiler and the service
+// do. Data errors quote the datum.
 func (e *serverError) quotable() bool {
 	switch {
 	case e.number >= 100000 && e.number < 110000: // of execution
@@ -58,13 +57,13 @@ func (e *serverError) quotable() bool {
 	return true
 }
 
-// denied reports whether an object is missing, or hidden for want of a privilege,
-// which Snowflake does not tell apart.
+// denied reports whether an object is missing or the role lacks a privilege on it. Snowflake does
+// not distinguish the two.
 func (e *serverError) denied() bool {
 	return e.number == numberDenied || e.number == numberMissing || e.number == numberAbsent || e.state == "42501"
 }
 
-// Numbers of errors that are looked for.
+// Error numbers with special handling.
 const (
 	numberInvalid     = 904  // invalid identifier
 	numberMissing     = 2003 // object does not exist or not authorized
@@ -74,23 +73,24 @@ const (
 	numberSuspended   = 608  // warehouse cannot be resumed
 )
 
-// conditions names the errors of execution that a row can cause.
+// conditions names the execution errors that a row can cause.
 var conditions = map[int]string{
-	100035: "it is not a timestamp", 100037: "it is not a boolean", 100038: "it is not a number", 100039: "the number is out of range", 100040: "it is not a date",
-	100046: "the number is out of range", 100051: "division by zero", 100069: "it is not JSON", 100071: "it can not be cast", 100072: "NULL in a column that takes none",
-	100078: "it is too long", 100082: "it is too large", 100090: "two rows of the same key", 100132: "JavaScript failed", 100145: "it is too large",
+	100035: "it is not a timestamp", 100037: "it is not a boolean", 100038: "it is not a number",
+	100039: "the number is out of range", 100040: "it is not a date", 100046: "the number is out of range",
+	100051: "division by zero", 100069: "it is not JSON", 100071: "it cannot be cast",
+	100072: "NULL in a column that takes none", 100078: "it is too long", 100082: "it is too large",
+	100090: "two rows of the same key", 100132: "JavaScript failed", 100145: "it is too large",
 }
 
-// connectionError is an error after which the session is of no use.
+// connectionError is an error after which the session is unusable.
 type connectionError struct{ err error }
 
 func (e *connectionError) Error() string { return e.err.Error() }
 func (e *connectionError) Unwrap() error { return e.err }
 
-// explain makes a serverError of an error of Snowflake's driver. Whatever is no
-// answer of the server is the network's, or our own end of waiting: the session
-// may be in the middle of anything.
-func (s *session) explain(ctx context.Context, what string, err error) error {
+// sessionError converts an error of Snowflake's driver: to a serverError, or to a connectionError
+// if the server did not return it or the call timed out. The session is in an unknown state then.
+func (s *session) sessionError(ctx context.Context, what string, err error) error {
 	if ctx.Err() != nil {
 		s.broken = true
 		return &connectionError{fmt.Errorf("%s: %w", what, context.Cause(ctx))}
@@ -98,7 +98,7 @@ func (s *session) explain(ctx context.Context, what string, err error) error {
 	e := new(sf.SnowflakeError)
 	if !errors.As(err, &e) {
 		s.broken = true
-		if r := s.transport.refused(); r.status != 0 {
+		if r := s.transport.lastRefusal(); r.status != 0 {
 			return &connectionError{fmt.Errorf("%s: %w", what, &r)}
 		}
 		return &connectionError{fmt.Errorf("%s: %w", what, network(err))}
@@ -106,7 +106,7 @@ func (s *session) explain(ctx context.Context, what string, err error) error {
 	return &serverError{number: e.Number, state: e.SQLState, message: message(e), query: e.QueryID, what: what}
 }
 
-// message returns the message with its arguments.
+// message returns the error's formatted message.
 func message(e *sf.SnowflakeError) string {
 	if len(e.MessageArgs) > 0 {
 		return fmt.Sprintf(e.Message, e.MessageArgs...)
@@ -114,8 +114,8 @@ func message(e *sf.SnowflakeError) string {
 	return e.Message
 }
 
-// network returns what of an error of the network says what went wrong, without
-// the address of the request, which holds session numbers and signatures.
+// network returns the cause of a network error without the request's address, which contains
+// session numbers and signatures.
 func network(err error) error {
 	var (
 		dns     *net.DNSError
@@ -142,12 +142,11 @@ func network(err error) error {
 	return fmt.Errorf("the connection broke (%T)", fault.Innermost(err))
 }
 
-// explainConnect says what went wrong with a login in words that help, and
-// without any of the URL's secrets.
+// explainConnect explains a failed login to the operator, without any of the URL's secrets.
 func (a *account) explainConnect(err error) error {
 	where := net.JoinHostPort(a.host, fmt.Sprint(a.port))
 	e := new(sf.SnowflakeError)
-	if refused := new(refusal); errors.As(err, &refused) {
+	if refused := new(httpRefusal); errors.As(err, &refused) {
 		return &connectionError{fmt.Errorf("connect to %s: %w", where, refused)}
 	}
 	if !errors.As(err, &e) {
@@ -158,13 +157,15 @@ func (a *account) explainConnect(err error) error {
 	case 390100, 390101, 390126:
 		what = fmt.Sprintf("%s refuses the user name %q or its password", where, a.user)
 	case 390144, 394300, 394302, 394303, 394304:
-		what = fmt.Sprintf("%s refuses the key of user %q: check that the user has its public half (DESC USER), that the account in the url is right, and that this machine's clock is", where, a.user)
+		what = fmt.Sprintf("%s refuses the key of user %q: check that the user has its public half (DESC USER), "+
+			"that the account in the url is right, and that this machine's clock is", where, a.user)
 	case 390102:
 		what = fmt.Sprintf("%s has locked user %q for a while after too many wrong passwords", where, a.user)
 	case 390103, 390104:
 		what = fmt.Sprintf("%s has disabled user %q", where, a.user)
 	case 390189:
-		what = fmt.Sprintf("role %s does not exist, or user %q does not have it; run: GRANT ROLE %s TO USER %s", quote(a.role), a.user, quote(a.role), quote(a.user))
+		what = fmt.Sprintf("role %s does not exist, or user %q does not have it; run: GRANT ROLE %s TO USER %s",
+			quote(a.role), a.user, quote(a.role), quote(a.user))
 	case 390303, 390318, 394400, 394401, 394402:
 		what = fmt.Sprintf("%s refuses the token of user %q: it is wrong, expired, or not allowed for the role", where, a.user)
 	case 390422, 390420:
@@ -179,11 +180,12 @@ func (a *account) explainConnect(err error) error {
 	return &connectionError{&serverError{number: e.Number, state: e.SQLState, message: message(e), what: what}}
 }
 
-// explainNetwork explains an error that came before the server said anything.
-// What only the URL or the machine can put right is fatal.
+// explainNetwork explains an error that happened before the server responded. Errors that only
+// another URL or machine can fix are fatal.
 func explainNetwork(where string, err error) error {
 	server := sqlsink.Server{
-		Where: where, Authority: "a proxy may stand between: add its certificate to those of this machine", Name: "write account identifiers with - instead of _",
+		Where: where, Authority: "there may be a proxy in between: add its certificate to those of this machine",
+		Name: "write account identifiers with - instead of _",
 	}
 	if explained := server.Explain(err); explained != nil {
 		return explained

@@ -9,19 +9,19 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers/sqlgrammar"
 )
 
-// TestStatementsAreSnowflakes parses every statement with sqlfluff's grammar of
-// Snowflake's SQL, but for those that differ in names only. It does not know
-// quotes within quoted names, nor parameters, nor ADD COLUMN IF NOT EXISTS, nor
-// SHOW PRIMARY KEYS IN SCHEMA, so those are left out. It needs Debian's package
-// sqlfluff:
+// TestStatements_AreSnowflakes parses every statement, except those that differ only in names, with
+// sqlfluff's grammar of Snowflake's SQL. The grammar lacks quotes within quoted names, parameters,
+// ADD COLUMN IF NOT EXISTS and SHOW PRIMARY KEYS IN SCHEMA, so the test leaves those out. It needs
+// Debian's package sqlfluff:
 //
 //	go test -tags grammar -run Snowflakes ./internal/drivers/snowflake
-func TestStatementsAreSnowflakes(t *testing.T) {
+func TestStatements_AreSnowflakes(t *testing.T) {
 	var titles, texts []string
 	seen := make(map[string]bool)
 	allStatements(t, "odd", func(title string, statements ...string) {
 		words := strings.Fields(title)
-		if table := words[len(words)-1]; table == "link" || table == "newer" || table == "foreign" && words[0] != "replace" || words[0] == "delete" || table == "order" && words[1] == "many" {
+		if table := words[len(words)-1]; table == "link" || table == "newer" || table == "foreign" && words[0] != "replace" ||
+			words[0] == "delete" || table == "order" && words[1] == "many" {
 			return
 		}
 		for _, text := range statements {
@@ -35,9 +35,10 @@ func TestStatementsAreSnowflakes(t *testing.T) {
 			}
 		}
 	})
-	// What it takes for Snowflake's SQL must not be just anything.
+	// The grammar must reject invalid SQL.
 	wrong := len(texts)
-	texts = append(texts, `CREATE TABEL "a" ("b" STRING);`, `MERGE INTO "a" AS t USING "b" AS s WHEN MATCHED THEN UPDATE;`, `COPY "a" FROM @"s"/f;`)
+	texts = append(texts, `CREATE TABEL "a" ("b" STRING);`, `MERGE INTO "a" AS t USING "b" AS s WHEN MATCHED THEN UPDATE;`,
+		`COPY "a" FROM @"s"/f;`)
 	for i, found := range sqlgrammar.Unparsable(t, "snowflake", texts) {
 		switch {
 		case i < wrong && found:

@@ -17,8 +17,8 @@ import (
 	"testing"
 )
 
-// opensslKey is an RSA key that openssl pkcs8 -topk8 -v2 aes-256-cbc wrote, of
-// the passphrase "correct horse".
+// opensslKey is an RSA key that openssl pkcs8 -topk8 -v2 aes-256-cbc wrote, with the passphrase
+// "correct horse".
 const opensslKey = `-----BEGIN ENCRYPTED PRIVATE KEY-----
 MIIFLTBXBgkqhkiG9w0BBQ0wSjApBgkqhkiG9w0BBQwwHAQIwPfXRmfImtoCAggA
 MAwGCCqGSIb3DQIJBQAwHQYJYIZIAWUDBAEqBBAy0z9VfMkiJ5rorFQszt2EBIIE
@@ -50,7 +50,7 @@ vAoRppgy7SRYY/aqZttC/rdo7EBhnCsk0CZ30r7UpEBQ73OZgT6/JMeldpj8p1Db
 dMZlIMHb1xP0DvZxPlKdXNwg80ilniM9rVLbMLka2U92
 -----END ENCRYPTED PRIVATE KEY-----`
 
-func TestKeyThatOpenSSLEncrypted(t *testing.T) {
+func TestParseKey_OpenSSLEncrypted(t *testing.T) {
 	key, err := parseKey(opensslKey, "correct horse")
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +66,7 @@ func TestKeyThatOpenSSLEncrypted(t *testing.T) {
 	}
 }
 
-// encrypt encrypts a PKCS#8 key as OpenSSL does.
+// encrypt encrypts a PKCS#8 key like OpenSSL.
 func encrypt(t testing.TB, der []byte, passphrase string) []byte {
 	t.Helper()
 	salt, initial := make([]byte, 16), make([]byte, aes.BlockSize)
@@ -93,7 +93,10 @@ func encrypt(t testing.TB, der []byte, passphrase string) []byte {
 	}
 	scheme := pbes2{
 		KDF: pkix.AlgorithmIdentifier{Algorithm: oidPBKDF2, Parameters: raw(kdf{
-			Salt: salt, Iterations: 2048, PRF: pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 2, 9}, Parameters: asn1.NullRawValue},
+			Salt: salt, Iterations: 2048, PRF: pkix.AlgorithmIdentifier{
+				Algorithm:  asn1.ObjectIdentifier{1, 2, 840, 113549, 2, 9},
+				Parameters: asn1.NullRawValue,
+			},
 		})},
 		Cipher: pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 1, 42}, Parameters: raw(initial)},
 	}
@@ -104,7 +107,7 @@ func encrypt(t testing.TB, der []byte, passphrase string) []byte {
 	return out
 }
 
-func TestEveryFormOfAKey(t *testing.T) {
+func TestParseKey_EveryForm(t *testing.T) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -117,15 +120,18 @@ func TestEveryFormOfAKey(t *testing.T) {
 		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
 	}
 	for name, text := range map[string]string{
-		"PKCS#8": armoured("PRIVATE KEY", der), "PKCS#1": armoured("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key)), "base64": base64.StdEncoding.EncodeToString(der),
-		"encrypted": armoured("ENCRYPTED PRIVATE KEY", encrypt(t, der, "p")), "encrypted, base64": base64.StdEncoding.EncodeToString(encrypt(t, der, "p")),
+		"PKCS#8": armoured("PRIVATE KEY", der), "PKCS#1": armoured("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key)),
+		"base64":            base64.StdEncoding.EncodeToString(der),
+		"encrypted":         armoured("ENCRYPTED PRIVATE KEY", encrypt(t, der, "p")),
+		"encrypted, base64": base64.StdEncoding.EncodeToString(encrypt(t, der, "p")),
 	} {
 		if got, err := parseKey(text, "p"); err != nil || !got.Equal(key) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for name, text := range map[string]string{
-		"nothing": "", "words": "not a key at all", "cut": armoured("PRIVATE KEY", der[:100]), "half encrypted": armoured("ENCRYPTED PRIVATE KEY", encrypt(t, der, "p")[:60]),
+		"nothing": "", "words": "not a key at all", "cut": armoured("PRIVATE KEY", der[:100]),
+		"half encrypted": armoured("ENCRYPTED PRIVATE KEY", encrypt(t, der, "p")[:60]),
 	} {
 		if _, err := parseKey(text, "p"); err == nil {
 			t.Errorf("%s is taken for a key", name)
@@ -138,7 +144,7 @@ func FuzzParseKey(f *testing.F) {
 	f.Add("MIIB", "")
 	f.Fuzz(func(t *testing.T, text, passphrase string) {
 		if strings.Contains(text, "ENCRYPTED") && len(text) > len(opensslKey) {
-			return // many rounds of a derivation prove nothing
+			return // many rounds of a derivation test nothing new
 		}
 		key, err := parseKey(text, passphrase)
 		if (key == nil) == (err == nil) {

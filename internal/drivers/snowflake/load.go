@@ -12,49 +12,49 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// fileBytes is how much of a snapshot's rows goes into one file of the stage,
-// before compression: a tenth of it is the size that Snowflake recommends.
+// fileBytes is how many bytes of rows go into one file of the stage, before compression. A tenth of
+// it is the file size that Snowflake recommends.
 const fileBytes = 256 << 20
 
-// Exec runs DDL. Snowflake commits each statement.
+// Exec runs DDL statements in order. Snowflake commits each one.
 func (s *session) Exec(ctx context.Context, statements []string) error {
 	if err := s.makeSchema(ctx); err != nil {
 		return err
 	}
 	for _, sql := range statements {
 		if _, err := s.query(ctx, "change the table", sql); err != nil {
-			return immovable(err)
+			return permanentDDLError(err)
 		}
 	}
 	return nil
 }
 
-// Stage makes a staging table. Transient, as nobody will want it back.
+// Stage creates a staging table. It is transient: no operator will restore it.
 func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
-	_, err := s.query(ctx, "make a staging table", s.shape(live).makeStage(quote(name)))
+	_, err := s.query(ctx, "create a staging table", s.tableStatements(live).createStage(quote(name)))
 	return err
 }
 
 // Count counts the rows of a table.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
-	return s.count(ctx, "count rows", s.shape(l).countRows())
+	return s.count(ctx, "count rows", s.tableStatements(l).countRows())
 }
 
-// count returns the one number that a query answers.
+// count returns the single number that a query selects.
 func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
 	a, err := s.query(ctx, what, sql)
 	if err != nil {
 		return 0, err
 	}
 	if len(a.rows) != 1 {
-		return 0, fmt.Errorf("%s: the server answered no row", what)
+		return 0, fmt.Errorf("%s: the server returned no row", what)
 	}
 	return strconv.ParseInt(a.text(0, 0), 10, 64)
 }
 
-// Seal only looks for rows that were staged twice: the staging table needs no index.
+// Seal only counts duplicate rows: the staging table needs no index.
 func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
-	rows, err := s.count(ctx, "count rows that were staged twice", s.shape(stage).duplicates())
+	rows, err := s.count(ctx, "count rows that were staged twice", s.tableStatements(stage).duplicates())
 	if err == nil && rows > 0 {
 		return &sqlsink.DuplicatesError{Rows: rows}
 	}
@@ -63,21 +63,20 @@ func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 
 // Deduplicate keeps the last row of each key.
 func (tx *transaction) Deduplicate(_ context.Context, stage *sqlsink.Layout) error {
-	tx.add("remove rows that were staged twice", tx.shape(stage).deduplicate(), nil)
+	tx.add("remove rows that were staged twice", tx.tableStatements(stage).deduplicate(), nil)
 	return nil
 }
 
-// Append uploads the rows of a snapshot, in files of a good size, and has them
-// copied into the staging table with Commit.
+// Append uploads the rows of a snapshot as files. Commit copies them into the staging table.
 func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*change.Row, error]) (int64, error) {
-	sh := tx.shape(stage)
-	number, err := tx.count(ctx, "look at the staging table", "SELECT TO_VARCHAR(COALESCE(MAX("+quote(rowColumn)+"), 0)) FROM "+sh.table)
+	ts := tx.tableStatements(stage)
+	number, err := tx.count(ctx, "inspect the staging table", "SELECT TO_VARCHAR(COALESCE(MAX("+quote(rowColumn)+"), 0)) FROM "+ts.table)
 	if err != nil {
 		return 0, err
 	}
 	var count int64
 	now := time.Now().UTC()
-	batch := newLines(tx.session)
+	batch := newNDJSONBuffer(tx.session)
 	defer func() { batch.release() }()
 	for row, err := range rows {
 		if err != nil {
@@ -85,50 +84,49 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 		}
 		number++
 		count++
-		if _, err := batch.append(sh, opUpsert, row, now, number); err != nil {
+		if _, err := batch.append(ts, opUpsert, row, now, number); err != nil {
 			return 0, &sink.RowError{Row: count, Err: err}
 		}
 		if batch.size() >= fileBytes {
-			if err := tx.copyFile(ctx, sh, batch); err != nil {
+			if err := tx.copyFile(ctx, ts, batch); err != nil {
 				return 0, err
 			}
 			batch.release()
-			batch = newLines(tx.session)
+			batch = newNDJSONBuffer(tx.session)
 		}
 	}
 	if batch.count > 0 {
-		err = tx.copyFile(ctx, sh, batch)
+		err = tx.copyFile(ctx, ts, batch)
 	}
 	return count, err
 }
 
-func (tx *transaction) copyFile(ctx context.Context, sh *shape, rows *lines) error {
-	file, err := tx.upload(ctx, sh, rows)
+func (tx *transaction) copyFile(ctx context.Context, ts *tableStatements, rows *ndjsonBuffer) error {
+	file, err := tx.upload(ctx, ts, rows)
 	if err != nil {
 		return err
 	}
-	tx.add("copy into "+sh.label, sh.copyInto(file), counts(int64(rows.count), "rows_loaded"))
+	tx.add("copy into "+ts.label, ts.copyInto(file), checkCount(int64(rows.count), "rows_loaded"))
 	return nil
 }
 
-// Place puts the staged rows in place. The live table stays: its rows go, and
-// come, in one transaction. (ALTER TABLE ... SWAP WITH would take grants along to
-// the other name, and commit by itself, apart from the record of the load.)
+// Place replaces or merges rows in the transaction, and keeps the live table. (ALTER TABLE ... SWAP
+// WITH would move grants to the other name, and commit apart from the record of the load.)
 func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
-	st, sh := tx.shape(stage), tx.shape(live)
-	statements := []string{sh.mergeStage(st, true)}
+	staging, ts := tx.tableStatements(stage), tx.tableStatements(live)
+	statements := []string{ts.mergeStage(staging, true)}
 	if mode == sink.Replace {
-		statements = sh.replace(st)
+		statements = ts.replace(staging)
 	}
 	for _, sql := range statements {
-		tx.add("put rows into "+sh.label, sql, nil)
+		tx.add("put rows into "+ts.label, sql, nil)
 	}
-	tx.after = append(tx.after, "DROP TABLE IF EXISTS "+st.table)
+	tx.after = append(tx.after, "DROP TABLE IF EXISTS "+staging.table)
 	return nil
 }
 
-// Drop drops a staging table, after the transaction: a record of files without
-// their table would be trusted, a table without records is made anew.
+// Drop drops a staging table after the transaction: eds would trust a record of files without their
+// table, but creates a table without records again.
 func (tx *transaction) Drop(_ context.Context, table string) error {
 	tx.after = append(tx.after, "DROP TABLE IF EXISTS "+quote(table))
 	return nil

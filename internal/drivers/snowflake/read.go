@@ -19,10 +19,10 @@ import (
 // Read yields every row of the layout's real table.
 func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
-		sql, targets := s.shape(l).selection()
+		sql, targets := s.tableStatements(l).selection()
 		row := change.Row{Spans: make([]rawjson.Span, len(l.Table.Columns))}
 		stopped := false
-		err := s.each(ctx, "read "+s.shape(l).label, sql, nil, func(_ []string, values []driver.Value) bool {
+		err := s.each(ctx, "read "+s.tableStatements(l).label, sql, nil, func(_ []string, values []driver.Value) bool {
 			row.Image = row.Image[:0]
 			clear(row.Spans)
 			for i, t := range targets {
@@ -41,28 +41,28 @@ func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change
 	}
 }
 
-// selection selects the targets that the source has, as text, of the rows that
-// it has. A FLOAT comes as it is: only so are all its digits certain.
-func (sh *shape) selection() (sql string, targets []sqlsink.Target) {
+// selection returns a query for the columns and rows that the source has. It selects them as text,
+// except FLOAT, whose text may lose digits.
+func (ts *tableStatements) selection() (sql string, targets []sqlsink.Target) {
 	var columns []string
 	where := ""
-	for i, t := range sh.layout.Columns {
+	for i, t := range ts.layout.Columns {
 		if t.Slot >= 0 {
-			expression := sh.name(i)
-			if sh.columns[i].kind != kindFloat {
-				expression = spelled(expression, &sh.columns[i].attribute)
+			expression := ts.name(i)
+			if ts.columns[i].kind != kindFloat {
+				expression = textExpression(expression, &ts.columns[i].attribute)
 			}
 			columns = append(columns, expression)
 			targets = append(targets, t)
 		}
 		if t.Meta == sqlsink.MetaDeleted {
-			where = " WHERE NOT COALESCE(" + sh.name(i) + ", FALSE)"
+			where = " WHERE NOT COALESCE(" + ts.name(i) + ", FALSE)"
 		}
 	}
-	return fmt.Sprintf("SELECT %s FROM %s%s", strings.Join(columns, ", "), sh.table, where), targets
+	return fmt.Sprintf("SELECT %s FROM %s%s", strings.Join(columns, ", "), ts.table, where), targets
 }
 
-// textOf returns a value as text; false for NULL.
+// textOf returns a value as text; false if it is NULL.
 func textOf(v driver.Value) (string, bool) {
 	switch v := v.(type) {
 	case nil:
@@ -86,8 +86,8 @@ func textOf(v driver.Value) (string, bool) {
 	}
 }
 
-// appendStored appends what is stored as a raw JSON value for a column of type
-// wanted in the source; nothing for NULL.
+// appendStored appends a stored value as a raw JSON value for a source column of type wanted;
+// nothing if it is NULL.
 func appendStored(dst []byte, wanted schema.Type, stored kind, v driver.Value) []byte {
 	text, ok := textOf(v)
 	if !ok {

@@ -24,19 +24,19 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Snowflake's client would ask clouds whether it runs on them.
+	// Otherwise Snowflake's driver asks clouds whether it runs on them.
 	os.Setenv("SNOWFLAKE_DISABLE_PLATFORM_DETECTION", "true")
 	goleak.VerifyTestMain(m)
 }
 
-// script is an engine that answers what it is told, by the beginning of a
-// statement. It says of every MERGE, COPY and UPDATE that all rows were written. It
-// keeps the definitions of tables that it is told to make, and one checkpoint.
+// script is an engine with scripted results, by the beginning of a statement. It reports that every
+// MERGE, COPY and UPDATE wrote all rows, and stores the definitions of created tables and one
+// checkpoint.
 type script struct {
 	mu      sync.Mutex
 	answers map[string]func(q peer.Query) (*peer.Result, error)
 	columns [][]string // of INFORMATION_SCHEMA.COLUMNS
-	rows    [][]byte   // that arrived, in parameters and files
+	rows    [][]byte   // received in parameters and files
 
 	checkpoint map[string]string // by column
 }
@@ -45,14 +45,14 @@ func newScript() *script {
 	return &script{answers: make(map[string]func(peer.Query) (*peer.Result, error))}
 }
 
-// on sets the answer to statements that begin with the prefix.
+// on sets the result of statements that begin with the prefix.
 func (s *script) on(prefix string, answer func(q peer.Query) (*peer.Result, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answers[prefix] = answer
 }
 
-// refuse has statements that begin with the prefix fail.
+// refuse makes statements that begin with the prefix fail.
 func (s *script) refuse(prefix string, code int, state, message string) {
 	s.on(prefix, func(peer.Query) (*peer.Result, error) {
 		return nil, &peer.Error{Code: code, State: state, Message: message}
@@ -63,7 +63,7 @@ func (s *script) Open(peer.Place) (peer.Session, error) { return s, nil }
 
 func (s *script) Close() error { return nil }
 
-// table adds a table to the catalogue, of columns spelled "name TYPE".
+// table adds a table to the catalogue, with columns such as "name TYPE".
 func (s *script) table(name string, columns ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,7 +109,8 @@ func (s *script) Query(_ context.Context, q peer.Query) (*peer.Result, error) {
 	case strings.HasPrefix(q.SQL, "UPDATE"):
 		return named([]string{"number of rows updated"}, "1"), nil
 	case strings.HasPrefix(q.SQL, "MERGE"):
-		return named([]string{"number of rows inserted", "number of rows updated", "number of rows deleted"}, fmt.Sprint(s.arrived(q)), "0", "0"), nil
+		return named([]string{"number of rows inserted", "number of rows updated", "number of rows deleted"}, fmt.Sprint(s.arrived(q)),
+			"0", "0"), nil
 	case strings.HasPrefix(q.SQL, "COPY"):
 		return named([]string{"file", "rows_loaded"}, "f", fmt.Sprint(s.arrived(q))), nil
 	}
@@ -121,7 +122,7 @@ var (
 	column    = regexp.MustCompile(`"(\w+)"(?: (STRING|VARCHAR|TEXT|NUMBER))?`)
 )
 
-// store keeps what a statement defines, and the checkpoint that it stores.
+// store records the table that a statement defines, and the checkpoint that it stores.
 func (s *script) store(q peer.Query) {
 	if table := madeTable.FindStringSubmatch(q.SQL); table != nil {
 		for _, c := range column.FindAllStringSubmatch(q.SQL[len(table[0]):], -1) {
@@ -134,14 +135,17 @@ func (s *script) store(q peer.Query) {
 		}
 	}
 	if strings.HasPrefix(q.SQL, `MERGE INTO "_eds_checkpoint" AS t USING (SELECT ?`) {
-		s.checkpoint = map[string]string{"stream": q.Args[2], "consumer": q.Args[3], "filter": q.Args[4], "position": q.Args[0], "stored": q.Args[1]}
+		s.checkpoint = map[string]string{
+			"stream": q.Args[2], "consumer": q.Args[3], "filter": q.Args[4], "position": q.Args[0],
+			"stored": q.Args[1],
+		}
 	}
 	if strings.HasPrefix(q.SQL, `UPDATE "_eds_checkpoint" SET "position"`) {
 		s.checkpoint["position"], s.checkpoint["stored"] = q.Args[0], q.Args[1]
 	}
 }
 
-// stored answers a SELECT of the checkpoint.
+// stored returns the result of a SELECT of the checkpoint.
 func (s *script) stored(q peer.Query) *peer.Result {
 	if s.checkpoint == nil {
 		return &peer.Result{Columns: []peer.Column{{Name: "c"}}}
@@ -173,7 +177,7 @@ func (s *script) catalogue(names string) *peer.Result {
 	return r
 }
 
-// arrived keeps the upserted rows that a statement reads, and counts them.
+// arrived records the upserted rows that a statement reads, and counts them.
 func (s *script) arrived(q peer.Query) int {
 	n := 0
 	for _, line := range q.Rows() {
@@ -210,7 +214,7 @@ func named(names []string, values ...string) *peer.Result {
 
 var privateKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 
-// serve starts the double over the script.
+// serve starts the double with the script.
 func serve(t *testing.T, s *script) *peer.Server {
 	t.Helper()
 	key, err := privateKey()
@@ -218,14 +222,16 @@ func serve(t *testing.T, s *script) *peer.Server {
 		t.Fatal(err)
 	}
 	return peer.New(t, s, peer.Users{
-		Passwords: map[string]string{"eds": "p@ss/w%rd"}, Keys: map[string]*rsa.PublicKey{"eds": &key.PublicKey}, Tokens: map[string]string{"eds": "PAT"}, OAuth: "BEARER",
+		Passwords: map[string]string{"eds": "p@ss/w%rd"}, Keys: map[string]*rsa.PublicKey{"eds": &key.PublicKey},
+		Tokens: map[string]string{"eds": "PAT"}, OAuth: "BEARER",
 	})
 }
 
 // address returns the URL of a server, with a password and options.
 func address(server *peer.Server, options ...string) string {
 	return (&url.URL{
-		Scheme: "snowflake", User: url.UserPassword("eds", "p@ss/w%rd"), Host: server.Host(), Path: "/shop/public", RawQuery: strings.Join(append([]string{"protocol=http&account=test&warehouse=wh"}, options...), "&"),
+		Scheme: "snowflake", User: url.UserPassword("eds", "p@ss/w%rd"), Host: server.Host(), Path: "/shop/public",
+		RawQuery: strings.Join(append([]string{"protocol=http&account=test&warehouse=wh"}, options...), "&"),
 	}).String()
 }
 
@@ -271,14 +277,15 @@ func mustOpen(t *testing.T, raw string) sink.Sink {
 // customers is a table of the source.
 func customers(t testing.TB) *schema.Table {
 	t.Helper()
-	table, err := schema.New("customer", "1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "name", Type: schema.String}, {Name: "visits", Type: schema.Integer}})
+	table, err := schema.New("customer", "1", []string{"id"},
+		[]schema.Column{{Name: "id", Type: schema.String}, {Name: "name", Type: schema.String}, {Name: "visits", Type: schema.Integer}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return table
 }
 
-// batch makes a batch of upserts of rows.
+// batch returns a batch of upserts of rows.
 func batch(t testing.TB, table *schema.Table, sequence uint64, images ...string) *change.Batch {
 	t.Helper()
 	set := &change.Set{Table: table}

@@ -19,7 +19,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// connection is what we use of a connection of Snowflake's driver.
+// connection is a connection of Snowflake's driver.
 type connection interface {
 	driver.Conn
 	driver.QueryerContext
@@ -30,28 +30,30 @@ type session struct {
 	dialect   *dialect
 	db        connection
 	transport *transport
-	id        string // Snowflake's number of the session
+	id        string // Snowflake's number for the session
 	role      string
 	warehouse string
-	// lacksSchema: the schema that the URL names does not exist yet, or is not to be seen.
+	// lacksSchema: the URL's schema does not exist yet, or is not visible.
 	lacksSchema bool
-	broken      bool   // a call was not answered: nobody knows what the session does
-	staged      int    // files staged so far
-	hasStage    bool   // the session's stage is there
-	scratch     []byte // room for a metadata value
-	plain       []byte // room for lines
+	broken      bool   // a call got no response: the session's state is unknown
+	staged      int    // files uploaded so far
+	hasStage    bool   // the session's stage exists
+	scratch     []byte // reused for a metadata value
+	plain       []byte // reused for JSON lines
 }
 
-// noRetries makes Snowflake's driver report an error instead of trying again
-// with waits of its own: the engine does that, and knows when to give up.
+// noRetries makes Snowflake's driver return errors instead of retrying: the engine retries, and
+// knows when to give up.
 const noRetries = -1
 
-// parameters returns the parameters of a session. They hold whatever the account
-// or the user has set.
+// parameters returns the session's parameters. They override the settings of the account and the
+// user.
 func (a *account) parameters() map[string]*string {
 	values := map[string]string{
-		"QUERY_TAG": a.tag, "TIMEZONE": "UTC", "AUTOCOMMIT": "true", "TRANSACTION_ABORT_ON_ERROR": "true", "ERROR_ON_NONDETERMINISTIC_MERGE": "true",
-		"QUOTED_IDENTIFIERS_IGNORE_CASE": "false", "BINARY_OUTPUT_FORMAT": "HEX", "JSON_INDENT": "0", "LOCK_TIMEOUT": strconv.Itoa(int(a.timeouts.Lock.Seconds())), "client_session_keep_alive": strconv.FormatBool(a.keepAlive),
+		"QUERY_TAG": a.tag, "TIMEZONE": "UTC", "AUTOCOMMIT": "true", "TRANSACTION_ABORT_ON_ERROR": "true",
+		"ERROR_ON_NONDETERMINISTIC_MERGE": "true", "QUOTED_IDENTIFIERS_IGNORE_CASE": "false", "BINARY_OUTPUT_FORMAT": "HEX",
+		"JSON_INDENT": "0", "LOCK_TIMEOUT": strconv.Itoa(int(a.timeouts.Lock.Seconds())),
+		"client_session_keep_alive": strconv.FormatBool(a.keepAlive),
 	}
 	out := make(map[string]*string, len(values))
 	for _, name := range slices.Sorted(maps.Keys(values)) {
@@ -64,7 +66,8 @@ func (a *account) parameters() map[string]*string {
 func (a *account) config(t *transport) sf.Config {
 	return sf.Config{
 		Account: a.name, User: a.user, Password: a.password, Token: a.token, PrivateKey: a.key, Authenticator: a.authenticator,
-		Host: a.host, Port: a.port, Protocol: a.protocol, Database: quote(a.database), Schema: quote(a.schema), Warehouse: quoted(a.warehouse), Role: quoted(a.role),
+		Host: a.host, Port: a.port, Protocol: a.protocol,
+		Database: quote(a.database), Schema: quote(a.schema), Warehouse: quoted(a.warehouse), Role: quoted(a.role),
 		Params: a.parameters(), Application: "eds", Transporter: t, MaxRetryCount: noRetries,
 		ValidateDefaultParameters: sf.ConfigBoolFalse, DisableConsoleLogin: sf.ConfigBoolTrue,
 		//lint:ignore SA1019 what is to replace it is not there yet
@@ -82,7 +85,7 @@ func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 }
 
 func (d *dialect) connect(ctx context.Context) (*session, error) {
-	// The client's own log quotes what the server says, which may quote rows.
+	// The driver's own log quotes messages of the server, which may quote rows.
 	log := sf.GetLogger()
 	log.SetOutput(io.Discard)
 	if err := log.SetLogLevel("fatal"); err != nil {
@@ -95,13 +98,13 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	t := newTransport()
 	login, cancel := context.WithTimeout(ctx, d.account.loginTimeout)
 	defer cancel()
-	end := t.begin(login, func() {})
-	// The driver keeps the context for what it does later.
+	end := t.bind(login, func() {})
+	// The driver keeps the context for later requests.
 	opened, err := sf.NewConnector(sf.SnowflakeDriver{}, now.account.config(t)).Connect(context.WithoutCancel(ctx))
 	end()
 	if err != nil {
 		t.close()
-		if r := t.refused(); login.Err() != nil {
+		if r := t.lastRefusal(); login.Err() != nil {
 			err = context.Cause(login)
 		} else if r.status != 0 {
 			err = &r
@@ -113,43 +116,46 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 		return nil, errors.New("snowflake's driver does not take queries with a context")
 	}
 	s := &session{dialect: d, db: db, transport: t}
-	if err := s.lookAround(ctx); err != nil {
+	if err := s.inspectSession(ctx); err != nil {
 		_ = s.Close(ctx)
 		return nil, err
 	}
 	return s, nil
 }
 
-// whereSQL asks where the session is. What does not exist, or may not be used,
-// is NULL.
-const whereSQL = "SELECT CURRENT_DATABASE(), CURRENT_SCHEMA(), CURRENT_WAREHOUSE(), CURRENT_ROLE(), CURRENT_SESSION()"
+// sessionSQL selects the session's context. Objects that do not exist, or may not be used, are
+// NULL.
+const sessionSQL = "SELECT CURRENT_DATABASE(), CURRENT_SCHEMA(), CURRENT_WAREHOUSE(), CURRENT_ROLE(), CURRENT_SESSION()"
 
-// lookAround finds out whether the session is where it should be. A schema that does
-// not exist is made with the first table.
-func (s *session) lookAround(ctx context.Context) error {
+// inspectSession checks that the session can use the objects of the URL. If the schema does not
+// exist, the first DDL creates it.
+func (s *session) inspectSession(ctx context.Context) error {
 	a := &s.dialect.account
-	at, err := s.query(ctx, "look around", whereSQL)
+	at, err := s.query(ctx, "inspect the session", sessionSQL)
 	if err != nil {
 		return err
 	}
 	if len(at.rows) != 1 || len(at.rows[0]) != 5 {
-		return errors.New("look around: the server did not answer with one row")
+		return errors.New("inspect the session: the server did not return one row")
 	}
 	var schema string
 	schema, s.warehouse, s.role, s.id = at.text(0, 1), at.text(0, 2), at.text(0, 3), at.text(0, 4)
 	switch {
 	case at.text(0, 0) == "":
-		return fault.Mark(fault.Fatal, fmt.Errorf("database %s does not exist, or role %q may not use it; run: GRANT USAGE ON DATABASE %s TO ROLE %s", quote(a.database), s.role, quote(a.database), quote(s.role)))
+		return fault.Mark(fault.Fatal, fmt.Errorf("database %s does not exist, or role %q may not use it; "+
+			"run: GRANT USAGE ON DATABASE %[1]s TO ROLE %[3]s", quote(a.database), s.role, quote(s.role)))
 	case s.warehouse == "" && a.warehouse != "":
-		return fault.Mark(fault.Fatal, fmt.Errorf("warehouse %s does not exist, or role %q may not use it; run: GRANT USAGE ON WAREHOUSE %s TO ROLE %s", quote(a.warehouse), s.role, quote(a.warehouse), quote(s.role)))
+		return fault.Mark(fault.Fatal, fmt.Errorf("warehouse %s does not exist, or role %q may not use it; "+
+			"run: GRANT USAGE ON WAREHOUSE %[1]s TO ROLE %[3]s", quote(a.warehouse), s.role, quote(s.role)))
 	case s.warehouse == "":
-		return fault.Mark(fault.Fatal, fmt.Errorf("user %q has no warehouse; add warehouse=NAME to the url, or name one with ALTER USER %s SET DEFAULT_WAREHOUSE", a.user, quote(strings.ToUpper(a.user))))
+		return fault.Mark(fault.Fatal, fmt.Errorf("user %q has no warehouse; add warehouse=NAME to the url, "+
+			"or name one with ALTER USER %s SET DEFAULT_WAREHOUSE", a.user, quote(strings.ToUpper(a.user))))
 	}
 	s.lacksSchema = schema != a.schema
 	return nil
 }
 
-// makeSchema makes the schema if it does not exist, and goes there.
+// makeSchema creates the schema if it does not exist, and enters it.
 func (s *session) makeSchema(ctx context.Context) error {
 	if !s.lacksSchema {
 		return nil
@@ -161,15 +167,17 @@ func (s *session) makeSchema(ctx context.Context) error {
 	return err
 }
 
-// enterSchema makes a schema by the given statement, and goes there.
+// enterSchema creates a schema with the given statement, and enters it.
 func (s *session) enterSchema(ctx context.Context, create, schema string) error {
 	a := &s.dialect.account
 	name := quote(a.database) + "." + quote(a.schema)
 	for _, sql := range []string{create, "USE SCHEMA " + schema} {
 		_, err := s.query(ctx, "create the schema", sql)
 		if e := new(serverError); errors.As(err, &e) && e.denied() {
-			return fault.Mark(fault.Fatal, fmt.Errorf("schema %s does not exist, or role %q may not use it; run: GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA %s TO ROLE %s, or to have it made: GRANT CREATE SCHEMA ON DATABASE %s TO ROLE %s",
-				name, s.role, name, quote(s.role), quote(a.database), quote(s.role)))
+			return fault.Mark(fault.Fatal, fmt.Errorf("schema %s does not exist, or role %q may not use it; "+
+				"run: GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA %[1]s TO ROLE %[3]s, "+
+				"or, to let eds create it: GRANT CREATE SCHEMA ON DATABASE %[4]s TO ROLE %[3]s",
+				name, s.role, quote(s.role), quote(a.database)))
 		}
 		if err != nil {
 			return err
@@ -178,36 +186,36 @@ func (s *session) enterSchema(ctx context.Context, create, schema string) error 
 	return nil
 }
 
-// Close ends the session: with it go an open transaction and the stage.
+// Close ends the session, with its open transaction and its stage.
 func (s *session) Close(ctx context.Context) error {
-	end := s.transport.begin(ctx, func() {})
+	end := s.transport.bind(ctx, func() {})
 	err := s.db.Close()
 	end()
 	s.transport.close()
 	return err
 }
 
-// answer is what a statement answered.
-type answer struct {
+// queryResult is the result of a statement.
+type queryResult struct {
 	columns []string
 	rows    [][]driver.Value
 }
 
 // text returns a value as text; NULL is "".
-func (a *answer) text(row, column int) string {
-	text, _ := textOf(a.rows[row][column])
+func (r *queryResult) text(row, column int) string {
+	text, _ := textOf(r.rows[row][column])
 	return text
 }
 
-// named returns the sum of the named columns' numbers, over all rows.
-func (a *answer) named(names ...string) (int64, error) {
+// sumColumns returns the sum of the named columns over all rows.
+func (r *queryResult) sumColumns(names ...string) (int64, error) {
 	var sum int64
-	for i, c := range a.columns {
+	for i, c := range r.columns {
 		if !slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, c) }) {
 			continue
 		}
-		for r := range a.rows {
-			n, err := strconv.ParseInt(a.text(r, i), 10, 64)
+		for row := range r.rows {
+			n, err := strconv.ParseInt(r.text(row, i), 10, 64)
 			if err != nil {
 				return 0, fmt.Errorf("the server's %q is not a number", c)
 			}
@@ -217,9 +225,9 @@ func (a *answer) named(names ...string) (int64, error) {
 	return sum, nil
 }
 
-// query runs one statement with text parameters and returns all of its answer.
-func (s *session) query(ctx context.Context, what, sql string, args ...string) (*answer, error) {
-	a := &answer{}
+// query runs one statement with text parameters and returns its result.
+func (s *session) query(ctx context.Context, what, sql string, args ...string) (*queryResult, error) {
+	a := &queryResult{}
 	err := s.each(ctx, what, sql, args, func(columns []string, row []driver.Value) bool {
 		a.columns = columns
 		a.rows = append(a.rows, slices.Clone(row))
@@ -228,23 +236,25 @@ func (s *session) query(ctx context.Context, what, sql string, args ...string) (
 	return a, err
 }
 
-// each runs one statement and calls yield with every row of its answer, until
-// that returns false. The row is valid until the next.
-func (s *session) each(ctx context.Context, what, sql string, args []string, yield func(columns []string, row []driver.Value) bool) (err error) {
+// each runs one statement and calls yield with every row of its result, until yield returns false.
+// The row is valid during the call.
+func (s *session) each(
+	ctx context.Context, what, sql string, args []string, yield func(columns []string, row []driver.Value) bool,
+) (err error) {
 	ctx, call := sqlsink.Await(ctx, s.dialect.account.timeouts.Statement, nil)
 	defer call.End()
-	defer s.transport.begin(ctx, call.Progress)()
+	defer s.transport.bind(ctx, call.Progress)()
 	parameters := make([]driver.NamedValue, len(args))
 	for i, a := range args {
 		parameters[i] = driver.NamedValue{Ordinal: i + 1, Value: a}
 	}
 	rows, err := s.db.QueryContext(ctx, sql, parameters)
 	if err != nil {
-		return s.explain(ctx, what, err)
+		return s.sessionError(ctx, what, err)
 	}
 	defer func() {
 		if closed := rows.Close(); err == nil && closed != nil {
-			err = s.explain(ctx, what, closed)
+			err = s.sessionError(ctx, what, closed)
 		}
 	}()
 	columns := rows.Columns()
@@ -254,7 +264,7 @@ func (s *session) each(ctx context.Context, what, sql string, args []string, yie
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
-			return s.explain(ctx, what, err)
+			return s.sessionError(ctx, what, err)
 		}
 		call.Pause()
 		if !yield(columns, row) {

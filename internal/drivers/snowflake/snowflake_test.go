@@ -24,7 +24,7 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/snowflake"
 )
 
-// wantFatal checks that an error is fatal and says what it should.
+// wantFatal checks that an error is fatal and has the expected text.
 func wantFatal(t *testing.T, err error, parts ...string) {
 	t.Helper()
 	if err == nil || fault.Of(err) != fault.Fatal {
@@ -37,7 +37,7 @@ func wantFatal(t *testing.T, err error, parts ...string) {
 	}
 }
 
-func TestEveryWayToLogIn(t *testing.T) {
+func TestOpen_EveryWayToLogIn(t *testing.T) {
 	key, err := privateKey()
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +51,10 @@ func TestEveryWayToLogIn(t *testing.T) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	variables := map[string]string{"KEY": text, "BARE": base64.StdEncoding.EncodeToString(der), "ESCAPED": strings.ReplaceAll(text, "\n", `\n`)}
+	variables := map[string]string{
+		"KEY": text, "BARE": base64.StdEncoding.EncodeToString(der),
+		"ESCAPED": strings.ReplaceAll(text, "\n", `\n`),
+	}
 	server := serve(t, newScript())
 	tail := server.Host() + "/shop/public?protocol=http&account=test&warehouse=wh"
 	for name, raw := range map[string]string{
@@ -75,7 +78,7 @@ func TestEveryWayToLogIn(t *testing.T) {
 	}
 }
 
-func TestRefusedLoginsSayWhy(t *testing.T) {
+func TestOpen_ExplainsRefusedLogins(t *testing.T) {
 	server := serve(t, newScript())
 	tail := server.Host() + "/shop/public?protocol=http&account=test&warehouse=wh"
 	for raw, parts := range map[string][]string{
@@ -98,7 +101,8 @@ func TestRefusedLoginsSayWhy(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				return string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})), name == "KEY"
+				return string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})),
+					name == "KEY"
 			}
 		})
 		wantFatal(t, err, parts...)
@@ -108,14 +112,20 @@ func TestRefusedLoginsSayWhy(t *testing.T) {
 	}
 }
 
-func TestSomethingThatIsNotThereIsNamedWithItsGrant(t *testing.T) {
+func TestOpen_NamesMissingObjectsWithTheirGrants(t *testing.T) {
 	for name, c := range map[string]struct {
 		at    []string // database, schema, warehouse
 		query string
 		parts []string
 	}{
-		"database":          {at: []string{"", "", "WH"}, parts: []string{`database "SHOP"`, `GRANT USAGE ON DATABASE "SHOP" TO ROLE "EDS"`}},
-		"warehouse":         {at: []string{"SHOP", "PUBLIC", ""}, parts: []string{`warehouse "WH"`, `GRANT USAGE ON WAREHOUSE "WH" TO ROLE "EDS"`}},
+		"database": {
+			at:    []string{"", "", "WH"},
+			parts: []string{`database "SHOP"`, `GRANT USAGE ON DATABASE "SHOP" TO ROLE "EDS"`},
+		},
+		"warehouse": {
+			at:    []string{"SHOP", "PUBLIC", ""},
+			parts: []string{`warehouse "WH"`, `GRANT USAGE ON WAREHOUSE "WH" TO ROLE "EDS"`},
+		},
 		"default warehouse": {at: []string{"SHOP", "PUBLIC", ""}, query: "warehouse=", parts: []string{"no warehouse", "warehouse=NAME"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -158,28 +168,34 @@ func TestOpen_MakesNoSchema(t *testing.T) {
 	if diff := cmp.Diff([]string{
 		"CREATE TRANSIENT SCHEMA " + own, "USE SCHEMA " + own,
 		`CREATE TEMPORARY STAGE IF NOT EXISTS "EDS_STAGE" FILE_FORMAT = (TYPE = JSON COMPRESSION = GZIP ALLOW_DUPLICATE = TRUE)`,
-		`CREATE OR REPLACE TRANSIENT TABLE "_eds_probe_7" ("a" STRING)`, `INSERT INTO "_eds_probe_7" VALUES ('x')`, `DROP TABLE IF EXISTS "_eds_probe_7"`,
+		`CREATE OR REPLACE TRANSIENT TABLE "_eds_probe_7" ("a" STRING)`, `INSERT INTO "_eds_probe_7" VALUES ('x')`,
+		`DROP TABLE IF EXISTS "_eds_probe_7"`,
 		"DROP SCHEMA IF EXISTS " + own,
 	}, made()); diff != "" {
 		t.Error(diff)
 	}
 	s.refuse("CREATE TRANSIENT SCHEMA", 3001, "42501", "Insufficient privileges to operate on database 'SHOP'.")
-	wantFatal(t, opened.Probe(t.Context()), `schema "SHOP"."PUBLIC"`, `GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA "SHOP"."PUBLIC" TO ROLE "EDS"`)
+	wantFatal(t, opened.Probe(t.Context()), `schema "SHOP"."PUBLIC"`,
+		`GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA "SHOP"."PUBLIC" TO ROLE "EDS"`)
 	before := len(made())
 	_, _ = opened.(sink.Migrator).Migrate(t.Context(), []*schema.Table{order}) // the script has no tables to find afterwards
-	if got := made()[before:]; len(got) < 3 || got[0] != `CREATE SCHEMA IF NOT EXISTS "SHOP"."PUBLIC"` || got[1] != `USE SCHEMA "SHOP"."PUBLIC"` || !strings.HasPrefix(got[2], `CREATE TABLE`) {
+	if got := made()[before:]; len(got) < 3 || got[0] != `CREATE SCHEMA IF NOT EXISTS "SHOP"."PUBLIC"` ||
+		got[1] != `USE SCHEMA "SHOP"."PUBLIC"` || !strings.HasPrefix(got[2], `CREATE TABLE`) {
 		t.Errorf("the first table is made by %q", got)
 	}
 }
 
-func TestProbeNamesWhatIsMissing(t *testing.T) {
+func TestProbe_NamesMissingPrivileges(t *testing.T) {
 	for name, c := range map[string]struct {
 		prefix, state string
 		code          int
 		parts         []string
 	}{
-		"stages":    {"CREATE TEMPORARY STAGE", "42501", 3001, []string{`GRANT CREATE STAGE ON SCHEMA "SHOP"."PUBLIC" TO ROLE "EDS"`}},
-		"tables":    {"CREATE OR REPLACE TRANSIENT TABLE", "42501", 3001, []string{`GRANT USAGE, CREATE TABLE ON SCHEMA "SHOP"."PUBLIC" TO ROLE "EDS"`}},
+		"stages": {"CREATE TEMPORARY STAGE", "42501", 3001, []string{`GRANT CREATE STAGE ON SCHEMA "SHOP"."PUBLIC" TO ROLE "EDS"`}},
+		"tables": {
+			"CREATE OR REPLACE TRANSIENT TABLE", "42501", 3001,
+			[]string{`GRANT USAGE, CREATE TABLE ON SCHEMA "SHOP"."PUBLIC" TO ROLE "EDS"`},
+		},
 		"warehouse": {"INSERT", "57P03", 606, []string{`warehouse "WH"`, `GRANT USAGE, OPERATE ON WAREHOUSE "WH" TO ROLE "EDS"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -191,7 +207,7 @@ func TestProbeNamesWhatIsMissing(t *testing.T) {
 	}
 }
 
-func TestServiceThatIsNotThereIsWaitedFor(t *testing.T) {
+func TestOpen_RetriesAnUnavailableService(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -204,13 +220,14 @@ func TestServiceThatIsNotThereIsWaitedFor(t *testing.T) {
 	}
 }
 
-func TestSessionHoldsWhateverTheAccountSays(t *testing.T) {
+func TestSession_OverridesAccountParameters(t *testing.T) {
 	server := serve(t, newScript())
 	mustOpen(t, address(server, "query-tag=nightly", "keep-alive=false"))
 	got := server.Parameters()
 	want := map[string]any{
-		"QUERY_TAG": "nightly", "TIMEZONE": "UTC", "AUTOCOMMIT": "true", "LOCK_TIMEOUT": "30", "QUOTED_IDENTIFIERS_IGNORE_CASE": "false", "ERROR_ON_NONDETERMINISTIC_MERGE": "true",
-		"TRANSACTION_ABORT_ON_ERROR": "true", "CLIENT_SESSION_KEEP_ALIVE": "false",
+		"QUERY_TAG": "nightly", "TIMEZONE": "UTC", "AUTOCOMMIT": "true", "LOCK_TIMEOUT": "30", "QUOTED_IDENTIFIERS_IGNORE_CASE": "false",
+		"ERROR_ON_NONDETERMINISTIC_MERGE": "true",
+		"TRANSACTION_ABORT_ON_ERROR":      "true", "CLIENT_SESSION_KEEP_ALIVE": "false",
 	}
 	for name, value := range want {
 		if fmt.Sprint(got[name]) != value {
@@ -219,7 +236,7 @@ func TestSessionHoldsWhateverTheAccountSays(t *testing.T) {
 	}
 }
 
-func TestLimitsAreTheURLs(t *testing.T) {
+func TestLimits_ComeFromTheURL(t *testing.T) {
 	server := serve(t, newScript())
 	for option, want := range map[string]sink.Limits{
 		"role=r":                            {Rows: 50_000, Bytes: 64 << 20, Age: 10 * time.Second, Metered: true},
@@ -236,18 +253,39 @@ func TestLimitsAreTheURLs(t *testing.T) {
 	}
 }
 
-func TestURLsOfFields(t *testing.T) {
+func TestBuildURL_FromFields(t *testing.T) {
 	for _, c := range []struct {
 		driver sink.Driver
 		values map[string]string
 		url    string
 		wrong  []string
 	}{
-		{snowflake.Driver(), map[string]string{"Database": "SHOP/PUBLIC", "Username": "eds", "Password": "p@ss/w%rd", "Hostname": "myorg-account", "Warehouse": "WH"}, "snowflake://eds:p%40ss%2Fw%25rd@myorg-account/SHOP/PUBLIC?warehouse=WH", nil},
-		{snowflake.Driver(), map[string]string{"Database": "SHOP", "Username": "eds", "Password": "x", "Hostname": "a.snowflakecomputing.com", "Port": "8443"}, "snowflake://eds:x@a.snowflakecomputing.com:8443/SHOP", nil},
-		{snowflake.Driver(), map[string]string{"Database": "a/b/c", "Username": "eds", "Password": "x", "Hostname": "https://host", "Port": "0"}, "", []string{"Hostname", "Database", "Port"}},
-		{snowflake.KeyPair(), map[string]string{"Database": "SHOP/PUBLIC", "Username": "eds", "Account": "myorg-account", "Secret": "SNOWFLAKE_KEY", "Role": "EDS"}, "snowflake-keypair://eds@myorg-account/SHOP/PUBLIC?role=EDS&secret-key=SNOWFLAKE_KEY", nil},
-		{snowflake.KeyPair(), map[string]string{"Database": "SHOP", "Account": "a", "Secret": "-----BEGIN PRIVATE KEY-----"}, "", []string{"Username", "Secret"}},
+		{snowflake.Driver(), map[string]string{
+			"Database": "SHOP/PUBLIC", "Username": "eds", "Password": "p@ss/w%rd",
+			"Hostname": "myorg-account", "Warehouse": "WH",
+		}, "snowflake://eds:p%40ss%2Fw%25rd@myorg-account/SHOP/PUBLIC?warehouse=WH", nil},
+		{snowflake.Driver(), map[string]string{
+			"Database": "SHOP", "Username": "eds", "Password": "x",
+			"Hostname": "a.snowflakecomputing.com", "Port": "8443",
+		}, "snowflake://eds:x@a.snowflakecomputing.com:8443/SHOP", nil},
+		{snowflake.Driver(), map[string]string{
+			"Database": "a/b/c", "Username": "eds", "Password": "x", "Hostname": "https://host",
+			"Port": "0",
+		}, "", []string{"Hostname", "Database", "Port"}},
+		{
+			snowflake.KeyPair(),
+			map[string]string{
+				"Database": "SHOP/PUBLIC", "Username": "eds", "Account": "myorg-account",
+				"Secret": "SNOWFLAKE_KEY", "Role": "EDS",
+			},
+			"snowflake-keypair://eds@myorg-account/SHOP/PUBLIC?role=EDS&secret-key=SNOWFLAKE_KEY", nil,
+		},
+		{
+			snowflake.KeyPair(),
+			map[string]string{"Database": "SHOP", "Account": "a", "Secret": "-----BEGIN PRIVATE KEY-----"},
+			"",
+			[]string{"Username", "Secret"},
+		},
 	} {
 		got, problems := c.driver.URL(c.values)
 		var wrong []string
@@ -260,18 +298,19 @@ func TestURLsOfFields(t *testing.T) {
 	}
 }
 
-func TestErrorsTellNoValues(t *testing.T) {
+func TestErrors_ContainNoValues(t *testing.T) {
 	s := newScript()
 	s.table("customer", "id TEXT", "name TEXT", "visits NUMBER")
 	s.refuse(`MERGE INTO "customer"`, 100038, "22018", "Numeric value 'SECRET' is not recognized")
 	opened := mustOpen(t, address(serve(t, s)))
 	err := opened.Apply(t.Context(), batch(t, customers(t), 1, `{"id":"1","name":"x"}`))
-	if err == nil || fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "SECRET") || !strings.Contains(err.Error(), "it is not a number") {
+	if err == nil || fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "SECRET") ||
+		!strings.Contains(err.Error(), "it is not a number") {
 		t.Errorf("want a poison error without the value, got %v", err)
 	}
 }
 
-func TestErrorsAreClassifiedByNumber(t *testing.T) {
+func TestClassify_ByErrorNumber(t *testing.T) {
 	for _, c := range []struct {
 		code  int
 		state string
@@ -300,7 +339,7 @@ func TestErrorsAreClassifiedByNumber(t *testing.T) {
 	}
 }
 
-func TestTableGoneIsLookedForOnceMore(t *testing.T) {
+func TestApply_LooksOnceMoreForAMissingTable(t *testing.T) {
 	s := newScript()
 	s.table("customer", "id TEXT", "name TEXT", "visits NUMBER")
 	server := serve(t, s)

@@ -30,7 +30,7 @@ func real(name, kind string, numbers ...int) *sqlsink.Column {
 	return c
 }
 
-// layout maps columns onto real ones, the first keys of which are the key.
+// layout maps columns onto real ones. The first keys of them are the key.
 func layout(t testing.TB, name string, keys int, columns []*sqlsink.Column, metas ...sqlsink.Meta) *sqlsink.Layout {
 	t.Helper()
 	var declared []schema.Column
@@ -55,9 +55,12 @@ func layout(t testing.TB, name string, keys int, columns []*sqlsink.Column, meta
 		l.Real.Columns = append(l.Real.Columns, *c)
 		l.Columns = append(l.Columns, sqlsink.Target{Slot: slot, Type: table.Columns[slot].Type, Key: i < keys, Real: c})
 	}
-	kinds := map[sqlsink.Meta]string{sqlsink.MetaOp: "TEXT", sqlsink.MetaVersion: "TEXT", sqlsink.MetaSynced: "TIMESTAMP_TZ", sqlsink.MetaDeleted: "BOOLEAN"}
+	types := map[sqlsink.Meta]string{
+		sqlsink.MetaOp: "TEXT", sqlsink.MetaVersion: "TEXT", sqlsink.MetaSynced: "TIMESTAMP_TZ",
+		sqlsink.MetaDeleted: "BOOLEAN",
+	}
 	for _, m := range metas {
-		c := real(m.Name(), kinds[m])
+		c := real(m.Name(), types[m])
 		l.Real.Columns = append(l.Real.Columns, *c)
 		l.Columns = append(l.Columns, sqlsink.Target{Slot: -1, Type: c.Holds, Meta: m, Real: c})
 		l.Guard = l.Guard || m == sqlsink.MetaVersion
@@ -66,8 +69,8 @@ func layout(t testing.TB, name string, keys int, columns []*sqlsink.Column, meta
 	return l
 }
 
-// TestStatementsAreTheGoldenOnes shows every SQL text in testdata/statements.sql.
-func TestStatementsAreTheGoldenOnes(t *testing.T) {
+// TestStatements_MatchGolden compares every SQL text with testdata/statements.sql.
+func TestStatements_MatchGolden(t *testing.T) {
 	var out strings.Builder
 	allStatements(t, `it's "odd" %d`, func(title string, statements ...string) {
 		fmt.Fprintf(&out, "-- %s\n%s;\n\n", title, strings.Join(statements, ";\n"))
@@ -75,13 +78,12 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 	golden.Compare(t, "statements.sql", out.String())
 }
 
-// allStatements shows the statements for tables of every shape; odd is the name
-// of one column.
+// allStatements shows the statements for tables of every kind. odd is the name of one column.
 func allStatements(t *testing.T, odd string, show func(title string, statements ...string)) {
 	t.Helper()
 	d := &dialect{account: account{database: "SHOP", schema: "PUBLIC"}}
 	s := &session{dialect: d}
-	show("look around", whereSQL)
+	show("inspect the session", sessionSQL)
 	show("describe tables", catalogueSQL, keysSQL)
 	show("make the session's stage", stageSQL)
 	show("make the schema", `CREATE SCHEMA IF NOT EXISTS "SHOP"."PUBLIC"`, `USE SCHEMA "SHOP"."PUBLIC"`)
@@ -89,8 +91,10 @@ func allStatements(t *testing.T, odd string, show func(title string, statements 
 	showDDL(d, odd, show)
 
 	all := []*sqlsink.Column{
-		real("companyId", "TEXT"), real("id", "NUMBER", 38, 0), real(odd, "TEXT", 10), real("amount", "NUMBER", 38, 18), real("rate", "FLOAT"), real("vip", "BOOLEAN"),
-		real("at", "TIMESTAMP_TZ"), real("local", "TIMESTAMP_LTZ", 3), real("naive", "TIMESTAMP_NTZ"), real("day", "DATE"), real("meta", "VARIANT"), real("map", "OBJECT"), real("list", "ARRAY"), real("place", "GEOGRAPHY"),
+		real("companyId", "TEXT"), real("id", "NUMBER", 38, 0), real(odd, "TEXT", 10), real("amount", "NUMBER", 38, 18),
+		real("rate", "FLOAT"), real("vip", "BOOLEAN"),
+		real("at", "TIMESTAMP_TZ"), real("local", "TIMESTAMP_LTZ", 3), real("naive", "TIMESTAMP_NTZ"), real("day", "DATE"),
+		real("meta", "VARIANT"), real("map", "OBJECT"), real("list", "ARRAY"), real("place", "GEOGRAPHY"),
 	}
 	orders := layout(t, "order", 2, all)
 	foreign := layout(t, "foreign", 1, []*sqlsink.Column{real("id", "TEXT"), real("n", "NUMBER", 38, 0)})
@@ -98,25 +102,26 @@ func allStatements(t *testing.T, odd string, show func(title string, statements 
 	d.actual.Store("upper", "UPPER")
 	for _, l := range []*sqlsink.Layout{
 		orders, layout(t, "link", 2, []*sqlsink.Column{real("a", "TEXT"), real("b", "TEXT")}), foreign,
-		layout(t, "upper", 1, []*sqlsink.Column{real("ID", "TEXT"), real("NAME", "TEXT")}, sqlsink.MetaOp, sqlsink.MetaVersion, sqlsink.MetaSynced, sqlsink.MetaDeleted),
+		layout(t, "upper", 1, []*sqlsink.Column{real("ID", "TEXT"), real("NAME", "TEXT")}, sqlsink.MetaOp, sqlsink.MetaVersion,
+			sqlsink.MetaSynced, sqlsink.MetaDeleted),
 		layout(t, "newer", 1, []*sqlsink.Column{real("id", "TEXT"), real("n", "FLOAT")}, sqlsink.MetaVersion),
 	} {
 		name := l.Real.Name
-		sh := s.shape(l)
+		ts := s.tableStatements(l)
 		stage := *l
 		stage.Native, stage.Guard, stage.Soft = nil, false, false
 		stage.Real = &sqlsink.Table{Name: "_eds_load_" + name, Columns: l.Real.Columns}
-		st := s.shape(&stage)
-		show("write a few rows to "+name, sh.merge(fromParameter, everyRow))
-		show("write many rows to "+name, sh.merge(fmt.Sprintf(fromStage, "7.json.gz"), everyRow))
-		show("delete and insert rows again in "+name, sh.merge(fromParameter, opDelete), sh.merge(fromParameter, opUpsert))
-		show("stage a snapshot of "+name, sh.makeStage(st.table), st.copyInto("7.json.gz"))
-		show("remove what was staged twice of "+name, st.duplicates(), st.deduplicate())
-		show("replace the rows of "+name, sh.replace(st)...)
-		show("merge the staged rows into "+name, sh.mergeStage(st, true))
+		st := s.tableStatements(&stage)
+		show("write a few rows to "+name, ts.merge(fromParameter, allRows))
+		show("write many rows to "+name, ts.merge(fmt.Sprintf(fromStage, "7.json.gz"), allRows))
+		show("delete and insert rows again in "+name, ts.merge(fromParameter, opDelete), ts.merge(fromParameter, opUpsert))
+		show("stage a snapshot of "+name, ts.createStage(st.table), st.copyInto("7.json.gz"))
+		show("remove rows that were staged twice of "+name, st.duplicates(), st.deduplicate())
+		show("replace the rows of "+name, ts.replace(st)...)
+		show("merge the staged rows into "+name, ts.mergeStage(st, true))
 		l.Scope = []sqlsink.Within{{Column: l.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}
-		show("replace some rows of "+name, append(sh.replace(st), sh.countRows())...)
-		read, _ := sh.selection()
+		show("replace some rows of "+name, append(ts.replace(st), ts.countRows())...)
+		read, _ := ts.selection()
 		show("read "+name, read)
 	}
 	show("store the first checkpoint", fmt.Sprintf(startSQL, quote("_eds_checkpoint")))
@@ -135,7 +140,10 @@ func showDDL(d *dialect, odd string, show func(title string, statements ...strin
 		{Name: "tags", Type: schema.Array},
 		{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
 	}})...)
-	show("add a column", d.DDL(sqlsink.Step{Kind: sqlsink.AddColumn, Table: "order", Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}}})...)
+	show("add a column", d.DDL(sqlsink.Step{
+		Kind: sqlsink.AddColumn, Table: "order",
+		Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}},
+	})...)
 	show("relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "order", Real: real("must", "TEXT")})...)
 	for _, w := range []struct {
 		title string

@@ -12,42 +12,46 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// How long requests may take that belong to no call: those by which Snowflake's
-// driver cancels a statement or ends the session after its caller has given up,
-// and those that keep an idle session alive.
+// Timeouts of requests that belong to no running call: the driver cancels a statement or ends the
+// session after its caller has given up, and it keeps an idle session alive.
 const (
 	graceTime = 2 * time.Second
 	idleTime  = time.Minute
 )
 
-// transport carries the requests of one session. Snowflake's driver makes some
-// of them, such as uploads, under no context of ours, and would wait for their
-// answers for a quarter of an hour; here each ends with the call it belongs to.
+// transport sends the requests of one session. Snowflake's driver sends some of them, such as
+// uploads, without a context of ours, and would wait a quarter of an hour for their responses. The
+// transport ends each request with the call that it belongs to.
 type transport struct {
 	base *http.Transport
 
 	mu       sync.Mutex
 	idle     *sync.Cond
-	call     context.Context // of the call at hand; nil between calls
-	progress func()          // notes that the service answers or takes something
-	running  int             // requests that have no answer yet
-	refusal  refusal         // the call's last
+	call     *boundCall  // nil between calls
+	inFlight int         // requests without a response
+	refusal  httpRefusal // the call's last
 }
 
-// refusal is an answer of HTTP that is an error. Snowflake's driver tells little
-// of it.
-type refusal struct {
+// boundCall is the call that requests currently belong to.
+type boundCall struct {
+	ended    func() bool
+	onEnd    func(f func()) (stop func() bool) // calls f when the call ends
+	progress func()                            // notes that the service sent or accepted data
+}
+
+// httpRefusal is an HTTP response with an error status. Snowflake's driver hides most of it.
+type httpRefusal struct {
 	status int // 0: none
 	after  time.Duration
 }
 
-func (r *refusal) Error() string {
+func (r *httpRefusal) Error() string {
 	return fmt.Sprintf("the service answered with HTTP status %d", r.status)
 }
 
 func newTransport() *transport {
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
-	t := &transport{progress: func() {}, base: &http.Transport{
+	t := &transport{base: &http.Transport{
 		Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, ForceAttemptHTTP2: true,
 		TLSHandshakeTimeout: 30 * time.Second, IdleConnTimeout: 5 * time.Minute, MaxIdleConnsPerHost: 8,
 	}}
@@ -55,70 +59,81 @@ func newTransport() *transport {
 	return t
 }
 
-// begin binds requests to ctx until the returned function is called, which ends
-// those that are left. Meanwhile progress is called for what the service takes and
-// answers.
-func (t *transport) begin(ctx context.Context, progress func()) func() {
+// bind ends requests with ctx until the returned function is called, which ends the remaining ones.
+// Meanwhile it calls progress whenever the service sends or accepts data.
+func (t *transport) bind(ctx context.Context, progress func()) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.call, t.progress, t.refusal = ctx, progress, refusal{}
+	t.refusal = httpRefusal{}
+	t.call = &boundCall{
+		ended:    func() bool { return ctx.Err() != nil },
+		onEnd:    func(f func()) func() bool { return context.AfterFunc(ctx, f) },
+		progress: progress,
+	}
 	return func() {
 		cancel()
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		t.call, t.progress = nil, func() {}
+		t.call = nil
 	}
 }
 
 // RoundTrip implements http.RoundTripper.
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	t.mu.Lock()
-	call, progress := t.call, t.progress
-	t.running++
+	call := t.call
+	t.inFlight++
 	t.mu.Unlock()
 	defer t.answered()
-	ctx, cancel := context.WithCancel(r.Context())
-	release := cancel
-	switch {
-	case call == nil:
-		ctx, cancel = context.WithTimeout(ctx, idleTime)
-	case call.Err() != nil:
-		ctx, cancel = context.WithTimeout(ctx, graceTime)
-	default:
-		stop := context.AfterFunc(call, cancel)
-		cancel = func() { stop() }
+	ctx, done := requestContext(r.Context(), call)
+	progress := func() {}
+	if call != nil {
+		progress = call.progress
 	}
-	done := sync.OnceFunc(func() {
-		cancel()
-		release()
-	})
 	r = r.WithContext(ctx)
 	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = &body{r.Body, func() {}, progress}
+		r.Body = &trackedBody{r.Body, func() {}, progress}
 	}
 	response, err := t.base.RoundTrip(r)
 	if err != nil {
 		done()
 		return nil, err
 	}
-	t.note(response)
+	t.recordRefusal(response)
 	progress()
-	response.Body = &body{response.Body, done, progress}
+	response.Body = &trackedBody{response.Body, done, progress}
 	return response, nil
 }
 
-// note remembers an answer that is an error.
-func (t *transport) note(r *http.Response) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.refusal = (refusal{}); r.StatusCode >= 400 {
-		t.refusal = refusal{r.StatusCode, fault.ParseRetryAfter(r.Header.Get("Retry-After"), time.Now())}
+// requestContext returns the context of a request of call, which may be nil or have ended. done
+// releases it.
+func requestContext(parent context.Context, call *boundCall) (ctx context.Context, done func()) {
+	switch {
+	case call == nil:
+		return context.WithTimeout(parent, idleTime)
+	case call.ended():
+		return context.WithTimeout(parent, graceTime)
+	}
+	ctx, cancel := context.WithCancel(parent)
+	stop := call.onEnd(cancel)
+	return ctx, func() {
+		stop()
+		cancel()
 	}
 }
 
-// refused returns the call's last refusal.
-func (t *transport) refused() refusal {
+// recordRefusal records a response with an error status.
+func (t *transport) recordRefusal(r *http.Response) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.refusal = (httpRefusal{}); r.StatusCode >= 400 {
+		t.refusal = httpRefusal{r.StatusCode, fault.ParseRetryAfter(r.Header.Get("Retry-After"), time.Now())}
+	}
+}
+
+// lastRefusal returns the call's last refusal.
+func (t *transport) lastRefusal() httpRefusal {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.refusal
@@ -127,28 +142,28 @@ func (t *transport) refused() refusal {
 func (t *transport) answered() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.running--
+	t.inFlight--
 	t.idle.Broadcast()
 }
 
-// close waits for the requests that are still on their way, and closes the
-// connections.
+// close waits for the requests in flight, and closes the connections.
 func (t *transport) close() {
 	t.mu.Lock()
-	for t.running > 0 {
+	for t.inFlight > 0 {
 		t.idle.Wait()
 	}
 	t.mu.Unlock()
 	t.base.CloseIdleConnections()
 }
 
-// body is what a request sends, or its answer, which ends it when it is closed.
-type body struct {
+// trackedBody is the body of a request or response. It reports progress, and calls done when it
+// ends or is closed.
+type trackedBody struct {
 	io.ReadCloser
 	done, progress func()
 }
 
-func (b *body) Read(p []byte) (int, error) {
+func (b *trackedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.progress()
 	if err != nil {
@@ -157,7 +172,7 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *body) Close() error {
+func (b *trackedBody) Close() error {
 	defer b.done()
 	return b.ReadCloser.Close()
 }

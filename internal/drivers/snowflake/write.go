@@ -14,106 +14,105 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// parameterBytes is how much travels as a parameter of the statement at most. A
-// file costs three answers of the server more, and an upload.
+// parameterBytes is the largest parameter for rows, in bytes. A file costs three more round trips
+// and an upload.
 const parameterBytes = 256 << 10
 
-// errCounts says that the server has written another number of rows than it was
-// sent, as where a file was removed or cut under it.
-var errCounts = errors.New("the server did not write as many rows as it was sent")
+// errRowCount reports that the server wrote another number of rows than it was sent, for example
+// because a file was removed or truncated.
+var errRowCount = errors.New("the server did not write as many rows as it was sent")
 
-// transaction implements sqlsink.Tx. It uploads files at once, which needs no
-// transaction, and executes its statements with Commit: they are serial within a
-// transaction in any case, as Snowflake executes one statement of a session at a
-// time, and so the tables are locked only as long as it takes.
+// transaction implements sqlsink.Tx. It uploads files at once, which needs no transaction, and
+// executes its statements in Commit. Snowflake executes one statement of a session at a time
+// anyway, and tables are locked only during Commit.
 type transaction struct {
 	*session
 	begun      bool
-	statements []statement
+	statements []queuedStatement
 	files      []string // on the stage
-	after      []string // DDL that follows the commit, because it would be one
+	after      []string // DDL to run after the commit, because DDL commits
 }
 
-// statement waits for Commit.
-type statement struct {
+// queuedStatement is executed by Commit.
+type queuedStatement struct {
 	what, sql string
 	args      []string
-	check     func(*answer) error // may be nil
-	layout    *sqlsink.Layout     // of the table that it is about; nil if there is none
+	check     func(*queryResult) error // may be nil
+	layout    *sqlsink.Layout          // of the statement's table; nil if there is none
 }
 
-// Begin begins a transaction, which the server hears of with Commit.
+// Begin begins a transaction. It sends nothing yet.
 func (s *session) Begin(context.Context) (sqlsink.Tx, error) { return &transaction{session: s}, nil }
 
-func (tx *transaction) add(what, sql string, check func(*answer) error, args ...string) {
-	tx.statements = append(tx.statements, statement{what: what, sql: sql, args: args, check: check})
+func (tx *transaction) add(what, sql string, check func(*queryResult) error, args ...string) {
+	tx.statements = append(tx.statements, queuedStatement{what: what, sql: sql, args: args, check: check})
 }
 
-// addTo is add of a statement about the layout's table.
-func (tx *transaction) addTo(l *sqlsink.Layout, what, sql string, check func(*answer) error, args ...string) {
+// addTo is add for a statement about the layout's table.
+func (tx *transaction) addTo(l *sqlsink.Layout, what, sql string, check func(*queryResult) error, args ...string) {
 	tx.add(what, sql, check, args...)
 	tx.statements[len(tx.statements)-1].layout = l
 }
 
-// Write encodes the rows, and uploads them where they are many.
+// Write encodes the rows, and uploads them if they are many.
 func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
-	sh := tx.shape(w.Layout)
-	rows := newLines(tx.session)
+	ts := tx.tableStatements(w.Layout)
+	rows := newNDJSONBuffer(tx.session)
 	defer rows.release()
-	again, err := rows.appendWrite(sh, w)
+	again, err := rows.appendWrite(ts, w)
 	if err != nil || rows.count == 0 {
 		return err
 	}
-	from, arg, err := tx.send(ctx, sh, rows)
+	from, arg, err := tx.send(ctx, ts, rows)
 	if err != nil {
 		return err
 	}
-	if arg == nil && (sh.layout.Guard || sh.layout.Soft) {
-		tx.add("count the rows for "+sh.label, "SELECT COUNT(*) FROM "+from, counts(int64(rows.count), "COUNT(*)"))
+	if arg == nil && (ts.layout.Guard || ts.layout.Soft) {
+		tx.add("count the rows for "+ts.label, "SELECT COUNT(*) FROM "+from, checkCount(int64(rows.count), "COUNT(*)"))
 	}
-	var check func(*answer) error
-	if !sh.layout.Guard && !sh.layout.Soft {
-		check = counts(int64(len(w.Upserts)), "number of rows inserted", "number of rows updated")
+	var check func(*queryResult) error
+	if !ts.layout.Guard && !ts.layout.Soft {
+		check = checkCount(int64(len(w.Upserts)), "number of rows inserted", "number of rows updated")
 	}
-	if again { // a key is deleted and inserted: the old row goes first
-		tx.addTo(w.Layout, "delete from "+sh.label, sh.merge(from, opDelete), nil, arg...)
-		tx.addTo(w.Layout, "merge into "+sh.label, sh.merge(from, opUpsert), check, arg...)
+	if again { // a key is deleted and inserted: delete the old row first
+		tx.addTo(w.Layout, "delete from "+ts.label, ts.merge(from, opDelete), nil, arg...)
+		tx.addTo(w.Layout, "merge into "+ts.label, ts.merge(from, opUpsert), check, arg...)
 		return nil
 	}
-	tx.addTo(w.Layout, "merge into "+sh.label, sh.merge(from, everyRow), check, arg...)
+	tx.addTo(w.Layout, "merge into "+ts.label, ts.merge(from, allRows), check, arg...)
 	return nil
 }
 
-// counts returns a check that the named columns' numbers add up to want.
-func counts(want int64, names ...string) func(*answer) error {
-	return func(a *answer) error {
-		got, err := a.named(names...)
+// checkCount returns a check that the named columns add up to want.
+func checkCount(want int64, names ...string) func(*queryResult) error {
+	return func(r *queryResult) error {
+		got, err := r.sumColumns(names...)
 		if err != nil {
 			return err
 		}
 		if got != want {
-			return fmt.Errorf("%w: %d of %d", errCounts, got, want)
+			return fmt.Errorf("%w: %d of %d", errRowCount, got, want)
 		}
 		return nil
 	}
 }
 
-// send returns where a statement finds the rows: in a file of the stage, or in
-// its own parameter.
-func (tx *transaction) send(ctx context.Context, sh *shape, rows *lines) (from string, arg []string, err error) {
+// send returns the source of the rows in a statement: a file of the stage, or the statement's
+// parameter.
+func (tx *transaction) send(ctx context.Context, ts *tableStatements, rows *ndjsonBuffer) (from string, arg []string, err error) {
 	if rows.size() <= parameterBytes {
 		return fromParameter, []string{rows.array()}, nil
 	}
-	file, err := tx.upload(ctx, sh, rows)
+	file, err := tx.upload(ctx, ts, rows)
 	return fmt.Sprintf(fromStage, file), nil, err
 }
 
 // appendWrite appends all rows of w, and reports whether a key is both deleted
 // and upserted.
-func (b *lines) appendWrite(sh *shape, w *sqlsink.Write) (again bool, err error) {
+func (b *ndjsonBuffer) appendWrite(ts *tableStatements, w *sqlsink.Write) (again bool, err error) {
 	deleted := make(map[string]bool, len(w.Deletes))
 	for i := range w.Deletes {
-		key, err := b.append(sh, opDelete, &w.Deletes[i], w.Synced, 0)
+		key, err := b.append(ts, opDelete, &w.Deletes[i], w.Synced, 0)
 		if err != nil {
 			return false, err
 		}
@@ -122,7 +121,7 @@ func (b *lines) appendWrite(sh *shape, w *sqlsink.Write) (again bool, err error)
 		}
 	}
 	for i := range w.Upserts {
-		key, err := b.append(sh, opUpsert, &w.Upserts[i], w.Synced, 0)
+		key, err := b.append(ts, opUpsert, &w.Upserts[i], w.Synced, 0)
 		if err != nil {
 			return false, err
 		}
@@ -131,17 +130,19 @@ func (b *lines) appendWrite(sh *shape, w *sqlsink.Write) (again bool, err error)
 	return again, nil
 }
 
-// appendRow appends a row as one line, and returns where in it the key's values
-// stand. A row to be deleted has its key and its metadata only.
-func (sh *shape) appendRow(dst []byte, op string, row *change.Row, synced time.Time, number int64, scratch []byte) (line []byte, key [2]int, err error) {
+// appendRow appends a row as one line, and returns the position of the key's values in it. A
+// deleted row has only its key and metadata.
+func (ts *tableStatements) appendRow(
+	dst []byte, op string, row *change.Row, synced time.Time, number int64, scratch []byte,
+) (line []byte, key [2]int, err error) {
 	dst = append(append(append(dst, opMember...), '"'), op...)
 	dst = append(dst, '"')
 	key[0] = len(dst)
-	for i := range sh.columns {
-		if i == sh.layout.Keys {
+	for i := range ts.columns {
+		if i == ts.layout.Keys {
 			key[1] = len(dst)
 		}
-		t := &sh.layout.Columns[i]
+		t := &ts.layout.Columns[i]
 		if op == opDelete && !t.Key && t.Meta == 0 {
 			continue
 		}
@@ -150,7 +151,7 @@ func (sh *shape) appendRow(dst []byte, op string, row *change.Row, synced time.T
 		if raw == nil {
 			continue
 		}
-		if dst, err = sh.columns[i].append(append(dst, sh.members[i]...), raw); err != nil {
+		if dst, err = ts.columns[i].append(append(dst, ts.members[i]...), raw); err != nil {
 			return dst, key, err
 		}
 	}
@@ -163,14 +164,19 @@ func (sh *shape) appendRow(dst []byte, op string, row *change.Row, synced time.T
 	return append(dst, '}', '\n'), key, nil
 }
 
-// moveSQL moves the checkpoint that is at a position, startSQL makes the first
-// one: as a MERGE, because that waits for another that does the same.
+// moveSQL moves a checkpoint, guardedSQL moves one of this writer, and startSQL creates the first
+// one: with a MERGE, which waits for a concurrent one.
 const (
-	moveSQL    = `UPDATE %s SET "position" = ?::NUMBER(38,0), "stored" = ?::NUMBER(38,0) WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ?::NUMBER(38,0) AND "stored" = ?::NUMBER(38,0)`
-	guardedSQL = `UPDATE %s SET "position" = ?::NUMBER(38,0), "stored" = ?::NUMBER(38,0), "seen" = ?::NUMBER(38,0) WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ?::NUMBER(38,0) AND "stored" = ?::NUMBER(38,0) AND "epoch" = ?::NUMBER(38,0) AND COALESCE("generation", 0) = ?::NUMBER(38,0)`
-	startSQL   = `MERGE INTO %s AS t USING (SELECT ?::NUMBER(38,0) AS "position", ?::NUMBER(38,0) AS "stored", ? AS "stream", ? AS "consumer", ? AS "filter") AS s
+	atPosition = `WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND ` +
+		`"position" = ?::NUMBER(38,0) AND "stored" = ?::NUMBER(38,0)`
+	moveSQL    = `UPDATE %s SET "position" = ?::NUMBER(38,0), "stored" = ?::NUMBER(38,0) ` + atPosition
+	guardedSQL = `UPDATE %s SET "position" = ?::NUMBER(38,0), "stored" = ?::NUMBER(38,0), "seen" = ?::NUMBER(38,0) ` + atPosition +
+		` AND "epoch" = ?::NUMBER(38,0) AND COALESCE("generation", 0) = ?::NUMBER(38,0)`
+	startSQL = `MERGE INTO %s AS t USING (SELECT ?::NUMBER(38,0) AS "position", ?::NUMBER(38,0) AS "stored", ` +
+		`? AS "stream", ? AS "consumer", ? AS "filter") AS s
 ON t."stream" = s."stream" AND t."consumer" = s."consumer" AND t."filter" = s."filter"
-WHEN NOT MATCHED THEN INSERT ("stream", "consumer", "filter", "position", "stored") VALUES (s."stream", s."consumer", s."filter", s."position", s."stored")`
+WHEN NOT MATCHED THEN INSERT ("stream", "consumer", "filter", "position", "stored") ` +
+		`VALUES (s."stream", s."consumer", s."filter", s."position", s."stored")`
 )
 
 // Checkpoint moves the stored checkpoint, as the last statement of a batch.
@@ -183,10 +189,11 @@ func (tx *transaction) Checkpoint(_ context.Context, l *sqlsink.Layout, from cdc
 	}
 	if c.Epoch > 0 {
 		sql = guardedSQL
-		args = append(slices.Insert(args, 2, strconv.FormatInt(c.Seen, 10)), strconv.FormatInt(c.Epoch, 10), strconv.FormatInt(c.Generation, 10))
+		args = slices.Insert(args, 2, strconv.FormatInt(c.Seen, 10))
+		args = append(args, strconv.FormatInt(c.Epoch, 10), strconv.FormatInt(c.Generation, 10))
 	}
-	tx.add("move the checkpoint", fmt.Sprintf(sql, tx.dialect.table(l.Real.Name)), func(a *answer) error {
-		n, err := a.named(moved)
+	tx.add("move the checkpoint", fmt.Sprintf(sql, tx.dialect.table(l.Real.Name)), func(r *queryResult) error {
+		n, err := r.sumColumns(moved)
 		if err == nil && n != 1 {
 			err = sqlsink.ErrMoved
 		}
@@ -195,14 +202,14 @@ func (tx *transaction) Checkpoint(_ context.Context, l *sqlsink.Layout, from cdc
 	return nil
 }
 
-// Raise raises the generation of all checkpoints.
+// Raise increments the generation of all checkpoints.
 func (tx *transaction) Raise(_ context.Context, l *sqlsink.Layout) error {
-	tx.add("raise the generation of the checkpoints", fmt.Sprintf(`UPDATE %s SET "generation" = COALESCE("generation", 0) + 1`, tx.dialect.table(l.Real.Name)), nil)
+	sql := fmt.Sprintf(`UPDATE %s SET "generation" = COALESCE("generation", 0) + 1`, tx.dialect.table(l.Real.Name))
+	tx.add("raise the generation of the checkpoints", sql, nil)
 	return nil
 }
 
-// Commit executes what was collected, in one transaction, and then what can not
-// be part of one.
+// Commit executes the queued statements in one transaction, and then the DDL.
 func (tx *transaction) Commit(ctx context.Context) error {
 	if len(tx.statements) > 0 {
 		if err := tx.execute(ctx); err != nil {
@@ -214,7 +221,7 @@ func (tx *transaction) Commit(ctx context.Context) error {
 			return err
 		}
 	}
-	tx.sweep(ctx)
+	tx.removeFiles(ctx)
 	return nil
 }
 
@@ -224,9 +231,9 @@ func (tx *transaction) execute(ctx context.Context) error {
 		return err
 	}
 	for _, st := range tx.statements {
-		a, err := tx.query(ctx, st.what, st.sql, st.args...)
+		result, err := tx.query(ctx, st.what, st.sql, st.args...)
 		if err == nil && st.check != nil {
-			if err = st.check(a); err != nil && !errors.Is(err, sqlsink.ErrMoved) {
+			if err = st.check(result); err != nil && !errors.Is(err, sqlsink.ErrMoved) {
 				err = fmt.Errorf("%s: %w", st.what, err)
 			}
 		}
@@ -244,7 +251,7 @@ func (tx *transaction) execute(ctx context.Context) error {
 	return nil
 }
 
-// Rollback undoes the transaction, which ends with its session where that is lost.
+// Rollback undoes the transaction. A lost session undoes it by itself.
 func (tx *transaction) Rollback(ctx context.Context) error {
 	if tx.broken {
 		return &connectionError{errors.New("the session is lost")}
@@ -255,24 +262,24 @@ func (tx *transaction) Rollback(ctx context.Context) error {
 			return err
 		}
 	}
-	tx.sweep(ctx)
+	tx.removeFiles(ctx)
 	return nil
 }
 
-// sweep removes the transaction's files. Those that it can not remove go when
-// the session ends, with its stage.
-func (tx *transaction) sweep(ctx context.Context) {
+// removeFiles removes the transaction's files. If it cannot, they are dropped with the session's
+// stage.
+func (tx *transaction) removeFiles(ctx context.Context) {
 	for _, file := range tx.files {
 		if _, err := tx.query(ctx, "remove a file of the stage", "REMOVE @"+quote(stageName)+"/"+file); err != nil {
-			tx.dialect.env.Logger.Debug("a file stays on the stage for as long as the session", "file", file, "error", err)
+			tx.dialect.env.Logger.Debug("cannot remove a file of the stage; it stays until the session ends", "file", file, "error", err)
 			break
 		}
 	}
 	tx.files = nil
 }
 
-// array returns the lines as the elements of a JSON array.
-func (b *lines) array() string {
+// array returns the lines as a JSON array.
+func (b *ndjsonBuffer) array() string {
 	var text strings.Builder
 	text.Grow(b.size() + 2)
 	text.WriteByte('[')

@@ -25,7 +25,7 @@ func verbs(statements []string) []string {
 	return out
 }
 
-// warm returns a sink that has met its tables, and how many statements that took.
+// warm returns a sink that knows its tables, and the number of statements so far.
 func warm(t *testing.T, s *script) (sink.Sink, *peer.Server, int) {
 	t.Helper()
 	s.table("customer", "id TEXT", "name TEXT", "visits NUMBER")
@@ -37,16 +37,19 @@ func warm(t *testing.T, s *script) (sink.Sink, *peer.Server, int) {
 	return opened, server, len(server.Statements())
 }
 
-func TestFewRowsAreOneParameterOfOneTransaction(t *testing.T) {
+func TestWrite_SendsFewRowsAsOneParameter(t *testing.T) {
 	s := newScript()
 	opened, server, before := warm(t, s)
-	if err := opened.Apply(t.Context(), batch(t, customers(t), 2, `{"id":"1","name":"it's","visits":9007199254740993}`, `{"id":"2"}`)); err != nil {
+	if err := opened.Apply(t.Context(), batch(t, customers(t), 2, `{"id":"1","name":"it's","visits":9007199254740993}`,
+		`{"id":"2"}`)); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"BEGIN TRANSACTION", `MERGE INTO "customer"`, `UPDATE "_eds_checkpoint" SET`, "COMMIT"}, verbs(server.Statements()[before:])); diff != "" {
+	if diff := cmp.Diff([]string{"BEGIN TRANSACTION", `MERGE INTO "customer"`, `UPDATE "_eds_checkpoint" SET`, "COMMIT"},
+		verbs(server.Statements()[before:])); diff != "" {
 		t.Errorf("a batch is these statements, and none about the catalogue: %s", diff)
 	}
-	if diff := cmp.Diff([]string{`{"o":"u","c0":"1","c1":"it's","c2":"9007199254740993"}`, `{"o":"u","c0":"2"}`}, s.lines()[1:]); diff != "" {
+	if diff := cmp.Diff([]string{`{"o":"u","c0":"1","c1":"it's","c2":"9007199254740993"}`, `{"o":"u","c0":"2"}`},
+		s.lines()[1:]); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -59,14 +62,17 @@ func many(n int) []string {
 	return images
 }
 
-func TestManyRowsAreAFileThatIsRemoved(t *testing.T) {
+func TestWrite_SendsManyRowsAsAFile(t *testing.T) {
 	s := newScript()
 	opened, server, before := warm(t, s)
 	if err := opened.Apply(t.Context(), batch(t, customers(t), 2, many(5000)...)); err != nil {
 		t.Fatal(err)
 	}
-	got := slices.Compact(verbs(server.Statements()[before:])) // the client asks twice for an address to upload to
-	if diff := cmp.Diff([]string{"CREATE TEMPORARY STAGE", `PUT 'file:///eds/1.json.gz' '@"EDS_STAGE"'`, "BEGIN TRANSACTION", `MERGE INTO "customer"`, `UPDATE "_eds_checkpoint" SET`, "COMMIT", `REMOVE @"EDS_STAGE"/1.json.gz`}, got); diff != "" {
+	got := slices.Compact(verbs(server.Statements()[before:])) // the driver requests an upload address twice
+	if diff := cmp.Diff([]string{
+		"CREATE TEMPORARY STAGE", `PUT 'file:///eds/1.json.gz' '@"EDS_STAGE"'`, "BEGIN TRANSACTION",
+		`MERGE INTO "customer"`, `UPDATE "_eds_checkpoint" SET`, "COMMIT", `REMOVE @"EDS_STAGE"/1.json.gz`,
+	}, got); diff != "" {
 		t.Error(diff)
 	}
 	if n := len(s.lines()); n != 5001 {
@@ -77,7 +83,7 @@ func TestManyRowsAreAFileThatIsRemoved(t *testing.T) {
 	}
 }
 
-func TestStatementsThatTakeLongAreWaitedFor(t *testing.T) {
+func TestWrite_WaitsForLongStatements(t *testing.T) {
 	opened, server, _ := warm(t, newScript())
 	server.Slow()
 	if err := opened.Apply(t.Context(), batch(t, customers(t), 2, `{"id":"1"}`)); err != nil {
@@ -85,7 +91,7 @@ func TestStatementsThatTakeLongAreWaitedFor(t *testing.T) {
 	}
 }
 
-func TestRowsThatWereNotWrittenAreNoticed(t *testing.T) {
+func TestWrite_NoticesUnwrittenRows(t *testing.T) {
 	for name, rows := range map[string][]string{"of a parameter": many(2), "of a file": many(5000)} {
 		t.Run(name, func(t *testing.T) {
 			opened, server, before := warm(t, newScriptThat("MERGE INTO \"customer\"", 2))
@@ -93,7 +99,8 @@ func TestRowsThatWereNotWrittenAreNoticed(t *testing.T) {
 			if err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "did not write as many rows") {
 				t.Errorf("want a transient error about the count, got %v", err)
 			}
-			if statements := verbs(server.Statements()[before:]); slices.Contains(statements, "COMMIT") || !slices.Contains(statements, "ROLLBACK") {
+			if statements := verbs(server.Statements()[before:]); slices.Contains(statements, "COMMIT") ||
+				!slices.Contains(statements, "ROLLBACK") {
 				t.Errorf("the transaction was not rolled back: %q", statements)
 			}
 			if n := server.Files(); n != 0 {
@@ -103,8 +110,8 @@ func TestRowsThatWereNotWrittenAreNoticed(t *testing.T) {
 	}
 }
 
-// newScriptThat returns a script that counts one row, and none from the n-th
-// time on that a statement begins with the prefix.
+// newScriptThat returns a script that counts one row, and none from the n-th statement on that
+// begins with the prefix.
 func newScriptThat(prefix string, n int) *script {
 	s := newScript()
 	times := 0
@@ -119,7 +126,7 @@ func newScriptThat(prefix string, n int) *script {
 	return s
 }
 
-func TestGuardedRowsOfAFileAreCountedBeforeTheMerge(t *testing.T) {
+func TestWrite_CountsGuardedRowsOfAFileBeforeTheMerge(t *testing.T) {
 	s := newScript()
 	s.table("customer", "id TEXT", "name TEXT", "visits NUMBER", "_eds_op TEXT", "_eds_version TEXT", "_eds_synced_at TIMESTAMP_TZ")
 	server := serve(t, s)
@@ -131,12 +138,13 @@ func TestGuardedRowsOfAFileAreCountedBeforeTheMerge(t *testing.T) {
 		t.Errorf("nothing counts the rows: %q", verbs(server.Statements()))
 	}
 	s.on("SELECT COUNT(*)", func(peer.Query) (*peer.Result, error) { return named([]string{"COUNT(*)"}, "4999"), nil })
-	if err := opened.Apply(t.Context(), batch(t, customers(t), 3, many(5000)...)); err == nil || !strings.Contains(err.Error(), "4999 of 5000") {
+	if err := opened.Apply(t.Context(), batch(t, customers(t), 3, many(5000)...)); err == nil ||
+		!strings.Contains(err.Error(), "4999 of 5000") {
 		t.Errorf("want an error about the count, got %v", err)
 	}
 }
 
-func TestCheckpointThatMovedIsFatal(t *testing.T) {
+func TestCheckpoint_MovedIsFatal(t *testing.T) {
 	s := newScript()
 	opened, _, _ := warm(t, s)
 	s.on("UPDATE \"_eds_checkpoint\"", func(peer.Query) (*peer.Result, error) {
@@ -148,7 +156,7 @@ func TestCheckpointThatMovedIsFatal(t *testing.T) {
 	}
 }
 
-func TestRowsOfASnapshotAreCounted(t *testing.T) {
+func TestLoad_CountsRows(t *testing.T) {
 	s := newScript()
 	opened, _, _ := warm(t, s)
 	s.on("COPY", func(peer.Query) (*peer.Result, error) { return named([]string{"file", "rows_loaded"}, "f", "1"), nil })
@@ -172,7 +180,7 @@ func TestRowsOfASnapshotAreCounted(t *testing.T) {
 	}
 }
 
-func TestTablesOfToolsThatDoNotQuoteAreFound(t *testing.T) {
+func TestTables_FindsUpperCaseNames(t *testing.T) {
 	s := newScript()
 	s.table("CUSTOMER", "ID TEXT", "NAME TEXT", "VISITS NUMBER")
 	server := serve(t, s)
@@ -181,7 +189,8 @@ func TestTablesOfToolsThatDoNotQuoteAreFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, sql := range server.Statements() {
-		if strings.HasPrefix(sql, "MERGE") && strings.Contains(sql, `"customer"`) || strings.Contains(sql, `CREATE TABLE IF NOT EXISTS "customer"`) {
+		if strings.HasPrefix(sql, "MERGE") && strings.Contains(sql, `"customer"`) ||
+			strings.Contains(sql, `CREATE TABLE IF NOT EXISTS "customer"`) {
 			t.Errorf("the table was not found: %s", sql)
 		}
 	}
@@ -192,7 +201,7 @@ func TestTablesOfToolsThatDoNotQuoteAreFound(t *testing.T) {
 	}
 }
 
-func TestWideningThatWasInterruptedIsFinished(t *testing.T) {
+func TestTables_FinishesInterruptedWidenings(t *testing.T) {
 	s := newScript()
 	s.table("customer", "id TEXT", "_eds_wide_s_name TEXT", "visits NUMBER", "_eds_wide_n_visits NUMBER")
 	server := serve(t, s)
@@ -218,7 +227,7 @@ func TestWideningThatWasInterruptedIsFinished(t *testing.T) {
 	}
 }
 
-func TestBusyService_IsLeftAloneAsItAsks(t *testing.T) {
+func TestBusyService_IsRetriedAfterTheTimeItAsks(t *testing.T) {
 	opened, server, _ := warm(t, newScript())
 	b := batch(t, customers(t), 2, `{"id":"1"}`)
 	for asked, want := range map[string]time.Duration{
@@ -228,7 +237,8 @@ func TestBusyService_IsLeftAloneAsItAsks(t *testing.T) {
 		server.Busy(asked)
 		for range 2 { // with its session, and without
 			err := opened.Apply(t.Context(), b)
-			if err == nil || fault.Of(err) != fault.Transient || fault.RetryAfter(err) != want || !strings.Contains(err.Error(), "HTTP status 503") {
+			if err == nil || fault.Of(err) != fault.Transient || fault.RetryAfter(err) != want ||
+				!strings.Contains(err.Error(), "HTTP status 503") {
 				t.Errorf("%s: want a transient error for %v, got %v, %v", asked, want, err, fault.RetryAfter(err))
 			}
 		}

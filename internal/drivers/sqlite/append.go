@@ -11,16 +11,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Append adds rows to a stage. What yields them runs ahead of what writes them,
-// on a goroutine of its own, so that reading the files of several tables goes on
-// while one of them is written.
+// Append adds rows to a stage. Another goroutine reads and encodes the rows ahead of the writer, so
+// that files of several tables can be read while one table is written.
 func (t *tx) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	st := t.s.statementsOf(stage)
 	if len(st.upsert) > 1 {
 		return t.appendByRow(ctx, st, rows)
 	}
 	a := appender{
-		insert: insertSQL(stage, "VALUES "+parameters(len(stage.Columns))), upsert: &st.upsert[0], encoder: &st.encoder,
+		insert: insertSQL(stage, "VALUES "+parameters(len(stage.Columns))), upsert: &st.upsert[0], encoder: st.encoder,
 		free: make(chan *chunk, chunksAhead), full: make(chan *chunk, chunksAhead),
 	}
 	for range chunksAhead {
@@ -31,15 +30,14 @@ func (t *tx) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*
 	go func() { filled <- a.fill(ahead, rows) }()
 	added, err := t.drain(ctx, &a)
 	stop()
-	// What fills stops because of what writes, never the other way round.
+	// fill stops because of drain, never the other way round.
 	if failed := <-filled; err == nil {
 		err = failed
 	}
 	return added, err
 }
 
-// drain writes chunks until there are no more, and returns how many rows the stage
-// has more.
+// drain writes all chunks, and returns the number of rows that the stage has more.
 func (t *tx) drain(ctx context.Context, a *appender) (added int64, err error) {
 	count := 0
 	for c := range a.full {
@@ -49,32 +47,30 @@ func (t *tx) drain(ctx context.Context, a *appender) (added int64, err error) {
 		if err != nil {
 			return added, fmt.Errorf("row %d: %w", count+1, err)
 		}
-		c.args.Reset() // large rows let go of their memory
+		c.args.Reset() // frees the memory of large rows
 		a.free <- c
 	}
 	return added, nil
 }
 
 const (
-	chunksAhead = 3 // as many chunks there are, full, being filled and being written
-	chunkSize   = 512 << 10
-	// largeChunk is the size above which no other chunk is filled meanwhile, in bytes.
-	largeChunk = 4 << 20
+	chunksAhead = 3         // number of chunks: full, being filled and being written
+	chunkSize   = 512 << 10 // in bytes
+	largeChunk  = 4 << 20   // in bytes; while a larger chunk waits, no other one is filled
 )
 
-// chunk is a number of rows, ready to be bound.
+// chunk is the encoded values of some rows.
 type chunk struct{ args capi.Args }
 
-// appender passes chunks to and fro between what fills and what writes them.
+// appender passes chunks between fill and drain.
 type appender struct {
-	insert     string   // inserts a row with a key that the stage does not have
-	upsert     *command // of any row
+	insert     string   // inserts a row unless the stage has its key
+	upsert     *command // writes any row
 	encoder    *encoder
 	free, full chan *chunk
 }
 
-// fill encodes rows into chunks until there are no more. An error of rows is
-// returned as it is, once the chunks before it were passed on.
+// fill encodes all rows into chunks. It returns an error of rows unchanged.
 func (a *appender) fill(ctx context.Context, rows iter.Seq2[*change.Row, error]) error {
 	defer close(a.full)
 	now := time.Now()
@@ -95,11 +91,11 @@ func (a *appender) fill(ctx context.Context, rows iter.Seq2[*change.Row, error])
 			}
 		}
 		count++
-		if err := a.encoder.row(&c.args, a.upsert.takes, row, now); err != nil {
+		if err := a.encoder.row(&c.args, a.upsert.columns, row, now); err != nil {
 			return fmt.Errorf("row %d: %w", count, err)
 		}
 		if size := c.args.Size(); size >= chunkSize {
-			a.full <- c // there is room for all chunks there are
+			a.full <- c // never blocks: it has the capacity for all chunks
 			c = nil
 			if size > largeChunk {
 				if err := a.empty(ctx); err != nil {
@@ -119,7 +115,7 @@ func (a *appender) empty(ctx context.Context) error {
 	for range chunksAhead {
 		select {
 		case c := <-a.free:
-			defer func() { a.free <- c }() // there is room for all chunks there are
+			defer func() { a.free <- c }() // never blocks: it has the capacity for all chunks
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -127,8 +123,8 @@ func (a *appender) empty(ctx context.Context) error {
 	return nil
 }
 
-// write writes a row for each set of args in the transaction. It returns how many
-// there were, and how many of them the stage has more.
+// write writes the rows in args. It returns their number, and the number of rows that the stage has
+// more.
 func (t *tx) write(ctx context.Context, a *appender, args *capi.Args) (n, added int, err error) {
 	err = t.within(ctx, func() error {
 		insert, err := t.s.prepare(a.insert)
@@ -145,8 +141,8 @@ func (t *tx) write(ctx context.Context, a *appender, args *capi.Args) (n, added 
 	return n, added, err
 }
 
-// appendByRow is for stages whose key nothing makes unique.
-func (t *tx) appendByRow(ctx context.Context, st *statements, rows iter.Seq2[*change.Row, error]) (int64, error) {
+// appendByRow is Append for a stage without a unique index on the key.
+func (t *tx) appendByRow(ctx context.Context, st *tableStatements, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	var count, added int64
 	now := time.Now()
 	err := t.within(ctx, func() error {

@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// TestAppender_HoldsOneLargeChunk: chunks that run ahead would each hold a row of any size.
+// A row of any size may be in each chunk that is filled ahead.
 func TestAppender_HoldsOneLargeChunk(t *testing.T) {
 	const large, count = largeChunk + 1, 3
 	image := []byte(`"` + strings.Repeat("v", large) + `"`)
@@ -25,9 +25,13 @@ func TestAppender_HoldsOneLargeChunk(t *testing.T) {
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		real := &sqlsink.Column{Name: "v", Native: &column{affinity: asText}}
+		real := &sqlsink.Column{Name: "v", Native: &attribute{affinity: asText}}
+		l := &sqlsink.Layout{
+			Table:   &schema.Table{Columns: []schema.Column{{Name: "v"}}},
+			Columns: []sqlsink.Target{{Type: schema.String, Real: real}},
+		}
 		a := appender{
-			upsert: &command{takes: []sqlsink.Target{{Type: schema.String, Real: real}}}, encoder: new(encoder),
+			upsert: &command{columns: l.All()}, encoder: newEncoder(l, nil),
 			free: make(chan *chunk, chunksAhead), full: make(chan *chunk, chunksAhead),
 		}
 		for range chunksAhead {

@@ -17,9 +17,11 @@ import (
 // benchTable has the given number of columns, of all types.
 func benchTable(b *testing.B, columns int) *schema.Table {
 	list := []schema.Column{{Name: "id", Type: schema.String}}
+	types := [...]schema.Type{
+		schema.String, schema.String, schema.Integer, schema.DateTime, schema.String, schema.Boolean, schema.Number, schema.Object,
+	}
 	for i := 1; i < columns; i++ {
-		kind := [...]schema.Type{schema.String, schema.String, schema.Integer, schema.DateTime, schema.String, schema.Boolean, schema.Number, schema.Object}[i%8]
-		list = append(list, schema.Column{Name: fmt.Sprintf("column%02d", i), Type: kind})
+		list = append(list, schema.Column{Name: fmt.Sprintf("column%02d", i), Type: types[i%len(types)]})
 	}
 	t, err := schema.New("bench", "1", []string{"id"}, list)
 	if err != nil {
@@ -28,7 +30,7 @@ func benchTable(b *testing.B, columns int) *schema.Table {
 	return t
 }
 
-// benchImage is a row of some 70 bytes a column.
+// benchImage returns a row of about 70 bytes per column.
 func benchImage(t *schema.Table, id uint64, r *rand.Rand) []byte {
 	image := fmt.Appendf(nil, `{"id":"%016x-4000-8000-%012x"`, id*0x9e3779b97f4a7c15, id)
 	for _, c := range t.Columns[1:] {
@@ -51,8 +53,8 @@ func benchImage(t *schema.Table, id uint64, r *rand.Rand) []byte {
 	return append(image, '}')
 }
 
-// benchBatches is a history of batches: one row in five is new, the others change,
-// one in five of these a hot one.
+// benchBatches returns a history of batches. One row in five is new; of the others, one in four is among
+// the first 100.
 func benchBatches(b *testing.B, t *schema.Table, batches, size int) []*change.Batch {
 	r := rand.New(rand.NewPCG(1, 2))
 	splitter := change.NewSplitter(t)
@@ -75,7 +77,8 @@ func benchBatches(b *testing.B, t *schema.Table, batches, size int) []*change.Ba
 				b.Fatal(err)
 			}
 			sequence++
-			e := &cdc.Event{Position: cdc.Position{Sequence: sequence, Stored: int64(sequence)}, Op: cdc.Update, Table: t.Name, Payload: image}
+			at := cdc.Position{Sequence: sequence, Stored: int64(sequence)}
+			e := &cdc.Event{Position: at, Op: cdc.Update, Table: t.Name, Payload: image}
 			builder.Add(e, change.Effect{Table: t, Upsert: &change.Row{Image: image, Spans: spans, Op: cdc.Update}})
 		}
 		all = append(all, builder.Batch())
@@ -125,7 +128,7 @@ func BenchmarkApply(b *testing.B) {
 	}
 }
 
-// BenchmarkApplyOne is what an event by itself takes, until it is on disk.
+// BenchmarkApplyOne measures batches of one event, until they are on disk.
 func BenchmarkApplyOne(b *testing.B) {
 	for _, options := range []string{"", "?synchronous=normal"} {
 		b.Run("20 columns"+options, func(b *testing.B) {

@@ -11,16 +11,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// relation is what the dialect knows of a real table.
+// relation is the dialect's description of a real table.
 type relation struct {
-	sql      string // its CREATE TABLE, as the schema has it
+	sql      string // the CREATE TABLE statement in the schema
 	strict   bool
 	rowid    bool
 	triggers bool
-	uniques  [][]string // the columns of each unique index that compares bytes, the primary key's included
+	uniques  [][]string // the columns of unique indexes that compare bytes, including the primary key's
 }
 
-// unique reports whether the table has at most one row of the given columns.
+// unique reports whether a unique index covers exactly the given columns.
 func (r *relation) unique(key []string) bool {
 	return slices.ContainsFunc(r.uniques, func(columns []string) bool {
 		return len(columns) == len(key) && !slices.ContainsFunc(key, func(k string) bool {
@@ -29,8 +29,8 @@ func (r *relation) unique(key []string) bool {
 	})
 }
 
-// column is what the dialect knows of a real column.
-type column struct {
+// attribute is the dialect's description of a real column.
+type attribute struct {
 	declared string
 	affinity affinity
 	strict   bool
@@ -38,8 +38,8 @@ type column struct {
 }
 
 // Tables describes those of the named tables that exist.
-func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
-	if err := s.look(ctx); err != nil {
+func (s *fileSession) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
+	if err := s.openIfCreated(ctx); err != nil {
 		return nil, err
 	}
 	var found []*sqlsink.Table
@@ -58,9 +58,9 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 	return found, err
 }
 
-// Objects describes those of the named objects that exist. SQLite has no ids of them.
-func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
-	if err := s.look(ctx); err != nil {
+// Objects describes those of the named objects that exist. SQLite has no ids for them.
+func (s *fileSession) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
+	if err := s.openIfCreated(ctx); err != nil {
 		return nil, err
 	}
 	var found []sqlsink.Object
@@ -68,7 +68,7 @@ func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object
 		for _, name := range names {
 			o, err := s.object(name)
 			if err != nil {
-				return fmt.Errorf("look for %q: %w", name, err)
+				return fmt.Errorf("find %q: %w", name, err)
 			}
 			if o != nil {
 				found = append(found, *o)
@@ -79,9 +79,8 @@ func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object
 	return found, err
 }
 
-// object describes the object of the given name, whatever the case of its letters; nil if
-// there is none.
-func (s *session) object(name string) (*sqlsink.Object, error) {
+// object describes the object with the given name, in any case; nil if there is none.
+func (s *fileSession) object(name string) (*sqlsink.Object, error) {
 	var o *sqlsink.Object
 	err := s.query(`SELECT s.type, l.type FROM sqlite_schema AS s LEFT JOIN pragma_table_list(s.name) AS l ON l.schema = 'main'
 WHERE s.name = ? COLLATE NOCASE AND s.type <> 'trigger'`, []string{name}, func(row *capi.Stmt) {
@@ -99,8 +98,8 @@ WHERE s.name = ? COLLATE NOCASE AND s.type <> 'trigger'`, []string{name}, func(r
 }
 
 // Empty returns the indexes of the tables that have no row.
-func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
-	if err := s.look(ctx); err != nil {
+func (s *fileSession) Empty(ctx context.Context, names []string) ([]int, error) {
+	if err := s.openIfCreated(ctx); err != nil {
 		return nil, err
 	}
 	tables := make([]string, len(names))
@@ -114,9 +113,8 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	return indexes, err
 }
 
-// table describes the table of the given name, whatever the case of its letters, or what
-// else has it; nil if there is none.
-func (s *session) table(name string) (*sqlsink.Table, error) {
+// table describes the table or other object with the given name, in any case; nil if there is none.
+func (s *fileSession) table(name string) (*sqlsink.Table, error) {
 	o, err := s.object(name)
 	if o == nil || err != nil {
 		return nil, err
@@ -128,7 +126,8 @@ func (s *session) table(name string) (*sqlsink.Table, error) {
 	r := &relation{}
 	t.Native = r
 	found := false
-	if err := s.query(`SELECT l.wr, l.strict, s.sql, EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = l.name COLLATE NOCASE)
+	if err := s.query(`SELECT l.wr, l.strict, s.sql,
+  EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = l.name COLLATE NOCASE)
 FROM pragma_table_list(?) AS l JOIN sqlite_schema AS s ON s.type = 'table' AND s.name = l.name
 WHERE l.schema = 'main' AND l.type = 'table'`, []string{name}, func(row *capi.Stmt) {
 		found = true
@@ -142,10 +141,11 @@ WHERE l.schema = 'main' AND l.type = 'table'`, []string{name}, func(row *capi.St
 	return t, s.indexes(t, r)
 }
 
-func (s *session) columns(t *sqlsink.Table, r *relation) error {
+func (s *fileSession) columns(t *sqlsink.Table, r *relation) error {
 	keys := make(map[int64]string)
-	err := s.query(`SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?)`, []string{t.Name}, func(row *capi.Stmt) {
-		c := &column{declared: row.String(1), strict: r.strict, key: row.Int(4) > 0}
+	const query = `SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?)`
+	err := s.query(query, []string{t.Name}, func(row *capi.Stmt) {
+		c := &attribute{declared: row.String(1), strict: r.strict, key: row.Int(4) > 0}
 		c.affinity = affinityOf(c.declared)
 		if r.strict && strings.EqualFold(c.declared, "ANY") {
 			c.affinity = asIs
@@ -166,9 +166,9 @@ func (s *session) columns(t *sqlsink.Table, r *relation) error {
 	return err
 }
 
-// holds returns the type whose values the column keeps as they are. Other than
-// TEXT, a column of a table that is not STRICT keeps every number.
-func holds(c *column) schema.Type {
+// holds returns the type whose values the column stores unchanged. In a table that is not STRICT, all
+// columns but those of affinity TEXT store every number.
+func holds(c *attribute) schema.Type {
 	declared := strings.ToUpper(c.declared)
 	switch {
 	case c.strict && c.affinity == asInteger:
@@ -186,13 +186,13 @@ func holds(c *column) schema.Type {
 	}
 }
 
-// indexes finds what makes rows unique.
-func (s *session) indexes(t *sqlsink.Table, r *relation) error {
+// indexes finds the unique indexes.
+func (s *fileSession) indexes(t *sqlsink.Table, r *relation) error {
 	if r.rowid && len(t.Key) == 1 && s.isRowid(t) {
 		r.uniques = append(r.uniques, t.Key)
 	}
 	byIndex := make(map[string][]string)
-	odd := make(map[string]bool) // indexes that compare otherwise, or expressions
+	odd := make(map[string]bool) // indexes of expressions or with another collation
 	err := s.query(`SELECT l.name, x.name, x.coll FROM pragma_index_list(?) AS l, pragma_index_xinfo(l.name) AS x
 WHERE l."unique" AND NOT l.partial AND x.key ORDER BY l.seq, x.seqno`, []string{t.Name}, func(row *capi.Stmt) {
 		index := row.String(0)
@@ -207,11 +207,11 @@ WHERE l."unique" AND NOT l.partial AND x.key ORDER BY l.seq, x.seqno`, []string{
 	return err
 }
 
-// isRowid reports whether the table's single key column is the rowid itself: it
-// is declared as INTEGER and has no index of its own.
-func (s *session) isRowid(t *sqlsink.Table) bool {
+// isRowid reports whether the table's single key column is the rowid itself: it is declared as INTEGER
+// and has no index.
+func (s *fileSession) isRowid(t *sqlsink.Table) bool {
 	for i := range t.Columns {
-		if c := t.Columns[i].Native.(*column); c.key {
+		if c := t.Columns[i].Native.(*attribute); c.key {
 			return strings.EqualFold(c.declared, "INTEGER")
 		}
 	}

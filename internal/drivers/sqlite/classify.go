@@ -9,7 +9,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Classify goes by SQLite's result codes, https://sqlite.org/rescode.html.
+// Classify uses SQLite's result codes, https://sqlite.org/rescode.html.
 func (d *dialect) Classify(err error) sqlsink.Verdict {
 	if errors.Is(err, errMoved) {
 		return sqlsink.Verdict{Lost: true}
@@ -24,20 +24,20 @@ func (d *dialect) Classify(err error) sqlsink.Verdict {
 	case capi.CodeNotADB, capi.CodeCorrupt, capi.CodeFormat:
 		return sqlsink.Verdict{Class: fault.Fatal, Lost: true}
 	case capi.CodeReadOnly, capi.CodeCantOpen, capi.CodePerm, capi.CodeAuth:
-		// After it has worked: a disk mounted anew, a file that is being restored.
+		// It may pass, for example while a disk is mounted again or a file is restored.
 		return sqlsink.Verdict{Class: fault.Refused, Lost: true}
 	case capi.CodeIOErr, capi.CodeMisuse:
 		return sqlsink.Verdict{Lost: true}
 	case capi.CodeSchema, capi.CodeError:
-		// The general error is that of a statement which does not fit the schema.
+		// A statement that does not match the schema fails with the general error.
 		return sqlsink.Verdict{Stale: true}
 	default: // busy, locked, full, out of memory, interrupted
 		return sqlsink.Verdict{}
 	}
 }
 
-// explain says which file an error is about, and what to do where that is known.
-func (d *dialect) explain(err error) error {
+// withHint adds the file and, if possible, the cause to an error of SQLite.
+func (d *dialect) withHint(err error) error {
 	e := new(capi.Error)
 	if !errors.As(err, &e) {
 		return err

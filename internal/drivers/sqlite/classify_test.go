@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-func TestResultCodesAreClassified(t *testing.T) {
+func TestClassify(t *testing.T) {
 	d := &dialect{}
 	for _, c := range []struct {
 		name string
@@ -41,7 +41,7 @@ func TestResultCodesAreClassified(t *testing.T) {
 		{"schema changed", 17, sqlsink.Verdict{Stale: true}},
 		{"misuse", 21, sqlsink.Verdict{Lost: true}},
 	} {
-		err := d.explain(fmt.Errorf("write: %w", &capi.Error{Code: c.code}))
+		err := d.withHint(fmt.Errorf("write: %w", &capi.Error{Code: c.code}))
 		if diff := cmp.Diff(c.want, d.Classify(err)); diff != "" {
 			t.Errorf("%s: %s", c.name, diff)
 		}

@@ -27,7 +27,9 @@ func TestConformance(t *testing.T) {
 			return "sqlite://" + filepath.Join(above, "a", "b", "shop.db"), func() string { return tree(t, above) }
 		},
 		Foreign: func(t testing.TB, raw, table string) {
-			mustExec(t, openAt(t, raw[len("sqlite://"):]), fmt.Sprintf(`CREATE TABLE %[1]s (id VARCHAR(40) PRIMARY KEY, n INT, s VARCHAR(10), must TEXT NOT NULL, extra TEXT);
+			mustExec(t, openAt(t, raw[len("sqlite://"):]), fmt.Sprintf(`CREATE TABLE %[1]s (
+  id VARCHAR(40) PRIMARY KEY, n INT, s VARCHAR(10), must TEXT NOT NULL, extra TEXT
+);
 INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')`, table))
 		},
 		Views: true,
@@ -57,7 +59,7 @@ INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')`, table))
 	})
 }
 
-// tree lists what is below a directory, with the content of files.
+// tree lists a directory and everything below it, with hashes of the files.
 func tree(t testing.TB, dir string) string {
 	t.Helper()
 	var all []string
@@ -76,16 +78,16 @@ func tree(t testing.TB, dir string) string {
 	return strings.Join(all, "\n")
 }
 
-// TestOpen_LeavesTheFileAsItIs: opening, probing and reading change nothing of a file
-// that exists, not even its journal mode.
-func TestOpen_LeavesTheFileAsItIs(t *testing.T) {
+// Opening, probing and reading do not even change the journal mode.
+func TestOpen_DoesNotChangeTheFile(t *testing.T) {
 	for _, mode := range []string{"delete", "wal"} {
 		t.Run(mode, func(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, "shop.db")
 			db, err := capi.Open(path, capi.Options{Create: true})
 			if err == nil {
-				err = errors.Join(db.Exec("PRAGMA journal_mode="+mode+"; CREATE TABLE thing (id TEXT PRIMARY KEY, n INTEGER, s TEXT); INSERT INTO thing VALUES ('a', 1, 'x')"), db.Close())
+				err = errors.Join(db.Exec("PRAGMA journal_mode="+mode+"; CREATE TABLE thing (id TEXT PRIMARY KEY, n INTEGER, s TEXT);"+
+					" INSERT INTO thing VALUES ('a', 1, 'x')"), db.Close())
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -119,9 +121,8 @@ func TestOpen_LeavesTheFileAsItIs(t *testing.T) {
 	}
 }
 
-// TestSession_FindsAFileThatIsMadeMeanwhile: two sinks that are open before there is a
-// file write into one.
-func TestSession_FindsAFileThatIsMadeMeanwhile(t *testing.T) {
+// Two sinks that are open before the file exists write into the same file.
+func TestSession_FindsACreatedFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a", "shop.db")
 	target, err := url.Parse("sqlite://" + path)
 	if err != nil {
@@ -139,7 +140,7 @@ func TestSession_FindsAFileThatIsMadeMeanwhile(t *testing.T) {
 	for i, s := range sinks {
 		made, err := s.(sink.Migrator).Migrate(t.Context(), []*schema.Table{thing(t)})
 		if err != nil || len(made) != 1-i {
-			t.Errorf("sink %d makes %q, %v", i, made, err)
+			t.Errorf("sink %d creates %q, %v", i, made, err)
 		}
 	}
 }

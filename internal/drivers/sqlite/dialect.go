@@ -8,11 +8,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Name returns name with what SQLite reserves or can not write in a statement
-// changed.
+// Name changes names that SQLite reserves, or that a statement cannot contain.
 func (d *dialect) Name(name string) string {
 	if strings.Contains(name, "\x00") {
-		// U+0000 ends a statement. Underscores stay apart from what replaces it.
+		// U+0000 ends a statement. Doubled underscores keep the names distinct.
 		name = strings.ReplaceAll(strings.ReplaceAll(name, "_", "__"), "\x00", "_0")
 	}
 	if len(name) >= len(reserved) && strings.EqualFold(name[:len(reserved)], reserved) {
@@ -21,13 +20,13 @@ func (d *dialect) Name(name string) string {
 	return name
 }
 
-// reserved begins the names that SQLite keeps for itself.
+// reserved is the prefix of SQLite's own names.
 const reserved = "sqlite_"
 
-// FoldsCase is true: SQLite compares names without regard to the case of ASCII letters.
+// FoldsCase returns true: SQLite ignores the case of ASCII letters in names.
 func (d *dialect) FoldsCase() bool { return true }
 
-// sameName reports whether SQLite takes a and b for one name.
+// sameName reports whether a and b are the same name for SQLite.
 func sameName(a, b string) bool {
 	lower := func(r rune) rune {
 		if r >= 'A' && r <= 'Z' {
@@ -44,8 +43,8 @@ func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`
 // literal returns text as a string constant.
 func literal(text string) string { return `'` + strings.ReplaceAll(text, `'`, `''`) + `'` }
 
-// declared returns the type that a column of t is declared with. Text must have
-// TEXT affinity, so that it stays what it is where it looks like a number.
+// declared returns the declared type of a column for values of type t. Texts need TEXT affinity, because
+// other affinities convert texts that look like numbers.
 func declared(t schema.Type) string {
 	switch t {
 	case schema.Integer, schema.Boolean:
@@ -73,8 +72,8 @@ func (d *dialect) DDL(step sqlsink.Step) []string {
 	return nil
 }
 
-// createTable declares the key as a constraint of the table, which makes a single
-// INTEGER column the rowid itself.
+// createTable declares the key as a constraint of the table. A single INTEGER key column becomes the
+// rowid itself.
 func createTable(step sqlsink.Step) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "CREATE TABLE %s (\n", quote(step.Table))
@@ -91,27 +90,27 @@ func createTable(step sqlsink.Step) string {
 	return b.String()
 }
 
-// widen declares the column with another type. SQLite has no statement for that,
-// so the table's own definition is edited, which its documentation describes
-// under "Making Other Kinds Of Table Schema Changes". The empty table is made and
-// dropped so that every connection, this one included, reads the schema anew.
-// Indexes are then made anew, because they compare by the column's type, and the
-// numbers that the column holds become text.
+// widen changes the declared type of the column. SQLite has no statement for that, so eds edits the
+// table's definition in the schema, as https://sqlite.org/lang_altertable.html describes under "Making
+// Other Kinds Of Table Schema Changes". Creating and dropping an empty table makes every connection read
+// the schema again. For a text column, the indexes are rebuilt, because they compare by the column's
+// type, and existing numbers are converted to text.
 func widen(step sqlsink.Step) []string {
 	to := declared(step.To)
-	c := step.Real.Native.(*column)
+	c := step.Real.Native.(*attribute)
 	switch {
-	case c.key: // its values decide where rows and their index entries stand
+	case c.key: // the positions of rows and index entries depend on its values
 		return nil
-	case step.To == schema.Number && c.strict: // REAL would round the integers that are there
+	case step.To == schema.Number && c.strict: // REAL would round existing integers
 		to = "ANY"
 	case step.To == schema.Number || affinityOf(c.declared) == affinityOf(to):
-		return nil // every affinity but TEXT keeps numbers
+		return nil // all affinities but TEXT keep numbers
 	}
 	table, name := quote(step.Table), quote(step.Real.Name)
 	statements := []string{
 		"PRAGMA writable_schema=ON",
-		fmt.Sprintf("UPDATE sqlite_schema SET sql = eds_retype(sql, %s, %s) WHERE type = 'table' AND name = %s COLLATE NOCASE", literal(step.Real.Name), literal(to), literal(step.Table)),
+		fmt.Sprintf("UPDATE sqlite_schema SET sql = eds_retype(sql, %s, %s) WHERE type = 'table' AND name = %s COLLATE NOCASE",
+			literal(step.Real.Name), literal(to), literal(step.Table)),
 		"CREATE TABLE \"_eds_widen\" (x)",
 		"DROP TABLE \"_eds_widen\"",
 		"PRAGMA writable_schema=RESET",
@@ -120,7 +119,8 @@ func widen(step sqlsink.Step) []string {
 		statements = append(statements,
 			"REINDEX "+table,
 			// Seventeen digits are enough for every REAL.
-			fmt.Sprintf("UPDATE %s SET %s = CASE typeof(%s) WHEN 'integer' THEN CAST(%s AS TEXT) ELSE eds_shortest(printf('%%!.17g', %s)) END WHERE typeof(%s) IN ('integer', 'real')", table, name, name, name, name, name))
+			fmt.Sprintf("UPDATE %s SET %[2]s = CASE typeof(%[2]s) WHEN 'integer' THEN CAST(%[2]s AS TEXT)"+
+				" ELSE eds_shortest(printf('%%!.17g', %[2]s)) END WHERE typeof(%[2]s) IN ('integer', 'real')", table, name))
 	}
 	return statements
 }

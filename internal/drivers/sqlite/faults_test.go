@@ -13,14 +13,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// faulty is a dialect whose calls can be made to fail, before they have done
-// their work or after it.
+// faulty is a dialect whose calls can be made to fail, before or after they have an effect.
 type faulty struct {
 	*dialect
 
 	mu      sync.Mutex
 	steps   int
-	breakAt int // the step after which everything fails; below 0: none
+	breakAt int // the step after which every call fails; negative: none
 	mode    sinktest.Mode
 }
 
@@ -38,7 +37,7 @@ func (f *faulty) Break(n int, mode sinktest.Mode) {
 	f.breakAt, f.mode = f.steps+n, mode
 }
 
-func (f *faulty) Mend() {
+func (f *faulty) Repair() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.breakAt = -1

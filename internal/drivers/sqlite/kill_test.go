@@ -23,14 +23,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// victimOf is the environment variable that makes the test program write into the
-// database file that it names, until it is killed.
+// victimOf is an environment variable with the path of a database file. It makes the test program write
+// into the file until it is killed.
 const victimOf = "EDS_TEST_SQLITE_VICTIM"
 
-// TestAKilledWriterLeavesWholeBatches kills a process that applies batches and
-// loads tables, again and again, and compares what it left with the history up to
-// the checkpoint that it left.
-func TestAKilledWriterLeavesWholeBatches(t *testing.T) {
+// Each round kills a process that applies batches and loads tables, and compares the database with the
+// history up to its checkpoint.
+func TestKilledWriter_LeavesWholeBatches(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "shop.db")
 	random := rand.New(rand.NewPCG(1, 2))
 	last := uint64(0)
@@ -48,7 +47,7 @@ func TestAKilledWriterLeavesWholeBatches(t *testing.T) {
 		if diff := cmp.Diff(historyUpTo(at), lines(t, db, "SELECT id, n FROM thing ORDER BY id")); diff != "" {
 			t.Fatalf("round %d, at %d: %s", round, at, diff)
 		}
-		// A load shows as a whole or not at all.
+		// A load is visible as a whole or not at all.
 		for _, loaded := range lines(t, db, "SELECT count(*), count(DISTINCT n) FROM loaded") {
 			if loaded != "300|1" && loaded != "0|0" {
 				t.Fatalf("round %d: rows and loads in the loaded table: %s", round, loaded)
@@ -58,7 +57,7 @@ func TestAKilledWriterLeavesWholeBatches(t *testing.T) {
 	t.Logf("%d events", last)
 }
 
-// runVictim runs a writer and kills it when it has done a number of things.
+// runVictim runs a writer and kills it after a number of steps.
 func runVictim(t *testing.T, path string, steps int) {
 	t.Helper()
 	c := exec.CommandContext(t.Context(), os.Args[0])
@@ -86,13 +85,13 @@ func runVictim(t *testing.T, path string, steps int) {
 	}
 }
 
-// changeAt is the change of the given sequence: of a few hundred rows, each again
-// and again, one change in five a deletion.
+// changeAt returns the change with the given sequence. The changes are of 400 rows in turn. One in five is a
+// delete.
 func changeAt(sequence uint64) (id string, deleted bool) {
 	return fmt.Sprintf("%04d", sequence*7919%400), sequence%5 == 0
 }
 
-// historyUpTo is what the table holds after the change of the given sequence.
+// historyUpTo returns the rows of the table after the change with the given sequence.
 func historyUpTo(sequence uint64) []string {
 	rows := make(map[string]string)
 	for s := uint64(1); s <= sequence; s++ {
@@ -109,14 +108,14 @@ func historyUpTo(sequence uint64) []string {
 	return all
 }
 
-// beVictim goes on with the history from the checkpoint, and with loads, until
-// it is killed. It prints a line for each thing it has done.
+// beVictim continues the history from the checkpoint, and loads tables, until it is killed. It prints one
+// line per step.
 func beVictim(path string) int {
 	ctx := context.Background()
 	s, err := open(ctx, &url.URL{Scheme: "sqlite", Path: path}, sink.Env{Stream: "s", Consumer: "c", Filter: "f"})
 	if err == nil {
 		var group errgroup.Group
-		group.Go(func() error { return goOn(ctx, s) })
+		group.Go(func() error { return keepApplying(ctx, s) })
 		group.Go(func() error { return keepLoading(ctx, s) })
 		err = group.Wait()
 	}
@@ -124,8 +123,9 @@ func beVictim(path string) int {
 	return 1
 }
 
-func goOn(ctx context.Context, s sink.Sink) error {
-	t, err := schema.New("thing", "1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "n", Type: schema.Integer}})
+func keepApplying(ctx context.Context, s sink.Sink) error {
+	columns := []schema.Column{{Name: "id", Type: schema.String}, {Name: "n", Type: schema.Integer}}
+	t, err := schema.New("thing", "1", []string{"id"}, columns)
 	if err != nil {
 		return err
 	}
@@ -153,10 +153,11 @@ func goOn(ctx context.Context, s sink.Sink) error {
 	return err
 }
 
-// keepLoading loads a table of 300 rows in 3 files, which all hold the number of
-// the load. It takes up what an earlier run has left.
+// keepLoading loads a table of 300 rows from 3 files. All rows have the number of the load. It resumes the
+// load of an earlier run.
 func keepLoading(ctx context.Context, s sink.Sink) error {
-	t, err := schema.New("loaded", "1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.Integer}, {Name: "n", Type: schema.Integer}})
+	columns := []schema.Column{{Name: "id", Type: schema.Integer}, {Name: "n", Type: schema.Integer}}
+	t, err := schema.New("loaded", "1", []string{"id"}, columns)
 	if err != nil {
 		return err
 	}

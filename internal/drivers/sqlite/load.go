@@ -12,11 +12,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Stage makes an empty copy of the live table's definition, so that the copy can
-// take its place. Its key is indexed from the start: rows that come sorted, as
-// those of a snapshot do, cost little more so, and a key that comes twice keeps
-// its last row.
-func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
+// Stage creates an empty copy of the live table, so that the copy can replace it. The key is indexed from
+// the start: that costs little for sorted rows such as those of a snapshot, and the last row of a key
+// wins.
+func (s *fileSession) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	return s.write(ctx, func() error {
 		copied, err := renamed(relationOf(live).sql, name)
 		if err != nil {
@@ -24,17 +23,18 @@ func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) 
 		}
 		err = s.db.Exec(copied)
 		if e := new(capi.Error); errors.As(err, &e) && e.Primary() == capi.CodeError {
-			// A constraint that names its own table, say.
+			// For example, a constraint names its own table.
 			err = s.db.Exec(plainCopy(live, name))
 		}
-		if err != nil || relationOf(live).unique(keyNames(live)) {
+		if err != nil || relationOf(live).unique(live.KeyNames()) {
 			return err
 		}
-		return s.db.Exec(fmt.Sprintf("CREATE INDEX %s ON %s (%s)", quote(sqlsink.Beside("key", name)), quote(name), strings.Join(names(live.Columns[:live.Keys]), ", ")))
+		index := sqlsink.Beside("key", name)
+		return s.db.Exec(fmt.Sprintf("CREATE INDEX %s ON %s (%s)", quote(index), quote(name), strings.Join(keyNames(live), ", ")))
 	})
 }
 
-// plainCopy has the live table's columns and key, and nothing else of it.
+// plainCopy returns a statement that creates a table with the live table's columns and key only.
 func plainCopy(live *sqlsink.Layout, name string) string {
 	var columns []string
 	for _, c := range live.Real.Columns {
@@ -42,24 +42,24 @@ func plainCopy(live *sqlsink.Layout, name string) string {
 			columns = append(columns, quote(c.Name)+" "+c.Type)
 		}
 	}
-	if relationOf(live).unique(keyNames(live)) {
-		columns = append(columns, fmt.Sprintf("UNIQUE (%s)", strings.Join(names(live.Columns[:live.Keys]), ", ")))
+	if relationOf(live).unique(live.KeyNames()) {
+		columns = append(columns, fmt.Sprintf("UNIQUE (%s)", strings.Join(keyNames(live), ", ")))
 	}
 	return fmt.Sprintf("CREATE TABLE %s (%s)", quote(name), strings.Join(columns, ", "))
 }
 
 // Count counts the rows of a table.
-func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (n int64, err error) {
+func (s *fileSession) Count(ctx context.Context, l *sqlsink.Layout) (n int64, err error) {
 	err = s.db.Within(ctx, func() error {
 		return s.query(countSQL(l), nil, func(row *capi.Stmt) { n = row.Int(0) })
 	})
 	return n, err
 }
 
-// Seal has nothing to do: a stage is indexed and has no key twice.
-func (s *session) Seal(context.Context, *sqlsink.Layout, *sqlsink.Layout) error { return nil }
+// Seal does nothing: a stage is indexed and has one row per key.
+func (s *fileSession) Seal(context.Context, *sqlsink.Layout, *sqlsink.Layout) error { return nil }
 
-// Place puts the stage in the live table's place, or its rows into the live table.
+// Place replaces the live table by the stage, if possible, or writes the stage's rows into it.
 func (t *tx) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	return t.within(ctx, func() error {
 		if mode == sink.Merge {
@@ -73,8 +73,10 @@ func (t *tx) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.L
 			return t.swap(stage, live)
 		}
 		whole := *live
-		whole.Guard = false // the rows that are staged are the table
-		return t.execAll(slices.Concat([]string{pruneSQL(live, stage.Real.Name)}, mergeSQL(&whole, stage.Real.Name), []string{dropSQL(stage.Real.Name)})...)
+		whole.Guard = false // staged rows replace newer ones, too
+		return t.execAll(slices.Concat(
+			[]string{pruneSQL(live, stage.Real.Name)}, mergeSQL(&whole, stage.Real.Name), []string{dropSQL(stage.Real.Name)},
+		)...)
 	})
 }
 
@@ -87,26 +89,23 @@ func (t *tx) execAll(statements ...string) error {
 	return nil
 }
 
-// swappable reports whether the stage can become the live table: it is defined
-// as that is now, no trigger waits to see the rows come, and there are no columns
-// whose values only the live table has.
+// swappable reports whether the stage can become the live table: it has the same definition as the live
+// table has now, no trigger needs to fire for its rows, and the live table has no columns of its own.
 func swappable(stage, live *sqlsink.Layout, now *sqlsink.Table) bool {
 	r := now.Native.(*relation)
 	copied, err := renamed(r.sql, stage.Real.Name)
-	own := slices.ContainsFunc(now.Columns, func(c sqlsink.Column) bool {
-		return !c.Generated && !slices.ContainsFunc(live.Columns, func(t sqlsink.Target) bool { return t.Real.Name == c.Name })
-	})
-	return err == nil && !r.triggers && !own && copied == relationOf(stage).sql
+	return err == nil && !r.triggers && live.Covers(now) && copied == relationOf(stage).sql
 }
 
-// swap drops the live table and gives its name to the stage, which costs nothing
-// a row. Views, and triggers and foreign keys of other tables, mean the name and
-// stay as they are; that is what legacy_alter_table is for. The indexes of the
-// live table are made anew on the stage.
+// swap drops the live table and renames the stage, which copies no rows. legacy_alter_table keeps views,
+// and triggers and foreign keys of other tables, unchanged: they refer to the name. The indexes of the
+// live table are created again on the stage.
 func (t *tx) swap(stage, live *sqlsink.Layout) (err error) {
 	db := t.s.db
 	name, indexes := "", []string{dropIndexSQL(sqlsink.Beside("key", stage.Real.Name))}
-	if err := t.s.query("SELECT type, name, sql FROM sqlite_schema WHERE tbl_name = ? COLLATE NOCASE AND type IN ('table', 'index') AND sql IS NOT NULL", []string{live.Real.Name}, func(row *capi.Stmt) {
+	const query = "SELECT type, name, sql FROM sqlite_schema" +
+		" WHERE tbl_name = ? COLLATE NOCASE AND type IN ('table', 'index') AND sql IS NOT NULL"
+	if err := t.s.query(query, []string{live.Real.Name}, func(row *capi.Stmt) {
 		if row.String(0) == "table" {
 			name = row.String(1)
 			return

@@ -4,26 +4,9 @@ import (
 	"bytes"
 	"math"
 	"strconv"
-
-	"github.com/shopmonkeyus/eds/internal/rawjson"
-	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// numberText returns the text of a JSON number, or of a string that holds one.
-func numberText(raw []byte) ([]byte, error) {
-	text := rawjson.Text(raw)
-	if len(text) == 0 || text[0] != '-' && text[0]-'0' > 9 {
-		return nil, value.ErrNotNumber
-	}
-	if rawjson.IsString(raw) {
-		if end, err := rawjson.Skip(text, 0); err != nil || end != len(text) {
-			return nil, value.ErrNotNumber
-		}
-	}
-	return text, nil
-}
-
-// exactFloat reports whether a float64 holds n exactly.
+// exactFloat reports whether a float64 can represent n exactly.
 func exactFloat(n int64) bool {
 	f := float64(n)
 	return f < 1<<63 && int64(f) == n
@@ -31,7 +14,7 @@ func exactFloat(n int64) bool {
 
 func appendInt(dst []byte, n int64) []byte { return strconv.AppendInt(dst, n, 10) }
 
-// appendFloat appends a finite float's shortest exact form, as JSON writes it.
+// appendFloat appends the shortest exact form of a finite float as JSON.
 func appendFloat(dst []byte, f float64) []byte {
 	format := byte('f')
 	if abs := math.Abs(f); abs != 0 && (abs < 1e-6 || abs >= 1e21) {
@@ -47,9 +30,8 @@ func appendFloat(dst []byte, f float64) []byte {
 	return dst
 }
 
-// looksNumeric reports whether SQLite takes the text for a number when it goes
-// into a column of numeric affinity, and would store it as one. U+0000 ends what
-// it looks at.
+// looksNumeric reports whether a column of numeric affinity converts the text to a number. SQLite
+// looks at the text up to the first U+0000.
 func looksNumeric(text []byte) bool {
 	text, _, _ = bytes.Cut(text, []byte{0})
 	text = bytes.Trim(text, " \t\n\v\f\r")

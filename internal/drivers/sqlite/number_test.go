@@ -9,8 +9,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// TestFloatsAreWrittenAsJSONThatReadsBack also compares with encoding/json.
-func TestFloatsAreWrittenAsJSONThatReadsBack(t *testing.T) {
+// The result is that of encoding/json.
+func TestAppendFloat_WritesJSON(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := rapid.Float64().Draw(t, "f")
 		got := appendFloat([]byte("x"), f)[1:]

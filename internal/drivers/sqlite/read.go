@@ -15,7 +15,7 @@ import (
 )
 
 // Read yields every row of the layout's real table.
-func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
+func (s *fileSession) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		stopped := false
 		if err := s.db.Within(ctx, func() error {
@@ -29,7 +29,7 @@ func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change
 	}
 }
 
-func (s *session) read(l *sqlsink.Layout, yield func(*change.Row) bool) error {
+func (s *fileSession) read(l *sqlsink.Layout, yield func(*change.Row) bool) error {
 	sql, targets := selection(l)
 	st, err := s.db.Prepare(sql)
 	if err != nil {
@@ -60,7 +60,7 @@ func (s *session) read(l *sqlsink.Layout, yield func(*change.Row) bool) error {
 	}
 }
 
-// selection selects the targets that the source has, of the rows that it has.
+// selection returns the query for the columns and rows of the source, and the columns' targets.
 func selection(l *sqlsink.Layout) (sql string, targets []sqlsink.Target) {
 	var columns []string
 	where := ""
@@ -76,8 +76,8 @@ func selection(l *sqlsink.Layout) (sql string, targets []sqlsink.Target) {
 	return fmt.Sprintf("SELECT %s FROM %s AS %s%s", strings.Join(columns, ", "), quote(l.Real.Name), here, where), targets
 }
 
-// appendStored appends what is stored as a raw JSON value for a column of type
-// kind in the source; nothing for NULL.
+// appendStored appends a stored value as a raw JSON value for a column of type kind in the source. It
+// appends nothing for NULL.
 func appendStored(dst []byte, kind schema.Type, st *capi.Stmt, i int) []byte {
 	quoted := kind == schema.String || kind == schema.Enum || kind == schema.DateTime
 	start := len(dst)

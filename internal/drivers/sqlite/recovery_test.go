@@ -22,22 +22,22 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// hooked is a dialect that shows each session that it opens.
+// hooked is a dialect that passes each opened session to a function.
 type hooked struct {
 	*dialect
-	opened func(s *session)
+	opened func(s *fileSession)
 }
 
 func (h *hooked) Connect(ctx context.Context) (sqlsink.Conn, error) {
 	c, err := h.dialect.Connect(ctx)
 	if err == nil {
-		h.opened(c.(*session))
+		h.opened(c.(*fileSession))
 	}
 	return c, err
 }
 
-// openHooked opens w's file once more.
-func (w *world) openHooked(query string, opened func(s *session)) (*sqlsink.Sink, *dialect) {
+// openHooked opens a second sink on w's file.
+func (w *fixture) openHooked(query string, opened func(s *fileSession)) (*sqlsink.Sink, *dialect) {
 	w.Helper()
 	env := sink.Env{Stream: "s", Consumer: "c", Filter: "f"}
 	d, _, err := parse(&url.URL{Scheme: "sqlite", Path: w.path, RawQuery: query}, env)
@@ -60,7 +60,7 @@ func thing(t testing.TB) *schema.Table {
 	return table(t, "thing", 1, "id", schema.String, "n", schema.Integer, "s", schema.String)
 }
 
-// images are n rows with ids from first on.
+// images returns n rows with ids from first.
 func images(first, n int) []string {
 	all := make([]string, n)
 	for i := range all {
@@ -69,7 +69,7 @@ func images(first, n int) []string {
 	return all
 }
 
-// messages passes on what is logged.
+// messages sends each logged message to a channel.
 type messages struct {
 	slog.Handler
 	seen chan string
@@ -82,18 +82,19 @@ func (m messages) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-func TestALockedDatabaseIsWaitedFor(t *testing.T) {
-	w := newWorld(t, "")
+func TestApply_WaitsForALock(t *testing.T) {
+	w := newFixture(t, "")
 	w.apply(thing(t), images(0, 1)...)
 	mustExec(t, w.user, "BEGIN IMMEDIATE; CREATE TABLE other (x)")
-	said := messages{slog.DiscardHandler, make(chan string, 100)}
-	s, err := open(t.Context(), &url.URL{Scheme: "sqlite", Path: w.path, RawQuery: "busy_timeout=1m"}, sink.Env{Stream: "s", Consumer: "c", Filter: "f", Logger: slog.New(said)})
+	logged := messages{slog.DiscardHandler, make(chan string, 100)}
+	env := sink.Env{Stream: "s", Consumer: "c", Filter: "f", Logger: slog.New(logged)}
+	s, err := open(t.Context(), &url.URL{Scheme: "sqlite", Path: w.path, RawQuery: "busy_timeout=1m"}, env)
 	if err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error)
 	go func() { done <- s.Apply(t.Context(), w.batch(thing(t), images(1, 1)...)) }()
-	for message := range said.seen {
+	for message := range logged.seen {
 		if message == "waiting for a lock on the database file" {
 			break
 		}
@@ -105,12 +106,13 @@ func TestALockedDatabaseIsWaitedFor(t *testing.T) {
 	w.want("SELECT count(*) FROM thing", "2")
 }
 
-func TestALockThatIsHeldTooLongIsTransient(t *testing.T) {
-	w := newWorld(t, "", "busy_timeout=10ms")
+func TestApply_IsTransientAfterTheBusyTimeout(t *testing.T) {
+	w := newFixture(t, "", "busy_timeout=10ms")
 	w.apply(thing(t), images(0, 1)...)
 	mustExec(t, w.user, "BEGIN IMMEDIATE")
 	b := w.batch(thing(t), images(1, 1)...)
-	if err := w.sink.Apply(t.Context(), b); err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "database is locked") {
+	err := w.sink.Apply(t.Context(), b)
+	if err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "database is locked") {
 		t.Errorf("got %v", err)
 	}
 	if err := w.sink.Probe(t.Context()); err == nil || !strings.Contains(err.Error(), "another program holds its lock") {
@@ -123,8 +125,8 @@ func TestALockThatIsHeldTooLongIsTransient(t *testing.T) {
 	w.want("SELECT count(*) FROM thing", "2")
 }
 
-func TestTheWaitForALockEndsWithItsContext(t *testing.T) {
-	w := newWorld(t, "", "busy_timeout=1h")
+func TestApply_StopsWaitingForALockWithItsContext(t *testing.T) {
+	w := newFixture(t, "", "busy_timeout=1h")
 	w.apply(thing(t), images(0, 1)...)
 	mustExec(t, w.user, "BEGIN IMMEDIATE")
 	b := w.batch(thing(t), images(1, 1)...)
@@ -141,26 +143,25 @@ func TestTheWaitForALockEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestAStatementEndsWithItsContext(t *testing.T) {
+func TestExec_EndsWithItsContext(t *testing.T) {
 	s := newSession(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() {
-		done <- s.Exec(ctx, []string{"CREATE TABLE t (x)", "INSERT INTO t WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n"})
-	}()
+	const endless = "INSERT INTO t WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n"
+	go func() { done <- s.Exec(ctx, []string{"CREATE TABLE t (x)", endless}) }()
 	time.AfterFunc(20*time.Millisecond, cancel)
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 	if err := s.Exec(t.Context(), []string{"CREATE TABLE t (x)"}); err != nil {
-		t.Errorf("the session is of no use any more: %v", err)
+		t.Errorf("the session is unusable: %v", err)
 	}
 }
 
-func TestAFullDiskIsWaitedFor(t *testing.T) {
-	w := newWorld(t, "PRAGMA page_size=4096; CREATE TABLE thing (id TEXT PRIMARY KEY, n INT, s TEXT)")
-	var sessions []*session
-	s, _ := w.openHooked("", func(s *session) {
+func TestApply_IsTransientOnAFullDisk(t *testing.T) {
+	w := newFixture(t, "PRAGMA page_size=4096; CREATE TABLE thing (id TEXT PRIMARY KEY, n INT, s TEXT)")
+	var sessions []*fileSession
+	s, _ := w.openHooked("", func(s *fileSession) {
 		sessions = append(sessions, s)
 		mustExec(t, s.db, "PRAGMA max_page_count=20")
 	})
@@ -183,8 +184,8 @@ func TestAFullDiskIsWaitedFor(t *testing.T) {
 	w.sound()
 }
 
-func TestAFileThatGoesMissingIsWaitedFor(t *testing.T) {
-	w := newWorld(t, "")
+func TestApply_IsTransientWithoutItsFile(t *testing.T) {
+	w := newFixture(t, "")
 	w.apply(thing(t), images(0, 2)...)
 	mustExec(t, w.user, "VACUUM INTO '"+w.path+".backup'")
 	w.apply(thing(t), images(2, 2)...)
@@ -198,17 +199,18 @@ func TestAFileThatGoesMissingIsWaitedFor(t *testing.T) {
 	remove()
 	b := w.batch(thing(t), images(4, 1)...)
 	for range 2 {
-		if err := w.sink.Apply(t.Context(), b); err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), w.path) {
+		err := w.sink.Apply(t.Context(), b)
+		if err == nil || fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), w.path) {
 			t.Errorf("got %v", err)
 		}
 	}
 	if _, err := os.Stat(w.path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("an empty database was made in the place of the one that went missing: %v", err)
+		t.Errorf("an empty database has replaced the missing one: %v", err)
 	}
 	if err := os.Rename(w.path+".backup", w.path); err != nil {
 		t.Fatal(err)
 	}
-	// The backup's checkpoint is what counts now: it has the first two changes.
+	// The backup has the first two changes.
 	if p, err := w.sink.Checkpoint(t.Context()); p.Sequence != 2 || err != nil {
 		t.Errorf("the checkpoint is %v, %v", p, err)
 	}
@@ -220,9 +222,9 @@ func TestAFileThatGoesMissingIsWaitedFor(t *testing.T) {
 	w.sound()
 }
 
-// TestReadersSeeWholeBatches: every batch holds a row and its twin.
-func TestReadersSeeWholeBatches(t *testing.T) {
-	w := newWorld(t, "")
+// Every batch has a row and its twin.
+func TestApply_ShowsReadersWholeBatches(t *testing.T) {
+	w := newFixture(t, "")
 	things, twins := thing(t), table(t, "twin", 1, "id", schema.String, "n", schema.Integer)
 	w.apply(things, images(0, 1)...)
 	w.apply(twins, `{"id":"000000","n":0}`)
@@ -264,11 +266,10 @@ func TestReadersSeeWholeBatches(t *testing.T) {
 	}
 }
 
-// TestTheLogStaysBoundedBesideReadersThatOverlap: at any time one of two readers
-// holds on to the log, so that SQLite by itself would never begin it anew.
-func TestTheLogStaysBoundedBesideReadersThatOverlap(t *testing.T) {
-	w := newWorld(t, "PRAGMA journal_mode=WAL")
-	s, d := w.openHooked("", func(*session) {})
+// At any time one of two readers uses the log, so SQLite alone would never truncate it.
+func TestWAL_StaysBoundedWithOverlappingReaders(t *testing.T) {
+	w := newFixture(t, "PRAGMA journal_mode=WAL")
+	s, d := w.openHooked("", func(*fileSession) {})
 	d.maxLog = 1 << 20
 	if err := s.Apply(t.Context(), w.batch(thing(t), images(0, 1)...)); err != nil {
 		t.Fatal(err)
@@ -309,9 +310,8 @@ func TestTheLogStaysBoundedBesideReadersThatOverlap(t *testing.T) {
 	}
 }
 
-// TestLoadsAndBatchesShareTheWriter runs loads of several tables beside batches.
-func TestLoadsAndBatchesShareTheWriter(t *testing.T) {
-	w := newWorld(t, "", "busy_timeout=0s") // only turns in the process can help
+func TestLoad_SharesTheWriterWithBatches(t *testing.T) {
+	w := newFixture(t, "", "busy_timeout=0s") // without turns, every wait fails
 	const tables, files, rows = 6, 4, 200
 	var group errgroup.Group
 	for i := range tables {
@@ -351,16 +351,16 @@ func TestLoadsAndBatchesShareTheWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range tables {
-		w.want(fmt.Sprintf("SELECT count(*), sum(n) FROM loaded%d", i), fmt.Sprintf("%d|%d", files*rows, files*rows*(files*rows-1)/2))
+		const n = files * rows
+		w.want(fmt.Sprintf("SELECT count(*), sum(n) FROM loaded%d", i), fmt.Sprintf("%d|%d", n, n*(n-1)/2))
 	}
 	w.want("SELECT count(*) FROM thing", "29")
 	w.sound()
 }
 
-// TestAWaitForTheTurnEndsWithItsContext: a load has the turn while its rows come
-// slowly.
-func TestAWaitForTheTurnEndsWithItsContext(t *testing.T) {
-	w := newWorld(t, "")
+// A load has the turn while its rows arrive slowly.
+func TestApply_StopsWaitingForItsTurnWithItsContext(t *testing.T) {
+	w := newFixture(t, "")
 	target, other := thing(t), table(t, "other", 1, "id", schema.String)
 	w.apply(other, `{"id":"a"}`)
 	l, err := w.sink.BeginLoad(t.Context(), "job", target, sink.Replace, sink.Scope{})
@@ -373,7 +373,7 @@ func TestAWaitForTheTurnEndsWithItsContext(t *testing.T) {
 		splitter := change.NewSplitter(target)
 		for i := range rows + 1 {
 			if i == rows {
-				// More chunks are full than there are: the first has been written.
+				// There are more rows than fit into the chunks: the first chunk has been written.
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 				defer cancel()
 				if err := w.sink.Apply(ctx, w.batch(other, `{"id":"b"}`)); !errors.Is(err, context.DeadlineExceeded) {

@@ -9,18 +9,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-var errDefinition = errors.New("the table's definition is not understood")
+var errDefinition = errors.New("eds does not understand the table's definition")
 
-// retype returns the CREATE TABLE statement sql, as a schema has it, with the
-// given column declared as of another type. What the change means is checked by
-// SQLite itself, in a database of its own.
+// retype returns sql, a CREATE TABLE statement from a schema, with another declared type for a column.
+// It checks the effect of the change in a separate database in memory.
 func retype(sql, column, to string) (string, error) {
 	from, end, err := typeOf(sql, column)
 	if err != nil {
 		return "", err
 	}
 	rest := sql[end:]
-	if rest != "" && word(rest[0]) {
+	if rest != "" && inName(rest[0]) {
 		rest = " " + rest
 	}
 	changed := sql[:from] + " " + to + rest
@@ -46,10 +45,10 @@ func retype(sql, column, to string) (string, error) {
 	return changed, nil
 }
 
-// definition is all that a table's definition says of a column.
+// definition is the effect of a table's definition on a column.
 type definition struct{ declared, required, fallback, key, hidden string }
 
-// columnsOf returns the columns of the table that the statement makes.
+// columnsOf returns the columns of the table that the statement creates.
 func columnsOf(sql string) (map[string]definition, error) {
 	db, err := capi.Open(":memory:", capi.Options{Create: true})
 	if err != nil {
@@ -78,8 +77,8 @@ func columnsOf(sql string) (map[string]definition, error) {
 	}
 }
 
-// renamed returns the CREATE TABLE statement sql, as a schema has it, for a table
-// of another name. A schema has these words in upper case, one blank between.
+// renamed returns sql, a CREATE TABLE statement from a schema, for a table with another name. In a schema
+// these words are in upper case with one blank between them.
 func renamed(sql, name string) (string, error) {
 	const begin = "CREATE TABLE "
 	if !strings.HasPrefix(sql, begin) {
@@ -92,8 +91,8 @@ func renamed(sql, name string) (string, error) {
 	return begin + quote(name) + sql[l.pos:], nil
 }
 
-// typeOf returns where, in a CREATE TABLE statement, the type of the column is
-// declared: behind its name, and up to its constraints.
+// typeOf returns the bounds of a column's declared type in a CREATE TABLE statement: from the end of the
+// column's name to its constraints.
 func typeOf(sql, column string) (from, end int, err error) {
 	l := lexer{text: sql}
 	for l.next() != "(" {
@@ -134,8 +133,8 @@ func constraint(token string) bool {
 	return false
 }
 
-// tableConstraint reports whether a token begins a constraint of the table, and
-// not a column of that name, which would stand in quotes.
+// tableConstraint reports whether a token begins a constraint of the table. A column with such a name is
+// in quotes.
 func tableConstraint(token string) bool {
 	switch strings.ToUpper(token) {
 	case "CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN":
@@ -144,7 +143,7 @@ func tableConstraint(token string) bool {
 	return false
 }
 
-// identifier returns the name that a token is.
+// identifier returns the name of a token, without quotes.
 func identifier(token string) string {
 	if len(token) < 2 {
 		return token
@@ -159,11 +158,11 @@ func identifier(token string) string {
 	return token
 }
 
-// lexer cuts SQL into tokens: names and strings with their quotes, words and
-// numbers, and single other characters. White space and comments are between them.
+// lexer splits SQL into tokens: names and strings with their quotes, words and numbers, and single other
+// characters. It skips white space and comments.
 type lexer struct {
 	text  string
-	pos   int // behind token
+	pos   int // end of token
 	token string
 }
 
@@ -184,8 +183,8 @@ func (l *lexer) next() string {
 		} else {
 			l.pos = len(l.text)
 		}
-	case word(c):
-		for l.pos < len(l.text) && word(l.text[l.pos]) {
+	case inName(c):
+		for l.pos < len(l.text) && inName(l.text[l.pos]) {
 			l.pos++
 		}
 	default:
@@ -195,7 +194,7 @@ func (l *lexer) next() string {
 	return l.token
 }
 
-// quoted moves behind what the quote c encloses; doubled it stands for itself.
+// quoted moves to the end of a text in quotes c. A doubled quote is part of the text.
 func (l *lexer) quoted(c byte) {
 	for l.pos++; l.pos < len(l.text); l.pos++ {
 		if l.text[l.pos] != c {
@@ -215,24 +214,24 @@ func (l *lexer) skip() {
 		case strings.IndexByte(" \t\n\f\r", rest[0]) >= 0:
 			l.pos++
 		case strings.HasPrefix(rest, "--"):
-			l.pos += ends(rest, "\n")
+			l.pos += lengthThrough(rest, "\n")
 		case strings.HasPrefix(rest, "/*"):
-			l.pos += 2 + ends(rest[2:], "*/")
+			l.pos += 2 + lengthThrough(rest[2:], "*/")
 		default:
 			return
 		}
 	}
 }
 
-// ends returns how long text is up to and with mark.
-func ends(text, mark string) int {
+// lengthThrough returns the length of text up to the end of mark.
+func lengthThrough(text, mark string) int {
 	if n := strings.Index(text, mark); n >= 0 {
 		return n + len(mark)
 	}
 	return len(text)
 }
 
-// group moves behind the parenthesis that closes the one just read.
+// group moves to the end of the group whose opening parenthesis was just read.
 func (l *lexer) group() {
 	for depth := 1; depth > 0; {
 		switch l.next() {
@@ -246,13 +245,12 @@ func (l *lexer) group() {
 	}
 }
 
-// word reports whether c is part of a name or number; all that is not ASCII is.
-func word(c byte) bool {
+// inName reports whether c is part of a name or number. All bytes outside ASCII are.
+func inName(c byte) bool {
 	return c == '_' || c == '$' || c >= 0x80 || c-'0' <= 9 || c|0x20 >= 'a' && c|0x20 <= 'z'
 }
 
-// shortest returns a number that printf has written with all its digits in its
-// shortest exact form.
+// shortest returns the shortest exact form of a number that printf has written with all its digits.
 func shortest(args []string) (string, error) {
 	f, _, err := value.ParseFloat(nil, []byte(args[0]), 64)
 	if err != nil {

@@ -12,8 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// TestLoadRows_FindsRowsThatConstraintsRefuse: what the user's constraints refuse is known
-// as it is loaded, and the load finishes without it.
+// LoadRows finds the row while it stages the file, and the load finishes without the row.
 func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 	for name, definition := range map[string]string{
 		"check":    "CREATE TABLE thing (id TEXT PRIMARY KEY, n INT CHECK (n < 10))",
@@ -22,7 +21,7 @@ func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 		"no key":   "CREATE TABLE thing (id TEXT, n INT CHECK (n < 10))",
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, definition)
+			w := newFixture(t, definition)
 			thing := table(t, "thing", 1, "id", schema.String, "n", schema.Integer)
 			var images []string
 			for i := range 3000 {

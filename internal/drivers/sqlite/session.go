@@ -13,30 +13,29 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// session is one connection to the database file.
-type session struct {
-	dialect *dialect
-	db      *capi.DB
-	stands  bool // db is a stand-in for a file that does not exist yet
-	ready   bool // to write: the file exists, in its journal mode
-	// statements are those prepared already, by their text.
-	statements map[string]*capi.Stmt
-	args       capi.Args
-	tx         *tx // the open transaction, or nil
+// fileSession is one connection to the database file.
+type fileSession struct {
+	dialect     *dialect
+	db          *capi.DB
+	placeholder bool                  // db is in memory, because the file does not exist yet
+	ready       bool                  // the file exists and has its journal mode
+	statements  map[string]*capi.Stmt // prepared, by their text
+	args        capi.Args
+	tx          *tx // the open transaction, or nil
 }
 
-// maxStatements bounds how many prepared statements a session keeps.
+// maxStatements bounds the number of prepared statements of a session.
 const maxStatements = 256
 
-// Connect opens the database file if it exists. It makes none: the first write does, but
-// never once the file was seen. One that has gone missing is for a person to bring back.
+// Connect opens the database file if it exists. The first write creates a missing file, unless eds has
+// seen the file before: then the operator must restore it.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 	if _, err := d.existingDir(); err != nil {
 		return nil, err
 	}
-	s := &session{dialect: d, statements: make(map[string]*capi.Stmt)}
+	s := &fileSession{dialect: d, statements: make(map[string]*capi.Stmt)}
 	if d.missing() {
-		if err := s.open(ctx, standIn, false); err != nil {
+		if err := s.open(ctx, inMemory, false); err != nil {
 			return nil, err
 		}
 		return s, nil
@@ -48,28 +47,28 @@ func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 	return s, nil
 }
 
-// standIn is an empty database in memory, for reading while there is no file.
-const standIn = ":memory:"
+// inMemory is the path of an empty database, for reading while there is no file.
+const inMemory = ":memory:"
 
-// missing reports whether the database file has yet to be made.
+// missing reports whether the database file does not exist and was never seen.
 func (d *dialect) missing() bool {
 	_, err := os.Stat(d.path)
 	return errors.Is(err, fs.ErrNotExist) && !d.seen.Load()
 }
 
-// open opens a database in the place of the one that is open, which stays if that fails.
-func (s *session) open(ctx context.Context, path string, create bool) error {
+// open replaces the open database by another one. If that fails, the old one stays open.
+func (s *fileSession) open(ctx context.Context, path string, create bool) error {
 	d := s.dialect
 	db, err := capi.Open(path, capi.Options{Create: create, BusyTimeout: d.busyTimeout, Waiting: d.waiting})
 	if err != nil {
-		return d.explain(err)
+		return d.withHint(err)
 	}
 	s.forgetStatements()
-	old, stood := s.db, s.stands
-	s.db, s.stands = db, path == standIn
+	old, wasPlaceholder := s.db, s.placeholder
+	s.db, s.placeholder = db, path == inMemory
 	if err := db.Within(ctx, s.prepareSession); err != nil {
-		s.db, s.stands = old, stood
-		return errors.Join(d.explain(err), db.Close())
+		s.db, s.placeholder = old, wasPlaceholder
+		return errors.Join(d.withHint(err), db.Close())
 	}
 	if old == nil {
 		return nil
@@ -77,9 +76,9 @@ func (s *session) open(ctx context.Context, path string, create bool) error {
 	return old.Close()
 }
 
-// look opens the database file if it was made since the session began.
-func (s *session) look(ctx context.Context) error {
-	if !s.stands || s.dialect.missing() {
+// openIfCreated opens the database file if it was created since the session began.
+func (s *fileSession) openIfCreated(ctx context.Context) error {
+	if !s.placeholder || s.dialect.missing() {
 		return nil
 	}
 	if err := s.open(ctx, s.dialect.path, false); err != nil {
@@ -89,15 +88,15 @@ func (s *session) look(ctx context.Context) error {
 	return nil
 }
 
-// readyToWrite makes the database file, and its directory, if there is none, and sets
-// the file's journal mode.
-func (s *session) readyToWrite(ctx context.Context) error {
+// readyToWrite creates the database file and its directory if necessary, and sets the file's journal
+// mode.
+func (s *fileSession) readyToWrite(ctx context.Context) error {
 	if s.ready {
 		return nil
 	}
-	if s.stands {
+	if s.placeholder {
 		if err := os.MkdirAll(filepath.Dir(s.dialect.path), 0o755); err != nil {
-			return fault.Mark(fault.Fatal, fmt.Errorf("make the directory of the database file: %w", err))
+			return fault.Mark(fault.Fatal, fmt.Errorf("create the directory of the database file: %w", err))
 		}
 		if err := s.open(ctx, s.dialect.path, !s.dialect.seen.Load()); err != nil {
 			return err
@@ -113,8 +112,8 @@ func (s *session) readyToWrite(ctx context.Context) error {
 
 func (d *dialect) waiting() { d.log.Debug("waiting for a lock on the database file", "file", d.path) }
 
-// prepareSession sets what holds for the connection.
-func (s *session) prepareSession() error {
+// prepareSession configures the connection.
+func (s *fileSession) prepareSession() error {
 	d := s.dialect
 	for _, f := range []struct {
 		name string
@@ -128,16 +127,16 @@ func (s *session) prepareSession() error {
 			return err
 		}
 	}
-	return s.db.Exec(fmt.Sprintf("PRAGMA synchronous=%s; PRAGMA cache_size=-%d; PRAGMA wal_autocheckpoint=%d; PRAGMA journal_size_limit=%d; PRAGMA foreign_keys=OFF",
-		d.synchronous, cacheKiB, autoCheckpointPages, walKept))
+	return s.db.Exec(fmt.Sprintf("PRAGMA synchronous=%s; PRAGMA cache_size=-%d; PRAGMA wal_autocheckpoint=%d;"+
+		" PRAGMA journal_size_limit=%d; PRAGMA foreign_keys=OFF", d.synchronous, cacheKiB, autoCheckpointPages, walKept))
 }
 
-// setJournalMode sets what holds for the file.
-func (s *session) setJournalMode() error {
+// setJournalMode configures the file.
+func (s *fileSession) setJournalMode() error {
 	d := s.dialect
 	return s.query("PRAGMA journal_mode="+d.journalMode, nil, func(row *capi.Stmt) {
 		if mode := row.String(0); mode != d.journalMode {
-			d.log.Warn("the database file does not take the journal mode", "file", d.path, "wanted", d.journalMode, "has", mode)
+			d.log.Warn("the database file does not support the journal mode", "file", d.path, "wanted", d.journalMode, "has", mode)
 		}
 	})
 }
@@ -145,11 +144,11 @@ func (s *session) setJournalMode() error {
 const (
 	cacheKiB            = 16 << 10
 	autoCheckpointPages = 8192     // 32 MiB of the usual 4 KiB
-	walKept             = 64 << 20 // how much of the log's file stays once its content is in the database
+	walKept             = 64 << 20 // bytes of the log's file that stay after a checkpoint
 )
 
-// prepare returns the prepared statement of the given text, ready to be executed.
-func (s *session) prepare(sql string) (*capi.Stmt, error) {
+// prepare returns the prepared statement with the given text, ready to be executed.
+func (s *fileSession) prepare(sql string) (*capi.Stmt, error) {
 	if st := s.statements[sql]; st != nil {
 		return st, nil
 	}
@@ -164,15 +163,15 @@ func (s *session) prepare(sql string) (*capi.Stmt, error) {
 	return st, nil
 }
 
-func (s *session) forgetStatements() {
+func (s *fileSession) forgetStatements() {
 	for sql, st := range s.statements {
 		st.Finalize()
 		delete(s.statements, sql)
 	}
 }
 
-// query calls each with every row of the answer.
-func (s *session) query(sql string, args []string, each func(row *capi.Stmt)) error {
+// query calls each for every row of the result.
+func (s *fileSession) query(sql string, args []string, each func(row *capi.Stmt)) error {
 	st, err := s.prepare(sql)
 	if err != nil {
 		return err
@@ -195,7 +194,7 @@ func (s *session) query(sql string, args []string, each func(row *capi.Stmt)) er
 }
 
 // Exec executes DDL statements in one transaction.
-func (s *session) Exec(ctx context.Context, statements []string) error {
+func (s *fileSession) Exec(ctx context.Context, statements []string) error {
 	return s.write(ctx, func() error {
 		for _, sql := range statements {
 			if err := s.db.Exec(sql); err != nil {
@@ -206,8 +205,8 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 	})
 }
 
-// write runs do in a transaction of its own, or in the one that is open.
-func (s *session) write(ctx context.Context, do func() error) error {
+// write runs do in the open transaction, or in one of its own.
+func (s *fileSession) write(ctx context.Context, do func() error) error {
 	if s.tx != nil {
 		return s.tx.within(ctx, do)
 	}
@@ -224,14 +223,14 @@ func (s *session) write(ctx context.Context, do func() error) error {
 	if failed := t.Rollback(context.WithoutCancel(ctx)); failed != nil {
 		return errors.Join(err, failed)
 	}
-	// What an interrupted edit of the schema has left behind.
+	// An interrupted edit of the schema may have left it on.
 	return errors.Join(err, s.db.Exec("PRAGMA writable_schema=RESET"))
 }
 
-// CanWrite makes a table in a transaction that is undone: if there is no file yet, in one
-// of its own where that would be made.
-func (s *session) CanWrite(ctx context.Context) error {
-	if !s.stands {
+// CanWrite creates a table in a transaction and rolls that back. If there is no file yet, it uses a
+// temporary file in the same place.
+func (s *fileSession) CanWrite(ctx context.Context) error {
+	if !s.placeholder {
 		return s.canWriteHere(ctx)
 	}
 	place, err := s.dialect.existingDir()
@@ -240,16 +239,16 @@ func (s *session) CanWrite(ctx context.Context) error {
 	}
 	dir, err := os.MkdirTemp(place, ".eds-probe-*")
 	if err != nil {
-		return fault.Mark(fault.Fatal, fmt.Errorf("make the database file in %s: %w", place, err))
+		return fault.Mark(fault.Fatal, fmt.Errorf("create the database file in %s: %w", place, err))
 	}
 	if err = s.open(ctx, filepath.Join(dir, "probe.db"), true); err == nil {
-		err = errors.Join(s.canWriteHere(ctx), s.open(ctx, standIn, false))
+		err = errors.Join(s.canWriteHere(ctx), s.open(ctx, inMemory, false))
 	}
 	return errors.Join(err, os.RemoveAll(dir))
 }
 
-// canWriteHere is CanWrite in the database that is open, which keeps its journal mode.
-func (s *session) canWriteHere(ctx context.Context) error {
+// canWriteHere is CanWrite for the open database. It does not change the journal mode.
+func (s *fileSession) canWriteHere(ctx context.Context) error {
 	was := s.ready
 	s.ready = true
 	defer func() { s.ready = was }()
@@ -261,12 +260,12 @@ func (s *session) canWriteHere(ctx context.Context) error {
 	if undo := t.Rollback(context.WithoutCancel(ctx)); err == nil {
 		err = undo
 	}
-	return s.dialect.explain(err)
+	return s.dialect.withHint(err)
 }
 
-// Close closes the connection. The last one to close copies what is left in the
-// log into the database.
-func (s *session) Close(ctx context.Context) error {
+// Close closes the connection. The last connection to close copies the rest of the log into the
+// database.
+func (s *fileSession) Close(ctx context.Context) error {
 	var err error
 	if s.tx != nil {
 		err = s.tx.Rollback(ctx)
@@ -275,13 +274,12 @@ func (s *session) Close(ctx context.Context) error {
 	return errors.Join(err, s.db.Close())
 }
 
-// errMoved says that the path leads to another file than the one that is open.
+// errMoved says that the path no longer leads to the open file.
 var errMoved = errors.New("the database file was moved, removed or replaced while it was in use")
 
 // walSize returns the size of the write-ahead log.
 func (d *dialect) walSize() int64 {
-	// Looked at, not opened: closing any descriptor of a database's files would
-	// give up the process's locks on them.
+	// It does not open the file: closing a descriptor would release all locks of the process on it.
 	info, err := os.Stat(d.path + "-wal")
 	if err != nil {
 		return 0

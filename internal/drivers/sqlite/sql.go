@@ -11,79 +11,73 @@ import (
 
 func relationOf(l *sqlsink.Layout) *relation { return l.Real.Native.(*relation) }
 
-// here names the row that is in the table. Qualified by it, a column that is gone
-// is an error; alone in double quotes it would be a string.
+// here is the alias of the real table. A qualified column that is gone is an error; without the alias,
+// its name in double quotes would be a string.
 const here = `"_here"`
 
-// there names a row of a stage.
+// there is the alias of a stage.
 const there = `"_there"`
 
-func names(targets []sqlsink.Target) []string {
-	list := make([]string, len(targets))
-	for i, t := range targets {
-		list[i] = quote(t.Real.Name)
+// names returns the quoted names of columns, given by their indexes.
+func names(l *sqlsink.Layout, columns []int) []string {
+	list := make([]string, len(columns))
+	for k, i := range columns {
+		list[k] = quote(l.Columns[i].Real.Name)
 	}
 	return list
 }
 
-func keyNames(l *sqlsink.Layout) []string {
-	list := make([]string, l.Keys)
-	for i := range list {
-		list[i] = l.Columns[i].Real.Name
-	}
-	return list
-}
+// keyNames returns the quoted names of the key's columns.
+func keyNames(l *sqlsink.Layout) []string { return names(l, l.All()[:l.Keys]) }
 
 // parameters returns (?, ?, ...).
 func parameters(n int) string { return "(" + strings.Repeat("?, ", n-1) + "?)" }
 
-// upsertSQL inserts rows from source, VALUES or a SELECT, and where the key is
-// there already updates the other columns.
+// upsertSQL inserts rows from source, VALUES or a SELECT. If the key exists, it updates the other columns.
 func upsertSQL(l *sqlsink.Layout, source string) string {
 	if len(l.Columns) == l.Keys {
 		return insertSQL(l, source)
 	}
 	text := onConflict(l, source) + "UPDATE SET " + assignments(l, "excluded.")
 	if l.Guard {
-		text += "\nWHERE " + guard(l, "excluded."+quote(version(l).Real.Name))
+		text += "\nWHERE " + guard(l, "excluded."+version(l))
 	}
 	return text
 }
 
-// insertSQL inserts those rows from source whose key is not there.
+// insertSQL inserts rows from source whose keys do not exist.
 func insertSQL(l *sqlsink.Layout, source string) string { return onConflict(l, source) + "NOTHING" }
 
 func onConflict(l *sqlsink.Layout, source string) string {
-	columns := names(l.Columns)
-	return fmt.Sprintf("INSERT INTO %s AS %s (%s)\n%s\nON CONFLICT (%s) DO ", quote(l.Real.Name), here, strings.Join(columns, ", "), source, strings.Join(columns[:l.Keys], ", "))
+	columns := names(l, l.All())
+	return fmt.Sprintf("INSERT INTO %s AS %s (%s)\n%s\nON CONFLICT (%s) DO ",
+		quote(l.Real.Name), here, strings.Join(columns, ", "), source, strings.Join(columns[:l.Keys], ", "))
 }
 
-// assignments sets the columns that are not of the key to those of the same name
-// with the prefix.
+// assignments sets the columns outside the key to those of the same name with the prefix.
 func assignments(l *sqlsink.Layout, prefix string) string {
-	sets := names(l.Columns[l.Keys:])
+	sets := names(l, l.All()[l.Keys:])
 	for i, c := range sets {
 		sets[i] = c + " = " + prefix + c
 	}
 	return strings.Join(sets, ", ")
 }
 
-// version returns the column of the row's clock.
-func version(l *sqlsink.Layout) sqlsink.Target {
-	return l.Columns[slices.IndexFunc(l.Columns, func(t sqlsink.Target) bool { return t.Meta == sqlsink.MetaVersion })]
+// version returns the quoted name of the column of the row's clock.
+func version(l *sqlsink.Layout) string {
+	return quote(l.Columns[l.Meta(sqlsink.MetaVersion)].Real.Name)
 }
 
-// guard is true where the row that is here is not newer than the given version.
+// guard returns the condition that the existing row is not newer than the given version.
 func guard(l *sqlsink.Layout, newer string) string {
-	c := here + "." + quote(version(l).Real.Name)
+	c := here + "." + version(l)
 	return fmt.Sprintf("(%s IS NULL OR %s <= %s)", c, c, newer)
 }
 
-// sameKey is true of the row that is here where its key is that of the parameters,
-// or of the columns with the prefix. Keys are compared byte by byte, whatever the
-// column's own order.
+// sameKey returns the condition that the existing row has the key in the parameters, or in the columns
+// with the prefix. It compares byte by byte, whatever the column's collation.
 func sameKey(l *sqlsink.Layout, prefix string) string {
-	terms := names(l.Columns[:l.Keys])
+	terms := keyNames(l)
 	for i, c := range terms {
 		other := "?"
 		if prefix != "" {
@@ -94,53 +88,54 @@ func sameKey(l *sqlsink.Layout, prefix string) string {
 	return strings.Join(terms, " AND ")
 }
 
-// update updates a row that is there.
+// update returns the command that updates an existing row.
 func update(l *sqlsink.Layout) command {
-	sets := names(l.Columns)
+	sets := names(l, l.All())
 	for i := range sets {
 		sets[i] += " = ?"
 	}
-	c := command{fmt.Sprintf("UPDATE %s AS %s SET %s\nWHERE %s", quote(l.Real.Name), here, strings.Join(sets, ", "), sameKey(l, "")), slices.Concat(l.Columns, l.Columns[:l.Keys])}
-	return c.guarded(l)
+	sql := fmt.Sprintf("UPDATE %s AS %s SET %s\nWHERE %s", quote(l.Real.Name), here, strings.Join(sets, ", "), sameKey(l, ""))
+	return command{sql, slices.Concat(l.All(), l.All()[:l.Keys])}.guarded(l)
 }
 
-// insertion inserts a row that is not there.
+// insertion returns the command that inserts a row unless its key exists.
 func insertion(l *sqlsink.Layout) command {
 	values := strings.Trim(parameters(len(l.Columns)), "()")
 	sql := fmt.Sprintf("INSERT INTO %s (%s)\nSELECT %s\nWHERE NOT EXISTS (SELECT 1 FROM %s AS %s WHERE %s)",
-		quote(l.Real.Name), strings.Join(names(l.Columns), ", "), values, quote(l.Real.Name), here, sameKey(l, ""))
-	return command{sql, slices.Concat(l.Columns, l.Columns[:l.Keys])}
+		quote(l.Real.Name), strings.Join(names(l, l.All()), ", "), values, quote(l.Real.Name), here, sameKey(l, ""))
+	return command{sql, slices.Concat(l.All(), l.All()[:l.Keys])}
 }
 
-// removal deletes a row, or marks it as deleted.
+// removal returns the command that deletes a row or marks it as deleted.
 func removal(l *sqlsink.Layout) command {
 	table := fmt.Sprintf("%s AS %s", quote(l.Real.Name), here)
 	c := command{sql: "DELETE FROM " + table}
 	if l.Soft {
-		c.takes = slices.DeleteFunc(slices.Clone(l.Columns), func(t sqlsink.Target) bool { return t.Meta == 0 })
-		sets := names(c.takes)
+		c.columns = l.DeleteExtras()
+		sets := names(l, c.columns)
 		for i := range sets {
 			sets[i] += " = ?"
 		}
 		c.sql = fmt.Sprintf("UPDATE %s SET %s", table, strings.Join(sets, ", "))
 	}
 	c.sql += "\nWHERE " + sameKey(l, "")
-	c.takes = append(c.takes, l.Columns[:l.Keys]...)
+	c.columns = append(c.columns, l.All()[:l.Keys]...)
 	return c.guarded(l)
 }
 
-// guarded makes the command, whose condition comes last, spare newer rows.
+// guarded adds the guard to the command's condition, which is at the end.
 func (c command) guarded(l *sqlsink.Layout) command {
 	if l.Guard {
 		c.sql += " AND " + guard(l, "?")
-		c.takes = append(c.takes, version(l))
+		c.columns = append(c.columns, l.Meta(sqlsink.MetaVersion))
 	}
 	return c
 }
 
-// pruneSQL deletes the rows in the layout's scope that a stage does not have.
+// pruneSQL deletes the rows in the layout's scope that are not in the stage.
 func pruneSQL(l *sqlsink.Layout, stage string) string {
-	terms := append(inScope(l), fmt.Sprintf("NOT EXISTS (SELECT 1 FROM %s AS %s WHERE %s)", quote(stage), there, sameKey(l, there+".")))
+	staged := fmt.Sprintf("SELECT 1 FROM %s AS %s WHERE %s", quote(stage), there, sameKey(l, there+"."))
+	terms := append(inScope(l), "NOT EXISTS ("+staged+")")
 	return fmt.Sprintf("DELETE FROM %s AS %s\nWHERE %s", quote(l.Real.Name), here, strings.Join(terms, " AND "))
 }
 
@@ -153,7 +148,7 @@ func countSQL(l *sqlsink.Layout) string {
 	return text
 }
 
-// inScope returns the conditions that the row that is here is in the layout's scope.
+// inScope returns the conditions that the existing row is in the layout's scope.
 func inScope(l *sqlsink.Layout) []string {
 	var terms []string
 	for _, w := range l.Scope {
@@ -161,24 +156,25 @@ func inScope(l *sqlsink.Layout) []string {
 		for i, v := range w.Values {
 			values[i] = literal(v)
 		}
-		terms = append(terms, fmt.Sprintf("CAST(%s.%s AS TEXT) COLLATE BINARY IN (%s)", here, quote(w.Column.Name), strings.Join(values, ", ")))
+		column := here + "." + quote(w.Column.Name)
+		terms = append(terms, fmt.Sprintf("CAST(%s AS TEXT) COLLATE BINARY IN (%s)", column, strings.Join(values, ", ")))
 	}
 	return terms
 }
 
-// mergeSQL upserts the rows of a stage, of which there is one a key, into the
-// layout's table.
+// mergeSQL upserts the rows of a stage, one per key, into the layout's table.
 func mergeSQL(l *sqlsink.Layout, stage string) []string {
-	columns := strings.Join(names(l.Columns), ", ")
-	if relationOf(l).unique(keyNames(l)) {
+	columns := strings.Join(names(l, l.All()), ", ")
+	if relationOf(l).unique(l.KeyNames()) {
 		return []string{upsertSQL(l, fmt.Sprintf("SELECT %s FROM %s WHERE true", columns, quote(stage)))}
 	}
 	from, same := fmt.Sprintf("%s AS %s", quote(stage), there), sameKey(l, there+".")
 	var statements []string
 	if len(l.Columns) > l.Keys {
-		update := fmt.Sprintf("UPDATE %s AS %s SET %s\nFROM %s\nWHERE %s", quote(l.Real.Name), here, assignments(l, there+"."), from, same)
+		update := fmt.Sprintf("UPDATE %s AS %s SET %s\nFROM %s\nWHERE %s",
+			quote(l.Real.Name), here, assignments(l, there+"."), from, same)
 		if l.Guard {
-			update += " AND " + guard(l, there+"."+quote(version(l).Real.Name))
+			update += " AND " + guard(l, there+"."+version(l))
 		}
 		statements = append(statements, update)
 	}
@@ -186,14 +182,18 @@ func mergeSQL(l *sqlsink.Layout, stage string) []string {
 		quote(l.Real.Name), columns, columns, from, quote(l.Real.Name), here, same))
 }
 
-// checkpointSQL moves a checkpoint: its parameters are the new position, the
-// names it is stored under and, unless it is the first, the position it was at.
+// checkpointSQL moves a checkpoint. Its parameters are the new position, the seen time if it has an epoch,
+// its names and, unless it is new, the old position, then the epoch and generation if it has an epoch.
 func checkpointSQL(l *sqlsink.Layout, c *sqlsink.Checkpoint, from cdc.Position) string {
+	const unmoved = ` WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ? AND "stored" = ?`
+	table := quote(l.Real.Name)
 	switch {
 	case c.New(from):
-		return fmt.Sprintf(`INSERT INTO %s ("position", "stored", "stream", "consumer", "filter") VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, quote(l.Real.Name))
+		return "INSERT INTO " + table + ` ("position", "stored", "stream", "consumer", "filter") VALUES (?, ?, ?, ?, ?)` +
+			" ON CONFLICT DO NOTHING"
 	case c.Epoch > 0:
-		return fmt.Sprintf(`UPDATE %s SET "position" = ?, "stored" = ?, "seen" = ? WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ? AND "stored" = ? AND "epoch" = ? AND coalesce("generation", 0) = ?`, quote(l.Real.Name))
+		return "UPDATE " + table + ` SET "position" = ?, "stored" = ?, "seen" = ?` + unmoved +
+			` AND "epoch" = ? AND coalesce("generation", 0) = ?`
 	}
-	return fmt.Sprintf(`UPDATE %s SET "position" = ?, "stored" = ? WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ? AND "stored" = ?`, quote(l.Real.Name))
+	return "UPDATE " + table + ` SET "position" = ?, "stored" = ?` + unmoved
 }

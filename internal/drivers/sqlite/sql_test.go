@@ -14,8 +14,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// session returns a session on a new file, with the tables that the statements make.
-func newSession(t testing.TB, statements ...string) *session {
+// newSession returns a session on a new file, after it has run the statements.
+func newSession(t testing.TB, statements ...string) *fileSession {
 	t.Helper()
 	d, _, err := parse(&url.URL{Scheme: "sqlite", Path: filepath.Join(t.TempDir(), "shop.db")}, sink.Env{})
 	if err != nil {
@@ -25,7 +25,7 @@ func newSession(t testing.TB, statements ...string) *session {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := c.(*session)
+	s := c.(*fileSession)
 	t.Cleanup(func() {
 		if err := s.Close(t.Context()); err != nil {
 			t.Error(err)
@@ -37,8 +37,8 @@ func newSession(t testing.TB, statements ...string) *session {
 	return s
 }
 
-// newLayout maps columns onto the real table of the given name, as the engine would.
-func newLayout(t testing.TB, s *session, name string, keys int, columns ...string) *sqlsink.Layout {
+// newLayout maps columns onto the real table with the given name, like the engine.
+func newLayout(t testing.TB, s *fileSession, name string, keys int, columns ...string) *sqlsink.Layout {
 	t.Helper()
 	found, err := s.Tables(t.Context(), []string{name})
 	if err != nil || len(found) != 1 {
@@ -53,7 +53,10 @@ func newLayout(t testing.TB, s *session, name string, keys int, columns ...strin
 		t.Fatal(err)
 	}
 	l := &sqlsink.Layout{Table: table, Real: found[0], Keys: keys}
-	metas := map[string]sqlsink.Meta{"_eds_op": sqlsink.MetaOp, "_eds_version": sqlsink.MetaVersion, "_eds_synced_at": sqlsink.MetaSynced, "_eds_deleted": sqlsink.MetaDeleted}
+	metas := map[string]sqlsink.Meta{
+		"_eds_op": sqlsink.MetaOp, "_eds_version": sqlsink.MetaVersion, "_eds_synced_at": sqlsink.MetaSynced,
+		"_eds_deleted": sqlsink.MetaDeleted,
+	}
 	for i := range found[0].Columns {
 		real := &found[0].Columns[i]
 		slot, meta := table.Slot([]byte(real.Name)), metas[real.Name]
@@ -66,15 +69,16 @@ func newLayout(t testing.TB, s *session, name string, keys int, columns ...strin
 	return l
 }
 
-// TestStatementsAreTheGoldenOnes shows every SQL text in testdata/statements.sql.
-func TestStatementsAreTheGoldenOnes(t *testing.T) {
+// testdata/statements.sql has every SQL text.
+func TestStatements(t *testing.T) {
 	var out strings.Builder
 	show := func(title string, statements ...string) {
 		fmt.Fprintf(&out, "-- %s\n%s;\n\n", title, strings.Join(statements, ";\n"))
 	}
 	d := &dialect{}
 	real := func(declared string, strict bool) *sqlsink.Column {
-		return &sqlsink.Column{Name: "total", Type: declared, Native: &column{declared: declared, affinity: affinityOf(declared), strict: strict}}
+		a := &attribute{declared: declared, affinity: affinityOf(declared), strict: strict}
+		return &sqlsink.Column{Name: "total", Type: declared, Native: a}
 	}
 	show("create a table", d.DDL(sqlsink.Step{Kind: sqlsink.CreateTable, Table: "order", Keys: 2, Columns: []sqlsink.NewColumn{
 		{Name: "companyId", Type: schema.String, Key: true},
@@ -87,33 +91,43 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 		{Name: "tags", Type: schema.Array},
 		{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
 	}})...)
-	show("add a column", d.DDL(sqlsink.Step{Kind: sqlsink.AddColumn, Table: "order", Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}}})...)
+	show("add a column", d.DDL(sqlsink.Step{
+		Kind: sqlsink.AddColumn, Table: "order", Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}},
+	})...)
 	show("relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "order", Real: real("TEXT", false)})...)
-	show("widen a column to text", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: real("INTEGER", false), To: schema.String})...)
-	show("widen a column of a strict table to numbers", d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: real("INTEGER", true), To: schema.Number})...)
+	show("widen a column to text", d.DDL(sqlsink.Step{
+		Kind: sqlsink.WidenColumn, Table: "order", Real: real("INTEGER", false), To: schema.String,
+	})...)
+	show("widen a column of a strict table to numbers", d.DDL(sqlsink.Step{
+		Kind: sqlsink.WidenColumn, Table: "order", Real: real("INTEGER", true), To: schema.Number,
+	})...)
 
 	s := newSession(t,
 		`CREATE TABLE "order" (companyId TEXT, id INTEGER, "it's ""odd""" TEXT, PRIMARY KEY (companyId, id))`,
 		`CREATE TABLE link (a TEXT, b TEXT, PRIMARY KEY (a, b))`,
 		`CREATE TABLE loose (id TEXT, n TEXT)`,
-		`CREATE TABLE guarded (id TEXT PRIMARY KEY, n TEXT, _eds_op TEXT, _eds_version TEXT, _eds_synced_at TEXT, _eds_deleted INTEGER)`,
+		`CREATE TABLE guarded (
+  id TEXT PRIMARY KEY, n TEXT, _eds_op TEXT, _eds_version TEXT, _eds_synced_at TEXT, _eds_deleted INTEGER
+)`,
 		`CREATE TABLE newer (id TEXT, n TEXT, _eds_version TEXT)`,
-		`CREATE TABLE _eds_checkpoint (stream TEXT, consumer TEXT, filter TEXT, position INTEGER, stored INTEGER, PRIMARY KEY (stream, consumer, filter))`,
+		`CREATE TABLE _eds_checkpoint (
+  stream TEXT, consumer TEXT, filter TEXT, position INTEGER, stored INTEGER, PRIMARY KEY (stream, consumer, filter)
+)`,
 	)
 	for _, l := range []*sqlsink.Layout{
-		newLayout(t, s, "order", 2, "companyId", "id", `it's "odd"`), newLayout(t, s, "link", 2, "a", "b"), newLayout(t, s, "loose", 1, "id", "n"),
-		newLayout(t, s, "guarded", 1, "id", "n"), newLayout(t, s, "newer", 1, "id", "n"),
+		newLayout(t, s, "order", 2, "companyId", "id", `it's "odd"`), newLayout(t, s, "link", 2, "a", "b"),
+		newLayout(t, s, "loose", 1, "id", "n"), newLayout(t, s, "guarded", 1, "id", "n"), newLayout(t, s, "newer", 1, "id", "n"),
 	} {
 		w := newStatements(l, nil)
 		var upsert []string
 		for _, c := range append(w.upsert, w.remove) {
-			// What the statements take must be as many values as they have parameters.
+			// Statements have one parameter per value.
 			p, err := s.prepare(c.sql)
 			if err != nil {
 				t.Fatalf("%s: %v", c.sql, err)
 			}
-			if p.Params() != len(c.takes) {
-				t.Errorf("%s: takes %d values", c.sql, len(c.takes))
+			if p.Params() != len(c.columns) {
+				t.Errorf("%s: takes %d values", c.sql, len(c.columns))
 			}
 			upsert = append(upsert, c.sql)
 		}
@@ -123,7 +137,8 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 		show("delete from "+l.Real.Name+" what a stage does not have", pruneSQL(l, "_eds_load_"+l.Real.Name))
 		some := *l
 		some.Scope = []sqlsink.Within{{Column: l.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}
-		show("delete of some rows of "+l.Real.Name+" what a stage does not have", pruneSQL(&some, "_eds_load_"+l.Real.Name), countSQL(&some))
+		show("delete of some rows of "+l.Real.Name+" what a stage does not have",
+			pruneSQL(&some, "_eds_load_"+l.Real.Name), countSQL(&some))
 		selected, _ := selection(l)
 		show("read "+l.Real.Name, selected)
 	}
@@ -135,7 +150,7 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 	golden.Compare(t, "statements.sql", out.String())
 }
 
-func TestNamesThatSQLiteCanNotHaveAreChanged(t *testing.T) {
+func TestName_ChangesReservedNames(t *testing.T) {
 	d := &dialect{}
 	for name, want := range map[string]string{
 		"order": "order", `a"b`: `a"b`, "": "", "ünder_score": "ünder_score",

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 	sinktest.Main(m)
 }
 
-func TestURLsNameAFile(t *testing.T) {
+func TestURL_NamesAFile(t *testing.T) {
 	here, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +63,7 @@ func TestURLsNameAFile(t *testing.T) {
 	}
 }
 
-func TestOptionsHaveDefaults(t *testing.T) {
+func TestOptions_HaveDefaults(t *testing.T) {
 	type options struct {
 		Timeout          time.Duration
 		Mode, Synchronus string
@@ -87,7 +87,7 @@ func TestOptionsHaveDefaults(t *testing.T) {
 	}
 }
 
-func TestFormFieldsMakeAURLThatNamesTheFile(t *testing.T) {
+func TestForm_BuildsURL(t *testing.T) {
 	for _, path := range []string{"/var/lib/eds/shop.db", "/with blank/ä?#%&;=+@:.db", "/c:/x.db", "/a//b"} {
 		raw, wrong := urlOf(map[string]string{"Database": path})
 		if wrong != nil {
@@ -114,7 +114,7 @@ func TestFormFieldsMakeAURLThatNamesTheFile(t *testing.T) {
 	}
 }
 
-func TestOpenSaysWhatIsWrong(t *testing.T) {
+func TestOpen_ExplainsErrors(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
@@ -147,7 +147,7 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestMigrate_MakesTheFileAndItsDirectory(t *testing.T) {
+func TestMigrate_CreatesTheFileAndItsDirectory(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "new", "directories", "shop.db")
 	s, err := open(t.Context(), &url.URL{Scheme: "sqlite", Path: path}, sink.Env{})
 	if err != nil {

@@ -20,9 +20,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// world is a database file with a sink that writes into it and a user's own
-// connection beside it.
-type world struct {
+// fixture is a database file with a sink and a user's own connection.
+type fixture struct {
 	*testing.T
 	path     string
 	sink     *sqlsink.Sink
@@ -30,19 +29,20 @@ type world struct {
 	sequence uint64
 }
 
-// newWorld makes a database by the user's statements and opens the sink on it.
-func newWorld(t *testing.T, statements string, options ...string) *world {
+// newFixture creates a database with the user's statements and opens the sink.
+func newFixture(t *testing.T, statements string, options ...string) *fixture {
 	t.Helper()
-	w := &world{T: t, path: filepath.Join(t.TempDir(), "shop.db")}
+	w := &fixture{T: t, path: filepath.Join(t.TempDir(), "shop.db")}
 	w.user = openAt(t, w.path)
 	mustExec(t, w.user, statements)
 	w.sink = w.open(strings.Join(options, "&"))
 	return w
 }
 
-func (w *world) open(query string) *sqlsink.Sink {
+func (w *fixture) open(query string) *sqlsink.Sink {
 	w.Helper()
-	s, err := open(w.Context(), &url.URL{Scheme: "sqlite", Path: w.path, RawQuery: query}, sink.Env{Stream: "s", Consumer: "c", Filter: "f"})
+	env := sink.Env{Stream: "s", Consumer: "c", Filter: "f"}
+	s, err := open(w.Context(), &url.URL{Scheme: "sqlite", Path: w.path, RawQuery: query}, env)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -54,8 +54,8 @@ func (w *world) open(query string) *sqlsink.Sink {
 	return s.(*sqlsink.Sink)
 }
 
-// table is a table of the source, whose columns are given as name and type; the
-// first keys of them are its key.
+// table returns a table of the source. columns are names and types in turn. The first keys of them are the
+// key.
 func table(t testing.TB, name string, keys int, columns ...any) *schema.Table {
 	t.Helper()
 	var list []schema.Column
@@ -73,8 +73,8 @@ func table(t testing.TB, name string, keys int, columns ...any) *schema.Table {
 	return table
 }
 
-// batch is a batch of upserts of whole rows; an image that begins with - is a delete.
-func (w *world) batch(t *schema.Table, images ...string) *change.Batch {
+// batch returns a batch of upserts of whole rows. An image that begins with - is a delete.
+func (w *fixture) batch(t *schema.Table, images ...string) *change.Batch {
 	w.Helper()
 	var b change.Builder
 	splitter := change.NewSplitter(t)
@@ -93,12 +93,13 @@ func (w *world) batch(t *schema.Table, images ...string) *change.Batch {
 			spans = spans[:t.Keys]
 		}
 		*row = &change.Row{Image: []byte(image), Spans: spans, Op: op, Clock: cdc.Timestamp{Wall: int64(w.sequence)}}
-		b.Add(&cdc.Event{Position: cdc.Position{Sequence: w.sequence, Stored: int64(w.sequence)}, Op: op, Table: t.Name, Payload: []byte(image)}, effect)
+		at := cdc.Position{Sequence: w.sequence, Stored: int64(w.sequence)}
+		b.Add(&cdc.Event{Position: at, Op: op, Table: t.Name, Payload: []byte(image)}, effect)
 	}
 	return b.Batch()
 }
 
-func (w *world) apply(t *schema.Table, images ...string) {
+func (w *fixture) apply(t *schema.Table, images ...string) {
 	w.Helper()
 	if err := w.sink.Apply(w.Context(), w.batch(t, images...)); err != nil {
 		w.Fatalf("apply: %v", err)
@@ -106,7 +107,7 @@ func (w *world) apply(t *schema.Table, images ...string) {
 }
 
 // load replaces the table's rows, or merges into them.
-func (w *world) load(t *schema.Table, mode sink.LoadMode, images ...string) {
+func (w *fixture) load(t *schema.Table, mode sink.LoadMode, images ...string) {
 	w.Helper()
 	l, err := w.sink.BeginLoad(w.Context(), "job", t, mode, sink.Scope{})
 	if err != nil {
@@ -132,27 +133,26 @@ func (w *world) load(t *schema.Table, mode sink.LoadMode, images ...string) {
 }
 
 // want compares the rows of a query, columns joined by "|".
-func (w *world) want(sql string, want ...string) {
+func (w *fixture) want(sql string, want ...string) {
 	w.Helper()
 	if diff := cmp.Diff(want, lines(w.T, w.user, sql)); diff != "" {
 		w.Errorf("%s: %s", sql, diff)
 	}
 }
 
-// sound checks that the file holds together, and that eds left nothing behind.
-func (w *world) sound() {
+// sound checks the integrity of the file, and that eds has left nothing behind.
+func (w *fixture) sound() {
 	w.Helper()
 	w.want("PRAGMA integrity_check", "ok")
 	w.want("SELECT name FROM sqlite_schema WHERE name LIKE '\\_eds\\_load\\_%' ESCAPE '\\' OR name = '_eds_widen'")
 }
 
-// reopen closes the user's connection and opens another, which has to make sense
-// of the schema anew.
-func (w *world) reopen() { w.user = openAt(w.T, w.path) }
+// reopen opens another connection of the user, which reads the schema again.
+func (w *fixture) reopen() { w.user = openAt(w.T, w.path) }
 
 const usersTable = `CREATE TABLE Customer (
   id VARCHAR(40) PRIMARY KEY, -- the source's
-  name TEXT NOT NULL DEFAULT 'nobody' CHECK (length(name) < 100),
+  name TEXT NOT NULL DEFAULT 'unknown' CHECK (length(name) < 100),
   visits INT,
   note TEXT,
   shout AS (upper(name))
@@ -166,18 +166,20 @@ CREATE TRIGGER on_visit AFTER INSERT ON visit BEGIN UPDATE Customer SET note = '
 CREATE TRIGGER on_view INSTEAD OF DELETE ON regulars BEGIN DELETE FROM Customer WHERE id = OLD.id; END;
 INSERT INTO Customer (id, name, visits) VALUES ('old', 'Old', 5)`
 
-func TestALoadKeepsWhatHangsOnTheTable(t *testing.T) {
-	w := newWorld(t, usersTable)
+func TestLoad_KeepsIndexesViewsAndTriggers(t *testing.T) {
+	w := newFixture(t, usersTable)
 	customer := table(t, "customer", 1, "id", schema.String, "name", schema.String, "note", schema.String, "visits", schema.Integer)
 	if _, err := w.sink.Migrate(t.Context(), []*schema.Table{customer}); err != nil {
 		t.Fatal(err)
 	}
-	objects := "SELECT type, name, tbl_name, replace(sql, '\"Customer\"', 'Customer') FROM sqlite_schema WHERE tbl_name NOT LIKE '\\_eds%' ESCAPE '\\' ORDER BY name"
+	objects := "SELECT type, name, tbl_name, replace(sql, '\"Customer\"', 'Customer') FROM sqlite_schema" +
+		" WHERE tbl_name NOT LIKE '\\_eds%' ESCAPE '\\' ORDER BY name"
 	before := lines(t, w.user, objects)
 	root := lines(t, w.user, "SELECT rootpage FROM sqlite_schema WHERE name = 'Customer'")
-	w.load(customer, sink.Replace, `{"id":"a","name":"Ann","visits":1}`, `{"id":"b","name":"Bob","visits":2}`, `{"id":"a","name":"Anna","visits":3}`)
+	w.load(customer, sink.Replace,
+		`{"id":"a","name":"Ann","visits":1}`, `{"id":"b","name":"Bob","visits":2}`, `{"id":"a","name":"Anna","visits":3}`)
 	if diff := cmp.Diff(root, lines(t, w.user, "SELECT rootpage FROM sqlite_schema WHERE name = 'Customer'")); diff == "" {
-		t.Error("the rows were copied, where the stage could have taken the table's place")
+		t.Error("the rows were copied, although the stage could have replaced the table")
 	}
 	for range 2 {
 		w.want("SELECT id, name, visits, note, shout FROM customer ORDER BY id", "a|Anna|3||ANNA", "b|Bob|2||BOB")
@@ -195,16 +197,17 @@ func TestALoadKeepsWhatHangsOnTheTable(t *testing.T) {
 	w.want("SELECT id FROM customer ORDER BY id", "a", "c")
 }
 
-func TestALoadKeepsTheUsersOwnColumns(t *testing.T) {
-	w := newWorld(t, "CREATE TABLE customer (id TEXT PRIMARY KEY, own TEXT DEFAULT 'new', name TEXT, _eds_version TEXT); INSERT INTO customer VALUES ('a', 'mine', 'A', '9'), ('b', 'mine', 'B', '9')")
+func TestLoad_KeepsTheUsersColumns(t *testing.T) {
+	w := newFixture(t, "CREATE TABLE customer (id TEXT PRIMARY KEY, own TEXT DEFAULT 'new', name TEXT, _eds_version TEXT);"+
+		" INSERT INTO customer VALUES ('a', 'mine', 'A', '9'), ('b', 'mine', 'B', '9')")
 	customer := table(t, "customer", 1, "id", schema.String, "name", schema.String)
 	w.load(customer, sink.Replace, `{"id":"a","name":"Ann"}`, `{"id":"c","name":"Cid"}`)
 	w.want("SELECT id, own, name FROM customer ORDER BY id", "a|mine|Ann", "c|new|Cid")
 	w.sound()
 }
 
-func TestALoadFiresTheTablesOwnTriggers(t *testing.T) {
-	w := newWorld(t, `CREATE TABLE customer (id TEXT PRIMARY KEY, name TEXT);
+func TestLoad_FiresTheUsersTriggers(t *testing.T) {
+	w := newFixture(t, `CREATE TABLE customer (id TEXT PRIMARY KEY, name TEXT);
 INSERT INTO customer VALUES ('old', 'Old'), ('stays', 'S');
 CREATE TABLE seen (what TEXT);
 CREATE TRIGGER came AFTER INSERT ON customer BEGIN INSERT INTO seen VALUES ('+' || NEW.id); END;
@@ -218,16 +221,16 @@ CREATE TRIGGER went AFTER DELETE ON customer BEGIN INSERT INTO seen VALUES ('-' 
 	w.sound()
 }
 
-// TestTablesOfEveryMakeAreWritten applies, loads and merges into tables as other
-// tools make them.
-func TestTablesOfEveryMakeAreWritten(t *testing.T) {
+// The tables are like those of other tools.
+func TestSink_WritesTablesOfEveryKind(t *testing.T) {
 	for name, definition := range map[string]string{
-		"without rowid":              "CREATE TABLE thing (id TEXT PRIMARY KEY, n INT) WITHOUT ROWID",
-		"strict":                     "CREATE TABLE thing (id TEXT PRIMARY KEY, n INTEGER) STRICT",
-		"no key":                     "CREATE TABLE thing (id TEXT, n INT)",
-		"no key, no types":           "CREATE TABLE thing (id, n)",
-		"a unique index":             "CREATE TABLE thing (id TEXT NOT NULL, n INT); CREATE UNIQUE INDEX thing_id ON thing (id)",
-		"a unique index of part":     "CREATE TABLE thing (id TEXT NOT NULL, n INT); CREATE UNIQUE INDEX thing_id ON thing (id) WHERE n > 5",
+		"without rowid":    "CREATE TABLE thing (id TEXT PRIMARY KEY, n INT) WITHOUT ROWID",
+		"strict":           "CREATE TABLE thing (id TEXT PRIMARY KEY, n INTEGER) STRICT",
+		"no key":           "CREATE TABLE thing (id TEXT, n INT)",
+		"no key, no types": "CREATE TABLE thing (id, n)",
+		"a unique index":   "CREATE TABLE thing (id TEXT NOT NULL, n INT); CREATE UNIQUE INDEX thing_id ON thing (id)",
+		"a unique index of part": "CREATE TABLE thing (id TEXT NOT NULL, n INT);" +
+			" CREATE UNIQUE INDEX thing_id ON thing (id) WHERE n > 5",
 		"a unique index of more":     "CREATE TABLE thing (id TEXT NOT NULL, n INT, UNIQUE (id, n))",
 		"another key":                "CREATE TABLE thing (own INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE, n INT)",
 		"another key only":           "CREATE TABLE thing (own INTEGER PRIMARY KEY, id TEXT, n INT)",
@@ -240,7 +243,7 @@ func TestTablesOfEveryMakeAreWritten(t *testing.T) {
 		"utf-16":                     "PRAGMA encoding = 'UTF-16'; CREATE TABLE thing (id TEXT PRIMARY KEY, n INT)",
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, definition)
+			w := newFixture(t, definition)
 			thing := table(t, "thing", 1, "id", schema.String, "n", schema.Integer)
 			rows := "SELECT id, n FROM thing ORDER BY id"
 			w.apply(thing, `{"id":"a","n":1}`, `{"id":"ä","n":2}`, `{"id":"A","n":3}`)
@@ -259,8 +262,8 @@ func TestTablesOfEveryMakeAreWritten(t *testing.T) {
 	}
 }
 
-func TestKeysThatTheTableTakesForOneArePoison(t *testing.T) {
-	w := newWorld(t, "CREATE TABLE thing (id TEXT PRIMARY KEY COLLATE NOCASE, n INT)")
+func TestApply_RefusesKeysThatTheTableCannotTellApart(t *testing.T) {
+	w := newFixture(t, "CREATE TABLE thing (id TEXT PRIMARY KEY COLLATE NOCASE, n INT)")
 	thing := table(t, "thing", 1, "id", schema.String, "n", schema.Integer)
 	w.apply(thing, `{"id":"a","n":1}`)
 	err := w.sink.Apply(t.Context(), w.batch(thing, `{"id":"A","n":2}`))
@@ -273,13 +276,16 @@ func TestKeysThatTheTableTakesForOneArePoison(t *testing.T) {
 	w.want("SELECT id, n FROM thing")
 }
 
-func TestWhatTheDatabaseRefusesIsPoison(t *testing.T) {
-	w := newWorld(t, `CREATE TABLE thing (id TEXT PRIMARY KEY, n INT CHECK (n > 0), u TEXT UNIQUE, must TEXT NOT NULL DEFAULT 'x');
+func TestApply_CallsRefusedRowsPoison(t *testing.T) {
+	w := newFixture(t, `CREATE TABLE thing (id TEXT PRIMARY KEY, n INT CHECK (n > 0), u TEXT UNIQUE, must TEXT NOT NULL DEFAULT 'x');
 CREATE TABLE counted (id INTEGER PRIMARY KEY, n INT);
 CREATE TABLE strict (id TEXT PRIMARY KEY, n BLOB) STRICT;
 CREATE TABLE watched (id TEXT PRIMARY KEY, n INT);
 CREATE TRIGGER watch BEFORE INSERT ON watched WHEN NEW.n > 5 BEGIN SELECT RAISE(ABORT, 'too much'); END`)
 	thing := table(t, "thing", 1, "id", schema.String, "n", schema.Integer, "u", schema.String)
+	counted := table(t, "counted", 1, "id", schema.String, "n", schema.Integer)
+	strict := table(t, "strict", 1, "id", schema.String, "n", schema.String)
+	watched := table(t, "watched", 1, "id", schema.String, "n", schema.Integer)
 	w.apply(thing, `{"id":"a","n":1,"u":"one"}`)
 	for _, c := range []struct {
 		table *schema.Table
@@ -288,9 +294,9 @@ CREATE TRIGGER watch BEFORE INSERT ON watched WHEN NEW.n > 5 BEGIN SELECT RAISE(
 	}{
 		{thing, `{"id":"b","n":0}`, "CHECK constraint failed: n > 0 (code 275)"},
 		{thing, `{"id":"b","n":1,"u":"one"}`, "UNIQUE constraint failed: thing.u (code 2067)"},
-		{table(t, "counted", 1, "id", schema.String, "n", schema.Integer), `{"id":"secret","n":1}`, "datatype mismatch (code 20)"},
-		{table(t, "strict", 1, "id", schema.String, "n", schema.String), `{"id":"a","n":"secret"}`, "cannot store TEXT value in BLOB column strict.n (code 3091)"},
-		{table(t, "watched", 1, "id", schema.String, "n", schema.Integer), `{"id":"a","n":6}`, "a trigger raised an error (code 1811)"},
+		{counted, `{"id":"secret","n":1}`, "datatype mismatch (code 20)"},
+		{strict, `{"id":"a","n":"secret"}`, "cannot store TEXT value in BLOB column strict.n (code 3091)"},
+		{watched, `{"id":"a","n":6}`, "a trigger raised an error (code 1811)"},
 	} {
 		err := w.sink.Apply(t.Context(), w.batch(c.table, c.image))
 		if want := fmt.Sprintf("apply the batch: write into table %q: %s", c.table.Name, c.want); err == nil || err.Error() != want {
@@ -303,29 +309,34 @@ CREATE TRIGGER watch BEFORE INSERT ON watched WHEN NEW.n > 5 BEGIN SELECT RAISE(
 	w.want("SELECT id FROM thing", "a")
 }
 
-func TestAColumnBecomesTextWithAllThatHangsOnIt(t *testing.T) {
-	w := newWorld(t, `CREATE TABLE thing (id TEXT PRIMARY KEY, n INT NOT NULL UNIQUE, r REAL, d DECIMAL(10,2), "when" DATETIME);
+func TestMigrate_WidensColumnsToText(t *testing.T) {
+	w := newFixture(t, `CREATE TABLE thing (id TEXT PRIMARY KEY, n INT NOT NULL UNIQUE, r REAL, d DECIMAL(10,2), "when" DATETIME);
 CREATE INDEX thing_n ON thing (n DESC, r);
 CREATE VIEW big AS SELECT n FROM thing WHERE n > 1;
 CREATE TABLE seen (n);
 CREATE TRIGGER see AFTER UPDATE OF n ON thing BEGIN INSERT INTO seen VALUES (NEW.n); END;
-INSERT INTO thing VALUES ('a', 9223372036854775807, 0.1, 12.5, '2026-01-02'), ('b', 2, 1e300, 3, 5), ('c', -1, NULL, 0.30000000000000004, NULL)`)
+INSERT INTO thing VALUES ('a', 9223372036854775807, 0.1, 12.5, '2026-01-02'), ('b', 2, 1e300, 3, 5),
+  ('c', -1, NULL, 0.30000000000000004, NULL)`)
 	thing := table(t, "thing", 1, "id", schema.String, "n", schema.String, "r", schema.String, "d", schema.String, "when", schema.String)
-	said, err := w.sink.Migrate(t.Context(), []*schema.Table{thing})
+	steps, err := w.sink.Migrate(t.Context(), []*schema.Table{thing})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
-		`widened column "d" of table "thing" from DECIMAL(10,2) to hold any string`, `allowed NULL in column "n" of table "thing"`, `widened column "n" of table "thing" from INT to hold any string`,
-		`widened column "r" of table "thing" from REAL to hold any string`, `widened column "when" of table "thing" from DATETIME to hold any string`,
+		`widened column "d" of table "thing" from DECIMAL(10,2) to hold any string`,
+		`allowed NULL in column "n" of table "thing"`,
+		`widened column "n" of table "thing" from INT to hold any string`,
+		`widened column "r" of table "thing" from REAL to hold any string`,
+		`widened column "when" of table "thing" from DATETIME to hold any string`,
 	}
-	if diff := cmp.Diff(want, said); diff != "" {
+	if diff := cmp.Diff(want, steps); diff != "" {
 		t.Error(diff)
 	}
 	w.apply(thing, `{"id":"d","n":"007","r":"1e5","d":"12.50","when":"5"}`)
 	for range 2 {
 		w.want("SELECT id, n, typeof(n), r, d, \"when\", typeof(\"when\") FROM thing ORDER BY id",
-			"a|9223372036854775807|text|0.1|12.5|2026-01-02|text", "b|2|text|1e+300|3|5|text", "c|-1|text||0.30000000000000004||null", "d|007|text|1e5|12.50|5|text")
+			"a|9223372036854775807|text|0.1|12.5|2026-01-02|text", "b|2|text|1e+300|3|5|text",
+			"c|-1|text||0.30000000000000004||null", "d|007|text|1e5|12.50|5|text")
 		w.want("SELECT id FROM thing INDEXED BY thing_n WHERE n = '2'", "b")
 		w.want("SELECT n FROM big ORDER BY n", "2", "9223372036854775807")
 		w.want("SELECT name, type FROM pragma_table_info('thing')", "id|TEXT", "n|TEXT", "r|TEXT", "d|TEXT", "when|TEXT")
@@ -335,8 +346,9 @@ INSERT INTO thing VALUES ('a', 9223372036854775807, 0.1, 12.5, '2026-01-02'), ('
 	w.want("SELECT count(*) FROM seen", "3")
 }
 
-func TestAColumnThatCanNotBecomeTextKeepsWhatFits(t *testing.T) {
-	w := newWorld(t, `CREATE TABLE thing (id INTEGER PRIMARY KEY, n INT CHECK (typeof(n) = 'integer')); INSERT INTO thing VALUES (1, 5)`)
+func TestApply_StoresValuesThatFitIfAColumnCannotBeWidened(t *testing.T) {
+	w := newFixture(t, `CREATE TABLE thing (id INTEGER PRIMARY KEY, n INT CHECK (typeof(n) = 'integer'));
+INSERT INTO thing VALUES (1, 5)`)
 	thing := table(t, "thing", 1, "id", schema.String, "n", schema.String)
 	w.apply(thing, `{"id":"2","n":"7"}`)
 	for _, image := range []string{`{"id":"x","n":"1"}`, `{"id":"03","n":"1"}`, `{"id":"3","n":"x"}`, `{"id":"3","n":"007"}`} {
@@ -350,8 +362,8 @@ func TestAColumnThatCanNotBecomeTextKeepsWhatFits(t *testing.T) {
 	w.sound()
 }
 
-func TestTablesAndColumnsThatAreGoneComeBack(t *testing.T) {
-	w := newWorld(t, "")
+func TestApply_RestoresDroppedTablesAndColumns(t *testing.T) {
+	w := newFixture(t, "")
 	thing := table(t, "thing", 1, "id", schema.String, "n", schema.Integer, "s", schema.String)
 	w.apply(thing, `{"id":"a","n":1,"s":"x"}`)
 	mustExec(t, w.user, "ALTER TABLE thing DROP COLUMN s")
@@ -371,10 +383,11 @@ func TestTablesAndColumnsThatAreGoneComeBack(t *testing.T) {
 	w.want("SELECT ident FROM thing", "d")
 }
 
-// TestMigrate_RefusesColumnsThatDifferOnlyInCase is that of a table, and not of others.
+// Migrate refuses only the table with such columns.
 func TestMigrate_RefusesColumnsThatDifferOnlyInCase(t *testing.T) {
-	w := newWorld(t, "")
-	twice, thing := table(t, "twice", 1, "id", schema.String, "userId", schema.String, "userID", schema.String), table(t, "thing", 1, "id", schema.String)
+	w := newFixture(t, "")
+	twice := table(t, "twice", 1, "id", schema.String, "userId", schema.String, "userID", schema.String)
+	thing := table(t, "thing", 1, "id", schema.String)
 	_, err := w.sink.Migrate(t.Context(), []*schema.Table{twice, thing})
 	refused := new(sink.TableError)
 	if !errors.As(err, &refused) || refused.Table != "twice" || fault.Of(err) != fault.Fatal || errors.Is(err, sink.ErrMissing) {

@@ -8,17 +8,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// tx is a transaction. It takes the process's turn to write, and begins in the
-// database, with its first statement.
+// tx is a transaction. It takes the process's turn to write with its first statement, and begins in the
+// database then.
 type tx struct {
-	s     *session
+	s     *fileSession
 	begun bool
 }
 
 // Begin begins a transaction.
-func (s *session) Begin(context.Context) (sqlsink.Tx, error) { return s.begin() }
+func (s *fileSession) Begin(context.Context) (sqlsink.Tx, error) { return s.begin() }
 
-func (s *session) begin() (*tx, error) {
+func (s *fileSession) begin() (*tx, error) {
 	if s.tx != nil {
 		return nil, errors.New("a transaction is open already")
 	}
@@ -26,9 +26,9 @@ func (s *session) begin() (*tx, error) {
 	return s.tx, nil
 }
 
-// within runs do in the transaction. SQLite has one writer at a time: the
-// sessions of this process take turns here, in order and without its time-out,
-// before the database's own lock is asked for, which other processes hold too.
+// within runs do in the transaction. SQLite allows one writer at a time. The sessions of this process take
+// turns, in order and without a timeout, before they wait for the database's lock, which other processes
+// may hold.
 func (t *tx) within(ctx context.Context, do func() error) error {
 	if !t.begun {
 		select {
@@ -50,7 +50,7 @@ func (t *tx) within(ctx context.Context, do func() error) error {
 }
 
 // lock begins the transaction in the database.
-func (s *session) lock() error {
+func (s *fileSession) lock() error {
 	if s.db.Moved() {
 		return errMoved
 	}
@@ -58,7 +58,7 @@ func (s *session) lock() error {
 }
 
 // run executes a statement without parameters.
-func (s *session) run(sql string) error {
+func (s *fileSession) run(sql string) error {
 	st, err := s.prepare(sql)
 	if err == nil {
 		_, err = st.Exec(new(capi.Args))
@@ -66,7 +66,7 @@ func (s *session) run(sql string) error {
 	return err
 }
 
-// end gives the turn to the next.
+// end passes the turn to the next session.
 func (t *tx) end() {
 	if t.begun {
 		t.begun = false
@@ -90,7 +90,7 @@ func (t *tx) Commit(ctx context.Context) error {
 	return nil
 }
 
-// Rollback undoes the transaction, unless SQLite has already.
+// Rollback undoes the transaction, unless SQLite has done so already.
 func (t *tx) Rollback(context.Context) error {
 	defer t.end()
 	if !t.begun || !t.s.db.InTransaction() {
@@ -99,9 +99,9 @@ func (t *tx) Rollback(context.Context) error {
 	return t.s.db.Exec("ROLLBACK")
 }
 
-// boundLog begins the log anew where it has become too large. Where readers stay
-// longer than a lock is waited for, it may grow by half before the next attempt.
-func (s *session) boundLog(ctx context.Context) {
+// boundLog truncates the log if it is too large. If readers block that, the log may grow by half before the
+// next attempt.
+func (s *fileSession) boundLog(ctx context.Context) {
 	d := s.dialect
 	size := d.walSize()
 	if size < max(d.maxLog, d.logTolerated) {
@@ -110,6 +110,6 @@ func (s *session) boundLog(ctx context.Context) {
 	err := s.db.Within(ctx, func() error { return s.db.Exec("PRAGMA wal_checkpoint(TRUNCATE)") })
 	if d.logTolerated = 0; err != nil || d.walSize() >= d.maxLog {
 		d.logTolerated = size + size/2
-		d.log.Warn("readers keep the write-ahead log from being begun anew", "bytes", size, "error", err)
+		d.log.Warn("readers block the truncation of the write-ahead log", "bytes", size, "error", err)
 	}
 }

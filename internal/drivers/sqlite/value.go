@@ -1,29 +1,27 @@
 package sqlite
 
 import (
+	"cmp"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/drivers/sqlite/capi"
-	"github.com/shopmonkeyus/eds/internal/fault"
-	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// affinity is what SQLite does to a value that is stored in a column.
+// affinity says how SQLite converts a value that is stored in a column.
 type affinity uint8
 
 const (
 	asText    affinity = iota + 1 // numbers become text
-	asIs                          // everything stays as it is
-	asInteger                     // text that looks like a number becomes one
-	asNumeric                     // the same
-	asReal                        // the same, and integers become floats
+	asIs                          // no conversion
+	asInteger                     // text that looks like a number becomes a number
+	asNumeric                     // like asInteger
+	asReal                        // like asInteger, and integers become floats
 )
 
 // affinityOf follows https://sqlite.org/datatype3.html, 3.1.
@@ -51,209 +49,244 @@ func affinityOf(declared string) affinity {
 	}
 }
 
-// encoder turns raw JSON values into values that a column stores without
-// changing them. What the column can not hold is poison.
-type encoder struct {
-	table    string
-	adjusted func(table, column, rule string)
-	scratch  []byte
+// rules name the adjustments of values that a column cannot store.
+var rules = sqlsink.Rules{
+	sqlsink.ReplaceSurrogate: {
+		Name: "sqlite_surrogate",
+		Help: "half of a surrogate pair becomes U+FFFD; in JSON it stays as it was escaped",
+	},
+	sqlsink.ReplaceUTF8: {Name: "sqlite_invalid_utf8", Help: "bytes that are not UTF-8 become U+FFFD"},
+	sqlsink.CutSecond:   {Name: "sqlite_time_precision", Help: "digits of a second beyond microseconds are cut off"},
+	sqlsink.RoundFloat:  {Name: "sqlite_float_precision", Help: "a number with more digits than a REAL holds becomes the nearest one"},
 }
 
-// row appends a value for each target to args.
-func (e *encoder) row(args *capi.Args, targets []sqlsink.Target, row *change.Row, synced time.Time) error {
+// encoder encodes rows of a layout as values that SQLite stores unchanged. Values that a column
+// cannot store are poison. One goroutine at a time uses it.
+type encoder struct {
+	layout  *sqlsink.Layout
+	columns []column // those of the layout, in its order
+	scratch []byte
+}
+
+func newEncoder(l *sqlsink.Layout, adjusted func(table, column, rule string)) *encoder {
+	e := &encoder{layout: l, columns: make([]column, len(l.Columns))}
+	for i := range e.columns {
+		e.columns[i] = newColumn(l, &l.Columns[i], adjusted)
+	}
+	return e
+}
+
+// row appends the row's value for each of the columns, given by their indexes, to args.
+func (e *encoder) row(args *capi.Args, columns []int, row *change.Row, synced time.Time) error {
 	e.scratch = e.scratch[:0]
-	for i := range targets {
-		t := &targets[i]
+	for _, i := range columns {
 		var raw []byte
-		if raw, e.scratch = t.Raw(row, synced, e.scratch); raw == nil {
+		if raw, e.scratch = e.layout.Columns[i].Raw(row, synced, e.scratch); raw == nil {
 			args.Null()
 			continue
 		}
-		rule, err := encode(args, t.Type, t.Real.Native.(*column).affinity, raw)
-		if err == nil && rule != "" && t.Key {
-			err = sqlsink.ErrKeyChanged
-		}
-		if err != nil {
-			return fault.Mark(fault.Poison, fmt.Errorf("column %q of table %q: %w", t.Real.Name, e.table, err))
-		}
-		if rule != "" {
-			e.adjusted(e.table, t.Real.Name, rule)
+		c := &e.columns[i]
+		if err := c.encode(args, raw); err != nil {
+			return c.Refuse(err)
 		}
 	}
 	return nil
 }
 
-// encode appends the value of raw, which is not null, of a column of type kind in
-// the source and of the given affinity here. It returns the rule by which the
-// value was changed, or "".
-func encode(args *capi.Args, kind schema.Type, a affinity, raw []byte) (rule string, err error) {
-	switch kind {
+// column encodes the values of one column.
+type column struct {
+	sqlsink.Decoder
+	kind     schema.Type // of the source's column
+	affinity affinity
+}
+
+func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
+	c := column{Decoder: sqlsink.NewDecoder(l, t, rules, adjusted), kind: t.Type, affinity: t.Real.Native.(*attribute).affinity}
+	c.Type = cmp.Or(c.Type, "no type")
+	return c
+}
+
+// encode appends the value of raw, which is not null, to args.
+func (c *column) encode(args *capi.Args, raw []byte) error {
+	switch c.kind {
 	case schema.DateTime:
-		return encodeInstant(args, raw)
+		return c.encodeInstant(args, raw)
 	case schema.Integer:
-		return encodeInteger(args, a, raw)
+		return c.encodeInteger(args, raw)
 	case schema.Number:
-		return encodeNumber(args, a, raw)
+		return c.encodeNumber(args, raw)
 	case schema.Boolean:
-		return "", encodeBoolean(args, a, raw)
+		return c.encodeBoolean(args, raw)
 	case schema.Object, schema.Array:
-		return encodeJSON(args, a, raw)
+		return c.encodeJSON(args, raw)
 	default:
-		return encodeString(args, a, raw)
+		return c.encodeString(args, raw)
 	}
 }
 
-// encodeInstant stores text under every affinity: an instant does not look like
-// a number.
-func encodeInstant(args *capi.Args, raw []byte) (rule string, err error) {
-	if raw[0] != '"' {
-		return "", value.ErrNotInstant
-	}
-	t, err := value.ParseInstant(rawjson.Text(raw))
+// convertsText reports whether the column converts text that looks like a number to a number.
+func (c *column) convertsText() bool { return c.affinity != asText && c.affinity != asIs }
+
+// encodeInstant appends a text. No affinity takes an instant for a number.
+func (c *column) encodeInstant(args *capi.Args, raw []byte) error {
+	t, err := c.Instant(raw, microDigits)
 	if err != nil {
-		return "", err
+		return err
 	}
-	buffer, err := appendInstant(args.Begun(), t)
+	buffer, err := appendInstant(args.Begin(), t)
 	if err != nil {
-		return "", err
+		return err
 	}
-	args.Ended(buffer)
-	if t.Cut {
-		rule = ruleTimePrecision
-	}
-	return rule, nil
+	args.End(buffer)
+	return nil
 }
 
-// appendInstant appends the instant as sqlsink.TimeFormat has it.
+// microDigits is the number of digits of a second in an instant.
+const microDigits = 6
+
+// appendInstant appends the instant in the format sqlsink.TimeFormat.
 func appendInstant(dst []byte, t value.Instant) ([]byte, error) {
 	dst, err := t.AppendText(dst, 'T')
 	return append(dst, 'Z'), err
 }
 
-// encodeInteger stores an integer of 64 bits, and a larger one where text keeps it.
-func encodeInteger(args *capi.Args, a affinity, raw []byte) (rule string, err error) {
-	text, err := numberText(raw)
+// encodeInteger appends an integer of 64 bits. A larger one is a text, if the column keeps texts.
+func (c *column) encodeInteger(args *capi.Args, raw []byte) error {
+	text, err := value.Number(raw, false)
 	if err != nil {
-		return "", value.ErrNotInteger
+		return value.ErrNotInteger
 	}
-	n, err := value.ParseInt(nil, text)
+	n, err := value.ParseInt(c.Digits(text), text)
 	switch {
-	case errors.Is(err, value.ErrRange) && (a == asText || a == asIs):
+	case errors.Is(err, value.ErrRange) && !c.convertsText():
 		args.Text(text)
 	case err != nil:
-		return "", err
-	case a == asText:
-		args.Ended(appendInt(args.Begun(), n))
-	case a == asReal && !exactFloat(n):
-		return "", value.ErrRange
+		return err
+	case c.affinity == asText:
+		args.End(appendInt(args.Begin(), n))
+	case c.affinity == asReal && !exactFloat(n):
+		return value.ErrRange
 	default:
 		args.Int(n)
-	}
-	return "", nil
-}
-
-// encodeNumber stores a number as the nearest REAL, or exactly where the column
-// keeps it so.
-func encodeNumber(args *capi.Args, a affinity, raw []byte) (rule string, err error) {
-	text, err := numberText(raw)
-	if err != nil {
-		return "", err
-	}
-	if a == asText {
-		args.Text(text)
-		return "", nil
-	}
-	var room [64]byte
-	f, exact, err := value.ParseFloat(room[:], text, 64)
-	if a != asReal && (err != nil || !exact) {
-		if n, e := value.ParseInt(nil, text); e == nil {
-			args.Int(n)
-			return "", nil
-		}
-		if a == asIs {
-			args.Text(text)
-			return "", nil
-		}
-	}
-	if err != nil {
-		return "", err
-	}
-	if !exact {
-		rule = ruleFloat
-	}
-	args.Float(f)
-	return rule, nil
-}
-
-func encodeBoolean(args *capi.Args, a affinity, raw []byte) error {
-	var truth int64
-	switch string(raw) {
-	case `true`, `1`, `"true"`, `"1"`:
-		truth = 1
-	case `false`, `0`, `"false"`, `"0"`:
-	default:
-		return errors.New("the value is not a boolean")
-	}
-	switch {
-	case a != asText:
-		args.Int(truth)
-	case truth == 1:
-		args.String("true")
-	default:
-		args.String("false")
 	}
 	return nil
 }
 
-// encodeString stores a text. A column that would take it for a number gets the
-// number where that has just this text, and nothing else.
-func encodeString(args *capi.Args, a affinity, raw []byte) (rule string, err error) {
-	buffer, rule := appendText(args.Begun(), raw)
-	if a != asText && a != asIs {
-		if text := buffer[len(args.Begun()):]; looksNumeric(text) {
-			return "", encodeNumeral(args, a, text)
-		}
+// encodeNumber appends a number exactly, if the column can keep it so, else the nearest REAL.
+func (c *column) encodeNumber(args *capi.Args, raw []byte) error {
+	text, err := value.Number(raw, false)
+	if err != nil {
+		return err
 	}
-	args.Ended(buffer)
-	return rule, nil
+	if c.affinity == asText {
+		args.Text(text)
+		return nil
+	}
+	exact, err := c.encodeExact(args, text)
+	if exact || err != nil {
+		return err
+	}
+	if c.affinity == asIs {
+		args.Text(text)
+		return nil
+	}
+	f, err := c.Float(raw, 64)
+	if err != nil {
+		return err
+	}
+	args.Float(f)
+	return nil
 }
 
-// encodeNumeral stores text, which looks like a number, as the number whose own
-// text it is.
-func encodeNumeral(args *capi.Args, a affinity, text []byte) error {
-	raw, err := numberText(text)
+// encodeExact appends a number as a REAL, or as an INTEGER if the column keeps these, and reports
+// whether one of them is exact. It appends nothing if none is.
+func (c *column) encodeExact(args *capi.Args, text []byte) (bool, error) {
+	f, exact, err := value.ParseFloat(c.Digits(text), text, 64)
+	if err == nil && exact {
+		args.Float(f)
+		return true, nil
+	}
+	if n, e := value.ParseInt(c.Digits(text), text); e == nil && c.affinity != asReal {
+		args.Int(n)
+		return true, nil
+	}
+	if c.affinity == asIs {
+		err = nil
+	}
+	return false, err
+}
+
+func (c *column) encodeBoolean(args *capi.Args, raw []byte) error {
+	b, err := value.Boolean(raw)
+	switch {
+	case err != nil:
+		return err
+	case c.affinity == asText && b:
+		args.String("true")
+	case c.affinity == asText:
+		args.String("false")
+	case b:
+		args.Int(1)
+	default:
+		args.Int(0)
+	}
+	return nil
+}
+
+// encodeString appends a text. If the column would convert it to a number, it appends the number,
+// provided that the number's own text is the same.
+func (c *column) encodeString(args *capi.Args, raw []byte) error {
+	// SQLite stores the length of a text, so it can keep U+0000.
+	buffer, flaws := value.AppendText(args.Begin(), raw, value.NUL)
+	if c.convertsText() {
+		if text := buffer[len(args.Begin()):]; looksNumeric(text) {
+			return c.encodeNumeral(args, text)
+		}
+	}
+	if err := c.Replaced(flaws); err != nil {
+		return err
+	}
+	args.End(buffer)
+	return nil
+}
+
+// encodeNumeral appends the number whose own text is text, which looks like a number.
+func (c *column) encodeNumeral(args *capi.Args, text []byte) error {
+	raw, err := value.Number(text, false)
 	if err != nil {
 		return errNumeral
 	}
 	var buffer [32]byte
-	var room [64]byte
-	if n, err := value.ParseInt(nil, raw); err == nil && a != asReal && string(appendInt(buffer[:0], n)) == string(text) {
+	n, err := value.ParseInt(c.Digits(raw), raw)
+	if err == nil && c.affinity != asReal && string(appendInt(buffer[:0], n)) == string(text) {
 		args.Int(n)
 		return nil
 	}
-	// SQLite keeps no sign of a zero.
-	if f, _, err := value.ParseFloat(room[:], raw, 64); err == nil && (f != 0 || string(text) == "0") && string(appendFloat(buffer[:0], f)) == string(text) {
+	// SQLite does not keep the sign of a zero.
+	f, _, err := value.ParseFloat(c.Digits(raw), raw, 64)
+	if err == nil && (f != 0 || string(text) == "0") && string(appendFloat(buffer[:0], f)) == string(text) {
 		args.Float(f)
 		return nil
 	}
 	return errNumeral
 }
 
-var errNumeral = errors.New("the column would take the text for a number, and change it")
+var errNumeral = errors.New("the column would convert the text to a number, and change it")
 
-// encodeJSON stores JSON text as it stands. A column that would take a bare
-// number for one gets it, where that is exact.
-func encodeJSON(args *capi.Args, a affinity, raw []byte) (rule string, err error) {
-	if a != asText && a != asIs && (raw[0] == '-' || raw[0]-'0' <= 9) {
-		if rule, err = encodeNumber(args, a, raw); rule != "" {
-			return "", value.ErrRange
+// encodeJSON appends JSON text as it is. If the column would convert a bare number, it appends the
+// number, provided that it is exact.
+func (c *column) encodeJSON(args *capi.Args, raw []byte) error {
+	if c.convertsText() && (raw[0] == '-' || raw[0]-'0' <= 9) {
+		exact, err := c.encodeExact(args, raw)
+		if !exact && err == nil {
+			err = value.ErrRange
 		}
-		return "", err
+		return err
 	}
-	buffer, flaws := value.AppendValid(args.Begun(), raw)
-	if flaws != 0 {
-		rule = ruleUTF8
+	buffer, flaws := value.AppendValid(args.Begin(), raw)
+	if err := c.Replaced(flaws); err != nil {
+		return err
 	}
-	args.Ended(buffer)
-	return rule, nil
+	args.End(buffer)
+	return nil
 }

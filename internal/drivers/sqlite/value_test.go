@@ -12,6 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/drivers/sqlite/capi"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/verify"
 )
 
@@ -67,9 +69,17 @@ func lines(t testing.TB, db *capi.DB, sql string) []string {
 	}
 }
 
-// stored binds a raw value of the given kind to a column that is declared so, and
-// returns what SQLite holds then, as type and literal, with what Read makes of
-// it; or the error.
+// encode appends a value of a column of type kind in the source to args, and returns the name of
+// the rule that has adjusted it, if any.
+func encode(args *capi.Args, kind schema.Type, a affinity, raw []byte) (rule string, err error) {
+	t := &sqlsink.Target{Slot: -1, Type: kind, Real: &sqlsink.Column{Native: &attribute{affinity: a}}}
+	c := newColumn(&sqlsink.Layout{Table: new(schema.Table)}, t, func(_, _, r string) { rule = r })
+	err = c.encode(args, raw)
+	return rule, err
+}
+
+// stored binds a raw value of the given kind to a column with the given declaration. It returns
+// the stored type and literal, and the value that Read returns if that differs; or the error.
 func stored(t *testing.T, kind schema.Type, declaration, raw string) string {
 	t.Helper()
 	db := memory(t)
@@ -106,13 +116,13 @@ func stored(t *testing.T, kind schema.Type, declaration, raw string) string {
 	return got
 }
 
-func TestValuesAreStoredAsTheColumnKeepsThem(t *testing.T) {
+func TestColumn_StoresValues(t *testing.T) {
 	for _, c := range []struct {
 		kind             schema.Type
 		declaration, raw string
 		want             string
 	}{
-		// Columns as eds makes them.
+		// Columns that eds creates.
 		{schema.String, "TEXT", `"it's"`, `text|'it''s'`},
 		{schema.String, "TEXT", `""`, `text|''`},
 		{schema.String, "TEXT", `"007"`, `text|'007'`},
@@ -126,7 +136,10 @@ func TestValuesAreStoredAsTheColumnKeepsThem(t *testing.T) {
 		{schema.String, "TEXT", "\"\uFFFD\\ude00\"", "text|'\uFFFD\uFFFD' reads \"\uFFFD\uFFFD\" by sqlite_surrogate"},
 		{schema.Enum, "TEXT", `"open"`, `text|'open'`},
 		{schema.DateTime, "TEXT", `"2026-01-02T03:04:05+05:45"`, `text|'2026-01-01T21:19:05.000000Z' reads "2026-01-01T21:19:05.000000Z"`},
-		{schema.DateTime, "TEXT", `"1969-12-31T23:59:59.9999999Z"`, `text|'1969-12-31T23:59:59.999999Z' reads "1969-12-31T23:59:59.999999Z" by sqlite_time_precision`},
+		{
+			schema.DateTime, "TEXT", `"1969-12-31T23:59:59.9999999Z"`,
+			`text|'1969-12-31T23:59:59.999999Z' reads "1969-12-31T23:59:59.999999Z" by sqlite_time_precision`,
+		},
 		{schema.DateTime, "TEXT", `"soon"`, `error: it is not a date and time of RFC 3339`},
 		{schema.DateTime, "TEXT", `1767323045`, `error: it is not a date and time of RFC 3339`},
 		{schema.Integer, "INTEGER", `9223372036854775807`, `integer|9223372036854775807`},
@@ -153,32 +166,35 @@ func TestValuesAreStoredAsTheColumnKeepsThem(t *testing.T) {
 		{schema.Number, "REAL", `[1]`, `error: it is not a number`},
 		{schema.Boolean, "INTEGER", `true`, `integer|1`},
 		{schema.Boolean, "INTEGER", `false`, `integer|0`},
-		{schema.Boolean, "INTEGER", `2`, `error: the value is not a boolean`},
-		{schema.Boolean, "INTEGER", `"yes"`, `error: the value is not a boolean`},
+		{schema.Boolean, "INTEGER", `2`, `error: it is neither true nor false`},
+		{schema.Boolean, "INTEGER", `"yes"`, `error: it is neither true nor false`},
 		{schema.Object, "TEXT", `{"n": 12345678901234567890}`, `text|'{"n": 12345678901234567890}'`},
 		{schema.Object, "TEXT", `"a scalar"`, `text|'"a scalar"'`},
 		{schema.Object, "TEXT", `{"a":"\ud83d"}`, `text|'{"a":"\ud83d"}'`},
 		{schema.Array, "TEXT", "[\"\xff\"]", "text|'[\"\uFFFD\"]' reads [\"\uFFFD\"] by sqlite_invalid_utf8"},
 		{schema.Array, "TEXT", `12.50`, `text|'12.50'`},
 
-		// Columns of other tools: a narrower type that holds text.
+		// Columns of other tools with affinity TEXT.
 		{schema.Integer, "VARCHAR(20)", `123456789012345678901234567890`, `text|'123456789012345678901234567890'`},
 		{schema.Integer, "TEXT", `1e2`, `text|'100' reads 100`},
 		{schema.Number, "TEXT", `12.50`, `text|'12.50'`},
 		{schema.Boolean, "TEXT", `true`, `text|'true'`},
 		{schema.Boolean, "TEXT", `0`, `text|'false' reads false`},
-		// Without an affinity everything stays.
+		// Columns without an affinity.
 		{schema.Integer, "", `9223372036854775807`, `integer|9223372036854775807`},
 		{schema.Integer, "BLOB", `9223372036854775808`, `text|'9223372036854775808'`},
 		{schema.Number, "", `1.5`, `real|1.5`},
 		{schema.Number, "", `9007199254740993`, `integer|9007199254740993`},
 		{schema.Number, "", `0.1234567890123456789`, `text|'0.1234567890123456789'`},
 		{schema.String, "", `"007"`, `text|'007'`},
-		// NUMERIC and INTEGER make numbers of what looks like one.
+		// Columns that convert text to numbers.
 		{schema.Number, "DECIMAL(10,2)", `12.50`, `real|12.5 reads 12.5`},
 		{schema.Number, "DECIMAL(30,0)", `9007199254740993`, `integer|9007199254740993`},
 		{schema.Number, "INT", `1.5`, `real|1.5`},
-		{schema.Number, "NUMERIC", `123456789012345678901`, `real|1.2345678901234568e+20 reads 123456789012345680000 by sqlite_float_precision`},
+		{
+			schema.Number, "NUMERIC", `123456789012345678901`,
+			`real|1.2345678901234568e+20 reads 123456789012345680000 by sqlite_float_precision`,
+		},
 		{schema.Integer, "NUMERIC", `123456789012345678901`, `error: it is out of the type's range`},
 		{schema.Integer, "REAL", `9007199254740992`, `real|9007199254740992.0`},
 		{schema.Integer, "DOUBLE", `9007199254740993`, `error: it is out of the type's range`},
@@ -187,11 +203,11 @@ func TestValuesAreStoredAsTheColumnKeepsThem(t *testing.T) {
 		{schema.String, "INTEGER", `"42"`, `integer|42`},
 		{schema.String, "NUMERIC", `"1.5"`, `real|1.5`},
 		{schema.String, "REAL", `"5"`, `real|5.0`},
-		{schema.String, "INTEGER", `"007"`, `error: the column would take the text for a number, and change it`},
-		{schema.String, "NUMERIC", `" 5"`, `error: the column would take the text for a number, and change it`},
-		{schema.String, "NUMERIC", `"+5"`, `error: the column would take the text for a number, and change it`},
-		{schema.String, "NUMERIC", `"5."`, `error: the column would take the text for a number, and change it`},
-		{schema.String, "NUMERIC", `"123456789012345678901"`, `error: the column would take the text for a number, and change it`},
+		{schema.String, "INTEGER", `"007"`, `error: the column would convert the text to a number, and change it`},
+		{schema.String, "NUMERIC", `" 5"`, `error: the column would convert the text to a number, and change it`},
+		{schema.String, "NUMERIC", `"+5"`, `error: the column would convert the text to a number, and change it`},
+		{schema.String, "NUMERIC", `"5."`, `error: the column would convert the text to a number, and change it`},
+		{schema.String, "NUMERIC", `"123456789012345678901"`, `error: the column would convert the text to a number, and change it`},
 		{schema.String, "DATE", `"2026-01-02"`, `text|'2026-01-02'`},
 		{schema.String, "NUMERIC", `"0x1F"`, `text|'0x1F'`},
 		{schema.String, "NUMERIC", `"NaN"`, `text|'NaN'`},
@@ -208,7 +224,7 @@ func TestValuesAreStoredAsTheColumnKeepsThem(t *testing.T) {
 	}
 }
 
-func TestTextWithNULIsKeptWhole(t *testing.T) {
+func TestColumn_KeepsNUL(t *testing.T) {
 	db := memory(t)
 	mustExec(t, db, "CREATE TABLE t (c TEXT PRIMARY KEY)")
 	var args capi.Args
@@ -229,16 +245,18 @@ func TestTextWithNULIsKeptWhole(t *testing.T) {
 	}
 }
 
-// TestAffinityIsSQLitesOwn compares with what SQLite does to a text that looks
-// like a number, and to an integer.
-func TestAffinityIsSQLitesOwn(t *testing.T) {
+// SQLite converts a text that looks like a number, and an integer.
+func TestAffinity_MatchesSQLite(t *testing.T) {
 	db := memory(t)
 	for _, declaration := range []string{
-		"", "TEXT", "INTEGER", "REAL", "NUMERIC", "BLOB", "INT", "TINYINT(3)", "UNSIGNED BIG INT", "VARCHAR(10)", "NCHAR", "CLOB", "DOUBLE PRECISION", "FLOAT", "DECIMAL(10,5)",
-		"BOOLEAN", "DATE", "DATETIME", "STRING", "JSON", "CHARINT", "FLOATING POINT", "text", "FLOATBLOB", "POINT", "XBLOBTEXT",
+		"", "TEXT", "INTEGER", "REAL", "NUMERIC", "BLOB", "INT", "TINYINT(3)", "UNSIGNED BIG INT", "VARCHAR(10)", "NCHAR", "CLOB",
+		"DOUBLE PRECISION", "FLOAT", "DECIMAL(10,5)", "BOOLEAN", "DATE", "DATETIME", "STRING", "JSON", "CHARINT",
+		"FLOATING POINT", "text", "FLOATBLOB", "POINT", "XBLOBTEXT",
 	} {
 		mustExec(t, db, fmt.Sprintf("CREATE TABLE t (c %s); INSERT INTO t VALUES ('5'), (5)", declaration))
-		want := map[affinity]string{asText: "text|text", asIs: "text|integer", asInteger: "integer|integer", asNumeric: "integer|integer", asReal: "real|real"}[affinityOf(declaration)]
+		want := map[affinity]string{
+			asText: "text|text", asIs: "text|integer", asInteger: "integer|integer", asNumeric: "integer|integer", asReal: "real|real",
+		}[affinityOf(declaration)]
 		if got := strings.Join(lines(t, db, "SELECT typeof(c) FROM t"), "|"); got != want {
 			t.Errorf("%q: %s, want %s", declaration, got, want)
 		}
@@ -246,9 +264,12 @@ func TestAffinityIsSQLitesOwn(t *testing.T) {
 	}
 }
 
-// FuzzLooksNumeric asks SQLite itself.
+// FuzzLooksNumeric compares with SQLite.
 func FuzzLooksNumeric(f *testing.F) {
-	for _, s := range []string{"5", "-5.25", " 1e5\t", "1e", ".5", "5.", ".", "+", "1e+5", "1e999", "0x10", "NaN", "Inf", "1_000", "12a", "", " ", "1 2", "--1", "1.5.2", "٣", "1\v", "\x001", "1\x00"} {
+	for _, s := range []string{
+		"5", "-5.25", " 1e5\t", "1e", ".5", "5.", ".", "+", "1e+5", "1e999", "0x10", "NaN", "Inf", "1_000", "12a", "", " ", "1 2",
+		"--1", "1.5.2", "٣", "1\v", "\x001", "1\x00",
+	} {
 		f.Add([]byte(s))
 	}
 	db := memory(f)
@@ -266,18 +287,20 @@ func FuzzLooksNumeric(f *testing.F) {
 			t.Fatal(err)
 		}
 		number := lines(t, db, "SELECT typeof(c) FROM t")[0] != "text"
-		// Taking more texts for numbers than SQLite does would refuse some for nothing.
+		// A text that only looksNumeric takes for a number would be refused without need.
 		if got := looksNumeric(text); got != number && (number || bytes.IndexByte(text, 0) < 0) {
 			t.Fatalf("looksNumeric(%q) = %v, SQLite says %v", text, got, number)
 		}
 	})
 }
 
-// FuzzValues: what a column takes without an error and without a rule comes back
-// as an equal value.
+// FuzzValues checks that a value which a column stores without a rule reads as an equal value.
 func FuzzValues(f *testing.F) {
 	declarations := []string{"TEXT", "INTEGER", "REAL", "NUMERIC", "", "DATETIME"}
-	for _, raw := range []string{`"text"`, `"007"`, `12.50`, `-1e3`, `9007199254740993`, `true`, `{"a":[1.0,"\ud83d"]}`, `"2026-01-02T03:04:05.123+01:00"`, "\"\xff\\u0000\"", `1e400`, `"0"`, `-0.0`, `"-0"`, `"1e22"`} {
+	for _, raw := range []string{
+		`"text"`, `"007"`, `12.50`, `-1e3`, `9007199254740993`, `true`, `{"a":[1.0,"\ud83d"]}`, `"2026-01-02T03:04:05.123+01:00"`,
+		"\"\xff\\u0000\"", `1e400`, `"0"`, `-0.0`, `"-0"`, `"1e22"`,
+	} {
 		for kind := schema.String; kind <= schema.Array; kind++ {
 			for i := range declarations {
 				f.Add(byte(kind), byte(i), []byte(raw))
@@ -307,7 +330,7 @@ func FuzzValues(f *testing.F) {
 		rule, err := encode(&args, kind, affinityOf(declarations[i]), raw)
 		if err != nil {
 			if strings.Contains(err.Error(), string(raw)) && len(raw) > 3 {
-				t.Fatalf("the error tells the value: %v", err)
+				t.Fatalf("the error has the value: %v", err)
 			}
 			return
 		}
@@ -328,3 +351,5 @@ func FuzzValues(f *testing.F) {
 		}
 	})
 }
+
+func TestRules_AreDocumented(t *testing.T) { sinktest.DocumentedRules(t, "sqlite", rules) }

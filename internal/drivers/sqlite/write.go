@@ -10,37 +10,37 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// command is a statement and the targets whose values it takes.
+// command is a statement with the columns that its parameters take, by their indexes.
 type command struct {
-	sql   string
-	takes []sqlsink.Target
+	sql     string
+	columns []int
 }
 
-// statements are what writes into one layout.
-type statements struct {
-	// upsert is one command; or, where no index makes the key unique, two, of
-	// which the second is for when the first has changed nothing.
+// tableStatements are the commands that write rows of one layout.
+type tableStatements struct {
+	// upsert is one command if a unique index covers the key. Otherwise it is an update, and an
+	// insert for when the update changes no row.
 	upsert  []command
 	remove  command
-	encoder encoder
+	encoder *encoder
 }
 
-// statementsOf returns what is known of the layout, made when it is first met.
-func (s *session) statementsOf(l *sqlsink.Layout) *statements {
+// statementsOf returns the statements of the layout. The first call makes them.
+func (s *fileSession) statementsOf(l *sqlsink.Layout) *tableStatements {
 	if l.Native == nil {
 		l.Native = newStatements(l, s.dialect.adjusted)
 	}
-	return l.Native.(*statements)
+	return l.Native.(*tableStatements)
 }
 
-func newStatements(l *sqlsink.Layout, adjusted func(table, column, rule string)) *statements {
-	w := &statements{remove: removal(l), encoder: encoder{table: l.Table.Name, adjusted: adjusted}}
-	if relationOf(l).unique(keyNames(l)) {
-		w.upsert = []command{{upsertSQL(l, "VALUES "+parameters(len(l.Columns))), l.Columns}}
+func newStatements(l *sqlsink.Layout, adjusted func(table, column, rule string)) *tableStatements {
+	st := &tableStatements{remove: removal(l), encoder: newEncoder(l, adjusted)}
+	if relationOf(l).unique(l.KeyNames()) {
+		st.upsert = []command{{upsertSQL(l, "VALUES "+parameters(len(l.Columns))), l.All()}}
 	} else {
-		w.upsert = []command{update(l), insertion(l)}
+		st.upsert = []command{update(l), insertion(l)}
 	}
-	return w
+	return st
 }
 
 // Write applies w.Deletes, then w.Upserts.
@@ -48,7 +48,7 @@ func (t *tx) Write(ctx context.Context, w *sqlsink.Write) error {
 	return t.within(ctx, func() error {
 		s, st := t.s, t.s.statementsOf(w.Layout)
 		for i := range w.Deletes {
-			if err := s.execRow(ctx, &st.remove, &st.encoder, &w.Deletes[i], w.Synced); err != nil {
+			if err := s.execRow(ctx, &st.remove, st.encoder, &w.Deletes[i], w.Synced); err != nil {
 				return sqlsink.About(w.Layout, fmt.Errorf("delete from table %q: %w", w.Layout.Real.Name, err))
 			}
 		}
@@ -62,12 +62,12 @@ func (t *tx) Write(ctx context.Context, w *sqlsink.Write) error {
 }
 
 // upsert writes a row, and reports whether the second of two commands did.
-func (s *session) upsert(ctx context.Context, st *statements, row *change.Row, synced time.Time) (second bool, err error) {
+func (s *fileSession) upsert(ctx context.Context, st *tableStatements, row *change.Row, synced time.Time) (second bool, err error) {
 	for i := range st.upsert {
 		if i > 0 && s.db.Changes() > 0 {
 			return false, nil
 		}
-		if err := s.execRow(ctx, &st.upsert[i], &st.encoder, row, synced); err != nil {
+		if err := s.execRow(ctx, &st.upsert[i], st.encoder, row, synced); err != nil {
 			return false, err
 		}
 	}
@@ -75,7 +75,7 @@ func (s *session) upsert(ctx context.Context, st *statements, row *change.Row, s
 }
 
 // execRow executes the command with the row's values.
-func (s *session) execRow(ctx context.Context, c *command, e *encoder, row *change.Row, synced time.Time) error {
+func (s *fileSession) execRow(ctx context.Context, c *command, e *encoder, row *change.Row, synced time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -84,14 +84,14 @@ func (s *session) execRow(ctx context.Context, c *command, e *encoder, row *chan
 		return err
 	}
 	s.args.Reset()
-	if err := e.row(&s.args, c.takes, row, synced); err != nil {
+	if err := e.row(&s.args, c.columns, row, synced); err != nil {
 		return err
 	}
 	_, err = p.Exec(&s.args)
 	return err
 }
 
-// Checkpoint moves the stored checkpoint from where it is thought to be.
+// Checkpoint moves the stored checkpoint, if it is at from.
 func (t *tx) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	return t.within(ctx, func() error {
 		sql := checkpointSQL(l, &c, from)

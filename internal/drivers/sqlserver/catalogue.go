@@ -12,38 +12,37 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// relation is what we know of a table beside its columns.
+// relation is the dialect's knowledge of a table, besides its columns.
 type relation struct {
 	id string // object_id
-	// plain: nothing reacts to how rows are written, and nothing keeps the
-	// table from being truncated.
+	// plain tables have no side effects on writes, and can be truncated.
 	plain bool
-	// merges: MERGE may write it. Not where it has defects: into a table with a
-	// filtered index, an indexed view, a history or an INSTEAD OF trigger, or
-	// where it is refused, as in memory-optimised tables.
+	// merges: MERGE may write the table. It has defects in tables with a filtered index, an indexed
+	// view, a history or an INSTEAD OF trigger, and memory-optimised tables refuse it.
 	merges bool
 }
 
-// attribute is what we know of a column beside what the engine does.
+// attribute is the dialect's knowledge of a column.
 type attribute struct {
 	kind      kind
-	base      string // name of the type, below any alias
-	length    int    // characters, UTF-16 units or bytes at most; -1 is MAX
+	base      string // name of the base type, not of an alias
+	length    int    // limit in characters, UTF-16 units or bytes; -1: MAX
 	precision int
 	scale     int
-	collation string // "" of what is no text
+	collation string // "" if it is not text
 	utf8      bool   // a VARCHAR that holds UTF-8
 	identity  bool
-	indexed   bool // an index, a constraint or a computed column stands on it
+	indexed   bool // part of an index, a constraint or a computed column
 }
 
-// columnQuery lists the columns of the tables and views of a schema, with the
-// types below aliases.
-const columnQuery = `SELECT o.name, c.name, COALESCE(b.name, u.name), c.max_length, c.precision, c.scale, c.collation_name, c.is_nullable, c.is_identity, c.is_computed,
+// columnQuery lists the columns of a schema's tables and views, with the base types of aliases.
+const columnQuery = `SELECT o.name, c.name, COALESCE(b.name, u.name), c.max_length, c.precision, c.scale, c.collation_name, ` +
+	`c.is_nullable, c.is_identity, c.is_computed,
 CASE WHEN c.default_object_id <> 0 THEN 1 ELSE 0 END, c.generated_always_type,
 CASE WHEN EXISTS (SELECT 1 FROM sys.index_columns AS x WHERE x.object_id = c.object_id AND x.column_id = c.column_id)
   OR EXISTS (SELECT 1 FROM sys.foreign_key_columns AS f WHERE f.parent_object_id = c.object_id AND f.parent_column_id = c.column_id)
-  OR EXISTS (SELECT 1 FROM sys.sql_expression_dependencies AS d WHERE d.referenced_id = c.object_id AND d.referenced_minor_id = c.column_id AND d.is_schema_bound_reference = 1)
+  OR EXISTS (SELECT 1 FROM sys.sql_expression_dependencies AS d ` +
+	`WHERE d.referenced_id = c.object_id AND d.referenced_minor_id = c.column_id AND d.is_schema_bound_reference = 1)
   THEN 1 ELSE 0 END
 FROM sys.columns AS c
 INNER JOIN sys.objects AS o ON o.object_id = c.object_id
@@ -53,14 +52,15 @@ LEFT JOIN sys.types AS b ON b.user_type_id = c.system_type_id
 WHERE s.name = @p1 AND o.type IN ('U', 'V') AND o.name IN (%s)
 ORDER BY o.name, c.column_id`
 
-// tableQuery tells of the same tables what decides how they may be written.
+// tableQuery returns the properties of the same tables that decide how rows may be written.
 const tableQuery = `SELECT o.name, CASE WHEN o.type = 'V' THEN 1 ELSE 0 END,
 COALESCE((SELECT t.is_memory_optimized FROM sys.tables AS t WHERE t.object_id = o.object_id), 0),
 COALESCE((SELECT t.temporal_type FROM sys.tables AS t WHERE t.object_id = o.object_id), 0),
 (SELECT COUNT(*) FROM sys.triggers AS g WHERE g.parent_id = o.object_id AND g.is_disabled = 0),
 (SELECT COUNT(*) FROM sys.triggers AS g WHERE g.parent_id = o.object_id AND g.is_instead_of_trigger = 1),
 (SELECT COUNT(*) FROM sys.foreign_keys AS f WHERE f.parent_object_id = o.object_id OR f.referenced_object_id = o.object_id),
-(SELECT COUNT(*) FROM sys.sql_expression_dependencies AS d INNER JOIN sys.indexes AS v ON v.object_id = d.referencing_id WHERE d.referenced_id = o.object_id),
+(SELECT COUNT(*) FROM sys.sql_expression_dependencies AS d ` +
+	`INNER JOIN sys.indexes AS v ON v.object_id = d.referencing_id WHERE d.referenced_id = o.object_id),
 (SELECT COUNT(*) FROM sys.indexes AS i WHERE i.object_id = o.object_id AND i.has_filter = 1),
 o.object_id
 FROM sys.objects AS o
@@ -77,7 +77,7 @@ INNER JOIN sys.columns AS c ON c.object_id = x.object_id AND c.column_id = x.col
 WHERE s.name = @p1 AND i.is_primary_key = 1 AND x.is_included_column = 0 AND o.name IN (%s)
 ORDER BY o.name, x.key_ordinal`
 
-// namesAtOnce bounds how many tables one query asks for.
+// namesAtOnce bounds the number of tables per query.
 const namesAtOnce = 500
 
 // objectQuery lists objects of a schema.
@@ -86,22 +86,22 @@ FROM sys.objects AS o
 INNER JOIN sys.schemas AS s ON s.schema_id = o.schema_id
 WHERE s.name = @p1 AND o.name IN (%s)`
 
-// kinds are what has the name of a table and is none (sys.objects.type).
-var kinds = map[string]string{"V": "a view", "SN": "a synonym", "SO": "a sequence"}
+// objectKinds describes other objects than tables, by sys.objects.type.
+var objectKinds = map[string]string{"V": "a view", "SN": "a synonym", "SO": "a sequence"}
 
 // Objects describes those of the named objects that exist, with their object ids.
 func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
 	var objects []sqlsink.Object
 	for some := range slices.Chunk(names, namesAtOnce) {
-		list, params, asked := s.ask(some)
+		list, params, requested := s.nameParams(some)
 		rows, err := s.query(ctx, "read the catalogue", fmt.Sprintf(objectQuery, list), params...)
 		if err != nil {
 			return nil, err
 		}
 		for _, row := range rows {
-			o := sqlsink.Object{Name: asked[strings.ToLower(row.text(0))], ID: row.text(2)}
+			o := sqlsink.Object{Name: requested[strings.ToLower(row.text(0))], ID: row.text(2)}
 			if kind := strings.TrimSpace(row.text(1)); kind != "U" {
-				o.Other = cmp.Or(kinds[kind], "an object of type "+kind)
+				o.Other = cmp.Or(objectKinds[kind], "an object of type "+kind)
 			}
 			objects = append(objects, o)
 		}
@@ -109,7 +109,7 @@ func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object
 	return objects, nil
 }
 
-// PlacedID returns the object id of the live table, which stays.
+// PlacedID returns the object id of the live table, which Place keeps.
 func (s *session) PlacedID(_, live *sqlsink.Layout, _ sink.LoadMode) string {
 	return live.Real.Native.(*relation).id
 }
@@ -120,7 +120,7 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	for i, name := range names {
 		tables[i] = s.dialect.qualify(name)
 	}
-	var rows []answer
+	var rows []resultRow
 	err := s.waitShortly(ctx, func() (err error) {
 		rows, err = s.query(ctx, "look for rows", sqlsink.EmptyQuery(tables))
 		return err
@@ -135,17 +135,17 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	return indexes, nil
 }
 
-// ask returns names as parameters after the schema's, their markers, and the names by
-// their lower case: the server finds a name in whatever case.
-func (s *session) ask(names []string) (list string, params []string, asked map[string]string) {
-	params, asked = []string{s.namespace}, make(map[string]string)
+// nameParams returns the list of parameter markers, the schema and the names as parameters, and a
+// map to the names from their lower case: the server ignores case.
+func (s *session) nameParams(names []string) (list string, params []string, requested map[string]string) {
+	params, requested = []string{s.namespace}, make(map[string]string)
 	var markers []string
 	for _, name := range names {
 		params = append(params, name)
 		markers = append(markers, fmt.Sprintf("@p%d", len(params)))
-		asked[strings.ToLower(name)] = name
+		requested[strings.ToLower(name)] = name
 	}
-	return strings.Join(markers, ", "), params, asked
+	return strings.Join(markers, ", "), params, requested
 }
 
 // Tables describes those of the named tables that exist, and views with such a name.
@@ -162,7 +162,7 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 }
 
 func (s *session) tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
-	list, params, asked := s.ask(names) // it goes on under the name asked for
+	list, params, requested := s.nameParams(names) // tables keep the requested spelling
 	rows, err := s.query(ctx, "read the catalogue", fmt.Sprintf(columnQuery, list), params...)
 	if err != nil || len(rows) == 0 {
 		return nil, err
@@ -172,7 +172,7 @@ func (s *session) tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 	for _, row := range rows {
 		t := byName[row.text(0)]
 		if t == nil {
-			t = &sqlsink.Table{Name: asked[strings.ToLower(row.text(0))], Native: &relation{plain: true, merges: true}}
+			t = &sqlsink.Table{Name: requested[strings.ToLower(row.text(0))], Native: &relation{plain: true, merges: true}}
 			byName[row.text(0)] = t
 			tables = append(tables, t)
 		}
@@ -194,11 +194,12 @@ func (s *session) describeTables(ctx context.Context, tables map[string]*sqlsink
 		if t == nil {
 			continue
 		}
-		if row.truth(1) {
+		if row.boolean(1) {
 			t.Other, t.Columns = "a view", nil
 		}
-		memory, history := row.truth(2), row.truth(3)
-		triggers, instead, foreign, indexedViews, filtered := row.truth(4), row.truth(5), row.truth(6), row.truth(7), row.truth(8)
+		memory, history := row.boolean(2), row.boolean(3)
+		triggers, instead, foreign := row.boolean(4), row.boolean(5), row.boolean(6)
+		indexedViews, filtered := row.boolean(7), row.boolean(8)
 		*t.Native.(*relation) = relation{
 			id:     row.text(9),
 			plain:  !memory && !history && !triggers && !foreign && !indexedViews,
@@ -219,30 +220,33 @@ func (s *session) describeKeys(ctx context.Context, tables map[string]*sqlsink.T
 		}
 	}
 	for _, t := range tables {
-		settleIdentities(t)
+		markIdentitiesGenerated(t)
 	}
 	return nil
 }
 
 // describe reads a row of columnQuery.
-func describe(row answer) sqlsink.Column {
+func describe(row resultRow) sqlsink.Column {
 	a := &attribute{
 		base: row.text(2), length: int(row.integer(3)), precision: int(row.integer(4)), scale: int(row.integer(5)),
-		collation: row.text(6), identity: row.truth(8), indexed: row.truth(12),
+		collation: row.text(6), identity: row.boolean(8), indexed: row.boolean(12),
 	}
 	if strings.HasPrefix(a.base, "n") && a.length > 0 {
 		a.length /= 2 // the catalogue counts bytes
 	}
 	a.utf8 = strings.HasSuffix(strings.ToUpper(a.collation), "_UTF8")
-	c := sqlsink.Column{Name: row.text(1), Nullable: row.truth(7), Filled: row.truth(10) || a.identity, Generated: row.truth(9) || row.truth(11) || a.base == "timestamp", Native: a}
+	c := sqlsink.Column{
+		Name: row.text(1), Nullable: row.boolean(7), Filled: row.boolean(10) || a.identity,
+		Generated: row.boolean(9) || row.boolean(11) || a.base == "timestamp", Native: a,
+	}
 	a.kind, c.Holds = kindOf(a.base)
 	c.Type = a.spelling()
 	c.Narrow = a.narrow()
 	return c
 }
 
-// narrow reports whether the type holds only some values of its kind. A DECIMAL
-// of some precision is narrow on purpose.
+// narrow reports whether the type holds only some values of its kind. A DECIMAL with a precision is
+// narrow on purpose.
 func (a *attribute) narrow() bool {
 	switch a.kind {
 	case kindTinyInt, kindSmallInt, kindInt, kindReal:
@@ -250,13 +254,13 @@ func (a *attribute) narrow() bool {
 	case kindVarChar:
 		return true
 	case kindNVarChar:
-		// Columns that are made for enumerations and keys are as they should be.
+		// Columns that eds creates for enumerations and keys are wide enough.
 		return a.length >= 0 && !(a.length >= keyLength && a.collation == binary)
 	}
 	return false
 }
 
-// kindOf tells how values travel to a type and what the type is made for.
+// kindOf returns how values of a type are encoded and which schema type it holds.
 func kindOf(base string) (kind, schema.Type) {
 	switch base {
 	case "nvarchar", "nchar", "ntext":
@@ -293,7 +297,7 @@ func kindOf(base string) (kind, schema.Type) {
 	return kindCast, 0
 }
 
-// spelling returns the type as statements have it.
+// spelling returns the type as statements spell it.
 func (a *attribute) spelling() string {
 	switch a.base {
 	case "nvarchar", "nchar", "varchar", "char", "varbinary", "binary":
@@ -311,7 +315,7 @@ func (a *attribute) spelling() string {
 	return strings.ToUpper(a.base)
 }
 
-// declaration returns the type with its collation, for a column's definition.
+// declaration returns the type with its collation, for a column definition.
 func (a *attribute) declaration() string {
 	if a.collation == "" || a.kind == kindCast {
 		return a.spelling()
@@ -319,9 +323,9 @@ func (a *attribute) declaration() string {
 	return a.spelling() + " COLLATE " + a.collation
 }
 
-// settleIdentities makes identity columns outside of the key ones that only the
-// server fills: their values can not be updated.
-func settleIdentities(t *sqlsink.Table) {
+// markIdentitiesGenerated marks identity columns outside of the key as generated, because the
+// server refuses to update them.
+func markIdentitiesGenerated(t *sqlsink.Table) {
 	for i := range t.Columns {
 		c := &t.Columns[i]
 		if c.Native.(*attribute).identity && !slices.Contains(t.Key, c.Name) {

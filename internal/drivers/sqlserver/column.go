@@ -7,16 +7,15 @@ import (
 	"unicode/utf8"
 
 	"github.com/shopmonkeyus/eds/internal/rawjson"
-	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// kind is how a value travels to a real type.
+// kind is the form in which a value travels to the server.
 type kind uint8
 
 const (
-	kindCast     kind = iota // as text, which the server casts to the type
+	kindCast     kind = iota // text, which the server casts to the type
 	kindNVarChar             // UTF-16
 	kindVarChar              // of a code page, or UTF-8
 	kindBit
@@ -36,57 +35,47 @@ const (
 
 // column encodes the values of one real column. It is used by one goroutine at a time.
 type column struct {
-	sqlsink.Adjuster
+	sqlsink.Decoder
 	attribute
-	name  string // of the real column, quoted
-	json  bool   // the source holds JSON
-	truth bool   // the source holds truth values
-	text  []byte // room
-	room  value.Room
+	name string // of the real column, quoted
+	text []byte // buffer for one text at a time
 }
 
-// Names of the rules that change a value which the column can not hold as it is.
-const (
-	ruleSurrogate     = "sqlserver_surrogate"       // a lone surrogate becomes U+FFFD
-	ruleUTF8          = "sqlserver_utf8"            // bytes that are not UTF-8 become U+FFFD
-	ruleTimePrecision = "sqlserver_time_precision"  // digits of a second are cut off
-	ruleDateOnly      = "sqlserver_date_only"       // a date column drops the time of day
-	ruleFloat         = "sqlserver_float_precision" // the nearest number of the column's type
-	ruleScale         = "sqlserver_decimal_scale"   // rounded to the column's decimal places
-)
-
-var textRules = sqlsink.TextRules{Surrogate: ruleSurrogate, UTF8: ruleUTF8}
-
-// rules describes them for the help text.
-func rules() []struct{ name, what string } {
-	return []struct{ name, what string }{
-		{ruleSurrogate, "half of a surrogate pair becomes U+FFFD"},
-		{ruleUTF8, "bytes that are not UTF-8 become U+FFFD"},
-		{ruleTimePrecision, "digits of a second beyond microseconds, or the column's own precision, are cut off"},
-		{ruleDateOnly, "a column of type DATE drops the time of day"},
-		{ruleFloat, "a number with more digits than the column's floating-point type holds becomes the nearest one"},
-		{ruleScale, "a number with more decimal places than the column's DECIMAL is rounded to them"},
-	}
+// rules name the adjustments of values that a column cannot store.
+var rules = sqlsink.Rules{
+	sqlsink.ReplaceSurrogate: {Name: "sqlserver_surrogate", Help: "half of a surrogate pair becomes U+FFFD"},
+	sqlsink.ReplaceUTF8:      {Name: "sqlserver_utf8", Help: "bytes that are not UTF-8 become U+FFFD"},
+	sqlsink.CutSecond: {
+		Name: "sqlserver_time_precision",
+		Help: "digits of a second beyond microseconds, or the column's own precision, are cut off",
+	},
+	sqlsink.DropTime: {Name: "sqlserver_date_only", Help: "a column of type DATE drops the time of day"},
+	sqlsink.RoundFloat: {
+		Name: "sqlserver_float_precision",
+		Help: "a number with more digits than the column's floating-point type holds becomes the nearest one",
+	},
+	sqlsink.RoundDecimal: {
+		Name: "sqlserver_decimal_scale",
+		Help: "a number with more decimal places than the column's DECIMAL is rounded to them",
+	},
 }
 
-// newColumn returns the encoder of a target.
+// newColumn returns the encoder for a target of a layout.
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
 	return column{
-		Adjuster: sqlsink.NewAdjuster(l, t, textRules, adjusted), attribute: *t.Real.Native.(*attribute), name: quote(t.Real.Name),
-		json: t.Type.IsJSON(), truth: t.Type == schema.Boolean,
+		Decoder: sqlsink.NewDecoder(l, t, rules, adjusted), attribute: *t.Real.Native.(*attribute), name: quote(t.Real.Name),
 	}
 }
 
-// value returns what the driver binds for a raw JSON value: nil for NULL, else
-// string, []byte, bool, int64, float64 or time.Time. The error is poison and
-// names the column, never the value.
+// value returns a raw JSON value as the driver binds it: nil for NULL, else string, []byte, bool,
+// int64, float64 or time.Time. The error is poison and names the column, but never the value.
 func (c *column) value(raw []byte) (any, error) {
 	if raw == nil || rawjson.IsNull(raw) {
 		return nil, nil
 	}
 	v, err := c.encode(raw)
 	if err != nil {
-		return nil, c.Refuse(c.spelling(), err)
+		return nil, c.Refuse(err)
 	}
 	return v, nil
 }
@@ -94,11 +83,20 @@ func (c *column) value(raw []byte) (any, error) {
 func (c *column) encode(raw []byte) (any, error) {
 	switch c.kind {
 	case kindBit:
-		return value.Truth(raw)
-	case kindTinyInt, kindSmallInt, kindInt, kindBigInt:
-		return c.integer(raw)
-	case kindReal, kindFloat:
-		return c.float(raw)
+		return value.Boolean(raw)
+	case kindTinyInt:
+		n, err := c.Uint(raw, 8)
+		return int64(n), err
+	case kindSmallInt:
+		return c.Int(raw, 16)
+	case kindInt:
+		return c.Int(raw, 32)
+	case kindBigInt:
+		return c.Int(raw, 64)
+	case kindReal:
+		return c.Float(raw, 32)
+	case kindFloat:
+		return c.Float(raw, 64)
 	case kindDecimal:
 		return c.decimal(raw)
 	case kindDateTimeOffset, kindDateTime2, kindDateTime, kindDate:
@@ -110,29 +108,29 @@ func (c *column) encode(raw []byte) (any, error) {
 	}
 }
 
-// maxText is the largest value of a MAX type, in bytes.
+// maxText bounds a value of a MAX type, in bytes.
 const maxText = 1<<31 - 1
 
 var (
 	errTooLong  = errors.New("it is longer than the column")
 	errTooLarge = errors.New("it is larger than 2 GB")
-	errBlank    = errors.New("it is part of the key and ends in a blank, without which SQL Server takes it for the same key")
-	errCodePage = errors.New("it has characters that a VARCHAR may not hold; make the column NVARCHAR")
+	errBlank    = errors.New("it is part of the key and ends in a blank, which SQL Server ignores in keys")
+	errCodePage = errors.New("it has characters that a VARCHAR may not store; make the column NVARCHAR")
 )
 
-// string returns text as valid UTF-8 that fits the column.
+// string returns the value as valid UTF-8 that fits the column.
 func (c *column) string(raw []byte) (any, error) {
 	var flaws value.Flaw
-	if c.json {
+	if c.JSON {
 		c.text, flaws = value.AppendJSON(c.text[:0], raw, value.NUL|value.Surrogate)
 	} else {
 		c.text, flaws = value.AppendText(c.text[:0], raw, value.NUL)
 	}
 	text := c.text
-	if cap(c.text) > keepRoom {
+	if cap(c.text) > keepBuffer {
 		c.text = nil
 	}
-	if err := c.Note(flaws); err != nil {
+	if err := c.Replaced(flaws); err != nil {
 		return nil, err
 	}
 	if c.Key && len(text) > 0 && text[len(text)-1] == ' ' {
@@ -144,11 +142,11 @@ func (c *column) string(raw []byte) (any, error) {
 	return string(text), nil
 }
 
-// keepRoom is how large a buffer may be to be kept for the next value.
-const keepRoom = 1 << 20
+// keepBuffer bounds a buffer that is kept for the next value, in bytes.
+const keepBuffer = 1 << 20
 
-// fits checks that text is no longer than the column, and that a VARCHAR holds
-// its characters: in every code page those of ASCII are the same.
+// fits returns an error if text is longer than the column, or if a VARCHAR may not store its
+// characters. All code pages agree on ASCII only.
 func (c *column) fits(text []byte) error {
 	if c.kind == kindVarChar {
 		if !c.utf8 && !isASCII(text) {
@@ -176,7 +174,7 @@ func isASCII(text []byte) bool {
 	return true
 }
 
-// units returns how many UTF-16 units text has.
+// units returns the number of UTF-16 units in text.
 func units(text []byte) int {
 	n := 0
 	for len(text) > 0 {
@@ -189,69 +187,18 @@ func units(text []byte) int {
 	return n
 }
 
-func (c *column) integer(raw []byte) (any, error) {
-	raw, err := value.Number(raw, c.truth)
-	if err != nil {
-		return nil, err
-	}
-	n, err := value.ParseInt(c.room.For(raw), raw)
-	if err != nil {
-		return nil, err
-	}
-	if c.kind == kindInt && n != int64(int32(n)) || c.kind == kindSmallInt && n != int64(int16(n)) || c.kind == kindTinyInt && n != int64(uint8(n)) {
-		return nil, value.ErrRange
-	}
-	return n, nil
-}
-
-func (c *column) float(raw []byte) (any, error) {
-	text, err := value.Number(raw, c.truth)
-	if err != nil {
-		return nil, err
-	}
-	bits := 64
-	if c.kind == kindReal {
-		bits = 32
-	}
-	f, exact, err := value.ParseFloat(c.room.For(text), text, bits)
-	if err != nil {
-		return nil, err
-	}
-	if !exact {
-		if err := c.Adjust(ruleFloat); err != nil {
-			return nil, err
-		}
-	}
-	return f, nil
-}
-
+// decimal returns the number with exactly the decimal places of the column.
 func (c *column) decimal(raw []byte) (any, error) {
-	text, err := value.Number(raw, c.truth)
+	d, err := c.Fixed(raw, c.precision-c.scale, c.scale)
 	if err != nil {
 		return nil, err
 	}
-	d, err := value.ParseDecimal(c.room.For(text), text)
-	if err != nil {
-		return nil, err
-	}
-	spelled, exact, err := spell(d, c.precision, c.scale)
-	if err != nil {
-		return nil, err
-	}
-	if !exact {
-		if err := c.Adjust(ruleScale); err != nil {
-			return nil, err
-		}
-	}
-	return spelled, nil
+	return string(d.AppendText(nil, c.scale)), nil
 }
 
-// instant returns the instant in UTC, with no more digits than the column has.
+// instant returns the instant in UTC, cut to the precision of the column.
 func (c *column) instant(raw []byte) (any, error) {
-	if !rawjson.IsString(raw) {
-		return nil, value.ErrNotInstant
-	}
-	t, err := value.ParseInstant(rawjson.Text(raw))
+	t, err := value.ParseInstantJSON(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -261,7 +208,7 @@ func (c *column) instant(raw []byte) (any, error) {
 	}
 	if c.kind == kindDate {
 		if !t.Midnight() {
-			err = c.Adjust(ruleDateOnly)
+			err = c.Adjust(sqlsink.DropTime)
 		}
 		return at.Truncate(24 * time.Hour), err
 	}
@@ -270,14 +217,14 @@ func (c *column) instant(raw []byte) (any, error) {
 		kept = thirds(at)
 	}
 	if t.Cut || !kept.Equal(at) {
-		err = c.Adjust(ruleTimePrecision)
+		err = c.Adjust(sqlsink.CutSecond)
 	}
 	return kept, err
 }
 
 var lastSmall = time.Date(2079, 6, 6, 23, 59, 0, 0, time.UTC)
 
-// earliest returns the first instant that the type holds.
+// earliest returns the first instant in the type's range.
 func (c *column) earliest() time.Time {
 	switch c.base {
 	case "datetime":
@@ -288,7 +235,7 @@ func (c *column) earliest() time.Time {
 	return time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC)
 }
 
-// tick returns the smallest difference of two instants that the type holds.
+// tick returns the resolution of the type.
 func (c *column) tick() time.Duration {
 	if c.base == "smalldatetime" {
 		return time.Minute
@@ -300,8 +247,8 @@ func (c *column) tick() time.Duration {
 	return tick
 }
 
-// thirds returns the last instant before or at t that a DATETIME holds as it is
-// written, to the millisecond: those end in 0, 3 or 7.
+// thirds returns the latest instant up to t that a DATETIME stores exactly. Its milliseconds end in
+// 0, 3 or 7.
 func thirds(t time.Time) time.Time {
 	whole := t.Truncate(10 * time.Millisecond)
 	for _, step := range []time.Duration{7 * time.Millisecond, 3 * time.Millisecond} {
@@ -312,8 +259,8 @@ func thirds(t time.Time) time.Time {
 	return whole
 }
 
-// binary reads text of the form 0x0123 or \x0123, as SQL Server and the source
-// write bytes, and takes any other text for the bytes themselves.
+// binary returns the bytes of a text. SQL Server writes bytes as 0x0123, the source writes them as
+// \x0123. Other text is the bytes themselves.
 func (c *column) binary(raw []byte) (any, error) {
 	text := rawjson.Text(raw)
 	b := append([]byte{}, text...)

@@ -14,10 +14,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// TestRealConformance runs the conformance suite on the server that
-// EDS_TEST_SQLSERVER_URL names, as a user who may make databases; compose.yaml
-// starts one. Each check gets a database of its own, which is dropped after it.
-func TestRealConformance(t *testing.T) {
+// TestConformance_RealServer runs the conformance suite on the server of EDS_TEST_SQLSERVER_URL, as
+// a user who may create databases; compose.yaml starts one. Each check gets its own database, which
+// is dropped afterwards.
+func TestConformance_RealServer(t *testing.T) {
 	raw := os.Getenv("EDS_TEST_SQLSERVER_URL")
 	server, err := url.Parse(raw)
 	if err != nil || raw == "" {
@@ -75,8 +75,8 @@ func TestRealConformance(t *testing.T) {
 	})
 }
 
-// newRealDatabase makes an empty database and returns its URL. Its collation is
-// the usual one, which takes texts for the same that differ in case.
+// newRealDatabase creates an empty database with the usual collation, which ignores case, and
+// returns its URL.
 func newRealDatabase(t testing.TB, server url.URL) string {
 	t.Helper()
 	name := fmt.Sprintf("eds_test_%d", time.Now().UnixNano())
@@ -90,7 +90,7 @@ func newRealDatabase(t testing.TB, server url.URL) string {
 	return server.String()
 }
 
-// realExec runs a batch in a session of its own.
+// realExec runs a batch in its own session.
 func realExec(t testing.TB, target *url.URL, batch string) {
 	t.Helper()
 	d, _, err := parse(target, sink.Env{})

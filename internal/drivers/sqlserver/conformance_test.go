@@ -15,8 +15,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers/tds"
 )
 
-// TestMain has properties checked fewer times than elsewhere: what they are about
-// is the engine's, and the double's own engine is slow under the race detector.
+// TestMain reduces the number of property checks: the properties are the engine's, and the double
+// is slow under the race detector.
 func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.checks", "25"); err != nil {
 		panic(err)
@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// TestConformance runs against the double, which carries the statements out but
-// is no SQL Server. conformance_real_test.go runs the same against one.
+// TestConformance runs against the double, which executes the statements but is no SQL Server.
+// conformance_real_test.go runs the suite against a real one.
 func TestConformance(t *testing.T) {
 	server := tds.Start(t, tds.Options{})
 	databases := 0
@@ -42,7 +42,7 @@ func TestConformance(t *testing.T) {
 		},
 		Foreign: func(t testing.TB, raw, table string) { server.Exec(t, database(t, raw), foreign(table)) },
 		SQL: func(t testing.TB, raw, statement string) {
-			if table, ok := strings.CutPrefix(statement, "DELETE FROM "); ok { // which the double does not know
+			if table, ok := strings.CutPrefix(statement, "DELETE FROM "); ok { // the double does not support it
 				statement = "TRUNCATE TABLE " + table
 			}
 			server.Exec(t, database(t, raw), statement)
@@ -105,13 +105,14 @@ func database(t testing.TB, raw string) string {
 	return u.Path[1:]
 }
 
-// foreign makes a table as another tool might have left it.
+// foreign creates a table like another tool would.
 func foreign(table string) string {
-	return fmt.Sprintf(`CREATE TABLE %[1]s (id NVARCHAR(40) NOT NULL PRIMARY KEY, n INT NULL, s VARCHAR(10) NULL, must NVARCHAR(MAX) NOT NULL, extra NVARCHAR(MAX) NULL);
+	return fmt.Sprintf(`CREATE TABLE %[1]s (id NVARCHAR(40) NOT NULL PRIMARY KEY, n INT NULL, s VARCHAR(10) NULL,
+		  must NVARCHAR(MAX) NOT NULL, extra NVARCHAR(MAX) NULL);
 INSERT INTO %[1]s (id, n, s, must, extra) VALUES (N'old', 7, N'short', N'there', N'kept');`, quote(table))
 }
 
-// loseStage damages what is staged for a table.
+// loseStage damages a table's staged rows.
 func loseStage(job, table, id string) string {
 	stage := quote(sqlsink.StageName(job, table))
 	if id == "" {

@@ -17,32 +17,32 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// dialect is SQL Server to the SQL engine.
+// dialect implements sqlsink.Dialect for SQL Server.
 type dialect struct {
-	target   *url.URL     // as it was when the destination was opened
-	config   msdsn.Config // the same, as is dsn; each connection has its own
+	target   *url.URL     // when the destination was opened
+	config   msdsn.Config // parsed from target, as is dsn; each connection parses its own
 	dsn      string
 	schema   string // the URL's; "" is the user's own default
 	entra    bool   // sign in with Entra ID
 	timeouts sqlsink.Timeouts
 	env      sink.Env
-	// namespace is the schema of every table, as the newest session found it.
+	// namespace is the schema of every table, as found by the newest session.
 	namespace atomic.Pointer[string]
 }
 
-// binary is the collation of keys and names: by code, so that no two texts are
-// the same but equal ones, and those that differ in blanks at their end.
+// binary is the collation of keys and names. It compares code points, so only equal texts are
+// equal, including trailing blanks.
 const binary = "Latin1_General_100_BIN2"
 
-// Name shortens a long name: to its beginning, and a hash of all of it, so that
-// two long names stay two. A hash is also added to names that SQL Server would
-// take for others: with blanks at the end, and with characters beyond the basic
-// plane, which older collations take for nothing. A name of a temporary table
-// becomes that of a real one.
+// Name shortens a long name and appends a hash of the whole name, so that distinct names stay
+// distinct. It also adds a hash to names that SQL Server may confuse with others: those with
+// trailing blanks, and those with characters beyond the basic plane, which older collations ignore.
+// The name of a temporary table becomes that of an ordinary one.
 func (d *dialect) Name(name string) string {
 	plain := strings.ToValidUTF8(strings.ReplaceAll(name, "\x00", value.Replacement), value.Replacement)
 	units := len(utf16.Encode([]rune(plain)))
-	if units <= maxName && units == utf8.RuneCountInString(plain) && plain == name && !strings.HasPrefix(name, "#") && strings.TrimRight(name, " ") == name {
+	basic := units == utf8.RuneCountInString(plain)
+	if units <= maxName && basic && plain == name && !strings.HasPrefix(name, "#") && strings.TrimRight(name, " ") == name {
 		return name
 	}
 	h := fnv.New64a()
@@ -61,11 +61,11 @@ func (d *dialect) Name(name string) string {
 	return fmt.Sprintf("%s_%016x", cut.String(), h.Sum64())
 }
 
-// maxName is the length of a name in UTF-16 units that leaves room for the
-// constraints of staging tables.
+// maxName is the longest name, in UTF-16 units. It is short enough for the names of constraints of
+// staging tables.
 const maxName = 116
 
-// FoldsCase is true: in most databases names that differ in case only are the same.
+// FoldsCase is true: in most databases names ignore case.
 func (d *dialect) FoldsCase() bool { return true }
 
 // quote quotes an identifier.
@@ -79,7 +79,7 @@ func (d *dialect) qualify(table string) string {
 	return quote(*d.namespace.Load()) + "." + quote(table)
 }
 
-// declared returns the type that a column is made with.
+// declared returns the type of a new column.
 func declared(c sqlsink.NewColumn) string {
 	switch {
 	case c.Type == schema.Integer:
@@ -97,14 +97,14 @@ func declared(c sqlsink.NewColumn) string {
 	}
 }
 
-// keyLength is how many UTF-16 units a text in a key has at most, as an index
-// takes 1,700 bytes.
+// keyLength is the length of a text in a key, in UTF-16 units. An index entry has at most 1,700
+// bytes.
 const keyLength = 255
 
-// clusteredBytes is how large a key may be at most to order the table by.
+// clusteredBytes is the largest key that can cluster the table, in bytes.
 const clusteredBytes = 900
 
-// DDL carries out a migration step, in the schema that the newest session found.
+// DDL returns the statements of a migration step, in the schema of the newest session.
 func (d *dialect) DDL(step sqlsink.Step) []string {
 	table := d.qualify(step.Table)
 	switch step.Kind {
@@ -124,7 +124,7 @@ func (d *dialect) DDL(step sqlsink.Step) []string {
 }
 
 func createTable(table string, step sqlsink.Step) string {
-	lines := make([]string, 0, len(step.Columns)+1)
+	definitions := make([]string, 0, len(step.Columns)+1)
 	var key []string
 	size := 0
 	for _, c := range step.Columns {
@@ -134,13 +134,13 @@ func createTable(table string, step sqlsink.Step) string {
 			key = append(key, quote(c.Name))
 			size += keySize(c.Type)
 		}
-		lines = append(lines, "\t"+quote(c.Name)+" "+declared(c)+null)
+		definitions = append(definitions, "\t"+quote(c.Name)+" "+declared(c)+null)
 	}
-	lines = append(lines, "\tPRIMARY KEY "+clustered(size)+" ("+strings.Join(key, ", ")+")")
-	return "CREATE TABLE " + table + " (\n" + strings.Join(lines, ",\n") + "\n)"
+	definitions = append(definitions, "\tPRIMARY KEY "+clustered(size)+" ("+strings.Join(key, ", ")+")")
+	return "CREATE TABLE " + table + " (\n" + strings.Join(definitions, ",\n") + "\n)"
 }
 
-// keySize returns how many bytes a column of the type can take in a key.
+// keySize returns how many bytes a column of the type may take in a key.
 func keySize(t schema.Type) int {
 	switch t {
 	case schema.Integer, schema.Number:
@@ -161,12 +161,12 @@ func clustered(size int) string {
 	return "CLUSTERED"
 }
 
-// exactNumber holds every BIGINT, and numbers of 18 decimal places, exactly, as
-// a floating-point type would not.
+// exactNumber holds every BIGINT, and numbers of up to 18 decimal places, exactly; a floating-point
+// type does not.
 const exactNumber = "DECIMAL(38, 18)"
 
-// widen returns the statements that give a column a wider type. Columns in an
-// index or a constraint can not get one.
+// widen returns the statements that widen a column; nil if the column is part of an index or a
+// constraint, because the server refuses it.
 func widen(table string, step sqlsink.Step) []string {
 	a := step.Real.Native.(*attribute)
 	alter := func(to string) string {
@@ -188,30 +188,31 @@ func widen(table string, step sqlsink.Step) []string {
 	if text == "" {
 		return []string{alter("NVARCHAR(MAX)")}
 	}
-	// An implicit conversion would spell the values otherwise, and round numbers.
-	aside := quote((*dialect)(nil).Name("_eds_widen_" + step.Real.Name))
+	// An implicit conversion would format values differently and round numbers.
+	copied := quote((*dialect)(nil).Name("_eds_widen_" + step.Real.Name))
 	name := quote(step.Real.Name)
 	return []string{
-		"ALTER TABLE " + table + " ADD " + aside + " NVARCHAR(MAX) NULL",
-		"UPDATE " + table + " SET " + aside + " = " + text,
+		"ALTER TABLE " + table + " ADD " + copied + " NVARCHAR(MAX) NULL",
+		"UPDATE " + table + " SET " + copied + " = " + text,
 		alter(a.declaration()),
 		"UPDATE " + table + " SET " + name + " = NULL",
 		alter("NVARCHAR(MAX)"),
-		"UPDATE " + table + " SET " + name + " = " + aside,
-		"ALTER TABLE " + table + " DROP COLUMN " + aside,
+		"UPDATE " + table + " SET " + name + " = " + copied,
+		"ALTER TABLE " + table + " DROP COLUMN " + copied,
 	}
 }
 
-// asText returns an expression for the text that stands for a column's values,
-// or "" where the server's own conversion gives it.
+// asText returns an expression for a column's values as text, or "" if the server's own conversion
+// is right.
 func (a *attribute) asText(name string) string {
 	switch a.kind {
 	case kindBit:
 		return "CASE " + name + " WHEN 1 THEN N'true' WHEN 0 THEN N'false' END"
 	case kindFloat, kindReal:
-		// The shortest text that is the number again; of a few there is none but the long one.
+		// The shortest text that is exact; for a few numbers only the long form is.
 		short := "FORMAT(" + name + ", N'R', N'en-US')"
-		return "CASE WHEN TRY_CONVERT(FLOAT(53), " + short + ") = " + name + " THEN " + short + " ELSE CONVERT(NVARCHAR(MAX), " + name + ", 3) END"
+		return "CASE WHEN TRY_CONVERT(FLOAT(53), " + short + ") = " + name + " THEN " + short +
+			" ELSE CONVERT(NVARCHAR(MAX), " + name + ", 3) END"
 	case kindDecimal:
 		if a.scale == 0 {
 			return ""
@@ -230,5 +231,6 @@ func (a *attribute) asText(name string) string {
 
 // rfc3339 returns an expression for the text of an instant in UTC.
 func rfc3339(instant string) string {
-	return "CONVERT(NVARCHAR(10), CAST(" + instant + " AS DATE), 23) + N'T' + CONVERT(NVARCHAR(15), CAST(" + instant + " AS TIME(6))) + N'Z'"
+	return "CONVERT(NVARCHAR(10), CAST(" + instant + " AS DATE), 23) + N'T' + " +
+		"CONVERT(NVARCHAR(15), CAST(" + instant + " AS TIME(6))) + N'Z'"
 }

@@ -7,17 +7,17 @@ import (
 	mssql "github.com/microsoft/go-mssqldb"
 )
 
-// serverError is an error that the server answered. Its text holds no value of a
-// row: the server's own message is left out where it may quote one.
+// serverError is an error that the server returned. Its text contains no value of a row: Error
+// leaves out server messages that may quote one.
 type serverError struct {
 	number       int32
 	state, class uint8
 	message      string
-	what         string // what was being done
+	what         string // the operation
 }
 
-// newServerError takes over the most telling of the errors that a request ended
-// with: the server adds 3621 ("the statement has been terminated") and 18456 to others.
+// newServerError returns the most specific error of a request. The server adds 3621 ("the statement
+// has been terminated") and 18456 to others.
 func newServerError(what string, e mssql.Error) *serverError {
 	for _, each := range e.All {
 		if (each.Class > e.Class || follows(e.Number)) && !follows(each.Number) {
@@ -27,9 +27,8 @@ func newServerError(what string, e mssql.Error) *serverError {
 	return &serverError{number: e.Number, state: e.State, class: e.Class, message: e.Message, what: what}
 }
 
-// follows reports whether the server adds an error of the number to another, which
-// is the cause: that a statement or transaction was ended, a constraint not made,
-// or somebody not let in.
+// follows reports whether the server adds an error of the number to another, which is the cause: a
+// statement or transaction was ended, a constraint not created, or a login refused.
 func follows(number int32) bool {
 	switch number {
 	case 3621, 3616, 1750, 18456:
@@ -52,40 +51,45 @@ func (e *serverError) Error() string {
 	return fmt.Sprintf("%s (error %d, state %d)", text, e.number, e.state)
 }
 
-// quotable reports whether the message of the error's number only names objects.
-// Errors about values quote them, and those of triggers say what they like.
+// quotable reports whether the message of the error's number only names objects. Errors about
+// values quote them; triggers raise errors with any text.
 func (e *serverError) quotable() bool {
 	n := e.number
 	if _, quotes := conditions[n]; quotes || n >= 50000 && n < 100000 {
 		return false
 	}
 	switch {
-	case e.class >= 17, n >= 100 && n < 213, n == 229, n == 230, n == 262, n == 297, n == 300, n == 515, n == 547, n >= 900 && n < 2000, n >= 2700 && n < 2800,
-		n >= 3700 && n < 4070, n >= 4900 && n < 5100, n == 9002, n >= 8670 && n < 8680, n >= 10000 && n < 11000, n >= 15000 && n < 16000, n >= 18000 && n < 19000, n >= 40000 && n < 50000:
+	case e.class >= 17, n >= 100 && n < 213, n == 229, n == 230, n == 262, n == 297, n == 300, n == 515, n == 547,
+		n >= 900 && n < 2000, n >= 2700 && n < 2800, n >= 3700 && n < 4070, n >= 4900 && n < 5100, n == 9002,
+		n >= 8670 && n < 8680, n >= 10000 && n < 11000, n >= 15000 && n < 16000, n >= 18000 && n < 19000, n >= 40000 && n < 50000:
 		return true
 	}
 	return false
 }
 
-// conditions names the errors whose messages quote, or may quote, a value.
+// conditions names the errors whose messages may quote a value.
 var conditions = map[int32]string{
-	220: "out of the type's range", 232: "out of the type's range", 241: "not a date and time", 242: "date and time out of range", 244: "out of the type's range", 245: "not of the type",
-	248: "out of the type's range", 257: "not of the type", 295: "not a date and time", 296: "date and time out of range", 402: "not of the type", 529: "not of the type",
-	1505: "a key comes twice", 1946: "the key is too long for its index", 2601: "a unique index has the key already", 2627: "a unique constraint has the key already", 2628: "too long",
-	4815: "too long for the bulk load", 4863: "too long", 4864: "not of the type", 4879: "not of the type", 6354: "not xml", 8023: "not a valid number", 8114: "not of the type", 8115: "out of the type's range", 8134: "division by zero",
+	220: "out of the type's range", 232: "out of the type's range", 241: "not a date and time",
+	242: "date and time out of range", 244: "out of the type's range", 245: "not of the type",
+	248: "out of the type's range", 257: "not of the type", 295: "not a date and time",
+	296: "date and time out of range", 402: "not of the type", 529: "not of the type", 1505: "a key comes twice",
+	1946: "the key is too long for its index", 2601: "a unique index has the key already",
+	2627: "a unique constraint has the key already", 2628: "too long", 4815: "too long for the bulk load",
+	4863: "too long", 4864: "not of the type", 4879: "not of the type", 6354: "not xml",
+	8023: "not a valid number", 8114: "not of the type", 8115: "out of the type's range", 8134: "division by zero",
 	8152: "too long", 8169: "not a uniqueidentifier", 9420: "not xml", 13609: "not json",
 }
 
-// connectionError is an error after which the session is of no use.
+// connectionError is an error after which the session is unusable.
 type connectionError struct{ err error }
 
 func (e *connectionError) Error() string { return e.err.Error() }
 func (e *connectionError) Unwrap() error { return e.err }
 
-// explain makes a serverError of an error of the driver, and marks a connection
-// that broke. Whatever is not the server's answer breaks it: what of the request
-// was carried out is not known then.
-func (s *session) explain(what string, err error) error {
+// sessionError converts an error of the driver: to a serverError, or to a connectionError if the
+// connection broke. An error that the server did not return breaks it, because the outcome of the
+// request is unknown.
+func (s *session) sessionError(what string, err error) error {
 	if err == nil {
 		return nil
 	}

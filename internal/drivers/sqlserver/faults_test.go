@@ -30,8 +30,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers/tds"
 )
 
-// newSession opens a session in a new database of the server, in which the
-// statements were run.
+// newSession runs statements in a new database of the server, and opens a session there.
 func newSession(t testing.TB, server *tds.Server, statements string) *session {
 	t.Helper()
 	server.Exec(t, "shop", statements)
@@ -55,7 +54,7 @@ func newSession(t testing.TB, server *tds.Server, statements string) *session {
 	return s
 }
 
-// layout maps text columns onto the real table of the name.
+// layoutFor maps text columns onto the real table of the name.
 func (s *session) layoutFor(t testing.TB, table string, keys int, columns ...string) *sqlsink.Layout {
 	t.Helper()
 	found, err := s.Tables(t.Context(), []string{table})
@@ -73,12 +72,15 @@ func (s *session) layoutFor(t testing.TB, table string, keys int, columns ...str
 	l := &sqlsink.Layout{Table: source, Real: found[0], Keys: keys}
 	for i, c := range columns {
 		at := slices.IndexFunc(found[0].Columns, func(r sqlsink.Column) bool { return r.Name == c })
-		l.Columns = append(l.Columns, sqlsink.Target{Slot: source.Slot([]byte(c)), Type: schema.String, Key: i < keys, Real: &found[0].Columns[at]})
+		l.Columns = append(l.Columns, sqlsink.Target{
+			Slot: source.Slot([]byte(c)), Type: schema.String, Key: i < keys,
+			Real: &found[0].Columns[at],
+		})
 	}
 	return l
 }
 
-// write writes rows in a transaction of their own.
+// write writes rows in their own transaction.
 func (s *session) write(t testing.TB, l *sqlsink.Layout, images ...string) error {
 	t.Helper()
 	w := &sqlsink.Write{Layout: l, Synced: time.Now()}
@@ -122,7 +124,7 @@ func (s *session) contents(t testing.TB, l *sqlsink.Layout) []string {
 
 const thing = "CREATE TABLE [thing] ([id] NVARCHAR(255) COLLATE Latin1_General_100_BIN2 NOT NULL PRIMARY KEY, [n] NVARCHAR(MAX) NULL);"
 
-func TestErrorsMeanWhatTheirNumbersSay(t *testing.T) {
+func TestClassify_ByErrorNumber(t *testing.T) {
 	server := tds.Start(t, tds.Options{})
 	s := newSession(t, server, thing)
 	l := s.layoutFor(t, "thing", 1, "id", "n")
@@ -130,8 +132,10 @@ func TestErrorsMeanWhatTheirNumbersSay(t *testing.T) {
 	for number, want := range map[int32]sqlsink.Verdict{
 		1205: {}, 1222: {Locked: true}, 1105: {}, 9002: {}, 701: {}, 31337: {},
 		40501: {RetryAfter: throttled, Lost: true}, 10928: {RetryAfter: throttled}, 40613: {Lost: true}, 3906: {Lost: true},
-		2627: {Class: fault.Poison}, 547: {Class: fault.Poison}, 515: {Class: fault.Poison}, 8152: {Class: fault.Poison}, 2628: {Class: fault.Poison}, 245: {Class: fault.Poison}, 220: {Class: fault.Poison}, 8115: {Class: fault.Poison}, 50123: {Class: fault.Poison},
-		229: {Class: fault.Fatal}, 262: {Class: fault.Fatal}, 208: {Stale: true}, 207: {Stale: true},
+		2627: {Class: fault.Poison}, 547: {Class: fault.Poison}, 515: {Class: fault.Poison}, 8152: {Class: fault.Poison},
+		2628: {Class: fault.Poison}, 245: {Class: fault.Poison}, 220: {Class: fault.Poison}, 8115: {Class: fault.Poison},
+		50123: {Class: fault.Poison},
+		229:   {Class: fault.Fatal}, 262: {Class: fault.Fatal}, 208: {Stale: true}, 207: {Stale: true},
 	} {
 		server.Fail(func(statement string) *tds.Error {
 			if strings.HasPrefix(statement, "MERGE") {
@@ -143,7 +147,8 @@ func TestErrorsMeanWhatTheirNumbersSay(t *testing.T) {
 		if got := s.dialect.Classify(err); err == nil || got != want {
 			t.Errorf("%d: %+v, want %+v: %v", number, got, want, err)
 		}
-		if text := fmt.Sprint(err); !strings.Contains(text, fmt.Sprintf("error %d", number)) || !strings.Contains(text, `upsert into table "thing"`) || strings.Contains(text, secret) {
+		if text := fmt.Sprint(err); !strings.Contains(text, fmt.Sprintf("error %d", number)) ||
+			!strings.Contains(text, `upsert into table "thing"`) || strings.Contains(text, secret) {
 			t.Errorf("%d: %v", number, err)
 		}
 		server.Fail(nil)
@@ -153,16 +158,17 @@ func TestErrorsMeanWhatTheirNumbersSay(t *testing.T) {
 	}
 }
 
-func TestMessagesThatQuoteValuesAreLeftOut(t *testing.T) {
+func TestServerError_LeavesOutMessagesThatQuoteValues(t *testing.T) {
 	server := tds.Start(t, tds.Options{})
 	s := newSession(t, server, "CREATE TABLE [loose] ([id] NVARCHAR(40) NOT NULL PRIMARY KEY, [n] NVARCHAR(MAX) NULL)")
 	l := s.layoutFor(t, "loose", 1, "id", "n")
 	if err := s.write(t, l, `{"id":"private"}`); err != nil {
 		t.Fatal(err)
 	}
-	// The column's own collation takes both for the same, which the source does not.
+	// The column's collation equates the two, unlike the source.
 	err := s.write(t, l, `{"id":"PRIVATE"}`)
-	if v := s.dialect.Classify(err); v.Class != fault.Poison || strings.Contains(strings.ToLower(fmt.Sprint(err)), "private") || !strings.Contains(fmt.Sprint(err), "a unique constraint has the key already (error 2627") {
+	if v := s.dialect.Classify(err); v.Class != fault.Poison || strings.Contains(strings.ToLower(fmt.Sprint(err)), "private") ||
+		!strings.Contains(fmt.Sprint(err), "a unique constraint has the key already (error 2627") {
 		t.Errorf("%+v: %v", v, err)
 	}
 	if diff := cmp.Diff([]string{`"private" `}, s.contents(t, l)); diff != "" {
@@ -170,11 +176,11 @@ func TestMessagesThatQuoteValuesAreLeftOut(t *testing.T) {
 	}
 }
 
-func TestATransactionIsTheStatementsBetweenItsEnds(t *testing.T) {
+func TestTransaction_SendsItsStatementsBetweenBeginAndCommit(t *testing.T) {
 	server := tds.Start(t, tds.Options{Durability: 2})
 	s := newSession(t, server, thing)
 	l := s.layoutFor(t, "thing", 1, "id", "n")
-	kinds := func(images ...string) []string {
+	statementKinds := func(images ...string) []string {
 		before := len(server.Statements())
 		if err := s.write(t, l, images...); err != nil {
 			t.Fatal(err)
@@ -185,8 +191,9 @@ func TestATransactionIsTheStatementsBetweenItsEnds(t *testing.T) {
 		}
 		return words
 	}
-	// With delayed durability forced, a commit is durable once the log was flushed.
-	if diff := cmp.Diff([]string{"BEGIN TRANSACTION", "MERGE INTO", "COMMIT TRANSACTION", "EXECUTE sys.sp_flush_log"}, kinds(`{"id":"1"}`)); diff != "" {
+	// With forced delayed durability, a commit is durable only after a flush of the log.
+	if diff := cmp.Diff([]string{"BEGIN TRANSACTION", "MERGE INTO", "COMMIT TRANSACTION", "EXECUTE sys.sp_flush_log"},
+		statementKinds(`{"id":"1"}`)); diff != "" {
 		t.Error(diff)
 	}
 	var many []string
@@ -194,10 +201,10 @@ func TestATransactionIsTheStatementsBetweenItsEnds(t *testing.T) {
 		many = append(many, fmt.Sprintf(`{"id":"%d","n":"it's"}`, i))
 	}
 	load := []string{"SET FMTONLY", "select *", "INSERT BULK", "MERGE INTO", "COMMIT TRANSACTION", "EXECUTE sys.sp_flush_log"}
-	if diff := cmp.Diff(append([]string{"BEGIN TRANSACTION", "CREATE TABLE"}, load...), kinds(many...)); diff != "" {
+	if diff := cmp.Diff(append([]string{"BEGIN TRANSACTION", "CREATE TABLE"}, load...), statementKinds(many...)); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(append([]string{"BEGIN TRANSACTION"}, load...), kinds(many...)); diff != "" {
+	if diff := cmp.Diff(append([]string{"BEGIN TRANSACTION"}, load...), statementKinds(many...)); diff != "" {
 		t.Errorf("the temporary table is kept: %s", diff)
 	}
 	if got := len(s.contents(t, l)); got != len(many) {
@@ -205,7 +212,7 @@ func TestATransactionIsTheStatementsBetweenItsEnds(t *testing.T) {
 	}
 }
 
-func TestAConnectionIsCut(t *testing.T) {
+func TestSession_LosesItsConnection(t *testing.T) {
 	for name, c := range map[string]struct {
 		fault tds.Error
 		rows  int
@@ -233,12 +240,14 @@ func TestAConnectionIsCut(t *testing.T) {
 	}
 }
 
-func TestTablesThatMergeHasDefectsWithAreUpdatedAndInserted(t *testing.T) {
+func TestWrite_AvoidsMergeOnTablesWithDefects(t *testing.T) {
 	for name, odd := range map[string]string{
-		"a filtered index":     `INSERT INTO [sys].[indexes] (object_id, index_id, name, is_primary_key, is_unique, is_disabled, has_filter, is_hypothetical) SELECT object_id, 2, N'filtered', 0, 0, 0, 1, 0 FROM sys.objects`,
-		"a trigger instead of": `INSERT INTO [sys].[triggers] (parent_id, is_disabled, is_instead_of_trigger) SELECT object_id, 0, 1 FROM sys.objects`,
-		"a history":            `UPDATE [sys].[tables] SET temporal_type = 2`,
-		"kept in memory":       `UPDATE [sys].[tables] SET is_memory_optimized = 1`,
+		"a filtered index": `INSERT INTO [sys].[indexes] (object_id, index_id, name, is_primary_key, is_unique, is_disabled, ` +
+			`has_filter, is_hypothetical) SELECT object_id, 2, N'filtered', 0, 0, 0, 1, 0 FROM sys.objects`,
+		"a trigger instead of": `INSERT INTO [sys].[triggers] (parent_id, is_disabled, is_instead_of_trigger) SELECT object_id, 0, 1 ` +
+			`FROM sys.objects`,
+		"a history":      `UPDATE [sys].[tables] SET temporal_type = 2`,
+		"kept in memory": `UPDATE [sys].[tables] SET is_memory_optimized = 1`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := tds.Start(t, tds.Options{})
@@ -259,14 +268,17 @@ func TestTablesThatMergeHasDefectsWithAreUpdatedAndInserted(t *testing.T) {
 	}
 }
 
-// certificate makes a certificate for 127.0.0.1, and the file of it.
+// certificate returns a certificate for 127.0.0.1, and its file.
 func certificate(t *testing.T) (*tls.Certificate, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -278,7 +290,7 @@ func certificate(t *testing.T) (*tls.Certificate, string) {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, file
 }
 
-func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
+func TestOpen_ExplainsErrors(t *testing.T) {
 	shown, file := certificate(t)
 	plain := tds.Start(t, tds.Options{Exists: func(name string) bool { return name == "shop" }})
 	encrypted := tds.Start(t, tds.Options{Certificate: shown, Encrypt: true})
@@ -287,7 +299,7 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 	for name, c := range map[string]struct {
 		url   string
 		class fault.Class
-		says  string // "" where nothing is wrong
+		says  string // "" if nothing is wrong
 	}{
 		"good":                 {user + plain.Addr() + "/shop", 0, ""},
 		"the other scheme":     {"mssql://eds:Passw0rd%21@" + plain.Addr() + "/shop", 0, ""},
@@ -296,18 +308,39 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 		"trusted blindly":      {user + encrypted.Addr() + "/shop?encrypt=true&TrustServerCertificate=true", 0, ""},
 		"encrypted by demand":  {user + encrypted.Addr() + "/shop", 0, ""},
 		"encrypted login":      {user + login.Addr() + "/shop", 0, ""},
-		"wrong password":       {"sqlserver://eds:wrong@" + plain.Addr() + "/shop", fault.Fatal, plain.Addr() + ` refuses the user "eds" or the password`},
-		"missing database":     {user + plain.Addr() + "/absent", fault.Fatal, `run: CREATE DATABASE [absent], and in it: CREATE USER [eds] FOR LOGIN [eds]`},
-		"nobody there":         {user + "127.0.0.1:1/shop", fault.Transient, `connect to 127.0.0.1:1: `},
-		"unknown authority":    {user + encrypted.Addr() + "/shop?encrypt=true", fault.Fatal, `tls with ` + encrypted.Addr() + `: its certificate is signed by an authority that is not trusted; give it with certificate=FILE`},
-		"another name":         {user + encrypted.Addr() + "/shop?encrypt=true&hostNameInCertificate=db.example.com&certificate=" + url.QueryEscape(file), fault.Fatal, `tls with ` + encrypted.Addr() + `: its certificate is for another name; give it with hostNameInCertificate=NAME: it is for `},
-		"no TLS":               {user + plain.Addr() + "/shop?encrypt=true", fault.Transient, `server does not support encryption`},
-		"no database":          {user + plain.Addr(), fault.Fatal, `the sqlserver url names no database`},
-		"unknown option":       {user + plain.Addr() + "/shop?encript=true", fault.Fatal, `did you mean "encrypt"?`},
-		"bad option":           {"sqlserver://eds:secret@" + plain.Addr() + "/shop?encrypt=maybe", fault.Fatal, `option encrypt should be true, strict, false or disable`},
-		"missing file":         {"sqlserver://eds:secret@" + plain.Addr() + "/shop?encrypt=true&certificate=/absent.pem", fault.Fatal, `read the file that option certificate names: no such file`},
-		"bad Entra ID":         {"sqlserver://eds:secret@" + plain.Addr() + "/shop?fedauth=Nonsense", fault.Fatal, `option fedauth should be ActiveDirectoryDefault, `},
-		"bad delete":           {user + plain.Addr() + "/shop?delete=never", fault.Fatal, `option delete should be hard or soft`},
+		"wrong password": {
+			"sqlserver://eds:wrong@" + plain.Addr() + "/shop", fault.Fatal,
+			plain.Addr() + ` refuses the user "eds" or the password`,
+		},
+		"missing database": {
+			user + plain.Addr() + "/absent", fault.Fatal,
+			`run: CREATE DATABASE [absent], and in it: CREATE USER [eds] FOR LOGIN [eds]`,
+		},
+		"no server": {user + "127.0.0.1:1/shop", fault.Transient, `connect to 127.0.0.1:1: `},
+		"unknown authority": {
+			user + encrypted.Addr() + "/shop?encrypt=true", fault.Fatal,
+			`tls with ` + encrypted.Addr() + `: its certificate is signed by an authority that is not trusted; ` +
+				`give it with certificate=FILE`,
+		},
+		"another name": {user + encrypted.Addr() + "/shop?encrypt=true&hostNameInCertificate=db.example.com&certificate=" +
+			url.QueryEscape(file), fault.Fatal, `tls with ` + encrypted.Addr() +
+			`: its certificate is for another name; give it with hostNameInCertificate=NAME: it is for `},
+		"no TLS":         {user + plain.Addr() + "/shop?encrypt=true", fault.Transient, `server does not support encryption`},
+		"no database":    {user + plain.Addr(), fault.Fatal, `the sqlserver url names no database`},
+		"unknown option": {user + plain.Addr() + "/shop?encript=true", fault.Fatal, `did you mean "encrypt"?`},
+		"bad option": {
+			"sqlserver://eds:secret@" + plain.Addr() + "/shop?encrypt=maybe", fault.Fatal,
+			`option encrypt should be true, strict, false or disable`,
+		},
+		"missing file": {
+			"sqlserver://eds:secret@" + plain.Addr() + "/shop?encrypt=true&certificate=/absent.pem", fault.Fatal,
+			`read the file that option certificate names: no such file`,
+		},
+		"bad Entra ID": {
+			"sqlserver://eds:secret@" + plain.Addr() + "/shop?fedauth=Nonsense", fault.Fatal,
+			`option fedauth should be ActiveDirectoryDefault, `,
+		},
+		"bad delete": {user + plain.Addr() + "/shop?delete=never", fault.Fatal, `option delete should be hard or soft`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			target, err := sink.ParseURL(c.url, func(string) (string, bool) { return "", false })
@@ -330,7 +363,7 @@ func TestWhatIsWrongWithADestinationIsSaid(t *testing.T) {
 	}
 }
 
-func TestAProbeNamesThePermissionThatIsMissing(t *testing.T) {
+func TestProbe_NamesTheMissingPermission(t *testing.T) {
 	for number, grant := range map[int32]string{
 		262:  "GRANT CREATE TABLE TO [eds]",
 		2760: "GRANT SELECT, INSERT, UPDATE, DELETE, ALTER, REFERENCES ON SCHEMA::[dbo] TO [eds]",

@@ -11,13 +11,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers/sqlgrammar"
 )
 
-// TestStatementsAreTSQL parses every statement with sqlfluff's grammar of T-SQL.
-// It does not know the hint of a MERGE's target, SET LOCK_TIMEOUT, nor brackets within brackets,
-// and overlooks a COLUMN after ADD and a MERGE without its semicolon, so those are
-// looked at here. It takes most of a minute and Debian's package sqlfluff:
+// TestStatements_AreTSQL parses every statement with sqlfluff's grammar of T-SQL. The grammar lacks
+// the hint of a MERGE's target, SET LOCK_TIMEOUT, and brackets within brackets. It accepts a COLUMN
+// after ADD and a MERGE without its semicolon, so the test checks those itself. It takes most of a
+// minute and needs Debian's package sqlfluff:
 //
 //	go test -tags grammar -run TSQL ./internal/drivers/sqlserver
-func TestStatementsAreTSQL(t *testing.T) {
+func TestStatements_AreTSQL(t *testing.T) {
 	all := allStatements(t)
 	hint := regexp.MustCompile(`(MERGE INTO \S+(?: \S+\])?) WITH \(HOLDLOCK\) AS T`)
 	brackets := strings.NewReplacer("[it's [odd]]]", "[odd]", "[note]]s]", "[notes]", "SET LOCK_TIMEOUT 30000;", "")
@@ -34,7 +34,7 @@ func TestStatementsAreTSQL(t *testing.T) {
 			t.Errorf("ADD COLUMN is not T-SQL: %s", text)
 		}
 	}
-	// What it takes for T-SQL must not be just anything.
+	// The grammar must reject invalid T-SQL.
 	wrong := len(texts)
 	texts = append(texts, "CREATE TABEL [a] ([b] INT)", "MERGE INTO [a] AS T USING [b] AS S WHEN MATCHED THEN UPDATE;")
 	for i, found := range sqlgrammar.Unparsable(t, "tsql", texts) {

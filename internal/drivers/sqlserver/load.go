@@ -14,8 +14,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Exec runs DDL as one transaction, each statement as a batch of its own: one
-// that follows ALTER TABLE in its batch would not know the column.
+// Exec runs DDL as one transaction. Each statement is a batch of its own: in the batch of an ALTER
+// TABLE, later statements would not know the new column.
 func (s *session) Exec(ctx context.Context, statements []string) error {
 	if err := s.makeSchema(ctx); err != nil {
 		return err
@@ -47,27 +47,27 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 	return err
 }
 
-// undoTimeout bounds how long it may take to roll back.
+// undoTimeout bounds a rollback.
 const undoTimeout = 5 * time.Second
 
-// sequence is a column of staging tables that numbers the rows as they come.
+// sequence is a column of staging tables that numbers rows in the order of their arrival.
 const sequence = "_eds_row"
 
-// Stage makes a staging table: the columns that rows have, and one that numbers them.
+// Stage creates a staging table with the columns that rows have, and sequence.
 func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
-	return s.exec(ctx, "make a staging table", stageText(s.shape(live), quote(s.namespace)+"."+quote(name)))
+	return s.exec(ctx, "create a staging table", stageText(s.tableStatements(live), quote(s.namespace)+"."+quote(name)))
 }
 
-func stageText(sh *shape, stage string) string {
-	lines := []string{"\t" + quote(sequence) + " BIGINT IDENTITY(1, 1) NOT NULL"}
-	for i := range sh.columns {
+func stageText(ts *tableStatements, stage string) string {
+	definitions := []string{"\t" + quote(sequence) + " BIGINT IDENTITY(1, 1) NOT NULL"}
+	for i := range ts.columns {
 		null := " NULL"
-		if i < sh.layout.Keys {
+		if i < ts.layout.Keys {
 			null = " NOT NULL"
 		}
-		lines = append(lines, "\t"+sh.columns[i].stageDefinition(null))
+		definitions = append(definitions, "\t"+ts.columns[i].stageDefinition(null))
 	}
-	return "CREATE TABLE " + stage + " (\n" + strings.Join(lines, ",\n") + "\n)"
+	return "CREATE TABLE " + stage + " (\n" + strings.Join(definitions, ",\n") + "\n)"
 }
 
 // Append loads the rows of a snapshot into a staging table.
@@ -75,8 +75,8 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 	if err := tx.open(ctx); err != nil {
 		return 0, err
 	}
-	sh := tx.shape(stage)
-	load := tx.bulk(ctx, sh, sh.table, sh.all())
+	ts := tx.tableStatements(stage)
+	load := tx.bulk(ctx, ts, ts.table, ts.layout.All())
 	now := time.Now().UTC()
 	var count int64
 	for row, err := range rows {
@@ -97,38 +97,39 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 // Count counts the rows of a table.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
 	defer s.calls.TakeTime()()
-	return s.count(ctx, "count rows", countText(s.shape(l)))
+	return s.count(ctx, "count rows", countText(s.tableStatements(l)))
 }
 
-func countText(sh *shape) string {
-	text := "SELECT COUNT_BIG(*) FROM " + sh.table
-	if terms := sh.inScope(); len(terms) > 0 {
+func countText(ts *tableStatements) string {
+	text := "SELECT COUNT_BIG(*) FROM " + ts.table
+	if terms := ts.inScope(); len(terms) > 0 {
 		text += " AS T\nWHERE " + strings.Join(terms, " AND ")
 	}
 	return text + ";"
 }
 
-// inScope returns the conditions that a row of T is in the layout's scope.
-func (sh *shape) inScope() []string {
+// inScope returns the conditions for a row of T to be in the layout's scope.
+func (ts *tableStatements) inScope() []string {
 	var terms []string
-	for _, w := range sh.layout.Scope {
+	for _, w := range ts.layout.Scope {
 		values := make([]string, len(w.Values))
 		for i, v := range w.Values {
 			values[i] = literal(v)
 		}
-		terms = append(terms, fmt.Sprintf("CAST(T.%s AS NVARCHAR(MAX)) COLLATE %s IN (%s)", quote(w.Column.Name), binary, strings.Join(values, ", ")))
+		terms = append(terms, fmt.Sprintf("CAST(T.%s AS NVARCHAR(MAX)) COLLATE %s IN (%s)",
+			quote(w.Column.Name), binary, strings.Join(values, ", ")))
 	}
 	return terms
 }
 
-// count returns the one number that a query answers.
+// count returns the single number that a query selects.
 func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
 	rows, err := s.query(ctx, what, sql)
 	if err != nil {
 		return 0, err
 	}
 	if len(rows) != 1 {
-		return 0, fmt.Errorf("%s: the server answered no row", what)
+		return 0, fmt.Errorf("%s: the server returned no row", what)
 	}
 	return rows[0].integer(0), nil
 }
@@ -139,10 +140,10 @@ func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 		return nil
 	}
 	defer s.calls.TakeTime()()
-	sh := s.shape(stage)
-	err := s.exec(ctx, "index the staged rows", sealText(sh))
+	ts := s.tableStatements(stage)
+	err := s.exec(ctx, "index the staged rows", sealText(ts))
 	if e := new(serverError); errors.As(err, &e) && e.number == 1505 {
-		rows, err := s.count(ctx, "count rows that were staged twice", duplicatesText(sh))
+		rows, err := s.count(ctx, "count rows that were staged twice", duplicatesText(ts))
 		if err != nil {
 			return err
 		}
@@ -151,10 +152,11 @@ func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 	return err
 }
 
-// duplicatesText counts the rows that dedupText removes.
-func duplicatesText(stage *shape) string {
-	keys := stage.names(stage.all()[:stage.layout.Keys], "")
-	return fmt.Sprintf("SELECT COALESCE(SUM(n - 1), 0)\nFROM (SELECT COUNT_BIG(*) AS n FROM %s GROUP BY %s HAVING COUNT_BIG(*) > 1) AS S;", stage.table, keys)
+// duplicatesText returns the query that counts the rows that deduplicateText removes.
+func duplicatesText(stage *tableStatements) string {
+	keys := stage.names(stage.layout.All()[:stage.layout.Keys], "")
+	return fmt.Sprintf("SELECT COALESCE(SUM(n - 1), 0)\nFROM (SELECT COUNT_BIG(*) AS n FROM %s GROUP BY %s HAVING COUNT_BIG(*) > 1) AS S;",
+		stage.table, keys)
 }
 
 // Deduplicate keeps the last row of each key.
@@ -163,10 +165,10 @@ func (tx *transaction) Deduplicate(ctx context.Context, stage *sqlsink.Layout) e
 		return err
 	}
 	defer tx.calls.TakeTime()()
-	return tx.exec(ctx, "remove rows that were staged twice", dedupText(tx.shape(stage)))
+	return tx.exec(ctx, "remove rows that were staged twice", deduplicateText(tx.tableStatements(stage)))
 }
 
-func sealText(stage *shape) string {
+func sealText(stage *tableStatements) string {
 	size := 0
 	keys := make([]int, stage.layout.Keys)
 	for i := range keys {
@@ -176,7 +178,7 @@ func sealText(stage *shape) string {
 	return fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY %s (%s)", stage.table, clustered(size), stage.names(keys, ""))
 }
 
-// keySize returns how many bytes the column can take in a key.
+// keySize returns how many bytes the column may take in a key.
 func (c *column) keySize() int {
 	switch {
 	case c.kind == kindNVarChar && c.length > 0:
@@ -190,25 +192,25 @@ func (c *column) keySize() int {
 	}
 }
 
-// dedupText keeps the last row of each key.
-func dedupText(stage *shape) string {
-	return fmt.Sprintf("DELETE T\nFROM %[1]s AS T INNER JOIN %[1]s AS S\nON %[2]s\nWHERE S.%[3]s > T.%[3]s;", stage.table, stage.matches(), quote(sequence))
+// deduplicateText returns the statement that keeps the last row of each key.
+func deduplicateText(stage *tableStatements) string {
+	return fmt.Sprintf("DELETE T\nFROM %[1]s AS T INNER JOIN %[1]s AS S\nON %[2]s\nWHERE S.%[3]s > T.%[3]s;",
+		stage.table, stage.matches(), quote(sequence))
 }
 
-// Place puts the staged rows in place of the live table's, or upserts them. The
-// live table stays, and what hangs on it: if nothing reacts to its rows and all of them
-// are replaced, it is truncated; else only those rows are touched that differ in key, so
-// that columns of others keep their values.
+// Place replaces or merges rows. It keeps the live table and its dependents. If nothing reacts to
+// the live table's rows and all of them are replaced, it truncates the table. Otherwise it touches
+// only rows that differ in key, so columns that the layout does not have keep their values.
 func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	if err := tx.open(ctx); err != nil {
 		return err
 	}
 	defer tx.calls.TakeTime()()
-	sh := tx.shape(live)
-	for i, text := range placeTexts(sh, quote(tx.namespace)+"."+quote(stage.Real.Name), mode) {
-		put := func() error { return tx.exec(ctx, "put rows into "+sh.label, text) }
+	ts := tx.tableStatements(live)
+	for i, text := range placeTexts(ts, quote(tx.namespace)+"."+quote(stage.Real.Name), mode) {
+		put := func() error { return tx.exec(ctx, "put rows into "+ts.label, text) }
 		wait := put
-		if i == 0 && mode != sink.Merge { // it locks all of the table
+		if i == 0 && mode != sink.Merge { // it locks the whole table
 			wait = func() error { return tx.waitShortly(ctx, put) }
 		}
 		if err := wait(); err != nil {
@@ -218,25 +220,26 @@ func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, m
 	return nil
 }
 
-func placeTexts(sh *shape, stage string, mode sink.LoadMode) []string {
+func placeTexts(ts *tableStatements, stage string, mode sink.LoadMode) []string {
 	source := stage + " AS S"
 	drop := "DROP TABLE " + stage
-	names := sh.names(sh.all(), "")
+	names := ts.names(ts.layout.All(), "")
 	switch {
 	case mode == sink.Merge:
-		return []string{sh.upsert(source, true), drop}
-	case sh.layout.Scope == nil && sh.layout.Real.Native.(*relation).plain && len(sh.columns) == len(sh.layout.Real.Columns):
+		return []string{ts.upsertText(source, true), drop}
+	case ts.layout.Scope == nil && ts.layout.Real.Native.(*relation).plain && len(ts.columns) == len(ts.layout.Real.Columns):
 		return []string{
-			"TRUNCATE TABLE " + sh.table,
-			sh.withIdentity("INSERT INTO " + sh.table + " WITH (TABLOCK) (" + names + ")\nSELECT " + sh.expressions() + "\nFROM " + source + ";"),
+			"TRUNCATE TABLE " + ts.table,
+			ts.withIdentity("INSERT INTO " + ts.table + " WITH (TABLOCK) (" + names + ")\n" +
+				"SELECT " + ts.expressions() + "\nFROM " + source + ";"),
 			drop,
 		}
 	}
-	terms := append(sh.inScope(), "NOT EXISTS (SELECT 1 FROM "+source+" WHERE "+sh.matches()+")")
+	terms := append(ts.inScope(), "NOT EXISTS (SELECT 1 FROM "+source+" WHERE "+ts.matches()+")")
 	return []string{
-		// Another load that replaces rows of the table waits for the end of this one.
-		"DELETE T\nFROM " + sh.table + " AS T WITH (TABLOCKX)\nWHERE " + strings.Join(terms, " AND ") + ";",
-		sh.upsert(source, false), // a snapshot that replaces a table replaces newer rows too
+		// Another load that replaces rows of the table waits until this one ends.
+		"DELETE T\nFROM " + ts.table + " AS T WITH (TABLOCKX)\nWHERE " + strings.Join(terms, " AND ") + ";",
+		ts.upsertText(source, false), // a replacing snapshot also replaces newer rows
 		drop,
 	}
 }

@@ -8,11 +8,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// lockWait sets how long each statement of the session waits for a lock.
+// lockWait returns the statement that bounds how long each statement of the session waits for a
+// lock.
 func lockWait(d time.Duration) string { return fmt.Sprintf("SET LOCK_TIMEOUT %d;", d.Milliseconds()) }
 
-// waitShortly calls do, whose statements wait for locks for ShortLockWait at most: readers
-// wait behind a statement that waits to change a table.
+// waitShortly calls do with lock waits limited to ShortLockWait: readers wait behind a statement
+// that waits to change a table.
 func (s *session) waitShortly(ctx context.Context, do func() error) error {
 	if err := s.exec(ctx, "set up the session", lockWait(sqlsink.ShortLockWait)); err != nil {
 		return err
@@ -27,8 +28,8 @@ func (s *session) waitShortly(ctx context.Context, do func() error) error {
 	return err
 }
 
-// working reports whether the server accepts another session. Only users with VIEW SERVER
-// STATE can see what it does for this one.
+// working reports whether the server accepts another session. Only users with VIEW SERVER STATE can
+// see the state of this one.
 func (s *session) working(ctx context.Context) sqlsink.Work {
 	other, err := s.dialect.connect(ctx)
 	if err != nil {

@@ -16,8 +16,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers/tds"
 )
 
-// openSink opens a sink on a database of the server, at the address of the server or of what
-// stands before it.
+// openSink opens a sink on a database of the server, at the server's address or a proxy's.
 func openSink(t *testing.T, server *tds.Server, address, options string) *sqlsink.Sink {
 	t.Helper()
 	u, err := url.Parse(server.URL("shop"))
@@ -52,19 +51,21 @@ func TestMigrate_TriesAgainWhileTheTableIsLocked(t *testing.T) {
 	if _, err := s.Migrate(t.Context(), []*schema.Table{thing}); err != nil {
 		t.Fatal(err)
 	}
-	// A change of a table waits shortly, other statements do not.
+	// Only a change of a table limits its wait.
 	statements := server.Statements()
 	for i, statement := range statements {
 		if !strings.HasPrefix(statement, "CREATE TABLE [dbo].[thing]") {
 			continue
 		}
-		before := slices.DeleteFunc(slices.Clone(statements[:i]), func(other string) bool { return !strings.Contains(other, "SET LOCK_TIMEOUT ") })
+		before := slices.DeleteFunc(slices.Clone(statements[:i]),
+			func(other string) bool { return !strings.Contains(other, "SET LOCK_TIMEOUT ") })
 		if last := before[len(before)-1]; last != "SET LOCK_TIMEOUT 1000;" {
 			t.Errorf("before it: %s", last)
 		}
 	}
 	after := slices.DeleteFunc(statements, func(other string) bool { return !strings.HasPrefix(other, "SET LOCK_TIMEOUT ") })
-	sinktest.Equal(t, []string{"SET LOCK_TIMEOUT 1000;", "SET LOCK_TIMEOUT 30000;", "SET LOCK_TIMEOUT 1000;", "SET LOCK_TIMEOUT 30000;"}, after)
+	sinktest.Equal(t, []string{"SET LOCK_TIMEOUT 1000;", "SET LOCK_TIMEOUT 30000;", "SET LOCK_TIMEOUT 1000;", "SET LOCK_TIMEOUT 30000;"},
+		after)
 }
 
 func TestApply_LeavesAServerThatDoesNotAnswer(t *testing.T) {
@@ -86,7 +87,7 @@ func TestApply_LeavesAServerThatDoesNotAnswer(t *testing.T) {
 			if err := s.Apply(t.Context(), batch); fault.Of(err) != fault.Transient || !errors.As(err, new(*sqlsink.SilentError)) {
 				t.Fatalf("want a transient *sqlsink.SilentError, got: %v", err)
 			}
-			proxy.Mend()
+			proxy.Repair()
 			if err := s.Apply(t.Context(), batch); err != nil {
 				t.Fatal(err)
 			}

@@ -8,8 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// CanWrite makes a table, and the schema if it does not exist, writes to it, and rolls
-// back.
+// CanWrite creates a table, and the schema if it does not exist, writes to it, and rolls back.
 func (s *session) CanWrite(ctx context.Context) error {
 	tx := &transaction{session: s}
 	err := tx.open(ctx)
@@ -17,9 +16,11 @@ func (s *session) CanWrite(ctx context.Context) error {
 		err = s.makeSchema(ctx)
 	}
 	probe := quote(s.namespace) + "." + quote(fmt.Sprintf("_eds_probe_%d", s.number))
-	for _, statement := range []string{"CREATE TABLE " + probe + " (a INT NOT NULL)", "INSERT INTO " + probe + " (a) VALUES (1)", "DROP TABLE " + probe} {
+	for _, statement := range []string{
+		"CREATE TABLE " + probe + " (a INT NOT NULL)", "INSERT INTO " + probe + " (a) VALUES (1)", "DROP TABLE " + probe,
+	} {
 		if err == nil {
-			err = s.exec(ctx, "make a table", statement)
+			err = s.exec(ctx, "create a table", statement)
 		}
 	}
 	rollback := tx.Rollback(ctx)
@@ -27,11 +28,14 @@ func (s *session) CanWrite(ctx context.Context) error {
 		user, namespace := s.dialect.config.User, s.namespace
 		switch e.number {
 		case 262:
-			return fault.Mark(fault.Fatal, fmt.Errorf("user %q may not make tables; run in database %q: GRANT CREATE TABLE TO %s: %w", user, s.dialect.config.Database, quote(user), err))
+			return fault.Mark(fault.Fatal, fmt.Errorf("user %q may not create tables; run in database %q: GRANT CREATE TABLE TO %s: %w",
+				user, s.dialect.config.Database, quote(user), err))
 		case 229, 230, 2760, 1088:
-			return fault.Mark(fault.Fatal, fmt.Errorf("user %q may not make or write tables in schema %q; run: GRANT SELECT, INSERT, UPDATE, DELETE, ALTER, REFERENCES ON SCHEMA::%s TO %s: %w", user, namespace, quote(namespace), quote(user), err))
+			return fault.Mark(fault.Fatal, fmt.Errorf("user %q may not create or write tables in schema %q; "+
+				"run: GRANT SELECT, INSERT, UPDATE, DELETE, ALTER, REFERENCES ON SCHEMA::%s TO %s: %w",
+				user, namespace, quote(namespace), quote(user), err))
 		case 3906:
-			return fault.Mark(fault.Fatal, fmt.Errorf("the database only takes reads: it is a replica, or set to; name the primary: %w", err))
+			return fault.Mark(fault.Fatal, fmt.Errorf("the database is read-only or a replica; name the primary: %w", err))
 		}
 	}
 	return errors.Join(err, rollback)

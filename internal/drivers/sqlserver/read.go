@@ -15,47 +15,43 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// Read yields the rows of a table as they are streamed by the server.
+// Read yields the rows of a table while the server streams them.
 func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
-		sh := s.shape(l)
+		ts := s.tableStatements(l)
 		row := &change.Row{Op: cdc.Insert}
-		going := true
-		err := s.stream(ctx, "read "+sh.label, readText(sh), nil, func(values []driver.Value) (bool, error) {
-			if err := sh.decode(row, values); err != nil {
+		more := true
+		err := s.streamRows(ctx, "read "+ts.label, readText(ts), nil, func(values []driver.Value) (bool, error) {
+			if err := ts.decode(row, values); err != nil {
 				return false, err
 			}
-			going = yield(row, nil)
-			return going, nil
+			more = yield(row, nil)
+			return more, nil
 		})
-		if err != nil && going {
+		if err != nil && more {
 			yield(nil, err)
 		}
 	}
 }
 
-func readText(sh *shape) string {
+func readText(ts *tableStatements) string {
 	text := "SELECT "
-	for i := range sh.columns {
+	for i := range ts.columns {
 		if i > 0 {
 			text += ", "
 		}
-		text += sh.columns[i].readable()
+		text += ts.columns[i].readExpression()
 	}
-	text += " FROM " + sh.table
-	if sh.layout.Soft {
-		for i, t := range sh.layout.Columns {
-			if t.Meta == sqlsink.MetaDeleted {
-				name := sh.columns[i].name
-				text += " WHERE " + name + " IS NULL OR " + name + " = 0"
-			}
-		}
+	text += " FROM " + ts.table
+	if ts.layout.Soft {
+		name := ts.columns[ts.layout.Meta(sqlsink.MetaDeleted)].name
+		text += " WHERE " + name + " IS NULL OR " + name + " = 0"
 	}
 	return text
 }
 
-// readable is the expression by which a column is read.
-func (c *column) readable() string {
+// readExpression returns the expression that reads the column.
+func (c *column) readExpression() string {
 	switch {
 	case c.kind == kindBinary:
 		return "CONVERT(VARCHAR(MAX), CAST(" + c.name + " AS VARBINARY(MAX)), 1)"
@@ -67,17 +63,17 @@ func (c *column) readable() string {
 	return c.name
 }
 
-// decode makes a row of the server's values, in the memory of the last one.
-func (sh *shape) decode(row *change.Row, values []driver.Value) error {
-	return sh.layout.ReadRow(row, func(dst []byte, i int) ([]byte, error) {
+// decode decodes the server's values into row and reuses its memory.
+func (ts *tableStatements) decode(row *change.Row, values []driver.Value) error {
+	return ts.layout.ReadRow(row, func(dst []byte, i int) ([]byte, error) {
 		if values[i] == nil {
 			return dst, nil
 		}
-		return sh.columns[i].appendRaw(dst, values[i])
+		return ts.columns[i].appendRaw(dst, values[i])
 	})
 }
 
-// appendRaw appends the raw JSON value that stands for a value of the driver.
+// appendRaw appends a value of the driver as a raw JSON value.
 func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 	switch v := v.(type) {
 	case bool:
@@ -94,7 +90,7 @@ func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 		}
 		return append(v.UTC().AppendFormat(append(dst, '"'), sqlsink.TimeFormat), '"'), nil
 	case string:
-		if c.json && isJSON(v) {
+		if c.JSON && isJSON(v) {
 			return append(dst, v...), nil
 		}
 		return rawjson.AppendQuoted(dst, v), nil
@@ -102,10 +98,10 @@ func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 	return dst, value.ErrNotNumber
 }
 
-// isJSON reports whether text, of a column that another tool may have filled, is JSON.
+// isJSON reports whether text is JSON: another tool may have written the column.
 func isJSON(text string) bool { return rawjson.Valid([]byte(text)) == nil }
 
-// appendFloat appends a float's shortest exact form, as JSON writes it.
+// appendFloat appends the shortest exact form of f, as JSON formats it.
 func (c *column) appendFloat(dst []byte, f float64) []byte {
 	bits := 64
 	if c.kind == kindReal {

@@ -12,20 +12,26 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// real describes a real column, as the catalogue would.
+// real describes a real column like the catalogue.
 func real(name, base string, length, precision, scale int, collation string) sqlsink.Column {
 	units := length
 	if strings.HasPrefix(base, "n") && length > 0 {
 		units *= 2
 	}
-	return describe(answer{"t", name, base, int64(units), int64(precision), int64(scale), collation, true, false, false, int64(0), int64(0), int64(0)})
+	return describe(resultRow{
+		"t", name, base, int64(units), int64(precision), int64(scale), collation, true, false, false, int64(0),
+		int64(0), int64(0),
+	})
 }
 
-// layoutOf maps columns of the source onto real ones of the same name; the first
-// keys of them are the key, and those that are metadata by their name are.
+// layoutOf maps source columns onto real ones of the same name. The first keys of them are the key;
+// names select metadata columns.
 func layoutOf(t testing.TB, table string, r relation, keys int, columns ...sqlsink.Column) *sqlsink.Layout {
 	t.Helper()
-	metas := map[string]sqlsink.Meta{"_eds_op": sqlsink.MetaOp, "_eds_version": sqlsink.MetaVersion, "_eds_synced_at": sqlsink.MetaSynced, "_eds_deleted": sqlsink.MetaDeleted}
+	metas := map[string]sqlsink.Meta{
+		"_eds_op": sqlsink.MetaOp, "_eds_version": sqlsink.MetaVersion, "_eds_synced_at": sqlsink.MetaSynced,
+		"_eds_deleted": sqlsink.MetaDeleted,
+	}
 	var list []schema.Column
 	var key []string
 	for i, c := range columns {
@@ -79,14 +85,16 @@ var (
 	oddTable   = relation{}
 )
 
-// allStatements are all the shapes of statements that the driver sends.
+// allStatements returns all kinds of statements that the driver sends.
 func allStatements(t testing.TB) *script {
 	s := new(script)
 	namespace := "dbo"
 	d := &dialect{}
 	d.namespace.Store(&namespace)
-	s.add("set up a session", settings+lockWait(30*time.Second), lookAround, "SELECT name FROM sys.schemas WHERE name = @p1", "CREATE SCHEMA [shop]")
-	s.add("read the catalogue", fmt.Sprintf(columnQuery, "@p2, @p3"), fmt.Sprintf(tableQuery, "@p2, @p3"), fmt.Sprintf(keyQuery, "@p2, @p3"))
+	s.add("set up a session", settings+lockWait(30*time.Second), sessionQuery, "SELECT name FROM sys.schemas WHERE name = @p1",
+		"CREATE SCHEMA [shop]")
+	s.add("read the catalogue", fmt.Sprintf(columnQuery, "@p2, @p3"), fmt.Sprintf(tableQuery, "@p2, @p3"),
+		fmt.Sprintf(keyQuery, "@p2, @p3"))
 	addDDL(s, d)
 
 	text, version := real("id", "nvarchar", 255, 0, 0, binary), real("_eds_version", "nvarchar", 255, 0, 0, binary)
@@ -95,28 +103,35 @@ func allStatements(t testing.TB) *script {
 	number := real("number", "int", 4, 10, 0, "")
 	number.Native.(*attribute).identity = true
 	for _, l := range []*sqlsink.Layout{
-		layoutOf(t, "order", plainTable, 2, text, n, name), layoutOf(t, "link", plainTable, 2, text, n), layoutOf(t, "odd", oddTable, 1, text, name),
-		layoutOf(t, "odd link", oddTable, 2, text, n), layoutOf(t, "foreign", plainTable, 1, foreign, real("doc", "xml", -1, 0, 0, ""), real("total", "decimal", 9, 12, 2, ""), real("raw", "varbinary", -1, 0, 0, ""), real("cost", "money", 8, 19, 4, "")),
+		layoutOf(t, "order", plainTable, 2, text, n, name), layoutOf(t, "link", plainTable, 2, text, n),
+		layoutOf(t, "odd", oddTable, 1, text, name),
+		layoutOf(t, "odd link", oddTable, 2, text, n),
+		layoutOf(t, "foreign", plainTable, 1, foreign, real("doc", "xml", -1, 0, 0, ""), real("total", "decimal", 9, 12, 2, ""),
+			real("raw", "varbinary", -1, 0, 0, ""), real("cost", "money", 8, 19, 4, "")),
 		layoutOf(t, "numbered", plainTable, 1, number, name),
 		layoutOf(t, "guarded", plainTable, 1, text, name, version), layoutOf(t, "odd guarded", oddTable, 1, text, name, version),
-		layoutOf(t, "soft", plainTable, 1, text, name, real("_eds_op", "nvarchar", 255, 0, 0, binary), version, real("_eds_synced_at", "datetimeoffset", 10, 26, 6, ""), real("_eds_deleted", "bit", 1, 1, 0, "")),
+		layoutOf(t, "soft", plainTable, 1, text, name, real("_eds_op", "nvarchar", 255, 0, 0, binary), version,
+			real("_eds_synced_at", "datetimeoffset", 10, 26, 6, ""), real("_eds_deleted", "bit", 1, 1, 0, "")),
 	} {
-		sh := newShape(l, "[dbo]."+quote(l.Real.Name), nil)
-		for _, op := range []*operation{sh.removing(), sh.upserting()} {
+		ts := newTableStatements(l, "[dbo]."+quote(l.Real.Name), nil)
+		for _, op := range []*rowOperation{ts.deleteOperation(), ts.upsertOperation()} {
 			s.add(op.what+" by parameters "+op.declarations(op.indexes, 2), op.statement(op.values(op.indexes, 2)))
-			s.add(op.what+" by a temporary table", op.makeTemporary(op.stage, op.indexes), op.fromStage())
+			s.add(op.what+" by a temporary table", op.createTemporary(op.stage, op.indexes), op.fromStage())
 		}
-		s.add("read "+l.Real.Name, readText(sh))
-		s.add("stage a load of "+l.Real.Name, stageText(sh, "[dbo].[_eds_load_x]"))
-		s.add("replace the rows of "+l.Real.Name, placeTexts(sh, "[dbo].[_eds_load_x]", sink.Replace)...)
-		s.add("merge into "+l.Real.Name, placeTexts(sh, "[dbo].[_eds_load_x]", sink.Merge)...)
+		s.add("read "+l.Real.Name, readText(ts))
+		s.add("stage a load of "+l.Real.Name, stageText(ts, "[dbo].[_eds_load_x]"))
+		s.add("replace the rows of "+l.Real.Name, placeTexts(ts, "[dbo].[_eds_load_x]", sink.Replace)...)
+		s.add("merge into "+l.Real.Name, placeTexts(ts, "[dbo].[_eds_load_x]", sink.Merge)...)
 		l.Scope = []sqlsink.Within{{Column: l.Columns[0].Real, Values: []string{"x", `it's \ odd`}}}
-		s.add("replace some rows of "+l.Real.Name, append(placeTexts(sh, "[dbo].[_eds_load_x]", sink.Replace), countText(sh))...)
+		s.add("replace some rows of "+l.Real.Name, append(placeTexts(ts, "[dbo].[_eds_load_x]", sink.Replace), countText(ts))...)
 	}
-	stage := newShape(layoutOf(t, "_eds_load_x", plainTable, 2, text, n, name), "[dbo].[_eds_load_x]", nil)
-	s.add("seal a stage", countText(stage), sealText(stage), duplicatesText(stage), dedupText(stage), "DROP TABLE IF EXISTS [dbo].[_eds_load_x]")
-	s.add("move the checkpoint", fmt.Sprintf(insertCheckpoint, "[dbo].[_eds_checkpoint]"), fmt.Sprintf(updateCheckpoint, "[dbo].[_eds_checkpoint]"))
-	s.add("end a transaction", "BEGIN TRANSACTION", "COMMIT TRANSACTION", "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION", "EXECUTE sys.sp_flush_log")
+	stage := newTableStatements(layoutOf(t, "_eds_load_x", plainTable, 2, text, n, name), "[dbo].[_eds_load_x]", nil)
+	s.add("seal a stage", countText(stage), sealText(stage), duplicatesText(stage), deduplicateText(stage),
+		"DROP TABLE IF EXISTS [dbo].[_eds_load_x]")
+	s.add("move the checkpoint", fmt.Sprintf(insertCheckpoint, "[dbo].[_eds_checkpoint]"),
+		fmt.Sprintf(updateCheckpoint, "[dbo].[_eds_checkpoint]"))
+	s.add("end a transaction", "BEGIN TRANSACTION", "COMMIT TRANSACTION", "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION",
+		"EXECUTE sys.sp_flush_log")
 	return s
 }
 
@@ -133,8 +148,14 @@ func addDDL(s *script, d *dialect) {
 		{Name: "tags", Type: schema.Array},
 		{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
 	}})...)
-	s.add("create tables", d.DDL(sqlsink.Step{Kind: sqlsink.CreateTable, Table: "link", Keys: 2, Columns: []sqlsink.NewColumn{{Name: "a", Type: schema.String, Key: true}, {Name: "b", Type: schema.String, Key: true}}})...)
-	s.add("add a column", d.DDL(sqlsink.Step{Kind: sqlsink.AddColumn, Table: "order", Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}}})...)
+	s.add("create tables", d.DDL(sqlsink.Step{
+		Kind: sqlsink.CreateTable, Table: "link", Keys: 2,
+		Columns: []sqlsink.NewColumn{{Name: "a", Type: schema.String, Key: true}, {Name: "b", Type: schema.String, Key: true}},
+	})...)
+	s.add("add a column", d.DDL(sqlsink.Step{
+		Kind: sqlsink.AddColumn, Table: "order",
+		Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}},
+	})...)
 	for _, c := range []struct {
 		real sqlsink.Column
 		to   schema.Type
@@ -151,13 +172,14 @@ func addDDL(s *script, d *dialect) {
 		{real("c", "datetime2", 8, 23, 3, ""), schema.String},
 		{real("c", "date", 3, 10, 0, ""), schema.String},
 	} {
-		s.add("widen "+c.real.Type+" to "+c.to.String(), d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: &c.real, To: c.to})...)
+		s.add("widen "+c.real.Type+" to "+c.to.String(),
+			d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: &c.real, To: c.to})...)
 	}
 	relaxed := real("c", "nvarchar", 10, 0, 0, "Latin1_General_100_CI_AS")
 	s.add("relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "order", Real: &relaxed})...)
 }
 
-// TestStatementsAreTheGoldenOnes shows every SQL text in testdata/statements.sql.
-func TestStatementsAreTheGoldenOnes(t *testing.T) {
+// TestStatements_MatchGolden compares every SQL text with testdata/statements.sql.
+func TestStatements_MatchGolden(t *testing.T) {
 	golden.Compare(t, "statements.sql", allStatements(t).String())
 }

@@ -163,9 +163,7 @@ key that ends in a blank, because SQL Server treats it like the key without the 
 These values are adjusted instead, and counted by rule:
 
 `)
-	for _, r := range rules() {
-		fmt.Fprintf(&b, "    %-26s %s\n", r.name, r.what)
-	}
+	b.WriteString(rules.Help())
 	return b.String()
 }
 

@@ -10,23 +10,23 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// maxParameters is how many parameters a statement may have, less those of
-// sp_executesql. A table has at most 1,024 columns, so that every row fits.
+// maxParameters is the limit of a statement's parameters, less those of sp_executesql. A table has
+// at most 1,024 columns, so a row always fits.
 const maxParameters = 2098
 
-// smallRows is up to how many rows go as parameters, in statements of a power of
-// two of rows each, so that the server meets few different ones. A bulk load takes
-// four more exchanges than one such statement.
+// smallRows is the largest number of rows that are sent as parameters. Their statements have a
+// power of two of rows each, so the server sees few distinct ones. A bulk load takes four more
+// round trips than one such statement.
 const smallRows = 64
 
 // transaction implements sqlsink.Tx.
 type transaction struct {
 	*session
-	begun  bool
-	stages []string // temporary tables that it makes
+	begun   bool
+	created []string // temporary tables of this transaction
 }
 
-// Begin begins a transaction, which the server hears of with the first statement.
+// Begin begins a transaction. It sends nothing yet.
 func (s *session) Begin(context.Context) (sqlsink.Tx, error) { return &transaction{session: s}, nil }
 
 // open begins the transaction at the server.
@@ -46,32 +46,33 @@ func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
 	if err := tx.open(ctx); err != nil {
 		return err
 	}
-	sh := tx.shape(w.Layout)
-	if err := tx.apply(ctx, sh.removing(), w.Deletes, w.Synced); err != nil {
+	ts := tx.tableStatements(w.Layout)
+	if err := tx.apply(ctx, ts.deleteOperation(), w.Deletes, w.Synced); err != nil {
 		return sqlsink.About(w.Layout, err)
 	}
-	return sqlsink.About(w.Layout, tx.apply(ctx, sh.upserting(), w.Upserts, w.Synced))
+	return sqlsink.About(w.Layout, tx.apply(ctx, ts.upsertOperation(), w.Upserts, w.Synced))
 }
 
-// operation is one way to write rows, from whichever source they come.
-type operation struct {
-	*shape
+// rowOperation is one way to write rows, from any source.
+type rowOperation struct {
+	*tableStatements
 	what      string
 	stage     string // temporary table for the rows
 	indexes   []int  // of the columns that it reads
 	statement func(source string) string
 }
 
-func (sh *shape) removing() *operation {
-	return &operation{sh, "delete from " + sh.label, sh.keys, sh.deleted(), sh.remove}
+func (ts *tableStatements) deleteOperation() *rowOperation {
+	return &rowOperation{ts, "delete from " + ts.label, ts.deleteStage, ts.deleteColumns(), ts.deleteText}
 }
 
-func (sh *shape) upserting() *operation {
-	return &operation{sh, "upsert into " + sh.label, sh.stage, sh.all(), func(source string) string { return sh.upsert(source, true) }}
+func (ts *tableStatements) upsertOperation() *rowOperation {
+	upsert := func(source string) string { return ts.upsertText(source, true) }
+	return &rowOperation{ts, "upsert into " + ts.label, ts.upsertStage, ts.layout.All(), upsert}
 }
 
-// apply writes rows: few as parameters, many by a bulk load.
-func (tx *transaction) apply(ctx context.Context, op *operation, rows []change.Row, synced time.Time) error {
+// apply writes rows: few as parameters, many with a bulk load.
+func (tx *transaction) apply(ctx context.Context, op *rowOperation, rows []change.Row, synced time.Time) error {
 	if len(rows) > smallRows || len(rows)*len(op.indexes) > 4*maxParameters {
 		return tx.stageRows(ctx, op, rows, synced)
 	}
@@ -89,26 +90,26 @@ func (tx *transaction) apply(ctx context.Context, op *operation, rows []change.R
 }
 
 // bindRows runs the operation with the rows as parameters.
-func (tx *transaction) bindRows(ctx context.Context, op *operation, rows []change.Row, synced time.Time) error {
+func (tx *transaction) bindRows(ctx context.Context, op *rowOperation, rows []change.Row, synced time.Time) error {
 	values := make([]any, 0, len(rows)*len(op.indexes))
 	for i := range rows {
 		var err error
-		if values, err = tx.encode(values, op.shape, op.indexes, &rows[i], synced); err != nil {
+		if values, err = tx.encode(values, op.tableStatements, op.indexes, &rows[i], synced); err != nil {
 			return err
 		}
 	}
 	sql := op.text(fmt.Sprint(op.stage, len(rows)), func() string { return op.statement(op.values(op.indexes, len(rows))) })
 	declaration := op.text(fmt.Sprint(op.stage, "declare", len(rows)), func() string { return op.declarations(op.indexes, len(rows)) })
-	_, err := tx.execute(ctx, op.what, sql, declaration, values)
+	_, err := tx.execParams(ctx, op.what, sql, declaration, values)
 	return err
 }
 
 // encode appends the values of a row.
-func (s *session) encode(values []any, sh *shape, indexes []int, row *change.Row, synced time.Time) ([]any, error) {
+func (s *session) encode(values []any, ts *tableStatements, indexes []int, row *change.Row, synced time.Time) ([]any, error) {
 	for _, index := range indexes {
 		var raw []byte
-		raw, s.scratch = sh.layout.Columns[index].Raw(row, synced, s.scratch[:0])
-		v, err := sh.columns[index].value(raw)
+		raw, s.scratch = ts.layout.Columns[index].Raw(row, synced, s.scratch[:0])
+		v, err := ts.columns[index].value(raw)
 		if err != nil {
 			return values, err
 		}
@@ -117,16 +118,16 @@ func (s *session) encode(values []any, sh *shape, indexes []int, row *change.Row
 	return values, nil
 }
 
-// stageRows loads the rows into a temporary table, and writes from there.
-func (tx *transaction) stageRows(ctx context.Context, op *operation, rows []change.Row, synced time.Time) error {
-	if !tx.session.stages[op.stage] {
-		if err := tx.exec(ctx, "make a temporary table for "+op.label, op.makeTemporary(op.stage, op.indexes)); err != nil {
+// stageRows loads the rows into a temporary table, and writes them from there.
+func (tx *transaction) stageRows(ctx context.Context, op *rowOperation, rows []change.Row, synced time.Time) error {
+	if !tx.tempTables[op.stage] {
+		if err := tx.exec(ctx, "create a temporary table for "+op.label, op.createTemporary(op.stage, op.indexes)); err != nil {
 			return err
 		}
-		tx.session.stages[op.stage] = true
-		tx.stages = append(tx.stages, op.stage)
+		tx.tempTables[op.stage] = true
+		tx.created = append(tx.created, op.stage)
 	}
-	load := tx.bulk(ctx, op.shape, quote(op.stage), op.indexes)
+	load := tx.bulk(ctx, op.tableStatements, quote(op.stage), op.indexes)
 	for i := range rows {
 		if err := load.add(ctx, &rows[i], synced); err != nil {
 			return load.abandon(err)
@@ -138,13 +139,14 @@ func (tx *transaction) stageRows(ctx context.Context, op *operation, rows []chan
 	return tx.exec(ctx, op.what, op.text(op.stage+"staged", op.fromStage))
 }
 
-// fromStage runs the operation with the rows of its temporary table, and empties that.
-func (op *operation) fromStage() string {
+// fromStage returns the statements that run the operation with the rows of its temporary table, and
+// empty that.
+func (op *rowOperation) fromStage() string {
 	return op.statement(staged(op.stage)) + "\nTRUNCATE TABLE " + quote(op.stage) + ";"
 }
 
-// The checkpoint's statements change no row where the stored position is not the
-// expected one, or where there is a row and none was expected.
+// The checkpoint's statements change no row if the stored position is not the expected one, or if a
+// row exists and none was expected.
 const (
 	insertCheckpoint = `INSERT INTO %[1]s ([stream], [consumer], [filter], [position], [stored])
 SELECT @p1, @p2, @p3, @p4, @p5
@@ -154,7 +156,8 @@ WHERE NOT EXISTS (SELECT 1 FROM %[1]s AS T WITH (UPDLOCK, HOLDLOCK) WHERE T.[str
 WHERE [stream] = @p1 AND [consumer] = @p2 AND [filter] = @p3 AND [position] = @p6 AND [stored] = @p7;`
 	updateDeclaration = insertDeclaration + ", @p6 BIGINT, @p7 BIGINT"
 	guardedCheckpoint = `UPDATE %s SET [position] = @p4, [stored] = @p5, [seen] = @p10
-WHERE [stream] = @p1 AND [consumer] = @p2 AND [filter] = @p3 AND [position] = @p6 AND [stored] = @p7 AND [epoch] = @p8 AND COALESCE([generation], 0) = @p9;`
+WHERE [stream] = @p1 AND [consumer] = @p2 AND [filter] = @p3 AND [position] = @p6 AND [stored] = @p7` +
+		` AND [epoch] = @p8 AND COALESCE([generation], 0) = @p9;`
 	guardedDeclaration = updateDeclaration + ", @p8 BIGINT, @p9 BIGINT, @p10 BIGINT"
 )
 
@@ -174,20 +177,20 @@ func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from c
 		sql, declaration = fmt.Sprintf(guardedCheckpoint, table), guardedDeclaration
 		values = append(values, c.Epoch, c.Generation, c.Seen)
 	}
-	moved, err := tx.execute(ctx, "move the checkpoint", sql, declaration, values)
+	moved, err := tx.execParams(ctx, "move the checkpoint", sql, declaration, values)
 	if err == nil && moved != 1 {
 		err = sqlsink.ErrMoved
 	}
 	return err
 }
 
-// Raise raises the generation of all checkpoints.
+// Raise increments the generation of all checkpoints.
 func (tx *transaction) Raise(ctx context.Context, l *sqlsink.Layout) error {
 	if err := tx.open(ctx); err != nil {
 		return err
 	}
 	sql := "UPDATE " + quote(tx.namespace) + "." + quote(l.Real.Name) + " SET [generation] = COALESCE([generation], 0) + 1;"
-	_, err := tx.execute(ctx, "raise the generation of the checkpoints", sql, "", nil)
+	_, err := tx.execParams(ctx, "raise the generation of the checkpoints", sql, "", nil)
 	return err
 }
 
@@ -205,13 +208,13 @@ func (tx *transaction) Commit(ctx context.Context) error {
 	return nil
 }
 
-// Rollback undoes the transaction, where an error has not done so already.
+// Rollback undoes the transaction, unless an error has done so already.
 func (tx *transaction) Rollback(ctx context.Context) error {
-	for _, stage := range tx.stages {
-		delete(tx.session.stages, stage)
+	for _, stage := range tx.created {
+		delete(tx.tempTables, stage)
 	}
 	if !tx.begun {
-		return tx.ready(ctx, "roll back")
+		return tx.checkUsable(ctx, "roll back")
 	}
 	return tx.exec(ctx, "roll back", "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION")
 }

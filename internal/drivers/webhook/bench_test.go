@@ -13,9 +13,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// BenchmarkApply posts batches to an endpoint that forgets them, and in turns the
-// same bodies, made beforehand, with net/http alone, which signs them as any
-// sender has to. It reports both, and how much of the client's speed is left.
+// BenchmarkApply posts batches to an endpoint that discards them, and by turns the same bodies,
+// built beforehand, with net/http alone, which signs them like any sender. It reports both rates
+// and their ratio.
 func BenchmarkApply(b *testing.B) {
 	for _, columns := range []int{20, 60} {
 		b.Run(fmt.Sprintf("%d columns", columns), func(b *testing.B) { benchmark(b, columns) })
@@ -45,7 +45,7 @@ func benchmark(b *testing.B, columns int) {
 			postBare(b, client, server.URL+"/in", strconv.Itoa(i), body)
 		}
 	}
-	sinktest.Apply(b, s, apply) // and both have connected
+	sinktest.Apply(b, s, apply) // now both are connected
 	post()
 	var eds, bare time.Duration
 	for b.Loop() {
@@ -71,14 +71,14 @@ func postBare(b *testing.B, client *http.Client, address, id string, body []byte
 	r.Header.Set("Webhook-Id", id)
 	r.Header.Set("Webhook-Timestamp", stamp)
 	r.Header.Set("Webhook-Signature", sign(mustSecret(b), id, stamp, body))
-	answer, err := client.Do(r)
+	response, err := client.Do(r)
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := io.Copy(io.Discard, answer.Body); err != nil {
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
 		b.Error(err)
 	}
-	if err := answer.Body.Close(); err != nil || answer.StatusCode != http.StatusOK {
-		b.Fatalf("%s: %v", answer.Status, err)
+	if err := response.Body.Close(); err != nil || response.StatusCode != http.StatusOK {
+		b.Fatalf("%s: %v", response.Status, err)
 	}
 }

@@ -21,8 +21,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// request makes the request that carries events, and signs it.
-func (s *Sink) request(ctx context.Context, events []*cdc.Event) (*http.Request, *body, error) {
+// request returns the signed request for the events.
+func (s *Sink) request(ctx context.Context, events []*cdc.Event) (*http.Request, *requestBody, error) {
 	content := s.body(events)
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.endpoint.String(), content.reader())
 	if err != nil {
@@ -47,8 +47,8 @@ func (s *Sink) request(ctx context.Context, events []*cdc.Event) (*http.Request,
 	return r, content, nil
 }
 
-// batchID names a request by its places in the stream and the changes that it
-// carries: the same each time that the same changes are sent.
+// batchID names a request by its positions in the stream and its changes. The same changes always
+// get the same id.
 func batchID(events []*cdc.Event) string {
 	hash := sha256.New()
 	var text []byte
@@ -64,7 +64,7 @@ func batchID(events []*cdc.Event) string {
 	return fmt.Sprintf("eds_%d-%d_%s", first.Sequence, last.Sequence, hex.EncodeToString(hash.Sum(nil)[:12]))
 }
 
-// sign returns the signature that standardwebhooks.com asks for.
+// sign returns the signature that standardwebhooks.com defines.
 func sign(secret []byte, id, stamp string, content []byte) string {
 	mac := hmac.New(sha256.New, secret)
 	mac.Write([]byte(id + "." + stamp + "."))
@@ -72,38 +72,38 @@ func sign(secret []byte, id, stamp string, content []byte) string {
 	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// body is what a request carries.
-type body struct {
+// requestBody is the body of a request.
+type requestBody struct {
 	text    []byte
-	readers atomic.Int32 // that are open: the client may read on when a request has been answered
+	readers atomic.Int32 // open readers: the client may still read after the response
 }
 
-func (b *body) reader() io.ReadCloser {
+func (b *requestBody) reader() io.ReadCloser {
 	b.readers.Add(1)
-	return &reader{Reader: bytes.NewReader(b.text), of: b}
+	return &bodyReader{Reader: bytes.NewReader(b.text), of: b}
 }
 
-type reader struct {
+type bodyReader struct {
 	*bytes.Reader
-	of     *body
+	of     *requestBody
 	closed atomic.Bool
 }
 
-func (r *reader) Close() error {
+func (r *bodyReader) Close() error {
 	if !r.closed.Swap(true) {
 		r.of.readers.Add(-1)
 	}
 	return nil
 }
 
-// body returns the events, a line each, compressed where that is asked for.
-func (s *Sink) body(events []*cdc.Event) *body {
+// body returns the events, one per line, compressed if the URL asks for it.
+func (s *Sink) body(events []*cdc.Event) *requestBody {
 	lines := s.lines(events)
 	if !s.gzip {
-		return &body{text: lines}
+		return &requestBody{text: lines}
 	}
 	defer s.keep(lines)
-	return &body{text: s.compress(lines)}
+	return &requestBody{text: s.compress(lines)}
 }
 
 func (s *Sink) lines(events []*cdc.Event) []byte {
@@ -129,20 +129,19 @@ func (s *Sink) compress(lines []byte) []byte {
 		s.zip, _ = gzip.NewWriterLevel(&out, gzip.BestSpeed) // the level is a valid one
 	}
 	s.zip.Reset(&out)
-	_, _ = s.zip.Write(lines) // a buffer takes everything
+	_, _ = s.zip.Write(lines) // a buffer never fails
 	_ = s.zip.Close()
 	return out.Bytes()
 }
 
-// reuse takes back the memory of a body that nobody reads any more.
-func (s *Sink) reuse(b *body) {
+// reuse takes back the memory of a body unless a reader is still open.
+func (s *Sink) reuse(b *requestBody) {
 	if b.readers.Load() == 0 {
 		s.keep(b.text)
 	}
 }
 
-// keep keeps memory for the next request, unless there is more of it already, or
-// it was one huge change's.
+// keep saves memory for the next request, unless there is more already, or a huge change used it.
 func (s *Sink) keep(text []byte) {
 	if cap(text) > cap(s.spare) && cap(text) <= 2*s.limits.Bytes {
 		s.spare = text[:0]

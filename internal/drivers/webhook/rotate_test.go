@@ -27,7 +27,8 @@ func TestSecrets_AreReadForEachBatch(t *testing.T) {
 	}
 	files.Works("the first token", s.Apply(t.Context(), run(t, 1, 3)))
 	token.Store("second")
-	files.Waits("a token that is no longer valid", s.Apply(t.Context(), run(t, 4, 6)), "the endpoint answers 401 Unauthorized", "first", "second")
+	files.Waits("a token that is no longer valid", s.Apply(t.Context(), run(t, 4, 6)), "the endpoint returned 401 Unauthorized", "first",
+		"second")
 	files.Put("token", []byte("second\n"))
 	files.Works("the second token", s.Apply(t.Context(), run(t, 4, 6)))
 }

@@ -37,7 +37,7 @@ type Sink struct {
 
 	state  sync.Mutex
 	closed bool
-	abort  context.CancelFunc // of the batch that is being posted; nil where none is
+	abort  context.CancelFunc // of the running batch; nil if there is none
 }
 
 var (
@@ -47,9 +47,10 @@ var (
 
 var (
 	errClosed   = errors.New("the sink is closed")
-	errURL      = fault.Mark(fault.Fatal, errors.New("the url is not one of an endpoint"))
+	errURL      = fault.Mark(fault.Fatal, errors.New("the url is not an endpoint's"))
 	errTooLarge = errors.New("the endpoint says that the request is too large")
-	errRedirect = fault.Mark(fault.Fatal, errors.New("the endpoint redirects to another host or without encryption; put the address that it names into the url, if you trust it"))
+	errRedirect = fault.Mark(fault.Fatal, errors.New("the endpoint redirects to another host or without encryption; put its address into "+
+		"the url, if you trust it"))
 )
 
 func newSink(c config, env sink.Env) *Sink {
@@ -68,10 +69,10 @@ func newSink(c config, env sink.Env) *Sink {
 	return s
 }
 
-// Limits are those that the URL asks for.
+// Limits returns the limits that the URL sets.
 func (s *Sink) Limits() sink.Limits { return s.limits }
 
-// Apply posts the batch's events, in as many requests as it takes.
+// Apply posts the batch's events in one or more requests.
 func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,7 +107,7 @@ func (s *Sink) begin(ctx context.Context) (context.Context, func(), error) {
 	}, nil
 }
 
-// deliver posts events in order, as many at once as the endpoint takes.
+// deliver posts events in order, as many per request as the endpoint accepts.
 func (s *Sink) deliver(ctx context.Context, events []*cdc.Event) error {
 	now, err := sink.Renew(s.env.Access, s.target, parse)
 	if err != nil {
@@ -130,7 +131,7 @@ func (s *Sink) deliver(ctx context.Context, events []*cdc.Event) error {
 	return nil
 }
 
-// fitting returns how many of the events make one request.
+// fitting returns how many of the events fit into one request.
 func (s *Sink) fitting(events []*cdc.Event) int {
 	bytes := 0
 	for i, e := range events {
@@ -141,8 +142,7 @@ func (s *Sink) fitting(events []*cdc.Event) int {
 	return len(events)
 }
 
-// post makes one request, and waits until the endpoint has answered that it has
-// the events.
+// post sends one request and waits for the endpoint's acknowledgement.
 func (s *Sink) post(ctx context.Context, events []*cdc.Event) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -151,20 +151,20 @@ func (s *Sink) post(ctx context.Context, events []*cdc.Event) error {
 		return err
 	}
 	defer s.reuse(body)
-	answer, err := s.client.Do(request)
+	response, err := s.client.Do(request)
 	if err != nil {
-		return explain(err)
+		return classify(err)
 	}
-	defer answer.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, 64<<10)) // so that the connection can be used again
-	return s.judge(answer, len(events))
+	defer response.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 64<<10)) // so that the connection is reused
+	return s.classifyResponse(response, len(events))
 }
 
-// judge tells what an answer means for a request of n events. What the answer
-// says beside its status is left out: it may repeat a change.
-func (s *Sink) judge(answer *http.Response, n int) error {
-	code := answer.StatusCode
-	err := fmt.Errorf("the endpoint answers %d %s", code, http.StatusText(code))
+// classifyResponse gives the response to a request of n events its class. The error leaves out the
+// response body, which may repeat a change.
+func (s *Sink) classifyResponse(response *http.Response, n int) error {
+	code := response.StatusCode
+	err := fmt.Errorf("the endpoint returned %d %s", code, http.StatusText(code))
 	class := fault.Fatal
 	switch {
 	case code >= 200 && code < 300:
@@ -174,21 +174,25 @@ func (s *Sink) judge(answer *http.Response, n int) error {
 	case code == http.StatusUnprocessableEntity && n == 1:
 		return fault.Mark(fault.Poison, err)
 	case code == http.StatusUnprocessableEntity:
-		return fault.Mark(fault.Poison, fmt.Errorf("%w to one of %d changes", err, n))
-	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500 && code != http.StatusNotImplemented:
-		return &fault.Error{Class: fault.Transient, RetryAfter: fault.ParseRetryAfter(answer.Header.Get("Retry-After"), s.now()), Err: err}
+		return fault.Mark(fault.Poison, fmt.Errorf("%w for one of %d changes", err, n))
+	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500 &&
+		code != http.StatusNotImplemented:
+		return &fault.Error{
+			Class: fault.Transient, RetryAfter: fault.ParseRetryAfter(response.Header.Get("Retry-After"), s.now()),
+			Err: err,
+		}
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		class, err = fault.Refused, fmt.Errorf("%w; check secret= and header= in the url", err)
 	case code == http.StatusNotFound, code == http.StatusGone:
 		class, err = fault.Refused, fmt.Errorf("%w; check the path of the url", err)
 	case code >= 300 && code < 400:
-		err = fmt.Errorf("%w; put the address that it names into the url", err)
+		err = fmt.Errorf("%w; put its address into the url", err)
 	}
 	return fault.Mark(class, err)
 }
 
-// explain takes the URL out of an error of the client, and gives it its class.
-func explain(err error) error {
+// classify removes the URL from an error of the client, and gives it its class.
+func classify(err error) error {
 	if e := new(url.Error); errors.As(err, &e) {
 		err = e.Err
 	}
@@ -201,8 +205,8 @@ func explain(err error) error {
 	return err
 }
 
-// Probe asks the endpoint for nothing. That it answers is enough: what it says to
-// changes shows with the first ones.
+// Probe sends the endpoint a HEAD request. Any response will do: whether it accepts changes shows
+// with the first ones.
 func (s *Sink) Probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -215,11 +219,11 @@ func (s *Sink) Probe(ctx context.Context) error {
 		return errURL
 	}
 	request.Header = now.headers
-	answer, err := s.transport.RoundTrip(request) // wherever it would redirect to
+	response, err := s.transport.RoundTrip(request) // follows no redirect
 	if err != nil {
-		return s.env.Access.Judge(fmt.Errorf("reach the endpoint: %w", explain(err)))
+		return s.env.Access.Judge(fmt.Errorf("reach the endpoint: %w", classify(err)))
 	}
-	return answer.Body.Close()
+	return response.Body.Close()
 }
 
 // BeginLoad begins the load of one table.
@@ -227,7 +231,7 @@ func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode 
 	return s.loader.BeginLoad(ctx, job, t, mode, scope)
 }
 
-// Close interrupts a batch that is being posted.
+// Close interrupts a running batch.
 func (s *Sink) Close(context.Context) error {
 	s.state.Lock()
 	defer s.state.Unlock()

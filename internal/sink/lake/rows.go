@@ -24,7 +24,7 @@ type rows struct {
 	values  []parquet.Value // of the nth row and column c at c*atOnce+n
 	scratch []byte
 	order   []int // slots of the members of the row before, in their order
-	room    value.Room
+	room    value.DigitBuffer
 	rest    []byte
 	count   int
 }

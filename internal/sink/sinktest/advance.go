@@ -14,19 +14,31 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// advances: a sink that keeps records brings loads forward.
+// advances reports whether the sink brings loads forward: sinks that keep records do.
 func advances(c capabilities) bool { return c.records }
 
 var advanceChecks = []check{
 	{"a load is brought forward before it is put in place", advances, checkAdvance},
-	{"a load is brought forward with metadata columns", func(c capabilities) bool { return advances(c) && c.metadata }, func(h *harness) { h.checkAdvance(h.option("metadata=true")) }},
-	{"a load is brought forward with soft deletes", func(c capabilities) bool { return advances(c) && c.softDelete }, func(h *harness) { h.checkAdvance(h.option("delete=soft")) }},
+	{
+		"a load is brought forward with metadata columns", func(c capabilities) bool { return advances(c) && c.metadata },
+		func(h *harness) { h.checkAdvance(h.option("metadata=true")) },
+	},
+	{
+		"a load is brought forward with soft deletes", func(c capabilities) bool { return advances(c) && c.softDelete },
+		func(h *harness) { h.checkAdvance(h.option("delete=soft")) },
+	},
 	{"a load that is brought forward keeps older changes out", advances, checkAdvanceGuard},
 	{"a load without rows empties no table, whatever comes later", advances, checkAdvanceEmpty},
 	{"a load that was brought forward starts afresh", advances, checkAdvanceResumed},
-	{"a stage that was brought forward and lost its rows is not put in place", func(c capabilities) bool { return advances(c) && c.losesStage }, checkAdvanceLost},
+	{"a stage that was brought forward and lost its rows is not put in place", func(c capabilities) bool {
+		return advances(c) &&
+			c.losesStage
+	}, checkAdvanceLost},
 	{"the columns change twice while a load is brought forward", advances, checkAdvanceColumns},
-	{"a load is brought forward, wherever it breaks", func(c capabilities) bool { return advances(c) && c.faulty }, checkAdvanceFaults},
+	{
+		"a load is brought forward despite a fault at any step", func(c capabilities) bool { return advances(c) && c.faulty },
+		checkAdvanceFaults,
+	},
 }
 
 // batchOf returns the steps as one batch.
@@ -54,7 +66,7 @@ func (h *harness) sealed(s sink.Sink, job string, t *schema.Table, images ...str
 	return l, a
 }
 
-// bring brings a load forward.
+// bring applies later changes to a sealed load.
 func (h *harness) bring(a sink.Advancer, steps ...step) {
 	h.Helper()
 	if err := a.Advance(h.ctx, h.batchOf(steps...)); err != nil {
@@ -80,8 +92,9 @@ func (h *harness) checkAdvance(raw string) {
 			h.Errorf("seal again: %v", err)
 		}
 	}
-	first := h.batchOf(h.update(t, `{"id":"1","name":"later","visits":9007199254740993}`), h.insert(t, `{"id":"4"}`), h.delete(t, `{"id":"3"}`))
-	for range 2 { // as if the answer had been lost
+	first := h.batchOf(h.update(t, `{"id":"1","name":"later","visits":9007199254740993}`), h.insert(t, `{"id":"4"}`),
+		h.delete(t, `{"id":"3"}`))
+	for range 2 { // as if the answer were lost
 		if err := a.Advance(h.ctx, first); err != nil {
 			h.Fatalf("bring a load forward: %v", err)
 		}
@@ -95,7 +108,7 @@ func (h *harness) checkAdvance(raw string) {
 	want := sink.Snapshot{Table: t.Name, Clock: at(5), Rows: 4, Job: "job", Applied: applied}
 	l.(sink.SnapshotLoad).Record(want)
 	if rows := h.finish(l); rows != 4 {
-		h.Errorf("%d rows were put in place, not 4", rows)
+		h.Errorf("the load reports %d rows, want 4", rows)
 	}
 	h.end(l, false)
 	h.expect(s, t)
@@ -109,8 +122,8 @@ func (h *harness) checkAdvance(raw string) {
 	h.expect(s, t)
 }
 
-// checkAdvanceGuard applies changes that are older than a staged row, under the update
-// strategy that keeps them out.
+// checkAdvanceGuard applies changes that are older than a staged row, under the update strategy
+// that ignores them.
 func checkAdvanceGuard(h *harness) {
 	t := customers(h)
 	s := h.open(importing, func(e *sink.Env) { e.After = true })
@@ -139,7 +152,7 @@ func checkAdvanceEmpty(h *harness) {
 	h.expectRows(s, t, old)
 	h.end(l, false)
 
-	// Rows that were deleted since are another thing.
+	// Rows that were deleted later are no loss.
 	images := []string{`{"id":"1"}`}
 	l, a := h.sealed(s, "another job", t, images...)
 	h.bring(a, h.delete(t, `{"id":"1"}`))
@@ -226,7 +239,7 @@ func checkAdvanceColumns(h *harness) {
 	h.expect(s, t)
 }
 
-// checkAdvanceFaults breaks a load at every step of bringing it forward.
+// checkAdvanceFaults breaks a load at each step of bringing it forward.
 func checkAdvanceFaults(h *harness) {
 	env := h.env()
 	importing(&env)
@@ -237,7 +250,7 @@ func checkAdvanceFaults(h *harness) {
 	converge := func(what string, do func(ctx context.Context) error) {
 		h.Helper()
 		err := do(h.ctx)
-		faults.Mend()
+		faults.Repair()
 		for attempt := 0; err != nil; attempt++ {
 			if attempt == 5 || errors.Is(err, sink.ErrLoadLost) {
 				h.Fatalf("%s once the destination is back: %v", what, err)
@@ -269,7 +282,7 @@ func checkAdvanceFaults(h *harness) {
 	}
 	total := run(0, "")
 	for _, mode := range []Mode{Lost, Answered} {
-		for _, n := range places(total+2, mostPlaces/4) {
+		for _, n := range breakpoints(total+2, mostBreaks/4) {
 			run(n, mode)
 		}
 	}

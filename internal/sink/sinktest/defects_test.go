@@ -29,17 +29,40 @@ type rowDefect struct {
 }
 
 var rowDefects = []rowDefect{
-	{"an upsert is lost", []string{"inserts, updates and deletes", "many rows and tables in one batch", "any history, any batches, any replay"}, rewriting(func(s *change.Set) { s.Upserts = s.Upserts[:len(s.Upserts)*4/5] })},
-	{"deletes are ignored", []string{"inserts, updates and deletes", "composite keys", "keys that move", "any history, any batches, any replay"}, rewriting(func(s *change.Set) { s.Deletes = nil })},
-	{"the last delete is ignored", []string{"any history, any batches, any replay"}, rewriting(func(s *change.Set) { s.Deletes = s.Deletes[:max(0, len(s.Deletes)-1)] })},
+	{"an upsert is lost", []string{
+		"inserts, updates and deletes", "many rows and tables in one batch",
+		"any history, any batches, any replay",
+	}, rewriting(func(s *change.Set) { s.Upserts = s.Upserts[:len(s.Upserts)*4/5] })},
+	{"deletes are ignored", []string{
+		"inserts, updates and deletes", "composite keys", "keys that move",
+		"any history, any batches, any replay",
+	}, rewriting(func(s *change.Set) { s.Deletes = nil })},
+	{
+		"the last delete is ignored",
+		[]string{"any history, any batches, any replay"},
+		rewriting(func(s *change.Set) { s.Deletes = s.Deletes[:max(0, len(s.Deletes)-1)] }),
+	},
 	{"keys fold case", []string{"keys that differ by case, accents and spaces"}, withKeys(strings.ToLower)},
-	{"keys lose trailing blanks", []string{"keys that differ by case, accents and spaces"}, withKeys(func(s string) string { return strings.TrimRight(s, " ") })},
-	{"rows do not start anew", []string{"a row deleted and inserted again starts anew", "any history, any batches, any replay"}, rewriting(func(s *change.Set) {
-		s.Deletes = slices.DeleteFunc(s.Deletes, func(d change.Row) bool {
-			return slices.ContainsFunc(s.Upserts, func(u change.Row) bool { return canonicalKey(s.Table, &u) == canonicalKey(s.Table, &d) })
-		})
-	})},
-	{"columns of other layouts are forgotten", []string{"two layouts of a table", "a row deleted and inserted again starts anew"}, rewriting(func(s *change.Set) { s.Deletes = append(s.Deletes, s.Upserts...) })},
+	{
+		"keys lose trailing blanks",
+		[]string{"keys that differ by case, accents and spaces"},
+		withKeys(func(s string) string { return strings.TrimRight(s, " ") }),
+	},
+	{
+		"rows keep their old values",
+		[]string{"a row deleted and inserted again starts empty", "any history, any batches, any replay"},
+		rewriting(func(s *change.Set) {
+			s.Deletes = slices.DeleteFunc(s.Deletes, func(d change.Row) bool {
+				return slices.ContainsFunc(s.Upserts,
+					func(u change.Row) bool { return canonicalKey(s.Table, &u) == canonicalKey(s.Table, &d) })
+			})
+		}),
+	},
+	{
+		"columns of other layouts are forgotten",
+		[]string{"two layouts of a table", "a row deleted and inserted again starts empty"},
+		rewriting(func(s *change.Set) { s.Deletes = append(s.Deletes, s.Upserts...) }),
+	},
 	{"a second set is lost", []string{"many rows and tables in one batch", "two layouts of a table"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			c := *b
@@ -103,14 +126,18 @@ var rowDefects = []rowDefect{
 			return fault.Mark(fault.Poison, errSoon)
 		}
 	})},
-	{"the first of two members of a name counts", []string{"events that contradict themselves"}, reading(func(_ schema.Column, raw []byte) []byte {
-		return bytes.Replace(raw, []byte(`"last"`), []byte(`"first"`), 1)
-	})},
-	{"what follows a refusal is skipped", []string{"what is left when a poison event is taken out is applied"}, func(w *worse) {
+	{
+		"the first of two members of a name counts",
+		[]string{"events that contradict themselves"},
+		reading(func(_ schema.Column, raw []byte) []byte {
+			return bytes.Replace(raw, []byte(`"last"`), []byte(`"first"`), 1)
+		}),
+	},
+	{"changes after a refusal are skipped", []string{"the rest of a batch applies once its poison event is removed"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			err := w.memorySink.Apply(ctx, b)
 			if fault.Of(err) == fault.Poison {
-				w.m.checkpoints[w.place()] = b.Last
+				w.m.checkpoints[w.checkpointKey()] = b.Last
 			}
 			return err
 		}
@@ -127,8 +154,12 @@ var rowDefects = []rowDefect{
 			return p, err
 		}
 	}},
-	{"the checkpoint moves, the batch does not", []string{"inserts, updates and deletes", "any history, any batches, any replay"}, rewriting(func(s *change.Set) { s.Upserts, s.Deletes = nil, nil })},
-	{"filters of other consumers are not told", []string{"the filters of checkpoints"}, func(w *worse) {
+	{
+		"the checkpoint moves, the batch does not",
+		[]string{"inserts, updates and deletes", "any history, any batches, any replay"},
+		rewriting(func(s *change.Set) { s.Upserts, s.Deletes = nil, nil }),
+	},
+	{"filters of other consumers are not reported", []string{"the filters of checkpoints"}, func(w *worse) {
 		w.filters = func(context.Context) ([]string, error) { return nil, nil }
 	}},
 	{"checkpoints are shared", []string{"each consumer and filter has a checkpoint of its own"}, func(w *worse) { w.env.Filter = "" }},
@@ -139,25 +170,25 @@ var rowDefects = []rowDefect{
 	}},
 	{"a covered batch is applied again", []string{"a batch that the checkpoint covers changes nothing"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
-			was := w.m.checkpoints[w.place()]
-			delete(w.m.checkpoints, w.place())
+			was := w.m.checkpoints[w.checkpointKey()]
+			delete(w.m.checkpoints, w.checkpointKey())
 			err := w.memorySink.Apply(ctx, b)
 			if w.m.checkpoints == nil {
 				w.m.checkpoints = make(map[[3]string]cdc.Position)
 			}
-			w.m.checkpoints[w.place()] = was.Advance(b.Last)
+			w.m.checkpoints[w.checkpointKey()] = was.Advance(b.Last)
 			return err
 		}
 	}},
-	{"only the sequence counts", []string{"a stream that was made anew is not covered"}, func(w *worse) {
+	{"only the sequence counts", []string{"a recreated stream is not covered"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
-			if b.Last.Sequence <= w.m.checkpoints[w.place()].Sequence {
+			if b.Last.Sequence <= w.m.checkpoints[w.checkpointKey()].Sequence {
 				return nil
 			}
 			return w.memorySink.Apply(ctx, b)
 		}
 	}},
-	{"a cancelled call is fatal", []string{"a cancelled call is no verdict on the batch"}, func(w *worse) {
+	{"a cancelled call is fatal", []string{"a cancelled call is transient"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			return fault.Mark(fault.Fatal, w.memorySink.Apply(ctx, b))
 		}
@@ -169,14 +200,17 @@ var rowDefects = []rowDefect{
 			return []string{"one", "two"}, err
 		}
 	}},
-	{"a sink changes what it has made", []string{"what a sink has made suits it when it is opened again"}, func(w *worse) {
+	{"a sink changes what it has made", []string{"a reopened sink leaves its own tables alone"}, func(w *worse) {
 		w.migrate = func(ctx context.Context, tables []*schema.Table) ([]string, error) {
 			lines, err := w.memorySink.Migrate(ctx, tables)
 			w.env.Logger.Info("migrated", "step", "widened a column")
 			return lines, err
 		}
 	}},
-	{"migrations empty the table", []string{"new columns and new tables", "columns become wider and keep their values", "a table that another tool made"}, func(w *worse) {
+	{"migrations empty the table", []string{
+		"new columns and new tables", "columns become wider and keep their values",
+		"a table that another tool made",
+	}, func(w *worse) {
 		w.migrate = func(ctx context.Context, tables []*schema.Table) ([]string, error) {
 			for _, t := range tables {
 				delete(w.m.tables, t.Name)
@@ -184,7 +218,10 @@ var rowDefects = []rowDefect{
 			return w.memorySink.Migrate(ctx, tables)
 		}
 	}},
-	{"wide integers are rounded", []string{"columns become wider and keep their values", "every value survives, or is refused by name", "columns that become narrower stay as they are", "integer keys"}, func(w *worse) {
+	{"wide integers are rounded", []string{
+		"columns become wider and keep their values", "every value survives, or is refused by name",
+		"columns that become narrower stay as they are", "integer keys",
+	}, func(w *worse) {
 		round := func(raw []byte) []byte {
 			if f, err := strconv.ParseFloat(string(raw), 64); err == nil {
 				return strconv.AppendFloat(nil, f, 'f', -1, 64)
@@ -198,12 +235,16 @@ var rowDefects = []rowDefect{
 			}
 		})(w)
 	}},
-	{"columns that left are emptied", []string{"columns that left the schema keep their values"}, reading(func(c schema.Column, raw []byte) []byte {
-		if c.Name == "gone" {
-			return nil
-		}
-		return raw
-	})},
+	{
+		"columns that left are emptied",
+		[]string{"columns that left the schema keep their values"},
+		reading(func(c schema.Column, raw []byte) []byte {
+			if c.Name == "gone" {
+				return nil
+			}
+			return raw
+		}),
+	},
 	{"names are cut at 63 bytes", []string{"names that a database might trip over"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			c := *b
@@ -227,53 +268,88 @@ var rowDefects = []rowDefect{
 			return nil
 		}
 	}},
-	{"an empty string is null", []string{"inserts, updates and deletes", "every value survives, or is refused by name", "every value survives an import, or is refused by name"}, reading(func(_ schema.Column, raw []byte) []byte {
+	{"an empty string is null", []string{
+		"inserts, updates and deletes", "every value survives, or is refused by name",
+		"every value survives an import, or is refused by name",
+	}, reading(func(_ schema.Column, raw []byte) []byte {
 		if string(raw) == `""` {
 			return nil
 		}
 		return raw
 	})},
-	{"null is an empty string", []string{"inserts, updates and deletes", "all types in one row"}, reading(func(_ schema.Column, raw []byte) []byte {
-		if rawjson.IsNull(raw) {
-			return []byte(`""`)
-		}
-		return raw
-	})},
-	{"dates lose microseconds", []string{"every value survives, or is refused by name", "wide tables"}, reading(func(c schema.Column, raw []byte) []byte {
-		if c.Type != schema.DateTime || len(raw) < 21 {
+	{
+		"null is an empty string",
+		[]string{"inserts, updates and deletes", "all types in one row"},
+		reading(func(_ schema.Column, raw []byte) []byte {
+			if rawjson.IsNull(raw) {
+				return []byte(`""`)
+			}
 			return raw
-		}
-		return append(slices.Clone(raw[:20]), `Z"`...)
-	})},
-	{"text that looks like a date is one", []string{"every value survives, or is refused by name"}, reading(func(c schema.Column, raw []byte) []byte {
-		if c.Type == schema.String && string(raw) == `"2026-01-02"` {
-			return []byte(`"2026-01-02T00:00:00Z"`)
-		}
-		return raw
-	})},
-	{"text is cut", []string{"every value survives, or is refused by name", "values of ten megabytes"}, reading(func(_ schema.Column, raw []byte) []byte {
-		if rawjson.IsString(raw) && len(raw) > 70_000 {
-			return append(slices.Clone(raw[:60_000]), '"')
-		}
-		return raw
-	})},
-	{"U+0000 is dropped and nobody is told", []string{"every value survives, or is refused by name"}, reading(func(_ schema.Column, raw []byte) []byte { return bytes.ReplaceAll(raw, []byte(`\u0000`), nil) })},
-	{"U+0000 is replaced and nobody is told", []string{"every value survives, or is refused by name"}, reading(func(_ schema.Column, raw []byte) []byte {
-		return bytes.ReplaceAll(raw, []byte(`\u0000`), []byte(`\ufffd`))
-	})},
-	{"a scalar becomes an object", []string{"every value survives, or is refused by name"}, reading(func(c schema.Column, raw []byte) []byte {
-		if c.Type.IsJSON() && raw[0] != '{' && raw[0] != '[' {
-			return []byte(`{}`)
-		}
-		return raw
-	})},
-	{"JSON is stored as a string of JSON", []string{"all types in one row", "every value survives, or is refused by name"}, reading(func(c schema.Column, raw []byte) []byte {
-		if c.Type.IsJSON() && !rawjson.IsNull(raw) {
-			return rawjson.AppendQuoted(nil, raw)
-		}
-		return raw
-	})},
-	{"a refusal tells the value", []string{"every value survives, or is refused by name"}, func(w *worse) {
+		}),
+	},
+	{
+		"dates lose microseconds",
+		[]string{"every value survives, or is refused by name", "wide tables"},
+		reading(func(c schema.Column, raw []byte) []byte {
+			if c.Type != schema.DateTime || len(raw) < 21 {
+				return raw
+			}
+			return append(slices.Clone(raw[:20]), `Z"`...)
+		}),
+	},
+	{
+		"text that looks like a date is one",
+		[]string{"every value survives, or is refused by name"},
+		reading(func(c schema.Column, raw []byte) []byte {
+			if c.Type == schema.String && string(raw) == `"2026-01-02"` {
+				return []byte(`"2026-01-02T00:00:00Z"`)
+			}
+			return raw
+		}),
+	},
+	{
+		"text is cut",
+		[]string{"every value survives, or is refused by name", "values of ten megabytes"},
+		reading(func(_ schema.Column, raw []byte) []byte {
+			if rawjson.IsString(raw) && len(raw) > 70_000 {
+				return append(slices.Clone(raw[:60_000]), '"')
+			}
+			return raw
+		}),
+	},
+	{
+		"U+0000 is dropped silently",
+		[]string{"every value survives, or is refused by name"},
+		reading(func(_ schema.Column, raw []byte) []byte { return bytes.ReplaceAll(raw, []byte(`\u0000`), nil) }),
+	},
+	{
+		"U+0000 is replaced silently",
+		[]string{"every value survives, or is refused by name"},
+		reading(func(_ schema.Column, raw []byte) []byte {
+			return bytes.ReplaceAll(raw, []byte(`\u0000`), []byte(`\ufffd`))
+		}),
+	},
+	{
+		"a scalar becomes an object",
+		[]string{"every value survives, or is refused by name"},
+		reading(func(c schema.Column, raw []byte) []byte {
+			if c.Type.IsJSON() && raw[0] != '{' && raw[0] != '[' {
+				return []byte(`{}`)
+			}
+			return raw
+		}),
+	},
+	{
+		"JSON is stored as a string of JSON",
+		[]string{"all types in one row", "every value survives, or is refused by name"},
+		reading(func(c schema.Column, raw []byte) []byte {
+			if c.Type.IsJSON() && !rawjson.IsNull(raw) {
+				return rawjson.AppendQuoted(nil, raw)
+			}
+			return raw
+		}),
+	},
+	{"a refusal contains the value", []string{"every value survives, or is refused by name"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			err := w.memorySink.Apply(ctx, b)
 			if err != nil {
@@ -300,7 +376,10 @@ var rowDefects = []rowDefect{
 			return fault.Mark(fault.Poison, errors.New(`column "col_string" of table "all_values"`))
 		}
 	}},
-	{"a refused row is there", []string{"every value survives, or is refused by name", "of a batch with a poison event nothing is applied"}, func(w *worse) {
+	{"a refused row is there", []string{
+		"every value survives, or is refused by name",
+		"a batch with a poison event applies nothing",
+	}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			err := w.memorySink.Apply(ctx, b)
 			for _, set := range b.Sets {
@@ -313,17 +392,21 @@ var rowDefects = []rowDefect{
 			return err
 		}
 	}},
-	{"a refused batch moves the checkpoint", []string{"of a batch with a poison event nothing is applied"}, func(w *worse) {
+	{"a refused batch moves the checkpoint", []string{"a batch with a poison event applies nothing"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			err := w.memorySink.Apply(ctx, b)
 			if err != nil {
-				w.m.checkpoints[w.place()] = b.Last
+				w.m.checkpoints[w.checkpointKey()] = b.Last
 			}
 			return err
 		}
 	}},
 
-	{"older changes win", []string{"update strategy after: an older change never wins", "metadata columns keep older changes out"}, func(w *worse) { w.env.After, w.metadata = false, false }},
+	{
+		"older changes win",
+		[]string{"update strategy after: an older change never wins", "metadata columns keep older changes out"},
+		func(w *worse) { w.env.After, w.metadata = false, false },
+	},
 	{"clocks are compared as text", []string{"update strategy after: an older change never wins"}, func(w *worse) {
 		rewriting(func(s *change.Set) {
 			for i := range s.Upserts {
@@ -369,31 +452,39 @@ var rowDefects = []rowDefect{
 			return err
 		}
 	}},
-	{"errors are fatal", []string{"a batch converges, wherever it breaks"}, func(w *worse) {
+	{"errors are fatal", []string{"a batch survives a fault at any step"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			return fault.Mark(fault.Fatal, w.memorySink.Apply(ctx, b))
 		}
 	}},
-	{"a migration that fails is given up", []string{"a migration converges, wherever it breaks"}, func(w *worse) {
+	{"a migration that fails is given up", []string{"a migration survives a fault at any step"}, func(w *worse) {
 		w.migrate = func(ctx context.Context, tables []*schema.Table) ([]string, error) {
 			lines, err := w.memorySink.Migrate(ctx, tables)
 			return lines, fault.Mark(fault.Fatal, err)
 		}
 	}},
-	{"keys are cut", []string{"keys that can not be kept are refused, or stay apart"}, withKeys(func(s string) string { return s[:min(len(s), 255)] })},
-	{"U+0000 in keys is replaced", []string{"keys that can not be kept are refused, or stay apart"}, withKeys(func(s string) string { return strings.ReplaceAll(s, "\x00", "\ufffd") })},
-	{"deadlines are forgotten", []string{"a destination that does not answer is left in time"}, func(w *worse) {
+	{
+		"keys are cut",
+		[]string{"keys that the destination cannot keep are refused or stay apart"},
+		withKeys(func(s string) string { return s[:min(len(s), 255)] }),
+	},
+	{
+		"U+0000 in keys is replaced",
+		[]string{"keys that the destination cannot keep are refused or stay apart"},
+		withKeys(func(s string) string { return strings.ReplaceAll(s, "\x00", "\ufffd") }),
+	},
+	{"deadlines are forgotten", []string{"a call to a silent destination ends in time"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			return w.memorySink.Apply(context.WithoutCancel(ctx), b)
 		}
 	}},
-	{"an error is forgotten", []string{"a batch converges, wherever it breaks"}, func(w *worse) {
+	{"an error is forgotten", []string{"a batch survives a fault at any step"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			_ = w.memorySink.Apply(ctx, b)
 			return nil
 		}
 	}},
-	{"a sink that failed never works again", []string{"a batch converges, wherever it breaks"}, func(w *worse) {
+	{"a sink that failed never works again", []string{"a batch survives a fault at any step"}, func(w *worse) {
 		failed := false
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			if failed {
@@ -406,8 +497,8 @@ var rowDefects = []rowDefect{
 	}},
 }
 
-// TestTheSuiteFindsDefects proves of every check that it can fail.
-func TestTheSuiteFindsDefects(t *testing.T) {
+// TestRun_FindsDefects proves that every check of rows can fail.
+func TestRun_FindsDefects(t *testing.T) {
 	for _, d := range slices.Concat(rowDefects, loadDefects) {
 		t.Run(d.name, func(t *testing.T) {
 			c := memories(func(s *memorySink) sink.Sink {
@@ -415,7 +506,7 @@ func TestTheSuiteFindsDefects(t *testing.T) {
 				d.with(w)
 				return w
 			})
-			c.Patience = 3 * time.Second // what hangs here hangs on purpose
+			c.Patience = 3 * time.Second // defects that hang do so on purpose
 			for _, name := range d.checks {
 				mustFail(t, c, name)
 			}

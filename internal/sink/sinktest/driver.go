@@ -26,13 +26,13 @@ func checkDescription(h *harness) {
 		h.Errorf("the driver %q lacks a name, title, summary or help", d.Name)
 	}
 	if d.Limits.Rows <= 0 || d.Limits.Bytes <= 0 {
-		h.Errorf("its limits are %+v", d.Limits)
+		h.Errorf("the limits are %+v", d.Limits)
 	}
 	if len(d.Schemes) == 0 || !strings.HasPrefix(d.Example, d.Schemes[0]+"://") {
-		h.Errorf("its example %q is of none of its schemes %q", d.Example, d.Schemes)
+		h.Errorf("the example %q has none of the schemes %q", d.Example, d.Schemes)
 	}
 	if _, err := url.Parse(d.Example); err != nil {
-		h.Errorf("its example: %v", err)
+		h.Errorf("the example: %v", err)
 	}
 	for _, o := range sink.Listed(d.Options) {
 		if o.Name == "" || o.Help == "" {
@@ -68,10 +68,13 @@ func checkFields(h *harness) {
 	slices.Sort(missing)
 	slices.Sort(required)
 	if !slices.Equal(missing, required) {
-		h.Errorf("of no values at all it misses %q, want %q", missing, required)
+		h.Errorf("without values it misses %q, want %q", missing, required)
 	}
 	for _, f := range d.Fields {
-		for _, hostile := range []string{"", " ", "a b", "a/b", "a?b#c", "a@b:c", "%", "%zz", "ä", "a\x00b", "${X}", "'\"", "-1", "99999999999", strings.Repeat("x", 10_000)} {
+		for _, hostile := range []string{
+			"", " ", "a b", "a/b", "a?b#c", "a@b:c", "%", "%zz", "ä", "a\x00b", "${X}", "'\"", "-1",
+			"99999999999", strings.Repeat("x", 10_000),
+		} {
 			values := make(map[string]string)
 			for k, v := range full {
 				values[k] = v
@@ -97,7 +100,7 @@ func checkUnknownOption(h *harness) {
 	if err == nil {
 		h.close(s)
 	}
-	h.wantClass(err, fault.Fatal)
+	h.expectClass(err, fault.Fatal)
 	if err != nil && !strings.Contains(err.Error(), "nonsuch") {
 		h.Errorf("the error does not name the option: %v", err)
 	}
@@ -115,7 +118,7 @@ func checkProbe(h *harness) {
 		}
 	}
 	if after := h.contents(s, t); after != before {
-		h.Errorf("the probe has changed the destination from %s to %s", before, after)
+		h.Errorf("the probe changed the destination from %s to %s", before, after)
 	}
 }
 
@@ -130,7 +133,7 @@ func checkUntouched(h *harness) {
 	unchanged := func(what string) {
 		h.Helper()
 		if now := state(); now != before {
-			h.Errorf("%s has changed the destination from\n%s\nto\n%s", what, before, now)
+			h.Errorf("%s changed the destination from\n%s\nto\n%s", what, before, now)
 		}
 	}
 	for range 2 {
@@ -142,14 +145,14 @@ func checkUntouched(h *harness) {
 		unchanged("probing")
 		if r, ok := s.(sink.Reader); ok {
 			for _, err := range r.Read(h.ctx, t) {
-				h.Errorf("reading a table that is not there yields a row, or the error %v", err)
+				h.Errorf("reading a missing table yields a row, or the error %v", err)
 			}
 			unchanged("reading")
 		}
 		h.close(s)
 		unchanged("closing")
 	}
-	// The same sink writes after it was probed.
+	// The sink can write after a probe.
 	s := h.openURL(url)
 	if err := s.Probe(h.ctx); err != nil {
 		h.Errorf("probe: %v", err)
@@ -157,11 +160,11 @@ func checkUntouched(h *harness) {
 	h.migrate(s, t)
 	h.apply(s, h.insert(t, `{"id":"1","name":"one"}`))
 	if state() == before {
-		h.Errorf("writing has left the destination as it was: %s", before)
+		h.Errorf("writing did not change the destination: %s", before)
 	}
 }
 
-// contents describes what the destination holds.
+// contents describes the rows or events of the destination.
 func (h *harness) contents(s sink.Sink, t *schema.Table) string {
 	h.Helper()
 	if h.config.History != nil {

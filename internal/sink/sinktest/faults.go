@@ -11,43 +11,45 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Faults breaks the way between a sink and its destination, at a place that is
-// counted in steps: calls, or bytes of answers.
+// Faults breaks the connection of a sink to its destination after a number of steps: calls, or
+// bytes of answers.
 type Faults interface {
-	// Steps returns how many steps there were so far.
+	// Steps returns the number of steps so far.
 	Steps() int
-	// Break lets n more steps through and then breaks everything until Mend is
-	// called: the request of step n+1 with mode Lost, its answer with Answered.
+	// Break lets n more steps through, and then breaks everything until Repair is called: the
+	// request of step n+1 in mode Lost, its answer in mode Answered.
 	Break(n int, mode Mode)
-	Mend()
+	Repair()
 }
 
-// Staller is a Faults that can also keep a destination from answering, until
-// Mend is called.
+// Staller is a Faults that can also make the destination silent, until Repair is called.
 type Staller interface {
 	Faults
 	Stall()
 }
 
-// Mode says what of a broken call is lost.
+// Mode says which part of a broken call is lost.
 type Mode string
 
 const (
 	Lost     Mode = "before the call" // it has no effect
-	Answered Mode = "after the call"  // it has, and nobody hears of it
+	Answered Mode = "after the call"  // it has an effect, but its answer is lost
 )
 
 var faultChecks = []check{
-	{"a batch converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.faulty }, checkFaults},
-	{"a destination that does not answer is left in time", func(c capabilities) bool { return c.rows && c.faulty }, checkStalled},
-	{"a migration converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.migrates && c.faulty }, checkMigrationFaults},
-	{"a load converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.faulty }, checkLoadFaults},
-	{"finishing a load converges, wherever it breaks", func(c capabilities) bool { return c.rows && c.faulty }, checkFinishFaults},
+	{"a batch survives a fault at any step", func(c capabilities) bool { return c.rows && c.faulty }, checkFaults},
+	{"a call to a silent destination ends in time", func(c capabilities) bool { return c.rows && c.faulty }, checkStalled},
+	{
+		"a migration survives a fault at any step", func(c capabilities) bool { return c.rows && c.migrates && c.faulty },
+		checkMigrationFaults,
+	},
+	{"a load survives a fault at any step", func(c capabilities) bool { return c.rows && c.faulty }, checkLoadFaults},
+	{"finishing a load survives a fault at any step", func(c capabilities) bool { return c.rows && c.faulty }, checkFinishFaults},
 }
 
-// places spreads at most most places over steps 0 to n, both ends included and
-// the last ones close together: commits come last.
-func places(n, most int) []int {
+// breakpoints returns at most most steps of 0 to n. Both ends are among them, and the last ones are
+// close together because commits come last.
+func breakpoints(n, most int) []int {
 	var all []int
 	for i := range n + 1 {
 		if n+1 <= most || i >= n-most/2 || i%max(1, 2*n/most) == 0 {
@@ -57,11 +59,11 @@ func places(n, most int) []int {
 	return all
 }
 
-// mostPlaces bounds how many times one scenario is broken.
-const mostPlaces = 24
+// mostBreaks bounds how often one scenario is broken.
+const mostBreaks = 24
 
-// checkFaults breaks a batch at every step it takes, or at many of them, mends
-// what broke, and applies the batch again, as the pipeline does.
+// checkFaults breaks a batch at each of its steps, or at many of them, repairs the connection, and
+// applies the batch again, as the pipeline does.
 func checkFaults(h *harness) {
 	s, faults := h.config.Faulty(h.outer, h.url, h.env())
 	h.Cleanup(func() { h.close(s) })
@@ -69,15 +71,17 @@ func checkFaults(h *harness) {
 	h.migrate(s, t)
 	batch := func() []step {
 		return []step{
-			h.insert(t, fmt.Sprintf(`{"id":"new %d","n":1}`, *h.sequence)), h.update(t, fmt.Sprintf(`{"id":"a","n":%d,"text":"it's"}`, *h.sequence)),
-			h.delete(t, fmt.Sprintf(`{"id":"new %d"}`, *h.sequence-4)), h.move(t, `{"id":"b"}`, fmt.Sprintf(`{"id":"b","n":%d}`, *h.sequence)),
+			h.insert(t, fmt.Sprintf(`{"id":"new %d","n":1}`, *h.sequence)),
+			h.update(t, fmt.Sprintf(`{"id":"a","n":%d,"text":"it's"}`, *h.sequence)),
+			h.delete(t, fmt.Sprintf(`{"id":"new %d"}`, *h.sequence-4)),
+			h.move(t, `{"id":"b"}`, fmt.Sprintf(`{"id":"b","n":%d}`, *h.sequence)),
 		}
 	}
 	h.apply(s, batch()...)
 	before := faults.Steps()
 	h.apply(s, batch()...)
 	for _, mode := range []Mode{Lost, Answered} {
-		for _, n := range places(faults.Steps()-before, mostPlaces) {
+		for _, n := range breakpoints(faults.Steps()-before, mostBreaks) {
 			h.breakOnce(s, faults, t, batch(), n, mode)
 			before = min(before, faults.Steps())
 		}
@@ -86,14 +90,14 @@ func checkFaults(h *harness) {
 	}
 }
 
-// patience is how long a call may take once its destination is gone.
+// patience is how long a call may take once its destination is down.
 func (h *harness) patience() time.Duration { return cmp.Or(h.config.Patience, 20*time.Second) }
 
 func (h *harness) breakOnce(s sink.Sink, faults Faults, t *schema.Table, steps []step, n int, mode Mode) {
 	h.Helper()
 	faults.Break(n, mode)
 	err := h.tryBroken(s, steps)
-	faults.Mend()
+	faults.Repair()
 	if err != nil {
 		h.checkTransient(err, n, mode)
 		h.untilApplied(s, steps)
@@ -108,7 +112,7 @@ func (h *harness) breakOnce(s sink.Sink, faults Faults, t *schema.Table, steps [
 	}
 }
 
-// tryBroken applies steps while their destination may be gone.
+// tryBroken applies steps while the destination may be down.
 func (h *harness) tryBroken(s sink.Sink, steps []step) error {
 	h.Helper()
 	ctx, cancel := context.WithTimeout(h.ctx, h.patience())
@@ -116,7 +120,7 @@ func (h *harness) tryBroken(s sink.Sink, steps []step) error {
 	for _, d := range h.batches(h, steps) {
 		if err := d.deliver(ctx, s); err != nil {
 			if ctx.Err() != nil {
-				h.Errorf("the sink hangs when its destination is gone: %v", err)
+				h.Errorf("the sink hangs while its destination is down: %v", err)
 			}
 			return err
 		}
@@ -132,8 +136,8 @@ func (h *harness) checkTransient(err error, n int, mode Mode) {
 	}
 }
 
-// untilApplied tries as the pipeline does, though not for ever. A sink may need
-// a call or two to find out that its connection was lost.
+// untilApplied tries as the pipeline does, but only a few times. A sink may need a call or two to
+// notice that its connection is lost.
 func (h *harness) untilApplied(s sink.Sink, steps []step) {
 	h.Helper()
 	var err error
@@ -165,7 +169,7 @@ func checkMigrationFaults(h *harness) {
 		breakIt()
 		_, err := s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{is, other})
 		steps = faults.Steps() - before
-		faults.Mend()
+		faults.Repair()
 		for attempt := 0; err != nil; attempt++ {
 			h.checkTransient(err, number, "in migration")
 			if attempt == 5 {
@@ -180,19 +184,19 @@ func checkMigrationFaults(h *harness) {
 	}
 	total := migrate(func() {})
 	for _, mode := range []Mode{Lost, Answered} {
-		for _, n := range places(total, mostPlaces/2) {
+		for _, n := range breakpoints(total, mostBreaks/2) {
 			migrate(func() { faults.Break(n, mode) })
 		}
 	}
 }
 
-// checkStalled applies a batch to a destination that says nothing any more.
+// checkStalled applies a batch to a destination that has become silent.
 func checkStalled(h *harness) {
 	s, faults := h.config.Faulty(h.outer, h.url, h.env())
 	h.Cleanup(func() { h.close(s) })
 	staller, ok := faults.(Staller)
 	if !ok {
-		return // it always answers
+		return // its destination is never silent
 	}
 	t := customers(h)
 	h.migrate(s, t)
@@ -206,18 +210,18 @@ func checkStalled(h *harness) {
 		select {
 		case err := <-answered:
 			if err == nil {
-				h.Error("a batch was applied that nobody answered for")
+				h.Error("a batch was applied without an answer")
 			} else {
 				h.checkTransient(err, 0, "at all")
 			}
 		case <-time.After(h.patience()):
-			h.Errorf("after %v the sink still waits, its deadline was a second", h.patience())
-			staller.Mend()
+			h.Errorf("after %v the sink still waits; its deadline was one second", h.patience())
+			staller.Repair()
 			<-answered
 		}
 		cancel()
 	}
-	staller.Mend()
+	staller.Repair()
 	h.untilApplied(s, steps)
 	h.expect(s, t)
 }
@@ -229,7 +233,7 @@ func loadRound(n int) []string {
 	}
 }
 
-// expectLoaded checks what a load has put in place, and how many rows it says that is.
+// expectLoaded compares the rows of a finished load, and the number that it reports.
 func (h *harness) expectLoaded(s sink.Sink, t *schema.Table, images []string, rows int64, n int, mode Mode) {
 	h.Helper()
 	loaded := newModel()
@@ -238,7 +242,7 @@ func (h *harness) expectLoaded(s sink.Sink, t *schema.Table, images []string, ro
 		h.Errorf("broken %s %d: %s", mode, n+1, report)
 	}
 	if rows != int64(len(loaded.rows)) {
-		h.Errorf("broken %s %d: %d rows are said to be in place, not %d", mode, n+1, rows, len(loaded.rows))
+		h.Errorf("broken %s %d: the load reports %d rows, want %d", mode, n+1, rows, len(loaded.rows))
 	}
 }
 
@@ -254,12 +258,12 @@ func checkLoadFaults(h *harness) {
 	total := faults.Steps() - before
 	round := 0
 	for _, mode := range []Mode{Lost, Answered} {
-		for _, n := range places(total, mostPlaces) {
+		for _, n := range breakpoints(total, mostBreaks) {
 			round++
 			files := loadRound(round)
 			faults.Break(n, mode)
 			rows, err := h.loadOnce(s, t, files, round)
-			faults.Mend()
+			faults.Repair()
 			for attempt := 0; err != nil; attempt++ {
 				h.checkTransient(err, n, mode)
 				if attempt == 5 {
@@ -272,7 +276,7 @@ func checkLoadFaults(h *harness) {
 	}
 }
 
-// checkFinishFaults breaks Finish at every step it takes, and calls it again.
+// checkFinishFaults breaks Finish at each of its steps, and calls it again.
 func checkFinishFaults(h *harness) {
 	s, faults := h.config.Faulty(h.outer, h.url, h.env())
 	h.Cleanup(func() { h.close(s) })
@@ -290,7 +294,7 @@ func checkFinishFaults(h *harness) {
 		}
 		rows, err := h.finishInTime(l)
 		steps = faults.Steps() - before
-		faults.Mend()
+		faults.Repair()
 		for attempt := 0; err != nil; attempt++ {
 			h.checkTransient(err, n, mode)
 			if attempt == 5 {
@@ -304,21 +308,20 @@ func checkFinishFaults(h *harness) {
 	}
 	total := finish(-1, Lost)
 	for _, mode := range []Mode{Lost, Answered} {
-		for _, n := range places(total, mostPlaces) {
+		for _, n := range breakpoints(total, mostBreaks) {
 			finish(n, mode)
 		}
 	}
 }
 
-// finishInTime finishes a load whose destination may be gone.
+// finishInTime finishes a load while the destination may be down.
 func (h *harness) finishInTime(l sink.Load) (int64, error) {
 	ctx, cancel := context.WithTimeout(h.ctx, h.patience())
 	defer cancel()
 	return l.Finish(ctx)
 }
 
-// loadOnce loads each row from a file of its own, those that an earlier run of
-// the job has not loaded.
+// loadOnce loads each row from a file of its own, unless an earlier run of the job has.
 func (h *harness) loadOnce(s sink.Sink, t *schema.Table, images []string, job int) (rows int64, err error) {
 	ctx, cancel := context.WithTimeout(h.ctx, h.patience())
 	defer cancel()
@@ -338,7 +341,7 @@ func (h *harness) loadOnce(s sink.Sink, t *schema.Table, images []string, job in
 		}
 		return l.Finish(ctx)
 	}()
-	// Closing over a broken connection may fail; what is staged is what counts.
+	// Closing over a broken connection may fail: only the staged rows count.
 	_ = l.Close(context.WithoutCancel(h.ctx))
 	return rows, err
 }

@@ -17,10 +17,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// What tests of single drivers are made of.
-
-// Table makes version v1 of a table: columns are "name type", by the names that
-// schemas give types, and the first keys of them are the key.
+// Table makes version v1 of a table. Columns read "name type", with the types of schemas; the first
+// keys of them are the key.
 func Table(t testing.TB, name string, keys int, columns ...string) *schema.Table {
 	t.Helper()
 	types := map[string]schema.Type{
@@ -56,7 +54,7 @@ type Changes struct {
 	builder change.Builder
 }
 
-// NewChanges returns Changes that go on after a clock.
+// NewChanges returns Changes that continue after a clock.
 func NewChanges(t testing.TB, after int64) *Changes { return &Changes{t: t, Clock: after} }
 
 // Event adds a change of the row that image is.
@@ -65,11 +63,14 @@ func (c *Changes) Event(op cdc.Op, t *schema.Table, image string) *Changes {
 	return c.EventAt(cdc.Timestamp{Wall: c.Clock + 1}, op, t, image)
 }
 
-// EventAt adds a change that says that it happened at another time.
+// EventAt adds a change with a clock of its own.
 func (c *Changes) EventAt(clock cdc.Timestamp, op cdc.Op, t *schema.Table, image string) *Changes {
 	c.t.Helper()
 	c.Clock++
-	e := &cdc.Event{Position: cdc.Position{Sequence: uint64(c.Clock), Stored: c.Clock}, Op: op, Table: t.Name, Clock: clock, Payload: []byte(image)}
+	e := &cdc.Event{
+		Position: cdc.Position{Sequence: uint64(c.Clock), Stored: c.Clock}, Op: op, Table: t.Name, Clock: clock,
+		Payload: []byte(image),
+	}
 	if op == cdc.Delete {
 		e.Before = []byte(image)
 	} else {
@@ -83,7 +84,7 @@ func (c *Changes) EventAt(clock cdc.Timestamp, op cdc.Op, t *schema.Table, image
 	return c
 }
 
-// Put adds updates, which make rows where there are none.
+// Put adds updates, which insert missing rows.
 func (c *Changes) Put(t *schema.Table, images ...string) *Changes {
 	c.t.Helper()
 	for _, image := range images {
@@ -101,10 +102,10 @@ func (c *Changes) Delete(t *schema.Table, images ...string) *Changes {
 	return c
 }
 
-// Batch returns what was added since the last batch.
+// Batch returns the changes since the last batch.
 func (c *Changes) Batch() *change.Batch { return c.builder.Batch() }
 
-// Repeat returns n texts, in which # is the number, of three digits.
+// Repeat returns n texts, with # replaced by their number in three digits.
 func Repeat(n int, format string) []string {
 	texts := make([]string, n)
 	for i := range texts {
@@ -113,7 +114,7 @@ func Repeat(n int, format string) []string {
 	return texts
 }
 
-// Rows reads a table back: name=raw of the columns that have a value, sorted.
+// Rows reads a table: one line per row, sorted, with name=raw for each column that has a value.
 func Rows(t testing.TB, s sink.Reader, table *schema.Table) []string {
 	t.Helper()
 	var lines []string
@@ -173,7 +174,8 @@ func Event(t testing.TB, n int, payload string) *cdc.Event {
 // Numbered makes the nth event of a stream over three rows.
 func Numbered(t testing.TB, n int) *cdc.Event {
 	t.Helper()
-	return Event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k%d"],"companyId":"c","after":{"id":"k%d","n":%d},"timestamp":%d,"mvccTimestamp":"%d"}`,
+	return Event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k%d"],"companyId":"c",`+
+		`"after":{"id":"k%d","n":%d},"timestamp":%d,"mvccTimestamp":"%d"}`,
 		n, n%3, n%3, n, 1700000000000+n, 1700000000000000000+n))
 }
 
@@ -196,8 +198,8 @@ func NumberedBatch(t testing.TB, first, last int) *change.Batch {
 	return Batch(events...)
 }
 
-// LoseStageSQL is the statement of a Config.LoseStage, in a database that quotes
-// identifiers by the given character.
+// LoseStageSQL returns the statement for Config.LoseStage in a database that quotes identifiers
+// with quote.
 func LoseStageSQL(quote, job, table, id string) string {
 	stage := quote + sqlsink.StageName(job, table) + quote
 	if id == "" {
@@ -206,7 +208,7 @@ func LoseStageSQL(quote, job, table, id string) string {
 	return "DELETE FROM " + stage + " WHERE " + quote + "id" + quote + " = '" + id + "'"
 }
 
-// Apply applies a batch that nothing should be wrong with.
+// Apply applies a batch. The test ends if that fails.
 func Apply(t testing.TB, s sink.Sink, b *change.Batch) {
 	t.Helper()
 	if err := s.Apply(t.Context(), b); err != nil {
@@ -214,7 +216,7 @@ func Apply(t testing.TB, s sink.Sink, b *change.Batch) {
 	}
 }
 
-// ApplyWithin tries a batch as the pipeline does, so often at most.
+// ApplyWithin tries a batch as the pipeline does, at most attempts times.
 func ApplyWithin(t testing.TB, attempts int, s sink.Sink, b *change.Batch) {
 	t.Helper()
 	var err error
@@ -226,12 +228,12 @@ func ApplyWithin(t testing.TB, attempts int, s sink.Sink, b *change.Batch) {
 			break
 		}
 	}
-	t.Fatalf("the batch is not applied: %v, an error of class %v", err, fault.Of(err))
+	t.Fatalf("the batch is not applied: %v (%v)", err, fault.Of(err))
 }
 
-// WideEvents makes the events of a benchmark: updates of rows many rows of one table,
-// in turns, of so many columns of about 70 bytes. They lie in memory as the pipeline's
-// do: decoded by one decoder, in runs.
+// WideEvents makes count events for a benchmark: updates that cycle through the rows of one table,
+// whose columns hold about 70 bytes each. As in the pipeline, one decoder decodes them into
+// contiguous memory.
 func WideEvents(t testing.TB, count, rows, columns int) []*cdc.Event {
 	t.Helper()
 	const run = 256
@@ -249,7 +251,8 @@ func WideEvents(t testing.TB, count, rows, columns int) []*cdc.Event {
 		for c := range columns {
 			fmt.Fprintf(&row, `,"column%02d":"a value of this column, %08d %s"`, c, n*7919+c, "0123456789abcdef")
 		}
-		payload := fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c","after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"%d"}`,
+		payload := fmt.Sprintf(`{"operation":"UPDATE","id":"%024d","table":"order","key":["%036d"],"companyId":"c",`+
+			`"after":{"id":"%036d"%s},"timestamp":1700000000000,"mvccTimestamp":"%d"}`,
 			n, n%rows, n%rows, row.String(), 1_700_000_000_000_000_000+n)
 		if err := decoder.Decode(e, []byte(payload), ""); err != nil {
 			t.Fatal(err)

@@ -21,8 +21,8 @@ var historyChecks = []check{
 	{"every value is kept in an event", keepsHistory, checkHistoryValues},
 	{"events of ten megabytes", keepsHistory, checkLargeEvents},
 	{"hostile names, keys and ids stay apart", keepsHistory, checkHistoryNames},
-	{"an import adds an INSERT a row", func(c capabilities) bool { return c.history }, checkHistoryImport},
-	{"a history converges, wherever a batch breaks", func(c capabilities) bool { return c.history && c.faulty }, checkHistoryFaults},
+	{"an import adds one INSERT per row", func(c capabilities) bool { return c.history }, checkHistoryImport},
+	{"a history survives a fault at any step of a batch", func(c capabilities) bool { return c.history && c.faulty }, checkHistoryFaults},
 }
 
 func keepsHistory(c capabilities) bool { return c.history }
@@ -33,19 +33,19 @@ type recorded struct {
 	Imported                  bool
 }
 
-// recall reads back the history, by table and key, in order. An event that is
-// stored again is left out where the destination may do so.
+// recall reads the history, by table and key, in order. It leaves out repeated events if the
+// destination may repeat them.
 func (h *harness) recall() map[string][]recorded {
 	h.Helper()
 	history := make(map[string][]recorded)
 	places := make(map[string]bool)
 	for _, stored := range h.config.History(h.outer, h.url) {
 		if places[stored.Place] {
-			h.Errorf("%s is there twice", stored.Place)
+			h.Errorf("%s is stored twice", stored.Place)
 		}
 		places[stored.Place] = true
 		if !json.Valid(stored.Event) || strings.ContainsRune(strings.TrimSuffix(string(stored.Event), "\n"), '\n') {
-			h.Errorf("%s holds no JSON of one line: %.100q", stored.Place, stored.Event)
+			h.Errorf("%s is not one line of JSON: %.100q", stored.Place, stored.Event)
 			continue
 		}
 		var e cdc.Event
@@ -70,7 +70,7 @@ func recordOf(e *cdc.Event) recorded {
 	return recorded{ID: e.ID, Table: e.Table, Key: key, Op: e.Op.String(), After: after, Imported: e.Imported}
 }
 
-// expectHistory compares what is stored with the steps, row by row.
+// expectHistory compares the stored events with the steps, row by row.
 func (h *harness) expectHistory(steps []step) {
 	h.Helper()
 	want := make(map[string][]recorded)
@@ -88,7 +88,7 @@ func (h *harness) expectHistory(steps []step) {
 		delete(got, row)
 	}
 	for row := range got {
-		h.Errorf("row %.100q has events that nobody sent", row)
+		h.Errorf("row %.100q has events that were not sent", row)
 	}
 }
 
@@ -99,7 +99,8 @@ func checkHistory(h *harness) {
 	var steps []step
 	for i := range 30 {
 		id := i % 4
-		steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"%d","name":"it's %d"}`, id, i)), h.update(t, fmt.Sprintf(`{"id":"%d","visits":%d}`, id, i)),
+		steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"%d","name":"it's %d"}`, id, i)),
+			h.update(t, fmt.Sprintf(`{"id":"%d","visits":%d}`, id, i)),
 			h.insert(other, fmt.Sprintf(`{"a":"%d","b":%d}`, id, 9007199254740993)), h.delete(t, fmt.Sprintf(`{"id":"%d"}`, id)))
 	}
 	h.apply(s, steps[:50]...)
@@ -141,7 +142,7 @@ func checkHistoryReplays(h *harness) {
 			switch rapid.IntRange(0, 9).Draw(t, "replay") {
 			case 0:
 				h.apply(s, steps[next-n:next]...)
-			case 1, 2, 3: // killed, and opened anew
+			case 1, 2, 3: // killed, and opened again
 				h.close(s)
 				s = h.open()
 				next = h.resume(s, steps, rapid.IntRange(0, next).Draw(t, "place"))
@@ -168,7 +169,10 @@ func checkLargeEvents(h *harness) {
 	t := valueTable(h)
 	s := h.open()
 	h.migrate(s, t)
-	steps := []step{h.insert(t, `{"id":"small"}`), h.insert(t, fmt.Sprintf(`{"id":"large","col_string":"%s"}`, tenMegabytes())), h.update(t, `{"id":"large"}`)}
+	steps := []step{
+		h.insert(t, `{"id":"small"}`), h.insert(t, fmt.Sprintf(`{"id":"large","col_string":"%s"}`, tenMegabytes())),
+		h.update(t, `{"id":"large"}`),
+	}
 	h.apply(s, steps...)
 	h.expectHistory(steps)
 }
@@ -176,7 +180,11 @@ func checkLargeEvents(h *harness) {
 func checkHistoryNames(h *harness) {
 	s := h.open()
 	var steps []step
-	names := append([]string{"..", ".", "../..", "/etc/passwd", "a/../../b", "CON", "nul.json", "a\x00b", "%2e%2e", "%", "a%b", ".hidden", "trailing.", "trailing ", strings.Repeat("k", 300), strings.Repeat("k", 300) + "2", "A", "a", "a-b", "a-b-c"}, hostileNames...)
+	names := append([]string{
+		"..", ".", "../..", "/etc/passwd", "a/../../b", "CON", "nul.json", "a\x00b", "%2e%2e", "%", "a%b",
+		".hidden", "trailing.", "trailing ", strings.Repeat("k", 300), strings.Repeat("k", 300) + "2", "A", "a", "a-b", "a-b-c",
+	},
+		hostileNames...)
 	for _, name := range names {
 		t := newTable(h, name, "1", 1, column("id", schema.String))
 		steps = append(steps, h.insert(t, `{"id":"1"}`), h.insert(customers(h), fmt.Sprintf(`{"id":%s}`, quoted(name))))
@@ -200,10 +208,14 @@ func checkHistoryImport(h *harness) {
 	streamed = append(streamed, h.insert(t, `{"id":"s","name":"streamed"}`))
 	h.apply(s, streamed...)
 
-	files := map[string][]string{"one": {`{"id":"1","name":"it's"}`, `{"id":"2","visits":9007199254740993}`}, "two": {`{"id":"3","name":"\u0000"}`}}
+	files := map[string][]string{
+		"one": {`{"id":"1","name":"it's"}`, `{"id":"2","visits":9007199254740993}`},
+		"two": {`{"id":"3","name":"\u0000"}`},
+	}
 	importAll := func(job string) {
 		l := h.begin(s, job, t, sink.Replace)
-		if _, err := l.LoadFile(h.ctx, "broken", failing(imagesOf(h, t, files["two"]...), errBroken)); !errors.Is(err, errBroken) || l.Loaded("broken") {
+		if _, err := l.LoadFile(h.ctx, "broken", failing(imagesOf(h, t, files["two"]...), errBroken)); !errors.Is(err, errBroken) ||
+			l.Loaded("broken") {
 			h.Errorf("a file that breaks: %v, loaded: %v", err, l.Loaded("broken"))
 		}
 		for _, name := range []string{"one", "two"} {
@@ -254,7 +266,10 @@ func checkHistoryFaults(h *harness) {
 	h.migrate(s, t)
 	var all []step
 	batch := func() []step {
-		steps := []step{h.update(t, fmt.Sprintf(`{"id":"a","visits":%d}`, *h.sequence)), h.update(t, fmt.Sprintf(`{"id":"a","name":"%d"}`, *h.sequence)), h.insert(t, fmt.Sprintf(`{"id":"%d"}`, *h.sequence))}
+		steps := []step{
+			h.update(t, fmt.Sprintf(`{"id":"a","visits":%d}`, *h.sequence)),
+			h.update(t, fmt.Sprintf(`{"id":"a","name":"%d"}`, *h.sequence)), h.insert(t, fmt.Sprintf(`{"id":"%d"}`, *h.sequence)),
+		}
 		all = append(all, steps...)
 		return steps
 	}
@@ -263,11 +278,11 @@ func checkHistoryFaults(h *harness) {
 	h.apply(s, batch()...)
 	total := faults.Steps() - before
 	for _, mode := range []Mode{Lost, Answered} {
-		for _, n := range places(total, mostPlaces) {
+		for _, n := range breakpoints(total, mostBreaks) {
 			steps := batch()
 			faults.Break(n, mode)
 			err := h.tryBroken(s, steps)
-			faults.Mend()
+			faults.Repair()
 			if err == nil {
 				continue
 			}

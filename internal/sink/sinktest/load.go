@@ -1,7 +1,6 @@
 package sinktest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"iter"
@@ -10,7 +9,6 @@ import (
 	"sync"
 
 	"github.com/shopmonkeyus/eds/internal/change"
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
@@ -18,10 +16,10 @@ import (
 var loadChecks = []check{
 	{"a load replaces a table, when it is finished and not before", loadsRows, checkReplace},
 	{"a load merges into a table", loadsRows, checkMerge},
-	{"a load without rows empties a table only if it is told to", loadsRows, checkEmptyLoad},
-	{"of a file that fails nothing is staged", loadsRows, checkBrokenFile},
-	{"of a file with a row that is refused nothing is staged", loadsRows, checkRefusedRow},
-	{"an interrupted load goes on where it was", loadsRows, checkResumedLoad},
+	{"a load without rows empties a table only on request", loadsRows, checkEmptyLoad},
+	{"a file that fails stages nothing", loadsRows, checkBrokenFile},
+	{"a file with a refused row stages nothing", loadsRows, checkRefusedRow},
+	{"an interrupted load resumes", loadsRows, checkResumedLoad},
 	{"another job starts afresh", loadsRows, checkOtherJob},
 	{"a load resumed under another schema starts afresh", loadsRows, checkResumedUnderSchema},
 	{"a load resumed under another update strategy starts afresh", loadsRows, checkResumedUnderStrategy},
@@ -29,13 +27,13 @@ var loadChecks = []check{
 	{"a stage that is gone is not put in place", losesStage, checkFinishWithoutStage},
 	{"a stage that lost a row is not put in place", losesStage, checkFinishWithLostRow},
 	{"a file is loaded once", loadsRows, checkLoadedTwice},
-	{"of a key that comes twice the last row stays", loadsRows, checkDuplicateKeys},
+	{"the last row of a repeated key stays", loadsRows, checkDuplicateKeys},
 	{"a discarded load leaves the table alone", loadsRows, checkDiscard},
 	{"a cancelled load leaves the table alone", loadsRows, checkCancelledLoad},
 	{"tables load concurrently", loadsRows, checkConcurrentLoads},
-	{"loads of tables whose names are alike stay apart", loadsRows, checkLoadsOfLikeNames},
+	{"loads of tables with similar names stay apart", loadsRows, checkLoadsOfSimilarNames},
 	{"readers see the old rows or the new ones", loadsRows, checkAtomicFinish},
-	{"changes go on after a load", loadsRows, checkChangesAfterLoad},
+	{"changes apply after a load", loadsRows, checkChangesAfterLoad},
 	{"a load of a large file", loadsRows, checkLargeLoad},
 }
 
@@ -43,7 +41,7 @@ func loadsRows(c capabilities) bool { return c.rows }
 
 func losesStage(c capabilities) bool { return c.losesStage }
 
-// imagesOf yields row objects in memory that is used again for the next row.
+// imagesOf yields row objects in memory that it reuses for the next row.
 func imagesOf(h *harness, t *schema.Table, images ...string) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		var buffer []byte
@@ -90,7 +88,7 @@ func (h *harness) loadFile(l sink.Load, t *schema.Table, file string, images ...
 	}
 }
 
-// end finishes a load, or only closes it.
+// end finishes the load if finish is set, and closes it.
 func (h *harness) end(l sink.Load, finish bool) {
 	h.Helper()
 	if finish {
@@ -101,7 +99,7 @@ func (h *harness) end(l sink.Load, finish bool) {
 	}
 }
 
-// finish finishes a load, and returns how many rows that put in place.
+// finish finishes a load and returns the number of rows that it put in place.
 func (h *harness) finish(l sink.Load) int64 {
 	h.Helper()
 	rows, err := l.Finish(h.ctx)
@@ -111,7 +109,7 @@ func (h *harness) finish(l sink.Load) int64 {
 	return rows
 }
 
-// withOldRows migrates and fills a table that is to be loaded.
+// withOldRows creates and fills a table for a load to replace.
 func withOldRows(h *harness) (sink.Sink, *schema.Table) {
 	h.Helper()
 	t := customers(h)
@@ -159,7 +157,7 @@ func checkMerge(h *harness) {
 func checkEmptyLoad(h *harness) {
 	s, t := withOldRows(h)
 	if rows := h.load(s, "merge", t, sink.Merge); rows != 0 {
-		h.Errorf("%d rows are said to be merged", rows)
+		h.Errorf("the load reports %d merged rows", rows)
 	}
 	h.expect(s, t)
 	for job, files := range map[string][]string{"no file": nil, "empty files": {"one", "two"}} {
@@ -179,8 +177,8 @@ func checkEmptyLoad(h *harness) {
 		h.end(l, false)
 		h.expect(s, t)
 	}
-	if rows := h.load(s, "told to", t, sink.ReplaceOrEmpty); rows != 0 {
-		h.Errorf("%d rows are said to be in place", rows)
+	if rows := h.load(s, "on request", t, sink.ReplaceOrEmpty); rows != 0 {
+		h.Errorf("the load reports %d rows", rows)
 	}
 	h.expectRows(s, t, newModel())
 	h.load(s, "again", t, sink.Replace) // it is empty already
@@ -191,7 +189,7 @@ func checkEmptyLoad(h *harness) {
 	h.expect(s, fresh)
 }
 
-// load loads rows from one file each and returns how many were put in place.
+// load loads rows from one file each, and returns the number of rows that it put in place.
 func (h *harness) load(s sink.Sink, job string, t *schema.Table, mode sink.LoadMode, images ...string) int64 {
 	h.Helper()
 	l := h.begin(s, job, t, mode)
@@ -201,92 +199,7 @@ func (h *harness) load(s sink.Sink, job string, t *schema.Table, mode sink.LoadM
 	return rows
 }
 
-var errBroken = errors.New("the file ends in the middle")
-
-func checkBrokenFile(h *harness) {
-	s, t := withOldRows(h)
-	old := h.model(t.Name)
-	l := h.begin(s, "job", t, sink.Replace)
-	h.loadFile(l, t, "good", `{"id":"a","name":"good"}`)
-	broken := []string{`{"id":"b"}`, `{"id":"c"}`}
-	for range 2 {
-		if _, err := l.LoadFile(h.ctx, "bad", failing(imagesOf(h, t, broken...), errBroken)); !errors.Is(err, errBroken) {
-			h.Errorf("a file that breaks: %v", err)
-		}
-		if l.Loaded("bad") || !l.Loaded("good") {
-			h.Errorf("loaded: bad %v, good %v", l.Loaded("bad"), l.Loaded("good"))
-		}
-	}
-	h.expectRows(s, t, old)
-	h.loadFile(l, t, "bad", `{"id":"d","name":"mended"}`)
-	h.end(l, true)
-	loaded := newModel()
-	loaded.load(h, t, `{"id":"a","name":"good"}`, `{"id":"d","name":"mended"}`)
-	h.expectRows(s, t, loaded)
-}
-
-func checkRefusedRow(h *harness) {
-	t, bad, ok := h.poisonRow()
-	if !ok {
-		return
-	}
-	s := h.open()
-	l := h.begin(s, "job", t, sink.Replace)
-	h.loadFile(l, t, "good", `{"id":"a"}`)
-	_, err := l.LoadFile(h.ctx, "bad", imagesOf(h, t, `{"id":"b"}`, bad("c"), `{"id":"d"}`))
-	h.wantClass(err, fault.Poison)
-	if e := new(sink.RowError); errors.As(err, &e) && e.Row != 2 {
-		h.Errorf("row %d is said to be the one that is refused, want 2", e.Row)
-	}
-	if l.Loaded("bad") {
-		h.Error("the file counts as loaded")
-	}
-	h.end(l, true)
-	loaded := newModel()
-	loaded.load(h, t, `{"id":"a"}`)
-	h.expectRows(s, t, loaded)
-}
-
-func checkResumedLoad(h *harness) {
-	s, t := withOldRows(h)
-	old := h.model(t.Name)
-	l := h.begin(s, "job", t, sink.Replace)
-	h.loadFile(l, t, "one", `{"id":"a"}`, `{"id":"b"}`)
-	if _, err := l.LoadFile(h.ctx, "two", failing(imagesOf(h, t, `{"id":"x"}`), errBroken)); err == nil {
-		h.Error("a file that breaks is no error")
-	}
-	h.end(l, false)
-
-	again := h.open()
-	h.expectRows(again, t, old)
-	l = h.begin(again, "job", t, sink.Replace)
-	if !l.Loaded("one") || l.Loaded("two") {
-		h.Errorf("after a restart, loaded: one %v, two %v", l.Loaded("one"), l.Loaded("two"))
-	}
-	h.loadFile(l, t, "two", `{"id":"c"}`)
-	h.end(l, true)
-	loaded := newModel()
-	loaded.load(h, t, `{"id":"a"}`, `{"id":"b"}`, `{"id":"c"}`)
-	h.expectRows(again, t, loaded)
-}
-
-func checkOtherJob(h *harness) {
-	s, t := withOldRows(h)
-	l := h.begin(s, "first", t, sink.Replace)
-	h.loadFile(l, t, "one", `{"id":"of the first job"}`)
-	h.end(l, false)
-	l = h.begin(s, "second", t, sink.Replace)
-	if l.Loaded("one") {
-		h.Error("what another job loaded counts")
-	}
-	h.loadFile(l, t, "two", `{"id":"of the second job"}`)
-	h.end(l, true)
-	loaded := newModel()
-	loaded.load(h, t, `{"id":"of the second job"}`)
-	h.expectRows(s, t, loaded)
-}
-
-// loadRest loads those files, of a row each, that are not loaded.
+// loadRest loads the files, of one row each, that are not loaded yet.
 func (h *harness) loadRest(l sink.Load, t *schema.Table, images ...string) {
 	h.Helper()
 	for i, image := range images {
@@ -296,118 +209,7 @@ func (h *harness) loadRest(l sink.Load, t *schema.Table, images ...string) {
 	}
 }
 
-// resumeLoad loads the first of images under one schema, and goes on with all of them
-// under another, over a new connection.
-func (h *harness) resumeLoad(before, after *schema.Table, images []string, changes ...func(*sink.Env)) sink.Sink {
-	h.Helper()
-	l := h.begin(h.open(), "job", before, sink.Replace)
-	h.loadRest(l, before, images[0])
-	h.end(l, false)
-	s := h.open(changes...)
-	l = h.begin(s, "job", after, sink.Replace)
-	h.loadRest(l, after, images...)
-	h.end(l, true)
-	return s
-}
-
-func checkResumedUnderSchema(h *harness) {
-	id, visits := column("id", schema.String), column("visits", schema.Integer)
-	before := newTable(h, "customer", "1", 1, id, visits)
-	for _, c := range []struct {
-		what  string
-		after *schema.Table
-		last  string
-	}{
-		{"a new column", newTable(h, "customer", "2", 1, id, visits, column("name", schema.String)), `{"id":"b","name":"two"}`},
-		{"one column for another", newTable(h, "customer", "4", 1, id, column("name", schema.String)), `{"id":"b","name":"two"}`},
-		{"a wider type", newTable(h, "customer", "5", 1, id, column("visits", schema.String)), `{"id":"b","visits":"many"}`},
-	} {
-		images := []string{`{"id":"a","visits":1,"name":"one"}`, c.last}
-		s := h.resumeLoad(before, c.after, images)
-		loaded := newModel()
-		loaded.load(h, c.after, images...)
-		if report := h.compare(s, c.after, loaded); !report.Equal() {
-			h.Errorf("%s: %s", c.what, report)
-		}
-	}
-}
-
-func checkResumedUnderStrategy(h *harness) {
-	t := customers(h)
-	images := []string{`{"id":"a","name":"one"}`, `{"id":"b","name":"two"}`}
-	for _, after := range []bool{true, false} {
-		s := h.resumeLoad(t, t, images, func(env *sink.Env) { env.After = after })
-		loaded := newModel()
-		loaded.load(h, t, images...)
-		h.expectRows(s, t, loaded)
-	}
-}
-
-func checkResumedWithoutStage(h *harness) {
-	s, t := withOldRows(h)
-	images := []string{`{"id":"a"}`, `{"id":"b"}`, `{"id":"c"}`}
-	l := h.begin(s, "job", t, sink.Replace)
-	h.loadRest(l, t, images[:2]...)
-	h.end(l, false)
-	l = h.begin(s, "job", t, sink.Replace)
-	h.config.LoseStage(h.outer, h.url, "job", t.Name, "")
-	if _, err := l.LoadFile(h.ctx, "file 2", imagesOf(h, t, images[2])); err != nil && !errors.Is(err, sink.ErrLoadLost) {
-		h.wantTransient(err)
-	}
-	h.end(l, false)
-	again := h.open()
-	l = h.begin(again, "job", t, sink.Replace)
-	h.loadRest(l, t, images...)
-	h.end(l, true)
-	loaded := newModel()
-	loaded.load(h, t, images...)
-	h.expectRows(again, t, loaded)
-}
-
-// checkFinishWithoutStage drops a stage that is whole. Nothing was put in place, so
-// that finishing is an error.
-func checkFinishWithoutStage(h *harness) {
-	h.checkLostLoad("")
-}
-
-// checkFinishWithLostRow takes a row away from a stage that is whole.
-func checkFinishWithLostRow(h *harness) {
-	h.checkLostLoad("b")
-}
-
-// checkLostLoad loads a table and damages what is staged. Finishing is an error then,
-// which leaves the table alone, and the load starts afresh.
-func (h *harness) checkLostLoad(id string) {
-	h.Helper()
-	s, t := withOldRows(h)
-	images := []string{`{"id":"a"}`, `{"id":"b"}`, `{"id":"a","name":"again"}`}
-	for _, mode := range []sink.LoadMode{sink.Replace, sink.Merge} {
-		job := fmt.Sprint("job ", mode)
-		before := h.rowsOf(s, t)
-		l := h.begin(s, job, t, mode)
-		h.loadRest(l, t, images...)
-		h.config.LoseStage(h.outer, h.url, job, t.Name, id)
-		if _, err := l.Finish(h.ctx); !errors.Is(err, sink.ErrLoadLost) {
-			h.Errorf("finishing with a damaged stage: %v", err)
-		}
-		if after := h.rowsOf(s, t); !slices.Equal(after, before) {
-			h.Errorf("the rows changed: %q", after)
-		}
-		h.end(l, false)
-		l = h.begin(s, job, t, mode)
-		h.loadRest(l, t, images...)
-		h.end(l, true)
-		want := h.model(t.Name)
-		if mode == sink.Replace {
-			want = newModel()
-			h.models[t.Name] = want
-		}
-		want.load(h, t, images...)
-		h.expect(s, t)
-	}
-}
-
-// rowsOf returns the rows of the destination as text, sorted.
+// rowsOf returns the rows of the table as text, sorted.
 func (h *harness) rowsOf(s sink.Sink, t *schema.Table) []string {
 	h.Helper()
 	var lines []string
@@ -441,7 +243,10 @@ func checkDuplicateKeys(h *harness) {
 	s, t := withOldRows(h)
 	for _, mode := range []sink.LoadMode{sink.Replace, sink.Merge} {
 		l := h.begin(s, "job", t, mode)
-		files := [][]string{{`{"id":"a","name":"1"}`, `{"id":"b","name":"1"}`, `{"id":"a","name":"2"}`}, {`{"id":"b","name":"2"}`, `{"id":"2","name":"2"}`}}
+		files := [][]string{
+			{`{"id":"a","name":"1"}`, `{"id":"b","name":"1"}`, `{"id":"a","name":"2"}`},
+			{`{"id":"b","name":"2"}`, `{"id":"2","name":"2"}`},
+		}
 		if mode == sink.Replace {
 			h.models[t.Name] = newModel()
 		}
@@ -450,58 +255,11 @@ func checkDuplicateKeys(h *harness) {
 			h.model(t.Name).load(h, t, images...)
 		}
 		if rows := h.finish(l); rows != 3 {
-			h.Errorf("%d rows are said to be in place", rows)
+			h.Errorf("the load reports %d rows", rows)
 		}
 		h.end(l, false)
 		h.expect(s, t)
 	}
-}
-
-func checkDiscard(h *harness) {
-	s, t := withOldRows(h)
-	l := h.begin(s, "job", t, sink.Replace)
-	h.loadFile(l, t, "one", `{"id":"a"}`)
-	if err := l.Discard(h.ctx); err != nil {
-		h.Fatalf("discard: %v", err)
-	}
-	h.end(l, false)
-	h.expect(s, t)
-	l = h.begin(s, "job", t, sink.Merge)
-	if l.Loaded("one") {
-		h.Error("a discarded load is not forgotten")
-	}
-	h.end(l, true)
-	h.expect(s, t)
-}
-
-func checkCancelledLoad(h *harness) {
-	s, t := withOldRows(h)
-	old := h.model(t.Name)
-	l := h.begin(s, "job", t, sink.Replace)
-	h.loadFile(l, t, "one", `{"id":"a"}`)
-	ctx, cancel := context.WithCancel(h.ctx)
-	defer cancel()
-	cancelling := func(yield func(*change.Row, error) bool) {
-		for row, err := range imagesOf(h, t, `{"id":"b"}`, `{"id":"c"}`) {
-			if !yield(row, err) {
-				return
-			}
-			cancel()
-		}
-		yield(nil, ctx.Err())
-	}
-	if _, err := l.LoadFile(ctx, "two", cancelling); err == nil || l.Loaded("two") {
-		h.Errorf("a cancelled file: %v, loaded: %v", err, l.Loaded("two"))
-	}
-	if _, err := l.Finish(ctx); err == nil {
-		h.Error("finishing with a cancelled context is no error")
-	}
-	h.expectRows(s, t, old)
-	h.loadFile(l, t, "two", `{"id":"d"}`)
-	h.end(l, true)
-	loaded := newModel()
-	loaded.load(h, t, `{"id":"a"}`, `{"id":"d"}`)
-	h.expectRows(s, t, loaded)
 }
 
 func checkConcurrentLoads(h *harness) {
@@ -530,13 +288,16 @@ func checkConcurrentLoads(h *harness) {
 	}
 }
 
-// checkLoadsOfLikeNames loads tables at the same time whose names begin with that of
-// another, and end in what a destination might add to a name.
-func checkLoadsOfLikeNames(h *harness) {
+// checkLoadsOfSimilarNames loads tables at the same time whose names extend another name by a
+// suffix that a destination might add.
+func checkLoadsOfSimilarNames(h *harness) {
 	s := h.open()
 	tables := make(map[string]*schema.Table)
 	loads := make(map[string]sink.Load)
-	names := []string{"thing", "thing_old", "thing_key", "thing_new", "thing_stage", strings.Repeat("long", 30), strings.Repeat("long", 30) + "_old", strings.Repeat("long", 30) + "_key"}
+	names := []string{
+		"thing", "thing_old", "thing_key", "thing_new", "thing_stage", strings.Repeat("long", 30),
+		strings.Repeat("long", 30) + "_old", strings.Repeat("long", 30) + "_key",
+	}
 	for _, name := range names {
 		t := newTable(h, name, "1", 1, column("id", schema.String))
 		h.migrate(s, t)
@@ -557,7 +318,7 @@ func checkLoadsOfLikeNames(h *harness) {
 	}
 }
 
-// loadAll loads a table, ten rows a file.
+// loadAll loads a table from files of ten rows.
 func loadAll(h *harness, s sink.Sink, job string, t *schema.Table, scope sink.Scope, images []string) error {
 	l, err := s.BeginLoad(h.ctx, job, t, sink.Replace, scope)
 	if err != nil {
@@ -582,7 +343,8 @@ func checkChangesAfterLoad(h *harness) {
 	h.model(t.Name).load(h, t, images...)
 	h.apply(s, h.update(t, `{"id":"1","name":"changed","visits":2}`), h.delete(t, `{"id":"9"}`), h.insert(t, `{"id":"10"}`))
 	h.expect(s, t)
-	wider := newTable(h, t.Name, "2", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Number), column("email", schema.String))
+	wider := newTable(h, t.Name, "2", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Number),
+		column("email", schema.String))
 	l = h.begin(s, "next", wider, sink.Merge)
 	h.loadFile(l, wider, "one", `{"id":"10","name":"x","visits":1.5,"email":"e"}`)
 	h.end(l, true)

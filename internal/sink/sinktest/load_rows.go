@@ -16,14 +16,17 @@ import (
 )
 
 var loadRowsChecks = []check{
-	{"of a file with rows that are refused the others are loaded", loadsRows, checkLoadRows},
-	{"a file with rows that are refused is loaded whole or counts as not loaded", loadsRows, checkLoadRowsInterrupted},
-	{"a file of which every row is refused is loaded", loadsRows, checkLoadRowsNone},
-	{"a load that leaves rows out converges, wherever it breaks", func(c capabilities) bool { return c.faulty && loadsRows(c) }, checkLoadRowsFaults},
+	{"a file loads without its refused rows", loadsRows, checkLoadRows},
+	{"an interrupted file with refused rows counts as not loaded", loadsRows, checkLoadRowsInterrupted},
+	{"a file with only refused rows counts as loaded", loadsRows, checkLoadRowsNone},
+	{
+		"a load that leaves rows out survives a fault at any step", func(c capabilities) bool { return c.faulty && loadsRows(c) },
+		checkLoadRowsFaults,
+	},
 }
 
-// withRefusedRows returns a table, images of rows of which some are refused, and the
-// numbers and images of those; ok is false if the sink takes every value.
+// withRefusedRows returns a table, images of its rows, and the numbers and images of those that the
+// sink refuses. ok is false if the sink accepts every value.
 func (h *harness) withRefusedRows() (t *schema.Table, images, bad []string, ok bool) {
 	h.Helper()
 	t, row, ok := h.poisonRow()
@@ -40,16 +43,16 @@ func (h *harness) withRefusedRows() (t *schema.Table, images, bad []string, ok b
 	return t, images, bad, true
 }
 
-// loadRows loads a file by LoadRows, and returns which rows that has refused. From the given
-// call of refused on that fails; 0: never.
+// loadRows loads a file with LoadRows and returns the refused rows. The callback fails from its
+// failAt-th call on; 0 means never.
 func (h *harness) loadRows(l sink.Load, file string, rows iter.Seq2[*change.Row, error], stop int) (n int64, refused []string, err error) {
 	h.Helper()
 	load, ok := l.(sink.RowLoad)
 	if !ok {
-		h.Fatalf("%T cannot leave rows out that it refuses", l)
+		h.Fatalf("%T cannot leave out refused rows", l)
 	}
 	n, err = load.LoadRows(h.ctx, file, rows, func(row *change.Row, number int64, reason error) error {
-		h.wantClass(reason, fault.Poison)
+		h.expectClass(reason, fault.Poison)
 		refused = append(refused, fmt.Sprintf("%d %s", number, row.Image))
 		if len(refused) == stop {
 			return errBroken
@@ -81,7 +84,7 @@ func checkLoadRows(h *harness) {
 	l := h.begin(s, "job", t, sink.Replace)
 	h.loadFile(l, t, "good", `{"id":"000"}`, `{"id":"000","col_string":"again"}`)
 	_, err := l.LoadFile(h.ctx, "bad", imagesOf(h, t, images...))
-	h.wantClass(err, fault.Poison)
+	h.expectClass(err, fault.Poison)
 	n, refused, err := h.loadRows(l, "bad", imagesOf(h, t, images...), 0)
 	if err != nil || n != int64(len(images)-len(bad)) || !l.Loaded("bad") {
 		h.Errorf("%d rows, loaded: %v, %v", n, l.Loaded("bad"), err)
@@ -140,13 +143,14 @@ func checkLoadRowsNone(h *harness) {
 	l := h.begin(s, "job", t, sink.ReplaceOrEmpty)
 	images := []string{row("a"), row("b"), row("c")}
 	n, refused, err := h.loadRows(l, "bad", imagesOf(h, t, images...), 0)
-	if want := []string{"1 " + images[0], "2 " + images[1], "3 " + images[2]}; err != nil || n != 0 || !slices.Equal(refused, want) || !l.Loaded("bad") {
+	if want := []string{"1 " + images[0], "2 " + images[1], "3 " + images[2]}; err != nil || n != 0 || !slices.Equal(refused, want) ||
+		!l.Loaded("bad") {
 		h.Errorf("%d rows, loaded: %v, refused %q, %v", n, l.Loaded("bad"), refused, err)
 	}
 	h.expectOthers(s, l, t, nil, nil)
 }
 
-// checkLoadRowsFaults breaks a load, two of whose rows are refused, at every step it takes.
+// checkLoadRowsFaults breaks a load with two refused rows at each of its steps.
 func checkLoadRowsFaults(h *harness) {
 	t, row, ok := h.poisonRow()
 	if !ok {
@@ -163,7 +167,7 @@ func checkLoadRowsFaults(h *harness) {
 		breakIt()
 		rows, err := h.loadRowsOnce(s, t, images, job, seen)
 		steps = faults.Steps() - before
-		faults.Mend()
+		faults.Repair()
 		for attempt := 0; err != nil; attempt++ {
 			h.checkTransient(err, job, "in a load")
 			if attempt == 5 {
@@ -180,15 +184,15 @@ func checkLoadRowsFaults(h *harness) {
 	total, rows, images := load(func() {})
 	h.expectLoaded(s, t, good(images), rows, -1, "not")
 	for _, mode := range []Mode{Lost, Answered} {
-		for _, n := range places(total, mostPlaces) {
+		for _, n := range breakpoints(total, mostBreaks) {
 			_, rows, images := load(func() { faults.Break(n, mode) })
 			h.expectLoaded(s, t, good(images), rows, n, mode)
 		}
 	}
 }
 
-// loadRowsOnce loads images from one file, unless an earlier run of the job has, and adds
-// the rows that are refused to seen.
+// loadRowsOnce loads images from one file, unless an earlier run of the job has, and adds the
+// refused rows to seen.
 func (h *harness) loadRowsOnce(s sink.Sink, t *schema.Table, images []string, job int, seen map[string]bool) (rows int64, err error) {
 	ctx, cancel := context.WithTimeout(h.ctx, h.patience())
 	defer cancel()
@@ -196,7 +200,7 @@ func (h *harness) loadRowsOnce(s sink.Sink, t *schema.Table, images []string, jo
 	if err != nil {
 		return 0, err
 	}
-	// Closing over a broken connection may fail; what is staged is what counts.
+	// Closing over a broken connection may fail: only the staged rows count.
 	defer func() { _ = l.Close(context.WithoutCancel(h.ctx)) }()
 	if !l.Loaded("file") {
 		_, err = l.(sink.RowLoad).LoadRows(ctx, "file", imagesOf(h, t, images...), func(row *change.Row, number int64, _ error) error {

@@ -19,7 +19,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// logStore is a destination that keeps events, each under a name of its own.
+// logStore is a destination that keeps each event under a name of its own.
 type logStore struct {
 	mu     sync.Mutex
 	stored []Stored
@@ -40,7 +40,7 @@ func (l *logStore) Break(n int, mode Mode) {
 	l.limit, l.mode = l.steps+n, mode
 }
 
-func (l *logStore) Mend() { l.Break(0, "") }
+func (l *logStore) Repair() { l.Break(0, "") }
 
 // put stores one event: a step.
 func (l *logStore) put(place string, text []byte) error {
@@ -87,11 +87,12 @@ func (s *logSink) Apply(ctx context.Context, b *change.Batch) error {
 	return nil
 }
 
-// logs are destinations that keep events, whose sinks with may make worse.
+// logs are destinations that keep events. If with is set, it wraps each sink with a defect.
 func logs(with func(*logSink) sink.Sink) Config {
 	stores := make(map[string]*logStore)
 	c := Config{Driver: sink.Driver{
-		Name: "log", Title: "Log", Schemes: []string{"log"}, Example: "log://name", Summary: "Keeps events in memory.", Help: "It is gone when the program ends.",
+		Name: "log", Title: "Log", Schemes: []string{"log"}, Example: "log://name", Summary: "Keeps events in memory.",
+		Help:   "It is gone when the program ends.",
 		Limits: sink.Limits{Rows: 100, Bytes: 1 << 20},
 	}}
 	c.URL = func(testing.TB) string {
@@ -123,7 +124,7 @@ func logs(with func(*logSink) sink.Sink) Config {
 	return c
 }
 
-func TestTheReferenceOfHistoriesConforms(t *testing.T) {
+func TestRun_PassesReferenceHistory(t *testing.T) {
 	Run(t, logs(func(s *logSink) sink.Sink { return s }))
 }
 
@@ -165,37 +166,70 @@ var historyDefects = []struct {
 	checks []string
 	with   func(*logSink) sink.Sink
 }{
-	{"the last event of a batch is lost", []string{"every event is kept, in the order of its row", "any batches and replays keep every event", "a history converges, wherever a batch breaks"}, events(func(all []*cdc.Event) []*cdc.Event { return all[:max(0, len(all)-1)] })},
+	{
+		"the last event of a batch is lost",
+		[]string{
+			"every event is kept, in the order of its row",
+			"any batches and replays keep every event", "a history survives a fault at any step of a batch",
+		},
+		events(func(all []*cdc.Event) []*cdc.Event { return all[:max(0, len(all)-1)] }),
+	},
 	{"deletes are left out", []string{"every event is kept, in the order of its row"}, events(func(all []*cdc.Event) []*cdc.Event {
 		return slices.DeleteFunc(all, func(e *cdc.Event) bool { return e.Op == cdc.Delete })
 	})},
-	{"events are turned round", []string{"every event is kept, in the order of its row", "any batches and replays keep every event"}, events(func(all []*cdc.Event) []*cdc.Event { slices.Reverse(all); return all })},
-	{"events are compacted", []string{"every event is kept, in the order of its row", "any batches and replays keep every event"}, events(func(all []*cdc.Event) []*cdc.Event {
-		last := make(map[string]*cdc.Event)
-		for _, e := range all {
-			last[e.Table+string(e.Key)] = e
-		}
-		return slices.DeleteFunc(all, func(e *cdc.Event) bool { return last[e.Table+string(e.Key)] != e })
-	})},
-	{"a replay stores events twice", []string{"any batches and replays keep every event", "a history converges, wherever a batch breaks"}, func(s *logSink) sink.Sink {
+	{
+		"events are turned round",
+		[]string{"every event is kept, in the order of its row", "any batches and replays keep every event"},
+		events(func(all []*cdc.Event) []*cdc.Event { slices.Reverse(all); return all }),
+	},
+	{
+		"events are compacted",
+		[]string{"every event is kept, in the order of its row", "any batches and replays keep every event"},
+		events(func(all []*cdc.Event) []*cdc.Event {
+			last := make(map[string]*cdc.Event)
+			for _, e := range all {
+				last[e.Table+string(e.Key)] = e
+			}
+			return slices.DeleteFunc(all, func(e *cdc.Event) bool { return last[e.Table+string(e.Key)] != e })
+		}),
+	},
+	{"a replay stores events twice", []string{
+		"any batches and replays keep every event",
+		"a history survives a fault at any step of a batch",
+	}, func(s *logSink) sink.Sink {
 		return placed(func(e *cdc.Event) string { return fmt.Sprint(e.ID, " ", s.store.steps) })(s)
 	}},
-	{"names are cut", []string{"hostile names, keys and ids stay apart"}, placed(func(e *cdc.Event) string { n := encode.ObjectName(e); return n[:min(len(n), 40)] })},
-	{"names lead elsewhere", []string{"hostile names, keys and ids stay apart"}, placed(func(e *cdc.Event) string { return strings.ToLower(e.RowID() + "-" + e.ID) })},
-	{"numbers are rounded", []string{"every event is kept, in the order of its row", "every value is kept in an event", "an import adds an INSERT a row"}, texts(func(text []byte) []byte {
+	{
+		"names are cut",
+		[]string{"hostile names, keys and ids stay apart"},
+		placed(func(e *cdc.Event) string { n := encode.ObjectName(e); return n[:min(len(n), 40)] }),
+	},
+	{
+		"names lead elsewhere",
+		[]string{"hostile names, keys and ids stay apart"},
+		placed(func(e *cdc.Event) string { return strings.ToLower(e.RowID() + "-" + e.ID) }),
+	},
+	{"numbers are rounded", []string{
+		"every event is kept, in the order of its row", "every value is kept in an event",
+		"an import adds one INSERT per row",
+	}, texts(func(text []byte) []byte {
 		return bytes.ReplaceAll(text, []byte("9007199254740993"), []byte("9007199254740992"))
 	})},
-	{"U+0000 is lost", []string{"every value is kept in an event"}, texts(func(text []byte) []byte { return bytes.ReplaceAll(text, []byte(`\u0000`), nil) })},
+	{
+		"U+0000 is lost",
+		[]string{"every value is kept in an event"},
+		texts(func(text []byte) []byte { return bytes.ReplaceAll(text, []byte(`\u0000`), nil) }),
+	},
 	{"long events are cut", []string{"events of ten megabytes"}, texts(func(text []byte) []byte { return text[:min(len(text), 1<<20)] })},
 	{"an event takes several lines", []string{"every event is kept, in the order of its row"}, texts(func(text []byte) []byte {
 		var out bytes.Buffer
 		_ = json.Indent(&out, text, "", " ")
 		return out.Bytes()
 	})},
-	{"what was imported is not marked", []string{"an import adds an INSERT a row"}, texts(func(text []byte) []byte {
+	{"imported events are not marked", []string{"an import adds one INSERT per row"}, texts(func(text []byte) []byte {
 		return bytes.Replace(text, []byte(`"imported":true`), []byte(`"imported":false`), 1)
 	})},
-	{"an imported event has another id each time", []string{"an import adds an INSERT a row"}, func(s *logSink) sink.Sink {
+	{"an imported event has another id each time", []string{"an import adds one INSERT per row"}, func(s *logSink) sink.Sink {
 		return texts(func(text []byte) []byte {
 			if bytes.Contains(text, []byte(`"imported":true`)) {
 				return bytes.Replace(text, []byte(`"id":"`), fmt.Appendf(nil, `"id":"%d`, s.store.steps), 1)
@@ -203,7 +237,7 @@ var historyDefects = []struct {
 			return text
 		})(s)
 	}},
-	{"imports are ignored", []string{"an import adds an INSERT a row"}, events(func(all []*cdc.Event) []*cdc.Event {
+	{"imports are ignored", []string{"an import adds one INSERT per row"}, events(func(all []*cdc.Event) []*cdc.Event {
 		return slices.DeleteFunc(all, func(e *cdc.Event) bool { return e.Imported })
 	})},
 	{"a batch without events is an error", []string{"every event is kept, in the order of its row"}, func(s *logSink) sink.Sink {
@@ -214,19 +248,18 @@ var historyDefects = []struct {
 			return s.Apply(ctx, b)
 		}}
 	}},
-	{"an error is forgotten", []string{"a history converges, wherever a batch breaks"}, func(s *logSink) sink.Sink {
+	{"an error is forgotten", []string{"a history survives a fault at any step of a batch"}, func(s *logSink) sink.Sink {
 		return &worseLog{s, func(ctx context.Context, b *change.Batch) error { _ = s.Apply(ctx, b); return nil }}
 	}},
-	{"an error is fatal", []string{"a history converges, wherever a batch breaks"}, func(s *logSink) sink.Sink {
+	{"an error is fatal", []string{"a history survives a fault at any step of a batch"}, func(s *logSink) sink.Sink {
 		return &worseLog{s, func(ctx context.Context, b *change.Batch) error {
 			return fault.Mark(fault.Fatal, s.Apply(ctx, b))
 		}}
 	}},
 }
 
-// TestTheSuiteFindsDefectsOfHistories proves of the checks of histories that
-// they can fail.
-func TestTheSuiteFindsDefectsOfHistories(t *testing.T) {
+// TestRun_FindsDefectsOfHistories proves that every check of histories can fail.
+func TestRun_FindsDefectsOfHistories(t *testing.T) {
 	for _, d := range historyDefects {
 		t.Run(d.name, func(t *testing.T) {
 			c := logs(d.with)
@@ -237,8 +270,8 @@ func TestTheSuiteFindsDefectsOfHistories(t *testing.T) {
 	}
 }
 
-// TestEveryCheckCanFail: there is a defect for each check.
-func TestEveryCheckCanFail(t *testing.T) {
+// TestChecks_HaveDefects requires a defect for each check.
+func TestChecks_HaveDefects(t *testing.T) {
 	found := make(map[string]bool)
 	for _, d := range slices.Concat(rowDefects, loadDefects) {
 		for _, name := range d.checks {
@@ -263,7 +296,7 @@ func TestEveryCheckCanFail(t *testing.T) {
 	names := make(map[string]bool)
 	for _, k := range checks {
 		if names[k.name] {
-			t.Errorf("there are two checks %q", k.name)
+			t.Errorf("two checks are called %q", k.name)
 		}
 		names[k.name] = true
 		if !found[k.name] {
@@ -299,7 +332,7 @@ var driverDefects = []struct {
 	}},
 }
 
-func TestTheSuiteFindsDefectsOfDrivers(t *testing.T) {
+func TestRun_FindsDefectsOfDrivers(t *testing.T) {
 	for _, d := range driverDefects {
 		t.Run(d.name, func(t *testing.T) {
 			c := memories(func(s *memorySink) sink.Sink { return s })

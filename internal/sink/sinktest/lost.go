@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// losesTables: a check removes tables and rows by the destination's own means.
+// losesTables reports whether a check can remove tables and rows with the destination's own SQL.
 func losesTables(c capabilities) bool { return c.inspects && c.sql }
 
 func takesViews(c capabilities) bool { return losesTables(c) && c.views }
@@ -21,15 +21,18 @@ var lostChecks = []check{
 	{"a change without a consumer does not make a dropped table", losesTables, checkDroppedWithoutConsumer},
 	{"an import brings a dropped table back", losesTables, checkBroughtBack},
 	{"a dropped table without a snapshot is made again", losesTables, checkDroppedUnrecorded},
-	{"rows that were removed are noticed", losesTables, checkEmptied},
-	{"a table that was imported without rows is no finding", losesTables, checkImportedEmpty},
-	{"rows that were deleted softly are rows", func(c capabilities) bool { return losesTables(c) && c.softDelete }, checkSoftlyDeleted},
+	{"removed rows are noticed", losesTables, checkEmptied},
+	{"a table imported without rows is no finding", losesTables, checkImportedEmpty},
+	{"softly deleted rows count as rows", func(c capabilities) bool { return losesTables(c) && c.softDelete }, checkSoftlyDeleted},
 	{"a view in the place of a table", takesViews, checkView},
-	{"a table without the key's columns is refused, the others are made", func(c capabilities) bool { return c.inspects && c.foreign }, checkLacksKey},
+	{
+		"a table without the key's columns is refused, the others are made", func(c capabilities) bool { return c.inspects && c.foreign },
+		checkLacksKey,
+	},
 }
 
-// wantTableError checks that err says that the destination cannot hold the table.
-func (h *harness) wantTableError(err error, table string, missing bool) {
+// expectTableError checks that err reports that the destination cannot hold the table.
+func (h *harness) expectTableError(err error, table string, missing bool) {
 	h.Helper()
 	refused := new(sink.TableError)
 	if !errors.As(err, &refused) || refused.Table != table || fault.Of(err) != fault.Fatal || errors.Is(err, sink.ErrMissing) != missing {
@@ -37,7 +40,7 @@ func (h *harness) wantTableError(err error, table string, missing bool) {
 	}
 }
 
-// expectFindings compares what is wrong with the tables.
+// expectFindings compares the findings about the tables.
 func (h *harness) expectFindings(s sink.Sink, want ...sink.Finding) {
 	h.Helper()
 	got, err := s.(sink.Inspector).Inspect(h.ctx)
@@ -45,7 +48,7 @@ func (h *harness) expectFindings(s sink.Sink, want ...sink.Finding) {
 		h.Errorf("inspect: %v", err)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		h.Errorf("the findings are not as wanted: %s", diff)
+		h.Errorf("the findings differ (-want +got): %s", diff)
 	}
 }
 
@@ -56,18 +59,19 @@ func (h *harness) imported(t *schema.Table, images ...string) sink.Sink {
 	return h.server(process("one"))
 }
 
-// expectMissing checks that s neither writes to nor makes the table, but others.
+// expectMissing checks that s neither writes to the table nor creates it, and still writes to
+// others.
 func (h *harness) expectMissing(s sink.Sink, t *schema.Table) {
 	h.Helper()
 	before := h.model(t.Name).clone()
 	for range 2 {
-		h.wantTableError(h.try(s, h.delete(t, `{"id":"1"}`)), t.Name, true)
-		h.wantTableError(h.try(s, h.update(t, `{"id":"1","name":"lost"}`)), t.Name, true)
+		h.expectTableError(h.try(s, h.delete(t, `{"id":"1"}`)), t.Name, true)
+		h.expectTableError(h.try(s, h.update(t, `{"id":"1","name":"lost"}`)), t.Name, true)
 	}
 	h.models[t.Name] = before
 	other := newTable(h, "other", "1", 1, column("id", schema.String))
 	_, err := s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{t, other})
-	h.wantTableError(err, t.Name, true)
+	h.expectTableError(err, t.Name, true)
 	h.apply(s, h.insert(other, `{"id":"1"}`))
 	h.expect(s, other)
 }
@@ -80,7 +84,7 @@ func checkDropped(h *harness) {
 	h.expectFindings(s)
 	h.sql("DROP TABLE customer")
 	for _, s := range []sink.Sink{s, h.server(process("two"))} {
-		h.goOn(s)
+		h.resumeWriting(s)
 		h.expectMissing(s, t)
 		h.expectFindings(s, sink.Finding{Table: t.Name, Kind: sink.FoundAbsent})
 		h.expectRows(s, t, newModel())
@@ -93,7 +97,7 @@ func checkDroppedWithoutConsumer(h *harness) {
 	h.sql("DROP TABLE customer")
 	s := h.open(importing)
 	for range 2 {
-		h.wantTableError(h.try(s, h.update(t, `{"id":"1","name":"replayed"}`)), t.Name, true)
+		h.expectTableError(h.try(s, h.update(t, `{"id":"1","name":"replayed"}`)), t.Name, true)
 	}
 	h.expectFindings(s, sink.Finding{Table: t.Name, Kind: sink.FoundAbsent})
 }
@@ -104,7 +108,7 @@ func checkBroughtBack(h *harness) {
 	h.sql("DROP TABLE customer")
 	h.expectMissing(s, t)
 	h.importSnapshot(t, "again", sink.Snapshot{Clock: at(6)}, `{"id":"1","name":"again"}`)
-	h.goOn(s)
+	h.resumeWriting(s)
 	h.expectFindings(s)
 	h.apply(s, h.update(t, `{"id":"1","name":"later"}`))
 	h.expect(s, t)
@@ -169,13 +173,13 @@ func checkView(h *harness) {
 	fresh := newTable(h, "fresh", "1", 1, column("id", schema.String))
 	for _, s := range []sink.Sink{s, h.open(importing)} {
 		_, err := s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{fresh, other})
-		h.wantTableError(err, fresh.Name, false)
+		h.expectTableError(err, fresh.Name, false)
 		_, err = s.BeginLoad(h.ctx, "again", t, sink.Replace, sink.Scope{})
-		h.wantTableError(err, t.Name, false)
+		h.expectTableError(err, t.Name, false)
 	}
 	h.sql("DROP VIEW customer")
 	h.importSnapshot(t, "again", sink.Snapshot{Clock: at(6)}, `{"id":"2"}`)
-	h.goOn(s)
+	h.resumeWriting(s)
 	h.apply(s, h.insert(t, `{"id":"3"}`))
 	h.expect(s, t)
 }
@@ -186,11 +190,11 @@ func checkLacksKey(h *harness) {
 	good := newTable(h, "other", "1", 1, column("id", schema.String))
 	s := h.server(process("one"))
 	lines, err := s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{bad, good})
-	h.wantTableError(err, bad.Name, false)
+	h.expectTableError(err, bad.Name, false)
 	if len(lines) != 1 {
 		h.Errorf("the migration says %q", slices.Clone(lines))
 	}
-	h.wantTableError(h.try(s, h.insert(bad, `{"company":"c1","id":"1"}`)), bad.Name, false)
+	h.expectTableError(h.try(s, h.insert(bad, `{"company":"c1","id":"1"}`)), bad.Name, false)
 	h.apply(s, h.insert(good, `{"id":"1"}`))
 	h.expect(s, good)
 }

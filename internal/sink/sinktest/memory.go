@@ -19,10 +19,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Memory is a destination in memory that keeps every value as it is. It shows
-// what the contract means, in as few words as possible, and stands for a real
-// destination in tests of what is built upon sinks. It refuses one kind of
-// value, as poison: what is no number, in a column of integers.
+// Memory is a destination in memory that keeps every value unchanged. It is the shortest reading of
+// the contract, and takes the place of a real destination in tests of the code that uses sinks. It
+// refuses values of integer columns that are not numbers, as poison.
 //
 // The zero value is an empty destination. It is safe for concurrent use.
 type Memory struct {
@@ -33,11 +32,11 @@ type Memory struct {
 
 	steps, limit int
 	mode         Mode
-	stalled      chan struct{} // closed when it is mended; nil where it answers
+	stalled      chan struct{} // closed by Repair; nil unless stalled
 }
 
 type memoryTable struct {
-	key     []string // that it was made with
+	key     []string // that it was created with
 	columns map[string]schema.Type
 	rows    map[string]*memoryRow
 }
@@ -54,8 +53,8 @@ var memoryOptions = []sink.Option{
 	{Name: "delete", Type: sink.OneOf("hard", "soft"), Help: "soft keeps deleted rows"},
 }
 
-// Driver returns a driver whose every URL opens m. It knows the options
-// metadata=true and delete=soft.
+// Driver returns a driver that opens m for every URL. Its options are metadata=true and
+// delete=soft.
 func (m *Memory) Driver() sink.Driver {
 	return sink.Driver{
 		Name: "memory", Title: "Memory", Schemes: []string{"memory"}, Example: "memory://name",
@@ -75,7 +74,8 @@ func (m *Memory) open(_ context.Context, target *url.URL, env sink.Env) (sink.Si
 	return &memorySink{m: m, env: env, soft: soft, metadata: soft || v.Bool("metadata")}, nil
 }
 
-// Steps, with Break, Stall and Mend, makes Memory a Staller: a step is one call of a sink.
+// Steps returns the number of calls of sinks. With Break, Stall and Repair it makes Memory a
+// Staller.
 func (m *Memory) Steps() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -89,15 +89,15 @@ func (m *Memory) Break(n int, mode Mode) {
 	m.limit, m.mode = m.steps+n, mode
 }
 
-// Stall keeps every call waiting.
+// Stall makes every call wait.
 func (m *Memory) Stall() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.stalled = make(chan struct{})
 }
 
-// Mend ends what Break or Stall began.
-func (m *Memory) Mend() {
+// Repair ends Break and Stall.
+func (m *Memory) Repair() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.mode = ""
@@ -107,7 +107,7 @@ func (m *Memory) Mend() {
 	}
 }
 
-// answers waits until the destination does.
+// answers waits while the destination is stalled.
 func (m *Memory) answers(ctx context.Context) error {
 	m.mu.Lock()
 	stalled := m.stalled
@@ -123,10 +123,10 @@ func (m *Memory) answers(ctx context.Context) error {
 	}
 }
 
-// errGone is what a broken call returns.
+// errGone is the error of a broken call.
 var errGone = errors.New("the destination is gone")
 
-// call runs do under the lock, as one transaction, and breaks where it should.
+// call runs do under the lock, as one transaction, and breaks it if a fault is due.
 func (m *Memory) call(ctx context.Context, do func() error) error {
 	if err := m.answers(ctx); err != nil {
 		return err
@@ -147,7 +147,7 @@ func (m *Memory) call(ctx context.Context, do func() error) error {
 	return nil
 }
 
-// memorySink is one opening of a Memory.
+// memorySink is a sink on a Memory.
 type memorySink struct {
 	m              *Memory
 	env            sink.Env
@@ -157,12 +157,14 @@ type memorySink struct {
 func (s *memorySink) Close(context.Context) error { return nil }
 func (s *memorySink) Probe(context.Context) error { return nil }
 
-// place names the checkpoint.
-func (s *memorySink) place() [3]string { return [3]string{s.env.Stream, s.env.Consumer, s.env.Filter} }
+// checkpointKey identifies the checkpoint.
+func (s *memorySink) checkpointKey() [3]string {
+	return [3]string{s.env.Stream, s.env.Consumer, s.env.Filter}
+}
 
 func (s *memorySink) Apply(ctx context.Context, b *change.Batch) error {
 	return s.m.call(ctx, func() error {
-		at := s.m.checkpoints[s.place()]
+		at := s.m.checkpoints[s.checkpointKey()]
 		if s.env.Consumer != "" && at.Covers(b.Last) {
 			return nil
 		}
@@ -184,13 +186,13 @@ func (s *memorySink) Apply(ctx context.Context, b *change.Batch) error {
 			if s.m.checkpoints == nil {
 				s.m.checkpoints = make(map[[3]string]cdc.Position)
 			}
-			s.m.checkpoints[s.place()] = at.Advance(b.Last)
+			s.m.checkpoints[s.checkpointKey()] = at.Advance(b.Last)
 		}
 		return nil
 	})
 }
 
-// refuse returns a poison error where one of the rows holds what can't be kept.
+// refuse returns a poison error if a row holds a value that cannot be kept.
 func refuse(t *schema.Table, rows []change.Row) error {
 	for i := range rows {
 		for slot, c := range t.Columns {
@@ -206,7 +208,7 @@ func refuse(t *schema.Table, rows []change.Row) error {
 	return nil
 }
 
-// table returns what is kept of t, in step with it.
+// table returns the rows of t, with the columns of t.
 func (s *memorySink) table(t *schema.Table) *memoryTable {
 	m := s.m.tables[t.Name]
 	if m == nil {
@@ -222,7 +224,7 @@ func (s *memorySink) table(t *schema.Table) *memoryTable {
 	return m
 }
 
-// guarded reports whether a change is older than what the row holds.
+// guarded reports whether a change is older than the row.
 func (s *memorySink) guarded(row *memoryRow, clock cdc.Timestamp) bool {
 	return row != nil && (s.env.After || s.metadata) && row.clock.Compare(clock) > 0
 }
@@ -257,7 +259,7 @@ func (s *memorySink) put(m *memoryTable, t *schema.Table, row *change.Row) {
 
 func (s *memorySink) Checkpoint(ctx context.Context) (p cdc.Position, err error) {
 	err = s.m.call(ctx, func() error {
-		p = s.m.checkpoints[s.place()]
+		p = s.m.checkpoints[s.checkpointKey()]
 		return nil
 	})
 	return p, err
@@ -265,7 +267,7 @@ func (s *memorySink) Checkpoint(ctx context.Context) (p cdc.Position, err error)
 
 func (s *memorySink) ResetCheckpoint(ctx context.Context) error {
 	return s.m.call(ctx, func() error {
-		delete(s.m.checkpoints, s.place())
+		delete(s.m.checkpoints, s.checkpointKey())
 		return nil
 	})
 }
@@ -347,7 +349,7 @@ func (s *memorySink) Read(ctx context.Context, t *schema.Table) iter.Seq2[*chang
 	}
 }
 
-// rows returns the rows of t as they are, metadata included where t asks for it.
+// rows returns the rows of t, with metadata if t has columns for it.
 func (s *memorySink) rows(t *schema.Table) []*change.Row {
 	m := s.m.tables[t.Name]
 	if m == nil {

@@ -20,37 +20,40 @@ type memoryLoad struct {
 	job   string
 	t     *schema.Table
 	mode  sink.LoadMode
-	scope []sink.ScopeColumn // which rows it replaces; nil: all
-	files map[string]int64   // and how many rows the stage has more for each
+	scope []sink.ScopeColumn // the rows that it replaces; nil: all
+	files map[string]int64   // loaded files, with the rows that each added to the stage
 	stage *memoryTable
-	rows  int64 // that were put in place; -1 before
+	rows  int64 // put in place; -1 before that
 }
 
 func (s *memorySink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
-	l := &memoryLoad{s: s, job: job, t: t, mode: mode, files: make(map[string]int64), stage: &memoryTable{rows: make(map[string]*memoryRow)}, rows: -1}
+	l := &memoryLoad{
+		s: s, job: job, t: t, mode: mode, files: make(map[string]int64),
+		stage: &memoryTable{rows: make(map[string]*memoryRow)}, rows: -1,
+	}
 	var ok bool
 	if l.scope, ok = scope.Columns(t); !ok && mode.Replaces() {
-		return nil, fault.Mark(fault.Fatal, fmt.Errorf("table %q does not tell which rows are in the scope", t.Name))
+		return nil, fault.Mark(fault.Fatal, fmt.Errorf("table %q has no column that says which rows are in the scope", t.Name))
 	}
 	err := s.m.call(ctx, func() error {
 		if err := t.Check(); err != nil {
 			return err
 		}
 		s.table(t)
-		if was := s.m.loads[l.place()]; was != nil && l.continues(was) {
+		if was := s.m.loads[l.stageKey()]; was != nil && l.continues(was) {
 			l.files, l.stage = was.files, was.stage
 		}
 		if s.m.loads == nil {
 			s.m.loads = make(map[[2]string]*memoryLoad)
 		}
-		s.m.loads[l.place()] = l
+		s.m.loads[l.stageKey()] = l
 		return nil
 	})
 	return l, err
 }
 
-// place identifies what the load stages.
-func (l *memoryLoad) place() [2]string { return [2]string{l.job, l.t.Name} }
+// stageKey identifies the stage of the load.
+func (l *memoryLoad) stageKey() [2]string { return [2]string{l.job, l.t.Name} }
 
 // inScope returns the keys of the live rows that the load replaces.
 func (l *memoryLoad) inScope(live *memoryTable) map[string]bool {
@@ -65,7 +68,7 @@ func (l *memoryLoad) inScope(live *memoryTable) map[string]bool {
 	return keys
 }
 
-// continues reports whether what was staged is what l would stage.
+// continues reports whether the stage has the columns and the strategy of l.
 func (l *memoryLoad) continues(was *memoryLoad) bool {
 	return was.job == l.job && was.t.SameLayout(l.t) && was.s.env.After == l.s.env.After && was.s.metadata == l.s.metadata
 }
@@ -81,7 +84,9 @@ func (l *memoryLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*
 	})
 }
 
-func (l *memoryLoad) LoadRows(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error) (int64, error) {
+func (l *memoryLoad) LoadRows(ctx context.Context, file string, rows iter.Seq2[*change.Row, error],
+	refused func(*change.Row, int64, error) error,
+) (int64, error) {
 	if n, ok := l.files[file]; ok {
 		return n, nil
 	}
@@ -115,7 +120,7 @@ func (l *memoryLoad) Finish(ctx context.Context) (int64, error) {
 		if l.rows >= 0 {
 			return nil // an earlier attempt was durable
 		}
-		if l.s.m.loads[l.place()] != l {
+		if l.s.m.loads[l.stageKey()] != l {
 			return l.lose("it is not there any more")
 		}
 		var want int64
@@ -124,7 +129,7 @@ func (l *memoryLoad) Finish(ctx context.Context) (int64, error) {
 		}
 		rows := int64(len(l.stage.rows))
 		if rows != want {
-			delete(l.s.m.loads, l.place())
+			delete(l.s.m.loads, l.stageKey())
 			return l.lose("it has other rows")
 		}
 		live := l.s.table(l.t)
@@ -132,7 +137,7 @@ func (l *memoryLoad) Finish(ctx context.Context) (int64, error) {
 		if l.mode == sink.Replace && rows == 0 && len(inScope) > 0 {
 			return fault.Mark(fault.Fatal, sink.ErrWouldEmpty)
 		}
-		delete(l.s.m.loads, l.place())
+		delete(l.s.m.loads, l.stageKey())
 		if l.mode.Replaces() {
 			maps.DeleteFunc(live.rows, func(key string, _ *memoryRow) bool { return inScope[key] })
 		}
@@ -150,7 +155,7 @@ func (l *memoryLoad) lose(why string) error {
 
 func (l *memoryLoad) Discard(ctx context.Context) error {
 	return l.s.m.call(ctx, func() error {
-		delete(l.s.m.loads, l.place())
+		delete(l.s.m.loads, l.stageKey())
 		return nil
 	})
 }

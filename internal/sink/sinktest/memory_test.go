@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// Properties fail here on purpose: that is no counter-example to keep, nor to shrink.
+	// Properties fail here on purpose: keep no counter-example, and do not shrink.
 	for name, value := range map[string]string{"rapid.nofailfile": "true", "rapid.shrinktime": "0s"} {
 		if err := flag.Set(name, value); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -28,8 +28,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// memories are destinations in memory, by the host of their URL. Each sink that
-// is opened passes through with, which may make it worse.
+// memories are destinations in memory, by the host of their URL. If with is set, it wraps each sink
+// with a defect.
 func memories(with func(*memorySink) sink.Sink) Config {
 	stores := make(map[string]*Memory)
 	c := Config{Driver: (&Memory{}).Driver()}
@@ -97,6 +97,6 @@ func (m *Memory) foreign(t testing.TB, name string) {
 	s.put(m.tables[name], table, &row)
 }
 
-func TestTheReferenceConforms(t *testing.T) {
+func TestRun_PassesReference(t *testing.T) {
 	Run(t, memories(func(s *memorySink) sink.Sink { return s }))
 }

@@ -25,7 +25,7 @@ func checkMetadataGuard(h *harness) {
 	h.checkGuard(h.openURL(h.option("metadata=true")))
 }
 
-// checkGuard applies changes whose clocks do not agree with their order.
+// checkGuard applies changes whose clocks contradict their order.
 func (h *harness) checkGuard(s sink.Sink) {
 	h.Helper()
 	t := customers(h)
@@ -39,15 +39,18 @@ func (h *harness) checkGuard(s sink.Sink) {
 	}
 	var want *model
 	keep := func() { want = h.model(t.Name).clone() }
-	h.apply(s, at(cdc.Insert, `{"id":"1","name":"new"}`, 100), at(cdc.Insert, `{"id":"2","name":"new"}`, 100), at(cdc.Insert, `{"id":"3","name":"new"}`, 100))
+	h.apply(s, at(cdc.Insert, `{"id":"1","name":"new"}`, 100), at(cdc.Insert, `{"id":"2","name":"new"}`, 100),
+		at(cdc.Insert, `{"id":"3","name":"new"}`, 100))
 	keep()
 	h.expectRows(s, t, want)
-	h.apply(s, at(cdc.Update, `{"id":"1","name":"older"}`, 99), at(cdc.Insert, `{"id":"2","name":"older"}`, 1), at(cdc.Delete, `{"id":"3"}`, 99))
+	h.apply(s, at(cdc.Update, `{"id":"1","name":"older"}`, 99), at(cdc.Insert, `{"id":"2","name":"older"}`, 1),
+		at(cdc.Delete, `{"id":"3"}`, 99))
 	h.expectRows(s, t, want)
 
 	h.models[t.Name] = want
 	h.apply(s, at(cdc.Update, `{"id":"1","name":"of the same clock"}`, 100))
-	h.apply(s, at(cdc.Update, `{"id":"2","name":"newer"}`, 101), at(cdc.Delete, `{"id":"3"}`, 101), at(cdc.Insert, `{"id":"4","name":"first"}`, 50))
+	h.apply(s, at(cdc.Update, `{"id":"2","name":"newer"}`, 101), at(cdc.Delete, `{"id":"3"}`, 101),
+		at(cdc.Insert, `{"id":"4","name":"first"}`, 50))
 	keep()
 	h.expectRows(s, t, want)
 	// Clocks are compared as numbers, logical part included.
@@ -59,11 +62,14 @@ func (h *harness) checkGuard(s sink.Sink) {
 	h.expectRows(h.open(), t, want)
 }
 
-// metaTable is t with the columns of the metadata, as another tool would see it.
+// metaTable is t with the metadata columns, as another tool sees it.
 func metaTable(h *harness, t *schema.Table, names ...string) *schema.Table {
 	columns := append([]schema.Column{}, t.Columns...)
 	for _, name := range names {
-		kind := map[string]schema.Type{"_eds_op": schema.String, "_eds_version": schema.String, "_eds_synced_at": schema.DateTime, "_eds_deleted": schema.Boolean}[name]
+		kind := map[string]schema.Type{
+			"_eds_op": schema.String, "_eds_version": schema.String, "_eds_synced_at": schema.DateTime,
+			"_eds_deleted": schema.Boolean,
+		}[name]
 		columns = append(columns, column(name, kind))
 	}
 	return newTable(h, t.Name, "with metadata", t.Keys, columns...)
@@ -108,9 +114,10 @@ func checkSoftDelete(h *harness) {
 	t := customers(h)
 	s := h.openURL(h.option("delete=soft"))
 	h.migrate(s, t)
-	h.apply(s, h.insert(t, `{"id":"1","name":"one","visits":1}`), h.insert(t, `{"id":"2","name":"two","visits":2}`), h.insert(t, `{"id":"3","name":"three"}`))
+	h.apply(s, h.insert(t, `{"id":"1","name":"one","visits":1}`), h.insert(t, `{"id":"2","name":"two","visits":2}`),
+		h.insert(t, `{"id":"3","name":"three"}`))
 	h.apply(s, h.delete(t, `{"id":"2"}`), h.delete(t, `{"id":"3"}`), h.delete(t, `{"id":"never there"}`))
-	h.expect(s, t) // reading passes over what is deleted
+	h.expect(s, t) // reading skips deleted rows
 	// A later change of the row brings it back; an older one does not.
 	h.apply(s, h.insert(t, `{"id":"3","name":"again"}`))
 	h.apply(s, h.at(t, cdc.Insert, "", `{"id":"2","name":"older than its end"}`, startClock+1))
@@ -141,9 +148,10 @@ func checkLoadedMetadata(h *harness) {
 	h.end(l, true)
 	meta := metaTable(h, t, "_eds_op", "_eds_version")
 	want := newModel()
-	want.load(h, meta, fmt.Sprintf(`{"id":"1","name":"loaded","_eds_op":"INSERT","_eds_version":%q}`, cdc.Timestamp{Wall: startClock}.Sortable()))
+	want.load(h, meta, fmt.Sprintf(`{"id":"1","name":"loaded","_eds_op":"INSERT","_eds_version":%q}`,
+		cdc.Timestamp{Wall: startClock}.Sortable()))
 	h.expectRows(h.open(), meta, want)
-	// What the snapshot holds already does not overwrite it.
+	// A change that the snapshot covers does not overwrite it.
 	h.apply(s, h.at(t, cdc.Update, "", `{"id":"1","name":"older"}`, startClock-1))
 	h.expectRows(h.open(), meta, want)
 }

@@ -16,7 +16,7 @@ import (
 
 var migrationChecks = []check{
 	{"a migration that is done is not done again", keepsTables, checkMigrateTwice},
-	{"what a sink has made suits it when it is opened again", keepsTables, checkOpenedAgain},
+	{"a reopened sink leaves its own tables alone", keepsTables, checkOpenedAgain},
 	{"new columns and new tables", keepsTables, checkNewColumns},
 	{"columns become wider and keep their values", keepsTables, checkWidenedColumns},
 	{"columns that become narrower stay as they are", keepsTables, checkNarrowedColumns},
@@ -31,13 +31,14 @@ func keepsTables(c capabilities) bool { return c.rows && c.migrates }
 
 func checkMigrateTwice(h *harness) {
 	v1, other := customers(h), newTable(h, "other", "1", 1, column("id", schema.String))
-	v2 := newTable(h, "customer", "2", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Number), column("email", schema.String))
+	v2 := newTable(h, "customer", "2", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Number),
+		column("email", schema.String))
 	s := h.open()
 	if lines := h.migrate(s, v1); len(lines) == 0 {
-		h.Error("nothing was said about a new table")
+		h.Error("a new table was not reported")
 	}
 	if lines := h.migrate(s, v1, v2, other); len(lines) < 2 {
-		h.Errorf("about a new column and a new table only this was said: %q", lines)
+		h.Errorf("a new column and a new table were reported as %q", lines)
 	}
 	for _, s := range []sink.Sink{s, h.open()} {
 		lines, err := s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{v1, v2, other})
@@ -47,14 +48,14 @@ func checkMigrateTwice(h *harness) {
 	}
 }
 
-// samples are values of each type, as they might stand in a key.
+// samples are values of each type that a key might have.
 var samples = map[schema.Type]string{
 	schema.String: `"text"`, schema.Enum: `"open"`, schema.DateTime: `"2026-01-02T03:04:05.123456Z"`, schema.Integer: `-42`,
 	schema.Number: `0.25`, schema.Boolean: `true`, schema.Object: `{"a":[1]}`, schema.Array: `[{"b":null}]`,
 }
 
-// checkOpenedAgain makes tables with keys of one to four columns of each type, and opens
-// the destination again: nothing is left to change, and nothing to warn of.
+// checkOpenedAgain makes tables with keys of one to four columns of each type, and opens the
+// destination again. The second sink has nothing to change and nothing to warn of.
 func checkOpenedAgain(h *harness) {
 	urls := []string{h.url}
 	can := capabilitiesOf(h.outer, h.config)
@@ -100,7 +101,7 @@ func (h *harness) openedAgain(prefix, url string, after bool) {
 		return h.openURL(url, changed, func(env *sink.Env) { env.Logger = slog.New(log) })
 	}
 	s := open()
-	setUp := log.take() // what the destination itself lacks
+	setUp := log.take() // changes that the empty destination needs
 	work(s, "first")
 	log.take()
 	s = open()
@@ -114,7 +115,7 @@ func (h *harness) openedAgain(prefix, url string, after bool) {
 	}
 }
 
-// keyedTable makes a table with a key of so many columns of a type, and a row of it.
+// keyedTable makes a table with a key of n columns of a type, and a row of it.
 func keyedTable(h *harness, name string, kind schema.Type, keys int) (*schema.Table, string) {
 	var columns []schema.Column
 	row := "{"
@@ -131,7 +132,7 @@ func keyedTable(h *harness, name string, kind schema.Type, keys int) (*schema.Ta
 	return newTable(h, name, "1", keys, columns...), strings.TrimSuffix(row, ",") + "}"
 }
 
-// changes is a log of what a sink has changed, or warns of.
+// changes is a log of a sink's changes and warnings.
 type changes struct {
 	mu   sync.Mutex
 	said []string
@@ -156,7 +157,7 @@ func (c *changes) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// take returns what was said since it was called last.
+// take returns the lines since its last call.
 func (c *changes) take() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -190,12 +191,12 @@ func checkWidenedColumns(h *harness) {
 	kinds := []schema.Type{schema.Integer, schema.Number, schema.String}
 	values := [][]string{
 		{`0`, `-5`, `9007199254740993`, `9223372036854775807`, `-9223372036854775808`},
-		{`1.5`, `0.1`, `-2.25`, `123456789012.5`}, // which every destination spells alike as text
+		{`1.5`, `0.1`, `-2.25`, `123456789012.5`}, // every destination writes these the same as text
 		{`"text"`, `""`, `"9007199254740993.5"`},
 	}
 	var t *schema.Table
 	for i, kind := range kinds {
-		// Two columns, of which one becomes a string without having been a number.
+		// Two columns become strings; one of them was never a number.
 		direct := kind
 		if direct == schema.Number {
 			direct = schema.Integer
@@ -230,13 +231,15 @@ func checkLeftColumns(h *harness) {
 	required := func(name string, kind schema.Type) schema.Column {
 		return schema.Column{Name: name, Type: kind, Required: true}
 	}
-	was := newTable(h, "reading", "1", 1, column("id", schema.String), required("gone", schema.Integer), required("soft", schema.String), column("stays", schema.String))
+	was := newTable(h, "reading", "1", 1, column("id", schema.String), required("gone", schema.Integer),
+		required("soft", schema.String), column("stays", schema.String))
 	is := newTable(h, "reading", "2", 1, column("id", schema.String), column("soft", schema.String), column("stays", schema.String))
 	s := h.open()
 	h.migrate(s, was)
 	h.apply(s, h.insert(was, `{"id":"1","gone":1,"soft":"a","stays":"a"}`), h.insert(was, `{"id":"2","gone":2,"soft":"b","stays":"b"}`))
 	h.migrate(s, is)
-	h.apply(s, h.update(is, `{"id":"1","soft":null,"stays":"new"}`), h.insert(is, `{"id":"3","stays":"c"}`), h.delete(is, `{"id":"2"}`), h.insert(is, `{"id":"2","stays":"anew"}`))
+	h.apply(s, h.update(is, `{"id":"1","soft":null,"stays":"new"}`), h.insert(is, `{"id":"3","stays":"c"}`), h.delete(is, `{"id":"2"}`),
+		h.insert(is, `{"id":"2","stays":"again"}`))
 	h.expect(s, was)
 }
 
@@ -263,23 +266,28 @@ func checkWideTable(h *harness) {
 	h.expect(s, t)
 }
 
-// foreignRow is the row of the table that Config.Foreign makes.
+// foreignRow is the row in the table that Config.Foreign makes.
 const foreignRow = `{"id":"old","n":7,"s":"short","must":"there","extra":"kept"}`
 
 func foreignColumns() []schema.Column {
-	return []schema.Column{column("id", schema.String), column("n", schema.Integer), column("s", schema.String), column("must", schema.String), column("extra", schema.String)}
+	return []schema.Column{
+		column("id", schema.String), column("n", schema.Integer), column("s", schema.String),
+		column("must", schema.String), column("extra", schema.String),
+	}
 }
 
 func checkForeignTable(h *harness) {
 	h.config.Foreign(h.outer, h.url, "thing")
 	old := newTable(h, "thing", "0", 1, foreignColumns()...)
 	h.model("thing").load(h, old, foreignRow)
-	t := newTable(h, "thing", "1", 1, column("id", schema.String), column("n", schema.Integer), column("s", schema.String), column("fresh", schema.Boolean))
-	all := newTable(h, "thing", "2", 1, column("id", schema.String), column("n", schema.Integer), column("s", schema.String), column("fresh", schema.Boolean), column("must", schema.String), column("extra", schema.String))
+	t := newTable(h, "thing", "1", 1, column("id", schema.String), column("n", schema.Integer), column("s", schema.String),
+		column("fresh", schema.Boolean))
+	all := newTable(h, "thing", "2", 1, column("id", schema.String), column("n", schema.Integer), column("s", schema.String),
+		column("fresh", schema.Boolean), column("must", schema.String), column("extra", schema.String))
 	s := h.open()
 	h.expect(s, old)
 	if lines := h.migrate(s, t); len(lines) == 0 {
-		h.Error("nothing was said about the migration")
+		h.Error("the migration was not reported")
 	}
 	h.apply(s,
 		h.insert(t, fmt.Sprintf(`{"id":"new","n":9007199254740993,"s":%q,"fresh":true}`, strings.Repeat("long ", 200))),
@@ -297,7 +305,8 @@ func checkForeignTable(h *harness) {
 // hostileNames are names that a table or column of the source might have.
 var hostileNames = []string{
 	"order", "select", "table", "user", "group", "primary", "from", "null", "default", "index", "key", "values", "rowid", "ctid", "oid_",
-	"a b", " a", `a"b`, `"a"`, "a'b", "a`b", "[a]", "a]b", "a.b", "a..b", "a/b", `a\b`, "../a", "a;b", "a--b", "a/*b*/", "$1", "$$", "?", ":a", "@a", "%s", "#a",
+	"a b", " a", `a"b`, `"a"`, "a'b", "a`b", "[a]", "a]b", "a.b", "a..b", "a/b", `a\b`, "../a", "a;b", "a--b", "a/*b*/", "$1", "$$",
+	"?", ":a", "@a", "%s", "#a",
 	"x'; DROP TABLE names; --", `x"; DROP TABLE names; --`, "äöü", "日本語", "😀", "1a", "-", "_", "a\tb", "a\nb", "Upper", "camelCase",
 	strings.Repeat("n", 63), strings.Repeat("n", 64), strings.Repeat("n", 65) + "1", strings.Repeat("n", 65) + "2", strings.Repeat("日", 60),
 }
@@ -322,7 +331,8 @@ func checkNames(h *harness) {
 	for i, name := range hostileNames {
 		t := newTable(h, name, "1", 1, column("id", schema.String), column(name, schema.Integer))
 		tables = append(tables, t)
-		steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"a","%s":1}`, "x")), h.insert(t, fmt.Sprintf(`{"id":"b",%s:%d}`, quoted(name), i)), h.delete(t, `{"id":"a"}`))
+		steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"a","%s":1}`, "x")),
+			h.insert(t, fmt.Sprintf(`{"id":"b",%s:%d}`, quoted(name), i)), h.delete(t, `{"id":"a"}`))
 	}
 	h.migrate(s, tables...)
 	h.apply(s, steps...)
@@ -332,16 +342,19 @@ func checkNames(h *harness) {
 	h.expect(s, wide)
 }
 
-// checkReservedNames writes to tables and columns of the source that have names of the
-// sink's own, as a source might by mistake or by malice. They are refused, and what the
-// sink keeps there stays.
+// checkReservedNames writes to tables and columns that have the names of the sink's own, as a faulty
+// or malicious source might. They are refused, and the sink's own rows stay.
 func checkReservedNames(h *harness) {
 	s := h.open()
 	t := customers(h)
 	h.apply(s, h.insert(t, `{"id":"1"}`))
 	text := column("id", schema.String)
-	checkpoint := []schema.Column{column("stream", schema.String), column("consumer", schema.String), column("filter", schema.String), column("position", schema.Integer), column("stored", schema.Integer)}
-	row := fmt.Sprintf(`{"stream":%q,"consumer":%q,"filter":%q,"position":9999,"stored":9999,"id":"1"}`, h.env().Stream, h.env().Consumer, h.env().Filter)
+	checkpoint := []schema.Column{
+		column("stream", schema.String), column("consumer", schema.String), column("filter", schema.String),
+		column("position", schema.Integer), column("stored", schema.Integer),
+	}
+	row := fmt.Sprintf(`{"stream":%q,"consumer":%q,"filter":%q,"position":9999,"stored":9999,"id":"1"}`, h.env().Stream,
+		h.env().Consumer, h.env().Filter)
 	for _, bad := range []*schema.Table{
 		newTable(h, "_eds_checkpoint", "", 3, checkpoint...),
 		newTable(h, "_EDS_CHECKPOINT", "1", 3, checkpoint...),

@@ -9,12 +9,12 @@ import (
 )
 
 var poisonChecks = []check{
-	{"of a batch with a poison event nothing is applied", keepsRows, checkPoisonInBatch},
-	{"what is left when a poison event is taken out is applied", keepsRows, checkBisection},
+	{"a batch with a poison event applies nothing", keepsRows, checkPoisonInBatch},
+	{"the rest of a batch applies once its poison event is removed", keepsRows, checkBisection},
 }
 
-// poisonRow returns a table and a row of it that the sink refuses, or ok false
-// where it takes every value.
+// poisonRow returns a table and a row of it that the sink refuses. ok is false if the sink accepts
+// every value.
 func (h *harness) poisonRow() (t *schema.Table, row func(id string) string, ok bool) {
 	h.Helper()
 	t = valueTable(h)
@@ -46,7 +46,7 @@ func (m *model) forget(t *schema.Table, h T, image string) {
 func checkPoisonInBatch(h *harness) {
 	t, bad, ok := h.poisonRow()
 	if !ok {
-		return // nothing is poison to this sink
+		return // the sink accepts everything
 	}
 	other := customers(h)
 	s := h.open()
@@ -61,7 +61,7 @@ func checkPoisonInBatch(h *harness) {
 		}
 		steps = append(steps, h.insert(t, bad("bad")), h.delete(other, `{"id":"a"}`), h.insert(t, `{"id":"z"}`))
 		err := h.try(s, steps...)
-		h.wantClass(err, fault.Poison)
+		h.expectClass(err, fault.Poison)
 		h.expectRows(s, t, before)
 		h.expectRows(s, other, beforeOther)
 		if _, ok := s.(sink.Checkpointer); ok && h.checkpoint(s) != checkpoint {
@@ -80,9 +80,9 @@ func checkBisection(h *harness) {
 	poison := h.insert(t, bad("bad"))
 	h.model(t.Name).forget(t, h, `{"id":"bad"}`)
 	rest := []step{h.update(t, `{"id":"1","col_string":"uno"}`), h.delete(t, `{"id":"2"}`), h.insert(t, `{"id":"3"}`)}
-	h.wantClass(h.try(s, append(append(append([]step{}, good...), poison), rest...)...), fault.Poison)
+	h.expectClass(h.try(s, append(append(append([]step{}, good...), poison), rest...)...), fault.Poison)
 	h.apply(s, good...)
-	h.wantClass(h.try(s, poison), fault.Poison)
+	h.expectClass(h.try(s, poison), fault.Poison)
 	h.apply(s, rest...)
 	h.expect(s, t)
 }

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Proxy is a loopback TCP proxy in front of a server, which can cut, stall, or
-// swallow answers. It is a Staller whose steps are bytes of answers.
+// Proxy is a loopback TCP proxy in front of a server. It can cut connections, and stall or swallow
+// answers. It is a Staller whose steps are bytes of answers.
 type Proxy struct {
 	listener net.Listener
 	target   string
@@ -49,9 +49,9 @@ func (p *Proxy) Steps() int {
 	return p.answers
 }
 
-// Break lets n more bytes of answers through. Then it cuts every connection
-// (Lost), or goes on delivering requests whose answers it swallows, and cuts
-// the connections at the first of them (Answered). New connections are refused.
+// Break lets n more bytes of answers through. Then it cuts every connection (Lost), or still
+// delivers requests, swallows the first answer and cuts the connections (Answered). It refuses new
+// connections.
 func (p *Proxy) Break(n int, mode Mode) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -68,19 +68,19 @@ func (p *Proxy) Cut() {
 	p.cutAll()
 }
 
-// Stall keeps every answer back, from now on, and every new connection waiting.
+// Stall holds back every answer and every new connection.
 func (p *Proxy) Stall() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stalled = true
 }
 
-// Mend ends whatever was broken or stalled.
-func (p *Proxy) Mend() {
+// Repair ends Break, Cut and Stall.
+func (p *Proxy) Repair() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mode != "" {
-		p.cutAll() // what was half delivered stays so
+		p.cutAll() // half an answer stays half
 	}
 	p.mode, p.stalled = "", false
 	p.mended.Broadcast()
@@ -132,7 +132,7 @@ func (p *Proxy) serve(client net.Conn) {
 	var requests sync.WaitGroup
 	requests.Go(func() {
 		_, _ = io.Copy(server, client)
-		// The client is done or cut: the server is told so.
+		// The client is done or cut: pass that on to the server.
 		_ = server.(*net.TCPConn).CloseWrite()
 	})
 	p.answer(client, server)
@@ -141,7 +141,7 @@ func (p *Proxy) serve(client net.Conn) {
 	requests.Wait()
 }
 
-// admit takes a connection up, unless everything is broken.
+// admit accepts a connection, unless everything is broken.
 func (p *Proxy) admit(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -160,7 +160,7 @@ func (p *Proxy) forget(c net.Conn) {
 
 func (p *Proxy) broken() bool { return p.mode != "" && p.answers >= p.limit }
 
-// answer carries what the server says, until there is nothing more to carry.
+// answer carries the server's answers until the connection ends.
 func (p *Proxy) answer(client, server net.Conn) {
 	buffer := make([]byte, 32<<10)
 	for {
@@ -174,7 +174,7 @@ func (p *Proxy) answer(client, server net.Conn) {
 				return
 			}
 			p.passed()
-			if passing < n { // the rest of the answer is swallowed: nobody may wait for it
+			if passing < n { // swallow the rest of the answer
 				return
 			}
 		}
@@ -184,8 +184,8 @@ func (p *Proxy) answer(client, server net.Conn) {
 	}
 }
 
-// pass waits while answers are stalled, counts, and returns how many of n bytes
-// of an answer may pass.
+// pass waits while answers are stalled, counts n bytes of an answer, and returns how many of them
+// may pass.
 func (p *Proxy) pass(n int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -199,8 +199,8 @@ func (p *Proxy) pass(n int) int {
 	return n
 }
 
-// passed cuts what has to be cut once the last bytes have passed. With Answered
-// requests go on, until the server has something to say about one.
+// passed cuts connections once the last bytes have passed. In mode Answered, requests continue
+// until the server answers one.
 func (p *Proxy) passed() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -70,7 +70,7 @@ func dial(t *testing.T, p *Proxy) *client {
 	return &client{c, bufio.NewReader(c)}
 }
 
-// say sends a line and returns what comes back, up to the line's end or a cut.
+// say sends a line and returns the answer up to the line's end or a cut.
 func (c *client) say(line string) (string, error) {
 	if _, err := io.WriteString(c, line+"\n"); err != nil {
 		return "", err
@@ -79,7 +79,7 @@ func (c *client) say(line string) (string, error) {
 	return strings.TrimSuffix(answer, "\n"), err
 }
 
-func TestAProxyCarriesAndCounts(t *testing.T) {
+func TestProxy_CarriesAndCounts(t *testing.T) {
 	e := newEcho(t)
 	p := NewProxy(t, e.listener.Addr().String())
 	long := strings.Repeat("x", 60_000)
@@ -87,7 +87,7 @@ func TestAProxyCarriesAndCounts(t *testing.T) {
 		c := dial(t, p)
 		for _, line := range []string{"one", "", long} {
 			if got, err := c.say(line); got != line || err != nil {
-				t.Errorf("said %d bytes, heard %d, %v", len(line), len(got), err)
+				t.Errorf("sent %d bytes, received %d: %v", len(line), len(got), err)
 			}
 		}
 	}
@@ -96,7 +96,7 @@ func TestAProxyCarriesAndCounts(t *testing.T) {
 	}
 }
 
-func TestAProxyCutsAfterSomeBytes(t *testing.T) {
+func TestProxy_CutsAfterSomeBytes(t *testing.T) {
 	e := newEcho(t)
 	p := NewProxy(t, e.listener.Addr().String())
 	for n := range 7 {
@@ -120,22 +120,22 @@ func TestAProxyCutsAfterSomeBytes(t *testing.T) {
 			t.Fatalf("after %d bytes: %v", n, err)
 		}
 		if want := "abc.abc."[:n]; heard != want {
-			t.Errorf("after %d bytes heard %q", n, heard)
+			t.Errorf("after %d bytes received %q", n, heard)
 		}
 		if other, err := dial(t, p).say("x"); err == nil {
-			t.Errorf("while it is broken another client hears %q", other)
+			t.Errorf("while it is broken another client receives %q", other)
 		}
-		p.Mend()
+		p.Repair()
 		for len(e.got) > 0 {
 			<-e.got
 		}
 	}
 	if got, err := dial(t, p).say("again"); got != "again" || err != nil {
-		t.Errorf("mended: %q, %v", got, err)
+		t.Errorf("after Repair: %q, %v", got, err)
 	}
 }
 
-func TestAProxySwallowsTheAnswer(t *testing.T) {
+func TestProxy_SwallowsTheAnswer(t *testing.T) {
 	e := newEcho(t)
 	p := NewProxy(t, e.listener.Addr().String())
 	c := dial(t, p)
@@ -145,18 +145,18 @@ func TestAProxySwallowsTheAnswer(t *testing.T) {
 	<-e.got
 	p.Break(0, Answered)
 	if got, err := c.say("commit"); got != "" || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("heard %q, %v", got, err)
+		t.Errorf("received %q: %v", got, err)
 	}
 	if got := <-e.got; got != "commit" {
 		t.Errorf("the server got %q", got)
 	}
-	p.Mend()
+	p.Repair()
 	if got, err := dial(t, p).say("two"); got != "two" || err != nil {
-		t.Errorf("mended: %q, %v", got, err)
+		t.Errorf("after Repair: %q, %v", got, err)
 	}
 }
 
-func TestAProxyStalls(t *testing.T) {
+func TestProxy_Stalls(t *testing.T) {
 	e := newEcho(t)
 	p := NewProxy(t, e.listener.Addr().String())
 	c := dial(t, p)
@@ -175,15 +175,15 @@ func TestAProxyStalls(t *testing.T) {
 	}
 	select {
 	case got := <-answers:
-		t.Errorf("heard %q while it is stalled", got)
+		t.Errorf("received %q while stalled", got)
 	default:
 	}
-	p.Mend()
+	p.Repair()
 	if got := <-answers; got != "two<nil>" {
-		t.Errorf("heard %q", got)
+		t.Errorf("received %q", got)
 	}
 	p.Cut()
 	if got, err := c.say("three"); err == nil {
-		t.Errorf("after a cut heard %q", got)
+		t.Errorf("received %q after a cut", got)
 	}
 }

@@ -24,7 +24,11 @@ var recordDefects = []struct {
 	checks []string
 	with   func(w *worseRecorder)
 }{
-	{"no id is recorded", []string{"records of a new destination", "records name the latest writer, and keep the first id"}, recording(func(r *sink.Records) { r.ID = "" })},
+	{
+		"no id is recorded",
+		[]string{"records of a new destination", "records name the latest writer, and keep the first id"},
+		recording(func(r *sink.Records) { r.ID = "" }),
+	},
 	{
 		"another writer is not noticed",
 		[]string{"a later writer is named", "a later writer with another filter is named", "a writer of an earlier version is noticed"},
@@ -32,7 +36,10 @@ var recordDefects = []struct {
 	},
 	{
 		"another state is not noticed",
-		[]string{"a destination that was restored is reopened", "a checkpoint that is gone is reopened", "an import is followed by a running server", "a server that begins while an import runs"},
+		[]string{
+			"a destination that was restored is reopened", "a destination without its checkpoint is reopened",
+			"an import is followed by a running server", "a server that begins while an import runs",
+		},
 		forcing(func(err error) bool { return errors.As(err, new(*sink.ReopenError)) }),
 	},
 	{"records that changed are written over", []string{"records that changed since they were read are read again"}, func(w *worseRecorder) {
@@ -52,30 +59,48 @@ var recordDefects = []struct {
 			return epoch, err
 		}
 	}},
-	{"the checkpoint is forgotten", []string{"a checkpoint of an earlier version is taken over", "a changed filter goes on where each subject is"}, recording(func(r *sink.Records) { r.Checkpoint = nil })},
-	{"a snapshot is forgotten", []string{"a complete snapshot replaces the others of its table"}, recording(func(r *sink.Records) { r.Snapshots = r.Snapshots[:max(1, len(r.Snapshots))-1] })},
+	{"the checkpoint is forgotten", []string{
+		"a checkpoint of an earlier version is taken over",
+		"a changed filter continues from the position of each subject",
+	}, recording(func(r *sink.Records) { r.Checkpoint = nil })},
+	{
+		"a snapshot is forgotten",
+		[]string{"a complete snapshot replaces the others of its table"},
+		recording(func(r *sink.Records) { r.Snapshots = r.Snapshots[:max(1, len(r.Snapshots))-1] }),
+	},
 	{
 		"states of tables are forgotten",
-		[]string{"a table that is behind is brought forward", "an earlier version reads from the lowest position, and is believed", "states of tables converge, wherever it breaks"},
+		[]string{
+			"a table that is behind is brought forward", "an earlier version resumes from the lowest position, and its checkpoint counts",
+			"states of tables survive a fault at any step",
+		},
 		recording(func(r *sink.Records) { r.Tables = nil }),
 	},
 	{"no import is whole", []string{"a whole import"}, func(w *worseRecorder) {
 		w.finishImport = func(context.Context, []string, []string) error { return nil }
 	}},
-	{"every snapshot counts as followed", []string{"loads at once are all followed, whichever ends first"}, recording(func(r *sink.Records) {
-		if r.Checkpoint != nil {
-			r.Checkpoint.Followed = math.MaxInt64
-		}
-	})},
-	{"snapshots are not recorded", []string{"an import that is killed leaves records that fit the rows", "loads at once are recorded each"}, func(w *worseRecorder) {
+	{
+		"every snapshot counts as followed",
+		[]string{"concurrent loads are all followed, whichever ends first"},
+		recording(func(r *sink.Records) {
+			if r.Checkpoint != nil {
+				r.Checkpoint.Followed = math.MaxInt64
+			}
+		}),
+	},
+	{"snapshots are not recorded", []string{
+		"an import that is killed leaves records that fit the rows",
+		"concurrent loads are each recorded",
+	}, func(w *worseRecorder) {
 		w.load = func(l sink.Load) sink.Load { return deafLoad{l} }
 	}},
 	{
 		"changes are not applied to a load",
 		[]string{
-			"a load is brought forward before it is put in place", "a load is brought forward with metadata columns", "a load is brought forward with soft deletes",
+			"a load is brought forward before it is put in place", "a load is brought forward with metadata columns",
+			"a load is brought forward with soft deletes",
 			"a load that is brought forward keeps older changes out", "a load that was brought forward starts afresh",
-			"the columns change twice while a load is brought forward", "a load is brought forward, wherever it breaks",
+			"the columns change twice while a load is brought forward", "a load is brought forward despite a fault at any step",
 		},
 		func(w *worseRecorder) {
 			w.load = func(l sink.Load) sink.Load { return idleLoad{wholeLoad{l, l.(sink.SnapshotLoad), l.(sink.Advancer)}} }
@@ -83,7 +108,10 @@ var recordDefects = []struct {
 	},
 	{
 		"the rows of a load are not checked",
-		[]string{"a load without rows empties no table, whatever comes later", "a stage that was brought forward and lost its rows is not put in place"},
+		[]string{
+			"a load without rows empties no table, whatever comes later",
+			"a stage that was brought forward and lost its rows is not put in place",
+		},
 		func(w *worseRecorder) {
 			w.load = func(l sink.Load) sink.Load {
 				return trustingLoad{wholeLoad{l, l.(sink.SnapshotLoad), l.(sink.Advancer)}}
@@ -96,15 +124,26 @@ var recordDefects = []struct {
 			return errors.Join(err, w.recordingSink.Close(ctx))
 		}
 	}},
-	{"no loss is found", []string{"a table that was imported and dropped is missing", "a change without a consumer does not make a dropped table", "rows that were removed are noticed", "a view in the place of a table"}, finding()},
+	{"no loss is found", []string{
+		"a table that was imported and dropped is missing",
+		"a change without a consumer does not make a dropped table", "removed rows are noticed",
+		"a view in the place of a table",
+	}, finding()},
 	{
 		"a loss is always found",
-		[]string{"a dropped table without a snapshot is made again", "a table that was imported without rows is no finding", "rows that were deleted softly are rows"},
+		[]string{
+			"a dropped table without a snapshot is made again", "a table imported without rows is no finding",
+			"softly deleted rows count as rows",
+		},
 		finding(sink.Finding{Table: "customer", Kind: sink.FoundEmpty}),
 	},
 	{
 		"a refused table is not named",
-		[]string{"a table that was imported and dropped is missing", "a change without a consumer does not make a dropped table", "an import brings a dropped table back", "a view in the place of a table", "a table without the key's columns is refused, the others are made"},
+		[]string{
+			"a table that was imported and dropped is missing", "a change without a consumer does not make a dropped table",
+			"an import brings a dropped table back", "a view in the place of a table",
+			"a table without the key's columns is refused, the others are made",
+		},
 		func(w *worseRecorder) {
 			w.refuse = func(lines []string, err error) ([]string, error) {
 				return lines, fault.Mark(fault.Fatal, errors.New("a table is refused"))
@@ -113,18 +152,29 @@ var recordDefects = []struct {
 	},
 	{
 		"a refused table is ignored",
-		[]string{"a table that was imported and dropped is missing", "a change without a consumer does not make a dropped table", "an import brings a dropped table back", "a view in the place of a table", "a table without the key's columns is refused, the others are made"},
+		[]string{
+			"a table that was imported and dropped is missing", "a change without a consumer does not make a dropped table",
+			"an import brings a dropped table back", "a view in the place of a table",
+			"a table without the key's columns is refused, the others are made",
+		},
 		func(w *worseRecorder) {
 			w.refuse = func(lines []string, _ error) ([]string, error) { return lines, nil }
 		},
 	},
-	{"a refused table stops the others", []string{"a table without the key's columns is refused, the others are made"}, func(w *worseRecorder) {
-		w.refuse = func(_ []string, err error) ([]string, error) { return nil, err }
-	}},
-	{"a sink that failed never works again", []string{"beginning converges, wherever it breaks", "a batch of a writer converges, wherever it breaks"}, func(w *worseRecorder) { w.once = true }},
+	{
+		"a refused table stops the others",
+		[]string{"a table without the key's columns is refused, the others are made"},
+		func(w *worseRecorder) {
+			w.refuse = func(_ []string, err error) ([]string, error) { return nil, err }
+		},
+	},
+	{"a sink that failed never works again", []string{
+		"beginning survives a fault at any step",
+		"a batch of a writer survives a fault at any step",
+	}, func(w *worseRecorder) { w.once = true }},
 }
 
-// recordingSink is all that a SQL sink can do.
+// recordingSink has all methods of a SQL sink.
 type recordingSink interface {
 	sink.Sink
 	sink.Recorder
@@ -145,7 +195,7 @@ type worseRecorder struct {
 	load         func(l sink.Load) sink.Load
 	closing      func(ctx context.Context) error
 	inspect      func() []sink.Finding
-	refuse       func(lines []string, err error) ([]string, error) // what is said instead of a *sink.TableError
+	refuse       func(lines []string, err error) ([]string, error) // replaces a *sink.TableError
 
 	steps, limit int
 	mode         Mode
@@ -154,7 +204,7 @@ type worseRecorder struct {
 
 func (w *worseRecorder) Steps() int             { return w.steps }
 func (w *worseRecorder) Break(n int, mode Mode) { w.limit, w.mode = w.steps+n, mode }
-func (w *worseRecorder) Mend()                  { w.mode = "" }
+func (w *worseRecorder) Repair()                { w.mode = "" }
 
 func (w *worseRecorder) step(do func() error) error {
 	if w.once && w.failed {
@@ -226,7 +276,9 @@ func (w *worseRecorder) Inspect(ctx context.Context) ([]sink.Finding, error) {
 	return w.recordingSink.Inspect(ctx)
 }
 
-func (w *worseRecorder) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
+func (w *worseRecorder) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load,
+	error,
+) {
 	l, err := w.recordingSink.BeginLoad(ctx, job, t, mode, scope)
 	if err == nil && w.load != nil {
 		l = w.load(l)
@@ -253,17 +305,17 @@ func (w *worseRecorder) Close(ctx context.Context) error {
 	return w.recordingSink.Close(ctx)
 }
 
-// recording alters what is recorded.
+// recording alters the records that the sink returns.
 func recording(alter func(r *sink.Records)) func(w *worseRecorder) {
 	return func(w *worseRecorder) { w.record = alter }
 }
 
-// finding finds the same, whatever the tables are.
+// finding returns the same findings for any tables.
 func finding(findings ...sink.Finding) func(w *worseRecorder) {
 	return func(w *worseRecorder) { w.inspect = func() []sink.Finding { return findings } }
 }
 
-// forcing takes the checkpoint over, and applies the batch, if an error is ignored.
+// forcing takes over the checkpoint and applies the batch, if it ignores the error.
 func forcing(ignored func(err error) bool) func(w *worseRecorder) {
 	return func(w *worseRecorder) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
@@ -282,7 +334,7 @@ func forcing(ignored func(err error) bool) func(w *worseRecorder) {
 	}
 }
 
-// recorders is a Config of sinks of SQLite that with makes worse.
+// recorders is a Config of SQLite sinks, which with wraps with a defect.
 func recorders(with func(w *worseRecorder)) Config {
 	c := Config{Driver: sqlite.Driver(), URL: func(t testing.TB) string { return "sqlite://" + filepath.Join(t.TempDir(), "shop.db") }}
 	open := c.Driver.Open
@@ -323,9 +375,9 @@ func recorders(with func(w *worseRecorder)) Config {
 	return c
 }
 
-// TestTheSuiteFindsDefectsOfRecords proves of the checks of records that they can fail,
-// and that they do not of themselves.
-func TestTheSuiteFindsDefectsOfRecords(t *testing.T) {
+// TestRun_FindsDefectsOfRecords proves that the checks of records can fail, and that they pass
+// without a defect.
+func TestRun_FindsDefectsOfRecords(t *testing.T) {
 	for _, d := range recordDefects {
 		t.Run(d.name, func(t *testing.T) {
 			for _, name := range d.checks {
@@ -338,7 +390,7 @@ func TestTheSuiteFindsDefectsOfRecords(t *testing.T) {
 	}
 }
 
-// wholeLoad is all that a load of a SQL sink can do.
+// wholeLoad has all methods of a load of a SQL sink.
 type wholeLoad struct {
 	sink.Load
 	sink.SnapshotLoad
@@ -350,7 +402,7 @@ type idleLoad struct{ wholeLoad }
 
 func (idleLoad) Advance(context.Context, *change.Batch) error { return nil }
 
-// trustingLoad takes every load for whole.
+// trustingLoad believes that every load is complete.
 type trustingLoad struct{ wholeLoad }
 
 func (l trustingLoad) Seal(ctx context.Context) error {

@@ -59,7 +59,7 @@ func mustFail(t *testing.T, c Config, name string) {
 	t.Helper()
 	failures := failuresOf(t, c, name)
 	if len(failures) == 0 {
-		t.Errorf("the check %q has not found it", name)
+		t.Errorf("the check %q does not find it", name)
 	} else {
 		t.Logf("%s: %.200s", name, strings.ReplaceAll(failures[0], "\n", " "))
 	}

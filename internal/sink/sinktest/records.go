@@ -1,13 +1,10 @@
 package sinktest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -21,14 +18,14 @@ import (
 
 func keepsRecords(c capabilities) bool { return c.records }
 
-// takesSQL: a check changes the records by the destination's own means.
+// takesSQL reports whether a check can change the records with the destination's own SQL.
 func takesSQL(c capabilities) bool { return c.records && c.sql }
 
 var recordChecks = []check{
 	{"records of a new destination", keepsRecords, checkNewRecords},
 	{"records name the latest writer, and keep the first id", keepsRecords, checkEpochs},
 	{"a destination that was restored is reopened", takesSQL, checkRestored},
-	{"a checkpoint that is gone is reopened", takesSQL, checkCheckpointGone},
+	{"a destination without its checkpoint is reopened", takesSQL, checkCheckpointGone},
 	{"a later writer is named", keepsRecords, checkLaterWriter},
 	{"a later writer with another filter is named", keepsRecords, checkLaterFilter},
 	{"a writer of an earlier version is noticed", takesSQL, checkEarlierWriter},
@@ -37,30 +34,33 @@ var recordChecks = []check{
 	{"an import is followed by a running server", func(c capabilities) bool { return c.records }, checkImportBeside},
 	{"a complete snapshot replaces the others of its table", func(c capabilities) bool { return c.records }, checkSnapshots},
 	{"a server that begins while an import runs", func(c capabilities) bool { return c.records }, checkBeginBesideImport},
-	{"loads at once are recorded each", func(c capabilities) bool { return c.records }, checkLoadsAtOnce},
-	{"loads at once are all followed, whichever ends first", func(c capabilities) bool { return c.records }, checkLoadsAreFollowed},
+	{"concurrent loads are each recorded", func(c capabilities) bool { return c.records }, checkLoadsAtOnce},
+	{"concurrent loads are all followed, whichever ends first", func(c capabilities) bool { return c.records }, checkLoadsAreFollowed},
 	{"a whole import", func(c capabilities) bool { return c.records }, checkWholeImport},
-	{"a changed filter goes on where each subject is", keepsRecords, checkChangedFilter},
+	{"a changed filter continues from the position of each subject", keepsRecords, checkChangedFilter},
 	{"closing releases the checkpoint", keepsRecords, checkRelease},
-	{"an import that is killed leaves records that fit the rows", func(c capabilities) bool { return c.records && c.faulty }, checkKilledImport},
-	{"beginning converges, wherever it breaks", func(c capabilities) bool { return c.records && c.faulty }, checkBeginFaults},
-	{"a batch of a writer converges, wherever it breaks", func(c capabilities) bool { return c.records && c.faulty }, checkWriterFaults},
+	{
+		"an import that is killed leaves records that fit the rows", func(c capabilities) bool { return c.records && c.faulty },
+		checkKilledImport,
+	},
+	{"beginning survives a fault at any step", func(c capabilities) bool { return c.records && c.faulty }, checkBeginFaults},
+	{"a batch of a writer survives a fault at any step", func(c capabilities) bool { return c.records && c.faulty }, checkWriterFaults},
 }
 
-// writerSince is when the processes of these checks began.
+// writerSince is the start time of the processes in these checks.
 var writerSince = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// process has the sink be a process's on the named host.
+// process makes the sink belong to a process on the named host.
 func process(host string) func(*sink.Env) {
 	return func(e *sink.Env) {
 		e.ID, e.Writer = "id of "+host, sink.Writer{Host: host, Version: "1.2.3", Since: writerSince}
 	}
 }
 
-// importing has the sink be an import's.
+// importing makes the sink belong to an import.
 func importing(e *sink.Env) { e.Consumer = "" }
 
-// filtered sets the filter, of companies.
+// filtered sets a filter of companies.
 func filtered(companies ...string) func(*sink.Env) {
 	var subjects []string
 	for _, c := range companies {
@@ -80,7 +80,7 @@ func (h *harness) records(s sink.Sink) sink.Records {
 	return r
 }
 
-// beginAt takes the checkpoint over at p.
+// beginAt takes over the checkpoint at p.
 func (h *harness) beginAt(s sink.Sink, p cdc.Position, snapshots ...sink.Snapshot) int64 {
 	h.Helper()
 	epoch, err := s.(sink.Recorder).Begin(h.ctx, sink.Beginning{Position: p, Snapshots: snapshots})
@@ -90,15 +90,15 @@ func (h *harness) beginAt(s sink.Sink, p cdc.Position, snapshots ...sink.Snapsho
 	return epoch
 }
 
-// server opens the destination as a server does, and begins where its records say.
+// server opens the destination as a server does, and begins at the recorded position.
 func (h *harness) server(changes ...func(*sink.Env)) sink.Sink {
 	h.Helper()
 	s := h.open(changes...)
-	h.goOn(s)
+	h.resumeWriting(s)
 	return s
 }
 
-func (h *harness) goOn(s sink.Sink) {
+func (h *harness) resumeWriting(s sink.Sink) {
 	h.Helper()
 	at := h.position()
 	if r := h.records(s); r.Checkpoint != nil {
@@ -107,17 +107,18 @@ func (h *harness) goOn(s sink.Sink) {
 	h.beginAt(s, at)
 }
 
-// expectRecords compares the records with those wanted, less epochs and generations.
+// expectRecords compares records, except for epochs and generations.
 func (h *harness) expectRecords(got, want sink.Records) {
 	h.Helper()
 	ignored := cmp.Options{
-		cmpopts.IgnoreFields(sink.Recorded{}, "Epoch", "Followed"), cmpopts.IgnoreFields(sink.Snapshot{}, "Generation", "Imported", "Object"), cmpopts.EquateEmpty(),
+		cmpopts.IgnoreFields(sink.Recorded{}, "Epoch", "Followed"), cmpopts.IgnoreFields(sink.Snapshot{}, "Generation", "Imported",
+			"Object"), cmpopts.EquateEmpty(),
 		cmpopts.SortSlices(func(a, b sink.Snapshot) bool {
 			return fmt.Sprint(a.Table, a.Merged, a.Scope) < fmt.Sprint(b.Table, b.Merged, b.Scope)
 		}),
 	}
 	if diff := cmp.Diff(want, got, ignored); diff != "" {
-		h.Errorf("the records are not as wanted: %s", diff)
+		h.Errorf("the records differ (-want +got): %s", diff)
 	}
 }
 
@@ -126,9 +127,9 @@ func (h *harness) sql(statement string) {
 	h.config.SQL(h.outer, h.url, statement)
 }
 
-// wantReopen checks that err says that the destination is not as the process left it, and
-// whether an import is the reason.
-func (h *harness) wantReopen(err error, imported bool) {
+// expectReopen checks that err reports a destination that has changed since the process wrote it,
+// and whether an import is the reason.
+func (h *harness) expectReopen(err error, imported bool) {
 	h.Helper()
 	reopen := new(sink.ReopenError)
 	if !errors.As(err, &reopen) || fault.Of(err) != fault.Fatal {
@@ -138,9 +139,9 @@ func (h *harness) wantReopen(err error, imported bool) {
 	}
 }
 
-// wantWriter checks that err names another process, on the host; "" is one of an
-// earlier version.
-func (h *harness) wantWriter(err error, host string) {
+// expectWriter checks that err names another process on the host. An empty host means a process of
+// an earlier version.
+func (h *harness) expectWriter(err error, host string) {
 	h.Helper()
 	other := new(sink.WriterError)
 	if !errors.As(err, &other) || fault.Of(err) != fault.Fatal {
@@ -156,7 +157,7 @@ func (h *harness) wantWriter(err error, host string) {
 	}
 }
 
-// refused applies a change of t by s, and checks that nothing of it stays.
+// refused applies a change of t with s, checks that it has no effect, and returns the error.
 func (h *harness) refused(s sink.Sink, t *schema.Table) error {
 	h.Helper()
 	before := h.model(t.Name).clone()
@@ -209,7 +210,7 @@ func checkEpochs(h *harness) {
 	}
 }
 
-// written begins and writes a row, and returns a position that is passed.
+// written begins, writes a row twice, and returns the position between the two changes.
 func (h *harness) written(changes ...func(*sink.Env)) (sink.Sink, *schema.Table, cdc.Position) {
 	h.Helper()
 	t := customers(h)
@@ -223,9 +224,9 @@ func (h *harness) written(changes ...func(*sink.Env)) (sink.Sink, *schema.Table,
 func checkRestored(h *harness) {
 	s, t, before := h.written(process("one"))
 	h.sql(fmt.Sprintf("UPDATE _eds_checkpoint SET position = %d, stored = %d", before.Sequence, before.Stored))
-	h.wantReopen(h.refused(s, t), false)
-	h.wantReopen(h.refused(s, t), false)
-	h.wantReopen(s.(sink.Recorder).Check(h.ctx), false)
+	h.expectReopen(h.refused(s, t), false)
+	h.expectReopen(h.refused(s, t), false)
+	h.expectReopen(s.(sink.Recorder).Check(h.ctx), false)
 	r := h.records(s)
 	h.expectRecords(r, sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{Position: before}})
 	h.beginAt(s, r.Checkpoint.Position)
@@ -236,8 +237,8 @@ func checkRestored(h *harness) {
 func checkCheckpointGone(h *harness) {
 	s, t, _ := h.written(process("one"))
 	h.sql("DELETE FROM _eds_checkpoint")
-	h.wantReopen(s.(sink.Recorder).Check(h.ctx), false)
-	h.wantReopen(h.refused(s, t), false)
+	h.expectReopen(s.(sink.Recorder).Check(h.ctx), false)
+	h.expectReopen(h.refused(s, t), false)
 	h.expectRecords(h.records(s), sink.Records{ID: "id of one"})
 	h.beginAt(s, h.position())
 	h.apply(s, h.update(t, `{"id":"1","name":"after"}`))
@@ -247,39 +248,41 @@ func checkCheckpointGone(h *harness) {
 func checkLaterWriter(h *harness) {
 	one, t, _ := h.written(process("one"))
 	two := h.server(process("two"))
-	h.wantWriter(h.refused(one, t), "two")
-	h.wantWriter(one.(sink.Recorder).Check(h.ctx), "two")
+	h.expectWriter(h.refused(one, t), "two")
+	h.expectWriter(one.(sink.Recorder).Check(h.ctx), "two")
 	h.apply(two, h.update(t, `{"id":"1","name":"of two"}`))
-	h.wantWriter(h.refused(one, t), "two")
-	h.goOn(one)
-	h.wantWriter(h.refused(two, t), "one")
+	h.expectWriter(h.refused(one, t), "two")
+	h.resumeWriting(one)
+	h.expectWriter(h.refused(two, t), "one")
 	h.apply(one, h.update(t, `{"id":"1","name":"of one"}`))
 	h.expect(one, t)
 }
 
-// checkLaterFilter: two servers of one consumer have a checkpoint each if their filters
-// differ.
+// checkLaterFilter runs two servers of one consumer with different filters, which have a checkpoint
+// each.
 func checkLaterFilter(h *harness) {
 	one, t, _ := h.written(process("one"), filtered("c1"))
 	h.server(process("two"), filtered("c1", "c2"))
-	h.wantWriter(h.refused(one, t), "two")
+	h.expectWriter(h.refused(one, t), "two")
 }
 
 func checkEarlierWriter(h *harness) {
 	s, t, _ := h.written(process("one"))
 	at := h.position()
 	h.sql(fmt.Sprintf("UPDATE _eds_checkpoint SET position = %d, stored = %d", at.Sequence+1, at.Stored+1))
-	h.wantWriter(s.(sink.Recorder).Check(h.ctx), "")
+	h.expectWriter(s.(sink.Recorder).Check(h.ctx), "")
 	*h.sequence++
-	h.wantWriter(h.refused(s, t), "")
-	h.goOn(s)
+	h.expectWriter(h.refused(s, t), "")
+	h.resumeWriting(s)
 	h.apply(s, h.update(t, `{"id":"1","name":"after"}`))
 	h.expect(s, t)
 }
 
 func checkEarlierCheckpoint(h *harness) {
-	h.sql("CREATE TABLE _eds_checkpoint (stream varchar(255) NOT NULL, consumer varchar(255) NOT NULL, filter varchar(255) NOT NULL, position bigint NOT NULL, stored bigint NOT NULL, PRIMARY KEY (stream, consumer, filter))")
-	h.sql(fmt.Sprintf("INSERT INTO _eds_checkpoint (stream, consumer, filter, position, stored) VALUES ('%s', '%s', '%s', 7, 70)", h.env().Stream, h.env().Consumer, h.env().Filter))
+	h.sql("CREATE TABLE _eds_checkpoint (stream varchar(255) NOT NULL, consumer varchar(255) NOT NULL, filter varchar(255) NOT " +
+		"NULL, position bigint NOT NULL, stored bigint NOT NULL, PRIMARY KEY (stream, consumer, filter))")
+	h.sql(fmt.Sprintf("INSERT INTO _eds_checkpoint (stream, consumer, filter, position, stored) VALUES ('%s', '%s', '%s', 7, 70)",
+		h.env().Stream, h.env().Consumer, h.env().Filter))
 	at := cdc.Position{Sequence: 7, Stored: 70}
 	s := h.open(process("one"))
 	h.expectRecords(h.records(s), sink.Records{Checkpoint: &sink.Recorded{Position: at}})
@@ -289,255 +292,25 @@ func checkEarlierCheckpoint(h *harness) {
 	h.apply(s, h.insert(t, `{"id":"1"}`))
 	h.expect(s, t)
 	h.expectRecords(h.records(h.open()), sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{Position: h.position()}})
-	// The earlier version goes on with it.
+	// The earlier version continues from it.
 	h.sql("UPDATE _eds_checkpoint SET position = 9, stored = 90")
-	h.expectRecords(h.records(h.open()), sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{Position: cdc.Position{Sequence: 9, Stored: 90}}})
+	h.expectRecords(h.records(h.open()),
+		sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{Position: cdc.Position{Sequence: 9, Stored: 90}}})
 }
 
 func checkChangedRecords(h *harness) {
 	one, two := h.open(process("one")), h.open(process("two"))
 	h.records(one)
-	h.goOn(two)
+	h.resumeWriting(two)
 	_, err := one.(sink.Recorder).Begin(h.ctx, sink.Beginning{})
-	h.wantReopen(err, false)
-	h.goOn(one)
+	h.expectReopen(err, false)
+	h.resumeWriting(one)
 	t := customers(h)
 	for i, job := range []string{"first", "second"} {
 		h.records(one)
 		h.importSnapshot(t, job, sink.Snapshot{Clock: at(int64(5 + i))}, `{"id":"1","name":"`+job+`"}`)
 		_, err = one.(sink.Recorder).Begin(h.ctx, sink.Beginning{})
-		h.wantReopen(err, true)
-	}
-}
-
-// importSnapshot loads a table in a process of its own, and records it as s.
-func (h *harness) importSnapshot(t *schema.Table, job string, s sink.Snapshot, images ...string) {
-	h.Helper()
-	mode := sink.Replace
-	if !s.Complete() {
-		mode = sink.Merge
-	}
-	l := h.begin(h.open(importing, process("importing")), job, t, mode)
-	s.Table, s.Job = t.Name, job
-	if !l.(sink.SnapshotLoad).Record(s) {
-		h.Error("the load keeps no records")
-	}
-	h.loadFile(l, t, "one", images...)
-	h.end(l, true)
-	if mode == sink.Replace {
-		h.models[t.Name] = newModel()
-	}
-	h.model(t.Name).load(h, t, images...)
-}
-
-// at is the clock of a snapshot.
-func at(seconds int64) cdc.Timestamp {
-	return cdc.Timestamp{Wall: startClock + seconds*int64(time.Second), Logical: 3}
-}
-
-func checkImportBeside(h *harness) {
-	s, t, _ := h.written(process("one"))
-	h.importSnapshot(t, "job", sink.Snapshot{Clock: at(5)}, `{"id":"1","name":"imported"}`, `{"id":"2"}`)
-	h.wantReopen(s.(sink.Recorder).Check(h.ctx), true)
-	h.wantReopen(h.refused(s, t), true)
-	r := h.records(s)
-	want := sink.Records{ID: "id of one", Checkpoint: r.Checkpoint, Snapshots: []sink.Snapshot{{Table: t.Name, Clock: at(5), Rows: 2, Job: "job"}}}
-	h.expectRecords(r, want)
-	if g := r.Snapshots[0].Generation; g <= r.Checkpoint.Followed || r.Snapshots[0].Imported.IsZero() {
-		h.Errorf("the snapshot of generation %d, of %v, is followed: %d", g, r.Snapshots[0].Imported, r.Checkpoint.Followed)
-	}
-	h.beginAt(s, r.Checkpoint.Position)
-	h.apply(s, h.update(t, `{"id":"1","name":"after"}`))
-	h.expect(s, t)
-	r = h.records(h.open())
-	if g := r.Snapshots[0].Generation; g > r.Checkpoint.Followed {
-		h.Errorf("the snapshot of generation %d is not followed: %d", g, r.Checkpoint.Followed)
-	}
-}
-
-func checkSnapshots(h *harness) {
-	t := customers(h)
-	h.migrate(h.open(), t)
-	part := func(s sink.Snapshot, job string) sink.Snapshot {
-		s.Table, s.Job, s.Rows = t.Name, job, 1
-		return s
-	}
-	one := sink.Snapshot{Clock: at(1), Merged: true, Scope: sink.Scope{Companies: []string{"c1"}}}
-	two := sink.Snapshot{Clock: at(2), Merged: true, Scope: sink.Scope{Since: writerSince}}
-	three := sink.Snapshot{Clock: at(3), Merged: true}
-	long := sink.Snapshot{Clock: at(4), Scope: sink.Scope{Companies: []string{strings.Repeat("c", 300)}, Locations: []string{"l'1", `l"2`}}}
-	again := one // no server has followed the first
-	again.Clock = at(6)
-	for i, s := range []sink.Snapshot{one, two, three, long, again} {
-		h.importSnapshot(t, fmt.Sprint("job ", i), s, fmt.Sprintf(`{"id":"%d"}`, i))
-	}
-	first := h.records(h.open())
-	h.expectRecords(first, sink.Records{ID: "id of importing", Snapshots: []sink.Snapshot{part(one, "job 4"), part(two, "job 1"), part(three, "job 2"), part(long, "job 3")}})
-	whole := sink.Snapshot{Clock: at(3)}
-	h.importSnapshot(t, "job 5", whole, `{"id":"5"}`)
-	r := h.records(h.open())
-	h.expectRecords(r, sink.Records{ID: "id of importing", Snapshots: []sink.Snapshot{part(whole, "job 5")}})
-	for _, s := range first.Snapshots {
-		if s.Generation >= r.Snapshots[0].Generation {
-			h.Errorf("generation %d is followed by %d", s.Generation, r.Snapshots[0].Generation)
-		}
-	}
-	h.expect(h.open(), t)
-
-	// Snapshots that an earlier version has recorded elsewhere.
-	s := h.open()
-	h.records(s)
-	seed := sink.Snapshot{Table: "other", Clock: at(1), Rows: 7, Job: "old", Imported: writerSince}
-	h.beginAt(s, cdc.Position{}, seed)
-	h.expectRecords(h.records(h.open()), sink.Records{ID: "id of importing", Checkpoint: &sink.Recorded{}, Snapshots: []sink.Snapshot{part(whole, "job 5"), seed}})
-
-	// A server has followed all but the last two.
-	for i, s := range []sink.Snapshot{{Clock: at(7), Merged: true}, {Clock: at(8), Merged: true}} {
-		h.importSnapshot(t, fmt.Sprint("job ", 6+i), s, `{"id":"6"}`)
-	}
-	seven := part(sink.Snapshot{Clock: at(7), Merged: true}, "job 7")
-	h.expectRecords(h.records(h.open()), sink.Records{ID: "id of importing", Checkpoint: &sink.Recorded{}, Snapshots: []sink.Snapshot{part(whole, "job 5"), seed, seven}})
-	s = h.open()
-	h.beginAt(s, h.records(s).Checkpoint.Position)
-	h.importSnapshot(t, "job 8", sink.Snapshot{Clock: at(9), Merged: true}, `{"id":"6"}`)
-	eight := part(sink.Snapshot{Clock: at(9), Merged: true}, "job 8")
-	h.expectRecords(h.records(h.open()), sink.Records{ID: "id of importing", Checkpoint: &sink.Recorded{}, Snapshots: []sink.Snapshot{part(whole, "job 5"), seed, eight}})
-}
-
-func checkBeginBesideImport(h *harness) {
-	t := customers(h)
-	l := h.begin(h.open(importing, process("importing")), "job", t, sink.Replace)
-	l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: t.Name, Clock: at(1), Job: "job"})
-	h.loadFile(l, t, "one", `{"id":"1"}`)
-	s := h.open(process("one"))
-	h.records(s)
-	h.beginAt(s, cdc.Position{}, sink.Snapshot{Table: t.Name, Clock: at(2), Merged: true})
-	h.end(l, true)
-	h.model(t.Name).load(h, t, `{"id":"1"}`)
-	h.wantReopen(h.refused(s, t), true)
-	h.expectRecords(h.records(s), sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{}, Snapshots: []sink.Snapshot{{Table: t.Name, Clock: at(1), Rows: 1, Job: "job"}}})
-}
-
-func checkLoadsAtOnce(h *harness) {
-	server := h.server(process("one"))
-	s := h.open(importing)
-	var group sync.WaitGroup
-	want := sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{Position: h.position()}}
-	for i := range 4 {
-		t := newTable(h, fmt.Sprint("table_", i), "1", 1, column("id", schema.String))
-		snapshot := sink.Snapshot{Table: t.Name, Clock: at(int64(i)), Job: "job", Rows: 1}
-		want.Snapshots = append(want.Snapshots, snapshot)
-		rows := imagesOf(h, t, `{"id":"1"}`)
-		group.Go(func() {
-			l, err := s.BeginLoad(h.ctx, "job", t, sink.Replace, sink.Scope{})
-			if err == nil {
-				l.(sink.SnapshotLoad).Record(snapshot)
-				_, err = l.LoadFile(h.ctx, "one", rows)
-			}
-			if err == nil {
-				_, err = l.Finish(h.ctx)
-			}
-			if err == nil {
-				err = l.Close(h.ctx)
-			}
-			if err != nil {
-				h.Error(err)
-			}
-		})
-	}
-	group.Wait()
-	h.wantReopen(server.(sink.Recorder).Check(h.ctx), true)
-	r := h.records(server)
-	h.expectRecords(r, want)
-	generations := make(map[int64]bool)
-	for _, s := range r.Snapshots {
-		generations[s.Generation] = true
-	}
-	if len(generations) != len(want.Snapshots) {
-		h.Errorf("the generations of loads at once are %v", generations)
-	}
-}
-
-// checkLoadsAreFollowed finishes loads at once while a server begins again after each: it
-// never takes a snapshot for followed that it has not seen.
-func checkLoadsAreFollowed(h *harness) {
-	s, server := h.open(importing), h.server(process("one"))
-	begin := func() (r sink.Records, seen map[string]bool) {
-		for {
-			r = h.records(server)
-			_, err := server.(sink.Recorder).Begin(h.ctx, sink.Beginning{Position: h.position()})
-			if err == nil {
-				break
-			}
-			if !errors.As(err, new(*sink.ReopenError)) { // another load has ended meanwhile
-				h.Fatal("begin while loads end: ", err)
-			}
-		}
-		seen = make(map[string]bool)
-		for _, snapshot := range r.Snapshots {
-			seen[snapshot.Table] = true
-		}
-		return r, seen
-	}
-	_, seen := begin()
-	var group sync.WaitGroup
-	const loads = 6
-	done := make(chan struct{}, loads)
-	for i := range loads {
-		t := newTable(h, fmt.Sprint("table_", i), "1", 1, column("id", schema.String))
-		l := h.begin(s, "job", t, sink.Merge)
-		l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: t.Name, Clock: at(int64(i)), Job: "job", Merged: true})
-		images := []string{`{"id":"1"}`}
-		for n := range 5000 * (1 - min(i, 1)) { // the first one is put in place for longer
-			images = append(images, fmt.Sprintf(`{"id":"row %d"}`, n))
-		}
-		h.loadRest(l, t, images...)
-		group.Go(func() {
-			if _, err := l.Finish(h.ctx); err != nil {
-				h.Error(err)
-			}
-			if err := l.Close(h.ctx); err != nil {
-				h.Error(err)
-			}
-			done <- struct{}{}
-		})
-	}
-	for range loads {
-		<-done
-		r, found := begin()
-		for _, snapshot := range r.Snapshots {
-			if snapshot.Generation <= r.Checkpoint.Followed && !seen[snapshot.Table] {
-				h.Errorf("the snapshot of %s has generation %d, and %d is followed, but no server has seen it", snapshot.Table, snapshot.Generation, r.Checkpoint.Followed)
-			}
-		}
-		seen = found
-	}
-	group.Wait()
-}
-
-func checkWholeImport(h *harness) {
-	left, t := newTable(h, "left", "1", 1, column("id", schema.String)), customers(h)
-	other := newTable(h, "other", "1", 1, column("id", schema.String))
-	for _, table := range []*schema.Table{left, t, other} {
-		h.migrate(h.open(importing), table)
-		h.importSnapshot(table, "job", sink.Snapshot{Clock: at(1)}, `{"id":"1"}`)
-	}
-	h.importSnapshot(t, "part", sink.Snapshot{Clock: at(2), Merged: true}, `{"id":"1"}`)
-	unknown := sink.Scope{Companies: []string{"c1"}} // of which there is no snapshot
-	if err := h.open(importing).(sink.Recorder).FinishImport(h.ctx, unknown, []string{other.Name}, []string{left.Name, t.Name, other.Name}); err != nil {
-		h.Fatal(err)
-	}
-	err := h.open(importing).(sink.Recorder).FinishImport(h.ctx, sink.Scope{}, []string{t.Name, left.Name}, []string{t.Name, other.Name})
-	if err != nil {
-		h.Fatal(err)
-	}
-	h.expectRecords(h.records(h.open()), sink.Records{ID: "id of importing", Snapshots: []sink.Snapshot{
-		{Table: t.Name, Clock: at(1), Rows: 1, Job: "job", Whole: true},
-		{Table: t.Name, Clock: at(2), Rows: 1, Job: "part", Merged: true},
-		{Table: other.Name, Clock: at(1), Rows: 1, Job: "job"},
-	}})
-	if err := h.open(importing).(sink.Recorder).FinishImport(h.ctx, sink.Scope{}, []string{t.Name}, []string{t.Name, other.Name}); err != nil {
-		h.Error(err)
+		h.expectReopen(err, true)
 	}
 }
 
@@ -546,14 +319,14 @@ func checkChangedFilter(h *harness) {
 	h.migrate(h.open(), t)
 	last := make(map[string]cdc.Position)
 	var all []string
-	for i := range 9 { // so many that their filter is stored as a hash
+	for i := range 9 { // enough for the filter to be stored as a hash
 		all = append(all, fmt.Sprint("c", i))
 	}
 	for i, c := range []struct {
 		companies []string
-		from      string // companies of the run that this one goes on from
+		from      string // companies of the run whose position this one continues
 		added     []string
-		imports   bool // everything is imported then
+		imports   bool // ends with an import of everything
 	}{
 		{companies: []string{"c0"}},
 		{companies: []string{"c0", "c1"}, from: "[c0]", added: []string{"c1"}},
@@ -593,21 +366,13 @@ func checkChangedFilter(h *harness) {
 	}
 }
 
-// importAll makes a whole import of the only table.
-func (h *harness) importAll(t *schema.Table) {
-	h.Helper()
-	h.importSnapshot(t, fmt.Sprint("job ", *h.sequence), sink.Snapshot{Clock: at(1)}, `{"id":"1"}`)
-	if err := h.open(importing).(sink.Recorder).FinishImport(h.ctx, sink.Scope{}, []string{t.Name}, []string{t.Name}); err != nil {
-		h.Fatal(err)
-	}
-}
-
 func checkRelease(h *harness) {
 	seen := func() []string {
-		return h.rowsOf(h.open(importing), newTable(h, "_eds_checkpoint", "1", 3, column("stream", schema.String), column("consumer", schema.String), column("filter", schema.String), column("seen", schema.Integer)))
+		return h.rowsOf(h.open(importing), newTable(h, "_eds_checkpoint", "1", 3, column("stream", schema.String),
+			column("consumer", schema.String), column("filter", schema.String), column("seen", schema.Integer)))
 	}
 	s := h.openAt(h.url, h.env())
-	h.goOn(s)
+	h.resumeWriting(s)
 	released := func(line string) bool { return strings.HasSuffix(line, " 0 ") }
 	if rows := seen(); len(rows) != 1 || slices.ContainsFunc(rows, released) {
 		h.Errorf("while it is open: %q", rows)
@@ -616,133 +381,13 @@ func checkRelease(h *harness) {
 	if rows := seen(); len(rows) != 1 || !released(rows[0]) {
 		h.Errorf("after it was closed: %q", rows)
 	}
-	// One that has lost its checkpoint to another process releases nothing.
+	// A process that lost its checkpoint to another releases nothing.
 	one, two := h.openAt(h.url, h.env()), h.openAt(h.url, h.env())
-	h.goOn(one)
-	h.goOn(two)
+	h.resumeWriting(one)
+	h.resumeWriting(two)
 	h.close(one)
 	if rows := seen(); len(rows) != 1 || released(rows[0]) {
 		h.Errorf("after the loser was closed: %q", rows)
 	}
 	h.close(two)
-}
-
-// checkBeginFaults breaks Begin at every step it takes, and calls it again.
-func checkBeginFaults(h *harness) {
-	s, faults := h.config.Faulty(h.outer, h.url, h.env())
-	h.Cleanup(func() { h.close(s) })
-	t := customers(h)
-	h.migrate(s, t)
-	h.records(s)
-	before := faults.Steps()
-	h.beginAt(s, h.position())
-	total := faults.Steps() - before
-	for _, mode := range []Mode{Lost, Answered} {
-		for _, n := range places(total+2, mostPlaces) {
-			r := h.records(s)
-			faults.Break(n, mode)
-			_, err := s.(sink.Recorder).Begin(h.ctx, sink.Beginning{Position: r.Checkpoint.Position})
-			faults.Mend()
-			for attempt := 0; err != nil; attempt++ {
-				h.checkTransient(err, n, mode)
-				if attempt == 5 {
-					h.Fatalf("broken %s %d: beginning does not succeed once the destination is back: %v", mode, n+1, err)
-				}
-				_, err = s.(sink.Recorder).Begin(h.ctx, sink.Beginning{Position: r.Checkpoint.Position})
-			}
-			h.apply(s, h.insert(t, fmt.Sprintf(`{"id":"%d"}`, *h.sequence)))
-			h.expect(s, t)
-		}
-	}
-}
-
-// checkWriterFaults breaks batches and checks of a process that has begun.
-func checkWriterFaults(h *harness) {
-	s, faults := h.config.Faulty(h.outer, h.url, h.env())
-	h.Cleanup(func() { h.close(s) })
-	t := customers(h)
-	h.migrate(s, t)
-	h.goOn(s)
-	change := func() step {
-		return h.insert(t, fmt.Sprintf(`{"id":"%d","name":"%d"}`, *h.sequence%5, *h.sequence))
-	}
-	h.apply(s, change())
-	before := faults.Steps()
-	h.apply(s, change())
-	total := faults.Steps() - before
-	for _, mode := range []Mode{Lost, Answered} {
-		for _, n := range places(total+2, mostPlaces) {
-			steps := []step{change()}
-			faults.Break(n, mode)
-			err := h.tryBroken(s, steps)
-			if checked := s.(sink.Recorder).Check(h.ctx); checked != nil {
-				h.checkTransient(checked, n, mode)
-			}
-			faults.Mend()
-			if err != nil {
-				h.checkTransient(err, n, mode)
-				h.untilApplied(s, steps)
-			}
-			if err := s.(sink.Recorder).Check(h.ctx); err != nil && fault.Of(err) != fault.Transient {
-				h.Errorf("broken %s %d: check: %v", mode, n+1, err)
-			}
-			h.expect(s, t)
-			h.expectRecords(h.records(h.open()), sink.Records{ID: h.env().ID, Checkpoint: &sink.Recorded{Position: h.position()}})
-		}
-	}
-}
-
-// checkKilledImport breaks Finish at every step it takes, for good.
-func checkKilledImport(h *harness) {
-	t, reader := customers(h), h.open(importing)
-	h.migrate(reader, t)
-	round := 0
-	finish := func(n int, mode Mode) (steps int) {
-		round++
-		env := h.env()
-		env.Consumer = ""
-		s, faults := h.config.Faulty(h.outer, h.url, env)
-		job := fmt.Sprint("job ", round)
-		l := h.begin(s, job, t, sink.Replace)
-		l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: t.Name, Clock: at(int64(round)), Job: job})
-		h.loadFile(l, t, "one", fmt.Sprintf(`{"id":"1","name":%q}`, job))
-		before := faults.Steps()
-		if n >= 0 {
-			faults.Break(n, mode)
-		}
-		_, err := h.finishInTime(l)
-		steps = faults.Steps() - before
-		faults.Mend()
-		h.expectFitting(reader, t, job, err == nil)
-		_ = l.Close(context.WithoutCancel(h.ctx))
-		h.close(s)
-		// Another import begins, and gives up.
-		other := h.begin(reader, "other", t, sink.Replace)
-		if err := other.Discard(h.ctx); err != nil {
-			h.Error(err)
-		}
-		h.end(other, false)
-		h.expectFitting(reader, t, job, err == nil)
-		return steps
-	}
-	total := finish(-1, Lost)
-	for _, mode := range []Mode{Lost, Answered} {
-		for _, n := range places(total, mostPlaces/2) {
-			finish(n, mode)
-		}
-	}
-}
-
-// expectFitting checks that the records have the snapshot of a job if the rows in the
-// table are the job's. The destination may still be putting them there.
-func (h *harness) expectFitting(s sink.Sink, t *schema.Table, job string, done bool) {
-	h.Helper()
-	placed := func() bool {
-		return slices.ContainsFunc(h.rowsOf(s, t), func(row string) bool { return strings.Contains(row, strconv.Quote(job)) })
-	}
-	before, r, after := placed(), h.records(s), placed()
-	recorded := slices.ContainsFunc(r.Snapshots, func(s sink.Snapshot) bool { return s.Job == job && s.Rows == 1 })
-	if before == after && recorded != before || done && !before {
-		h.Errorf("%s: its rows are in place: %v, and recorded: %v", job, before, recorded)
-	}
 }

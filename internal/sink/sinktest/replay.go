@@ -20,8 +20,8 @@ var replayChecks = []check{
 	{"no consumer, no checkpoint", keepsCheckpoints, checkNoCheckpoint},
 	{"the filters of checkpoints", func(c capabilities) bool { return c.filters }, checkOtherFilters},
 	{"a batch that the checkpoint covers changes nothing", func(c capabilities) bool { return c.rows && c.checkpoints }, checkCoveredBatch},
-	{"a stream that was made anew is not covered", func(c capabilities) bool { return c.rows && c.checkpoints }, checkRemadeStream},
-	{"a cancelled call is no verdict on the batch", keepsRows, checkCancelled},
+	{"a recreated stream is not covered", func(c capabilities) bool { return c.rows && c.checkpoints }, checkRemadeStream},
+	{"a cancelled call is transient", keepsRows, checkCancelled},
 	{"close while a batch is applied", func(capabilities) bool { return true }, checkClose},
 }
 
@@ -50,8 +50,8 @@ func checkOtherFilters(h *harness) {
 
 func keepsCheckpoints(c capabilities) bool { return c.checkpoints }
 
-// checkHistories applies random histories, cut into random batches, parts of
-// which come again, through sinks that are opened anew now and then.
+// checkHistories applies random histories in random batches, repeats some of them, and reopens the
+// sink now and then.
 func checkHistories(h *harness) {
 	s := h.open()
 	number := 0
@@ -60,7 +60,8 @@ func checkHistories(h *harness) {
 		h := h.within(t)
 		keys := rapid.IntRange(1, 2).Draw(t, "key columns")
 		table := func(version string, others ...schema.Column) *schema.Table {
-			return newTable(h, fmt.Sprintf("history_%d", number), version, keys, append([]schema.Column{column("id", schema.String), column("a", schema.Integer)}, others...)...)
+			return newTable(h, fmt.Sprintf("history_%d", number), version, keys,
+				append([]schema.Column{column("id", schema.String), column("a", schema.Integer)}, others...)...)
 		}
 		v1, v2 := table("1", column("b", schema.String)), table("2", column("c", schema.Object))
 		both := table("3", column("b", schema.String), column("c", schema.Object))
@@ -99,34 +100,34 @@ func (h *harness) randomChange(t *rapid.T, layouts ...*schema.Table) step {
 	}
 }
 
-// applyWithReplays applies the steps batch by batch. After some batches it goes
-// back: as a server does that was killed before it could acknowledge, and that
-// passes over what the destination's checkpoint covers, where it keeps one.
+// applyWithReplays applies the steps batch by batch. After some batches it goes back, like a server
+// that was killed before it acknowledged, and skips the changes that the destination's checkpoint
+// covers, if it has one.
 func (h *harness) applyWithReplays(t *rapid.T, s sink.Sink, steps []step) {
 	for next := 0; next < len(steps); {
 		n := rapid.IntRange(1, len(steps)-next).Draw(t, "batch")
 		h.apply(s, steps[next:next+n]...)
 		next += n
 		switch rapid.IntRange(0, 9).Draw(t, "replay") {
-		case 0: // the same batch, whose answer was lost
+		case 0: // the same batch: its answer was lost
 			h.apply(s, steps[next-n:next]...)
-		case 1, 2: // from some place on
+		case 1, 2: // from an earlier step
 			next = h.resume(s, steps, rapid.IntRange(0, next).Draw(t, "place"))
 		}
 	}
 }
 
-// resume returns from which step on a server that is sent the stream from step
-// number place on applies changes.
-func (h *harness) resume(s sink.Sink, steps []step, place int) int {
+// resume returns the first step that a server applies if the stream is sent again from step number
+// from.
+func (h *harness) resume(s sink.Sink, steps []step, from int) int {
 	if _, ok := s.(sink.Checkpointer); !ok {
-		return place
+		return from
 	}
 	checkpoint := h.checkpoint(s)
-	for place < len(steps) && checkpoint.Covers(steps[place].position) {
-		place++
+	for from < len(steps) && checkpoint.Covers(steps[from].position) {
+		from++
 	}
-	return place
+	return from
 }
 
 func checkCheckpoint(h *harness) {
@@ -148,7 +149,7 @@ func checkCheckpoint(h *harness) {
 	at = second.position
 	want(s)
 	want(h.open())
-	// A batch ends at the last message that it settles, not at its last event.
+	// A batch ends at its last message, which may have no event.
 	d := h.passing()
 	if err := d.deliver(h.ctx, s); err != nil {
 		h.Fatalf("apply a batch of skipped messages: %v", err)
@@ -168,7 +169,7 @@ func checkCheckpoint(h *harness) {
 	h.expectAll(s, t)
 }
 
-// expectAll compares rows where the sink keeps them.
+// expectAll compares rows, if the sink keeps them.
 func (h *harness) expectAll(s sink.Sink, t *schema.Table) {
 	h.Helper()
 	if _, ok := s.(sink.Reader); ok {
@@ -217,7 +218,7 @@ func checkNoCheckpoint(h *harness) {
 	before := h.model(t.Name).clone()
 	h.apply(s, h.update(t, `{"id":"1","name":"two"}`))
 	h.expectAll(s, t)
-	h.apply(s, one) // nothing is known to be durable already
+	h.apply(s, one) // without a checkpoint, every batch applies
 	h.models[t.Name] = before
 	h.expectAll(s, t)
 	for _, s := range []sink.Sink{s, h.open(anonymous), h.open()} {
@@ -225,7 +226,7 @@ func checkNoCheckpoint(h *harness) {
 			h.Errorf("the checkpoint is %v, want none", p)
 		}
 		if err := s.(sink.Checkpointer).ResetCheckpoint(h.ctx); err != nil {
-			h.Errorf("reset what is not there: %v", err)
+			h.Errorf("reset a missing checkpoint: %v", err)
 		}
 	}
 	h.expectAll(s, t)
@@ -250,7 +251,7 @@ func checkRemadeStream(h *harness) {
 	h.migrate(s, t)
 	h.apply(s, h.insert(t, `{"id":"1","name":"one"}`), h.insert(t, `{"id":"2","name":"two"}`))
 	was := h.checkpoint(s)
-	// The stream counts from 1 again, later.
+	// The recreated stream counts from 1 again.
 	again := h.update(t, `{"id":"1","name":"new"}`)
 	again.position = cdc.Position{Sequence: 1, Stored: was.Stored + 1}
 	h.apply(s, again)
@@ -271,16 +272,15 @@ func checkCancelled(h *harness) {
 	for _, d := range h.batches(h, steps) {
 		if err := d.deliver(ctx, s); err != nil {
 			h.checkError(err)
-			h.wantTransient(err)
+			h.expectTransient(err)
 		}
 	}
 	h.apply(s, steps...)
 	h.expect(s, t)
 }
 
-// checkClose closes the sink while it works: the batch is applied, or it is not
-// and Apply says so. What happens to the sink after that is nobody's business,
-// but the destination must be whole.
+// checkClose closes the sink while it works. Either the batch is applied, or Apply returns an
+// error. The destination must be intact; the closed sink need not work.
 func checkClose(h *harness) {
 	t := customers(h)
 	s := h.open()
@@ -295,7 +295,7 @@ func checkClose(h *harness) {
 	h.close(s)
 	if err := <-applied; err != nil {
 		h.checkError(err)
-		h.wantTransient(err)
+		h.expectTransient(err)
 	}
 	h.close(s)
 	again := h.open()

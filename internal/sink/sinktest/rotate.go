@@ -13,14 +13,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Rotation is files with secrets, and what a sink that reads them reports.
+// Rotation holds files with secrets, and the access health that a sink which reads them reports.
 type Rotation struct {
 	t   testing.TB
 	dir string
 
 	mu     sync.Mutex
 	worked bool
-	health string // what it is refused for; "" if it is not
+	health string // the reason of a refusal; "" for none
 }
 
 // NewRotation returns a Rotation without files.
@@ -29,7 +29,7 @@ func NewRotation(t testing.TB) *Rotation { return &Rotation{t: t, dir: t.TempDir
 // Path returns the path of the named file.
 func (r *Rotation) Path(name string) string { return filepath.Join(r.dir, name) }
 
-// Placeholder returns what stands for the named file in a URL.
+// Placeholder returns the placeholder for the named file in a URL.
 func (r *Rotation) Placeholder(name string) string { return "${file:" + r.Path(name) + "}" }
 
 // Put replaces the named file.
@@ -72,8 +72,7 @@ func (r *Rotation) Open(d sink.Driver, raw string, env sink.Env) (sink.Sink, err
 	return s, err
 }
 
-// Waits checks that err has the caller wait, and that health says at once why, without a
-// secret.
+// Waits checks that err is transient, and that health gives the reason at once, without a secret.
 func (r *Rotation) Waits(what string, err error, says string, secrets ...string) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -88,10 +87,10 @@ func (r *Rotation) Waits(what string, err error, says string, secrets ...string)
 	}
 }
 
-// WaitsOnceTold is Waits for a certificate of the client that the server refuses. With TLS
-// 1.3 the client may be writing when the server hangs up, and then loses the reason: it is
-// told by one of the next attempts.
-func (r *Rotation) WaitsOnceTold(what string, attempt func() error, says string) {
+// WaitsEventually is Waits for a client certificate that the server refuses. With TLS 1.3 the
+// client may be writing when the server hangs up, and then loses the reason. A later attempt
+// reports it.
+func (r *Rotation) WaitsEventually(what string, attempt func() error, says string) {
 	r.t.Helper()
 	const attempts = 100
 	for range attempts {
@@ -104,10 +103,10 @@ func (r *Rotation) WaitsOnceTold(what string, attempt func() error, says string)
 			return
 		}
 	}
-	r.t.Fatalf("%s: none of %d attempts is told: %s", what, attempts, says)
+	r.t.Fatalf("%s: none of %d attempts reports: %s", what, attempts, says)
 }
 
-// Works checks that err is nil, and that health says nothing.
+// Works checks that err is nil, and that health reports no problem.
 func (r *Rotation) Works(what string, err error) {
 	r.t.Helper()
 	r.mu.Lock()

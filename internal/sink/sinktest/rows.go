@@ -14,10 +14,10 @@ var rowChecks = []check{
 	{"tables without a batch are empty", keepsRows, checkEmptyTable},
 	{"composite keys", keepsRows, checkCompositeKeys},
 	{"integer keys", keepsRows, checkIntegerKeys},
-	{"keys that differ by case, accents and spaces", keepsRows, checkKeysThatLookAlike},
-	{"keys that can not be kept are refused, or stay apart", keepsRows, checkUnportableKeys},
+	{"keys that differ by case, accents and spaces", keepsRows, checkSimilarKeys},
+	{"keys that the destination cannot keep are refused or stay apart", keepsRows, checkUnportableKeys},
 	{"keys that move", keepsRows, checkMovedKeys},
-	{"a row deleted and inserted again starts anew", keepsRows, checkRowsStartAnew},
+	{"a row deleted and inserted again starts empty", keepsRows, checkRowsStartEmpty},
 	{"two layouts of a table", keepsRows, checkTwoLayouts},
 	{"many rows and tables in one batch", keepsRows, checkLargeBatch},
 	{"batches that settle without changing rows", keepsRows, checkBatchWithoutRows},
@@ -40,9 +40,9 @@ func checkChanges(h *harness) {
 	h.apply(s,
 		h.update(t, `{"id":"2","name":null}`), // both values become NULL
 		h.delete(t, `{"id":"3","name":"Cid","visits":3}`),
-		h.update(t, `{"id":"4","name":"Dan","visits":4}`), // of a row that is not there
+		h.update(t, `{"id":"4","name":"Dan","visits":4}`), // of a missing row
 		h.delete(t, `{"id":"5"}`),                         // of a row that is not there
-		h.insert(t, `{"id":"1","name":"Ann again"}`),      // of a row that is
+		h.insert(t, `{"id":"1","name":"Ann again"}`),      // of an existing row
 	)
 	h.expect(s, t)
 	h.apply(s, h.update(t, `{"id":"4","name":"","visits":0}`)) // neither is NULL
@@ -53,13 +53,14 @@ func checkChanges(h *harness) {
 func checkEmptyTable(h *harness) {
 	t := customers(h)
 	s := h.open()
-	h.expect(s, t) // no such table yet: no rows
+	h.expect(s, t) // no table, no rows
 	h.migrate(s, t)
 	h.expect(s, t)
 }
 
 func checkCompositeKeys(h *harness) {
-	t := newTable(h, "line", "1", 3, column("z", schema.String), column("n", schema.Integer), column("a", schema.String), column("value", schema.String))
+	t := newTable(h, "line", "1", 3, column("z", schema.String), column("n", schema.Integer), column("a", schema.String),
+		column("value", schema.String))
 	s := h.open()
 	h.migrate(s, t)
 	h.apply(s,
@@ -89,16 +90,20 @@ func checkIntegerKeys(h *harness) {
 	}
 	h.apply(s, steps...)
 	h.expect(s, t)
-	h.apply(s, h.update(t, `{"id":9007199254740993,"value":"new"}`), h.delete(t, `{"id":9}`), h.update(t, `{"id":1.0,"value":"the same row"}`))
+	h.apply(s, h.update(t, `{"id":9007199254740993,"value":"new"}`), h.delete(t, `{"id":9}`),
+		h.update(t, `{"id":1.0,"value":"the same row"}`))
 	h.expect(s, t)
 }
 
-func checkKeysThatLookAlike(h *harness) {
+func checkSimilarKeys(h *harness) {
 	t := customers(h)
 	s := h.open()
 	h.migrate(s, t)
 	var steps []step
-	for i, id := range []string{"a", "A", "á", "Á", " a", "", "aa", "ss", "ß", "é", `e\u0301`, "1", "01", "1.0", "null", "%", "_", `\\`, "'", `\"`} {
+	for i, id := range []string{
+		"a", "A", "á", "Á", " a", "", "aa", "ss", "ß", "é", `e\u0301`, "1", "01", "1.0", "null", "%", "_",
+		`\\`, "'", `\"`,
+	} {
 		steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"%s","name":"row %d","visits":%d}`, id, i, i)))
 	}
 	h.apply(s, steps...)
@@ -106,7 +111,7 @@ func checkKeysThatLookAlike(h *harness) {
 	blank := h.insert(t, `{"id":"a ","name":"a blank","visits":0}`)
 	if h.config.PadsKeys {
 		h.model(t.Name).forget(t, h, `{"id":"a "}`)
-		h.wantClass(h.try(s, blank), fault.Poison)
+		h.expectClass(h.try(s, blank), fault.Poison)
 	} else {
 		h.apply(s, blank)
 	}
@@ -115,15 +120,18 @@ func checkKeysThatLookAlike(h *harness) {
 	h.expect(s, t)
 }
 
-// checkUnportableKeys: rows must not become one because a column cuts their keys,
-// or a rule makes them alike: such a key is refused.
+// checkUnportableKeys checks that two rows never become one because a column cuts their keys, or a
+// rule makes them equal. The sink refuses such keys.
 func checkUnportableKeys(h *harness) {
 	t := customers(h)
 	s := h.open()
 	h.migrate(s, t)
 	long := strings.Repeat("k", 250)
 	want := make(map[string]string)
-	for i, id := range []string{`a\u0000b`, `a\ufffdb`, "a\xffb", "a\xfeb", "a\xff\xffb", long + "12345", long + "123456", long + "123457", strings.Repeat(long, 12) + "1", strings.Repeat(long, 12) + "2", strings.Repeat(long, 400)} {
+	for i, id := range []string{
+		`a\u0000b`, `a\ufffdb`, "a\xffb", "a\xfeb", "a\xff\xffb", long + "12345", long + "123456",
+		long + "123457", strings.Repeat(long, 12) + "1", strings.Repeat(long, 12) + "2", strings.Repeat(long, 400),
+	} {
 		visits := fmt.Sprint(i)
 		err := h.try(s, h.insert(t, fmt.Sprintf(`{"id":"%s","visits":%s}`, id, visits)))
 		if rule, changed := h.adjusted.take(t.Name, "id"); changed {
@@ -133,9 +141,9 @@ func checkUnportableKeys(h *harness) {
 			want[visits] = id
 			continue
 		}
-		h.wantClass(err, fault.Poison)
+		h.expectClass(err, fault.Poison)
 		if text := err.Error(); !strings.Contains(text, t.Name) || strings.Contains(text, id) {
-			h.Errorf("key %.20q: the error names not table %s, or tells the key: %.300s", id, t.Name, text)
+			h.Errorf("key %.20q: the error does not name table %s, or contains the key: %.300s", id, t.Name, text)
 		}
 	}
 	got := make(map[string]bool)
@@ -147,7 +155,7 @@ func checkUnportableKeys(h *harness) {
 	}
 	for visits, id := range want {
 		if !got[visits] {
-			h.Errorf("the row of key %.20q... was accepted, and another row has taken its place", id)
+			h.Errorf("the row of key %.20q... was accepted, and another row has replaced it", id)
 		}
 	}
 	if len(want) < 3 {
@@ -162,7 +170,7 @@ func checkMovedKeys(h *harness) {
 	h.apply(s, h.insert(t, `{"id":"1","name":"one"}`), h.insert(t, `{"id":"2","name":"two"}`), h.insert(t, `{"id":"7","name":"seven"}`))
 	h.apply(s, h.move(t, `{"id":"7","name":"seven"}`, `{"id":"8","name":"seven"}`))
 	h.expect(s, t)
-	// Two rows change places by way of a third key, within a batch.
+	// Two rows swap keys through a third key, within one batch.
 	h.apply(s,
 		h.move(t, `{"id":"1","name":"one"}`, `{"id":"x","name":"one"}`),
 		h.move(t, `{"id":"2","name":"two"}`, `{"id":"1","name":"two"}`),
@@ -173,13 +181,15 @@ func checkMovedKeys(h *harness) {
 	h.expect(s, t)
 }
 
-func checkRowsStartAnew(h *harness) {
+func checkRowsStartEmpty(h *harness) {
 	v1 := customers(h)
-	v2 := newTable(h, "customer", "2", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Integer), column("email", schema.String))
+	v2 := newTable(h, "customer", "2", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Integer),
+		column("email", schema.String))
 	s := h.open()
 	h.migrate(s, v2)
-	h.apply(s, h.insert(v2, `{"id":"1","name":"a","email":"a@x"}`), h.insert(v2, `{"id":"2","name":"b","email":"b@x"}`), h.insert(v2, `{"id":"3","name":"c","email":"c@x"}`))
-	// Of each row, the email is of no concern to the older layout.
+	h.apply(s, h.insert(v2, `{"id":"1","name":"a","email":"a@x"}`), h.insert(v2, `{"id":"2","name":"b","email":"b@x"}`),
+		h.insert(v2, `{"id":"3","name":"c","email":"c@x"}`))
+	// The older layout leaves the email of each row alone.
 	h.apply(s,
 		h.update(v1, `{"id":"1","name":"keeps the email"}`),
 		h.delete(v1, `{"id":"2"}`),
@@ -191,8 +201,10 @@ func checkRowsStartAnew(h *harness) {
 
 func checkTwoLayouts(h *harness) {
 	v1 := customers(h)
-	v2 := newTable(h, "customer", "2", 1, column("id", schema.String), column("name", schema.String), column("aaa", schema.Boolean), column("zzz", schema.DateTime))
-	both := newTable(h, "customer", "3", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Integer), column("aaa", schema.Boolean), column("zzz", schema.DateTime))
+	v2 := newTable(h, "customer", "2", 1, column("id", schema.String), column("name", schema.String), column("aaa", schema.Boolean),
+		column("zzz", schema.DateTime))
+	both := newTable(h, "customer", "3", 1, column("id", schema.String), column("name", schema.String),
+		column("visits", schema.Integer), column("aaa", schema.Boolean), column("zzz", schema.DateTime))
 	s := h.open()
 	h.migrate(s, v1, v2)
 	h.apply(s,
@@ -216,7 +228,8 @@ func checkLargeBatch(h *harness) {
 	s := h.open()
 	var tables []*schema.Table
 	for i := range 5 {
-		tables = append(tables, newTable(h, fmt.Sprintf("t%d", i), "1", 1, column("id", schema.String), column("n", schema.Integer), column("text", schema.String)))
+		tables = append(tables, newTable(h, fmt.Sprintf("t%d", i), "1", 1, column("id", schema.String), column("n", schema.Integer),
+			column("text", schema.String)))
 	}
 	h.migrate(s, tables...)
 	const rows = 3000

@@ -14,10 +14,10 @@ import (
 var scopeChecks = []check{
 	{"a load of some companies replaces only their rows", loadsRows, checkCompanies},
 	{"a load of some locations replaces only their rows", loadsRows, checkLocations},
-	{"a load of some companies without rows removes theirs only if it is told to", loadsRows, checkEmptyCompanies},
-	{"a load of some companies needs a column that tells them", loadsRows, checkNoCompanies},
+	{"a load of some companies without rows removes theirs only on request", loadsRows, checkEmptyCompanies},
+	{"a load of some companies needs a column that names them", loadsRows, checkNoCompanies},
 	{"loads of one table by two jobs both succeed", loadsRows, checkTwoJobs},
-	{"loads of one table by two jobs at once leave the rows of one", loadsRows, checkTwoJobsAtOnce},
+	{"concurrent loads of one table by two jobs leave the rows of one", loadsRows, checkTwoJobsAtOnce},
 	{"a table that eds made is adopted", adopts, checkAdopted},
 	{"a table of another tool is not adopted", func(c capabilities) bool { return adopts(c) && c.foreign }, checkNotAdopted},
 }
@@ -34,10 +34,13 @@ func (h *harness) beginScope(s sink.Sink, job string, t *schema.Table, mode sink
 	return l
 }
 
-// jobs returns a table of rows that belong to companies and locations.
+// jobs returns a table whose rows belong to companies and locations.
 func jobs(h *harness, name string, keys ...string) *schema.Table {
 	h.Helper()
-	columns := []schema.Column{column("id", schema.String), column("companyId", schema.String), column("locationId", schema.String), column("n", schema.Integer)}
+	columns := []schema.Column{
+		column("id", schema.String), column("companyId", schema.String), column("locationId", schema.String),
+		column("n", schema.Integer),
+	}
 	for i, key := range keys {
 		at := slices.IndexFunc(columns, func(c schema.Column) bool { return c.Name == key })
 		columns[i], columns[at] = columns[at], columns[i]
@@ -45,8 +48,8 @@ func jobs(h *harness, name string, keys ...string) *schema.Table {
 	return newTable(h, name, "1", len(keys), columns...)
 }
 
-// checkScope loads images, which are all rows of a scope, into a table that has the
-// rows that go and stay.
+// checkScope loads images, all in the scope, into a table that holds the rows that go and those
+// that stay.
 func (h *harness) checkScope(t *schema.Table, scope sink.Scope, gone, stay, images []string, changes ...func(*sink.Env)) {
 	h.Helper()
 	s := h.open(changes...)
@@ -73,7 +76,8 @@ func checkCompanies(h *harness) {
 	scope := sink.Scope{Companies: []string{`it's a "back\slash" %`, "x"}}
 	for i, after := range []bool{false, true} {
 		strategy := func(env *sink.Env) { env.After = after }
-		for _, t := range []*schema.Table{jobs(h, fmt.Sprint("by_id_", i), "id"), jobs(h, fmt.Sprint("by_company_", i), "companyId", "id")} {
+		for _, t := range []*schema.Table{jobs(h, fmt.Sprint("by_id_", i), "id"), jobs(h, fmt.Sprint("by_company_", i), "companyId",
+			"id")} {
 			stay := []string{`{"id":"3","companyId":"y","n":3}`, `{"id":"4","companyId":"X","n":4}`}
 			if !h.config.PadsKeys {
 				stay = append(stay, `{"id":"5","companyId":"x ","n":5}`)
@@ -81,8 +85,12 @@ func checkCompanies(h *harness) {
 			if t.Keys == 1 {
 				stay = append(stay, `{"id":"6","n":6}`)
 			}
-			h.checkScope(t, scope, []string{`{"id":"1","companyId":"x","n":1}`, `{"id":"2","companyId":"x","n":2}`, `{"id":"7","companyId":"` + odd + `","n":7}`}, stay,
-				[]string{`{"id":"2","companyId":"x","n":22}`, `{"id":"8","companyId":"x","n":8}`, `{"id":"9","companyId":"` + odd + `","n":9}`}, strategy)
+			h.checkScope(t, scope, []string{
+				`{"id":"1","companyId":"x","n":1}`, `{"id":"2","companyId":"x","n":2}`,
+				`{"id":"7","companyId":"` + odd + `","n":7}`,
+			}, stay,
+				[]string{`{"id":"2","companyId":"x","n":22}`, `{"id":"8","companyId":"x","n":8}`, `{"id":"9","companyId":"` + odd +
+					`","n":9}`}, strategy)
 		}
 	}
 }
@@ -92,11 +100,13 @@ func checkLocations(h *harness) {
 	others := []string{`{"id":"2","companyId":"x","locationId":"l2"}`, `{"id":"3","companyId":"x"}`}
 	foreign := `{"id":"4","companyId":"y","locationId":"l1"}`
 	images := []string{`{"id":"5","companyId":"x","locationId":"l1"}`}
-	h.checkScope(jobs(h, "both", "id"), sink.Scope{Companies: []string{"x"}, Locations: []string{"l1"}}, gone, append(others, foreign), images)
+	h.checkScope(jobs(h, "both", "id"), sink.Scope{Companies: []string{"x"}, Locations: []string{"l1"}}, gone, append(others, foreign),
+		images)
 	h.checkScope(jobs(h, "location", "id"), sink.Scope{Locations: []string{"l1"}}, append(gone, foreign), others, images)
-	// A company's own row is told by its key.
+	// The key of a company's own row is its id.
 	own := newTable(h, "company", "1", 1, column("id", schema.String), column("name", schema.String))
-	h.checkScope(own, sink.Scope{Companies: []string{"x", "y"}}, []string{`{"id":"y"}`}, []string{`{"id":"z"}`}, []string{`{"id":"x","name":"new"}`})
+	h.checkScope(own, sink.Scope{Companies: []string{"x", "y"}}, []string{`{"id":"y"}`}, []string{`{"id":"z"}`},
+		[]string{`{"id":"x","name":"new"}`})
 }
 
 func checkEmptyCompanies(h *harness) {
@@ -117,7 +127,7 @@ func checkEmptyCompanies(h *harness) {
 		h.Fatalf("discard: %v", err)
 	}
 	h.end(l, false)
-	h.end(h.beginScope(s, "told to", t, sink.ReplaceOrEmpty, x), true)
+	h.end(h.beginScope(s, "on request", t, sink.ReplaceOrEmpty, x), true)
 	h.models[t.Name] = newModel()
 	h.model(t.Name).load(h, t, `{"id":"2","companyId":"y"}`)
 	h.expect(s, t)
@@ -127,7 +137,7 @@ func checkNoCompanies(h *harness) {
 	s, t := withOldRows(h)
 	if l, err := s.BeginLoad(h.ctx, "job", t, sink.Replace, sink.Scope{Companies: []string{"x"}}); err == nil {
 		h.end(l, false)
-		h.Error("a table whose rows belong to no company is replaced by those of one")
+		h.Error("a load of one company replaces a table whose rows belong to none")
 	}
 	h.expect(s, t)
 	l := h.beginScope(s, "job", t, sink.Merge, sink.Scope{Companies: []string{"x"}})
@@ -158,7 +168,7 @@ func checkTwoJobs(h *harness) {
 		h.model(t.Name).load(h, t, images[l]...)
 		h.expect(one, t)
 	}
-	// What a discarded load staged is not that of another.
+	// A discarded load does not discard the stage of another.
 	first, second = h.begin(one, "third", t, sink.Merge), h.begin(two, "fourth", t, sink.Merge)
 	h.loadRest(first, t, `{"id":"5"}`)
 	h.loadRest(second, t, `{"id":"6"}`)
@@ -171,8 +181,8 @@ func checkTwoJobs(h *harness) {
 	h.expect(one, t)
 }
 
-// checkTwoJobsAtOnce loads tables at the same time by two jobs, each into the whole
-// table and into the rows of a company.
+// checkTwoJobsAtOnce loads tables with two jobs at the same time: into the whole table, and into
+// the rows of one company.
 func checkTwoJobsAtOnce(h *harness) {
 	t := jobs(h, "job", "id")
 	setUp := h.open()
@@ -206,7 +216,8 @@ func checkTwoJobsAtOnce(h *harness) {
 
 func checkAdopted(h *harness) {
 	s, t := withOldRows(h)
-	for _, same := range []*schema.Table{t, newTable(h, t.Name, "2", 1, column("id", schema.String), column("name", schema.String), column("visits", schema.Integer), column("email", schema.String)), customers(h)} {
+	for _, same := range []*schema.Table{t, newTable(h, t.Name, "2", 1, column("id", schema.String), column("name", schema.String),
+		column("visits", schema.Integer), column("email", schema.String)), customers(h)} {
 		if err := s.(sink.Adopter).Adopt(h.ctx, same); err != nil {
 			h.Errorf("a table that eds made: %v", err)
 		}
@@ -229,13 +240,15 @@ func checkNotAdopted(h *harness) {
 		"another key":           newTable(h, "theirs", "1", 1, column("n", schema.Integer), column("s", schema.String)),
 		"a longer key":          newTable(h, "theirs", "1", 2, column("id", schema.String), column("n", schema.Integer)),
 		"a key that is missing": newTable(h, "theirs", "1", 1, column("key", schema.String)),
-		"most columns missing":  newTable(h, "theirs", "1", 1, column("id", schema.String), column("a", schema.String), column("b", schema.String), column("n", schema.Integer)),
+		"most columns missing": newTable(h, "theirs", "1", 1, column("id", schema.String), column("a", schema.String),
+			column("b", schema.String), column("n", schema.Integer)),
 	} {
 		if err := s.(sink.Adopter).Adopt(h.ctx, t); !errors.Is(err, sink.ErrForeign) {
 			h.Errorf("%s: %v", what, err)
 		}
 	}
-	if err := s.(sink.Adopter).Adopt(h.ctx, newTable(h, "theirs", "1", 1, column("id", schema.String), column("n", schema.Integer))); err != nil {
+	if err := s.(sink.Adopter).Adopt(h.ctx, newTable(h, "theirs", "1", 1, column("id", schema.String),
+		column("n", schema.Integer))); err != nil {
 		h.Errorf("a table with the same key and columns: %v", err)
 	}
 }

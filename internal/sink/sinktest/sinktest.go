@@ -2,10 +2,9 @@
 //
 //	sinktest.Run(t, sinktest.Config{Driver: d, URL: newDatabase})
 //
-// It opens the driver as the program does, by a URL, finds out what the sink can
-// do, and checks all that the contract in package sink promises of it. The
-// package also holds a small exact sink in memory and a faulty network, which
-// other tests may use as well.
+// It opens the driver by a URL, as the program does, finds out what the sink can do, and checks
+// everything that the contract in package sink promises. The package also has a small exact sink in
+// memory and a faulty network, for other tests.
 package sinktest
 
 import (
@@ -31,63 +30,59 @@ import (
 // Config describes the destination under test.
 type Config struct {
 	Driver sink.Driver
-	// URL makes an empty destination of its own for a check, which stays until
-	// the check ends, and returns its URL.
+	// URL makes an empty destination for one check and returns its URL. The destination stays until
+	// the check ends.
 	URL func(t testing.TB) string
 
-	// Untouched makes a destination that lacks even what eds would make before it
-	// writes, as a schema, a file, a directory or a topic. State describes all that
-	// is there. Nil where there is nothing to be made, and History shows all.
+	// Untouched makes a destination without the schema, file, directory or topic that eds would
+	// create before it writes. State describes everything in it. Nil if eds creates nothing first
+	// and History shows everything.
 	Untouched func(t testing.TB) (url string, state func() string)
 
-	// Foreign makes, by the destination's own means, a table as another tool
-	// might have left it: id, text and primary key; n, a 32-bit integer; s, text
-	// of at most 10 characters; must, text that is NOT NULL and has no default;
-	// extra, text. It has one row: 'old', 7, 'short', 'there', 'kept'. Nil where
-	// a destination has no tables.
+	// Foreign makes a table without eds, as another tool might have left it: id, text and primary
+	// key; n, a 32-bit integer; s, text of at most 10 characters; must, text that is NOT NULL and
+	// has no default; extra, text. It has one row: 'old', 7, 'short', 'there', 'kept'. Nil if the
+	// destination has no tables.
 	Foreign func(t testing.TB, url, table string)
 
-	// LoseStage damages, by the destination's own means, what the job has staged of the
-	// table: it deletes the staged row with the id, or, if that is "", all that
-	// is staged. Nil if the destination stages nothing.
+	// LoseStage damages the stage of a job without eds: it deletes the staged row with the id, or
+	// the whole stage if the id is "". Nil if the destination stages nothing.
 	LoseStage func(t testing.TB, url, job, table, id string)
 
-	// SQL runs a statement by the destination's own means, in which names need no
-	// quotes. Nil if the destination keeps no records, or none that can be changed so.
+	// SQL runs a statement, in which names need no quotes, without eds. Nil if the destination
+	// keeps no records, or none that SQL can change.
 	SQL func(t testing.TB, url, statement string)
 	// Views says that SQL can make views.
 	Views bool
 
-	// Faulty opens the destination so that its calls can be made to fail. Nil
-	// where that can't be done.
+	// Faulty opens the destination with a connection that can be broken. Nil if there is no such
+	// connection.
 	Faulty func(t testing.TB, url string, env sink.Env) (sink.Sink, Faults)
 
-	// PadsKeys says that the destination takes keys that differ by blanks at
-	// their ends for the same: it has to refuse a key that ends in one.
+	// PadsKeys says that keys which differ only by trailing blanks are equal to the destination. It
+	// has to refuse keys with trailing blanks.
 	PadsKeys bool
 
-	// Patience is how long a call may take once its destination is gone; 0 means
-	// 20 seconds.
+	// Patience is how long a call may take once the destination is down; 0 means 20 seconds.
 	Patience time.Duration
 
-	// History reads back all that a sink which keeps events has stored, in the
-	// order in which a consumer would meet it. Nil for sinks that keep rows.
+	// History returns all events of the destination, in the order in which a consumer reads them.
+	// Nil for sinks that keep rows.
 	History func(t testing.TB, url string) []Stored
 	// Duplicates says that a replay may store events of a history twice.
 	Duplicates bool
 }
 
-// Stored is one event as a history sink stored it.
+// Stored is one event in the destination.
 type Stored struct {
 	Place string // the object, or the partition and offset: what identifies it
 	Event []byte // JSON
 }
 
-// properties is how often each property is checked on a destination, where the
-// command line does not ask for another number.
+// properties is how often rapid checks each property, unless the command line sets another number.
 const properties = "25"
 
-// Main runs the tests of a driver, and fails where they leave goroutines behind.
+// Main runs the tests of a driver. It fails if they leave goroutines behind.
 func Main(m *testing.M) {
 	if err := flag.Set("rapid.checks", properties); err != nil {
 		panic(err)
@@ -105,16 +100,16 @@ func Run(t *testing.T, c Config) {
 	}
 }
 
-// check is one property. Where several capabilities have to do with it, needs
-// tells whether the sink under test has them.
+// check is one property. needs reports whether the sink under test has the capabilities for it.
 type check struct {
 	name  string
 	needs func(capabilities) bool
 	run   func(h *harness)
 }
 
-// checks are all properties, in the order in which a new driver should care.
-var checks = concat(driverChecks, rowChecks, replayChecks, migrationChecks, valueChecks, poisonChecks, loadChecks, loadRowsChecks, scopeChecks, metadataChecks, faultChecks, recordChecks, stateChecks, lostChecks, advanceChecks, historyChecks)
+// checks are all properties, in the order in which the author of a driver should fix them.
+var checks = concat(driverChecks, rowChecks, replayChecks, migrationChecks, valueChecks, poisonChecks, loadChecks, loadRowsChecks,
+	scopeChecks, metadataChecks, faultChecks, recordChecks, stateChecks, lostChecks, advanceChecks, historyChecks)
 
 func concat(lists ...[]check) []check {
 	var all []check
@@ -136,7 +131,10 @@ type capabilities struct {
 func capabilitiesOf(t testing.TB, c Config) capabilities {
 	h := newHarness(t, c)
 	s := h.open()
-	can := capabilities{foreign: c.Foreign != nil, faulty: c.Faulty != nil, history: c.History != nil, losesStage: c.LoseStage != nil, sql: c.SQL != nil, views: c.Views}
+	can := capabilities{
+		foreign: c.Foreign != nil, faulty: c.Faulty != nil, history: c.History != nil, losesStage: c.LoseStage != nil,
+		sql: c.SQL != nil, views: c.Views,
+	}
 	does := sink.CapabilitiesOf(s)
 	can.rows, can.checkpoints, can.filters = does.Reader != nil, does.Checkpointer != nil, does.FilterReader != nil
 	can.migrates, can.records = does.Migrator != nil, does.Recorder != nil
@@ -153,8 +151,7 @@ func capabilitiesOf(t testing.TB, c Config) capabilities {
 
 func keepsRows(c capabilities) bool { return c.rows }
 
-// harness is the surroundings of one check: a destination of its own, and a
-// stream of changes.
+// harness holds a destination and a stream of changes for one check.
 type harness struct {
 	T
 	outer  testing.TB // the check's, also within a property
@@ -165,7 +162,7 @@ type harness struct {
 	adjusted *adjustments
 }
 
-// T is what a testing.TB and a rapid.T have in common.
+// T has the methods that testing.TB and rapid.T share.
 type T interface {
 	Helper()
 	Error(args ...any)
@@ -177,18 +174,21 @@ type T interface {
 }
 
 func newHarness(t testing.TB, c Config) *harness {
-	return &harness{T: t, outer: t, config: c, url: c.URL(t), ctx: t.Context(), stream: newStream(t, new(uint64)), adjusted: new(adjustments)}
+	return &harness{
+		T: t, outer: t, config: c, url: c.URL(t), ctx: t.Context(), stream: newStream(t, new(uint64)),
+		adjusted: new(adjustments),
+	}
 }
 
-// within returns the same surroundings for one run of a property: with models
-// of its own, at the same place in the stream.
+// within returns the harness for one run of a property: with new models, at the same position of
+// the stream.
 func (h *harness) within(t T) *harness {
 	inner := *h
 	inner.T, inner.stream = t, newStream(t, h.sequence)
 	return &inner
 }
 
-// env is what sinks are opened with, unless a check changes it.
+// env returns the environment of sinks, unless a check changes it.
 func (h *harness) env() sink.Env {
 	return sink.Env{
 		Logger: slog.New(slog.NewTextHandler(h.Output(), nil)), Adjusted: h.adjusted.add,
@@ -229,7 +229,7 @@ func (h *harness) openAt(raw string, env sink.Env) sink.Sink {
 
 func (h *harness) close(s sink.Sink) {
 	h.Helper()
-	// The test's own context ends before its clean-up.
+	// The test's context ends before its cleanup.
 	if err := s.Close(context.WithoutCancel(h.ctx)); err != nil {
 		h.Errorf("close: %v", err)
 	}
@@ -243,8 +243,7 @@ func (h *harness) option(pair string) string {
 	return h.url + "?" + pair
 }
 
-// migrate makes the destination able to hold rows of the tables, and returns
-// what it did.
+// migrate prepares the destination for rows of the tables, and returns the changes that it reports.
 func (h *harness) migrate(s sink.Sink, tables ...*schema.Table) []string {
 	h.Helper()
 	m, ok := s.(sink.Migrator)
@@ -258,7 +257,7 @@ func (h *harness) migrate(s sink.Sink, tables ...*schema.Table) []string {
 	return lines
 }
 
-// apply applies steps as one batch, or more where one can't hold them.
+// apply applies steps as one batch, or as several if one cannot hold them.
 func (h *harness) apply(s sink.Sink, steps ...step) {
 	h.Helper()
 	if err := h.try(s, steps...); err != nil {
@@ -277,11 +276,11 @@ func (h *harness) try(s sink.Sink, steps ...step) error {
 	return nil
 }
 
-// checkError checks what holds of every error.
+// checkError checks that an error contains no value of a row.
 func (h *harness) checkError(err error) {
 	h.Helper()
 	if strings.Contains(err.Error(), marker) {
-		h.Errorf("the error tells a value of a row: %.300v", err)
+		h.Errorf("the error contains a value of a row: %.300v", err)
 	}
 }
 
@@ -317,15 +316,15 @@ func (h *harness) checkpoint(s sink.Sink) cdc.Position {
 	return p
 }
 
-// wantClass checks the class of an error.
-func (h *harness) wantClass(err error, want fault.Class) {
+// expectClass checks the class of an error.
+func (h *harness) expectClass(err error, want fault.Class) {
 	h.Helper()
 	if err == nil || fault.Of(err) != want {
 		h.Errorf("want a %v error, got %v", want, err)
 	}
 }
 
-// adjustments records the values that a documented rule changed.
+// adjustments records which rules changed values.
 type adjustments struct {
 	mu   sync.Mutex
 	seen map[[2]string]string // table and column -> rule
@@ -340,7 +339,7 @@ func (a *adjustments) add(table, column, rule string) {
 	a.seen[[2]string{table, column}] = rule
 }
 
-// take returns the rule that changed a value of the column, and forgets it.
+// take returns the rule that last changed a value of the column, and removes it.
 func (a *adjustments) take(table, column string) (rule string, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -349,10 +348,10 @@ func (a *adjustments) take(table, column string) (rule string, ok bool) {
 	return rule, ok
 }
 
-func (h *harness) wantTransient(err error) {
+func (h *harness) expectTransient(err error) {
 	h.Helper()
-	h.wantClass(err, fault.Transient)
+	h.expectClass(err, fault.Transient)
 }
 
-// property is what a property is checked on.
+// property returns the test that rapid checks properties on.
 func (h *harness) property() rapid.TB { return h.outer }

@@ -12,8 +12,8 @@ import (
 
 var stateChecks = []check{
 	{"a table that is behind is brought forward", keepsRecords, checkBehind},
-	{"an earlier version reads from the lowest position, and is believed", takesSQL, checkStatesRolledBack},
-	{"states of tables converge, wherever it breaks", func(c capabilities) bool { return c.records && c.faulty }, checkStateFaults},
+	{"an earlier version resumes from the lowest position, and its checkpoint counts", takesSQL, checkStatesRolledBack},
+	{"states of tables survive a fault at any step", func(c capabilities) bool { return c.records && c.faulty }, checkStateFaults},
 }
 
 // behind is the state of a table that is behind as of p.
@@ -67,7 +67,7 @@ func checkBehind(h *harness) {
 	h.expectStates(main, behind(late, start))
 
 	forward := behind(late, main)
-	for range 2 { // as if the answer had been lost
+	for range 2 { // as if the answer were lost
 		h.advance(s, []step{skipped}, forward)
 		h.expectStates(main, forward)
 	}
@@ -80,18 +80,22 @@ func checkBehind(h *harness) {
 	}
 	h.expectStates(main, forward)
 
-	ahead := sink.TableState{Table: late.Name, State: sink.OK, Applied: cdc.Position{Sequence: main.Sequence + 1, Stored: main.Stored + 1}, Since: writerSince}
+	ahead := sink.TableState{Table: late.Name, State: sink.OK, Applied: cdc.Position{
+		Sequence: main.Sequence + 1,
+		Stored:   main.Stored + 1,
+	}, Since: writerSince}
 	h.advance(s, []step{h.update(late, `{"id":"1","name":"last"}`)}, ahead)
 	h.expectStates(main, ahead)
 	h.applyTables(s, h.insert(t, `{"id":"3"}`), ahead) // the checkpoint passes it
 	h.expectStates(h.position())
 	h.expect(s, late)
 	h.expect(s, t)
-	h.goOn(s)
+	h.resumeWriting(s)
 	h.expectStates(h.position())
 }
 
-// checkStatesRolledBack: earlier versions read and move the checkpoint's own columns.
+// checkStatesRolledBack moves the checkpoint as an earlier version does, which knows its own
+// columns only.
 func checkStatesRolledBack(h *harness) {
 	late, t := newTable(h, "late", "1", 1, column("id", schema.String)), customers(h)
 	s := h.server(process("one"))
@@ -105,7 +109,8 @@ func checkStatesRolledBack(h *harness) {
 	h.expectStates(cdc.Position{Sequence: start.Sequence + 1, Stored: start.Stored + 1}, behind(late, start))
 }
 
-// checkStateFaults breaks batches of the lane and of the others at every step they take.
+// checkStateFaults breaks batches with table states, and batches of tables that are behind, at each
+// of their steps.
 func checkStateFaults(h *harness) {
 	env := h.env()
 	process("one")(&env)
@@ -113,7 +118,7 @@ func checkStateFaults(h *harness) {
 	h.Cleanup(func() { h.close(s) })
 	late, t := newTable(h, "late", "1", 1, column("id", schema.String)), customers(h)
 	h.migrate(s, late, t)
-	h.goOn(s)
+	h.resumeWriting(s)
 	start := h.position()
 	recorder := s.(sink.Recorder)
 	round := func(advance bool) func(ctx context.Context) error {
@@ -136,12 +141,12 @@ func checkStateFaults(h *harness) {
 	main := h.position()
 	total := faults.Steps() - before
 	for _, mode := range []Mode{Lost, Answered} {
-		for _, n := range places(total+2, mostPlaces/4) {
+		for _, n := range breakpoints(total+2, mostBreaks/4) {
 			for _, advance := range []bool{true, false} {
 				apply := round(advance)
 				faults.Break(n, mode)
 				err := apply(h.ctx)
-				faults.Mend()
+				faults.Repair()
 				for attempt := 0; err != nil; attempt++ {
 					h.checkTransient(err, n, mode)
 					if attempt == 5 {

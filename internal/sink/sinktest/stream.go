@@ -15,11 +15,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// marker stands in the values of rows that no error may tell.
+// marker is part of values that no error may contain.
 const marker = "S3CR3T"
 
-// stream makes changes, one after another, and applies each at once to models
-// of the tables: the naive application that batches must not differ from.
+// stream makes changes, and applies each at once to models of the tables. Batches must have the
+// same result as this naive application.
 type stream struct {
 	t        T
 	sequence *uint64 // of the latest change
@@ -48,7 +48,7 @@ func (s *stream) add(t *schema.Table, op cdc.Op, before, after string) step {
 	return s.at(t, op, before, after, startClock+int64(*s.sequence+1)*1_000_000)
 }
 
-// at makes a change with a clock of its own.
+// at makes a change with the given clock.
 func (s *stream) at(t *schema.Table, op cdc.Op, before, after string, clock int64) step {
 	s.t.Helper()
 	*s.sequence++
@@ -71,7 +71,7 @@ func (s *stream) at(t *schema.Table, op cdc.Op, before, after string, clock int6
 	return st
 }
 
-// position is the place of the latest change.
+// position returns the position of the latest change.
 func (s *stream) position() cdc.Position {
 	return cdc.Position{Sequence: *s.sequence, Stored: startClock + int64(*s.sequence)}
 }
@@ -102,12 +102,12 @@ func keyOf(t T, table *schema.Table, image string) []byte {
 	return append(key, ']')
 }
 
-// decode makes an event of the step in memory of its own.
+// decode decodes the step into an event with memory of its own.
 func (st step) decode(t T) (*cdc.Event, change.Effect) {
 	t.Helper()
 	e := &cdc.Event{Position: st.position}
 	d := cdc.NewDecoder()
-	d.Members = true // as the pipeline has it where rows are kept
+	d.Members = true // as the pipeline does for sinks that keep rows
 	if err := d.Decode(e, []byte(st.payload), ""); err != nil {
 		t.Fatalf("the suite's own event is broken: %v", err)
 	}
@@ -119,11 +119,11 @@ func (st step) decode(t T) (*cdc.Event, change.Effect) {
 	return e, effect
 }
 
-// delivery is one batch, which is scribbled over once it was delivered: a sink
-// that keeps any of it is found out.
+// delivery is one batch. It is overwritten after its delivery, to detect sinks that keep parts of
+// it.
 type delivery struct{ batch *change.Batch }
 
-// batches makes one batch of the steps, or several where one can't hold them.
+// batches makes one batch of the steps, or several if one cannot hold them.
 func (s *stream) batches(t T, steps []step) []delivery {
 	t.Helper()
 	var all []delivery
@@ -141,7 +141,7 @@ func (s *stream) batches(t T, steps []step) []delivery {
 	return all
 }
 
-// passing makes a batch of one message that was skipped.
+// passing makes a batch of one skipped message.
 func (s *stream) passing() delivery {
 	*s.sequence++
 	var b change.Builder
@@ -150,10 +150,10 @@ func (s *stream) passing() delivery {
 }
 
 func (d delivery) deliver(ctx context.Context, s sink.Sink) error {
-	before := fmt.Sprintf("%v", d.shape())
+	before := fmt.Sprintf("%v", d.batchState())
 	err := s.Apply(ctx, d.batch)
-	if after := fmt.Sprintf("%v", d.shape()); after != before {
-		return fmt.Errorf("the sink has changed the caller's batch from %s to %s", before, after)
+	if after := fmt.Sprintf("%v", d.batchState()); after != before {
+		return fmt.Errorf("the sink changed the caller's batch from %s to %s", before, after)
 	}
 	if err == nil {
 		for _, e := range d.batch.Events {
@@ -165,8 +165,8 @@ func (d delivery) deliver(ctx context.Context, s sink.Sink) error {
 	return err
 }
 
-// shape is what a sink might change of a batch.
-func (d delivery) shape() []any {
+// batchState describes the parts of a batch that a sink might change.
+func (d delivery) batchState() []any {
 	shape := []any{d.batch.First, d.batch.Last, len(d.batch.Events)}
 	for _, set := range d.batch.Sets {
 		shape = append(shape, set.Table.Name, len(set.Upserts), len(set.Deletes))
@@ -174,7 +174,7 @@ func (d delivery) shape() []any {
 	return shape
 }
 
-// model is a table as it should be: rows by canonical key, values by column.
+// model holds the expected rows of a table: rows by canonical key, values by column.
 type model struct{ rows map[string]modelRow }
 
 type modelRow map[string][]byte
@@ -212,7 +212,7 @@ func (m *model) put(t *schema.Table, row *change.Row) {
 	}
 }
 
-// load puts rows that are given as text.
+// load puts rows, given as text.
 func (m *model) load(t T, table *schema.Table, images ...string) {
 	t.Helper()
 	splitter := change.NewSplitter(table)
@@ -284,7 +284,7 @@ func newTable(t T, name, version string, key int, columns ...schema.Column) *sch
 	return table
 }
 
-// column makes a column; the key's are String unless said otherwise.
+// column makes a column.
 func column(name string, kind schema.Type) schema.Column {
 	return schema.Column{Name: name, Type: kind}
 }

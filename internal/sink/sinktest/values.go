@@ -26,13 +26,12 @@ type value struct {
 	raw  string
 	// refusable says that a destination may have to refuse the value as poison.
 	refusable bool
-	// exact is part of the raw text of every value that was stored as it is. A
-	// value that lacks it was changed by a rule, which has to be counted. "" for
-	// values that no rule needs to change.
+	// exact is part of the raw text of a value that was stored unchanged. A stored value without it
+	// was changed by a rule, which must be counted. "" for values that no rule changes.
 	exact string
 }
 
-// values are what the destinations' types are known to differ about.
+// values are values on which the types of destinations differ.
 func values() []value {
 	all := []value{
 		{kind: schema.Number, raw: `1e400`, refusable: true},
@@ -70,37 +69,49 @@ func values() []value {
 			all = append(all, value{kind: kind, raw: raw})
 		}
 	}
-	add(schema.String, strings1()...)
+	add(schema.String, portableStrings()...)
 	add(schema.Enum, `"open"`, `""`, `"it's \"quoted\""`, `"日本語"`)
-	add(schema.Integer, `0`, `-0`, `1`, `-1`, `2147483648`, `4294967296`, `9007199254740991`, `9007199254740993`, `-9007199254740993`, `9223372036854775807`, `-9223372036854775808`, `1.0`, `1e3`, `"42"`)
-	add(schema.Number, `0`, `-0.0`, `0.1`, `-0.1`, `1e15`, `123456789.123`, `0.12345678901234568`, `3.0000000000000004`, `1.7976931348623157e308`, `2.2250738585072014e-308`, `5e-324`, `99999999999999.99`, `1e22`, `1e23`, `9007199254740992`, `9223372036854775808`, `"1.5"`)
+	add(schema.Integer, `0`, `-0`, `1`, `-1`, `2147483648`, `4294967296`, `9007199254740991`, `9007199254740993`, `-9007199254740993`,
+		`9223372036854775807`, `-9223372036854775808`, `1.0`, `1e3`, `"42"`)
+	add(schema.Number, `0`, `-0.0`, `0.1`, `-0.1`, `1e15`, `123456789.123`, `0.12345678901234568`, `3.0000000000000004`,
+		`1.7976931348623157e308`, `2.2250738585072014e-308`, `5e-324`, `99999999999999.99`, `1e22`, `1e23`, `9007199254740992`,
+		`9223372036854775808`, `"1.5"`)
 	add(schema.Boolean, `true`, `false`)
-	add(schema.DateTime, `"2026-01-02T03:04:05Z"`, `"2026-01-02T03:04:05.000001Z"`, `"2026-01-02T03:04:05.999999Z"`, `"2026-01-02T03:04:05.1Z"`, `"2026-01-02T03:04:05+05:45"`, `"2026-01-02T03:04:05.123456-11:30"`, `"2026-01-02T03:04:05"`, `"2026-01-02 03:04:05"`,
-		`"2026-01-02"`, `"1970-01-01T00:00:00Z"`, `"1969-12-31T23:59:59.999999Z"`, `"1969-07-20T20:17:40.5Z"`, `"1899-12-31T00:00:00Z"`, `"1582-10-10T00:00:00Z"`, `"1000-01-01T00:00:00Z"`, `"2038-01-19T03:14:08Z"`, `"2106-02-07T06:28:16Z"`, `"9999-12-31T23:59:59Z"`, `"2024-02-29T12:00:00Z"`, `"2026-03-29T02:30:00+01:00"`, `"2026-01-02T03:04:05.123456789Z"`)
+	add(schema.DateTime, `"2026-01-02T03:04:05Z"`, `"2026-01-02T03:04:05.000001Z"`, `"2026-01-02T03:04:05.999999Z"`,
+		`"2026-01-02T03:04:05.1Z"`, `"2026-01-02T03:04:05+05:45"`, `"2026-01-02T03:04:05.123456-11:30"`, `"2026-01-02T03:04:05"`,
+		`"2026-01-02 03:04:05"`,
+		`"2026-01-02"`, `"1970-01-01T00:00:00Z"`, `"1969-12-31T23:59:59.999999Z"`, `"1969-07-20T20:17:40.5Z"`, `"1899-12-31T00:00:00Z"`,
+		`"1582-10-10T00:00:00Z"`, `"1000-01-01T00:00:00Z"`, `"2038-01-19T03:14:08Z"`, `"2106-02-07T06:28:16Z"`,
+		`"9999-12-31T23:59:59Z"`, `"2024-02-29T12:00:00Z"`, `"2026-03-29T02:30:00+01:00"`, `"2026-01-02T03:04:05.123456789Z"`)
 	for _, kind := range []schema.Type{schema.Object, schema.Array} {
-		add(kind, `{}`, `[]`, `{"a":1,"b":[true,false,null],"c":{"d":"e"}}`, `{"b":1,"a":2,"b":3}`, `[1,1.0,1e2,0.1,-0,9007199254740993,12345678901234567890]`, `"a scalar"`, `""`, `"null"`, `"{}"`, `12.50`, `true`, `false`,
-			`{"":""}`, `{"it's":"\"$1 $$ \\ \n \t"}`, `{"😀":"\u0041\ud83d\ude00"}`, ` { "spaced" : [ 1 , 2 ] } `, `"2026-01-02T03:04:05Z"`, nested(100), `{"text":`+strings1()[1]+`}`)
+		add(kind, `{}`, `[]`, `{"a":1,"b":[true,false,null],"c":{"d":"e"}}`, `{"b":1,"a":2,"b":3}`,
+			`[1,1.0,1e2,0.1,-0,9007199254740993,12345678901234567890]`, `"a scalar"`, `""`, `"null"`, `"{}"`, `12.50`, `true`, `false`,
+			`{"":""}`, `{"it's":"\"$1 $$ \\ \n \t"}`, `{"😀":"\u0041\ud83d\ude00"}`, ` { "spaced" : [ 1 , 2 ] } `,
+			`"2026-01-02T03:04:05Z"`, nested(100), `{"text":`+portableStrings()[1]+`}`)
 	}
 	return append(all, unportable()...)
 }
 
-// strings1 are strings that a destination has to keep as they are.
-func strings1() []string {
+// portableStrings are strings that a destination must keep unchanged.
+func portableStrings() []string {
 	texts := []string{
-		`""`, `"it's '' quoted"`, `"say \"hi\" \"\""`, `"back\\slash \\\\ \\' \\n \\N \\."`, `"$$ $1 $tag$ $tag$ ? :a @a %s %d {{.}} ${HOME}"`, `"'; DROP TABLE customer; --"`,
-		`"x' OR '1'='1"`, `"/* comment */ -- comment"`, `"tab\t newline\n return\r bell\u0007 escape\u001b delete\u007f"`, `"\r\n"`, `" blanks "`, `"\\N"`, `"\\."`, `"NULL"`, `"null"`, `"\u0001\u0002\u001f"`,
-		`"2026-01-02T03:04:05Z"`, `"2026-01-02"`, `"1e5"`, `"007"`, `"0x1F"`, `"true"`, `"12345678901234567890"`, `"1.10"`, `"NaN"`, `"{}"`, `"[1,2]"`, `"{a,b}"`, `"日本語 äöü ß İı"`, `"😀 \ud83d\ude00"`, `"\u2028\u2029\ufeff\u200b\u00a0"`, `"e\u0301 and é"`,
+		`""`, `"it's '' quoted"`, `"say \"hi\" \"\""`, `"back\\slash \\\\ \\' \\n \\N \\."`,
+		`"$$ $1 $tag$ $tag$ ? :a @a %s %d {{.}} ${HOME}"`, `"'; DROP TABLE customer; --"`,
+		`"x' OR '1'='1"`, `"/* comment */ -- comment"`, `"tab\t newline\n return\r bell\u0007 escape\u001b delete\u007f"`, `"\r\n"`,
+		`" blanks "`, `"\\N"`, `"\\."`, `"NULL"`, `"null"`, `"\u0001\u0002\u001f"`,
+		`"2026-01-02T03:04:05Z"`, `"2026-01-02"`, `"1e5"`, `"007"`, `"0x1F"`, `"true"`, `"12345678901234567890"`, `"1.10"`, `"NaN"`,
+		`"{}"`, `"[1,2]"`, `"{a,b}"`, `"日本語 äöü ß İı"`, `"😀 \ud83d\ude00"`, `"\u2028\u2029\ufeff\u200b\u00a0"`, `"e\u0301 and é"`,
 		`"\ufffe\uffff"`, `"<a href='x'>&amp;</a>"`, `"a,b;c|d"`, `"\\x41 \\101 \\u0041"`, `"E'\\\\x'"`, `12.50`, `true`, `{"a": 1}`,
 	}
 	return append(texts, quoted(strings.Repeat("long text, not in vain. ", 4000)))
 }
 
-// unportable are strings, bare and inside JSON, that some destinations can't
-// hold as they are.
+// unportable are strings, bare and inside JSON, that some destinations cannot keep unchanged.
 func unportable() []value {
 	var all []value
 	for text, exact := range map[string]string{
-		`U+0000 a\u0000b`: `\u0000`, `\u0000`: `\u0000`, "not UTF-8 a\xffb": "\xff", "cut short \xe2\x82": "\xe2\x82", "encoded surrogate \xed\xa0\x80": "\xed\xa0\x80", "overlong \xc0\xaf": "\xc0\xaf",
+		`U+0000 a\u0000b`: `\u0000`, `\u0000`: `\u0000`, "not UTF-8 a\xffb": "\xff", "cut short \xe2\x82": "\xe2\x82",
+		"encoded surrogate \xed\xa0\x80": "\xed\xa0\x80", "overlong \xc0\xaf": "\xc0\xaf",
 		`lone surrogate a\ud83db`: `\ud83d`, `\ude00\ud83d`: `\ude00`,
 	} {
 		all = append(all, value{schema.String, `"` + text + `"`, true, exact},
@@ -121,7 +132,7 @@ func nested(depth int) string {
 
 func quoted(text string) string { return string(rawjson.AppendQuoted(nil, text)) }
 
-// valueTable has one column a type. Its names tell what an error should name.
+// valueTable has one column per type, whose name errors must contain.
 func valueTable(h *harness) *schema.Table {
 	columns := []schema.Column{column("id", schema.String)}
 	for kind := schema.String; kind <= schema.Array; kind++ {
@@ -153,10 +164,10 @@ func checkValues(h *harness) {
 		rule, changed := h.adjusted.take(t.Name, v.column(t).Name)
 		outcomes[fmt.Sprint(id)] = outcome{v, err, rule, changed}
 	}
-	h.judge(s, t, outcomes)
+	h.expectOutcomes(s, t, outcomes)
 }
 
-// tenMegabytes is a string that large.
+// tenMegabytes returns a string of that size.
 func tenMegabytes() string { return strings.Repeat("ten megabytes. ", 700_000) }
 
 func checkLargeValues(h *harness) {
@@ -165,7 +176,8 @@ func checkLargeValues(h *harness) {
 	h.migrate(s, t)
 	h.apply(s, h.insert(t, `{"id":"small","col_string":"before"}`))
 	h.apply(s, h.insert(t, fmt.Sprintf(`{"id":"text","col_string":"%s"}`, tenMegabytes())),
-		h.insert(t, fmt.Sprintf(`{"id":"json","col_object":{"text":"%s","a":[1]}}`, tenMegabytes())), h.insert(t, `{"id":"after","col_string":"after"}`))
+		h.insert(t, fmt.Sprintf(`{"id":"json","col_object":{"text":"%s","a":[1]}}`, tenMegabytes())),
+		h.insert(t, `{"id":"after","col_string":"after"}`))
 	h.expect(s, t)
 }
 
@@ -183,10 +195,10 @@ func checkLoadedValues(h *harness) {
 		outcomes[fmt.Sprint(id)] = outcome{v, err, rule, changed}
 	}
 	h.end(l, true)
-	h.judge(s, t, outcomes)
+	h.expectOutcomes(s, t, outcomes)
 }
 
-// outcome is what became of a value.
+// outcome is the result of writing a value.
 type outcome struct {
 	value
 	err     error
@@ -194,8 +206,8 @@ type outcome struct {
 	changed bool
 }
 
-// judge compares what became of the values with what is stored.
-func (h *harness) judge(s sink.Sink, t *schema.Table, outcomes map[string]outcome) {
+// expectOutcomes compares the outcomes with the stored values.
+func (h *harness) expectOutcomes(s sink.Sink, t *schema.Table, outcomes map[string]outcome) {
 	h.Helper()
 	stored := make(map[string][]byte)
 	for row, err := range s.(sink.Reader).Read(h.ctx, t) {
@@ -214,10 +226,10 @@ func (h *harness) judge(s sink.Sink, t *schema.Table, outcomes map[string]outcom
 		case o.err != nil:
 			h.checkRefusal(t, o)
 			if found {
-				h.Errorf("%s was refused, and is there", o.title())
+				h.Errorf("%s was refused, and is stored", o.title())
 			}
 		case !found:
-			h.Errorf("%s was accepted, and is not there", o.title())
+			h.Errorf("%s was accepted, and is not stored", o.title())
 		default:
 			h.checkSurvival(t, o, raw)
 		}
@@ -235,7 +247,7 @@ func (v value) title() string {
 	return fmt.Sprintf("%v %q", v.kind, raw)
 }
 
-// checkOthersNull: a value stays in its own column.
+// checkOthersNull checks that a value is in its own column only.
 func (h *harness) checkOthersNull(t *schema.Table, row *change.Row, o outcome) {
 	h.Helper()
 	for slot, c := range t.Columns[1:] {
@@ -255,10 +267,10 @@ func (h *harness) checkRefusal(t *schema.Table, o outcome) {
 	case fault.Of(o.err) != fault.Poison:
 		h.Errorf("%s: the error is %v, want poison: %.300s", o.title(), fault.Of(o.err), text)
 	case !strings.Contains(text, t.Name) || !strings.Contains(text, c.Name):
-		h.Errorf("%s: the error names not table %s and column %s: %.300s", o.title(), t.Name, c.Name, text)
+		h.Errorf("%s: the error does not name table %s and column %s: %.300s", o.title(), t.Name, c.Name, text)
 	}
-	if told := string(rawjson.Text([]byte(o.raw))); len(told) >= 5 && strings.Contains(text, told) {
-		h.Errorf("%s: the error tells the value: %.300s", o.title(), text)
+	if written := string(rawjson.Text([]byte(o.raw))); len(written) >= 5 && strings.Contains(text, written) {
+		h.Errorf("%s: the error contains the value: %.300s", o.title(), text)
 	}
 }
 
@@ -282,9 +294,12 @@ func checkTypes(h *harness) {
 	t := valueTable(h)
 	s := h.open()
 	h.migrate(s, t)
-	row := `{"id":"%s","col_string":"it's","col_enum":"open","col_date_time":"1969-12-31T23:59:59.5+01:00","col_integer":-9223372036854775808,"col_number":-0.12345678901234568,"col_boolean":false,"col_object":{"a":{"b":[]}},"col_array":[{},[],"x",null]}`
+	row := `{"id":"%s","col_string":"it's","col_enum":"open","col_date_time":"1969-12-31T23:59:59.5+01:00",` +
+		`"col_integer":-9223372036854775808,"col_number":-0.12345678901234568,"col_boolean":false,"col_object":{"a":{"b":[]}},` +
+		`"col_array":[{},[],"x",null]}`
 	h.apply(s, h.insert(t, fmt.Sprintf(row, "1")), h.insert(t, fmt.Sprintf(row, "2")), h.insert(t, `{"id":"3"}`),
-		h.insert(t, `{"id":"4","col_string":null,"col_enum":null,"col_date_time":null,"col_integer":null,"col_number":null,"col_boolean":null,"col_object":null,"col_array":null}`))
+		h.insert(t, `{"id":"4","col_string":null,"col_enum":null,"col_date_time":null,"col_integer":null,"col_number":null,`+
+			`"col_boolean":null,"col_object":null,"col_array":null}`))
 	h.expect(s, t)
 	h.apply(s, h.update(t, fmt.Sprintf(row, "3")), h.update(t, `{"id":"1"}`), h.delete(t, fmt.Sprintf(row, "2")))
 	h.expect(s, t)
@@ -296,11 +311,11 @@ func checkOddEvents(h *harness) {
 	h.migrate(s, t)
 	h.apply(s, h.insert(t, `{"id":"1","name":"one","visits":1}`), h.insert(t, `{"id":"2","name":"two","visits":2}`))
 	h.apply(s,
-		// The diff names a column that the row lacks: the row counts.
+		// The diff names a column that the row lacks. The row counts.
 		h.with(h.update(t, `{"id":"1","visits":5}`), `"diff":["name","nothing"]`),
 		// The row has properties that the schema lacks.
 		h.update(t, `{"id":"2","name":"two","unknown":"x","__proto__":{},"visits":3,"id ":"no"}`),
-		// A name comes twice: the last counts.
+		// A name is repeated. The last value counts.
 		h.insert(t, `{"id":"3","name":"first","name":"last"}`),
 		h.insert(t, `{"\u0069d":"4","n\u0061me":"escaped names"}`),
 	)

@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// checkAtomicFinish reads the table all the time while loads of it finish.
+// checkAtomicFinish reads the table continuously while loads of it finish.
 func checkAtomicFinish(h *harness) {
 	s, t := withOldRows(h)
 	const rows, rounds = 200, 8
@@ -34,12 +34,12 @@ func checkAtomicFinish(h *harness) {
 	w.expect(h, allowed...)
 }
 
-// watcher reads a table over and over and collects what it sees.
+// watcher reads a table continuously and collects the results.
 type watcher struct {
 	mu    sync.Mutex
 	seen  []string
 	looks int
-	more  chan struct{} // has a value where looks has grown
+	more  chan struct{} // has a value if looks has grown
 }
 
 // watch reads t over a connection of its own until the check ends.
@@ -72,8 +72,8 @@ func (w *watcher) saw(what string) {
 	}
 }
 
-// expect checks what was seen since it was called last, two more looks included:
-// the last of them was begun after the call.
+// expect checks the results since its last call, and two more: the second of these began after the
+// call.
 func (w *watcher) expect(h *harness, allowed ...string) {
 	h.Helper()
 	w.mu.Lock()
@@ -97,13 +97,13 @@ func (w *watcher) expect(h *harness, allowed ...string) {
 		select {
 		case <-w.more:
 		case <-time.After(h.patience()):
-			h.Fatalf("for %v the table can not be read", h.patience())
+			h.Fatalf("the table cannot be read for %v", h.patience())
 		}
 	}
 }
 
-// look tells how many rows there are, and of which rounds; ok is false where the
-// destination refuses to be read just now.
+// look returns the number of rows and their rounds. ok is false if the destination cannot be read
+// now.
 func look(ctx context.Context, r sink.Reader, t *schema.Table) (what string, ok bool) {
 	visits := t.Slot([]byte("visits"))
 	n, rounds := 0, make(map[string]bool)

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// worse is the reference with one method or another replaced.
+// worse is the reference with some methods replaced.
 type worse struct {
 	*memorySink
 	apply      func(ctx context.Context, b *change.Batch) error
@@ -129,7 +129,7 @@ func (w *worse) BeginLoad(ctx context.Context, job string, t *schema.Table, mode
 	return l, err
 }
 
-// worseLoad is a load with one method or another replaced.
+// worseLoad is a load with some methods replaced.
 type worseLoad struct {
 	*memoryLoad
 	loaded    func(file string) bool
@@ -176,7 +176,7 @@ func (w *worseLoad) Discard(ctx context.Context) error {
 	return w.memoryLoad.Discard(ctx)
 }
 
-// rewriting applies a copy of each batch whose sets were changed.
+// rewriting applies a copy of each batch with changed sets.
 func rewriting(alter func(set *change.Set)) func(w *worse) {
 	return func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
@@ -207,7 +207,7 @@ func loading(alter func(l *memoryLoad, w *worseLoad)) func(w *worse) {
 	}
 }
 
-// onceOnly makes the first sink worse that is opened of a destination.
+// onceOnly gives the defect to the first sink of each destination only.
 func onceOnly(with func(w *worse)) func(w *worse) {
 	var opened sync.Map // by destination
 	return func(w *worse) {
@@ -217,7 +217,7 @@ func onceOnly(with func(w *worse)) func(w *worse) {
 	}
 }
 
-// withKeys makes sets whose keys went through alter.
+// withKeys alters the keys of sets.
 func withKeys(alter func(text string) string) func(w *worse) {
 	return rewriting(func(set *change.Set) {
 		for _, rows := range [][]change.Row{set.Upserts, set.Deletes} {
@@ -238,7 +238,7 @@ func withKeys(alter func(text string) string) func(w *worse) {
 	})
 }
 
-// alteredKey returns the row with its key's numbers changed.
+// alteredKey returns the row with the numbers of its key changed.
 func alteredKey(t *schema.Table, row *change.Row, alter func(raw []byte) []byte) *change.Row {
 	image, spans := append(slices.Clone(row.Image), ' '), slices.Clone(row.Spans)
 	for slot := range t.Keys {

@@ -11,10 +11,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Adopt looks at the table's key and columns: those of the schema, as eds and the
-// reference server make them.
+// Adopt returns sink.ErrForeign if the table has rows and its key and columns differ from those that
+// eds and the reference server create for t.
 func (s *Sink) Adopt(ctx context.Context, t *schema.Table) error {
-	return s.aside(ctx, "look at the table", func(conn Conn) error {
+	return s.withConn(ctx, "examine the table", func(conn Conn) error {
 		found, err := conn.Tables(ctx, []string{s.dialect.Name(t.Name)})
 		if err != nil || len(found) == 0 {
 			return err
@@ -34,8 +34,8 @@ func (s *Sink) Adopt(ctx context.Context, t *schema.Table) error {
 	})
 }
 
-// foreign says why eds would not have made the table for t; "" if it would. An older
-// version of t may have had fewer columns, but not fewer than half.
+// foreign says why eds cannot have created the table for t; "" if it can. An older version of t may
+// have had fewer columns, but at least half of them.
 func (s *Sink) foreign(t *schema.Table, real *Table) string {
 	var want, key []string
 	for _, c := range t.Columns[:t.Keys] {

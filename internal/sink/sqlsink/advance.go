@@ -12,32 +12,31 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// advance is how far the stage of a load was brought forward.
+// advance is the progress of changes that are applied to the stage of a load.
 type advance struct {
-	layouts map[*schema.Table]*Layout // of the stage, by version of the table
-	through uint64                    // sequence of the last change that is durable; 0: none
-	// The stage has at least, and at most, so many rows.
-	least, most int64
+	layouts     map[*schema.Table]*Layout // of the stage, by version of the table
+	through     uint64                    // sequence of the last durable change; 0: none
+	least, most int64                     // bounds of the stage's number of rows
 }
 
-// Seal makes the stage ready to be put in place, or to be brought forward.
+// Seal makes the stage ready for Finish and Advance.
 func (l *load) Seal(ctx context.Context) error {
-	return l.attempt(ctx, "seal what was loaded into", func(ctx context.Context) error {
-		if _, err := l.look(ctx); err != nil {
+	return l.attempt(ctx, "seal the load of", func(ctx context.Context) error {
+		if _, err := l.refresh(ctx); err != nil {
 			return err
 		}
 		if _, err := l.seal(ctx); err != nil {
 			return err
 		}
-		if err := l.spare(ctx); err != nil {
+		if err := l.refuseEmptying(ctx); err != nil {
 			return err
 		}
-		_, err := l.look(ctx) // the stage has a key now
+		_, err := l.refresh(ctx) // the stage has a key now
 		return err
 	})
 }
 
-// Advance applies changes to the stage, and records how far it is, in one transaction.
+// Advance applies changes to the stage and records their position, in one transaction.
 func (l *load) Advance(ctx context.Context, b *change.Batch) error {
 	if len(b.Sets) == 0 {
 		return nil
@@ -46,8 +45,8 @@ func (l *load) Advance(ctx context.Context, b *change.Batch) error {
 		return err
 	}
 	var deletes, upserts int
-	err := l.attempt(ctx, "bring forward what was loaded into", func(ctx context.Context) error {
-		if err := l.kept(ctx); err != nil {
+	err := l.attempt(ctx, "apply changes to the load of", func(ctx context.Context) error {
+		if err := l.checkStage(ctx); err != nil {
 			return err
 		}
 		writes, err := l.writes(b)
@@ -70,7 +69,7 @@ func (l *load) Advance(ctx context.Context, b *change.Batch) error {
 	return nil
 }
 
-// write makes the writes durable, up to the end of b.
+// write makes the writes of b durable and records b's position.
 func (l *load) write(ctx context.Context, writes []*Write, b *change.Batch) error {
 	var record change.Row
 	err := l.sink.transact(ctx, l.conn, func(tx Tx) (err error) {
@@ -92,8 +91,8 @@ func (l *load) write(ctx context.Context, writes []*Write, b *change.Batch) erro
 	return nil
 }
 
-// writes maps the sets of b onto the stage. What guards the rows of the live table, and
-// marks them as deleted, does so in the stage.
+// writes maps the sets of b onto the stage. It guards and soft-deletes rows like those of the live
+// table.
 func (l *load) writes(b *change.Batch) ([]*Write, error) {
 	now := time.Now().UTC()
 	var writes []*Write
@@ -111,19 +110,19 @@ func (l *load) writes(b *change.Batch) ([]*Write, error) {
 	return writes, nil
 }
 
-// kept makes sure that the stage is there and has what was applied to it. A database that
-// was put back, or has failed over, may have lost the latest transactions.
-func (l *load) kept(ctx context.Context) error {
+// checkStage returns an error if the stage is missing or lacks applied changes. A database that was
+// restored or has failed over may have lost the latest transactions.
+func (l *load) checkStage(ctx context.Context) error {
 	switch {
 	case l.stage == nil:
-		return lost("the load has to begin again")
+		return lost("the load must start again")
 	case uint64(l.files[advancedRecord]) < l.through:
-		return l.lose(ctx, fmt.Sprintf("staging table %q lacks changes that were applied to it", l.stageName()))
+		return l.loseStage(ctx, fmt.Sprintf("staging table %q lacks changes that were applied to it", l.stageName()))
 	}
 	return nil
 }
 
-// staged returns how many rows the stage has of files.
+// staged returns the number of rows in the stage that came from files.
 func (l *load) staged() (rows int64) {
 	for file, n := range l.files {
 		if file != advancedRecord {
@@ -133,8 +132,8 @@ func (l *load) staged() (rows int64) {
 	return rows
 }
 
-// bounds returns how many rows the stage has at least, and at most. Each change that was
-// applied may have added or removed one.
+// bounds returns the bounds of the stage's number of rows. Each applied change may have added or
+// removed one.
 func (l *load) bounds() (least, most int64) {
 	if l.through == 0 {
 		n := l.staged()
@@ -151,7 +150,7 @@ func (l *load) fits(b *change.Batch) error {
 		}
 		wider, err := union(l.t, set.Table)
 		if err != nil {
-			return fault.Mark(fault.Fatal, fmt.Errorf("bring forward what was loaded into table %q: %w", l.t.Name, err))
+			return fault.Mark(fault.Fatal, fmt.Errorf("apply changes to the load of table %q: %w", l.t.Name, err))
 		}
 		if wider != nil {
 			return fault.Mark(fault.Fatal, &sink.NarrowLoadError{Table: wider})
@@ -160,8 +159,8 @@ func (l *load) fits(b *change.Batch) error {
 	return nil
 }
 
-// union returns t with the columns that u has more, and types that hold the values of both;
-// nil if t holds the values of u as it is.
+// union returns t with the additional columns of u, and with types that hold the values of both. It
+// returns nil if t holds the values of u already.
 func union(t, u *schema.Table) (*schema.Table, error) {
 	columns, wider := slices.Clone(t.Columns), false
 	for _, c := range u.Columns {

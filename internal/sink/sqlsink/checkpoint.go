@@ -18,16 +18,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// CheckpointTable returns the table of checkpoints: one row per stream, consumer and
-// filter, with Position.Sequence in "position" and Position.Stored in "stored".
-// Earlier versions know no further column; they are nullable for that reason.
+// CheckpointTable returns the table of checkpoints: one row per stream, consumer and filter, with
+// Position.Sequence in "position" and Position.Stored in "stored". The other columns are nullable,
+// because earlier versions do not write them.
 //
-// A batch moves a checkpoint only if "epoch" and "generation" are those that its
-// writer knows: a later writer raises the first, an import the second. "followed" is
-// the generation up to which snapshots have been read from. "seen" changes as long as
-// the writer lives, and is 0 when it has ended. "subjects" is the whole filter, of
-// which the key may have a hash only. "added" are subjects added since "added_at", a
-// generation.
+// A batch moves a checkpoint only if "epoch" and "generation" are those that its writer knows. A
+// later writer raises the epoch, an import raises the generation. "followed" is the generation of the
+// latest snapshot that the writer has read from. "seen" changes while the writer lives, and is 0 after
+// it has ended. "subjects" is the whole filter; the key may only have its hash. "added" are subjects
+// that were added since the generation "added_at".
 func CheckpointTable() *schema.Table {
 	return ownTable(checkpointTable, []string{"stream", "consumer", "filter"},
 		integer("position"), integer("stored"), optional("epoch"), optional("generation"), optional("followed"), optional("seen"),
@@ -37,32 +36,37 @@ func CheckpointTable() *schema.Table {
 // checkpoint is a row of the checkpoint table.
 type checkpoint struct {
 	stream, consumer, filter          string
-	position                          cdc.Position // up to which tables that are not behind have every change
-	low                               cdc.Position // up to which all tables have every change, as it is stored
+	position                          cdc.Position // tables that are not behind have every change up to here
+	low                               cdc.Position // the stored one: all tables have every change up to here
 	epoch, generation, followed, seen int64
 	writer                            sink.Writer
 	subjects, added                   []string
 	addedAt                           int64
 }
 
-// known reports whether the row says which subjects it is of.
+// known reports whether the subjects of the row are known.
 func (c *checkpoint) known() bool { return c.subjects != nil }
 
-// asStored names the checkpoint as it was read.
+// asStored returns the checkpoint as it was read.
 func (c *checkpoint) asStored() Checkpoint {
-	return Checkpoint{Stream: c.stream, Consumer: c.consumer, Filter: c.filter, Position: c.low, Epoch: c.epoch, Generation: c.generation, Seen: c.seen}
+	return Checkpoint{
+		Stream: c.stream, Consumer: c.consumer, Filter: c.filter, Position: c.low,
+		Epoch: c.epoch, Generation: c.generation, Seen: c.seen,
+	}
 }
 
-// names is the key of a checkpoint.
-type names struct{ stream, consumer, filter string }
+// checkpointKey is the key of a checkpoint's row.
+type checkpointKey struct{ stream, consumer, filter string }
 
-func (c *checkpoint) names() names { return names{c.stream, c.consumer, c.filter} }
+func (c *checkpoint) key() checkpointKey { return checkpointKey{c.stream, c.consumer, c.filter} }
 
-// maxFilter is how long a filter can be and still be part of a key in any database.
+// maxFilter bounds a text in a key, in bytes, so that every database accepts the key.
 const maxFilter = 200
 
-// names returns the key of this sink's checkpoint. A long filter stands as its hash.
-func (s *Sink) names() names { return names{s.env.Stream, s.env.Consumer, keyText(s.env.Filter)} }
+// key returns the key of this sink's checkpoint. A long filter is replaced by its hash.
+func (s *Sink) key() checkpointKey {
+	return checkpointKey{s.env.Stream, s.env.Consumer, keyText(s.env.Filter)}
+}
 
 // keyText returns text if it fits into a key, else its hash.
 func keyText(text string) string {
@@ -73,18 +77,18 @@ func keyText(text string) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// at names p as this sink's checkpoint, to be moved by this process.
+// at returns this sink's checkpoint with position p, as this process stores it.
 func (s *Sink) at(p cdc.Position) Checkpoint {
-	n := s.names()
+	n := s.key()
 	c := Checkpoint{Stream: n.stream, Consumer: n.consumer, Filter: n.filter, Position: p, Epoch: s.epoch, Generation: s.generation}
 	if s.epoch > 0 {
-		c.Seen = s.sign()
+		c.Seen = s.signOfLife()
 	}
 	return c
 }
 
-// sign returns a sign of life: the time in ms, and another one each time.
-func (s *Sink) sign() int64 {
+// signOfLife returns the time in ms. Each call returns another value.
+func (s *Sink) signOfLife() int64 {
 	s.seen = max(s.seen+1, time.Now().UnixMilli())
 	return s.seen
 }
@@ -101,14 +105,14 @@ func (s *Sink) Checkpoint(ctx context.Context) (cdc.Position, error) {
 	if err != nil || !s.known {
 		return cdc.Position{}, err
 	}
-	return known(s.position), nil
+	return fromStored(s.position), nil
 }
 
 // OtherFilters returns the filters of the stored checkpoints that are not the sink's.
 func (s *Sink) OtherFilters(ctx context.Context) ([]string, error) {
 	own := keyText(s.env.Filter)
 	var filters []string
-	err := s.aside(ctx, "read the checkpoints", func(conn Conn) error {
+	err := s.withConn(ctx, "read the checkpoints", func(conn Conn) error {
 		l, err := s.readLayout(ctx, conn, s.ownTables[checkpointTable])
 		if l == nil || err != nil {
 			return err
@@ -128,7 +132,7 @@ func (s *Sink) OtherFilters(ctx context.Context) ([]string, error) {
 	return filters, err
 }
 
-// ResetCheckpoint forgets the stored position.
+// ResetCheckpoint deletes the stored position.
 func (s *Sink) ResetCheckpoint(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,8 +141,8 @@ func (s *Sink) ResetCheckpoint(ctx context.Context) error {
 		if l == nil || err != nil {
 			return err
 		}
-		n := s.names()
-		row, err := recordRow(l.Table, values{"stream": n.stream, "consumer": n.consumer, "filter": n.filter})
+		n := s.key()
+		row, err := recordRow(l.Table, recordValues{"stream": n.stream, "consumer": n.consumer, "filter": n.filter})
 		if err != nil {
 			return err
 		}
@@ -149,16 +153,16 @@ func (s *Sink) ResetCheckpoint(ctx context.Context) error {
 	})
 }
 
-// checkpoints returns the layout of the checkpoint table, made if it does not exist,
-// with the stored position known; nil if none is to be kept. It returns an error if the
-// stored checkpoint is not as this process left it.
+// checkpoints returns the layout of the checkpoint table, and reads the stored position. It creates
+// the table if necessary. It returns nil if the sink keeps no checkpoint, and an error if the stored
+// checkpoint differs from the one that this process has stored.
 func (s *Sink) checkpoints(ctx context.Context, conn Conn) (*Layout, error) {
 	if s.env.Consumer == "" {
 		return nil, nil
 	}
 	l, err := s.layoutOfOwn(ctx, conn, checkpointTable)
 	if err == nil {
-		err = s.lookOut(ctx, conn)
+		err = s.checkPlacings(ctx, conn)
 	}
 	if err != nil || s.known {
 		return l, err
@@ -171,10 +175,10 @@ func (s *Sink) checkpoints(ctx context.Context, conn Conn) (*Layout, error) {
 	if err != nil {
 		return nil, err
 	}
-	stored.place(rows, s.env.Consumer)
-	found := own(rows, s.names())
+	stored.restorePositions(rows, s.env.Consumer)
+	found := findCheckpoint(rows, s.key())
 	if s.held {
-		if err := s.judge(found, rows); err != nil {
+		if err := s.checkHeld(found, rows); err != nil {
 			return nil, fault.Mark(fault.Fatal, err)
 		}
 	}
@@ -194,8 +198,8 @@ func (s *Sink) readOwnStates(ctx context.Context, conn Conn) (none states, err e
 	return readStates(ctx, conn, l, s.env.Consumer)
 }
 
-// hold takes the stored checkpoint, nil if there is none yet, and states for this
-// process's.
+// hold takes the stored checkpoint, nil if there is none yet, and the stored states as those of this
+// process.
 func (s *Sink) hold(found *checkpoint, stored states) {
 	s.position, s.low, s.attempted, s.known, s.held = cdc.Position{}, cdc.Position{}, cdc.Position{}, true, true
 	s.states = stored
@@ -204,9 +208,9 @@ func (s *Sink) hold(found *checkpoint, stored states) {
 	}
 }
 
-// judge says what a stored checkpoint means that this process holds. It is as this
-// process left it, or as an attempt left it whose answer was lost.
-func (s *Sink) judge(found *checkpoint, all []checkpoint) error {
+// checkHeld returns an error if the stored checkpoint is neither the one that this process has stored
+// nor the one of an attempt with a lost answer.
+func (s *Sink) checkHeld(found *checkpoint, all []checkpoint) error {
 	switch {
 	case found == nil && s.epoch == 0 && s.position == cdc.Position{}: // none was stored yet
 		return nil
@@ -217,15 +221,16 @@ func (s *Sink) judge(found *checkpoint, all []checkpoint) error {
 	case found.position.Sequence > s.position.Sequence && found.position != s.attempted:
 		return &sink.WriterError{Consumer: found.consumer} // an earlier version leaves the epoch as it is
 	case found.epoch < s.epoch, found.position != s.position && found.position != s.attempted:
-		return &sink.ReopenError{Reason: fmt.Sprintf("the destination is at message %d although message %d was applied, as after a restore", found.position.Sequence, s.position.Sequence)}
+		return &sink.ReopenError{Reason: fmt.Sprintf("the destination is at message %d although message %d was applied, as after a restore",
+			found.position.Sequence, s.position.Sequence)}
 	case found.generation != s.generation:
 		return &sink.ReopenError{Reason: "tables have been imported", Imported: true}
 	}
 	return nil
 }
 
-// consumerOf returns the consumer of the process that has taken c, of all checkpoints,
-// from another one. If that process has ended, it is not known any more.
+// consumerOf returns the consumer of the process that has taken over c, according to all checkpoints.
+// If that process has ended, the result is c's own consumer.
 func consumerOf(c *checkpoint, all []checkpoint) string {
 	for i := range all {
 		if all[i].epoch == c.epoch && all[i].seen != 0 {
@@ -235,9 +240,8 @@ func consumerOf(c *checkpoint, all []checkpoint) string {
 	return c.consumer
 }
 
-// moved decides what it means that the stored checkpoint was not the one that the
-// transaction began from. If it is the one that the transaction would have stored, an
-// earlier attempt was durable and its answer was lost.
+// moved handles ErrMoved. If the stored checkpoint is the one that the transaction would have stored,
+// an earlier attempt was durable and its answer was lost: moved returns nil.
 func (s *Sink) moved(ctx context.Context, conn Conn, next cdc.Position, after states) error {
 	s.known = false
 	if _, err := s.checkpoints(ctx, conn); err != nil {
@@ -249,7 +253,7 @@ func (s *Sink) moved(ctx context.Context, conn Conn, next cdc.Position, after st
 	return fault.Mark(fault.Fatal, &sink.WriterError{Consumer: s.env.Consumer})
 }
 
-// Check moves the checkpoint to where it is.
+// Check moves the checkpoint to its own position, which fails if another process has moved it.
 func (s *Sink) Check(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -269,7 +273,7 @@ func (s *Sink) Check(ctx context.Context) error {
 	})
 }
 
-// release shows that this process writes no more.
+// release records that this process has stopped writing.
 func (s *Sink) release(ctx context.Context) error {
 	if s.epoch == 0 || s.conn == nil || !s.known {
 		return nil
@@ -298,7 +302,8 @@ func readCheckpoints(ctx context.Context, conn Conn, l *Layout) ([]checkpoint, e
 		c := checkpoint{
 			stream: r.text("stream"), consumer: r.text("consumer"), filter: r.text("filter"),
 			epoch: r.integer("epoch"), generation: r.integer("generation"), followed: r.integer("followed"), seen: r.integer("seen"),
-			writer: parseWriter(r.text("writer")), subjects: strings.Fields(r.text("subjects")), added: strings.Fields(r.text("added")), addedAt: r.integer("added_at"),
+			writer: parseWriter(r.text("writer")), subjects: strings.Fields(r.text("subjects")),
+			added: strings.Fields(r.text("added")), addedAt: r.integer("added_at"),
 		}
 		if len(c.subjects) == 0 {
 			c.subjects = subjectsOf(c.filter)
@@ -312,18 +317,10 @@ func readCheckpoints(ctx context.Context, conn Conn, l *Layout) ([]checkpoint, e
 	return rows, nil
 }
 
-// subjectsOf returns the subjects of a filter, nil if only its hash is there.
-func subjectsOf(filter string) []string {
-	if strings.HasPrefix(filter, "sha256:") {
-		return nil
-	}
-	return strings.Fields(filter)
-}
-
-// own returns the row of the given key, nil if there is none.
-func own(rows []checkpoint, n names) *checkpoint {
+// findCheckpoint returns the row of the given key, nil if there is none.
+func findCheckpoint(rows []checkpoint, n checkpointKey) *checkpoint {
 	for i := range rows {
-		if rows[i].names() == n {
+		if rows[i].key() == n {
 			return &rows[i]
 		}
 	}
@@ -332,7 +329,7 @@ func own(rows []checkpoint, n names) *checkpoint {
 
 // row returns c as a row of the checkpoint table.
 func (c *checkpoint) row(t *schema.Table) (change.Row, error) {
-	return recordRow(t, values{
+	return recordRow(t, recordValues{
 		"stream": c.stream, "consumer": c.consumer, "filter": c.filter, "position": int64(c.low.Sequence), "stored": c.low.Stored,
 		"epoch": c.epoch, "generation": c.generation, "followed": c.followed, "seen": c.seen, "writer": formatWriter(c.writer),
 		"subjects": strings.Join(c.subjects, " "), "added": strings.Join(c.added, " "), "added_at": c.addedAt,

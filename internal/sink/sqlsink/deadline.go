@@ -9,50 +9,50 @@ import (
 	"time"
 )
 
-// SilentError says that a server made no progress with a call in time. The call's
-// outcome is not known, and its session cannot be used any more.
+// SilentError says that a server made no progress with a call in time. The outcome of the call is
+// unknown, and its session is unusable.
 type SilentError struct{ Limit time.Duration }
 
 func (e *SilentError) Error() string {
-	return fmt.Sprintf("the server made no progress for %v, so the connection was given up; check that the server is not stopped or overloaded, or raise statement_timeout in the url", e.Limit)
+	return fmt.Sprintf("the server made no progress for %v, so the connection was given up; "+
+		"check that the server is not stopped or overloaded, or raise statement_timeout in the url", e.Limit)
 }
 
-// Work is what a server says of a call that it has not answered.
+// Work is the state of a call that the server has not answered yet.
 type Work struct {
-	Active bool // the server is at work on the call
-	// Progress changes while the server goes on; "": it does not say how far it is. A
-	// process that was stopped is active, and makes no progress.
+	Active bool // the server is working on the call
+	// Progress changes while the server makes progress; "": unknown. A server process that is
+	// suspended is active, but makes no progress.
 	Progress string
 }
 
-// Deadline ends a call with which a server makes no progress.
+// Deadline ends a call if the server makes no progress with it.
 type Deadline struct {
 	limit   time.Duration
 	working func(ctx context.Context) Work
 	cancel  context.CancelCauseFunc
 
-	asking sync.Mutex // held while the time has run out and the server is asked
+	asking sync.Mutex // held while expire asks for the state of the call
 
-	mu     sync.Mutex
-	timer  *time.Timer
-	since  time.Time // of the latest progress, or answer that the server is at work
-	looks  int       // how often the server has said since the latest progress that it is at work
-	far    string    // the latest Work.Progress
-	paused bool
-	ended  bool
+	mu         sync.Mutex
+	timer      *time.Timer
+	since      time.Time // of the latest progress or extension
+	extensions int       // since the latest progress
+	progress   string    // the latest Work.Progress
+	paused     bool
+	ended      bool
 }
 
-// Bounds of how often in a row a server may say that it is at work on a call: without
-// progress, and if it does not say how far it is.
+// Bounds of the extensions in a row for a server that is working on a call.
 const (
-	stuckLooks = 3
-	mostLooks  = 72
+	maxStuckExtensions = 3  // its progress does not change
+	maxExtensions      = 72 // its progress is unknown
 )
 
-// Await returns the context of a call, which is done if the server makes no progress for
-// limit. A server answers nothing while it builds an index or moves many rows: if working
-// is not nil, it is asked then, by another session, whether the server is still at work on
-// the call. End must follow.
+// Await returns the context of a call. The context ends if the server makes no progress for limit. A
+// server that builds an index or moves many rows sends nothing meanwhile: if working is not nil, it
+// asks, over another session, whether the server is still working on the call, and if so the call
+// gets an extension. The caller must call End.
 func Await(ctx context.Context, limit time.Duration, working func(ctx context.Context) Work) (context.Context, *Deadline) {
 	d := &Deadline{limit: limit, working: working, since: time.Now()}
 	ctx, d.cancel = context.WithCancelCause(ctx)
@@ -62,25 +62,25 @@ func Await(ctx context.Context, limit time.Duration, working func(ctx context.Co
 	return ctx, d
 }
 
-// Progress notes that the server has answered something, or taken something.
+// Progress records that the server has sent or received something.
 func (d *Deadline) Progress() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.since, d.looks = time.Now(), 0
+	d.since, d.extensions = time.Now(), 0
 }
 
-// Pause stops the time while the server waits for eds.
+// Pause stops the clock while the server waits for eds.
 func (d *Deadline) Pause() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.paused = true
 }
 
-// Resume begins the time again when eds waits for the server.
+// Resume starts the clock again while eds waits for the server.
 func (d *Deadline) Resume() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.paused, d.since, d.looks = false, time.Now(), 0
+	d.paused, d.since, d.extensions = false, time.Now(), 0
 }
 
 // End ends the call.
@@ -90,7 +90,7 @@ func (d *Deadline) End() {
 	d.timer.Stop()
 	d.mu.Unlock()
 	d.cancel(nil)
-	d.asking.Lock() // a question under way ends with the context
+	d.asking.Lock() // a question in flight ends with the context
 	defer d.asking.Unlock()
 }
 
@@ -98,22 +98,22 @@ func (d *Deadline) End() {
 func (d *Deadline) expire(ctx context.Context) {
 	d.asking.Lock()
 	defer d.asking.Unlock()
-	rest, looks := d.rest()
-	if rest == 0 && d.look(d.ask(ctx)) {
-		rest = d.limit
+	left, extensions := d.remaining()
+	if left == 0 && d.extend(d.ask(ctx)) {
+		left = d.limit
 	}
-	if rest == 0 {
-		d.cancel(&SilentError{d.limit * time.Duration(looks+1)})
+	if left == 0 {
+		d.cancel(&SilentError{d.limit * time.Duration(extensions+1)})
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.ended {
-		d.timer.Reset(rest)
+		d.timer.Reset(left)
 	}
 }
 
-// ask asks whether the server is at work on the call. It has to answer in time as well.
+// ask returns the state of the call. An answer that takes longer than the limit does not count.
 func (d *Deadline) ask(ctx context.Context) Work {
 	if d.working == nil {
 		return Work{}
@@ -125,36 +125,36 @@ func (d *Deadline) ask(ctx context.Context) Work {
 	return work
 }
 
-// look reports whether the server has more time, after what it has said.
-func (d *Deadline) look(work Work) bool {
+// extend extends the time if work justifies that.
+func (d *Deadline) extend(work Work) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	most := mostLooks
+	limit := maxExtensions
 	switch {
-	case work.Progress != "" && work.Progress != d.far:
-		d.looks, d.far = 0, work.Progress
+	case work.Progress != "" && work.Progress != d.progress:
+		d.extensions, d.progress = 0, work.Progress
 	case work.Progress != "":
-		most = stuckLooks
+		limit = maxStuckExtensions
 	}
-	if !work.Active || d.looks >= most {
+	if !work.Active || d.extensions >= limit {
 		return false
 	}
-	d.since, d.looks = time.Now(), d.looks+1
+	d.since, d.extensions = time.Now(), d.extensions+1
 	return true
 }
 
-// rest returns how much time is left, and how often the server was asked before.
-func (d *Deadline) rest() (rest time.Duration, looks int) {
+// remaining returns the time left, and the number of extensions since the latest progress.
+func (d *Deadline) remaining() (left time.Duration, extensions int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.paused || d.ended {
 		return d.limit, 0
 	}
-	return max(0, d.limit-time.Since(d.since)), d.looks
+	return max(0, d.limit-time.Since(d.since)), d.extensions
 }
 
-// CallError returns the error of a call whose context Await made: a *SilentError if that
-// ended the call.
+// CallError returns the error of a call whose context came from Await: a *SilentError if the deadline
+// ended the call, else err.
 func CallError(ctx context.Context, err error) error {
 	if silent := new(SilentError); err != nil && errors.As(context.Cause(ctx), &silent) {
 		return silent
@@ -162,17 +162,16 @@ func CallError(ctx context.Context, err error) error {
 	return err
 }
 
-// Patience bounds the calls of a session, which makes one at a time.
+// Patience bounds the calls of a session, one at a time.
 type Patience struct {
 	Limit time.Duration // without progress
-	// Working asks by another session whether the server is at work on a call that may take
-	// long, and how far it is.
+	// Working returns the state of a call that may take long, over another session.
 	Working func(ctx context.Context) Work
 
-	long atomic.Bool // calls may take as long as the server is at work on them
+	long atomic.Bool // calls may take as long as the server is working on them
 }
 
-// Await begins a call; see the function Await.
+// Await starts a call like the function Await.
 func (p *Patience) Await(ctx context.Context) (context.Context, *Deadline) {
 	return Await(ctx, p.Limit, func(ctx context.Context) Work {
 		if !p.long.Load() {
@@ -182,8 +181,8 @@ func (p *Patience) Await(ctx context.Context) (context.Context, *Deadline) {
 	})
 }
 
-// TakeTime lets calls take as long as the server is at work on them, until Hurry, which it
-// returns.
+// TakeTime lets calls take as long as the server is working on them. It returns Hurry, which ends
+// that.
 func (p *Patience) TakeTime() (hurry func()) {
 	p.long.Store(true)
 	return p.Hurry

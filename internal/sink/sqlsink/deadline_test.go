@@ -18,24 +18,38 @@ func TestAwait(t *testing.T) {
 	const limit = time.Minute
 	const wait = limit - time.Second
 	active := func(context.Context) sqlsink.Work { return sqlsink.Work{Active: true} }
+	idle := func(context.Context) sqlsink.Work { return sqlsink.Work{Progress: "7"} }
 	stuck := func(context.Context) sqlsink.Work { return sqlsink.Work{Active: true, Progress: "7"} }
-	going := func(looks int) func(context.Context) sqlsink.Work { // progress once in so many looks
+	progress := func(every int) func(context.Context) sqlsink.Work { // once in so many questions
 		n := 0
 		return func(context.Context) sqlsink.Work {
 			n++
-			return sqlsink.Work{Active: true, Progress: strconv.Itoa(n / looks)}
+			return sqlsink.Work{Active: true, Progress: strconv.Itoa(n / every)}
 		}
+	}
+	unanswered := func(ctx context.Context) sqlsink.Work {
+		<-ctx.Done()
+		return sqlsink.Work{Active: true}
 	}
 	for name, test := range map[string]struct {
 		working func(ctx context.Context) sqlsink.Work
 		call    func(call *sqlsink.Deadline)
 		silent  bool
 	}{
-		"answer in time":      {call: func(*sqlsink.Deadline) { time.Sleep(wait) }},
-		"no answer":           {call: func(*sqlsink.Deadline) { time.Sleep(limit + time.Second) }, silent: true},
-		"progress":            {call: func(call *sqlsink.Deadline) { time.Sleep(wait); call.Progress(); time.Sleep(wait) }},
-		"progress, then none": {call: func(call *sqlsink.Deadline) { time.Sleep(wait); call.Progress(); time.Sleep(limit + time.Second) }, silent: true},
-		"pause":               {call: func(call *sqlsink.Deadline) { call.Pause(); time.Sleep(10 * limit); call.Resume(); time.Sleep(wait) }},
+		"answer in time": {call: func(*sqlsink.Deadline) { time.Sleep(wait) }},
+		"no answer":      {call: func(*sqlsink.Deadline) { time.Sleep(limit + time.Second) }, silent: true},
+		"progress":       {call: func(call *sqlsink.Deadline) { time.Sleep(wait); call.Progress(); time.Sleep(wait) }},
+		"progress, then none": {call: func(call *sqlsink.Deadline) {
+			time.Sleep(wait)
+			call.Progress()
+			time.Sleep(limit + time.Second)
+		}, silent: true},
+		"pause": {call: func(call *sqlsink.Deadline) {
+			call.Pause()
+			time.Sleep(10 * limit)
+			call.Resume()
+			time.Sleep(wait)
+		}},
 		"no answer after pause": {call: func(call *sqlsink.Deadline) {
 			call.Pause()
 			time.Sleep(10 * limit)
@@ -45,12 +59,12 @@ func TestAwait(t *testing.T) {
 		"progress while paused":       {call: func(call *sqlsink.Deadline) { call.Pause(); call.Progress(); time.Sleep(10 * limit) }},
 		"server at work":              {working: active, call: func(*sqlsink.Deadline) { time.Sleep(10 * limit) }},
 		"server at work for too long": {working: active, call: func(*sqlsink.Deadline) { time.Sleep(100 * limit) }, silent: true},
-		"server goes on":              {working: going(1), call: func(*sqlsink.Deadline) { time.Sleep(1000 * limit) }},
-		"server goes on slowly":       {working: going(3), call: func(*sqlsink.Deadline) { time.Sleep(1000 * limit) }},
+		"server makes progress":       {working: progress(1), call: func(*sqlsink.Deadline) { time.Sleep(1000 * limit) }},
+		"server makes slow progress":  {working: progress(3), call: func(*sqlsink.Deadline) { time.Sleep(1000 * limit) }},
 		"server is stuck":             {working: stuck, call: func(*sqlsink.Deadline) { time.Sleep(4*limit + time.Second) }, silent: true},
 		"server is stuck briefly":     {working: stuck, call: func(*sqlsink.Deadline) { time.Sleep(4*limit - time.Second) }},
-		"server not at work":          {working: func(context.Context) sqlsink.Work { return sqlsink.Work{Progress: "7"} }, call: func(*sqlsink.Deadline) { time.Sleep(limit + time.Second) }, silent: true},
-		"question without answer":     {working: func(ctx context.Context) sqlsink.Work { <-ctx.Done(); return sqlsink.Work{Active: true} }, call: func(*sqlsink.Deadline) { time.Sleep(10 * limit) }, silent: true},
+		"server not at work":          {working: idle, call: func(*sqlsink.Deadline) { time.Sleep(limit + time.Second) }, silent: true},
+		"question without answer":     {working: unanswered, call: func(*sqlsink.Deadline) { time.Sleep(10 * limit) }, silent: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -71,8 +85,13 @@ func TestAwait(t *testing.T) {
 
 func TestReadTimeouts(t *testing.T) {
 	for text, want := range map[string]sqlsink.Timeouts{
-		"": {Lock: 30 * time.Second, Statement: 5 * time.Minute}, "lock_timeout=1s&statement_timeout=1h": {Lock: time.Second, Statement: time.Hour},
-		"lock_timeout=0s": {}, "statement_timeout=0": {}, "statement_timeout=500ms": {}, "statement_timeout=2h": {}, "statement_timeout=never": {},
+		"":                                     {Lock: 30 * time.Second, Statement: 5 * time.Minute},
+		"lock_timeout=1s&statement_timeout=1h": {Lock: time.Second, Statement: time.Hour},
+		"lock_timeout=0s":                      {},
+		"statement_timeout=0":                  {},
+		"statement_timeout=500ms":              {},
+		"statement_timeout=2h":                 {},
+		"statement_timeout=never":              {},
 	} {
 		v, err := sink.ParseOptions(&url.URL{RawQuery: text}, sqlsink.TimeoutOptions)
 		got := sqlsink.Timeouts{}

@@ -10,14 +10,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Object is what has a name in the database.
+// Object is a table, view or other named object of the database.
 type Object struct {
-	Name string // as it was asked for
-	// Other says what it is if it is not a table that rows can be written to, as
-	// "a view"; else "".
+	Name string // as the caller spelled it
+	// Other names the kind of an object that is not a writable table, such as "a view"; else "".
 	Other string
-	// ID stays the same as long as the object exists, however its rows are rewritten, and
-	// no other has it; "" if the database has no such ids.
+	// ID is unique, and stays the same for as long as the object exists, even if its rows are
+	// rewritten; "" if the database has no such ids.
 	ID string
 }
 
@@ -29,7 +28,7 @@ type Identifying interface {
 
 // Inspect compares the tables that have a snapshot with the catalogue.
 func (s *Sink) Inspect(ctx context.Context) (findings []sink.Finding, err error) {
-	err = s.aside(ctx, "inspect the tables", func(conn Conn) error {
+	err = s.withConn(ctx, "inspect the tables", func(conn Conn) error {
 		snapshots, err := s.storedSnapshots(ctx, conn)
 		if err != nil {
 			return err
@@ -40,8 +39,8 @@ func (s *Sink) Inspect(ctx context.Context) (findings []sink.Finding, err error)
 	return findings, err
 }
 
-// storedSnapshots reads the snapshots as they are now; none if the destination keeps no
-// records, or the user may not read them.
+// storedSnapshots reads the snapshots. It returns none if the destination keeps no records, or if the
+// user may not read them.
 func (s *Sink) storedSnapshots(ctx context.Context, conn Conn) ([]sink.Snapshot, error) {
 	l, err := s.readLayout(ctx, conn, s.ownTables[snapshotTable])
 	if l == nil || err != nil {
@@ -54,11 +53,13 @@ func (s *Sink) storedSnapshots(ctx context.Context, conn Conn) ([]sink.Snapshot,
 	return snapshots, err
 }
 
-// imported is what the snapshots of a table say.
+// imported sums up the snapshots of one table.
 type imported struct {
 	latest sink.Snapshot
-	rows   bool // they had rows
+	rows   bool // at least one had rows
 }
+
+// imports returns the imported tables by name.
 
 func imports(snapshots []sink.Snapshot) map[string]imported {
 	tables := make(map[string]imported)
@@ -105,7 +106,7 @@ func (s *Sink) inspect(ctx context.Context, conn Conn, tables map[string]importe
 	return findings, err
 }
 
-// objects describes those of the tables that exist, by their names in the database.
+// objects returns the objects of those tables that exist, by their names in the database.
 func (s *Sink) objects(ctx context.Context, conn Conn, tables []string) (map[string]Object, error) {
 	names := make([]string, len(tables))
 	for i, t := range tables {
@@ -122,8 +123,8 @@ func (s *Sink) objects(ctx context.Context, conn Conn, tables []string) (map[str
 	return objects, nil
 }
 
-// empty finds those of the tables that have no row, and those of which a lock keeps it from
-// knowing. It passes over those that the user may not read.
+// empty finds tables that have no row, and tables whose rows are locked. It skips tables that the user
+// may not read.
 func (s *Sink) empty(ctx context.Context, conn Conn, tables []string) ([]sink.Finding, error) {
 	var empty []sink.Finding
 	for some := range slices.Chunk(tables, emptyAtOnce) {
@@ -136,7 +137,7 @@ func (s *Sink) empty(ctx context.Context, conn Conn, tables []string) ([]sink.Fi
 	return empty, nil
 }
 
-// emptyAtOnce bounds how many tables one query looks into.
+// emptyAtOnce bounds the number of tables in one query.
 const emptyAtOnce = 50
 
 func (s *Sink) emptyOf(ctx context.Context, conn Conn, tables []string) ([]sink.Finding, error) {
@@ -170,8 +171,7 @@ func (s *Sink) emptyOf(ctx context.Context, conn Conn, tables []string) ([]sink.
 	return empty, nil
 }
 
-// EmptyQuery returns a query of the indexes of those tables, given as statements name
-// them, that have no row.
+// EmptyQuery returns a query for the indexes of the tables that have no row. The names are quoted.
 func EmptyQuery(tables []string) string {
 	parts := make([]string, len(tables))
 	for i, t := range tables {

@@ -2,12 +2,13 @@ package sqlsink
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// metadata are the engine's columns in the order in which they are made.
+// metadata are the engine's columns in the order of their creation.
 var metadata = []struct {
 	meta Meta
 	name string
@@ -22,9 +23,9 @@ var metadata = []struct {
 // Name returns the name of the metadata column.
 func (m Meta) Name() string { return metadata[m-1].name }
 
-// metaColumns returns the metadata columns that tables have.
+// metaColumns returns the metadata columns that t's real table should have.
 func (s *Sink) metaColumns(t *schema.Table) []NewColumn {
-	if s.own(t) {
+	if s.isOwn(t) {
 		return nil
 	}
 	var columns []NewColumn
@@ -43,9 +44,8 @@ func (s *Sink) metaColumns(t *schema.Table) []NewColumn {
 	return columns
 }
 
-// columns returns the columns that the destination should have for t, the key's
-// first, and the slot of each, -1 of a metadata column. Two that the database
-// would take for one are an error.
+// columns returns the columns that the destination should have for t, the key's first, and the slot
+// of each, -1 for a metadata column. It is an error if the database cannot tell two names apart.
 func (s *Sink) columns(t *schema.Table) ([]NewColumn, []int, error) {
 	columns := make([]NewColumn, 0, len(t.Columns)+len(metadata))
 	slots := make([]int, 0, cap(columns))
@@ -65,14 +65,15 @@ func (s *Sink) columns(t *schema.Table) ([]NewColumn, []int, error) {
 		}
 		folded := s.fold(c.Name)
 		if other, twice := seen[folded]; twice {
-			return nil, nil, refused(t.Name, fmt.Errorf("columns %q and %q would be one column of the database, which does not tell upper from lower case", other, source))
+			err := fmt.Errorf("columns %q and %q would be one column, because the database ignores case", other, source)
+			return nil, nil, refused(t.Name, err)
 		}
 		seen[folded] = source
 	}
 	return columns, slots, nil
 }
 
-// fold returns the form in which names are compared.
+// fold returns the form of a name for comparisons.
 func (s *Sink) fold(name string) string {
 	if s.dialect.FoldsCase() {
 		return strings.ToLower(name)
@@ -91,7 +92,7 @@ func (s *Sink) find(real *Table, name string) *Column {
 	return nil
 }
 
-// newLayout maps t onto real, which is in step with it.
+// newLayout maps t onto real, which matches it.
 func (s *Sink) newLayout(t *schema.Table, real *Table) (*Layout, error) {
 	columns, slots, err := s.columns(t)
 	if err != nil {
@@ -122,7 +123,7 @@ func (s *Sink) newLayout(t *schema.Table, real *Table) (*Layout, error) {
 // hasKey returns an error if the real table lacks a column of t's key.
 func (s *Sink) hasKey(t *schema.Table, real *Table) error {
 	for _, c := range t.Columns[:t.Keys] {
-		if name := s.dialect.Name(c.Name); s.find(real, name) == nil && !s.own(t) {
+		if name := s.dialect.Name(c.Name); s.find(real, name) == nil && !s.isOwn(t) {
 			return lacksKey(t, name)
 		}
 	}
@@ -130,5 +131,49 @@ func (s *Sink) hasKey(t *schema.Table, real *Table) error {
 }
 
 func lacksKey(t *schema.Table, column string) error {
-	return refused(t.Name, fmt.Errorf("it has no column %q that can be written, which is part of the key: drop or rename the table, then import it", column))
+	return refused(t.Name, fmt.Errorf(
+		"it has no writable column %q, which is part of the key: drop or rename the table, then import it", column))
+}
+
+// All returns the indexes of all columns.
+func (l *Layout) All() []int {
+	indexes := make([]int, len(l.Columns))
+	for i := range indexes {
+		indexes[i] = i
+	}
+	return indexes
+}
+
+// KeyNames returns the names of the real columns of the key, in the key's order.
+func (l *Layout) KeyNames() []string {
+	names := make([]string, l.Keys)
+	for i := range names {
+		names[i] = l.Columns[i].Real.Name
+	}
+	return names
+}
+
+// Meta returns the index of a metadata column, -1 if the layout has none.
+func (l *Layout) Meta(m Meta) int {
+	return slices.IndexFunc(l.Columns, func(t Target) bool { return t.Meta == m })
+}
+
+// DeleteExtras returns the indexes of the columns besides the key that a delete needs: all metadata
+// columns if it only marks rows, and the version if the layout has a Guard.
+func (l *Layout) DeleteExtras() []int {
+	var indexes []int
+	for i, t := range l.Columns {
+		if l.Soft && t.Meta != 0 || l.Guard && t.Meta == MetaVersion {
+			indexes = append(indexes, i)
+		}
+	}
+	return indexes
+}
+
+// Covers reports whether the layout writes every column of a real table, except generated ones.
+// Then a row can be replaced as a whole.
+func (l *Layout) Covers(real *Table) bool {
+	return !slices.ContainsFunc(real.Columns, func(c Column) bool {
+		return !c.Generated && !slices.ContainsFunc(l.Columns, func(t Target) bool { return t.Real.Name == c.Name })
+	})
 }

@@ -4,30 +4,31 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"time"
+
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// ShortLockWait is how long a statement that keeps readers out waits for its lock at a
-// time: while it waits, later readers wait behind it.
+// ShortLockWait bounds one wait for a lock by a statement that blocks readers. Later readers queue
+// behind the statement.
 const ShortLockWait = time.Second
 
-// lockPause is how long readers have between two such waits, on average.
-const lockPause = time.Second
+// lockPause is the longest time that readers get between two such waits.
+const lockPause = 1500 * time.Millisecond
 
-// LockReporter is a Conn that can tell who has locks.
+// LockReporter is a Conn that can identify the owners of locks.
 type LockReporter interface {
-	// Blockers says which other sessions have, or wait for, locks on the named tables that
-	// keep writers out, or any locks if the tables were to be changed. It says nothing of their
-	// statements, which may hold values. It returns "" if it finds none, or may not know.
+	// Blockers describes the other sessions that have, or wait for, locks on the named tables: those
+	// that block writers, or all if change is set. It omits their statements, which may contain values.
+	// It returns "" if it finds none, or lacks the privileges.
 	Blockers(ctx context.Context, tables []string, change bool) (string, error)
 }
 
-// lockError is an error of a statement that did not get its locks in time.
+// lockError is the error of a statement that did not get its locks in time.
 type lockError struct {
 	err      error
-	blockers string // "": not known
+	blockers string // "": unknown
 }
 
 func (e *lockError) Error() string {
@@ -39,8 +40,7 @@ func (e *lockError) Error() string {
 
 func (e *lockError) Unwrap() error { return e.err }
 
-// Blocking is the text of LockReporter about sessions with locks on tables, each of which is
-// described.
+// Blocking returns the result of LockReporter for the descriptions of sessions.
 func Blocking(tables, sessions []string) string {
 	if len(sessions) == 0 {
 		return ""
@@ -52,43 +52,35 @@ func Blocking(tables, sessions []string) string {
 	return fmt.Sprintf("locks on %s are held by %s", strings.Join(names, ", "), strings.Join(sessions, "; "))
 }
 
-// retryLocked calls do, which changes tables, until it gets its locks, for as long as the
-// option lock_timeout says. Each attempt waits for ShortLockWait at most and is a transaction
-// of its own, so that readers get their turn in between.
+// retryLocked calls do, which changes tables, until it gets its locks, at most for the time of the
+// option lock_timeout. Each call waits at most ShortLockWait and is a transaction of its own, so that
+// readers can proceed in between.
 func (s *Sink) retryLocked(ctx context.Context, conn Conn, what string, tables []string, do func() error) error {
-	end := time.Now().Add(s.options.LockTimeout)
-	for first := true; ; first = false {
-		err := do()
-		if err == nil || !s.locked(err) {
-			return err
-		}
-		pause := lockPause/2 + rand.N(lockPause)
-		last := time.Now().Add(pause).After(end)
-		if first || last {
-			err = s.blame(ctx, conn, tables, true, err)
-		}
-		if last {
-			return err
-		}
-		if first {
-			s.log.Info("waiting for a lock that another session holds", "action", what, "error", err)
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return err
-		}
+	reported := false
+	err := retry.Do(ctx, retry.Policy{
+		Backoff: retry.Backoff{Min: lockPause, Max: lockPause}, Patience: max(s.options.LockTimeout, 1), Retryable: s.locked,
+		Failed: func(err error, _ time.Duration) {
+			if !reported {
+				reported = true
+				err = s.blame(ctx, conn, tables, true, err)
+				s.log.Info("waiting for a lock that another session holds", "action", what, "error", err)
+			}
+		},
+	}, do)
+	if err != nil && s.locked(err) {
+		return s.blame(ctx, conn, tables, true, err)
 	}
+	return err
 }
 
-// locked reports whether err says that a lock was not to be had in time, and the session is
-// of use.
+// locked reports whether err says that a lock was not released in time, while the session is still
+// usable.
 func (s *Sink) locked(err error) bool {
 	v := s.dialect.Classify(err)
 	return v.Locked && !v.Lost && !errors.As(err, new(*lostError))
 }
 
-// blame returns err with who has locks on the tables.
+// blame adds the sessions with locks on the tables to err.
 func (s *Sink) blame(ctx context.Context, conn Conn, tables []string, change bool, err error) error {
 	reporter, ok := conn.(LockReporter)
 	if !ok {
@@ -96,13 +88,13 @@ func (s *Sink) blame(ctx context.Context, conn Conn, tables []string, change boo
 	}
 	blockers, failed := reporter.Blockers(ctx, tables, change)
 	if failed != nil {
-		s.log.Debug("asking who holds locks", "error", failed)
+		s.log.Debug("find the sessions that hold locks", "error", failed)
 	}
 	return &lockError{err, blockers}
 }
 
-// blameWriters is blame of a statement that writes rows of a table, of the given ones if the
-// error names none.
+// blameWriters is blame for a statement that writes rows. Unless the error names its table, the
+// statement is about the given tables.
 func (s *Sink) blameWriters(ctx context.Context, conn Conn, err error, tables ...string) error {
 	if !s.locked(err) || errors.As(err, new(*lockError)) {
 		return err

@@ -11,15 +11,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Migrate makes the destination able to hold rows of the tables. It migrates those that
-// it can: the error joins a *sink.TableError for each of the others. Only an import, whose
-// sink has no consumer, makes a table again that was imported. If the database refuses an optional step, such
-// as widening a column that a view reads, Migrate logs that and leaves the column as it is.
+// Migrate makes the destination able to hold rows of the tables. It migrates as many as possible: the
+// error joins a *sink.TableError for each of the others. Only an import, whose sink has no consumer,
+// creates a table again that was imported before. If the database refuses an optional step, such as
+// widening a column that a view reads, Migrate logs that and leaves the column as it is.
 func (s *Sink) Migrate(ctx context.Context, tables []*schema.Table) ([]string, error) {
 	return s.migrateFor(ctx, tables, s.env.Consumer == "")
 }
 
-// migrateFor is Migrate of an import, or of a server.
+// migrateFor is Migrate for an import or for a server.
 func (s *Sink) migrateFor(ctx context.Context, tables []*schema.Table, imports bool) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -32,15 +32,15 @@ func (s *Sink) migrateFor(ctx context.Context, tables []*schema.Table, imports b
 	return lines, err
 }
 
-// migrate is Migrate for changes that are to be applied.
+// migrate is Migrate for changes to apply.
 func (s *Sink) migrate(ctx context.Context, conn Conn, tables []*schema.Table) ([]string, error) {
 	return s.migrateAs(ctx, conn, tables, false)
 }
 
-// migrateAs returns a line for each change that it made, also if it failed later.
+// migrateAs returns a line for each change that it has made, even if a later one fails.
 func (s *Sink) migrateAs(ctx context.Context, conn Conn, tables []*schema.Table, imports bool) ([]string, error) {
 	for _, t := range tables {
-		if s.own(t) {
+		if s.isOwn(t) {
 			continue
 		}
 		if err := t.Check(); err != nil {
@@ -82,8 +82,8 @@ func (s *Sink) migrateAs(ctx context.Context, conn Conn, tables []*schema.Table,
 	return lines, errors.Join(failed...)
 }
 
-// migrateTable migrates one table. It reads the catalogue again if that of another version
-// has just changed the table.
+// migrateTable migrates one table. It describes the table again if the migration of another version
+// has just changed it.
 func (s *Sink) migrateTable(ctx context.Context, conn Conn, t *schema.Table, imports bool) ([]string, error) {
 	if err := s.describe(ctx, conn, []*schema.Table{t}); err != nil {
 		return nil, err
@@ -101,32 +101,34 @@ func (s *Sink) migrateTable(ctx context.Context, conn Conn, t *schema.Table, imp
 			return nil, err
 		}
 	}
-	done, err := s.carryOut(ctx, conn, t, steps)
+	done, err := s.runSteps(ctx, conn, t, steps)
 	if len(done) > 0 {
 		s.forgetTable(t.Name)
 	}
 	return done, err
 }
 
-// carryOut executes steps, each by itself, so that what was done stays done.
-func (s *Sink) carryOut(ctx context.Context, conn Conn, t *schema.Table, steps []Step) ([]string, error) {
+// runSteps runs the steps one by one. Completed steps stay if a later one fails.
+func (s *Sink) runSteps(ctx context.Context, conn Conn, t *schema.Table, steps []Step) ([]string, error) {
 	var lines []string
 	for _, step := range steps {
 		statements := s.dialect.DDL(step)
 		if len(statements) == 0 || s.refused[step.String()] {
 			continue
 		}
-		err := s.retryLocked(ctx, conn, step.String(), []string{step.Table}, func() error { return conn.Exec(ctx, statements) })
+		exec := func() error { return conn.Exec(ctx, statements) }
+		err := s.retryLocked(ctx, conn, step.String(), []string{step.Table}, exec)
 		optional := step.Kind == WidenColumn || step.Kind == RelaxColumn
-		if err != nil && !optional && s.overtaken(ctx, conn, t, step) {
+		if err != nil && !optional && s.doneByAnother(ctx, conn, t, step) {
 			continue
 		}
 		if err != nil && !optional {
-			return lines, s.judgeStep(ctx, conn, t, step, err)
+			return lines, s.refuseStep(ctx, conn, t, step, err)
 		}
 		if v := s.verdict(err); err != nil && optional && v.Class != fault.Transient && !v.Lost {
 			s.refused[step.String()] = true
-			s.log.Warn("the database refused a migration step; values that do not fit will be rejected one by one", "step", step.String(), "error", err)
+			s.log.Warn("the database refused a migration step; values that do not fit will be rejected one by one",
+				"step", step.String(), "error", err)
 			continue
 		}
 		if err != nil {
@@ -138,9 +140,8 @@ func (s *Sink) carryOut(ctx context.Context, conn Conn, t *schema.Table, steps [
 	return lines, nil
 }
 
-// overtaken reports whether a step failed because another process had just carried it
-// out.
-func (s *Sink) overtaken(ctx context.Context, conn Conn, t *schema.Table, step Step) bool {
+// doneByAnother reports whether a step failed because another process has just done it.
+func (s *Sink) doneByAnother(ctx context.Context, conn Conn, t *schema.Table, step Step) bool {
 	s.forgetTable(t.Name)
 	if err := s.describe(ctx, conn, []*schema.Table{t}); err != nil {
 		return false
@@ -149,8 +150,7 @@ func (s *Sink) overtaken(ctx context.Context, conn Conn, t *schema.Table, step S
 	return err == nil && !slices.ContainsFunc(steps, func(planned Step) bool { return planned.String() == step.String() })
 }
 
-// describe reads those of the tables from the database's catalogue that are not
-// known yet.
+// describe reads the tables that are not known yet from the catalogue.
 func (s *Sink) describe(ctx context.Context, conn Conn, tables []*schema.Table) error {
 	var names []string
 	for _, t := range tables {
@@ -175,17 +175,17 @@ func (s *Sink) describe(ctx context.Context, conn Conn, tables []*schema.Table) 
 	return nil
 }
 
-// real returns the real table of t, which was described, or nil.
+// real returns the real table of t after describe, nil if there is none.
 func (s *Sink) real(t *schema.Table) *Table { return s.tables[s.dialect.Name(t.Name)] }
 
-// forgetTables makes the catalogue be read anew.
+// forgetTables drops all descriptions, so that describe reads the catalogue again.
 func (s *Sink) forgetTables() {
 	clear(s.tables)
 	clear(s.layouts)
 	clear(s.refused)
 }
 
-// forgetTable makes one table be described anew.
+// forgetTable drops the description of one table.
 func (s *Sink) forgetTable(name string) {
 	delete(s.tables, s.dialect.Name(name))
 	for t := range s.layouts {
@@ -195,22 +195,22 @@ func (s *Sink) forgetTable(name string) {
 	}
 }
 
-// inStep migrates those tables of the batch that have no layout yet.
-func (s *Sink) inStep(ctx context.Context, conn Conn, b *change.Batch) error {
-	var strange []*schema.Table
+// ensureLayouts migrates the tables of the batch that have no layout yet.
+func (s *Sink) ensureLayouts(ctx context.Context, conn Conn, b *change.Batch) error {
+	var unmapped []*schema.Table
 	for _, set := range b.Sets {
 		if s.layouts[set.Table] == nil {
-			strange = append(strange, set.Table)
+			unmapped = append(unmapped, set.Table)
 		}
 	}
-	if strange == nil {
+	if unmapped == nil {
 		return nil
 	}
-	_, err := s.migrate(ctx, conn, strange)
+	_, err := s.migrate(ctx, conn, unmapped)
 	return err
 }
 
-// layout returns the layout of t, whose real table is in step with it.
+// layout returns the layout of t, whose real table matches it.
 func (s *Sink) layout(ctx context.Context, conn Conn, t *schema.Table) (*Layout, error) {
 	if l := s.layouts[t]; l != nil {
 		return l, nil

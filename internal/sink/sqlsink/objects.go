@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// destination is the row of the table of the destination's identity.
+// destination is the only row of the destination table.
 type destination struct{ id, version, object string }
 
 func readDestination(ctx context.Context, conn Conn, l *Layout) (d destination, err error) {
@@ -24,7 +24,7 @@ func readDestination(ctx context.Context, conn Conn, l *Layout) (d destination, 
 }
 
 func writeDestination(ctx context.Context, tx Tx, l *Layout, d destination) error {
-	v := values{"name": destinationKey, "id": d.id, "version": d.version}
+	v := recordValues{"name": destinationKey, "id": d.id, "version": d.version}
 	if d.object != "" {
 		v["object"] = d.object
 	}
@@ -35,9 +35,9 @@ func writeDestination(ctx context.Context, tx Tx, l *Layout, d destination) erro
 	return tx.Write(ctx, &Write{Layout: l, Upserts: []change.Row{row}})
 }
 
-// sameCheckpoints reports whether the checkpoint table, now an object, is the one that the
-// destination has recorded. If it is not, the tables were restored from a dump, or an
-// earlier version made them: their ids say nothing.
+// sameCheckpoints reports whether the checkpoint table, given as an object, has the recorded id. If
+// not, the tables were restored from a dump or an earlier version created them, and no recorded id is
+// valid.
 func (s *Sink) sameCheckpoints(ctx context.Context, conn Conn, object Object) (bool, error) {
 	l, err := s.readLayout(ctx, conn, s.ownTables[destinationTable])
 	if l == nil || err != nil || object.ID == "" {
@@ -47,14 +47,14 @@ func (s *Sink) sameCheckpoints(ctx context.Context, conn Conn, object Object) (b
 	return d.object == object.ID, err
 }
 
-// identities are the ids that a destination is to record.
+// identities are ids to record.
 type identities struct {
 	destination destination
 	snapshots   []sink.Snapshot
 }
 
-// identify returns the ids of the checkpoint table and of the tables with a snapshot, if
-// those that are recorded are not of this database; else nil.
+// identify returns the ids of the checkpoint table and of the tables with a snapshot. It returns nil if
+// the recorded ids are valid.
 func (s *Sink) identify(ctx context.Context, conn Conn, now *records) (*identities, error) {
 	if _, ok := conn.(Identifying); !ok {
 		return nil, nil

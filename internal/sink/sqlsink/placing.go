@@ -11,24 +11,21 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Placing is a Conn of a database in which Place may be durable before the rest of its
-// transaction.
+// Placing is a Conn of a database in which Place may be durable before the rest of its transaction.
 type Placing interface {
-	// PlacesFirst reports whether Place does so with the live table's rows. The staging
-	// table, which is sealed, is gone then.
+	// PlacesFirst reports whether that is so for the live table. The sealed staging table is gone then.
 	PlacesFirst(live *Layout) bool
 }
 
-// placing is a snapshot that is about to be put in place. If its stage is gone, and the
-// placingRecord of its load is not, it has been: a load that is given up deletes the
-// record before the stage.
+// placing is a snapshot whose rows are about to be placed. If its stage is gone and the placingRecord
+// of its load is not, the rows are in place: a discarded load deletes the record before the stage.
 type placing struct {
 	stage string
 	load  string // its id
 	s     sink.Snapshot
 }
 
-// placingRecord is the file under which the record of a load tells that it has a placing.
+// placingRecord is the file name in the record of a load that has a placing.
 const placingRecord = "_eds_placing"
 
 // row returns p as a row of the table of snapshots.
@@ -38,9 +35,9 @@ func (p *placing) row(t *schema.Table) (change.Row, error) {
 	return recordRow(t, v)
 }
 
-// announce records the snapshot before its rows are put in place, if that may be durable
-// before the rest of the transaction is. Running servers then look out for it.
-func (l *load) announce(ctx context.Context) error {
+// recordPlacing records the snapshot before its rows are placed, if Place may be durable before the
+// rest of the transaction. Running servers then check the placing.
+func (l *load) recordPlacing(ctx context.Context) error {
 	r := l.snapshot
 	first, ok := l.conn.(Placing)
 	if r == nil || r.s == nil || !ok || !l.mode.Replaces() || !first.PlacesFirst(l.live) {
@@ -64,7 +61,7 @@ func (l *load) announce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.announced = p
+	r.recordedPlacing = p
 	if !l.Loaded(placingRecord) {
 		l.files[placingRecord] = 0
 		l.recorded = append(l.recorded, record)
@@ -72,8 +69,8 @@ func (l *load) announce(ctx context.Context) error {
 	return nil
 }
 
-// placed tells those that have been put in place, by imports that were interrupted since,
-// from those that may be yet.
+// placed separates the placings whose rows are in place, by imports that were interrupted, from the
+// pending ones.
 func (s *Sink) placed(ctx context.Context, conn Conn, all []placing) (placed, pending []placing, err error) {
 	if len(all) == 0 {
 		return nil, nil, nil
@@ -84,7 +81,7 @@ func (s *Sink) placed(ctx context.Context, conn Conn, all []placing) (placed, pe
 	}
 	stages, err := conn.Tables(ctx, names)
 	if err != nil {
-		return nil, nil, fmt.Errorf("look for staging tables: %w", err)
+		return nil, nil, fmt.Errorf("find staging tables: %w", err)
 	}
 	loads, err := s.placingLoads(ctx, conn)
 	if err != nil {
@@ -119,9 +116,9 @@ func (s *Sink) placingLoads(ctx context.Context, conn Conn) (map[string]bool, er
 	return loads, nil
 }
 
-// settle makes snapshots of what interrupted imports have put in place, before their
-// records are deleted.
-func (s *Sink) settle(ctx context.Context, conn Conn, found *records) error {
+// recordPlaced records the snapshots that interrupted imports have placed, before their other records
+// are deleted.
+func (s *Sink) recordPlaced(ctx context.Context, conn Conn, found *records) error {
 	l := s.layouts[s.ownTables[snapshotTable]]
 	for i := range found.placed {
 		p := &found.placed[i]
@@ -133,15 +130,16 @@ func (s *Sink) settle(ctx context.Context, conn Conn, found *records) error {
 	return nil
 }
 
-// lookOut returns an error if one of the placings that Records found was put in place:
-// the import may have ended there, and tell nobody.
-func (s *Sink) lookOut(ctx context.Context, conn Conn) error {
+// checkPlacings returns an error if the rows of a placing that Records found are in place by now. The
+// import may have ended there, without informing the server.
+func (s *Sink) checkPlacings(ctx context.Context, conn Conn) error {
 	placed, pending, err := s.placed(ctx, conn, s.placings)
 	if err != nil {
 		return err
 	}
 	if len(placed) > 0 {
-		return fault.Mark(fault.Fatal, &sink.ReopenError{Reason: fmt.Sprintf("table %q has been imported", placed[0].s.Table), Imported: true})
+		reason := fmt.Sprintf("table %q has been imported", placed[0].s.Table)
+		return fault.Mark(fault.Fatal, &sink.ReopenError{Reason: reason, Imported: true})
 	}
 	s.placings = pending
 	return nil

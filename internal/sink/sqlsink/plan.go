@@ -6,8 +6,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// plan returns the steps that make real, nil where the table does not exist,
-// able to hold rows of t.
+// plan returns the steps that make real able to hold rows of t. real is nil if the table does not exist.
 func (s *Sink) plan(t *schema.Table, real *Table) ([]Step, error) {
 	columns, slots, err := s.columns(t)
 	if err != nil {
@@ -34,10 +33,11 @@ func (s *Sink) plan(t *schema.Table, real *Table) ([]Step, error) {
 			steps = s.relax(steps, real, column)
 		}
 		if c.Meta != 0 && (column.Holds == schema.String || column.Holds == schema.Enum) {
-			continue // what the engine writes there is short
+			continue // the engine writes short texts only
 		}
 		if to, wider := column.widened(c.Type); wider {
-			steps = append(steps, Step{Kind: WidenColumn, Table: real.Name, Real: column, To: to, Nullable: column.Nullable || len(steps) > before})
+			nullable := column.Nullable || len(steps) > before
+			steps = append(steps, Step{Kind: WidenColumn, Table: real.Name, Real: column, To: to, Nullable: nullable})
 		}
 	}
 	for i := range real.Columns {
@@ -48,8 +48,7 @@ func (s *Sink) plan(t *schema.Table, real *Table) ([]Step, error) {
 	return steps, nil
 }
 
-// relax adds the step that lets the column be NULL, unless it can be, or is part
-// of the table's key.
+// relax adds the step that lets the column be NULL, unless it is nullable or part of the table's key.
 func (s *Sink) relax(steps []Step, real *Table, column *Column) []Step {
 	if column.Nullable {
 		return steps
@@ -62,11 +61,10 @@ func (s *Sink) relax(steps []Step, real *Table, column *Column) []Step {
 	return append(steps, Step{Kind: RelaxColumn, Table: real.Name, Real: column})
 }
 
-// widened returns the type that a column which holds values of type real must
-// get to hold those of type want as well, and whether it must get another.
-// Truth values fit into numbers, as 0 and 1.
+// widened returns the type that the column needs to hold values of type want in addition to its own,
+// and whether that is another type. Numeric types hold booleans as 0 and 1.
 func (c *Column) widened(want schema.Type) (schema.Type, bool) {
-	if c.Holds == schema.Enum && c.Narrow { // made for the words of an enumeration
+	if c.Holds == schema.Enum && c.Narrow { // long enough for every enumeration
 		return schema.String, want != schema.Enum && want != schema.Boolean
 	}
 	to, wider := widened(c.Holds, want)
@@ -88,7 +86,7 @@ func widened(real, want schema.Type) (schema.Type, bool) {
 	}
 }
 
-// String describes the step for a person.
+// String describes the completed step for logs.
 func (s Step) String() string {
 	switch s.Kind {
 	case CreateTable:

@@ -12,10 +12,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// plain is a dialect that changes no name and can not be reached.
+// plain is a dialect that changes no name and cannot connect.
 type plain struct{ folds bool }
 
-func (d plain) Connect(context.Context) (Conn, error) { return nil, errors.New("nobody is there") }
+func (d plain) Connect(context.Context) (Conn, error) { return nil, errors.New("no server") }
 func (d plain) Name(name string) string               { return name }
 func (d plain) FoldsCase() bool                       { return d.folds }
 func (d plain) DDL(Step) []string                     { return nil }
@@ -34,41 +34,41 @@ func newTable(t *testing.T, keys int, columns ...schema.Column) *schema.Table {
 	return table
 }
 
-func TestAPlanTouchesOnlyWhatMustChange(t *testing.T) {
+func TestPlan_ChangesOnlyWhatMustChange(t *testing.T) {
 	id := schema.Column{Name: "id", Type: schema.String, Required: true}
 	key := Column{Name: "id", Type: "text", Holds: schema.String}
 	for name, c := range map[string]struct {
-		columns  []schema.Column // beside id
-		real     []Column        // beside id; nil: no such table
+		columns  []schema.Column // in addition to id
+		real     []Column        // in addition to id
 		missing  bool
 		options  Options
 		after    bool
 		folds    bool
 		expected []string
 	}{
-		"a table that is missing is made": {
+		"missing table": {
 			columns: []schema.Column{{Name: "n", Type: schema.Integer}}, missing: true,
 			expected: []string{`created table "order" with 2 columns`},
 		},
-		"with metadata": {
+		"metadata": {
 			missing: true, options: Options{Metadata: true, SoftDelete: true},
 			expected: []string{`created table "order" with 5 columns`},
 		},
-		"with the version alone, where newer rows must win": {
+		"version only": {
 			missing: true, after: true,
 			expected: []string{`created table "order" with 2 columns`},
 		},
-		"nothing": {
+		"no difference": {
 			columns: []schema.Column{{Name: "n", Type: schema.Integer}},
 			real:    []Column{{Name: "n", Type: "bigint", Holds: schema.Integer, Nullable: true}},
 		},
-		"columns that are missing are added": {
+		"missing columns": {
 			columns: []schema.Column{{Name: "a", Type: schema.String}, {Name: "b", Type: schema.Object}},
 			expected: []string{
 				`added column "a" to table "order"`, `added column "b" to table "order"`,
 			},
 		},
-		"types widen, and never narrow": {
+		"types": {
 			columns: []schema.Column{
 				{Name: "up", Type: schema.Number},
 				{Name: "text", Type: schema.String},
@@ -93,7 +93,7 @@ func TestAPlanTouchesOnlyWhatMustChange(t *testing.T) {
 				`widened column "up" of table "order" from bigint to hold any number`,
 			},
 		},
-		"NOT NULL goes where the source may be without a value": {
+		"NOT NULL": {
 			columns: []schema.Column{{Name: "may", Type: schema.String}, {Name: "must", Type: schema.String, Required: true}},
 			real: []Column{
 				{Name: "may", Type: "text", Holds: schema.String},
@@ -104,16 +104,16 @@ func TestAPlanTouchesOnlyWhatMustChange(t *testing.T) {
 			},
 			expected: []string{`allowed NULL in column "may" of table "order"`, `allowed NULL in column "left" of table "order"`},
 		},
-		"a generated column is let alone": {
+		"generated column": {
 			columns: []schema.Column{{Name: "n", Type: schema.String}},
 			real:    []Column{{Name: "n", Type: "bigint", Holds: schema.Integer, Generated: true}},
 		},
-		"a column is found by a name of another case where the database does": {
+		"another case in a database that ignores case": {
 			columns: []schema.Column{{Name: "createdDate", Type: schema.String}},
 			real:    []Column{{Name: "CREATEDDATE", Type: "text", Holds: schema.String, Nullable: true}},
 			folds:   true,
 		},
-		"and is another column where it does not": {
+		"another case": {
 			columns:  []schema.Column{{Name: "createdDate", Type: schema.String}},
 			real:     []Column{{Name: "CREATEDDATE", Type: "text", Holds: schema.String, Nullable: true}},
 			expected: []string{`added column "createdDate" to table "order"`},
@@ -140,10 +140,20 @@ func TestAPlanTouchesOnlyWhatMustChange(t *testing.T) {
 	}
 }
 
-func TestALayoutWritesWhatThereIsToWrite(t *testing.T) {
-	table := newTable(t, 2, schema.Column{Name: "a", Type: schema.String}, schema.Column{Name: "b", Type: schema.Integer}, schema.Column{Name: "made", Type: schema.String}, schema.Column{Name: "gone", Type: schema.String}, schema.Column{Name: "z", Type: schema.Object})
+func TestLayout_HasWritableColumns(t *testing.T) {
+	table := newTable(t, 2,
+		schema.Column{Name: "a", Type: schema.String}, schema.Column{Name: "b", Type: schema.Integer},
+		schema.Column{Name: "made", Type: schema.String}, schema.Column{Name: "gone", Type: schema.String},
+		schema.Column{Name: "z", Type: schema.Object},
+	)
 	real := &Table{Name: "order", Columns: []Column{
-		{Name: "z"}, {Name: "_eds_deleted"}, {Name: "b"}, {Name: "made", Generated: true}, {Name: "_eds_version"}, {Name: "more"}, {Name: "a"},
+		{Name: "z"},
+		{Name: "_eds_deleted"},
+		{Name: "b"},
+		{Name: "made", Generated: true},
+		{Name: "_eds_version"},
+		{Name: "more"},
+		{Name: "a"},
 	}}
 	s := &Sink{dialect: plain{}, options: Options{Metadata: true, SoftDelete: true}}
 	l, err := s.newLayout(table, real)
@@ -160,7 +170,13 @@ func TestALayoutWritesWhatThereIsToWrite(t *testing.T) {
 	for _, c := range l.Columns {
 		got = append(got, column{c.Real.Name, c.Slot, c.Meta, c.Key})
 	}
-	want := []column{{"a", 0, 0, true}, {"b", 1, 0, true}, {"z", 4, 0, false}, {"_eds_version", -1, MetaVersion, false}, {"_eds_deleted", -1, MetaDeleted, false}}
+	want := []column{
+		{"a", 0, 0, true},
+		{"b", 1, 0, true},
+		{"z", 4, 0, false},
+		{"_eds_version", -1, MetaVersion, false},
+		{"_eds_deleted", -1, MetaDeleted, false},
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("columns (-want +got)\n%s", diff)
 	}
@@ -169,17 +185,18 @@ func TestALayoutWritesWhatThereIsToWrite(t *testing.T) {
 	}
 }
 
-func TestWhatCanNotBeLaidOutIsFatalAndSaysWhy(t *testing.T) {
+func TestLayout_RefusesTablesItCannotWrite(t *testing.T) {
 	key := schema.Column{Name: "id", Type: schema.String}
 	for want, c := range map[string]struct {
 		table *schema.Table
 		real  *Table
 	}{
-		`table "order": it has no column "id" that can be written, which is part of the key: drop or rename the table, then import it`: {
+		`table "order": it has no writable column "id", which is part of the key: drop or rename the table, then import it`: {
 			newTable(t, 1, key), &Table{Name: "order", Columns: []Column{{Name: "id", Generated: true}}},
 		},
-		`table "order": columns "Name" and "name" would be one column of the database, which does not tell upper from lower case`: {
-			newTable(t, 1, key, schema.Column{Name: "name", Type: schema.String}, schema.Column{Name: "Name", Type: schema.String}), &Table{Name: "order", Columns: []Column{{Name: "id"}, {Name: "name"}}},
+		`table "order": columns "Name" and "name" would be one column, because the database ignores case`: {
+			newTable(t, 1, key, schema.Column{Name: "name", Type: schema.String}, schema.Column{Name: "Name", Type: schema.String}),
+			&Table{Name: "order", Columns: []Column{{Name: "id"}, {Name: "name"}}},
 		},
 	} {
 		s := &Sink{dialect: plain{folds: true}}

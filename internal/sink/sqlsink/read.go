@@ -8,15 +8,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Probe opens a session of its own and asks whether it may do what eds does.
+// Probe checks over a session of its own that eds has the privileges it needs.
 func (s *Sink) Probe(ctx context.Context) error {
-	return s.aside(ctx, "make and write a table", func(conn Conn) error { return conn.CanWrite(ctx) })
+	return s.withConn(ctx, "create and write a table", func(conn Conn) error { return conn.CanWrite(ctx) })
 }
 
 // Read yields the rows of a table over a session of its own.
 func (s *Sink) Read(ctx context.Context, t *schema.Table) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
-		err := s.aside(ctx, "read "+t.Name, func(conn Conn) error {
+		err := s.withConn(ctx, "read "+t.Name, func(conn Conn) error {
 			l, err := s.readLayout(ctx, conn, t)
 			if l == nil || err != nil {
 				return err
@@ -38,8 +38,7 @@ func (s *Sink) Read(ctx context.Context, t *schema.Table) iter.Seq2[*change.Row,
 	}
 }
 
-// readLayout maps t onto what the destination has of it now; nil where it has no
-// such table.
+// readLayout maps t onto the table as it is now. It returns nil if the destination has no such table.
 func (s *Sink) readLayout(ctx context.Context, conn Conn, t *schema.Table) (*Layout, error) {
 	found, err := conn.Tables(ctx, []string{s.dialect.Name(t.Name)})
 	if err != nil || len(found) == 0 {
@@ -48,8 +47,8 @@ func (s *Sink) readLayout(ctx context.Context, conn Conn, t *schema.Table) (*Lay
 	return s.newLayout(t, found[0])
 }
 
-// aside runs do on a session of its own.
-func (s *Sink) aside(ctx context.Context, what string, do func(conn Conn) error) error {
+// withConn runs do on a session of its own.
+func (s *Sink) withConn(ctx context.Context, what string, do func(conn Conn) error) error {
 	conn, err := s.connect(ctx)
 	if err == nil {
 		defer s.abandon(ctx, conn)

@@ -26,16 +26,16 @@ const (
 // ownTables returns them by name.
 func ownTables() map[string]*schema.Table {
 	return map[string]*schema.Table{
-		checkpointTable: CheckpointTable(), destinationTable: destinationsTable(), snapshotTable: snapshotsTable(), stateTable: statesTable(),
-		loadTable: loadsTable(),
+		checkpointTable: CheckpointTable(), destinationTable: destinationsTable(), snapshotTable: snapshotsTable(),
+		stateTable: statesTable(), loadTable: loadsTable(),
 	}
 }
 
-// own reports whether t is one of the engine's tables, and not one of the source that
-// has its name.
-func (s *Sink) own(t *schema.Table) bool { return s.ownTables[t.Name] == t }
+// isOwn reports whether t is one of the engine's tables, and not a table of the source with the same
+// name.
+func (s *Sink) isOwn(t *schema.Table) bool { return s.ownTables[t.Name] == t }
 
-// ownTable returns a table of the engine's own. Its key columns are text.
+// ownTable returns a table of the engine. Its key columns are text.
 func ownTable(name string, key []string, others ...schema.Column) *schema.Table {
 	var columns []schema.Column
 	for _, k := range key {
@@ -54,8 +54,7 @@ func integer(name string) schema.Column {
 func optional(name string) schema.Column { return schema.Column{Name: name, Type: schema.Integer} }
 func text(name string) schema.Column     { return schema.Column{Name: name, Type: schema.String} }
 
-// layoutOfOwn returns the layout of one of the engine's tables, made if it does not
-// exist.
+// layoutOfOwn returns the layout of one of the engine's tables. It creates the table if necessary.
 func (s *Sink) layoutOfOwn(ctx context.Context, conn Conn, name string) (*Layout, error) {
 	t := s.ownTables[name]
 	if l := s.layouts[t]; l != nil {
@@ -68,12 +67,12 @@ func (s *Sink) layoutOfOwn(ctx context.Context, conn Conn, name string) (*Layout
 	if !s.denied(err) {
 		return nil, err
 	}
-	l, missing := s.layout(ctx, conn, t) // as an earlier version made it
+	l, missing := s.layout(ctx, conn, t) // as an earlier version has created it
 	if missing != nil && s.verdict(missing).Lost {
 		return nil, missing
 	}
 	if name != loadTable && s.unavailable == nil { // a load needs its records only until it ends
-		s.unavailable = s.grant(ctx, conn, l, err)
+		s.unavailable = s.withGrant(ctx, conn, l, err)
 	}
 	if missing != nil {
 		return nil, err
@@ -81,12 +80,11 @@ func (s *Sink) layoutOfOwn(ctx context.Context, conn Conn, name string) (*Layout
 	return l, nil
 }
 
-// grant returns err, by which the database has refused to make or change a table of
-// records, with the statements that allow it. Layout l is what there is of the table; nil
-// if it does not exist.
-func (s *Sink) grant(ctx context.Context, conn Conn, l *Layout, err error) error {
-	if may := conn.CanWrite(ctx); may != nil && s.denied(may) {
-		err = may
+// withGrant adds the statements that grant the missing privileges to err, the database's refusal to
+// create or change a table of records. l is the table's layout; nil if it does not exist.
+func (s *Sink) withGrant(ctx context.Context, conn Conn, l *Layout, err error) error {
+	if missing := conn.CanWrite(ctx); missing != nil && s.denied(missing) {
+		err = missing
 	}
 	if owned, ok := conn.(Owned); ok && l != nil {
 		err = fmt.Errorf("table %q belongs to another user; run as its owner: %s: %w", l.Real.Name, owned.Own(l.Real.Name), err)
@@ -94,17 +92,17 @@ func (s *Sink) grant(ctx context.Context, conn Conn, l *Layout, err error) error
 	return err
 }
 
-// denied reports whether the database has refused err's statement for good.
+// denied reports whether the database refuses err's statement for good.
 func (s *Sink) denied(err error) bool {
 	v := s.verdict(err)
 	return v.Class == fault.Fatal && !v.Lost
 }
 
-// values are texts and integers by column.
-type values map[string]any
+// recordValues are texts and integers by column.
+type recordValues map[string]any
 
 // recordRow returns a row of one of the engine's tables.
-func recordRow(t *schema.Table, v values) (change.Row, error) {
+func recordRow(t *schema.Table, v recordValues) (change.Row, error) {
 	image := []byte{'{'}
 	for _, c := range t.Columns {
 		value, ok := v[c.Name]
@@ -129,7 +127,7 @@ func recordRow(t *schema.Table, v values) (change.Row, error) {
 	return change.Row{Image: image, Spans: spans, Op: cdc.Insert}, err
 }
 
-// keysOf returns the rows as rows of key columns only.
+// keysOf returns the rows reduced to their key columns.
 func keysOf(t *schema.Table, rows ...change.Row) []change.Row {
 	keys := make([]change.Row, len(rows))
 	for i, r := range rows {
@@ -157,7 +155,7 @@ func (r record) integer(column string) int64 {
 	return n
 }
 
-// The text of a writer.
+// formatWriter returns the text of a writer.
 func formatWriter(w sink.Writer) string {
 	text, _ := json.Marshal(w) // strings and times always encode
 	return string(text)
@@ -165,6 +163,6 @@ func formatWriter(w sink.Writer) string {
 
 func parseWriter(text string) sink.Writer {
 	var w sink.Writer
-	_ = json.Unmarshal([]byte(text), &w) // a text that is none names no writer
+	_ = json.Unmarshal([]byte(text), &w) // an invalid text is an unknown writer
 	return w
 }

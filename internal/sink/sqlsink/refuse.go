@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// StatementError is an error that the database answered to a statement about one table.
+// StatementError is the database's error for a statement about one table.
 type StatementError struct {
 	Table string // as the source calls it
 	Err   error
@@ -20,7 +20,7 @@ type StatementError struct {
 func (e *StatementError) Error() string { return e.Err.Error() }
 func (e *StatementError) Unwrap() error { return e.Err }
 
-// About returns err, if it is not nil, as a *StatementError of the layout's table.
+// About returns err as a *StatementError for the layout's table, nil if err is nil.
 func About(l *Layout, err error) error {
 	if err == nil {
 		return nil
@@ -36,10 +36,10 @@ func refused(table string, err error) error {
 // isRefused reports whether err is a *sink.TableError.
 func isRefused(err error) bool { return errors.As(err, new(*sink.TableError)) }
 
-// judgeStatement returns err as a *sink.TableError if the database refuses a statement
-// about one table for good, while it takes those about others. A statement that still does
-// not fit after the catalogue was read again is refused for good.
-func (s *Sink) judgeStatement(ctx context.Context, conn Conn, err error, again bool) error {
+// refuseStatement returns err as a *sink.TableError if the database refuses statements about one table
+// for good, but accepts those about others. again says that the statement has failed before and the
+// catalogue was read again: then a stale catalogue is a refusal for good.
+func (s *Sink) refuseStatement(ctx context.Context, conn Conn, err error, again bool) error {
 	about := new(StatementError)
 	if !errors.As(err, &about) || isRefused(err) || s.ownTables[about.Table] != nil {
 		return err
@@ -51,12 +51,12 @@ func (s *Sink) judgeStatement(ctx context.Context, conn Conn, err error, again b
 	return refused(about.Table, err)
 }
 
-// judgeStep is judgeStatement for a step of t's migration. A table that may not be made
-// is refused by the schema.
-func (s *Sink) judgeStep(ctx context.Context, conn Conn, t *schema.Table, step Step, err error) error {
+// refuseStep is refuseStatement for a step of t's migration. If eds may not create a table, that
+// concerns all tables of the schema.
+func (s *Sink) refuseStep(ctx context.Context, conn Conn, t *schema.Table, step Step, err error) error {
 	v := s.verdict(err)
 	switch {
-	case s.own(t), v.Lost, v.Class == fault.Refused:
+	case s.isOwn(t), v.Lost, v.Class == fault.Refused:
 		return err
 	case v.Class == fault.Fatal && step.Kind == CreateTable:
 		return err
@@ -66,8 +66,8 @@ func (s *Sink) judgeStep(ctx context.Context, conn Conn, t *schema.Table, step S
 	return refused(t.Name, err)
 }
 
-// othersWork reports whether the checkpoint can still be read, if there is one: then the
-// database and the schema are not what is wrong.
+// othersWork reports whether the checkpoint, if there is one, can still be read. Then the database and
+// the schema are fine.
 func (s *Sink) othersWork(ctx context.Context, conn Conn) bool {
 	if !s.held {
 		return true
@@ -80,11 +80,10 @@ func (s *Sink) othersWork(ctx context.Context, conn Conn) bool {
 	return err == nil
 }
 
-// obstacle says why t cannot be made or written although its name is known: real, which
-// may be nil, is not a table, or was imported and is gone. Only an import makes a table
-// again that has a snapshot.
+// obstacle returns the reason why t cannot be created or written: real is not a table, or it is nil and
+// the table was imported before. Only an import creates a table again that has a snapshot.
 func (s *Sink) obstacle(ctx context.Context, conn Conn, t *schema.Table, real *Table, imports bool) error {
-	if s.own(t) || real != nil && real.Other == "" {
+	if s.isOwn(t) || real != nil && real.Other == "" {
 		return nil
 	}
 	imported := false
@@ -109,7 +108,7 @@ func notTable(real *Table) error {
 	return fmt.Errorf("%s has the name %q in the database: drop or rename it, then import the table", real.Other, real.Name)
 }
 
-// wasImported reports whether the destination has a snapshot of the table now.
+// wasImported reports whether the destination has a snapshot of the table.
 func (s *Sink) wasImported(ctx context.Context, conn Conn, table string) (bool, error) {
 	snapshots, err := s.storedSnapshots(ctx, conn)
 	return slices.ContainsFunc(snapshots, func(snapshot sink.Snapshot) bool { return snapshot.Table == table }), err

@@ -6,34 +6,36 @@ import (
 	"iter"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// How much of a file is staged in one transaction if it has rows that are refused.
+// Bounds of a part of a file, which one transaction stages.
 const (
 	partRows  = 2000
 	partBytes = 4 << 20
 )
 
-// partSeparator is between the name of a file and that of a part of it, in records.
+// partSeparator separates the name of a file from the rows of a part, in records.
 const partSeparator = "#"
 
-// LoadRows stages the rows of a file in parts, each with a record of its own, and halves
-// those that are refused. A part that an interrupted call has staged is not staged again.
-// The record of the file takes the place of those of its parts at the end.
-func (l *load) LoadRows(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error) (int64, error) {
+// LoadRows stages the rows of a file in parts. Each part has a record, and is halved if it is refused,
+// until refused gets single rows. A part that an interrupted call has staged is not staged again. At
+// the end, one record of the file replaces those of the parts.
+func (l *load) LoadRows(
+	ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error,
+) (int64, error) {
 	var count, first int64
 	var part []change.Row
 	size := 0
 	stage := func() error {
 		err := sink.Isolate(len(part), func(from, to int) error {
-			_, err := l.LoadFile(ctx, fmt.Sprintf("%s%s%d-%d", file, partSeparator, first+int64(from), first+int64(to)), each(part[from:to]))
+			name := fmt.Sprintf("%s%s%d-%d", file, partSeparator, first+int64(from), first+int64(to))
+			_, err := l.LoadFile(ctx, name, rowsOf(part[from:to]))
 			if fault.Of(err) == fault.Poison {
-				l.unsure = false // nothing of it is durable
+				l.unsure = false // the transaction is not durable
 			}
 			return err
 		}, func(i int, reason error) error {
@@ -62,7 +64,7 @@ func (l *load) LoadRows(ctx context.Context, file string, rows iter.Seq2[*change
 	return count, l.attempt(ctx, "stage a file of", func(ctx context.Context) error { return l.joinParts(ctx, file) })
 }
 
-func each(rows []change.Row) iter.Seq2[*change.Row, error] {
+func rowsOf(rows []change.Row) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		for i := range rows {
 			if !yield(&rows[i], nil) {
@@ -72,10 +74,10 @@ func each(rows []change.Row) iter.Seq2[*change.Row, error] {
 	}
 }
 
-// joinParts records the file in the place of its parts.
+// joinParts replaces the records of the file's parts by one record of the file.
 func (l *load) joinParts(ctx context.Context, file string) error {
 	if l.stage == nil {
-		return lost("the load has to begin again")
+		return lost("the load must start again")
 	}
 	if l.Loaded(file) { // only the answer was lost
 		return nil
@@ -92,7 +94,7 @@ func (l *load) joinParts(ctx context.Context, file string) error {
 			added += l.files[record{l.records.Table, &row}.text("file")]
 		}
 	}
-	joined, err := recordRow(l.records.Table, values{"target": l.t.Name, "file": file, "job": l.id, "row_count": added, "staged": time.Now().UnixMilli()})
+	joined, err := l.fileRecord(file, added)
 	if err != nil {
 		return err
 	}

@@ -16,8 +16,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// rollbackTimeout bounds how long an orderly end of a session or transaction may
-// take before the connection is given up.
+// rollbackTimeout bounds a rollback and the orderly end of a session. After that the connection is
+// given up.
 const rollbackTimeout = 5 * time.Second
 
 // Sink is a SQL destination.
@@ -27,32 +27,34 @@ type Sink struct {
 	env     sink.Env
 	log     *slog.Logger
 
-	mu   sync.Mutex // held by every method that uses what follows
+	mu   sync.Mutex // guards all fields below it
 	conn Conn       // nil: not connected
 
 	tables  map[string]*Table // by real name; nil: known not to exist
 	layouts map[*schema.Table]*Layout
-	refused map[string]bool // widening and relaxing steps that the database can not take
+	refused map[string]bool // widening and relaxing steps that the database does not support
 
 	ownTables  map[string]*schema.Table // the engine's, by name; never changed
 	watchTicks func() (ticks <-chan time.Time, stop func())
 
-	position cdc.Position // the stored checkpoint, and the position and states beside it, if known is set
+	// If known is set, low is the stored checkpoint, position is the position stored with it, and
+	// states are the stored states.
+	position cdc.Position
 	low      cdc.Position
 	states   states
 	known    bool
-	held     bool // it is this process's to move: what is read again has to be as it was left
+	held     bool // only this process may move the checkpoint: another value in the database is an error
 	// unavailable says why the destination keeps no records; nil if it does.
 	unavailable error
 	begun       *records     // as Records read them
 	beginning   int64        // the epoch that Begin takes
 	epoch       int64        // of this process, 0 before Begin
-	generation  int64        // that the stored checkpoint has
-	placings    []placing    // that Records found
+	generation  int64        // of the stored checkpoint
+	placings    []placing    // found by Records
 	seen        int64        // the latest sign of life
-	attempted   cdc.Position // that the latest transaction was to store
+	attempted   cdc.Position // the position of the latest transaction, whose outcome may be unknown
 
-	// numbering is held from when a load gets its generation until it has committed.
+	// numbering is held by a load from the time it gets its generation until it has committed.
 	numbering sync.Mutex
 	issued    atomic.Int64 // the latest generation of a load
 }
@@ -74,7 +76,7 @@ func Open(ctx context.Context, d Dialect, options Options, env sink.Env) (*Sink,
 		tables: make(map[string]*Table), layouts: make(map[*schema.Table]*Layout), refused: make(map[string]bool),
 		ownTables: ownTables(), watchTicks: watchTicks,
 	}
-	if _, err := s.session(ctx); err != nil {
+	if _, err := s.connection(ctx); err != nil {
 		return nil, s.fail("connect", err)
 	}
 	return s, nil
@@ -94,8 +96,8 @@ func (s *Sink) Close(ctx context.Context) error {
 	return err
 }
 
-// session returns the connection, made anew where there is none.
-func (s *Sink) session(ctx context.Context) (Conn, error) {
+// connection returns the connection. It connects if there is none.
+func (s *Sink) connection(ctx context.Context) (Conn, error) {
 	if s.conn != nil {
 		return s.conn, nil
 	}
@@ -107,7 +109,7 @@ func (s *Sink) session(ctx context.Context) (Conn, error) {
 	return conn, nil
 }
 
-// connect opens a connection, and notes that the destination lets eds in.
+// connect opens a connection, and records that the destination grants access.
 func (s *Sink) connect(ctx context.Context) (Conn, error) {
 	conn, err := s.dialect.Connect(ctx)
 	if err != nil {
@@ -116,20 +118,20 @@ func (s *Sink) connect(ctx context.Context) (Conn, error) {
 	return conn, s.env.Access.Judge(nil)
 }
 
-// Apply writes the batch and its checkpoint in one transaction. Where an earlier
-// attempt may have been durable already, the stored checkpoint decides.
+// Apply writes the batch and its checkpoint in one transaction. If an earlier attempt has an
+// unknown outcome, the stored checkpoint decides.
 func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.attempt(ctx, "apply the batch", func(conn Conn) error { return s.apply(ctx, conn, b, nil) })
 }
 
-// attempt runs do on the connection, and once more where the connection turns
-// out to have been lost while it was idle, or the catalogue to be stale.
+// attempt runs do on the connection. It runs do once more if the connection was lost while it was
+// idle, or if the catalogue is stale.
 func (s *Sink) attempt(ctx context.Context, what string, do func(conn Conn) error) error {
 	for again := false; ; again = true {
 		kept := s.conn != nil
-		conn, err := s.session(ctx)
+		conn, err := s.connection(ctx)
 		if err != nil {
 			return s.fail(what, err)
 		}
@@ -137,19 +139,19 @@ func (s *Sink) attempt(ctx context.Context, what string, do func(conn Conn) erro
 			return nil
 		}
 		v := s.recover(ctx, err)
-		idle := v.Lost && kept && !errors.As(err, new(*SilentError)) // when the connection was lost
+		idle := v.Lost && kept && !errors.As(err, new(*SilentError))
 		if !again && ctx.Err() == nil && (v.Stale || idle) {
-			s.log.Info("trying again at once", "action", what, "reason", err)
+			s.log.Info("retrying at once", "action", what, "reason", err)
 			continue
 		}
 		if !v.Lost {
-			err = s.judgeStatement(ctx, conn, s.blameWriters(ctx, conn, err, checkpointTable), again)
+			err = s.refuseStatement(ctx, conn, s.blameWriters(ctx, conn, err, checkpointTable), again)
 		}
 		return s.fail(what, err)
 	}
 }
 
-// recover leaves the sink ready for another attempt after err.
+// recover makes the sink ready for another attempt after err.
 func (s *Sink) recover(ctx context.Context, err error) Verdict {
 	v := s.verdict(err)
 	s.known = false
@@ -158,14 +160,14 @@ func (s *Sink) recover(ctx context.Context, err error) Verdict {
 		s.conn = nil
 	}
 	if v.Lost || v.Stale {
-		// A restored database, or another one behind the same name, looks like
-		// a lost connection: what is known of its tables goes with it.
+		// A restored database, or another one with the same address, looks like a lost
+		// connection. It may have other tables.
 		s.forgetTables()
 	}
 	return v
 }
 
-// abandon closes a connection that may not answer any more.
+// abandon closes a connection that may no longer answer.
 func (s *Sink) abandon(ctx context.Context, conn Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 	defer cancel()
@@ -189,7 +191,7 @@ func (s *Sink) verdict(err error) Verdict {
 	return v
 }
 
-// fail wraps err for the caller: what was being done, and the class.
+// fail wraps err for the caller with the failed operation and the class.
 func (s *Sink) fail(what string, err error) error {
 	v := s.verdict(err)
 	return s.env.Access.Judge(&fault.Error{Class: v.Class, RetryAfter: v.RetryAfter, Err: fmt.Errorf("%s: %w", what, err)})
@@ -213,10 +215,9 @@ func (s *Sink) apply(ctx context.Context, conn Conn, b *change.Batch, changed []
 	return s.store(ctx, conn, checkpoints, b, next, changed)
 }
 
-// writes maps the batch's sets onto real tables, which it migrates where they
-// are not in step.
+// writes maps the batch's sets onto real tables. It migrates tables that do not match their schema.
 func (s *Sink) writes(ctx context.Context, conn Conn, b *change.Batch) ([]*Write, error) {
-	if err := s.inStep(ctx, conn, b); err != nil {
+	if err := s.ensureLayouts(ctx, conn, b); err != nil {
 		return nil, err
 	}
 	writes := make([]*Write, 0, len(b.Sets))
@@ -251,8 +252,8 @@ func (s *Sink) transact(ctx context.Context, conn Conn, do func(tx Tx) error) er
 	return err
 }
 
-// lostError is an error after which the transaction could not be rolled back, so
-// that the connection is of no use any more.
+// lostError says that a transaction failed with err, and that the rollback failed as well. The
+// connection is unusable.
 type lostError struct{ err, rollback error }
 
 func (e *lostError) Error() string { return fmt.Sprintf("%v (and roll back: %v)", e.err, e.rollback) }

@@ -15,21 +15,21 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// destinationsTable returns the table of the destination's identity, of one row. Its
-// "object" is the checkpoint table's id in the database: after a restore from a dump all
-// ids are others.
+// destinationsTable returns the table of the destination's identity, which has one row. "object" is the
+// checkpoint table's id in the database. A restore from a dump changes all ids.
 func destinationsTable() *schema.Table {
 	return ownTable(destinationTable, []string{"name"}, text("id"), text("version"), text("object"))
 }
 
-// snapshotsTable returns the table of snapshots: one row per table and scope. The
-// scope in the key may be a hash of "detail". "imported" is a Unix time in ms. "stage" and
-// "load" are those of a placing, and null of a snapshot. "object" is the table's id in the
-// database, null if that has none. "applied" and "applied_stored" are Snapshot.Applied.
+// snapshotsTable returns the table of snapshots: one row per table and scope. The scope in the key may be
+// a hash of "detail". "imported" is a Unix time in ms. "stage" and "load" are set for a placing, and null
+// for a snapshot. "object" is the table's id in the database, null if it has none. "applied" and
+// "applied_stored" are Snapshot.Applied.
 func snapshotsTable() *schema.Table {
 	return ownTable(snapshotTable, []string{"target", "scope"},
-		text("clock"), optional("row_count"), optional("generation"), optional("whole"), optional("merged"), text("job"), optional("imported"), text("detail"), text("stage"), text("load"),
-		text("object"), optional("applied"), optional("applied_stored"))
+		text("clock"), optional("row_count"), optional("generation"), optional("whole"), optional("merged"), text("job"),
+		optional("imported"), text("detail"), text("stage"), text("load"), text("object"),
+		optional("applied"), optional("applied_stored"))
 }
 
 // readSnapshots returns all rows of the table of snapshots.
@@ -40,15 +40,17 @@ func readSnapshots(ctx context.Context, conn Conn, l *Layout) (snapshots []sink.
 		}
 		r := record{l.Table, row}
 		s := sink.Snapshot{
-			Table: r.text("target"), Rows: r.integer("row_count"), Generation: r.integer("generation"), Whole: r.integer("whole") != 0,
-			Merged: r.integer("merged") != 0, Job: r.text("job"), Imported: time.UnixMilli(r.integer("imported")).UTC(), Object: r.text("object"),
+			Table: r.text("target"), Rows: r.integer("row_count"), Generation: r.integer("generation"),
+			Whole: r.integer("whole") != 0, Merged: r.integer("merged") != 0, Job: r.text("job"),
+			Imported: time.UnixMilli(r.integer("imported")).UTC(), Object: r.text("object"),
 			Applied: cdc.Position{Sequence: uint64(r.integer("applied")), Stored: r.integer("applied_stored")},
 		}
 		if s.Clock, err = cdc.ParseTimestamp(r.text("clock")); err == nil {
 			err = json.Unmarshal([]byte(r.text("detail")), &s.Scope)
 		}
 		if err != nil {
-			return nil, nil, fault.Mark(fault.Fatal, fmt.Errorf("read the snapshot of table %q in %s: it is malformed", s.Table, snapshotTable))
+			err = fmt.Errorf("read the snapshot of table %q in %s: it is malformed", s.Table, snapshotTable)
+			return nil, nil, fault.Mark(fault.Fatal, err)
 		}
 		if stage := r.text("stage"); stage != "" {
 			placings = append(placings, placing{stage: stage, load: r.text("load"), s: s})
@@ -59,8 +61,8 @@ func readSnapshots(ctx context.Context, conn Conn, l *Layout) (snapshots []sink.
 	return snapshots, placings, nil
 }
 
-// current returns those of the snapshots whose rows no later load has replaced. Imports
-// that run at once do not see each other's snapshots, to delete them.
+// current returns the snapshots whose rows no later load has replaced. Imports that run at the same time
+// do not delete each other's snapshots.
 func current(snapshots []sink.Snapshot) []sink.Snapshot {
 	complete := make(map[string]int64) // the generation of the latest complete one by table
 	for _, s := range snapshots {
@@ -76,13 +78,13 @@ func snapshotRow(t *schema.Table, s sink.Snapshot) (change.Row, error) {
 	return recordRow(t, snapshotValues(s))
 }
 
-func snapshotValues(s sink.Snapshot) values {
+func snapshotValues(s sink.Snapshot) recordValues {
 	detail, _ := json.Marshal(s.Scope) // strings and times always encode
 	scope := string(detail)
 	if s.Merged {
 		scope = "merged " + scope
 	}
-	v := values{
+	v := recordValues{
 		"target": s.Table, "scope": keyText(scope), "clock": string(s.Clock.Append(nil)), "row_count": s.Rows, "generation": s.Generation,
 		"whole": number(s.Whole), "merged": number(s.Merged), "job": s.Job, "imported": s.Imported.UnixMilli(), "detail": string(detail),
 	}
@@ -102,16 +104,18 @@ func number(b bool) int64 {
 	return 0
 }
 
-// writeSnapshot writes s. If it is complete, it takes the place of all others of its
-// table, which are among before. It also takes the place of its placing, if there is one.
-func writeSnapshot(ctx context.Context, tx Tx, l *Layout, s sink.Snapshot, before []sink.Snapshot, announced *placing) error {
+// writeSnapshot writes s and deletes its recorded placing, if there is one. If s is complete, it also
+// deletes the table's other snapshots, which are among before.
+func writeSnapshot(
+	ctx context.Context, tx Tx, l *Layout, s sink.Snapshot, before []sink.Snapshot, recordedPlacing *placing,
+) error {
 	row, err := snapshotRow(l.Table, s)
 	if err != nil {
 		return err
 	}
 	set := change.Set{Table: l.Table}
-	if announced != nil {
-		old, err := announced.row(l.Table)
+	if recordedPlacing != nil {
+		old, err := recordedPlacing.row(l.Table)
 		if err != nil {
 			return err
 		}
@@ -131,8 +135,8 @@ func writeSnapshot(ctx context.Context, tx Tx, l *Layout, s sink.Snapshot, befor
 	return tx.Write(ctx, &Write{Layout: l, Deletes: set.Deletes, Upserts: []change.Row{row}})
 }
 
-// FinishImport marks the snapshots of a whole import, and forgets those of tables that
-// have left the source.
+// FinishImport marks the snapshots of a whole import, and deletes those of tables that are no longer in
+// the source.
 func (s *Sink) FinishImport(ctx context.Context, scope sink.Scope, imported, source []string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,30 +180,34 @@ func (s *Sink) FinishImport(ctx context.Context, scope sink.Scope, imported, sou
 	})
 }
 
-// snapshotRecord writes what a load records besides its rows.
+// snapshotRecord writes the records of a load besides those of its files.
 type snapshotRecord struct {
 	sink                                *Sink
 	checkpoints, destination, snapshots *Layout // of the load's own
 	id                                  string  // of the destination; "": none yet
-	object                              string  // of the table that the rows are in; "": not known
+	object                              string  // id of the table that gets the rows; "": unknown
 	before                              []sink.Snapshot
 	above                               int64          // the latest generation when it was prepared
-	s                                   *sink.Snapshot // nil: nothing
-	clock                               cdc.Timestamp  // that it has: that of a record in its place, if no server has followed that one
-	announced                           *placing       // nil: it needs not be
+	s                                   *sink.Snapshot // to record; nil: none
+	recordedPlacing                     *placing       // nil: none
+	// clock is the clock to record: that of the snapshot which s replaces, if no server has read from
+	// that one.
+	clock cdc.Timestamp
 }
 
-// snapshotRecord prepares the record of a load; nil if the destination keeps none.
+// snapshotRecord returns the records of a load, nil if the destination keeps none.
 func (s *Sink) snapshotRecord(ctx context.Context, conn Conn) (*snapshotRecord, error) {
 	found, err := s.readRecords(ctx, conn)
 	if err != nil || s.unavailable != nil {
 		return nil, err
 	}
-	if err := s.settle(ctx, conn, found); err != nil {
+	if err := s.recordPlaced(ctx, conn, found); err != nil {
 		return nil, err
 	}
 	r := &snapshotRecord{sink: s}
-	for name, l := range map[string]**Layout{checkpointTable: &r.checkpoints, destinationTable: &r.destination, snapshotTable: &r.snapshots} {
+	for name, l := range map[string]**Layout{
+		checkpointTable: &r.checkpoints, destinationTable: &r.destination, snapshotTable: &r.snapshots,
+	} {
 		shared := s.layouts[s.ownTables[name]]
 		if *l, err = s.newLayout(shared.Table, shared.Real); err != nil {
 			return nil, err
@@ -208,7 +216,7 @@ func (s *Sink) snapshotRecord(ctx context.Context, conn Conn) (*snapshotRecord, 
 	return r, nil
 }
 
-// prepare reads what write needs to know, on the load's own session.
+// prepare reads the records that write depends on, over the load's own session.
 func (r *snapshotRecord) prepare(ctx context.Context, conn Conn) error {
 	if r == nil || r.s == nil {
 		return nil
@@ -233,8 +241,7 @@ func (r *snapshotRecord) prepare(ctx context.Context, conn Conn) error {
 	return nil
 }
 
-// holds reports whether the destination has the snapshot of r's job, or says that the stage
-// was to be put in place.
+// holds reports whether the destination has the snapshot of r's job or its placing.
 func (r *snapshotRecord) holds(ctx context.Context, conn Conn, stage string) (bool, error) {
 	l, err := r.sink.readLayout(ctx, conn, r.snapshots.Table)
 	if l == nil || err != nil {
@@ -245,32 +252,32 @@ func (r *snapshotRecord) holds(ctx context.Context, conn Conn, stage string) (bo
 		slices.ContainsFunc(placings, func(p placing) bool { return p.stage == stage }), err
 }
 
-// sameScope reports whether b takes the place of a's record, and does not replace all of
-// the rows that a loaded.
+// sameScope reports whether the record of b replaces that of a, although b does not replace all rows of a.
 func sameScope(a, b *sink.Snapshot) bool {
 	return a.Table == b.Table && !a.Complete() && !b.Complete() && snapshotValues(*a)["scope"] == snapshotValues(*b)["scope"]
 }
 
-// followed reports whether a server has read the stream from the snapshot on.
+// followed reports whether a server has read the stream from the snapshot.
 func followed(s *sink.Snapshot, checkpoints []checkpoint) bool {
 	return slices.ContainsFunc(checkpoints, func(c checkpoint) bool { return c.followed >= s.Generation })
 }
 
-// identify notes the id of the table that is about to be put in place.
+// identify sets the id that the live table will have after Place.
 func (r *snapshotRecord) identify(conn Conn, stage, live *Layout, mode sink.LoadMode) {
 	if known, ok := conn.(Identifying); ok && r != nil {
 		r.object = known.PlacedID(stage, live, mode)
 	}
 }
 
-// numbered returns the snapshot with what the load knows, under a new generation.
+// numbered returns the snapshot with the results of the load and a new generation.
 func (r *snapshotRecord) numbered(rows int64) sink.Snapshot {
 	s := *r.s
 	s.Rows, s.Clock, s.Generation, s.Object = rows, r.clock, r.sink.issue(r.above), r.object
 	return s
 }
 
-// write records the snapshot with its number of rows, and tells running servers.
+// write records the snapshot with its number of rows, and raises the generation that running servers
+// check.
 func (r *snapshotRecord) write(ctx context.Context, tx Tx, rows int64) error {
 	if r == nil || r.s == nil {
 		return nil
@@ -280,14 +287,14 @@ func (r *snapshotRecord) write(ctx context.Context, tx Tx, rows int64) error {
 			return err
 		}
 	}
-	if err := writeSnapshot(ctx, tx, r.snapshots, r.numbered(rows), r.before, r.announced); err != nil {
+	if err := writeSnapshot(ctx, tx, r.snapshots, r.numbered(rows), r.before, r.recordedPlacing); err != nil {
 		return err
 	}
 	return tx.Raise(ctx, r.checkpoints)
 }
 
-// issue returns a generation above the given one and all that it has returned. Imports by
-// several processes at once know nothing of each other, but their clocks agree well enough.
+// issue returns a generation above the given one and above all that it has returned before. Imports in
+// several processes at the same time rely on their clocks.
 func (s *Sink) issue(above int64) int64 {
 	for {
 		latest := s.issued.Load()

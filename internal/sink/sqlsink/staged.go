@@ -17,16 +17,16 @@ import (
 // stagePrefix begins the name of every staging table.
 const stagePrefix = "_eds_load_"
 
-// jobDigits is how many digits of a loadID tell its job.
+// jobDigits is the number of digits at the start of a loadID that identify the job.
 const jobDigits = 8
 
-// StageName returns the name of what a job stages of a table, before Dialect.Name.
+// StageName returns the name of a job's staging table for a table, before Dialect.Name.
 func StageName(job, table string) string { return stageName(jobID(job), table) }
 
 func stageName(id, table string) string { return stagePrefix + id[:jobDigits] + "_" + table }
 
-// Beside returns the name, among those of eds's own, of something that belongs to a
-// staging table. No staging table has it, as one might if the name only ended otherwise.
+// Beside returns the name of an object of the given kind that belongs to a staging table. No staging
+// table has such a name.
 func Beside(kind, stage string) string {
 	return "_eds_" + kind + "_" + strings.TrimPrefix(stage, stagePrefix)
 }
@@ -36,9 +36,8 @@ func jobID(job string) string {
 	return hex.EncodeToString(sum[:])[:jobDigits]
 }
 
-// loadID identifies a job, the columns that it stages values for, and what these are
-// checked by. Rows that were staged for other columns or by other checks, or under another
-// update strategy, are not this load's.
+// loadID identifies a job together with the columns and the checks of its staged values. A load does
+// not use rows that were staged for other columns, other checks or another update strategy.
 func loadID(job string, live *Layout) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q", job)
@@ -51,39 +50,37 @@ func loadID(job string, live *Layout) string {
 	return jobID(job) + hex.EncodeToString(h.Sum(nil))[:32-jobDigits]
 }
 
-// loadsTable returns the record of the files that unfinished loads have staged: one
-// row per file, written in the transaction of its rows, so that no file is staged
-// twice. The job is a loadID, and row_count how many rows the stage has more. Staged is
-// the time, in Unix ms; it is null if an earlier version staged the file.
+// loadsTable returns the record of files that unfinished loads have staged: one row per file, written
+// in the transaction of the file's rows, so that no file is staged twice. "job" is a loadID. "row_count"
+// is the number of rows that the file added to the stage. "staged" is a Unix time in ms; it is null if an
+// earlier version has staged the file.
 func loadsTable() *schema.Table {
 	return ownTable(loadTable, []string{"target", "file", "job"}, integer("row_count"), optional("staged"))
 }
 
-// Records that are not of files.
+// File names in records that are not about files.
 const (
-	// startRecord is the first record of a load. It precedes the staging table, so that
-	// none is without a record.
+	// startRecord is the first record of a load. It is written before the staging table is created, so
+	// that every stage has a record.
 	startRecord = "_eds_start"
-	// duplicatesRecord tells how many staged rows were removed again because a later
-	// one has their key, as a negative number.
+	// duplicatesRecord has the number of rows that deduplication has removed, as a negative number.
 	duplicatesRecord = "_eds_duplicates"
-	// advancedRecord tells that the stage was brought forward, and to which sequence of
-	// the stream, in the place of a number of rows.
+	// advancedRecord has the sequence of the latest change that was applied to the stage, instead of a
+	// number of rows.
 	advancedRecord = "_eds_advanced"
 )
 
-// abandonedAfter is how long a load of another job is left alone after it has staged its
-// latest file.
+// abandonedAfter is the time after the latest file of another job's load until that load is deleted.
 const abandonedAfter = 24 * time.Hour
 
-// otherLoad is what another job has staged of the table.
+// otherLoad is the load of the table by another job.
 type otherLoad struct {
 	records []change.Row
 	latest  time.Time // zero: by an earlier version
 }
 
-// recordsLayout returns the layout of the record of files, made by the sink's
-// own session if it does not exist, so that concurrent loads make it once.
+// recordsLayout returns the layout of the record of files. The sink's own session creates the table if
+// necessary, so that concurrent loads create it once.
 func (l *load) recordsLayout(ctx context.Context) (*Layout, error) {
 	s := l.sink
 	s.mu.Lock()
@@ -103,7 +100,7 @@ func (l *load) recordsLayout(ctx context.Context) (*Layout, error) {
 	return s.newLayout(shared.Table, shared.Real)
 }
 
-// readRecords reads which files of the table this load and others have staged.
+// readRecords reads the files of the table that this load and others have staged.
 func (l *load) readRecords(ctx context.Context) error {
 	l.files, l.recorded, l.others = make(map[string]int64), nil, make(map[string]*otherLoad)
 	t := l.records.Table
@@ -120,12 +117,12 @@ func (l *load) readRecords(ctx context.Context) error {
 		if err != nil {
 			return errors.New("read the record of loaded files: a row count is not a number")
 		}
-		record, err := recordRow(t, values{"target": target, "file": file, "job": job, "row_count": rows})
+		record, err := recordRow(t, recordValues{"target": target, "file": file, "job": job, "row_count": rows})
 		if err != nil {
 			return err
 		}
 		if !strings.HasPrefix(job, l.id[:jobDigits]) {
-			l.noteOther(job, record, r.integer("staged"))
+			l.addOther(job, record, r.integer("staged"))
 			continue
 		}
 		l.recorded = append(l.recorded, record)
@@ -136,8 +133,8 @@ func (l *load) readRecords(ctx context.Context) error {
 	return nil
 }
 
-// noteOther adds a record of another job.
-func (l *load) noteOther(job string, record change.Row, staged int64) {
+// addOther adds a record to those of another job.
+func (l *load) addOther(job string, record change.Row, staged int64) {
 	other := l.others[job]
 	if other == nil {
 		other = new(otherLoad)
@@ -149,16 +146,23 @@ func (l *load) noteOther(job string, record change.Row, staged int64) {
 	}
 }
 
-// record writes how many rows the stage has more for a file.
+// fileRecord returns the record of a file that has added rows to the stage.
+func (l *load) fileRecord(file string, added int64) (change.Row, error) {
+	return recordRow(l.records.Table, recordValues{
+		"target": l.t.Name, "file": file, "job": l.id, "row_count": added, "staged": time.Now().UnixMilli(),
+	})
+}
+
+// record writes the record of a file that has added rows to the stage.
 func (l *load) record(ctx context.Context, tx Tx, file string, added int64) (change.Row, error) {
-	record, err := recordRow(l.records.Table, values{"target": l.t.Name, "file": file, "job": l.id, "row_count": added, "staged": time.Now().UnixMilli()})
+	record, err := l.fileRecord(file, added)
 	if err != nil {
 		return record, err
 	}
 	return record, tx.Write(ctx, &Write{Layout: l.records, Upserts: []change.Row{record}})
 }
 
-// startOver drops what the job has staged, and records that it begins.
+// startOver drops the stage of the job, and writes its startRecord.
 func (l *load) startOver(ctx context.Context) error {
 	if err := l.forget(ctx); err != nil {
 		return err
@@ -175,8 +179,8 @@ func (l *load) startOver(ctx context.Context) error {
 	return err
 }
 
-// forgetOld drops what jobs staged that were abandoned, and what earlier versions
-// staged, whose staging tables have no job in their name.
+// forgetOld drops the stages and records of abandoned jobs, and the stage of earlier versions, which has
+// no job in its name.
 func (l *load) forgetOld(ctx context.Context) error {
 	name := l.sink.dialect.Name
 	var records []change.Row

@@ -16,37 +16,36 @@ import (
 
 // Kinds of rows of the table of states.
 const (
-	stateRow    = "table"    // the state of the table that "name" names
-	positionRow = "position" // the position of the filter that "name" names
+	stateRow    = "table"    // the state of table "name"
+	positionRow = "position" // the position of filter "name"
 )
 
-// statesTable returns the table of the states of tables: one row per table that is not as
-// the checkpoint says. "since" and "next" are Unix times in ms.
+// statesTable returns the table of the states of tables: one row per table that differs from the
+// checkpoint. "since" and "next" are Unix times in ms.
 //
-// The checkpoint's own position is the lowest up to which all tables have every change,
-// so that earlier versions, which know no states, read again from there. If some table is
-// behind, a positionRow has the position that the others have reached, and beside it
-// ("low", "low_stored") the checkpoint's. If the checkpoint has another one, an earlier
-// version has moved it since, and it alone counts.
+// The checkpoint's own position is the lowest of all tables, so that earlier versions, which have no
+// states, read again from there. If a table is behind, a positionRow has the position of the other
+// tables, together with the position of the checkpoint ("low", "low_stored"). If the checkpoint has
+// another position, an earlier version has moved it since, and the positionRow is void.
 func statesTable() *schema.Table {
 	return ownTable(stateTable, []string{"consumer", "kind", "name"},
 		integer("position"), integer("stored"), optional("low"), optional("low_stored"),
-		text("state"), text("cause"), text("reason"), optional("since"), optional("attempts"), optional("next"), text("gap"), optional("accepted"))
+		text("state"), text("cause"), text("reason"), optional("since"), optional("attempts"), optional("next"), text("gap"),
+		optional("accepted"))
 }
 
-// states is what the table of states says about one consumer.
+// states are the stored states of one consumer.
 type states struct {
-	tables map[string]sink.TableState
-	// positions are by filter.
-	positions map[string]beside
+	tables    map[string]sink.TableState
+	positions map[string]pairedPosition // by filter
 }
 
-// beside is a position, and the lower one of the checkpoint beside which it was stored.
-type beside struct{ position, low cdc.Position }
+// pairedPosition is a position with the lower one of the checkpoint at the time.
+type pairedPosition struct{ position, low cdc.Position }
 
 // readStates reads the rows of the consumer.
 func readStates(ctx context.Context, conn Conn, l *Layout, consumer string) (states, error) {
-	all := states{make(map[string]sink.TableState), make(map[string]beside)}
+	all := states{make(map[string]sink.TableState), make(map[string]pairedPosition)}
 	for row, err := range conn.Read(ctx, l) {
 		if err != nil {
 			return all, fmt.Errorf("read the states of tables: %w", err)
@@ -61,12 +60,12 @@ func readStates(ctx context.Context, conn Conn, l *Layout, consumer string) (sta
 		}
 		if name := r.text("name"); r.text("kind") == positionRow {
 			low := cdc.Position{Sequence: uint64(r.integer("low")), Stored: r.integer("low_stored")}
-			all.positions[name] = beside{at, low}
+			all.positions[name] = pairedPosition{at, low}
 		} else {
 			all.tables[name] = sink.TableState{
-				Table: name, State: sink.State(r.text("state")), Applied: known(at), Cause: sink.Cause(r.text("cause")), Reason: r.text("reason"),
-				Since: instant(r.integer("since")), Attempts: int(r.integer("attempts")), Next: instant(r.integer("next")), Gap: r.text("gap"),
-				Accepted: r.integer("accepted") != 0,
+				Table: name, State: sink.State(r.text("state")), Applied: fromStored(at), Cause: sink.Cause(r.text("cause")),
+				Reason: r.text("reason"), Since: instant(r.integer("since")), Attempts: int(r.integer("attempts")),
+				Next: instant(r.integer("next")), Gap: r.text("gap"), Accepted: r.integer("accepted") != 0,
 			}
 		}
 	}
@@ -87,8 +86,8 @@ func milliseconds(t time.Time) int64 {
 	return t.UnixMilli()
 }
 
-// place gives each checkpoint of the consumer the position that its positionRow has.
-func (all states) place(rows []checkpoint, consumer string) {
+// restorePositions gives each checkpoint of the consumer the position of its positionRow.
+func (all states) restorePositions(rows []checkpoint, consumer string) {
 	for i := range rows {
 		c := &rows[i]
 		if p, ok := all.positions[c.filter]; ok && c.consumer == consumer && p.low == c.low {
@@ -97,7 +96,7 @@ func (all states) place(rows []checkpoint, consumer string) {
 	}
 }
 
-// lowest returns the position from which an earlier version has to read.
+// lowest returns the position that earlier versions have to read from.
 func lowest(at cdc.Position, tables map[string]sink.TableState) cdc.Position {
 	for _, t := range tables {
 		if t.State == sink.Behind && t.Applied.Sequence < at.Sequence {
@@ -110,12 +109,12 @@ func lowest(at cdc.Position, tables map[string]sink.TableState) cdc.Position {
 	return at
 }
 
-// writeStates replaces the recorded states in before by those in after.
+// writeStates replaces the recorded states, before, by after.
 func (s *Sink) writeStates(ctx context.Context, tx Tx, l *Layout, before, after states) error {
 	set := change.Set{Table: l.Table}
-	err := differences(&set, before.tables, after.tables, s.stateRow)
+	err := addDifferences(&set, before.tables, after.tables, s.stateRow)
 	if err == nil {
-		err = differences(&set, before.positions, after.positions, s.positionRow)
+		err = addDifferences(&set, before.positions, after.positions, s.positionRow)
 	}
 	if err != nil || len(set.Deletes)+len(set.Upserts) == 0 {
 		return err
@@ -124,8 +123,10 @@ func (s *Sink) writeStates(ctx context.Context, tx Tx, l *Layout, before, after 
 	return tx.Write(ctx, &Write{Layout: l, Deletes: set.Deletes, Upserts: set.Upserts})
 }
 
-// differences adds to set what makes after of the rows that before has.
-func differences[V comparable](set *change.Set, before, after map[string]V, row func(t *schema.Table, name string, v V) (change.Row, error)) error {
+// addDifferences adds the changes from before to after to set.
+func addDifferences[V comparable](
+	set *change.Set, before, after map[string]V, row func(t *schema.Table, name string, v V) (change.Row, error),
+) error {
 	for name, v := range after {
 		if old, ok := before[name]; ok && old == v {
 			continue
@@ -154,40 +155,43 @@ func (s *Sink) stateRow(t *schema.Table, name string, state sink.TableState) (ch
 	if at == (cdc.Position{}) {
 		at.Stored = nothingStored
 	}
-	return recordRow(t, values{
+	return recordRow(t, recordValues{
 		"consumer": s.env.Consumer, "kind": stateRow, "name": name, "position": int64(at.Sequence), "stored": at.Stored,
-		"state": string(state.State), "cause": string(state.Cause), "reason": state.Reason, "since": milliseconds(state.Since),
-		"attempts": int64(state.Attempts), "next": milliseconds(state.Next), "gap": state.Gap, "accepted": number(state.Accepted),
+		"state": string(state.State), "cause": string(state.Cause), "reason": state.Reason,
+		"since": milliseconds(state.Since), "attempts": int64(state.Attempts), "next": milliseconds(state.Next),
+		"gap": state.Gap, "accepted": number(state.Accepted),
 	})
 }
 
-func (s *Sink) positionRow(t *schema.Table, filter string, p beside) (change.Row, error) {
-	return recordRow(t, values{
-		"consumer": s.env.Consumer, "kind": positionRow, "name": filter, "position": int64(p.position.Sequence), "stored": p.position.Stored,
+func (s *Sink) positionRow(t *schema.Table, filter string, p pairedPosition) (change.Row, error) {
+	return recordRow(t, recordValues{
+		"consumer": s.env.Consumer, "kind": positionRow, "name": filter,
+		"position": int64(p.position.Sequence), "stored": p.position.Stored,
 		"low": int64(p.low.Sequence), "low_stored": p.low.Stored,
 	})
 }
 
-// with returns the states after some have changed, while the other tables are at the
-// given position, and the lowest position then.
-func (s *Sink) with(changed []sink.TableState, at cdc.Position) (after states, low cdc.Position) {
+// withChanges returns the states after changes, and the lowest position of all tables. Tables without a
+// state are at position at.
+func (s *Sink) withChanges(changed []sink.TableState, at cdc.Position) (after states, low cdc.Position) {
 	after = states{maps.Clone(s.states.tables), maps.Clone(s.states.positions)}
 	if after.tables == nil {
-		after.tables, after.positions = make(map[string]sink.TableState), make(map[string]beside)
+		after.tables, after.positions = make(map[string]sink.TableState), make(map[string]pairedPosition)
 	}
 	for _, t := range changed {
-		t.Since, t.Next = t.Since.UTC().Truncate(time.Millisecond), t.Next.UTC().Truncate(time.Millisecond) // as it is read back
+		// The database stores milliseconds.
+		t.Since, t.Next = t.Since.UTC().Truncate(time.Millisecond), t.Next.UTC().Truncate(time.Millisecond)
 		if t.State == sink.OK && t.Applied.Sequence <= at.Sequence {
 			delete(after.tables, t.Table)
 		} else {
 			after.tables[t.Table] = t
 		}
 	}
-	filter := s.names().filter
+	filter := s.key().filter
 	if low = lowest(at, after.tables); low == at {
 		delete(after.positions, filter)
 	} else {
-		after.positions[filter] = beside{at, low}
+		after.positions[filter] = pairedPosition{at, low}
 	}
 	return after, low
 }
@@ -215,14 +219,13 @@ func (s *Sink) Advance(ctx context.Context, b *change.Batch, changed []sink.Tabl
 	})
 }
 
-// errNoStates says that states were to be recorded in a destination that keeps no records.
+// errNoStates says that states cannot be recorded, because the destination keeps no records.
 var errNoStates = errors.New("the destination keeps no records of the states of tables")
 
-// store writes the changes of b, moves the checkpoint to next and records the changed
-// states, in one transaction. If all of that is durable already, it does nothing. Without a
-// checkpoint nothing is known to be durable.
+// store writes the changes of b, moves the checkpoint to next and records the changed states, in one
+// transaction. It does nothing if the checkpoint and the states show that this is durable already.
 func (s *Sink) store(ctx context.Context, conn Conn, l *Layout, b *change.Batch, next cdc.Position, changed []sink.TableState) error {
-	after, low := s.with(changed, next)
+	after, low := s.withChanges(changed, next)
 	if l != nil && s.position == next && s.recorded(after) {
 		return nil
 	}
@@ -263,7 +266,7 @@ func (s *Sink) store(ctx context.Context, conn Conn, l *Layout, b *change.Batch,
 	return nil
 }
 
-// recorded reports whether the states are those that the destination has.
+// recorded reports whether the destination already has the states.
 func (s *Sink) recorded(after states) bool {
 	return maps.Equal(s.states.tables, after.tables) && maps.Equal(s.states.positions, after.positions)
 }

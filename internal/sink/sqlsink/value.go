@@ -8,11 +8,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// TimeFormat is how instants are written as text: RFC 3339 in UTC, microseconds.
+// TimeFormat is the format of instants as text: RFC 3339 in UTC with microseconds.
 const TimeFormat = "2006-01-02T15:04:05.000000Z"
 
-// Raw returns the raw JSON value that the column gets from row: nil for NULL. A
-// metadata column's is built in scratch, which is returned grown.
+// Raw returns the raw JSON value of the column in row, nil for NULL. It builds the value of a
+// metadata column in scratch, and returns scratch, which may have grown.
 func (t *Target) Raw(row *change.Row, synced time.Time, scratch []byte) (raw, grown []byte) {
 	if t.Slot >= 0 {
 		raw = row.Value(t.Slot)
@@ -41,7 +41,7 @@ func (t *Target) Raw(row *change.Row, synced time.Time, scratch []byte) (raw, gr
 	return scratch[start:len(scratch):len(scratch)], scratch
 }
 
-// OpName returns what _eds_op says of a row; the rows of a snapshot are inserts.
+// OpName returns the value of _eds_op. The rows of a snapshot are inserts.
 func OpName(op cdc.Op) string {
 	if op == 0 {
 		return cdc.Insert.String()

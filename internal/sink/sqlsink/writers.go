@@ -9,13 +9,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// How long a writer is watched, and how often. A writer that lives moves its
-// checkpoint at least every sink.CheckEvery, except in a destination that is paid for
-// by use. One that has not done so for deadAfter has ended, whatever the clocks say.
+// A live writer moves its checkpoint at least every sink.CheckEvery, except in a destination that is
+// billed by use.
 const (
-	watchFor   = 2*sink.CheckEvery + 5*time.Second
-	watchEvery = time.Second
-	deadAfter  = time.Hour
+	watchFor   = 2*sink.CheckEvery + 5*time.Second // how long AwaitWriters watches writers
+	watchEvery = time.Second                       // how often
+	deadAfter  = time.Hour                         // a writer has ended if it is silent for so long
 )
 
 // watchTicks ticks every watchEvery until it is stopped.
@@ -26,7 +25,7 @@ func watchTicks() (ticks <-chan time.Time, stop func()) {
 
 // AwaitWriters watches the checkpoints of other processes.
 func (s *Sink) AwaitWriters(ctx context.Context, own bool) error {
-	return s.aside(ctx, "look for other servers that write to the destination", func(conn Conn) error {
+	return s.withConn(ctx, "find other servers that write to the destination", func(conn Conn) error {
 		l, err := s.readLayout(ctx, conn, s.ownTables[checkpointTable])
 		if l == nil || err != nil {
 			return err
@@ -35,7 +34,8 @@ func (s *Sink) AwaitWriters(ctx context.Context, own bool) error {
 		if err != nil || len(first) == 0 {
 			return err
 		}
-		s.log.Info("watching whether another server still writes to the destination", "writer", first[0].writer.String(), "consumer", first[0].consumer, "for", watchFor)
+		s.log.Info("checking whether another server still writes to the destination",
+			"writer", first[0].writer.String(), "consumer", first[0].consumer, "for", watchFor)
 		ticks, stop := s.watchTicks()
 		defer stop()
 		for range watchFor / watchEvery {
@@ -48,14 +48,14 @@ func (s *Sink) AwaitWriters(ctx context.Context, own bool) error {
 			if err != nil {
 				return err
 			}
-			first = slices.DeleteFunc(first, func(f checkpoint) bool { // those that have ended
-				return !slices.ContainsFunc(now, func(w checkpoint) bool { return f.names() == w.names() })
+			first = slices.DeleteFunc(first, func(f checkpoint) bool { // it has ended
+				return !slices.ContainsFunc(now, func(w checkpoint) bool { return f.key() == w.key() })
 			})
 			if len(first) == 0 {
 				return nil
 			}
 			for _, w := range now {
-				if slices.ContainsFunc(first, func(f checkpoint) bool { return f.names() == w.names() && f.seen != w.seen }) {
+				if slices.ContainsFunc(first, func(f checkpoint) bool { return f.key() == w.key() && f.seen != w.seen }) {
 					return fault.Mark(fault.Fatal, &sink.WriterError{Writer: w.writer, Consumer: w.consumer})
 				}
 			}
@@ -64,8 +64,7 @@ func (s *Sink) AwaitWriters(ctx context.Context, own bool) error {
 	})
 }
 
-// writers returns the checkpoints of processes that may live and whose changes may
-// concern this one.
+// writers returns the checkpoints of other processes that may still write changes of this sink.
 func (s *Sink) writers(ctx context.Context, conn Conn, l *Layout, own bool) ([]checkpoint, error) {
 	rows, err := readCheckpoints(ctx, conn, l)
 	return slices.DeleteFunc(rows, func(c checkpoint) bool {
@@ -75,7 +74,7 @@ func (s *Sink) writers(ctx context.Context, conn Conn, l *Layout, own bool) ([]c
 	}), err
 }
 
-// concerns reports whether the checkpoint is of changes that this sink applies as well.
+// concerns reports whether the checkpoint covers changes that this sink applies, too.
 func (s *Sink) concerns(c *checkpoint) bool {
 	if s.env.Consumer == "" || !c.known() {
 		return true

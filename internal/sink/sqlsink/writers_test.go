@@ -22,19 +22,19 @@ const (
 	all = "dbchange.*.*.*.*.PUBLIC.>"
 )
 
-// watched is a destination that several processes write to.
-type watched struct {
+// sharedFile is a destination that several processes write to.
+type sharedFile struct {
 	*testing.T
 	path string
 }
 
-func newWatched(t *testing.T) *watched {
+func newSharedFile(t *testing.T) *sharedFile {
 	t.Helper()
-	return &watched{t, filepath.Join(t.TempDir(), "shop.db")}
+	return &sharedFile{t, filepath.Join(t.TempDir(), "shop.db")}
 }
 
 // open opens the destination as a process of the consumer.
-func (w *watched) open(consumer, filter string, epoch int64) *sqlsink.Sink {
+func (w *sharedFile) open(consumer, filter string, epoch int64) *sqlsink.Sink {
 	w.Helper()
 	env := sink.Env{Stream: "dbchange", Consumer: consumer, Filter: filter, Epoch: epoch, Writer: sink.Writer{Host: "host of " + consumer}}
 	s, err := sqlite.Driver().Open(w.Context(), &url.URL{Scheme: "sqlite", Path: w.path}, env)
@@ -45,15 +45,15 @@ func (w *watched) open(consumer, filter string, epoch int64) *sqlsink.Sink {
 	return s.(*sqlsink.Sink)
 }
 
-func (w *watched) close(s sink.Sink) {
+func (w *sharedFile) close(s sink.Sink) {
 	w.Helper()
 	if err := s.Close(w.Context()); err != nil && w.Context().Err() == nil {
 		w.Error(err)
 	}
 }
 
-// server opens the destination and takes the checkpoint of the consumer over.
-func (w *watched) server(consumer, filter string) (s *sqlsink.Sink, epoch int64) {
+// server opens the destination and takes over the checkpoint of the consumer.
+func (w *sharedFile) server(consumer, filter string) (s *sqlsink.Sink, epoch int64) {
 	w.Helper()
 	s = w.open(consumer, filter, 0)
 	_, err := s.Records(w.Context())
@@ -66,9 +66,9 @@ func (w *watched) server(consumer, filter string) (s *sqlsink.Sink, epoch int64)
 	return s, epoch
 }
 
-// await watches as s, does what is to be done before each look, and returns the result
-// and the number of looks. It fails if the result is not there after the last one.
-func (w *watched) await(s *sqlsink.Sink, own bool, before func(look int)) (looks int, err error) {
+// await runs AwaitWriters of s, calls before ahead of each look, and returns the result and the number
+// of looks.
+func (w *sharedFile) await(s *sqlsink.Sink, own bool, before func(look int)) (looks int, err error) {
 	w.Helper()
 	ticks := make(chan time.Time)
 	s.WatchAt(ticks)
@@ -91,7 +91,7 @@ func (w *watched) await(s *sqlsink.Sink, own bool, before func(look int)) (looks
 func TestAwaitWriters(t *testing.T) {
 	for name, c := range map[string]struct {
 		consumer, filter string // of the server that writes
-		as, asFilter     string // of the process that asks; "" is an import
+		as, asFilter     string // of the waiting process; "" is an import
 		own              bool
 		counts           bool
 	}{
@@ -106,7 +106,7 @@ func TestAwaitWriters(t *testing.T) {
 		"the own consumer with another company": {consumer: "a", filter: two, as: "a", asFilter: one},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWatched(t)
+			w := newSharedFile(t)
 			server, epoch := w.server(c.consumer, c.filter)
 			looks, err := w.await(w.open(c.as, c.asFilter, 0), c.own, func(look int) {
 				if look == 3 {
@@ -125,24 +125,25 @@ func TestAwaitWriters(t *testing.T) {
 			if !errors.As(err, &other) {
 				t.Fatalf("want a *sink.WriterError, got %v", err)
 			}
-			if diff := cmp.Diff(sink.WriterError{Writer: sink.Writer{Host: "host of " + c.consumer}, Consumer: c.consumer}, *other); diff != "" {
+			want := sink.WriterError{Writer: sink.Writer{Host: "host of " + c.consumer}, Consumer: c.consumer}
+			if diff := cmp.Diff(want, *other); diff != "" {
 				t.Error(diff)
 			}
 			if looks, err := w.await(w.open(c.as, c.asFilter, epoch), c.own, nil); err != nil || looks > 0 {
-				t.Errorf("of the same data directory: after %d looks: %v", looks, err)
+				t.Errorf("same data directory: after %d looks: %v", looks, err)
 			}
 		})
 	}
 }
 
-func TestAwaitWriters_ThatEnd(t *testing.T) {
-	w := newWatched(t)
+func TestAwaitWriters_ReturnsWhenTheyEnd(t *testing.T) {
+	w := newSharedFile(t)
 	if looks, err := w.await(w.open("b", one, 0), false, nil); err != nil || looks > 0 {
-		t.Errorf("of an empty destination: after %d looks: %v", looks, err)
+		t.Errorf("empty destination: after %d looks: %v", looks, err)
 	}
 	server, _ := w.server("a", one)
 	if looks, err := w.await(w.open("b", one, 0), false, nil); err != nil || looks != sqlsink.WatchTimes {
-		t.Errorf("of a server that was killed: after %d looks: %v, want %d and no error", looks, err, sqlsink.WatchTimes)
+		t.Errorf("killed server: after %d looks: %v, want %d and no error", looks, err, sqlsink.WatchTimes)
 	}
 	looks, err := w.await(w.open("b", one, 0), false, func(look int) {
 		if look == 3 {
@@ -150,15 +151,14 @@ func TestAwaitWriters_ThatEnd(t *testing.T) {
 		}
 	})
 	if err != nil || looks < 3 || looks > 5 {
-		t.Errorf("of a server that ends: after %d looks: %v", looks, err)
+		t.Errorf("server that ends: after %d looks: %v", looks, err)
 	}
 	if looks, err := w.await(w.open("b", one, 0), false, nil); err != nil || looks > 0 {
-		t.Errorf("of a server that has ended: after %d looks: %v", looks, err)
+		t.Errorf("server that has ended: after %d looks: %v", looks, err)
 	}
 }
 
-// TestBegin_FencesServersOfOtherConsumers has a server begin while another one is cut off
-// from the destination, which finds that out only when it writes again.
+// The first server is disconnected while the second one begins, and notices when it writes again.
 func TestBegin_FencesServersOfOtherConsumers(t *testing.T) {
 	for name, c := range map[string]struct {
 		first, second string // filters
@@ -170,11 +170,13 @@ func TestBegin_FencesServersOfOtherConsumers(t *testing.T) {
 		"of another company":  {one, two, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWatched(t)
+			w := newSharedFile(t)
 			first, _ := w.server("a", c.first)
 			second, _ := w.server("b", c.second)
 			err := first.Check(w.Context())
-			if other := new(sink.WriterError); errors.As(err, &other) != c.fenced || c.fenced && (other.Writer.Host != "host of b" || other.Consumer != "b") {
+			other := new(sink.WriterError)
+			fenced := errors.As(err, &other)
+			if fenced != c.fenced || fenced && (other.Writer.Host != "host of b" || other.Consumer != "b") {
 				t.Errorf("the first server gets %v", err)
 			}
 			if err := second.Check(w.Context()); err != nil {
@@ -184,13 +186,13 @@ func TestBegin_FencesServersOfOtherConsumers(t *testing.T) {
 	}
 }
 
-// TestAwaitWriters_PassesOverItsOwnProcess: an import beside a server does not wait for it,
-// although the server has taken a later epoch since.
-func TestAwaitWriters_PassesOverItsOwnProcess(t *testing.T) {
+// An import beside a server does not wait for it, although the server has a later epoch.
+func TestAwaitWriters_SkipsItsOwnProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "shop.db")
 	self := sink.Writer{Host: "host", Version: "1.2.3", Since: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)}
 	open := func(consumer string) *sqlsink.Sink {
-		s, err := sqlite.Driver().Open(t.Context(), &url.URL{Scheme: "sqlite", Path: path}, sink.Env{Stream: "dbchange", Consumer: consumer, Filter: one, Writer: self})
+		env := sink.Env{Stream: "dbchange", Consumer: consumer, Filter: one, Writer: self}
+		s, err := sqlite.Driver().Open(t.Context(), &url.URL{Scheme: "sqlite", Path: path}, env)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,7 +206,7 @@ func TestAwaitWriters_PassesOverItsOwnProcess(t *testing.T) {
 	if _, err := server.Begin(t.Context(), sink.Beginning{Position: cdc.Position{Sequence: 1, Stored: 1}}); err != nil {
 		t.Fatal(err)
 	}
-	w := &watched{t, path}
+	w := &sharedFile{t, path}
 	if looks, err := w.await(open(""), true, nil); err != nil || looks > 0 {
 		t.Errorf("after %d looks: %v, want none and no error", looks, err)
 	}

@@ -159,7 +159,8 @@ func eventOf(table string, row map[string]string) []byte {
 		members = append(members, string(rawjson.AppendQuoted(nil, column))+":"+image[column])
 	}
 	whole := "{" + strings.Join(members, ",") + "}"
-	event := `{"operation":` + row["_eds_operation"] + `,"table":` + string(rawjson.AppendQuoted(nil, table)) + `,"imported":` + row["_eds_imported"] + `,"mvccTimestamp":` + clockOf(row["_eds_clock"])
+	event := `{"operation":` + row["_eds_operation"] + `,"table":` + string(rawjson.AppendQuoted(nil, table)) + `,"imported":` +
+		row["_eds_imported"] + `,"mvccTimestamp":` + clockOf(row["_eds_clock"])
 	add := func(name, value string, ok bool) {
 		if ok {
 			event += `,"` + name + `":` + value

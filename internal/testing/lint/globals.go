@@ -65,7 +65,8 @@ func (f File) mutableGlobals() []string {
 	for _, spec := range f.globals() {
 		for _, e := range append([]ast.Expr{spec.Type}, spec.Values...) {
 			if what := f.mutableType(e); what != "" {
-				problems = append(problems, fmt.Sprintf("%s: the package-level variable %s is a %s, mutable state", f.at(spec), spec.Names[0].Name, what))
+				problems = append(problems, fmt.Sprintf("%s: the package-level variable %s is a %s, mutable state", f.at(spec),
+					spec.Names[0].Name, what))
 			}
 		}
 	}
@@ -142,7 +143,8 @@ func (f File) changes(globals map[string]*ast.ValueSpec) []string {
 				changed(n.X)
 			}
 		case *ast.CallExpr:
-			if id, ok := n.Fun.(*ast.Ident); ok && id.Obj == nil && len(n.Args) > 0 && (id.Name == "delete" || id.Name == "clear" || id.Name == "copy") {
+			if id, ok := n.Fun.(*ast.Ident); ok && id.Obj == nil && len(n.Args) > 0 && (id.Name == "delete" || id.Name == "clear" ||
+				id.Name == "copy") {
 				changed(n.Args[0])
 			}
 		}

@@ -12,7 +12,10 @@ func House() []Rule {
 	sinks := append(slices.Clone(changes), "sink", "sink/encode", "sink/lake")
 
 	// Databases and brokers by their clients.
-	sql := []string{"github.com/jackc/pgx/...", "modernc.org/...", "github.com/go-sql-driver/...", "github.com/microsoft/...", "github.com/snowflakedb/...", "github.com/aws/..."}
+	sql := []string{
+		"github.com/jackc/pgx/...", "modernc.org/...", "github.com/go-sql-driver/...", "github.com/microsoft/...",
+		"github.com/snowflakedb/...", "github.com/aws/...",
+	}
 	nats := []string{"github.com/nats-io/..."}
 	// What stands above everything else.
 	top := []string{"cli", "supervisor", "devhq/..."}
@@ -23,7 +26,7 @@ func House() []Rule {
 	none := []string{}
 	never := func(lists ...[]string) []string { return slices.Concat(lists...) }
 	ground := never(sql, []string{"database/sql"}, nats, tests, []string{"net/http"})
-	middle := never(top, tests, []string{"server", "reconciler"})
+	middle := never(top, tests, []string{"server", "agent", "reconciler"})
 
 	rules := []Rule{
 		// What everything stands on.
@@ -43,18 +46,24 @@ func House() []Rule {
 		// Destinations.
 		{Package: "sink/sinktest"},
 		{Package: "testing/laketest"},
-		{Package: "sink/sqlsink", Only: sinks, Never: never(middle, nats, sql)},
+		{Package: "sink/sqlsink", Only: append(slices.Clone(sinks), "retry"), Never: never(middle, nats, sql)},
 		{Package: "sink", Only: changes, Never: ground},
 		{Package: "sink/encode", Only: append(slices.Clone(changes), "sink"), Never: ground},
 		// The Parquet library drags net/http in.
 		{Package: "sink/lake", Only: append(slices.Clone(changes), "sink", "sink/encode"), Never: never(middle, nats, sql)},
 		{Package: "drivers/awscredentials", Only: []string{"fault"}, Never: tests},
 		{Package: "drivers", Only: []string{"fault", "sink", "drivers/+"}, Never: never(middle, nats)},
-		{Package: "drivers/...", Only: append(slices.Clone(sinks), "sink/sqlsink", "durable", "drivers/+"), Never: never(middle, nats), NeverDirectly: []string{"drivers"}},
+		{
+			Package: "drivers/...", Only: append(slices.Clone(sinks), "sink/sqlsink", "durable", "drivers/+"), Never: never(middle, nats),
+			NeverDirectly: []string{"drivers"},
+		},
 
 		// The stream and the snapshot, which know no destination.
 		{Package: "pipeline", Never: never(middle, nats, destinations, []string{"source/...", "hq", "config"})},
-		{Package: "tables", Only: append(slices.Clone(changes), "sink", "pipeline", "dlq", "fault", "telemetry"), Never: never(middle, nats, destinations, []string{"source/...", "hq", "config", "snapshot"})},
+		{
+			Package: "tables", Only: append(slices.Clone(changes), "sink", "pipeline", "dlq", "fault", "telemetry"),
+			Never: never(middle, nats, destinations, []string{"source/...", "hq", "config", "snapshot"}),
+		},
 		{Package: "snapshot", Never: never(middle, destinations, []string{"config"})},
 		{Package: "source/...", Never: never(middle, destinations, []string{"hq", "config", "snapshot"})},
 		{Package: "rules", Never: never(middle, nats, destinations)},
@@ -69,9 +78,22 @@ func House() []Rule {
 		// through the list of drivers and know none of them.
 		{Package: "server", Never: never(top, tests), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
 		{Package: "control", Only: []string{"server", "snapshot", "telemetry"}, Never: never(top, tests)},
-		{Package: "reconciler", Never: never(top, tests, []string{"server"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
-		{Package: "doctor", Never: never(top, tests, []string{"server"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
-		{Package: "devhq/...", Never: never(tests, []string{"cli", "supervisor"}), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
+		{
+			Package: "agent", Never: never(top, tests, []string{"server"}),
+			NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"}),
+		},
+		{
+			Package: "reconciler", Never: never(top, tests, []string{"server", "agent"}),
+			NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"}),
+		},
+		{
+			Package: "doctor", Never: never(top, tests, []string{"server", "agent"}),
+			NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"}),
+		},
+		{
+			Package: "devhq/...", Never: never(tests, []string{"cli", "supervisor"}),
+			NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"}),
+		},
 		// The parent process, which is to be small: hardly anything but the standard library.
 		{Package: "supervisor", Only: []string{"fault", "retry", "durable"}, Never: ground},
 		{Package: "cli", Never: tests},

@@ -146,7 +146,10 @@ func TestPackagesThatCanNotBeLoadedAreFound(t *testing.T) {
 func TestEveryRuleOfTheHouseCanBeReached(t *testing.T) {
 	// A rule behind one that matches the same packages would say nothing.
 	for i, r := range lint.House() {
-		probe := lint.Package{ImportPath: lint.Module + "/internal/" + r.Package, Imports: []string{lint.Module + "/internal/nowhere"}, Deps: []string{"testing"}}
+		probe := lint.Package{
+			ImportPath: lint.Module + "/internal/" + r.Package, Imports: []string{lint.Module + "/internal/nowhere"},
+			Deps: []string{"testing"},
+		}
 		before := lint.CheckImports(lint.Module, []lint.Package{probe}, lint.House()[:i])
 		if len(before) != 1 || before[0] != r.Package+" has no place among the import rules: give it one in internal/testing/lint" {
 			t.Errorf("%s is matched by an earlier rule: %v", r.Package, before)
@@ -203,9 +206,11 @@ func parse(t *testing.T, texts map[string]string) []lint.File {
 }
 
 func TestUsesOfTheProcessAreFound(t *testing.T) {
-	const bad = "package p\n\nimport (\n\t\"fmt\"\n\tsystem \"os\"\n)\n\nfunc f() {\n\t_ = system.Args\n\tsystem.Getenv(\"X\")\n\tfmt.Println()\n\tprintln()\n\tfmt.Fprintln(system.Stdout)\n\tfmt.Sprintln()\n\tsystem.ReadFile(\"x\")\n}\n"
+	const bad = "package p\n\nimport (\n\t\"fmt\"\n\tsystem \"os\"\n)\n\nfunc f() {\n\t_ = " +
+		"system.Args\n\tsystem.Getenv(\"X\")\n\tfmt.Println()\n\tprintln()\n\tfmt.Fprintln(system.Stdout)\n\tfmt.Sprintln()\n\tsystem.ReadFile(\"x\")\n}\n"
 	got := lint.CheckProcess(parse(t, map[string]string{
-		"internal/a/a.go": bad, "internal/a/a_test.go": bad, "internal/a/atest/a.go": bad, "internal/cli/a.go": bad, "test/bench/main.go": bad,
+		"internal/a/a.go": bad, "internal/a/a_test.go": bad, "internal/a/atest/a.go": bad, "internal/cli/a.go": bad,
+		"test/bench/main.go":       bad,
 		"internal/a/testdata/a.go": bad, "internal/b/b.go": "package b\n\nfunc f(fmt interface{ Println() }) { fmt.Println() }\n",
 		"internal/a/tagged_windows.go": "//go:build never\n\npackage p\n\nimport \"os\"\n\nvar x = os.Environ()\n",
 	}))
@@ -223,10 +228,12 @@ func TestUsesOfTheProcessAreFound(t *testing.T) {
 }
 
 func TestExitsAreFound(t *testing.T) {
-	const bad = "package p\n\nimport (\n\t\"log\"\n\t\"os\"\n\t\"syscall\"\n)\n\nfunc f() {\n\tos.Exit(1)\n\tlog.Fatalf(\"x\")\n\tlog.Panicln()\n\tsyscall.Exit(1)\n\tlog.Print()\n}\n"
+	const bad = "package p\n\nimport (\n\t\"log\"\n\t\"os\"\n\t\"syscall\"\n)\n\nfunc f() " +
+		"{\n\tos.Exit(1)\n\tlog.Fatalf(\"x\")\n\tlog.Panicln()\n\tsyscall.Exit(1)\n\tlog.Print()\n}\n"
 	got := lint.CheckExits(parse(t, map[string]string{
-		"internal/cli/a.go": bad, "main.go": "package main\n\nimport \"os\"\n\nfunc main() { os.Exit(1) }\n", "a_test.go": "package main\n\nimport \"os\"\n\nfunc f() { os.Exit(1) }\n",
-		"other.go": "package main\n\nimport \"os\"\n\nfunc f() { os.Exit(1) }\n",
+		"internal/cli/a.go": bad, "main.go": "package main\n\nimport \"os\"\n\nfunc main() { os.Exit(1) }\n",
+		"a_test.go": "package main\n\nimport \"os\"\n\nfunc f() { os.Exit(1) }\n",
+		"other.go":  "package main\n\nimport \"os\"\n\nfunc f() { os.Exit(1) }\n",
 	}))
 	want := []string{
 		"internal/cli/a.go:10: only main.go may call os.Exit",
@@ -253,7 +260,10 @@ func TestSleepsAreFound(t *testing.T) {
 }
 
 func TestVagueNamesAreFound(t *testing.T) {
-	got := lint.CheckNames(parse(t, map[string]string{"a/x.go": "package util", "a/y.go": "package util", "b/x_test.go": "package helpers_test", "c/x.go": "package utility"}))
+	got := lint.CheckNames(parse(t, map[string]string{
+		"a/x.go": "package util", "a/y.go": "package util",
+		"b/x_test.go": "package helpers_test", "c/x.go": "package utility",
+	}))
 	want := []string{"a: a package named util says nothing of what it is", "b: a package named helpers says nothing of what it is"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -262,8 +272,14 @@ func TestVagueNamesAreFound(t *testing.T) {
 
 func TestInitsAreFound(t *testing.T) {
 	const text = "package p\n\nfunc init() {}\n\ntype t struct{}\n\nfunc (t) init() {}\n"
-	got := lint.CheckInits(parse(t, map[string]string{"internal/drivers/builtin_x.go": text, "internal/drivers/x.go": text, "internal/a/builtin_x.go": text}))
-	want := []string{"internal/a/builtin_x.go:3: only builtin_<driver>.go has an init", "internal/drivers/x.go:3: only builtin_<driver>.go has an init"}
+	got := lint.CheckInits(parse(t, map[string]string{
+		"internal/drivers/builtin_x.go": text, "internal/drivers/x.go": text,
+		"internal/a/builtin_x.go": text,
+	}))
+	want := []string{
+		"internal/a/builtin_x.go:3: only builtin_<driver>.go has an init",
+		"internal/drivers/x.go:3: only builtin_<driver>.go has an init",
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -271,7 +287,8 @@ func TestInitsAreFound(t *testing.T) {
 
 func TestPromisesAreFound(t *testing.T) {
 	const promise = "TO" + "DO"
-	got := lint.CheckPromises(parse(t, map[string]string{"a.go": "package p\n\n// f does it. " + promise + ": all of it.\nfunc f() {\n\t/* FIX" + "ME */\n}\n\n// TODOS and \\uXXXX are none.\nconst x = \"" + promise + "\"\n"}))
+	got := lint.CheckPromises(parse(t, map[string]string{"a.go": "package p\n\n// f does it. " + promise +
+		": all of it.\nfunc f() {\n\t/* FIX" + "ME */\n}\n\n// TODOS and \\uXXXX are none.\nconst x = \"" + promise + "\"\n"}))
 	want := []string{"a.go:3: a " + promise + "; do it, or leave it out", "a.go:5: a FIX" + "ME; do it, or leave it out"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -279,7 +296,8 @@ func TestPromisesAreFound(t *testing.T) {
 }
 
 func TestSkipsAreFound(t *testing.T) {
-	const text = "package p\n\nfunc TestX(t *T) {\n\tt.Skip()\n\tfunc() { t.SkipNow() }()\n\tother.Skip()\n\tt.Fatal()\n}\n\nfunc FuzzX(f *F) { f.Fuzz(func(t *T) { t.Skip() }) }\n"
+	const text = "package p\n\nfunc TestX(t *T) {\n\tt.Skip()\n\tfunc() { t.SkipNow() " +
+		"}()\n\tother.Skip()\n\tt.Fatal()\n}\n\nfunc FuzzX(f *F) { f.Fuzz(func(t *T) { t.Skip() }) }\n"
 	got := lint.CheckSkips(parse(t, map[string]string{"a_test.go": text, "a.go": text}))
 	want := []string{"a_test.go:4: a test that skips itself proves nothing", "a_test.go:5: a test that skips itself proves nothing"}
 	if diff := cmp.Diff(want, got); diff != "" {

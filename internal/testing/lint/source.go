@@ -106,7 +106,10 @@ func (f File) uses(importPath string, visit func(n ast.Node, member string)) {
 // process lists what only the command line may touch, by package.
 func process() map[string][]string {
 	return map[string][]string{
-		"os":      {"Args", "Getenv", "LookupEnv", "Environ", "ExpandEnv", "Expand", "Setenv", "Unsetenv", "Clearenv", "Stdin", "Stdout", "Stderr"},
+		"os": {
+			"Args", "Getenv", "LookupEnv", "Environ", "ExpandEnv", "Expand", "Setenv", "Unsetenv", "Clearenv", "Stdin",
+			"Stdout", "Stderr",
+		},
 		"fmt":     {"Print", "Printf", "Println", "Scan", "Scanf", "Scanln"},
 		"syscall": {"Getenv", "Environ", "Stdin", "Stdout", "Stderr"},
 	}

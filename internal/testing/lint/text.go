@@ -12,7 +12,8 @@ import (
 // which mean nothing to its readers. It is put together so that it does not
 // match itself.
 func workplace() *regexp.Regexp {
-	return regexp.MustCompile(`(\.\./|/work/|\b)` + "shared" + `/(design|protocol|style|limits|peers|hooks)|/work` + `/(main|shared|\.library)|\.\./` + "shared" + `\b`)
+	return regexp.MustCompile(`(\.\./|/work/|\b)` + "shared" + `/(design|protocol|style|limits|peers|hooks)|/work` +
+		`/(main|shared|\.library)|\.\./` + "shared" + `\b`)
 }
 
 // CheckTexts returns a line for each text file of the module that refers to

@@ -126,7 +126,8 @@ func mariaDBPrograms() (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("no MariaDB server is installed: run `apt-get install mariadb-server`, or put mariadbd and mariadb-install-db on PATH, or set %s to the URL of a server whose user may create databases", MySQLURLVariable)
+	return "", fmt.Errorf("no MariaDB server is installed: run `apt-get install mariadb-server`, or put mariadbd and "+
+		"mariadb-install-db on PATH, or set %s to the URL of a server whose user may create databases", MySQLURLVariable)
 }
 
 // newMariaDB prepares a server, without starting it.
@@ -145,13 +146,15 @@ func newMariaDB(durable bool, settings []string) (*MariaDBServer, error) {
 	}
 	s := &MariaDBServer{home: h, bin: bin}
 	own := "tmpdir=" + h.dir // a server that starts deletes the temporary tables of all others there
-	s.settings = append(s.settings, "bind_address=127.0.0.1", "socket="+s.Socket(), "pid_file="+filepath.Join(h.dir, "mariadbd.pid"), own, "local_infile=1",
+	s.settings = append(s.settings, "bind_address=127.0.0.1", "socket="+s.Socket(), "pid_file="+filepath.Join(h.dir, "mariadbd.pid"),
+		own, "local_infile=1",
 		"innodb_buffer_pool_size=256M", "innodb_log_file_size=256M", "character_set_server=utf8mb4", "skip_name_resolve=1")
 	if !durable {
 		s.settings = append(s.settings, "innodb_flush_log_at_trx_commit=0", "innodb_flush_method=nosync", "innodb_doublewrite=0")
 	}
 	s.settings = append(s.settings, settings...)
-	err = h.run("mariadb-install-db", "--no-defaults", "--datadir="+s.data(), "--auth-root-authentication-method=normal", "--skip-test-db", "--"+own, "--innodb-flush-method=nosync")
+	err = h.run("mariadb-install-db", "--no-defaults", "--datadir="+s.data(), "--auth-root-authentication-method=normal",
+		"--skip-test-db", "--"+own, "--innodb-flush-method=nosync")
 	if err != nil {
 		return nil, errors.Join(err, h.remove())
 	}
@@ -272,7 +275,10 @@ func (s *MariaDBServer) EnableTLS(t testing.TB, host string) (authority string) 
 				t.Fatalf("configure the test server: %v", err)
 			}
 		}
-		s.settings = append(s.settings, map[string]string{"server.crt": "ssl_cert=", "server.key": "ssl_key=", "authority.crt": "ssl_ca="}[name]+path)
+		s.settings = append(s.settings, map[string]string{
+			"server.crt": "ssl_cert=", "server.key": "ssl_key=",
+			"authority.crt": "ssl_ca=",
+		}[name]+path)
 	}
 	s.Stop(t)
 	s.Start(t)

@@ -144,7 +144,8 @@ func postgresPrograms() (string, error) {
 			return filepath.Dir(path), nil
 		}
 	}
-	return "", fmt.Errorf("no PostgreSQL server is installed: run `apt-get install postgresql`, or put initdb and postgres on PATH, or set %s to the URL of a server whose user may create databases", PostgresURLVariable)
+	return "", fmt.Errorf("no PostgreSQL server is installed: run `apt-get install postgresql`, or put initdb and postgres on "+
+		"PATH, or set %s to the URL of a server whose user may create databases", PostgresURLVariable)
 }
 
 // newPostgres prepares a server, without starting it.
@@ -167,7 +168,8 @@ func newPostgres(durable bool, settings []string) (*PostgresServer, error) {
 		s.settings = append(s.settings, "fsync=off", "synchronous_commit=off", "full_page_writes=off")
 	}
 	s.settings = append(s.settings, settings...)
-	err = h.run(filepath.Join(bin, "initdb"), "-D", s.data(), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+	err = h.run(filepath.Join(bin, "initdb"), "-D", s.data(), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8",
+		"--no-sync")
 	if err != nil {
 		return nil, errors.Join(err, h.remove())
 	}

@@ -1,5 +1,4 @@
-// Command destinations prints the names of the destinations that were linked into it,
-// a line each.
+// Command destinations prints the names of the destinations linked into it, one per line.
 package main
 
 import (

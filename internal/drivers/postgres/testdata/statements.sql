@@ -49,11 +49,11 @@ CREATE TABLE "shop"."_eds_load_order" (
 -- seal it
 ALTER TABLE "shop"."_eds_load_order" ADD CONSTRAINT "_eds_key_order" PRIMARY KEY ("companyId", "id");
 
--- remove what was loaded twice from it
+-- remove rows that were loaded twice
 SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM "shop"."_eds_load_order" GROUP BY "companyId", "id" HAVING count(*) > 1) AS s;
 DELETE FROM "shop"."_eds_load_order" AS t USING (SELECT "companyId", "id", max(ctid) AS last FROM "shop"."_eds_load_order" GROUP BY "companyId", "id" HAVING count(*) > 1) AS s WHERE t."companyId" = s."companyId" AND t."id" = s."id" AND t.ctid < s.last;
 
--- put it in the place of what order holds
+-- put it in place of order
 TRUNCATE "shop"."order";
 INSERT INTO "shop"."order" ("companyId", "id", "it's ""odd""", "meta") SELECT s."companyId", s."id", s."it's ""odd""", s."meta" FROM "shop"."_eds_load_order" AS s;
 DROP TABLE "shop"."_eds_load_order";
@@ -62,7 +62,7 @@ DROP TABLE "shop"."_eds_load_order";
 INSERT INTO "shop"."order" AS t ("companyId", "id", "it's ""odd""", "meta") SELECT s."companyId", s."id", s."it's ""odd""", s."meta" FROM "shop"."_eds_load_order" AS s ON CONFLICT ("companyId", "id") DO UPDATE SET "it's ""odd""" = excluded."it's ""odd""", "meta" = excluded."meta";
 DROP TABLE "shop"."_eds_load_order";
 
--- put it in the place of some rows of order
+-- put it in place of some rows of order
 LOCK TABLE "shop"."order" IN SHARE ROW EXCLUSIVE MODE;
 DELETE FROM "shop"."order" AS t WHERE t."companyId"::text COLLATE "C" IN ('x', E'it''s \\ odd') AND NOT EXISTS (SELECT FROM "shop"."_eds_load_order" AS s WHERE t."companyId" = s."companyId" AND t."id" = s."id");
 INSERT INTO "shop"."order" AS t ("companyId", "id", "it's ""odd""", "meta") SELECT s."companyId", s."id", s."it's ""odd""", s."meta" FROM "shop"."_eds_load_order" AS s ON CONFLICT ("companyId", "id") DO UPDATE SET "it's ""odd""" = excluded."it's ""odd""", "meta" = excluded."meta";
@@ -92,11 +92,11 @@ CREATE TABLE "shop"."_eds_load_link" (
 -- seal it
 ALTER TABLE "shop"."_eds_load_link" ADD CONSTRAINT "_eds_key_link" PRIMARY KEY ("a", "b");
 
--- remove what was loaded twice from it
+-- remove rows that were loaded twice
 SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM "shop"."_eds_load_link" GROUP BY "a", "b" HAVING count(*) > 1) AS s;
 DELETE FROM "shop"."_eds_load_link" AS t USING (SELECT "a", "b", max(ctid) AS last FROM "shop"."_eds_load_link" GROUP BY "a", "b" HAVING count(*) > 1) AS s WHERE t."a" = s."a" AND t."b" = s."b" AND t.ctid < s.last;
 
--- put it in the place of what link holds
+-- put it in place of link
 TRUNCATE "shop"."link";
 INSERT INTO "shop"."link" ("a", "b") SELECT s."a", s."b" FROM "shop"."_eds_load_link" AS s;
 DROP TABLE "shop"."_eds_load_link";
@@ -105,7 +105,7 @@ DROP TABLE "shop"."_eds_load_link";
 INSERT INTO "shop"."link" AS t ("a", "b") SELECT s."a", s."b" FROM "shop"."_eds_load_link" AS s ON CONFLICT ("a", "b") DO NOTHING;
 DROP TABLE "shop"."_eds_load_link";
 
--- put it in the place of some rows of link
+-- put it in place of some rows of link
 LOCK TABLE "shop"."link" IN SHARE ROW EXCLUSIVE MODE;
 DELETE FROM "shop"."link" AS t WHERE t."a"::text COLLATE "C" IN ('x', E'it''s \\ odd') AND NOT EXISTS (SELECT FROM "shop"."_eds_load_link" AS s WHERE t."a" = s."a" AND t."b" = s."b");
 INSERT INTO "shop"."link" AS t ("a", "b") SELECT s."a", s."b" FROM "shop"."_eds_load_link" AS s ON CONFLICT ("a", "b") DO NOTHING;
@@ -137,11 +137,11 @@ CREATE TABLE "shop"."_eds_load_loose" (
 -- seal it
 ALTER TABLE "shop"."_eds_load_loose" ADD CONSTRAINT "_eds_key_loose" PRIMARY KEY ("id");
 
--- remove what was loaded twice from it
+-- remove rows that were loaded twice
 SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM "shop"."_eds_load_loose" GROUP BY "id" HAVING count(*) > 1) AS s;
 DELETE FROM "shop"."_eds_load_loose" AS t USING (SELECT "id", max(ctid) AS last FROM "shop"."_eds_load_loose" GROUP BY "id" HAVING count(*) > 1) AS s WHERE t."id" = s."id" AND t.ctid < s.last;
 
--- put it in the place of what loose holds
+-- put it in place of loose
 TRUNCATE "shop"."loose";
 INSERT INTO "shop"."loose" ("id", "n") SELECT s."id", s."n" FROM "shop"."_eds_load_loose" AS s;
 DROP TABLE "shop"."_eds_load_loose";
@@ -151,7 +151,7 @@ UPDATE "shop"."loose" AS t SET "n" = s."n" FROM "shop"."_eds_load_loose" AS s WH
 INSERT INTO "shop"."loose" AS t ("id", "n") SELECT s."id", s."n" FROM "shop"."_eds_load_loose" AS s WHERE NOT EXISTS (SELECT FROM "shop"."loose" AS t WHERE t."id" = s."id");
 DROP TABLE "shop"."_eds_load_loose";
 
--- put it in the place of some rows of loose
+-- put it in place of some rows of loose
 LOCK TABLE "shop"."loose" IN SHARE ROW EXCLUSIVE MODE;
 DELETE FROM "shop"."loose" AS t WHERE t."id"::text COLLATE "C" IN ('x', E'it''s \\ odd') AND NOT EXISTS (SELECT FROM "shop"."_eds_load_loose" AS s WHERE t."id" = s."id");
 UPDATE "shop"."loose" AS t SET "n" = s."n" FROM "shop"."_eds_load_loose" AS s WHERE t."id" = s."id";
@@ -183,11 +183,11 @@ CREATE TABLE "shop"."_eds_load_guarded" (
 -- seal it
 ALTER TABLE "shop"."_eds_load_guarded" ADD CONSTRAINT "_eds_key_guarded" PRIMARY KEY ("id");
 
--- remove what was loaded twice from it
+-- remove rows that were loaded twice
 SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM "shop"."_eds_load_guarded" GROUP BY "id" HAVING count(*) > 1) AS s;
 DELETE FROM "shop"."_eds_load_guarded" AS t USING (SELECT "id", max(ctid) AS last FROM "shop"."_eds_load_guarded" GROUP BY "id" HAVING count(*) > 1) AS s WHERE t."id" = s."id" AND t.ctid < s.last;
 
--- put it in the place of what guarded holds
+-- put it in place of guarded
 TRUNCATE "shop"."guarded";
 INSERT INTO "shop"."guarded" ("id", "n", "_eds_op", "_eds_version", "_eds_synced_at", "_eds_deleted") SELECT s."id", s."n", s."_eds_op", s."_eds_version", s."_eds_synced_at", s."_eds_deleted" FROM "shop"."_eds_load_guarded" AS s;
 DROP TABLE "shop"."_eds_load_guarded";
@@ -196,7 +196,7 @@ DROP TABLE "shop"."_eds_load_guarded";
 INSERT INTO "shop"."guarded" AS t ("id", "n", "_eds_op", "_eds_version", "_eds_synced_at", "_eds_deleted") SELECT s."id", s."n", s."_eds_op", s."_eds_version", s."_eds_synced_at", s."_eds_deleted" FROM "shop"."_eds_load_guarded" AS s ON CONFLICT ("id") DO UPDATE SET "n" = excluded."n", "_eds_op" = excluded."_eds_op", "_eds_version" = excluded."_eds_version", "_eds_synced_at" = excluded."_eds_synced_at", "_eds_deleted" = excluded."_eds_deleted" WHERE (t."_eds_version" IS NULL OR t."_eds_version" <= excluded."_eds_version");
 DROP TABLE "shop"."_eds_load_guarded";
 
--- put it in the place of some rows of guarded
+-- put it in place of some rows of guarded
 LOCK TABLE "shop"."guarded" IN SHARE ROW EXCLUSIVE MODE;
 DELETE FROM "shop"."guarded" AS t WHERE t."id"::text COLLATE "C" IN ('x', E'it''s \\ odd') AND NOT EXISTS (SELECT FROM "shop"."_eds_load_guarded" AS s WHERE t."id" = s."id");
 INSERT INTO "shop"."guarded" AS t ("id", "n", "_eds_op", "_eds_version", "_eds_synced_at", "_eds_deleted") SELECT s."id", s."n", s."_eds_op", s."_eds_version", s."_eds_synced_at", s."_eds_deleted" FROM "shop"."_eds_load_guarded" AS s ON CONFLICT ("id") DO UPDATE SET "n" = excluded."n", "_eds_op" = excluded."_eds_op", "_eds_version" = excluded."_eds_version", "_eds_synced_at" = excluded."_eds_synced_at", "_eds_deleted" = excluded."_eds_deleted";
@@ -226,11 +226,11 @@ CREATE TABLE "shop"."_eds_load_newer" (
 -- seal it
 ALTER TABLE "shop"."_eds_load_newer" ADD CONSTRAINT "_eds_key_newer" PRIMARY KEY ("id");
 
--- remove what was loaded twice from it
+-- remove rows that were loaded twice
 SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM "shop"."_eds_load_newer" GROUP BY "id" HAVING count(*) > 1) AS s;
 DELETE FROM "shop"."_eds_load_newer" AS t USING (SELECT "id", max(ctid) AS last FROM "shop"."_eds_load_newer" GROUP BY "id" HAVING count(*) > 1) AS s WHERE t."id" = s."id" AND t.ctid < s.last;
 
--- put it in the place of what newer holds
+-- put it in place of newer
 TRUNCATE "shop"."newer";
 INSERT INTO "shop"."newer" ("id", "n", "_eds_version") SELECT s."id", s."n", s."_eds_version" FROM "shop"."_eds_load_newer" AS s;
 DROP TABLE "shop"."_eds_load_newer";
@@ -240,7 +240,7 @@ UPDATE "shop"."newer" AS t SET "n" = s."n", "_eds_version" = s."_eds_version" FR
 INSERT INTO "shop"."newer" AS t ("id", "n", "_eds_version") SELECT s."id", s."n", s."_eds_version" FROM "shop"."_eds_load_newer" AS s WHERE NOT EXISTS (SELECT FROM "shop"."newer" AS t WHERE t."id" = s."id");
 DROP TABLE "shop"."_eds_load_newer";
 
--- put it in the place of some rows of newer
+-- put it in place of some rows of newer
 LOCK TABLE "shop"."newer" IN SHARE ROW EXCLUSIVE MODE;
 DELETE FROM "shop"."newer" AS t WHERE t."id"::text COLLATE "C" IN ('x', E'it''s \\ odd') AND NOT EXISTS (SELECT FROM "shop"."_eds_load_newer" AS s WHERE t."id" = s."id");
 UPDATE "shop"."newer" AS t SET "n" = s."n", "_eds_version" = s."_eds_version" FROM "shop"."_eds_load_newer" AS s WHERE t."id" = s."id";
@@ -268,11 +268,11 @@ CREATE TABLE "shop"."_eds_load_paint" (
 -- seal it
 ALTER TABLE "shop"."_eds_load_paint" ADD CONSTRAINT "_eds_key_paint" PRIMARY KEY ("id");
 
--- remove what was loaded twice from it
+-- remove rows that were loaded twice
 SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM "shop"."_eds_load_paint" GROUP BY "id" HAVING count(*) > 1) AS s;
 DELETE FROM "shop"."_eds_load_paint" AS t USING (SELECT "id", max(ctid) AS last FROM "shop"."_eds_load_paint" GROUP BY "id" HAVING count(*) > 1) AS s WHERE t."id" = s."id" AND t.ctid < s.last;
 
--- put it in the place of what paint holds
+-- put it in place of paint
 TRUNCATE "shop"."paint";
 INSERT INTO "shop"."paint" ("id", "colour") SELECT s."id", s."colour"::public.colour FROM "shop"."_eds_load_paint" AS s;
 DROP TABLE "shop"."_eds_load_paint";
@@ -281,7 +281,7 @@ DROP TABLE "shop"."_eds_load_paint";
 INSERT INTO "shop"."paint" AS t ("id", "colour") SELECT s."id", s."colour"::public.colour FROM "shop"."_eds_load_paint" AS s ON CONFLICT ("id") DO UPDATE SET "colour" = excluded."colour";
 DROP TABLE "shop"."_eds_load_paint";
 
--- put it in the place of some rows of paint
+-- put it in place of some rows of paint
 LOCK TABLE "shop"."paint" IN SHARE ROW EXCLUSIVE MODE;
 DELETE FROM "shop"."paint" AS t WHERE t."id"::text COLLATE "C" IN ('x', E'it''s \\ odd') AND NOT EXISTS (SELECT FROM "shop"."_eds_load_paint" AS s WHERE t."id" = s."id");
 INSERT INTO "shop"."paint" AS t ("id", "colour") SELECT s."id", s."colour"::public.colour FROM "shop"."_eds_load_paint" AS s ON CONFLICT ("id") DO UPDATE SET "colour" = excluded."colour";

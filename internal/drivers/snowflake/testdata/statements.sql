@@ -1,4 +1,4 @@
--- look around
+-- inspect the session
 SELECT CURRENT_DATABASE(), CURRENT_SCHEMA(), CURRENT_WAREHOUSE(), CURRENT_ROLE(), CURRENT_SESSION();
 
 -- describe tables
@@ -121,7 +121,7 @@ COPY INTO "_eds_load_order" ("companyId", "id", "it's ""odd"" %d", "amount", "ra
 SELECT $1:c0::VARCHAR, $1:c1::VARCHAR::NUMBER(38,0), $1:c2::VARCHAR, $1:c3::VARCHAR::NUMBER(38,18), $1:c4::VARCHAR::FLOAT, $1:c5::VARCHAR::BOOLEAN, TO_TIMESTAMP_TZ($1:c6::VARCHAR, 'YYYY-MM-DD"T"HH24:MI:SS.FF6TZH:TZM'), TO_TIMESTAMP_LTZ($1:c7::VARCHAR, 'YYYY-MM-DD"T"HH24:MI:SS.FF6TZH:TZM'), TO_TIMESTAMP_NTZ($1:c8::VARCHAR, 'YYYY-MM-DD"T"HH24:MI:SS.FF6'), TO_DATE($1:c9::VARCHAR, 'YYYY-MM-DD'), $1:c10, $1:c11::OBJECT, $1:c12::ARRAY, $1:c13::VARCHAR::GEOGRAPHY, $1:n::NUMBER(38,0) FROM @"EDS_STAGE"/7.json.gz
 ) ON_ERROR = ABORT_STATEMENT;
 
--- remove what was staged twice of order
+-- remove rows that were staged twice of order
 SELECT TO_VARCHAR(COALESCE(SUM(n - 1), 0)) FROM (SELECT COUNT(*) AS n FROM "_eds_load_order" GROUP BY "companyId", "id" HAVING COUNT(*) > 1);
 DELETE FROM "_eds_load_order" AS t USING (SELECT "companyId", "id", MAX("_eds_row") AS "_eds_row" FROM "_eds_load_order" GROUP BY "companyId", "id" HAVING COUNT(*) > 1) AS s WHERE t."companyId" = s."companyId" AND t."id" = s."id" AND t."_eds_row" < s."_eds_row";
 
@@ -185,7 +185,7 @@ COPY INTO "_eds_load_link" ("a", "b", "_eds_row") FROM (
 SELECT $1:c0::VARCHAR, $1:c1::VARCHAR, $1:n::NUMBER(38,0) FROM @"EDS_STAGE"/7.json.gz
 ) ON_ERROR = ABORT_STATEMENT;
 
--- remove what was staged twice of link
+-- remove rows that were staged twice of link
 SELECT TO_VARCHAR(COALESCE(SUM(n - 1), 0)) FROM (SELECT COUNT(*) AS n FROM "_eds_load_link" GROUP BY "a", "b" HAVING COUNT(*) > 1);
 DELETE FROM "_eds_load_link" AS t USING (SELECT "a", "b", MAX("_eds_row") AS "_eds_row" FROM "_eds_load_link" GROUP BY "a", "b" HAVING COUNT(*) > 1) AS s WHERE t."a" = s."a" AND t."b" = s."b" AND t."_eds_row" < s."_eds_row";
 
@@ -249,7 +249,7 @@ COPY INTO "_eds_load_foreign" ("id", "n", "_eds_row") FROM (
 SELECT $1:c0::VARCHAR, $1:c1::VARCHAR::NUMBER(38,0), $1:n::NUMBER(38,0) FROM @"EDS_STAGE"/7.json.gz
 ) ON_ERROR = ABORT_STATEMENT;
 
--- remove what was staged twice of foreign
+-- remove rows that were staged twice of foreign
 SELECT TO_VARCHAR(COALESCE(SUM(n - 1), 0)) FROM (SELECT COUNT(*) AS n FROM "_eds_load_foreign" GROUP BY "id" HAVING COUNT(*) > 1);
 DELETE FROM "_eds_load_foreign" AS t USING (SELECT "id", MAX("_eds_row") AS "_eds_row" FROM "_eds_load_foreign" GROUP BY "id" HAVING COUNT(*) > 1) AS s WHERE t."id" = s."id" AND t."_eds_row" < s."_eds_row";
 
@@ -318,7 +318,7 @@ COPY INTO "_eds_load_upper" ("ID", "NAME", "_eds_op", "_eds_version", "_eds_sync
 SELECT $1:c0::VARCHAR, $1:c1::VARCHAR, $1:c2::VARCHAR, $1:c3::VARCHAR, TO_TIMESTAMP_TZ($1:c4::VARCHAR, 'YYYY-MM-DD"T"HH24:MI:SS.FF6TZH:TZM'), $1:c5::VARCHAR::BOOLEAN, $1:n::NUMBER(38,0) FROM @"EDS_STAGE"/7.json.gz
 ) ON_ERROR = ABORT_STATEMENT;
 
--- remove what was staged twice of upper
+-- remove rows that were staged twice of upper
 SELECT TO_VARCHAR(COALESCE(SUM(n - 1), 0)) FROM (SELECT COUNT(*) AS n FROM "_eds_load_upper" GROUP BY "ID" HAVING COUNT(*) > 1);
 DELETE FROM "_eds_load_upper" AS t USING (SELECT "ID", MAX("_eds_row") AS "_eds_row" FROM "_eds_load_upper" GROUP BY "ID" HAVING COUNT(*) > 1) AS s WHERE t."ID" = s."ID" AND t."_eds_row" < s."_eds_row";
 
@@ -383,7 +383,7 @@ COPY INTO "_eds_load_newer" ("id", "n", "_eds_version", "_eds_row") FROM (
 SELECT $1:c0::VARCHAR, $1:c1::VARCHAR::FLOAT, $1:c2::VARCHAR, $1:n::NUMBER(38,0) FROM @"EDS_STAGE"/7.json.gz
 ) ON_ERROR = ABORT_STATEMENT;
 
--- remove what was staged twice of newer
+-- remove rows that were staged twice of newer
 SELECT TO_VARCHAR(COALESCE(SUM(n - 1), 0)) FROM (SELECT COUNT(*) AS n FROM "_eds_load_newer" GROUP BY "id" HAVING COUNT(*) > 1);
 DELETE FROM "_eds_load_newer" AS t USING (SELECT "id", MAX("_eds_row") AS "_eds_row" FROM "_eds_load_newer" GROUP BY "id" HAVING COUNT(*) > 1) AS s WHERE t."id" = s."id" AND t."_eds_row" < s."_eds_row";
 

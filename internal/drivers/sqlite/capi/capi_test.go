@@ -46,7 +46,7 @@ func prepare(t *testing.T, db *DB, sql string) *Stmt {
 	return st
 }
 
-// code returns the result code of an error, 0 where it has none.
+// code returns the result code of an error, 0 if it has none.
 func code(err error) int {
 	if e := new(Error); errors.As(err, &e) {
 		return e.Code
@@ -54,7 +54,7 @@ func code(err error) int {
 	return 0
 }
 
-func TestValuesOfEveryKindComeBack(t *testing.T) {
+func TestStmt_ReturnsValuesOfEveryKind(t *testing.T) {
 	db := openAt(t, ":memory:", Options{Create: true})
 	exec(t, db, "CREATE TABLE t (a, b, c)")
 	insert := prepare(t, db, "INSERT INTO t VALUES (?, ?, ?)")
@@ -64,7 +64,7 @@ func TestValuesOfEveryKindComeBack(t *testing.T) {
 	args.Float(0.1)
 	args.String("")
 	args.Text([]byte("a\x00b\xff"))
-	args.Ended(append(args.Begun(), "ended"...))
+	args.End(append(args.Begin(), "ended"...))
 	if n, err := insert.Exec(&args); n != 2 || err != nil {
 		t.Fatal(n, err)
 	}
@@ -101,8 +101,8 @@ func TestValuesOfEveryKindComeBack(t *testing.T) {
 	}
 }
 
-// TestTextsOfEverySizeInTurn makes a statement's memory grow and shrink.
-func TestTextsOfEverySizeInTurn(t *testing.T) {
+// The sizes make the statement's memory grow and shrink.
+func TestStmt_BindsTextsOfEverySize(t *testing.T) {
 	db := openAt(t, ":memory:", Options{Create: true})
 	echo := prepare(t, db, "SELECT ?, ?")
 	for _, size := range []int{0, 10, 5000, 10, 20 << 20, 10, 0, 3 << 20, 1 << 20} {
@@ -115,16 +115,18 @@ func TestTextsOfEverySizeInTurn(t *testing.T) {
 		if _, err := echo.Step(); err != nil {
 			t.Fatal(err)
 		}
-		if a, b := echo.String(0), echo.String(1); a != strings.Repeat("a", size) || b != strings.Repeat("b", size) || echo.Kind(0) != Text {
-			t.Errorf("of %d bytes %d and %d came back, as kind %d", size, len(a), len(b), echo.Kind(0))
+		a, b := echo.String(0), echo.String(1)
+		if a != strings.Repeat("a", size) || b != strings.Repeat("b", size) || echo.Kind(0) != Text {
+			t.Errorf("%d bytes: the statement returned %d and %d of kind %d", size, len(a), len(b), echo.Kind(0))
 		}
 		echo.Reset()
 	}
 }
 
-func TestExecExecutesScripts(t *testing.T) {
+func TestExec_ExecutesScripts(t *testing.T) {
 	db := openAt(t, ":memory:", Options{Create: true})
-	exec(t, db, " -- nothing\n; CREATE TABLE t (a); /* ; */ INSERT INTO t VALUES (1), (2), (3);; SELECT * FROM t; UPDATE t SET a = 5 WHERE a > 1 -- done")
+	exec(t, db, " -- nothing\n; CREATE TABLE t (a); /* ; */ INSERT INTO t VALUES (1), (2), (3);; SELECT * FROM t;"+
+		" UPDATE t SET a = 5 WHERE a > 1 -- done")
 	if n := db.Changes(); n != 2 {
 		t.Errorf("%d changes", n)
 	}
@@ -140,7 +142,7 @@ func TestExecExecutesScripts(t *testing.T) {
 	}
 }
 
-func TestErrorsHaveTheirCode(t *testing.T) {
+func TestError_HasItsCode(t *testing.T) {
 	dir := t.TempDir()
 	db := openAt(t, filepath.Join(dir, "a.db"), Options{Create: true})
 	exec(t, db, "CREATE TABLE t (a PRIMARY KEY, b CHECK (b <> 'secret')); INSERT INTO t VALUES (1, 1)")
@@ -159,7 +161,7 @@ func TestErrorsHaveTheirCode(t *testing.T) {
 	}
 }
 
-func TestFunctionsAreCalled(t *testing.T) {
+func TestFunction_IsCalled(t *testing.T) {
 	db := openAt(t, ":memory:", Options{Create: true})
 	if err := db.Function("joined", 2, func(args []string) (string, error) {
 		if args[0] == "bad" {
@@ -179,7 +181,7 @@ func TestFunctionsAreCalled(t *testing.T) {
 	}
 }
 
-func TestAContextEndsWhatRuns(t *testing.T) {
+func TestWithin_EndsStatementsWithItsContext(t *testing.T) {
 	db := openAt(t, ":memory:", Options{Create: true})
 	ctx, cancel := context.WithCancel(t.Context())
 	err := db.Within(ctx, func() error {
@@ -193,11 +195,11 @@ func TestAContextEndsWhatRuns(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if err := db.Within(t.Context(), func() error { return db.Exec("SELECT 1") }); err != nil {
-		t.Errorf("the interrupt has stayed: %v", err)
+		t.Errorf("the next statement was interrupted: %v", err)
 	}
 }
 
-func TestALockIsWaitedForUntilTheTimeout(t *testing.T) {
+func TestBusyTimeout_BoundsTheWaitForALock(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.db")
 	holder := openAt(t, path, Options{Create: true})
 	exec(t, holder, "CREATE TABLE t (a); BEGIN EXCLUSIVE")
@@ -212,7 +214,7 @@ func TestALockIsWaitedForUntilTheTimeout(t *testing.T) {
 			t.Errorf("waited for %v, not %v", d, timeout)
 		}
 		if waited < least {
-			t.Error("nobody was told of the wait")
+			t.Error("Waiting was not called")
 		}
 	}
 	waited = 0
@@ -227,7 +229,7 @@ func TestMoved(t *testing.T) {
 	db := openAt(t, path, Options{Create: true})
 	exec(t, db, "CREATE TABLE t (a)")
 	if db.Moved() {
-		t.Error("a file that stays has moved")
+		t.Error("an unchanged file has moved")
 	}
 	other := openAt(t, path+"2", Options{Create: true})
 	exec(t, other, "CREATE TABLE t (a)")

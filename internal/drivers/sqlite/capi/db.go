@@ -1,7 +1,6 @@
-// Package capi is the part of SQLite's C interface that the destination needs,
-// over the translation of SQLite to Go in modernc.org/sqlite/lib. It goes around
-// database/sql because a row costs half as much without it, and because only
-// here a wait for a lock can end with its context.
+// Package capi is the part of SQLite's C interface that the destination needs. It calls SQLite as
+// translated to Go in modernc.org/sqlite/lib. It does not use database/sql: without it, a row costs half
+// as much, and a wait for a lock can end with its context.
 package capi
 
 import (
@@ -11,7 +10,7 @@ import (
 	"unsafe"
 
 	"modernc.org/libc"
-	_ "modernc.org/sqlite" // its init makes lib ready on every platform
+	_ "modernc.org/sqlite" // its init prepares lib on every platform
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
@@ -19,23 +18,23 @@ import (
 type DB struct {
 	tls *libc.TLS
 	db  uintptr
-	out uintptr // C memory of one word, for results that come through a pointer
+	out uintptr // C memory of 8 bytes, for results through a pointer
 
 	options Options
 	onBusy  func(tls *libc.TLS, arg uintptr, count int32) int32
 
-	// Of the call under way, which Within sets:
-	done     <-chan struct{} // its context's end
-	deadline time.Time       // when it stops to wait for locks; zero: it has not met one
+	// State of the current call, set by Within:
+	done     <-chan struct{} // closed at the end of its context
+	deadline time.Time       // for locks; zero: the call has not waited for one
 
-	functions []any // that SQLite may call, kept from being collected
+	functions []any // keeps functions that SQLite may call from being collected
 }
 
-// Options say how a database is opened.
+// Options configure Open.
 type Options struct {
-	Create      bool          // an empty one, where there is none
-	BusyTimeout time.Duration // how long a lock of another connection is waited for
-	Waiting     func()        // where set, called when a call begins to wait for a lock
+	Create      bool          // create an empty database if there is none
+	BusyTimeout time.Duration // how long to wait for a lock of another connection
+	Waiting     func()        // called when a call begins to wait for a lock; may be nil
 }
 
 // Open opens the database at path.
@@ -52,7 +51,7 @@ func Open(path string, options Options) (*DB, error) {
 		flags |= sqlite3.SQLITE_OPEN_CREATE
 	}
 	rc := sqlite3.Xsqlite3_open_v2(d.tls, name, d.out, flags, 0)
-	d.db = d.word()
+	d.db = d.result()
 	if rc != sqlite3.SQLITE_OK {
 		err := d.fail(rc)
 		return nil, errors.Join(err, d.Close())
@@ -62,8 +61,7 @@ func Open(path string, options Options) (*DB, error) {
 	return d, nil
 }
 
-// Close closes the connection and every statement that was prepared on it and
-// not finalized.
+// Close closes the connection and all of its statements that are not finalized.
 func (d *DB) Close() error {
 	if d.tls == nil {
 		return nil
@@ -78,20 +76,19 @@ func (d *DB) Close() error {
 	return nil
 }
 
-func (d *DB) word() uintptr { return *(*uintptr)(at(d.out)) }
+func (d *DB) result() uintptr { return *(*uintptr)(at(d.out)) }
 
-// interruptEvery is how often what runs is interrupted once its context has
-// ended: SQLite forgets an interrupt that comes between two statements.
+// interruptEvery is the time between interrupts of a call whose context has ended. SQLite ignores an
+// interrupt between two statements.
 const interruptEvery = 5 * time.Millisecond
 
-// Within runs do, whose calls on the connection end early where ctx does: what
-// is being executed is interrupted, and a wait for a lock given up. The error is
-// then ctx's.
+// Within runs do. If ctx ends, the connection interrupts the running statement and stops waiting for
+// locks, and Within returns the error of ctx.
 func (d *DB) Within(ctx context.Context, do func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if d.done != nil { // within another Within, whose context rules
+	if d.done != nil { // inside another Within: its context applies
 		return do()
 	}
 	returned, finished := make(chan struct{}), make(chan struct{})
@@ -112,7 +109,7 @@ func (d *DB) Within(ctx context.Context, do func() error) error {
 		}
 	})
 	if d.done = ctx.Done(); d.done == nil {
-		d.done = make(chan struct{}) // it never ends
+		d.done = make(chan struct{}) // never closed
 	}
 	defer func() { d.done = nil }()
 	err := do()
@@ -120,15 +117,16 @@ func (d *DB) Within(ctx context.Context, do func() error) error {
 	if !stop() {
 		<-finished
 	}
-	if e := new(Error); err != nil && ctx.Err() != nil && errors.As(err, &e) && (e.Primary() == CodeInterrupt || e.Primary() == CodeBusy) {
+	e := new(Error)
+	if ctx.Err() != nil && errors.As(err, &e) && (e.Primary() == CodeInterrupt || e.Primary() == CodeBusy) {
 		return ctx.Err()
 	}
 	return err
 }
 
-// waitForLock is SQLite's busy handler: it is called, on the goroutine of the
-// call that met the lock, until it returns 0. SQLite tells nobody when a lock is
-// released, so all there is to do is to wait a little and let it look again.
+// waitForLock is SQLite's busy handler. SQLite calls it on the goroutine of the blocked call until it
+// returns 0. SQLite does not notify anyone of released locks, so the handler waits a little and SQLite
+// tries again.
 func (d *DB) waitForLock(_ *libc.TLS, _ uintptr, count int32) int32 {
 	now := time.Now()
 	if count == 0 {
@@ -151,7 +149,7 @@ func (d *DB) waitForLock(_ *libc.TLS, _ uintptr, count int32) int32 {
 	}
 }
 
-// Exec executes one or more statements. Rows that they yield are passed over.
+// Exec executes one or more statements. It discards their rows.
 func (d *DB) Exec(sql string) error {
 	text, err := libc.CString(sql)
 	if err != nil {
@@ -192,8 +190,7 @@ func (d *DB) Prepare(sql string) (*Stmt, error) {
 	return s, err
 }
 
-// prepare prepares the first statement of the C string text, and returns where
-// the next one begins.
+// prepare prepares the first statement of the C string text, and returns the start of the next one.
 func (d *DB) prepare(text uintptr) (*Stmt, uintptr, error) {
 	tail := libc.Xmalloc(d.tls, 8)
 	defer libc.Xfree(d.tls, tail)
@@ -201,30 +198,29 @@ func (d *DB) prepare(text uintptr) (*Stmt, uintptr, error) {
 		return nil, 0, d.fail(rc)
 	}
 	rest := *(*uintptr)(at(tail))
-	p := d.word()
+	p := d.result()
 	if p == 0 {
 		return nil, rest, nil
 	}
 	return &Stmt{db: d, stmt: p, params: int(sqlite3.Xsqlite3_bind_parameter_count(d.tls, p))}, rest, nil
 }
 
-// Changes returns the number of rows that the last INSERT, UPDATE or DELETE
-// changed, those of triggers not counted.
+// Changes returns the number of rows that the last INSERT, UPDATE or DELETE has changed, without those
+// that triggers have changed.
 func (d *DB) Changes() int64 { return sqlite3.Xsqlite3_changes64(d.tls, d.db) }
 
-// Moved reports whether the path that the database was opened by leads to
-// another file by now, or to none.
+// Moved reports whether the database's path no longer leads to the open file.
 func (d *DB) Moved() bool {
 	*(*int32)(at(d.out)) = 0
 	rc := sqlite3.Xsqlite3_file_control(d.tls, d.db, 0, sqlite3.SQLITE_FCNTL_HAS_MOVED, d.out)
 	return rc == sqlite3.SQLITE_OK && *(*int32)(at(d.out)) != 0
 }
 
-// InTransaction reports whether a transaction is open. Some errors end one.
+// InTransaction reports whether a transaction is open. Some errors end a transaction.
 func (d *DB) InTransaction() bool { return sqlite3.Xsqlite3_get_autocommit(d.tls, d.db) == 0 }
 
-// Function makes a function of text arguments known to SQL on this connection.
-// An error of f is a constraint's: the statement fails with it.
+// Function registers an SQL function with text arguments on this connection. If f returns an error, the
+// statement fails with CodeConstraint.
 func (d *DB) Function(name string, args int, f func(args []string) (string, error)) error {
 	zName, err := libc.CString(name)
 	if err != nil {
@@ -255,15 +251,16 @@ func (d *DB) Function(name string, args int, f func(args []string) (string, erro
 		libc.Xfree(tls, p)
 	}
 	d.functions = append(d.functions, &call)
-	rc := sqlite3.Xsqlite3_create_function_v2(d.tls, d.db, zName, int32(args), sqlite3.SQLITE_UTF8|sqlite3.SQLITE_DETERMINISTIC|sqlite3.SQLITE_DIRECTONLY,
-		0, *(*uintptr)(unsafe.Pointer(&call)), 0, 0, 0)
+	const flags = sqlite3.SQLITE_UTF8 | sqlite3.SQLITE_DETERMINISTIC | sqlite3.SQLITE_DIRECTONLY
+	callback := *(*uintptr)(unsafe.Pointer(&call))
+	rc := sqlite3.Xsqlite3_create_function_v2(d.tls, d.db, zName, int32(args), flags, 0, callback, 0, 0, 0)
 	if rc != sqlite3.SQLITE_OK {
 		return d.fail(rc)
 	}
 	return nil
 }
 
-// at returns the C memory at p, which the garbage collector knows nothing of.
+// at returns a pointer to C memory, which the garbage collector does not manage.
 func at(p uintptr) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&p)) }
 
 // bytesAt returns the n bytes of C memory at p.

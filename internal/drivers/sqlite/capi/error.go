@@ -30,11 +30,11 @@ const (
 	CodeFormat     = sqlite3.SQLITE_FORMAT
 )
 
-// Error is a result code of SQLite with its message, which names tables and
-// columns and never a value.
+// Error is a result code of SQLite with its message. The message may name tables and columns, but it has
+// no values.
 type Error struct {
 	Code int           // extended
-	OS   syscall.Errno // what the operating system said, or 0
+	OS   syscall.Errno // of the operating system, or 0
 	text string
 }
 
@@ -56,7 +56,7 @@ func (d *DB) fail(rc int32) error {
 	}
 	switch {
 	case rc == sqlite3.SQLITE_CONSTRAINT_TRIGGER:
-		// The message is the trigger's own, and may have been made of values.
+		// The message is the trigger's own, and may contain values.
 		e.text = "a trigger raised an error"
 	default:
 		e.text = libc.GoString(sqlite3.Xsqlite3_errmsg(d.tls, d.db))

@@ -8,14 +8,13 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// Stmt is a prepared statement. It belongs to its DB's goroutine.
+// Stmt is a prepared statement. Only the goroutine that uses its DB may use it.
 type Stmt struct {
 	db     *DB
 	stmt   uintptr
 	params int
-	// C memory that bound texts stand in until the next execution.
-	memory uintptr
-	size   int
+	memory uintptr // C memory for bound texts, until the next execution
+	size   int     // of memory
 }
 
 // Finalize releases the statement.
@@ -33,14 +32,14 @@ func (s *Stmt) Finalize() {
 // Params returns the number of parameters.
 func (s *Stmt) Params() int { return s.params }
 
-// Exec executes the statement, which yields no rows, once for each set of values
-// in args, and returns how many times it did. Large args are of no use afterwards.
+// Exec executes the statement, which returns no rows, once for each set of values in args, and returns the
+// number of executions. It may free the texts of args.
 func (s *Stmt) Exec(args *Args) (int, error) {
 	if err := s.hold(args); err != nil {
 		return 0, err
 	}
 	defer s.trim()
-	args.trim() // SQLite reads the copy
+	args.trim() // SQLite uses the copy
 	if s.params == 0 {
 		return 1, s.exec(nil)
 	}
@@ -54,8 +53,8 @@ func (s *Stmt) Exec(args *Args) (int, error) {
 	return n, nil
 }
 
-// ExecElse executes the statement as Exec does, and other with the same values each
-// time it changes no row. It also returns how often it changed one.
+// ExecElse executes the statement like Exec. Each time that changes no row, it executes other with the same
+// values. changed is the number of executions that have changed a row.
 func (s *Stmt) ExecElse(other *Stmt, args *Args) (n, changed int, err error) {
 	if err := s.hold(args); err != nil {
 		return 0, 0, err
@@ -94,8 +93,7 @@ func (s *Stmt) exec(cells []cell) error {
 	return err
 }
 
-// Bind gives the parameters, in order, the values of args, of which there are as
-// many. They are copied.
+// Bind binds a copy of the values in args to the parameters, in order. Their numbers must be the same.
 func (s *Stmt) Bind(args *Args) error {
 	if err := s.hold(args); err != nil {
 		return err
@@ -103,12 +101,12 @@ func (s *Stmt) Bind(args *Args) error {
 	return s.bind(args.cells)
 }
 
-// keep is how much memory for texts a statement keeps between executions.
+// keep bounds the memory for texts that a statement keeps between executions, in bytes.
 const keep = 1 << 20
 
-// hold copies the texts of args to where SQLite can read them.
+// hold copies the texts of args to C memory.
 func (s *Stmt) hold(args *Args) error {
-	// There must be some memory, or an empty text would stand at 0, which is NULL.
+	// Without memory an empty text would have the address 0, which means NULL.
 	if s.memory == 0 || len(args.text) > s.size || s.size > keep && len(args.text) <= keep/2 {
 		s.release()
 		s.size = max(4096, len(args.text)+min(len(args.text)/4, keep))
@@ -132,7 +130,7 @@ func (s *Stmt) trim() {
 // release releases the memory for texts.
 func (s *Stmt) release() {
 	if s.memory != 0 {
-		// What is bound still points there.
+		// The bindings still point to the memory.
 		sqlite3.Xsqlite3_clear_bindings(s.db.tls, s.stmt)
 		libc.Xfree(s.db.tls, s.memory)
 	}
@@ -151,7 +149,8 @@ func (s *Stmt) bind(cells []cell) error {
 		case real:
 			rc = sqlite3.Xsqlite3_bind_double(tls, s.stmt, n, math.Float64frombits(uint64(a.bits)))
 		case text:
-			rc = sqlite3.Xsqlite3_bind_text64(tls, s.stmt, n, s.memory+uintptr(a.bits), sqlite3.Tsqlite3_uint64(a.size), static, sqlite3.SQLITE_UTF8)
+			p, size := s.memory+uintptr(a.bits), sqlite3.Tsqlite3_uint64(a.size)
+			rc = sqlite3.Xsqlite3_bind_text64(tls, s.stmt, n, p, size, static, sqlite3.SQLITE_UTF8)
 		}
 		if rc != sqlite3.SQLITE_OK {
 			return s.db.fail(rc)
@@ -175,7 +174,7 @@ func (s *Stmt) Step() (bool, error) {
 // Reset makes the statement ready to be executed again.
 func (s *Stmt) Reset() { sqlite3.Xsqlite3_reset(s.db.tls, s.stmt) }
 
-// Columns returns the number of values that a row has.
+// Columns returns the number of values in a row.
 func (s *Stmt) Columns() int { return int(sqlite3.Xsqlite3_column_count(s.db.tls, s.stmt)) }
 
 // Kind is the type of a stored value.
@@ -226,8 +225,8 @@ type Args struct {
 }
 
 type cell struct {
-	bits int64 // an integer, a float's bits, or where a text begins
-	size int
+	bits int64 // an integer, the bits of a float, or the start of a text
+	size int   // of a text
 	kind kind
 }
 
@@ -240,7 +239,7 @@ const (
 	text
 )
 
-// keepText is the size up to which the memory of values is kept for the next ones, in bytes.
+// keepText bounds the memory for texts that Reset keeps, in bytes.
 const keepText = 4 << 20
 
 // Reset empties a.
@@ -249,7 +248,7 @@ func (a *Args) Reset() {
 	a.cells, a.text = a.cells[:0], a.text[:0]
 }
 
-// trim lets go of the texts if they have more memory than is kept.
+// trim frees the texts if they use more memory than keepText.
 func (a *Args) trim() {
 	if cap(a.text) > keepText {
 		a.text = nil
@@ -268,20 +267,20 @@ func (a *Args) Float(v float64) {
 }
 
 // Text appends a text.
-func (a *Args) Text(v []byte) { a.Ended(append(a.Begun(), v...)) }
+func (a *Args) Text(v []byte) { a.End(append(a.Begin(), v...)) }
 
 // String appends a text.
-func (a *Args) String(v string) { a.Ended(append(a.Begun(), v...)) }
+func (a *Args) String(v string) { a.End(append(a.Begin(), v...)) }
 
-// Begun returns a buffer to append a text to, which Ended must be given before
-// anything else is appended.
-func (a *Args) Begun() []byte { return a.text }
+// Begin returns a buffer. The caller appends a text to it and passes it to End, before it appends any other
+// value.
+func (a *Args) Begin() []byte { return a.text }
 
-// Ended appends what was appended to the buffer of Begun.
-func (a *Args) Ended(buffer []byte) {
+// End appends the text that the caller has appended to the buffer of Begin.
+func (a *Args) End(buffer []byte) {
 	a.cells = append(a.cells, cell{kind: text, bits: int64(len(a.text)), size: len(buffer) - len(a.text)})
 	a.text = buffer
 }
 
-// Size returns about how many bytes of memory the values take.
+// Size returns the approximate memory of the values in bytes.
 func (a *Args) Size() int { return len(a.text) + len(a.cells)*int(unsafe.Sizeof(cell{})) }

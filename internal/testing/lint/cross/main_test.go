@@ -13,7 +13,8 @@ func write(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range map[string]string{
-		"go.mod":         "module example.com/main\n\ngo 1.26\n\nrequire example.com/other v0.0.0\n\nreplace example.com/other => ./other\n",
+		"go.mod": "module example.com/main\n\ngo 1.26\n\nrequire example.com/other v0.0.0\n\nreplace example.com/other " +
+			"=> ./other\n",
 		"main.go":        "package main\n\nimport \"example.com/other\"\n\nfunc main() { other.Do() }\n",
 		"other/go.mod":   "module example.com/other\n\ngo 1.26\n",
 		"other/other.go": "package other\n\nfunc Do() {}\n",
@@ -53,13 +54,20 @@ func TestWhatAPlatformWouldNotCompileIsTold(t *testing.T) {
 		only  string // the platforms that fail
 	}{
 		"a body of ours": {
-			map[string]string{"a_windows.go": "package main\n\nfunc a() int { return \"\" }\n"}, "a_windows.go:3:23: cannot use", "windows/",
+			map[string]string{"a_windows.go": "package main\n\nfunc a() int { return \"\" }\n"},
+			"a_windows.go:3:23: cannot use",
+			"windows/",
 		},
 		"a body of others": {
-			map[string]string{"other/a_darwin.go": "package other\n\nfunc a() { missing() }\n"}, "a_darwin.go:3:12: undefined: missing", "darwin/",
+			map[string]string{"other/a_darwin.go": "package other\n\nfunc a() { missing() }\n"},
+			"a_darwin.go:3:12: undefined: missing",
+			"darwin/",
 		},
 		"a function that a platform lacks": {
-			map[string]string{"other/other.go": "package other\n", "other/a_linux.go": "package other\n\nfunc Do() {}\n", "other/a_darwin.go": "package other\n\nfunc Do() {}\n"},
+			map[string]string{
+				"other/other.go": "package other\n", "other/a_linux.go": "package other\n\nfunc Do() {}\n",
+				"other/a_darwin.go": "package other\n\nfunc Do() {}\n",
+			},
 			"undefined: other.Do", "windows/",
 		},
 		"a number that a processor lacks": {

@@ -48,7 +48,8 @@ func (s *Server) login(query url.Values, raw []byte) any {
 	s.sessions[token] = &session{Session: opened, files: make(map[string][]byte)}
 	s.parameters = d.Parameters
 	return succeeded(map[string]any{
-		"token": token, "masterToken": "master-" + token, "validityInSeconds": 3600, "masterValidityInSeconds": 14400, "sessionId": s.logins, "parameters": []any{},
+		"token": token, "masterToken": "master-" + token, "validityInSeconds": 3600, "masterValidityInSeconds": 14400,
+		"sessionId": s.logins, "parameters": []any{},
 	})
 }
 

@@ -220,7 +220,10 @@ func succeeded(data any) map[string]any { return map[string]any{"success": true,
 func failed(err error) map[string]any {
 	e := &Error{Code: 370001, State: "XX000", Message: err.Error()}
 	errors.As(err, &e)
-	return map[string]any{"success": false, "code": fmt.Sprintf("%06d", e.Code), "message": e.Message, "data": map[string]any{"sqlState": e.State, "queryId": "01b0-0000"}}
+	return map[string]any{
+		"success": false, "code": fmt.Sprintf("%06d", e.Code), "message": e.Message,
+		"data": map[string]any{"sqlState": e.State, "queryId": "01b0-0000"},
+	}
 }
 
 // token returns the token of a request's session.
@@ -285,7 +288,8 @@ func (s *Server) query(r *http.Request, raw []byte) any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answers[id] = out
-	return map[string]any{"success": true, "code": "333334", "data": map[string]any{"queryId": id, "getResultUrl": "/queries/" + id + "/result"}}
+	return map[string]any{"success": true, "code": "333334", "data": map[string]any{"queryId": id, "getResultUrl": "/queries/" +
+		id + "/result"}}
 }
 
 func (s *Server) later(id string) any {
@@ -353,8 +357,12 @@ func (s *session) remove(name, id string) any {
 func (s *Server) put(r *http.Request, m []string, token, id string) any {
 	target := "http://" + r.Host + "/storage/" + url.PathEscape(token) + "/" + url.PathEscape(stagePath(m[2])+"/"+path.Base(m[1]))
 	return succeeded(map[string]any{
-		"command": "UPLOAD", "src_locations": []string{m[1]}, "parallel": 4, "threshold": 209715200, "autoCompress": false, "overwrite": true, "sourceCompression": "gzip",
-		"stageInfo": map[string]any{"locationType": "GCS", "location": "bucket/stage/", "creds": map[string]any{}, "presignedUrl": target}, "queryId": id, "parameters": []any{},
+		"command": "UPLOAD", "src_locations": []string{m[1]}, "parallel": 4, "threshold": 209715200, "autoCompress": false,
+		"overwrite": true, "sourceCompression": "gzip",
+		"stageInfo": map[string]any{
+			"locationType": "GCS", "location": "bucket/stage/", "creds": map[string]any{},
+			"presignedUrl": target,
+		}, "queryId": id, "parameters": []any{},
 	})
 }
 

@@ -96,7 +96,8 @@ func (e *engine) definition(ctx context.Context, object string) (*definition, er
 		text = found[0][0].(string)
 	} else {
 		schema, own := place(object)
-		found, err := e.ask(ctx, `SELECT o.definition FROM "sys.objects" AS o JOIN "sys.schemas" AS s ON s.schema_id = o.schema_id WHERE s.name = ? AND o.name = ?`, schema, own)
+		found, err := e.ask(ctx, `SELECT o.definition FROM "sys.objects" AS o JOIN "sys.schemas" AS s ON s.schema_id = `+
+			`o.schema_id WHERE s.name = ? AND o.name = ?`, schema, own)
 		if err != nil {
 			return nil, err
 		}
@@ -124,7 +125,8 @@ func (e *engine) enter(ctx context.Context, object string, d *definition) error 
 		return err
 	}
 	if len(found) == 0 {
-		return &Error{Number: 2760, Class: 16, State: 1, Message: fmt.Sprintf("The specified schema name %q either does not exist or you do not have permission to use it.", schema)}
+		return &Error{Number: 2760, Class: 16, State: 1, Message: fmt.Sprintf("The specified schema name %q either does not "+
+			"exist or you do not have permission to use it.", schema)}
 	}
 	if err := e.do(ctx, `INSERT INTO "sys.objects" (name, schema_id, type, definition) VALUES (?, ?, 'U', ?)
 ON CONFLICT (schema_id, name) DO UPDATE SET definition = excluded.definition`, own, found[0][0], string(text)); err != nil {
@@ -138,7 +140,11 @@ ON CONFLICT (schema_id, name) DO UPDATE SET definition = excluded.definition`, o
 }
 
 func (e *engine) enterColumns(ctx context.Context, id int64, d *definition) error {
-	for _, text := range []string{`DELETE FROM "sys.columns" WHERE object_id = ?`, `DELETE FROM "sys.indexes" WHERE object_id = ? AND is_primary_key = 1`, `DELETE FROM "sys.index_columns" WHERE object_id = ? AND index_id = 1`, `INSERT OR IGNORE INTO "sys.tables" VALUES (?, 0, 0)`} {
+	for _, text := range []string{
+		`DELETE FROM "sys.columns" WHERE object_id = ?`,
+		`DELETE FROM "sys.indexes" WHERE object_id = ? AND is_primary_key = 1`,
+		`DELETE FROM "sys.index_columns" WHERE object_id = ? AND index_id = 1`, `INSERT OR IGNORE INTO "sys.tables" VALUES (?, 0, 0)`,
+	} {
 		if err := e.do(ctx, text, id); err != nil {
 			return err
 		}
@@ -153,7 +159,9 @@ func (e *engine) enterColumns(ctx context.Context, id int64, d *definition) erro
 		values = append(values, id, i+1, c.Name, length, precision, scale, collation, !c.NotNull, c.Identity, strings.ToLower(c.Type.Name))
 	}
 	rows := strings.TrimSuffix(strings.Repeat("(?, ?, ?, ?, ?, ?, ?, ?, ?, ?), ", len(d.Columns)), ", ")
-	if err := e.do(ctx, `WITH c AS (VALUES `+rows+`) INSERT INTO "sys.columns" SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, 0, 0, 0, t.user_type_id, t.user_type_id FROM c JOIN "sys.types" AS t ON t.name = column10`, values...); err != nil {
+	if err := e.do(ctx, `WITH c AS (VALUES `+rows+`) INSERT INTO "sys.columns" SELECT column1, column2, column3, column4, `+
+		`column5, column6, column7, column8, column9, 0, 0, 0, t.user_type_id, t.user_type_id FROM c JOIN "sys.types" AS t ON `+
+		`t.name = column10`, values...); err != nil {
 		return err
 	}
 	if d.Key == nil {
@@ -163,7 +171,8 @@ func (e *engine) enterColumns(ctx context.Context, id int64, d *definition) erro
 		return err
 	}
 	for i, k := range d.Key {
-		if err := e.do(ctx, `INSERT INTO "sys.index_columns" SELECT object_id, 1, column_id, ?, 0 FROM "sys.columns" WHERE object_id = ? AND name = ? COLLATE NOCASE`, i+1, id, k); err != nil {
+		if err := e.do(ctx, `INSERT INTO "sys.index_columns" SELECT object_id, 1, column_id, ?, 0 FROM "sys.columns" WHERE `+
+			`object_id = ? AND name = ? COLLATE NOCASE`, i+1, id, k); err != nil {
 			return err
 		}
 	}

@@ -63,7 +63,8 @@ func (e *engine) createTable(ctx context.Context, tokens []token) error {
 // keyOf reads PRIMARY KEY [CLUSTERED | NONCLUSTERED] (a, b).
 func keyOf(tokens []token) ([]string, error) {
 	open := slices.IndexFunc(tokens, func(t token) bool { return t.is("(") })
-	if !begins(tokens, "PRIMARY", "KEY") || open < 2 || open == 3 && !tokens[2].is("CLUSTERED") && !tokens[2].is("NONCLUSTERED") || open > 3 {
+	if !begins(tokens, "PRIMARY", "KEY") || open < 2 || open == 3 && !tokens[2].is("CLUSTERED") && !tokens[2].is("NONCLUSTERED") ||
+		open > 3 {
 		return nil, syntaxError(plain(tokens))
 	}
 	var key []string
@@ -158,7 +159,8 @@ func (c definedColumn) checks() string {
 		return fmt.Sprintf(" CONSTRAINT tsql_2628 CHECK (length(%s) <= %d)", n, c.Type.Length)
 	case c.Type.storage() == c.Type.Name:
 		low, high := c.Type.bounds()
-		return fmt.Sprintf(" CONSTRAINT tsql_8115 CHECK (%s IS NULL OR typeof(%s) = 'integer' AND %s BETWEEN %d + 0 AND %d)", n, n, n, low, high)
+		return fmt.Sprintf(" CONSTRAINT tsql_8115 CHECK (%s IS NULL OR typeof(%s) = 'integer' AND %s BETWEEN %d + 0 AND %d)", n,
+			n, n, low, high)
 	}
 	return ""
 }
@@ -184,13 +186,15 @@ func (e *engine) dropTable(ctx context.Context, tokens []token) error {
 		if ifExists {
 			return nil
 		}
-		return &Error{Number: 3701, Class: 11, State: 5, Message: "Cannot drop the table, because it does not exist or you do not have permission."}
+		return &Error{Number: 3701, Class: 11, State: 5, Message: "Cannot drop the table, because it does not exist or you do " +
+			"not have permission."}
 	}
 	if err := e.do(ctx, "DROP TABLE "+table(o)); err != nil {
 		return err
 	}
 	schema, own := place(o)
-	ids := `(SELECT o.object_id FROM "sys.objects" AS o JOIN "sys.schemas" AS s ON s.schema_id = o.schema_id WHERE s.name = ? AND o.name = ?)`
+	ids := `(SELECT o.object_id FROM "sys.objects" AS o JOIN "sys.schemas" AS s ON s.schema_id = o.schema_id WHERE s.name = ? ` +
+		`AND o.name = ?)`
 	for _, view := range []string{"sys.columns", "sys.indexes", "sys.index_columns", "sys.tables", "sys.objects"} {
 		if err := e.do(ctx, "DELETE FROM "+name(view)+" WHERE object_id IN "+ids, schema, own); err != nil {
 			return err
@@ -207,7 +211,8 @@ func (e *engine) alterTable(ctx context.Context, tokens []token) error {
 	}
 	was, err := e.definition(ctx, o)
 	if err != nil {
-		return &Error{Number: 4902, Class: 16, State: 1, Message: "Cannot find the object because it does not exist or you do not have permissions."}
+		return &Error{Number: 4902, Class: 16, State: 1, Message: "Cannot find the object because it does not exist or you do " +
+			"not have permissions."}
 	}
 	is := &definition{Columns: slices.Clone(was.Columns), Key: was.Key}
 	switch rest := tokens[n:]; {
@@ -270,7 +275,8 @@ func (e *engine) remake(ctx context.Context, object string, was, is *definition)
 			from = append(from, fmt.Sprintf("tsql_convert(%s, %s, 0)", name(c.Name), literal(c.Type.String())))
 		}
 	}
-	err := e.do(ctx, fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s ORDER BY rowid", temporary, strings.Join(into, ", "), strings.Join(from, ", "), table(object)))
+	err := e.do(ctx, fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s ORDER BY rowid", temporary, strings.Join(into, ", "),
+		strings.Join(from, ", "), table(object)))
 	if err != nil {
 		return err
 	}
@@ -281,7 +287,10 @@ func (e *engine) remake(ctx context.Context, object string, was, is *definition)
 	if err := e.makeBelow(ctx, table(object), is); err != nil {
 		return err
 	}
-	for _, text := range []string{fmt.Sprintf("INSERT INTO %s SELECT * FROM %s ORDER BY rowid", table(object), temporary), "DROP TABLE " + temporary} {
+	for _, text := range []string{
+		fmt.Sprintf("INSERT INTO %s SELECT * FROM %s ORDER BY rowid", table(object), temporary),
+		"DROP TABLE " + temporary,
+	} {
 		if err := e.do(ctx, text); err != nil {
 			return err
 		}
@@ -297,7 +306,8 @@ func (e *engine) addKey(ctx context.Context, object string, is *definition) erro
 		return e.enter(ctx, object, is)
 	}
 	if e, ok := translate(err).(*Error); ok && e.Number == 2627 {
-		return &Error{Number: 1505, Class: 16, State: 1, Message: fmt.Sprintf("The CREATE UNIQUE INDEX statement terminated because a duplicate key was found for %q. %s", own, e.Message)}
+		return &Error{Number: 1505, Class: 16, State: 1, Message: fmt.Sprintf("The CREATE UNIQUE INDEX statement terminated "+
+			"because a duplicate key was found for %q. %s", own, e.Message)}
 	}
 	return err
 }

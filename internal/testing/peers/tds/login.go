@@ -116,7 +116,10 @@ func parseLogin(b []byte) (login, error) {
 		password[i] ^= 0xA5
 		password[i] = password[i]<<4 | password[i]>>4
 	}
-	return login{user: fromUCS2(field(40)), password: fromUCS2(password), database: fromUCS2(field(68)), packetSize: int(le.Uint32(b[8:]))}, nil
+	return login{
+		user: fromUCS2(field(40)), password: fromUCS2(password), database: fromUCS2(field(68)),
+		packetSize: int(le.Uint32(b[8:])),
+	}, nil
 }
 
 // signIn reads the login from one connection and answers it on another: where only

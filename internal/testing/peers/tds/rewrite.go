@@ -123,7 +123,8 @@ func (w *rewriter) hints(tokens []token) (string, int, error) {
 	end := closing(tokens, 1)
 	for _, hint := range tokens[2:max(2, end)] {
 		if !hint.is(",") && !hint.is("HOLDLOCK") && !hint.is("UPDLOCK") && !hint.is("TABLOCK") && !hint.is("TABLOCKX") {
-			return "", 0, &Error{Number: 321, Class: 15, State: 1, Message: fmt.Sprintf("%q is not a recognized table hints option.", hint.text)}
+			return "", 0, &Error{Number: 321, Class: 15, State: 1, Message: fmt.Sprintf("%q is not a recognized table hints option.",
+				hint.text)}
 		}
 	}
 	return "", end + 1, nil
@@ -159,7 +160,10 @@ func (w *rewriter) values(tokens []token) (string, int, error) {
 		return "(" + inner + ")", end + 1, err
 	}
 	if rows := len(splitTop(tokens[2:end], ",")); rows > 1000 {
-		return "", 0, &Error{Number: 10738, Class: 15, State: 1, Message: "The number of row value expressions in the INSERT statement exceeds the maximum allowed number of 1000 row values."}
+		return "", 0, &Error{
+			Number: 10738, Class: 15, State: 1,
+			Message: "The number of row value expressions in the INSERT statement exceeds the maximum allowed number of 1000 row values.",
+		}
 	}
 	rest := tokens[end+1:]
 	if len(rest) < 3 || !rest[0].is("AS") || !rest[2].is("(") {
@@ -217,5 +221,6 @@ func (w *rewriter) call(tokens []token) (string, int, error) {
 		inner, err := w.expression(inside)
 		return tokens[0].text + " (" + inner + ")", end + 1, err
 	}
-	return "", 0, &Error{Number: 195, Class: 15, State: 10, Message: fmt.Sprintf("'%s' is not a recognized built-in function name.", tokens[0].text)}
+	return "", 0, &Error{Number: 195, Class: 15, State: 10, Message: fmt.Sprintf("'%s' is not a recognized built-in function name.",
+		tokens[0].text)}
 }

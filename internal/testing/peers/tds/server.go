@@ -66,7 +66,10 @@ func Start(t testing.TB, options Options) *Server {
 	if err := functions(); err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{listener: listener, options: options, dir: t.TempDir(), databases: make(map[string]*database), conns: make(map[net.Conn]struct{})}
+	s := &Server{
+		listener: listener, options: options, dir: t.TempDir(), databases: make(map[string]*database),
+		conns: make(map[net.Conn]struct{}),
+	}
 	s.group.Go(s.accept)
 	t.Cleanup(s.close)
 	return s
@@ -175,7 +178,10 @@ func (s *Server) close() {
 // database returns the database of the name.
 func (s *Server) database(name string) (*database, error) {
 	if s.options.Exists != nil && !s.options.Exists(name) {
-		return nil, &Error{Number: 4060, Class: 11, State: 1, Message: fmt.Sprintf("Cannot open database %q requested by the login. The login failed.", name)}
+		return nil, &Error{
+			Number: 4060, Class: 11, State: 1,
+			Message: fmt.Sprintf("Cannot open database %q requested by the login. The login failed.", name),
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -47,13 +47,15 @@ func (e *engine) control(ctx context.Context, statement []token) (result, error)
 // settings reports whether the statement sets options that there are.
 func settings(statement []token) bool {
 	known := map[string]bool{
-		"XACT_ABORT": true, "ANSI_NULLS": true, "ANSI_PADDING": true, "ANSI_WARNINGS": true, "ARITHABORT": true, "CONCAT_NULL_YIELDS_NULL": true,
-		"QUOTED_IDENTIFIER": true, "NUMERIC_ROUNDABORT": true, "IMPLICIT_TRANSACTIONS": true, "NOCOUNT": true,
+		"XACT_ABORT": true, "ANSI_NULLS": true, "ANSI_PADDING": true, "ANSI_WARNINGS": true, "ARITHABORT": true,
+		"CONCAT_NULL_YIELDS_NULL": true,
+		"QUOTED_IDENTIFIER":       true, "NUMERIC_ROUNDABORT": true, "IMPLICIT_TRANSACTIONS": true, "NOCOUNT": true,
 	}
 	if !statement[0].is("SET") {
 		return false
 	}
-	if text := strings.ToUpper(plain(statement[1:])); strings.HasPrefix(text, "LOCK_TIMEOUT ") || text == "TRANSACTION ISOLATION LEVEL READ COMMITTED" {
+	if text := strings.ToUpper(plain(statement[1:])); strings.HasPrefix(text, "LOCK_TIMEOUT ") ||
+		text == "TRANSACTION ISOLATION LEVEL READ COMMITTED" {
 		return true
 	}
 	last := statement[len(statement)-1]
@@ -246,13 +248,16 @@ func (e *engine) merge(ctx context.Context, w *rewriter, tokens []token, argumen
 	if err != nil {
 		return all, err
 	}
-	inserted, err := e.change(ctx, fmt.Sprintf("INSERT INTO %s %s SELECT %s FROM %s WHERE NOT EXISTS (SELECT 1 FROM %s AS T WHERE %s)", table(o), columns, expressions, source, table(o), condition), arguments)
+	inserted, err := e.change(ctx, fmt.Sprintf("INSERT INTO %s %s SELECT %s FROM %s WHERE NOT EXISTS (SELECT 1 FROM %s AS T WHERE %s)",
+		table(o), columns, expressions, source, table(o), condition), arguments)
 	all.rows += inserted
 	return all, err
 }
 
 // mergeMatched updates the rows that there are. A row that is met twice is an error.
-func (e *engine) mergeMatched(ctx context.Context, w *rewriter, target, source, condition string, tokens []token, arguments map[string]any) (result, error) {
+func (e *engine) mergeMatched(ctx context.Context, w *rewriter, target, source, condition string, tokens []token,
+	arguments map[string]any,
+) (result, error) {
 	then := find(tokens, "THEN", "UPDATE", "SET")
 	if then < 0 {
 		return result{}, syntaxError(plain(tokens))
@@ -268,13 +273,17 @@ func (e *engine) mergeMatched(ctx context.Context, w *rewriter, target, source, 
 	if err != nil {
 		return result{}, err
 	}
-	twice := fmt.Sprintf("SELECT 1 FROM %s AS T INNER JOIN %s ON %s GROUP BY T.rowid HAVING COUNT(*) > 1 LIMIT 1", target, source, condition)
+	twice := fmt.Sprintf("SELECT 1 FROM %s AS T INNER JOIN %s ON %s GROUP BY T.rowid HAVING COUNT(*) > 1 LIMIT 1", target, source,
+		condition)
 	found, err := e.ask(ctx, twice, named(twice, arguments)...)
 	if err != nil {
 		return result{}, err
 	}
 	if len(found) > 0 {
-		return result{}, &Error{Number: 8672, Class: 16, State: 1, Message: "The MERGE statement attempted to UPDATE or DELETE the same row more than once."}
+		return result{}, &Error{
+			Number: 8672, Class: 16, State: 1,
+			Message: "The MERGE statement attempted to UPDATE or DELETE the same row more than once.",
+		}
 	}
 	n, err := e.change(ctx, fmt.Sprintf("UPDATE %s AS T %s FROM %s WHERE %s", target, assignments, source, condition), arguments)
 	return result{rows: n}, err

@@ -109,7 +109,8 @@ func (t Type) convert(v any) (any, error) {
 	case "TINYINT", "SMALLINT", "INT", "BIGINT":
 		n, err := integer(v)
 		if low, high := t.bounds(); err == nil && (n < low || n > high) {
-			err = &Error{Number: 8115, Class: 16, State: 2, Message: "Arithmetic overflow error converting expression to data type " + t.Name + "."}
+			err = &Error{Number: 8115, Class: 16, State: 2, Message: "Arithmetic overflow error converting expression to data type " +
+				t.Name + "."}
 		}
 		return n, err
 	case "FLOAT", "REAL":
@@ -120,7 +121,10 @@ func (t Type) convert(v any) (any, error) {
 		if b, ok := v.([]byte); ok {
 			return b, nil
 		}
-		return nil, &Error{Number: 257, Class: 16, State: 3, Message: "Implicit conversion from data type nvarchar to varbinary is not allowed."}
+		return nil, &Error{
+			Number: 257, Class: 16, State: 3,
+			Message: "Implicit conversion from data type nvarchar to varbinary is not allowed.",
+		}
 	}
 	return t.toInstant(v)
 }
@@ -152,13 +156,15 @@ func (t Type) toText(v any) (any, error) {
 		text = v.UTC().Format(stored)
 	}
 	if t.Length > 0 && len(ucs2(text))/2 > t.Length {
-		return nil, &Error{Number: 2628, Class: 16, State: 1, Message: "String or binary data would be truncated. Truncated value: '" + text[:min(len(text), 20)] + "'."}
+		return nil, &Error{Number: 2628, Class: 16, State: 1, Message: "String or binary data would be truncated. Truncated value: '" +
+			text[:min(len(text), 20)] + "'."}
 	}
 	return text, nil
 }
 
 func conversionError(v any, to string) error {
-	return &Error{Number: 245, Class: 16, State: 1, Message: fmt.Sprintf("Conversion failed when converting the nvarchar value '%.40v' to data type %s.", v, to)}
+	return &Error{Number: 245, Class: 16, State: 1, Message: fmt.Sprintf("Conversion failed when converting the nvarchar value "+
+		"'%.40v' to data type %s.", v, to)}
 }
 
 func integer(v any) (int64, error) {
@@ -201,7 +207,10 @@ func (t Type) toDecimal(v any) (any, error) {
 	text := r.FloatString(t.Scale)
 	whole, _, _ := strings.Cut(strings.TrimPrefix(text, "-"), ".")
 	if len(strings.TrimLeft(whole, "0")) > t.Precision-t.Scale {
-		return nil, &Error{Number: 8115, Class: 16, State: 8, Message: "Arithmetic overflow error converting nvarchar to data type numeric."}
+		return nil, &Error{
+			Number: 8115, Class: 16, State: 8,
+			Message: "Arithmetic overflow error converting nvarchar to data type numeric.",
+		}
 	}
 	return text, nil
 }
@@ -214,7 +223,10 @@ func (t Type) toInstant(v any) (any, error) {
 		ok = err == nil
 	}
 	if !ok {
-		return nil, &Error{Number: 241, Class: 16, State: 1, Message: "Conversion failed when converting date and/or time from character string."}
+		return nil, &Error{
+			Number: 241, Class: 16, State: 1,
+			Message: "Conversion failed when converting date and/or time from character string.",
+		}
 	}
 	at = at.UTC()
 	switch t.Name {

@@ -1,0 +1,252 @@
+// Package agent talks to HQ for the worker: it holds sessions, handles HQ's commands, and
+// sends heartbeats, logs and crash reports. In each session it has the reconciler follow
+// the stream.
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/shopmonkeyus/eds/internal/config"
+	"github.com/shopmonkeyus/eds/internal/continuity"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/pipeline"
+	"github.com/shopmonkeyus/eds/internal/reconciler"
+	"github.com/shopmonkeyus/eds/internal/retry"
+	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/source/jetstream"
+	"github.com/shopmonkeyus/eds/internal/state"
+	"github.com/shopmonkeyus/eds/internal/telemetry"
+)
+
+// API is HQ's HTTP API. The agent calls it concurrently.
+type API interface {
+	// AwaitSession starts a session and retries until ctx ends, also while another server
+	// with the same id holds one (hq.Conflict). It calls waits before each wait. If ctx ends
+	// after HQ has started the session, it returns the session and no error.
+	AwaitSession(ctx context.Context, start hq.SessionStart, waits func(err error, wait time.Duration)) (hq.Session, error)
+	// EndSession ends a session, after a failure or in good order. It gives up after a while.
+	EndSession(ctx context.Context, session string, errored bool) (hq.SessionEnd, error)
+	// AwaitSessionEnd ends a session in good order and retries until ctx ends.
+	AwaitSessionEnd(ctx context.Context, session string) error
+	// LogURL returns a URL for the upload of one log of the session.
+	LogURL(ctx context.Context, session string) (string, error)
+	// Upload uploads a gzipped file and returns its storage path.
+	Upload(ctx context.Context, url string, file io.ReadSeeker) (path string, err error)
+}
+
+// Dialer connects to HQ's NATS.
+type Dialer interface {
+	// Connect retries until ctx ends, except that errRefused is final: NATS does not accept
+	// the credential.
+	Connect(ctx context.Context, credential hq.Credential, serverID string) (Connection, error)
+}
+
+// Connection is a connection to HQ's NATS, which reconnects by itself until Close.
+type Connection interface {
+	// NATS returns the connection for the stream.
+	NATS() *nats.Conn
+	// OpenControlChannel opens the control channel of a session.
+	OpenControlChannel(session string) (ControlChannel, error)
+	// Denied receives an error if NATS denies a permission that the server needs.
+	Denied() <-chan error
+	IsConnected() bool
+	IsClosed() bool
+	Close()
+}
+
+// ControlChannel receives HQ's commands and sends responses. hq.ControlChannel documents
+// the methods.
+type ControlChannel interface {
+	Next(ctx context.Context) (hq.Command, error)
+	Acknowledge(action, message string) error
+	Respond(action string, body any) error
+	Reply(command hq.Command, body any) error
+	Pong(subject string) error
+	SendHeartbeat(h hq.Heartbeat) error
+	Flush(ctx context.Context) error
+	Close() error
+}
+
+// Reconciler follows the stream and imports. reconciler.Reconciler documents the methods.
+// Calls of Run do not overlap; the other methods are called concurrently.
+type Reconciler interface {
+	Run(due, hard context.Context, s reconciler.Subscription) (gap, err error)
+	Destination() *reconciler.Destination
+	SetDestination(d *reconciler.Destination, save func() error) error
+	Test(ctx context.Context, d *reconciler.Destination) error
+	Pause(on bool) error
+	RequestImport(q reconciler.ImportRequest) (id string, err error)
+	AwaitOutcome(ctx context.Context) (state.ImportOutcome, bool)
+	OutcomeReceived(id string) error
+}
+
+// Config is the configuration of an Agent. Fields are required unless their comments say
+// otherwise.
+type Config struct {
+	Options config.Server
+	Version string // of eds
+	// Keyless means that there is no HQ, only its NATS: no session is started.
+	Keyless    bool
+	Servers    string // addresses of NATS, for the log
+	HQ         API
+	NATS       Dialer
+	Reconciler Reconciler
+	// Heartbeat returns the figures of a heartbeat.
+	Heartbeat func(ctx context.Context) hq.Heartbeat
+	Lookup    sink.Lookup // of the environment, for URLs of destinations
+	Registry  prometheus.Registerer
+	Health    *telemetry.Health
+	Logger    *slog.Logger
+
+	// Log is the log file that is sent to HQ; nil: none.
+	Log *telemetry.LogFile
+	// Crashes are crashes of earlier workers that were not reported to HQ yet.
+	Crashes []Crash
+	// FailedUpgrade is an upgrade that was rolled back; nil: none.
+	FailedUpgrade *FailedUpgrade
+	// Upgrade installs a version, which the parent process starts once Run has returned
+	// ErrReplaced; nil: this process has no parent that could.
+	Upgrade func(ctx context.Context, version string) error
+	// SessionBegan is called with the id of each session; may be nil.
+	SessionBegan func(id string)
+}
+
+// Agent holds sessions with HQ, one after the other.
+type Agent struct {
+	Config
+	logs     *logUploader
+	crashes  *crashReporter
+	commands *prometheus.CounterVec
+	stop     context.CancelCauseFunc // ends Run in good order
+	next     *hqSession              // started before the present session has ended; nil: none
+
+	mu       sync.Mutex
+	serverID string // in the latest session
+}
+
+// New returns an agent. It talks to HQ in Run only.
+func New(c Config) *Agent {
+	a := &Agent{
+		Config: c,
+		commands: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "eds_control_messages_total",
+			Help: "Control messages of HQ, by action and by what became of them.",
+		}, []string{"action", "result"}),
+	}
+	c.Registry.MustRegister(a.commands)
+	a.logs = newLogUploader(c.HQ, c.Log, c.Options.KeepLogs, c.Logger)
+	a.crashes = &crashReporter{hq: c.HQ, pending: c.Crashes, logger: c.Logger}
+	if c.Keyless {
+		a.crashes.pending = nil
+	}
+	return a
+}
+
+// ServerID returns the id of this server at HQ; "" before the first session.
+func (a *Agent) ServerID() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.serverID
+}
+
+func (a *Agent) setServerID(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.serverID = id
+}
+
+// Reasons to end a session that are not failures.
+var (
+	errRenew    = errors.New("the session is due to be renewed")
+	errRestart  = errors.New("hq asked for a restart")
+	errShutdown = errors.New("hq asked for a shutdown")
+)
+
+// ErrReplaced says that another version of eds has been installed and takes over.
+var ErrReplaced = errors.New("another version of eds takes this one's place")
+
+// writerWait is the wait before another session if another server writes to the
+// destination.
+const writerWait = 30 * time.Second
+
+// Run holds sessions until soft ends. Then it applies the received changes, ends the
+// session and returns nil. If hard ends, Run stops at once: nothing is lost, as
+// unacknowledged messages come again. After an upgrade it returns ErrReplaced. Any other
+// error needs the operator.
+func (a *Agent) Run(soft, hard context.Context) error {
+	soft, a.stop = context.WithCancelCause(soft)
+	defer a.stop(nil)
+	defer context.AfterFunc(soft, a.Health.ShutDown)()
+	defer a.dismissNext()
+
+	var backoff retry.Backoff
+	for {
+		began := time.Now()
+		err := a.holdSession(soft, hard)
+		switch {
+		case errors.Is(context.Cause(soft), ErrReplaced):
+			return ErrReplaced
+		case soft.Err() != nil:
+			return a.stopped(soft, err)
+		case errors.Is(err, errRenew), errors.Is(err, errRestart):
+			backoff.Reset()
+			continue
+		case errors.As(err, new(*continuity.GapError)):
+			return err
+		case errors.As(err, new(*sink.WriterError)):
+			// The other server continues. This one waits without a session until it ends.
+			a.Logger.Error("another server writes to the destination; this one waits for it to end", "error", err, "wait", writerWait)
+			_ = retry.Sleep(soft, writerWait)
+			continue
+		case errors.Is(err, jetstream.ErrClosed):
+			// NATS no longer accepts the credential; a new session brings a new one.
+		case err == nil || fault.Of(err) != fault.Transient:
+			return err
+		}
+		if time.Since(began) > time.Minute {
+			backoff.Reset()
+		}
+		wait := backoff.Next(err)
+		a.Health.Set("session", err)
+		a.Logger.Warn("the session ended; beginning another", "error", err, "wait", wait.Round(time.Millisecond))
+		_ = retry.Sleep(soft, wait)
+	}
+}
+
+// stopped returns the result of Run if its last session has ended with err after soft.
+func (a *Agent) stopped(soft context.Context, err error) error {
+	failed := failure(soft, err)
+	if failed == nil && !endsInOrder(soft, err) {
+		a.Logger.Warn("the last session did not end cleanly; nothing is lost", "error", err)
+	}
+	return failed
+}
+
+// endsInOrder reports whether err is the normal end of a session.
+func endsInOrder(soft context.Context, err error) bool {
+	return err == nil || errors.Is(err, errRenew) || errors.Is(err, errRestart) ||
+		soft.Err() != nil && (errors.Is(err, context.Cause(soft)) || errors.Is(err, context.Canceled))
+}
+
+// failure returns err if a session that ended with it has failed, else nil. Once soft has
+// ended, only errors that need the operator count: a running server would retry the others.
+func failure(soft context.Context, err error) error {
+	switch {
+	case endsInOrder(soft, err):
+		return nil
+	case soft.Err() == nil, errors.Is(err, pipeline.ErrAbandoned):
+		return err
+	case fault.Of(err) != fault.Transient && !errors.Is(err, jetstream.ErrClosed):
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,276 @@
+package eventhub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"sync"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azeventhubs/v2"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+)
+
+// keyQueue holds the events of a batch for one hub and one partition key, in order. Its messages
+// are sent one after the other.
+type keyQueue struct {
+	hub, key string
+	plain    bool // the key ends in the row's id
+	events   []*cdc.Event
+	accepted int // the first events that Event Hubs has accepted
+}
+
+// queues sorts events into queues, in the order of their first events. It skips events that
+// Event Hubs has already accepted. An error is about one event.
+func (s *Sink) keyQueues(events []*cdc.Event) ([]*keyQueue, error) {
+	s.scratch.list = s.scratch.list[:0]
+	byID := s.scratch.byID
+	if byID == nil {
+		byID = make(map[queueID]*keyQueue)
+		s.scratch.byID = byID
+	}
+	known := make(map[string]string)
+	for _, e := range events {
+		hub, err := s.name.Of(e, known)
+		if err != nil {
+			return nil, err
+		}
+		if s.failedEvents.accepted(e) {
+			continue
+		}
+		key, plain := partitionKey(e)
+		id := queueID{hub, key}
+		q := byID[id]
+		if q == nil {
+			q = &keyQueue{hub: hub, key: key, plain: plain}
+			byID[id] = q
+			s.scratch.list = append(s.scratch.list, q)
+		}
+		q.events = append(q.events, e)
+	}
+	return s.scratch.list, nil
+}
+
+// queueID identifies a queue of a batch.
+type queueID struct{ hub, key string }
+
+// scratch is memory that the next batch reuses. The zero value is ready.
+type scratch struct {
+	list []*keyQueue
+	byID map[queueID]*keyQueue
+
+	mu      sync.Mutex
+	writers []*messageWriter // unused ones
+}
+
+// clear drops the references to the caller's events.
+func (s *scratch) clear() {
+	clear(s.list)
+	clear(s.byID)
+}
+
+func (s *scratch) writer(properties bool) *messageWriter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.writers); n > 0 {
+		w := s.writers[n-1]
+		s.writers = s.writers[:n-1]
+		return w
+	}
+	return newMessageWriter(properties)
+}
+
+func (s *scratch) putWriter(w *messageWriter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.release()
+	s.writers = append(s.writers, w)
+}
+
+// inFlightBatch sends one batch.
+type inFlightBatch struct {
+	sink    *Sink
+	session *hubSession
+	queues  []*keyQueue
+	// intact reports, after an error, that the session is still usable.
+	intact bool
+
+	mu   sync.Mutex
+	next int // index of the next queue to send
+	err  error
+	// soft reports that err only rejects a message.
+	soft bool
+}
+
+// send sends all queues, several at a time. It returns once each sent message is accepted, or its
+// outcome unknown.
+func (f *inFlightBatch) send(ctx context.Context) error {
+	if err := f.ready(ctx); err != nil {
+		return err
+	}
+	var group sync.WaitGroup
+	for range min(f.session.inFlight, len(f.queues)) {
+		group.Go(func() {
+			w := f.sink.scratch.writer(f.session.properties)
+			defer f.sink.scratch.putWriter(w)
+			for q := f.take(); q != nil; q = f.take() {
+				if err := f.sendQueue(ctx, q, w); err != nil {
+					f.fail(err, q)
+					return
+				}
+			}
+		})
+	}
+	// After a dialErr too: messages in inFlightBatch may still be accepted.
+	group.Wait()
+	f.intact = f.soft
+	return f.err
+}
+
+// ready opens the links of the batch's hubs one after the other, so that a dialErr is reported
+// once.
+func (f *inFlightBatch) ready(ctx context.Context) error {
+	seen := make(map[string]bool)
+	for _, q := range f.queues {
+		if seen[q.hub] {
+			continue
+		}
+		seen[q.hub] = true
+		if err := f.session.openLink(ctx, q.hub); err != nil {
+			return fmt.Errorf("hub %q: %w", q.hub, err)
+		}
+		f.session.progress.Add(1)
+	}
+	return nil
+}
+
+// take returns the next queue, or nil if no more are to be sent.
+func (f *inFlightBatch) take() *keyQueue {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil || f.next == len(f.queues) {
+		return nil
+	}
+	f.next++
+	return f.queues[f.next-1]
+}
+
+// fail stops new messages. Those in inFlightBatch continue.
+func (f *inFlightBatch) fail(err error, q *keyQueue) {
+	soft := refused(err)
+	err = fmt.Errorf("hub %q: %w", q.hub, f.session.classify(err))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.soft = soft && (f.err == nil || f.soft)
+	f.err = worse(f.err, err)
+}
+
+func (f *inFlightBatch) failed() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err != nil
+}
+
+// sendQueue sends a queue in as few messages as possible.
+func (f *inFlightBatch) sendQueue(ctx context.Context, q *keyQueue, w *messageWriter) error {
+	client, err := f.session.client(q.hub)
+	if err != nil {
+		return err
+	}
+	for q.accepted < len(q.events) {
+		if q.accepted > 0 && f.failed() {
+			return nil
+		}
+		batch, err := client.NewEventDataBatch(ctx, &azeventhubs.EventDataBatchOptions{PartitionKey: &q.key})
+		if err != nil {
+			return err
+		}
+		n := q.accepted
+		for ; n < len(q.events); n++ {
+			event, replaced := w.write(q, n, n == q.accepted)
+			err := batch.AddAMQPAnnotatedMessage(event, nil)
+			if errors.Is(err, azeventhubs.ErrEventDataTooLarge) && n > q.accepted {
+				break // it starts the next message
+			}
+			if err != nil {
+				return err
+			}
+			if replaced {
+				f.sink.adjusted(q.events[n])
+			}
+		}
+		if err := client.SendEventDataBatch(ctx, batch, nil); err != nil {
+			return err
+		}
+		q.accepted = n
+		f.session.progress.Add(1)
+	}
+	return nil
+}
+
+// adjusted counts an event whose bytes were replaced.
+func (s *Sink) adjusted(e *cdc.Event) {
+	s.counting.Lock()
+	defer s.counting.Unlock()
+	s.env.Adjusted(e.Table, "", "invalid-utf8")
+}
+
+// failedEvents records, for each event of failed batches, whether Event Hubs accepted it. The zero
+// value is empty.
+type failedEvents struct {
+	seed   maphash.Seed
+	events map[fingerprint]bool
+}
+
+// fingerprint identifies an event.
+type fingerprint struct {
+	sequence uint64
+	payload  uint64
+}
+
+func (r *failedEvents) fingerprint(e *cdc.Event) fingerprint {
+	return fingerprint{e.Position.Sequence, maphash.Bytes(r.seed, e.Payload)}
+}
+
+// accepted reports whether Event Hubs is known to have accepted e.
+func (r *failedEvents) accepted(e *cdc.Event) bool {
+	return r.events != nil && r.events[r.fingerprint(e)]
+}
+
+// record remembers the outcome of the queues' events.
+func (r *failedEvents) record(queues []*keyQueue) {
+	none := !slices.ContainsFunc(queues, func(q *keyQueue) bool { return q.accepted > 0 })
+	if r.events == nil && none {
+		return
+	}
+	if r.events == nil {
+		r.seed = maphash.MakeSeed()
+		r.events = make(map[fingerprint]bool)
+	}
+	for _, q := range queues {
+		for i, e := range q.events {
+			r.events[r.fingerprint(e)] = i < q.accepted
+		}
+	}
+}
+
+// forget drops the events of a batch that has succeeded. If one of them is not recorded, the caller
+// has progress on to another batch, and forget drops all.
+func (r *failedEvents) forget(events []*cdc.Event) {
+	if r.events == nil {
+		return
+	}
+	for _, e := range events {
+		p := r.fingerprint(e)
+		if _, part := r.events[p]; !part {
+			r.events = nil
+			return
+		}
+		delete(r.events, p)
+	}
+	if len(r.events) == 0 {
+		r.events = nil
+	}
+}

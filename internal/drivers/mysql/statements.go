@@ -1,0 +1,374 @@
+package mysql
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// tableStatements has the encoders and the text of all statements for one layout.
+type tableStatements struct {
+	layout *sqlsink.Layout
+	server server
+	table  string // quoted
+	label  string // for messages
+	// columns are the layout's, in its order.
+	columns []column
+	// keyOnly: an insert can conflict only with the row of its own key, so one statement inserts or
+	// updates.
+	keyOnly bool
+	// swap: a staging table can take the live table's name.
+	swap bool
+
+	upsertRows  *rowWriter   // inserts or updates; nil unless keyOnly
+	updateRow   rowStatement // updates one row
+	insertRow   rowStatement // inserts one row if its key is missing
+	deleteRows  rowStatement // deletes rows
+	upsertStage *tempStage   // upserts many rows
+	deleteStage *tempStage   // deletes many rows
+}
+
+// rowStatement is a statement with one parameter per column of takes.
+type rowStatement struct {
+	sql       string
+	condition string // for one row, if a condition per row follows sql; else ""
+	takes     []int
+}
+
+// rowWriter writes rows unchanged into a table: by LOAD DATA, or by an INSERT of many rows of
+// parameters.
+type rowWriter struct {
+	what    string // for errors
+	columns []int  // of the layout
+	load    string // follows the file in LOAD DATA; "": LOAD DATA is not used
+	insert  string // precedes the rows
+	row     string // one row of parameters
+	suffix  string // follows the rows
+	// replace writes the rows again if the first pass skipped some because their keys exist: the
+	// last row of a key stays. Nil: the first pass skips none.
+	replace *rowWriter
+}
+
+// tempStage is a temporary table that rows are written through.
+type tempStage struct {
+	name   string // quoted
+	create string
+	writer *rowWriter
+	apply  []string // statements that write from it
+}
+
+// tableStatements returns the layout's statements. It builds them on first use and keeps them in
+// l.Native.
+func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
+	if known, ok := l.Native.(*tableStatements); ok && known.server == s.server {
+		return known
+	}
+	ts := newTableStatements(s.server, l, s.dialect.env.Adjusted)
+	l.Native = ts
+	return ts
+}
+
+func newTableStatements(server server, l *sqlsink.Layout, adjusted func(table, column, rule string)) *tableStatements {
+	ts := &tableStatements{layout: l, server: server, table: quote(l.Real.Name), label: fmt.Sprintf("table %q", l.Table.Name)}
+	for i := range l.Columns {
+		ts.columns = append(ts.columns, newColumn(l, &l.Columns[i], !server.maria, adjusted))
+	}
+	exact := true
+	for i := range l.Keys {
+		exact = exact && ts.columns[i].exact() && !l.Columns[i].Real.Nullable
+	}
+	ts.keyOnly = exact && l.Real.Native.(*relation).keyed(l.KeyNames())
+	ts.build()
+	return ts
+}
+
+// names returns the quoted names of columns.
+func (ts *tableStatements) names(indexes []int) string {
+	names := make([]string, len(indexes))
+	for k, i := range indexes {
+		names[k] = quote(ts.columns[i].name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// of returns an expression for the real table's column.
+func (ts *tableStatements) of(i int) string { return ts.table + "." + quote(ts.columns[i].name) }
+
+// parameter returns the expression that decodes the text of an encoded value.
+func (c *column) parameter(text string) string {
+	switch c.kind {
+	case kindBytes:
+		return "UNHEX(" + text + ")"
+	case kindBit:
+		return "CAST(" + text + " AS UNSIGNED)"
+	}
+	return text
+}
+
+// matches returns the condition that the real row has the key of the given expressions, and the
+// columns that it takes as parameters. If a collation treats different texts as equal, it finds the
+// row by the index and compares bytes as well.
+func (ts *tableStatements) matches(expression func(i int) string) (string, []int) {
+	var terms []string
+	var takes []int
+	for i := range ts.layout.Keys {
+		c := &ts.columns[i]
+		x := expression(i)
+		takes = append(takes, i)
+		if c.exact() {
+			terms = append(terms, ts.of(i)+" = "+x)
+			continue
+		}
+		takes = append(takes, i)
+		converted := "CONVERT(" + x + " USING " + c.charset + ")"
+		terms = append(terms, fmt.Sprintf("%s = %s COLLATE %s AND CAST(%s AS BINARY) = CAST(%s AS BINARY)",
+			ts.of(i), converted, c.collation, ts.of(i), converted))
+	}
+	return strings.Join(terms, " AND "), takes
+}
+
+// notNewer returns the condition that the real row is not newer than version.
+func (ts *tableStatements) notNewer(version string) string {
+	column := ts.of(ts.layout.Meta(sqlsink.MetaVersion))
+	return fmt.Sprintf("(%s IS NULL OR %s <= %s)", column, column, version)
+}
+
+// onDuplicate returns the clause that updates an existing row to the given expressions. It assigns
+// the version last, because an assignment sees the ones before it.
+func (ts *tableStatements) onDuplicate(guard bool, expression func(i int) string) string {
+	var sets []string
+	set := func(i int) {
+		if guard {
+			condition := ts.notNewer(expression(ts.layout.Meta(sqlsink.MetaVersion)))
+			sets = append(sets, fmt.Sprintf("%s = IF(%s, %s, %s)", ts.of(i), condition, expression(i), ts.of(i)))
+			return
+		}
+		sets = append(sets, ts.of(i)+" = "+expression(i))
+	}
+	last := -1
+	if guard {
+		last = ts.layout.Meta(sqlsink.MetaVersion)
+	}
+	for i := ts.layout.Keys; i < len(ts.columns); i++ {
+		if i != last {
+			set(i)
+		}
+	}
+	if last >= 0 {
+		set(last)
+	}
+	if len(sets) == 0 {
+		sets = append(sets, ts.of(0)+" = "+ts.of(0))
+	}
+	return " ON DUPLICATE KEY UPDATE " + strings.Join(sets, ", ")
+}
+
+// upsertFrom returns the statements that upsert the rows of another table with the layout's
+// columns.
+func (ts *tableStatements) upsertFrom(table string, guard bool) []string {
+	from := func(i int) string { return table + "." + quote(ts.columns[i].name) }
+	var values []string
+	for i := range ts.columns {
+		values = append(values, from(i))
+	}
+	insert := "INSERT INTO " + ts.table + " (" + ts.names(ts.layout.All()) + ") SELECT " + strings.Join(values, ", ") + " FROM " + table
+	if ts.keyOnly {
+		return []string{insert + ts.onDuplicate(guard, from)}
+	}
+	match, _ := ts.matches(from)
+	insert += " LEFT JOIN " + ts.table + " ON " + match + " WHERE " + ts.of(0) + " IS NULL"
+	if len(ts.columns) == ts.layout.Keys {
+		return []string{insert}
+	}
+	return []string{ts.updateFrom(table, ts.layout.All()[ts.layout.Keys:], guard), insert}
+}
+
+// updateFrom returns the statement that updates columns from another table's rows with the same
+// keys.
+func (ts *tableStatements) updateFrom(table string, columns []int, guard bool) string {
+	from := func(i int) string { return table + "." + quote(ts.columns[i].name) }
+	match, _ := ts.matches(from)
+	var sets []string
+	for _, i := range columns {
+		sets = append(sets, ts.of(i)+" = "+from(i))
+	}
+	text := "UPDATE " + table + " STRAIGHT_JOIN " + ts.table + " ON " + match + " SET " + strings.Join(sets, ", ")
+	if guard {
+		text += " WHERE " + ts.notNewer(from(ts.layout.Meta(sqlsink.MetaVersion)))
+	}
+	return text
+}
+
+// build builds the text of all statements.
+func (ts *tableStatements) build() {
+	ts.buildSingle()
+	all := ts.layout.All()
+	if ts.keyOnly {
+		given := func(i int) string { return "VALUES(" + quote(ts.columns[i].name) + ")" }
+		ts.upsertRows = ts.rowWriter("upsert into "+ts.label, ts.table, all, ts.onDuplicate(ts.layout.Guard, given))
+	}
+	ts.upsertStage = ts.tempStage("_eds_up_", all, "upsert into "+ts.label)
+	ts.upsertStage.apply = ts.upsertFrom(ts.upsertStage.name, ts.layout.Guard)
+
+	marks := ts.layout.DeleteExtras()
+	ts.deleteStage = ts.tempStage("_eds_del_", append(all[:ts.layout.Keys:ts.layout.Keys], marks...), "delete from "+ts.label)
+	table := ts.deleteStage.name
+	if ts.layout.Soft {
+		ts.deleteStage.apply = []string{ts.updateFrom(table, marks, ts.layout.Guard)}
+		return
+	}
+	match, _ := ts.matches(func(i int) string { return table + "." + quote(ts.columns[i].name) })
+	text := "DELETE " + ts.table + " FROM " + table + " STRAIGHT_JOIN " + ts.table + " ON " + match
+	if ts.layout.Guard {
+		text += " WHERE " + ts.notNewer(table+"."+quote(ts.columns[ts.layout.Meta(sqlsink.MetaVersion)].name))
+	}
+	ts.deleteStage.apply = []string{text}
+}
+
+// buildSingle builds the statements for one row.
+func (ts *tableStatements) buildSingle() {
+	bind := func(i int) string { return ts.columns[i].parameter("?") }
+	match, keys := ts.matches(bind)
+	where := match
+	takes := keys
+	if ts.layout.Guard {
+		version := ts.layout.Meta(sqlsink.MetaVersion)
+		where += " AND " + ts.notNewer("?")
+		takes = append(keys[:len(keys):len(keys)], version)
+	}
+	set := func(columns []int) rowStatement {
+		var sets []string
+		for _, i := range columns {
+			sets = append(sets, ts.of(i)+" = "+bind(i))
+		}
+		return rowStatement{
+			sql:   "UPDATE " + ts.table + " SET " + strings.Join(sets, ", ") + " WHERE " + where,
+			takes: append(columns[:len(columns):len(columns)], takes...),
+		}
+	}
+	if rest := ts.layout.All()[ts.layout.Keys:]; len(rest) > 0 {
+		ts.updateRow = set(rest)
+	}
+	var values []string
+	for i := range ts.columns {
+		values = append(values, bind(i))
+	}
+	ts.insertRow = rowStatement{
+		sql: "INSERT INTO " + ts.table + " (" + ts.names(ts.layout.All()) + ") SELECT " + strings.Join(values, ", ") +
+			" FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM " + ts.table + " WHERE " + match + ")",
+		takes: append(ts.layout.All(), keys...),
+	}
+	if ts.layout.Soft {
+		ts.deleteRows = set(ts.layout.DeleteExtras())
+	} else {
+		ts.deleteRows = rowStatement{sql: "DELETE FROM " + ts.table + " WHERE ", condition: "(" + where + ")", takes: takes}
+	}
+}
+
+// rowWriter returns a writer of columns into a table.
+func (ts *tableStatements) rowWriter(what, table string, columns []int, suffix string) *rowWriter {
+	var rows []string
+	for _, i := range columns {
+		rows = append(rows, ts.columns[i].parameter("?"))
+	}
+	return &rowWriter{
+		what: what, columns: columns, insert: "INSERT INTO " + table + " (" + ts.names(columns) + ") VALUES ",
+		row: "(" + strings.Join(rows, ", ") + ")", suffix: suffix,
+	}
+}
+
+// stagingWriter returns the writer of a staging table, which has one row per key.
+func (ts *tableStatements) stagingWriter() *rowWriter {
+	to := ts.rowWriter("load into "+ts.label, ts.table, ts.layout.All(), "")
+	replace := *to
+	replace.load = ts.loadText("REPLACE ", ts.table, to.columns)
+	replace.insert = "REPLACE" + strings.TrimPrefix(to.insert, "INSERT")
+	to.load = ts.loadText("IGNORE ", ts.table, to.columns)
+	to.insert = "INSERT IGNORE" + strings.TrimPrefix(to.insert, "INSERT")
+	to.replace = &replace
+	return to
+}
+
+// loadText returns the part of a LOAD DATA statement that follows the file. The mode handles
+// existing keys: "IGNORE ", "REPLACE " or "".
+func (ts *tableStatements) loadText(mode, table string, columns []int) string {
+	var into, sets []string
+	for _, i := range columns {
+		c := &ts.columns[i]
+		name := quote(c.name)
+		if c.parameter("") != "" {
+			variable := fmt.Sprintf("@eds_%d", i)
+			sets = append(sets, name+" = "+c.parameter(variable))
+			name = variable
+		}
+		into = append(into, name)
+	}
+	text := mode + "INTO TABLE " + table + utf8mb4 +
+		` FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' (` + strings.Join(into, ", ") + ")"
+	if len(sets) > 0 {
+		text += " SET " + strings.Join(sets, ", ")
+	}
+	return text
+}
+
+// tempStage returns a temporary table of the given columns.
+func (ts *tableStatements) tempStage(prefix string, columns []int, what string) *tempStage {
+	definition := ts.definitions(columns, !ts.server.maria)
+	engine := "InnoDB"
+	if ts.server.maria {
+		engine = "Aria TRANSACTIONAL=0"
+	}
+	h := fnv.New64a()
+	h.Write([]byte(ts.table + definition))
+	name := quote(fmt.Sprintf("%s%016x", prefix, h.Sum64()))
+	writer := ts.rowWriter(what, name, columns, "")
+	writer.load = ts.loadText("", name, columns)
+	return &tempStage{
+		name: name, create: "CREATE TEMPORARY TABLE " + name + " (\n" + definition + "\n) ENGINE=" + engine + " DEFAULT" + utf8mb4,
+		writer: writer,
+	}
+}
+
+// definitions defines columns like the real ones, for a staging table: they take NULL and have no
+// defaults, and a key distinguishes any two values.
+func (ts *tableStatements) definitions(columns []int, keyed bool) string {
+	var definitions, key []string
+	texts := 0
+	for _, i := range columns[:ts.layout.Keys] {
+		if c := &ts.columns[i]; c.collation != "" || c.kind == kindBytes {
+			texts++
+		}
+	}
+	for _, i := range columns {
+		c := &ts.columns[i]
+		spelling := c.Type
+		collation := c.collation
+		if i < ts.layout.Keys {
+			key = append(key, quote(c.name))
+			switch {
+			case c.kind == kindBytes:
+				spelling = fmt.Sprintf("VARBINARY(%d)", min(c.length, 4*keyLength(texts)))
+			case c.kind == kindText && c.most > 0: // the real key holds all of it
+				spelling, collation = fmt.Sprintf("VARCHAR(%d)", c.length), ts.server.exact
+			case c.kind == kindText:
+				spelling, collation = fmt.Sprintf("VARCHAR(%d)", min(max(c.length, 1), keyLength(texts))), ts.server.exact
+			}
+		}
+		if collation != "" {
+			charset, _, _ := strings.Cut(collation, "_")
+			spelling += " CHARACTER SET " + charset + " COLLATE " + collation
+		}
+		if i < ts.layout.Keys && keyed {
+			spelling += " NOT NULL"
+		} else {
+			spelling += " NULL"
+		}
+		definitions = append(definitions, "\t"+quote(c.name)+" "+spelling)
+	}
+	if keyed {
+		definitions = append(definitions, "\tPRIMARY KEY ("+strings.Join(key, ", ")+")")
+	}
+	return strings.Join(definitions, ",\n")
+}

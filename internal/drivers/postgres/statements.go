@@ -1,0 +1,244 @@
+package postgres
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// Types of parameters that do not have the column's own type.
+const (
+	oidText      = 25
+	oidTextArray = 1009
+)
+
+// tableStatements has the encoders and the text of all statements for one layout.
+type tableStatements struct {
+	layout *sqlsink.Layout
+	server *server
+	table  string // qualified and quoted
+	label  string // for messages
+	// columns are the layout's, in its order.
+	columns []column
+	// direct: deleting and inserting rows has the same effect as updating them.
+	direct bool
+	// unique: a unique index has exactly the key's columns, so ON CONFLICT can name it.
+	unique bool
+	// swap: a staging table can take the live table's name.
+	swap bool
+	// casted: the server casts some values from text.
+	casted bool
+
+	arrays []uint32 // types of unnest's parameters, by column
+
+	upsertArrays []string // parameters: one array per column
+	deleteArrays string   // parameters: one array per column of deleteColumns
+	stage        string   // quoted name of the temporary table
+	createStage  string
+	copyStage    string
+	upsertStage  []string
+	copyTable    string
+}
+
+// tableStatements returns the layout's statements. It builds them on first use and keeps them in
+// l.Native.
+func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
+	if known, ok := l.Native.(*tableStatements); ok && *known.server == s.server {
+		return known
+	}
+	ts := newTableStatements(&s.server, l, s.dialect.env.Adjusted)
+	l.Native = ts
+	return ts
+}
+
+func newTableStatements(server *server, l *sqlsink.Layout, adjusted func(table, column, rule string)) *tableStatements {
+	ts := &tableStatements{layout: l, server: server, table: server.qualify(l.Real.Name), label: fmt.Sprintf("table %q", l.Table.Name)}
+	for i := range l.Columns {
+		c := newColumn(l, &l.Columns[i], adjusted)
+		ts.casted = ts.casted || ts.casts(&c)
+		ts.columns = append(ts.columns, c)
+		ts.arrays = append(ts.arrays, ts.arrayOf(&c, l.Columns[i].Real.Native.(*attribute)))
+	}
+	r := l.Real.Native.(*relation)
+	ts.unique = r.upsertable(l.KeyNames())
+	ts.direct = r.plain && !ts.casted && !l.Guard && !l.Soft && len(l.Columns) == len(l.Real.Columns)
+	ts.build()
+	return ts
+}
+
+// casts reports whether the column's values are sent as text that the server casts.
+func (ts *tableStatements) casts(c *column) bool {
+	return c.kind == kindCast || c.kind == kindArray
+}
+
+// arrayOf returns the type of an array parameter for the column.
+func (ts *tableStatements) arrayOf(c *column, a *attribute) uint32 {
+	if ts.asText(c, a) {
+		return oidTextArray
+	}
+	return a.array
+}
+
+// asText reports whether array parameters hold the column's values as text: CockroachDB has no
+// arrays of jsonb.
+func (ts *tableStatements) asText(c *column, a *attribute) bool {
+	return ts.casts(c) || a.array == 0 || ts.server.features.Cockroach && (c.kind == kindJSONB || c.kind == kindJSON)
+}
+
+// names returns the quoted names of columns[from:].
+func (ts *tableStatements) names(from int) []string {
+	names := make([]string, 0, len(ts.columns)-from)
+	for i := from; i < len(ts.columns); i++ {
+		names = append(names, quote(ts.columns[i].name))
+	}
+	return names
+}
+
+// source is a relation to write from, with one expression per column.
+type source struct {
+	from        string
+	expressions []string
+}
+
+// unnest returns a source of n columns that reads the array parameters from $1 on.
+func (ts *tableStatements) unnest(n int) source {
+	var params, aliases, expressions []string
+	for i := range n {
+		c := &ts.columns[i]
+		a := ts.layout.Columns[i].Real.Native.(*attribute)
+		alias := fmt.Sprintf("c%d", i+1)
+		element, expression := a.spelling, "s."+alias
+		if ts.asText(c, a) {
+			element, expression = "text", expression+"::"+a.spelling
+		}
+		params = append(params, fmt.Sprintf("$%d::%s[]", i+1, element))
+		aliases = append(aliases, alias)
+		expressions = append(expressions, expression)
+	}
+	return source{from: "unnest(" + strings.Join(params, ", ") + ") AS s(" + strings.Join(aliases, ", ") + ")", expressions: expressions}
+}
+
+// staged returns a source that reads a staging table.
+func (ts *tableStatements) staged(stage string) source {
+	src := source{from: stage + " AS s"}
+	for i := range ts.columns {
+		c := &ts.columns[i]
+		expression := "s." + quote(c.name)
+		if ts.casts(c) {
+			expression += "::" + ts.layout.Columns[i].Real.Native.(*attribute).spelling
+		}
+		src.expressions = append(src.expressions, expression)
+	}
+	return src
+}
+
+// matches returns the condition that row t has the key of the source's row.
+func (ts *tableStatements) matches(src source) string {
+	terms := make([]string, ts.layout.Keys)
+	for i := range terms {
+		terms[i] = "t." + quote(ts.columns[i].name) + " = " + src.expressions[i]
+	}
+	return strings.Join(terms, " AND ")
+}
+
+// guard returns word and the condition that row t is not newer than version; "" if rows are not
+// guarded.
+func (ts *tableStatements) guard(word, version string) string {
+	if !ts.layout.Guard {
+		return ""
+	}
+	column := "t." + quote(ts.columns[ts.layout.Meta(sqlsink.MetaVersion)].name)
+	return fmt.Sprintf(" %s (%s IS NULL OR %s <= %s)", word, column, column, version)
+}
+
+// upsert returns the statements that upsert a source's rows.
+func (ts *tableStatements) upsert(src source) []string {
+	names := strings.Join(ts.names(0), ", ")
+	insert := fmt.Sprintf("INSERT INTO %s AS t (%s) SELECT %s FROM %s", ts.table, names, strings.Join(src.expressions, ", "), src.from)
+	keys := ts.layout.Keys
+	if ts.unique {
+		text := insert + " ON CONFLICT (" + strings.Join(ts.names(0)[:keys], ", ") + ") DO "
+		if len(ts.columns) == keys {
+			return []string{text + "NOTHING"}
+		}
+		var sets []string
+		for _, name := range ts.names(keys) {
+			sets = append(sets, name+" = excluded."+name)
+		}
+		text += "UPDATE SET " + strings.Join(sets, ", ")
+		if ts.layout.Guard {
+			text += ts.guard("WHERE", "excluded."+quote(ts.columns[ts.layout.Meta(sqlsink.MetaVersion)].name))
+		}
+		return []string{text}
+	}
+	// Without a unique index, two statements do the same.
+	insert += fmt.Sprintf(" WHERE NOT EXISTS (SELECT FROM %s AS t WHERE %s)", ts.table, ts.matches(src))
+	if len(ts.columns) == keys {
+		return []string{insert}
+	}
+	var sets []string
+	for i := keys; i < len(ts.columns); i++ {
+		sets = append(sets, quote(ts.columns[i].name)+" = "+src.expressions[i])
+	}
+	update := fmt.Sprintf("UPDATE %s AS t SET %s FROM %s WHERE %s", ts.table, strings.Join(sets, ", "), src.from, ts.matches(src))
+	if ts.layout.Guard {
+		update += ts.guard("AND", src.expressions[ts.layout.Meta(sqlsink.MetaVersion)])
+	}
+	return []string{update, insert}
+}
+
+// deleteText returns the statement that deletes rows, by arrays of deleteColumns.
+func (ts *tableStatements) deleteText() string {
+	picked := &tableStatements{layout: ts.layout, server: ts.server, table: ts.table}
+	indexes := ts.deleteColumns()
+	layout := *ts.layout
+	layout.Columns = nil
+	for _, i := range indexes {
+		picked.columns = append(picked.columns, ts.columns[i])
+		layout.Columns = append(layout.Columns, ts.layout.Columns[i])
+	}
+	picked.layout = &layout
+	src := picked.unnest(len(indexes))
+	guard := ""
+	if ts.layout.Guard {
+		guard = picked.guard("AND", src.expressions[layout.Meta(sqlsink.MetaVersion)])
+	}
+	if !ts.layout.Soft {
+		return fmt.Sprintf("DELETE FROM %s AS t USING %s WHERE %s%s", ts.table, src.from, picked.matches(src), guard)
+	}
+	var sets []string
+	for i := layout.Keys; i < len(picked.columns); i++ {
+		sets = append(sets, quote(picked.columns[i].name)+" = "+src.expressions[i])
+	}
+	return fmt.Sprintf("UPDATE %s AS t SET %s FROM %s WHERE %s%s", ts.table, strings.Join(sets, ", "), src.from, picked.matches(src), guard)
+}
+
+// deleteColumns returns the columns that a delete takes as parameters.
+func (ts *tableStatements) deleteColumns() []int {
+	return append(ts.layout.All()[:ts.layout.Keys], ts.layout.DeleteExtras()...)
+}
+
+// build builds the text of all statements.
+func (ts *tableStatements) build() {
+	ts.upsertArrays = ts.upsert(ts.unnest(len(ts.columns)))
+	ts.deleteArrays = ts.deleteText()
+	names := strings.Join(ts.names(0), ", ")
+	var columns []string
+	for i := range ts.columns {
+		spelling := ts.columns[i].Type
+		if ts.casts(&ts.columns[i]) {
+			spelling = "text"
+		}
+		columns = append(columns, quote(ts.columns[i].name)+" "+spelling)
+	}
+	definition := strings.Join(columns, ", ")
+	h := fnv.New64a()
+	h.Write([]byte(ts.table + definition))
+	ts.stage = fmt.Sprintf("pg_temp._eds_%016x", h.Sum64())
+	ts.createStage = fmt.Sprintf("CREATE TEMPORARY TABLE %s (%s) ON COMMIT DELETE ROWS", ts.stage, definition)
+	ts.copyStage = fmt.Sprintf("COPY %s (%s) FROM STDIN (FORMAT binary)", ts.stage, names)
+	ts.copyTable = fmt.Sprintf("COPY %s (%s) FROM STDIN (FORMAT binary)", ts.table, names)
+	ts.upsertStage = ts.upsert(ts.staged(ts.stage))
+}

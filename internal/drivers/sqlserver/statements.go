@@ -1,0 +1,272 @@
+package sqlserver
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+)
+
+// tableStatements has the encoders and the statements for one layout. The statements read rows from
+// a source S and write into the real table T.
+type tableStatements struct {
+	layout  *sqlsink.Layout
+	columns []column
+	table   string // the real table's name, with its schema, quoted
+	label   string // for messages
+	merges  bool   // MERGE may write the table
+	texts   map[string]string
+
+	upsertStage string // temporary table of a session, for rows
+	deleteStage string // temporary table of a session, for keys
+}
+
+// tableStatements returns the layout's statements. It builds them on first use and keeps them in
+// l.Native.
+func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
+	if ts, ok := l.Native.(*tableStatements); ok {
+		return ts
+	}
+	ts := newTableStatements(l, quote(s.namespace)+"."+quote(l.Real.Name), s.dialect.env.Adjusted)
+	l.Native = ts
+	return ts
+}
+
+func newTableStatements(l *sqlsink.Layout, table string, adjusted func(table, column, rule string)) *tableStatements {
+	ts := &tableStatements{layout: l, table: table, label: fmt.Sprintf("table %q", l.Real.Name), texts: make(map[string]string)}
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%s", table)
+	for i := range l.Columns {
+		c := newColumn(l, &l.Columns[i], adjusted)
+		ts.columns = append(ts.columns, c)
+		fmt.Fprintf(h, ",%s %s", c.name, c.declaration())
+	}
+	ts.upsertStage = fmt.Sprintf("#eds_rows_%016x", h.Sum64())
+	ts.deleteStage = fmt.Sprintf("#eds_keys_%016x", h.Sum64())
+	relation := l.Real.Native.(*relation)
+	ts.merges = relation.merges
+	return ts
+}
+
+// text returns a statement. It calls build on first use.
+func (ts *tableStatements) text(name string, build func() string) string {
+	text, ok := ts.texts[name]
+	if !ok {
+		text = build()
+		ts.texts[name] = text
+	}
+	return text
+}
+
+// deleteColumns returns the columns that a delete reads: the key, and the version or, if deletes
+// are soft, all metadata.
+func (ts *tableStatements) deleteColumns() []int {
+	return append(ts.layout.All()[:ts.layout.Keys], ts.layout.DeleteExtras()...)
+}
+
+func (ts *tableStatements) names(indexes []int, prefix string) string {
+	names := make([]string, len(indexes))
+	for i, index := range indexes {
+		names[i] = prefix + ts.columns[index].name
+	}
+	return strings.Join(names, ", ")
+}
+
+// matches returns the condition that the keys of T and S are equal. It uses the real column's
+// collation, so that its index applies; if that treats different texts as equal, it compares code
+// points as well.
+func (ts *tableStatements) matches() string {
+	var terms []string
+	for i := range ts.columns[:ts.layout.Keys] {
+		c := &ts.columns[i]
+		collate := ""
+		if c.collation != "" {
+			collate = " COLLATE " + c.collation
+		}
+		terms = append(terms, "T."+c.name+" = S."+c.name+collate)
+		if c.collation != "" && !strings.HasSuffix(c.collation, "_BIN2") {
+			terms = append(terms, "T."+c.name+" = S."+c.name+" COLLATE "+c.binaryCollation())
+		}
+	}
+	return strings.Join(terms, " AND ")
+}
+
+// guard returns the condition for a row of S to overwrite T; "" if there is none.
+func (ts *tableStatements) guard() string {
+	if !ts.layout.Guard {
+		return ""
+	}
+	c := &ts.columns[ts.layout.Meta(sqlsink.MetaVersion)]
+	return "(T." + c.name + " IS NULL OR T." + c.name + " <= S." + c.name + " COLLATE " + c.binaryCollation() + ")"
+}
+
+// expression returns a column of S as its real type.
+func (ts *tableStatements) expression(index int) string {
+	c := &ts.columns[index]
+	if c.kind == kindCast {
+		return "CAST(S." + c.name + " AS " + c.spelling() + ")"
+	}
+	return "S." + c.name
+}
+
+// assignments returns the assignments to T's columns outside of the key.
+func (ts *tableStatements) assignments(prefix string, indexes []int) string {
+	var all []string
+	for _, index := range indexes {
+		if index >= ts.layout.Keys {
+			all = append(all, prefix+ts.columns[index].name+" = "+ts.expression(index))
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+func (ts *tableStatements) expressions() string {
+	all := make([]string, len(ts.columns))
+	for i := range ts.columns {
+		all[i] = ts.expression(i)
+	}
+	return strings.Join(all, ", ")
+}
+
+// upsertText returns the statements that write a source's rows into the table. HOLDLOCK keeps other
+// writers from inserting a key between the lookup and the insert.
+func (ts *tableStatements) upsertText(source string, guarded bool) string {
+	guard := ""
+	if g := ts.guard(); guarded && g != "" {
+		guard = " AND " + g
+	}
+	set := ts.assignments("", ts.layout.All())
+	names := ts.names(ts.layout.All(), "")
+	if ts.merges {
+		text := "MERGE INTO " + ts.table + " WITH (HOLDLOCK) AS T\nUSING " + source + "\nON " + ts.matches()
+		if set != "" {
+			text += "\nWHEN MATCHED" + guard + " THEN UPDATE SET " + set
+		}
+		text += "\nWHEN NOT MATCHED BY TARGET THEN INSERT (" + names + ") VALUES (" + ts.expressions() + ");"
+		return ts.withIdentity(text)
+	}
+	text := ""
+	if set != "" {
+		text = "UPDATE T SET " + set + "\nFROM " + ts.table + " AS T WITH (UPDLOCK, HOLDLOCK) INNER JOIN " + source + "\nON " + ts.matches()
+		if guard != "" {
+			text += "\nWHERE" + strings.TrimPrefix(guard, " AND")
+		}
+		text += ";\n"
+	}
+	text += "INSERT INTO " + ts.table + " (" + names + ")\nSELECT " + ts.expressions() + "\nFROM " + source +
+		"\nWHERE NOT EXISTS (SELECT 1 FROM " + ts.table + " AS T WITH (UPDLOCK, HOLDLOCK) WHERE " + ts.matches() + ");"
+	return ts.withIdentity(text)
+}
+
+// withIdentity allows a statement to set an identity column of the key.
+func (ts *tableStatements) withIdentity(text string) string {
+	for i := range ts.columns {
+		if ts.columns[i].identity {
+			return "SET IDENTITY_INSERT " + ts.table + " ON;\n" + text + "\nSET IDENTITY_INSERT " + ts.table + " OFF;"
+		}
+	}
+	return text
+}
+
+// deleteText returns the statement that deletes the rows of a source's keys, or marks them as
+// deleted.
+func (ts *tableStatements) deleteText(source string) string {
+	text := "DELETE T"
+	if ts.layout.Soft {
+		text = "UPDATE T SET " + ts.assignments("", ts.deleteColumns())
+	}
+	text += "\nFROM " + ts.table + " AS T INNER JOIN " + source + "\nON " + ts.matches()
+	if g := ts.guard(); g != "" {
+		text += "\nWHERE " + g
+	}
+	return text + ";"
+}
+
+// staged returns a source: all rows of a temporary table.
+func staged(table string) string { return quote(table) + " AS S" }
+
+// values returns a source: n rows of parameters.
+func (ts *tableStatements) values(indexes []int, n int) string {
+	var b strings.Builder
+	b.WriteString("(VALUES ")
+	p := 0
+	for row := range n {
+		if row > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteByte('(')
+		for i := range indexes {
+			if i > 0 {
+				b.WriteString(", ")
+			}
+			p++
+			fmt.Fprintf(&b, "@p%d", p)
+		}
+		b.WriteByte(')')
+	}
+	b.WriteString(") AS S (" + ts.names(indexes, "") + ")")
+	return b.String()
+}
+
+// declarations declares the parameters of values.
+func (ts *tableStatements) declarations(indexes []int, n int) string {
+	var b strings.Builder
+	p := 0
+	for range n {
+		for _, index := range indexes {
+			if p > 0 {
+				b.WriteString(", ")
+			}
+			p++
+			fmt.Fprintf(&b, "@p%d %s", p, ts.columns[index].parameter())
+		}
+	}
+	return b.String()
+}
+
+// parameter returns the type of a parameter: the column's, unless it is deprecated or the server
+// casts values from text.
+func (a *attribute) parameter() string {
+	switch {
+	case a.kind == kindCast, a.base == "ntext":
+		return "NVARCHAR(MAX)"
+	case a.base == "text":
+		return "VARCHAR(MAX)"
+	case a.base == "image":
+		return "VARBINARY(MAX)"
+	case a.base == "nchar":
+		return fmt.Sprintf("NVARCHAR(%d)", a.length)
+	case a.base == "char":
+		return fmt.Sprintf("VARCHAR(%d)", a.length)
+	case a.base == "money", a.base == "smallmoney":
+		return fmt.Sprintf("DECIMAL(%d, %d)", a.precision, a.scale)
+	}
+	return a.spelling()
+}
+
+// binaryCollation returns the collation that distinguishes all texts of the column.
+func (a *attribute) binaryCollation() string {
+	if a.utf8 {
+		return binary + "_UTF8"
+	}
+	return binary
+}
+
+// stageDefinition defines a column of a staging table.
+func (c *column) stageDefinition(null string) string {
+	text := c.name + " " + c.parameter()
+	if c.kind == kindNVarChar || c.kind == kindVarChar {
+		text += " COLLATE " + c.binaryCollation()
+	}
+	return text + null
+}
+
+// createTemporary returns the statement that creates a temporary table of columns.
+func (ts *tableStatements) createTemporary(table string, indexes []int) string {
+	definitions := make([]string, len(indexes))
+	for i, index := range indexes {
+		definitions[i] = "\t" + ts.columns[index].stageDefinition(" NULL")
+	}
+	return "CREATE TABLE " + quote(table) + " (\n" + strings.Join(definitions, ",\n") + "\n)"
+}

@@ -1,0 +1,52 @@
+package sqlsink
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/shopmonkeyus/eds/internal/cdc"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// selects reports whether one of the filters selects all messages of the given subject.
+func selects(filters []string, subject string) bool {
+	return slices.ContainsFunc(filters, func(pattern string) bool { return matches(pattern, subject) })
+}
+
+// matches reports whether pattern selects every subject that the filter subject selects.
+func matches(pattern, subject string) bool {
+	p, t := strings.Split(pattern, "."), strings.Split(subject, ".")
+	for i, token := range p {
+		switch {
+		case token == ">":
+			return i < len(t)
+		case i >= len(t), token != "*" && token != t[i]:
+			return false
+		}
+	}
+	return len(p) == len(t)
+}
+
+// covered reports whether every table that was ever imported has a snapshot after the generation
+// since that includes the rows of the subject's company.
+func covered(snapshots []sink.Snapshot, since int64, subject string) bool {
+	company := cdc.SubjectCompany(subject)
+	has := make(map[string]bool) // by table
+	for _, s := range snapshots {
+		has[s.Table] = has[s.Table] || s.Scope.Has(company) && s.Generation > since
+	}
+	for _, ok := range has {
+		if !ok {
+			return false
+		}
+	}
+	return len(has) > 0
+}
+
+// subjectsOf returns the subjects of a filter, nil if filter is a hash.
+func subjectsOf(filter string) []string {
+	if strings.HasPrefix(filter, "sha256:") {
+		return nil
+	}
+	return strings.Fields(filter)
+}

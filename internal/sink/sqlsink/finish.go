@@ -1,0 +1,233 @@
+package sqlsink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/schema"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+// Record makes Finish record a snapshot.
+func (l *load) Record(s sink.Snapshot) bool {
+	if l.snapshot == nil {
+		return false
+	}
+	s.Imported = time.Now().UTC()
+	l.snapshot.s = &s
+	return true
+}
+
+// Finish places the staged rows in the live table, by replacing or merging, and deletes the records of
+// the load, in one transaction.
+func (l *load) Finish(ctx context.Context) (int64, error) {
+	err := l.attempt(ctx, "finish loading", func(ctx context.Context) error {
+		if l.done {
+			return nil
+		}
+		placed, err := l.refresh(ctx)
+		if err == nil {
+			err = l.snapshot.prepare(ctx, l.conn)
+		}
+		switch {
+		case err != nil:
+			return err
+		case placed:
+			return l.conclude(ctx, func(tx Tx) error { return tx.Drop(ctx, l.stageName()) })
+		}
+		if l.rows, err = l.seal(ctx); err != nil {
+			return err
+		}
+		if err := l.refuseEmptying(ctx); err != nil {
+			return err
+		}
+		mode := sink.Merge
+		if l.mode.Replaces() {
+			mode = sink.Replace
+		}
+		l.snapshot.identify(l.conn, l.stage, l.live, mode)
+		if err := l.recordPlacing(ctx); err != nil {
+			return fmt.Errorf("record the placing: %w", err)
+		}
+		l.placing = true
+		return l.sink.retryLocked(ctx, l.conn, "place rows", []string{l.live.Real.Name}, func() error {
+			return l.conclude(ctx, func(tx Tx) error { return tx.Place(ctx, l.stage, l.live, mode) })
+		})
+	})
+	if err != nil {
+		return 0, err
+	}
+	l.done = true
+	l.sink.mu.Lock()
+	defer l.sink.mu.Unlock()
+	l.sink.forgetTable(l.t.Name)
+	return l.rows, nil
+}
+
+// conclude runs do and completes the load, in one transaction. The loads of a sink commit in the order
+// of their snapshots' generations: a server that has read one generation skips all lower ones.
+func (l *load) conclude(ctx context.Context, do func(Tx) error) error {
+	numbered := false
+	defer func() {
+		if numbered {
+			l.sink.numbering.Unlock()
+		}
+	}()
+	return l.sink.transact(ctx, l.conn, func(tx Tx) error {
+		if err := do(tx); err != nil {
+			return err
+		}
+		l.sink.numbering.Lock()
+		numbered = true
+		return l.complete(ctx, tx)
+	})
+}
+
+// complete deletes the load's records of files, and records the snapshot.
+func (l *load) complete(ctx context.Context, tx Tx) error {
+	if err := l.forgetFiles(ctx, tx); err != nil {
+		return err
+	}
+	return l.snapshot.write(ctx, tx, l.rows)
+}
+
+// refresh reads the descriptions of the stage and of the live table again. placed says that the rows
+// are in place already: an attempt was durable and its answer was lost, so the stage or its records
+// are gone.
+func (l *load) refresh(ctx context.Context) (placed bool, err error) {
+	if l.stage == nil {
+		return false, lost("the load must start again")
+	}
+	l.layouts = make(map[*schema.Table]*Layout)
+	stage, err := l.describeStage(ctx)
+	if err != nil {
+		return false, err
+	}
+	if l.placing && (stage == nil || len(l.files) == 0) {
+		return l.wasPlaced(ctx)
+	}
+	if stage == nil {
+		return false, l.loseStage(ctx, fmt.Sprintf("staging table %q no longer exists", l.stageName()))
+	}
+	live, err := l.readLive(ctx)
+	if err != nil {
+		return false, err
+	}
+	if live == nil || loadID(l.job, live) != l.id {
+		return false, l.loseStage(ctx, fmt.Sprintf("the columns or constraints of table %q have changed since", l.t.Name))
+	}
+	l.live, l.stage = live, stage
+	return false, l.checkStage(ctx)
+}
+
+// wasPlaced reports whether an attempt to place the rows was durable, if the stage or its records are
+// gone. They are also gone from a database that was restored or replaced.
+func (l *load) wasPlaced(ctx context.Context) (bool, error) {
+	live, err := l.readLive(ctx)
+	if err != nil {
+		return false, err
+	}
+	recorded := true
+	if l.snapshot != nil && l.snapshot.s != nil {
+		if recorded, err = l.snapshot.holds(ctx, l.conn, l.stageName()); err != nil {
+			return false, err
+		}
+	}
+	if live == nil || !recorded {
+		return false, l.loseStage(ctx, fmt.Sprintf("the database has lost staging table %q and its rows", l.stageName()))
+	}
+	return true, nil
+}
+
+// seal verifies that all rows are staged, and makes the stage ready for Place and for changes. It
+// returns the stage's number of rows, one per key.
+func (l *load) seal(ctx context.Context) (int64, error) {
+	count, err := l.verify(ctx)
+	if err != nil {
+		return 0, err
+	}
+	err = l.conn.Seal(ctx, l.stage, l.live)
+	if twice := new(DuplicatesError); errors.As(err, &twice) {
+		if err := l.deduplicate(ctx, twice.Rows); err != nil {
+			return 0, fmt.Errorf("remove rows that were staged twice: %w", err)
+		}
+		if count, err = l.verify(ctx); err != nil {
+			return 0, err
+		}
+		err = l.conn.Seal(ctx, l.stage, l.live)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("index the staged rows: %w", err)
+	}
+	l.least, l.most = count, count // also if it is called again
+	return count, nil
+}
+
+// verify compares the stage's number of rows with that of its files, and returns it.
+func (l *load) verify(ctx context.Context) (int64, error) {
+	least, most := l.bounds()
+	count, err := l.conn.Count(ctx, l.stage)
+	if err != nil {
+		return 0, fmt.Errorf("count the staged rows: %w", err)
+	}
+	if count < least || count > most {
+		return 0, l.loseStage(ctx, fmt.Sprintf("staging table %q has %d rows instead of %d", l.stageName(), count, least))
+	}
+	return count, nil
+}
+
+// deduplicate removes rows whose key is staged again later, and records the number.
+func (l *load) deduplicate(ctx context.Context, rows int64) error {
+	removed := l.files[duplicatesRecord] - rows
+	var record change.Row
+	err := l.sink.transact(ctx, l.conn, func(tx Tx) error {
+		d, ok := tx.(Deduplicator)
+		if !ok {
+			return fmt.Errorf("%T cannot", tx)
+		}
+		err := d.Deduplicate(ctx, l.stage)
+		if err == nil {
+			record, err = l.record(ctx, tx, duplicatesRecord, removed)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	l.files[duplicatesRecord] = removed
+	l.recorded = append(l.recorded, record)
+	return nil
+}
+
+// refuseEmptying returns sink.ErrWouldEmpty if no rows were loaded and the live table has some. Applied
+// changes do not count.
+func (l *load) refuseEmptying(ctx context.Context) error {
+	if l.staged() > 0 || l.mode != sink.Replace {
+		return nil
+	}
+	rows, err := l.conn.Count(ctx, l.live)
+	if err != nil {
+		return fmt.Errorf("count the rows of the table: %w", err)
+	}
+	if rows > 0 {
+		return fault.Mark(fault.Fatal, sink.ErrWouldEmpty)
+	}
+	return nil
+}
+
+// loseStage discards the load, and returns an error that says why the load must start again.
+func (l *load) loseStage(ctx context.Context, why string) error {
+	if err := l.forget(ctx); err != nil {
+		return err
+	}
+	l.stage = nil
+	return lost(why)
+}
+
+func lost(why string) error {
+	return fault.Mark(fault.Fatal, fmt.Errorf("%w: %s", sink.ErrLoadLost, why))
+}

@@ -1,0 +1,185 @@
+package amqp
+
+import "fmt"
+
+// window is how many transfer frames a session takes before it has told the client to go on.
+const window = 2048
+
+// session is a session that the client has begun. The connection's lock guards it.
+type session struct {
+	conn    *Conn
+	channel uint16
+	links   map[uint32]*Link // by handle, which is the same in both directions
+	ended   bool             // end was sent
+
+	nextIncoming   uint32 // transfer-id of the client's next transfer
+	incomingWindow uint32 // transfers that the client may still send
+	nextOutgoing   uint32 // transfer-id of our next transfer
+	outgoingWindow uint32 // transfers that the client still takes
+
+	deliveries   uint32  // that we have sent
+	lastDelivery *uint32 // delivery-id of the client's last delivery; nil for none
+}
+
+func (s *session) write(p performative, payload []byte) { s.conn.write(s.channel, p, payload) }
+
+// end tells the client that the session ends because it broke the protocol.
+func (s *session) end(reason *Error) {
+	s.ended = true
+	s.write(&end{Error: reason.value()}, nil)
+	s.conn.unlocked(func() { s.conn.handler.Violation(reason) })
+}
+
+// endedByClient handles the client's end, which may answer ours.
+func (s *session) endedByClient(*end) {
+	if !s.ended {
+		s.write(new(end), nil)
+	}
+	for _, l := range s.links {
+		l.detached = true
+	}
+	delete(s.conn.sessions, s.channel)
+}
+
+func (s *session) handle(f frame) error {
+	switch p := f.body.(type) {
+	case *attach:
+		s.attach(p)
+	case *flow:
+		s.flow(p)
+	case *transfer:
+		s.transfer(p, f.payload)
+	case *disposition:
+		// Our messages are settled when they are sent.
+		if p.Role == roleReceiver && !p.Settled {
+			s.end(&Error{Condition: NotImplemented, Description: "a disposition of a settled message"})
+		}
+	case *detach:
+		s.detach(p)
+	default:
+		return &Error{Condition: NotAllowed, Description: fmt.Sprintf("%T in a session", p)}
+	}
+	return nil
+}
+
+func (s *session) attach(a *attach) {
+	switch {
+	case s.links[a.Handle] != nil:
+		s.end(&Error{Condition: HandleInUse, Description: fmt.Sprintf("handle %d", a.Handle)})
+		return
+	case a.Role == roleSender && a.InitialDeliveryCount == nil:
+		s.end(&Error{Condition: InvalidField, Description: "a sender's attach has no initial-delivery-count"})
+		return
+	}
+	l := &Link{Source: address(a.Source), Target: address(a.Target), Sends: a.Role == roleSender, session: s, handle: a.Handle}
+	if l.Sends {
+		l.deliveryCount = *a.InitialDeliveryCount
+	}
+	var refusal *Error
+	s.conn.unlocked(func() { refusal = s.conn.handler.Attach(l) })
+	answer := &attach{
+		Name: a.Name, Handle: a.Handle, Role: !a.Role, SenderSettles: a.SenderSettles, ReceiverSettles: a.ReceiverSettles,
+		Source: a.Source, Target: a.Target,
+	}
+	if l.MaxMessageSize > 0 {
+		answer.MaxMessageSize = &l.MaxMessageSize
+	}
+	if !l.Sends {
+		answer.InitialDeliveryCount = new(uint32)
+	}
+	if refusal != nil {
+		answer.Source, answer.Target = nil, nil
+	}
+	s.links[a.Handle] = l
+	s.write(answer, nil)
+	switch {
+	case refusal != nil:
+		l.detach(refusal)
+	case l.Sends:
+		l.grant()
+	}
+}
+
+// link returns the link of a handle, or ends the session.
+func (s *session) link(handle uint32) *Link {
+	l := s.links[handle]
+	if l == nil {
+		s.end(&Error{Condition: UnattachedHandle, Description: fmt.Sprintf("handle %d", handle)})
+	}
+	return l
+}
+
+func (s *session) flow(f *flow) {
+	if f.NextIncomingID != nil {
+		s.outgoingWindow = *f.NextIncomingID + f.IncomingWindow - s.nextOutgoing
+	}
+	if f.Handle != nil {
+		l := s.link(*f.Handle)
+		if l == nil {
+			return
+		}
+		if !l.Sends && f.LinkCredit != nil {
+			l.credit = *f.LinkCredit - l.deliveryCount
+			if f.DeliveryCount != nil {
+				l.credit += *f.DeliveryCount
+			}
+		}
+	}
+	for _, l := range s.links {
+		l.flush()
+	}
+	if f.Echo {
+		s.write(s.state(), nil)
+	}
+}
+
+// state returns a flow with the state of the session.
+func (s *session) state() *flow {
+	next := s.nextIncoming
+	return &flow{NextIncomingID: &next, IncomingWindow: s.incomingWindow, NextOutgoingID: s.nextOutgoing, OutgoingWindow: window}
+}
+
+func (s *session) transfer(t *transfer, payload []byte) {
+	if s.incomingWindow == 0 {
+		s.end(&Error{Condition: WindowViolation, Description: "a transfer beyond the session's window"})
+		return
+	}
+	s.nextIncoming++
+	s.incomingWindow--
+	if s.incomingWindow <= window/2 {
+		s.incomingWindow = window
+		s.write(s.state(), nil)
+	}
+	l := s.link(t.Handle)
+	if l == nil || l.detached {
+		return // it crossed our detach
+	}
+	d, err := l.receive(t, payload)
+	if err != nil {
+		l.detach(err)
+		s.conn.unlocked(func() { s.conn.handler.Violation(err) })
+		return
+	}
+	if d != nil {
+		s.conn.unlocked(func() { s.conn.handler.Message(d) })
+	}
+}
+
+// follows reports whether a delivery-id comes after all before, and remembers it.
+func (s *session) follows(id uint32) bool {
+	after := s.lastDelivery == nil || int32(id-*s.lastDelivery) > 0
+	s.lastDelivery = &id
+	return after
+}
+
+func (s *session) detach(d *detach) {
+	l := s.link(d.Handle)
+	if l == nil {
+		return
+	}
+	if !l.detached {
+		l.detached = true
+		s.write(&detach{Handle: d.Handle, Closed: d.Closed}, nil)
+	}
+	delete(s.links, d.Handle)
+}
