@@ -14,9 +14,9 @@ func newAcceptGap(p Process, common *config.CommonFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "accept-gap ID",
 		Short: "Accept that tables miss some changes",
-		Long: `Tells the server that runs with the data directory that you accept a gap: changes
-that the stream no longer has. The tables stay incomplete in eds status, and leave
-the alerts. eds import --only TABLE makes a table complete instead.`,
+		Long: `Accepts a gap, changes that the stream no longer has, for the server that runs with
+the data directory. Its tables stay incomplete in eds status, but no longer raise
+alerts. To make a table complete instead, use: eds import --only TABLE`,
 		Example: "  eds status                          # shows the ids of gaps\n  eds accept-gap 8f5b3f\n  eds accept-gap 8f5b3f --table order",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 || args[0] == "" {
@@ -37,7 +37,7 @@ the alerts. eds import --only TABLE makes a table complete instead.`,
 		defer s.close()
 		tables, err := control.NewClient(s.common.DataDir).AcceptGap(cmd.Context(), args[0], table)
 		if err != nil {
-			return silence(s.common.DataDir, err)
+			return noAnswer(s.common.DataDir, err)
 		}
 		for _, name := range tables {
 			fmt.Fprintf(out(cmd), "%s: incomplete, accepted\n", name)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/control"
 	"github.com/shopmonkeyus/eds/internal/reconciler"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/server"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
@@ -23,13 +24,13 @@ type beside struct {
 	client  *control.Client
 	running server.Report
 	id      string
-	// accepted is set once the server goes on with the import whatever happens to this
-	// process.
+	// accepted is set once the server has taken the import over: it continues even if this
+	// process ends.
 	accepted bool
 }
 
-// findServer returns the import by the server of the data directory; nil: none runs. It
-// waits for one that is starting.
+// findServer returns an import by the server of the data directory, nil if no server runs.
+// It waits for a server that is starting.
 func (im *importer) findServer(ctx context.Context) (*beside, error) {
 	b := &beside{importer: im, client: control.NewClient(im.s.common.DataDir)}
 	err := b.await(ctx, func() (err error) {
@@ -42,8 +43,8 @@ func (im *importer) findServer(ctx context.Context) (*beside, error) {
 	return b, err
 }
 
-// run asks the server for the import, and shows its progress and outcome as if it were
-// run here. If ctx ends, the import goes on.
+// run requests the import from the server, and shows its progress and outcome as if it ran
+// here. If ctx ends, the import continues.
 func (b *beside) run(ctx context.Context) error {
 	if err := b.refuseOptions(); err != nil {
 		return err
@@ -74,12 +75,12 @@ func (b *beside) cancel(ctx context.Context, id string) error {
 	if err := b.await(ctx, func() error { return b.client.CancelImport(ctx, id) }); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(b.out, "The import %s ends. Tables that it has not put in place keep their rows.\n", id)
+	_, err := fmt.Fprintf(b.out, "Import %s is canceled. Tables that it has not replaced yet keep their rows.\n", id)
 	return err
 }
 
-// show shows the progress of an import while follow follows it, and then its outcome.
-// follow is called again if the server was not there, or has ended.
+// show shows the progress of an import while follow receives it, and then its outcome. It
+// calls follow again if the server is restarting.
 func (b *beside) show(ctx context.Context, follow func(snapshot.Observer) (snapshot.Report, error)) error {
 	observe, finish := b.display()
 	var report snapshot.Report
@@ -91,47 +92,44 @@ func (b *beside) show(ctx context.Context, follow func(snapshot.Observer) (snaps
 	refused := new(control.Error)
 	switch {
 	case ctx.Err() != nil && b.accepted:
-		return fmt.Errorf("%w; the server goes on with the import: watch it with eds import --watch %s, end it with eds import --cancel %s", context.Cause(ctx), b.id, b.id)
+		return fmt.Errorf("%w; the server continues the import: watch it with eds import --watch %s, end it with eds import --cancel %s",
+			context.Cause(ctx), b.id, b.id)
 	case errors.As(err, &refused) && refused.ExitCode == exitUsage:
 		return usageError{err}
 	}
 	return b.conclude(report, err)
 }
 
-// restartPatience is how long a server that has crashed may take to start again.
+// restartPatience is how long a server that has crashed may take to restart.
 const restartPatience = time.Minute
 
-// await calls do until the server has answered. A server that is starting, or has crashed and
-// starts again, is waited for; if there is none, the error is control.ErrNoServer.
+// await calls do until the server has answered. It waits for a server that is starting or
+// restarts after a crash. If no server runs, the error is control.ErrNoServer.
 func (b *beside) await(ctx context.Context, do func() error) error {
 	dir := b.s.common.DataDir
 	var silent time.Time // since when the server has not answered
-	for {
-		err := do()
+	again := func(err error) bool {
 		lost := errors.Is(err, control.ErrConnectionLost)
 		absent := errors.Is(err, control.ErrNoServer) && (!silent.IsZero() || supervisor.Running(dir))
-		switch {
-		case ctx.Err() != nil || !lost && !absent:
-			return err
-		case lost || silent.IsZero():
+		if lost || absent && silent.IsZero() {
 			silent = time.Now()
-			b.s.logger.Warn("the server is starting, or has crashed and starts again; waiting for it", "dataDir", dir)
-		case time.Since(silent) > restartPatience:
-			return fmt.Errorf("the server with the data directory %s has not answered for %v; its log says why, and eds status how it is once it answers", dir, restartPatience)
+			b.s.logger.Warn("the server is starting, or restarts after a crash; waiting for it", "dataDir", dir)
 		}
-		select {
-		case <-time.After(500 * time.Millisecond):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+		return (lost || absent) && time.Since(silent) <= restartPatience
 	}
+	every := retry.Backoff{Min: 500 * time.Millisecond, Max: 500 * time.Millisecond}
+	err := retry.Do(ctx, retry.Policy{Backoff: every, Retryable: again}, do)
+	if errors.Is(err, control.ErrNoServer) && !silent.IsZero() {
+		return fmt.Errorf("the server with the data directory %s has not answered for %v; see its log", dir, restartPatience)
+	}
+	return err
 }
 
-// silence returns why the server of a data directory did not answer: err, unless the server
-// is starting.
-func silence(dataDir string, err error) error {
+// noAnswer explains why the server of a data directory did not answer: err, unless the
+// server is starting.
+func noAnswer(dataDir string, err error) error {
 	if errors.Is(err, control.ErrNoServer) && supervisor.Running(dataDir) {
-		return fmt.Errorf("the server with the data directory %s is starting, or has crashed and starts again: its log says why; ask again in a moment", dataDir)
+		return fmt.Errorf("the server with the data directory %s is starting, or restarts after a crash; see its log, and try again in a moment", dataDir)
 	}
 	return err
 }
@@ -148,11 +146,11 @@ func (b *beside) request() control.ImportRequest {
 	return q
 }
 
-// refuseOptions refuses options that need a process of their own.
+// refuseOptions refuses options that need an import in this process.
 func (b *beside) refuseOptions() error {
 	const (
-		looks = "the server holds the lock of the data directory, which a plan and a test read"
-		files = "the server, which imports, may run as another user and from another directory"
+		looks = "it needs the lock of the data directory, which the server holds"
+		files = "the server does the import, and may run as another user and in another directory"
 	)
 	for _, option := range []struct {
 		name, why string
@@ -160,19 +158,20 @@ func (b *beside) refuseOptions() error {
 	}{
 		{"dry-run", looks, b.o.DryRun},
 		{"validate-only", looks, b.o.ValidateOnly},
-		{"job-id", "the server exports the tables itself, so that it knows from where each has to follow the stream", b.o.JobID != ""},
+		{"job-id", "the server has to export the tables itself, to know the time of each snapshot", b.o.JobID != ""},
 		{"dir", files, b.o.Dir != ""},
 		{"download-dir", files, b.o.DownloadDir != ""},
-		{"no-cleanup", "the server removes the files that it has loaded", b.o.NoCleanup},
+		{"no-cleanup", "the server removes files that it has loaded", b.o.NoCleanup},
 	} {
 		if option.given {
-			return usagef("--%s cannot be used while a server (pid %d) runs with the data directory %s: %s; leave it out, or stop the server first", option.name, b.running.PID, b.s.common.DataDir, option.why)
+			return usagef("--%s cannot be used while a server (pid %d) runs with the data directory %s: %s; leave it out, or stop the server first",
+				option.name, b.running.PID, b.s.common.DataDir, option.why)
 		}
 	}
 	return nil
 }
 
-// confirm asks before rows are replaced. Which tables those are the server finds out.
+// confirm prompts before the server replaces rows. The server determines the tables.
 func (b *beside) confirm() error {
 	tables := "all tables"
 	if len(b.o.Only) > 0 {

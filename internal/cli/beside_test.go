@@ -17,7 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// operated is a server, as its operator sees it. It records what it is asked for.
+// operated is a server, as its operator sees it. It records its requests.
 type operated struct {
 	report  server.Report
 	refusal error // of imports
@@ -114,7 +114,7 @@ func TestImport_AsksTheRunningServer(t *testing.T) {
 	if diff := cmp.Diff(stdout, again); diff != "" || code != 0 {
 		t.Errorf("exit code %d: %s", code, diff)
 	}
-	if stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--cancel", "7"); code != 0 || o.canceled != "7" || !strings.Contains(stdout, "The import 7 ends.") {
+	if stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--cancel", "7"); code != 0 || o.canceled != "7" || !strings.Contains(stdout, "Import 7 is canceled.") {
 		t.Errorf("exit code %d, canceled %q\n%s%s", code, o.canceled, stdout, stderr)
 	}
 }
@@ -220,9 +220,9 @@ func TestImport_BesideAServerAsksFirst(t *testing.T) {
 	o := &operated{report: server.Report{Destination: "postgres://h/db"}}
 	dir := operate(t, o)
 	for want, args := range map[string][]string{
-		"this replaces all rows of all tables in postgres://h/db; pass --no-confirm":                nil,
-		"this replaces all rows of the given companies of the tables order in postgres://h/db":      {"--companyIds", "c", "--only", "order"},
-		"this writes over rows of all tables in postgres://h/db; pass --no-confirm to say that you": {"--no-delete"},
+		"this replaces all rows of all tables in postgres://h/db; there is no terminal for a prompt": nil,
+		"this replaces all rows of the given companies of the tables order in postgres://h/db":       {"--companyIds", "c", "--only", "order"},
+		"this writes over rows of all tables in postgres://h/db; there is no terminal for a prompt":  {"--no-delete"},
 	} {
 		_, stderr, code := eds(t, nil, append([]string{"import", "--data-dir", dir}, args...)...)
 		if code != 3 || !strings.Contains(stderr, want) {
@@ -236,7 +236,7 @@ func TestImport_BesideAServerAsksFirst(t *testing.T) {
 
 func TestImport_WatchesOnlyARunningServer(t *testing.T) {
 	for _, flag := range []string{"--watch", "--cancel"} {
-		if _, stderr, code := eds(t, nil, "import", "--data-dir", t.TempDir(), flag, "7"); code != 1 || !strings.Contains(stderr, "no server answers for the data directory") {
+		if _, stderr, code := eds(t, nil, "import", "--data-dir", t.TempDir(), flag, "7"); code != 1 || !strings.Contains(stderr, "no server answers with the data directory") {
 			t.Errorf("%s: exit code %d\n%s", flag, code, stderr)
 		}
 	}
@@ -279,7 +279,7 @@ func TestStatus_BeginsWithTablesThatAreNotComplete(t *testing.T) {
 order  incomplete            1h0m0s ago  messages 5 to 9 are gone          eds import --only order
 part   incomplete, accepted  1h0m0s ago  messages 5 to 9 are gone          eds import --only order
 user   behind                1h0m0s ago  an import is putting it in place  (none needed)
-To leave the tables of gap 8f5b3f as they are: eds accept-gap 8f5b3f
+To accept gap 8f5b3f as it is: eds accept-gap 8f5b3f
 
 `
 	if got, _, _ := strings.Cut(stdout, "server "); code != 0 || cmp.Diff(want, got) != "" {

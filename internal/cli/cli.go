@@ -1,6 +1,5 @@
-// Package cli is the command line: one file a command. It is the only place
-// that reads arguments and the environment, prints, prompts, and chooses exit
-// codes.
+// Package cli is the command line, with one file per command. Only this package reads
+// arguments and the environment, prints, prompts, and chooses exit codes.
 package cli
 
 import (
@@ -32,10 +31,10 @@ const (
 	exitOK      = 0
 	exitError   = 1
 	exitUsage   = 3 // wrong usage, or a destination that fails its test
-	exitRestart = 4 // of a worker: another one has to go on
+	exitRestart = 4 // of a worker: another worker has to continue
 )
 
-// Process is what the program gets from the system around it.
+// Process is the program's access to the system around it.
 type Process struct {
 	Args           []string // without the program's name
 	Lookup         sink.Lookup
@@ -44,33 +43,33 @@ type Process struct {
 	Signals        <-chan os.Signal // interrupts; the second one ends the program at once
 
 	signals  *signals
-	terminal bool // whoever shows what is written to Stderr is a terminal, though Stderr is none
-	// Executable is the program that runs, "" where the system knows. Exists tells
-	// whether there is a file; nil asks the system.
+	terminal bool // a terminal shows Stderr, though Stderr itself is a pipe
+	// Executable is the path of the running program; "" asks the system. Exists reports
+	// whether a file exists; nil asks the system.
 	Executable string
 	Exists     func(path string) bool
-	// OrphanLimit is how long the program goes on after its parent process is gone; 0
-	// is a minute.
+	// OrphanLimit is how long the program runs after its parent process has ended; 0
+	// means a minute.
 	OrphanLimit time.Duration
 }
 
 // System returns the real process.
 func System() Process {
-	// Snowflake's client would ask the clouds' metadata services where it runs. It
-	// can be told not to by this alone, which fails only for a malformed name.
-	if _, told := os.LookupEnv(askNoCloud); !told {
-		_ = os.Setenv(askNoCloud, "true")
+	// Snowflake's client asks the metadata services of clouds for its platform. Only this
+	// variable turns that off. Setenv fails only for a malformed name.
+	if _, set := os.LookupEnv(noPlatformDetection); !set {
+		_ = os.Setenv(noPlatformDetection, "true")
 	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	return Process{Args: os.Args[1:], Lookup: os.LookupEnv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Signals: signals}
 }
 
-const askNoCloud = "SNOWFLAKE_DISABLE_PLATFORM_DETECTION"
+const noPlatformDetection = "SNOWFLAKE_DISABLE_PLATFORM_DETECTION"
 
-// Run runs the command that p.Args name and returns the exit code. The first
-// signal asks the command to finish what it holds; the second one makes Run
-// return at once, or the third one under the parent process of the reference server.
+// Run runs the command in p.Args and returns the exit code. The first signal asks the
+// command to finish its work in order. The second signal, or the third one under the
+// parent process of the reference server, makes Run return at once.
 func Run(p Process) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -90,12 +89,12 @@ func Run(p Process) int {
 				fmt.Fprintf(p.Stderr, "\neds: %v\n", interrupted{s})
 				return exitError
 			case ctx.Err() != nil && again:
-				again = false // that process passes on what the terminal or the service manager sent to both
-			case ctx.Err() != nil && p.signals.heeded.Load():
+				again = false // that process repeats a signal that was sent to both
+			case ctx.Err() != nil && p.signals.handlesSecond.Load():
 				p.signals.endNow()
 				return <-done
 			case ctx.Err() != nil:
-				fmt.Fprintln(p.Stderr, "eds: stopped at once; what was not finished will be done again at the next start")
+				fmt.Fprintln(p.Stderr, "eds: stopped at once; unfinished work is repeated at the next start")
 				return exitError
 			default:
 				cancel(interrupted{s})
@@ -105,7 +104,7 @@ func Run(p Process) int {
 }
 
 // wrapped reports whether the parent process of the reference server started the
-// program. Its flag counts also if others are wrong.
+// program. Its flag counts even if other flags are wrong.
 func (p Process) wrapped() bool {
 	return slices.ContainsFunc(p.Args, func(arg string) bool {
 		return arg == "--"+config.WrapperFlag || arg == "--"+config.WrapperFlag+"=true"
@@ -120,17 +119,17 @@ func (p Process) executable() (string, error) {
 	return os.Executable()
 }
 
-// signals is what Run and the command that it runs tell each other about the program's end.
+// signals coordinates the program's end between Run and the command that it runs.
 type signals struct {
-	heeded  atomic.Bool   // the command ends the program itself, at once, after the second
-	second  chan struct{} // closed by endNow
-	endNow  func()        // has a command that heeds it end at once
-	expired chan struct{} // closed by expire
-	expire  func()        // ends the program at once
+	handlesSecond atomic.Bool   // the command itself ends the program at once after the second signal
+	second        chan struct{} // closed by endNow
+	endNow        func()        // ends a command that handles the second signal
+	expired       chan struct{} // closed by expire
+	expire        func()        // ends the program at once
 
 	mu     sync.Mutex
-	asking bool      // a person is asked something: the first one ends the program at once
-	first  os.Signal // the one that came while nobody was asked
+	asking bool      // a prompt waits for its answer: the first signal ends the program at once
+	first  os.Signal // the signal that came while no prompt was open
 }
 
 func newSignals() *signals {
@@ -140,7 +139,7 @@ func newSignals() *signals {
 	return s
 }
 
-// received takes a signal, and reports whether it interrupts a question.
+// received records a signal, and reports whether it interrupts a prompt.
 func (s *signals) received(signal os.Signal) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,8 +149,8 @@ func (s *signals) received(signal os.Signal) bool {
 	return s.asking
 }
 
-// ask says that a person is asked now. The error is the signal that came before, after
-// which nobody is asked.
+// ask marks a prompt as open. If a signal came before, it returns that as the error, and
+// the prompt must not open.
 func (s *signals) ask() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -162,7 +161,7 @@ func (s *signals) ask() error {
 	return nil
 }
 
-// answered says that nobody is asked any more.
+// answered marks the prompt as closed.
 func (s *signals) answered() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -186,7 +185,7 @@ func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// silentError is an error whose text has been shown already.
+// silentError is an error whose text was printed already.
 type silentError struct{ error }
 
 func (e silentError) Unwrap() error { return e.error }
@@ -205,7 +204,7 @@ func execute(ctx context.Context, p Process) int {
 		fmt.Fprintf(p.Stderr, "eds: %v\n", err)
 	}
 	if p.wrapped() {
-		return exitError // after any other code that process starts the program again, five times
+		return exitError // after any other code that process restarts the program, five times
 	}
 	return exitCode(err)
 }
@@ -226,8 +225,8 @@ func exitCode(err error) int {
 	return exitError
 }
 
-// codeError is a worker's exit code, which the program takes over; the worker has
-// said why.
+// codeError is a worker's exit code, which the program returns as its own. The worker has
+// printed the reason.
 type codeError int
 
 func (c codeError) Error() string { return fmt.Sprintf("the worker ended with %d", int(c)) }
@@ -253,12 +252,14 @@ See the destinations:            eds server help`,
 	}
 	root.SetFlagErrorFunc(flagError)
 	common := config.BindCommon(root.PersistentFlags())
-	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { _ = newManual(p, out(cmd)).describe(cmd) }) // that nobody reads it is no error
+	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { _ = newManual(p, out(cmd)).describe(cmd) }) // a closed output is no error here
 	root.SetHelpCommand(newHelp(p))
 	root.AddGroup(groups()...)
 	root.AddCommand(in(groupStart, newEnroll(p, common), newImport(p, common), newServer(p, common))...)
-	root.AddCommand(in(groupWatch, newStatus(p, common), newDoctor(p, common), newVerify(p, common), newAcceptGap(p, common), newDeadLetters(p, common), newHealth(p, common))...)
-	root.AddCommand(in(groupSetUp, newService(p), newUpgrade(p, common), newDownload(p, common), newPublicKey(p), newCompletion(p), newVersion(p))...)
+	root.AddCommand(in(groupWatch, newStatus(p, common), newDoctor(p, common), newVerify(p, common),
+		newAcceptGap(p, common), newDeadLetters(p, common), newHealth(p, common))...)
+	root.AddCommand(in(groupSetUp, newService(p), newUpgrade(p, common), newDownload(p, common),
+		newPublicKey(p), newCompletion(p), newVersion(p))...)
 	root.AddCommand(in(groupTry, newDemo(p), newHQ(p, common))...)
 	root.AddCommand(newWorker(p), newMan(p))
 	return root
@@ -276,19 +277,19 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 	return usagef("unknown command %s; %s", quoteWord(cmd.CommandPath()+" ", name), hint)
 }
 
-var word = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,31}$`)
+var plainWord = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,31}$`)
 
-// quoteWord quotes an argument behind a prefix, unless it may be a key or a URL,
-// which errors do not hold.
+// quoteWord quotes prefix and argument. It replaces an argument that may be a key or a
+// URL by dots: errors must not contain those.
 func quoteWord(prefix, argument string) string {
-	if !word.MatchString(argument) {
+	if !plainWord.MatchString(argument) {
 		argument = "..."
 	}
 	return strconv.Quote(prefix + argument)
 }
 
-// flagError turns pflag's complaint into one that names the flag that was
-// probably meant, and quotes no value.
+// flagError turns pflag's error into one that suggests the closest flag, and quotes no
+// value.
 func flagError(cmd *cobra.Command, err error) error {
 	unknown, invalid := new(pflag.NotExistError), new(pflag.InvalidValueError)
 	switch {
@@ -301,7 +302,8 @@ func flagError(cmd *cobra.Command, err error) error {
 	case !errors.As(err, &unknown):
 		return usageError{err}
 	case unknown.GetSpecifiedShortnames() != "":
-		return usagef("unknown flag -%s; a flag of more than one letter begins with --; run %q to see them all", unknown.GetSpecifiedName(), cmd.CommandPath()+" --help")
+		return usagef("unknown flag -%s; a flag of more than one letter begins with --; run %q to see them all",
+			unknown.GetSpecifiedName(), cmd.CommandPath()+" --help")
 	}
 	var names []string
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
@@ -332,12 +334,12 @@ func isTerminal(w any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// takesEscapes reports whether w is a terminal that understands escape sequences.
+// takesEscapes reports whether w is a terminal that supports escape sequences.
 func (p Process) takesEscapes(w any) bool {
 	return isTerminal(w) && !p.dumb() && enableEscapes(w.(*os.File))
 }
 
-// dumb reports whether the environment says that the terminal understands text only.
+// dumb reports whether the environment describes a terminal that shows plain text only.
 func (p Process) dumb() bool {
 	name, _ := p.Lookup("TERM")
 	return name == "dumb"
@@ -349,5 +351,5 @@ func (p Process) mayColor() bool {
 	return noColor == "" && !p.dumb()
 }
 
-// bold reports whether headings on standard output are to be bold.
+// bold reports whether to print headings on standard output in bold.
 func (p Process) bold() bool { return p.mayColor() && p.takesEscapes(p.Stdout) }

@@ -90,9 +90,9 @@ func TestWrongUsageSaysWhatWasMeantAndEndsWithThree(t *testing.T) {
 		`--only: its value is empty`:           {"import", "--data-dir", dir, "--only", ""},
 		`--companyIds: its value is empty`:     {"verify", "--data-dir", dir, "--companyIds", ","},
 		`--locationIds: its value is empty`:    {"import", "--data-dir", dir, "--locationIds="},
-		`name the entries to drop`:             {"dlq", "drop", "--data-dir", dir},
+		`give the ids of the entries to drop`:  {"dlq", "drop", "--data-dir", dir},
 		`there is no api key`:                  {"import", "--data-dir", dir, "--url", "file://x"},
-		`the api key is not one`:               {"import", "--data-dir", dir, "--url", "file://x", "--api-key", "SECRET"},
+		`the api key is malformed`:             {"import", "--data-dir", dir, "--url", "file://x", "--api-key", "SECRET"},
 		`this is not an enrolment code`:        {"enroll", "--data-dir", dir, "X123"},
 		`want a time like 2026-01-31T00:00:00`: {"dlq", "list", "--data-dir", dir, "--since", "never"},
 	} {
@@ -193,7 +193,7 @@ func TestEnroll_KeepsTheCodeIfTheKeyCannotBeKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	nowhere := nowhere(t)
-	if _, stderr, exit := eds(t, nil, "enroll", "--data-dir", nowhere, "--api-url", h.APIURL(), code); exit != 1 || !strings.Contains(stderr, "no code was used: see that this user may write to "+nowhere) {
+	if _, stderr, exit := eds(t, nil, "enroll", "--data-dir", nowhere, "--api-url", h.APIURL(), code); exit != 1 || !strings.Contains(stderr, "no code was used: check that this user may write to "+nowhere) {
 		t.Errorf("exit code %d\n%s", exit, stderr)
 	}
 	if _, stderr, exit := eds(t, nil, "enroll", "--data-dir", t.TempDir(), "--api-url", h.APIURL(), code); exit != 0 {
@@ -215,7 +215,7 @@ func TestImportRefusesBeforeAnythingElse(t *testing.T) {
 	}{
 		"expired key":               {h.APIKey(devhq.KeyOptions{ServerID: "s", Life: -time.Hour}), "file://" + t.TempDir(), 3, "the api key has expired"},
 		"refused key":               {good[:len(good)-4] + "AAAA", "file://" + t.TempDir(), 3, "hq refuses the api key"},
-		"no destination":            {good, "", 3, "there is no destination"},
+		"no destination":            {good, "", 3, "no destination is set"},
 		"unknown scheme":            {good, "postgras://h/db", 3, `did you mean "postgres"?`},
 		"unknown option":            {good, "file:///tmp?formt=ndjson", 3, `did you mean "format"?`},
 		"unset placeholder":         {good, "postgres://u:${NOPE}@h/db", 3, `"NOPE", which is not set`},
@@ -330,12 +330,12 @@ func TestImport_TellsTablesThatTheExportLacks(t *testing.T) {
 		}
 	}
 	out, stderr, code := eds(t, env, append(args, "--dir", files, "--dry-run")...)
-	if code != 0 || !strings.Contains(out, "would load 15 tables into") || !strings.Contains(out, "  order  (not in the export; it stays as it is)\n") {
+	if code != 0 || !strings.Contains(out, "would load 15 tables into") || !strings.Contains(out, "  order  (not in the export; it stays unchanged)\n") {
 		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
 	out, stderr, code = eds(t, env, append(args, "--dir", files)...)
 	row := regexp.MustCompile(`(?m)^ +order +0 +0 +0 +not in the export$`)
-	if code != 0 || !row.MatchString(out) || !strings.Contains(out, " rows of 15 tables in ") || !strings.Contains(out, "1 table is not in the export; it stays as it is.") {
+	if code != 0 || !row.MatchString(out) || !strings.Contains(out, " rows of 15 tables in ") || !strings.Contains(out, "1 table is not in the export; it stays unchanged.") {
 		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
 }

@@ -9,14 +9,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// newCompletion prints what makes a shell complete commands and flags.
+// newCompletion prints completion scripts for shells.
 func newCompletion(Process) *cobra.Command {
 	shells := []string{"bash", "zsh", "fish", "powershell"}
 	return &cobra.Command{
 		Use:   "completion SHELL",
-		Short: "Print what makes a shell complete commands and flags",
-		Long: `Prints a script for bash, zsh, fish or powershell. With it the shell completes the
-commands and flags of eds when you press the tab key.`,
+		Short: "Print a shell completion script",
+		Long: `Prints a script for bash, zsh, fish or powershell. With it, the shell
+completes the commands and flags of eds when you press the tab key.`,
 		Example: `  source <(eds completion bash)                                      # in ~/.bashrc
   eds completion zsh > "${fpath[1]}/_eds"
   eds completion fish > ~/.config/fish/completions/eds.fish

@@ -33,10 +33,10 @@ import (
 func newDeadLetters(p Process, common *config.CommonFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dlq",
-		Short: "See, replay or drop the events and rows that could not be applied",
-		Long: `The dead-letter queue holds the events that could never be applied, and the rows that
-an import could not load, each with the reason. Fix the reason, then replay; or drop what
-you do not need.`,
+		Short: "Show, replay or drop rejected events and rows",
+		Long: `The dead-letter queue holds events that the destination rejected, and rows that an
+import could not load, each with its reason. Fix the reason, then replay them; or drop
+those that you do not need.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -44,7 +44,7 @@ you do not need.`,
 	return cmd
 }
 
-// filterFlags choose entries.
+// filterFlags are the flags that select entries.
 type filterFlags struct {
 	flags  *pflag.FlagSet
 	filter dlq.Filter
@@ -59,20 +59,20 @@ func bindFilter(cmd *cobra.Command) *filterFlags {
 	cmd.Flags().StringVar(&f.filter.Operation, "operation", "", "only INSERT, UPDATE or DELETE")
 	cmd.Flags().StringVar(&f.filter.Stage, "stage", "", "only those rejected at this `stage`: decode, schema, apply or import")
 	cmd.Flags().StringVar(&f.state, "state", "", "only those in this `state`: waiting, unknown or superseded")
-	cmd.Flags().StringVar(&f.since, "since", "", "only those rejected since this `time`, as 2026-01-31T00:00:00Z, or this long ago, as 24h")
+	cmd.Flags().StringVar(&f.since, "since", "", "only those rejected since this `time`, like 2026-01-31T00:00:00Z, or in the last, like 24h")
 	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print JSON")
 	return f
 }
 
-// resolve returns the filter. An empty id or value is an error, as of a variable that is
-// not set: it would choose everything.
+// resolve returns the filter. An empty id or value, such as an unset shell variable, is an
+// error: it would select everything.
 func (f *filterFlags) resolve(ids []string) (dlq.Filter, error) {
 	if slices.ContainsFunc(ids, func(id string) bool { return strings.TrimSpace(id) == "" }) {
 		return f.filter, usagef("the id of an entry is empty; see: eds dlq list")
 	}
 	for _, flag := range f.given() {
 		if strings.TrimSpace(flag.Value.String()) == "" {
-			return f.filter, usagef("--%s: its value is empty; leave the flag out, if that is meant", flag.Name)
+			return f.filter, usagef("--%s: its value is empty; leave the flag out to select all", flag.Name)
 		}
 	}
 	for name, of := range map[string]struct {
@@ -103,7 +103,7 @@ func (f *filterFlags) resolve(ids []string) (dlq.Filter, error) {
 	return f.filter, nil
 }
 
-// given returns the flags that narrow the choice.
+// given returns the filter flags that were given.
 func (f *filterFlags) given() (given []*pflag.Flag) {
 	for _, name := range []string{"table", "operation", "stage", "state", "since"} {
 		if flag := f.flags.Lookup(name); flag.Changed {
@@ -113,21 +113,23 @@ func (f *filterFlags) given() (given []*pflag.Flag) {
 	return given
 }
 
-// withQueue begins the command and opens the queue with open. The directory must be a data
-// directory already: a misspelt one would look like an empty queue.
-func withQueue(p Process, common *config.CommonFlags, open func(dir string) (*dlq.Queue, error), do func(s *setup, q *dlq.Queue) error) error {
+// withQueue begins the command, opens the queue with open and calls do with it. The
+// directory must be a data directory already: a misspelt one would look like an empty queue.
+func withQueue(
+	p Process, common *config.CommonFlags, open func(dir string) (*dlq.Queue, error), do func(s *setup, q *dlq.Queue) error,
+) error {
 	s, err := begin(p, common, "")
 	if err != nil {
 		return err
 	}
 	defer s.close()
 	if _, err := os.Stat(s.common.DataDir); err != nil {
-		return fmt.Errorf("open the data directory: %w; name that of the server with --data-dir", err)
+		return fmt.Errorf("open the data directory: %w; choose the server's directory with --data-dir", err)
 	}
 	dir := filepath.Join(s.common.DataDir, "dlq")
 	if !state.Exists(s.common.DataDir) {
 		if _, err := os.Stat(dir); err != nil {
-			return fmt.Errorf("open the data directory: %s is none of eds; name that of the server with --data-dir", s.common.DataDir)
+			return fmt.Errorf("open the data directory: %s is not a data directory of eds; choose the server's directory with --data-dir", s.common.DataDir)
 		}
 	}
 	q, err := open(dir)
@@ -137,10 +139,10 @@ func withQueue(p Process, common *config.CommonFlags, open func(dir string) (*dl
 	return do(s, q)
 }
 
-// look opens a queue of which a server may be using the directory.
+// look opens the queue read-only, beside a server that may use its directory.
 func look(dir string) (*dlq.Queue, error) { return dlq.Look(dir), nil }
 
-// check refuses ids that no entry or several have, and a table that none is of.
+// check refuses ids that match no entry or several, and a table without entries.
 func (f *filterFlags) check(q *dlq.Queue) error {
 	if len(f.filter.IDs) == 0 && f.filter.Table == "" {
 		return nil
@@ -163,7 +165,7 @@ func (f *filterFlags) check(q *dlq.Queue) error {
 			return usagef("no entry has the id %q; see: eds dlq list", id)
 		case 1:
 		default:
-			return usagef("%d entries begin with %q; name each by more of its id, or choose them by flags", matches[id], id)
+			return usagef("%d entries begin with %q; use more digits of the id, or select entries by flags", matches[id], id)
 		}
 	}
 	if f.filter.Table == "" || tables[f.filter.Table] {
@@ -171,13 +173,13 @@ func (f *filterFlags) check(q *dlq.Queue) error {
 	}
 	delete(tables, "")
 	if len(tables) == 0 {
-		return usagef("--table: no entry is of table %q, nor of any other", f.filter.Table)
+		return usagef("--table: there is no entry of table %q, nor of any other", f.filter.Table)
 	}
-	return usagef("--table: no entry is of table %q; there are entries of %s", f.filter.Table, sink.Names(slices.Sorted(maps.Keys(tables))))
+	return usagef("--table: there is no entry of table %q; there are entries of %s", f.filter.Table, sink.Names(slices.Sorted(maps.Keys(tables))))
 }
 
-// letterReport is an entry, for programs.
-type letterReport struct {
+// entryReport describes an entry in JSON output.
+type entryReport struct {
 	ID          string    `json:"id"`
 	State       dlq.State `json:"state"`
 	Rejected    time.Time `json:"rejected"`
@@ -195,21 +197,23 @@ type letterReport struct {
 	Line        int64     `json:"line,omitempty"`
 	Size        int       `json:"size"`              // of the payload, in bytes
 	Payload     string    `json:"payload,omitempty"` // of show: as text
-	Bytes       []byte    `json:"bytes,omitempty"`   // of show: the payload if it is no text
+	Bytes       []byte    `json:"bytes,omitempty"`   // of show: the payload if it is not text
 }
 
-// reportLetter describes an entry that was read with its payload, but for the payload.
-func reportLetter(e *dlq.Entry, private bool) letterReport {
-	r := letterReport{
-		ID: e.ID, State: e.State, Rejected: e.Time.UTC(), Table: e.Table, Operation: e.Operation, Stage: e.Stage, Reason: e.Reason, Sequence: e.Sequence,
-		Subject: e.Subject, EventID: e.EventID, Destination: e.Destination, Job: e.Job, File: e.File, Line: e.Line, Size: e.Size,
+// reportEntry describes an entry, without its payload. The entry must have been read with
+// its payload, for the key.
+func reportEntry(e *dlq.Entry, private bool) entryReport {
+	r := entryReport{
+		ID: e.ID, State: e.State, Rejected: e.Time.UTC(), Table: e.Table, Operation: e.Operation, Stage: e.Stage, Reason: e.Reason,
+		Sequence: e.Sequence, Subject: e.Subject, EventID: e.EventID, Destination: e.Destination,
+		Job: e.Job, File: e.File, Line: e.Line, Size: e.Size,
 	}
 	if len(e.Keys) == 0 {
 		return r
 	}
 	var event cdc.Event
 	if cdc.NewDecoder().Decode(&event, e.Payload, e.Encoding) != nil && e.Stage == dlq.StageImport {
-		event.After = e.Payload // a line that is no row
+		event.After = e.Payload // a line that is not a row
 	}
 	if r.Key = change.KeyText(&event); private && r.Key != "" {
 		sum := sha256.Sum256([]byte(r.Key))
@@ -222,19 +226,19 @@ func newDeadLetterList(p Process, common *config.CommonFlags) *cobra.Command {
 	var private bool
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the entries with their reasons", Args: noArgs,
-		Long: `Lists the entries, in the order of the stream, each in one of three states:
+		Long: `Lists the entries in the order of the stream, each in one of three states:
 
-  waiting     the destination lacks it
-  unknown     the destination lacks it, or has something newer: no key could be read, or it
-              is not known which rows were changed since
-  superseded  the destination has something newer of each of its rows; it is deleted after
-              a week
+    waiting     the destination lacks it
+    unknown     the destination lacks it or has something newer: eds could read no key,
+                or does not know which of its rows changed since
+    superseded  the destination has something newer for each of its rows; eds deletes it
+                after a week
 
-Entries that wait or are unknown are kept for 90 days. After that, or if the queue takes
-more than 256 MiB, their tables are incomplete, and need an import.`,
+eds keeps waiting and unknown entries for 90 days. After that, or if the queue needs more
+than 256 MiB, their tables are incomplete, and need an import.`,
 	}
 	flags := bindFilter(cmd)
-	cmd.Flags().BoolVar(&private, "private", false, "print hashes in the place of the rows' keys")
+	cmd.Flags().BoolVar(&private, "private", false, "print hashes instead of the rows' keys")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		filter, err := flags.resolve(nil)
 		if err != nil {
@@ -244,12 +248,12 @@ more than 256 MiB, their tables are incomplete, and need an import.`,
 			if err := flags.check(q); err != nil {
 				return err
 			}
-			all := []letterReport{}
+			all := []entryReport{}
 			for e, err := range q.Read(filter) {
 				if err != nil {
 					return err
 				}
-				all = append(all, reportLetter(&e, private))
+				all = append(all, reportEntry(&e, private))
 			}
 			if flags.asJSON {
 				return printJSON(out(cmd), all)
@@ -257,7 +261,7 @@ more than 256 MiB, their tables are incomplete, and need an import.`,
 			if len(all) == 0 {
 				text := "The dead-letter queue is empty."
 				if len(flags.given()) > 0 {
-					text = "The flags choose no entry; without them, all are listed."
+					text = "No entry matches the flags."
 				}
 				_, err := fmt.Fprintln(out(cmd), text)
 				return err
@@ -266,14 +270,14 @@ more than 256 MiB, their tables are incomplete, and need an import.`,
 			if err != nil {
 				return err
 			}
-			return printLetters(out(cmd), all, digits)
+			return printEntries(out(cmd), all, digits)
 		})
 	}
 	return cmd
 }
 
-// printLetters prints a table of entries, their ids with so many digits.
-func printLetters(w io.Writer, all []letterReport, digits int) error {
+// printEntries prints a table of entries, with ids of the given number of digits.
+func printEntries(w io.Writer, all []entryReport, digits int) error {
 	destinations := make(map[string]bool)
 	unknown := make(map[string]bool) // tables of entries of unknown rows
 	for i := range all {
@@ -292,7 +296,8 @@ func printLetters(w io.Writer, all []letterReport, digits int) error {
 	row("DESTINATION", "ID", "STATE", "REJECTED", "TABLE", "KEY", "OPERATION", "STAGE", "REASON")
 	for i := range all {
 		e := &all[i]
-		row(dash(visible(e.Destination)), e.ID[:digits], string(e.State), e.Rejected.Format(time.RFC3339), dash(short(visible(e.Table))), dash(short(visible(e.Key))),
+		row(dash(visible(e.Destination)), e.ID[:digits], string(e.State), e.Rejected.Format(time.RFC3339),
+			dash(short(visible(e.Table))), dash(short(visible(e.Key))),
 			dash(short(visible(e.Operation))), short(visible(e.Stage)), visible(e.Reason))
 	}
 	if err := t.Flush(); err != nil {
@@ -301,21 +306,21 @@ func printLetters(w io.Writer, all []letterReport, digits int) error {
 	if len(unknown) == 0 {
 		return nil
 	}
-	// The operator copies the command into a shell, and subjects of messages may name anything.
+	// The operator copies the command into a shell, and a message's subject may name any table.
 	maps.DeleteFunc(unknown, func(table string, _ bool) bool { return !plainTable.MatchString(table) })
 	command := "eds import"
 	if len(unknown) > 0 {
 		command += " --only " + strings.Join(slices.Sorted(maps.Keys(unknown)), ",")
 	}
-	_, err := fmt.Fprintf(w, "\nOf unknown entries it is not known which rows the destination lacks; an import tells: %s\n", command)
+	_, err := fmt.Fprintf(w, "\nFor unknown entries, eds does not know which rows the destination lacks. An import resolves them: %s\n", command)
 	return err
 }
 
-// plainTable matches names of tables that a shell takes for nothing else.
+// plainTable matches names of tables without a special meaning in a shell.
 var plainTable = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$`)
 
-// visible returns text without characters that control a terminal, that are not seen, or
-// that change the order in which others are.
+// visible replaces characters that control a terminal, are invisible, or change the
+// display order of others.
 func visible(text string) string {
 	return strings.Map(func(r rune) rune {
 		if hidden(r) {
@@ -327,7 +332,7 @@ func visible(text string) string {
 
 func hidden(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }
 
-// short returns the beginning of a long text.
+// short truncates a long text.
 func short(text string) string {
 	const most = 40
 	if runes := []rune(text); len(runes) > most {
@@ -345,9 +350,9 @@ func dash(s string) string {
 
 func newDeadLetterShow(p Process, common *config.CommonFlags) *cobra.Command {
 	var asJSON, private bool
-	cmd := &cobra.Command{Use: "show ID", Short: "Print one entry, its payload included"}
+	cmd := &cobra.Command{Use: "show ID", Short: "Print one entry with its payload"}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVar(&private, "private", false, "print a hash in the place of the row's key, and no payload")
+	cmd.Flags().BoolVar(&private, "private", false, "print a hash instead of the row's key, and no payload")
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) != 1 || strings.TrimSpace(args[0]) == "" {
 			return usagef("%s needs the id of one entry, or its first digits; see: eds dlq list", cmd.CommandPath())
@@ -363,7 +368,7 @@ func newDeadLetterShow(p Process, common *config.CommonFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r := reportLetter(&e, private)
+			r := reportEntry(&e, private)
 			if asJSON {
 				if private {
 					return printJSON(out(cmd), r)
@@ -375,13 +380,13 @@ func newDeadLetterShow(p Process, common *config.CommonFlags) *cobra.Command {
 				}
 				return printJSON(out(cmd), r)
 			}
-			return printLetter(out(cmd), &r, &e, private)
+			return printEntry(out(cmd), &r, &e, private)
 		})
 	}
 	return cmd
 }
 
-func printLetter(w io.Writer, r *letterReport, e *dlq.Entry, private bool) error {
+func printEntry(w io.Writer, r *entryReport, e *dlq.Entry, private bool) error {
 	t := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
 	for _, line := range [][2]string{
 		{"id", r.ID},
@@ -412,8 +417,8 @@ func printLetter(w io.Writer, r *letterReport, e *dlq.Entry, private bool) error
 	return err
 }
 
-// legible returns the payload of an entry as JSON; if it cannot be decoded as it
-// came, or in hexadecimal if that is no text for a terminal.
+// legible returns the payload of an entry as JSON. If it cannot be decoded, it returns the
+// raw payload as text, or as a hexadecimal dump if that is not printable.
 func legible(e *dlq.Entry) string {
 	if text, err := cdc.NewDecoder().Text(e.Payload, e.Encoding); err == nil && printable(text) {
 		return string(text)
@@ -425,17 +430,18 @@ func legible(e *dlq.Entry) string {
 }
 
 func printable(text []byte) bool {
-	return utf8.Valid(text) && !bytes.ContainsFunc(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")), func(r rune) bool { return hidden(r) && r != '\n' && r != '\t' })
+	lines := bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
+	return utf8.Valid(text) && !bytes.ContainsFunc(lines, func(r rune) bool { return hidden(r) && r != '\n' && r != '\t' })
 }
 
 func newDeadLetterDrop(p Process, common *config.CommonFlags) *cobra.Command {
 	var all bool
-	cmd := &cobra.Command{Use: "drop [ID...]", Short: "Drop entries for good"}
+	cmd := &cobra.Command{Use: "drop [ID...]", Short: "Delete entries"}
 	flags := bindFilter(cmd)
-	cmd.Flags().BoolVar(&all, "all", false, "drop every entry that the other flags choose")
+	cmd.Flags().BoolVar(&all, "all", false, "drop every entry that the other flags select")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 && !all {
-			return usagef("name the entries to drop, or pass --all")
+			return usagef("give the ids of the entries to drop, or pass --all")
 		}
 		filter, err := flags.resolve(args)
 		if err != nil {

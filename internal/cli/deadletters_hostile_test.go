@@ -58,7 +58,7 @@ func TestDeadLetters_PrintNothingThatDeceives(t *testing.T) {
 			t.Errorf("line %d has %d bytes", n, len(text))
 		}
 	}
-	if want := "an import tells: eds import --only line_item,order\n"; !strings.HasSuffix(list, want) { // a command to copy
+	if want := "An import resolves them: eds import --only line_item,order\n"; !strings.HasSuffix(list, want) { // a command to copy
 		t.Errorf("the list ends with %q", list[max(0, len(list)-60):])
 	}
 	if json := w.eds("dlq", "list", "--json"); !strings.Contains(json, `"table": "x;reboot"`) {

@@ -249,8 +249,8 @@ func TestReplay_KeepsNewerRowsHoweverTheirKeysAreWritten(t *testing.T) {
 		"moves onto it":   {`"operation":"UPDATE","key":["1"],"before":{"id":"0"},"after":{"id":"1","v":"old"}`, `"operation":"UPDATE","key":["0"],"after":{"id":"0","v":"new"}`, "v2", map[string]string{"0": "new", "1": "old"}, "1 applied, 0 rejected again, 0 superseded\n"},
 		"another row":     {old, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`, "v2", map[string]string{"1": "old", "2": "new"}, "1 applied, 0 rejected again, 0 superseded\n"},
 		"no row image":    {`"operation":"UPDATE","key":["1"]`, `"operation":"UPDATE","key":["1"],"after":{"id":"1","v":"new"}`, "v1", map[string]string{"1": "new"}, "0 applied, 0 rejected again, 1 superseded\n"},
-		"cannot be read":  {`"operation":"EXPLODE","key":["1"]`, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`, "v1", map[string]string{"2": "new"}, "0 applied, 0 rejected again, 0 superseded, 1 of unknown rows left (look at them, then name them to apply them)\n"},
-		"without any key": {`"operation":"UPDATE","after":{"v":"old"}`, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`, "v2", map[string]string{"2": "new"}, "0 applied, 0 rejected again, 0 superseded, 1 of unknown rows left (look at them, then name them to apply them)\n"},
+		"cannot be read":  {`"operation":"EXPLODE","key":["1"]`, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`, "v1", map[string]string{"2": "new"}, "0 applied, 0 rejected again, 0 superseded, 1 of unknown rows left (to apply them, give their ids)\n"},
+		"without any key": {`"operation":"UPDATE","after":{"v":"old"}`, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`, "v2", map[string]string{"2": "new"}, "0 applied, 0 rejected again, 0 superseded, 1 of unknown rows left (to apply them, give their ids)\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newDeadLetterWorld(t)
@@ -361,7 +361,7 @@ func TestDeadLetters_TellKeysAndStates(t *testing.T) {
 	list := w.eds("dlq", "list")
 	for _, want := range []string{
 		ids[0][:6] + "  superseded  ", ids[1][:6] + "  waiting     ", ids[2][:6] + "  unknown     ", "  order  secret-1  ", "  order  2\ufffd[2J    ",
-		"an import tells: eds import --only order\n",
+		"An import resolves them: eds import --only order\n",
 	} {
 		if !strings.Contains(list, want) {
 			t.Errorf("there is no %q in\n%s", want, list)
@@ -431,7 +431,7 @@ func TestReplay_OfUnknownRows(t *testing.T) {
 			w := newDeadLetterWorld(t)
 			w.stream(update("v1", "0", "before"), event, update("v1", "2", "x"), update("v1", "0", "new"))
 			w.publish()
-			if out, want := w.eds("dlq", "replay"), "0 applied, 0 rejected again, 0 superseded, 1 of unknown rows left (look at them, then name them to apply them)\n"; out != want {
+			if out, want := w.eds("dlq", "replay"), "0 applied, 0 rejected again, 0 superseded, 1 of unknown rows left (to apply them, give their ids)\n"; out != want {
 				t.Errorf("the replay says %q, want %q", out, want)
 			}
 			rows := map[string]string{"0": "new", "1": "x", "2": "x"} // 0 was changed since
@@ -473,9 +473,9 @@ func TestDeadLetters_ChooseNothingByEmptyValues(t *testing.T) {
 		"show ~":                     "needs the id of one entry",
 		"show xy":                    `no entry has the id "xy"`,
 		"drop --all --table ~":       "--table: its value is empty",
-		"drop --all --table ordr":    `--table: no entry is of table "ordr"; there are entries of order`,
-		"replay --table ordr":        `--table: no entry is of table "ordr"; there are entries of order`,
-		"list --table ordr":          `--table: no entry is of table "ordr"; there are entries of order`,
+		"drop --all --table ordr":    `--table: there is no entry of table "ordr"; there are entries of order`,
+		"replay --table ordr":        `--table: there is no entry of table "ordr"; there are entries of order`,
+		"list --table ordr":          `--table: there is no entry of table "ordr"; there are entries of order`,
 		"drop --all --since ~":       "--since: its value is empty",
 		"drop --all --stage ~":       "--stage: its value is empty",
 		"drop --all --operation ~":   "--operation: its value is empty",
@@ -497,7 +497,7 @@ func TestDeadLetters_ChooseNothingByEmptyValues(t *testing.T) {
 	if n := len(w.ids()); n != 18 {
 		t.Errorf("%d are left", n)
 	}
-	if out := w.eds("dlq", "list", "--operation", "DELETE"); out != "The flags choose no entry; without them, all are listed.\n" {
+	if out := w.eds("dlq", "list", "--operation", "DELETE"); out != "No entry matches the flags.\n" {
 		t.Errorf("%q", out)
 	}
 }

@@ -16,11 +16,11 @@ func newDoctor(p Process, common *config.CommonFlags) *cobra.Command {
 	asJSON := false
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Check everything that eds needs, and say what to do",
+		Short: "Check everything that eds needs",
 		Long: `Checks the data directory, the disk, the configuration, the key, HQ, the schema,
-the clock, NATS, and the destination, in which it makes, writes and drops a table
-of its own. It prints a line for each, with what to do where something is wrong.
-The flags are those of eds server. The exit code is 0 where all works, else 1.`,
+the clock, NATS, and the destination, in which it creates, writes and drops a table
+of its own. It prints one line per check, with a remedy for each problem. The flags
+are those of eds server. The exit code is 0 if everything works, else 1.`,
 		Example: "  eds doctor\n  eds doctor --url 'postgres://user:${PASSWORD}@host:5432/database' --json",
 		Args:    noArgs,
 	}
@@ -30,7 +30,7 @@ The flags are those of eds server. The exit code is 0 where all works, else 1.`,
 		s, err := begin(p, flags.common, "")
 		var unread error
 		if err != nil {
-			// What is wrong with the configuration file is one of the findings.
+			// A faulty configuration file is one of the findings.
 			if s, unread = beginWithoutFile(p, flags.common); unread != nil {
 				return err
 			}
@@ -44,7 +44,8 @@ The flags are those of eds server. The exit code is 0 where all works, else 1.`,
 		running, notRunning := control.NewClient(s.common.DataDir).Status(cmd.Context())
 		var checks []doctor.Check
 		doctor.Run(cmd.Context(), doctor.Config{
-			Options: o, Build: s.build, Lookup: p.Lookup, Logger: s.logger, Running: notRunning == nil, Warnings: running.Health.Warnings, Problem: unread,
+			Options: o, Build: s.build, Lookup: p.Lookup, Logger: s.logger,
+			Running: notRunning == nil, Warnings: running.Health.Warnings, Problem: unread,
 		}, func(c doctor.Check) {
 			checks = append(checks, c)
 			if !asJSON {
@@ -66,7 +67,7 @@ The flags are those of eds server. The exit code is 0 where all works, else 1.`,
 	return cmd
 }
 
-// beginWithoutFile begins as if there were no configuration file.
+// beginWithoutFile is begin without a configuration file.
 func beginWithoutFile(p Process, flags *config.CommonFlags) (*setup, error) {
 	return beginWith(p, flags, "", func(string) (config.File, []string, error) { return config.File{}, nil, nil })
 }

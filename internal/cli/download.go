@@ -19,11 +19,10 @@ func newDownload(p Process, common *config.CommonFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "download [VERSION] [FILE]",
 		Short: "Download and verify the program of a release",
-		Long: `Downloads the archive of a release, the newest where no VERSION is named, verifies
-its PGP signature, and only then unpacks the program and writes it to FILE, ready
-to run. What FILE was before is replaced whole. A program for this machine is also
-asked whether it is of that version. Without FILE it is eds-VERSION in the working
-directory.`,
+		Long: `Downloads the archive of a release, by default the newest, verifies its PGP
+signature, and only then unpacks the program and writes it to FILE, ready to run. An
+existing FILE is replaced in one step. A program for this machine must also print
+the right version. FILE is eds-VERSION in the working directory by default.`,
 		Example: `  eds download
   eds download 1.2.3 ./eds-1.2.3
   eds download 1.2.3 ./eds.exe --os windows --arch amd64`,
@@ -35,8 +34,8 @@ directory.`,
 		},
 	}
 	flags := config.BindRelease(cmd.Flags())
-	cmd.Flags().StringVar(&platform.OS, "os", platform.OS, "operating `system` that the program is for: linux, darwin or windows")
-	cmd.Flags().StringVar(&platform.Arch, "arch", platform.Arch, "`processor` that the program is for: amd64 or arm64")
+	cmd.Flags().StringVar(&platform.OS, "os", platform.OS, "operating `system` of the program: linux, darwin or windows")
+	cmd.Flags().StringVar(&platform.Arch, "arch", platform.Arch, "`processor` of the program: amd64 or arm64")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		version, err := "", platform.Check()
 		if err == nil && len(args) > 0 {
@@ -68,7 +67,7 @@ directory.`,
 		if err := u.Download(cmd.Context(), version, platform, file); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(out(cmd), "%s is eds %s for %s, signed as it should be.\n", file, version, platform)
+		_, err = fmt.Fprintf(out(cmd), "%s is eds %s for %s; its signature is valid.\n", file, version, platform)
 		return err
 	}
 	return cmd
@@ -83,7 +82,7 @@ func newest(ctx context.Context, u *selfupdate.Updater) (string, error) {
 	return version, err
 }
 
-// newUpdater returns an updater of the program that runs, which logs what it does.
+// newUpdater returns an updater of the running program that logs its steps.
 func newUpdater(p Process, s *setup, r config.Release, allowDowngrade bool) (*selfupdate.Updater, error) {
 	doing := ""
 	return observedUpdater(p, s, r, allowDowngrade, func(p selfupdate.Progress) {
@@ -94,8 +93,8 @@ func newUpdater(p Process, s *setup, r config.Release, allowDowngrade bool) (*se
 	})
 }
 
-// observedUpdater returns an updater of the program that runs, which tells observe
-// what it does.
+// observedUpdater returns an updater of the running program that reports its progress to
+// observe.
 func observedUpdater(p Process, s *setup, r config.Release, allowDowngrade bool, observe func(selfupdate.Progress)) (*selfupdate.Updater, error) {
 	keys, err := releaseKeys(r.KeyFile)
 	if err != nil {
@@ -104,7 +103,7 @@ func observedUpdater(p Process, s *setup, r config.Release, allowDowngrade bool,
 	program := p.Executable
 	if program == "" {
 		if program, err = os.Executable(); err != nil {
-			return nil, fmt.Errorf("find the program that runs: %w", err)
+			return nil, fmt.Errorf("find the running program: %w", err)
 		}
 	}
 	u, err := selfupdate.New(selfupdate.Options{
@@ -117,8 +116,8 @@ func observedUpdater(p Process, s *setup, r config.Release, allowDowngrade bool,
 	return u, nil
 }
 
-// releaseKeys reads the keys that releases may be signed by, of a file or the
-// built-in one.
+// releaseKeys returns the keys that may sign releases: those in file, or the built-in key
+// if file is "".
 func releaseKeys(file string) (*selfupdate.Keys, error) {
 	if file == "" {
 		text, err := selfupdate.PublicKey()
@@ -138,7 +137,7 @@ func releaseKeys(file string) (*selfupdate.Keys, error) {
 	return keys, nil
 }
 
-// exists tells whether there is a file.
+// exists reports whether a file exists.
 func (p Process) exists(path string) bool {
 	if p.Exists != nil {
 		return p.Exists(path)
@@ -147,7 +146,7 @@ func (p Process) exists(path string) bool {
 	return err == nil
 }
 
-// progressOf returns what shows the progress of a command.
+// progressOf returns a function that shows the progress of a command.
 func progressOf(s *setup) func(selfupdate.Progress) {
 	if s.common.Silent {
 		return nil
@@ -155,20 +154,19 @@ func progressOf(s *setup) func(selfupdate.Progress) {
 	return (&downloadLines{w: s.screen}).observe
 }
 
-// downloadLines writes a line for each thing that is done, and one every few
-// seconds while something is downloaded.
+// downloadLines writes one line per step, and one every few seconds during a download.
 type downloadLines struct {
-	w     io.Writer
-	doing string
-	told  time.Time
+	w       io.Writer
+	step    string
+	written time.Time
 }
 
 func (l *downloadLines) observe(p selfupdate.Progress) {
 	now, whole := time.Now(), p.Total > 0 && p.Done >= p.Total
-	if p.Doing == l.doing && !whole && now.Sub(l.told) < lineEvery {
+	if p.Doing == l.step && !whole && now.Sub(l.written) < lineEvery {
 		return
 	}
-	l.doing, l.told = p.Doing, now
+	l.step, l.written = p.Doing, now
 	switch {
 	case p.Done == 0:
 		fmt.Fprintf(l.w, "%s\n", p.Doing)

@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// newDriverHelp is "eds server help": the destinations, or all about one.
+// newDriverHelp returns "eds server help", which describes all destinations or one.
 func newDriverHelp(p Process) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -51,7 +51,7 @@ func newDriverHelp(p Process) *cobra.Command {
 	return cmd
 }
 
-// driverHelp writes what is known of destinations.
+// driverHelp writes descriptions of destinations.
 type driverHelp struct {
 	w    io.Writer
 	bold bool // headings
@@ -65,7 +65,7 @@ func (h driverHelp) heading(text string) {
 }
 
 func (h driverHelp) list() error {
-	h.heading("Destinations, and what their URLs look like:")
+	h.heading("Destinations and their URLs:")
 	fmt.Fprintln(h.w)
 	t := tabwriter.NewWriter(h.w, 0, 0, 2, ' ', 0)
 	for _, d := range drivers.All() {
@@ -74,7 +74,7 @@ func (h driverHelp) list() error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprint(h.w, "\nAll about one: eds server help <name>\n")
+	_, err := fmt.Fprint(h.w, "\nTo describe one: eds server help <name>\n")
 	return err
 }
 
@@ -86,7 +86,7 @@ func (h driverHelp) describe(d sink.Driver) error {
 	if len(d.Schemes) > 1 {
 		fmt.Fprintf(h.w, "  also: %s://\n", strings.Join(d.Schemes[1:], "://, "))
 	}
-	fmt.Fprintln(h.w, "  ${NAME} in it is taken from the environment, ${file:/path} from a file.")
+	fmt.Fprintln(h.w, "  eds replaces ${NAME} by an environment variable, and ${file:/path} by the file's content.")
 	if len(d.Options) > 0 {
 		fmt.Fprintln(h.w)
 		h.heading("Options, as ?name=value&name=value")
@@ -106,7 +106,7 @@ func (h driverHelp) describe(d sink.Driver) error {
 	return err
 }
 
-// driverReport is what "eds server help --json" prints of a destination.
+// driverReport describes a destination in "eds server help --json".
 type driverReport struct {
 	Name    string         `json:"name"`
 	Title   string         `json:"title"`
@@ -126,7 +126,10 @@ type optionReport struct {
 func (h driverHelp) json(all []sink.Driver) error {
 	reports := make([]driverReport, len(all))
 	for i, d := range all {
-		r := driverReport{Name: d.Name, Title: d.Title, Summary: d.Summary, Schemes: d.Schemes, Example: d.Example, Options: []optionReport{}, Help: strings.TrimSpace(d.Help)}
+		r := driverReport{
+			Name: d.Name, Title: d.Title, Summary: d.Summary, Schemes: d.Schemes, Example: d.Example,
+			Options: []optionReport{}, Help: strings.TrimSpace(d.Help),
+		}
 		for _, o := range sink.Listed(d.Options) {
 			r.Options = append(r.Options, optionReport{Name: o.Name, Default: o.DefaultText(), Description: o.Description()})
 		}

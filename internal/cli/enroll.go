@@ -16,8 +16,8 @@ func newEnroll(p Process, common *config.CommonFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "enroll CODE",
 		Short: "Enrol this machine at HQ with a one-time code",
-		Long: `Redeems a one-time code for an API key and a server id, and keeps both in
-config.toml in the data directory, for import and server.`,
+		Long: `Redeems a one-time code for an API key and a server id, and stores both in
+config.toml in the data directory, for eds import and eds server.`,
 		Example: "  eds enroll P1234ABCD",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 || strings.TrimSpace(args[0]) == "" {
@@ -47,8 +47,8 @@ config.toml in the data directory, for import and server.`,
 	return cmd
 }
 
-// enroll redeems a code and keeps the key. It first makes sure that the key can be kept,
-// because a code can be redeemed once.
+// enroll redeems a code and stores the key. It first checks that it can store the key,
+// because a code works only once.
 func enroll(ctx context.Context, s *setup, o config.HQ, code string) (hq.Enrolment, error) {
 	base, err := hq.EnrollURL(o.APIURL, code)
 	if err != nil {
@@ -69,38 +69,39 @@ func enroll(ctx context.Context, s *setup, o config.HQ, code string) (hq.Enrolme
 		f.Token, f.ServerID = config.NewSecret(e.Token), e.ServerID
 	})
 	if err != nil {
-		return hq.Enrolment{}, fmt.Errorf("the code was redeemed, but the key could not be kept; make a new code at HQ: %w", err)
+		return hq.Enrolment{}, fmt.Errorf("the code was redeemed, but the key could not be stored; create a new code at HQ: %w", err)
 	}
 	return e, nil
 }
 
-// reserveConfig makes sure that the configuration can be written.
+// reserveConfig checks that the configuration file can be written.
 func reserveConfig(s *setup) (*config.Reservation, error) {
 	file, err := config.Reserve(s.common.ConfigFile())
 	if err != nil {
-		return nil, fmt.Errorf("%w; no code was used: see that this user may write to %s and that its disk has room, or name another directory with --data-dir", err, s.common.DataDir)
+		return nil, fmt.Errorf("%w; no code was used: check that this user may write to %s and that its disk has space, or choose another directory with --data-dir",
+			err, s.common.DataDir)
 	}
 	return file, nil
 }
 
-// attempts is how often a code is asked for.
+// attempts is how often enrollAtTerminal prompts for a code.
 const attempts = 3
 
-// enrollAtTerminal asks for a code, and enrols with it.
+// enrollAtTerminal prompts for a code, and enrols with it.
 func enrollAtTerminal(ctx context.Context, p Process, s *setup, o config.HQ) error {
 	command := fmt.Sprintf("eds enroll --data-dir %s CODE", s.common.DataDir)
 	if !isTerminal(p.Stdin) {
-		return usagef("this server is not enrolled at HQ, and there is no terminal to ask for the code at; run: %s", command)
+		return usagef("this server is not enrolled at HQ, and there is no terminal to prompt for the code; run: %s", command)
 	}
-	file, err := reserveConfig(s) // before a code is asked for, rather than for each
+	file, err := reserveConfig(s) // once, before the first prompt
 	if err != nil {
 		return err
 	}
 	file.Release()
-	person := newAsker(p)
+	prompt := newPrompter(p)
 	fmt.Fprintln(p.Stderr, "This server is not enrolled at HQ yet.")
 	for range attempts {
-		code, err := person.ask("The code that HQ shows: ")
+		code, err := prompt.ask("The code that HQ shows: ")
 		if errors.As(err, new(interrupted)) {
 			return err
 		}
@@ -120,5 +121,5 @@ func enrollAtTerminal(ctx context.Context, p Process, s *setup, o config.HQ) err
 		}
 		fmt.Fprintf(p.Stderr, "That did not work: %v\n", err)
 	}
-	return usagef("this server is not enrolled at HQ; make a new code there, and run: %s", command)
+	return usagef("this server is not enrolled at HQ; create a new code there, and run: %s", command)
 }

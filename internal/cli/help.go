@@ -25,10 +25,10 @@ const (
 
 func groups() []*cobra.Group {
 	return []*cobra.Group{
-		{ID: groupStart, Title: "To begin and to go on:"},
-		{ID: groupWatch, Title: "To look after a server:"},
-		{ID: groupSetUp, Title: "To install and to upgrade:"},
-		{ID: groupTry, Title: "To try it:"},
+		{ID: groupStart, Title: "Import and follow:"},
+		{ID: groupWatch, Title: "Operate a server:"},
+		{ID: groupSetUp, Title: "Install and upgrade:"},
+		{ID: groupTry, Title: "Try it:"},
 	}
 }
 
@@ -40,7 +40,7 @@ func in(group string, commands ...*cobra.Command) []*cobra.Command {
 	return commands
 }
 
-// newHelp is "eds help": the commands, or all about one.
+// newHelp returns "eds help", which describes all commands or one.
 func newHelp(p Process) *cobra.Command {
 	asJSON := false
 	cmd := &cobra.Command{
@@ -69,11 +69,11 @@ func newHelp(p Process) *cobra.Command {
 			return newManual(p, out(cmd)).describe(of)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, with all commands below")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, with all subcommands")
 	return cmd
 }
 
-// named returns the command that names lead to.
+// named returns the subcommand of cmd with the given path of names.
 func named(cmd *cobra.Command, names []string) (*cobra.Command, error) {
 	for _, name := range names {
 		below := child(cmd, name)
@@ -97,7 +97,7 @@ func child(cmd *cobra.Command, name string) *cobra.Command {
 	return nil
 }
 
-// manualWriter writes what is known of commands.
+// manualWriter writes descriptions of commands.
 type manualWriter struct {
 	w     io.Writer
 	bold  bool // headings
@@ -107,7 +107,7 @@ type manualWriter struct {
 func newManual(p Process, w io.Writer) manualWriter {
 	m := manualWriter{w: w, bold: p.bold()}
 	if f, ok := w.(*os.File); ok {
-		m.width, _, _ = term.GetSize(int(f.Fd())) // 0 where it is no terminal
+		m.width, _, _ = term.GetSize(int(f.Fd())) // 0 if it is no terminal
 	}
 	return m
 }
@@ -140,7 +140,7 @@ func (m manualWriter) describe(cmd *cobra.Command) error {
 	m.flags("Flags:", cmd.LocalFlags())
 	m.flags("Flags of every command:", cmd.InheritedFlags())
 	if len(below) > 0 {
-		fmt.Fprintf(m.w, "\nAll about one: eds help%s <command>\n", strings.TrimPrefix(cmd.CommandPath(), "eds"))
+		fmt.Fprintf(m.w, "\nTo describe one: eds help%s <command>\n", strings.TrimPrefix(cmd.CommandPath(), "eds"))
 	}
 	return nil
 }
@@ -159,7 +159,7 @@ func (m manualWriter) list(title string, all []*cobra.Command, group string) {
 		}
 		fmt.Fprintf(t, "  %s\t%s\n", c.Name(), c.Short)
 	}
-	_ = t.Flush() // that nobody reads help is no error
+	_ = t.Flush() // a closed output is no error here
 }
 
 func (m manualWriter) flags(title string, fs *pflag.FlagSet) {
@@ -169,7 +169,7 @@ func (m manualWriter) flags(title string, fs *pflag.FlagSet) {
 	}
 }
 
-// commandReport is what "eds help --json" prints of a command.
+// commandReport describes a command in "eds help --json".
 type commandReport struct {
 	Name        string          `json:"name"`
 	Summary     string          `json:"summary"`
@@ -190,7 +190,8 @@ type flagReport struct {
 
 func reportOf(cmd *cobra.Command) commandReport {
 	r := commandReport{
-		Name: cmd.CommandPath(), Summary: cmd.Short, Description: strings.TrimSpace(cmd.Long), Usage: cmd.UseLine(), Example: cmd.Example, Flags: []flagReport{},
+		Name: cmd.CommandPath(), Summary: cmd.Short, Description: strings.TrimSpace(cmd.Long),
+		Usage: cmd.UseLine(), Example: cmd.Example, Flags: []flagReport{},
 	}
 	add := func(f *pflag.Flag) {
 		if f.Hidden || f.Deprecated != "" {
@@ -207,7 +208,7 @@ func reportOf(cmd *cobra.Command) commandReport {
 	return r
 }
 
-// printJSON prints a value as people and programs can read it.
+// printJSON prints a value as indented JSON.
 func printJSON(w io.Writer, value any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)

@@ -30,14 +30,13 @@ func newImport(p Process, common *config.CommonFlags) *cobra.Command {
 		Use:   "import",
 		Short: "Copy a snapshot of everything into the destination",
 		Long: `Copies a snapshot of every table into the destination. Rows are loaded beside the
-live tables, and put in their place once a table is whole; until then, and if
-anything fails, the old rows stay. An import that was interrupted goes on where
-it was when it is run again. Afterwards, eds server follows every change from
-exactly the time of the snapshot.
+live table, and replace it once the table is complete; until then, and if anything
+fails, the old rows stay. If an import is interrupted, run it again and it resumes.
+Afterwards, eds server follows every change from the exact time of the snapshot.
 
-A row that cannot be loaded, because of a bad value or a constraint of yours, is left
-out and becomes a dead letter; see eds dlq list. The exit code is 1 then. With --strict,
-and if it is more than 100 of 1,000 rows, the table fails and keeps its rows.
+A row that cannot be loaded, because of a bad value or a constraint of yours, becomes
+a dead letter; see eds dlq list. The exit code is then 1. With --strict, or if more
+than 100 of 1,000 rows are bad, the table fails and keeps its old rows.
 
 If a server runs with the same data directory, it does the import, and this command
 shows its progress. Ctrl-C ends only the command: --watch ID shows the import again,
@@ -50,8 +49,8 @@ and --cancel ID ends it.`,
 	}
 	flags := config.BindImport(cmd.Flags())
 	watch, cancel := "", ""
-	cmd.Flags().StringVar(&watch, "watch", "", "show the import of this `id` that the running server does")
-	cmd.Flags().StringVar(&cancel, "cancel", "", "end the import of this `id` that the running server does; tables keep their rows")
+	cmd.Flags().StringVar(&watch, "watch", "", "show the running server's import with this `id`")
+	cmd.Flags().StringVar(&cancel, "cancel", "", "cancel the running server's import with this `id`; tables keep their rows")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		log := "import"
 		if flags.OnlyLooks() {
@@ -74,11 +73,11 @@ and --cancel ID ends it.`,
 		case err != nil:
 			return err
 		case given("watch") && given("cancel"):
-			return usagef("--watch shows an import, and --cancel ends it; leave one out")
+			return usagef("--watch shows an import, and --cancel cancels it; leave one out")
 		case (given("watch") || given("cancel")) && other != "":
-			return usagef("--%s is for a new import; --watch and --cancel are for one that was requested already, and has its own options", other)
+			return usagef("--%s is for a new import; --watch and --cancel are for an import that was already requested", other)
 		case running == nil && (given("watch") || given("cancel")):
-			return fmt.Errorf("%w for the data directory %s; name that of the server with --data-dir", control.ErrNoServer, s.common.DataDir)
+			return fmt.Errorf("%w with the data directory %s; choose the server's directory with --data-dir", control.ErrNoServer, s.common.DataDir)
 		case given("watch"):
 			return running.watch(cmd.Context(), watch)
 		case given("cancel"):
@@ -91,8 +90,7 @@ and --cancel ID ends it.`,
 	return cmd
 }
 
-// others returns a flag of the command that was given and is none of those named; "" if
-// there is none.
+// others returns a flag that was given and is not one of names; "" if there is none.
 func others(cmd *cobra.Command, names ...string) (name string) {
 	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
 		if f.Changed && !slices.Contains(names, f.Name) {
@@ -104,7 +102,7 @@ func others(cmd *cobra.Command, names ...string) (name string) {
 
 // importer is one run of "eds import".
 type importer struct {
-	what string // in lines of progress; "": import
+	what string // label of progress lines; "": import
 	p    Process
 	s    *setup
 	o    config.Import
@@ -150,7 +148,8 @@ func (im *importer) run(ctx context.Context) error {
 
 	observe, finish := im.display()
 	report, err := snapshot.Run(ctx, snapshot.Config{
-		HQ: client, Schemas: schema.NewCatalogue(client, dir), Sink: destination, State: dir, Dead: dead, Destination: at, ID: env.ID,
+		HQ: client, Schemas: schema.NewCatalogue(client, dir), Sink: destination, State: dir, Dead: dead,
+		Destination: at, ID: env.ID,
 		Logger: im.s.logger, Observe: observe, Confirm: im.confirm, Present: client.Present, Options: im.options(),
 	})
 	finish()
@@ -166,7 +165,7 @@ func (im *importer) env() sink.Env {
 	}
 }
 
-// open opens the destination. If it is down, the operator is told at once.
+// open opens the destination. If it is down, that is an error at once: the operator waits.
 func (im *importer) open(ctx context.Context, env sink.Env) (*sink.Opened, error) {
 	_, destination, err := drivers.Open(ctx, im.o.URL.Reveal(), im.p.Lookup, env)
 	if err != nil {
@@ -179,14 +178,15 @@ func (im *importer) options() snapshot.Options {
 	o := im.o
 	return snapshot.Options{
 		Only: o.Only, CompanyIDs: o.CompanyIDs, LocationIDs: o.LocationIDs, TimeOffset: o.TimeOffset, SchemaOnly: o.SchemaOnly,
-		ValidateOnly: o.ValidateOnly, DryRun: o.DryRun, NoDelete: o.NoDelete, AllowEmpty: o.AllowEmpty, Strict: o.Strict, NoCleanup: o.NoCleanup, JobID: o.JobID, Dir: o.Dir, DownloadDir: o.DownloadDir, Parallel: o.Parallel,
+		ValidateOnly: o.ValidateOnly, DryRun: o.DryRun, NoDelete: o.NoDelete, AllowEmpty: o.AllowEmpty, Strict: o.Strict,
+		NoCleanup: o.NoCleanup, JobID: o.JobID, Dir: o.Dir, DownloadDir: o.DownloadDir, Parallel: o.Parallel,
 	}
 }
 
-// errDeclined ends an import that the user did not confirm.
+// errDeclined ends an import that the operator did not confirm.
 var errDeclined = errors.New("not confirmed; nothing was changed")
 
-// confirm asks before rows are replaced.
+// confirm prompts before the import replaces rows.
 func (im *importer) confirm(plan snapshot.Plan) error {
 	if plan.Schema {
 		return nil
@@ -200,7 +200,7 @@ func (im *importer) confirm(plan snapshot.Plan) error {
 	return im.ask(plan.Mode, fmt.Sprintf("%d tables", left), drivers.MaskURL(im.o.URL.Reveal()))
 }
 
-// ask asks before rows of the tables in the target are replaced.
+// ask prompts before rows of the tables in the target are replaced.
 func (im *importer) ask(mode sink.LoadMode, tables, target string) error {
 	if im.o.NoConfirm {
 		return nil
@@ -210,9 +210,9 @@ func (im *importer) ask(mode sink.LoadMode, tables, target string) error {
 		verb = "writes over rows of"
 	}
 	if !isTerminal(im.p.Stdin) {
-		return usagef("this %s %s in %s; pass --no-confirm to say that you want that, as there is no terminal to ask at", verb, tables, target)
+		return usagef("this %s %s in %s; there is no terminal for a prompt, so pass --no-confirm to confirm that", verb, tables, target)
 	}
-	answer, err := newAsker(im.p).ask(fmt.Sprintf("This %s %s in %s.\nGo on? [y/N] ", verb, tables, target))
+	answer, err := newPrompter(im.p).ask(fmt.Sprintf("This %s %s in %s.\nContinue? [y/N] ", verb, tables, target))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
@@ -222,7 +222,7 @@ func (im *importer) ask(mode sink.LoadMode, tables, target string) error {
 	return nil
 }
 
-// rows names the rows that an import replaces.
+// rows describes the rows that an import replaces.
 func (im *importer) rows() string {
 	switch {
 	case len(im.o.LocationIDs) > 0:
@@ -233,7 +233,7 @@ func (im *importer) rows() string {
 	return "all rows"
 }
 
-// conclude prints what was done, or would be.
+// conclude prints the outcome or the plan.
 func (im *importer) conclude(report snapshot.Report, err error) error {
 	probe, dir := new(snapshot.ProbeError), new(snapshot.DirError)
 	switch {
@@ -274,12 +274,12 @@ func (im *importer) printPlan(plan snapshot.Plan) error {
 	switch {
 	case plan.Schema:
 	case plan.Mode == sink.Merge:
-		fmt.Fprint(im.out, ", over the rows that are there")
+		fmt.Fprint(im.out, ", over the existing rows")
 	default:
-		fmt.Fprintf(im.out, ", in the place of %s that are there", im.rows())
+		fmt.Fprintf(im.out, ", replacing %s", im.rows())
 	}
 	if plan.Resumed {
-		fmt.Fprintf(im.out, ", going on with job %s", plan.Job)
+		fmt.Fprintf(im.out, ", resuming job %s", plan.Job)
 	}
 	fmt.Fprint(im.out, ":\n\n")
 	for _, t := range plan.Tables {
@@ -288,13 +288,13 @@ func (im *importer) printPlan(plan snapshot.Plan) error {
 		case t.Done:
 			state = "  (done already)"
 		case t.Absent:
-			state = "  (not in the export; it stays as it is)"
+			state = "  (not in the export; it stays unchanged)"
 		case t.Files >= 0:
 			state = fmt.Sprintf("  (%d files)", t.Files)
 		}
 		fmt.Fprintf(im.out, "  %s%s\n", t.Table, state)
 	}
-	_, err := fmt.Fprintln(im.out, "\nNothing was changed. Whether the destination can be written was not tested; --validate-only does.")
+	_, err := fmt.Fprintln(im.out, "\nNothing was changed. To test whether the destination can be written, use --validate-only.")
 	return err
 }
 
@@ -326,18 +326,23 @@ func (im *importer) printReport(r snapshot.Report) error {
 		return err
 	}
 	rate := float64(r.Rows) / max(r.Elapsed.Seconds(), 0.001)
-	_, err := fmt.Fprintf(im.out, "\n%s of %s in %v, %.0f rows/s.\n", snapshot.Count(r.Rows, "row", "rows"), snapshot.Count(len(r.Tables)-failed-kept-absent, "table", "tables"), r.Elapsed.Round(10*time.Millisecond), rate)
+	rows, tables := snapshot.Count(r.Rows, "row", "rows"), snapshot.Count(len(r.Tables)-failed-kept-absent, "table", "tables")
+	_, err := fmt.Fprintf(im.out, "\n%s of %s in %v, %.0f rows/s.\n", rows, tables, r.Elapsed.Round(10*time.Millisecond), rate)
 	if r.Refused > 0 {
-		fmt.Fprintln(im.out, snapshot.Count(r.Refused, "row", "rows")+" could not be loaded. eds dlq list shows file, line and reason; once the reason is gone, use eds dlq replay.")
+		fmt.Fprintln(im.out, snapshot.Count(r.Refused, "row", "rows")+
+			" could not be loaded. eds dlq list shows file, line and reason; fix the reason, then use eds dlq replay.")
 	}
 	if failed > 0 {
-		fmt.Fprintln(im.out, snapshot.Count(failed, "table failed; the rows that it had stay. Run the import again to go on with it.", "tables failed; the rows that they had stay. Run the import again to go on with them."))
+		fmt.Fprintln(im.out, snapshot.Count(failed, "table", "tables")+" failed; the old rows stay. Run the import again to retry.")
 	}
 	if kept > 0 {
-		fmt.Fprintln(im.out, snapshot.Count(kept, "table was kept, because the snapshot has no rows for it; --allow-empty empties it.", "tables were kept, because the snapshot has no rows for them; --allow-empty empties them."))
+		fmt.Fprintln(im.out, snapshot.Count(kept,
+			"table was kept, because the snapshot has no rows for it; --allow-empty empties it.",
+			"tables were kept, because the snapshot has no rows for them; --allow-empty empties them."))
 	}
 	if absent > 0 {
-		fmt.Fprintln(im.out, snapshot.Count(absent, "table is not in the export; it stays as it is.", "tables are not in the export; they stay as they are."))
+		fmt.Fprintln(im.out, snapshot.Count(absent,
+			"table is not in the export; it stays unchanged.", "tables are not in the export; they stay unchanged."))
 	}
 	if r.Dir != "" && im.o.Dir == "" {
 		fmt.Fprintf(im.out, "The downloaded files are in %s.\n", r.Dir)

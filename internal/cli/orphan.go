@@ -6,18 +6,20 @@ import (
 	"errors"
 	"log/slog"
 	"time"
+
+	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// orphanLimit is how long a process goes on whose parent is gone. The next server
+// orphanLimit is how long a process may run after its parent has ended. The next server
 // needs its data directory and its session.
 const orphanLimit = time.Minute
 
-// errOrphaned ends what would take longer.
-var errOrphaned = errors.New("the parent process is gone, and an orderly end took too long; what was not finished is done again at the next start")
+// errOrphaned is the cause that cancels work after half of the limit.
+var errOrphaned = errors.New("the parent process has ended, and an orderly shutdown took too long; unfinished work is repeated at the next start")
 
-// limitOrphan bounds the life of a process that ends because its parent is gone, and
-// returns when ctx ends. After half of the time it calls abandon, which ends what waits
-// for a destination, HQ or NATS; after all of it, the program.
+// limitOrphan bounds the shutdown of a process whose parent has ended, and returns when ctx
+// ends. After half of the limit it calls abandon, which cancels waits for a destination, HQ
+// or NATS. After the whole limit it ends the program.
 func (p Process) limitOrphan(ctx context.Context, orphaned <-chan struct{}, abandon func(error), logger *slog.Logger) {
 	select {
 	case <-orphaned:
@@ -25,26 +27,14 @@ func (p Process) limitOrphan(ctx context.Context, orphaned <-chan struct{}, aban
 		return
 	}
 	half := cmp.Or(p.OrphanLimit, orphanLimit) / 2
-	logger.Warn("the parent process is gone; this one ends too", "limit", 2*half)
-	if !lasts(ctx, half) {
+	logger.Warn("the parent process has ended; this process ends too", "limit", 2*half)
+	if retry.Sleep(ctx, half) != nil {
 		return
 	}
-	logger.Error("an orderly end takes too long; stopping at once")
+	logger.Error("an orderly shutdown takes too long; stopping at once")
 	abandon(errOrphaned)
-	if lasts(ctx, half) {
+	if retry.Sleep(ctx, half) == nil {
 		logger.Error("stopping takes too long; ending the process")
 		p.signals.expire()
-	}
-}
-
-// lasts waits for d and reports whether ctx still lasts then.
-func lasts(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return ctx.Err() == nil
-	case <-ctx.Done():
-		return false
 	}
 }

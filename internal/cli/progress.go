@@ -11,9 +11,8 @@ import (
 )
 
 // display returns an observer that shows the progress of an import, and a function
-// that ends the display: bars on a terminal, a line every few seconds elsewhere.
-// Nothing is shown before there is progress, so never while a question waits for
-// its answer.
+// that ends the display: bars on a terminal, a line every few seconds elsewhere. It shows
+// nothing before there is progress, and so never while a prompt is open.
 func (im *importer) display() (snapshot.Observer, func()) {
 	screen, what := im.s.screen, first(im.what, "import")
 	switch {
@@ -31,7 +30,7 @@ func (im *importer) display() (snapshot.Observer, func()) {
 // progressLines writes a line every few seconds, and one for each table that fails.
 type progressLines struct {
 	screen         *screen
-	what           string // that makes progress
+	what           string // label of each line
 	began, written time.Time
 }
 
@@ -57,7 +56,7 @@ func writeFailure(s *screen, what string, p snapshot.Progress) {
 	fmt.Fprintf(s, "%s: table %s failed: %v\n", what, p.Table, p.Err)
 }
 
-// sizes returns the bytes that are loaded, and of how many if that is known.
+// sizes returns the number of loaded bytes, and the total if it is known.
 func sizes(t snapshot.Totals) string {
 	if t.Unsized > 0 {
 		return size(t.Bytes)
@@ -65,8 +64,7 @@ func sizes(t snapshot.Totals) string {
 	return size(t.Bytes) + " of " + size(t.TotalBytes)
 }
 
-// pace returns how long an import has taken, how fast it is, and how long the rest
-// will take if that is known.
+// pace returns an import's elapsed time, its rate, and the remaining time if it is known.
 func pace(t snapshot.Totals, elapsed time.Duration) string {
 	text := fmt.Sprintf("%v, %.0f rows/s", elapsed.Round(time.Second), float64(t.Rows)/max(elapsed.Seconds(), 0.001))
 	if t.Unsized > 0 || t.Bytes <= 0 || t.TotalBytes <= t.Bytes {
@@ -76,7 +74,7 @@ func pace(t snapshot.Totals, elapsed time.Duration) string {
 	return fmt.Sprintf("%s, %v left", text, left.Round(time.Second))
 }
 
-// size writes a number of bytes for people.
+// size formats a number of bytes with a unit.
 func size(n int64) string {
 	switch {
 	case n >= 1<<30:
@@ -89,35 +87,34 @@ func size(n int64) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-// bars draws a bar for each table under way and one for the whole. Observing only
-// notes the progress: a goroutine of its own draws it, so that no terminal can hold
-// the import up.
+// bars draws a bar for each table under way and one for the total. observe only records
+// the progress: another goroutine draws it, so that a slow terminal cannot block the import.
 type bars struct {
 	screen *screen
-	what   string // that makes progress
+	what   string // label of failures
 	began  time.Time
-	stop   chan struct{} // closed to end the drawing; nil: it has not begun
+	stop   chan struct{} // closed to end the drawing; nil before it begins
 	done   chan struct{} // closed when it has ended
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	totals   snapshot.Totals
 	underWay []snapshot.Progress // tables, the oldest first
-	shares   map[string]float64  // of each table, how much is done
-	failures []snapshot.Progress // not written yet
+	shares   map[string]float64  // finished part of each table, from 0 to 1
+	failures []snapshot.Progress // to be written
 }
 
 // drawEvery is how often bars are drawn.
 const drawEvery = 150 * time.Millisecond
 
 func (b *bars) observe(p snapshot.Progress, t snapshot.Totals) {
-	b.note(p, t)
+	b.record(p, t)
 	if b.stop == nil {
 		b.began, b.stop, b.done = time.Now(), make(chan struct{}), make(chan struct{})
 		go b.run()
 	}
 }
 
-func (b *bars) note(p snapshot.Progress, t snapshot.Totals) {
+func (b *bars) record(p snapshot.Progress, t snapshot.Totals) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.shares == nil {
@@ -138,7 +135,7 @@ func (b *bars) note(p snapshot.Progress, t snapshot.Totals) {
 	}
 }
 
-// share returns how much of a table is done, from 0 to 1.
+// share returns the finished part of a table, from 0 to 1.
 func share(p snapshot.Progress) float64 {
 	switch {
 	case p.Phase >= snapshot.Finishing:
@@ -163,7 +160,7 @@ func (b *bars) run() {
 	}
 }
 
-// finish draws the last state, which stays.
+// finish draws the last state and leaves it on the screen.
 func (b *bars) finish() {
 	if b.stop == nil {
 		return
@@ -176,15 +173,15 @@ func (b *bars) finish() {
 
 func (b *bars) draw() {
 	columns, _ := b.screen.size()
-	lines, failures := b.lines(columns, time.Since(b.began))
+	lines, failures := b.render(columns, time.Since(b.began))
 	for _, p := range failures {
 		writeFailure(b.screen, b.what, p)
 	}
 	b.screen.show(lines...)
 }
 
-// lines returns what is to be drawn, and the failures that are to be written before.
-func (b *bars) lines(columns int, elapsed time.Duration) (lines []string, failures []snapshot.Progress) {
+// render returns the bars, and the failures to write above them.
+func (b *bars) render(columns int, elapsed time.Duration) (lines []string, failures []snapshot.Progress) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	failures, b.failures = b.failures, nil
@@ -195,12 +192,12 @@ func (b *bars) lines(columns int, elapsed time.Duration) (lines []string, failur
 	for _, s := range b.shares {
 		done += s
 	}
-	lines = append(lines, bar(columns, "all tables", done/float64(max(t.Tables, 1)), fmt.Sprintf("%d/%d", t.Done, t.Tables), t.Rows, t.Bytes))
+	counts := fmt.Sprintf("%d/%d", t.Done, t.Tables)
+	lines = append(lines, bar(columns, "all tables", done/float64(max(t.Tables, 1)), counts, t.Rows, t.Bytes))
 	return append(lines, pace(t, elapsed)), failures
 }
 
-// bar returns a line of the given width, with a bar that is full only if everything
-// is done.
+// bar returns a line of the given width. Its bar is full only if share is 1.
 func bar(columns int, name string, share float64, state string, rows, bytes int64) string {
 	const widest = 40
 	text := fmt.Sprintf("%-9s %10d rows %10s", state, rows, size(bytes))

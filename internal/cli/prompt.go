@@ -6,18 +6,18 @@ import (
 	"strings"
 )
 
-// asker asks a person at the terminal.
-type asker struct {
+// prompter prompts the operator at the terminal.
+type prompter struct {
 	p     Process
 	lines *bufio.Reader
 }
 
-func newAsker(p Process) asker { return asker{p, bufio.NewReader(p.Stdin)} }
+func newPrompter(p Process) prompter { return prompter{p, bufio.NewReader(p.Stdin)} }
 
-// ask asks a question and returns the line that is the answer. Nothing is under
-// way meanwhile, and nothing could end the reading: a signal ends the program. One that
+// ask prints a question and returns the answer, one line. A signal meanwhile ends the
+// program, because nothing can interrupt the read and no work is under way. A signal that
 // came before is the error.
-func (a asker) ask(question string) (string, error) {
+func (a prompter) ask(question string) (string, error) {
 	if err := a.p.signals.ask(); err != nil {
 		return "", err
 	}

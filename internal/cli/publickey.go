@@ -12,9 +12,9 @@ import (
 func newPublicKey(Process) *cobra.Command {
 	return &cobra.Command{
 		Use:   "publickey",
-		Short: "Print the PGP public key that releases are signed by",
-		Long: `Prints the key that is built into this program. eds download and eds upgrade check
-releases with it; with it you can check them by gpg, too.`,
+		Short: "Print the PGP public key of releases",
+		Long: `Prints the public key that is built into this program. eds download and eds upgrade
+verify releases with it, and so can you with gpg.`,
 		Example: `  eds publickey | gpg --import
   gpg --verify eds_Linux_x86_64.tar.gz.sig eds_Linux_x86_64.tar.gz`,
 		Args: noArgs,

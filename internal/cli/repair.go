@@ -6,15 +6,15 @@ import (
 	"io"
 )
 
-// tablesError says that an import failed for some tables, or left rows out, after its
-// report was printed.
+// tablesError reports that an import failed for some tables, or left rows out. Its report
+// was printed already.
 type tablesError struct{ error }
 
 func (e tablesError) Unwrap() error { return e.error }
 
-// repair imports the tables that differ and compares them again. What differs and what is
-// imported is printed to log. A tablesError says that some tables were not imported; all
-// are compared again.
+// repair imports the tables that differ and compares them again. It prints differences and
+// imports to log. A tablesError means that some tables were not imported; all of them are
+// compared again.
 func (v *verifier) repair(ctx context.Context, log io.Writer) error {
 	all, bad := v.sorted()
 	if len(bad) == 0 {
@@ -39,12 +39,12 @@ func (v *verifier) repair(ctx context.Context, log io.Writer) error {
 	return failed
 }
 
-// imports imports the selected tables: by the server of the data directory if one runs,
-// else in this process.
+// imports imports the selected tables: through the server of the data directory if one
+// runs, else in this process.
 func (v *verifier) imports(ctx context.Context, log io.Writer) error {
 	im := v.im
 	im.what, im.out = "import", log
-	im.urlGiven = true // the server must not repair another destination than was compared
+	im.urlGiven = true // the server must repair the destination that was compared
 	running, err := im.findServer(ctx)
 	switch {
 	case err != nil:

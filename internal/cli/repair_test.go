@@ -174,9 +174,9 @@ func TestVerify_RepairIsRefused(t *testing.T) {
 	h := startHQ(t)
 	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	for want, args := range map[string][]string{
-		"pass --no-confirm to say that you want that, as there is no terminal to ask at": {"--repair"},
-		"--no-confirm is for --repair":                       {"--no-confirm"},
-		"keeps events, which cannot be compared or repaired": {"--repair", "--no-confirm", "--url", "file://" + t.TempDir()},
+		"there is no terminal for a prompt, so pass --no-confirm to confirm that": {"--repair"},
+		"--no-confirm is for --repair":                                            {"--no-confirm"},
+		"keeps events, which cannot be compared or repaired":                      {"--repair", "--no-confirm", "--url", "file://" + t.TempDir()},
 	} {
 		if out, stderr, code := eds(t, env, append([]string{"verify", "--data-dir", t.TempDir()}, args...)...); code != 3 || !strings.Contains(stderr, want) {
 			t.Errorf("%q: exit code %d, want 3 and %q\n%s%s", args, code, want, out, stderr)

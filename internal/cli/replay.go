@@ -27,13 +27,14 @@ func newDeadLetterReplay(p Process, common *config.CommonFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "replay [ID...]",
 		Short: "Apply entries to the destination again",
-		Long: `Applies entries, all or those named, in the order of the stream. What is applied
-leaves the queue; what is rejected again stays, with the new reason. An entry whose rows have
-changed since, or whose table was imported whole since, is not applied unless --force is
-given: it would put an old row over a newer one. Of an entry that moves a row to another key,
-the part is applied that was not changed since. Entries of unknown rows are applied only if
-they are named. A row that an import left out is written if that import is still the last one
-of its table; a line that is no row stays. The server must not run meanwhile.`,
+		Long: `Applies all entries, or those with the given ids, in the order of the stream. Applied
+entries leave the queue; entries that are rejected again stay, with the new reason.
+
+If the rows of an entry have changed since, or its table was imported since, the entry is
+skipped unless --force is given: it would replace a newer row by an old one. If an entry
+moves a row to another key, only the part that has not changed since is applied. Entries
+of unknown rows are applied only by id or with --force. A row that an import left out is
+written only if no later import has replaced its table. The server must not run meanwhile.`,
 	}
 	flags := bindFilter(cmd)
 	server := config.BindServer(cmd.Flags())
@@ -52,7 +53,7 @@ of its table; a line that is no row stays. The server must not run meanwhile.`,
 				return usage(err)
 			}
 			elsewhere := 0
-			done, err := replay(cmd.Context(), p, s, o, force, func(dir string, apply func(context.Context, dlq.Entry) error) (dlq.Replayed, error) {
+			done, err := replay(cmd.Context(), p, s, o, force, func(dir string, apply applyFunc) (dlq.Replayed, error) {
 				q, err := dlq.Open(dir)
 				if err != nil {
 					return dlq.Replayed{}, err
@@ -76,8 +77,8 @@ of its table; a line that is no row stays. The server must not run meanwhile.`,
 	return cmd
 }
 
-// countElsewhere returns how many of the entries that the filter chooses belong to other
-// destinations than the one of the given identity. It is an error if they are named.
+// countElsewhere returns the number of selected entries that belong to destinations other
+// than identity. If the filter names such an entry by id, that is an error.
 func countElsewhere(q *dlq.Queue, f dlq.Filter, identity string) (n int, err error) {
 	for e, err := range q.List(f) {
 		switch {
@@ -105,7 +106,7 @@ func printReplayed(w io.Writer, done dlq.Replayed, elsewhere int, asJSON bool) e
 	}
 	text := fmt.Sprintf("%d applied, %d rejected again, %d superseded", done.Applied, done.Rejected, done.Superseded)
 	if done.Unknown > 0 {
-		text += fmt.Sprintf(", %d of unknown rows left (look at them, then name them to apply them)", done.Unknown)
+		text += fmt.Sprintf(", %d of unknown rows left (to apply them, give their ids)", done.Unknown)
 	}
 	if elsewhere > 0 {
 		text += fmt.Sprintf(", %d of other destinations left", elsewhere)
@@ -114,10 +115,16 @@ func printReplayed(w io.Writer, done dlq.Replayed, elsewhere int, asJSON bool) e
 	return err
 }
 
-// replay opens what applying takes, and gives each the directory of the queue, which no
-// server uses meanwhile, and a function that applies an entry.
-func replay(ctx context.Context, p Process, s *setup, o config.Server, force bool, each func(dir string, apply func(context.Context, dlq.Entry) error) (dlq.Replayed, error)) (dlq.Replayed, error) {
-	dir, err := state.Open(s.common.DataDir) // which also keeps a server out
+// applyFunc applies an entry to the destination.
+type applyFunc func(context.Context, dlq.Entry) error
+
+// replay locks the data directory, opens the destination, and calls each with the directory
+// of the queue and a function that applies one entry.
+func replay(
+	ctx context.Context, p Process, s *setup, o config.Server, force bool,
+	each func(dir string, apply applyFunc) (dlq.Replayed, error),
+) (dlq.Replayed, error) {
+	dir, err := state.Open(s.common.DataDir) // no server can start meanwhile
 	if err != nil {
 		return dlq.Replayed{}, err
 	}
@@ -147,10 +154,10 @@ func replay(ctx context.Context, p Process, s *setup, o config.Server, force boo
 	return each(dir.Path("dlq"), r.apply)
 }
 
-// errNoDestination says that a command needs a destination.
-var errNoDestination = usagef("there is no destination; give one with --url, as in --url postgres://user:${PASSWORD}@host:5432/database, or see: eds server help")
+// errNoDestination reports a command without a destination.
+var errNoDestination = usagef("no destination is set; give its URL, as in --url 'postgres://user:${PASSWORD}@host:5432/database', or see: eds server help")
 
-// connectHQ returns a client of HQ with a checked key.
+// connectHQ returns a client of HQ. It checks the format and expiry of the key first.
 func connectHQ(s *setup, o config.HQ) (*hq.Client, error) {
 	key, err := hq.ParseKey(o.APIKey.Reveal())
 	if err == nil {
@@ -170,14 +177,13 @@ type replayer struct {
 	driver      sink.Driver
 	destination *sink.Opened
 	tables      *schema.Catalogue
-	force       bool // apply to rows that have changed since, too
-	// imported are the last snapshots of tables, whose rows are not replaced; nil: they are.
+	force       bool // replace newer rows, too
+	// imported has the last snapshot of each table, to skip superseded entries; nil skips none.
 	imported map[string]state.Snapshot
 }
 
-// superseded reports whether a snapshot holds a later state of the row. Of other rows than
-// a snapshot replaced, and after the import of another server, newer changes come by the
-// stream, which marks the entries that they make obsolete.
+// superseded reports whether a snapshot holds a later state of the row. Newer changes of
+// other rows come through the stream, which marks the entries that they supersede.
 func (r replayer) superseded(entry *dlq.Entry, e *cdc.Event) bool {
 	last := r.imported[e.Table]
 	if entry.Stage == dlq.StageImport {
@@ -193,7 +199,7 @@ func (r replayer) apply(ctx context.Context, entry dlq.Entry) error {
 	switch {
 	case err == nil:
 		err = r.write(ctx, entry, e)
-	case entry.Stage == dlq.StageImport: // a line that is no row
+	case entry.Stage == dlq.StageImport: // a line that is not a row
 		return fault.Mark(fault.Poison, errors.New(entry.Reason))
 	default:
 		return fault.Mark(fault.Poison, err)
@@ -230,6 +236,6 @@ func (r replayer) write(ctx context.Context, entry dlq.Entry, e *cdc.Event) erro
 	if effect.Upsert == nil && effect.Delete == nil {
 		return dlq.ErrSuperseded
 	}
-	b.Add(e, effect) // Migrate would make a table again that was dropped: it serves imports
+	b.Add(e, effect) // not Migrate, which would create a dropped table again: it serves imports
 	return r.destination.Apply(ctx, b.Batch())
 }

@@ -12,16 +12,15 @@ import (
 	"golang.org/x/term"
 )
 
-// screen is standard error, shared by the log and by a display of progress. Lines
-// that are written to it stay. On a terminal, a block of lines can be shown below
-// them and replaced as things change. Each change is one write, so that no line is
-// torn. It is safe for concurrent use.
+// screen is standard error, shared by the log and the progress display. Written lines
+// stay. On a terminal, a block of lines below them can be shown and replaced. Each change
+// is one write, so that no line is torn. It is safe for concurrent use.
 type screen struct {
 	out   io.Writer
 	moves bool // out is a terminal whose cursor can be moved
 
 	mu    sync.Mutex
-	block []string // shown below what was written
+	block []string // shown below the written lines
 }
 
 func newScreen(p Process) *screen {
@@ -52,16 +51,16 @@ func (s *screen) Write(lines []byte) (int, error) {
 	return len(lines), nil
 }
 
-// show replaces the block. A terminal that is too small for it shows the end of the
-// block and the beginning of its lines.
+// show replaces the block. If the terminal is too small, it shows the last lines of the
+// block, each truncated.
 func (s *screen) show(block ...string) {
 	columns, rows := s.size()
-	// Below the block is the cursor's row. Above it one stays free: terminals that are
-	// erased from their first row on keep what they showed, each time, as history.
+	// The cursor's row is below the block. Leave one row above free: a terminal that is
+	// erased from its first row moves the erased text into its history each time.
 	shown := min(max(rows-2, 0), len(block))
 	block = slices.Clone(block[len(block)-shown:])
 	for i, line := range block {
-		// The last column stays free: some terminals go to the next line in it.
+		// Leave the last column free: some terminals wrap in it.
 		if r := []rune(line); len(r) >= columns {
 			line = string(r[:columns-1])
 		}
@@ -70,19 +69,19 @@ func (s *screen) show(block ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !slices.Equal(block, s.block) {
-		_ = s.replace(nil, block) // progress that cannot be shown is no reason to stop
+		_ = s.replace(nil, block) // failing to show progress must not stop the import
 	}
 }
 
-// keep leaves the block where it is, as lines that stay.
+// keep turns the block into written lines.
 func (s *screen) keep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.block = nil
 }
 
-// replace erases the block, writes lines in its place, and the next block below. The
-// caller holds mu.
+// replace erases the block, writes lines in its place, and shows the next block below them.
+// The caller holds mu.
 func (s *screen) replace(lines []byte, next []string) error {
 	var b bytes.Buffer
 	if n := len(s.block); n > 0 {

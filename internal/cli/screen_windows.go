@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// enableEscapes makes a console understand escape sequences, which those of Windows 10
-// and later can, and reports whether it does.
+// enableEscapes turns on escape sequences in a console, which Windows 10 and later support,
+// and reports whether that worked.
 func enableEscapes(f *os.File) bool {
 	handle, mode := windows.Handle(f.Fd()), uint32(0)
 	return windows.GetConsoleMode(handle, &mode) == nil &&

@@ -27,9 +27,9 @@ func newServer(p Process, common *config.CommonFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Follow every change into the destination",
-		Long: `Follows the stream of changes into the destination, from where the last import
-or the last run ended, until it is told to stop. It waits for a network or a
-destination that is down, for as long as it takes.
+		Long: `Follows the stream of changes into the destination, from the end of the last import
+or run, until you stop it. If the network or the destination is down, it waits and
+retries, for as long as it takes.
 
 Health is at http://<host>:<port>/ and metrics are at /metrics.`,
 		Example: `  eds server --url 'postgres://user:${PASSWORD}@host:5432/database'
@@ -58,14 +58,14 @@ Health is at http://<host>:<port>/ and metrics are at /metrics.`,
 	return cmd
 }
 
-// serverFlags are the flags of eds server, which its worker has too.
+// serverFlags are the flags of eds server and its worker.
 type serverFlags struct {
 	common   *config.CommonFlags
 	server   *config.ServerFlags
 	releases *config.ReleaseFlags
 }
 
-// bindServer adds the flags of eds server alone to fs.
+// bindServer adds the flags of eds server to fs, without the common ones.
 func bindServer(common *config.CommonFlags, fs *pflag.FlagSet) serverFlags {
 	return serverFlags{common, config.BindServer(fs), config.BindRelease(fs)}
 }
@@ -77,19 +77,19 @@ func (f serverFlags) resolve(p Process, s *setup) (config.Server, error) {
 	return o, usage(err)
 }
 
-// predecessor is how long the next server waits for the data directory of one that is
-// ending: longer than that one may take without a parent.
+// predecessor is how long a server waits for the data directory of the previous one, which
+// is ending: longer than a worker without a parent may take.
 const predecessor = orphanLimit + 15*time.Second
 
-// follow runs the server until soft ends or it cannot go on; if hard ends, it stops at
-// once. The configuration brings what is not made here.
+// follow runs the server until soft ends or it cannot continue. If hard ends, it stops at
+// once. It completes the configuration c.
 func follow(soft, hard context.Context, p Process, s *setup, c server.Config) error {
 	o := c.Options
 	dir, err := state.Await(soft, s.common.DataDir, predecessor, func() {
 		s.logger.Warn("another eds uses the data directory; waiting for it to end", "data", s.common.DataDir)
 	})
 	if errors.Is(err, state.ErrInUse) && soft.Err() != nil {
-		return nil // nothing was begun
+		return nil // nothing has started
 	}
 	if err != nil {
 		return err
@@ -97,7 +97,8 @@ func follow(soft, hard context.Context, p Process, s *setup, c server.Config) er
 	defer dir.Close()
 	health := c.Health
 	registry := telemetry.NewRegistry(s.build, health)
-	c.Build, c.State, c.Lookup, c.Registry, c.Logger, c.Log, c.PID = s.build, dir, p.Lookup, registry, s.logger, s.log, os.Getpid()
+	c.Build, c.State, c.Lookup, c.Registry = s.build, dir, p.Lookup, registry
+	c.Logger, c.Log, c.PID = s.logger, s.log, os.Getpid()
 	worker, err := server.New(c)
 	if err != nil {
 		return refused(err)
@@ -108,13 +109,14 @@ func follow(soft, hard context.Context, p Process, s *setup, c server.Config) er
 	if err != nil {
 		return err
 	}
-	s.logger.Info("eds is starting", "version", s.build.Version, "data", s.common.DataDir, "health", fmt.Sprintf("http://%s/", reachable(web.Addr())))
+	s.logger.Info("eds is starting",
+		"version", s.build.Version, "data", s.common.DataDir, "health", fmt.Sprintf("http://%s/", reachable(web.Addr())))
 
 	serving, stop := context.WithCancel(context.WithoutCancel(hard))
 	var g errgroup.Group
 	g.Go(func() error { return web.Run(serving) })
 	if socket, err := control.Listen(hard, s.common.DataDir); err != nil {
-		s.logger.Warn("eds status, and eds import beside this server, will not work", "error", err)
+		s.logger.Warn("eds status and eds import cannot reach this server", "error", err)
 	} else {
 		g.Go(func() error { return control.Serve(serving, socket, worker) })
 	}
@@ -130,11 +132,11 @@ func follow(soft, hard context.Context, p Process, s *setup, c server.Config) er
 		s.logger.Error("eds stops", "error", err)
 		return silentError{err}
 	}
-	s.logger.Info("eds has stopped; everything it had received is applied")
+	s.logger.Info("eds has stopped; all received changes are applied")
 	return nil
 }
 
-// reachable returns how a program on this machine names what listens on a.
+// reachable returns the address at which programs on this machine reach a listener on a.
 func reachable(a *net.TCPAddr) string {
 	if a.IP.IsUnspecified() {
 		return net.JoinHostPort("localhost", strconv.Itoa(a.Port))
@@ -142,8 +144,7 @@ func reachable(a *net.TCPAddr) string {
 	return a.String()
 }
 
-// refused gives errors that only a person can mend, before anything works, the
-// exit code of a refusal.
+// refused gives fatal errors at the start, which only the operator can fix, the exit code 3.
 func refused(err error) error {
 	if err != nil && fault.Of(err) == fault.Fatal {
 		return usageError{err}

@@ -22,27 +22,27 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// service is what a system's service manager is to run.
+// service describes a service for the system's service manager.
 type service struct {
 	Name    string
 	Program string // absolute
 	DataDir string // absolute
 	User    string
-	Args    []string // of eds server, but for --data-dir
-	// Upgradable lets it replace its own program, whose directory it may write to.
+	Args    []string // of eds server, without --data-dir
+	// Upgradable lets the service write to the directory of its program, to upgrade it.
 	Upgradable bool
 }
 
-// serviceManager is what starts services with the system: systemd, launchd or
-// Windows. Uninstall, start, stop and status take the name of a service.
+// serviceManager starts services with the system: systemd, launchd or Windows.
+// Uninstall, start, stop and status take the name of a service.
 type serviceManager interface {
-	// check returns an error where the manager could not run s as it is meant.
+	// check returns an error if the manager cannot run s as intended.
 	check(s service) error
 	install(ctx context.Context, s service) error
 	uninstall(ctx context.Context, name string) error
 	start(ctx context.Context, name string) error
 	stop(ctx context.Context, name string) error
-	// status returns a word for people, and whether the service runs.
+	// status returns a word to print, and whether the service runs.
 	status(ctx context.Context, name string) (state string, runs bool, err error)
 }
 
@@ -51,9 +51,9 @@ var errNotInstalled = errors.New("the service is not installed; see: eds service
 // host is the machine that services are installed on.
 type host struct {
 	system  string // as runtime.GOOS
-	root    string // what files of service managers are below, "" for the machine's own
+	root    string // prefix of the service managers' files; "" for those of the machine
 	run     func(ctx context.Context, program string, args ...string) (output string, err error)
-	own     func(path, user string) error // gives a path to a user, who must exist
+	own     func(path, user string) error // changes the owner of path to user, who must exist
 	service func(p Process, name string, args []string) error
 }
 
@@ -92,7 +92,7 @@ func (h host) manager(p Process) (m serviceManager, dataDir, account string, err
 	switch h.system {
 	case "linux":
 		if _, err := os.Stat(filepath.Join(h.root, "/run/systemd/system")); err != nil {
-			return nil, "", "", usagef("this machine does not run systemd; have its service manager run: eds server")
+			return nil, "", "", usagef("this machine does not run systemd; configure its service manager to run: eds server")
 		}
 		return systemd{h}, "/var/lib/eds", "eds", nil
 	case "darwin":
@@ -103,33 +103,33 @@ func (h host) manager(p Process) (m serviceManager, dataDir, account string, err
 		programData, _ := p.Lookup("ProgramData")
 		return m, filepath.Join(first(programData, `C:\ProgramData`), "eds"), localService, err
 	}
-	return nil, "", "", fmt.Errorf("eds knows the service managers of Linux (systemd), macOS and Windows, not of %s", h.system)
+	return nil, "", "", fmt.Errorf("eds supports the service managers of Linux (systemd), macOS and Windows, not of %s", h.system)
 }
 
-// localService is the account of Windows for services that need no rights there.
+// localService is the Windows account for services without special rights.
 const localService = `NT AUTHORITY\LocalService`
 
-// makeDataDir makes the directory of the service for its user alone.
+// makeDataDir creates the data directory of the service, accessible only to its user.
 func (h host) makeDataDir(s service) error {
 	dir := filepath.Join(h.root, s.DataDir)
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make the data directory: %w", err)
+		return fmt.Errorf("create the data directory: %w", err)
 	}
 	if err := h.own(dir, s.User); err != nil {
-		return errors.Join(fmt.Errorf("give the data directory %s to the user of the service: %w", dir, err), os.Remove(dir))
+		return errors.Join(fmt.Errorf("change the owner of the data directory %s to the user of the service: %w", dir, err), os.Remove(dir))
 	}
 	return nil
 }
 
-// define writes a new file that makes a service known.
+// define writes a new definition file of a service.
 func (h host) define(path, text string) error {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	switch {
 	case errors.Is(err, fs.ErrExist):
-		return fmt.Errorf("there is %s already; run first: eds service uninstall", path)
+		return fmt.Errorf("%s exists already; run first: eds service uninstall", path)
 	case err != nil:
 		return err
 	}
@@ -145,10 +145,10 @@ func newService(p Process) *cobra.Command { return serviceCommand(p, thisHost())
 func serviceCommand(p Process, h host) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "service",
-		Short: "Have the system run the server: systemd, launchd or Windows",
-		Long: `Has the service manager of the system run eds server: from the start of the machine,
-as a user without rights, and again after a failure. A server that was installed
-by a package has its service already.`,
+		Short: "Run the server as a service of systemd, launchd or Windows",
+		Long: `Runs eds server as a service of the system: from the start of the machine, as a user
+without rights, restarted after a failure. The deb and rpm packages install a service
+already.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -156,25 +156,25 @@ by a package has its service already.`,
 	cmd.PersistentFlags().StringVar(&name, "name", "eds", "`name` of the service, for more than one server on a machine")
 	manager := func() (serviceManager, error) {
 		if !serviceName.MatchString(name) {
-			return nil, usagef("--name: want small letters, digits and hyphens, beginning with a letter")
+			return nil, usagef("--name: want lower-case letters, digits and hyphens, starting with a letter")
 		}
 		m, _, _, err := h.manager(p)
 		return m, err
 	}
-	act := func(use, short string, do func(serviceManager, context.Context) error) *cobra.Command {
+	act := func(use, short string, do func(m serviceManager, ctx context.Context, name string) error) *cobra.Command {
 		return &cobra.Command{Use: use, Short: short, Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			m, err := manager()
 			if err != nil {
 				return err
 			}
-			return privileged(use+" the service", do(m, cmd.Context()))
+			return privileged(use+" the service", do(m, cmd.Context(), name))
 		}}
 	}
 	cmd.AddCommand(
 		newServiceInstall(p, h, &name),
-		act("uninstall", "Stop the service and forget it; its data stay", func(m serviceManager, ctx context.Context) error { return m.uninstall(ctx, name) }),
-		act("start", "Start the service", func(m serviceManager, ctx context.Context) error { return m.start(ctx, name) }),
-		act("stop", "Stop the service, once it has applied what it holds", func(m serviceManager, ctx context.Context) error { return m.stop(ctx, name) }),
+		act("uninstall", "Stop and remove the service; its data stay", serviceManager.uninstall),
+		act("start", "Start the service", serviceManager.start),
+		act("stop", "Stop the service after it has applied the changes that it has received", serviceManager.stop),
 		newServiceStatus(manager, &name), newServiceRun(p, h, &name),
 	)
 	return cmd
@@ -182,7 +182,7 @@ by a package has its service already.`,
 
 var serviceName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
 
-// privileged says who may do it, where that is what is wrong.
+// privileged wraps the error of an operation, with advice if a right is missing.
 func privileged(operation string, err error) error {
 	switch {
 	case err == nil:
@@ -199,28 +199,28 @@ func newServiceInstall(p Process, h host, name *string) *cobra.Command {
 	s := service{}
 	cmd := &cobra.Command{
 		Use:   "install [flags] [-- FLAGS OF eds server]",
-		Short: "Make the server a service of the system",
-		Long: `Makes eds server a service of the system, which starts with it. What follows -- are
-the flags of eds server. Enrol and import with the same --data-dir, as the same
-user, before you start it. What the definition of a service says can be read by
-all users of the machine, so it may hold no secret: name it as ${NAME} or
-${file:/path} in the URL.`,
+		Short: "Install the server as a service of the system",
+		Long: `Installs eds server as a service of the system, which starts with the machine. Write
+flags of eds server after --. Enrol and import with the same --data-dir, as the same
+user, before you start the service. All users of the machine can read the definition
+of a service, so it must not contain a secret: use ${NAME} or ${file:/path} in the
+URL.`,
 		Example: `  sudo eds service install
   sudo eds service install --data-dir /var/lib/shop -- --port 9090
   sudo eds service start`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
-				return usagef("%s: flags of eds server stand behind --, but there is %q", cmd.CommandPath(), args[0])
+				return usagef("%s: write flags of eds server after --; got %q", cmd.CommandPath(), args[0])
 			}
 			return nil
 		},
 	}
 	cmd.Flags().StringVarP(&s.DataDir, "data-dir", "d", "", "`directory` of state, logs and configuration (default /var/lib/eds, /usr/local/var/eds or ProgramData)")
-	cmd.Flags().StringVar(&s.User, "user", "", "`user` that it runs as (default: eds; on macOS who runs sudo; on Windows LocalService)")
-	cmd.Flags().BoolVar(&s.Upgradable, "self-upgrade", false, "let it replace its own program, in a directory that belongs to the user")
+	cmd.Flags().StringVar(&s.User, "user", "", "`user` of the service (default: eds; on macOS the user who runs sudo; on Windows LocalService)")
+	cmd.Flags().BoolVar(&s.Upgradable, "self-upgrade", false, "let the service upgrade its program, in a directory that belongs to its user")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !serviceName.MatchString(*name) {
-			return usagef("--name: want small letters, digits and hyphens, beginning with a letter")
+			return usagef("--name: want lower-case letters, digits and hyphens, starting with a letter")
 		}
 		m, dataDir, account, err := h.manager(p)
 		if err != nil {
@@ -240,23 +240,25 @@ ${file:/path} in the URL.`,
 		if err := m.install(cmd.Context(), s); err != nil {
 			return privileged("install the service", err)
 		}
-		_, err = fmt.Fprintf(out(cmd), "The service %s runs with the next start of the machine, as %s, with the data in %s.\nTo start it now: eds service start --name %s\n", s.Name, s.User, s.DataDir, s.Name)
+		_, err = fmt.Fprintf(out(cmd), "The service %s starts with the machine, runs as %s, and has its data in %s.\n"+
+			"To start it now: eds service start --name %s\n", s.Name, s.User, s.DataDir, s.Name)
 		return err
 	}
 	return cmd
 }
 
-// checkService returns what no service manager could run, or should see.
+// checkService returns an error for a service that no service manager could run, or whose
+// definition would expose a secret.
 func checkService(s service) error {
 	if !filepath.IsAbs(s.DataDir) {
-		return errors.New("--data-dir: want an absolute path, for a service has no working directory")
+		return errors.New("--data-dir: want an absolute path, because a service has no working directory")
 	}
 	if s.User == "" {
-		return errors.New("name the user that the service runs as: --user")
+		return errors.New("--user: want the user of the service")
 	}
 	for _, text := range append(slices.Clone(s.Args), s.DataDir, s.User, s.Program) {
 		if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' }) {
-			return errors.New("an argument holds a line break or another control character, which no service manager takes")
+			return errors.New("an argument contains a line break or another control character, which no service manager accepts")
 		}
 	}
 	flags := pflag.NewFlagSet("server", pflag.ContinueOnError)
@@ -265,7 +267,7 @@ func checkService(s service) error {
 		return fmt.Errorf("flags of eds server: %w", err)
 	}
 	if flags.Changed("data-dir") {
-		return errors.New("--data-dir stands before --")
+		return errors.New("write --data-dir before --")
 	}
 	if flags.Changed("api-key") {
 		return errors.New("all users could read an --api-key; run eds enroll, or set SM_APIKEY in the environment of the service")
@@ -279,7 +281,7 @@ func checkService(s service) error {
 func newServiceStatus(manager func() (serviceManager, error), name *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
-		Short: "Say whether the service runs; eds status says how it is",
+		Short: "Show whether the service runs; see also eds status",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			m, err := manager()
@@ -288,7 +290,7 @@ func newServiceStatus(manager func() (serviceManager, error), name *string) *cob
 			}
 			state, runs, err := m.status(cmd.Context(), *name)
 			if err != nil {
-				return privileged("ask for the service", err)
+				return privileged("query the service", err)
 			}
 			fmt.Fprintln(out(cmd), state)
 			if !runs {
@@ -299,11 +301,11 @@ func newServiceStatus(manager func() (serviceManager, error), name *string) *cob
 	}
 }
 
-// newServiceRun is what Windows starts, which talks with its services.
+// newServiceRun returns the command that the service manager of Windows starts.
 func newServiceRun(p Process, h host, name *string) *cobra.Command {
 	return &cobra.Command{
 		Use: "run", Hidden: true,
-		Short: "Be the service; the service manager of Windows runs this",
+		Short: "Run as a Windows service; for the service manager",
 		RunE:  func(_ *cobra.Command, args []string) error { return h.service(p, *name, args) },
 	}
 }

@@ -171,8 +171,8 @@ func TestAServiceThatCouldNotRunIsRefused(t *testing.T) {
 	}{
 		"a flag that the server has not":  {"linux", []string{"--", "--prot", "1"}, "unknown flag: --prot"},
 		"a flag of the server before --":  {"linux", []string{"--port", "1"}, "unknown flag: --port"},
-		"an argument before --":           {"linux", []string{"server"}, "stand behind --"},
-		"the data directory behind --":    {"linux", []string{"--", "--data-dir", "/var/lib/eds"}, "stands before --"},
+		"an argument before --":           {"linux", []string{"server"}, "after --"},
+		"the data directory behind --":    {"linux", []string{"--", "--data-dir", "/var/lib/eds"}, "before --"},
 		"a key that all could read":       {"linux", []string{"--", "--api-key", "geheim"}, "eds enroll"},
 		"a password that all could read":  {"linux", []string{"--", "--url", "postgres://eds:geheim@db/eds"}, "${PASSWORD}"},
 		"a relative data directory":       {"linux", []string{"--data-dir", "data"}, "absolute"},

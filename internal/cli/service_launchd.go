@@ -26,7 +26,7 @@ func (m launchd) plist(name string) string {
 
 func (launchd) check(s service) error {
 	if s.User == "root" {
-		return errors.New("name a user for the service who is not root: --user")
+		return errors.New("--user: want a user other than root")
 	}
 	return nil
 }
@@ -59,8 +59,8 @@ func (m launchd) start(ctx context.Context, name string) error {
 	return err
 }
 
-// stop makes launchd forget the service until the next start of the machine, for
-// it would start it again at once.
+// stop unloads the service until the next start of the machine: launchd would restart it
+// at once.
 func (m launchd) stop(ctx context.Context, name string) error {
 	_, err := m.run(ctx, "launchctl", "bootout", "system/"+m.label(name))
 	return err
@@ -72,7 +72,7 @@ func (m launchd) status(ctx context.Context, name string) (string, bool, error) 
 	}
 	output, err := m.run(ctx, "launchctl", "print", "system/"+m.label(name))
 	if err != nil {
-		return "stopped", false, nil // launchd does not know what is not loaded
+		return "stopped", false, nil // launchd knows loaded services only
 	}
 	for line := range strings.Lines(output) {
 		if state, ok := strings.CutPrefix(strings.TrimSpace(line), "state = "); ok {
@@ -82,13 +82,13 @@ func (m launchd) status(ctx context.Context, name string) (string, bool, error) 
 	return "loaded", false, nil
 }
 
-// definition returns the property list of a service. It runs again after each
-// failure, a minute later at the earliest, and not after it has ended as asked.
+// definition returns the property list of a service. launchd restarts it after a failure,
+// a minute later at the earliest, but not after an orderly end.
 func (m launchd) definition(s service) string {
 	var b strings.Builder
 	text := func(value string) string {
 		var escaped strings.Builder
-		_ = xml.EscapeText(&escaped, []byte(value)) // a strings.Builder takes everything
+		_ = xml.EscapeText(&escaped, []byte(value)) // writing to a strings.Builder cannot fail
 		return "<string>" + escaped.String() + "</string>"
 	}
 	b.WriteString(`<?xml version="1.0" encoding="UTF-8"?>
@@ -99,7 +99,7 @@ func (m launchd) definition(s service) string {
 	key := func(name, value string) { fmt.Fprintf(&b, "\t<key>%s</key>\n\t%s\n", name, value) }
 	key("Label", text(m.label(s.Name)))
 	arguments := "<array>\n"
-	// The log file has everything; standard error, which nobody rotates, errors alone.
+	// Everything goes to the log file. Standard error gets only errors: launchd does not rotate it.
 	for _, a := range append([]string{s.Program, "server", "--data-dir", s.DataDir, "--silent"}, s.Args...) {
 		arguments += "\t\t" + text(a) + "\n"
 	}

@@ -21,7 +21,7 @@ func (systemd) check(s service) error {
 	for _, path := range []string{s.DataDir, s.Program} {
 		for _, home := range []string{"/home/", "/root/", "/run/user/"} {
 			if strings.HasPrefix(path, home) {
-				return fmt.Errorf("the service sees no homes of users, so %s can't be there; have the program in /usr/local/bin or /opt, and the data in /var/lib", path)
+				return fmt.Errorf("the service cannot see home directories, so %s cannot be there; put the program in /usr/local/bin or /opt, and the data in /var/lib", path)
 			}
 		}
 	}
@@ -30,7 +30,8 @@ func (systemd) check(s service) error {
 
 func (m systemd) install(ctx context.Context, s service) error {
 	if err := m.makeDataDir(s); err != nil {
-		return fmt.Errorf("%w; make the user, if there is none: useradd --system --user-group --home-dir %s --shell /usr/sbin/nologin %s", err, s.DataDir, s.User)
+		return fmt.Errorf("%w; if the user does not exist, create it: useradd --system --user-group --home-dir %s --shell /usr/sbin/nologin %s",
+			err, s.DataDir, s.User)
 	}
 	if err := m.define(m.unit(s.Name), systemdUnit(s)); err != nil {
 		return err
@@ -108,12 +109,13 @@ func systemdUnit(s service) string {
 		command += " " + systemdWord(a)
 	}
 	return strings.NewReplacer(
-		"{user}", s.User, "{name}", s.Name, "{dir}", strings.ReplaceAll(s.DataDir, "%", "%%"), "{dirs}", dirs, "{command}", command,
+		"{user}", s.User, "{name}", s.Name, "{dir}", strings.ReplaceAll(s.DataDir, "%", "%%"),
+		"{dirs}", dirs, "{command}", command,
 	).Replace(unitText)
 }
 
-// systemdWord returns a word of a command line or a list: systemd replaces
-// variables and specifiers, and knows quotes.
+// systemdWord escapes a word of a command line or a list: systemd expands variables and
+// specifiers, and interprets quotes.
 func systemdWord(text string) string {
 	word := strings.NewReplacer(`%`, `%%`, `$`, `$$`, `\`, `\\`, `"`, `\"`).Replace(text)
 	if text == "" || strings.ContainsAny(text, " '\"\\;") {
@@ -122,7 +124,7 @@ func systemdWord(text string) string {
 	return word
 }
 
-// unitText is also the unit of the packages.
+// unitText is also the unit in the packages.
 const unitText = `[Unit]
 Description=eds, which keeps a database equal to your Shopmonkey data
 Documentation=man:eds-server(1) https://github.com/shopmonkeyus/eds
@@ -137,19 +139,19 @@ WorkingDirectory={dir}
 EnvironmentFile=-/etc/eds/{name}.env
 ExecStart={command} $EDS_ARGS
 
-# A worker that crashes is started again by its parent. What the parent gives up on
-# may go better later, but 3 says that a person has to mend something.
+# The parent restarts a worker that crashes. If the parent gives up, a later start may
+# work, but after exit code 3 the operator has to fix something first.
 Restart=on-failure
 RestartSec=30
 RestartPreventExitStatus=3
 OOMPolicy=continue
-# The parent passes the signal on, and waits until all that was received is applied.
+# The parent passes the signal on, and waits until all received changes are applied.
 KillMode=mixed
 TimeoutStopSec=180
 LimitNOFILE=65536
 
-# It may write to its state directory and to /tmp of its own, and has no rights beyond
-# those of its user. Files elsewhere: ReadWritePaths= in "systemctl edit {name}".
+# The service can write to its state directory and to a private /tmp, and has no rights
+# beyond those of its user. For files elsewhere: ReadWritePaths= in "systemctl edit {name}".
 UMask=0077
 CapabilityBoundingSet=
 NoNewPrivileges=yes

@@ -23,7 +23,7 @@ type scm struct{ host }
 
 func (scm) check(s service) error {
 	if strings.ContainsAny(s.DataDir, `"`) {
-		return errors.New("--data-dir: a path of Windows has no quotes")
+		return errors.New("--data-dir: a Windows path cannot contain quotes")
 	}
 	return nil
 }
@@ -59,21 +59,20 @@ func (m scm) install(ctx context.Context, s service) (err error) {
 	return nil
 }
 
-// protect makes the data directory and keeps everybody out of it but the service
-// and those who govern the machine.
+// protect creates the data directory, accessible only to the service and administrators.
 func (m scm) protect(ctx context.Context, s service) error {
 	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
 		return err
 	}
 	account := s.User
 	if account == localService {
-		account = "*S-1-5-19" // its name depends on the language of Windows
+		account = "*S-1-5-19" // LocalService; its name depends on the language of Windows
 	}
 	_, err := m.run(ctx, "icacls", s.DataDir, "/inheritance:r", "/grant:r", account+":(OI)(CI)M", "*S-1-5-18:(OI)(CI)F", "*S-1-5-32-544:(OI)(CI)F")
 	return err
 }
 
-// with calls do with the service of that name.
+// with calls do with the named service.
 func (scm) with(name string, do func(*mgr.Service) error) error {
 	manager, err := mgr.Connect()
 	if err != nil {
@@ -102,8 +101,8 @@ func (m scm) start(_ context.Context, name string) error {
 	return m.with(name, func(s *mgr.Service) error { return s.Start() })
 }
 
-// stop returns when the service is about to stop; what it has received it applies
-// first.
+// stop asks the service to stop, and does not wait: the service first applies the changes
+// that it has received.
 func (m scm) stop(_ context.Context, name string) error {
 	return m.with(name, func(s *mgr.Service) error {
 		_, err := s.Control(svc.Stop)
@@ -115,14 +114,16 @@ func (m scm) status(_ context.Context, name string) (state string, runs bool, er
 	err = m.with(name, func(s *mgr.Service) error {
 		status, err := s.Query()
 		runs = status.State == svc.Running
-		state = map[svc.State]string{svc.Stopped: "stopped", svc.StartPending: "starting", svc.StopPending: "stopping", svc.Running: "running"}[status.State]
+		names := map[svc.State]string{
+			svc.Stopped: "stopped", svc.StartPending: "starting", svc.StopPending: "stopping", svc.Running: "running",
+		}
+		state = names[status.State]
 		return err
 	})
 	return state, runs, err
 }
 
-// runAsService runs eds server as the service of that name, until it ends or
-// Windows asks it to.
+// runAsService runs eds server as the named service, until it ends or Windows stops it.
 func runAsService(p Process, name string, args []string) error {
 	if is, err := svc.IsWindowsService(); err != nil || !is {
 		return usagef("eds service run is for the service manager; run eds server")
@@ -139,19 +140,19 @@ type windowsService struct {
 // Execute implements svc.Handler.
 func (w *windowsService) Execute(_ []string, requests <-chan svc.ChangeRequest, status chan<- svc.Status) (ownCode bool, code uint32) {
 	signals := make(chan os.Signal, 1)
-	var said lastWords
+	var tail outputTail
 	p := w.p
-	p.Args, p.Signals, p.Stdout, p.Stderr = append([]string{"server"}, w.args...), signals, io.Discard, &said
+	p.Args, p.Signals, p.Stdout, p.Stderr = append([]string{"server"}, w.args...), signals, io.Discard, &tail
 	done := make(chan int, 1)
 	go func() { done <- Run(p) }()
 	const accepts = svc.AcceptStop | svc.AcceptShutdown
 	status <- svc.Status{State: svc.Running, Accepts: accepts}
-	var alive <-chan time.Time // while it stops, which may take its time
+	var alive <-chan time.Time // reports progress of a slow stop
 	pending := svc.Status{State: svc.StopPending, WaitHint: uint32((30 * time.Second).Milliseconds())}
 	for {
 		select {
 		case code := <-done:
-			return w.ended(code, said.String())
+			return w.ended(code, tail.String())
 		case r := <-requests:
 			switch {
 			case r.Cmd == svc.Interrogate:
@@ -170,14 +171,14 @@ func (w *windowsService) Execute(_ []string, requests <-chan svc.ChangeRequest, 
 	}
 }
 
-// ended returns what Windows is told. It starts again whatever fails, so it does
-// not learn of what only a person can mend; the event log does.
-func (w *windowsService) ended(code int, said string) (ownCode bool, forWindows uint32) {
+// ended writes a failure to the event log, and returns the exit code for Windows. Windows
+// restarts every service that fails, so it gets 0 if only the operator can fix the failure.
+func (w *windowsService) ended(code int, output string) (ownCode bool, forWindows uint32) {
 	if code == exitOK {
 		return false, 0
 	}
 	if log, err := eventlog.Open(w.name); err == nil {
-		_ = log.Error(1, fmt.Sprintf("eds ended with %d.\n%s", code, said)) // there is nowhere else to say it
+		_ = log.Error(1, fmt.Sprintf("eds ended with %d.\n%s", code, output)) // there is no other place to report a failure
 		_ = log.Close()
 	}
 	if code == exitUsage {
@@ -186,13 +187,13 @@ func (w *windowsService) ended(code int, said string) (ownCode bool, forWindows 
 	return true, uint32(code)
 }
 
-// lastWords keeps the end of what is written to it.
-type lastWords struct {
+// outputTail keeps the last 8 KiB of its input.
+type outputTail struct {
 	mu   sync.Mutex
 	text []byte // guarded by mu
 }
 
-func (l *lastWords) Write(p []byte) (int, error) {
+func (l *outputTail) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	const most = 8 << 10
@@ -201,7 +202,7 @@ func (l *lastWords) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (l *lastWords) String() string {
+func (l *outputTail) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return string(l.text)

@@ -19,26 +19,26 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tlshosts"
 )
 
-// setup is what most commands begin with: the resolved common flags, the
+// setup is the common start of most commands: the resolved common flags, the
 // configuration file and a logger.
 type setup struct {
 	common config.Common
 	file   config.File
 	build  build.Info
-	screen *screen // of what is printed beside the log
+	screen *screen // for output beside the log
 	logger *slog.Logger
-	log    *telemetry.LogFile // nil: none is kept
-	looks  bool               // nothing is left in the data directory
+	log    *telemetry.LogFile // nil: no log file
+	looks  bool               // the command must leave nothing in the data directory
 	close  func() error
 }
 
-// begin resolves what every command has in common. Where logName is not "" the
-// log is also kept in a file of that name in the data directory.
+// begin resolves the common flags and opens the log. If logName is not "", the log is also
+// written to a file of that name in the data directory.
 func begin(p Process, flags *config.CommonFlags, logName string) (*setup, error) {
 	return beginWith(p, flags, logName, config.ReadFile)
 }
 
-// beginWith is begin with another way to read the configuration file.
+// beginWith is begin with another reader of the configuration file.
 func beginWith(p Process, flags *config.CommonFlags, logName string, read func(path string) (config.File, []string, error)) (*setup, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -57,7 +57,7 @@ func beginWith(p Process, flags *config.CommonFlags, logName string, read func(p
 	if err := s.openLog(p, logName); err != nil {
 		return nil, err
 	}
-	if logName != "" { // not the parent of a server, whose worker has the same flags
+	if logName != "" { // not for the parent of a server: its worker has the same flags
 		if err := s.profile(); err != nil {
 			return nil, errors.Join(err, s.close())
 		}
@@ -71,7 +71,8 @@ func beginWith(p Process, flags *config.CommonFlags, logName string, read func(p
 func (s *setup) openLog(p Process, name string) error {
 	terminal := p.terminal || isTerminal(p.Stderr)
 	o := telemetry.LogOptions{
-		Console: s.screen, Color: terminal && p.mayColor(), Time: s.common.Timestamp, Verbose: s.common.Verbose, Silent: s.common.Silent, Label: s.common.LogLabel,
+		Console: s.screen, Color: terminal && p.mayColor(), Time: s.common.Timestamp,
+		Verbose: s.common.Verbose, Silent: s.common.Silent, Label: s.common.LogLabel,
 		JSON: s.common.LogFormat == config.JSONFormat || s.common.LogFormat == config.AutoFormat && !terminal,
 	}
 	if name != "" {
@@ -85,7 +86,7 @@ func (s *setup) openLog(p Process, name string) error {
 	return nil
 }
 
-// profile begins the profile of the run where one is asked for; s.close ends it.
+// profile starts a CPU profile if the flags request one; s.close ends it.
 func (s *setup) profile() error {
 	if s.common.CPUProfile == "" {
 		return nil
@@ -95,7 +96,7 @@ func (s *setup) profile() error {
 		return fmt.Errorf("create the CPU profile: %w", err)
 	}
 	if err := pprof.StartCPUProfile(file); err != nil {
-		return errors.Join(fmt.Errorf("begin the CPU profile: %w", err), file.Close())
+		return errors.Join(fmt.Errorf("start the CPU profile: %w", err), file.Close())
 	}
 	closeLog := s.close
 	s.close = func() error {
@@ -105,7 +106,7 @@ func (s *setup) profile() error {
 	return nil
 }
 
-// security says which connections to HQ must use TLS.
+// security returns the rules for connections to HQ that must use TLS.
 func (s *setup) security(o config.HQ) *hq.Security {
 	hosts := tlshosts.In
 	if s.looks {
@@ -114,20 +115,20 @@ func (s *setup) security(o config.HQ) *hq.Security {
 	return &hq.Security{Require: o.RequireTLS, Hosts: hosts(s.common.DataDir), Logger: s.logger}
 }
 
-// memoryGoal is how much memory of the Go runtime the program aims to stay below, in bytes:
-// pipeline.DefaultBudget bounds what is in flight to a fraction of it, so the collector can
-// hold it. Peaks of the process are higher by its code and by what is allocated meanwhile.
+// memoryGoal is the soft limit for the memory of the Go runtime, in bytes.
+// pipeline.DefaultBudget bounds data in flight to a fraction of it, so the collector can
+// keep it. The process's peak is higher, by its code and by allocations during a collection.
 const memoryGoal = 112 << 20
 
-// boundMemory has the garbage collector work harder as memory comes near the
-// goal, unless the environment says otherwise.
+// boundMemory makes the garbage collector work harder near memoryGoal, unless the
+// environment sets another limit.
 func boundMemory(p Process) {
-	if _, told := p.Lookup("GOMEMLIMIT"); !told {
+	if _, set := p.Lookup("GOMEMLIMIT"); !set {
 		debug.SetMemoryLimit(memoryGoal)
 	}
 }
 
-// usage gives wrong usage its exit code.
+// usage marks errors of usage with their exit code.
 func usage(err error) error {
 	if errors.As(err, new(*config.UsageError)) {
 		return usageError{err}
@@ -135,7 +136,7 @@ func usage(err error) error {
 	return err
 }
 
-// hard returns a context for what a first signal should not interrupt.
+// hard returns a context that the first signal does not cancel.
 func hard(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
 
 func out(cmd *cobra.Command) io.Writer { return cmd.OutOrStdout() }

@@ -35,7 +35,7 @@ func TestServerThatStarts(t *testing.T) {
 	dir := supervise(t)
 	for _, command := range [][]string{{"status"}, {"accept-gap", "x"}} {
 		_, stderr, code := eds(t, nil, append(command, "--data-dir", dir)...)
-		if code != 1 || !strings.Contains(stderr, "is starting, or has crashed and starts again: its log says why; ask again in a moment\n") {
+		if code != 1 || !strings.Contains(stderr, "is starting, or restarts after a crash; see its log, and try again in a moment\n") {
 			t.Errorf("%v: exit code %d\n%s", command, code, stderr)
 		}
 	}

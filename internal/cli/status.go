@@ -29,11 +29,11 @@ func newStatus(p Process, common *config.CommonFlags) *cobra.Command {
 	asJSON := false
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show how the running server is",
-		Long: `Asks the server that runs with the data directory how it is: the tables that are
-not complete, with the command that brings each back; how far behind it is, how
-fast, what it waits for, its last error, its dead letters, and one line per table.
-The exit code is 0 if it is healthy, else 1.`,
+		Short: "Show the state of the running server",
+		Long: `Shows the state of the server that runs with the data directory: tables that are not
+complete, each with the command that repairs it; lag and rate, the reason if it waits,
+its last error, its dead letters, and one line per table. The exit code is 0 if the
+server is healthy, else 1.`,
 		Example: "  eds status\n  eds status --json",
 		Args:    noArgs,
 	}
@@ -46,7 +46,7 @@ The exit code is 0 if it is healthy, else 1.`,
 		defer s.close()
 		r, err := control.NewClient(s.common.DataDir).Status(cmd.Context())
 		if err != nil {
-			return silence(s.common.DataDir, err)
+			return noAnswer(s.common.DataDir, err)
 		}
 		if asJSON {
 			err = printJSON(out(cmd), r)
@@ -87,12 +87,12 @@ func printStatus(w io.Writer, r server.Report) error {
 		row("state", "%s: %s", r.State, r.Reason)
 	}
 	if r.ImportID != "" {
-		row("import", "%s; to watch it: eds import --watch %s", cmp.Or(r.Import, "it has not begun"), r.ImportID)
+		row("import", "%s; to watch it: eds import --watch %s", cmp.Or(r.Import, "not started yet"), r.ImportID)
 	}
 	row("lag", "%s, %s", lag(r.LagSeconds), pending(r.Pending))
 	row("rate", "%.0f events/s, %d applied, %d skipped", r.Rate, r.Applied, r.Skipped)
 	row("last applied", "%s", ago(r.LastApplied))
-	row("dead letters", "%s", letters(r))
+	row("dead letters", "%s", deadLetters(r))
 	if r.LastError != "" {
 		row("last error", "%s: %s", ago(r.LastErrorAt), r.LastError)
 	}
@@ -102,8 +102,8 @@ func printStatus(w io.Writer, r server.Report) error {
 	return printChanged(w, r.Tables)
 }
 
-// letters describes the dead letters.
-func letters(r server.Report) string {
+// deadLetters describes the number of dead letters.
+func deadLetters(r server.Report) string {
 	text := strconv.Itoa(r.DeadLetters)
 	if r.DeadUnknown > 0 {
 		text += fmt.Sprintf(", %d of unknown rows", r.DeadUnknown)
@@ -117,7 +117,7 @@ func letters(r server.Report) string {
 	return text
 }
 
-// printNotOK prints the tables that are not complete; nothing if all are.
+// printNotOK prints the tables that are not complete, or nothing.
 func printNotOK(w io.Writer, tables map[string]server.TableReport) error {
 	var names, gaps []string
 	for _, name := range slices.Sorted(maps.Keys(tables)) {
@@ -145,13 +145,13 @@ func printNotOK(w io.Writer, tables map[string]server.TableReport) error {
 		return err
 	}
 	for _, gap := range gaps {
-		fmt.Fprintf(w, "To leave the tables of gap %s as they are: eds accept-gap %s\n", gap, gap)
+		fmt.Fprintf(w, "To accept gap %s as it is: eds accept-gap %s\n", gap, gap)
 	}
 	_, err := fmt.Fprintln(w)
 	return err
 }
 
-// printChanged prints what was applied to each table since the server began.
+// printChanged prints the number of changes per table since the server started.
 func printChanged(w io.Writer, tables map[string]server.TableReport) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	changed := false
@@ -179,7 +179,7 @@ func lag(seconds *float64) string {
 
 func pending(events *uint64) string {
 	if events == nil {
-		return "how many events are pending is not known"
+		return "pending events not known"
 	}
 	return fmt.Sprintf("%d events pending", *events)
 }
@@ -191,7 +191,7 @@ func orNone(text string) string {
 	return text
 }
 
-// ago says how long ago t was.
+// ago formats the time since t.
 func ago(t time.Time) string {
 	if t.IsZero() {
 		return "never"
@@ -203,14 +203,14 @@ func newHealth(p Process, common *config.CommonFlags) *cobra.Command {
 	port, host := 0, ""
 	cmd := &cobra.Command{
 		Use:   "health",
-		Short: "Ask the server on this machine whether it is healthy",
-		Long: `Asks the health port of a server on this machine, for the health checks of
-containers. The exit code is 0 where it is healthy, else 1.`,
+		Short: "Check the health of the server on this machine",
+		Long: `Queries the health port of a server on this machine, for the health checks of
+containers. The exit code is 0 if the server is healthy, else 1.`,
 		Example: "  eds health\n  eds health --port 9090",
 		Args:    noArgs,
 	}
 	cmd.Flags().IntVar(&port, "port", 0, "`port` of health and metrics (environment: PORT; default 8080)")
-	cmd.Flags().StringVar(&host, "host", "localhost", "`address` that they listen on")
+	cmd.Flags().StringVar(&host, "host", "localhost", "`address` of the port")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := begin(p, common, "")
 		if err != nil {
@@ -239,7 +239,7 @@ func askHealth(ctx context.Context, w io.Writer, address string) error {
 	}
 	answer, err := client.Do(request)
 	if err != nil {
-		return fmt.Errorf("ask the server at %s for its health: %w", address, errors.Unwrap(err))
+		return fmt.Errorf("query the health of the server at %s: %w", address, errors.Unwrap(err))
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(answer.Body, 1<<20))
@@ -248,7 +248,7 @@ func askHealth(ctx context.Context, w io.Writer, address string) error {
 	}
 	var report telemetry.Report
 	if json.Unmarshal(text, &report) != nil || report.Status == "" {
-		return fmt.Errorf("what answers at %s is no server of eds; name its port with --port", address)
+		return fmt.Errorf("the program at %s is not a server of eds; set the server's port with --port", address)
 	}
 	if _, err := w.Write(text); err != nil {
 		return err

@@ -137,7 +137,7 @@ func TestServer_AsksForNoCodeIfTheKeyCannotBeKept(t *testing.T) {
 	if exit := <-p.code; exit != 1 {
 		t.Errorf("exit code %d", exit)
 	}
-	p.sees("no code was used: see that this user may write to "+dir, 1)
+	p.sees("no code was used: check that this user may write to "+dir, 1)
 	if strings.Contains(p.screen(), "The code that HQ shows") {
 		t.Error(p.screen())
 	}
@@ -238,7 +238,7 @@ func TestImport_ShowsProgressOnlyWhileItImports(t *testing.T) {
 			args := append([]string{"import", "--data-dir", t.TempDir(), "--url", "sqlite://" + filepath.Join(t.TempDir(), "shop.db")}, c.flags...)
 			p := sitDown(t, env, args...)
 			if c.answer != "" {
-				p.sees("Go on? [y/N] ", 1)
+				p.sees("Continue? [y/N] ", 1)
 				p.types(c.answer)
 			}
 			exit := <-p.code
@@ -255,14 +255,14 @@ func TestImport_TearsNoLine(t *testing.T) {
 	h, dir := startHQ(t), t.TempDir()
 	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"}), "NO_COLOR": "1"}
 	p := sitDown(t, env, "import", "--data-dir", dir, "--url", "sqlite://"+filepath.Join(t.TempDir(), "shop.db"), "--verbose")
-	p.sees("Go on? [y/N] ", 1)
+	p.sees("Continue? [y/N] ", 1)
 	p.types("y")
 	if exit := <-p.code; exit != 0 {
 		t.Fatalf("exit code %d\n%s", exit, p.screen())
 	}
 	p.sees("rows of 16 tables in", 2) // the question has it, too
 	shown := cli.Rendered(p.screen())
-	whole := regexp.MustCompile(`^(INFO  |DEBUG |WARN  ).+$|^Go on\? \[y/N\] y$|^This replaces all rows of 16 tables in sqlite:.*$|^all tables +\[=+\] 16/16 +\d+ rows +[0-9.]+ \w+$|^\d+s, \d+ rows/s$` +
+	whole := regexp.MustCompile(`^(INFO  |DEBUG |WARN  ).+$|^Continue\? \[y/N\] y$|^This replaces all rows of 16 tables in sqlite:.*$|^all tables +\[=+\] 16/16 +\d+ rows +[0-9.]+ \w+$|^\d+s, \d+ rows/s$` +
 		`|^ +table +rows +files +bytes +result$|^ *\w+ +\d+ +\d+ +\d+ +done$|^\d+ rows of 16 tables in .*$|^$`)
 	logged := 0
 	for _, line := range shown {

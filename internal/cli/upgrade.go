@@ -16,12 +16,11 @@ import (
 func newUpgrade(p Process, common *config.CommonFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "upgrade [VERSION]",
-		Short: "Replace this program by another version",
-		Long: `Downloads a release, the newest where no VERSION is named, verifies its PGP
-signature, asks the new program for its version, and puts it in the place of this
-one, which is kept beside it with the ending .old. The new program is on probation
-until a server has run with it for a while; see docs/upgrade.md. In a container it
-is refused: run another image.`,
+		Short: "Upgrade this program to another version",
+		Long: `Downloads a release, by default the newest, verifies its PGP signature and its
+version, and replaces this program with it. The old program is kept with the suffix
+.old. The new program is on probation until a server has run with it for a while; see
+docs/upgrade.md. In a container, run another image instead.`,
 		Example: `  eds upgrade
   eds upgrade 1.2.3 --dry-run
   eds upgrade 1.2.3
@@ -40,7 +39,7 @@ is refused: run another image.`,
 			return usage(err)
 		}
 		if len(args) == 1 && (o.Rollback || o.Accept) {
-			return usagef("%s: --rollback and --accept are about the last upgrade, and take no version", cmd.CommandPath())
+			return usagef("%s: --rollback and --accept apply to the last upgrade, and take no version", cmd.CommandPath())
 		}
 		s, err := begin(p, common, "")
 		if err != nil {
@@ -66,7 +65,7 @@ is refused: run another image.`,
 	return cmd
 }
 
-// upgrader upgrades by hand.
+// upgrader runs "eds upgrade".
 type upgrader struct {
 	*selfupdate.Updater
 	out io.Writer
@@ -81,7 +80,7 @@ func (u *upgrader) newest(ctx context.Context) error {
 	}
 	err = u.upgrade(ctx, version)
 	if errors.Is(err, selfupdate.ErrDowngrade) {
-		return u.say("Nothing to do: the newest release is %s, and what runs is newer.\n", version)
+		return u.say("Nothing to do: the newest release is %s, and this program is newer.\n", version)
 	}
 	return err
 }
@@ -95,7 +94,7 @@ func (u *upgrader) upgrade(ctx context.Context, version string) error {
 		return u.refused(err)
 	}
 	if u.dry {
-		return u.tell(plan)
+		return u.printPlan(plan)
 	}
 	staged, err := u.Stage(ctx, version)
 	if err != nil {
@@ -104,18 +103,18 @@ func (u *upgrader) upgrade(ctx context.Context, version string) error {
 	if err := staged.Swap(); err != nil {
 		return errors.Join(err, staged.Discard())
 	}
-	_, err = fmt.Fprintf(u.out, `%[1]s is eds %[2]s now, and %[3]s is kept as %[4]s.
+	_, err = fmt.Fprintf(u.out, `%[1]s is now eds %[2]s; %[3]s is kept as %[4]s.
 
-Restart the server to run it. Where it does not come up healthy within a minute, or fails in the five
-minutes after, the server goes back to %[3]s by itself. By hand:
+Restart the server to run it. If it is not healthy within a minute, or fails in the next five
+minutes, the server goes back to %[3]s. To decide yourself:
 
   eds upgrade --rollback    go back
-  eds upgrade --accept      keep it, whatever happens
+  eds upgrade --accept      keep it in any case
 `, plan.Program, plan.To, plan.From, plan.Old)
 	return err
 }
 
-// refused gives an error what to do about it, and its exit code.
+// refused adds a remedy and the exit code to an error.
 func (u *upgrader) refused(err error) error {
 	switch {
 	case errors.Is(err, selfupdate.ErrCurrent):
@@ -129,11 +128,11 @@ func (u *upgrader) refused(err error) error {
 	return err
 }
 
-// tell says what an upgrade would do.
-func (u *upgrader) tell(plan selfupdate.Plan) error {
+// printPlan prints the steps of an upgrade.
+func (u *upgrader) printPlan(plan selfupdate.Plan) error {
 	step := "Would upgrade"
 	if plan.Downgrade {
-		step = "Would go down"
+		step = "Would downgrade"
 	}
 	return u.say(`%s from %s to %s:
 
@@ -143,42 +142,42 @@ func (u *upgrader) tell(plan selfupdate.Plan) error {
   replace    %s
   keep       %s
 
-Nothing was changed, and nothing downloaded.
+Nothing was changed or downloaded.
 `, step, plan.From, plan.To, plan.Archive, plan.Signature, strings.Join(plan.Signers, "\n             "), plan.Program, plan.Old)
 }
 
 func (u *upgrader) rollback(ctx context.Context) error {
 	if u.dry {
-		return u.say("Would put %s in the place of %s. Nothing was changed.\n", u.Old(), u.Target())
+		return u.say("Would replace %[2]s with %[1]s. Nothing was changed.\n", u.Old(), u.Target())
 	}
-	if err := u.Rollback(ctx, "asked for on the command line"); err != nil {
+	if err := u.Rollback(ctx, "requested on the command line"); err != nil {
 		return err
 	}
-	standing, err := u.Recover()
+	status, err := u.Recover()
 	if err != nil {
 		return err
 	}
 	if err := u.Commit(); err != nil {
 		return err
 	}
-	return u.say("%s is eds %s again. Restart the server to run it.\n", u.Target(), standing.From)
+	return u.say("%s is eds %s again. Restart the server to run it.\n", u.Target(), status.From)
 }
 
 func (u *upgrader) accept() error {
-	standing, err := u.Standing()
+	status, err := u.Status()
 	if err != nil {
 		return err
 	}
-	if standing.State != selfupdate.Probation {
+	if status.State != selfupdate.Probation {
 		return u.say("No upgrade is on probation.\n")
 	}
 	if u.dry {
-		return u.say("Would keep %s. Nothing was changed.\n", standing.To)
+		return u.say("Would keep %s. Nothing was changed.\n", status.To)
 	}
 	if err := u.Commit(); err != nil {
 		return err
 	}
-	return u.say("eds %s stays.\n", standing.To)
+	return u.say("eds %s is kept.\n", status.To)
 }
 
 func (u *upgrader) say(format string, args ...any) error {

@@ -150,7 +150,7 @@ func TestAnUpgradeIsTriedThenKeptOrTakenBack(t *testing.T) {
 	m.wantInPlace("9.0.0", "eds eds.old eds.upgrade")
 	m.want(1, "pass --accept or --rollback", "upgrade", "9.0.1")
 	m.want(0, "Would keep 9.0.0", "upgrade", "--accept", "--dry-run")
-	m.want(0, "eds 9.0.0 stays", "upgrade", "--accept")
+	m.want(0, "eds 9.0.0 is kept", "upgrade", "--accept")
 	m.want(0, "No upgrade is on probation", "upgrade", "--accept")
 	m.wantInPlace("9.0.0", "eds eds.old")
 	m.want(0, "Nothing was changed", "upgrade", "--rollback", "--dry-run")
@@ -166,11 +166,11 @@ func TestWithoutAVersionItIsTheNewest(t *testing.T) {
 	m.want(0, "eds-9.0.0 is eds 9.0.0 for ", "download")
 	m.want(0, "Would upgrade from 0.0.0-dev to 9.0.0", "upgrade", "--dry-run")
 	m.wantInPlace("0.0.0", "eds")
-	m.want(0, "is eds 9.0.0 now", "upgrade")
+	m.want(0, "is now eds 9.0.0", "upgrade")
 	m.wantInPlace("9.0.0", "eds eds.old eds.upgrade")
-	m.want(0, "stays", "upgrade", "--accept")
+	m.want(0, "is kept", "upgrade", "--accept")
 	m.newest = "0.0.0-a"
-	m.want(0, "Nothing to do: the newest release is 0.0.0-a, and what runs is newer.", "upgrade")
+	m.want(0, "Nothing to do: the newest release is 0.0.0-a, and this program is newer.", "upgrade")
 	m.newest = "0.0.0-dev"
 	m.want(0, "Nothing to do: this version runs already: 0.0.0-dev.", "upgrade")
 	m.wantInPlace("9.0.0", "eds eds.old")
@@ -181,7 +181,7 @@ func TestAnUpgradeSaysWhatItDoes(t *testing.T) {
 	_, stderr, code := m.eds("upgrade", "9.0.0")
 	archive := selfupdate.ThisPlatform().Archive()
 	last := -1
-	for _, want := range []string{"download " + archive + ".sig", "download " + archive + ": ", "verify the signature", "unpack eds", "ask the program for its version"} {
+	for _, want := range []string{"download " + archive + ".sig", "download " + archive + ": ", "verify the signature", "unpack eds", "check the program's version"} {
 		at := strings.Index(stderr, want)
 		if at <= last {
 			t.Errorf("%q is not told in its turn", want)
@@ -216,10 +216,10 @@ func TestAnUpgradeIsRefusedWithItsReason(t *testing.T) {
 	} {
 		m.want(c.code, says, c.args...)
 	}
-	m.want(3, "/eds/releases/latest leads to no release: name the version", "upgrade")
+	m.want(3, "/eds/releases/latest does not lead to a release: give the version", "upgrade")
 	m.releasesURL = strings.TrimSuffix(m.releasesURL, "/download")
-	m.want(3, "does not say which release is the newest: name the version, as in 1.2.3", "upgrade")
-	m.want(3, "name the version, as in 1.2.3", "download")
+	m.want(3, "does not name the newest release: give the version, as in 1.2.3", "upgrade")
+	m.want(3, "give the version, as in 1.2.3", "download")
 	m.container = true
 	m.want(1, "a container is upgraded by its image, and this is one (/.dockerenv exists): run the image of 9.0.0 instead", "upgrade", "9.0.0")
 	m.keyFile = noKey

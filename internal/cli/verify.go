@@ -35,17 +35,17 @@ func newVerify(p Process, common *config.CommonFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Compare the destination with a fresh export",
-		Long: `Has HQ export every table, and compares the rows with those of the destination:
-their number, and a checksum of each column of each row. Rows that are missing,
-too many or different are named by their keys, ten of each kind a table. Nothing
-is changed. A server may run meanwhile: rows that differ are compared again with
-another export, until those that still do stay as they are, five times at most.
+		Long: `Compares the rows of the destination with a fresh export from HQ: their number, and a
+checksum of each column of each row. It reports the keys of missing, extra and
+different rows, up to ten of each kind per table, and changes nothing. A server may run
+meanwhile: rows that differ are compared again with another export until they are
+stable, at most five times.
 
-With --repair, the tables that differ are imported, as by eds import --only, and
-compared again. HQ exports whole tables, so each is replaced whole. If a server runs
-with the same data directory, it does the import.
+With --repair, tables that differ are imported, as with eds import --only, and compared
+again. HQ exports whole tables, so each is replaced whole. If a server runs with the
+same data directory, it does the import.
 
-The exit code is 0 if all rows are equal, with --repair at the end, else 1.`,
+The exit code is 0 if all rows are equal (with --repair, at the end), else 1.`,
 		Example: `  eds verify
   eds verify --only order,customer
   eds verify --repair`,
@@ -67,15 +67,15 @@ The exit code is 0 if all rows are equal, with --repair at the end, else 1.`,
 		v := verifier{im: importer{what: "verify", p: p, s: s, o: o, out: out(cmd)}, reports: make(map[string]verify.Report)}
 		switch {
 		case repair && !o.NoConfirm && !isTerminal(p.Stdin):
-			return usagef("--repair replaces all rows of the tables that differ; pass --no-confirm to say that you want that, as there is no terminal to ask at")
+			return usagef("--repair replaces all rows of the tables that differ; there is no terminal for a prompt, so pass --no-confirm to confirm that")
 		case !repair && o.NoConfirm:
-			return usagef("--no-confirm is for --repair; without that nothing is changed")
+			return usagef("--no-confirm is for --repair; without it, nothing is changed")
 		}
 		if err := v.run(cmd.Context()); err != nil {
 			return err
 		}
 		if !repair {
-			v.tellServer(cmd.Context())
+			v.notifyServer(cmd.Context())
 			return v.conclude(asJSON)
 		}
 		log := out(cmd)
@@ -86,27 +86,27 @@ The exit code is 0 if all rows are equal, with --repair at the end, else 1.`,
 		if failed != nil && !errors.As(failed, new(tablesError)) {
 			return failed
 		}
-		v.tellServer(cmd.Context())
+		v.notifyServer(cmd.Context())
 		return cmp.Or(failed, v.conclude(asJSON))
 	}
 	return cmd
 }
 
-// verifier is a sink that compares what is loaded into it with what the
-// destination holds.
+// verifier is a sink that compares the rows that are loaded into it with those of the
+// destination.
 type verifier struct {
 	im     importer
 	reader sink.Reader
 	// repaired is set once tables that differed were imported. A server may still be
-	// applying what was changed since.
+	// applying later changes.
 	repaired bool
 	began    time.Time // the first comparison
 	whole    bool      // all tables are compared, with all their rows
 	mu       sync.Mutex
-	reports  map[string]verify.Report // by table; of one that cannot be compared, why
+	reports  map[string]verify.Report // by table; with an error for a table that cannot be compared
 }
 
-// maxRounds bounds how often rows that differ are compared.
+// maxRounds is how often rows that differ are compared at most.
 const maxRounds = 5
 
 func (v *verifier) run(ctx context.Context) error {
@@ -125,7 +125,7 @@ func (v *verifier) run(ctx context.Context) error {
 	}
 	defer destination.Close(hard(ctx))
 	if v.reader = destination.Reader; v.reader == nil {
-		return usagef("%s keeps events, which cannot be compared or repaired; compare the destination that they flow into", drivers.MaskURL(im.o.URL.Reveal()))
+		return usagef("%s keeps events, which cannot be compared or repaired", drivers.MaskURL(im.o.URL.Reveal()))
 	}
 	if v.began.IsZero() {
 		v.began, v.whole = time.Now(), len(im.o.Only)+len(im.o.CompanyIDs)+len(im.o.LocationIDs) == 0
@@ -134,19 +134,19 @@ func (v *verifier) run(ctx context.Context) error {
 		if err := v.compare(ctx, client); err != nil {
 			return err
 		}
-		tables, rows := v.unsettled()
+		tables, rows := v.unstable()
 		if len(tables) == 0 || round == maxRounds {
 			return nil
 		}
-		im.s.logger.Info("comparing again what differs, for a server may have changed it meanwhile", "tables", len(tables), "rows", rows)
+		im.s.logger.Info("comparing the rows that differ again, because a server may have changed them meanwhile", "tables", len(tables), "rows", rows)
 		im.o.Only = tables
 	}
 }
 
-// unsettled returns the tables with rows that differ, and not as they did the time before,
-// and the number of those rows. After a repair, these are all rows that differ. If too many
-// differ, a server is not the reason.
-func (v *verifier) unsettled() (tables []string, rows int) {
+// unstable returns the tables with rows whose difference has changed since the last
+// comparison, and the number of those rows. After a repair, it counts all rows that differ.
+// If too many differ, a server is not the reason, and it returns none.
+func (v *verifier) unstable() (tables []string, rows int) {
 	for name, r := range v.reports {
 		if r.Equal() || r.Suspects == nil {
 			continue
@@ -164,8 +164,8 @@ func (v *verifier) unsettled() (tables []string, rows int) {
 	return tables, rows
 }
 
-// compare compares the tables with an export of their rows as they are now. A table that
-// cannot be compared does not keep the others from it.
+// compare compares the tables with a fresh export. A table that cannot be compared does not
+// block the others.
 func (v *verifier) compare(ctx context.Context, client *hq.Client) (err error) {
 	im := &v.im
 	// The state of a server that runs is its own.
@@ -197,9 +197,9 @@ func (v *verifier) compare(ctx context.Context, client *hq.Client) (err error) {
 	return nil
 }
 
-// tellServer tells the server that runs with the data directory, if there is one, which
-// tables are equal: it may warn that they are not known to be.
-func (v *verifier) tellServer(ctx context.Context) {
+// notifyServer reports the tables that are equal to the server that runs with the data
+// directory, if there is one: it may warn that they are unverified.
+func (v *verifier) notifyServer(ctx context.Context) {
 	all, bad := v.sorted()
 	equal := reconciler.Verification{Began: v.began, All: v.whole && len(bad) == 0}
 	for _, r := range all {
@@ -210,11 +210,11 @@ func (v *verifier) tellServer(ctx context.Context) {
 	im := &v.im
 	err := control.NewClient(im.s.common.DataDir).Verified(ctx, reconciler.Named(im.o.URL.Reveal(), im.p.Lookup).Identity, equal)
 	if err != nil {
-		im.s.logger.Debug("no server is told which tables are equal", "error", err)
+		im.s.logger.Debug("the result was not reported to a server", "error", err)
 	}
 }
 
-// sorted returns the reports by table: all, and those of tables that differ.
+// sorted returns all reports in the order of their tables, and those of tables that differ.
 func (v *verifier) sorted() (all, bad []verify.Report) {
 	for _, name := range slices.Sorted(maps.Keys(v.reports)) {
 		r := v.reports[name]
@@ -226,7 +226,7 @@ func (v *verifier) sorted() (all, bad []verify.Report) {
 	return all, bad
 }
 
-// conclude prints what was found.
+// conclude prints the result.
 func (v *verifier) conclude(asJSON bool) error {
 	all, bad := v.sorted()
 	if asJSON {
@@ -272,7 +272,8 @@ func printReports(w io.Writer, all, bad []verify.Report) error {
 	if len(bad) == unread {
 		return nil
 	}
-	_, err := fmt.Fprintf(w, "\n%d of %d tables differ. What a server is still to write shows too: eds status tells how far it is behind.\n", len(bad)-unread, len(all))
+	_, err := fmt.Fprintf(w, "\n%d of %d tables differ. Changes that a server has not applied yet count too; see the lag in eds status.\n",
+		len(bad)-unread, len(all))
 	return err
 }
 
@@ -283,7 +284,7 @@ func (v *verifier) Probe(context.Context) error { return nil }
 func (v *verifier) BeginLoad(ctx context.Context, _ string, t *schema.Table, _ sink.LoadMode, _ sink.Scope) (sink.Load, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	v.mu.Lock()
-	among := v.reports[t.Name].Suspects // of the comparison before; nil at first
+	among := v.reports[t.Name].Suspects // of the last comparison; nil at first
 	v.mu.Unlock()
 	c := &comparison{v: v, rows: make(chan *change.Row), taken: make(chan struct{}), done: make(chan struct{}), cancel: cancel}
 	go func() {
@@ -305,7 +306,7 @@ type comparison struct {
 	err    error
 }
 
-// want yields the rows that are loaded.
+// want yields the loaded rows.
 func (c *comparison) want(ctx context.Context) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		for {
@@ -353,7 +354,7 @@ func (c *comparison) LoadFile(_ context.Context, _ string, rows iter.Seq2[*chang
 	return n, nil
 }
 
-// failure is why a comparison ended before all rows were there.
+// failure returns why a comparison ended before it had all rows.
 func (c *comparison) failure() error {
 	if c.err == nil {
 		return errors.New("the comparison ended early")
@@ -361,7 +362,7 @@ func (c *comparison) failure() error {
 	return c.err
 }
 
-// Finish ends the comparison. If the destination was away, it has to begin again.
+// Finish ends the comparison. If the destination was down, the load has to start again.
 func (c *comparison) Finish(context.Context) (int64, error) {
 	close(c.rows)
 	<-c.done

@@ -39,7 +39,7 @@ func TestVerifyNamesTheRowsThatDiffer(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, stderr, code = eds(t, env, append([]string{"verify", "--only", "vendor,customer"}, args...)...)
-	if code != 1 || !strings.Contains(out, "1 missing: "+gone) || !strings.Contains(out, "1 different: "+changed+" (updatedDate)") || strings.Count(stderr, "comparing again") != 1 {
+	if code != 1 || !strings.Contains(out, "1 missing: "+gone) || !strings.Contains(out, "1 different: "+changed+" (updatedDate)") || strings.Count(stderr, "comparing the rows that differ again") != 1 {
 		t.Errorf("after a change: exit code %d\n%s%s", code, out, stderr)
 	}
 	out, _, code = eds(t, env, append([]string{"verify", "--json", "--only", "vendor"}, args...)...)
@@ -132,7 +132,7 @@ func TestWithoutAServerStatusSaysSo(t *testing.T) {
 	if _, stderr, code := eds(t, nil, "status", "--data-dir", t.TempDir()); code != 1 || !strings.Contains(stderr, "no server answers") {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
-	if _, stderr, code := eds(t, map[string]string{"PORT": "1"}, "health"); code != 1 || !strings.Contains(stderr, "ask the server at") {
+	if _, stderr, code := eds(t, map[string]string{"PORT": "1"}, "health"); code != 1 || !strings.Contains(stderr, "query the health of the server at") {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
 }

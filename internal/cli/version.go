@@ -16,7 +16,7 @@ var version string
 // versionReport is what "eds version --json" prints.
 type versionReport struct {
 	Version   string   `json:"version"`
-	Commit    string   `json:"commit,omitempty"` // ends in "-dirty" where the sources had been changed
+	Commit    string   `json:"commit,omitempty"` // ends in "-dirty" if the sources were modified
 	GoVersion string   `json:"goVersion"`
 	OS        string   `json:"os"`
 	Arch      string   `json:"arch"`
@@ -28,7 +28,7 @@ func newVersion(Process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "version",
 		Short:   "Print the version",
-		Long:    "Prints the version alone on a line, or, with --json, all that is known of this build.",
+		Long:    "Prints the version, or with --json all details of this build.",
 		Example: "  eds version\n  eds version --json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -44,6 +44,6 @@ func newVersion(Process) *cobra.Command {
 			return printJSON(out(cmd), r)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print all that is known of this build, as JSON")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print all details of this build as JSON")
 	return cmd
 }

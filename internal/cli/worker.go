@@ -19,15 +19,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// workerCommand is the name of the command that a parent starts.
+// workerCommand is the name of the command that the parent starts.
 const workerCommand = "worker"
 
-// supervise is the small parent process: it starts the worker, watches it, and
-// starts it again. It is the same under the parent process of the reference server,
-// which neither sees a worker hang nor takes an upgrade back, and gives up after five starts.
+// supervise is the small parent process: it starts the worker, watches it, and restarts
+// it. It does so even under the parent process of the reference server, which neither
+// detects a hanging worker nor rolls back an upgrade, and gives up after five starts.
 func supervise(ctx context.Context, p Process, s *setup, o config.Server, flags serverFlags) error {
-	p.signals.heeded.Store(true)
-	supervisor.IgnoreBrokenPipes() // nobody may be reading the log any more
+	p.signals.handlesSecond.Store(true)
+	supervisor.IgnoreBrokenPipes() // the reader of the log may be gone
 	if p.wrapped() {
 		var end func()
 		ctx, end = p.endWithParent(ctx, s)
@@ -38,11 +38,11 @@ func supervise(ctx context.Context, p Process, s *setup, o config.Server, flags 
 		Dir: s.common.DataDir, Version: s.build.Version, Stderr: p.Stderr, Redact: telemetry.MaskText,
 		Kill: p.signals.second, NoRestart: o.NoRestart, Logger: s.logger,
 	}
-	// Without an updater the server works all the same; HQ is told when it asks for an upgrade.
+	// The server works without an updater, too; a request by HQ for an upgrade then fails.
 	if u, err := newUpdater(p, s, flags.release(), false); err != nil {
-		s.logger.Debug("this program can not be exchanged while it runs", "error", err)
+		s.logger.Debug("this program cannot be replaced while it runs", "error", err)
 	} else {
-		c.Upgrader = exchanger{u, s}
+		c.Upgrader = binaryUpgrader{u, s}
 	}
 	code, err := supervisor.Run(ctx, c)
 	switch {
@@ -54,8 +54,8 @@ func supervise(ctx context.Context, p Process, s *setup, o config.Server, flags 
 	return nil
 }
 
-// endWithParent returns a context that ends also when the process that started this one
-// is gone, and what ends the watch over that. A worker that then takes too long is ended.
+// endWithParent returns a context that also ends when the parent process has ended, and a
+// function that stops watching it. It ends a worker that then takes too long.
 func (p Process) endWithParent(ctx context.Context, s *setup) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	alive, end := context.WithCancel(hard(ctx))
@@ -75,52 +75,54 @@ func (p Process) endWithParent(ctx context.Context, s *setup) (context.Context, 
 	}
 }
 
-// trials is how often a new program may be started that does not prove itself.
-const trials = 5
+// maxProbationStarts is how often a program on probation may be started.
+const maxProbationStarts = 5
 
-// exchanger finishes upgrades. The worker has put the new binary in its place
-// before it ended.
-type exchanger struct {
+// binaryUpgrader commits or rolls back upgrades. The worker has swapped the binary before it
+// ended.
+type binaryUpgrader struct {
 	updater *selfupdate.Updater
 	s       *setup
 }
 
-func (e exchanger) Swap(string) error {
-	standing, err := e.updater.Standing()
-	if err == nil && standing.State != selfupdate.Probation {
-		err = errors.New("the new program is not in its place")
+func (e binaryUpgrader) Swap(string) error {
+	status, err := e.updater.Status()
+	if err == nil && status.State != selfupdate.Probation {
+		err = errors.New("the new program is not installed")
 	}
 	return err
 }
 
-func (e exchanger) Commit() error { return e.updater.Commit() }
+func (e binaryUpgrader) Commit() error { return e.updater.Commit() }
 
-func (e exchanger) Rollback(reason string) error {
-	standing, err := e.updater.Standing()
+func (e binaryUpgrader) Rollback(reason string) error {
+	status, err := e.updater.Status()
 	switch {
 	case err != nil:
 		return err
-	case standing.State == selfupdate.Settled:
+	case status.State == selfupdate.Settled:
 		return supervisor.ErrSettled
 	}
 	return e.updater.Rollback(context.Background(), reason)
 }
 
-func (e exchanger) Standing() *supervisor.Upgraded {
-	standing, err := e.updater.Attempt(context.Background(), trials)
+func (e binaryUpgrader) Status() *supervisor.Upgraded {
+	status, err := e.updater.Attempt(context.Background(), maxProbationStarts)
 	if err != nil {
-		e.s.logger.Error("an upgrade that was interrupted can not be looked at", "error", err)
+		e.s.logger.Error("the state of an interrupted upgrade cannot be read", "error", err)
 	}
-	if standing.State == selfupdate.Settled {
+	if status.State == selfupdate.Settled {
 		return nil
 	}
-	return &supervisor.Upgraded{Version: standing.To, Before: standing.From, Failed: standing.State == selfupdate.Reverted, Reason: standing.Reason}
+	return &supervisor.Upgraded{
+		Version: status.To, Before: status.From, Failed: status.State == selfupdate.Reverted, Reason: status.Reason,
+	}
 }
 
 func newWorker(p Process) *cobra.Command {
 	return &cobra.Command{
 		Use: workerCommand, Hidden: true, Args: noArgs,
-		Short: "Do the work of eds server, which starts it",
+		Short: "Do the work of eds server, which starts this process",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			supervisor.IgnoreBrokenPipes()
 			w, start, err := supervisor.Attach(p.Stdin, p.Stdout)
@@ -128,7 +130,7 @@ func newWorker(p Process) *cobra.Command {
 				return usageError{err}
 			}
 			defer w.Close()
-			os.Stdout = os.Stderr // what a library prints must not be taken for a message
+			os.Stdout = os.Stderr // output of a library must not look like a message
 			ctx, cancel := context.WithCancelCause(cmd.Context())
 			defer cancel(nil)
 			go func() { // ends with ctx
@@ -155,12 +157,12 @@ func newWorker(p Process) *cobra.Command {
 
 var errParentEnds = errors.New("the parent process ends")
 
-// work does what eds server was asked for.
+// work runs the server with the arguments of eds server.
 func work(ctx context.Context, p Process, w *supervisor.Worker, start supervisor.Start) error {
 	fs := pflag.NewFlagSet("server", pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	flags := bindServer(config.BindCommon(fs), fs)
-	if err := fs.Parse(start.Args); err != nil { // the command's name is among them
+	if err := fs.Parse(start.Args); err != nil { // including the command's name
 		return usageError{err}
 	}
 	p.terminal = start.Terminal
@@ -190,8 +192,8 @@ func work(ctx context.Context, p Process, w *supervisor.Worker, start supervisor
 	return follow(ctx, stopNow, p, s, c)
 }
 
-// beats returns what tells the parent that the worker lives, and, once, that it
-// works. One that waits for its destination works.
+// beats returns a function that sends a sign of life to the parent, and once reports that
+// the worker is ready. A worker that waits for its destination is ready.
 func beats(w *supervisor.Worker, health *telemetry.Health) func() {
 	ready := sync.OnceFunc(w.Ready)
 	return func() {
@@ -202,32 +204,33 @@ func beats(w *supervisor.Worker, health *telemetry.Health) func() {
 	}
 }
 
-// crashes returns the ends of earlier workers that HQ has not been told of.
+// crashes returns the crashes of earlier workers that were not reported to HQ yet.
 func crashes(s *setup) []agent.Crash {
 	tombstones, err := supervisor.Tombstones(s.common.DataDir)
 	if err != nil {
-		s.logger.Warn("what is known of earlier crashes can not be read", "error", err)
+		s.logger.Warn("the tombstones of earlier crashes cannot be read", "error", err)
 	}
 	var all []agent.Crash
 	for _, t := range tombstones {
-		all = append(all, agent.Crash{Session: t.Session, Kind: string(t.Kind), Stderr: t.Reason + "\n" + t.Message + "\n\n" + t.Stderr, Forget: t.Remove})
+		text := t.Reason + "\n" + t.Message + "\n\n" + t.Stderr
+		all = append(all, agent.Crash{Session: t.Session, Kind: string(t.Kind), Stderr: text, Forget: t.Remove})
 	}
 	return all
 }
 
-// probation returns what reports whether the program that runs is on probation.
+// probation returns a function that reports whether the running program is on probation.
 func probation(p Process, s *setup, release config.Release) func() bool {
 	return func() bool {
 		u, err := newUpdater(p, s, release, false)
 		if err != nil {
 			return false // this program cannot have been upgraded
 		}
-		standing, err := u.Standing()
-		return err != nil || standing.State == selfupdate.Probation
+		status, err := u.Status()
+		return err != nil || status.State == selfupdate.Probation
 	}
 }
 
-// upgrades returns what puts another version in this one's place.
+// upgrades returns a function that replaces this program with another version.
 func upgrades(p Process, s *setup, w *supervisor.Worker, release config.Release) func(context.Context, string) error {
 	return func(ctx context.Context, version string) error {
 		u, err := newUpdater(p, s, release, false)

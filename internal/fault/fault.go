@@ -44,7 +44,8 @@ func (c Class) String() string {
 // Error adds a class, and possibly a wait, to its cause.
 type Error struct {
 	Class Class
-	// of transient errors: the wait that the other side asked for, or 0. Read it with the function RetryAfter, which bounds it.
+	// RetryAfter is the wait that the other side asked for, or 0; of transient errors only. Read it
+	// with the function RetryAfter, which bounds it.
 	RetryAfter time.Duration
 	Err        error
 }

@@ -50,7 +50,7 @@ func Load(dir string) (*Rules, error) {
 	return r, nil
 }
 
-// entry is a rule in config.json.
+// ruleEntry is a rule in config.json.
 type ruleEntry struct {
 	Schema string `json:"schema"`
 	Path   string `json:"path"`
@@ -107,8 +107,8 @@ func (r *Rules) Tables() []string { return slices.Sorted(maps.Keys(r.tables)) }
 
 // Check reports whether to skip e, and why; otherwise it returns the object's name that the rule
 // sets, "" if it sets none. A change is skipped if its table has no rule, its text fails its
-// schema, or its object cannot be named. The reason is "" without a rule, which is not worth
-// logging. It names positions in the rules, never a value of the change.
+// schema, or its object cannot be named. The reason names positions in the rules, never a
+// value of the change. Without a rule it is "": that is not worth a log line.
 func (r *Rules) Check(e *cdc.Event) (skip bool, reason, object string) {
 	rule, ok := r.tables[e.Table]
 	if !ok {

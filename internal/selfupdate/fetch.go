@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	// stallTimeout is how long a download may bring nothing.
+	// stallTimeout is how long a download may receive nothing.
 	stallTimeout = time.Minute
-	// fetchAttempts is how often a download is begun.
+	// fetchAttempts is how often a download is started at most.
 	fetchAttempts = 4
 	maxRedirects  = 5
-	// tellEvery is how many bytes a download brings until the observer hears of it.
-	tellEvery = 1 << 20
+	// reportEvery is how many bytes a download receives between two reports to the observer.
+	reportEvery = 1 << 20
 )
 
 // fetcher downloads files.
@@ -44,22 +44,22 @@ func newFetcher(o Options) fetcher {
 	}
 	client.CheckRedirect = func(r *http.Request, via []*http.Request) error {
 		if len(via) > maxRedirects {
-			return errors.New("it is redirected again and again")
+			return errors.New("it is redirected too often")
 		}
-		// From another machine, loopback is somebody's attempt to reach what is on this one.
+		// A redirect from another machine to loopback would reach services of this machine.
 		if !private(r.URL) || loopback(r.URL.Hostname()) && !loopback(via[0].URL.Hostname()) {
-			return errors.New("it is redirected to a place that is not https")
+			return errors.New("it is redirected to an address that is not https")
 		}
 		return nil
 	}
 	return fetcher{
-		http: client, agent: "Shopmonkey EDS Server/" + o.Version, log: o.Logger, observe: o.Observe, stall: stallTimeout,
+		http: client, agent: "Shopmonkey EDS Server/" + o.Version,
+		log: o.Logger, observe: o.Observe, stall: stallTimeout,
 		backoff: retry.Backoff{Min: 500 * time.Millisecond, Max: 10 * time.Second},
 	}
 }
 
-// newTransport returns a transport of our own, so that nobody else's settings
-// change what a request does.
+// newTransport returns a transport with fixed settings, independent of the default one.
 func newTransport() *http.Transport {
 	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
@@ -70,54 +70,34 @@ func newTransport() *http.Transport {
 	}
 }
 
-// get downloads what is at address, at most limit bytes, into file.
+// get downloads address, at most limit bytes, into file.
 func (f *fetcher) get(ctx context.Context, name, address string, limit int64, file *os.File) error {
-	return f.persist(ctx, "download "+name, func() error { return f.attempt(ctx, name, address, limit, file) })
+	return f.retry(ctx, "download "+name, func() error { return f.attempt(ctx, name, address, limit, file) })
 }
 
-// persist does something until it succeeds, a few times at most: the network or
-// the server may have a bad moment. A fatal error is the last.
-func (f *fetcher) persist(ctx context.Context, doing string, once func() error) error {
-	backoff := f.backoff
-	for attempt := 1; ; attempt++ {
-		err := once()
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("%s: %w", doing, context.Cause(ctx))
-		}
-		if fault.Of(err) == fault.Fatal || attempt == fetchAttempts {
-			return fmt.Errorf("%s: %w", doing, err)
-		}
-		wait := backoff.Next(err)
-		f.log.WarnContext(ctx, doing+" failed; trying again", "wait", wait, "error", err)
-		if err := pause(ctx, wait); err != nil {
-			return fmt.Errorf("%s: %w", doing, err)
-		}
+// retry calls fn until it succeeds, at most fetchAttempts times. It does not retry a fatal
+// error.
+func (f *fetcher) retry(ctx context.Context, operation string, fn func() error) error {
+	err := retry.Do(ctx, retry.Policy{
+		Backoff: f.backoff, Attempts: fetchAttempts, Retryable: func(err error) bool { return fault.Of(err) != fault.Fatal },
+		Failed: func(err error, wait time.Duration) {
+			f.log.WarnContext(ctx, operation+" failed; trying again", "wait", wait, "error", err)
+		},
+	}, fn)
+	if err != nil {
+		return fmt.Errorf("%s: %w", operation, err)
 	}
+	return nil
 }
 
-// pause waits, unless ctx ends first.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
-}
-
-// attempt makes the request once. Errors that another attempt can't mend are fatal.
+// attempt makes the request once. Errors that no other attempt can fix are fatal.
 func (f *fetcher) attempt(ctx context.Context, name, address string, limit int64, file *os.File) error {
 	if err := errors.Join(file.Truncate(0), rewind(file)); err != nil {
 		return fault.Mark(fault.Fatal, err)
 	}
 	ctx, stalled, cancel := f.watched(ctx)
 	defer cancel()
-	answer, err := f.ask(ctx, f.http, http.MethodGet, address)
+	answer, err := f.send(ctx, f.http, http.MethodGet, address)
 	if err != nil {
 		return err
 	}
@@ -128,9 +108,11 @@ func (f *fetcher) attempt(ctx context.Context, name, address string, limit int64
 	if answer.ContentLength > limit {
 		return tooLarge(limit)
 	}
-	body := &meter{r: io.LimitReader(answer.Body, limit+1), total: max(answer.ContentLength, 0), tell: func(done, total int64) {
-		f.observe(Progress{Doing: "download " + name, Done: done, Total: total})
-	}, alive: func() { stalled.Reset(f.stall) }}
+	body := &meter{
+		r: io.LimitReader(answer.Body, limit+1), total: max(answer.ContentLength, 0),
+		report: func(done, total int64) { f.observe(Progress{Doing: "download " + name, Done: done, Total: total}) },
+		alive:  func() { stalled.Reset(f.stall) },
+	}
 	n, err := io.Copy(file, body)
 	switch {
 	case err != nil && errors.As(err, new(*os.PathError)):
@@ -140,19 +122,18 @@ func (f *fetcher) attempt(ctx context.Context, name, address string, limit int64
 	case n > limit:
 		return tooLarge(limit)
 	}
-	body.tell(n, body.total)
+	body.report(n, body.total)
 	return nil
 }
 
-// location returns where the server sends those who ask for address, "" where it
-// sends them nowhere.
+// location returns the target of the redirect at address, "" if there is none.
 func (f *fetcher) location(ctx context.Context, address string) (to string, err error) {
-	there := *f.http
-	there.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	err = f.persist(ctx, "ask which release is the newest", func() error {
+	client := *f.http
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	err = f.retry(ctx, "find the newest release", func() error {
 		ctx, _, cancel := f.watched(ctx)
 		defer cancel()
-		answer, err := f.ask(ctx, &there, http.MethodHead, address)
+		answer, err := f.send(ctx, &client, http.MethodHead, address)
 		if err != nil {
 			return err
 		}
@@ -166,16 +147,16 @@ func (f *fetcher) location(ctx context.Context, address string) (to string, err 
 	return to, err
 }
 
-// watched returns a context that ends where nothing comes for a while. Whoever
-// receives something resets the timer.
+// watched returns a context that ends if the timer is not reset for f.stall. The reader
+// resets it whenever it receives data.
 func (f *fetcher) watched(ctx context.Context) (context.Context, *time.Timer, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	stalled := time.AfterFunc(f.stall, func() { cancel(fmt.Errorf("nothing came for %v", f.stall)) })
+	stalled := time.AfterFunc(f.stall, func() { cancel(fmt.Errorf("no data came for %v", f.stall)) })
 	return ctx, stalled, func() { stalled.Stop(); cancel(nil) }
 }
 
-// ask makes a request.
-func (f *fetcher) ask(ctx context.Context, client *http.Client, method, address string) (*http.Response, error) {
+// send sends a request.
+func (f *fetcher) send(ctx context.Context, client *http.Client, method, address string) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, method, address, nil)
 	if err != nil {
 		return nil, fault.Mark(fault.Fatal, errors.New("its address is not a url"))
@@ -195,10 +176,10 @@ func rewind(file *os.File) error {
 }
 
 func tooLarge(limit int64) error {
-	return fault.Mark(fault.Fatal, fmt.Errorf("it is larger than %d bytes, which no release is", limit))
+	return fault.Mark(fault.Fatal, fmt.Errorf("it is larger than %d bytes, the bound for releases", limit))
 }
 
-// refusal returns the error that an answer is, or nil.
+// refusal returns the error in an answer, or nil.
 func refusal(answer *http.Response) error {
 	switch code := answer.StatusCode; {
 	case code == http.StatusOK:
@@ -212,8 +193,8 @@ func refusal(answer *http.Response) error {
 	}
 }
 
-// withoutURL returns err, or what ended ctx, without the URL: after a redirect it
-// may hold what gives access.
+// withoutURL returns err, or the cause of ctx, without the URL: after a redirect it may
+// contain credentials.
 func withoutURL(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -224,12 +205,12 @@ func withoutURL(ctx context.Context, err error) error {
 	return err
 }
 
-// meter counts what is read.
+// meter counts the bytes that are read.
 type meter struct {
-	r                 io.Reader
-	done, total, told int64
-	tell              func(done, total int64)
-	alive             func()
+	r                     io.Reader
+	done, total, reported int64
+	report                func(done, total int64)
+	alive                 func()
 }
 
 func (m *meter) Read(p []byte) (int, error) {
@@ -237,9 +218,9 @@ func (m *meter) Read(p []byte) (int, error) {
 	if n > 0 {
 		m.alive()
 	}
-	if m.done += int64(n); m.done-m.told >= tellEvery {
-		m.told = m.done
-		m.tell(m.done, m.total)
+	if m.done += int64(n); m.done-m.reported >= reportEvery {
+		m.reported = m.done
+		m.report(m.done, m.total)
 	}
 	return n, err
 }

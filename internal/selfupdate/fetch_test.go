@@ -46,7 +46,7 @@ func TestADownloadEndsWithItsReason(t *testing.T) {
 		}, 1, nil, "403 Forbidden", ""},
 		"nothing comes": {func(func()) http.HandlerFunc {
 			return func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
-		}, fetchAttempts, nil, "nothing came for 20ms", ""},
+		}, fetchAttempts, nil, "no data came for 20ms", ""},
 		"redirected to plain http": {func(func()) http.HandlerFunc {
 			return func(rw http.ResponseWriter, r *http.Request) {
 				http.Redirect(rw, r, "http://mirror.example.com/x?token=SECRET", http.StatusFound)
@@ -56,7 +56,7 @@ func TestADownloadEndsWithItsReason(t *testing.T) {
 			return func(rw http.ResponseWriter, r *http.Request) {
 				http.Redirect(rw, r, "/x?token=SECRET", http.StatusFound)
 			}
-		}, fetchAttempts * (maxRedirects + 1), nil, "again and again", "SECRET"},
+		}, fetchAttempts * (maxRedirects + 1), nil, "too often", "SECRET"},
 		"interrupted": {func(cancel func()) http.HandlerFunc {
 			return func(_ http.ResponseWriter, r *http.Request) {
 				cancel()
@@ -111,7 +111,7 @@ func TestThePageOfReleasesKnowsTheNewest(t *testing.T) {
 			t.Errorf("%s: %q, %v, want %q, %v", name, got, err, c.want, c.is)
 		}
 		if len(w.requests) != 1 || w.requests[0] != "/releases/latest" {
-			t.Errorf("%s: it asked for %v", name, w.requests)
+			t.Errorf("%s: it requested %v", name, w.requests)
 		}
 	}
 	w := newWorld(t)

@@ -143,12 +143,12 @@ type world struct {
 	target  string
 	key     *crypto.Key
 	options Options
-	archive []byte // of the release that is asked for
+	archive []byte // of the release that is requested
 
 	mu       sync.Mutex
 	files    map[string][]byte // by path; guarded by mu
 	requests []string          // guarded by mu
-	answer   http.HandlerFunc  // in the place of the files where not nil
+	answer   http.HandlerFunc  // with the files where not nil
 }
 
 const (

@@ -15,42 +15,41 @@ import (
 	"github.com/ProtonMail/gopenpgp/v3/crypto"
 )
 
-// Reasons why a signature is not accepted. Each is of its own, because each is
-// mended by other means.
+// Reasons to refuse a signature. Each has another remedy.
 var (
-	// ErrUnknownKey: none of our keys made the signature.
+	// ErrUnknownKey: no trusted key made the signature.
 	ErrUnknownKey = errors.New("the archive is signed by a key that this program does not trust")
-	// ErrExpiredKey: one of our keys made it, and has expired.
+	// ErrExpiredKey: a trusted key made it, and has expired.
 	ErrExpiredKey = errors.New("the archive is signed by a key that has expired")
-	// ErrRevokedKey: one of our keys made it, and was revoked.
+	// ErrRevokedKey: a trusted key made it, and was revoked.
 	ErrRevokedKey = errors.New("the archive is signed by a key that was revoked")
-	// ErrBadSignature: one of our keys made it, for something else.
+	// ErrBadSignature: a trusted key made it, for other data.
 	ErrBadSignature = errors.New("the signature is not of this archive")
 )
 
-// shopmonkeyKey is the public key that releases are signed by.
+// shopmonkeyKey is the public key of releases.
 //
 //go:embed key.asc
 var shopmonkeyKey string
 
-// ownKey replaces the built-in key in builds of one's own: base64 of the key
-// file, stamped by the linker.
+// ownKey replaces the built-in key in private builds: base64 of the key file, set by the
+// linker.
 var ownKey string
 
-// PublicKey returns the built-in key, armored as PGP has it, or the one that this
-// build was given in its place.
+// PublicKey returns the built-in key in PGP armor, or the key that replaces it in a private
+// build.
 func PublicKey() (string, error) {
 	if ownKey == "" {
 		return shopmonkeyKey, nil
 	}
 	text, err := base64.StdEncoding.DecodeString(ownKey)
 	if err != nil {
-		return "", fmt.Errorf("read the key that this build was given: %w; stamp the base64 of a key file into it", err)
+		return "", fmt.Errorf("read the key of this private build: %w; set it to the base64 of a key file", err)
 	}
 	return string(text), nil
 }
 
-// Keys are public keys that releases may be signed by.
+// Keys are the trusted public keys of releases.
 type Keys struct{ ring *crypto.KeyRing }
 
 const armorBegin = "-----BEGIN PGP"
@@ -59,11 +58,12 @@ const armorBegin = "-----BEGIN PGP"
 func ParseKeys(text []byte) (*Keys, error) {
 	ring, err := readRing(text)
 	if err != nil || ring.CountEntities() == 0 {
-		return nil, errors.New("read the key that releases are signed by: this is not a PGP public key; write one with: gpg --armor --export KEY")
+		return nil, errors.New("read the public key of releases: this is not a PGP public key; export it with: gpg --armor --export KEY")
 	}
 	for _, k := range ring.GetKeys() {
 		if k.IsPrivate() {
-			return nil, errors.New("read the key that releases are signed by: this is a private key, which belongs on no other machine; write the public one with: gpg --armor --export KEY")
+			return nil, errors.New("read the public key of releases: this is a private key, which must not leave its machine; " +
+				"export the public key with: gpg --armor --export KEY")
 		}
 	}
 	return &Keys{ring}, nil
@@ -85,7 +85,7 @@ func readRing(text []byte) (*crypto.KeyRing, error) {
 	return crypto.NewKeyRingFromBinary(binary)
 }
 
-// Fingerprints returns the keys' fingerprints, in groups of four as gpg shows them.
+// Fingerprints returns the keys' fingerprints, in groups of four like gpg.
 func (k *Keys) Fingerprints() []string {
 	var all []string
 	for _, key := range k.ring.GetKeys() {
@@ -102,8 +102,8 @@ func fingerprint(key *crypto.Key) string {
 	return strings.Join(groups, " ")
 }
 
-// verify checks a detached signature, armored or binary, of what archive yields.
-// One signature by one key that is valid now suffices.
+// verify checks a detached signature, armored or binary, of the archive. One signature by
+// one key that is valid now suffices.
 func (k *Keys) verify(archive io.Reader, signature []byte, now time.Time) error {
 	handle, err := crypto.PGP().Verify().VerificationKeys(k.ring).VerifyTime(now.Unix()).New()
 	if err != nil {
@@ -111,7 +111,7 @@ func (k *Keys) verify(archive io.Reader, signature []byte, now time.Time) error 
 	}
 	reader, err := handle.VerifyingReader(archive, bytes.NewReader(signature), crypto.Auto)
 	if err != nil {
-		return fmt.Errorf("%w: it can't be read: %w", ErrBadSignature, err)
+		return fmt.Errorf("%w: it cannot be read: %w", ErrBadSignature, err)
 	}
 	if _, err := io.Copy(io.Discard, onlyReader{reader}); err != nil {
 		return fmt.Errorf("verify the signature: %w", err)
@@ -122,23 +122,22 @@ func (k *Keys) verify(archive io.Reader, signature []byte, now time.Time) error 
 	}
 	var problems []error
 	for _, s := range result.Signatures {
-		problem := k.judge(s, now)
+		problem := k.check(s, now)
 		if problem == nil {
 			return nil
 		}
 		problems = append(problems, problem)
 	}
 	if len(problems) == 0 {
-		return fmt.Errorf("%w: there is none in the file", ErrBadSignature)
+		return fmt.Errorf("%w: the file has none", ErrBadSignature)
 	}
 	return worst(problems)
 }
 
-// onlyReader hides everything of a reader but Read.
+// onlyReader hides all methods of a reader except Read.
 type onlyReader struct{ io.Reader }
 
-// worst returns the problem that says the most: a key of ours that fails tells
-// more than a key of somebody else's.
+// worst returns the most informative problem: that of a trusted key, if there is one.
 func worst(problems []error) error {
 	for _, p := range problems {
 		if !errors.Is(p, ErrUnknownKey) {
@@ -148,10 +147,10 @@ func worst(problems []error) error {
 	return problems[0]
 }
 
-// judge returns why a signature is not accepted, or nil.
-func (k *Keys) judge(s *crypto.VerifiedSignature, now time.Time) error {
+// check returns the reason to refuse a signature, or nil.
+func (k *Keys) check(s *crypto.VerifiedSignature, now time.Time) error {
 	if s.Signature == nil || s.Signature.IssuerKeyId == nil {
-		return fmt.Errorf("%w: it does not say who made it", ErrBadSignature)
+		return fmt.Errorf("%w: it does not name its key", ErrBadSignature)
 	}
 	id := *s.Signature.IssuerKeyId
 	key := k.find(id)
@@ -159,7 +158,8 @@ func (k *Keys) judge(s *crypto.VerifiedSignature, now time.Time) error {
 		return fmt.Errorf("%w: %016X; trusted is %s", ErrUnknownKey, id, strings.Join(k.Fingerprints(), ", "))
 	}
 	if made := s.Signature.CreationTime; made.After(now) {
-		return fmt.Errorf("%w: it was made at %s, and the clock of this machine says %s; set the clock", ErrBadSignature, made.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		return fmt.Errorf("%w: it was made at %s, and the clock of this machine says %s; set the clock",
+			ErrBadSignature, made.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	switch at := now.Unix(); {
 	case key.IsRevoked(at):
@@ -171,16 +171,16 @@ func (k *Keys) judge(s *crypto.VerifiedSignature, now time.Time) error {
 		return fmt.Errorf("%w: %016X, a subkey of %s", ErrExpiredKey, id, fingerprint(key))
 	}
 	if s.SignatureError != nil {
-		return fmt.Errorf("%w: the one or the other was changed or damaged on its way", ErrBadSignature)
+		return fmt.Errorf("%w: one of them was changed or damaged on its way", ErrBadSignature)
 	}
-	// A signature of text would be the same with other ends of lines.
+	// A text signature would also match other line endings.
 	if s.Signature.SigType != 0 {
 		return fmt.Errorf("%w: it is a signature of text", ErrBadSignature)
 	}
 	return nil
 }
 
-// find returns the key that has an id, or a subkey of it.
+// find returns the key with an id, or with a subkey of that id.
 func (k *Keys) find(id uint64) *crypto.Key {
 	for _, key := range k.ring.GetKeys() {
 		entity := key.GetEntity()

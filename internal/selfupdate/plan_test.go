@@ -26,7 +26,7 @@ func TestAPlanSaysWhatAnUpgradeWouldDoAndAsksNobody(t *testing.T) {
 		t.Error(diff)
 	}
 	if len(w.requests) > 0 {
-		t.Errorf("it asked for %v", w.requests)
+		t.Errorf("it requested %v", w.requests)
 	}
 	w.untouched()
 }
@@ -109,7 +109,7 @@ func TestAContainerIsUpgradedByItsImage(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if len(w.requests) > 0 {
-			t.Errorf("%s: it asked for %v", name, w.requests)
+			t.Errorf("%s: it requested %v", name, w.requests)
 		}
 		w.untouched()
 	}

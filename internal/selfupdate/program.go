@@ -18,40 +18,38 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// askVersion runs "<program> version" with an empty environment in an empty
-// directory, and returns what it says.
+// askVersion runs "<program> version" with an empty environment in an empty directory, and
+// returns the version that it prints.
 func (u *Updater) askVersion(ctx context.Context, program string) (string, error) {
 	dir, err := os.MkdirTemp(filepath.Dir(program), u.scratchPattern())
 	if err != nil {
-		return "", fmt.Errorf("ask %s for its version: %w", filepath.Base(program), err)
+		return "", fmt.Errorf("check the version of %s: %w", filepath.Base(program), err)
 	}
 	defer os.RemoveAll(dir)
-	ctx, cancel := context.WithTimeoutCause(ctx, u.bounds.patience, fmt.Errorf("it says nothing for %v", u.bounds.patience))
+	ctx, cancel := context.WithTimeoutCause(ctx, u.bounds.patience, fmt.Errorf("it prints nothing for %v", u.bounds.patience))
 	defer cancel()
-	said, err := u.run(ctx, program, dir)
+	output, err := u.run(ctx, program, dir)
 	if err != nil {
 		return "", fmt.Errorf("run %q: %w", filepath.Base(program)+" version", err)
 	}
-	version, err := ParseVersion(said)
+	version, err := ParseVersion(output)
 	if err != nil {
-		return "", fmt.Errorf("run %q: it says something else: %w", filepath.Base(program)+" version", err)
+		return "", fmt.Errorf("run %q: unexpected output: %w", filepath.Base(program)+" version", err)
 	}
 	return version, nil
 }
 
-// run runs the program, and again while its file is held open for writing: any
-// process that was forked while it was written holds it until it has called exec.
-func (u *Updater) run(ctx context.Context, program, dir string) (string, error) {
-	backoff := retry.Backoff{Min: 10 * time.Millisecond, Max: time.Second}
-	for {
-		said, err := u.runOnce(ctx, program, dir)
-		if !errors.Is(err, syscall.ETXTBSY) {
-			return said, err
-		}
-		if err := pause(ctx, backoff.Next(err)); err != nil {
-			return "", err
-		}
-	}
+// run runs the program and returns its output. It retries while the file is open for
+// writing: a process that was forked during the write keeps it open until it calls exec.
+func (u *Updater) run(ctx context.Context, program, dir string) (output string, err error) {
+	err = retry.Do(ctx, retry.Policy{
+		Backoff:   retry.Backoff{Min: 10 * time.Millisecond, Max: time.Second},
+		Retryable: func(err error) bool { return errors.Is(err, syscall.ETXTBSY) },
+	}, func() (err error) {
+		output, err = u.runOnce(ctx, program, dir)
+		return err
+	})
+	return output, err
 }
 
 func (u *Updater) runOnce(ctx context.Context, program, dir string) (string, error) {
@@ -59,7 +57,7 @@ func (u *Updater) runOnce(ctx context.Context, program, dir string) (string, err
 	cmd := exec.CommandContext(ctx, program, "version")
 	cmd.Env, cmd.Dir = []string{}, dir
 	cmd.Stdout, cmd.Stderr = out, errs
-	cmd.WaitDelay = time.Second // for a child that holds the output open
+	cmd.WaitDelay = time.Second // for a child that keeps the output open
 	err := cmd.Run()
 	switch {
 	case ctx.Err() != nil:
@@ -71,7 +69,7 @@ func (u *Updater) runOnce(ctx context.Context, program, dir string) (string, err
 	return out.String(), err
 }
 
-// head keeps the beginning of what is written to it.
+// head keeps the beginning of the output.
 type head struct {
 	bytes.Buffer
 	left int64

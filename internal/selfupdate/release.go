@@ -12,12 +12,12 @@ import (
 	"golang.org/x/mod/semver"
 )
 
-// DefaultReleases is where releases are, each below its version.
+// DefaultReleases is the base URL of releases; each is below its version.
 const DefaultReleases = "https://github.com/shopmonkeyus/eds/releases/download"
 
 const signatureSuffix = ".sig"
 
-// Platform is what a program is built for, as Go names it.
+// Platform is an operating system and architecture, in Go's names.
 type Platform struct{ OS, Arch string }
 
 // ThisPlatform returns the platform that this program was built for.
@@ -25,7 +25,7 @@ func ThisPlatform() Platform { return Platform{runtime.GOOS, runtime.GOARCH} }
 
 func (p Platform) String() string { return p.OS + "/" + p.Arch }
 
-// Check returns an error where there are no releases for the platform.
+// Check returns an error if there are no releases for the platform.
 func (p Platform) Check() error {
 	switch p.OS {
 	case "linux", "darwin", "windows":
@@ -46,8 +46,8 @@ func (p Platform) Program() string {
 	return "eds"
 }
 
-// Archive returns the name of a release's archive: the system capitalised, the
-// machine as uname -m names it.
+// Archive returns the name of a release's archive: the capitalised system, and the
+// architecture in the form of uname -m.
 func (p Platform) Archive() string {
 	arch, suffix := p.Arch, ".tar.gz"
 	if arch == "amd64" {
@@ -63,7 +63,7 @@ func (u *Updater) archiveURL(version string, p Platform) string {
 	return u.o.Releases + "/v" + version + "/" + p.Archive()
 }
 
-// page returns where people find the releases, or "".
+// page returns the URL of the releases page, or "".
 func (u *Updater) page() string {
 	if page, ok := strings.CutSuffix(u.o.Releases, "/download"); ok {
 		return page
@@ -71,15 +71,15 @@ func (u *Updater) page() string {
 	return ""
 }
 
-// Newest returns the version of the newest release, as the page that lists them
-// says. Nothing signs that: whoever could answer in its place might name an older
-// release than the newest, but none that is older than the one that runs.
+// Newest returns the version of the newest release according to the releases page. That
+// answer is not signed: an attacker who controls the page could name a release that is not
+// the newest, but none that is older than the running one.
 func (u *Updater) Newest(ctx context.Context) (string, error) {
 	page := u.page()
 	if page == "" {
-		return "", fmt.Errorf("%s does not say which release is the newest: %w", u.o.Releases, ErrNoNewest)
+		return "", fmt.Errorf("%s does not name the newest release: %w", u.o.Releases, ErrNoNewest)
 	}
-	u.o.Observe(Progress{Doing: "ask which release is the newest"})
+	u.o.Observe(Progress{Doing: "find the newest release"})
 	to, err := u.fetch.location(ctx, page+"/latest")
 	if err != nil {
 		return "", err
@@ -88,13 +88,13 @@ func (u *Updater) Newest(ctx context.Context) (string, error) {
 	_, tag, _ := strings.Cut(to, "/releases/tag/")
 	version, err := ParseVersion(tag)
 	if err != nil {
-		return "", fmt.Errorf("%s/latest leads to no release: %w", page, ErrNoNewest)
+		return "", fmt.Errorf("%s/latest does not lead to a release: %w", page, ErrNoNewest)
 	}
 	return version, nil
 }
 
-// releasesURL checks where releases are to be had. What comes from there is
-// verified, but what is asked for is nobody's business.
+// releasesURL checks the base URL of releases. Downloads are verified, but requests must
+// not be visible on the network.
 func releasesURL(raw string) (string, error) {
 	raw = strings.TrimRight(strings.TrimSpace(raw), "/")
 	if raw == "" {
@@ -103,7 +103,7 @@ func releasesURL(raw string) (string, error) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Hostname() == "":
-		return "", errors.New("the url of the releases is none; want one like " + DefaultReleases)
+		return "", errors.New("the url of the releases is invalid; want one like " + DefaultReleases)
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return "", errors.New("the url of the releases must have no user name, query or fragment")
 	case !private(u):
@@ -112,7 +112,7 @@ func releasesURL(raw string) (string, error) {
 	return raw, nil
 }
 
-// private reports whether what is asked of u is seen by nobody on the way.
+// private reports whether requests to u are invisible on the network.
 func private(u *url.URL) bool {
 	return u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname())
 }
@@ -126,22 +126,22 @@ func loopback(host string) bool {
 // without the v.
 func ParseVersion(text string) (string, error) {
 	v := "v" + strings.TrimPrefix(strings.TrimSpace(text), "v")
-	// Short forms, and build metadata, which does not order, are no names of releases.
+	// Releases have neither short forms nor build metadata, which has no order.
 	if len(v) > 100 || !semver.IsValid(v) || semver.Canonical(v) != v {
 		return "", fmt.Errorf("%.60q is not a version; want one like 1.2.3 or 1.2.3-rc.1", text)
 	}
 	return v[1:], nil
 }
 
-// compare checks that a version is newer than the one that runs, and reports
-// whether it is older where that is allowed.
+// compare checks that a version is newer than the running one. If downgrades are allowed,
+// it reports whether the version is older.
 func (u *Updater) compare(version string) (older bool, err error) {
 	running := "v" + strings.TrimPrefix(u.o.Version, "v")
 	if !semver.IsValid(running) {
 		if u.o.AllowDowngrade {
 			return false, nil
 		}
-		return false, fmt.Errorf("%w: this is %q; allow a downgrade to replace it with %s all the same", ErrIncomparable, u.o.Version, version)
+		return false, fmt.Errorf("%w: this is %q; to replace it with %s, allow a downgrade", ErrIncomparable, u.o.Version, version)
 	}
 	switch order := semver.Compare("v"+version, running); {
 	case u.o.AllowDowngrade:
@@ -149,7 +149,7 @@ func (u *Updater) compare(version string) (older bool, err error) {
 	case order == 0:
 		return false, fmt.Errorf("%w: %s", ErrCurrent, version)
 	case order < 0:
-		return true, fmt.Errorf("%w: %s is older than %s; allow a downgrade if that is meant", ErrDowngrade, version, u.o.Version)
+		return true, fmt.Errorf("%w: %s is older than %s; allow a downgrade if you want that", ErrDowngrade, version, u.o.Version)
 	}
 	return false, nil
 }

@@ -1,26 +1,25 @@
-// Package selfupdate puts a newer program in the place of the one that runs, such
-// that whatever happens, what is on disk starts.
+// Package selfupdate replaces the running program with another version, so that after any
+// failure the program on disk starts.
 //
 // # From a release to the disk
 //
 // Updater.Stage downloads the archive of a release and its detached PGP signature
-// into a directory of their own beside the program, verifies the signature, only
-// then unpacks the one file that it expects, and asks that file for its version.
-// Nothing that runs is touched until then. Staged.Swap keeps the old program under
-// its name with ".old" and renames the new one into its place.
+// into a new directory beside the program, verifies the signature, only then unpacks the
+// one file that it expects, and runs that file to check its version. Until then the
+// running program is untouched. Staged.Swap keeps the old program with the suffix ".old"
+// and renames the new one into its place.
 //
 // # Probation
 //
-// A program that says its version need not be one that works. So Swap leaves a
-// note beside the program, under its name with ".upgrade", which says that the new
-// one is on probation. Whoever runs the program, before and after a power cut,
-// asks Updater.Recover where things stand:
+// A program that prints its version may still fail. So Swap writes a journal beside the
+// program, with the suffix ".upgrade", which puts the new program on probation. Each start,
+// before and after a power cut, calls Updater.Recover for the state:
 //
-//	Settled    there is no note, or it was outdated and has been removed
-//	Probation  the program in place is the new one and has yet to prove itself
-//	Reverted   the old program is in place again; Standing.Reason says why
+//	Settled    there is no journal, or an outdated one was removed
+//	Probation  the installed program is the new one, on probation
+//	Reverted   the old program is installed again; Status.Reason says why
 //
-// and moves on from there:
+// The transitions are:
 //
 //	           Swap              Commit
 //	Settled ----------> Probation -----> Settled
@@ -29,34 +28,34 @@
 //	   |      Commit        v
 //	   +---------------- Reverted
 //
-// Commit removes nothing but the note. After Reverted it means that the reason has
-// been reported. Updater.Attempt is Recover that counts the starts of a program on
-// probation, and goes back where they are too many.
+// Commit only removes the journal. After Reverted it means that the reason was reported.
+// Updater.Attempt is Recover that counts the starts of a program on probation, and rolls
+// back after too many.
 //
-// A server that is asked to upgrade stages, swaps, starts the program in place, watches
-// it, and commits or rolls back; after either it is the program in place that shall run,
-// the server's own process included. A server that starts calls Attempt; on Probation it
-// goes on watching, on Reverted it reports, then commits. An error of any of these is no
-// reason not to run: what is in place is whole.
+// A server that upgrades calls Stage and Swap, starts the installed program, watches it, and
+// commits or rolls back; after either, the installed program has to run, the server's own
+// process included. A server that starts calls Attempt; on Probation it continues to watch,
+// on Reverted it reports, then commits. It runs even if one of these fails: the installed
+// program is complete.
 //
 // # Power cuts
 //
-// The state is not what the note says but what the disk holds: the note has the
-// checksums of both programs, and the one in place is compared with them. Each step
-// of Swap and Rollback leaves a whole program in place:
+// The state follows from the disk, not only from the journal: the journal has the checksums
+// of both programs, and the installed one is compared with them. After each step of Swap
+// and Rollback a complete program is installed:
 //
-//	Swap      note written      old in place: Recover drops the note
+//	Swap      journal written   old installed: Recover drops the journal
 //	          old kept          the same
-//	          new in place      Probation
-//	Rollback  reason noted      new in place: Recover puts the old one back
-//	          old in place      Reverted
+//	          new installed     Probation
+//	Rollback  reason written    new installed: Recover restores the old one
+//	          old installed     Reverted
 //
-// Where a program that runs can't be replaced, which is on Windows, it is renamed first.
-// A power cut between the two renames leaves the old program under its second name alone;
-// Recover, run from there, puts it back.
+// Windows does not allow replacing a running program, so it is renamed first. A power cut
+// between the two renames leaves the old program only under its second name; Recover, run
+// from there, restores it.
 //
-// A program in place that is neither of the two was put there by somebody else, who
-// knows better: Recover drops the note.
+// If the installed program is neither of the two, another installation has replaced it:
+// Recover drops the journal.
 package selfupdate
 
 import (
@@ -70,27 +69,27 @@ import (
 	"time"
 )
 
-// Errors that a caller may want to tell apart.
+// Errors that a caller may want to distinguish.
 var (
-	// ErrContainer says that the program runs in a container.
+	// ErrContainer: the program runs in a container.
 	ErrContainer = errors.New("a container is upgraded by its image")
-	// ErrNotWritable says that the program's directory can't be written to.
+	// ErrNotWritable: the program's directory cannot be written.
 	ErrNotWritable = errors.New("the directory of the program is not writable")
-	// ErrCurrent says that the version asked for is the one that runs.
+	// ErrCurrent: the requested version is the running one.
 	ErrCurrent = errors.New("this version runs already")
-	// ErrDowngrade says that the version asked for is older than the one that runs.
-	ErrDowngrade = errors.New("this version is older than the one that runs")
-	// ErrIncomparable says that nobody knows whether the version asked for is newer.
-	ErrIncomparable = errors.New("a build without a version can not be compared")
-	// ErrOnProbation says that an earlier upgrade has yet to prove itself.
+	// ErrDowngrade: the requested version is older than the running one.
+	ErrDowngrade = errors.New("this version is older than the running one")
+	// ErrIncomparable: the running build has no version to compare with.
+	ErrIncomparable = errors.New("a build without a version cannot be compared")
+	// ErrOnProbation: an earlier upgrade is on probation.
 	ErrOnProbation = errors.New("an earlier upgrade is on probation")
-	// ErrNoRelease says that there is no such release, or none for this platform.
+	// ErrNoRelease: the release does not exist, or not for this platform.
 	ErrNoRelease = errors.New("there is no such release")
-	// ErrNoNewest says that nobody knows which release is the newest.
-	ErrNoNewest = errors.New("name the version, as in 1.2.3")
-	// ErrWrongVersion says that the program in an archive is not of the archive's version.
-	ErrWrongVersion = errors.New("the archive holds another version")
-	// ErrNoOld says that there is no old program to go back to.
+	// ErrNoNewest: the releases page does not name the newest release.
+	ErrNoNewest = errors.New("give the version, as in 1.2.3")
+	// ErrWrongVersion: the program in an archive has another version than the archive.
+	ErrWrongVersion = errors.New("the archive contains another version")
+	// ErrNoOld: there is no old program to go back to.
 	ErrNoOld = errors.New("there is no old program to go back to")
 )
 
@@ -98,35 +97,35 @@ var (
 type Options struct {
 	// Executable is the path of the program to replace. Symbolic links are followed.
 	Executable string
-	// Version is the one that runs.
+	// Version is the running version.
 	Version string
-	// Platform is what the program runs on; the zero Platform is this one.
+	// Platform is the program's platform; the zero Platform means this one.
 	Platform Platform
-	// Keys are those that releases may be signed by.
+	// Keys are the public keys of releases.
 	Keys *Keys
-	// Releases is the URL below which releases are; "" is DefaultReleases.
-	// It is https, or http on this machine.
+	// Releases is the base URL of releases; "" means DefaultReleases. It is https, or http
+	// on this machine.
 	Releases string
-	// AllowDowngrade accepts an older version, and the one that runs.
+	// AllowDowngrade accepts an older version, and the running one.
 	AllowDowngrade bool
-	// HTTP makes the requests; nil means a client that heeds the proxy settings
-	// of the environment. Its rules for redirects are replaced.
+	// HTTP makes the requests; nil means a client that uses the proxy settings
+	// of the environment. New replaces its rules for redirects.
 	HTTP *http.Client
-	// Lookup finds environment variables, Exists tells whether there is a file.
-	// They are asked whether this is a container. nil finds nothing.
+	// Lookup finds environment variables, Exists reports whether a file exists. They
+	// detect a container. nil finds nothing.
 	Lookup func(name string) (string, bool)
 	Exists func(path string) bool
-	// Observe is told what is done, one call at a time. nil is told nothing.
+	// Observe is called at each step and during downloads, serially; may be nil.
 	Observe func(Progress)
-	// Logger is told of attempts that are repeated.
+	// Logger gets a line for each repeated attempt.
 	Logger *slog.Logger
 }
 
-// Progress says what an Updater is doing.
+// Progress is the current step of an Updater.
 type Progress struct {
 	Doing string // "download eds_Linux_x86_64.tar.gz", "verify the signature"
-	// Done and Total count the bytes of a download; both are 0 for other work, and
-	// Total is where the server does not say.
+	// Done and Total count the bytes of a download; both are 0 for other steps, and Total
+	// is 0 if the server does not announce it.
 	Done, Total int64
 }
 
@@ -136,8 +135,8 @@ type Updater struct {
 	target string // the program, links resolved
 	bounds bounds
 	fetch  fetcher
-	// aside: a program that runs must be renamed before another takes its name.
-	aside bool
+	// renameFirst: a running program must be renamed before another can take its name.
+	renameFirst bool
 	// step runs one change of the disk; tests put power cuts around it.
 	step func(name string, change func() error) error
 	now  func() time.Time
@@ -161,7 +160,7 @@ func New(o Options) (*Updater, error) {
 		o.Exists = func(string) bool { return false }
 	}
 	if o.Keys == nil {
-		return nil, errors.New("prepare an upgrade: no key is given that releases are signed by")
+		return nil, errors.New("prepare an upgrade: no public key of releases is set")
 	}
 	base, err := releasesURL(o.Releases)
 	if err != nil {
@@ -176,50 +175,53 @@ func New(o Options) (*Updater, error) {
 		return nil, fmt.Errorf("find the program to upgrade: %w", err)
 	}
 	u := &Updater{
-		o: o, target: target, bounds: defaultBounds(), aside: runtime.GOOS == "windows", now: time.Now,
+		o: o, target: target, bounds: defaultBounds(), renameFirst: runtime.GOOS == "windows", now: time.Now,
 		step: func(_ string, change func() error) error { return change() },
 	}
 	u.fetch = newFetcher(o)
 	return u, nil
 }
 
-// bounds keep an archive from filling the disk or the memory, in bytes.
+// bounds limit the disk space and memory for an archive, in bytes.
 type bounds struct {
 	signature, archive int64
 	program            int64 // the program itself
 	unpacked           int64 // everything in an archive
-	answer             int64 // what a program says of its version
+	answer             int64 // output of "eds version"
 	patience           time.Duration
 }
 
 func defaultBounds() bounds {
-	return bounds{signature: 64 << 10, archive: 512 << 20, program: 1 << 30, unpacked: 2 << 30, answer: 4 << 10, patience: 30 * time.Second}
+	return bounds{
+		signature: 64 << 10, archive: 512 << 20, program: 1 << 30, unpacked: 2 << 30, answer: 4 << 10,
+		patience: 30 * time.Second,
+	}
 }
 
-// Target returns the path of the program that is replaced, links resolved.
+// Target returns the path of the program, links resolved.
 func (u *Updater) Target() string { return u.target }
 
-// Old returns where the program is kept that was replaced.
+// Old returns the path of the replaced program.
 func (u *Updater) Old() string { return u.target + ".old" }
 
-func (u *Updater) notePath() string { return u.target + ".upgrade" }
+func (u *Updater) journalPath() string { return u.target + ".upgrade" }
 
 func (u *Updater) dir() string { return filepath.Dir(u.target) }
 
-// Plan says what an upgrade would do.
+// Plan has the steps of an upgrade.
 type Plan struct {
 	From, To     string // versions
 	Archive      string // URL
 	Signature    string // URL
-	Program, Old string // paths: what is replaced, and where it is kept
+	Program, Old string // paths: the program, and its copy of the old version
 	Downgrade    bool
 	Signers      []string // fingerprints
-	Page         string   // the page that lists releases, "" where unknown
+	Page         string   // the page that lists releases, "" if unknown
 }
 
-// Plan checks whether the program may be replaced by a version, without asking the
-// network: it is no container, the directory is writable, no other upgrade is on
-// probation, and the version is newer.
+// Plan checks, without the network, whether the program may be upgraded to a version: it
+// runs in no container, the directory is writable, no other upgrade is on probation, and
+// the version is newer.
 func (u *Updater) Plan(version string) (Plan, error) {
 	version, err := ParseVersion(version)
 	if err != nil {
@@ -228,12 +230,13 @@ func (u *Updater) Plan(version string) (Plan, error) {
 	if why := u.container(); why != "" {
 		return Plan{}, fmt.Errorf("%w, and this is one (%s): run the image of %s instead", ErrContainer, why, version)
 	}
-	standing, err := u.Standing()
+	status, err := u.Status()
 	if err != nil {
 		return Plan{}, err
 	}
-	if standing.State == Probation {
-		return Plan{}, fmt.Errorf("%w: %s, since %s; let it run for a while, accept it, or go back to %s", ErrOnProbation, standing.To, standing.Began.Format(time.RFC3339), standing.From)
+	if status.State == Probation {
+		return Plan{}, fmt.Errorf("%w: %s, since %s; let it run for a while, accept it, or go back to %s",
+			ErrOnProbation, status.To, status.Began.Format(time.RFC3339), status.From)
 	}
 	older, err := u.compare(version)
 	if err != nil {
@@ -244,16 +247,17 @@ func (u *Updater) Plan(version string) (Plan, error) {
 	}
 	archive := u.archiveURL(version, u.o.Platform)
 	return Plan{
-		From: u.o.Version, To: version, Archive: archive, Signature: archive + signatureSuffix, Program: u.target, Old: u.Old(),
+		From: u.o.Version, To: version, Archive: archive, Signature: archive + signatureSuffix,
+		Program: u.target, Old: u.Old(),
 		Downgrade: older, Signers: u.o.Keys.Fingerprints(), Page: u.page(),
 	}, nil
 }
 
-// allowContainer names the variable that, set to "true", says that this container
-// keeps its disk, as those of LXC and systemd-nspawn do.
+// allowContainer is a variable that, set to "true", declares that this container keeps its
+// disk, as those of LXC and systemd-nspawn do.
 const allowContainer = "EDS_UPGRADE_IN_CONTAINER"
 
-// container returns what shows that this is a container, or "".
+// container returns the evidence that this is a container, or "".
 func (u *Updater) container() string {
 	if keeps, _ := u.o.Lookup(allowContainer); keeps == "true" {
 		return ""
@@ -271,11 +275,12 @@ func (u *Updater) container() string {
 	return ""
 }
 
-// writable checks that files can be made and renamed beside the program.
+// writable checks that files can be created and renamed beside the program.
 func (u *Updater) writable() error {
 	probe, err := os.MkdirTemp(u.dir(), u.scratchPattern())
 	if err != nil {
-		return fmt.Errorf("%w: %s: %w; upgrade as a user who may write there (sudo), or install eds in a directory of its own", ErrNotWritable, u.dir(), cause(err))
+		return fmt.Errorf("%w: %s: %w; upgrade as a user who may write there (sudo), or install eds in a directory of its own",
+			ErrNotWritable, u.dir(), cause(err))
 	}
 	if err := os.Remove(probe); err != nil {
 		return fmt.Errorf("check that %s is writable: %w", u.dir(), err)
@@ -283,8 +288,7 @@ func (u *Updater) writable() error {
 	return nil
 }
 
-// cause returns what is wrong, without the name of a file that means nothing to
-// its reader.
+// cause returns the cause of an error, without the path of a temporary file.
 func cause(err error) error {
 	if path := new(os.PathError); errors.As(err, &path) {
 		return path.Err
@@ -292,5 +296,5 @@ func cause(err error) error {
 	return err
 }
 
-// scratchPattern names directories that belong to one upgrade.
+// scratchPattern matches the temporary directories of upgrades.
 func (u *Updater) scratchPattern() string { return "." + filepath.Base(u.target) + "-upgrade-*" }

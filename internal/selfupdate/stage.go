@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-// Staged is a verified program that waits beside the one that runs.
+// Staged is a verified program beside the installed one, ready to swap.
 type Staged struct {
 	obtained
 	u    *Updater
@@ -21,11 +21,11 @@ type Staged struct {
 // Plan returns what Swap will do.
 func (s *Staged) Plan() Plan { return s.plan }
 
-// Discard removes what was staged. After Swap it does no harm.
+// Discard removes the staged program. After Swap it has no effect.
 func (s *Staged) Discard() error { return os.RemoveAll(s.dir) }
 
-// Stage downloads a version, verifies it, unpacks it and asks it for its version.
-// The program that runs is not touched. The caller swaps or discards what it gets.
+// Stage downloads a version, verifies it, unpacks it and checks the version that it prints.
+// It does not touch the running program. The caller swaps or discards the result.
 func (u *Updater) Stage(ctx context.Context, version string) (*Staged, error) {
 	plan, err := u.Plan(version)
 	if err != nil {
@@ -39,7 +39,7 @@ func (u *Updater) Stage(ctx context.Context, version string) (*Staged, error) {
 	s := &Staged{obtained: o, u: u, plan: plan}
 	running, err := sumFile(u.target)
 	if err == nil && running == s.sum {
-		err = fmt.Errorf("%w: %s is the very same program", ErrCurrent, plan.To)
+		err = fmt.Errorf("%w: %s is the same program", ErrCurrent, plan.To)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.Discard())
@@ -47,9 +47,9 @@ func (u *Updater) Stage(ctx context.Context, version string) (*Staged, error) {
 	return s, nil
 }
 
-// Download puts the verified program of a release for any platform at path,
-// replacing what is there. It is run, and asked for its version, where it is for
-// this platform.
+// Download writes the verified program of a release, for any platform, to path, and replaces
+// an existing file. If the program is for this platform, Download runs it to check its
+// version.
 func (u *Updater) Download(ctx context.Context, version string, p Platform, path string) error {
 	version, err := ParseVersion(version)
 	if err != nil {
@@ -58,12 +58,12 @@ func (u *Updater) Download(ctx context.Context, version string, p Platform, path
 	if err := p.Check(); err != nil {
 		return err
 	}
-	// Absolute, because the program is run in another directory.
+	// Absolute, because the program runs in another directory.
 	if path, err = filepath.Abs(path); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		return fmt.Errorf("write %s: it is a directory; name the file", path)
+		return fmt.Errorf("write %s: it is a directory; give the name of a file", path)
 	}
 	o, err := u.obtain(ctx, version, p, filepath.Dir(path))
 	if err != nil {
@@ -71,7 +71,7 @@ func (u *Updater) Download(ctx context.Context, version string, p Platform, path
 	}
 	defer os.RemoveAll(o.dir)
 	if err := os.Rename(o.program, path); err != nil {
-		return fmt.Errorf("put the program in place: %w", err)
+		return fmt.Errorf("install the program: %w", err)
 	}
 	return durable.SyncDir(filepath.Dir(path))
 }
@@ -82,7 +82,7 @@ type obtained struct {
 	sum          string // SHA-256
 }
 
-// obtain makes a directory in parent with a verified program in it.
+// obtain creates a directory in parent with a verified program in it.
 func (u *Updater) obtain(ctx context.Context, version string, p Platform, parent string) (obtained, error) {
 	defer u.fetch.http.CloseIdleConnections()
 	dir, err := os.MkdirTemp(parent, u.scratchPattern())
@@ -96,13 +96,13 @@ func (u *Updater) obtain(ctx context.Context, version string, p Platform, parent
 	return o, nil
 }
 
-// fill puts the program of a release where it is to be, and returns its sum.
+// fill writes the program of a release to o.program, and returns its checksum.
 func (u *Updater) fill(ctx context.Context, version string, p Platform, o obtained) (string, error) {
 	archive, err := os.Create(filepath.Join(o.dir, p.Archive()))
 	if err != nil {
 		return "", fmt.Errorf("download a release: %w", err)
 	}
-	// One open file from the download to the end, so that what is unpacked is what was verified.
+	// One open file throughout, so that the unpacked archive is the verified one.
 	defer archive.Close()
 	if err := u.download(ctx, version, p, archive); err != nil {
 		return "", err
@@ -115,13 +115,13 @@ func (u *Updater) fill(ctx context.Context, version string, p Platform, o obtain
 	if p != u.o.Platform {
 		return unpack.sum, nil
 	}
-	u.o.Observe(Progress{Doing: "ask the program for its version"})
+	u.o.Observe(Progress{Doing: "check the program's version"})
 	is, err := u.askVersion(ctx, o.program)
 	if err != nil {
 		return "", fmt.Errorf("the program of release %s does not work: %w", version, err)
 	}
 	if is != version {
-		return "", fmt.Errorf("%w: release %s says that it is %s", ErrWrongVersion, version, is)
+		return "", fmt.Errorf("%w: the program of release %s prints %s", ErrWrongVersion, version, is)
 	}
 	return unpack.sum, nil
 }
@@ -134,7 +134,7 @@ func (u *Updater) download(ctx context.Context, version string, p Platform, arch
 		return fmt.Errorf("download a release: %w", err)
 	}
 	defer signature.Close()
-	// The small one first: it tells soon whether there is such a release.
+	// The signature first, because it is small: if the release does not exist, this fails fast.
 	err = u.fetch.get(ctx, name+signatureSuffix, address+signatureSuffix, u.bounds.signature, signature)
 	if err == nil {
 		err = u.fetch.get(ctx, name, address, u.bounds.archive, archive)
@@ -162,16 +162,15 @@ func (u *Updater) download(ctx context.Context, version string, p Platform, arch
 	return nil
 }
 
-// staleAfter is the age at which a directory that an upgrade left behind is of no
-// upgrade that still runs.
+// staleAfter is the age at which a temporary directory belongs to no running upgrade.
 const staleAfter = 24 * time.Hour
 
-// sweep removes what upgrades left behind that were killed. What can't be removed,
-// as on Windows a program that still runs, harms nobody where it is.
+// sweep removes the temporary directories of upgrades that were killed. It ignores those
+// that cannot be removed, such as a running program on Windows.
 func (u *Updater) sweep() {
 	left, err := filepath.Glob(filepath.Join(u.dir(), u.scratchPattern()))
 	if err != nil {
-		return // a directory with a name like a pattern: nothing is found there
+		return // the directory's own name is a bad pattern
 	}
 	for _, path := range left {
 		info, err := os.Lstat(path)
@@ -179,7 +178,7 @@ func (u *Updater) sweep() {
 			continue
 		}
 		if err := os.RemoveAll(path); err != nil {
-			u.o.Logger.Debug("what an earlier upgrade left can not be removed", "path", path, "error", err)
+			u.o.Logger.Debug("a temporary directory of an earlier upgrade cannot be removed", "path", path, "error", err)
 		}
 	}
 }

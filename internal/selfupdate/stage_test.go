@@ -27,16 +27,16 @@ func TestAnUpgradeIsStagedSwappedAndCommitted(t *testing.T) {
 	if got := version(t, w.target); got != running {
 		t.Errorf("staging put %s in place", got)
 	}
-	want := []string{"download eds_Linux_x86_64.tar.gz.sig", "download eds_Linux_x86_64.tar.gz", "verify the signature", "unpack eds", "ask the program for its version"}
+	want := []string{"download eds_Linux_x86_64.tar.gz.sig", "download eds_Linux_x86_64.tar.gz", "verify the signature", "unpack eds", "check the program's version"}
 	if diff := cmp.Diff(want, did); diff != "" {
 		t.Error(diff)
 	}
 	if err := staged.Swap(); err != nil {
 		t.Fatal(err)
 	}
-	standing, err := u.Recover()
-	if err != nil || standing.State != Probation || standing.From != running || standing.To != newer || standing.Began.IsZero() {
-		t.Errorf("%+v, %v", standing, err)
+	status, err := u.Recover()
+	if err != nil || status.State != Probation || status.From != running || status.To != newer || status.Began.IsZero() {
+		t.Errorf("%+v, %v", status, err)
 	}
 	if got := version(t, w.target) + " " + version(t, u.Old()); got != newer+" "+running {
 		t.Errorf("in place, and kept: %s", got)
@@ -50,8 +50,8 @@ func TestAnUpgradeIsStagedSwappedAndCommitted(t *testing.T) {
 	if err := u.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	if standing, err := u.Recover(); err != nil || standing != (Standing{}) {
-		t.Errorf("after it: %+v, %v", standing, err)
+	if status, err := u.Recover(); err != nil || status != (Status{}) {
+		t.Errorf("after it: %+v, %v", status, err)
 	}
 	if got := fmt.Sprint(w.listing()); got != "[eds eds.old]" {
 		t.Errorf("the directory holds %s", got)
@@ -118,7 +118,7 @@ func TestNothingIsStagedThatIsNotWhatItShouldBe(t *testing.T) {
 			}
 		}, io.ErrUnexpectedEOF, "download eds_Linux_x86_64.tar.gz"},
 		"another version": {func(w *world) { w.release(newer, packTar(w.t, entry{name: "eds", text: says("1.2.9")})) }, ErrWrongVersion, "1.2.9"},
-		"no version":      {func(w *world) { w.release(newer, packTar(w.t, entry{name: "eds", text: says("hello world")})) }, nil, `it says something else`},
+		"no version":      {func(w *world) { w.release(newer, packTar(w.t, entry{name: "eds", text: says("hello world")})) }, nil, `unexpected output`},
 		"crash at version": {func(w *world) {
 			w.release(newer, packTar(w.t, entry{name: "eds", text: "#!/bin/sh\necho no such library >&2\nexit 3\n"}))
 		}, nil, `exit status 3: "no such library"`},
@@ -129,7 +129,7 @@ func TestNothingIsStagedThatIsNotWhatItShouldBe(t *testing.T) {
 			if err := os.WriteFile(w.target, []byte(says(newer)), 0o755); err != nil {
 				w.t.Fatal(err)
 			}
-		}, ErrCurrent, "very same"},
+		}, ErrCurrent, "same program"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -160,7 +160,7 @@ func TestAProgramThatNeverSaysItsVersionIsGivenUp(t *testing.T) {
 			w.release(newer, packTar(t, entry{name: "eds", text: program}))
 			u := w.updater()
 			u.bounds.patience = 50 * time.Millisecond
-			if _, err := u.Stage(t.Context(), newer); err == nil || !strings.Contains(err.Error(), "says nothing for 50ms") {
+			if _, err := u.Stage(t.Context(), newer); err == nil || !strings.Contains(err.Error(), "prints nothing for 50ms") {
 				t.Error(err)
 			}
 			w.untouched()
@@ -214,16 +214,16 @@ func TestAnArchiveHoldsOneProgramAndNothingThatLeadsOutOfIt(t *testing.T) {
 		entries []entry
 		says    string
 	}{
-		"slip":              {[]entry{{name: "PROGRAM", text: "x"}, {name: "../../evil", text: "x"}}, "leads out of it"},
-		"absolute":          {[]entry{{name: "/etc/evil", text: "x"}, {name: "PROGRAM", text: "x"}}, "leads out of it"},
-		"backslashes":       {[]entry{{name: `..\evil`, text: "x"}, {name: "PROGRAM", text: "x"}}, "leads out of it"},
+		"slip":              {[]entry{{name: "PROGRAM", text: "x"}, {name: "../../evil", text: "x"}}, "is outside of it"},
+		"absolute":          {[]entry{{name: "/etc/evil", text: "x"}, {name: "PROGRAM", text: "x"}}, "is outside of it"},
+		"backslashes":       {[]entry{{name: `..\evil`, text: "x"}, {name: "PROGRAM", text: "x"}}, "is outside of it"},
 		"link":              {[]entry{{name: "PROGRAM", link: "/bin/sh"}}, "neither a file nor a directory"},
 		"link to elsewhere": {[]entry{{name: "docs", link: "/"}, {name: "PROGRAM", text: "x"}}, "neither a file nor a directory"},
 		"twice":             {[]entry{{name: "PROGRAM", text: "x"}, {name: "./PROGRAM", text: "y"}}, "twice"},
 		"directory":         {[]entry{{name: "PROGRAM/"}}, "is a directory"},
 		"empty":             {[]entry{{name: "PROGRAM"}}, "is empty"},
-		"without":           {[]entry{{name: "LICENSE", text: "x"}}, "there is no PROGRAM in it"},
-		"in a directory":    {[]entry{{name: "bin/PROGRAM", text: "x"}}, "there is no PROGRAM in it"},
+		"without":           {[]entry{{name: "LICENSE", text: "x"}}, "it does not contain PROGRAM"},
+		"in a directory":    {[]entry{{name: "bin/PROGRAM", text: "x"}}, "it does not contain PROGRAM"},
 	} {
 		for _, p := range []Platform{{"darwin", "arm64"}, {"windows", "amd64"}} {
 			t.Run(name+" "+p.OS, func(t *testing.T) {
@@ -289,7 +289,7 @@ func TestAProgramIsDownloadedForAnyPlatform(t *testing.T) {
 func TestADownloadNamesAFile(t *testing.T) {
 	w := newWorld(t)
 	u := w.updater()
-	if err := u.Download(t.Context(), newer, w.options.Platform, t.TempDir()); err == nil || !strings.Contains(err.Error(), "name the file") {
+	if err := u.Download(t.Context(), newer, w.options.Platform, t.TempDir()); err == nil || !strings.Contains(err.Error(), "give the name of a file") {
 		t.Error(err)
 	}
 	if err := u.Download(t.Context(), newer, Platform{"plan9", "amd64"}, "x"); err == nil || !strings.Contains(err.Error(), "want linux") {

@@ -12,36 +12,36 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-// Swap puts the staged program in place, on probation, and keeps the old one.
-// Where it fails the old one is in place, as before.
+// Swap installs the staged program, on probation, and keeps the old one. If it fails, the
+// old one is still installed.
 func (s *Staged) Swap() error {
 	u := s.u
-	standing, err := u.Recover()
+	status, err := u.Recover()
 	if err != nil {
 		return err
 	}
-	if standing.State == Probation {
-		return fmt.Errorf("%w: %s", ErrOnProbation, standing.To)
+	if status.State == Probation {
+		return fmt.Errorf("%w: %s", ErrOnProbation, status.To)
 	}
 	old, err := sumFile(u.target)
 	if err != nil {
-		return fmt.Errorf("look at the program that runs: %w", err)
+		return fmt.Errorf("read the running program: %w", err)
 	}
-	n := note{From: s.plan.From, To: s.plan.To, FromSum: old, ToSum: s.sum, Began: u.now().UTC()}
-	if err := u.step("note the upgrade", func() error { return u.writeNote(n) }); err != nil {
-		return fmt.Errorf("note the upgrade in %s: %w", u.notePath(), err)
+	j := journal{From: s.plan.From, To: s.plan.To, FromSum: old, ToSum: s.sum, Began: u.now().UTC()}
+	if err := u.step("write the journal", func() error { return u.writeJournal(j) }); err != nil {
+		return fmt.Errorf("write the journal %s: %w", u.journalPath(), err)
 	}
 	if err := u.replace(s.program); err != nil {
-		return errors.Join(fmt.Errorf("put %s in the place of %s: %w", s.plan.To, s.plan.From, err), u.undo())
+		return errors.Join(fmt.Errorf("replace %[2]s with %[1]s: %[3]w", s.plan.To, s.plan.From, err), u.undo())
 	}
 	return s.Discard()
 }
 
-// undo makes a swap that failed one that never was.
+// undo reverts a swap that has failed.
 func (u *Updater) undo() error {
-	p, n, err := u.phase()
-	if err == nil && p == onTrial {
-		err = u.putBack(n)
+	p, j, err := u.phase()
+	if err == nil && p == onProbation {
+		err = u.restore(j)
 	}
 	if err == nil {
 		_, err = u.Recover()
@@ -49,27 +49,26 @@ func (u *Updater) undo() error {
 	return err
 }
 
-// replace keeps the program in place under its second name, and puts another in
-// its place.
+// replace keeps the installed program under its second name, and installs another.
 func (u *Updater) replace(program string) error {
 	keep := u.linkOld
-	if u.aside {
+	if u.renameFirst {
 		keep = u.renameOld
 	}
 	if err := keep(); err != nil {
 		return err
 	}
-	return u.putInPlace(program)
+	return u.install(program)
 }
 
-func (u *Updater) putInPlace(program string) error {
-	if err := u.step("put the new program in place", func() error { return os.Rename(program, u.target) }); err != nil {
+func (u *Updater) install(program string) error {
+	if err := u.step("install the new program", func() error { return os.Rename(program, u.target) }); err != nil {
 		return err
 	}
 	return u.step("make the names durable", func() error { return durable.SyncDir(u.dir()) })
 }
 
-// linkOld gives the program in place its second name beside the first.
+// linkOld gives the installed program a second name.
 func (u *Updater) linkOld() error {
 	dir, err := os.MkdirTemp(u.dir(), u.scratchPattern())
 	if err != nil {
@@ -86,16 +85,16 @@ func (u *Updater) linkOld() error {
 	return u.step("make the old program durable", func() error { return durable.SyncDir(u.dir()) })
 }
 
-// renameOld renames the program in place, which leaves none there.
+// renameOld renames the installed program. Until the next step, none is installed.
 func (u *Updater) renameOld() error {
-	if err := u.step("make room for the old program", func() error { return u.moveAway(u.Old()) }); err != nil {
+	if err := u.step("free the name", func() error { return u.moveAway(u.Old()) }); err != nil {
 		return err
 	}
 	return u.step("rename the old program", func() error { return os.Rename(u.target, u.Old()) })
 }
 
-// moveAway frees a name, even where what has it runs and so can't be removed. It is
-// swept up later.
+// moveAway frees a name, even that of a running program, which cannot be removed. sweep
+// removes the file later.
 func (u *Updater) moveAway(path string) error {
 	dir, err := os.MkdirTemp(u.dir(), u.scratchPattern())
 	if err != nil {
@@ -105,11 +104,11 @@ func (u *Updater) moveAway(path string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	_ = os.RemoveAll(dir) // fails for what runs
+	_ = os.RemoveAll(dir) // fails for a running program
 	return err
 }
 
-// linkOrCopy makes to another name of the file from, or, where that can't be, a copy.
+// linkOrCopy makes to a hard link to the file from, or else a copy.
 func linkOrCopy(from, to string) error {
 	if os.Link(from, to) == nil {
 		return nil
@@ -134,72 +133,72 @@ func copyProgram(in io.Reader, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// Rollback puts the old program in place again, and notes why. It ends a probation;
-// without one it goes back to the program before the last upgrade, once that has
-// been asked for its version. The standing is Reverted then.
+// Rollback restores the old program, and records the reason. It ends a probation; without
+// one it goes back to the program before the last upgrade, after checking the version that
+// it prints. The state is then Reverted.
 func (u *Updater) Rollback(ctx context.Context, reason string) error {
-	standing, err := u.Recover()
+	status, err := u.Recover()
 	if err != nil {
 		return err
 	}
-	if standing.State == Reverted {
+	if status.State == Reverted {
 		return nil
 	}
 	if _, err := os.Stat(u.Old()); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: there is nothing at %s", ErrNoOld, u.Old())
+		return fmt.Errorf("%w: %s does not exist", ErrNoOld, u.Old())
 	}
 	if err := u.writable(); err != nil {
 		return err
 	}
-	n, err := u.readNote()
+	j, err := u.readJournal()
 	if err != nil {
 		return err
 	}
-	if n == nil {
-		if n, err = u.noteBack(ctx); err != nil {
+	if j == nil {
+		if j, err = u.settledJournal(ctx); err != nil {
 			return err
 		}
 	}
-	if n.Reason = reason; n.Reason == "" {
-		n.Reason = "asked for"
+	if j.Reason = reason; j.Reason == "" {
+		j.Reason = "requested"
 	}
-	if err := u.step("note the reason", func() error { return u.writeNote(*n) }); err != nil {
-		return fmt.Errorf("note in %s why to go back: %w", u.notePath(), err)
+	if err := u.step("write the reason", func() error { return u.writeJournal(*j) }); err != nil {
+		return fmt.Errorf("write the reason of the rollback to %s: %w", u.journalPath(), err)
 	}
-	return u.putBack(n)
+	return u.restore(j)
 }
 
-// noteBack returns the note of an upgrade that nobody has doubted until now.
-func (u *Updater) noteBack(ctx context.Context) (*note, error) {
+// settledJournal returns a journal for the rollback of an upgrade that is settled.
+func (u *Updater) settledJournal(ctx context.Context) (*journal, error) {
 	version, err := u.askVersion(ctx, u.Old())
 	if err != nil {
 		return nil, fmt.Errorf("go back to %s: %w", u.Old(), err)
 	}
-	n := &note{From: version, To: u.o.Version, Began: u.now().UTC()}
-	if n.FromSum, err = sumFile(u.Old()); err == nil {
-		n.ToSum, err = sumFile(u.target)
+	j := &journal{From: version, To: u.o.Version, Began: u.now().UTC()}
+	if j.FromSum, err = sumFile(u.Old()); err == nil {
+		j.ToSum, err = sumFile(u.target)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("go back to %s: %w", u.Old(), err)
 	}
-	if n.FromSum == n.ToSum {
-		return nil, fmt.Errorf("%w: %s is the program that is in place", ErrNoOld, u.Old())
+	if j.FromSum == j.ToSum {
+		return nil, fmt.Errorf("%w: %s is the installed program", ErrNoOld, u.Old())
 	}
-	return n, nil
+	return j, nil
 }
 
-// putBack puts the old program in place, and keeps it under its second name too.
-func (u *Updater) putBack(n *note) (err error) {
+// restore installs the old program, and keeps it under its second name too.
+func (u *Updater) restore(j *journal) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("go back to %s: %w", n.From, err)
+			err = fmt.Errorf("go back to %s: %w", j.From, err)
 		}
 	}()
 	sum, err := sumFile(u.Old())
 	if err != nil {
 		return err
 	}
-	if sum != n.FromSum {
+	if sum != j.FromSum {
 		return fmt.Errorf("%w: %s has been changed since", ErrNoOld, u.Old())
 	}
 	dir, err := os.MkdirTemp(u.dir(), u.scratchPattern())
@@ -211,10 +210,10 @@ func (u *Updater) putBack(n *note) (err error) {
 	if err := u.step("copy the old program", func() error { return linkOrCopy(u.Old(), again) }); err != nil {
 		return err
 	}
-	if u.aside {
-		if err := u.step("make room for the old program", func() error { return u.moveAway(u.target) }); err != nil {
+	if u.renameFirst {
+		if err := u.step("free the name", func() error { return u.moveAway(u.target) }); err != nil {
 			return err
 		}
 	}
-	return u.putInPlace(again)
+	return u.install(again)
 }

@@ -24,10 +24,10 @@ const (
 )
 
 // machine returns an updater of the program in dir. It needs no network.
-func machine(dir string, aside bool) *Updater {
+func machine(dir string, renameFirst bool) *Updater {
 	return &Updater{
 		o:      Options{Version: running, Observe: func(Progress) {}},
-		target: filepath.Join(dir, "eds"), bounds: defaultBounds(), aside: aside, now: time.Now,
+		target: filepath.Join(dir, "eds"), bounds: defaultBounds(), renameFirst: renameFirst, now: time.Now,
 		step: func(_ string, change func() error) error { return change() },
 	}
 }
@@ -88,11 +88,11 @@ func child(dir string) int {
 
 // killed performs an operation in a process that is killed at a moment, and
 // reports whether that moment came.
-func killed(t *testing.T, dir, operation string, aside bool, moment int) bool {
+func killed(t *testing.T, dir, operation string, renameFirst bool, moment int) bool {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), childDir+"="+dir, childDo+"="+operation, childKill+"="+strconv.Itoa(moment))
-	if aside {
+	if renameFirst {
 		cmd.Env = append(cmd.Env, childAside+"=1")
 	}
 	out, err := cmd.CombinedOutput()
@@ -114,32 +114,32 @@ type outcome struct {
 
 // recovered starts the program in place as a machine does that has power again,
 // and returns where it stands then.
-func recovered(t *testing.T, dir string, aside bool) outcome {
+func recovered(t *testing.T, dir string, renameFirst bool) outcome {
 	t.Helper()
-	u := machine(dir, aside)
+	u := machine(dir, renameFirst)
 	first := u.target
-	if _, err := os.Stat(first); err != nil && aside {
+	if _, err := os.Stat(first); err != nil && renameFirst {
 		first = u.Old() // by hand
 	}
 	version(t, first)
-	standing, err := u.Recover()
+	status, err := u.Recover()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := u.Standing(); err != nil || again != standing {
-		t.Errorf("recovered %+v, but stands at %+v, %v", standing, again, err)
+	if again, err := u.Status(); err != nil || again != status {
+		t.Errorf("recovered %+v, but stands at %+v, %v", status, again, err)
 	}
-	return outcome{standing.State, version(t, u.target)}
+	return outcome{status.State, version(t, u.target)}
 }
 
-func newMachine(t *testing.T, aside bool, operations ...string) string {
+func newMachine(t *testing.T, renameFirst bool, operations ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "eds"), []byte(says(running)), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, o := range operations {
-		if err := do(machine(dir, aside), o); err != nil {
+		if err := do(machine(dir, renameFirst), o); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -154,25 +154,25 @@ func TestWhateverAPowerCutLeavesStarts(t *testing.T) {
 		"swap":     {nil, outcome{Settled, running}, outcome{Probation, newer}},
 		"rollback": {[]string{"swap"}, outcome{Probation, newer}, outcome{Reverted, running}},
 	} {
-		for _, aside := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s aside=%t", operation, aside), func(t *testing.T) {
+		for _, renameFirst := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s renameFirst=%t", operation, renameFirst), func(t *testing.T) {
 				seen := make(map[outcome]int)
 				for moment := 0; ; moment++ {
-					dir := newMachine(t, aside, c.first...)
-					if !killed(t, dir, operation, aside, moment) {
+					dir := newMachine(t, renameFirst, c.first...)
+					if !killed(t, dir, operation, renameFirst, moment) {
 						break
 					}
-					got := recovered(t, dir, aside)
+					got := recovered(t, dir, renameFirst)
 					if seen[got]++; got != c.before && got != c.after {
 						t.Errorf("moment %d: %+v", moment, got)
 					}
-					if err := do(machine(dir, aside), operation); err != nil && !errors.Is(err, ErrOnProbation) {
+					if err := do(machine(dir, renameFirst), operation); err != nil && !errors.Is(err, ErrOnProbation) {
 						t.Errorf("moment %d, once more: %v", moment, err)
 					}
-					if got := recovered(t, dir, aside); got != c.after {
+					if got := recovered(t, dir, renameFirst); got != c.after {
 						t.Errorf("moment %d, once more: %+v", moment, got)
 					}
-					if got := version(t, machine(dir, aside).Old()); got != running {
+					if got := version(t, machine(dir, renameFirst).Old()); got != running {
 						t.Errorf("moment %d: kept is %s", moment, got)
 					}
 				}
@@ -185,18 +185,18 @@ func TestWhateverAPowerCutLeavesStarts(t *testing.T) {
 }
 
 func TestAPowerCutWhileRecoveringFromOneIsRecoveredFrom(t *testing.T) {
-	for _, aside := range []bool{false, true} {
+	for _, renameFirst := range []bool{false, true} {
 		// Killed right after the reason was noted.
 		for moment := 0; ; moment++ {
-			dir := newMachine(t, aside, "swap")
-			if !killed(t, dir, "rollback", aside, 1) {
+			dir := newMachine(t, renameFirst, "swap")
+			if !killed(t, dir, "rollback", renameFirst, 1) {
 				t.Fatal("the rollback was not killed")
 			}
-			if !killed(t, dir, "recover", aside, moment) {
+			if !killed(t, dir, "recover", renameFirst, moment) {
 				break
 			}
-			if diff := cmp.Diff(outcome{Reverted, running}, recovered(t, dir, aside)); diff != "" {
-				t.Errorf("aside=%t, moment %d: %s", aside, moment, diff)
+			if diff := cmp.Diff(outcome{Reverted, running}, recovered(t, dir, renameFirst)); diff != "" {
+				t.Errorf("renameFirst=%t, moment %d: %s", renameFirst, moment, diff)
 			}
 		}
 	}
@@ -204,10 +204,10 @@ func TestAPowerCutWhileRecoveringFromOneIsRecoveredFrom(t *testing.T) {
 
 func TestAChangeOfTheDiskThatFailsLeavesTheOldProgram(t *testing.T) {
 	broken := errors.New("input/output error")
-	for _, aside := range []bool{false, true} {
+	for _, renameFirst := range []bool{false, true} {
 		for failing := 0; ; failing++ {
-			dir := newMachine(t, aside)
-			u, step := machine(dir, aside), 0
+			dir := newMachine(t, renameFirst)
+			u, step := machine(dir, renameFirst), 0
 			u.step = func(_ string, change func() error) error {
 				if step++; step-1 == failing {
 					return broken
@@ -222,10 +222,10 @@ func TestAChangeOfTheDiskThatFailsLeavesTheOldProgram(t *testing.T) {
 				break
 			}
 			if !errors.Is(err, broken) {
-				t.Errorf("aside=%t, step %d: %v", aside, failing, err)
+				t.Errorf("renameFirst=%t, step %d: %v", renameFirst, failing, err)
 			}
-			if diff := cmp.Diff(outcome{Settled, running}, recovered(t, dir, aside)); diff != "" {
-				t.Errorf("aside=%t, step %d: %s", aside, failing, diff)
+			if diff := cmp.Diff(outcome{Settled, running}, recovered(t, dir, renameFirst)); diff != "" {
+				t.Errorf("renameFirst=%t, step %d: %s", renameFirst, failing, diff)
 			}
 		}
 	}
@@ -254,24 +254,24 @@ func TestARollbackSaysWhyUntilItIsCommitted(t *testing.T) {
 	w := newWorld(t)
 	u := w.upgrade()
 	for want := 1; want <= 2; want++ {
-		standing, err := w.updater().Attempt(t.Context(), 2) // by another process each time
-		if err != nil || standing.State != Probation || standing.Attempts != want {
-			t.Errorf("%+v, %v, want %d attempts", standing, err, want)
+		status, err := w.updater().Attempt(t.Context(), 2) // by another process each time
+		if err != nil || status.State != Probation || status.Attempts != want {
+			t.Errorf("%+v, %v, want %d attempts", status, err, want)
 		}
 	}
 	if err := u.Rollback(t.Context(), "it was not healthy within a minute"); err != nil {
 		t.Fatal(err)
 	}
-	standing, err := w.updater().Recover()
-	if err != nil || standing.Began.IsZero() {
-		t.Fatal(standing, err)
+	status, err := w.updater().Recover()
+	if err != nil || status.Began.IsZero() {
+		t.Fatal(status, err)
 	}
-	want := Standing{State: Reverted, From: running, To: newer, Began: standing.Began, Attempts: 2, Reason: "it was not healthy within a minute"}
-	if diff := cmp.Diff(want, standing); diff != "" {
+	want := Status{State: Reverted, From: running, To: newer, Began: status.Began, Attempts: 2, Reason: "it was not healthy within a minute"}
+	if diff := cmp.Diff(want, status); diff != "" {
 		t.Error(diff)
 	}
-	if standing, err := u.Attempt(t.Context(), 2); err != nil || standing.Attempts != 2 {
-		t.Errorf("an attempt of the old program was counted: %+v, %v", standing, err)
+	if status, err := u.Attempt(t.Context(), 2); err != nil || status.Attempts != 2 {
+		t.Errorf("an attempt of the old program was counted: %+v, %v", status, err)
 	}
 	if got := version(t, w.target); got != running {
 		t.Errorf("in place is %s", got)
@@ -279,8 +279,8 @@ func TestARollbackSaysWhyUntilItIsCommitted(t *testing.T) {
 	if err := u.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	if standing, err := u.Recover(); err != nil || standing != (Standing{}) {
-		t.Errorf("%+v, %v", standing, err)
+	if status, err := u.Recover(); err != nil || status != (Status{}) {
+		t.Errorf("%+v, %v", status, err)
 	}
 }
 
@@ -289,18 +289,18 @@ func TestAProgramThatIsStartedAgainAndAgainIsTakenBack(t *testing.T) {
 	w.upgrade()
 	var got []State
 	for range 4 {
-		standing, err := w.updater().Attempt(t.Context(), 2) // by another process each time
+		status, err := w.updater().Attempt(t.Context(), 2) // by another process each time
 		if err != nil {
 			t.Fatal(err)
 		}
-		got = append(got, standing.State)
+		got = append(got, status.State)
 	}
 	if diff := cmp.Diff([]State{Probation, Probation, Reverted, Reverted}, got); diff != "" {
 		t.Error(diff)
 	}
-	standing, err := w.updater().Recover()
-	if err != nil || standing.Reason != "it was started 2 times and did not prove itself" || version(t, w.target) != running {
-		t.Errorf("%+v, %v", standing, err)
+	status, err := w.updater().Recover()
+	if err != nil || status.Reason != "it was started 2 times and did not pass its probation" || version(t, w.target) != running {
+		t.Errorf("%+v, %v", status, err)
 	}
 }
 
@@ -315,9 +315,9 @@ func TestAPersonMayGoBackFromAVersionThatHadProvedItself(t *testing.T) {
 	if err := u.Rollback(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
-	standing, err := u.Recover()
-	if err != nil || standing.State != Reverted || standing.From != running || standing.To != newer || standing.Reason != "asked for" {
-		t.Errorf("%+v, %v", standing, err)
+	status, err := u.Recover()
+	if err != nil || status.State != Reverted || status.From != running || status.To != newer || status.Reason != "requested" {
+		t.Errorf("%+v, %v", status, err)
 	}
 	if err := u.Commit(); err != nil {
 		t.Fatal(err)
@@ -364,9 +364,9 @@ func TestAProgramThatSomebodyElsePutInPlaceEndsTheProbation(t *testing.T) {
 	if err := os.WriteFile(w.target, []byte(says("9.9.9")), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	standing, err := u.Recover()
-	if err != nil || standing != (Standing{}) {
-		t.Errorf("%+v, %v", standing, err)
+	status, err := u.Recover()
+	if err != nil || status != (Status{}) {
+		t.Errorf("%+v, %v", status, err)
 	}
 	if got := version(t, w.target); got != "9.9.9" {
 		t.Errorf("in place is %s", got)
@@ -379,17 +379,17 @@ func TestAProgramThatSomebodyElsePutInPlaceEndsTheProbation(t *testing.T) {
 func TestADamagedNoteIsNone(t *testing.T) {
 	w := newWorld(t)
 	u := w.upgrade()
-	if err := os.WriteFile(u.notePath(), []byte(`{"from":`), 0o644); err != nil {
+	if err := os.WriteFile(u.journalPath(), []byte(`{"from":`), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if standing, err := u.Recover(); err != nil || standing != (Standing{}) {
-		t.Errorf("%+v, %v", standing, err)
+	if status, err := u.Recover(); err != nil || status != (Status{}) {
+		t.Errorf("%+v, %v", status, err)
 	}
 }
 
 func TestEveryUserMayReadTheNote(t *testing.T) {
 	w := newWorld(t)
-	info, err := os.Stat(w.upgrade().notePath())
+	info, err := os.Stat(w.upgrade().journalPath())
 	if err != nil || info.Mode() != 0o644 {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}

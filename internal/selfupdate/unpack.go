@@ -16,16 +16,16 @@ import (
 	"strings"
 )
 
-// unpacker takes one file out of an archive and looks at all the others. An
-// archive that holds what ours never hold is refused as a whole.
+// unpacker extracts one file from an archive and checks all entries. It refuses an archive
+// with an entry that no release has.
 type unpacker struct {
 	bounds
 	want string // the name of the one file
-	to   string // where it goes
-	sum  string // its SHA-256, once it is there
+	to   string // its target path
+	sum  string // its SHA-256, once it is written
 }
 
-// unpack takes the program out of an archive, whose name says its form.
+// unpack extracts the program from an archive. The archive's name determines its format.
 func (u *unpacker) unpack(archive *os.File) error {
 	take := u.tar
 	if strings.HasSuffix(archive.Name(), ".zip") {
@@ -35,7 +35,7 @@ func (u *unpacker) unpack(archive *os.File) error {
 		return fmt.Errorf("unpack %s: %w", filepath.Base(archive.Name()), err)
 	}
 	if u.sum == "" {
-		return fmt.Errorf("unpack %s: there is no %s in it", filepath.Base(archive.Name()), u.want)
+		return fmt.Errorf("unpack %s: it does not contain %s", filepath.Base(archive.Name()), u.want)
 	}
 	return nil
 }
@@ -53,7 +53,7 @@ func (u *unpacker) tar(archive *os.File) error {
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			// To the end, where gzip's checksum is.
+			// Read on to the end, where gzip's checksum is.
 			_, err = io.Copy(io.Discard, plain)
 			return err
 		}
@@ -92,11 +92,11 @@ func (u *unpacker) zip(archive *os.File) error {
 	return nil
 }
 
-// entry looks at an entry, and takes it where it is the program.
+// entry checks an entry, and extracts it if it is the program.
 func (u *unpacker) entry(name string, mode os.FileMode, size int64, content io.Reader) error {
 	switch {
 	case !filepath.IsLocal(filepath.FromSlash(name)) || strings.Contains(name, `\`):
-		return fmt.Errorf("refused, because the entry %.100q leads out of it", name)
+		return fmt.Errorf("refused, because the path of the entry %.100q is outside of it", name)
 	case !mode.IsRegular() && !mode.IsDir():
 		return fmt.Errorf("refused, because the entry %.100q is neither a file nor a directory", name)
 	case path.Clean(name) != u.want:
@@ -104,7 +104,7 @@ func (u *unpacker) entry(name string, mode os.FileMode, size int64, content io.R
 	case mode.IsDir():
 		return fmt.Errorf("refused, because %s in it is a directory", u.want)
 	case u.sum != "":
-		return fmt.Errorf("refused, because it holds %s twice", u.want)
+		return fmt.Errorf("refused, because it contains %s twice", u.want)
 	case size == 0:
 		return fmt.Errorf("refused, because %s in it is empty", u.want)
 	case size > u.bounds.program:
@@ -125,12 +125,12 @@ func (u *unpacker) take(content io.Reader) (err error) {
 		return err
 	}
 	u.sum = hex.EncodeToString(sum.Sum(nil))
-	return errors.Join(f.Chmod(0o755), f.Sync()) // whatever the umask says
+	return errors.Join(f.Chmod(0o755), f.Sync()) // independent of the umask
 }
 
-var errBomb = errors.New("refused, because it unpacks to more than any release does")
+var errBomb = errors.New("refused, because it unpacks to more than the bound for releases")
 
-// bounded fails where more is read than it may hold.
+// bounded fails if more bytes are read than left.
 type bounded struct {
 	r    io.Reader
 	left int64

@@ -3,20 +3,15 @@ package server
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/shopmonkeyus/eds/internal/build"
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/drivers"
-	"github.com/shopmonkeyus/eds/internal/state"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
@@ -35,24 +30,18 @@ type controlled struct {
 func control(t *testing.T, environment map[string]string, changes ...func(*config.Server)) *controlled {
 	t.Helper()
 	h := startHQ(t, devhq.Options{})
-	dir, err := state.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	sessions := make(chan string, 1)
-	c := &controlled{t: t, hq: h, health: telemetry.NewHealth(), file: filepath.Join(t.TempDir(), config.FileName), ended: make(chan error, 1)}
-	o := config.Server{
-		Common: config.Common{DataDir: filepath.Dir(c.file)}, Servers: []string{h.NATSURL()}, RenewInterval: time.Hour,
-		HQ: config.HQ{APIKey: config.NewSecret(h.APIKey(devhq.KeyOptions{ServerID: "s"}))},
+	o, dir := serverOptions(t, h)
+	c := &controlled{
+		t: t, hq: h, health: telemetry.NewHealth(), file: filepath.Join(o.DataDir, config.FileName), ended: make(chan error, 1),
 	}
 	for _, change := range changes {
 		change(&o)
 	}
-	s, err := New(Config{
-		Options: o, Build: build.Info{Version: "1.2.3"}, State: dir, Registry: prometheus.NewRegistry(), Health: c.health, Logger: slog.New(slog.DiscardHandler),
-		Lookup:       func(name string) (string, bool) { value, ok := environment[name]; return value, ok },
-		SessionBegan: func(id string) { sessions <- id },
-	})
+	sessions := make(chan string, 1)
+	sc := serverConfig(o, dir)
+	sc.Health, sc.SessionBegan = c.health, func(id string) { sessions <- id }
+	sc.Lookup = func(name string) (string, bool) { value, ok := environment[name]; return value, ok }
+	s, err := New(sc)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,9 +56,6 @@ func control(t *testing.T, environment map[string]string, changes ...func(*confi
 			if err != nil {
 				t.Error(err)
 			}
-		}
-		if err := dir.Close(); err != nil {
-			t.Error(err)
 		}
 	})
 	c.session = <-sessions

@@ -9,40 +9,40 @@ import (
 	"time"
 )
 
-// leftOpen is how long the output of a worker that has ended is read on where
-// another process holds it open.
+// leftOpen is how long to read the output of a worker that has ended, if another process
+// keeps it open.
 const leftOpen = 3 * time.Second
 
-// child is a worker as the parent sees it.
+// child is the parent's view of a worker.
 type child struct {
 	pid     int
 	reports <-chan report
-	ended   <-chan exit // sends once, after all that the worker said has been read
+	ended   <-chan exit // sends once, after all messages of the worker were read
 
-	// All three return at once and may be called at any time, also after the end.
-	stop func() // asks for an orderly end
-	quit func() // makes it write where it stands, and end, where the system can
+	// All three return at once and may be called at any time, even after the end.
+	stop func() // requests a shutdown
+	quit func() // makes it write its goroutines and end, if the system supports that
 	kill func()
 }
 
-// exit is how the process of a worker ended.
+// exit describes the end of a worker's process.
 type exit struct {
 	code    int    // -1 after a signal
 	signal  string // the name of the signal, or ""
-	starved bool   // memory ran out meanwhile, and something was killed for it
+	starved bool   // memory ran out meanwhile, and the system killed a process
 	message string
 	stderr  string
 }
 
-// start starts the program at path as a worker, and tells it s.
+// start starts the program at path as a worker, and sends it s.
 func (c Config) start(path string, s Start) (*child, error) {
-	first, err := line(startMessage{Type: typeStart, Start: s})
+	first, err := encode(startMessage{Type: typeStart, Start: s})
 	if err != nil {
 		return nil, err
 	}
 	reports, gone := make(chan report), make(chan struct{})
 	stderr := newOutput(c.Stderr)
-	messages := &lines{max: maxLine, handle: receiver(reports, gone, stderr, c.Logger)}
+	messages := &lineSplitter{max: maxLine, handle: receiver(reports, gone, stderr, c.Logger)}
 
 	cmd := exec.Command(path, c.Args...)
 	cmd.Env = c.Env
@@ -60,23 +60,23 @@ func (c Config) start(path string, s Start) (*child, error) {
 
 	stop := make(chan struct{})
 	stopped := sync.OnceFunc(func() { close(stop) })
-	var telling sync.WaitGroup
-	telling.Go(func() {
-		_, _ = stdin.Write(first) // for as long as the worker doesn't read
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		_, _ = stdin.Write(first) // blocks until the worker reads
 		<-stop
 		_ = stdin.Close()
 	})
 
 	ended := make(chan exit, 1)
 	go func() {
-		_ = cmd.Wait() // which closes stdin
+		_ = cmd.Wait() // closes stdin
 		close(gone)
 		messages.flush()
 		stopped()
-		telling.Wait()
+		sending.Wait()
 		x := exitOf(cmd.ProcessState)
 		x.starved = memoryKills() > killsBefore
-		x.stderr, x.message = stderr.last()
+		x.stderr, x.message = stderr.tail()
 		ended <- x
 	}()
 	return &child{
@@ -94,16 +94,15 @@ func exitOf(state *os.ProcessState) exit {
 	return exit{code: state.ExitCode(), signal: signalOf(state)}
 }
 
-// receiver returns what handles the lines of a worker's standard output. Those
-// that are no messages were printed by somebody who did not know whose it is,
-// and go where the worker's other output goes.
+// receiver returns the handler of a worker's standard output. Lines that are not messages
+// were printed by mistake, and go to other, like the worker's standard error.
 func receiver(reports chan<- report, gone <-chan struct{}, other io.Writer, logger *slog.Logger) func([]byte, bool) {
-	strangers := 0
+	foreign := 0
 	return func(text []byte, cut bool) {
 		r, ok := parse(text)
 		if cut || !ok {
-			if strangers++; strangers == 1 {
-				logger.Warn("the worker wrote something to its standard output that is not for the parent; it follows on standard error")
+			if foreign++; foreign == 1 {
+				logger.Warn("the worker printed text on its standard output, which is for messages only; it follows on standard error")
 			}
 			_, _ = other.Write(append(text[:len(text):len(text)], '\n'))
 			return

@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// lock opens the file at path such that nobody else can until it is closed. It
-// reports whether somebody has.
+// lock opens and locks the file at path until it is closed. It reports whether another
+// process holds the lock.
 func lock(path string) (f *os.File, held bool, err error) {
 	f, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 
 func repeat(n int, s script) []script { return slices.Repeat([]script{s}, n) }
 
-const gaveUp = "the worker ended unexpectedly 6 times without 10m0s of health between, the last time because it ended with exit code 7, " +
-	"which it had not announced; look at the newest file in "
+const gaveUp = "the worker crashed 6 times without 10m0s of health in between, the last time because it ended with exit code 7 " +
+	"unexpectedly; see the newest file in "
 
 func TestItGivesUpAfterTheSixthCrash(t *testing.T) {
 	play(t, repeat(6, crash), func(s *stage) {
@@ -184,7 +184,7 @@ func TestADrainThatHangsIsEnded(t *testing.T) {
 	}
 	play(t, []script{hangs}, func(s *stage) {
 		code, err := s.run()
-		if want := "the worker did not end in order: it gave no sign of life for 2m0s; see " + filepath.Join(s.config.Dir, "crash"); code != CodeError || err != want {
+		if want := "the worker did not shut down in order: it gave no sign of life for 2m0s; see " + filepath.Join(s.config.Dir, "crash"); code != CodeError || err != want {
 			t.Errorf("%d, %q", code, err)
 		}
 	})
@@ -215,14 +215,14 @@ func TestAProgramThatIsMissingForAWhileIsWaitedFor(t *testing.T) {
 	})
 	play(t, []script{crash, nil, nil, nil, nil, nil}, func(s *stage) {
 		code, err := s.run()
-		if code != CodeError || !strings.Contains(err, "6 times") || !strings.Contains(err, "the last time because it can't be started: it is not there;") {
+		if code != CodeError || !strings.Contains(err, "6 times") || !strings.Contains(err, "the last time because it cannot be started: it is not there;") {
 			t.Errorf("%d, %q", code, err)
 		}
 	})
 }
 
 func TestAWorkerIsToldOnceWhatItIsToKnow(t *testing.T) {
-	note := Note{Upgrade: &Upgraded{Version: "2", Failed: true, Reason: "this server can't exchange its own binary"}}
+	note := Note{Upgrade: &Upgraded{Version: "2", Failed: true, Reason: "this server cannot replace its own binary"}}
 	play(t, []script{asksForUpgrade, crash, func(a *actor) exit { a.ready(); return exit{code: 7} }, fine}, func(s *stage) {
 		s.config.Upgrader = nil
 		_, _ = s.run()

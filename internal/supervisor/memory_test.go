@@ -26,8 +26,8 @@ func TestAKillForWantOfMemoryIsCalledThat(t *testing.T) {
 			t.Fatal(stones, err)
 		}
 		for i, want := range []string{
-			"it was killed (SIGKILL) while memory ran out: give it more, or look for what else uses it",
-			"it was killed (SIGKILL), which the system does when memory runs out: its own log says so",
+			"it was killed (SIGKILL) while memory ran out: give it more memory, or find the process that uses it",
+			"it was killed (SIGKILL), as the system does when memory runs out: see the system's log",
 		} {
 			if stones[i].Kind != KindKilled || stones[i].Reason != want {
 				t.Errorf("%s: %s, want %s", stones[i].Kind, stones[i].Reason, want)

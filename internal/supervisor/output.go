@@ -7,30 +7,29 @@ import (
 	"sync"
 )
 
-// maxStderr is how much of a worker's standard error is kept, maxMessage how
-// much of the line that names the cause, in bytes.
+// maxStderr bounds the part of a worker's standard error that is kept, maxMessage the line
+// with the cause, in bytes.
 const (
 	maxStderr  = 64 << 10
 	maxMessage = 1 << 10
 )
 
-// output hands on what a worker writes, and keeps the last of it. A Write never
-// fails, because an error would end the worker's output. It is safe for
-// concurrent use.
+// output forwards a worker's output and keeps the end of it. Write never fails, because an
+// error would end the worker's output. It is safe for concurrent use.
 type output struct {
-	writing sync.Mutex // one Write to to at a time
+	writing sync.Mutex // serializes writes to to
 	to      io.Writer
 
-	// mu is never held while to is written to, which can take for ever.
+	// mu is never held during a write to to, which can block for ever.
 	mu      sync.Mutex
 	kept    []byte
 	message string
-	split   lines
+	split   lineSplitter
 }
 
 func newOutput(to io.Writer) *output {
 	o := &output{to: to}
-	o.split = lines{max: maxMessage, handle: o.look}
+	o.split = lineSplitter{max: maxMessage, handle: o.inspect}
 	return o
 }
 
@@ -52,9 +51,9 @@ func (o *output) keep(p []byte) {
 	}
 }
 
-// look remembers the last line with which Go's runtime begins to say why it
-// ends the process. What follows it may be longer than what is kept.
-func (o *output) look(text []byte, _ bool) {
+// inspect keeps the last line with which Go's runtime begins the report of a fatal error.
+// The rest of the report may be longer than maxStderr.
+func (o *output) inspect(text []byte, _ bool) {
 	for _, beginning := range []string{"panic: ", "fatal error: "} {
 		if bytes.HasPrefix(text, []byte(beginning)) {
 			o.message = string(text)
@@ -65,8 +64,8 @@ func (o *output) look(text []byte, _ bool) {
 	}
 }
 
-// runtimeSignal returns the name of the signal that Go's runtime says, with
-// exit code 2, has ended the process: "SIGSEGV: segmentation violation".
+// runtimeSignal returns the signal's name in a line like "SIGSEGV: segmentation violation",
+// by which Go's runtime, with exit code 2, reports a fatal signal; "" for other lines.
 func runtimeSignal(message string) string {
 	name, _, ok := strings.Cut(message, ": ")
 	if !ok || !strings.HasPrefix(name, "SIG") || strings.ContainsFunc(name, func(r rune) bool { return r < 'A' || r > 'Z' }) {
@@ -75,8 +74,8 @@ func runtimeSignal(message string) string {
 	return name
 }
 
-// last returns the end of what was written, and the runtime's message in it.
-func (o *output) last() (text, message string) {
+// tail returns the end of the output, and the runtime's message in it.
+func (o *output) tail() (text, message string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.split.flush()

@@ -13,7 +13,7 @@ func TestLinesAreSplitHoweverTheyCome(t *testing.T) {
 	want := []string{"one", "two", "abcdefghij", "abcdefghij (cut)", "three"}
 	for size := 1; size <= len(text); size++ {
 		var got []string
-		l := lines{max: 10, handle: func(text []byte, cut bool) {
+		l := lineSplitter{max: 10, handle: func(text []byte, cut bool) {
 			one := string(text)
 			if cut {
 				one += " (cut)"
@@ -38,7 +38,7 @@ func TestAFloodIsHeldInBounds(t *testing.T) {
 	const flood = 100
 	piece := []byte(strings.Repeat("x", 32<<10))
 	o := newOutput(broken{})
-	l := lines{max: maxLine, handle: func([]byte, bool) {}}
+	l := lineSplitter{max: maxLine, handle: func([]byte, bool) {}}
 	for range flood {
 		if n, err := o.Write(piece); n != len(piece) || err != nil {
 			t.Fatal(n, err)
@@ -70,7 +70,7 @@ func TestWhatTheRuntimeSaysIsFound(t *testing.T) {
 	} {
 		o := newOutput(broken{})
 		_, _ = o.Write([]byte(text))
-		kept, got := o.last()
+		kept, got := o.tail()
 		if got != want {
 			t.Errorf("%.40q: got %.40q, want %.40q", text, got, want)
 		}

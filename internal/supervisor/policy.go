@@ -8,24 +8,24 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// Kind says how a worker ended that should not have.
+// Kind is the kind of a crash.
 type Kind string
 
-// The kinds of unexpected ends.
+// Kinds of crashes.
 const (
 	KindPanic  Kind = "panic"  // a panic, or an error that the runtime calls fatal
-	KindSignal Kind = "signal" // a signal but SIGKILL
+	KindSignal Kind = "signal" // a signal other than SIGKILL
 	KindKilled Kind = "killed" // SIGKILL: out of memory, or by hand
-	KindHang   Kind = "hang"   // it said nothing for too long, and was ended
-	KindExit   Kind = "exit"   // any other exit that it had not announced
-	KindStart  Kind = "start"  // it could not be started, which leaves no tombstone
+	KindHang   Kind = "hang"   // no sign of life for too long
+	KindExit   Kind = "exit"   // any other exit that was not announced
+	KindStart  Kind = "start"  // it could not be started; leaves no tombstone
 )
 
-// codePanic is the exit code of Go's runtime after a panic, and after a signal
-// that it has explained on standard error.
+// codePanic is the exit code of Go's runtime after a panic, and after a signal that it
+// reported on standard error.
 const codePanic = 2
 
-// ending is how one worker ended, and what it said before.
+// ending describes the end of one worker.
 type ending struct {
 	pid     int
 	started time.Time
@@ -35,24 +35,24 @@ type ending struct {
 	code    int    // the exit code, or -1
 	signal  string // the name of the signal that ended it, or ""
 	starved bool   // memory ran out while it ran
-	message string // the runtime's first line about it, or ""
-	stderr  string // the last of its standard error
+	message string // the first line of the runtime's report, or ""
+	stderr  string // the end of its standard error
 
 	ready   bool
 	healthy time.Duration // how long it was ready
-	said    *report       // what it said of its end
+	exiting *report       // its announcement of the end
 	session string        // the session that it left open
-	upgrade *report       // the upgrade that it asked for
+	upgrade *report       // the upgrade that it requested
 
-	stopped bool // it was asked for an orderly end
-	killed  bool // it was ended at once, as asked for
-	hung    bool // it was ended because it said nothing
+	stopped bool // it was asked to shut down
+	killed  bool // it was killed on request
+	hung    bool // it was ended because it gave no sign of life
 	late    bool // it was ended because it was not ready in time
 }
 
-// announced reports whether the worker ended as it said that it would.
+// announced reports whether the worker ended as it had announced.
 func (e ending) announced() bool {
-	if e.said == nil || e.signal != "" || e.said.Code != e.code {
+	if e.exiting == nil || e.signal != "" || e.exiting.Code != e.code {
 		return false
 	}
 	switch e.code {
@@ -62,7 +62,7 @@ func (e ending) announced() bool {
 	return false
 }
 
-// kind tells the unexpected ends apart; it is "" for an end that is expected.
+// kind returns the kind of a crash; "" for an expected end.
 func (e ending) kind() Kind {
 	switch {
 	case e.failure != nil:
@@ -82,11 +82,11 @@ func (e ending) kind() Kind {
 	}
 }
 
-// what says in words how the worker ended.
-func (e ending) what(l Limits) string {
+// describe returns how the worker ended, as a sentence about "it".
+func (e ending) describe(l Limits) string {
 	switch {
 	case e.failure != nil:
-		return "it can't be started: " + e.failure.Error()
+		return "it cannot be started: " + e.failure.Error()
 	case e.late:
 		return fmt.Sprintf("it was not ready within %s", l.Ready)
 	}
@@ -95,9 +95,9 @@ func (e ending) what(l Limits) string {
 		return fmt.Sprintf("it gave no sign of life for %s", l.Hang)
 	case KindKilled:
 		if e.starved {
-			return "it was killed (SIGKILL) while memory ran out: give it more, or look for what else uses it"
+			return "it was killed (SIGKILL) while memory ran out: give it more memory, or find the process that uses it"
 		}
-		return "it was killed (SIGKILL), which the system does when memory runs out: its own log says so"
+		return "it was killed (SIGKILL), as the system does when memory runs out: see the system's log"
 	case KindSignal:
 		return "it was ended by " + e.signal
 	case KindPanic:
@@ -105,20 +105,19 @@ func (e ending) what(l Limits) string {
 	case "":
 		return e.announcement()
 	default:
-		return fmt.Sprintf("it ended with exit code %d, which it had not announced", e.code)
+		return fmt.Sprintf("it ended with exit code %d unexpectedly", e.code)
 	}
 }
 
 func (e ending) announcement() string {
 	text := fmt.Sprintf("it ended with exit code %d", e.code)
-	if e.said != nil && e.said.Reason != "" {
-		text += ": " + e.said.Reason
+	if e.exiting != nil && e.exiting.Reason != "" {
+		text += ": " + e.exiting.Reason
 	}
 	return text
 }
 
-// verdict is what follows the end of a worker: the end of Run, or a new start
-// after a wait.
+// verdict is the consequence of a worker's end: the end of Run, or a restart after a wait.
 type verdict struct {
 	final bool
 	code  int
@@ -128,17 +127,18 @@ type verdict struct {
 
 func end(code int, err error) verdict { return verdict{final: true, code: code, err: err} }
 
-// policy decides what follows the ends of workers, in their order.
+// policy decides the consequences of the workers' ends, in their order.
 type policy struct {
 	limits    Limits
 	noRestart bool
 	crash     string // where tombstones are
 	backoff   retry.Backoff
 	started   bool // a worker could be started
-	crashes   int  // unexpected ends without healthy minutes between
+	crashes   int  // in a row, without healthy minutes between them
 }
 
-func (p *policy) judge(e ending) verdict {
+// decide returns the consequence of a worker's end.
+func (p *policy) decide(e ending) verdict {
 	first := !p.started
 	p.started = p.started || e.failure == nil
 	if e.healthy >= p.limits.Healthy {
@@ -147,26 +147,26 @@ func (p *policy) judge(e ending) verdict {
 	}
 	switch {
 	case e.killed && e.kind() != "":
-		return end(CodeError, errors.New("the worker was ended at once; what it had not finished is done again at the next start"))
+		return end(CodeError, errors.New("the worker was ended at once; unfinished work is repeated at the next start"))
 	case e.kind() == "":
 		return p.expected(e)
 	case e.failure != nil && first:
 		return end(CodeError, fmt.Errorf("start the worker: %w", e.failure))
 	case e.stopped:
-		return end(CodeError, fmt.Errorf("the worker did not end in order: %s; see %s", e.what(p.limits), p.crash))
+		return end(CodeError, fmt.Errorf("the worker did not shut down in order: %s; see %s", e.describe(p.limits), p.crash))
 	case p.noRestart:
-		return end(CodeError, fmt.Errorf("the worker ended unexpectedly, and is not to be started again: %s; see %s", e.what(p.limits), p.crash))
+		return end(CodeError, fmt.Errorf("the worker crashed, and --no-restart is set: %s; see %s", e.describe(p.limits), p.crash))
 	}
 	p.crashes++
 	if p.crashes > p.limits.Crashes {
-		return end(CodeError, fmt.Errorf("the worker ended unexpectedly %d times without %s of health between, the last time because %s; "+
-			"look at the newest file in %s and at the log before this line, mend the cause, and start eds again",
-			p.crashes, p.limits.Healthy, e.what(p.limits), p.crash))
+		return end(CodeError, fmt.Errorf("the worker crashed %d times without %s of health in between, the last time because %s; "+
+			"see the newest file in %s and the log above, fix the cause, and start eds again",
+			p.crashes, p.limits.Healthy, e.describe(p.limits), p.crash))
 	}
 	return verdict{wait: p.backoff.Next(nil)}
 }
 
-// expected judges an end that the worker had announced, or was asked for.
+// expected returns the consequence of an end that was announced or requested.
 func (p *policy) expected(e ending) verdict {
 	switch {
 	case e.code != CodeRestart:
@@ -174,19 +174,20 @@ func (p *policy) expected(e ending) verdict {
 	case e.stopped:
 		return end(CodeOK, nil)
 	case !e.ready:
-		// A worker that asks for restarts only must not use up a processor.
+		// A worker that keeps requesting restarts must not use up a processor.
 		return verdict{wait: p.backoff.Next(nil)}
 	default:
 		return verdict{}
 	}
 }
 
-// rolledBack judges the end of a worker whose binary has been taken back. It
-// does not count: the old binary had no part in it.
+// rolledBack returns the consequence of a crash whose upgrade was rolled back. It does not
+// count as a crash of the old binary.
 func (p *policy) rolledBack(e ending) verdict {
 	p.started = true
 	if p.noRestart {
-		return end(CodeError, fmt.Errorf("the upgraded worker failed, the old binary is back, and is not to be started again: %s; see %s", e.what(p.limits), p.crash))
+		return end(CodeError, fmt.Errorf("the upgraded worker failed, the old binary is restored, and --no-restart is set: %s; see %s",
+			e.describe(p.limits), p.crash))
 	}
 	return verdict{}
 }

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// ownGroup puts a worker into a process group of its own, which an interrupt of
-// the terminal does not reach.
+// ownGroup puts a worker into a process group of its own, which an interrupt at the
+// terminal does not reach.
 func ownGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
 // quit makes Go's runtime write all goroutines to standard error, and end.
@@ -56,14 +56,13 @@ func signalOf(state *os.ProcessState) string {
 	}
 }
 
-// IgnoreBrokenPipes makes a write to a standard output or error that nobody
-// reads any more fail, instead of ending the process. The worker needs it to
-// finish in order after its parent has died; the parent, to outlive whoever reads
-// its log.
+// IgnoreBrokenPipes makes a write to a closed standard output or error fail, instead of
+// ending the process. The worker needs that to shut down in order after its parent has
+// ended; the parent, to outlive the reader of its log.
 func IgnoreBrokenPipes() { signal.Ignore(syscall.SIGPIPE) }
 
-// parentGone returns what tells whether the process that started this one is gone.
-// Unix gives its children another parent then.
+// parentGone returns a function that reports whether the parent process has ended. Unix
+// then gives its children another parent.
 func parentGone() func() bool {
 	parent := os.Getppid()
 	return func() bool { return os.Getppid() != parent }

@@ -33,7 +33,7 @@ func TestAnAnnouncedEndIsTheEnd(t *testing.T) {
 }
 
 func TestAnEndThatWasNotAnnouncedLeavesATombstone(t *testing.T) {
-	const refusal = "the worker ended unexpectedly, and is not to be started again: "
+	const refusal = "the worker crashed, and --no-restart is set: "
 	tests := map[string]struct {
 		orders []string
 		want   supervisor.Tombstone
@@ -44,23 +44,23 @@ func TestAnEndThatWasNotAnnouncedLeavesATombstone(t *testing.T) {
 		},
 		"an exit": {
 			[]string{"exit 7"},
-			supervisor.Tombstone{Kind: supervisor.KindExit, ExitCode: 7, Reason: "it ended with exit code 7, which it had not announced"},
+			supervisor.Tombstone{Kind: supervisor.KindExit, ExitCode: 7, Reason: "it ended with exit code 7 unexpectedly"},
 		},
 		"a silent success": {
 			[]string{"ready", "exit 0"},
-			supervisor.Tombstone{Kind: supervisor.KindExit, Ready: true, Reason: "it ended with exit code 0, which it had not announced"},
+			supervisor.Tombstone{Kind: supervisor.KindExit, Ready: true, Reason: "it ended with exit code 0 unexpectedly"},
 		},
 		"another exit than announced": {
 			[]string{"ready", "say 0 all is well", "exit 1"},
-			supervisor.Tombstone{Kind: supervisor.KindExit, ExitCode: 1, Ready: true, Reason: "it ended with exit code 1, which it had not announced"},
+			supervisor.Tombstone{Kind: supervisor.KindExit, ExitCode: 1, Ready: true, Reason: "it ended with exit code 1 unexpectedly"},
 		},
 		"an announced code that means nothing": {
 			[]string{"end 9"},
-			supervisor.Tombstone{Kind: supervisor.KindExit, ExitCode: 9, Reason: "it ended with exit code 9, which it had not announced"},
+			supervisor.Tombstone{Kind: supervisor.KindExit, ExitCode: 9, Reason: "it ended with exit code 9 unexpectedly"},
 		},
 		"SIGKILL, with the session closed": {
 			[]string{"session s-1", "session", "kill"},
-			supervisor.Tombstone{Kind: supervisor.KindKilled, ExitCode: -1, Signal: "SIGKILL", Reason: "it was killed (SIGKILL), which the system does when memory runs out: its own log says so"},
+			supervisor.Tombstone{Kind: supervisor.KindKilled, ExitCode: -1, Signal: "SIGKILL", Reason: "it was killed (SIGKILL), as the system does when memory runs out: see the system's log"},
 		},
 		"another signal": {
 			[]string{"terminate"},
@@ -72,7 +72,7 @@ func TestAnEndThatWasNotAnnouncedLeavesATombstone(t *testing.T) {
 		},
 		"in the middle of a message": {
 			[]string{`stdout {"type":"exiting","co`, "exit 0"},
-			supervisor.Tombstone{Kind: supervisor.KindExit, Reason: "it ended with exit code 0, which it had not announced"},
+			supervisor.Tombstone{Kind: supervisor.KindExit, Reason: "it ended with exit code 0 unexpectedly"},
 		},
 	}
 	for name, test := range tests {
@@ -98,7 +98,7 @@ func TestATombstoneSaysWhenAndWhat(t *testing.T) {
 	l := start(t, once)
 	w := l.worker()
 	w.order("panic trouble")
-	l.ended(result{1, "the worker ended unexpectedly, and is not to be started again: it panicked (exit code 2); see " + filepath.Join(l.config.Dir, "crash")})
+	l.ended(result{1, "the worker crashed, and --no-restart is set: it panicked (exit code 2); see " + filepath.Join(l.config.Dir, "crash")})
 	stones := l.tombstones()
 	if len(stones) != 1 {
 		t.Fatal(stones)
@@ -127,7 +127,7 @@ func TestAWorkerIsStartedAgain(t *testing.T) {
 	}
 	last.order("end 0")
 	l.ended(result{})
-	l.left(supervisor.Tombstone{Kind: supervisor.KindExit, Version: "1.0.0", ExitCode: 7, Ready: true, Reason: "it ended with exit code 7, which it had not announced"})
+	l.left(supervisor.Tombstone{Kind: supervisor.KindExit, Version: "1.0.0", ExitCode: 7, Ready: true, Reason: "it ended with exit code 7 unexpectedly"})
 }
 
 func TestAHangIsEnded(t *testing.T) {
@@ -184,8 +184,8 @@ func TestACrashInsteadOfAnOrderlyEndIsSaid(t *testing.T) {
 	l.stop()
 	w.waitFor("done")
 	w.order("exit 7")
-	const reason = "it ended with exit code 7, which it had not announced"
-	l.ended(result{1, "the worker did not end in order: " + reason + "; see " + filepath.Join(l.config.Dir, "crash")})
+	const reason = "it ended with exit code 7 unexpectedly"
+	l.ended(result{1, "the worker did not shut down in order: " + reason + "; see " + filepath.Join(l.config.Dir, "crash")})
 	l.left(supervisor.Tombstone{Kind: supervisor.KindExit, Version: "1.0.0", ExitCode: 7, Reason: reason})
 }
 
@@ -198,7 +198,7 @@ func TestTheSecondRequestEndsTheWorkerAtOnce(t *testing.T) {
 	w.waitFor("done")
 	close(kill)
 	w.waitForEnd()
-	l.ended(result{1, "the worker was ended at once; what it had not finished is done again at the next start"})
+	l.ended(result{1, "the worker was ended at once; unfinished work is repeated at the next start"})
 	l.left()
 }
 
@@ -235,7 +235,7 @@ func TestWhatIsNoMessageGoesToStandardError(t *testing.T) {
 	if got, want := l.stderr.String(), "hello,world{\"half\":\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if n := strings.Count(l.log.String(), "not for the parent"); n != 1 {
+	if n := strings.Count(l.log.String(), "which is for messages only"); n != 1 {
 		t.Errorf("it was said %d times", n)
 	}
 }
@@ -292,7 +292,7 @@ func TestADataDirectoryHasOneParent(t *testing.T) {
 	first := start(t, nil)
 	w := first.worker()
 	second := start(t, func(c *supervisor.Config) { c.Dir = first.config.Dir })
-	second.ended(result{1, "another eds server works with the data directory " + first.config.Dir + ": stop it first, or choose another by --data-dir"})
+	second.ended(result{1, "another eds server uses the data directory " + first.config.Dir + ": stop it first, or choose another directory with --data-dir"})
 	w.order("end 0")
 	first.ended(result{})
 	third := start(t, func(c *supervisor.Config) { c.Dir = first.config.Dir })

@@ -116,7 +116,7 @@ func (s *swapper) Rollback(reason string) error {
 
 func (s *swapper) Commit() error { return s.call("commit", func() { s.standing = nil }) }
 
-func (s *swapper) Standing() *Upgraded { return s.standing }
+func (s *swapper) Status() *Upgraded { return s.standing }
 
 var errNotThere = errors.New("it is not there")
 

@@ -1,23 +1,21 @@
-// Package supervisor is both ends of the line between the two processes of eds
-// server: a small parent, and the worker that does everything.
+// Package supervisor implements both processes of eds server: a small parent, and the
+// worker that does all the work.
 //
-// The parent, Run, starts the worker, watches it, starts it again with growing
-// waits when it crashes, and exchanges its binary on an upgrade. It knows
-// nothing of what the worker does, so that it is small and has little to crash of.
+// The parent, Run, starts the worker, watches it, restarts it with growing waits after a
+// crash, and swaps its binary on an upgrade. It knows nothing about the worker's tasks, so
+// that it is small and rarely crashes.
 //
-// The worker, which calls Attach, is the same executable with a hidden
-// subcommand. What eds server was told reaches it over its standard input, never
-// on its command line, because secrets may be in it. The end of that input means
-// that the parent is gone or asks for an orderly end: the worker finishes what
-// it holds, says so with Exiting, and ends. On its standard output it tells the
-// parent how it is. Both directions are JSON, a message a line. After an upgrade
-// the two may be of different versions, so members and types are only ever
-// added, and what is not known is passed over.
+// The worker, which calls Attach, is the same executable with a hidden subcommand. It gets
+// the flags of eds server over its standard input, never on its command line, because they
+// may contain secrets. The end of that input means that the parent has ended or requests a
+// shutdown: the worker finishes its work, calls Exiting, and ends. On its standard output
+// it reports its state to the parent. Messages are JSON, one per line, in both directions.
+// After an upgrade the two may have different versions, so members and types are only ever
+// added, and both ignore unknown ones.
 //
-// The worker is in a process group of its own: an interrupt of the terminal
-// reaches the parent alone. A signal that reaches the worker nevertheless, from
-// a service manager that signals every process, asks for the same as the end of
-// its input, and not a second time.
+// The worker has a process group of its own: an interrupt at the terminal reaches only the
+// parent. If a signal reaches the worker directly, from a service manager that signals
+// every process, it means the same as the end of the input, and counts once.
 package supervisor
 
 import (
@@ -33,50 +31,49 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// Exit codes by which the worker tells the parent what shall follow.
+// Exit codes of the worker.
 const (
 	CodeOK      = 0 // an orderly end
-	CodeError   = 1 // it can't go on, and has said why
+	CodeError   = 1 // it cannot continue, and has logged why
 	CodeUsage   = 3 // wrong usage, or a destination that fails its test
-	CodeRestart = 4 // start me again
+	CodeRestart = 4 // start another worker
 )
 
-// Config is what Run works with.
+// Config configures Run.
 type Config struct {
-	// Executable returns the path of the program. It is asked before each start.
+	// Executable returns the path of the program. Run calls it before each start.
 	Executable func() (string, error)
-	Args       []string // the worker's command line, which anybody may read
-	WorkerArgs []string // the program's own, of eds server, which nobody may
-	Terminal   bool     // Stderr is one
+	Args       []string // the worker's command line; public
+	WorkerArgs []string // arguments of eds server; may contain secrets
+	Terminal   bool     // Stderr is a terminal
 	Env        []string // the worker's environment; nil is the parent's
-	Dir        string   // the data directory; tombstones are in its directory crash
-	Version    string   // the program's, for tombstones
+	Dir        string   // the data directory; its subdirectory crash has the tombstones
+	Version    string   // of the program, for tombstones
 
-	// Stderr gets what the worker writes to its standard error, as it comes.
+	// Stderr receives the worker's standard error.
 	Stderr io.Writer
-	// Redact takes secrets out of what a tombstone keeps; nil keeps all.
+	// Redact removes secrets from the texts of a tombstone; nil removes nothing.
 	Redact func(string) string
 
-	// Kill ends the worker at once when it is closed or sends.
+	// Kill ends the worker at once when it is closed or receives a value.
 	Kill <-chan struct{}
 	// NoRestart returns after the first unexpected end of the worker.
 	NoRestart bool
-	Upgrader  Upgrader // nil where the binary can't be exchanged
+	Upgrader  Upgrader // nil if the binary cannot be replaced
 	Logger    *slog.Logger
 	Limits    Limits
 }
 
-// Limits are the times and counts that Run goes by. Those that are zero have
-// the values that are named here.
+// Limits are the times and counts of Run. Zero values stand for the defaults below.
 type Limits struct {
-	Hang       time.Duration // a worker that has said nothing for this long hangs: 2 min
-	Quit       time.Duration // what such a worker is given to say where it hangs: 10 s
+	Hang       time.Duration // a worker without a sign of life for this long hangs: 2 min
+	Quit       time.Duration // such a worker's time to write its goroutines: 10 s
 	BackoffMin time.Duration // the wait before the first restart: 1 s
 	BackoffMax time.Duration // the longest wait: 1 min
-	Crashes    int           // unexpected ends that are followed by a restart: 5
-	Healthy    time.Duration // a worker that was ready for this long clears them: 10 min
-	Ready      time.Duration // what an upgraded worker is given to be ready: 1 min
-	Stable     time.Duration // what it then has to last: 5 min
+	Crashes    int           // crashes in a row that are followed by a restart: 5
+	Healthy    time.Duration // a worker that was ready for this long resets that count: 10 min
+	Ready      time.Duration // an upgraded worker's time to be ready: 1 min
+	Stable     time.Duration // how long it then has to run: 5 min
 }
 
 func (l Limits) withDefaults() Limits {
@@ -98,58 +95,56 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Upgrader exchanges the program's binary. Calls are serial, and no worker is
-// starting or ending meanwhile. Each method leaves a binary in its place that
-// can be started, whenever the power goes.
+// Upgrader replaces the program's binary. Calls are serial, and no worker starts or ends
+// meanwhile. After each method, and after a power cut at any moment, there is a binary that
+// can be started.
 type Upgrader interface {
-	// Swap puts the binary at staged in the program's place and keeps the old
-	// one. From then on the new one is on probation. After an error the old one
-	// is in its place, not on probation.
+	// Swap replaces the program with the binary at staged and keeps the old one. The new
+	// binary is then on probation. After an error the old one is installed, not on
+	// probation.
 	Swap(staged string) error
-	// Rollback puts the old binary back and notes why. Where somebody else has
-	// ended the probation it does nothing and returns ErrSettled.
+	// Rollback restores the old binary and records the reason. If the operator has ended
+	// the probation, it does nothing and returns ErrSettled.
 	Rollback(reason string) error
-	// Commit ends the probation: the new binary has proved itself, or those who are
-	// to know have been told why the old one is back.
+	// Commit ends the probation: the new binary works, or its rollback was reported.
 	Commit() error
-	// Standing says how the last upgrade stands, as it may since before this process
-	// began: nil is settled, one that has failed was taken back without a Commit, any
-	// other is on probation. It is asked before each start of a worker.
-	Standing() *Upgraded
+	// Status returns the state of the last upgrade, even of one from before this process
+	// started: nil if it is settled, a failed one if it was rolled back without a Commit,
+	// otherwise one on probation. Run calls it before each start of a worker.
+	Status() *Upgraded
 }
 
-// ErrSettled says that no upgrade is on probation.
-var ErrSettled = errors.New("the upgrade is no more on probation")
+// ErrSettled reports that no upgrade is on probation.
+var ErrSettled = errors.New("the upgrade is no longer on probation")
 
-// Run starts the worker, and again whenever that is called for, until it has
-// ended for good; its exit code is to be that of the program. The error is what
-// remains to be said: nil after an end of which the worker has said itself why.
-// There is one Run at a time for a data directory; another is an error.
+// Run starts and restarts the worker until it ends for good, and returns the exit code for
+// the program. The error is nil if the worker itself has logged the reason of its end. A
+// second Run with the same data directory is an error.
 //
-// The end of ctx asks the worker for an orderly end, which takes as long as it
-// takes; Kill ends it at once. No worker is left when Run returns.
+// When ctx ends, Run asks the worker to shut down in order, which may take any time. Kill
+// ends the worker at once. No worker is left when Run returns.
 //
-// A worker that said that it ends, and did with the code that it said, is not
-// started again, but after CodeRestart at once. Every other end leaves a
-// tombstone and is followed by a new start after a jittered, growing wait, until
-// there were too many without ten healthy minutes between. A worker that is silent
-// for too long is made to say where it hangs, and ended.
+// If a worker announced its end and exited with that code, Run does not restart it, except
+// after CodeRestart, at once. After any other end Run writes a tombstone and restarts the
+// worker after a jittered, growing wait, until there were too many crashes without ten
+// healthy minutes between them. Run makes a worker without a sign of life write its
+// goroutines, and ends it.
 func Run(ctx context.Context, c Config) (int, error) {
-	alone, err := only(ctx, c.Dir)
+	parent, err := lockParent(ctx, c.Dir)
 	if err != nil {
 		return CodeError, err
 	}
-	if alone != nil {
-		defer alone.Close()
+	if parent != nil {
+		defer parent.Close()
 	}
 	return newSupervisor(c).loop(ctx)
 }
 
-// AwaitParent waits until the process that started this one is gone, and reports whether
-// it is: false if ctx ends first.
+// AwaitParent waits until the parent process has ended, and returns true; false if ctx ends
+// first.
 func AwaitParent(ctx context.Context) bool {
 	gone := parentGone()
-	ticker := time.NewTicker(probeEvery) // no system tells a process of its parent's end
+	ticker := time.NewTicker(probeEvery) // no system notifies a process of its parent's end
 	defer ticker.Stop()
 	for !gone() {
 		select {
@@ -161,11 +156,11 @@ func AwaitParent(ctx context.Context) bool {
 	return true
 }
 
-// only makes this the only parent that works with a data directory, until the
-// file that it returns is closed: a second one's worker would fail, and that is
-// no fault of an upgrade on probation. Where there can be no lock, it is nil, and
-// the worker says what is wrong with the directory.
-func only(ctx context.Context, dir string) (*os.File, error) {
+// lockParent makes this process the only parent with a data directory, until the returned
+// file is closed: a second parent's worker would fail, and roll back an upgrade on
+// probation. If the directory cannot be locked, the file is nil, and the worker will report
+// the problem.
+func lockParent(ctx context.Context, dir string) (*os.File, error) {
 	if err := os.MkdirAll(crashDir(dir), 0o700); err != nil {
 		return nil, nil
 	}
@@ -179,7 +174,7 @@ func only(ctx context.Context, dir string) (*os.File, error) {
 		case !held:
 			return f, nil
 		case try == lockTries:
-			return nil, fmt.Errorf("another eds server works with the data directory %s: stop it first, or choose another by --data-dir", dir)
+			return nil, fmt.Errorf("another eds server uses the data directory %s: stop it first, or choose another directory with --data-dir", dir)
 		}
 		select {
 		case <-ticker.C:
@@ -189,7 +184,7 @@ func only(ctx context.Context, dir string) (*os.File, error) {
 	}
 }
 
-// The lock of the parent is tried a few times, because Running holds it for a moment.
+// lockParent tries a few times, because Running holds the lock for a moment.
 const (
 	lockTimeout = time.Second
 	lockTries   = 10
@@ -197,8 +192,7 @@ const (
 
 func parentLock(dir string) string { return filepath.Join(crashDir(dir), ".parent") }
 
-// Running reports whether a Run works with a data directory, also while its worker is not
-// there or not ready.
+// Running reports whether a Run uses a data directory, even while it has no ready worker.
 func Running(dir string) bool {
 	if _, err := os.Stat(parentLock(dir)); err != nil {
 		return false
@@ -215,10 +209,13 @@ type supervisor struct {
 	Config
 	start  func(path string, s Start) (*child, error)
 	policy policy
-	trial  *trial // the upgrade that has not proved itself yet, or nil
-	note   Note   // for the next worker, until one was ready
-	untold bool   // the note is of an upgrade that was taken back, which is on disk until then
-	wait   time.Duration
+	// probation is the upgrade on probation, or nil.
+	probation *upgrade
+	note      Note // for the next worker, until one was ready
+	// unreported is set while note has an upgrade that was rolled back, which stays on disk
+	// until a worker was ready.
+	unreported bool
+	wait       time.Duration
 }
 
 func newSupervisor(c Config) *supervisor {
@@ -242,7 +239,7 @@ func newSupervisor(c Config) *supervisor {
 func (s *supervisor) loop(ctx context.Context) (int, error) {
 	for s.pause(ctx, s.wait) {
 		s.resume()
-		v := s.judge(s.run(ctx))
+		v := s.decide(s.run(ctx))
 		if v.final {
 			return v.code, v.err
 		}
@@ -251,7 +248,7 @@ func (s *supervisor) loop(ctx context.Context) (int, error) {
 	return CodeOK, nil
 }
 
-// pause waits before the next start. It reports whether there shall be one.
+// pause waits before the next start. It returns false if there must be none.
 func (s *supervisor) pause(ctx context.Context, wait time.Duration) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -278,26 +275,26 @@ func (s *supervisor) run(ctx context.Context) ending {
 	w := watch{supervisor: s, child: worker, end: ending{pid: worker.pid, started: time.Now()}}
 	w.follow(ctx)
 	if kind := w.end.kind(); kind != "" && !w.end.killed {
-		s.bury(w.end, kind)
+		s.writeTombstone(w.end, kind)
 	}
 	return w.end
 }
 
-// judge decides what follows the end of a worker.
-func (s *supervisor) judge(e ending) verdict {
-	if s.trial != nil && e.failsTrial() && s.rollBack(e) {
+// decide returns the consequence of a worker's end.
+func (s *supervisor) decide(e ending) verdict {
+	if s.probation != nil && e.failsProbation() && s.rollBack(e) {
 		return s.policy.rolledBack(e)
 	}
-	v := s.policy.judge(e)
+	v := s.policy.decide(e)
 	if v.final {
 		return v
 	}
 	if e.kind() != "" {
-		s.Logger.Error("the worker ended unexpectedly and is started again", "reason", e.what(s.Limits),
+		s.Logger.Error("the worker crashed; restarting it", "reason", e.describe(s.Limits),
 			"ran", e.ran.Round(time.Millisecond), "unexpected", s.policy.crashes, "wait", v.wait.Round(time.Millisecond))
 	}
 	if e.upgrade != nil {
-		s.upgrade(e)
+		s.beginUpgrade(e)
 	}
 	return v
 }

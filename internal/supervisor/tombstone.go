@@ -15,20 +15,19 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-// What is kept of tombstones that nobody takes away.
+// Bounds of the tombstones that are kept until a worker reports them.
 const (
 	maxTombstones     = 20
 	maxTombstoneBytes = 4 << 20
 )
 
-// unfinished is how the names of tombstones begin that were never finished.
+// unfinished is the prefix of tombstone files that were not completed.
 const unfinished = ".unfinished-"
 
-// crashDir returns where the tombstones of a data directory are.
+// crashDir returns the directory of tombstones in a data directory.
 func crashDir(data string) string { return filepath.Join(data, "crash") }
 
-// Tombstone says how a worker ended that should not have. It is for the next
-// worker to report.
+// Tombstone describes a crash of a worker. The next worker reports it.
 type Tombstone struct {
 	Time     time.Time `json:"time"` // when it ended
 	Version  string    `json:"version,omitempty"`
@@ -37,10 +36,10 @@ type Tombstone struct {
 	ExitCode int       `json:"exitCode"` // -1 after a signal
 	Signal   string    `json:"signal,omitempty"`
 	Ran      Duration  `json:"ran"`
-	Ready    bool      `json:"ready"`             // whether it ever was
-	Session  string    `json:"session,omitempty"` // the one that it left open
+	Ready    bool      `json:"ready"`             // whether the worker was ever ready
+	Session  string    `json:"session,omitempty"` // that it left open
 	Reason   string    `json:"reason"`            // in words
-	Message  string    `json:"message,omitempty"` // the first line of what Go's runtime said
+	Message  string    `json:"message,omitempty"` // the first line of the runtime's report
 	Stderr   string    `json:"stderr"`            // at most the last 64 KiB
 
 	path string
@@ -59,7 +58,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return err
 }
 
-// Remove takes the tombstone away; that it is gone already is no error.
+// Remove deletes the tombstone's file. It is no error if the file does not exist.
 func (t Tombstone) Remove() error {
 	if err := os.Remove(t.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove a tombstone: %w", err)
@@ -67,8 +66,8 @@ func (t Tombstone) Remove() error {
 	return nil
 }
 
-// Tombstones returns what workers have left in the data directory dir, the
-// oldest first. Those that can't be read are left out, and are the error.
+// Tombstones returns the tombstones in the data directory dir, the oldest first. It returns
+// the others together with an error if some cannot be read.
 func Tombstones(dir string) ([]Tombstone, error) {
 	names, err := tombstoneNames(crashDir(dir))
 	if err != nil {
@@ -80,7 +79,7 @@ func Tombstones(dir string) ([]Tombstone, error) {
 		t := Tombstone{path: filepath.Join(crashDir(dir), name)}
 		text, err := os.ReadFile(t.path)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // the parent makes room
+			continue // the parent has removed it
 		}
 		if err == nil {
 			err = json.Unmarshal(text, &t)
@@ -98,7 +97,7 @@ func Tombstones(dir string) ([]Tombstone, error) {
 func tombstoneNames(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir) // in the order of their names, which begin with the time
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("look for tombstones: %w", err)
+		return nil, fmt.Errorf("list tombstones: %w", err)
 	}
 	var names []string
 	for _, e := range entries {
@@ -109,23 +108,22 @@ func tombstoneNames(dir string) ([]string, error) {
 	return names, nil
 }
 
-// bury leaves a tombstone. That it can't must not keep the worker from being
-// started again.
-func (s *supervisor) bury(e ending, kind Kind) {
+// writeTombstone writes a tombstone. A failure must not block the restart of the worker.
+func (s *supervisor) writeTombstone(e ending, kind Kind) {
 	t := Tombstone{
 		Time: time.Now().UTC(), Version: s.Version, PID: e.pid, Kind: kind, ExitCode: e.code, Signal: e.signal,
-		Ran: Duration(e.ran.Round(time.Millisecond)), Ready: e.ready, Session: e.session, Reason: e.what(s.Limits),
+		Ran: Duration(e.ran.Round(time.Millisecond)), Ready: e.ready, Session: e.session, Reason: e.describe(s.Limits),
 		Message: s.Redact(e.message), Stderr: s.Redact(e.stderr),
 	}
 	path, err := t.write(crashDir(s.Dir))
 	if err != nil {
-		s.Logger.Error("no tombstone can be left", "pid", e.pid, "kind", kind, "error", err)
+		s.Logger.Error("the tombstone cannot be written", "pid", e.pid, "kind", kind, "error", err)
 		return
 	}
-	s.Logger.Error("the worker left a tombstone", "pid", e.pid, "kind", kind, "path", path)
+	s.Logger.Error("a tombstone was written", "pid", e.pid, "kind", kind, "path", path)
 }
 
-// write writes t to dir, whole or not at all, and makes room for it.
+// write writes t to dir atomically, and removes old tombstones.
 func (t Tombstone) write(dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
@@ -142,7 +140,7 @@ func (t Tombstone) write(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return path, makeRoom(dir, t.name())
+	return path, removeOld(dir, t.name())
 }
 
 // name begins with the time, so that the order of names is that of tombstones.
@@ -150,9 +148,9 @@ func (t Tombstone) name() string {
 	return fmt.Sprintf("%s-%d.json", t.Time.Format("20060102T150405.000000000Z"), t.PID)
 }
 
-// makeRoom removes the oldest tombstones in dir that are too many or too much,
-// but never the one named newest, and what a power cut has left unfinished.
-func makeRoom(dir, newest string) error {
+// removeOld removes the oldest tombstones in dir beyond the bounds, but never the one named
+// newest, and files that a power cut has left unfinished.
+func removeOld(dir, newest string) error {
 	leavings, err := filepath.Glob(filepath.Join(dir, unfinished+"*"))
 	if err != nil {
 		return err

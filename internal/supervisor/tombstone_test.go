@@ -106,7 +106,7 @@ func TestTheOldestTombstonesMakeRoom(t *testing.T) {
 		t.Errorf("beside a large one: %s", diff)
 	}
 	grow(t, dir, 100)
-	if err := makeRoom(crashDir(dir), stoneOf(100, "").name()); err != nil {
+	if err := removeOld(crashDir(dir), stoneOf(100, "").name()); err != nil {
 		t.Error(err)
 	}
 	if names, err := tombstoneNames(crashDir(dir)); err != nil || len(names) != 1 || names[0] != stoneOf(100, "").name() {

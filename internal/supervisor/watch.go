@@ -5,9 +5,8 @@ import (
 	"time"
 )
 
-// silentTicks is how many ticks without a message make a hang. Silence is
-// counted in ticks, of which a ticker never queues more than one, so that the
-// time in which the parent itself did not run is not held against the worker.
+// silentTicks is how many ticks without a message make a hang. A ticker never queues more
+// than one tick, so time in which the parent itself did not run does not count.
 const silentTicks = 8
 
 // watch follows one worker to its end.
@@ -16,42 +15,42 @@ type watch struct {
 	child *child
 	end   ending
 
-	silent  int       // ticks since the last message
-	readyAt time.Time // when it was ready
-	proof   *time.Timer
-	force   *time.Timer // ends what did not end when it was asked to say where it hangs
+	silent  int         // ticks since the last message
+	readyAt time.Time   // when it was ready
+	passed  *time.Timer // the next deadline of the probation
+	force   *time.Timer // kills a worker that has not written its goroutines in time
 }
 
-// follow returns once the worker has ended and all that it said has been read.
+// follow returns once the worker has ended and all of its messages were read.
 func (w *watch) follow(ctx context.Context) {
 	ticks := time.NewTicker(w.Limits.Hang / silentTicks)
 	defer ticks.Stop()
-	w.proof, w.force = stoppedTimer(), stoppedTimer()
-	defer w.proof.Stop()
+	w.passed, w.force = stoppedTimer(), stoppedTimer()
+	defer w.passed.Stop()
 	defer w.force.Stop()
-	if w.trial != nil {
-		w.proof.Reset(w.Limits.Ready)
+	if w.probation != nil {
+		w.passed.Reset(w.Limits.Ready)
 	}
 	stop, kill := ctx.Done(), w.Kill
 	for {
 		select {
 		case r := <-w.child.reports:
-			w.hear(r)
+			w.handle(r)
 		case x := <-w.child.ended:
 			w.close(x)
 			return
 		case <-stop:
 			stop, w.end.stopped = nil, true
-			w.proof.Stop() // it is not its own end
-			w.Logger.Info("the server ends once it has applied what it holds; a second signal ends it at once")
+			w.passed.Stop() // the operator ends it
+			w.Logger.Info("the server shuts down once it has applied all received changes; a second signal ends it at once")
 			w.child.stop()
 		case <-kill:
 			kill, w.end.killed = nil, true
 			w.child.kill()
 		case <-ticks.C:
 			w.tick()
-		case <-w.proof.C:
-			w.prove()
+		case <-w.passed.C:
+			w.checkProbation()
 		case <-w.force.C:
 			w.child.kill()
 		}
@@ -64,8 +63,8 @@ func stoppedTimer() *time.Timer {
 	return t
 }
 
-// hear takes in a message.
-func (w *watch) hear(r report) {
+// handle handles a message.
+func (w *watch) handle(r report) {
 	w.silent = 0
 	switch r.Type {
 	case typeReady:
@@ -73,12 +72,12 @@ func (w *watch) hear(r report) {
 	case typeSession:
 		w.end.session = r.Session
 	case typeUpgrade:
-		w.Logger.Info("the worker asks for an upgrade", "version", r.Version)
+		w.Logger.Info("the worker requests an upgrade", "version", r.Version)
 		w.end.upgrade = &r
 	case typeExiting:
-		w.Logger.Info("the worker ends", "code", r.Code) // it has said why
-		w.end.said = &r
-		w.child.stop() // which ends the worker's reading of it
+		w.Logger.Info("the worker ends", "code", r.Code) // it has logged why
+		w.end.exiting = &r
+		w.child.stop() // closes the worker's input
 	}
 }
 
@@ -88,9 +87,9 @@ func (w *watch) ready() {
 	}
 	w.end.ready, w.readyAt = true, time.Now()
 	w.Logger.Info("the worker is ready", "pid", w.end.pid)
-	w.told()
-	if w.trial != nil && !w.end.stopped {
-		w.proof.Reset(w.Limits.Stable)
+	w.reported()
+	if w.probation != nil && !w.end.stopped {
+		w.passed.Reset(w.Limits.Stable)
 	}
 }
 
@@ -98,33 +97,33 @@ func (w *watch) ready() {
 func (w *watch) tick() {
 	w.silent++
 	if w.silent > silentTicks && !w.end.hung && !w.end.late {
-		w.Logger.Error("the worker hangs and is ended", "pid", w.end.pid, "silent", w.Limits.Hang)
+		w.Logger.Error("the worker hangs; ending it", "pid", w.end.pid, "silent", w.Limits.Hang)
 		w.end.hung = true
-		w.interrogate()
+		w.dumpAndEnd()
 	}
 }
 
-// prove is called when an upgraded worker should be ready, and when it has
-// lasted for long enough.
-func (w *watch) prove() {
+// checkProbation is called when an upgraded worker must be ready, and when it has run for
+// long enough.
+func (w *watch) checkProbation() {
 	switch {
 	case w.end.hung || w.end.late:
 	case w.end.ready:
-		w.proved()
+		w.confirm()
 	default:
-		w.Logger.Error("the upgraded worker is not ready in time and is ended", "pid", w.end.pid, "limit", w.Limits.Ready)
+		w.Logger.Error("the upgraded worker is not ready in time; ending it", "pid", w.end.pid, "limit", w.Limits.Ready)
 		w.end.late = true
-		w.interrogate()
+		w.dumpAndEnd()
 	}
 }
 
-// interrogate makes the worker write where it stands and end.
-func (w *watch) interrogate() {
+// dumpAndEnd makes the worker write its goroutines and end.
+func (w *watch) dumpAndEnd() {
 	w.child.quit()
 	w.force.Reset(w.Limits.Quit)
 }
 
-// close takes in how the worker ended.
+// close records how the worker ended.
 func (w *watch) close(x exit) {
 	w.end.code, w.end.signal, w.end.starved = x.code, x.signal, x.starved
 	w.end.stderr, w.end.message = x.stderr, x.message

@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// The types of messages. The worker hears typeStart, once; the parent all others.
+// Types of messages. The worker gets typeStart, once; the parent all others.
 const (
 	typeStart     = "start"
 	typeReady     = "ready"
@@ -16,16 +16,16 @@ const (
 	typeExiting   = "exiting"
 )
 
-// maxLine bounds a message to the parent, maxStart the one to the worker, in bytes.
+// maxLine bounds a message to the parent, maxStart the message to the worker, in bytes.
 const (
 	maxLine  = 64 << 10
 	maxStart = 4 << 20
 )
 
-// Start is what the parent tells a worker first.
+// Start is the parent's message to a worker.
 type Start struct {
-	Args     []string `json:"args"`               // the program's, of eds server
-	Terminal bool     `json:"terminal,omitempty"` // what the worker writes to its standard error appears on one
+	Args     []string `json:"args"`               // of eds server
+	Terminal bool     `json:"terminal,omitempty"` // a terminal shows the worker's standard error
 	Note     Note     `json:"note"`
 }
 
@@ -35,19 +35,19 @@ type startMessage struct {
 	Start
 }
 
-// report is a message of the worker. Which members it has depends on its type.
+// report is a message of the worker. Its members depend on its type.
 type report struct {
 	Type    string `json:"type"`
-	Session string `json:"session,omitempty"` // session: the one that is open, or ""
+	Session string `json:"session,omitempty"` // session: the open one, or ""
 	Version string `json:"version,omitempty"` // upgrade
 	Staged  string `json:"staged,omitempty"`  // upgrade: the path of the new binary
 	Code    int    `json:"code,omitempty"`    // exiting
 	Reason  string `json:"reason,omitempty"`  // exiting
 }
 
-// line returns a message as a line. It begins with the end of one, which ends
-// whatever a library may have printed there; the parent passes over empty lines.
-func line(message any) ([]byte, error) {
+// encode returns a message as a line. It starts with a line break, to end a line that a
+// library may have printed; the parent ignores empty lines.
+func encode(message any) ([]byte, error) {
 	text, err := json.Marshal(message)
 	if err != nil {
 		return nil, err
@@ -55,7 +55,7 @@ func line(message any) ([]byte, error) {
 	return append(append([]byte{'\n'}, text...), '\n'), nil
 }
 
-// parse returns the message that a line holds.
+// parse returns the message in a line.
 func parse(text []byte) (report, bool) {
 	var r report
 	if err := json.Unmarshal(text, &r); err != nil || r.Type == "" {
@@ -64,10 +64,9 @@ func parse(text []byte) (report, bool) {
 	return r, true
 }
 
-// lines splits what is written to it. It holds at most max bytes of a line: of
-// a longer one the beginning is handled, as one that was cut. A Write never
-// fails. It is safe for concurrent use.
-type lines struct {
+// lineSplitter is a writer that calls handle with each line. It truncates lines to max
+// bytes, and then sets cut. Write never fails. It is safe for concurrent use.
+type lineSplitter struct {
 	max    int
 	handle func(text []byte, cut bool)
 
@@ -76,14 +75,14 @@ type lines struct {
 	cut  bool
 }
 
-func (l *lines) Write(p []byte) (int, error) {
+func (l *lineSplitter) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for rest := p; len(rest) > 0; {
 		text, after, whole := bytes.Cut(rest, []byte{'\n'})
 		rest = after
-		if room := l.max - len(l.held); len(text) > room {
-			text, l.cut = text[:room], true
+		if free := l.max - len(l.held); len(text) > free {
+			text, l.cut = text[:free], true
 		}
 		l.held = append(l.held, text...)
 		if whole {
@@ -93,14 +92,14 @@ func (l *lines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// flush handles what came after the end of the last line.
-func (l *lines) flush() {
+// flush handles the text after the last line break.
+func (l *lineSplitter) flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.end()
 }
 
-func (l *lines) end() {
+func (l *lineSplitter) end() {
 	if text := bytes.TrimSpace(l.held); len(text) > 0 {
 		l.handle(text, l.cut)
 	}

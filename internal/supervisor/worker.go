@@ -11,25 +11,25 @@ import (
 	"time"
 )
 
-// patience is how long the worker waits for a parent that does not read, such as one
-// that a debugger has stopped.
+// patience is how long the worker waits for a parent that does not read, such as one that
+// is stopped in a debugger.
 const patience = 5 * time.Second
 
-// probeEvery is how often the worker looks whether its parent is still there, once
-// the parent has closed its end.
+// probeEvery is how often the worker checks that its parent is alive, after the parent has
+// closed its end.
 const probeEvery = time.Second
 
-// Worker is the worker's end of the line. Its methods are safe for concurrent
-// use, and none waits for longer than a few seconds for the parent.
+// Worker is the worker's connection to its parent. Its methods are safe for concurrent use,
+// and none waits longer than a few seconds for the parent.
 type Worker struct {
 	stdin  io.Reader
 	stdout io.Writer
 
-	gone     chan struct{} // the parent is gone, or asks for an orderly end
+	gone     chan struct{} // the parent has ended, or requests a shutdown
 	leave    func()        // closes gone
-	orphaned chan struct{} // the parent is gone
+	orphaned chan struct{} // the parent has ended
 	orphan   func()        // closes orphaned
-	wake     chan struct{} // holds one item while something waits to be written
+	wake     chan struct{} // has one item while the outbox is not empty
 	quit     chan struct{} // closed by Close
 	done     chan struct{} // closed once both goroutines have ended
 	close    func()
@@ -38,26 +38,25 @@ type Worker struct {
 	next outbox
 }
 
-// outbox is what waits to be written: at most one message of each type, the
-// latest, so that it is bounded and nothing that matters is lost.
+// outbox has the messages to be written: at most one of each type, the latest, so that it
+// is bounded and loses nothing that matters.
 type outbox struct {
 	ready, beat bool
 	session     *string
 	upgrade     *report
 	exiting     *report
-	written     []chan<- error // told once all of that is written
+	written     []chan<- error // receive the result once all of that is written
 }
 
-// Attach is called first by a worker: it reads what the parent has to tell from
-// stdin, and speaks to the parent on stdout, on which nothing else should be
-// written. Before, the worker should have called IgnoreBrokenPipes. It should give
-// a sign of life, each at most 30 s after the last, from what would not run if the
-// worker hung.
+// Attach connects a worker to its parent: it reads the parent's message from stdin, and
+// reports to the parent on stdout, which the worker must not use otherwise. The worker must
+// have called IgnoreBrokenPipes. It should call Beat at least every 30 s, from code that
+// does not run if the worker hangs.
 func Attach(stdin io.Reader, stdout io.Writer) (*Worker, Start, error) {
 	in := bufio.NewReaderSize(io.LimitReader(stdin, maxStart), 4<<10)
 	start, err := readStart(in)
 	if err != nil {
-		return nil, Start{}, fmt.Errorf("attach to the parent: %w; a worker is started by eds server, not by hand", err)
+		return nil, Start{}, fmt.Errorf("attach to the parent: %w; only eds server starts a worker", err)
 	}
 	w := &Worker{
 		stdin: stdin, stdout: stdout,
@@ -77,69 +76,66 @@ func Attach(stdin io.Reader, stdout io.Writer) (*Worker, Start, error) {
 	return w, start, nil
 }
 
-// readStart reads the first message, which is the first line that is not empty.
+// readStart reads the first message, which is the first non-empty line.
 func readStart(in *bufio.Reader) (Start, error) {
 	var text []byte
 	for len(text) == 0 {
 		all, err := in.ReadBytes('\n')
 		if err != nil {
-			return Start{}, fmt.Errorf("read what to do: %w", err)
+			return Start{}, fmt.Errorf("read the start message: %w", err)
 		}
 		text = bytes.TrimSpace(all)
 	}
 	var m startMessage
 	if err := json.Unmarshal(text, &m); err != nil || m.Type != typeStart {
-		return Start{}, errors.New("read what to do: it is no start message") // whose text may hold secrets
+		return Start{}, errors.New("read the start message: it has another format") // its text may contain secrets
 	}
 	return m.Start, nil
 }
 
-// Done is closed when the worker shall end in order: the parent asks for it, or
-// is gone.
+// Done is closed when the worker must shut down: the parent requests it, or has ended.
 func (w *Worker) Done() <-chan struct{} { return w.gone }
 
-// Orphaned is closed when the parent is gone, soon after Done.
+// Orphaned is closed when the parent has ended, soon after Done.
 func (w *Worker) Orphaned() <-chan struct{} { return w.orphaned }
 
-// Ready says that the worker does its work. It returns once the parent can
-// read it, or can't be reached.
+// Ready reports that the worker is at work. It returns once the parent can read it, or
+// cannot be reached.
 func (w *Worker) Ready() { _ = w.deliver(func(o *outbox) { o.ready = true }) }
 
-// Beat says that the worker lives. It never waits.
+// Beat is a sign of life. It never waits.
 func (w *Worker) Beat() { w.post(func(o *outbox) { o.beat = true }) }
 
-// Session says which session is open, so that the next worker can report how
-// it ended where this one can't; "" says that none is. It returns once the parent
-// can read it, or can't be reached.
+// Session reports the open session, "" if there is none, so that the next worker can end it
+// if this one crashes. It returns once the parent can read it, or cannot be reached.
 func (w *Worker) Session(id string) { _ = w.deliver(func(o *outbox) { o.session = &id }) }
 
-// Upgrade asks the parent for the binary at staged, which is version. The
-// exchange takes place once the worker has ended with CodeRestart. After an error
-// the parent may not know of it.
+// Upgrade asks the parent to replace the program with the binary at staged, which has the
+// given version. The parent swaps it once the worker has ended with CodeRestart. After an
+// error the parent may not have received the request.
 func (w *Worker) Upgrade(version, staged string) error {
 	if version == "" || staged == "" {
-		return errors.New("ask for an upgrade: without a version or a binary")
+		return errors.New("request an upgrade: no version or binary")
 	}
 	err := w.deliver(func(o *outbox) { o.upgrade = &report{Type: typeUpgrade, Version: version, Staged: staged} })
 	if err != nil {
-		return fmt.Errorf("ask for an upgrade: %w", err)
+		return fmt.Errorf("request an upgrade: %w", err)
 	}
 	return nil
 }
 
-// Exiting says that the worker is about to end with code, and for people why.
-// It has to be the last word. It returns once the parent can read it, or can't
-// be reached.
+// Exiting announces the worker's end with code, and the reason for the operator. It must be
+// the last message. It returns once the parent can read it, or cannot be reached.
 func (w *Worker) Exiting(code int, reason string) {
 	_ = w.deliver(func(o *outbox) { o.exiting = &report{Type: typeExiting, Code: code, Reason: reason} })
 }
 
-// Close ends the line. It waits for its goroutines, but not longer than a few
-// seconds for a parent that does not move.
+// Close ends the connection. It waits for its goroutines, but at most a few seconds for a
+// parent that does not read.
 func (w *Worker) Close() {
 	w.close()
 	if c, ok := w.stdin.(io.Closer); ok {
-		_ = c.Close() // which ends a read, but of a file that can't be waited for: there the parent does, after Exiting
+		_ = c.Close() // ends the read; if a file cannot be polled, the parent ends it after Exiting
 	}
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -149,14 +145,13 @@ func (w *Worker) Close() {
 	}
 }
 
-// read waits for the end of the parent's words, of which none are known but
-// the first.
+// read waits for the end of the parent's messages. It ignores all after the first.
 func (w *Worker) read() {
 	defer w.leave()
 	_, _ = io.Copy(io.Discard, w.stdin)
 }
 
-// post puts something into the outbox.
+// post adds to the outbox.
 func (w *Worker) post(put func(*outbox)) {
 	w.mu.Lock()
 	put(&w.next)
@@ -167,7 +162,7 @@ func (w *Worker) post(put func(*outbox)) {
 	}
 }
 
-// deliver puts something into the outbox and waits until it is written.
+// deliver adds to the outbox and waits until it is written.
 func (w *Worker) deliver(put func(*outbox)) error {
 	written := make(chan error, 1)
 	w.post(func(o *outbox) {
@@ -180,14 +175,14 @@ func (w *Worker) deliver(put func(*outbox)) error {
 	case err := <-written:
 		return err
 	case <-w.done:
-		return errors.New("the line to the parent is closed")
+		return errors.New("the connection to the parent is closed")
 	case <-timer.C:
 		return errors.New("the parent does not read")
 	}
 }
 
-// write empties the outbox until Close. After the end of the parent's words it also
-// looks now and then whether the parent still reads.
+// write empties the outbox until Close. After the end of the parent's messages it also
+// checks regularly that the parent still reads.
 func (w *Worker) write() {
 	ticker := time.NewTicker(probeEvery)
 	ticker.Stop()
@@ -210,17 +205,17 @@ func (w *Worker) write() {
 	}
 }
 
-// probe writes an empty line, which the parent passes over. After Close, which also
-// ends the reading, it writes nothing.
+// probe writes an empty line, which the parent ignores. After Close, which also ends the
+// reading, it writes nothing.
 func (w *Worker) probe() {
 	select {
 	case <-w.quit:
 	default:
-		_ = w.put([]byte{'\n'}) // which tells Orphaned
+		_ = w.put([]byte{'\n'}) // its failure closes Orphaned
 	}
 }
 
-// put writes to the parent. If nobody reads, the parent is gone.
+// put writes to the parent. If that fails, the parent has ended.
 func (w *Worker) put(text []byte) error {
 	_, err := w.stdout.Write(text)
 	if err != nil {
@@ -241,7 +236,7 @@ func (w *Worker) empty() {
 	}
 }
 
-// messages returns what is in the outbox in the order in which it is sent.
+// messages returns the messages of the outbox in the order in which they are sent.
 func (o outbox) messages() []report {
 	var all []report
 	if o.session != nil {
@@ -265,7 +260,7 @@ func (o outbox) messages() []report {
 func (w *Worker) writeAll(messages []report) error {
 	var text []byte
 	for _, m := range messages {
-		one, err := line(m)
+		one, err := encode(m)
 		if err != nil {
 			return err
 		}

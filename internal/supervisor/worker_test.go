@@ -49,13 +49,13 @@ func TestAWorkerIsToldWhatToDo(t *testing.T) {
 }
 
 func TestAWorkerWithoutAParentIsRefused(t *testing.T) {
-	const hint = "; a worker is started by eds server, not by hand"
+	const hint = "; only eds server starts a worker"
 	for text, want := range map[string]string{
-		"":                         "attach to the parent: read what to do: EOF" + hint,
-		`{"type":"start"`:          "attach to the parent: read what to do: EOF" + hint,
-		"secret\n":                 "attach to the parent: read what to do: it is no start message" + hint,
-		`{"type":"secret"}` + "\n": "attach to the parent: read what to do: it is no start message" + hint,
-		strings.Repeat("x", 5<<20): "attach to the parent: read what to do: EOF" + hint,
+		"":                         "attach to the parent: read the start message: EOF" + hint,
+		`{"type":"start"`:          "attach to the parent: read the start message: EOF" + hint,
+		"secret\n":                 "attach to the parent: read the start message: it has another format" + hint,
+		`{"type":"secret"}` + "\n": "attach to the parent: read the start message: it has another format" + hint,
+		strings.Repeat("x", 5<<20): "attach to the parent: read the start message: EOF" + hint,
 	} {
 		w, _, err := supervisor.Attach(strings.NewReader(text), io.Discard)
 		if w != nil || err == nil || err.Error() != want {
@@ -82,10 +82,10 @@ func TestWhatAWorkerSays(t *testing.T) {
 	if diff := cmp.Diff(want, strings.ReplaceAll(said.String(), "\n\n", "\n")[1:]); diff != "" {
 		t.Error(diff)
 	}
-	if err := w.Upgrade("2", ""); err == nil || err.Error() != "ask for an upgrade: without a version or a binary" {
+	if err := w.Upgrade("2", ""); err == nil || err.Error() != "request an upgrade: no version or binary" {
 		t.Error(err)
 	}
-	if err := w.Upgrade("3", "/staged/eds"); err == nil || err.Error() != "ask for an upgrade: the line to the parent is closed" {
+	if err := w.Upgrade("3", "/staged/eds"); err == nil || err.Error() != "request an upgrade: the connection to the parent is closed" {
 		t.Error(err)
 	}
 }
@@ -110,7 +110,7 @@ func TestAParentThatReadsNoMoreIsGone(t *testing.T) {
 	w, _ := attach(t, stdout)
 	w.Beat()
 	<-w.Done()
-	if err := w.Upgrade("2", "/staged/eds"); err == nil || err.Error() != "ask for an upgrade: broken pipe" {
+	if err := w.Upgrade("2", "/staged/eds"); err == nil || err.Error() != "request an upgrade: broken pipe" {
 		t.Error(err)
 	}
 }
@@ -130,7 +130,7 @@ func TestAParentThatDoesNotMoveHoldsNothingUp(t *testing.T) {
 		}
 		w.Session("s-1")
 		w.Session("s-2")
-		if err := w.Upgrade("2", "/staged/eds"); err == nil || err.Error() != "ask for an upgrade: the parent does not read" {
+		if err := w.Upgrade("2", "/staged/eds"); err == nil || err.Error() != "request an upgrade: the parent does not read" {
 			t.Error(err)
 		}
 		w.Exiting(0, "")

@@ -239,7 +239,7 @@ func (e *identityError) Unwrap() error { return e.err }
 
 var entraCode = regexp.MustCompile(`AADSTS[0-9]{2,10}`)
 
-// classify gives the error its class. The operator has to act on a serviceError by Entra ID. An outage
+// classify gives the error its class. The operator has to act on a refusal by Entra ID. An outage
 // is retried.
 func (e *identityError) classify() error {
 	if e.unmade || errors.As(e.err, new(*fs.PathError)) { // its cause resembles a network error

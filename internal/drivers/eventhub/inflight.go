@@ -22,7 +22,7 @@ type keyQueue struct {
 	accepted int // the first events that Event Hubs has accepted
 }
 
-// queues sorts events into queues, in the order of their first events. It skips events that
+// keyQueues sorts events into queues, in the order of their first events. It skips events that
 // Event Hubs has already accepted. An error is about one event.
 func (s *Sink) keyQueues(events []*cdc.Event) ([]*keyQueue, error) {
 	s.scratch.list = s.scratch.list[:0]
@@ -123,13 +123,13 @@ func (f *inFlightBatch) send(ctx context.Context) error {
 			}
 		})
 	}
-	// After a dialErr too: messages in inFlightBatch may still be accepted.
+	// After a failure too: messages in flight may still be accepted.
 	group.Wait()
 	f.intact = f.soft
 	return f.err
 }
 
-// ready opens the links of the batch's hubs one after the other, so that a dialErr is reported
+// ready opens the links of the batch's hubs one after the other, so that a failure is reported
 // once.
 func (f *inFlightBatch) ready(ctx context.Context) error {
 	seen := make(map[string]bool)
@@ -157,7 +157,7 @@ func (f *inFlightBatch) take() *keyQueue {
 	return f.queues[f.next-1]
 }
 
-// fail stops new messages. Those in inFlightBatch continue.
+// fail stops new messages. Those in flight continue.
 func (f *inFlightBatch) fail(err error, q *keyQueue) {
 	soft := refused(err)
 	err = fmt.Errorf("hub %q: %w", q.hub, f.session.classify(err))
@@ -257,7 +257,7 @@ func (r *failedEvents) record(queues []*keyQueue) {
 }
 
 // forget drops the events of a batch that has succeeded. If one of them is not recorded, the caller
-// has progress on to another batch, and forget drops all.
+// has moved on to another batch, and forget drops all.
 func (r *failedEvents) forget(events []*cdc.Event) {
 	if r.events == nil {
 		return

@@ -14,7 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// session holds the connections to the namespace, one for each hub that was written to. Its
+// hubSession holds the connections to the namespace, one for each hub that was written to. Its
 // methods except close may be called concurrently.
 type hubSession struct {
 	*config
@@ -91,7 +91,7 @@ type trackedConn struct {
 	session *hubSession
 }
 
-// leastWrite is smaller than a message and larger than a record-alive frame.
+// leastWrite is smaller than a message and larger than a keep-alive frame.
 const leastWrite = 256
 
 // Write counts as progress: a large message takes time.

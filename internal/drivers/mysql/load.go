@@ -89,16 +89,9 @@ func (s *server) countText(l *sqlsink.Layout) string {
 
 // inScope returns the conditions for a row to be in the layout's scope.
 func (s *server) inScope(l *sqlsink.Layout) []string {
-	var terms []string
-	for _, w := range l.Scope {
-		values := make([]string, len(w.Values))
-		for i, v := range w.Values {
-			values[i] = literal(v)
-		}
-		terms = append(terms, fmt.Sprintf("CONVERT(%s.%s USING utf8mb4) COLLATE %s IN (%s)",
-			quote(l.Real.Name), quote(w.Column.Name), s.exact, strings.Join(values, ", ")))
-	}
-	return terms
+	return l.ScopeTerms(func(name string) string {
+		return "CONVERT(" + quote(l.Real.Name) + "." + quote(name) + " USING utf8mb4) COLLATE " + s.exact
+	}, literal)
 }
 
 // Seal finds out whether the staging table can take the live table's name without losing objects

@@ -85,19 +85,13 @@ func countText(ts *tableStatements) string {
 
 // inScope returns the conditions for row t to be in the layout's scope.
 func (ts *tableStatements) inScope() []string {
-	var terms []string
-	for _, w := range ts.layout.Scope {
-		values := make([]string, len(w.Values))
-		for i, v := range w.Values {
-			values[i] = literal(v)
-		}
-		term := "t." + quote(w.Column.Name) + "::text"
+	return ts.layout.ScopeTerms(func(name string) string {
+		text := "t." + quote(name) + "::text"
 		if !ts.server.features.Cockroach { // its default is bytewise
-			term += ` COLLATE "C"`
+			text += ` COLLATE "C"`
 		}
-		terms = append(terms, term+" IN ("+strings.Join(values, ", ")+")")
-	}
-	return terms
+		return text
+	}, literal)
 }
 
 // count returns the single number that a query selects.

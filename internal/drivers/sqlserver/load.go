@@ -110,16 +110,9 @@ func countText(ts *tableStatements) string {
 
 // inScope returns the conditions for a row of T to be in the layout's scope.
 func (ts *tableStatements) inScope() []string {
-	var terms []string
-	for _, w := range ts.layout.Scope {
-		values := make([]string, len(w.Values))
-		for i, v := range w.Values {
-			values[i] = literal(v)
-		}
-		terms = append(terms, fmt.Sprintf("CAST(T.%s AS NVARCHAR(MAX)) COLLATE %s IN (%s)",
-			quote(w.Column.Name), binary, strings.Join(values, ", ")))
-	}
-	return terms
+	return ts.layout.ScopeTerms(func(name string) string {
+		return "CAST(T." + quote(name) + " AS NVARCHAR(MAX)) COLLATE " + binary
+	}, literal)
 }
 
 // count returns the single number that a query selects.

@@ -17,7 +17,7 @@ func failed(reason string) Note {
 	return Note{Upgrade: &Upgraded{Version: "2", Failed: true, Reason: reason}}
 }
 
-const ended7 = "it ended with exit code 7, which it had not announced"
+const ended7 = "it ended with exit code 7 unexpectedly"
 
 func TestUpgrades(t *testing.T) {
 	lives := func(healthy time.Duration, then script) script {
@@ -67,7 +67,7 @@ func TestUpgrades(t *testing.T) {
 		"one that can't be started": {
 			scripts: []script{asksForUpgrade, nil, fine},
 			calls:   []string{"swap", "rollback", "commit"},
-			starts:  []started{first, starts("new", good()), starts("old", failed("it can't be started: it is not there"))},
+			starts:  []started{first, starts("new", good()), starts("old", failed("it cannot be started: it is not there"))},
 		},
 		"one that refuses its arguments": {
 			scripts: []script{asksForUpgrade, says(CodeUsage), fine},
@@ -87,7 +87,7 @@ func TestUpgrades(t *testing.T) {
 		"one that can't be put in place": {
 			scripts: []script{asksForUpgrade, fine},
 			calls:   []string{"swap"},
-			starts:  []started{first, starts("old", failed("exchange the binary: the disk is full"))},
+			starts:  []started{first, starts("old", failed("swap the binary: the disk is full"))},
 			fails:   map[string]error{"swap": errors.New("the disk is full")},
 		},
 		"one for which the worker does not end in order": {
@@ -95,12 +95,12 @@ func TestUpgrades(t *testing.T) {
 				a.say(report{Type: typeUpgrade, Version: "2", Staged: "new"})
 				return exit{code: 7}
 			}, fine},
-			starts: []started{first, starts("old", failed("the worker that asked for it ended unexpectedly: "+ended7))},
+			starts: []started{first, starts("old", failed("the worker that requested it crashed: "+ended7))},
 		},
 		"one during the probation of another": {
 			scripts: []script{asksForUpgrade, asksForUpgrade, slow},
 			calls:   []string{"swap", "commit"},
-			starts:  []started{first, starts("new", good()), starts("new", failed("version 2 is still on probation; ask again in 5m0s"))},
+			starts:  []started{first, starts("new", good()), starts("new", failed("version 2 is still on probation; try again in 5m0s"))},
 		},
 		"one that crashes with another in mind": {
 			scripts: []script{asksForUpgrade, func(a *actor) exit {
@@ -317,7 +317,7 @@ func TestAFailedUpgradeIsTakenBackAlsoWhereNothingIsStartedAgain(t *testing.T) {
 	play(t, []script{asksForUpgrade, crash}, func(s *stage) {
 		s.config.NoRestart = true
 		code, err := s.run()
-		want := "the upgraded worker failed, the old binary is back, and is not to be started again: " + ended7 + "; see " + filepath.Join(s.config.Dir, "crash")
+		want := "the upgraded worker failed, the old binary is restored, and --no-restart is set: " + ended7 + "; see " + filepath.Join(s.config.Dir, "crash")
 		if code != CodeError || err != want || s.binary.path != "old" {
 			t.Errorf("%d, %q, %s", code, err, s.binary.path)
 		}

@@ -1,0 +1,224 @@
+package selfupdate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/durable"
+)
+
+// State is the state of an upgrade.
+type State uint8
+
+const (
+	// Settled: no upgrade is under way.
+	Settled State = iota
+	// Probation: the new program is installed, on probation.
+	Probation
+	// Reverted: the old program is installed again, and that was not reported yet.
+	Reverted
+)
+
+func (s State) String() string {
+	switch s {
+	case Probation:
+		return "on probation"
+	case Reverted:
+		return "reverted"
+	default:
+		return "settled"
+	}
+}
+
+// Status describes the last upgrade. If State is Settled, the other fields are zero.
+type Status struct {
+	State    State
+	From, To string    // versions
+	Began    time.Time // of the swap
+	Attempts int       // starts of the new program that Attempt has counted
+	Reason   string    // of the rollback
+}
+
+// journal is the content of the file that records an upgrade. Older and newer versions must
+// be able to read its format.
+type journal struct {
+	From     string    `json:"from"`
+	To       string    `json:"to"`
+	FromSum  string    `json:"fromSum"` // SHA-256 of the replaced program
+	ToSum    string    `json:"toSum"`   // and of the new one
+	Began    time.Time `json:"began"`
+	Attempts int       `json:"attempts,omitempty"`
+	Reason   string    `json:"reason,omitempty"` // of a rollback; "" if there is none
+}
+
+func (j *journal) status(s State) Status {
+	return Status{State: s, From: j.From, To: j.To, Began: j.Began, Attempts: j.Attempts, Reason: j.Reason}
+}
+
+// phase follows from the journal and the installed program.
+type phase uint8
+
+const (
+	noJournal   phase = iota
+	outdated          // the old program is installed, or an unknown one
+	onProbation       // the new program is installed
+	goingBack         // the new program is installed, and a rollback was begun
+	wentBack          // the old program is installed again
+	missing           // no program is installed
+)
+
+func (u *Updater) phase() (phase, *journal, error) {
+	j, err := u.readJournal()
+	if err != nil || j == nil {
+		return noJournal, nil, err
+	}
+	sum, err := sumFile(u.target)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return missing, j, nil
+	case err != nil:
+		return noJournal, nil, fmt.Errorf("read the installed program: %w", err)
+	case sum == j.ToSum && j.Reason != "":
+		return goingBack, j, nil
+	case sum == j.ToSum:
+		return onProbation, j, nil
+	case sum == j.FromSum && j.Reason != "":
+		return wentBack, j, nil
+	}
+	return outdated, j, nil
+}
+
+// Status returns the state of the last upgrade, and changes nothing. If a power cut has
+// interrupted it, that is the state after Recover.
+func (u *Updater) Status() (Status, error) {
+	p, j, err := u.phase()
+	if err != nil {
+		return Status{}, err
+	}
+	switch p {
+	case onProbation:
+		return j.status(Probation), nil
+	case goingBack, wentBack:
+		return j.status(Reverted), nil
+	}
+	return Status{}, nil
+}
+
+// Recover completes an upgrade or rollback that a power cut has interrupted, and returns its
+// state. A server calls it when it starts.
+func (u *Updater) Recover() (Status, error) {
+	p, j, err := u.phase()
+	if err != nil {
+		return Status{}, err
+	}
+	switch p {
+	case onProbation:
+		return j.status(Probation), nil
+	case wentBack:
+		return j.status(Reverted), nil
+	case goingBack:
+		if err := u.restore(j); err != nil {
+			return Status{}, err
+		}
+		return j.status(Reverted), nil
+	case missing:
+		if err := u.restore(j); err != nil {
+			return Status{}, err
+		}
+		return u.Recover()
+	case outdated:
+		return Status{}, u.Commit()
+	}
+	return Status{}, nil
+}
+
+// Attempt is Recover for a server that starts. On probation it durably counts the start, and
+// rolls back if there were more than most without a Commit. So it catches a program that
+// always ends before its probation can fail.
+func (u *Updater) Attempt(ctx context.Context, most int) (Status, error) {
+	status, err := u.Recover()
+	if err != nil || status.State != Probation {
+		return status, err
+	}
+	j, err := u.readJournal()
+	if err != nil || j == nil {
+		return Status{}, err
+	}
+	j.Attempts++
+	if err := u.writeJournal(*j); err != nil {
+		return status, fmt.Errorf("count a start in %s: %w", u.journalPath(), cause(err))
+	}
+	if j.Attempts <= most {
+		return j.status(Probation), nil
+	}
+	if err := u.Rollback(ctx, fmt.Sprintf("it was started %d times and did not pass its probation", most)); err != nil {
+		return j.status(Probation), err
+	}
+	return u.Status()
+}
+
+// Commit only removes the journal: the new program has passed its probation, or the
+// rollback was reported.
+func (u *Updater) Commit() error {
+	err := os.Remove(u.journalPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = durable.SyncDir(u.dir())
+	}
+	if err != nil {
+		return fmt.Errorf("end the probation: remove %s: %w", u.journalPath(), cause(err))
+	}
+	return nil
+}
+
+// maxJournal bounds the journal, in bytes.
+const maxJournal = 64 << 10
+
+// readJournal returns the journal, nil if there is none. A damaged journal counts as none:
+// the installed program is complete in any case.
+func (u *Updater) readJournal() (*journal, error) {
+	f, err := os.Open(u.journalPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the journal of the upgrade: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxJournal))
+	if err != nil {
+		return nil, fmt.Errorf("read the journal of the upgrade: %w", err)
+	}
+	j := new(journal)
+	if json.Unmarshal(text, j) != nil {
+		u.o.Logger.Warn("the journal of an upgrade is damaged; ignoring it", "file", u.journalPath())
+		return nil, nil
+	}
+	return j, nil
+}
+
+// writeJournal replaces the journal atomically. Every user may read it, because the server
+// may run as another user.
+func (u *Updater) writeJournal(j journal) error {
+	text, err := json.MarshalIndent(j, "", "  ")
+	if err != nil {
+		return err
+	}
+	temporary := u.scratchPattern()
+	err = durable.Replace(u.journalPath(), temporary, func(w io.Writer) error {
+		_, err := w.Write(append(text, '\n'))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return os.Chmod(u.journalPath(), 0o644)
+}

@@ -1,0 +1,138 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Note tells a worker about events before its start.
+type Note struct {
+	Upgrade *Upgraded `json:"upgrade,omitempty"`
+}
+
+// Upgraded is the outcome of an upgrade, for the worker that runs after it: the new
+// version, or the old one if the upgrade has failed.
+type Upgraded struct {
+	Version string `json:"version"`
+	Before  string `json:"-"` // the version that it replaced; only for the parent
+	Failed  bool   `json:"failed,omitempty"`
+	Reason  string `json:"reason,omitempty"` // of the failure
+}
+
+// upgrade is an upgrade on probation.
+type upgrade struct {
+	version string
+	before  string // the version that it replaced
+}
+
+// failsProbation reports whether an upgrade whose worker ended like this has failed.
+func (e ending) failsProbation() bool {
+	switch {
+	case e.stopped || e.killed:
+		return false // the operator ended it
+	case e.kind() != "":
+		return true
+	case e.code == CodeRestart:
+		return !e.ready
+	default:
+		return e.code != CodeOK
+	}
+}
+
+// resume continues an upgrade that this process has not begun: a power cut interrupted it,
+// or the worker crashed after the swap.
+func (s *supervisor) resume() {
+	if s.Upgrader == nil || s.probation != nil || s.unreported {
+		return
+	}
+	switch u := s.Upgrader.Status(); {
+	case u == nil:
+	case u.Failed:
+		s.unreported = true
+		s.upgradeFailed(u.Version, u.Reason)
+	default:
+		s.Logger.Info("the last upgrade is on probation", "version", u.Version)
+		s.begin(u.Version, u.Before)
+	}
+}
+
+// begin puts version, which replaced before, on probation.
+func (s *supervisor) begin(version, before string) {
+	s.probation, s.unreported = &upgrade{version: version, before: before}, false
+	s.Version = version
+	s.note = Note{Upgrade: &Upgraded{Version: version}}
+}
+
+// beginUpgrade swaps the binary, as the worker that ended has requested. If that fails, the
+// next worker gets the reason.
+func (s *supervisor) beginUpgrade(e ending) {
+	version := e.upgrade.Version
+	if err := s.swap(e); err != nil {
+		s.upgradeFailed(version, err.Error())
+		return
+	}
+	s.Logger.Info("the binary was swapped and is on probation", "version", version, "before", s.Version)
+	s.begin(version, s.Version)
+}
+
+func (s *supervisor) swap(e ending) error {
+	switch {
+	case s.Upgrader == nil:
+		return fmt.Errorf("this server cannot replace its own binary")
+	case s.probation != nil:
+		return fmt.Errorf("version %s is still on probation; try again in %s", s.probation.version, s.Limits.Stable)
+	case e.kind() != "":
+		return fmt.Errorf("the worker that requested it crashed: %s", e.describe(s.Limits))
+	}
+	if err := s.Upgrader.Swap(e.upgrade.Staged); err != nil {
+		return fmt.Errorf("swap the binary: %w", err)
+	}
+	return nil
+}
+
+// rollBack restores the old binary after e, and reports whether that worked.
+func (s *supervisor) rollBack(e ending) bool {
+	err := s.Upgrader.Rollback(e.describe(s.Limits))
+	if errors.Is(err, ErrSettled) {
+		s.Logger.Warn("the upgrade is not rolled back, because it was accepted meanwhile", "version", s.probation.version)
+		s.probation = nil
+		return false
+	}
+	if err != nil {
+		s.Logger.Error("the old binary cannot be restored", "version", s.probation.version, "reason", e.describe(s.Limits), "error", err)
+		return false
+	}
+	failed := s.probation
+	s.probation, s.Version, s.unreported = nil, failed.before, true
+	s.upgradeFailed(failed.version, e.describe(s.Limits))
+	return true
+}
+
+func (s *supervisor) upgradeFailed(version, reason string) {
+	s.Logger.Error("the upgrade failed; the old binary continues", "version", version, "reason", reason)
+	s.note = Note{Upgrade: &Upgraded{Version: version, Failed: true, Reason: reason}}
+}
+
+// reported is called once a worker that got the note is ready.
+func (s *supervisor) reported() {
+	s.note = Note{}
+	if !s.unreported {
+		return
+	}
+	s.unreported = false
+	if err := s.Upgrader.Commit(); err != nil {
+		s.Logger.Warn("the report of the rolled back upgrade cannot be recorded; it will be repeated", "error", err)
+	}
+}
+
+// confirm ends the probation. If that cannot be recorded, the next worker starts with a new
+// probation, which is harmless.
+func (s *supervisor) confirm() {
+	version := s.probation.version
+	s.probation = nil
+	if err := s.Upgrader.Commit(); err != nil {
+		s.Logger.Error("the probation has passed, but that cannot be recorded", "version", version, "error", err)
+		return
+	}
+	s.Logger.Info("the upgrade has passed its probation", "version", version)
+}
