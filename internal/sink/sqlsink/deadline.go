@@ -162,8 +162,8 @@ func CallError(ctx context.Context, err error) error {
 	return err
 }
 
-// Patience bounds the calls of a session, one at a time.
-type Patience struct {
+// CallLimit gives each call of a session a Deadline. The session makes one call at a time.
+type CallLimit struct {
 	Limit time.Duration // without progress
 	// Working returns the state of a call that may take long, over another session.
 	Working func(ctx context.Context) Work
@@ -172,7 +172,7 @@ type Patience struct {
 }
 
 // Await starts a call like the function Await.
-func (p *Patience) Await(ctx context.Context) (context.Context, *Deadline) {
+func (p *CallLimit) Await(ctx context.Context) (context.Context, *Deadline) {
 	return Await(ctx, p.Limit, func(ctx context.Context) Work {
 		if !p.long.Load() {
 			return Work{}
@@ -181,12 +181,12 @@ func (p *Patience) Await(ctx context.Context) (context.Context, *Deadline) {
 	})
 }
 
-// TakeTime lets calls take as long as the server is working on them. It returns Hurry, which ends
-// that.
-func (p *Patience) TakeTime() (hurry func()) {
+// AllowLong lets calls take as long as the server is working on them, until DisallowLong, which it
+// returns.
+func (p *CallLimit) AllowLong() (hurry func()) {
 	p.long.Store(true)
-	return p.Hurry
+	return p.DisallowLong
 }
 
-// Hurry ends TakeTime.
-func (p *Patience) Hurry() { p.long.Store(false) }
+// DisallowLong ends AllowLong.
+func (p *CallLimit) DisallowLong() { p.long.Store(false) }
