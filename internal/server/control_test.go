@@ -12,7 +12,6 @@ import (
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/drivers"
-	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
@@ -115,8 +114,8 @@ func TestCommands_ConfigureKeepsURLAsWritten(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s is saved as %s: %v", p, saved, err)
 		}
-		if want := dir + "/" + name; target.Path != want || sink.MaskURL(saved) != reply["maskedURL"] {
-			t.Errorf("%s is saved as %s: %s, want %s; masked %s, %v", p, saved, target.Path, want, sink.MaskURL(saved), reply["maskedURL"])
+		if want := dir + "/" + name; target.Path != want || drivers.MaskURL(saved) != reply["maskedURL"] {
+			t.Errorf("%s is saved as %s: %s, want %s; masked %s, %v", p, saved, target.Path, want, drivers.MaskURL(saved), reply["maskedURL"])
 		}
 		c.notify("import", map[string]any{"backfill": true})
 		received, err := c.hq.AwaitReceived(t.Context(), c.session, "import-response", i)
