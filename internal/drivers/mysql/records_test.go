@@ -113,7 +113,7 @@ func killImport(t *testing.T, d *destination, table *schema.Table) {
 	// A view has the name to which the import renames the live table.
 	stage := d.query("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() " +
 		"AND table_name LIKE '\\_eds\\_load\\_%'")[0]
-	view := "`" + sqlsink.Beside("old", stage) + "`"
+	view := "`" + sqlsink.StageObjectName("old", stage) + "`"
 	d.exec("CREATE VIEW " + view + " AS SELECT 1")
 	if _, err := l.Finish(t.Context()); err == nil {
 		t.Fatal("the import was not held up")

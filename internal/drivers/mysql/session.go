@@ -28,7 +28,7 @@ type session struct {
 	temps      map[string]bool        // temporary tables; true: may contain rows
 	maxPacket  int                    // limit of a statement and of a value, in bytes
 	call       *sqlsink.Deadline      // of the running statement
-	calls      sqlsink.Patience
+	calls      sqlsink.CallLimit
 	unanswered bool // a call timed out: the server may still run it
 	// source is read by the next LOAD DATA LOCAL INFILE.
 	source  io.Reader

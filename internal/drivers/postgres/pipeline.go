@@ -221,7 +221,7 @@ func (p *wirePipeline) wait() error {
 		<-p.readerDone
 	}
 	p.finished = true
-	p.session.calls.Hurry()
+	p.session.calls.DisallowLong()
 	for _, st := range p.parsed {
 		if !st.ready { // the server may or may not have it: use another name next time
 			st.sent, st.name = false, p.session.nextName(st.name)

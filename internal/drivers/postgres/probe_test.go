@@ -66,7 +66,7 @@ func TestOpen_ExplainsErrors(t *testing.T) {
 		"unknown option": {"postgres://postgres@" + host + path + "?sslmod=disable", fault.Fatal, `did you mean "sslmode"?`},
 		"bad option": {
 			"postgres://postgres:secret@" + host + path + "?sslmode=maybe", fault.Fatal,
-			`option sslmode should be prefer, disable, `,
+			`option sslmode should be disable, allow, `,
 		},
 		"missing file": {
 			"postgres://postgres:secret@" + host + path + "?sslmode=verify-full&sslrootcert=/absent", fault.Fatal,

@@ -91,7 +91,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	if err := log.SetLogLevel("fatal"); err != nil {
 		return nil, err
 	}
-	now, err := sink.Renew(d.env.Access, d.target, func(target *url.URL) (*choices, error) { return parse(target, d.env) })
+	now, err := sink.Renew(d.env.Access, d.target, func(target *url.URL) (*config, error) { return parse(target, d.env) })
 	if err != nil {
 		return nil, err
 	}

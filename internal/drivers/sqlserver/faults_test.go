@@ -338,7 +338,7 @@ func TestOpen_ExplainsErrors(t *testing.T) {
 		},
 		"bad Entra ID": {
 			"sqlserver://eds:secret@" + plain.Addr() + "/shop?fedauth=Nonsense", fault.Fatal,
-			`option fedauth names no way to sign in`,
+			`option fedauth should be ActiveDirectoryDefault, `,
 		},
 		"bad delete": {user + plain.Addr() + "/shop?delete=never", fault.Fatal, `option delete should be hard or soft`},
 	} {

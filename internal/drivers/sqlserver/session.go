@@ -23,7 +23,7 @@ type session struct {
 	conn    *mssql.Conn
 	wire    net.Conn
 	broken  bool // unusable
-	calls   sqlsink.Patience
+	calls   sqlsink.CallLimit
 
 	namespace   string
 	lacksSchema bool            // the URL's schema does not exist yet
