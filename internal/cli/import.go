@@ -197,7 +197,7 @@ func (im *importer) confirm(plan snapshot.Plan) error {
 			left++
 		}
 	}
-	return im.ask(plan.Mode, fmt.Sprintf("%d tables", left), sink.MaskURL(im.o.URL.Reveal()))
+	return im.ask(plan.Mode, fmt.Sprintf("%d tables", left), drivers.MaskURL(im.o.URL.Reveal()))
 }
 
 // ask prompts before rows of the tables in the target are replaced.
@@ -270,7 +270,7 @@ func (im *importer) printPlan(plan snapshot.Plan) error {
 			there++
 		}
 	}
-	fmt.Fprintf(im.out, "An import would %s %d tables into %s", what, there, sink.MaskURL(im.o.URL.Reveal()))
+	fmt.Fprintf(im.out, "An import would %s %d tables into %s", what, there, drivers.MaskURL(im.o.URL.Reveal()))
 	switch {
 	case plan.Schema:
 	case plan.Mode == sink.Merge:

@@ -201,7 +201,7 @@ func TestVerify_GoesOnWithoutATableThatCannotBeRead(t *testing.T) {
 	if _, err := db.Exec(`ALTER TABLE vendor RENAME TO vendors; CREATE VIEW vendor AS SELECT * FROM vendors; DROP TABLE part; DELETE FROM customer`); err != nil {
 		t.Fatal(err)
 	}
-	const view = `vendor: it was not compared: read the rows of "vendor" to be compared: read vendor: table "vendor": a view has the name "vendor" in the database`
+	const view = `vendor: it was not compared: read the actual rows of "vendor": read vendor: table "vendor": a view has the name "vendor" in the database`
 	stdout, stderr, code := eds(t, env, append([]string{"verify"}, args...)...)
 	if code != 1 || !strings.Contains(stdout, view) || !strings.Contains(stdout, "part: 9 rows there, 0 here") ||
 		!strings.Contains(stdout, "1 of 16 tables were not compared.") || !strings.Contains(stdout, "2 of 16 tables differ.") {

@@ -19,6 +19,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/control"
+	"github.com/shopmonkeyus/eds/internal/drivers"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
 	"github.com/shopmonkeyus/eds/internal/reconciler"
@@ -124,7 +125,7 @@ func (v *verifier) run(ctx context.Context) error {
 	}
 	defer destination.Close(hard(ctx))
 	if v.reader = destination.Reader; v.reader == nil {
-		return usagef("%s keeps events, which cannot be compared or repaired", sink.MaskURL(im.o.URL.Reveal()))
+		return usagef("%s keeps events, which cannot be compared or repaired", drivers.MaskURL(im.o.URL.Reveal()))
 	}
 	if v.began.IsZero() {
 		v.began, v.whole = time.Now(), len(im.o.Only)+len(im.o.CompanyIDs)+len(im.o.LocationIDs) == 0

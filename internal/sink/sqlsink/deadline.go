@@ -4,31 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/shopmonkeyus/eds/internal/sink"
 )
-
-// TimeoutOptions describes the query parameters that ParseTimeouts reads.
-var TimeoutOptions = []sink.Option{
-	{Name: "lock_timeout", Default: "30s", Description: "how long to wait for a lock that another session holds before the wait is reported and begins again"},
-	{Name: "statement_timeout", Default: "5m", Description: "how long the server may make no progress with a statement before eds gives up the connection and tries again"},
-}
-
-// Timeouts bound waits for a server.
-type Timeouts struct{ Lock, Statement time.Duration }
-
-// ParseTimeouts reads the options of a destination's URL.
-func ParseTimeouts(query url.Values) (t Timeouts, err error) {
-	if t.Lock, err = sink.DurationOf(query, "lock_timeout", 30*time.Second, time.Second, time.Hour); err != nil {
-		return t, err
-	}
-	t.Statement, err = sink.DurationOf(query, "statement_timeout", 5*time.Minute, time.Second, time.Hour)
-	return t, err
-}
 
 // SilentError says that a server made no progress with a call in time. The outcome of the call is
 // unknown, and its session is unusable.
