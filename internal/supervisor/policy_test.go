@@ -10,12 +10,12 @@ import (
 
 func TestWhatFollowsTheEndOfAWorker(t *testing.T) {
 	said := func(code int) *report { return &report{Type: typeExiting, Code: code} }
-	at := func(d time.Duration) verdict { return verdict{wait: d} }
+	at := func(d time.Duration) decision { return decision{wait: d} }
 	const now, soon = time.Duration(0), time.Second // the longest first wait
 	tests := map[string]struct {
 		end       ending
 		noRestart bool
-		want      verdict
+		want      decision
 		err       string
 	}{
 		"it has done":                           {end: ending{exiting: said(0)}, want: end(0, nil)},
@@ -48,7 +48,7 @@ func TestWhatFollowsTheEndOfAWorker(t *testing.T) {
 			if test.want.wait == soon && got.wait >= soon/2 && got.wait <= soon {
 				got.wait = soon
 			}
-			if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(verdict{})); diff != "" || text != test.err {
+			if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(decision{})); diff != "" || text != test.err {
 				t.Errorf("error %q, want %q; (-want +got):\n%s", text, test.err, diff)
 			}
 		})

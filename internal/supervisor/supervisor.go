@@ -272,7 +272,7 @@ func (s *supervisor) run(ctx context.Context) ending {
 		return ending{failure: err}
 	}
 	s.Logger.Info("the worker has started", "pid", worker.pid, "version", s.Version)
-	w := watch{supervisor: s, child: worker, end: ending{pid: worker.pid, started: time.Now()}}
+	w := monitor{supervisor: s, child: worker, end: ending{pid: worker.pid, started: time.Now()}}
 	w.follow(ctx)
 	if kind := w.end.kind(); kind != "" && !w.end.killed {
 		s.writeTombstone(w.end, kind)
@@ -281,7 +281,7 @@ func (s *supervisor) run(ctx context.Context) ending {
 }
 
 // decide returns the consequence of a worker's end.
-func (s *supervisor) decide(e ending) verdict {
+func (s *supervisor) decide(e ending) decision {
 	if s.probation != nil && e.failsProbation() && s.rollBack(e) {
 		return s.policy.rolledBack(e)
 	}
