@@ -174,7 +174,10 @@ func lockParent(ctx context.Context, dir string) (*os.File, error) {
 		case !held:
 			return f, nil
 		case try == lockTries:
-			return nil, fmt.Errorf("another eds server uses the data directory %s: stop it first, or choose another directory with --data-dir", dir)
+			return nil, fmt.Errorf(
+				"another eds server uses the data directory %s: stop it first, or choose another directory with --data-dir",
+				dir,
+			)
 		}
 		select {
 		case <-ticker.C:

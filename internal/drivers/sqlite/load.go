@@ -29,7 +29,7 @@ func (s *fileSession) Stage(ctx context.Context, live *sqlsink.Layout, name stri
 		if err != nil || relationOf(live).unique(live.KeyNames()) {
 			return err
 		}
-		index := sqlsink.Beside("key", name)
+		index := sqlsink.StageObjectName("key", name)
 		return s.db.Exec(fmt.Sprintf("CREATE INDEX %s ON %s (%s)", quote(index), quote(name), strings.Join(keyNames(live), ", ")))
 	})
 }
@@ -102,7 +102,7 @@ func swappable(stage, live *sqlsink.Layout, now *sqlsink.Table) bool {
 // live table are created again on the stage.
 func (t *tx) swap(stage, live *sqlsink.Layout) (err error) {
 	db := t.s.db
-	name, indexes := "", []string{dropIndexSQL(sqlsink.Beside("key", stage.Real.Name))}
+	name, indexes := "", []string{dropIndexSQL(sqlsink.StageObjectName("key", stage.Real.Name))}
 	const query = "SELECT type, name, sql FROM sqlite_schema" +
 		" WHERE tbl_name = ? COLLATE NOCASE AND type IN ('table', 'index') AND sql IS NOT NULL"
 	if err := t.s.query(query, []string{live.Real.Name}, func(row *capi.Stmt) {

@@ -150,16 +150,9 @@ func countSQL(l *sqlsink.Layout) string {
 
 // inScope returns the conditions that the existing row is in the layout's scope.
 func inScope(l *sqlsink.Layout) []string {
-	var terms []string
-	for _, w := range l.Scope {
-		values := make([]string, len(w.Values))
-		for i, v := range w.Values {
-			values[i] = literal(v)
-		}
-		column := here + "." + quote(w.Column.Name)
-		terms = append(terms, fmt.Sprintf("CAST(%s AS TEXT) COLLATE BINARY IN (%s)", column, strings.Join(values, ", ")))
-	}
-	return terms
+	return l.ScopeTerms(func(name string) string {
+		return "CAST(" + here + "." + quote(name) + " AS TEXT) COLLATE BINARY"
+	}, literal)
 }
 
 // mergeSQL upserts the rows of a stage, one per key, into the layout's table.

@@ -25,9 +25,9 @@ func StageName(job, table string) string { return stageName(jobID(job), table) }
 
 func stageName(id, table string) string { return stagePrefix + id[:jobDigits] + "_" + table }
 
-// Beside returns the name of an object of the given kind that belongs to a staging table. No staging
+// StageObjectName returns the name of an object of the given kind that belongs to a staging table. No staging
 // table has such a name.
-func Beside(kind, stage string) string {
+func StageObjectName(kind, stage string) string {
 	return "_eds_" + kind + "_" + strings.TrimPrefix(stage, stagePrefix)
 }
 

@@ -20,8 +20,8 @@ type File struct {
 	set  *token.FileSet
 }
 
-// Files parses every Go file of the module, whatever its build constraints say,
-// but for those in directories that the Go tool passes over.
+// Files parses every Go file of the module, with any build constraints, except in directories that
+// the Go tool ignores.
 func Files(root fs.FS) ([]File, error) {
 	var files []File
 	set := token.NewFileSet()
@@ -55,8 +55,8 @@ func Files(root fs.FS) ([]File, error) {
 // Test reports whether the file belongs to a test.
 func (f File) Test() bool { return strings.HasSuffix(f.Path, "_test.go") }
 
-// beside reports whether the file is no part of the program: a test, what only
-// tests use, or a program that is run while building.
+// beside reports whether the file is no part of the program: a test, a package for tests, or a
+// program for the build.
 func (f File) beside() bool {
 	dir := path.Dir(f.Path)
 	return f.Test() || strings.HasSuffix(dir, "test") || strings.HasPrefix(f.Path, "test/") ||
@@ -71,7 +71,7 @@ func (f File) At(n ast.Node) string {
 	return fmt.Sprintf("%s:%d", p.Filename, p.Line)
 }
 
-// imported returns the name that the file knows an imported package by, or "".
+// imported returns the file's name for an imported package, or "".
 func (f File) imported(importPath string) string {
 	for _, spec := range f.AST.Imports {
 		if p, err := strconv.Unquote(spec.Path.Value); err != nil || p != importPath {
@@ -104,7 +104,7 @@ func (f File) uses(importPath string, visit func(n ast.Node, member string)) {
 	})
 }
 
-// process lists what only the command line may touch, by package.
+// process lists the names that only the command line may use, by package.
 func process() map[string][]string {
 	return map[string][]string{
 		"os": {
@@ -116,7 +116,7 @@ func process() map[string][]string {
 	}
 }
 
-// CheckProcess returns a line for each place that reads the arguments, the
+// CheckProcess returns one line for each place that reads the arguments, the
 // environment or standard input, or prints, outside the command line.
 func CheckProcess(files []File) []string {
 	var problems []string
@@ -144,7 +144,7 @@ func CheckProcess(files []File) []string {
 	return problems
 }
 
-// CheckExits returns a line for each place but main.go that ends the process.
+// CheckExits returns one line for each place but main.go that ends the process.
 func CheckExits(files []File) []string {
 	var problems []string
 	for _, f := range files {
@@ -168,8 +168,8 @@ func CheckExits(files []File) []string {
 	return problems
 }
 
-// CheckSleeps returns a line for each time.Sleep. Tests that run in a bubble of
-// testing/synctest sleep no real time, so they may.
+// CheckSleeps returns one line for each time.Sleep. Tests in a bubble of testing/synctest may
+// sleep, because they do not wait in real time.
 func CheckSleeps(files []File) []string {
 	var problems []string
 	for _, f := range files {
@@ -185,7 +185,7 @@ func CheckSleeps(files []File) []string {
 	return problems
 }
 
-// CheckNames returns a line for each package whose name says nothing.
+// CheckNames returns one line for each package whose name says nothing.
 func CheckNames(files []File) []string {
 	vague := []string{"util", "utils", "common", "helper", "helpers", "misc", "shared", "base", "lib", "types"}
 	seen := make(map[string]bool)
@@ -200,7 +200,7 @@ func CheckNames(files []File) []string {
 	return problems
 }
 
-// CheckInits returns a line for each init but those that link a driver.
+// CheckInits returns one line for each init but those that link a driver.
 func CheckInits(files []File) []string {
 	var problems []string
 	for _, f := range files {
@@ -218,8 +218,7 @@ func CheckInits(files []File) []string {
 
 var promise = regexp.MustCompile(`\b(TODO|FIXME|HACK)\b`)
 
-// CheckPromises returns a line for each comment that promises what should be
-// there.
+// CheckPromises returns one line for each comment that promises something missing.
 func CheckPromises(files []File) []string {
 	var problems []string
 	for _, f := range files {
@@ -234,8 +233,7 @@ func CheckPromises(files []File) []string {
 	return problems
 }
 
-// CheckSkips returns a line for each test that can skip itself. Fuzz targets
-// may pass over an input.
+// CheckSkips returns one line for each test that can skip itself. Fuzz targets may skip an input.
 func CheckSkips(files []File) []string {
 	skips := []string{"Skip", "Skipf", "SkipNow"}
 	tests := []string{"t", "b", "tb"}
