@@ -1,7 +1,6 @@
 package lint_test
 
 import (
-	"os"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -10,38 +9,6 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/testing/lint"
 )
-
-// moduleTexts returns the comments, messages and documents of the module.
-func moduleTexts(t *testing.T) []lint.Text {
-	t.Helper()
-	documents, err := lint.Documents(os.DirFS(root))
-	if err != nil {
-		t.Fatal(err)
-	}
-	texts := append(lint.Prose(moduleFiles(t)), documents...)
-	if len(texts) < 1000 {
-		t.Fatalf("only %d texts were found", len(texts))
-	}
-	return texts
-}
-
-func TestProse_UsesPlainWords(t *testing.T) { report(t, lint.CheckWords(moduleTexts(t))) }
-
-func TestProse_UsesWhereForPlaces(t *testing.T) { report(t, lint.CheckWhere(moduleTexts(t))) }
-
-func TestProse_FitsItsColumns(t *testing.T) {
-	problems, err := lint.CheckColumns(os.DirFS(root), moduleFiles(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	report(t, problems)
-}
-
-func TestDeclarations_AreTermsOfTheField(t *testing.T) {
-	report(t, lint.CheckDeclarations(moduleFiles(t)))
-}
-
-func TestTypes_MeanOneThing(t *testing.T) { report(t, lint.CheckHomonyms(moduleFiles(t))) }
 
 func TestCheckWords_FindsWordsToAvoid(t *testing.T) {
 	files := parse(t, map[string]string{"a/a.go": "package a\n\n// It begins a" + "new.\nconst x = \"no" + "body knows\"\n\n" +
