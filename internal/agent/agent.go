@@ -204,7 +204,7 @@ func (a *Agent) Run(soft, hard context.Context) error {
 			return err
 		case errors.As(err, new(*sink.WriterError)):
 			// The other server continues. This one waits without a session until it ends.
-			a.Logger.Error("another server writes to the destination; this one waits for it to end", "error", err, "wait", writerWait)
+			a.Logger.Error("this server waits for the other one to end", "error", err, "wait", writerWait)
 			_ = retry.Sleep(soft, writerWait)
 			continue
 		case errors.Is(err, jetstream.ErrClosed):

@@ -68,7 +68,8 @@ func (s *hqSession) handleCommands(ctx context.Context) {
 		switch {
 		case !ok:
 			s.agent.commands.WithLabelValues("", resultUnknown).Inc()
-			s.agent.Logger.Warn("hq sent a command that this version of eds does not know; upgrade eds", "action", fmt.Sprintf("%.40q", cmd.Action))
+			action := fmt.Sprintf("%.40q", cmd.Action)
+			s.agent.Logger.Warn("hq sent a command that this version of eds does not know; upgrade eds", "action", action)
 		case h.slow:
 			slow.Go(func() { s.handleCommand(ctx, h, cmd) })
 		default:

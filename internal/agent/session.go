@@ -224,11 +224,16 @@ func (s *hqSession) logSendError(err error) {
 // keep changes from being applied.
 func (s *hqSession) renewInTime(term, soft, hard context.Context) {
 	interval := s.agent.Options.RenewInterval
-	_ = retry.Sleep(term, interval)
+	if retry.Sleep(term, interval) != nil {
+		return
+	}
 	if s.previous != nil {
 		drained, cancel := context.WithTimeout(term, closeTimeout)
 		s.awaitTurn(drained)
 		cancel()
+		if term.Err() != nil {
+			return // boundDrain or Run's caller bounds the drain
+		}
 		s.previous.abandon(errDrain)
 		s.awaitTurn(term)
 		_ = retry.Sleep(term, min(interval, closeTimeout))

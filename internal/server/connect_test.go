@@ -5,9 +5,11 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/shopmonkeyus/eds/internal/build"
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/fault"
@@ -61,7 +63,23 @@ func TestServer_RequireTLSRefusesHQ(t *testing.T) {
 // newServer returns a server that is not run.
 func newServer(t *testing.T, h *devhq.HQ, health *telemetry.Health, change func(*config.Server)) *Server {
 	t.Helper()
-	dir, err := state.Open(t.TempDir())
+	o, dir := serverOptions(t, h)
+	change(&o)
+	c := serverConfig(o, dir)
+	c.Health = health
+	s, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// serverOptions returns the options of a server of an HQ, and a data directory that is open
+// until the test ends.
+func serverOptions(t *testing.T, h *devhq.HQ) (config.Server, *state.Dir) {
+	t.Helper()
+	data := t.TempDir()
+	dir, err := state.Open(data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,17 +88,15 @@ func newServer(t *testing.T, h *devhq.HQ, health *telemetry.Health, change func(
 			t.Error(err)
 		}
 	})
-	o := config.Server{
-		Common: config.Common{DataDir: t.TempDir()}, Servers: []string{h.NATSURL()},
+	return config.Server{
+		Common: config.Common{DataDir: data}, Servers: []string{h.NATSURL()}, RenewInterval: time.Hour,
 		HQ: config.HQ{APIKey: config.NewSecret(h.APIKey(devhq.KeyOptions{ServerID: "s"}))},
+	}, dir
+}
+
+func serverConfig(o config.Server, dir *state.Dir) Config {
+	return Config{
+		Options: o, Build: build.Info{Version: "1.2.3"}, State: dir, Registry: prometheus.NewRegistry(), Health: telemetry.NewHealth(),
+		Logger: slog.New(slog.DiscardHandler), Lookup: func(string) (string, bool) { return "", false },
 	}
-	change(&o)
-	s, err := New(Config{
-		Options: o, State: dir, Registry: prometheus.NewRegistry(), Health: health, Logger: slog.New(slog.DiscardHandler),
-		Lookup: func(string) (string, bool) { return "", false },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
 }

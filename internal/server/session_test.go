@@ -12,14 +12,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shopmonkeyus/eds/internal/agent"
-	"github.com/shopmonkeyus/eds/internal/build"
-	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/devhq"
 	"github.com/shopmonkeyus/eds/internal/hq"
-	"github.com/shopmonkeyus/eds/internal/state"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
@@ -55,19 +51,9 @@ func start(t *testing.T, h *devhq.HQ, change func(c *Config)) (awaitLog func(mes
 // startUntil is start of a server that also stops when until ends.
 func startUntil(t *testing.T, until context.Context, h *devhq.HQ, change func(c *Config)) (awaitLog func(message string), stop func()) {
 	t.Helper()
-	dir, err := state.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
 	log := &logMessages{messages: make(chan string, 1000)}
-	c := Config{
-		Options: config.Server{
-			Common: config.Common{DataDir: t.TempDir()}, Servers: []string{h.NATSURL()}, RenewInterval: time.Hour,
-			HQ: config.HQ{APIKey: config.NewSecret(h.APIKey(devhq.KeyOptions{ServerID: "s"}))},
-		},
-		Build: build.Info{Version: "1.2.3"}, State: dir, Registry: prometheus.NewRegistry(), Health: telemetry.NewHealth(), Logger: slog.New(log),
-		Lookup: func(string) (string, bool) { return "", false },
-	}
+	c := serverConfig(serverOptions(t, h))
+	c.Logger = slog.New(log)
 	change(&c)
 	s, err := New(c)
 	if err != nil {
@@ -79,9 +65,6 @@ func startUntil(t *testing.T, until context.Context, h *devhq.HQ, change func(c 
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-		if err := dir.Close(); err != nil {
 			t.Error(err)
 		}
 	})

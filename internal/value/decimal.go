@@ -264,3 +264,20 @@ func NonFinite(raw []byte) (f float64, ok bool) {
 	}
 	return 0, false
 }
+
+// AppendFloat appends the shortest exact form of a finite float of 64 or 32 bits, as encoding/json
+// writes it.
+func AppendFloat(dst []byte, f float64, bits int) []byte {
+	format := byte('f')
+	if abs := math.Abs(f); abs != 0 && (abs < 1e-6 || abs >= 1e21) {
+		format = 'e'
+	}
+	start := len(dst)
+	dst = strconv.AppendFloat(dst, f, format, -1, bits)
+	// e-09 becomes e-9
+	if n := len(dst); n-start >= 4 && dst[n-4] == 'e' && dst[n-3] == '-' && dst[n-2] == '0' {
+		dst[n-2] = dst[n-1]
+		dst = dst[:n-1]
+	}
+	return dst
+}

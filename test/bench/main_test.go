@@ -1,6 +1,6 @@
-// Package bench_test measures eds as its users meet it: the program in processes
-// of its own, real servers, and in the same run what the destination can do with no
-// eds around it. Read the ratios; absolute figures depend on the machine.
+// Package bench_test measures eds as users run it: the program in its own processes, with real
+// servers. The same run measures the destination without eds. Read the ratios: absolute figures
+// depend on the machine.
 //
 //	make bench                    a million events
 //	EDS_BENCH_EVENTS=100000 EDS_BENCH_ROWS=100000 ...   fewer
@@ -17,8 +17,8 @@ import (
 	"testing"
 )
 
-// program builds the eds binary that is measured, once, and returns its path: a run
-// without benchmarks does not need it.
+// program builds the measured eds binary once and returns its path. A run without benchmarks does
+// not build it.
 var program = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(directory, "eds")
 	build := exec.Command("go", "build", "-trimpath", "-o", path, "github.com/shopmonkeyus/eds")
@@ -29,15 +29,15 @@ var program = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// directory is where the program is built; it goes at the end.
+// directory holds the program, and is removed at the end.
 var directory string
 
-// results are the lines of the table that is printed at the end.
+// results are the lines of the table printed at the end.
 var results []string
 
 func report(format string, args ...any) { results = append(results, fmt.Sprintf(format, args...)) }
 
-// events is how many events the stream holds when it is caught up on.
+// events is the number of events in the stream at the start.
 func events() int { return setting("EDS_BENCH_EVENTS", 1_000_000) }
 
 func setting(name string, standard int) int {

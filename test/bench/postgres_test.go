@@ -28,12 +28,11 @@ import (
 
 var widths = []int{20, 60}
 
-// rowsBefore is how many rows the table has when the stream begins.
+// rowsBefore is the number of rows in the table at the start of the stream.
 func rowsBefore() int { return setting("EDS_BENCH_ROWS", 500_000) }
 
-// BenchmarkPostgres imports a snapshot, then catches up on a stream of events
-// that wait, and measures each against what the same server does with the same
-// rows, already encoded.
+// BenchmarkPostgres imports a snapshot, then catches up on a stream of waiting events. It compares
+// each with the speed of the same server for the same rows, already encoded.
 func BenchmarkPostgres(b *testing.B) {
 	for _, columns := range widths {
 		b.Run(fmt.Sprintf("columns=%d", columns), func(b *testing.B) {
@@ -75,8 +74,8 @@ func benchmarkPostgres(b *testing.B, columns int) {
 	b.ReportMetric(float64(memory)/(1<<20), "MiB")
 }
 
-// rates returns the rate over the whole, and over the first and the last tenth.
-// The time counts from just before the first acknowledgement.
+// rates returns the rates of the whole run, and of its first and last tenth. The time starts just
+// before the first acknowledgement.
 func rates(samples []sample) (whole, first, last float64) {
 	begin := slices.IndexFunc(samples, func(s sample) bool { return s.acked > 0 })
 	samples = samples[max(begin-1, 0):]
@@ -89,8 +88,8 @@ func rates(samples []sample) (whole, first, last float64) {
 	return between(0, total), between(0, total/10), between(total-total/10, total)
 }
 
-// rawCopy copies the table that eds made into one like it, key included, and
-// returns the rows a second.
+// rawCopy copies the table that eds made into an equal one, key included, and returns the rows per
+// second.
 func rawCopy(b *testing.B, database string) float64 {
 	b.Helper()
 	ctx := context.Background()
@@ -119,7 +118,7 @@ func rawCopy(b *testing.B, database string) float64 {
 	return rate
 }
 
-// copyOf returns the name of a copy of the database as it is now.
+// copyOf copies the database and returns the name of the copy.
 func copyOf(b *testing.B, pg *peers.PostgresServer, database string) string {
 	b.Helper()
 	u, err := url.Parse(database)
@@ -132,10 +131,9 @@ func copyOf(b *testing.B, pg *peers.PostgresServer, database string) string {
 	return "base"
 }
 
-// replayed applies the same events in process, through a recorder, to a copy of
-// the database, then sends what was recorded to other copies: once with nothing
-// else going on, once while a bare loop reads and acknowledges the same events,
-// which somebody must. It returns the events a second of both.
+// replayed applies the same events in process, through a recorder, to a copy of the database. Then
+// it sends the recording to other copies: once alone, and once while a bare loop reads and
+// acknowledges the same events, as any client must. It returns the events per second of both.
 func replayed(b *testing.B, w *world, pg *peers.PostgresServer, base string, columns, n int) (alone, beside float64) {
 	b.Helper()
 	admin := connect(b, pg.URL("postgres"))
@@ -210,8 +208,8 @@ func apply(b *testing.B, destination string, columns, n int) {
 	}
 }
 
-// BenchmarkIdle measures what nobody should notice: how soon a change is
-// visible when little happens, what an idle server uses, how soon one starts.
+// BenchmarkIdle measures a server with little to do: how soon a change is visible, how much the
+// server uses, and how fast it starts.
 func BenchmarkIdle(b *testing.B) {
 	for b.Loop() {
 		benchmarkIdle(b)
@@ -248,7 +246,7 @@ func benchmarkIdle(b *testing.B) {
 
 	idle := p.cpu()
 	const length = 20 * time.Second
-	<-time.After(length) // nothing happens, which is what is measured
+	<-time.After(length) // measure an idle server
 	idle = p.cpu() - idle
 	p.stop()
 	share := 100 * idle.Seconds() / length.Seconds()
@@ -260,7 +258,7 @@ func benchmarkIdle(b *testing.B) {
 	b.ReportMetric(share, "%-idle-cpu")
 }
 
-// latency publishes one change and returns how long it took to be visible.
+// latency publishes one change and returns the time until it is visible.
 func (w *world) latency(conn *pgx.Conn) time.Duration {
 	w.b.Helper()
 	c := w.generator.Next()

@@ -10,9 +10,8 @@ import (
 	"testing"
 )
 
-// recorder is a proxy before a PostgreSQL server that keeps every byte that the
-// client sends, so that the same statements with the same encoded rows can be
-// sent again with no eds around them.
+// recorder is a proxy in front of a PostgreSQL server that keeps every byte of the client, so that
+// the same statements with the same encoded rows can be sent again without eds.
 type recorder struct {
 	b        *testing.B
 	server   string
@@ -20,11 +19,11 @@ type recorder struct {
 	work     sync.WaitGroup
 
 	mu       sync.Mutex
-	sessions []*session
+	sessions []*recording
 }
 
-// session is what a client sent in one connection.
-type session struct {
+// recording holds the bytes that a client sent on one connection.
+type recording struct {
 	mu   sync.Mutex
 	sent bytes.Buffer
 }
@@ -56,7 +55,7 @@ func (r *recorder) accept() {
 			r.b.Error(err)
 			return
 		}
-		s := new(session)
+		s := new(recording)
 		r.mu.Lock()
 		r.sessions = append(r.sessions, s)
 		r.mu.Unlock()
@@ -71,23 +70,23 @@ func (r *recorder) accept() {
 	}
 }
 
-func (s *session) Write(p []byte) (int, error) {
+func (s *recording) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sent.Write(p)
 }
 
-func (s *session) len() int {
+func (s *recording) len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sent.Len()
 }
 
-// largest returns the session that sent most: the one that wrote the rows.
-func (r *recorder) largest() *session {
+// largest returns the largest recording, which has the rows.
+func (r *recorder) largest() *recording {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var most *session
+	var most *recording
 	for _, s := range r.sessions {
 		if most == nil || s.len() > most.len() {
 			most = s
@@ -96,9 +95,9 @@ func (r *recorder) largest() *session {
 	return most
 }
 
-// replay sends recorded bytes to the server and returns when it has closed the
-// connection, with how often it said that it was ready and how often that
-// something was wrong. The recording ends with the client's farewell.
+// replay sends recorded bytes to the server and waits until it closes the connection. It returns
+// how often the server was ready for a query, and how often it reported an error. The recording
+// ends with Terminate.
 func replay(b *testing.B, server string, sent []byte) (ready, wrong int) {
 	b.Helper()
 	conn, err := net.Dial("tcp", server)

@@ -36,7 +36,7 @@ type world struct {
 	clock     string   // of the export, as CockroachDB writes it in file names
 }
 
-// fileRows is how many rows a file of the export has.
+// fileRows is the number of rows in a file of the export.
 const fileRows = 50_000
 
 func newWorld(b *testing.B, columns, rows int) *world {
@@ -61,7 +61,7 @@ func newWorld(b *testing.B, columns, rows int) *world {
 	return w
 }
 
-// answer serves the generator's schema and export in the place of the shop's.
+// answer serves the generator's schema and export instead of the shop's.
 func (w *world) answer(r *http.Request) devhq.Fault {
 	var body any
 	switch path := r.URL.Path; {
@@ -151,8 +151,8 @@ func (w *world) fill(n int) {
 	<-js.PublishAsyncComplete()
 }
 
-// readBare reads the first n events through a consumer like that of eds, with the
-// client library's own loop, and acknowledges each.
+// readBare reads the first n events through a consumer like that of eds, with the loop of the
+// client library, and acknowledges each.
 func (w *world) readBare(n int) {
 	js, err := jetstream.New(w.hq.Conn())
 	if err != nil {
@@ -203,7 +203,7 @@ func (w *world) eds(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// imports runs "eds import" and returns how long it took and its peak memory.
+// imports runs "eds import" and returns its duration and its peak memory.
 func (w *world) imports(url string, more ...string) (time.Duration, int64) {
 	w.b.Helper()
 	cmd := w.eds(append([]string{"import", "--data-dir", w.data, "--url", url, "--no-confirm", "--silent"}, more...)...)
@@ -256,7 +256,7 @@ func (p *process) pids() []string {
 	return all
 }
 
-// peak returns the greatest memory so far of the larger of the server's processes.
+// peak returns the peak memory so far of the larger of the server's processes.
 func (p *process) peak() int64 {
 	p.b.Helper()
 	peak := int64(0)
@@ -290,7 +290,7 @@ func (p *process) stop() int64 {
 	return peak
 }
 
-// cpu returns the time that the server has spent on processors.
+// cpu returns the CPU time of the server.
 func (p *process) cpu() time.Duration {
 	p.b.Helper()
 	ticks := 0
@@ -311,7 +311,7 @@ func (p *process) cpu() time.Duration {
 	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
-// sample is how far a server was at a moment.
+// sample is the progress of a server at one moment.
 type sample struct {
 	at    time.Time
 	acked uint64
@@ -324,7 +324,7 @@ func (w *world) await(p *process, n uint64) []sample {
 	if err != nil {
 		w.b.Fatal(err)
 	}
-	tick := time.NewTicker(100 * time.Millisecond) // each question costs the server some
+	tick := time.NewTicker(100 * time.Millisecond) // each query costs the server time
 	defer tick.Stop()
 	deadline := time.After(5 * time.Minute)
 	samples := []sample{{at: time.Now()}}

@@ -20,7 +20,7 @@ const (
 	drivers = module + "/internal/drivers"
 )
 
-// root is the directory of the main package, from here.
+// root is the relative path of the main package.
 const root = "../.."
 
 // run runs a command in the root directory and returns its output.

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
-// readers read tables of the database all the time.
+// readers read tables of the database continuously.
 type readers struct {
 	d      *database
 	end    context.CancelFunc
@@ -23,7 +23,7 @@ type readers struct {
 	rounds int
 }
 
-// read has readers look for tables without rows, and for rows that go back.
+// read starts readers that look for empty tables and for rows that become older.
 func (d *database) read() *readers {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &readers{d: d, end: cancel}
@@ -37,8 +37,8 @@ func (d *database) read() *readers {
 	return r
 }
 
-// follow reads the number of rows of a table, and the counters that count the changes of
-// each row of table company. That has a few rows, which change all the time.
+// follow reads the number of rows of a table, and the counter of changes in each row of table
+// company, whose few rows change continuously.
 func (r *readers) follow(ctx context.Context, table string) {
 	conn, err := pgx.Connect(ctx, r.d.url)
 	if err != nil {
@@ -79,7 +79,7 @@ func (r *readers) fault(format string, args ...any) {
 	r.faults = append(r.faults, fmt.Sprintf(format, args...))
 }
 
-// stop expects that the readers have noticed nothing.
+// stop expects that the readers have found nothing.
 func (r *readers) stop() {
 	r.d.t.Helper()
 	r.end()
@@ -92,8 +92,7 @@ func (r *readers) stop() {
 	}
 }
 
-// besideRate is how many changes per second the shop makes beside the imports of these
-// tests.
+// besideRate is the shop's rate of changes per second during the imports of these tests.
 const besideRate = 200
 
 // TestImport_BesideItsServerShowsNoOlderRows imports one table, and then all, while the

@@ -10,9 +10,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
-// commits hold transactions of eds just before they commit, at the points that are armed.
-// A deferred trigger runs as part of a COMMIT: a server that is released goes on with it,
-// whether its client is still there or not.
+// commits holds transactions of eds just before they commit, at the armed points. A deferred
+// trigger runs as part of COMMIT: PostgreSQL completes a released commit even if its client is
+// gone.
 const commits = `
 CREATE TABLE failpoint (point text);
 CREATE FUNCTION reach(reached text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
@@ -23,18 +23,23 @@ END $$;
 CREATE FUNCTION reach_record() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 	PERFORM reach(CASE
 		WHEN TG_TABLE_NAME = '_eds_snapshot' THEN 'place'
-		WHEN TG_TABLE_NAME = '_eds_load' THEN CASE to_jsonb(NEW) ->> 'file' WHEN '_eds_start' THEN 'start' WHEN '_eds_advanced' THEN 'catch up' ELSE 'load' END
+		WHEN TG_TABLE_NAME = '_eds_load' THEN CASE to_jsonb(NEW) ->> 'file'
+			WHEN '_eds_start' THEN 'start' WHEN '_eds_advanced' THEN 'catch up' ELSE 'load' END
 		WHEN TG_OP = 'DELETE' THEN 'join'
 		WHEN to_jsonb(NEW) ->> 'state' = 'behind' THEN 'behind'
 		WHEN to_jsonb(NEW) ->> 'state' = 'ok' THEN 'join'
 	END);
 	RETURN NULL;
 END $$;
-CREATE CONSTRAINT TRIGGER reach AFTER INSERT OR UPDATE ON _eds_load DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION reach_record();
-CREATE CONSTRAINT TRIGGER reach AFTER INSERT OR UPDATE ON _eds_snapshot DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION reach_record();
-CREATE CONSTRAINT TRIGGER reach AFTER INSERT OR UPDATE OR DELETE ON _eds_table DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION reach_record();
+CREATE CONSTRAINT TRIGGER reach AFTER INSERT OR UPDATE ON _eds_load
+	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION reach_record();
+CREATE CONSTRAINT TRIGGER reach AFTER INSERT OR UPDATE ON _eds_snapshot
+	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION reach_record();
+CREATE CONSTRAINT TRIGGER reach AFTER INSERT OR UPDATE OR DELETE ON _eds_table
+	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION reach_record();
 CREATE FUNCTION reach_key() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
-	IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() WHERE object_identity LIKE '%\_eds\_load\_%' AND command_tag = 'ALTER TABLE') THEN
+	IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands()
+		WHERE object_identity LIKE '%\_eds\_load\_%' AND command_tag = 'ALTER TABLE') THEN
 		PERFORM reach('key');
 	END IF;
 END $$;
@@ -43,7 +48,7 @@ CREATE EVENT TRIGGER reach ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUT
 // held is a database whose commits can be held.
 type held struct {
 	*database
-	conn *pgx.Conn // has the lock that commits wait for
+	conn *pgx.Conn // holds the lock that commits wait for
 }
 
 func (d *database) holdCommits() *held {
@@ -64,13 +69,13 @@ func (h *held) run(statements string) {
 	}
 }
 
-// arm has the next commits of a kind wait.
+// arm makes the next commits of a kind wait.
 func (h *held) arm(point string) {
 	h.t.Helper()
 	h.run("SELECT pg_advisory_lock(7); INSERT INTO failpoint VALUES ('" + point + "')")
 }
 
-// waiting is the sessions whose commits wait.
+// waiting are the sessions with waiting commits.
 const waiting = "FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = " +
 	"current_database()) AND NOT granted"
 
@@ -80,21 +85,21 @@ func (h *held) reached(p *process, point string) {
 	eventually(h.t, "eds reaches: "+point, func() bool { return h.query("SELECT count(*) "+waiting) != "0" }, p.output)
 }
 
-// refuse has the commits that wait fail.
+// refuse makes the waiting commits fail.
 func (h *held) refuse() {
 	h.t.Helper()
 	h.run("SELECT pg_terminate_backend(pid) " + waiting)
 }
 
-// release has commits no longer wait.
+// release lets commits complete.
 func (h *held) release() {
 	h.t.Helper()
 	h.run("DELETE FROM failpoint; SELECT pg_advisory_unlock(7)")
 }
 
-// TestImport_BesideItsServerIsKilledAroundEachCommit kills the server just before each kind
-// of commit of an import beside the stream, which then does not or does take place, and the
-// program that starts again finds out which.
+// TestImport_BesideItsServerIsKilledAroundEachCommit kills the server just before each kind of
+// commit of an import beside the stream. The commit then fails or succeeds, and the restarted
+// program finds out which.
 func TestImport_BesideItsServerIsKilledAroundEachCommit(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
@@ -116,7 +121,7 @@ func TestImport_BesideItsServerIsKilledAroundEachCommit(t *testing.T) {
 			}
 			c.release()
 			p = w.serve()
-			// If it was killed as the import ended, no server knows the import any more.
+			// If it was killed at the end of the import, no server knows the import.
 			if code := command.wait(); code != 0 && !strings.Contains(command.output(), "this server knows no import") {
 				t.Errorf("%s: the import ends with %d\n%s\n%s", point, code, command.output(), p.output())
 			}
@@ -130,16 +135,16 @@ func TestImport_BesideItsServerIsKilledAroundEachCommit(t *testing.T) {
 	w.equal()
 }
 
-// TestImport_TakesLongerThanTheStreamKeeps has the stream drop what comes after the snapshot
-// of an import before the import is done. The table is incomplete from the start, and a
-// second import, which is faster than the stream forgets, brings it back.
+// TestImport_TakesLongerThanTheStreamKeeps makes the stream drop the changes after an import's
+// snapshot before the import is done. The table is incomplete from the start, and a second import,
+// which is fast enough, completes it.
 func TestImport_TakesLongerThanTheStreamKeeps(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
 	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
-	w.goesOn(p, 100)
+	w.continues(p, 100)
 	c := d.holdCommits()
 	c.arm("load")
 	command := w.importing("--only", "order")

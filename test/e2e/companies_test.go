@@ -41,7 +41,7 @@ func TestCompany_IsNamedUntilAnImportCoversIt(t *testing.T) {
 				w.mayRead(all[0])
 				w.imports()
 				p := w.serve()
-				w.goesOn(p, 100)
+				w.continues(p, 100)
 				w.unreserved(p)
 				p.stop()
 				w.equal()
@@ -62,7 +62,7 @@ func TestCompany_IsNamedUntilAnImportCoversIt(t *testing.T) {
 				}
 				for range 2 {
 					p = w.serve()
-					w.goesOn(p, 50)
+					w.continues(p, 50)
 					w.unreserved(p)
 					p.stop()
 				}
@@ -72,8 +72,8 @@ func TestCompany_IsNamedUntilAnImportCoversIt(t *testing.T) {
 	}
 }
 
-// TestCompany_ThatIsRemovedRaisesNoAlarm removes a company from the credential, and adds
-// it again: what was changed meanwhile is read from the stream.
+// TestCompany_ThatIsRemovedRaisesNoAlarm removes a company from the credential and adds it again.
+// The server reads the changes in between from the stream.
 func TestCompany_ThatIsRemovedRaisesNoAlarm(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{})
@@ -81,22 +81,22 @@ func TestCompany_ThatIsRemovedRaisesNoAlarm(t *testing.T) {
 	w.mayRead(all[0], all[1])
 	w.imports()
 	p := w.serve()
-	w.goesOn(p, 100)
+	w.continues(p, 100)
 	p.stop()
 	w.mayRead(all[0])
 	p = w.serve()
-	w.goesOn(p, 100)
+	w.continues(p, 100)
 	p.stop()
 	w.mayRead(all[0], all[1])
 	p = w.serve()
-	w.goesOn(p, 50)
+	w.continues(p, 50)
 	w.unreserved(p)
 	p.stop()
 	w.equal()
 }
 
-// TestCompany_ImportOfTheServersCompaniesIsWhole has servers follow some of the companies
-// that their key may read. An import of these companies closes a gap as one of all would.
+// TestCompany_ImportOfTheServersCompaniesIsWhole runs servers that follow some of the companies of
+// their key. An import of these companies closes a gap, like an import of all.
 func TestCompany_ImportOfTheServersCompaniesIsWhole(t *testing.T) {
 	t.Parallel()
 	for name, byHQ := range map[string]bool{"by the operator": false, "by hq": true} {
@@ -107,7 +107,7 @@ func TestCompany_ImportOfTheServersCompaniesIsWhole(t *testing.T) {
 			only := []string{"--companyIds", w.companies[0]}
 			w.imports(only...)
 			p := w.serve(only...)
-			w.goesOn(p, 100)
+			w.continues(p, 100)
 			w.unreserved(p)
 			p.stop()
 			w.work(100)

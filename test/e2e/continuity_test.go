@@ -22,8 +22,8 @@ func (w *world) follows(p *process) {
 	}, p.output)
 }
 
-// TestServer_RestartsQuietlyUnderAnotherFilter has no change come between the start
-// with another filter and the next start.
+// TestServer_RestartsQuietlyUnderAnotherFilter makes no change between the start with another
+// filter and the next start.
 func TestServer_RestartsQuietlyUnderAnotherFilter(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{Rate: 300})

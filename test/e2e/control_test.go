@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
-// session waits for a session that lives and is not the given one.
+// session waits for an open session other than the given one.
 func (w *world) session(p *process, other string) string {
 	w.t.Helper()
 	id := ""
@@ -62,7 +62,7 @@ func (w *world) ask(p *process, session, action string, data any) map[string]any
 	return answer
 }
 
-// want expects a value in an answer.
+// want expects a value in a reply.
 func want(t *testing.T, answer map[string]any, key string, value any) {
 	t.Helper()
 	if answer[key] != value {
@@ -70,9 +70,9 @@ func want(t *testing.T, answer map[string]any, key string, value any) {
 	}
 }
 
-// TestAServerIsSetUpByHQ has HQ do all that a person would: describe, validate,
-// configure, import, pause, and end a server that has begun without anything.
-func TestAServerIsSetUpByHQ(t *testing.T) {
+// TestHQ_SetsUpAServer starts a server without configuration. HQ does everything else: describe,
+// validate, configure, import, pause, and shut down.
+func TestHQ_SetsUpAServer(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", devhq.Options{Rate: 200})
 	p := w.serve()
@@ -190,8 +190,8 @@ func logged(t *testing.T, w *world, path any) {
 	t.Errorf("no log is at %v: %+v", path, logs)
 }
 
-// TestASessionIsRenewedWhileTheStreamGoesOn renews sessions often.
-func TestASessionIsRenewedWhileTheStreamGoesOn(t *testing.T) {
+// TestSession_IsRenewedWhileTheStreamContinues renews sessions often.
+func TestSession_IsRenewedWhileTheStreamContinues(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.imports()

@@ -117,7 +117,7 @@ func (d *database) copy() *database {
 	return databaseAt(d.t, strings.Replace(d.url, "/"+d.name+"?", "/"+name+"?", 1))
 }
 
-// restore replaces the database by a copy. Meanwhile it does not exist.
+// restore replaces the database by a copy. For a moment there is no database.
 func (d *database) restore(from *database) {
 	d.t.Helper()
 	d.administer("DROP DATABASE "+d.name+" WITH (FORCE)", fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", d.name, from.name))
@@ -150,7 +150,7 @@ func (d *database) query(sql string, args ...any) string {
 	return *value
 }
 
-// tables identifies the source's tables, so that a table in the place of another shows.
+// tables identifies the source's tables. A replaced table has another identity.
 func (d *database) tables() string {
 	d.t.Helper()
 	return d.query(`SELECT string_agg(relname || ' ' || oid, ', ' ORDER BY relname) FROM pg_class
@@ -164,7 +164,7 @@ func (d *database) stages() string {
 		`tablename LIKE '\_eds\_load\_%'`)
 }
 
-// reaches waits until some checkpoint of the database is at a sequence or later.
+// reaches waits until a checkpoint of the database is at a sequence or later.
 func (d *database) reaches(p *process, sequence uint64) {
 	d.t.Helper()
 	eventually(d.t, fmt.Sprintf("the checkpoint is at message %d", sequence), func() bool {

@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/server"
 )
 
-// report returns what "eds status --json" prints.
+// report returns the output of "eds status --json".
 func (w *world) report() (r server.Report) {
 	w.t.Helper()
 	out, stderr, _ := w.eds("status", "--json", "--data-dir", w.data)
@@ -36,8 +36,8 @@ func (w *world) customer(before, id, name string) {
 	w.publish("customer", "UPDATE", change)
 }
 
-// TestDeadLetters_OfARowThatMoves: the source does not have the row in its old place, and
-// its new one comes later.
+// TestDeadLetters_OfARowThatMoves dead-letters a change of a row's key. The source lacks the old
+// row, and the new one arrives later.
 func TestDeadLetters_OfARowThatMoves(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
@@ -63,7 +63,7 @@ func TestDeadLetters_OfARowThatMoves(t *testing.T) {
 	}
 	w.customer("A", "B", "disliked")
 	expect("", "waiting")
-	w.customer("A", "A", "another") // with the key of the old place
+	w.customer("A", "A", "another") // with the old key
 	expect("A another", "waiting")
 	eventually(t, "health warns", func() bool { return len(w.report().Health.Warnings) == 1 }, p.output)
 	w.customer("B", "B", "good")
@@ -72,8 +72,8 @@ func TestDeadLetters_OfARowThatMoves(t *testing.T) {
 	p.stop()
 }
 
-// TestDeadLetters_OfGarbage stay visible everywhere, over changes of every row of the table
-// and a restart, until they are dropped or the table is imported.
+// TestDeadLetters_OfGarbage expects dead letters to stay visible everywhere, through changes of
+// every row of the table and a restart, until they are dropped or the table is imported.
 func TestDeadLetters_OfGarbage(t *testing.T) {
 	t.Parallel()
 	const garbage = 5

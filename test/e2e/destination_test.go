@@ -20,15 +20,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// place is a destination that a test looks into: events returns what it holds, each as
-// JSON; nil: it keeps rows.
-type place struct {
+// target is a destination that a test can read. events returns its events as JSON; nil if it keeps
+// rows.
+type target struct {
 	url    string
 	events func() [][]byte
 }
 
-// streamed counts the changes at the place that came by the stream, by id.
-func (p place) streamed(t *testing.T) map[string]int {
+// streamed counts the destination's changes from the stream, by id.
+func (p target) streamed(t *testing.T) map[string]int {
 	t.Helper()
 	all := make(map[string]int)
 	for _, text := range p.events() {
@@ -46,8 +46,8 @@ func (p place) streamed(t *testing.T) map[string]int {
 	return all
 }
 
-func filePlace(t *testing.T, dir, query string) place {
-	return place{"file://" + dir + query, func() [][]byte {
+func fileTarget(t *testing.T, dir, query string) target {
+	return target{"file://" + dir + query, func() [][]byte {
 		var all [][]byte
 		err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || entry.IsDir() {
@@ -67,10 +67,10 @@ func filePlace(t *testing.T, dir, query string) place {
 	}}
 }
 
-func webhookPlace(t *testing.T) place {
+func webhookTarget(t *testing.T) target {
 	var mu sync.Mutex
 	var all [][]byte
-	seen := make(map[string]bool) // batches, which may come again
+	seen := make(map[string]bool) // batches, which may be repeated
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		text, err := io.ReadAll(r.Body)
 		mu.Lock()
@@ -83,23 +83,23 @@ func webhookPlace(t *testing.T) place {
 		all = append(all, bytes.Split(bytes.TrimSpace(text), []byte("\n"))...)
 	}))
 	t.Cleanup(server.Close)
-	return place{server.URL + "/in", func() [][]byte {
+	return target{server.URL + "/in", func() [][]byte {
 		mu.Lock()
 		defer mu.Unlock()
 		return slices.Clone(all)
 	}}
 }
 
-// TestServer_ContinuesAtAFormerDirectory imports into a directory and follows the stream
-// into it, does so with another one, and goes back.
+// TestServer_ContinuesAtAFormerDirectory imports into a directory and follows the stream into it,
+// does the same with another one, and returns to the first.
 func TestServer_ContinuesAtAFormerDirectory(t *testing.T) {
 	t.Parallel()
 	for name, query := range map[string]string{"json": "", "ndjson": "?format=ndjson"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			a, b := filePlace(t, t.TempDir(), query), filePlace(t, t.TempDir(), query)
+			a, b := fileTarget(t, t.TempDir(), query), fileTarget(t, t.TempDir(), query)
 			w := newWorld(t, "", devhq.Options{Rate: 60, Customers: 20})
-			for _, at := range []place{a, b} {
+			for _, at := range []target{a, b} {
 				w.url = at.url
 				w.imports()
 				p := w.serve()
@@ -116,8 +116,8 @@ func TestServer_ContinuesAtAFormerDirectory(t *testing.T) {
 	}
 }
 
-// holdsOnce expects a to hold each change once, and all of b's.
-func (w *world) holdsOnce(a, b place) {
+// holdsOnce expects a to have each change once, and all changes of b.
+func (w *world) holdsOnce(a, b target) {
 	w.t.Helper()
 	here, there := a.streamed(w.t), b.streamed(w.t)
 	if len(there) < 100 || len(here) <= len(there) {
@@ -135,15 +135,15 @@ func (w *world) holdsOnce(a, b place) {
 	}
 }
 
-// TestServer_ReturnsToTheDestinationThatHQConfiguredBefore has HQ configure one
-// destination, another one, and the first again, which needs no import then.
+// TestServer_ReturnsToTheDestinationThatHQConfiguredBefore makes HQ configure one destination,
+// another one, and the first again, which needs no import.
 func TestServer_ReturnsToTheDestinationThatHQConfiguredBefore(t *testing.T) {
 	t.Parallel()
-	for name, make := range map[string]func(t *testing.T) place{
-		"file":    func(t *testing.T) place { return filePlace(t, t.TempDir(), "") },
-		"ndjson":  func(t *testing.T) place { return filePlace(t, t.TempDir(), "?format=ndjson") },
-		"sqlite":  func(t *testing.T) place { return place{url: sqlite(t)} },
-		"webhook": webhookPlace,
+	for name, make := range map[string]func(t *testing.T) target{
+		"file":    func(t *testing.T) target { return fileTarget(t, t.TempDir(), "") },
+		"ndjson":  func(t *testing.T) target { return fileTarget(t, t.TempDir(), "?format=ndjson") },
+		"sqlite":  func(t *testing.T) target { return target{url: sqlite(t)} },
+		"webhook": webhookTarget,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -151,7 +151,7 @@ func TestServer_ReturnsToTheDestinationThatHQConfiguredBefore(t *testing.T) {
 			w := newWorld(t, "", devhq.Options{Rate: 60, Customers: 20})
 			p := w.serve()
 			session := w.session(p, "")
-			for n, at := range []place{a, b} {
+			for n, at := range []target{a, b} {
 				want(t, w.ask(p, session, "configure", map[string]any{"url": at.url, "backfill": true}), "success", true)
 				w.notify(session, "import", map[string]any{"backfill": true})
 				want(t, w.received(p, session, "import-response", n+1), "success", true)
@@ -227,15 +227,15 @@ func TestServer_KnowsADestinationByAnySpelling(t *testing.T) {
 	}
 }
 
-// TestServer_ReportsADirectoryThatIsNotMounted takes the directory away while the server
-// is down, and puts it back.
+// TestServer_ReportsADirectoryThatIsNotMounted moves the directory away while the server is down,
+// and puts it back.
 func TestServer_ReportsADirectoryThatIsNotMounted(t *testing.T) {
 	t.Parallel()
 	for name, query := range map[string]string{"json": "", "ndjson": "?format=ndjson"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := filepath.Join(t.TempDir(), "mounted")
-			at := filePlace(t, dir, query)
+			at := fileTarget(t, dir, query)
 			w := newWorld(t, at.url, devhq.Options{Rate: 60, Customers: 20})
 			w.imports()
 			p := w.serve()
@@ -278,8 +278,8 @@ func TestServer_ReportsADirectoryThatIsNotMounted(t *testing.T) {
 	}
 }
 
-// TestServer_GoesOnAfterAnImportIntoAnEmptiedDirectory imports again after a loss.
-func TestServer_GoesOnAfterAnImportIntoAnEmptiedDirectory(t *testing.T) {
+// TestServer_ContinuesAfterAnImportIntoAnEmptiedDirectory imports again after a loss.
+func TestServer_ContinuesAfterAnImportIntoAnEmptiedDirectory(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "mounted")
 	w := newWorld(t, "file://"+dir, devhq.Options{Rate: 60, Customers: 20})

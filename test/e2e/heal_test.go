@@ -7,8 +7,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
-// TestHeal_DroppedAndTruncatedTables come back by themselves under a running server, and
-// the other tables go on meanwhile.
+// TestHeal_DroppedAndTruncatedTables expects a running server to restore the tables by itself,
+// while the other tables continue.
 func TestHeal_DroppedAndTruncatedTables(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ statement, state string }{
@@ -21,7 +21,7 @@ func TestHeal_DroppedAndTruncatedTables(t *testing.T) {
 			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
-			w.goesOn(p, 100)
+			w.continues(p, 100)
 			d.execute(c.statement)
 			d.recorded(p, "order", c.state)
 			w.work(100)
@@ -40,7 +40,7 @@ func TestHeal_Off(t *testing.T) {
 	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve("--heal=off")
-	w.goesOn(p, 100)
+	w.continues(p, 100)
 	d.execute(`DROP TABLE "order" CASCADE`)
 	w.work(200)
 	w.drain(p)

@@ -44,8 +44,8 @@ func TestImport_IsRefusedWhileAnotherDataDirectoryWrites(t *testing.T) {
 	w.equal()
 }
 
-// TestImport_FollowsAServerThatHasEnded imports while no server runs. The server goes on
-// with its own data directory.
+// TestImport_FollowsAServerThatHasEnded imports while no server runs. The server continues with its
+// own data directory.
 func TestImport_FollowsAServerThatHasEnded(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*process){"stopped": (*process).stop, "killed": (*process).kill} {
@@ -56,7 +56,7 @@ func TestImport_FollowsAServerThatHasEnded(t *testing.T) {
 				w := newWorld(t, d.url, devhq.Options{})
 				w.imports()
 				p := w.serve()
-				w.goesOn(p, 100)
+				w.continues(p, 100)
 				end(p)
 				w.work(200)
 				importer := w
@@ -66,7 +66,7 @@ func TestImport_FollowsAServerThatHasEnded(t *testing.T) {
 				importer.imports()
 				w.work(50)
 				p = w.serve()
-				w.goesOn(p, 20)
+				w.continues(p, 20)
 				w.unreserved(p)
 				p.stop()
 				w.equal()
@@ -82,7 +82,7 @@ func TestImport_FromANewDataDirectoryClosesAGap(t *testing.T) {
 	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
-	w.goesOn(p, 100)
+	w.continues(p, 100)
 	p.stop()
 	w.work(200)
 	w.trim()
@@ -90,14 +90,13 @@ func TestImport_FromANewDataDirectoryClosesAGap(t *testing.T) {
 	w.from(t.TempDir()).imports()
 	for range 2 {
 		p = w.serve()
-		w.goesOn(p, 20)
+		w.continues(p, 20)
 		p.stop()
 	}
 	w.equal()
 }
 
-// backlogs are the ways in which a followed destination is set up again while changes
-// wait for it.
+// backlogs are the ways to set up a followed destination again while changes wait for it.
 func backlogs(t *testing.T, f func(t *testing.T, w *world, target string)) {
 	for name, o := range map[string]struct{ fresh, option bool }{
 		"same data directory":               {},
@@ -111,7 +110,7 @@ func backlogs(t *testing.T, f func(t *testing.T, w *world, target string)) {
 			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
-			w.goesOn(p, 100)
+			w.continues(p, 100)
 			p.stop()
 			w.work(200)
 			if o.fresh {
@@ -134,19 +133,19 @@ func TestImport_OfTheSchemaDiscardsNoBacklog(t *testing.T) {
 		w.imports("--schema-only")
 		w.work(50)
 		p := w.serve()
-		w.goesOn(p, 20)
+		w.continues(p, 20)
 		p.stop()
 	})
 }
 
-func TestImport_OfTheSchemaThatHQOrdersDiscardsNoBacklog(t *testing.T) {
+func TestImport_OfTheSchemaByHQDiscardsNoBacklog(t *testing.T) {
 	t.Parallel()
 	backlogs(t, func(_ *testing.T, w *world, target string) {
 		w.url = ""
 		p := w.serve()
 		session := w.session(p, "")
 		w.configure(p, session, target, 1, false)
-		w.goesOn(p, 20)
+		w.continues(p, 20)
 		p.stop()
 		w.url = target
 	})

@@ -10,8 +10,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
-// TestImport_ResumedIntoAnEmptiedDatabaseLacksNothing kills an import. Before it is run
-// again, the database loses what was put in place.
+// TestImport_ResumedIntoAnEmptiedDatabaseLacksNothing kills an import. Before the next run the
+// database loses the loaded tables.
 func TestImport_ResumedIntoAnEmptiedDatabaseLacksNothing(t *testing.T) {
 	t.Parallel()
 	files := requests(http.MethodGet, "/storage/exports/")
@@ -24,7 +24,7 @@ func TestImport_ResumedIntoAnEmptiedDatabaseLacksNothing(t *testing.T) {
 		d.restore(empty)
 		w.imports()
 		p := w.serve()
-		w.goesOn(p, 20)
+		w.continues(p, 20)
 		p.stop()
 		w.equal()
 	})
@@ -37,7 +37,7 @@ func TestImport_ResumedIntoAnEmptiedDatabaseLacksNothing(t *testing.T) {
 		}
 		w.imports()
 		p := w.serve()
-		w.goesOn(p, 20)
+		w.continues(p, 20)
 		p.stop()
 		w.equal()
 	})
@@ -59,13 +59,13 @@ func TestImport_LosesTheDatabaseMeanwhile(t *testing.T) {
 	}
 	w.imports()
 	p := w.serve()
-	w.goesOn(p, 20)
+	w.continues(p, 20)
 	p.stop()
 	w.equal()
 }
 
-// hold has an import wait at the nth request that at chooses, and returns a function
-// that lets it go on.
+// hold makes an import wait at the nth request that at chooses, and returns a function that lets it
+// continue.
 func (w *world) hold(at func(*http.Request) bool, n int) (reached <-chan struct{}, release func()) {
 	var mu sync.Mutex
 	held, released := make(chan struct{}), make(chan struct{})
@@ -91,8 +91,7 @@ func (w *world) hold(at func(*http.Request) bool, n int) (reached <-chan struct{
 	return held, func() { w.hq.Disturb(nil); close(released) }
 }
 
-// TestImport_BesideAServerThatStartsMeanwhile holds an import until a server has gone
-// past its export.
+// TestImport_BesideAServerThatStartsMeanwhile holds an import until a server has passed its export.
 func TestImport_BesideAServerThatStartsMeanwhile(t *testing.T) {
 	t.Parallel()
 	for name, destination := range destinations {
@@ -101,7 +100,7 @@ func TestImport_BesideAServerThatStartsMeanwhile(t *testing.T) {
 			w := newWorld(t, destination(t), devhq.Options{})
 			w.imports()
 			p := w.serve()
-			w.goesOn(p, 100)
+			w.continues(p, 100)
 			p.stop()
 			other := w.from(t.TempDir())
 			held, release := w.hold(requests(http.MethodGet, "/storage/exports/"), 5)

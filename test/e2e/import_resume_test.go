@@ -15,7 +15,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// export has HQ export tables, all by default, and returns the id of the finished job.
+// export makes HQ export tables, all by default, and returns the id of the finished job.
 func (w *world) export(tables ...string) string {
 	w.t.Helper()
 	key, err := hq.ParseKey(w.key)
@@ -49,9 +49,9 @@ func TestImport_OfAnOldExportIsBroughtForward(t *testing.T) {
 			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
-			w.goesOn(p, 100)
+			w.continues(p, 100)
 			job := w.export("order")
-			w.goesOn(p, 300)
+			w.continues(p, 300)
 			p.stop()
 			if trimmed {
 				w.trim()
@@ -68,14 +68,14 @@ func TestImport_OfAnOldExportIsBroughtForward(t *testing.T) {
 				w.imports("--only", "order")
 			}
 			p = w.serve()
-			w.goesOn(p, 20)
+			w.continues(p, 20)
 			p.stop()
 			w.equal()
 		})
 	}
 }
 
-// age makes an unfinished import older than it is.
+// age makes an unfinished import look older.
 func (w *world) age(by time.Duration) {
 	w.t.Helper()
 	dir, err := state.Open(w.data)
@@ -95,8 +95,8 @@ func (w *world) age(by time.Duration) {
 	}
 }
 
-// TestImport_ResumedDaysLaterIsBroughtForward interrupts an import. Meanwhile the stream
-// may drop what the export lacks.
+// TestImport_ResumedDaysLaterIsBroughtForward interrupts an import. Meanwhile the stream may drop
+// changes after the export.
 func TestImport_ResumedDaysLaterIsBroughtForward(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]struct{ runs, trimmed bool }{
@@ -111,13 +111,13 @@ func TestImport_ResumedDaysLaterIsBroughtForward(t *testing.T) {
 			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
-			w.goesOn(p, 100)
+			w.continues(p, 100)
 			p.stop()
 			w.killedImport(requests(http.MethodGet, "/storage/exports/"), 5)
 			w.age(3 * 24 * time.Hour)
 			if o.runs {
 				p = w.serve()
-				w.goesOn(p, 300)
+				w.continues(p, 300)
 				p.stop()
 			} else {
 				w.work(300)
@@ -132,7 +132,7 @@ func TestImport_ResumedDaysLaterIsBroughtForward(t *testing.T) {
 				w.imports()
 				p = w.serve()
 			}
-			w.goesOn(p, 20)
+			w.continues(p, 20)
 			p.stop()
 			w.equal()
 			if t.Failed() {
@@ -154,8 +154,8 @@ func (w *world) asksForImport(p *process) (asks bool) {
 	return asks
 }
 
-// TestImport_KilledAtAnyStepLosesNothing kills an import at each of its requests to HQ.
-// After each, the server goes on, and at last the import is run again.
+// TestImport_KilledAtAnyStepLosesNothing kills an import at each of its requests to HQ. After each,
+// the server continues; at the end the import runs again.
 func TestImport_KilledAtAnyStepLosesNothing(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
@@ -178,7 +178,7 @@ func TestImport_KilledAtAnyStepLosesNothing(t *testing.T) {
 			w.killedImport(step.at, step.n)
 			w.work(50)
 			p := w.serve()
-			w.goesOn(p, 20)
+			w.continues(p, 20)
 			p.stop()
 			w.equal()
 		})
@@ -188,13 +188,13 @@ func TestImport_KilledAtAnyStepLosesNothing(t *testing.T) {
 		w.killedAtPlace(d)
 		w.work(50)
 		p := w.serve()
-		w.goesOn(p, 20)
+		w.continues(p, 20)
 		p.stop()
 		w.equal()
 	})
 	w.imports()
 	p := w.serve()
-	w.goesOn(p, 20)
+	w.continues(p, 20)
 	w.quiet(p)
 	p.stop()
 	w.equal()
@@ -203,20 +203,20 @@ func TestImport_KilledAtAnyStepLosesNothing(t *testing.T) {
 	}
 }
 
-// killedAtPlace kills an import that waits for a lock of a table, to put its rows in
-// place. Its session stays at the database until the lock is released.
+// killedAtPlace kills an import that waits for a table's lock to put its rows in place. Its session
+// stays in the database until the lock is released.
 func (w *world) killedAtPlace(d *database) {
 	w.t.Helper()
 	defer d.lock(`LOCK TABLE "order" IN ACCESS SHARE MODE`)()
 	p := w.importing()
 	eventually(w.t, "the import waits for the lock", func() bool {
-		return d.query(`SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == "true"
+		return d.query(`SELECT count(*) > 0 FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock'`) == "true"
 	}, p.output)
 	p.kill()
 }
 
-// TestImport_ClosesAGapAlthoughATableHasLeft has a table that was imported once leave
-// the schema.
+// TestImport_ClosesAGapAlthoughATableHasLeft removes an imported table from the schema.
 func TestImport_ClosesAGapAlthoughATableHasLeft(t *testing.T) {
 	t.Parallel()
 	for name, fresh := range map[string]bool{"same data directory": false, "new data directory": true} {
@@ -226,7 +226,7 @@ func TestImport_ClosesAGapAlthoughATableHasLeft(t *testing.T) {
 			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
-			w.goesOn(p, 100)
+			w.continues(p, 100)
 			p.stop()
 			w.drop("purchase_order")
 			w.work(100)
@@ -239,7 +239,7 @@ func TestImport_ClosesAGapAlthoughATableHasLeft(t *testing.T) {
 			importer.imports()
 			for range 2 {
 				p = w.serve()
-				w.goesOn(p, 20)
+				w.continues(p, 20)
 				p.stop()
 			}
 			w.equal()
@@ -247,7 +247,7 @@ func TestImport_ClosesAGapAlthoughATableHasLeft(t *testing.T) {
 	}
 }
 
-// drop has a table leave the schema and the exports at HQ.
+// drop removes a table from the schema and the exports of HQ.
 func (w *world) drop(table string) {
 	w.t.Helper()
 	object := ""
@@ -279,7 +279,7 @@ func (w *world) drop(table string) {
 	})
 }
 
-// edited changes an answer of HQ.
+// edited changes a response of HQ.
 func edited(change func(answer map[string]any)) devhq.Fault {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {

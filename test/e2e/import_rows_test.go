@@ -48,7 +48,7 @@ func (w *world) importEnds(args ...string) (out string, code int) {
 	return stdout + stderr, code
 }
 
-// letters returns what "eds dlq list" prints.
+// letters returns the output of "eds dlq list".
 func (w *world) letters() string {
 	w.t.Helper()
 	out, stderr, code := w.eds("dlq", "list", "--data-dir", w.data)
@@ -58,8 +58,8 @@ func (w *world) letters() string {
 	return out
 }
 
-// TestImport_LeavesRowsOutThatCannotBeLoaded imports a row with a bad date and one that a
-// constraint of the user's refuses: by the command, and by the server.
+// TestImport_LeavesRowsOutThatCannotBeLoaded imports a row with a bad date and a row that a user's
+// constraint refuses: with the command, and with the server.
 func TestImport_LeavesRowsOutThatCannotBeLoaded(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)

@@ -27,8 +27,8 @@ func (w *world) has(table, id string) bool {
 	return slices.ContainsFunc(rows, func(row string) bool { return strings.Contains(row, fmt.Sprintf(`id=%q`, id)) })
 }
 
-// TestImport_ReplacesOnlyRowsOfTheGivenCompanies imports one company by the command, and
-// then by an order of HQ to a server that is limited to it.
+// TestImport_ReplacesOnlyRowsOfTheGivenCompanies imports one company with the command, and then by
+// a request of HQ to a server that is limited to it.
 func TestImport_ReplacesOnlyRowsOfTheGivenCompanies(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{})
@@ -54,9 +54,9 @@ func TestImport_ReplacesOnlyRowsOfTheGivenCompanies(t *testing.T) {
 	w.equal()
 }
 
-// TestImport_LeavesForeignTablesAloneIfHQOrdersIt finds a table of another tool, which
-// the operator then lets eds have.
-func TestImport_LeavesForeignTablesAloneIfHQOrdersIt(t *testing.T) {
+// TestImport_LeavesForeignTablesAloneIfHQRequestsIt finds a table of another tool, which the
+// operator then gives to eds.
+func TestImport_LeavesForeignTablesAloneIfHQRequestsIt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", devhq.Options{})
 	p := w.serve()

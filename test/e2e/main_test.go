@@ -23,7 +23,7 @@ func run(m *testing.M) int {
 	if wrapped := os.Getenv(programVariable); wrapped != "" {
 		return wrap(wrapped)
 	}
-	// The tests wait more than they work.
+	// The tests wait more than they compute.
 	if err := flag.Set("test.parallel", "8"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -30,7 +30,7 @@ const (
 	hostilePeak  = 400 << 20
 )
 
-// release builds the program as releases are built: the race detector takes memory.
+// release builds the program without the race detector, which takes memory.
 var release = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(directory, "eds-release")
 	return path, build(path, "0", "-trimpath")
@@ -58,7 +58,7 @@ func newGenerated(t *testing.T, url string, columns int) *generated {
 	return g
 }
 
-// answers has HQ know the generator's table only, whose export is one file.
+// answers makes HQ serve the generator's table only, with an export of one file.
 func (g *generated) answers(file string) func(r *http.Request) devhq.Fault {
 	var row []byte
 	for image := range g.generator.Rows() {
@@ -116,7 +116,7 @@ func (g *generated) ordinary(int) *nats.Msg {
 	return &nats.Msg{Subject: c.Subject(), Data: c.AppendJSON(nil)}
 }
 
-// hostile is an event of some 60 MB that is compressed to some 255 KB.
+// hostile is an event of about 60 MB that compresses to about 255 KB.
 type hostile struct {
 	text    string // after the event's head; ID and PARTS are filled in
 	part    func(noise string) string
@@ -157,7 +157,7 @@ func (g *generated) hostile(shape hostile) func(i int) *nats.Msg {
 	return func(i int) *nats.Msg {
 		text := fmt.Sprintf(`{"operation":"UPDATE","id":"h%d","table":"bench","modelVersion":%q,"mvccTimestamp":%q,`, i, version, clock()) +
 			strings.ReplaceAll(shape.text, "ID", fmt.Sprintf(`"id":"%024x"`, i)) + "}"
-		var data []byte // of several gzip members, most of which are the same
+		var data []byte // several gzip members, most of them the same
 		for n, piece := range strings.Split(text, "PARTS") {
 			if n > 0 {
 				data = append(data, large...)
@@ -179,8 +179,8 @@ func zipped(text []byte) []byte {
 	return out.Bytes()
 }
 
-// catchesUp has a server apply all that is in the stream, and expects its worker to have
-// taken no more memory than limit, and no dead letters.
+// catchesUp makes a server apply the whole stream, and expects no dead letters and a worker that
+// has taken at most limit bytes of memory.
 func (g *generated) catchesUp(limit int) {
 	g.t.Helper()
 	p := g.serve()
@@ -197,7 +197,7 @@ func (g *generated) catchesUp(limit int) {
 	}
 }
 
-// peak returns the greatest memory so far of a process, in bytes.
+// peak returns the peak memory of a process so far, in bytes.
 func peak(t *testing.T, pid int) int {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

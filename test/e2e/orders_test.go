@@ -30,8 +30,8 @@ func (w *world) down(d *database) (p *process, between *proxy, session string) {
 	return p, between, w.session(p, session)
 }
 
-// TestControl_WorksWhileTheDestinationIsDown renews the session while the former one
-// still waits for the destination.
+// TestControl_WorksWhileTheDestinationIsDown renews the session while the previous one still waits
+// for the destination.
 func TestControl_WorksWhileTheDestinationIsDown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", devhq.Options{Rate: 100})
@@ -60,7 +60,7 @@ func TestControl_RestartsAndEndsWhileTheDestinationIsDown(t *testing.T) {
 	session = w.session(p, session)
 	w.notify(session, "pause", nil)
 	want(t, w.received(p, session, "pause-response", 1), "success", true)
-	between.mend()
+	between.restore()
 	w.notify(session, "unpause", nil)
 	want(t, w.received(p, session, "unpause-response", 1), "success", true)
 	w.drain(p)
@@ -70,7 +70,7 @@ func TestControl_RestartsAndEndsWhileTheDestinationIsDown(t *testing.T) {
 	if code := p.wait(); code != 0 {
 		t.Errorf("a shutdown ends with %d\n%s", code, p.output())
 	}
-	between.mend()
+	between.restore()
 	w.equal()
 }
 
@@ -103,8 +103,8 @@ func TestPause_SurvivesACrash(t *testing.T) {
 	w.equal()
 }
 
-// TestConfigure_WaitsForTheImportOverRestarts restarts the session, and kills the worker.
-func TestConfigure_WaitsForTheImportOverRestarts(t *testing.T) {
+// TestConfigure_WaitsForTheImportAcrossRestarts restarts the session, and kills the worker.
+func TestConfigure_WaitsForTheImportAcrossRestarts(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", devhq.Options{Rate: 100})
 	p := w.serve()
@@ -128,8 +128,8 @@ func TestConfigure_WaitsForTheImportOverRestarts(t *testing.T) {
 	w.equal()
 }
 
-// TestImport_ThatHQRequestedGoesOnOverRenewalsAndCrashes answers once.
-func TestImport_ThatHQRequestedGoesOnOverRenewalsAndCrashes(t *testing.T) {
+// TestImport_RequestedByHQSurvivesRenewalsAndCrashes answers once.
+func TestImport_RequestedByHQSurvivesRenewalsAndCrashes(t *testing.T) {
 	t.Parallel()
 	for name, crashes := range map[string]bool{"renewals": false, "a crash": true} {
 		t.Run(name, func(t *testing.T) {

@@ -21,9 +21,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// previous stands for the release before records were kept in the destination. It
-// writes what that release writes: rows, two columns of the checkpoint, and its own
-// fields of the data directory.
+// previous simulates the release before records were kept in the destination. It writes what that
+// release wrote: rows, two columns of the checkpoint, and its own fields of the data directory.
 type previous struct {
 	t        *testing.T
 	w        *world
@@ -61,8 +60,8 @@ type previousSnapshot struct {
 	Earlier     string    `json:"earlier,omitempty"`
 }
 
-// previousRelease makes the database and the data directory, into which the program has
-// imported, those of the previous release after its import.
+// previousRelease turns the database and the data directory after an import into those of the
+// previous release after its import.
 func previousRelease(w *world, d *database) *previous {
 	w.t.Helper()
 	p := &previous{t: w.t, w: w, d: d, tables: w.tables(), consumer: "eds-" + w.id}
@@ -95,7 +94,7 @@ func (p *previous) update(change func(*bbolt.Tx) error) {
 	}
 }
 
-// eachSnapshot changes every snapshot, and keeps only the fields that the release has.
+// eachSnapshot changes every snapshot, and keeps only the fields of the release.
 func (p *previous) eachSnapshot(tx *bbolt.Tx, change func(*previousSnapshot)) error {
 	b := tx.Bucket([]byte("snapshots"))
 	texts := make(map[string][]byte)
@@ -115,7 +114,7 @@ func (p *previous) eachSnapshot(tx *bbolt.Tx, change func(*previousSnapshot)) er
 	return err
 }
 
-// work has the shop make at least n changes, and applies all that are left.
+// work makes the shop make at least n changes, and applies all that are left.
 func (p *previous) work(n int) {
 	p.t.Helper()
 	p.w.work(n)
@@ -209,8 +208,7 @@ func (p *previous) receive(after uint64) []jetstream.Msg {
 	return all
 }
 
-// apply applies a change. A snapshot is older than every change that is applied here, or
-// has it already.
+// apply applies a change. Snapshots are older than the change, or contain it.
 func (p *previous) apply(ctx context.Context, tx pgx.Tx, text []byte) error {
 	var change struct {
 		Table         string
@@ -246,10 +244,11 @@ func (p *previous) apply(ctx context.Context, tx pgx.Tx, text []byte) error {
 	return nil
 }
 
-// checkpoint moves the checkpoint if it is where the batch began.
+// checkpoint moves the checkpoint if it is still at the start of the batch.
 func (p *previous) checkpoint(ctx context.Context, tx pgx.Tx, from, to previousPosition) {
 	p.t.Helper()
-	_, err := tx.Exec(ctx, `INSERT INTO _eds_checkpoint AS c (stream, consumer, filter, position, stored) VALUES ('dbchange', $1, $2, $3, $4)
+	_, err := tx.Exec(ctx, `INSERT INTO _eds_checkpoint AS c (stream, consumer, filter, position, stored)
+		VALUES ('dbchange', $1, $2, $3, $4)
 		ON CONFLICT (stream, consumer, filter) DO UPDATE SET stored = excluded.stored,
 		position = CASE WHEN c.position = $5 AND c.stored = $6 THEN excluded.position ELSE 1 / (excluded.position - excluded.position) END`,
 		p.consumer, strings.Join(p.filters, " "), to.Position.Sequence, to.Position.Stored, from.Position.Sequence, from.Position.Stored)
@@ -275,8 +274,8 @@ func (p *previous) record(at previousPosition) {
 	})
 }
 
-// imports replaces the rows of every table by those that the shop has now, and records
-// that in the data directory only.
+// imports replaces the rows of every table by the shop's current rows, and records that only in the
+// data directory.
 func (p *previous) imports() {
 	p.t.Helper()
 	snapshot := p.w.hq.Shop().Snapshot()
@@ -301,12 +300,13 @@ func (p *previous) imports() {
 	}
 	p.update(func(tx *bbolt.Tx) error {
 		return p.eachSnapshot(tx, func(s *previousSnapshot) {
-			s.Clock, s.Job, s.Rows, s.ImportedAt, s.Begun, s.Whole = string(snapshot.Clock.Append(nil)), "previous", rows[s.Table], time.Now().UTC(), false, true
+			s.Clock, s.Job, s.Rows = string(snapshot.Clock.Append(nil)), "previous", rows[s.Table]
+			s.ImportedAt, s.Begun, s.Whole = time.Now().UTC(), false, true
 		})
 	})
 }
 
-// TestUpgrade_IsRolledBackAndRepeatedQuietly has both releases take turns.
+// TestUpgrade_IsRolledBackAndRepeatedQuietly alternates both releases.
 func TestUpgrade_IsRolledBackAndRepeatedQuietly(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*process){"stopped": (*process).stop, "killed": (*process).kill} {
@@ -321,7 +321,7 @@ func TestUpgrade_IsRolledBackAndRepeatedQuietly(t *testing.T) {
 			for range 3 {
 				w.work(50)
 				p := w.serve()
-				w.goesOn(p, 100)
+				w.continues(p, 100)
 				w.unreserved(p)
 				end(p)
 				w.equal()
@@ -342,7 +342,7 @@ func TestUpgrade_BeforeTheFirstChange(t *testing.T) {
 	w.work(100)
 	for range 2 {
 		p := w.serve()
-		w.goesOn(p, 50)
+		w.continues(p, 50)
 		w.unreserved(p)
 		p.stop()
 		w.equal()
@@ -351,8 +351,8 @@ func TestUpgrade_BeforeTheFirstChange(t *testing.T) {
 	w.equal()
 }
 
-// TestUpgrade_AfterAnImportOfThePreviousRelease imports with it after a roll-back. The
-// stream has dropped what was not applied, but for a message before the import.
+// TestUpgrade_AfterAnImportOfThePreviousRelease imports with that release after a roll-back. The
+// stream has dropped all changes that were not applied, except for one message before the import.
 func TestUpgrade_AfterAnImportOfThePreviousRelease(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
@@ -361,7 +361,7 @@ func TestUpgrade_AfterAnImportOfThePreviousRelease(t *testing.T) {
 	old := previousRelease(w, d)
 	old.work(100)
 	p := w.serve()
-	w.goesOn(p, 100)
+	w.continues(p, 100)
 	p.stop()
 	if err := w.hq.PurgeStream(t.Context(), w.work(100)); err != nil {
 		t.Fatal(err)
@@ -370,7 +370,7 @@ func TestUpgrade_AfterAnImportOfThePreviousRelease(t *testing.T) {
 	w.work(50)
 	for range 2 {
 		p = w.serve()
-		w.goesOn(p, 50)
+		w.continues(p, 50)
 		p.stop()
 	}
 	w.equal()

@@ -7,8 +7,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
-// TestRole_ThatMayNotCreateWorksAsBefore writes into tables that another owner has made
-// with the previous release.
+// TestRole_ThatMayNotCreateWorksAsBefore writes to tables that another owner has made with the
+// previous release.
 func TestRole_ThatMayNotCreateWorksAsBefore(t *testing.T) {
 	t.Parallel()
 	role := newRole(t)
@@ -22,7 +22,7 @@ func TestRole_ThatMayNotCreateWorksAsBefore(t *testing.T) {
 	w.url = d.as(role)
 	for n := range 3 {
 		p := w.serve()
-		w.goesOn(p, 100)
+		w.continues(p, 100)
 		w.names(p, "GRANT", role)
 		if n == 1 {
 			p.kill()
@@ -37,13 +37,13 @@ func TestRole_ThatMayNotCreateWorksAsBefore(t *testing.T) {
 	}
 	w.url = owner // with whose privileges the records can be made
 	p := w.serve()
-	w.goesOn(p, 100)
+	w.continues(p, 100)
 	w.unreserved(p)
 	p.stop()
 	w.equal()
 }
 
-// names expects the log and health to warn with all of the texts in one line.
+// names expects one warning, in the log and in health, with all of the texts.
 func (w *world) names(p *process, texts ...string) {
 	w.t.Helper()
 	all := func(line string) bool {

@@ -18,8 +18,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// asReference makes the data directory one of the reference server, whose import was
-// at the given time.
+// asReference turns the data directory into one of the reference server, whose import was at the
+// given time.
 func (w *world) asReference(at time.Time) {
 	w.t.Helper()
 	if err := os.Remove(filepath.Join(w.data, "eds.db")); err != nil {
@@ -67,8 +67,8 @@ func (w *world) changes(n uint64) uint64 {
 	return last
 }
 
-// TestReference_LeavesItsImport has changes come during that import, of which the
-// recorded time is the newest, and after it.
+// TestReference_LeavesItsImport makes changes during that import, up to its recorded time, and
+// after it.
 func TestReference_LeavesItsImport(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{Rate: 400})
@@ -96,8 +96,8 @@ func TestReference_LeavesItsImport(t *testing.T) {
 
 var totalEvents = regexp.MustCompile(`(?m)^eds_total_events(?:_total)? (\S+)$`)
 
-// TestReference_LeavesItsConsumer has a consumer as that server makes it, which has
-// acknowledged what came in the months after its import.
+// TestReference_LeavesItsConsumer makes a consumer like that of the reference server, which has
+// acknowledged the changes of the months after its import.
 func TestReference_LeavesItsConsumer(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, peers.Postgres(t), devhq.Options{Rate: 400})
@@ -122,7 +122,7 @@ func TestReference_LeavesItsConsumer(t *testing.T) {
 	p.stop()
 	w.equal()
 
-	// What eds keeps is gone, as if that server had applied all this.
+	// Remove eds's records, as if the reference server had applied everything.
 	w.asReference(began)
 	conn, err := pgx.Connect(t.Context(), w.url)
 	if err != nil {
@@ -159,15 +159,15 @@ func TestReference_LeavesItsConsumer(t *testing.T) {
 	w.equal()
 }
 
-// TestReference_IsNotGuessed has a file that cannot be read: the server reads nothing
-// before HQ has ordered an import.
+// TestReference_IsNotGuessed makes a file unreadable. The server reads nothing before HQ requests
+// an import.
 func TestReference_IsNotGuessed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.imports()
 	w.asReference(time.Now())
 	w.writeReference("*3\r\n$3\r\nset\r\n$12\r\ntable-export\r\n$40")
-	for range 2 { // it is the same at each start
+	for range 2 { // the same at each start
 		p := w.serve()
 		w.refuses(p)
 		p.signal(syscall.SIGTERM)
@@ -186,7 +186,7 @@ func TestReference_IsNotGuessed(t *testing.T) {
 	w.equal()
 }
 
-// TestReference_IsOvertakenByAnImport has the operator do as the error says.
+// TestReference_IsOvertakenByAnImport follows the advice of the error.
 func TestReference_IsOvertakenByAnImport(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})

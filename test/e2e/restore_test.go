@@ -7,7 +7,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
-// replacements put an older copy in the place of a database.
+// replacements replace a database by an older copy.
 var replacements = map[string]func(*database, *database){
 	"restored":    (*database).restore,
 	"failed over": (*database).failOver,
@@ -52,9 +52,9 @@ func TestRestore_IsFollowedAtTheNextChange(t *testing.T) {
 			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
-			w.goesOn(p, 100)
+			w.continues(p, 100)
 			older := d.copy()
-			w.goesOn(p, 300)
+			w.continues(p, 300)
 			worker := p.worker()
 			replace(d, older)
 			w.work(1)
@@ -69,23 +69,23 @@ func TestRestore_IsFollowedAtTheNextChange(t *testing.T) {
 	}
 }
 
-// TestRestore_OfARunningServerIsAGapIfTheStreamWasTrimmed trims what the copy lacks.
+// TestRestore_OfARunningServerIsAGapIfTheStreamWasTrimmed trims the changes that the copy lacks.
 func TestRestore_OfARunningServerIsAGapIfTheStreamWasTrimmed(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
 	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
-	w.goesOn(p, 100)
+	w.continues(p, 100)
 	older := d.copy()
-	w.goesOn(p, 300)
+	w.continues(p, 300)
 	w.trim()
 	d.restore(older)
 	w.work(1)
 	w.gap(p, "eds import")
 	w.imports()
 	p = w.serve()
-	w.goesOn(p, 50)
+	w.continues(p, 50)
 	p.stop()
 	w.equal()
 }
@@ -93,8 +93,8 @@ func TestRestore_OfARunningServerIsAGapIfTheStreamWasTrimmed(t *testing.T) {
 // restoreCase is a database and a data directory of different times.
 type restoreCase struct{ database, data string }
 
-// TestRestore_IsFollowedFromTheDatabase starts the server on databases and data
-// directories that were put back to different times, or lost.
+// TestRestore_IsFollowedFromTheDatabase starts the server on databases and data directories that
+// were restored to different times, or lost.
 func TestRestore_IsFollowedFromTheDatabase(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
@@ -104,7 +104,7 @@ func TestRestore_IsFollowedFromTheDatabase(t *testing.T) {
 	w.imports()
 	for _, name := range []string{"old", "middle", "new"} {
 		p := w.serve()
-		w.goesOn(p, 100)
+		w.continues(p, 100)
 		p.stop()
 		save(name)
 	}
@@ -121,13 +121,13 @@ func TestRestore_IsFollowedFromTheDatabase(t *testing.T) {
 		{"new", "old"},    // the record is behind the checkpoint
 		{"new", "lost"},   // there is no record
 		{"old", "new"},    // the record is ahead of the checkpoint
-		{"old", "old"},    // they were put back together
+		{"old", "old"},    // both were restored to one time
 		{"middle", "old"}, // the record is behind a checkpoint that is behind
 		{"old", "lost"},   // the checkpoint is behind, and there is no record
 	} {
 		try(c, func(w *world) {
 			p := w.serve()
-			w.goesOn(p, 20)
+			w.continues(p, 20)
 			p.stop()
 			w.equal()
 		})

@@ -15,8 +15,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// TestPassword_IsRotatedWhileTheServerRuns changes the password of the database's user
-// first, and the file that holds it for eds later. Meanwhile the server is restarted, too.
+// TestPassword_IsRotatedWhileTheServerRuns changes the password in the database first, and in eds's
+// file later. In between it restarts the server.
 func TestPassword_IsRotatedWhileTheServerRuns(t *testing.T) {
 	t.Parallel()
 	pg := peers.StartPostgres(t)
@@ -89,12 +89,12 @@ func TestPassword_IsRotatedWhileTheServerRuns(t *testing.T) {
 	w.equal()
 }
 
-// waitsAtOnce expects health to say why the destination is waited for, before it would
-// report that the pipeline makes no progress.
+// waitsAtOnce expects health to give the reason for the wait, before it would report that the
+// pipeline makes no progress.
 func (w *world) waitsAtOnce(p *process, why string) {
 	w.t.Helper()
 	seen := ""
-	eventually(w.t, "health says why the destination is waited for", func() bool {
+	eventually(w.t, "health gives the reason for the wait", func() bool {
 		code, report := p.health()
 		seen = fmt.Sprintf("%d: %+v", code, report)
 		return code == http.StatusServiceUnavailable && len(report.Reasons) == 1 &&

@@ -14,11 +14,11 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// alwaysSecret is what no log may hold, whoever made it: seeds and credentials
-// of NATS, and signatures of upload URLs.
+// alwaysSecret matches texts that no log may contain: seeds and credentials of NATS, and signatures
+// of upload URLs.
 var alwaysSecret = regexp.MustCompile(`\bS[UAO][A-Z2-7]{50,}\b|BEGIN (NATS USER JWT|USER NKEY SEED)|[?&]signature=[^*&" ]`)
 
-// secrets are what a world's processes know and must not tell.
+// secrets are the secrets that the world's processes know.
 func (w *world) secrets() []string {
 	secrets := []string{w.key}
 	if u, err := url.Parse(w.url); err == nil {
@@ -29,8 +29,8 @@ func (w *world) secrets() []string {
 	return secrets
 }
 
-// keepSecrets expects no secret in anything that the world's processes have left:
-// what they printed, their logs, their crash reports, and what HQ was sent.
+// keepSecrets expects no secret in anything that the world's processes leave behind: output, logs,
+// crash reports, and messages to HQ.
 func (w *world) keepSecrets(outputs []*process) {
 	w.t.Helper()
 	for _, p := range outputs {
@@ -42,7 +42,7 @@ func (w *world) keepSecrets(outputs []*process) {
 	} {
 		err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || !entry.Type().IsRegular() {
-				return nil // it is not there, or has gone
+				return nil // it does not exist, or no longer
 			}
 			text, err := os.ReadFile(path)
 			if err != nil {
@@ -74,8 +74,8 @@ func (w *world) holdsNoSecret(what string, text []byte) {
 	}
 }
 
-// TestSecretsAreFound makes sure that the search would find some.
-func TestSecretsAreFound(t *testing.T) {
+// TestKeepSecrets_FindsSecrets shows that the search can find secrets.
+func TestKeepSecrets_FindsSecrets(t *testing.T) {
 	for _, text := range []string{
 		"-----BEGIN USER NKEY SEED------", "SU" + strings.Repeat("A2", 28), `"url":"http://x/y?expires=1&signature=abc"`,
 	} {

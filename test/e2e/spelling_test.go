@@ -51,8 +51,8 @@ func (p *process) events() float64 {
 	return n
 }
 
-// TestDestination_IsTheSameUnderAnotherSpelling imports under one spelling and goes on
-// under the others.
+// TestDestination_IsTheSameUnderAnotherSpelling imports under one spelling and continues under the
+// others.
 func TestDestination_IsTheSameUnderAnotherSpelling(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
@@ -61,7 +61,7 @@ func TestDestination_IsTheSameUnderAnotherSpelling(t *testing.T) {
 	w.extraEnv, w.url = env, plain
 	w.imports()
 	p := w.serve()
-	w.goesOn(p, 300)
+	w.continues(p, 300)
 	p.stop()
 	for name, spelling := range urls {
 		t.Run(name, func(t *testing.T) {
@@ -69,7 +69,7 @@ func TestDestination_IsTheSameUnderAnotherSpelling(t *testing.T) {
 			w.url = spelling
 			p := w.serve()
 			before := w.last()
-			w.goesOn(p, 20)
+			w.continues(p, 20)
 			w.unreserved(p)
 			if n := p.events(); n > float64(w.last()-before) {
 				t.Errorf("%v events were read, of %d that are new", n, w.last()-before)
@@ -81,7 +81,7 @@ func TestDestination_IsTheSameUnderAnotherSpelling(t *testing.T) {
 	}
 }
 
-// configure has HQ configure a destination and import into it, if that is asked for.
+// configure makes HQ configure a destination, and import into it if asked.
 func (w *world) configure(p *process, session, target string, imports int, backfill bool) {
 	w.t.Helper()
 	answer := w.ask(p, session, "configure", map[string]any{"url": target, "backfill": backfill, "updateStrategy": "standard"})
@@ -92,8 +92,8 @@ func (w *world) configure(p *process, session, target string, imports int, backf
 	}
 }
 
-// TestDestination_GoesOnUnderAnotherSpellingThatHQConfigures needs no import.
-func TestDestination_GoesOnUnderAnotherSpellingThatHQConfigures(t *testing.T) {
+// TestDestination_ContinuesUnderAnotherSpellingFromHQ needs no import.
+func TestDestination_ContinuesUnderAnotherSpellingFromHQ(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
 	w := newWorld(t, "", devhq.Options{})
@@ -103,40 +103,40 @@ func TestDestination_GoesOnUnderAnotherSpellingThatHQConfigures(t *testing.T) {
 	d.reaches(p, w.work(100))
 	w.configure(p, session, strings.Replace(d.url, "postgres://", "postgresql://", 1), 0, false)
 	d.reaches(p, w.work(100))
-	w.goesOn(p, 10)
+	w.continues(p, 10)
 	w.unreserved(p)
 	p.stop()
 	w.url = d.url
 	w.equal()
 }
 
-// TestDestination_AnotherDatabaseNeedsAnImport goes from A to B, which is empty, and
-// back to A, which goes on where it was.
+// TestDestination_AnotherDatabaseNeedsAnImport goes from A to B, which is empty, and back to A,
+// which continues from its position.
 func TestDestination_AnotherDatabaseNeedsAnImport(t *testing.T) {
 	t.Parallel()
 	a, b := newDatabase(t), newDatabase(t)
 	w := newWorld(t, a.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
-	w.goesOn(p, 200)
+	w.continues(p, 200)
 	p.stop()
 	w.url = b.url
 	w.gap(w.serve(), "eds import")
 	w.imports()
 	p = w.serve()
-	w.goesOn(p, 200)
+	w.continues(p, 200)
 	p.stop()
 	w.equal()
 	w.url = a.url
 	p = w.serve()
-	w.goesOn(p, 20)
+	w.continues(p, 20)
 	w.unreserved(p)
 	p.stop()
 	w.equal()
 }
 
-// TestDestination_GoesOnWhenHQConfiguresItAgain goes from A to B and back to A.
-func TestDestination_GoesOnWhenHQConfiguresItAgain(t *testing.T) {
+// TestDestination_ContinuesWhenHQConfiguresItAgain goes from A to B and back to A.
+func TestDestination_ContinuesWhenHQConfiguresItAgain(t *testing.T) {
 	t.Parallel()
 	a, b := newDatabase(t), newDatabase(t)
 	w := newWorld(t, "", devhq.Options{})
@@ -148,7 +148,7 @@ func TestDestination_GoesOnWhenHQConfiguresItAgain(t *testing.T) {
 	b.reaches(p, w.work(100))
 	w.configure(p, session, a.url, 0, false)
 	a.reaches(p, w.work(100))
-	w.goesOn(p, 10)
+	w.continues(p, 10)
 	w.unreserved(p)
 	p.stop()
 	w.url = a.url
@@ -167,9 +167,9 @@ func TestDestination_CloneIsFollowedFromItsOwnCheckpoint(t *testing.T) {
 			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
-			w.goesOn(p, 100)
+			w.continues(p, 100)
 			clone := d.copy()
-			w.goesOn(p, 200)
+			w.continues(p, 200)
 			p.stop()
 			other := w
 			if data != "" {
@@ -177,12 +177,12 @@ func TestDestination_CloneIsFollowedFromItsOwnCheckpoint(t *testing.T) {
 			}
 			other.url = clone.url
 			p = other.serve()
-			other.goesOn(p, 20)
+			other.continues(p, 20)
 			p.stop()
 			other.equal()
 			w.url = d.url
 			p = w.serve()
-			w.goesOn(p, 20)
+			w.continues(p, 20)
 			p.stop()
 			w.equal()
 		})

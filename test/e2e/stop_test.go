@@ -39,7 +39,7 @@ func TestServer_ExitsZeroIfItIsStoppedWhileASessionEnds(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			before := len(p.output()) // the session may be renewed while the lock is waited for
+			before := len(p.output()) // the session may be renewed while it waits for the lock
 			if _, err := lock.Exec(t.Context(), `LOCK TABLE _eds_checkpoint IN ACCESS EXCLUSIVE MODE`); err != nil {
 				t.Fatal(err)
 			}

@@ -14,13 +14,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// destinations are what every promise about rows is tested on.
+// destinations are the destinations on which every promise about rows is tested.
 var destinations = map[string]func(*testing.T) string{
 	"postgres": func(t *testing.T) string { return peers.Postgres(t) },
 	"sqlite":   sqlite,
 }
 
-func TestASnapshotThenEveryChangeWhileTheSchemaEvolves(t *testing.T) {
+func TestServer_AppliesSnapshotAndChangesWhileSchemaEvolves(t *testing.T) {
 	t.Parallel()
 	for name, destination := range destinations {
 		t.Run(name, func(t *testing.T) {
@@ -62,7 +62,7 @@ func sessions(t *testing.T, w *world) []devhq.Session {
 	return all
 }
 
-func TestTwentyKillsInARowLoseNothing(t *testing.T) {
+func TestServer_LosesNothingInTwentyKills(t *testing.T) {
 	t.Parallel()
 	for name, destination := range destinations {
 		t.Run(name, func(t *testing.T) {
@@ -87,7 +87,7 @@ func TestTwentyKillsInARowLoseNothing(t *testing.T) {
 	}
 }
 
-func TestADestinationThatIsDownIsWaitedFor(t *testing.T) {
+func TestServer_WaitsForDestination(t *testing.T) {
 	t.Parallel()
 	pg := peers.StartPostgres(t)
 	w := newWorld(t, pg.Database(t), devhq.Options{Rate: 400})
@@ -107,7 +107,7 @@ func TestADestinationThatIsDownIsWaitedFor(t *testing.T) {
 	w.equal()
 }
 
-func TestANATSThatIsDownIsWaitedFor(t *testing.T) {
+func TestServer_WaitsForNATS(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, peers.Postgres(t), devhq.Options{Rate: 400})
 	w.imports()
@@ -124,7 +124,7 @@ func TestANATSThatIsDownIsWaitedFor(t *testing.T) {
 	w.equal()
 }
 
-func TestAServerStartsWhileItsDestinationIsDown(t *testing.T) {
+func TestServer_StartsWhileDestinationIsDown(t *testing.T) {
 	t.Parallel()
 	pg := peers.StartPostgres(t)
 	w := newWorld(t, pg.Database(t), devhq.Options{Rate: 200})
@@ -141,14 +141,14 @@ func TestAServerStartsWhileItsDestinationIsDown(t *testing.T) {
 	w.equal()
 }
 
-func TestASecondSignalEndsAtOnce(t *testing.T) {
+func TestServer_EndsAtOnceOnSecondSignal(t *testing.T) {
 	t.Parallel()
 	pg := peers.StartPostgres(t)
 	w := newWorld(t, pg.Database(t), devhq.Options{Rate: 200})
 	w.imports()
 	p := w.serve()
 	w.applied(p, 50)
-	pg.Kill(t) // so that what is held can't be applied
+	pg.Kill(t) // so that buffered changes cannot be applied
 	eventually(t, "the server says that it waits", func() bool {
 		return strings.Contains(p.output(), "waiting for the destination")
 	}, p.output)
@@ -168,7 +168,7 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 	w.equal()
 }
 
-func TestASecondServerOfOneIDWaits(t *testing.T) {
+func TestServer_WaitsForServerOfSameID(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, peers.Postgres(t), devhq.Options{Rate: 100})
 	w.imports()
@@ -189,7 +189,7 @@ func TestASecondServerOfOneIDWaits(t *testing.T) {
 	w.equal()
 }
 
-func TestAPoisonEventIsSetAsideAndTheRestGoesOn(t *testing.T) {
+func TestServer_DeadLettersPoisonEvent(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, peers.Postgres(t), devhq.Options{Rate: 200})
 	w.imports()
@@ -227,7 +227,7 @@ func TestAPoisonEventIsSetAsideAndTheRestGoesOn(t *testing.T) {
 // clock returns a clock that is newer than every snapshot.
 func clock() string { return time.Now().Add(time.Hour).Format("20060102150405") + "00000" }
 
-func TestAnExpiredSubscriptionGoesOnWhereItWas(t *testing.T) {
+func TestServer_ResumesExpiredSubscription(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, peers.Postgres(t), devhq.Options{Rate: 300})
 	w.imports()
@@ -244,7 +244,7 @@ func TestAnExpiredSubscriptionGoesOnWhereItWas(t *testing.T) {
 	w.equal()
 }
 
-func TestChangesThatTheStreamHasLostAreTold(t *testing.T) {
+func TestServer_ReportsChangesLostByTheStream(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, peers.Postgres(t), devhq.Options{Rate: 300})
 	w.imports()
@@ -334,7 +334,7 @@ func TestServer_ReportsADestinationThatWasEmptied(t *testing.T) {
 	}
 }
 
-// followed has a server apply some changes.
+// followed makes a server apply some changes.
 func (w *world) followed() *world {
 	w.t.Helper()
 	last := w.last()
@@ -344,13 +344,13 @@ func (w *world) followed() *world {
 	return w
 }
 
-// followedAfresh has a server with a new data directory apply some changes.
+// followedAfresh makes a server with a new data directory apply some changes.
 func (w *world) followedAfresh() *world {
 	w.t.Helper()
 	return w.from(w.t.TempDir()).followed()
 }
 
-func TestAnotherImportRewindsNothingThatIsNewer(t *testing.T) {
+func TestImport_RewindsNoNewerRows(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{Rate: 300})
 	for n := range uint64(3) {

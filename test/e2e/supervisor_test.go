@@ -21,7 +21,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/selfupdate"
 )
 
-func TestAWorkerThatIsKilledIsStartedAgainAndReported(t *testing.T) {
+func TestWorker_IsRestartedAndReportedAfterKill(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.imports()
@@ -56,7 +56,7 @@ func TestAWorkerThatIsKilledIsStartedAgainAndReported(t *testing.T) {
 	}
 }
 
-func TestAWorkerOutlivesItsParentOnlyToFinish(t *testing.T) {
+func TestWorker_FinishesWhenItsParentEnds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.imports()
@@ -79,7 +79,7 @@ func TestAWorkerOutlivesItsParentOnlyToFinish(t *testing.T) {
 	w.equal()
 }
 
-func TestSecretsAreOnNoCommandLineOfTheWorker(t *testing.T) {
+func TestWorker_HasNoSecretsOnItsCommandLine(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{})
 	w.imports()
@@ -145,7 +145,7 @@ func newReleases(t *testing.T) *releases {
 func (r *releases) release(t *testing.T, version string, program []byte) {
 	t.Helper()
 	var archive bytes.Buffer
-	zipped, err := gzip.NewWriterLevel(&archive, gzip.NoCompression) // programs under the race detector are large
+	zipped, err := gzip.NewWriterLevel(&archive, gzip.NoCompression) // programs with the race detector are large
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,8 +164,8 @@ func (r *releases) release(t *testing.T, version string, program []byte) {
 	r.files[path], r.files[path+".sig"] = archive.Bytes(), r.sign(archive.Bytes())
 }
 
-// TestHQUpgradesAServer has HQ order a version that fails, and one that works.
-func TestHQUpgradesAServer(t *testing.T) {
+// TestUpgrade_ByHQ makes HQ request a version that fails, and one that works.
+func TestUpgrade_ByHQ(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.program = filepath.Join(t.TempDir(), "eds")
@@ -219,8 +219,8 @@ func TestHQUpgradesAServer(t *testing.T) {
 	w.equal()
 }
 
-// TestAServerThatWaitsCanBeStopped stops one that has not got as far as the stream.
-func TestAServerThatWaitsCanBeStopped(t *testing.T) {
+// TestServer_StopsWhileItWaits stops a server that has not reached the stream.
+func TestServer_StopsWhileItWaits(t *testing.T) {
 	t.Parallel()
 	refuse := func(status int) func(*devhq.HQ) {
 		return func(h *devhq.HQ) {

@@ -32,7 +32,7 @@ func (w *world) from(data string) *world {
 	return &other
 }
 
-// work has the shop make at least n changes, and returns the stream's last sequence.
+// work makes the shop make at least n changes, and returns the stream's last sequence.
 func (w *world) work(n int) uint64 {
 	w.t.Helper()
 	if _, err := w.hq.Work(w.t.Context(), n); err != nil {
@@ -51,9 +51,9 @@ func (w *world) last() uint64 {
 	return state.LastSeq
 }
 
-// goesOn expects a server to follow the stream, without an alarm, and has it apply n
-// changes more.
-func (w *world) goesOn(p *process, n int) {
+// continues expects a server to follow the stream without an alarm, and makes it apply n more
+// changes.
+func (w *world) continues(p *process, n int) {
 	w.t.Helper()
 	w.follows(p)
 	w.work(n)
@@ -81,7 +81,7 @@ func (p *process) health() (int, telemetry.Report) {
 	return code, report
 }
 
-// quiet expects the server to be healthy, and to have asked for no import.
+// quiet expects the server to be healthy, and to request no import.
 func (w *world) quiet(p *process) {
 	w.t.Helper()
 	if code, report := p.health(); code != http.StatusOK || len(report.Reasons) > 0 {
@@ -154,7 +154,7 @@ func (w *world) importing(args ...string) *process {
 		w.t.Fatal(err)
 	}
 	go func() {
-		_ = p.cmd.Wait() // its exit code is asked for
+		_ = p.cmd.Wait() // the exit code is read later
 		close(p.done)
 	}()
 	w.t.Cleanup(p.kill)
@@ -181,7 +181,7 @@ func (w *world) killedImport(at func(*http.Request) bool, n int) {
 		}
 		return func(http.Handler) http.Handler {
 			return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-				_, _ = io.Copy(io.Discard, r.Body) // else the end of the connection is not seen
+				_, _ = io.Copy(io.Discard, r.Body) // else the end of the connection goes unnoticed
 				<-r.Context().Done()
 				panic(http.ErrAbortHandler)
 			})
@@ -267,8 +267,8 @@ func (p *proxy) cut() {
 	p.conns = nil
 }
 
-// mend forwards new connections again.
-func (p *proxy) mend() {
+// restore forwards new connections again.
+func (p *proxy) restore() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.off = false

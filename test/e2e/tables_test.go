@@ -17,15 +17,15 @@ func (d *database) recorded(p *process, table, state string) {
 	})
 }
 
-// TestTable_RefusedByTheDestination leaves one table behind, across a kill, and brings it
-// forward once the destination takes it again.
+// TestTable_RefusedByTheDestination leaves one table behind, across a kill, and brings it forward
+// once the destination accepts it again.
 func TestTable_RefusedByTheDestination(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
 	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
-	w.goesOn(p, 100)
+	w.continues(p, 100)
 	d.execute(`ALTER TABLE "order" RENAME COLUMN id TO put_aside`)
 	w.work(200)
 	w.drain(p)
@@ -49,14 +49,15 @@ func TestTable_RefusedByTheDestination(t *testing.T) {
 	w.equal()
 }
 
-// TestTable_ReplacedByAView has no rows that can be trusted, until it is imported.
+// TestTable_ReplacedByAView replaces a table by a view. Its rows cannot be trusted until it is
+// imported.
 func TestTable_ReplacedByAView(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
 	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve("--heal", "off")
-	w.goesOn(p, 100)
+	w.continues(p, 100)
 	d.execute(`ALTER TABLE "order" RENAME TO put_aside; CREATE VIEW "order" AS SELECT 1 AS id`)
 	w.work(200)
 	w.drain(p)
@@ -70,21 +71,21 @@ func TestTable_ReplacedByAView(t *testing.T) {
 	w.equal()
 }
 
-// TestTable_ImportedAlone is read from its snapshot on, while the others go on from the
-// checkpoint.
+// TestTable_ImportedAlone imports one table, which continues from its snapshot, while the others
+// continue from the checkpoint.
 func TestTable_ImportedAlone(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
 	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
-	w.goesOn(p, 300)
+	w.continues(p, 300)
 	p.stop()
 	w.work(200)
 	w.imports("--only", "order")
 	w.work(200)
 	p = w.serve()
-	w.goesOn(p, 100)
+	w.continues(p, 100)
 	d.recorded(p, "order", "")
 	if !strings.Contains(p.output(), `bringing tables forward","tables":"order"`) || strings.Contains(p.output(),
 		"from the time of the snapshot") {
@@ -104,16 +105,16 @@ func (d *database) joined(p *process) {
 	})
 }
 
-// TestGap_IsAcceptedOrImported has the stream drop changes while the server is down. Every
-// later change is applied; the alarm ends once the operator accepts the gap, and the gap
-// once the tables are imported.
+// TestGap_IsAcceptedOrImported makes the stream drop changes while the server is down. Every later
+// change is applied. The alarm ends once the operator accepts the gap, and the gap ends once the
+// tables are imported.
 func TestGap_IsAcceptedOrImported(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
 	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
-	w.goesOn(p, 100)
+	w.continues(p, 100)
 	p.stop()
 	w.work(100)
 	w.trim()
@@ -123,7 +124,7 @@ func TestGap_IsAcceptedOrImported(t *testing.T) {
 		code, report := p.health()
 		return code == 503 && len(report.Reasons) == 1 && strings.HasSuffix(report.Reasons[0].Message, "run eds import")
 	}, p.output)
-	w.drain(p) // what comes now is applied all the same
+	w.drain(p) // later changes are applied all the same
 	id := d.gap(p)
 	if _, stderr, code := w.eds("accept-gap", "--data-dir", w.data, "ffffff"); code == 0 || !strings.Contains(stderr, id) {
 		t.Errorf("an unknown gap: exit code %d\n%s", code, stderr)
@@ -139,7 +140,7 @@ func TestGap_IsAcceptedOrImported(t *testing.T) {
 		d.recorded(p, "order", "incomplete")
 		p.stop()
 		p = w.serve()
-		w.goesOn(p, 50)
+		w.continues(p, 50)
 	}
 	w.imports()
 	d.joined(p)

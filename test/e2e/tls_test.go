@@ -24,8 +24,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
-// gate is what the server takes for NATS. It offers TLS, or it strips the offer and
-// reads along.
+// gate is a proxy in front of NATS. It offers TLS, or strips the offer and reads the traffic.
 type gate struct {
 	listener net.Listener
 	backend  string
@@ -34,7 +33,7 @@ type gate struct {
 
 	mu    sync.Mutex
 	strip bool
-	read  bytes.Buffer // in the clear
+	read  bytes.Buffer // plain text
 	conns []net.Conn
 }
 
@@ -137,7 +136,7 @@ func (g *gate) relay(client net.Conn) {
 	_, _ = io.Copy(to, client)
 }
 
-// Write remembers what was sent in the clear.
+// Write keeps the plain text.
 func (g *gate) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -150,8 +149,8 @@ func (g *gate) overheard() string {
 	return g.read.String()
 }
 
-// TestServer_SendsNoCredentialToNATSThatStopsOfferingTLS has someone strip the offer
-// of TLS, between two runs of the server and in the middle of one.
+// TestServer_SendsNoCredentialToNATSThatStopsOfferingTLS strips the offer of TLS, between two runs
+// of the server and during one.
 func TestServer_SendsNoCredentialToNATSThatStopsOfferingTLS(t *testing.T) {
 	w := newWorld(t, "", devhq.Options{})
 	g := newGate(t, w.hq.NATSURL())

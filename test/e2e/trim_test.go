@@ -60,7 +60,7 @@ func (w *world) limitStream(size int64) {
 	}
 }
 
-// lock keeps others from writing to the SQLite database until the function is called.
+// lock blocks writers of the SQLite database until the returned function is called.
 func (w *world) lock() (unlock func()) {
 	w.t.Helper()
 	db, err := sql.Open("sqlite", strings.TrimPrefix(w.url, "sqlite://"))
@@ -83,7 +83,7 @@ func (w *world) lock() (unlock func()) {
 	}
 }
 
-// waits waits until the stream has n changes that were not sent to the server.
+// waits waits until the stream has n changes that the server has not received.
 func (w *world) waits(p *process, n uint64) {
 	w.t.Helper()
 	eventually(w.t, fmt.Sprintf("%d changes wait", n), func() bool {
@@ -124,8 +124,8 @@ func whileSlow(w *world, p *process, trim func(*world)) *process {
 	return p
 }
 
-// whileStalled returns nil if the server has not looked at the stream between the first
-// waiting change and the trim. It can only warn then.
+// whileStalled returns nil if the server did not read the stream between the first waiting change
+// and the trim. Then it can only warn.
 func whileStalled(w *world, p *process, trim func(*world)) *process {
 	unlock := w.lock()
 	defer unlock()
@@ -187,8 +187,8 @@ func TestServer_ReportsAStreamThatWasCreatedAgainBesideIt(t *testing.T) {
 	w.reportsGap(p, "it was created again or restored")
 }
 
-// TestServer_ReportsLossesThatComeTogether loses the data directory, puts an old copy
-// of the destination back, and has the stream drop what came after it.
+// TestServer_ReportsLossesThatComeTogether loses the data directory, restores an old copy of the
+// destination, and makes the stream drop the changes after it.
 func TestServer_ReportsLossesThatComeTogether(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{Rate: 300})
@@ -256,8 +256,8 @@ func (w *world) foreign(n int) {
 	}
 }
 
-// TestServer_IsQuietAmongOtherTenants has the stream drop thousands of messages of
-// others, and nothing that the server has not read.
+// TestServer_IsQuietAmongOtherTenants makes the stream drop thousands of messages of others, but
+// none that the server has not read.
 func TestServer_IsQuietAmongOtherTenants(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{Rate: 300})
@@ -300,8 +300,8 @@ func TestServer_IsQuietAmongOtherTenants(t *testing.T) {
 	w.equal()
 }
 
-// TestServer_FollowsASourceWhoseClockDiffers has the clock of the source's database,
-// which orders imports and changes, differ from the one of NATS.
+// TestServer_FollowsASourceWhoseClockDiffers shifts the clock of the source's database, which
+// orders imports and changes, against the clock of NATS.
 func TestServer_FollowsASourceWhoseClockDiffers(t *testing.T) {
 	t.Parallel()
 	for _, ahead := range []time.Duration{5 * time.Minute, 20 * time.Minute, -5 * time.Minute, -20 * time.Minute} {

@@ -11,8 +11,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
-// TestTable_UnknownToHQ has changes of 500 tables that HQ does not know, and messages that
-// are no changes, come between those of others. One lane reads all of these tables.
+// TestTable_UnknownToHQ mixes changes of 500 tables that HQ does not know, and invalid messages,
+// with other changes. One consumer reads all of these tables.
 func TestTable_UnknownToHQ(t *testing.T) {
 	t.Parallel()
 	const unknown, garbage = 500, 150
@@ -20,7 +20,7 @@ func TestTable_UnknownToHQ(t *testing.T) {
 	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
-	w.goesOn(p, 50)
+	w.continues(p, 50)
 	for i := range unknown {
 		table := fmt.Sprintf("unknown_%d", i)
 		w.publish(table, "INSERT", map[string]any{
@@ -60,7 +60,7 @@ func TestTable_UnknownToHQ(t *testing.T) {
 	w.follows(p)
 	w.work(100)
 	w.drain(p)
-	healthy(2) // NATS keeps the consumer of the killed lane for some minutes
+	healthy(2) // NATS keeps the consumer of the killed worker for some minutes
 	if n := behind(); n != fmt.Sprint(unknown) {
 		t.Errorf("after a crash %s tables are behind", n)
 	}

@@ -12,8 +12,8 @@ import (
 
 var importDone = regexp.MustCompile(`(?m)^ *(\w+) .* done *$`)
 
-// TestVerify_Repair imports the tables whose rows were changed, deleted and added by hand,
-// and no others, beside a running server and without one.
+// TestVerify_Repair changes, deletes and adds rows by hand. The repair imports these tables and no
+// others, beside a running server and without one.
 func TestVerify_Repair(t *testing.T) {
 	t.Parallel()
 	for name, running := range map[string]bool{"beside a server": true, "without a server": false} {
@@ -23,7 +23,7 @@ func TestVerify_Repair(t *testing.T) {
 			w := newWorld(t, d.url, devhq.Options{})
 			w.imports()
 			p := w.serve()
-			w.goesOn(p, 200)
+			w.continues(p, 200)
 			w.drain(p)
 			if !running {
 				p.stop()
@@ -31,7 +31,8 @@ func TestVerify_Repair(t *testing.T) {
 			d.execute(`
 				UPDATE customer SET "updatedDate" = '2001-02-03T04:05:06Z' WHERE id = (SELECT min(id) FROM customer);
 				DELETE FROM "order" WHERE id = (SELECT min(id) FROM "order");
-				CREATE TEMP TABLE added AS SELECT * FROM vendor LIMIT 1; UPDATE added SET id = 'added'; INSERT INTO vendor SELECT * FROM added`)
+				CREATE TEMP TABLE added AS SELECT * FROM vendor LIMIT 1; UPDATE added SET id = 'added';
+				INSERT INTO vendor SELECT * FROM added`)
 			stdout, stderr, code := w.eds("verify", "--data-dir", w.data, "--url", w.url, "--repair", "--no-confirm")
 			if code != 0 || !strings.HasSuffix(stdout, " tables are equal.\n") {
 				t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
@@ -46,7 +47,7 @@ func TestVerify_Repair(t *testing.T) {
 			if !running {
 				p = w.serve()
 			}
-			w.goesOn(p, 100)
+			w.continues(p, 100)
 			w.drain(p)
 			d.joined(p)
 			p.stop()

@@ -31,7 +31,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/verify"
 )
 
-// patience bounds each wait for a condition; nothing takes so long that works.
+// patience bounds each wait for a condition.
 const patience = 3 * time.Minute
 
 // world is a local HQ with its shop, one destination, and one data directory.
@@ -42,7 +42,7 @@ type world struct {
 	id   string // of the server
 	data string
 	url  string
-	// nats is where the server finds NATS.
+	// nats is the address of NATS for the server.
 	nats string
 	// program is the eds that serve runs.
 	program string
@@ -50,7 +50,7 @@ type world struct {
 	servers []*process
 	// extraEnv is added to the environment of eds.
 	extraEnv []string
-	// companies are those whose rows the destination has to have; none means all.
+	// companies are the companies whose rows the destination must have; none means all.
 	companies []string
 	// dropped is a table that the schema no longer has, if any. Its rows do not count.
 	dropped string
@@ -80,8 +80,8 @@ func newWorld(t *testing.T, url string, o devhq.Options) *world {
 	return w
 }
 
-// env is the environment of eds: the key is a secret, and stays off the command
-// line; a machine of tests may be a container.
+// env is the environment of eds. It has the key, which is a secret, because the command line is
+// visible to others.
 func (w *world) env() []string {
 	return append(append(os.Environ(), "SM_APIKEY="+w.key, "NO_COLOR=1", "EDS_UPGRADE_IN_CONTAINER=true"), w.extraEnv...)
 }
@@ -142,7 +142,7 @@ func (w *world) serve(args ...string) *process {
 		w.t.Fatal(err)
 	}
 	go func() {
-		_ = p.cmd.Wait() // its exit code is asked for
+		_ = p.cmd.Wait() // the exit code is read later
 		close(p.done)
 	}()
 	w.servers = append(w.servers, p)
@@ -170,7 +170,7 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
-// worker returns the process that does the work.
+// worker returns the worker process.
 func (p *process) worker() int {
 	p.t.Helper()
 	children := p.children()
@@ -198,9 +198,9 @@ func childrenOf(parent int) []int {
 	return all
 }
 
-// kill ends the server, both its processes, as a power cut would.
+// kill kills both processes of the server at once, like a power cut.
 func (p *process) kill() {
-	_ = p.cmd.Process.Signal(syscall.SIGSTOP) // it must not start another worker; it may have ended
+	_ = p.cmd.Process.Signal(syscall.SIGSTOP) // so that it starts no other worker; it may have ended
 	for _, pid := range p.children() {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
@@ -220,7 +220,7 @@ func (p *process) wait() int {
 	}
 }
 
-// stop asks the process to end and expects it to end well.
+// stop stops the process and expects the exit code 0.
 func (p *process) stop() {
 	p.t.Helper()
 	p.signal(syscall.SIGTERM)
@@ -231,7 +231,7 @@ func (p *process) stop() {
 
 var healthURL = regexp.MustCompile(`http://127\.0\.0\.1:\d+/`)
 
-// get asks the server's own HTTP.
+// get sends a request to the server's HTTP port.
 func (p *process) get(path string) (int, string) {
 	p.t.Helper()
 	base := ""
@@ -251,7 +251,7 @@ func (p *process) get(path string) (int, string) {
 	return response.StatusCode, string(body)
 }
 
-// eventually waits for a condition that only another process can bring about.
+// eventually waits for a condition that another process brings about.
 func eventually(t *testing.T, what string, condition func() bool, detail func() string) {
 	t.Helper()
 	deadline := time.After(patience)
@@ -268,7 +268,7 @@ func eventually(t *testing.T, what string, condition func() bool, detail func() 
 func (w *world) consumer() *jetstream.ConsumerInfo {
 	w.t.Helper()
 	all, err := w.hq.Consumers(w.t.Context())
-	if errors.Is(err, context.DeadlineExceeded) { // on a machine that is busy; the caller asks again
+	if errors.Is(err, context.DeadlineExceeded) { // the machine is busy; the caller tries again
 		return nil
 	}
 	if err != nil {
@@ -277,7 +277,7 @@ func (w *world) consumer() *jetstream.ConsumerInfo {
 	return all["eds-"+w.id]
 }
 
-// applied waits until the server that runs has acknowledged at least n changes.
+// applied waits until the running server has acknowledged at least n changes.
 func (w *world) applied(p *process, n uint64) {
 	w.t.Helper()
 	eventually(w.t, fmt.Sprintf("%d changes are acknowledged", n), func() bool {
@@ -286,8 +286,8 @@ func (w *world) applied(p *process, n uint64) {
 	}, p.output)
 }
 
-// acknowledged waits until the server has acknowledged everything up to a sequence of
-// the stream. Counts of the consumer begin anew with each server.
+// acknowledged waits until the server has acknowledged everything up to a sequence of the stream.
+// Counts of the consumer restart with each server.
 func (w *world) acknowledged(p *process, sequence uint64) {
 	w.t.Helper()
 	eventually(w.t, fmt.Sprintf("everything up to message %d is acknowledged", sequence), func() bool {
@@ -302,7 +302,7 @@ func (w *world) drain(p *process) {
 	if err := w.hq.Pause(w.t.Context()); err != nil {
 		w.t.Fatal(err)
 	}
-	// A consumer that was made just now may not have counted yet what is pending.
+	// A new consumer may not have counted its pending messages yet.
 	const sure = 3
 	seen := 0
 	eventually(w.t, "everything is acknowledged", func() bool {
@@ -314,13 +314,13 @@ func (w *world) drain(p *process) {
 	}, func() string { return fmt.Sprintf("%+v\n%s", w.consumer(), p.output()) })
 }
 
-// equal expects the destination to hold exactly the shop's rows.
+// equal expects the destination to have exactly the shop's rows.
 func (w *world) equal() {
 	w.t.Helper()
 	destination := w.open()
 	reader := destination.Reader
 	if reader == nil {
-		w.t.Fatalf("%T can not be read", destination)
+		w.t.Fatalf("%T cannot be read", destination)
 	}
 	tables := w.tables()
 	snap := w.hq.Shop().Snapshot()
@@ -379,7 +379,7 @@ func (w *world) tables() map[string]*schema.Table {
 	return tables
 }
 
-// publish puts a change of our own into the stream.
+// publish adds a change to the stream.
 func (w *world) publish(table, operation string, change map[string]any) {
 	w.t.Helper()
 	text, err := json.Marshal(change)

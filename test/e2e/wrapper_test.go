@@ -19,16 +19,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// programVariable is the environment variable with the program that a process of the
-// tests starts as the reference server's parent process does.
+// programVariable names the environment variable with the program that a test process starts, in
+// the role of the reference server's parent process.
 const programVariable = "EDS_TEST_WRAPPED_PROGRAM"
 
-// starts is how often that process starts the program again after a failure.
+// starts is how often that process restarts the program after a failure.
 const starts = 5
 
-// wrap is the reference server's parent process. It ends with a program that exits with
-// 0 or 1, and starts it again after any other code or GET /restart. It says what it does
-// on its standard output.
+// wrap is the reference server's parent process. It ends if the program exits with 0 or 1, and
+// restarts it after any other code or GET /restart. It logs to its standard output.
 func wrap(program string) int {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -105,7 +104,7 @@ func (w *world) serveWrapped(args ...string) *process {
 
 var startedLine = regexp.MustCompile(`(?m)^wrapper started (\d+)$`)
 
-// wrapped returns the processes that the parent process has started, the newest last.
+// wrapped returns the processes that the parent process has started, newest last.
 func (p *process) wrapped() (pids []int) {
 	for _, match := range startedLine.FindAllStringSubmatch(p.output(), -1) {
 		pid, _ := strconv.Atoi(match[1])
@@ -114,7 +113,7 @@ func (p *process) wrapped() (pids []int) {
 	return pids
 }
 
-// family returns the program that runs under the parent process, and its worker.
+// family returns the program under the parent process, and its worker.
 func (p *process) family() []int {
 	p.t.Helper()
 	all := p.wrapped()
@@ -174,8 +173,8 @@ func TestWrapped_FollowsTheStreamUntilItIsStopped(t *testing.T) {
 	w.orderly()
 }
 
-// TestWrapped_EndsInOrderIfItIsSignalledTwice has a service manager signal every process,
-// and the parent process pass the signal on.
+// TestWrapped_EndsInOrderIfItIsSignalledTwice signals every process, as a service manager does, and
+// the parent process passes the signal on.
 func TestWrapped_EndsInOrderIfItIsSignalledTwice(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
@@ -193,7 +192,7 @@ func TestWrapped_EndsInOrderIfItIsSignalledTwice(t *testing.T) {
 	w.orderly()
 }
 
-func TestWrapped_EndsOnAShutdownOrder(t *testing.T) {
+func TestWrapped_EndsOnAShutdownCommand(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t), devhq.Options{Rate: 200})
 	w.imports()
@@ -247,7 +246,7 @@ func TestWrapped_RecoversFromCrashes(t *testing.T) {
 	w.equal()
 }
 
-// TestWrapped_ExitsOneIfTheOperatorIsNeeded has what would go wrong again at each start.
+// TestWrapped_ExitsOneIfTheOperatorIsNeeded starts with a problem that would recur at each start.
 func TestWrapped_ExitsOneIfTheOperatorIsNeeded(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ url, flag, says string }{

@@ -31,7 +31,7 @@ func (p *process) givesWay() {
 		p.output)
 }
 
-// undisturbed has a server apply changes, and expects it to keep its worker and session.
+// undisturbed makes a server apply changes, and expects it to keep its worker and session.
 func (w *world) undisturbed(p *process) {
 	w.t.Helper()
 	worker, began := p.worker(), strings.Count(p.output(), "the session began")
@@ -46,7 +46,7 @@ func (w *world) undisturbed(p *process) {
 	w.quiet(p)
 }
 
-// takesOver expects a server that has given way to go on with the same worker.
+// takesOver expects a server that has given way to continue with the same worker.
 func (w *world) takesOver(p *process, worker int) {
 	w.t.Helper()
 	w.follows(p)
@@ -60,8 +60,8 @@ func (w *world) takesOver(p *process, worker int) {
 	w.equal()
 }
 
-// TestWriter_GivesWayToTheServerWithTheSession has a second server of one id begin while
-// the first one is cut off from NATS. HQ takes the first one for lost.
+// TestWriter_GivesWayToTheServerWithTheSession starts a second server of one id while the first one
+// is cut off from NATS. HQ considers the first one lost.
 func TestWriter_GivesWayToTheServerWithTheSession(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*process){"stopped": (*process).stop, "killed": (*process).kill} {
@@ -81,7 +81,7 @@ func TestWriter_GivesWayToTheServerWithTheSession(t *testing.T) {
 			eventually(t, "the second server has a session",
 				func() bool { return strings.Contains(second.output(), "the session began") }, second.output)
 			other.follows(second)
-			nats.mend()
+			nats.restore()
 			first.givesWay()
 			other.undisturbed(second)
 			end(second)
@@ -90,8 +90,8 @@ func TestWriter_GivesWayToTheServerWithTheSession(t *testing.T) {
 	}
 }
 
-// TestWriter_GivesWayToAServerOfAnotherID has two servers, which read the same companies,
-// write to one database.
+// TestWriter_GivesWayToAServerOfAnotherID makes two servers, which read the same companies, write
+// to one database.
 func TestWriter_GivesWayToAServerOfAnotherID(t *testing.T) {
 	t.Parallel()
 	for name, suffix := range map[string][]string{"other id": nil, "other id and suffix": {"--consumer-suffix", "b"}} {
@@ -129,33 +129,33 @@ func TestWriter_SuffixesTakeTurns(t *testing.T) {
 	suffixed.id += "-b" // of the consumer
 	for range 2 {
 		p := w.serve()
-		w.goesOn(p, 100)
+		w.continues(p, 100)
 		w.unreserved(p)
 		p.stop()
 		w.equal()
 		p = suffixed.serve("--consumer-suffix", "b")
-		suffixed.goesOn(p, 100)
+		suffixed.continues(p, 100)
 		suffixed.unreserved(p)
 		p.stop()
 		w.equal()
 	}
 }
 
-// TestWriter_IsSucceededByAnotherHost kills a server. One with another data directory
-// goes on at once, and so does the first one after it.
+// TestWriter_IsSucceededByAnotherHost kills a server. A server with another data directory
+// continues at once, and so does the first one after it.
 func TestWriter_IsSucceededByAnotherHost(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
 	w := newWorld(t, d.url, devhq.Options{})
 	w.imports()
 	p := w.serve()
-	w.goesOn(p, 100)
+	w.continues(p, 100)
 	p.kill()
 	w.work(50)
 	other := w.from(t.TempDir())
 	for _, host := range []*world{other, w, other} {
 		p = host.serve()
-		host.goesOn(p, 50)
+		host.continues(p, 50)
 		host.unreserved(p)
 		p.kill()
 	}

@@ -1,5 +1,5 @@
-// Package lake_test reads files of batches with DuckDB, which is another hand's
-// code, and cgo: so it is a module of its own.
+// Package lake_test reads files of batches with DuckDB, an independent implementation. It is a
+// module of its own because DuckDB needs cgo.
 package lake_test
 
 import (
@@ -84,13 +84,13 @@ var v1 = []schema.Column{
 
 func tables(_ context.Context, table, version string) (*schema.Table, error) {
 	columns := v1
-	if version == "2" { // a column comes, another one leaves
+	if version == "2" { // one column is added, another removed
 		columns = append([]schema.Column{{Name: "extra", Type: schema.Integer}}, v1[:4]...)
 	}
 	return schema.New(table, version, []string{"id"}, columns)
 }
 
-// write writes events, each a batch, by the driver of files.
+// write writes each event as a batch, with the file driver.
 func write(t *testing.T, options string, members ...string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -129,7 +129,7 @@ func compare(t *testing.T, want, got []string) {
 	}
 }
 
-func TestDuckDBReadsParquet(t *testing.T) {
+func TestParquet_ReadByDuckDB(t *testing.T) {
 	for _, compression := range []string{"zstd", "gzip", "none"} {
 		dir := write(t, "format=parquet&compress="+compression,
 			`"operation":"INSERT","modelVersion":"1","after":{"id":"j1","at":"2023-11-14T22:13:20.123456+02:00",`+
@@ -152,8 +152,8 @@ func TestDuckDBReadsParquet(t *testing.T) {
 	}
 }
 
-// TestASchemaThatGrows: files of several versions and days are one table.
-func TestASchemaThatGrows(t *testing.T) {
+// TestParquet_ReadsGrowingSchema reads files of several versions and days as one table.
+func TestParquet_ReadsGrowingSchema(t *testing.T) {
 	dir := write(t, "format=parquet&layout=%7Btable%7D/dt=YYYY-MM-DD",
 		`"operation":"INSERT","modelVersion":"1","after":{"id":"j1","count":1,"name":"one"}`,
 		`"operation":"UPDATE","modelVersion":"2","after":{"id":"j1","count":2,"extra":7}`,
@@ -167,7 +167,7 @@ func TestASchemaThatGrows(t *testing.T) {
 		`ORDER BY _eds_clock DESC, _eds_sequence DESC) AS n FROM `+all+`) WHERE n = 1 AND _eds_operation <> 'DELETE'`))
 }
 
-func TestDuckDBReadsNDJSON(t *testing.T) {
+func TestNDJSON_ReadByDuckDB(t *testing.T) {
 	for _, compression := range []string{"zstd", "gzip", "none"} {
 		dir := write(t, "format=ndjson&compress="+compression, `"operation":"INSERT","after":{"id":"j1","count":1}`,
 			`"operation":"UPDATE","after":{"id":"j1","count":2}`)

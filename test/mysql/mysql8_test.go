@@ -1,6 +1,6 @@
 // Package mysql_test runs the statements of the mysql driver on a server of MySQL
-// 8.0's dialect. It is a module of its own, because that server weighs more than
-// all else that the tests need.
+// 8.0's dialect. It is a module of its own because that server has more dependencies than all other
+// tests.
 package mysql_test
 
 import (
@@ -54,8 +54,8 @@ func open(t *testing.T) *sql.DB {
 	return pool
 }
 
-// TestEveryStatementRunsOnMySQL8 runs the golden statements in their order.
-func TestEveryStatementRunsOnMySQL8(t *testing.T) {
+// TestStatements_RunOnMySQL8 runs the golden statements in their order.
+func TestStatements_RunOnMySQL8(t *testing.T) {
 	text, err := os.ReadFile("../../internal/drivers/mysql/testdata/mysql.sql")
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +85,7 @@ func run(t *testing.T, db *sql.DB, statement string) {
 		if i == strings.Count(statement, "?") {
 			break
 		}
-		// This is a text, a number, a date, and JSON, but no truth value.
+		// This is a valid text, number, date and JSON value, but no boolean.
 		value := "20240102"
 		if strings.HasPrefix(statement, "INSERT") {
 			before = columns[i%len(columns)]

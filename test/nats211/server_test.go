@@ -1,6 +1,6 @@
 // Package nats211_test runs eds against nats-server 2.11.9, the version that HQ runs.
-// It is a module of its own, because the tests of the rest use a newer server. The
-// tests of internal/source/jetstream run from here too: see the Makefile.
+// It is a module of its own because the other tests use a newer server. The tests of
+// internal/source/jetstream run from here too: see the Makefile.
 package nats211_test
 
 import (
@@ -33,8 +33,8 @@ const patience = time.Minute
 
 const serverID = "e2e"
 
-// TestServer_AsksForAConsumerResetOnce starts, pauses and restarts the program.
-func TestServer_AsksForAConsumerResetOnce(t *testing.T) {
+// TestServer_RequestsAConsumerResetOnce starts, pauses and restarts the program.
+func TestServer_RequestsAConsumerResetOnce(t *testing.T) {
 	if natsserver.VERSION != "2.11.9" {
 		t.Fatalf("this is nats-server %s", natsserver.VERSION)
 	}
@@ -142,7 +142,7 @@ func (w *world) start(args ...string) *process {
 		w.t.Fatal(err)
 	}
 	go func() {
-		_ = p.cmd.Wait() // its exit code is asked for
+		_ = p.cmd.Wait() // the exit code is read later
 		close(p.done)
 	}()
 	w.t.Cleanup(func() {
@@ -211,8 +211,8 @@ func (w *world) session(p *process) (id string) {
 	return id
 }
 
-// settles has the shop work until the server has acknowledged some more changes, and
-// then all of them.
+// settles makes the shop work until the server has acknowledged some more changes, and then all of
+// them.
 func (w *world) settles(p *process) {
 	w.t.Helper()
 	state, err := w.hq.StreamState(w.t.Context())
@@ -239,7 +239,7 @@ func (w *world) settles(p *process) {
 	})
 }
 
-// equal expects the destination to hold exactly the shop's rows.
+// equal expects the destination to have exactly the shop's rows.
 func (w *world) equal() {
 	w.t.Helper()
 	ctx := w.t.Context()

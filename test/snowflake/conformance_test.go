@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Snowflake's client would ask clouds whether it runs on them.
+	// Keep Snowflake's client from asking clouds whether it runs on them.
 	os.Setenv("SNOWFLAKE_DISABLE_PLATFORM_DETECTION", "true")
 	goleak.VerifyTestMain(m)
 }
@@ -59,11 +59,14 @@ func TestConformance(t *testing.T) {
 		URL:    all.open,
 		Foreign: func(t testing.TB, raw, table string) {
 			name := `"` + strings.ReplaceAll(table, `"`, `""`) + `"`
-			all.engine(raw).exec(fmt.Sprintf(`CREATE TABLE %[1]s (id VARCHAR, n DECIMAL(9,0), s VARCHAR, must VARCHAR NOT NULL, extra VARCHAR);
+			all.engine(raw).exec(fmt.Sprintf(`CREATE TABLE %[1]s (
+  id VARCHAR, n DECIMAL(9,0), s VARCHAR, must VARCHAR NOT NULL, extra VARCHAR);
 COMMENT ON COLUMN %[1]s.s IS '10';
 INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')`, name))
 		},
-		LoseStage: func(_ testing.TB, raw, table, id string) { all.engine(raw).exec(sinktest.LoseStageSQL(`"`, table, id)) },
+		LoseStage: func(_ testing.TB, raw, job, table, id string) {
+			all.engine(raw).exec(sinktest.LoseStageSQL(`"`, job, table, id))
+		},
 		Faulty: func(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Faults) {
 			u, err := url.Parse(raw)
 			if err != nil {

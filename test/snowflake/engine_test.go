@@ -16,9 +16,8 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/snowflake"
 )
 
-// engine executes Snowflake's statements on DuckDB, after translating those
-// forms that DuckDB spells otherwise. A database in memory is the account's only
-// database, its schemas are the account's.
+// engine executes Snowflake's statements on DuckDB, and translates the forms in which the two
+// differ. The account has one database, which is in memory.
 type engine struct {
 	t         testing.TB
 	connector driver.Connector
@@ -28,8 +27,8 @@ type engine struct {
 	opened   int
 }
 
-// prelude gives DuckDB the functions that it lacks. A VARIANT is of its type JSON,
-// which keeps the text; the comment of a VARCHAR column is its length.
+// prelude gives DuckDB the functions that it lacks. VARIANT is DuckDB's JSON, which keeps the text.
+// The comment of a VARCHAR column is its length.
 const prelude = `
 CREATE MACRO convert_timezone(zone, t) AS timezone(zone, t);
 CREATE MACRO to_varchar(x) AS x::VARCHAR, (x, f) AS strftime(x, CASE f WHEN 'YYYY-MM-DD' THEN '%Y-%m-%d' ELSE '%Y-%m-%dT%H:%M:%S.%fZ' END);
@@ -116,8 +115,8 @@ func (s *duckSession) rollback() {
 	}
 }
 
-// Query executes a statement. Where an idle session's transaction stands in its
-// way that one is rolled back, as Snowflake does after five minutes.
+// Query executes a statement. If the transaction of an idle session blocks it, that transaction is
+// rolled back, as in Snowflake after five minutes.
 func (s *duckSession) Query(ctx context.Context, q peer.Query) (*peer.Result, error) {
 	result, err := s.execute(ctx, q)
 	for attempt := 0; err != nil && conflicting(err) && !s.open && attempt < 20; attempt++ {
@@ -211,7 +210,7 @@ func row(columns []string, values ...string) *peer.Result {
 	return r
 }
 
-// run executes a statement that has no rows, and answers with its counts.
+// run executes a statement without rows, and returns its counts.
 func (s *duckSession) run(ctx context.Context, t *translated) (*peer.Result, error) {
 	if t.merges {
 		actions, err := s.rows(ctx, t.sql, t.args)

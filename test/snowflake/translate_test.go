@@ -19,18 +19,21 @@ import (
 type translated struct {
 	sql      string
 	args     []string
-	selects  bool   // it answers rows
-	merges   bool   // it answers what became of each row
-	affected string // the name of the count that it answers
+	selects  bool   // it returns rows
+	merges   bool   // it returns the action for each row
+	affected string // the name of the count that it returns
 }
 
-// catalogue answers what Snowflake's INFORMATION_SCHEMA.COLUMNS does.
+// catalogue returns the same rows as Snowflake's INFORMATION_SCHEMA.COLUMNS.
 const catalogue = `SELECT table_name, column_name,
-  CASE WHEN data_type LIKE 'DECIMAL%' THEN 'NUMBER' WHEN data_type = 'DOUBLE' THEN 'FLOAT' WHEN data_type = 'TIMESTAMP WITH TIME ZONE' THEN 'TIMESTAMP_TZ'
+  CASE WHEN data_type LIKE 'DECIMAL%' THEN 'NUMBER' WHEN data_type = 'DOUBLE' THEN 'FLOAT'
+       WHEN data_type = 'TIMESTAMP WITH TIME ZONE' THEN 'TIMESTAMP_TZ'
        WHEN data_type = 'JSON' THEN 'VARIANT' WHEN data_type = 'VARCHAR' THEN 'TEXT' ELSE data_type END,
   CASE WHEN data_type = 'VARCHAR' THEN coalesce(comment, '16777216') END,
-  numeric_precision::VARCHAR, numeric_scale::VARCHAR, CASE WHEN data_type LIKE 'TIMESTAMP%' THEN '9' END, CASE WHEN is_nullable THEN 'YES' ELSE 'NO' END, column_default, 'NO'
-FROM duckdb_columns() WHERE NOT internal AND schema_name = 'main' AND database_name = 'memory' AND table_name IN (SELECT unnest(from_json(?, '["VARCHAR"]')))
+  numeric_precision::VARCHAR, numeric_scale::VARCHAR, CASE WHEN data_type LIKE 'TIMESTAMP%' THEN '9' END,
+  CASE WHEN is_nullable THEN 'YES' ELSE 'NO' END, column_default, 'NO'
+FROM duckdb_columns() WHERE NOT internal AND schema_name = 'main' AND database_name = 'memory'
+  AND table_name IN (SELECT unnest(from_json(?, '["VARCHAR"]')))
 ORDER BY table_name, column_index`
 
 var (
@@ -43,7 +46,7 @@ var (
 
 const parameter = `(SELECT VALUE AS r FROM TABLE(FLATTEN(INPUT => PARSE_JSON(?, 'd'))))`
 
-// spellings are what stands outside of quotes in Snowflake's SQL and in DuckDB's.
+// spellings are pairs of Snowflake's SQL and DuckDB's, outside of quotes.
 var spellings = []struct {
 	snowflake *regexp.Regexp
 	duckdb    string
@@ -61,7 +64,7 @@ var spellings = []struct {
 	{regexp.MustCompile(`\bTRANSIENT TABLE\b`), "TABLE"},
 }
 
-// outside applies f to what of a statement is in no quotes.
+// outside applies f to the parts of a statement outside of quotes.
 func outside(text string, f func(string) string) string {
 	var out strings.Builder
 	for text != "" {
@@ -84,8 +87,8 @@ func outside(text string, f func(string) string) string {
 	return out.String()
 }
 
-// translate makes a statement of DuckDB, and puts the rows that it reads from a
-// file or its parameter into a table of the session.
+// translate makes a statement for DuckDB. It puts the rows that the statement reads from a file or
+// its parameter into a table of the session.
 func (s *duckSession) translate(ctx context.Context, q peer.Query) (*translated, error) {
 	text := lengthens.ReplaceAllString(keyClause.ReplaceAllString(q.SQL, "\n)"), "COMMENT ON COLUMN $1.$2 IS NULL")
 	t := &translated{sql: text, args: q.Args}
@@ -133,8 +136,8 @@ func (s *duckSession) translate(ctx context.Context, q peer.Query) (*translated,
 	return t, nil
 }
 
-// stageLines makes a table of rows: o, n, and of each column that the statement
-// reads its JSON and its text.
+// stageLines makes a table of rows: o, n, and the JSON and text of each column that the statement
+// reads.
 func (s *duckSession) stageLines(ctx context.Context, statement string, lines [][]byte) (string, error) {
 	width := 0
 	for _, m := range columns.FindAllStringSubmatch(statement, -1) {
@@ -172,7 +175,7 @@ func (s *duckSession) stageLines(ctx context.Context, statement string, lines []
 	})
 }
 
-// cellsOf reads a row as it travels.
+// cellsOf reads an encoded row.
 func cellsOf(line []byte, width int) ([]driver.Value, error) {
 	cells := make([]driver.Value, 2+2*width)
 	m, err := rawjson.OpenObject(line)

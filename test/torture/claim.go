@@ -82,8 +82,8 @@ func (c Claim) String() string {
 	return b.String()
 }
 
-// answer is the output of eds status --json, or the body of the health port.
-type answer struct {
+// statusReport is the output of eds status --json, or the body of the health port.
+type statusReport struct {
 	health
 	Health health           `json:"health"`
 	State  string           `json:"state"`
@@ -110,7 +110,7 @@ type state struct {
 
 // ReadClaim reads the output of eds status --json, or the body of the health port.
 func ReadClaim(text []byte) (Claim, error) {
-	var a answer
+	var a statusReport
 	if err := json.Unmarshal(text, &a); err != nil {
 		return Claim{}, fmt.Errorf("read the report of eds: %w", err)
 	}

@@ -43,7 +43,8 @@ func TestReadClaim(t *testing.T) {
 			Claim{Alarms: []string{"destination: connection refused"}},
 		},
 		"status, states of tables": {
-			`{"health":{"status":"unhealthy","reasons":[{"condition":"tables","message":"2 tables are not complete; run eds status"}]},"state":"running","tables":{
+			`{"health":{"status":"unhealthy","reasons":[{"condition":"tables","message":"2 tables are not complete; run eds status"}]},
+			"state":"running","tables":{
 				"order":{"state":"missing","reason":"it was dropped","command":"eds import --only order"},
 				"part":{"state":"incomplete","reason":"messages 5 to 9 are gone","command":"eds import --only part"},
 				"labor":{"state":"behind","reason":"schema denied"},
@@ -81,14 +82,14 @@ func TestReadClaim(t *testing.T) {
 	}
 }
 
-func TestReadLog_TellsTheLastError(t *testing.T) {
+func TestReadLog_ReturnsTheLastError(t *testing.T) {
 	got := ReadLog(`{"level":"ERROR","msg":"old","error":"x"}
 not JSON
-{"level":"ERROR","msg":"eds stops","error":"the stream was made anew; changes may be missing: import again"}
+{"level":"ERROR","msg":"eds stops","error":"the stream was recreated; changes may be missing: import again"}
 {"level":"INFO","msg":"the worker ends"}
 `)
 	want := Claim{Whole: &Remedy{
-		"the server has exited: eds stops: the stream was made anew; changes may be missing: import again",
+		"the server has exited: eds stops: the stream was recreated; changes may be missing: import again",
 		"eds import",
 	}}
 	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {

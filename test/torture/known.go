@@ -13,7 +13,7 @@ type KnownFault struct {
 	Seed  uint64 // a round of this kind alone that fails
 	// Symptom says how that round fails.
 	Symptom Symptom
-	// Needs says what is missing in eds.
+	// Needs names the missing feature of eds.
 	Needs string
 }
 

@@ -37,8 +37,8 @@ type Failure struct {
 
 func (f *Failure) Error() string { return string(f.Symptom) + ": " + f.Detail }
 
-// suspects are tables of which changes may be lost in a way that eds cannot see in
-// detail. It may name them although they are equal.
+// suspects are tables that may have lost changes in a way that eds cannot see in detail. eds may
+// name them although they are equal.
 type suspects struct {
 	all   bool
 	names []string
@@ -69,11 +69,11 @@ func (o observation) differing() []string {
 	return names
 }
 
-// judge returns how o breaks the promise, or nil. Either the destination equals the
+// brokenPromise returns how o breaks the promise, or nil. Either the destination equals the
 // shop and eds reports no problem, or eds names every table that differs, nothing
 // else except suspects, and a command for each. While eds reports that it does not
 // follow the stream because of some tables, the others may differ too.
-func judge(o observation, may suspects) *Failure {
+func brokenPromise(o observation, may suspects) *Failure {
 	differing, named := o.differing(), o.claim.Names(o.tables)
 	fail := func(s Symptom, format string, args ...any) *Failure {
 		return &Failure{s, fmt.Sprintf(format, args...)}

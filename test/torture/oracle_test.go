@@ -21,7 +21,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/verify"
 )
 
-func TestJudge(t *testing.T) {
+func TestBrokenPromise(t *testing.T) {
 	wrong := func(names ...string) (reports []verify.Report) {
 		for _, name := range []string{"a", "b"} {
 			r := verify.Report{Table: name}
@@ -83,7 +83,7 @@ func TestJudge(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.claim.Running = !test.idle
-			f := judge(observation{tables: []string{"a", "b"}, drained: true, reports: test.reports, claim: test.claim}, test.may)
+			f := brokenPromise(observation{tables: []string{"a", "b"}, drained: true, reports: test.reports, claim: test.claim}, test.may)
 			if got := symptomOf(f); got != test.want {
 				t.Errorf("judged %v, want %q", f, test.want)
 			}
@@ -98,9 +98,9 @@ func symptomOf(f *Failure) Symptom {
 	return f.Symptom
 }
 
-// TestJudge_KeepsThePromise compares judge with the promise, written as one formula,
+// TestBrokenPromise_MatchesFormula compares brokenPromise with the promise, written as one formula,
 // for every state of two tables and every report of eds.
-func TestJudge_KeepsThePromise(t *testing.T) {
+func TestBrokenPromise_MatchesFormula(t *testing.T) {
 	bit := func(n, i int) bool { return n>>i&1 == 1 }
 	tables := []string{"a", "b"}
 	passed := 0
@@ -140,9 +140,9 @@ func TestJudge_KeepsThePromise(t *testing.T) {
 		quiet := o.claim.Silent()
 		want := equal && quiet && o.drained && o.claim.Running ||
 			someNamed && honest && curable && (complete || !o.claim.Running)
-		f := judge(o, may)
+		f := brokenPromise(o, may)
 		if (f == nil) != want {
-			t.Errorf("%+v with the suspects %v: judged %v, want it to pass: %v", o, may, f, want)
+			t.Errorf("%+v with the suspects %v: got %v, want it to pass: %v", o, may, f, want)
 		}
 		if f == nil {
 			passed++

@@ -22,8 +22,8 @@ import (
 
 const (
 	serverID = "torture"
-	// ahead is how many changes the shop may make beyond the time of a step while
-	// the step is waited for or carried out.
+	// ahead is how many changes the shop may make beyond the time of a step before the step is
+	// done.
 	ahead = 200
 	// lag is how long a step waits for a server that applies the changes before it.
 	lag = 5 * time.Second
@@ -92,7 +92,7 @@ func (r *Round) Run(ctx context.Context) (err error) {
 		return err
 	}
 	r.service = &service{
-		program: r.Program, dir: r.Dir, logPath: filepath.Join(r.Dir, "server.log"), note: r.note,
+		program: r.Program, dir: r.Dir, logPath: filepath.Join(r.Dir, "server.log"), record: r.record,
 		args: []string{"server", "--server", r.hq.NATSURL(), "--host", "127.0.0.1", "--port", "0"},
 		env: append(os.Environ(), "SM_APIKEY="+r.hq.APIKey(devhq.KeyOptions{ServerID: serverID}), "NO_COLOR=1",
 			"EDS_UPGRADE_IN_CONTAINER=true"),
@@ -122,7 +122,7 @@ func (r *Round) run(ctx context.Context) error {
 		if err := r.await(ctx, i); err != nil {
 			return err
 		}
-		r.note("%v", step)
+		r.record("%v", step)
 		if err := r.perform(ctx, step); err != nil {
 			if f := new(Failure); !errors.As(err, &f) {
 				err = fmt.Errorf("%v: %w", step, err)
@@ -160,7 +160,7 @@ func (r *Round) await(ctx context.Context, i int) error {
 		return false, r.refuses(late)
 	})
 	if err != nil && ctx.Err() == nil {
-		r.note("the server has not applied message %d: %v", until, err)
+		r.record("the server has not applied message %d: %v", until, err)
 		r.stalled = true
 	}
 	return ctx.Err()
@@ -192,7 +192,7 @@ func (r *Round) consumer(ctx context.Context) *jetstream.ConsumerInfo {
 
 // end stops the server and compares once more.
 func (r *Round) end(ctx context.Context) error {
-	r.note("the end")
+	r.record("the end")
 	ctx, cancel := context.WithTimeout(ctx, r.Patience)
 	defer cancel()
 	code, err := r.service.down(ctx, false)
@@ -241,13 +241,13 @@ func (r *Round) operate(ctx context.Context, command string) error {
 	if args[0] == "import" {
 		args = append(args, "--no-confirm") // there is no terminal
 	}
-	r.note("$ %s", command)
+	r.record("$ %s", command)
 	stdout, stderr, code, err := r.service.run(ctx, args...)
 	if err == nil && code != 0 && strings.Contains(stderr, "stop that one first") && r.service.up() {
 		if _, err := r.service.down(ctx, false); err != nil {
 			return err
 		}
-		r.note("$ %s (with the server stopped)", command)
+		r.record("$ %s (with the server stopped)", command)
 		if stdout, stderr, code, err = r.service.run(ctx, args...); err == nil {
 			err = r.service.start()
 		}
@@ -261,8 +261,8 @@ func (r *Round) operate(ctx context.Context, command string) error {
 	return nil
 }
 
-// note adds a line to the journal, with the time in seconds and in changes.
-func (r *Round) note(format string, args ...any) {
+// record adds a line to the log of the round, with the time in seconds and in changes.
+func (r *Round) record(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	made := uint64(0)

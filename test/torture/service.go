@@ -29,7 +29,7 @@ type service struct {
 	env     []string
 	dir     string // working directory
 	logPath string // of the server's output
-	note    func(format string, args ...any)
+	record  func(format string, args ...any)
 
 	mu      sync.Mutex
 	cmd     *exec.Cmd // the parent process, or nil
@@ -95,10 +95,10 @@ func (s *service) keep(cmd *exec.Cmd) {
 		}
 		s.mu.Unlock()
 		if unasked {
-			s.note("the server has exited: %v", cmd.ProcessState)
+			s.record("the server has exited: %v", cmd.ProcessState)
 		}
 		if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
-			s.note("wait for the server: %v", err)
+			s.record("wait for the server: %v", err)
 		}
 		if !again {
 			return
@@ -115,7 +115,7 @@ func (s *service) keep(cmd *exec.Cmd) {
 		}
 		s.mu.Unlock()
 		if cmd == nil {
-			s.note("the server is not restarted: %v", err)
+			s.record("the server is not restarted: %v", err)
 			return
 		}
 	}

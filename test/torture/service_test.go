@@ -24,7 +24,7 @@ func script(t *testing.T, text string) *service {
 	if err := os.WriteFile(program, []byte(text), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s := &service{program: program, dir: dir, env: os.Environ(), logPath: filepath.Join(dir, "log"), note: t.Logf}
+	s := &service{program: program, dir: dir, env: os.Environ(), logPath: filepath.Join(dir, "log"), record: t.Logf}
 	t.Cleanup(s.close)
 	if err := s.start(); err != nil {
 		t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 )
 
-// perform carries out a step. It also records the tables that may miss changes
+// perform executes a step. It also records the tables that may miss changes
 // afterwards.
 func (r *Round) perform(ctx context.Context, s Step) error {
 	switch s.Action {
@@ -48,7 +48,7 @@ func (r *Round) perform(ctx context.Context, s Step) error {
 		if errors.Is(err, shop.ErrEvolved) {
 			what, err = "the schema has gone through all its changes", nil
 		}
-		r.note("%s", what)
+		r.record("%s", what)
 		return err
 	}
 	return fmt.Errorf("there is no action %q", s.Action)
@@ -70,7 +70,7 @@ func (r *Round) endServer(ctx context.Context, a Action) error {
 		return err
 	}
 	if !killed {
-		r.note("there is no such process at the moment")
+		r.record("there is no such process at the moment")
 	}
 	return nil
 }
@@ -92,7 +92,7 @@ func (r *Round) damageDestination(ctx context.Context, s Step) error {
 		return r.Destination.Truncate(ctx, s.Table)
 	default:
 		from := r.copies[s.Copy]
-		r.note("the copy is of change %d", from.at)
+		r.record("the copy is of change %d", from.at)
 		r.suspects = r.suspects.with(from.suspects)
 		if from.at <= r.lostAt {
 			r.suspects.all = true // the stream no longer has the changes since the copy
@@ -140,8 +140,8 @@ func (r *Round) importRows(ctx context.Context, s Step) error {
 	}
 }
 
-// killImporting has the server import, and kills its worker after a time. The next worker
-// goes on.
+// killImporting makes the server import, and kills its worker after a time. The next worker
+// continues.
 func (r *Round) killImporting(ctx context.Context, after time.Duration) error {
 	over, end := context.WithCancel(ctx)
 	defer end()
@@ -157,7 +157,7 @@ func (r *Round) killImporting(ctx context.Context, after time.Duration) error {
 	err := r.operate(ctx, "eds import")
 	end()
 	if !<-killed {
-		r.note("the import ended before")
+		r.record("the import ended before")
 	}
 	return err
 }
@@ -168,21 +168,21 @@ func (r *Round) breakStream(ctx context.Context, s Step) error {
 	if s.Action == TrimApplied {
 		c := r.consumer(ctx)
 		if c == nil {
-			r.note("there is no consumer")
+			r.record("there is no consumer")
 			return nil
 		}
-		r.note("up to message %d", c.AckFloor.Stream)
+		r.record("up to message %d", c.AckFloor.Stream)
 		return r.hq.PurgeStream(ctx, c.AckFloor.Stream+1)
 	}
 	r.suspects.all = true
 	switch s.Action {
 	case TrimUnapplied:
 		last := r.pump.sequence()
-		r.note("up to message %d", last-min(last, s.N))
+		r.record("up to message %d", last-min(last, s.N))
 		return r.hq.PurgeStream(ctx, last-min(last, s.N)+1)
 	default:
 		last, err := r.pump.recreate(ctx)
-		r.note("its last message was %d", last)
+		r.record("its last message was %d", last)
 		if err == nil && s.Action == OutgrowStream {
 			err = r.pump.burst(ctx, last+s.N)
 		}
@@ -194,10 +194,10 @@ func (r *Round) breakStream(ctx context.Context, s Step) error {
 // differences. Then it runs the commands that eds prints.
 func (r *Round) check(ctx context.Context) error {
 	if !r.service.up() {
-		r.note("the server is down")
+		r.record("the server is down")
 	}
 	r.stalled = false
-	f, err := r.settle(ctx, r.suspects)
+	f, err := r.awaitPromise(ctx, r.suspects)
 	if err := errors.Join(err, r.calm.stop()); err != nil {
 		return err
 	}
@@ -211,7 +211,8 @@ func (r *Round) check(ctx context.Context) error {
 		r.suspects = suspects{}
 		return nil
 	}
-	r.note("%s differ; eds reports: %s", list(r.last.differing()), strings.ReplaceAll(strings.TrimSpace(r.last.claim.String()), "\n", "; "))
+	r.record("%s differ; eds reports: %s", list(r.last.differing()), strings.ReplaceAll(strings.TrimSpace(r.last.claim.String()),
+		"\n", "; "))
 	for _, remedy := range r.last.claim.Remedies() {
 		if err := r.operate(ctx, remedy.Command); err != nil {
 			return err
@@ -226,7 +227,7 @@ func (r *Round) check(ctx context.Context) error {
 		}
 	}
 	r.suspects = suspects{}
-	if f, err = r.settle(ctx, r.suspects); f != nil {
+	if f, err = r.awaitPromise(ctx, r.suspects); f != nil {
 		f = &Failure{Ineffective, f.Error()}
 		return f
 	}
@@ -236,9 +237,9 @@ func (r *Round) check(ctx context.Context) error {
 // steady is how long a report of eds has to stay the same before it counts.
 const steady = 2 * time.Second
 
-// settle observes until the promise is kept, and returns how it is broken if that
-// takes too long.
-func (r *Round) settle(ctx context.Context, may suspects) (*Failure, error) {
+// awaitPromise observes until the promise is kept, and returns how it is broken if that takes too
+// long.
+func (r *Round) awaitPromise(ctx context.Context, may suspects) (*Failure, error) {
 	deadline := time.Now().Add(r.Patience)
 	said, since := "", time.Now()
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
@@ -247,7 +248,7 @@ func (r *Round) settle(ctx context.Context, may suspects) (*Failure, error) {
 		if r.last, err = r.observe(ctx, late); err != nil {
 			return nil, err
 		}
-		f := judge(r.last, may)
+		f := brokenPromise(r.last, may)
 		if now := r.last.claim.String() + list(r.last.differing()); now != said {
 			said, since = now, time.Now()
 		}

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	// Rounds wait more than they work.
+	// Rounds wait more than they compute.
 	err := flag.Set("test.parallel", "6")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -185,5 +185,5 @@ func TestRound_FailsForAWrongDestination(t *testing.T) {
 type falsifier struct{ *sqlite }
 
 func (f falsifier) Truncate(ctx context.Context, _ string) error {
-	return f.execute(ctx, `UPDATE "company" SET "name" = 'somebody else'`)
+	return f.execute(ctx, `UPDATE "company" SET "name" = 'another name'`)
 }

@@ -41,8 +41,11 @@ type column struct {
 
 // rules name the adjustments of values that a column cannot store.
 var rules = sqlsink.Rules{
-	sqlsink.ReplaceSurrogate: {Name: "mysql_surrogate", Help: "half of a surrogate pair becomes U+FFFD, in text and in JSON that the server checks"},
-	sqlsink.ReplaceUTF8:      {Name: "mysql_utf8", Help: "bytes that are not UTF-8 become U+FFFD"},
+	sqlsink.ReplaceSurrogate: {
+		Name: "mysql_surrogate",
+		Help: "half of a surrogate pair becomes U+FFFD, in text and in JSON that the server checks",
+	},
+	sqlsink.ReplaceUTF8: {Name: "mysql_utf8", Help: "bytes that are not UTF-8 become U+FFFD"},
 	sqlsink.CutSecond: {
 		Name: "mysql_time_precision",
 		Help: "digits of a second beyond microseconds, or the column's own precision, are cut off",

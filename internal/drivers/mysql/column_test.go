@@ -39,7 +39,8 @@ func TestColumn_KeepsToItsBounds(t *testing.T) {
 		var rule string
 		column := testColumn(c.attribute, schema.String, func(_, _, r string) { rule = r })
 		text, err := column.append(nil, []byte(c.raw))
-		if string(text) != c.want || rule != c.rule || (c.want == "") != (fault.Of(err) == fault.Poison && err != nil) {
+		refused := err != nil && fault.Of(err) == fault.Poison
+		if string(text) != c.want || rule != c.rule || refused != (c.want == "") {
 			t.Errorf("%s of %.30s: %q by rule %q, %v; want %q by rule %q", column.Type, c.raw, text, rule, err, c.want, c.rule)
 		}
 		column.Key = true

@@ -2,6 +2,7 @@ package snowflake
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -20,6 +21,12 @@ func testColumn(a attribute, adjusted func(table, column, rule string)) column {
 }
 
 func TestColumn_EncodesValues(t *testing.T) {
+	text, variant := attribute{kind: kindText}, attribute{kind: kindVariant}
+	integer, fraction := attribute{kind: kindFixed, precision: 38}, attribute{kind: kindFixed, precision: 38, scale: 18}
+	money, float := attribute{kind: kindFixed, precision: 5, scale: 2}, attribute{kind: kindFloat}
+	zoned, local := attribute{kind: kindTZ, precision: 9}, attribute{kind: kindNTZ, precision: 9}
+	millis, date := attribute{kind: kindNTZ, precision: 3}, attribute{kind: kindDate}
+	digits := func(n int) string { return strings.Repeat("1234567890", 4)[:n] }
 	for _, c := range []struct {
 		name      string
 		attribute attribute
@@ -27,34 +34,40 @@ func TestColumn_EncodesValues(t *testing.T) {
 		rule      string
 		err       error
 	}{
-		{"text", attribute{kind: kindText}, `"it's \"\u0041\n"`, `"it's \"A\n"`, "", nil},
-		{"a number as text", attribute{kind: kindText}, `12.50`, `"12.50"`, "", nil},
-		{"NUL", attribute{kind: kindText}, `"a\u0000b"`, "\"a\uFFFDb\"", rules[sqlsink.ReplaceNUL].Name, nil},
-		{"an integer of 38 digits", attribute{kind: kindFixed, precision: 38}, `12345678901234567890123456789012345678`, `"12345678901234567890123456789012345678"`, "", nil},
-		{"an integer of 39 digits", attribute{kind: kindFixed, precision: 38}, `123456789012345678901234567890123456789`, "", "", value.ErrRange},
-		{"an integer with an exponent", attribute{kind: kindFixed, precision: 38}, `-1.5e3`, `"-1500"`, "", nil},
-		{"a fraction where there is none", attribute{kind: kindFixed, precision: 38}, `1.5`, "", "", value.ErrNotInteger},
-		{"minus zero", attribute{kind: kindFixed, precision: 38}, `-0`, `"0"`, "", nil},
-		{"a decimal", attribute{kind: kindFixed, precision: 38, scale: 18}, `-0.000000000000000001`, `"-0.000000000000000001"`, "", nil},
-		{"a decimal that is rounded", attribute{kind: kindFixed, precision: 5, scale: 2}, `1.005`, `"1.01"`, rules[sqlsink.RoundDecimal].Name, nil},
-		{"a decimal that is rounded out of range", attribute{kind: kindFixed, precision: 5, scale: 2}, `999.995`, "", "", value.ErrRange},
-		{"a decimal that is rounded away", attribute{kind: kindFixed, precision: 5, scale: 2}, `-0.004`, `"0"`, rules[sqlsink.RoundDecimal].Name, nil},
-		{"a decimal that is rounded up to one digit", attribute{kind: kindFixed, precision: 5, scale: 2}, `0.0099`, `"0.01"`, rules[sqlsink.RoundDecimal].Name, nil},
-		{"a decimal far below", attribute{kind: kindFixed, precision: 5, scale: 2}, `1e-300`, `"0"`, rules[sqlsink.RoundDecimal].Name, nil},
-		{"a float", attribute{kind: kindFloat}, `0.1`, `"1e-01"`, "", nil},
-		{"a float of many digits", attribute{kind: kindFloat}, `0.1234567890123456789`, `"1.2345678901234568e-01"`, rules[sqlsink.RoundFloat].Name, nil},
-		{"a float out of range", attribute{kind: kindFloat}, `1e400`, "", "", value.ErrRange},
-		{"an instant", attribute{kind: kindTZ, precision: 9}, `"2026-01-02T03:04:05.123456+05:45"`, `"2026-01-01T21:19:05.123456+00:00"`, "", nil},
-		{"an instant of nanoseconds", attribute{kind: kindNTZ, precision: 9}, `"2026-01-02T03:04:05.123456789Z"`, `"2026-01-02T03:04:05.123456"`, rules[sqlsink.CutSecond].Name, nil},
-		{"an instant in a column of milliseconds", attribute{kind: kindNTZ, precision: 3}, `"2026-01-02T03:04:05.123456Z"`, `"2026-01-02T03:04:05.123000"`, rules[sqlsink.CutSecond].Name, nil},
-		{"an instant in a column of milliseconds that fits", attribute{kind: kindNTZ, precision: 3}, `"2026-01-02T03:04:05.123Z"`, `"2026-01-02T03:04:05.123000"`, "", nil},
-		{"a date", attribute{kind: kindDate}, `"2026-01-02"`, `"2026-01-02"`, "", nil},
-		{"a date with a time", attribute{kind: kindDate}, `"2026-01-02T03:04:05Z"`, `"2026-01-02"`, rules[sqlsink.DropTime].Name, nil},
-		{"milliseconds since 1970", attribute{kind: kindTZ, precision: 9}, `1767323045000`, "", "", value.ErrNotInstant},
-		{"JSON", attribute{kind: kindVariant}, "{\"a\":\n[1, 1.0e2, \"x\\ny\"]}", `{"a": [1, 1.0e2, "x\ny"]}`, "", nil},
-		{"JSON with a long number", attribute{kind: kindVariant}, `[123456789012345678901234567890123456789]`, `[123456789012345678901234567890123456789]`, rules[sqlsink.RoundJSON].Name, nil},
-		{"JSON with 38 digits", attribute{kind: kindVariant}, `[12345678901234567890123456789012345678]`, `[12345678901234567890123456789012345678]`, "", nil},
-		{"JSON with a huge number", attribute{kind: kindVariant}, `[1e400]`, "", "", value.ErrRange},
+		{"text", text, `"it's \"\u0041\n"`, `"it's \"A\n"`, "", nil},
+		{"number as text", text, `12.50`, `"12.50"`, "", nil},
+		{"NUL", text, `"a\u0000b"`, "\"a\uFFFDb\"", "snowflake_nul", nil},
+		{"38 digits", integer, digits(38), `"` + digits(38) + `"`, "", nil},
+		{"39 digits", integer, digits(39), "", "", value.ErrRange},
+		{"exponent", integer, `-1.5e3`, `"-1500"`, "", nil},
+		{"fraction for an integer", integer, `1.5`, "", "", value.ErrNotInteger},
+		{"minus zero", integer, `-0`, `"0"`, "", nil},
+		{"decimal", fraction, `-0.000000000000000001`, `"-0.000000000000000001"`, "", nil},
+		{"rounded", money, `1.005`, `"1.01"`, "snowflake_number_scale", nil},
+		{"rounded out of range", money, `999.995`, "", "", value.ErrRange},
+		{"rounded to zero", money, `-0.004`, `"0"`, "snowflake_number_scale", nil},
+		{"rounded up to one digit", money, `0.0099`, `"0.01"`, "snowflake_number_scale", nil},
+		{"far below the scale", money, `1e-300`, `"0"`, "snowflake_number_scale", nil},
+		{"float", float, `0.1`, `"1e-01"`, "", nil},
+		{"float of many digits", float, `0.1234567890123456789`, `"1.2345678901234568e-01"`, "snowflake_float_precision", nil},
+		{"float out of range", float, `1e400`, "", "", value.ErrRange},
+		{"instant", zoned, `"2026-01-02T03:04:05.123456+05:45"`, `"2026-01-01T21:19:05.123456+00:00"`, "", nil},
+		{
+			"nanoseconds", local, `"2026-01-02T03:04:05.123456789Z"`, `"2026-01-02T03:04:05.123456"`,
+			"snowflake_time_precision", nil,
+		},
+		{
+			"microseconds for milliseconds", millis, `"2026-01-02T03:04:05.123456Z"`, `"2026-01-02T03:04:05.123000"`,
+			"snowflake_time_precision", nil,
+		},
+		{"milliseconds", millis, `"2026-01-02T03:04:05.123Z"`, `"2026-01-02T03:04:05.123000"`, "", nil},
+		{"date", date, `"2026-01-02"`, `"2026-01-02"`, "", nil},
+		{"instant for a date", date, `"2026-01-02T03:04:05Z"`, `"2026-01-02"`, "snowflake_date_only", nil},
+		{"milliseconds since 1970", zoned, `1767323045000`, "", "", value.ErrNotInstant},
+		{"JSON", variant, "{\"a\":\n[1, 1.0e2, \"x\\ny\"]}", `{"a": [1, 1.0e2, "x\ny"]}`, "", nil},
+		{"JSON with 39 digits", variant, "[" + digits(39) + "]", "[" + digits(39) + "]", "snowflake_json_number", nil},
+		{"JSON with 38 digits", variant, "[" + digits(38) + "]", "[" + digits(38) + "]", "", nil},
+		{"JSON with a huge number", variant, `[1e400]`, "", "", value.ErrRange},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			rule := ""

@@ -13,17 +13,20 @@ var passwordFields = []sink.Field{
 	{Name: "Password", Type: "string", Format: "password", Description: "password of the user, or a programmatic access token", Required: true},
 	{Name: "Hostname", Type: "string", Description: "account identifier, such as myorg-account, or host name of the account", Required: true},
 	{Name: "Port", Type: "number", Default: "443", Description: "port of the server"},
-	{Name: "Warehouse", Type: "string", Description: "warehouse that does the work"},
-	{Name: "Role", Type: "string", Description: "role of the session"},
+	{Name: "Warehouse", Type: "string", Description: "warehouse that does the work", Option: "warehouse"},
+	{Name: "Role", Type: "string", Description: "role of the session", Option: "role"},
 }
 
 var keyPairFields = []sink.Field{
 	{Name: "Database", Type: "string", Description: "database, or database/schema", Required: true},
 	{Name: "Username", Type: "string", Description: "user that writes the tables", Required: true},
 	{Name: "Account", Type: "string", Description: "account identifier, such as myorg-account", Required: true},
-	{Name: "Secret", Type: "string", Default: "SNOWFLAKE_KEY", Description: "environment variable that holds the private key, PKCS#8", Required: true},
-	{Name: "Warehouse", Type: "string", Description: "warehouse that does the work"},
-	{Name: "Role", Type: "string", Description: "role of the session"},
+	{
+		Name: "Secret", Type: "string", Default: "SNOWFLAKE_KEY", Required: true, Option: "secret-key",
+		Description: "environment variable that holds the private key, PKCS#8",
+	},
+	{Name: "Warehouse", Type: "string", Description: "warehouse that does the work", Option: "warehouse"},
+	{Name: "Role", Type: "string", Description: "role of the session", Option: "role"},
 }
 
 // form is what HQ's form says.
@@ -50,17 +53,6 @@ func (f form) path() string {
 	return "/" + path
 }
 
-// query returns the options of the URL.
-func (f form) query(pairs ...string) string {
-	query := url.Values{}
-	for i := 0; i < len(pairs); i += 2 {
-		if v := f.Get(pairs[i+1]); v != "" {
-			query.Set(pairs[i], v)
-		}
-	}
-	return query.Encode()
-}
-
 // buildPasswordURL builds a URL from the fields of HQ's form.
 func buildPasswordURL(values map[string]string) (string, []sink.FieldError) {
 	f := form{sink.NewForm(passwordFields, values)}
@@ -68,7 +60,7 @@ func buildPasswordURL(values map[string]string) (string, []sink.FieldError) {
 	if port := f.Port("443"); port != "443" {
 		u.Host += ":" + port
 	}
-	u.RawQuery = f.query("warehouse", "Warehouse", "role", "Role")
+	u.RawQuery = f.Query().Encode()
 	if f.Wrong != nil {
 		return "", f.Wrong
 	}
@@ -82,7 +74,7 @@ func buildKeyPairURL(values map[string]string) (string, []sink.FieldError) {
 	if name := f.Get("Secret"); strings.ContainsAny(name, " =-\n\x00") {
 		f.Refuse("Secret", "it should be the name of an environment variable, not the key itself")
 	}
-	u.RawQuery = f.query("secret-key", "Secret", "warehouse", "Warehouse", "role", "Role")
+	u.RawQuery = f.Query().Encode()
 	if f.Wrong != nil {
 		return "", f.Wrong
 	}

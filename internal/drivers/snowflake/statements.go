@@ -233,15 +233,7 @@ func (ts *tableStatements) countRows() string {
 
 // inScope returns the conditions for a row of t to be in the layout's scope.
 func (ts *tableStatements) inScope() []string {
-	var terms []string
-	for _, w := range ts.layout.Scope {
-		values := make([]string, len(w.Values))
-		for i, v := range w.Values {
-			values[i] = literal(v)
-		}
-		terms = append(terms, fmt.Sprintf("t.%s::VARCHAR IN (%s)", quote(w.Column.Name), strings.Join(values, ", ")))
-	}
-	return terms
+	return ts.layout.ScopeTerms(func(name string) string { return "t." + quote(name) + "::VARCHAR" }, literal)
 }
 
 // matchNames returns the condition that the keys of t and s are equal. Both have the real column

@@ -2,8 +2,9 @@ package sqlite
 
 import (
 	"bytes"
-	"math"
 	"strconv"
+
+	"github.com/shopmonkeyus/eds/internal/value"
 )
 
 // exactFloat reports whether a float64 can represent n exactly.
@@ -14,21 +15,7 @@ func exactFloat(n int64) bool {
 
 func appendInt(dst []byte, n int64) []byte { return strconv.AppendInt(dst, n, 10) }
 
-// appendFloat appends the shortest exact form of a finite float as JSON.
-func appendFloat(dst []byte, f float64) []byte {
-	format := byte('f')
-	if abs := math.Abs(f); abs != 0 && (abs < 1e-6 || abs >= 1e21) {
-		format = 'e'
-	}
-	start := len(dst)
-	dst = strconv.AppendFloat(dst, f, format, -1, 64)
-	// e-09 to e-9
-	if n := len(dst); n-start >= 4 && dst[n-4] == 'e' && dst[n-3] == '-' && dst[n-2] == '0' {
-		dst[n-2] = dst[n-1]
-		dst = dst[:n-1]
-	}
-	return dst
-}
+func appendFloat(dst []byte, f float64) []byte { return value.AppendFloat(dst, f, 64) }
 
 // looksNumeric reports whether a column of numeric affinity converts the text to a number. SQLite
 // looks at the text up to the first U+0000.

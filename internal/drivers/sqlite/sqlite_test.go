@@ -53,7 +53,7 @@ func TestURL_NamesAFile(t *testing.T) {
 	} {
 		got := "error"
 		if target, err := url.Parse(raw); err == nil {
-			if d, err := newDialect(target, sink.Env{}); err == nil {
+			if d, _, err := parse(target, sink.Env{}); err == nil {
 				got = d.path
 			}
 		}
@@ -76,7 +76,7 @@ func TestOptions_HaveDefaults(t *testing.T) {
 		"synchronous=normal":           {5 * time.Second, "wal", "normal"},
 		"synchronous=&busy_timeout=0s": {0, "wal", "full"},
 	} {
-		d, err := newDialect(&url.URL{Scheme: "sqlite", Path: "/x.db", RawQuery: query}, sink.Env{})
+		d, _, err := parse(&url.URL{Scheme: "sqlite", Path: "/x.db", RawQuery: query}, sink.Env{})
 		if err != nil {
 			t.Errorf("%s: %v", query, err)
 			continue

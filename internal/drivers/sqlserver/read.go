@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql/driver"
 	"iter"
-	"math"
 	"strconv"
 	"time"
 
@@ -81,7 +80,11 @@ func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 	case int64:
 		return strconv.AppendInt(dst, v, 10), nil
 	case float64:
-		return c.appendFloat(dst, v), nil
+		bits := 64
+		if c.kind == kindReal {
+			bits = 32
+		}
+		return value.AppendFloat(dst, v, bits), nil
 	case []byte: // of a decimal
 		return append(dst, v...), nil
 	case time.Time:
@@ -100,16 +103,3 @@ func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 
 // isJSON reports whether text is JSON: another tool may have written the column.
 func isJSON(text string) bool { return rawjson.Valid([]byte(text)) == nil }
-
-// appendFloat appends the shortest exact form of f, as JSON formats it.
-func (c *column) appendFloat(dst []byte, f float64) []byte {
-	bits := 64
-	if c.kind == kindReal {
-		bits = 32
-	}
-	format := byte('f')
-	if abs := math.Abs(f); abs != 0 && (abs < 1e-6 || abs >= 1e21) {
-		format = 'e'
-	}
-	return strconv.AppendFloat(dst, f, format, -1, bits)
-}

@@ -177,3 +177,17 @@ func (l *Layout) Covers(real *Table) bool {
 		return !c.Generated && !slices.ContainsFunc(l.Columns, func(t Target) bool { return t.Real.Name == c.Name })
 	})
 }
+
+// ScopeTerms returns the conditions for a row to be in the layout's Scope. column returns the
+// expression that reads a real column as text, and literal that of a constant.
+func (l *Layout) ScopeTerms(column func(name string) string, literal func(text string) string) []string {
+	var terms []string
+	for _, w := range l.Scope {
+		values := make([]string, len(w.Values))
+		for i, v := range w.Values {
+			values[i] = literal(v)
+		}
+		terms = append(terms, column(w.Column.Name)+" IN ("+strings.Join(values, ", ")+")")
+	}
+	return terms
+}

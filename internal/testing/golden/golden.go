@@ -1,5 +1,5 @@
-// Package golden compares what a test makes with a file that is kept of it: SQL
-// texts, wire formats, texts that users see. Only tests import it.
+// Package golden compares the output of a test with a file in testdata: SQL, wire formats, texts
+// that users see. Only tests import it.
 package golden
 
 import (
@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// variable is set to write the files anew: "make golden".
+// variable makes Compare write the files: "make golden".
 const variable = "EDS_UPDATE_GOLDEN"
 
 // Compare compares got with the file of that name in testdata, or writes the
@@ -31,6 +31,6 @@ func Compare(t testing.TB, name, got string) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-kept +made; \"make golden\" writes it anew)\n%s", path, diff)
+		t.Errorf("%s (-want +got; \"make golden\" rewrites the file)\n%s", path, diff)
 	}
 }

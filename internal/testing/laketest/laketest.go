@@ -1,5 +1,5 @@
-// Package laketest reads files of package lake back, by other code than the one
-// that made them where there is any. Only tests import it.
+// Package laketest reads files of package lake, if possible with other code than the one that wrote
+// them. Only tests import it.
 package laketest
 
 import (
@@ -38,7 +38,7 @@ func Events(t testing.TB, name string, content []byte) [][]byte {
 	return bytes.Split(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))
 }
 
-// Expand decompresses a file by what its name ends in.
+// Expand decompresses a file by the extension of its name.
 func Expand(t testing.TB, name string, content []byte) []byte {
 	t.Helper()
 	var r io.Reader = bytes.NewReader(content)
@@ -68,8 +68,8 @@ func Expand(t testing.TB, name string, content []byte) []byte {
 	return text
 }
 
-// Rows returns the rows of a Parquet file, each a JSON value a column that is not
-// null, and the table that they are of.
+// Rows returns the rows of a Parquet file and the name of their table. A row has one JSON value per
+// column that is not null.
 func Rows(t testing.TB, content []byte) (table string, rows []map[string]string) {
 	t.Helper()
 	f, err := parquet.OpenFile(bytes.NewReader(content), int64(len(content)))
@@ -140,7 +140,7 @@ func text(t testing.TB, of parquet.Type, v parquet.Value) string {
 	}
 }
 
-// eventOf puts an event together again.
+// eventOf puts an event back together.
 func eventOf(table string, row map[string]string) []byte {
 	image := make(map[string]string)
 	for column, value := range row {
@@ -180,7 +180,7 @@ func eventOf(table string, row map[string]string) []byte {
 	return []byte(event + "}")
 }
 
-// clockOf takes the zeros off that make clocks sortable.
+// clockOf removes the zeros that make clocks sortable.
 func clockOf(sortable string) string {
 	wall, logical, _ := strings.Cut(strings.Trim(sortable, `"`), ".")
 	wall = strings.TrimLeft(wall, "0")

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// CheckGlobals returns a line for each package-level variable that is, or
+// CheckGlobals returns one line for each package-level variable that is, or
 // whose type can only be, changed while the program runs. It looks at names, not
 // at types: a change through a pointer or a method escapes it.
 func CheckGlobals(files []File) []string {
@@ -59,13 +59,13 @@ func (f File) globals() []*ast.ValueSpec {
 	return specs
 }
 
-// mutableGlobals finds variables of types that exist to be changed.
+// mutableGlobals finds variables of types that are made for change.
 func (f File) mutableGlobals() []string {
 	var problems []string
 	for _, spec := range f.globals() {
 		for _, e := range append([]ast.Expr{spec.Type}, spec.Values...) {
 			if what := f.mutableType(e); what != "" {
-				problems = append(problems, fmt.Sprintf("%s: the package-level variable %s is a %s, mutable state", f.at(spec),
+				problems = append(problems, fmt.Sprintf("%s: the package-level variable %s is a %s, mutable state", f.At(spec),
 					spec.Names[0].Name, what))
 			}
 		}
@@ -73,8 +73,7 @@ func (f File) mutableGlobals() []string {
 	return problems
 }
 
-// mutableType returns the name of the type that exists to be changed which e
-// is or makes, or "".
+// mutableType returns the type that is made for change, if e is or creates one; otherwise "".
 func (f File) mutableType(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.UnaryExpr:
@@ -107,7 +106,7 @@ func (f File) mutableType(e ast.Expr) string {
 	return ""
 }
 
-// changes finds the places in functions that change a package-level variable.
+// changes finds statements in functions that change a package-level variable.
 func (f File) changes(globals map[string]*ast.ValueSpec) []string {
 	linksDriver := within(path.Dir(f.Path), "internal/drivers") && strings.HasPrefix(path.Base(f.Path), "builtin_")
 	var problems []string
@@ -117,10 +116,10 @@ func (f File) changes(globals map[string]*ast.ValueSpec) []string {
 			return
 		}
 		spec, ok := globals[id.Name]
-		// The parser resolves a name within its file: to this very
-		// declaration, to a nearer one, or, where another file has it, to none.
+		// The parser resolves a name within its file: to this declaration, to a nearer one, or to
+		// none if another file declares it.
 		if ok && (id.Obj == nil || id.Obj.Decl == spec) {
-			problems = append(problems, fmt.Sprintf("%s: it changes the package-level variable %s", f.at(id), id.Name))
+			problems = append(problems, fmt.Sprintf("%s: it changes the package-level variable %s", f.At(id), id.Name))
 		}
 	}
 	ast.Inspect(f.AST, func(n ast.Node) bool {

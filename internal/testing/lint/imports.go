@@ -1,6 +1,5 @@
-// Package lint holds the rules of the code's structure as tests: which way
-// imports point, who may touch the process around the program, and what has no
-// place in it at all.
+// Package lint holds the rules of the code's structure as tests: the direction of imports, access
+// to the process around the program, and constructs that it must not have.
 package lint
 
 import (
@@ -15,11 +14,11 @@ import (
 	"strings"
 )
 
-// Package is what the Go tool knows of a package.
+// Package is a package as the Go tool lists it.
 type Package struct {
 	ImportPath string
 	Imports    []string // direct ones, without those of tests
-	Deps       []string // all of them, transitively
+	Deps       []string // all, transitively
 	DepsErrors []struct{ Err string }
 }
 
@@ -45,24 +44,23 @@ func Packages(ctx context.Context, dir string) ([]Package, error) {
 	}
 }
 
-// Rule limits what the packages that Package matches may import. Patterns name
-// packages of the module by their path below internal, others by their import
-// path; one that ends in /... matches everything below too, and one that ends in
-// /+ only what is below.
+// Rule limits the imports of the packages that Package matches. Patterns name packages of the
+// module by their path below internal, and others by their import path. A pattern with /... at its
+// end also matches everything below; with /+ it matches only packages below.
 type Rule struct {
 	Package string
-	// Only lists the packages of the module that it may import directly. Nil
-	// allows all that Never and NeverDirectly do not exclude.
+	// Only lists the packages of the module that it may import directly. Nil allows all packages
+	// that Never and NeverDirectly do not exclude.
 	Only []string
 	// Never lists packages that it may not depend on in any way.
 	Never []string
-	// NeverDirectly lists packages that it may not import itself.
+	// NeverDirectly lists packages that it may not import directly.
 	NeverDirectly []string
 }
 
-// CheckImports returns a line for each import that breaks a rule, and for each
-// package below internal that no rule is about. A package follows the first rule
-// that matches it, so that rules for few come before rules for many.
+// CheckImports returns one line for each import that breaks a rule, and for each package below
+// internal without a rule. The first rule that matches a package applies to it: special rules come
+// before general ones.
 func CheckImports(module string, packages []Package, rules []Rule) []string {
 	var problems []string
 	internal := module + "/internal/"

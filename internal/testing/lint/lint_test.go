@@ -23,7 +23,7 @@ func report(t *testing.T, problems []string) {
 	}
 }
 
-func TestImportsPointOneWay(t *testing.T) {
+func TestModule_ImportsPointOneWay(t *testing.T) {
 	packages, err := lint.Packages(t.Context(), root)
 	if err != nil {
 		t.Fatal(err)
@@ -47,27 +47,27 @@ func moduleFiles(t *testing.T) []lint.File {
 	return files
 }
 
-func TestOnlyTheCommandLineTouchesTheProcess(t *testing.T) {
+func TestModule_OnlyCommandLineTouchesProcess(t *testing.T) {
 	report(t, lint.CheckProcess(moduleFiles(t)))
 }
 
-func TestOnlyMainExits(t *testing.T) { report(t, lint.CheckExits(moduleFiles(t))) }
+func TestModule_OnlyMainExits(t *testing.T) { report(t, lint.CheckExits(moduleFiles(t))) }
 
-func TestNothingSleeps(t *testing.T) { report(t, lint.CheckSleeps(moduleFiles(t))) }
+func TestModule_NeverSleeps(t *testing.T) { report(t, lint.CheckSleeps(moduleFiles(t))) }
 
-func TestPackagesHaveTellingNames(t *testing.T) { report(t, lint.CheckNames(moduleFiles(t))) }
+func TestModule_NamesPackagesClearly(t *testing.T) { report(t, lint.CheckNames(moduleFiles(t))) }
 
-func TestOnlyDriversHaveAnInit(t *testing.T) { report(t, lint.CheckInits(moduleFiles(t))) }
+func TestModule_OnlyDriversHaveInit(t *testing.T) { report(t, lint.CheckInits(moduleFiles(t))) }
 
-func TestNothingIsPromised(t *testing.T) { report(t, lint.CheckPromises(moduleFiles(t))) }
+func TestModule_PromisesNothing(t *testing.T) { report(t, lint.CheckPromises(moduleFiles(t))) }
 
-func TestNoTestSkipsItself(t *testing.T) { report(t, lint.CheckSkips(moduleFiles(t))) }
+func TestModule_SkipsNoTest(t *testing.T) { report(t, lint.CheckSkips(moduleFiles(t))) }
 
-func TestPackageLevelVariablesAreConstant(t *testing.T) {
+func TestModule_PackageVariablesAreConstant(t *testing.T) {
 	report(t, lint.CheckGlobals(moduleFiles(t)))
 }
 
-func TestTextsReferToNothingThatReadersLack(t *testing.T) {
+func TestModule_TextsReferToNothingReadersLack(t *testing.T) {
 	problems, err := lint.CheckTexts(os.DirFS(root))
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +75,7 @@ func TestTextsReferToNothingThatReadersLack(t *testing.T) {
 	report(t, problems)
 }
 
-// What follows shows that each check can fail.
+// The tests below show that each check can fail.
 
 // module writes files to a directory of their own and returns it.
 func module(t *testing.T, files map[string]string) string {
@@ -93,7 +93,7 @@ func module(t *testing.T, files map[string]string) string {
 	return dir
 }
 
-func TestImportRulesAreEnforced(t *testing.T) {
+func TestCheckImports_EnforcesRules(t *testing.T) {
 	dir := module(t, map[string]string{
 		"go.mod":                      "module example.com/m\n\ngo 1.26\n",
 		"internal/ground/x.go":        "package ground\n\nimport _ \"example.com/m/internal/top\"\n",
@@ -128,7 +128,7 @@ func TestImportRulesAreEnforced(t *testing.T) {
 	}
 }
 
-func TestPackagesThatCanNotBeLoadedAreFound(t *testing.T) {
+func TestPackages_ReportsUnloadablePackages(t *testing.T) {
 	dir := module(t, map[string]string{
 		"go.mod": "module example.com/m\n\ngo 1.26\n",
 		"x.go":   "package m\n\nimport _ \"example.com/m/internal/none\"\n",
@@ -143,8 +143,8 @@ func TestPackagesThatCanNotBeLoadedAreFound(t *testing.T) {
 	}
 }
 
-func TestEveryRuleOfTheHouseCanBeReached(t *testing.T) {
-	// A rule behind one that matches the same packages would say nothing.
+func TestHouse_RulesAreReachable(t *testing.T) {
+	// A rule that follows one for the same packages has no effect.
 	for i, r := range lint.House() {
 		probe := lint.Package{
 			ImportPath: lint.Module + "/internal/" + r.Package, Imports: []string{lint.Module + "/internal/nowhere"},
@@ -157,7 +157,7 @@ func TestEveryRuleOfTheHouseCanBeReached(t *testing.T) {
 	}
 }
 
-func TestTheHouseRefusesWhatTheDesignForbids(t *testing.T) {
+func TestHouse_RefusesForbiddenImports(t *testing.T) {
 	for from, to := range map[string]string{
 		"rawjson":          "cdc",
 		"cdc":              "change",
@@ -205,9 +205,10 @@ func parse(t *testing.T, texts map[string]string) []lint.File {
 	return files
 }
 
-func TestUsesOfTheProcessAreFound(t *testing.T) {
-	const bad = "package p\n\nimport (\n\t\"fmt\"\n\tsystem \"os\"\n)\n\nfunc f() {\n\t_ = " +
-		"system.Args\n\tsystem.Getenv(\"X\")\n\tfmt.Println()\n\tprintln()\n\tfmt.Fprintln(system.Stdout)\n\tfmt.Sprintln()\n\tsystem.ReadFile(\"x\")\n}\n"
+func TestCheckProcess_FindsUses(t *testing.T) {
+	const bad = "package p\n\nimport (\n\t\"fmt\"\n\tsystem \"os\"\n)\n\nfunc f() {\n\t_ = system.Args\n\t" +
+		"system.Getenv(\"X\")\n\tfmt.Println()\n\tprintln()\n\t" +
+		"fmt.Fprintln(system.Stdout)\n\tfmt.Sprintln()\n\tsystem.ReadFile(\"x\")\n}\n"
 	got := lint.CheckProcess(parse(t, map[string]string{
 		"internal/a/a.go": bad, "internal/a/a_test.go": bad, "internal/a/atest/a.go": bad, "internal/cli/a.go": bad,
 		"test/bench/main.go":       bad,
@@ -227,7 +228,7 @@ func TestUsesOfTheProcessAreFound(t *testing.T) {
 	}
 }
 
-func TestExitsAreFound(t *testing.T) {
+func TestCheckExits_FindsExits(t *testing.T) {
 	const bad = "package p\n\nimport (\n\t\"log\"\n\t\"os\"\n\t\"syscall\"\n)\n\nfunc f() " +
 		"{\n\tos.Exit(1)\n\tlog.Fatalf(\"x\")\n\tlog.Panicln()\n\tsyscall.Exit(1)\n\tlog.Print()\n}\n"
 	got := lint.CheckExits(parse(t, map[string]string{
@@ -247,7 +248,7 @@ func TestExitsAreFound(t *testing.T) {
 	}
 }
 
-func TestSleepsAreFound(t *testing.T) {
+func TestCheckSleeps_FindsSleeps(t *testing.T) {
 	const bad = "package p\n\nimport \"time\"\n\nfunc f() { time.Sleep(1) }\n"
 	got := lint.CheckSleeps(parse(t, map[string]string{
 		"a/a.go": bad, "a/a_test.go": bad, "a/b.go": "package p\n\nimport \"time\"\n\nfunc g() { time.After(1) }\n",
@@ -259,7 +260,7 @@ func TestSleepsAreFound(t *testing.T) {
 	}
 }
 
-func TestVagueNamesAreFound(t *testing.T) {
+func TestCheckNames_FindsVagueNames(t *testing.T) {
 	got := lint.CheckNames(parse(t, map[string]string{
 		"a/x.go": "package util", "a/y.go": "package util",
 		"b/x_test.go": "package helpers_test", "c/x.go": "package utility",
@@ -270,7 +271,7 @@ func TestVagueNamesAreFound(t *testing.T) {
 	}
 }
 
-func TestInitsAreFound(t *testing.T) {
+func TestCheckInits_FindsInits(t *testing.T) {
 	const text = "package p\n\nfunc init() {}\n\ntype t struct{}\n\nfunc (t) init() {}\n"
 	got := lint.CheckInits(parse(t, map[string]string{
 		"internal/drivers/builtin_x.go": text, "internal/drivers/x.go": text,
@@ -285,7 +286,7 @@ func TestInitsAreFound(t *testing.T) {
 	}
 }
 
-func TestPromisesAreFound(t *testing.T) {
+func TestCheckPromises_FindsPromises(t *testing.T) {
 	const promise = "TO" + "DO"
 	got := lint.CheckPromises(parse(t, map[string]string{"a.go": "package p\n\n// f does it. " + promise +
 		": all of it.\nfunc f() {\n\t/* FIX" + "ME */\n}\n\n// TODOS and \\uXXXX are none.\nconst x = \"" + promise + "\"\n"}))
@@ -295,7 +296,7 @@ func TestPromisesAreFound(t *testing.T) {
 	}
 }
 
-func TestSkipsAreFound(t *testing.T) {
+func TestCheckSkips_FindsSkips(t *testing.T) {
 	const text = "package p\n\nfunc TestX(t *T) {\n\tt.Skip()\n\tfunc() { t.SkipNow() " +
 		"}()\n\tother.Skip()\n\tt.Fatal()\n}\n\nfunc FuzzX(f *F) { f.Fuzz(func(t *T) { t.Skip() }) }\n"
 	got := lint.CheckSkips(parse(t, map[string]string{"a_test.go": text, "a.go": text}))
@@ -305,7 +306,7 @@ func TestSkipsAreFound(t *testing.T) {
 	}
 }
 
-func TestChangedGlobalsAreFound(t *testing.T) {
+func TestCheckGlobals_FindsChangedGlobals(t *testing.T) {
 	got := lint.CheckGlobals(parse(t, map[string]string{
 		"p/a.go": `package p
 
@@ -378,7 +379,7 @@ func shadows(count int, list []int) (table map[string]int) {
 	}
 }
 
-func TestReferencesToTheWorkplaceAreFound(t *testing.T) {
+func TestCheckTexts_FindsReferencesToWorkplace(t *testing.T) {
 	const place = "sha" + "red"
 	fixture := fstest.MapFS{}
 	for name, text := range map[string]string{

@@ -20,8 +20,8 @@ type File struct {
 	set  *token.FileSet
 }
 
-// Files parses every Go file of the module, whatever its build constraints say,
-// but for those in directories that the Go tool passes over.
+// Files parses every Go file of the module, with any build constraints, except in directories that
+// the Go tool ignores.
 func Files(root fs.FS) ([]File, error) {
 	var files []File
 	set := token.NewFileSet()
@@ -55,8 +55,8 @@ func Files(root fs.FS) ([]File, error) {
 // Test reports whether the file belongs to a test.
 func (f File) Test() bool { return strings.HasSuffix(f.Path, "_test.go") }
 
-// beside reports whether the file is no part of the program: a test, what only
-// tests use, or a program that is run while building.
+// beside reports whether the file is no part of the program: a test, a package for tests, or a
+// program for the build.
 func (f File) beside() bool {
 	dir := path.Dir(f.Path)
 	return f.Test() || strings.HasSuffix(dir, "test") || strings.HasPrefix(f.Path, "test/") ||
@@ -65,12 +65,13 @@ func (f File) beside() bool {
 
 func within(dir, parent string) bool { return dir == parent || strings.HasPrefix(dir, parent+"/") }
 
-func (f File) at(n ast.Node) string {
+// At returns the place of a node, as file:line.
+func (f File) At(n ast.Node) string {
 	p := f.set.Position(n.Pos())
 	return fmt.Sprintf("%s:%d", p.Filename, p.Line)
 }
 
-// imported returns the name that the file knows an imported package by, or "".
+// imported returns the file's name for an imported package, or "".
 func (f File) imported(importPath string) string {
 	for _, spec := range f.AST.Imports {
 		if p, err := strconv.Unquote(spec.Path.Value); err != nil || p != importPath {
@@ -103,7 +104,7 @@ func (f File) uses(importPath string, visit func(n ast.Node, member string)) {
 	})
 }
 
-// process lists what only the command line may touch, by package.
+// process lists the names that only the command line may use, by package.
 func process() map[string][]string {
 	return map[string][]string{
 		"os": {
@@ -115,7 +116,7 @@ func process() map[string][]string {
 	}
 }
 
-// CheckProcess returns a line for each place that reads the arguments, the
+// CheckProcess returns one line for each place that reads the arguments, the
 // environment or standard input, or prints, outside the command line.
 func CheckProcess(files []File) []string {
 	var problems []string
@@ -126,14 +127,14 @@ func CheckProcess(files []File) []string {
 		for importPath, members := range process() {
 			f.uses(importPath, func(n ast.Node, member string) {
 				if slices.Contains(members, member) {
-					problems = append(problems, fmt.Sprintf("%s: only internal/cli may use %s.%s", f.at(n), importPath, member))
+					problems = append(problems, fmt.Sprintf("%s: only internal/cli may use %s.%s", f.At(n), importPath, member))
 				}
 			})
 		}
 		ast.Inspect(f.AST, func(n ast.Node) bool {
 			if call, ok := n.(*ast.CallExpr); ok {
 				if id, ok := call.Fun.(*ast.Ident); ok && id.Obj == nil && (id.Name == "print" || id.Name == "println") {
-					problems = append(problems, fmt.Sprintf("%s: only internal/cli may print", f.at(n)))
+					problems = append(problems, fmt.Sprintf("%s: only internal/cli may print", f.At(n)))
 				}
 			}
 			return true
@@ -143,32 +144,32 @@ func CheckProcess(files []File) []string {
 	return problems
 }
 
-// CheckExits returns a line for each place but main.go that ends the process.
+// CheckExits returns one line for each place but main.go that ends the process.
 func CheckExits(files []File) []string {
 	var problems []string
 	for _, f := range files {
 		program := f.AST.Name.Name == "main" && path.Base(f.Path) == "main.go"
 		f.uses("os", func(n ast.Node, member string) {
 			if member == "Exit" && !program && !f.Test() {
-				problems = append(problems, fmt.Sprintf("%s: only main.go may call os.Exit", f.at(n)))
+				problems = append(problems, fmt.Sprintf("%s: only main.go may call os.Exit", f.At(n)))
 			}
 		})
 		f.uses("syscall", func(n ast.Node, member string) {
 			if member == "Exit" {
-				problems = append(problems, fmt.Sprintf("%s: only main.go may end the process", f.at(n)))
+				problems = append(problems, fmt.Sprintf("%s: only main.go may end the process", f.At(n)))
 			}
 		})
 		f.uses("log", func(n ast.Node, member string) {
 			if strings.HasPrefix(member, "Fatal") || strings.HasPrefix(member, "Panic") {
-				problems = append(problems, fmt.Sprintf("%s: log.%s ends the process; return an error", f.at(n), member))
+				problems = append(problems, fmt.Sprintf("%s: log.%s ends the process; return an error", f.At(n), member))
 			}
 		})
 	}
 	return problems
 }
 
-// CheckSleeps returns a line for each time.Sleep. Tests that run in a bubble of
-// testing/synctest sleep no real time, so they may.
+// CheckSleeps returns one line for each time.Sleep. Tests in a bubble of testing/synctest may
+// sleep, because they do not wait in real time.
 func CheckSleeps(files []File) []string {
 	var problems []string
 	for _, f := range files {
@@ -177,14 +178,14 @@ func CheckSleeps(files []File) []string {
 		}
 		f.uses("time", func(n ast.Node, member string) {
 			if member == "Sleep" {
-				problems = append(problems, fmt.Sprintf("%s: nothing sleeps; wait for the condition", f.at(n)))
+				problems = append(problems, fmt.Sprintf("%s: nothing sleeps; wait for the condition", f.At(n)))
 			}
 		})
 	}
 	return problems
 }
 
-// CheckNames returns a line for each package whose name says nothing.
+// CheckNames returns one line for each package whose name says nothing.
 func CheckNames(files []File) []string {
 	vague := []string{"util", "utils", "common", "helper", "helpers", "misc", "shared", "base", "lib", "types"}
 	seen := make(map[string]bool)
@@ -199,7 +200,7 @@ func CheckNames(files []File) []string {
 	return problems
 }
 
-// CheckInits returns a line for each init but those that link a driver.
+// CheckInits returns one line for each init but those that link a driver.
 func CheckInits(files []File) []string {
 	var problems []string
 	for _, f := range files {
@@ -208,7 +209,7 @@ func CheckInits(files []File) []string {
 		}
 		for _, d := range f.AST.Decls {
 			if function, ok := d.(*ast.FuncDecl); ok && function.Recv == nil && function.Name.Name == "init" {
-				problems = append(problems, fmt.Sprintf("%s: only builtin_<driver>.go has an init", f.at(d)))
+				problems = append(problems, fmt.Sprintf("%s: only builtin_<driver>.go has an init", f.At(d)))
 			}
 		}
 	}
@@ -217,15 +218,14 @@ func CheckInits(files []File) []string {
 
 var promise = regexp.MustCompile(`\b(TODO|FIXME|HACK)\b`)
 
-// CheckPromises returns a line for each comment that promises what should be
-// there.
+// CheckPromises returns one line for each comment that promises something missing.
 func CheckPromises(files []File) []string {
 	var problems []string
 	for _, f := range files {
 		for _, group := range f.AST.Comments {
 			for _, c := range group.List {
 				if word := promise.FindString(c.Text); word != "" {
-					problems = append(problems, fmt.Sprintf("%s: a %s; do it, or leave it out", f.at(c), word))
+					problems = append(problems, fmt.Sprintf("%s: a %s; do it, or leave it out", f.At(c), word))
 				}
 			}
 		}
@@ -233,8 +233,7 @@ func CheckPromises(files []File) []string {
 	return problems
 }
 
-// CheckSkips returns a line for each test that can skip itself. Fuzz targets
-// may pass over an input.
+// CheckSkips returns one line for each test that can skip itself. Fuzz targets may skip an input.
 func CheckSkips(files []File) []string {
 	skips := []string{"Skip", "Skipf", "SkipNow"}
 	tests := []string{"t", "b", "tb"}
@@ -250,7 +249,7 @@ func CheckSkips(files []File) []string {
 					return true
 				}
 				if id, ok := selector.X.(*ast.Ident); ok && slices.Contains(tests, id.Name) {
-					problems = append(problems, fmt.Sprintf("%s: a test that skips itself proves nothing", f.at(n)))
+					problems = append(problems, fmt.Sprintf("%s: a test that skips itself proves nothing", f.At(n)))
 				}
 				return true
 			})

@@ -8,26 +8,27 @@ import (
 	"slices"
 )
 
-// workplace matches mentions of the place where the code was first written,
-// which mean nothing to its readers. It is put together so that it does not
-// match itself.
+// workplace matches mentions of the machine that the code was first written on, which mean nothing
+// to its readers. It is split so that it does not match itself.
 func workplace() *regexp.Regexp {
 	return regexp.MustCompile(`(\.\./|/work/|\b)` + "shared" + `/(design|protocol|style|limits|peers|hooks)|/work` +
 		`/(main|shared|\.library)|\.\./` + "shared" + `\b`)
 }
 
-// CheckTexts returns a line for each text file of the module that refers to
-// what its readers do not have.
+// skippedDirs are directories that hold nothing written for the project.
+var skippedDirs = []string{".git", "dist", "data", "eds-demo", ".tools", "node_modules"}
+
+// CheckTexts returns one line for each text file of the module that refers to something that its
+// readers do not have.
 func CheckTexts(root fs.FS) ([]string, error) {
 	var problems []string
 	pattern := workplace()
-	skipped := []string{".git", "dist", "data", "eds-demo", ".tools", "node_modules"}
 	err := fs.WalkDir(root, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		if d.IsDir() {
-			if slices.Contains(skipped, d.Name()) {
+			if slices.Contains(skippedDirs, d.Name()) {
 				return fs.SkipDir
 			}
 			return nil

@@ -18,14 +18,13 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
-// MySQLURLVariable names the environment variable with the URL of a server to
-// use where none can be started. Its user must be allowed to create databases
-// and the server to take LOAD DATA LOCAL INFILE.
+// MySQLURLVariable names the environment variable with the URL of a server to use if none can be
+// started. Its user must be allowed to create databases, and the server must allow LOAD DATA LOCAL
+// INFILE.
 const MySQLURLVariable = "EDS_TEST_MYSQL_URL"
 
-// sharedMariaDB is the one server of this process that tests share. It lives
-// until the process ends: its home is kept here, because the janitor comes when
-// nobody holds it any more.
+// sharedMariaDB is the server that the tests of this process share. This variable keeps its home
+// alive until the process ends: the janitor removes a home that is garbage-collected.
 var sharedMariaDB = sync.OnceValues(func() (*mariaDBPeer, error) {
 	if _, err := mariaDBPrograms(); err != nil {
 		if u := os.Getenv(MySQLURLVariable); u != "" {
@@ -43,14 +42,14 @@ var sharedMariaDB = sync.OnceValues(func() (*mariaDBPeer, error) {
 	return &mariaDBPeer{url: s.URL(""), server: s}, nil
 })
 
-// mariaDBPeer is a server to make databases on.
+// mariaDBPeer is a server on which tests make databases.
 type mariaDBPeer struct {
 	url    string
-	server *MariaDBServer // nil where it is not ours
+	server *MariaDBServer // nil if another process runs it
 }
 
-// MariaDB returns the URL of a new, empty database, which is dropped when the
-// test ends. The server is one for the test process, without durability.
+// MariaDB returns the URL of a new, empty database, which is dropped when the test ends. All tests
+// of the process share the server, which is not durable.
 func MariaDB(t testing.TB) string {
 	t.Helper()
 	peer, err := sharedMariaDB()
@@ -88,8 +87,8 @@ func runMySQL(ctx context.Context, server, statement string) error {
 	return err
 }
 
-// MariaDBServer is a server that a test stops, starts and kills as it likes.
-// Unlike the shared one it loses nothing that it has committed.
+// MariaDBServer is a server that a test can stop, start and kill. Unlike the shared one it is
+// durable.
 type MariaDBServer struct {
 	home      *home
 	bin       string
@@ -99,8 +98,8 @@ type MariaDBServer struct {
 	authority *authority // of certificates; nil without TLS
 }
 
-// StartMariaDB starts a server of the test's own, with further settings such as
-// "max_connections=5", and ends it with the test.
+// StartMariaDB starts a server for one test, with additional settings such as "max_connections=5".
+// It ends with the test.
 func StartMariaDB(t testing.TB, settings ...string) *MariaDBServer {
 	t.Helper()
 	s, err := newMariaDB(true, settings)
@@ -119,7 +118,7 @@ func StartMariaDB(t testing.TB, settings ...string) *MariaDBServer {
 	return s
 }
 
-// mariaDBPrograms finds mariadbd, which Debian keeps beside what only root runs.
+// mariaDBPrograms finds mariadbd, which Debian keeps among the programs for root.
 func mariaDBPrograms() (string, error) {
 	for _, name := range []string{"mariadbd", "/usr/sbin/mariadbd", "/usr/local/sbin/mariadbd"} {
 		if path, err := exec.LookPath(name); err == nil {
@@ -169,8 +168,7 @@ func (s *MariaDBServer) Socket() string { return filepath.Join(s.home.dir, "sock
 // Addr returns the server's host:port.
 func (s *MariaDBServer) Addr() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
 
-// URL returns the URL of a database of the server. It stays the same over
-// restarts.
+// URL returns the URL of a database of the server. It survives restarts.
 func (s *MariaDBServer) URL(database string) string {
 	return fmt.Sprintf("mysql://root@%s/%s", s.Addr(), database)
 }
@@ -183,7 +181,7 @@ func (s *MariaDBServer) Database(t testing.TB) string {
 	return s.URL(name)
 }
 
-// Start starts the server on the port that it had, and waits until it answers.
+// Start starts the server on the same port as before, and waits until it answers.
 func (s *MariaDBServer) Start(t testing.TB) {
 	t.Helper()
 	if err := s.start(); err != nil {
@@ -233,7 +231,7 @@ func (s *MariaDBServer) Stop(t testing.TB) {
 	s.end(t, syscall.SIGTERM)
 }
 
-// Kill kills the server as a power cut would, but for what the kernel holds.
+// Kill kills the server. Unlike a power cut, it does not lose the kernel's buffers.
 func (s *MariaDBServer) Kill(t testing.TB) {
 	t.Helper()
 	s.end(t, syscall.SIGKILL)
@@ -247,7 +245,7 @@ func (s *MariaDBServer) end(t testing.TB, signal syscall.Signal) {
 	if err := s.process.Process.Signal(signal); err != nil {
 		t.Fatalf("end the test server: %v", err)
 	}
-	// The exit status of a server that was killed says only that.
+	// The exit status says only that the server was killed.
 	_ = s.process.Wait()
 	s.process = nil
 }
@@ -258,8 +256,8 @@ func (s *MariaDBServer) ClientCertificate(t testing.TB, user string) (certificat
 	return s.authority.issue(t, user)
 }
 
-// EnableTLS restarts the server with a certificate for host of a new authority, and returns
-// the authority's file. Certificates of clients have to be of that authority.
+// EnableTLS restarts the server with a certificate for host from a new authority, and returns the
+// authority's file. Client certificates must come from that authority.
 func (s *MariaDBServer) EnableTLS(t testing.TB, host string) (authority string) {
 	t.Helper()
 	ca := newAuthority(t)
@@ -289,8 +287,8 @@ func (s *MariaDBServer) EnableTLS(t testing.TB, host string) (authority string) 
 	return authority
 }
 
-// OpenMySQL opens the database that a URL names, for the use of a test beside
-// the program's own sessions. It takes several statements at once.
+// OpenMySQL opens the database of a URL for a test, beside the program's own sessions. It accepts
+// several statements at once.
 func OpenMySQL(raw string) (*MySQL, error) {
 	u, err := url.Parse(raw)
 	if err != nil {

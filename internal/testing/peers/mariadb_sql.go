@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// MySQL is a session on a MySQL or MariaDB server, for looking at what was
-// written and for doing what others do.
+// MySQL is a session on a MySQL or MariaDB server, for tests that read the written rows or act as
+// another program.
 type MySQL struct{ *sql.DB }
 
 func newMySQL(c driver.Connector) *MySQL {
@@ -25,7 +25,7 @@ func (m *MySQL) Run(t testing.TB, statements string) {
 	}
 }
 
-// Lines returns the rows of an answer, values joined by |.
+// Lines returns the rows of a query, with values joined by |.
 func (m *MySQL) Lines(t testing.TB, query string) []string {
 	t.Helper()
 	rows, err := m.Query(query)

@@ -6,7 +6,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// lines runs a query on a session of its own.
+// lines runs a query in a new session.
 func lines(t *testing.T, server, sql string) []string {
 	t.Helper()
 	db, err := peers.OpenMySQL(server)
@@ -17,7 +17,7 @@ func lines(t *testing.T, server, sql string) []string {
 	return db.Lines(t, sql)
 }
 
-func TestEachTestHasAMariaDBDatabaseOfItsOwn(t *testing.T) {
+func TestMariaDB_GivesEachTestADatabase(t *testing.T) {
 	one, two := peers.MariaDB(t), peers.MariaDB(t)
 	a, b := lines(t, one, "SELECT DATABASE()"), lines(t, two, "SELECT DATABASE()")
 	if a[0] == b[0] {
@@ -28,7 +28,7 @@ func TestEachTestHasAMariaDBDatabaseOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestWhatMariaDBCommittedSurvivesAKill(t *testing.T) {
+func TestMariaDBServer_KeepsCommitsAfterKill(t *testing.T) {
 	server := peers.StartMariaDB(t)
 	database := server.Database(t)
 	db, err := peers.OpenMySQL(database)

@@ -19,16 +19,15 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// PostgresURLVariable names the environment variable with the URL of a server
-// to use where none can be started. Its user must be allowed to create databases.
+// PostgresURLVariable names the environment variable with the URL of a server to use if none can be
+// started. Its user must be allowed to create databases.
 const PostgresURLVariable = "EDS_TEST_POSTGRES_URL"
 
 // startTimeout bounds how long a server may take to answer.
 const startTimeout = 60 * time.Second
 
-// sharedPostgres is the one server of this process that tests share. It lives
-// until the process ends: its home is kept here, because the janitor comes when
-// nobody holds it any more.
+// sharedPostgres is the server that the tests of this process share. This variable keeps its home
+// alive until the process ends: the janitor removes a home that is garbage-collected.
 var sharedPostgres = sync.OnceValues(func() (*postgresPeer, error) {
 	if _, err := postgresPrograms(); err != nil {
 		if u := os.Getenv(PostgresURLVariable); u != "" {
@@ -46,17 +45,17 @@ var sharedPostgres = sync.OnceValues(func() (*postgresPeer, error) {
 	return &postgresPeer{url: s.URL("postgres"), server: s}, nil
 })
 
-// postgresPeer is a server to make databases on.
+// postgresPeer is a server on which tests make databases.
 type postgresPeer struct {
 	url    string
-	server *PostgresServer // nil where it is not ours
+	server *PostgresServer // nil if another process runs it
 }
 
 // databases numbers the databases of this process.
 var databases atomic.Int64
 
-// Postgres returns the URL of a new, empty database, which is dropped when the
-// test ends. The server is one for the test process, without durability.
+// Postgres returns the URL of a new, empty database, which is dropped when the test ends. All tests
+// of the process share the server, which is not durable.
 func Postgres(t testing.TB) string {
 	t.Helper()
 	peer, err := sharedPostgres()
@@ -94,8 +93,8 @@ func execute(t testing.TB, server, statement string) {
 	}
 }
 
-// PostgresServer is a server that a test stops, starts and kills as it likes.
-// Unlike the shared one it loses nothing that it has committed.
+// PostgresServer is a server that a test can stop, start and kill. Unlike the shared one it is
+// durable.
 type PostgresServer struct {
 	home      *home
 	bin       string
@@ -105,8 +104,8 @@ type PostgresServer struct {
 	process   *exec.Cmd
 }
 
-// StartPostgres starts a server of the test's own, with further settings such as
-// "max_connections=5", and ends it with the test.
+// StartPostgres starts a server for one test, with additional settings such as "max_connections=5".
+// It ends with the test.
 func StartPostgres(t testing.TB, settings ...string) *PostgresServer {
 	t.Helper()
 	s, err := newPostgres(true, settings)
@@ -178,8 +177,7 @@ func newPostgres(durable bool, settings []string) (*PostgresServer, error) {
 
 func (s *PostgresServer) data() string { return filepath.Join(s.home.dir, "data") }
 
-// URL returns the URL of a database of the server. It stays the same over
-// restarts.
+// URL returns the URL of a database of the server. It survives restarts.
 func (s *PostgresServer) URL(database string) string {
 	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", s.port, database)
 }
@@ -192,7 +190,7 @@ func (s *PostgresServer) Database(t testing.TB) string {
 	return s.URL(name)
 }
 
-// Start starts the server on the port that it had, and waits until it answers.
+// Start starts the server on the same port as before, and waits until it answers.
 func (s *PostgresServer) Start(t testing.TB) {
 	t.Helper()
 	if err := s.start(); err != nil {
@@ -228,11 +226,11 @@ func (s *PostgresServer) start() error {
 	}
 }
 
-// errInUse says that processes of a server that was killed are still ending.
+// errInUse means that processes of a killed server are still ending.
 var errInUse = errors.New("the processes of the server before are still there")
 
-// awaitAnswer returns when the server answers a query. What it has to say stands
-// in the log behind the given byte.
+// awaitAnswer returns when the server answers a query. Its messages begin at the given byte of the
+// log.
 func (s *PostgresServer) awaitAnswer(ctx context.Context, said int) error {
 	for {
 		conn, err := pgx.Connect(ctx, s.URL("postgres"))
@@ -261,9 +259,8 @@ func (s *PostgresServer) Stop(t testing.TB) {
 	s.end(t, syscall.SIGINT)
 }
 
-// Kill kills the server as a power cut would, but for what the kernel holds.
-// The postmaster stands still while the processes that it has made are killed,
-// so that none of them is left to answer, and it makes no other.
+// Kill kills the server. Unlike a power cut, it does not lose the kernel's buffers. It stops the
+// postmaster first, so that it makes no new process, and kills its children before it.
 func (s *PostgresServer) Kill(t testing.TB) {
 	t.Helper()
 	if s.process != nil {
@@ -275,7 +272,7 @@ func (s *PostgresServer) Kill(t testing.TB) {
 	s.awaitSilence(t)
 }
 
-// awaitSilence returns when nobody listens on the server's port any more.
+// awaitSilence returns when no process listens on the server's port.
 func (s *PostgresServer) awaitSilence(t testing.TB) {
 	t.Helper()
 	deadline := time.Now().Add(startTimeout)
@@ -299,7 +296,7 @@ func (s *PostgresServer) end(t testing.TB, signal syscall.Signal) {
 	if err := s.process.Process.Signal(signal); err != nil {
 		t.Fatalf("end the test server: %v", err)
 	}
-	// The exit status of a server that was killed says only that.
+	// The exit status says only that the server was killed.
 	_ = s.process.Wait()
 	s.process = nil
 }

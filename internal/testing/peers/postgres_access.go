@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// Authenticate restarts the server with these lines for its pg_hba.conf.
-// Connections to the database postgres stay free of them.
+// Authenticate restarts the server with these lines in its pg_hba.conf. They do not apply to the
+// database postgres.
 func (s *PostgresServer) Authenticate(t testing.TB, lines ...string) {
 	t.Helper()
 	lines = append([]string{"host postgres postgres 127.0.0.1/32 trust"}, lines...)
@@ -25,8 +25,8 @@ func (s *PostgresServer) Authenticate(t testing.TB, lines ...string) {
 	s.Start(t)
 }
 
-// EnableTLS restarts the server with a certificate for host of a new authority, and returns
-// the authority's file. Certificates of clients have to be of that authority.
+// EnableTLS restarts the server with a certificate for host from a new authority, and returns the
+// authority's file. Client certificates must come from that authority.
 func (s *PostgresServer) EnableTLS(t testing.TB, host string) (authority string) {
 	t.Helper()
 	ca := newAuthority(t)
@@ -50,7 +50,7 @@ func (s *PostgresServer) ClientCertificate(t testing.TB, user string) (certifica
 	return s.authority.issue(t, user)
 }
 
-// write writes a file of the server's data directory, for the server's eyes only.
+// write writes a file in the server's data directory that only the server can read.
 func (s *PostgresServer) write(t testing.TB, name string, text []byte) {
 	t.Helper()
 	path := filepath.Join(s.data(), name)

@@ -31,13 +31,13 @@ func query(t *testing.T, server, sql string) string {
 	return answer
 }
 
-func TestEachTestHasADatabaseOfItsOwn(t *testing.T) {
+func TestPostgres_GivesEachTestADatabase(t *testing.T) {
 	one, two := peers.Postgres(t), peers.Postgres(t)
 	a, b := query(t, one, "SELECT current_database()"), query(t, two, "SELECT current_database()")
 	if a == b {
 		t.Errorf("both databases are %s", a)
 	}
-	// The server lives as long as the process does, whoever still holds it.
+	// The server lives until the process ends, even if it is no longer referenced.
 	runtime.GC()
 	runtime.GC()
 	if again := query(t, one, "SELECT current_database()"); again != a {
@@ -45,7 +45,7 @@ func TestEachTestHasADatabaseOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestWhatWasCommittedSurvivesAKill(t *testing.T) {
+func TestPostgresServer_KeepsCommitsAfterKill(t *testing.T) {
 	server := peers.StartPostgres(t)
 	database := server.Database(t)
 	query(t, database, "WITH made AS (SELECT 1) SELECT 'x' FROM made")
@@ -72,10 +72,10 @@ func TestWhatWasCommittedSurvivesAKill(t *testing.T) {
 	}
 }
 
-// childVariable makes this test binary the process that is killed.
+// childVariable makes this test binary the child process that is killed.
 const childVariable = "EDS_TESTPEERS_CHILD"
 
-func TestNothingOutlivesAKilledTestProcess(t *testing.T) {
+func TestPostgres_EndsWithKilledTestProcess(t *testing.T) {
 	if os.Getenv(childVariable) != "" {
 		os.Stdout.WriteString(peers.Postgres(t) + "\n")
 		<-t.Context().Done()
@@ -89,7 +89,7 @@ func TestNothingOutlivesAKilledTestProcess(t *testing.T) {
 	if err := os.Chmod(temp, 0o777); err != nil { // the server may run as another user
 		t.Fatal(err)
 	}
-	child := exec.Command(os.Args[0], "-test.run=^TestNothingOutlivesAKilledTestProcess$", "-test.timeout=60s")
+	child := exec.Command(os.Args[0], "-test.run=^TestPostgres_EndsWithKilledTestProcess$", "-test.timeout=60s")
 	child.Env = append(os.Environ(), childVariable+"=1", "TMPDIR="+temp)
 	out, err := child.StdoutPipe()
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package peers starts the servers that tests talk to: private ones, on free
 // loopback ports, in temporary directories. Nothing of them outlives the test
-// process, not even when it is killed. A peer that can not be had fails the
-// test and says what to install; it is never skipped.
+// process, not even when it is killed. If a peer cannot start, the test fails and says what to
+// install; it is never skipped.
 //
 // Only tests import this package.
 package peers
@@ -21,11 +21,11 @@ import (
 	"syscall"
 )
 
-// account is a user that servers run as which refuse to run as root.
+// account is the user of servers that refuse to run as root.
 type account struct{ uid, gid uint32 }
 
-// unprivileged returns the account to run a server as: nil for our own, unless
-// that is root's; then the first of names that exists.
+// unprivileged returns the account for a server: nil for the current user, or, if that is root, the
+// first of names that exists.
 func unprivileged(names ...string) (*account, error) {
 	if os.Getuid() != 0 {
 		return nil, nil
@@ -48,9 +48,8 @@ func unprivileged(names ...string) (*account, error) {
 	return nil, errors.New("no account to run a server as but root's")
 }
 
-// janitor removes a home, after killing what runs in it, once the other end of
-// its standard input is closed: by us, or by our death however it came. A process
-// that has ended but was not waited for yet has ended.
+// janitor kills the server in a home and removes the home, once the other end of its standard input
+// is closed: by the test process, or by its death of any cause. A zombie counts as ended.
 const janitor = `
 trap '' INT TERM HUP
 running() { kill -0 "$1" 2>/dev/null && ! grep -qs ') Z' "/proc/$1/stat"; }
@@ -68,7 +67,7 @@ fi
 rm -rf "$1"
 `
 
-// home is the directory of one server, and whoever cleans up after it.
+// home is the directory of one server, with the process that cleans up after it.
 type home struct {
 	dir    string
 	as     *account
@@ -89,7 +88,7 @@ func newHome(name string, as *account) (*home, error) {
 	return h, nil
 }
 
-// keep gives the home to its account and starts its janitor.
+// keep makes the account own the home, and starts the janitor.
 func (h *home) keep() error {
 	if h.as != nil {
 		if err := os.Chown(h.dir, int(h.as.uid), int(h.as.gid)); err != nil {
@@ -111,8 +110,7 @@ func (h *home) keep() error {
 	return nil
 }
 
-// tempRoot returns where homes are made: the usual place, unless another
-// account could not get there.
+// tempRoot returns the directory for homes: the usual one, unless the account cannot enter it.
 func tempRoot(as *account) string {
 	root := os.TempDir()
 	if as == nil {
@@ -129,8 +127,8 @@ func tempRoot(as *account) string {
 	}
 }
 
-// command prepares a command as the home's account, in a process group of its
-// own, so that a Ctrl-C in the terminal reaches only the tests.
+// command prepares a command for the home's account. It has a process group of its own, so that
+// Ctrl-C in the terminal reaches only the tests.
 func (h *home) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = "/"
@@ -172,9 +170,8 @@ func (h *home) log() string {
 	return string(text)
 }
 
-// killChildren stops a process, so that it makes no more of them, kills its
-// children, and waits until they have ended. Where there is no /proc they are
-// left to notice the end of their parent.
+// killChildren stops a process, so that it makes no new children, kills its children, and waits
+// until they have ended. Without /proc it leaves them to notice the end of their parent.
 func killChildren(parent *os.Process) error {
 	if err := parent.Signal(syscall.SIGSTOP); err != nil {
 		return err
@@ -201,14 +198,14 @@ func killChildren(parent *os.Process) error {
 	return nil
 }
 
-// processState reads the state and the parent of a process from its file in
-// /proc; they are empty where it has ended.
+// processState reads the state and the parent of a process from its file in /proc. They are empty
+// if it has ended.
 func processState(stat string) (state, parent string) {
 	text, err := os.ReadFile(stat)
 	if err != nil {
 		return "", ""
 	}
-	// Both stand behind the name, which is in parentheses and may hold anything.
+	// Both follow the name, which is in parentheses and may contain anything.
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	if len(fields) < 2 {
 		return "", ""
@@ -216,13 +213,13 @@ func processState(stat string) (state, parent string) {
 	return fields[0], fields[1]
 }
 
-// remove ends the home and waits until it is gone.
+// remove ends the server, removes the home and waits for both.
 func (h *home) remove() error {
 	h.alive.Close()
 	return h.keeper.Wait()
 }
 
-// freePort returns a loopback port that nobody listens on now.
+// freePort returns an unused loopback port.
 func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -19,8 +19,7 @@ import (
 	"time"
 )
 
-// Accounts of the S3 server: one that may do everything, and one that may do
-// nothing.
+// Accounts of the S3 server: one with all permissions, and one with none.
 const (
 	S3Key, S3Secret                   = "eds-test-key", "eds/test+secret"
 	S3PowerlessKey, S3PowerlessSecret = "eds-powerless-key", "eds-powerless-secret"
@@ -35,8 +34,8 @@ type S3Server struct {
 	process *exec.Cmd
 }
 
-// sharedS3 is the one server of this process that tests share. It lives until
-// the process ends, as sharedPostgres does.
+// sharedS3 is the server that the tests of this process share. Like sharedPostgres it lives until
+// the process ends.
 var sharedS3 = sync.OnceValues(newS3)
 
 func newS3() (*S3Server, error) {
@@ -68,7 +67,7 @@ func S3(t testing.TB) *S3Server {
 	return s
 }
 
-// StartS3 starts a server for t alone, which may stop it and start it again.
+// StartS3 starts a server for one test, which can stop and start it.
 func StartS3(t testing.TB) *S3Server {
 	t.Helper()
 	s, err := newS3()
@@ -89,7 +88,7 @@ func (s *S3Server) Stop(t testing.TB) {
 	if err := s.process.Process.Kill(); err != nil {
 		t.Fatalf("stop the S3 server: %v", err)
 	}
-	_ = s.process.Wait() // it says that it was killed
+	_ = s.process.Wait() // it reports that the process was killed
 }
 
 // Start starts the server again, at the same address.
@@ -100,8 +99,8 @@ func (s *S3Server) Start(t testing.TB) {
 	}
 }
 
-// s3Program builds the server, a module of its own because of all that it needs,
-// and returns the file, which is in go's cache of what it has built.
+// s3Program builds the server and returns the file in Go's build cache. The server is a module of
+// its own because of its many dependencies.
 func s3Program() (string, error) {
 	_, here, _, ok := runtime.Caller(0)
 	if !ok {
@@ -176,15 +175,15 @@ func (s *S3Server) Bucket(t testing.TB) string {
 
 func (s *S3Server) path(bucket string) string { return filepath.Join(s.home.dir, "buckets", bucket) }
 
-// Objects returns the objects of a bucket below a prefix, by their names below it,
-// as they are on disk.
+// Objects returns the objects of a bucket below a prefix, as they are on disk, by their names below
+// the prefix.
 func (s *S3Server) Objects(t testing.TB, bucket, prefix string) map[string][]byte {
 	t.Helper()
 	all := make(map[string][]byte)
 	root := filepath.Join(s.path(bucket), filepath.FromSlash(prefix))
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if path == root && errors.Is(err, fs.ErrNotExist) {
-			return nil // nobody has put anything there yet
+			return nil // nothing was put there yet
 		}
 		if err != nil {
 			return err
@@ -208,7 +207,7 @@ func (s *S3Server) Objects(t testing.TB, bucket, prefix string) map[string][]byt
 	return all
 }
 
-// s3Unfinished is the directory of a bucket with what is not an object yet.
+// s3Unfinished is the directory of a bucket with unfinished uploads.
 const s3Unfinished = ".sgwtmp"
 
 // Unfinished returns the files of multipart uploads that were neither completed

@@ -1,7 +1,7 @@
-// Cross checks that the program can be compiled for every platform of releases.
-// It checks the types of the program and of all that it imports, as each platform
-// has them, and makes no code, which takes a tenth of the time. Of the standard
-// library, which Go's own releases compile, it checks what others see.
+// Cross checks that the program compiles for every platform of releases. It checks the types of the
+// program and of all imported packages for each platform, and generates no code, which takes a
+// tenth of the time. It checks only the declarations of the standard library, which Go's own
+// releases compile.
 package main
 
 import (
@@ -35,8 +35,8 @@ func main() {
 	}
 }
 
-// run checks packages, which are named as for go build in dir, for every platform.
-// The error holds what is wrong with each.
+// run checks packages, named as for go build in dir, for every platform. The error lists the
+// problems of each.
 func run(ctx context.Context, dir string, names []string, out io.Writer) error {
 	var platforms []platform
 	s := newSources()
@@ -63,17 +63,17 @@ func run(ctx context.Context, dir string, names []string, out io.Writer) error {
 			return nil
 		})
 	}
-	_ = g.Wait() // each has told its own problem
+	_ = g.Wait() // each has reported its own problem
 	return errors.Join(problems...)
 }
 
-// platform is one that the program is compiled for.
+// platform is a platform that the program is compiled for.
 type platform struct {
 	system, arch string
 	sources      *sources
 }
 
-// listed is what go list says of a package.
+// listed is a package in the output of go list.
 type listed struct {
 	ImportPath, Dir string
 	GoFiles         []string
@@ -83,7 +83,7 @@ type listed struct {
 	Error           *struct{ Err string }
 }
 
-// check returns the number of packages that the packages named are made of.
+// check checks the packages and all that they import, and returns their number.
 func (p platform) check(ctx context.Context, dir string, names []string) (int, error) {
 	const members = "ImportPath,Dir,GoFiles,ImportMap,Standard,Module,Error"
 	list := exec.CommandContext(ctx, "go", append([]string{"list", "-deps", "-json=" + members}, names...)...)
@@ -96,7 +96,7 @@ func (p platform) check(ctx context.Context, dir string, names []string) (int, e
 	}
 	known := map[string]*types.Package{"unsafe": types.Unsafe}
 	for decoder := json.NewDecoder(bytes.NewReader(text)); ; {
-		var l listed // after all that it imports
+		var l listed // follows all packages that it imports
 		if err := decoder.Decode(&l); errors.Is(err, io.EOF) {
 			return len(known), nil
 		} else if err != nil {
@@ -116,7 +116,7 @@ func (p platform) check(ctx context.Context, dir string, names []string) (int, e
 	}
 }
 
-// checkOne checks a package, of which all that it imports is known.
+// checkOne checks a package after all that it imports.
 func (p platform) checkOne(l listed, known map[string]*types.Package) (*types.Package, error) {
 	var files []*ast.File
 	for _, name := range l.GoFiles {
@@ -133,7 +133,7 @@ func (p platform) checkOne(l listed, known map[string]*types.Package) (*types.Pa
 	return config.Check(l.ImportPath, p.sources.set, files, nil)
 }
 
-// imports finds what a package imports among what has been checked.
+// imports resolves the imports of a package among the checked packages.
 type imports struct {
 	known map[string]*types.Package
 	names map[string]string // of vendored packages
@@ -149,7 +149,7 @@ func (i imports) Import(path string) (*types.Package, error) {
 	return nil, fmt.Errorf("%s has not been listed", path)
 }
 
-// sources are files, each of which is parsed once, whichever platforms have it.
+// sources are files. Each is parsed once for all platforms.
 type sources struct {
 	set   *token.FileSet
 	mu    sync.Mutex
@@ -160,7 +160,7 @@ func newSources() *sources {
 	return &sources{set: token.NewFileSet(), files: make(map[string]func() (*ast.File, error))}
 }
 
-// file returns a file, with or without the bodies of its functions. Nobody changes it.
+// file returns a file, with or without the bodies of its functions. Callers must not change it.
 func (s *sources) file(path string, bodies bool) (*ast.File, error) {
 	s.mu.Lock()
 	parsed := s.files[path]
@@ -179,7 +179,7 @@ func (s *sources) parse(path string, bodies bool) (*ast.File, error) {
 	}
 	for _, d := range file.Decls {
 		if f, ok := d.(*ast.FuncDecl); ok && f.Body != nil {
-			f.Body.List = nil // which is most of the memory
+			f.Body.List = nil // most of the memory
 		}
 	}
 	return file, nil

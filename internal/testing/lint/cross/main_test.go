@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// write makes a module of files, which imports another one, and returns its directory.
+// write makes a module of files, which imports another module, and returns its directory.
 func write(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -35,7 +35,7 @@ func write(t *testing.T, files map[string]string) string {
 	return dir
 }
 
-func TestAProgramForEveryPlatformPasses(t *testing.T) {
+func TestRun_PassesProgramForEveryPlatform(t *testing.T) {
 	var out strings.Builder
 	if err := run(t.Context(), write(t, map[string]string{}), []string{"."}, &out); err != nil {
 		t.Error(err)
@@ -47,7 +47,7 @@ func TestAProgramForEveryPlatformPasses(t *testing.T) {
 	}
 }
 
-func TestWhatAPlatformWouldNotCompileIsTold(t *testing.T) {
+func TestRun_ReportsPlatformsThatDoNotCompile(t *testing.T) {
 	for name, c := range map[string]struct {
 		files map[string]string
 		want  string

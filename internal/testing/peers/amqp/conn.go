@@ -1,7 +1,7 @@
 // Package amqp is the server's end of AMQP 1.0, after the OASIS specification: an encoding of
 // values, and the connections, sessions and links on which clients send messages and receive
-// replies. It checks what the specification asks of a client, and is strict where brokers are
-// lenient: tests are to see what a client does wrong.
+// replies. It checks what the specification asks of a client, and is stricter than brokers, so that
+// tests see a client's mistakes.
 //
 // It does without what producers do not use: resuming links, transactions, SASL other than
 // ANONYMOUS, and the settlement of messages that the server sends.
@@ -37,7 +37,7 @@ type Conn struct {
 	handler Handler
 
 	mu       sync.Mutex // guards writes and all below, and the state of sessions and links
-	sessions map[uint16]*session
+	sessions map[uint16]*sessionEndpoint
 	frame    []byte // is used again for the next frame that is written
 	closed   bool   // close was sent
 }
@@ -53,7 +53,7 @@ const (
 
 // NewConn returns the server's end of a connection, which Serve runs.
 func NewConn(conn net.Conn, handler Handler) *Conn {
-	return &Conn{net: conn, handler: handler, sessions: make(map[uint16]*session)}
+	return &Conn{net: conn, handler: handler, sessions: make(map[uint16]*sessionEndpoint)}
 }
 
 // Serve reads from the client until the connection ends, and closes it.
@@ -168,7 +168,7 @@ func (c *Conn) greet(r io.Reader, want string) error {
 	return nil
 }
 
-// authenticate lets the client in, whoever it is: Event Hubs asks for tokens later.
+// authenticate accepts every client: Event Hubs asks for tokens later.
 func (c *Conn) authenticate(r io.Reader) error {
 	if err := c.greet(r, saslHeader); err != nil {
 		return err
@@ -266,7 +266,7 @@ func (c *Conn) begin(channel uint16, b *begin) error {
 	if b.RemoteChannel != nil {
 		return &Error{Condition: InvalidField, Description: "begin answers a session that was not begun"}
 	}
-	s := &session{
+	s := &sessionEndpoint{
 		conn: c, channel: channel, links: make(map[uint32]*Link),
 		nextIncoming: b.NextOutgoingID, incomingWindow: window, outgoingWindow: b.IncomingWindow,
 	}

@@ -136,7 +136,8 @@ func TestConn_TakesMessagesOfManyFrames(t *testing.T) {
 	}
 }
 
-// TestConn_GrantsCreditAndWindow sends more messages, and more frames, than a client may send at first.
+// TestConn_GrantsCreditAndWindow sends more messages, and more frames, than a client may send at
+// first.
 func TestConn_GrantsCreditAndWindow(t *testing.T) {
 	session, e := dial(t)
 	var group sync.WaitGroup
@@ -375,13 +376,13 @@ func (r *raw) large() {
 }
 
 func TestLink_BoundsCreditAndSession(t *testing.T) {
-	l := &Link{Sends: true, session: &session{conn: NewConn(discard{}, new(echo)), incomingWindow: 1}}
+	l := &Link{Sends: true, session: &sessionEndpoint{conn: NewConn(discard{}, new(echo)), incomingWindow: 1}}
 	id, format := uint32(0), uint32(0)
 	first := &transfer{DeliveryID: &id, DeliveryTag: []byte("t"), MessageFormat: &format}
 	if _, err := l.receive(first, nil); err == nil || err.Condition != TransferLimitExceeded {
 		t.Errorf("without credit: %v", err)
 	}
-	s := &session{conn: l.session.conn, links: map[uint32]*Link{}}
+	s := &sessionEndpoint{conn: l.session.conn, links: map[uint32]*Link{}}
 	s.conn.mu.Lock()
 	defer s.conn.mu.Unlock()
 	s.transfer(first, nil)
@@ -391,7 +392,7 @@ func TestLink_BoundsCreditAndSession(t *testing.T) {
 	}
 }
 
-// discard is a connection that takes what is written.
+// discard is a connection that discards writes.
 type discard struct{ net.Conn }
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }

@@ -220,7 +220,8 @@ func (d *decoder) number(wide bool) (int, error) {
 	return int(min(binary.BigEndian.Uint32(b), math.MaxInt32)), nil
 }
 
-// elements returns a decoder of what a compound value or an array holds, and the number of elements.
+// elements returns a decoder of what a compound value or an array holds, and the number of
+// elements.
 func (d *decoder) elements(wide bool) (*decoder, int, error) {
 	b, err := d.sized(wide)
 	if err != nil {

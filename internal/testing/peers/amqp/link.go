@@ -13,7 +13,7 @@ type Link struct {
 	Sends          bool   // the client sends messages; otherwise it receives them
 	MaxMessageSize uint64 // bytes of the largest message of the client; 0 for no limit
 
-	session  *session
+	session  *sessionEndpoint
 	handle   uint32
 	detached bool // by either side
 

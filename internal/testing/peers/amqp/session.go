@@ -2,11 +2,12 @@ package amqp
 
 import "fmt"
 
-// window is how many transfer frames a session takes before it has told the client to go on.
+// window is the number of transfer frames that a session takes without a flow in between.
 const window = 2048
 
-// session is a session that the client has begun. The connection's lock guards it.
-type session struct {
+// sessionEndpoint is the server's end of a session that the client has begun. The connection's lock
+// guards it.
+type sessionEndpoint struct {
 	conn    *Conn
 	channel uint16
 	links   map[uint32]*Link // by handle, which is the same in both directions
@@ -21,17 +22,17 @@ type session struct {
 	lastDelivery *uint32 // delivery-id of the client's last delivery; nil for none
 }
 
-func (s *session) write(p performative, payload []byte) { s.conn.write(s.channel, p, payload) }
+func (s *sessionEndpoint) write(p performative, payload []byte) { s.conn.write(s.channel, p, payload) }
 
 // end tells the client that the session ends because it broke the protocol.
-func (s *session) end(reason *Error) {
+func (s *sessionEndpoint) end(reason *Error) {
 	s.ended = true
 	s.write(&end{Error: reason.value()}, nil)
 	s.conn.unlocked(func() { s.conn.handler.Violation(reason) })
 }
 
 // endedByClient handles the client's end, which may answer ours.
-func (s *session) endedByClient(*end) {
+func (s *sessionEndpoint) endedByClient(*end) {
 	if !s.ended {
 		s.write(new(end), nil)
 	}
@@ -41,7 +42,7 @@ func (s *session) endedByClient(*end) {
 	delete(s.conn.sessions, s.channel)
 }
 
-func (s *session) handle(f frame) error {
+func (s *sessionEndpoint) handle(f frame) error {
 	switch p := f.body.(type) {
 	case *attach:
 		s.attach(p)
@@ -62,7 +63,7 @@ func (s *session) handle(f frame) error {
 	return nil
 }
 
-func (s *session) attach(a *attach) {
+func (s *sessionEndpoint) attach(a *attach) {
 	switch {
 	case s.links[a.Handle] != nil:
 		s.end(&Error{Condition: HandleInUse, Description: fmt.Sprintf("handle %d", a.Handle)})
@@ -101,7 +102,7 @@ func (s *session) attach(a *attach) {
 }
 
 // link returns the link of a handle, or ends the session.
-func (s *session) link(handle uint32) *Link {
+func (s *sessionEndpoint) link(handle uint32) *Link {
 	l := s.links[handle]
 	if l == nil {
 		s.end(&Error{Condition: UnattachedHandle, Description: fmt.Sprintf("handle %d", handle)})
@@ -109,7 +110,7 @@ func (s *session) link(handle uint32) *Link {
 	return l
 }
 
-func (s *session) flow(f *flow) {
+func (s *sessionEndpoint) flow(f *flow) {
 	if f.NextIncomingID != nil {
 		s.outgoingWindow = *f.NextIncomingID + f.IncomingWindow - s.nextOutgoing
 	}
@@ -134,12 +135,12 @@ func (s *session) flow(f *flow) {
 }
 
 // state returns a flow with the state of the session.
-func (s *session) state() *flow {
+func (s *sessionEndpoint) state() *flow {
 	next := s.nextIncoming
 	return &flow{NextIncomingID: &next, IncomingWindow: s.incomingWindow, NextOutgoingID: s.nextOutgoing, OutgoingWindow: window}
 }
 
-func (s *session) transfer(t *transfer, payload []byte) {
+func (s *sessionEndpoint) transfer(t *transfer, payload []byte) {
 	if s.incomingWindow == 0 {
 		s.end(&Error{Condition: WindowViolation, Description: "a transfer beyond the session's window"})
 		return
@@ -166,13 +167,13 @@ func (s *session) transfer(t *transfer, payload []byte) {
 }
 
 // follows reports whether a delivery-id comes after all before, and remembers it.
-func (s *session) follows(id uint32) bool {
+func (s *sessionEndpoint) follows(id uint32) bool {
 	after := s.lastDelivery == nil || int32(id-*s.lastDelivery) > 0
 	s.lastDelivery = &id
 	return after
 }
 
-func (s *session) detach(d *detach) {
+func (s *sessionEndpoint) detach(d *detach) {
 	l := s.link(d.Handle)
 	if l == nil {
 		return

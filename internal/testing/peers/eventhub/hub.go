@@ -179,7 +179,8 @@ func (h *Hub) receive(d *amqp.Delivery) []*amqp.Delivery {
 	return ready
 }
 
-// decide stores a message, unless a fault is due, and returns what to do with its sender. That is to
+// decide stores a message, unless a fault is due, and returns what to do with its sender. That is
+// to
 // be done without the lock.
 func (h *Hub) decide(d *amqp.Delivery) (answer func()) {
 	h.unanswered--

@@ -1,5 +1,6 @@
 // Package eventhub runs a namespace of Azure Event Hubs for tests: a server of AMQP 1.0 that checks
-// what the service checks of a producer - tokens and their signatures, claims, sizes, partition keys -
+// what the service checks of a producer - tokens and their signatures, claims, sizes, partition
+// keys -
 // and more than that: it is strict about the protocol. On demand its hubs fail as the service does.
 //
 // Only tests import this package.
@@ -46,7 +47,8 @@ type Namespace struct {
 // Start starts a namespace without hubs.
 func Start() (*Namespace, error) { return start("127.0.0.1:0", nil) }
 
-// StartAt starts a namespace at an address, where one may have died. Its events are in the file that
+// StartAt starts a namespace at an address, where one may have died. Its events are in the file
+// that
 // path names: hubs have those of their name when they are made.
 func StartAt(addr, path string) (*Namespace, error) {
 	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
@@ -121,7 +123,8 @@ func (n *Namespace) listen(l net.Listener) {
 	})
 }
 
-// TLS adds a listener that speaks AMQP over TLS, and returns its address. The certificate and its key
+// TLS adds a listener that speaks AMQP over TLS, and returns its address. The certificate and its
+// key
 // are PEM files.
 func (n *Namespace) TLS(t testing.TB, certificate, key string) string {
 	t.Helper()

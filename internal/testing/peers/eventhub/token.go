@@ -30,7 +30,8 @@ func claimsOf(keyName string) []string {
 	return nil
 }
 
-// checkSignature checks a token of the form SharedAccessSignature sr=audience&sig=...&se=expiry&skn=key:
+// checkSignature checks a token of the form SharedAccessSignature
+// sr=audience&sig=...&se=expiry&skn=key:
 // sig is an HMAC of sr, as it is escaped, and se. It returns the claims of the key, or the problem.
 func checkSignature(token, audience string) (claims []string, problem string) {
 	text, ok := strings.CutPrefix(token, "SharedAccessSignature ")

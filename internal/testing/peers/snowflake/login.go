@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// Users are those whom the service lets in.
+// Users are the users of the service, with their credentials.
 type Users struct {
 	Passwords map[string]string         // of users
 	Keys      map[string]*rsa.PublicKey // of users
@@ -45,7 +45,7 @@ func (s *Server) login(query url.Values, raw []byte) any {
 	defer s.mu.Unlock()
 	s.logins++
 	token := fmt.Sprintf("token-%d", s.logins)
-	s.sessions[token] = &session{Session: opened, files: make(map[string][]byte)}
+	s.sessions[token] = &openSession{Session: opened, files: make(map[string][]byte)}
 	s.parameters = d.Parameters
 	return succeeded(map[string]any{
 		"token": token, "masterToken": "master-" + token, "validityInSeconds": 3600, "masterValidityInSeconds": 14400,
@@ -81,8 +81,7 @@ func (u Users) check(authenticator, user, password, token string) error {
 	return refused
 }
 
-// subject returns the user that a JSON web token speaks for; the account stands
-// before it.
+// subject returns the user of a JSON web token, which follows the account.
 func subject(token string) string {
 	parts := strings.Split(token, ".")
 	var claims struct {
@@ -96,7 +95,7 @@ func subject(token string) string {
 	return user
 }
 
-// signed reports whether a JSON web token is signed by the key's owner.
+// signed reports whether a JSON web token is signed with the key.
 func signed(token string, key *rsa.PublicKey) bool {
 	at := strings.LastIndexByte(token, '.')
 	if at < 0 {

@@ -11,9 +11,8 @@ import (
 
 var stageReference = regexp.MustCompile(`@"[^"]+"/[\w./-]+`)
 
-// Rows returns the rows that a statement reads: the lines of the stage's file
-// that it names, or the elements of its first parameter. A file that is not
-// there has none, as Snowflake has it.
+// Rows returns the rows that a statement reads: the lines of its staged file, or the elements of
+// its first parameter. As in Snowflake, a missing file has no rows.
 func (q Query) Rows() [][]byte {
 	var lines [][]byte
 	if name := stageReference.FindString(q.SQL); name != "" {

@@ -1,6 +1,5 @@
-// Package snowflake is a double of Snowflake's service for tests: it speaks its
-// protocol over HTTP, checks logins, keeps stages, and hands statements to an
-// Engine. What they mean is the engine's business.
+// Package snowflake is a test double of Snowflake's service. It speaks the protocol over HTTP,
+// checks logins, keeps stages, and passes statements to an Engine, which executes them.
 package snowflake
 
 import (
@@ -31,31 +30,30 @@ type Session interface {
 	Close() error
 }
 
-// Place is where a session begins, names as the client spelled them.
+// Place has the database and schema that a session begins in, as the client wrote them.
 type Place struct{ Database, Schema, Warehouse, Role string }
 
 // Query is one statement.
 type Query struct {
 	SQL  string
-	Args []string // of its parameters, in order
-	// File returns what was uploaded to a stage of the session under the name,
-	// stage first.
+	Args []string // values of parameters, in order
+	// File returns an uploaded file by its name, which begins with the stage.
 	File func(name string) ([]byte, bool)
 }
 
-// Result is what a statement answers.
+// Result is the result of a statement.
 type Result struct {
 	Columns []Column
 	Rows    [][]*string // nil is NULL
 }
 
-// Column is a column of an answer.
+// Column is a column of a result.
 type Column struct {
 	Name string
 	Real bool // numbers of floating point; else text
 }
 
-// Error is an error that the service answers.
+// Error is an error of the service.
 type Error struct {
 	Code           int
 	State, Message string
@@ -70,28 +68,28 @@ type Server struct {
 	users  Users
 
 	mu         sync.Mutex
-	sessions   map[string]*session // by token
+	sessions   map[string]*openSession // by token
 	logins     int
 	queries    int
 	statements []string
 	parameters map[string]any // of the last login
-	answers    map[string]any // of queries that answer later, by id
+	answers    map[string]any // results that the client fetches later, by query id
 	intercept  func(sql string) error
 	slow       bool
-	busy       string // Retry-After; "" where the service is there
+	busy       string // Retry-After; "" if the service is available
 }
 
-// session is the server's side of a session.
-type session struct {
+// openSession is the server's state of a session.
+type openSession struct {
 	Session
 	turn  sync.Mutex // statements are serial
 	mu    sync.Mutex
 	files map[string][]byte // of its stages
 }
 
-// New starts a double. It stops when the test ends.
+// New starts a server. It stops when the test ends.
 func New(t testing.TB, engine Engine, users Users) *Server {
-	s := &Server{engine: engine, users: users, sessions: make(map[string]*session), answers: make(map[string]any)}
+	s := &Server{engine: engine, users: users, sessions: make(map[string]*openSession), answers: make(map[string]any)}
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(func() {
 		s.Server.Close()
@@ -107,24 +105,24 @@ func New(t testing.TB, engine Engine, users Users) *Server {
 // Host returns the server's host:port.
 func (s *Server) Host() string { return strings.TrimPrefix(s.URL, "http://") }
 
-// Intercept has f see every statement before it is executed; its error is the
-// answer. Nil ends that.
+// Intercept calls f with every statement before its execution. An error of f is the result. Nil
+// ends that.
 func (s *Server) Intercept(f func(sql string) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.intercept = f
 }
 
-// Busy has every request answered as by a service that has too much to do, and
-// wants to be left alone for so many seconds; "" ends that.
+// Busy makes the service answer every request as overloaded, with this value of Retry-After, in
+// seconds. "" ends that.
 func (s *Server) Busy(seconds string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.busy = seconds
 }
 
-// Slow has every statement answered as one that takes long: by an address at
-// which its result will be.
+// Slow makes every statement a long-running one: the client gets an address at which the result
+// will be.
 func (s *Server) Slow() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,7 +143,7 @@ func (s *Server) Parameters() map[string]any {
 	return s.parameters
 }
 
-// Files returns how many files are on the stages of open sessions.
+// Files returns the number of files on the stages of open sessions.
 func (s *Server) Files() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -158,7 +156,7 @@ func (s *Server) Files() int {
 	return n
 }
 
-// Sessions returns how many sessions are open.
+// Sessions returns the number of open sessions.
 func (s *Server) Sessions() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -212,7 +210,7 @@ func content(r *http.Request) ([]byte, error) {
 
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(v) // a client that is gone does not care
+	_ = json.NewEncoder(w).Encode(v) // the client may be gone
 }
 
 func succeeded(data any) map[string]any { return map[string]any{"success": true, "data": data} }
@@ -243,7 +241,7 @@ func (s *Server) end(token string) {
 }
 
 // close waits for the statement at hand.
-func (s *session) close() error {
+func (s *openSession) close() error {
 	s.turn.Lock()
 	defer s.turn.Unlock()
 	return s.Session.Close()
@@ -307,7 +305,7 @@ var (
 	removeStatement = regexp.MustCompile(`^REMOVE (@.+)$`)
 )
 
-func (s *session) execute(ctx context.Context, in request, id string) any {
+func (s *openSession) execute(ctx context.Context, in request, id string) any {
 	s.turn.Lock()
 	defer s.turn.Unlock()
 	args := make([]string, 0, len(in.Bindings))
@@ -333,14 +331,14 @@ func stagePath(location string) string {
 	return strings.ReplaceAll(strings.TrimPrefix(location, "@"), `"`, "")
 }
 
-func (s *session) file(name string) ([]byte, bool) {
+func (s *openSession) file(name string) ([]byte, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f, ok := s.files[stagePath(name)]
 	return f, ok
 }
 
-func (s *session) remove(name, id string) any {
+func (s *openSession) remove(name, id string) any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	removed := &Result{Columns: []Column{{Name: "name"}, {Name: "result"}}}
@@ -352,8 +350,8 @@ func (s *session) remove(name, id string) any {
 	return removed.encode(id)
 }
 
-// put tells the client where to upload a file: with a signed address, as on
-// Google's cloud, so that it really does.
+// put gives the client a signed address for an upload, as on Google's cloud, so that it really
+// uploads.
 func (s *Server) put(r *http.Request, m []string, token, id string) any {
 	target := "http://" + r.Host + "/storage/" + url.PathEscape(token) + "/" + url.PathEscape(stagePath(m[2])+"/"+path.Base(m[1]))
 	return succeeded(map[string]any{
@@ -380,8 +378,8 @@ func (s *Server) store(w http.ResponseWriter, name string, raw []byte) {
 	open.files[file] = raw
 }
 
-// statementSelect is the type of statements in answers; the client asks every
-// one for rows.
+// statementSelect is the type of all statements in results, because the client asks every one for
+// rows.
 const statementSelect = 0x1000
 
 func (r *Result) encode(id string) any {

@@ -1,5 +1,5 @@
-// Package sqlgrammar asks sqlfluff whether a text is SQL of a dialect, for
-// databases of which no server can be had for tests.
+// Package sqlgrammar asks sqlfluff whether a text is SQL of a dialect, for databases without a
+// server for tests.
 package sqlgrammar
 
 import (
@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// Unparsable says of each text whether sqlfluff can not parse it in the dialect.
-// It needs Debian's package sqlfluff.
+// Unparsable reports for each text whether sqlfluff cannot parse it in the dialect. It needs
+// Debian's package sqlfluff.
 func Unparsable(t testing.TB, dialect string, texts []string) []bool {
 	t.Helper()
 	dir := t.TempDir()

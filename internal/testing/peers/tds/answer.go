@@ -6,13 +6,13 @@ import (
 	"fmt"
 )
 
-// outColumn is a column of an answer.
+// outColumn is a column of a result.
 type outColumn struct {
 	name string
 	wireType
 }
 
-// columnMetadata tells the client of the columns of an answer.
+// columnMetadata describes the columns of a result to the client.
 func columnMetadata(columns []outColumn) []byte {
 	b := le.AppendUint16([]byte{0x81}, uint16(len(columns)))
 	for _, c := range columns {
@@ -23,8 +23,8 @@ func columnMetadata(columns []outColumn) []byte {
 	return b
 }
 
-// shapeOf answers what a query of a whole table would, but no rows.
-func (e *engine) shapeOf(ctx context.Context, text string) (result, error) {
+// columnsOf answers a query of a whole table with its columns and no rows.
+func (e *engine) columnsOf(ctx context.Context, text string) (result, error) {
 	tokens, err := lex(text)
 	if err != nil || !begins(tokens, "SELECT", "*", "FROM") {
 		return result{}, syntaxError(text)
@@ -84,7 +84,7 @@ func (e *engine) selects(ctx context.Context, w *rewriter, statement []token, ar
 	return encodeRows(columns, all)
 }
 
-// guess finds the types of expressions by the first of their values.
+// guess finds the types of expressions by their first values.
 func guess(columns []outColumn, known []bool, rows [][]any) {
 	for i := range columns {
 		for _, row := range rows {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// bulkTarget is where the rows of INSERT BULK go.
+// bulkTarget is the table and columns of INSERT BULK.
 type bulkTarget struct {
 	engine  *engine
 	object  string
@@ -102,8 +102,8 @@ func (b *bulkTarget) load(ctx context.Context, body []byte) (int64, error) {
 	return count, nil
 }
 
-// statement returns the statement that inserts a row, and the first number for an
-// identity column, -1 where there is none.
+// statement returns the statement that inserts a row, and the first number for an identity column;
+// -1 without one.
 func (b *bulkTarget) statement(ctx context.Context, d *definition) (string, int64, error) {
 	columns := make([]string, len(b.columns))
 	for i, c := range b.columns {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// definition is a table as it was made.
+// definition is the definition of a table.
 type definition struct {
 	Columns []definedColumn
 	Key     []string
@@ -41,23 +41,30 @@ func (d *definition) identity() int {
 	return -1
 }
 
-// catalogueTables are the system views that the double has, as tables.
+// catalogueTables are the supported system views, as tables.
 const catalogueTables = `
 CREATE TABLE "sys.schemas" (schema_id INT PRIMARY KEY, name TEXT NVARCHAR(128) COLLATE NOCASE UNIQUE);
 INSERT INTO "sys.schemas" VALUES (1, 'dbo'), (4, 'sys');
 CREATE TABLE "sys.types" (user_type_id INT PRIMARY KEY, name TEXT NVARCHAR(128));
-INSERT INTO "sys.types" VALUES (231, 'nvarchar'), (167, 'varchar'), (239, 'nchar'), (175, 'char'), (104, 'bit'), (48, 'tinyint'), (52, 'smallint'), (56, 'int'), (127, 'bigint'), (59, 'real'), (62, 'float'),
-  (106, 'decimal'), (43, 'datetimeoffset'), (42, 'datetime2'), (61, 'datetime'), (58, 'smalldatetime'), (40, 'date'), (41, 'time'), (165, 'varbinary'), (173, 'binary');
-CREATE TABLE "sys.objects" (object_id INTEGER PRIMARY KEY, name TEXT NVARCHAR(128) COLLATE NOCASE, schema_id INT, type TEXT NVARCHAR(2), definition TEXT, UNIQUE (schema_id, name));
+INSERT INTO "sys.types" VALUES (231, 'nvarchar'), (167, 'varchar'), (239, 'nchar'), (175, 'char'), (104, 'bit'), (48, 'tinyint'),
+  (52, 'smallint'), (56, 'int'), (127, 'bigint'), (59, 'real'), (62, 'float'),
+  (106, 'decimal'), (43, 'datetimeoffset'), (42, 'datetime2'), (61, 'datetime'), (58, 'smalldatetime'),
+  (40, 'date'), (41, 'time'), (165, 'varbinary'), (173, 'binary');
+CREATE TABLE "sys.objects" (object_id INTEGER PRIMARY KEY, name TEXT NVARCHAR(128) COLLATE NOCASE, schema_id INT,
+  type TEXT NVARCHAR(2), definition TEXT, UNIQUE (schema_id, name));
 CREATE TABLE "sys.tables" (object_id INT PRIMARY KEY, is_memory_optimized INT, temporal_type INT);
-CREATE TABLE "sys.columns" (object_id INT, column_id INT, name TEXT NVARCHAR(128), max_length INT, precision INT, scale INT, collation_name TEXT NVARCHAR(128), is_nullable INT, is_identity INT, is_computed INT,
+CREATE TABLE "sys.columns" (object_id INT, column_id INT, name TEXT NVARCHAR(128), max_length INT, precision INT, scale INT,
+  collation_name TEXT NVARCHAR(128),
+  is_nullable INT, is_identity INT, is_computed INT,
   default_object_id INT, generated_always_type INT, user_type_id INT, system_type_id INT);
-CREATE TABLE "sys.indexes" (object_id INT, index_id INT, name TEXT NVARCHAR(128), is_primary_key INT, is_unique INT, is_disabled INT, has_filter INT, is_hypothetical INT);
+CREATE TABLE "sys.indexes" (object_id INT, index_id INT, name TEXT NVARCHAR(128), is_primary_key INT,
+  is_unique INT, is_disabled INT, has_filter INT, is_hypothetical INT);
 CREATE TABLE "sys.index_columns" (object_id INT, index_id INT, column_id INT, key_ordinal INT, is_included_column INT);
 CREATE TABLE "sys.triggers" (parent_id INT, is_disabled INT, is_instead_of_trigger INT);
 CREATE TABLE "sys.foreign_keys" (parent_object_id INT, referenced_object_id INT);
 CREATE TABLE "sys.foreign_key_columns" (parent_object_id INT, parent_column_id INT);
-CREATE TABLE "sys.sql_expression_dependencies" (referencing_id INT, referenced_id INT, referenced_minor_id INT, is_schema_bound_reference INT);
+CREATE TABLE "sys.sql_expression_dependencies" (referencing_id INT, referenced_id INT,
+  referenced_minor_id INT, is_schema_bound_reference INT);
 CREATE TABLE "sys.databases" (name TEXT NVARCHAR(128), delayed_durability INT);`
 
 // prepare makes an empty database.
@@ -69,8 +76,8 @@ func (d *database) prepare(ctx context.Context, durability int) error {
 	return err
 }
 
-// place cuts the name of an object into its schema and its own.
-func place(object string) (schema, own string) {
+// schemaAndName splits the name of an object.
+func schemaAndName(object string) (schema, own string) {
 	schema, own, _ = strings.Cut(object, ".")
 	return schema, own
 }
@@ -79,10 +86,10 @@ func notFound(object string) error {
 	return &Error{Number: 208, Class: 16, State: 1, Message: fmt.Sprintf("Invalid object name '%s'.", object)}
 }
 
-// temporaryTables keeps how the temporary tables of a session were made.
+// temporaryTables are the definitions of a session's temporary tables.
 const temporaryTables = "CREATE TEMP TABLE definitions (object TEXT PRIMARY KEY, definition TEXT)"
 
-// definition returns how a table was made.
+// definition returns the definition of a table.
 func (e *engine) definition(ctx context.Context, object string) (*definition, error) {
 	text := ""
 	if strings.HasPrefix(object, "#") {
@@ -95,7 +102,7 @@ func (e *engine) definition(ctx context.Context, object string) (*definition, er
 		}
 		text = found[0][0].(string)
 	} else {
-		schema, own := place(object)
+		schema, own := schemaAndName(object)
 		found, err := e.ask(ctx, `SELECT o.definition FROM "sys.objects" AS o JOIN "sys.schemas" AS s ON s.schema_id = `+
 			`o.schema_id WHERE s.name = ? AND o.name = ?`, schema, own)
 		if err != nil {
@@ -119,7 +126,7 @@ func (e *engine) enter(ctx context.Context, object string, d *definition) error 
 	if strings.HasPrefix(object, "#") {
 		return e.do(ctx, "INSERT INTO temp.definitions VALUES (?, ?)", object, string(text))
 	}
-	schema, own := place(object)
+	schema, own := schemaAndName(object)
 	found, err := e.ask(ctx, `SELECT schema_id FROM "sys.schemas" WHERE name = ?`, schema)
 	if err != nil {
 		return err
@@ -179,7 +186,7 @@ func (e *engine) enterColumns(ctx context.Context, id int64, d *definition) erro
 	return nil
 }
 
-// catalogue returns max_length, precision and scale as the catalogue has them.
+// catalogue returns max_length, precision and scale for the catalogue.
 func (t Type) catalogue() (length, precision, scale int) {
 	switch t.Name {
 	case "NVARCHAR", "NCHAR":

@@ -10,7 +10,7 @@ import (
 // defaultCollation is the database's.
 const defaultCollation = "SQL_Latin1_General_CP1_CI_AS"
 
-// define carries out DDL.
+// define executes DDL.
 func (e *engine) define(ctx context.Context, tokens []token) error {
 	switch {
 	case begins(tokens, "CREATE", "SCHEMA") && len(tokens) == 3:
@@ -109,7 +109,7 @@ func columnOf(tokens []token) (c definedColumn, key bool, err error) {
 	return c, key, nil
 }
 
-// make makes a table at the engine below, and enters it into the catalogue.
+// make makes a table in SQLite and enters it into the catalogue.
 func (e *engine) make(ctx context.Context, object string, d *definition) error {
 	if err := e.makeBelow(ctx, table(object), d); err != nil {
 		return err
@@ -120,7 +120,7 @@ func (e *engine) make(ctx context.Context, object string, d *definition) error {
 func (e *engine) makeBelow(ctx context.Context, named string, d *definition) error {
 	var lines []string
 	for _, c := range d.Columns {
-		lines = append(lines, c.below())
+		lines = append(lines, c.sqlite())
 	}
 	if d.Key != nil {
 		lines = append(lines, "PRIMARY KEY ("+namesOf(d.Key)+")")
@@ -139,19 +139,19 @@ UPDATE %[3]s SET %[4]s = (SELECT COALESCE(MAX(%[4]s), 0) + 1 FROM %[3]s) WHERE r
 END`, schema, name("numbers of "+own), own, number))
 }
 
-// below defines the column for the engine below.
-func (c definedColumn) below() string {
+// sqlite returns SQLite's definition of the column.
+func (c definedColumn) sqlite() string {
 	line := name(c.Name) + " " + c.Type.storage()
 	if c.Collation != "" {
 		line += " COLLATE " + collationOf(c.Collation)
 	}
-	if c.NotNull && !c.Identity { // a trigger numbers a row right after it came
+	if c.NotNull && !c.Identity { // a trigger numbers the row after it is inserted
 		line += " NOT NULL"
 	}
 	return line + c.checks()
 }
 
-// checks refuses what the type does not hold.
+// checks returns constraints that refuse values outside the type.
 func (c definedColumn) checks() string {
 	n := name(c.Name)
 	switch {
@@ -192,7 +192,7 @@ func (e *engine) dropTable(ctx context.Context, tokens []token) error {
 	if err := e.do(ctx, "DROP TABLE "+table(o)); err != nil {
 		return err
 	}
-	schema, own := place(o)
+	schema, own := schemaAndName(o)
 	ids := `(SELECT o.object_id FROM "sys.objects" AS o JOIN "sys.schemas" AS s ON s.schema_id = o.schema_id WHERE s.name = ? ` +
 		`AND o.name = ?)`
 	for _, view := range []string{"sys.columns", "sys.indexes", "sys.index_columns", "sys.tables", "sys.objects"} {
@@ -203,7 +203,7 @@ func (e *engine) dropTable(ctx context.Context, tokens []token) error {
 	return nil
 }
 
-// alterTable carries out ADD column, ALTER COLUMN, DROP COLUMN and ADD PRIMARY KEY.
+// alterTable executes ADD column, ALTER COLUMN, DROP COLUMN and ADD PRIMARY KEY.
 func (e *engine) alterTable(ctx context.Context, tokens []token) error {
 	o, n, err := object(tokens)
 	if err != nil {
@@ -232,7 +232,7 @@ func (e *engine) alterTable(ctx context.Context, tokens []token) error {
 			return &Error{Number: 2705, Class: 16, State: 4, Message: "Column names in each table must be unique."}
 		}
 		is.Columns = append(is.Columns, c)
-		if err := e.do(ctx, "ALTER TABLE "+table(o)+" ADD COLUMN "+c.below()); err != nil {
+		if err := e.do(ctx, "ALTER TABLE "+table(o)+" ADD COLUMN "+c.sqlite()); err != nil {
 			return err
 		}
 		return e.enter(ctx, o, is)
@@ -256,7 +256,7 @@ func (e *engine) alterTable(ctx context.Context, tokens []token) error {
 	return e.remake(ctx, o, was, is)
 }
 
-// remake gives a table another definition, and its rows' values other types.
+// remake gives a table another definition, and converts the values of its rows.
 func (e *engine) remake(ctx context.Context, object string, was, is *definition) error {
 	temporary := "temp." + name("remade "+object)
 	if err := e.makeBelow(ctx, temporary, is); err != nil {
@@ -283,7 +283,7 @@ func (e *engine) remake(ctx context.Context, object string, was, is *definition)
 	if err := e.do(ctx, "DROP TABLE "+table(object)); err != nil {
 		return err
 	}
-	// To rename a table costs more than to copy it again.
+	// Copying the table again costs less than renaming it.
 	if err := e.makeBelow(ctx, table(object), is); err != nil {
 		return err
 	}
@@ -298,9 +298,9 @@ func (e *engine) remake(ctx context.Context, object string, was, is *definition)
 	return e.enter(ctx, object, is)
 }
 
-// addKey makes a primary key of columns that a table has.
+// addKey makes a primary key of existing columns.
 func (e *engine) addKey(ctx context.Context, object string, is *definition) error {
-	_, own := place(object)
+	_, own := schemaAndName(object)
 	err := e.do(ctx, fmt.Sprintf("CREATE UNIQUE INDEX main.%s ON %s (%s)", name("key of "+object), name(object), namesOf(is.Key)))
 	if err == nil {
 		return e.enter(ctx, object, is)

@@ -13,13 +13,13 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// database is one database of the double.
+// database is one database.
 type database struct {
 	db   *sql.DB
 	name string
 }
 
-// engine carries out the statements of one session.
+// engine executes the statements of one connection.
 type engine struct {
 	database *database
 	number   int64
@@ -28,8 +28,8 @@ type engine struct {
 	count    int64
 }
 
-// result is the answer to a batch: the tokens of its rows, and how many rows it
-// told or changed.
+// result is the answer to a batch: the tokens of its rows, and the number of returned or changed
+// rows.
 type result struct {
 	tokens []byte
 	rows   int64
@@ -47,7 +47,7 @@ func (d *database) session(ctx context.Context, number int64) (*engine, error) {
 	return e, nil
 }
 
-// close ends the session, whose transaction and temporary tables go with it.
+// close ends the session with its transaction and temporary tables.
 func (e *engine) close() {
 	_ = e.rollback(context.Background())
 	_ = e.dropTemporary(context.Background())
@@ -69,7 +69,7 @@ func (e *engine) descriptor() []byte {
 }
 
 func (e *engine) begin(ctx context.Context) error {
-	// One writer at a time, as if they all wrote the same rows.
+	// One writer at a time, as if all wrote the same rows.
 	if err := e.do(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (e *engine) rollback(ctx context.Context) error {
 	return e.do(ctx, "ROLLBACK")
 }
 
-// batch runs statements, each as a whole.
+// batch runs statements one by one.
 func (e *engine) batch(ctx context.Context, text string, arguments map[string]any) (result, error) {
 	tokens, err := lex(text)
 	if err != nil {
@@ -119,7 +119,7 @@ func (e *engine) batch(ctx context.Context, text string, arguments map[string]an
 	return all, nil
 }
 
-// whole runs a statement so that all of it takes effect, or nothing.
+// whole runs a statement atomically.
 func (e *engine) whole(ctx context.Context, statement []token, arguments map[string]any) (result, error) {
 	if controls(statement) {
 		return e.control(ctx, statement)
@@ -128,7 +128,7 @@ func (e *engine) whole(ctx context.Context, statement []token, arguments map[str
 		return e.statement(ctx, statement, arguments)
 	}
 	begin, end, undo := "SAVEPOINT one", "RELEASE one", []string{"ROLLBACK TO one", "RELEASE one"}
-	if !e.open { // one that only reads at first could not become a writer behind another
+	if !e.open { // SQLite cannot turn a reader into a writer after another has written
 		begin, end, undo = "BEGIN IMMEDIATE", "COMMIT", []string{"ROLLBACK"}
 	}
 	if err := e.do(ctx, begin); err != nil {
@@ -144,7 +144,7 @@ func (e *engine) whole(ctx context.Context, statement []token, arguments map[str
 	return r, err
 }
 
-// do runs statements of the engine below.
+// do runs statements of SQLite.
 func (e *engine) do(ctx context.Context, text string, arguments ...any) error {
 	_, err := e.conn.ExecContext(context.WithoutCancel(ctx), text, arguments...)
 	if err != nil {
@@ -153,7 +153,7 @@ func (e *engine) do(ctx context.Context, text string, arguments ...any) error {
 	return nil
 }
 
-// change runs a statement of the engine below and returns how many rows it changed.
+// change runs a statement of SQLite and returns the number of changed rows.
 func (e *engine) change(ctx context.Context, text string, arguments map[string]any) (int64, error) {
 	r, err := e.conn.ExecContext(context.WithoutCancel(ctx), text, named(text, arguments)...)
 	if err != nil {
@@ -164,7 +164,7 @@ func (e *engine) change(ctx context.Context, text string, arguments map[string]a
 
 var parameter = regexp.MustCompile(`@(p\d+)\b`)
 
-// named returns those of the arguments that the text has.
+// named returns the arguments that the text mentions.
 func named(text string, arguments map[string]any) []any {
 	if len(arguments) == 0 {
 		return nil
@@ -180,7 +180,7 @@ func named(text string, arguments map[string]any) []any {
 	return all
 }
 
-// ask returns the rows of a query of the engine below.
+// ask returns the rows of a query of SQLite.
 func (e *engine) ask(ctx context.Context, text string, arguments ...any) ([][]any, error) {
 	rows, err := e.conn.QueryContext(context.WithoutCancel(ctx), text, arguments...)
 	if err != nil {
@@ -204,7 +204,7 @@ func (e *engine) ask(ctx context.Context, text string, arguments ...any) ([][]an
 	return all, errors.Join(rows.Err(), rows.Close())
 }
 
-// translate gives an error of the engine below the number that SQL Server has for it.
+// translate gives an error of SQLite the number of SQL Server.
 func translate(err error) error {
 	if e := new(Error); errors.As(err, &e) {
 		return e
@@ -237,7 +237,7 @@ func translate(err error) error {
 		}
 	}
 	if number == 50001 {
-		return fmt.Errorf("tds: the double can not carry out a statement: %w", err)
+		return fmt.Errorf("tds: execute a statement: %w", err)
 	}
 	return &Error{Number: number, Class: 16, State: 1, Message: message}
 }

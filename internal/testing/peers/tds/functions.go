@@ -11,7 +11,7 @@ import (
 	"modernc.org/sqlite"
 )
 
-// functions adds what T-SQL converts by to the engine below, once a process.
+// functions adds the conversions of T-SQL to SQLite, once per process.
 var functions = sync.OnceValue(func() error {
 	for _, f := range []struct {
 		name string
@@ -68,7 +68,7 @@ func convert(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, erro
 	return out, encodeError(err)
 }
 
-// encodeError hides an error in the text of one of the engine below.
+// encodeError encodes an error in the text of an error of SQLite.
 func encodeError(err error) error {
 	if e, ok := err.(*Error); ok {
 		return fmt.Errorf("tsql:%d:%s", e.Number, e.Message)

@@ -9,7 +9,7 @@ import (
 // token is a word of T-SQL.
 type token struct {
 	kind byte   // 'w' word, 'q' quoted name, 's' string, 'n' number, '@' parameter, 'p' punctuation
-	text string // of a quoted name or a string what it stands for
+	text string // without the quotes of a name or a string
 }
 
 func (t token) is(word string) bool {
@@ -71,7 +71,7 @@ func lex(text string) ([]token, error) {
 	return tokens, nil
 }
 
-// delimited reads up to the end delimiter, which stands for itself when doubled.
+// delimited reads up to the end delimiter. A doubled delimiter is part of the text.
 func delimited(text string, end byte) (value, rest string, ok bool) {
 	var b strings.Builder
 	for i := 0; i < len(text); i++ {
@@ -108,7 +108,7 @@ func splitTop(tokens []token, mark string) [][]token {
 	return parts
 }
 
-// find returns where a word stands outside of parentheses, or -1.
+// find returns the index of a word outside of parentheses, or -1.
 func find(tokens []token, words ...string) int {
 	depth := 0
 	for i, t := range tokens {
@@ -153,7 +153,7 @@ func closing(tokens []token, open int) int {
 	return -1
 }
 
-// plain writes tokens as they were, but for space.
+// plain writes tokens unchanged, except for spaces.
 func plain(tokens []token) string {
 	var parts []string
 	for _, t := range tokens {

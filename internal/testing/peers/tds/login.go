@@ -16,8 +16,8 @@ const (
 	encryptNotSupported = 2
 )
 
-// prelogin agrees on encryption, and returns the connection for the login, and
-// the one for what follows.
+// prelogin negotiates encryption. It returns the connection for the login, and the one for all
+// later messages.
 func (s *Server) prelogin(conn net.Conn) (login, after net.Conn, err error) {
 	kind, body, err := readMessage(conn)
 	if err != nil || kind != messagePrelogin {
@@ -49,7 +49,7 @@ func (s *Server) prelogin(conn net.Conn) (login, after net.Conn, err error) {
 		return conn, conn, err
 	}
 	wrapped := &handshake{Conn: conn}
-	// A ticket would come after the handshake, and not in packets.
+	// A session ticket would follow the handshake outside of packets.
 	encrypted := tls.Server(wrapped, &tls.Config{Certificates: []tls.Certificate{*s.options.Certificate}, SessionTicketsDisabled: true})
 	if err := encrypted.Handshake(); err != nil {
 		return nil, nil, err
@@ -91,7 +91,7 @@ func (h *handshake) Write(b []byte) (int, error) {
 	return len(b), writeMessage(h.Conn, messagePrelogin, b, 4096)
 }
 
-// login is what LOGIN7 says.
+// login has the fields of LOGIN7.
 type login struct {
 	user, password, database string
 	packetSize               int
@@ -122,8 +122,8 @@ func parseLogin(b []byte) (login, error) {
 	}, nil
 }
 
-// signIn reads the login from one connection and answers it on another: where only
-// the login is encrypted, the answer is not.
+// signIn reads the login from one connection and answers it on another, because the answer is not
+// encrypted if only the login is.
 func (s *Server) signIn(conn, answer net.Conn) (*database, int, error) {
 	kind, body, err := readMessage(conn)
 	if err != nil || kind != messageLogin {
@@ -133,13 +133,13 @@ func (s *Server) signIn(conn, answer net.Conn) (*database, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	refusals, d := s.judge(l)
+	refusals, d := s.refusal(l)
 	if refusals != nil {
 		var out []byte
 		for _, e := range refusals {
 			out = append(out, errorToken(e)...)
 		}
-		// The client has to read the answer before the connection ends.
+		// The client must read the answer before the connection ends.
 		err := writeMessage(answer, messageReply, append(out, done(doneError, 0)...), 4096)
 		return nil, 0, errors.Join(err, refusals[0])
 	}
@@ -151,8 +151,8 @@ func (s *Server) signIn(conn, answer net.Conn) (*database, int, error) {
 	return d, size, writeMessage(answer, messageReply, append(out, done(0, 0)...), 4096)
 }
 
-// judge returns why a login is refused, as the server says it.
-func (s *Server) judge(l login) ([]*Error, *database) {
+// refusal returns the server's error for a login; nil if it is accepted.
+func (s *Server) refusal(l login) ([]*Error, *database) {
 	if e := s.record("login " + l.user); e != nil {
 		return []*Error{e}, nil
 	}

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// name quotes a name for the engine below.
+// name quotes a name for SQLite.
 func name(text string) string { return `"` + strings.ReplaceAll(text, `"`, `""`) + `"` }
 
 func literal(text string) string {
@@ -15,9 +15,8 @@ func literal(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", "''") + "'"
 }
 
-// object reads the name of a table at the beginning of tokens, and returns how
-// the engine below calls it and how many tokens it has. A name without a schema
-// is dbo's, but for temporary tables.
+// object reads the name of a table at the beginning of tokens. It returns the table's name in
+// SQLite and the number of tokens. Names without a schema are in dbo, except for temporary tables.
 func object(tokens []token) (string, int, error) {
 	if len(tokens) == 0 || tokens[0].kind != 'q' && tokens[0].kind != 'w' {
 		return "", 0, syntaxError(plain(tokens))
@@ -35,7 +34,7 @@ func object(tokens []token) (string, int, error) {
 	return "dbo." + first, 1, nil
 }
 
-// table names a table to the engine below.
+// table returns a table's name in SQLite.
 func table(object string) string {
 	if strings.HasPrefix(object, "#") {
 		return "temp." + name(object)
@@ -43,10 +42,10 @@ func table(object string) string {
 	return "main." + name(object)
 }
 
-// rewriter turns expressions and sources of rows into those of the engine below.
+// rewriter translates expressions and sources of rows for SQLite.
 type rewriter struct{ session *engine }
 
-// expression rewrites tokens that hold expressions, in or without clauses.
+// expression rewrites tokens with expressions, with or without clauses.
 func (w *rewriter) expression(tokens []token) (string, error) {
 	var out []string
 	for i := 0; i < len(tokens); {
@@ -60,7 +59,7 @@ func (w *rewriter) expression(tokens []token) (string, error) {
 	return strings.Join(out, " "), nil
 }
 
-// term rewrites what tokens begin with, and returns how many tokens that were.
+// term rewrites the first term of tokens, and returns its number of tokens.
 func (w *rewriter) term(tokens []token) (string, int, error) {
 	t := tokens[0]
 	switch {
@@ -74,7 +73,7 @@ func (w *rewriter) term(tokens []token) (string, int, error) {
 		}
 		return t.text, 1, nil
 	case t.is("+"):
-		return "||", 1, nil // all that is added is text
+		return "||", 1, nil // + only ever joins text
 	case t.is("COLLATE") && len(tokens) > 1:
 		return "COLLATE " + collationOf(tokens[1].text), 2, nil
 	case t.is("WITH") && len(tokens) > 1 && tokens[1].is("("):
@@ -96,8 +95,8 @@ func (w *rewriter) term(tokens []token) (string, int, error) {
 	return t.text, 1, nil
 }
 
-// collationOf returns the collation below for one of SQL Server's: all of them
-// pass over blanks at the end.
+// collationOf returns SQLite's collation for one of SQL Server's. All of them ignore trailing
+// blanks.
 func collationOf(collation string) string {
 	if strings.Contains(strings.ToUpper(collation), "_BIN2") {
 		return "RTRIM"
@@ -118,7 +117,7 @@ func (w *rewriter) global(variable string) (string, int, error) {
 	return "", 0, syntaxError(variable)
 }
 
-// hints passes over the hints of a table, which have to be known.
+// hints skips the hints of a table. Unknown hints are an error.
 func (w *rewriter) hints(tokens []token) (string, int, error) {
 	end := closing(tokens, 1)
 	for _, hint := range tokens[2:max(2, end)] {
@@ -217,7 +216,8 @@ func (w *rewriter) call(tokens []token) (string, int, error) {
 	case "COUNT_BIG":
 		inner, err := w.expression(inside)
 		return "COUNT (" + inner + ")", end + 1, err
-	case "REPLACE", "RTRIM", "COALESCE", "COUNT", "SUM", "EXISTS", "IN", "VALUES", "AND", "OR", "NOT", "WHERE", "ON", "SELECT", "WHEN", "THEN", "ELSE", "SET", "BY", "AS", "LIKE":
+	case "REPLACE", "RTRIM", "COALESCE", "COUNT", "SUM", "EXISTS", "IN", "VALUES", "AND", "OR", "NOT",
+		"WHERE", "ON", "SELECT", "WHEN", "THEN", "ELSE", "SET", "BY", "AS", "LIKE":
 		inner, err := w.expression(inside)
 		return tokens[0].text + " (" + inner + ")", end + 1, err
 	}

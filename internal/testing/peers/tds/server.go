@@ -1,9 +1,7 @@
-// Package tds is a test double of SQL Server: it speaks TDS 7.4 as the server
-// does, and carries out the few shapes of statements that a destination sends on
-// an engine of another kind (SQLite). It is strict about what it knows and
-// refuses what it does not. It shows that a client's connections, transactions,
-// values and the order of its statements are as they should be; it says nothing
-// about what T-SQL means to SQL Server.
+// Package tds is a test double of SQL Server. It speaks TDS 7.4 and executes the few kinds of
+// statements that a destination sends, with SQLite. It is strict, and refuses unknown statements.
+// It shows that a client's connections, transactions, values and order of statements are right. It
+// does not show how SQL Server itself interprets T-SQL.
 package tds
 
 import (
@@ -19,16 +17,16 @@ import (
 	"testing"
 	"time"
 
-	_ "modernc.org/sqlite" // the engine below
+	_ "modernc.org/sqlite" // executes the statements
 )
 
-// User and Password are what the double lets in.
+// User and Password are the accepted login.
 const (
 	User     = "eds"
 	Password = "Passw0rd!"
 )
 
-// Server is a running double. Its databases are made as they are named.
+// Server is a running double. It makes databases when they are first named.
 type Server struct {
 	listener net.Listener
 	options  Options
@@ -44,13 +42,13 @@ type Server struct {
 	closed    bool
 }
 
-// Options are how a double differs from the ordinary.
+// Options are settings of a double.
 type Options struct {
-	// Certificate, where set, is shown to clients. Without it there is no encryption.
+	// Certificate is the server's certificate. Without it there is no encryption.
 	Certificate *tls.Certificate
-	// Encrypt requires that everything is encrypted, and not the login only.
+	// Encrypt requires encryption of everything, not only of the login.
 	Encrypt bool
-	// Exists says which databases there are; nil is any.
+	// Exists reports whether a database exists. Nil means that all do.
 	Exists func(name string) bool
 	// Durability is sys.databases.delayed_durability: 2 is forced.
 	Durability int
@@ -78,21 +76,21 @@ func Start(t testing.TB, options Options) *Server {
 // Addr returns the double's host:port.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// URL returns the URL of a database, which is empty when it is first met.
+// URL returns the URL of a database, which is empty at first.
 func (s *Server) URL(name string) string {
 	u := url.URL{Scheme: "sqlserver", User: url.UserPassword(User, Password), Host: s.Addr(), Path: "/" + name}
 	return u.String()
 }
 
-// Fail makes statements fail for which f returns an error; nil mends them. The
-// beginning and the end of transactions, and logins as "login USER", count as statements.
+// Fail makes statements fail if f returns an error for them. Nil ends that. The beginning and the
+// end of transactions count as statements, and so do logins, as "login USER".
 func (s *Server) Fail(f func(statement string) *Error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fail = f
 }
 
-// Statements returns the statements that the double has taken so far, as they came.
+// Statements returns the received statements, in order.
 func (s *Server) Statements() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,8 +106,7 @@ func (s *Server) Kick() {
 	}
 }
 
-// Exec runs statements in a database, of which everything that the double knows
-// can be part.
+// Exec runs statements in a database, for tests.
 func (s *Server) Exec(t testing.TB, name, statements string) {
 	t.Helper()
 	d, err := s.database(name)
@@ -126,7 +123,7 @@ func (s *Server) Exec(t testing.TB, name, statements string) {
 	}
 }
 
-// record keeps a statement and returns the error that it is to fail with.
+// record keeps a statement, and returns the error that it must fail with.
 func (s *Server) record(statement string) *Error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -203,13 +200,12 @@ func (s *Server) database(name string) (*database, error) {
 	return d, nil
 }
 
-// Error is an error that the double answers.
+// Error is an error of the server.
 type Error struct {
 	Number       int32
 	State, Class uint8
 	Message      string
-	// Cut ends the connection instead of answering; After lets the statement
-	// take effect before.
+	// Cut ends the connection instead of answering. After executes the statement first.
 	Cut, After bool
 }
 

@@ -9,17 +9,17 @@ import (
 	"time"
 )
 
-// session is one connection after it has signed in.
-type session struct {
+// signedIn is a connection after its login.
+type signedIn struct {
 	server *Server
 	conn   net.Conn
 	engine *engine
 	size   int // of packets
 	bulk   *bulkTarget
-	meta   bool // SET FMTONLY ON: only what an answer looks like is told
+	meta   bool // SET FMTONLY ON: results have columns and no rows
 }
 
-// serve talks to one client until it goes.
+// serve serves one client until it disconnects.
 func (s *Server) serve(conn net.Conn, number int64) {
 	if conn.SetDeadline(time.Now().Add(patience)) != nil {
 		return
@@ -32,7 +32,7 @@ func (s *Server) serve(conn net.Conn, number int64) {
 	if err != nil || conn.SetDeadline(time.Time{}) != nil {
 		return
 	}
-	// What a client began ends when it goes.
+	// The transaction ends with the connection.
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	e, err := d.session(ctx, number)
@@ -40,7 +40,7 @@ func (s *Server) serve(conn net.Conn, number int64) {
 		return
 	}
 	defer e.close()
-	one := &session{server: s, conn: after, engine: e, size: size}
+	one := &signedIn{server: s, conn: after, engine: e, size: size}
 	for one.turn(ctx) == nil {
 	}
 }
@@ -48,7 +48,7 @@ func (s *Server) serve(conn net.Conn, number int64) {
 var errCut = errors.New("tds: the connection is cut")
 
 // turn answers one message.
-func (s *session) turn(ctx context.Context) error {
+func (s *signedIn) turn(ctx context.Context) error {
 	kind, body, err := readMessage(s.conn)
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func (s *session) turn(ctx context.Context) error {
 	return writeMessage(s.conn, messageReply, out, s.size)
 }
 
-// skipHeaders passes over ALL_HEADERS.
+// skipHeaders skips ALL_HEADERS.
 func skipHeaders(body []byte) []byte {
 	if len(body) < 4 || int(le.Uint32(body)) > len(body) {
 		return nil
@@ -81,7 +81,7 @@ func skipHeaders(body []byte) []byte {
 }
 
 // run records and runs statements, and returns the answer without its end.
-func (s *session) run(ctx context.Context, text string, arguments map[string]any) (out []byte, rows int64, failed *Error, err error) {
+func (s *signedIn) run(ctx context.Context, text string, arguments map[string]any) (out []byte, rows int64, failed *Error, err error) {
 	planned := s.server.record(text)
 	if planned != nil && planned.Cut && !planned.After {
 		return nil, 0, nil, errCut
@@ -102,8 +102,8 @@ func (s *session) run(ctx context.Context, text string, arguments map[string]any
 	return result.tokens, result.rows, nil, nil
 }
 
-// execute runs a batch: what only a session knows here, the rest in its engine.
-func (s *session) execute(ctx context.Context, text string, arguments map[string]any) (result, error) {
+// execute runs a batch: statements about the session here, all others in its engine.
+func (s *signedIn) execute(ctx context.Context, text string, arguments map[string]any) (result, error) {
 	switch upper := strings.ToUpper(strings.TrimSpace(text)); {
 	case upper == "SET FMTONLY ON":
 		s.meta = true
@@ -113,7 +113,7 @@ func (s *session) execute(ctx context.Context, text string, arguments map[string
 		return result{}, nil
 	case strings.HasSuffix(upper, " SET FMTONLY OFF") && s.meta:
 		s.meta = false
-		return s.engine.shapeOf(ctx, text[:len(text)-len(" SET FMTONLY OFF")])
+		return s.engine.columnsOf(ctx, text[:len(text)-len(" SET FMTONLY OFF")])
 	case strings.HasPrefix(upper, "INSERT BULK "):
 		var err error
 		s.bulk, err = s.engine.bulk(ctx, text)
@@ -123,7 +123,7 @@ func (s *session) execute(ctx context.Context, text string, arguments map[string
 }
 
 // fail ends the transaction, as XACT_ABORT asks, and answers an error.
-func (s *session) fail(ctx context.Context, e *Error) ([]byte, error) {
+func (s *signedIn) fail(ctx context.Context, e *Error) ([]byte, error) {
 	var out []byte
 	if s.engine.open && e.Number != 50001 {
 		if err := s.engine.rollback(ctx); err != nil {
@@ -135,7 +135,7 @@ func (s *session) fail(ctx context.Context, e *Error) ([]byte, error) {
 }
 
 // batch answers statements without parameters.
-func (s *session) batch(ctx context.Context, body []byte) ([]byte, error) {
+func (s *signedIn) batch(ctx context.Context, body []byte) ([]byte, error) {
 	out, rows, failed, err := s.run(ctx, fromUCS2(skipHeaders(body)), nil)
 	if failed != nil {
 		out, err = s.fail(ctx, failed)
@@ -145,7 +145,7 @@ func (s *session) batch(ctx context.Context, body []byte) ([]byte, error) {
 }
 
 // call answers sp_executesql.
-func (s *session) call(ctx context.Context, body []byte) ([]byte, error) {
+func (s *signedIn) call(ctx context.Context, body []byte) ([]byte, error) {
 	text, arguments, err := parseCall(skipHeaders(body))
 	if err != nil {
 		return nil, err
@@ -158,7 +158,7 @@ func (s *session) call(ctx context.Context, body []byte) ([]byte, error) {
 	return append(out, doneProc(0, rows)...), err
 }
 
-// maxCall is how many parameters a call may have.
+// maxCall is the largest number of parameters of a call.
 const maxCall = 2100
 
 // parseCall reads a call of sp_executesql: the statement, the declaration of its
@@ -227,7 +227,7 @@ func declare(declaration string, values []any) (map[string]any, error) {
 }
 
 // load answers the rows of a bulk load.
-func (s *session) load(ctx context.Context, body []byte) ([]byte, error) {
+func (s *signedIn) load(ctx context.Context, body []byte) ([]byte, error) {
 	target := s.bulk
 	s.bulk = nil
 	if target == nil {

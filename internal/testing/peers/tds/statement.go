@@ -44,7 +44,7 @@ func (e *engine) control(ctx context.Context, statement []token) (result, error)
 	return result{}, syntaxError(plain(statement))
 }
 
-// settings reports whether the statement sets options that there are.
+// settings reports whether the statement sets known options.
 func settings(statement []token) bool {
 	known := map[string]bool{
 		"XACT_ABORT": true, "ANSI_NULLS": true, "ANSI_PADDING": true, "ANSI_WARNINGS": true, "ARITHABORT": true,
@@ -70,7 +70,7 @@ func settings(statement []token) bool {
 	return true
 }
 
-// statement runs one statement of a shape that the double knows.
+// statement runs one statement of a known kind.
 func (e *engine) statement(ctx context.Context, statement []token, arguments map[string]any) (result, error) {
 	w := &rewriter{session: e}
 	switch {
@@ -105,12 +105,12 @@ func (e *engine) run(ctx context.Context, arguments map[string]any, rewrite func
 
 // joined is FROM table AS T INNER JOIN source ON condition WHERE condition.
 type joined struct {
-	target    string // how the engine below calls the table
-	source    string // "" where there is none
+	target    string // the table's name in SQLite
+	source    string // "" for none
 	condition string
 }
 
-// joined rewrites what follows UPDATE T SET ... or DELETE T, beginning with FROM.
+// joined rewrites the FROM and later clauses of UPDATE T SET ... and DELETE T.
 func (w *rewriter) joined(tokens []token) (joined, error) {
 	o, n, err := object(tokens[1:])
 	if err != nil {
@@ -206,7 +206,7 @@ func (w *rewriter) remove(tokens []token) (string, error) {
 	return "DELETE FROM " + j.target + " AS T WHERE EXISTS (SELECT 1 FROM " + j.source + " WHERE " + j.condition + ")", err
 }
 
-// merge carries out MERGE INTO table WITH (HOLDLOCK) AS T USING source ON
+// merge executes MERGE INTO table WITH (HOLDLOCK) AS T USING source ON
 // condition WHEN MATCHED ... THEN UPDATE SET ... WHEN NOT MATCHED BY TARGET THEN
 // INSERT (...) VALUES (...).
 func (e *engine) merge(ctx context.Context, w *rewriter, tokens []token, arguments map[string]any) (result, error) {
@@ -254,7 +254,7 @@ func (e *engine) merge(ctx context.Context, w *rewriter, tokens []token, argumen
 	return all, err
 }
 
-// mergeMatched updates the rows that there are. A row that is met twice is an error.
+// mergeMatched updates the existing rows. A row that matches twice is an error.
 func (e *engine) mergeMatched(ctx context.Context, w *rewriter, target, source, condition string, tokens []token,
 	arguments map[string]any,
 ) (result, error) {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Type is a type of T-SQL: its name in upper case, and what stands in its parentheses.
+// Type is a type of T-SQL: its name in upper case, and the numbers in its parentheses.
 type Type struct {
 	Name      string
 	Length    int // -1: MAX
@@ -20,7 +20,7 @@ type Type struct {
 
 var typePattern = regexp.MustCompile(`(?i)^\s*([a-z0-9_]+)\s*(?:\(\s*(-?\d+|max)\s*(?:,\s*(\d+)\s*)?\))?\s*$`)
 
-// parseType reads a type as statements have it, and as the engine below declares it.
+// parseType reads a type from a statement or from SQLite's declaration.
 func parseType(text string) (Type, error) {
 	for _, affinity := range []string{"TEXT ", "REAL ", "INTEGER ", "BLOB "} {
 		text = strings.TrimPrefix(text, affinity)
@@ -75,8 +75,8 @@ func (t Type) String() string {
 // text reports whether values are characters.
 func (t Type) text() bool { return strings.HasSuffix(t.Name, "CHAR") }
 
-// storage is how the engine below declares a column: with the affinity that keeps
-// values as they are, and the type's own name.
+// storage returns SQLite's declaration of a column: an affinity that keeps values unchanged, and
+// the type's name.
 func (t Type) storage() string {
 	switch t.Name {
 	case "TINYINT", "SMALLINT", "INT", "BIGINT":
@@ -91,11 +91,10 @@ func (t Type) storage() string {
 	return "TEXT " + t.String()
 }
 
-// stored is how instants are kept: their order is that of their texts.
+// stored is the format of stored instants. Their texts sort in order of time.
 const stored = "2006-01-02 15:04:05.000000"
 
-// convert returns v as the engine below stores a value of the type, which
-// conversion, implicit or not, makes of it.
+// convert converts v to the type, implicitly or not, and returns the value to store.
 func (t Type) convert(v any) (any, error) {
 	if v == nil {
 		return nil, nil
@@ -149,7 +148,7 @@ func (t Type) toText(v any) (any, error) {
 	case int64:
 		text = strconv.FormatInt(v, 10)
 	case float64:
-		text = strconv.FormatFloat(v, 'g', 6, 64) // as the server's own conversion rounds
+		text = strconv.FormatFloat(v, 'g', 6, 64) // rounds like the server
 	case []byte:
 		text = string(v)
 	case time.Time:

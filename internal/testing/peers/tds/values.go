@@ -23,7 +23,7 @@ const (
 	wireNVarChar       = 0xE7
 )
 
-// wireType is a type as messages have it.
+// wireType is the type of values in messages.
 type wireType struct {
 	token     byte
 	size      int // 0xFFFF: in pieces
@@ -33,7 +33,7 @@ type wireType struct {
 
 const inPieces = 0xFFFF
 
-// collation is that of SQL_Latin1_General_CP1_CI_AS.
+// collation identifies SQL_Latin1_General_CP1_CI_AS.
 var collation = [5]byte{0x09, 0x04, 0xD0, 0x00, 0x34}
 
 // readType reads TYPE_INFO.
@@ -168,7 +168,7 @@ func timeOf(b []byte, scale int) time.Duration {
 	return time.Duration(n)
 }
 
-// wire returns how an answer has values of the type.
+// wire returns the type of values in results.
 func (t Type) wire() wireType {
 	switch t.Name {
 	case "TINYINT":

@@ -82,19 +82,19 @@ func fromUCS2(b []byte) string {
 	return string(utf16.Decode(u))
 }
 
-// shortText is text behind a byte that counts its characters.
+// shortText encodes text behind a byte with its number of characters.
 func shortText(text string) []byte {
 	b := ucs2(text)
 	return append([]byte{byte(len(b) / 2)}, b...)
 }
 
-// longText is text behind two bytes that count its characters.
+// longText encodes text behind two bytes with its number of characters.
 func longText(text string) []byte {
 	b := ucs2(text)
 	return append(le.AppendUint16(nil, uint16(len(b)/2)), b...)
 }
 
-// reader takes a message apart. Once something is missing it stays bad.
+// reader reads the parts of a message. After the first missing byte it stays bad.
 type reader struct {
 	b   []byte
 	bad bool
@@ -142,7 +142,7 @@ func doneProc(status uint16, rows int64) []byte {
 	return le.AppendUint64(le.AppendUint16(b, 0xE0), 0)
 }
 
-// errorToken tells the client of an error.
+// errorToken encodes an error.
 func errorToken(e *Error) []byte {
 	b := le.AppendUint32(nil, uint32(e.Number))
 	b = append(b, e.State, e.Class)
@@ -153,7 +153,7 @@ func errorToken(e *Error) []byte {
 	return append(le.AppendUint16([]byte{0xAA}, uint16(len(b))), b...)
 }
 
-// environment tells the client of a change.
+// environment encodes a change of the session's environment.
 func environment(kind byte, now, before []byte) []byte {
 	b := append(append([]byte{kind}, now...), before...)
 	return append(le.AppendUint16([]byte{0xE3}, uint16(len(b))), b...)

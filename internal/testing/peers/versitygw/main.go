@@ -1,10 +1,9 @@
 // Command versitygw serves directories as buckets of S3: the gateway of
-// github.com/versity/versitygw, with nothing but what the tests need of it.
+// github.com/versity/versitygw, reduced to the needs of the tests.
 //
 //	versitygw ADDRESS DIRECTORY
 //
-// serves DIRECTORY/buckets and keeps what else it has to remember in
-// DIRECTORY/attributes and DIRECTORY/iam.
+// It serves DIRECTORY/buckets and keeps its other state in DIRECTORY/attributes and DIRECTORY/iam.
 package main
 
 import (
@@ -36,13 +35,13 @@ func serve(address, directory string) error {
 	}
 	return embedgw.RunVersityGW(ctx, store, &embedgw.Config{
 		RootUserAccess: os.Getenv("ROOT_ACCESS_KEY"), RootUserSecret: os.Getenv("ROOT_SECRET_KEY"), IAMDir: filepath.Join(directory, "iam"),
-		IAMCacheTTL: 3600, IAMCachePrune: 3600, // seconds; left at zero it does nothing but look for what has expired
+		IAMCacheTTL: 3600, IAMCachePrune: 3600, // seconds; with zero it only looks for expired entries
 		Ports: []string{address}, MaxConnections: 2000, MaxRequests: 2000, MultipartMaxParts: 10_000, KeepAlive: true, Quiet: true,
 	})
 }
 
-// open opens the directory of buckets. Attributes of objects are those of their
-// files, where the file system has such, else files of their own.
+// open opens the directory of buckets. Attributes of objects are extended attributes of their
+// files, or separate files if the file system has none.
 func open(buckets, attributes string) (*posix.Posix, error) {
 	options := posix.PosixOpts{NewDirPerm: 0o755, Concurrency: 100}
 	if (meta.XattrMeta{}).Test(buckets) == nil {
