@@ -63,7 +63,7 @@ type Lane struct {
 }
 
 var (
-	_ pipeline.Source  = (*Lane)(nil)
+	_ pipeline.Source         = (*Lane)(nil)
 	_ pipeline.HealthReporter = (*Lane)(nil)
 )
 

@@ -72,7 +72,7 @@ type Source struct {
 }
 
 var (
-	_ pipeline.Source  = (*Source)(nil)
+	_ pipeline.Source         = (*Source)(nil)
 	_ pipeline.HealthReporter = (*Source)(nil)
 )
 
