@@ -16,7 +16,7 @@ import (
 
 // Exec runs DDL statements in order. Each is a transaction of its own.
 func (s *session) Exec(ctx context.Context, statements []string) error {
-	defer s.calls.TakeTime()()
+	defer s.calls.AllowLong()()
 	return s.waitShortly(ctx, func() error {
 		for _, sql := range statements {
 			err := s.exec(ctx, "change the table", sql)
@@ -68,7 +68,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 
 // Count counts the rows of a table.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
-	defer s.calls.TakeTime()()
+	defer s.calls.AllowLong()()
 	rows, err := s.query(ctx, "count rows", s.countText(l))
 	if err != nil {
 		return 0, err
@@ -140,7 +140,7 @@ const dependentsQuery = `SELECT NOT EXISTS (
 const grantee = `CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''', SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''')`
 
 // oldName is the name of a replaced live table until it is dropped.
-func oldName(stage string) string { return sqlsink.Beside("old", stage) }
+func oldName(stage string) string { return sqlsink.StageObjectName("old", stage) }
 
 // Place replaces or merges rows. If nothing depends on the live table and all rows are replaced,
 // the staging table takes its name. Otherwise, within the transaction, Place deletes the rows whose
@@ -160,7 +160,7 @@ func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, m
 	if err := tx.start(ctx); err != nil {
 		return err
 	}
-	defer tx.calls.TakeTime()()
+	defer tx.calls.AllowLong()()
 	for _, sql := range placeTexts(ts, quote(stage.Real.Name), mode) {
 		if err := tx.exec(ctx, "put rows into "+ts.label, sql); err != nil {
 			return err
@@ -212,7 +212,7 @@ func (tx *transaction) rename(ctx context.Context, stage, live string) (bool, er
 		}
 		return false, err
 	}
-	defer tx.calls.TakeTime()() // deleting files of many GB is slow
+	defer tx.calls.AllowLong()() // deleting files of many GB is slow
 	err := tx.exec(ctx, "drop the table that was replaced", "DROP TABLE "+quote(old))
 	if numbered(err, 1217, 1451, 3730) {
 		return false, change(live, stage, old, live)

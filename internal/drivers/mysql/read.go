@@ -25,7 +25,7 @@ func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change
 		// If the caller stops early, the session is lost with the query.
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		defer s.calls.TakeTime()()
+		defer s.calls.AllowLong()()
 		ctx, call := s.calls.Await(ctx)
 		defer call.End()
 		ts := s.tableStatements(l)

@@ -14,7 +14,7 @@ import (
 
 // Exec runs DDL as one transaction.
 func (s *session) Exec(ctx context.Context, statements []string) error {
-	defer s.calls.TakeTime()()
+	defer s.calls.AllowLong()()
 	err := s.exec(ctx, "change the table", s.lockWait(sqlsink.ShortLockWait)+s.makeSchema()+strings.Join(statements, ";\n"))
 	if err == nil {
 		s.lacksSchema = false
@@ -66,12 +66,12 @@ func stageText(ts *tableStatements, stage string) string {
 
 // sealedName is the name of a sealed staging table's primary key.
 func sealedName(stage *sqlsink.Layout) string {
-	return sqlsink.Beside("key", stage.Real.Name)
+	return sqlsink.StageObjectName("key", stage.Real.Name)
 }
 
 // Count counts the rows of a table.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
-	defer s.calls.TakeTime()()
+	defer s.calls.AllowLong()()
 	return s.count(ctx, "count rows", countText(s.tableStatements(l)))
 }
 
@@ -109,7 +109,7 @@ func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
 // Seal adds the primary key to the staging table, and finds out how the table can replace the live
 // one.
 func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
-	defer s.calls.TakeTime()()
+	defer s.calls.AllowLong()()
 	if len(stage.Real.Key) == 0 {
 		ts := s.tableStatements(stage)
 		err := s.exec(ctx, "index the staged rows", sealText(ts))
@@ -149,7 +149,7 @@ func duplicatesText(stage *tableStatements) string {
 // Deduplicate keeps the last row of each key.
 func (tx *transaction) Deduplicate(_ context.Context, stage *sqlsink.Layout) error {
 	ts := tx.tableStatements(stage)
-	tx.calls.TakeTime()
+	tx.calls.AllowLong()
 	tx.pipeline.sendSimple(deduplicateText(ts), "remove rows that were staged twice", ts)
 	return nil
 }
@@ -201,7 +201,7 @@ SELECT c.relowner = n.relowner AND c.relacl IS NOT DISTINCT FROM n.relacl AND c.
 func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	staging, ts := tx.tableStatements(stage), tx.tableStatements(live)
 	if !ts.swaps(mode) {
-		tx.calls.TakeTime()
+		tx.calls.AllowLong()
 	}
 	texts := placeTexts(staging, ts, mode)
 	switch {
@@ -261,7 +261,7 @@ func placeTexts(staging, ts *tableStatements, mode sink.LoadMode) []string {
 
 // upsertUnguarded is upsert without the guard: a snapshot that replaces a table also replaces newer
 // rows.
-func (ts *tableStatements) upsertUnguarded(src source) []string {
+func (ts *tableStatements) upsertUnguarded(src rowSource) []string {
 	unguarded := *ts
 	layout := *ts.layout
 	layout.Guard = false

@@ -221,7 +221,7 @@ func (p *wirePipeline) wait() error {
 		<-p.readerDone
 	}
 	p.finished = true
-	p.session.calls.Hurry()
+	p.session.calls.DisallowLong()
 	for _, st := range p.parsed {
 		if !st.ready { // the server may or may not have it: use another name next time
 			st.sent, st.name = false, p.session.nextName(st.name)
@@ -235,9 +235,9 @@ func (p *wirePipeline) wait() error {
 	p.session.unanswered = p.connErr != nil
 	switch {
 	case p.connErr != nil && p.serverErr == nil:
-		return &connectionError{p.connErr}
+		return &sqlsink.ConnectionError{Err: p.connErr}
 	case p.connErr != nil:
-		return &connectionError{p.serverErr}
+		return &sqlsink.ConnectionError{Err: p.serverErr}
 	default:
 		return p.serverErr
 	}

@@ -32,7 +32,7 @@ type session struct {
 	names         int                           // prepared so far
 	tempTables    map[string]bool
 	lacksSchema   bool // the URL's schema does not exist yet
-	calls         sqlsink.Patience
+	calls         sqlsink.CallLimit
 	unanswered    bool // a call timed out: the server may still run it
 
 	copyBuffer []byte

@@ -21,7 +21,7 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 		return err
 	}
 	s.lacksSchema = false
-	defer s.calls.TakeTime()()
+	defer s.calls.AllowLong()()
 	tx := &transaction{session: s}
 	err := s.waitShortly(ctx, func() error {
 		err := tx.open(ctx)
@@ -42,7 +42,7 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 	defer cancel()
 	if failed := tx.Rollback(undo); failed != nil {
 		s.broken = true
-		return &connectionError{err}
+		return &sqlsink.ConnectionError{Err: err}
 	}
 	return err
 }
@@ -96,7 +96,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 
 // Count counts the rows of a table.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
-	defer s.calls.TakeTime()()
+	defer s.calls.AllowLong()()
 	return s.count(ctx, "count rows", countText(s.tableStatements(l)))
 }
 
@@ -132,7 +132,7 @@ func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 	if len(stage.Real.Key) > 0 {
 		return nil
 	}
-	defer s.calls.TakeTime()()
+	defer s.calls.AllowLong()()
 	ts := s.tableStatements(stage)
 	err := s.exec(ctx, "index the staged rows", sealText(ts))
 	if e := new(serverError); errors.As(err, &e) && e.number == 1505 {
@@ -157,7 +157,7 @@ func (tx *transaction) Deduplicate(ctx context.Context, stage *sqlsink.Layout) e
 	if err := tx.open(ctx); err != nil {
 		return err
 	}
-	defer tx.calls.TakeTime()()
+	defer tx.calls.AllowLong()()
 	return tx.exec(ctx, "remove rows that were staged twice", deduplicateText(tx.tableStatements(stage)))
 }
 
@@ -198,7 +198,7 @@ func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, m
 	if err := tx.open(ctx); err != nil {
 		return err
 	}
-	defer tx.calls.TakeTime()()
+	defer tx.calls.AllowLong()()
 	ts := tx.tableStatements(live)
 	for i, text := range placeTexts(ts, quote(tx.namespace)+"."+quote(stage.Real.Name), mode) {
 		put := func() error { return tx.exec(ctx, "put rows into "+ts.label, text) }

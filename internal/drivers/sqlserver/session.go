@@ -23,7 +23,7 @@ type session struct {
 	conn    *mssql.Conn
 	wire    net.Conn
 	broken  bool // unusable
-	calls   sqlsink.Patience
+	calls   sqlsink.CallLimit
 
 	namespace   string
 	lacksSchema bool            // the URL's schema does not exist yet
@@ -147,10 +147,10 @@ var errBroken = errors.New("the connection is broken")
 func (s *session) checkUsable(ctx context.Context, what string) error {
 	switch {
 	case s.broken:
-		return &connectionError{fmt.Errorf("%s: %w", what, errBroken)}
+		return &sqlsink.ConnectionError{Err: fmt.Errorf("%s: %w", what, errBroken)}
 	case ctx.Err() != nil:
 		s.broken = true
-		return &connectionError{fmt.Errorf("%s: %w", what, ctx.Err())}
+		return &sqlsink.ConnectionError{Err: fmt.Errorf("%s: %w", what, ctx.Err())}
 	}
 	return nil
 }
