@@ -366,7 +366,7 @@ func TestAPortThatIsTakenIsTold(t *testing.T) {
 	t.Setenv("SM_APIKEY", h.APIKey(devhq.KeyOptions{ServerID: "s"})) // which the worker inherits
 	_, stderr, code := eds(t, map[string]string{"SM_APIKEY": os.Getenv("SM_APIKEY")},
 		"server", "--data-dir", t.TempDir(), "--url", "file://"+t.TempDir(), "--host", "127.0.0.1", "--port", port)
-	if code != 1 || !strings.Contains(stderr, "another program has it") {
+	if code != 1 || !strings.Contains(stderr, "another program uses it") {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
 }
