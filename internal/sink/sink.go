@@ -115,7 +115,7 @@ var ErrWouldEmpty = errors.New("the snapshot has no rows for the table, but the 
 
 // ErrLoadLost says that what a load staged is gone, or is not what was staged, or no
 // longer fits the table. The load is forgotten: it has to begin again.
-var ErrLoadLost = errors.New("what was loaded is lost")
+var ErrLoadLost = errors.New("the loaded rows are lost")
 
 // Load is the load of one table. Its methods are called serially.
 type Load interface {
