@@ -170,7 +170,7 @@ func TestEnrollKeepsTheKeyForItsOwnerAlone(t *testing.T) {
 		t.Errorf("config.toml: %v, %v", info.Mode(), err)
 	}
 	if _, stderr, exit := eds(t, nil, "enroll", "--data-dir", dir, "--api-url", h.APIURL(), code); exit != 1 ||
-		!strings.Contains(stderr, "the code is unknown, or was used already") {
+		!strings.Contains(stderr, "the code is unknown or was used already") {
 		t.Errorf("a second time: exit code %d\n%s", exit, stderr)
 	}
 	out, stderr, exit := eds(t, nil, "import", "--data-dir", dir, "--url", "file://"+t.TempDir(), "--validate-only")
