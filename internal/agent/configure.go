@@ -54,7 +54,9 @@ func (s *hqSession) describeDrivers(_ context.Context, cmd hq.Command) error {
 			SupportsImport: true, SupportsMigration: d.KeepsRows,
 		}}
 		for _, f := range d.Fields {
-			form.Fields = append(form.Fields, driverField(f))
+			form.Fields = append(form.Fields, driverField{
+				Name: f.Name, Type: f.Type, Format: f.Format, Default: f.Default, Description: f.Description, Required: f.Required,
+			})
 		}
 		forms[d.Schemes[0]] = form
 	}

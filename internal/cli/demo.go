@@ -125,7 +125,7 @@ func (d *demo) enroll(ctx context.Context) (hq.Enrolment, error) {
 }
 
 func (d *demo) snapshot(ctx context.Context, e hq.Enrolment) error {
-	d.say("Copying the snapshot into %s ...", sink.MaskURL(d.url))
+	d.say("Copying the snapshot into %s ...", drivers.MaskURL(d.url))
 	common := d.s.common
 	common.Silent = false // show the progress
 	im := importer{p: d.p, s: d.s, out: d.out, o: config.Import{
@@ -161,7 +161,7 @@ func (d *demo) stream(ctx context.Context, e hq.Enrolment) error {
 	if err != nil {
 		return err
 	}
-	d.say("\nFollowing the stream, %g changes per second. Meanwhile, see\n  %s", d.o.Rate, sink.MaskURL(d.url))
+	d.say("\nFollowing the stream, %g changes per second. Meanwhile, see\n  %s", d.o.Rate, drivers.MaskURL(d.url))
 	d.say("  http://%[1]s/         health\n  http://%[1]s/metrics  metrics\n", web.Addr())
 
 	serving, stop := context.WithCancel(hard(ctx))
@@ -238,7 +238,10 @@ func (d *demo) compare(ctx context.Context, dir *state.Dir, e hq.Enrolment) erro
 	defer destination.Close(ctx)
 	reader := destination.Reader
 	if reader == nil {
-		d.say("Every change is applied. eds cannot read rows from this kind of destination to compare them; see %s.", sink.MaskURL(d.url))
+		d.say(
+			"Every change is applied. eds cannot read rows from this kind of destination to compare them; see %s.",
+			drivers.MaskURL(d.url),
+		)
 		return nil
 	}
 	client, err := connectHQ(d.s, config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.hq.APIURL()})

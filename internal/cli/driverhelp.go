@@ -91,10 +91,10 @@ func (h driverHelp) describe(d sink.Driver) error {
 		fmt.Fprintln(h.w)
 		h.heading("Options, as ?name=value&name=value")
 		t := tabwriter.NewWriter(h.w, 0, 0, 2, ' ', 0)
-		for _, o := range d.Options {
-			description := o.Description
-			if o.Default != "" {
-				description += " (default " + o.Default + ")"
+		for _, o := range sink.Listed(d.Options) {
+			description := o.Description()
+			if o.DefaultText() != "" {
+				description += " (default " + o.DefaultText() + ")"
 			}
 			fmt.Fprintf(t, "  %s\t%s\n", o.Name, description)
 		}
@@ -130,8 +130,8 @@ func (h driverHelp) json(all []sink.Driver) error {
 			Name: d.Name, Title: d.Title, Summary: d.Summary, Schemes: d.Schemes, Example: d.Example,
 			Options: []optionReport{}, Help: strings.TrimSpace(d.Help),
 		}
-		for _, o := range d.Options {
-			r.Options = append(r.Options, optionReport(o))
+		for _, o := range sink.Listed(d.Options) {
+			r.Options = append(r.Options, optionReport{Name: o.Name, Default: o.DefaultText(), Description: o.Description()})
 		}
 		reports[i] = r
 	}

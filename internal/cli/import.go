@@ -77,7 +77,10 @@ and --cancel ID ends it.`,
 		case (given("watch") || given("cancel")) && other != "":
 			return usagef("--%s is for a new import; --watch and --cancel are for an import that was already requested", other)
 		case running == nil && (given("watch") || given("cancel")):
-			return fmt.Errorf("%w with the data directory %s; choose the server's directory with --data-dir", control.ErrNoServer, s.common.DataDir)
+			return fmt.Errorf(
+				"%w with the data directory %s; choose the server's directory with --data-dir", control.ErrNoServer,
+				s.common.DataDir,
+			)
 		case given("watch"):
 			return running.watch(cmd.Context(), watch)
 		case given("cancel"):
@@ -197,7 +200,7 @@ func (im *importer) confirm(plan snapshot.Plan) error {
 			left++
 		}
 	}
-	return im.ask(plan.Mode, fmt.Sprintf("%d tables", left), sink.MaskURL(im.o.URL.Reveal()))
+	return im.ask(plan.Mode, fmt.Sprintf("%d tables", left), drivers.MaskURL(im.o.URL.Reveal()))
 }
 
 // ask prompts before rows of the tables in the target are replaced.
@@ -270,7 +273,7 @@ func (im *importer) printPlan(plan snapshot.Plan) error {
 			there++
 		}
 	}
-	fmt.Fprintf(im.out, "An import would %s %d tables into %s", what, there, sink.MaskURL(im.o.URL.Reveal()))
+	fmt.Fprintf(im.out, "An import would %s %d tables into %s", what, there, drivers.MaskURL(im.o.URL.Reveal()))
 	switch {
 	case plan.Schema:
 	case plan.Mode == sink.Merge:

@@ -327,8 +327,8 @@ func (d *doctor) destination(ctx context.Context) {
 		err = errors.Join(destination.Probe(ctx), destination.Close(context.WithoutCancel(ctx)))
 	}
 	if err != nil {
-		d.say(name, Failed, fmt.Sprintf("%s: %v", sink.MaskURL(raw), err), strings.TrimSpace("see: eds server help "+driver.Name))
+		d.say(name, Failed, fmt.Sprintf("%s: %v", drivers.MaskURL(raw), err), strings.TrimSpace("see: eds server help "+driver.Name))
 		return
 	}
-	d.say(name, OK, fmt.Sprintf("%s: %s works", sink.MaskURL(raw), driver.Title), "")
+	d.say(name, OK, fmt.Sprintf("%s: %s works", drivers.MaskURL(raw), driver.Title), "")
 }

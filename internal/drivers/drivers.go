@@ -71,6 +71,16 @@ func Expander(raw string, lookup sink.Lookup, check func(sink.Driver, *url.URL) 
 	}
 }
 
+// MaskURL returns raw without its secrets, fit for a log and for HQ; see sink.MaskURL. If no
+// driver has its scheme, all options are masked.
+func MaskURL(raw string) string {
+	d, err := Find(sink.Scheme(raw))
+	if err != nil {
+		d = sink.Driver{}
+	}
+	return sink.MaskURL(raw, d)
+}
+
 // Identity returns the identity of the destination that raw names, masked or not.
 func Identity(raw string, lookup sink.Lookup) (string, error) {
 	d, target, err := Parse(raw, lookup)

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/shopmonkeyus/eds/internal/drivers"
-	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 // identities are, by driver, groups of URLs that name one destination each.
@@ -122,7 +121,7 @@ func TestIdentity_IsOnePerDestination(t *testing.T) {
 				if err != nil {
 					t.Fatalf("%s: %v", raw, err)
 				}
-				if masked, err := drivers.Identity(sink.MaskURL(raw), lookup); err != nil || masked != identity {
+				if masked, err := drivers.Identity(drivers.MaskURL(raw), lookup); err != nil || masked != identity {
 					t.Errorf("%s: %s, masked %s, %v", raw, identity, masked, err)
 				}
 				if one == "" {

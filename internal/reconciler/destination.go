@@ -71,7 +71,7 @@ func ParseForeignDestination(raw config.Secret, strategy config.UpdateStrategy, 
 // Named returns how the data directory identifies the destination of a URL. It identifies a URL
 // that cannot be parsed by its spelling.
 func Named(raw string, lookup sink.Lookup) state.Destination {
-	masked := sink.MaskURL(raw)
+	masked := drivers.MaskURL(raw)
 	at := state.Destination{Identity: sink.Spelling(masked), Masked: masked, Spelled: sink.Spelling(masked)}
 	if identity, err := drivers.Identity(raw, lookup); err == nil {
 		at.Identity = identity

@@ -54,7 +54,11 @@ func TestAccess_RejectsAURLForGoodUnlessAFileIsWrong(t *testing.T) {
 	if err := worked.Reject(errors.New("an unknown option")); fault.Of(err) != fault.Fatal {
 		t.Errorf("an unknown option is %v", fault.Of(err))
 	}
-	_, err := sink.FileOf(url.Values{"tls-ca": {"/absent"}}, "tls-ca")
+	v, err := sink.ParseOptions(&url.URL{RawQuery: "tls-ca=/absent"}, []sink.Option{{Name: "tls-ca", Type: sink.File{}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = v.File("tls-ca")
 	if got := worked.Reject(err); fault.Of(got) != fault.Transient {
 		t.Errorf("a file that is absent is %v", fault.Of(got))
 	}

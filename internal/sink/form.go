@@ -3,22 +3,27 @@ package sink
 import (
 	"net"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 )
 
-// Form is the values that a user gave the fields of a driver, and what is wrong
-// with them.
+// Form is the values that the operator gave the fields of a driver at HQ, and their errors.
 type Form struct {
+	fields []Field
 	values map[string]string
 	Wrong  []FieldError
 }
 
 // NewForm refuses required fields that have no value.
 func NewForm(fields []Field, values map[string]string) *Form {
-	f := &Form{values: values}
+	f := &Form{fields: fields, values: values}
 	for _, field := range fields {
-		if field.Required && f.Get(field.Name) == "" && (field.Format == "" || values[field.Name] == "") { // a password may be blanks
+		given := f.Get(field.Name)
+		if field.Format != "" {
+			given = values[field.Name] // a password may consist of blanks
+		}
+		if field.Required && given == "" {
 			f.Refuse(field.Name, "a value is needed")
 		}
 	}
@@ -28,12 +33,23 @@ func NewForm(fields []Field, values map[string]string) *Form {
 // Get returns the value of a field without blanks around it.
 func (f *Form) Get(name string) string { return strings.TrimSpace(f.values[name]) }
 
-// Refuse says what is wrong with the value of a field.
+// Refuse adds an error about the value of a field.
 func (f *Form) Refuse(field, why string) {
 	f.Wrong = append(f.Wrong, FieldError{Field: field, Error: why})
 }
 
-// Port returns the field Port, or standard where it is empty.
+// Query returns the options of the URL that fields name and have a value for.
+func (f *Form) Query() url.Values {
+	query := make(url.Values)
+	for _, field := range f.fields {
+		if value := f.Get(field.Name); field.Option != "" && value != "" {
+			query.Set(field.Option, value)
+		}
+	}
+	return query
+}
+
+// Port returns the field Port, or standard if it is empty.
 func (f *Form) Port(standard string) string {
 	port := f.Get("Port")
 	if port == "" {
@@ -45,7 +61,7 @@ func (f *Form) Port(standard string) string {
 	return port
 }
 
-// HostPort returns the host of a URL, of the fields Hostname and Port.
+// HostPort returns the host of a URL, made of the fields Hostname and Port.
 func (f *Form) HostPort(standard string) string {
 	host := strings.Trim(f.Get("Hostname"), "[]")
 	if !Host(host) {
@@ -59,5 +75,7 @@ func Host(text string) bool {
 	if _, err := netip.ParseAddr(text); err != nil && strings.Contains(text, ":") {
 		return false
 	}
-	return !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || strings.ContainsRune("/@?#%\\\"'<>[]^`{|}$\x7f", r) })
+	return !strings.ContainsFunc(text, func(r rune) bool {
+		return r <= ' ' || strings.ContainsRune("/@?#%\\\"'<>[]^`{|}$\x7f", r)
+	})
 }

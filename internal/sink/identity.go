@@ -71,8 +71,12 @@ func PickOptions(query url.Values, names ...string) url.Values {
 // destination in the data directory. Another spelling of the URL has another one, and
 // some destinations share one.
 func Spelling(raw string) string {
-	scheme, rest, _ := strings.Cut(MaskURL(raw), "://")
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok {
+		return "***://"
+	}
 	rest, query, _ := strings.Cut(rest, "?")
+	rest = maskHead(rest)
 	rest = rest[strings.LastIndexByte(rest, '@')+1:]
 	spelling := scheme + "://" + strings.TrimRight(rest, "/")
 	for pair := range strings.SplitSeq(query, "&") {

@@ -1,85 +1,188 @@
 package sink
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
+	"cmp"
 	"fmt"
-	"io/fs"
 	"maps"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// The functions below read one option of a destination's URL. An option that is
-// absent or empty has its default. Errors name the option and never quote its
-// value: it may be a secret, in its place or out of it.
+// Option declares one query parameter of a destination's URL. Parsing, errors, help, the
+// tables of docs/drivers and masking follow from the declaration.
+type Option struct {
+	Name string
+	// Type says which values are valid: Choice, Bool, Int, Duration, Size, File or Secret;
+	// nil: any text.
+	Type OptionType
+	// Default is the value of an option that is absent or empty; "": it has none.
+	Default string
+	// DefaultNote describes the default for help and docs if Default does not, in Markdown.
+	DefaultNote string
+	// Help says what the option does, in Markdown: lower case, no full stop at the end.
+	Help string
+	// Harmless says that logs and HQ may show any value. Valid values of Choice, Bool, Int,
+	// Duration and Size are shown without it.
+	Harmless bool
+	// Unlisted says that help and docs leave the option out.
+	Unlisted bool
+	Aliases  []string // other names that URLs may have
+}
 
-// ChoiceOf reads an option that has one of a few values, in any case. The first
-// is its default.
-func ChoiceOf(query url.Values, name string, values ...string) (string, error) {
-	text := query.Get(name)
-	if text == "" {
-		return values[0], nil
+// Unlisted declares options with any text as value that help and docs leave out.
+func Unlisted(names ...string) []Option {
+	options := make([]Option, len(names))
+	for i, name := range names {
+		options[i] = Option{Name: name, Unlisted: true}
 	}
-	for _, v := range values {
-		if strings.EqualFold(text, v) {
-			return v, nil
+	return options
+}
+
+// Listed returns the options that help and docs list.
+func Listed(options []Option) []Option {
+	return slices.DeleteFunc(slices.Clone(options), func(o Option) bool { return o.Unlisted })
+}
+
+// DefaultText describes the default as plain text; "" if there is none to describe.
+func (o *Option) DefaultText() string { return plainText(cmp.Or(o.DefaultNote, o.Default)) }
+
+// Description returns Help as plain text.
+func (o *Option) Description() string { return plainText(o.Help) }
+
+func plainText(markdown string) string { return strings.ReplaceAll(markdown, "`", "") }
+
+// Values are the options of one URL, or their defaults. Methods panic if the driver did not
+// declare the option, or declared another type.
+type Values struct {
+	declared map[string]*Option
+	given    url.Values     // by declared name, without empty values
+	parsed   map[string]any // as the Type parses them
+}
+
+// ParseOptions reads the options of target. An option that is absent or empty has its
+// default. Errors are fatal, name the option, and never quote its value: it may be a secret,
+// also if it was meant for another option.
+func ParseOptions(target *url.URL, options []Option) (Values, error) {
+	v := Values{declared: make(map[string]*Option), given: make(url.Values), parsed: make(map[string]any)}
+	names := make(map[string]string) // declared names by name and alias
+	for i := range options {
+		o := &options[i]
+		v.declared[o.Name] = o
+		for _, name := range append([]string{o.Name}, o.Aliases...) {
+			names[name] = o.Name
 		}
 	}
-	last := len(values) - 1
-	return "", fmt.Errorf("option %s should be %s or %s", name, strings.Join(values[:last], ", "), values[last])
+	query := target.Query()
+	if err := checkNames(target.Scheme, query, options, names); err != nil {
+		return v, fault.Mark(fault.Fatal, err)
+	}
+	for i := range options {
+		o := &options[i]
+		for _, name := range append([]string{o.Name}, o.Aliases...) {
+			if query.Get(name) != "" {
+				v.given[o.Name] = query[name]
+				break
+			}
+		}
+		text := cmp.Or(v.given.Get(o.Name), o.Default)
+		if text == "" || o.Type == nil {
+			continue
+		}
+		value, ok := o.Type.parse(text)
+		if !ok {
+			return v, fault.Mark(fault.Fatal, fmt.Errorf("option %s should be %s", o.Name, o.Type.valid()))
+		}
+		v.parsed[o.Name] = value
+	}
+	return v, nil
 }
 
-// BoolOf reads an option that is true or false.
-func BoolOf(query url.Values, name string, otherwise bool) (bool, error) {
-	text := query.Get(name)
-	if text == "" {
-		return otherwise, nil
+// optionName matches names that errors may quote: others may be part of a value.
+var optionName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9 ._-]{0,39}$`)
+
+// checkNames returns an error that names an option that is not declared, and the most similar
+// one that is.
+func checkNames(scheme string, query url.Values, options []Option, declared map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if declared[name] != "" {
+			continue
+		}
+		if !optionName.MatchString(name) || slices.Equal(query[name], []string{""}) { // part of a value, say
+			return fmt.Errorf("the %s url has an option without a name or a value; write & in values as %%26", scheme)
+		}
+		hint := "it has no options"
+		if len(options) > 0 {
+			known := make([]string, len(options))
+			for i := range options {
+				known[i] = options[i].Name
+			}
+			hint = "known options are " + strings.Join(known, ", ")
+			if best := Nearest(name, known); best != "" {
+				hint = fmt.Sprintf("did you mean %q?", best)
+			}
+		}
+		return fmt.Errorf("the %s url has an unknown option %q; %s", scheme, name, hint)
 	}
-	b, err := strconv.ParseBool(text)
-	if err != nil {
-		return false, fmt.Errorf("option %s should be true or false", name)
-	}
-	return b, nil
+	return nil
 }
 
-// IntOf reads an option that is a number from least to most.
-func IntOf(query url.Values, name string, otherwise, least, most int) (int, error) {
-	text := query.Get(name)
-	if text == "" {
-		return otherwise, nil
+func (v Values) option(name string) *Option {
+	o := v.declared[name]
+	if o == nil {
+		panic("sink: option " + name + " is not declared")
 	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < least || n > most {
-		return 0, fmt.Errorf("option %s should be a number from %d to %d", name, least, most)
-	}
-	return n, nil
+	return o
 }
 
-// DurationOf reads an option that is a duration from least to most.
-func DurationOf(query url.Values, name string, otherwise, least, most time.Duration) (time.Duration, error) {
-	text := query.Get(name)
-	if text == "" {
-		return otherwise, nil
+// Given reports whether the URL has a value for the option.
+func (v Values) Given(name string) bool { return v.given.Get(v.option(name).Name) != "" }
+
+// All returns every value that the URL has for the option.
+func (v Values) All(name string) []string { return v.given[v.option(name).Name] }
+
+// Text returns the value as text: of a Choice one of its Values; "" without a value.
+func (v Values) Text(name string) string {
+	o := v.option(name)
+	if text, ok := v.parsed[name].(string); ok {
+		return text
 	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d < least || d > most {
-		return 0, fmt.Errorf("option %s should be a duration like 500ms, 30s or 5m, from %v to %v", name, least, most)
-	}
-	return d, nil
+	return cmp.Or(v.given.Get(name), o.Default)
 }
 
-// FileOf reads the file that an option names; nil if the option is absent. An error is
-// fault.Refused: the file may be about to be replaced.
-func FileOf(query url.Values, name string) ([]byte, error) {
-	path := query.Get(name)
+// Bool returns the value of a Bool; false without a value.
+func (v Values) Bool(name string) bool { return typed[bool](v, name) }
+
+// Int returns the value of an Int; 0 without a value.
+func (v Values) Int(name string) int { return typed[int](v, name) }
+
+// Duration returns the value of a Duration; 0 without a value.
+func (v Values) Duration(name string) time.Duration { return typed[time.Duration](v, name) }
+
+// Size returns the value of a Size in bytes; 0 without a value.
+func (v Values) Size(name string) int64 { return typed[int64](v, name) }
+
+func typed[T any](v Values, name string) (value T) {
+	v.option(name)
+	parsed, ok := v.parsed[name]
+	if !ok {
+		return value
+	}
+	if value, ok = parsed.(T); !ok {
+		panic("sink: option " + name + " has another type")
+	}
+	return value
+}
+
+// File reads the file that a File names; nil without a value. An error is fault.Refused: the
+// file may be about to be replaced.
+func (v Values) File(name string) ([]byte, error) {
+	path := v.Text(name)
 	if path == "" {
 		return nil, nil
 	}
@@ -90,53 +193,10 @@ func FileOf(query url.Values, name string) ([]byte, error) {
 	return text, nil
 }
 
-// WithoutPath returns the cause of an error of the file system, any other error as
-// it is.
-func WithoutPath(err error) error {
-	if e := new(fs.PathError); errors.As(err, &e) {
-		return e.Err
-	}
-	return err
-}
-
-// Certificates adds the files of the options tls-ca, tls-cert and tls-key to
-// config: the authorities to trust, and the client's certificate and key. If a file cannot
-// be used the error is fault.Refused.
-func Certificates(query url.Values, config *tls.Config) error {
-	authorities, err := FileOf(query, "tls-ca")
-	if err != nil {
-		return err
-	}
-	if authorities != nil {
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(authorities) {
-			return fault.Mark(fault.Refused, errors.New("the file that option tls-ca names holds no certificate in PEM"))
-		}
-	}
-	if (query.Get("tls-cert") == "") != (query.Get("tls-key") == "") {
-		return errors.New("options tls-cert and tls-key go together; one is missing")
-	}
-	certificate, err := FileOf(query, "tls-cert")
-	if certificate == nil || err != nil {
-		return err
-	}
-	key, err := FileOf(query, "tls-key")
-	if err != nil {
-		return err
-	}
-	// The error's own text may quote the files.
-	pair, err := tls.X509KeyPair(certificate, key)
-	if err != nil {
-		return fault.Mark(fault.Refused, errors.New("the files that options tls-cert and tls-key name hold no certificate with its key, in PEM"))
-	}
-	config.Certificates = []tls.Certificate{pair}
-	return nil
-}
-
-// RefusedOption is the error for options that a client library does not accept
-// and whose own error may quote them. It names the first option that the library
-// does not accept on its own either.
-func RefusedOption(query url.Values, accepts func(url.Values) bool) error {
+// RejectedOptions is the error for options that a client library does not accept, and whose
+// own error may quote them. It names the first option that the library does not accept on
+// its own either.
+func RejectedOptions(query url.Values, accepts func(url.Values) bool) error {
 	names := slices.Sorted(maps.Keys(query))
 	for _, name := range names {
 		if !accepts(url.Values{name: query[name]}) {

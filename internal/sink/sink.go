@@ -115,7 +115,7 @@ var ErrWouldEmpty = errors.New("the snapshot has no rows for the table, but the 
 
 // ErrLoadLost says that what a load staged is gone, or is not what was staged, or no
 // longer fits the table. The load is forgotten: it has to begin again.
-var ErrLoadLost = errors.New("what was loaded is lost")
+var ErrLoadLost = errors.New("the loaded rows are lost")
 
 // Load is the load of one table. Its methods are called serially.
 type Load interface {
@@ -205,19 +205,14 @@ type Field struct {
 	Default     string
 	Description string
 	Required    bool
+	// Option is the option of the URL that has the field's value; "": the driver's URL puts it elsewhere.
+	Option string
 }
 
 // FieldError says what is wrong with the value of a field.
 type FieldError struct {
 	Field string `json:"field"`
 	Error string `json:"error"`
-}
-
-// Option is one query parameter of a destination's URL, for the help text.
-type Option struct {
-	Name        string
-	Default     string
-	Description string
 }
 
 // Driver describes a kind of destination: a value, never a live object.
@@ -229,8 +224,11 @@ type Driver struct {
 	Summary string   // one sentence
 	Help    string   // paragraphs: set-up, permissions, guarantees
 	Options []Option
-	Fields  []Field
-	Limits  Limits
+	// OptionPrefix may precede the names of Options in a URL that has options of its own,
+	// which the driver passes on; "": a URL has no others.
+	OptionPrefix string
+	Fields       []Field
+	Limits       Limits
 	// KeepsRows is true where the sink applies Batch.Sets, false where it
 	// writes Batch.Events.
 	KeepsRows bool

@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"os"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -19,7 +18,6 @@ type Lookup func(name string) (string, bool)
 var (
 	placeholder = regexp.MustCompile(`\$\{([^{}]*)\}`)
 	variable    = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)
-	plainName   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9 ._-]{0,39}$`)
 )
 
 // Literal returns a URL that ParseURL reads as raw is written: what looks like a
@@ -123,84 +121,6 @@ func Scheme(raw string) string {
 		return "destination's"
 	}
 	return strings.ToLower(scheme)
-}
-
-// secretOptions are words that mark a query parameter as secret.
-var secretOptions = regexp.MustCompile(`(?i)(pass|secret|token|key|credential|sas)`)
-
-// SecretOption reports whether an option of the name holds a secret.
-func SecretOption(name string) bool { return secretOptions.MatchString(name) }
-
-// MaskURL returns raw with its password and secret options replaced by ***,
-// fit for a log and for HQ. Placeholders stay, as they tell nothing.
-func MaskURL(raw string) string {
-	scheme, rest, ok := strings.Cut(raw, "://")
-	if !ok {
-		return "***"
-	}
-	authority, tail := rest, ""
-	// A password may hold an unescaped slash; the last @ ends the credentials.
-	head, query, hasQuery := strings.Cut(rest, "?")
-	if at := strings.LastIndexByte(head, '@'); at >= 0 {
-		user, _, _ := strings.Cut(head[:at], ":")
-		authority, tail = user+":***", head[at:]
-		if !strings.Contains(head[:at], ":") {
-			authority = user
-		}
-	} else {
-		authority, tail = "", head
-		plain := separators.Replace(head)
-		if masked := maskPairs(plain, ";"); masked != plain {
-			tail = masked
-		}
-	}
-	out := scheme + "://" + authority + tail
-	if hasQuery {
-		out += "?" + maskPairs(query, "&")
-	}
-	return out
-}
-
-// separators shows what sets pairs apart that were escaped as one.
-var separators = strings.NewReplacer("%3B", ";", "%3b", ";", "%3D", "=", "%3d", "=")
-
-// maskPairs masks the values of secret names in name=value pairs.
-func maskPairs(text, separator string) string {
-	pairs := strings.Split(text, separator)
-	for i, pair := range pairs {
-		name, value, ok := strings.Cut(pair, "=")
-		if ok && secretOptions.MatchString(name) && (value == "" || placeholder.FindString(value) != value) {
-			pairs[i] = name + "=***"
-		}
-	}
-	return strings.Join(pairs, separator)
-}
-
-// CheckOptions returns an error that names a query parameter of target that is
-// none of options nor of others, and the one of them that looks most like it.
-func CheckOptions(target *url.URL, options []Option, others ...string) error {
-	var known []string
-	for _, o := range options {
-		known = append(known, o.Name)
-	}
-	known = append(known, others...)
-	for name, values := range target.Query() {
-		if slices.Contains(known, name) {
-			continue
-		}
-		if !plainName.MatchString(name) || slices.Equal(values, []string{""}) { // part of a value, say
-			return fault.Mark(fault.Fatal, fmt.Errorf("the %s url has an option without a name or a value; write & in values as %%26", target.Scheme))
-		}
-		hint := "it has no options"
-		if len(known) > 0 {
-			hint = "known options are " + strings.Join(known, ", ")
-			if best := Nearest(name, known); best != "" {
-				hint = fmt.Sprintf("did you mean %q?", best)
-			}
-		}
-		return fault.Mark(fault.Fatal, fmt.Errorf("the %s url has an unknown option %q; %s", target.Scheme, name, hint))
-	}
-	return nil
 }
 
 // CheckForeign returns an error if target, which does not come from the operator,

@@ -48,7 +48,7 @@ func benchmark(b *testing.B, columns, rows int) {
 			})
 		}
 	}
-	session := newHubSession(&s.choices)
+	session := newHubSession(&s.config)
 	defer session.close(true)
 	client, err := session.client(hub.Name)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"sync"
 	"time"
@@ -17,15 +16,11 @@ import (
 )
 
 // parseAuth reads how eds authenticates to Event Hubs.
-func (c *choices) parseAuth(query url.Values, lookup sink.Lookup) error {
-	auth, err := sink.ChoiceOf(query, "auth", "sas", "managed-identity", "workload-identity", "client-secret", "client-certificate",
-		"azure-cli", "default")
-	if err != nil {
-		return err
-	}
+func (c *config) parseAuth(v sink.Values, lookup sink.Lookup) error {
+	auth := v.Text("auth")
 	if auth == "sas" {
 		for _, name := range []string{"client-id", "tenant-id"} {
-			if query.Get(name) != "" {
+			if v.Given(name) {
 				return fmt.Errorf("option %s needs an option auth for Entra ID, like auth=managed-identity", name)
 			}
 		}
@@ -41,7 +36,7 @@ func (c *choices) parseAuth(query url.Values, lookup sink.Lookup) error {
 	if c.emulator {
 		return errors.New("the emulator does not support Entra ID; leave auth= out, or UseDevelopmentEmulator")
 	}
-	return c.parseIdentity(auth, query, lookup)
+	return c.parseIdentity(auth, v, lookup)
 }
 
 // identity holds the credentials that eds presents to Entra ID.
@@ -54,10 +49,10 @@ type identity struct {
 }
 
 // identityOf reads the identity from the URL and the environment.
-func identityOf(query url.Values, lookup sink.Lookup) identity {
+func identityOf(v sink.Values, lookup sink.Lookup) identity {
 	first := func(option, variable string) string {
-		if option != "" && query.Get(option) != "" {
-			return query.Get(option)
+		if option != "" && v.Given(option) {
+			return v.Text(option)
 		}
 		value, _ := lookup(variable)
 		return value
@@ -69,10 +64,10 @@ func identityOf(query url.Values, lookup sink.Lookup) identity {
 	}
 }
 
-func (c *choices) parseIdentity(auth string, query url.Values, lookup sink.Lookup) error {
-	id := identityOf(query, lookup)
+func (c *config) parseIdentity(auth string, v sink.Values, lookup sink.Lookup) error {
+	id := identityOf(v, lookup)
 	if auth == "managed-identity" {
-		id.client = query.Get("client-id") // the variable names an application
+		id.client = v.Text("client-id") // the variable names an application
 	}
 	need := func(pairs ...string) error {
 		for i := 0; i < len(pairs); i += 2 {

@@ -24,7 +24,8 @@ func parseHub(text string) (*encode.Route, error) {
 	case strings.Contains(text, "="): // it may be half a secret
 		return nil, errors.New("the hub's name has a = in it; write ; between the parts of a connection string")
 	case legal(text) != text:
-		return nil, fmt.Errorf("a hub's name has letters, digits and . _ - only, begins and ends with a letter or digit, and is no longer than %d", maxHub)
+		return nil, fmt.Errorf("a hub's name consists of letters, digits and . _ -, "+
+			"begins and ends with a letter or digit, and has at most %d characters", maxHub)
 	}
 	return encode.ParseRoute("hub", text, legal)
 }
@@ -42,9 +43,8 @@ func destinationOf(target *url.URL) string {
 	return sink.JoinIdentity("eventhub", sink.HostsIdentity(c.host, "5671"), hub, nil)
 }
 
-// legal returns the name with each byte that Azure refuses replaced by _, a 0 at
-// an end that is no letter or digit, and what is too long cut, with a hash at its
-// end.
+// legal returns a name that Azure accepts: _ replaces other bytes, 0 is added at an end that is
+// not a letter or digit, and a name that is too long is cut and ends in a hash.
 func legal(name string) string {
 	b := []byte(name)
 	for i, c := range b {

@@ -29,6 +29,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
@@ -240,7 +241,11 @@ func TestEntraID_Tokens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		id := identityOf(target.Query(), environment)
+		v, err := sink.ParseOptions(target, options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := identityOf(v, environment)
 		c.credential = newLazyCredential(func() (azcore.TokenCredential, error) {
 			return id.credential(auth, azcore.ClientOptions{Transport: e, Retry: policy.RetryOptions{MaxRetries: -1}})
 		})

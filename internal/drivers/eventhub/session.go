@@ -17,7 +17,7 @@ import (
 // hubSession holds the connections to the namespace, one for each hub that was written to. Its
 // methods except close may be called concurrently.
 type hubSession struct {
-	*choices
+	*config
 	progress atomic.Int64 // counts acknowledgements and large writes
 
 	mu      sync.Mutex
@@ -27,8 +27,8 @@ type hubSession struct {
 	closed  bool
 }
 
-func newHubSession(c *choices) *hubSession {
-	return &hubSession{choices: c, clients: make(map[string]*azeventhubs.ProducerClient), conns: make(map[net.Conn]struct{})}
+func newHubSession(c *config) *hubSession {
+	return &hubSession{config: c, clients: make(map[string]*azeventhubs.ProducerClient), conns: make(map[net.Conn]struct{})}
 }
 
 // client returns the client of a hub. It connects on first use.

@@ -17,7 +17,7 @@ import (
 // TestSession_PatienceEndsOnlyAtAStandstill: slow progress is never cut off.
 func TestSession_PatienceEndsOnlyAtAStandstill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newHubSession(&choices{patience: time.Second})
+		s := newHubSession(&config{patience: time.Second})
 		var stopped time.Time
 		err := s.withPatience(t.Context(), func(ctx context.Context) error {
 			for range 20 {
@@ -40,7 +40,7 @@ func TestSession_PatienceEndsOnlyAtAStandstill(t *testing.T) {
 }
 
 func TestClassify_NamesAnUnknownHost(t *testing.T) {
-	s := newHubSession(&choices{connection: connection{host: "ns.example"}})
+	s := newHubSession(&config{connection: connection{host: "ns.example"}})
 	s.dialErr = &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "ns.example", IsNotFound: true}}
 	err := s.classify(errors.New("lost"))
 	if fault.Of(err) != fault.Transient ||

@@ -14,7 +14,7 @@ import (
 
 // Sink writes events to hubs.
 type Sink struct {
-	choices
+	config
 	env    sink.Env
 	loader encode.Loader
 
@@ -31,8 +31,8 @@ type Sink struct {
 
 var _ sink.Sink = (*Sink)(nil)
 
-func newSink(c choices, env sink.Env) *Sink {
-	s := &Sink{choices: c, env: env}
+func newSink(c config, env sink.Env) *Sink {
+	s := &Sink{config: c, env: env}
 	s.loader = encode.Loader{Apply: s.Apply, Limits: limits}
 	return s
 }

@@ -27,7 +27,7 @@ const (
 )
 
 // overTCP returns a dialer for the namespace's AMQP port.
-func (c *choices) overTCP() dialer {
+func (c *config) overTCP() dialer {
 	port := securePort
 	if c.emulator {
 		port = plainPort
@@ -48,7 +48,7 @@ func (c *choices) overTCP() dialer {
 const dialTimeout = 10 * time.Second
 
 // overWebSockets returns a dialer for the namespace's HTTPS port.
-func (c *choices) overWebSockets(proxy proxyFunc) dialer {
+func (c *config) overWebSockets(proxy proxyFunc) dialer {
 	scheme := "wss://"
 	if c.emulator {
 		scheme = "ws://" // it has no certificate
@@ -106,8 +106,8 @@ func environmentProxy(lookup sink.Lookup) proxyFunc {
 		}
 		return ""
 	}
-	choices := httpproxy.Config{HTTPSProxy: first("HTTPS_PROXY", "https_proxy"), NoProxy: first("NO_PROXY", "no_proxy")}
-	choose := choices.ProxyFunc()
+	config := httpproxy.Config{HTTPSProxy: first("HTTPS_PROXY", "https_proxy"), NoProxy: first("NO_PROXY", "no_proxy")}
+	choose := config.ProxyFunc()
 	return func(r *http.Request) (*url.URL, error) {
 		u := *r.URL // a WebSocket's scheme, while proxies are configured for HTTP
 		u.Scheme = strings.Replace(u.Scheme, "ws", "http", 1)

@@ -68,7 +68,7 @@ func openFaulty(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Fau
 	return s, faulty
 }
 
-func parsed(t testing.TB, raw string) choices {
+func parsed(t testing.TB, raw string) config {
 	t.Helper()
 	target, err := url.Parse(raw)
 	if err != nil {

@@ -48,7 +48,7 @@ var (
 	_ sink.Pacer        = (*rollingSink)(nil)
 )
 
-func newRollingSink(s *fileStore, c choices) *rollingSink {
+func newRollingSink(s *fileStore, c config) *rollingSink {
 	l := &rollingSink{fileStore: s, files: c.files, encoder: lake.NewEncoder(c.files, s.env.Adjusted), now: time.Now, needsRecovery: true}
 	l.planner = lake.Planner{Layout: c.files.Layout, Rows: math.MaxInt, Bytes: math.MaxInt}
 	if l.wholeFiles() {

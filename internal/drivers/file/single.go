@@ -27,7 +27,7 @@ type fileSink struct {
 
 var _ sink.Sink = (*fileSink)(nil)
 
-func newFileSink(s *fileStore, c choices) *fileSink {
+func newFileSink(s *fileStore, c config) *fileSink {
 	o := &fileSink{fileStore: s, path: c.path}
 	o.Loader = &encode.Loader{Apply: o.Apply, Limits: limits, Journal: journalFiles{s}}
 	return o

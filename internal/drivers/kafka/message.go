@@ -194,7 +194,7 @@ func (w *recordWriter) tombstoneOldKey(topic string, e *cdc.Event) error {
 func (w *recordWriter) add(topic string, key, value, partition []byte, e *cdc.Event) {
 	first := len(w.headers)
 	w.headers = append(w.headers, kgo.RecordHeader{Key: partitionHeader, Value: partition})
-	if w.sink.choices.headers {
+	if w.sink.config.headers {
 		mark := len(w.text)
 		w.text = e.Clock.AppendSortable(w.text)
 		clock := w.since(mark)

@@ -17,8 +17,8 @@ func TestOpen_RejectsBadURLs(t *testing.T) {
 		"kafka:///topic":          "should name brokers like",
 		"kafka://h:9092,:1/topic": "should name brokers like",
 		"kafka://h/a/b":           "slash",
-		"kafka://h/t%C3%B6pic":    "letters, digits and . _ - only",
-		"kafka://h/.":             "letters, digits and . _ - only",
+		"kafka://h/t%C3%B6pic":    "letters, digits and . _ -",
+		"kafka://h/.":             "letters, digits and . _ -",
 		"kafka://h/{{.tabel}}": `topic template: it names a field that no change has; ` +
 			`did you mean "table"?`,
 		"kafka://h/{{.table":                                        "topic template",

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -15,7 +16,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/config"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/smithy-go/logging"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
@@ -32,9 +33,9 @@ import (
 // dialTimeout bounds the making of a connection.
 const dialTimeout = 10 * time.Second
 
-// security returns how connections are encrypted, and as whom they are made: each with the
-// certificates, keys and passwords of its time.
-func (c *choices) security() (opts []kgo.Opt) {
+// security returns the options for encryption and authentication. Each connection takes the
+// current certificates, keys and passwords.
+func (c *config) security() (opts []kgo.Opt) {
 	if c.tls != nil {
 		opts = append(opts, kgo.Dialer(c.dialTLS))
 	}
@@ -48,7 +49,7 @@ func (c *choices) security() (opts []kgo.Opt) {
 	return opts
 }
 
-func (c *choices) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
+func (c *config) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
 	now, err := c.renew()
 	if err != nil {
 		return nil, err
@@ -57,13 +58,13 @@ func (c *choices) dialTLS(ctx context.Context, network, address string) (net.Con
 	return dialer.DialContext(ctx, network, address)
 }
 
-// renewed is a mechanism with the credentials that the URL names at each connection.
+// renewed is a mechanism that takes the current credentials of the URL at each connection.
 type renewed struct {
 	sasl.Mechanism
-	renew func() (choices, error)
+	renew func() (config, error)
 }
 
-// Authenticate begins to sign in.
+// Authenticate starts to sign in.
 func (r renewed) Authenticate(ctx context.Context, host string) (sasl.Session, []byte, error) {
 	now, err := r.renew()
 	if err != nil {
@@ -72,51 +73,44 @@ func (r renewed) Authenticate(ctx context.Context, host string) (sasl.Session, [
 	return now.auth.Authenticate(ctx, host)
 }
 
-// parseTLS returns nil where connections are not to be encrypted.
-func parseTLS(query url.Values) (*tls.Config, error) {
-	mode, err := sink.ChoiceOf(query, "tls", "false", "true", "skip-verify")
-	if err != nil {
-		return nil, err
-	}
+// parseTLS returns nil if connections are not to be encrypted.
+func parseTLS(v sink.Values) (*tls.Config, error) {
+	mode := v.Text("tls")
 	if mode == "false" {
-		if query.Get("tls-ca")+query.Get("tls-cert")+query.Get("tls-key") != "" {
+		if v.Given("tls-ca") || v.Given("tls-cert") || v.Given("tls-key") {
 			return nil, errors.New("options tls-ca, tls-cert and tls-key need tls=true")
 		}
 		return nil, nil
 	}
 	encryption := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: mode == "skip-verify"}
-	return encryption, sink.Certificates(query, encryption)
+	return encryption, sink.Certificates(v, encryption)
 }
 
-// parseAuth returns nil where no credentials are to be sent.
-func parseAuth(target *url.URL, brokers []string, encrypted bool) (sasl.Mechanism, error) {
-	query := target.Query()
-	user := target.User.Username()
-	password, _ := target.User.Password()
-	name := query.Get("auth")
-	if name == "" && target.User == nil {
+// parseAuth returns nil if no credentials are to be sent.
+func parseAuth(v sink.Values, given *url.Userinfo, brokers []string, encrypted bool) (sasl.Mechanism, error) {
+	user := given.Username()
+	password, _ := given.Password()
+	name := v.Text("auth")
+	if name == "" && given == nil {
 		for _, option := range []string{"token", "token-file", "token-url", "token-scope"} {
-			if query.Has(option) {
+			if v.Given(option) {
 				return nil, fmt.Errorf("option %s needs auth=oauthbearer", option)
 			}
 		}
 		return nil, nil
 	}
-	name, err := sink.ChoiceOf(query, "auth", "plain", "scram-sha-256", "scram-sha-512", "oauthbearer", "aws-msk-iam")
-	if err != nil {
-		return nil, err
-	}
-	switch name {
+	switch name = cmp.Or(name, "plain"); name {
 	case "oauthbearer":
-		return parseOAuth(query, user, password)
+		return parseOAuth(v, user, password)
 	case "aws-msk-iam":
 		if !encrypted {
 			return nil, errors.New("auth=aws-msk-iam needs tls=true, as MSK does; its port is 9098")
 		}
-		return parseMSK(query, brokers, user, password)
+		return parseMSK(v.Text("token"), brokers, user, password)
 	}
 	if user == "" || password == "" {
-		return nil, fmt.Errorf("auth=%s needs a user and a password; the url should read kafka://user:${KAFKA_PASSWORD}@broker:9092/topic", name)
+		return nil, fmt.Errorf("auth=%s needs a user and a password; "+
+			"the url should read kafka://user:${KAFKA_PASSWORD}@broker:9092/topic", name)
 	}
 	switch name {
 	case "scram-sha-256":
@@ -128,26 +122,27 @@ func parseAuth(target *url.URL, brokers []string, encrypted bool) (sasl.Mechanis
 	}
 }
 
-// parseMSK returns the mechanism of Amazon MSK, whose brokers' names tell the
-// region.
-func parseMSK(query url.Values, brokers []string, user, password string) (sasl.Mechanism, error) {
+// parseMSK returns the mechanism of Amazon MSK, which takes the region from the brokers' names.
+func parseMSK(token string, brokers []string, user, password string) (sasl.Mechanism, error) {
 	for _, broker := range brokers {
 		host, _, _ := net.SplitHostPort(broker)
 		if !strings.HasSuffix(host, ".amazonaws.com") && !strings.HasSuffix(host, ".amazonaws.com.cn") {
-			return nil, fmt.Errorf("auth=aws-msk-iam needs brokers of MSK, named like b-1.shop.abc123.c2.kafka.eu-west-1.amazonaws.com, and %q is none", host)
+			return nil, fmt.Errorf("auth=aws-msk-iam needs brokers of MSK, "+
+				"named like b-1.shop.abc123.c2.kafka.eu-west-1.amazonaws.com, and %q is none", host)
 		}
 	}
 	if user != "" && password != "" {
-		return msk.Auth{AccessKey: user, SecretKey: password, SessionToken: query.Get("token")}.AsManagedStreamingIAMMechanism(), nil
+		return msk.Auth{AccessKey: user, SecretKey: password, SessionToken: token}.AsManagedStreamingIAMMechanism(), nil
 	}
-	if user+password+query.Get("token") != "" {
-		return nil, errors.New("auth=aws-msk-iam needs an access key as the url's user and a secret key as its password, or neither, for the AWS SDK to find them")
+	if user+password+token != "" {
+		return nil, errors.New("auth=aws-msk-iam needs an access key as the url's user and a secret key as its password, " +
+			"or neither, for the AWS SDK to find them")
 	}
 	chain := &awsChain{}
 	return chained{msk.ManagedStreamingIAM(chain.credentials)}, nil
 }
 
-// chained is a mechanism whose credentials the AWS SDK finds, and renews.
+// chained is a mechanism with credentials that the AWS SDK finds and renews.
 type chained struct{ sasl.Mechanism }
 
 // awsChain finds credentials as the AWS SDK does: in the environment, profiles,
@@ -163,7 +158,7 @@ func (c *awsChain) credentials(ctx context.Context) (msk.Auth, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.found == nil {
-		cfg, err := config.LoadDefaultConfig(ctx, config.WithLogger(logging.Nop{})) // it would write to standard error
+		cfg, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithLogger(logging.Nop{})) // its own writes to standard error
 		if err != nil {
 			return msk.Auth{}, awscredentials.Misconfigured(err)
 		}
@@ -179,17 +174,17 @@ func (c *awsChain) credentials(ctx context.Context) (msk.Auth, error) {
 	return msk.Auth{AccessKey: keys.AccessKeyID, SecretKey: keys.SecretAccessKey, SessionToken: keys.SessionToken}, nil
 }
 
-// parseOAuth returns the mechanism that sends a token: one that is given, one of
-// a file, or one that a token endpoint gives for client credentials.
-func parseOAuth(query url.Values, user, password string) (sasl.Mechanism, error) {
-	token, file, endpoint := query.Get("token"), query.Get("token-file"), query.Get("token-url")
+// parseOAuth returns the mechanism that sends a token: the option's, a file's, or one that a
+// token endpoint issues for client credentials.
+func parseOAuth(v sink.Values, user, password string) (sasl.Mechanism, error) {
+	token, file, endpoint := v.Text("token"), v.Text("token-file"), v.Text("token-url")
 	var get func(ctx context.Context) (string, error)
 	switch {
 	case token != "" && file == "" && endpoint == "":
 		get = func(context.Context) (string, error) { return token, nil }
 	case token == "" && file != "" && endpoint == "":
 		get = func(context.Context) (string, error) {
-			text, err := sink.FileOf(query, "token-file")
+			text, err := v.File("token-file")
 			return strings.TrimSpace(string(text)), fault.Mark(fault.Refused, err)
 		}
 		if _, err := get(context.Background()); err != nil {
@@ -203,7 +198,7 @@ func parseOAuth(query url.Values, user, password string) (sasl.Mechanism, error)
 		if user == "" || password == "" {
 			return nil, errors.New("option token-url needs a client id and secret, as the url's user and password")
 		}
-		grant := &tokenGrant{endpoint: endpoint, user: user, password: password, scope: query.Get("token-scope")}
+		grant := &tokenGrant{endpoint: endpoint, user: user, password: password, scope: v.Text("token-scope")}
 		get = grant.token
 	default:
 		return nil, errors.New("auth=oauthbearer needs one of the options token, token-file and token-url")
@@ -219,10 +214,10 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// tokenGrant changes client credentials for tokens (RFC 6749, section 4.4).
+// tokenGrant exchanges client credentials for tokens (RFC 6749, section 4.4).
 type tokenGrant struct{ endpoint, user, password, scope string }
 
-// token asks for a token. Errors hold neither the secret nor the answer.
+// token requests a token. Errors hold neither the secret nor the response.
 func (g *tokenGrant) token(ctx context.Context) (string, error) {
 	form := url.Values{"grant_type": {"client_credentials"}}
 	if g.scope != "" {
@@ -238,7 +233,7 @@ func (g *tokenGrant) token(ctx context.Context) (string, error) {
 	request.SetBasicAuth(url.QueryEscape(g.user), url.QueryEscape(g.password))
 	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: dialTimeout}
 	defer transport.CloseIdleConnections()
-	answer, err := (&http.Client{Transport: transport}).Do(request)
+	response, err := (&http.Client{Transport: transport}).Do(request)
 	if err != nil {
 		cause := err
 		if e := new(url.Error); errors.As(err, &e) {
@@ -246,10 +241,11 @@ func (g *tokenGrant) token(ctx context.Context) (string, error) {
 		}
 		return "", fmt.Errorf("ask token-url for a token: %w", cause)
 	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		err := fmt.Errorf("ask token-url for a token: it answers %s", answer.Status)
-		if answer.StatusCode == http.StatusBadRequest || answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden {
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		err := fmt.Errorf("ask token-url for a token: it answers %s", response.Status)
+		switch response.StatusCode {
+		case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
 			err = fault.Mark(fault.Refused, fmt.Errorf("%w; check the client id and secret in the url", err))
 		}
 		return "", err
@@ -257,7 +253,7 @@ func (g *tokenGrant) token(ctx context.Context) (string, error) {
 	var body struct {
 		Token string `json:"access_token"`
 	}
-	if err := json.NewDecoder(io.LimitReader(answer.Body, 1<<20)).Decode(&body); err != nil || body.Token == "" {
+	if err := json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&body); err != nil || body.Token == "" {
 		return "", errors.New("ask token-url for a token: the answer has no access_token")
 	}
 	return body.Token, nil

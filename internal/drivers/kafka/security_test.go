@@ -21,8 +21,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/sasl"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
+	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
@@ -212,15 +214,25 @@ func TestOpen_VerifiesTheCertificate(t *testing.T) {
 	}
 }
 
-// initial returns a mechanism's first message to a broker.
-func initial(t testing.TB, raw, broker string) string {
+// mechanismOf returns the mechanism of a URL with one broker.
+func mechanismOf(t testing.TB, raw string) sasl.Mechanism {
 	t.Helper()
 	u := parsed(t, raw)
-	mechanism, err := parseAuth(u, []string{u.Host}, true)
+	v, err := sink.ParseOptions(u, options)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, said, err := mechanism.Authenticate(t.Context(), broker+":9098")
+	mechanism, err := parseAuth(v, u.User, []string{u.Host}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mechanism
+}
+
+// initial returns the first message of a mechanism to a broker.
+func initial(t testing.TB, raw, broker string) string {
+	t.Helper()
+	_, said, err := mechanismOf(t, raw).Authenticate(t.Context(), broker+":9098")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,12 +288,8 @@ func TestMSK_TakesCredentialsFromTheURLOrTheSDK(t *testing.T) {
 
 // TestMSK_ReportsMissingCredentials and says where to put them.
 func TestMSK_ReportsMissingCredentials(t *testing.T) {
-	u := parsed(t, "kafka://"+mskBroker+":9098/t?auth=aws-msk-iam")
-	mechanism, err := parseAuth(u, []string{u.Host}, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, _, err = mechanism.Authenticate(t.Context(), mskBroker+":9098")
+	mechanism := mechanismOf(t, "kafka://"+mskBroker+":9098/t?auth=aws-msk-iam")
+	_, _, err := mechanism.Authenticate(t.Context(), mskBroker+":9098")
 	if fault.Of(err) != fault.Refused || !strings.Contains(err.Error(), "there are no AWS credentials: put them in the kafka url") {
 		t.Errorf("without any: %v", err)
 	}
@@ -316,12 +324,8 @@ func TestOAuth_Tokens(t *testing.T) {
 			t.Errorf("%s says %q, want %q", raw, said, want)
 		}
 	}
-	u := parsed(t, "kafka://id:wrong@h/t?auth=oauthbearer&token-scope=kafka&token-url="+endpoint.URL)
-	mechanism, err := parseAuth(u, []string{"h:9092"}, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, _, err = mechanism.Authenticate(t.Context(), "h")
+	mechanism := mechanismOf(t, "kafka://id:wrong@h/t?auth=oauthbearer&token-scope=kafka&token-url="+endpoint.URL)
+	_, _, err := mechanism.Authenticate(t.Context(), "h")
 	if fault.Of(err) != fault.Refused || strings.Contains(err.Error(), "SECRET") || asked != 2 {
 		t.Errorf("wrong credentials, %d requests: %v", asked, err)
 	}

@@ -42,7 +42,7 @@ const (
 // them again. So the topic holds each of them once, in order, however often a batch is retried
 // during an outage.
 type producerSession struct {
-	*choices
+	*config
 	client   *kgo.Client
 	inFlight *producedBatch // nil: everything is acknowledged
 	// spent reports that the client is unusable.
@@ -52,8 +52,8 @@ type producerSession struct {
 	limits map[string]int32 // of the topics known to exist, in bytes
 }
 
-func newProducerSession(c *choices, transaction string, logger kgo.Logger) (*producerSession, error) {
-	s := &producerSession{choices: c, limits: make(map[string]int32)}
+func newProducerSession(c *config, transaction string, logger kgo.Logger) (*producerSession, error) {
+	s := &producerSession{config: c, limits: make(map[string]int32)}
 	opts := append([]kgo.Opt{
 		kgo.SeedBrokers(c.brokers...),
 		kgo.ClientID("eds"), kgo.SoftwareNameAndVersion("eds", "1"), kgo.DisableClientMetrics(),

@@ -23,7 +23,7 @@ import (
 
 // Sink writes events to topics.
 type Sink struct {
-	choices
+	config
 	env         sink.Env
 	transaction string // the transactional id; "" without transactions
 	loader      encode.Loader
@@ -38,8 +38,8 @@ type Sink struct {
 
 var _ sink.Sink = (*Sink)(nil)
 
-func newSink(c choices, env sink.Env) *Sink {
-	s := &Sink{choices: c, env: env}
+func newSink(c config, env sink.Env) *Sink {
+	s := &Sink{config: c, env: env}
 	if c.transactional {
 		s.transaction = transactionID(env)
 	}
@@ -65,7 +65,7 @@ func (s *Sink) current() (*producerSession, error) {
 		return nil, errClosed
 	}
 	if s.session == nil {
-		session, err := newProducerSession(&s.choices, s.transaction, logger{s.env.Logger})
+		session, err := newProducerSession(&s.config, s.transaction, logger{s.env.Logger})
 		if err != nil {
 			return nil, err
 		}
@@ -196,7 +196,7 @@ func topicsOf(records []*kgo.Record) []string {
 func (s *Sink) Probe(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	session, err := newProducerSession(&s.choices, s.transaction, logger{s.env.Logger})
+	session, err := newProducerSession(&s.config, s.transaction, logger{s.env.Logger})
 	if err != nil {
 		return err
 	}

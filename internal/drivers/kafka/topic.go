@@ -19,13 +19,13 @@ func parseTopic(text string) (*encode.Route, error) {
 	case strings.Contains(text, "/"):
 		return nil, errors.New("the topic has a slash in its name, which Kafka does not allow; use . or - instead")
 	case !encode.IsTemplate(text) && legal(text) != text:
-		return nil, fmt.Errorf("a topic's name has letters, digits and . _ - only, %d at most", maxTopic)
+		return nil, fmt.Errorf("a topic's name consists of letters, digits and . _ -, %d at most", maxTopic)
 	}
 	return encode.ParseRoute("topic", text, legal)
 }
 
-// legal returns the name with each byte that Kafka refuses replaced by _, and
-// what is too long cut, with a hash at its end.
+// legal returns a name that Kafka accepts: _ replaces other bytes, and a name that is too long is
+// cut and ends in a hash.
 func legal(name string) string {
 	b := []byte(name)
 	for i, c := range b {

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/url"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -18,48 +16,38 @@ import (
 
 // parse reads the URL. Errors hold none of its secrets.
 func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
-	if err := sink.CheckOptions(target, options(), slices.Concat(otherOptions, ownOptions)...); err != nil {
+	v, err := sink.ParseOptions(target, options)
+	if err != nil {
 		return nil, sqlsink.Options{}, err
 	}
-	query := target.Query()
-	shared, err := sqlsink.ParseOptions(query)
+	shared, err := sqlsink.ReadOptions(v)
 	if err != nil {
 		return nil, shared, err
 	}
-	d := &dialect{target: target, env: env.Complete()}
-	if d.config, err = configOf(target, query); err != nil {
-		return nil, shared, err
-	}
-	if d.timeout, err = sink.DurationOf(query, "timeout", 30*time.Second, time.Second, time.Hour); err != nil {
-		return nil, shared, err
-	}
-	if d.timeouts, err = sqlsink.ParseTimeouts(query); err != nil {
+	d := &dialect{target: target, env: env.Complete(), timeout: v.Duration("timeout"), timeouts: sqlsink.ReadTimeouts(v)}
+	if d.config, err = configOf(target, v); err != nil {
 		return nil, shared, err
 	}
 	shared.LockTimeout = d.timeouts.Lock
-	infile, err := sink.ChoiceOf(query, "local_infile", "auto", "true", "false")
-	if err != nil {
-		return nil, shared, err
-	}
-	d.noInfile.Store(infile == "false")
+	d.noInfile.Store(v.Text("local_infile") == "false")
 	d.where = d.config.Addr
 	return d, shared, nil
 }
 
-// configOf returns the connection's settings, but for what eds decides itself.
-func configOf(target *url.URL, query url.Values) (*mysql.Config, error) {
+// configOf returns the connection's settings, except those that eds decides itself.
+func configOf(target *url.URL, v sink.Values) (*mysql.Config, error) {
 	c := mysql.NewConfig()
-	if extra := pick(query, otherOptions); len(extra) > 0 {
+	if extra := sink.PickOptions(target.Query(), passedOptions...); len(extra) > 0 {
 		var err error
 		if c, err = mysql.ParseDSN("/?" + extra.Encode()); err != nil {
-			return nil, sink.RefusedOption(extra, func(one url.Values) bool {
+			return nil, sink.RejectedOptions(extra, func(one url.Values) bool {
 				_, err := mysql.ParseDSN("/?" + one.Encode())
 				return err == nil
 			})
 		}
 	}
 	c.Net, c.Addr = "tcp", target.Host
-	switch socket := query.Get("socket"); {
+	switch socket := v.Text("socket"); {
 	case socket != "" && target.Host != "":
 		return nil, errors.New("the mysql url names a host and a socket; write mysql://user@/database?socket=/path without the host")
 	case socket != "":
@@ -77,52 +65,42 @@ func configOf(target *url.URL, query url.Values) (*mysql.Config, error) {
 	if c.DBName == "" || strings.Contains(c.DBName, "/") {
 		return nil, errors.New("the mysql url names no database; write it after the host: mysql://user@host:3306/database")
 	}
-	compress, err := sink.BoolOf(query, "compress", false)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.Apply(mysql.EnableCompression(compress)); err != nil {
+	if err := c.Apply(mysql.EnableCompression(v.Bool("compress"))); err != nil {
 		return nil, err
 	}
 	c.Collation, c.Logger, c.ClientFoundRows = "utf8mb4_bin", new(mysql.NopLogger), true
 	c.MaxAllowedPacket = 0 // ask the server
-	return c, secure(c, query, target.Hostname())
+	return c, secure(c, v, target.Hostname())
 }
 
-func pick(query url.Values, names []string) url.Values {
-	picked := make(url.Values)
-	for _, name := range names {
-		if query.Has(name) {
-			picked.Set(name, query.Get(name))
-		}
-	}
-	return picked
+// tlsModes are the values of the option tls, with those of other drivers.
+var tlsModes = sink.Choice{
+	Values:   []string{"false", "preferred", "skip-verify", "true"},
+	Synonyms: map[string]string{"1": "true", "0": "false", "disabled": "false", "required": "skip-verify"},
 }
 
 // secure sets up TLS.
-func secure(c *mysql.Config, query url.Values, host string) error {
-	files, name := query.Get("tls-ca")+query.Get("tls-cert")+query.Get("tls-key"), query.Get("tls-server-name")
-	modes := []string{"preferred", "true", "1", "false", "0", "disabled", "skip-verify", "required"}
-	if query.Get("tls-ca") != "" || name != "" {
-		modes[0], modes[1] = modes[1], modes[0]
+func secure(c *mysql.Config, v sink.Values, host string) error {
+	mode := v.Text("tls")
+	if mode == "" {
+		mode = "preferred"
+		if v.Given("tls-ca") || v.Given("tls-server-name") {
+			mode = "true"
+		}
 	}
-	mode, err := sink.ChoiceOf(query, "tls", modes...)
-	if err != nil {
-		return errors.New("option tls should be false, preferred, skip-verify or true")
-	}
-	settings := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: cmp.Or(name, host)}
+	settings := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: cmp.Or(v.Text("tls-server-name"), host)}
 	switch mode {
-	case "false", "0", "disabled":
-		if files != "" {
+	case "false":
+		if v.Given("tls-ca") || v.Given("tls-cert") || v.Given("tls-key") {
 			return errors.New("the mysql url names certificates and has tls=false; leave one of them out")
 		}
 		return nil
-	case "skip-verify", "required":
+	case "skip-verify":
 		settings.InsecureSkipVerify = true
 	case "preferred":
 		settings.InsecureSkipVerify = true
 		c.AllowFallbackToPlaintext = true
 	}
 	c.TLS = settings
-	return sink.Certificates(query, settings)
+	return sink.Certificates(v, settings)
 }

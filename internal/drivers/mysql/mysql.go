@@ -6,12 +6,13 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Driver describes MySQL.
+// Driver returns the description of MySQL.
 func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "mysql", Title: "MySQL",
@@ -19,7 +20,7 @@ func Driver() sink.Driver {
 		Example:   "mysql://user:password@host:3306/database",
 		Summary:   "Writes rows to tables of MySQL, or of MariaDB.",
 		Help:      help(),
-		Options:   options(),
+		Options:   options,
 		Fields:    fields,
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
 		KeepsRows: true,
@@ -36,27 +37,42 @@ func identity(target *url.URL) string {
 	return sink.JoinIdentity("mysql", sink.HostIdentity(target.Hostname(), target.Port(), "3306"), target.Path, nil)
 }
 
-func options() []sink.Option {
-	own := []sink.Option{
-		{Name: "tls", Default: "preferred", Description: "false, preferred (where the server offers it), skip-verify (always), true (always, and the server's certificate is checked)"},
-		{Name: "tls-ca", Description: "file with the certificates of trusted authorities; implies tls=true"},
-		{Name: "tls-cert", Description: "file with the client's certificate"},
-		{Name: "tls-key", Description: "file with the client's key"},
-		{Name: "tls-server-name", Description: "name that the server's certificate is for, where it is not the host's"},
-		{Name: "socket", Description: "path of the server's Unix socket, instead of a host: mysql://user@/shop?socket=/run/mysqld/mysqld.sock"},
-		{Name: "timeout", Default: "30s", Description: "how long to wait for a connection"},
-		{Name: "local_infile", Default: "auto", Description: "auto loads rows with LOAD DATA LOCAL INFILE where the server allows it; false never does"},
-		{Name: "compress", Default: "false", Description: "true compresses what is sent; for slow networks"},
-	}
-	return slices.Concat(own, sqlsink.TimeoutOptions, sqlsink.URLOptions)
+var options = slices.Concat([]sink.Option{
+	{
+		Name: "tls", Type: tlsModes, DefaultNote: "`preferred`",
+		Help: "`false`; `preferred`: if the server offers it, unchecked; `skip-verify`: always, unchecked; " +
+			"`true`: always, and the server's certificate is checked",
+	},
+	{Name: "tls-ca", Type: sink.File{}, Harmless: true, Help: "file with the certificates of trusted authorities; implies `tls=true`"},
+	{Name: "tls-cert", Type: sink.File{}, Harmless: true, Help: "file with the client's certificate"},
+	{Name: "tls-key", Type: sink.File{}, Help: "file with the client's key"},
+	{
+		Name: "tls-server-name", DefaultNote: "the host", Harmless: true,
+		Help: "name in the server's certificate; implies `tls=true`",
+	},
+	{
+		Name: "socket", Harmless: true,
+		Help: "path of the server's Unix socket, instead of a host: `mysql://user@/shop?socket=/run/mysqld/mysqld.sock`",
+	},
+	{
+		Name: "timeout", Type: sink.Duration{Min: time.Second, Max: time.Hour}, Default: "30s",
+		Help: "how long to wait for a connection",
+	},
+	{
+		Name: "local_infile", Type: sink.OneOf("auto", "true", "false"), Default: "auto",
+		Help: "`auto` loads rows with `LOAD DATA LOCAL INFILE` if the server allows it; `false` never does",
+	},
+	{Name: "compress", Type: sink.Bool{}, Default: "false", Help: "`true` compresses the connection, for slow networks"},
+}, sqlsink.TimeoutOptions, sqlsink.RowOptions, sink.Unlisted(passedOptions...), sink.Unlisted(ignoredOptions...))
+
+// passedOptions are options that go-sql-driver/mysql reads.
+var passedOptions = []string{
+	"allowCleartextPasswords", "allowNativePasswords", "allowOldPasswords", "allowFallbackToPlaintext", "serverPubKey", "connectionAttributes",
 }
 
-// otherOptions are understood as go-sql-driver/mysql does, and not listed in the help.
-var otherOptions = []string{"allowCleartextPasswords", "allowNativePasswords", "allowOldPasswords", "allowFallbackToPlaintext", "serverPubKey", "connectionAttributes"}
-
-// ownOptions are those of go-sql-driver/mysql that a URL may hold from elsewhere,
-// and that eds decides itself.
-var ownOptions = []string{
+// ignoredOptions are options of go-sql-driver/mysql that URLs of other programs may have. eds
+// decides these settings itself.
+var ignoredOptions = []string{
 	"charset", "collation", "parseTime", "loc", "multiStatements", "interpolateParams", "clientFoundRows", "columnsWithAlias",
 	"checkConnLiveness", "maxAllowedPacket", "rejectReadOnly", "readTimeout", "writeTimeout", "timeTruncate",
 }
@@ -78,23 +94,23 @@ func help() string {
     GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP, TRIGGER,
           REFERENCES, CREATE TEMPORARY TABLES ON shop.* TO eds;
 
-TRIGGER only lets eds see whether a table has triggers, and so whether an import
-may put a new table in place of the old one. Rows are loaded fastest where the
-server has local_infile=ON (SET PERSIST local_infile = ON); where it is off, eds
-says so once and writes them with INSERT statements.
+With TRIGGER eds sees whether a table has triggers, and so whether an import may
+replace it by a new table. Loading is fastest if the server has local_infile=ON
+(SET PERSIST local_infile = ON); if it is off, eds logs that once and writes rows
+with INSERT statements.
 
     mysql://eds:password@db.example.com/shop?tls=true
     mysql://eds:password@db.example.com/shop?tls-ca=/etc/eds/rds.pem
     mysql://eds@/shop?socket=/run/mysqld/mysqld.sock
 
-Tables are created with the primary key of the source, in InnoDB. Tables that
-exist keep their types; columns are added, and widened where a type no longer
+eds creates tables with the primary key of the source, in InnoDB. Existing tables
+keep their types; eds adds columns, and widens a column if its type no longer
 holds the source's, which makes the server copy the table. Each batch is one
 transaction with its checkpoint: every change takes effect exactly once. Names
-that MySQL can not have are changed, and end in a hash.
+that MySQL cannot have are changed, and end in a hash.
 
-Values that a column can not hold are set aside in the dead-letter queue. These
-are adjusted instead, and counted by rule:
+A change with a value that a column cannot hold is dead-lettered. These values are
+adjusted instead, and counted by rule:
 
 `)
 	b.WriteString(rules.Help())

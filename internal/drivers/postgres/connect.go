@@ -11,13 +11,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// explainConnect says what went wrong with a connection in words that help, and
-// without any of the URL's secrets.
+// explainConnect describes why a connection failed and how to fix it, without the URL's secrets.
 func (d *dialect) explainConnect(err error) error {
 	where := net.JoinHostPort(d.config.Host, fmt.Sprint(d.config.Port))
 	e := &pgconn.PgError{}
 	if !errors.As(err, &e) {
-		return &connectionError{explainNetwork(where, err)}
+		return &sqlsink.ConnectionError{Err: explainNetwork(where, err)}
 	}
 	what := "connect to " + where
 	switch {
@@ -28,13 +27,13 @@ func (d *dialect) explainConnect(err error) error {
 	case e.Code == "3D000":
 		what = fmt.Sprintf("%s has no such database; run: CREATE DATABASE %s", where, quote(d.config.Database))
 	case e.Code == "42501":
-		what = fmt.Sprintf("user %q may not connect; run: GRANT CONNECT ON DATABASE %s TO %s", d.config.User, quote(d.config.Database), quote(d.config.User))
+		what = fmt.Sprintf("user %q may not connect; run: GRANT CONNECT ON DATABASE %s TO %s",
+			d.config.User, quote(d.config.Database), quote(d.config.User))
 	}
-	return &connectionError{&serverError{code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, what: what}}
+	return &sqlsink.ConnectionError{Err: &serverError{code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, what: what}}
 }
 
-// explainNetwork explains an error that came before the server said anything.
-// What only the URL can put right is fatal.
+// explainNetwork describes an error of a connection on which the server sent nothing.
 func explainNetwork(where string, err error) error {
 	server := sqlsink.Server{Where: where, Authority: "give it with sslrootcert=FILE"}
 	if explained := server.Explain(err); explained != nil {

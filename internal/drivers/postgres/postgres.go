@@ -1,5 +1,5 @@
-// Package postgres writes to PostgreSQL and to databases that speak its protocol
-// and dialect, such as CockroachDB.
+// Package postgres writes to PostgreSQL and to databases with its protocol and dialect, such as
+// CockroachDB.
 package postgres
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Driver describes PostgreSQL.
+// Driver returns the description of PostgreSQL.
 func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "postgres", Title: "PostgreSQL",
@@ -25,7 +25,7 @@ func Driver() sink.Driver {
 		Example:   "postgres://user:password@host:5432/database",
 		Summary:   "Writes rows to tables of PostgreSQL, or of CockroachDB.",
 		Help:      help(),
-		Options:   options(),
+		Options:   options,
 		Fields:    fields,
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
 		KeepsRows: true,
@@ -33,8 +33,8 @@ func Driver() sink.Driver {
 	}
 }
 
-// borrows finds what a server is sent of this machine. Without a password in the URL,
-// libpq's variables and password file may have one.
+// borrows returns the secret of this machine that target sends to a server. Without a password in
+// the URL, libpq's variables and password file may have one.
 func borrows(target *url.URL) string {
 	if option := sink.FirstOption(target, "passfile", "service", "servicefile"); option != "" {
 		return option
@@ -45,7 +45,7 @@ func borrows(target *url.URL) string {
 	}
 	d, _, err := parse(target, sink.Env{})
 	if err != nil {
-		return "" // it is not opened either
+		return "" // Open refuses the URL as well
 	}
 	if d.config.Password != "" {
 		return "a url without a password, which is then taken from PGPASSWORD or a password file,"
@@ -53,8 +53,8 @@ func borrows(target *url.URL) string {
 	return ""
 }
 
-// identity returns the server, the database and the schema. As libpq has it, options
-// stand for what is before them.
+// identity returns the server, the database and the schema. As in libpq, options overrule the
+// parts of the URL before them.
 func identity(target *url.URL) string {
 	query := target.Query()
 	hosts, database := target.Host, target.Path
@@ -71,7 +71,7 @@ func identity(target *url.URL) string {
 	return sink.JoinIdentity("postgres", sink.HostsIdentity(hosts, "5432"), database, sink.PickOptions(query, named...))
 }
 
-// withPorts adds to each host of a list its port, or the only one.
+// withPorts adds its port to each host of a list, or the only port to all.
 func withPorts(list string, ports []string) string {
 	hosts := strings.Split(list, ",")
 	for i := range hosts {
@@ -82,25 +82,38 @@ func withPorts(list string, ports []string) string {
 	return strings.Join(hosts, ",")
 }
 
-func options() []sink.Option {
-	own := []sink.Option{
-		{Name: "schema", Description: "schema of the tables, made where it does not exist; default is the first one of the user's search_path"},
-		{Name: "sslmode", Default: "prefer", Description: "disable, allow, prefer, require, verify-ca or verify-full, as libpq has them"},
-		{Name: "sslrootcert", Description: "file with the certificates of trusted authorities"},
-		{Name: "sslcert", Description: "file with the client's certificate"},
-		{Name: "sslkey", Description: "file with the client's key"},
-		{Name: "sslpassword", Description: "password of the client's key"},
-		{Name: "connect_timeout", Default: "30", Description: "seconds to wait for a connection"},
-		{Name: "application_name", Default: "eds", Description: "how the server shows the session"},
-	}
-	return slices.Concat(own, sqlsink.TimeoutOptions, sqlsink.URLOptions)
-}
+var options = slices.Concat([]sink.Option{
+	{
+		Name: "schema", DefaultNote: "the first schema of the user's `search_path`", Harmless: true,
+		Help: "schema of the tables; created with the first table if it does not exist",
+	},
+	{
+		Name: "sslmode", Type: sink.OneOf("disable", "allow", "prefer", "require", "verify-ca", "verify-full"), DefaultNote: "`prefer`",
+		Help: "`disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`, as libpq defines them",
+	},
+	{Name: "sslrootcert", Type: sink.File{}, Harmless: true, Help: "file with the certificates of trusted authorities"},
+	{Name: "sslcert", Type: sink.File{}, Harmless: true, Help: "file with the client's certificate"},
+	{Name: "sslkey", Type: sink.File{}, Help: "file with the client's key"},
+	{Name: "sslpassword", Type: sink.Secret{}, Help: "password of the client's key"},
+	{Name: "connect_timeout", Type: sink.Int{Max: 86_400}, Default: "30", Help: "seconds to wait for a connection"},
+	{Name: "application_name", Default: "eds", Harmless: true, Help: "name of the session at the server"},
+}, sqlsink.TimeoutOptions, sqlsink.RowOptions, libpqOptions)
 
-// otherOptions are understood as libpq does, and not listed in the help.
-var otherOptions = []string{
-	"sslcertmode", "sslnegotiation", "sslsni", "channel_binding", "require_auth", "target_session_attrs", "passfile", "service", "servicefile",
-	"krbspn", "krbsrvname", "min_protocol_version", "max_protocol_version", "options", "search_path", "host", "port", "user", "password", "dbname",
-}
+// libpqOptions are other options of libpq, which pgconn reads. Identity depends on the
+// harmless ones.
+var libpqOptions = append(sink.Unlisted(
+	"sslcertmode", "sslnegotiation", "sslsni", "channel_binding", "require_auth", "target_session_attrs", "passfile",
+	"krbspn", "krbsrvname", "min_protocol_version", "max_protocol_version", "password",
+),
+	sink.Option{Name: "service", Unlisted: true, Harmless: true},
+	sink.Option{Name: "servicefile", Unlisted: true, Harmless: true},
+	sink.Option{Name: "options", Unlisted: true, Harmless: true},
+	sink.Option{Name: "search_path", Unlisted: true, Harmless: true},
+	sink.Option{Name: "host", Unlisted: true, Harmless: true},
+	sink.Option{Name: "port", Unlisted: true, Harmless: true},
+	sink.Option{Name: "user", Unlisted: true, Harmless: true},
+	sink.Option{Name: "dbname", Unlisted: true, Harmless: true},
+)
 
 var fields = []sink.Field{
 	{Name: "Database", Type: "string", Description: "name of the database", Required: true},
@@ -112,23 +125,23 @@ var fields = []sink.Field{
 
 func help() string {
 	var b strings.Builder
-	b.WriteString(`The user needs to own the tables, or to be allowed to create them:
+	b.WriteString(`The user needs to own the tables, or the permission to create them:
 
     CREATE USER eds PASSWORD '...';
     CREATE DATABASE shop OWNER eds;
 
-or, in a database that exists,
+or, in an existing database,
 
     GRANT CONNECT, TEMPORARY ON DATABASE shop TO eds;
     CREATE SCHEMA shop AUTHORIZATION eds;     -- and schema=shop in the url
 
-Tables are created with the primary key of the source. Tables that exist keep
-their types; columns are added, and widened where a type no longer holds the
+eds creates tables with the primary key of the source. Existing tables keep their
+types; eds adds columns, and widens a column if its type no longer holds the
 source's. Each batch is one transaction with its checkpoint: every change takes
 effect exactly once. Names longer than 63 bytes are cut, and end in a hash.
 
-Values that a column can not hold are set aside in the dead-letter queue. These
-are adjusted instead, and counted by rule:
+A change with a value that a column cannot hold is dead-lettered. These values are
+adjusted instead, and counted by rule:
 
 `)
 	b.WriteString(rules.Help())
@@ -160,61 +173,61 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 
 // parse reads the URL. Errors hold none of its secrets.
 func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
-	if err := sink.CheckOptions(target, options(), otherOptions...); err != nil {
+	v, err := sink.ParseOptions(target, options)
+	if err != nil {
 		return nil, sqlsink.Options{}, err
 	}
 	if target.Fragment != "" {
 		return nil, sqlsink.Options{}, errors.New("the postgres url has a fragment; write # as %23")
 	}
-	query := target.Query()
-	shared, err := sqlsink.ParseOptions(query)
+	shared, err := sqlsink.ReadOptions(v)
 	if err != nil {
 		return nil, shared, err
 	}
-	timeouts, err := sqlsink.ParseTimeouts(query)
-	if err != nil {
-		return nil, shared, err
-	}
+	timeouts := sqlsink.ReadTimeouts(v)
 	shared.LockTimeout = timeouts.Lock
-	namespace := query.Get("schema")
+	for _, name := range []string{"sslrootcert", "sslcert", "sslkey"} {
+		if name == "sslrootcert" && v.Text(name) == "system" {
+			continue // the system's authorities
+		}
+		if _, err := v.File(name); err != nil {
+			return nil, shared, err
+		}
+	}
+	config, err := configOf(target, v)
+	if err != nil {
+		return nil, shared, err
+	}
+	return &dialect{target: target, config: config, schema: v.Text("schema"), timeouts: timeouts, env: env}, shared, nil
+}
+
+// configOf returns the connection's settings.
+func configOf(target *url.URL, v sink.Values) (*pgconn.Config, error) {
+	query := target.Query()
 	query.Del("schema")
-	for _, o := range slices.Concat(sqlsink.TimeoutOptions, sqlsink.URLOptions) {
+	for _, o := range slices.Concat(sqlsink.TimeoutOptions, sqlsink.RowOptions) {
 		query.Del(o.Name)
 	}
-	for name, value := range map[string]string{"connect_timeout": "30", "application_name": "eds"} {
+	for _, name := range []string{"connect_timeout", "application_name"} {
 		if !query.Has(name) {
-			query.Set(name, value)
+			query.Set(name, v.Text(name))
 		}
 	}
 	plain := *target
 	plain.Scheme, plain.RawQuery = "postgres", query.Encode()
-	if _, err := sink.ChoiceOf(query, "sslmode", "prefer", "disable", "allow", "require", "verify-ca", "verify-full"); err != nil {
-		return nil, shared, err
-	}
-	if _, err := sink.IntOf(query, "connect_timeout", 0, 0, 86_400); err != nil {
-		return nil, shared, err
-	}
-	for _, name := range []string{"sslrootcert", "sslcert", "sslkey"} {
-		if name == "sslrootcert" && query.Get(name) == "system" {
-			continue // the system's authorities
-		}
-		if _, err := sink.FileOf(query, name); err != nil {
-			return nil, shared, err
-		}
-	}
 	config, err := pgconn.ParseConfig(plain.String())
 	if err != nil {
-		return nil, shared, sink.RefusedOption(query, func(one url.Values) bool {
+		return nil, sink.RejectedOptions(query, func(one url.Values) bool {
 			plain.RawQuery = one.Encode()
 			_, err := pgconn.ParseConfig(plain.String())
 			return err == nil
 		})
 	}
 	if config.Database == "" {
-		return nil, shared, errors.New("the postgres url names no database; write it after the host: postgres://user@host:5432/database")
+		return nil, errors.New("the postgres url names no database; write it after the host: postgres://user@host:5432/database")
 	}
 	for name, value := range map[string]string{"client_encoding": "UTF8", "TimeZone": "UTC", "DateStyle": "ISO"} {
 		config.RuntimeParams[name] = value
 	}
-	return &dialect{target: target, config: config, schema: namespace, timeouts: timeouts, env: env}, shared, nil
+	return config, nil
 }

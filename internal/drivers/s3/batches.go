@@ -41,7 +41,7 @@ var (
 // on the local disk until it is uploaded.
 const maxSpools = 8
 
-func newBatchSink(c choices, env sink.Env, s *bucketStore) *batchSink {
+func newBatchSink(c config, env sink.Env, s *bucketStore) *batchSink {
 	b := &batchSink{
 		bucketStore: s, serialCalls: &serialCalls{}, env: env, id: lake.ID(env),
 		encoder: lake.NewEncoder(c.files, env.Adjusted),

@@ -175,7 +175,7 @@ func TestClassify_StoreResponses(t *testing.T) {
 	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=0"))
 	expiring := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=0"))
 	renew := expiring.(*objectSink).renew
-	expiring.(*objectSink).renew = func() (choices, error) {
+	expiring.(*objectSink).renew = func() (config, error) {
 		c, err := renew()
 		c.keys.token = "t"
 		return c, err

@@ -37,7 +37,7 @@ var (
 	_ sink.Pacer = (*objectSink)(nil)
 )
 
-func newObjectSink(c choices, env sink.Env, s *bucketStore) *objectSink {
+func newObjectSink(c config, env sink.Env, s *bucketStore) *objectSink {
 	o := &objectSink{bucketStore: s, serialCalls: &serialCalls{}, env: env}
 	o.loader = encode.Loader{Apply: o.Apply, Limits: c.limits}
 	return o
@@ -124,11 +124,11 @@ func (o *objectSink) names(events []*cdc.Event) ([]string, []*cdc.Event, error) 
 }
 
 // below returns the name of an object below the prefix.
-func (p place) below(name string) string {
-	if p.prefix == "" {
+func (l location) below(name string) string {
+	if l.prefix == "" {
 		return name
 	}
-	return p.prefix + "/" + name
+	return l.prefix + "/" + name
 }
 
 // checkWritable checks that the store answers, has the bucket, and accepts the keys. It completes

@@ -1,13 +1,14 @@
-// Package s3 is the destination that writes changes as objects to Amazon S3 and
-// what speaks its protocol: Google Cloud Storage, MinIO, Cloudflare R2, Ceph.
+// Package s3 is the destination that writes changes as objects to Amazon S3, or to a store with
+// its protocol: Google Cloud Storage, MinIO, Cloudflare R2, Ceph.
 package s3
 
 import (
 	"context"
 	"errors"
 	"net/url"
-	"strings"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/lake"
@@ -18,7 +19,7 @@ func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "s3", Title: "Amazon S3 and compatible stores", Schemes: []string{"s3"},
 		Example:  "s3://bucket/prefix?region=us-east-1",
-		Summary:  "Every change as an object in a bucket of S3, Google Cloud Storage, MinIO or R2, or batches of them as NDJSON or Parquet.",
+		Summary:  "Writes every change as an object to S3, Google Cloud Storage, MinIO or R2, or batches of changes as NDJSON or Parquet.",
 		Help:     help,
 		Options:  options,
 		Fields:   fields,
@@ -37,11 +38,11 @@ const help = `The URL names a bucket and a prefix, or a store, a bucket and a pr
     s3://storage.googleapis.com/bucket/prefix
     s3://minio.example.com:9000/bucket/prefix
 
-A host is a store's where it has a port, is an address, or is one of a known
-provider; else it is a bucket, at AWS or at endpoint=. Stores on this machine are
-reached by http://, others by https:// unless tls=false.
+A host is a store if it has a port, is an address, or belongs to a known provider;
+else it is a bucket, at AWS or at endpoint=. eds reaches stores on this machine by
+http://, others by https:// unless tls=false.
 
-Keys are access-key-id= and secret-access-key=, and session-token= where they are
+Keys are access-key-id= and secret-access-key=, and session-token= if they are
 temporary: best as ${AWS_SECRET_ACCESS_KEY} and the like. Without them the AWS
 SDK's own chain finds them: the environment, profiles, SSO, web identities (IRSA),
 containers' and instances' roles. profile= names a profile, role-arn= a role to
@@ -50,148 +51,169 @@ assume. Google Cloud Storage wants HMAC keys.
 eds needs s3:PutObject on the prefix, and kms:GenerateDataKey on the key of
 sse=aws:kms. It reads, lists and deletes nothing. At start it asks to complete an
 upload that does not exist, which shows that it may write and changes nothing. An
-import, eds doctor and a test that HQ asks for begin a multipart upload and abort
-it, which leaves nothing behind (aborting is allowed to whoever began one, unless a
-policy forbids it).
+import, eds doctor and a test from HQ begin a multipart upload and abort it, which
+leaves nothing behind. Every client may abort an upload that it began, unless a
+policy forbids it.
 
 Each change is an object of its own,
 <prefix>/<table>/<unix seconds>-<key>-<change id>.json. A change that is delivered
 again has the same name and replaces itself. path= gives objects other names
-below the prefix, by a Go template over the change, as
+below the prefix, by a Go template over the change, such as
 path={{.table}}/{{.mvccTimestamp}}_{{.id}}.json (write %7B and %7D for the braces
-where a URL has to be clean). Of changes for which it makes one name the last one
-stays.
+if a program checks the URL). If changes have the same name, the last one stays.
 
-A batch is acknowledged once the store has confirmed every object of it. Objects
-are uploaded uploadTasks= at a time, in no order: each name tells its change. A
-store that is away, slow or throttling is waited for.
+A batch is acknowledged once the store has confirmed every object of it. eds uploads
+uploadTasks= objects at a time, in no order: the name identifies the change. If a
+store is down, slow or throttling, eds waits and retries.
 
-With format=ndjson or format=parquet an object holds many changes: those of a
-batch, of one table, in <prefix>/<table>/dt=YYYY-MM-DD/ (layout= changes that),
-named <nanoseconds>-<first sequence>-<last sequence>-<consumer> by the places in
-the stream that it holds. A batch is as large as roll-rows, roll-bytes and
-roll-age let it become; it is spooled on the local disk, uploaded whole, and then
-acknowledged. One that was interrupted is cut as it was when it comes again, so
-that its objects replace themselves. Parquet has columns of the types of the table's schema (timestamps
+With format=ndjson or format=parquet an object holds the changes of one table in one
+batch, in <prefix>/<table>/dt=YYYY-MM-DD/ (layout= changes that). Its name is
+<nanoseconds>-<first sequence>-<last sequence>-<consumer>, the positions of its
+changes in the stream. roll-rows, roll-bytes and roll-age bound a batch; eds spools
+it on the local disk, uploads it whole, and then acknowledges it. A batch that was
+interrupted has the same changes when it comes again, so its objects replace
+themselves. Parquet has columns of the types of the table's schema (timestamps
 in microseconds of UTC, 64-bit integers, JSON as annotated text) beside
 _eds_operation, _eds_id, _eds_clock, _eds_sequence, _eds_time, _eds_key and others
-that say what the change is. What a type can not hold without loss is kept as JSON
-in _eds_rest, the rule "kept-as-json".
+that describe the change. A value that a type cannot hold without loss is kept as
+JSON in _eds_rest, the rule "kept-as-json".
 
 Bytes that are not UTF-8 become U+FFFD, the rule "invalid-utf8". An import adds
-an object for each row, an INSERT with "imported": true. What is there stays.`
+an object for each row, an INSERT with "imported": true. Existing objects stay.`
 
-// batching is what becomes of batches where the URL says no more than format=.
-var batching = lake.Default{Compression: lake.Zstd, Layout: "{table}/dt=YYYY-MM-DD/", RollRows: 100_000, RollBytes: 64 << 20, RollAge: time.Minute}
+// batching is the default of both formats of batches.
+var batching = lake.Default{
+	Compression: lake.Zstd, Layout: "{table}/dt=YYYY-MM-DD/", RollRows: 100_000, RollBytes: 64 << 20, RollAge: time.Minute,
+}
 
 var options = append([]sink.Option{
-	{Name: "region", Description: "the bucket's region; left out, that of the environment or profile, else it is found out"},
-	{Name: "access-key-id", Description: "the access key; left out, the AWS SDK's own chain finds credentials"},
-	{Name: "secret-access-key", Description: "the secret key, as ${AWS_SECRET_ACCESS_KEY}"},
-	{Name: "session-token", Description: "the session token of temporary keys"},
-	{Name: "profile", Description: "the profile of the AWS configuration files to use"},
-	{Name: "role-arn", Description: "a role to assume with the credentials found"},
-	{Name: "external-id", Description: "the external id that the role asks for"},
-	{Name: "endpoint", Description: "URL of the store, where the URL's host is the bucket, as https://minio.example.com:9000"},
-	{Name: "tls", Default: "true, but on this machine", Description: "false reaches the URL's host by http://"},
-	{Name: "path-style", Default: "true, but at AWS", Description: "true puts the bucket into the path of requests, false into the host's name"},
-	{Name: "checksums", Default: "when-supported at AWS, else when-required", Description: "whether objects are sent with a CRC32 beside their signed SHA-256"},
-	{Name: "sse", Description: "server-side encryption: AES256, aws:kms or aws:kms:dsse"},
-	{Name: "kms-key", Description: "id or ARN of the KMS key, with sse=aws:kms"},
-	{Name: "storage-class", Description: "of objects, as STANDARD_IA or INTELLIGENT_TIERING"},
-	{Name: "acl", Description: "a canned ACL of objects, as bucket-owner-full-control"},
-	{Name: "path", Description: "a Go template of the object's name, as {{.table}}/{{.id}}.json"},
-	{Name: "uploadTasks", Default: "64", Description: "uploads at a time"},
-	{Name: "maxBatchSize", Default: "5000", Description: "changes a batch at most"},
-	{Name: "max-retries", Default: "2", Description: "how often an upload is tried again before eds reports it; it goes on all the same"},
-	{Name: "timeout", Default: "1m", Description: "how long the store may leave a request unanswered"},
-}, lake.Options(batching, "upload what there is after")...)
+	{
+		Name: "region", Harmless: true,
+		Help: "the bucket's region; left out, that of the environment or profile, else eds asks the store",
+	},
+	{Name: "access-key-id", Type: sink.Secret{}, Help: "the access key; left out, the AWS SDK's own chain finds credentials"},
+	{Name: "secret-access-key", Type: sink.Secret{}, Help: "the secret key, as `${AWS_SECRET_ACCESS_KEY}`"},
+	{Name: "session-token", Type: sink.Secret{}, Help: "the session token of temporary keys"},
+	{Name: "profile", Harmless: true, Help: "the profile of the AWS configuration files"},
+	{Name: "role-arn", Harmless: true, Help: "a role to assume with the credentials found"},
+	{Name: "external-id", Help: "the external id that the role requires"},
+	{
+		Name: "endpoint", Harmless: true,
+		Help: "URL of the store, if the URL's host is the bucket: `https://minio.example.com:9000`",
+	},
+	{
+		Name: "tls", Type: sink.Bool{}, DefaultNote: "`true`, except on this machine",
+		Help: "`false` reaches the URL's host by `http://`",
+	},
+	{
+		Name: "path-style", Type: sink.Bool{}, DefaultNote: "`true`, except at AWS",
+		Help: "`true` puts the bucket into the path of requests, `false` into the host's name",
+	},
+	{
+		Name: "checksums", Type: sink.OneOf("when-required", "when-supported"),
+		DefaultNote: "`when-supported` at AWS, else `when-required`",
+		Help:        "whether objects are sent with a CRC32 beside their signed SHA-256, which some stores refuse",
+	},
+	{
+		Name: "sse", Type: sink.OneOf("AES256", "aws:kms", "aws:kms:dsse"),
+		Help: "server-side encryption: `AES256`, `aws:kms` or `aws:kms:dsse`",
+	},
+	{Name: "kms-key", Help: "id or ARN of the KMS key, with `sse=aws:kms`"},
+	{Name: "storage-class", Harmless: true, Help: "storage class of objects, such as `STANDARD_IA` or `INTELLIGENT_TIERING`"},
+	{
+		Name: "acl", Type: sink.OneOf(texts(types.ObjectCannedACL("").Values())...),
+		Help: "a canned ACL of objects, such as `bucket-owner-full-control`",
+	},
+	{
+		Name: "path", Harmless: true,
+		Help: "a Go template of the object's name below the prefix, over the change, such as `{{.table}}/{{.mvccTimestamp}}_{{.id}}.json`",
+	},
+	{Name: "uploadTasks", Type: sink.Int{Min: 1, Max: 1000}, Default: "64", Help: "uploads at a time"},
+	{
+		Name: "maxBatchSize", Type: sink.Int{Min: 1, Max: 100_000}, Default: "5000",
+		Help: "with `format=json`, maximum number of changes in a batch",
+	},
+	{
+		Name: "max-retries", Type: sink.Int{Max: 100}, Default: "2",
+		Help: "how often the client retries a request before eds reports it; eds continues to retry",
+	},
+	{
+		Name: "timeout", Type: sink.Duration{Min: 100 * time.Millisecond, Max: time.Hour}, Default: "1m",
+		Help: "how long the store may leave a request unanswered; an upload has one second more for each 64 KiB",
+	},
+}, lake.Options(batching, batching, "upload after")...)
 
 var fields = []sink.Field{
 	{Name: "Bucket", Type: "string", Description: "name of the bucket", Required: true},
-	{Name: "Prefix", Type: "string", Description: "what names of objects begin with"},
-	{Name: "Region", Type: "string", Description: "region of the bucket, as us-east-1"},
-	{Name: "Access Key ID", Type: "string", Description: "access key; left out, the AWS SDK's own chain finds credentials"},
-	{Name: "Secret Access Key", Type: "string", Format: "password", Description: "secret key"},
-	{Name: "Endpoint", Type: "string", Description: "address of the store where it is not AWS, as storage.googleapis.com"},
+	{Name: "Prefix", Type: "string", Description: "prefix of the names of objects"},
+	{Name: "Region", Type: "string", Description: "region of the bucket, such as us-east-1", Option: "region"},
+	{
+		Name: "Access Key ID", Type: "string", Option: "access-key-id",
+		Description: "access key; left out, the AWS SDK's own chain finds credentials",
+	},
+	{Name: "Secret Access Key", Type: "string", Format: "password", Description: "secret key", Option: "secret-access-key"},
+	{Name: "Endpoint", Type: "string", Description: "address of the store if it is not AWS, such as storage.googleapis.com", Option: "endpoint"},
 }
 
-// urlOf makes a URL of the values of the driver's fields.
+// urlOf builds a URL from the values of the driver's fields.
 func urlOf(values map[string]string) (string, []sink.FieldError) {
-	var wrong []sink.FieldError
-	refuse := func(field, why string) { wrong = append(wrong, sink.FieldError{Field: field, Error: why}) }
-	value := func(name string) string { return strings.TrimSpace(values[name]) }
+	f := sink.NewForm(fields, values)
 	u := url.URL{Scheme: "s3"}
-	query := make(url.Values)
-	switch bucket := value("Bucket"); {
-	case bucket == "":
-		refuse("Bucket", "name a bucket")
-	case !validBucket(bucket):
-		refuse("Bucket", "a bucket's name has 3 to 222 letters, digits, dots, dashes and underscores")
-	default:
+	query := f.Query()
+	if bucket := f.Get("Bucket"); validBucket(bucket) {
 		u.Host = bucket
+	} else if bucket != "" {
+		f.Refuse("Bucket", "a bucket's name has 3 to 222 letters, digits, dots, dashes and underscores")
 	}
-	prefix, err := cleanPrefix(value("Prefix"))
+	prefix, err := cleanPrefix(f.Get("Prefix"))
 	if err != nil {
-		refuse("Prefix", err.Error())
+		f.Refuse("Prefix", err.Error())
 	} else if prefix != "" {
 		u.Path = "/" + prefix
 	}
-	if endpoint := value("Endpoint"); endpoint != "" {
+	if endpoint := f.Get("Endpoint"); endpoint != "" {
 		full, err := endpointURL(endpoint, nil)
-		switch {
-		case err != nil:
-			refuse("Endpoint", "it should be a host like storage.googleapis.com, or a URL like https://minio.example.com:9000")
-		default:
-			query.Set("endpoint", full)
+		if err != nil {
+			f.Refuse("Endpoint", "it should be a host like storage.googleapis.com, or a URL like https://minio.example.com:9000")
 		}
+		query.Set("endpoint", full)
 	} else if u.Host != "" && isStore(u.Host) {
-		refuse("Bucket", "that is the address of a store; name it in Endpoint")
+		f.Refuse("Bucket", "that is the address of a store; name it in Endpoint")
 	}
-	if region := value("Region"); region != "" {
-		if !regionName.MatchString(region) {
-			refuse("Region", "it should read like us-east-1")
-		}
-		query.Set("region", region)
+	if region := f.Get("Region"); region != "" && !regionName.MatchString(region) {
+		f.Refuse("Region", "it should read like us-east-1")
 	}
-	id, secret := value("Access Key ID"), value("Secret Access Key")
-	switch {
+	switch id, secret := f.Get("Access Key ID"), f.Get("Secret Access Key"); {
 	case id == "" && secret != "":
-		refuse("Access Key ID", "name it too, or leave the secret access key out")
+		f.Refuse("Access Key ID", "name it too, or leave the secret access key out")
 	case id != "" && secret == "":
-		refuse("Secret Access Key", "name it too, or leave the access key id out")
-	case id != "":
-		query.Set("access-key-id", id)
-		query.Set("secret-access-key", secret)
+		f.Refuse("Secret Access Key", "name it too, or leave the access key id out")
 	}
-	if wrong != nil {
-		return "", wrong
+	if f.Wrong != nil {
+		return "", f.Wrong
 	}
 	u.RawQuery = query.Encode()
 	return u.String(), nil
 }
 
-// open connects, and makes sure that the store takes the keys. It changes nothing.
+// open connects, and checks that the store takes the keys. It changes nothing.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
-	if err := sink.CheckOptions(target, options); err != nil {
-		return nil, err
-	}
 	env = env.Complete()
 	c, err := parse(target)
 	if err != nil {
 		return nil, env.Access.Reject(err)
 	}
-	c.renew = func() (choices, error) { return sink.Renew(env.Access, target, parse) }
+	c.renew = func() (config, error) { return sink.Renew(env.Access, target, parse) }
 	s, err := connect(ctx, c, env)
 	if moved := new(regionError); errors.As(err, &moved) && c.region == "" && moved.region != "" {
 		c.region = moved.region
-		env.Logger.Info("the bucket is in another region than the one that was asked first", "region", c.region)
+		env.Logger.Info("the bucket is in another region than the first request assumed", "region", c.region)
 		s, err = connect(ctx, c, env)
 	}
 	return s, env.Access.Judge(err)
 }
 
-func connect(ctx context.Context, c choices, env sink.Env) (sink.Sink, error) {
+func connect(ctx context.Context, c config, env sink.Env) (sink.Sink, error) {
 	store, err := newBucketStore(ctx, c, env.Access)
 	if err != nil {
 		return nil, err

@@ -12,7 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
-	"github.com/aws/aws-sdk-go-v2/config"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -27,7 +27,7 @@ import (
 
 // bucketStore accesses the bucket that the URL names. It is safe for concurrent use.
 type bucketStore struct {
-	choices
+	config
 	client    *s3.Client
 	transport *http.Transport
 	access    *sink.Access
@@ -57,14 +57,14 @@ func (s *bucketStore) prepareCall(ctx context.Context) error {
 }
 
 // newBucketStore finds credentials and creates a client. It sends the store nothing.
-func newBucketStore(ctx context.Context, c choices, access *sink.Access) (*bucketStore, error) {
-	s := &bucketStore{choices: c, access: access}
+func newBucketStore(ctx context.Context, c config, access *sink.Access) (*bucketStore, error) {
+	s := &bucketStore{config: c, access: access}
 	return s, s.connect(ctx)
 }
 
 // connect creates the client.
 func (s *bucketStore) connect(ctx context.Context) error {
-	c := &s.choices
+	c := &s.config
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	cfg, err := configuration(ctx, c)
@@ -104,27 +104,27 @@ const remedy = "add access-key-id= and secret-access-key= to the s3 url"
 
 // configuration reads the SDK's configuration from the environment, the profiles and the URL. Each
 // request is signed with the keys that c holds at that time.
-func configuration(ctx context.Context, c *choices) (aws.Config, error) {
-	from := []func(*config.LoadOptions) error{
-		config.WithHTTPClient(awshttp.NewBuildableClient()),
-		config.WithLogger(logging.Nop{}), // it would write to standard error
-		config.WithRetryer(func() aws.Retryer {
+func configuration(ctx context.Context, c *config) (aws.Config, error) {
+	from := []func(*awsconfig.LoadOptions) error{
+		awsconfig.WithHTTPClient(awshttp.NewBuildableClient()),
+		awsconfig.WithLogger(logging.Nop{}), // it would write to standard error
+		awsconfig.WithRetryer(func() aws.Retryer {
 			return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts = c.retries + 1 })
 		}),
 	}
 	if c.region != "" {
-		from = append(from, config.WithRegion(c.region))
+		from = append(from, awsconfig.WithRegion(c.region))
 	}
 	if c.keys.profile != "" {
-		from = append(from, config.WithSharedConfigProfile(c.keys.profile))
+		from = append(from, awsconfig.WithSharedConfigProfile(c.keys.profile))
 	}
 	given := aws.CredentialsProviderFunc(func(ctx context.Context) (aws.Credentials, error) {
 		return credentials.NewStaticCredentialsProvider(c.keys.id, c.keys.secret, c.keys.token).Retrieve(ctx)
 	})
 	if c.keys.id != "" {
-		from = append(from, config.WithCredentialsProvider(given))
+		from = append(from, awsconfig.WithCredentialsProvider(given))
 	}
-	cfg, err := config.LoadDefaultConfig(ctx, from...)
+	cfg, err := awsconfig.LoadDefaultConfig(ctx, from...)
 	if err != nil {
 		return cfg, awscredentials.Misconfigured(err)
 	}

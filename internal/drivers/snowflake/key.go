@@ -25,12 +25,13 @@ import (
 )
 
 // readKey reads the private key, from the environment or a file.
-func (a *account) readKey(lookup sink.Lookup) error {
+func (a *account) readKey(v sink.Values, lookup sink.Lookup) error {
 	a.authenticator = sf.AuthTypeJwt
 	if a.user == "" {
-		return errors.New("the snowflake-keypair url lacks the user; write snowflake-keypair://user@myorg-account/database/schema?secret-key=ENV_VAR")
+		return errors.New("the snowflake-keypair url lacks the user; " +
+			"write snowflake-keypair://user@myorg-account/database/schema?secret-key=ENV_VAR")
 	}
-	name, file := a.query.Get("secret-key"), a.query.Get("private-key-file")
+	name, file := v.Text("secret-key"), v.Text("private-key-file")
 	var text string
 	switch {
 	case name != "" && file != "":
@@ -42,7 +43,7 @@ func (a *account) readKey(lookup sink.Lookup) error {
 		}
 		text = value
 	case file != "":
-		content, err := sink.FileOf(a.query, "private-key-file")
+		content, err := v.File("private-key-file")
 		if err != nil {
 			return err
 		}
@@ -51,7 +52,7 @@ func (a *account) readKey(lookup sink.Lookup) error {
 		return errors.New("the snowflake-keypair url names no key; add secret-key=ENV_VAR, or private-key-file=/path")
 	}
 	var passphrase string
-	if name := a.query.Get("key-passphrase"); name != "" {
+	if name := v.Text("key-passphrase"); name != "" {
 		value, err := variable(lookup, "key-passphrase", name)
 		if err != nil {
 			return err
@@ -88,7 +89,7 @@ func parseKey(text, passphrase string) (*rsa.PrivateKey, error) {
 	if block, _ := pem.Decode([]byte(text)); block != nil {
 		der, encrypted = block.Bytes, block.Type == "ENCRYPTED PRIVATE KEY"
 		if block.Headers["DEK-Info"] != "" {
-			return nil, errors.New("it is encrypted in the old form of OpenSSL; write it anew with openssl pkcs8 -topk8 -v2 aes-256-cbc")
+			return nil, errors.New("it is encrypted in the old form of OpenSSL; convert it with openssl pkcs8 -topk8 -v2 aes-256-cbc")
 		}
 	} else {
 		var err error
@@ -114,16 +115,16 @@ func parseKey(text, passphrase string) (*rsa.PrivateKey, error) {
 		if encrypted {
 			return nil, errWrongPassphrase
 		}
-		return nil, errors.New("it is not PKCS#8; write it anew with openssl pkcs8 -topk8 -nocrypt")
+		return nil, errors.New("it is not PKCS#8; convert it with openssl pkcs8 -topk8 -nocrypt")
 	}
 	private, ok := key.(*rsa.PrivateKey)
 	if !ok {
-		return nil, errors.New("it is not a key of RSA, which is what Snowflake takes")
+		return nil, errors.New("it is not an RSA key, which Snowflake requires")
 	}
 	return private, nil
 }
 
-var errWrongPassphrase = errors.New("the passphrase is not the key's")
+var errWrongPassphrase = errors.New("the passphrase does not match the key")
 
 // The encrypted form of a private key, RFC 5958 section 3 and RFC 8018 appendix A.
 type (
@@ -145,7 +146,7 @@ var (
 	oidPBKDF2 = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 12}
 )
 
-// prfs and ciphers are those that OpenSSL writes, by object identifier.
+// prfs and ciphers are the algorithms that OpenSSL writes, by object identifier.
 var (
 	prfs = map[string]func() hash.Hash{
 		"": sha1.New, "1.2.840.113549.2.7": sha1.New, "1.2.840.113549.2.9": sha256.New, "1.2.840.113549.2.11": sha512.New,
@@ -154,8 +155,10 @@ var (
 		length int
 		block  func([]byte) (cipher.Block, error)
 	}{
-		"2.16.840.1.101.3.4.1.2": {16, aes.NewCipher}, "2.16.840.1.101.3.4.1.22": {24, aes.NewCipher}, "2.16.840.1.101.3.4.1.42": {32, aes.NewCipher},
-		"1.2.840.113549.3.7": {24, des.NewTripleDESCipher},
+		"2.16.840.1.101.3.4.1.2":  {16, aes.NewCipher},
+		"2.16.840.1.101.3.4.1.22": {24, aes.NewCipher},
+		"2.16.840.1.101.3.4.1.42": {32, aes.NewCipher},
+		"1.2.840.113549.3.7":      {24, des.NewTripleDESCipher},
 	}
 )
 
@@ -165,7 +168,7 @@ func isEncrypted(der []byte) bool {
 	return err == nil
 }
 
-// maxIterations bounds how long a key's derivation may take.
+// maxIterations bounds the time of a key derivation.
 const maxIterations = 2_000_000
 
 // decrypt returns the PKCS#8 key inside an encrypted one.
@@ -176,14 +179,15 @@ func decrypt(der []byte, passphrase string) ([]byte, error) {
 		derive  kdf
 		initial []byte
 	)
-	unsupported := errors.New("it is encrypted in a way that is not supported; write it anew with openssl pkcs8 -topk8 -v2 aes-256-cbc")
+	unsupported := errors.New("its encryption is not supported; convert it with openssl pkcs8 -topk8 -v2 aes-256-cbc")
 	if _, err := asn1.Unmarshal(der, &k); err != nil || !k.Algorithm.Algorithm.Equal(oidPBES2) {
 		return nil, unsupported
 	}
 	if _, err := asn1.Unmarshal(k.Algorithm.Parameters.FullBytes, &scheme); err != nil || !scheme.KDF.Algorithm.Equal(oidPBKDF2) {
 		return nil, unsupported
 	}
-	if _, err := asn1.Unmarshal(scheme.KDF.Parameters.FullBytes, &derive); err != nil || derive.Iterations < 1 || derive.Iterations > maxIterations {
+	_, err := asn1.Unmarshal(scheme.KDF.Parameters.FullBytes, &derive)
+	if err != nil || derive.Iterations < 1 || derive.Iterations > maxIterations {
 		return nil, unsupported
 	}
 	prf, known := prfs[derive.PRF.Algorithm.String()]

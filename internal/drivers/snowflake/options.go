@@ -3,7 +3,6 @@ package snowflake
 import (
 	"crypto/rsa"
 	"errors"
-	"fmt"
 	"net/url"
 	"regexp"
 	"slices"
@@ -18,40 +17,73 @@ import (
 )
 
 var tokenOptions = []sink.Option{
-	{Name: "token", Description: "programmatic access token, or OAuth access token where authenticator=oauth, instead of a password"},
-	{Name: "authenticator", Default: "snowflake", Description: "snowflake (password), programmatic_access_token or oauth; with a token the default is programmatic_access_token"},
+	{
+		Name: "token", Type: sink.Secret{},
+		Help: "programmatic access token, or with `authenticator=oauth` an OAuth access token, instead of a password",
+	},
+	{
+		Name: "authenticator", Type: sink.OneOf("snowflake", "programmatic_access_token", "oauth"),
+		DefaultNote: "`snowflake`; `programmatic_access_token` if there is a token",
+		Help:        "`snowflake` (password), `programmatic_access_token` or `oauth`",
+	},
 }
 
 var keyOptions = []sink.Option{
-	{Name: "secret-key", Description: "name of the environment variable that holds the private key, PKCS#8"},
-	{Name: "private-key-file", Description: "file with the private key, instead"},
-	{Name: "key-passphrase", Description: "name of the environment variable that holds the passphrase of an encrypted key"},
+	{
+		Name: "secret-key",
+		Help: "name of the environment variable that holds the private key: PKCS#8 in PEM, or the base64 of its DER form",
+	},
+	{Name: "private-key-file", Type: sink.File{}, Help: "file with the private key, instead of `secret-key`"},
+	{Name: "key-passphrase", Help: "name of the environment variable that holds the passphrase of an encrypted key"},
 }
 
-// options returns the options of a driver: how it logs in, then what both have.
-func options(login []sink.Option) []sink.Option {
-	own := []sink.Option{
-		{Name: "warehouse", Description: "warehouse that does the work; default is the user's"},
-		{Name: "role", Description: "role of the session; default is the user's"},
-		{Name: "schema", Default: "PUBLIC", Description: "schema of the tables, where the url's path names only the database"},
-		{Name: "account", Description: "account identifier, where the host does not begin with it, as with private links"},
-		{Name: "query-tag", Default: "eds", Description: "QUERY_TAG of the session, by which the query history can be searched"},
-		{Name: "keep-alive", Default: "true", Description: "false lets a session expire that was idle for four hours; a new one is made then"},
-		{Name: "login-timeout", Default: "60s", Description: "how long to wait for a login"},
-		{Name: "flush-interval", Default: "10s", Description: "how long changes are collected before they are written, up to 1h; --minPendingLatency and --maxPendingLatency overrule it"},
-		{Name: "flush-rows", Default: "50000", Description: "how many changes are written at once at most; no more than half of --maxAckPending"},
-	}
-	return slices.Concat(login, own, sqlsink.TimeoutOptions, sqlsink.URLOptions)
+// optionsOf returns the options of a driver: those of its login, then those that both drivers
+// have.
+func optionsOf(login []sink.Option) []sink.Option {
+	return slices.Concat(login, sharedOptions, sqlsink.TimeoutOptions, sqlsink.RowOptions, foreignOptions)
 }
 
-// otherOptions are those of Snowflake's own driver that URLs may have already.
-// Those that say how the driver works have no effect here.
-var otherOptions = []string{
-	"protocol", "region", "application", "queryTag", "QUERY_TAG", "client_session_keep_alive", "loginTimeout", "requestTimeout", "clientTimeout", "jwtTimeout",
-	"ocspFailOpen", "insecureMode", "disableOCSPChecks", "validateDefaultParameters", "database", "user", "timezone", "tracing", "maxRetryCount", "privateKey", "tmpDirPath",
+var sharedOptions = []sink.Option{
+	{Name: "warehouse", DefaultNote: "the user's", Harmless: true, Help: "warehouse that does the work"},
+	{Name: "role", DefaultNote: "the user's", Harmless: true, Help: "role of the session"},
+	{Name: "schema", Default: "PUBLIC", Harmless: true, Help: "schema of the tables, if the URL's path names only the database"},
+	{
+		Name: "account", DefaultNote: "the host's first part", Harmless: true,
+		Help: "account identifier, if the host does not begin with it, as with private links",
+	},
+	{
+		Name: "query-tag", Default: "eds", Harmless: true, Aliases: []string{"queryTag", "QUERY_TAG"},
+		Help: "QUERY_TAG of the session, which finds eds in the query history",
+	},
+	{
+		Name: "keep-alive", Type: sink.Bool{}, Default: "true", Aliases: []string{"client_session_keep_alive"},
+		Help: "`false` lets a session expire that was idle for four hours; eds then opens a new one",
+	},
+	{
+		Name: "login-timeout", Type: sink.Duration{Min: time.Second, Max: time.Hour, Unit: time.Second}, Default: "60s",
+		Aliases: []string{"loginTimeout"}, Help: "how long to wait for a login",
+	},
+	{
+		Name: "flush-interval", Type: sink.Duration{Max: time.Hour}, Default: "10s",
+		Help: "how long eds collects changes before it writes them, up to `1h`; `--minPendingLatency` and `--maxPendingLatency` overrule it",
+	},
+	{
+		Name: "flush-rows", Type: sink.Int{Min: 1, Max: 1_000_000}, Default: "50000",
+		Help: "how many changes eds writes at once at most; no more than half of `--maxAckPending`",
+	},
 }
 
-// account is where the destination is and how it is entered.
+// foreignOptions are options of Snowflake's own driver that URLs of other programs may have.
+// Those that tune that driver have no effect here.
+var foreignOptions = append(sink.Unlisted(
+	"application", "requestTimeout", "clientTimeout", "jwtTimeout", "ocspFailOpen", "insecureMode", "disableOCSPChecks",
+	"validateDefaultParameters", "database", "user", "timezone", "tracing", "maxRetryCount", "privateKey", "tmpDirPath",
+),
+	sink.Option{Name: "protocol", Unlisted: true, Harmless: true},
+	sink.Option{Name: "region", Unlisted: true, Harmless: true},
+)
+
+// account is the place of the destination, and how eds signs in.
 type account struct {
 	host, protocol   string
 	port             int
@@ -66,61 +98,52 @@ type account struct {
 	keepAlive        bool
 	loginTimeout     time.Duration
 	timeouts         sqlsink.Timeouts
-	query            url.Values
 	keyPair          bool
 }
 
-// choices are all that a URL says.
-type choices struct {
+// config is a parsed URL.
+type config struct {
 	account account
 	shared  sqlsink.Options
 	limits  sink.Limits
 }
 
 // parse reads the URL. Errors hold none of its secrets.
-func parse(target *url.URL, env sink.Env) (*choices, error) {
+func parse(target *url.URL, env sink.Env) (*config, error) {
 	keyPair := target.Scheme == "snowflake-keypair"
 	login := tokenOptions
 	if keyPair {
 		login = keyOptions
 	}
-	if err := sink.CheckOptions(target, options(login), otherOptions...); err != nil {
-		return nil, err
-	}
-	query := target.Query()
-	shared, err := sqlsink.ParseOptions(query)
+	v, err := sink.ParseOptions(target, optionsOf(login))
 	if err != nil {
 		return nil, err
 	}
-	c := &choices{shared: shared, limits: limits, account: account{query: query, keyPair: keyPair}}
-	for _, read := range []func(*url.URL) error{c.account.readPlace, c.account.readSession, c.readLimits} {
-		if err := read(target); err != nil {
-			return nil, err
-		}
+	shared, err := sqlsink.ReadOptions(v)
+	if err != nil {
+		return nil, err
 	}
+	c := &config{shared: shared, limits: limits, account: account{keyPair: keyPair}}
+	c.limits.Age, c.limits.Rows = v.Duration("flush-interval"), v.Int("flush-rows")
+	if err := c.account.readPlace(target); err != nil {
+		return nil, err
+	}
+	c.account.readSession(v, target.User.Username())
 	if keyPair {
-		return c, c.account.readKey(env.Lookup)
+		return c, c.account.readKey(v, env.Lookup)
 	}
-	return c, c.account.readPassword(target)
-}
-
-// first returns the value of the first of the named options that has one.
-func first(query url.Values, names ...string) string {
-	for _, name := range names {
-		if v := query.Get(name); v != "" {
-			return v
-		}
-	}
-	return ""
+	return c, c.account.readPassword(v, target)
 }
 
 const domain = ".snowflakecomputing."
 
 // readPlace reads the host, the database and the schema.
 func (a *account) readPlace(target *url.URL) error {
+	query := target.Query()
 	a.host, a.protocol, a.port = target.Hostname(), "https", 443
 	if a.host == "" {
-		return errors.New("the snowflake url names no account; write it after the user: snowflake://user@myorg-account/database/schema")
+		return errors.New("the snowflake url names no account; " +
+			"write it after the user: snowflake://user@myorg-account/database/schema")
 	}
 	if p := target.Port(); p != "" {
 		n, err := strconv.ParseUint(p, 10, 16)
@@ -129,12 +152,12 @@ func (a *account) readPlace(target *url.URL) error {
 		}
 		a.port = int(n)
 	}
-	if p := a.query.Get("protocol"); p == "http" {
+	if p := query.Get("protocol"); p == "http" {
 		a.protocol = p
 	}
-	a.name = a.query.Get("account")
+	a.name = query.Get("account")
 	if !strings.Contains(a.host, domain) && target.Port() == "" {
-		if region := a.query.Get("region"); region != "" && !strings.Contains(a.host, ".") {
+		if region := query.Get("region"); region != "" && !strings.Contains(a.host, ".") {
 			a.host += "." + region
 		}
 		suffix := "com"
@@ -148,13 +171,14 @@ func (a *account) readPlace(target *url.URL) error {
 	}
 	database, schema, _ := strings.Cut(strings.Trim(target.Path, "/"), "/")
 	if database == "" {
-		return errors.New("the snowflake url names no database; write it after the account: snowflake://user@myorg-account/database/schema")
+		return errors.New("the snowflake url names no database; " +
+			"write it after the account: snowflake://user@myorg-account/database/schema")
 	}
 	if strings.Contains(schema, "/") {
 		return errors.New("the path of the snowflake url has more than a database and a schema")
 	}
 	if schema == "" {
-		schema = first(a.query, "schema")
+		schema = query.Get("schema")
 	}
 	if schema == "" {
 		schema = "PUBLIC"
@@ -165,7 +189,7 @@ func (a *account) readPlace(target *url.URL) error {
 
 // identity returns the account, the database and the schema, however eds signs in.
 func identity(target *url.URL) string {
-	a := account{query: target.Query()}
+	var a account
 	if err := a.readPlace(target); err != nil {
 		return sink.JoinIdentity("snowflake", sink.HostIdentity(target.Hostname(), target.Port(), "443"), target.Path, nil)
 	}
@@ -173,13 +197,14 @@ func identity(target *url.URL) string {
 	if first, _, _ := strings.Cut(a.host, "."); !strings.EqualFold(a.name, first) {
 		named.Set("account", strings.ToLower(a.name))
 	}
-	return sink.JoinIdentity("snowflake", sink.HostIdentity(a.host, strconv.Itoa(a.port), ""), url.PathEscape(a.database)+"/"+url.PathEscape(a.schema), named)
+	path := url.PathEscape(a.database) + "/" + url.PathEscape(a.schema)
+	return sink.JoinIdentity("snowflake", sink.HostIdentity(a.host, strconv.Itoa(a.port), ""), path, named)
 }
 
 var plainIdentifier = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]*$`)
 
-// identifier returns the name that a person's spelling stands for: in upper
-// case, unless it is quoted or can only have been.
+// identifier returns the name of a spelling: in upper case, unless it is quoted, or is only valid
+// with quotes.
 func identifier(spelling string) string {
 	if len(spelling) >= 2 && spelling[0] == '"' && spelling[len(spelling)-1] == '"' {
 		return strings.ReplaceAll(spelling[1:len(spelling)-1], `""`, `"`)
@@ -190,65 +215,24 @@ func identifier(spelling string) string {
 	return spelling
 }
 
-// readSession reads what the session is to be like.
-func (a *account) readSession(target *url.URL) error {
-	a.user = target.User.Username()
-	a.tag, a.keepAlive, a.loginTimeout = "eds", true, time.Minute
-	if name := a.query.Get("warehouse"); name != "" {
+// readSession reads the settings of a session.
+func (a *account) readSession(v sink.Values, user string) {
+	a.user = user
+	if name := v.Text("warehouse"); name != "" {
 		a.warehouse = identifier(name)
 	}
-	if name := a.query.Get("role"); name != "" {
+	if name := v.Text("role"); name != "" {
 		a.role = identifier(name)
 	}
-	if tag := first(a.query, "query-tag", "queryTag", "QUERY_TAG"); tag != "" {
-		a.tag = tag
-	}
-	if v := first(a.query, "keep-alive", "client_session_keep_alive"); v != "" {
-		keep, err := strconv.ParseBool(v)
-		if err != nil {
-			return errors.New("option keep-alive is neither true nor false")
-		}
-		a.keepAlive = keep
-	}
-	if v := first(a.query, "login-timeout", "loginTimeout"); v != "" {
-		if n, err := strconv.Atoi(v); err == nil {
-			v = fmt.Sprintf("%ds", n)
-		}
-		d, err := time.ParseDuration(v)
-		if err != nil || d < time.Second || d > time.Hour {
-			return errors.New("option login-timeout is no duration from 1s to 1h, such as 60s")
-		}
-		a.loginTimeout = d
-	}
-	var err error
-	a.timeouts, err = sqlsink.ParseTimeouts(a.query)
-	return err
-}
-
-// readLimits reads how much is to be written at a time.
-func (c *choices) readLimits(*url.URL) error {
-	if v := c.account.query.Get("flush-interval"); v != "" {
-		d, err := time.ParseDuration(v)
-		if err != nil || d < 0 || d > time.Hour {
-			return errors.New("option flush-interval is no duration up to 1h, such as 5m")
-		}
-		c.limits.Age = d
-	}
-	if v := c.account.query.Get("flush-rows"); v != "" {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < 1 || n > 1_000_000 {
-			return errors.New("option flush-rows is not a number from 1 to 1000000")
-		}
-		c.limits.Rows = n
-	}
-	return nil
+	a.tag, a.keepAlive, a.loginTimeout = v.Text("query-tag"), v.Bool("keep-alive"), v.Duration("login-timeout")
+	a.timeouts = sqlsink.ReadTimeouts(v)
 }
 
 // readPassword reads the password or token.
-func (a *account) readPassword(target *url.URL) error {
+func (a *account) readPassword(v sink.Values, target *url.URL) error {
 	a.password, _ = target.User.Password()
-	a.token = a.query.Get("token")
-	kind := strings.ToLower(a.query.Get("authenticator"))
+	a.token = v.Text("token")
+	kind := v.Text("authenticator")
 	if kind == "" && a.token != "" {
 		kind = "programmatic_access_token"
 	}
@@ -256,7 +240,8 @@ func (a *account) readPassword(target *url.URL) error {
 	case "", "snowflake":
 		a.authenticator = sf.AuthTypeSnowflake
 		if a.user == "" || a.password == "" {
-			return errors.New("the snowflake url lacks the user or the password; write snowflake://user:${PASSWORD}@myorg-account/database/schema, or give a token with token=${TOKEN}")
+			return errors.New("the snowflake url lacks the user or the password; " +
+				"write snowflake://user:${PASSWORD}@myorg-account/database/schema, or give a token with token=${TOKEN}")
 		}
 		return nil
 	case "programmatic_access_token":
@@ -266,8 +251,6 @@ func (a *account) readPassword(target *url.URL) error {
 		}
 	case "oauth":
 		a.authenticator = sf.AuthTypeOAuth
-	default:
-		return errors.New("option authenticator should be snowflake, programmatic_access_token or oauth; for a key pair the url begins with snowflake-keypair://")
 	}
 	if a.token == "" {
 		a.token = a.password

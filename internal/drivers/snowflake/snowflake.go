@@ -1,5 +1,5 @@
-// Package snowflake writes to Snowflake: rows go as compressed JSON lines to a
-// stage, and from there into tables.
+// Package snowflake writes to Snowflake: it uploads rows as compressed JSON lines to a stage, and
+// merges them from there into tables.
 package snowflake
 
 import (
@@ -12,11 +12,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// limits suit a warehouse, which has to be awake for as long as a batch takes:
-// rather few large batches than many small ones.
+// limits suit a warehouse, which has to be awake for as long as a batch takes: few large batches
+// cost less than many small ones.
 var limits = sink.Limits{Rows: 50_000, Bytes: 64 << 20, Age: 10 * time.Second, Metered: true}
 
-// Driver describes Snowflake, reached with a password or a token.
+// Driver returns the description of Snowflake with a password or a token.
 func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "snowflake", Title: "Snowflake",
@@ -24,7 +24,7 @@ func Driver() sink.Driver {
 		Example:   "snowflake://user:password@myorg-account/database/schema?warehouse=WH",
 		Summary:   "Writes rows to tables of Snowflake, with a password, an OAuth token or a programmatic access token.",
 		Help:      passwordHelp + help(),
-		Options:   options(tokenOptions),
+		Options:   optionsOf(tokenOptions),
 		Fields:    passwordFields,
 		Limits:    limits,
 		KeepsRows: true,
@@ -32,7 +32,7 @@ func Driver() sink.Driver {
 	}
 }
 
-// KeyPair describes Snowflake, reached with a private key.
+// KeyPair returns the description of Snowflake with a private key.
 func KeyPair() sink.Driver {
 	return sink.Driver{
 		Name: "snowflake-keypair", Title: "Snowflake with a key pair",
@@ -40,7 +40,7 @@ func KeyPair() sink.Driver {
 		Example:   "snowflake-keypair://user@myorg-account/database/schema?secret-key=SNOWFLAKE_KEY&warehouse=WH",
 		Summary:   "Writes rows to tables of Snowflake, with a private key instead of a password.",
 		Help:      keyPairHelp + help(),
-		Options:   options(keyOptions),
+		Options:   optionsOf(keyOptions),
 		Fields:    keyPairFields,
 		Limits:    limits,
 		KeepsRows: true,
@@ -53,11 +53,10 @@ const passwordHelp = `For example:
     snowflake://eds:${PASSWORD}@myorg-account/SHOP/PUBLIC?warehouse=EDS_WH&role=EDS
     snowflake://eds@myorg-account/SHOP/PUBLIC?warehouse=EDS_WH&token=${file:/run/secrets/pat}
 
-What follows the user is the account identifier, as in the address of the
-account, or the whole host name: myorg-account.snowflakecomputing.com. Snowflake
-asks people for a second factor besides their password; for a program make a
-user of TYPE = SERVICE, with a programmatic access token (token=) or a key pair
-(eds server help snowflake-keypair).
+The host is the account identifier, as in the address of the account, or the whole
+host name: myorg-account.snowflakecomputing.com. Snowflake asks people for a second
+factor besides their password; for a program create a user of TYPE = SERVICE, with a
+programmatic access token (token=) or a key pair (eds server help snowflake-keypair).
 
 `
 
@@ -66,7 +65,7 @@ const keyPairHelp = `For example:
     snowflake-keypair://eds@myorg-account/SHOP/PUBLIC?secret-key=SNOWFLAKE_KEY&warehouse=EDS_WH
     snowflake-keypair://eds@myorg-account/SHOP/PUBLIC?private-key-file=/etc/eds/key.p8&key-passphrase=KEY_PASSPHRASE&warehouse=EDS_WH
 
-Make a key and give its public half to the user:
+Create a key and give its public half to the user:
 
     openssl genrsa 2048 | openssl pkcs8 -topk8 -nocrypt -out key.p8
     openssl rsa -in key.p8 -pubout | grep -v ^- | tr -d '\n'
@@ -88,28 +87,28 @@ func help() string {
     GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA shop.public TO ROLE eds;
     GRANT ROLE eds TO USER eds;
 
-and the ownership of tables that exist already. A schema that does not exist is
-made where the role has CREATE SCHEMA on the database.
+and the ownership of existing tables. eds creates a schema that does not exist if the
+role has CREATE SCHEMA on the database.
 
-Tables and columns are created with the source's names, quoted: select them as
-"order". Tables and columns that an earlier tool made without quotes, in upper
-case, are found and used. Tables that exist keep their types; columns are added,
-and widened where a type no longer holds the source's. Each batch is one
+eds creates tables and columns with the source's names, quoted: select them as
+"order". It also finds and uses tables and columns that an earlier tool created
+without quotes, in upper case. Existing tables keep their types; eds adds columns,
+and widens a column if its type no longer holds the source's. Each batch is one
 transaction with its checkpoint: every change takes effect exactly once.
 
-Every batch wakes the warehouse, and a warehouse is paid for by the time it is
-awake, for a minute at least. flush-interval=5m writes every five minutes at
-most; give the warehouse AUTO_SUSPEND = 60.
+Every batch wakes the warehouse, which costs at least a minute of its time.
+flush-interval=5m writes every five minutes at most; give the warehouse
+AUTO_SUSPEND = 60.
 
-Values that a column can not hold are set aside in the dead-letter queue. These
-are adjusted instead, and counted by rule:
+A change with a value that a column cannot hold is dead-lettered. These values are
+adjusted instead, and counted by rule:
 
 `)
 	b.WriteString(rules.Help())
 	return b.String()
 }
 
-// destination is a SQL sink that says how much it wants at a time.
+// destination is a SQL sink with the limits of its URL.
 type destination struct {
 	*sqlsink.Sink
 	limits sink.Limits
@@ -121,13 +120,13 @@ func (d *destination) Limits() sink.Limits { return d.limits }
 // open connects to the destination.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 	env = env.Complete()
-	o, err := parse(target, env)
+	c, err := parse(target, env)
 	if err != nil {
 		return nil, env.Access.Reject(err)
 	}
-	s, err := sqlsink.Open(ctx, &dialect{target: target, account: o.account, env: env}, o.shared, env)
+	s, err := sqlsink.Open(ctx, &dialect{target: target, account: c.account, env: env}, c.shared, env)
 	if err != nil {
 		return nil, err
 	}
-	return &destination{Sink: s, limits: o.limits}, nil
+	return &destination{Sink: s, limits: c.limits}, nil
 }

@@ -45,7 +45,7 @@ INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')`, table))
 			if err != nil {
 				t.Fatal(err)
 			}
-			d, err := newDialect(target, env)
+			d, _, err := parse(target, env)
 			if err != nil {
 				t.Fatal(err)
 			}

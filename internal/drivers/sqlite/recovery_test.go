@@ -40,7 +40,7 @@ func (h *hooked) Connect(ctx context.Context) (sqlsink.Conn, error) {
 func (w *fixture) openHooked(query string, opened func(s *fileSession)) (*sqlsink.Sink, *dialect) {
 	w.Helper()
 	env := sink.Env{Stream: "s", Consumer: "c", Filter: "f"}
-	d, err := newDialect(&url.URL{Scheme: "sqlite", Path: w.path, RawQuery: query}, env)
+	d, _, err := parse(&url.URL{Scheme: "sqlite", Path: w.path, RawQuery: query}, env)
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 // newSession returns a session on a new file, after it has run the statements.
 func newSession(t testing.TB, statements ...string) *fileSession {
 	t.Helper()
-	d, err := newDialect(&url.URL{Scheme: "sqlite", Path: filepath.Join(t.TempDir(), "shop.db")}, sink.Env{})
+	d, _, err := parse(&url.URL{Scheme: "sqlite", Path: filepath.Join(t.TempDir(), "shop.db")}, sink.Env{})
 	if err != nil {
 		t.Fatal(err)
 	}

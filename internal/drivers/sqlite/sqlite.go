@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -26,11 +25,11 @@ func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "sqlite", Title: "SQLite", Schemes: []string{"sqlite"},
 		Example: "sqlite:///var/lib/eds/shop.db",
-		Summary: "One database file on this machine, that any program can read while eds writes.",
+		Summary: "Writes rows to one database file on this machine, which any program can read while eds writes.",
 		Help:    help,
-		Options: options(),
+		Options: options,
 		Fields: []sink.Field{
-			{Name: "Database", Type: "string", Description: "path of the database file; it is made where there is none", Required: true},
+			{Name: "Database", Type: "string", Description: "path of the database file; eds creates it", Required: true},
 		},
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 32 << 20},
 		KeepsRows: true,
@@ -40,21 +39,29 @@ func Driver() sink.Driver {
 	}
 }
 
-const help = `The URL is sqlite:// and a path: sqlite:///var/lib/eds/shop.db is absolute, sqlite://shop.db is relative to where eds runs. The file, and its directory, are made where there are none.
+const help = `The URL is sqlite:// and a path: sqlite:///var/lib/eds/shop.db is absolute, sqlite://shop.db is relative to the working directory of eds. eds creates the file and its directory.
 
-eds needs to write the file and its directory, which must be on a disk of this machine: SQLite's locks do not hold over a network file system. Other programs may read at any time and see whole batches only; one that writes for longer than busy_timeout makes eds wait.
+eds needs to write the file and its directory, which must be on a disk of this machine: SQLite's locks do not work on a network file system. Other programs may read at any time and see whole batches only; one that writes for longer than busy_timeout makes eds wait.
 
-A batch of changes and the position it reaches are one transaction, on disk before it is acknowledged: each change takes effect exactly once.`
+A batch of changes and its position are one transaction, on disk before eds acknowledges it: each change takes effect exactly once.`
 
-func options() []sink.Option {
-	return append([]sink.Option{
-		{Name: "busy_timeout", Default: "5s", Description: "how long to wait for a lock that another program holds, before the wait is reported and begun anew"},
-		{Name: "journal_mode", Default: "wal", Description: "wal, delete, truncate or persist; in all but wal readers and the writer wait for one another"},
-		{Name: "synchronous", Default: "full", Description: "full, extra or normal; with normal the latest batches may be undone by a loss of power, after they were acknowledged"},
-	}, sqlsink.URLOptions...)
-}
+var options = append([]sink.Option{
+	{
+		Name: "busy_timeout", Type: sink.Duration{Max: time.Hour, Unit: time.Millisecond}, Default: "5s",
+		Help: "how long to wait for a lock that another program holds, before eds reports the wait and retries; " +
+			"a duration, or a number of milliseconds",
+	},
+	{
+		Name: "journal_mode", Type: sink.OneOf("wal", "delete", "truncate", "persist"), Default: "wal",
+		Help: "`wal`, `delete`, `truncate` or `persist`; in all but `wal` readers and the writer wait for one another",
+	},
+	{
+		Name: "synchronous", Type: sink.OneOf("full", "extra", "normal"), Default: "full",
+		Help: "`full`, `extra` or `normal`; with `normal` a loss of power may undo the latest batches after they were acknowledged",
+	},
+}, sqlsink.RowOptions...)
 
-// dialect is what SQLite contributes to the SQL engine, for one database file.
+// dialect is the SQLite part of the SQL engine, for one database file.
 type dialect struct {
 	path        string
 	busyTimeout time.Duration
@@ -66,53 +73,46 @@ type dialect struct {
 	turn chan struct{} // holds a token while a session of this process writes
 	seen atomic.Bool   // the file has been open once
 
-	// maxLog is the size of the write-ahead log beyond which the writer waits for
-	// readers to let go of it. Usually it stays near autoCheckpointPages, but
-	// readers that always overlap would keep it growing.
+	// maxLog is the size of the write-ahead log beyond which the writer waits until
+	// readers release it. Usually it stays near autoCheckpointPages, but readers that
+	// always overlap would keep it growing.
 	maxLog int64
-	// logTolerated is the size up to which readers may keep the write-ahead log
-	// growing, 0 where none do. Whose turn it is owns it.
+	// logTolerated is the size up to which readers may keep the write-ahead log growing;
+	// 0 if none do. The session with the turn owns it.
 	logTolerated int64
 }
 
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
-	if err := sink.CheckOptions(target, options()); err != nil {
-		return nil, err
-	}
-	d, err := newDialect(target, env)
+	d, shared, err := parse(target, env)
 	if err != nil {
 		return nil, fault.Mark(fault.Fatal, err)
 	}
-	choices, err := sqlsink.ParseOptions(target.Query())
-	if err != nil {
-		return nil, err
-	}
-	s, err := sqlsink.Open(ctx, d, choices, env)
+	s, err := sqlsink.Open(ctx, d, shared, env)
 	if err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// newDialect reads the URL.
-func newDialect(target *url.URL, env sink.Env) (*dialect, error) {
+// parse reads the URL.
+func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
+	v, err := sink.ParseOptions(target, options)
+	if err != nil {
+		return nil, sqlsink.Options{}, err
+	}
+	shared, err := sqlsink.ReadOptions(v)
+	if err != nil {
+		return nil, shared, err
+	}
 	path, err := pathOf(target)
 	if err != nil {
-		return nil, err
+		return nil, shared, err
 	}
 	env = env.Complete()
-	d := &dialect{path: path, log: env.Logger, adjusted: env.Adjusted, turn: make(chan struct{}, 1), maxLog: 256 << 20}
-	query := target.Query()
-	if d.busyTimeout, err = timeoutOf(query.Get("busy_timeout")); err != nil {
-		return nil, err
-	}
-	if d.journalMode, err = sink.ChoiceOf(query, "journal_mode", "wal", "delete", "truncate", "persist"); err != nil {
-		return nil, err
-	}
-	if d.synchronous, err = sink.ChoiceOf(query, "synchronous", "full", "extra", "normal"); err != nil {
-		return nil, err
-	}
-	return d, nil
+	return &dialect{
+		path: path, log: env.Logger, adjusted: env.Adjusted, turn: make(chan struct{}, 1), maxLog: 256 << 20,
+		busyTimeout: v.Duration("busy_timeout"), journalMode: v.Text("journal_mode"), synchronous: v.Text("synchronous"),
+	}, shared, nil
 }
 
 // pathOf returns the absolute path that a URL names.
@@ -132,36 +132,22 @@ func pathOf(target *url.URL) (string, error) {
 		path = path[1:]
 	}
 	if path == "" || strings.HasSuffix(path, "/") || strings.Contains(path, "\x00") {
-		return "", errors.New("the sqlite url names no database file; it should be like sqlite:///var/lib/eds/shop.db or sqlite://shop.db")
+		return "", errors.New("the sqlite url names no database file; " +
+			"it should be like sqlite:///var/lib/eds/shop.db or sqlite://shop.db")
 	}
 	if path == ":memory:" {
-		return "", errors.New("the sqlite url names a database in memory, which would be gone with eds; name a file")
+		return "", errors.New("the sqlite url names a database in memory, which eds would lose when it stops; name a file")
 	}
 	return filepath.Abs(filepath.FromSlash(path))
 }
 
-// identity returns the database file, past all symbolic links.
+// identity returns the database file, with all symbolic links resolved.
 func identity(target *url.URL) string {
 	path, err := pathOf(target)
 	if err != nil {
 		return sink.JoinIdentity("sqlite", target.Host, target.Path, nil)
 	}
 	return sink.JoinIdentity("sqlite", "", filepath.ToSlash(durable.Resolve(path)), nil)
-}
-
-// timeoutOf reads a duration, or as SQLite has it a number of milliseconds.
-func timeoutOf(text string) (time.Duration, error) {
-	if text == "" {
-		return 5 * time.Second, nil
-	}
-	timeout, err := time.ParseDuration(text)
-	if ms, e := strconv.ParseUint(text, 10, 31); e == nil {
-		timeout, err = time.Duration(ms)*time.Millisecond, nil
-	}
-	if err != nil || timeout < 0 || timeout > time.Hour {
-		return 0, errors.New("option busy_timeout should be a duration of up to an hour, like 5s, or milliseconds")
-	}
-	return timeout, nil
 }
 
 // urlOf builds a URL from the values of Driver's Fields.
@@ -184,9 +170,8 @@ func urlOf(values map[string]string) (string, []sink.FieldError) {
 	return "sqlite://" + escaped, nil
 }
 
-// place returns the nearest directory that exists at or above that of the database file.
-// It makes none.
-func (d *dialect) place() (string, error) {
+// existingDir returns the nearest existing directory at or above that of the database file.
+func (d *dialect) existingDir() (string, error) {
 	if info, err := os.Stat(d.path); err == nil && info.IsDir() {
 		return "", fault.Mark(fault.Fatal, fmt.Errorf("%s is a directory, not a database file", d.path))
 	}

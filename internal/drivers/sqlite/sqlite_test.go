@@ -53,7 +53,7 @@ func TestURL_NamesAFile(t *testing.T) {
 	} {
 		got := "error"
 		if target, err := url.Parse(raw); err == nil {
-			if d, err := newDialect(target, sink.Env{}); err == nil {
+			if d, _, err := parse(target, sink.Env{}); err == nil {
 				got = d.path
 			}
 		}
@@ -76,7 +76,7 @@ func TestOptions_HaveDefaults(t *testing.T) {
 		"synchronous=normal":           {5 * time.Second, "wal", "normal"},
 		"synchronous=&busy_timeout=0s": {0, "wal", "full"},
 	} {
-		d, err := newDialect(&url.URL{Scheme: "sqlite", Path: "/x.db", RawQuery: query}, sink.Env{})
+		d, _, err := parse(&url.URL{Scheme: "sqlite", Path: "/x.db", RawQuery: query}, sink.Env{})
 		if err != nil {
 			t.Errorf("%s: %v", query, err)
 			continue
@@ -125,10 +125,12 @@ func TestOpen_ExplainsErrors(t *testing.T) {
 	}
 	text := write("notes.txt", strings.Repeat("this is not a database. ", 100))
 	for raw, want := range map[string]string{
-		"sqlite://" + text:                        "database file " + text + ": the file is not a SQLite database, or it is encrypted: file is not a database (code 26)",
-		"sqlite://" + dir:                         dir + " is a directory, not a database file",
-		"sqlite://" + text + "/shop.db":           "find the directory of the database file: open " + text + ": not a directory",
-		"sqlite://" + dir + "/x.db?timeout=1":     `the sqlite url has an unknown option "timeout"; known options are busy_timeout, journal_mode, synchronous, metadata, delete`,
+		"sqlite://" + text: "database file " + text + ": the file is not a SQLite database, or it is encrypted:" +
+			" file is not a database (code 26)",
+		"sqlite://" + dir:               dir + " is a directory, not a database file",
+		"sqlite://" + text + "/shop.db": "find the directory of the database file: open " + text + ": not a directory",
+		"sqlite://" + dir + "/x.db?timeout=1": `the sqlite url has an unknown option "timeout"; ` +
+			`known options are busy_timeout, journal_mode, synchronous, metadata, delete`,
 		"sqlite://" + dir + "/x.db?synchronos=x":  `the sqlite url has an unknown option "synchronos"; did you mean "synchronous"?`,
 		"sqlite://" + dir + "/x.db?synchronous=x": `option synchronous should be full, extra or normal`,
 		"sqlite://" + dir + "/x.db?delete=maybe":  `option delete should be hard or soft`,

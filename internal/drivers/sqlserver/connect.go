@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,20 +23,23 @@ import (
 
 // parse reads the URL. Errors hold none of its secrets.
 func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
-	query, err := lowerOptions(target)
+	lower, known := lowerOptions(target)
+	v, err := sink.ParseOptions(lower, known)
 	if err != nil {
 		return nil, sqlsink.Options{}, err
 	}
-	shared, err := sqlsink.ParseOptions(query)
+	shared, err := sqlsink.ReadOptions(v)
 	if err != nil {
 		return nil, shared, err
 	}
-	d := &dialect{target: target, schema: query.Get("schema"), entra: query.Has("fedauth"), env: env.Complete()}
-	if d.timeouts, err = sqlsink.ParseTimeouts(query); err != nil {
-		return nil, shared, err
-	}
+	d := &dialect{target: target, schema: v.Text("schema"), entra: v.Given("fedauth"), env: env.Complete(), timeouts: sqlsink.ReadTimeouts(v)}
 	shared.LockTimeout = d.timeouts.Lock
-	instance, database := query.Get("instance"), query.Get("database")
+	return d, shared, d.configure(target, lower.Query(), v)
+}
+
+// configure sets the connection's settings.
+func (d *dialect) configure(target *url.URL, query url.Values, v sink.Values) error {
+	instance, database := v.Text("instance"), v.Text("database")
 	if path := strings.Trim(target.Path, "/"); path != "" {
 		switch {
 		case database == "":
@@ -45,10 +49,10 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 		}
 	}
 	if database == "" {
-		return nil, shared, errors.New("the sqlserver url names no database; write it after the host: sqlserver://user@host:1433/database")
+		return errors.New("the sqlserver url names no database; write it after the host: sqlserver://user@host:1433/database")
 	}
 	if target.Hostname() == "" {
-		return nil, shared, errors.New("the sqlserver url names no host; it should be like sqlserver://user:password@host:1433/database")
+		return errors.New("the sqlserver url names no host; it should be like sqlserver://user:password@host:1433/database")
 	}
 	for _, own := range []string{"schema", "instance", "lock_timeout", "statement_timeout", "metadata", "delete"} {
 		query.Del(own)
@@ -64,52 +68,38 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	}
 	plain := url.URL{Scheme: "sqlserver", User: target.User, Host: target.Host, Path: "/" + instance, RawQuery: query.Encode()}
 	d.dsn = plain.String()
-	if err := checkOptions(query); err != nil {
-		return nil, shared, err
-	}
 	for _, name := range []string{"certificate", "servercertificate", "clientcertpath", "tokenfilepath"} {
-		if _, err := sink.FileOf(query, name); err != nil {
-			return nil, shared, err
+		if _, err := v.File(name); err != nil {
+			return err
 		}
 	}
+	var err error
 	if d.config, err = msdsn.Parse(d.dsn); err != nil {
-		return nil, shared, sink.RefusedOption(query, func(one url.Values) bool {
+		return sink.RejectedOptions(query, func(one url.Values) bool {
 			plain.RawQuery = one.Encode()
 			_, err := msdsn.Parse(plain.String())
 			return err == nil
 		})
 	}
 	if !d.entra {
-		return d, shared, nil
+		return nil
 	}
-	if _, err := sink.ChoiceOf(query, "fedauth", fedauths...); err != nil {
-		return nil, shared, errors.New("option fedauth names no way to sign in with Entra ID, such as ActiveDirectoryServicePrincipal, ActiveDirectoryManagedIdentity or ActiveDirectoryDefault; see: eds server help sqlserver")
-	}
-	// What else can be wrong is told without values.
+	// Other errors of the options quote no values.
 	if _, err := azuread.NewConnector(d.dsn); err != nil {
-		return nil, shared, fmt.Errorf("read the options of the sqlserver url: %w", err)
-	}
-	return d, shared, nil
-}
-
-// checkOptions checks the options that are most often wrong: what the driver says
-// of them quotes them.
-func checkOptions(query url.Values) error {
-	if _, err := sink.ChoiceOf(query, "encrypt", "true", "yes", "1", "t", "mandatory", "strict", "false", "no", "0", "f", "optional", "disable"); err != nil {
-		return errors.New("option encrypt should be true, strict, false or disable")
-	}
-	if _, err := sink.BoolOf(query, "trustservercertificate", false); err != nil {
-		return err
-	}
-	for _, name := range []string{"dial timeout", "connection timeout", "keepalive"} {
-		if _, err := sink.IntOf(query, name, 0, 0, 86_400); err != nil {
-			return err
-		}
+		return fmt.Errorf("read the options of the sqlserver url: %w", err)
 	}
 	return nil
 }
 
-// fedauths are the ways to sign in with Entra ID; none is the default.
+// encryptModes are the values of the option encrypt, with go-mssqldb's synonyms.
+var encryptModes = sink.Choice{
+	Values: []string{"true", "strict", "false", "disable"},
+	Synonyms: map[string]string{
+		"yes": "true", "1": "true", "t": "true", "mandatory": "true", "no": "false", "0": "false", "f": "false", "optional": "false",
+	},
+}
+
+// fedauths are the ways to sign in with Entra ID.
 var fedauths = []string{
 	azuread.ActiveDirectoryDefault, azuread.ActiveDirectoryPassword, azuread.ActiveDirectoryServicePrincipal, azuread.ActiveDirectoryApplication,
 	azuread.ActiveDirectoryServicePrincipalAccessToken, azuread.ActiveDirectoryManagedIdentity, azuread.ActiveDirectoryMSI,
@@ -121,10 +111,10 @@ var fedauths = []string{
 // packetSize is the largest packet that an encrypted connection may have.
 const packetSize = 16383
 
-// lowerOptions returns the URL's options by their names in lower case, which are
-// all known.
-func lowerOptions(target *url.URL) (url.Values, error) {
-	known := options()
+// lowerOptions returns target and the declared options with names in lower case: go-mssqldb
+// ignores the case of names.
+func lowerOptions(target *url.URL) (*url.URL, []sink.Option) {
+	known := slices.Clone(options)
 	for i := range known {
 		known[i].Name = strings.ToLower(known[i].Name)
 	}
@@ -134,10 +124,10 @@ func lowerOptions(target *url.URL) (url.Values, error) {
 	}
 	lower := *target
 	lower.RawQuery = query.Encode()
-	return query, sink.CheckOptions(&lower, known, otherOptions...)
+	return &lower, known
 }
 
-// connector returns what makes connections, each of which wire gets hold of.
+// connector returns a connector that dials with w.
 func (d *dialect) connector(w *wire) (*mssql.Connector, error) {
 	config := d.config
 	config.TLSConfig = w.verifying(config.TLSConfig)
@@ -152,19 +142,18 @@ func (d *dialect) connector(w *wire) (*mssql.Connector, error) {
 	return connector, nil
 }
 
-// wire dials, and keeps the newest connection, so that what waits for the server
-// can be given up.
+// wire dials, and keeps the newest connection, so that a call that waits for the server can be
+// ended.
 type wire struct {
 	net.Dialer
 	conn net.Conn
-	// unverified is why the server's certificate was refused: the driver keeps
-	// no more of it than words.
+	// unverified is the reason why the server's certificate was refused; the driver returns
+	// only its text.
 	unverified error
 }
 
-// verifying returns config with its verification done here, as crypto/tls does it,
-// so that the reason for a refusal is known. One that verifies nothing, or in its
-// own way, stays as it is.
+// verifying returns config with a verification like that of crypto/tls, which keeps the reason for
+// a refusal. A config that verifies nothing, or in its own way, stays as it is.
 func (w *wire) verifying(config *tls.Config) *tls.Config {
 	if config == nil || config.InsecureSkipVerify {
 		return config
@@ -175,7 +164,7 @@ func (w *wire) verifying(config *tls.Config) *tls.Config {
 	config.VerifyConnection = func(state tls.ConnectionState) error {
 		options := x509.VerifyOptions{Roots: config.RootCAs, DNSName: state.ServerName, Intermediates: x509.NewCertPool()}
 		if options.DNSName == "" {
-			options.DNSName = given // an address, which the handshake does not tell
+			options.DNSName = given // an address, which the handshake does not carry
 		}
 		for _, c := range state.PeerCertificates[1:] {
 			options.Intermediates.AddCert(c)
@@ -192,7 +181,7 @@ func (w *wire) DialContext(ctx context.Context, network, address string) (net.Co
 	if err != nil {
 		return nil, err
 	}
-	// The driver itself does not look at the context before it has signed in.
+	// The driver ignores the context until it has signed in.
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(deadline); err != nil {
 			return nil, errors.Join(err, conn.Close())
@@ -202,7 +191,7 @@ func (w *wire) DialContext(ctx context.Context, network, address string) (net.Co
 	return conn, nil
 }
 
-// signInTimeout bounds how long it may take until the server has let us in.
+// signInTimeout bounds the time until the server has accepted the login.
 const signInTimeout = 30 * time.Second
 
 // dial opens a connection and signs in.
@@ -219,7 +208,7 @@ func (d *dialect) dial(ctx context.Context) (*mssql.Conn, net.Conn, error) {
 		return nil, nil, d.explainConnect(errors.Join(w.unverified, err))
 	}
 	if err := w.conn.SetDeadline(time.Time{}); err != nil {
-		return nil, nil, errors.Join(&connectionError{err}, conn.Close())
+		return nil, nil, errors.Join(&sqlsink.ConnectionError{Err: err}, conn.Close())
 	}
 	return conn.(*mssql.Conn), w.conn, nil
 }
@@ -236,13 +225,12 @@ func (d *dialect) where() string {
 	return net.JoinHostPort(d.config.Host, strconv.FormatUint(port, 10))
 }
 
-// explainConnect says what went wrong with a connection in words that help, and
-// without any of the URL's secrets.
+// explainConnect describes why a connection failed and how to fix it, without the URL's secrets.
 func (d *dialect) explainConnect(err error) error {
 	where := d.where()
 	e := mssql.Error{}
 	if !errors.As(err, &e) {
-		return &connectionError{d.explainNetwork(where, err)}
+		return &sqlsink.ConnectionError{Err: d.explainNetwork(where, err)}
 	}
 	s := newServerError("connect to "+where, e)
 	user, database := d.config.User, d.config.Database
@@ -252,17 +240,18 @@ func (d *dialect) explainConnect(err error) error {
 	case 18486, 18487, 18488, 18470:
 		s.what = fmt.Sprintf("%s does not let user %q in", where, user)
 	case 4060, 911:
-		s.what = fmt.Sprintf("%s has no database %q, or user %q may not open it; run: CREATE DATABASE %s, and in it: CREATE USER %s FOR LOGIN %s", where, database, user, quote(database), quote(user), quote(user))
+		s.what = fmt.Sprintf("%s has no database %q, or user %q may not open it; "+
+			"run: CREATE DATABASE %s, and in it: CREATE USER %s FOR LOGIN %s", where, database, user, quote(database), quote(user), quote(user))
 	case 916:
-		s.what = fmt.Sprintf("user %q may not open database %q; run there: CREATE USER %s FOR LOGIN %s", user, database, quote(user), quote(user))
+		s.what = fmt.Sprintf("user %q may not open database %q; run there: CREATE USER %s FOR LOGIN %s",
+			user, database, quote(user), quote(user))
 	case 40615, 47073:
 		s.what = fmt.Sprintf("the firewall of %s does not let this address in; add a rule for it", where)
 	}
-	return &connectionError{s}
+	return &sqlsink.ConnectionError{Err: s}
 }
 
-// explainNetwork explains an error that came before the server said anything.
-// What only the URL can put right is fatal.
+// explainNetwork describes an error of a connection on which the server sent nothing.
 func (d *dialect) explainNetwork(where string, err error) error {
 	server := sqlsink.Server{Where: where, Authority: "give it with certificate=FILE", Name: "give it with hostNameInCertificate=NAME"}
 	if explained := server.Explain(err); explained != nil {
@@ -278,8 +267,8 @@ func (d *dialect) explainNetwork(where string, err error) error {
 	return fmt.Errorf("connect to %s: %s", where, text)
 }
 
-// firstLine returns the first line of an identity error, whose other lines hold
-// the answer of the token service in full.
+// firstLine returns the first line of an identity error. The other lines hold the whole response
+// of the token service.
 func firstLine(text string) string {
 	line, _, _ := strings.Cut(text, "\n")
 	return line

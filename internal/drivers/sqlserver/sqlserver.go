@@ -16,7 +16,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Driver describes SQL Server.
+// Driver returns the description of SQL Server.
 func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "sqlserver", Title: "SQL Server",
@@ -24,7 +24,7 @@ func Driver() sink.Driver {
 		Example:   "sqlserver://user:password@host:1433/database",
 		Summary:   "Writes rows to tables of SQL Server 2016 SP1 or newer, or of Azure SQL.",
 		Help:      help(),
-		Options:   options(),
+		Options:   options,
 		Fields:    fields(),
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 64 << 20},
 		KeepsRows: true,
@@ -55,13 +55,13 @@ func identity(target *url.URL) string {
 	return sink.JoinIdentity("sqlserver", sink.HostIdentity(target.Hostname(), port, ""), database, named)
 }
 
-// borrows finds what a server is sent of this machine. It chooses itself what the token
-// is good for.
+// borrows returns the secret of this machine that target sends to a server. The server chooses the
+// scope of the token itself.
 func borrows(target *url.URL) string {
 	for name, values := range target.Query() {
-		own := slices.ContainsFunc([]string{azuread.ActiveDirectoryPassword, azuread.ActiveDirectoryServicePrincipal, azuread.ActiveDirectoryServicePrincipalAccessToken}, func(auth string) bool {
-			return strings.EqualFold(values[0], auth)
-		})
+		own := slices.ContainsFunc([]string{
+			azuread.ActiveDirectoryPassword, azuread.ActiveDirectoryServicePrincipal, azuread.ActiveDirectoryServicePrincipalAccessToken,
+		}, func(auth string) bool { return strings.EqualFold(values[0], auth) })
 		if strings.EqualFold(name, "fedauth") && values[0] != "" && !own {
 			return "a fedauth with the identity of this machine"
 		}
@@ -69,34 +69,59 @@ func borrows(target *url.URL) string {
 	return sink.FirstOption(target, "tokenfilepath", "clientcertpath")
 }
 
-func options() []sink.Option {
-	own := []sink.Option{
-		{Name: "schema", Description: "schema of the tables, made where it does not exist; default is the user's own, usually dbo"},
-		{Name: "instance", Description: "named instance, whose port SQL Server Browser tells; leave the port out of the url then"},
-		{Name: "encrypt", Description: "true, strict (TDS 8.0), false (the login only) or disable; default is true for Azure SQL, else false"},
-		{Name: "TrustServerCertificate", Description: "true takes any certificate; default is true where encrypt is not given, else false"},
-		{Name: "certificate", Description: "file (.pem or .der) with the certificate of the authority to trust"},
-		{Name: "serverCertificate", Description: "file with the very certificate that the server must show"},
-		{Name: "hostNameInCertificate", Description: "name that the server's certificate is for, where it is not the host's"},
-		{Name: "tlsmin", Default: "1.2", Description: "oldest version of TLS to speak: 1.0, 1.1, 1.2 or 1.3"},
-		{Name: "fedauth", Description: "sign in with Microsoft Entra ID: ActiveDirectoryPassword, ActiveDirectoryServicePrincipal, ActiveDirectoryManagedIdentity, ActiveDirectoryWorkloadIdentity, ActiveDirectoryEnvironment, ActiveDirectoryAzCli or ActiveDirectoryDefault"},
-		{Name: "dial timeout", Default: "15", Description: "seconds to wait for a connection to be accepted"},
-		{Name: "app name", Default: "eds", Description: "how the server shows the session"},
-	}
-	return slices.Concat(own, sqlsink.TimeoutOptions, sqlsink.URLOptions)
-}
+var options = slices.Concat([]sink.Option{
+	{
+		Name: "schema", DefaultNote: "the user's own, usually `dbo`", Harmless: true,
+		Help: "schema of the tables; created with the first table if it does not exist",
+	},
+	{
+		Name: "instance", Harmless: true,
+		Help: "a named instance; SQL Server Browser (UDP 1434) knows its port, so leave the port out of the URL",
+	},
+	{
+		Name: "encrypt", Type: encryptModes, DefaultNote: "`true` for Azure SQL, else `false`",
+		Help: "`true`, `strict` (TDS 8.0), `false` (encrypts the login only, if the server can) or `disable`",
+	},
+	{
+		Name: "TrustServerCertificate", Type: sink.Bool{}, DefaultNote: "`true` if `encrypt` is not given, else `false`",
+		Help: "`true` takes any certificate",
+	},
+	{
+		Name: "certificate", Type: sink.File{}, DefaultNote: "the system's authorities", Harmless: true,
+		Help: "file (`.pem`, `.der`) with the certificate of the authority to trust",
+	},
+	{
+		Name: "serverCertificate", Type: sink.File{}, Harmless: true,
+		Help: "file with the certificate that the server must show, instead of an authority's",
+	},
+	{Name: "hostNameInCertificate", DefaultNote: "the host", Harmless: true, Help: "name in the server's certificate"},
+	{Name: "tlsmin", Default: "1.2", Harmless: true, Help: "oldest version of TLS: `1.0`, `1.1`, `1.2` or `1.3`"},
+	{
+		Name: "fedauth", Type: sink.OneOf(fedauths...),
+		Help: "sign in with Microsoft Entra ID: `ActiveDirectoryPassword`, `ActiveDirectoryServicePrincipal`, " +
+			"`ActiveDirectoryManagedIdentity`, `ActiveDirectoryWorkloadIdentity`, `ActiveDirectoryEnvironment`, " +
+			"`ActiveDirectoryAzCli` or `ActiveDirectoryDefault`",
+	},
+	{Name: "dial timeout", Type: sink.Int{Max: 86_400}, Default: "15", Help: "seconds to wait until the server accepts a connection"},
+	{Name: "app name", Default: "eds", Harmless: true, Help: "name of the session at the server"},
+}, sqlsink.TimeoutOptions, sqlsink.RowOptions, mssqlOptions)
 
-// otherOptions are understood as go-mssqldb does, and not listed in the help.
-var otherOptions = []string{
-	"database", "packet size", "connection timeout", "keepalive", "workstation id", "applicationintent", "failoverpartner", "failoverport",
-	"multisubnetfailover", "serverspn", "notraceid", "protocol", "epa enabled", "user id",
-	"clientcertpath", "applicationclientid", "resource id", "tokenfilepath", "sendcertificatechain", "disableinstancediscovery", "additionallyallowedtenants",
-}
+// mssqlOptions are other options of go-mssqldb.
+var mssqlOptions = append(sink.Unlisted(
+	"packet size", "workstation id", "applicationintent", "failoverpartner", "failoverport", "multisubnetfailover", "serverspn", "notraceid",
+	"protocol", "epa enabled", "clientcertpath", "applicationclientid", "resource id", "tokenfilepath", "sendcertificatechain",
+	"disableinstancediscovery", "additionallyallowedtenants",
+),
+	sink.Option{Name: "connection timeout", Type: sink.Int{Max: 86_400}, Unlisted: true},
+	sink.Option{Name: "keepalive", Type: sink.Int{Max: 86_400}, Unlisted: true},
+	sink.Option{Name: "database", Unlisted: true, Harmless: true},
+	sink.Option{Name: "user id", Unlisted: true, Harmless: true},
+)
 
 func fields() []sink.Field {
 	return []sink.Field{
 		{Name: "Database", Type: "string", Description: "name of the database", Required: true},
-		{Name: "Username", Type: "string", Description: "user that may make and write tables", Required: true},
+		{Name: "Username", Type: "string", Description: "user that may create and write tables", Required: true},
 		{Name: "Password", Type: "string", Format: "password", Description: "password of the user", Required: true},
 		{Name: "Hostname", Type: "string", Default: "localhost", Description: "host name or address of the server", Required: true},
 		{Name: "Port", Type: "number", Default: "1433", Description: "port of the server"},
@@ -105,7 +130,7 @@ func fields() []sink.Field {
 
 func help() string {
 	var b strings.Builder
-	b.WriteString(`Give eds a login, and a user in the database, that may make tables and write them:
+	b.WriteString(`Give eds a login, and a user in the database with permission to create and write tables:
 
     CREATE LOGIN eds WITH PASSWORD = '...';
     USE shop;
@@ -124,24 +149,25 @@ Examples:
     sqlserver://eds:${PASSWORD}@shop.database.windows.net/shop
     sqlserver://shop.database.windows.net/shop?fedauth=ActiveDirectoryManagedIdentity
 
-A url as go-mssqldb has it, with database=shop among the options and the name of an
-instance for its path, is understood as well.
+A url of go-mssqldb, with database=shop among the options and an instance as its path,
+works as well.
 
-Tables are created with the primary key of the source. Tables that exist keep
-their types; columns are added, and widened where a type no longer holds the
-source's and no index or constraint stands on the column. Each batch is one transaction with its checkpoint:
-every change takes effect exactly once. Names longer than 116 characters are cut, and end in a hash.
+eds creates tables with the primary key of the source. Existing tables keep their
+types; eds adds columns, and widens a column if its type no longer holds the source's,
+unless an index or constraint uses the column. Each batch is one transaction with its
+checkpoint: every change takes effect exactly once. Names longer than 116 characters
+are cut, and end in a hash.
 
-Values that a column can not hold are set aside in the dead-letter queue, and so
-are keys that end in a blank, which SQL Server takes for the same key without it.
-These are adjusted instead, and counted by rule:
+A change with a value that a column cannot hold is dead-lettered, and so is one with a
+key that ends in a blank, because SQL Server treats it like the key without the blank.
+These values are adjusted instead, and counted by rule:
 
 `)
 	b.WriteString(rules.Help())
 	return b.String()
 }
 
-// maxIdentifier is how many UTF-16 units the name of a database or user has at most.
+// maxIdentifier is the maximum length of the name of a database or user, in UTF-16 units.
 const maxIdentifier = 128
 
 // buildURL builds a URL from the fields of HQ's form.
@@ -151,7 +177,7 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 	for _, field := range all {
 		switch {
 		case strings.ContainsRune(values[field.Name], 0):
-			f.Refuse(field.Name, "it has a character that can not be part of it")
+			f.Refuse(field.Name, "it has a character that it cannot have")
 		case len(utf16.Encode([]rune(f.Get(field.Name)))) > maxIdentifier && field.Name != "Hostname":
 			f.Refuse(field.Name, fmt.Sprintf("it is longer than %d characters", maxIdentifier))
 		}
@@ -168,14 +194,17 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
 	}
-	u := url.URL{Scheme: "sqlserver", Host: host + ":" + port, Path: "/" + f.Get("Database"), User: url.UserPassword(f.Get("Username"), values["Password"])}
+	u := url.URL{
+		Scheme: "sqlserver", Host: host + ":" + port, Path: "/" + f.Get("Database"),
+		User: url.UserPassword(f.Get("Username"), values["Password"]),
+	}
 	if instance != "" {
 		u.RawQuery = url.Values{"instance": {instance}}.Encode()
 		if f.Get("Port") == "" {
 			u.Host = host
 		}
 	}
-	// A $ stays apart from the placeholder that ${NAME} would be.
+	// An escaped $ does not begin a placeholder.
 	return strings.ReplaceAll(u.String(), "$", "%24"), nil
 }
 

@@ -24,7 +24,7 @@ import (
 
 // Sink posts batches.
 type Sink struct {
-	choices
+	config
 	env       sink.Env
 	transport *http.Transport
 	client    *http.Client
@@ -53,12 +53,12 @@ var (
 		"the url, if you trust it"))
 )
 
-func newSink(c choices, env sink.Env) *Sink {
+func newSink(c config, env sink.Env) *Sink {
 	transport := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, TLSHandshakeTimeout: c.timeout, ResponseHeaderTimeout: c.timeout,
 		IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: 1,
 	}
-	s := &Sink{choices: c, env: env, transport: transport, now: time.Now}
+	s := &Sink{config: c, env: env, transport: transport, now: time.Now}
 	s.client = &http.Client{Transport: transport, CheckRedirect: func(r *http.Request, via []*http.Request) error {
 		if len(via) >= 5 || r.URL.Host != c.endpoint.Host || r.URL.Scheme != c.endpoint.Scheme || r.Method != http.MethodPost {
 			return errRedirect

@@ -1,5 +1,5 @@
-// Package webhook is the destination that posts changes to an HTTP endpoint, in
-// signed batches of NDJSON: the way to whatever has no driver of its own.
+// Package webhook is the destination that posts changes to an HTTP endpoint, in signed batches of
+// NDJSON: for destinations without a driver of their own.
 package webhook
 
 import (
@@ -24,10 +24,10 @@ func Driver() sink.Driver {
 		Example: "https://example.com/changes?secret=${WEBHOOK_SECRET}",
 		Summary: "Posts signed batches of changes, as NDJSON, to an HTTP endpoint.",
 		Help:    help,
-		Options: options,
+		Options: options, OptionPrefix: prefix,
 		Fields: []sink.Field{
 			{Name: "URL", Type: "string", Description: "https:// address that takes the changes", Required: true},
-			{Name: "Secret", Type: "string", Format: "password", Description: "secret that requests are signed with, whsec_ and base64"},
+			{Name: "Secret", Type: "string", Format: "password", Description: "secret that signs requests: whsec_ and base64"},
 		},
 		Limits:   limits,
 		URL:      urlOf,
@@ -38,51 +38,62 @@ func Driver() sink.Driver {
 
 var limits = sink.Limits{Rows: 1000, Bytes: 4 << 20, Stable: true}
 
-const help = `The URL is that of your endpoint, with eds's options as its query; they are not
-sent. Where the endpoint has a query of its own, eds's options begin with eds-, as
-https://example.com/in?tenant=7&eds-secret=${WEBHOOK_SECRET}. http:// is for this
-machine alone.
+const help = `The URL is that of your endpoint, with eds's options as its query; eds does not send
+them. If the endpoint has a query of its own, eds's options begin with eds-:
+https://example.com/in?tenant=7&eds-secret=${WEBHOOK_SECRET}. http:// is only for
+this machine.
 
-Each request is a POST of application/x-ndjson: a change a line, as JSON, in the
-order of the stream. Answer 2xx once all of them are durable; nothing is sent on
-before. Requests never overlap.
+Each request is a POST of application/x-ndjson: one change per line, as JSON, in the
+order of the stream. Answer 2xx once all of them are durable; before that eds sends
+nothing more. Requests never overlap.
 
-With secret= requests are signed as standardwebhooks.com says: webhook-signature
-is v1, and base64 of HMAC-SHA256 over "<webhook-id>.<webhook-timestamp>.<body>",
-the body as it was sent. The secret is base64 after whsec_, as
-openssl rand -base64 32 makes it, else the text itself.
+With secret= eds signs requests as standardwebhooks.com describes: webhook-signature
+is v1, and base64 of HMAC-SHA256 over "<webhook-id>.<webhook-timestamp>.<body>", the
+body as eds sent it. The secret is base64 after whsec_, as openssl rand -base64 32
+prints it, else the text itself.
 
-webhook-id is made of the batch's first and last place in the stream, and of the
-ids and clocks of its changes, so that the same batch has the same id whenever it
-is sent, also after a crash of eds: at least once, recognisable by id. After a
-batch was halved changes may come in other batches; then each change's own "id"
-and "mvccTimestamp" tell.
+webhook-id consists of the batch's first and last position in the stream, and of the
+ids and clocks of its changes, so that the same batch has the same id whenever eds
+sends it, also after a crash: at least once, recognisable by id. After eds has halved a
+batch, changes may come in other batches; each change's own "id" and "mvccTimestamp"
+identify it.
 
-408, 425, 429 and 5xx are tried again, for as long as it takes, after what
-Retry-After says. 413 halves the batch; a single change that is refused so, or
-with 422, goes to the dead letters. 401 and 403 want another secret or header, 404
-and 410 another URL: they stop eds at the first start, and are waited for once the
-endpoint has taken changes. Any other answer stops eds. Redirects to another host
-are not followed.
+eds retries 408, 425, 429 and 5xx until the endpoint takes the request, after the time
+in Retry-After. 413 halves the batch; a single change that is refused so, or with 422,
+is dead-lettered. 401 and 403 need another secret or header, 404 and 410 another URL:
+they stop eds at the first start; once the endpoint has taken changes, eds waits and
+retries. Any other answer stops eds. It does not follow redirects to another host.
 
 An import adds a change for each row, an INSERT with "imported": true.`
 
 var options = []sink.Option{
-	{Name: "secret", Description: "what requests are signed with, as ${WEBHOOK_SECRET}"},
-	{Name: "header", Description: "a header for each request, as header=X-Team:shop; may come several times"},
-	{Name: "secret-header", Description: "a header that logs do not show, as secret-header=Authorization:Bearer%20${TOKEN}"},
-	{Name: "gzip", Default: "false", Description: "true compresses the body"},
-	{Name: "timeout", Default: "30s", Description: "how long an answer may take"},
-	{Name: "rows", Default: "1000", Description: "changes a request at most"},
-	{Name: "bytes", Default: "4194304", Description: "bytes of changes a request at most, before compression; a single change may have more"},
+	{
+		Name: "secret", Type: sink.Secret{},
+		Help: "secret that signs requests, as `${WEBHOOK_SECRET}`: base64 after `whsec_`, else the text itself",
+	},
+	{Name: "header", Harmless: true, Help: "`Name:value`, a header of each request, such as `header=X-Team:shop`; may come several times"},
+	{
+		Name: "secret-header", Type: sink.Secret{},
+		Help: "a header that logs do not show, such as `secret-header=Authorization:Bearer%20${TOKEN}`; may come several times",
+	},
+	{Name: "gzip", Type: sink.Bool{}, Default: "false", Help: "`true` compresses the body, with `Content-Encoding: gzip`"},
+	{
+		Name: "timeout", Type: sink.Duration{Min: 100 * time.Millisecond, Max: time.Hour}, Default: "30s",
+		Help: "how long a response may take",
+	},
+	{Name: "rows", Type: sink.Int{Min: 1, Max: 100_000}, Default: "1000", Help: "maximum number of changes in a request"},
+	{
+		Name: "bytes", Type: sink.Int{Min: 1, Max: 256 << 20}, Default: "4194304",
+		Help: "maximum bytes of changes in a request, before compression; a single change may be larger",
+	},
 }
 
-// prefix sets eds's options apart from those of the endpoint.
+// prefix separates eds's options from those of the endpoint.
 const prefix = "eds-"
 
-// choices are what the URL says.
-type choices struct {
-	target   *url.URL // as it was when the destination was opened
+// config is a parsed URL.
+type config struct {
+	target   *url.URL // as given when the destination was opened
 	endpoint *url.URL // without eds's options
 	secret   []byte   // nil: requests are not signed
 	headers  http.Header
@@ -98,103 +109,92 @@ func open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 		return nil, env.Access.Reject(err)
 	}
 	if c.secret == nil {
-		env.Logger.Warn("requests to the webhook are not signed; add secret=${WEBHOOK_SECRET} to its url, so that the endpoint can tell them from others'")
+		env.Logger.Warn("requests to the webhook are not signed; " +
+			"add secret=${WEBHOOK_SECRET} to its url, so that the endpoint can recognise them")
 	}
 	return newSink(c, env), nil
 }
 
-// identity returns the endpoint without eds's options, and without its own that are
-// secrets.
+// identity returns the endpoint without eds's options, and without those of its own options that
+// are secret.
 func identity(target *url.URL) string {
-	_, theirs, err := split(target)
-	if err != nil {
-		theirs = nil
-	}
-	for name := range theirs {
+	_, others := split(target)
+	for name := range others {
 		if sink.SecretOption(name) {
-			theirs.Del(name)
+			others.Del(name)
 		}
 	}
 	standard := map[string]string{"https": "443", "http": "80"}[target.Scheme]
-	return sink.JoinIdentity(target.Scheme, sink.HostIdentity(target.Hostname(), target.Port(), standard), target.Path, theirs)
+	return sink.JoinIdentity(target.Scheme, sink.HostIdentity(target.Hostname(), target.Port(), standard), target.Path, others)
 }
 
 // parse reads the URL. Errors hold none of its secrets.
-func parse(target *url.URL) (choices, error) {
-	c := choices{target: target, headers: make(http.Header), timeout: 30 * time.Second, limits: limits}
+func parse(target *url.URL) (config, error) {
+	c := config{target: target, headers: make(http.Header), limits: limits}
 	if target.Opaque != "" || target.Hostname() == "" || target.Fragment != "" {
 		return c, errors.New("the webhook's url should read https://host/path")
 	}
 	if target.Scheme != "https" && !loopback(target.Hostname()) {
-		return c, errors.New("the webhook's url should begin with https://; http:// is for this machine alone")
+		return c, errors.New("the webhook's url should begin with https://; http:// is only for this machine")
+	}
+	own, others := split(target)
+	v, err := sink.ParseOptions(&url.URL{Scheme: target.Scheme, RawQuery: own.Encode()}, options)
+	if err != nil {
+		return c, fmt.Errorf("%w; if the endpoint has options of its own, "+
+			"eds's should begin with %s, as %srows=1000", err, prefix, prefix)
 	}
 	endpoint := *target
+	endpoint.RawQuery = others.Encode()
 	c.endpoint = &endpoint
-	mine, theirs, err := split(target)
-	if err != nil {
-		return c, err
-	}
-	endpoint.RawQuery = theirs.Encode()
-	return c, c.read(mine)
+	return c, c.read(v)
 }
 
-// split tells eds's options from the endpoint's own: an endpoint that has any
-// has them all, and eds's begin with the prefix.
-func split(target *url.URL) (mine, theirs url.Values, err error) {
-	mine, theirs = make(url.Values), make(url.Values)
+// split separates eds's options from the endpoint's own. If any name begins with the prefix,
+// those options are eds's, and all others the endpoint's.
+func split(target *url.URL) (own, others url.Values) {
+	own, others = make(url.Values), make(url.Values)
 	prefixed := false
 	for name := range target.Query() {
 		prefixed = prefixed || strings.HasPrefix(name, prefix)
 	}
 	for name, values := range target.Query() {
-		switch own, ok := strings.CutPrefix(name, prefix); {
+		switch bare, ok := strings.CutPrefix(name, prefix); {
 		case prefixed && !ok:
-			theirs[name] = values
+			others[name] = values
 		default:
-			mine[own] = values
+			own[bare] = values
 		}
 	}
-	if err := sink.CheckOptions(&url.URL{Scheme: target.Scheme, RawQuery: mine.Encode()}, options); err != nil {
-		return nil, nil, fmt.Errorf("%w; where the endpoint has options of its own, eds's should begin with %s, as %srows=1000", err, prefix, prefix)
-	}
-	return mine, theirs, nil
+	return own, others
 }
 
-func (c *choices) read(query url.Values) error {
+func (c *config) read(v sink.Values) error {
 	var err error
-	if c.secret, err = parseSecret(query.Get("secret")); err != nil {
+	if c.secret, err = parseSecret(v.Text("secret")); err != nil {
 		return err
 	}
 	for _, option := range []string{"header", "secret-header"} {
-		for _, header := range query[option] {
+		for _, header := range v.All(option) {
 			if err := c.readHeader(option, header); err != nil {
 				return err
 			}
 		}
 	}
-	if c.gzip, err = sink.BoolOf(query, "gzip", false); err != nil {
-		return err
-	}
-	if c.timeout, err = sink.DurationOf(query, "timeout", c.timeout, 100*time.Millisecond, time.Hour); err != nil {
-		return err
-	}
-	if c.limits.Rows, err = sink.IntOf(query, "rows", limits.Rows, 1, 100_000); err != nil {
-		return err
-	}
-	c.limits.Bytes, err = sink.IntOf(query, "bytes", limits.Bytes, 1, 256<<20)
-	return err
+	c.gzip, c.timeout, c.limits.Rows, c.limits.Bytes = v.Bool("gzip"), v.Duration("timeout"), v.Int("rows"), v.Int("bytes")
+	return nil
 }
 
 // readHeader reads a header of every request.
-func (c *choices) readHeader(option, text string) error {
+func (c *config) readHeader(option, text string) error {
 	name, value, ok := strings.Cut(text, ":")
 	name = http.CanonicalHeaderKey(strings.TrimSpace(name))
 	if !ok || name == "" || strings.ContainsFunc(name, notInToken) || strings.ContainsAny(value, "\r\n\x00") {
 		return fmt.Errorf("option %[1]s should read like %[1]s=Name:value", option)
 	}
 	switch name {
-	case "Webhook-Id", "Webhook-Timestamp", "Webhook-Signature", "Content-Type", "Content-Encoding", "Content-Length", "Host", "Transfer-Encoding", "Connection":
-		return fmt.Errorf("option %s can not set %s, which eds does", option, name)
+	case "Webhook-Id", "Webhook-Timestamp", "Webhook-Signature", "Content-Type", "Content-Encoding", "Content-Length", "Host",
+		"Transfer-Encoding", "Connection":
+		return fmt.Errorf("option %s cannot set %s, which eds sets itself", option, name)
 	}
 	if option == "header" && confidential.MatchString(name) {
 		return fmt.Errorf("option header sets %s, which logs would show; write secret-header= instead", name)
@@ -203,7 +203,7 @@ func (c *choices) readHeader(option, text string) error {
 	return nil
 }
 
-// confidential are names of headers that should not be shown.
+// confidential matches names of headers that should not be shown.
 var confidential = regexp.MustCompile(`(?i)auth|cookie|token|key|secret|sign|credential|pass`)
 
 // parseSecret returns the key of signatures.
@@ -217,12 +217,13 @@ func parseSecret(text string) ([]byte, error) {
 	}
 	key, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil || len(key) == 0 {
-		return nil, errors.New("option secret begins with whsec_, so base64 should follow; write + as %2B, or put it in the environment")
+		return nil, errors.New("option secret begins with whsec_, so base64 should follow; " +
+			"write + as %2B, or put it in the environment")
 	}
 	return key, nil
 }
 
-// notInToken reports whether a header's name can't have r (RFC 9110, 5.6.2).
+// notInToken reports whether a header's name cannot have r (RFC 9110, 5.6.2).
 func notInToken(r rune) bool {
 	return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
 }
@@ -232,18 +233,18 @@ func loopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }
 
-// urlOf makes a URL of the values of the driver's fields.
+// urlOf builds a URL from the values of the driver's fields.
 func urlOf(values map[string]string) (string, []sink.FieldError) {
 	address, secret := strings.TrimSpace(values["URL"]), values["Secret"]
 	u, err := url.Parse(address)
 	switch {
 	case address == "":
 		return "", []sink.FieldError{{Field: "URL", Error: "name the address that takes the changes"}}
-	case err != nil || u.Hostname() == "" || u.Scheme != "https" && !(u.Scheme == "http" && loopback(u.Hostname())):
+	case err != nil || u.Hostname() == "" || u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())):
 		return "", []sink.FieldError{{Field: "URL", Error: "it should read https://host/path"}}
 	}
 	if _, err := parseSecret(secret); err != nil {
-		return "", []sink.FieldError{{Field: "Secret", Error: "after whsec_ should follow base64"}}
+		return "", []sink.FieldError{{Field: "Secret", Error: "base64 should follow whsec_"}}
 	}
 	query := u.Query()
 	if secret != "" && len(query) > 0 {

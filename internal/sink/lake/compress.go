@@ -3,13 +3,10 @@ package lake
 import (
 	"bytes"
 	"io"
-	"net/url"
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-
-	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
 // Compression is how files are compressed.
@@ -20,15 +17,6 @@ const (
 	Gzip Compression = "gzip"
 	Zstd Compression = "zstd"
 )
-
-// parseCompression reads the option compress.
-func parseCompression(query url.Values, otherwise Compression) (Compression, error) {
-	if query.Get("compress") == "" {
-		return otherwise, nil
-	}
-	text, err := sink.ChoiceOf(query, "compress", string(None), string(Gzip), string(Zstd))
-	return Compression(text), err
-}
 
 // extension is what names of NDJSON files end in.
 func (c Compression) extension() string {

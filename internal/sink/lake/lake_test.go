@@ -50,13 +50,18 @@ func table(t testing.TB, columns ...schema.Column) *schema.Table {
 	return s
 }
 
+// read reads the options of a query, and a path, which destinations declare themselves.
+func read(query string) (lake.Settings, error) {
+	v, err := sink.ParseOptions(&url.URL{RawQuery: query}, append(lake.Options(defaults, parquetDefaults, "upload after"), sink.Option{Name: "path"}))
+	if err != nil {
+		return lake.Settings{}, err
+	}
+	return lake.Read(v, defaults, parquetDefaults)
+}
+
 func settings(t testing.TB, query string) lake.Settings {
 	t.Helper()
-	values, err := url.ParseQuery(query)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := lake.Parse(values, defaults)
+	s, err := read(query)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,6 +69,10 @@ func settings(t testing.TB, query string) lake.Settings {
 }
 
 var defaults = lake.Default{Compression: lake.Gzip, Layout: "{table}/dt=YYYY-MM-DD/", RollRows: 1000, RollBytes: 1 << 20, RollAge: time.Minute}
+
+var parquetDefaults = lake.Default{
+	Compression: lake.Zstd, Layout: "{table}/dt=YYYY-MM-DD/", RollRows: 1000, RollBytes: 1 << 20, RollAge: time.Minute,
+}
 
 // adjustments counts what rules changed, as column and rule.
 type adjustments map[string]int
@@ -385,11 +394,7 @@ func TestSettings(t *testing.T) {
 		"format=ndjson&roll-rows=x": "roll-rows", "format=ndjson&roll-bytes=5t": "roll-bytes", "format=ndjson&roll-bytes=9999999g": "roll-bytes", "format=ndjson&roll-bytes=-1": "roll-bytes",
 		"format=ndjson&roll-age=5": "roll-age", "format=ndjson&roll-age=1ms": "roll-age",
 	} {
-		values, err := url.ParseQuery(query)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := lake.Parse(values, defaults); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := read(query); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", query, err, want)
 		}
 	}
@@ -403,8 +408,5 @@ func TestSettings(t *testing.T) {
 		if got := settings(t, "format=ndjson&roll-bytes="+text).RollBytes; got != want {
 			t.Errorf("%s is %d", text, got)
 		}
-	}
-	if names := lake.Options(defaults, "begin a new file after"); len(names) != 6 {
-		t.Errorf("options are %v", names)
 	}
 }

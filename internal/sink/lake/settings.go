@@ -1,9 +1,8 @@
 package lake
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -11,113 +10,114 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Settings are what a URL says of its files.
+// Settings say how files are written.
 type Settings struct {
-	Format      Format // "" where each change is a file of its own
+	Format      Format // "" if each change is a file of its own
 	Compression Compression
 	Layout      *Layout
-	// A file is begun anew once it has so many rows, bytes before compression, or
-	// is so old.
+	// A file is closed once it has so many rows, bytes before compression, or is so old.
 	RollRows, RollBytes int64
 	RollAge             time.Duration
 }
 
-// Default is what a destination does where its URL says nothing.
+// Default is the settings of a format if the URL gives no others.
 type Default struct {
-	Compression Compression // of NDJSON; Parquet is compressed by zstd
+	Compression Compression
 	Layout      string
 	RollRows    int64
 	RollBytes   int64
 	RollAge     time.Duration
 }
 
-// needing are the options that need a format of batches.
-var needing = []string{"compress", "layout", "roll-rows", "roll-bytes", "roll-age"}
+// batchOptions are the options that need a format of batches.
+var batchOptions = []string{"compress", "layout", "roll-rows", "roll-bytes", "roll-age"}
 
-// Options describes the options that Parse reads. Roll says what happens to a file
-// that has reached a bound.
-func Options(d Default, roll string) []sink.Option {
+// Options declares the options that Read reads, with the defaults of both formats. roll says
+// what happens to a file that has reached a bound, such as "upload after".
+func Options(ndjson, parquet Default, roll string) []sink.Option {
+	const batches = "with `format=ndjson` or `parquet`, "
 	return []sink.Option{
-		{Name: "format", Default: "json", Description: "json makes an object or file of each change; ndjson and parquet make one of many"},
-		{Name: "compress", Default: string(d.Compression) + ", zstd in Parquet", Description: "with format=ndjson or parquet: zstd, gzip or none"},
-		{Name: "layout", Default: d.Layout, Description: "with format=ndjson or parquet, a template of directories; {table}, {company}, {location}, {operation}, {version}, and YYYY, MM, DD, HH of the change's date"},
-		{Name: "roll-rows", Default: strconv.FormatInt(d.RollRows, 10), Description: "with format=ndjson or parquet, " + roll + " so many changes"},
-		{Name: "roll-bytes", Default: strconv.FormatInt(d.RollBytes, 10), Description: "with format=ndjson or parquet, " + roll + " so many bytes; k, m and g stand for KiB, MiB and GiB"},
-		{Name: "roll-age", Default: d.RollAge.String(), Description: "with format=ndjson or parquet, " + roll + " so long"},
+		{
+			Name: "format", Type: sink.OneOf("json", string(NDJSON), string(Parquet)), Default: "json",
+			Help: "`json`: one object or file per change; `ndjson`, `parquet`: batches of changes",
+		},
+		{
+			Name: "compress", Type: sink.OneOf(string(None), string(Gzip), string(Zstd)),
+			DefaultNote: either(string(ndjson.Compression), string(parquet.Compression)), Help: batches + "`zstd`, `gzip` or `none`",
+		},
+		{
+			Name: "layout", DefaultNote: either(ndjson.Layout, parquet.Layout), Harmless: true,
+			Help: batches + "a template of directories: `{table}`, `{company}`, `{location}`, `{operation}`, `{version}`, " +
+				"and `YYYY`, `MM`, `DD`, `HH` of the change's date",
+		},
+		{
+			Name: "roll-rows", Type: sink.Int{Min: 1},
+			DefaultNote: either(strconv.FormatInt(ndjson.RollRows, 10), strconv.FormatInt(parquet.RollRows, 10)),
+			Help:        batches + roll + " so many changes",
+		},
+		{
+			Name: "roll-bytes", Type: sink.Size{},
+			DefaultNote: either(strconv.FormatInt(ndjson.RollBytes>>20, 10)+"m", strconv.FormatInt(parquet.RollBytes>>20, 10)+"m"),
+			Help:        batches + roll + " so many bytes; `k`, `m` and `g` stand for KiB, MiB and GiB",
+		},
+		{
+			Name: "roll-age", Type: sink.Duration{Min: time.Second},
+			DefaultNote: either(short(ndjson.RollAge), short(parquet.RollAge)), Help: batches + roll + " so long",
+		},
 	}
 }
 
-// Parse reads the options.
-func Parse(query url.Values, d Default) (Settings, error) {
-	s := Settings{RollRows: d.RollRows, RollBytes: d.RollBytes, RollAge: d.RollAge}
-	compression := d.Compression
-	switch format := query.Get("format"); format {
-	case "", "json":
-		for _, name := range needing {
-			if query.Has(name) {
-				return s, fmt.Errorf("option %s needs format=ndjson or format=parquet", name)
+// either describes the defaults of both formats.
+func either(ndjson, parquet string) string {
+	if ndjson == parquet {
+		return "`" + ndjson + "`"
+	}
+	return "`" + ndjson + "`; `" + parquet + "` with Parquet"
+}
+
+// short returns a duration without units that are 0.
+func short(d time.Duration) string {
+	text := d.String()
+	for _, zero := range []string{"0s", "0m"} {
+		if bare, ok := strings.CutSuffix(text, zero); ok && strings.ContainsAny(bare[len(bare)-1:], "hm") {
+			text = bare
+		}
+	}
+	return text
+}
+
+// Read returns the settings of a URL, with the defaults of its format.
+func Read(v sink.Values, ndjson, parquet Default) (Settings, error) {
+	format := Format(v.Text("format"))
+	if format == "json" {
+		for _, name := range batchOptions {
+			if v.Given(name) {
+				return Settings{}, fmt.Errorf("option %s needs format=ndjson or format=parquet", name)
 			}
 		}
-		return s, nil
-	case string(NDJSON):
-		s.Format = NDJSON
-	case string(Parquet):
-		s.Format, compression = Parquet, Zstd
-	default:
-		return s, errors.New("option format should be json, ndjson or parquet")
+		return Settings{}, nil
 	}
-	if query.Has("path") {
-		return s, fmt.Errorf("option path needs format=json; with format=%s directories are layout=", s.Format)
+	if v.Given("path") {
+		return Settings{}, fmt.Errorf("option path needs format=json; with format=%s directories are layout=", format)
+	}
+	d := ndjson
+	if format == Parquet {
+		d = parquet
+	}
+	s := Settings{Format: format, Compression: d.Compression, RollRows: d.RollRows, RollBytes: d.RollBytes, RollAge: d.RollAge}
+	if v.Given("compress") {
+		s.Compression = Compression(v.Text("compress"))
+	}
+	if v.Given("roll-rows") {
+		s.RollRows = int64(v.Int("roll-rows"))
+	}
+	if v.Given("roll-bytes") {
+		s.RollBytes = v.Size("roll-bytes")
+	}
+	if v.Given("roll-age") {
+		s.RollAge = v.Duration("roll-age")
 	}
 	var err error
-	if s.Compression, err = parseCompression(query, compression); err != nil {
-		return s, err
-	}
-	layout := d.Layout
-	if query.Has("layout") {
-		layout = query.Get("layout")
-	}
-	if s.Layout, err = ParseLayout(layout); err != nil {
-		return s, err
-	}
-	return s, s.parseRolling(query)
-}
-
-func (s *Settings) parseRolling(query url.Values) error {
-	if text := query.Get("roll-rows"); text != "" {
-		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || n < 1 {
-			return errors.New("option roll-rows should be a number of changes, 1 at least")
-		}
-		s.RollRows = n
-	}
-	if text := query.Get("roll-bytes"); text != "" {
-		n, err := parseSize(text)
-		if err != nil {
-			return err
-		}
-		s.RollBytes = n
-	}
-	if text := query.Get("roll-age"); text != "" {
-		age, err := time.ParseDuration(text)
-		if err != nil || age < time.Second {
-			return errors.New("option roll-age should be a duration like 1h or 30m, 1s at least")
-		}
-		s.RollAge = age
-	}
-	return nil
-}
-
-func parseSize(text string) (int64, error) {
-	digits, shift := text, 0
-	if last := len(text) - 1; last > 0 {
-		if i := strings.IndexByte("kmg", text[last]|0x20); i >= 0 {
-			digits, shift = text[:last], 10*(i+1)
-		}
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n < 1 || n > 1<<40>>shift {
-		return 0, errors.New("option roll-bytes should be a number of bytes like 64m, 1 at least and 1024g at most")
-	}
-	return n << shift, nil
+	s.Layout, err = ParseLayout(cmp.Or(v.Text("layout"), d.Layout))
+	return s, err
 }

@@ -34,10 +34,13 @@ func checkDescription(h *harness) {
 	if _, err := url.Parse(d.Example); err != nil {
 		h.Errorf("the example: %v", err)
 	}
-	for _, o := range d.Options {
-		if o.Name == "" || o.Description == "" {
+	for _, o := range sink.Listed(d.Options) {
+		if o.Name == "" || o.Help == "" {
 			h.Errorf("the option %q is not described", o.Name)
 		}
+	}
+	if _, err := sink.ParseOptions(&url.URL{Scheme: d.Schemes[0]}, d.Options); err != nil {
+		h.Errorf("a default is not valid: %v", err)
 	}
 }
 

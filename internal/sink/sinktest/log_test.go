@@ -101,7 +101,7 @@ func logs(with func(*logSink) sink.Sink) Config {
 		return "log://" + name
 	}
 	c.Driver.Open = func(_ context.Context, target *url.URL, _ sink.Env) (sink.Sink, error) {
-		if err := sink.CheckOptions(target, nil); err != nil {
+		if _, err := sink.ParseOptions(target, nil); err != nil {
 			return nil, err
 		}
 		s := &logSink{store: stores[target.Host], place: encode.ObjectName, alter: func(text []byte) []byte { return text }}

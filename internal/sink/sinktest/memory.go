@@ -48,28 +48,30 @@ type memoryRow struct {
 	deleted bool
 }
 
+var memoryOptions = []sink.Option{
+	{Name: "metadata", Type: sink.Bool{}, Help: "true adds metadata columns"},
+	{Name: "delete", Type: sink.OneOf("hard", "soft"), Help: "soft keeps deleted rows"},
+}
+
 // Driver returns a driver that opens m for every URL. Its options are metadata=true and
 // delete=soft.
 func (m *Memory) Driver() sink.Driver {
 	return sink.Driver{
 		Name: "memory", Title: "Memory", Schemes: []string{"memory"}, Example: "memory://name",
 		Summary: "Keeps rows in memory.", Help: "It is gone when the program ends.",
-		Options: []sink.Option{
-			{Name: "metadata", Description: "true adds metadata columns"},
-			{Name: "delete", Description: "soft keeps deleted rows"},
-		},
-		Limits: sink.Limits{Rows: 1000, Bytes: 1 << 20}, KeepsRows: true,
+		Options: memoryOptions,
+		Limits:  sink.Limits{Rows: 1000, Bytes: 1 << 20}, KeepsRows: true,
 		Open: m.open,
 	}
 }
 
 func (m *Memory) open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
-	if err := sink.CheckOptions(target, nil, "metadata", "delete"); err != nil {
+	v, err := sink.ParseOptions(target, memoryOptions)
+	if err != nil {
 		return nil, err
 	}
-	s := &memorySink{m: m, env: env, soft: target.Query().Get("delete") == "soft"}
-	s.metadata = s.soft || target.Query().Get("metadata") == "true"
-	return s, nil
+	soft := v.Text("delete") == "soft"
+	return &memorySink{m: m, env: env, soft: soft, metadata: soft || v.Bool("metadata")}, nil
 }
 
 // Steps returns the number of calls of sinks. With Break, Stall and Repair it makes Memory a

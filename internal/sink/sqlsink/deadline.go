@@ -4,31 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/shopmonkeyus/eds/internal/sink"
 )
-
-// TimeoutOptions describes the query parameters that ParseTimeouts reads.
-var TimeoutOptions = []sink.Option{
-	{Name: "lock_timeout", Default: "30s", Description: "how long to wait for a lock that another session holds before the wait is reported and begins again"},
-	{Name: "statement_timeout", Default: "5m", Description: "how long the server may make no progress with a statement before eds gives up the connection and tries again"},
-}
-
-// Timeouts bound waits for a server.
-type Timeouts struct{ Lock, Statement time.Duration }
-
-// ParseTimeouts reads the options of a destination's URL.
-func ParseTimeouts(query url.Values) (t Timeouts, err error) {
-	if t.Lock, err = sink.DurationOf(query, "lock_timeout", 30*time.Second, time.Second, time.Hour); err != nil {
-		return t, err
-	}
-	t.Statement, err = sink.DurationOf(query, "statement_timeout", 5*time.Minute, time.Second, time.Hour)
-	return t, err
-}
 
 // SilentError says that a server made no progress with a call in time. The outcome of the call is
 // unknown, and its session is unusable.
@@ -70,10 +49,10 @@ const (
 	maxExtensions      = 72 // its progress is unknown
 )
 
-// Await returns the context of a call. The context ends if the server makes no progress for limit. A
-// server that builds an index or moves many rows sends nothing meanwhile: if working is not nil, it
-// asks, over another session, whether the server is still working on the call, and if so the call
-// gets an extension. The caller must call End.
+// Await returns the context of a call. The context ends if the server makes no progress for limit.
+// A server that builds an index or moves many rows sends nothing meanwhile: if working is not nil,
+// it asks, over another session, whether the server is still working on the call, and if so the
+// call gets an extension. The caller must call End.
 func Await(ctx context.Context, limit time.Duration, working func(ctx context.Context) Work) (context.Context, *Deadline) {
 	d := &Deadline{limit: limit, working: working, since: time.Now()}
 	ctx, d.cancel = context.WithCancelCause(ctx)
@@ -174,8 +153,8 @@ func (d *Deadline) remaining() (left time.Duration, extensions int) {
 	return max(0, d.limit-time.Since(d.since)), d.extensions
 }
 
-// CallError returns the error of a call whose context came from Await: a *SilentError if the deadline
-// ended the call, else err.
+// CallError returns the error of a call whose context came from Await: a *SilentError if the
+// deadline ended the call, else err.
 func CallError(ctx context.Context, err error) error {
 	if silent := new(SilentError); err != nil && errors.As(context.Cause(ctx), &silent) {
 		return silent

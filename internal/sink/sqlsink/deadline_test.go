@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
@@ -82,7 +83,7 @@ func TestAwait(t *testing.T) {
 	}
 }
 
-func TestParseTimeouts(t *testing.T) {
+func TestReadTimeouts(t *testing.T) {
 	for text, want := range map[string]sqlsink.Timeouts{
 		"":                                     {Lock: 30 * time.Second, Statement: 5 * time.Minute},
 		"lock_timeout=1s&statement_timeout=1h": {Lock: time.Second, Statement: time.Hour},
@@ -92,11 +93,11 @@ func TestParseTimeouts(t *testing.T) {
 		"statement_timeout=2h":                 {},
 		"statement_timeout=never":              {},
 	} {
-		query, err := url.ParseQuery(text)
-		if err != nil {
-			t.Fatal(err)
+		v, err := sink.ParseOptions(&url.URL{RawQuery: text}, sqlsink.TimeoutOptions)
+		got := sqlsink.Timeouts{}
+		if err == nil {
+			got = sqlsink.ReadTimeouts(v)
 		}
-		got, err := sqlsink.ParseTimeouts(query)
 		if refused := want == (sqlsink.Timeouts{}); (err != nil) != refused || err == nil && got != want {
 			t.Errorf("%s: %+v, error %v", text, got, err)
 		}

@@ -2,44 +2,59 @@ package sqlsink
 
 import (
 	"errors"
-	"net/url"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Options are the choices that every SQL destination offers in its URL.
+// Options are the options that every SQL destination has in its URL.
 type Options struct {
 	Metadata   bool // metadata=true
 	SoftDelete bool // delete=soft; implies Metadata
-	// LockTimeout is how long a change of a table that does not get its locks is tried again.
+	// LockTimeout is how long eds retries a change of a table that does not get its locks.
 	LockTimeout time.Duration
 }
 
-// URLOptions describes the query parameters that ParseOptions reads.
-var URLOptions = []sink.Option{
-	{Name: "metadata", Default: "false", Description: "true adds the columns _eds_op, _eds_version and _eds_synced_at to every table, and writes a row only where its version is newer"},
-	{Name: "delete", Default: "hard", Description: "soft marks a deleted row in the column _eds_deleted instead of removing it; implies metadata=true"},
+// RowOptions declares the options that ReadOptions reads.
+var RowOptions = []sink.Option{
+	{
+		Name: "metadata", Type: sink.Bool{}, Default: "false",
+		Help: "`true` adds the columns `_eds_op`, `_eds_version` and `_eds_synced_at` to every table, " +
+			"and writes a row only if its version is not older",
+	},
+	{
+		Name: "delete", Type: sink.OneOf("hard", "soft"), Default: "hard",
+		Help: "`soft` marks a deleted row in the column `_eds_deleted` instead of removing it; implies `metadata=true`",
+	},
 }
 
-// ParseOptions reads the options of a destination's URL. It leaves other
-// parameters to the driver.
-func ParseOptions(query url.Values) (Options, error) {
-	var o Options
-	var err error
-	if o.Metadata, err = sink.BoolOf(query, "metadata", false); err != nil {
-		return o, fault.Mark(fault.Fatal, err)
+// ReadOptions returns the options that RowOptions declares.
+func ReadOptions(v sink.Values) (Options, error) {
+	o := Options{Metadata: v.Bool("metadata"), SoftDelete: v.Text("delete") == "soft"}
+	if o.SoftDelete && v.Given("metadata") && !o.Metadata {
+		return o, fault.Mark(fault.Fatal, errors.New("option delete=soft needs the metadata columns; leave metadata=false out"))
 	}
-	kind, err := sink.ChoiceOf(query, "delete", "hard", "soft")
-	if err != nil {
-		return o, fault.Mark(fault.Fatal, err)
-	}
-	if kind == "soft" {
-		if query.Get("metadata") != "" && !o.Metadata {
-			return o, fault.Mark(fault.Fatal, errors.New("option delete=soft needs the metadata columns; leave metadata=false out"))
-		}
-		o.SoftDelete, o.Metadata = true, true
-	}
+	o.Metadata = o.Metadata || o.SoftDelete
 	return o, nil
+}
+
+// Timeouts bound waits for a server.
+type Timeouts struct{ Lock, Statement time.Duration }
+
+// TimeoutOptions declares the options that ReadTimeouts reads.
+var TimeoutOptions = []sink.Option{
+	{
+		Name: "lock_timeout", Type: sink.Duration{Min: time.Second, Max: time.Hour}, Default: "30s",
+		Help: "how long a statement waits for a lock that another session holds, before eds reports the wait and retries",
+	},
+	{
+		Name: "statement_timeout", Type: sink.Duration{Min: time.Second, Max: time.Hour}, Default: "5m",
+		Help: "how long the server may make no progress with a statement before eds gives up the connection and retries",
+	},
+}
+
+// ReadTimeouts returns the options that TimeoutOptions declares.
+func ReadTimeouts(v sink.Values) Timeouts {
+	return Timeouts{Lock: v.Duration("lock_timeout"), Statement: v.Duration("statement_timeout")}
 }

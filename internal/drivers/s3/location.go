@@ -7,30 +7,34 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// place is where a URL says that objects go.
-type place struct {
+// location is the place of objects that a URL names.
+type location struct {
 	bucket string
 	prefix string // without slashes at its ends
 	// endpoint is the URL of the store; "" at AWS, which has one for each region.
 	endpoint string
-	region   string // "" where nobody has named one
+	region   string // "" if the URL names none
 	aws      bool
 }
 
-// maxPrefix bounds the prefix, so that default names of objects fit behind it
-// into the 1024 bytes that S3 allows.
+// maxPrefix bounds the prefix: prefix and default name of an object fit into the 1024 bytes
+// that S3 allows.
 const maxPrefix = 600
 
-// providers are the domains whose hosts are stores: no bucket is called so.
-var providers = []string{"amazonaws.com", "amazonaws.com.cn", "googleapis.com", "r2.cloudflarestorage.com", "digitaloceanspaces.com", "backblazeb2.com", "wasabisys.com"}
+// providers are the domains whose hosts are stores, not buckets.
+var providers = []string{
+	"amazonaws.com", "amazonaws.com.cn", "googleapis.com", "r2.cloudflarestorage.com", "digitaloceanspaces.com", "backblazeb2.com",
+	"wasabisys.com",
+}
 
 var (
-	// awsHost are the addresses of S3 itself, with or without a bucket in front.
+	// awsHost matches the addresses of S3 itself, with or without a bucket in front.
 	awsHost    = regexp.MustCompile(`^(?:(.+)\.)?s3(?:[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-[0-9]))?\.amazonaws\.com(?:\.cn)?$`)
 	bucketName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{1,220}[a-zA-Z0-9]$`)
 	regionName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9-]{0,62}$`)
@@ -38,7 +42,7 @@ var (
 
 func validBucket(name string) bool { return bucketName.MatchString(name) }
 
-// isStore reports whether a URL's host is the address of a store, and no bucket.
+// isStore reports whether a URL's host is the address of a store, not a bucket.
 func isStore(host string) bool {
 	name := strings.ToLower(host)
 	if strings.Contains(name, ":") || local(name) {
@@ -61,13 +65,14 @@ func local(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
 }
 
-// parsePlace reads where objects go. Its errors hold nothing secret.
-func parsePlace(target *url.URL) (place, error) {
+// parseLocation reads the location. Its errors hold nothing secret.
+func parseLocation(target *url.URL) (location, error) {
 	query := target.Query()
-	p := place{region: query.Get("region"), aws: true}
+	p := location{region: query.Get("region"), aws: true}
 	switch {
 	case target.User != nil:
-		return p, errors.New("the s3 url has a user; put keys into access-key-id= and secret-access-key=, or leave them to the AWS SDK's own chain")
+		return p, errors.New("the s3 url has a user; put keys into access-key-id= and secret-access-key=, " +
+			"or leave them to the AWS SDK's own chain")
 	case target.Opaque != "" || target.Fragment != "" || target.Host == "":
 		return p, errors.New("the s3 url should read s3://bucket/prefix or s3://host:port/bucket/prefix; write # as %23")
 	case p.region != "" && !regionName.MatchString(p.region):
@@ -93,41 +98,44 @@ func parsePlace(target *url.URL) (place, error) {
 		}
 	}
 	if !validBucket(p.bucket) {
-		return p, errors.New("the s3 url names no bucket, whose name would have 3 to 222 letters, digits, dots, dashes and underscores; it should read s3://bucket/prefix or s3://host:port/bucket/prefix")
+		return p, errors.New("the s3 url names no bucket, whose name has 3 to 222 letters, digits, dots, dashes and underscores; " +
+			"it should read s3://bucket/prefix or s3://host:port/bucket/prefix")
 	}
 	var err error
 	if p.prefix, err = cleanPrefix(path); err != nil {
 		return p, fmt.Errorf("the s3 url's prefix: %w", err)
 	}
 	if endpoint == "" {
-		if query.Has("tls") {
+		if query.Get("tls") != "" {
 			return p, errors.New("option tls is for stores that are not AWS; leave it out")
 		}
 		return p, nil
 	}
 	p.endpoint, err = endpointURL(endpoint, query)
 	p.aws = strings.HasSuffix(p.endpoint, ".amazonaws.com") || strings.HasSuffix(p.endpoint, ".amazonaws.com.cn")
-	if p.region == "" && (strings.HasSuffix(p.endpoint, ".googleapis.com") || strings.HasSuffix(p.endpoint, ".r2.cloudflarestorage.com")) {
+	regionless := strings.HasSuffix(p.endpoint, ".googleapis.com") || strings.HasSuffix(p.endpoint, ".r2.cloudflarestorage.com")
+	if p.region == "" && regionless {
 		p.region = "auto"
 	}
 	return p, err
 }
 
 // identity returns the bucket and the prefix, and the store if it is not AWS. Names of
-// buckets are unique among all regions of AWS, but for China's and the government's.
+// buckets are unique among all regions of AWS, except China's and the government's.
 func identity(target *url.URL) string {
-	p, err := parsePlace(target)
+	p, err := parseLocation(target)
 	if err != nil {
 		return sink.JoinIdentity("s3", strings.ToLower(target.Host), target.Path, nil)
 	}
 	named := make(url.Values)
 	if !p.aws {
-		u, _ := url.Parse(p.endpoint) // parsePlace has made it
+		u, _ := url.Parse(p.endpoint) // parseLocation has made it
 		named.Set("endpoint", sink.HostIdentity(u.Hostname(), u.Port(), map[string]string{"https": "443", "http": "80"}[u.Scheme]))
 		return sink.JoinIdentity("s3", p.bucket, p.prefix, named)
 	}
 	switch {
-	case strings.HasPrefix(p.region, "cn-"), strings.HasSuffix(p.endpoint, ".cn"), strings.HasSuffix(strings.ToLower(target.Hostname()), ".amazonaws.com.cn"):
+	case strings.HasPrefix(p.region, "cn-"), strings.HasSuffix(p.endpoint, ".cn"),
+		strings.HasSuffix(strings.ToLower(target.Hostname()), ".amazonaws.com.cn"):
 		named.Set("partition", "aws-cn")
 	case strings.HasPrefix(p.region, "us-gov-"):
 		named.Set("partition", "aws-us-gov")
@@ -135,14 +143,14 @@ func identity(target *url.URL) string {
 	return sink.JoinIdentity("s3", strings.ToLower(p.bucket), p.prefix, named)
 }
 
-// cleanPrefix takes the slashes off both ends of a prefix.
+// cleanPrefix removes the slashes at both ends of a prefix.
 func cleanPrefix(prefix string) (string, error) {
 	prefix = strings.Trim(prefix, "/")
 	if len(prefix) > maxPrefix {
-		return "", fmt.Errorf("it has %d bytes; %d leave room for names of objects", len(prefix), maxPrefix)
+		return "", fmt.Errorf("it has %d bytes; at most %d fit beside names of objects", len(prefix), maxPrefix)
 	}
 	if strings.ContainsFunc(prefix, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\uFFFD' }) {
-		return "", errors.New("it holds a control character, or what is no text")
+		return "", errors.New("it holds a control character, or bytes that are not text")
 	}
 	for element := range strings.SplitSeq(prefix, "/") {
 		if element == "." || element == ".." || element == "" && prefix != "" {
@@ -152,18 +160,14 @@ func cleanPrefix(prefix string) (string, error) {
 	return prefix, nil
 }
 
-// endpointURL makes a URL of the address of a store.
+// endpointURL returns the URL of a store at an address.
 func endpointURL(address string, query url.Values) (string, error) {
 	malformed := errors.New("option endpoint should be a host like storage.googleapis.com, or a URL like https://minio.example.com:9000")
 	plain := ""
-	if query.Has("tls") {
-		switch query.Get("tls") {
-		case "true":
+	if text := query.Get("tls"); text != "" {
+		plain = "http"
+		if encrypted, err := strconv.ParseBool(text); err == nil && encrypted {
 			plain = "https"
-		case "false":
-			plain = "http"
-		default:
-			return "", errors.New("option tls should be true or false")
 		}
 	}
 	scheme := plain
@@ -174,7 +178,8 @@ func endpointURL(address string, query url.Values) (string, error) {
 		scheme, address = before, after
 	}
 	u, err := url.Parse("//" + strings.TrimRight(address, "/"))
-	if err != nil || u.Hostname() == "" || u.Path != "" || u.RawQuery != "" || u.User != nil || u.Fragment != "" || strings.ContainsAny(u.Hostname(), " \t\x00,;'\"") {
+	if err != nil || u.Hostname() == "" || u.Path != "" || u.RawQuery != "" || u.User != nil || u.Fragment != "" ||
+		strings.ContainsAny(u.Hostname(), " \t\x00,;'\"") {
 		return "", malformed
 	}
 	switch {

@@ -1,0 +1,88 @@
+package drivers_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/shopmonkeyus/eds/internal/drivers"
+	"github.com/shopmonkeyus/eds/internal/sink"
+)
+
+var update = flag.Bool("update", false, "write the tables of options into docs/drivers")
+
+// optionTables matches the tables of options in a page, with the names of the drivers that have
+// them.
+var optionTables = regexp.MustCompile(`(?s)(<!-- options of ([a-z0-9 -]+); written by: go test ./internal/drivers -run Docs -update -->\n)(.*?)(<!-- end of options -->)`)
+
+// optionTable returns the table of the options of the named drivers. An option that several
+// have is listed once.
+func optionTable(t *testing.T, names []string) string {
+	var b strings.Builder
+	b.WriteString("\n| option | default | meaning |\n|---|---|---|\n")
+	seen := make(map[string]bool)
+	for _, name := range names {
+		d, err := drivers.Find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range sink.Listed(d.Options) {
+			if seen[o.Name] {
+				continue
+			}
+			seen[o.Name] = true
+			value := o.DefaultNote
+			if value == "" && o.Default != "" {
+				value = "`" + o.Default + "`"
+			}
+			if value != "" {
+				value += " "
+			}
+			fmt.Fprintf(&b, "| `%s` | %s| %s |\n", o.Name, value, strings.ReplaceAll(o.Help, "|", `\|`))
+		}
+	}
+	return b.String() + "\n"
+}
+
+func TestDocs_ListTheOptions(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/drivers/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := make(map[string]bool)
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := optionTables.ReplaceAllStringFunc(string(text), func(table string) string {
+			parts := optionTables.FindStringSubmatch(table)
+			names := strings.Fields(parts[2])
+			for _, name := range names {
+				listed[name] = true
+			}
+			return parts[1] + optionTable(t, names) + parts[4]
+		})
+		if want == string(text) {
+			continue
+		}
+		if !*update {
+			t.Errorf("%s (-want +got):\n%s", page, cmp.Diff(want, string(text)))
+			continue
+		}
+		if err := os.WriteFile(page, []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range drivers.All() {
+		if !listed[d.Name] {
+			t.Errorf("no page of docs/drivers lists the options of %s", d.Name)
+		}
+	}
+}
