@@ -208,7 +208,7 @@ func (d *dialect) dial(ctx context.Context) (*mssql.Conn, net.Conn, error) {
 		return nil, nil, d.explainConnect(errors.Join(w.unverified, err))
 	}
 	if err := w.conn.SetDeadline(time.Time{}); err != nil {
-		return nil, nil, errors.Join(&connectionError{err}, conn.Close())
+		return nil, nil, errors.Join(&sqlsink.ConnectionError{Err: err}, conn.Close())
 	}
 	return conn.(*mssql.Conn), w.conn, nil
 }
@@ -230,7 +230,7 @@ func (d *dialect) explainConnect(err error) error {
 	where := d.where()
 	e := mssql.Error{}
 	if !errors.As(err, &e) {
-		return &connectionError{d.explainNetwork(where, err)}
+		return &sqlsink.ConnectionError{Err: d.explainNetwork(where, err)}
 	}
 	s := newServerError("connect to "+where, e)
 	user, database := d.config.User, d.config.Database
@@ -248,7 +248,7 @@ func (d *dialect) explainConnect(err error) error {
 	case 40615, 47073:
 		s.what = fmt.Sprintf("the firewall of %s does not let this address in; add a rule for it", where)
 	}
-	return &connectionError{s}
+	return &sqlsink.ConnectionError{Err: s}
 }
 
 // explainNetwork describes an error of a connection on which the server sent nothing.
