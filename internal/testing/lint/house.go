@@ -101,6 +101,7 @@ func House() []Rule {
 		// Programs and packages beside the program.
 		{Package: "testing/lint", Only: none},
 		{Package: "testing/lint/cross", Only: none},
+		{Package: "testing/lint/sample", Only: []string{"testing/lint"}},
 		{Package: "testing/peers/..."},
 		{Package: "testing/golden", Only: none},
 	}
