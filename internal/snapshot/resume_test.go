@@ -206,7 +206,7 @@ func TestImport_LoadsAgainWhatTheDestinationHasLost(t *testing.T) {
 				t.Errorf("a file was downloaded %d times, not %d", n, loads)
 			}
 			if loads == 3 && losses == 0 && err != nil {
-				if want := "1 of 3 tables were not imported: order: put the table in place: what was loaded is lost"; err.Error() != want {
+				if want := "1 of 3 tables were not imported: order: put the table in place: the loaded rows are lost"; err.Error() != want {
 					t.Errorf("got %v", err)
 				}
 				expect(t, d, map[string][]string{"order": {"old"}, "customer": rows(0, 3)})
