@@ -6,7 +6,7 @@ COUNT ?= 3
 SEED ?= 1
 FOR ?= 2m
 
-.PHONY: help build demo test torture test-nats test-dialects test-lake test-outages race bench fuzz lint golden release image chart cross
+.PHONY: help build demo test torture test-nats test-dialects test-lake test-outages race bench fuzz lint sample golden release image chart cross
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -49,16 +49,17 @@ bench: ## run all benchmarks: those of the whole program against real servers, t
 fuzz: ## run every fuzz target for FUZZTIME (5m)
 	FUZZTIME=$(FUZZTIME) ./test/fuzz
 
-lint: ## check format, vet, static analysis, modules, the rules of the code's structure, and every platform
+lint: ## check format, vet, static analysis, dead code, modules, structure, prose, and every platform
 	@unformatted=$$(go tool gofumpt -l .) && if [ -n "$$unformatted" ]; then echo "gofumpt these files:"; echo "$$unformatted"; exit 1; fi
 	GOFLAGS="$$(./test/goflags) -race" go vet ./... # the tests have compiled everything like this already
 	GOFLAGS="$$(./test/goflags) -race" go vet -tags 'grammar outage' ./internal/drivers/... # make test does not run these
 	GOFLAGS="$$(./test/goflags) -race" "$$(go tool -n staticcheck)" ./...
+	@dead=$$(go tool deadcode -test -tags 'grammar outage' ./...) && if [ -n "$$dead" ]; then echo "$$dead"; exit 1; fi
 	go mod tidy -diff
 	go test ./internal/testing/lint
 	@$(MAKE) --no-print-directory cross
 
-golden: ## write the golden files anew; look at the difference before you commit it
+golden: ## rewrite the golden files; read the difference before you commit it
 	EDS_UPDATE_GOLDEN=1 ./test/run -count 1 $$(grep -rl --include='*_test.go' golden.Compare . | xargs -n 1 dirname | sort -u)
 
 release: ## try a release of every platform: archives, packages, signatures, bills of materials, in dist
@@ -70,5 +71,8 @@ image: ## build the image without a container engine, check that it works, leave
 chart: ## check the Helm chart
 	./packaging/chart
 
-cross: ## check that the program can be compiled for every platform of releases, without making any code
+sample: ## print 100 doc comments and 50 sentences of the documents, by SEED, for a reader
+	@go run ./internal/testing/lint/sample -seed $(SEED)
+
+cross: ## check that the program compiles for every platform of releases, without generating code
 	go run ./internal/testing/lint/cross .

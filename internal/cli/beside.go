@@ -129,7 +129,10 @@ func (b *beside) await(ctx context.Context, do func() error) error {
 // server is starting.
 func noAnswer(dataDir string, err error) error {
 	if errors.Is(err, control.ErrNoServer) && supervisor.Running(dataDir) {
-		return fmt.Errorf("the server with the data directory %s is starting, or restarts after a crash; see its log, and try again in a moment", dataDir)
+		return fmt.Errorf(
+			"the server with the data directory %s is starting, or restarts after a crash; see its log, and try again in a moment",
+			dataDir,
+		)
 	}
 	return err
 }
@@ -164,8 +167,10 @@ func (b *beside) refuseOptions() error {
 		{"no-cleanup", "the server removes files that it has loaded", b.o.NoCleanup},
 	} {
 		if option.given {
-			return usagef("--%s cannot be used while a server (pid %d) runs with the data directory %s: %s; leave it out, or stop the server first",
-				option.name, b.running.PID, b.s.common.DataDir, option.why)
+			return usagef(
+				"--%s cannot be used while a server (pid %d) runs with the data directory %s: %s; leave it out, or stop the server first",
+				option.name, b.running.PID, b.s.common.DataDir, option.why,
+			)
 		}
 	}
 	return nil

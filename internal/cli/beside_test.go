@@ -41,7 +41,10 @@ func (o *operated) WatchImport(_ context.Context, id string, observe func(snapsh
 	if id != "7" && id != o.id {
 		return snapshot.Report{}, errors.New("this server knows no import")
 	}
-	observe(snapshot.Progress{Table: "order", Phase: snapshot.Done, Rows: 5}, snapshot.Totals{Tables: 1, Done: 1, Rows: 5, Bytes: 2048, TotalBytes: 2048})
+	observe(
+		snapshot.Progress{Table: "order", Phase: snapshot.Done, Rows: 5},
+		snapshot.Totals{Tables: 1, Done: 1, Rows: 5, Bytes: 2048, TotalBytes: 2048},
+	)
 	return o.outcome, o.failure
 }
 
@@ -94,12 +97,20 @@ func start(t *testing.T, dataDir string, h control.Handler) (stop func()) {
 
 func TestImport_AsksTheRunningServer(t *testing.T) {
 	o := &operated{
-		report:  server.Report{PID: 7, Destination: "postgres://h/db"},
-		outcome: snapshot.Report{Tables: []snapshot.TableReport{{Table: "order", Rows: 5, Files: 1, Bytes: 2048}}, Rows: 5, Elapsed: time.Second},
+		report: server.Report{PID: 7, Destination: "postgres://h/db"},
+		outcome: snapshot.Report{
+			Tables: []snapshot.TableReport{{Table: "order", Rows: 5, Files: 1, Bytes: 2048}}, Rows: 5, Elapsed: time.Second,
+		},
 	}
 	dir := operate(t, o)
-	stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--no-confirm", "--only", "order,part", "--companyIds", "c", "--no-delete", "--allow-empty", "--strict", "--single", "--timeOffset", "2026-11-01T00:00:00Z")
-	want := snapshot.Options{Only: []string{"order", "part"}, CompanyIDs: []string{"c"}, TimeOffset: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), NoDelete: true, AllowEmpty: true, Strict: true, Parallel: 1}
+	stdout, stderr, code := eds(
+		t, nil, "import", "--data-dir", dir, "--no-confirm", "--only", "order,part", "--companyIds", "c", "--no-delete",
+		"--allow-empty", "--strict", "--single", "--timeOffset", "2026-11-01T00:00:00Z",
+	)
+	want := snapshot.Options{
+		Only: []string{"order", "part"}, CompanyIDs: []string{"c"}, TimeOffset: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC),
+		NoDelete: true, AllowEmpty: true, Strict: true, Parallel: 1,
+	}
 	if diff := cmp.Diff(want, o.options); diff != "" || o.identity != "" {
 		t.Errorf("destination %q: %s", o.identity, diff)
 	}
@@ -114,7 +125,8 @@ func TestImport_AsksTheRunningServer(t *testing.T) {
 	if diff := cmp.Diff(stdout, again); diff != "" || code != 0 {
 		t.Errorf("exit code %d: %s", code, diff)
 	}
-	if stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--cancel", "7"); code != 0 || o.canceled != "7" || !strings.Contains(stdout, "Import 7 is canceled.") {
+	if stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--cancel", "7"); code != 0 || o.canceled != "7" ||
+		!strings.Contains(stdout, "Import 7 is canceled.") {
 		t.Errorf("exit code %d, canceled %q\n%s%s", code, o.canceled, stdout, stderr)
 	}
 }
@@ -132,7 +144,10 @@ func (c *crashing) WatchImport(ctx context.Context, _ string, _ func(snapshot.Pr
 }
 
 func TestImport_GoesOnWatchingAServerThatHasCrashed(t *testing.T) {
-	o := &operated{report: server.Report{PID: 7}, outcome: snapshot.Report{Tables: []snapshot.TableReport{{Table: "order", Rows: 5}}, Rows: 5}}
+	o := &operated{
+		report:  server.Report{PID: 7},
+		outcome: snapshot.Report{Tables: []snapshot.TableReport{{Table: "order", Rows: 5}}, Rows: 5},
+	}
 	crashes := &crashing{o, make(chan struct{})}
 	dir := t.TempDir()
 	stop := start(t, dir, crashes)
@@ -163,7 +178,12 @@ func (a *aborting) RequestImport(id, identity string, o snapshot.Options) error 
 }
 
 func TestImport_AsksAgainForTheSameImport(t *testing.T) {
-	a := &aborting{operated: &operated{report: server.Report{PID: 7}, outcome: snapshot.Report{Tables: []snapshot.TableReport{{Table: "order", Rows: 5}}, Rows: 5}}}
+	a := &aborting{
+		operated: &operated{
+			report:  server.Report{PID: 7},
+			outcome: snapshot.Report{Tables: []snapshot.TableReport{{Table: "order", Rows: 5}}, Rows: 5},
+		},
+	}
 	dir := t.TempDir()
 	defer start(t, dir, a)()
 	stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--no-confirm")
@@ -236,7 +256,8 @@ func TestImport_BesideAServerAsksFirst(t *testing.T) {
 
 func TestImport_WatchesOnlyARunningServer(t *testing.T) {
 	for _, flag := range []string{"--watch", "--cancel"} {
-		if _, stderr, code := eds(t, nil, "import", "--data-dir", t.TempDir(), flag, "7"); code != 1 || !strings.Contains(stderr, "no server answers with the data directory") {
+		if _, stderr, code := eds(t, nil, "import", "--data-dir", t.TempDir(), flag, "7"); code != 1 ||
+			!strings.Contains(stderr, "no server answers with the data directory") {
 			t.Errorf("%s: exit code %d\n%s", flag, code, stderr)
 		}
 	}
@@ -265,15 +286,24 @@ func TestAcceptGap(t *testing.T) {
 
 func TestStatus_BeginsWithTablesThatAreNotComplete(t *testing.T) {
 	hour := time.Now().Add(-time.Hour)
-	gap := telemetry.TableState{State: "incomplete", Cause: "gap", Reason: "messages 5 to 9 are gone", Since: hour, Command: "eds import --only order", Gap: "8f5b3f"}
+	gap := telemetry.TableState{
+		State: "incomplete", Cause: "gap", Reason: "messages 5 to 9 are gone", Since: hour,
+		Command: "eds import --only order", Gap: "8f5b3f",
+	}
 	accepted := gap
 	accepted.Accepted, accepted.Gap = true, "aaaaaa"
-	o := &operated{report: server.Report{Health: telemetry.Report{Status: telemetry.OK}, State: "running", Tables: map[string]server.TableReport{
-		"order":   {TableState: gap, Inserts: 3, LastApplied: hour},
-		"part":    {TableState: accepted},
-		"user":    {TableState: telemetry.TableState{State: "behind", Cause: "importing", Reason: "an import is putting it in place", Since: hour}},
-		"invoice": {TableState: telemetry.TableState{State: "ok"}},
-	}}}
+	o := &operated{
+		report: server.Report{Health: telemetry.Report{Status: telemetry.OK}, State: "running", Tables: map[string]server.TableReport{
+			"order": {TableState: gap, Inserts: 3, LastApplied: hour},
+			"part":  {TableState: accepted},
+			"user": {
+				TableState: telemetry.TableState{
+					State: "behind", Cause: "importing", Reason: "an import is putting it in place", Since: hour,
+				},
+			},
+			"invoice": {TableState: telemetry.TableState{State: "ok"}},
+		}},
+	}
 	stdout, stderr, code := eds(t, nil, "status", "--data-dir", operate(t, o))
 	want := `table  state                 since       reason                            command
 order  incomplete            1h0m0s ago  messages 5 to 9 are gone          eds import --only order

@@ -252,7 +252,9 @@ See the destinations:            eds server help`,
 	}
 	root.SetFlagErrorFunc(flagError)
 	common := config.BindCommon(root.PersistentFlags())
-	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { _ = newManual(p, out(cmd)).describe(cmd) }) // a closed output is no error here
+	root.SetHelpFunc(
+		func(cmd *cobra.Command, _ []string) { _ = newManual(p, out(cmd)).describe(cmd) },
+	) // a closed output is no error here
 	root.SetHelpCommand(newHelp(p))
 	root.AddGroup(groups()...)
 	root.AddCommand(in(groupStart, newEnroll(p, common), newImport(p, common), newServer(p, common))...)

@@ -67,7 +67,8 @@ func eds(t *testing.T, env map[string]string, args ...string) (stdout, stderr st
 
 func TestVersionIsAloneOnItsLine(t *testing.T) {
 	out, _, code := eds(t, nil, "version")
-	if code != 0 || strings.Count(out, "\n") != 1 || strings.ContainsAny(strings.TrimSuffix(out, "\n"), " v\n") && !strings.Contains(out, "dev") {
+	if code != 0 || strings.Count(out, "\n") != 1 ||
+		strings.ContainsAny(strings.TrimSuffix(out, "\n"), " v\n") && !strings.Contains(out, "dev") {
 		t.Errorf("exit code %d, %q", code, out)
 	}
 }
@@ -160,14 +161,16 @@ func TestEnrollKeepsTheKeyForItsOwnerAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, stderr, exit := eds(t, nil, "enroll", "--data-dir", dir, "--api-url", h.APIURL(), code); exit != 0 || !strings.Contains(out, "Enrolled as server ") {
+	if out, stderr, exit := eds(t, nil, "enroll", "--data-dir", dir, "--api-url", h.APIURL(), code); exit != 0 ||
+		!strings.Contains(out, "Enrolled as server ") {
 		t.Fatalf("exit code %d\n%s%s", exit, out, stderr)
 	}
 	info, err := os.Stat(filepath.Join(dir, "config.toml"))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("config.toml: %v, %v", info.Mode(), err)
 	}
-	if _, stderr, exit := eds(t, nil, "enroll", "--data-dir", dir, "--api-url", h.APIURL(), code); exit != 1 || !strings.Contains(stderr, "the code is unknown, or was used already") {
+	if _, stderr, exit := eds(t, nil, "enroll", "--data-dir", dir, "--api-url", h.APIURL(), code); exit != 1 ||
+		!strings.Contains(stderr, "the code is unknown, or was used already") {
 		t.Errorf("a second time: exit code %d\n%s", exit, stderr)
 	}
 	out, stderr, exit := eds(t, nil, "import", "--data-dir", dir, "--url", "file://"+t.TempDir(), "--validate-only")
@@ -193,7 +196,8 @@ func TestEnroll_KeepsTheCodeIfTheKeyCannotBeKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	nowhere := nowhere(t)
-	if _, stderr, exit := eds(t, nil, "enroll", "--data-dir", nowhere, "--api-url", h.APIURL(), code); exit != 1 || !strings.Contains(stderr, "no code was used: check that this user may write to "+nowhere) {
+	if _, stderr, exit := eds(t, nil, "enroll", "--data-dir", nowhere, "--api-url", h.APIURL(), code); exit != 1 ||
+		!strings.Contains(stderr, "no code was used: check that this user may write to "+nowhere) {
 		t.Errorf("exit code %d\n%s", exit, stderr)
 	}
 	if _, stderr, exit := eds(t, nil, "enroll", "--data-dir", t.TempDir(), "--api-url", h.APIURL(), code); exit != 0 {
@@ -316,7 +320,10 @@ func TestImport_TellsTablesThatTheExportLacks(t *testing.T) {
 	h, dir := startHQ(t), t.TempDir()
 	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	files := filepath.Join(dir, "files")
-	args := []string{"import", "--data-dir", filepath.Join(dir, "data"), "--url", "file://" + filepath.Join(dir, "changes"), "--no-confirm"}
+	args := []string{
+		"import", "--data-dir", filepath.Join(dir, "data"), "--url", "file://" + filepath.Join(dir, "changes"),
+		"--no-confirm",
+	}
 	if _, stderr, code := eds(t, env, append(args, "--download-dir", files)...); code != 0 {
 		t.Fatalf("exit code %d\n%s", code, stderr)
 	}
@@ -330,12 +337,14 @@ func TestImport_TellsTablesThatTheExportLacks(t *testing.T) {
 		}
 	}
 	out, stderr, code := eds(t, env, append(args, "--dir", files, "--dry-run")...)
-	if code != 0 || !strings.Contains(out, "would load 15 tables into") || !strings.Contains(out, "  order  (not in the export; it stays unchanged)\n") {
+	if code != 0 || !strings.Contains(out, "would load 15 tables into") ||
+		!strings.Contains(out, "  order  (not in the export; it stays unchanged)\n") {
 		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
 	out, stderr, code = eds(t, env, append(args, "--dir", files)...)
 	row := regexp.MustCompile(`(?m)^ +order +0 +0 +0 +not in the export$`)
-	if code != 0 || !row.MatchString(out) || !strings.Contains(out, " rows of 15 tables in ") || !strings.Contains(out, "1 table is not in the export; it stays unchanged.") {
+	if code != 0 || !row.MatchString(out) || !strings.Contains(out, " rows of 15 tables in ") ||
+		!strings.Contains(out, "1 table is not in the export; it stays unchanged.") {
 		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
 }
@@ -393,7 +402,8 @@ func TestFlagsOfEveryCommandMayStandBeforeIt(t *testing.T) {
 			t.Errorf("eds %v: exit code %d\n%s%s", args, code, out, stderr)
 		}
 	}
-	if _, stderr, code := eds(t, nil, "-d", filepath.Join(dir, "server"), "server"); code != 3 || !strings.Contains(stderr, "eds enroll --data-dir "+filepath.Join(dir, "server")+" CODE") {
+	if _, stderr, code := eds(t, nil, "-d", filepath.Join(dir, "server"), "server"); code != 3 ||
+		!strings.Contains(stderr, "eds enroll --data-dir "+filepath.Join(dir, "server")+" CODE") {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
 }
@@ -424,7 +434,8 @@ func TestServer_HidesTheFlagsOfTheReferenceServersParent(t *testing.T) {
 		t.Fatalf("the pages are %v, %v", pages, err)
 	}
 	for _, page := range pages {
-		if text, err := os.ReadFile(page); err != nil || strings.Contains(string(text), "wrapper") || strings.Contains(string(text), `log\-file\-sink`) {
+		if text, err := os.ReadFile(page); err != nil || strings.Contains(string(text), "wrapper") ||
+			strings.Contains(string(text), `log\-file\-sink`) {
 			t.Errorf("%s: %v, or it shows a flag of that process", page, err)
 		}
 	}

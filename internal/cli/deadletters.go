@@ -40,7 +40,10 @@ those that you do not need.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newDeadLetterList(p, common), newDeadLetterShow(p, common), newDeadLetterReplay(p, common), newDeadLetterDrop(p, common))
+	cmd.AddCommand(
+		newDeadLetterList(p, common), newDeadLetterShow(p, common), newDeadLetterReplay(p, common),
+		newDeadLetterDrop(p, common),
+	)
 	return cmd
 }
 
@@ -59,7 +62,8 @@ func bindFilter(cmd *cobra.Command) *filterFlags {
 	cmd.Flags().StringVar(&f.filter.Operation, "operation", "", "only INSERT, UPDATE or DELETE")
 	cmd.Flags().StringVar(&f.filter.Stage, "stage", "", "only those rejected at this `stage`: decode, schema, apply or import")
 	cmd.Flags().StringVar(&f.state, "state", "", "only those in this `state`: waiting, unknown or superseded")
-	cmd.Flags().StringVar(&f.since, "since", "", "only those rejected since this `time`, like 2026-01-31T00:00:00Z, or in the last, like 24h")
+	cmd.Flags().
+		StringVar(&f.since, "since", "", "only those rejected since this `time`, like 2026-01-31T00:00:00Z, or in the last, like 24h")
 	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print JSON")
 	return f
 }
@@ -129,7 +133,10 @@ func withQueue(
 	dir := filepath.Join(s.common.DataDir, "dlq")
 	if !state.Exists(s.common.DataDir) {
 		if _, err := os.Stat(dir); err != nil {
-			return fmt.Errorf("open the data directory: %s is not a data directory of eds; choose the server's directory with --data-dir", s.common.DataDir)
+			return fmt.Errorf(
+				"open the data directory: %s is not a data directory of eds; choose the server's directory with --data-dir",
+				s.common.DataDir,
+			)
 		}
 	}
 	q, err := open(dir)
@@ -175,7 +182,10 @@ func (f *filterFlags) check(q *dlq.Queue) error {
 	if len(tables) == 0 {
 		return usagef("--table: there is no entry of table %q, nor of any other", f.filter.Table)
 	}
-	return usagef("--table: there is no entry of table %q; there are entries of %s", f.filter.Table, sink.Names(slices.Sorted(maps.Keys(tables))))
+	return usagef(
+		"--table: there is no entry of table %q; there are entries of %s", f.filter.Table,
+		sink.Names(slices.Sorted(maps.Keys(tables))),
+	)
 }
 
 // entryReport describes an entry in JSON output.
@@ -312,7 +322,10 @@ func printEntries(w io.Writer, all []entryReport, digits int) error {
 	if len(unknown) > 0 {
 		command += " --only " + strings.Join(slices.Sorted(maps.Keys(unknown)), ",")
 	}
-	_, err := fmt.Fprintf(w, "\nFor unknown entries, eds does not know which rows the destination lacks. An import resolves them: %s\n", command)
+	_, err := fmt.Fprintf(
+		w, "\nFor unknown entries, eds does not know which rows the destination lacks. An import resolves them: %s\n",
+		command,
+	)
 	return err
 }
 

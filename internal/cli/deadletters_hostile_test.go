@@ -37,7 +37,12 @@ func TestDeadLetters_PrintNothingThatDeceives(t *testing.T) {
 	const reversed, isolated, line, invisible = "\u202e", "\u2067", "\u2028", "\u200b"
 	w := newDeadLetterWorld(t)
 	long := strings.Repeat("table", 2000)
-	w.letter(dlq.Entry{Table: "order" + reversed, Operation: "UP" + isolated, Stage: "st\x1b[2Jage", Reason: "because" + line + invisible, Payload: []byte("{\"v\":\"" + reversed + "evil\"}")})
+	w.letter(
+		dlq.Entry{
+			Table: "order" + reversed, Operation: "UP" + isolated, Stage: "st\x1b[2Jage",
+			Reason: "because" + line + invisible, Payload: []byte("{\"v\":\"" + reversed + "evil\"}"),
+		},
+	)
 	w.letter(dlq.Entry{Table: long, Operation: long, Stage: "decode", Reason: "because", Payload: []byte("evil\rgood")})
 	w.letter(dlq.Entry{Table: "x;reboot", Operation: "UPDATE", Stage: "decode", Reason: "because", Payload: []byte("$(reboot)")})
 	for _, table := range []string{"order", "line_item"} {
@@ -70,9 +75,18 @@ func TestDeadLetters_PrintNothingThatDeceives(t *testing.T) {
 // an error.
 func TestReplay_OfAnotherDestination(t *testing.T) {
 	w := newDeadLetterWorld(t)
-	w.letter(dlq.Entry{Table: "order", Operation: "UPDATE", Stage: "apply", Reason: "because", Destination: "another", Payload: []byte(update("v1", "1", "x"))})
+	w.letter(
+		dlq.Entry{
+			Table: "order", Operation: "UPDATE", Stage: "apply", Reason: "because", Destination: "another",
+			Payload: []byte(update("v1", "1", "x")),
+		},
+	)
 	id := w.ids()[0]
-	if out, want := w.eds("dlq", "replay", id), fmt.Sprintf("the entry %s belongs to another destination", id); !strings.Contains(out, "exit code 3") || !strings.Contains(out, want) {
+	if out, want := w.eds("dlq", "replay", id), fmt.Sprintf("the entry %s belongs to another destination", id); !strings.Contains(
+		out,
+		"exit code 3",
+	) ||
+		!strings.Contains(out, want) {
 		t.Errorf("named: %q", out)
 	}
 	if out, want := w.eds("dlq", "replay"), "0 applied, 0 rejected again, 0 superseded, 1 of other destinations left\n"; out != want {

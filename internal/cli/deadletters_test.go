@@ -59,7 +59,12 @@ func (w *deadLetterWorld) answer(rw http.ResponseWriter, r *http.Request) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	text := func(version string) json.RawMessage {
-		return json.RawMessage(fmt.Sprintf(`{"table":"order","modelVersion":%q,"primaryKeys":["id"],"properties":{"id":{"type":"string"},"v":{"type":"string"}}}`, version))
+		return json.RawMessage(
+			fmt.Sprintf(
+				`{"table":"order","modelVersion":%q,"primaryKeys":["id"],"properties":{"id":{"type":"string"},"v":{"type":"string"}}}`,
+				version,
+			),
+		)
 	}
 	switch {
 	case r.URL.Path == "/v3/schema":
@@ -104,7 +109,7 @@ func (s *sent) Receive(ctx context.Context) ([]pipeline.Message, error) {
 	return nil, ctx.Err()
 }
 
-func (s *sent) Settle(_ context.Context, upTo cdc.Position) error {
+func (s *sent) Acknowledge(_ context.Context, upTo cdc.Position) error {
 	if upTo.Sequence == s.last {
 		close(s.settled)
 	}
@@ -142,7 +147,10 @@ func (w *deadLetterWorld) stream(payloads ...string) {
 	for _, p := range payloads {
 		w.sent++
 		messages = append(messages, pipeline.Message{
-			Position: cdc.Position{Sequence: w.sent, Stored: int64(w.sent)}, Subject: "dbchange.order.UPDATE.c.l.PUBLIC.x", Data: []byte(p),
+			Position: cdc.Position{
+				Sequence: w.sent,
+				Stored:   int64(w.sent),
+			}, Subject: "dbchange.order.UPDATE.c.l.PUBLIC.x", Data: []byte(p),
 		})
 	}
 	source := &sent{messages: messages, last: w.sent, settled: make(chan struct{})}
@@ -210,7 +218,10 @@ func (w *deadLetterWorld) rows() map[string]string {
 }
 
 func update(version, id, v string) string {
-	return fmt.Sprintf(`{"operation":"UPDATE","id":"e","table":"order","key":[%q],"modelVersion":%q,"after":{"id":%q,"v":%q},"mvccTimestamp":"%d"}`, id, version, id, v, time.Now().UnixNano())
+	return fmt.Sprintf(
+		`{"operation":"UPDATE","id":"e","table":"order","key":[%q],"modelVersion":%q,"after":{"id":%q,"v":%q},"mvccTimestamp":"%d"}`,
+		id, version, id, v, time.Now().UnixNano(),
+	)
 }
 
 func TestReplay_KeepsNewerRows(t *testing.T) {
@@ -233,7 +244,9 @@ func TestReplay_KeepsNewerRows(t *testing.T) {
 // then one that is applied, and replays.
 func TestReplay_KeepsNewerRowsHoweverTheirKeysAreWritten(t *testing.T) {
 	event := func(members, version string) string {
-		return fmt.Sprintf(`{"table":"order","id":"e","modelVersion":%q,"mvccTimestamp":"%d",%s}`, version, time.Now().UnixNano(), members)
+		return fmt.Sprintf(
+			`{"table":"order","id":"e","modelVersion":%q,"mvccTimestamp":"%d",%s}`, version, time.Now().UnixNano(), members,
+		)
 	}
 	old := `"operation":"UPDATE","key":["1"],"after":{"id":"1","v":"old"}`
 	for name, c := range map[string]struct {
@@ -367,7 +380,8 @@ func TestDeadLetters_TellKeysAndStates(t *testing.T) {
 			t.Errorf("there is no %q in\n%s", want, list)
 		}
 	}
-	if out := w.eds("dlq", "list", "--private"); strings.Contains(out, "secret-1") || strings.Contains(out, "[2J") || strings.Count(out, "\n") != strings.Count(list, "\n") {
+	if out := w.eds("dlq", "list", "--private"); strings.Contains(out, "secret-1") || strings.Contains(out, "[2J") ||
+		strings.Count(out, "\n") != strings.Count(list, "\n") {
 		t.Errorf("private:\n%s", out)
 	}
 	if out := w.eds("dlq", "list", "--state", "unknown"); strings.Contains(out, ids[1][:6]) || !strings.Contains(out, ids[2][:6]) {

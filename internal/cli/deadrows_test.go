@@ -34,7 +34,10 @@ func (w *deadLetterWorld) row(file, job string, line int64, payload string) {
 }
 
 func inserted(id, v string) string {
-	return fmt.Sprintf(`{"operation":"INSERT","id":"e","table":"order","key":[%q],"modelVersion":"v1","after":{"id":%q,"v":%q},"mvccTimestamp":"5","imported":true}`, id, id, v)
+	return fmt.Sprintf(
+		`{"operation":"INSERT","id":"e","table":"order","key":[%q],"modelVersion":"v1","after":{"id":%q,"v":%q},"mvccTimestamp":"5","imported":true}`,
+		id, id, v,
+	)
 }
 
 // TestReplay_WritesRowsOfTheLastImport: of two imports of the table, the rows of the last one
@@ -73,7 +76,8 @@ func TestReplay_WritesRowsOfTheLastImport(t *testing.T) {
 		}
 	}
 	list := w.eds("dlq", "list", "--stage", "import")
-	if strings.Count(list, "\n") != 3 || strings.Count(list, "file f.gz, line 4: out of range") != 1 || !strings.Contains(list, "line 6") {
+	if strings.Count(list, "\n") != 3 || strings.Count(list, "file f.gz, line 4: out of range") != 1 ||
+		!strings.Contains(list, "line 6") {
 		t.Errorf("what is left:\n%s", list)
 	}
 	for _, line := range strings.Split(list, "\n") {

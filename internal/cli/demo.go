@@ -238,7 +238,10 @@ func (d *demo) compare(ctx context.Context, dir *state.Dir, e hq.Enrolment) erro
 	defer destination.Close(ctx)
 	reader := destination.Reader
 	if reader == nil {
-		d.say("Every change is applied. eds cannot read rows from this kind of destination to compare them; see %s.", drivers.MaskURL(d.url))
+		d.say(
+			"Every change is applied. eds cannot read rows from this kind of destination to compare them; see %s.",
+			drivers.MaskURL(d.url),
+		)
 		return nil
 	}
 	client, err := connectHQ(d.s, config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.hq.APIURL()})

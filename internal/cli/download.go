@@ -95,7 +95,9 @@ func newUpdater(p Process, s *setup, r config.Release, allowDowngrade bool) (*se
 
 // observedUpdater returns an updater of the running program that reports its progress to
 // observe.
-func observedUpdater(p Process, s *setup, r config.Release, allowDowngrade bool, observe func(selfupdate.Progress)) (*selfupdate.Updater, error) {
+func observedUpdater(
+	p Process, s *setup, r config.Release, allowDowngrade bool, observe func(selfupdate.Progress),
+) (*selfupdate.Updater, error) {
 	keys, err := releaseKeys(r.KeyFile)
 	if err != nil {
 		return nil, err

@@ -41,7 +41,11 @@ config.toml in the data directory, for eds import and eds server.`,
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(out(cmd), "Enrolled as server %s. Next:\n\n  eds import --url <destination>\n  eds server --url <destination>\n\nSee the destinations with: eds server help\n", e.ServerID)
+		fmt.Fprintf(
+			out(cmd),
+			"Enrolled as server %s. Next:\n\n  eds import --url <destination>\n  eds server --url <destination>\n\nSee the destinations with: eds server help\n",
+			e.ServerID,
+		)
 		return nil
 	}
 	return cmd
@@ -78,8 +82,10 @@ func enroll(ctx context.Context, s *setup, o config.HQ, code string) (hq.Enrolme
 func reserveConfig(s *setup) (*config.Reservation, error) {
 	file, err := config.Reserve(s.common.ConfigFile())
 	if err != nil {
-		return nil, fmt.Errorf("%w; no code was used: check that this user may write to %s and that its disk has space, or choose another directory with --data-dir",
-			err, s.common.DataDir)
+		return nil, fmt.Errorf(
+			"%w; no code was used: check that this user may write to %s and that its disk has space, or choose another directory with --data-dir",
+			err, s.common.DataDir,
+		)
 	}
 	return file, nil
 }

@@ -77,7 +77,10 @@ and --cancel ID ends it.`,
 		case (given("watch") || given("cancel")) && other != "":
 			return usagef("--%s is for a new import; --watch and --cancel are for an import that was already requested", other)
 		case running == nil && (given("watch") || given("cancel")):
-			return fmt.Errorf("%w with the data directory %s; choose the server's directory with --data-dir", control.ErrNoServer, s.common.DataDir)
+			return fmt.Errorf(
+				"%w with the data directory %s; choose the server's directory with --data-dir", control.ErrNoServer,
+				s.common.DataDir,
+			)
 		case given("watch"):
 			return running.watch(cmd.Context(), watch)
 		case given("cancel"):

@@ -21,7 +21,8 @@ func TestVersionTellsAllOfABuildAsJSON(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &got); err != nil || code != 0 {
 		t.Fatalf("exit code %d, %v\n%s", code, err, out)
 	}
-	if got.Version+"\n" != bare || got.GoVersion != runtime.Version() || got.OS != runtime.GOOS || got.Arch != runtime.GOARCH || !slices.Contains(got.Drivers, "sqlite") {
+	if got.Version+"\n" != bare || got.GoVersion != runtime.Version() || got.OS != runtime.GOOS || got.Arch != runtime.GOARCH ||
+		!slices.Contains(got.Drivers, "sqlite") {
 		t.Errorf("%+v", got)
 	}
 }
@@ -121,7 +122,9 @@ func TestDestinationsAreDescribedToPrograms(t *testing.T) {
 			t.Fatalf("eds %v: exit code %d, %v\n%s%s", c.args, code, err, out, stderr)
 		}
 		for _, d := range got {
-			if d.Name == "" || d.Title == "" || len(d.Schemes) == 0 || !strings.HasPrefix(d.Example, d.Schemes[0]+"://") || len(d.Options) == 0 || d.Options[0].Description == "" {
+			if d.Name == "" || d.Title == "" || len(d.Schemes) == 0 || !strings.HasPrefix(d.Example, d.Schemes[0]+"://") ||
+				len(d.Options) == 0 ||
+				d.Options[0].Description == "" {
 				t.Errorf("%+v", d)
 			}
 		}

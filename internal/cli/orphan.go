@@ -15,7 +15,9 @@ import (
 const orphanLimit = time.Minute
 
 // errOrphaned is the cause that cancels work after half of the limit.
-var errOrphaned = errors.New("the parent process has ended, and an orderly shutdown took too long; unfinished work is repeated at the next start")
+var errOrphaned = errors.New(
+	"the parent process has ended, and an orderly shutdown took too long; unfinished work is repeated at the next start",
+)
 
 // limitOrphan bounds the shutdown of a process whose parent has ended, and returns when ctx
 // ends. After half of the limit it calls abandon, which cancels waits for a destination, HQ

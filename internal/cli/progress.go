@@ -49,7 +49,10 @@ func (l *progressLines) observe(p snapshot.Progress, t snapshot.Totals) {
 		return
 	}
 	l.written = now
-	fmt.Fprintf(l.screen, "%s: %d of %d tables, %d rows, %s (%s)\n", l.what, t.Done, t.Tables, t.Rows, sizes(t), pace(t, now.Sub(l.began)))
+	fmt.Fprintf(
+		l.screen, "%s: %d of %d tables, %d rows, %s (%s)\n", l.what, t.Done, t.Tables, t.Rows, sizes(t),
+		pace(t, now.Sub(l.began)),
+	)
 }
 
 func writeFailure(s *screen, what string, p snapshot.Progress) {

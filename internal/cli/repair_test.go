@@ -80,7 +80,8 @@ func TestVerify_RepairsTablesThatDiffer(t *testing.T) {
 		t.Errorf("the tables that were imported: %s", diff)
 	}
 	found, rest, _ := strings.Cut(out, "3 of ")
-	if code != 0 || !strings.Contains(found, "1 extra: added") || !regexp.MustCompile(`\nAll \d+ rows of \d+ tables are equal\.\n$`).MatchString(rest) {
+	if code != 0 || !strings.Contains(found, "1 extra: added") ||
+		!regexp.MustCompile(`\nAll \d+ rows of \d+ tables are equal\.\n$`).MatchString(rest) {
 		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
 	if out, stderr, code := s.eds(t.TempDir(), "verify"); code != 0 {
@@ -132,7 +133,9 @@ func TestVerify_RepairAsksTheRunningServer(t *testing.T) {
 		"other destination": {operated{refusal: &server.OtherDestinationError{Destination: "postgres://h/db"}}, 3, "which is not the destination of --url", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			stdout, stderr, code := s.eds(operate(t, &test.server), "verify", "--repair", "--no-confirm", "--only", "customer,location,vendor")
+			stdout, stderr, code := s.eds(
+				operate(t, &test.server), "verify", "--repair", "--no-confirm", "--only", "customer,location,vendor",
+			)
 			if code != test.code || !strings.Contains(stdout+stderr, test.says) {
 				t.Errorf("exit code %d, want %d and %q\n%s%s", code, test.code, test.says, stdout, stderr)
 			}
@@ -178,7 +181,8 @@ func TestVerify_RepairIsRefused(t *testing.T) {
 		"--no-confirm is for --repair":                                            {"--no-confirm"},
 		"keeps events, which cannot be compared or repaired":                      {"--repair", "--no-confirm", "--url", "file://" + t.TempDir()},
 	} {
-		if out, stderr, code := eds(t, env, append([]string{"verify", "--data-dir", t.TempDir()}, args...)...); code != 3 || !strings.Contains(stderr, want) {
+		if out, stderr, code := eds(t, env, append([]string{"verify", "--data-dir", t.TempDir()}, args...)...); code != 3 ||
+			!strings.Contains(stderr, want) {
 			t.Errorf("%q: exit code %d, want 3 and %q\n%s%s", args, code, want, out, stderr)
 		}
 	}
@@ -201,14 +205,15 @@ func TestVerify_GoesOnWithoutATableThatCannotBeRead(t *testing.T) {
 	if _, err := db.Exec(`ALTER TABLE vendor RENAME TO vendors; CREATE VIEW vendor AS SELECT * FROM vendors; DROP TABLE part; DELETE FROM customer`); err != nil {
 		t.Fatal(err)
 	}
-	const view = `vendor: it was not compared: read the rows of "vendor" to be compared: read vendor: table "vendor": a view has the name "vendor" in the database`
+	const view = `vendor: it was not compared: read the actual rows of "vendor": read vendor: table "vendor": a view has the name "vendor" in the database`
 	stdout, stderr, code := eds(t, env, append([]string{"verify"}, args...)...)
 	if code != 1 || !strings.Contains(stdout, view) || !strings.Contains(stdout, "part: 9 rows there, 0 here") ||
 		!strings.Contains(stdout, "1 of 16 tables were not compared.") || !strings.Contains(stdout, "2 of 16 tables differ.") {
 		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
 	}
 	stdout, stderr, code = eds(t, env, append([]string{"verify", "--repair", "--no-confirm"}, args...)...)
-	if code != 1 || strings.Count(stdout, view) != 2 || !strings.HasSuffix(stdout, "\n1 of 16 tables were not compared.\n") || !strings.Contains(stderr, "1 of 3 tables were not imported: vendor") {
+	if code != 1 || strings.Count(stdout, view) != 2 || !strings.HasSuffix(stdout, "\n1 of 16 tables were not compared.\n") ||
+		!strings.Contains(stderr, "1 of 3 tables were not imported: vendor") {
 		t.Errorf("with --repair: exit code %d\n%s%s", code, stdout, stderr)
 	}
 }

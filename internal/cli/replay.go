@@ -155,7 +155,9 @@ func replay(
 }
 
 // errNoDestination reports a command without a destination.
-var errNoDestination = usagef("no destination is set; give its URL, as in --url 'postgres://user:${PASSWORD}@host:5432/database', or see: eds server help")
+var errNoDestination = usagef(
+	"no destination is set; give its URL, as in --url 'postgres://user:${PASSWORD}@host:5432/database', or see: eds server help",
+)
 
 // connectHQ returns a client of HQ. It checks the format and expiry of the key first.
 func connectHQ(s *setup, o config.HQ) (*hq.Client, error) {

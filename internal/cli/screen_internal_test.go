@@ -84,7 +84,8 @@ func TestScreen_TearsNoLine(t *testing.T) {
 	next := make(map[int]int)
 	for _, line := range lines[:200] {
 		var n, w int
-		if _, err := fmt.Sscanf(line, "line %d of writer %d", &n, &w); err != nil || n != next[w] || line != fmt.Sprintf("line %d of writer %d", n, w) {
+		if _, err := fmt.Sscanf(line, "line %d of writer %d", &n, &w); err != nil || n != next[w] ||
+			line != fmt.Sprintf("line %d of writer %d", n, w) {
 			t.Errorf("%q: %v", line, err)
 		}
 		next[w] = n + 1
@@ -203,7 +204,10 @@ func TestBars_DoNotHoldTheImportUp(t *testing.T) {
 	terminal := blocked{make(chan struct{})}
 	b := &bars{screen: &screen{out: terminal, moves: true}, what: "import"}
 	for n := range 100 {
-		b.observe(snapshot.Progress{Table: fmt.Sprint("t", n), Phase: snapshot.Failed, Err: errors.New("no room")}, snapshot.Totals{Tables: 100})
+		b.observe(
+			snapshot.Progress{Table: fmt.Sprint("t", n), Phase: snapshot.Failed, Err: errors.New("no room")},
+			snapshot.Totals{Tables: 100},
+		)
 	}
 	close(terminal.until)
 	b.finish()

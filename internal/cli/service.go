@@ -119,7 +119,10 @@ func (h host) makeDataDir(s service) error {
 		return fmt.Errorf("create the data directory: %w", err)
 	}
 	if err := h.own(dir, s.User); err != nil {
-		return errors.Join(fmt.Errorf("change the owner of the data directory %s to the user of the service: %w", dir, err), os.Remove(dir))
+		return errors.Join(
+			fmt.Errorf("change the owner of the data directory %s to the user of the service: %w", dir, err),
+			os.Remove(dir),
+		)
 	}
 	return nil
 }
@@ -215,9 +218,12 @@ URL.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&s.DataDir, "data-dir", "d", "", "`directory` of state, logs and configuration (default /var/lib/eds, /usr/local/var/eds or ProgramData)")
-	cmd.Flags().StringVar(&s.User, "user", "", "`user` of the service (default: eds; on macOS the user who runs sudo; on Windows LocalService)")
-	cmd.Flags().BoolVar(&s.Upgradable, "self-upgrade", false, "let the service upgrade its program, in a directory that belongs to its user")
+	cmd.Flags().
+		StringVarP(&s.DataDir, "data-dir", "d", "", "`directory` of state, logs and configuration (default /var/lib/eds, /usr/local/var/eds or ProgramData)")
+	cmd.Flags().
+		StringVar(&s.User, "user", "", "`user` of the service (default: eds; on macOS the user who runs sudo; on Windows LocalService)")
+	cmd.Flags().
+		BoolVar(&s.Upgradable, "self-upgrade", false, "let the service upgrade its program, in a directory that belongs to its user")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !serviceName.MatchString(*name) {
 			return usagef("--name: want lower-case letters, digits and hyphens, starting with a letter")
@@ -273,7 +279,9 @@ func checkService(s service) error {
 		return errors.New("all users could read an --api-key; run eds enroll, or set SM_APIKEY in the environment of the service")
 	}
 	if url := flags.Lookup("url").Value.String(); !strings.Contains(url, "${") && telemetry.MaskText(url) != url {
-		return errors.New("all users could read the password in --url; write ${PASSWORD} or ${file:/path}, or the whole URL into config.toml")
+		return errors.New(
+			"all users could read the password in --url; write ${PASSWORD} or ${file:/path}, or the whole URL into config.toml",
+		)
 	}
 	return nil
 }

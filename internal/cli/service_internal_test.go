@@ -103,8 +103,11 @@ func TestThePackagesHaveTheUnitThatServicesHave(t *testing.T) {
 
 func TestSystemdRunsAService(t *testing.T) {
 	m := newMachine(t, "linux")
-	out := mustDo(t, m, []string{"own /var/lib/shop eds", "systemctl daemon-reload", "systemctl enable shop.service"},
-		"install", "--name", "shop", "--self-upgrade", "--", "--port", "9090", "--url", "postgres://eds:${PASSWORD}@db/a%20b", "--log-label", `it's "1"`)
+	out := mustDo(
+		t, m, []string{"own /var/lib/shop eds", "systemctl daemon-reload", "systemctl enable shop.service"}, "install",
+		"--name", "shop", "--self-upgrade", "--", "--port", "9090", "--url", "postgres://eds:${PASSWORD}@db/a%20b",
+		"--log-label", `it's "1"`,
+	)
 	if !strings.Contains(out, "eds service start --name shop") {
 		t.Errorf("it does not say how to go on: %s", out)
 	}
@@ -201,7 +204,8 @@ func TestAServiceThatCouldNotRunIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, do := range []string{"install", "status", "start", "uninstall"} {
-		if _, err := m.eds(t, do); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "does not run systemd") || len(m.calls) > 0 {
+		if _, err := m.eds(t, do); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "does not run systemd") ||
+			len(m.calls) > 0 {
 			t.Errorf("%s on a Linux without systemd: %v, calls %q", do, err, m.calls)
 		}
 	}

@@ -21,7 +21,10 @@ func (systemd) check(s service) error {
 	for _, path := range []string{s.DataDir, s.Program} {
 		for _, home := range []string{"/home/", "/root/", "/run/user/"} {
 			if strings.HasPrefix(path, home) {
-				return fmt.Errorf("the service cannot see home directories, so %s cannot be there; put the program in /usr/local/bin or /opt, and the data in /var/lib", path)
+				return fmt.Errorf(
+					"the service cannot see home directories, so %s cannot be there; put the program in /usr/local/bin or /opt, and the data in /var/lib",
+					path,
+				)
 			}
 		}
 	}
@@ -30,8 +33,10 @@ func (systemd) check(s service) error {
 
 func (m systemd) install(ctx context.Context, s service) error {
 	if err := m.makeDataDir(s); err != nil {
-		return fmt.Errorf("%w; if the user does not exist, create it: useradd --system --user-group --home-dir %s --shell /usr/sbin/nologin %s",
-			err, s.DataDir, s.User)
+		return fmt.Errorf(
+			"%w; if the user does not exist, create it: useradd --system --user-group --home-dir %s --shell /usr/sbin/nologin %s",
+			err, s.DataDir, s.User,
+		)
 	}
 	if err := m.define(m.unit(s.Name), systemdUnit(s)); err != nil {
 		return err

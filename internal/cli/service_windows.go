@@ -68,7 +68,10 @@ func (m scm) protect(ctx context.Context, s service) error {
 	if account == localService {
 		account = "*S-1-5-19" // LocalService; its name depends on the language of Windows
 	}
-	_, err := m.run(ctx, "icacls", s.DataDir, "/inheritance:r", "/grant:r", account+":(OI)(CI)M", "*S-1-5-18:(OI)(CI)F", "*S-1-5-32-544:(OI)(CI)F")
+	_, err := m.run(
+		ctx, "icacls", s.DataDir, "/inheritance:r", "/grant:r", account+":(OI)(CI)M", "*S-1-5-18:(OI)(CI)F",
+		"*S-1-5-32-544:(OI)(CI)F",
+	)
 	return err
 }
 

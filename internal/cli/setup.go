@@ -39,7 +39,9 @@ func begin(p Process, flags *config.CommonFlags, logName string) (*setup, error)
 }
 
 // beginWith is begin with another reader of the configuration file.
-func beginWith(p Process, flags *config.CommonFlags, logName string, read func(path string) (config.File, []string, error)) (*setup, error) {
+func beginWith(
+	p Process, flags *config.CommonFlags, logName string, read func(path string) (config.File, []string, error),
+) (*setup, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return nil, fmt.Errorf("find the working directory: %w", err)

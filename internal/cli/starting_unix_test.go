@@ -39,7 +39,10 @@ func TestServerThatStarts(t *testing.T) {
 			t.Errorf("%v: exit code %d\n%s", command, code, stderr)
 		}
 	}
-	o := &operated{report: server.Report{PID: 7}, outcome: snapshot.Report{Tables: []snapshot.TableReport{{Table: "order", Rows: 5}}, Rows: 5}}
+	o := &operated{
+		report:  server.Report{PID: 7},
+		outcome: snapshot.Report{Tables: []snapshot.TableReport{{Table: "order", Rows: 5}}, Rows: 5},
+	}
 	started := make(chan func(), 1)
 	go func() { started <- start(t, dir, o) }() // the import may come before or after
 	stdout, stderr, code := eds(t, nil, "import", "--data-dir", dir, "--no-confirm")

@@ -117,7 +117,10 @@ func TestAServerThatIsNotEnrolledAsksForTheCode(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The letter of a code stands for an HQ of others; this one is told where to ask.
-	p := sitDown(t, nil, "server", "--data-dir", dir, "--api-url", h.APIURL(), "--server", "nats://192.0.2.1", "--url", "file://"+t.TempDir(), "--port", "0")
+	p := sitDown(
+		t, nil, "server", "--data-dir", dir, "--api-url", h.APIURL(), "--server", "nats://192.0.2.1", "--url",
+		"file://"+t.TempDir(), "--port", "0",
+	)
 	p.sees("The code that HQ shows: ", 1)
 	p.types("LWRONG")
 	p.sees("The code that HQ shows: ", 2)
@@ -126,7 +129,8 @@ func TestAServerThatIsNotEnrolledAsksForTheCode(t *testing.T) {
 	// The worker's log is for the same terminal.
 	p.sees("eds is starting", 1)
 	p.signals <- os.Interrupt
-	if exit := <-p.code; exit != 0 || !strings.Contains(p.screen(), "That did not work: the code is unknown, or was used already") || strings.Contains(p.screen(), `{"time"`) {
+	if exit := <-p.code; exit != 0 || !strings.Contains(p.screen(), "That did not work: the code is unknown, or was used already") ||
+		strings.Contains(p.screen(), `{"time"`) {
 		t.Errorf("exit code %d\n%s", exit, p.screen())
 	}
 }
@@ -205,7 +209,10 @@ func TestImport_EndsOnATerminal(t *testing.T) {
 	for range 5 {
 		var imports []*person
 		for range 10 {
-			imports = append(imports, sitDown(t, env, "import", "--data-dir", t.TempDir(), "--url", "file://"+t.TempDir(), "--no-confirm"))
+			imports = append(
+				imports,
+				sitDown(t, env, "import", "--data-dir", t.TempDir(), "--url", "file://"+t.TempDir(), "--no-confirm"),
+			)
 		}
 		for _, p := range imports {
 			select {
@@ -235,7 +242,9 @@ func TestImport_ShowsProgressOnlyWhileItImports(t *testing.T) {
 		"validate only": {[]string{"--validate-only"}, "", "the destination works", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			args := append([]string{"import", "--data-dir", t.TempDir(), "--url", "sqlite://" + filepath.Join(t.TempDir(), "shop.db")}, c.flags...)
+			args := append(
+				[]string{"import", "--data-dir", t.TempDir(), "--url", "sqlite://" + filepath.Join(t.TempDir(), "shop.db")},
+				c.flags...)
 			p := sitDown(t, env, args...)
 			if c.answer != "" {
 				p.sees("Continue? [y/N] ", 1)
@@ -262,8 +271,10 @@ func TestImport_TearsNoLine(t *testing.T) {
 	}
 	p.sees("rows of 16 tables in", 2) // the question has it, too
 	shown := cli.Rendered(p.screen())
-	whole := regexp.MustCompile(`^(INFO  |DEBUG |WARN  ).+$|^Continue\? \[y/N\] y$|^This replaces all rows of 16 tables in sqlite:.*$|^all tables +\[=+\] 16/16 +\d+ rows +[0-9.]+ \w+$|^\d+s, \d+ rows/s$` +
-		`|^ +table +rows +files +bytes +result$|^ *\w+ +\d+ +\d+ +\d+ +done$|^\d+ rows of 16 tables in .*$|^$`)
+	whole := regexp.MustCompile(
+		`^(INFO  |DEBUG |WARN  ).+$|^Continue\? \[y/N\] y$|^This replaces all rows of 16 tables in sqlite:.*$|^all tables +\[=+\] 16/16 +\d+ rows +[0-9.]+ \w+$|^\d+s, \d+ rows/s$` +
+			`|^ +table +rows +files +bytes +result$|^ *\w+ +\d+ +\d+ +\d+ +done$|^\d+ rows of 16 tables in .*$|^$`,
+	)
 	logged := 0
 	for _, line := range shown {
 		if !whole.MatchString(line) {

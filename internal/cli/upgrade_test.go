@@ -34,7 +34,10 @@ type machine struct {
 
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{t: t, program: filepath.Join(t.TempDir(), "eds"), keyFile: filepath.Join(t.TempDir(), "key.asc"), files: make(map[string][]byte)}
+	m := &machine{
+		t: t, program: filepath.Join(t.TempDir(), "eds"), keyFile: filepath.Join(t.TempDir(), "key.asc"),
+		files: make(map[string][]byte),
+	}
 	m.write(m.program, says("0.0.0"))
 	var err error
 	if m.key, err = crypto.PGP().KeyGeneration().AddUserId("Own", "own@example.com").New().GenerateKey(); err != nil {
@@ -221,7 +224,10 @@ func TestAnUpgradeIsRefusedWithItsReason(t *testing.T) {
 	m.want(3, "does not name the newest release: give the version, as in 1.2.3", "upgrade")
 	m.want(3, "give the version, as in 1.2.3", "download")
 	m.container = true
-	m.want(1, "a container is upgraded by its image, and this is one (/.dockerenv exists): run the image of 9.0.0 instead", "upgrade", "9.0.0")
+	m.want(
+		1, "a container is upgraded by its image, and this is one (/.dockerenv exists): run the image of 9.0.0 instead",
+		"upgrade", "9.0.0",
+	)
 	m.keyFile = noKey
 	m.want(3, "this is not a PGP public key", "upgrade", "9.0.0")
 	m.keyFile = filepath.Join(t.TempDir(), "none")
@@ -262,7 +268,8 @@ func TestThePublicKeyIsThatOfShopmonkey(t *testing.T) {
 	if diff := cmp.Diff([]string{"C994 6E99 DD65 5505 AD5F E9D2 FECF F491 5E7B F492"}, keys.Fingerprints()); diff != "" {
 		t.Error(diff)
 	}
-	if !strings.HasPrefix(out, "-----BEGIN PGP PUBLIC KEY BLOCK-----\n") || !strings.HasSuffix(out, "\n-----END PGP PUBLIC KEY BLOCK-----\n") {
+	if !strings.HasPrefix(out, "-----BEGIN PGP PUBLIC KEY BLOCK-----\n") ||
+		!strings.HasSuffix(out, "\n-----END PGP PUBLIC KEY BLOCK-----\n") {
 		t.Errorf("%q", out)
 	}
 }

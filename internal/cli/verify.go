@@ -67,7 +67,9 @@ The exit code is 0 if all rows are equal (with --repair, at the end), else 1.`,
 		v := verifier{im: importer{what: "verify", p: p, s: s, o: o, out: out(cmd)}, reports: make(map[string]verify.Report)}
 		switch {
 		case repair && !o.NoConfirm && !isTerminal(p.Stdin):
-			return usagef("--repair replaces all rows of the tables that differ; there is no terminal for a prompt, so pass --no-confirm to confirm that")
+			return usagef(
+				"--repair replaces all rows of the tables that differ; there is no terminal for a prompt, so pass --no-confirm to confirm that",
+			)
 		case !repair && o.NoConfirm:
 			return usagef("--no-confirm is for --repair; without it, nothing is changed")
 		}
@@ -138,7 +140,10 @@ func (v *verifier) run(ctx context.Context) error {
 		if len(tables) == 0 || round == maxRounds {
 			return nil
 		}
-		im.s.logger.Info("comparing the rows that differ again, because a server may have changed them meanwhile", "tables", len(tables), "rows", rows)
+		im.s.logger.Info(
+			"comparing the rows that differ again, because a server may have changed them meanwhile", "tables", len(tables),
+			"rows", rows,
+		)
 		im.o.Only = tables
 	}
 }
@@ -259,7 +264,10 @@ func printReports(w io.Writer, all, bad []verify.Report) error {
 		return err
 	}
 	if len(bad) == 0 {
-		_, err := fmt.Fprintf(w, "\nAll %s of %s are equal.\n", snapshot.Count(rows, "row", "rows"), snapshot.Count(len(all), "table", "tables"))
+		_, err := fmt.Fprintf(
+			w, "\nAll %s of %s are equal.\n", snapshot.Count(rows, "row", "rows"),
+			snapshot.Count(len(all), "table", "tables"),
+		)
 		return err
 	}
 	fmt.Fprintln(w)
@@ -272,8 +280,10 @@ func printReports(w io.Writer, all, bad []verify.Report) error {
 	if len(bad) == unread {
 		return nil
 	}
-	_, err := fmt.Fprintf(w, "\n%d of %d tables differ. Changes that a server has not applied yet count too; see the lag in eds status.\n",
-		len(bad)-unread, len(all))
+	_, err := fmt.Fprintf(
+		w, "\n%d of %d tables differ. Changes that a server has not applied yet count too; see the lag in eds status.\n",
+		len(bad)-unread, len(all),
+	)
 	return err
 }
 

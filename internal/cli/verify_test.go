@@ -39,7 +39,8 @@ func TestVerifyNamesTheRowsThatDiffer(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, stderr, code = eds(t, env, append([]string{"verify", "--only", "vendor,customer"}, args...)...)
-	if code != 1 || !strings.Contains(out, "1 missing: "+gone) || !strings.Contains(out, "1 different: "+changed+" (updatedDate)") || strings.Count(stderr, "comparing the rows that differ again") != 1 {
+	if code != 1 || !strings.Contains(out, "1 missing: "+gone) || !strings.Contains(out, "1 different: "+changed+" (updatedDate)") ||
+		strings.Count(stderr, "comparing the rows that differ again") != 1 {
 		t.Errorf("after a change: exit code %d\n%s%s", code, out, stderr)
 	}
 	out, _, code = eds(t, env, append([]string{"verify", "--json", "--only", "vendor"}, args...)...)
@@ -80,7 +81,8 @@ func TestImport_KeepsTablesWithoutRowsInTheExport(t *testing.T) {
 	before := count(`"order"`)
 	args = append(args, "--locationIds", "nowhere", "--only", "order,company")
 	out, stderr, code := eds(t, env, args...)
-	if code != 1 || !regexp.MustCompile(`(?m)^ *order .* kept *$`).MatchString(out) || !strings.Contains(stderr, "eds import --only order --allow-empty") {
+	if code != 1 || !regexp.MustCompile(`(?m)^ *order .* kept *$`).MatchString(out) ||
+		!strings.Contains(stderr, "eds import --only order --allow-empty") {
 		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
 	if n := count(`"order"`); n != before || n == 0 {
@@ -99,11 +101,17 @@ func TestDoctorSaysWhatToDo(t *testing.T) {
 	if code != 1 || !strings.Contains(out, "-> run: eds enroll CODE") {
 		t.Errorf("without a key: exit code %d\n%s", code, out)
 	}
-	out, stderr, code := eds(t, env, "doctor", "--data-dir", dir, "--server", h.NATSURL(), "--url", "sqlite://"+filepath.Join(t.TempDir(), "shop.db"))
+	out, stderr, code := eds(
+		t, env, "doctor", "--data-dir", dir, "--server", h.NATSURL(), "--url",
+		"sqlite://"+filepath.Join(t.TempDir(), "shop.db"),
+	)
 	if code != 0 || strings.Count(out, "\n") != 9 || strings.Count(out, "ok ") != 9 {
 		t.Errorf("where all is well: exit code %d\n%s%s", code, out, stderr)
 	}
-	out, _, code = eds(t, env, "doctor", "--data-dir", dir, "--server", "nats://127.0.0.1:1", "--url", "sqlite:///dev/null/shop.db", "--json")
+	out, _, code = eds(
+		t, env, "doctor", "--data-dir", dir, "--server", "nats://127.0.0.1:1", "--url", "sqlite:///dev/null/shop.db",
+		"--json",
+	)
 	var checks []struct{ Name, Result, Do string }
 	if err := json.Unmarshal([]byte(out), &checks); err != nil || code != 1 {
 		t.Fatalf("exit code %d, %v\n%s", code, err, out)
@@ -132,7 +140,8 @@ func TestWithoutAServerStatusSaysSo(t *testing.T) {
 	if _, stderr, code := eds(t, nil, "status", "--data-dir", t.TempDir()); code != 1 || !strings.Contains(stderr, "no server answers") {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
-	if _, stderr, code := eds(t, map[string]string{"PORT": "1"}, "health"); code != 1 || !strings.Contains(stderr, "query the health of the server at") {
+	if _, stderr, code := eds(t, map[string]string{"PORT": "1"}, "health"); code != 1 ||
+		!strings.Contains(stderr, "query the health of the server at") {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
 }
@@ -149,7 +158,8 @@ func TestHealthIsThatOfAServerOfEDS(t *testing.T) {
 }
 
 func TestAServerThatIsNotEnrolledSaysHow(t *testing.T) {
-	if _, stderr, code := eds(t, nil, "server", "--data-dir", t.TempDir()); code != 3 || !strings.Contains(stderr, "eds enroll --data-dir") {
+	if _, stderr, code := eds(t, nil, "server", "--data-dir", t.TempDir()); code != 3 ||
+		!strings.Contains(stderr, "eds enroll --data-dir") {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
 }

@@ -37,7 +37,10 @@ func newVersion(Process) *cobra.Command {
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), info.Version)
 				return err
 			}
-			r := versionReport{Version: info.Version, Commit: info.Commit, GoVersion: info.GoVersion, OS: runtime.GOOS, Arch: runtime.GOARCH}
+			r := versionReport{
+				Version: info.Version, Commit: info.Commit, GoVersion: info.GoVersion, OS: runtime.GOOS,
+				Arch: runtime.GOARCH,
+			}
 			for _, d := range drivers.All() {
 				r.Drivers = append(r.Drivers, d.Name)
 			}

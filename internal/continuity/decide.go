@@ -9,25 +9,26 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// Plan is what follows from the evidence.
+// Plan is the result of Decide.
 type Plan struct {
 	Start Start
-	// Applied is the position up to which every change is applied. Zero if reading
-	// starts below what has been applied, and changes are applied again.
+	// Applied is the position up to which every change is applied. It is zero if reading
+	// starts before that position, and changes are applied again.
 	Applied cdc.Position
-	// Forget asks to drop all recorded positions first: the checkpoint would hide
-	// changes that have to be applied again, or belongs to another stream.
+	// Forget asks to drop all recorded positions first: the checkpoint would hide changes that
+	// must be applied again, or it belongs to another stream.
 	Forget bool
-	// Reached is the sequence up to which no message is left to be received.
+	// Reached is the sequence up to which no message remains to be received.
 	Reached uint64
 	// Gap is nil if nothing is known to be missing.
 	Gap *GapError
-	// Unverified says why eds cannot rule out that changes are missing, although
-	// nothing suggests it; "" if it can.
+	// Unverified says why eds cannot rule out missing changes, although nothing suggests them;
+	// "" if it can.
 	Unverified string
-	// Blind reports that this is because the server did not say what the stream holds.
+	// Blind is set if Unverified is because the NATS server gave no information about the
+	// stream.
 	Blind bool
-	// Note is a line for the log if reading does not simply go on; else "".
+	// Note is a line for the log if reading does not just continue; else "".
 	Note string
 }
 
@@ -49,22 +50,22 @@ type Start struct {
 	Time     time.Time
 }
 
-// GapError says that the destination lacks changes that the stream cannot
-// deliver. Only an import of the tables closes the gap.
+// GapError says that the destination lacks changes that the stream cannot deliver. Only an
+// import of the tables closes the gap.
 type GapError struct {
-	// Tables are the tables that lack changes. If Others is set, tables that were
-	// never imported lack changes, too.
+	// Tables are the tables that lack changes. If Others is set, tables that were never
+	// imported also lack changes.
 	Tables []string
 	Others bool
-	// All is set if Tables are all that were imported.
+	// All is set if Tables are all imported tables.
 	All    bool
 	Reason Reason
-	Err    error // Unread: why
-	// After is the sequence of the last applied message, 0 if none is known. First
-	// is the oldest message that the stream holds.
+	Err    error // the cause of Unread
+	// After is the sequence of the last applied message; 0 if it is unknown. First is the
+	// sequence of the oldest message in the stream.
 	After, First uint64
-	// Since is the storage time of After's message, or the time of the snapshot;
-	// zero if unknown.
+	// Since is the storage time of After's message, or the time of the snapshot; zero if it is
+	// unknown.
 	Since time.Time
 }
 
@@ -76,9 +77,9 @@ const (
 	Trimmed        Reason = iota // the stream dropped messages that were not applied
 	Recreated                    // the stream was deleted and created again
 	CheckpointLost               // the destination lost its checkpoint
-	Replaced                     // the destination is not the one that changes were applied to
+	Replaced                     // the destination is not the one to which changes were applied
 	Emptied                      // the destination lost the records of its snapshots
-	Unread                       // it is unknown when the reference server imported
+	Unread                       // the time of the reference server's import is unknown
 )
 
 func (e *GapError) Error() string {
@@ -89,17 +90,19 @@ func (e *GapError) Error() string {
 	return fmt.Sprintf("%s; changes%s may be missing: run %s", e.Event(), since, e.Remedy())
 }
 
-// Event says what happened.
+// Event returns a description of the event that caused the gap.
 func (e *GapError) Event() string {
 	switch {
 	case e.Reason == Recreated:
 		return fmt.Sprintf("the stream is not the one in which message %d was read: it was created again or restored", e.After)
 	case e.Reason == CheckpointLost:
-		return "the destination has no checkpoint although changes have been applied: it was emptied, restored from an old backup, or replaced by another one"
+		return "the destination has no checkpoint although changes have been applied: " +
+			"it was emptied, restored from an old backup, or replaced by another one"
 	case e.Reason == Replaced:
-		return "the destination is not the one that was written to: it was emptied or replaced, or its file system is not mounted"
+		return "the destination is not the one that eds wrote to: it was emptied or replaced, or its file system is not mounted"
 	case e.Reason == Emptied:
-		return "the destination has no record of rows that were imported: it was emptied, restored from an old backup, or replaced by another one"
+		return "the destination has no record of imported rows: " +
+			"it was emptied, restored from an old backup, or replaced by another one"
 	case e.Reason == Unread:
 		return e.Err.Error()
 	case e.After == 0:
@@ -117,20 +120,20 @@ func (e *GapError) Remedy() string {
 	return "eds import --only " + strings.Join(e.Tables, ",")
 }
 
-// refused is why nothing can be verified if Stream.Silent is set.
-const refused = "the server does not say what the stream holds"
+// streamSilent is the reason for Plan.Unverified if Stream.Silent is set.
+const streamSilent = "the server gives no information about the stream"
 
-// youngSnapshot is the age below which a snapshot is assumed to be younger than
-// any message that the stream has dropped, if nothing says otherwise. Streams of
-// changes are kept for days.
+// youngSnapshot is an age. A snapshot below it is assumed to be younger than every message that
+// the stream has dropped, unless other evidence contradicts: streams of changes are kept for days.
 const youngSnapshot = 24 * time.Hour
 
-// Decide returns where reading begins and what is missing.
+// Decide returns the start of reading and the missing changes.
 func Decide(e Evidence) Plan {
 	d := newDecision(e)
 	switch {
 	case e.CheckpointLost():
-		return d.startOver(Plan{Forget: true}, &GapError{Reason: d.lostReason(), After: e.Record.Settled.Sequence, Since: instant(e.Record.Settled.Stored)})
+		last := e.Record.Settled
+		return d.startOver(Plan{Forget: true}, &GapError{Reason: d.lostReason(), After: last.Sequence, Since: instant(last.Stored)})
 	case e.forgotten():
 		return d.startOver(Plan{Forget: true}, &GapError{Reason: CheckpointLost, After: e.floor()})
 	case e.resumes():
@@ -144,22 +147,26 @@ func Decide(e Evidence) Plan {
 	case e.Beginning:
 		return Plan{Start: Start{From: FromBeginning}}
 	default:
-		return Plan{Start: Start{From: FromNow}, Note: "nothing was imported, so only changes from now on are read; run eds import to copy the existing rows"}
+		return Plan{
+			Start: Start{From: FromNow},
+			Note:  "nothing was imported, so eds reads only changes from now on; run eds import to copy the existing rows",
+		}
 	}
 }
 
-// decision is the evidence and what follows from it directly.
+// decision is the evidence and direct conclusions from it.
 type decision struct {
 	Evidence
 	position cdc.Position
-	// Tables that need everything after the position. If others is set, tables
-	// without a snapshot do, too.
+	// positioned are the tables that need all changes after the position. If others is set,
+	// tables without a snapshot also need them.
 	positioned []string
 	others     bool
-	// Tables that need everything after their snapshot, and the earliest start.
+	// fromSnapshot are the tables that need all changes after their snapshot. start is the
+	// earliest one.
 	fromSnapshot []string
 	start        time.Time
-	recreated    bool // the stream is not the one that was read before
+	recreated    bool // whether the stream is another one than before
 }
 
 func newDecision(e Evidence) *decision {
@@ -177,7 +184,7 @@ func newDecision(e Evidence) *decision {
 			}
 		}
 		if s.Whole && !s.Followed && !s.Partial {
-			d.others = false // it was an import of all tables that there are
+			d.others = false // it was an import of all existing tables
 		}
 	}
 	d.others = d.others || len(d.positioned) > 0
@@ -185,7 +192,7 @@ func newDecision(e Evidence) *decision {
 	return d
 }
 
-// lostReason returns why the position is lost.
+// lostReason returns the reason why the position is lost.
 func (d *decision) lostReason() Reason {
 	if d.Destination.Lost {
 		return Replaced
@@ -193,25 +200,28 @@ func (d *decision) lostReason() Reason {
 	return CheckpointLost
 }
 
-// resume continues after the last applied message, or, if it is unknown, after
-// the acknowledgement floor. Without more evidence, as after the reference
-// server or with a lost data directory, acknowledged messages count as applied.
+// resume continues after the last applied message. If that is unknown, it continues after the
+// acknowledgement floor: without more evidence, as after the reference server or with a lost data
+// directory, acknowledged messages count as applied.
 func (d *decision) resume() Plan {
 	plan := Plan{Applied: d.position, Reached: d.reached()}
 	gap := &GapError{After: plan.Reached, Since: instant(d.position.Stored)}
 	switch {
 	case d.Stream.Silent:
-		plan.Unverified, plan.Blind = refused, true
+		plan.Unverified, plan.Blind = streamSilent, true
 	case d.recreated:
 		gap.Reason, gap.After = Recreated, d.Sequence()
 		return d.startOver(plan, gap)
 	case d.Stream.First > plan.Reached+1:
 		return d.startOver(plan, gap)
-	case d.untouched(), d.position.Sequence == 0 && plan.Reached == 0: // all that was to be read is still to be read
+	case d.untouched(), d.position.Sequence == 0 && plan.Reached == 0: // nothing was read yet
 	case d.position.Sequence == 0:
-		plan.Unverified = fmt.Sprintf("no applied position is recorded; the consumer's acknowledgements, up to message %d, are taken for it", plan.Reached)
+		plan.Unverified = fmt.Sprintf(
+			"no applied position is recorded; eds uses the consumer's acknowledgements, up to message %d, instead", plan.Reached,
+		)
 	case !d.sameStream() && (d.others || len(d.uncovered()) > 0):
-		plan.Unverified = fmt.Sprintf("the stream no longer has message %d, so eds cannot check that it is the same stream", d.position.Sequence)
+		plan.Unverified = fmt.Sprintf("the stream no longer has message %d, so eds cannot check that it is the same stream",
+			d.position.Sequence)
 	}
 	if d.rewinds() {
 		return d.startFromSnapshot(plan)
@@ -226,59 +236,60 @@ func (d *decision) resume() Plan {
 	}
 	switch settled := d.Record.Settled; {
 	case d.position.Sequence > 0 && settled.Stored > 0 && settled.Sequence > d.position.Sequence && !d.Record.Elsewhere:
-		plan.Note = fmt.Sprintf("the destination is at message %d although message %d had been applied, as after a restore; reading again from there", d.position.Sequence, settled.Sequence)
+		plan.Note = fmt.Sprintf(
+			"the destination is at message %d although message %d was applied, as after a restore; reading again from there",
+			d.position.Sequence, settled.Sequence)
 	case d.Consumer == nil:
-		plan.Note = fmt.Sprintf("the consumer is gone; creating it again after message %d", from)
+		plan.Note = fmt.Sprintf("the consumer no longer exists; creating it again after message %d", from)
 	}
 	return plan
 }
 
-// otherStream reports whether the stream is not the one that was read before: it
-// ends before the last message, or has one there that was stored later. The time
-// of a position is never before the storage time of its message.
+// otherStream reports whether the stream is not the one that was read before: it ends before the
+// last read message, or has a message at that sequence that was stored later. The time of a
+// position is never before the storage time of its message.
 func (d *decision) otherStream() bool {
 	last := d.lastRead()
 	ends := d.Stream.First <= d.Sequence() && d.Stream.Pending == 0
 	return !d.Stream.Silent && (ends || last.Stored > 0 && d.Stream.Stored > last.Stored)
 }
 
-// sameStream reports whether the stream is known to be the one that was read
-// before: it has the last message, or a consumer that is older than it.
+// sameStream reports whether the stream is known to be the one that was read before: it has the
+// last read message, or a consumer that is older than that message.
 func (d *decision) sameStream() bool {
 	return !d.recreated && (d.Stream.Stored > 0 || d.olderConsumer())
 }
 
-// olderConsumer reports whether the consumer, and so the stream, existed when the
-// last applied message was stored.
+// olderConsumer reports whether the consumer, and thus the stream, existed when the last read
+// message was stored.
 func (d *decision) olderConsumer() bool {
 	return d.Consumer != nil && d.Consumer.Created <= d.lastRead().Stored
 }
 
-// reached returns up to where no message is left to be received.
+// reached returns the sequence up to which no message remains to be received.
 func (d *decision) reached() uint64 {
 	switch {
 	case d.position.Sequence == 0:
 		return d.floor()
-	case !d.Destination.Stores && !d.Record.Elsewhere && d.olderConsumer(): // what it acknowledged was durable
+	case !d.Destination.Stores && !d.Record.Elsewhere && d.olderConsumer(): // acknowledged changes are durable
 		return max(d.received(), d.Consumer.Floor)
 	default:
 		return d.received()
 	}
 }
 
-// received returns up to where every message was received and none after the
+// received returns the sequence up to which every message was received and no message after the
 // position was for this consumer.
 func (d *decision) received() uint64 {
-	if d.Record.Settled.Sequence > d.position.Sequence { // restored since; what was settled later is gone
+	if d.Record.Settled.Sequence > d.position.Sequence { // restored: it lost the changes that were settled later
 		return d.position.Sequence
 	}
 	return max(d.position.Sequence, d.Record.Scanned)
 }
 
-// rewinds reports whether some snapshot needs messages at or before Sequence, or
-// may need them.
+// rewinds reports whether a snapshot needs, or may need, messages at or before Sequence.
 func (d *decision) rewinds() bool {
-	if len(d.fromSnapshot) == 0 || d.Destination.Begun && d.position.Sequence == 0 { // there is nothing earlier
+	if len(d.fromSnapshot) == 0 || d.Destination.Begun && d.position.Sequence == 0 { // there are no earlier messages
 		return false
 	}
 	at := d.position.Stored
@@ -288,19 +299,19 @@ func (d *decision) rewinds() bool {
 	return at == 0 || d.start.UnixNano() <= at
 }
 
-// startOver reads all that the stream has although changes after the position
-// are lost. Tables that were imported since lack nothing.
+// startOver reads everything in the stream although changes after the position are lost. Tables
+// that were imported since lack nothing.
 func (d *decision) startOver(plan Plan, gap *GapError) Plan {
 	gap.First = d.Stream.First
 	if len(d.positioned) == 0 && !d.others {
-		if !d.Destination.Lost { // that it is another destination is no news then
+		if !d.Destination.Lost { // otherwise the import was into this destination
 			plan.Note = "every table was imported since: " + gap.Event()
 		}
 		return d.startFromSnapshot(plan)
 	}
 	gap.Tables, gap.Others = merge(d.positioned, d.uncovered()), d.others
 	if d.CheckpointLost() && !d.Destination.Lost && d.Stream.First <= 1 && !d.recreated {
-		gap.Others = len(d.positioned) > 0 // the stream has all that was ever written to the others
+		gap.Others = len(d.positioned) > 0 // the stream has every change of the others
 	}
 	plan.Note = gap.Event()
 	if len(gap.Tables) > 0 || gap.Others {
@@ -315,8 +326,7 @@ func (d *decision) startOver(plan Plan, gap *GapError) Plan {
 	return plan
 }
 
-// startFromSnapshot reads from the earliest snapshot on, and forgets what was
-// applied.
+// startFromSnapshot reads from the earliest snapshot on, and drops the recorded positions.
 func (d *decision) startFromSnapshot(plan Plan) Plan {
 	plan.Forget = plan.Forget || plan.Applied.Sequence > 0
 	plan.Start = Start{From: FromTime, Time: d.start}
@@ -326,7 +336,7 @@ func (d *decision) startFromSnapshot(plan Plan) Plan {
 	}
 	plan.Applied, plan.Reached = cdc.Position{}, 0
 	if d.Stream.Silent {
-		plan.Unverified, plan.Blind = refused, true
+		plan.Unverified, plan.Blind = streamSilent, true
 		return plan
 	}
 	plan.Reached = max(d.Stream.First, 1) - 1
@@ -334,9 +344,9 @@ func (d *decision) startFromSnapshot(plan Plan) Plan {
 	return plan
 }
 
-// reportUncovered reports the tables whose snapshot the stream may not reach. A
-// young snapshot is assumed to be newer than the messages that the stream has
-// dropped, unless the oldest one that is left is newer still.
+// reportUncovered reports the tables if the stream may not reach back to their snapshot. A young
+// snapshot is assumed to be newer than the dropped messages, unless the oldest message in the
+// stream is newer than the snapshot.
 func (d *decision) reportUncovered(plan *Plan) {
 	uncovered := d.uncovered()
 	if len(uncovered) == 0 {
@@ -344,19 +354,22 @@ func (d *decision) reportUncovered(plan *Plan) {
 	}
 	lost := slices.DeleteFunc(slices.Clone(uncovered), func(table string) bool {
 		clock := d.Snapshots[table].Clock.Wall
-		passed := d.Stream.First > 1 && d.Stream.FirstStored > clock || d.position.Stored > clock && d.Stream.First > d.position.Sequence
+		passed := d.Stream.First > 1 && d.Stream.FirstStored > clock ||
+			d.position.Stored > clock && d.Stream.First > d.position.Sequence
 		return !passed && d.Now.Sub(time.Unix(0, clock)) < youngSnapshot
 	})
 	if len(lost) < len(uncovered) {
-		plan.Unverified = "no message in the stream is an hour older than the snapshot, so eds cannot check that none is missing after it"
+		plan.Unverified = "no message in the stream is an hour older than the snapshot, so eds cannot check for missing changes after it"
 	}
 	if len(lost) > 0 {
-		plan.Gap = &GapError{Tables: lost, All: len(lost) == len(d.Snapshots), First: d.Stream.First, Since: d.start.Add(ClockMargin)}
+		plan.Gap = &GapError{
+			Tables: lost, All: len(lost) == len(d.Snapshots), First: d.Stream.First, Since: d.start.Add(ClockMargin),
+		}
 	}
 }
 
-// uncovered returns the tables that are read from their snapshot on, if the
-// stream may have dropped some of what they need.
+// uncovered returns the tables that are read from their snapshot on and for which the stream may
+// have dropped messages.
 func (d *decision) uncovered() []string {
 	var tables []string
 	for _, table := range d.fromSnapshot {
@@ -367,9 +380,8 @@ func (d *decision) uncovered() []string {
 	return tables
 }
 
-// covers reports whether the stream has every message stored since start: it
-// still holds an older one, has never dropped one, or goes on where an older one
-// was read.
+// covers reports whether the stream has every message stored since start: it still has an older
+// message, has never dropped one, or continues after an older message that was read.
 func (d *decision) covers(start int64) bool {
 	if d.recreated {
 		return false
@@ -377,11 +389,11 @@ func (d *decision) covers(start int64) bool {
 	if d.Stream.First <= 1 || d.Stream.FirstStored > 0 && d.Stream.FirstStored < start {
 		return true
 	}
-	goesOn := func(read cdc.Position, reached uint64) bool {
+	continues := func(read cdc.Position, reached uint64) bool {
 		return read.Stored > 0 && read.Stored < start && d.Stream.First <= reached+1 && d.sameStream()
 	}
 	settled := d.Record.Settled
-	return goesOn(settled, max(settled.Sequence, d.Record.Scanned)) || goesOn(d.position, d.received())
+	return continues(settled, max(settled.Sequence, d.Record.Scanned)) || continues(d.position, d.received())
 }
 
 // merge returns the union of two sorted lists.

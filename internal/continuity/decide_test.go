@@ -7,20 +7,22 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// streams returns every state that the stream can be in, by name. The first stream
-// had last messages.
+// streams returns every possible state of the stream, by name. The first stream had last
+// messages.
 func streams(last uint64, tenants tenancy, p world) map[string]world {
 	old := tenants.publish(1, 1, last, storedAt(1))
-	created := storedAt(last) + step // when a later stream begins
+	created := storedAt(last) + step // a later stream begins
 	forever := tenancy{quiet: 99, dense: true, turn: tenants.turn}
 	later := forever.publish(2, 1, 18, created)
 	table, inX := forever.own(last + 1)
 	late := append(slices.Clip(old), message{last + 1, created - step/2, table, inX, 1}) // gone with the first stream
 
-	var older []message // rows of before the stream
+	var older []message // rows that are older than the stream
 	for table := range tableNames {
 		older = append(older, message{table: table, inX: true}, message{table: table})
 	}
@@ -33,10 +35,10 @@ func streams(last uint64, tenants tenancy, p world) map[string]world {
 	for first := uint64(2); first <= last; first++ {
 		state(fmt.Sprintf("trimmed to %d", first), old[first-1:], first, old)
 		if before := first - 1; before != p.checkpoint && before != p.settled {
-			close := slices.Clone(old) // the newest dropped message is hardly older than the first
+			close := slices.Clone(old) // the newest dropped message is almost as new as the first one
 			close[before-1].stored = storedAt(first) - step/64
 			acknowledged := p.consumer != nil && p.consumer.Created == 0 && before <= p.consumer.Floor
-			passed := p.settled < before && before <= p.scanned // as another tenant's
+			passed := p.settled < before && before <= p.scanned // it is another tenant's
 			if !passed && (before <= p.processed || !acknowledged) {
 				close[before-1].table, close[before-1].inX = forever.own(before)
 			}
@@ -56,7 +58,7 @@ func streams(last uint64, tenants tenancy, p world) map[string]world {
 		}
 	}
 	position := max(p.settled, p.checkpoint)
-	for first := position + 1; first <= last && p.processed == position; first++ { // with the times of the first stream
+	for first := position + 1; first <= last && p.processed == position; first++ { // with the storage times of the first stream
 		for _, newest := range []uint64{last, 18} {
 			again := forever.publish(2, 1, newest, storedAt(1))
 			for n := uint64(1); n < first; n++ {
@@ -71,12 +73,12 @@ func streams(last uint64, tenants tenancy, p world) map[string]world {
 			if first > kept {
 				continue
 			}
-			if kept >= position && kept < p.processed { // the record of what was read is lost as well
+			if kept >= position && kept < p.processed { // the record of the read messages is also lost
 				continue
 			}
 			named := fmt.Sprintf("restored to %d, trimmed to %d", kept, first)
 			state(named, stream[first-1:], first, slices.DeleteFunc(slices.Clone(old), func(m message) bool {
-				// Nothing can tell that the stream lost what was never read.
+				// There is no evidence that the stream lost messages that were never read.
 				return m.sequence > kept && m.sequence > p.processed
 			}), stream[kept:])
 			if kept < position {
@@ -87,7 +89,7 @@ func streams(last uint64, tenants tenancy, p world) map[string]world {
 	return out
 }
 
-// snapshots returns what can have been imported, by name.
+// snapshots returns possible imports, by name.
 func snapshots(last uint64) map[string][3]*snapshot {
 	at := func(sequence uint64, s snapshot) *snapshot {
 		s.taken = storedAt(sequence) + step/4
@@ -111,16 +113,16 @@ func snapshots(last uint64) map[string][3]*snapshot {
 	}
 }
 
-// A scene is the worlds that look alike but for the clocks of the source.
+// A scene is a set of worlds that differ only in the clock of the source.
 type scene struct {
 	world
 	tenants                  tenancy
 	streamName, snapshotName string
-	seen                     Stream // what the stream says
+	seen                     Stream // the evidence about the stream
 }
 
-// sight is all that Decide depends on.
-type sight struct {
+// evidenceKey identifies equal evidence.
+type evidenceKey struct {
 	stores, begun                bool
 	checkpoint, settled, scanned uint64
 	exists                       bool
@@ -129,16 +131,20 @@ type sight struct {
 	snapshots                    string
 }
 
-func (s *scene) sight() sight {
-	seen := sight{stores: s.stores, begun: s.begun, checkpoint: s.checkpoint, settled: s.settled, scanned: s.scanned, stream: s.seen, snapshots: s.snapshotName}
-	if s.consumer != nil {
-		seen.exists, seen.consumer = true, *s.consumer
+func (s *scene) key() evidenceKey {
+	key := evidenceKey{
+		stores: s.stores, begun: s.begun, checkpoint: s.checkpoint, settled: s.settled, scanned: s.scanned,
+		stream: s.seen, snapshots: s.snapshotName,
 	}
-	return seen
+	if s.consumer != nil {
+		key.exists, key.consumer = true, *s.consumer
+	}
+	return key
 }
 
 func (s *scene) String() string {
-	return fmt.Sprintf("%+v, %v, stream %s, snapshots %s, source's clock ahead by %v", s.tenants, &s.world, s.streamName, s.snapshotName, time.Duration(s.skew))
+	return fmt.Sprintf("%+v, %v, stream %s, snapshots %s, source's clock ahead by %v",
+		s.tenants, &s.world, s.streamName, s.snapshotName, time.Duration(s.skew))
 }
 
 // scenes calls use with every scene of the enumeration.
@@ -177,7 +183,10 @@ func positions(tenants tenancy, use func(world)) {
 	consumers := []*Consumer{nil}
 	for _, floor := range []uint64{0, 4, 7, 9} {
 		acknowledged := floor > 0
-		consumers = append(consumers, &Consumer{Floor: floor, Acknowledged: acknowledged}, &Consumer{Floor: floor, Acknowledged: acknowledged, Created: storedAt(99)})
+		old, later := Consumer{Floor: floor, Acknowledged: acknowledged}, Consumer{
+			Floor: floor, Acknowledged: acknowledged, Created: storedAt(99),
+		}
+		consumers = append(consumers, &old, &later)
 	}
 	for _, consumer := range consumers {
 		for _, stores := range []bool{false, true} {
@@ -210,17 +219,19 @@ func (w *world) String() string {
 	if w.consumer != nil {
 		floor = fmt.Sprintf("%+v", *w.consumer)
 	}
-	return fmt.Sprintf("consumer %s, stores %v, begun %v, checkpoint %d, settled %d, scanned %d", floor, w.stores, w.begun, w.checkpoint, w.settled, w.scanned)
+	return fmt.Sprintf("consumer %s, stores %v, begun %v, checkpoint %d, settled %d, scanned %d",
+		floor, w.stores, w.begun, w.checkpoint, w.settled, w.scanned)
 }
 
 // possible completes the world's positions, and reports whether they can occur.
 func (w *world) possible(tenants tenancy) bool {
 	isOwn := func(n uint64) bool { t, _ := tenants.own(n); return t != none }
 	switch {
-	case w.settled > 0 && !isOwn(w.settled), w.checkpoint > 0 && !isOwn(w.checkpoint), !w.stores && w.checkpoint > 0, w.scanned > 0 && w.settled == 0:
+	case w.settled > 0 && !isOwn(w.settled), w.checkpoint > 0 && !isOwn(w.checkpoint),
+		!w.stores && w.checkpoint > 0, w.scanned > 0 && w.settled == 0:
 		return false
 	}
-	for n := w.settled + 1; n <= w.scanned; n++ { // it is recorded while nothing is unsettled
+	for n := w.settled + 1; n <= w.scanned; n++ { // scanned is recorded only if every message up to it is settled
 		if isOwn(n) {
 			return false
 		}
@@ -232,8 +243,8 @@ func (w *world) possible(tenants tenancy) bool {
 	return true
 }
 
-// acknowledge lets everything be applied that the consumer has acknowledged. It
-// need not be if the consumer was created with a later start.
+// acknowledge marks every message as applied that the consumer has acknowledged. That is not
+// necessarily so if the consumer was created with a later start.
 func (w *world) acknowledge(tenants tenancy) {
 	for n := w.processed + 1; n <= w.consumer.Floor; n++ {
 		if table, _ := tenants.own(n); table != none {
@@ -242,34 +253,34 @@ func (w *world) acknowledge(tenants tenancy) {
 	}
 }
 
-// plausible leaves out what cannot happen, and what nothing could ever tell from
-// an ordinary first start.
+// plausible excludes impossible worlds, and worlds without any evidence that distinguishes them
+// from an ordinary first start.
 func (w *world) plausible(stream string) bool {
 	again := strings.HasPrefix(stream, "created again")
 	switch {
-	case again && w.consumer != nil && w.consumer.Created == 0: // it went with the stream
+	case again && w.consumer != nil && w.consumer.Created == 0: // it was deleted with the stream
 		return false
-	case w.processed == 0 && (again || strings.HasPrefix(stream, "restored")): // nothing was ever read
+	case w.processed == 0 && (again || strings.HasPrefix(stream, "restored")): // no message was read
 		return false
 	}
 	return true
 }
 
-// TestDecide_NeverSilentNeverFalse holds Decide against the model in every world.
-// Worlds with equal evidence get the same plan, so that the worst of them decides
-// what the plan has to report, and a report needs one of them.
+// TestDecide_NeverSilentNeverFalse compares Decide with the model in every world. Worlds with equal
+// evidence get the same plan. The plan must report a loss if any of them has one, and must not
+// report a loss that none of them has.
 func TestDecide_NeverSilentNeverFalse(t *testing.T) {
 	type class struct {
 		evidence Evidence
 		plan     Plan
-		missing  tables // in some world
-		present  tables // in some world
-		name     string // of a world
+		missing  tableSet // in some world
+		present  tableSet // in some world
+		name     string   // of a world
 	}
-	classes := make(map[sight]*class)
+	classes := make(map[evidenceKey]*class)
 	var silent, count int
 	scenes(func(s *scene) {
-		key := s.sight()
+		key := s.key()
 		c := classes[key]
 		if c == nil {
 			e := s.evidence()
@@ -284,7 +295,8 @@ func TestDecide_NeverSilentNeverFalse(t *testing.T) {
 				c.present[table] = c.present[table] || !lacks
 				if lacks && !c.plan.reports(table, &s.world) {
 					if silent++; silent <= 5 {
-						t.Errorf("table %s lacks changes, and nothing says so\nworld: %v\nplan: %+v, gap: %v", tableNames[table], s, c.plan, c.plan.Gap)
+						t.Errorf("table %s lacks changes, and the plan does not report it\nworld: %v\nplan: %+v, gap: %v",
+							tableNames[table], s, c.plan, c.plan.Gap)
 					}
 				}
 			}
@@ -293,10 +305,11 @@ func TestDecide_NeverSilentNeverFalse(t *testing.T) {
 	falseAlarms := 0
 	for _, c := range classes {
 		problem := falseAlarm(&c.evidence, &c.plan, c.missing)
-		// Without the last message, whether the stream is the same cannot be known. No
-		// world here may look the same, but others do. A lost checkpoint can be known.
+		// Without the last message, eds cannot know whether the stream is the same. The worlds
+		// here may all differ from it, but others do not. A lost checkpoint can be known.
 		e := &c.evidence
-		lost := e.Destination.Stores && !e.Destination.Begun && e.Destination.Checkpoint.Sequence == 0 && e.Record.Settled.Sequence > 0
+		d := e.Destination
+		lost := d.Stores && !d.Begun && d.Checkpoint.Sequence == 0 && e.Record.Settled.Sequence > 0
 		unknown := c.plan.Unverified != "" && !lost
 		for table := range tableNames {
 			_, imported := c.evidence.Snapshots[tableNames[table]]
@@ -313,17 +326,16 @@ func TestDecide_NeverSilentNeverFalse(t *testing.T) {
 	t.Logf("%d worlds, %d kinds of evidence; %d silent, %d false alarms", count, len(classes), silent, falseAlarms)
 }
 
-// falseAlarm says what the plan reports although no world with this evidence
-// lacks it; "" if it reports no such thing. An acknowledgement of which nothing is
-// recorded is never verified.
-func falseAlarm(e *Evidence, p *Plan, missing tables) string {
+// falseAlarm returns a description of a loss that the plan reports although no world with this
+// evidence has it; "" if there is none. An acknowledgement without a record is never verified.
+func falseAlarm(e *Evidence, p *Plan, missing tableSet) string {
 	adopted := e.resumes() && e.Position().Sequence == 0 && !e.CheckpointLost() && e.floor() > 0
 	switch {
-	case e.resumes() && e.Sequence() == 0 && p.Gap != nil: // it was to read all that was dropped
+	case e.resumes() && e.Sequence() == 0 && p.Gap != nil: // it should have read the dropped messages
 		return ""
-	case missing == tables{} && p.Gap != nil:
+	case missing == tableSet{} && p.Gap != nil:
 		return "a gap is reported, though no world lacks anything"
-	case missing == tables{} && p.Unverified != "" && !adopted:
+	case missing == tableSet{} && p.Unverified != "" && !adopted:
 		return "the position is unverified, though no world lacks anything"
 	case p.Gap == nil:
 		return ""
@@ -349,11 +361,11 @@ func (p *Plan) names(table int, imported bool) bool {
 	return p.Gap != nil && (slices.Contains(p.Gap.Tables, tableNames[table]) || p.Gap.Others && !imported)
 }
 
-// TestDecide_IsSilentUntilSomethingChanges has what a server leaves that has begun
-// to read from a snapshot and was stopped before anything changed at the source.
+// TestDecide_IsSilentUntilSomethingChanges: a server has started to read from a snapshot, and was
+// stopped before anything changed at the source.
 func TestDecide_IsSilentUntilSomethingChanges(t *testing.T) {
 	now := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
-	const warned = "no applied position is recorded; the consumer's acknowledgements, up to message 5000, are taken for it"
+	const warned = "no applied position is recorded; eds uses the consumer's acknowledgements, up to message 5000, instead"
 	for name, c := range map[string]struct {
 		change func(e *Evidence)
 		want   string
@@ -370,8 +382,12 @@ func TestDecide_IsSilentUntilSomethingChanges(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := Evidence{
-				Destination: Destination{Stores: true}, Snapshots: map[string]Snapshot{"order": {Clock: cdc.At(now), Followed: true}}, Consumer: &Consumer{Floor: 5000, Created: now.UnixNano()},
-				Stream: Stream{First: 100, FirstStored: now.Add(-24 * time.Hour).UnixNano(), Stored: now.Add(-time.Minute).UnixNano(), Pending: 1}, Now: now,
+				Destination: Destination{Stores: true}, Snapshots: map[string]Snapshot{"order": {Clock: cdc.At(now), Followed: true}},
+				Consumer: &Consumer{Floor: 5000, Created: now.UnixNano()},
+				Stream: Stream{
+					First: 100, FirstStored: now.Add(-24 * time.Hour).UnixNano(), Stored: now.Add(-time.Minute).UnixNano(), Pending: 1,
+				},
+				Now: now,
 			}
 			c.change(&e)
 			got := Decide(e)
@@ -379,7 +395,7 @@ func TestDecide_IsSilentUntilSomethingChanges(t *testing.T) {
 			if name == "another import" {
 				start = Start{From: FromTime, Time: now.Add(-ClockMargin)}
 			}
-			if got.Unverified != c.want || got.Gap != nil || got.Start.From != start.From || got.Start.Sequence != start.Sequence || !got.Start.Time.Equal(start.Time) {
+			if got.Unverified != c.want || got.Gap != nil || !cmp.Equal(got.Start, start) {
 				t.Errorf("%+v", got)
 			}
 		})

@@ -8,8 +8,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// TestDecide_CountsNoAcknowledgementsForAnotherDestination has the stream be followed into
-// another destination meanwhile, and trimmed above the position in this one.
+// TestDecide_CountsNoAcknowledgementsForAnotherDestination: the stream was followed into another
+// destination meanwhile, and trimmed above the position in this one.
 func TestDecide_CountsNoAcknowledgementsForAnotherDestination(t *testing.T) {
 	now := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
 	e := Evidence{
@@ -30,8 +30,8 @@ func TestDecide_CountsNoAcknowledgementsForAnotherDestination(t *testing.T) {
 	}
 }
 
-// TestDecide_ReportsADestinationThatIsNotTheOneWrittenTo until every table is imported.
-func TestDecide_ReportsADestinationThatIsNotTheOneWrittenTo(t *testing.T) {
+// TestDecide_ReportsAReplacedDestination until every table is imported.
+func TestDecide_ReportsAReplacedDestination(t *testing.T) {
 	now := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
 	followed := Snapshot{Clock: cdc.At(now.Add(-48 * time.Hour)), Followed: true, Whole: true}
 	imported := Snapshot{Clock: cdc.At(now.Add(-time.Minute)), Whole: true}
@@ -51,7 +51,9 @@ func TestDecide_ReportsADestinationThatIsNotTheOneWrittenTo(t *testing.T) {
 			Now: now, Snapshots: c.snapshots,
 			Destination: Destination{Lost: true, Stores: c.stores, Checkpoint: cdc.Position{Sequence: 90, Stored: 1}},
 			Record:      Record{Settled: cdc.Position{Sequence: 10, Stored: now.Add(-time.Hour).UnixNano()}},
-			Stream:      Stream{First: 2, FirstStored: now.Add(-3 * time.Hour).UnixNano(), Stored: now.Add(-time.Hour).UnixNano(), Pending: 100},
+			Stream: Stream{
+				First: 2, FirstStored: now.Add(-3 * time.Hour).UnixNano(), Stored: now.Add(-time.Hour).UnixNano(), Pending: 100,
+			},
 		}
 		plan := Decide(e)
 		switch {

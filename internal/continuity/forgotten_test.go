@@ -6,7 +6,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-func TestDecide_ReportsADestinationThatOnlyTheConsumerRemembers(t *testing.T) {
+func TestDecide_ReportsChangesThatOnlyTheConsumerShows(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(*Evidence)
 		gap    bool
@@ -21,8 +21,9 @@ func TestDecide_ReportsADestinationThatOnlyTheConsumerRemembers(t *testing.T) {
 		}, false},
 	} {
 		e := Evidence{
-			Destination: Destination{Stores: true, Records: true}, Stream: Stream{First: 1, FirstStored: storedAt(1), Stored: storedAt(50), Pending: 51},
-			Consumer: &Consumer{Floor: 50, Acknowledged: true, Ours: true},
+			Destination: Destination{Stores: true, Records: true},
+			Stream:      Stream{First: 1, FirstStored: storedAt(1), Stored: storedAt(50), Pending: 51},
+			Consumer:    &Consumer{Floor: 50, Acknowledged: true, Ours: true},
 		}
 		test.change(&e)
 		switch gap := Decide(e).Gap; {

@@ -10,12 +10,12 @@ var tableNames = [3]string{"a", "b", "c"}
 
 const none = -1
 
-// A world is one history of a source, a stream and a destination, in full. The
-// model knows what Decide can only infer: which messages were published, which
-// are applied, and which will be delivered.
+// A world is one complete history of a source, a stream and a destination. The model knows facts
+// that Decide can only infer: which messages were published, which are applied, and which will be
+// delivered.
 type world struct {
 	history []message // every message ever published, in this stream or an earlier one
-	stream  []message // what the stream holds now
+	stream  []message // the messages in the stream now
 	first   uint64    // of an empty stream
 	now     int64
 
@@ -27,7 +27,7 @@ type world struct {
 	checkpoint uint64 // sequence; 0: none, or begun
 	settled    uint64 // recorded locally
 	scanned    uint64
-	processed  uint64 // the highest sequence ever applied, in any state of the destination
+	processed  uint64 // the highest sequence ever applied, to any state of the destination
 	consumer   *Consumer
 	snapshots  [3]*snapshot // by table; nil: none
 }
@@ -51,8 +51,8 @@ type snapshot struct {
 // step is the time between two messages: more than ClockMargin.
 const step = int64(2 * time.Hour)
 
-// A tenancy says which messages of a stream are ours: those up to quiet, but for
-// message 7 if it is not dense. The tables take turns, beginning with turn.
+// A tenancy defines which messages of a stream are ours: those up to quiet, except message 7 if it
+// is not dense. The tables take turns, beginning with turn.
 type tenancy struct {
 	quiet uint64
 	dense bool
@@ -76,11 +76,11 @@ func (t tenancy) publish(generation int, first, last uint64, start int64) []mess
 	return out
 }
 
-// storedAt returns when the message of the first stream with the sequence was
-// stored; 0 for sequence 0.
+// storedAt returns the storage time of the message of the first stream with the sequence; 0 for
+// sequence 0.
 func storedAt(sequence uint64) int64 { return int64(sequence) * step }
 
-// positions returns the evidence about positions, without the stream's.
+// positions returns the evidence about positions, without that about the stream.
 func (w *world) positions() Evidence {
 	e := Evidence{
 		Destination: Destination{Stores: w.stores, Begun: w.begun}, Consumer: w.consumer, Now: time.Unix(0, w.now),
@@ -98,20 +98,22 @@ func (w *world) positions() Evidence {
 	return e
 }
 
-// evidence is what Decide gets to see of the world.
+// evidence returns the evidence that Decide gets.
 func (w *world) evidence() Evidence {
 	e := w.positions()
 	e.Stream = w.observe(e.Sequence())
 	e.Snapshots = make(map[string]Snapshot)
 	for i, s := range w.snapshots {
 		if s != nil {
-			e.Snapshots[tableNames[i]] = Snapshot{Clock: cdc.Timestamp{Wall: s.taken}, Followed: s.followed, Partial: s.partial, Whole: s.whole}
+			e.Snapshots[tableNames[i]] = Snapshot{
+				Clock: cdc.Timestamp{Wall: s.taken}, Followed: s.followed, Partial: s.partial, Whole: s.whole,
+			}
 		}
 	}
 	return e
 }
 
-// observe answers what Decide asks about the stream.
+// observe returns the evidence about the stream.
 func (w *world) observe(sequence uint64) Stream {
 	s := Stream{First: w.first}
 	for i, m := range w.stream {
@@ -128,8 +130,7 @@ func (w *world) observe(sequence uint64) Stream {
 	return s
 }
 
-// holds reports whether the destination has the effect of m before the plan is
-// carried out.
+// holds reports whether the destination has the effect of m before the plan is executed.
 func (w *world) holds(m message) bool {
 	applied := m.generation == 1 && m.sequence <= w.processed
 	if w.stores && (w.begun || w.settled+w.checkpoint > 0) {
@@ -140,12 +141,12 @@ func (w *world) holds(m message) bool {
 		return applied
 	}
 	covered := w.clock(m) <= s.taken && (!s.partial || m.inX)
-	if m.sequence == 0 { // it came by an import, this one or an earlier one
+	if m.sequence == 0 { // this import or an earlier one brought it
 		applied = !w.lostCheckpoint()
 	}
 	switch {
 	case w.lostCheckpoint() && s.followed:
-		return false // the rows are gone as well
+		return false // the rows are also lost
 	case s.followed:
 		return applied || covered
 	case s.partial && !m.inX:
@@ -162,7 +163,7 @@ func (w *world) lostCheckpoint() bool {
 	return w.stores && !w.begun && w.checkpoint == 0 && w.settled > 0
 }
 
-// promised reports whether the destination is to have the effect of m.
+// promised reports whether the destination must have the effect of m.
 func (w *world) promised(m message) bool {
 	if m.table == none {
 		return false
@@ -178,8 +179,8 @@ func (w *world) promised(m message) bool {
 	}
 }
 
-// missing carries out the plan and returns which tables lack a message then.
-func (w *world) missing(p Plan) (lacking tables) {
+// missing executes the plan and returns the tables that lack a message afterwards.
+func (w *world) missing(p Plan) (lacking tableSet) {
 	for _, m := range w.history {
 		if w.promised(m) && !w.holds(m) && !w.delivers(p, m) {
 			lacking[m.table] = true
@@ -188,8 +189,8 @@ func (w *world) missing(p Plan) (lacking tables) {
 	return lacking
 }
 
-// tables is a set of tables.
-type tables [3]bool
+// tableSet is a set of tables.
+type tableSet [3]bool
 
 // delivers reports whether m is read and applied according to the plan.
 func (w *world) delivers(p Plan, m message) bool {

@@ -8,15 +8,15 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestDecide_RandomHistories checks worlds that the enumeration does not reach:
-// any length, any times, any mix of tenants and tables.
-func TestDecide_RandomHistories(t *testing.T) {
+// TestDecide_ReportsLossesInRandomWorlds that the enumeration does not contain: any length, any
+// times, any mix of tenants and tables.
+func TestDecide_ReportsLossesInRandomWorlds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w, untouched := randomWorld(t)
 		p := Decide(w.evidence())
 		for table, lacks := range w.missing(p) {
 			if lacks && !p.reports(table, &w) {
-				t.Fatalf("table %s lacks changes, and nothing says so\nplan: %+v, gap: %v", tableNames[table], p, p.Gap)
+				t.Fatalf("table %s lacks changes, and the plan does not report it\nplan: %+v, gap: %v", tableNames[table], p, p.Gap)
 			}
 		}
 		if untouched && (p.Gap != nil || p.Unverified != "") {
@@ -25,8 +25,7 @@ func TestDecide_RandomHistories(t *testing.T) {
 	})
 }
 
-// randomWorld returns a world, and whether nothing happened in it but an orderly
-// stop.
+// randomWorld returns a world, and whether nothing happened in it except a graceful stop.
 func randomWorld(t *rapid.T) (w world, untouched bool) {
 	old := randomMessages(t, 1, 1, storedAt(1))
 	w = world{first: 1, stream: old, history: slices.Clip(old), stores: rapid.Bool().Draw(t, "stores"), skew: drawSkew(t)}
@@ -60,13 +59,13 @@ func randomMessages(t *rapid.T, generation int, first uint64, start int64) []mes
 	n := rapid.IntRange(1, 20).Draw(t, "messages")
 	for i := range n {
 		start += rapid.Int64Range(1, int64(5*time.Hour)).Draw(t, "after")
-		out = append(out, message{first + uint64(i), start, rapid.IntRange(none, 2).Draw(t, "table"), rapid.Bool().Draw(t, "in x"), generation})
+		table, inX := rapid.IntRange(none, 2).Draw(t, "table"), rapid.Bool().Draw(t, "in x")
+		out = append(out, message{first + uint64(i), start, table, inX, generation})
 	}
 	return out
 }
 
-// drawPositions lets the server apply some messages. It reports whether all
-// positions agree.
+// drawPositions makes the server apply some messages. It reports whether all positions agree.
 func drawPositions(t *rapid.T, w *world, old []message) bool {
 	var ours []uint64
 	for _, m := range old {
@@ -98,8 +97,7 @@ func drawPositions(t *rapid.T, w *world, old []message) bool {
 	return w.settled > 0 && (!w.stores || w.checkpoint >= w.settled)
 }
 
-// drawStream lets something happen to the stream, and reports whether nothing
-// did.
+// drawStream changes the stream, and reports whether it has changed nothing.
 func drawStream(t *rapid.T, w *world, old []message) bool {
 	created := old[len(old)-1].stored + int64(time.Hour)
 	switch rapid.IntRange(0, 3).Draw(t, "stream") {
@@ -114,7 +112,7 @@ func drawStream(t *rapid.T, w *world, old []message) bool {
 		kept := rapid.IntRange(1, len(old)).Draw(t, "kept")
 		lastRead := max(w.settled, w.checkpoint)
 		if uint64(kept) >= lastRead {
-			return true // nothing that was read is lost
+			return true // every read message is still there
 		}
 		again := randomMessages(t, 2, uint64(kept)+1, created)
 		w.stream, w.history = append(slices.Clip(old[:kept]), again...), append(w.history, again...)
@@ -138,7 +136,7 @@ func drawSnapshots(t *rapid.T, w *world, old []message) {
 			s.followed = rapid.Bool().Draw(t, "followed")
 		}
 		s.partial = kind == 1 && rapid.Bool().Draw(t, "partial")
-		if s.followed { // it is older than what was read since
+		if s.followed { // it is older than the messages read since
 			s.taken = w.skew + old[0].stored
 		}
 		w.snapshots[i] = s

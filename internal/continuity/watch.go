@@ -1,21 +1,21 @@
 package continuity
 
-// Look is what the stream shows while it is read. The parts of a look are taken in
-// the order of its fields, so that what was dropped meanwhile shows in a later one.
+// Look is an observation of the stream while it is read. The fields are observed in their order,
+// so that a later field shows messages that were dropped meanwhile.
 type Look struct {
-	// Sent is the sequence up to which the server has sent every message of this
-	// consumer that the stream still had then.
+	// Sent is the sequence up to which the server has sent every message of this consumer
+	// that was still in the stream.
 	Sent uint64
-	// Deliveries counts what the server has sent.
+	// Deliveries counts the sent messages.
 	Deliveries uint64
-	// Fewer reports whether messages of this consumer that waited were not sent since the
-	// last look, and wait no longer.
+	// Fewer reports whether messages of this consumer that waited at the last look no longer
+	// wait, although they were not sent.
 	Fewer bool
 	// Behind reports whether messages of this consumer waited after the last delivery.
 	Behind bool
 	// Last is at most the sequence of the newest message in the stream, of all tenants.
 	Last uint64
-	// Next is the first message of this consumer after Sent, 0 if there is none.
+	// Next is the sequence of the first message of this consumer after Sent; 0 if there is none.
 	Next uint64
 	// First is the sequence of the oldest message in the stream, of all tenants.
 	First uint64
@@ -27,52 +27,52 @@ type Verdict uint8
 // The verdicts.
 const (
 	Kept    Verdict = iota // it has dropped none
-	Unknown                // it has dropped messages, maybe of this consumer and not sent
-	Dropped                // it has dropped some of this consumer
+	Unknown                // it has dropped messages, perhaps unsent ones of this consumer
+	Dropped                // it has dropped unsent messages of this consumer
 )
 
-// Watch compares each look at the stream with the one before. Its zero value has to
-// be begun. The stream drops its oldest messages first.
+// Watch compares each look at the stream with the previous one. Call Begin first. The stream
+// drops its oldest messages first.
 //
-// A stream that still has everything that was not sent at the last look has dropped
-// nothing since, whatever was sent meanwhile. If it does not, messages can have been
-// sent and then dropped, or dropped only. Other tenants' messages do not matter.
+// If the stream still has every message that was unsent at the last look, it has dropped no unsent
+// message since. Otherwise, a missing message was either sent and then dropped, or only dropped.
+// Other tenants' messages do not matter.
 type Watch struct {
-	from       uint64 // every message of ours before it was sent
-	waits      bool   // it is a message of ours, and was not sent
+	from       uint64 // every message of ours before this sequence was sent
+	waits      bool   // whether the message at from is ours and unsent
 	deliveries uint64 // at the last look
 }
 
-// Begin has a reader go on after the given sequence. Nothing is missing up to there.
+// Begin starts to watch after the given sequence. No message is missing up to it.
 func (w *Watch) Begin(after uint64) { *w = Watch{from: after + 1} }
 
-// Proceed has everything of ours up to the given sequence sent, while the stream
-// can have dropped nothing before.
+// Proceed records that every message of ours up to the given sequence was sent, and that the
+// stream cannot have dropped any before that.
 func (w *Watch) Proceed(sent uint64) {
 	if sent >= w.from {
 		*w = Watch{from: sent + 1}
 	}
 }
 
-// Reached returns the sequence up to which no message of ours is still to be sent.
+// Reached returns the sequence up to which every message of ours was sent.
 func (w *Watch) Reached() uint64 { return w.from - 1 }
 
-// Since says what the stream has dropped since the last look.
+// Since returns whether the stream has dropped unsent messages since the last look.
 func (w *Watch) Since(l Look) Verdict {
 	switch {
 	case l.First <= w.from:
 		return Kept
 	case w.waits && l.Deliveries == w.deliveries, l.Fewer:
 		return Dropped
-	case l.Behind && l.First > l.Sent: // what waited next is gone, or others' messages before it
+	case l.Behind && l.First > l.Sent: // the next message is gone, or other tenants' messages before it
 		return Dropped
 	default:
 		return Unknown
 	}
 }
 
-// Note makes l the last look.
-func (w *Watch) Note(l Look) {
+// Update makes l the last look.
+func (w *Watch) Update(l Look) {
 	w.from, w.deliveries = max(w.from, l.Sent+1), l.Deliveries
 	w.waits = l.Next >= w.from
 	switch {

@@ -13,35 +13,39 @@ func TestWatch_ComparesWithTheLastLook(t *testing.T) {
 		want      Verdict
 	}{
 		"nothing is dropped":                        {Look{Sent: 20, Next: 21, Last: 90}, Look{Deliveries: 9, First: 1}, Kept},
-		"all that was sent then is dropped":         {Look{Sent: 20, Next: 21, Last: 90}, Look{Deliveries: 9, First: 21}, Kept},
-		"some that was sent since is dropped":       {Look{Sent: 20, Next: 21, Last: 90}, Look{Deliveries: 9, First: 22}, Unknown},
+		"all sent messages are dropped":             {Look{Sent: 20, Next: 21, Last: 90}, Look{Deliveries: 9, First: 21}, Kept},
+		"some sent later are dropped":               {Look{Sent: 20, Next: 21, Last: 90}, Look{Deliveries: 9, First: 22}, Unknown},
 		"the next one is dropped":                   {Look{Sent: 20, Next: 30, Last: 90}, Look{First: 31}, Dropped},
 		"others' are dropped before the next one":   {Look{Sent: 20, Next: 30, Last: 90}, Look{First: 30}, Kept},
 		"others' are dropped, and there is no next": {Look{Sent: 20, Last: 90}, Look{First: 91}, Kept},
 		"others' have taken the place of all":       {Look{Sent: 20, Last: 90}, Look{First: 92}, Unknown},
 		"fewer wait":                                {Look{Sent: 20, Last: 20}, Look{Fewer: true, First: 92}, Dropped},
-		"the server had more to send":               {Look{Sent: 20, Next: 21, Last: 90}, Look{Sent: 49, Deliveries: 9, Behind: true, First: 50}, Dropped},
-		"the server had more to send after First":   {Look{Sent: 20, Next: 21, Last: 90}, Look{Sent: 50, Deliveries: 9, Behind: true, First: 50}, Unknown},
-		"fewer wait, and nothing is dropped":        {Look{Sent: 20, Last: 20}, Look{Fewer: true, First: 21}, Kept},
+		"the server had more to send": {
+			Look{Sent: 20, Next: 21, Last: 90}, Look{Sent: 49, Deliveries: 9, Behind: true, First: 50}, Dropped,
+		},
+		"the server had more to send after First": {
+			Look{Sent: 20, Next: 21, Last: 90}, Look{Sent: 50, Deliveries: 9, Behind: true, First: 50}, Unknown,
+		},
+		"fewer wait, and nothing is dropped": {Look{Sent: 20, Last: 20}, Look{Fewer: true, First: 21}, Kept},
 	} {
 		var w Watch
 		w.Begin(10)
-		w.Note(c.last)
+		w.Update(c.last)
 		if got := w.Since(c.now); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}
 }
 
-// TestWatch_IsNeverSilentAboutALoss has a stream that others write to, too, and that
-// drops its oldest messages, while a reader takes some now and then.
+// TestWatch_IsNeverSilentAboutALoss: other tenants also write to the stream, and it drops its oldest
+// messages while a reader takes some.
 func TestWatch_IsNeverSilentAboutALoss(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var ours []bool // and not sent; by sequence - 1
+		var ours []bool // ours and unsent, by sequence - 1
 		first, sent, deliveries, lost := uint64(1), uint64(0), uint64(0), false
 		var w Watch
 		w.Begin(0)
-		said := Kept
+		worst := Kept
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			last := uint64(len(ours))
 			switch rapid.SampledFrom([]string{"publish", "drop", "read", "look"}).Draw(t, "step") {
@@ -72,11 +76,11 @@ func TestWatch_IsNeverSilentAboutALoss(t *testing.T) {
 				if v == Dropped && !lost {
 					t.Fatalf("a false alarm at %+v after %+v", l, w)
 				}
-				said = max(said, v)
-				if lost && said == Kept {
+				worst = max(worst, v)
+				if lost && worst == Kept {
 					t.Fatalf("silence at %+v after %+v", l, w)
 				}
-				w.Note(l)
+				w.Update(l)
 			}
 		}
 	})

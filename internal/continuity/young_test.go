@@ -9,8 +9,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// TestDecide_AfterAYoungSnapshot has a stream whose messages are all newer than an
-// hour before the snapshot.
+// TestDecide_AfterAYoungSnapshot: all messages in the stream are newer than an hour before the
+// snapshot.
 func TestDecide_AfterAYoungSnapshot(t *testing.T) {
 	now := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 	taken := now.Add(-2 * time.Hour)
@@ -43,9 +43,9 @@ func TestDecide_AfterAYoungSnapshot(t *testing.T) {
 	}
 }
 
-// TestGapError_Remedy names tables only if an import of these alone closes the gap:
-// after an import of every table by name, the position would still be lost.
-func TestGapError_Remedy(t *testing.T) {
+// TestGapError_RemedyNamesTables only if an import of these tables closes the gap: after an import
+// of every table by name, the position would still be lost.
+func TestGapError_RemedyNamesTables(t *testing.T) {
 	for want, gap := range map[string]*GapError{
 		"eds import":            {Tables: []string{"a", "b"}, All: true},
 		"eds import --only a,b": {Tables: []string{"a", "b"}},

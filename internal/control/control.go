@@ -1,8 +1,8 @@
-// Package control is how the operator asks the server that runs with a data directory:
-// HTTP over a socket in that directory, which only its owner can open. Requests and
-// answers are JSON; the progress of an import is a stream of JSON lines.
+// Package control lets the operator control the server that runs with a data directory: by
+// HTTP over a socket in that directory, which only its owner can open. Requests and responses
+// are JSON; the progress of an import is a stream of JSON lines.
 //
-//	GET /status            how the server is
+//	GET /status            the state of the server
 //	POST /import           begin an import, and watch it
 //	GET /import?id=ID      watch an import
 //	DELETE /import?id=ID   end an import
@@ -20,38 +20,39 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// Handler answers the operator. Its methods are called concurrently.
+// Handler handles requests of the operator. Its methods are called concurrently.
 type Handler interface {
-	// Report returns how the server is.
+	// Report returns the state of the server.
 	Report() server.Report
-	// RequestImport requests an import with an id, a UUID, into the destination with the
-	// given identity; "" is the server's, and another one is a
-	// *server.OtherDestinationError. If the server knows an import of the id, it does nothing.
+	// RequestImport requests an import with the given id, a UUID, into the destination with
+	// the given identity; "" is the server's. Another destination is a
+	// *server.OtherDestinationError. If an import with this id exists, it does nothing.
 	RequestImport(id, identity string, o snapshot.Options) error
 	// WatchImport calls observe with the progress of an import until it ends, and returns
-	// its outcome. If ctx ends, the import goes on. observe may take its time: it is called
-	// for the tables that have changed since, and never holds the import up.
+	// its outcome. If ctx ends, the import continues. A slow observe does not delay the
+	// import: each call is for a table that has changed since the last one.
 	WatchImport(ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error)
 	// CancelImport ends an import.
 	CancelImport(id string) error
-	// AcceptGap accepts a gap, of all its tables or of one, and returns their names.
+	// AcceptGap accepts a gap, of one table or, if table is "", of all its tables. It returns
+	// their names.
 	AcceptGap(id, table string) (tables []string, err error)
-	// Verified ends warnings about tables whose rows were compared. An error is as of
-	// RequestImport.
+	// Verified ends warnings about tables whose rows were found equal. Its errors are those
+	// of RequestImport.
 	Verified(identity string, v server.Verification) error
 }
 
 // ErrNoServer says that no server answers for the data directory.
 var ErrNoServer = errors.New("no server answers")
 
-// ErrConnectionLost says that the server has ended, or has crashed, before it had answered.
+// ErrConnectionLost says that the server ended or crashed before it responded.
 var ErrConnectionLost = errors.New("the server ended the connection")
 
-// Error is what the server answers to a request that fails.
+// Error is the response to a request that fails.
 type Error struct {
 	Message string `json:"error"`
-	// ExitCode is that of the command that asked: 3 if the operator has to change the
-	// request or the configuration, else 1.
+	// ExitCode is the exit code of the operator's command: 3 if the operator has to change
+	// the request or the configuration, else 1.
 	ExitCode int `json:"exitCode"`
 }
 
@@ -59,11 +60,10 @@ func (e *Error) Error() string { return e.Message }
 
 // ImportRequest is the body of POST /import.
 type ImportRequest struct {
-	// ID is a UUID that the operator has chosen, so that a request that is sent again after a
-	// crash begins no second import; "": the server chooses one.
+	// ID is a UUID chosen by the client. A request that is sent again after a crash begins no
+	// second import. "": the server chooses the id.
 	ID string `json:"id,omitempty"`
-	// Destination is the identity of the destination that the operator means; "": the
-	// server's.
+	// Destination is the identity of the requested destination; "": the server's.
 	Destination string  `json:"destination,omitempty"`
 	Options     Options `json:"options"`
 }
@@ -100,71 +100,73 @@ type verifiedRequest struct {
 	server.Verification
 }
 
-// gapAnswer is what it is answered with.
-type gapAnswer struct {
+// gapResponse is the response to POST /accept-gap.
+type gapResponse struct {
 	Tables []string `json:"tables"`
 }
 
-// line is one line of the stream that answers a watched import: first its id, then
-// progress, at the end the outcome.
-type line struct {
+// importUpdate is one line in the stream of a watched import: first its id, then progress,
+// at the end the outcome.
+type importUpdate struct {
 	ID       string           `json:"id,omitempty"`
-	Progress *progress        `json:"progress,omitempty"`
+	Progress *progressUpdate  `json:"progress,omitempty"`
 	Totals   *snapshot.Totals `json:"totals,omitempty"`
-	Report   *report          `json:"report,omitempty"`
-	Error    *Error           `json:"error,omitempty"` // beside Report: what of it failed
+	Report   *importReport    `json:"report,omitempty"`
+	Error    *Error           `json:"error,omitempty"` // with Report: the failures in it
 }
 
-// progress is snapshot.Progress with its error as text.
-type progress struct {
+// progressUpdate is snapshot.Progress with its error as text.
+type progressUpdate struct {
 	snapshot.Progress
 	Err string `json:",omitempty"`
 }
 
-func newProgress(p snapshot.Progress) *progress { return &progress{p, text(p.Err)} }
+func newProgressUpdate(p snapshot.Progress) *progressUpdate {
+	return &progressUpdate{p, maskedText(p.Err)}
+}
 
-func (p *progress) snapshot() snapshot.Progress {
-	p.Progress.Err = failure(p.Err)
+func (p *progressUpdate) snapshot() snapshot.Progress {
+	p.Progress.Err = textError(p.Err)
 	return p.Progress
 }
 
-// report is snapshot.Report with errors as text.
-type report struct {
+// importReport is snapshot.Report with errors as text.
+type importReport struct {
 	snapshot.Report
-	Tables []tableReport
+	Tables []importedTable
 }
 
-type tableReport struct {
+type importedTable struct {
 	snapshot.TableReport
 	Err string `json:",omitempty"`
 }
 
-func newReport(r snapshot.Report) *report {
-	all := &report{Report: r}
+func newImportReport(r snapshot.Report) *importReport {
+	all := &importReport{Report: r}
 	for _, t := range r.Tables {
-		all.Tables = append(all.Tables, tableReport{t, text(t.Err)})
+		all.Tables = append(all.Tables, importedTable{t, maskedText(t.Err)})
 	}
 	return all
 }
 
-func (r *report) snapshot() snapshot.Report {
+func (r *importReport) snapshot() snapshot.Report {
 	for _, t := range r.Tables {
-		t.TableReport.Err = failure(t.Err)
+		t.TableReport.Err = textError(t.Err)
 		r.Report.Tables = append(r.Report.Tables, t.TableReport)
 	}
 	return r.Report
 }
 
-// text returns the text of an error without secrets; "" if it is nil.
-func text(err error) string {
+// maskedText returns the text of an error without secrets; "" if the error is nil.
+func maskedText(err error) string {
 	if err == nil {
 		return ""
 	}
 	return telemetry.MaskText(err.Error())
 }
 
-// failure is the opposite of text.
-func failure(text string) error {
+// textError is the inverse of maskedText.
+func textError(text string) error {
 	if text == "" {
 		return nil
 	}

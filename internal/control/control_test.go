@@ -24,7 +24,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// scripted is a Handler that answers as its fields say. A nil field is not called.
+// scripted is a Handler that calls its fields. A nil field is not called.
 type scripted struct {
 	report  func() server.Report
 	request func(id, identity string, o snapshot.Options) error
@@ -53,7 +53,7 @@ func (s scripted) Verified(identity string, v server.Verification) error {
 
 func (s scripted) AcceptGap(id, table string) ([]string, error) { return s.accept(id, table) }
 
-// serve answers with h until the test ends or stop is called.
+// serve serves h until the test ends or stop is called.
 func serve(t *testing.T, h control.Handler) (client *control.Client, dir string, stop func()) {
 	t.Helper()
 	dir = t.TempDir()
@@ -82,11 +82,14 @@ func serve(t *testing.T, h control.Handler) (client *control.Client, dir string,
 // texts compares errors by their text.
 var texts = cmp.Comparer(func(a, b error) bool { return fmt.Sprint(a) == fmt.Sprint(b) })
 
-func TestStatus_IsWhatTheServerReports(t *testing.T) {
+func TestStatus_ReturnsTheReportOfTheServer(t *testing.T) {
 	at := time.Date(2026, 11, 30, 6, 0, 0, 0, time.UTC)
 	want := server.Report{
-		Version: "1.2.3", PID: 7, Started: at, State: "running", Rate: 2.5, Health: telemetry.Report{Status: telemetry.OK, Reasons: []telemetry.Reason{}, Warnings: []telemetry.Reason{}},
-		Tables: map[string]server.TableReport{"order": {TableState: telemetry.TableState{State: "missing", Cause: "absent", Since: at}, Inserts: 4}},
+		Version: "1.2.3", PID: 7, Started: at, State: "running", Rate: 2.5,
+		Health: telemetry.Report{Status: telemetry.OK, Reasons: []telemetry.Reason{}, Warnings: []telemetry.Reason{}},
+		Tables: map[string]server.TableReport{
+			"order": {TableState: telemetry.TableState{State: "missing", Cause: "absent", Since: at}, Inserts: 4},
+		},
 	}
 	client, _, _ := serve(t, scripted{report: func() server.Report { return want }})
 	got, err := client.Status(t.Context())
@@ -109,12 +112,21 @@ func TestImport_CarriesOptionsProgressAndOutcome(t *testing.T) {
 		Totals   snapshot.Totals
 	}
 	options := control.Options{
-		Only: []string{"order", "part"}, CompanyIDs: []string{"c"}, LocationIDs: []string{"l"}, TimeOffset: time.Unix(1_800_000_000, 0).UTC(),
+		Only: []string{"order", "part"}, CompanyIDs: []string{"c"}, LocationIDs: []string{"l"},
+		TimeOffset: time.Unix(1_800_000_000, 0).UTC(),
 		SchemaOnly: true, NoDelete: true, AllowEmpty: true, Strict: true, Parallel: 3,
 	}
 	steps := []step{
-		{snapshot.Progress{Table: "order", Phase: snapshot.Loading, Rows: 5, Bytes: 6, Downloaded: 7, TotalBytes: 8, Files: 1, TotalFiles: 2}, snapshot.Totals{Tables: 2, Rows: 5, Bytes: 6, Downloaded: 7, TotalBytes: 8, Unsized: 1}},
-		{snapshot.Progress{Table: "part", Phase: snapshot.Failed, Err: errors.New("the database refuses it")}, snapshot.Totals{Tables: 2, Done: 1, Failed: 1}},
+		{
+			snapshot.Progress{
+				Table: "order", Phase: snapshot.Loading, Rows: 5, Bytes: 6, Downloaded: 7, TotalBytes: 8, Files: 1, TotalFiles: 2,
+			},
+			snapshot.Totals{Tables: 2, Rows: 5, Bytes: 6, Downloaded: 7, TotalBytes: 8, Unsized: 1},
+		},
+		{
+			snapshot.Progress{Table: "part", Phase: snapshot.Failed, Err: errors.New("the database refuses it")},
+			snapshot.Totals{Tables: 2, Done: 1, Failed: 1},
+		},
 	}
 	report := snapshot.Report{
 		Plan: snapshot.Plan{Job: "j", Mode: sink.Merge},
@@ -144,7 +156,8 @@ func TestImport_CarriesOptionsProgressAndOutcome(t *testing.T) {
 	var seen []step
 	observe := func(p snapshot.Progress, totals snapshot.Totals) { seen = append(seen, step{p, totals}) }
 	var accepted string
-	outcome, err := client.Import(t.Context(), control.ImportRequest{ID: importID, Destination: "postgres://h/db", Options: options}, func(id string) { accepted = id }, observe)
+	q := control.ImportRequest{ID: importID, Destination: "postgres://h/db", Options: options}
+	outcome, err := client.Import(t.Context(), q, func(id string) { accepted = id }, observe)
 
 	want := request{importID, "postgres://h/db", snapshot.Options{
 		Only: options.Only, CompanyIDs: options.CompanyIDs, LocationIDs: options.LocationIDs, TimeOffset: options.TimeOffset,
@@ -165,19 +178,21 @@ func TestImport_CarriesOptionsProgressAndOutcome(t *testing.T) {
 	}
 
 	seen = nil
-	if again, err := client.WatchImport(t.Context(), importID, observe); err == nil || cmp.Diff(report, again, texts) != "" || len(seen) != len(steps) {
+	again, err := client.WatchImport(t.Context(), importID, observe)
+	if err == nil || cmp.Diff(report, again, texts) != "" || len(seen) != len(steps) {
 		t.Errorf("watched again: %+v, %v, %d steps", again, err, len(seen))
 	}
 }
 
-func TestErrors_HaveTheirExitCode(t *testing.T) {
+func TestError_HasTheExitCode(t *testing.T) {
 	probe := &snapshot.ProbeError{Err: errors.New("no access for postgres://u:SECRET@h/db")}
+	other := &server.OtherDestinationError{Destination: "postgres://h/db"}
 	for name, test := range map[string]struct {
 		requested, ended error
 		want             control.Error
 	}{
 		"refused":           {errors.New("an import is under way"), nil, control.Error{Message: "an import is under way", ExitCode: 1}},
-		"other destination": {&server.OtherDestinationError{Destination: "postgres://h/db"}, nil, control.Error{Message: (&server.OtherDestinationError{Destination: "postgres://h/db"}).Error(), ExitCode: 3}},
+		"other destination": {other, nil, control.Error{Message: other.Error(), ExitCode: 3}},
 		"probe":             {nil, probe, control.Error{Message: telemetry.MaskText(probe.Error()), ExitCode: 3}},
 		"failed":            {nil, errors.New("the export failed"), control.Error{Message: "the export failed", ExitCode: 1}},
 	} {
@@ -200,7 +215,7 @@ func TestErrors_HaveTheirExitCode(t *testing.T) {
 	}
 }
 
-func TestImport_GoesOnWithoutItsWatchers(t *testing.T) {
+func TestImport_ContinuesWithoutItsWatchers(t *testing.T) {
 	began, ended := make(chan struct{}), make(chan error, 1)
 	client, _, _ := serve(t, scripted{
 		request: func(string, string, snapshot.Options) error { return nil },
@@ -243,7 +258,7 @@ func TestServe_EndsWithItsWatchers(t *testing.T) {
 	}()
 	<-began
 	stop()
-	want := "watch the import: the server ended the connection; eds status says whether it goes on"
+	want := "watch the import: the server ended the connection; eds status says whether it continues"
 	if err := <-ended; fmt.Sprint(err) != want {
 		t.Errorf("%v", err)
 	}
@@ -252,15 +267,15 @@ func TestServe_EndsWithItsWatchers(t *testing.T) {
 	}
 }
 
-func TestStatus_OfAServerThatCrashes(t *testing.T) {
+func TestStatus_ReportsAServerThatCrashes(t *testing.T) {
 	dir := t.TempDir()
 	listener, err := control.Listen(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	for what, crash := range map[string]func(net.Conn) error{
-		"before it reads": func(net.Conn) error { return nil }, // what was sent is reset
+	for name, crash := range map[string]func(net.Conn) error{
+		"before it reads": func(net.Conn) error { return nil }, // resets the connection
 		"before it answers": func(c net.Conn) error {
 			_, err := http.ReadRequest(bufio.NewReader(c))
 			return err
@@ -280,10 +295,10 @@ func TestStatus_OfAServerThatCrashes(t *testing.T) {
 			crashed <- err
 		}()
 		if _, err := control.NewClient(dir).Status(t.Context()); !errors.Is(err, control.ErrConnectionLost) {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: %v", name, err)
 		}
 		if err := <-crashed; err != nil {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
@@ -314,7 +329,7 @@ func TestCancelImport_AndAcceptGap(t *testing.T) {
 	}
 }
 
-func TestVerified(t *testing.T) {
+func TestVerified_ReportsTablesToTheServer(t *testing.T) {
 	var got server.Verification
 	client, _, _ := serve(t, scripted{verified: func(identity string, v server.Verification) error {
 		if identity != "postgres://h/db" {
@@ -323,7 +338,9 @@ func TestVerified(t *testing.T) {
 		got = v
 		return nil
 	}})
-	want := server.Verification{Began: time.Date(2026, time.November, 22, 7, 0, 0, 0, time.UTC), Tables: []string{"order", "part"}, All: true}
+	want := server.Verification{
+		Began: time.Date(2026, time.November, 22, 7, 0, 0, 0, time.UTC), Tables: []string{"order", "part"}, All: true,
+	}
 	if err := client.Verified(t.Context(), "postgres://h/db", want); err != nil {
 		t.Fatal(err)
 	}
@@ -335,7 +352,7 @@ func TestVerified(t *testing.T) {
 	}
 }
 
-func TestListen_IsForItsOwnerAndReplacesWhatACrashLeft(t *testing.T) {
+func TestListen_IsForItsOwnerAndReplacesTheSocketOfACrash(t *testing.T) {
 	dir := t.TempDir()
 	for range 2 { // the second finds the socket of the first
 		listener, err := control.Listen(t.Context(), dir)
@@ -366,9 +383,10 @@ func TestListen_IsForItsOwnerAndReplacesWhatACrashLeft(t *testing.T) {
 
 func TestServe_BoundsRequestsAndServesThePreviousRelease(t *testing.T) {
 	_, dir, _ := serve(t, scripted{report: func() server.Report { return server.Report{PID: 7} }})
-	web := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, "eds.sock"))
-	}}}
+	}
+	web := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
 	for name, test := range map[string]struct {
 		method, path, body string
 		want               int

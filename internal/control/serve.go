@@ -16,31 +16,31 @@ import (
 )
 
 const (
-	// mostBody bounds the body of a request, in bytes: thousands of ids.
-	mostBody = 1 << 20
-	// headerTime bounds how long a request may take to arrive.
-	headerTime = 5 * time.Second
-	// writeTime bounds how long the reader of a stream may take for one line.
-	writeTime = 10 * time.Second
-	// closeTime bounds how long requests may take to end with the server.
-	closeTime = 3 * time.Second
+	// maxBody bounds the body of a request in bytes: thousands of ids.
+	maxBody = 1 << 20
+	// headerTimeout bounds how long the header of a request may take to arrive.
+	headerTimeout = 5 * time.Second
+	// writeTimeout bounds how long the client may take to read one line of a stream.
+	writeTimeout = 10 * time.Second
+	// shutdownTimeout bounds how long requests may take to end with the server.
+	shutdownTimeout = 3 * time.Second
 )
 
-// Serve answers the operator until ctx ends, and closes the listener. Imports go on
-// without those who watch them.
+// Serve handles requests of the operator until ctx ends, and closes the listener. Imports
+// continue without their watchers.
 func Serve(ctx context.Context, listener net.Listener, h Handler) error {
 	web := http.Server{
 		Handler: routes(h), BaseContext: func(net.Listener) context.Context { return ctx },
-		ReadHeaderTimeout: headerTime, ReadTimeout: 2 * headerTime, MaxHeaderBytes: 16 << 10,
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: 2 * headerTimeout, MaxHeaderBytes: 16 << 10,
 	}
 	done := make(chan error, 1)
 	go func() { done <- web.Serve(listener) }()
 	select {
 	case err := <-done:
-		return fmt.Errorf("answer over the control socket: %w", err)
+		return fmt.Errorf("serve the control socket: %w", err)
 	case <-ctx.Done():
 	}
-	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()
 	err := web.Shutdown(deadline)
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -53,7 +53,7 @@ func Serve(ctx context.Context, listener net.Listener, h Handler) error {
 func routes(h Handler) http.Handler {
 	s := service{h}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", s.status) // the previous release asks here
+	mux.HandleFunc("GET /{$}", s.status) // for clients of the previous release
 	mux.HandleFunc("GET /status", s.status)
 	mux.HandleFunc("POST /import", s.beginImport)
 	mux.HandleFunc("GET /import", s.watchImport)
@@ -65,11 +65,11 @@ func routes(h Handler) http.Handler {
 
 type service struct{ Handler }
 
-func (s service) status(w http.ResponseWriter, _ *http.Request) { answer(w, s.Report()) }
+func (s service) status(w http.ResponseWriter, _ *http.Request) { respond(w, s.Report()) }
 
 func (s service) beginImport(w http.ResponseWriter, r *http.Request) {
 	var q ImportRequest
-	if !read(w, r, &q) {
+	if !decodeRequest(w, r, &q) {
 		return
 	}
 	if q.ID == "" {
@@ -95,12 +95,12 @@ func (s service) cancelImport(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err)
 		return
 	}
-	answer(w, struct{}{})
+	respond(w, struct{}{})
 }
 
 func (s service) acceptGap(w http.ResponseWriter, r *http.Request) {
 	var q gapRequest
-	if !read(w, r, &q) {
+	if !decodeRequest(w, r, &q) {
 		return
 	}
 	tables, err := s.AcceptGap(q.ID, q.Table)
@@ -108,52 +108,52 @@ func (s service) acceptGap(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err)
 		return
 	}
-	answer(w, gapAnswer{tables})
+	respond(w, gapResponse{tables})
 }
 
 func (s service) verified(w http.ResponseWriter, r *http.Request) {
 	var q verifiedRequest
-	if !read(w, r, &q) {
+	if !decodeRequest(w, r, &q) {
 		return
 	}
 	if err := s.Verified(q.Destination, q.Verification); err != nil {
 		refuse(w, err)
 		return
 	}
-	answer(w, struct{}{})
+	respond(w, struct{}{})
 }
 
-// read decodes the body of a request. If it cannot, it answers the request.
-func read(w http.ResponseWriter, r *http.Request, into any) bool {
-	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, mostBody)).Decode(into)
+// decodeRequest decodes the body of a request. If that fails, it sends the error.
+func decodeRequest(w http.ResponseWriter, r *http.Request, into any) bool {
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(into)
 	if err != nil {
-		writeJSON(w, http.StatusBadRequest, &Error{"read the request: " + text(err), exitError})
+		writeJSON(w, http.StatusBadRequest, &Error{"decode the request: " + maskedText(err), exitError})
 	}
 	return err == nil
 }
 
-func answer(w http.ResponseWriter, value any) { writeJSON(w, http.StatusOK, value) }
+func respond(w http.ResponseWriter, value any) { writeJSON(w, http.StatusOK, value) }
 
 func refuse(w http.ResponseWriter, err error) { writeJSON(w, http.StatusConflict, newError(err)) }
 
 func writeJSON(w http.ResponseWriter, code int, value any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(value) // a client that has gone away needs no answer
+	_ = json.NewEncoder(w).Encode(value) // a client that has disconnected needs no response
 }
 
-// Exit codes of the command that asked.
+// Exit codes in Error.
 const (
 	exitError = 1
 	exitUsage = 3
 )
 
-// newError returns what err is answered with; nil if it is nil.
+// newError returns err as a response; nil if err is nil.
 func newError(err error) *Error {
 	if err == nil {
 		return nil
 	}
-	e := &Error{text(err), exitError}
+	e := &Error{maskedText(err), exitError}
 	if errors.As(err, new(*snapshot.ProbeError)) || errors.As(err, new(*server.OtherDestinationError)) {
 		e.ExitCode = exitUsage
 	}

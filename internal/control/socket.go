@@ -12,21 +12,21 @@ import (
 	"path/filepath"
 )
 
-// longestSocket is how long the path of a socket may be on every system.
-const longestSocket = 100
+// maxSocketPath is the longest path of a socket that every system supports, in bytes.
+const maxSocketPath = 100
 
 // socket returns the path of the socket of the server of a data directory.
 func socket(dataDir string) string {
 	path := filepath.Join(dataDir, "eds.sock")
-	if len(path) <= longestSocket {
+	if len(path) <= maxSocketPath {
 		return path
 	}
 	sum := sha256.Sum256([]byte(dataDir))
 	return filepath.Join(os.TempDir(), "eds-"+hex.EncodeToString(sum[:8])+".sock")
 }
 
-// Listen opens the socket of a data directory, for its owner alone. The caller holds the
-// lock of the directory, so a socket that exists is left of a server that is gone.
+// Listen opens the socket of a data directory, for its owner only. The caller holds the lock
+// of the directory, so an existing socket belonged to a server that has ended.
 func Listen(ctx context.Context, dataDir string) (net.Listener, error) {
 	path := socket(dataDir)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

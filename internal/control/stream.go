@@ -9,37 +9,38 @@ import (
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
 
-// stream answers with the progress of an import, one JSON object per line, until it ends
-// or the client goes away.
+// stream sends the progress of an import, one JSON object per line, until the import ends or
+// the client disconnects.
 func (s service) stream(w http.ResponseWriter, r *http.Request, id string) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	lines := lineWriter{http.NewResponseController(w), json.NewEncoder(w)}
-	if lines.write(line{ID: id}) != nil {
+	updates := updateWriter{http.NewResponseController(w), json.NewEncoder(w)}
+	if updates.write(importUpdate{ID: id}) != nil {
 		return
 	}
 	report, err := s.WatchImport(ctx, id, func(p snapshot.Progress, t snapshot.Totals) {
-		if lines.write(line{Progress: newProgress(p), Totals: &t}) != nil {
-			cancel() // the client has gone away
+		if updates.write(importUpdate{Progress: newProgressUpdate(p), Totals: &t}) != nil {
+			cancel() // the client has disconnected
 		}
 	})
 	if ctx.Err() == nil {
-		_ = lines.write(line{Report: newReport(report), Error: newError(err)}) // a client that has gone away needs no answer
+		// A client that has disconnected needs no response.
+		_ = updates.write(importUpdate{Report: newImportReport(report), Error: newError(err)})
 	}
 }
 
-// lineWriter writes lines to a client, for as long as that reads them.
-type lineWriter struct {
+// updateWriter sends updates to a client, as long as the client reads them.
+type updateWriter struct {
 	response *http.ResponseController
 	encoder  *json.Encoder
 }
 
-func (w lineWriter) write(l line) error {
-	if err := w.response.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
+func (w updateWriter) write(u importUpdate) error {
+	if err := w.response.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
-	if err := w.encoder.Encode(l); err != nil {
+	if err := w.encoder.Encode(u); err != nil {
 		return err
 	}
 	return w.response.Flush()

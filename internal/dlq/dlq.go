@@ -158,7 +158,10 @@ func Open(dir string) (*Queue, error) {
 
 // Look returns the queue in dir for listing, showing and dropping only. Nothing is made.
 func Look(dir string) *Queue {
-	return &Queue{dir: dir, Limits: DefaultLimits, entries: make(map[string]*Entry), rows: make(map[row]map[*Entry]struct{}), counts: make(map[string]Counts), tables: make(map[string]int)}
+	return &Queue{
+		dir: dir, Limits: DefaultLimits, entries: make(map[string]*Entry), rows: make(map[row]map[*Entry]struct{}),
+		counts: make(map[string]Counts), tables: make(map[string]int),
+	}
 }
 
 // sweep removes the temporary files of a process that died.

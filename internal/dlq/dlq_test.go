@@ -236,7 +236,10 @@ func TestShort_TellsEntriesApart(t *testing.T) {
 func TestSupersede_MarksOlderEntriesOfTheRow(t *testing.T) {
 	dir := t.TempDir()
 	q := open(t, dir)
-	put(t, q, entry(1, "order", "a"), entry(2, "order", "b"), entry(3, "customer", "a"), entry(4, "order"), entry(5, ""), entry(6, "order", "a"))
+	put(
+		t, q, entry(1, "order", "a"), entry(2, "order", "b"), entry(3, "customer", "a"), entry(4, "order"), entry(5, ""),
+		entry(6, "order", "a"),
+	)
 	mark := func(destination, table, key string, sequence uint64, stored int64) {
 		t.Helper()
 		if err := q.Supersede(destination, table, []string{key}, cdc.Position{Sequence: sequence, Stored: stored}); err != nil {
@@ -519,8 +522,10 @@ func TestAnotherProcessMayDropMeanwhile(t *testing.T) {
 // writeOld writes an entry as versions did that knew one key, of another form.
 func writeOld(t *testing.T, dir string, n uint64, stage, key, encoding string, payload []byte) {
 	t.Helper()
-	header := fmt.Sprintf(`{"sequence":%d,"stored":%d,"subject":"dbchange.order.UPDATE.c.l.PUBLIC.x","table":"order","operation":"UPDATE","eventId":"e","key":%q,"stage":%q,"reason":"no","time":"2026-01-02T03:04:05Z","encoding":%q,"size":%d}`,
-		n, n*10, key, stage, encoding, len(payload))
+	header := fmt.Sprintf(
+		`{"sequence":%d,"stored":%d,"subject":"dbchange.order.UPDATE.c.l.PUBLIC.x","table":"order","operation":"UPDATE","eventId":"e","key":%q,"stage":%q,"reason":"no","time":"2026-01-02T03:04:05Z","encoding":%q,"size":%d}`,
+		n, n*10, key, stage, encoding, len(payload),
+	)
 	name := fmt.Sprintf("%020d-%019d.event", n, n*10)
 	if err := os.WriteFile(filepath.Join(dir, name), append([]byte(header+"\n"), payload...), 0o600); err != nil {
 		t.Fatal(err)
@@ -588,7 +593,10 @@ func TestOpen_FindsTheKeysOfEntriesThatOlderVersionsWrote(t *testing.T) {
 	equal(t, []int{-1, -2, -3, 4 + unknown, 5}, list(t, q, dlq.Filter{}))
 	q = open(t, dir)
 	equal(t, dlq.Counts{Waiting: 1, Unknown: 1}, q.Count(""))
-	done, err := q.Replay(t.Context(), dlq.Filter{}, false, func(context.Context, dlq.Entry) error { return fault.Mark(fault.Poison, errors.New("again")) })
+	done, err := q.Replay(
+		t.Context(), dlq.Filter{}, false,
+		func(context.Context, dlq.Entry) error { return fault.Mark(fault.Poison, errors.New("again")) },
+	)
 	equal(t, dlq.Replayed{Superseded: 3, Unknown: 1, Rejected: 1}, done)
 	if err != nil {
 		t.Error(err)

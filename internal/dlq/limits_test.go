@@ -85,7 +85,10 @@ func TestReplaced_SupersedesWhatTheSnapshotShows(t *testing.T) {
 	}
 	elsewhere := of(5, "order", at(1), "e")
 	elsewhere.Destination = "other"
-	put(t, q, of(1, "order", at(100), "a"), of(2, "order", at(101), "b"), of(3, "part", at(1), "c"), of(4, "order", 0), elsewhere, of(90, "order", 0))
+	put(
+		t, q, of(1, "order", at(100), "a"), of(2, "order", at(101), "b"), of(3, "part", at(1), "c"), of(4, "order", 0),
+		elsewhere, of(90, "order", 0),
+	)
 	if err := q.Replaced("d", "order", cdc.Timestamp{Wall: at(100)}); err != nil {
 		t.Fatal(err)
 	}

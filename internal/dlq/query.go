@@ -29,7 +29,9 @@ type Filter struct {
 
 func (f *Filter) match(e *Entry) bool {
 	switch {
-	case f.Table != "" && f.Table != e.Table, f.Operation != "" && !strings.EqualFold(f.Operation, e.Operation), f.Stage != "" && f.Stage != e.Stage:
+	case f.Table != "" && f.Table != e.Table,
+		f.Operation != "" && !strings.EqualFold(f.Operation, e.Operation),
+		f.Stage != "" && f.Stage != e.Stage:
 		return false
 	case !f.Since.IsZero() && e.Time.Before(f.Since), !f.Until.IsZero() && !e.Time.Before(f.Until):
 		return false

@@ -18,7 +18,10 @@ import (
 func putRows(t *testing.T, q *dlq.Queue, i dlq.Import, lines ...int64) {
 	t.Helper()
 	for _, line := range lines {
-		e := dlq.Entry{Operation: "INSERT", Stored: 5, Keys: []string{i.Table}, Rows: [][]string{{i.Table}}, Reason: "out of range", Time: time.Unix(1, 0).UTC(), Payload: []byte("{}")}
+		e := dlq.Entry{
+			Operation: "INSERT", Stored: 5, Keys: []string{i.Table}, Rows: [][]string{{i.Table}}, Reason: "out of range",
+			Time: time.Unix(1, 0).UTC(), Payload: []byte("{}"),
+		}
 		if err := q.PutRow(i, "f.gz", line, e); err != nil {
 			t.Fatal(err)
 		}

@@ -32,8 +32,8 @@ func contextFor(t testing.TB, d time.Duration) (context.Context, context.CancelF
 	return context.WithTimeoutCause(t.Context(), d, errEnded)
 }
 
-// TestCallsOnTheWire is the contract: method, path, headers and body to the byte.
-func TestCallsOnTheWire(t *testing.T) {
+// TestClient_SendsTheRequestsOfTheProtocol is the contract: method, path, headers and body to the byte.
+func TestClient_SendsTheRequestsOfTheProtocol(t *testing.T) {
 	key := jwt(`{}`)
 	ok := func(data string) string { return `{"success":true,"data":` + data + `}` }
 	for name, c := range map[string]struct {
@@ -72,7 +72,7 @@ func TestCallsOnTheWire(t *testing.T) {
 			seen{Method: "GET", Path: "/v3/schema/Order/v%2F1"},
 			json.RawMessage(`{"table":"order"}`),
 		},
-		"a schema version, wrapped all the same": {
+		"a schema version in an envelope": {
 			ok(`{"table":"order"}`),
 			func(ctx context.Context, c *hq.Client) (any, error) { return c.Schema(ctx, "Order", "1") },
 			seen{Method: "GET", Path: "/v3/schema/Order/1"},
@@ -87,13 +87,19 @@ func TestCallsOnTheWire(t *testing.T) {
 		"start an export": {
 			ok(`{"jobId":"j"}`),
 			func(ctx context.Context, c *hq.Client) (any, error) {
-				return c.StartExport(ctx, hq.ExportRequest{TimeOffset: 1712345678901, CompanyIDs: []string{"c"}, LocationIDs: []string{"l"}, Tables: []string{"t"}})
+				return c.StartExport(ctx, hq.ExportRequest{
+					TimeOffset: 1712345678901, CompanyIDs: []string{"c"}, LocationIDs: []string{"l"}, Tables: []string{"t"},
+				})
 			},
-			seen{Method: "POST", Path: "/v3/export/bulk", Body: `{"timeOffset":1712345678901,"companyIds":["c"],"locationIds":["l"],"tables":["t"]}`},
+			seen{
+				Method: "POST", Path: "/v3/export/bulk",
+				Body: `{"timeOffset":1712345678901,"companyIds":["c"],"locationIds":["l"],"tables":["t"]}`,
+			},
 			"j",
 		},
 		"the state of an export": {
-			ok(`{"completed":true,"tables":{"t":{"status":"Completed","urls":["u"],"cursor":"1712345678901234567"},"v":{"status":"Failed","error":"e"}},"x":1}`),
+			ok(`{"completed":true,"tables":{"t":{"status":"Completed","urls":["u"],"cursor":"1712345678901234567"},` +
+				`"v":{"status":"Failed","error":"e"}},"x":1}`),
 			func(ctx context.Context, c *hq.Client) (any, error) { return c.ExportStatus(ctx, "j") },
 			seen{Method: "GET", Path: "/v3/export/bulk/j"},
 			hq.Export{Completed: true, Tables: map[string]hq.ExportTable{
@@ -117,7 +123,7 @@ func TestCallsOnTheWire(t *testing.T) {
 	}
 }
 
-func TestSessionStartOnTheWire(t *testing.T) {
+func TestStartSession_SendsTheRequestOfTheProtocol(t *testing.T) {
 	full := hq.SessionStart{
 		Version: "1", Hostname: "h", IPAddress: "10.0.0.1", MachineID: "m",
 		OSInfo:   hq.OSInfo{Host: &host.InfoStat{Hostname: "h"}, NumCPU: 2, GoVersion: "go1"},
@@ -128,8 +134,14 @@ func TestSessionStartOnTheWire(t *testing.T) {
 		start hq.SessionStart
 		want  string
 	}{
-		"everything": {full, `{"version":"1","hostname":"h","ipAddress":"10.0.0.1","machineId":"m","osinfo":{"host":{"hostname":"h","uptime":0,"bootTime":0,"procs":0,"os":"","platform":"","platformFamily":"","platformVersion":"","kernelVersion":"","kernelArch":"","virtualizationSystem":"","virtualizationRole":"","hostId":""},"num_cpu":2,"go_version":"go1"},"driver":{"id":"postgres","name":"PostgreSQL","description":"d","url":"postgres://u:***@h"},"serverId":"s","companyIds":["c"]}`},
-		"nothing":    {hq.SessionStart{}, `{"version":"","hostname":"","ipAddress":"","machineId":"","osinfo":{"host":null,"num_cpu":0,"go_version":""},"serverId":""}`},
+		"everything": {full, `{"version":"1","hostname":"h","ipAddress":"10.0.0.1","machineId":"m",` +
+			`"osinfo":{"host":{"hostname":"h","uptime":0,"bootTime":0,"procs":0,"os":"","platform":"","platformFamily":"",` +
+			`"platformVersion":"","kernelVersion":"","kernelArch":"","virtualizationSystem":"","virtualizationRole":"","hostId":""},` +
+			`"num_cpu":2,"go_version":"go1"},` +
+			`"driver":{"id":"postgres","name":"PostgreSQL","description":"d","url":"postgres://u:***@h"},` +
+			`"serverId":"s","companyIds":["c"]}`},
+		"nothing": {hq.SessionStart{}, `{"version":"","hostname":"","ipAddress":"","machineId":"",` +
+			`"osinfo":{"host":null,"num_cpu":0,"go_version":""},"serverId":""}`},
 	} {
 		client, f := answering(t, 200, `{"success":true,"data":{"sessionId":"s1"}}`)
 		s, err := client.StartSession(t.Context(), c.start)
@@ -142,8 +154,8 @@ func TestSessionStartOnTheWire(t *testing.T) {
 	}
 }
 
-// TestStartSession_AwaitsASessionThatHQStarts ends the context of the call while HQ starts
-// the session: without its id nobody could end it.
+// TestStartSession_AwaitsASessionThatHQStarts: the context of the call ends while HQ starts
+// the session. Without its id, the caller could not end it.
 func TestStartSession_AwaitsASessionThatHQStarts(t *testing.T) {
 	for name, answers := range map[string]bool{"an answer": true, "no answer": false} {
 		t.Run(name, func(t *testing.T) {
@@ -181,7 +193,7 @@ func TestStartSession_AwaitsASessionThatHQStarts(t *testing.T) {
 	}
 }
 
-func TestUnknownThingsAreNotFound(t *testing.T) {
+func TestNotFound_ReportsUnknownObjects(t *testing.T) {
 	c, _ := answering(t, 404, `{"success":false,"message":"no such code"}`)
 	_, err := c.Enroll(t.Context(), "P1")
 	if !hq.NotFound(err) || !strings.Contains(err.Error(), "the code is unknown or was used already") {
@@ -197,7 +209,7 @@ func TestUnknownThingsAreNotFound(t *testing.T) {
 	}
 }
 
-func TestAwaitSessionWaitsForTheOtherServer(t *testing.T) {
+func TestAwaitSession_WaitsForTheOtherServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{t: t, answer: func(n int, w http.ResponseWriter, _ *http.Request) {
 			if n < 4 {
@@ -206,15 +218,15 @@ func TestAwaitSessionWaitsForTheOtherServer(t *testing.T) {
 			}
 			_, _ = io.WriteString(w, `{"success":true,"data":{"sessionId":"s1"}}`)
 		}}
-		told := 0
+		waits := 0
 		s, err := f.client(hq.Key{}).AwaitSession(t.Context(), hq.SessionStart{}, func(err error, wait time.Duration) {
-			told++
+			waits++
 			if !hq.Conflict(err) || wait != 5*time.Second {
-				t.Errorf("told %v, %v", err, wait)
+				t.Errorf("waits %v after %v", wait, err)
 			}
 		})
-		if err != nil || s.ID != "s1" || told != 3 {
-			t.Errorf("%+v, %v, told %d times", s, err, told)
+		if err != nil || s.ID != "s1" || waits != 3 {
+			t.Errorf("%+v, %v, %d waits", s, err, waits)
 		}
 		if diff := cmp.Diff([]time.Duration{0, 5 * time.Second, 10 * time.Second, 15 * time.Second}, f.at); diff != "" {
 			t.Error(diff)
@@ -234,13 +246,15 @@ func TestAwaitSessionWaitsForTheOtherServer(t *testing.T) {
 	}
 }
 
-// TestUploadOverARealConnection also shows that the key stays at home, and that
-// a log is sent whole again after an attempt that failed.
-func TestUploadOverARealConnection(t *testing.T) {
+// TestUpload_SendsTheWholeLogAgain after a failed attempt, without the API key.
+func TestUpload_SendsTheWholeLogAgain(t *testing.T) {
 	var got []seen
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		got = append(got, seen{r.Method, r.URL.Path, r.Header.Get("Authorization"), r.Header.Get("Content-Type"), r.Header.Get("User-Agent"), string(body)})
+		got = append(got, seen{
+			r.Method, r.URL.Path, r.Header.Get("Authorization"),
+			r.Header.Get("Content-Type"), r.Header.Get("User-Agent"), string(body),
+		})
 		if len(got) == 1 {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
@@ -258,7 +272,7 @@ func TestUploadOverARealConnection(t *testing.T) {
 	}
 }
 
-func TestErrorsOfUploadsDoNotShowTheURL(t *testing.T) {
+func TestUpload_HidesTheURLInErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{t: t, broken: func(int) error { return errors.New("connection reset") }}
 		for _, target := range []string{"https://store/path/SECRET?signature=SECRET", "https://user:SECRET@store:x/", "SECRET"} {
@@ -270,7 +284,7 @@ func TestErrorsOfUploadsDoNotShowTheURL(t *testing.T) {
 	})
 }
 
-func TestDescribeHostIsNeverWithoutTheBasics(t *testing.T) {
+func TestDescribeHost_AlwaysKnowsTheBasics(t *testing.T) {
 	var start hq.SessionStart
 	hq.DescribeHost(t.Context(), &start)
 	if start.OSInfo.Host == nil || start.OSInfo.NumCPU < 1 || !strings.HasPrefix(start.OSInfo.GoVersion, "go") {
@@ -281,7 +295,7 @@ func TestDescribeHostIsNeverWithoutTheBasics(t *testing.T) {
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	hq.DescribeHost(ended, &start) // may find less, and does not fail
+	hq.DescribeHost(ended, &start) // may determine less, and does not fail
 	if start.OSInfo.Host == nil {
 		t.Error("no host")
 	}

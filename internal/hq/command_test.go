@@ -31,7 +31,8 @@ func TestCommand_RefusesOtherBooleans(t *testing.T) {
 		}
 		m := hq.Command{Action: "import", Data: json.RawMessage(`{"backfill":` + text + `}`)}
 		err := m.Decode(&data)
-		if err == nil || err.Error() != `the data of "import": backfill should be true or false` || strings.Contains(err.Error(), "hunter2") {
+		if err == nil || err.Error() != `the data of "import": backfill should be true or false` ||
+			strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v, %v", text, data.Backfill, err)
 		}
 	}

@@ -243,7 +243,8 @@ func readGreeting(r *bufio.Reader) ([]byte, error) {
 		switch {
 		case err != nil && !errors.Is(err, bufio.ErrBufferFull):
 			return nil, err
-		case len(line) < len(greetingPrefix), len(line) > maxGreeting, !strings.EqualFold(string(line[:len(greetingPrefix)]), greetingPrefix):
+		case len(line) < len(greetingPrefix), len(line) > maxGreeting,
+			!strings.EqualFold(string(line[:len(greetingPrefix)]), greetingPrefix):
 			return nil, errNotNATS
 		case err == nil:
 			return line, nil

@@ -70,8 +70,7 @@ func (a *authority) roots() *x509.CertPool {
 	return pool
 }
 
-// startNATS starts a server that does without TLS if its client does, and returns
-// its address.
+// startNATS starts a server that allows connections without TLS, and returns its address.
 func startNATS(t *testing.T, config *tls.Config, change func(*server.Options)) string {
 	t.Helper()
 	return startServer(t, config, change).Addr().String()
@@ -101,9 +100,9 @@ func startServer(t *testing.T, config *tls.Config, change func(*server.Options))
 	return s
 }
 
-// between is someone between eds and a server, who changes the server's greeting
-// and reads what eds sends.
-type between struct {
+// attacker is between eds and a server, changes the server's greeting and reads the bytes
+// that eds sends.
+type attacker struct {
 	t        *testing.T
 	listener net.Listener
 	server   string
@@ -116,13 +115,13 @@ type between struct {
 	conns []net.Conn
 }
 
-func comeBetween(t *testing.T, server string) *between {
+func intercept(t *testing.T, server string) *attacker {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &between{t: t, listener: listener, server: server, greet: func(text string) string { return text }}
+	b := &attacker{t: t, listener: listener, server: server, greet: func(text string) string { return text }}
 	b.tasks.Go(func() {
 		for {
 			conn, err := listener.Accept()
@@ -140,18 +139,18 @@ func comeBetween(t *testing.T, server string) *between {
 	return b
 }
 
-func (b *between) relay(client net.Conn) {
+func (a *attacker) relay(client net.Conn) {
 	defer client.Close()
-	backend, err := net.Dial("tcp", b.server)
+	backend, err := net.Dial("tcp", a.server)
 	if err != nil {
 		return
 	}
 	defer backend.Close()
-	b.mu.Lock()
-	b.conns = append(b.conns, client, backend)
-	b.dials++
-	greet := b.greet
-	b.mu.Unlock()
+	a.mu.Lock()
+	a.conns = append(a.conns, client, backend)
+	a.dials++
+	greet := a.greet
+	a.mu.Unlock()
 	r := bufio.NewReader(backend)
 	line, err := r.ReadString('\n')
 	if err != nil {
@@ -160,47 +159,47 @@ func (b *between) relay(client net.Conn) {
 	if _, err := io.WriteString(client, greet(line)); err != nil {
 		return
 	}
-	b.tasks.Go(func() {
+	a.tasks.Go(func() {
 		_, _ = io.Copy(client, r)
 		_ = client.Close()
 	})
-	_, _ = io.Copy(io.MultiWriter(backend, b), client)
+	_, _ = io.Copy(io.MultiWriter(backend, a), client)
 }
 
-// Write remembers what eds sends.
-func (b *between) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.sent.Write(p)
+// Write records the bytes that eds sends.
+func (a *attacker) Write(p []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sent.Write(p)
 }
 
-// change has greetings changed from now on, and ends all connections.
-func (b *between) change(greet func(string) string) {
-	b.mu.Lock()
-	b.greet = greet
-	b.mu.Unlock()
-	b.cut()
+// change replaces the function that changes greetings, and ends all connections.
+func (a *attacker) change(greet func(string) string) {
+	a.mu.Lock()
+	a.greet = greet
+	a.mu.Unlock()
+	a.cut()
 }
 
-func (b *between) cut() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, c := range b.conns {
+func (a *attacker) cut() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.conns {
 		_ = c.Close()
 	}
-	b.conns = nil
+	a.conns = nil
 }
 
-func (b *between) address() string { return b.listener.Addr().String() }
+func (a *attacker) address() string { return a.listener.Addr().String() }
 
 // knows reports whether the credential was sent in the clear.
-func (b *between) knows() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return bytes.Contains(b.sent.Bytes(), []byte("CONNECT")) || bytes.Contains(b.sent.Bytes(), []byte("hunter2"))
+func (a *attacker) knows() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return bytes.Contains(a.sent.Bytes(), []byte("CONNECT")) || bytes.Contains(a.sent.Bytes(), []byte("hunter2"))
 }
 
-// strip takes the offer of TLS out of a greeting; half takes only the demand.
+// strip removes the offer of TLS from a greeting; half removes only the demand.
 func strip(text string) string {
 	return half(strings.ReplaceAll(text, `"tls_available":true`, `"tls_available":false`))
 }
@@ -209,7 +208,7 @@ func half(text string) string {
 	return strings.ReplaceAll(text, `"tls_required":true`, `"tls_required":false`)
 }
 
-// world is a network whose names lead to addresses of this machine.
+// world is a network whose names resolve to addresses of this machine.
 type world struct {
 	*authority
 	dir string // the data directory
@@ -222,7 +221,7 @@ func newWorld(t *testing.T) *world {
 	return &world{authority: newAuthority(t), dir: t.TempDir(), names: make(map[string]string)}
 }
 
-// lead has a name lead to an address from now on.
+// lead makes a name resolve to an address.
 func (w *world) lead(host, address string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -236,7 +235,7 @@ func (w *world) address(host string) (string, bool) {
 	return address, ok
 }
 
-// warnings are what security warns of, by peer.
+// warnings are the warnings of security, by peer.
 type warnings struct {
 	mu  sync.Mutex
 	all map[string]string
@@ -260,7 +259,7 @@ func (w *world) security(require *bool) (*Security, *warnings) {
 	return &Security{Require: require, Hosts: tlshosts.In(w.dir), Warn: all.set, Logger: slog.New(slog.NewTextHandler(&all.log, nil))}, all
 }
 
-// connect connects as the next process does.
+// connect connects like a new process.
 func (w *world) connect(t *testing.T, servers string, security *Security, options ...nats.Option) (*nats.Conn, error) {
 	t.Helper()
 	d := &dialer{security: security, roots: w.roots(), dial: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -273,14 +272,15 @@ func (w *world) connect(t *testing.T, servers string, security *Security, option
 		}
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}}
-	conn, err := connect(servers, Anonymous(), d, append([]nats.Option{nats.UserInfo("u", "hunter2"), nats.ReconnectWait(10 * time.Millisecond), nats.MaxReconnects(-1)}, options...)...)
+	options = append(options, nats.UserInfo("u", "hunter2"), nats.ReconnectWait(10*time.Millisecond), nats.MaxReconnects(-1))
+	conn, err := connect(servers, Anonymous(), d, options...)
 	if err == nil {
 		t.Cleanup(conn.Close)
 	}
 	return conn, err
 }
 
-// works expects a connection that works.
+// works fails the test unless the connection works.
 func works(t *testing.T, conn *nats.Conn, err error) {
 	t.Helper()
 	if err == nil {
@@ -297,7 +297,7 @@ func TestConnect_RequiresTLSOnceAServerHasUsedIt(t *testing.T) {
 	for how, greet := range map[string]func(string) string{"all of the offer": strip, "the demand": half} {
 		t.Run(how, func(t *testing.T) {
 			w := newWorld(t)
-			b := comeBetween(t, startNATS(t, w.certificate(t, name), nil))
+			b := intercept(t, startNATS(t, w.certificate(t, name), nil))
 			w.lead(name, b.address())
 			security, warned := w.security(nil)
 			conn, err := w.connect(t, "nats://"+name, security)
@@ -307,8 +307,9 @@ func TestConnect_RequiresTLSOnceAServerHasUsedIt(t *testing.T) {
 			security, _ = w.security(nil)
 			conn, err = w.connect(t, "nats://"+name, security)
 			if how == "the demand" {
-				works(t, conn, err) // what is offered is used
-			} else if e := new(InsecureError); !errors.As(err, &e) || !strings.Contains(err.Error(), "has used TLS before") || !strings.Contains(err.Error(), w.dir) {
+				works(t, conn, err) // it uses the offered TLS
+			} else if e := new(InsecureError); !errors.As(err, &e) || !strings.Contains(err.Error(), "has used TLS before") ||
+				!strings.Contains(err.Error(), w.dir) {
 				t.Errorf("got %v", err)
 			}
 			if b.knows() || warned.of("nats") != "" {
@@ -320,7 +321,7 @@ func TestConnect_RequiresTLSOnceAServerHasUsedIt(t *testing.T) {
 
 func TestConnect_UsesTLSThatIsOfferedToBeginWith(t *testing.T) {
 	w := newWorld(t)
-	b := comeBetween(t, startNATS(t, w.certificate(t, name), nil))
+	b := intercept(t, startNATS(t, w.certificate(t, name), nil))
 	b.change(half)
 	w.lead(name, b.address())
 	security, _ := w.security(nil)
@@ -333,7 +334,7 @@ func TestConnect_UsesTLSThatIsOfferedToBeginWith(t *testing.T) {
 
 func TestConnect_ReconnectsWithTLSOnly(t *testing.T) {
 	w := newWorld(t)
-	b := comeBetween(t, startNATS(t, w.certificate(t, name), nil))
+	b := intercept(t, startNATS(t, w.certificate(t, name), nil))
 	w.lead(name, b.address())
 	security, _ := w.security(nil)
 	refused, again := make(chan error, 1000), make(chan struct{}, 1000)
@@ -355,15 +356,15 @@ func TestConnect_ReconnectsWithTLSOnly(t *testing.T) {
 	}
 }
 
-// TestConnect_DoesNotTrustServersNamedInTheClear has someone name servers of his
-// own, which have certificates of the trusted authority for their names.
+// TestConnect_DoesNotTrustServersNamedInTheClear: an attacker names his own servers, which
+// have certificates of the trusted authority for their names.
 func TestConnect_DoesNotTrustServersNamedInTheClear(t *testing.T) {
 	const evil = "evil.example.org"
 	w := newWorld(t)
-	b := comeBetween(t, startNATS(t, w.certificate(t, name), nil))
-	his := comeBetween(t, startNATS(t, w.certificate(t, evil), nil))
-	plain := comeBetween(t, startNATS(t, nil, nil))
-	for host, to := range map[string]*between{name: b, evil: his, "192.0.2.1": his, "192.0.2.2": plain} {
+	b := intercept(t, startNATS(t, w.certificate(t, name), nil))
+	his := intercept(t, startNATS(t, w.certificate(t, evil), nil))
+	plain := intercept(t, startNATS(t, nil, nil))
+	for host, to := range map[string]*attacker{name: b, evil: his, "192.0.2.1": his, "192.0.2.2": plain} {
 		w.lead(host, to.address())
 	}
 	b.change(func(text string) string {
@@ -371,22 +372,27 @@ func TestConnect_DoesNotTrustServersNamedInTheClear(t *testing.T) {
 	})
 	security, _ := w.security(nil)
 	failed := make(chan string, 1000)
-	conn, err := w.connect(t, "nats://"+name, security, nats.NoEcho(), nats.DontRandomize(), nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { failed <- err.Error() }))
+	conn, err := w.connect(t, "nats://"+name, security, nats.NoEcho(), nats.DontRandomize(),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { failed <- err.Error() }))
 	works(t, conn, err)
 	w.lead(name, "127.0.0.1:1") // where nothing listens
 	b.cut()
-	for want := range map[string]bool{"tls with nats at 192.0.2.1: ": true, "nats at 192.0.2.2 offers no TLS, and must use TLS because " + name: true} {
+	for want := range map[string]bool{
+		"tls with nats at 192.0.2.1: ":                                      true,
+		"nats at 192.0.2.2 offers no TLS, and must use TLS because " + name: true,
+	} {
 		for text := range failed {
 			if strings.Contains(text, want) {
 				break
 			}
 		}
 	}
-	if diff := cmp.Diff([]string{"nats://192.0.2.1:4222", "nats://192.0.2.2:4222"}, slices.Sorted(slices.Values(conn.DiscoveredServers()))); diff != "" {
+	discovered := slices.Sorted(slices.Values(conn.DiscoveredServers()))
+	if diff := cmp.Diff([]string{"nats://192.0.2.1:4222", "nats://192.0.2.2:4222"}, discovered); diff != "" {
 		t.Errorf("the client of NATS knows other servers\n%s", diff)
 	}
 	if his.knows() || plain.knows() {
-		t.Error("the credential was sent to a server that nobody trusts")
+		t.Error("the credential was sent to an untrusted server")
 	}
 }
 
@@ -399,12 +405,13 @@ func TestConnect_TrustsServersNamedOverTLS(t *testing.T) {
 		o.Cluster, o.ClientAdvertise = cluster, other+":4222"
 		o.Routes = server.RoutesFromStr("nats://" + first.ClusterAddr().String())
 	})
-	b, c := comeBetween(t, first.Addr().String()), comeBetween(t, second.Addr().String())
+	b, c := intercept(t, first.Addr().String()), intercept(t, second.Addr().String())
 	w.lead(name, b.address())
 	w.lead(other, c.address())
 	security, _ := w.security(nil)
 	found, again := make(chan struct{}, 10), make(chan struct{}, 10)
-	conn, err := w.connect(t, "nats://"+name, security, nats.DiscoveredServersHandler(func(*nats.Conn) { found <- struct{}{} }), nats.ReconnectHandler(func(*nats.Conn) { again <- struct{}{} }))
+	conn, err := w.connect(t, "nats://"+name, security, nats.DiscoveredServersHandler(func(*nats.Conn) { found <- struct{}{} }),
+		nats.ReconnectHandler(func(*nats.Conn) { again <- struct{}{} }))
 	works(t, conn, err)
 	for !slices.Contains(conn.DiscoveredServers(), "nats://"+other+":4222") {
 		select {
@@ -445,9 +452,9 @@ func TestConnect_WarnsOfServersWithoutTLS(t *testing.T) {
 	}
 }
 
-func TestConnect_TakesTheWarningBack(t *testing.T) {
+func TestConnect_EndsItsWarning(t *testing.T) {
 	w := newWorld(t)
-	b := comeBetween(t, startNATS(t, w.certificate(t, name), nil))
+	b := intercept(t, startNATS(t, w.certificate(t, name), nil))
 	b.change(strip)
 	w.lead(name, b.address())
 	security, warned := w.security(nil)
@@ -489,7 +496,7 @@ func TestConnect_RequireTLS(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(c.url, c.require), func(t *testing.T) {
 			w := newWorld(t)
-			b := comeBetween(t, startNATS(t, nil, nil))
+			b := intercept(t, startNATS(t, nil, nil))
 			for _, host := range []string{name, "127.0.0.1", public.Hostname(), "CONNECT.nats.shopmonkey.pub."} {
 				w.lead(host, b.address())
 			}
@@ -506,13 +513,12 @@ func TestConnect_RequireTLS(t *testing.T) {
 	}
 }
 
-// TestConnect_OptionalTLSWithAnUnknownAuthority is that of a private server, which
-// worked before without TLS.
+// TestConnect_OptionalTLSWithAnUnknownAuthority: a private server works without TLS.
 func TestConnect_OptionalTLSWithAnUnknownAuthority(t *testing.T) {
 	w := newWorld(t)
 	stranger := newAuthority(t).certificate(t, name)
 	optional := startNATS(t, stranger, nil)
-	b := comeBetween(t, optional)
+	b := intercept(t, optional)
 	b.change(half)
 	w.lead(name, b.address())
 	security, warned := w.security(nil)
@@ -526,7 +532,7 @@ func TestConnect_OptionalTLSWithAnUnknownAuthority(t *testing.T) {
 	if err := tlshosts.In(w.dir).Add("nats", name); err != nil {
 		t.Fatal(err)
 	}
-	fresh := comeBetween(t, optional)
+	fresh := intercept(t, optional)
 	fresh.change(half)
 	w.lead(name, fresh.address())
 	security, _ = w.security(nil)
@@ -535,8 +541,8 @@ func TestConnect_OptionalTLSWithAnUnknownAuthority(t *testing.T) {
 	}
 }
 
-// TestConnect_OptionalTLSThatEdsCannotUse is that of servers that worked before
-// without TLS: eds has no certificate of its own, nor old versions of TLS.
+// TestConnect_OptionalTLSThatEdsCannotUse: the servers work without TLS. With TLS, they
+// require a client certificate or an old version.
 func TestConnect_OptionalTLSThatEdsCannotUse(t *testing.T) {
 	for how, change := range map[string]func(*server.Options){
 		"certificates of clients": func(o *server.Options) { o.TLSVerify, o.TLSConfig.ClientAuth = true, tls.RequireAndVerifyClientCert },
@@ -551,7 +557,7 @@ func TestConnect_OptionalTLSThatEdsCannotUse(t *testing.T) {
 			w := newWorld(t)
 			config := w.certificate(t, name)
 			config.ClientCAs = w.roots()
-			b := comeBetween(t, startNATS(t, config, change))
+			b := intercept(t, startNATS(t, config, change))
 			w.lead(name, b.address())
 			security, warned := w.security(nil)
 			conn, err := w.connect(t, "nats://"+name, security)
@@ -563,7 +569,7 @@ func TestConnect_OptionalTLSThatEdsCannotUse(t *testing.T) {
 			if err := tlshosts.In(w.dir).Add("nats", name); err != nil {
 				t.Fatal(err)
 			}
-			fresh := comeBetween(t, b.server)
+			fresh := intercept(t, b.server)
 			w.lead(name, fresh.address())
 			security, _ = w.security(nil)
 			if _, err := w.connect(t, "nats://"+name, security); err == nil || fresh.knows() {
@@ -575,7 +581,7 @@ func TestConnect_OptionalTLSThatEdsCannotUse(t *testing.T) {
 
 func TestConnect_NeverFallsBackFromRequiredTLS(t *testing.T) {
 	w := newWorld(t)
-	b := comeBetween(t, startNATS(t, newAuthority(t).certificate(t, name), func(o *server.Options) { o.AllowNonTLS = false }))
+	b := intercept(t, startNATS(t, newAuthority(t).certificate(t, name), func(o *server.Options) { o.AllowNonTLS = false }))
 	w.lead(name, b.address())
 	security, _ := w.security(nil)
 	if _, err := w.connect(t, "nats://"+name, security); !errors.As(err, new(*tls.CertificateVerificationError)) || b.knows() {
@@ -594,9 +600,9 @@ func TestConnect_NeverFallsBackFromRequiredTLS(t *testing.T) {
 	}
 }
 
-func TestConnect_DropsWhatIsInsertedBeforeTheHandshake(t *testing.T) {
+func TestConnect_FailsIfBytesAreInsertedBeforeTheHandshake(t *testing.T) {
 	w := newWorld(t)
-	b := comeBetween(t, startNATS(t, w.certificate(t, name), func(o *server.Options) { o.AllowNonTLS = false }))
+	b := intercept(t, startNATS(t, w.certificate(t, name), func(o *server.Options) { o.AllowNonTLS = false }))
 	b.change(func(text string) string { return text + "MSG eds.notify.s.shutdown 1 2\r\n{}\r\n" })
 	w.lead(name, b.address())
 	security, _ := w.security(nil)
@@ -605,10 +611,13 @@ func TestConnect_DropsWhatIsInsertedBeforeTheHandshake(t *testing.T) {
 	}
 }
 
-func TestConnect_RefusesWhatIsNoGreeting(t *testing.T) {
-	for _, text := range []string{"\n", "X\n", "INFO\n", "INFO x\n", "HTTP/1.1 400 Bad Request\r\n", "INFO {\"a\":\"" + strings.Repeat("x", maxGreeting) + "\"}\r\n", strings.Repeat("x", 100_000)} {
+func TestConnect_RefusesOtherGreetings(t *testing.T) {
+	for _, text := range []string{
+		"\n", "X\n", "INFO\n", "INFO x\n", "HTTP/1.1 400 Bad Request\r\n",
+		"INFO {\"a\":\"" + strings.Repeat("x", maxGreeting) + "\"}\r\n", strings.Repeat("x", 100_000),
+	} {
 		w := newWorld(t)
-		b := comeBetween(t, startNATS(t, nil, nil))
+		b := intercept(t, startNATS(t, nil, nil))
 		b.change(func(string) string { return text })
 		w.lead(name, b.address())
 		security, _ := w.security(nil)

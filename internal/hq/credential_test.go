@@ -17,7 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/hq"
 )
 
-// user is a NATS user as HQ makes one for a session.
+// user is the NATS user of a session.
 type user struct {
 	seed, jwt string
 	creds     []byte
@@ -57,8 +57,9 @@ func newUser(t testing.TB, name string, subjects ...string) user {
 	return user{string(seed), token, creds, pair}
 }
 
-func TestACredentialTellsServerSessionAndCompanies(t *testing.T) {
-	u := newUser(t, "server1", "dbchange.*.*.c2.*.PUBLIC.>", "dbchange.*.*.c1.*.PUBLIC.>", "dbchange.*.*.c1.*.PUBLIC.>", "eds.notify.s1.>", "_INBOX.>")
+func TestCredential_HasServerSessionAndCompanies(t *testing.T) {
+	u := newUser(t, "server1",
+		"dbchange.*.*.c2.*.PUBLIC.>", "dbchange.*.*.c1.*.PUBLIC.>", "dbchange.*.*.c1.*.PUBLIC.>", "eds.notify.s1.>", "_INBOX.>")
 	std := base64.StdEncoding.EncodeToString(u.creds)
 	for _, text := range []string{std, base64.RawURLEncoding.EncodeToString(u.creds), std[:40] + "\n" + std[40:]} {
 		c, err := hq.ParseCredential(text)
@@ -72,7 +73,7 @@ func TestACredentialTellsServerSessionAndCompanies(t *testing.T) {
 	}
 }
 
-func TestTheOptionProvesWhoWeAre(t *testing.T) {
+func TestCredential_OptionAuthenticates(t *testing.T) {
 	u := newUser(t, "server1")
 	c, err := hq.ParseCredential(base64.StdEncoding.EncodeToString(u.creds))
 	if err != nil {
@@ -101,7 +102,7 @@ func TestTheOptionProvesWhoWeAre(t *testing.T) {
 	}
 }
 
-func TestBadCredentialsAreFatalErrorsWithoutSecrets(t *testing.T) {
+func TestParseCredential_ReturnsFatalErrorsWithoutSecrets(t *testing.T) {
 	good, other := newUser(t, "a"), newUser(t, "b")
 	encode := func(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
 	for name, text := range map[string]string{
@@ -126,7 +127,7 @@ func TestBadCredentialsAreFatalErrorsWithoutSecrets(t *testing.T) {
 	}
 }
 
-func TestNothingShowsACredential(t *testing.T) {
+func TestCredential_IsNeverShown(t *testing.T) {
 	u := newUser(t, "server1")
 	c, err := hq.ParseCredential(base64.StdEncoding.EncodeToString(u.creds))
 	if err != nil {
@@ -140,7 +141,8 @@ func TestNothingShowsACredential(t *testing.T) {
 	}
 	var log strings.Builder
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "session", session, "credential", c, "hidden", hidden)
-	shown := log.String() + fmt.Sprintf("%s %v %+v %#v %v %+v %#v %q %x %v", text, session, session, session, hidden, hidden, hidden, c, c, &session)
+	shown := log.String() + fmt.Sprintf("%s %v %+v %#v %v %+v %#v %q %x %v",
+		text, session, session, session, hidden, hidden, hidden, c, c, &session)
 	for _, secret := range []string{u.seed, u.jwt, fmt.Sprintf("%x", u.seed)} {
 		if strings.Contains(shown, secret) {
 			t.Errorf("shown: %s", shown)

@@ -42,8 +42,7 @@ type seen struct {
 	Method, Path, Authorization, ContentType, Agent, Body string
 }
 
-// fake is an HQ without a network: its answers are a function, and its requests
-// are recorded.
+// fake is an HQ without a network. It answers with a function and records requests.
 type fake struct {
 	t       testing.TB
 	answer  func(n int, w http.ResponseWriter, r *http.Request)
@@ -63,7 +62,8 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 		body, _ = io.ReadAll(r.Body)
 	}
 	f.seen = append(f.seen, seen{
-		r.Method, r.URL.EscapedPath(), r.Header.Get("Authorization"), r.Header.Get("Content-Type"), r.Header.Get("User-Agent"), string(body),
+		r.Method, r.URL.EscapedPath(), r.Header.Get("Authorization"),
+		r.Header.Get("Content-Type"), r.Header.Get("User-Agent"), string(body),
 	})
 	n := len(f.seen)
 	if f.broken != nil {
@@ -78,7 +78,7 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// answering returns a client of an HQ that answers everything with body.
+// answering returns a client of an HQ that answers every request with body.
 func answering(t testing.TB, status int, body string) (*hq.Client, *fake) {
 	f := &fake{t: t, answer: func(_ int, w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Request-Id", "req-1")
@@ -92,8 +92,8 @@ func (f *fake) client(key hq.Key) *hq.Client {
 	return hq.New(hq.Options{BaseURL: "https://hq.test", Key: key, Version: "1.2.3", HTTP: &http.Client{Transport: f}})
 }
 
-// unwell is an HQ that answers with status until its n-th request.
-func unwell(t testing.TB, n, status int, header ...string) *fake {
+// down returns an HQ that answers with status until its n-th request.
+func down(t testing.TB, n, status int, header ...string) *fake {
 	return &fake{t: t, answer: func(i int, w http.ResponseWriter, _ *http.Request) {
 		if i >= n {
 			_, _ = io.WriteString(w, `{"success":true,"data":{"jobId":"j"}}`)
@@ -106,10 +106,10 @@ func unwell(t testing.TB, n, status int, header ...string) *fake {
 	}}
 }
 
-func TestCallsAreTriedAgainWhileHQIsUnwell(t *testing.T) {
+func TestClient_RetriesWhileHQIsDown(t *testing.T) {
 	for _, status := range []int{408, 429, 502, 503, 504} {
 		synctest.Test(t, func(t *testing.T) {
-			f := unwell(t, 4, status)
+			f := down(t, 4, status)
 			job, err := f.client(hq.Key{}).StartExport(t.Context(), hq.ExportRequest{})
 			if err != nil || job != "j" || len(f.seen) != 4 {
 				t.Errorf("%d: %q, %v, %d requests", status, job, err, len(f.seen))
@@ -123,8 +123,10 @@ func TestCallsAreTriedAgainWhileHQIsUnwell(t *testing.T) {
 	}
 }
 
-func TestOtherRefusalsAreFinal(t *testing.T) {
-	for status, class := range map[int]fault.Class{400: fault.Fatal, 404: fault.Fatal, 409: fault.Fatal, 422: fault.Fatal, 500: fault.Transient, 501: fault.Transient} {
+func TestClient_DoesNotRetryOtherRefusals(t *testing.T) {
+	for status, class := range map[int]fault.Class{
+		400: fault.Fatal, 404: fault.Fatal, 409: fault.Fatal, 422: fault.Fatal, 500: fault.Transient, 501: fault.Transient,
+	} {
 		c, f := answering(t, status, `{"success":false,"message":"so not"}`)
 		_, err := c.StartExport(t.Context(), hq.ExportRequest{})
 		want := fmt.Sprintf(`start an export: hq answers "so not" with %d %s (request req-1)`, status, http.StatusText(status))
@@ -134,9 +136,9 @@ func TestOtherRefusalsAreFinal(t *testing.T) {
 	}
 }
 
-func TestConnectionErrorsAreTriedAgain(t *testing.T) {
+func TestClient_RetriesConnectionErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := unwell(t, 1, 0)
+		f := down(t, 1, 0)
 		f.broken = func(n int) error {
 			if n < 4 {
 				return errors.New("connection refused")
@@ -149,13 +151,13 @@ func TestConnectionErrorsAreTriedAgain(t *testing.T) {
 	})
 }
 
-func TestRetryAfterIsHonoured(t *testing.T) {
+func TestClient_HonoursRetryAfter(t *testing.T) {
 	for name, value := range map[string]func() string{
 		"seconds": func() string { return "7" },
 		"a date":  func() string { return time.Now().Add(7 * time.Second).UTC().Format(http.TimeFormat) },
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			f := unwell(t, 2, 429, "Retry-After", value())
+			f := down(t, 2, 429, "Retry-After", value())
 			if _, err := f.client(hq.Key{}).StartExport(t.Context(), hq.ExportRequest{}); err != nil {
 				t.Fatal(err)
 			}
@@ -166,10 +168,10 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 	}
 }
 
-func TestRetryAfter_OfHQIsBounded(t *testing.T) {
+func TestClient_BoundsRetryAfter(t *testing.T) {
 	for _, asked := range []string{"2147483647", "99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"} {
 		synctest.Test(t, func(t *testing.T) {
-			f := unwell(t, 2, 429, "Retry-After", asked)
+			f := down(t, 2, 429, "Retry-After", asked)
 			if _, err := f.client(hq.Key{}).Patient().StartExport(t.Context(), hq.ExportRequest{}); err != nil {
 				t.Fatal(err)
 			}
@@ -180,9 +182,9 @@ func TestRetryAfter_OfHQIsBounded(t *testing.T) {
 	}
 }
 
-func TestABoundedCallGivesUpAndAPatientOneDoesNot(t *testing.T) {
+func TestClient_GivesUpUnlessItIsPatient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := unwell(t, 1_000_000, 503)
+		f := down(t, 1_000_000, 503)
 		began := time.Now()
 		_, err := f.client(hq.Key{}).StartExport(t.Context(), hq.ExportRequest{})
 		if err == nil || fault.Of(err) != fault.Transient || time.Since(began) > 30*time.Second || len(f.seen) < 4 {
@@ -190,17 +192,18 @@ func TestABoundedCallGivesUpAndAPatientOneDoesNot(t *testing.T) {
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
-		f := unwell(t, 200, 503)
+		f := down(t, 200, 503)
 		began := time.Now()
-		if _, err := f.client(hq.Key{}).Patient().StartExport(t.Context(), hq.ExportRequest{}); err != nil || time.Since(began) < 30*time.Minute {
+		_, err := f.client(hq.Key{}).Patient().StartExport(t.Context(), hq.ExportRequest{})
+		if err != nil || time.Since(began) < 30*time.Minute {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
 	})
 }
 
-func TestAWaitLongerThanThePatienceIsNotBegun(t *testing.T) {
+func TestClient_BeginsNoWaitLongerThanItsPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := unwell(t, 2, 429, "Retry-After", "3600")
+		f := down(t, 2, 429, "Retry-After", "3600")
 		began := time.Now()
 		_, err := f.client(hq.Key{}).StartExport(t.Context(), hq.ExportRequest{})
 		if err == nil || time.Since(began) != 0 {
@@ -209,9 +212,9 @@ func TestAWaitLongerThanThePatienceIsNotBegun(t *testing.T) {
 	})
 }
 
-func TestAnEndedContextEndsACall(t *testing.T) {
+func TestClient_EndsACallWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := unwell(t, 1_000_000, 503)
+		f := down(t, 1_000_000, 503)
 		ctx, cancel := contextFor(t, time.Hour)
 		defer cancel()
 		_, err := f.client(hq.Key{}).Patient().StartExport(ctx, hq.ExportRequest{})
@@ -221,9 +224,9 @@ func TestAnEndedContextEndsACall(t *testing.T) {
 	})
 }
 
-func TestAnAnswerThatNeverComesIsTriedAgain(t *testing.T) {
+func TestClient_RetriesIfThereIsNoResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := unwell(t, 1, 0)
+		f := down(t, 1, 0)
 		transport := roundTrip(func(r *http.Request) (*http.Response, error) {
 			if len(f.seen) < 2 {
 				f.seen = append(f.seen, seen{})
@@ -243,7 +246,7 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-func TestUnauthorizedSaysWhy(t *testing.T) {
+func TestUnauthorized_SaysWhy(t *testing.T) {
 	day := 24 * time.Hour
 	for want, key := range map[string]hq.Key{
 		"there is no api key":                           {},
@@ -255,14 +258,15 @@ func TestUnauthorizedSaysWhy(t *testing.T) {
 			_, f := answering(t, status, `{"success":false,"message":"no"}`)
 			_, err := f.client(key).StartExport(t.Context(), hq.ExportRequest{})
 			var e *hq.Unauthorized
-			if !errors.As(err, &e) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "req-1") || fault.Of(err) != fault.Fatal || len(f.seen) != 1 {
+			if !errors.As(err, &e) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "req-1") ||
+				fault.Of(err) != fault.Fatal || len(f.seen) != 1 {
 				t.Errorf("%d: %v, want %q", status, err, want)
 			}
 		}
 	}
 }
 
-func TestBodiesThatAreNotHQs(t *testing.T) {
+func TestClient_ReportsUnexpectedResponses(t *testing.T) {
 	for body, want := range map[string]string{
 		`<html>Bad gateway</html>`:           `start an export: decode hq's response (request req-1): `,
 		`{"success":true}`:                   `it has no data`,
@@ -279,7 +283,8 @@ func TestBodiesThatAreNotHQs(t *testing.T) {
 		}
 	}
 	c, _ := answering(t, 500, `<html>oh</html>`)
-	if _, err := c.StartExport(t.Context(), hq.ExportRequest{}); err == nil || err.Error() != "start an export: hq answers 500 Internal Server Error (request req-1)" {
+	want := "start an export: hq answers 500 Internal Server Error (request req-1)"
+	if _, err := c.StartExport(t.Context(), hq.ExportRequest{}); fmt.Sprint(err) != want {
 		t.Error(err)
 	}
 	c, _ = answering(t, 200, `{"data":{"jobId":"lenient","more":1},"new":[]}`)
@@ -288,10 +293,10 @@ func TestBodiesThatAreNotHQs(t *testing.T) {
 	}
 }
 
-func TestPresentIsNeverAheadOfHQ(t *testing.T) {
+func TestPresent_IsNeverAheadOfHQ(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for behind, want := range map[time.Duration]time.Duration{90 * time.Second: 90 * time.Second, -time.Hour: 0} {
-			f := unwell(t, 1, 0)
+			f := down(t, 1, 0)
 			inner := f.answer
 			f.answer = func(n int, w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Date", time.Now().Add(-behind).UTC().Format(http.TimeFormat))
@@ -308,8 +313,8 @@ func TestPresentIsNeverAheadOfHQ(t *testing.T) {
 	})
 }
 
-// TestNothingShowsAKey looks for secrets in everything that a person could see.
-func TestNothingShowsAKey(t *testing.T) {
+// TestKey_IsNeverShown looks for secrets in all that the operator could see.
+func TestKey_IsNeverShown(t *testing.T) {
 	const secret = "c2lnbmF0dXJl"
 	key := parseKey(t, `{"iss":"https://hq.test"}`)
 	var log strings.Builder

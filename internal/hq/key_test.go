@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/hq"
 )
 
-func TestParseKeyReadsIssuerAndExpiry(t *testing.T) {
+func TestParseKey_ReadsIssuerAndExpiry(t *testing.T) {
 	for claims, want := range map[string]struct {
 		Issuer string
 		Expiry time.Time
@@ -36,7 +36,7 @@ func TestParseKeyReadsIssuerAndExpiry(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoKeyIsSaidWithoutShowingIt(t *testing.T) {
+func TestParseKey_HidesMalformedKeys(t *testing.T) {
 	for text, problem := range map[string]hq.KeyProblem{
 		"":                                 hq.KeyMissing,
 		" \n":                              hq.KeyMissing,
@@ -61,7 +61,7 @@ func TestWhatIsNoKeyIsSaidWithoutShowingIt(t *testing.T) {
 	}
 }
 
-func TestCheckFindsAnExpiredKey(t *testing.T) {
+func TestCheck_FindsAnExpiredKey(t *testing.T) {
 	key := parseKey(t, `{"exp":1700000000}`)
 	at := time.Unix(1700000000, 0)
 	if err := key.Check(at.Add(-time.Second)); err != nil {
@@ -105,7 +105,8 @@ func TestBaseURL(t *testing.T) {
 
 func TestEnrollURL(t *testing.T) {
 	for code, want := range map[string]string{
-		"P1": "https://api.shopmonkey.cloud", "S1": "https://sandbox-api.shopmonkey.cloud", "E1": "https://edge-api.shopmonkey.cloud", "L1": "http://localhost:3101",
+		"P1": "https://api.shopmonkey.cloud", "S1": "https://sandbox-api.shopmonkey.cloud",
+		"E1": "https://edge-api.shopmonkey.cloud", "L1": "http://localhost:3101",
 	} {
 		if got, err := hq.EnrollURL("", code); got != want || err != nil {
 			t.Errorf("%s: %q, %v", code, got, err)

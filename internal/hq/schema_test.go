@@ -11,9 +11,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/hq"
 )
 
-// TestSchema_TellsADenialFromAFailure also lists what HQ answers when it is asked
-// for all schemas, which says what a 403 is about.
-func TestSchema_TellsADenialFromAFailure(t *testing.T) {
+// TestSchema_DistinguishesDenialsFromFailures: listed is the status of a request for all
+// schemas. It shows whether a 403 concerns the key.
+func TestSchema_DistinguishesDenialsFromFailures(t *testing.T) {
 	for name, c := range map[string]struct {
 		status, listed int
 		body           string

@@ -18,7 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tlshosts"
 )
 
-// answers is an HQ that starts exports, and counts requests that bring the key.
+// answers is an HQ that starts exports, and counts the requests with the key.
 type answers struct{ keys atomic.Int64 }
 
 func (a *answers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -28,14 +28,20 @@ func (a *answers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprint(w, `{"success":true,"data":{"jobId":"j"}}`)
 }
 
-// calling returns a client of the HQ at a URL, as the next process has it.
-func calling(t *testing.T, base, dataDir string, require *bool, transport http.RoundTripper) (*hq.Client, *hq.Security, map[string]string, *strings.Builder) {
+// calling returns a client of the HQ at a URL, like a new process.
+func calling(t *testing.T, base, dataDir string, require *bool, transport http.RoundTripper) (
+	*hq.Client, *hq.Security, map[string]string, *strings.Builder,
+) {
 	t.Helper()
 	warned, log := make(map[string]string), new(strings.Builder)
 	security := &hq.Security{
-		Require: require, Hosts: tlshosts.In(dataDir), Warn: func(peer, warning string) { warned[peer] = warning }, Logger: slog.New(slog.NewTextHandler(log, nil)),
+		Require: require, Hosts: tlshosts.In(dataDir),
+		Warn: func(peer, warning string) { warned[peer] = warning }, Logger: slog.New(slog.NewTextHandler(log, nil)),
 	}
-	return hq.New(hq.Options{BaseURL: base, Key: parseKey(t, `{}`), HTTP: &http.Client{Transport: transport}, Security: security, Patience: 1}), security, warned, log
+	client := hq.New(hq.Options{
+		BaseURL: base, Key: parseKey(t, `{}`), HTTP: &http.Client{Transport: transport}, Security: security, Patience: 1,
+	})
+	return client, security, warned, log
 }
 
 func TestClient_RefusesHTTPOnceHTTPSHasWorked(t *testing.T) {
@@ -44,7 +50,7 @@ func TestClient_RefusesHTTPOnceHTTPSHasWorked(t *testing.T) {
 	defer https.Close()
 	http := httptest.NewServer(plain)
 	defer http.Close()
-	for range 2 { // TLS goes on working
+	for range 2 { // TLS still works
 		c, _, _, _ := calling(t, https.URL, dir, nil, https.Client().Transport)
 		if _, err := c.StartExport(t.Context(), hq.ExportRequest{}); err != nil {
 			t.Fatal(err)
@@ -52,8 +58,9 @@ func TestClient_RefusesHTTPOnceHTTPSHasWorked(t *testing.T) {
 	}
 	c, _, _, _ := calling(t, http.URL, dir, nil, http.Client().Transport)
 	_, err := c.Patient().StartExport(t.Context(), hq.ExportRequest{})
-	if !errors.As(err, new(*hq.InsecureError)) || fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "it has used TLS before") || plain.keys.Load() != 0 {
-		t.Errorf("%v; %d requests brought the key", err, plain.keys.Load())
+	if !errors.As(err, new(*hq.InsecureError)) || fault.Of(err) != fault.Fatal ||
+		!strings.Contains(err.Error(), "it has used TLS before") || plain.keys.Load() != 0 {
+		t.Errorf("%v; %d requests had the key", err, plain.keys.Load())
 	}
 }
 
@@ -67,7 +74,7 @@ func TestClient_DoesNotRememberWhatFailed(t *testing.T) {
 	defer transport.CloseIdleConnections()
 	c, _, _, _ := calling(t, https.URL, dir, nil, transport)
 	if _, err := c.StartExport(t.Context(), hq.ExportRequest{}); !errors.As(err, new(*tls.CertificateVerificationError)) {
-		t.Fatalf("a certificate of nobody is trusted: %v", err)
+		t.Fatalf("an untrusted certificate is accepted: %v", err)
 	}
 	if known, err := tlshosts.In(dir).Has("hq", "127.0.0.1"); known || err != nil {
 		t.Errorf("a host that has shown no certificate is known: %v", err)
@@ -75,7 +82,9 @@ func TestClient_DoesNotRememberWhatFailed(t *testing.T) {
 }
 
 func TestClient_WarnsOfHTTP(t *testing.T) {
-	for host, warns := range map[string]bool{"hq.example.com": true, "192.0.2.1:3101": true, "localhost:3101": false, "127.0.0.1": false, "[::1]:80": false} {
+	for host, warns := range map[string]bool{
+		"hq.example.com": true, "192.0.2.1:3101": true, "localhost:3101": false, "127.0.0.1": false, "[::1]:80": false,
+	} {
 		plain := new(answers)
 		c, _, warned, log := calling(t, "http://"+host, t.TempDir(), nil, handling(plain))
 		for range 2 {
@@ -112,10 +121,13 @@ func TestClient_RequireTLS(t *testing.T) {
 		client, _, _, _ := calling(t, c.url, t.TempDir(), c.require, handling(plain))
 		_, err := client.StartExport(t.Context(), hq.ExportRequest{})
 		if errors.As(err, new(*hq.InsecureError)) != c.refused || (plain.keys.Load() == 0) != c.refused || !c.refused && err != nil {
-			t.Errorf("%s: %v; %d requests brought the key", c.url, err, plain.keys.Load())
+			t.Errorf("%s: %v; %d requests had the key", c.url, err, plain.keys.Load())
 		}
 	}
 }
+
+// handlingFunc answers requests to every host.
+func handlingFunc(h http.HandlerFunc) http.RoundTripper { return handling(h) }
 
 // handling answers requests to every host.
 func handling(h http.Handler) http.RoundTripper {
@@ -130,17 +142,20 @@ func handling(h http.Handler) http.RoundTripper {
 
 func TestClient_NeverTakesTheKeyFromHTTPSToHTTP(t *testing.T) {
 	for _, status := range []int{301, 302, 303, 307, 308} {
-		for _, to := range []string{"http://hq.example.com/x", "http://hq.example.com:443/x", "http://sub.hq.example.com/x", "http://127.0.0.1/x", "HTTP://hq.example.com/"} {
+		for _, to := range []string{
+			"http://hq.example.com/x", "http://hq.example.com:443/x", "http://sub.hq.example.com/x", "http://127.0.0.1/x",
+			"HTTP://hq.example.com/",
+		} {
 			plain := new(answers)
-			c, _, _, _ := calling(t, "https://hq.example.com", t.TempDir(), nil, handling(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c, _, _, _ := calling(t, "https://hq.example.com", t.TempDir(), nil, handlingFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Scheme == "https" {
 					http.Redirect(w, r, to, status)
 					return
 				}
 				plain.ServeHTTP(w, r)
-			})))
+			}))
 			if _, err := c.StartExport(t.Context(), hq.ExportRequest{}); err == nil || plain.keys.Load() != 0 {
-				t.Errorf("%d to %s: %v; %d requests brought the key", status, to, err, plain.keys.Load())
+				t.Errorf("%d to %s: %v; %d requests had the key", status, to, err, plain.keys.Load())
 			}
 		}
 	}
@@ -148,20 +163,20 @@ func TestClient_NeverTakesTheKeyFromHTTPSToHTTP(t *testing.T) {
 
 func TestClient_FollowsOtherRedirects(t *testing.T) {
 	hops := 0
-	c, _, _, _ := calling(t, "https://hq.example.com", t.TempDir(), nil, handling(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	c, _, _, _ := calling(t, "https://hq.example.com", t.TempDir(), nil, handlingFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/there" {
 			http.Redirect(w, r, "https://hq.example.com/there", http.StatusTemporaryRedirect)
 			return
 		}
 		new(answers).ServeHTTP(w, r)
-	})))
+	}))
 	if job, err := c.StartExport(t.Context(), hq.ExportRequest{}); err != nil || job != "j" {
 		t.Errorf("%q, %v", job, err)
 	}
-	c, _, _, _ = calling(t, "https://hq.example.com", t.TempDir(), nil, handling(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	c, _, _, _ = calling(t, "https://hq.example.com", t.TempDir(), nil, handlingFunc(func(w http.ResponseWriter, r *http.Request) {
 		hops++
 		http.Redirect(w, r, "https://hq.example.com/", http.StatusTemporaryRedirect)
-	})))
+	}))
 	if _, err := c.StartExport(t.Context(), hq.ExportRequest{}); err == nil || hops != 10 {
 		t.Errorf("%v after %d requests", err, hops)
 	}

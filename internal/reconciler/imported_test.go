@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// TestWithImported_KeepsTheProblemsOfATable of which only some rows were imported.
+// TestWithImported_KeepsTheProblemsOfATable if only some of its rows were imported.
 func TestWithImported_KeepsTheProblemsOfATable(t *testing.T) {
 	at := func(n uint64) cdc.Position { return cdc.Position{Sequence: n, Stored: int64(n)} }
 	importing := func(n uint64) sink.TableState {

@@ -21,7 +21,7 @@ func mergeSnapshots(records []sink.Snapshot, granted []string, checkpoint *sink.
 	}
 	latest := latestReplacements(records, granted)
 	all := make(map[string]continuity.Snapshot)
-	begun := make(map[string]bool) // tables of which some replaced rows have been followed
+	begun := make(map[string]bool) // tables with replaced rows that have been followed
 	for _, s := range records {
 		if !slices.ContainsFunc(granted, func(company string) bool {
 			return s.Replaces(company) && s.Generation == latest[rowsOf{s.Table, company}]

@@ -74,7 +74,8 @@ func TestADownloadEndsWithItsReason(t *testing.T) {
 				u.fetch.stall = 20 * time.Millisecond
 			}
 			_, err := u.Stage(ctx, newer)
-			if err == nil || c.is != nil && !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.says) || c.notSays != "" && strings.Contains(err.Error(), c.notSays) {
+			if err == nil || c.is != nil && !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.says) ||
+				c.notSays != "" && strings.Contains(err.Error(), c.notSays) {
 				t.Errorf("%v, want %q", err, c.says)
 			}
 			w.mu.Lock()

@@ -34,7 +34,12 @@ func TestMain(m *testing.M) {
 // newKey makes a key that signs.
 func newKey(t *testing.T, name string, life time.Duration) *crypto.Key {
 	t.Helper()
-	key, err := crypto.PGP().KeyGeneration().AddUserId(name, "releases@example.com").Lifetime(int32(life / time.Second)).New().GenerateKey()
+	key, err := crypto.PGP().
+		KeyGeneration().
+		AddUserId(name, "releases@example.com").
+		Lifetime(int32(life / time.Second)).
+		New().
+		GenerateKey()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,10 @@ func TestAnUpgradeIsStagedSwappedAndCommitted(t *testing.T) {
 	if got := version(t, w.target); got != running {
 		t.Errorf("staging put %s in place", got)
 	}
-	want := []string{"download eds_Linux_x86_64.tar.gz.sig", "download eds_Linux_x86_64.tar.gz", "verify the signature", "unpack eds", "check the program's version"}
+	want := []string{
+		"download eds_Linux_x86_64.tar.gz.sig", "download eds_Linux_x86_64.tar.gz", "verify the signature", "unpack eds",
+		"check the program's version",
+	}
 	if diff := cmp.Diff(want, did); diff != "" {
 		t.Error(diff)
 	}
@@ -171,7 +174,10 @@ func TestAProgramThatNeverSaysItsVersionIsGivenUp(t *testing.T) {
 func TestTheNewProgramSeesNothingOfTheOldOnesEnvironment(t *testing.T) {
 	t.Setenv("SM_APIKEY", "secret")
 	w := newWorld(t)
-	w.release(newer, packTar(t, entry{name: "eds", text: "#!/bin/sh\nif [ -n \"$SM_APIKEY\" ]; then echo leaked; else echo " + newer + "; fi\n"}))
+	w.release(
+		newer,
+		packTar(t, entry{name: "eds", text: "#!/bin/sh\nif [ -n \"$SM_APIKEY\" ]; then echo leaked; else echo " + newer + "; fi\n"}),
+	)
 	w.upgrade()
 }
 
@@ -289,10 +295,12 @@ func TestAProgramIsDownloadedForAnyPlatform(t *testing.T) {
 func TestADownloadNamesAFile(t *testing.T) {
 	w := newWorld(t)
 	u := w.updater()
-	if err := u.Download(t.Context(), newer, w.options.Platform, t.TempDir()); err == nil || !strings.Contains(err.Error(), "give the name of a file") {
+	if err := u.Download(t.Context(), newer, w.options.Platform, t.TempDir()); err == nil ||
+		!strings.Contains(err.Error(), "give the name of a file") {
 		t.Error(err)
 	}
-	if err := u.Download(t.Context(), newer, Platform{"plan9", "amd64"}, "x"); err == nil || !strings.Contains(err.Error(), "want linux") {
+	if err := u.Download(t.Context(), newer, Platform{"plan9", "amd64"}, "x"); err == nil ||
+		!strings.Contains(err.Error(), "want linux") {
 		t.Error(err)
 	}
 }

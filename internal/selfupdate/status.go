@@ -45,9 +45,9 @@ type Status struct {
 	Reason   string    // of the rollback
 }
 
-// journal is the content of the file that records an upgrade. Older and newer versions must
+// upgradeJournal is the content of the file that records an upgrade. Older and newer versions must
 // be able to read its format.
-type journal struct {
+type upgradeJournal struct {
 	From     string    `json:"from"`
 	To       string    `json:"to"`
 	FromSum  string    `json:"fromSum"` // SHA-256 of the replaced program
@@ -57,7 +57,7 @@ type journal struct {
 	Reason   string    `json:"reason,omitempty"` // of a rollback; "" if there is none
 }
 
-func (j *journal) status(s State) Status {
+func (j *upgradeJournal) status(s State) Status {
 	return Status{State: s, From: j.From, To: j.To, Began: j.Began, Attempts: j.Attempts, Reason: j.Reason}
 }
 
@@ -73,7 +73,7 @@ const (
 	missing           // no program is installed
 )
 
-func (u *Updater) phase() (phase, *journal, error) {
+func (u *Updater) phase() (phase, *upgradeJournal, error) {
 	j, err := u.readJournal()
 	if err != nil || j == nil {
 		return noJournal, nil, err
@@ -184,7 +184,7 @@ const maxJournal = 64 << 10
 
 // readJournal returns the journal, nil if there is none. A damaged journal counts as none:
 // the installed program is complete in any case.
-func (u *Updater) readJournal() (*journal, error) {
+func (u *Updater) readJournal() (*upgradeJournal, error) {
 	f, err := os.Open(u.journalPath())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -197,7 +197,7 @@ func (u *Updater) readJournal() (*journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the journal of the upgrade: %w", err)
 	}
-	j := new(journal)
+	j := new(upgradeJournal)
 	if json.Unmarshal(text, j) != nil {
 		u.o.Logger.Warn("the journal of an upgrade is damaged; ignoring it", "file", u.journalPath())
 		return nil, nil
@@ -207,7 +207,7 @@ func (u *Updater) readJournal() (*journal, error) {
 
 // writeJournal replaces the journal atomically. Every user may read it, because the server
 // may run as another user.
-func (u *Updater) writeJournal(j journal) error {
+func (u *Updater) writeJournal(j upgradeJournal) error {
 	text, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {
 		return err

@@ -27,7 +27,7 @@ func (s *Staged) Swap() error {
 	if err != nil {
 		return fmt.Errorf("read the running program: %w", err)
 	}
-	j := journal{From: s.plan.From, To: s.plan.To, FromSum: old, ToSum: s.sum, Began: u.now().UTC()}
+	j := upgradeJournal{From: s.plan.From, To: s.plan.To, FromSum: old, ToSum: s.sum, Began: u.now().UTC()}
 	if err := u.step("write the journal", func() error { return u.writeJournal(j) }); err != nil {
 		return fmt.Errorf("write the journal %s: %w", u.journalPath(), err)
 	}
@@ -169,12 +169,12 @@ func (u *Updater) Rollback(ctx context.Context, reason string) error {
 }
 
 // settledJournal returns a journal for the rollback of an upgrade that is settled.
-func (u *Updater) settledJournal(ctx context.Context) (*journal, error) {
+func (u *Updater) settledJournal(ctx context.Context) (*upgradeJournal, error) {
 	version, err := u.askVersion(ctx, u.Old())
 	if err != nil {
 		return nil, fmt.Errorf("go back to %s: %w", u.Old(), err)
 	}
-	j := &journal{From: version, To: u.o.Version, Began: u.now().UTC()}
+	j := &upgradeJournal{From: version, To: u.o.Version, Began: u.now().UTC()}
 	if j.FromSum, err = sumFile(u.Old()); err == nil {
 		j.ToSum, err = sumFile(u.target)
 	}
@@ -188,7 +188,7 @@ func (u *Updater) settledJournal(ctx context.Context) (*journal, error) {
 }
 
 // restore installs the old program, and keeps it under its second name too.
-func (u *Updater) restore(j *journal) (err error) {
+func (u *Updater) restore(j *upgradeJournal) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("go back to %s: %w", j.From, err)

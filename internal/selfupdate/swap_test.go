@@ -266,7 +266,10 @@ func TestARollbackSaysWhyUntilItIsCommitted(t *testing.T) {
 	if err != nil || status.Began.IsZero() {
 		t.Fatal(status, err)
 	}
-	want := Status{State: Reverted, From: running, To: newer, Began: status.Began, Attempts: 2, Reason: "it was not healthy within a minute"}
+	want := Status{
+		State: Reverted, From: running, To: newer, Began: status.Began, Attempts: 2,
+		Reason: "it was not healthy within a minute",
+	}
 	if diff := cmp.Diff(want, status); diff != "" {
 		t.Error(diff)
 	}

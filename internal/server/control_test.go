@@ -81,12 +81,15 @@ func TestCommands_ConfigureRepliesWithNoSecret(t *testing.T) {
 	c := control(t, environment)
 	for _, p := range placeholders {
 		for _, url := range []string{
-			"https://127.0.0.1:1/x?gzip=" + p, "https://127.0.0.1:1/" + p, "https://" + p + "/x", p, p + "://h/x", "kafka://127.0.0.1:1/t?timeout=100ms&" + p + "=1",
+			"https://127.0.0.1:1/x?gzip=" + p, "https://127.0.0.1:1/" + p, "https://" + p + "/x", p, p + "://h/x",
+			"kafka://127.0.0.1:1/t?timeout=100ms&" + p + "=1",
 			"postgres://" + p + ":" + p + "@127.0.0.1:1/" + p + "?sslmode=" + p, "sqlite:///dev/null/" + p,
-			"eventhub://127.0.0.1:1/;SharedAccessKeyName=n;SharedAccessKey=k;EntityPath=" + p, "snowflake-keypair://u@127.0.0.1:1/d/s?secret-key=SM_APIKEY",
+			"eventhub://127.0.0.1:1/;SharedAccessKeyName=n;SharedAccessKey=k;EntityPath=" + p,
+			"snowflake-keypair://u@127.0.0.1:1/d/s?secret-key=SM_APIKEY",
 		} {
 			reply := c.ask("configure", map[string]any{"url": url})
-			if text := fmt.Sprint(reply); reply["success"] == true && !strings.HasPrefix(url, "https:") || strings.Contains(text, "hunter2") {
+			text := fmt.Sprint(reply)
+			if reply["success"] == true && !strings.HasPrefix(url, "https:") || strings.Contains(text, "hunter2") {
 				t.Errorf("%s: %s", url, text)
 			}
 		}
@@ -141,15 +144,18 @@ func TestCommands_ConfigureSendsNoSecretToTheDestination(t *testing.T) {
 	t.Setenv("PGPASSWORD", "hunter2")
 	t.Setenv("PGPASSFILE", passwords)
 	for _, url := range []string{
-		"postgres://u@127.0.0.1:1/d?servicefile=" + file + "&service=default", "postgres://u@127.0.0.1:1/d?service=default", "postgres://u@127.0.0.1:1/d?passfile=" + file,
+		"postgres://u@127.0.0.1:1/d?servicefile=" + file + "&service=default",
+		"postgres://u@127.0.0.1:1/d?service=default", "postgres://u@127.0.0.1:1/d?passfile=" + file,
 		"kafka://127.0.0.1:1/t?timeout=100ms&auth=oauthbearer&token-file=" + file,
 		"sqlserver://127.0.0.1:1/d?fedauth=ActiveDirectoryWorkloadIdentity&TokenFilePath=" + file,
-		"sqlserver://127.0.0.1:1/d?FedAuth=activedirectorydefault", "sqlserver://app:s@127.0.0.1:1/d?fedauth=ActiveDirectoryServicePrincipal&clientcertpath=" + file,
+		"sqlserver://127.0.0.1:1/d?FedAuth=activedirectorydefault",
+		"sqlserver://app:s@127.0.0.1:1/d?fedauth=ActiveDirectoryServicePrincipal&clientcertpath=" + file,
 		"postgres://u@127.0.0.1:1/d", "postgres://u:@127.0.0.1:1/d", "postgres://127.0.0.1:1/d?user=u&password=",
 		"eventhub://127.0.0.1:1/hub?auth=managed-identity", "kafka://127.0.0.1:1/t?timeout=100ms&auth=aws-msk-iam",
 	} {
 		reply := c.ask("configure", map[string]any{"url": url})
-		if text := fmt.Sprint(reply); reply["success"] == true || !strings.Contains(text, "only the operator") || strings.Contains(text, "hunter2") || strings.Contains(text, file) {
+		if text := fmt.Sprint(reply); reply["success"] == true || !strings.Contains(text, "only the operator") ||
+			strings.Contains(text, "hunter2") || strings.Contains(text, file) {
 			t.Errorf("%s: %s", url, text)
 		}
 	}
@@ -175,7 +181,8 @@ func TestCommands_ValidateTakesFieldsAsWritten(t *testing.T) {
 	if reply = c.ask("configure", map[string]any{"url": reply["url"]}); reply["success"] != true {
 		t.Fatal(reply)
 	}
-	_, target, err := drivers.Parse(c.configuration().URL.Reveal(), func(name string) (string, bool) { v, ok := environment[name]; return v, ok })
+	lookup := func(name string) (string, bool) { value, ok := environment[name]; return value, ok }
+	_, target, err := drivers.Parse(c.configuration().URL.Reveal(), lookup)
 	if err != nil || target.Path != dir+"/${SM_APIKEY}" {
 		t.Errorf("the destination is %v, %v", target, err)
 	}

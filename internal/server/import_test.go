@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/devhq"
@@ -25,14 +23,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/state"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
 // vendors returns the columns of a table of the shop that these tests read.
 func vendors(t *testing.T) *schema.Table {
 	t.Helper()
-	table, err := schema.New("vendor", "1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "companyId", Type: schema.String}})
+	table, err := schema.New("vendor", "1", []string{"id"},
+		[]schema.Column{{Name: "id", Type: schema.String}, {Name: "companyId", Type: schema.String}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +136,8 @@ func TestImport_KeepsTablesThatHQHasNoRowsFor(t *testing.T) {
 	url := "sqlite://" + filepath.Join(t.TempDir(), "shop.db")
 	apply(t, url, h, h.Shop().Companies(), `{"id":"kept","companyId":"here"}`)
 	answer := importFor(t, h, url, unlimited)
-	if message, _ := answer["message"].(string); answer["success"] != false || !strings.Contains(message, "eds import --only vendor --allow-empty") {
+	if message, _ := answer["message"].(string); answer["success"] != false ||
+		!strings.Contains(message, "eds import --only vendor --allow-empty") {
 		t.Errorf("HQ is answered %v", answer)
 	}
 	if counts := vendorsOf(t, url); counts["here"] != 1 || len(counts) != 1 {
@@ -209,7 +208,8 @@ func apply(t *testing.T, url string, h *devhq.HQ, companies []string, vendor str
 			table = decoded
 		}
 	}
-	_, s, err := drivers.Open(t.Context(), url, nil, sink.Env{Stream: "dbchange", Consumer: "eds-s", Filter: strings.Join(reconciler.Subjects(companies), " ")})
+	env := sink.Env{Stream: "dbchange", Consumer: "eds-s", Filter: strings.Join(reconciler.Subjects(companies), " ")}
+	_, s, err := drivers.Open(t.Context(), url, nil, env)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,21 +221,9 @@ func apply(t *testing.T, url string, h *devhq.HQ, companies []string, vendor str
 
 // TestWatch_WarnsOfDeadLetters until `eds dlq drop`, beside the server, drops them.
 func TestWatch_WarnsOfDeadLetters(t *testing.T) {
-	data := t.TempDir()
-	dir, err := state.Open(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dir.Close()
 	health := telemetry.NewHealth()
-	s, err := New(Config{
-		Options: config.Server{Common: config.Common{DataDir: data}, HQ: config.HQ{APIKey: config.NewSecret(startHQ(t, devhq.Options{}).APIKey(devhq.KeyOptions{ServerID: "s"}))}},
-		State:   dir, Registry: prometheus.NewRegistry(), Health: health,
-		Logger: slog.New(slog.DiscardHandler), Lookup: func(string) (string, bool) { return "", false },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newServer(t, startHQ(t, devhq.Options{}), health, func(*config.Server) {})
+	dir := s.State
 	warns := func(want ...string) {
 		t.Helper()
 		s.watchDeadLetters(time.Now())
@@ -268,7 +256,8 @@ func TestWatch_WarnsOfDeadLetters(t *testing.T) {
 	if err := os.RemoveAll(dir.Path("dlq")); err != nil {
 		t.Fatal(err)
 	}
-	warns(fmt.Sprintf("the dead-letter queue cannot be kept: stat %s: no such file or directory; the server's user needs to read and write its directory", dir.Path("dlq")))
+	warns(fmt.Sprintf("the dead-letter queue cannot be kept: stat %s: no such file or directory; "+
+		"the server's user needs to read and write its directory", dir.Path("dlq")))
 	if err := os.Mkdir(dir.Path("dlq"), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/config"
 	"github.com/shopmonkeyus/eds/internal/devhq"
-	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
@@ -72,7 +71,8 @@ func TestNew_RejectsConfigurations(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o, dir := serverOptions(t, h)
 			c.change(&o)
-			if _, err := New(serverConfig(o, dir)); err == nil || !strings.Contains(err.Error(), c.want) || fault.Of(err) == fault.Transient && name != "destination" {
+			_, err := New(serverConfig(o, dir))
+			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 		})
@@ -99,7 +99,12 @@ func TestNeedsEnrolment_UnlessThereIsAKeyOrALocalNATS(t *testing.T) {
 
 func TestNeedsOperator_UnlessTheTableIsRepaired(t *testing.T) {
 	for want, states := range map[bool][]sink.TableState{
-		true:  {{State: sink.Missing}, {State: sink.Incomplete}, {State: sink.Behind, Cause: sink.CauseRefused}, {State: sink.Behind, Cause: sink.CausePoison}},
+		true: {
+			{State: sink.Missing},
+			{State: sink.Incomplete},
+			{State: sink.Behind, Cause: sink.CauseRefused},
+			{State: sink.Behind, Cause: sink.CausePoison},
+		},
 		false: {{State: sink.Incomplete, Accepted: true}, {State: sink.Behind}},
 	} {
 		for i := range states {

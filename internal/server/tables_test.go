@@ -21,10 +21,13 @@ import (
 var (
 	tableSince = time.Date(2026, 11, 30, 6, 0, 0, 0, time.UTC)
 	tableGap   = sink.TableState{
-		Table: "order", State: sink.Incomplete, Cause: sink.CauseGap, Reason: "messages 5 to 9 are gone from nats://u:SECRET@h", Since: tableSince,
+		Table: "order", State: sink.Incomplete, Cause: sink.CauseGap, Reason: "messages 5 to 9 are gone from nats://u:SECRET@h",
+		Since:   tableSince,
 		Applied: cdc.Position{Sequence: 4, Stored: tableSince.Add(-time.Minute).UnixNano()}, Attempts: 2, Next: tableSince.Add(time.Hour),
 	}
-	tableAccepted = sink.TableState{Table: "part", State: sink.Incomplete, Cause: sink.CauseGap, Reason: "r", Since: tableSince, Accepted: true}
+	tableAccepted = sink.TableState{
+		Table: "part", State: sink.Incomplete, Cause: sink.CauseGap, Reason: "r", Since: tableSince, Accepted: true,
+	}
 )
 
 func TestTableReports(t *testing.T) {
@@ -46,7 +49,8 @@ func TestTableReports(t *testing.T) {
 			Inserts: 1, Updates: 2, Deletes: 3, LastApplied: tableSince, LastChange: tableSince.Add(-time.Second),
 		},
 		"part": {TableState: telemetry.TableState{
-			State: "incomplete", Cause: "gap", Reason: "r", Since: tableSince, Command: "eds import --only part", Gap: tableGap.GapID(), Accepted: true,
+			State: "incomplete", Cause: "gap", Reason: "r", Since: tableSince, Command: "eds import --only part",
+			Gap: tableGap.GapID(), Accepted: true,
 		}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -64,7 +68,10 @@ func TestTableStats_AreBounded(t *testing.T) {
 		t.Errorf("%d tables are listed of %d", len(listed), all)
 	}
 	listed, _ = tableStats([]sink.TableState{tableAccepted})
-	want := []hq.TableStats{{Table: "part", State: "incomplete", Cause: "gap", Reason: "r", Since: tableSince, Command: "eds import --only part", Accepted: true}}
+	want := []hq.TableStats{{
+		Table: "part", State: "incomplete", Cause: "gap", Reason: "r", Since: tableSince,
+		Command: "eds import --only part", Accepted: true,
+	}}
 	if diff := cmp.Diff(want, listed); diff != "" {
 		t.Error(diff)
 	}
@@ -76,8 +83,10 @@ func TestReport_HasStableKeys(t *testing.T) {
 	reason := []telemetry.Reason{{Condition: "c", Message: "m", Since: tableSince}}
 	report := Report{
 		ServerID: "s", Destination: "d", Health: telemetry.Report{Status: telemetry.OK, Reasons: reason, Warnings: reason},
-		Reason: "r", Since: tableSince, Import: "i", LastApplied: tableSince, LastChange: tableSince, LastError: "e", LastErrorAt: tableSince,
-		Tables: tableReports(nil, map[string]pipeline.TableStatus{"order": {LastApplied: tableSince, LastChange: tableSince}}, []sink.TableState{tableGap, tableAccepted}),
+		Reason: "r", Since: tableSince, Import: "i",
+		LastApplied: tableSince, LastChange: tableSince, LastError: "e", LastErrorAt: tableSince,
+		Tables: tableReports(nil, map[string]pipeline.TableStatus{"order": {LastApplied: tableSince, LastChange: tableSince}},
+			[]sink.TableState{tableGap, tableAccepted}),
 	}
 	text, err := json.Marshal(report)
 	if err != nil {

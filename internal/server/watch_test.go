@@ -10,16 +10,17 @@ import (
 
 func TestWatch_SaysWhatThePipelineAndTheLaneWaitFor(t *testing.T) {
 	s := &Server{Config: Config{Health: telemetry.NewHealth()}}
+	const reason = "waiting for the destination: pid 7 has a lock"
 	waiting := func(since time.Duration) pipeline.Status {
-		return pipeline.Status{State: pipeline.Waiting, Reason: "waiting for the destination: pid 7 has a lock", Since: time.Now().Add(-since)}
+		return pipeline.Status{State: pipeline.Waiting, Reason: reason, Since: time.Now().Add(-since)}
 	}
 	for _, test := range []struct {
 		name            string
 		main, lane      pipeline.Status
 		reason, warning string
 	}{
-		{name: "main", main: waiting(time.Minute), reason: "waiting for the destination: pid 7 has a lock"},
-		{name: "lane", lane: waiting(time.Minute), warning: "tables that are behind do not catch up: waiting for the destination: pid 7 has a lock"},
+		{name: "main", main: waiting(time.Minute), reason: reason},
+		{name: "lane", lane: waiting(time.Minute), warning: "tables that are behind do not catch up: " + reason},
 		{name: "briefly", main: waiting(time.Second), lane: waiting(time.Second)},
 		{name: "no lane"},
 	} {

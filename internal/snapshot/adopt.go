@@ -9,9 +9,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// refuseForeign refuses tables that are not eds's to replace, before anything is
-// changed.
-func (r *run) refuseForeign(ctx context.Context) error {
+// refuseForeign refuses tables that eds may not replace, before the import changes anything.
+func (r *importRun) refuseForeign(ctx context.Context) error {
 	adopter := r.sink.Adopter
 	if adopter == nil || !r.cfg.OwnTables {
 		return nil
@@ -24,13 +23,14 @@ func (r *run) refuseForeign(ctx context.Context) error {
 		if adopted[name] {
 			continue
 		}
-		err := r.persist(ctx, "look at the tables", func() error { return adopter.Adopt(ctx, r.tables[name]) })
+		err := r.retry(ctx, "inspect the tables", func() error { return adopter.Adopt(ctx, r.tables[name]) })
 		switch {
 		case err == nil:
 		case ctx.Err() != nil || fault.Of(err) == fault.Transient:
 			return err
 		case errors.Is(err, sink.ErrForeign):
-			r.refused[name] = fmt.Errorf("%w; it stays as it is; to have its rows replaced, stop this server and run: eds import --only %s", err, name)
+			r.refused[name] = fmt.Errorf("%w; it is not changed; to replace its rows, stop this server and run: eds import --only %s",
+				err, name)
 		default:
 			r.refused[name] = err
 		}
@@ -38,9 +38,9 @@ func (r *run) refuseForeign(ctx context.Context) error {
 	return nil
 }
 
-// adopted returns the tables that hold an import already, according to the destination
-// or to the data directory.
-func (r *run) adopted() (map[string]bool, error) {
+// adopted returns the tables that already hold an import, according to the destination or the
+// data directory.
+func (r *importRun) adopted() (map[string]bool, error) {
 	tables := make(map[string]bool)
 	for _, s := range r.snapshots {
 		tables[s.Table] = tables[s.Table] || s.Job != ""

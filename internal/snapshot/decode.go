@@ -21,38 +21,36 @@ import (
 )
 
 const (
-	// MaxLine bounds a row, in bytes of JSON, as messages of the stream are bounded:
-	// what imports also streams.
+	// MaxLine bounds a row, in bytes of JSON. It is the bound of messages of the stream.
 	MaxLine = cdc.MaxPayload
-	// blockSize is how much text is decoded at once, in bytes; a longer line
-	// makes a larger block.
+	// blockSize is the amount of text that is decoded at once, in bytes. A longer line makes a
+	// larger block.
 	blockSize = 256 << 10
-	// readSize is how much of a file is read at once, in bytes.
+	// readSize is the amount of a file that is read at once, in bytes.
 	readSize = 64 << 10
-	// keptBlock is the largest block whose memory is used again.
+	// keptBlock is the largest block whose memory is reused, in bytes.
 	keptBlock = 4 << 20
-	// blocks is how many of a file are in flight: one being unpacked, one being
-	// split, one being loaded. A file with long lines has one.
+	// blocks is the number of blocks of a file in flight: one being unpacked, one being split,
+	// one being loaded. A file with long lines has one.
 	blocks = 3
-	// shortLines is how much the lines in flight of all files may have, in bytes, while
-	// each is as long as files that are loaded side by side may have them.
+	// shortLines bounds the memory for lines in flight of all files that are loaded side by
+	// side, in bytes, if each line is as long as shortLine allows.
 	shortLines = 16 << 20
 )
 
-// shortLine returns how long lines may be, in bytes, of as many files as are loaded side by
-// side.
+// shortLine returns the maximum length of a line, in bytes, if the given number of files is loaded
+// side by side.
 func shortLine(files int) int { return max(blockSize, shortLines/(blocks*files)) }
 
-// errLongLine says that a file has to be loaded alone, because one of its lines is longer
-// than those of files that are loaded side by side.
+// errLongLine says that a file must be loaded alone, because one of its lines is too long to load
+// the file beside others.
 var errLongLine = errors.New("a line is too long to load the file beside others")
 
-// FileError says where in an export file what went wrong. It holds no value of
-// a row.
+// FileError is an error at a place in an export file. It contains no value of a row.
 type FileError struct {
 	File string
-	Line int64 // from 1; 0 where it is not about a line
-	// Before is true where all that is known is that it is in Line or before.
+	Line int64 // from 1; 0 if the error is not about a line
+	// Before is true if the error is in Line or an earlier line.
 	Before bool
 	Err    error
 }
@@ -69,10 +67,10 @@ func (e *FileError) Error() string {
 
 func (e *FileError) Unwrap() error { return e.Err }
 
-// damaged reports whether the file is, so that its text means nothing.
+// damaged reports whether the file is damaged. Its text then means nothing.
 func (e *FileError) damaged() bool { return errors.As(e.Err, new(*damagedError)) }
 
-// damagedError marks what a file that was downloaded again might not have.
+// damagedError is an error that another download of the file may fix.
 type damagedError struct{ err error }
 
 func (e *damagedError) Error() string { return e.err.Error() }
@@ -83,49 +81,48 @@ type block struct {
 	text []byte
 	line int64 // number of the first line
 	rows []change.Row
-	// lines are the rows' lines, counted from the block's first.
+	// lines are the line numbers of the rows, counted from the first line of the block.
 	lines []int
 	bad   []badLine
-	last  bool       // nothing follows
-	err   *FileError // what ends the file after these rows; nil at its proper end
+	last  bool       // it is the last block
+	err   *FileError // an error after these rows that ends the file; nil: none
 }
 
-// badLine is a line that is no row of the table.
+// badLine is a line that is not a row of the table.
 type badLine struct {
 	line int64 // of the file
 	text []byte
 	err  error
 }
 
-// fileDecoder decodes one export file: gzipped NDJSON, a row object a line.
+// fileDecoder decodes one export file: gzipped NDJSON, one row object per line.
 type fileDecoder struct {
 	name  string
 	table *schema.Table
 	clock cdc.Timestamp // of the rows
 	limit int           // of a line, in bytes
-	// alone says that no other file is loaded meanwhile: one block is in flight. Beside
-	// others, a line over the limit is an errLongLine.
+	// alone is set if no other file is loaded meanwhile: then one block is in flight. beside is
+	// set otherwise: then a line over the limit is an errLongLine.
 	alone, beside bool
-	// unknown is called with each name of a member that the table lacks.
+	// unknown is called with the name of each member that the table lacks.
 	unknown func(name []byte)
-	// passed is called after each block of rows, with the number of rows.
+	// passed is called with the number of rows after each block.
 	passed func(rows int)
-	// refused, where set, is called after each block of rows with the lines in it that are
-	// no rows, and why; its error ends the rows. The text is valid during the call. Nil:
-	// such a line ends the rows.
+	// refused is called after each block for every line that is not a row, with the reason. Its
+	// error ends the rows. The text is valid during the call. Nil: such a line ends the rows.
 	refused func(line int64, text []byte, reason error) error
 
 	row   int64 // number of the last row yielded, from 1
 	line  int64 // its line
-	gaps  []gap // what lies between rows, ascending
-	err   error // the error yielded
-	ended bool  // every row was yielded
+	gaps  []gap // lines between rows that are not rows, ascending
+	err   error // the yielded error
+	ended bool  // whether every row was yielded
 }
 
-// gap is a row that does not follow in the line after the row before.
+// gap is a row that is not in the line directly after the previous row.
 type gap struct{ row, line int64 }
 
-// lineOf returns the line of a row that was yielded.
+// lineOf returns the line of a yielded row.
 func (d *fileDecoder) lineOf(row int64) int64 {
 	i, found := slices.BinarySearchFunc(d.gaps, row, func(g gap, row int64) int { return cmp.Compare(g.row, row) })
 	switch {
@@ -137,9 +134,8 @@ func (d *fileDecoder) lineOf(row int64) int64 {
 	return d.gaps[i-1].line + row - d.gaps[i-1].row
 }
 
-// Rows yields the file's rows. Unpacking, splitting, and what the caller does
-// with a row overlap. A row is valid until the next one is asked for. An error,
-// a *FileError or that of ctx, ends the rows.
+// Rows yields the file's rows. It unpacks and splits later blocks while the caller handles a row. A
+// row is valid until the next iteration. An error ends the rows: a *FileError, or the cause of ctx.
 func (d *fileDecoder) Rows(ctx context.Context, r io.Reader) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		parent := ctx
@@ -194,12 +190,12 @@ func (d *fileDecoder) Rows(ctx context.Context, r io.Reader) iter.Seq2[*change.R
 				d.ended = true
 				return
 			}
-			free <- b // never full: it has room for every block
+			free <- b // never blocks: its capacity is the number of blocks
 		}
 	}
 }
 
-// receive takes from c, unless ctx ends first.
+// receive receives from c. It returns false if ctx ends first.
 func receive[T any](ctx context.Context, c <-chan T) (v T, ok bool) {
 	select {
 	case v = <-c:
@@ -217,7 +213,7 @@ func (d *fileDecoder) unpack(ctx context.Context, r io.Reader, free <-chan *bloc
 		return
 	}
 	defer unzipped.Close()
-	var rest []byte // the beginning of a line that the last block did not end
+	var rest []byte // the start of a line that continues in the next block
 	line := int64(1)
 	for {
 		b, ok := receive(ctx, free)
@@ -228,21 +224,20 @@ func (d *fileDecoder) unpack(ctx context.Context, r io.Reader, free <-chan *bloc
 		rest = d.fill(b, unzipped, rest)
 		line += int64(bytes.Count(b.text, []byte{'\n'}))
 		last := b.last
-		out <- b // never full: it has room for every block
+		out <- b // never blocks: its capacity is the number of blocks
 		if last {
 			return
 		}
 	}
 }
 
-// fill reads whole lines into b, after rest, and returns what follows the last
-// of them.
+// fill reads whole lines into b, after rest. It returns the start of the next line.
 func (d *fileDecoder) fill(b *block, r io.Reader, rest []byte) []byte {
 	if cap(b.text) > keptBlock || cap(b.text) < blockSize {
 		b.text = make([]byte, 0, max(blockSize, 2*len(rest)))
 	}
 	b.text = append(b.text[:0], rest...)
-	searched := 0 // no line break before it
+	searched := 0 // there is no line break before it
 	for {
 		if len(b.text) == cap(b.text) {
 			if end := searched + bytes.LastIndexByte(b.text[searched:], '\n'); end >= searched {
@@ -267,7 +262,7 @@ func (d *fileDecoder) fill(b *block, r io.Reader, rest []byte) []byte {
 			return nil
 		}
 		if err != nil {
-			// Whole lines before the damage are good, and tell its line.
+			// Whole lines before the damage are valid, and show its line number.
 			b.text = b.text[:bytes.LastIndexByte(b.text, '\n')+1]
 			b.last = true
 			b.err = d.damaged(b.line+int64(bytes.Count(b.text, []byte{'\n'})), err)
@@ -315,15 +310,15 @@ func (d *fileDecoder) split(ctx context.Context, in <-chan *block, free chan<- *
 			b.err, b.last = bad, true
 		}
 		last := b.last
-		out <- b // never full: it has room for every block
+		out <- b // never blocks: its capacity is the number of blocks
 		if last {
 			return
 		}
 	}
 }
 
-// drain unpacks the rest of the file and returns what ends it: a bad line may
-// come of damage that only the checksum at the end shows.
+// drain unpacks the rest of the file and returns the error that ends it. A bad line may be the
+// result of damage that only the checksum at the end shows.
 func (d *fileDecoder) drain(ctx context.Context, in <-chan *block, free chan<- *block) *FileError {
 	for {
 		b, ok := receive(ctx, in)
@@ -333,7 +328,7 @@ func (d *fileDecoder) drain(ctx context.Context, in <-chan *block, free chan<- *
 		if b.last {
 			return b.err
 		}
-		free <- b // never full: it has room for every block
+		free <- b // never blocks: its capacity is the number of blocks
 	}
 }
 

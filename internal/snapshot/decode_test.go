@@ -49,7 +49,8 @@ func zip(t testing.TB, text string) []byte {
 
 func newDecoder(t testing.TB) *fileDecoder {
 	return &fileDecoder{
-		name: "f", table: decodeTable(t, "v"), clock: cdc.Timestamp{Wall: 7}, limit: MaxLine, unknown: func([]byte) {}, passed: func(int) {},
+		name: "f", table: decodeTable(t, "v"), clock: cdc.Timestamp{Wall: 7}, limit: MaxLine, unknown: func([]byte) {},
+		passed: func(int) {},
 	}
 }
 
@@ -64,7 +65,7 @@ func decode(d *fileDecoder, zipped []byte) (values []string, err error) {
 	return values, nil
 }
 
-func TestRowsKeepTheirTextAndCarryTheFilesClock(t *testing.T) {
+func TestRows_KeepTheirTextAndTheClockOfTheFile(t *testing.T) {
 	d := newDecoder(t)
 	text := "{\"id\":\"1\",\"v\":9007199254740993}\n\n \r\n{\"v\":\"a\\u0000\",\"id\":\"2\",\"x\":1}\r\n{\"id\":3}"
 	var got []string
@@ -79,11 +80,11 @@ func TestRowsKeepTheirTextAndCarryTheFilesClock(t *testing.T) {
 		t.Error(diff)
 	}
 	if lines := []int64{d.lineOf(1), d.lineOf(2), d.lineOf(3)}; !slices.Equal(lines, []int64{1, 4, 5}) {
-		t.Errorf("the rows are said to be in the lines %v", lines)
+		t.Errorf("the rows are in the lines %v", lines)
 	}
 }
 
-func TestAnEmptyFileHasNoRows(t *testing.T) {
+func TestRows_AreNoneInAnEmptyFile(t *testing.T) {
 	for _, text := range []string{"", "\n", " \n\n"} {
 		if got, err := decode(newDecoder(t), zip(t, text)); len(got) > 0 || err != nil {
 			t.Errorf("%q: %v, %v", text, got, err)
@@ -91,7 +92,7 @@ func TestAnEmptyFileHasNoRows(t *testing.T) {
 	}
 }
 
-func TestConcatenatedGzipIsOneFile(t *testing.T) {
+func TestRows_ReadConcatenatedGzipAsOneFile(t *testing.T) {
 	file := append(zip(t, `{"id":"1","v":1}`+"\n"+`{"id":`), zip(t, `"2","v":2}`+"\n")...)
 	got, err := decode(newDecoder(t), file)
 	if diff := cmp.Diff([]string{"1", "2"}, got); diff != "" || err != nil {
@@ -99,9 +100,8 @@ func TestConcatenatedGzipIsOneFile(t *testing.T) {
 	}
 }
 
-// TestBadLinesAreNamed puts a bad line at places that are at, before and after
-// the ends of blocks.
-func TestBadLinesAreNamed(t *testing.T) {
+// TestRows_NameBadLines at, before and after the ends of blocks.
+func TestRows_NameBadLines(t *testing.T) {
 	for line, want := range map[string]string{
 		`{"id":"x",`:          "not valid json",
 		`[]`:                  "want an object",
@@ -121,7 +121,8 @@ func TestBadLinesAreNamed(t *testing.T) {
 			}
 			got, err := decode(newDecoder(t), zip(t, text.String()))
 			var e *FileError
-			if !errors.As(err, &e) || e.File != "f" || e.Line != int64(at) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "SECRET") {
+			if !errors.As(err, &e) || e.File != "f" || e.Line != int64(at) ||
+				!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "SECRET") {
 				t.Errorf("%s at %d: %v", line, at, err)
 			}
 			if len(got) != at-1 {
@@ -131,8 +132,11 @@ func TestBadLinesAreNamed(t *testing.T) {
 	}
 }
 
-func TestLinesOfAnySize(t *testing.T) {
-	sizes := []int{0, 1, blockSize - 20, blockSize - 19, blockSize - 18, blockSize - 17, blockSize, 3*blockSize + 1, 2, keptBlock + 1, 5, 12 << 20, 1}
+func TestRows_ReadLinesOfAnySize(t *testing.T) {
+	sizes := []int{
+		0, 1, blockSize - 20, blockSize - 19, blockSize - 18, blockSize - 17, blockSize, 3*blockSize + 1, 2, keptBlock + 1, 5,
+		12 << 20, 1,
+	}
 	var text strings.Builder
 	var want []string
 	for i, n := range sizes {
@@ -142,11 +146,11 @@ func TestLinesOfAnySize(t *testing.T) {
 	}
 	got, err := decode(newDecoder(t), zip(t, text.String()))
 	if err != nil || !cmp.Equal(want, got) {
-		t.Errorf("%d of %d rows came, or not as they were: %v", len(got), len(want), err)
+		t.Errorf("%d of %d rows came, or they have changed: %v", len(got), len(want), err)
 	}
 }
 
-func TestALineThatIsTooLongIsRefused(t *testing.T) {
+func TestRows_RefuseALineThatIsTooLong(t *testing.T) {
 	const limit = 1 << 20
 	const around = `{"id":"2","v":""}`
 	for size, want := range map[int]string{
@@ -166,7 +170,7 @@ func TestALineThatIsTooLongIsRefused(t *testing.T) {
 	}
 }
 
-func TestDamagedFilesAreSaidToBe(t *testing.T) {
+func TestRows_ReportDamagedFiles(t *testing.T) {
 	var text strings.Builder
 	for i := range 2000 {
 		fmt.Fprintf(&text, `{"id":"%d","v":"%x"}`+"\n", i, i*i*7919)
@@ -197,7 +201,7 @@ func TestDamagedFilesAreSaidToBe(t *testing.T) {
 	}
 }
 
-func TestRowsThatNobodyWantsAnyMoreEnd(t *testing.T) {
+func TestRows_EndWithTheLoopOrTheContext(t *testing.T) {
 	file := zip(t, strings.Repeat(`{"id":"1","v":1}`+"\n", 300000))
 	n := 0
 	for range newDecoder(t).Rows(t.Context(), bytes.NewReader(file)) {
@@ -265,8 +269,8 @@ func FuzzRows(f *testing.F) {
 	})
 }
 
-// BenchmarkRows decodes files of 20 and 60 columns, and beside it unpacks the
-// same files with nothing around it, which is the limit. MB/s are of text.
+// BenchmarkRows decodes files of 20 and 60 columns. For comparison, it also only unpacks them, which
+// is the limit. MB/s are of text.
 func BenchmarkRows(b *testing.B) {
 	for _, columns := range []int{20, 60} {
 		table, file, size, rows := benchmarkFile(b, columns)
@@ -320,7 +324,7 @@ func benchmarkFile(b *testing.B, columns int) (t *schema.Table, file []byte, siz
 	return decodeTable(b, names...), zip(b, text.String()), int64(text.Len()), rows
 }
 
-func TestRows_BoundsALineAsAMessageOfTheStream(t *testing.T) {
+func TestRows_BoundLinesLikeMessagesOfTheStream(t *testing.T) {
 	const around = `{"id":"1","v":""}`
 	for size, want := range map[int]string{cdc.MaxPayload: "<nil>", cdc.MaxPayload + 1: "file f, line 1: it is longer than 64 MiB"} {
 		_, err := decode(newDecoder(t), zip(t, `{"id":"1","v":"`+strings.Repeat("v", size-len(around))+`"}`))

@@ -20,9 +20,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// destination is a sink that keeps everything on disk, so that it outlives a
-// killed process: live/<table> has the table's rows, a line each, and
-// stage/<table>/<job>/<file> those of files that are loaded.
+// destination is a sink on disk that survives a killed process. live/<table> has the rows of the
+// table, one per line. stage/<table>/<job>/<file> has those of loaded files.
 type destination struct {
 	root string
 
@@ -32,13 +31,13 @@ type destination struct {
 	loaded   []string // files, in the order of loading
 	clocks   map[string]cdc.Timestamp
 	probe    error
-	// fail is asked before each operation, and where the name ends in "ed" after it.
+	// fail is called before each operation, and after it with a name that ends in "ed".
 	fail func(operation, table, file string) error
-	// hang, where set, is called before fail, of the operation and table in hanging. It may
-	// take its time.
+	// hang is called before fail, for the operation and table in hanging. It may be slow. Nil: not
+	// called.
 	hang    func()
 	hanging [2]string
-	// row is asked for each row of a file; errEnough ends the file as if it were loaded.
+	// row is called for each row of a file. errEnough ends the file as if it were loaded.
 	row func(n int, r *change.Row) error
 }
 
@@ -122,7 +121,9 @@ func (l *diskLoad) LoadFile(_ context.Context, file string, rows iter.Seq2[*chan
 	return l.load(file, rows, func(_ *change.Row, _ int64, err error) error { return err })
 }
 
-func (l *diskLoad) LoadRows(_ context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error) (int64, error) {
+func (l *diskLoad) LoadRows(
+	_ context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error,
+) (int64, error) {
 	return l.load(file, rows, refused)
 }
 
@@ -188,7 +189,7 @@ func (l *diskLoad) Finish(context.Context) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		rows = append(rows, lines(text)...)
+		rows = append(rows, splitLines(text)...)
 	}
 	slices.Sort(rows)
 	rows = slices.Compact(rows)
@@ -212,18 +213,18 @@ func (l *diskLoad) Close(context.Context) error   { return l.d.check("close", l.
 
 var errLoadLost = fault.Mark(fault.Fatal, sink.ErrLoadLost)
 
-// forgetStage loses what is staged of a table.
-func (d *destination) forgetStage(table string) error {
+// loseStage removes the staged rows of a table.
+func (d *destination) loseStage(table string) error {
 	return os.RemoveAll(filepath.Join(d.root, "stage", table))
 }
 
-// live returns the rows of a live table, sorted, or nil where there is none.
+// live returns the sorted rows of a live table; nil if there is no table.
 func (d *destination) live(table string) []string {
 	text, err := os.ReadFile(filepath.Join(d.root, "live", table))
 	if err != nil {
 		return nil
 	}
-	return lines(text)
+	return splitLines(text)
 }
 
 func (d *destination) setLive(table string, rows []string) error {
@@ -235,13 +236,13 @@ func (d *destination) setLive(table string, rows []string) error {
 	return os.Rename(path+".tmp", path)
 }
 
-// staged returns how many files of a table are loaded and not in place.
+// staged returns the number of files of a table that are loaded and not in place.
 func (d *destination) staged(table string) int {
 	files, _ := filepath.Glob(filepath.Join(d.root, "stage", table, "*", "*.gz"))
 	return len(files)
 }
 
-func lines(text []byte) []string {
+func splitLines(text []byte) []string {
 	if len(text) == 0 {
 		return []string{}
 	}

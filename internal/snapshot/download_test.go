@@ -18,7 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
 
-// noise returns n rows that gzip can't make small.
+// noise returns n rows that gzip cannot compress well.
 func noise(n int) string {
 	var b strings.Builder
 	x := uint64(88172645463325252)
@@ -31,7 +31,7 @@ func noise(n int) string {
 	return b.String()
 }
 
-// cut sends body[from:] until the offset to, and breaks the connection.
+// cut sends body[from:to] of body[from:], and breaks the connection.
 func cut(w http.ResponseWriter, tag string, body []byte, from, to int) {
 	w.Header().Set("ETag", tag)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)-from))
@@ -44,13 +44,13 @@ func cut(w http.ResponseWriter, tag string, body []byte, from, to int) {
 	panic(http.ErrAbortHandler)
 }
 
-// offset returns where the rest begins that r asks for.
+// offset returns the start of the requested range.
 func offset(r *http.Request) int {
 	n, _ := strconv.Atoi(strings.Trim(r.Header.Get("Range"), "bytes=-"))
 	return n
 }
 
-// oneTable runs f in a world with one table, of one large file.
+// oneTable runs f in a world with one table that has one large file.
 func oneTable(t *testing.T, f func(t *testing.T, w *world, d *destination, file string)) {
 	t.Helper()
 	root := t.TempDir()
@@ -64,7 +64,7 @@ func oneTable(t *testing.T, f func(t *testing.T, w *world, d *destination, file 
 	})
 }
 
-// imports runs an import that must succeed and bring every row.
+// imports runs an import that must succeed and import every row.
 func imports(t *testing.T, w *world, d *destination) {
 	t.Helper()
 	report, err := w.run(t.Context(), d, nil)
@@ -76,7 +76,7 @@ func imports(t *testing.T, w *world, d *destination) {
 	}
 }
 
-func TestADownloadGoesOnWhereItWasCut(t *testing.T) {
+func TestDownload_ContinuesWhereItWasCut(t *testing.T) {
 	oneTable(t, func(t *testing.T, w *world, d *destination, file string) {
 		body := w.files[file]
 		w.serve = func(rw http.ResponseWriter, r *http.Request, _ string, n int) bool {
@@ -98,7 +98,7 @@ func TestADownloadGoesOnWhereItWasCut(t *testing.T) {
 	})
 }
 
-func TestADownloadGoesOnInAnotherRun(t *testing.T) {
+func TestDownload_ContinuesInAnotherRun(t *testing.T) {
 	oneTable(t, func(t *testing.T, w *world, d *destination, file string) {
 		body := w.files[file]
 		w.serve = func(rw http.ResponseWriter, r *http.Request, _ string, n int) bool {
@@ -108,7 +108,7 @@ func TestADownloadGoesOnInAnotherRun(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		}
 		if _, err := w.run(t.Context(), d, nil); err == nil {
-			t.Fatal("the download can't have come to its end")
+			t.Fatal("the download succeeded")
 		}
 		w.serve = nil
 		before := len(w.heads[file])
@@ -119,7 +119,7 @@ func TestADownloadGoesOnInAnotherRun(t *testing.T) {
 	})
 }
 
-func TestADownloadOfAnotherVersionBeginsAnew(t *testing.T) {
+func TestDownload_OfAnotherVersionStartsOver(t *testing.T) {
 	oneTable(t, func(t *testing.T, w *world, d *destination, file string) {
 		w.serve = func(rw http.ResponseWriter, r *http.Request, _ string, n int) bool {
 			if n == 1 {
@@ -134,7 +134,7 @@ func TestADownloadOfAnotherVersionBeginsAnew(t *testing.T) {
 	})
 }
 
-func TestAServerWithoutRangesIsAskedAgain(t *testing.T) {
+func TestDownload_StartsOverWithoutRanges(t *testing.T) {
 	oneTable(t, func(t *testing.T, w *world, d *destination, file string) {
 		body := w.files[file]
 		w.serve = func(rw http.ResponseWriter, _ *http.Request, _ string, n int) bool {
@@ -148,9 +148,9 @@ func TestAServerWithoutRangesIsAskedAgain(t *testing.T) {
 	})
 }
 
-// TestAServerThatConfusesRangesDoesNoHarm: the wrong part, another size, more
-// than was announced, or nothing where the part is whole.
-func TestAServerThatConfusesRangesDoesNoHarm(t *testing.T) {
+// TestDownload_SurvivesWrongRanges: the wrong part, another size, more than announced, or no data
+// although the file is incomplete.
+func TestDownload_SurvivesWrongRanges(t *testing.T) {
 	for name, answer := range map[string]func(w http.ResponseWriter, body []byte){
 		"another part": func(w http.ResponseWriter, body []byte) {
 			w.Header().Set("Content-Range", fmt.Sprintf("bytes 7-%d/%d", len(body)-1, len(body)))
@@ -214,20 +214,20 @@ func TestDownload_EndsAtTheAnnouncedSize(t *testing.T) {
 			return true
 		}
 		imports(t, w, d)
-		if most := len(body) + 8<<20; sent > most { // what buffers on the way take
-			t.Errorf("the server could send %d bytes of a file of %d", sent, len(body))
+		if most := len(body) + 8<<20; sent > most { // buffers on the way hold the rest
+			t.Errorf("the server sent %d bytes of a file of %d", sent, len(body))
 		}
 	})
 }
 
-func TestAPartThatIsWholeIsTakenAsItIs(t *testing.T) {
+func TestDownload_FinishesACompletePartialFile(t *testing.T) {
 	oneTable(t, func(t *testing.T, w *world, d *destination, file string) {
 		body := w.files[file]
 		w.serve = func(rw http.ResponseWriter, _ *http.Request, _ string, n int) bool {
 			if n == 1 {
 				cut(rw, `"`+file+`"`, body, 0, len(body)/2)
 			}
-			// The rest comes, and then a power cut takes the rename.
+			// The rest comes, and then a power cut prevents the rename.
 			part := filepath.Join(w.root, "data", "import", "job-job1", file+".part")
 			if err := os.WriteFile(part, body, 0o600); err != nil {
 				t.Error(err)
@@ -243,7 +243,7 @@ func TestAPartThatIsWholeIsTakenAsItIs(t *testing.T) {
 	})
 }
 
-func TestAPartOfWhichNothingIsKnownIsNotUsed(t *testing.T) {
+func TestDownload_IgnoresAPartialFileOfAnUnknownVersion(t *testing.T) {
 	oneTable(t, func(t *testing.T, w *world, d *destination, file string) {
 		dir := filepath.Join(w.root, "data", "import", "job-job1")
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -259,7 +259,7 @@ func TestAPartOfWhichNothingIsKnownIsNotUsed(t *testing.T) {
 	})
 }
 
-func TestAStormOf503IsWaitedFor(t *testing.T) {
+func TestDownload_WaitsWhileTheServerIsUnavailable(t *testing.T) {
 	oneTable(t, func(t *testing.T, w *world, d *destination, file string) {
 		began := time.Now()
 		w.serve = func(rw http.ResponseWriter, _ *http.Request, _ string, _ int) bool {
@@ -276,7 +276,7 @@ func TestAStormOf503IsWaitedFor(t *testing.T) {
 	})
 }
 
-func TestADownloadThatBringsNothingIsGivenUp(t *testing.T) {
+func TestDownload_GivesUpWithoutProgress(t *testing.T) {
 	oneTable(t, func(t *testing.T, w *world, d *destination, file string) {
 		w.serve = func(rw http.ResponseWriter, _ *http.Request, _ string, _ int) bool {
 			rw.WriteHeader(http.StatusServiceUnavailable)
@@ -291,7 +291,7 @@ func TestADownloadThatBringsNothingIsGivenUp(t *testing.T) {
 	})
 }
 
-func TestRetryAfterOfTheStoreIsHonoured(t *testing.T) {
+func TestDownload_HonoursRetryAfter(t *testing.T) {
 	oneTable(t, func(t *testing.T, w *world, d *destination, _ string) {
 		began := time.Now()
 		w.serve = func(rw http.ResponseWriter, _ *http.Request, _ string, n int) bool {
@@ -309,7 +309,7 @@ func TestRetryAfterOfTheStoreIsHonoured(t *testing.T) {
 	})
 }
 
-func TestADownloadThatStallsIsTriedAgain(t *testing.T) {
+func TestDownload_RetriesAfterAStall(t *testing.T) {
 	oneTable(t, func(t *testing.T, w *world, d *destination, file string) {
 		body := w.files[file]
 		w.serve = func(rw http.ResponseWriter, r *http.Request, _ string, n int) bool {
@@ -334,9 +334,8 @@ func TestADownloadThatStallsIsTriedAgain(t *testing.T) {
 	})
 }
 
-// TestAnExpiredURLIsReplaced: in the middle of a file too, and the download
-// goes on where it was.
-func TestAnExpiredURLIsReplaced(t *testing.T) {
+// TestDownload_ReplacesAnExpiredURL, also in the middle of a file, and continues there.
+func TestDownload_ReplacesAnExpiredURL(t *testing.T) {
 	for _, status := range []int{400, 401, 403, 404, 410} {
 		oneTable(t, func(t *testing.T, w *world, d *destination, file string) {
 			body := w.files[file]
@@ -369,14 +368,15 @@ func TestAnExpiredURLIsReplaced(t *testing.T) {
 	}
 }
 
-func TestAURLThatIsRefusedForGoodFailsTheTable(t *testing.T) {
+func TestDownload_FailsTheTableIfTheURLIsAlwaysRefused(t *testing.T) {
 	oneTable(t, func(t *testing.T, w *world, d *destination, file string) {
 		w.serve = func(rw http.ResponseWriter, _ *http.Request, _ string, _ int) bool {
 			rw.WriteHeader(http.StatusForbidden)
 			return true
 		}
 		_, err := w.run(t.Context(), d, nil)
-		want := "1 of 1 table was not imported: order: file " + file + ": download: the download url is refused: the server answers 403 Forbidden"
+		want := "1 of 1 table was not imported: order: file " + file +
+			": download: the download url is refused: the server answers 403 Forbidden"
 		if err == nil || err.Error() != want {
 			t.Errorf("got %v", err)
 		}
@@ -386,9 +386,9 @@ func TestAURLThatIsRefusedForGoodFailsTheTable(t *testing.T) {
 	})
 }
 
-func TestAFullDiskIsSaid(t *testing.T) {
+func TestDownload_ReportsADiskError(t *testing.T) {
 	oneTable(t, func(t *testing.T, w *world, d *destination, file string) {
-		// A directory where the part should be is as good as a full disk.
+		// A directory in place of the partial file has the effect of a full disk.
 		part := filepath.Join(w.root, "data", "import", "job-job1", file+".part")
 		if err := os.MkdirAll(part, 0o700); err != nil {
 			t.Fatal(err)
@@ -400,7 +400,7 @@ func TestAFullDiskIsSaid(t *testing.T) {
 	})
 }
 
-func TestDownloadsAreBounded(t *testing.T) {
+func TestDownload_BoundsConcurrency(t *testing.T) {
 	root := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, root, "a", "b", "c"), newDestination(t, root)
@@ -417,7 +417,7 @@ func TestDownloadsAreBounded(t *testing.T) {
 			now++
 			most = max(most, now)
 			w.mu.Unlock()
-			<-time.After(time.Second) // of the bubble: everybody who can has come by then
+			<-time.After(time.Second) // of the bubble: every possible request has come by then
 			w.mu.Lock()
 			now--
 			w.mu.Unlock()
@@ -432,9 +432,9 @@ func TestDownloadsAreBounded(t *testing.T) {
 	})
 }
 
-// TestStalled_LeavesOutTablesThatWaitForTheDownloadsOfOthers has each file come late, and
-// more files than are downloaded at once.
-func TestStalled_LeavesOutTablesThatWaitForTheDownloadsOfOthers(t *testing.T) {
+// TestStalled_IgnoresTablesThatWaitForDownloadsOfOthers: each file comes late, and there are more
+// files than are downloaded at once.
+func TestStalled_IgnoresTablesThatWaitForDownloadsOfOthers(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		for _, table := range []string{"order", "customer", "vendor"} {
 			var texts []string

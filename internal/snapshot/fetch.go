@@ -22,26 +22,24 @@ import (
 )
 
 const (
-	partSuffix = ".part" // of a file that is not whole yet
-	tagSuffix  = ".tag"  // of what tells whether the rest of it is still to be had
-	// stallTimeout is how long a download may bring nothing.
+	partSuffix = ".part" // of a file that is not complete yet
+	tagSuffix  = ".tag"  // of the file that identifies the version of a partial file
+	// stallTimeout is how long a download may receive no data.
 	stallTimeout = time.Minute
-	// maxUnannounced bounds a file whose size the server does not announce, in bytes.
+	// maxUnannounced bounds a file, in bytes, if the server does not announce its size.
 	maxUnannounced = 16 << 30
-	// maxRefusals is how often fresh URLs of a file may be refused.
+	// maxRefusals is how often the server may refuse fresh URLs of a file.
 	maxRefusals = 4
 )
 
-// location returns the URL of a file. Where stale is that URL it asks HQ for a
-// fresh one first.
-type location func(ctx context.Context, stale string) (string, error)
+// locator returns the URL of a file. If the known URL is stale, it gets a fresh one from HQ.
+type locator func(ctx context.Context, stale string) (string, error)
 
-// fetcher downloads export files into a directory. A file that stands there
-// under its own name is whole.
-type fetcher struct {
+// downloader downloads export files into a directory. A file with its own name is complete.
+type downloader struct {
 	client   *http.Client
 	log      *slog.Logger
-	slots    chan struct{} // one for each download at a time
+	slots    chan struct{} // its capacity bounds the concurrent downloads
 	patience time.Duration
 	backoff  retry.Backoff
 }
@@ -49,20 +47,19 @@ type fetcher struct {
 // transfer is the download of one file.
 type transfer struct {
 	path string
-	// size is called when the size of the file is known, got with the number
-	// of bytes that it has so far.
+	// size is called once the size of the file is known. got is called with the number of
+	// downloaded bytes.
 	size, got func(n int64)
 
-	have int64 // bytes of the part
+	have int64 // bytes of the partial file
 }
 
-// errRefused says that a URL does not give access, or no longer.
+// errRefused says that a URL gives no access, or has expired.
 var errRefused = errors.New("the download url is refused")
 
-// fetch makes the file be at t.path. It goes on with what an earlier attempt or
-// run left, and gives up when nothing has come for the fetcher's patience. Its
-// errors hold no URL.
-func (f *fetcher) fetch(ctx context.Context, t *transfer, where location) error {
+// download downloads the file to t.path. It continues a partial file of an earlier attempt or run.
+// It gives up if it has received no data for f.patience. Its errors contain no URL.
+func (f *downloader) download(ctx context.Context, t *transfer, locate locator) error {
 	select {
 	case f.slots <- struct{}{}:
 		defer func() { <-f.slots }()
@@ -72,7 +69,7 @@ func (f *fetcher) fetch(ctx context.Context, t *transfer, where location) error 
 	stale, refusals, backoff, progress := "", 0, f.backoff, time.Now()
 	for {
 		had := t.have
-		err := f.attempt(ctx, t, where, &stale)
+		err := f.attempt(ctx, t, locate, &stale)
 		switch {
 		case err == nil:
 			return nil
@@ -91,34 +88,24 @@ func (f *fetcher) fetch(ctx context.Context, t *transfer, where location) error 
 		if refusals > maxRefusals || fault.Of(err) != fault.Transient || time.Since(progress)+wait > f.patience {
 			return fmt.Errorf("download: %w", err)
 		}
-		f.log.WarnContext(ctx, "a download was interrupted; it goes on", "file", filepath.Base(t.path), "bytes", t.have, "wait", wait, "error", err)
-		if err := pause(ctx, wait); err != nil {
+		f.log.WarnContext(
+			ctx, "a download was interrupted; continuing it", "file", filepath.Base(t.path), "bytes", t.have, "wait", wait, "error",
+			err,
+		)
+		if err := retry.Sleep(ctx, wait); err != nil {
 			return err
 		}
 	}
 }
 
-// pause waits, unless ctx ends first.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
-}
-
-// attempt makes one request for the file, or for the rest of it. It leaves in
-// stale the URL that it used.
-func (f *fetcher) attempt(ctx context.Context, t *transfer, where location, stale *string) error {
-	target, err := where(ctx, *stale)
+// attempt makes one request for the file, or for the rest of it. It stores the URL in stale.
+func (f *downloader) attempt(ctx context.Context, t *transfer, locate locator, stale *string) error {
+	target, err := locate(ctx, *stale)
 	if err != nil {
 		return err
 	}
 	*stale = target
-	part, err := openPart(t.path)
+	part, err := openPartialFile(t.path)
 	if err != nil {
 		return err
 	}
@@ -127,16 +114,19 @@ func (f *fetcher) attempt(ctx context.Context, t *transfer, where location, stal
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stalled := time.AfterFunc(stallTimeout, func() { cancel(fmt.Errorf("nothing came for %v", stallTimeout)) })
+	stalled := time.AfterFunc(stallTimeout, func() { cancel(fmt.Errorf("no data came for %v", stallTimeout)) })
 	defer stalled.Stop()
 	response, err := f.request(ctx, target, part)
 	if err != nil {
-		return explain(ctx, err)
+		return stripURL(ctx, err)
 	}
 	defer response.Body.Close()
-	whole, err := part.accept(response)
-	if err != nil || whole {
-		return errors.Join(err, finishIf(whole, part))
+	complete, err := part.accept(response)
+	if complete {
+		return part.finish()
+	}
+	if err != nil {
+		return err
 	}
 	t.have = part.have
 	if part.tag.Size >= 0 {
@@ -156,20 +146,13 @@ func (f *fetcher) attempt(ctx context.Context, t *transfer, where location, stal
 			return part.finish()
 		}
 		if err != nil {
-			return explain(ctx, err)
+			return stripURL(ctx, err)
 		}
 	}
 }
 
-func finishIf(whole bool, part *part) error {
-	if !whole {
-		return nil
-	}
-	return part.finish()
-}
-
-// explain strips an HTTP client's error of the URL, which is a secret.
-func explain(ctx context.Context, err error) error {
+// stripURL removes the URL, which is a secret, from an HTTP client's error.
+func stripURL(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -179,12 +162,12 @@ func explain(ctx context.Context, err error) error {
 	return err
 }
 
-func (f *fetcher) request(ctx context.Context, target string, p *part) (*http.Response, error) {
+func (f *downloader) request(ctx context.Context, target string, p *partialFile) (*http.Response, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
-		return nil, fault.Mark(fault.Fatal, errors.New("hq gave a download url that is not one"))
+		return nil, fault.Mark(fault.Fatal, errors.New("hq sent an invalid download url"))
 	}
-	// Said by hand, it keeps the transport and object stores from unpacking.
+	// An explicit header stops the transport and object stores from unpacking.
 	r.Header.Set("Accept-Encoding", "gzip")
 	if p.have > 0 {
 		r.Header.Set("Range", fmt.Sprintf("bytes=%d-", p.have))
@@ -195,32 +178,32 @@ func (f *fetcher) request(ctx context.Context, target string, p *part) (*http.Re
 	return f.client.Do(r)
 }
 
-// part is a file that is not whole yet.
-type part struct {
-	path string // of the whole file
+// partialFile is a file that is not complete yet.
+type partialFile struct {
+	path string // of the complete file
 	file *os.File
 	have int64
-	tag  tag
+	tag  partTag
 }
 
-// tag tells which version of the file a part is of.
-type tag struct {
-	Validator string `json:"validator,omitempty"` // an ETag or a date; "" where the server gave none
-	Size      int64  `json:"size"`                // of the whole file; -1 where it is not known
+// partTag identifies the version of the file that a partial file belongs to.
+type partTag struct {
+	Validator string `json:"validator,omitempty"` // an ETag or a date; "" if the server sent none
+	Size      int64  `json:"size"`                // of the complete file, in bytes; -1 if unknown
 }
 
-func openPart(path string) (*part, error) {
+func openPartialFile(path string) (*partialFile, error) {
 	file, err := os.OpenFile(path+partSuffix, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	p := &part{path: path, file: file, tag: tag{Size: -1}}
+	p := &partialFile{path: path, file: file, tag: partTag{Size: -1}}
 	if p.have, err = file.Seek(0, io.SeekEnd); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	text, err := os.ReadFile(path + tagSuffix)
 	if p.have > 0 && (err != nil || json.Unmarshal(text, &p.tag) != nil) {
-		// Nobody knows what it is a part of.
+		// Its version is unknown.
 		if err := p.restart(); err != nil {
 			return nil, errors.Join(err, file.Close())
 		}
@@ -228,9 +211,9 @@ func openPart(path string) (*part, error) {
 	return p, nil
 }
 
-// restart forgets what there is of the file.
-func (p *part) restart() error {
-	p.have, p.tag = 0, tag{Size: -1}
+// restart discards the content of the partial file.
+func (p *partialFile) restart() error {
+	p.have, p.tag = 0, partTag{Size: -1}
 	if err := p.file.Truncate(0); err != nil {
 		return err
 	}
@@ -238,19 +221,19 @@ func (p *part) restart() error {
 	return err
 }
 
-// accept prepares the part for the body of the response, or reports that it is
-// whole already.
-func (p *part) accept(r *http.Response) (whole bool, err error) {
+// accept prepares the partial file for the body of the response. It reports whether the file is
+// already complete.
+func (p *partialFile) accept(r *http.Response) (complete bool, err error) {
 	switch r.StatusCode {
 	case http.StatusOK:
-		return false, p.begin(tag{validator(r.Header), r.ContentLength})
+		return false, p.begin(partTag{validator(r.Header), r.ContentLength})
 	case http.StatusPartialContent:
 		first, size, ok := contentRange(r.Header.Get("Content-Range"))
 		if p.have == 0 && ok && first == 0 {
-			return false, p.begin(tag{validator(r.Header), size})
+			return false, p.begin(partTag{validator(r.Header), size})
 		}
 		if !ok || first != p.have || p.tag.Size >= 0 && size >= 0 && size != p.tag.Size {
-			return false, errors.Join(p.restart(), errors.New("the server sent another part of the file than was asked for"))
+			return false, errors.Join(p.restart(), errors.New("the server sent another part of the file than requested"))
 		}
 		return false, nil
 	case http.StatusRequestedRangeNotSatisfiable:
@@ -262,8 +245,8 @@ func (p *part) accept(r *http.Response) (whole bool, err error) {
 	return false, statusError(r)
 }
 
-// begin begins the file anew.
-func (p *part) begin(of tag) error {
+// begin starts the file from the beginning.
+func (p *partialFile) begin(of partTag) error {
 	if err := p.restart(); err != nil {
 		return err
 	}
@@ -275,14 +258,14 @@ func (p *part) begin(of tag) error {
 	return os.WriteFile(p.path+tagSuffix, text, 0o600)
 }
 
-// write appends b, unless the file gets larger than it was said to be: then nothing of it
-// is kept.
-func (p *part) write(b []byte) error {
+// write appends b. If the file becomes larger than announced, write discards all of it.
+func (p *partialFile) write(b []byte) error {
 	switch size := p.have + int64(len(b)); {
 	case p.tag.Size >= 0 && size > p.tag.Size:
 		return errors.Join(p.restart(), fmt.Errorf("the server sent more than the %d bytes it announced", p.tag.Size))
 	case p.tag.Size < 0 && size > maxUnannounced:
-		return fault.Mark(fault.Fatal, errors.Join(p.restart(), fmt.Errorf("the server sent more than %d GiB of a file whose size it did not announce", maxUnannounced>>30)))
+		err := fmt.Errorf("the server sent more than %d GiB of a file whose size it did not announce", maxUnannounced>>30)
+		return fault.Mark(fault.Fatal, errors.Join(p.restart(), err))
 	}
 	n, err := p.file.Write(b)
 	p.have += int64(n)
@@ -290,11 +273,11 @@ func (p *part) write(b []byte) error {
 }
 
 // finish checks the length of the file and gives it its name, durably.
-func (p *part) finish() error {
+func (p *partialFile) finish() error {
 	if p.tag.Size >= 0 && p.have != p.tag.Size {
 		return fmt.Errorf("the download ended at %d of %d bytes", p.have, p.tag.Size)
 	}
-	// Closed first: a file that is open can't be renamed everywhere.
+	// Close it first: some systems cannot rename an open file.
 	if err := errors.Join(p.file.Sync(), p.file.Close()); err != nil {
 		return err
 	}
@@ -307,8 +290,8 @@ func (p *part) finish() error {
 	return removeFile(p.path + tagSuffix)
 }
 
-// close keeps what there is for another attempt. After finish it does nothing.
-func (p *part) close() { _ = p.file.Close() }
+// close keeps the partial file for another attempt. After finish it does nothing.
+func (p *partialFile) close() { _ = p.file.Close() }
 
 func removeFile(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -317,7 +300,7 @@ func removeFile(path string) error {
 	return nil
 }
 
-// validator returns what If-Range takes: a strong ETag, else a date.
+// validator returns the value for If-Range: a strong ETag, else a date.
 func validator(h http.Header) string {
 	if tag := h.Get("ETag"); strings.HasPrefix(tag, `"`) {
 		return tag
@@ -325,8 +308,7 @@ func validator(h http.Header) string {
 	return h.Get("Last-Modified")
 }
 
-// contentRange reads "bytes 5-9/10" and "bytes */10"; the size of "bytes 5-9/*"
-// is -1.
+// contentRange parses "bytes 5-9/10" and "bytes */10". The size of "bytes 5-9/*" is -1.
 func contentRange(text string) (first, size int64, ok bool) {
 	text, ok = strings.CutPrefix(text, "bytes ")
 	span, total, slash := strings.Cut(text, "/")
@@ -349,15 +331,17 @@ func contentRange(text string) (first, size int64, ok bool) {
 	return int64(n), size, err == nil
 }
 
-// statusError says what an answer without the file means: refused URLs are made
-// anew, what may pass is tried again, the rest is for people.
+// statusError classifies a response without the file. The downloader replaces refused URLs and
+// retries transient errors. The operator must fix the others.
 func statusError(r *http.Response) error {
 	err := fmt.Errorf("the server answers %d %s", r.StatusCode, http.StatusText(r.StatusCode))
 	switch code := r.StatusCode; {
-	case code == http.StatusBadRequest || code == http.StatusUnauthorized || code == http.StatusForbidden || code == http.StatusNotFound || code == http.StatusGone:
+	case code == http.StatusBadRequest || code == http.StatusUnauthorized || code == http.StatusForbidden ||
+		code == http.StatusNotFound || code == http.StatusGone:
 		return fmt.Errorf("%w: %w", errRefused, err)
 	case code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code >= 500:
-		return &fault.Error{Class: fault.Transient, RetryAfter: fault.ParseRetryAfter(r.Header.Get("Retry-After"), time.Now()), Err: err}
+		wait := fault.ParseRetryAfter(r.Header.Get("Retry-After"), time.Now())
+		return &fault.Error{Class: fault.Transient, RetryAfter: wait, Err: err}
 	}
 	return fault.Mark(fault.Fatal, err)
 }

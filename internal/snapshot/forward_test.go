@@ -14,12 +14,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
 
-// TestRun_RecordsHowFarALoadWasBroughtForward, also if the table has to be loaded again
-// with more columns first. Loads of a part of the rows are not brought forward.
-func TestRun_RecordsHowFarALoadWasBroughtForward(t *testing.T) {
+// TestRun_RecordsThePositionOfALoadThatWasBroughtForward, also if the table must first be loaded
+// again with more columns. Loads of some of the rows are not brought forward.
+func TestRun_RecordsThePositionOfALoadThatWasBroughtForward(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		s := openSQLite(t, "sqlite://"+t.TempDir()+"/shop.db")
-		wider, err := schema.New("customer", "2", []string{"id"}, append([]schema.Column{{Name: "note", Type: schema.String}}, w.tables["customer"].Columns...))
+		wider, err := schema.New(
+			"customer", "2", []string{"id"},
+			append([]schema.Column{{Name: "note", Type: schema.String}}, w.tables["customer"].Columns...),
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -41,7 +44,7 @@ func TestRun_RecordsHowFarALoadWasBroughtForward(t *testing.T) {
 		}
 		clock := string(at(1).Append(nil))
 		if diff := cmp.Diff([]string{"1 at " + clock, "2 at " + clock}, versions); diff != "" || done != 1 {
-			t.Errorf("it was done %d times: %s", done, diff)
+			t.Errorf("done was called %d times: %s", done, diff)
 		}
 		records, err := s.(sink.Recorder).Records(t.Context())
 		if err != nil {

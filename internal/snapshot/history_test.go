@@ -14,25 +14,25 @@ import (
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
 
-// history is a destination that keeps events and remembers no files.
-type history struct {
+// eventSink is a destination that keeps events and no record of files.
+type eventSink struct {
 	encode.Loader
 	mu   sync.Mutex
 	rows map[string]int // by file
-	// fail is asked before each batch.
+	// fail is called before each batch.
 	fail func(from encode.Origin) error
 }
 
-func newHistory() *history {
-	h := &history{rows: make(map[string]int)}
+func newEventSink() *eventSink {
+	h := &eventSink{rows: make(map[string]int)}
 	h.Loader = encode.Loader{ApplyFrom: h.apply, Limits: sink.Limits{Rows: 50, Bytes: 1 << 20}}
 	return h
 }
 
-func (h *history) Apply(context.Context, *change.Batch) error { return errors.New("unused") }
-func (h *history) Probe(context.Context) error                { return nil }
+func (h *eventSink) Apply(context.Context, *change.Batch) error { return errors.New("unused") }
+func (h *eventSink) Probe(context.Context) error                { return nil }
 
-func (h *history) apply(_ context.Context, b *change.Batch, from encode.Origin) error {
+func (h *eventSink) apply(_ context.Context, b *change.Batch, from encode.Origin) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.fail != nil {
@@ -44,18 +44,18 @@ func (h *history) apply(_ context.Context, b *change.Batch, from encode.Origin) 
 	return nil
 }
 
-// TestWhatWasWrittenToAHistoryIsNotWrittenAgain, neither after trouble with a later
-// file nor by another run: only the file that was interrupted is, from its beginning.
-func TestWhatWasWrittenToAHistoryIsNotWrittenAgain(t *testing.T) {
+// TestRun_WritesEventsOnce: neither an error with a later file nor another run writes a file again.
+// Only the interrupted file is written again, from its beginning.
+func TestRun_WritesEventsOnce(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
-		h := newHistory()
-		troubles := 0
+		h := newEventSink()
+		failures := 0
 		ctx, cancel := context.WithCancelCause(t.Context())
 		defer cancel(nil)
 		h.fail = func(from encode.Origin) error {
 			switch {
-			case from.File == fileName("order", 2) && from.Batch == 2 && troubles < 3:
-				troubles++
+			case from.File == fileName("order", 2) && from.Batch == 2 && failures < 3:
+				failures++
 				return errors.New("the connection was lost")
 			case from.File == fileName("order", 3):
 				cancel(errors.New("interrupted"))
@@ -69,7 +69,7 @@ func TestWhatWasWrittenToAHistoryIsNotWrittenAgain(t *testing.T) {
 		}
 		first := map[string]int{fileName("order", 1): 100, fileName("order", 2): 3*50 + 100}
 		if diff := cmp.Diff(first, h.rows); diff != "" {
-			t.Errorf("when it is interrupted: %s", diff)
+			t.Errorf("after the interruption: %s", diff)
 		}
 		clear(h.rows)
 		h.fail = nil
@@ -83,12 +83,14 @@ func TestWhatWasWrittenToAHistoryIsNotWrittenAgain(t *testing.T) {
 		if report.Rows != 205 || !report.Plan.Resumed {
 			t.Errorf("%d rows, resumed %v", report.Rows, report.Plan.Resumed)
 		}
-		// An import that has ended is over: the next one is a new one.
+		// After an import has ended, the next one is new.
 		clear(h.rows)
 		if _, err := w.run(t.Context(), d, into); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(map[string]int{fileName("order", 1): 100, fileName("order", 2): 100, fileName("order", 3): 5}, h.rows); diff != "" {
+		if diff := cmp.Diff(
+			map[string]int{fileName("order", 1): 100, fileName("order", 2): 100, fileName("order", 3): 5}, h.rows,
+		); diff != "" {
 			t.Errorf("another import: %s", diff)
 		}
 	})

@@ -13,14 +13,15 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
+	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// execute does what was planned.
-func (r *run) execute(ctx context.Context) error {
-	if err := r.reserveDownloads(); err != nil {
+// execute executes the plan.
+func (r *importRun) execute(ctx context.Context) error {
+	if err := r.checkDownloads(); err != nil {
 		return err
 	}
 	if err := r.readRecords(ctx); err != nil {
@@ -32,7 +33,9 @@ func (r *run) execute(ctx context.Context) error {
 	r.tracker.expect(r.wanted...)
 	for _, name := range r.wanted {
 		if t := r.imp.Tables[name]; t.Done {
-			r.settle(TableReport{Table: name, Rows: t.Rows, Refused: r.countRefused(name, t.Job), Clock: t.Clock.Timestamp, Earlier: true})
+			r.setResult(TableReport{
+				Table: name, Rows: t.Rows, Refused: r.countRefused(name, t.Job), Clock: t.Clock.Timestamp, Earlier: true,
+			})
 			r.tracker.table(name).phase(Done)
 		}
 	}
@@ -40,10 +43,10 @@ func (r *run) execute(ctx context.Context) error {
 		return err
 	}
 	for name, err := range r.refused {
-		r.failed(TableReport{Table: name, Err: err}, state.ImportTable{})
+		r.fail(TableReport{Table: name, Err: err}, state.ImportTable{})
 	}
 	for _, t := range r.reserved {
-		r.failed(t, state.ImportTable{})
+		r.fail(t, state.ImportTable{})
 	}
 	if r.previous != nil {
 		r.discard(ctx, r.previous)
@@ -61,12 +64,12 @@ func (r *run) execute(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.conclude(ctx)
+	return r.finishImport(ctx)
 }
 
-// reserveDownloads makes sure that files can be downloaded, before the destination is
-// changed or HQ is asked for an export.
-func (r *run) reserveDownloads() error {
+// checkDownloads checks that files can be downloaded, before the import changes the destination or
+// requests an export from HQ.
+func (r *importRun) checkDownloads() error {
 	if r.cfg.Dir != "" {
 		return nil
 	}
@@ -79,7 +82,10 @@ func (r *run) reserveDownloads() error {
 		err = tryWrite(dir)
 	}
 	if err != nil {
-		return fault.Mark(fault.Fatal, fmt.Errorf("make sure that files can be downloaded into %s: %w; make room there, or name another directory with --download-dir", dir, err))
+		err = fmt.Errorf(
+			"check that files can be downloaded into %s: %w; free some space there, or name another directory with --download-dir",
+			dir, err)
+		return fault.Mark(fault.Fatal, err)
 	}
 	return nil
 }
@@ -94,18 +100,20 @@ func tryWrite(dir string) error {
 	return errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
 }
 
-// startJobs has HQ start the exports that are new.
-func (r *run) startJobs(ctx context.Context) error {
+// startJobs requests new exports from HQ.
+func (r *importRun) startJobs(ctx context.Context) error {
 	for i := range r.imp.Jobs {
 		job := &r.imp.Jobs[i]
-		if job.ID != "" || len(r.ownedBy(i)) == 0 {
+		if job.ID != "" || len(r.tablesOfJob(i)) == 0 {
 			continue
 		}
-		request := hq.ExportRequest{TimeOffset: r.timeOffset(), CompanyIDs: r.cfg.CompanyIDs, LocationIDs: r.cfg.LocationIDs, Tables: job.Tables}
+		request := hq.ExportRequest{
+			TimeOffset: r.timeOffset(), CompanyIDs: r.cfg.CompanyIDs, LocationIDs: r.cfg.LocationIDs, Tables: job.Tables,
+		}
 		if request.Tables == nil && len(r.cfg.Only) > 0 {
 			request.Tables = r.wanted
 		}
-		err := r.persist(ctx, "start an export", func() (err error) {
+		err := r.retry(ctx, "start an export", func() (err error) {
 			job.ID, err = r.cfg.HQ.StartExport(ctx, request)
 			return err
 		})
@@ -122,14 +130,14 @@ func (r *run) startJobs(ctx context.Context) error {
 	return nil
 }
 
-// ownedBy returns the tables that job i has to bring yet.
-func (r *run) ownedBy(i int) []string {
-	return slices.DeleteFunc(r.unfinished(), func(name string) bool { return r.owner(name) != i })
+// tablesOfJob returns the unfinished tables of job i.
+func (r *importRun) tablesOfJob(i int) []string {
+	return slices.DeleteFunc(r.unfinished(), func(name string) bool { return r.jobIndexOf(name) != i })
 }
 
-// discard has the destination drop what an import staged that will not go on.
-// What can't be dropped does no harm but take room.
-func (r *run) discard(ctx context.Context, i *state.Import) {
+// discard removes the staged rows and files of an import that is not continued. Staged rows that
+// cannot be removed only take space.
+func (r *importRun) discard(ctx context.Context, i *state.Import) {
 	for name, t := range i.Tables {
 		if t.Done || r.tables[name] == nil || !r.cfg.Destination.Owns(i.Identity, i.Destination) {
 			continue
@@ -145,20 +153,20 @@ func (r *run) discard(ctx context.Context, i *state.Import) {
 	}
 }
 
-// discardTable has the destination drop what an earlier job staged of a table.
-func (r *run) discardTable(ctx context.Context, name, job string) {
+// discardTable removes the rows of a table that an earlier job staged.
+func (r *importRun) discardTable(ctx context.Context, name, job string) {
 	load, err := r.cfg.Sink.BeginLoad(ctx, job, r.tables[name], sink.Merge, sink.Scope{})
 	if err == nil {
 		err = errors.Join(load.Discard(ctx), load.Close(ctx))
 	}
 	if err != nil {
-		r.cfg.Logger.WarnContext(ctx, "what an earlier import staged could not be removed", "table", name, "error", err)
+		r.cfg.Logger.WarnContext(ctx, "the staged rows of an earlier import could not be removed", "table", name, "error", err)
 	}
 }
 
-// runJob imports what job i brings. Tables are loaded as they become ready.
-func (r *run) runJob(ctx context.Context, i int) error {
-	tables := r.ownedBy(i)
+// runJob imports the tables of job i. It loads each table once it is ready.
+func (r *importRun) runJob(ctx context.Context, i int) error {
+	tables := r.tablesOfJob(i)
 	if len(tables) == 0 {
 		return nil
 	}
@@ -177,7 +185,7 @@ func (r *run) runJob(ctx context.Context, i int) error {
 			}
 		})
 	}
-	err := r.follow(ctx, job, tables, ready)
+	err := r.followExport(ctx, job, tables, ready)
 	close(ready)
 	workers.Wait()
 	if ctx.Err() != nil {
@@ -186,65 +194,64 @@ func (r *run) runJob(ctx context.Context, i int) error {
 	return err
 }
 
-// follow asks how far the export is until it is complete, and hands over each
-// table that is ready.
-func (r *run) follow(ctx context.Context, job string, tables []string, ready chan<- *tableImport) error {
-	src, backoff, handed := r.sources[job], r.cfg.Poll, make(map[string]bool)
-	if err := r.noteJob(job, src.last()); err != nil {
+// followExport polls the export until it is complete, and hands over each table that is ready.
+func (r *importRun) followExport(ctx context.Context, job string, tables []string, ready chan<- *tableImport) error {
+	src, backoff, handedOver := r.sources[job], r.cfg.Poll, make(map[string]bool)
+	if err := r.writeJobManifest(job, src.last()); err != nil {
 		return err
 	}
 	for {
-		var now export
-		if err := r.persist(ctx, "follow the export", func() (err error) {
+		var now exportProgress
+		if err := r.retry(ctx, "follow the export", func() (err error) {
 			now, err = src.poll(ctx)
 			return err
 		}); err != nil {
 			return err
 		}
-		if r.handOver(job, now, tables, handed, ready) > 0 {
+		if r.handOver(job, now, tables, handedOver, ready) > 0 {
 			backoff.Reset()
 		}
 		if now.complete {
-			r.missing(ctx, now, tables)
-			return r.noteJob(job, now)
+			r.failMissing(ctx, now, tables)
+			return r.writeJobManifest(job, now)
 		}
-		if err := pause(ctx, backoff.Next(nil)); err != nil {
+		if err := retry.Sleep(ctx, backoff.Next(nil)); err != nil {
 			return err
 		}
 	}
 }
 
-// noteJob writes down what the downloads belong to.
-func (r *run) noteJob(job string, e export) error {
+// writeJobManifest records the job that the downloads belong to.
+func (r *importRun) writeJobManifest(job string, e exportProgress) error {
 	if r.cfg.Dir != "" {
 		return nil
 	}
 	if err := writeManifest(r.workDir(job), job, e); err != nil {
-		return fmt.Errorf("write down what the downloads belong to: %w", err)
+		return fmt.Errorf("record the job of the downloads: %w", err)
 	}
 	return nil
 }
 
-// handOver hands over the tables that are newly ready, those with most files
-// first, settles those that failed, and returns how many there were of both.
-func (r *run) handOver(job string, now export, tables []string, handed map[string]bool, ready chan<- *tableImport) int {
+// handOver hands over the tables that are newly ready, those with the most files first. It fails
+// the tables that HQ could not export. It returns the number of both.
+func (r *importRun) handOver(job string, now exportProgress, tables []string, handedOver map[string]bool, ready chan<- *tableImport) int {
 	var found []*tableImport
-	news := 0
+	changed := 0
 	for name, t := range now.tables {
 		switch {
-		case handed[name] || !t.ready && t.err == nil:
+		case handedOver[name] || !t.ready && t.err == nil:
 			continue
 		case !slices.Contains(tables, name):
 			if r.tables[name] == nil && len(r.cfg.Only) == 0 {
-				r.failed(TableReport{Table: name, Err: errors.New("the export has it, the schema does not")}, state.ImportTable{})
+				r.fail(TableReport{Table: name, Err: errors.New("the export has the table, but the schema does not")}, state.ImportTable{})
 			}
 		case t.err != nil:
-			r.failed(TableReport{Table: name, Err: t.err}, state.ImportTable{Job: job, ExportFailed: true})
+			r.fail(TableReport{Table: name, Err: t.err}, state.ImportTable{Job: job, ExportFailed: true})
 		default:
 			found = append(found, r.newTable(job, name, t))
 		}
-		handed[name] = true
-		news++
+		handedOver[name] = true
+		changed++
 	}
 	slices.SortFunc(found, func(a, b *tableImport) int {
 		if n := len(b.export.files) - len(a.export.files); n != 0 {
@@ -255,53 +262,52 @@ func (r *run) handOver(job string, now export, tables []string, handed map[strin
 	for _, t := range found {
 		t.progress.expect(len(t.export.files))
 		t.progress.phase(Queued)
-		ready <- t // never full: it has room for every table
+		ready <- t // never blocks: its capacity is the number of tables
 	}
-	return news
+	return changed
 }
 
-// failed settles a table that was not imported. Where at is not the zero value
-// it is recorded too.
-func (r *run) failed(t TableReport, at state.ImportTable) {
+// fail records the result of a table that was not imported. If at is not the zero value, fail also
+// records it in the data directory.
+func (r *importRun) fail(t TableReport, at state.ImportTable) {
 	if at.Job != "" {
 		if err := r.cfg.State.RecordTable(t.Table, at); err != nil {
 			t.Err = errors.Join(t.Err, err)
 		}
 	}
-	r.settle(t)
+	r.setResult(t)
 	r.tracker.table(t.Table).fail(t.Err)
 }
 
-// ErrNotExported says that HQ exports everything but a table that was asked for: HQ has no
-// rows of it.
+// ErrNotExported says that the complete export lacks a requested table: HQ has no rows of it.
 var ErrNotExported = errors.New("the export does not have it")
 
-// missing settles the tables that a complete export does not have. One that
-// was asked for by name is missed; of the others HQ has nothing to export.
-func (r *run) missing(ctx context.Context, now export, tables []string) {
+// failMissing records the results of tables that a complete export lacks. It fails tables that
+// were requested by name. Of the others, HQ has no rows.
+func (r *importRun) failMissing(ctx context.Context, now exportProgress, tables []string) {
 	for _, name := range tables {
 		if _, ok := now.tables[name]; ok {
 			continue
 		}
 		if len(r.cfg.Only) > 0 {
-			r.failed(TableReport{Table: name, Err: ErrNotExported}, state.ImportTable{})
+			r.fail(TableReport{Table: name, Err: ErrNotExported}, state.ImportTable{})
 			continue
 		}
-		r.cfg.Logger.WarnContext(ctx, "the export does not have a table of the schema; it stays as it is", "table", name)
-		r.settle(TableReport{Table: name, Absent: true})
+		r.cfg.Logger.WarnContext(ctx, "the export does not have a table of the schema; the table is not changed", "table", name)
+		r.setResult(TableReport{Table: name, Absent: true})
 		r.tracker.table(name).phase(Done)
 	}
 }
 
-// conclude forgets an import that brought every table that it ever will.
-func (r *run) conclude(ctx context.Context) error {
+// finishImport removes the record of the import, unless a later run can import more tables.
+func (r *importRun) finishImport(ctx context.Context) error {
 	var failed []TableReport
 	var imported []string
 	whole := len(r.cfg.Only) == 0 && r.mode != sink.Merge && len(r.cfg.LocationIDs) == 0
 	r.mu.Lock()
 	for _, t := range r.results {
 		switch {
-		case errors.Is(t.Err, schema.ErrReserved): // no destination ever has this table
+		case errors.Is(t.Err, schema.ErrReserved): // no destination can have this table
 			failed = append(failed, t)
 		case t.Err != nil:
 			whole = false
@@ -329,8 +335,8 @@ func (r *run) conclude(ctx context.Context) error {
 	return err
 }
 
-// cleanUp forgets the import by finish, and removes its downloads.
-func (r *run) cleanUp(finish func() error) error {
+// cleanUp calls finish, which removes the record of the import, and removes its downloads.
+func (r *importRun) cleanUp(finish func() error) error {
 	if err := finish(); err != nil {
 		return err
 	}
@@ -342,7 +348,7 @@ func (r *run) cleanUp(finish func() error) error {
 			continue
 		}
 		if err := os.RemoveAll(r.workDir(job.ID)); err != nil {
-			return fmt.Errorf("remove the downloads, which are not needed any more: %w", err)
+			return fmt.Errorf("remove the downloads, which are no longer needed: %w", err)
 		}
 	}
 	return nil

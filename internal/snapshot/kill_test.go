@@ -23,13 +23,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// The environment of the process that imports, and is killed.
+// The environment of the importing process, which is killed.
 const (
 	childRoot = "EDS_TEST_SNAPSHOT_ROOT"
 	childHQ   = "EDS_TEST_SNAPSHOT_HQ"
 )
 
-// child imports, and says each step of the destination on its output.
+// child imports, and prints each step of the destination.
 func child(root string) int {
 	dir, err := state.Open(root + "/data")
 	if err != nil {
@@ -55,9 +55,9 @@ func child(root string) int {
 	return 0
 }
 
-// api serves HQ's part of the protocol, and the files.
+// api serves the API of HQ, and the files.
 func (w *world) api() http.Handler {
-	answer := func(rw http.ResponseWriter, data any, err error) {
+	respond := func(rw http.ResponseWriter, data any, err error) {
 		if err != nil {
 			rw.WriteHeader(http.StatusNotFound)
 		}
@@ -77,20 +77,20 @@ func (w *world) api() http.Handler {
 		if err == nil {
 			var job string
 			job, err = w.StartExport(r.Context(), request)
-			answer(rw, map[string]string{"jobId": job}, err)
+			respond(rw, map[string]string{"jobId": job}, err)
 		}
 	})
 	mux.HandleFunc("GET /v3/export/bulk/{job}", func(rw http.ResponseWriter, r *http.Request) {
 		e, err := w.ExportStatus(r.Context(), r.PathValue("job"))
-		answer(rw, e, err)
+		respond(rw, e, err)
 	})
 	mux.HandleFunc("GET /bucket/{file}", w.get)
 	return mux
 }
 
-// TestAKilledImportGoesOn kills the importing process at a random step, twenty
-// times, and then lets it finish.
-func TestAKilledImportGoesOn(t *testing.T) {
+// TestRun_ResumesAfterAKill: the importing process is killed at a random step, twenty times, and then
+// finishes.
+func TestRun_ResumesAfterAKill(t *testing.T) {
 	root := t.TempDir()
 	w, d := newWorld(t, root, "order", "customer", "vendor"), newDestination(t, root)
 	server := httptest.NewServer(w.api())
@@ -110,7 +110,7 @@ func TestAKilledImportGoesOn(t *testing.T) {
 	kills, files := 0, map[string]int{}
 	for try := 0; ; try++ {
 		if try > 100 {
-			t.Fatal("it does not come to an end")
+			t.Fatal("it does not end")
 		}
 		limit := 0 // lets it finish
 		if kills < 20 {
@@ -132,8 +132,8 @@ func TestAKilledImportGoesOn(t *testing.T) {
 		t.Errorf("under way: %v, clocks: %v", underWay, clocks)
 	}
 	for file, n := range files {
-		// The word may be lost with the process, and the table may be killed
-		// between its end and the record of it; never a file over and over.
+		// A kill may lose the output, or hit between the end of a table and its record. But no
+		// file is loaded over and over.
 		if n > 3 {
 			t.Errorf("%s was loaded %d times", file, n)
 		}
@@ -143,8 +143,8 @@ func TestAKilledImportGoesOn(t *testing.T) {
 	}
 }
 
-// runChild runs the importing process, kills it after limit steps, and reports
-// whether it finished.
+// runChild runs the importing process, and kills it after limit steps; 0: never. It reports whether
+// the process has finished.
 func runChild(t *testing.T, root, address string, limit int, files map[string]int) bool {
 	t.Helper()
 	self, err := os.Executable()
@@ -153,8 +153,8 @@ func runChild(t *testing.T, root, address string, limit int, files map[string]in
 	}
 	c := exec.CommandContext(t.Context(), self)
 	c.Env = append(os.Environ(), childRoot+"="+root, childHQ+"="+address)
-	var said strings.Builder
-	c.Stderr = &said
+	var stderr strings.Builder
+	c.Stderr = &stderr
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +175,7 @@ func runChild(t *testing.T, root, address string, limit int, files map[string]in
 	}
 	err = c.Wait()
 	if err != nil && c.ProcessState.Exited() {
-		t.Fatalf("the import ended by itself with %v: %s", err, said.String())
+		t.Fatalf("the import ended by itself with %v: %s", err, stderr.String())
 	}
 	return err == nil
 }

@@ -23,7 +23,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/verify"
 )
 
-// startHQ starts an HQ whose shop stands still and whose exports have many files.
+// startHQ starts an HQ with an idle shop and exports of many files.
 func startHQ(t *testing.T) *devhq.HQ {
 	t.Helper()
 	h, err := devhq.Start(t.Context(), devhq.Options{DataDir: t.TempDir(), Seed: 1, Customers: 200, FileRows: 150})
@@ -53,9 +53,9 @@ func clientOf(t *testing.T, token string) *hq.Client {
 	return c
 }
 
-// TestAWholeShopBecomesASQLiteDatabase enrols, opens a session, and imports,
-// while HQ refuses calls and breaks downloads.
-func TestAWholeShopBecomesASQLiteDatabase(t *testing.T) {
+// TestRun_ImportsAWholeShopIntoSQLite enrols, opens a session, and imports, while HQ refuses calls and
+// breaks downloads.
+func TestRun_ImportsAWholeShopIntoSQLite(t *testing.T) {
 	h := startHQ(t)
 	code, err := h.NewEnrolment()
 	if err != nil {
@@ -71,7 +71,7 @@ func TestAWholeShopBecomesASQLiteDatabase(t *testing.T) {
 		t.Errorf("a used code: %v", err)
 	}
 	client := clientOf(t, enrolment.Token)
-	session(t, h, client, enrolment.ServerID)
+	checkSession(t, h, client, enrolment.ServerID)
 
 	var calls, cuts, files atomic.Int64
 	h.Disturb(func(r *http.Request) devhq.Fault {
@@ -97,7 +97,8 @@ func TestAWholeShopBecomesASQLiteDatabase(t *testing.T) {
 	catalogue := schema.NewCatalogue(client, dir)
 	report, err := snapshot.Run(t.Context(), snapshot.Config{
 		HQ: client, Schemas: catalogue, Sink: destination, State: dir, Destination: named(target), Present: client.Present,
-		Poll: retry.Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond}, Retry: retry.Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond},
+		Poll:  retry.Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond},
+		Retry: retry.Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -112,8 +113,8 @@ func TestAWholeShopBecomesASQLiteDatabase(t *testing.T) {
 	}
 }
 
-// session shows that HQ takes the description of this machine, and NATS the credential.
-func session(t *testing.T, h *devhq.HQ, client *hq.Client, serverID string) {
+// checkSession checks that HQ accepts the description of this machine, and NATS the credential.
+func checkSession(t *testing.T, h *devhq.HQ, client *hq.Client, serverID string) {
 	t.Helper()
 	start := hq.SessionStart{Version: "test", ServerID: serverID}
 	hq.DescribeHost(t.Context(), &start)
@@ -122,7 +123,10 @@ func session(t *testing.T, h *devhq.HQ, client *hq.Client, serverID string) {
 		t.Fatal(err)
 	}
 	if s.Credential.ServerID() != serverID || s.Credential.SessionID() != s.ID || len(s.Credential.CompanyIDs()) == 0 {
-		t.Errorf("the credential is of server %q, session %q, companies %q", s.Credential.ServerID(), s.Credential.SessionID(), s.Credential.CompanyIDs())
+		t.Errorf(
+			"the credential is of server %q, session %q, companies %q", s.Credential.ServerID(), s.Credential.SessionID(),
+			s.Credential.CompanyIDs(),
+		)
 	}
 	conn, err := nats.Connect(h.NATSURL(), s.Credential.Option())
 	if err != nil {
@@ -169,7 +173,10 @@ func compare(t *testing.T, h *devhq.HQ, client *hq.Client, catalogue *schema.Cat
 	}
 	shop := h.Shop().Snapshot()
 	for name, table := range tables {
-		r, err := verify.Compare(t.Context(), table, nil, verify.Rows(table, shop.Rows(name, nil, nil)), destination.(sink.Reader).Read(t.Context(), table))
+		r, err := verify.Compare(
+			t.Context(), table, nil, verify.Rows(table, shop.Rows(name, nil, nil)),
+			destination.(sink.Reader).Read(t.Context(), table),
+		)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		} else if !r.Equal() {
@@ -178,7 +185,7 @@ func compare(t *testing.T, h *devhq.HQ, client *hq.Client, catalogue *schema.Cat
 	}
 }
 
-func TestKeysThatTheDevHQRefuses(t *testing.T) {
+func TestDevHQ_RefusesInvalidKeys(t *testing.T) {
 	h := startHQ(t)
 	good := h.APIKey(devhq.KeyOptions{})
 	for want, token := range map[hq.KeyProblem]string{

@@ -13,64 +13,63 @@ import (
 
 const (
 	exportSuffix = ".ndjson.gz"
-	// exportName is what names of export files are like.
-	exportName = "<33 digits>-<hash>-<n>-<n>-<8 digits>-<table>-<schema id>" + exportSuffix
+	// exportNameForm is the form of the names of export files.
+	exportNameForm = "<33 digits>-<hash>-<n>-<n>-<8 digits>-<table>-<schema id>" + exportSuffix
 )
 
-// ExportFile is what the name of an export file tells, which has the form of
-// CockroachDB's changefeeds:
+// ExportName is the parsed name of an export file. It has the form of CockroachDB's changefeeds:
 //
 //	<33 digits>-<hash>-<n>-<n>-<8 digits>-<table>-<schema id>.ndjson.gz
-type ExportFile struct {
-	Clock  cdc.Timestamp // the file holds no change after it
+type ExportName struct {
+	Clock  cdc.Timestamp // the file has no change after it
 	Unique string        // "<hash>-<n>-<n>-<8 digits>"
 	Table  string
-	Schema string // an id of the source's own
+	Schema string // the source's own id
 }
 
-// ParseExportName reads the name of an export file, without its directory. The
-// 33 digits are YYYYMMDDHHMMSS in UTC, nine of nanoseconds, and ten of the
-// logical clock.
-func ParseExportName(name string) (ExportFile, error) {
+// ParseExportName parses the name of an export file, without its directory. The 33 digits are
+// YYYYMMDDHHMMSS in UTC, nine digits of nanoseconds, and ten of the logical clock.
+func ParseExportName(name string) (ExportName, error) {
 	f, err := parseExportName(name)
 	if err != nil {
-		return ExportFile{}, fmt.Errorf("the name of export file %.200q: %w", name, err)
+		return ExportName{}, fmt.Errorf("the name of export file %.200q: %w", name, err)
 	}
 	return f, nil
 }
 
-func parseExportName(name string) (ExportFile, error) {
+func parseExportName(name string) (ExportName, error) {
 	stem, ok := strings.CutSuffix(name, exportSuffix)
 	if !ok {
-		return ExportFile{}, errors.New("does not end in " + exportSuffix)
+		return ExportName{}, errors.New("does not end in " + exportSuffix)
 	}
 	parts := strings.Split(stem, "-")
 	if len(parts) != 7 {
-		return ExportFile{}, fmt.Errorf("has %d parts with a dash between them, not 7", len(parts))
+		return ExportName{}, fmt.Errorf("has %d parts with a dash between them, not 7", len(parts))
 	}
 	clock, err := parseExportClock(parts[0])
 	if err != nil {
-		return ExportFile{}, err
+		return ExportName{}, err
 	}
 	switch {
 	case !consists(parts[1], isAlphanumeric):
-		return ExportFile{}, errors.New("has no hash after its clock")
+		return ExportName{}, errors.New("has no hash after its clock")
 	case !consists(parts[2], isDigit) || !consists(parts[3], isDigit):
-		return ExportFile{}, errors.New("has no two numbers after its hash")
+		return ExportName{}, errors.New("has no two numbers after its hash")
 	case len(parts[4]) != 8 || !consists(parts[4], isDigit):
-		return ExportFile{}, errors.New("has no eight digits before its table")
+		return ExportName{}, errors.New("has no eight digits before its table")
 	case !consists(parts[5], isTableName):
-		return ExportFile{}, errors.New("has no table, of a-z, 0-9 and _")
+		return ExportName{}, errors.New("has no table, of a-z, 0-9 and _")
 	case !consists(parts[6], isAlphanumeric):
-		return ExportFile{}, errors.New("has no schema id after its table")
+		return ExportName{}, errors.New("has no schema id after its table")
 	}
-	return ExportFile{Clock: clock, Unique: strings.Join(parts[1:5], "-"), Table: parts[5], Schema: parts[6]}, nil
+	return ExportName{Clock: clock, Unique: strings.Join(parts[1:5], "-"), Table: parts[5], Schema: parts[6]}, nil
 }
 
-// Name returns the name that ParseExportName reads.
-func (f ExportFile) Name() string {
+// Name returns the name that ParseExportName parses.
+func (f ExportName) Name() string {
 	at := f.Clock.Time()
-	return fmt.Sprintf("%s%09d%010d-%s-%s-%s%s", at.Format("20060102150405"), at.Nanosecond(), f.Clock.Logical, f.Unique, f.Table, f.Schema, exportSuffix)
+	return fmt.Sprintf("%s%09d%010d-%s-%s-%s%s",
+		at.Format("20060102150405"), at.Nanosecond(), f.Clock.Logical, f.Unique, f.Table, f.Schema, exportSuffix)
 }
 
 func parseExportClock(digits string) (cdc.Timestamp, error) {
@@ -79,7 +78,7 @@ func parseExportClock(digits string) (cdc.Timestamp, error) {
 	}
 	at, err := time.Parse("20060102150405", digits[:14])
 	if err != nil {
-		return cdc.Timestamp{}, errors.New("begins with what is no date and time")
+		return cdc.Timestamp{}, errors.New("does not begin with a date and time")
 	}
 	nanos, err := strconv.ParseInt(digits[14:23], 10, 64)
 	if err != nil {
@@ -95,7 +94,7 @@ func parseExportClock(digits string) (cdc.Timestamp, error) {
 	return cdc.Timestamp{Wall: at.Unix()*int64(time.Second) + nanos, Logical: uint32(logical)}, nil
 }
 
-// consists reports whether s has at least one byte and only such bytes.
+// consists reports whether s is not empty and is returns true for all of its bytes.
 func consists(s string, is func(c byte) bool) bool {
 	for i := range len(s) {
 		if !is(s[i]) {

@@ -12,16 +12,17 @@ import (
 
 const exampleName = "202611220102031234567890000000042-7f3a9c-1-2-00000000-order_item2-1f.ndjson.gz"
 
-func TestParseExportNameReadsTheClockExactly(t *testing.T) {
+func TestParseExportName_ReadsTheExactClock(t *testing.T) {
 	wall := time.Date(2026, 11, 22, 1, 2, 3, 123456789, time.UTC).UnixNano()
-	for name, want := range map[string]snapshot.ExportFile{
+	for name, want := range map[string]snapshot.ExportName{
 		exampleName: {Clock: cdc.Timestamp{Wall: wall, Logical: 42}, Unique: "7f3a9c-1-2-00000000", Table: "order_item2", Schema: "1f"},
 		"197001010000000000000000000000000-a-0-0-00000000-t-1.ndjson.gz": {Unique: "a-0-0-00000000", Table: "t", Schema: "1"},
 		"226204112347168547758074294967295-a-0-0-99999999-_-1.ndjson.gz": {
 			Clock: cdc.Timestamp{Wall: 1<<63 - 1, Logical: 1<<32 - 1}, Unique: "a-0-0-99999999", Table: "_", Schema: "1",
 		},
 		"202402290000000000000000000000000-a-0-0-00000000-t-1.ndjson.gz": {
-			Clock: cdc.Timestamp{Wall: time.Date(2024, 2, 29, 0, 0, 0, 0, time.UTC).UnixNano()}, Unique: "a-0-0-00000000", Table: "t", Schema: "1",
+			Clock: cdc.Timestamp{Wall: time.Date(2024, 2, 29, 0, 0, 0, 0, time.UTC).UnixNano()}, Unique: "a-0-0-00000000", Table: "t",
+			Schema: "1",
 		},
 	} {
 		got, err := snapshot.ParseExportName(name)
@@ -37,7 +38,7 @@ func TestParseExportNameReadsTheClockExactly(t *testing.T) {
 	}
 }
 
-func TestParseExportNameRefusesWhatIsNotOne(t *testing.T) {
+func TestParseExportName_RefusesOtherNames(t *testing.T) {
 	for _, name := range []string{
 		"", ".ndjson.gz", "order.ndjson.gz", exampleName + ".part", exampleName[:len(exampleName)-3],
 		"2026112201020312345678900000000421-7f-1-2-00000000-order-1.ndjson.gz", // 34 digits
@@ -60,7 +61,7 @@ func TestParseExportNameRefusesWhatIsNotOne(t *testing.T) {
 		"202611220102031234567890000000042-7f-1-2-00000000-order-1-2.ndjson.gz",
 	} {
 		if f, err := snapshot.ParseExportName(name); err == nil {
-			t.Errorf("%s is taken for %+v", name, f)
+			t.Errorf("%s is parsed as %+v", name, f)
 		}
 	}
 }

@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// Phase is what is happening to a table.
+// Phase is the phase of the import of a table.
 type Phase uint8
 
 const (
-	Waiting   Phase = iota + 1 // for HQ to export it
-	Queued                     // for other tables to be done
+	Waiting   Phase = iota + 1 // waiting for HQ to export it
+	Queued                     // waiting for other tables
 	Loading                    // downloading its files and loading their rows
 	Finishing                  // putting its rows in place
 	Done
@@ -21,15 +21,15 @@ func (p Phase) String() string {
 	return [...]string{"", "waiting", "queued", "loading", "finishing", "done", "failed"}[p]
 }
 
-// Progress is how far the import of one table is.
+// Progress is the progress of the import of one table.
 type Progress struct {
 	Table      string
 	Phase      Phase
 	Rows       int64
 	Bytes      int64 // of files, compressed, whose rows are loaded
 	Downloaded int64 // of files, compressed
-	// TotalBytes is the size of all files; until each was asked for, an
-	// estimate from those that were. 0 where nothing is known.
+	// TotalBytes is the size of all files. Until the size of each is known, it is an estimate;
+	// 0 if no size is known.
 	TotalBytes int64
 	Files      int // loaded
 	TotalFiles int
@@ -46,20 +46,20 @@ type Totals struct {
 	Rows                 int64
 	Bytes, Downloaded    int64
 	TotalBytes           int64
-	// Unsized is the number of tables under way whose size is not known yet, so
-	// that TotalBytes lacks them.
+	// Unsized is the number of tables under way whose size is not known yet. TotalBytes lacks
+	// them.
 	Unsized int
 }
 
-// Observer is told of progress: of each change of phase, and in between at most
-// ten times a second and table. Calls are serial; they hold the import up.
+// Observer is called with the progress of a table: at each change of phase, and in between at most
+// ten times per second. Calls are serial and block the import.
 type Observer func(Progress, Totals)
 
-// observeEvery is how often a table's progress within a phase is told.
-const observeEvery = 100 * time.Millisecond
+// observeInterval is the least time between two reports of a table's progress within a phase.
+const observeInterval = 100 * time.Millisecond
 
-// tracker adds up the progress of all tables.
-type tracker struct {
+// progressTracker adds up the progress of all tables.
+type progressTracker struct {
 	observe Observer
 
 	mu     sync.Mutex
@@ -67,35 +67,34 @@ type tracker struct {
 	totals Totals
 }
 
-// tableProgress is the progress of one table. Its methods may be called
-// concurrently.
+// tableProgress is the progress of one table. Its methods may be called concurrently.
 type tableProgress struct {
-	tracker *tracker
-	now     Progress
-	sizes   map[string]int64 // of files, where known
-	have    map[string]int64 // downloaded of files
-	files   map[string]bool  // that are loaded
-	told    time.Time
-	watch   *watch // told of progress; nil: none
+	tracker  *progressTracker
+	now      Progress
+	sizes    map[string]int64 // known sizes of files, in bytes
+	have     map[string]int64 // downloaded bytes of files
+	files    map[string]bool  // loaded files
+	observed time.Time
+	watch    *stallWatch // learns of progress; nil: none
 }
 
-func newTracker(o Observer) *tracker {
+func newTracker(o Observer) *progressTracker {
 	if o == nil {
 		o = func(Progress, Totals) {}
 	}
-	return &tracker{observe: o, tables: make(map[string]*tableProgress)}
+	return &progressTracker{observe: o, tables: make(map[string]*tableProgress)}
 }
 
-// table returns the progress of a table, which begins by waiting.
-func (t *tracker) table(name string) *tableProgress {
+// table returns the progress of a table. Its first phase is Waiting.
+func (t *progressTracker) table(name string) *tableProgress {
 	t.expect(name)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.tables[name]
 }
 
-// expect counts tables, all of them before it tells of the first.
-func (t *tracker) expect(names ...string) {
+// expect adds tables to the totals before it reports the first of them.
+func (t *progressTracker) expect(names ...string) {
 	var added []*tableProgress
 	t.mu.Lock()
 	for _, name := range names {
@@ -116,7 +115,7 @@ func (t *tracker) expect(names ...string) {
 	}
 }
 
-// change applies f and tells of it, at once where that is asked for.
+// change applies f and reports the progress. If atOnce is set, it does not wait for the interval.
 func (p *tableProgress) change(atOnce bool, f func(*Progress)) {
 	t := p.tracker
 	t.mu.Lock()
@@ -140,8 +139,8 @@ func (p *tableProgress) change(atOnce bool, f func(*Progress)) {
 	t.totals.Done += count(p.now.Phase == Done) - count(before.Phase == Done)
 	t.totals.Failed += count(p.now.Phase == Failed) - count(before.Phase == Failed)
 	now := time.Now()
-	if atOnce || now.Sub(p.told) >= observeEvery {
-		p.told = now
+	if atOnce || now.Sub(p.observed) >= observeInterval {
+		p.observed = now
 		t.observe(p.now, t.totals)
 	}
 }
@@ -153,8 +152,8 @@ func count(b bool) int {
 	return 0
 }
 
-// estimate returns the size of all files, taking those that are not known to be
-// of the mean size of those that are.
+// estimate returns the size of all files, in bytes. For files of unknown size, it uses the mean of
+// the known sizes.
 func (p *tableProgress) estimate() int64 {
 	if len(p.sizes) == 0 {
 		return 0
@@ -169,8 +168,8 @@ func (p *tableProgress) estimate() int64 {
 	return sum
 }
 
-// watched has the watch know of rows and bytes; nil: none.
-func (p *tableProgress) watched(w *watch) {
+// setWatch makes w learn of rows and bytes; nil: none.
+func (p *tableProgress) setWatch(w *stallWatch) {
 	p.change(false, func(*Progress) { p.watch = w })
 }
 
@@ -186,26 +185,26 @@ func (p *tableProgress) expect(files int) {
 	p.change(true, func(now *Progress) { now.TotalFiles = files })
 }
 
-// sized notes the size of a file.
-func (p *tableProgress) sized(file string, n int64) {
+// setSize records the size of a file.
+func (p *tableProgress) setSize(file string, n int64) {
 	p.change(false, func(*Progress) { p.sizes[file] = n })
 }
 
-// got notes how much of a file is downloaded.
-func (p *tableProgress) got(file string, n int64) {
+// setDownloaded records the number of downloaded bytes of a file.
+func (p *tableProgress) setDownloaded(file string, n int64) {
 	p.change(false, func(now *Progress) {
 		now.Downloaded += n - p.have[file]
 		p.have[file] = n
 	})
 }
 
-// rows notes rows of a file that is being loaded.
-func (p *tableProgress) rows(rows, bytes int64) {
+// addRows adds rows of a file that is being loaded.
+func (p *tableProgress) addRows(rows, bytes int64) {
 	p.change(false, func(now *Progress) { now.Rows, now.Bytes = now.Rows+rows, now.Bytes+bytes })
 }
 
-// loaded notes that a file is loaded; rows and bytes of it were noted.
-func (p *tableProgress) loaded(file string) {
+// setLoaded records that a file is loaded. Its rows and bytes have been added.
+func (p *tableProgress) setLoaded(file string) {
 	p.change(true, func(now *Progress) {
 		if !p.files[file] {
 			p.files[file] = true

@@ -16,21 +16,22 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// awaitWriters makes sure that no server writes to the destination: changes that it
-// applies while a table is loaded would be lost with the rows that are replaced.
-func (r *run) awaitWriters(ctx context.Context) error {
+// awaitWriters checks that no server writes to the destination. Changes that a server applies while
+// a table is loaded would be lost with the replaced rows.
+func (r *importRun) awaitWriters(ctx context.Context) error {
 	recorder := r.sink.Recorder
 	if recorder == nil || r.cfg.DryRun || r.cfg.SchemaOnly {
 		return nil
 	}
 	if err := recorder.AwaitWriters(ctx, true); err != nil {
-		return fmt.Errorf("nothing was imported: %w; an import has to run while no server writes: stop the server there, run eds import, and start it again", err)
+		return fmt.Errorf("nothing was imported: %w; an import must run while no server writes: "+
+			"stop the server there, run eds import, and start it again", err)
 	}
 	return nil
 }
 
-// readRecords finds out whether the destination records what is imported.
-func (r *run) readRecords(ctx context.Context) error {
+// readRecords reads the records of the destination, if it keeps any.
+func (r *importRun) readRecords(ctx context.Context) error {
 	if r.sink.Identifier != nil {
 		return r.holdID(ctx, r.sink.Identifier)
 	}
@@ -43,7 +44,8 @@ func (r *run) readRecords(ctx context.Context) error {
 		return err
 	}
 	if records.Unavailable != nil {
-		r.cfg.Logger.WarnContext(ctx, "the destination keeps no record of what is imported, so a restored or replaced database is noticed less surely", "error", records.Unavailable)
+		r.cfg.Logger.WarnContext(ctx, "the destination keeps no records, so eds may not notice a restored or replaced database",
+			"error", records.Unavailable)
 		return nil
 	}
 	r.recorder, r.snapshots, r.id = recorder, records.Snapshots, cmp.Or(records.ID, r.cfg.ID)
@@ -53,21 +55,21 @@ func (r *run) readRecords(ctx context.Context) error {
 	return r.cfg.State.RecordDestinationID(r.cfg.Destination.Identity, r.id)
 }
 
-// reloadLost has tables loaded again that an earlier run has put in place, if the
-// destination has lost them since: it was emptied, restored from a backup, or replaced.
-func (r *run) reloadLost(ctx context.Context) error {
+// reloadLost reopens tables that an earlier run has put in place, if the destination has lost them
+// since: it was emptied, restored from a backup, or replaced.
+func (r *importRun) reloadLost(ctx context.Context) error {
 	done := slices.DeleteFunc(slices.Clone(r.wanted), func(name string) bool { return !r.imp.Tables[name].Done })
 	lost, err := r.lost(done, r.snapshots)
 	if err != nil || len(lost) == 0 {
 		return err
 	}
-	r.cfg.Logger.WarnContext(ctx, "the destination has lost tables that this import had put in place; they are loaded again", "tables", lost)
+	r.cfg.Logger.WarnContext(ctx, "the destination has lost tables that this import had put in place; loading them again", "tables", lost)
 	return r.reopen(lost)
 }
 
-// lost returns those of the imported tables that the destination does not record. Its
-// record may be of a later import.
-func (r *run) lost(imported []string, recorded []sink.Snapshot) ([]string, error) {
+// lost returns the imported tables that the destination does not record. A record of a later import
+// also counts.
+func (r *importRun) lost(imported []string, recorded []sink.Snapshot) ([]string, error) {
 	if r.recorder == nil || len(imported) == 0 {
 		return nil, nil
 	}
@@ -80,8 +82,8 @@ func (r *run) lost(imported []string, recorded []sink.Snapshot) ([]string, error
 	}), err
 }
 
-// reopen has the import of tables begin again.
-func (r *run) reopen(tables []string) error {
+// reopen restarts the import of tables.
+func (r *importRun) reopen(tables []string) error {
 	for _, name := range tables {
 		t := state.ImportTable{Job: r.imp.Tables[name].Job}
 		if err := r.cfg.State.RecordTable(name, t); err != nil {
@@ -92,9 +94,9 @@ func (r *run) reopen(tables []string) error {
 	return nil
 }
 
-// holdID has the destination hold its id. If it lost it, the tables that are not
-// imported now are still missing, so it holds none until a server goes on.
-func (r *run) holdID(ctx context.Context, identifier sink.Identifier) error {
+// holdID makes the destination hold its id. If the destination has lost the id, it still lacks the
+// tables that are not imported now. Then it gets no id until a server continues.
+func (r *importRun) holdID(ctx context.Context, identifier sink.Identifier) error {
 	known, err := r.cfg.State.HeldID(r.cfg.Destination.Identity)
 	if err != nil {
 		return err
@@ -109,7 +111,7 @@ func (r *run) holdID(ctx context.Context, identifier sink.Identifier) error {
 	return err
 }
 
-// HoldID has the destination hold an id, and returns it.
+// HoldID makes the destination hold an id, and returns the id.
 func HoldID(ctx context.Context, identifier sink.Identifier, dir *state.Dir, at state.Destination) (string, error) {
 	if err := identifier.SetID(ctx); err != nil {
 		return "", err
@@ -121,8 +123,9 @@ func HoldID(ctx context.Context, identifier sink.Identifier, dir *state.Dir, at 
 	return id, dir.RecordHeldID(at.Identity, id)
 }
 
-// record has a load record what it puts in place, which has every change up to applied. It
-// returns the id of the destination that does so, or holds it; "" if it does not.
+// record makes a load record the snapshot that it puts in place. The snapshot has every change up
+// to applied. It returns the id of the destination; "" if the destination neither records snapshots
+// nor holds an id.
 func (t *tableImport) record(load sink.Load, applied cdc.Position) string {
 	if t.held != "" {
 		return t.held
@@ -136,8 +139,8 @@ func (t *tableImport) record(load sink.Load, applied cdc.Position) string {
 	return t.id
 }
 
-// scope returns which rows are imported.
-func (r *run) scope() sink.Scope {
+// scope returns the scope of the imported rows.
+func (r *importRun) scope() sink.Scope {
 	sorted := func(ids []string) []string { return slices.Compact(slices.Sorted(slices.Values(ids))) }
 	s := sink.Scope{Companies: sorted(r.cfg.CompanyIDs), Locations: sorted(r.cfg.LocationIDs)}
 	if !r.cfg.TimeOffset.IsZero() {
@@ -146,25 +149,26 @@ func (r *run) scope() sink.Scope {
 	return s
 }
 
-// finishWhole records that every table of the source was imported, if only the rows of
-// some companies. If the destination has lost one meanwhile, the import has not ended.
-func (r *run) finishWhole(ctx context.Context, imported []string) error {
+// finishWhole records that every table of the source was imported, at least for some companies. If
+// the destination has lost a table meanwhile, the import has not ended.
+func (r *importRun) finishWhole(ctx context.Context, imported []string) error {
 	source := slices.Collect(maps.Keys(r.tables))
 	if r.recorder != nil {
-		if err := r.persist(ctx, "record the import", func() error { return r.finishRecords(ctx, imported, source) }); err != nil {
+		err := r.retry(ctx, "record the import", func() error { return r.finishRecords(ctx, imported, source) })
+		if err != nil {
 			return err
 		}
 	}
 	if err := r.cfg.State.SetTables(state.SourceTables, r.cfg.Destination, source); err != nil {
 		return err
 	}
-	if r.partial() { // the data directory does not know of which companies
+	if r.partial() { // the data directory does not record companies
 		return r.cfg.State.FinishImport()
 	}
 	return r.cfg.State.FinishWholeImport(r.cfg.Destination, imported, source)
 }
 
-func (r *run) finishRecords(ctx context.Context, imported, source []string) error {
+func (r *importRun) finishRecords(ctx context.Context, imported, source []string) error {
 	records, err := r.recorder.Records(ctx)
 	if err != nil {
 		return err

@@ -28,8 +28,8 @@ func (w *world) queue() *dlq.Queue {
 	return q
 }
 
-// keeping has an import keep the rows that cannot be loaded.
-func (w *world) keeping(c *snapshot.Config) { c.Dead = w.queue() }
+// withQueue makes rows that cannot be loaded dead letters.
+func (w *world) withQueue(c *snapshot.Config) { c.Dead = w.queue() }
 
 // letters returns the dead letters as text, by file and line.
 func (w *world) letters() []string {
@@ -49,7 +49,7 @@ func (w *world) letters() []string {
 	return all
 }
 
-// without returns the rows of everyRow that order has, but for some.
+// without returns the rows of order in everyRow, except some.
 func without(ids ...int) []string {
 	return slices.DeleteFunc(rows(0, 205), func(row string) bool {
 		return slices.ContainsFunc(ids, func(id int) bool { return row == rows(id, 1)[0] })
@@ -58,7 +58,7 @@ func without(ids ...int) []string {
 
 var errOutOfRange = fault.Mark(fault.Poison, errors.New("value out of range"))
 
-// refusing has the destination refuse the rows of the given ids.
+// refusingRows makes the destination refuse the rows with the given ids.
 func refusingRows(ids ...string) func(int, *change.Row) error {
 	return func(_ int, row *change.Row) error {
 		if slices.Contains(ids, string(row.Value(0))) {
@@ -73,7 +73,7 @@ func TestRefusedRows_AreDeadLettersAndTheOthersAreLoaded(t *testing.T) {
 		first, second := fileName("order", 1), fileName("order", 2)
 		w.files[second] = zipped(rowsOf(100, 49) + `{"id":"r00149","n":` + "\n\n" + `{"n":5}` + "\n" + rowsOf(150, 50))
 		d.row = refusingRows(`"r00069"`, `"r00160"`)
-		report, err := w.run(t.Context(), d, w.keeping)
+		report, err := w.run(t.Context(), d, w.withQueue)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +85,9 @@ func TestRefusedRows_AreDeadLettersAndTheOthersAreLoaded(t *testing.T) {
 		for _, table := range report.Tables {
 			got[table.Table] = table.Refused
 		}
-		if diff := cmp.Diff(map[string]int{"order": 4, "customer": 0, "vendor": 0}, got); diff != "" || report.Refused != 4 || report.Rows != 205 {
+		if diff := cmp.Diff(
+			map[string]int{"order": 4, "customer": 0, "vendor": 0}, got,
+		); diff != "" || report.Refused != 4 || report.Rows != 205 {
 			t.Errorf("%d rows, %d refused: %s", report.Rows, report.Refused, diff)
 		}
 		event := func(id, n, clock string) string {
@@ -93,17 +95,29 @@ func TestRefusedRows_AreDeadLettersAndTheOthersAreLoaded(t *testing.T) {
 		}
 		letters := w.letters()
 		for i, want := range []struct{ head, part string }{
-			{"order INSERT import " + first + " 70: file " + first + ", line 70: value out of range: ", event("r00069", "69", "1795330801123")},
-			{"order INSERT import " + second + " 50: file " + second + ", line 50: not valid json at byte 19: want a value: ", `{"id":"r00149","n":`},
-			{"order INSERT import " + second + " 52: file " + second + `, line 52: the row has no value for "id" of its primary key: `, `{"n":5}`},
-			{"order INSERT import " + second + " 63: file " + second + ", line 63: value out of range: ", event("r00160", "160", "1795330802123")},
+			{
+				"order INSERT import " + first + " 70: file " + first + ", line 70: value out of range: ",
+				event("r00069", "69", "1795330801123"),
+			},
+			{
+				"order INSERT import " + second + " 50: file " + second + ", line 50: not valid json at byte 19: want a value: ",
+				`{"id":"r00149","n":`,
+			},
+			{
+				"order INSERT import " + second + " 52: file " + second + `, line 52: the row has no value for "id" of its primary key: `,
+				`{"n":5}`,
+			},
+			{
+				"order INSERT import " + second + " 63: file " + second + ", line 63: value out of range: ",
+				event("r00160", "160", "1795330802123"),
+			},
 		} {
 			if i >= len(letters) || !strings.HasPrefix(letters[i], want.head) || !strings.Contains(letters[i], want.part) {
-				t.Errorf("want the letter %d: %s...%s", i, want.head, want.part)
+				t.Errorf("want the dead letter %d: %s...%s", i, want.head, want.part)
 			}
 		}
 		if len(letters) != 4 || !strings.Contains(w.log.String(), "eds dlq list --table order") {
-			t.Errorf("the letters are\n%s", strings.Join(letters, "\n"))
+			t.Errorf("the dead letters are\n%s", strings.Join(letters, "\n"))
 		}
 	})
 }
@@ -112,10 +126,11 @@ func TestRefusedRows_FailTheTableIfStrict(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		d.row = refusingRows(`"r00069"`)
 		_, err := w.run(t.Context(), d, func(c *snapshot.Config) {
-			w.keeping(c)
+			w.withQueue(c)
 			c.Strict = true
 		})
-		if want := "1 of 3 tables were not imported: order: file " + fileName("order", 1) + ", line 70 or before: value out of range"; err == nil || err.Error() != want {
+		want := oneOfThree + "order: file " + fileName("order", 1) + ", line 70 or before: value out of range"
+		if err == nil || err.Error() != want {
 			t.Errorf("got %v", err)
 		}
 		expect(t, d, map[string][]string{"order": {"old"}, "customer": rows(0, 3)})
@@ -125,7 +140,7 @@ func TestRefusedRows_FailTheTableIfStrict(t *testing.T) {
 	})
 }
 
-// TestRefusedRows_FailTheTableIfTheyAreTooMany: 101 among 1,000 lines, which are of two files.
+// TestRefusedRows_FailTheTableIfTheyAreTooMany: 101 among 1,000 lines of two files.
 func TestRefusedRows_FailTheTableIfTheyAreTooMany(t *testing.T) {
 	for name, c := range map[string]struct {
 		text    string
@@ -139,9 +154,11 @@ func TestRefusedRows_FailTheTableIfTheyAreTooMany(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world, d *destination) {
 				w.put("order", rowsOf(0, 899), strings.Repeat("{}\n", 50), c.text)
 				d.row = refusingRows(c.refused...)
-				_, err := w.run(t.Context(), d, w.keeping)
+				_, err := w.run(t.Context(), d, w.withQueue)
 				want := "order: more than 100 of 1000 rows cannot be loaded, the last one: file " + fileName("order", 3) + ", line "
-				if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "; see: eds dlq list --table order") {
+				if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(
+					err.Error(), "; see: eds dlq list --table order",
+				) {
 					t.Errorf("got %v", err)
 				}
 				expect(t, d, map[string][]string{"order": {"old"}, "customer": rows(0, 3)})
@@ -151,9 +168,9 @@ func TestRefusedRows_FailTheTableIfTheyAreTooMany(t *testing.T) {
 			})
 		})
 	}
-	inWorld(t, func(t *testing.T, w *world, d *destination) { // as many, but farther apart
+	inWorld(t, func(t *testing.T, w *world, d *destination) { // the same number, but farther apart
 		w.put("order", strings.Repeat("{}\n", 50)+rowsOf(0, 950), strings.Repeat("{}\n", 51))
-		if report, err := w.run(t.Context(), d, w.keeping); err != nil || report.Refused != 101 {
+		if report, err := w.run(t.Context(), d, w.withQueue); err != nil || report.Refused != 101 {
 			t.Errorf("%d refused, %v", report.Refused, err)
 		}
 		expect(t, d, map[string][]string{"order": rows(0, 950)})
@@ -171,16 +188,17 @@ func ids(first, n int) (all []string) {
 func TestRefusedRows_KeepTheTableIfAllAreRefused(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		w.put("customer", "[]\n[]\n")
-		_, err := w.run(t.Context(), d, w.keeping)
-		if want := "customer: all rows of the snapshot were refused, and the rows of the table are kept; see: eds dlq list --table customer"; err == nil || !strings.Contains(err.Error(), want) {
+		_, err := w.run(t.Context(), d, w.withQueue)
+		const want = "customer: all rows of the snapshot were refused, so the table keeps its rows; see: eds dlq list --table customer"
+		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v", err)
 		}
 		expect(t, d, map[string][]string{"order": rows(0, 205), "customer": {"old"}})
 	})
 }
 
-// TestRefusedRows_AreKeptOnceIfTheImportIsResumed ends the import before each operation and
-// after it, once.
+// TestRefusedRows_AreKeptOnceIfTheImportIsResumed after an interruption before or after each
+// operation.
 func TestRefusedRows_AreKeptOnceIfTheImportIsResumed(t *testing.T) {
 	for _, at := range []string{"begin", "load", "loaded", "finish", "finished"} {
 		t.Run(at, func(t *testing.T) {
@@ -195,24 +213,23 @@ func TestRefusedRows_AreKeptOnceIfTheImportIsResumed(t *testing.T) {
 					}
 					return nil
 				}
-				if _, err := w.run(ctx, d, w.keeping); err == nil {
+				if _, err := w.run(ctx, d, w.withQueue); err == nil {
 					t.Error("the import was not interrupted")
 				}
-				report, err := w.run(t.Context(), d, w.keeping)
+				report, err := w.run(t.Context(), d, w.withQueue)
 				if err != nil || report.Refused != 3 {
 					t.Errorf("%d refused, %v", report.Refused, err)
 				}
 				expect(t, d, map[string][]string{"order": without(69, 199, 201)})
 				if letters := w.letters(); len(letters) != 3 {
-					t.Errorf("the letters are\n%s", strings.Join(letters, "\n"))
+					t.Errorf("the dead letters are\n%s", strings.Join(letters, "\n"))
 				}
 			})
 		})
 	}
 }
 
-// TestRefusedRows_OfEarlierImportsAreDropped: only an import of all rows of the table knows
-// that they are out of date.
+// TestRefusedRows_OfEarlierImportsAreDropped after an import of all rows of the table.
 func TestRefusedRows_OfEarlierImportsAreDropped(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		d.row = refusingRows(`"r00069"`, `"r00002"`)
@@ -228,53 +245,54 @@ func TestRefusedRows_OfEarlierImportsAreDropped(t *testing.T) {
 		}
 		for i, run := range runs {
 			if _, err := w.run(t.Context(), d, func(c *snapshot.Config) {
-				w.keeping(c)
+				w.withQueue(c)
 				run.change(c)
 			}); err != nil {
 				t.Fatal(err)
 			}
 			if letters := w.letters(); len(letters) != run.want {
-				t.Errorf("after import %d the letters are\n%s", i, strings.Join(letters, "\n"))
+				t.Errorf("after import %d the dead letters are\n%s", i, strings.Join(letters, "\n"))
 			}
 		}
 	})
 }
 
-// TestRefusedRows_OfADamagedFileAreNone: its lines mean nothing, and the file is loaded
-// again.
+// TestRefusedRows_OfADamagedFileAreNone: its lines mean nothing, and the file is loaded again.
 func TestRefusedRows_OfADamagedFileAreNone(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		file := fileName("order", 2)
 		good := w.files[file]
 		bad := zipped(rowsOf(100, 50) + "[]\n" + rowsOf(150, 50))
 		w.files[file] = append(slices.Clone(bad[:len(bad)-5]), "xxxxx"...)
-		if _, err := w.run(t.Context(), d, w.keeping); err == nil || !strings.Contains(err.Error(), "the file is damaged: gzip: invalid checksum") {
+		if _, err := w.run(t.Context(), d, w.withQueue); err == nil || !strings.Contains(
+			err.Error(), "the file is damaged: gzip: invalid checksum",
+		) {
 			t.Errorf("got %v", err)
 		}
 		if letters := w.letters(); len(letters) > 0 {
 			t.Errorf("there are dead letters: %q", letters)
 		}
 		w.files[file] = good
-		if report, err := w.run(t.Context(), d, w.keeping); err != nil || report.Refused > 0 {
+		if report, err := w.run(t.Context(), d, w.withQueue); err != nil || report.Refused > 0 {
 			t.Errorf("%d refused, %v", report.Refused, err)
 		}
 		expect(t, d, everyRow)
 	})
 }
 
-// TestRefusedRows_AreForgottenIfTheirFileIsLoadedAgain: the destination takes them now.
-func TestRefusedRows_AreForgottenIfTheirFileIsLoadedAgain(t *testing.T) {
+// TestRefusedRows_AreDroppedIfTheirFileIsLoadedAgain and the destination accepts them.
+func TestRefusedRows_AreDroppedIfTheirFileIsLoadedAgain(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		d.row = refusingRows(`"r00069"`)
 		lost := false
 		d.fail = func(operation, table, _ string) error {
 			if operation == "finish" && table == "order" && !lost {
 				lost, d.row = true, nil
-				return errors.Join(errLoadLost, d.forgetStage("order"))
+				return errors.Join(errLoadLost, d.loseStage("order"))
 			}
 			return nil
 		}
-		report, err := w.run(t.Context(), d, w.keeping)
+		report, err := w.run(t.Context(), d, w.withQueue)
 		if err != nil || report.Refused > 0 || !lost {
 			t.Errorf("%d refused, %v", report.Refused, err)
 		}
@@ -285,7 +303,7 @@ func TestRefusedRows_AreForgottenIfTheirFileIsLoadedAgain(t *testing.T) {
 	})
 }
 
-// TestImport_SupersedesDeadLettersOfEarlierChanges, of the tables whose rows it replaces.
+// TestImport_SupersedesDeadLettersOfEarlierChanges of tables whose rows it replaces.
 func TestImport_SupersedesDeadLettersOfEarlierChanges(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		for i, e := range []dlq.Entry{
@@ -299,7 +317,7 @@ func TestImport_SupersedesDeadLettersOfEarlierChanges(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := w.run(t.Context(), d, w.keeping); err != nil {
+		if _, err := w.run(t.Context(), d, w.withQueue); err != nil {
 			t.Fatal(err)
 		}
 		var got []string
@@ -315,13 +333,13 @@ func TestImport_SupersedesDeadLettersOfEarlierChanges(t *testing.T) {
 	})
 }
 
-// TestRefusedRows_FailTheTableIfTheQueueIsFull at once: it does not get room by waiting.
+// TestRefusedRows_FailTheTableIfTheQueueIsFull at once, because waiting does not help.
 func TestRefusedRows_FailTheTableIfTheQueueIsFull(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		d.row = refusingRows(`"r00069"`)
 		began := time.Now()
 		_, err := w.run(t.Context(), d, func(c *snapshot.Config) {
-			w.keeping(c)
+			w.withQueue(c)
 			c.Dead.Limits.Bytes = 0
 		})
 		if !errors.Is(err, dlq.ErrFull) {

@@ -27,57 +27,57 @@ import (
 const (
 	defaultPatience = 5 * time.Minute
 	defaultParallel = 4
-	// downloads is how many files are downloaded at once, and how many of a
-	// table are downloaded ahead of the one that is loaded.
+	// downloads is the number of files that are downloaded at once, and the number of files of
+	// a table that are downloaded ahead of the one that is loaded.
 	downloads = 4
 )
 
-// run is one run of an import.
-type run struct {
+// importRun is one run of an import.
+type importRun struct {
 	cfg  Config
 	sink sink.Capabilities // of cfg.Sink
-	// recorder records what is imported, under the destination's id; nil: nothing does.
-	recorder  sink.Recorder
-	snapshots []sink.Snapshot // that it has recorded
-	id        string
-	held      string // id that a destination holds which records nothing; "": it holds none
-	mode      sink.LoadMode
-	fetch     *fetcher
-	tracker   *tracker
-	began     time.Time // zero before it was confirmed
+	// recorder records snapshots in the destination, under its id; nil: it keeps no records.
+	recorder   sink.Recorder
+	snapshots  []sink.Snapshot // that the destination has recorded
+	id         string
+	held       string // id that a destination without records holds; "": none
+	mode       sink.LoadMode
+	downloader *downloader
+	tracker    *progressTracker
+	began      time.Time // zero before the confirmation
 
 	tables map[string]*schema.Table // every table that HQ knows
-	wanted []string                 // the tables to import, by name
-	// refused are the tables that the destination can't have.
+	wanted []string                 // the tables to import, sorted by name
+	// refused are the tables that the destination cannot have, with the reason.
 	refused map[string]error
-	// reserved are the objects whose schemas name what is eds's own.
+	// reserved are the objects whose schemas use names that are reserved for eds.
 	reserved []TableReport
 
-	// What the options say of the export: its job, and the files of it that are in Dir.
-	// DownloadDir holds all that it had when it was complete.
-	job        string
-	local      *dirSource
-	downloaded bool
+	requestedJob string     // the export that the options name; "": none
+	local        *dirSource // its files in Dir; nil: none
+	downloaded   bool       // whether DownloadDir has all files of the complete export
 
 	imp      state.Import
 	resumed  bool
-	previous *state.Import     // an import that this one takes the place of
-	sources  map[string]source // by job
+	previous *state.Import           // the import that this one replaces
+	sources  map[string]exportSource // by job
 
-	// loading has a share for each table at a time. A file that is loaded holds one, or all.
+	// loading has one share per table that is loaded at once. Loading a file takes one share, or
+	// all of them.
 	loading *semaphore.Weighted
 
 	mu      sync.Mutex
 	results map[string]TableReport
 }
 
-func newRun(c Config) *run {
+func newImportRun(c Config) *importRun {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.HTTP == nil {
 		c.HTTP = &http.Client{Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 15 * time.Second, MaxIdleConnsPerHost: downloads, IdleConnTimeout: time.Minute,
+			Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 15 * time.Second, MaxIdleConnsPerHost: downloads,
+			IdleConnTimeout:   time.Minute,
 			ForceAttemptHTTP2: true, DisableCompression: true,
 		}}
 	}
@@ -93,13 +93,16 @@ func newRun(c Config) *run {
 	if c.Poll == (retry.Backoff{}) {
 		c.Poll = retry.Backoff{Min: time.Second, Max: 15 * time.Second}
 	}
-	r := &run{
-		cfg: c, sink: sink.CapabilitiesOf(c.Sink), tracker: newTracker(c.Observe), refused: make(map[string]error), sources: make(map[string]source), results: make(map[string]TableReport),
+	r := &importRun{
+		cfg: c, sink: sink.CapabilitiesOf(c.Sink), tracker: newTracker(c.Observe), refused: make(map[string]error),
+		sources: make(map[string]exportSource), results: make(map[string]TableReport),
 		loading: semaphore.NewWeighted(int64(c.Parallel)),
-		fetch:   &fetcher{client: c.HTTP, log: c.Logger, slots: make(chan struct{}, downloads), patience: c.Patience, backoff: c.Retry},
+		downloader: &downloader{
+			client: c.HTTP, log: c.Logger, slots: make(chan struct{}, downloads), patience: c.Patience, backoff: c.Retry,
+		},
 	}
 	switch {
-	case c.NoDelete || !c.TimeOffset.IsZero(): // a part of a table must not take the place of the whole
+	case c.NoDelete || !c.TimeOffset.IsZero(): // a part of a table must not replace the whole table
 		r.mode = sink.Merge
 	case c.AllowEmpty:
 		r.mode = sink.ReplaceOrEmpty
@@ -107,11 +110,10 @@ func newRun(c Config) *run {
 	return r
 }
 
-// check finds out, before anything is changed, whether the import can work:
-// the destination, the key, the tables.
-func (r *run) check(ctx context.Context) error {
+// check checks the destination, the key and the tables before the import changes anything.
+func (r *importRun) check(ctx context.Context) error {
 	if !r.cfg.DryRun {
-		w := r.watch("all tables", "test the destination")
+		w := r.newWatch("all tables", "test the destination")
 		err := r.cfg.Sink.Probe(ctx)
 		w.end()
 		if err != nil {
@@ -123,7 +125,7 @@ func (r *run) check(ctx context.Context) error {
 	if malformed := new(schema.MalformedError); errors.As(err, &malformed) && len(r.tables) > 0 {
 		for _, object := range slices.Sorted(maps.Keys(malformed.Objects)) {
 			err := malformed.Objects[object]
-			r.cfg.Logger.WarnContext(ctx, "a table is left out, because its schema can't be used", "object", object, "error", err)
+			r.cfg.Logger.WarnContext(ctx, "skipping a table because its schema is not usable", "object", object, "error", err)
 			if errors.Is(err, schema.ErrReserved) && len(r.cfg.Only) == 0 {
 				r.reserved = append(r.reserved, TableReport{Table: object, Final: true, Err: err})
 			}
@@ -141,7 +143,7 @@ func (r *run) check(ctx context.Context) error {
 }
 
 // selectTables returns the names of the tables to import.
-func (r *run) selectTables() ([]string, error) {
+func (r *importRun) selectTables() ([]string, error) {
 	all := slices.Sorted(maps.Keys(r.tables))
 	if len(r.cfg.Only) == 0 {
 		return all, nil
@@ -158,24 +160,23 @@ func (r *run) selectTables() ([]string, error) {
 	return slices.Compact(slices.Sorted(slices.Values(r.cfg.Only))), nil
 }
 
-// same reports whether a previous import has the parameters and destination of this one.
-func (r *run) same(previous state.Import) bool {
+// matches reports whether a previous import has the same parameters and destination as this one.
+func (r *importRun) matches(previous state.Import) bool {
 	if previous.Parameters == "" { // an earlier version began it
 		return previous.Fingerprint == r.imp.Fingerprint
 	}
 	return previous.Parameters == r.imp.Parameters && r.cfg.Destination.Owns(previous.Identity, previous.Destination)
 }
 
-// fingerprint tells imports of different parameters, or into destinations of different
-// spellings, apart.
-func (r *run) fingerprint(spelling string) string {
+// fingerprint returns a hash of the parameters and of the spelling of the destination's URL.
+func (r *importRun) fingerprint(spelling string) string {
 	sorted := func(s []string) []string { return slices.Compact(slices.Sorted(slices.Values(s))) }
 	o := r.cfg.Options
 	mode := r.mode
 	if mode.Replaces() {
 		mode = sink.Replace
 	}
-	text, _ := json.Marshal(struct { // strings, numbers and booleans always encode
+	text, _ := json.Marshal(struct { // encoding strings and numbers does not fail
 		Destination                string
 		Only, Companies, Locations []string
 		Offset                     int64
@@ -185,21 +186,21 @@ func (r *run) fingerprint(spelling string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// partial reports whether tables get only some of the source's rows, or keep rows
-// that the source may have deleted.
-func (r *run) partial() bool {
+// partial reports whether tables get only some of the source's rows, or keep rows that the source
+// may have deleted.
+func (r *importRun) partial() bool {
 	return r.mode == sink.Merge || len(r.cfg.CompanyIDs) > 0 || len(r.cfg.LocationIDs) > 0
 }
 
-// timeOffset returns the option in unix milliseconds, 0 where it is not given.
-func (r *run) timeOffset() int64 {
+// timeOffset returns the option in Unix milliseconds; 0 if it is not set.
+func (r *importRun) timeOffset() int64 {
 	if r.cfg.TimeOffset.IsZero() {
 		return 0
 	}
 	return r.cfg.TimeOffset.UnixMilli()
 }
 
-func (r *run) plan() Plan {
+func (r *importRun) plan() Plan {
 	p := Plan{Mode: r.mode, Resumed: r.resumed, Began: r.imp.Started, Schema: r.cfg.SchemaOnly}
 	if n := len(r.imp.Jobs); n > 0 {
 		p.Job = r.imp.Jobs[n-1].ID
@@ -209,7 +210,7 @@ func (r *run) plan() Plan {
 	}
 	for _, name := range r.wanted {
 		t := PlanTable{Table: name, Done: r.imp.Tables[name].Done, Files: -1}
-		if job := r.owner(name); job >= 0 && !t.Done {
+		if job := r.jobIndexOf(name); job >= 0 && !t.Done {
 			id := r.imp.Jobs[job].ID
 			if src := r.sources[id]; src != nil {
 				now := src.last()
@@ -225,9 +226,9 @@ func (r *run) plan() Plan {
 	return p
 }
 
-// makeTables makes the destination have the tables that are not done, but for those that
-// it refuses.
-func (r *run) makeTables(ctx context.Context) error {
+// makeTables creates or alters the unfinished tables in the destination. It records the tables that
+// the destination refuses.
+func (r *importRun) makeTables(ctx context.Context) error {
 	if err := r.refuseForeign(ctx); err != nil {
 		return err
 	}
@@ -236,9 +237,9 @@ func (r *run) makeTables(ctx context.Context) error {
 	return err
 }
 
-// migrate makes the destination have the given tables, and returns those that
-// it refuses, with the reason. An error is one of all of them.
-func (r *run) migrate(ctx context.Context, names []string) (refused map[string]error, err error) {
+// migrate creates or alters the given tables. It returns the tables that the destination refuses,
+// with the reason. An error concerns all of the tables.
+func (r *importRun) migrate(ctx context.Context, names []string) (refused map[string]error, err error) {
 	m := r.sink.Migrator
 	if m == nil || len(names) == 0 {
 		return nil, nil
@@ -263,58 +264,54 @@ func (r *run) migrate(ctx context.Context, names []string) (refused map[string]e
 	return refused, nil
 }
 
-func (r *run) migrateTogether(ctx context.Context, m sink.Migrator, names []string) error {
+func (r *importRun) migrateTogether(ctx context.Context, m sink.Migrator, names []string) error {
 	tables := make([]*schema.Table, len(names))
 	for i, name := range names {
 		tables[i] = r.tables[name]
 	}
-	return r.persist(ctx, "make the tables", func() error {
-		_, err := m.Migrate(ctx, tables) // which logs what it changes
+	return r.retry(ctx, "make the tables", func() error {
+		_, err := m.Migrate(ctx, tables) // it logs the changes
 		return err
 	})
 }
 
-// persist calls f until it succeeds, fails for good, or has failed for longer
-// than is waited.
-func (r *run) persist(ctx context.Context, operation string, f func() error) error {
-	w := r.watch("all tables", operation)
+// retry calls fn until it succeeds, fails with an error that is not transient, or fails for longer
+// than Config.Patience.
+func (r *importRun) retry(ctx context.Context, operation string, fn func() error) error {
+	w := r.newWatch("all tables", operation)
 	defer w.end()
-	return r.retry(ctx, w, operation, f)
+	return r.retryWatched(ctx, w, operation, fn)
 }
 
-func (r *run) retry(ctx context.Context, w *watch, operation string, f func() error) error {
+// retryWatched is retry with an existing watch.
+func (r *importRun) retryWatched(ctx context.Context, w *stallWatch, operation string, fn func() error) error {
 	w.doing(operation)
-	backoff := r.cfg.Retry
-	var since time.Time // of the first failure
-	for {
-		err := f()
-		if err == nil {
-			w.progress()
-			return nil
-		}
-		if since.IsZero() {
-			since = time.Now()
-		}
-		failure := fmt.Errorf("%s: %w", operation, err)
-		w.failed(failure)
-		wait := backoff.Next(err)
-		if ctx.Err() != nil || fault.Of(err) != fault.Transient || time.Since(since)+wait > r.cfg.Patience {
-			return failure
-		}
-		r.cfg.Logger.WarnContext(ctx, "trying again", "operation", operation, "wait", wait, "error", err)
-		if err := pause(ctx, wait); err != nil {
+	policy := retry.Policy{
+		Backoff: r.cfg.Retry, Patience: r.cfg.Patience,
+		Failed: func(err error, wait time.Duration) {
+			r.cfg.Logger.WarnContext(ctx, "an operation failed; trying again", "wait", wait, "error", err)
+		},
+	}
+	return retry.Do(ctx, policy, func() error {
+		if err := fn(); err != nil {
+			err = fmt.Errorf("%s: %w", operation, err)
+			w.failed(err)
 			return err
 		}
-	}
+		w.progress()
+		return nil
+	})
 }
 
-// unfinished returns the wanted tables that are not done, nor given up.
-func (r *run) unfinished() []string {
-	return slices.DeleteFunc(slices.Clone(r.wanted), func(name string) bool { return r.imp.Tables[name].Done || r.refused[name] != nil })
+// unfinished returns the wanted tables that are neither done nor refused.
+func (r *importRun) unfinished() []string {
+	return slices.DeleteFunc(slices.Clone(r.wanted), func(name string) bool {
+		return r.imp.Tables[name].Done || r.refused[name] != nil
+	})
 }
 
-// fill fills in what happened.
-func (r *run) fill(report *Report) {
+// fillReport adds the results to the report.
+func (r *importRun) fillReport(report *Report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	report.Tables = slices.SortedFunc(maps.Values(r.results), func(a, b TableReport) int { return strings.Compare(a.Table, b.Table) })
@@ -330,11 +327,13 @@ func (r *run) fill(report *Report) {
 	}
 }
 
-// keepsFiles reports whether files stay after they were loaded.
-func (r *run) keepsFiles() bool { return r.cfg.NoCleanup || r.cfg.Dir != "" || r.cfg.DownloadDir != "" }
+// keepsFiles reports whether files are kept after they were loaded.
+func (r *importRun) keepsFiles() bool {
+	return r.cfg.NoCleanup || r.cfg.Dir != "" || r.cfg.DownloadDir != ""
+}
 
-// settle notes what became of a table.
-func (r *run) settle(t TableReport) {
+// setResult records the result of a table.
+func (r *importRun) setResult(t TableReport) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.results[t.Table] = t

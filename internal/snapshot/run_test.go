@@ -19,13 +19,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
 	"github.com/shopmonkeyus/eds/internal/schema"
-	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// inWorld runs f in a bubble with a world of three tables: order has three
-// files, customer one, vendor none.
+// inWorld runs f in a bubble with a world of three tables: order has three files, customer one, and
+// vendor none.
 func inWorld(t *testing.T, f func(t *testing.T, w *world, d *destination)) {
 	t.Helper()
 	root := t.TempDir()
@@ -45,16 +44,19 @@ func inWorld(t *testing.T, f func(t *testing.T, w *world, d *destination)) {
 	})
 }
 
-// hangs has the first call of an operation on a table take that long.
+// hangs makes the first call of an operation on a table take that long.
 func (d *destination) hangs(operation, table string, long time.Duration) {
 	d.hang = sync.OnceFunc(func() { time.Sleep(long) })
 	d.hanging = [2]string{operation, table}
 }
 
-// everyRow is what the destination must hold in the end.
+// everyRow has the rows of the destination after a complete import.
 var everyRow = map[string][]string{"order": rows(0, 205), "customer": rows(0, 3), "vendor": {}}
 
-// everyClock is what the data directory must hold in the end.
+// oneOfThree begins the error if one of the three tables was not imported.
+const oneOfThree = "1 of 3 tables were not imported: "
+
+// everyClock has the clocks in the data directory after a complete import.
 var everyClock = map[string]cdc.Timestamp{"order": at(3), "customer": at(1), "vendor": {Wall: at(59).Wall}}
 
 // expect compares the live tables with want.
@@ -69,10 +71,11 @@ func expect(t *testing.T, d *destination, want map[string][]string) {
 	}
 }
 
-// TestImport_KeepsTablesThatTheExportHasNoRowsOf: other tables are imported, and the
-// import has ended, so that another one does not go on with it.
-func TestImport_KeepsTablesThatTheExportHasNoRowsOf(t *testing.T) {
-	const reason = "the snapshot has no rows for the table, but the table has some; they are kept; to empty the table, run: eds import --only %s --allow-empty"
+// TestRun_KeepsTablesWithoutRowsInTheExport, and imports the others. The import has ended, so the next
+// one does not resume it.
+func TestRun_KeepsTablesWithoutRowsInTheExport(t *testing.T) {
+	const reason = "the snapshot has no rows for the table, but the table has some; they are kept; " +
+		"to empty the table, run: eds import --only vendor --allow-empty"
 	for name, change := range map[string]func(c *snapshot.Config){
 		"all tables": func(*snapshot.Config) {},
 		"by name":    func(c *snapshot.Config) { c.Only = []string{"vendor", "order"} },
@@ -86,10 +89,12 @@ func TestImport_KeepsTablesThatTheExportHasNoRowsOf(t *testing.T) {
 				}
 				for range 2 { // the second is another import
 					report, err := w.run(t.Context(), d, change)
-					if want := fmt.Sprintf("1 of %d tables were not imported: vendor: "+reason, len(report.Tables), "vendor"); err == nil || err.Error() != want {
+					want := fmt.Sprintf("1 of %d tables were not imported: vendor: "+reason, len(report.Tables))
+					if err == nil || err.Error() != want {
 						t.Errorf("got %v\nwant %s", err, want)
 					}
-					if failed := new(snapshot.TablesError); !errors.As(err, &failed) || !failed.Final() || !failed.Failed[0].Kept || report.Plan.Resumed {
+					failed := new(snapshot.TablesError)
+					if !errors.As(err, &failed) || !failed.Final() || !failed.Failed[0].Kept || report.Plan.Resumed {
 						t.Errorf("final %v, resumed %v", failed.Final(), report.Plan.Resumed)
 					}
 					expect(t, d, old)
@@ -114,16 +119,20 @@ func TestImport_KeepsTablesThatTheExportHasNoRowsOf(t *testing.T) {
 	}
 }
 
-// TestImport_ReportsTablesWithReservedNames: the others are imported, once.
-func TestImport_ReportsTablesWithReservedNames(t *testing.T) {
+// TestRun_ReportsTablesWithReservedNames, and imports the others once.
+func TestRun_ReportsTablesWithReservedNames(t *testing.T) {
 	for _, only := range []bool{false, true} {
 		inWorld(t, func(t *testing.T, w *world, d *destination) {
 			reserved := &schema.MalformedError{Objects: map[string]error{
 				"checkpoint": fmt.Errorf("table %q: %w", "_eds_checkpoint", schema.ErrReserved), "odd": errors.New("it has no key"),
 			}}
 			for range 2 {
-				report, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Schemas, c.SchemaOnly = latest{w.tables, reserved}, only })
-				if want := "1 of 4 tables were not imported: checkpoint: table \"_eds_checkpoint\": names that begin with _eds_ are reserved for eds"; err == nil || err.Error() != want {
+				report, err := w.run(
+					t.Context(), d, func(c *snapshot.Config) { c.Schemas, c.SchemaOnly = latest{w.tables, reserved}, only },
+				)
+				const want = "1 of 4 tables were not imported: checkpoint: table \"_eds_checkpoint\": " +
+					"names that begin with _eds_ are reserved for eds"
+				if err == nil || err.Error() != want {
 					t.Errorf("got %v", err)
 				}
 				if len(report.Tables) != 4 || report.Plan.Resumed {
@@ -176,7 +185,7 @@ func TestImport_GoesOnWithoutTheTablesThatItKeeps(t *testing.T) {
 	})
 }
 
-func TestASnapshotBecomesTheTables(t *testing.T) {
+func TestRun_ReplacesTheTables(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		report, err := w.run(t.Context(), d, nil)
 		if err != nil {
@@ -212,7 +221,7 @@ func TestASnapshotBecomesTheTables(t *testing.T) {
 	})
 }
 
-func TestProgressAddsUp(t *testing.T) {
+func TestProgress_AddsUp(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		report, err := w.run(t.Context(), d, nil)
 		if err != nil {
@@ -224,7 +233,7 @@ func TestProgressAddsUp(t *testing.T) {
 		}
 		for i, n := range w.counts {
 			if n != 3 {
-				t.Fatalf("at first %d tables are counted, of 3 (progress %d)", n, i)
+				t.Fatalf("%d tables are counted, want 3 (progress %d)", n, i)
 			}
 		}
 		phases, last := "", snapshot.Progress{}
@@ -240,13 +249,14 @@ func TestProgressAddsUp(t *testing.T) {
 			}
 			last = p
 		}
-		if phases != "waiting queued loading finishing done " || last.Rows != 205 || last.Files != 3 || last.TotalFiles != 3 || last.Bytes != last.TotalBytes {
+		if phases != "waiting queued loading finishing done " || last.Rows != 205 ||
+			last.Files != 3 || last.TotalFiles != 3 || last.Bytes != last.TotalBytes {
 			t.Errorf("%s, at the end %+v", phases, last)
 		}
 	})
 }
 
-func TestTablesLoadWhileOthersAreExported(t *testing.T) {
+func TestRun_LoadsTablesWhileOthersAreExported(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		var asked []time.Time
 		w.status = func(_ string, n int) (hq.Export, error) {
@@ -261,7 +271,7 @@ func TestTablesLoadWhileOthersAreExported(t *testing.T) {
 				delete(e.Tables, "vendor")
 			case n < 12:
 				if n == 11 && !cmp.Equal(d.live("order"), everyRow["order"]) {
-					t.Error("order was ready and not loaded")
+					t.Error("order is ready but not loaded")
 				}
 				e.Tables["vendor"] = hq.ExportTable{Status: "pending"}
 			}
@@ -280,7 +290,7 @@ func TestTablesLoadWhileOthersAreExported(t *testing.T) {
 	})
 }
 
-func TestParallelBoundsTheTablesThatLoad(t *testing.T) {
+func TestRun_BoundsTheTablesThatLoadAtOnce(t *testing.T) {
 	for _, parallel := range []int{1, 2} {
 		inWorld(t, func(t *testing.T, w *world, d *destination) {
 			var mu sync.Mutex
@@ -301,51 +311,13 @@ func TestParallelBoundsTheTablesThatLoad(t *testing.T) {
 				t.Fatal(err)
 			}
 			if most > parallel {
-				t.Errorf("%d tables at a time, %d were allowed", most, parallel)
+				t.Errorf("%d tables at once, want at most %d", most, parallel)
 			}
 		})
 	}
 }
 
-func TestOnlySomeTablesAndCompanies(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world, d *destination) {
-		offset := time.UnixMilli(1712345678901)
-		_, err := w.run(t.Context(), d, func(c *snapshot.Config) {
-			c.Only, c.CompanyIDs, c.LocationIDs, c.TimeOffset = []string{"vendor", "customer", "vendor"}, []string{"c"}, []string{"l"}, offset
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		expect(t, d, map[string][]string{"order": {"old"}, "customer": append(rows(0, 3), "old"), "vendor": {}})
-		want := []hq.ExportRequest{{TimeOffset: 1712345678901, CompanyIDs: []string{"c"}, LocationIDs: []string{"l"}, Tables: []string{"customer", "vendor"}}}
-		if diff := cmp.Diff(want, w.requests); diff != "" {
-			t.Error(diff)
-		}
-		_, err = w.run(t.Context(), d, func(c *snapshot.Config) { c.Only = []string{"ordr"} })
-		if err == nil || err.Error() != `hq knows no table "ordr"; did you mean "order"?` || len(w.requests) != 1 {
-			t.Errorf("got %v", err)
-		}
-	})
-}
-
-func TestRowsThatASnapshotLacksStayWhereItIsNotOfTheWholeTable(t *testing.T) {
-	for _, change := range []func(c *snapshot.Config){
-		func(c *snapshot.Config) { c.NoDelete = true },
-		func(c *snapshot.Config) { c.TimeOffset = time.UnixMilli(1) },
-		// The tables do not tell the companies of their rows.
-		func(c *snapshot.Config) { c.CompanyIDs = []string{"c"} },
-		func(c *snapshot.Config) { c.CompanyIDs, c.AllowEmpty = []string{"c"}, true },
-	} {
-		inWorld(t, func(t *testing.T, w *world, d *destination) {
-			if _, err := w.run(t.Context(), d, change); err != nil {
-				t.Fatal(err)
-			}
-			expect(t, d, map[string][]string{"customer": append(rows(0, 3), "old"), "vendor": {}})
-		})
-	}
-}
-
-func TestATableThatTheDestinationCanNotHaveFailsAlone(t *testing.T) {
+func TestRun_FailsOnlyTheTableThatTheDestinationRefuses(t *testing.T) {
 	refuse := func(_, table, _ string) error {
 		if table == "order" {
 			return fault.Mark(fault.Fatal, errors.New("a view is in the way"))
@@ -377,157 +349,7 @@ func TestATableThatTheDestinationCanNotHaveFailsAlone(t *testing.T) {
 	})
 }
 
-// TestChecksComeFirst: nothing is asked of HQ and nothing changed before the
-// destination has passed its probe and HQ has accepted the key.
-func TestChecksComeFirst(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world, d *destination) {
-		broken := errors.New("password refused")
-		d.probe = broken
-		_, err := w.run(t.Context(), d, nil)
-		var e *snapshot.ProbeError
-		if !errors.As(err, &e) || !errors.Is(err, broken) || err.Error() != "test the destination: password refused" {
-			t.Errorf("got %v", err)
-		}
-		d.probe = nil
-		_, err = w.run(t.Context(), d, func(c *snapshot.Config) { c.Schemas = refusing{} })
-		if !errors.As(err, new(*hq.Unauthorized)) {
-			t.Errorf("got %v", err)
-		}
-		if _, err = w.run(t.Context(), d, func(c *snapshot.Config) { c.Confirm = func(snapshot.Plan) error { return broken } }); err == nil {
-			t.Error("no error")
-		}
-		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.ValidateOnly = true }); err != nil {
-			t.Error(err)
-		}
-		if len(w.requests) != 0 || len(d.migrated) != 0 || len(d.begun) != 0 {
-			t.Errorf("%v, %v, %v", w.requests, d.migrated, d.begun)
-		}
-		expect(t, d, map[string][]string{"order": {"old"}, "customer": {"old"}, "vendor": {}})
-	})
-}
-
-type refusing struct{}
-
-func (refusing) Latest(context.Context) (map[string]*schema.Table, error) {
-	return nil, fault.Mark(fault.Fatal, &hq.Unauthorized{Problem: hq.KeyRefused})
-}
-
-func TestADryRunSaysWhatItWouldDo(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world, d *destination) {
-		dry := func(c *snapshot.Config) { c.DryRun = true }
-		report, err := w.run(t.Context(), d, dry)
-		if err != nil {
-			t.Fatal(err)
-		}
-		unknown := snapshot.Plan{Tables: []snapshot.PlanTable{{Table: "customer", Files: -1}, {Table: "order", Files: -1}, {Table: "vendor", Files: -1}}}
-		began := cmpopts.IgnoreFields(snapshot.Plan{}, "Began")
-		if diff := cmp.Diff(unknown, report.Plan, began); diff != "" {
-			t.Error(diff)
-		}
-		w.jobs["given"] = w.everything()
-		report, err = w.run(t.Context(), d, func(c *snapshot.Config) { c.DryRun, c.JobID, c.NoDelete = true, "given", true })
-		if err != nil {
-			t.Fatal(err)
-		}
-		known := snapshot.Plan{
-			Job: "given", Dir: w.root + "/data/import/job-given", Mode: sink.Merge,
-			Tables: []snapshot.PlanTable{{Table: "customer", Files: 1}, {Table: "order", Files: 3}, {Table: "vendor", Files: 0}},
-		}
-		if diff := cmp.Diff(known, report.Plan, began); diff != "" {
-			t.Error(diff)
-		}
-		if clocks, underWay := w.clocks(); len(clocks) > 0 || underWay || len(w.requests) > 0 || len(d.migrated) > 0 || len(d.begun) > 0 || len(w.gets) > 0 {
-			t.Errorf("something was done: %v, %v, %v, %v, %v, %v", clocks, underWay, w.requests, d.migrated, d.begun, w.gets)
-		}
-	})
-}
-
-func TestRun_PlansNothingForTablesThatTheExportLacks(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world, d *destination) {
-		given := w.everything()
-		delete(given.Tables, "order")
-		w.jobs["given"] = given
-		report, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.DryRun, c.JobID = true, "given" })
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := []snapshot.PlanTable{{Table: "customer", Files: 1}, {Table: "order", Files: -1, Absent: true}, {Table: "vendor", Files: 0}}
-		if diff := cmp.Diff(want, report.Plan.Tables); diff != "" {
-			t.Error(diff)
-		}
-	})
-}
-
-func TestRun_BeginsWhenItIsConfirmed(t *testing.T) {
-	for name, schemaOnly := range map[string]bool{"rows": false, "schema only": true} {
-		t.Run(name, func(t *testing.T) {
-			inWorld(t, func(t *testing.T, w *world, d *destination) {
-				w.status = func(job string, _ int) (hq.Export, error) {
-					time.Sleep(time.Second)
-					return w.jobs[job], nil
-				}
-				report, err := w.run(t.Context(), d, func(c *snapshot.Config) {
-					c.SchemaOnly = schemaOnly
-					c.Confirm = func(snapshot.Plan) error {
-						time.Sleep(time.Hour)
-						if len(w.events) > 0 {
-							t.Errorf("progress before the confirmation: %v", w.events)
-						}
-						return nil
-					}
-				})
-				if err != nil || report.Elapsed > time.Minute || report.Elapsed == 0 && !schemaOnly {
-					t.Errorf("took %v, %v", report.Elapsed, err)
-				}
-			})
-		})
-	}
-}
-
-func TestSchemaOnlyRecordsThePresent(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world, d *destination) {
-		now := at(30).Time()
-		only := func(c *snapshot.Config) { c.SchemaOnly, c.Present = true, func() time.Time { return now } }
-		report, err := w.run(t.Context(), d, only)
-		if err != nil || len(report.Tables) != 3 {
-			t.Fatal(report, err)
-		}
-		present := cdc.Timestamp{Wall: at(30).Wall}
-		clocks, underWay := w.clocks()
-		if diff := cmp.Diff(map[string]cdc.Timestamp{"order": present, "customer": present, "vendor": present}, clocks); diff != "" || underWay {
-			t.Errorf("%v, %s", underWay, diff)
-		}
-		if diff := cmp.Diff([]string{"customer", "order", "vendor"}, d.migrated); diff != "" {
-			t.Error(diff)
-		}
-		expect(t, d, map[string][]string{"order": {"old"}, "customer": {"old"}, "vendor": {}})
-		// Later, for tables that are there: changes since are still to come.
-		now = now.Add(time.Hour)
-		if _, err := w.run(t.Context(), d, only); err != nil {
-			t.Fatal(err)
-		}
-		if again, _ := w.clocks(); !cmp.Equal(again, clocks) {
-			t.Errorf("the times moved: %v", again)
-		}
-		// Under another user and with another option: it is the same destination.
-		same := "disk://user@" + d.root + "?timeout=5s"
-		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { only(c); c.Destination = named(same) }); err != nil {
-			t.Fatal(err)
-		}
-		if again, _ := w.clocks(); !cmp.Equal(again, clocks) {
-			t.Errorf("the times moved, as if %s were another destination: %v", same, again)
-		}
-		// Into another destination, which holds nothing.
-		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { only(c); c.Destination = named("disk://other") }); err != nil {
-			t.Fatal(err)
-		}
-		if again, _ := w.clocksOf("disk://other"); again["order"] != cdc.At(now) {
-			t.Errorf("the times stayed: %v", again)
-		}
-	})
-}
-
-func TestAGivenJobIsImported(t *testing.T) {
+func TestRun_ImportsARequestedJob(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		w.jobs["given"] = w.everything()
 		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.JobID = "given" }); err != nil {
@@ -535,13 +357,13 @@ func TestAGivenJobIsImported(t *testing.T) {
 		}
 		expect(t, d, everyRow)
 		_, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.JobID = "unknown/../job" })
-		if err == nil || !strings.HasPrefix(err.Error(), `hq has no export "unknown/../job" (any longer)`) || len(w.requests) > 0 {
+		if err == nil || !strings.HasPrefix(err.Error(), `hq does not have the export "unknown/../job"`) || len(w.requests) > 0 {
 			t.Errorf("%v, requests %v", err, w.requests)
 		}
 	})
 }
 
-func TestWhatHQFailsToExport(t *testing.T) {
+func TestRun_ReexportsTablesThatHQFailedToExport(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		w.tables["lost"], w.tables["odd"], w.tables["timeless"] = w.tables["vendor"], w.tables["vendor"], w.tables["vendor"]
 		w.export = func(hq.ExportRequest) hq.Export {
@@ -561,21 +383,23 @@ func TestWhatHQFailsToExport(t *testing.T) {
 		}
 		want := map[string]string{
 			"customer": "<nil>", "lost": "<nil>",
-			"order":        `export: hq says "out of memory"`,
+			"order":        `export: hq reports "out of memory"`,
 			"vendor":       "export: it ended without this table",
 			"odd":          `export: the name of export file "orders.csv": does not end in .ndjson.gz`,
-			"timeless":     "export: the table has neither files nor a cursor to tell its time",
-			"secret_table": "the export has it, the schema does not",
+			"timeless":     "export: the table has neither files nor a cursor, so its time is unknown",
+			"secret_table": "the export has the table, but the schema does not",
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error(diff)
 		}
 		var e *snapshot.TablesError
-		if !errors.As(err, &e) || len(e.Failed) != 5 || e.Of != 7 || !strings.HasPrefix(err.Error(), "5 of 7 tables were not imported: odd: export: ") {
+		if !errors.As(err, &e) || len(e.Failed) != 5 || e.Of != 7 || !strings.HasPrefix(
+			err.Error(), "5 of 7 tables were not imported: odd: export: ",
+		) {
 			t.Errorf("got %v", err)
 		}
 		expect(t, d, map[string][]string{"order": {"old"}, "customer": rows(0, 3), "vendor": {}})
-		// The next run has HQ export anew what it failed to export, and nothing else.
+		// The next run requests another export of the failed tables only.
 		w.export = nil
 		delete(w.jobs["job1"].Tables, "secret_table")
 		if _, err := w.run(t.Context(), d, nil); err != nil {
@@ -591,7 +415,7 @@ func TestWhatHQFailsToExport(t *testing.T) {
 	})
 }
 
-func TestATableThatWasAskedForAndIsNotExported(t *testing.T) {
+func TestRun_FailsARequestedTableThatIsNotExported(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		w.export = func(hq.ExportRequest) hq.Export { return hq.Export{Completed: true} }
 		_, err := w.run(t.Context(), d, func(c *snapshot.Config) { c.Only = []string{"vendor"} })
@@ -601,7 +425,7 @@ func TestATableThatWasAskedForAndIsNotExported(t *testing.T) {
 	})
 }
 
-func TestHQIsWaitedFor(t *testing.T) {
+func TestRun_WaitsForHQ(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		down := &hq.Error{Operation: "ask for the state of the export", Status: http.StatusServiceUnavailable}
 		began := time.Now()
@@ -634,10 +458,36 @@ func (w *world) states(f func(d *state.Dir) error) {
 	}
 }
 
-func TestCount(t *testing.T) {
+func TestCount_ChoosesSingularOrPlural(t *testing.T) {
 	for n, want := range map[int64]string{0: "0 rows", 1: "1 row", 2: "2 rows"} {
 		if got := snapshot.Count(n, "row", "rows"); got != want {
 			t.Errorf("%d: %q", n, got)
 		}
+	}
+}
+
+func TestRun_BeginsAfterTheConfirmation(t *testing.T) {
+	for name, schemaOnly := range map[string]bool{"rows": false, "schema only": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world, d *destination) {
+				w.status = func(job string, _ int) (hq.Export, error) {
+					time.Sleep(time.Second)
+					return w.jobs[job], nil
+				}
+				report, err := w.run(t.Context(), d, func(c *snapshot.Config) {
+					c.SchemaOnly = schemaOnly
+					c.Confirm = func(snapshot.Plan) error {
+						time.Sleep(time.Hour)
+						if len(w.events) > 0 {
+							t.Errorf("progress before the confirmation: %v", w.events)
+						}
+						return nil
+					}
+				})
+				if err != nil || report.Elapsed > time.Minute || report.Elapsed == 0 && !schemaOnly {
+					t.Errorf("took %v, %v", report.Elapsed, err)
+				}
+			})
+		})
 	}
 }

@@ -1,7 +1,6 @@
-// Package snapshot copies a snapshot of the source into a destination: it has
-// HQ export the tables, downloads the files, and loads their rows beside the
-// live tables, which it replaces at the end. It can be ended at any moment and
-// goes on where it was.
+// Package snapshot copies a snapshot of the source into a destination. It requests an export of
+// the tables from HQ, downloads the files, and loads their rows beside the live tables, which it
+// replaces at the end. It can be interrupted at any time, and resumes.
 package snapshot
 
 import (
@@ -27,7 +26,7 @@ type Exporter interface {
 	ExportStatus(ctx context.Context, job string) (hq.Export, error)
 }
 
-// Schemas knows the tables; it asks HQ, with the key.
+// Schemas returns the tables of the source. It requests them from HQ with the API key.
 type Schemas interface {
 	Latest(ctx context.Context) (map[string]*schema.Table, error)
 }
@@ -39,139 +38,141 @@ type Sink interface {
 	BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error)
 }
 
-// Config is what an import needs.
+// Config configures an import.
 type Config struct {
 	HQ      Exporter
 	Schemas Schemas
 	Sink    Sink
 	State   *state.Dir
-	// Dead takes the rows that cannot be loaded. If it is nil, such a row fails its table,
-	// as it does with Strict.
+	// Dead receives rows that cannot be loaded. If it is nil, such a row fails its table, as with
+	// Strict.
 	Dead *dlq.Queue
-	// Destination is the sink's. An import into another one is another import.
+	// Destination identifies the sink. An import into another destination is another import.
 	Destination state.Destination
-	// ID is the destination's if it has none of its own.
+	// ID is the id of the destination if it records none itself.
 	ID string
-	// HTTP downloads files; nil means a client that heeds the proxy settings
-	// of the environment.
+	// HTTP downloads files; nil: a client that uses the proxy settings of the environment.
 	HTTP    *http.Client
 	Logger  *slog.Logger
 	Observe Observer // may be nil
-	// Confirm, where set, is asked after everything was checked and before
-	// anything is changed. Its error ends the import.
+	// Confirm is called after all checks and before any change. Its error ends the import. Nil:
+	// no confirmation.
 	Confirm func(Plan) error
-	// Present returns the present time by HQ's clock; nil means time.Now.
+	// Present returns the current time of HQ's clock; nil: time.Now.
 	Present func() time.Time
-	// Patience is how long HQ, downloads and the destination are waited for, after an
-	// attempt has failed, while they bring nothing; 0 means 5 minutes.
+	// Patience is how long the import retries HQ, downloads and the destination after a failure
+	// without progress; 0: 5 minutes.
 	Patience time.Duration
-	// Poll and Retry time the questions for an export's state and attempts
-	// after errors. The zero values are 1 to 15 s, and 0.1 to 30 s.
+	// Poll is the wait between polls of an export; zero: 1 to 15 s. Retry is the wait after a
+	// failure; zero: 0.1 to 30 s.
 	Poll, Retry retry.Backoff
-	// Stalled, where set, is called when a part of the import, such as one table's, has made
-	// no progress for 30 seconds, with what it waits for, and again later; with "" when it
-	// goes on or ends. Calls for one part are serial. It must not block.
-	Stalled func(what, reason string)
-	// BringForward, where set, is called for a table that is to be replaced as a whole,
-	// after its last file was loaded. The clock is that of the loaded rows. It applies
-	// later changes of the stream to the load, which is sealed, and returns the position
-	// up to which the rows have all of them; zero if it has none. When the load has ended,
-	// done is called. It is nil if err is not.
-	BringForward func(ctx context.Context, t *schema.Table, clock cdc.Timestamp, load sink.Advancer) (applied cdc.Position, done func(), err error)
+	// Stalled is called if a part of the import, such as one table, makes no progress for 30
+	// seconds, and again later. The reason is "" when there is progress again or the part ends.
+	// Calls for one part are serial. It must not block. Nil: not called.
+	Stalled func(part, reason string)
+	// BringForward is called for a table that is replaced as a whole, after its last file was
+	// loaded. The clock is that of the loaded rows. It applies later changes of the stream to
+	// the sealed load, and returns the position up to which the rows have every change; zero if
+	// there is none. done is called when the load has ended; it is nil if err is not. Nil: not
+	// called.
+	BringForward func(
+		ctx context.Context, t *schema.Table, clock cdc.Timestamp, load sink.Advancer,
+	) (applied cdc.Position, done func(), err error)
 
 	Options
 }
 
-// Options are a person's wishes.
+// Options are the options of an import.
 type Options struct {
-	// Only are the tables to import; none means all.
+	// Only are the tables to import; none: all.
 	Only []string
-	// CompanyIDs and LocationIDs ask for their rows only. Other rows stay.
+	// CompanyIDs and LocationIDs select the rows of these companies or locations. Other rows
+	// stay.
 	CompanyIDs, LocationIDs []string
-	// TimeOffset asks for a part of the rows, by time; zero is all. Rows that
-	// the snapshot lacks then stay.
+	// TimeOffset selects rows by time; zero: all. If it is set, rows that the snapshot lacks
+	// stay.
 	TimeOffset time.Time
-	// SchemaOnly makes the tables and records the present as their snapshot.
+	// SchemaOnly creates the tables and records the current time as that of their snapshot.
 	SchemaOnly bool
-	// ValidateOnly ends after the destination was probed and the key accepted.
+	// ValidateOnly ends after the destination has passed its probe and HQ has accepted the key.
 	ValidateOnly bool
-	// DryRun ends with the plan. It changes nothing anywhere, so the destination is
-	// not probed. Of the state it only reads.
+	// DryRun ends with the plan. It changes nothing, so it does not probe the destination, and
+	// it only reads the state.
 	DryRun bool
 	// NoDelete keeps rows that the snapshot lacks.
 	NoDelete bool
-	// OwnTables leaves tables alone that have rows and that eds neither made nor has
-	// imported into before. Without it the operator has agreed to have them replaced.
+	// OwnTables refuses tables that have rows and that eds neither created nor imported before.
+	// Without it, the operator has agreed to replace them.
 	OwnTables bool
-	// AllowEmpty lets a snapshot without rows empty a table; else the table is kept.
+	// AllowEmpty allows a snapshot without rows to empty a table. Otherwise the table is kept.
 	AllowEmpty bool
-	// Strict fails a table of which a row cannot be loaded; its rows stay. Else the row
-	// becomes a dead letter, and the table gets the others.
+	// Strict fails a table if a row cannot be loaded. The table keeps its rows. Otherwise the
+	// row becomes a dead letter, and the table gets the others.
 	Strict bool
 	// NoCleanup keeps the downloaded files.
 	NoCleanup bool
-	// JobID is an export to load from, in the place of a new one.
+	// JobID is an existing export to load.
 	JobID string
-	// Dir is a directory whose export files are loaded. Nothing is downloaded, and
-	// nothing in it is changed.
+	// Dir is a directory whose export files are loaded. The import downloads nothing, and does
+	// not change the directory.
 	Dir string
-	// DownloadDir is where files are downloaded to and stay, and where those of an
-	// interrupted run are found; "" means a place in the data directory.
+	// DownloadDir is a directory into which files are downloaded. They are kept, and resumed by
+	// a later run. "": a directory in the data directory.
 	DownloadDir string
-	// Parallel is how many tables are loaded at once; 0 means 4.
+	// Parallel is the number of tables that are loaded at once; 0: 4.
 	Parallel int
 }
 
-// Plan says what an import will do.
+// Plan describes an import before it begins.
 type Plan struct {
-	Job     string    // "" where an export has yet to be started
-	Dir     string    // from which files are taken and into which they are downloaded; "" where not yet known
-	Resumed bool      // goes on with an import that was interrupted
-	Began   time.Time // when that one, or this one, began
+	Job     string    // "" if the export is not started yet
+	Dir     string    // directory of the files; "" if it is not known yet
+	Resumed bool      // whether it resumes an interrupted import
+	Began   time.Time // when the resumed import, or this one, began
 	Mode    sink.LoadMode
-	Schema  bool        // makes tables, and loads nothing
-	Tables  []PlanTable // by name
+	Schema  bool        // whether it creates tables and loads nothing
+	Tables  []PlanTable // sorted by name
 }
 
 // PlanTable is a table of a plan.
 type PlanTable struct {
 	Table  string
-	Done   bool  // by the import that is resumed
-	Absent bool  // the export does not have it; it stays as it is
-	Files  int   // -1 where not known yet
-	Bytes  int64 // of the files that were downloaded already
+	Done   bool  // by the resumed import
+	Absent bool  // the export does not have it; it is not changed
+	Files  int   // -1 if it is not known yet
+	Bytes  int64 // size of the downloaded files
 }
 
-// Report says what an import did.
+// Report is the result of an import.
 type Report struct {
 	Plan    Plan
-	Tables  []TableReport // by name
+	Tables  []TableReport // sorted by name
 	Rows    int64
-	Refused int           // rows that could not be loaded, of tables that are in place
+	Refused int           // refused rows of tables that are in place
 	Bytes   int64         // of files, compressed
-	Elapsed time.Duration // since it was confirmed; 0 if nothing was begun
-	Dir     string        // where files were kept; "" where they were not
+	Elapsed time.Duration // since the confirmation; 0 if nothing was begun
+	Dir     string        // directory of the kept files; "" if files were not kept
 }
 
-// TableReport says what happened to one table.
+// TableReport is the result of the import of one table.
 type TableReport struct {
 	Table string
-	// Rows is how many rows were put in place. If the destination keeps events it
-	// is how many this and earlier runs of the import loaded, less those of a file
-	// that was committed just when an earlier run was killed.
+	// Rows is the number of rows in place. If the destination keeps events, it is the number
+	// that this and earlier runs of the import have loaded, without those of a file that was
+	// committed just when an earlier run was killed.
 	Rows    int64
 	Refused int // rows that could not be loaded, and are dead letters
 	Bytes   int64
 	Files   int
 	Clock   cdc.Timestamp // of the snapshot; zero if Err is set
-	Earlier bool          // done by an earlier run
-	Absent  bool          // the export does not have it; it stays as it is
-	Kept    bool          // the export has no rows of it, and Err says that it stays as it is
-	Final   bool          // to run the import again would change nothing
+	Earlier bool          // an earlier run has done it
+	Absent  bool          // the export does not have it; it is not changed
+	Kept    bool          // the export has no rows of it, so it is not changed; Err says so
+	Final   bool          // another run would not change the result
 	Err     error
 }
 
-// Count returns n with the word that suits it.
+// Count returns n with its noun, in the singular or plural.
 func Count[N int | int64](n N, one, many string) string {
 	if n == 1 {
 		return "1 " + one
@@ -179,14 +180,14 @@ func Count[N int | int64](n N, one, many string) string {
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-// RefusedError says that rows could not be loaded, and are dead letters.
+// RefusedError says that rows could not be loaded and are dead letters.
 type RefusedError struct{ Rows int }
 
 func (e RefusedError) Error() string {
 	return Count(e.Rows, "row", "rows") + " could not be loaded; the tables have all others; see: eds dlq list"
 }
 
-// TablesError says which tables were not imported. The others were.
+// TablesError contains the tables that were not imported. The others were.
 type TablesError struct {
 	Failed []TableReport
 	Of     int // tables in all
@@ -203,7 +204,7 @@ func (e *TablesError) Error() string {
 	return text
 }
 
-// Final reports whether to run the import again would bring none of them.
+// Final reports whether another run would import none of them.
 func (e *TablesError) Final() bool {
 	return !slices.ContainsFunc(e.Failed, func(t TableReport) bool { return !t.Final })
 }
@@ -217,13 +218,13 @@ func (e *TablesError) Unwrap() []error {
 	return all
 }
 
-// ProbeError says that the destination does not work.
+// ProbeError is a failed probe of the destination.
 type ProbeError struct{ Err error }
 
 func (e *ProbeError) Error() string { return "test the destination: " + e.Err.Error() }
 func (e *ProbeError) Unwrap() error { return e.Err }
 
-// DirError says that a directory that was named is not of the kind that it was named for.
+// DirError says that a directory of the options cannot be used for its purpose.
 type DirError struct {
 	Dir     string
 	Problem string
@@ -231,16 +232,15 @@ type DirError struct {
 
 func (e *DirError) Error() string { return fmt.Sprintf("directory %s: %s", e.Dir, e.Problem) }
 
-// Run imports a snapshot. First of all it looks at the directories that were named,
-// probes the destination and has HQ accept the key. A table that can't be imported does not keep the others from
-// it; the error is then a *TablesError. After any error, and after the program
-// was killed, live tables are whole, old or new, and another Run with the same
-// configuration goes on at the first file that was not loaded.
+// Run imports a snapshot. It first reads the directories of the options, probes the destination, and
+// checks the key with HQ. If a table cannot be imported, Run imports the others and returns a
+// *TablesError. After any error, and after a kill, each live table is complete, with its old or its
+// new rows. Another Run with the same configuration continues with the first file that is not loaded.
 func Run(ctx context.Context, c Config) (Report, error) {
-	r := newRun(c)
+	r := newImportRun(c)
 	report, err := r.do(ctx)
 	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("the import was interrupted; run it again to go on: %w", context.Cause(ctx))
+		err = fmt.Errorf("the import was interrupted; run it again to continue: %w", context.Cause(ctx))
 	}
 	if !r.began.IsZero() {
 		report.Elapsed = time.Since(r.began)
@@ -248,7 +248,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	return report, err
 }
 
-func (r *run) do(ctx context.Context) (Report, error) {
+func (r *importRun) do(ctx context.Context) (Report, error) {
 	if !r.cfg.ValidateOnly && !r.cfg.SchemaOnly {
 		if err := r.readDirs(); err != nil {
 			return Report{}, err
@@ -274,12 +274,12 @@ func (r *run) do(ctx context.Context) (Report, error) {
 		return report, err
 	}
 	err := r.execute(ctx)
-	r.fill(&report)
+	r.fillReport(&report)
 	return report, err
 }
 
-// confirm asks whether to go on with the plan; the work begins when it returns nil.
-func (r *run) confirm(p Plan) error {
+// confirm asks for confirmation of the plan. If it returns nil, the import begins.
+func (r *importRun) confirm(p Plan) error {
 	if r.cfg.Confirm != nil {
 		if err := r.cfg.Confirm(p); err != nil {
 			return err
@@ -289,9 +289,9 @@ func (r *run) confirm(p Plan) error {
 	return nil
 }
 
-// schemaOnly makes the tables. A table of which this destination holds a
-// snapshot keeps that one's time, since the changes after it are still to come.
-func (r *run) schemaOnly(ctx context.Context) (Report, error) {
+// schemaOnly creates the tables. If the destination already holds a snapshot of a table, the
+// snapshot keeps its time, because the changes after it are still to be applied.
+func (r *importRun) schemaOnly(ctx context.Context) (Report, error) {
 	clock := cdc.At(r.cfg.Present())
 	report := Report{Plan: r.plan()}
 	if r.cfg.DryRun {
@@ -318,7 +318,9 @@ func (r *run) schemaOnly(ctx context.Context) (Report, error) {
 		}
 		s, ok := known[table]
 		if !ok {
-			s = state.Snapshot{Table: table, Clock: state.Clock{Timestamp: clock}, ImportedAt: time.Now().UTC(), Whole: len(r.cfg.Only) == 0}
+			s = state.Snapshot{
+				Table: table, Clock: state.Clock{Timestamp: clock}, ImportedAt: time.Now().UTC(), Whole: len(r.cfg.Only) == 0,
+			}
 			fresh = append(fresh, s)
 		}
 		report.Tables = append(report.Tables, TableReport{Table: table, Clock: s.Clock.Timestamp, Earlier: ok})

@@ -20,34 +20,34 @@ import (
 	"github.com/shopmonkeyus/eds/internal/hq"
 )
 
-// export is how far an export is.
-type export struct {
+// exportProgress is the progress of an export.
+type exportProgress struct {
 	complete bool
-	tables   map[string]exportTable
+	tables   map[string]tableExport
 }
 
-// exportTable is how far the export of a table is.
-type exportTable struct {
+// tableExport is the progress of the export of a table.
+type tableExport struct {
 	ready bool
 	err   error        // why the table will never be ready
-	files []exportFile // by name
+	files []exportFile // sorted by name
 	clock cdc.Timestamp
 }
 
 // exportFile is one file of a table.
 type exportFile struct {
 	name  string
-	url   string // "" where it can't be downloaded
+	url   string // "" if it cannot be downloaded
 	clock cdc.Timestamp
 }
 
-// source tells what there is to import.
-type source interface {
-	// poll asks how far the export is.
-	poll(ctx context.Context) (export, error)
-	// last returns the latest answer of poll.
-	last() export
-	// locate returns the URL of a file, a fresh one where stale is the one known.
+// exportSource is the source of an export's progress and of its files.
+type exportSource interface {
+	// poll reads the progress of the export.
+	poll(ctx context.Context) (exportProgress, error)
+	// last returns the latest result of poll.
+	last() exportProgress
+	// locate returns the URL of a file. If stale is the known URL, it gets a fresh one.
 	locate(ctx context.Context, table, file, stale string) (string, error)
 }
 
@@ -56,19 +56,19 @@ type jobSource struct {
 	hq Exporter
 	id string
 
-	asking sync.Mutex // held while HQ is asked for fresh URLs
+	asking sync.Mutex // held while fresh URLs are requested from HQ
 	mu     sync.Mutex
-	latest export
+	latest exportProgress
 }
 
-func (s *jobSource) poll(ctx context.Context) (export, error) {
-	answer, err := s.hq.ExportStatus(ctx, s.id)
+func (s *jobSource) poll(ctx context.Context) (exportProgress, error) {
+	status, err := s.hq.ExportStatus(ctx, s.id)
 	if err != nil {
-		return export{}, err
+		return exportProgress{}, err
 	}
-	e := export{complete: answer.Completed, tables: make(map[string]exportTable, len(answer.Tables))}
-	for name, t := range answer.Tables {
-		e.tables[name] = readTable(t, answer.Completed)
+	e := exportProgress{complete: status.Completed, tables: make(map[string]tableExport, len(status.Tables))}
+	for name, t := range status.Tables {
+		e.tables[name] = readTable(t, status.Completed)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,7 +76,7 @@ func (s *jobSource) poll(ctx context.Context) (export, error) {
 	return e, nil
 }
 
-func (s *jobSource) last() export {
+func (s *jobSource) last() exportProgress {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.latest
@@ -99,7 +99,7 @@ func (s *jobSource) locate(ctx context.Context, table, file, stale string) (stri
 	return at, nil
 }
 
-func (t exportTable) urlOf(file string) string {
+func (t tableExport) urlOf(file string) string {
 	for _, f := range t.files {
 		if f.name == file {
 			return f.url
@@ -108,21 +108,21 @@ func (t exportTable) urlOf(file string) string {
 	return ""
 }
 
-// readTable understands what HQ says of a table.
-func readTable(t hq.ExportTable, complete bool) exportTable {
-	failed := func(format string, a ...any) exportTable {
-		return exportTable{err: fmt.Errorf("export: "+format, a...)}
+// readTable converts HQ's description of a table.
+func readTable(t hq.ExportTable, complete bool) tableExport {
+	failed := func(format string, a ...any) tableExport {
+		return tableExport{err: fmt.Errorf("export: "+format, a...)}
 	}
 	switch {
 	case strings.EqualFold(t.Status, hq.ExportFailed) && t.Error != "":
-		return failed("hq says %q", t.Error)
+		return failed("hq reports %q", t.Error)
 	case strings.EqualFold(t.Status, hq.ExportFailed):
-		return failed("hq says that it failed, and not why")
+		return failed("hq reports a failure without a reason")
 	case strings.EqualFold(t.Status, hq.ExportCompleted):
 	case complete:
 		return failed("it ended without this table")
 	default:
-		return exportTable{}
+		return tableExport{}
 	}
 	files, err := readFiles(t.URLs)
 	if err != nil {
@@ -132,17 +132,17 @@ func readTable(t hq.ExportTable, complete bool) exportTable {
 	if err != nil {
 		return failed("%w", err)
 	}
-	return exportTable{ready: true, files: files, clock: clock}
+	return tableExport{ready: true, files: files, clock: clock}
 }
 
-// readFiles finds the names of the files in their URLs.
+// readFiles extracts the names of the files from their URLs.
 func readFiles(urls []string) ([]exportFile, error) {
 	byName := make(map[string]*url.URL, len(urls))
 	files := make([]exportFile, 0, len(urls))
 	for _, raw := range urls {
 		u, err := url.Parse(raw)
 		if err != nil {
-			return nil, errors.New("one of the files has a url that is not one")
+			return nil, errors.New("one of the files has an invalid url")
 		}
 		name := path.Base(u.Path)
 		parsed, err := ParseExportName(name)
@@ -166,12 +166,12 @@ func sortFiles(files []exportFile) {
 	slices.SortFunc(files, func(a, b exportFile) int { return cmp.Compare(a.name, b.name) })
 }
 
-// snapshotClock returns the time that a table's snapshot shows: that of its
-// newest file, else its cursor.
+// snapshotClock returns the time of a table's snapshot: that of its newest file, or the cursor if
+// there are no files.
 func snapshotClock(files []exportFile, cursor string) (cdc.Timestamp, error) {
 	if len(files) == 0 {
 		if cursor == "" {
-			return cdc.Timestamp{}, errors.New("the table has neither files nor a cursor to tell its time")
+			return cdc.Timestamp{}, errors.New("the table has neither files nor a cursor, so its time is unknown")
 		}
 		clock, err := cdc.ParseTimestamp(cursor)
 		if err == nil && clock.IsZero() {
@@ -183,13 +183,13 @@ func snapshotClock(files []exportFile, cursor string) (cdc.Timestamp, error) {
 	return newest.clock, nil
 }
 
-// manifestName is the file that tells, beside downloads, what they belong to.
+// manifestName is the name of the manifest in a directory of downloads.
 const manifestName = "export.json"
 
-// manifest is what that file holds.
+// manifest identifies the export that downloads belong to.
 type manifest struct {
 	Job      string                   `json:"job"`
-	Complete bool                     `json:"complete"` // Tables are all that the job has
+	Complete bool                     `json:"complete"` // Tables are all tables of the job
 	Tables   map[string]manifestTable `json:"tables,omitempty"`
 }
 
@@ -199,8 +199,8 @@ type manifestTable struct {
 	Error string   `json:"error,omitempty"`
 }
 
-// writeManifest writes down what the files in dir belong to.
-func writeManifest(dir, job string, e export) error {
+// writeManifest writes the manifest of the files in dir.
+func writeManifest(dir, job string, e exportProgress) error {
 	m := manifest{Job: job, Complete: e.complete, Tables: make(map[string]manifestTable, len(e.tables))}
 	for name, t := range e.tables {
 		if !e.complete {
@@ -226,7 +226,7 @@ func writeManifest(dir, job string, e export) error {
 	return os.Rename(file+partSuffix, file)
 }
 
-// readManifest returns the zero manifest where there is none.
+// readManifest returns the manifest of dir; the zero manifest if there is none.
 func readManifest(dir string) (manifest, error) {
 	var m manifest
 	text, err := os.ReadFile(filepath.Join(dir, manifestName))
@@ -242,37 +242,40 @@ func readManifest(dir string) (manifest, error) {
 	return m, nil
 }
 
-// dirSource is the files of a directory.
+// dirSource is the export files of a directory.
 type dirSource struct {
-	found export
-	whole bool // a manifest lists all files of the export
+	found    exportProgress
+	complete bool // whether a manifest lists all files of the export
 }
 
-func (s *dirSource) poll(context.Context) (export, error) { return s.found, nil }
-func (s *dirSource) last() export                         { return s.found }
+func (s *dirSource) poll(context.Context) (exportProgress, error) { return s.found, nil }
+func (s *dirSource) last() exportProgress                         { return s.found }
 func (s *dirSource) locate(context.Context, string, string, string) (string, error) {
 	return "", errNotInDir
 }
 
-var errNotInDir = fault.Mark(fault.Fatal, errors.New("the file is not in the directory; to download it, name the directory with --download-dir and the export with --job-id"))
+var errNotInDir = fault.Mark(
+	fault.Fatal,
+	errors.New("the file is not in the directory; to download it, name the directory with --download-dir and the export with --job-id"),
+)
 
-// listedSource is the files of a directory, as HQ lists those of their export.
+// listedSource is an export that HQ lists and whose files are in a directory.
 type listedSource struct{ *jobSource }
 
-func (s listedSource) poll(ctx context.Context) (export, error) {
+func (s listedSource) poll(ctx context.Context) (exportProgress, error) {
 	e, err := s.jobSource.poll(ctx)
 	return withoutURLs(e), err
 }
 
-func (s listedSource) last() export { return withoutURLs(s.jobSource.last()) }
+func (s listedSource) last() exportProgress { return withoutURLs(s.jobSource.last()) }
 
 func (s listedSource) locate(context.Context, string, string, string) (string, error) {
 	return "", errNotInDir
 }
 
-// withoutURLs returns the export as one of which nothing can be downloaded.
-func withoutURLs(e export) export {
-	tables := make(map[string]exportTable, len(e.tables))
+// withoutURLs returns the export without URLs, so that no file can be downloaded.
+func withoutURLs(e exportProgress) exportProgress {
+	tables := make(map[string]tableExport, len(e.tables))
 	for name, t := range e.tables {
 		t.files = slices.Clone(t.files)
 		for i := range t.files {
@@ -280,16 +283,16 @@ func withoutURLs(e export) export {
 		}
 		tables[name] = t
 	}
-	return export{complete: e.complete, tables: tables}
+	return exportProgress{complete: e.complete, tables: tables}
 }
 
 // sourceOfManifest returns the files that a complete manifest lists.
 func sourceOfManifest(m manifest) (*dirSource, error) {
-	e := export{complete: true, tables: make(map[string]exportTable, len(m.Tables))}
+	e := exportProgress{complete: true, tables: make(map[string]tableExport, len(m.Tables))}
 	for name, mt := range m.Tables {
-		t := exportTable{ready: true}
+		t := tableExport{ready: true}
 		if mt.Error != "" {
-			t = exportTable{err: errors.New(mt.Error)}
+			t = tableExport{err: errors.New(mt.Error)}
 		}
 		var err error
 		if t.clock, err = cdc.ParseTimestamp(mt.Clock); err != nil {
@@ -305,17 +308,16 @@ func sourceOfManifest(m manifest) (*dirSource, error) {
 		sortFiles(t.files)
 		e.tables[name] = t
 	}
-	return &dirSource{found: e, whole: true}, nil
+	return &dirSource{found: e, complete: true}, nil
 }
 
-// sourceOfNames returns the export files that stand in dir, or nil where there
-// are none. Other files there are not ours.
+// sourceOfNames returns the export files in dir; nil if there are none. It ignores other files.
 func sourceOfNames(dir string) (*dirSource, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	e := export{complete: true, tables: make(map[string]exportTable)}
+	e := exportProgress{complete: true, tables: make(map[string]tableExport)}
 	for _, entry := range entries {
 		parsed, err := ParseExportName(entry.Name())
 		if err != nil || !entry.Type().IsRegular() {
@@ -347,7 +349,7 @@ func (s *dirSource) files() []string {
 	return names
 }
 
-// downloaded returns the bytes of those of the files that are in dir.
+// downloaded returns the size of the given files that are in dir, in bytes.
 func downloaded(dir string, files []exportFile) int64 {
 	var n int64
 	for _, f := range files {

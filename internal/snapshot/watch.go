@@ -8,26 +8,25 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// watch reports an import, or a part of it, that makes no progress for retry.HangTimeout, and
-// again after twice as long, and so on. Its methods may be called concurrently. A nil watch
-// reports nothing.
-type watch struct {
+// stallWatch reports if an import, or a part of it, makes no progress for retry.HangTimeout. It
+// reports again after twice that time, and so on. Its methods may be called concurrently. A nil
+// stallWatch reports nothing.
+type stallWatch struct {
 	report func(reason string) // "": there is progress again
 
 	mu        sync.Mutex
 	timer     *time.Timer
 	operation string        // under way
-	downloads bool          // it is a download, which may wait for those of other tables
+	downloads bool          // the operation is a download, which may wait for those of other tables
 	failure   string        // of the operation, since the latest progress; "": none
-	moved     time.Time     // of the latest progress
-	next      time.Duration // without progress, until it is reported
+	moved     time.Time     // time of the latest progress
+	next      time.Duration // time without progress until the next report
 	ended     bool
 }
 
-// watch watches an operation, which is a table's import or one that concerns all tables,
-// until end is called.
-func (r *run) watch(what, operation string) *watch {
-	w := &watch{operation: operation, moved: time.Now(), next: retry.HangTimeout}
+// newWatch watches an operation on a part of the import, a table or all tables, until end is called.
+func (r *importRun) newWatch(what, operation string) *stallWatch {
+	w := &stallWatch{operation: operation, moved: time.Now(), next: retry.HangTimeout}
 	w.report = func(reason string) {
 		if reason != "" {
 			r.cfg.Logger.Warn("the import makes no progress", "import", what, "reason", reason)
@@ -45,9 +44,9 @@ func (r *run) watch(what, operation string) *watch {
 	return w
 }
 
-// doing notes the operation that begins. It is progress, unless one has failed since the
+// doing records the operation that begins. That is progress, unless an attempt has failed since the
 // latest progress: then it is the next attempt.
-func (w *watch) doing(operation string) {
+func (w *stallWatch) doing(operation string) {
 	if w == nil {
 		return
 	}
@@ -59,16 +58,16 @@ func (w *watch) doing(operation string) {
 	}
 }
 
-// downloading is doing of the download of a file.
-func (w *watch) downloading(file string) {
+// downloading is doing for the download of a file.
+func (w *stallWatch) downloading(file string) {
 	w.doing("download file " + file)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.downloads = true
 }
 
-// downloaded notes that bytes of any table have come.
-func (w *watch) downloaded() {
+// downloaded records that data of any table was downloaded.
+func (w *stallWatch) downloaded() {
 	if w == nil {
 		return
 	}
@@ -79,8 +78,8 @@ func (w *watch) downloaded() {
 	}
 }
 
-// failed notes why an attempt has failed.
-func (w *watch) failed(err error) {
+// failed records the error of an attempt.
+func (w *stallWatch) failed(err error) {
 	if w == nil {
 		return
 	}
@@ -89,8 +88,8 @@ func (w *watch) failed(err error) {
 	w.failure = err.Error()
 }
 
-// progress notes that rows, bytes or operations are done.
-func (w *watch) progress() {
+// progress records that rows, bytes or operations are done.
+func (w *stallWatch) progress() {
 	if w == nil {
 		return
 	}
@@ -99,7 +98,7 @@ func (w *watch) progress() {
 	w.move()
 }
 
-func (w *watch) move() {
+func (w *stallWatch) move() {
 	w.failure, w.moved = "", time.Now()
 	if w.next > retry.HangTimeout && !w.ended {
 		w.next = retry.HangTimeout
@@ -109,7 +108,7 @@ func (w *watch) move() {
 }
 
 // end ends the watch.
-func (w *watch) end() {
+func (w *stallWatch) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.move()
@@ -117,20 +116,20 @@ func (w *watch) end() {
 	w.timer.Stop()
 }
 
-func (w *watch) expire() {
+func (w *stallWatch) expire() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ended {
 		return
 	}
-	still := time.Since(w.moved)
-	if still >= w.next {
-		reason := fmt.Errorf("there was no progress for %v", still.Round(time.Second))
+	idle := time.Since(w.moved)
+	if idle >= w.next {
+		reason := fmt.Errorf("there was no progress for %v", idle.Round(time.Second))
 		if w.failure == "" {
 			reason = fmt.Errorf("%s: %w", w.operation, reason)
 		}
 		w.report(retry.After(reason, w.failure).Error())
 		w.next *= 2
 	}
-	w.timer.Reset(w.next - still)
+	w.timer.Reset(w.next - idle)
 }

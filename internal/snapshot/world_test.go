@@ -36,8 +36,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// world is everything around an import: an HQ with tables and export jobs, an
-// object store on a network in memory, a destination and a data directory.
+// world is the environment of an import: an HQ with tables and export jobs, an object store on a
+// network in memory, a destination and a data directory.
 type world struct {
 	t        testing.TB
 	root     string
@@ -53,24 +53,27 @@ type world struct {
 	log      bytes.Buffer
 
 	mu sync.Mutex
-	// export makes the answer to StartExport; nil exports everything at once.
+	// export returns the export for StartExport; nil: everything is exported at once.
 	export func(r hq.ExportRequest) hq.Export
-	// status is asked for each answer to ExportStatus; nil gives that of jobs.
+	// status returns the result of ExportStatus; nil: that of jobs.
 	status func(job string, asked int) (hq.Export, error)
 	asked  map[string]int
-	// serve handles a request for a file; it reports false to have the file sent.
+	// serve handles a request for a file. If it returns false, the file is sent.
 	serve func(w http.ResponseWriter, r *http.Request, file string, n int) bool
-	gets  map[string]int      // requests by file
-	heads map[string][]string // the Range headers of the requests by file
+	gets  map[string]int      // number of requests, by file
+	heads map[string][]string // Range headers of the requests, by file
 }
 
 func newWorld(t testing.TB, root string, tables ...string) *world {
 	w := &world{
-		t: t, root: root, store: "http://store", tables: make(map[string]*schema.Table), jobs: make(map[string]hq.Export), files: make(map[string][]byte),
+		t: t, root: root, store: "http://store", tables: make(map[string]*schema.Table), jobs: make(map[string]hq.Export),
+		files: make(map[string][]byte),
 		asked: make(map[string]int), gets: make(map[string]int), heads: make(map[string][]string),
 	}
 	for _, name := range tables {
-		table, err := schema.New(name, "1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "n", Type: schema.Integer}})
+		table, err := schema.New(
+			name, "1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "n", Type: schema.Integer}},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,13 +83,13 @@ func newWorld(t testing.TB, root string, tables ...string) *world {
 	return w
 }
 
-// at is the wall clock of file n of every table.
+// at returns the clock of file n of every table.
 func at(n int) cdc.Timestamp {
 	return cdc.Timestamp{Wall: time.Date(2026, 11, 22, 7, 0, n, 123456789, time.UTC).UnixNano(), Logical: uint32(n)}
 }
 
 func fileName(table string, n int) string {
-	return snapshot.ExportFile{Clock: at(n), Unique: "0123abcd-1-2-" + fmt.Sprintf("%08d", n), Table: table, Schema: "5f"}.Name()
+	return snapshot.ExportName{Clock: at(n), Unique: "0123abcd-1-2-" + fmt.Sprintf("%08d", n), Table: table, Schema: "5f"}.Name()
 }
 
 // rowsOf returns n row objects whose ids begin at first.
@@ -106,14 +109,14 @@ func zipped(text string) []byte {
 	return b.Bytes()
 }
 
-// put puts the files of a table into the object store, from 1.
+// put puts files of a table into the object store, numbered from 1.
 func (w *world) put(table string, texts ...string) {
 	for i, text := range texts {
 		w.files[fileName(table, i+1)] = zipped(text)
 	}
 }
 
-// completed returns the answer for a table whose files are in the store.
+// completed returns the export of a table whose files are in the store.
 func (w *world) completed(table string) hq.ExportTable {
 	t := hq.ExportTable{Status: hq.ExportCompleted, Cursor: strconv.FormatInt(at(59).Wall, 10)}
 	for name := range w.files {
@@ -183,7 +186,7 @@ func (w *world) get(rw http.ResponseWriter, r *http.Request) {
 	http.ServeContent(rw, r, "", time.Time{}, bytes.NewReader(body))
 }
 
-// named returns how the data directory knows the destination of a URL.
+// named returns how the data directory identifies the destination of a URL.
 func named(url string) state.Destination {
 	return state.Destination{Identity: sink.Spelling(url), Masked: url, Spelled: sink.Spelling(url)}
 }
@@ -212,7 +215,7 @@ func (w *world) run(ctx context.Context, d *destination, change func(*snapshot.C
 	report, err := snapshot.Run(ctx, c)
 	text, _ := json.Marshal(report)
 	if strings.Contains(fmt.Sprint(err), "SECRET") || strings.Contains(w.log.String(), "SECRET") || bytes.Contains(text, []byte("SECRET")) {
-		w.t.Errorf("a url's signature was shown: %v\n%s", err, w.log.String())
+		w.t.Errorf("the signature of a url is visible: %v\n%s", err, w.log.String())
 	}
 	return report, err
 }
@@ -251,8 +254,8 @@ func (w *world) clocksOf(url string) (map[string]cdc.Timestamp, bool) {
 	return clocks, underWay
 }
 
-// serveInMemory serves HTTP over pipes, which block as synctest wants it, and
-// returns a client that reaches nothing else.
+// serveInMemory serves HTTP over pipes, which block in the way that synctest needs, and returns a
+// client that can reach nothing else.
 func serveInMemory(t testing.TB, h http.Handler) *http.Client {
 	l := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
 	server := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}

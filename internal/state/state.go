@@ -212,7 +212,7 @@ func checkFormat(tx *bbolt.Tx) error {
 func (d *Dir) damaged(cause error) error {
 	file := d.Path(fileName)
 	return fmt.Errorf("the state in %s is damaged (%w): put back a copy of it; or move it away and run eds import again, "+
-		"because without it eds does not know what was imported", file, cause)
+		"because without it eds does not know which tables were imported", file, cause)
 }
 
 // Path returns the path of a file in the data directory.

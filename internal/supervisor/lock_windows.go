@@ -17,7 +17,9 @@ func lock(path string) (f *os.File, held bool, err error) {
 		return nil, false, err
 	}
 	const alone = 0
-	h, err := syscall.CreateFile(name, syscall.GENERIC_READ|syscall.GENERIC_WRITE, alone, nil, syscall.OPEN_ALWAYS, syscall.FILE_ATTRIBUTE_NORMAL, 0)
+	h, err := syscall.CreateFile(
+		name, syscall.GENERIC_READ|syscall.GENERIC_WRITE, alone, nil, syscall.OPEN_ALWAYS, syscall.FILE_ATTRIBUTE_NORMAL, 0,
+	)
 	if err != nil {
 		return nil, errors.Is(err, errorSharingViolation), err
 	}

@@ -168,7 +168,8 @@ func TestASilentWorkerIsAskedWhereItHangsAndThenKilled(t *testing.T) {
 			t.Errorf("asked after %s", asked)
 		}
 		stones, err := Tombstones(s.config.Dir)
-		if err != nil || len(stones) != 1 || stones[0].Kind != KindHang || stones[0].Stderr != "goroutine 1" || stones[0].Signal != "SIGKILL" {
+		if err != nil || len(stones) != 1 || stones[0].Kind != KindHang || stones[0].Stderr != "goroutine 1" ||
+			stones[0].Signal != "SIGKILL" {
 			t.Errorf("%+v, %v", stones, err)
 		}
 	})
@@ -184,7 +185,8 @@ func TestADrainThatHangsIsEnded(t *testing.T) {
 	}
 	play(t, []script{hangs}, func(s *stage) {
 		code, err := s.run()
-		if want := "the worker did not shut down in order: it gave no sign of life for 2m0s; see " + filepath.Join(s.config.Dir, "crash"); code != CodeError || err != want {
+		if want := "the worker did not shut down in order: it gave no sign of life for 2m0s; see " + filepath.Join(s.config.Dir, "crash"); code != CodeError ||
+			err != want {
 			t.Errorf("%d, %q", code, err)
 		}
 	})
@@ -215,7 +217,8 @@ func TestAProgramThatIsMissingForAWhileIsWaitedFor(t *testing.T) {
 	})
 	play(t, []script{crash, nil, nil, nil, nil, nil}, func(s *stage) {
 		code, err := s.run()
-		if code != CodeError || !strings.Contains(err, "6 times") || !strings.Contains(err, "the last time because it cannot be started: it is not there;") {
+		if code != CodeError || !strings.Contains(err, "6 times") ||
+			!strings.Contains(err, "the last time because it cannot be started: it is not there;") {
 			t.Errorf("%d, %q", code, err)
 		}
 	})

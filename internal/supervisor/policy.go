@@ -117,15 +117,15 @@ func (e ending) announcement() string {
 	return text
 }
 
-// verdict is the consequence of a worker's end: the end of Run, or a restart after a wait.
-type verdict struct {
+// decision is the consequence of a worker's end: the end of Run, or a restart after a wait.
+type decision struct {
 	final bool
 	code  int
 	err   error
 	wait  time.Duration
 }
 
-func end(code int, err error) verdict { return verdict{final: true, code: code, err: err} }
+func end(code int, err error) decision { return decision{final: true, code: code, err: err} }
 
 // policy decides the consequences of the workers' ends, in their order.
 type policy struct {
@@ -138,7 +138,7 @@ type policy struct {
 }
 
 // decide returns the consequence of a worker's end.
-func (p *policy) decide(e ending) verdict {
+func (p *policy) decide(e ending) decision {
 	first := !p.started
 	p.started = p.started || e.failure == nil
 	if e.healthy >= p.limits.Healthy {
@@ -163,11 +163,11 @@ func (p *policy) decide(e ending) verdict {
 			"see the newest file in %s and the log above, fix the cause, and start eds again",
 			p.crashes, p.limits.Healthy, e.describe(p.limits), p.crash))
 	}
-	return verdict{wait: p.backoff.Next(nil)}
+	return decision{wait: p.backoff.Next(nil)}
 }
 
 // expected returns the consequence of an end that was announced or requested.
-func (p *policy) expected(e ending) verdict {
+func (p *policy) expected(e ending) decision {
 	switch {
 	case e.code != CodeRestart:
 		return end(e.code, nil)
@@ -175,19 +175,19 @@ func (p *policy) expected(e ending) verdict {
 		return end(CodeOK, nil)
 	case !e.ready:
 		// A worker that keeps requesting restarts must not use up a processor.
-		return verdict{wait: p.backoff.Next(nil)}
+		return decision{wait: p.backoff.Next(nil)}
 	default:
-		return verdict{}
+		return decision{}
 	}
 }
 
 // rolledBack returns the consequence of a crash whose upgrade was rolled back. It does not
 // count as a crash of the old binary.
-func (p *policy) rolledBack(e ending) verdict {
+func (p *policy) rolledBack(e ending) decision {
 	p.started = true
 	if p.noRestart {
 		return end(CodeError, fmt.Errorf("the upgraded worker failed, the old binary is restored, and --no-restart is set: %s; see %s",
 			e.describe(p.limits), p.crash))
 	}
-	return verdict{}
+	return decision{}
 }

@@ -307,7 +307,10 @@ func TestABinaryThatCanNotBePutBackIsTriedForAsLongAsAnyOther(t *testing.T) {
 		if code != CodeError || !strings.HasPrefix(err, gaveUp) {
 			t.Errorf("%d, %q", code, err)
 		}
-		if want := []string{"swap", "rollback", "rollback", "rollback", "rollback", "rollback", "rollback"}; !cmp.Equal(want, s.binary.calls) {
+		if want := []string{"swap", "rollback", "rollback", "rollback", "rollback", "rollback", "rollback"}; !cmp.Equal(
+			want,
+			s.binary.calls,
+		) {
 			t.Errorf("calls %q", s.binary.calls)
 		}
 	})
@@ -317,7 +320,10 @@ func TestAFailedUpgradeIsTakenBackAlsoWhereNothingIsStartedAgain(t *testing.T) {
 	play(t, []script{asksForUpgrade, crash}, func(s *stage) {
 		s.config.NoRestart = true
 		code, err := s.run()
-		want := "the upgraded worker failed, the old binary is restored, and --no-restart is set: " + ended7 + "; see " + filepath.Join(s.config.Dir, "crash")
+		want := "the upgraded worker failed, the old binary is restored, and --no-restart is set: " + ended7 + "; see " + filepath.Join(
+			s.config.Dir,
+			"crash",
+		)
 		if code != CodeError || err != want || s.binary.path != "old" {
 			t.Errorf("%d, %q, %s", code, err, s.binary.path)
 		}

@@ -40,7 +40,10 @@ func TestAnEndThatWasNotAnnouncedLeavesATombstone(t *testing.T) {
 	}{
 		"a panic": {
 			[]string{"session s-1", "ready", "panic out-of-luck"},
-			supervisor.Tombstone{Kind: supervisor.KindPanic, ExitCode: 2, Ready: true, Session: "s-1", Message: "panic: out-of-luck", Reason: "it panicked (exit code 2)"},
+			supervisor.Tombstone{
+				Kind: supervisor.KindPanic, ExitCode: 2, Ready: true, Session: "s-1", Message: "panic: out-of-luck",
+				Reason: "it panicked (exit code 2)",
+			},
 		},
 		"an exit": {
 			[]string{"exit 7"},
@@ -60,7 +63,10 @@ func TestAnEndThatWasNotAnnouncedLeavesATombstone(t *testing.T) {
 		},
 		"SIGKILL, with the session closed": {
 			[]string{"session s-1", "session", "kill"},
-			supervisor.Tombstone{Kind: supervisor.KindKilled, ExitCode: -1, Signal: "SIGKILL", Reason: "it was killed (SIGKILL), as the system does when memory runs out: see the system's log"},
+			supervisor.Tombstone{
+				Kind: supervisor.KindKilled, ExitCode: -1, Signal: "SIGKILL",
+				Reason: "it was killed (SIGKILL), as the system does when memory runs out: see the system's log",
+			},
 		},
 		"another signal": {
 			[]string{"terminate"},
@@ -68,7 +74,10 @@ func TestAnEndThatWasNotAnnouncedLeavesATombstone(t *testing.T) {
 		},
 		"a signal that the runtime explains": {
 			[]string{"abort"},
-			supervisor.Tombstone{Kind: supervisor.KindSignal, ExitCode: 2, Signal: "SIGABRT", Message: "SIGABRT: abort", Reason: "it was ended by SIGABRT"},
+			supervisor.Tombstone{
+				Kind: supervisor.KindSignal, ExitCode: 2, Signal: "SIGABRT", Message: "SIGABRT: abort",
+				Reason: "it was ended by SIGABRT",
+			},
 		},
 		"in the middle of a message": {
 			[]string{`stdout {"type":"exiting","co`, "exit 0"},
@@ -98,13 +107,16 @@ func TestATombstoneSaysWhenAndWhat(t *testing.T) {
 	l := start(t, once)
 	w := l.worker()
 	w.order("panic trouble")
-	l.ended(result{1, "the worker crashed, and --no-restart is set: it panicked (exit code 2); see " + filepath.Join(l.config.Dir, "crash")})
+	l.ended(
+		result{1, "the worker crashed, and --no-restart is set: it panicked (exit code 2); see " + filepath.Join(l.config.Dir, "crash")},
+	)
 	stones := l.tombstones()
 	if len(stones) != 1 {
 		t.Fatal(stones)
 	}
 	stone := stones[0]
-	if stone.PID != w.PID || stone.Time.Before(before) || stone.Time.After(time.Now()) || time.Duration(stone.Ran) <= 0 || time.Duration(stone.Ran) > time.Since(before) {
+	if stone.PID != w.PID || stone.Time.Before(before) || stone.Time.After(time.Now()) || time.Duration(stone.Ran) <= 0 ||
+		time.Duration(stone.Ran) > time.Since(before) {
 		t.Errorf("pid %d (want %d), time %s, ran %s", stone.PID, w.PID, stone.Time, time.Duration(stone.Ran))
 	}
 	if !strings.Contains(stone.Stderr, "panic: trouble\n\ngoroutine 1 [running]:\n") {
@@ -127,7 +139,12 @@ func TestAWorkerIsStartedAgain(t *testing.T) {
 	}
 	last.order("end 0")
 	l.ended(result{})
-	l.left(supervisor.Tombstone{Kind: supervisor.KindExit, Version: "1.0.0", ExitCode: 7, Ready: true, Reason: "it ended with exit code 7 unexpectedly"})
+	l.left(
+		supervisor.Tombstone{
+			Kind: supervisor.KindExit, Version: "1.0.0", ExitCode: 7, Ready: true,
+			Reason: "it ended with exit code 7 unexpectedly",
+		},
+	)
 }
 
 func TestAHangIsEnded(t *testing.T) {
@@ -292,7 +309,12 @@ func TestADataDirectoryHasOneParent(t *testing.T) {
 	first := start(t, nil)
 	w := first.worker()
 	second := start(t, func(c *supervisor.Config) { c.Dir = first.config.Dir })
-	second.ended(result{1, "another eds server uses the data directory " + first.config.Dir + ": stop it first, or choose another directory with --data-dir"})
+	second.ended(
+		result{
+			1,
+			"another eds server uses the data directory " + first.config.Dir + ": stop it first, or choose another directory with --data-dir",
+		},
+	)
 	w.order("end 0")
 	first.ended(result{})
 	third := start(t, func(c *supervisor.Config) { c.Dir = first.config.Dir })

@@ -165,7 +165,10 @@ func (s *stage) child(play script) *child {
 	ended := make(chan exit, 1)
 	s.playing.Go(func() { ended <- play(a) })
 	ask := func(what string) func() { return func() { a.asked <- what } }
-	return &child{pid: len(s.starts), reports: a.reports, ended: ended, stop: sync.OnceFunc(ask("stop")), quit: ask("quit"), kill: ask("kill")}
+	return &child{
+		pid: len(s.starts), reports: a.reports, ended: ended, stop: sync.OnceFunc(ask("stop")), quit: ask("quit"),
+		kill: ask("kill"),
+	}
 }
 
 // stalled is a log that takes an hour for one message.

@@ -174,7 +174,10 @@ func lockParent(ctx context.Context, dir string) (*os.File, error) {
 		case !held:
 			return f, nil
 		case try == lockTries:
-			return nil, fmt.Errorf("another eds server uses the data directory %s: stop it first, or choose another directory with --data-dir", dir)
+			return nil, fmt.Errorf(
+				"another eds server uses the data directory %s: stop it first, or choose another directory with --data-dir",
+				dir,
+			)
 		}
 		select {
 		case <-ticker.C:
@@ -272,7 +275,7 @@ func (s *supervisor) run(ctx context.Context) ending {
 		return ending{failure: err}
 	}
 	s.Logger.Info("the worker has started", "pid", worker.pid, "version", s.Version)
-	w := watch{supervisor: s, child: worker, end: ending{pid: worker.pid, started: time.Now()}}
+	w := monitor{supervisor: s, child: worker, end: ending{pid: worker.pid, started: time.Now()}}
 	w.follow(ctx)
 	if kind := w.end.kind(); kind != "" && !w.end.killed {
 		s.writeTombstone(w.end, kind)
@@ -281,7 +284,7 @@ func (s *supervisor) run(ctx context.Context) ending {
 }
 
 // decide returns the consequence of a worker's end.
-func (s *supervisor) decide(e ending) verdict {
+func (s *supervisor) decide(e ending) decision {
 	if s.probation != nil && e.failsProbation() && s.rollBack(e) {
 		return s.policy.rolledBack(e)
 	}

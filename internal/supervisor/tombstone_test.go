@@ -136,7 +136,8 @@ func TestWhatIsBrokenDoesNotHideTheRest(t *testing.T) {
 	foreign := write("notes.txt", "mine")
 	unfinished := write(unfinished+"1", "{")
 	stones, err := Tombstones(dir)
-	if len(stones) != 1 || stones[0].PID != 1 || err == nil || err.Error() != fmt.Sprintf("read the tombstone %s: unexpected end of JSON input", broken) {
+	if len(stones) != 1 || stones[0].PID != 1 || err == nil ||
+		err.Error() != fmt.Sprintf("read the tombstone %s: unexpected end of JSON input", broken) {
 		t.Errorf("%v, %v", stones, err)
 	}
 	bury(t, dir, 2, "")

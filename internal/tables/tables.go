@@ -1,5 +1,5 @@
 // Package tables holds the states of a destination's tables while the stream is followed,
-// and decides which pipeline applies the changes of which table.
+// and assigns the changes of each table to a pipeline.
 //
 // Two pipelines share a Set. The main pipeline moves the checkpoint, and skips the changes of
 // tables that are behind. The lane reads these changes from the stream again, and brings the

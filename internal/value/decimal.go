@@ -265,8 +265,8 @@ func NonFinite(raw []byte) (f float64, ok bool) {
 	return 0, false
 }
 
-// AppendFloat appends the shortest exact form of a finite float of 64 or 32 bits, as encoding/json writes
-// it.
+// AppendFloat appends the shortest exact form of a finite float of 64 or 32 bits, as encoding/json
+// writes it.
 func AppendFloat(dst []byte, f float64, bits int) []byte {
 	format := byte('f')
 	if abs := math.Abs(f); abs != 0 && (abs < 1e-6 || abs >= 1e21) {

@@ -1,5 +1,5 @@
-// Package verify compares two sets of rows of one table, value by value,
-// however either side spells its values.
+// Package verify compares two sets of rows of one table, value by value. The two sides may
+// spell their values differently.
 package verify
 
 import (
@@ -10,24 +10,23 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Canonical returns one spelling for all raw JSON values that are equal in a
-// column of c's type, and whether the value is NULL, which an absent value is too.
+// Canonical returns the same text for all raw JSON values that are equal in a column of c's
+// type. It also reports whether the value is NULL; an absent value counts as NULL.
 //
-//   - Strings are equal by their text. What not every destination can hold,
-//     U+0000, lone surrogates and bytes that are not UTF-8, is U+FFFD, and a run
-//     of that counts as one.
-//   - Integers are equal by their exact value, however large.
-//   - Numbers are equal where the nearest doubles are, except an integer that no
-//     double holds, which is equal by its exact value.
+//   - Strings are equal if their text is. Some destinations cannot hold U+0000, lone
+//     surrogates and bytes that are not UTF-8: a run of these counts as one U+FFFD.
+//   - Integers are equal if their exact values are, at any size.
+//   - Numbers are equal if their nearest doubles are. Exception: an integer that no double
+//     holds is compared by its exact value.
 //   - Booleans are true, false, 1 or 0.
-//   - Date-times are equal as instants, to the microsecond, further digits
-//     dropped. One without an offset is UTC, one without a time is midnight.
-//   - JSON is equal where its parsed form is: the order of members does not
-//     count, of equal names the last does, numbers by their exact value.
+//   - Date-times are equal if their instants are, to the microsecond; further digits are
+//     dropped. Without an offset they are UTC, without a time midnight.
+//   - JSON is equal if its parsed form is. The order of members does not count. If names
+//     repeat, the last member counts. Numbers are compared by their exact value.
 //
-// A string that holds such a value is equal to the value in a column of its
-// type, except in JSON. A value that is none of its column's type is equal to
-// its own text only. What is not JSON at all is equal to nothing that is.
+// A string that holds such a value is equal to the value in a column of its type, except in
+// JSON. A value that does not fit the type of its column is equal to its own text only. Invalid
+// JSON is not equal to any JSON.
 func Canonical(c schema.Column, raw []byte) (text string, null bool) {
 	if raw == nil || rawjson.IsNull(raw) {
 		return "", true
@@ -38,7 +37,7 @@ func Canonical(c schema.Column, raw []byte) (text string, null bool) {
 // appendCanonical appends the canonical text of a value that is not null.
 func appendCanonical(dst []byte, t schema.Type, raw []byte) []byte {
 	if rawjson.Valid(raw) != nil {
-		return append(append(dst, 0), raw...) // no canonical text holds U+0000
+		return append(append(dst, 0), raw...) // canonical texts have no U+0000
 	}
 	raw = bytes.Trim(raw, " \t\r\n")
 	if t.IsJSON() {
@@ -74,7 +73,8 @@ func appendBoolean(dst, text []byte) ([]byte, bool) {
 	return dst, false
 }
 
-// appendText appends text with each run of what is not portable as one U+FFFD.
+// appendText appends text. It replaces each run of characters that are not portable by one
+// U+FFFD.
 func appendText(dst, text []byte) []byte {
 	if portable(text) {
 		return append(dst, text...)
@@ -95,6 +95,7 @@ func appendText(dst, text []byte) []byte {
 	return dst
 }
 
+// portable reports whether every destination can hold the text.
 func portable(text []byte) bool {
 	return utf8.Valid(text) && bytes.IndexByte(text, 0) < 0 && !bytes.Contains(text, []byte("\ufffd"))
 }

@@ -16,9 +16,9 @@ import (
 
 func column(t schema.Type) schema.Column { return schema.Column{Name: "c", Type: t} }
 
-// TestEqualValuesHaveOneSpelling: the values of a line are equal, and differ
-// from those of every other line of their type.
-func TestEqualValuesHaveOneSpelling(t *testing.T) {
+// TestCanonical_IsTheSameForEqualValues: the values of a line are equal, and differ from those of
+// every other line of their type.
+func TestCanonical_IsTheSameForEqualValues(t *testing.T) {
 	for _, c := range []struct {
 		kind  schema.Type
 		lines [][]string
@@ -78,7 +78,10 @@ func TestEqualValuesHaveOneSpelling(t *testing.T) {
 		}},
 		{schema.Boolean, [][]string{{`true`, `1`, `"true"`, `1`}, {`false`, `0`, `"0"`}, {`2`}, {`"yes"`}}},
 		{schema.DateTime, [][]string{
-			{`"2026-01-02T03:04:05Z"`, `"2026-01-02T03:04:05.000000Z"`, `"2026-01-02 03:04:05"`, `"2026-01-02t04:04:05+01:00"`, `"2026-01-01T22:04:05-0500"`, `"2026-01-02 03:04:05+00"`, `"2026-01-02T08:49:05 +05:45"`},
+			{
+				`"2026-01-02T03:04:05Z"`, `"2026-01-02T03:04:05.000000Z"`, `"2026-01-02 03:04:05"`, `"2026-01-02t04:04:05+01:00"`,
+				`"2026-01-01T22:04:05-0500"`, `"2026-01-02 03:04:05+00"`, `"2026-01-02T08:49:05 +05:45"`,
+			},
 			{`"2026-01-02T03:04:05.123456Z"`, `"2026-01-02T03:04:05.123456999Z"`, `"2026-01-02 03:04:05.123456+00"`},
 			{`"2026-01-02T03:04:05.123457Z"`},
 			{`"2026-01-02"`, `"2026-01-02T00:00Z"`},
@@ -102,7 +105,10 @@ func TestEqualValuesHaveOneSpelling(t *testing.T) {
 			{`"2026-01-02T03:04:05+1"`},
 		}},
 		{schema.Object, [][]string{
-			{`{"a":1,"b":[true,null]}`, ` { "b" : [ true , null ] , "a" : 1.0 } `, `{"a":2,"b":[true,null],"a":1}`, `{"\u0061":1e0,"b":[true,null]}`},
+			{
+				`{"a":1,"b":[true,null]}`, ` { "b" : [ true , null ] , "a" : 1.0 } `, `{"a":2,"b":[true,null],"a":1}`,
+				`{"\u0061":1e0,"b":[true,null]}`,
+			},
 			{`{}`, `{ }`},
 			{`[]`, `[ ]`},
 			{`"text"`, `"\u0074ext"`},
@@ -143,7 +149,7 @@ func TestEqualValuesHaveOneSpelling(t *testing.T) {
 	}
 }
 
-func TestNullIsAbsent(t *testing.T) {
+func TestCanonical_TreatsNullAsAbsent(t *testing.T) {
 	for kind := schema.String; kind <= schema.Array; kind++ {
 		for _, raw := range [][]byte{nil, []byte("null")} {
 			if text, null := verify.Canonical(column(kind), raw); text != "" || !null {
@@ -156,7 +162,7 @@ func TestNullIsAbsent(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotJSONEqualsNothingElse(t *testing.T) {
+func TestCanonical_OfInvalidJSONEqualsNoOther(t *testing.T) {
 	for _, raw := range []string{``, `abc`, `"abc`, `"abc\`, `{"a":`, `[1,`, `1 2`, `"a" "b"`} {
 		if got, null := verify.Canonical(column(schema.Object), []byte(raw)); null || got != "\x00"+raw {
 			t.Errorf("%q: %q, %v", raw, got, null)
@@ -164,39 +170,41 @@ func TestWhatIsNotJSONEqualsNothingElse(t *testing.T) {
 	}
 }
 
-func TestDepthAndSizeCostLittle(t *testing.T) {
+func TestCanonical_HandlesDepthAndSize(t *testing.T) {
 	big := strings.Repeat("y", 10<<20)
 	deep := strings.Repeat(`{"b":[`, rawjson.MaxDepth/2) + `"` + big + `"` + strings.Repeat(`]}`, rawjson.MaxDepth/2)
-	for _, raw := range []string{deep, `{"a":"` + big + `","b":1}`, strings.Repeat("[", rawjson.MaxDepth) + strings.Repeat("]", rawjson.MaxDepth)} {
+	for _, raw := range []string{
+		deep, `{"a":"` + big + `","b":1}`, strings.Repeat("[", rawjson.MaxDepth) + strings.Repeat("]", rawjson.MaxDepth),
+	} {
 		if got, _ := verify.Canonical(column(schema.Object), []byte(raw)); got != raw {
 			t.Errorf("%.10s... of %d bytes became %.10s... of %d", raw, len(raw), got, len(got))
 		}
 	}
 }
 
-// TestIntegersAreExact compares with arithmetic of any size.
-func TestIntegersAreExact(t *testing.T) {
+// TestCanonical_IsExactForIntegers compares with big.Int.
+func TestCanonical_IsExactForIntegers(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		digits := rapid.StringMatching(`-?[1-9][0-9]{0,60}`).Draw(t, "digits")
 		zeros := rapid.IntRange(0, 20).Draw(t, "zeros")
 		n, _ := new(big.Int).SetString(digits+strings.Repeat("0", zeros), 10)
 		for _, kind := range []schema.Type{schema.Integer, schema.Number} {
 			plain, _ := verify.Canonical(column(kind), []byte(n.String()))
-			spelt, _ := verify.Canonical(column(kind), []byte(digits+"."+strings.Repeat("0", zeros)+"e"+big.NewInt(int64(zeros)).String()))
+			scaled, _ := verify.Canonical(column(kind), []byte(digits+"."+strings.Repeat("0", zeros)+"e"+big.NewInt(int64(zeros)).String()))
 			other, _ := verify.Canonical(column(kind), []byte(new(big.Int).Add(n, big.NewInt(1)).String()))
 			if zeros == 0 {
-				spelt = plain // a dot wants digits
+				scaled = plain // a dot needs digits
 			}
-			if plain != spelt || plain == other {
-				t.Fatalf("%v: %q, %q, one more: %q", kind, plain, spelt, other)
+			if plain != scaled || plain == other {
+				t.Fatalf("%v: %q, %q, one more: %q", kind, plain, scaled, other)
 			}
 		}
 	})
 }
 
-// TestDoublesSurvive: what a DOUBLE column gives back for a number is equal to
-// it, in its shortest form as in its longest.
-func TestDoublesSurvive(t *testing.T) {
+// TestCanonical_PreservesDoubles: a number from a DOUBLE column is equal to the original, in its
+// shortest and in its longest form.
+func TestCanonical_PreservesDoubles(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := rapid.Float64().Draw(t, "f")
 		short, _ := verify.Canonical(column(schema.Number), strconv.AppendFloat(nil, f, 'e', -1, 64))
@@ -209,7 +217,9 @@ func TestDoublesSurvive(t *testing.T) {
 }
 
 func FuzzCanonical(f *testing.F) {
-	for _, s := range []string{`"a"`, `1.50e3`, `{"b":[1,"\ud800"],"a":{}}`, `"2026-01-02T03:04:05.123+01:00"`, "\"\xff\"", `true`, `{"a":1,"a":2}`, `-0.0`} {
+	for _, s := range []string{
+		`"a"`, `1.50e3`, `{"b":[1,"\ud800"],"a":{}}`, `"2026-01-02T03:04:05.123+01:00"`, "\"\xff\"", `true`, `{"a":1,"a":2}`, `-0.0`,
+	} {
 		for kind := schema.String; kind <= schema.Array; kind++ {
 			f.Add(byte(kind), []byte(s))
 		}
@@ -220,13 +230,13 @@ func FuzzCanonical(f *testing.F) {
 		if null || rawjson.Valid(raw) != nil {
 			return
 		}
-		// The canonical text of a value is a value, and its own canonical text.
+		// The canonical text of a value is a value, and is its own canonical text.
 		again := []byte(text)
 		if !c.Type.IsJSON() {
 			again = rawjson.AppendQuoted(nil, text)
 		}
 		if err := rawjson.Valid(again); err != nil {
-			t.Fatalf("%v %q: %q is not json: %v", c.Type, raw, text, err)
+			t.Fatalf("%v %q: %q is not JSON: %v", c.Type, raw, text, err)
 		}
 		if second, _ := verify.Canonical(c, again); second != text && string(again) != "null" {
 			t.Fatalf("%v %q: %q, then %q", c.Type, raw, text, second)

@@ -14,52 +14,51 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Examples is how many rows of each kind a Report names.
+// Examples is the largest number of rows of each kind that a Report names.
 const Examples = 10
 
-// Report says how far two sets of rows of a table agree. It holds keys and
-// names of columns, and no other value.
+// Report is the result of a comparison of two sets of rows of a table. It contains keys and
+// names of columns, and no other values.
 type Report struct {
 	Table     string
-	Want, Got int64 // rows there, rows here
-	Missing   int64 // rows of Want that are not in Got
-	Extra     int64 // rows of Got that are not in Want, second ones of a key included
-	Different int64 // rows that are in both and differ
+	Want, Got int64 // number of rows on each side
+	Missing   int64 // rows of Want that Got lacks
+	Extra     int64 // rows of Got that Want lacks, and repeated rows of a key
+	Different int64 // rows that differ between both sides
 
 	// Columns counts the different rows by column.
 	Columns map[string]int64
-	// The first rows of each kind, at most Examples.
+	// These are the first rows of each kind, at most Examples.
 	MissingKeys, ExtraKeys []string
 	Differences            []Difference
 
 	// Error is why the rows could not be compared; "" if they were.
 	Error string `json:",omitempty"`
 
-	// Suspects are the rows that are not equal; nil where they are more than
-	// MaxSuspects.
+	// Suspects are the rows that are not equal; nil if there are more than MaxSuspects.
 	Suspects *Suspects `json:"-"`
 }
 
-// Suspects are rows, by their keys' hashes, and how they were on both sides.
+// Suspects are rows that were unequal, with their checksums on both sides.
 type Suspects struct {
-	rows  map[uint64]sides
+	rows  map[uint64]sides // by the hash of their key
 	moved int
 }
 
-// sides are a row's checksums; 0 where a side has none.
+// sides are a row's checksums on both sides; 0 if a side has no such row.
 type sides struct{ want, got uint64 }
 
-// MaxSuspects bounds how many rows are remembered as unequal, about 24 bytes each.
+// MaxSuspects bounds the number of Suspects. Each takes about 24 bytes.
 const MaxSuspects = 100_000
 
-// Len returns their number.
+// Len returns the number of rows.
 func (s *Suspects) Len() int { return len(s.rows) }
 
-// Moved returns how many of them have changed, on either side, since the comparison
-// before, or were not in it: whether they differ for good is still to be seen.
+// Moved returns the number of rows that have changed on either side since the previous comparison,
+// or were not part of it. These may become equal later.
 func (s *Suspects) Moved() int { return s.moved }
 
-// Difference is one row that both sides have and that differs.
+// Difference is one row that differs between both sides.
 type Difference struct {
 	Key     string
 	Columns []string
@@ -98,37 +97,37 @@ func (r Report) String() string {
 	return b.String()
 }
 
-// Compare compares the rows of t that want and got yield, each by column slot
-// of t. Where among is not nil, only its rows can be unequal: what an earlier
-// comparison found equal has changed since then. Of rows of want that share a key
-// the last one counts. Each side is walked once; what is kept of a row of want is
-// its key and a checksum of each column, about 45 bytes and one a column. Rows
-// count as equal where 64-bit hashes of them are.
+// Compare compares the rows of t that want and got yield, by column slot of t. If among is not
+// nil, only its rows can be unequal: other rows were equal in an earlier comparison, and have
+// changed since. If rows of want share a key, the last one counts. Compare reads each side once. For
+// each row of want it keeps the key and a checksum per column: about 45 bytes, and one byte per
+// column. Rows count as equal if their 64-bit hashes are.
 func Compare(ctx context.Context, t *schema.Table, among *Suspects, want, got iter.Seq2[*change.Row, error]) (Report, error) {
-	c := comparison{
+	c := tableComparison{
 		report: Report{Table: t.Name, Columns: make(map[string]int64), Suspects: &Suspects{rows: make(map[uint64]sides)}},
 		among:  among,
 		index:  newIndex(len(t.Columns)),
 		digest: digest{table: t, checks: make([]byte, len(t.Columns))},
 	}
-	if err := c.walk(ctx, want, c.wanted); err != nil {
-		return c.report, fmt.Errorf("read the rows of %q to compare with: %w", t.Name, err)
+	if err := c.walk(ctx, want, c.addWanted); err != nil {
+		return c.report, fmt.Errorf("read the expected rows of %q: %w", t.Name, err)
 	}
-	if err := c.walk(ctx, got, c.found); err != nil {
-		return c.report, fmt.Errorf("read the rows of %q to be compared: %w", t.Name, err)
+	if err := c.walk(ctx, got, c.checkGot); err != nil {
+		return c.report, fmt.Errorf("read the actual rows of %q: %w", t.Name, err)
 	}
-	c.missing()
+	c.addMissing()
 	return c.report, nil
 }
 
-type comparison struct {
+// tableComparison is one call of Compare.
+type tableComparison struct {
 	report Report
 	among  *Suspects // nil: all rows
 	index  *index
 	digest digest
 }
 
-func (c *comparison) walk(ctx context.Context, rows iter.Seq2[*change.Row, error], visit func()) error {
+func (c *tableComparison) walk(ctx context.Context, rows iter.Seq2[*change.Row, error], visit func()) error {
 	n := 0
 	for row, err := range rows {
 		if err != nil {
@@ -143,17 +142,17 @@ func (c *comparison) walk(ctx context.Context, rows iter.Seq2[*change.Row, error
 	return ctx.Err()
 }
 
-func (c *comparison) wanted() {
+func (c *tableComparison) addWanted() {
 	if c.index.put(c.digest.key, c.digest.sum, c.digest.checks) {
 		c.report.Want++
 	}
 }
 
-func (c *comparison) found() {
+func (c *tableComparison) checkGot() {
 	c.report.Got++
 	r, known := c.index.get(c.digest.key)
 	switch {
-	case !known || r.met():
+	case !known || r.seen():
 		if !c.suspect(c.digest.key, sides{got: c.digest.sum}) {
 			return
 		}
@@ -165,11 +164,11 @@ func (c *comparison) found() {
 	case r.sum() != c.digest.sum:
 		c.different(r)
 	}
-	r.meet()
+	r.markSeen()
 }
 
-// suspect reports whether the row of a key, which is not equal, counts.
-func (c *comparison) suspect(key []byte, now sides) bool {
+// suspect records an unequal row as a suspect. It reports whether the row counts.
+func (c *tableComparison) suspect(key []byte, now sides) bool {
 	hash := xxhash.Sum64(key)
 	var before sides
 	if c.among != nil {
@@ -189,7 +188,7 @@ func (c *comparison) suspect(key []byte, now sides) bool {
 	return true
 }
 
-func (c *comparison) different(r record) {
+func (c *tableComparison) different(r rowRecord) {
 	if !c.suspect(c.digest.key, sides{r.sum(), c.digest.sum}) {
 		return
 	}
@@ -207,9 +206,9 @@ func (c *comparison) different(r record) {
 	}
 }
 
-func (c *comparison) missing() {
+func (c *tableComparison) addMissing() {
 	for r := range c.index.records() {
-		if r.met() || !c.suspect(r.key(), sides{want: r.sum()}) {
+		if r.seen() || !c.suspect(r.key(), sides{want: r.sum()}) {
 			continue
 		}
 		c.report.Missing++
@@ -219,10 +218,10 @@ func (c *comparison) missing() {
 	}
 }
 
-// digest is what is kept of a row.
+// digest is the key and the checksums of a row.
 type digest struct {
 	table  *schema.Table
-	key    []byte // the key columns' canonical texts, each after its length
+	key    []byte // the canonical texts of the key columns, each after its length
 	sum    uint64 // of the whole row
 	checks []byte // of each column, the low byte of its hash
 	text   []byte
@@ -232,7 +231,7 @@ type digest struct {
 func (d *digest) of(row *change.Row) {
 	d.key, d.sums = d.key[:0], d.sums[:0]
 	for slot, c := range d.table.Columns {
-		// A value begins with a byte that NULL, the empty text, has not.
+		// A value begins with a byte, which distinguishes an empty value from NULL.
 		d.text = d.text[:0]
 		if !row.IsNull(slot) {
 			d.text = appendCanonical(append(d.text, 1), c.Type, row.Value(slot))
@@ -250,10 +249,10 @@ func (d *digest) of(row *change.Row) {
 
 func (d *digest) keyText() string { return keyText(d.key) }
 
-// maxKeyText bounds how much of a key a report quotes, in bytes a column.
+// maxKeyText bounds the part of a key that a report quotes, in bytes per column.
 const maxKeyText = 80
 
-// keyText writes a key for people.
+// keyText returns a key in readable form.
 func keyText(key []byte) string {
 	var parts []string
 	for len(key) > 0 {

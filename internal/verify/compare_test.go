@@ -33,7 +33,8 @@ func newTable(t testing.TB, key []string, columns ...schema.Column) *schema.Tabl
 }
 
 func orders(t testing.TB) *schema.Table {
-	return newTable(t, []string{"company", "id"}, schema.Column{Name: "id", Type: schema.Integer}, schema.Column{Name: "company", Type: schema.String},
+	return newTable(t, []string{"company", "id"},
+		schema.Column{Name: "id", Type: schema.Integer}, schema.Column{Name: "company", Type: schema.String},
 		schema.Column{Name: "total", Type: schema.Number}, schema.Column{Name: "at", Type: schema.DateTime})
 }
 
@@ -47,12 +48,11 @@ func images(lines ...string) iter.Seq[json.RawMessage] {
 	}
 }
 
-// shown is what reports tell people.
+// shown ignores the internal parts of reports.
 var shown = cmpopts.IgnoreFields(verify.Report{}, "Suspects")
 
-// TestWhatWasEqualOnceIsNoSuspect: of what changes all the time only what differs each
-// time does differ.
-func TestWhatWasEqualOnceIsNoSuspect(t *testing.T) {
+// TestCompare_ReportsOnlyRowsThatDifferEachTime if rows change all the time.
+func TestCompare_ReportsOnlyRowsThatDifferEachTime(t *testing.T) {
 	table := orders(t)
 	compare := func(among *verify.Suspects, want, got []string) verify.Report {
 		t.Helper()
@@ -63,12 +63,17 @@ func TestWhatWasEqualOnceIsNoSuspect(t *testing.T) {
 		return report
 	}
 	row := func(id, total int) string { return fmt.Sprintf(`{"company":"a","id":%d,"total":%d}`, id, total) }
-	first := compare(nil, []string{row(1, 1), row(2, 1), row(3, 1), row(4, 1)}, []string{row(1, 2), row(2, 2), row(4, 1), row(5, 1), row(6, 1)})
+	first := compare(
+		nil, []string{row(1, 1), row(2, 1), row(3, 1), row(4, 1)}, []string{row(1, 2), row(2, 2), row(4, 1), row(5, 1), row(6, 1)},
+	)
 	if first.Different != 2 || first.Missing != 1 || first.Extra != 2 || first.Suspects.Len() != 5 || first.Suspects.Moved() != 5 {
 		t.Errorf("at first: %v, %d suspects", first, first.Suspects.Len())
 	}
-	// 1 is as it should be by now, as are 3 and 5; 4 and 7 are new differences.
-	second := compare(first.Suspects, []string{row(1, 2), row(2, 3), row(3, 1), row(4, 2), row(5, 1), row(7, 1)}, []string{row(1, 2), row(2, 2), row(3, 1), row(4, 1), row(5, 1), row(6, 1)})
+	// Rows 1, 3 and 5 are equal now; 4 and 7 are new differences.
+	second := compare(
+		first.Suspects, []string{row(1, 2), row(2, 3), row(3, 1), row(4, 2), row(5, 1), row(7, 1)},
+		[]string{row(1, 2), row(2, 2), row(3, 1), row(4, 1), row(5, 1), row(6, 1)},
+	)
 	expected := verify.Report{
 		Table: "order", Want: 6, Got: 6, Different: 1, Extra: 1, Columns: map[string]int64{"total": 1},
 		ExtraKeys: []string{"a/6"}, Differences: []verify.Difference{{"a/2", []string{"total"}}},
@@ -78,7 +83,7 @@ func TestWhatWasEqualOnceIsNoSuspect(t *testing.T) {
 	}
 }
 
-func TestTooManySuspectsAreNone(t *testing.T) {
+func TestCompare_KeepsNoSuspectsIfThereAreTooMany(t *testing.T) {
 	table := wide(t, 1)
 	report, err := verify.Compare(t.Context(), table, nil, wideRows(table, verify.MaxSuspects+1), verify.Rows(table, images()))
 	if err != nil || report.Missing != verify.MaxSuspects+1 || report.Suspects != nil {
@@ -86,7 +91,7 @@ func TestTooManySuspectsAreNone(t *testing.T) {
 	}
 }
 
-func TestCompareNamesWhatDiffers(t *testing.T) {
+func TestCompare_NamesDifferences(t *testing.T) {
 	table := orders(t)
 	want := []string{
 		`{"company":"a","id":1,"total":1.50,"at":"2026-01-02T03:04:05Z"}`,
@@ -122,22 +127,24 @@ func TestCompareNamesWhatDiffers(t *testing.T) {
 	}
 }
 
-func TestEqualRowsInAnyOrderAreEqual(t *testing.T) {
+func TestCompare_IgnoresTheOrderOfRows(t *testing.T) {
 	table := orders(t)
 	rows := []string{`{"company":"a","id":1}`, `{"company":"b","id":1,"total":2}`, `{"company":"","id":11}`}
 	backwards := slices.Clone(rows)
 	slices.Reverse(backwards)
 	rows = append([]string{`{"company":"b","id":1.0,"total":"an older version of the row"}`}, rows...)
-	report, err := verify.Compare(t.Context(), table, nil, verify.Rows(table, images(rows...)), verify.Lines(table, strings.NewReader(strings.Join(backwards, "\r\n\n"))))
+	lines := verify.Lines(table, strings.NewReader(strings.Join(backwards, "\r\n\n")))
+	report, err := verify.Compare(t.Context(), table, nil, verify.Rows(table, images(rows...)), lines)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(verify.Report{Table: "order", Want: 3, Got: 3, Columns: map[string]int64{}}, report, shown); diff != "" || report.String() != "order: 3 rows are equal" {
+	want := verify.Report{Table: "order", Want: 3, Got: 3, Columns: map[string]int64{}}
+	if diff := cmp.Diff(want, report, shown); diff != "" || report.String() != "order: 3 rows are equal" {
 		t.Errorf("%s\n%s", report, diff)
 	}
 }
 
-func TestExamplesAreFewAndShort(t *testing.T) {
+func TestCompare_NamesFewAndShortExamples(t *testing.T) {
 	table := orders(t)
 	var want []string
 	for i := range 3 * verify.Examples {
@@ -147,12 +154,14 @@ func TestExamplesAreFewAndShort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if report.Missing != 3*verify.Examples || len(report.MissingKeys) != verify.Examples || len(report.String()) > verify.Examples*120 || !strings.HasSuffix(report.String(), " ...") {
+	text := report.String()
+	if report.Missing != 3*verify.Examples || len(report.MissingKeys) != verify.Examples ||
+		len(text) > verify.Examples*120 || !strings.HasSuffix(text, " ...") {
 		t.Errorf("%d missing: %s", report.Missing, report)
 	}
 }
 
-func TestErrorsOfEitherSideEndTheComparison(t *testing.T) {
+func TestCompare_EndsWithAnErrorOfEitherSide(t *testing.T) {
 	table := orders(t)
 	broken := errors.New("broken")
 	good := verify.Rows(table, images(`{"company":"a","id":1}`))
@@ -163,18 +172,19 @@ func TestErrorsOfEitherSideEndTheComparison(t *testing.T) {
 		}
 	}
 	notJSON := verify.Lines(table, strings.NewReader("{\"company\":\"a\",\"id\":1}\n{\"company\":\"SECRET"))
-	if _, err := verify.Compare(t.Context(), table, nil, good, notJSON); err == nil || !strings.Contains(err.Error(), `row 2 of "order"`) || strings.Contains(err.Error(), "SECRET") {
-		t.Errorf("a line that is cut short: %v", err)
+	_, err := verify.Compare(t.Context(), table, nil, good, notJSON)
+	if err == nil || !strings.Contains(err.Error(), `row 2 of "order"`) || strings.Contains(err.Error(), "SECRET") {
+		t.Errorf("a truncated line: %v", err)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(broken)
 	if _, err := verify.Compare(ctx, table, nil, good, good); err == nil {
-		t.Error("a cancelled comparison is no error")
+		t.Error("a canceled comparison returns no error")
 	}
 }
 
-// TestAnyDifferenceIsFound changes one value of a random set of rows.
-func TestAnyDifferenceIsFound(t *testing.T) {
+// TestCompare_FindsAnyDifference in a random set of rows.
+func TestCompare_FindsAnyDifference(t *testing.T) {
 	table := orders(t)
 	rapid.Check(t, func(r *rapid.T) {
 		n := rapid.IntRange(1, 30).Draw(r, "rows")
@@ -197,7 +207,10 @@ func TestAnyDifferenceIsFound(t *testing.T) {
 			expected.Different, expected.Columns["total"] = 1, 1
 			expected.Differences = []verify.Difference{{fmt.Sprintf("c/%d", at), []string{"total"}}}
 		}
-		report, err := verify.Compare(t.Context(), table, nil, verify.Rows(table, images(want...)), verify.Rows(table, images(rapid.Permutation(got).Draw(r, "order")...)))
+		report, err := verify.Compare(
+			t.Context(), table, nil, verify.Rows(table, images(want...)),
+			verify.Rows(table, images(rapid.Permutation(got).Draw(r, "order")...)),
+		)
 		if err != nil {
 			r.Fatal(err)
 		}
@@ -207,7 +220,7 @@ func TestAnyDifferenceIsFound(t *testing.T) {
 	})
 }
 
-// wide returns a table of n columns and n rows of it.
+// wide returns a table with the given number of columns.
 func wide(t testing.TB, columns int) *schema.Table {
 	cs := []schema.Column{{Name: "id", Type: schema.String}}
 	for i := range columns - 1 {
@@ -232,11 +245,11 @@ func wideRows(table *schema.Table, n int) iter.Seq2[*change.Row, error] {
 	})
 }
 
-// TestAMillionRowsFitInMemory compares a tenth of them in an eighth of 256 MiB.
-func TestAMillionRowsFitInMemory(t *testing.T) {
+// TestCompare_ComparesAMillionRowsIn256MiB: the test compares a tenth of them in an eighth of that.
+func TestCompare_ComparesAMillionRowsIn256MiB(t *testing.T) {
 	const n = 100_000
 	table := wide(t, 20)
-	runtime.GC() // what tests before have left
+	runtime.GC() // memory of earlier tests
 	var peak uint64
 	sampled := func(rows iter.Seq2[*change.Row, error]) iter.Seq2[*change.Row, error] {
 		return func(yield func(*change.Row, error) bool) {

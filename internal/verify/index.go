@@ -7,78 +7,77 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// index keeps a record a key, in large blocks without pointers, which cost the
-// garbage collector nothing however many there are.
+// index keeps one record per key, in large blocks without pointers. The garbage collector need not
+// scan them.
 type index struct {
 	columns int
 	blocks  [][]byte
-	// slots is an open-addressing table, its length a power of two. A slot is 0
-	// or the top bits of the key's hash above the record's place plus 1.
+	// slots is an open-addressing table. Its length is a power of two. A slot is 0, or the
+	// record's address plus 1 below the top bits of the key's hash.
 	slots []uint64
 	count int
 }
 
-// record is one byte that says whether the other side has met the key, eight
-// of the row's sum, one a column, the key's length, and the key.
-type record struct {
+// rowRecord is one byte that is set once the other side has the key, eight bytes of the row's sum,
+// one byte per column, the key's length, and the key.
+type rowRecord struct {
 	bytes   []byte
 	columns int
 }
 
-// A place is a block's index and an offset in it.
+// An address is a block's index and an offset in the block.
 const (
-	offsetBits = 20
-	placeBits  = 44
-	placeMask  = 1<<placeBits - 1
+	offsetBits  = 20
+	addressBits = 44
+	addressMask = 1<<addressBits - 1
 )
 
 func newIndex(columns int) *index {
 	return &index{columns: columns, slots: make([]uint64, 1024)}
 }
 
-func (r record) met() bool      { return r.bytes[0] != 0 }
-func (r record) meet()          { r.bytes[0] = 1 }
-func (r record) sum() uint64    { return binary.LittleEndian.Uint64(r.bytes[1:]) }
-func (r record) checks() []byte { return r.bytes[9 : 9+r.columns] }
+func (r rowRecord) seen() bool     { return r.bytes[0] != 0 }
+func (r rowRecord) markSeen()      { r.bytes[0] = 1 }
+func (r rowRecord) sum() uint64    { return binary.LittleEndian.Uint64(r.bytes[1:]) }
+func (r rowRecord) checks() []byte { return r.bytes[9 : 9+r.columns] }
 
-func (r record) key() []byte {
+func (r rowRecord) key() []byte {
 	tail := r.bytes[9+r.columns:]
 	n, w := binary.Uvarint(tail)
 	return tail[w : w+int(n)]
 }
 
-// size returns the number of bytes of the record, which begins r.bytes.
-func (r record) size() int {
+// size returns the size of the record at the start of r.bytes, in bytes.
+func (r rowRecord) size() int {
 	n, w := binary.Uvarint(r.bytes[9+r.columns:])
 	return 9 + r.columns + w + int(n)
 }
 
-func (x *index) at(slot uint64) record {
-	place := slot&placeMask - 1
-	return record{x.blocks[place>>offsetBits][place&(1<<offsetBits-1):], x.columns}
+func (x *index) at(slot uint64) rowRecord {
+	address := slot&addressMask - 1
+	return rowRecord{x.blocks[address>>offsetBits][address&(1<<offsetBits-1):], x.columns}
 }
 
-// find returns the slot of key: the one that holds its record, or the empty
-// one that would.
+// find returns the slot of key. It is empty if there is no record.
 func (x *index) find(key []byte, hash uint64) *uint64 {
 	mask := uint64(len(x.slots) - 1)
 	for i := hash & mask; ; i = (i + 1) & mask {
 		s := &x.slots[i]
-		if *s == 0 || *s>>placeBits == hash>>placeBits && string(x.at(*s).key()) == string(key) {
+		if *s == 0 || *s>>addressBits == hash>>addressBits && string(x.at(*s).key()) == string(key) {
 			return s
 		}
 	}
 }
 
 // get returns the record of key.
-func (x *index) get(key []byte) (record, bool) {
+func (x *index) get(key []byte) (rowRecord, bool) {
 	if s := *x.find(key, xxhash.Sum64(key)); s != 0 {
 		return x.at(s), true
 	}
-	return record{}, false
+	return rowRecord{}, false
 }
 
-// put keeps a row and reports whether its key is new.
+// put stores a row and reports whether its key is new.
 func (x *index) put(key []byte, sum uint64, checks []byte) bool {
 	hash := xxhash.Sum64(key)
 	s := x.find(key, hash)
@@ -88,14 +87,14 @@ func (x *index) put(key []byte, sum uint64, checks []byte) bool {
 		copy(r.checks(), checks)
 		return false
 	}
-	*s = hash&^placeMask | x.add(key, sum, checks) + 1
+	*s = hash&^addressMask | x.add(key, sum, checks) + 1
 	if x.count++; x.count > len(x.slots)/4*3 {
-		x.widen()
+		x.grow()
 	}
 	return true
 }
 
-// add appends a record and returns its place.
+// add appends a record and returns its address.
 func (x *index) add(key []byte, sum uint64, checks []byte) uint64 {
 	n, last := 9+len(checks)+binary.MaxVarintLen64+len(key), len(x.blocks)-1
 	if last < 0 || len(x.blocks[last])+n > cap(x.blocks[last]) {
@@ -103,15 +102,15 @@ func (x *index) add(key []byte, sum uint64, checks []byte) uint64 {
 		last++
 	}
 	b := x.blocks[last]
-	place := uint64(last)<<offsetBits | uint64(len(b))
+	address := uint64(last)<<offsetBits | uint64(len(b))
 	b = binary.LittleEndian.AppendUint64(append(b, 0), sum)
 	b = binary.AppendUvarint(append(b, checks...), uint64(len(key)))
 	x.blocks[last] = append(b, key...)
-	return place
+	return address
 }
 
-// widen doubles the table.
-func (x *index) widen() {
+// grow doubles the table.
+func (x *index) grow() {
 	old := x.slots
 	x.slots = make([]uint64, 2*len(old))
 	for _, s := range old {
@@ -122,12 +121,12 @@ func (x *index) widen() {
 	}
 }
 
-// records yields every record, in the order in which their keys came.
-func (x *index) records() iter.Seq[record] {
-	return func(yield func(record) bool) {
+// records yields every record in the order of put.
+func (x *index) records() iter.Seq[rowRecord] {
+	return func(yield func(rowRecord) bool) {
 		for _, block := range x.blocks {
 			for len(block) > 0 {
-				r := record{block, x.columns}
+				r := rowRecord{block, x.columns}
 				block = block[r.size():]
 				if !yield(r) {
 					return

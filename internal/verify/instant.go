@@ -11,9 +11,8 @@ func appendInstant(dst, text []byte) ([]byte, bool) {
 	return t.AppendFormat(dst, "2006-01-02T15:04:05.000000Z"), true
 }
 
-// parseInstant reads RFC 3339, and what databases write instead of it: a blank
-// for the T, an offset without a colon or minutes, no offset, no time, years of
-// more than four digits.
+// parseInstant reads RFC 3339 and the variants that databases write: a blank for the T, an offset
+// without a colon or minutes, no offset, no time, years of more than four digits.
 func parseInstant(text []byte) (time.Time, bool) {
 	p := clockReader{rest: text, ok: true}
 	year := p.number(4, 6)
@@ -47,14 +46,14 @@ func parseInstant(text []byte) (time.Time, bool) {
 	return date.Add(time.Duration(seconds)*time.Second + time.Duration(nanosecond)), true
 }
 
-// clockReader takes the parts of a date-time off its front; ok turns false at
-// the first that is not there.
+// clockReader takes the parts of a date-time from the front of the text. ok becomes false at the
+// first missing part.
 type clockReader struct {
 	rest []byte
 	ok   bool
 }
 
-// next takes one byte of set, where there is one.
+// next takes one byte if it is in set.
 func (p *clockReader) next(set string) bool {
 	if len(p.rest) == 0 {
 		return false
@@ -82,7 +81,7 @@ func (p *clockReader) number(low, high int) int {
 	return n
 }
 
-// fraction takes digits of a second, as nanoseconds.
+// fraction takes the digits of a fraction of a second, and returns nanoseconds.
 func (p *clockReader) fraction() int {
 	n, scale, count := 0, 100_000_000, 0
 	for len(p.rest) > 0 && p.rest[0]-'0' <= 9 {
@@ -95,7 +94,7 @@ func (p *clockReader) fraction() int {
 	return n
 }
 
-// offset takes Z, ±hh, ±hhmm, ±hh:mm or ±hh:mm:ss, or nothing, as seconds east of UTC.
+// offset takes Z, ±hh, ±hhmm, ±hh:mm, ±hh:mm:ss, or nothing, and returns seconds east of UTC.
 func (p *clockReader) offset() int {
 	for p.next(" ") {
 		continue

@@ -51,12 +51,12 @@ func appendArray(dst, b []byte, i int) ([]byte, int) {
 	return append(dst, ']'), i + 1
 }
 
-// member is where a member stands in the canonical text: its name, quotes
-// included, in [start, colon), its value before end.
-type member struct{ start, colon, end int }
+// memberSpan is the span of a member in the canonical text. Its name, with quotes, is in [start,
+// colon). Its value ends before end.
+type memberSpan struct{ start, colon, end int }
 
 func appendObject(dst, b []byte, i int) ([]byte, int) {
-	var members []member
+	var members []memberSpan
 	open := len(dst)
 	dst = append(dst, '{')
 	i = rawjson.SkipSpace(b, i+1)
@@ -67,7 +67,7 @@ func appendObject(dst, b []byte, i int) ([]byte, int) {
 		if len(members) > 0 {
 			dst = append(dst, ',')
 		}
-		m := member{start: len(dst)}
+		m := memberSpan{start: len(dst)}
 		dst, i = appendJSONString(dst, b, i)
 		m.colon = len(dst)
 		dst = append(dst, ':')
@@ -77,13 +77,13 @@ func appendObject(dst, b []byte, i int) ([]byte, int) {
 		m.end = len(dst)
 		members = append(members, m)
 	}
-	return append(order(dst, open+1, members), '}'), i + 1
+	return append(sortMembers(dst, open+1, members), '}'), i + 1
 }
 
-// order sorts the members that fill dst from start on by name, and keeps the
-// last of those that share one.
-func order(dst []byte, start int, members []member) []byte {
-	byName := func(x, y member) int { return bytes.Compare(dst[x.start:x.colon], dst[y.start:y.colon]) }
+// sortMembers sorts the members in dst, from start on, by name. If members share a name, it keeps
+// the last one.
+func sortMembers(dst []byte, start int, members []memberSpan) []byte {
+	byName := func(x, y memberSpan) int { return bytes.Compare(dst[x.start:x.colon], dst[y.start:y.colon]) }
 	ascending := true
 	for k := 1; k < len(members); k++ {
 		ascending = ascending && byName(members[k-1], members[k]) < 0

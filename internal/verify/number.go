@@ -5,18 +5,18 @@ import (
 	"strconv"
 )
 
-// decimal is a number as its significant digits, with neither leading nor
-// trailing zeros, times a power of ten. Zero has no digits.
-type decimal struct {
+// exactDecimal is a number: its significant digits, without leading and trailing zeros, times a
+// power of ten. Zero has no digits.
+type exactDecimal struct {
 	negative bool
 	digits   []byte
 	exponent int
 }
 
-// parseDecimal reads a decimal number in any of its usual spellings, leading
-// zeros and a plus sign included.
-func parseDecimal(text []byte) (decimal, bool) {
-	var d decimal
+// parseDecimal reads a decimal number in any usual spelling, including leading zeros and a plus
+// sign.
+func parseDecimal(text []byte) (exactDecimal, bool) {
+	var d exactDecimal
 	if len(text) > 0 && (text[0] == '-' || text[0] == '+') {
 		d.negative = text[0] == '-'
 		text = text[1:]
@@ -46,7 +46,7 @@ func parseDecimal(text []byte) (decimal, bool) {
 	d.exponent += len(d.digits) - len(significant)
 	d.digits = significant
 	if len(d.digits) == 0 {
-		d = decimal{}
+		d = exactDecimal{}
 	}
 	return d, true
 }
@@ -60,11 +60,10 @@ func allDigits(text []byte) bool {
 	return true
 }
 
-// maxPlain bounds how many zeros a number is written out with; past it a power
-// of ten stands for them.
+// maxPlain bounds the zeros in the text of a number. A number with more gets a power of ten.
 const maxPlain = 40
 
-func (d decimal) append(dst []byte) []byte {
+func (d exactDecimal) append(dst []byte) []byte {
 	if d.negative {
 		dst = append(dst, '-')
 	}
@@ -85,11 +84,10 @@ func (d decimal) append(dst []byte) []byte {
 	}
 }
 
-// plainInteger reports whether text is its own canonical form: an integer of
-// at most the given number of bytes.
-func plainInteger(text []byte, most int) bool {
+// plainInteger reports whether text is its own canonical form: an integer of at most maxBytes.
+func plainInteger(text []byte, maxBytes int) bool {
 	digits := bytes.TrimPrefix(text, []byte{'-'})
-	if len(digits) == 0 || len(text) > most || digits[0] == '0' {
+	if len(digits) == 0 || len(text) > maxBytes || digits[0] == '0' {
 		return string(text) == "0"
 	}
 	return allDigits(digits)
@@ -107,11 +105,11 @@ func appendExact(dst, text []byte) ([]byte, bool) {
 	return d.append(dst), true
 }
 
-// exactDigits is how many decimal digits every double tells apart.
+// exactDigits is the number of decimal digits that every double preserves.
 const exactDigits = 15
 
-// appendNumber appends a number as the shortest decimal of its nearest double,
-// but an integer that no double holds by its exact value.
+// appendNumber appends the shortest decimal of the number's nearest double. It appends the exact
+// value of an integer that no double holds.
 func appendNumber(dst, text []byte) ([]byte, bool) {
 	if plainInteger(text, exactDigits) {
 		return append(dst, text...), true
@@ -128,9 +126,9 @@ func appendNumber(dst, text []byte) ([]byte, bool) {
 	return d.append(dst), true
 }
 
-// heldBy reports whether d, whose nearest double is f, is a fraction, or f's
-// value, or the shortest decimal that means f.
-func (d decimal) heldBy(f float64) bool {
+// heldBy reports whether d, whose nearest double is f, is a fraction, the value of f, or the
+// shortest decimal of f.
+func (d exactDecimal) heldBy(f float64) bool {
 	if d.exponent < 0 {
 		return true
 	}
@@ -139,6 +137,6 @@ func (d decimal) heldBy(f float64) bool {
 	return d.equal(exact) || d.equal(short)
 }
 
-func (d decimal) equal(e decimal) bool {
+func (d exactDecimal) equal(e exactDecimal) bool {
 	return d.negative == e.negative && d.exponent == e.exponent && bytes.Equal(d.digits, e.digits)
 }

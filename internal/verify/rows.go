@@ -12,8 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Rows yields row objects of t as rows by column slot. A row is valid until
-// the next one is asked for.
+// Rows yields row objects of t as rows by column slot. A row is valid until the next iteration.
 func Rows(t *schema.Table, images iter.Seq[json.RawMessage]) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		s, n := change.NewSplitter(t), 0
@@ -31,12 +30,12 @@ func Rows(t *schema.Table, images iter.Seq[json.RawMessage]) iter.Seq2[*change.R
 	}
 }
 
-// Lines yields the rows of t that r holds as NDJSON, one row object a line.
-// Empty lines are passed over. A row is valid until the next one is asked for.
+// Lines yields the rows of t that r contains as NDJSON, one row object per line. It skips empty
+// lines. A row is valid until the next iteration.
 func Lines(t *schema.Table, r io.Reader) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		var failed error
-		for row, err := range Rows(t, lines(r, &failed)) {
+		for row, err := range Rows(t, nonEmptyLines(r, &failed)) {
 			if !yield(row, err) {
 				return
 			}
@@ -47,9 +46,9 @@ func Lines(t *schema.Table, r io.Reader) iter.Seq2[*change.Row, error] {
 	}
 }
 
-// lines yields the lines of r that are not empty, in memory that the next line
-// overwrites, and leaves in failed what ended them early.
-func lines(r io.Reader, failed *error) iter.Seq[json.RawMessage] {
+// nonEmptyLines yields the lines of r that are not empty. The next line overwrites the memory of a
+// line. If an error ends the lines early, it is stored in failed.
+func nonEmptyLines(r io.Reader, failed *error) iter.Seq[json.RawMessage] {
 	return func(yield func(json.RawMessage) bool) {
 		in := bufio.NewReaderSize(r, 1<<16)
 		var line []byte

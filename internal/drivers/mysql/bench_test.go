@@ -7,53 +7,15 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strings"
 	"testing"
 
 	driver "github.com/go-sql-driver/mysql"
 
-	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
-	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
-
-// benchTable is a table of every type with the given number of columns.
-func benchTable(b *testing.B, columns int) *schema.Table {
-	names := []string{"id string"}
-	kinds := []string{"string", "string", "date-time", "integer", "number", "boolean", "enum", "string", "string", "object"}
-	for i := range columns - 1 {
-		names = append(names, fmt.Sprintf("c%02d %s", i, kinds[i%len(kinds)]))
-	}
-	return sinktest.Table(b, "order", 1, names...)
-}
-
-// benchRow resembles a row of a shop: 1.4 KB with 20 columns.
-func benchRow(columns int, key string, n int) string {
-	var s strings.Builder
-	fmt.Fprintf(&s, `{"id":"%s"`, key)
-	for i := range columns - 1 {
-		fmt.Fprintf(&s, `,"c%02d":`, i)
-		switch i % 10 {
-		case 2:
-			fmt.Fprintf(&s, `"2024-03-%02dT10:%02d:03.%06dZ"`, n%28+1, n%60, n%1000000)
-		case 3:
-			fmt.Fprintf(&s, "%d", n*7919)
-		case 4:
-			fmt.Fprintf(&s, "%d.%02d", n%10000, n%100)
-		case 5:
-			fmt.Fprintf(&s, "%t", n%2 == 0)
-		case 6:
-			s.WriteString(`"INVOICED"`)
-		case 9:
-			fmt.Fprintf(&s, `{"note":"n%d","tags":["a","b"],"amount":%d}`, n, n)
-		default:
-			fmt.Fprintf(&s, `"some text of a usual length, number %d in column %d"`, n, i)
-		}
-	}
-	return s.String() + "}"
-}
 
 // benchBatch is a batch, with its rows encoded for LOAD DATA, sorted by key.
 type benchBatch struct {
@@ -61,7 +23,7 @@ type benchBatch struct {
 	raw []byte
 }
 
-// rawRows returns rows by key, with benchRow's values, encoded for LOAD DATA.
+// rawRows returns rows by key, with BenchRow's values, encoded for LOAD DATA.
 func rawRows(columns int, rows map[string]int) []byte {
 	var b bytes.Buffer
 	for _, key := range slices.Sorted(maps.Keys(rows)) {
@@ -91,61 +53,25 @@ func rawRows(columns int, rows map[string]int) []byte {
 	return b.Bytes()
 }
 
-// benchBatches builds batches of updates, inserts and hot keys, 60:20:20, for a growing table.
-func benchBatches(b *testing.B, t *schema.Table, batches, size int) []benchBatch {
-	columns := len(t.Columns)
-	splitter := change.NewSplitter(t)
-	var out []benchBatch
-	n := 0
-	next := 100_000
-	for range batches {
-		var builder change.Builder
-		latest := make(map[string]int)
-		for i := range size {
-			n++
-			var key string
-			switch {
-			case i%10 < 6:
-				key = fmt.Sprintf("5f3c%08d-0000-4000-8000-000000000000", (n*7919)%next)
-			case i%10 < 8:
-				next++
-				key = fmt.Sprintf("5f3c%08d-0000-4000-8000-000000000000", next)
-			default:
-				key = fmt.Sprintf("5f3c%08d-0000-4000-8000-000000000000", n%100)
-			}
-			e := &cdc.Event{
-				Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}, Op: cdc.Update, Table: t.Name,
-				After: []byte(benchRow(columns, key, n)),
-			}
-			e.Payload = e.After
-			latest[key] = n
-			effect, err := splitter.Effect(e)
-			if err != nil {
-				b.Fatal(err)
-			}
-			builder.Add(e, effect)
-		}
-		out = append(out, benchBatch{builder.Batch(), rawRows(columns, latest)})
-	}
-	return out
-}
-
 // BenchmarkApply compares batches with plain LOAD DATA ... REPLACE of the same rows into the same
 // table: the ratio counts.
 func BenchmarkApply(b *testing.B) {
 	for _, columns := range []int{20, 60} {
 		for _, size := range []int{5_000, 20_000} {
 			b.Run(fmt.Sprintf("columns=%d/batch=%d", columns, size), func(b *testing.B) {
-				t := benchTable(b, columns)
-				batches := benchBatches(b, t, 8, size)
+				t := sqltest.BenchTable(b, columns)
+				var batches []benchBatch
+				for _, batch := range sqltest.BenchBatches(b, t, 8, size) {
+					batches = append(batches, benchBatch{batch.Batch, rawRows(columns, batch.Latest)})
+				}
 				for name, open := range map[string]func(*testing.B) func(benchBatch){
 					"eds": func(b *testing.B) func(benchBatch) {
 						d := openMigrated(b, t)
-						return func(x benchBatch) { d.apply(x.Batch) }
+						return func(x benchBatch) { d.MustApply(x.Batch) }
 					},
 					"insert": func(b *testing.B) func(benchBatch) {
 						d := openMigrated(b, t, "local_infile=false")
-						return func(x benchBatch) { d.apply(x.Batch) }
+						return func(x benchBatch) { d.MustApply(x.Batch) }
 					},
 					"raw": func(b *testing.B) func(benchBatch) {
 						d := openMigrated(b, t)
@@ -193,7 +119,7 @@ func (d *destination) loadRaw(b *testing.B, table string, rows []byte) {
 func BenchmarkLoad(b *testing.B) {
 	const rows = 100_000
 	for _, columns := range []int{20, 60} {
-		t := benchTable(b, columns)
+		t := sqltest.BenchTable(b, columns)
 		for _, order := range []string{"sorted", "shuffled"} {
 			b.Run(fmt.Sprintf("columns=%d/%s", columns, order), func(b *testing.B) {
 				keys := make(map[string]int)
@@ -205,7 +131,7 @@ func BenchmarkLoad(b *testing.B) {
 					}
 					key := fmt.Sprintf("5f3c%08d-0000-4000-8000-000000000000", n)
 					keys[key] = n
-					lines = append(lines, benchRow(columns, key, n))
+					lines = append(lines, sqltest.BenchRow(columns, key, n))
 				}
 				b.Run("eds", func(b *testing.B) {
 					d := openMigrated(b, t)
@@ -236,7 +162,7 @@ func (d *destination) importRows(b *testing.B, t *schema.Table, lines []string) 
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := l.LoadFile(b.Context(), "file", images(b, t, lines...)); err != nil {
+	if _, err := l.LoadFile(b.Context(), "file", sqltest.Images(t, lines...)); err != nil {
 		b.Fatal(err)
 	}
 	if _, err := l.Finish(b.Context()); err != nil {

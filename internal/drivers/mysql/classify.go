@@ -1,8 +1,6 @@
 package mysql
 
 import (
-	"errors"
-
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
@@ -11,15 +9,7 @@ import (
 // Error Codes). An error that the server did not return comes from the network: the session is
 // lost.
 func (d *dialect) Classify(err error) sqlsink.Verdict {
-	lost := &connectionError{}
-	e := &serverError{}
-	if !errors.As(err, &e) {
-		marked := &fault.Error{}
-		return sqlsink.Verdict{Lost: errors.As(err, &lost) || !errors.As(err, &marked)}
-	}
-	v := classifyNumber(e.number, e.state)
-	v.Lost = v.Lost || errors.As(err, &lost)
-	return v
+	return sqlsink.ClassifyError(err, func(e *serverError) sqlsink.Verdict { return classifyNumber(e.number, e.state) })
 }
 
 // classifyNumber returns what an error number means for the current batch.

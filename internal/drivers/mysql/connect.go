@@ -44,7 +44,7 @@ func (l *lastError) cause(err error) error {
 func (d *dialect) explainConnect(err error) error {
 	e := new(mysql.MySQLError)
 	if !errors.As(err, &e) {
-		return &connectionError{d.explainNetwork(err)}
+		return &sqlsink.ConnectionError{Err: d.explainNetwork(err)}
 	}
 	user, database := d.config.User, quote(d.config.DBName)
 	what := "connect to " + d.where
@@ -58,7 +58,7 @@ func (d *dialect) explainConnect(err error) error {
 	case 1130:
 		what = fmt.Sprintf("%s accepts no connections from this machine", d.where)
 	}
-	return &connectionError{&serverError{number: e.Number, state: string(e.SQLState[:]), message: e.Message, what: what}}
+	return &sqlsink.ConnectionError{Err: &serverError{number: e.Number, state: string(e.SQLState[:]), message: e.Message, what: what}}
 }
 
 // explainNetwork explains an error that happened before the server responded. Errors that only

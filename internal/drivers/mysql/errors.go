@@ -49,20 +49,14 @@ var conditions = map[uint16]string{
 	3140: "invalid json", 3141: "invalid json", 3157: "json that is nested too deeply",
 }
 
-// connectionError is an error after which the session is unusable.
-type connectionError struct{ err error }
-
-func (e *connectionError) Error() string { return e.err.Error() }
-func (e *connectionError) Unwrap() error { return e.err }
-
-// sessionError converts an error of the driver: to a serverError, or to a connectionError if the
-// server did not return it. ctx is the call's; what names the failed operation.
+// sessionError converts an error of the driver: to a serverError, or to a *sqlsink.ConnectionError
+// if the server did not return it. ctx is the call's; what names the failed operation.
 func (s *session) sessionError(ctx context.Context, what string, err error) error {
 	if e := new(mysql.MySQLError); errors.As(err, &e) {
 		return &serverError{number: e.Number, state: string(e.SQLState[:]), message: e.Message, what: what}
 	}
 	s.unanswered = s.unanswered || ctx.Err() != nil
-	return &connectionError{fmt.Errorf("%s: %w", what, sqlsink.CallError(ctx, err))}
+	return &sqlsink.ConnectionError{Err: fmt.Errorf("%s: %w", what, sqlsink.CallError(ctx, err))}
 }
 
 // numbered reports whether err is the server's error of one of the numbers.

@@ -1,67 +1,21 @@
 package mysql_test
 
 import (
-	"fmt"
-	"iter"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/cdc"
-	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
-
-// images yields row images like a snapshot's file, in one row's memory.
-func images(t testing.TB, table *schema.Table, lines ...string) iter.Seq2[*change.Row, error] {
-	return func(yield func(*change.Row, error) bool) {
-		splitter := change.NewSplitter(table)
-		row := &change.Row{Op: cdc.Insert, Clock: cdc.Timestamp{Wall: 5000}}
-		for _, line := range lines {
-			spans, err := splitter.Split([]byte(line))
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			row.Image, row.Spans = []byte(line), spans
-			if !yield(row, nil) {
-				return
-			}
-		}
-	}
-}
-
-func (d *destination) begin(job string, t *schema.Table, mode sink.LoadMode) sink.Load {
-	d.t.Helper()
-	l, err := d.BeginLoad(d.t.Context(), job, t, mode, sink.Scope{})
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	return l
-}
 
 // load loads files, each a string of lines, and finishes the load.
 func (d *destination) load(job string, t *schema.Table, mode sink.LoadMode, files ...[]string) {
-	d.t.Helper()
-	l := d.begin(job, t, mode)
-	for i, lines := range files {
-		n, err := l.LoadFile(d.t.Context(), fmt.Sprintf("file%d", i), images(d.t, t, lines...))
-		if err != nil {
-			d.t.Fatal(err)
-		}
-		if n != int64(len(lines)) {
-			d.t.Errorf("file %d has %d rows, want %d", i, n, len(lines))
-		}
-	}
-	if _, err := l.Finish(d.t.Context()); err != nil {
-		d.t.Fatal(err)
-	}
-	if err := l.Close(d.t.Context()); err != nil {
-		d.t.Errorf("close the load: %v", err)
-	}
-	sinktest.Equal(d.t, nil, d.query(`SELECT * FROM _eds_load`))
-	sinktest.Equal(d.t, nil, d.query(`SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() `+
+	d.T.Helper()
+	d.LoadFiles(job, t, mode, files...)
+	sinktest.Equal(d.T, nil, d.query(`SELECT * FROM _eds_load`))
+	sinktest.Equal(d.T, nil, d.query(`SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() `+
 		`AND table_name LIKE '\_eds\_load\_%'`))
 }
 
@@ -90,15 +44,15 @@ func TestLoad_ReplacesTheTableAtItsEnd(t *testing.T) {
 			for _, option := range []string{"local_infile=auto", "local_infile=false"} {
 				d := open(t, option)
 				order := sinktest.Table(t, "order", 1, loadable...)
-				d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"000","v":"old","n":1}`, `{"id":"old","v":"old","n":1}`).Batch())
+				d.MustApply(sinktest.NewChanges(t, 0).Put(order, `{"id":"000","v":"old","n":1}`, `{"id":"old","v":"old","n":1}`).Batch())
 				d.exec(prepare)
 				before := d.dependents()
-				l := d.begin("job", order, sink.Replace)
+				l := d.StartLoad("job", order, sink.Replace)
 				rows := sinktest.Repeat(500, `{"id":"#","v":"new","n":7}`)
-				if _, err := l.LoadFile(t.Context(), "one", images(t, order, rows[250:]...)); err != nil {
+				if _, err := l.LoadFile(t.Context(), "one", sqltest.Images(order, rows[250:]...)); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := l.LoadFile(t.Context(), "two", images(t, order, rows[:250]...)); err != nil {
+				if _, err := l.LoadFile(t.Context(), "two", sqltest.Images(order, rows[:250]...)); err != nil {
 					t.Fatal(err)
 				}
 				sinktest.Equal(t, nil, d.query("SELECT id FROM `order` WHERE v = 'new'"))
@@ -110,7 +64,7 @@ func TestLoad_ReplacesTheTableAtItsEnd(t *testing.T) {
 				}
 				sinktest.Equal(t, sinktest.Repeat(500, "#|new|7"), d.query("SELECT id, v, n FROM `order` ORDER BY id"))
 				sinktest.Equal(t, before, d.dependents())
-				d.apply(sinktest.NewChanges(t, 9000).Put(order, sinktest.Repeat(500, `{"id":"#","v":"after","n":8}`)...).Batch())
+				d.MustApply(sinktest.NewChanges(t, 9000).Put(order, sinktest.Repeat(500, `{"id":"#","v":"after","n":8}`)...).Batch())
 				sinktest.Equal(t, sinktest.Repeat(500, "#|after"), d.query("SELECT id, v FROM `order` ORDER BY id"))
 				d.load("next job", order, sink.Replace, []string{`{"id":"000","v":"again"}`})
 				sinktest.Equal(t, []string{"000|again"}, d.query("SELECT id, v FROM `order` ORDER BY id"))
@@ -155,11 +109,12 @@ func TestLoadFile_FailedFileLeavesNothingBesideANonTransactionalTable(t *testing
 		order := sinktest.Table(t, "order", 1, loadable...)
 		d.migrate(order)
 		d.exec("ALTER TABLE `order` MODIFY id varchar(40), ENGINE=" + engine)
-		l := d.begin("job", order, sink.Replace)
-		if _, err := l.LoadFile(t.Context(), "one", images(t, order, `{"id":"a"}`, `{"id":"b","n":"x"}`)); fault.Of(err) != fault.Poison {
+		l := d.StartLoad("job", order, sink.Replace)
+		_, err := l.LoadFile(t.Context(), "one", sqltest.Images(order, `{"id":"a"}`, `{"id":"b","n":"x"}`))
+		if fault.Of(err) != fault.Poison {
 			t.Fatalf("error %v", err)
 		}
-		if _, err := l.LoadFile(t.Context(), "two", images(t, order, `{"id":"a","v":"two"}`, `{"id":"c","v":"two"}`)); err != nil {
+		if _, err := l.LoadFile(t.Context(), "two", sqltest.Images(order, `{"id":"a","v":"two"}`, `{"id":"c","v":"two"}`)); err != nil {
 			t.Fatal(err)
 		}
 		if rows, err := l.Finish(t.Context()); err != nil || rows != 2 {
@@ -180,10 +135,10 @@ func TestLoad_KeepsTheLiveTableWithoutTriggerPrivilege(t *testing.T) {
 	t.Cleanup(func() { server.exec("DROP USER blind") })
 	d := openURL(t, asUser(t, server.url, "blind", ""), sink.Env{})
 	order := sinktest.Table(t, "order", 1, loadable...)
-	d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(100, `{"id":"#","v":"old"}`)...).Batch()) // without temporary tables
+	d.MustApply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(100, `{"id":"#","v":"old"}`)...).Batch()) // without temporary tables
 	before := server.query(created)
 	server.exec("CREATE TABLE note (id text); CREATE TRIGGER tr AFTER INSERT ON `order` FOR EACH ROW INSERT INTO note VALUES (NEW.id)")
-	d.t = t
+	d.T = t
 	d.load("job", order, sink.Replace, []string{`{"id":"000","v":"new"}`, `{"id":"new","v":"new"}`})
 	sinktest.Equal(t, before, server.query(created))
 	sinktest.Equal(t, []string{"000|new", "new|new"}, server.query("SELECT id, v FROM `order` ORDER BY id"))
@@ -193,7 +148,7 @@ func TestLoad_KeepsTheLiveTableWithoutTriggerPrivilege(t *testing.T) {
 func TestLoad_KeepsValuesOfAnExtraColumn(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
-	d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"kept"}`, `{"id":"gone"}`).Batch())
+	d.MustApply(sinktest.NewChanges(t, 0).Put(order, `{"id":"kept"}`, `{"id":"gone"}`).Batch())
 	d.exec("ALTER TABLE `order` ADD COLUMN mine text; UPDATE `order` SET mine = CONCAT('note on ', id)")
 	d.load("job", order, sink.Replace, []string{`{"id":"kept","v":"new"}`, `{"id":"other","v":"new"}`})
 	sinktest.Equal(t, []string{"kept|new|note on kept", "other|new|NULL"}, d.query("SELECT id, v, mine FROM `order` ORDER BY id"))
@@ -208,9 +163,9 @@ func TestLoad_KeepsConcurrentChangesOfTheTable(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := open(t)
 			order := sinktest.Table(t, "order", 1, loadable...)
-			d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"000"}`).Batch())
-			l := d.begin("job", order, sink.Replace)
-			if _, err := l.LoadFile(t.Context(), "one", images(t, order, sinktest.Repeat(5, `{"id":"#","v":"new"}`)...)); err != nil {
+			d.MustApply(sinktest.NewChanges(t, 0).Put(order, `{"id":"000"}`).Batch())
+			l := d.StartLoad("job", order, sink.Replace)
+			if _, err := l.LoadFile(t.Context(), "one", sqltest.Images(order, sinktest.Repeat(5, `{"id":"#","v":"new"}`)...)); err != nil {
 				t.Fatal(err)
 			}
 			d.exec(change)

@@ -23,7 +23,7 @@ func (s *session) waitShortly(ctx context.Context, do func() error) error {
 		return err
 	}
 	err := do()
-	if lost := new(connectionError); errors.As(err, &lost) {
+	if lost := new(sqlsink.ConnectionError); errors.As(err, &lost) {
 		return err
 	}
 	if failed := set(s.lockWait()); failed != nil {

@@ -2,7 +2,6 @@ package mysql_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -14,28 +13,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
 // reader opens a session of another program with short timeouts.
 func (d *destination) reader() *peers.MySQL {
-	d.t.Helper()
-	db := beside(d.t, d.url)
-	db.Run(d.t, "SET lock_wait_timeout = 10")
+	d.T.Helper()
+	db := beside(d.T, d.url)
+	db.Run(d.T, "SET lock_wait_timeout = 10")
 	return db
-}
-
-// awaitRows waits until the query returns a row.
-func (d *destination) awaitRows(query string) []string {
-	d.t.Helper()
-	for d.t.Context().Err() == nil {
-		if rows := d.query(query); len(rows) > 0 {
-			return rows
-		}
-	}
-	d.t.Fatalf("no rows: %s", query)
-	return nil
 }
 
 const metadataWait = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND state LIKE 'Waiting for table metadata lock'"
@@ -43,7 +30,7 @@ const metadataWait = "SELECT id FROM information_schema.processlist WHERE db = D
 func TestMigrate_LetsReadersInWhileItWaits(t *testing.T) {
 	d := open(t)
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(sinktest.Table(t, "thing", 1, "id string", "n integer"), `{"id":"a","n":1}`).Batch())
+	d.MustApply(h.Put(sinktest.Table(t, "thing", 1, "id string", "n integer"), `{"id":"a","n":1}`).Batch())
 	long, later := d.reader(), d.reader()
 	long.Run(t, "START TRANSACTION; SELECT * FROM thing")
 
@@ -54,14 +41,14 @@ func TestMigrate_LetsReadersInWhileItWaits(t *testing.T) {
 		done <- err
 	}()
 	for range 2 {
-		d.awaitRows(metadataWait)
+		sqltest.AwaitRows(d.T, func() []string { return d.query(metadataWait) })
 		later.Run(t, "SELECT * FROM thing")
 	}
 	long.Run(t, "COMMIT")
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	d.apply(h.Put(wider, `{"id":"a","n":1,"m":2}`).Batch())
+	d.MustApply(h.Put(wider, `{"id":"a","n":1,"m":2}`).Batch())
 	sinktest.Equal(t, []string{"a|1|2"}, d.query("SELECT id, n, m FROM thing"))
 }
 
@@ -79,7 +66,7 @@ func TestMigrate_NamesTheReaderThatItWaitsFor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			server := peers.StartMariaDB(t, c.settings...)
 			d := openURL(t, server.Database(t), sink.Env{}, "lock_timeout=1s")
-			d.apply(sinktest.NewChanges(t, 0).Put(sinktest.Table(t, "thing", 1, "id string", "n integer"), `{"id":"a","n":1}`).Batch())
+			d.MustApply(sinktest.NewChanges(t, 0).Put(sinktest.Table(t, "thing", 1, "id string", "n integer"), `{"id":"a","n":1}`).Batch())
 			long := d.reader()
 			long.Run(t, "START TRANSACTION; SELECT * FROM thing")
 			wider := sinktest.Table(t, "thing", 1, "id string", "n integer", "m integer")
@@ -97,11 +84,11 @@ func TestMigrate_NamesTheReaderThatItWaitsFor(t *testing.T) {
 func TestFinish_LetsReadersInWhileItWaits(t *testing.T) {
 	thing := sinktest.Table(t, "thing", 1, "id string", "n integer")
 	d := open(t)
-	d.apply(sinktest.NewChanges(t, 0).Put(thing, `{"id":"old","n":1}`).Batch())
+	d.MustApply(sinktest.NewChanges(t, 0).Put(thing, `{"id":"old","n":1}`).Batch())
 	long, later := d.reader(), d.reader()
-	l := d.begin("job", thing, sink.Replace)
+	l := d.StartLoad("job", thing, sink.Replace)
 	defer l.Close(context.Background())
-	if _, err := l.LoadFile(t.Context(), "file", images(t, thing, `{"id":"new","n":2}`)); err != nil {
+	if _, err := l.LoadFile(t.Context(), "file", sqltest.Images(thing, `{"id":"new","n":2}`)); err != nil {
 		t.Fatal(err)
 	}
 	long.Run(t, "START TRANSACTION; SELECT * FROM thing")
@@ -111,7 +98,7 @@ func TestFinish_LetsReadersInWhileItWaits(t *testing.T) {
 		done <- err
 	}()
 	for range 2 {
-		d.awaitRows(metadataWait)
+		sqltest.AwaitRows(d.T, func() []string { return d.query(metadataWait) })
 		later.Run(t, "SELECT * FROM thing")
 	}
 	long.Run(t, "COMMIT")
@@ -124,12 +111,12 @@ func TestFinish_LetsReadersInWhileItWaits(t *testing.T) {
 func TestInspect_PassesOverLockedTables(t *testing.T) {
 	thing := sinktest.Table(t, "thing", 1, "id string", "n integer")
 	d := openURL(t, peers.MariaDB(t), sink.Env{ID: "id"})
-	l := d.begin("job", thing, sink.Replace)
+	l := d.StartLoad("job", thing, sink.Replace)
 	defer l.Close(context.Background())
 	if !l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: "thing", Job: "job"}) {
 		t.Fatal("the load keeps no records")
 	}
-	if _, err := l.LoadFile(t.Context(), "file", images(t, thing, `{"id":"a","n":1}`)); err != nil {
+	if _, err := l.LoadFile(t.Context(), "file", sqltest.Images(thing, `{"id":"a","n":1}`)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.Finish(t.Context()); err != nil {
@@ -151,17 +138,6 @@ func TestInspect_PassesOverLockedTables(t *testing.T) {
 	}
 }
 
-// wantSilent checks that err reports a call without progress.
-func wantSilent(t *testing.T, err error) {
-	t.Helper()
-	if fault.Of(err) != fault.Transient || !errors.As(err, new(*sqlsink.SilentError)) {
-		t.Fatalf("want a transient *sqlsink.SilentError, got: %v", err)
-	}
-	if strings.Contains(err.Error(), "roll back") {
-		t.Errorf("what a lost connection cannot do is reported: %v", err)
-	}
-}
-
 func TestApply_LeavesAServerThatDoesNotAnswer(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		server := peers.MariaDB(t)
@@ -175,16 +151,16 @@ func TestApply_LeavesAServerThatDoesNotAnswer(t *testing.T) {
 		d.db = beside(t, server)
 		thing := sinktest.Table(t, "thing", 1, "id string", "n integer")
 		h := sinktest.NewChanges(t, 0)
-		d.apply(h.Put(thing, `{"id":"a","n":1}`).Batch())
+		d.MustApply(h.Put(thing, `{"id":"a","n":1}`).Batch())
 		for i := range rows {
 			h.Put(thing, fmt.Sprintf(`{"id":"%d","n":2}`, i))
 		}
 		batch := h.Batch()
 		proxy.Stall()
-		wantSilent(t, d.Apply(t.Context(), batch))
+		sqltest.WantSilent(t, d.Apply(t.Context(), batch))
 		proxy.Repair()
-		d.apply(batch)
-		d.apply(h.Put(thing, `{"id":"a","n":3}`).Batch())
+		d.MustApply(batch)
+		d.MustApply(h.Put(thing, `{"id":"a","n":3}`).Batch())
 		sinktest.Equal(t, []string{fmt.Sprintf("%d|%d", rows+1, 2*rows+3)}, d.query("SELECT COUNT(*), SUM(n) FROM thing"))
 	})
 }
@@ -194,12 +170,12 @@ func TestApply_EndsAbandonedSessions(t *testing.T) {
 	d := open(t, "statement_timeout=2s")
 	thing := sinktest.Table(t, "thing", 1, "id string", "n integer")
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(thing, `{"id":"a","n":1}`).Batch())
+	d.MustApply(h.Put(thing, `{"id":"a","n":1}`).Batch())
 	d.exec("CREATE TRIGGER doze BEFORE UPDATE ON thing FOR EACH ROW SET NEW.n = NEW.n + SLEEP(600)")
 	batch := h.Put(thing, `{"id":"a","n":2}`).Batch()
-	wantSilent(t, d.Apply(t.Context(), batch))
+	sqltest.WantSilent(t, d.Apply(t.Context(), batch))
 	d.exec("SET lock_wait_timeout = 10; DROP TRIGGER doze")
-	d.apply(batch)
+	d.MustApply(batch)
 	sinktest.Equal(t, []string{"a|2"}, d.query("SELECT id, n FROM thing"))
 }
 

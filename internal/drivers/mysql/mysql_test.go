@@ -1,37 +1,26 @@
 package mysql_test
 
 import (
-	"bytes"
-	"context"
 	"fmt"
-	"log/slog"
-	"maps"
-	"net/url"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
-	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/drivers/mysql"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
 func TestMain(m *testing.M) { sinktest.Main(m) }
 
 // destination is a sink on its own database.
 type destination struct {
-	*sqlsink.Sink
-	t        testing.TB
-	url      string
-	db       *peers.MySQL
-	adjusted map[string]int // rule -> times
-	log      *bytes.Buffer
+	*sqltest.Destination
+	url string
+	db  *peers.MySQL
 }
 
 // open opens a sink on a new database; options go to its URL.
@@ -42,61 +31,31 @@ func open(t testing.TB, options ...string) *destination {
 
 func openURL(t testing.TB, raw string, env sink.Env, options ...string) *destination {
 	t.Helper()
-	d := &destination{t: t, url: raw, adjusted: make(map[string]int), log: new(bytes.Buffer)}
-	env.Logger = slog.New(slog.NewTextHandler(d.log, nil))
-	env.Adjusted = func(table, column, rule string) { d.adjusted[rule]++ }
+	all := raw
 	if len(options) > 0 {
-		raw += "?" + strings.Join(options, "&")
+		all += "?" + strings.Join(options, "&")
 	}
-	target, err := url.Parse(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	opened, err := mysql.Driver().Open(t.Context(), target, env)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.Sink = opened.(*sqlsink.Sink)
-	t.Cleanup(func() {
-		if err := d.Close(context.Background()); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
-	return d
+	return &destination{Destination: sqltest.Open(t, mysql.Driver(), all, env), url: raw}
 }
 
 // beside is another session than the sink's, and kept.
 func (d *destination) beside() *peers.MySQL {
-	d.t.Helper()
+	d.T.Helper()
 	if d.db == nil {
-		d.db = beside(d.t, d.url)
+		d.db = beside(d.T, d.url)
 	}
 	return d.db
 }
 
 func (d *destination) exec(sql string) {
-	d.t.Helper()
-	d.beside().Run(d.t, sql)
+	d.T.Helper()
+	d.beside().Run(d.T, sql)
 }
 
 // query returns the rows of a result, values joined by |.
 func (d *destination) query(sql string) []string {
-	d.t.Helper()
-	return d.beside().Lines(d.t, sql)
-}
-
-func (d *destination) apply(b *change.Batch) {
-	d.t.Helper()
-	if err := d.Apply(d.t.Context(), b); err != nil {
-		d.t.Fatal(err)
-	}
-}
-
-func (d *destination) adjustments(want map[string]int) {
-	d.t.Helper()
-	if diff := cmp.Diff(want, maps.Clone(d.adjusted)); diff != "" {
-		d.t.Errorf("adjusted (-want +got)\n%s", diff)
-	}
+	d.T.Helper()
+	return d.beside().Lines(d.T, sql)
 }
 
 func TestApply_WritesBatchesOfAnySize(t *testing.T) {
@@ -105,42 +64,7 @@ func TestApply_WritesBatchesOfAnySize(t *testing.T) {
 			for _, size := range []int{1, 10, 63, 64, 500, 3000} {
 				t.Run(fmt.Sprintf("columns=%d,rows=%d,infile=%s", width, size, infile), func(t *testing.T) {
 					d := open(t, "local_infile="+infile)
-					columns := []string{"id string"}
-					for i := range width - 1 {
-						columns = append(columns, fmt.Sprintf("c%02d string", i))
-					}
-					order := sinktest.Table(t, "order", 1, columns...)
-					h := sinktest.NewChanges(t, 0)
-					row := func(i int, value string) string {
-						var b strings.Builder
-						fmt.Fprintf(&b, `{"id":"row%05d"`, i)
-						for c := range width - 1 {
-							fmt.Fprintf(&b, `,"c%02d":"%s %d"`, c, value, c)
-						}
-						return b.String() + "}"
-					}
-					for i := range size {
-						h.Put(order, row(i, "first"))
-					}
-					d.apply(h.Batch())
-					var want []string
-					for i := range size {
-						switch i % 5 {
-						case 0:
-							h.Delete(order, row(i, "first"))
-							continue
-						case 1:
-							h.Delete(order, row(i, "first")).Put(order, row(i, "again"))
-							want = append(want, fmt.Sprintf("row%05d|again 0", i))
-						case 2:
-							want = append(want, fmt.Sprintf("row%05d|first 0", i))
-						default:
-							h.Put(order, row(i, "second"))
-							want = append(want, fmt.Sprintf("row%05d|second 0", i))
-						}
-					}
-					d.apply(h.Batch())
-					sinktest.Equal(t, want, d.query("SELECT id, c00 FROM `order` ORDER BY id"))
+					d.ApplySizes(width, size, func() []string { return d.query("SELECT id, c00 FROM `order` ORDER BY id") })
 				})
 			}
 		}

@@ -8,13 +8,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/shopmonkeyus/eds/internal/drivers/mysql"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
 // openError opens a URL and returns the error.
@@ -94,13 +93,13 @@ func TestOpen_ExplainsErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			err := openError(t, c.url)
 			if err == nil || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("error %v, want it to say %s", err, c.says)
+				t.Errorf("error %v, want %s in it", err, c.says)
 			}
 			if fault.Of(err) != c.class {
 				t.Errorf("class %v, want %v", fault.Of(err), c.class)
 			}
 			if strings.Contains(fmt.Sprint(err), "secret") || strings.Contains(fmt.Sprint(err), "wrong") {
-				t.Errorf("the error tells the password: %v", err)
+				t.Errorf("the error contains the password: %v", err)
 			}
 		})
 	}
@@ -131,7 +130,7 @@ func TestApply_RetriesRefusedCredentials(t *testing.T) {
 	order := sinktest.Table(t, "order", 1, "id string")
 	leaver := openURL(t, asUser(t, d.url, "leaver", "first"), sink.Env{})
 	h := sinktest.NewChanges(t, 0)
-	leaver.apply(h.Put(order, `{"id":"1"}`).Batch())
+	leaver.MustApply(h.Put(order, `{"id":"1"}`).Batch())
 	d.exec("ALTER USER leaver IDENTIFIED BY 'second'")
 	for _, id := range d.query("SELECT id FROM information_schema.processlist WHERE user = 'leaver'") {
 		d.exec("KILL " + id)
@@ -141,7 +140,7 @@ func TestApply_RetriesRefusedCredentials(t *testing.T) {
 		t.Errorf("error %v of class %v, want transient", err, fault.Of(err))
 	}
 	d.exec("ALTER USER leaver IDENTIFIED BY 'first'")
-	leaver.apply(batch)
+	leaver.MustApply(batch)
 }
 
 func TestOpen_TLS(t *testing.T) {
@@ -178,7 +177,7 @@ func TestOpen_TLS(t *testing.T) {
 			continue
 		}
 		if err := openError(t, raw); !strings.Contains(fmt.Sprint(err), c.says) || fault.Of(err) != fault.Fatal {
-			t.Errorf("%s: error %v of class %v, want it to say %s", c.options, err, fault.Of(err), c.says)
+			t.Errorf("%s: error %v of class %v, want %s in it", c.options, err, fault.Of(err), c.says)
 		}
 	}
 }
@@ -189,12 +188,12 @@ func TestApply_WarnsOnceWithoutLocalInfile(t *testing.T) {
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
 	for v := range 3 {
-		d.apply(h.Put(order, sinktest.Repeat(500, fmt.Sprintf(`{"id":"#","v":%d}`, v))...).Batch())
+		d.MustApply(h.Put(order, sinktest.Repeat(500, fmt.Sprintf(`{"id":"#","v":%d}`, v))...).Batch())
 		d.load("job", order, sink.Merge, sinktest.Repeat(500, fmt.Sprintf(`{"id":"#","v":%d}`, v)))
 	}
 	sinktest.Equal(t, sinktest.Repeat(500, "#|2"), d.query("SELECT id, v FROM `order` ORDER BY id"))
-	if n := strings.Count(d.log.String(), "LOAD DATA LOCAL INFILE"); n != 1 {
-		t.Errorf("it was said %d times:\n%s", n, d.log)
+	if n := strings.Count(d.Log.String(), "LOAD DATA LOCAL INFILE"); n != 1 {
+		t.Errorf("it was logged %d times:\n%s", n, d.Log)
 	}
 }
 
@@ -224,13 +223,7 @@ func TestBuildURL_FromFields(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, wrong := mysql.Driver().URL(c.values)
-			if got != c.url {
-				t.Errorf("url %s, want %s", got, c.url)
-			}
-			if diff := cmp.Diff(c.wrong, wrong); diff != "" {
-				t.Error(diff)
-			}
+			sqltest.WantURL(t, mysql.Driver(), c.values, c.url, c.wrong)
 		})
 	}
 }

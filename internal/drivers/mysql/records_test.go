@@ -14,6 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
 // TestRecords_WithoutPrivileges: a user who may not create or change tables continues with the
@@ -26,19 +27,19 @@ func TestRecords_WithoutPrivileges(t *testing.T) {
 	d.exec("CREATE TABLE _eds_checkpoint (stream varchar(255), consumer varchar(255), filter varchar(255), position bigint NOT NULL, " +
 		"stored bigint NOT NULL, PRIMARY KEY (stream, consumer, filter)); " +
 		fmt.Sprintf("INSERT INTO _eds_checkpoint VALUES ('%s', '%s', '%s', 1, 1); CREATE TABLE `order` (id varchar(255) PRIMARY KEY); ",
-			writerEnv.Stream, writerEnv.Consumer, writerEnv.Filter) +
+			sqltest.WriterEnv.Stream, sqltest.WriterEnv.Consumer, sqltest.WriterEnv.Filter) +
 		"CREATE USER poor; GRANT SELECT, INSERT, UPDATE, DELETE ON " + name + ".* TO poor")
 	order, h := sinktest.Table(t, "order", 1, "id string"), sinktest.NewChanges(t, 1)
 	grant := "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP, TRIGGER, REFERENCES, CREATE TEMPORARY TABLES ON `" +
 		name + "`.* TO 'poor'"
 	for _, says := range []string{"run: " + grant, ""} {
-		poor := openURL(t, asUser(t, database, "poor", ""), writerEnv)
+		poor := openURL(t, asUser(t, database, "poor", ""), sqltest.WriterEnv)
 		r, err := poor.Records(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		if (r.Unavailable == nil) != (says == "") || !strings.Contains(fmt.Sprint(r.Unavailable), says) {
-			t.Errorf("records are unavailable: %v; want it to say %s", r.Unavailable, says)
+			t.Errorf("records are unavailable: %v; want %s in it", r.Unavailable, says)
 		}
 		if r.Checkpoint == nil || r.Checkpoint.Position.Sequence == 0 {
 			t.Fatalf("the checkpoint is %v", r.Checkpoint)
@@ -47,8 +48,8 @@ func TestRecords_WithoutPrivileges(t *testing.T) {
 			t.Fatal(err)
 		}
 		batch := h.Put(order, `{"id":"1"}`).Batch()
-		poor.apply(batch)
-		if got := poor.checkpoint(); got != batch.Last {
+		poor.MustApply(batch)
+		if got := poor.Position(); got != batch.Last {
 			t.Errorf("the checkpoint is %v, want %v", got, batch.Last)
 		}
 		d.exec(grant)
@@ -58,7 +59,7 @@ func TestRecords_WithoutPrivileges(t *testing.T) {
 
 // TestPlacing_OutlivesItsImport: the server still executes the RENAME of an import that was killed.
 func TestPlacing_OutlivesItsImport(t *testing.T) {
-	d := openURL(t, peers.MariaDB(t), writerEnv)
+	d := openURL(t, peers.MariaDB(t), sqltest.WriterEnv)
 	order, h := sinktest.Table(t, "order", 1, "id string"), sinktest.NewChanges(t, 0)
 	begin := func() sink.Records {
 		t.Helper()
@@ -72,7 +73,7 @@ func TestPlacing_OutlivesItsImport(t *testing.T) {
 		return r
 	}
 	begin()
-	d.apply(h.Put(order, `{"id":"old"}`).Batch())
+	d.MustApply(h.Put(order, `{"id":"old"}`).Batch())
 	killImport(t, d, order)
 	if err := d.Check(t.Context()); !errors.As(err, new(*sink.ReopenError)) {
 		t.Errorf("before it is placed: %v", err)
@@ -93,7 +94,7 @@ func TestPlacing_OutlivesItsImport(t *testing.T) {
 	if r := begin(); len(r.Snapshots) != 1 || r.Snapshots[0].Rows != 1 || r.Snapshots[0].Generation <= r.Checkpoint.Followed {
 		t.Errorf("after it is placed the snapshots are %v", r.Snapshots)
 	}
-	d.apply(h.Put(order, `{"id":"4"}`).Batch())
+	d.MustApply(h.Put(order, `{"id":"4"}`).Batch())
 	sinktest.Equal(t, []string{"4", "new"}, d.query("SELECT id FROM `order` ORDER BY id"))
 }
 

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/url"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,72 +13,49 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
-	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
-
-// writerEnv names the checkpoint of these tests.
-var writerEnv = sink.Env{Stream: "dbchange", Consumer: "eds-1", Filter: "dbchange.*.*.c.>"}
-
-func (d *destination) checkpoint() cdc.Position {
-	d.t.Helper()
-	p, err := d.Checkpoint(d.t.Context())
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	return p
-}
-
-// lost checks that the sink notices that its checkpoint is gone, and forgets it.
-func (d *destination) lost(b *change.Batch) {
-	d.t.Helper()
-	if err := d.Apply(d.t.Context(), b); !errors.As(err, new(*sink.ReopenError)) || fault.Of(err) != fault.Fatal {
-		d.t.Errorf("error %v of class %v, want a *sink.ReopenError, fatal", err, fault.Of(err))
-	}
-	if got := d.checkpoint(); got != (cdc.Position{}) {
-		d.t.Errorf("the checkpoint is %v", got)
-	}
-}
 
 func TestCheckpoint_MovesWithTheBatch(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		server := peers.MariaDB(t)
-		d := openURL(t, server, writerEnv, option)
+		d := openURL(t, server, sqltest.WriterEnv, option)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
-		if got := d.checkpoint(); got != (cdc.Position{}) {
+		if got := d.Position(); got != (cdc.Position{}) {
 			t.Errorf("a new checkpoint is %v", got)
 		}
 		h := sinktest.NewChanges(t, 0)
-		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
+		d.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
 		last := cdc.Position{Sequence: uint64(rows), Stored: int64(rows)}
-		if got := d.checkpoint(); got != last {
+		if got := d.Position(); got != last {
 			t.Errorf("the checkpoint is %v, want %v", got, last)
 		}
-		again := openURL(t, server, writerEnv, option)
-		if got := again.checkpoint(); got != last {
+		again := openURL(t, server, sqltest.WriterEnv, option)
+		if got := again.Position(); got != last {
 			t.Errorf("another session's checkpoint is %v, want %v", got, last)
 		}
-		elsewhere := writerEnv
+		elsewhere := sqltest.WriterEnv
 		elsewhere.Filter = strings.Repeat("dbchange.*.*.company.>,", 100)
 		other := openURL(t, server, elsewhere)
-		if got := other.checkpoint(); got != (cdc.Position{}) {
+		if got := other.Position(); got != (cdc.Position{}) {
 			t.Errorf("under another filter it is %v", got)
 		}
 		bad := h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":2}`)...).Put(order, `{"id":"bad","v":"x"}`).Batch()
 		if err := d.Apply(t.Context(), bad); fault.Of(err) != fault.Poison {
 			t.Fatalf("error %v", err)
 		}
-		if got := d.checkpoint(); got != last {
+		if got := d.Position(); got != last {
 			t.Errorf("after a failed batch the checkpoint is %v, want %v", got, last)
 		}
 		sinktest.Equal(t, sinktest.Repeat(rows, "#|1"), d.query("SELECT id, v FROM `order` ORDER BY id"))
 		if err := d.ResetCheckpoint(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if got := d.checkpoint(); got != (cdc.Position{}) {
+		if got := d.Position(); got != (cdc.Position{}) {
 			t.Errorf("after a reset it is %v", got)
 		}
 	})
@@ -90,11 +64,11 @@ func TestCheckpoint_MovesWithTheBatch(t *testing.T) {
 func TestApply_NoticesAnotherWriter(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		server := peers.MariaDB(t)
-		one, two := openURL(t, server, writerEnv, option), openURL(t, server, writerEnv, option)
+		one, two := openURL(t, server, sqltest.WriterEnv, option), openURL(t, server, sqltest.WriterEnv, option)
 		order := sinktest.Table(t, "order", 1, "id string", "who string")
 		h := sinktest.NewChanges(t, 0)
-		one.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"one"}`)...).Batch())
-		two.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"two"}`)...).Batch())
+		one.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"one"}`)...).Batch())
+		two.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"two"}`)...).Batch())
 		err := one.Apply(t.Context(), h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"one again"}`)...).Batch())
 		if !errors.As(err, new(*sink.WriterError)) || fault.Of(err) != fault.Fatal {
 			t.Errorf("error %v of class %v, want a *sink.WriterError, fatal", err, fault.Of(err))
@@ -103,113 +77,45 @@ func TestApply_NoticesAnotherWriter(t *testing.T) {
 	})
 }
 
-// lossyProxy is a proxy in front of a server. On request it drops the response to a COMMIT and
-// closes the connection.
-type lossyProxy struct {
-	url       string
-	listener  net.Listener
-	lose      atomic.Bool // drop the response to the next COMMIT
-	committed atomic.Bool // the COMMIT was sent
-	work      sync.WaitGroup
-}
-
-// newLossyProxy starts a proxy in front of the server of a URL.
-func newLossyProxy(t *testing.T, server string) *lossyProxy {
-	t.Helper()
-	u, err := url.Parse(server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	target := u.Host
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.Host = l.Addr().String()
-	w := &lossyProxy{url: u.String(), listener: l}
-	w.work.Go(func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			w.work.Go(func() { w.pipe(client, target) })
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		w.work.Wait()
-	})
-	return w
-}
-
-func (w *lossyProxy) pipe(client net.Conn, target string) {
-	defer client.Close()
-	server, err := net.Dial("tcp", target)
-	if err != nil {
-		return
-	}
-	defer server.Close()
-	w.work.Go(func() {
-		defer server.Close()
-		w.copy(server, client, func(text string) bool {
-			if strings.HasSuffix(text, "\x03COMMIT") {
-				w.committed.Store(true)
-			}
-			return true
-		})
-	})
-	w.copy(client, server, func(string) bool { return !w.committed.Swap(false) || !w.lose.CompareAndSwap(true, false) })
-}
-
-// copy copies data until passes returns false.
-func (w *lossyProxy) copy(to io.Writer, from io.Reader, passes func(text string) bool) {
-	buf := make([]byte, 1<<16)
-	for {
-		n, err := from.Read(buf)
-		if n > 0 && !passes(string(buf[:n])) {
-			return
-		}
-		if _, failed := to.Write(buf[:n]); failed != nil || err != nil {
-			return
-		}
-	}
-}
-
 func TestCommit_IsNotRepeatedIfItsResponseIsLost(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		server := peers.MariaDB(t)
-		w := newLossyProxy(t, server)
-		d := openURL(t, w.url, writerEnv, option, "tls=false")
+		var committing atomic.Bool
+		w := sqltest.NewLossyProxy(t, server, func(request string) {
+			if strings.HasSuffix(request, "\x03COMMIT") {
+				committing.Store(true)
+			}
+		}, func(string) bool { return committing.Swap(false) })
+		d := openURL(t, w.URL, sqltest.WriterEnv, option, "tls=false")
 		d.url = server
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		h := sinktest.NewChanges(t, 0)
-		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
+		d.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
 		d.exec("CREATE TABLE writes (n int); CREATE TRIGGER tr AFTER UPDATE ON `order` FOR EACH ROW INSERT INTO writes VALUES (1)")
-		w.lose.Store(true)
+		w.Lose.Store(true)
 		batch := h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":2}`)...).Batch()
-		d.apply(batch) // the engine notices
-		if w.lose.Load() {
-			t.Error("no answer was lost")
+		d.MustApply(batch) // the engine notices
+		if w.Lose.Load() {
+			t.Error("no response was lost")
 		}
 		sinktest.Equal(t, []string{fmt.Sprint(rows)}, d.query("SELECT COUNT(*) FROM writes"))
 		sinktest.Equal(t, sinktest.Repeat(rows, "#|2"), d.query("SELECT id, v FROM `order` ORDER BY id"))
-		if got := d.checkpoint(); got != batch.Last {
+		if got := d.Position(); got != batch.Last {
 			t.Errorf("the checkpoint is %v, want %v", got, batch.Last)
 		}
-		d.apply(batch)
+		d.MustApply(batch)
 		sinktest.Equal(t, []string{fmt.Sprint(rows)}, d.query("SELECT COUNT(*) FROM writes"))
-		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":3}`)...).Batch())
+		d.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":3}`)...).Batch())
 	})
 }
 
 func TestApply_ReconnectsAtOnceAfterALostSession(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
-		d := openURL(t, peers.MariaDB(t), writerEnv, option)
+		d := openURL(t, peers.MariaDB(t), sqltest.WriterEnv, option)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		h := sinktest.NewChanges(t, 0)
 		for i := range 3 {
-			d.apply(h.Put(order, sinktest.Repeat(rows, fmt.Sprintf(`{"id":"#","v":%d}`, i))...).Batch())
+			d.MustApply(h.Put(order, sinktest.Repeat(rows, fmt.Sprintf(`{"id":"#","v":%d}`, i))...).Batch())
 			for _, id := range d.query("SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()") {
 				d.exec("KILL " + id)
 			}
@@ -220,12 +126,12 @@ func TestApply_ReconnectsAtOnceAfterALostSession(t *testing.T) {
 
 func TestApply_CreatesDroppedObjectsAgain(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
-		d := openURL(t, peers.MariaDB(t), writerEnv, option)
+		d := openURL(t, peers.MariaDB(t), sqltest.WriterEnv, option)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer", "w string")
 		h := sinktest.NewChanges(t, 0)
 		put := func() {
 			t.Helper()
-			d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1,"w":"x"}`)...).Batch())
+			d.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1,"w":"x"}`)...).Batch())
 			sinktest.Equal(t, sinktest.Repeat(rows, "#|1|x"), d.query("SELECT id, v, w FROM `order` ORDER BY id"))
 		}
 		put()
@@ -235,7 +141,7 @@ func TestApply_CreatesDroppedObjectsAgain(t *testing.T) {
 		} {
 			d.exec(statement)
 			if strings.Contains(statement, "_eds_checkpoint") {
-				d.lost(h.Put(order, `{"id":"1"}`).Batch())
+				d.WantLost(h.Put(order, `{"id":"1"}`).Batch())
 			}
 			put()
 		}
@@ -243,10 +149,10 @@ func TestApply_CreatesDroppedObjectsAgain(t *testing.T) {
 }
 
 func TestApply_RetriesADroppedDatabase(t *testing.T) {
-	d := openURL(t, peers.MariaDB(t), writerEnv)
+	d := openURL(t, peers.MariaDB(t), sqltest.WriterEnv)
 	order := sinktest.Table(t, "order", 1, "id string")
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(order, `{"id":"1"}`).Batch())
+	d.MustApply(h.Put(order, `{"id":"1"}`).Batch())
 	name := d.query("SELECT DATABASE()")[0]
 	d.exec("DROP DATABASE " + name)
 	batch := h.Put(order, `{"id":"2"}`).Batch()
@@ -256,8 +162,8 @@ func TestApply_RetriesADroppedDatabase(t *testing.T) {
 		}
 	}
 	d.exec("CREATE DATABASE " + name + "; USE " + name)
-	d.lost(batch)
-	d.apply(batch)
+	d.WantLost(batch)
+	d.MustApply(batch)
 	sinktest.Equal(t, []string{"2"}, d.query("SELECT id FROM `order`"))
 }
 
@@ -265,10 +171,10 @@ func TestApply_RetriesADroppedDatabase(t *testing.T) {
 // stopped and killed, and compares the rows with the batches.
 func TestApply_LosesNothingIfTheServerDies(t *testing.T) {
 	server := peers.StartMariaDB(t)
-	d := openURL(t, server.Database(t), writerEnv)
+	d := openURL(t, server.Database(t), sqltest.WriterEnv)
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(order, sinktest.Repeat(100, `{"id":"#","v":0}`)...).Batch())
+	d.MustApply(h.Put(order, sinktest.Repeat(100, `{"id":"#","v":0}`)...).Batch())
 	for round, end := range []func(testing.TB){server.Kill, server.Stop, server.Kill} {
 		applied := make(chan int)
 		done := make(chan error, 1)
@@ -322,10 +228,10 @@ func TestApply_LosesNothingIfTheServerDies(t *testing.T) {
 }
 
 func TestApply_WaitsForLocksOfOthers(t *testing.T) {
-	d := openURL(t, peers.MariaDB(t), writerEnv, "lock_timeout=1s")
+	d := openURL(t, peers.MariaDB(t), sqltest.WriterEnv, "lock_timeout=1s")
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(order, `{"id":"lock","v":0}`).Batch())
+	d.MustApply(h.Put(order, `{"id":"lock","v":0}`).Batch())
 	for _, lock := range []string{"LOCK TABLES `order` WRITE", "START TRANSACTION; UPDATE `order` SET v = 1"} {
 		d.exec(lock)
 		batch := h.Put(order, `{"id":"lock","v":2}`).Batch()
@@ -334,16 +240,16 @@ func TestApply_WaitsForLocksOfOthers(t *testing.T) {
 			t.Errorf("%s: error %v of class %v", lock, err, fault.Of(err))
 		}
 		d.exec("ROLLBACK; UNLOCK TABLES")
-		d.apply(batch)
+		d.MustApply(batch)
 		sinktest.Equal(t, []string{"lock|2"}, d.query("SELECT id, v FROM `order`"))
 	}
 }
 
 func TestApply_CancelledLeavesNothing(t *testing.T) {
-	d := openURL(t, peers.MariaDB(t), writerEnv)
+	d := openURL(t, peers.MariaDB(t), sqltest.WriterEnv)
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(order, `{"id":"lock","v":0}`).Batch())
+	d.MustApply(h.Put(order, `{"id":"lock","v":0}`).Batch())
 	d.exec("LOCK TABLES `order` WRITE")
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -352,19 +258,19 @@ func TestApply_CancelledLeavesNothing(t *testing.T) {
 		t.Fatalf("error %v", err)
 	}
 	d.exec("UNLOCK TABLES")
-	d.apply(batch)
+	d.MustApply(batch)
 	sinktest.Equal(t, []string{"101"}, d.query("SELECT COUNT(*) FROM `order`"))
 }
 
 func TestApply_ClassifiesErrors(t *testing.T) {
 	server := peers.StartMariaDB(t)
-	d := openURL(t, server.Database(t), writerEnv)
+	d := openURL(t, server.Database(t), sqltest.WriterEnv)
 	d.exec("CREATE TABLE `order` (id varchar(255) PRIMARY KEY, n bigint, u varchar(20) UNIQUE, CONSTRAINT small CHECK (n < 10)); " +
 		"CREATE TRIGGER tr BEFORE INSERT ON `order` FOR EACH ROW IF NEW.u = 'raise' THEN SIGNAL SQLSTATE '45000' " +
 		"SET MESSAGE_TEXT = 'no raise here'; END IF")
 	order := sinktest.Table(t, "order", 1, "id string", "n integer", "u enum")
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(order, `{"id":"1","u":"taken"}`).Batch())
+	d.MustApply(h.Put(order, `{"id":"1","u":"taken"}`).Batch())
 	for image, want := range map[string]string{
 		`{"id":"2","n":11}`: "apply the batch: upsert into table \"order\": CONSTRAINT `small` failed for `eds_test_1`.`order` " +
 			"(error 4025)",
@@ -384,7 +290,7 @@ func TestApply_ClassifiesErrors(t *testing.T) {
 	}
 	d.exec("CREATE USER reader; GRANT SELECT ON *.* TO reader; CREATE USER writer; GRANT ALL ON *.* TO writer; " +
 		"REVOKE SUPER, READ_ONLY ADMIN ON *.* FROM writer")
-	reader := openURL(t, asUser(t, d.url, "reader", ""), writerEnv)
+	reader := openURL(t, asUser(t, d.url, "reader", ""), sqltest.WriterEnv)
 	if err := reader.Apply(t.Context(), h.Put(order, `{"id":"9"}`).Batch()); fault.Of(err) != fault.Fatal {
 		t.Errorf("without a privilege: %v is %v", err, fault.Of(err))
 	}
@@ -392,19 +298,19 @@ func TestApply_ClassifiesErrors(t *testing.T) {
 	d.exec("SET GLOBAL read_only = 1")
 	batch := h.Put(order, `{"id":"8"}`).Batch()
 	if err := writer.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient {
-		t.Errorf("of a server that takes only reads: %v is %v", err, fault.Of(err))
+		t.Errorf("on a read-only server: %v is %v", err, fault.Of(err))
 	}
 	if err := writer.Probe(t.Context()); fault.Of(err) != fault.Fatal || !strings.Contains(fmt.Sprint(err), "name the primary") {
-		t.Errorf("the probe of a server that takes only reads: %v", err)
+		t.Errorf("on a read-only server: %v", err)
 	}
 	d.exec("SET GLOBAL read_only = 0")
-	writer.apply(batch)
+	writer.MustApply(batch)
 }
 
 // TestApply_RetriesAFullTable: a full table in memory fails like one on a full disk.
 func TestApply_RetriesAFullTable(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
-		d := openURL(t, peers.MariaDB(t), writerEnv, option)
+		d := openURL(t, peers.MariaDB(t), sqltest.WriterEnv, option)
 		d.exec("SET max_heap_table_size = 524288; CREATE TABLE `order` (id varchar(255) PRIMARY KEY, v varchar(4000)) ENGINE=MEMORY")
 		order := sinktest.Table(t, "order", 1, "id string", "v enum")
 		h := sinktest.NewChanges(t, 0)
@@ -414,7 +320,7 @@ func TestApply_RetriesAFullTable(t *testing.T) {
 			t.Errorf("error %v of class %v, want a transient one that names the full table", err, fault.Of(err))
 		}
 		d.exec("SET max_heap_table_size = 16777216; ALTER TABLE `order` MAX_ROWS = 100000")
-		d.apply(batch)
+		d.MustApply(batch)
 		sinktest.Equal(t, []string{fmt.Sprint(max(rows, 60))}, d.query("SELECT COUNT(*) FROM `order` WHERE v = 'x'"))
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
 // TestLoadRows_FindsRowsThatConstraintsRefuse: the load names the rows that the user's constraints
@@ -25,14 +26,14 @@ func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 				order := sinktest.Table(t, "order", 1, loadable...)
 				d.migrate(order)
 				d.exec(ddl)
-				l := d.begin("job", order, sink.Replace)
+				l := d.StartLoad("job", order, sink.Replace)
 				const bad = `{"id":"bad","v":"new","n":11}`
 				rows := slices.Insert(sinktest.Repeat(5000, `{"id":"#","v":"new","n":1}`), 4321, bad)
-				if _, err := l.LoadFile(t.Context(), "one", images(t, order, rows...)); fault.Of(err) != fault.Poison {
+				if _, err := l.LoadFile(t.Context(), "one", sqltest.Images(order, rows...)); fault.Of(err) != fault.Poison {
 					t.Fatalf("a row that is refused: %v is %v", err, fault.Of(err))
 				}
 				var refused []string
-				n, err := l.(sink.RowLoad).LoadRows(t.Context(), "one", images(t, order, rows...),
+				n, err := l.(sink.RowLoad).LoadRows(t.Context(), "one", sqltest.Images(order, rows...),
 					func(row *change.Row, number int64, reason error) error {
 						refused = append(refused, fmt.Sprint(number, " ", string(row.Image), " ", fault.Of(reason)))
 						if strings.Contains(reason.Error(), "_eds_") {

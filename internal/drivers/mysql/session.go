@@ -21,7 +21,7 @@ import (
 type session struct {
 	server
 	dialect *dialect
-	conn    connection
+	conn    driverConn
 	id      string // the server's number for the connection
 
 	statements map[string]driver.Stmt // prepared, by text
@@ -39,8 +39,8 @@ type session struct {
 	scratch []byte // reused for a metadata value
 }
 
-// connection is a connection of go-sql-driver.
-type connection interface {
+// driverConn is a connection of go-sql-driver.
+type driverConn interface {
 	driver.Conn
 	driver.ExecerContext
 	driver.QueryerContext
@@ -76,7 +76,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 		}
 		return nil, now.explainConnect(logged.cause(err))
 	}
-	conn, ok := opened.(connection)
+	conn, ok := opened.(driverConn)
 	if !ok {
 		return nil, errors.Join(errors.New("the mysql driver has changed"), opened.Close())
 	}

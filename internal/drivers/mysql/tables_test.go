@@ -27,17 +27,17 @@ func each(t *testing.T, test func(t *testing.T, rows int, option string)) {
 }
 
 func (d *destination) migrate(tables ...*schema.Table) []string {
-	d.t.Helper()
-	lines, err := d.Migrate(d.t.Context(), tables)
+	d.T.Helper()
+	lines, err := d.Migrate(d.T.Context(), tables)
 	if err != nil {
-		d.t.Fatal(err)
+		d.T.Fatal(err)
 	}
 	return lines
 }
 
 // columnsOf lists the real columns of a table.
 func (d *destination) columnsOf(name string) []string {
-	d.t.Helper()
+	d.T.Helper()
 	return d.query("SELECT CONCAT(column_name, ' ', column_type, IF(is_nullable = 'NO', ' NOT NULL', ''), IFNULL(CONCAT(' ', " +
 		"collation_name), '')) " +
 		"FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = '" + name + "' ORDER BY ordinal_position")
@@ -63,13 +63,13 @@ func TestMigrate_FitsManyEnumerationsAndLongKeysIntoARow(t *testing.T) {
 	}
 	d := open(t)
 	wide := sinktest.Table(t, "wide", 5, columns...)
-	d.apply(sinktest.NewChanges(t, 0).Put(wide, `{"a":"1","b":"2","c":"3","d":"4","e":"5","e89":"word"}`).Batch())
+	d.MustApply(sinktest.NewChanges(t, 0).Put(wide, `{"a":"1","b":"2","c":"3","d":"4","e":"5","e89":"word"}`).Batch())
 	sinktest.Equal(t, []string{"1|word"}, d.query("SELECT a, e89 FROM wide"))
 	for i := range 20 { // columns are added one by one
 		columns = append(columns, fmt.Sprintf("f%02d enum", i))
 	}
 	wider := sinktest.Table(t, "wide", 5, columns...)
-	d.apply(sinktest.NewChanges(t, 5).Put(wider, `{"a":"1","b":"2","c":"3","d":"4","e":"5","e89":"x","f19":"y"}`).Batch())
+	d.MustApply(sinktest.NewChanges(t, 5).Put(wider, `{"a":"1","b":"2","c":"3","d":"4","e":"5","e89":"x","f19":"y"}`).Batch())
 	sinktest.Equal(t, []string{"x|y"}, d.query("SELECT e89, f19 FROM wide"))
 }
 
@@ -77,7 +77,7 @@ func TestMigrate_AddsColumnsAndWidensTypes(t *testing.T) {
 	d := open(t)
 	one := sinktest.Table(t, "order", 1, "id string", "n integer", "w integer", "b boolean", "at date-time", "f number", "j object",
 		"e enum")
-	d.apply(sinktest.NewChanges(t, 0).Put(one, `{"id":"1","n":9007199254740993,"w":3,"b":true,"at":"2024-01-02T03:04:05.5Z","f":0.1,`+
+	d.MustApply(sinktest.NewChanges(t, 0).Put(one, `{"id":"1","n":9007199254740993,"w":3,"b":true,"at":"2024-01-02T03:04:05.5Z","f":0.1,`+
 		`"j":{"a":1},"e":"word"}`).Batch())
 	two := sinktest.Table(t, "order", 1, "id string", "n number", "w string", "b string", "at string", "f string", "j string",
 		"new date-time", "e string")
@@ -92,7 +92,7 @@ func TestMigrate_AddsColumnsAndWidensTypes(t *testing.T) {
 	}, d.migrate(two))
 	sinktest.Equal(t, []string{`id="1" at="2024-01-02T03:04:05.500000Z" b="1" e="word" f="0.1" j="{\"a\":1}" n=9007199254740993 w="3"`},
 		sinktest.Rows(t, d, two))
-	d.apply(sinktest.NewChanges(t, 5).Put(two, `{"id":"1","n":1.25,"w":"x","b":"y","at":"z","f":"q","j":"r",`+
+	d.MustApply(sinktest.NewChanges(t, 5).Put(two, `{"id":"1","n":1.25,"w":"x","b":"y","at":"z","f":"q","j":"r",`+
 		`"new":"2024-01-02T00:00:00Z","e":"`+strings.Repeat("long", 100)+`"}`).Batch())
 	sinktest.Equal(t, []string{`id="1" at="z" b="y" e="` + strings.Repeat("long", 100) +
 		`" f="q" j="r" n=1.25 new="2024-01-02T00:00:00.000000Z" w="x"`}, sinktest.Rows(t, d, two))
@@ -141,7 +141,7 @@ func TestMigrate_KeepsRemovedColumnsAsNullable(t *testing.T) {
 			`allowed NULL in column "required_before" of table "order"`,
 			`allowed NULL in column "gone" of table "order"`,
 		}, d.migrate(order))
-		d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","required_before":null}`)...).Batch())
+		d.MustApply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","required_before":null}`)...).Batch())
 		want := sinktest.Repeat(rows, "#|NULL|NULL|kept")
 		want[0] = "000|old|NULL|mine"
 		sinktest.Equal(t, want, d.query("SELECT id, gone, required_before, mine FROM `order` ORDER BY id"))
@@ -178,9 +178,9 @@ func TestApply_UsesForeignTablesAsTheyAre(t *testing.T) {
 				d.exec(ddl)
 				order := sinktest.Table(t, "order", 1, "id string", "name string", "n integer", "fresh string")
 				const id = `{"id":"00000000-0000-0000-0000-000000000#",`
-				d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, id+`"name":"first","n":1}`)...).
+				d.MustApply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, id+`"name":"first","n":1}`)...).
 					Put(order, sinktest.Repeat(2, `{"id":"10000000-0000-0000-0000-000000000#","name":"gone","n":1}`)...).Batch())
-				d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, id+`"name":"second","n":2}`)...).
+				d.MustApply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, id+`"name":"second","n":2}`)...).
 					Delete(order, sinktest.Repeat(2, `{"id":"10000000-0000-0000-0000-000000000#"}`)...).Batch())
 				want := sinktest.Repeat(rows, "00000000-0000-0000-0000-000000000#|second|2")
 				sinktest.Equal(t, want, d.query("SELECT id, name, CAST(n AS SIGNED) FROM `order` ORDER BY id"))
@@ -199,14 +199,14 @@ func TestApply_KeepsKeysApartThatACollationEquates(t *testing.T) {
 		d := open(t, option)
 		d.exec("CREATE TABLE `order` (id varchar(255) PRIMARY KEY, v int) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
-		d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"key#","v":1}`)...).Batch())
+		d.MustApply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"key#","v":1}`)...).Batch())
 		for _, key := range []string{"KEY000", "Key000", "key000 ", "këy000"} {
 			err := d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(order, fmt.Sprintf(`{"id":%q,"v":2}`, key)).
 				Put(order, sinktest.Repeat(rows, `{"id":"more#","v":1}`)...).Batch())
 			if fault.Of(err) != fault.Poison {
 				t.Errorf("%q: %v of class %v, want poison", key, err, fault.Of(err))
 			}
-			d.apply(sinktest.NewChanges(t, 0).Delete(order, fmt.Sprintf(`{"id":%q}`, key)).
+			d.MustApply(sinktest.NewChanges(t, 0).Delete(order, fmt.Sprintf(`{"id":%q}`, key)).
 				Delete(order, sinktest.Repeat(rows, `{"id":"none#"}`)...).Batch())
 		}
 		err := d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(order, `{"id":"new","v":1}`, `{"id":"NEW","v":2}`).
@@ -225,7 +225,7 @@ func TestApply_NeverReplacesAnotherRow(t *testing.T) {
 		d := open(t, option)
 		d.exec("CREATE TABLE `order` (id varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin PRIMARY KEY, u bigint UNIQUE)")
 		order := sinktest.Table(t, "order", 1, "id string", "u integer")
-		d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","u":1#}`)...).Batch())
+		d.MustApply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","u":1#}`)...).Batch())
 		err := d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(order, `{"id":"other","u":1000}`).
 			Put(order, sinktest.Repeat(rows, `{"id":"x#","u":2#}`)...).Batch())
 		if fault.Of(err) != fault.Poison || strings.Contains(err.Error(), "1000") {
@@ -239,11 +239,11 @@ func TestApply_TriggersAndForeignKeysSeeOnlyRealChanges(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, option)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
-		d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
+		d.MustApply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
 		d.exec("CREATE TABLE line (o varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin, FOREIGN KEY (o) " +
 			"REFERENCES `order` (id) ON DELETE CASCADE); INSERT INTO line VALUES ('000'); " +
 			"CREATE TABLE deleted (id text); CREATE TRIGGER tr AFTER DELETE ON `order` FOR EACH ROW INSERT INTO deleted VALUES (OLD.id)")
-		d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","v":2}`)...).Batch())
+		d.MustApply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","v":2}`)...).Batch())
 		d.load("job", order, sink.Replace, sinktest.Repeat(rows, `{"id":"#","v":3}`))
 		d.load("next", order, sink.Merge, sinktest.Repeat(rows, `{"id":"#","v":4}`))
 		sinktest.Equal(t, sinktest.Repeat(rows, "#|4"), d.query("SELECT id, v FROM `order` ORDER BY id"))
@@ -262,9 +262,9 @@ func TestApply_HostileNames(t *testing.T) {
 			long := strings.Repeat("long", 20)
 			tb := sinktest.Table(t, name, 1, name+" string", `user integer`, "x`y'z string", long+"1 string", long+"2 string")
 			image := `{` + quoted(name) + `:"#","user":1,"x` + "`" + `y'z":"v","` + long + `1":"one","` + long + `2":"two"}`
-			d.apply(sinktest.NewChanges(t, 0).Put(tb, sinktest.Repeat(rows, image)...).Put(tb, strings.ReplaceAll(image, "#", "gone")).
+			d.MustApply(sinktest.NewChanges(t, 0).Put(tb, sinktest.Repeat(rows, image)...).Put(tb, strings.ReplaceAll(image, "#", "gone")).
 				Batch())
-			d.apply(sinktest.NewChanges(t, 0).Delete(tb, strings.ReplaceAll(image, "#", "gone")).Batch())
+			d.MustApply(sinktest.NewChanges(t, 0).Delete(tb, strings.ReplaceAll(image, "#", "gone")).Batch())
 			want := sinktest.Repeat(rows, `"#"`)
 			var got []string
 			for row, err := range d.Read(t.Context(), tb) {
@@ -274,7 +274,7 @@ func TestApply_HostileNames(t *testing.T) {
 				got = append(got, string(row.Value(0)))
 				if one, two := string(row.Value(tb.Slot([]byte(long+"1")))),
 					string(row.Value(tb.Slot([]byte(long+"2")))); one != `"one"` || two != `"two"` {
-					t.Errorf("%s: long names hold %s and %s", name, one, two)
+					t.Errorf("%s: long names have %s and %s", name, one, two)
 				}
 			}
 			sinktest.Equal(t, want, sorted(got))
@@ -295,7 +295,7 @@ func TestApply_MetadataAndVersionGuard(t *testing.T) {
 					for _, line := range sinktest.Repeat(rows, image) {
 						h.EventAt(cdc.Timestamp{Wall: wall, Logical: 7}, op, order, line)
 					}
-					d.apply(h.Batch())
+					d.MustApply(h.Batch())
 				}
 				at(1000, cdc.Insert, `{"id":"#","v":"first"}`)
 				at(3000, cdc.Update, `{"id":"#","v":"third"}`)
@@ -321,11 +321,11 @@ func TestApply_SoftDeletes(t *testing.T) {
 		d := open(t, "delete=soft", option)
 		order := sinktest.Table(t, "order", 1, "id string", "v string")
 		h := sinktest.NewChanges(t, 0)
-		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":"here"}`)...).Batch())
-		d.apply(h.Delete(order, sinktest.Repeat(rows, `{"id":"#"}`)...).Batch())
+		d.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":"here"}`)...).Batch())
+		d.MustApply(h.Delete(order, sinktest.Repeat(rows, `{"id":"#"}`)...).Batch())
 		sinktest.Equal(t, sinktest.Repeat(rows, "#|here|DELETE|1"), d.query("SELECT id, v, _eds_op, _eds_deleted FROM `order` ORDER BY id"))
 		sinktest.Equal(t, nil, sinktest.Rows(t, d, order))
-		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":"back"}`)...).Batch())
+		d.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":"back"}`)...).Batch())
 		sinktest.Equal(t, sinktest.Repeat(rows, "#|back|UPDATE|0"), d.query("SELECT id, v, _eds_op, _eds_deleted FROM `order` ORDER BY id"))
 	})
 }
@@ -371,8 +371,8 @@ func TestMigrate_WidensKeysAsFarAsTheyFit(t *testing.T) {
 			d.migrate(order)
 			sinktest.Equal(t, c.want, d.query("SELECT column_type FROM information_schema.columns WHERE table_schema = DATABASE() "+
 				"AND table_name = 'order' ORDER BY ordinal_position"))
-			if again := openURL(t, d.url, sink.Env{}).migrate(order); len(again) > 0 || strings.Contains(d.log.String(), "refused") {
-				t.Errorf("the second time: %q\n%s", again, d.log)
+			if again := openURL(t, d.url, sink.Env{}).migrate(order); len(again) > 0 || strings.Contains(d.Log.String(), "refused") {
+				t.Errorf("the second time: %q\n%s", again, d.Log)
 			}
 		})
 	}

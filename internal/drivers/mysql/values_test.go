@@ -82,7 +82,7 @@ func TestApply_StoresValuesUnchangedOrRefusesThem(t *testing.T) {
 		d.beside()
 		for i, c := range values {
 			t.Run(fmt.Sprintf("%d rows/%s/%s/%.30s", w.rows, w.option, c.real, c.raw), func(t *testing.T) {
-				d.t = t
+				d.T = t
 				name := fmt.Sprintf("value_%d", i)
 				d.exec(fmt.Sprintf("CREATE TABLE %s (id varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin PRIMARY KEY, v %s)",
 					name, c.real))
@@ -91,14 +91,14 @@ func TestApply_StoresValuesUnchangedOrRefusesThem(t *testing.T) {
 				for r := range w.rows {
 					h.Put(source, fmt.Sprintf(`{"id":"%d","v":%s}`, r, c.raw))
 				}
-				clear(d.adjusted)
+				clear(d.Adjusted)
 				err := d.Apply(t.Context(), h.Batch())
 				if c.want == "" {
 					if fault.Of(err) != fault.Poison {
 						t.Fatalf("error %v of class %v, want poison", err, fault.Of(err))
 					}
 					if value := strings.Trim(c.raw, `"`); len(value) > 3 && strings.Contains(err.Error(), value) {
-						t.Errorf("the error tells the value: %v", err)
+						t.Errorf("the error contains the value: %v", err)
 					}
 					sinktest.Equal(t, nil, d.query("SELECT id FROM "+name))
 					return
@@ -115,7 +115,7 @@ func TestApply_StoresValuesUnchangedOrRefusesThem(t *testing.T) {
 				if c.rule != "" {
 					rules[c.rule] = w.rows
 				}
-				d.adjustments(rules)
+				d.WantAdjusted(rules)
 			})
 		}
 	}

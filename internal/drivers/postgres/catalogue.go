@@ -20,13 +20,13 @@ type relation struct {
 	plain bool
 	// checked: constraints see rows unchanged, because no trigger changes them first.
 	checked bool
-	checks  []check
+	checks  []checkConstraint
 	// uniques are the columns of each unique index that an upsert can name.
 	uniques [][]string
 }
 
-// check is a CHECK constraint.
-type check struct {
+// checkConstraint is a CHECK constraint.
+type checkConstraint struct {
 	Name       string
 	Definition string
 	Columns    []string // that it refers to

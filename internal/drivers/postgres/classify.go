@@ -1,8 +1,6 @@
 package postgres
 
 import (
-	"errors"
-
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
@@ -10,18 +8,14 @@ import (
 // Classify classifies by SQLSTATE (PostgreSQL documentation, appendix A). An error that the server
 // did not return comes from the network: the session is lost.
 func (d *dialect) Classify(err error) sqlsink.Verdict {
-	lost := &connectionError{}
-	e := &serverError{}
-	if !errors.As(err, &e) {
-		marked := &fault.Error{}
-		return sqlsink.Verdict{Lost: errors.As(err, &lost) || !errors.As(err, &marked)}
-	}
-	v := classifyState(e.code)
-	if e.checkpoint && e.code == movedState {
-		v = sqlsink.Verdict{Class: fault.Fatal}
-	}
-	v.Lost = v.Lost || e.severity == "FATAL" || e.severity == "PANIC" || errors.As(err, &lost)
-	return v
+	return sqlsink.ClassifyError(err, func(e *serverError) sqlsink.Verdict {
+		v := classifyState(e.code)
+		if e.checkpoint && e.code == movedState {
+			v = sqlsink.Verdict{Class: fault.Fatal}
+		}
+		v.Lost = v.Lost || e.severity == "FATAL" || e.severity == "PANIC"
+		return v
+	})
 }
 
 // classifyState returns what a SQLSTATE means for the current batch.

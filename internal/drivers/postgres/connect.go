@@ -16,7 +16,7 @@ func (d *dialect) explainConnect(err error) error {
 	address := net.JoinHostPort(d.config.Host, fmt.Sprint(d.config.Port))
 	e := &pgconn.PgError{}
 	if !errors.As(err, &e) {
-		return &connectionError{explainNetwork(address, err)}
+		return &sqlsink.ConnectionError{Err: explainNetwork(address, err)}
 	}
 	what := "connect to " + address
 	switch {
@@ -30,7 +30,7 @@ func (d *dialect) explainConnect(err error) error {
 		what = fmt.Sprintf("user %q may not connect; run: GRANT CONNECT ON DATABASE %s TO %s",
 			d.config.User, quote(d.config.Database), quote(d.config.User))
 	}
-	return &connectionError{&serverError{code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, what: what}}
+	return &sqlsink.ConnectionError{Err: &serverError{code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, what: what}}
 }
 
 // explainNetwork describes an error of a connection on which the server sent nothing.

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
 // serverError is an error that the server returned. Its text contains no value of a row: Error
@@ -61,12 +63,6 @@ var conditions = map[string]string{
 	"P0001": "a trigger raised an exception",
 }
 
-// connectionError is an error after which the session is unusable.
-type connectionError struct{ err error }
-
-func (e *connectionError) Error() string { return e.err.Error() }
-func (e *connectionError) Unwrap() error { return e.err }
-
 // newServerError converts an error of pgconn. what names the failed operation.
 func newServerError(what string, e *pgconn.PgError) *serverError {
 	return &serverError{
@@ -74,8 +70,8 @@ func newServerError(what string, e *pgconn.PgError) *serverError {
 	}
 }
 
-// sessionError converts an error of pgconn: to a serverError, or to a connectionError if the
-// connection broke. what names the failed operation.
+// sessionError converts an error of pgconn: to a serverError, or to a *sqlsink.ConnectionError if
+// the connection broke. what names the failed operation.
 func (s *session) sessionError(what string, err error) error {
 	if err == nil {
 		return nil
@@ -86,7 +82,7 @@ func (s *session) sessionError(what string, err error) error {
 		err = fmt.Errorf("%s: %w", what, err)
 	}
 	if s.pg.IsClosed() {
-		err = &connectionError{err}
+		err = &sqlsink.ConnectionError{Err: err}
 	}
 	return err
 }

@@ -261,7 +261,7 @@ func placeTexts(staging, ts *tableStatements, mode sink.LoadMode) []string {
 
 // upsertUnguarded is upsert without the guard: a snapshot that replaces a table also replaces newer
 // rows.
-func (ts *tableStatements) upsertUnguarded(src source) []string {
+func (ts *tableStatements) upsertUnguarded(src rowSource) []string {
 	unguarded := *ts
 	layout := *ts.layout
 	layout.Guard = false

@@ -3,72 +3,26 @@ package postgres_test
 import (
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
-	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
-
-// images yields row images like a snapshot's file, in one row's memory.
-func images(t testing.TB, table *schema.Table, lines ...string) iter.Seq2[*change.Row, error] {
-	return func(yield func(*change.Row, error) bool) {
-		splitter := change.NewSplitter(table)
-		row := &change.Row{Op: cdc.Insert, Clock: cdc.Timestamp{Wall: 5000}}
-		for _, line := range lines {
-			spans, err := splitter.Split([]byte(line))
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			row.Image, row.Spans = []byte(line), spans
-			if !yield(row, nil) {
-				return
-			}
-		}
-	}
-}
-
-func (d *destination) begin(job string, t *schema.Table, mode sink.LoadMode) sink.Load {
-	d.t.Helper()
-	l, err := d.BeginLoad(d.t.Context(), job, t, mode, sink.Scope{})
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	d.t.Cleanup(func() {
-		if err := l.Close(d.t.Context()); err != nil {
-			d.t.Errorf("close the load: %v", err)
-		}
-	})
-	return l
-}
 
 // load loads files, each a string of lines, and finishes the load.
 func (d *destination) load(job string, t *schema.Table, mode sink.LoadMode, files ...[]string) {
-	d.t.Helper()
-	l := d.begin(job, t, mode)
-	for i, lines := range files {
-		n, err := l.LoadFile(d.t.Context(), fmt.Sprintf("file%d", i), images(d.t, t, lines...))
-		if err != nil {
-			d.t.Fatal(err)
-		}
-		if n != int64(len(lines)) {
-			d.t.Errorf("file %d has %d rows, want %d", i, n, len(lines))
-		}
-	}
-	if _, err := l.Finish(d.t.Context()); err != nil {
-		d.t.Fatal(err)
-	}
-	sinktest.Equal(d.t, nil, d.query(`SELECT * FROM _eds_load`))
-	sinktest.Equal(d.t, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r'`))
+	d.T.Helper()
+	d.LoadFiles(job, t, mode, files...)
+	sinktest.Equal(d.T, nil, d.query(`SELECT * FROM _eds_load`))
+	sinktest.Equal(d.T, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r'`))
 }
 
 var loadable = []string{"id string", "v string", "n integer"}
@@ -94,17 +48,17 @@ func TestLoad_ReplacesTheTableAtItsEnd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := open(t)
 			order := sinktest.Table(t, "order", 1, loadable...)
-			d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"000","v":"old","n":1}`, `{"id":"old","v":"old","n":1}`).Batch())
+			d.MustApply(sinktest.NewChanges(t, 0).Put(order, `{"id":"000","v":"old","n":1}`, `{"id":"old","v":"old","n":1}`).Batch())
 			if prepare != "" {
 				d.exec(prepare)
 			}
 			before := d.query(dependents)
-			l := d.begin("job", order, sink.Replace)
+			l := d.StartLoad("job", order, sink.Replace)
 			rows := sinktest.Repeat(500, `{"id":"#","v":"new","n":7}`)
-			if _, err := l.LoadFile(t.Context(), "one", images(t, order, rows[250:]...)); err != nil {
+			if _, err := l.LoadFile(t.Context(), "one", sqltest.Images(order, rows[250:]...)); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := l.LoadFile(t.Context(), "two", images(t, order, rows[:250]...)); err != nil {
+			if _, err := l.LoadFile(t.Context(), "two", sqltest.Images(order, rows[:250]...)); err != nil {
 				t.Fatal(err)
 			}
 			sinktest.Equal(t, nil, d.query(`SELECT id FROM "order" WHERE v = 'new'`))
@@ -115,7 +69,7 @@ func TestLoad_ReplacesTheTableAtItsEnd(t *testing.T) {
 			if name != "no table" {
 				sinktest.Equal(t, before, d.query(dependents))
 			}
-			d.apply(sinktest.NewChanges(t, 9000).Put(order, sinktest.Repeat(500, `{"id":"#","v":"after","n":8}`)...).Batch())
+			d.MustApply(sinktest.NewChanges(t, 9000).Put(order, sinktest.Repeat(500, `{"id":"#","v":"after","n":8}`)...).Batch())
 			sinktest.Equal(t, sinktest.Repeat(500, "#|after"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
 			d.load("next job", order, sink.Replace, []string{`{"id":"000","v":"again"}`})
 			sinktest.Equal(t, []string{"000|again"}, d.query(`SELECT id, v FROM "order" ORDER BY id`))
@@ -152,7 +106,7 @@ func TestLoad_SwapsATableWithoutDependents(t *testing.T) {
 func TestLoad_KeepsValuesOfAnExtraColumn(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
-	d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"kept"}`, `{"id":"gone"}`).Batch())
+	d.MustApply(sinktest.NewChanges(t, 0).Put(order, `{"id":"kept"}`, `{"id":"gone"}`).Batch())
 	d.exec(`ALTER TABLE "order" ADD COLUMN mine text; UPDATE "order" SET mine = 'note on ' || id`)
 	d.load("job", order, sink.Replace, []string{`{"id":"kept","v":"new"}`, `{"id":"other","v":"new"}`})
 	sinktest.Equal(t, []string{"kept|new|note on kept", "other|new|NULL"}, d.query(`SELECT id, v, mine FROM "order" ORDER BY id`))
@@ -167,9 +121,9 @@ func TestFinish_KeepsObjectsAddedMeanwhile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := open(t)
 			order := sinktest.Table(t, "order", 1, loadable...)
-			d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"000"}`).Batch())
-			l := d.begin("job", order, sink.Replace)
-			if _, err := l.LoadFile(t.Context(), "one", images(t, order, sinktest.Repeat(5, `{"id":"#","v":"new"}`)...)); err != nil {
+			d.MustApply(sinktest.NewChanges(t, 0).Put(order, `{"id":"000"}`).Batch())
+			l := d.StartLoad("job", order, sink.Replace)
+			if _, err := l.LoadFile(t.Context(), "one", sqltest.Images(order, sinktest.Repeat(5, `{"id":"#","v":"new"}`)...)); err != nil {
 				t.Fatal(err)
 			}
 			d.exec(change)
@@ -192,7 +146,7 @@ func TestLoad_MergeKeepsOtherRows(t *testing.T) {
 			h.Put(order, `{"id":"other","v":"stays"}`, `{"id":"same","v":"old"}`)
 			h.Clock = 9000
 			h.Put(order, `{"id":"newer","v":"newer"}`)
-			d.apply(h.Batch())
+			d.MustApply(h.Batch())
 			d.load("job", order, sink.Merge, []string{
 				`{"id":"same","v":"loaded"}`, `{"id":"newer","v":"loaded"}`,
 				`{"id":"fresh","v":"loaded"}`,
@@ -207,13 +161,13 @@ func TestLoad_MergeKeepsOtherRows(t *testing.T) {
 func TestLoad_ContinuesAfterAnInterruption(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
-	one := d.begin("job", order, sink.Replace)
-	if _, err := one.LoadFile(t.Context(), "a", images(t, order, sinktest.Repeat(10, `{"id":"a#"}`)...)); err != nil {
+	one := d.StartLoad("job", order, sink.Replace)
+	if _, err := one.LoadFile(t.Context(), "a", sqltest.Images(order, sinktest.Repeat(10, `{"id":"a#"}`)...)); err != nil {
 		t.Fatal(err)
 	}
 	failed := errors.New("the file is cut off")
 	broken := func(yield func(*change.Row, error) bool) {
-		for row, err := range images(t, order, sinktest.Repeat(5000, `{"id":"b#"}`)...) {
+		for row, err := range sqltest.Images(order, sinktest.Repeat(5000, `{"id":"b#"}`)...) {
 			if !yield(row, err) {
 				return
 			}
@@ -223,16 +177,16 @@ func TestLoad_ContinuesAfterAnInterruption(t *testing.T) {
 	if _, err := one.LoadFile(t.Context(), "b", broken); !errors.Is(err, failed) {
 		t.Fatalf("error %v, want %v", err, failed)
 	}
-	if _, err := one.LoadFile(t.Context(), "b", images(t, order, `{"id":"bad","n":"x"}`)); fault.Of(err) != fault.Poison {
+	if _, err := one.LoadFile(t.Context(), "b", sqltest.Images(order, `{"id":"bad","n":"x"}`)); fault.Of(err) != fault.Poison {
 		t.Fatalf("error %v", err)
 	}
 	d.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'eds'`)
-	two := d.begin("job", order, sink.Replace)
+	two := d.StartLoad("job", order, sink.Replace)
 	if !two.Loaded("a") || two.Loaded("b") {
 		t.Errorf("a is loaded: %v, b is loaded: %v", two.Loaded("a"), two.Loaded("b"))
 	}
 	for _, file := range []string{"a", "b"} {
-		if n, err := two.LoadFile(t.Context(), file, images(t, order, sinktest.Repeat(10, `{"id":"b#"}`)...)); err != nil || n != 10 {
+		if n, err := two.LoadFile(t.Context(), file, sqltest.Images(order, sinktest.Repeat(10, `{"id":"b#"}`)...)); err != nil || n != 10 {
 			t.Fatal(n, err)
 		}
 	}
@@ -249,16 +203,16 @@ func TestLoad_ContinuesAfterAnInterruption(t *testing.T) {
 func TestLoad_StartsAgainForAnotherJobAndLeavesNothingIfDiscarded(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)
-	d.apply(sinktest.NewChanges(t, 0).Put(order, `{"id":"live"}`).Batch())
-	one := d.begin("job 1", order, sink.Replace)
-	if _, err := one.LoadFile(t.Context(), "a", images(t, order, `{"id":"1"}`)); err != nil {
+	d.MustApply(sinktest.NewChanges(t, 0).Put(order, `{"id":"live"}`).Batch())
+	one := d.StartLoad("job 1", order, sink.Replace)
+	if _, err := one.LoadFile(t.Context(), "a", sqltest.Images(order, `{"id":"1"}`)); err != nil {
 		t.Fatal(err)
 	}
-	two := d.begin("job 2", order, sink.Replace)
+	two := d.StartLoad("job 2", order, sink.Replace)
 	if two.Loaded("a") {
 		t.Error("a file of another job is loaded")
 	}
-	if _, err := two.LoadFile(t.Context(), "a", images(t, order, `{"id":"2"}`)); err != nil {
+	if _, err := two.LoadFile(t.Context(), "a", sqltest.Images(order, `{"id":"2"}`)); err != nil {
 		t.Fatal(err)
 	}
 	for _, l := range []sink.Load{two, one} {
@@ -280,15 +234,15 @@ func TestBeginLoad_RemovesStagingTablesOfAbandonedLoads(t *testing.T) {
 	d.exec(`INSERT INTO _eds_load VALUES ('order', 'a', '00112233445566778899aabbccddeeff', 1), ('other', 'a', ` +
 		`'00112233445566778899aabbccddeeff', 1)`)
 	d.exec(`CREATE TABLE _eds_load_order (id text)`)
-	abandoned, running := d.begin("abandoned", order, sink.Replace), d.begin("running", order, sink.Replace)
+	abandoned, running := d.StartLoad("abandoned", order, sink.Replace), d.StartLoad("running", order, sink.Replace)
 	for _, l := range []sink.Load{abandoned, running} {
-		if _, err := l.LoadFile(t.Context(), "a", images(t, order, `{"id":"1"}`)); err != nil {
+		if _, err := l.LoadFile(t.Context(), "a", sqltest.Images(order, `{"id":"1"}`)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	d.exec(`UPDATE _eds_load SET staged = staged - 25 * 3600 * 1000 WHERE job LIKE '` +
 		strings.Split(sqlsink.StageName("abandoned", ""), "_")[3] + `%'`)
-	d.begin("next", order, sink.Replace)
+	d.StartLoad("next", order, sink.Replace)
 	sinktest.Equal(t, slices.Sorted(slices.Values([]string{sqlsink.StageName("next", "order"), sqlsink.StageName("running", "order")})),
 		d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r' ORDER BY relname`))
 	sinktest.Equal(t, []string{"order|_eds_start", "order|_eds_start", "order|a", "other|a"},
@@ -297,7 +251,7 @@ func TestBeginLoad_RemovesStagingTablesOfAbandonedLoads(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := abandoned.Finish(t.Context()); !errors.Is(err, sink.ErrLoadLost) {
-		t.Errorf("an abandoned load goes on: %v", err)
+		t.Errorf("an abandoned load continues: %v", err)
 	}
 }
 
@@ -315,11 +269,11 @@ func TestLoad_RunsConcurrently(t *testing.T) {
 	tables := make([]*schema.Table, 6)
 	for i := range tables {
 		tables[i] = sinktest.Table(t, fmt.Sprintf("t%d %s", i, strings.Repeat("long", 15)), 1, loadable...)
-		l := d.begin("job", tables[i], sink.Replace)
+		l := d.StartLoad("job", tables[i], sink.Replace)
 		loads.Go(func() {
 			for _, file := range []string{"a", "b", "c"} {
 				if _, err := l.LoadFile(t.Context(), file,
-					images(t, tables[i], sinktest.Repeat(300, `{"id":"`+file+`#","n":1}`)...)); err != nil {
+					sqltest.Images(tables[i], sinktest.Repeat(300, `{"id":"`+file+`#","n":1}`)...)); err != nil {
 					t.Error(err)
 				}
 			}

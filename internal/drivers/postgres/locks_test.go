@@ -19,16 +19,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
 // session opens a session of another program with short timeouts.
 func (d *destination) session() *pgx.Conn {
-	d.t.Helper()
+	d.T.Helper()
 	conn, err := pgx.Connect(context.Background(), d.url+"&application_name=report&statement_timeout=10s")
 	if err != nil {
-		d.t.Fatal(err)
+		d.T.Fatal(err)
 	}
-	d.t.Cleanup(func() { conn.Close(context.Background()) })
+	d.T.Cleanup(func() { conn.Close(context.Background()) })
 	return conn
 }
 
@@ -39,25 +40,13 @@ func run(t *testing.T, conn *pgx.Conn, statements string) {
 	}
 }
 
-// awaitRows waits until the query returns a row.
-func (d *destination) awaitRows(query string) []string {
-	d.t.Helper()
-	for d.t.Context().Err() == nil {
-		if rows := d.query(query); len(rows) > 0 {
-			return rows
-		}
-	}
-	d.t.Fatalf("no rows: %s", query)
-	return nil
-}
-
 const exclusiveWait = "SELECT pid FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock' AND relation = 'thing'::regclass"
 
 func TestApply_NamesHoldersOfLocks(t *testing.T) {
 	d := open(t, "lock_timeout=1s")
 	thing := things(t)
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(thing, `{"id":"a","n":1}`).Batch())
+	d.MustApply(h.Put(thing, `{"id":"a","n":1}`).Batch())
 	other := d.session()
 	for _, lock := range []string{
 		"LOCK TABLE thing IN ACCESS EXCLUSIVE MODE", "LOCK TABLE thing IN SHARE MODE",
@@ -78,7 +67,7 @@ func TestApply_NamesHoldersOfLocks(t *testing.T) {
 			}
 		}
 		run(t, other, "ROLLBACK")
-		d.apply(batch)
+		d.MustApply(batch)
 		sinktest.Equal(t, []string{"a|3"}, d.query("SELECT id, n FROM thing"))
 	}
 }
@@ -96,7 +85,7 @@ func TestApply_NamesHoldersOfLocksWithoutPrivileges(t *testing.T) {
 	u.User = url.User("plain")
 	plain := openURL(t, u.String(), sink.Env{}, "schema=plain", "lock_timeout=1s")
 	h := sinktest.NewChanges(t, 0)
-	plain.apply(h.Put(things(t), `{"id":"a","n":1}`).Batch())
+	plain.MustApply(h.Put(things(t), `{"id":"a","n":1}`).Batch())
 	other := d.session()
 	run(t, other, "BEGIN; UPDATE plain.thing SET n = 2")
 	err = plain.Apply(t.Context(), h.Put(things(t), `{"id":"a","n":3}`).Batch())
@@ -110,7 +99,7 @@ func TestApply_NamesHoldersOfLocksWithoutPrivileges(t *testing.T) {
 func TestMigrate_LetsReadersInWhileItWaits(t *testing.T) {
 	d := open(t)
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(things(t), `{"id":"a","n":1}`).Batch())
+	d.MustApply(h.Put(things(t), `{"id":"a","n":1}`).Batch())
 	long, later := d.session(), d.session()
 	run(t, long, "BEGIN; SELECT * FROM thing")
 
@@ -121,20 +110,20 @@ func TestMigrate_LetsReadersInWhileItWaits(t *testing.T) {
 		done <- err
 	}()
 	for range 2 {
-		d.awaitRows(exclusiveWait)
+		sqltest.AwaitRows(d.T, func() []string { return d.query(exclusiveWait) })
 		run(t, later, "SELECT * FROM thing")
 	}
 	run(t, long, "COMMIT")
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	d.apply(h.Put(wider, `{"id":"a","n":1,"m":2}`).Batch())
+	d.MustApply(h.Put(wider, `{"id":"a","n":1,"m":2}`).Batch())
 	sinktest.Equal(t, []string{"a|1|2"}, d.query("SELECT id, n, m FROM thing"))
 }
 
 func TestMigrate_NamesTheReaderThatItWaitsFor(t *testing.T) {
 	d := open(t, "lock_timeout=1s")
-	d.apply(sinktest.NewChanges(t, 0).Put(things(t), `{"id":"a","n":1}`).Batch())
+	d.MustApply(sinktest.NewChanges(t, 0).Put(things(t), `{"id":"a","n":1}`).Batch())
 	long := d.session()
 	run(t, long, "BEGIN; SELECT * FROM thing")
 	wider := sinktest.Table(t, "thing", 1, "id string", "n integer", "m integer")
@@ -151,12 +140,12 @@ func TestFinish_LetsReadersInWhileItWaits(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			thing := things(t)
 			d := open(t)
-			d.apply(sinktest.NewChanges(t, 0).Put(thing, `{"id":"old","n":1}`).Batch())
+			d.MustApply(sinktest.NewChanges(t, 0).Put(thing, `{"id":"old","n":1}`).Batch())
 			long, later := d.session(), d.session()
 			run(t, later, extra)
-			l := d.begin("job", thing, sink.Replace)
+			l := d.StartLoad("job", thing, sink.Replace)
 			defer l.Close(context.Background())
-			if _, err := l.LoadFile(t.Context(), "file", images(t, thing, `{"id":"new","n":2}`)); err != nil {
+			if _, err := l.LoadFile(t.Context(), "file", sqltest.Images(thing, `{"id":"new","n":2}`)); err != nil {
 				t.Fatal(err)
 			}
 			run(t, long, "BEGIN; SELECT * FROM thing")
@@ -166,7 +155,7 @@ func TestFinish_LetsReadersInWhileItWaits(t *testing.T) {
 				done <- err
 			}()
 			for range 2 {
-				d.awaitRows(exclusiveWait)
+				sqltest.AwaitRows(d.T, func() []string { return d.query(exclusiveWait) })
 				run(t, later, "SELECT * FROM thing")
 			}
 			run(t, long, "COMMIT")
@@ -190,39 +179,30 @@ func TestInspect_PassesOverLockedTables(t *testing.T) {
 
 // stop stops the server process of the sink's latest session until the returned function is called.
 func (d *destination) stop() (resume func()) {
-	d.t.Helper()
+	d.T.Helper()
 	return d.stopProcess(d.query("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'eds' " +
 		"ORDER BY backend_start DESC")[0])
 }
 
 // stopProcess is stop for the server process of the given number.
 func (d *destination) stopProcess(number string) (resume func()) {
-	d.t.Helper()
+	d.T.Helper()
 	pid, err := strconv.Atoi(number)
 	if err != nil {
-		d.t.Fatal(err)
+		d.T.Fatal(err)
 	}
 	signal := func(s syscall.Signal) {
 		if err := syscall.Kill(pid, s); err != nil {
-			d.t.Fatal(err)
+			d.T.Fatal(err)
 		}
 	}
 	signal(syscall.SIGSTOP)
 	return func() {
 		signal(syscall.SIGCONT)
 		// The sink does not use it any more.
-		d.awaitRows(fmt.Sprintf("SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %d)", pid))
-	}
-}
-
-// wantSilent checks that err reports a call without progress.
-func wantSilent(t *testing.T, err error) {
-	t.Helper()
-	if fault.Of(err) != fault.Transient || !errors.As(err, new(*sqlsink.SilentError)) {
-		t.Fatalf("want a transient *sqlsink.SilentError, got: %v", err)
-	}
-	if strings.Contains(err.Error(), "roll back") {
-		t.Errorf("what a lost connection cannot do is reported: %v", err)
+		sqltest.AwaitRows(d.T, func() []string {
+			return d.query(fmt.Sprintf("SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %d)", pid))
+		})
 	}
 }
 
@@ -231,16 +211,16 @@ func TestApply_LeavesAStoppedServerProcess(t *testing.T) {
 		d := open(t, "statement_timeout=2s")
 		thing := things(t)
 		h := sinktest.NewChanges(t, 0)
-		d.apply(h.Put(thing, `{"id":"a","n":1}`).Batch())
+		d.MustApply(h.Put(thing, `{"id":"a","n":1}`).Batch())
 		resume := d.stop()
 		for i := range rows {
 			h.Put(thing, fmt.Sprintf(`{"id":"%d","n":2}`, i))
 		}
 		batch := h.Batch()
-		wantSilent(t, d.Apply(t.Context(), batch))
-		d.apply(batch)
+		sqltest.WantSilent(t, d.Apply(t.Context(), batch))
+		d.MustApply(batch)
 		resume()
-		d.apply(h.Put(thing, `{"id":"a","n":3}`).Batch())
+		d.MustApply(h.Put(thing, `{"id":"a","n":3}`).Batch())
 		sinktest.Equal(t, []string{fmt.Sprintf("%d|%d", rows+1, 2*rows+3)}, d.query("SELECT count(*), sum(n) FROM thing"))
 	})
 }
@@ -249,7 +229,7 @@ func TestLoadFile_LeavesAStoppedServerProcess(t *testing.T) {
 	wide := sinktest.Table(t, "thing", 1, "id string", "text string")
 	d := open(t, "statement_timeout=2s")
 	d.migrate(wide)
-	l := d.begin("job", wide, sink.Replace)
+	l := d.StartLoad("job", wide, sink.Replace)
 	defer l.Close(context.Background())
 	// More than fits into the buffers in between.
 	lines, text := make([]string, 2000), strings.Repeat("x", 16<<10)
@@ -257,11 +237,11 @@ func TestLoadFile_LeavesAStoppedServerProcess(t *testing.T) {
 		lines[i] = fmt.Sprintf(`{"id":"%d","text":"%s"}`, i, text)
 	}
 	resume := d.stop()
-	_, err := l.LoadFile(t.Context(), "file", images(t, wide, lines...))
-	wantSilent(t, err)
+	_, err := l.LoadFile(t.Context(), "file", sqltest.Images(wide, lines...))
+	sqltest.WantSilent(t, err)
 	resume()
 	for _, what := range []func() error{
-		func() error { _, err := l.LoadFile(t.Context(), "file", images(t, wide, lines...)); return err },
+		func() error { _, err := l.LoadFile(t.Context(), "file", sqltest.Images(wide, lines...)); return err },
 		func() error { _, err := l.Finish(t.Context()); return err },
 	} {
 		if err := what(); err != nil {
@@ -275,14 +255,14 @@ func TestFinish_LeavesAStoppedServerProcess(t *testing.T) {
 	thing := things(t)
 	d := open(t, "statement_timeout=2s")
 	d.migrate(thing)
-	l := d.begin("job", thing, sink.Replace)
+	l := d.StartLoad("job", thing, sink.Replace)
 	defer l.Close(context.Background())
-	if _, err := l.LoadFile(t.Context(), "file", images(t, thing, `{"id":"a","n":1}`)); err != nil {
+	if _, err := l.LoadFile(t.Context(), "file", sqltest.Images(thing, `{"id":"a","n":1}`)); err != nil {
 		t.Fatal(err)
 	}
 	resume := d.stop()
 	_, err := l.Finish(t.Context())
-	wantSilent(t, err)
+	sqltest.WantSilent(t, err)
 	if _, err := l.Finish(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -306,13 +286,13 @@ func TestApply_CancelsAbandonedCalls(t *testing.T) {
 	d := open(t, "statement_timeout=2s")
 	thing := things(t)
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(thing, `{"id":"a","n":1}`).Batch())
+	d.MustApply(h.Put(thing, `{"id":"a","n":1}`).Batch())
 	d.exec("CREATE FUNCTION doze() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(600); RETURN new; END'")
 	d.exec("CREATE TRIGGER doze BEFORE UPDATE ON thing FOR EACH ROW EXECUTE FUNCTION doze()")
 	batch := h.Put(thing, `{"id":"a","n":2}`).Batch()
-	wantSilent(t, d.Apply(t.Context(), batch))
+	sqltest.WantSilent(t, d.Apply(t.Context(), batch))
 	d.exec("DROP TRIGGER doze ON thing")
-	d.apply(batch)
+	d.MustApply(batch)
 	sinktest.Equal(t, []string{"a|2"}, d.query("SELECT id, n FROM thing"))
 }
 
@@ -355,11 +335,11 @@ func TestMigrate_LeavesAServerProcessThatStoppedInAnIndex(t *testing.T) {
 		_, err := d.Migrate(t.Context(), []*schema.Table{things(t)})
 		done <- err
 	}()
-	resume := d.stopProcess(d.awaitRows(under)[0])
+	resume := d.stopProcess(sqltest.AwaitRows(d.T, func() []string { return d.query(under) })[0])
 	err := <-done
-	wantSilent(t, err)
+	sqltest.WantSilent(t, err)
 	if silent := new(sqlsink.SilentError); errors.As(err, &silent) && silent.Limit > 10*time.Second {
-		t.Errorf("it was left after %v", silent.Limit)
+		t.Errorf("eds gave it up after %v", silent.Limit)
 	}
 	resume()
 }

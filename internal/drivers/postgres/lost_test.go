@@ -15,17 +15,18 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
 // openImported opens a new database as a server does, after an import of one row.
 func openImported(t *testing.T, thing *schema.Table) *destination {
 	t.Helper()
 	importing := openURL(t, peers.Postgres(t), sink.Env{ID: "id"})
-	l := importing.begin("job", thing, sink.Replace)
+	l := importing.StartLoad("job", thing, sink.Replace)
 	if !l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: thing.Name, Clock: cdc.Timestamp{Wall: 5000}, Job: "job"}) {
 		t.Fatal("the load keeps no records")
 	}
-	if _, err := l.LoadFile(t.Context(), "file", images(t, thing, `{"id":"a","n":1}`)); err != nil {
+	if _, err := l.LoadFile(t.Context(), "file", sqltest.Images(thing, `{"id":"a","n":1}`)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.Finish(t.Context()); err != nil {
@@ -46,13 +47,13 @@ func things(t *testing.T) *schema.Table {
 }
 
 func (d *destination) wantFindings(want ...sink.Finding) {
-	d.t.Helper()
-	got, err := d.Inspect(d.t.Context())
+	d.T.Helper()
+	got, err := d.Inspect(d.T.Context())
 	if err != nil {
-		d.t.Fatal(err)
+		d.T.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		d.t.Errorf("the findings are not as wanted (-want +got)\n%s", diff)
+		d.T.Errorf("findings (-want +got)\n%s", diff)
 	}
 }
 
@@ -83,13 +84,13 @@ func TestInspect_FindsNothingAfterARewrite(t *testing.T) {
 	}
 	d.exec("TRUNCATE thing")
 	d.wantFindings(sink.Finding{Table: "thing", Kind: sink.FoundEmpty})
-	d.apply(sinktest.NewChanges(t, 0).Put(thing, `{"id":"b","n":2}`).Batch())
+	d.MustApply(sinktest.NewChanges(t, 0).Put(thing, `{"id":"b","n":2}`).Batch())
 	d.wantFindings()
 }
 
 func TestInspect_FindsAnotherTable(t *testing.T) {
 	for name, statements := range map[string]string{
-		"dropped and made again": "CREATE TABLE again (LIKE thing INCLUDING ALL); DROP TABLE thing; " +
+		"dropped and created again": "CREATE TABLE again (LIKE thing INCLUDING ALL); DROP TABLE thing; " +
 			"ALTER TABLE again RENAME TO thing; INSERT INTO thing VALUES ('x', 1)",
 		"partitioned": "DROP TABLE thing; CREATE TABLE thing (id text PRIMARY KEY, n bigint) PARTITION BY HASH (id); " +
 			"CREATE TABLE p PARTITION OF thing FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
@@ -130,7 +131,7 @@ func TestApply_RefusesAnotherObjectWithTheTablesName(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			thing := things(t)
 			d := openImported(t, thing)
-			d.apply(sinktest.NewChanges(t, 0).Put(thing, `{"id":"b","n":1}`).Batch()) // d knows the table
+			d.MustApply(sinktest.NewChanges(t, 0).Put(thing, `{"id":"b","n":1}`).Batch()) // d knows the table
 			d.exec("DROP TABLE thing")
 			d.exec(object.statement)
 			d.wantFindings(sink.Finding{Table: "thing", Kind: sink.FoundAbsent, Other: object.other})
@@ -149,8 +150,8 @@ func TestLoad_LeavesTheNameOfAnotherTablesKeyAlone(t *testing.T) {
 	d := openImported(t, thing)
 	d.exec("ALTER TABLE thing RENAME TO thing_old")
 	again := openURL(t, d.url, sink.Env{ID: "id"})
-	l := again.begin("again", thing, sink.Replace)
-	if _, err := l.LoadFile(t.Context(), "file", images(t, thing, `{"id":"a","n":2}`)); err != nil {
+	l := again.StartLoad("again", thing, sink.Replace)
+	if _, err := l.LoadFile(t.Context(), "file", sqltest.Images(thing, `{"id":"a","n":2}`)); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -176,6 +177,6 @@ func TestMigrate_RefusesMoreColumnsThanATableCanHave(t *testing.T) {
 	wantRefused(t, d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(wide, `{"id":"a"}`).Put(thing, `{"id":"a","n":1}`).Batch()), "wide",
 		false)
 	sinktest.Equal(t, nil, d.query("SELECT id, n FROM thing"))
-	d.apply(sinktest.NewChanges(t, 2).Put(thing, `{"id":"a","n":1}`).Batch())
+	d.MustApply(sinktest.NewChanges(t, 2).Put(thing, `{"id":"a","n":1}`).Batch())
 	sinktest.Equal(t, []string{"a|1"}, d.query("SELECT id, n FROM thing"))
 }

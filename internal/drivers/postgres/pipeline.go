@@ -235,9 +235,9 @@ func (p *wirePipeline) wait() error {
 	p.session.unanswered = p.connErr != nil
 	switch {
 	case p.connErr != nil && p.serverErr == nil:
-		return &connectionError{p.connErr}
+		return &sqlsink.ConnectionError{Err: p.connErr}
 	case p.connErr != nil:
-		return &connectionError{p.serverErr}
+		return &sqlsink.ConnectionError{Err: p.serverErr}
 	default:
 		return p.serverErr
 	}

@@ -3,34 +3,27 @@ package postgres_test
 import (
 	"context"
 	"fmt"
-	"log/slog"
-	"maps"
-	"net/url"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/drivers/postgres"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
-	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
 func TestMain(m *testing.M) { sinktest.Main(m) }
 
 // destination is a sink on its own database.
 type destination struct {
-	*sqlsink.Sink
-	t        testing.TB
-	url      string
-	conn     *pgx.Conn
-	adjusted map[string]int // rule -> times
+	*sqltest.Destination
+	url  string
+	conn *pgx.Conn
 }
 
 // open opens a sink on a new database; options go to its URL.
@@ -41,22 +34,9 @@ func open(t testing.TB, options ...string) *destination {
 
 func openURL(t testing.TB, raw string, env sink.Env, options ...string) *destination {
 	t.Helper()
-	d := &destination{t: t, url: raw, adjusted: make(map[string]int)}
-	env.Logger = slog.New(slog.DiscardHandler)
-	env.Adjusted = func(table, column, rule string) { d.adjusted[rule]++ }
-	target, err := url.Parse(strings.Join(append([]string{raw}, options...), "&"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	opened, err := postgres.Driver().Open(t.Context(), target, env)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.Sink = opened.(*sqlsink.Sink)
+	all := strings.Join(append([]string{raw}, options...), "&")
+	d := &destination{Destination: sqltest.Open(t, postgres.Driver(), all, env), url: raw}
 	t.Cleanup(func() {
-		if err := d.Close(context.Background()); err != nil {
-			t.Errorf("close: %v", err)
-		}
 		if d.conn != nil {
 			d.conn.Close(context.Background())
 		}
@@ -66,11 +46,11 @@ func openURL(t testing.TB, raw string, env sink.Env, options ...string) *destina
 
 // connection is another session than the sink's, and kept.
 func (d *destination) connection() *pgx.Conn {
-	d.t.Helper()
+	d.T.Helper()
 	if d.conn == nil {
 		conn, err := pgx.Connect(context.Background(), d.url)
 		if err != nil {
-			d.t.Fatal(err)
+			d.T.Fatal(err)
 		}
 		d.conn = conn
 	}
@@ -78,18 +58,18 @@ func (d *destination) connection() *pgx.Conn {
 }
 
 func (d *destination) exec(sql string) {
-	d.t.Helper()
+	d.T.Helper()
 	if _, err := d.connection().Exec(context.Background(), sql); err != nil {
-		d.t.Fatalf("%s: %v", sql, err)
+		d.T.Fatalf("%s: %v", sql, err)
 	}
 }
 
 // query returns the rows of a result, values joined by |.
 func (d *destination) query(sql string) []string {
-	d.t.Helper()
+	d.T.Helper()
 	rows, err := d.connection().Query(context.Background(), sql, pgx.QueryExecModeSimpleProtocol)
 	if err != nil {
-		d.t.Fatal(err)
+		d.T.Fatal(err)
 	}
 	defer rows.Close()
 	var lines []string
@@ -105,23 +85,9 @@ func (d *destination) query(sql string) []string {
 		lines = append(lines, strings.Join(values, "|"))
 	}
 	if rows.Err() != nil {
-		d.t.Fatal(rows.Err())
+		d.T.Fatal(rows.Err())
 	}
 	return lines
-}
-
-func (d *destination) apply(b *change.Batch) {
-	d.t.Helper()
-	if err := d.Apply(d.t.Context(), b); err != nil {
-		d.t.Fatal(err)
-	}
-}
-
-func (d *destination) adjustments(want map[string]int) {
-	d.t.Helper()
-	if diff := cmp.Diff(want, maps.Clone(d.adjusted)); diff != "" {
-		d.t.Errorf("adjusted (-want +got)\n%s", diff)
-	}
 }
 
 func TestApply_WritesBatchesOfAnySize(t *testing.T) {
@@ -129,42 +95,7 @@ func TestApply_WritesBatchesOfAnySize(t *testing.T) {
 		for _, size := range []int{1, 10, 63, 64, 500, 5000} {
 			t.Run(fmt.Sprintf("columns=%d,rows=%d", width, size), func(t *testing.T) {
 				d := open(t)
-				columns := []string{"id string"}
-				for i := range width - 1 {
-					columns = append(columns, fmt.Sprintf("c%02d string", i))
-				}
-				order := sinktest.Table(t, "order", 1, columns...)
-				h := sinktest.NewChanges(t, 0)
-				row := func(i int, value string) string {
-					var b strings.Builder
-					fmt.Fprintf(&b, `{"id":"row%05d"`, i)
-					for c := range width - 1 {
-						fmt.Fprintf(&b, `,"c%02d":"%s %d"`, c, value, c)
-					}
-					return b.String() + "}"
-				}
-				for i := range size {
-					h.Put(order, row(i, "first"))
-				}
-				d.apply(h.Batch())
-				var want []string
-				for i := range size {
-					switch i % 5 {
-					case 0:
-						h.Delete(order, row(i, "first"))
-						continue
-					case 1:
-						h.Delete(order, row(i, "first")).Put(order, row(i, "again"))
-						want = append(want, fmt.Sprintf("row%05d|again 0", i))
-					case 2:
-						want = append(want, fmt.Sprintf("row%05d|first 0", i))
-					default:
-						h.Put(order, row(i, "second"))
-						want = append(want, fmt.Sprintf("row%05d|second 0", i))
-					}
-				}
-				d.apply(h.Batch())
-				sinktest.Equal(t, want, d.query(`SELECT id, c00 FROM "order" ORDER BY id`))
+				d.ApplySizes(width, size, func() []string { return d.query(`SELECT id, c00 FROM "order" ORDER BY id`) })
 			})
 		}
 	}

@@ -8,13 +8,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/shopmonkeyus/eds/internal/drivers/postgres"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
 // openError opens a URL and returns the error.
@@ -86,13 +85,13 @@ func TestOpen_ExplainsErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			err := openError(t, c.url)
 			if err == nil || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("error %v, want it to say %s", err, c.says)
+				t.Errorf("error %v, want %s in it", err, c.says)
 			}
 			if fault.Of(err) != c.class {
 				t.Errorf("class %v, want %v", fault.Of(err), c.class)
 			}
 			if strings.Contains(fmt.Sprint(err), "secret") || strings.Contains(fmt.Sprint(err), "wrong@") {
-				t.Errorf("the error tells the password: %v", err)
+				t.Errorf("the error contains the password: %v", err)
 			}
 		})
 	}
@@ -113,14 +112,14 @@ func TestApply_RetriesRefusedCredentials(t *testing.T) {
 	order := sinktest.Table(t, "order", 1, "id string")
 	d := openURL(t, database, sink.Env{})
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(order, `{"id":"1"}`).Batch())
+	d.MustApply(h.Put(order, `{"id":"1"}`).Batch())
 	server.Authenticate(t, "host all all 127.0.0.1/32 reject")
 	batch := h.Put(order, `{"id":"2"}`).Batch()
 	if err := d.Apply(t.Context(), batch); err == nil || fault.Of(err) != fault.Transient {
 		t.Errorf("error %v of class %v, want transient", err, fault.Of(err))
 	}
 	server.Authenticate(t, "host all all 127.0.0.1/32 trust")
-	d.apply(batch)
+	d.MustApply(batch)
 }
 
 func TestOpen_TLS(t *testing.T) {
@@ -148,7 +147,7 @@ func TestOpen_TLS(t *testing.T) {
 		case c.says == "" && err != nil:
 			t.Errorf("%s: %v", c.options, err)
 		case c.says != "" && (!strings.Contains(fmt.Sprint(err), c.says) || fault.Of(err) != fault.Fatal):
-			t.Errorf("%s: error %v of class %v, want it to say %s", c.options, err, fault.Of(err), c.says)
+			t.Errorf("%s: error %v of class %v, want %s in it", c.options, err, fault.Of(err), c.says)
 		}
 	}
 }
@@ -178,13 +177,7 @@ func TestBuildURL_FromFields(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, wrong := postgres.Driver().URL(c.values)
-			if got != c.url {
-				t.Errorf("url %s, want %s", got, c.url)
-			}
-			if diff := cmp.Diff(c.wrong, wrong); diff != "" {
-				t.Error(diff)
-			}
+			sqltest.WantURL(t, postgres.Driver(), c.values, c.url, c.wrong)
 		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
 // TestRecords_WithoutPrivileges: a role that may not create or change tables continues with the
@@ -20,8 +21,8 @@ func TestRecords_WithoutPrivileges(t *testing.T) {
 	d.exec(fmt.Sprintf(`CREATE TABLE _eds_checkpoint (stream text, consumer text, filter text, position bigint NOT NULL,
 		  stored bigint NOT NULL, PRIMARY KEY (stream, consumer, filter));
 		INSERT INTO _eds_checkpoint VALUES ('%s', '%s', '%s', 1, 1); CREATE TABLE "order" (id text PRIMARY KEY);
-		CREATE ROLE %s LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO %[4]s`, writerEnv.Stream,
-		writerEnv.Consumer, writerEnv.Filter, role))
+		CREATE ROLE %s LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO %[4]s`, sqltest.WriterEnv.Stream,
+		sqltest.WriterEnv.Consumer, sqltest.WriterEnv.Filter, role))
 	t.Cleanup(func() {
 		d.exec(fmt.Sprintf("ALTER TABLE _eds_checkpoint OWNER TO postgres; DROP OWNED BY %s; DROP ROLE %[1]s", role))
 	})
@@ -43,7 +44,7 @@ func TestRecords_WithoutPrivileges(t *testing.T) {
 		{[]string{own}, fmt.Sprintf("ALTER TABLE _eds_checkpoint OWNER TO %s", role)},
 		{},
 	} {
-		poor := openURL(t, u.String(), writerEnv)
+		poor := openURL(t, u.String(), sqltest.WriterEnv)
 		r, err := poor.Records(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -53,7 +54,7 @@ func TestRecords_WithoutPrivileges(t *testing.T) {
 		}
 		for _, says := range step.says {
 			if !strings.Contains(fmt.Sprint(r.Unavailable), says) {
-				t.Errorf("the error %v does not say %s", r.Unavailable, says)
+				t.Errorf("the error %v lacks %s", r.Unavailable, says)
 			}
 		}
 		if r.Checkpoint == nil || r.Checkpoint.Position.Sequence == 0 {
@@ -63,8 +64,8 @@ func TestRecords_WithoutPrivileges(t *testing.T) {
 			t.Fatal(err)
 		}
 		batch := h.Put(order, `{"id":"1"}`).Batch()
-		poor.apply(batch)
-		if got := poor.checkpoint(); got != batch.Last {
+		poor.MustApply(batch)
+		if got := poor.Position(); got != batch.Last {
 			t.Errorf("the checkpoint is %v, want %v", got, batch.Last)
 		}
 		if step.help != "" {

@@ -4,84 +4,57 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/url"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
-	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
-
-// writerEnv names the checkpoint of these tests.
-var writerEnv = sink.Env{Stream: "dbchange", Consumer: "eds-1", Filter: "dbchange.*.*.c.>"}
-
-func (d *destination) checkpoint() cdc.Position {
-	d.t.Helper()
-	p, err := d.Checkpoint(d.t.Context())
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	return p
-}
-
-// lost checks that the sink notices that its checkpoint is gone, and forgets it.
-func (d *destination) lost(b *change.Batch) {
-	d.t.Helper()
-	if err := d.Apply(d.t.Context(), b); !errors.As(err, new(*sink.ReopenError)) || fault.Of(err) != fault.Fatal {
-		d.t.Errorf("error %v of class %v, want a *sink.ReopenError, fatal", err, fault.Of(err))
-	}
-	if got := d.checkpoint(); got != (cdc.Position{}) {
-		d.t.Errorf("the checkpoint is %v", got)
-	}
-}
 
 func TestCheckpoint_MovesWithTheBatch(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		server := peers.Postgres(t)
-		d := openURL(t, server, writerEnv)
+		d := openURL(t, server, sqltest.WriterEnv)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
-		if got := d.checkpoint(); got != (cdc.Position{}) {
+		if got := d.Position(); got != (cdc.Position{}) {
 			t.Errorf("a new checkpoint is %v", got)
 		}
 		h := sinktest.NewChanges(t, 0)
-		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
+		d.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
 		last := cdc.Position{Sequence: uint64(rows), Stored: int64(rows)}
-		if got := d.checkpoint(); got != last {
+		if got := d.Position(); got != last {
 			t.Errorf("the checkpoint is %v, want %v", got, last)
 		}
-		again := openURL(t, server, writerEnv)
-		if got := again.checkpoint(); got != last {
+		again := openURL(t, server, sqltest.WriterEnv)
+		if got := again.Position(); got != last {
 			t.Errorf("another session's checkpoint is %v, want %v", got, last)
 		}
-		elsewhere := writerEnv
+		elsewhere := sqltest.WriterEnv
 		elsewhere.Filter = strings.Repeat("dbchange.*.*.company.>,", 100)
 		other := openURL(t, server, elsewhere)
-		if got := other.checkpoint(); got != (cdc.Position{}) {
+		if got := other.Position(); got != (cdc.Position{}) {
 			t.Errorf("under another filter it is %v", got)
 		}
 		bad := h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":2}`)...).Put(order, `{"id":"bad","v":"x"}`).Batch()
 		if err := d.Apply(t.Context(), bad); fault.Of(err) != fault.Poison {
 			t.Fatalf("error %v", err)
 		}
-		if got := d.checkpoint(); got != last {
+		if got := d.Position(); got != last {
 			t.Errorf("after a failed batch the checkpoint is %v, want %v", got, last)
 		}
 		sinktest.Equal(t, sinktest.Repeat(rows, "#|1"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
 		if err := d.ResetCheckpoint(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if got := d.checkpoint(); got != (cdc.Position{}) {
+		if got := d.Position(); got != (cdc.Position{}) {
 			t.Errorf("after a reset it is %v", got)
 		}
 	})
@@ -90,11 +63,11 @@ func TestCheckpoint_MovesWithTheBatch(t *testing.T) {
 func TestApply_NoticesAnotherWriter(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		server := peers.Postgres(t)
-		one, two := openURL(t, server, writerEnv), openURL(t, server, writerEnv)
+		one, two := openURL(t, server, sqltest.WriterEnv), openURL(t, server, sqltest.WriterEnv)
 		order := sinktest.Table(t, "order", 1, "id string", "who string")
 		h := sinktest.NewChanges(t, 0)
-		one.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"one"}`)...).Batch())
-		two.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"two"}`)...).Batch())
+		one.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"one"}`)...).Batch())
+		two.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"two"}`)...).Batch())
 		err := one.Apply(t.Context(), h.Put(order, sinktest.Repeat(rows, `{"id":"#","who":"one again"}`)...).Batch())
 		if !errors.As(err, new(*sink.WriterError)) || fault.Of(err) != fault.Fatal {
 			t.Errorf("error %v of class %v, want a *sink.WriterError, fatal", err, fault.Of(err))
@@ -103,102 +76,40 @@ func TestApply_NoticesAnotherWriter(t *testing.T) {
 	})
 }
 
-// lossyProxy is a proxy in front of a server. On request it drops the response to a COMMIT and
-// closes the connection.
-type lossyProxy struct {
-	url      string
-	listener net.Listener
-	lose     atomic.Bool // drop the response to the next COMMIT
-	work     sync.WaitGroup
-}
-
-// newLossyProxy starts a proxy in front of the server of a URL.
-func newLossyProxy(t *testing.T, server string) *lossyProxy {
-	t.Helper()
-	u, err := url.Parse(server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	target := u.Host
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.Host = l.Addr().String()
-	w := &lossyProxy{url: u.String(), listener: l}
-	w.work.Go(func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			w.work.Go(func() { w.pipe(client, target) })
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		w.work.Wait()
-	})
-	return w
-}
-
-func (w *lossyProxy) pipe(client net.Conn, target string) {
-	defer client.Close()
-	server, err := net.Dial("tcp", target)
-	if err != nil {
-		return
-	}
-	defer server.Close()
-	w.work.Go(func() {
-		defer server.Close()
-		_, _ = io.Copy(server, client)
-	})
-	buf := make([]byte, 1<<16)
-	for {
-		n, err := server.Read(buf)
-		// The response's tag shows that the commit is durable.
-		if strings.Contains(string(buf[:n]), "COMMIT\x00") && w.lose.CompareAndSwap(true, false) {
-			return
-		}
-		if _, failed := client.Write(buf[:n]); failed != nil || err != nil {
-			return
-		}
-	}
-}
-
 func TestCommit_IsNotRepeatedIfItsResponseIsLost(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		server := peers.Postgres(t)
-		w := newLossyProxy(t, server)
-		d := openURL(t, w.url, writerEnv)
+		// The response's tag shows that the commit is durable.
+		w := sqltest.NewLossyProxy(t, server, nil, func(response string) bool { return strings.Contains(response, "COMMIT\x00") })
+		d := openURL(t, w.URL, sqltest.WriterEnv)
 		d.url = server
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		h := sinktest.NewChanges(t, 0)
-		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
+		d.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1}`)...).Batch())
 		d.exec(`CREATE TABLE writes (n int); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO writes
 			  VALUES (1); RETURN NEW; END $$;
 			CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH STATEMENT EXECUTE FUNCTION note()`)
-		w.lose.Store(true)
+		w.Lose.Store(true)
 		batch := h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":2}`)...).Batch()
-		d.apply(batch) // the engine notices
+		d.MustApply(batch) // the engine notices
 		wrote := d.query("SELECT count(*) FROM writes")
 		sinktest.Equal(t, sinktest.Repeat(rows, "#|2"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
-		if got := d.checkpoint(); got != batch.Last {
+		if got := d.Position(); got != batch.Last {
 			t.Errorf("the checkpoint is %v, want %v", got, batch.Last)
 		}
-		d.apply(batch)
+		d.MustApply(batch)
 		sinktest.Equal(t, wrote, d.query("SELECT count(*) FROM writes"))
-		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":3}`)...).Batch())
+		d.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":3}`)...).Batch())
 	})
 }
 
 func TestApply_ReconnectsAtOnceAfterALostSession(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
-		d := openURL(t, peers.Postgres(t), writerEnv)
+		d := openURL(t, peers.Postgres(t), sqltest.WriterEnv)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer")
 		h := sinktest.NewChanges(t, 0)
 		for i := range 3 {
-			d.apply(h.Put(order, sinktest.Repeat(rows, fmt.Sprintf(`{"id":"#","v":%d}`, i))...).Batch())
+			d.MustApply(h.Put(order, sinktest.Repeat(rows, fmt.Sprintf(`{"id":"#","v":%d}`, i))...).Batch())
 			d.query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'eds'`)
 		}
 		sinktest.Equal(t, sinktest.Repeat(rows, "#|2"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
@@ -207,12 +118,12 @@ func TestApply_ReconnectsAtOnceAfterALostSession(t *testing.T) {
 
 func TestApply_CreatesDroppedObjectsAgain(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
-		d := openURL(t, peers.Postgres(t), writerEnv)
+		d := openURL(t, peers.Postgres(t), sqltest.WriterEnv)
 		order := sinktest.Table(t, "order", 1, "id string", "v integer", "w string")
 		h := sinktest.NewChanges(t, 0)
 		put := func() {
 			t.Helper()
-			d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1,"w":"x"}`)...).Batch())
+			d.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":1,"w":"x"}`)...).Batch())
 			sinktest.Equal(t, sinktest.Repeat(rows, "#|1|x"), d.query(`SELECT id, v, w FROM "order" ORDER BY id`))
 		}
 		put()
@@ -223,7 +134,7 @@ func TestApply_CreatesDroppedObjectsAgain(t *testing.T) {
 		d.exec(`ALTER TABLE "order" DROP CONSTRAINT order_pkey`)
 		put()
 		d.exec(`DROP TABLE _eds_checkpoint`)
-		d.lost(h.Put(order, `{"id":"1"}`).Batch())
+		d.WantLost(h.Put(order, `{"id":"1"}`).Batch())
 		put()
 		d.exec(`ALTER TABLE "order" ALTER COLUMN v TYPE smallint`)
 		put()
@@ -234,10 +145,10 @@ func TestApply_CreatesDroppedObjectsAgain(t *testing.T) {
 
 func TestApply_ReturnsToARestartedServer(t *testing.T) {
 	server := peers.StartPostgres(t)
-	d := openURL(t, server.Database(t), writerEnv)
+	d := openURL(t, server.Database(t), sqltest.WriterEnv)
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(order, sinktest.Repeat(100, `{"id":"#","v":1}`)...).Batch())
+	d.MustApply(h.Put(order, sinktest.Repeat(100, `{"id":"#","v":1}`)...).Batch())
 	d.conn = nil
 	for i, end := range []func(testing.TB){server.Stop, server.Kill} {
 		end(t)
@@ -248,7 +159,7 @@ func TestApply_ReturnsToARestartedServer(t *testing.T) {
 			}
 		}
 		server.Start(t)
-		d.apply(batch)
+		d.MustApply(batch)
 		sinktest.Equal(t, sinktest.Repeat(100, fmt.Sprintf("#|%d", i+2)), d.query(`SELECT id, v FROM "order" ORDER BY id`))
 		d.conn.Close(context.Background())
 		d.conn = nil
@@ -256,10 +167,10 @@ func TestApply_ReturnsToARestartedServer(t *testing.T) {
 }
 
 func TestApply_CancelledLeavesNothing(t *testing.T) {
-	d := openURL(t, peers.Postgres(t), writerEnv)
+	d := openURL(t, peers.Postgres(t), sqltest.WriterEnv)
 	order := sinktest.Table(t, "order", 1, "id string", "v integer")
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(order, `{"id":"lock","v":0}`).Batch())
+	d.MustApply(h.Put(order, `{"id":"lock","v":0}`).Batch())
 	d.exec(`BEGIN; LOCK TABLE "order" IN ACCESS EXCLUSIVE MODE`)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -269,19 +180,19 @@ func TestApply_CancelledLeavesNothing(t *testing.T) {
 	}
 	d.exec(`COMMIT`)
 	sinktest.Equal(t, []string{"lock|0"}, d.query(`SELECT id, v FROM "order"`))
-	d.apply(batch)
+	d.MustApply(batch)
 	sinktest.Equal(t, []string{"101"}, d.query(`SELECT count(*) FROM "order"`))
 }
 
 func TestApply_ClassifiesErrors(t *testing.T) {
-	d := openURL(t, peers.Postgres(t), writerEnv)
+	d := openURL(t, peers.Postgres(t), sqltest.WriterEnv)
 	d.exec(`CREATE TABLE "order" (id text PRIMARY KEY, n bigint CHECK (n < 10), u text UNIQUE);
 		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.u = 'raise' THEN RAISE 'no % here', NEW.u;
 		  END IF; RETURN NEW; END $$;
 		CREATE TRIGGER t BEFORE INSERT OR UPDATE ON "order" FOR EACH ROW EXECUTE FUNCTION refuse()`)
 	order := sinktest.Table(t, "order", 1, "id string", "n integer", "u string")
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(order, `{"id":"1","u":"taken"}`).Batch())
+	d.MustApply(h.Put(order, `{"id":"1","u":"taken"}`).Batch())
 	for image, want := range map[string]string{
 		`{"id":"2","n":11}`: `apply the batch: upsert into table "order": new row for relation "order" violates check ` +
 			`constraint "order_n_check" (SQLSTATE 23514)`,
@@ -305,15 +216,15 @@ func TestApply_ClassifiesErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	u.User = url.User("reader")
-	reader := openURL(t, u.String(), writerEnv)
+	reader := openURL(t, u.String(), sqltest.WriterEnv)
 	if err := reader.Apply(t.Context(), h.Put(order, `{"id":"9"}`).Batch()); fault.Of(err) != fault.Fatal {
 		t.Errorf("without a privilege: %v is %v", err, fault.Of(err))
 	}
 	d.exec(`ALTER ROLE postgres SET default_transaction_read_only = on`)
-	d.t.Cleanup(func() {
+	d.T.Cleanup(func() {
 		d.exec(`SET default_transaction_read_only = off; ALTER ROLE postgres RESET default_transaction_read_only`)
 	})
-	replica := openURL(t, d.url, writerEnv)
+	replica := openURL(t, d.url, sqltest.WriterEnv)
 	if err := replica.Apply(t.Context(), h.Put(order, `{"id":"9"}`).Batch()); err == nil || fault.Of(err) != fault.Transient {
 		t.Errorf("on a replica: %v is %v", err, fault.Of(err))
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
+	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
 // TestLoadRows_FindsRowsThatConstraintsRefuse: the load names the rows that the user's constraints
@@ -40,14 +41,14 @@ func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 			const notNull = `SELECT attname, attnotnull FROM pg_attribute WHERE attrelid = to_regclass('public.order') ` +
 				`AND attnum > 0 ORDER BY 1`
 			before := d.query(notNull)
-			l := d.begin("job", order, sink.Replace)
+			l := d.StartLoad("job", order, sink.Replace)
 			rows := sinktest.Repeat(5000, `{"id":"#","v":"new","n":1}`)
 			rows = slices.Insert(rows, 4321, c.bad)
-			if _, err := l.LoadFile(t.Context(), "one", images(t, order, rows...)); fault.Of(err) != fault.Poison {
+			if _, err := l.LoadFile(t.Context(), "one", sqltest.Images(order, rows...)); fault.Of(err) != fault.Poison {
 				t.Fatalf("a row that is refused: %v is %v", err, fault.Of(err))
 			}
 			var refused []string
-			n, err := l.(sink.RowLoad).LoadRows(t.Context(), "one", images(t, order, rows...),
+			n, err := l.(sink.RowLoad).LoadRows(t.Context(), "one", sqltest.Images(order, rows...),
 				func(row *change.Row, number int64, reason error) error {
 					refused = append(refused, fmt.Sprint(number, " ", string(row.Image), " ", fault.Of(reason)))
 					if strings.Contains(reason.Error(), "_eds_") {
@@ -91,10 +92,10 @@ func TestLoad_StartsAgainIfAConstraintIsDropped(t *testing.T) {
 	order := sinktest.Table(t, "order", 1, loadable...)
 	d.migrate(order)
 	d.exec(`ALTER TABLE "order" ADD CONSTRAINT small CHECK (n < 10)`)
-	l := d.begin("job", order, sink.Replace)
+	l := d.StartLoad("job", order, sink.Replace)
 	load := func() {
 		t.Helper()
-		_, err := l.(sink.RowLoad).LoadRows(t.Context(), "one", images(t, order, `{"id":"1","n":11}`, `{"id":"2","n":1}`),
+		_, err := l.(sink.RowLoad).LoadRows(t.Context(), "one", sqltest.Images(order, `{"id":"1","n":11}`, `{"id":"2","n":1}`),
 			func(*change.Row, int64, error) error { return nil })
 		if err != nil {
 			t.Fatal(err)
@@ -108,7 +109,7 @@ func TestLoad_StartsAgainIfAConstraintIsDropped(t *testing.T) {
 	if err := l.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	l = d.begin("job", order, sink.Replace)
+	l = d.StartLoad("job", order, sink.Replace)
 	if l.Loaded("one") {
 		t.Error("the file counts as loaded")
 	}

@@ -96,14 +96,14 @@ func (ts *tableStatements) names(from int) []string {
 	return names
 }
 
-// source is a relation to write from, with one expression per column.
-type source struct {
+// rowSource is a relation to write from, with one expression per column.
+type rowSource struct {
 	from        string
 	expressions []string
 }
 
 // unnest returns a source of n columns that reads the array parameters from $1 on.
-func (ts *tableStatements) unnest(n int) source {
+func (ts *tableStatements) unnest(n int) rowSource {
 	var params, aliases, expressions []string
 	for i := range n {
 		c := &ts.columns[i]
@@ -117,12 +117,12 @@ func (ts *tableStatements) unnest(n int) source {
 		aliases = append(aliases, alias)
 		expressions = append(expressions, expression)
 	}
-	return source{from: "unnest(" + strings.Join(params, ", ") + ") AS s(" + strings.Join(aliases, ", ") + ")", expressions: expressions}
+	return rowSource{from: "unnest(" + strings.Join(params, ", ") + ") AS s(" + strings.Join(aliases, ", ") + ")", expressions: expressions}
 }
 
 // staged returns a source that reads a staging table.
-func (ts *tableStatements) staged(stage string) source {
-	src := source{from: stage + " AS s"}
+func (ts *tableStatements) staged(stage string) rowSource {
+	src := rowSource{from: stage + " AS s"}
 	for i := range ts.columns {
 		c := &ts.columns[i]
 		expression := "s." + quote(c.name)
@@ -135,7 +135,7 @@ func (ts *tableStatements) staged(stage string) source {
 }
 
 // matches returns the condition that row t has the key of the source's row.
-func (ts *tableStatements) matches(src source) string {
+func (ts *tableStatements) matches(src rowSource) string {
 	terms := make([]string, ts.layout.Keys)
 	for i := range terms {
 		terms[i] = "t." + quote(ts.columns[i].name) + " = " + src.expressions[i]
@@ -154,7 +154,7 @@ func (ts *tableStatements) guard(word, version string) string {
 }
 
 // upsert returns the statements that upsert a source's rows.
-func (ts *tableStatements) upsert(src source) []string {
+func (ts *tableStatements) upsert(src rowSource) []string {
 	names := strings.Join(ts.names(0), ", ")
 	insert := fmt.Sprintf("INSERT INTO %s AS t (%s) SELECT %s FROM %s", ts.table, names, strings.Join(src.expressions, ", "), src.from)
 	keys := ts.layout.Keys

@@ -23,17 +23,17 @@ func each(t *testing.T, test func(t *testing.T, rows int)) {
 }
 
 func (d *destination) migrate(tables ...*schema.Table) []string {
-	d.t.Helper()
-	lines, err := d.Migrate(d.t.Context(), tables)
+	d.T.Helper()
+	lines, err := d.Migrate(d.T.Context(), tables)
 	if err != nil {
-		d.t.Fatal(err)
+		d.T.Fatal(err)
 	}
 	return lines
 }
 
 // columnsOf lists the real columns of a table.
 func (d *destination) columnsOf(name string) []string {
-	d.t.Helper()
+	d.T.Helper()
 	return d.query(`SELECT a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || 
 		CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END ||
 		CASE WHEN a.attcollation = '"C"'::regcollation THEN ' COLLATE C' ELSE '' END
@@ -57,9 +57,9 @@ func TestApply_CompositeKeys(t *testing.T) {
 	each(t, func(t *testing.T, rows int) {
 		d := open(t)
 		part := sinktest.Table(t, "part", 2, "order string", "line integer", "what string")
-		d.apply(sinktest.NewChanges(t, 0).Put(part, sinktest.Repeat(rows, `{"order":"o#","line":1,"what":"first"}`)...).
+		d.MustApply(sinktest.NewChanges(t, 0).Put(part, sinktest.Repeat(rows, `{"order":"o#","line":1,"what":"first"}`)...).
 			Put(part, sinktest.Repeat(rows, `{"order":"o#","line":2,"what":"x"}`)...).Batch())
-		d.apply(sinktest.NewChanges(t, 0).Put(part, sinktest.Repeat(rows, `{"order":"o#","line":1,"what":"second"}`)...).
+		d.MustApply(sinktest.NewChanges(t, 0).Put(part, sinktest.Repeat(rows, `{"order":"o#","line":1,"what":"second"}`)...).
 			Delete(part, sinktest.Repeat(rows, `{"order":"o#","line":2}`)...).Batch())
 		sinktest.Equal(t, sinktest.Repeat(rows, "o#|1|second"), d.query(`SELECT "order", line, what FROM part ORDER BY 1, 2`))
 	})
@@ -68,7 +68,7 @@ func TestApply_CompositeKeys(t *testing.T) {
 func TestMigrate_AddsColumnsAndWidensTypes(t *testing.T) {
 	d := open(t)
 	one := sinktest.Table(t, "order", 1, "id string", "n integer", "w integer", "b boolean", "at date-time", "f number", "j object")
-	d.apply(sinktest.NewChanges(t, 0).Put(one, `{"id":"1","n":9007199254740993,"w":3,"b":true,"at":"2024-01-02T03:04:05.5Z","f":0.1,`+
+	d.MustApply(sinktest.NewChanges(t, 0).Put(one, `{"id":"1","n":9007199254740993,"w":3,"b":true,"at":"2024-01-02T03:04:05.5Z","f":0.1,`+
 		`"j":{"a":1}}`).Batch())
 	two := sinktest.Table(t, "order", 1, "id string", "n number", "w string", "b string", "at string", "f string", "j string",
 		"new date-time")
@@ -84,7 +84,7 @@ func TestMigrate_AddsColumnsAndWidensTypes(t *testing.T) {
 		`at="2024-01-02T03:04:05.500000Z"`, `b="true"`, `f="0.1"`, `id="1"`, `j={"a": 1}`, `n=9007199254740993`,
 		`w="3"`,
 	}, fields(sinktest.Rows(t, d, two)[0]))
-	d.apply(sinktest.NewChanges(t, 0).
+	d.MustApply(sinktest.NewChanges(t, 0).
 		Put(two, `{"id":"1","n":1.25,"w":"x","b":"y","at":"z","f":"q","j":"r","new":"2024-01-02T00:00:00Z"}`).Batch())
 	sinktest.Equal(t, []string{`at="z"`, `b="y"`, `f="q"`, `id="1"`, `j="r"`, `n=1.25`, `new="2024-01-02T00:00:00.000000Z"`, `w="x"`},
 		fields(sinktest.Rows(t, d, two)[0]))
@@ -114,7 +114,7 @@ func TestMigrate_KeepsRemovedColumnsAsNullable(t *testing.T) {
 			`allowed NULL in column "required_before" of table "order"`,
 			`allowed NULL in column "gone" of table "order"`,
 		}, d.migrate(order))
-		d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","required_before":null}`)...).Batch())
+		d.MustApply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, `{"id":"#","required_before":null}`)...).Batch())
 		want := sinktest.Repeat(rows, "#|NULL|NULL|kept")
 		want[0] = "000|old|NULL|mine"
 		sinktest.Equal(t, want, d.query(`SELECT id, gone, required_before, mine FROM "order" ORDER BY id`))
@@ -123,12 +123,12 @@ func TestMigrate_KeepsRemovedColumnsAsNullable(t *testing.T) {
 
 func TestMigrate_DoesNotWidenColumnsOfAView(t *testing.T) {
 	d := open(t)
-	d.apply(sinktest.NewChanges(t, 0).Put(sinktest.Table(t, "order", 1, "id string", "n integer"), `{"id":"1","n":1}`).Batch())
+	d.MustApply(sinktest.NewChanges(t, 0).Put(sinktest.Table(t, "order", 1, "id string", "n integer"), `{"id":"1","n":1}`).Batch())
 	d.exec(`CREATE VIEW seen AS SELECT n FROM "order"`)
 	two := sinktest.Table(t, "order", 1, "id string", "n string", "extra string")
 	sinktest.Equal(t, []string{`added column "extra" to table "order"`}, d.migrate(two))
 	sinktest.Equal(t, nil, d.migrate(two))
-	d.apply(sinktest.NewChanges(t, 0).Put(two, `{"id":"2","n":"2","extra":"x"}`).Batch())
+	d.MustApply(sinktest.NewChanges(t, 0).Put(two, `{"id":"2","n":"2","extra":"x"}`).Batch())
 	err := d.Apply(t.Context(), sinktest.NewChanges(t, 0).Put(two, `{"id":"3","n":"three"}`).Batch())
 	if fault.Of(err) != fault.Poison {
 		t.Errorf("error %v is %v, want poison", err, fault.Of(err))
@@ -173,9 +173,9 @@ func TestApply_UsesForeignTablesAsTheyAre(t *testing.T) {
 					order = sinktest.Table(t, "order", 1, "id string", "name string", "n integer")
 				}
 				const id = `{"id":"00000000-0000-0000-0000-000000000#",`
-				d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, id+`"name":"first","n":1}`)...).
+				d.MustApply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, id+`"name":"first","n":1}`)...).
 					Put(order, sinktest.Repeat(2, `{"id":"10000000-0000-0000-0000-000000000#","name":"gone","n":1}`)...).Batch())
-				d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, id+`"name":"second","n":2}`)...).
+				d.MustApply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(rows, id+`"name":"second","n":2}`)...).
 					Delete(order, sinktest.Repeat(2, `{"id":"10000000-0000-0000-0000-000000000#"}`)...).Batch())
 				sinktest.Equal(t, sinktest.Repeat(rows, "00000000-0000-0000-0000-000000000#|second|2"),
 					d.query(`SELECT id, rtrim(name), n::numeric::int FROM "order" ORDER BY id`))
@@ -195,9 +195,9 @@ func TestApply_HostileNames(t *testing.T) {
 				strings.Repeat("long", 20)+"2 string")
 			long := strings.Repeat("long", 20)
 			image := `{` + quoted(name) + `:"#","user":1,"x\"y'z":"v","` + long + `1":"one","` + long + `2":"two"}`
-			d.apply(sinktest.NewChanges(t, 0).Put(tb, sinktest.Repeat(rows, image)...).Put(tb, strings.ReplaceAll(image, "#", "gone")).
+			d.MustApply(sinktest.NewChanges(t, 0).Put(tb, sinktest.Repeat(rows, image)...).Put(tb, strings.ReplaceAll(image, "#", "gone")).
 				Batch())
-			d.apply(sinktest.NewChanges(t, 0).Delete(tb, strings.ReplaceAll(image, "#", "gone")).Batch())
+			d.MustApply(sinktest.NewChanges(t, 0).Delete(tb, strings.ReplaceAll(image, "#", "gone")).Batch())
 			want := sinktest.Repeat(rows, `"#"`)
 			var got []string
 			for row, err := range d.Read(t.Context(), tb) {
@@ -207,7 +207,7 @@ func TestApply_HostileNames(t *testing.T) {
 				got = append(got, string(row.Value(0)))
 				if one, two := string(row.Value(tb.Slot([]byte(long+"1")))),
 					string(row.Value(tb.Slot([]byte(long+"2")))); one != `"one"` || two != `"two"` {
-					t.Errorf("%s: long names hold %s and %s", name, one, two)
+					t.Errorf("%s: long names have %s and %s", name, one, two)
 				}
 			}
 			sinktest.Equal(t, want, sorted(got))
@@ -225,7 +225,7 @@ func TestApply_MetadataAndVersionGuard(t *testing.T) {
 			for _, line := range sinktest.Repeat(rows, image) {
 				h.EventAt(cdc.Timestamp{Wall: wall, Logical: 7}, op, order, line)
 			}
-			d.apply(h.Batch())
+			d.MustApply(h.Batch())
 		}
 		at(1000, cdc.Insert, `{"id":"#","v":"first"}`)
 		at(3000, cdc.Update, `{"id":"#","v":"third"}`)
@@ -246,8 +246,8 @@ func TestApply_GuardsWithoutUniqueIndexAndForUnknownVersions(t *testing.T) {
 		d.exec(`CREATE TABLE "order" (id text, v text)`)
 		d.exec(fmt.Sprintf(`INSERT INTO "order" SELECT to_char(i, 'FM000'), 'unknown' FROM generate_series(0, %d) i`, rows-1))
 		order := sinktest.Table(t, "order", 1, "id string", "v string")
-		d.apply(sinktest.NewChanges(t, 1000).Put(order, sinktest.Repeat(rows, `{"id":"#","v":"new"}`)...).Batch())
-		d.apply(sinktest.NewChanges(t, 100).Put(order, sinktest.Repeat(rows, `{"id":"#","v":"old"}`)...).Batch())
+		d.MustApply(sinktest.NewChanges(t, 1000).Put(order, sinktest.Repeat(rows, `{"id":"#","v":"new"}`)...).Batch())
+		d.MustApply(sinktest.NewChanges(t, 100).Put(order, sinktest.Repeat(rows, `{"id":"#","v":"old"}`)...).Batch())
 		sinktest.Equal(t, sinktest.Repeat(rows, "#|new"), d.query(`SELECT id, v FROM "order" ORDER BY id`))
 		sinktest.Equal(t, []string{"id text", "v text", "_eds_version text COLLATE C"}, d.columnsOf("order"))
 	})
@@ -258,11 +258,11 @@ func TestApply_SoftDeletes(t *testing.T) {
 		d := open(t, "delete=soft")
 		order := sinktest.Table(t, "order", 1, "id string", "v string")
 		h := sinktest.NewChanges(t, 0)
-		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":"here"}`)...).Batch())
-		d.apply(h.Delete(order, sinktest.Repeat(rows, `{"id":"#"}`)...).Batch())
+		d.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":"here"}`)...).Batch())
+		d.MustApply(h.Delete(order, sinktest.Repeat(rows, `{"id":"#"}`)...).Batch())
 		sinktest.Equal(t, sinktest.Repeat(rows, "#|here|DELETE|t"), d.query(`SELECT id, v, _eds_op, _eds_deleted FROM "order" ORDER BY id`))
 		sinktest.Equal(t, nil, sinktest.Rows(t, d, order))
-		d.apply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":"back"}`)...).Batch())
+		d.MustApply(h.Put(order, sinktest.Repeat(rows, `{"id":"#","v":"back"}`)...).Batch())
 		sinktest.Equal(t, sinktest.Repeat(rows, "#|back|UPDATE|f"), d.query(`SELECT id, v, _eds_op, _eds_deleted FROM "order" ORDER BY id`))
 	})
 }
@@ -276,7 +276,7 @@ func TestRead_ReturnsWrittenRows(t *testing.T) {
 		`{"id":"2","at":"+010000-01-01T00:00:00.000001Z","n":-1,"f":-0.5,"b":false,"j":{},"l":[],"e":""}`,
 		`{"id":"3","at":"-000001-06-01T00:00:00Z","n":0,"f":"NaN","b":false,"j":null,"l":[],"e":"\"\\\n"}`,
 	}
-	d.apply(sinktest.NewChanges(t, 0).Put(every, images...).Batch())
+	d.MustApply(sinktest.NewChanges(t, 0).Put(every, images...).Batch())
 	sinktest.Equal(t, []string{
 		`id="1" at="0001-01-01T00:00:00.000000Z" b=true e="X" f=0.30000000000000004 j="scalar" l=[1, "a"] n=9223372036854775807`,
 		`id="2" at="+010000-01-01T00:00:00.000001Z" b=false e="" f=-0.5 j={} l=[] n=-1`,
@@ -293,7 +293,7 @@ func TestRead_ReturnsWrittenRows(t *testing.T) {
 func TestOpen_CreatesAndUsesTheSchema(t *testing.T) {
 	d := open(t, "schema=My+Shop")
 	order := sinktest.Table(t, "order", 1, "id string")
-	d.apply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(100, `{"id":"#"}`)...).Batch())
+	d.MustApply(sinktest.NewChanges(t, 0).Put(order, sinktest.Repeat(100, `{"id":"#"}`)...).Batch())
 	sinktest.Equal(t, []string{"100"}, d.query(`SELECT count(*) FROM "My Shop"."order"`))
 	sinktest.Equal(t, []string{"f"}, d.query(`SELECT to_regclass('public.order') IS NOT NULL`))
 }
@@ -304,8 +304,8 @@ func TestApply_LargeValues(t *testing.T) {
 	big := strings.Repeat("0123456789", 1<<20)
 	deep := strings.Repeat(`[`, 2000) + strings.Repeat(`]`, 2000)
 	h := sinktest.NewChanges(t, 0)
-	d.apply(h.Put(order, `{"id":"one","big":"`+big+`","deep":`+deep+`}`).Batch())
-	d.apply(h.Put(order, sinktest.Repeat(100, `{"id":"#","big":"small"}`)...).Put(order, `{"id":"two","big":"`+big+`"}`).Batch())
+	d.MustApply(h.Put(order, `{"id":"one","big":"`+big+`","deep":`+deep+`}`).Batch())
+	d.MustApply(h.Put(order, sinktest.Repeat(100, `{"id":"#","big":"small"}`)...).Put(order, `{"id":"two","big":"`+big+`"}`).Batch())
 	sinktest.Equal(t, []string{"one|10485760|4000", "two|10485760|NULL"},
 		d.query(`SELECT id, length(big), length(deep::text) FROM "order" WHERE length(big) > 10 ORDER BY id`))
 	tooDeep := strings.Repeat(`[`, 9999) + strings.Repeat(`]`, 9999)

@@ -200,7 +200,7 @@ func TestApply_StoresValuesUnchangedOrRefusesThem(t *testing.T) {
 	for _, rows := range []int{1, 70} { // by arrays, and by COPY
 		for i, c := range values {
 			t.Run(fmt.Sprintf("%d rows/%s/%s", rows, c.real, c.raw), func(t *testing.T) {
-				d.t = t
+				d.T = t
 				name := fmt.Sprintf("value_%d_%d", rows, i)
 				// A view keeps the type as it is.
 				d.exec(fmt.Sprintf(`CREATE TABLE %[1]s (id text PRIMARY KEY, v %[2]s); CREATE VIEW seen_%[1]s AS SELECT * FROM %[1]s`,
@@ -210,14 +210,14 @@ func TestApply_StoresValuesUnchangedOrRefusesThem(t *testing.T) {
 				for r := range rows {
 					h.Put(source, fmt.Sprintf(`{"id":"%d","v":%s}`, r, c.raw))
 				}
-				clear(d.adjusted)
+				clear(d.Adjusted)
 				err := d.Apply(t.Context(), h.Batch())
 				if c.want == "" && c.raw != `""` || c.want == "" && c.real != "text" {
 					if fault.Of(err) != fault.Poison {
 						t.Fatalf("error %v of class %v, want poison", err, fault.Of(err))
 					}
 					if value := strings.Trim(c.raw, `"`); len(value) > 3 && strings.Contains(err.Error(), value) {
-						t.Errorf("the error tells the value: %v", err)
+						t.Errorf("the error contains the value: %v", err)
 					}
 					sinktest.Equal(t, nil, d.query("SELECT id FROM "+name))
 					return
@@ -234,7 +234,7 @@ func TestApply_StoresValuesUnchangedOrRefusesThem(t *testing.T) {
 				for _, rule := range strings.Fields(c.rule) {
 					rules[rule] = rows
 				}
-				d.adjustments(rules)
+				d.WantAdjusted(rules)
 			})
 		}
 	}

@@ -288,13 +288,13 @@ func (tx *transaction) Rollback(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, tx.pipeline.interrupt)
 	err := tx.pipeline.rollback()
 	if !stop() {
-		return &connectionError{ctx.Err()}
+		return &sqlsink.ConnectionError{Err: ctx.Err()}
 	}
-	if lost := new(connectionError); errors.As(err, &lost) {
+	if lost := new(sqlsink.ConnectionError); errors.As(err, &lost) {
 		return err
 	}
 	if tx.pg.IsClosed() {
-		return &connectionError{errors.New("the connection is closed")}
+		return &sqlsink.ConnectionError{Err: errors.New("the connection is closed")}
 	}
 	if tx.pg.TxStatus() != 'I' {
 		return tx.exec(ctx, "roll back", "ROLLBACK")

@@ -11,18 +11,13 @@ import (
 // Classify classifies by Snowflake's error numbers and SQLSTATEs. An error that the server did not
 // return comes from the network: the session is lost.
 func (d *dialect) Classify(err error) sqlsink.Verdict {
-	lost := &connectionError{}
-	e := &serverError{}
-	if !errors.As(err, &e) {
-		marked := &fault.Error{}
-		if busy := new(httpRefusal); errors.As(err, &busy) {
-			return sqlsink.Verdict{Lost: true, RetryAfter: busy.after}
-		}
-		return sqlsink.Verdict{Lost: errors.As(err, &lost) || !errors.As(err, &marked) && !errors.Is(err, errRowCount)}
+	if busy := new(httpRefusal); errors.As(err, &busy) {
+		return sqlsink.Verdict{Lost: true, RetryAfter: busy.after}
 	}
-	v := classify(e)
-	v.Lost = v.Lost || errors.As(err, &lost)
-	return v
+	if errors.Is(err, errRowCount) {
+		return sqlsink.Verdict{} // the session is intact
+	}
+	return sqlsink.ClassifyError(err, classify)
 }
 
 func classify(e *serverError) sqlsink.Verdict {

@@ -82,26 +82,21 @@ var conditions = map[int]string{
 	100090: "two rows of the same key", 100132: "JavaScript failed", 100145: "it is too large",
 }
 
-// connectionError is an error after which the session is unusable.
-type connectionError struct{ err error }
-
-func (e *connectionError) Error() string { return e.err.Error() }
-func (e *connectionError) Unwrap() error { return e.err }
-
-// sessionError converts an error of Snowflake's driver: to a serverError, or to a connectionError
-// if the server did not return it or the call timed out. The session is in an unknown state then.
+// sessionError converts an error of Snowflake's driver: to a serverError, or to a
+// *sqlsink.ConnectionError if the server did not return it or the call timed out. The session is in
+// an unknown state then.
 func (s *session) sessionError(ctx context.Context, what string, err error) error {
 	if ctx.Err() != nil {
 		s.broken = true
-		return &connectionError{fmt.Errorf("%s: %w", what, context.Cause(ctx))}
+		return &sqlsink.ConnectionError{Err: fmt.Errorf("%s: %w", what, context.Cause(ctx))}
 	}
 	e := new(sf.SnowflakeError)
 	if !errors.As(err, &e) {
 		s.broken = true
 		if r := s.transport.lastRefusal(); r.status != 0 {
-			return &connectionError{fmt.Errorf("%s: %w", what, &r)}
+			return &sqlsink.ConnectionError{Err: fmt.Errorf("%s: %w", what, &r)}
 		}
-		return &connectionError{fmt.Errorf("%s: %w", what, network(err))}
+		return &sqlsink.ConnectionError{Err: fmt.Errorf("%s: %w", what, network(err))}
 	}
 	return &serverError{number: e.Number, state: e.SQLState, message: message(e), query: e.QueryID, what: what}
 }
@@ -147,10 +142,10 @@ func (a *account) explainConnect(err error) error {
 	where := net.JoinHostPort(a.host, fmt.Sprint(a.port))
 	e := new(sf.SnowflakeError)
 	if refused := new(httpRefusal); errors.As(err, &refused) {
-		return &connectionError{fmt.Errorf("connect to %s: %w", where, refused)}
+		return &sqlsink.ConnectionError{Err: fmt.Errorf("connect to %s: %w", where, refused)}
 	}
 	if !errors.As(err, &e) {
-		return &connectionError{explainNetwork(where, err)}
+		return &sqlsink.ConnectionError{Err: explainNetwork(where, err)}
 	}
 	what := ""
 	switch e.Number {
@@ -173,11 +168,11 @@ func (a *account) explainConnect(err error) error {
 	case 390201:
 		what = "the database, schema or warehouse of the url does not exist, or the role may not use it"
 	case sf.ErrCodeFailedToConnect, sf.ErrCodeServiceUnavailable:
-		return &connectionError{fmt.Errorf("connect to %s: there is no such account, or the service is not available", where)}
+		return &sqlsink.ConnectionError{Err: fmt.Errorf("connect to %s: there is no such account, or the service is not available", where)}
 	default:
 		what = "log in to " + where
 	}
-	return &connectionError{&serverError{number: e.Number, state: e.SQLState, message: message(e), what: what}}
+	return &sqlsink.ConnectionError{Err: &serverError{number: e.Number, state: e.SQLState, message: message(e), what: what}}
 }
 
 // explainNetwork explains an error that happened before the server responded. Errors that only

@@ -44,7 +44,7 @@ func TestStatements_AreSnowflakes(t *testing.T) {
 		case i < wrong && found:
 			t.Errorf("%s: not Snowflake's SQL: %s", titles[i], texts[i])
 		case i >= wrong && !found:
-			t.Errorf("sqlfluff takes this for Snowflake's SQL: %s", texts[i])
+			t.Errorf("sqlfluff accepts this as Snowflake's SQL: %s", texts[i])
 		}
 	}
 }

@@ -134,7 +134,7 @@ func TestParseKey_EveryForm(t *testing.T) {
 		"half encrypted": armoured("ENCRYPTED PRIVATE KEY", encrypt(t, der, "p")[:60]),
 	} {
 		if _, err := parseKey(text, "p"); err == nil {
-			t.Errorf("%s is taken for a key", name)
+			t.Errorf("%s is accepted as a key", name)
 		}
 	}
 }

@@ -19,8 +19,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// connection is a connection of Snowflake's driver.
-type connection interface {
+// driverConn is a connection of Snowflake's driver.
+type driverConn interface {
 	driver.Conn
 	driver.QueryerContext
 }
@@ -28,7 +28,7 @@ type connection interface {
 // session is one session of Snowflake. It implements sqlsink.Conn.
 type session struct {
 	dialect   *dialect
-	db        connection
+	db        driverConn
 	transport *transport
 	id        string // Snowflake's number for the session
 	role      string
@@ -111,7 +111,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 		}
 		return nil, now.account.explainConnect(err)
 	}
-	db, ok := opened.(connection)
+	db, ok := opened.(driverConn)
 	if !ok {
 		return nil, errors.New("snowflake's driver does not take queries with a context")
 	}

@@ -107,7 +107,7 @@ func TestOpen_ExplainsRefusedLogins(t *testing.T) {
 		})
 		wantFatal(t, err, parts...)
 		if err != nil && (strings.Contains(err.Error(), "WRONG") || strings.Contains(err.Error(), "MIIEvQ")) {
-			t.Errorf("the error tells the secret: %v", err)
+			t.Errorf("the error contains the secret: %v", err)
 		}
 	}
 }
@@ -159,7 +159,7 @@ func TestOpen_MakesNoSchema(t *testing.T) {
 		return made
 	}
 	if got := made(); len(got) > 0 {
-		t.Errorf("opening and reading make something: %q", got)
+		t.Errorf("opening and reading create objects: %q", got)
 	}
 	if err := opened.Probe(t.Context()); err != nil {
 		t.Fatal(err)
@@ -181,7 +181,7 @@ func TestOpen_MakesNoSchema(t *testing.T) {
 	_, _ = opened.(sink.Migrator).Migrate(t.Context(), []*schema.Table{order}) // the script has no tables to find afterwards
 	if got := made()[before:]; len(got) < 3 || got[0] != `CREATE SCHEMA IF NOT EXISTS "SHOP"."PUBLIC"` ||
 		got[1] != `USE SCHEMA "SHOP"."PUBLIC"` || !strings.HasPrefix(got[2], `CREATE TABLE`) {
-		t.Errorf("the first table is made by %q", got)
+		t.Errorf("the first table is created by %q", got)
 	}
 }
 
@@ -245,7 +245,7 @@ func TestLimits_ComeFromTheURL(t *testing.T) {
 	} {
 		pacer, ok := mustOpen(t, address(server, option)).(sink.Pacer)
 		if !ok {
-			t.Fatal("the sink is no Pacer")
+			t.Fatal("the sink is not a Pacer")
 		}
 		if diff := cmp.Diff(want, pacer.Limits()); diff != "" {
 			t.Errorf("%s: %s", option, diff)

@@ -12,6 +12,7 @@ import (
 	sf "github.com/snowflakedb/gosnowflake"
 
 	"github.com/shopmonkeyus/eds/internal/change"
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
 // stageName is the session's own stage. It is temporary: Snowflake drops it, with its files, when
@@ -112,7 +113,7 @@ func (tx *transaction) upload(ctx context.Context, ts *tableStatements, rows *nd
 	for i, c := range a.columns {
 		for r := range a.rows {
 			if strings.EqualFold(c, "status") && !strings.EqualFold(a.text(r, i), "UPLOADED") {
-				return "", &connectionError{fmt.Errorf("upload rows for %s: the storage did not accept the file", ts.label)}
+				return "", &sqlsink.ConnectionError{Err: fmt.Errorf("upload rows for %s: the storage did not accept the file", ts.label)}
 			}
 		}
 	}

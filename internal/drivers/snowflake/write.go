@@ -254,7 +254,7 @@ func (tx *transaction) execute(ctx context.Context) error {
 // Rollback undoes the transaction. A lost session undoes it by itself.
 func (tx *transaction) Rollback(ctx context.Context) error {
 	if tx.broken {
-		return &connectionError{errors.New("the session is lost")}
+		return &sqlsink.ConnectionError{Err: errors.New("the session is lost")}
 	}
 	if tx.begun {
 		tx.begun = false

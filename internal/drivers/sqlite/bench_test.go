@@ -53,8 +53,8 @@ func benchImage(t *schema.Table, id uint64, r *rand.Rand) []byte {
 	return append(image, '}')
 }
 
-// benchBatches returns a history of batches. One row in five is new; of the others, one in four is among
-// the first 100.
+// benchBatches returns a history of batches. One row in five is new; of the others, one in four is
+// among the first 100.
 func benchBatches(b *testing.B, t *schema.Table, batches, size int) []*change.Batch {
 	r := rand.New(rand.NewPCG(1, 2))
 	splitter := change.NewSplitter(t)

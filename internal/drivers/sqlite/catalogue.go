@@ -166,8 +166,8 @@ func (s *fileSession) columns(t *sqlsink.Table, r *relation) error {
 	return err
 }
 
-// holds returns the type whose values the column stores unchanged. In a table that is not STRICT, all
-// columns but those of affinity TEXT store every number.
+// holds returns the type whose values the column stores unchanged. In a table that is not STRICT,
+// all columns but those of affinity TEXT store every number.
 func holds(c *attribute) schema.Type {
 	declared := strings.ToUpper(c.declared)
 	switch {
@@ -207,8 +207,8 @@ WHERE l."unique" AND NOT l.partial AND x.key ORDER BY l.seq, x.seqno`, []string{
 	return err
 }
 
-// isRowid reports whether the table's single key column is the rowid itself: it is declared as INTEGER
-// and has no index.
+// isRowid reports whether the table's single key column is the rowid itself: it is declared as
+// INTEGER and has no index.
 func (s *fileSession) isRowid(t *sqlsink.Table) bool {
 	for i := range t.Columns {
 		if c := t.Columns[i].Native.(*attribute); c.key {

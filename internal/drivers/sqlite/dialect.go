@@ -43,8 +43,8 @@ func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`
 // literal returns text as a string constant.
 func literal(text string) string { return `'` + strings.ReplaceAll(text, `'`, `''`) + `'` }
 
-// declared returns the declared type of a column for values of type t. Texts need TEXT affinity, because
-// other affinities convert texts that look like numbers.
+// declared returns the declared type of a column for values of type t. Texts need TEXT affinity,
+// because other affinities convert texts that look like numbers.
 func declared(t schema.Type) string {
 	switch t {
 	case schema.Integer, schema.Boolean:
@@ -72,8 +72,8 @@ func (d *dialect) DDL(step sqlsink.Step) []string {
 	return nil
 }
 
-// createTable declares the key as a constraint of the table. A single INTEGER key column becomes the
-// rowid itself.
+// createTable declares the key as a constraint of the table. A single INTEGER key column becomes
+// the rowid itself.
 func createTable(step sqlsink.Step) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "CREATE TABLE %s (\n", quote(step.Table))
@@ -91,10 +91,10 @@ func createTable(step sqlsink.Step) string {
 }
 
 // widen changes the declared type of the column. SQLite has no statement for that, so eds edits the
-// table's definition in the schema, as https://sqlite.org/lang_altertable.html describes under "Making
-// Other Kinds Of Table Schema Changes". Creating and dropping an empty table makes every connection read
-// the schema again. For a text column, the indexes are rebuilt, because they compare by the column's
-// type, and existing numbers are converted to text.
+// table's definition in the schema, as https://sqlite.org/lang_altertable.html describes under
+// "Making Other Kinds Of Table Schema Changes". Creating and dropping an empty table makes every
+// connection read the schema again. For a text column, the indexes are rebuilt, because they
+// compare by the column's type, and existing numbers are converted to text.
 func widen(step sqlsink.Step) []string {
 	to := declared(step.To)
 	c := step.Real.Native.(*attribute)

@@ -12,9 +12,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Stage creates an empty copy of the live table, so that the copy can replace it. The key is indexed from
-// the start: that costs little for sorted rows such as those of a snapshot, and the last row of a key
-// wins.
+// Stage creates an empty copy of the live table, so that the copy can replace it. The key is
+// indexed from the start: that costs little for sorted rows such as those of a snapshot, and the
+// last row of a key wins.
 func (s *fileSession) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	return s.write(ctx, func() error {
 		copied, err := renamed(relationOf(live).sql, name)
@@ -89,17 +89,18 @@ func (t *tx) execAll(statements ...string) error {
 	return nil
 }
 
-// swappable reports whether the stage can become the live table: it has the same definition as the live
-// table has now, no trigger needs to fire for its rows, and the live table has no columns of its own.
+// swappable reports whether the stage can become the live table: it has the same definition as the
+// live table has now, no trigger needs to fire for its rows, and the live table has no columns of
+// its own.
 func swappable(stage, live *sqlsink.Layout, now *sqlsink.Table) bool {
 	r := now.Native.(*relation)
 	copied, err := renamed(r.sql, stage.Real.Name)
 	return err == nil && !r.triggers && live.Covers(now) && copied == relationOf(stage).sql
 }
 
-// swap drops the live table and renames the stage, which copies no rows. legacy_alter_table keeps views,
-// and triggers and foreign keys of other tables, unchanged: they refer to the name. The indexes of the
-// live table are created again on the stage.
+// swap drops the live table and renames the stage, which copies no rows. legacy_alter_table keeps
+// views, and triggers and foreign keys of other tables, unchanged: they refer to the name. The
+// indexes of the live table are created again on the stage.
 func (t *tx) swap(stage, live *sqlsink.Layout) (err error) {
 	db := t.s.db
 	name, indexes := "", []string{dropIndexSQL(sqlsink.StageObjectName("key", stage.Real.Name))}

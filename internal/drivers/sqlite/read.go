@@ -76,8 +76,8 @@ func selection(l *sqlsink.Layout) (sql string, targets []sqlsink.Target) {
 	return fmt.Sprintf("SELECT %s FROM %s AS %s%s", strings.Join(columns, ", "), quote(l.Real.Name), here, where), targets
 }
 
-// appendStored appends a stored value as a raw JSON value for a column of type kind in the source. It
-// appends nothing for NULL.
+// appendStored appends a stored value as a raw JSON value for a column of type kind in the source.
+// It appends nothing for NULL.
 func appendStored(dst []byte, kind schema.Type, st *capi.Stmt, i int) []byte {
 	quoted := kind == schema.String || kind == schema.Enum || kind == schema.DateTime
 	start := len(dst)

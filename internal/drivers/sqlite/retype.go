@@ -11,8 +11,8 @@ import (
 
 var errDefinition = errors.New("eds does not understand the table's definition")
 
-// retype returns sql, a CREATE TABLE statement from a schema, with another declared type for a column.
-// It checks the effect of the change in a separate database in memory.
+// retype returns sql, a CREATE TABLE statement from a schema, with another declared type for a
+// column. It checks the effect of the change in a separate database in memory.
 func retype(sql, column, to string) (string, error) {
 	from, end, err := typeOf(sql, column)
 	if err != nil {
@@ -77,8 +77,8 @@ func columnsOf(sql string) (map[string]definition, error) {
 	}
 }
 
-// renamed returns sql, a CREATE TABLE statement from a schema, for a table with another name. In a schema
-// these words are in upper case with one blank between them.
+// renamed returns sql, a CREATE TABLE statement from a schema, for a table with another name. In a
+// schema these words are in upper case with one blank between them.
 func renamed(sql, name string) (string, error) {
 	const begin = "CREATE TABLE "
 	if !strings.HasPrefix(sql, begin) {
@@ -91,8 +91,8 @@ func renamed(sql, name string) (string, error) {
 	return begin + quote(name) + sql[l.pos:], nil
 }
 
-// typeOf returns the bounds of a column's declared type in a CREATE TABLE statement: from the end of the
-// column's name to its constraints.
+// typeOf returns the bounds of a column's declared type in a CREATE TABLE statement: from the end
+// of the column's name to its constraints.
 func typeOf(sql, column string) (from, end int, err error) {
 	l := lexer{text: sql}
 	for l.next() != "(" {
@@ -133,8 +133,8 @@ func constraint(token string) bool {
 	return false
 }
 
-// tableConstraint reports whether a token begins a constraint of the table. A column with such a name is
-// in quotes.
+// tableConstraint reports whether a token begins a constraint of the table. A column with such a
+// name is in quotes.
 func tableConstraint(token string) bool {
 	switch strings.ToUpper(token) {
 	case "CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN":

@@ -27,8 +27,8 @@ type fileSession struct {
 // maxStatements bounds the number of prepared statements of a session.
 const maxStatements = 256
 
-// Connect opens the database file if it exists. The first write creates a missing file, unless eds has
-// seen the file before: then the operator must restore it.
+// Connect opens the database file if it exists. The first write creates a missing file, unless eds
+// has seen the file before: then the operator must restore it.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 	if _, err := d.existingDir(); err != nil {
 		return nil, err
@@ -88,8 +88,8 @@ func (s *fileSession) openIfCreated(ctx context.Context) error {
 	return nil
 }
 
-// readyToWrite creates the database file and its directory if necessary, and sets the file's journal
-// mode.
+// readyToWrite creates the database file and its directory if necessary, and sets the file's
+// journal mode.
 func (s *fileSession) readyToWrite(ctx context.Context) error {
 	if s.ready {
 		return nil

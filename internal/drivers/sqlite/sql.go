@@ -11,8 +11,8 @@ import (
 
 func relationOf(l *sqlsink.Layout) *relation { return l.Real.Native.(*relation) }
 
-// here is the alias of the real table. A qualified column that is gone is an error; without the alias,
-// its name in double quotes would be a string.
+// here is the alias of the real table. A qualified column that is gone is an error; without the
+// alias, its name in double quotes would be a string.
 const here = `"_here"`
 
 // there is the alias of a stage.
@@ -33,7 +33,8 @@ func keyNames(l *sqlsink.Layout) []string { return names(l, l.All()[:l.Keys]) }
 // parameters returns (?, ?, ...).
 func parameters(n int) string { return "(" + strings.Repeat("?, ", n-1) + "?)" }
 
-// upsertSQL inserts rows from source, VALUES or a SELECT. If the key exists, it updates the other columns.
+// upsertSQL inserts rows from source, VALUES or a SELECT. If the key exists, it updates the other
+// columns.
 func upsertSQL(l *sqlsink.Layout, source string) string {
 	if len(l.Columns) == l.Keys {
 		return insertSQL(l, source)
@@ -74,8 +75,8 @@ func guard(l *sqlsink.Layout, newer string) string {
 	return fmt.Sprintf("(%s IS NULL OR %s <= %s)", c, c, newer)
 }
 
-// sameKey returns the condition that the existing row has the key in the parameters, or in the columns
-// with the prefix. It compares byte by byte, whatever the column's collation.
+// sameKey returns the condition that the existing row has the key in the parameters, or in the
+// columns with the prefix. It compares byte by byte, whatever the column's collation.
 func sameKey(l *sqlsink.Layout, prefix string) string {
 	terms := keyNames(l)
 	for i, c := range terms {
@@ -175,8 +176,9 @@ func mergeSQL(l *sqlsink.Layout, stage string) []string {
 		quote(l.Real.Name), columns, columns, from, quote(l.Real.Name), here, same))
 }
 
-// checkpointSQL moves a checkpoint. Its parameters are the new position, the seen time if it has an epoch,
-// its names and, unless it is new, the old position, then the epoch and generation if it has an epoch.
+// checkpointSQL moves a checkpoint. Its parameters are the new position, the seen time if it has an
+// epoch, its names and, unless it is new, the old position, then the epoch and generation if it has
+// an epoch.
 func checkpointSQL(l *sqlsink.Layout, c *sqlsink.Checkpoint, from cdc.Position) string {
 	const unmoved = ` WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ? AND "stored" = ?`
 	table := quote(l.Real.Name)

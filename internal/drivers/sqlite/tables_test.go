@@ -54,8 +54,8 @@ func (w *fixture) open(query string) *sqlsink.Sink {
 	return s.(*sqlsink.Sink)
 }
 
-// table returns a table of the source. columns are names and types in turn. The first keys of them are the
-// key.
+// table returns a table of the source. columns are names and types in turn. The first keys of them
+// are the key.
 func table(t testing.TB, name string, keys int, columns ...any) *schema.Table {
 	t.Helper()
 	var list []schema.Column

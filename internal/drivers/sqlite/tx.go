@@ -8,8 +8,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// tx is a transaction. It takes the process's turn to write with its first statement, and begins in the
-// database then.
+// tx is a transaction. It takes the process's turn to write with its first statement, and begins in
+// the database then.
 type tx struct {
 	s     *fileSession
 	begun bool
@@ -26,9 +26,9 @@ func (s *fileSession) begin() (*tx, error) {
 	return s.tx, nil
 }
 
-// within runs do in the transaction. SQLite allows one writer at a time. The sessions of this process take
-// turns, in order and without a timeout, before they wait for the database's lock, which other processes
-// may hold.
+// within runs do in the transaction. SQLite allows one writer at a time. The sessions of this
+// process take turns, in order and without a timeout, before they wait for the database's lock,
+// which other processes may hold.
 func (t *tx) within(ctx context.Context, do func() error) error {
 	if !t.begun {
 		select {
@@ -99,8 +99,8 @@ func (t *tx) Rollback(context.Context) error {
 	return t.s.db.Exec("ROLLBACK")
 }
 
-// boundLog truncates the log if it is too large. If readers block that, the log may grow by half before the
-// next attempt.
+// boundLog truncates the log if it is too large. If readers block that, the log may grow by half
+// before the next attempt.
 func (s *fileSession) boundLog(ctx context.Context) {
 	d := s.dialect
 	size := d.walSize()

@@ -1,7 +1,6 @@
 package sqlserver
 
 import (
-	"errors"
 	"time"
 
 	"github.com/shopmonkeyus/eds/internal/fault"
@@ -11,15 +10,11 @@ import (
 // Classify classifies by SQL Server's error numbers (sys.messages). An error that the server did
 // not return comes from the network: the session is lost.
 func (d *dialect) Classify(err error) sqlsink.Verdict {
-	lost := &connectionError{}
-	e := &serverError{}
-	if !errors.As(err, &e) {
-		marked := &fault.Error{}
-		return sqlsink.Verdict{Lost: errors.As(err, &lost) || !errors.As(err, &marked)}
-	}
-	v := classifyNumber(e.number)
-	v.Lost = v.Lost || e.class >= 20 || errors.As(err, &lost)
-	return v
+	return sqlsink.ClassifyError(err, func(e *serverError) sqlsink.Verdict {
+		v := classifyNumber(e.number)
+		v.Lost = v.Lost || e.class >= 20
+		return v
+	})
 }
 
 // throttled is how long Azure SQL asks clients to wait after it ended their session.

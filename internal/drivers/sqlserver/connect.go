@@ -211,7 +211,7 @@ func (d *dialect) dial(ctx context.Context) (*mssql.Conn, net.Conn, error) {
 		return nil, nil, d.explainConnect(errors.Join(w.unverified, err))
 	}
 	if err := w.conn.SetDeadline(time.Time{}); err != nil {
-		return nil, nil, errors.Join(&connectionError{err}, conn.Close())
+		return nil, nil, errors.Join(&sqlsink.ConnectionError{Err: err}, conn.Close())
 	}
 	return conn.(*mssql.Conn), w.conn, nil
 }
@@ -233,7 +233,7 @@ func (d *dialect) explainConnect(err error) error {
 	address := d.address()
 	e := mssql.Error{}
 	if !errors.As(err, &e) {
-		return &connectionError{d.explainNetwork(address, err)}
+		return &sqlsink.ConnectionError{Err: d.explainNetwork(address, err)}
 	}
 	s := newServerError("connect to "+address, e)
 	user, database := d.config.User, d.config.Database
@@ -252,7 +252,7 @@ func (d *dialect) explainConnect(err error) error {
 	case 40615, 47073:
 		s.what = fmt.Sprintf("the firewall of %s does not let this address in; add a rule for it", address)
 	}
-	return &connectionError{s}
+	return &sqlsink.ConnectionError{Err: s}
 }
 
 // explainNetwork describes an error of a connection on which the server sent nothing.

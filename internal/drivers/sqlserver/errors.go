@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	mssql "github.com/microsoft/go-mssqldb"
+
+	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
 // serverError is an error that the server returned. Its text contains no value of a row: Error
@@ -80,15 +82,9 @@ var conditions = map[int32]string{
 	8152: "too long", 8169: "not a uniqueidentifier", 9420: "not xml", 13609: "not json",
 }
 
-// connectionError is an error after which the session is unusable.
-type connectionError struct{ err error }
-
-func (e *connectionError) Error() string { return e.err.Error() }
-func (e *connectionError) Unwrap() error { return e.err }
-
-// sessionError converts an error of the driver: to a serverError, or to a connectionError if the
-// connection broke. An error that the server did not return breaks it, because the outcome of the
-// request is unknown.
+// sessionError converts an error of the driver: to a serverError, or to a *sqlsink.ConnectionError
+// if the connection broke. An error that the server did not return breaks it, because the outcome
+// of the request is unknown.
 func (s *session) sessionError(what string, err error) error {
 	if err == nil {
 		return nil
@@ -96,12 +92,12 @@ func (s *session) sessionError(what string, err error) error {
 	e := mssql.Error{}
 	if !errors.As(err, &e) {
 		s.broken = true
-		return &connectionError{fmt.Errorf("%s: %w", what, err)}
+		return &sqlsink.ConnectionError{Err: fmt.Errorf("%s: %w", what, err)}
 	}
 	explained := newServerError(what, e)
 	if explained.class >= 20 || !s.conn.IsValid() {
 		s.broken = true
-		return &connectionError{explained}
+		return &sqlsink.ConnectionError{Err: explained}
 	}
 	return explained
 }

@@ -357,7 +357,7 @@ func TestOpen_ExplainsErrors(t *testing.T) {
 				t.Errorf("%v of class %v, want %v: %s", err, fault.Of(err), c.class, c.says)
 			}
 			if strings.Contains(fmt.Sprint(err), "secret") || strings.Contains(fmt.Sprint(err), "Passw0rd") {
-				t.Errorf("the error tells the password: %v", err)
+				t.Errorf("the error contains the password: %v", err)
 			}
 		})
 	}

@@ -42,7 +42,7 @@ func TestStatements_AreTSQL(t *testing.T) {
 		case i < wrong && found:
 			t.Errorf("%s: not T-SQL: %s", all.titles[i], all.statements[i])
 		case i >= wrong && !found:
-			t.Errorf("sqlfluff takes this for T-SQL: %s", texts[i])
+			t.Errorf("sqlfluff accepts this as T-SQL: %s", texts[i])
 		}
 	}
 }

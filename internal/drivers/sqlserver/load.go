@@ -42,7 +42,7 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 	defer cancel()
 	if failed := tx.Rollback(undo); failed != nil {
 		s.broken = true
-		return &connectionError{err}
+		return &sqlsink.ConnectionError{Err: err}
 	}
 	return err
 }

@@ -147,10 +147,10 @@ var errBroken = errors.New("the connection is broken")
 func (s *session) checkUsable(ctx context.Context, what string) error {
 	switch {
 	case s.broken:
-		return &connectionError{fmt.Errorf("%s: %w", what, errBroken)}
+		return &sqlsink.ConnectionError{Err: fmt.Errorf("%s: %w", what, errBroken)}
 	case ctx.Err() != nil:
 		s.broken = true
-		return &connectionError{fmt.Errorf("%s: %w", what, ctx.Err())}
+		return &sqlsink.ConnectionError{Err: fmt.Errorf("%s: %w", what, ctx.Err())}
 	}
 	return nil
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Adopt returns sink.ErrForeign if the table has rows and its key and columns differ from those that
-// eds and the reference server create for t.
+// Adopt returns sink.ErrForeign if the table has rows and its key and columns differ from those
+// that eds and the reference server create for t.
 func (s *Sink) Adopt(ctx context.Context, t *schema.Table) error {
 	return s.withConn(ctx, "examine the table", func(conn Conn) error {
 		found, err := conn.Tables(ctx, []string{s.dialect.Name(t.Name)})

@@ -25,8 +25,8 @@ func (s *Sink) fenced(all []checkpoint) []checkpoint {
 	return rows
 }
 
-// newEpoch returns an epoch above latest and those of the rows. Two processes that begin at the same
-// time get different ones.
+// newEpoch returns an epoch above latest and those of the rows. Two processes that begin at the
+// same time get different ones.
 func newEpoch(latest int64, rows []checkpoint) int64 {
 	for i := range rows {
 		latest = max(latest, rows[i].epoch)

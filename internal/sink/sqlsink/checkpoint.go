@@ -23,10 +23,10 @@ import (
 // because earlier versions do not write them.
 //
 // A batch moves a checkpoint only if "epoch" and "generation" are those that its writer knows. A
-// later writer raises the epoch, an import raises the generation. "followed" is the generation of the
-// latest snapshot that the writer has read from. "seen" changes while the writer lives, and is 0 after
-// it has ended. "subjects" is the whole filter; the key may only have its hash. "added" are subjects
-// that were added since the generation "added_at".
+// later writer raises the epoch, an import raises the generation. "followed" is the generation of
+// the latest snapshot that the writer has read from. "seen" changes while the writer lives, and is
+// 0 after it has ended. "subjects" is the whole filter; the key may only have its hash. "added" are
+// subjects that were added since the generation "added_at".
 func CheckpointTable() *schema.Table {
 	return ownTable(checkpointTable, []string{"stream", "consumer", "filter"},
 		integer("position"), integer("stored"), optional("epoch"), optional("generation"), optional("followed"), optional("seen"),
@@ -154,8 +154,8 @@ func (s *Sink) ResetCheckpoint(ctx context.Context) error {
 }
 
 // checkpoints returns the layout of the checkpoint table, and reads the stored position. It creates
-// the table if necessary. It returns nil if the sink keeps no checkpoint, and an error if the stored
-// checkpoint differs from the one that this process has stored.
+// the table if necessary. It returns nil if the sink keeps no checkpoint, and an error if the
+// stored checkpoint differs from the one that this process has stored.
 func (s *Sink) checkpoints(ctx context.Context, conn Conn) (*Layout, error) {
 	if s.env.Consumer == "" {
 		return nil, nil
@@ -198,8 +198,8 @@ func (s *Sink) readOwnStates(ctx context.Context, conn Conn) (none states, err e
 	return readStates(ctx, conn, l, s.env.Consumer)
 }
 
-// hold takes the stored checkpoint, nil if there is none yet, and the stored states as those of this
-// process.
+// hold takes the stored checkpoint, nil if there is none yet, and the stored states as those of
+// this process.
 func (s *Sink) hold(found *checkpoint, stored states) {
 	s.position, s.low, s.attempted, s.known, s.held = cdc.Position{}, cdc.Position{}, cdc.Position{}, true, true
 	s.states = stored
@@ -208,8 +208,8 @@ func (s *Sink) hold(found *checkpoint, stored states) {
 	}
 }
 
-// checkHeld returns an error if the stored checkpoint is neither the one that this process has stored
-// nor the one of an attempt with a lost answer.
+// checkHeld returns an error if the stored checkpoint is neither the one that this process has
+// stored nor the one of an attempt with a lost answer.
 func (s *Sink) checkHeld(found *checkpoint, all []checkpoint) error {
 	switch {
 	case found == nil && s.epoch == 0 && s.position == cdc.Position{}: // none was stored yet
@@ -229,8 +229,8 @@ func (s *Sink) checkHeld(found *checkpoint, all []checkpoint) error {
 	return nil
 }
 
-// consumerOf returns the consumer of the process that has taken over c, according to all checkpoints.
-// If that process has ended, the result is c's own consumer.
+// consumerOf returns the consumer of the process that has taken over c, according to all
+// checkpoints. If that process has ended, the result is c's own consumer.
 func consumerOf(c *checkpoint, all []checkpoint) string {
 	for i := range all {
 		if all[i].epoch == c.epoch && all[i].seen != 0 {
@@ -240,8 +240,8 @@ func consumerOf(c *checkpoint, all []checkpoint) string {
 	return c.consumer
 }
 
-// moved handles ErrMoved. If the stored checkpoint is the one that the transaction would have stored,
-// an earlier attempt was durable and its answer was lost: moved returns nil.
+// moved handles ErrMoved. If the stored checkpoint is the one that the transaction would have
+// stored, an earlier attempt was durable and its answer was lost: moved returns nil.
 func (s *Sink) moved(ctx context.Context, conn Conn, next cdc.Position, after states) error {
 	s.known = false
 	if _, err := s.checkpoints(ctx, conn); err != nil {

@@ -49,10 +49,10 @@ const (
 	maxExtensions      = 72 // its progress is unknown
 )
 
-// Await returns the context of a call. The context ends if the server makes no progress for limit. A
-// server that builds an index or moves many rows sends nothing meanwhile: if working is not nil, it
-// asks, over another session, whether the server is still working on the call, and if so the call
-// gets an extension. The caller must call End.
+// Await returns the context of a call. The context ends if the server makes no progress for limit.
+// A server that builds an index or moves many rows sends nothing meanwhile: if working is not nil,
+// it asks, over another session, whether the server is still working on the call, and if so the
+// call gets an extension. The caller must call End.
 func Await(ctx context.Context, limit time.Duration, working func(ctx context.Context) Work) (context.Context, *Deadline) {
 	d := &Deadline{limit: limit, working: working, since: time.Now()}
 	ctx, d.cancel = context.WithCancelCause(ctx)
@@ -153,8 +153,8 @@ func (d *Deadline) remaining() (left time.Duration, extensions int) {
 	return max(0, d.limit-time.Since(d.since)), d.extensions
 }
 
-// CallError returns the error of a call whose context came from Await: a *SilentError if the deadline
-// ended the call, else err.
+// CallError returns the error of a call whose context came from Await: a *SilentError if the
+// deadline ended the call, else err.
 func CallError(ctx context.Context, err error) error {
 	if silent := new(SilentError); err != nil && errors.As(context.Cause(ctx), &silent) {
 		return silent

@@ -6,12 +6,12 @@
 // snapshot loads, and the reaction to each class of error.
 //
 // A Dialect contributes the differences: names, types, DDL, reading the catalogue, encoding values,
-// and the fastest way to write many rows. It gets rows as raw JSON values and writes them as bound or
-// streamed values, never in SQL text. A Dialect decides nothing about order, retries, checkpoints or
-// reconnecting: it reports errors and classifies them.
+// and the fastest way to write many rows. It gets rows as raw JSON values and writes them as bound
+// or streamed values, never in SQL text. A Dialect decides nothing about order, retries,
+// checkpoints or reconnecting: it reports errors and classifies them.
 //
-// The engine's own tables (checkpoints, snapshots, states, loaded files) are ordinary schema.Tables.
-// The same methods create and write them.
+// The engine's own tables (checkpoints, snapshots, states, loaded files) are ordinary
+// schema.Tables. The same methods create and write them.
 package sqlsink
 
 import (
@@ -34,9 +34,9 @@ import (
 // Connect are pure.
 type Dialect interface {
 	// Connect opens one session in the database and namespace (schema) of the destination's URL. It
-	// changes nothing there: a namespace or file that does not exist has no tables, and the session's
-	// first Exec or Begin creates it. The engine keeps one session for Apply, and opens one more for
-	// each concurrent load or read.
+	// changes nothing there: a namespace or file that does not exist has no tables, and the
+	// session's first Exec or Begin creates it. The engine keeps one session for Apply, and opens
+	// one more for each concurrent load or read.
 	Connect(ctx context.Context) (Conn, error)
 
 	// Name returns the database's name for a table or column that the source calls name. It changes
@@ -52,10 +52,10 @@ type Dialect interface {
 	// are dead-lettered one by one.
 	DDL(step Step) []string
 
-	// Classify says what an error of Connect, a Conn or a Tx means. It uses the database's own codes,
-	// never the text. The class of a fault.Error in the chain overrides the verdict's, so values that
-	// cannot be encoded need no case here. An error of a statement about one table is also a
-	// *StatementError.
+	// Classify says what an error of Connect, a Conn or a Tx means. It uses the database's own
+	// codes, never the text. The class of a fault.Error in the chain overrides the verdict's, so
+	// values that cannot be encoded need no case here. An error of a statement about one table is
+	// also a *StatementError.
 	Classify(err error) Verdict
 }
 
@@ -71,7 +71,8 @@ type Verdict struct {
 	// Stale says that the catalogue has changed since it was read: a table or column is gone or has
 	// another type. The engine reads it again, migrates, and retries once.
 	Stale bool
-	// Locked says that another session did not release a lock in time. The transaction has no effect.
+	// Locked says that another session did not release a lock in time. The transaction has no
+	// effect.
 	Locked bool
 }
 
@@ -79,12 +80,13 @@ type Verdict struct {
 type StepKind uint8
 
 const (
-	// CreateTable creates a table with Columns. The first Keys of them are the primary key, NOT NULL.
+	// CreateTable creates a table with Columns. The first Keys of them are the primary key, NOT
+	// NULL.
 	CreateTable StepKind = iota + 1
 	// AddColumn adds Columns[0], nullable.
 	AddColumn
-	// WidenColumn changes the type of Real so that it stores values of To exactly, and all values it
-	// has now. If that is impossible, Classify calls the error poison.
+	// WidenColumn changes the type of Real so that it stores values of To exactly, and all values
+	// it has now. If that is impossible, Classify calls the error poison.
 	WidenColumn
 	// RelaxColumn lets Real be NULL.
 	RelaxColumn
@@ -132,17 +134,17 @@ type Column struct {
 	Name string
 	// Type is the database's own spelling of the type, for statements and messages.
 	Type string
-	// Holds is the schema type whose values the real type is meant for. The engine widens the column
-	// if the source's type needs more. String and the JSON types hold everything. The engine never
-	// changes a column with type 0.
+	// Holds is the schema type whose values the real type is meant for. The engine widens the
+	// column if the source's type needs more. String and the JSON types hold everything. The engine
+	// never changes a column with type 0.
 	Holds schema.Type
-	// Narrow says that the real type stores only some values of Holds, such as VARCHAR(10). The engine
-	// widens it to store all of them. A narrow column that holds Enum stores every enumeration, and
-	// becomes a String if the source's column is one.
+	// Narrow says that the real type stores only some values of Holds, such as VARCHAR(10). The
+	// engine widens it to store all of them. A narrow column that holds Enum stores every
+	// enumeration, and becomes a String if the source's column is one.
 	Narrow   bool
 	Nullable bool
-	// Filled says that the database sets the column if no value is written: by a default, an identity,
-	// or an expression.
+	// Filled says that the database sets the column if no value is written: by a default, an
+	// identity, or an expression.
 	Filled bool
 	// Generated columns cannot be written.
 	Generated bool
@@ -165,21 +167,21 @@ const (
 type Layout struct {
 	Table *schema.Table
 	Real  *Table
-	// Columns are the columns to write, each once. The key's come first, in the key's order. Columns
-	// that the real table lacks and generated ones are left out.
+	// Columns are the columns to write, each once. The key's come first, in the key's order.
+	// Columns that the real table lacks and generated ones are left out.
 	Columns []Target
 	Keys    int
-	// Guard: write or delete a row only if the real row's _eds_version is null or not newer than the
-	// change's. Layouts with Guard have a MetaVersion column.
+	// Guard: write or delete a row only if the real row's _eds_version is null or not newer than
+	// the change's. Layouts with Guard have a MetaVersion column.
 	Guard bool
-	// Soft: a delete sets the metadata columns, with _eds_deleted true, and keeps the rest of the row.
-	// An upsert sets _eds_deleted to false. Read skips deleted rows.
+	// Soft: a delete sets the metadata columns, with _eds_deleted true, and keeps the rest of the
+	// row. An upsert sets _eds_deleted to false. Read skips deleted rows.
 	Soft bool
-	// Scope limits which rows of a live table a load counts and replaces: those with one of the values
-	// in each of the columns. Nil: all rows.
+	// Scope limits which rows of a live table a load counts and replaces: those with one of the
+	// values in each of the columns. Nil: all rows.
 	Scope []Within
-	// Native belongs to the dialect, which sets it at the first use of the layout. Loads have layouts
-	// of their own, so no two goroutines write it.
+	// Native belongs to the dialect, which sets it at the first use of the layout. Loads have
+	// layouts of their own, so no two goroutines write it.
 	Native any
 }
 
@@ -229,11 +231,12 @@ var ErrKeyChanged = errors.New("it is part of the key, and the column cannot hol
 // the call.
 type Write struct {
 	Layout *Layout
-	// Deletes are rows of key columns only, at most one per key, sorted by key. They come before the
-	// upserts: a key in both was deleted and inserted again, and nothing of the old row may stay.
+	// Deletes are rows of key columns only, at most one per key, sorted by key. They come before
+	// the upserts: a key in both was deleted and inserted again, and nothing of the old row may
+	// stay.
 	Deletes []change.Row
-	// Upserts are whole rows, at most one per key, sorted by key. Columns that are not in the layout
-	// keep their values, unless the row is new or among the deletes.
+	// Upserts are whole rows, at most one per key, sorted by key. Columns that are not in the
+	// layout keep their values, unless the row is new or among the deletes.
 	Upserts []change.Row
 	Synced  time.Time // the value of _eds_synced_at
 }
@@ -269,12 +272,12 @@ type Conn interface {
 	Exec(ctx context.Context, statements []string) error
 	// Begin begins a transaction. It need not contact the database yet.
 	Begin(ctx context.Context) (Tx, error)
-	// Read yields every row of the layout's real table as raw JSON values by slot of its schema.Table,
-	// in any order. A row is valid until the next one is yielded. Instants are RFC 3339 in UTC with up
-	// to six fractional digits.
+	// Read yields every row of the layout's real table as raw JSON values by slot of its
+	// schema.Table, in any order. A row is valid until the next one is yielded. Instants are RFC
+	// 3339 in UTC with up to six fractional digits.
 	Read(ctx context.Context, l *Layout) iter.Seq2[*change.Row, error]
-	// Stage creates an empty staging table with the columns of live's real table, nullable if possible.
-	// It has a key or an index only if the database then loads faster. Only eds uses it.
+	// Stage creates an empty staging table with the columns of live's real table, nullable if
+	// possible. It has a key or an index only if the database then loads faster. Only eds uses it.
 	Stage(ctx context.Context, live *Layout, name string) error
 	// Count returns the number of rows of the layout's real table in the layout's Scope.
 	Count(ctx context.Context, l *Layout) (int64, error)
@@ -283,8 +286,8 @@ type Conn interface {
 	// database does not allow that, it returns a *DuplicatesError, and the Tx is a Deduplicator. A
 	// sealed table may be sealed again.
 	Seal(ctx context.Context, stage, live *Layout) error
-	// CanWrite returns nil if the session may create tables and write rows. It leaves nothing behind.
-	// The error names missing privileges, with the statement that grants them.
+	// CanWrite returns nil if the session may create tables and write rows. It leaves nothing
+	// behind. The error names missing privileges, with the statement that grants them.
 	CanWrite(ctx context.Context) error
 	Close(ctx context.Context) error
 }
@@ -300,27 +303,29 @@ type Owned interface {
 type Tx interface {
 	// Write applies w.Deletes, then w.Upserts.
 	Write(ctx context.Context, w *Write) error
-	// Checkpoint moves the checkpoint that the layout's table (CheckpointTable) stores under c's names.
-	// The transaction fails with ErrMoved, here or in Commit, and has no effect, if the stored position
-	// is not from, if c is New and there is a row, or if c has an Epoch and the row has another Epoch or
-	// Generation.
+	// Checkpoint moves the checkpoint that the layout's table (CheckpointTable) stores under c's
+	// names. The transaction fails with ErrMoved, here or in Commit, and has no effect, if the
+	// stored position is not from, if c is New and there is a row, or if c has an Epoch and the row
+	// has another Epoch or Generation.
 	Checkpoint(ctx context.Context, l *Layout, from cdc.Position, c Checkpoint) error
 	// Raise adds one to the generation of every row of CheckpointTable.
 	Raise(ctx context.Context, l *Layout) error
-	// Append adds rows to a staging table, which no other session uses, and returns the number of rows
-	// that the table has more. If the stage keeps one row per key, the last row of a key stays, and the
-	// number may be lower than that of rows. Append returns an error of rows unchanged.
+	// Append adds rows to a staging table, which no other session uses, and returns the number of
+	// rows that the table has more. If the stage keeps one row per key, the last row of a key
+	// stays, and the number may be lower than that of rows. Append returns an error of rows
+	// unchanged.
 	Append(ctx context.Context, stage *Layout, rows iter.Seq2[*change.Row, error]) (added int64, err error)
 	// Place replaces the live table's rows in its Scope with the rows of a sealed staging table
-	// (sink.Replace), or upserts these (sink.Merge). Then it drops the staging table. The stage has one
-	// row per key. If two transactions replace rows of one table at the same time, only the rows of the
-	// later one stay. Grants, views, indexes, triggers and comments of the live table survive. If a
-	// statement that waits for its lock blocks readers, it waits at most ShortLockWait.
+	// (sink.Replace), or upserts these (sink.Merge). Then it drops the staging table. The stage has
+	// one row per key. If two transactions replace rows of one table at the same time, only the
+	// rows of the later one stay. Grants, views, indexes, triggers and comments of the live table
+	// survive. If a statement that waits for its lock blocks readers, it waits at most
+	// ShortLockWait.
 	Place(ctx context.Context, stage, live *Layout, mode sink.LoadMode) error
 	// Drop drops a staging table, if it exists.
 	Drop(ctx context.Context, table string) error
-	// Commit makes the transaction durable. After an error it may be durable or not. After ErrMoved or
-	// an error of class poison it is not.
+	// Commit makes the transaction durable. After an error it may be durable or not. After ErrMoved
+	// or an error of class poison it is not.
 	Commit(ctx context.Context) error
 	// Rollback undoes the transaction. It is never called after a successful Commit.
 	Rollback(ctx context.Context) error

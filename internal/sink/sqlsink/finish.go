@@ -22,8 +22,8 @@ func (l *load) Record(s sink.Snapshot) bool {
 	return true
 }
 
-// Finish places the staged rows in the live table, by replacing or merging, and deletes the records of
-// the load, in one transaction.
+// Finish places the staged rows in the live table, by replacing or merging, and deletes the records
+// of the load, in one transaction.
 func (l *load) Finish(ctx context.Context) (int64, error) {
 	err := l.attempt(ctx, "finish loading", func(ctx context.Context) error {
 		if l.done {
@@ -68,8 +68,9 @@ func (l *load) Finish(ctx context.Context) (int64, error) {
 	return l.rows, nil
 }
 
-// conclude runs do and completes the load, in one transaction. The loads of a sink commit in the order
-// of their snapshots' generations: a server that has read one generation skips all lower ones.
+// conclude runs do and completes the load, in one transaction. The loads of a sink commit in the
+// order of their snapshots' generations: a server that has read one generation skips all lower
+// ones.
 func (l *load) conclude(ctx context.Context, do func(Tx) error) error {
 	numbered := false
 	defer func() {
@@ -95,9 +96,9 @@ func (l *load) complete(ctx context.Context, tx Tx) error {
 	return l.snapshot.write(ctx, tx, l.rows)
 }
 
-// refresh reads the descriptions of the stage and of the live table again. placed says that the rows
-// are in place already: an attempt was durable and its answer was lost, so the stage or its records
-// are gone.
+// refresh reads the descriptions of the stage and of the live table again. placed says that the
+// rows are in place already: an attempt was durable and its answer was lost, so the stage or its
+// records are gone.
 func (l *load) refresh(ctx context.Context) (placed bool, err error) {
 	if l.stage == nil {
 		return false, lost("the load must start again")
@@ -124,8 +125,8 @@ func (l *load) refresh(ctx context.Context) (placed bool, err error) {
 	return false, l.checkStage(ctx)
 }
 
-// wasPlaced reports whether an attempt to place the rows was durable, if the stage or its records are
-// gone. They are also gone from a database that was restored or replaced.
+// wasPlaced reports whether an attempt to place the rows was durable, if the stage or its records
+// are gone. They are also gone from a database that was restored or replaced.
 func (l *load) wasPlaced(ctx context.Context) (bool, error) {
 	live, err := l.readLive(ctx)
 	if err != nil {
@@ -203,8 +204,8 @@ func (l *load) deduplicate(ctx context.Context, rows int64) error {
 	return nil
 }
 
-// refuseEmptying returns sink.ErrWouldEmpty if no rows were loaded and the live table has some. Applied
-// changes do not count.
+// refuseEmptying returns sink.ErrWouldEmpty if no rows were loaded and the live table has some.
+// Applied changes do not count.
 func (l *load) refuseEmptying(ctx context.Context) error {
 	if l.staged() > 0 || l.mode != sink.Replace {
 		return nil

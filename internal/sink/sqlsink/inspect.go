@@ -39,8 +39,8 @@ func (s *Sink) Inspect(ctx context.Context) (findings []sink.Finding, err error)
 	return findings, err
 }
 
-// storedSnapshots reads the snapshots. It returns none if the destination keeps no records, or if the
-// user may not read them.
+// storedSnapshots reads the snapshots. It returns none if the destination keeps no records, or if
+// the user may not read them.
 func (s *Sink) storedSnapshots(ctx context.Context, conn Conn) ([]sink.Snapshot, error) {
 	l, err := s.readLayout(ctx, conn, s.ownTables[snapshotTable])
 	if l == nil || err != nil {
@@ -123,8 +123,8 @@ func (s *Sink) objects(ctx context.Context, conn Conn, tables []string) (map[str
 	return objects, nil
 }
 
-// empty finds tables that have no row, and tables whose rows are locked. It skips tables that the user
-// may not read.
+// empty finds tables that have no row, and tables whose rows are locked. It skips tables that the
+// user may not read.
 func (s *Sink) empty(ctx context.Context, conn Conn, tables []string) ([]sink.Finding, error) {
 	var empty []sink.Finding
 	for some := range slices.Chunk(tables, emptyAtOnce) {

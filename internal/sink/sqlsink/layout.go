@@ -178,8 +178,8 @@ func (l *Layout) Covers(real *Table) bool {
 	})
 }
 
-// ScopeTerms returns the conditions for a row to be in the layout's Scope. column returns the expression
-// that reads a real column as text, and literal that of a constant.
+// ScopeTerms returns the conditions for a row to be in the layout's Scope. column returns the
+// expression that reads a real column as text, and literal that of a constant.
 func (l *Layout) ScopeTerms(column func(name string) string, literal func(text string) string) []string {
 	var terms []string
 	for _, w := range l.Scope {

@@ -40,8 +40,8 @@ type load struct {
 	done    bool  // finished or discarded
 }
 
-// BeginLoad begins or resumes the load of one table. It reads the live table's description again, and
-// migrates the table.
+// BeginLoad begins or resumes the load of one table. It reads the live table's description again,
+// and migrates the table.
 func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 	l := &load{sink: s, job: job, t: t, mode: mode}
 	if mode.Replaces() {
@@ -194,8 +194,8 @@ func (l *load) Loaded(file string) bool {
 	return ok
 }
 
-// LoadFile stages the rows of a file and records the file, in one transaction. It returns the number of
-// rows in the file.
+// LoadFile stages the rows of a file and records the file, in one transaction. It returns the
+// number of rows in the file.
 func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	var count, added int64
 	var record change.Row
@@ -236,8 +236,8 @@ func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change
 	return count, nil
 }
 
-// nameLive replaces the staging table's name in the error of a refused row with the live table's, which
-// the operator knows.
+// nameLive replaces the staging table's name in the error of a refused row with the live table's,
+// which the operator knows.
 func (l *load) nameLive(err error) error {
 	if fault.Of(err) != fault.Poison || l.live == nil {
 		return err

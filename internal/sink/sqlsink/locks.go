@@ -19,9 +19,9 @@ const lockPause = 1500 * time.Millisecond
 
 // LockReporter is a Conn that can identify the owners of locks.
 type LockReporter interface {
-	// Blockers describes the other sessions that have, or wait for, locks on the named tables: those
-	// that block writers, or all if change is set. It omits their statements, which may contain values.
-	// It returns "" if it finds none, or lacks the privileges.
+	// Blockers describes the other sessions that have, or wait for, locks on the named tables:
+	// those that block writers, or all if change is set. It omits their statements, which may
+	// contain values. It returns "" if it finds none, or lacks the privileges.
 	Blockers(ctx context.Context, tables []string, change bool) (string, error)
 }
 
@@ -53,8 +53,8 @@ func Blocking(tables, sessions []string) string {
 }
 
 // retryLocked calls do, which changes tables, until it gets its locks, at most for the time of the
-// option lock_timeout. Each call waits at most ShortLockWait and is a transaction of its own, so that
-// readers can proceed in between.
+// option lock_timeout. Each call waits at most ShortLockWait and is a transaction of its own, so
+// that readers can proceed in between.
 func (s *Sink) retryLocked(ctx context.Context, conn Conn, what string, tables []string, do func() error) error {
 	reported := false
 	err := retry.Do(ctx, retry.Policy{

@@ -11,10 +11,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Migrate makes the destination able to hold rows of the tables. It migrates as many as possible: the
-// error joins a *sink.TableError for each of the others. Only an import, whose sink has no consumer,
-// creates a table again that was imported before. If the database refuses an optional step, such as
-// widening a column that a view reads, Migrate logs that and leaves the column as it is.
+// Migrate makes the destination able to hold rows of the tables. It migrates as many as possible:
+// the error joins a *sink.TableError for each of the others. Only an import, whose sink has no
+// consumer, creates a table again that was imported before. If the database refuses an optional
+// step, such as widening a column that a view reads, Migrate logs that and leaves the column as it
+// is.
 func (s *Sink) Migrate(ctx context.Context, tables []*schema.Table) ([]string, error) {
 	return s.migrateFor(ctx, tables, s.env.Consumer == "")
 }

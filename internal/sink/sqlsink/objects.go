@@ -36,8 +36,8 @@ func writeDestination(ctx context.Context, tx Tx, l *Layout, d destination) erro
 }
 
 // sameCheckpoints reports whether the checkpoint table, given as an object, has the recorded id. If
-// not, the tables were restored from a dump or an earlier version created them, and no recorded id is
-// valid.
+// not, the tables were restored from a dump or an earlier version created them, and no recorded id
+// is valid.
 func (s *Sink) sameCheckpoints(ctx context.Context, conn Conn, object Object) (bool, error) {
 	l, err := s.readLayout(ctx, conn, s.ownTables[destinationTable])
 	if l == nil || err != nil || object.ID == "" {
@@ -53,8 +53,8 @@ type identities struct {
 	snapshots   []sink.Snapshot
 }
 
-// identify returns the ids of the checkpoint table and of the tables with a snapshot. It returns nil if
-// the recorded ids are valid.
+// identify returns the ids of the checkpoint table and of the tables with a snapshot. It returns
+// nil if the recorded ids are valid.
 func (s *Sink) identify(ctx context.Context, conn Conn, now *records) (*identities, error) {
 	if _, ok := conn.(Identifying); !ok {
 		return nil, nil

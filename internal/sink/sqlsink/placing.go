@@ -13,12 +13,14 @@ import (
 
 // Placing is a Conn of a database in which Place may be durable before the rest of its transaction.
 type Placing interface {
-	// PlacesFirst reports whether that is so for the live table. The sealed staging table is gone then.
+	// PlacesFirst reports whether that is so for the live table. The sealed staging table is gone
+	// then.
 	PlacesFirst(live *Layout) bool
 }
 
-// placing is a snapshot whose rows are about to be placed. If its stage is gone and the placingRecord
-// of its load is not, the rows are in place: a discarded load deletes the record before the stage.
+// placing is a snapshot whose rows are about to be placed. If its stage is gone and the
+// placingRecord of its load is not, the rows are in place: a discarded load deletes the record
+// before the stage.
 type placing struct {
 	stage string
 	load  string // its id
@@ -116,8 +118,8 @@ func (s *Sink) placingLoads(ctx context.Context, conn Conn) (map[string]bool, er
 	return loads, nil
 }
 
-// recordPlaced records the snapshots that interrupted imports have placed, before their other records
-// are deleted.
+// recordPlaced records the snapshots that interrupted imports have placed, before their other
+// records are deleted.
 func (s *Sink) recordPlaced(ctx context.Context, conn Conn, found *records) error {
 	l := s.layouts[s.ownTables[snapshotTable]]
 	for i := range found.placed {
@@ -130,8 +132,8 @@ func (s *Sink) recordPlaced(ctx context.Context, conn Conn, found *records) erro
 	return nil
 }
 
-// checkPlacings returns an error if the rows of a placing that Records found are in place by now. The
-// import may have ended there, without informing the server.
+// checkPlacings returns an error if the rows of a placing that Records found are in place by now.
+// The import may have ended there, without informing the server.
 func (s *Sink) checkPlacings(ctx context.Context, conn Conn) error {
 	placed, pending, err := s.placed(ctx, conn, s.placings)
 	if err != nil {

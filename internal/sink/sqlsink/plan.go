@@ -6,7 +6,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// plan returns the steps that make real able to hold rows of t. real is nil if the table does not exist.
+// plan returns the steps that make real able to hold rows of t. real is nil if the table does not
+// exist.
 func (s *Sink) plan(t *schema.Table, real *Table) ([]Step, error) {
 	columns, slots, err := s.columns(t)
 	if err != nil {
@@ -48,7 +49,8 @@ func (s *Sink) plan(t *schema.Table, real *Table) ([]Step, error) {
 	return steps, nil
 }
 
-// relax adds the step that lets the column be NULL, unless it is nullable or part of the table's key.
+// relax adds the step that lets the column be NULL, unless it is nullable or part of the table's
+// key.
 func (s *Sink) relax(steps []Step, real *Table, column *Column) []Step {
 	if column.Nullable {
 		return steps
@@ -61,8 +63,8 @@ func (s *Sink) relax(steps []Step, real *Table, column *Column) []Step {
 	return append(steps, Step{Kind: RelaxColumn, Table: real.Name, Real: column})
 }
 
-// widened returns the type that the column needs to hold values of type want in addition to its own,
-// and whether that is another type. Numeric types hold booleans as 0 and 1.
+// widened returns the type that the column needs to hold values of type want in addition to its
+// own, and whether that is another type. Numeric types hold booleans as 0 and 1.
 func (c *Column) widened(want schema.Type) (schema.Type, bool) {
 	if c.Holds == schema.Enum && c.Narrow { // long enough for every enumeration
 		return schema.String, want != schema.Enum && want != schema.Boolean

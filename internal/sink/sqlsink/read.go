@@ -38,7 +38,8 @@ func (s *Sink) Read(ctx context.Context, t *schema.Table) iter.Seq2[*change.Row,
 	}
 }
 
-// readLayout maps t onto the table as it is now. It returns nil if the destination has no such table.
+// readLayout maps t onto the table as it is now. It returns nil if the destination has no such
+// table.
 func (s *Sink) readLayout(ctx context.Context, conn Conn, t *schema.Table) (*Layout, error) {
 	found, err := conn.Tables(ctx, []string{s.dialect.Name(t.Name)})
 	if err != nil || len(found) == 0 {

@@ -62,8 +62,8 @@ type records struct {
 	id          string
 	checkpoints []checkpoint
 	own         *checkpoint // this sink's, of checkpoints; nil: none
-	// base is the checkpoint that this sink's filter continues from; nil: none. It may be stored under
-	// another filter.
+	// base is the checkpoint that this sink's filter continues from; nil: none. It may be stored
+	// under another filter.
 	base      *checkpoint
 	snapshots []sink.Snapshot // the current ones of stored and placed
 	stored    []sink.Snapshot

@@ -31,8 +31,8 @@ func ownTables() map[string]*schema.Table {
 	}
 }
 
-// isOwn reports whether t is one of the engine's tables, and not a table of the source with the same
-// name.
+// isOwn reports whether t is one of the engine's tables, and not a table of the source with the
+// same name.
 func (s *Sink) isOwn(t *schema.Table) bool { return s.ownTables[t.Name] == t }
 
 // ownTable returns a table of the engine. Its key columns are text.

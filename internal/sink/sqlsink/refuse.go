@@ -36,9 +36,9 @@ func refused(table string, err error) error {
 // isRefused reports whether err is a *sink.TableError.
 func isRefused(err error) bool { return errors.As(err, new(*sink.TableError)) }
 
-// refuseStatement returns err as a *sink.TableError if the database refuses statements about one table
-// for good, but accepts those about others. again says that the statement has failed before and the
-// catalogue was read again: then a stale catalogue is a refusal for good.
+// refuseStatement returns err as a *sink.TableError if the database refuses statements about one
+// table for good, but accepts those about others. again says that the statement has failed before
+// and the catalogue was read again: then a stale catalogue is a refusal for good.
 func (s *Sink) refuseStatement(ctx context.Context, conn Conn, err error, again bool) error {
 	about := new(StatementError)
 	if !errors.As(err, &about) || isRefused(err) || s.ownTables[about.Table] != nil {
@@ -66,8 +66,8 @@ func (s *Sink) refuseStep(ctx context.Context, conn Conn, t *schema.Table, step 
 	return refused(t.Name, err)
 }
 
-// othersWork reports whether the checkpoint, if there is one, can still be read. Then the database and
-// the schema are fine.
+// othersWork reports whether the checkpoint, if there is one, can still be read. Then the database
+// and the schema are fine.
 func (s *Sink) othersWork(ctx context.Context, conn Conn) bool {
 	if !s.held {
 		return true
@@ -80,8 +80,8 @@ func (s *Sink) othersWork(ctx context.Context, conn Conn) bool {
 	return err == nil
 }
 
-// obstacle returns the reason why t cannot be created or written: real is not a table, or it is nil and
-// the table was imported before. Only an import creates a table again that has a snapshot.
+// obstacle returns the reason why t cannot be created or written: real is not a table, or it is nil
+// and the table was imported before. Only an import creates a table again that has a snapshot.
 func (s *Sink) obstacle(ctx context.Context, conn Conn, t *schema.Table, real *Table, imports bool) error {
 	if s.isOwn(t) || real != nil && real.Other == "" {
 		return nil

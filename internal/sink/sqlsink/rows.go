@@ -21,9 +21,9 @@ const (
 // partSeparator separates the name of a file from the rows of a part, in records.
 const partSeparator = "#"
 
-// LoadRows stages the rows of a file in parts. Each part has a record, and is halved if it is refused,
-// until refused gets single rows. A part that an interrupted call has staged is not staged again. At
-// the end, one record of the file replaces those of the parts.
+// LoadRows stages the rows of a file in parts. Each part has a record, and is halved if it is
+// refused, until refused gets single rows. A part that an interrupted call has staged is not staged
+// again. At the end, one record of the file replaces those of the parts.
 func (l *load) LoadRows(
 	ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error,
 ) (int64, error) {

@@ -15,16 +15,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// destinationsTable returns the table of the destination's identity, which has one row. "object" is the
-// checkpoint table's id in the database. A restore from a dump changes all ids.
+// destinationsTable returns the table of the destination's identity, which has one row. "object" is
+// the checkpoint table's id in the database. A restore from a dump changes all ids.
 func destinationsTable() *schema.Table {
 	return ownTable(destinationTable, []string{"name"}, text("id"), text("version"), text("object"))
 }
 
-// snapshotsTable returns the table of snapshots: one row per table and scope. The scope in the key may be
-// a hash of "detail". "imported" is a Unix time in ms. "stage" and "load" are set for a placing, and null
-// for a snapshot. "object" is the table's id in the database, null if it has none. "applied" and
-// "applied_stored" are Snapshot.Applied.
+// snapshotsTable returns the table of snapshots: one row per table and scope. The scope in the key
+// may be a hash of "detail". "imported" is a Unix time in ms. "stage" and "load" are set for a
+// placing, and null for a snapshot. "object" is the table's id in the database, null if it has
+// none. "applied" and "applied_stored" are Snapshot.Applied.
 func snapshotsTable() *schema.Table {
 	return ownTable(snapshotTable, []string{"target", "scope"},
 		text("clock"), optional("row_count"), optional("generation"), optional("whole"), optional("merged"), text("job"),
@@ -61,8 +61,8 @@ func readSnapshots(ctx context.Context, conn Conn, l *Layout) (snapshots []sink.
 	return snapshots, placings, nil
 }
 
-// current returns the snapshots whose rows no later load has replaced. Imports that run at the same time
-// do not delete each other's snapshots.
+// current returns the snapshots whose rows no later load has replaced. Imports that run at the same
+// time do not delete each other's snapshots.
 func current(snapshots []sink.Snapshot) []sink.Snapshot {
 	complete := make(map[string]int64) // the generation of the latest complete one by table
 	for _, s := range snapshots {
@@ -104,8 +104,8 @@ func number(b bool) int64 {
 	return 0
 }
 
-// writeSnapshot writes s and deletes its recorded placing, if there is one. If s is complete, it also
-// deletes the table's other snapshots, which are among before.
+// writeSnapshot writes s and deletes its recorded placing, if there is one. If s is complete, it
+// also deletes the table's other snapshots, which are among before.
 func writeSnapshot(
 	ctx context.Context, tx Tx, l *Layout, s sink.Snapshot, before []sink.Snapshot, recordedPlacing *placing,
 ) error {
@@ -135,8 +135,8 @@ func writeSnapshot(
 	return tx.Write(ctx, &Write{Layout: l, Deletes: set.Deletes, Upserts: []change.Row{row}})
 }
 
-// FinishImport marks the snapshots of a whole import, and deletes those of tables that are no longer in
-// the source.
+// FinishImport marks the snapshots of a whole import, and deletes those of tables that are no
+// longer in the source.
 func (s *Sink) FinishImport(ctx context.Context, scope sink.Scope, imported, source []string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -190,8 +190,8 @@ type snapshotRecord struct {
 	above                               int64          // the latest generation when it was prepared
 	s                                   *sink.Snapshot // to record; nil: none
 	recordedPlacing                     *placing       // nil: none
-	// clock is the clock to record: that of the snapshot which s replaces, if no server has read from
-	// that one.
+	// clock is the clock to record: that of the snapshot which s replaces, if no server has read
+	// from that one.
 	clock cdc.Timestamp
 }
 
@@ -252,7 +252,8 @@ func (r *snapshotRecord) holds(ctx context.Context, conn Conn, stage string) (bo
 		slices.ContainsFunc(placings, func(p placing) bool { return p.stage == stage }), err
 }
 
-// sameScope reports whether the record of b replaces that of a, although b does not replace all rows of a.
+// sameScope reports whether the record of b replaces that of a, although b does not replace all
+// rows of a.
 func sameScope(a, b *sink.Snapshot) bool {
 	return a.Table == b.Table && !a.Complete() && !b.Complete() && snapshotValues(*a)["scope"] == snapshotValues(*b)["scope"]
 }
@@ -276,8 +277,8 @@ func (r *snapshotRecord) numbered(rows int64) sink.Snapshot {
 	return s
 }
 
-// write records the snapshot with its number of rows, and raises the generation that running servers
-// check.
+// write records the snapshot with its number of rows, and raises the generation that running
+// servers check.
 func (r *snapshotRecord) write(ctx context.Context, tx Tx, rows int64) error {
 	if r == nil || r.s == nil {
 		return nil
@@ -293,8 +294,8 @@ func (r *snapshotRecord) write(ctx context.Context, tx Tx, rows int64) error {
 	return tx.Raise(ctx, r.checkpoints)
 }
 
-// issue returns a generation above the given one and above all that it has returned before. Imports in
-// several processes at the same time rely on their clocks.
+// issue returns a generation above the given one and above all that it has returned before. Imports
+// in several processes at the same time rely on their clocks.
 func (s *Sink) issue(above int64) int64 {
 	for {
 		latest := s.issued.Load()

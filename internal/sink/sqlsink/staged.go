@@ -25,8 +25,8 @@ func StageName(job, table string) string { return stageName(jobID(job), table) }
 
 func stageName(id, table string) string { return stagePrefix + id[:jobDigits] + "_" + table }
 
-// StageObjectName returns the name of an object of the given kind that belongs to a staging table. No staging
-// table has such a name.
+// StageObjectName returns the name of an object of the given kind that belongs to a staging table.
+// No staging table has such a name.
 func StageObjectName(kind, stage string) string {
 	return "_eds_" + kind + "_" + strings.TrimPrefix(stage, stagePrefix)
 }
@@ -36,8 +36,8 @@ func jobID(job string) string {
 	return hex.EncodeToString(sum[:])[:jobDigits]
 }
 
-// loadID identifies a job together with the columns and the checks of its staged values. A load does
-// not use rows that were staged for other columns, other checks or another update strategy.
+// loadID identifies a job together with the columns and the checks of its staged values. A load
+// does not use rows that were staged for other columns, other checks or another update strategy.
 func loadID(job string, live *Layout) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q", job)
@@ -50,27 +50,28 @@ func loadID(job string, live *Layout) string {
 	return jobID(job) + hex.EncodeToString(h.Sum(nil))[:32-jobDigits]
 }
 
-// loadsTable returns the record of files that unfinished loads have staged: one row per file, written
-// in the transaction of the file's rows, so that no file is staged twice. "job" is a loadID. "row_count"
-// is the number of rows that the file added to the stage. "staged" is a Unix time in ms; it is null if an
-// earlier version has staged the file.
+// loadsTable returns the record of files that unfinished loads have staged: one row per file,
+// written in the transaction of the file's rows, so that no file is staged twice. "job" is a
+// loadID. "row_count" is the number of rows that the file added to the stage. "staged" is a Unix
+// time in ms; it is null if an earlier version has staged the file.
 func loadsTable() *schema.Table {
 	return ownTable(loadTable, []string{"target", "file", "job"}, integer("row_count"), optional("staged"))
 }
 
 // File names in records that are not about files.
 const (
-	// startRecord is the first record of a load. It is written before the staging table is created, so
-	// that every stage has a record.
+	// startRecord is the first record of a load. It is written before the staging table is created,
+	// so that every stage has a record.
 	startRecord = "_eds_start"
 	// duplicatesRecord has the number of rows that deduplication has removed, as a negative number.
 	duplicatesRecord = "_eds_duplicates"
-	// advancedRecord has the sequence of the latest change that was applied to the stage, instead of a
-	// number of rows.
+	// advancedRecord has the sequence of the latest change that was applied to the stage, instead
+	// of a number of rows.
 	advancedRecord = "_eds_advanced"
 )
 
-// abandonedAfter is the time after the latest file of another job's load until that load is deleted.
+// abandonedAfter is the time after the latest file of another job's load until that load is
+// deleted.
 const abandonedAfter = 24 * time.Hour
 
 // otherLoad is the load of the table by another job.
@@ -79,8 +80,8 @@ type otherLoad struct {
 	latest  time.Time // zero: by an earlier version
 }
 
-// recordsLayout returns the layout of the record of files. The sink's own session creates the table if
-// necessary, so that concurrent loads create it once.
+// recordsLayout returns the layout of the record of files. The sink's own session creates the table
+// if necessary, so that concurrent loads create it once.
 func (l *load) recordsLayout(ctx context.Context) (*Layout, error) {
 	s := l.sink
 	s.mu.Lock()
@@ -179,8 +180,8 @@ func (l *load) startOver(ctx context.Context) error {
 	return err
 }
 
-// forgetOld drops the stages and records of abandoned jobs, and the stage of earlier versions, which has
-// no job in its name.
+// forgetOld drops the stages and records of abandoned jobs, and the stage of earlier versions,
+// which has no job in its name.
 func (l *load) forgetOld(ctx context.Context) error {
 	name := l.sink.dialect.Name
 	var records []change.Row

@@ -23,10 +23,11 @@ const (
 // statesTable returns the table of the states of tables: one row per table that differs from the
 // checkpoint. "since" and "next" are Unix times in ms.
 //
-// The checkpoint's own position is the lowest of all tables, so that earlier versions, which have no
-// states, read again from there. If a table is behind, a positionRow has the position of the other
-// tables, together with the position of the checkpoint ("low", "low_stored"). If the checkpoint has
-// another position, an earlier version has moved it since, and the positionRow is void.
+// The checkpoint's own position is the lowest of all tables, so that earlier versions, which have
+// no states, read again from there. If a table is behind, a positionRow has the position of the
+// other tables, together with the position of the checkpoint ("low", "low_stored"). If the
+// checkpoint has another position, an earlier version has moved it since, and the positionRow is
+// void.
 func statesTable() *schema.Table {
 	return ownTable(stateTable, []string{"consumer", "kind", "name"},
 		integer("position"), integer("stored"), optional("low"), optional("low_stored"),
@@ -171,8 +172,8 @@ func (s *Sink) positionRow(t *schema.Table, filter string, p pairedPosition) (ch
 	})
 }
 
-// withChanges returns the states after changes, and the lowest position of all tables. Tables without a
-// state are at position at.
+// withChanges returns the states after changes, and the lowest position of all tables. Tables
+// without a state are at position at.
 func (s *Sink) withChanges(changed []sink.TableState, at cdc.Position) (after states, low cdc.Position) {
 	after = states{maps.Clone(s.states.tables), maps.Clone(s.states.positions)}
 	if after.tables == nil {
@@ -222,8 +223,9 @@ func (s *Sink) Advance(ctx context.Context, b *change.Batch, changed []sink.Tabl
 // errNoStates says that states cannot be recorded, because the destination keeps no records.
 var errNoStates = errors.New("the destination keeps no records of the states of tables")
 
-// store writes the changes of b, moves the checkpoint to next and records the changed states, in one
-// transaction. It does nothing if the checkpoint and the states show that this is durable already.
+// store writes the changes of b, moves the checkpoint to next and records the changed states, in
+// one transaction. It does nothing if the checkpoint and the states show that this is durable
+// already.
 func (s *Sink) store(ctx context.Context, conn Conn, l *Layout, b *change.Batch, next cdc.Position, changed []sink.TableState) error {
 	after, low := s.withChanges(changed, next)
 	if l != nil && s.position == next && s.recorded(after) {

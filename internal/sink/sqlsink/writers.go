@@ -9,8 +9,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// A live writer moves its checkpoint at least every sink.CheckEvery, except in a destination that is
-// billed by use.
+// A live writer moves its checkpoint at least every sink.CheckEvery, except in a destination that
+// is billed by use.
 const (
 	watchFor   = 2*sink.CheckEvery + 5*time.Second // how long AwaitWriters watches writers
 	watchEvery = time.Second                       // how often

@@ -66,8 +66,8 @@ func (w *sharedFile) server(consumer, filter string) (s *sqlsink.Sink, epoch int
 	return s, epoch
 }
 
-// await runs AwaitWriters of s, calls before ahead of each look, and returns the result and the number
-// of looks.
+// await runs AwaitWriters of s, calls before ahead of each look, and returns the result and the
+// number of looks.
 func (w *sharedFile) await(s *sqlsink.Sink, own bool, before func(look int)) (looks int, err error) {
 	w.Helper()
 	ticks := make(chan time.Time)

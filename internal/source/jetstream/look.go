@@ -72,7 +72,7 @@ func (s *Source) note(l continuity.Look, number int, began time.Time) (v continu
 	if v = w.looks.Since(l); v == continuity.Dropped {
 		return v, before, true
 	}
-	w.looks.Note(l)
+	w.looks.Update(l)
 	after = w.looks.Reached()
 	w.kept = delivery{sequence: after, ordinal: l.Deliveries}
 	if v == continuity.Unknown {

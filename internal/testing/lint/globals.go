@@ -65,7 +65,7 @@ func (f File) mutableGlobals() []string {
 	for _, spec := range f.globals() {
 		for _, e := range append([]ast.Expr{spec.Type}, spec.Values...) {
 			if what := f.mutableType(e); what != "" {
-				problems = append(problems, fmt.Sprintf("%s: the package-level variable %s is a %s, mutable state", f.at(spec),
+				problems = append(problems, fmt.Sprintf("%s: the package-level variable %s is a %s, mutable state", f.At(spec),
 					spec.Names[0].Name, what))
 			}
 		}
@@ -119,7 +119,7 @@ func (f File) changes(globals map[string]*ast.ValueSpec) []string {
 		// The parser resolves a name within its file: to this declaration, to a nearer one, or to
 		// none if another file declares it.
 		if ok && (id.Obj == nil || id.Obj.Decl == spec) {
-			problems = append(problems, fmt.Sprintf("%s: it changes the package-level variable %s", f.at(id), id.Name))
+			problems = append(problems, fmt.Sprintf("%s: it changes the package-level variable %s", f.At(id), id.Name))
 		}
 	}
 	ast.Inspect(f.AST, func(n ast.Node) bool {

@@ -20,7 +20,7 @@ func House() []Rule {
 	// Packages on top of everything else.
 	top := []string{"cli", "supervisor", "devhq/..."}
 	// Packages that only tests use.
-	tests := []string{"sink/sinktest", "testing/golden", "testing/laketest", "testing/lint", "testing/peers/..."}
+	tests := []string{"sink/sinktest", "testing/golden", "testing/laketest", "testing/lint", "testing/peers/...", "testing/sqltest"}
 	destinations := append([]string{"drivers/...", "sink/sqlsink"}, sql...)
 
 	none := []string{}
@@ -46,6 +46,7 @@ func House() []Rule {
 		// Destinations.
 		{Package: "sink/sinktest"},
 		{Package: "testing/laketest"},
+		{Package: "testing/sqltest"},
 		{Package: "sink/sqlsink", Only: append(slices.Clone(sinks), "retry"), Never: never(middle, nats, sql)},
 		{Package: "sink", Only: changes, Never: ground},
 		{Package: "sink/encode", Only: append(slices.Clone(changes), "sink"), Never: ground},
@@ -100,6 +101,7 @@ func House() []Rule {
 		// Programs and packages beside the program.
 		{Package: "testing/lint", Only: none},
 		{Package: "testing/lint/cross", Only: none},
+		{Package: "testing/lint/sample", Only: []string{"testing/lint"}},
 		{Package: "testing/peers/..."},
 		{Package: "testing/golden", Only: none},
 	}

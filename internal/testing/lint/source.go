@@ -65,7 +65,8 @@ func (f File) beside() bool {
 
 func within(dir, parent string) bool { return dir == parent || strings.HasPrefix(dir, parent+"/") }
 
-func (f File) at(n ast.Node) string {
+// At returns the place of a node, as file:line.
+func (f File) At(n ast.Node) string {
 	p := f.set.Position(n.Pos())
 	return fmt.Sprintf("%s:%d", p.Filename, p.Line)
 }
@@ -126,14 +127,14 @@ func CheckProcess(files []File) []string {
 		for importPath, members := range process() {
 			f.uses(importPath, func(n ast.Node, member string) {
 				if slices.Contains(members, member) {
-					problems = append(problems, fmt.Sprintf("%s: only internal/cli may use %s.%s", f.at(n), importPath, member))
+					problems = append(problems, fmt.Sprintf("%s: only internal/cli may use %s.%s", f.At(n), importPath, member))
 				}
 			})
 		}
 		ast.Inspect(f.AST, func(n ast.Node) bool {
 			if call, ok := n.(*ast.CallExpr); ok {
 				if id, ok := call.Fun.(*ast.Ident); ok && id.Obj == nil && (id.Name == "print" || id.Name == "println") {
-					problems = append(problems, fmt.Sprintf("%s: only internal/cli may print", f.at(n)))
+					problems = append(problems, fmt.Sprintf("%s: only internal/cli may print", f.At(n)))
 				}
 			}
 			return true
@@ -150,17 +151,17 @@ func CheckExits(files []File) []string {
 		program := f.AST.Name.Name == "main" && path.Base(f.Path) == "main.go"
 		f.uses("os", func(n ast.Node, member string) {
 			if member == "Exit" && !program && !f.Test() {
-				problems = append(problems, fmt.Sprintf("%s: only main.go may call os.Exit", f.at(n)))
+				problems = append(problems, fmt.Sprintf("%s: only main.go may call os.Exit", f.At(n)))
 			}
 		})
 		f.uses("syscall", func(n ast.Node, member string) {
 			if member == "Exit" {
-				problems = append(problems, fmt.Sprintf("%s: only main.go may end the process", f.at(n)))
+				problems = append(problems, fmt.Sprintf("%s: only main.go may end the process", f.At(n)))
 			}
 		})
 		f.uses("log", func(n ast.Node, member string) {
 			if strings.HasPrefix(member, "Fatal") || strings.HasPrefix(member, "Panic") {
-				problems = append(problems, fmt.Sprintf("%s: log.%s ends the process; return an error", f.at(n), member))
+				problems = append(problems, fmt.Sprintf("%s: log.%s ends the process; return an error", f.At(n), member))
 			}
 		})
 	}
@@ -177,7 +178,7 @@ func CheckSleeps(files []File) []string {
 		}
 		f.uses("time", func(n ast.Node, member string) {
 			if member == "Sleep" {
-				problems = append(problems, fmt.Sprintf("%s: nothing sleeps; wait for the condition", f.at(n)))
+				problems = append(problems, fmt.Sprintf("%s: nothing sleeps; wait for the condition", f.At(n)))
 			}
 		})
 	}
@@ -208,7 +209,7 @@ func CheckInits(files []File) []string {
 		}
 		for _, d := range f.AST.Decls {
 			if function, ok := d.(*ast.FuncDecl); ok && function.Recv == nil && function.Name.Name == "init" {
-				problems = append(problems, fmt.Sprintf("%s: only builtin_<driver>.go has an init", f.at(d)))
+				problems = append(problems, fmt.Sprintf("%s: only builtin_<driver>.go has an init", f.At(d)))
 			}
 		}
 	}
@@ -224,7 +225,7 @@ func CheckPromises(files []File) []string {
 		for _, group := range f.AST.Comments {
 			for _, c := range group.List {
 				if word := promise.FindString(c.Text); word != "" {
-					problems = append(problems, fmt.Sprintf("%s: a %s; do it, or leave it out", f.at(c), word))
+					problems = append(problems, fmt.Sprintf("%s: a %s; do it, or leave it out", f.At(c), word))
 				}
 			}
 		}
@@ -248,7 +249,7 @@ func CheckSkips(files []File) []string {
 					return true
 				}
 				if id, ok := selector.X.(*ast.Ident); ok && slices.Contains(tests, id.Name) {
-					problems = append(problems, fmt.Sprintf("%s: a test that skips itself proves nothing", f.at(n)))
+					problems = append(problems, fmt.Sprintf("%s: a test that skips itself proves nothing", f.At(n)))
 				}
 				return true
 			})

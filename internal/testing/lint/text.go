@@ -15,18 +15,20 @@ func workplace() *regexp.Regexp {
 		`/(main|shared|\.library)|\.\./` + "shared" + `\b`)
 }
 
+// skippedDirs are directories that hold nothing written for the project.
+var skippedDirs = []string{".git", "dist", "data", "eds-demo", ".tools", "node_modules"}
+
 // CheckTexts returns one line for each text file of the module that refers to something that its
 // readers do not have.
 func CheckTexts(root fs.FS) ([]string, error) {
 	var problems []string
 	pattern := workplace()
-	skipped := []string{".git", "dist", "data", "eds-demo", ".tools", "node_modules"}
 	err := fs.WalkDir(root, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		if d.IsDir() {
-			if slices.Contains(skipped, d.Name()) {
+			if slices.Contains(skippedDirs, d.Name()) {
 				return fs.SkipDir
 			}
 			return nil

@@ -1,6 +1,6 @@
 // Package capi is the part of SQLite's C interface that the destination needs. It calls SQLite as
-// translated to Go in modernc.org/sqlite/lib. It does not use database/sql: without it, a row costs half
-// as much, and a wait for a lock can end with its context.
+// translated to Go in modernc.org/sqlite/lib. It does not use database/sql: without it, a row costs
+// half as much, and a wait for a lock can end with its context.
 package capi
 
 import (
@@ -78,12 +78,12 @@ func (d *DB) Close() error {
 
 func (d *DB) result() uintptr { return *(*uintptr)(at(d.out)) }
 
-// interruptEvery is the time between interrupts of a call whose context has ended. SQLite ignores an
-// interrupt between two statements.
+// interruptEvery is the time between interrupts of a call whose context has ended. SQLite ignores
+// an interrupt between two statements.
 const interruptEvery = 5 * time.Millisecond
 
-// Within runs do. If ctx ends, the connection interrupts the running statement and stops waiting for
-// locks, and Within returns the error of ctx.
+// Within runs do. If ctx ends, the connection interrupts the running statement and stops waiting
+// for locks, and Within returns the error of ctx.
 func (d *DB) Within(ctx context.Context, do func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -124,9 +124,9 @@ func (d *DB) Within(ctx context.Context, do func() error) error {
 	return err
 }
 
-// waitForLock is SQLite's busy handler. SQLite calls it on the goroutine of the blocked call until it
-// returns 0. SQLite does not notify anyone of released locks, so the handler waits a little and SQLite
-// tries again.
+// waitForLock is SQLite's busy handler. SQLite calls it on the goroutine of the blocked call until
+// it returns 0. SQLite does not notify anyone of released locks, so the handler waits a little and
+// SQLite tries again.
 func (d *DB) waitForLock(_ *libc.TLS, _ uintptr, count int32) int32 {
 	now := time.Now()
 	if count == 0 {
@@ -205,8 +205,8 @@ func (d *DB) prepare(text uintptr) (*Stmt, uintptr, error) {
 	return &Stmt{db: d, stmt: p, params: int(sqlite3.Xsqlite3_bind_parameter_count(d.tls, p))}, rest, nil
 }
 
-// Changes returns the number of rows that the last INSERT, UPDATE or DELETE has changed, without those
-// that triggers have changed.
+// Changes returns the number of rows that the last INSERT, UPDATE or DELETE has changed, without
+// those that triggers have changed.
 func (d *DB) Changes() int64 { return sqlite3.Xsqlite3_changes64(d.tls, d.db) }
 
 // Moved reports whether the database's path no longer leads to the open file.
@@ -219,8 +219,8 @@ func (d *DB) Moved() bool {
 // InTransaction reports whether a transaction is open. Some errors end a transaction.
 func (d *DB) InTransaction() bool { return sqlite3.Xsqlite3_get_autocommit(d.tls, d.db) == 0 }
 
-// Function registers an SQL function with text arguments on this connection. If f returns an error, the
-// statement fails with CodeConstraint.
+// Function registers an SQL function with text arguments on this connection. If f returns an error,
+// the statement fails with CodeConstraint.
 func (d *DB) Function(name string, args int, f func(args []string) (string, error)) error {
 	zName, err := libc.CString(name)
 	if err != nil {

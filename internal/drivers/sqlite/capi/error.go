@@ -30,8 +30,8 @@ const (
 	CodeFormat     = sqlite3.SQLITE_FORMAT
 )
 
-// Error is a result code of SQLite with its message. The message may name tables and columns, but it has
-// no values.
+// Error is a result code of SQLite with its message. The message may name tables and columns, but
+// it has no values.
 type Error struct {
 	Code int           // extended
 	OS   syscall.Errno // of the operating system, or 0

@@ -32,8 +32,8 @@ func (s *Stmt) Finalize() {
 // Params returns the number of parameters.
 func (s *Stmt) Params() int { return s.params }
 
-// Exec executes the statement, which returns no rows, once for each set of values in args, and returns the
-// number of executions. It may free the texts of args.
+// Exec executes the statement, which returns no rows, once for each set of values in args, and
+// returns the number of executions. It may free the texts of args.
 func (s *Stmt) Exec(args *Args) (int, error) {
 	if err := s.hold(args); err != nil {
 		return 0, err
@@ -53,8 +53,8 @@ func (s *Stmt) Exec(args *Args) (int, error) {
 	return n, nil
 }
 
-// ExecElse executes the statement like Exec. Each time that changes no row, it executes other with the same
-// values. changed is the number of executions that have changed a row.
+// ExecElse executes the statement like Exec. Each time that changes no row, it executes other with
+// the same values. changed is the number of executions that have changed a row.
 func (s *Stmt) ExecElse(other *Stmt, args *Args) (n, changed int, err error) {
 	if err := s.hold(args); err != nil {
 		return 0, 0, err
@@ -93,7 +93,8 @@ func (s *Stmt) exec(cells []cell) error {
 	return err
 }
 
-// Bind binds a copy of the values in args to the parameters, in order. Their numbers must be the same.
+// Bind binds a copy of the values in args to the parameters, in order. Their numbers must be the
+// same.
 func (s *Stmt) Bind(args *Args) error {
 	if err := s.hold(args); err != nil {
 		return err
@@ -272,8 +273,8 @@ func (a *Args) Text(v []byte) { a.End(append(a.Begin(), v...)) }
 // String appends a text.
 func (a *Args) String(v string) { a.End(append(a.Begin(), v...)) }
 
-// Begin returns a buffer. The caller appends a text to it and passes it to End, before it appends any other
-// value.
+// Begin returns a buffer. The caller appends a text to it and passes it to End, before it appends
+// any other value.
 func (a *Args) Begin() []byte { return a.text }
 
 // End appends the text that the caller has appended to the buffer of Begin.

@@ -9,8 +9,8 @@ import (
 // than one tick, so time in which the parent itself did not run does not count.
 const silentTicks = 8
 
-// watch follows one worker to its end.
-type watch struct {
+// monitor follows one worker to its end.
+type monitor struct {
 	*supervisor
 	child *child
 	end   ending
@@ -22,7 +22,7 @@ type watch struct {
 }
 
 // follow returns once the worker has ended and all of its messages were read.
-func (w *watch) follow(ctx context.Context) {
+func (w *monitor) follow(ctx context.Context) {
 	ticks := time.NewTicker(w.Limits.Hang / silentTicks)
 	defer ticks.Stop()
 	w.passed, w.force = stoppedTimer(), stoppedTimer()
@@ -64,7 +64,7 @@ func stoppedTimer() *time.Timer {
 }
 
 // handle handles a message.
-func (w *watch) handle(r report) {
+func (w *monitor) handle(r report) {
 	w.silent = 0
 	switch r.Type {
 	case typeReady:
@@ -81,7 +81,7 @@ func (w *watch) handle(r report) {
 	}
 }
 
-func (w *watch) ready() {
+func (w *monitor) ready() {
 	if w.end.ready {
 		return
 	}
@@ -94,7 +94,7 @@ func (w *watch) ready() {
 }
 
 // tick counts the worker's silence.
-func (w *watch) tick() {
+func (w *monitor) tick() {
 	w.silent++
 	if w.silent > silentTicks && !w.end.hung && !w.end.late {
 		w.Logger.Error("the worker hangs; ending it", "pid", w.end.pid, "silent", w.Limits.Hang)
@@ -105,7 +105,7 @@ func (w *watch) tick() {
 
 // checkProbation is called when an upgraded worker must be ready, and when it has run for
 // long enough.
-func (w *watch) checkProbation() {
+func (w *monitor) checkProbation() {
 	switch {
 	case w.end.hung || w.end.late:
 	case w.end.ready:
@@ -118,13 +118,13 @@ func (w *watch) checkProbation() {
 }
 
 // dumpAndEnd makes the worker write its goroutines and end.
-func (w *watch) dumpAndEnd() {
+func (w *monitor) dumpAndEnd() {
 	w.child.quit()
 	w.force.Reset(w.Limits.Quit)
 }
 
 // close records how the worker ended.
-func (w *watch) close(x exit) {
+func (w *monitor) close(x exit) {
 	w.end.code, w.end.signal, w.end.starved = x.code, x.signal, x.starved
 	w.end.stderr, w.end.message = x.stderr, x.message
 	if x.code == codePanic && x.signal == "" {

@@ -1,0 +1,27 @@
+package sqlsink
+
+import (
+	"errors"
+
+	"github.com/shopmonkeyus/eds/internal/fault"
+)
+
+// ConnectionError is an error after which a session is unusable.
+type ConnectionError struct{ Err error }
+
+func (e *ConnectionError) Error() string { return e.Err.Error() }
+func (e *ConnectionError) Unwrap() error { return e.Err }
+
+// ClassifyError classifies an error of a session. If the server returned it, as an error of type E,
+// classify decides. Otherwise it comes from the network and the session is lost, unless the error
+// has a class already, because eds itself refused a value.
+func ClassifyError[E error](err error, classify func(E) Verdict) Verdict {
+	broken := errors.As(err, new(*ConnectionError))
+	var server E
+	if errors.As(err, &server) {
+		v := classify(server)
+		v.Lost = v.Lost || broken
+		return v
+	}
+	return Verdict{Lost: broken || !errors.As(err, new(*fault.Error))}
+}
