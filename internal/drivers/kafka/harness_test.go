@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 		os.Setenv(name, value)
 	}
 	// Most tests wait for the timeouts of the client: run more of them than there are processors.
-	if err := flag.Set("test.parallel", "8"); err != nil {
+	if err := flag.Set("test.parallel", "4"); err != nil {
 		panic(err)
 	}
 	sinktest.Main(m)
