@@ -223,9 +223,14 @@ func (a *applier) migrate(ctx context.Context, sets []*change.Set) error {
 	if len(tables) == 0 {
 		return nil
 	}
-	err := a.migrateTables(ctx, tables)
-	if err != nil && ctx.Err() == nil && a.p.c.Gate != nil {
-		err = a.migrateEach(ctx, tables)
+	refused, err := sink.MigrateTables(tables, func(tables []*schema.Table) error { return a.migrateTables(ctx, tables) },
+		func(err error) bool {
+			return ctx.Err() != nil || a.p.c.Gate == nil || concernsAllTables(err)
+		})
+	for _, t := range tables {
+		if err := refused[t]; err != nil && !a.failTables(err) {
+			a.p.c.Gate.Fail(t.Name, a.durable, sink.CauseRefused, err)
+		}
 	}
 	if err != nil {
 		// A failed migration is no single event's fault, so it is never poison.

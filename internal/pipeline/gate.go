@@ -10,7 +10,6 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/retry"
-	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
@@ -138,20 +137,7 @@ func tableErrors(err error) map[string]error {
 	return found
 }
 
-// migrateEach migrates the tables one by one, and fails those that the destination refuses. It
-// returns an error if something else is wrong. It needs a Gate.
-func (a *applier) migrateEach(ctx context.Context, tables []*schema.Table) error {
-	for _, t := range tables {
-		err := a.migrateTables(ctx, []*schema.Table{t})
-		switch {
-		case err == nil:
-		case ctx.Err() != nil:
-			return err
-		case fault.Of(err) == fault.Transient, errors.As(err, new(*sink.WriterError)), errors.As(err, new(*sink.ReopenError)):
-			return err
-		case !a.failTables(err):
-			a.p.c.Gate.Fail(t.Name, a.durable, sink.CauseRefused, err)
-		}
-	}
-	return nil
+// concernsAllTables reports whether an error of a migration is not one of a single table.
+func concernsAllTables(err error) bool {
+	return fault.Of(err) == fault.Transient || errors.As(err, new(*sink.WriterError)) || errors.As(err, new(*sink.ReopenError))
 }

@@ -46,7 +46,7 @@ type fixture struct {
 	data string // the data directory
 	conn *nats.Conn
 	js   natsjs.JetStream
-	hq   *fakeHQ
+	hq   *hqExports
 	url  string // of the destination
 	stop func() (gap, err error)
 }
@@ -54,7 +54,7 @@ type fixture struct {
 // newFixture starts NATS and HQ. The destination is that of the URL.
 func newFixture(t *testing.T, url string) *fixture {
 	t.Helper()
-	f := &fixture{t: t, data: t.TempDir(), hq: newFakeHQ(t), url: url}
+	f := &fixture{t: t, data: t.TempDir(), hq: newHQExports(t), url: url}
 	s, err := server.NewServer(&server.Options{
 		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true,
 		NoLog: true,
@@ -213,8 +213,8 @@ func (f *fixture) states(want map[string]sink.State) {
 	}
 }
 
-// fakeHQ serves schemas and exports of two tables.
-type fakeHQ struct {
+// hqExports serves schemas and exports of two tables.
+type hqExports struct {
 	*httptest.Server
 	tables map[string]*schema.Table
 	mu     sync.Mutex
@@ -225,14 +225,14 @@ type fakeHQ struct {
 }
 
 // block makes the next export close slow, and wait until release is closed.
-func (h *fakeHQ) block(slow, release chan struct{}) {
+func (h *hqExports) block(slow, release chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.slow, h.release = slow, release
 }
 
 // wait waits if block was called.
-func (h *fakeHQ) wait(ctx context.Context) {
+func (h *hqExports) wait(ctx context.Context) {
 	h.mu.Lock()
 	slow, release := h.slow, h.release
 	h.slow = nil
@@ -247,8 +247,8 @@ func (h *fakeHQ) wait(ctx context.Context) {
 	}
 }
 
-func newFakeHQ(t *testing.T) *fakeHQ {
-	h := &fakeHQ{tables: make(map[string]*schema.Table), rows: make(map[string][]string), files: make(map[string][]byte)}
+func newHQExports(t *testing.T) *hqExports {
+	h := &hqExports{tables: make(map[string]*schema.Table), rows: make(map[string][]string), files: make(map[string][]byte)}
 	for _, name := range []string{"order", "part"} {
 		table, err := schema.New(name, "1", []string{"id"},
 			[]schema.Column{{Name: "id", Type: schema.String}, {Name: "n", Type: schema.Integer}})
@@ -287,14 +287,14 @@ func newFakeHQ(t *testing.T) *fakeHQ {
 }
 
 // set sets the rows of a table.
-func (h *fakeHQ) set(table string, ids ...string) {
+func (h *hqExports) set(table string, ids ...string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.rows[table] = ids
 }
 
 // export writes the files of an export, and returns its job: the time of the snapshot.
-func (h *fakeHQ) export() string {
+func (h *hqExports) export() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now().UnixNano()
@@ -314,7 +314,7 @@ func exportFile(table string, at int64) string {
 	return snapshot.ExportName{Clock: cdc.Timestamp{Wall: at}, Unique: "0a-1-2-00000000", Table: table, Schema: "1"}.Name()
 }
 
-func (h *fakeHQ) status(job string) hq.Export {
+func (h *hqExports) status(job string) hq.Export {
 	at, _ := strconv.ParseInt(job, 10, 64)
 	e := hq.Export{Completed: true, Tables: make(map[string]hq.ExportTable)}
 	for table := range h.tables {

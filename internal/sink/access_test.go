@@ -16,7 +16,7 @@ import (
 
 var errPassword = errors.New("the server refuses the password")
 
-func TestAccess_JudgesRefusalsByWhetherTheDestinationHasWorked(t *testing.T) {
+func TestAccess_ClassifiesRefusalsByEarlierSuccess(t *testing.T) {
 	refusal := &fault.Error{Class: fault.Refused, RetryAfter: 7, Err: errPassword}
 	var reports []string
 	a := sink.NewAccess(nil, false, func(err error) {
@@ -28,10 +28,11 @@ func TestAccess_JudgesRefusalsByWhetherTheDestinationHasWorked(t *testing.T) {
 	})
 	var classes []string
 	for _, err := range []error{
-		refusal, errors.New("no route to host"), nil, nil, fault.Mark(fault.Poison, errPassword), refusal, errors.New("no route to host"), refusal, nil, nil,
+		refusal, errors.New("no route to host"), nil, nil, fault.Mark(fault.Poison, errPassword), refusal, errors.New("no route to host"),
+		refusal, nil, nil,
 	} {
 		class := "success"
-		if err = a.Judge(err); err != nil {
+		if err = a.Outcome(err); err != nil {
 			class = fault.Of(err).String()
 		}
 		classes = append(classes, class)
@@ -43,13 +44,13 @@ func TestAccess_JudgesRefusalsByWhetherTheDestinationHasWorked(t *testing.T) {
 	if diff := cmp.Diff([]string{"works", errPassword.Error(), errPassword.Error(), "works"}, reports); diff != "" {
 		t.Errorf("reports (-want +got):\n%s", diff)
 	}
-	err := sink.NewAccess(nil, true, nil).Judge(refusal)
+	err := sink.NewAccess(nil, true, nil).Outcome(refusal)
 	if fault.Of(err) != fault.Transient || fault.RetryAfter(err) != 7 || !errors.Is(err, errPassword) {
 		t.Errorf("a destination that has worked in an earlier process: %v: %v, after %v", fault.Of(err), err, fault.RetryAfter(err))
 	}
 }
 
-func TestAccess_RejectsAURLForGoodUnlessAFileIsWrong(t *testing.T) {
+func TestAccess_RejectsAURLAsFatalUnlessAFileIsUnusable(t *testing.T) {
 	worked := sink.NewAccess(nil, true, nil)
 	if err := worked.Reject(errors.New("an unknown option")); fault.Of(err) != fault.Fatal {
 		t.Errorf("an unknown option is %v", fault.Of(err))
