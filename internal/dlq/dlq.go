@@ -405,7 +405,7 @@ func (q *Queue) changed(e *Entry, keys []string) error {
 	if err != nil {
 		return err
 	}
-	if whole.Stage == stageDamaged { // meanwhile; what is left of it stays as it is
+	if whole.Stage == stageDamaged { // meanwhile; its rest stays
 		whole = whole.summary()
 		q.enter(&whole)
 		return nil
